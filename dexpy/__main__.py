@@ -1,0 +1,6 @@
+"""``python -m dexpy``."""
+
+from dexpy.cli.main import run
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,23 @@
+"""The two actors, on whichever broker there is."""
+
+from __future__ import annotations
+
+import dramatiq
+from dramatiq.middleware import CurrentMessage
+
+from dexpy.background.jobs import Jobs
+from dexpy.background.payload import DIRECT_JOB, RECORD_JOB
+
+NO_TIME_LIMIT_MS = 366 * 24 * 3600 * 1000
+"""Dramatiq would end a run after ten minutes; how long an operation may take is its own affair."""
+
+
+def declare_actors(broker: dramatiq.Broker, jobs: Jobs) -> None:
+    """Declare the two actors on a broker; its other actors and its middleware stay as they are."""
+    if not any(isinstance(middleware, CurrentMessage) for middleware in broker.middleware):
+        broker.add_middleware(CurrentMessage())
+    # dexpy decides itself what is run again: a copy made by Dramatiq would be a second truth.
+    wanted = {"max_retries": 0, "time_limit": NO_TIME_LIMIT_MS}
+    options = {name: value for name, value in wanted.items() if name in broker.actor_options}
+    for name, body in ((RECORD_JOB, jobs.run_record), (DIRECT_JOB, jobs.run_direct)):
+        dramatiq.actor(body, actor_name=name, broker=broker, queue_name="default", **options)

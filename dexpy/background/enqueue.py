@@ -1,0 +1,179 @@
+"""`Async`: the policy, and what ``op.async_`` is on an operation."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
+
+import attrs
+
+from dexpy.declaration.policies import AsyncOptions, Delay
+from dexpy.execution.coroutines import off_loop
+from dexpy.foundation.door import dispatcher_in_force
+from dexpy.foundation.errors import OptionsError
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from sqlalchemy.orm import Session
+
+    from dexpy.recording.ticket import Ticket
+
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Performs(Protocol[R_co]):
+    """An operation with a plain `perform`."""
+
+    def perform(self) -> R_co:
+        """Do the work."""
+
+
+class PerformsAsync(Protocol[R_co]):
+    """An operation with an ``async def perform``."""
+
+    def perform(self) -> Coroutine[Any, Any, R_co]:
+        """Do the work."""
+
+
+class Enqueues(Protocol):
+    """Sends operations to the background."""
+
+    def enqueue(self, operation: Any, options: AsyncOptions, session: Session | None) -> Ticket[Any]:
+        """See `Dispatcher.enqueue`."""
+
+
+_NO_SAFE = (
+    "has no `safe`: nothing has run yet when the call returns. "
+    "Ask the ticket: ticket.wait(timeout) gives Ok or Err, ticket.result(timeout) the value."
+)
+
+
+@attrs.frozen
+class Enqueue(Generic[R]):
+    """An operation on its way to the background; nothing happens before `call`."""
+
+    _operation: Any
+    _options: AsyncOptions
+    _session: Any
+
+    def call(self) -> Ticket[R]:
+        """Store the record and send the message.
+
+        Returns:
+            The ticket, at once; the work runs in a worker.
+
+        Raises:
+            NotSerializable: A prop cannot travel; nothing was stored or sent.
+            DatabaseUnavailable: The database cannot be opened.
+        """
+        dispatcher: Enqueues = dispatcher_in_force()
+        return dispatcher.enqueue(self._operation, self._options, self._session)
+
+    async def acall(self) -> Ticket[R]:
+        """`call` for asyncio: the event loop goes on meanwhile."""
+        return await off_loop(self.call)
+
+    if not TYPE_CHECKING:
+
+        @property
+        def safe(self) -> Any:
+            """Refused, with what to do instead."""
+            raise OptionsError(f"{type(self._operation).__qualname__}.async_(...) {_NO_SAFE}")
+
+
+class BoundAsync(Generic[R]):
+    """What ``op.async_`` is: call it with options."""
+
+    def __init__(self, operation: Any) -> None:
+        self._operation = operation
+
+    if TYPE_CHECKING:
+
+        def __call__(
+            self,
+            *,
+            queue: str | Callable[[Any], str] | None = None,
+            in_: Delay | None = None,
+            at: dt.datetime | None = None,
+            priority: int | None = None,
+            session: Session | None = None,
+        ) -> Enqueue[R]:
+            """Say how the operation goes to the background.
+
+            Args:
+                queue: A name, or a function of the operation.
+                in_: Seconds or a timedelta from now on.
+                at: An aware moment.
+                priority: Higher runs sooner; 0 is usual.
+                session: The SQLAlchemy session whose transaction the record belongs to.
+
+            Raises:
+                OptionsError: An option that is unknown or cannot be.
+            """
+            ...
+
+    else:
+
+        def __call__(self, *arguments: Any, **given: Any) -> Enqueue[R]:
+            """Say how the operation goes to the background."""
+            where = f"{type(self._operation).__qualname__}.async_(...)"
+            if arguments:
+                raise OptionsError(f"{where} takes its options by name: async_(queue='mailers').")
+            session = given.pop("session", None)
+            options = AsyncOptions.of(where, given, extra=("session",))
+            if session is not None:
+                from dexpy.recording.sessions import check_session
+
+                session = check_session(session, f"{where} session=")
+            return Enqueue(self._operation, options, session)
+
+        @property
+        def call(self) -> Any:
+            """Refused, with what to write instead."""
+            raise OptionsError(
+                f"{type(self._operation).__qualname__}.async_ is called before it is sent: write async_().call()."
+            )
+
+        acall = call
+
+        @property
+        def safe(self) -> Any:
+            """Refused, with what to do instead."""
+            raise OptionsError(f"{type(self._operation).__qualname__}.async_ {_NO_SAFE}")
+
+
+@attrs.frozen
+class Async(AsyncOptions):
+    """How an operation goes to the background, unless a call says otherwise.
+
+    Attributes:
+        queue: A name, or a function of the operation that gives one.
+        priority: Higher runs sooner; 0 when nobody says otherwise.
+        in_: Seconds or a timedelta from the call on.
+        at: An aware moment.
+
+    Example:
+        >>> from dexpy import Async, Operation
+        >>> class SendMail(Operation):
+        ...     to: str
+        ...     async_ = Async(queue="mailers", priority=5)
+        ...     def perform(self) -> None: ...
+    """
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __get__(self, obj: None, owner: Any) -> Self: ...
+        @overload
+        def __get__(self, obj: PerformsAsync[R], owner: Any) -> BoundAsync[R]: ...
+        @overload
+        def __get__(self, obj: Performs[R], owner: Any) -> BoundAsync[R]: ...
+        def __get__(self, obj: Any, owner: Any) -> Any: ...
+
+    else:
+
+        def __get__(self, obj: Any, owner: Any) -> Any:
+            return self if obj is None else BoundAsync(obj)

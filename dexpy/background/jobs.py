@@ -1,0 +1,371 @@
+"""`RecordJob` and `DirectJob`: from a message to a run, and the last word on its row.
+
+A job never raises for an outcome that it has handled: to Dramatiq such a message is done.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Mapping
+from contextvars import Context
+from typing import Any
+
+import attrs
+from dramatiq.middleware import CurrentMessage
+from sqlalchemy.engine import Row
+
+from dexpy.background.dispatch import Dispatcher
+from dexpy.background.payload import DirectPayload
+from dexpy.declaration import registry
+from dexpy.declaration.contract import Contract
+from dexpy.declaration.policies import Retry
+from dexpy.declaration.props import decoded
+from dexpy.execution import start
+from dexpy.foundation.errors import (
+    Error,
+    LostClaim,
+    PropsError,
+    RecordNotFound,
+    RefNotFound,
+    Undecodable,
+    UnknownOperation,
+)
+from dexpy.foundation.ids import new_id
+from dexpy.foundation.log import line
+from dexpy.foundation.outcome import Err, Outcome
+from dexpy.foundation.redaction import Redactor, class_path, frames_of
+from dexpy.foundation.trace import Frame
+from dexpy.recording.recorder import (
+    ClaimRecorder,
+    Recorder,
+    SyncRecorder,
+    crash_values,
+    failure_values,
+)
+from dexpy.recording.store import Store
+from dexpy.recording.transitions import apply
+
+UNKNOWN_WAIT_S = 30.0
+"""First wait before a message of an unknown class is looked at again; it doubles."""
+UNKNOWN_WAIT_MAX_S = 600.0
+
+
+@attrs.frozen
+class Verdict:
+    """What happens to a run whose attempt did not end in `done`.
+
+    Attributes:
+        event: Of the state machine: refuse, crash or retry.
+        values: The error columns.
+        counts: Attempts so far for each retry rule.
+        wait_s: Until the next attempt, for a retry.
+        traceback: Of the exception, where there was one.
+    """
+
+    event: str
+    values: Mapping[str, Any]
+    counts: Mapping[str, int]
+    wait_s: float | None = None
+    traceback: str | None = None
+
+
+def judge(
+    contract: Contract, ended: Err | BaseException, counts: Mapping[str, int], redactor: Redactor
+) -> Verdict:
+    """Decide what happens after an attempt, by the rules of the class.
+
+    Args:
+        contract: Of the operation.
+        ended: The business error, refusal or exception that ended the attempt.
+        counts: Attempts that each retry rule has counted before.
+        redactor: For what is kept of it.
+    """
+    if isinstance(ended, Err):
+        error: BaseException = Error(ended.code, ended.message)
+        values, event, traceback = failure_values(ended, redactor), "refuse", None
+    else:
+        error = ended
+        values, event, traceback = crash_values(ended, "crash", redactor), "crash", frames_of(ended)
+    if _own_row_is_gone(contract, ended):
+        return Verdict("crash", {**values, "failure": "discarded"}, counts, traceback=traceback)
+    rule = None if isinstance(ended, Err) and ended.rejected else contract.rule_for(error)
+    if rule is None:
+        return Verdict(event, values, counts, traceback=traceback)
+    if not isinstance(rule.answer, Retry):
+        return Verdict("crash", {**values, "failure": "discarded"}, counts, traceback=traceback)
+    retry = rule.answer
+    number = counts.get(retry.key, 0) + 1
+    counted = {**counts, retry.key: number}
+    if retry.attempts is not None and number >= retry.attempts:
+        return Verdict(event, values, counted, traceback=traceback)
+    return Verdict("retry", values, counted, retry.wait_s(number), traceback)
+
+
+def _own_row_is_gone(contract: Contract, ended: Err | BaseException) -> bool:
+    return isinstance(ended, RefNotFound) and ended.operation == contract.cls.__qualname__
+
+
+_workers: dict[int, str] = {}
+
+
+def worker_id() -> str:
+    """Names this process in records; never the same for two starts."""
+    return _workers.setdefault(os.getpid(), f"{socket.gethostname()[:20]}:{os.getpid()}:{new_id('w')[-10:]}")
+
+
+class Jobs:
+    """The bodies of the two actors.
+
+    Args:
+        dispatcher: Sends what has to run again.
+        store: Where records are; None when nothing is recorded.
+        redactor: For what is kept of failures.
+        store_for_sessions: Gives the store, for the sessions of runs.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        store: Store | None,
+        redactor: Redactor,
+        store_for_sessions: Callable[[], Store],
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._store = store
+        self._redactor = redactor
+        self._store_for_sessions = store_for_sessions
+        self._warned: set[str] = set()
+
+    def run_record(self, class_name: str, record_id: str, trace: Mapping[str, Any]) -> None:
+        """Run what a record says, if it is still to be run.
+
+        Args:
+            class_name: The operation's stable name.
+            record_id: Of its row.
+            trace: The trace's id; the row has the rest.
+        """
+        store = self._store
+        if store is None:
+            line(logging.ERROR, "record.no_database", operation=class_name, run=record_id, trace=trace.get("id"))
+            raise UnknownOperation(
+                f"{class_name} {record_id} has a record, and this worker has no database to find it in. "
+                "Start it with the settings of the application."
+            )
+        contract = self._contract(class_name, record_id)
+        if contract is None:
+            return
+        with store.begin() as connection:
+            row = apply(connection, "claim", record_id, claimed_by=worker_id())
+        if row is None:
+            self._not_claimed(store, class_name, record_id)
+            return
+        # A context of its own: nothing of whoever feeds this thread is in force inside the run.
+        Context().run(self._drive, store, contract, row)
+
+    def _contract(self, class_name: str, run_id: str) -> Contract | None:
+        try:
+            found: Contract = registry.find(class_name).contract
+        except UnknownOperation:
+            self._put_back(class_name, run_id)
+            return None
+        return found
+
+    def _put_back(self, class_name: str, run_id: str) -> None:
+        """A class that this worker does not know, as during a rolling deploy: look again later, somewhere else."""
+        message = CurrentMessage.get_current_message()
+        if class_name not in self._warned:
+            self._warned.add(class_name)
+            line(logging.WARNING, "class.unknown", operation=class_name, run=run_id, advice="is its module imported?")
+        if message is None:
+            return
+        facts = dict(message.options.get("dexpy", {}))
+        looks = int(facts.get("looks", 0))
+        facts["looks"] = looks + 1
+        again = message.copy(options={**message.options, "dexpy": facts})
+        self._dispatcher.put_back(again, min(UNKNOWN_WAIT_S * 2**looks, UNKNOWN_WAIT_MAX_S))
+
+    def _not_claimed(self, store: Store, class_name: str, record_id: str) -> None:
+        """A second delivery, or one that came before its time."""
+        try:
+            row = store.row(record_id)
+        except RecordNotFound:
+            line(logging.WARNING, "record.gone", operation=class_name, run=record_id)
+            return
+        if row.status == "pending":
+            with store.begin() as connection:
+                self._dispatcher.send(connection, row)
+            self._dispatcher.ring()
+        line(logging.DEBUG, "not_claimed", operation=class_name, run=record_id, status=row.status)
+
+    def _drive(self, store: Store, contract: Contract, row: Row[Any]) -> None:
+        redactor = self._redactor
+        try:
+            operation = build(contract, row.params, row.id)
+        except (Undecodable, PropsError) as error:
+            self._finish(store, contract, row, undecodable(error))
+            return
+        redactor = start.redactor_for(operation, contract, redactor)
+        frame = Frame.from_dict(row.trace) if row.trace else Frame(row.trace_id or new_id("tr"))
+        recorder = ClaimRecorder(store, contract, row)
+        counts = row.retry_counts or {}
+        try:
+            outcome = self._run(contract, operation, row.id, frame, recorder, redactor, row.num_attempts)
+        except LostClaim as lost:
+            line(logging.WARNING, "claim.lost", operation=contract.name, run=row.id, message=str(lost))
+        except Exception as error:  # noqa: BLE001 - whatever ends an attempt is judged by the class's rules
+            self._finish(store, contract, row, judge(contract, error, counts, redactor))
+        except BaseException as error:
+            verdict = Verdict("crash", crash_values(error, "crash", redactor), counts, traceback=frames_of(error))
+            self._finish(store, contract, row, verdict)
+            raise
+        else:
+            if isinstance(outcome, Err):
+                self._finish(store, contract, row, judge(contract, outcome, counts, redactor))
+
+    def _run(
+        self,
+        contract: Contract,
+        operation: Any,
+        run_id: str,
+        frame: Frame,
+        recorder: Recorder | None,
+        redactor: Redactor,
+        attempt: int,
+    ) -> Outcome:
+        return start.run(
+            operation,
+            contract,
+            id=run_id,
+            frame=frame,
+            recorder=recorder,
+            redactor=redactor,
+            store=self._store_for_sessions,
+            outer=None,
+            attempt=attempt,
+        )
+
+    def _finish(self, store: Store, contract: Contract, row: Row[Any], verdict: Verdict) -> None:
+        """The last word on the row; message and attempt in the same transaction."""
+        values: dict[str, Any] = {**verdict.values, "claim_token": row.claim_token}
+        if verdict.event == "retry":
+            values |= {"retry_counts": dict(verdict.counts), "wait_s": verdict.wait_s}
+        with store.begin() as connection:
+            after = apply(connection, verdict.event, row.id, **values)
+            if after is not None:
+                kept = {**after._mapping, "claimed_by": row.claimed_by}  # noqa: SLF001 - public, in spite of its name
+                store.keep_attempt(connection, kept, verdict.traceback)
+                if verdict.event == "retry":
+                    self._dispatcher.send(connection, after)
+        if after is None:
+            line(logging.WARNING, "claim.lost", operation=contract.name, run=row.id)
+        elif verdict.event == "retry":
+            line(logging.INFO, "retrying", operation=contract.name, run=row.id, seconds=verdict.wait_s)
+            self._dispatcher.ring()
+
+    def run_direct(self, class_name: str, params: Mapping[str, Any], trace: Mapping[str, Any]) -> None:
+        """Run what a message carries.
+
+        Args:
+            class_name: The operation's stable name.
+            params: The props as JSON.
+            trace: The frame as JSON.
+        """
+        message = CurrentMessage.get_current_message()
+        facts: Mapping[str, Any] = message.options.get("dexpy", {}) if message is not None else {}
+        queue = message.queue_name if message is not None else "default"
+        payload = DirectPayload(
+            class_name,
+            params,
+            trace,
+            facts.get("id") or new_id("op"),
+            int(facts.get("attempt", 1)),
+            facts.get("counts") or {},
+        )
+        contract = self._contract(class_name, payload.run_id)
+        if contract is not None:
+            Context().run(self._drive_direct, contract, payload, queue)
+
+    def _drive_direct(self, contract: Contract, payload: DirectPayload, queue: str) -> None:
+        try:
+            operation = build(contract, payload.params, payload.run_id)
+        except (Undecodable, PropsError) as error:
+            line(
+                logging.ERROR,
+                "undecodable",
+                operation=contract.name,
+                run=payload.run_id,
+                message=undecodable(error).values["error_message"],
+            )
+            return
+        redactor = start.redactor_for(operation, contract, self._redactor)
+        frame = Frame.from_dict(payload.trace)
+        recorder = self._direct_recorder(contract, operation, payload, frame, redactor)
+        ended: Err | Exception
+        try:
+            outcome = self._run(contract, operation, payload.run_id, frame, recorder, redactor, payload.attempt)
+        except Exception as error:  # noqa: BLE001 - whatever ends an attempt is judged by the class's rules
+            ended = error
+        else:
+            if not isinstance(outcome, Err):
+                return
+            ended = outcome
+        verdict = judge(contract, ended, payload.counts, redactor)
+        if verdict.event == "retry" and verdict.wait_s is not None:
+            again = attrs.evolve(payload, attempt=payload.attempt + 1, counts=verdict.counts)
+            self._dispatcher.send_direct(again, queue, verdict.wait_s)
+            line(logging.INFO, "retrying", operation=contract.name, run=payload.run_id, seconds=verdict.wait_s)
+        elif recorder is not None:
+            recorder.fail(verdict.values)
+
+    def _direct_recorder(
+        self, contract: Contract, operation: Any, payload: DirectPayload, frame: Frame, redactor: Redactor
+    ) -> DirectRecorder | None:
+        if self._store is None or contract.record is None:
+            return None
+        return DirectRecorder(
+            self._store, contract, operation, payload.run_id, frame, redactor, attempt=payload.attempt
+        )
+
+
+class DirectRecorder(SyncRecorder):
+    """Writes the one row of a direct run, when it is over for good; the job writes its failure."""
+
+    def ended(self, at_end: Callable[[Callable[[], None]], None], outcome: Outcome) -> None:
+        """See `Recorder`."""
+        if not isinstance(outcome, Err):
+            super().ended(at_end, outcome)
+
+    def crashed(self, at_end: Callable[[Callable[[], None]], None], error: BaseException) -> None:
+        """Left to the job."""
+
+    def fail(self, values: Mapping[str, Any]) -> None:
+        """Write the row of a run that failed for good."""
+        self.write(self.values("failed", **values))
+
+
+def build(contract: Contract, params: Any, run_id: str) -> Any:
+    """An operation from its stored params.
+
+    Raises:
+        Undecodable: They no longer fit.
+        PropsError: They no longer are within the bounds.
+    """
+    values, ignored = decoded(contract.cls.__qualname__, contract.props, params)
+    if ignored:
+        line(logging.INFO, "params.ignored", operation=contract.name, run=run_id, keys=",".join(ignored))
+    return contract.cls(**values)
+
+
+def undecodable(error: Undecodable | PropsError) -> Verdict:
+    """Params that no longer fit: parked, with what does not fit and without its values."""
+    problems = "; ".join(str(problem.hidden()) for problem in error.problems)
+    values = {
+        "error": class_path(Undecodable),
+        "failure": "undecodable",
+        "error_message": f"The stored params no longer fit: {problems}",
+        "error_details": None,
+    }
+    return Verdict("crash", values, {})
+

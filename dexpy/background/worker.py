@@ -1,0 +1,148 @@
+"""One worker process: imports the application, serves its queues with Dramatiq's worker, and stops when told."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import dramatiq
+
+from dexpy.background.brokers.sql import SqlBroker
+from dexpy.background.dispatch import DEFAULT_QUEUE, Dispatcher
+from dexpy.background.queues import declare_new_queues
+from dexpy.declaration import registry
+from dexpy.foundation.door import dispatcher_in_force
+from dexpy.foundation.errors import ConfigurationError, DexpyError
+from dexpy.foundation.log import line
+
+LOOK_EVERY_S = 0.2
+"""How often the main thread looks whether it is to stop, in seconds."""
+POLL_MS = 100
+
+
+@attrs.frozen
+class WorkerOptions:
+    """What one worker process is to do.
+
+    Attributes:
+        modules: To import: they declare the operations, and may configure dexpy.
+        threads: How many runs at once.
+        queues: The only queues to serve; None for all.
+        burst: Whether to end when nothing is due or running.
+        shutdown_timeout_s: How long running operations may take to end after a signal.
+        log_level: Of `logging`.
+    """
+
+    modules: tuple[str, ...]
+    threads: int = 8
+    queues: frozenset[str] | None = None
+    burst: bool = False
+    shutdown_timeout_s: float = 30.0
+    log_level: int = logging.INFO
+
+
+def import_modules(modules: tuple[str, ...]) -> None:
+    """Import the application.
+
+    Raises:
+        ConfigurationError: A module cannot be imported; says which and why.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name is not None and (module == error.name or module.startswith(error.name + ".")):
+                raise ConfigurationError(
+                    f"The module {module!r} cannot be imported: there is no {error.name!r} in {os.getcwd()} or on the "
+                    "Python path. Give the dotted name, as in `import`, and start in the folder that holds it."
+                ) from error
+            raise ConfigurationError(f"The module {module!r} cannot be imported: {error}.") from error
+        except DexpyError:
+            raise
+        except Exception as error:
+            raise ConfigurationError(
+                f"The module {module!r} cannot be imported: {type(error).__name__}: {error}. "
+                "Run with -v for the traceback."
+            ) from error
+
+
+def run_process(options: WorkerOptions, parent: int, tell: Callable[[str, str], None]) -> int:
+    """Be a worker until told to stop.
+
+    Args:
+        options: What to do.
+        parent: The process to stop with.
+        tell: Told "ready", or "error" with a text, once.
+
+    Returns:
+        The exit status.
+    """
+    set_up_logging(options.log_level)
+    stop = threading.Event()
+    # The terminal's Ctrl-C goes to the whole group; the supervisor turns it into one TERM.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    try:
+        import_modules(options.modules)
+        dispatcher: Dispatcher = dispatcher_in_force()
+        dispatcher.prepare()
+        worker = make_worker(dispatcher.broker, options)
+        worker.start()
+    except DexpyError as error:
+        tell("error", str(error) if options.log_level > logging.DEBUG else traceback.format_exc())
+        return 2
+    tell("ready", "")
+    served = "all" if options.queues is None else ",".join(sorted(options.queues))
+    line(logging.INFO, "worker.started", pid=os.getpid(), threads=options.threads, queues=served)
+    while not stop.wait(LOOK_EVERY_S):
+        if os.getppid() != parent:
+            line(logging.WARNING, "worker.orphaned", pid=os.getpid())
+            break
+        if options.burst and _is_idle(dispatcher.broker, options.queues):
+            break
+    worker.stop(timeout=int(options.shutdown_timeout_s * 1000))
+    dispatcher.close()
+    line(logging.INFO, "worker.stopped", pid=os.getpid())
+    return 0
+
+
+def make_worker(broker: SqlBroker, options: WorkerOptions) -> dramatiq.Worker:
+    """A Dramatiq worker for the queues that are known by now; others are found while it runs."""
+    for name in class_queues() | (options.queues or frozenset()):
+        broker.declare_queue(name)
+    declare_new_queues(broker)
+    queues = None if options.queues is None else set(options.queues)
+    return dramatiq.Worker(broker, queues=queues, worker_threads=options.threads, worker_timeout=POLL_MS)
+
+
+def class_queues() -> frozenset[str]:
+    """The queues that the declared operations name."""
+    named: set[str] = {DEFAULT_QUEUE}
+    for name in registry.names():
+        queue: Any = registry.find(name).contract.options.queue
+        if isinstance(queue, str):
+            named.add(queue)
+    return frozenset(named)
+
+
+def _is_idle(broker: SqlBroker, queues: frozenset[str] | None) -> bool:
+    pending = broker.pending(queues)
+    return pending.due == 0 and pending.leased == 0
+
+
+def set_up_logging(level: int) -> None:
+    """Lines of dexpy to standard error; of Dramatiq only what matters, unless asked for more."""
+    logging.basicConfig(
+        level=level, format="%(asctime)s %(levelname)-7s [%(process)d] %(message)s", stream=sys.stderr, force=True
+    )
+    logging.getLogger("dramatiq").setLevel(logging.WARNING if level > logging.DEBUG else logging.INFO)

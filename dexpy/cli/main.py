@@ -1,0 +1,31 @@
+"""The command line: ``dexpy``, or ``python -m dexpy``."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+
+import click
+
+from dexpy import __version__
+from dexpy.foundation.errors import DexpyError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "--version", prog_name="dexpy")
+def main() -> None:
+    """Operations that are typed, recorded and never lost."""
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with its status: 0, 1 for a failure, 2 for a wrong call."""
+    from dexpy.cli import demo, worker  # noqa: F401 - they add their commands
+
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        main.main(args=given, prog_name="dexpy", standalone_mode=True)
+    except DexpyError as error:
+        if "-v" in given or "--verbose" in given:
+            traceback.print_exc()
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)

@@ -1,0 +1,55 @@
+"""``dexpy worker``."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+import click
+
+from dexpy.cli.main import main
+from dexpy.declaration.policies import check_queue
+from dexpy.foundation.errors import OptionsError
+
+
+def _queues(_context: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> frozenset[str] | None:
+    names = [name.strip() for part in given for name in part.split(",")]
+    try:
+        return frozenset(check_queue(name, "-Q") for name in names) if names else None
+    except OptionsError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+@main.command()
+@click.argument("modules", nargs=-1, required=True, metavar="MODULE...")
+@click.option("-p", "--processes", type=click.IntRange(min=1), default=lambda: os.cpu_count() or 1,
+              show_default="one for each CPU", help="Worker processes.")  # fmt: skip
+@click.option("-t", "--threads", type=click.IntRange(min=1), default=8, show_default=True,
+              help="Threads in each: how many operations run at once there.")  # fmt: skip
+@click.option("-Q", "--queues", multiple=True, callback=_queues, metavar="NAME,...",
+              help="Serve only these queues.  [default: all]")  # fmt: skip
+@click.option("--burst", is_flag=True, help="Run what is due, then end.")
+@click.option("--shutdown-timeout", type=click.FloatRange(min=0), default=30.0, show_default=True, metavar="SECONDS",
+              help="How long running operations may take to end after TERM.")  # fmt: skip
+@click.option("-v", "--verbose", is_flag=True, help="Log more, and show tracebacks.")
+def worker(
+    modules: tuple[str, ...],
+    processes: int,
+    threads: int,
+    queues: frozenset[str] | None,
+    burst: bool,
+    shutdown_timeout: float,
+    verbose: bool,
+) -> None:
+    """Run operations that were sent to the background.
+
+    MODULE is a dotted name, as in `import`: it declares the operations, and may call dexpy.configure().
+    """
+    from dexpy.background.supervisor import Supervisor
+    from dexpy.background.worker import WorkerOptions, set_up_logging
+
+    level = logging.DEBUG if verbose else logging.INFO
+    set_up_logging(level)
+    options = WorkerOptions(modules, threads, queues, burst, shutdown_timeout, level)
+    sys.exit(Supervisor(options, processes).run())

@@ -1,0 +1,292 @@
+"""The contract: all that a class says about itself, read once and never changed.
+
+What can be refused at the class statement is refused there; types are resolved at first use.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import attrs
+
+from dexpy.declaration.forms import Form, Misfit, form_of
+from dexpy.declaration.hooks import Callback, Guard, check_guards, hooks_of
+from dexpy.declaration.policies import AsyncOptions, Record, Reset, Retry, Rule, choose
+from dexpy.declaration.props import Prop, resolve, resolve_annotation
+from dexpy.declaration.refs import Reference
+from dexpy.declaration.registry import stable_name, why_not_importable
+from dexpy.foundation.errors import DeclarationError, Error, OptionsError, RefNotFound, ResultTypeError
+
+NO_OBSERVER = "__dexpy_no_observer__"
+"""Marks the `on_error` of the base class, which need not be called."""
+
+
+@attrs.frozen(slots=False, eq=False)
+class Contract:
+    """What an operation class says about itself.
+
+    Attributes:
+        cls: The class.
+        name: Its stable name.
+        aliases: Earlier names.
+        description: The first line of its docstring.
+        options: How it goes to the background, unless a call says otherwise.
+        record: What its record keeps; None when it is not recorded.
+        transactional: Whether `perform` runs inside a transaction.
+        rules: `retry_on` and `discard_on`.
+        rescues: `rescue_from`.
+        declared_errors: The codes in `errors`, with their descriptions.
+        guards: Its guards, in order.
+        callbacks: Its callbacks, in order.
+        is_async: Whether `perform` is an ``async def``.
+    """
+
+    cls: type[Any]
+    name: str
+    aliases: tuple[str, ...]
+    description: str | None
+    options: AsyncOptions
+    record: Record | None
+    transactional: bool
+    rules: tuple[Rule, ...]
+    rescues: tuple[Rule, ...]
+    declared_errors: Mapping[str, str | None]
+    guards: tuple[Guard, ...]
+    callbacks: tuple[Callback, ...]
+    is_async: bool
+
+    @cached_property
+    def props(self) -> tuple[Prop, ...]:
+        """Its props, with their types resolved."""
+        return resolve(self.cls)
+
+    @cached_property
+    def references(self) -> tuple[Reference, ...]:
+        """Those of its props that refer to rows."""
+        return tuple(one.reference for one in self.props if one.reference is not None)
+
+    @cached_property
+    def mutable_props(self) -> tuple[Prop, ...]:
+        """Those whose values a run could change, so that each run gets its own."""
+        return tuple(one for one in self.props if one.form.mutable and one.reference is None)
+
+    @cached_property
+    def sensitive_props(self) -> tuple[str, ...]:
+        """The names of those that nobody may read."""
+        return tuple(one.name for one in self.props if one.options.sensitive)
+
+    @cached_property
+    def success(self) -> Form | None:
+        """The form of what `perform` returns; None when it does not say."""
+        perform = self.cls.perform
+        annotation = getattr(perform, "__annotations__", {}).get("return", inspect.Parameter.empty)
+        if annotation is inspect.Parameter.empty:
+            return None
+        owner = next(base for base in self.cls.__mro__ if "perform" in vars(base))
+        return form_of(resolve_annotation(annotation, owner, f"{owner.__qualname__}.perform"))
+
+    @cached_property
+    def errors(self) -> Mapping[str, str | None]:
+        """Every code that a run may end with, with its description; empty when any is allowed."""
+        if not self.declared_errors:
+            return {}
+        codes: dict[str, str | None] = {guard.code: guard.message or None for guard in self.guards}
+        codes |= {rule.answer: None for rule in self.rescues if isinstance(rule.answer, str)}
+        return codes | dict(self.declared_errors)
+
+    @cached_property
+    def observers(self) -> bool:
+        """Whether the class has an `on_error` of its own."""
+        return not hasattr(self.cls.on_error, NO_OBSERVER)
+
+    @property
+    def unreachable(self) -> str | None:
+        """Why no worker could find the class, or None."""
+        return why_not_importable(self.cls)
+
+    def methods(self, moment: str) -> tuple[str, ...]:
+        """The names of its callbacks of one moment: before, after, around."""
+        return tuple(callback.method for callback in self.callbacks if callback.moment == moment)
+
+    def rule_for(self, error: BaseException) -> Rule | None:
+        """What to do when this ends an attempt: the rule's answer is a `Retry`, or None to discard."""
+        return choose(self.rules, error, error.code if isinstance(error, Error) else None)
+
+    def rescue_for(self, error: BaseException) -> Rule | None:
+        """What `rescue_from` says to an exception."""
+        return choose(self.rescues, error)
+
+    def check_result(self, value: Any) -> Any:
+        """A result as the contract has it.
+
+        Raises:
+            ResultTypeError: `perform` returned something else than it says.
+        """
+        if self.success is None:
+            return value
+        try:
+            return self.success.check(value)
+        except Misfit as misfit:
+            wrong = "; ".join(
+                f"{('result' + problem.path)} wants {problem.wanted}" for problem in misfit.problems
+            )
+            raise ResultTypeError(
+                f"{self.cls.__qualname__}.perform returned {type(value).__name__}, and says it returns "
+                f"{self.success.label}: {wrong}. Change the return value or the annotation."
+            ) from None
+
+
+def compile_contract(cls: type[Any], name: str | None, aliases: Sequence[str]) -> Contract:
+    """Read a class.
+
+    Raises:
+        DeclarationError: A declaration that cannot work; says which and what to write.
+    """
+    where = cls.__qualname__
+    if name is not None and not (isinstance(name, str) and 0 < len(name) <= 255):
+        raise DeclarationError(f"class {where}(name={name!r}) wants a str of 1 to 255 characters.")
+    hooks = list(hooks_of(cls))
+    guards = tuple(hook for hook in hooks if isinstance(hook, Guard))
+    check_guards(where, guards)
+    record = _record(cls, where)
+    perform: Any = cls.perform
+    if isinstance(inspect.getattr_static(cls, "perform", None), (staticmethod, classmethod)):
+        raise DeclarationError(f"{where}.perform must be a method: def perform(self) -> ...")
+    return Contract(
+        cls=cls,
+        name=name or stable_name(cls),
+        aliases=tuple(aliases),
+        description=next(iter((inspect.getdoc(cls) or "").splitlines()), None) if vars(cls).get("__doc__") else None,
+        options=_options(cls, where),
+        record=record,
+        transactional=_transactional(cls, where),
+        rules=_job_rules(cls, where),
+        rescues=_rescues(cls, where),
+        declared_errors=_errors(cls, where),
+        guards=guards,
+        callbacks=tuple(hook for hook in hooks if isinstance(hook, Callback)),
+        is_async=inspect.iscoroutinefunction(perform),
+    )
+
+
+def _declarations(cls: type, name: str) -> list[tuple[int, Any]]:
+    """What each class of the hierarchy declares under a name, with its distance, the farthest first."""
+    found = [(distance, vars(base)[name]) for distance, base in enumerate(cls.__mro__) if name in vars(base)]
+    return found[::-1]
+
+
+def _options(cls: type, where: str) -> AsyncOptions:
+    merged = AsyncOptions()
+    for _, declared in _declarations(cls, "async_"):
+        if not isinstance(declared, AsyncOptions):
+            raise DeclarationError(
+                f'{where}.async_ = {declared!r} is no policy. Write async_ = Async(queue="mailers", priority=5).'
+            )
+        try:
+            declared.check(f"{where}.async_")
+        except OptionsError as error:
+            raise DeclarationError(str(error)) from None
+        merged = declared.over(merged)
+    return merged
+
+
+def _record(cls: Any, where: str) -> Record | None:
+    declared = cls.record
+    if declared is True:
+        return Record()
+    if declared is False:
+        return None
+    if isinstance(declared, Record):
+        return declared
+    raise DeclarationError(
+        f"{where}.record = {declared!r} is no policy. Write True, False or Record(params=True, result=False)."
+    )
+
+
+def _transactional(cls: type, where: str) -> bool:
+    from_base = [declared for _, declared in _declarations(cls, "transaction")][-1]
+    declared = getattr(from_base, "declared", from_base)
+    if not isinstance(declared, bool):
+        raise DeclarationError(f"{where}.transaction = {declared!r} wants True or False.")
+    return declared
+
+
+def _job_rules(cls: type, where: str) -> tuple[Rule, ...]:
+    rules: list[Rule] = []
+    for attribute, expected in (("retry_on", Retry), ("discard_on", None)):
+        own: list[Rule] = []
+        for distance, declared in _declarations(cls, attribute):
+            if not isinstance(declared, (tuple, list)):
+                raise DeclarationError(
+                    f"{where}.{attribute} = {declared!r} wants a tuple. Mind the comma: {attribute} = (...,)."
+                )
+            for order, entry in enumerate(declared):
+                if isinstance(entry, Reset):
+                    own.clear()
+                elif expected is Retry and isinstance(entry, Retry):
+                    own += [Rule(cause, entry, distance, order) for cause in entry.causes]
+                elif expected is None and _is_cause(entry):
+                    own.append(Rule(entry, None, distance, order))
+                else:
+                    takes = "Retry(...) and Reset()" if expected is Retry else "exception classes, codes and Reset()"
+                    raise DeclarationError(f"{where}.{attribute}: {entry!r} does not belong there. It takes {takes}.")
+        rules += own
+    return tuple(rules)
+
+
+def _is_cause(entry: object) -> bool:
+    return (isinstance(entry, str) and bool(entry)) or (isinstance(entry, type) and issubclass(entry, Exception))
+
+
+def _rescues(cls: type, where: str) -> tuple[Rule, ...]:
+    rules: list[Rule] = []
+    for distance, declared in _declarations(cls, "rescue_from"):
+        if not isinstance(declared, Mapping):
+            raise DeclarationError(f'{where}.rescue_from wants a mapping: {{CardError: "card_declined"}}.')
+        for order, (cause, answer) in enumerate(declared.items()):
+            if not (isinstance(cause, type) and issubclass(cause, Exception)):
+                raise DeclarationError(f"{where}.rescue_from: {cause!r} is no exception class.")
+            if issubclass(cause, Error):
+                raise DeclarationError(
+                    f"{where}.rescue_from: {cause.__name__} is a business error already, and is never rescued."
+                )
+            if not _is_rescue(answer):
+                raise DeclarationError(
+                    f"{where}.rescue_from[{cause.__name__}] = {answer!r} wants an error code, an exception class "
+                    "or a function of the operation and the exception."
+                )
+            rules.append(Rule(cause, answer, distance, order))
+    return tuple(rules)
+
+
+def _is_rescue(answer: Any) -> bool:
+    if isinstance(answer, str):
+        return bool(answer)
+    if isinstance(answer, type):
+        return issubclass(answer, Exception)
+    return callable(answer)
+
+
+def _errors(cls: type, where: str) -> Mapping[str, str | None]:
+    merged: dict[str, str | None] = {}
+    for _, declared in _declarations(cls, "errors"):
+        if isinstance(declared, str) or not isinstance(declared, (set, frozenset, list, tuple, Mapping)):
+            raise DeclarationError(f'{where}.errors = {declared!r} wants a set of codes: {{"no_balance"}}.')
+        described = declared if isinstance(declared, Mapping) else dict.fromkeys(declared)
+        for code, description in described.items():
+            if not isinstance(code, str) or not code or len(code) > 255:
+                raise DeclarationError(f"{where}.errors: {code!r} is no code; codes are non-empty str.")
+            merged[code] = description
+    return merged
+
+
+def is_missing_row(error: BaseException) -> bool:
+    """Whether an exception says that the row behind a reference is gone: such a job is discarded, not retried."""
+    return isinstance(error, RefNotFound)
+
+
+Handler = Callable[[Any, Exception], Any]
+"""A function in `rescue_from`: gets the operation and the exception; returns a result, or raises."""

@@ -1,0 +1,146 @@
+"""Decorators that mark methods of an operation: guards and callbacks."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import attrs
+
+from dexpy.foundation.errors import DeclarationError, did_you_mean, listed
+
+F = TypeVar("F", bound=Callable[..., Any])
+MARK = "__dexpy_hook__"
+
+
+@attrs.frozen
+class Guard:
+    """A method that says whether a threat is there.
+
+    Attributes:
+        code: The method's name, which is the error code.
+        message: For people.
+        requires: Codes of guards that must have passed, or this one is skipped.
+    """
+
+    code: str
+    message: str
+    requires: tuple[str, ...] = ()
+
+
+@attrs.frozen
+class Callback:
+    """A method that runs before, after or around `perform`."""
+
+    moment: str
+    method: str
+
+
+def _mark(method: Any, decorator: str, hook: Any) -> Any:
+    if not inspect.isfunction(method):
+        raise DeclarationError(f"@{decorator} wants a method, got {method!r}. Write it right above `def`.")
+    if inspect.iscoroutinefunction(method):
+        raise DeclarationError(
+            f"@{decorator} {method.__qualname__} is an `async def`; guards and callbacks run in the run's thread. "
+            "Write `def`, and await in perform."
+        )
+    setattr(method, MARK, hook)
+    return method
+
+
+def guard(message: str | None = None, *, requires: tuple[str, ...] | str = ()) -> Callable[[F], F]:
+    """Mark a method that refuses the run by returning something true: the threat is there.
+
+    The method's name is the error code. All guards run, and every refusal is told.
+
+    Args:
+        message: For people; the code itself when left out.
+        requires: Other guards' codes; while one of them refuses, this one is skipped.
+
+    Example:
+        >>> from dexpy import Operation, guard
+        >>> class Withdraw(Operation):
+        ...     amount: int
+        ...     @guard("The amount must be positive")
+        ...     def not_positive(self) -> bool:
+        ...         return self.amount <= 0
+        ...     def perform(self) -> int:
+        ...         return self.amount
+        >>> Withdraw(amount=0).safe.call().code
+        'not_positive'
+    """
+    if callable(message):
+        raise DeclarationError('@guard is written with parentheses: @guard("The customer must be active").')
+    codes = (requires,) if isinstance(requires, str) else tuple(requires)
+
+    def mark(method: F) -> F:
+        marked: F = _mark(method, "guard(...)", Guard(getattr(method, "__name__", ""), message or "", codes))
+        return marked
+
+    return mark
+
+
+def before(method: F) -> F:
+    """Mark a method that runs before `perform`, inside the transaction; an `Error` in it ends the run."""
+    marked: F = _mark(method, "before", Callback("before", getattr(method, "__name__", "")))
+    return marked
+
+
+def after(method: F) -> F:
+    """Mark a method that runs after a `perform` that returned, inside the transaction."""
+    marked: F = _mark(method, "after", Callback("after", getattr(method, "__name__", "")))
+    return marked
+
+
+def around(method: F) -> F:
+    """Mark a method that runs around `perform` and its other callbacks; it calls the function it is given, once.
+
+    Example:
+        >>> from dexpy import Operation, around
+        >>> class Import(Operation):
+        ...     @around
+        ...     def announced(self, proceed) -> None:
+        ...         print("begin")
+        ...         proceed()
+        ...         print("end")
+        ...     def perform(self) -> int:
+        ...         print("work")
+        ...         return 1
+        >>> Import().call()
+        begin
+        work
+        end
+        1
+    """
+    marked: F = _mark(method, "around", Callback("around", getattr(method, "__name__", "")))
+    return marked
+
+
+def hooks_of(cls: type) -> Iterator[Any]:
+    """The hooks of a class, those of its bases first; a method that a subclass overrides counts as the subclass has it."""
+    seen: set[str] = set()
+    for owner in reversed(cls.__mro__):
+        for name, value in vars(owner).items():
+            if hasattr(value, MARK) and name not in seen:
+                seen.add(name)
+                current = getattr(cls, name, None)
+                if hasattr(current, MARK):
+                    yield getattr(current, MARK)
+
+
+def check_guards(owner: str, guards: tuple[Guard, ...]) -> None:
+    """Refuse guards that require what does not come before them.
+
+    Raises:
+        DeclarationError: Names the guard and the codes it may require.
+    """
+    known: list[str] = []
+    for found in guards:
+        for code in found.requires:
+            if code not in known:
+                raise DeclarationError(
+                    f"{owner}: guard {found.code!r} requires {code!r}, which is no guard declared before it. "
+                    f"Those are {listed(known)}.{did_you_mean(code, known)}"
+                )
+        known.append(found.code)

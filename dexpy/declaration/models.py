@@ -1,0 +1,223 @@
+"""How the rows behind a `Ref` are named and loaded: SQLAlchemy's models out of the box, others by registration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import date
+from functools import cache
+from typing import Any, Protocol, TypeAlias
+from uuid import UUID
+
+import attrs
+
+from dexpy.declaration.forms import Form, Misfit, form_of
+from dexpy.foundation.errors import DeclarationError, Problem
+
+Key: TypeAlias = int | str | UUID | tuple[int | str | UUID | date, ...]
+"""A primary key: a value, or a tuple of them for a composite one."""
+
+
+class ModelLoader(Protocol):
+    """What references need to know of one model."""
+
+    def key_of(self, instance: Any) -> Key | None:
+        """The key of an instance, None while it has none."""
+
+    def check_key(self, key: Any) -> Key:
+        """A key of the right type, or `Misfit`."""
+
+    def encode_key(self, key: Key) -> Any:
+        """The key as JSON."""
+
+    def decode_key(self, data: Any) -> Key:
+        """The key from JSON, or `Misfit`."""
+
+    def load(self, session: Callable[[], Any], keys: Sequence[Key], lock: bool) -> Mapping[Key, Any]:
+        """The rows of these keys; a missing one is left out."""
+
+    def is_usable(self, session: Callable[[], Any], instance: Any) -> bool:
+        """Whether an instance belongs to the run's session and needs no loading."""
+
+
+@attrs.frozen
+class SqlAlchemyLoader:
+    """Loads a mapped class through the run's session.
+
+    Attributes:
+        model: The mapped class.
+        columns: Its primary key, as mapped attributes.
+        forms: A form for each column of the key.
+    """
+
+    model: type
+    columns: tuple[Any, ...]
+    forms: tuple[Form, ...]
+
+    @classmethod
+    def of(cls, model: type) -> SqlAlchemyLoader:
+        """The loader of a mapped class."""
+        from sqlalchemy import inspect
+
+        mapper = inspect(model)
+        columns = tuple(getattr(model, mapper.get_property_by_column(column).key) for column in mapper.primary_key)
+        return cls(model, columns, tuple(form_of(_python_type(column)) for column in mapper.primary_key))
+
+    def key_of(self, instance: Any) -> Key | None:
+        """The identity of an instance that has been flushed."""
+        from sqlalchemy import inspect
+
+        identity = inspect(instance).identity
+        if identity is None:
+            return None
+        return identity[0] if len(identity) == 1 else tuple(identity)
+
+    def check_key(self, key: Any) -> Key:
+        """A key with the types of the primary key's columns."""
+        return self._each(key, [form.check for form in self.forms])
+
+    def encode_key(self, key: Key) -> Any:
+        """A value, or a list for a composite key."""
+        if len(self.forms) == 1:
+            return self.forms[0].encode(key)
+        return [form.encode(part) for form, part in zip(self.forms, self._parts(key), strict=True)]
+
+    def decode_key(self, data: Any) -> Key:
+        """The key that `encode_key` wrote."""
+        return self._each(tuple(data) if isinstance(data, list) else data, [form.decode for form in self.forms])
+
+    def _parts(self, key: Any) -> tuple[Any, ...]:
+        return key if isinstance(key, tuple) else (key,)
+
+    def _each(self, key: Any, steps: Sequence[Callable[[Any], Any]]) -> Any:
+        if len(steps) == 1:
+            return steps[0](key)
+        parts = self._parts(key)
+        if len(parts) != len(steps):
+            wanted = f"a key of {self.model.__name__}: a tuple of {len(steps)} values"
+            raise Misfit((Problem("", wanted, f"{len(parts)} of them"),))
+        return tuple(step(part) for step, part in zip(steps, parts, strict=True))
+
+    def load(self, session: Callable[[], Any], keys: Sequence[Key], lock: bool) -> Mapping[Key, Any]:
+        """One query for all keys; with *lock* they are taken FOR UPDATE, in the order of their keys."""
+        from sqlalchemy import and_, or_, select
+
+        if len(self.columns) == 1:
+            chosen = self.columns[0].in_(keys)
+        else:
+            chosen = or_(
+                *(and_(*(column == part for column, part in zip(self.columns, self._parts(key), strict=True)))
+                  for key in keys)
+            )  # fmt: skip
+        query = select(self.model).where(chosen)
+        if lock:
+            query = query.order_by(*self.columns).with_for_update().execution_options(populate_existing=True)
+        found: dict[Key, Any] = {}
+        for instance in session().scalars(query).unique():
+            key = self.key_of(instance)
+            if key is not None:
+                found[key] = instance
+        return found
+
+    def is_usable(self, session: Callable[[], Any], instance: Any) -> bool:
+        """Whether the instance already lives in the run's session."""
+        from sqlalchemy.orm import object_session
+
+        owner = object_session(instance)
+        return owner is not None and owner is session()
+
+
+def _python_type(column: Any) -> type:
+    try:
+        kind: type = column.type.python_type
+    except NotImplementedError:
+        return object
+    return kind
+
+
+@attrs.frozen
+class RegisteredLoader:
+    """Loads models of another kind by two functions of the application's."""
+
+    model: type
+    load_rows: Callable[[type, Sequence[Any]], Mapping[Any, Any] | Iterable[Any]]
+    read_key: Callable[[Any], Any]
+
+    def key_of(self, instance: Any) -> Key | None:
+        """What the registered function says."""
+        key: Key | None = self.read_key(instance)
+        return key
+
+    def check_key(self, key: Any) -> Key:
+        """An int, str or UUID, or a tuple of them."""
+        parts = key if isinstance(key, tuple) else (key,)
+        for part in parts:
+            if type(part) not in (int, str, UUID):
+                wanted = f"a {self.model.__name__} or its key (int, str, UUID or a tuple of them)"
+                raise Misfit((Problem("", wanted, f"{type(part).__name__}"),))
+        checked: Key = key
+        return checked
+
+    def encode_key(self, key: Key) -> Any:
+        """The key, with a UUID marked as such."""
+        if isinstance(key, tuple):
+            return [self.encode_key(part) for part in key]  # type: ignore[arg-type]
+        return {"$uuid": str(key)} if isinstance(key, UUID) else key
+
+    def decode_key(self, data: Any) -> Key:
+        """The key that `encode_key` wrote."""
+        if isinstance(data, list):
+            return tuple(self.decode_key(part) for part in data)  # type: ignore[misc]
+        return self.check_key(UUID(data["$uuid"]) if isinstance(data, dict) and "$uuid" in data else data)
+
+    def load(self, session: Callable[[], Any], keys: Sequence[Key], lock: bool) -> Mapping[Key, Any]:  # noqa: ARG002
+        """The rows, by key."""
+        found = self.load_rows(self.model, keys)
+        return found if isinstance(found, Mapping) else {self.read_key(instance): instance for instance in found}
+
+    def is_usable(self, session: Callable[[], Any], instance: Any) -> bool:  # noqa: ARG002
+        """An instance is always used as it is."""
+        return True
+
+
+_registered: list[tuple[type, Any, Any]] = []
+
+
+def register_model_loader(
+    base: type,
+    *,
+    load: Callable[[type, Sequence[Any]], Mapping[Any, Any] | Iterable[Any]],
+    key: Callable[[Any], Any],
+) -> None:
+    """Teach `Ref` to load models of another kind.
+
+    Args:
+        base: The models' base class; its subclasses are loaded by these functions.
+        load: Gets a model and a list of keys, gives the rows found: a mapping by key, or the rows themselves.
+        key: Gets an instance, gives its key, or None while it has none.
+
+    Example:
+        >>> class Page:
+        ...     def __init__(self, slug):
+        ...         self.slug = slug
+        >>> register_model_loader(Page, load=lambda model, keys: [model(key) for key in keys], key=lambda p: p.slug)
+    """
+    _registered.append((base, load, key))
+    loader_of.cache_clear()
+
+
+@cache
+def loader_of(model: type) -> ModelLoader:
+    """The loader of a model.
+
+    Raises:
+        DeclarationError: Nobody knows how to load it.
+    """
+    for base, load, key in reversed(_registered):
+        if issubclass(model, base):
+            return RegisteredLoader(model, load, key)
+    if hasattr(model, "__mapper__"):
+        return SqlAlchemyLoader.of(model)
+    raise DeclarationError(
+        f"Ref[{model.__name__}]: {model.__qualname__} is no mapped class of SQLAlchemy, and no loader is registered "
+        "for it. Map it, or call dexpy.register_model_loader(base, load=, key=)."
+    )

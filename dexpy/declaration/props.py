@@ -1,0 +1,499 @@
+"""Props: the typed inputs of an operation, on attrs.
+
+attrs keeps the fields; the constructor is dexpy's own, because it tells every problem at once.
+Annotations are resolved at first use: models are often declared after the operations that refer to them.
+"""
+
+from __future__ import annotations
+
+import builtins
+import re
+import sys
+import typing
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, ClassVar
+
+import attrs
+
+from dexpy.declaration.forms import Form, Misfit, form_of
+from dexpy.declaration.refs import KINDS, Reference, mentions_reference, reference_kind, reference_of
+from dexpy.foundation.errors import (
+    SENSITIVE,
+    DeclarationError,
+    NotSerializable,
+    Problem,
+    PropsError,
+    Undecodable,
+    did_you_mean,
+    listed,
+)
+
+MARK = "dexpy"
+
+RESERVED = frozenset(
+    """
+    acall after_commit async_ call callable check_cancelled clear_once concurrency contract discard_on each encrypt
+    errors expires_in explain in_session is_callable lock max_lost on_error on_failure on_lost once parse perform
+    record report_progress rescue_from retry_on run_id safe session step steps timeout transaction unique
+    """.split()
+)
+"""Names that a prop may not have: the methods and policies of an operation."""
+
+
+@attrs.frozen
+class PropOptions:
+    """What `prop(...)` was given."""
+
+    ge: Any = None
+    gt: Any = None
+    le: Any = None
+    lt: Any = None
+    min_length: int | None = None
+    max_length: int | None = None
+    pattern: re.Pattern[str] | None = None
+    choices: tuple[Any, ...] | None = None
+    desc: str | None = None
+    sensitive: bool = False
+    lock: bool = False
+    aliases: tuple[str, ...] = ()
+
+    def problem(self, value: Any) -> str | None:
+        """What the value ought to have been, or None if it is within all bounds."""
+        if value is None:
+            return None
+        if self.ge is not None and not value >= self.ge:
+            return f"a value >= {self.ge!r}"
+        if self.gt is not None and not value > self.gt:
+            return f"a value > {self.gt!r}"
+        if self.le is not None and not value <= self.le:
+            return f"a value <= {self.le!r}"
+        if self.lt is not None and not value < self.lt:
+            return f"a value < {self.lt!r}"
+        if self.min_length is not None and len(value) < self.min_length:
+            return f"a length of at least {self.min_length}"
+        if self.max_length is not None and len(value) > self.max_length:
+            return f"a length of at most {self.max_length}"
+        if self.pattern is not None and self.pattern.fullmatch(value) is None:
+            return f"text that matches {self.pattern.pattern!r} as a whole"
+        if self.choices is not None and value not in self.choices:
+            return f"one of {', '.join(map(repr, self.choices))}"
+        return None
+
+    @property
+    def bounded(self) -> bool:
+        """Whether there is anything to check."""
+        bounds = (self.ge, self.gt, self.le, self.lt, self.min_length, self.max_length, self.pattern, self.choices)
+        return any(bound is not None for bound in bounds)
+
+
+def prop(
+    *,
+    default: Any = attrs.NOTHING,
+    factory: Callable[[], Any] | None = None,
+    ge: Any = None,
+    gt: Any = None,
+    le: Any = None,
+    lt: Any = None,
+    min_length: int | None = None,
+    max_length: int | None = None,
+    pattern: str | None = None,
+    choices: Collection[Any] | None = None,
+    desc: str | None = None,
+    sensitive: bool = False,
+    lock: bool = False,
+    aliases: Collection[str] = (),
+) -> Any:
+    """Say more about a prop than its type.
+
+    Args:
+        default: The value when none is given.
+        factory: Makes that value anew each time.
+        ge: Smallest value.
+        gt: Bound that the value must exceed.
+        le: Largest value.
+        lt: Bound that the value must stay below.
+        min_length: Of text and containers.
+        max_length: Of text and containers.
+        pattern: A regular expression that the whole text must match.
+        choices: The only values allowed.
+        desc: For people who read the contract.
+        sensitive: Shown as ``<sensitive>`` in every repr, log line and message.
+        lock: For a `Ref`: load its row FOR UPDATE.
+        aliases: Earlier names, under which stored params may still have it.
+
+    Raises:
+        DeclarationError: Arguments that cannot be together.
+
+    Example:
+        >>> from dexpy import Operation, prop
+        >>> class Greet(Operation):
+        ...     times: int = prop(default=1, ge=1, le=10)
+        ...     def perform(self) -> str:
+        ...         return "hi " * self.times
+        >>> Greet(times=0)
+        Traceback (most recent call last):
+        ...
+        dexpy.PropsError: Greet cannot be made, its props have 1 problem:
+          times: wants a value >= 1, got int 0
+    """
+    if default is not attrs.NOTHING and factory is not None:
+        raise DeclarationError("prop(default=, factory=) were both given. Give one.")
+    if factory is not None and not builtins.callable(factory):
+        raise DeclarationError(f"prop(factory={factory!r}) wants a function without arguments.")
+    if isinstance(default, (list, dict, set)):
+        raise DeclarationError(
+            f"prop(default={default!r}) would be shared by all operations. "
+            f"Write prop(factory={type(default).__name__}) or a lambda."
+        )
+    try:
+        compiled = None if pattern is None else re.compile(pattern)
+    except re.error as error:
+        raise DeclarationError(f"prop(pattern={pattern!r}) is no regular expression: {error}.") from None
+    options = PropOptions(
+        ge, gt, le, lt, min_length, max_length, compiled,
+        None if choices is None else tuple(choices), desc, sensitive, lock, tuple(aliases),
+    )  # fmt: skip
+    made = attrs.Factory(factory) if factory is not None else default
+    return attrs.field(default=made, kw_only=True, metadata={MARK: options})
+
+
+@attrs.frozen
+class Prop:
+    """One prop of an operation, ready to be used.
+
+    Attributes:
+        name: Its name.
+        type: Its annotation, resolved.
+        form: How its values are checked and travel.
+        options: What `prop(...)` said.
+        required: Whether it must be given.
+        reference: What it refers to, if it is a `Ref`, `OptRef` or `Refs`.
+    """
+
+    name: str
+    type: Any
+    form: Form
+    options: PropOptions
+    required: bool
+    reference: Reference | None
+    _default: Any
+
+    def default(self) -> Any:
+        """The value when none is given, checked."""
+        default = self._default
+        if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
+            return self.check(default.factory())
+        return self.check(default)
+
+    def check(self, value: Any) -> Any:
+        """A value as the operation keeps it.
+
+        Raises:
+            Misfit: Everything that is wrong with it.
+        """
+        checked = self.form.check(value)
+        if self.options.bounded:
+            self._check_bounds(checked)
+        return checked
+
+    def _check_bounds(self, value: Any) -> None:
+        try:
+            wanted = self.options.problem(value)
+        except TypeError as error:
+            raise DeclarationError(
+                f"prop {self.name}: its bounds do not fit its type {self.form.label}: {error}. Change one of them."
+            ) from None
+        if wanted is not None:
+            raise Misfit((Problem("", wanted, f"{type(value).__name__} {value!r}"[:80]),))
+
+    def shown(self, value: Any) -> str:
+        """A value for people: never a secret, never a query."""
+        if self.options.sensitive:
+            return SENSITIVE
+        if self.reference is None or value is None:
+            return repr(value)
+        items = value if self.reference.many else [value]
+        keys = [repr(self.reference.key_of(item)) for item in items]
+        return f"[{', '.join(keys)}]" if self.reference.many else keys[0]
+
+
+class _Missing(dict[str, Any]):
+    """Names for an annotation that is looked at early: what is not there yet is a stand-in."""
+
+    def __init__(self, module: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._module = module
+
+    def __missing__(self, name: str) -> Any:
+        if name in self._module:
+            return self._module[name]
+        return getattr(builtins, name, _StandIn)
+
+
+class _StandInMeta(type):
+    def __getattr__(cls, name: str) -> Any:
+        return cls
+
+    def __getitem__(cls, item: Any) -> Any:
+        return cls
+
+    def __or__(cls, other: Any) -> Any:
+        return cls
+
+    def __ror__(cls, other: Any) -> Any:
+        return cls
+
+
+class _StandIn(metaclass=_StandInMeta):
+    """Any name that does not exist yet."""
+
+
+def _module_of(cls: type) -> Mapping[str, Any]:
+    module = sys.modules.get(cls.__module__)
+    return vars(module) if module is not None else {}
+
+
+def _early(annotation: Any, owner: type) -> Any:
+    """An annotation as far as it can be known while its module is still being read."""
+    if not isinstance(annotation, str):
+        return annotation
+    try:
+        return eval(annotation, {}, _Missing(_module_of(owner)))  # noqa: S307 - the class's own annotation
+    except Exception:  # noqa: BLE001 - whatever it is, it is told in full when it is resolved
+        return _StandIn
+
+
+def define(cls: type) -> None:
+    """Make a class an attrs class of props, and its references descriptors.
+
+    Raises:
+        DeclarationError: A prop that cannot be: its name, its default, its place.
+    """
+    annotations: dict[str, Any] = vars(cls).get("__annotations__") or getattr(cls, "__annotations__", {})
+    own = {name: _early(annotation, cls) for name, annotation in annotations.items()}
+    for name, annotation in own.items():
+        if typing.get_origin(annotation) is ClassVar or annotation is ClassVar or _is_classvar_text(annotations[name]):
+            continue
+        _check_name(cls, name)
+    try:
+        attrs.define(
+            cls, init=False, repr=False, frozen=True, slots=False, auto_attribs=True, eq=False, kw_only=True
+        )
+    except attrs.exceptions.UnannotatedAttributeError as error:
+        names = ", ".join(sorted(name for name, value in vars(cls).items() if _is_field(value)))
+        raise DeclarationError(
+            f"{cls.__qualname__}: {names or error} is a prop() without a type. Write {names or 'name'}: int = prop(...)."
+        ) from None
+    for name, annotation in own.items():
+        kind = reference_kind(annotation)
+        if kind is not None:
+            descriptor: Any = kind(name)  # type: ignore[call-arg]
+            setattr(cls, name, descriptor)
+
+
+def _is_field(value: object) -> bool:
+    return type(value).__name__ == "_CountingAttr"
+
+
+def _is_classvar_text(annotation: object) -> bool:
+    return isinstance(annotation, str) and re.match(r"(typing\.|t\.)?ClassVar\b", annotation) is not None
+
+
+def _check_name(cls: type, name: str) -> None:
+    if name.startswith("_"):
+        raise DeclarationError(
+            f"{cls.__qualname__}.{name}: a prop's name cannot begin with an underscore. Write {name.lstrip('_')!r}, "
+            "or ClassVar[...] for what is not a prop."
+        )
+    if name in RESERVED:
+        raise DeclarationError(
+            f"{cls.__qualname__}.{name}: {name!r} is a name that operations need themselves, so no prop can have it. "
+            f"The reserved names are {listed(RESERVED)}. Choose another."
+        )
+
+
+def resolve(cls: type) -> tuple[Prop, ...]:
+    """The props of a class, with their annotations resolved.
+
+    Raises:
+        DeclarationError: An annotation that names nothing, or a type that cannot be.
+    """
+    fields: tuple[attrs.Attribute[Any], ...] = attrs.fields(cls)
+    return tuple(_resolve_one(cls, field) for field in fields)
+
+
+def _resolve_one(cls: type, field: attrs.Attribute[Any]) -> Prop:
+    owner = next(base for base in cls.__mro__ if field.name in vars(base).get("__annotations__", {}))
+    where = f"{owner.__qualname__}.{field.name}"
+    annotation = resolve_annotation(vars(owner)["__annotations__"][field.name], owner, where)
+    options: PropOptions = field.metadata.get(MARK) or PropOptions()
+    reference = None
+    if reference_kind(annotation) is not None:
+        reference = reference_of(field.name, annotation, options.lock, owner.__qualname__)
+        form = reference.form()
+    else:
+        if (inner := mentions_reference(annotation)) is not None:
+            raise DeclarationError(
+                f"{where}: {inner.__name__}[...] cannot stand inside another type. "
+                "Write OptRef[Customer] for one that may be None, Refs[Customer] for a list."
+            )
+        if options.lock:
+            raise DeclarationError(f"{where}: prop(lock=True) is for references. Leave it out, or write Ref[...].")
+        form = form_of(annotation)
+    if isinstance(field.default, (list, dict, set)):
+        raise DeclarationError(
+            f"{where}: the default {field.default!r} would be shared by all operations. "
+            f"Write prop(factory={type(field.default).__name__}) or a lambda."
+        )
+    resolved = Prop(
+        field.name, annotation, form, options, field.default is attrs.NOTHING, reference, field.default
+    )
+    if not resolved.required and not isinstance(field.default, attrs.Factory):  # type: ignore[arg-type]
+        try:
+            resolved.check(field.default)
+        except Misfit as misfit:
+            raise DeclarationError(
+                f"{where}: its default does not fit: {'; '.join(str(problem) for problem in misfit.problems)}. "
+                "Change the default or the type."
+            ) from None
+    return resolved
+
+
+def resolve_annotation(annotation: Any, owner: type, where: str) -> Any:
+    """An annotation with its names looked up, as `typing.get_type_hints` does it.
+
+    Raises:
+        DeclarationError: It names something that does not exist at run time.
+    """
+
+    def holder() -> None: ...
+
+    holder.__annotations__ = {"it": annotation}
+    try:
+        hints = typing.get_type_hints(
+            holder, dict(_module_of(owner)), {owner.__name__: owner}, include_extras=True
+        )
+    except NameError as error:
+        raise DeclarationError(
+            f"{where}: its type {annotation!r} names {error.name!r}, which does not exist at run time. "
+            "Import it outside of `if TYPE_CHECKING:` and on module level "
+            "(ruff's flake8-type-checking: runtime-evaluated-base-classes = ['dexpy.Operation'])."
+        ) from None
+    except TypeError as error:
+        raise DeclarationError(f"{where}: its type {annotation!r} cannot be understood: {error}.") from None
+    return hints["it"]
+
+
+def construct(owner: str, props: tuple[Prop, ...], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of an operation's props.
+
+    Raises:
+        PropsError: Everything that is wrong, at once.
+    """
+    values: dict[str, Any] = {}
+    problems: list[Problem] = []
+    taken = 0
+    for one in props:
+        name = one.name
+        try:
+            if name in given:
+                taken += 1
+                values[name] = one.check(given[name])
+            elif one.required:
+                problems.append(Problem("." + name, f"{one.form.label}, nothing was given"))
+            else:
+                values[name] = one.default()
+        except Misfit as misfit:
+            problems += _named(one, misfit)
+    if taken != len(given):
+        problems += _unknown(props, given)
+    if problems:
+        raise PropsError(owner, problems)
+    return values
+
+
+def parsed(owner: str, props: tuple[Prop, ...], data: Mapping[str, Any]) -> dict[str, Any]:
+    """The props in a JSON object from outside, as Python values.
+
+    Raises:
+        PropsError: Everything that does not fit, at once, with unknown keys.
+    """
+    if not isinstance(data, Mapping):
+        raise PropsError(owner, [Problem("", "a JSON object of its props", type(data).__name__)])
+    values: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for one in props:
+        if one.name in data:
+            try:
+                values[one.name] = one.form.parse(data[one.name])
+            except Misfit as misfit:
+                problems += _named(one, misfit)
+    problems += _unknown(props, data)
+    # What does not parse is told together with what is missing or out of bounds.
+    for one in props:
+        try:
+            if one.name in values:
+                one.check(values[one.name])
+            elif one.name not in data and one.required:
+                problems.append(Problem("." + one.name, f"{one.form.label}, nothing was given"))
+        except Misfit as misfit:
+            problems += _named(one, misfit)
+    if problems:
+        raise PropsError(owner, problems)
+    return values
+
+
+def encoded(owner: str, props: tuple[Prop, ...], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The props as a JSON object.
+
+    Raises:
+        NotSerializable: One of them cannot travel; names its path.
+    """
+    data: dict[str, Any] = {}
+    for one in props:
+        try:
+            data[one.name] = one.form.encode(values[one.name])
+        except NotSerializable as error:
+            raise error.under("." + one.name).of(owner) from None
+    return data
+
+
+def decoded(owner: str, props: tuple[Prop, ...], data: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The props in stored params, as Python values, and the keys that are no props any more.
+
+    A key that is missing is left to the prop's default.
+
+    Raises:
+        Undecodable: They no longer fit.
+    """
+    if not isinstance(data, Mapping):
+        raise Undecodable(owner, [Problem("", "a JSON object", type(data).__name__)])
+    values: dict[str, Any] = {}
+    problems: list[Problem] = []
+    used: set[str] = set()
+    for one in props:
+        key = next((key for key in (one.name, *one.options.aliases) if key in data), None)
+        if key is None:
+            continue
+        used.add(key)
+        try:
+            values[one.name] = one.form.decode(data[key])
+        except Misfit as misfit:
+            problems += _named(one, misfit)
+    if problems:
+        raise Undecodable(owner, problems)
+    return values, tuple(sorted(set(data) - used))
+
+
+def _named(one: Prop, misfit: Misfit) -> list[Problem]:
+    named = [problem.under("." + one.name) for problem in misfit.problems]
+    return [problem.hidden() for problem in named] if one.options.sensitive else named
+
+
+def _unknown(props: tuple[Prop, ...], given: Mapping[str, Any]) -> list[Problem]:
+    known = [one.name for one in props]
+    return [
+        Problem("." + str(name), f"to be one of the props {listed(known)}.{did_you_mean(str(name), known)}")
+        for name in given
+        if name not in known
+    ]

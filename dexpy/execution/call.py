@@ -1,0 +1,68 @@
+"""`Call`: the one value that travels inwards, and how a running operation finds its own."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from dexpy.declaration.contract import Contract
+from dexpy.foundation.errors import NotRunning
+from dexpy.foundation.redaction import Redactor
+from dexpy.foundation.trace import Frame
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from dexpy.execution.coroutines import Desk
+    from dexpy.execution.scope import Scope
+    from dexpy.recording.recorder import Recorder
+
+
+@attrs.frozen(eq=False)
+class Call:
+    """One run of one operation.
+
+    Attributes:
+        operation: The run's own copy of the operation.
+        contract: What its class says.
+        id: Of the run.
+        frame: Where it is in the tree of runs.
+        scope: Its session and transaction.
+        recorder: Writes its row; None when it is not recorded.
+        redactor: Knows its secrets.
+        attempt: Which attempt this is, from 1.
+        loop: The event loop for an ``async def perform``; the process's own when None.
+        desk: Where coroutines of the run hand in work for the run's thread.
+    """
+
+    operation: Any
+    contract: Contract
+    id: str
+    frame: Frame
+    scope: Scope
+    recorder: Recorder | None
+    redactor: Redactor
+    attempt: int = 1
+    loop: asyncio.AbstractEventLoop | None = None
+    desk: Desk | None = None
+
+
+current: ContextVar[Call | None] = ContextVar("dexpy_call", default=None)
+"""The innermost run."""
+
+
+def call_of(operation: Any, wanted: str) -> Call:
+    """The run of this very operation object.
+
+    Raises:
+        NotRunning: It is not running here.
+    """
+    call = current.get()
+    if call is None or call.operation is not operation:
+        raise NotRunning(
+            f"{type(operation).__qualname__}.{wanted} exists only inside a run of this operation: in perform, a guard "
+            "or a callback. Call the operation, and use it there."
+        )
+    return call

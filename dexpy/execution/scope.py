@@ -1,0 +1,268 @@
+"""The session and transaction of one run, begun at the first use.
+
+A run of its own has a session of its own. A run inside another one, or under ``with dexpy.session(...)``,
+joins that session in a savepoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from dexpy.foundation.errors import NotRunning, SessionOnLoop, TransactionOwned
+from dexpy.foundation.log import line
+from dexpy.foundation.redaction import class_path
+from dexpy.recording.sessions import Ambient, enter_ambient, leave_ambient
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+    from sqlalchemy.orm import Session
+
+    from dexpy.recording.store import Store
+
+OWNED = ("commit", "rollback", "close", "reset", "invalidate")
+"""Methods of a session that end its transaction: inside a run they refuse."""
+
+
+class Scope:
+    """The session of a run.
+
+    Args:
+        owner: The operation's name, for messages.
+        store: Gives the store, once a session is needed.
+        outer: What the run joins, if anything.
+        transactional: Whether the whole run is one transaction.
+    """
+
+    is_run = True
+
+    def __init__(self, owner: str, store: Callable[[], Store], outer: Ambient | None, transactional: bool) -> None:
+        self.owner = owner
+        self._store = store
+        self._outer = outer
+        self._transactional = transactional
+        self._open = transactional
+        self._thread = threading.get_ident()
+        self._session: Session | None = None
+        self._root: Any = None
+        self._savepoint: Any = None
+        self._guarding = False
+        self._entered = False
+        self._cancelled = False
+        self._rows: list[Any] = []
+        self._waiting: list[Callable[[], None]] = []
+        self._afterwards: list[Callable[[], None]] = []
+
+    @property
+    def joins_run(self) -> bool:
+        """Whether this run is inside another one's transaction."""
+        return self._outer is not None and self._outer.is_run
+
+    @property
+    def touched(self) -> bool:
+        """Whether a transaction has begun."""
+        return self._session is not None
+
+    def session(self) -> Session:
+        """The run's session.
+
+        Raises:
+            SessionOnLoop: This is not the run's thread.
+            NotRunning: The run is over, or has no transaction at this point.
+        """
+        if threading.get_ident() != self._thread:
+            raise SessionOnLoop(
+                f"{self.owner}: self.session was used on another thread than the run's; in an `async def perform` "
+                "that is the event loop, where blocking work must not run. "
+                "Write: value = await self.in_session(lambda session: ...)."
+            )
+        if not self._open:
+            raise NotRunning(
+                f"{self.owner} says transaction = False, so there is a session only inside "
+                "`with self.transaction() as session:`."
+                if not self._transactional
+                else f"{self.owner}: the run is over, and its session with it."
+            )
+        if self._session is None:
+            self._begin()
+        assert self._session is not None  # noqa: S101 - what _begin has just made
+        return self._session
+
+    def _begin(self) -> None:
+        if self._outer is not None:
+            self._session = self._outer.session()
+            self._savepoint = self._session.begin_nested()
+        else:
+            self._session = self._store().new_session()
+            # Begun at once, without a statement: a `session.begin()` of the user's is then an error, not a commit.
+            self._session.begin()
+            self._session.add_all(self._rows)
+        self._root = self._session.get_transaction()
+        if "commit" not in vars(self._session):
+            self._guarding = True
+            for name in OWNED:
+                setattr(self._session, name, self._refusal(name))
+
+    def _refusal(self, method: str) -> Callable[..., None]:
+        def refuse(*_: Any, **__: Any) -> None:
+            raise TransactionOwned(
+                f"{self.owner}: session.{method}() was called inside a run, whose transaction commits and rolls back "
+                "by itself. Raise an Error to undo everything; write `with self.session.begin_nested():` for a part."
+            )
+
+        return refuse
+
+    def _release_guard(self) -> None:
+        if self._guarding and self._session is not None:
+            self._guarding = False
+            for name in OWNED:
+                vars(self._session).pop(name, None)
+
+    def cancel(self) -> None:
+        """From another thread: let nothing of this run be committed that has not been yet."""
+        self._cancelled = True
+
+    def commit(
+        self, settle: Callable[[Connection], None] | None = None, undone: Callable[[], None] | None = None
+    ) -> None:
+        """End the run's transaction well.
+
+        Args:
+            settle: Writes the record, last before the commit; called if records and session share a database.
+            undone: Called after all if the run that called this one is rolled back.
+
+        Raises:
+            asyncio.CancelledError: The run was cancelled meanwhile.
+            TransactionOwned: The transaction was ended inside the run.
+        """
+        if self._cancelled:
+            raise asyncio.CancelledError("the run was cancelled")
+        session = self._session
+        if session is not None:
+            session.flush()
+            if session.get_transaction() is not self._root:
+                raise TransactionOwned(
+                    f"{self.owner}: the transaction of the run was ended inside it. Leave begin, commit and rollback "
+                    "to the run; write `with self.session.begin_nested():` for a part."
+                )
+            if settle is not None and self._store().holds(session):
+                settle(session.connection())
+            self._release_guard()
+            if self._savepoint is not None:
+                self._savepoint.commit()
+                if undone is not None and self.joins_run:
+                    from dexpy.recording import outbox
+
+                    outbox.after_commit(session, _nothing, undone)
+            else:
+                session.commit()
+                session.close()
+            self._session = None
+        waiting, self._waiting = self._waiting, []
+        for action in waiting:
+            self._pass_on(action)
+        self._finish()
+
+    def rollback(self) -> None:
+        """End the run's transaction by undoing it."""
+        self._waiting.clear()
+        if self._session is not None:
+            self._release_guard()
+            session, self._session = self._session, None
+            ending = session if self._savepoint is None else self._savepoint
+            try:
+                ending.rollback()
+                if ending is session:
+                    session.close()
+            except Exception as error:  # noqa: BLE001 - the failure that led here is the one to be told
+                line(logging.WARNING, "rollback.failed", operation=self.owner, error=class_path(error))
+        self._finish()
+
+    def _finish(self) -> None:
+        self._savepoint = None
+        self._root = None
+        if self._transactional:
+            self._open = False
+        afterwards, self._afterwards = self._afterwards, []
+        for action in afterwards:
+            action()
+
+    def keep(self, rows: Iterable[Any]) -> None:
+        """Rows that each transaction of a run without one of its own takes in."""
+        if not self._transactional:
+            self._rows.extend(rows)
+
+    @contextmanager
+    def block(self) -> Iterator[Session]:
+        """A transaction inside a run that says ``transaction = False``: ``with self.transaction():``."""
+        if self._open:
+            # Already inside one: a part of it.
+            session = self.session()
+            with session.begin_nested():
+                yield session
+            return
+        self._open = True
+        try:
+            with self._ambient(self):
+                yield self.session()
+        except BaseException:
+            self.rollback()
+            raise
+        else:
+            self.commit()
+        finally:
+            self._open = False
+
+    def _pass_on(self, action: Callable[[], None]) -> None:
+        if self._outer is not None:
+            self._outer.after_commit(action)
+        else:
+            from dexpy.recording.outbox import attempt
+
+            attempt(action)
+
+    def after_commit(self, action: Callable[[], None]) -> None:
+        """Run an action when the outermost transaction has committed; never if it is rolled back."""
+        if self._session is not None:
+            from dexpy.recording import outbox
+
+            outbox.after_commit(self._session, action)
+        else:
+            self._waiting.append(action)
+
+    def at_end(self, action: Callable[[], None]) -> None:
+        """Run an action when no transaction is open any more, either way."""
+        if self._session is not None:
+            from dexpy.recording import outbox
+
+            outbox.at_end(self._session, action)
+        elif self._outer is not None:
+            self._outer.at_end(action)
+        elif self._entered:
+            self._afterwards.append(action)
+        else:
+            action()
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Make this the session that runs inside join."""
+        with self._ambient(self if self._transactional else self._outer):
+            yield
+
+    @contextmanager
+    def _ambient(self, ambient: Ambient | None) -> Iterator[None]:
+        token = enter_ambient(ambient)
+        before, self._entered = self._entered, ambient is self
+        try:
+            yield
+        finally:
+            self._entered = before
+            leave_ambient(token)
+
+
+def _nothing() -> None:
+    return None

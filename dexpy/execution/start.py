@@ -1,0 +1,83 @@
+"""How a `Call` is born: from an operation, for a synchronous run or for a job."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from dexpy.declaration.contract import Contract
+from dexpy.execution import pipeline
+from dexpy.execution.call import Call
+from dexpy.execution.coroutines import Desk
+from dexpy.execution.scope import Scope
+from dexpy.foundation.outcome import Outcome
+from dexpy.foundation.redaction import Redactor
+from dexpy.foundation.trace import Frame
+
+if TYPE_CHECKING:
+    from dexpy.recording.recorder import Recorder
+    from dexpy.recording.sessions import Ambient
+    from dexpy.recording.store import Store
+
+
+def own_copy(operation: Any, contract: Contract) -> Any:
+    """A copy of an operation for one run: what the run loads or changes stays with it."""
+    copy = object.__new__(type(operation))
+    given = vars(operation)
+    values = {one.name: given[one.name] for one in contract.props}
+    for one in contract.mutable_props:
+        values[one.name] = one.form.check(values[one.name])
+    vars(copy).update(values)
+    return copy
+
+
+def redactor_for(operation: Any, contract: Contract, base: Redactor) -> Redactor:
+    """A redactor that knows the operation's sensitive values."""
+    if not contract.sensitive_props:
+        return base
+    given = vars(operation)
+    return base.knowing(given[name] for name in contract.sensitive_props)
+
+
+def run(
+    operation: Any,
+    contract: Contract,
+    *,
+    id: str,  # noqa: A002 - the column's name
+    frame: Frame,
+    recorder: Recorder | None,
+    redactor: Redactor,
+    store: Callable[[], Store],
+    outer: Ambient | None,
+    attempt: int = 1,
+    loop: asyncio.AbstractEventLoop | None = None,
+    desk: Desk | None = None,
+    on_scope: Callable[[Scope], None] | None = None,
+) -> Outcome:
+    """Run an operation in this thread.
+
+    Args:
+        operation: As it was made; the run gets a copy.
+        contract: Of its class.
+        id: Of the run.
+        frame: Of the run.
+        recorder: Writes its row; None when it is not recorded.
+        redactor: Knows its secrets.
+        store: Gives the store, once a session is needed.
+        outer: The session to join, if any.
+        attempt: Which attempt this is.
+        loop: For an ``async def perform``; the process's own when None.
+        desk: Of an ``async def perform`` that somebody may want to cancel.
+        on_scope: Told of the run's scope before it begins.
+
+    Returns:
+        The outcome; exceptions that are no business errors are raised.
+    """
+    scope = Scope(contract.cls.__qualname__, store, outer, contract.transactional)
+    if on_scope is not None:
+        on_scope(scope)
+    if desk is None and contract.is_async:
+        desk = Desk()
+    copy = own_copy(operation, contract)
+    return pipeline.run(Call(copy, contract, id, frame, scope, recorder, redactor, attempt, loop, desk))

@@ -1,0 +1,32 @@
+"""perform: the operation's own work, innermost.
+
+Calls `perform`, on an event loop if it is an ``async def``, and checks what it returns against its annotation:
+inside the transaction, so that a wrong result leaves no effects.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dexpy.execution.call import Call
+from dexpy.execution.coroutines import process_loop
+from dexpy.execution.entry import enter
+from dexpy.foundation.outcome import Ok, Outcome
+
+
+def run(call: Call) -> Outcome:
+    """Do the work."""
+    outcome = enter(call, _awaited if call.contract.is_async else call.operation.perform, *_arguments(call))
+    if isinstance(outcome, Ok) and call.contract.success is not None:
+        return Ok(call.contract.check_result(outcome.value))
+    return outcome
+
+
+def _arguments(call: Call) -> tuple[Any, ...]:
+    return (call,) if call.contract.is_async else ()
+
+
+def _awaited(call: Call) -> Any:
+    desk = call.desk
+    assert desk is not None  # noqa: S101 - whoever made the call of an async perform gave it one
+    return desk.serve(call.operation.perform(), call.loop or process_loop())

@@ -1,0 +1,99 @@
+"""refs: the rows behind the references.
+
+In: loads them in the run's session, together, the first thing in the transaction; those with ``lock=True`` FOR UPDATE,
+ordered by table and key. A missing row raises `RefNotFound`. Out: nothing.
+Before guard, so that guards see current rows under the lock. Left out for a class without references.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from dexpy.declaration.contract import Contract
+from dexpy.declaration.refs import Keyed, Reference
+from dexpy.execution.call import Call
+from dexpy.foundation.errors import Problem, PropsError, RefNotFound
+from dexpy.foundation.outcome import Outcome
+
+
+def needed(contract: Contract) -> bool:
+    """Whether the class refers to anything."""
+    return bool(contract.references)
+
+
+def run(call: Call, proceed: Callable[[Call], Outcome]) -> Outcome:
+    """Load what is referred to, and run the rest."""
+    if call.contract.transactional:
+        load(call, call.scope.session)
+    else:
+        with call.scope.block() as session:
+            load(call, lambda: session)
+        call.scope.keep(_rows(call))
+    return proceed(call)
+
+
+def load(call: Call, session: Callable[[], Any]) -> None:
+    """Put the rows into the run's own copy of the operation."""
+    values = vars(call.operation)
+    wanted: dict[tuple[Any, bool], list[Any]] = {}
+    for reference in call.contract.references:
+        for item in _items(values[reference.prop]):
+            key = _key_to_load(call, reference, item, session)
+            if key is not None:
+                keys = wanted.setdefault((reference.model, reference.lock), [])
+                if key not in keys:
+                    keys.append(key)
+    if any(lock for _, lock in wanted):
+        from dexpy.recording.database import take_write_lock
+
+        take_write_lock(session().connection())
+    found: dict[Any, Any] = {}
+    # Locked rows first, in one order everywhere, so that two runs never wait for each other.
+    for model, lock in sorted(wanted, key=lambda group: (not group[1], _table_of(group[0]))):
+        loader = next(one.loader for one in call.contract.references if one.model is model)
+        rows = loader.load(session, wanted[model, lock], lock)
+        found |= {(model, lock, key): row for key, row in rows.items()}
+    for reference in call.contract.references:
+        value = values[reference.prop]
+        loaded = [_loaded(call, reference, item, found) for item in _items(value)]
+        values[reference.prop] = loaded if reference.many else (loaded[0] if loaded else None)
+
+
+def _items(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _table_of(model: type) -> str:
+    return str(getattr(model, "__tablename__", model.__qualname__))
+
+
+def _key_to_load(call: Call, reference: Reference, item: Any, session: Callable[[], Any]) -> Any:
+    if isinstance(item, Keyed):
+        return item.key
+    key = reference.loader.key_of(item)
+    if key is None:
+        problem = Problem(
+            "." + reference.prop,
+            f"a {reference.model.__name__} that has a key. Flush it first",
+            "one that was never flushed",
+        )
+        raise PropsError(call.contract.cls.__qualname__, [problem])
+    if not reference.lock and reference.loader.is_usable(session, item):
+        return None
+    return key
+
+
+def _loaded(call: Call, reference: Reference, item: Any, found: dict[Any, Any]) -> Any:
+    key = reference.key_of(item)
+    row = found.get((reference.model, reference.lock, key))
+    if row is not None:
+        return row
+    if isinstance(item, Keyed) or (reference.model, reference.lock) in {group[:2] for group in found}:
+        raise RefNotFound(call.contract.cls.__qualname__, reference.prop, reference.model.__name__, key)
+    return item
+
+
+def _rows(call: Call) -> Iterator[Any]:
+    for reference in call.contract.references:
+        yield from _items(vars(call.operation)[reference.prop])

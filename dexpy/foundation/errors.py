@@ -1,0 +1,383 @@
+"""Every exception that dexpy raises, drawn as a tree.
+
+::
+
+    DexpyError
+    ├─ DeclarationError (TypeError)        a class statement that cannot work
+    ├─ PropsError (TypeError, ValueError)  bad input to one operation, all problems at once
+    ├─ OptionsError (TypeError, ValueError)  bad options of a call: async_(...), Retry(...), wait(...)
+    ├─ NotSerializable (TypeError)         a value that cannot travel through JSON
+    ├─ Undecodable (ValueError)            stored JSON that no longer fits its operation
+    ├─ ConfigurationError                  settings, servers, modules
+    │  └─ MissingExtra (ImportError)       a package that an extra installs
+    ├─ DatabaseUnavailable                 the database cannot be opened
+    ├─ Error                               a business error: code, message, details
+    ├─ UndeclaredError                     a business error with a code that was never declared
+    ├─ ResultTypeError (TypeError)         perform returned something else than it says
+    ├─ RefNotFound (LookupError)           the row behind a Ref is gone
+    ├─ SensitiveInTransit                  a sensitive prop in a message, in the clear
+    ├─ NotRunning                          something that only works inside a run
+    ├─ SessionOnLoop                       self.session on the event loop
+    ├─ TransactionOwned                    commit, rollback or close inside perform
+    ├─ UnknownOperation (LookupError)      a name that the registry does not know
+    ├─ RecordNotFound (LookupError)        an id that the records do not know
+    ├─ InvalidTransition                   the record is in a state that does not allow this
+    └─ TicketError
+       ├─ NotRecorded                      the run has no record to ask
+       ├─ NotCommitted                     the caller's transaction is still open
+       ├─ RolledBack                       the caller's transaction was rolled back
+       ├─ ResultNotStored                  the result has no JSON form
+       ├─ OperationFailed                  the run failed, not by a business error
+       └─ WaitTimeout (TimeoutError)       the run has not ended in time
+
+    BaseException
+    └─ LostClaim                           the run's claim went to another worker
+
+Messages say what was done, why it cannot be, and what to do.
+The facts are attributes too.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+SENSITIVE = "<sensitive>"
+"""Stands wherever the value of a sensitive prop would have been printed."""
+
+
+class DexpyError(Exception):
+    """The base of all that dexpy raises, but for `LostClaim`."""
+
+
+class DeclarationError(DexpyError, TypeError):
+    """A class statement, policy or annotation that cannot work."""
+
+
+@attrs.frozen
+class Problem:
+    """One thing wrong with one value.
+
+    Attributes:
+        path: Where, from the value's own root: ``""``, ``".sku"``, ``"[2].sku"``, ``"['k']"``.
+        wanted: What would have been right, as a noun phrase: ``"int"``, ``"a value >= 0"``.
+        got: What was there, as text; empty where nothing was.
+    """
+
+    path: str
+    wanted: str
+    got: str = ""
+
+    def under(self, prefix: str) -> Problem:
+        """The same problem, seen from one level further out."""
+        return attrs.evolve(self, path=prefix + self.path)
+
+    def hidden(self) -> Problem:
+        """The same problem without its value."""
+        return attrs.evolve(self, got=SENSITIVE) if self.got else self
+
+    def __str__(self) -> str:
+        got = f", got {self.got}" if self.got else ""
+        return f"{self.path.lstrip('.')}: wants {self.wanted}{got}"
+
+
+class PropsError(DexpyError, TypeError, ValueError):
+    """Bad input to one operation: every problem at once.
+
+    Attributes:
+        operation: Name of the operation class.
+        problems: One `Problem` for each thing that is wrong; its path begins with the prop.
+    """
+
+    def __init__(self, operation: str, problems: Sequence[Problem], *, advice: str = "") -> None:
+        self.operation = operation
+        self.problems = tuple(problems)
+        count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
+        lines = [f"{operation} cannot be made, its props have {count}:"]
+        lines += [f"  {problem}" for problem in self.problems]
+        if advice:
+            lines.append(advice)
+        super().__init__("\n".join(lines))
+
+
+class OptionsError(DexpyError, TypeError, ValueError):
+    """Options of a call that cannot be: unknown, contradictory or out of range."""
+
+
+class NotSerializable(DexpyError, TypeError):
+    """A value that cannot go through JSON and come back exactly.
+
+    The value itself is never part of the message.
+
+    Attributes:
+        path: Where it is, from the prop on: ``items[3].file``.
+        reason: Why it cannot travel.
+        owner: The operation, once it is known.
+    """
+
+    def __init__(self, reason: str, *, path: str = "", owner: str = "") -> None:
+        self.path = path
+        self.reason = reason
+        self.owner = owner
+        where = path.lstrip(".") or "the value"
+        prefix = f"{owner} cannot go to the background: " if owner else ""
+        super().__init__(f"{prefix}{where} {reason}")
+
+    def under(self, prefix: str) -> NotSerializable:
+        """The same refusal, seen from one level further out."""
+        return NotSerializable(self.reason, path=prefix + self.path, owner=self.owner)
+
+    def of(self, owner: str) -> NotSerializable:
+        """The same refusal, with the operation named."""
+        return NotSerializable(self.reason, path=self.path, owner=owner)
+
+
+class Undecodable(DexpyError, ValueError):
+    """Stored JSON that no longer fits its operation.
+
+    Attributes:
+        operation: Name of the operation class.
+        problems: What does not fit; values are left out.
+    """
+
+    def __init__(self, operation: str, problems: Sequence[Problem]) -> None:
+        self.operation = operation
+        self.problems = tuple(problem.hidden() for problem in problems)
+        listed = "; ".join(str(problem) for problem in self.problems)
+        super().__init__(f"{operation}: the stored params no longer fit: {listed}")
+
+
+class ConfigurationError(DexpyError):
+    """Settings, modules or servers that cannot be used as they are."""
+
+
+class MissingExtra(ConfigurationError, ImportError):
+    """A package that one of dexpy's extras installs is not there.
+
+    Attributes:
+        extra: The extra's name, as in ``pip install "dexpy[postgres]"``.
+    """
+
+    def __init__(self, what: str, package: str, extra: str) -> None:
+        self.extra = extra
+        self.package = package
+        super().__init__(
+            f"{what} needs the package {package!r}, which is not installed. "
+            f'Run: pip install "dexpy[{extra}]"'
+        )
+
+
+class DatabaseUnavailable(DexpyError):
+    """The database of the records cannot be opened or read."""
+
+
+class Error(DexpyError):
+    """A business error: an outcome that the operation foresees, with a code.
+
+    Raised in `perform` it ends the run as an `Err`; raised by `call()` it says that a run ended so.
+
+    Args:
+        code: The error's code, one of the operation's declared `errors`.
+        message: For people; the code's description, or the code itself, when left out.
+        details: A JSON object with facts.
+
+    Example:
+        >>> raise Error("no_balance", "Nothing to send", details={"balance": "0"})
+        Traceback (most recent call last):
+        ...
+        dexpy.Error: no_balance: Nothing to send
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str | None = None,
+        *,
+        details: Mapping[str, Any] | None = None,
+        operation: str | None = None,
+    ) -> None:
+        if not isinstance(code, str) or not code:
+            raise TypeError(f"Error(code, ...) wants a non-empty str as its code, got {code!r}.")
+        self.code = code
+        self.message = code if message is None else message
+        self.has_message = message is not None
+        self.details: dict[str, Any] = dict(details or {})
+        self.operation = operation
+        super().__init__(code if message is None else f"{code}: {message}")
+
+
+class UndeclaredError(DexpyError):
+    """A business error whose code the operation never declared: a mistake in the program.
+
+    Attributes:
+        operation: Name of the operation class.
+        code: The code that was raised.
+    """
+
+    def __init__(self, operation: str, code: str, declared: Iterable[str]) -> None:
+        self.operation = operation
+        self.code = code
+        self.declared = tuple(sorted(declared))
+        super().__init__(
+            f"{operation} raised Error({code!r}), a code that it does not declare. "
+            f"Its codes are {listed(self.declared)}.{did_you_mean(code, self.declared)} "
+            f"Add {code!r} to the class's errors."
+        )
+
+
+class ResultTypeError(DexpyError, TypeError):
+    """`perform` returned something else than its annotation says."""
+
+
+class RefNotFound(DexpyError, LookupError):
+    """The row that a `Ref` names is not in the database.
+
+    Attributes:
+        operation: Name of the operation class.
+        prop: The prop that holds the reference.
+        model: Name of the model.
+        key: The key that was not found.
+    """
+
+    def __init__(self, operation: str, prop: str, model: str, key: object) -> None:
+        self.operation = operation
+        self.prop = prop
+        self.model = model
+        self.key = key
+        super().__init__(
+            f"{operation}: {prop} refers to {model} {key!r}, and there is no such row."
+        )
+
+
+class NotRunning(DexpyError):
+    """Something was used outside of a run that only exists inside one."""
+
+
+class SessionOnLoop(DexpyError):
+    """`self.session` was used on the event loop, where blocking work must not run."""
+
+
+class TransactionOwned(DexpyError):
+    """The transaction of a run belongs to the run: it commits and rolls back by itself."""
+
+
+class UnknownOperation(DexpyError, LookupError):
+    """No operation of this name is declared in this process."""
+
+
+class RecordNotFound(DexpyError, LookupError):
+    """No record has this id."""
+
+
+class InvalidTransition(DexpyError):
+    """The record is in a state that does not allow what was asked; the row is unchanged.
+
+    Attributes:
+        id: The record's id.
+        event: What was asked: expire, fail, cancel, retry, reschedule.
+        status: The state that the record is in.
+    """
+
+    def __init__(self, id: str, event: str, status: str, advice: str) -> None:
+        self.id = id
+        self.event = event
+        self.status = status
+        super().__init__(f"{event} of {id} is not possible: it is {status}. {advice}")
+
+
+class TicketError(DexpyError):
+    """The base of what a ticket raises."""
+
+
+class NotRecorded(TicketError):
+    """The run has no record, so there is nothing to ask."""
+
+
+class NotCommitted(TicketError):
+    """The transaction that holds the record is still open: no worker can see it yet."""
+
+
+class RolledBack(TicketError):
+    """The transaction that held the record was rolled back: there is no record, nothing will run."""
+
+
+class ResultNotStored(TicketError):
+    """The run is done, but its result has no JSON form and was not kept."""
+
+
+class OperationFailed(TicketError):
+    """The run ended, neither done nor by a business error.
+
+    Attributes:
+        id: The record's id.
+        operation_name: The operation's stable name.
+        failure: crash, lost, timeout, discarded, cancelled, expired, unknown or undecodable.
+        exception_class: Class path of the exception, where there was one.
+        exception_message: Its redacted message.
+    """
+
+    def __init__(
+        self,
+        id: str,
+        operation_name: str,
+        failure: str,
+        exception_class: str | None,
+        exception_message: str | None,
+    ) -> None:
+        self.id = id
+        self.operation_name = operation_name
+        self.failure = failure
+        self.exception_class = exception_class
+        self.exception_message = exception_message
+        said = ": ".join(part for part in (exception_class, exception_message) if part)
+        super().__init__(
+            f"{operation_name} {id} failed ({failure}){': ' + said if said else ''}"
+        )
+
+
+class WaitTimeout(TicketError, TimeoutError):
+    """The run has not ended in the time given; it goes on.
+
+    Attributes:
+        id: The record's id.
+        operation_name: The operation's stable name.
+        timeout_s: How long was waited, in seconds.
+    """
+
+    def __init__(self, id: str, operation_name: str, timeout_s: float, status: str) -> None:
+        self.id = id
+        self.operation_name = operation_name
+        self.timeout_s = timeout_s
+        super().__init__(
+            f"{operation_name} {id} has not ended after {timeout_s:g} s; it is {status} and goes on."
+        )
+
+
+class LostClaim(BaseException):
+    """The claim of this run went to another worker; nothing of it may be committed.
+
+    A `BaseException`, so that no rule, rescue or ``except Exception`` takes it for a crash.
+    """
+
+
+class SensitiveInTransit(DexpyError):
+    """A sensitive prop would lie in a broker message for anybody to read."""
+
+
+# Their public home: it is what people import, and what records keep as an exception's class path.
+for _error in [value for value in vars().values() if isinstance(value, type) and issubclass(value, BaseException)]:
+    _error.__module__ = "dexpy"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A hint in one sentence, with a space before it, or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def listed(words: Iterable[str]) -> str:
+    """Words for a message: sorted, quoted, with commas; "none" when there are none."""
+    return ", ".join(repr(word) for word in sorted(words)) or "none"

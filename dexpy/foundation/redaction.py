@@ -1,0 +1,98 @@
+"""The one function that every text about a failure goes through before anybody can read it.
+
+Rows, log lines, tickets and pages take their texts from here.
+"""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import attrs
+
+from dexpy.foundation.errors import SENSITIVE
+
+HOME = str(Path(__file__).parents[1])
+MAX_LENGTH = 2000
+"""Characters of a message that are kept."""
+
+
+@attrs.frozen
+class Redactor:
+    """Takes secrets out of texts.
+
+    Attributes:
+        secrets: Texts that must not appear.
+        custom: A function of the application's own, applied last.
+    """
+
+    secrets: tuple[str, ...] = ()
+    custom: Callable[[str], str] | None = None
+
+    def __call__(self, text: str) -> str:
+        """The text with each secret replaced, cut to a bearable length."""
+        for secret in self.secrets:
+            text = text.replace(secret, SENSITIVE)
+        if self.custom is not None:
+            text = self.custom(text)
+        return text if len(text) <= MAX_LENGTH else text[: MAX_LENGTH - 1] + "…"
+
+    def knowing(self, values: Iterable[Any]) -> Redactor:
+        """A redactor that knows these sensitive values too, in every form they are written in."""
+        found = {form for value in values for form in _written(value)} | set(self.secrets)
+        return attrs.evolve(self, secrets=tuple(sorted(found, key=len, reverse=True)))
+
+    def of(self, error: BaseException) -> str:
+        """The redacted message of an exception."""
+        return self(message_of(error))
+
+
+def _written(value: Any) -> Iterator[str]:
+    if value is None or isinstance(value, bool) or value in ("", b""):
+        return
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _written(key)
+            yield from _written(item)
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        for item in value:
+            yield from _written(item)
+    elif isinstance(value, str):
+        yield from {value, repr(value)[1:-1], json.dumps(value)[1:-1], quote(value), quote(value, safe="")}
+    elif attrs.has(type(value)):
+        yield from _written([getattr(value, field.name) for field in attrs.fields(type(value))])
+    else:
+        yield from {str(value), repr(value)}
+
+
+def message_of(error: BaseException) -> str:
+    """What an exception says, without the statement and parameters that a database error drags along."""
+    driver = getattr(error, "orig", None)
+    if driver is not None and hasattr(error, "statement"):
+        # The primary message only: DETAIL lines quote the row.
+        primary = getattr(getattr(driver, "diag", None), "message_primary", None)
+        return primary or next(iter(str(driver).splitlines()), "")
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - somebody's __str__; the failure itself must still be told
+        return f"<{type(error).__name__} cannot be printed>"
+
+
+def class_path(error: BaseException | type[BaseException]) -> str:
+    """The class of an exception, ``ConnectionError`` or ``shop.errors.CardError``."""
+    kind = error if isinstance(error, type) else type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def frames_of(error: BaseException) -> str:
+    """The traceback of an exception as file, line and function: no source text, no local values.
+
+    Frames of dexpy itself are left out where there are others.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames if not frame.filename.startswith(HOME)]
+    return "\n".join(lines or [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames])

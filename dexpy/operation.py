@@ -1,0 +1,357 @@
+"""`Operation`: the front hall, where the rooms meet."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, dataclass_transform, overload
+
+import attrs
+
+from dexpy.background.enqueue import Async, Performs, PerformsAsync
+from dexpy.declaration import registry
+from dexpy.declaration.contract import NO_OBSERVER, Contract, compile_contract
+from dexpy.declaration.policies import Record, Reset, Retry
+from dexpy.declaration.props import construct, define, parsed, prop
+from dexpy.execution import start
+from dexpy.execution.call import call_of
+from dexpy.execution.coroutines import Desk, in_thread, running_loop
+from dexpy.execution.coroutines import current as current_call
+from dexpy.foundation.errors import DeclarationError, Error, NotRunning, OptionsError, PropsError
+from dexpy.foundation.ids import new_id
+from dexpy.foundation.outcome import Err, Ok, Outcome
+from dexpy.foundation.trace import current_frame
+from dexpy.recording.sessions import ambient
+from dexpy.runtime import current_runtime
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from sqlalchemy.orm import Session
+
+    from dexpy.execution.scope import Scope
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class BoundSafe(Generic[R]):
+    """What ``op.safe`` is: the same call, with `Ok` or `Err` for an answer."""
+
+    def __init__(self, operation: Operation) -> None:
+        self._operation = operation
+
+    def call(self) -> Ok[R] | Err:
+        """Run the operation.
+
+        Returns:
+            `Ok` with the result, or `Err` with the business error or refusal. Crashes are raised.
+        """
+        return _run(self._operation)
+
+    async def acall(self) -> Ok[R] | Err:
+        """`call` for asyncio."""
+        return await _arun(self._operation)
+
+    if not TYPE_CHECKING:
+
+        @property
+        def async_(self) -> Any:
+            """Refused, with what to do instead."""
+            raise OptionsError(
+                f"{type(self._operation).__qualname__}.safe has no async_: nothing has run yet when an enqueue returns. "
+                "Write async_().call() and ask the ticket: ticket.wait(timeout) gives Ok or Err."
+            )
+
+
+class Safe:
+    """The descriptor behind ``op.safe``."""
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __get__(self, obj: None, owner: Any) -> Self: ...
+        @overload
+        def __get__(self, obj: PerformsAsync[R], owner: Any) -> BoundSafe[R]: ...
+        @overload
+        def __get__(self, obj: Performs[R], owner: Any) -> BoundSafe[R]: ...
+        def __get__(self, obj: Any, owner: Any) -> Any: ...
+
+    else:
+
+        def __get__(self, obj: Any, owner: Any) -> Any:
+            return self if obj is None else BoundSafe(obj)
+
+
+class ContractOf:
+    """The descriptor behind ``Op.contract``."""
+
+    def __get__(self, obj: Any, owner: type[Any]) -> Contract:
+        found: Contract | None = vars(owner).get("__dexpy_contract__")
+        if found is None:
+            raise DeclarationError(f"{owner.__qualname__} is the base of all operations and has no contract.")
+        return found
+
+
+@attrs.frozen
+class Transaction:
+    """The descriptor behind ``transaction``: a declaration on the class, a context manager in a run."""
+
+    declared: bool
+
+    def __get__(self, obj: Any, owner: Any) -> Any:
+        if obj is None:
+            return self
+        return call_of(obj, "transaction()").scope.block
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(prop,))
+class Operation:
+    """One thing that an application does: typed props in, `perform`, a result or a declared error out.
+
+    Subclass it, annotate the props, and write `perform`.
+    Its class keywords are ``name=``, a stable name in records and messages, and ``aliases=``, names it had before.
+
+    Attributes:
+        async_: Defaults for the background, and the way there.
+        retry_on: `Retry` rules for background runs; those of a subclass add to the base's and win over them.
+        discard_on: Exceptions, or codes, that end a background run as discarded.
+        rescue_from: Exception class to error code, exception class, or function of operation and exception.
+        errors: Declared error codes, with descriptions if it is a mapping; empty allows any.
+        record: Whether runs are recorded, and what is kept.
+        transaction: Whether the whole run is one transaction; ``False`` leaves it to ``with self.transaction():``.
+        contract: All of that, read once.
+
+    Example:
+        >>> class Add(Operation):
+        ...     a: int
+        ...     b: int = 1
+        ...     def perform(self) -> int:
+        ...         return self.a + self.b
+        >>> Add(a=2).call()
+        3
+    """
+
+    async_: ClassVar[Async] = Async()
+    safe: ClassVar[Safe] = Safe()
+    contract: ClassVar[ContractOf] = ContractOf()
+    retry_on: ClassVar[Sequence[Retry | Reset]] = ()
+    discard_on: ClassVar[Sequence[type[Exception] | str | Reset]] = ()
+    rescue_from: ClassVar[Mapping[type[Exception], Any]] = {}
+    errors: ClassVar[Collection[str] | Mapping[str, str]] = frozenset()
+    record: ClassVar[bool | Record] = True
+    transaction: ClassVar[Any] = Transaction(declared=True)
+
+    def __init_subclass__(cls, *, name: str | None = None, aliases: Sequence[str] = (), **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        declared = vars(cls).get("transaction")
+        if isinstance(declared, bool):
+            cls.transaction = Transaction(declared)
+        define(cls)
+        contract = compile_contract(cls, name, aliases)
+        cls.__dexpy_contract__ = contract  # type: ignore[attr-defined]
+        registry.register(cls, (contract.name, *contract.aliases))
+
+    if not TYPE_CHECKING:
+
+        def __init__(self, *positional: Any, **given: Any) -> None:
+            """Make an operation of its props, checked all at once."""
+            cls = type(self)
+            if cls is Operation:
+                raise DeclarationError("Operation itself cannot be made. Subclass it and write perform.")
+            contract = cls.contract
+            if positional:
+                raise PropsError(
+                    cls.__qualname__, (), advice=f"Props are given by name: {cls.__qualname__}({_example(contract)})."
+                )
+            vars(self).update(construct(cls.__qualname__, contract.props, given))
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any]) -> Self:
+        """Make an operation of JSON from outside.
+
+        ISO text is taken for dates and times, text or a number for a Decimal, ids for references.
+
+        Args:
+            data: A JSON object of the props; an unknown key is refused.
+
+        Raises:
+            PropsError: Everything that does not fit, at once.
+
+        Example:
+            >>> from datetime import date
+            >>> class Report(Operation):
+            ...     day: date
+            ...     def perform(self) -> int:
+            ...         return self.day.year
+            >>> Report.parse({"day": "2026-11-21"}).call()
+            2026
+        """
+        contract = cls.contract
+        return cls(**parsed(cls.__qualname__, contract.props, data))
+
+    def __repr__(self) -> str:
+        contract: Contract = type(self).contract
+        shown = ", ".join(f"{one.name}={one.shown(vars(self)[one.name])}" for one in contract.props)
+        return f"{type(self).__qualname__}({shown})"
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return self._stored() == other._stored()
+
+    def __hash__(self) -> int:
+        return hash((type(self), *self._stored()))
+
+    def _stored(self) -> tuple[Any, ...]:
+        """The props as they are compared: a reference by its key."""
+        contract: Contract = type(self).contract
+        return tuple(
+            vars(self)[one.name] if one.reference is None else one.reference.compared(vars(self)[one.name])
+            for one in contract.props
+        )
+
+    def perform(self) -> Any:
+        """Do the work: the one method that every operation writes."""
+        raise DeclarationError(
+            f"{type(self).__qualname__} has no perform. Write `def perform(self) -> ...:` in the class."
+        )
+
+    def on_error(self, error: Exception) -> None:
+        """Told of every exception that ends an attempt; decides nothing."""
+
+    setattr(on_error, NO_OBSERVER, True)
+
+    @overload
+    def call(self: PerformsAsync[R]) -> R: ...
+    @overload
+    def call(self: Performs[R]) -> R: ...
+    def call(self) -> Any:
+        """Run the operation in this thread.
+
+        Returns:
+            What `perform` returned.
+
+        Raises:
+            Error: It ended in a business error, or was refused by a guard.
+            RefNotFound: The row behind a reference is gone.
+        """
+        return _value(self, _run(self))  # type: ignore[arg-type]
+
+    @overload
+    async def acall(self: PerformsAsync[R]) -> R: ...
+    @overload
+    async def acall(self: Performs[R]) -> R: ...
+    async def acall(self) -> Any:
+        """`call` for asyncio: an ``async def perform`` runs on this loop, everything that blocks in a thread."""
+        return _value(self, await _arun(self))  # type: ignore[arg-type]
+
+    @property
+    def session(self) -> Session:
+        """The SQLAlchemy session of the run, in its transaction; begun at the first use.
+
+        Raises:
+            NotRunning: The operation is not running.
+            SessionOnLoop: Used on the event loop; write ``await self.in_session(...)``.
+        """
+        return call_of(self, "session").scope.session()
+
+    @property
+    def run_id(self) -> str:
+        """The id of the run and its record, the same in every attempt: the key for calls to the outside."""
+        return call_of(self, "run_id").id
+
+    def after_commit(self, action: Callable[[], Any]) -> None:
+        """Call a function when the outermost transaction has committed; never if it is rolled back.
+
+        Args:
+            action: Without arguments; what it raises is logged.
+        """
+        call_of(self, "after_commit()").scope.after_commit(action)
+
+    async def in_session(self, function: Callable[[Session], T]) -> T:
+        """In an ``async def perform``: call a function with the run's session, in the run's own thread.
+
+        Args:
+            function: Gets the session; what it returns is the answer.
+
+        Raises:
+            NotRunning: The run is over, or its `perform` is no ``async def``.
+        """
+        call = call_of(self, "in_session()")
+        if call.desk is None:
+            raise NotRunning(
+                f"{type(self).__qualname__}.perform is a plain method: use self.session as it is, without in_session()."
+            )
+        return await call.desk.hand_in(lambda: function(call.scope.session()))
+
+
+def _example(contract: Contract) -> str:
+    return ", ".join(f"{one.name}=..." for one in contract.props[:2])
+
+
+def _value(operation: Operation, outcome: Outcome) -> Any:
+    if isinstance(outcome, Ok):
+        return outcome.value
+    name = outcome.operation or type(operation).contract.name
+    raise Error(outcome.code, outcome.message, details=outcome.details, operation=name)
+
+
+def _run(operation: Operation) -> Outcome:
+    contract: Contract = type(operation).contract
+    if contract.is_async and running_loop() is not None:
+        raise NotRunning(
+            f"{contract.cls.__qualname__}().call() would block the running event loop, on which its perform has to run. "
+            "Write: await op.acall()."
+        )
+    return _start(operation, contract)
+
+
+async def _arun(operation: Operation) -> Outcome:
+    contract: Contract = type(operation).contract
+    loop = asyncio.get_running_loop()
+    desk = Desk() if contract.is_async else None
+    scopes: list[Scope] = []
+
+    def run() -> Outcome:
+        return _start(operation, contract, loop, desk, scopes.append)
+
+    def cancel() -> None:
+        for scope in scopes:
+            scope.cancel()
+        if desk is not None:
+            desk.cancel()
+
+    outer = current_call.get()
+    if outer is not None and outer.desk is not None and outer.desk.is_open:
+        # Inside another run: in its thread and transaction.
+        return await outer.desk.hand_in(run, cancel)
+    return await in_thread(run, cancel)
+
+
+def _start(
+    operation: Operation,
+    contract: Contract,
+    loop: asyncio.AbstractEventLoop | None = None,
+    desk: Desk | None = None,
+    on_scope: Callable[[Scope], None] | None = None,
+) -> Outcome:
+    runtime = current_runtime()
+    run_id = new_id("op")
+    frame = current_frame().child(run_id, contract.name)
+    redactor = start.redactor_for(operation, contract, runtime.redactor)
+    return start.run(
+        operation,
+        contract,
+        id=run_id,
+        frame=frame,
+        recorder=runtime.recorder(operation, contract, run_id, frame, redactor),
+        redactor=redactor,
+        store=runtime.session_store,
+        outer=ambient(),
+        loop=loop,
+        desk=desk,
+        on_scope=on_scope,
+    )
+
+

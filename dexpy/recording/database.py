@@ -1,0 +1,242 @@
+"""The database of the records: one engine per process, and SQLite made fit for many writers.
+
+Everything that dexpy writes for itself goes through `Database.begin`.
+
+SQLite takes one writer at a time, and a transaction that has read cannot become a writer
+once somebody else has written.
+So dexpy's own engine begins nothing at a read: the first *write* of a transaction says ``BEGIN IMMEDIATE``,
+which waits its turn, and reads before it see the latest committed rows, as READ COMMITTED has it elsewhere.
+A savepoint opened before the first write is only noted, and made real with that write.
+The rows of such a read are fetched at once, unless a stream was asked for: a half-read cursor pins its moment,
+and the write after it would fail with "database is locked" as soon as somebody else had written.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event, exc
+from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.engine.cursor import FullyBufferedCursorFetchStrategy
+
+from dexpy.foundation.errors import ConfigurationError, DatabaseUnavailable, MissingExtra
+
+BUSY_TIMEOUT_S = 30
+"""How long a writer on SQLite waits for another one, in seconds."""
+
+DRIVER_EXTRAS = {"psycopg": "postgres", "pymysql": "mysql", "psycopg2": "postgres"}
+"""Which extra installs which driver."""
+
+
+class Database:
+    """Engines for one database URL, made on first use and never shared between processes.
+
+    Args:
+        url: A SQLAlchemy URL, ``sqlite:///dexpy.db`` for one.
+        engine: An engine of the application's own, used as it is instead of one made here.
+    """
+
+    def __init__(self, url: str | URL, *, engine: Engine | None = None) -> None:
+        try:
+            self.url = make_url(url)
+        except exc.ArgumentError as error:
+            raise ConfigurationError(
+                f"The database URL {str(url)!r} cannot be read ({error}). "
+                "It looks like sqlite:///dexpy.db or postgresql+psycopg://user@host/name."
+            ) from None
+        self._given = engine
+        self._engine: Engine | None = engine
+        self._pid = os.getpid()
+        # One for each process: a fork copies a lock as it stands, and may copy it taken.
+        self._locks: dict[int, threading.Lock] = {}
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether this is a SQLite file."""
+        return self.url.get_backend_name() == "sqlite"
+
+    @property
+    def path(self) -> str | None:
+        """The absolute path of the SQLite file, None for a server or for memory."""
+        name = self.url.database
+        if not self.is_sqlite or not name or name == ":memory:":
+            return None
+        return os.path.realpath(name)
+
+    @property
+    def display(self) -> str:
+        """The URL without its password."""
+        return self.url.render_as_string(hide_password=True)
+
+    @property
+    def engine(self) -> Engine:
+        """This process's engine."""
+        if self._engine is not None and self._pid == os.getpid():
+            return self._engine
+        with self._locks.setdefault(os.getpid(), threading.Lock()):
+            if self._engine is not None and self._pid != os.getpid():
+                # The parent's connections came along with the fork: forget them without a word to the server.
+                self._engine.dispose(close=False)
+                self._engine = self._given
+            if self._engine is None:
+                self._engine = self._create_engine()
+            self._pid = os.getpid()
+            return self._engine
+
+    def _create_engine(self) -> Engine:
+        options: dict[str, Any] = {"pool_size": 20, "max_overflow": 20}
+        if not self.is_sqlite:
+            options["pool_pre_ping"] = True
+        elif self.path is None:
+            options = {"poolclass": sa.StaticPool, "connect_args": {"check_same_thread": False}}
+        else:
+            options["connect_args"] = {"check_same_thread": False}
+        try:
+            engine = sa.create_engine(self.url, **options)
+        except ModuleNotFoundError as error:
+            package = (error.name or "").split(".")[0]
+            extra = DRIVER_EXTRAS.get(package.lower())
+            if extra is None:
+                raise ConfigurationError(
+                    f"The database {self.display} needs the package {package!r}, which is not installed. "
+                    f"Run: pip install {package}"
+                ) from None
+            raise MissingExtra(f"The database {self.display}", package, extra) from None
+        except exc.NoSuchModuleError:
+            raise ConfigurationError(
+                f"The database {self.display} is of a kind that SQLAlchemy does not know. "
+                "dexpy knows sqlite://, postgresql+psycopg:// and mysql+pymysql://."
+            ) from None
+        if self.is_sqlite:
+            prepare_sqlite(engine)
+        return engine
+
+    @contextmanager
+    def begin(self) -> Generator[Connection, None, None]:
+        """A connection in a transaction, committed at the end of the block, rolled back on an exception.
+
+        Raises:
+            DatabaseUnavailable: The database cannot be opened.
+        """
+        connection = self.connect()
+        try:
+            with connection.begin():
+                yield connection
+        finally:
+            connection.close()
+
+    def connect(self) -> Connection:
+        """A connection of this process's pool, to be closed by the caller.
+
+        Raises:
+            DatabaseUnavailable: The database cannot be opened.
+        """
+        try:
+            return self.engine.connect()
+        except exc.DBAPIError as error:
+            raise DatabaseUnavailable(
+                f"The database {self.display} cannot be opened: {error.orig}. {self._advice()}"
+            ) from error
+
+    def _advice(self) -> str:
+        if self.path is not None:
+            return f"Is {os.path.dirname(self.path)} a folder that this user may write to?"
+        return "Is the server running, and are user, password and database right?"
+
+    def same_as(self, other: Engine) -> bool:
+        """Whether an application's engine opens this very database, by what its URL says."""
+        if other is self._engine:
+            return True
+        mine, theirs = self.url, other.url
+        if mine.get_backend_name() != theirs.get_backend_name():
+            return False
+        if self.is_sqlite:
+            return self.path is not None and self.path == Database(theirs).path
+        return (mine.host, mine.port, mine.database) == (theirs.host, theirs.port, theirs.database)
+
+    def dispose(self) -> None:
+        """Close the connections that this process holds; an engine that was given stays as it is."""
+        if self._engine is not None and self._given is None:
+            self._engine.dispose(close=self._pid == os.getpid())
+            self._engine = None
+
+
+_READS = re.compile(r"\s*(SELECT|PRAGMA|EXPLAIN|VALUES|BEGIN|COMMIT|ROLLBACK|END)\b", re.IGNORECASE)
+_WITH = re.compile(r"\s*WITH\b", re.IGNORECASE)
+_WRITES = re.compile(r"\b(INSERT|UPDATE|DELETE|REPLACE)\b", re.IGNORECASE)
+_SAVEPOINT = re.compile(r"\s*(SAVEPOINT|RELEASE SAVEPOINT|ROLLBACK TO SAVEPOINT)\s+(\S+)", re.IGNORECASE)
+_NOTED = "dexpy_noted_savepoints"
+_NOTHING = "SELECT 1"
+_IMMEDIATE = "BEGIN IMMEDIATE"
+
+
+def prepare_sqlite(engine: Engine) -> None:
+    """Install the recipe of this module on an engine for a SQLite file."""
+
+    @event.listens_for(engine, "connect")
+    def connect(driver: Any, _record: Any) -> None:
+        driver.isolation_level = None
+        cursor = driver.cursor()
+        cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_S * 1000}")
+        cursor.execute("PRAGMA journal_mode = WAL")
+        # FULL: what was committed outlives a power cut, not only a killed process.
+        cursor.execute("PRAGMA synchronous = FULL")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.close()
+
+    @event.listens_for(engine, "before_cursor_execute", retval=True)
+    def before(
+        connection: Connection, cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool
+    ) -> tuple[str, Any]:
+        driver: Any = connection.connection.driver_connection
+        if driver.in_transaction:
+            return statement, parameters
+        noted: list[str] = connection.info.setdefault(_NOTED, [])
+        if found := _SAVEPOINT.match(statement):
+            word, name = found[1].upper(), found[2]
+            if word == "SAVEPOINT":
+                noted.append(name)
+            elif name in noted:
+                del noted[noted.index(name) + (word != "RELEASE SAVEPOINT") :]
+            return _NOTHING, parameters
+        asked = statement == _IMMEDIATE
+        if asked or is_write(statement):
+            cursor.execute(_IMMEDIATE)
+            for name in noted:
+                cursor.execute(f"SAVEPOINT {name}")
+            noted.clear()
+        return (_NOTHING if asked else statement), parameters
+
+    @event.listens_for(engine, "after_cursor_execute")
+    def after(
+        connection: Connection, cursor: Any, _statement: str, _parameters: Any, context: Any, _many: bool
+    ) -> None:
+        driver: Any = connection.connection.driver_connection
+        streamed = context.execution_options.get("stream_results", False)
+        if cursor.description and not driver.in_transaction and not streamed:
+            context.cursor_fetch_strategy = FullyBufferedCursorFetchStrategy(cursor, initial_buffer=cursor.fetchall())
+
+    @event.listens_for(engine, "commit")
+    @event.listens_for(engine, "rollback")
+    def forget(connection: Connection) -> None:
+        connection.info.pop(_NOTED, None)
+
+
+def is_write(statement: str) -> bool:
+    """Whether a SQL statement changes something, by its first word."""
+    if _READS.match(statement):
+        return False
+    return not _WITH.match(statement) or _WRITES.search(statement) is not None
+
+
+def take_write_lock(connection: Connection) -> None:
+    """Begin the writing part of a SQLite transaction now, before what is read under it."""
+    driver: Any = connection.connection.driver_connection
+    if connection.dialect.name == "sqlite" and not driver.in_transaction:
+        connection.exec_driver_sql(_IMMEDIATE)

@@ -1,0 +1,151 @@
+"""The table `dexpy_messages`, where one row is one message of the SQL broker, and the statements that touch it.
+
+A row is *free*, *held* by a worker process until its lease ends, or *dead*: refused for good and kept to be looked at.
+An acknowledged message is a deleted row.
+
+The statements ask nothing of a database but recursive common table expressions: no RETURNING,
+and SKIP LOCKED only of a server. SQLite's dialect leaves it out, and its one write lock serves instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql
+
+from dexpy.recording.metadata import UtcDateTime, after, metadata, seconds_parameter
+
+messages = sa.Table(
+    "dexpy_messages",
+    metadata,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), primary_key=True, autoincrement=True),
+    sa.Column("queue", sa.String(255), nullable=False),
+    sa.Column("priority", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("due_at", UtcDateTime, nullable=False),
+    sa.Column("owner", sa.String(64)),
+    sa.Column("leased_until", UtcDateTime),
+    sa.Column("message_id", sa.String(255), nullable=False),
+    sa.Column("payload", sa.Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb"), nullable=False),
+    sa.Column("dead", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Index("ix_message_next", "queue", "dead", "priority", "due_at", "id"),
+    # An id must never come back: a late acknowledgement names its message by id.
+    sqlite_autoincrement=True,
+)
+"""One row for each message that waits, is held or is dead."""
+
+_m = messages.c
+
+
+def now() -> sa.ColumnElement[datetime]:
+    """The moment that due times and leases are compared with: the place where a server's own clock comes in."""
+    return after(0)
+
+
+def _free() -> sa.ColumnElement[bool]:
+    return sa.or_(_m.owner.is_(None), _m.leased_until <= now())
+
+
+def _claimable() -> tuple[sa.ColumnElement[bool], ...]:
+    return (_m.dead == sa.false(), _m.due_at <= now(), _free())
+
+
+def _in_queue() -> sa.ColumnElement[bool]:
+    return _m.queue == sa.bindparam("p_queue")
+
+
+def _most_urgent() -> sa.Select[Any]:
+    """The highest priority that has something claimable in a queue, or NULL.
+
+    The index leads with the priority, so asking for "due, most urgent first" would walk over every message
+    of the future that is more urgent than the first due one. This walks from priority to priority instead,
+    looks at the first free message of each, and costs the same with a million scheduled messages.
+    """
+    alive = (_in_queue(), _m.dead == sa.false())
+    # Ordered and limited, where max() and min() would say the same: MariaDB walks over the whole queue for those.
+    highest = sa.select(_m.priority).where(*alive).order_by(_m.priority.desc()).limit(1)
+    levels = sa.select(highest.scalar_subquery().label("level")).cte("levels", recursive=True)
+    lower = highest.where(_m.priority < levels.c.level).correlate(levels).scalar_subquery()
+    levels = levels.union_all(sa.select(lower).select_from(levels).where(levels.c.level.is_not(None)))
+    earliest = sa.select(_m.due_at).where(*alive, _m.priority == levels.c.level, _free()).order_by(_m.due_at).limit(1)
+    return sa.select(sa.func.max(levels.c.level)).where(earliest.correlate(levels).scalar_subquery() <= now())
+
+
+MOST_URGENT = _most_urgent()
+"""The highest priority with a claimable message in ``p_queue``; NULL when nothing is claimable. A plain read."""
+
+_CLAIMED = sa.select(_m.id, _m.queue, _m.priority, _m.payload)
+
+NEXT = (
+    _CLAIMED.where(_in_queue(), *_claimable(), _m.priority == MOST_URGENT.scalar_subquery())
+    .order_by(_m.due_at, _m.id)
+    .limit(sa.bindparam("p_limit"))
+    .with_for_update(skip_locked=True)
+)
+"""Up to ``p_limit`` claimable messages of ``p_queue``, all of its most urgent priority, the longest due first."""
+
+_THESE = _m.id.in_(sa.bindparam("p_ids", expanding=True))
+_MINE = sa.and_(_THESE, _m.owner == sa.bindparam("p_owner"))
+_LEASE = {"leased_until": after(seconds_parameter("p_lease_s"))}
+_NOBODYS = {"owner": None, "leased_until": None}
+
+LEASE = sa.update(messages).where(_THESE).values(owner=sa.bindparam("p_owner"), **_LEASE)
+"""Make ``p_ids``, selected for update just before, the messages of ``p_owner`` for ``p_lease_s`` seconds."""
+
+RENEW = sa.update(messages).where(_MINE).values(**_LEASE)
+"""Hold on to those of ``p_ids`` that are still ``p_owner``'s for another ``p_lease_s`` seconds."""
+
+GIVE_BACK = sa.update(messages).where(_MINE).values(**_NOBODYS)
+"""Free those of ``p_ids`` that are still ``p_owner``'s; they keep their place in the order."""
+
+BURY = sa.update(messages).where(_MINE).values(dead=True, **_NOBODYS)
+"""Make those of ``p_ids`` that are still ``p_owner``'s dead."""
+
+DELETE = sa.delete(messages).where(_MINE)
+"""Delete those of ``p_ids`` that are still ``p_owner``'s."""
+
+
+def _insertion(due_at: sa.ColumnElement[datetime]) -> sa.Insert:
+    given = ("queue", "priority", "message_id", "payload")
+    values: dict[str, Any] = {name: sa.bindparam(f"p_{name}", type_=_m[name].type) for name in given}
+    return sa.insert(messages).values(**values, due_at=due_at, dead=False, created_at=now()).inline()
+
+
+INSERT_AFTER = _insertion(after(seconds_parameter("p_wait_s")))
+"""A new message, due ``p_wait_s`` seconds from now."""
+
+INSERT_AT = _insertion(sa.bindparam("p_due_at", type_=UtcDateTime()))
+"""A new message, due at the moment ``p_due_at``."""
+
+ANY_ALIVE = sa.select(sa.select(sa.literal(1)).where(_in_queue(), _m.dead == sa.false()).exists())
+"""Whether ``p_queue`` holds any message that is not dead."""
+
+
+def next_of(queues: Collection[str] | None) -> sa.Executable:
+    """The one message that is next of all that are claimable, in these queues or in any."""
+    statement = _CLAIMED.where(*_claimable(), *_among(queues))
+    return statement.order_by(_m.priority.desc(), _m.due_at, _m.id).limit(1).with_for_update(skip_locked=True)
+
+
+def counts(queues: Collection[str] | None) -> sa.Executable:
+    """How many messages are due, delayed and leased, in these queues or in all."""
+    due = sa.and_(_free(), _m.due_at <= now())
+    delayed = sa.and_(_free(), _m.due_at > now())
+    leased = sa.and_(_m.owner.is_not(None), _m.leased_until > now())
+    return sa.select(*map(_number, (due, delayed, leased))).where(_m.dead == sa.false(), *_among(queues))
+
+
+def everything_in(queues: Collection[str]) -> sa.Executable:
+    """The deletion of every message of these queues, the dead ones too."""
+    return sa.delete(messages).where(*_among(queues))
+
+
+def _number(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
+    return sa.func.coalesce(sa.func.sum(sa.case((condition, 1), else_=0)), 0)
+
+
+def _among(queues: Collection[str] | None) -> tuple[sa.ColumnElement[bool], ...]:
+    return () if queues is None else (_m.queue.in_(queues),)

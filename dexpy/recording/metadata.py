@@ -1,0 +1,104 @@
+"""What all tables of dexpy share: their `MetaData`, the type of their moments, and the database's clock in SQL.
+
+Moments are aware UTC with microseconds on every database.
+Servers compute them from their own clock; SQLite runs in this very process, so there the process clock is bound.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import TypeDecorator
+
+from dexpy.foundation.clock import clock
+
+metadata = sa.MetaData()
+"""The tables of dexpy."""
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware moment, kept as UTC with microseconds."""
+
+    impl = sa.DateTime
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: sa.Dialect) -> Any:
+        """The column type of a database."""
+        if dialect.name in ("mysql", "mariadb"):
+            from sqlalchemy.dialects.mysql import DATETIME
+
+            return dialect.type_descriptor(DATETIME(fsp=6))
+        return dialect.type_descriptor(sa.DateTime(timezone=dialect.name == "postgresql"))
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        """An aware moment for the driver."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"a moment needs a time zone, got {value!r}")
+        value = value.astimezone(timezone.utc)
+        return value if dialect.name == "postgresql" else value.replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        """The driver's moment, aware."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=timezone.utc) if value.tzinfo is None else value.astimezone(timezone.utc)
+
+
+class _Seconds(TypeDecorator[float]):
+    """Seconds from now: on SQLite bound as the moment itself, elsewhere as the number."""
+
+    impl = sa.Float
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: sa.Dialect) -> Any:
+        return dialect.type_descriptor(sa.DateTime() if dialect.name == "sqlite" else sa.Float(53))
+
+    def process_bind_param(self, value: float | None, dialect: sa.Dialect) -> Any:
+        if dialect.name != "sqlite" or value is None:
+            return value
+        return (clock.now() + timedelta(seconds=value)).replace(tzinfo=None)
+
+
+class after(FunctionElement[datetime]):  # noqa: N801 - reads as a SQL function
+    """The moment so many seconds from now, by the database's clock; ``after(0)`` is now.
+
+    Args:
+        seconds: A number, or a bind parameter that will be one.
+    """
+
+    inherit_cache = True
+    type = UtcDateTime()
+    name = "dexpy_after"
+
+    def __init__(self, seconds: float | sa.BindParameter[Any] = 0.0) -> None:
+        bound = seconds if isinstance(seconds, sa.BindParameter) else sa.literal(float(seconds), _Seconds())
+        super().__init__(bound)
+
+
+def seconds_parameter(name: str) -> sa.BindParameter[Any]:
+    """A bind parameter for `after`, filled with seconds at execution."""
+    return sa.bindparam(name, type_=_Seconds())
+
+
+@compiles(after, "sqlite")
+def _after_sqlite(element: after, compiler: Any, **options: Any) -> str:
+    text: str = compiler.process(element.clauses, **options)
+    return text
+
+
+@compiles(after, "postgresql")
+def _after_postgresql(element: after, compiler: Any, **options: Any) -> str:
+    return f"(clock_timestamp() + make_interval(secs => {compiler.process(element.clauses, **options)}))"
+
+
+@compiles(after, "mysql")
+@compiles(after, "mariadb")
+def _after_mysql(element: after, compiler: Any, **options: Any) -> str:
+    seconds = compiler.process(element.clauses, **options)
+    return f"(UTC_TIMESTAMP(6) + INTERVAL CAST({seconds} * 1000000 AS SIGNED) MICROSECOND)"

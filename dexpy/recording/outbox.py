@@ -1,0 +1,103 @@
+"""What waits for a session's transaction to end: messages to send, hooks to call, rows to write.
+
+Everything hangs on the end of the *root* transaction.
+SQLAlchemy's ``after_commit`` also fires for a released savepoint, so there an entry only moves one level up;
+``after_transaction_end`` comes at every end, and what is still held by a level that ends was rolled back with it.
+By the time the actions run, the session holds no connection, so they may use others.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import attrs
+from sqlalchemy import event
+from sqlalchemy.orm import Session, SessionTransaction
+
+from dexpy.foundation.log import line, logger
+
+Action: TypeAlias = Callable[[], None]
+_BOX = "dexpy_outbox"
+
+
+@attrs.frozen
+class Entry:
+    """One thing that depends on whether its transaction is committed."""
+
+    committed: Action
+    undone: Action | None = None
+
+
+@attrs.define
+class Box:
+    """What one session holds."""
+
+    levels: dict[SessionTransaction, list[Entry]] = attrs.field(factory=dict)
+    ended: list[Action] = attrs.field(factory=list)
+
+
+def attempt(action: Action) -> None:
+    """Run an action after the fact: its failure is logged, for nothing can be undone any more."""
+    try:
+        action()
+    except Exception:  # noqa: BLE001 - anything an application's hook may raise
+        line(logging.ERROR, "after_commit.failed", action=getattr(action, "__qualname__", type(action).__name__))
+        logger.debug("the traceback of the failed action", exc_info=True)
+
+
+def _box(session: Session) -> tuple[Box, SessionTransaction]:
+    level = session.get_nested_transaction() or session.get_transaction()
+    if level is None:
+        # Nothing has begun: begin, so that there is an end to wait for.
+        session.begin()
+        level = session.get_transaction()
+        assert level is not None  # noqa: S101 - what begin() has just made
+    box: Box = session.info.setdefault(_BOX, Box())
+    return box, level
+
+
+def after_commit(session: Session, action: Action, undone: Action | None = None) -> None:
+    """Run an action when the outermost transaction has committed; drop it when a transaction around it is undone.
+
+    Args:
+        session: In the transaction that the action depends on.
+        action: Without arguments.
+        undone: Run instead, after the outermost transaction, when the transaction was rolled back.
+    """
+    box, level = _box(session)
+    box.levels.setdefault(level, []).append(Entry(action, undone))
+
+
+def at_end(session: Session, action: Action) -> None:
+    """Run an action when the outermost transaction has ended, either way."""
+    box, _ = _box(session)
+    box.ended.append(action)
+
+
+@event.listens_for(Session, "after_commit")
+def _committed(session: Session) -> None:
+    box: Box | None = session.info.get(_BOX)
+    if box is None:
+        return
+    if (inner := session.get_nested_transaction()) is not None:
+        if (entries := box.levels.pop(inner, None)) and inner.parent is not None:
+            box.levels.setdefault(inner.parent, []).extend(entries)
+    elif (root := session.get_transaction()) is not None:
+        box.ended[:0] = [entry.committed for entry in box.levels.pop(root, ())]
+
+
+@event.listens_for(Session, "after_transaction_end")
+def _ended(session: Session, transaction: SessionTransaction) -> None:
+    box: Box | None = session.info.get(_BOX)
+    if box is None:
+        return
+    undone = [entry.undone for entry in box.levels.pop(transaction, ()) if entry.undone is not None]
+    box.ended.extend(undone)
+    if transaction.parent is None:
+        session.info.pop(_BOX, None)
+        for action in box.ended:
+            attempt(action)
+
+

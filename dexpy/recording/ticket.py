@@ -1,0 +1,386 @@
+"""`Ticket`: a handle on one background run."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, Generic, TypeAlias, TypeVar
+
+import attrs
+from sqlalchemy.engine import Row
+
+from dexpy.declaration import registry
+from dexpy.declaration.forms import Misfit
+from dexpy.declaration.policies import AsyncOptions
+from dexpy.foundation.door import store_in_force
+from dexpy.foundation.errors import (
+    Error,
+    NotCommitted,
+    NotRecorded,
+    OperationFailed,
+    OptionsError,
+    ResultNotStored,
+    RolledBack,
+    UnknownOperation,
+    WaitTimeout,
+)
+from dexpy.foundation.log import line
+from dexpy.foundation.outcome import Err, Ok
+from dexpy.recording.store import Store
+from dexpy.recording.tables import FINAL
+
+R = TypeVar("R")
+Interval: TypeAlias = float | Callable[[int], float]
+SHORTEST_PAUSE_S = 0.01
+
+@attrs.define
+class Fate:
+    """What became of the transaction that a record was stored in."""
+
+    open: bool = False
+    rolled_back: bool = False
+
+    def commit(self) -> None:
+        """It was committed."""
+        self.open = False
+
+    def roll_back(self) -> None:
+        """It was rolled back."""
+        self.open = False
+        self.rolled_back = True
+
+
+class Ticket(Generic[R]):
+    """A handle on one background run; `R` is what its `perform` returns.
+
+    Attributes are of the last load; only `reload`, `wait`, `result` and `aresult` ask the database.
+
+    Attributes:
+        id: Of the run and its record.
+        operation_name: The operation's stable name.
+        recorded: Whether there is a record to ask.
+        duplicate: Whether this is the ticket of an earlier run with the same key.
+    """
+
+    def __init__(
+        self,
+        id: str,
+        operation_name: str,
+        store: Store | None,
+        facts: Mapping[str, Any] | None,
+        fate: Fate | None = None,
+        *,
+        duplicate: bool = False,
+    ) -> None:
+        self.id = id
+        self.operation_name = operation_name
+        self.duplicate = duplicate
+        self._store = store
+        self._facts: dict[str, Any] = dict(facts or {})
+        self._fate = fate or Fate()
+
+    @classmethod
+    def get(cls, id: str) -> Ticket[Any]:
+        """The ticket of a record.
+
+        Raises:
+            RecordNotFound: No record has this id.
+        """
+        store: Store = store_in_force()
+        row = store.row(id)
+        return Ticket(row.id, row.name, store, row._mapping)  # noqa: SLF001 - public, in spite of its name
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        return f"<Ticket {self.operation_name} {self.id} {self._facts.get('status') or 'not recorded'}>"
+
+    @property
+    def recorded(self) -> bool:
+        """Whether there is a record to ask."""
+        return self._store is not None
+
+    def _asked(self) -> Store:
+        if self._store is None:
+            raise NotRecorded(
+                f"{self.operation_name} {self.id} has no record, so there is nothing to ask. Turn recording on: "
+                "dexpy.configure(database=...), and record = True on the class."
+            )
+        return self._store
+
+    def _committed(self) -> Store:
+        store = self._asked()
+        if self._fate.rolled_back:
+            raise RolledBack(
+                f"{self.operation_name} {self.id} was stored in a transaction that was rolled back: "
+                "there is no record, and nothing will run."
+            )
+        if self._fate.open:
+            raise NotCommitted(
+                f"{self.operation_name} {self.id} is stored in a transaction that is still open, so no worker can see "
+                "it yet. Commit, and wait then."
+            )
+        return store
+
+    @property
+    def status(self) -> str:
+        """pending, running, done, failed or expired, as of the last load."""
+        self._asked()
+        status: str = self._facts["status"]
+        return status
+
+    @property
+    def pending(self) -> bool:
+        """Whether it waits to be run, for the first time or again."""
+        return self.status == "pending"
+
+    @property
+    def running(self) -> bool:
+        """Whether a worker runs it."""
+        return self.status == "running"
+
+    @property
+    def done(self) -> bool:
+        """Whether it ended well."""
+        return self.status == "done"
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ended in a business error, a refusal or a crash; `failure` says which."""
+        return self.status == "failed"
+
+    @property
+    def expired(self) -> bool:
+        """Whether it will never run: too late, or cancelled."""
+        return self.status == "expired"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether it has ended."""
+        return self.status in FINAL
+
+    @property
+    def failure(self) -> str | None:
+        """Why it has not ended in `done`: business, rejected, crash, discarded, cancelled, expired and others."""
+        self._asked()
+        return self._facts.get("failure")
+
+    @property
+    def scheduled_at(self) -> datetime | None:
+        """When it is due; None for at once."""
+        self._asked()
+        return self._facts.get("scheduled_at")
+
+    def reload(self) -> Ticket[R]:
+        """Ask the database, and return this ticket."""
+        self._load(self._committed().row(self.id))
+        return self
+
+    def _load(self, row: Row[Any]) -> None:
+        self._facts = dict(row._mapping)  # noqa: SLF001 - public, in spite of its name
+
+    @property
+    def outcome(self) -> Ok[R] | Err | None:
+        """What the run came to, as of the last load: `Ok`, `Err`, or None while there is neither."""
+        facts = self._facts
+        if facts.get("status") == "done":
+            envelope = facts.get("result") or {}
+            return Ok(self._decoded(envelope["value"])) if "value" in envelope else None
+        if facts.get("status") == "failed" and facts.get("failure") in ("business", "rejected"):
+            return Err(
+                facts["error"],
+                facts.get("error_message") or facts["error"],
+                facts.get("error_details") or {},
+                rejected=facts["failure"] == "rejected",
+            )
+        return None
+
+    def _decoded(self, value: Any) -> Any:
+        try:
+            form = registry.find(self.operation_name).contract.success
+        except UnknownOperation:
+            return value
+        try:
+            return value if form is None else form.decode(value)
+        except Misfit:
+            # The class has changed since: what was stored is better than nothing.
+            return value
+
+    def wait(self, timeout: float, interval: Interval = 0.2) -> Ok[R] | Err | None:
+        """Wait until the run has ended.
+
+        Args:
+            timeout: Seconds, more than 0.
+            interval: Seconds between looks at the record, or a function of the number of looks so far.
+
+        Returns:
+            `Ok` or `Err`; None if it has not ended in time.
+
+        Raises:
+            OperationFailed: It ended otherwise: crash, discarded, cancelled, expired and others.
+            ResultNotStored: It is done, and its result was not kept.
+            NotCommitted: The transaction that holds the record is still open.
+            RolledBack: It was rolled back.
+            NotRecorded: There is no record.
+        """
+        pauses = _Pauses(timeout, interval)
+        while True:
+            self.reload()
+            if self.terminal:
+                return self._ended()
+            if (pause_s := pauses.next_s()) is None:
+                return None
+            time.sleep(pause_s)
+
+    def _ended(self) -> Ok[R] | Err:
+        outcome = self.outcome
+        if outcome is not None:
+            return outcome
+        facts = self._facts
+        if facts["status"] == "done":
+            envelope = facts.get("result") or {}
+            why = envelope.get("unstorable", "its record keeps no result: record = Record(result=False)")
+            raise ResultNotStored(
+                f"{self.operation_name} {self.id} is done, but its result was not stored: {why}."
+            )
+        raise OperationFailed(
+            self.id,
+            self.operation_name,
+            facts.get("failure") or facts["status"],
+            facts.get("error"),
+            facts.get("error_message"),
+        )
+
+    def result(self, timeout: float, interval: Interval = 0.2) -> R:
+        """Wait for the run's result.
+
+        Args:
+            timeout: Seconds, more than 0.
+            interval: Seconds between looks at the record, or a function of the number of looks so far.
+
+        Raises:
+            Error: The run ended in a business error, or was refused by a guard.
+            OperationFailed: It ended otherwise.
+            WaitTimeout: It has not ended in time, and goes on.
+        """
+        return self._value(self.wait(timeout, interval), timeout)
+
+    async def aresult(self, timeout: float, interval: Interval = 0.2) -> R:
+        """`result` for asyncio: the event loop goes on meanwhile."""
+        pauses = _Pauses(timeout, interval)
+        while True:
+            await asyncio.to_thread(self.reload)
+            if self.terminal:
+                return self._value(self._ended(), timeout)
+            if (pause_s := pauses.next_s()) is None:
+                return self._value(None, timeout)
+            await asyncio.sleep(pause_s)
+
+    def _value(self, outcome: Ok[R] | Err | None, timeout: float) -> R:
+        if isinstance(outcome, Ok):
+            return outcome.value
+        if isinstance(outcome, Err):
+            raise Error(outcome.code, outcome.message, details=outcome.details, operation=self.operation_name)
+        raise WaitTimeout(self.id, self.operation_name, timeout, self.status)
+
+    def expire(self) -> Ticket[R]:
+        """Say that this should no longer be run; only while it is pending.
+
+        Raises:
+            InvalidTransition: It is not pending; nothing was changed.
+        """
+        return self._move("expire", "expired", "It was expired by hand.")
+
+    def cancel(self) -> Ticket[R]:
+        """Call the run off; only while it is pending.
+
+        Raises:
+            InvalidTransition: It is not pending; nothing was changed.
+        """
+        return self._move("cancel", "cancelled", "It was cancelled.")
+
+    def fail(self, reason: str) -> Ticket[R]:
+        """Mark the run as failed for good; only while it is pending.
+
+        Args:
+            reason: For people.
+
+        Raises:
+            InvalidTransition: It is not pending; nothing was changed.
+        """
+        return self._move("discard", "discarded", reason)
+
+    def _move(self, event: str, failure: str, message: str) -> Ticket[R]:
+        store = self._committed()
+        message = store.redactor(message)
+        self._load(
+            store.move(event, self.id, error=None, failure=failure, error_message=message, error_details=None)
+        )
+        return self
+
+    def retry(self) -> Ticket[R]:
+        """Run a failed or expired one again; its attempts start anew, their history stays.
+
+        Raises:
+            InvalidTransition: It is neither failed nor expired; nothing was changed.
+        """
+        self._load(self._committed().move("revive", self.id))
+        return self
+
+    def reschedule(self, *, at: datetime) -> Ticket[R]:
+        """Move a pending run to another moment.
+
+        Args:
+            at: An aware datetime.
+
+        Raises:
+            OptionsError: The moment is naive.
+            InvalidTransition: It is not pending; nothing was changed.
+        """
+        AsyncOptions(at=at).check("reschedule()")
+        self._load(self._committed().move("reschedule", self.id, scheduled_at=at))
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """The ticket as JSON for the outside: nothing of a crash is in it but that it failed."""
+        shown: dict[str, Any] = {"id": self.id, "name": self.operation_name, "status": self._facts.get("status")}
+        envelope = self._facts.get("result") or {}
+        if self._facts.get("status") == "done" and envelope.get("value") is not None:
+            shown["result"] = envelope["value"]
+        if isinstance(outcome := self.outcome, Err):
+            error = {"code": outcome.code, "message": outcome.message, "details": dict(outcome.details)}
+            shown["error"] = {key: value for key, value in error.items() if value}
+        return shown
+
+
+class _Pauses:
+    """The pauses of one wait, up to its deadline."""
+
+    def __init__(self, timeout: float, interval: Interval) -> None:
+        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
+            raise OptionsError(f"wait(timeout={timeout!r}) wants seconds, more than 0.")
+        if not callable(interval) and (
+            isinstance(interval, bool) or not isinstance(interval, (int, float)) or not interval > 0
+        ):
+            raise OptionsError(f"wait(interval={interval!r}) wants seconds, more than 0, or a function.")
+        if timeout > 10:
+            line(logging.DEBUG, "wait.long", timeout_s=float(timeout))
+        self._deadline = time.monotonic() + timeout
+        self._interval = interval
+        self._looks = 0
+        self._last = False
+
+    def next_s(self) -> float | None:
+        """Seconds until the next look, None after the last one, which comes at the deadline."""
+        if self._last:
+            return None
+        pause_s = self._interval(self._looks) if callable(self._interval) else self._interval
+        self._looks += 1
+        left_s = self._deadline - time.monotonic()
+        if left_s <= pause_s:
+            self._last = True
+        return max(SHORTEST_PAUSE_S, min(pause_s, left_s))

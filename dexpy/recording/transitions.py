@@ -1,0 +1,149 @@
+"""The state machine of a record, as data, and the one function that moves a row through it.
+
+::
+
+    enqueue   -        > pending          succeed    running > done
+    start     -        > running          refuse     running > failed     business error or guard
+    claim     pending  > running          crash      running > failed     an exception, no attempt left
+    expire    pending  > expired          retry      running > pending    an exception, attempts left
+    discard   pending  > failed           abandon    running > expired    cancelled
+    cancel    pending  > expired          give_back  running > pending    shutdown; the attempt does not count
+    park      pending  > failed           revive     failed, expired > pending
+
+Nothing else writes the column `status`, but for the insert of a row that is born `pending` or, for a synchronous run,
+in its final state.
+An event that does not fit the row's state changes nothing, and `apply` says so with None.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import attrs
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from dexpy.recording.metadata import after, seconds_parameter
+from dexpy.recording.tables import records
+
+PREFIX = "p_"
+"""Of every bind parameter: SQLAlchemy takes a bind named like a column for the column's own."""
+
+
+def _given(column: str) -> sa.BindParameter[Any]:
+    return sa.bindparam(PREFIX + column, type_=records.c[column].type)
+
+
+@attrs.frozen
+class Transition:
+    """One line of the state machine.
+
+    Attributes:
+        sources: The states that it leaves.
+        target: The state that it enters.
+        changes: What else it writes; a value is a constant or a SQL expression.
+        given: Columns whose values the caller hands over.
+        due: Whether the row must be due.
+        fenced: Whether only the holder of the claim may do it.
+    """
+
+    sources: tuple[str, ...]
+    target: str
+    changes: dict[str, Any] = attrs.field(factory=dict)
+    given: tuple[str, ...] = ()
+    due: bool = False
+    fenced: bool = False
+
+    def conditions(self) -> tuple[sa.ColumnElement[bool], ...]:
+        """What must hold of the row, apart from its id."""
+        table = records.c
+        found: list[sa.ColumnElement[bool]] = [table.status.in_(self.sources)]
+        if self.due:
+            found.append(sa.or_(table.scheduled_at.is_(None), table.scheduled_at <= after(0)))
+        if self.fenced:
+            found.append(table.claim_token == _given("claim_token"))
+        return tuple(found)
+
+    def statement(self) -> sa.Update:
+        """The compare-and-set of one row."""
+        values = {"status": self.target, "updated_at": after(0), **self.changes}
+        values |= {column: _given(column) for column in self.given}
+        return sa.update(records).where(records.c.id == _given("id"), *self.conditions()).values(values)
+
+
+_NO_ERROR: Final = {"error": None, "failure": None, "error_message": None, "error_details": None}
+_ERROR: Final = ("error", "failure", "error_message", "error_details")
+_RELEASED: Final = {"claimed_by": None, "claimed_backend": None}
+_ENDED: Final = {"completed_at": after(0), "unique_key": None}
+# A key for replay stays with what is replayed: results and business errors. Everything else frees it.
+_KEYS_FREED: Final = {"once_key": None, "once_expires_at": None}
+_AGAIN: Final = {"scheduled_at": after(seconds_parameter("p_wait_s")), "enqueued_at": after(0)}
+
+TRANSITIONS: Final[dict[str, Transition]] = {
+    "claim": Transition(
+        ("pending",),
+        "running",
+        {
+            "claim_token": records.c.claim_token + 1,
+            "num_attempts": records.c.num_attempts + 1,
+            "started_at": after(0),
+            "completed_at": None,
+        },
+        given=("claimed_by",),
+        due=True,
+    ),
+    "succeed": Transition(("running",), "done", _NO_ERROR | _ENDED | _RELEASED, given=("result",), fenced=True),
+    "refuse": Transition(("running",), "failed", _ENDED | _RELEASED, given=_ERROR, fenced=True),
+    "crash": Transition(("running",), "failed", _ENDED | _RELEASED | _KEYS_FREED, given=_ERROR, fenced=True),
+    "retry": Transition(("running",), "pending", _AGAIN | _RELEASED, given=(*_ERROR, "retry_counts"), fenced=True),
+    "abandon": Transition(("running",), "expired", _ENDED | _RELEASED | _KEYS_FREED, given=_ERROR, fenced=True),
+    "give_back": Transition(
+        ("running",),
+        "pending",
+        _RELEASED | {"num_attempts": records.c.num_attempts - 1, "started_at": None, "enqueued_at": after(0)},
+        fenced=True,
+    ),
+    "expire": Transition(("pending",), "expired", _ENDED | _KEYS_FREED, given=_ERROR),
+    "cancel": Transition(("pending",), "expired", _ENDED | _KEYS_FREED, given=_ERROR),
+    "discard": Transition(("pending",), "failed", _ENDED | _KEYS_FREED, given=_ERROR),
+    "park": Transition(("pending",), "failed", _ENDED | _KEYS_FREED, given=_ERROR),
+    "reschedule": Transition(("pending",), "pending", {"enqueued_at": after(0)}, given=("scheduled_at",)),
+    "revive": Transition(
+        ("failed", "expired"),
+        "pending",
+        _NO_ERROR
+        | {
+            "scheduled_at": None,
+            "enqueued_at": after(0),
+            "started_at": None,
+            "completed_at": None,
+            "expires_at": None,
+            "num_attempts": 0,
+            "retry_counts": None,
+        },
+    ),
+}
+"""Event to transition."""
+
+_STATEMENTS: Final = {event: transition.statement() for event, transition in TRANSITIONS.items()}
+_RETURNING: Final = {event: statement.returning(*records.c) for event, statement in _STATEMENTS.items()}
+_READ: Final = sa.select(records).where(records.c.id == _given("id"))
+
+
+def apply(connection: Connection, event: str, id: str, **values: Any) -> Row[Any] | None:
+    """Move one row through the state machine.
+
+    Args:
+        connection: In a transaction; the caller commits it.
+        event: A key of `TRANSITIONS`.
+        id: The record's id.
+        values: What the transition wants given; ``claim_token`` for a fenced one; ``wait_s`` for a retry.
+
+    Returns:
+        The row as it now is, or None if its state does not allow the event: nothing was changed then.
+    """
+    parameters = {PREFIX + name: value for name, value in values.items()} | {PREFIX + "id": id}
+    if connection.dialect.update_returning:
+        return connection.execute(_RETURNING[event], parameters).first()
+    changed = connection.execute(_STATEMENTS[event], parameters).rowcount
+    return connection.execute(_READ, {PREFIX + "id": id}).first() if changed else None

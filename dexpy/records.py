@@ -1,0 +1,83 @@
+"""Recorded runs, to be asked about: ``from dexpy import records``.
+
+Example:
+    >>> from datetime import timedelta
+    >>> from dexpy import records
+    >>> recent_failures = records.failed().where(since=timedelta(days=1)).newest_first().limit(20)
+    >>> recent_failures.count()
+    0
+"""
+
+from __future__ import annotations
+
+from dexpy.foundation.door import store_in_force
+from dexpy.recording.queries import Attempt, Page, Record, RecordQuery
+from dexpy.recording.tables import attempts as attempts_table
+from dexpy.recording.tables import records as table
+
+__all__ = [
+    "Attempt",
+    "Page",
+    "Record",
+    "RecordQuery",
+    "all",
+    "attempts",
+    "attempts_table",
+    "done",
+    "expired",
+    "failed",
+    "for_actor",
+    "for_trace",
+    "get",
+    "newest_first",
+    "pending",
+    "running",
+    "table",
+    "where",
+]
+
+_every = RecordQuery()
+where = _every.where
+pending = _every.pending
+running = _every.running
+done = _every.done
+failed = _every.failed
+expired = _every.expired
+for_trace = _every.for_trace
+for_actor = _every.for_actor
+newest_first = _every.newest_first
+
+
+def all() -> RecordQuery:  # noqa: A001 - reads as records.all()
+    """Every record."""
+    return _every
+
+
+def get(id: str) -> Record:  # noqa: A002 - the column's name
+    """One record.
+
+    Raises:
+        RecordNotFound: No record has this id.
+    """
+    store = store_in_force()
+    return Record(store.row(id), store)
+
+
+def attempts(id: str) -> list[Attempt]:  # noqa: A002 - the column's name
+    """Every attempt of a record, the first one first, the running or successful one included.
+
+    Raises:
+        RecordNotFound: No record has this id.
+    """
+    store = store_in_force()
+    row = store.row(id)
+    found = [
+        Attempt(
+            each.number, each.worker, each.started_at, each.ended_at,
+            each.failure, each.error, each.error_message, each.traceback,
+        )
+        for each in store.attempts_of(id)
+    ]  # fmt: skip
+    if row.status in ("running", "done"):
+        found.append(Attempt(row.num_attempts, row.claimed_by, row.started_at, row.completed_at, None, None, None, None))
+    return found

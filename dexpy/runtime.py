@@ -1,0 +1,217 @@
+"""`configure` and `Runtime`: the explicit value that says where records and messages go."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from dexpy.declaration.contract import Contract
+from dexpy.foundation.door import dispatcher_in_force, store_in_force
+from dexpy.foundation.errors import ConfigurationError
+from dexpy.foundation.log import line
+from dexpy.foundation.redaction import Redactor
+from dexpy.foundation.settings import Settings
+from dexpy.foundation.trace import Frame
+
+if TYPE_CHECKING:
+    import dramatiq
+    from sqlalchemy.orm import Session
+
+    from dexpy.background.dispatch import Dispatcher
+    from dexpy.recording.recorder import Recorder
+    from dexpy.recording.store import Store
+
+
+class Runtime:
+    """Where records and messages go, and with which sessions operations run.
+
+    Nothing is opened before it is needed: an unconfigured program that only calls operations touches no disk.
+
+    Args:
+        settings: What was named.
+        session_factory: Makes the sessions of runs.
+        redactor: Goes over every text about a failure.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        session_factory: Callable[[], Session] | None = None,
+        redactor: Callable[[str], str] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.session_factory = session_factory
+        self.redactor = Redactor(custom=redactor)
+        self._lock = threading.RLock()
+
+    @property
+    def database_url(self) -> str:
+        """Where records are, or would be."""
+        return self.settings.database or self.settings.default_database
+
+    @property
+    def records_calls(self) -> bool:
+        """Whether synchronous calls are recorded: when somebody named a database for it."""
+        return self.settings.database is not None
+
+    def session_store(self) -> Store:
+        """The store, for the sessions of runs."""
+        return self.store
+
+    @cached_property
+    def store(self) -> Store:
+        """The store of records."""
+        from dexpy.recording.database import Database
+        from dexpy.recording.store import Store
+
+        with self._lock:
+            database = Database(self.database_url)
+            if self.settings.database is None:
+                line(logging.INFO, "database.default", path=database.path)
+            return Store(database, session_factory=self.session_factory, redactor=self.redactor)
+
+    @cached_property
+    def dispatcher(self) -> Dispatcher:
+        """The way to the background, with the two actors declared on its broker."""
+        from dexpy.background.actors import declare_actors
+        from dexpy.background.brokers.sql import SqlBroker
+        from dexpy.background.dispatch import Dispatcher
+        from dexpy.background.jobs import Jobs
+        from dexpy.background.queues import QueueDiscovery
+        from dexpy.recording.database import Database
+
+        with self._lock:
+            url = self.settings.broker
+            store: Store | None = self.store
+            database = self.store.database
+            if url is not None and url != self.settings.database:
+                check_broker(url, self.settings.database)
+                database, store = Database(url), None
+                line(logging.WARNING, "recording.off", why="a broker is named and no database")
+            dispatcher = Dispatcher(SqlBroker(database), store)
+            dispatcher.broker.add_middleware(QueueDiscovery())
+            declare_actors(dispatcher.broker, Jobs(dispatcher, store, self.redactor, self.session_store))
+            return dispatcher
+
+    @property
+    def broker(self) -> dramatiq.Broker:
+        """The broker that carries the messages."""
+        return self.dispatcher.broker
+
+    def recorder(
+        self, operation: Any, contract: Contract, run_id: str, frame: Frame, redactor: Redactor
+    ) -> Recorder | None:
+        """Who writes the row of a synchronous run; None for nobody."""
+        if not self.records_calls or contract.record is None:
+            return None
+        from dexpy.recording.recorder import SyncRecorder
+
+        return SyncRecorder(self.store, contract, operation, run_id, frame, redactor)
+
+    def close(self) -> None:
+        """Close the connections that this runtime holds."""
+        if "dispatcher" in vars(self):
+            self.dispatcher.close()
+        if "store" in vars(self):
+            self.store.database.dispose()
+
+
+def check_broker(url: str, database: str | None) -> None:
+    """Refuse a broker that cannot be used.
+
+    Raises:
+        ConfigurationError: Says which brokers there are.
+    """
+    if database is not None:
+        raise ConfigurationError(
+            "A broker on another database than the records is not served yet. "
+            "Name the same URL for both, or leave the broker out: the queue is then in the records' database."
+        )
+    scheme = url.partition(":")[0].partition("+")[0]
+    if scheme not in ("sqlite", "postgresql", "mysql", "mariadb"):
+        raise ConfigurationError(
+            f"The broker {url.partition('@')[2] or url!r} is of a kind that dexpy does not serve yet. "
+            "Name a database URL, or none: then the queue is in the records' database."
+        )
+
+
+_current: Runtime | None = None
+
+
+def current_runtime() -> Runtime:
+    """The runtime in force; made from the environment and pyproject.toml if nobody has configured one."""
+    global _current
+    if _current is None:
+        _current = Runtime(Settings.find())
+    return _current
+
+
+def install(runtime: Runtime | None) -> Runtime | None:
+    """Put a runtime in force, and return the one before it."""
+    global _current
+    before, _current = _current, runtime
+    return before
+
+
+def configure(
+    *,
+    database: str | None = None,
+    broker: str | None = None,
+    session_factory: Callable[[], Session] | None = None,
+    redactor: Callable[[str], str] | None = None,
+) -> Runtime:
+    """Say where records and messages go, and put it in force for the process.
+
+    What is left out comes from ``DEXPY_DATABASE`` and ``DEXPY_BROKER``, else from ``[tool.dexpy]`` in the nearest
+    pyproject.toml. With nothing named at all, a file ``dexpy.db`` beside that pyproject.toml carries both.
+
+    Args:
+        database: The SQLAlchemy URL of the records: ``sqlite:///app.db``.
+        broker: A database URL for the queue; the records' own database when left out.
+        session_factory: Makes the sessions in which operations run: a `sessionmaker` of the application.
+        redactor: Gets every text about a failure before it is stored or shown, and returns what may be.
+
+    Returns:
+        The runtime.
+
+    Raises:
+        ConfigurationError: A URL that cannot be used.
+        MissingExtra: A driver that an extra installs.
+
+    Example:
+        >>> import dexpy
+        >>> runtime = dexpy.configure(database="sqlite:///app.db")
+        >>> runtime.database_url
+        'sqlite:///app.db'
+    """
+    found = Settings.find()
+    named = attrs.evolve(found, database=database or found.database, broker=broker or found.broker)
+    if named.database is None and session_factory is not None:
+        named = attrs.evolve(named, database=_url_of(session_factory))
+    runtime = Runtime(named, session_factory, redactor)
+    runtime.store.database.engine  # noqa: B018 - made now, so that a wrong URL is told here
+    import dramatiq
+
+    dramatiq.set_broker(runtime.broker)
+    install(runtime)
+    return runtime
+
+
+def _url_of(session_factory: Callable[[], Session]) -> str:
+    bind = getattr(session_factory, "kw", {}).get("bind")
+    if bind is None:
+        raise ConfigurationError(
+            "configure(session_factory=...) got a factory whose database cannot be seen. "
+            "Name it: configure(database=..., session_factory=...)."
+        )
+    url: str = bind.url.render_as_string(hide_password=False)
+    return url
+
+
+store_in_force.open(lambda: current_runtime().store)
+dispatcher_in_force.open(lambda: current_runtime().dispatcher)

@@ -1,0 +1,37 @@
+"""Fixtures that all tests share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from dexpy.foundation.settings import NAMES
+from dexpy.runtime import install
+from dexpy.testing import Isolated, isolated
+
+
+@pytest.fixture(autouse=True)
+def _nothing_configured(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
+    """No test sees the settings of the machine or of another test."""
+    for name in NAMES:
+        monkeypatch.delenv(f"DEXPY_{name.upper()}", raising=False)
+    before = install(None)
+    yield
+    install(before)
+
+
+@pytest.fixture
+def test() -> Generator[Isolated]:
+    """A runtime on a SQLite file of its own."""
+    with isolated() as found:
+        yield found
+
+
+@pytest.fixture
+def environment() -> dict[str, str]:
+    """The environment for a process that a test starts."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("DEXPY_")}
+    return kept | {"PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONUNBUFFERED": "1"}
