@@ -15,8 +15,8 @@ from dexpy.declaration.policies import Record, Reset, Retry
 from dexpy.declaration.props import construct, define, parsed, prop
 from dexpy.execution import start
 from dexpy.execution.call import call_of
+from dexpy.execution.call import current as current_call
 from dexpy.execution.coroutines import Desk, in_thread, running_loop
-from dexpy.execution.coroutines import current as current_call
 from dexpy.foundation.errors import DeclarationError, Error, NotRunning, OptionsError, PropsError
 from dexpy.foundation.ids import new_id
 from dexpy.foundation.outcome import Err, Ok, Outcome
@@ -154,16 +154,14 @@ class Operation:
 
     if not TYPE_CHECKING:
 
-        def __init__(self, *positional: Any, **given: Any) -> None:
+        def __init__(self, /, *positional: Any, **given: Any) -> None:
             """Make an operation of its props, checked all at once."""
             cls = type(self)
             if cls is Operation:
                 raise DeclarationError("Operation itself cannot be made. Subclass it and write perform.")
             contract = cls.contract
             if positional:
-                raise PropsError(
-                    cls.__qualname__, (), advice=f"Props are given by name: {cls.__qualname__}({_example(contract)})."
-                )
+                raise PropsError(cls.__qualname__, (), advice=_by_name(contract))
             vars(self).update(construct(cls.__qualname__, contract.props, given))
 
     @classmethod
@@ -236,7 +234,7 @@ class Operation:
             Error: It ended in a business error, or was refused by a guard.
             RefNotFound: The row behind a reference is gone.
         """
-        return _value(self, _run(self))  # type: ignore[arg-type]
+        return _value(self, _run(self))
 
     @overload
     async def acall(self: PerformsAsync[R]) -> R: ...
@@ -244,7 +242,7 @@ class Operation:
     async def acall(self: Performs[R]) -> R: ...
     async def acall(self) -> Any:
         """`call` for asyncio: an ``async def perform`` runs on this loop, everything that blocks in a thread."""
-        return _value(self, await _arun(self))  # type: ignore[arg-type]
+        return _value(self, await _arun(self))
 
     @property
     def session(self) -> Session:
@@ -286,8 +284,12 @@ class Operation:
         return await call.desk.hand_in(lambda: function(call.scope.session()))
 
 
-def _example(contract: Contract) -> str:
-    return ", ".join(f"{one.name}=..." for one in contract.props[:2])
+def _by_name(contract: Contract) -> str:
+    made = contract.cls.__qualname__
+    if not contract.props:
+        return f"it has no props, write {made}()."
+    example = ", ".join(f"{one.name}=..." for one in contract.props[:2])
+    return f"its props are given by name, as in {made}({example})."
 
 
 def _value(operation: Operation, outcome: Outcome) -> Any:

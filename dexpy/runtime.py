@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import dramatiq
     from sqlalchemy.orm import Session
 
+    from dexpy.background.carriers import Carrier
     from dexpy.background.dispatch import Dispatcher
     from dexpy.recording.recorder import Recorder
     from dexpy.recording.store import Store
@@ -36,6 +37,8 @@ class Runtime:
         settings: What was named.
         session_factory: Makes the sessions of runs.
         redactor: Goes over every text about a failure.
+        broker: The application's own, instead of one by URL.
+        create_tables: Whether tables are made on a server too, where they are missing.
     """
 
     def __init__(
@@ -43,9 +46,14 @@ class Runtime:
         settings: Settings,
         session_factory: Callable[[], Session] | None = None,
         redactor: Callable[[str], str] | None = None,
+        broker: dramatiq.Broker | None = None,
+        *,
+        create_tables: bool = False,
     ) -> None:
         self.settings = settings
         self.session_factory = session_factory
+        self.given_broker = broker
+        self.create_tables = create_tables
         self.redactor = Redactor(custom=redactor)
         self._lock = threading.RLock()
 
@@ -53,6 +61,11 @@ class Runtime:
     def database_url(self) -> str:
         """Where records are, or would be."""
         return self.settings.database or self.settings.default_database
+
+    @property
+    def is_recording(self) -> bool:
+        """Whether background runs are recorded: unless somebody named a broker and no database."""
+        return self.settings.database is not None or (self.settings.broker is None and self.given_broker is None)
 
     @property
     def records_calls(self) -> bool:
@@ -73,30 +86,52 @@ class Runtime:
             database = Database(self.database_url)
             if self.settings.database is None:
                 line(logging.INFO, "database.default", path=database.path)
-            return Store(database, session_factory=self.session_factory, redactor=self.redactor)
+            return Store(
+                database,
+                session_factory=self.session_factory,
+                redactor=self.redactor,
+                create_tables=self.create_tables,
+            )
 
     @cached_property
     def dispatcher(self) -> Dispatcher:
         """The way to the background, with the two actors declared on its broker."""
         from dexpy.background.actors import declare_actors
-        from dexpy.background.brokers.sql import SqlBroker
         from dexpy.background.dispatch import Dispatcher
         from dexpy.background.jobs import Jobs
         from dexpy.background.queues import QueueDiscovery
-        from dexpy.recording.database import Database
+        from dexpy.background.relay import RelayThread
 
         with self._lock:
-            url = self.settings.broker
-            store: Store | None = self.store
-            database = self.store.database
-            if url is not None and url != self.settings.database:
-                check_broker(url, self.settings.database)
-                database, store = Database(url), None
+            store = self.store if self.is_recording else None
+            if store is None:
                 line(logging.WARNING, "recording.off", why="a broker is named and no database")
-            dispatcher = Dispatcher(SqlBroker(database), store)
-            dispatcher.broker.add_middleware(QueueDiscovery())
-            declare_actors(dispatcher.broker, Jobs(dispatcher, store, self.redactor, self.session_store))
+            carrier = self._carrier(store)
+            dispatcher = Dispatcher(carrier, store)
+            carrier.broker.add_middleware(QueueDiscovery(carrier))
+            if not carrier.transactional and store is not None:
+                carrier.broker.add_middleware(RelayThread(dispatcher))
+            declare_actors(carrier.broker, Jobs(dispatcher, store, self.redactor, self.session_store))
             return dispatcher
+
+    def _carrier(self, store: Store | None) -> Carrier:
+        from dexpy.background.brokers.servers import broker_from_url, is_database
+        from dexpy.background.brokers.sql import SqlBroker
+        from dexpy.background.carriers import ServerCarrier, SqlCarrier
+        from dexpy.recording.database import Database
+
+        named = self.given_broker or self.settings.broker
+        if store is not None and (named is None or named == self.settings.database):
+            return SqlCarrier(SqlBroker(store.database))
+        if isinstance(named, str):
+            if not is_database(named):
+                named = broker_from_url(named)
+            elif store is None:
+                return SqlCarrier(SqlBroker(Database(named)))
+            else:
+                named = SqlBroker(Database(named))
+        assert named is not None  # noqa: S101 - without a store a broker was named
+        return ServerCarrier(named, None if store is None else SqlBroker(store.database))
 
     @property
     def broker(self) -> dramatiq.Broker:
@@ -121,25 +156,6 @@ class Runtime:
             self.store.database.dispose()
 
 
-def check_broker(url: str, database: str | None) -> None:
-    """Refuse a broker that cannot be used.
-
-    Raises:
-        ConfigurationError: Says which brokers there are.
-    """
-    if database is not None:
-        raise ConfigurationError(
-            "A broker on another database than the records is not served yet. "
-            "Name the same URL for both, or leave the broker out: the queue is then in the records' database."
-        )
-    scheme = url.partition(":")[0].partition("+")[0]
-    if scheme not in ("sqlite", "postgresql", "mysql", "mariadb"):
-        raise ConfigurationError(
-            f"The broker {url.partition('@')[2] or url!r} is of a kind that dexpy does not serve yet. "
-            "Name a database URL, or none: then the queue is in the records' database."
-        )
-
-
 _current: Runtime | None = None
 
 
@@ -161,9 +177,10 @@ def install(runtime: Runtime | None) -> Runtime | None:
 def configure(
     *,
     database: str | None = None,
-    broker: str | None = None,
+    broker: str | dramatiq.Broker | None = None,
     session_factory: Callable[[], Session] | None = None,
     redactor: Callable[[str], str] | None = None,
+    create_tables: bool = False,
 ) -> Runtime:
     """Say where records and messages go, and put it in force for the process.
 
@@ -172,9 +189,11 @@ def configure(
 
     Args:
         database: The SQLAlchemy URL of the records: ``sqlite:///app.db``.
-        broker: A database URL for the queue; the records' own database when left out.
+        broker: Carries the messages: ``redis://``, ``rediss://``, ``amqp://``, ``amqps://``, a database URL, or a
+            `dramatiq.Broker` of the application's own, whose middleware stays. The records' own database when left out.
         session_factory: Makes the sessions in which operations run: a `sessionmaker` of the application.
         redactor: Gets every text about a failure before it is stored or shown, and returns what may be.
+        create_tables: Make missing tables on a server too; for tests and demos. Else ``dexpy db init`` makes them.
 
     Returns:
         The runtime.
@@ -190,11 +209,14 @@ def configure(
         'sqlite:///app.db'
     """
     found = Settings.find()
-    named = attrs.evolve(found, database=database or found.database, broker=broker or found.broker)
+    url = broker if isinstance(broker, str) else None
+    own = None if broker is None or isinstance(broker, str) else broker
+    named = attrs.evolve(found, database=database or found.database, broker=url or (None if own else found.broker))
     if named.database is None and session_factory is not None:
         named = attrs.evolve(named, database=_url_of(session_factory))
-    runtime = Runtime(named, session_factory, redactor)
-    runtime.store.database.engine  # noqa: B018 - made now, so that a wrong URL is told here
+    runtime = Runtime(named, session_factory, redactor, own, create_tables=create_tables)
+    if runtime.is_recording:
+        runtime.store.database.engine  # noqa: B018 - made now, so that a wrong URL is told here
     import dramatiq
 
     dramatiq.set_broker(runtime.broker)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import dramatiq
 from dramatiq.middleware import CurrentMessage
 
@@ -19,5 +21,6 @@ def declare_actors(broker: dramatiq.Broker, jobs: Jobs) -> None:
     # dexpy decides itself what is run again: a copy made by Dramatiq would be a second truth.
     wanted = {"max_retries": 0, "time_limit": NO_TIME_LIMIT_MS}
     options = {name: value for name, value in wanted.items() if name in broker.actor_options}
-    for name, body in ((RECORD_JOB, jobs.run_record), (DIRECT_JOB, jobs.run_direct)):
+    bodies: dict[str, Callable[..., None]] = {RECORD_JOB: jobs.run_record, DIRECT_JOB: jobs.run_direct}
+    for name, body in bodies.items():
         dramatiq.actor(body, actor_name=name, broker=broker, queue_name="default", **options)

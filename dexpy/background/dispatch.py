@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import dramatiq
 from sqlalchemy.engine import Connection, Row
 
 from dexpy.background.brokers.sql import SqlBroker
+from dexpy.background.carriers import SHORT_DELAY_S, Carrier, check_delay, seconds_until
 from dexpy.background.payload import DIRECT_JOB, RECORD_JOB, VERSION, DirectPayload, RecordPayload
 from dexpy.declaration.contract import Contract
 from dexpy.declaration.policies import AsyncOptions, check_queue, seconds_of
@@ -22,9 +23,10 @@ from dexpy.foundation.trace import Frame, current_frame
 from dexpy.recording import outbox
 from dexpy.recording.metadata import after
 from dexpy.recording.recorder import identity
-from dexpy.recording.sessions import Given, ambient
+from dexpy.recording.sessions import Ambient, Given, ambient
 from dexpy.recording.store import Store
 from dexpy.recording.ticket import Fate, Ticket
+from dexpy.recording.transitions import apply
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -72,21 +74,50 @@ class Plan:
         """The moment it is due, for the row: a delay counts by the database's clock."""
         return self.at if self.wait_s is None else after(self.wait_s)
 
+    @property
+    def delay_s(self) -> float:
+        """Seconds until it is due, 0 for now."""
+        return self.wait_s if self.wait_s is not None else seconds_until(self.at)
+
+
+@attrs.frozen
+class Shipment:
+    """What one enqueue does, in two parts.
+
+    Attributes:
+        write: In the transaction that the caller commits, or in one of its own.
+        send: After the commit.
+    """
+
+    write: Callable[[Connection], None] | None
+    send: Callable[[], None]
+
 
 class Dispatcher:
     """Stores records and sends messages.
 
     Args:
-        broker: Carries the messages; on the records' own database, row and message are one transaction.
+        carrier: Takes the messages away.
         store: Where records go; None when nothing is recorded.
     """
 
-    def __init__(self, broker: SqlBroker, store: Store | None) -> None:
-        self.broker = broker
+    def __init__(self, carrier: Carrier, store: Store | None) -> None:
+        self.carrier = carrier
         self.store = store
-        self._tables = store or Store(broker.database)
+        mailbox = carrier.mailbox
+        self._tables = store or (Store(mailbox.database) if mailbox is not None else None)
         if store is not None:
             store.sender = self
+
+    @property
+    def broker(self) -> dramatiq.Broker:
+        """The broker underneath."""
+        return self.carrier.broker
+
+    @property
+    def transactional(self) -> bool:
+        """Whether a message is part of the transaction that stores its record."""
+        return self.carrier.transactional
 
     def enqueue(self, operation: Any, options: AsyncOptions, session: Session | None) -> Ticket[Any]:
         """Send an operation to the background.
@@ -102,34 +133,42 @@ class Dispatcher:
         Raises:
             NotSerializable: A prop cannot travel; nothing was stored or sent.
             DeclarationError: No worker could find the class.
+            SensitiveInTransit: A sensitive prop would lie in the broker for anybody to read.
         """
         contract: Contract = operation.contract
         owner = contract.cls.__qualname__
         if contract.unreachable is not None:
-            raise DeclarationError(f"{owner} cannot go to the background: {contract.unreachable}. call() works as it is.")
+            raise DeclarationError(
+                f"{owner} cannot go to the background: {contract.unreachable}. call() works as it is."
+            )
         params = encoded(owner, contract.props, vars(operation))
         plan = Plan.of(operation, contract, options)
-        self.broker.declare_queue(plan.queue)
         run_id = new_id("op")
         frame = current_frame().child(run_id, contract.name)
         place = Given(session) if session is not None else ambient()
+        fate = Fate()
         if self.store is not None and contract.record is not None and contract.record.params:
-            return self._enqueue_record(self.store, contract, params, plan, run_id, frame, place)
-        if contract.sensitive_props:
-            raise SensitiveInTransit(
-                f"{owner} would go to the broker with {listed(contract.sensitive_props)} in the clear: it has no record "
-                "that keeps its params. Turn recording on: record = True, and dexpy.configure(database=...)."
-            )
-        payload = DirectPayload(contract.name, params, frame.to_dict(), run_id)
-        message = self._direct_message(payload, plan.queue)
-        self._place(place, lambda connection: self.broker.put(
-            connection, message, due_at=plan.due_at, priority=plan.priority
-        ), Fate())  # fmt: skip
-        return Ticket(run_id, contract.name, None, None)
+            shipment = self._record_shipment(self.store, contract, params, plan, run_id, frame)
+            facts = {"id": run_id, "name": contract.name, "status": "pending", "params": params}
+            ticket = Ticket[Any](run_id, contract.name, self.store, {**facts, "scheduled_at": plan.due_at}, fate)
+        else:
+            if contract.sensitive_props:
+                raise SensitiveInTransit(
+                    f"{owner} would go to the broker with {listed(contract.sensitive_props)} in the clear: it has no "
+                    "record that keeps its params. Turn recording on: record = True, dexpy.configure(database=...)."
+                )
+            payload = DirectPayload(contract.name, params, frame.to_dict(), run_id)
+            shipment = self._direct_shipment(self._direct_message(payload, plan.queue), plan)
+            ticket = Ticket[Any](run_id, contract.name, None, None)
+        self.broker.declare_queue(plan.queue)
+        self._ship(shipment, place, fate)
+        return ticket
 
-    def _enqueue_record(
-        self, store: Store, contract: Contract, params: Any, plan: Plan, run_id: str, frame: Frame, place: Any
-    ) -> Ticket[Any]:
+    def _record_shipment(
+        self, store: Store, contract: Contract, params: Any, plan: Plan, run_id: str, frame: Frame
+    ) -> Shipment:
+        now = plan.delay_s == 0
+        sent = self.transactional or now
         values = {
             **identity(contract, run_id, frame),
             "params": params,
@@ -137,52 +176,87 @@ class Dispatcher:
             "queue": plan.queue,
             "priority": plan.priority,
             "scheduled_at": plan.scheduled_at,
-            "enqueued_at": after(0),
-            "send_count": 1,
+            "enqueued_at": after(0) if sent else None,
+            "send_count": int(sent),
         }
         message = self._record_message(RecordPayload(contract.name, run_id, frame.trace_id), plan.queue)
 
         def write(connection: Connection) -> None:
             store.insert(connection, values)
-            self.broker.put(connection, message, due_at=plan.due_at, priority=plan.priority)
+            if self.transactional:
+                self._post(connection, message, plan.due_at, plan.priority)
 
-        fate = Fate()
-        self._place(place, write, fate)
-        facts = {"id": run_id, "name": contract.name, "status": "pending", "params": params, "scheduled_at": plan.due_at}
-        return Ticket(run_id, contract.name, store, facts, fate)
+        def send() -> None:
+            if self.transactional:
+                self.ring()
+                return
+            self.carrier.note_queue(plan.queue)
+            if now and not self.carrier.deliver(message):
+                self._owe(store, run_id)
 
-    def _place(self, place: Any, write: Callable[[Connection], None], fate: Fate) -> None:
-        """Write in the session's transaction if it is on the queue's database, after it if not, at once without one."""
+        return Shipment(write, send)
+
+    def _direct_shipment(self, message: dramatiq.Message[Any], plan: Plan) -> Shipment:
+        if self.transactional or (self.carrier.mailbox is not None and plan.delay_s > SHORT_DELAY_S):
+            return Shipment(lambda connection: self._post(connection, message, plan.due_at, plan.priority), self.ring)
+        check_delay(plan.delay_s, "async_(...)")
+
+        def send() -> None:
+            self.carrier.note_queue(plan.queue)
+            self._deliver_direct(message, plan.delay_s)
+
+        return Shipment(None, send)
+
+    def _deliver_direct(self, message: dramatiq.Message[Any], delay_s: float) -> None:
+        """A direct message that the broker does not take waits in the database, or fails where there is none."""
+        if self.carrier.mailbox is None:
+            self.broker.enqueue(message, delay=round(delay_s * 1000) or None)
+        elif not self.carrier.deliver(message, delay_s):
+            self._write(lambda connection: self._post(connection, message, clock.now() + timedelta(seconds=delay_s)))
+
+    def _ship(self, shipment: Shipment, place: Ambient | None, fate: Fate) -> None:
+        """Write in the session's transaction if it is on our database, after it if not, at once without one."""
+
+        def ship_now() -> None:
+            if shipment.write is not None:
+                self._write(shipment.write)
+            fate.commit()
+            shipment.send()
+
         if place is None:
-            self._write_now(write)
+            ship_now()
             return
         session: Session = place.session()
         fate.open = True
-        if self._is_ours(session):
-            connection = session.connection()
-            self._tables.prepare(connection)
-            write(connection)
-            outbox.after_commit(session, self._settled(fate), fate.roll_back)
-        else:
+        if shipment.write is None or self._tables is None or not self._tables.holds(session):
+            outbox.after_commit(session, ship_now, fate.roll_back)
+            return
+        connection = session.connection()
+        self._tables.prepare(connection)
+        shipment.write(connection)
 
-            def write_and_settle() -> None:
-                self._write_now(write)
-                fate.commit()
-
-            outbox.after_commit(session, write_and_settle, fate.roll_back)
-
-    def _settled(self, fate: Fate) -> Callable[[], None]:
-        def committed() -> None:
+        def send() -> None:
             fate.commit()
-            self.ring()
+            shipment.send()
 
-        return committed
+        outbox.after_commit(session, send, fate.roll_back)
 
-    def _write_now(self, write: Callable[[Connection], None]) -> None:
-        self.prepare()
-        with self.broker.database.begin() as connection:
+    def _write(self, write: Callable[[Connection], None]) -> None:
+        assert self._tables is not None  # noqa: S101 - only what has tables has anything to write
+        with self._tables.begin() as connection:
             write(connection)
-        self.ring()
+
+    def _post(
+        self, connection: Connection, message: dramatiq.Message[Any], due_at: datetime | None, priority: int = 0
+    ) -> None:
+        mailbox = self.carrier.mailbox
+        assert mailbox is not None  # noqa: S101 - callers have looked
+        mailbox.put(connection, message, due_at=due_at, priority=priority)
+
+    def _owe(self, store: Store, run_id: str) -> None:
+        """The broker did not take a message: the row says so, and the relay sends it."""
+        with store.begin() as connection:
+            apply(connection, "owe", run_id)
 
     def prepare(self) -> None:
         """Make SQLite's tables if they are not there.
@@ -190,15 +264,20 @@ class Dispatcher:
         Raises:
             DatabaseUnavailable: The database cannot be opened.
         """
-        self._tables.prepare()
+        if self._tables is not None:
+            self._tables.prepare()
+        if not self.transactional and isinstance(self.broker, SqlBroker):
+            self.broker.create_tables()
+
+    def is_idle(self, queues: Collection[str] | None) -> bool:
+        """Whether nothing is due, owed or running in these queues, or in any."""
+        return not (self.store is not None and self.store.owes(queues)) and self.carrier.is_idle(queues)
 
     def close(self) -> None:
         """Close the connections that this process holds."""
         self.broker.close()
-        self.broker.database.dispose()
-
-    def _is_ours(self, session: Session) -> bool:
-        return self.broker.database.same_as(session.connection().engine)
+        if self._tables is not None:
+            self._tables.database.dispose()
 
     def _record_message(self, payload: RecordPayload, queue: str) -> dramatiq.Message[Any]:
         return self._message(RECORD_JOB, payload.kwargs(), queue, {})
@@ -210,24 +289,34 @@ class Dispatcher:
         options = {"dexpy": {"v": VERSION, **extra}}
         return dramatiq.Message(queue_name=queue, actor_name=actor, args=(), kwargs=kwargs, options=options)
 
+    def message_of(self, row: Row[Any]) -> dramatiq.Message[Any]:
+        """The message of a record."""
+        return self._record_message(RecordPayload(row.name, row.id, row.trace_id or ""), row.queue)
+
+    def deliver_row(self, row: Row[Any]) -> bool:
+        """Hand the message of a row to the broker now; False if it does not take it."""
+        self.broker.declare_queue(row.queue)
+        return self.carrier.deliver(self.message_of(row))
+
     def send(self, connection: Connection, row: Row[Any]) -> None:
-        """Send the message of a pending row with the connection's commit."""
-        payload = RecordPayload(row.name, row.id, row.trace_id or "")
-        message = self._record_message(payload, row.queue)
-        self.broker.put(connection, message, due_at=row.scheduled_at, priority=row.priority)
+        """Send a pending row: with the connection's commit where messages are rows; else the relay does."""
+        if self.transactional:
+            self._post(connection, self.message_of(row), row.scheduled_at, row.priority)
 
     def send_direct(self, payload: DirectPayload, queue: str, wait_s: float) -> None:
         """Send a direct run again, after a wait."""
-        message = self._direct_message(payload, queue)
-        due_at = clock.now() + timedelta(seconds=wait_s)
-        self._write_now(lambda connection: self.broker.put(connection, message, due_at=due_at))
+        self.put_back(self._direct_message(payload, queue), wait_s)
 
     def put_back(self, message: dramatiq.Message[Any], wait_s: float) -> None:
-        """Send a message again that this process cannot serve, after a wait."""
-        due_at = clock.now() + timedelta(seconds=wait_s)
-        self._write_now(lambda connection: self.broker.put(connection, message, due_at=due_at))
+        """Send a message once more, after a wait."""
+        if self.carrier.mailbox is None:
+            self.broker.enqueue(message, delay=round(wait_s * 1000) or None)
+        else:
+            self._write(lambda connection: self._post(connection, message, clock.now() + timedelta(seconds=wait_s)))
+            self.ring()
 
     def ring(self) -> None:
         """Wake the workers of this process."""
-        self.broker.ring()
+        self.carrier.ring()
+
 

@@ -29,6 +29,7 @@ class Performs(Protocol[R_co]):
 
     def perform(self) -> R_co:
         """Do the work."""
+        ...
 
 
 class PerformsAsync(Protocol[R_co]):
@@ -36,6 +37,7 @@ class PerformsAsync(Protocol[R_co]):
 
     def perform(self) -> Coroutine[Any, Any, R_co]:
         """Do the work."""
+        ...
 
 
 class Enqueues(Protocol):
@@ -43,6 +45,7 @@ class Enqueues(Protocol):
 
     def enqueue(self, operation: Any, options: AsyncOptions, session: Session | None) -> Ticket[Any]:
         """See `Dispatcher.enqueue`."""
+        ...
 
 
 _NO_SAFE = (

@@ -13,6 +13,7 @@ from contextvars import Context
 from typing import Any
 
 import attrs
+import dramatiq
 from dramatiq.middleware import CurrentMessage
 from sqlalchemy.engine import Row
 
@@ -44,7 +45,7 @@ from dexpy.recording.recorder import (
     crash_values,
     failure_values,
 )
-from dexpy.recording.store import Store
+from dexpy.recording.store import Store, facts_of
 from dexpy.recording.transitions import apply
 
 UNKNOWN_WAIT_S = 30.0
@@ -174,7 +175,7 @@ class Jobs:
 
     def _put_back(self, class_name: str, run_id: str) -> None:
         """A class that this worker does not know, as during a rolling deploy: look again later, somewhere else."""
-        message = CurrentMessage.get_current_message()
+        message: dramatiq.Message[Any] | None = CurrentMessage.get_current_message()
         if class_name not in self._warned:
             self._warned.add(class_name)
             line(logging.WARNING, "class.unknown", operation=class_name, run=run_id, advice="is its module imported?")
@@ -195,6 +196,8 @@ class Jobs:
             return
         if row.status == "pending":
             with store.begin() as connection:
+                if not self._dispatcher.transactional:
+                    apply(connection, "owe", record_id)
                 self._dispatcher.send(connection, row)
             self._dispatcher.ring()
         line(logging.DEBUG, "not_claimed", operation=class_name, run=record_id, status=row.status)
@@ -209,7 +212,7 @@ class Jobs:
         redactor = start.redactor_for(operation, contract, redactor)
         frame = Frame.from_dict(row.trace) if row.trace else Frame(row.trace_id or new_id("tr"))
         recorder = ClaimRecorder(store, contract, row)
-        counts = row.retry_counts or {}
+        counts: Mapping[str, int] = row.retry_counts or {}
         try:
             outcome = self._run(contract, operation, row.id, frame, recorder, redactor, row.num_attempts)
         except LostClaim as lost:
@@ -250,11 +253,12 @@ class Jobs:
         """The last word on the row; message and attempt in the same transaction."""
         values: dict[str, Any] = {**verdict.values, "claim_token": row.claim_token}
         if verdict.event == "retry":
-            values |= {"retry_counts": dict(verdict.counts), "wait_s": verdict.wait_s}
+            sent = self._dispatcher.transactional
+            values |= {"retry_counts": dict(verdict.counts), "wait_s": verdict.wait_s, "sent": sent}
         with store.begin() as connection:
             after = apply(connection, verdict.event, row.id, **values)
             if after is not None:
-                kept = {**after._mapping, "claimed_by": row.claimed_by}  # noqa: SLF001 - public, in spite of its name
+                kept = {**facts_of(after), "claimed_by": row.claimed_by}
                 store.keep_attempt(connection, kept, verdict.traceback)
                 if verdict.event == "retry":
                     self._dispatcher.send(connection, after)

@@ -56,7 +56,7 @@ class DirectPayload:
     trace: Mapping[str, Any]
     run_id: str
     attempt: int = 1
-    counts: Mapping[str, int] = attrs.field(factory=dict)
+    counts: Mapping[str, int] = attrs.field(factory=dict[str, int])
 
     def kwargs(self) -> dict[str, Any]:
         """The keyword arguments of the message."""

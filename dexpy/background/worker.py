@@ -15,7 +15,7 @@ from typing import Any
 import attrs
 import dramatiq
 
-from dexpy.background.brokers.sql import SqlBroker
+from dexpy.background.carriers import Carrier
 from dexpy.background.dispatch import DEFAULT_QUEUE, Dispatcher
 from dexpy.background.queues import declare_new_queues
 from dexpy.declaration import registry
@@ -91,12 +91,12 @@ def run_process(options: WorkerOptions, parent: int, tell: Callable[[str, str], 
     stop = threading.Event()
     # The terminal's Ctrl-C goes to the whole group; the supervisor turns it into one TERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(signal.SIGTERM, lambda _signal, _frame: stop.set())
     try:
         import_modules(options.modules)
         dispatcher: Dispatcher = dispatcher_in_force()
         dispatcher.prepare()
-        worker = make_worker(dispatcher.broker, options)
+        worker = make_worker(dispatcher.carrier, options)
         worker.start()
     except DexpyError as error:
         tell("error", str(error) if options.log_level > logging.DEBUG else traceback.format_exc())
@@ -108,7 +108,7 @@ def run_process(options: WorkerOptions, parent: int, tell: Callable[[str, str], 
         if os.getppid() != parent:
             line(logging.WARNING, "worker.orphaned", pid=os.getpid())
             break
-        if options.burst and _is_idle(dispatcher.broker, options.queues):
+        if options.burst and dispatcher.is_idle(options.queues):
             break
     worker.stop(timeout=int(options.shutdown_timeout_s * 1000))
     dispatcher.close()
@@ -116,13 +116,13 @@ def run_process(options: WorkerOptions, parent: int, tell: Callable[[str, str], 
     return 0
 
 
-def make_worker(broker: SqlBroker, options: WorkerOptions) -> dramatiq.Worker:
+def make_worker(carrier: Carrier, options: WorkerOptions) -> dramatiq.Worker:
     """A Dramatiq worker for the queues that are known by now; others are found while it runs."""
     for name in class_queues() | (options.queues or frozenset()):
-        broker.declare_queue(name)
-    declare_new_queues(broker)
+        carrier.broker.declare_queue(name)
+    declare_new_queues(carrier)
     queues = None if options.queues is None else set(options.queues)
-    return dramatiq.Worker(broker, queues=queues, worker_threads=options.threads, worker_timeout=POLL_MS)
+    return dramatiq.Worker(carrier.broker, queues=queues, worker_threads=options.threads, worker_timeout=POLL_MS)
 
 
 def class_queues() -> frozenset[str]:
@@ -133,11 +133,6 @@ def class_queues() -> frozenset[str]:
         if isinstance(queue, str):
             named.add(queue)
     return frozenset(named)
-
-
-def _is_idle(broker: SqlBroker, queues: frozenset[str] | None) -> bool:
-    pending = broker.pending(queues)
-    return pending.due == 0 and pending.leased == 0
 
 
 def set_up_logging(level: int) -> None:

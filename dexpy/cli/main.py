@@ -8,6 +8,8 @@ import traceback
 import click
 
 from dexpy import __version__
+from dexpy.cli.demo import demo
+from dexpy.cli.worker import worker
 from dexpy.foundation.errors import DexpyError
 
 
@@ -17,10 +19,12 @@ def main() -> None:
     """Operations that are typed, recorded and never lost."""
 
 
+main.add_command(demo)
+main.add_command(worker)
+
+
 def run(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its status: 0, 1 for a failure, 2 for a wrong call."""
-    from dexpy.cli import demo, worker  # noqa: F401 - they add their commands
-
     given = sys.argv[1:] if arguments is None else arguments
     try:
         main.main(args=given, prog_name="dexpy", standalone_mode=True)

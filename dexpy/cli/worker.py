@@ -8,7 +8,6 @@ import sys
 
 import click
 
-from dexpy.cli.main import main
 from dexpy.declaration.policies import check_queue
 from dexpy.foundation.errors import OptionsError
 
@@ -21,7 +20,7 @@ def _queues(_context: click.Context, _option: click.Parameter, given: tuple[str,
         raise click.BadParameter(str(error)) from None
 
 
-@main.command()
+@click.command()
 @click.argument("modules", nargs=-1, required=True, metavar="MODULE...")
 @click.option("-p", "--processes", type=click.IntRange(min=1), default=lambda: os.cpu_count() or 1,
               show_default="one for each CPU", help="Worker processes.")  # fmt: skip

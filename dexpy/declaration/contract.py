@@ -6,9 +6,9 @@ What can be refused at the class statement is refused there; types are resolved 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import attrs
 
@@ -223,7 +223,7 @@ def _job_rules(cls: type, where: str) -> tuple[Rule, ...]:
                 raise DeclarationError(
                     f"{where}.{attribute} = {declared!r} wants a tuple. Mind the comma: {attribute} = (...,)."
                 )
-            for order, entry in enumerate(declared):
+            for order, entry in enumerate(cast("Sequence[Any]", declared)):
                 if isinstance(entry, Reset):
                     own.clear()
                 elif expected is Retry and isinstance(entry, Retry):
@@ -246,7 +246,7 @@ def _rescues(cls: type, where: str) -> tuple[Rule, ...]:
     for distance, declared in _declarations(cls, "rescue_from"):
         if not isinstance(declared, Mapping):
             raise DeclarationError(f'{where}.rescue_from wants a mapping: {{CardError: "card_declined"}}.')
-        for order, (cause, answer) in enumerate(declared.items()):
+        for order, (cause, answer) in enumerate(cast("Mapping[object, Any]", declared).items()):
             if not (isinstance(cause, type) and issubclass(cause, Exception)):
                 raise DeclarationError(f"{where}.rescue_from: {cause!r} is no exception class.")
             if issubclass(cause, Error):
@@ -275,7 +275,10 @@ def _errors(cls: type, where: str) -> Mapping[str, str | None]:
     for _, declared in _declarations(cls, "errors"):
         if isinstance(declared, str) or not isinstance(declared, (set, frozenset, list, tuple, Mapping)):
             raise DeclarationError(f'{where}.errors = {declared!r} wants a set of codes: {{"no_balance"}}.')
-        described = declared if isinstance(declared, Mapping) else dict.fromkeys(declared)
+        if isinstance(declared, Mapping):
+            described = cast("Mapping[object, Any]", declared)
+        else:
+            described = dict.fromkeys(cast("Collection[object]", declared))
         for code, description in described.items():
             if not isinstance(code, str) or not code or len(code) > 255:
                 raise DeclarationError(f"{where}.errors: {code!r} is no code; codes are non-empty str.")

@@ -72,15 +72,8 @@ class Misfit(Exception):  # noqa: N818 - a word of the domain; it becomes a Prop
         return (problem.under(prefix) for problem in self.problems)
 
 
-class _ShortRepr(reprlib.Repr):
-    """Cuts long values before it writes them, so that a list of a million items costs nothing."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxstring = self.maxother = self.maxlong = _GOT_LENGTH
-
-
-_short_repr = _ShortRepr()
+_short_repr = reprlib.Repr()  # cuts before it writes, so that a list of a million items costs nothing
+_short_repr.maxstring = _short_repr.maxother = _short_repr.maxlong = _GOT_LENGTH - 20
 
 
 def shown(value: object) -> str:
@@ -395,7 +388,7 @@ def plain_json(value: Any) -> Any:
         >>> plain_json({"k": [float("nan")]})
         Traceback (most recent call last):
         ...
-        dexpy.foundation.errors.NotSerializable: ['k'][0] is NaN or infinite, and JSON has neither: use None
+        dexpy.NotSerializable: ['k'][0] is NaN or infinite, and JSON has neither: use None
     """
     try:
         return walk_plain(value)

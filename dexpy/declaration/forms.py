@@ -746,8 +746,10 @@ def _hints(cls: Any) -> dict[str, Any]:
         return typing.get_type_hints(cls, include_extras=True)
     except NameError:
         pass
-    try:  # a class inside of a function does not find its own name
-        return typing.get_type_hints(cls, localns={**vars(cls), cls.__name__: cls}, include_extras=True)
+    # a class inside of a function does not find its own name, text not the variables of ``class Box[T]``
+    variables = {variable.__name__: variable for variable in getattr(cls, "__type_params__", ())}
+    try:
+        return typing.get_type_hints(cls, localns={**vars(cls), **variables, cls.__name__: cls}, include_extras=True)
     except NameError as error:
         raise DeclarationError(
             f"{cls.__qualname__} has an annotation with the name {error.name!r}, which does not exist at run time. "
@@ -760,8 +762,8 @@ def _type_arguments(annotation: Any) -> dict[Any, Any]:
     cls = get_origin(annotation) or annotation
     arguments = dict(zip(getattr(cls, "__parameters__", ()), get_args(annotation), strict=False))
     for base in getattr(cls, "__orig_bases__", ()):
-        inherited = _type_arguments(base) if _special_name(get_origin(base)) == "" else {}
-        arguments |= {variable: _substituted(argument, arguments) for variable, argument in inherited.items()}
+        inherited = _type_arguments(base).items()
+        arguments |= {variable: _substituted(argument, arguments) for variable, argument in inherited}
     return arguments
 
 

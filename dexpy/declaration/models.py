@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
 from functools import cache
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 from uuid import UUID
 
 import attrs
 
 from dexpy.declaration.forms import Form, Misfit, form_of
 from dexpy.foundation.errors import DeclarationError, Problem
+
+if TYPE_CHECKING:
+    from sqlalchemy import Select
+    from sqlalchemy.orm import Mapper
 
 Key: TypeAlias = int | str | UUID | tuple[int | str | UUID | date, ...]
 """A primary key: a value, or a tuple of them for a composite one."""
@@ -22,21 +26,27 @@ class ModelLoader(Protocol):
 
     def key_of(self, instance: Any) -> Key | None:
         """The key of an instance, None while it has none."""
+        ...
 
     def check_key(self, key: Any) -> Key:
         """A key of the right type, or `Misfit`."""
+        ...
 
     def encode_key(self, key: Key) -> Any:
         """The key as JSON."""
+        ...
 
     def decode_key(self, data: Any) -> Key:
         """The key from JSON, or `Misfit`."""
+        ...
 
     def load(self, session: Callable[[], Any], keys: Sequence[Key], lock: bool) -> Mapping[Key, Any]:
         """The rows of these keys; a missing one is left out."""
+        ...
 
     def is_usable(self, session: Callable[[], Any], instance: Any) -> bool:
         """Whether an instance belongs to the run's session and needs no loading."""
+        ...
 
 
 @attrs.frozen
@@ -49,7 +59,7 @@ class SqlAlchemyLoader:
         forms: A form for each column of the key.
     """
 
-    model: type
+    model: type[Any]
     columns: tuple[Any, ...]
     forms: tuple[Form, ...]
 
@@ -58,7 +68,7 @@ class SqlAlchemyLoader:
         """The loader of a mapped class."""
         from sqlalchemy import inspect
 
-        mapper = inspect(model)
+        mapper: Mapper[Any] = inspect(model)
         columns = tuple(getattr(model, mapper.get_property_by_column(column).key) for column in mapper.primary_key)
         return cls(model, columns, tuple(form_of(_python_type(column)) for column in mapper.primary_key))
 
@@ -66,10 +76,11 @@ class SqlAlchemyLoader:
         """The identity of an instance that has been flushed."""
         from sqlalchemy import inspect
 
-        identity = inspect(instance).identity
+        identity: tuple[Any, ...] | None = inspect(instance).identity
         if identity is None:
             return None
-        return identity[0] if len(identity) == 1 else tuple(identity)
+        key: Key = identity[0] if len(identity) == 1 else tuple(identity)
+        return key
 
     def check_key(self, key: Any) -> Key:
         """A key with the types of the primary key's columns."""
@@ -79,19 +90,17 @@ class SqlAlchemyLoader:
         """A value, or a list for a composite key."""
         if len(self.forms) == 1:
             return self.forms[0].encode(key)
-        return [form.encode(part) for form, part in zip(self.forms, self._parts(key), strict=True)]
+        return [form.encode(part) for form, part in zip(self.forms, _parts(key), strict=True)]
 
     def decode_key(self, data: Any) -> Key:
         """The key that `encode_key` wrote."""
-        return self._each(tuple(data) if isinstance(data, list) else data, [form.decode for form in self.forms])
+        return self._each(_tuple_of(data), [form.decode for form in self.forms])
 
-    def _parts(self, key: Any) -> tuple[Any, ...]:
-        return key if isinstance(key, tuple) else (key,)
-
-    def _each(self, key: Any, steps: Sequence[Callable[[Any], Any]]) -> Any:
+    def _each(self, key: Any, steps: Sequence[Callable[[Any], Any]]) -> Key:
         if len(steps) == 1:
-            return steps[0](key)
-        parts = self._parts(key)
+            made: Key = steps[0](key)
+            return made
+        parts = _parts(key)
         if len(parts) != len(steps):
             wanted = f"a key of {self.model.__name__}: a tuple of {len(steps)} values"
             raise Misfit((Problem("", wanted, f"{len(parts)} of them"),))
@@ -105,10 +114,10 @@ class SqlAlchemyLoader:
             chosen = self.columns[0].in_(keys)
         else:
             chosen = or_(
-                *(and_(*(column == part for column, part in zip(self.columns, self._parts(key), strict=True)))
+                *(and_(*(column == part for column, part in zip(self.columns, _parts(key), strict=True)))
                   for key in keys)
             )  # fmt: skip
-        query = select(self.model).where(chosen)
+        query: Select[Any] = select(self.model).where(chosen)
         if lock:
             query = query.order_by(*self.columns).with_for_update().execution_options(populate_existing=True)
         found: dict[Key, Any] = {}
@@ -124,6 +133,16 @@ class SqlAlchemyLoader:
 
         owner = object_session(instance)
         return owner is not None and owner is session()
+
+
+def _parts(key: object) -> tuple[Any, ...]:
+    """The values of a key, one for each column."""
+    return cast("tuple[object, ...]", key) if isinstance(key, tuple) else (key,)
+
+
+def _tuple_of(data: object) -> Any:
+    """JSON has lists where a composite key is a tuple."""
+    return tuple(cast("list[object]", data)) if isinstance(data, list) else data
 
 
 def _python_type(column: Any) -> type:
@@ -149,8 +168,7 @@ class RegisteredLoader:
 
     def check_key(self, key: Any) -> Key:
         """An int, str or UUID, or a tuple of them."""
-        parts = key if isinstance(key, tuple) else (key,)
-        for part in parts:
+        for part in _parts(key):
             if type(part) not in (int, str, UUID):
                 wanted = f"a {self.model.__name__} or its key (int, str, UUID or a tuple of them)"
                 raise Misfit((Problem("", wanted, f"{type(part).__name__}"),))
@@ -160,19 +178,24 @@ class RegisteredLoader:
     def encode_key(self, key: Key) -> Any:
         """The key, with a UUID marked as such."""
         if isinstance(key, tuple):
-            return [self.encode_key(part) for part in key]  # type: ignore[arg-type]
+            return [self.encode_key(cast("Key", part)) for part in key]
         return {"$uuid": str(key)} if isinstance(key, UUID) else key
 
     def decode_key(self, data: Any) -> Key:
         """The key that `encode_key` wrote."""
         if isinstance(data, list):
-            return tuple(self.decode_key(part) for part in data)  # type: ignore[misc]
-        return self.check_key(UUID(data["$uuid"]) if isinstance(data, dict) and "$uuid" in data else data)
+            parts = cast("list[object]", data)
+            return tuple(cast("int | str | UUID", self.decode_key(part)) for part in parts)
+        if isinstance(data, dict) and "$uuid" in data:
+            return self.check_key(UUID(cast("dict[str, Any]", data)["$uuid"]))
+        return self.check_key(data)
 
     def load(self, session: Callable[[], Any], keys: Sequence[Key], lock: bool) -> Mapping[Key, Any]:  # noqa: ARG002
         """The rows, by key."""
         found = self.load_rows(self.model, keys)
-        return found if isinstance(found, Mapping) else {self.read_key(instance): instance for instance in found}
+        if isinstance(found, Mapping):
+            return cast("Mapping[Key, Any]", found)
+        return {self.read_key(instance): instance for instance in found}
 
     def is_usable(self, session: Callable[[], Any], instance: Any) -> bool:  # noqa: ARG002
         """An instance is always used as it is."""

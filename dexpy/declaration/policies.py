@@ -184,7 +184,8 @@ class Retry:
             _declared_seconds(wait)
         if isinstance(jitter, bool) or not isinstance(jitter, (int, float)) or not 0 <= jitter <= 1:
             raise DeclarationError(f"Retry(jitter={jitter!r}) wants a share between 0 and 1.")
-        self.__attrs_init__(causes, attempts, wait, float(jitter))  # type: ignore[attr-defined]
+        made: Any = self
+        made.__attrs_init__(causes, attempts, wait, float(jitter))
 
     def wait_s(self, attempt: int, jitter_of: Callable[[], float] = random.random) -> float:
         """Seconds to wait after this many attempts.

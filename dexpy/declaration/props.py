@@ -7,16 +7,18 @@ Annotations are resolved at first use: models are often declared after the opera
 from __future__ import annotations
 
 import builtins
+import operator
 import re
 import sys
 import typing
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import attrs
 
+from dexpy.declaration.converter import misfit
 from dexpy.declaration.forms import Form, Misfit, form_of
-from dexpy.declaration.refs import KINDS, Reference, mentions_reference, reference_kind, reference_of
+from dexpy.declaration.refs import Reference, mentions_reference, reference_kind, reference_of
 from dexpy.foundation.errors import (
     SENSITIVE,
     DeclarationError,
@@ -34,10 +36,10 @@ RESERVED = frozenset(
     """
     acall after_commit async_ call callable check_cancelled clear_once concurrency contract discard_on each encrypt
     errors expires_in explain in_session is_callable lock max_lost on_error on_failure on_lost once parse perform
-    record report_progress rescue_from retry_on run_id safe session step steps timeout transaction unique
+    record report_progress rescue_from retry_on run_id safe self session step steps timeout transaction unique
     """.split()
 )
-"""Names that a prop may not have: the methods and policies of an operation."""
+"""Names that a prop may not have: the methods and policies of an operation, and ``self``."""
 
 
 @attrs.frozen
@@ -61,13 +63,13 @@ class PropOptions:
         """What the value ought to have been, or None if it is within all bounds."""
         if value is None:
             return None
-        if self.ge is not None and not value >= self.ge:
+        if self.ge is not None and not _keeps(operator.ge, value, self.ge):
             return f"a value >= {self.ge!r}"
-        if self.gt is not None and not value > self.gt:
+        if self.gt is not None and not _keeps(operator.gt, value, self.gt):
             return f"a value > {self.gt!r}"
-        if self.le is not None and not value <= self.le:
+        if self.le is not None and not _keeps(operator.le, value, self.le):
             return f"a value <= {self.le!r}"
-        if self.lt is not None and not value < self.lt:
+        if self.lt is not None and not _keeps(operator.lt, value, self.lt):
             return f"a value < {self.lt!r}"
         if self.min_length is not None and len(value) < self.min_length:
             return f"a length of at least {self.min_length}"
@@ -84,6 +86,18 @@ class PropOptions:
         """Whether there is anything to check."""
         bounds = (self.ge, self.gt, self.le, self.lt, self.min_length, self.max_length, self.pattern, self.choices)
         return any(bound is not None for bound in bounds)
+
+
+def _keeps(compare: Callable[[Any, Any], Any], value: Any, bound: Any) -> bool:
+    """Whether a value keeps to a bound; one that cannot be compared with it does not."""
+    try:
+        return bool(compare(value, bound))
+    except ArithmeticError:  # a Decimal that is not a number
+        return False
+    except TypeError:
+        if type(value) is type(bound):  # one of the two moments is aware
+            return False
+        raise
 
 
 def prop(
@@ -140,11 +154,15 @@ def prop(
         raise DeclarationError("prop(default=, factory=) were both given. Give one.")
     if factory is not None and not builtins.callable(factory):
         raise DeclarationError(f"prop(factory={factory!r}) wants a function without arguments.")
-    if isinstance(default, (list, dict, set)):
+    if _is_shared(default):
         raise DeclarationError(
             f"prop(default={default!r}) would be shared by all operations. "
             f"Write prop(factory={type(default).__name__}) or a lambda."
         )
+    if isinstance(aliases, str):
+        raise DeclarationError(f"prop(aliases={aliases!r}) wants names in a tuple. Write aliases=({aliases!r},).")
+    if isinstance(choices, str):
+        raise DeclarationError(f"prop(choices={choices!r}) wants values in a tuple. Write choices=({choices!r},).")
     try:
         compiled = None if pattern is None else re.compile(pattern)
     except re.error as error:
@@ -155,6 +173,11 @@ def prop(
     )  # fmt: skip
     made = attrs.Factory(factory) if factory is not None else default
     return attrs.field(default=made, kw_only=True, metadata={MARK: options})
+
+
+def _is_shared(default: object) -> bool:
+    """Whether a default is one that all operations would change together."""
+    return isinstance(default, (list, dict, set))
 
 
 @attrs.frozen
@@ -204,7 +227,7 @@ class Prop:
                 f"prop {self.name}: its bounds do not fit its type {self.form.label}: {error}. Change one of them."
             ) from None
         if wanted is not None:
-            raise Misfit((Problem("", wanted, f"{type(value).__name__} {value!r}"[:80]),))
+            raise misfit(wanted, value)
 
     def shown(self, value: Any) -> str:
         """A value for people: never a secret, never a query."""
@@ -213,7 +236,7 @@ class Prop:
         if self.reference is None or value is None:
             return repr(value)
         items = value if self.reference.many else [value]
-        keys = [repr(self.reference.key_of(item)) for item in items]
+        keys = [self.reference.shown(item) for item in items]
         return f"[{', '.join(keys)}]" if self.reference.many else keys[0]
 
 
@@ -287,8 +310,7 @@ def define(cls: type) -> None:
     for name, annotation in own.items():
         kind = reference_kind(annotation)
         if kind is not None:
-            descriptor: Any = kind(name)  # type: ignore[call-arg]
-            setattr(cls, name, descriptor)
+            setattr(cls, name, kind(name))
 
 
 def _is_field(value: object) -> bool:
@@ -340,7 +362,7 @@ def _resolve_one(cls: type, field: attrs.Attribute[Any]) -> Prop:
         if options.lock:
             raise DeclarationError(f"{where}: prop(lock=True) is for references. Leave it out, or write Ref[...].")
         form = form_of(annotation)
-    if isinstance(field.default, (list, dict, set)):
+    if _is_shared(field.default):
         raise DeclarationError(
             f"{where}: the default {field.default!r} would be shared by all operations. "
             f"Write prop(factory={type(field.default).__name__}) or a lambda."
@@ -468,21 +490,22 @@ def decoded(owner: str, props: tuple[Prop, ...], data: Any) -> tuple[dict[str, A
     """
     if not isinstance(data, Mapping):
         raise Undecodable(owner, [Problem("", "a JSON object", type(data).__name__)])
+    stored = cast("Mapping[str, Any]", data)
     values: dict[str, Any] = {}
     problems: list[Problem] = []
     used: set[str] = set()
     for one in props:
-        key = next((key for key in (one.name, *one.options.aliases) if key in data), None)
+        key = next((key for key in (one.name, *one.options.aliases) if key in stored), None)
         if key is None:
             continue
         used.add(key)
         try:
-            values[one.name] = one.form.decode(data[key])
+            values[one.name] = one.form.decode(stored[key])
         except Misfit as misfit:
             problems += _named(one, misfit)
     if problems:
         raise Undecodable(owner, problems)
-    return values, tuple(sorted(set(data) - used))
+    return values, tuple(sorted(set(stored) - used))
 
 
 def _named(one: Prop, misfit: Misfit) -> list[Problem]:

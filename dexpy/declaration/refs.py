@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_args, get_origin, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, get_args, get_origin, overload
 
 import attrs
 
@@ -117,7 +117,7 @@ KINDS: tuple[type, ...] = (Ref, OptRef, Refs)
 def reference_kind(annotation: object) -> type | None:
     """`Ref`, `OptRef` or `Refs` if an annotation is one of them, else None."""
     kind = get_origin(annotation) or annotation
-    return kind if kind in KINDS else None  # type: ignore[return-value]
+    return kind if kind in KINDS else None
 
 
 def mentions_reference(annotation: object) -> type | None:
@@ -184,7 +184,7 @@ class Reference:
             raise Misfit((Problem("", f"a list for {self.label}", type(value).__name__),))
         found: list[Any] = []
         problems: list[Problem] = []
-        for index, item in enumerate(value):
+        for index, item in enumerate(cast("Sequence[object]", value)):
             try:
                 found.append(one(item))
             except Misfit as misfit:

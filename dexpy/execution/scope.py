@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -197,7 +197,7 @@ class Scope:
             self._rows.extend(rows)
 
     @contextmanager
-    def block(self) -> Iterator[Session]:
+    def block(self) -> Generator[Session, None, None]:
         """A transaction inside a run that says ``transaction = False``: ``with self.transaction():``."""
         if self._open:
             # Already inside one: a part of it.
@@ -248,13 +248,13 @@ class Scope:
             action()
 
     @contextmanager
-    def entered(self) -> Iterator[None]:
+    def entered(self) -> Generator[None, None, None]:
         """Make this the session that runs inside join."""
         with self._ambient(self if self._transactional else self._outer):
             yield
 
     @contextmanager
-    def _ambient(self, ambient: Ambient | None) -> Iterator[None]:
+    def _ambient(self, ambient: Ambient | None) -> Generator[None, None, None]:
         token = enter_ambient(ambient)
         before, self._entered = self._entered, ambient is self
         try:

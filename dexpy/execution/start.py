@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 def own_copy(operation: Any, contract: Contract) -> Any:
     """A copy of an operation for one run: what the run loads or changes stays with it."""
-    copy = object.__new__(type(operation))
-    given = vars(operation)
+    copy: Any = object.__new__(operation.__class__)
+    given: dict[str, Any] = operation.__dict__
     values = {one.name: given[one.name] for one in contract.props}
     for one in contract.mutable_props:
         values[one.name] = one.form.check(values[one.name])
-    vars(copy).update(values)
+    copy.__dict__.update(values)
     return copy
 
 
@@ -36,7 +36,7 @@ def redactor_for(operation: Any, contract: Contract, base: Redactor) -> Redactor
     """A redactor that knows the operation's sensitive values."""
     if not contract.sensitive_props:
         return base
-    given = vars(operation)
+    given: dict[str, Any] = operation.__dict__
     return base.knowing(given[name] for name in contract.sensitive_props)
 
 

@@ -11,6 +11,7 @@
     ├─ ConfigurationError                  settings, servers, modules
     │  └─ MissingExtra (ImportError)       a package that an extra installs
     ├─ DatabaseUnavailable                 the database cannot be opened
+    │  └─ SchemaMissing                    without the tables of dexpy, or with old ones
     ├─ Error                               a business error: code, message, details
     ├─ UndeclaredError                     a business error with a code that was never declared
     ├─ ResultTypeError (TypeError)         perform returned something else than it says
@@ -90,11 +91,15 @@ class PropsError(DexpyError, TypeError, ValueError):
     Attributes:
         operation: Name of the operation class.
         problems: One `Problem` for each thing that is wrong; its path begins with the prop.
+            None when what was given is no set of props at all; the message says so then.
     """
 
     def __init__(self, operation: str, problems: Sequence[Problem], *, advice: str = "") -> None:
         self.operation = operation
         self.problems = tuple(problems)
+        if not self.problems:
+            super().__init__(f"{operation} cannot be made: {advice}")
+            return
         count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
         lines = [f"{operation} cannot be made, its props have {count}:"]
         lines += [f"  {problem}" for problem in self.problems]
@@ -172,6 +177,20 @@ class MissingExtra(ConfigurationError, ImportError):
 
 class DatabaseUnavailable(DexpyError):
     """The database of the records cannot be opened or read."""
+
+
+class SchemaMissing(DatabaseUnavailable):
+    """The database has no tables of dexpy, or old ones.
+
+    Attributes:
+        problems: Which tables and columns are missing.
+    """
+
+    def __init__(self, database: str, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__(
+            f"The database {database} is not ready for dexpy: {'; '.join(self.problems)}. Run: dexpy db init"
+        )
 
 
 class Error(DexpyError):

@@ -43,7 +43,7 @@ class Err:
 
     code: str
     message: str
-    details: Mapping[str, Any] = attrs.field(factory=dict)
+    details: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
     operation: str | None = attrs.field(default=None, kw_only=True, repr=False)
     rejected: bool = attrs.field(default=False, kw_only=True, repr=False)
     """True when a guard refused the run before `perform`."""

@@ -9,7 +9,7 @@ import json
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 import attrs
@@ -55,16 +55,16 @@ def _written(value: Any) -> Iterator[str]:
     if value is None or isinstance(value, bool) or value in ("", b""):
         return
     if isinstance(value, Mapping):
-        for key, item in value.items():
+        for key, item in cast("Mapping[object, object]", value).items():
             yield from _written(key)
             yield from _written(item)
     elif isinstance(value, (list, tuple, set, frozenset)):
-        for item in value:
+        for item in cast("Iterable[object]", value):
             yield from _written(item)
     elif isinstance(value, str):
         yield from {value, repr(value)[1:-1], json.dumps(value)[1:-1], quote(value), quote(value, safe="")}
-    elif attrs.has(type(value)):
-        yield from _written([getattr(value, field.name) for field in attrs.fields(type(value))])
+    elif attrs.has(kind := cast("type[object]", type(value))):
+        yield from _written([getattr(value, field.name) for field in attrs.fields(kind)])
     else:
         yield from {str(value), repr(value)}
 

@@ -5,7 +5,7 @@ Every run has a frame. A run inside another run carries on its trace; a run in a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -34,6 +34,11 @@ class Frame:
     def run_id(self) -> str | None:
         """The innermost run, if any."""
         return self.stack[-1][0] if self.stack else None
+
+    @property
+    def operation(self) -> str | None:
+        """The name of the innermost run's operation, if any."""
+        return self.stack[-1][1] if self.stack else None
 
     def child(self, run_id: str, operation: str) -> Frame:
         """The frame of a run started here."""
@@ -72,7 +77,7 @@ def leave_frame(token: Any) -> None:
 
 
 @contextmanager
-def trace(*, actor: Mapping[str, Any] | None = None, trace_id: str | None = None) -> Iterator[Frame]:
+def trace(*, actor: Mapping[str, Any] | None = None, trace_id: str | None = None) -> Generator[Frame, None, None]:
     """Name the actor and the trace of what is called inside the block.
 
     Args:

@@ -13,9 +13,11 @@ and the write after it would fail with "database is locked" as soon as somebody 
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import threading
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
@@ -26,6 +28,8 @@ from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.engine.cursor import FullyBufferedCursorFetchStrategy
 
 from dexpy.foundation.errors import ConfigurationError, DatabaseUnavailable, MissingExtra
+from dexpy.foundation.log import line
+from dexpy.foundation.trace import current_frame
 
 BUSY_TIMEOUT_S = 30
 """How long a writer on SQLite waits for another one, in seconds."""
@@ -174,6 +178,9 @@ _SAVEPOINT = re.compile(r"\s*(SAVEPOINT|RELEASE SAVEPOINT|ROLLBACK TO SAVEPOINT)
 _NOTED = "dexpy_noted_savepoints"
 _NOTHING = "SELECT 1"
 _IMMEDIATE = "BEGIN IMMEDIATE"
+_LOCKED_SINCE = "dexpy_locked_since"
+LONG_LOCK_S = 5.0
+"""Holding SQLite's one write lock longer than this, in seconds, is said in the log: every other writer waits."""
 
 
 def prepare_sqlite(engine: Engine) -> None:
@@ -208,6 +215,7 @@ def prepare_sqlite(engine: Engine) -> None:
         asked = statement == _IMMEDIATE
         if asked or is_write(statement):
             cursor.execute(_IMMEDIATE)
+            connection.info[_LOCKED_SINCE] = time.monotonic()
             for name in noted:
                 cursor.execute(f"SAVEPOINT {name}")
             noted.clear()
@@ -224,8 +232,22 @@ def prepare_sqlite(engine: Engine) -> None:
 
     @event.listens_for(engine, "commit")
     @event.listens_for(engine, "rollback")
-    def forget(connection: Connection) -> None:
+    def ended(connection: Connection) -> None:
+        # An interrupt inside a statement makes SQLAlchemy throw the connection away, and its notes with it:
+        # asking such a connection for its notes would raise, and hide the interrupt.
+        if connection.invalidated:
+            return
         connection.info.pop(_NOTED, None)
+        since = connection.info.pop(_LOCKED_SINCE, None)
+        if since is not None and (held_s := time.monotonic() - since) > LONG_LOCK_S:
+            line(
+                logging.WARNING,
+                "database.locked_long",
+                operation=current_frame().operation,
+                run=current_frame().run_id,
+                seconds=held_s,
+                advice="write late in perform, or say transaction = False",
+            )
 
 
 def is_write(statement: str) -> bool:

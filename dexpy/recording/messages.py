@@ -65,7 +65,7 @@ def _most_urgent() -> sa.Select[Any]:
     looks at the first free message of each, and costs the same with a million scheduled messages.
     """
     alive = (_in_queue(), _m.dead == sa.false())
-    # Ordered and limited, where max() and min() would say the same: MariaDB walks over the whole queue for those.
+    # Ordered and limited, where max() and min() would say the same: not every database stops early for those.
     highest = sa.select(_m.priority).where(*alive).order_by(_m.priority.desc()).limit(1)
     levels = sa.select(highest.scalar_subquery().label("level")).cte("levels", recursive=True)
     lower = highest.where(_m.priority < levels.c.level).correlate(levels).scalar_subquery()

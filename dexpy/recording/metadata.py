@@ -57,7 +57,9 @@ class _Seconds(TypeDecorator[float]):
     cache_ok = True
 
     def load_dialect_impl(self, dialect: sa.Dialect) -> Any:
-        return dialect.type_descriptor(sa.DateTime() if dialect.name == "sqlite" else sa.Float(53))
+        if dialect.name == "sqlite":
+            return dialect.type_descriptor(sa.DateTime())
+        return dialect.type_descriptor(sa.Float(53))
 
     def process_bind_param(self, value: float | None, dialect: sa.Dialect) -> Any:
         if dialect.name != "sqlite" or value is None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import attrs
 from sqlalchemy import event
@@ -34,8 +34,8 @@ class Entry:
 class Box:
     """What one session holds."""
 
-    levels: dict[SessionTransaction, list[Entry]] = attrs.field(factory=dict)
-    ended: list[Action] = attrs.field(factory=list)
+    levels: dict[SessionTransaction, list[Entry]] = attrs.field(factory=dict[SessionTransaction, list[Entry]])
+    ended: list[Action] = attrs.field(factory=list[Action])
 
 
 def attempt(action: Action) -> None:

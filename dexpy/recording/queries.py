@@ -15,7 +15,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from dexpy.foundation.door import store_in_force
 from dexpy.foundation.errors import OptionsError, did_you_mean, listed
 from dexpy.recording.metadata import after
-from dexpy.recording.store import Store
+from dexpy.recording.store import Store, facts_of
 from dexpy.recording.tables import FAILURES, STATUSES, records
 from dexpy.recording.ticket import Ticket
 
@@ -61,7 +61,7 @@ class Record:
     def __init__(self, row: Row[Any], store: Store) -> None:
         self._row = row
         self._store = store
-        for name, value in row._mapping.items():  # noqa: SLF001 - public, in spite of its name
+        for name, value in facts_of(row).items():
             if name != "result":
                 setattr(self, name, value)
 
@@ -71,18 +71,22 @@ class Record:
     @property
     def ticket(self) -> Ticket[Any]:
         """The handle on this run."""
-        return Ticket(self.id, self.name, self._store, self._row._mapping)  # noqa: SLF001 - public, in spite of its name
+        return Ticket(self.id, self.name, self._store, facts_of(self._row))
 
     @property
     def result(self) -> Any:
         """The result as JSON; None when there is none, or when it was not stored."""
-        return (self._row.result or {}).get("value")
+        return self._envelope.get("value")
 
     @property
     def result_error(self) -> str | None:
         """Why a done run's result was not stored."""
-        error: str | None = (self._row.result or {}).get("unstorable")
-        return error
+        return self._envelope.get("unstorable")
+
+    @property
+    def _envelope(self) -> dict[str, Any]:
+        stored: dict[str, Any] | None = self._row.result
+        return stored or {}
 
     @property
     def duration(self) -> timedelta | None:
@@ -382,17 +386,22 @@ def _param_is(operation: Any, name: str, value: Any) -> sa.ColumnElement[bool]:
         if name not in props:
             raise OptionsError(f"where(params=): {contract.name} has no prop {name!r}.{did_you_mean(name, props)}")
         value = props[name].form.encode(props[name].form.parse(value))
-    stored = records.c.params[name]
+    # The column is JSON, and the comparator of JSON is typed as that of any column.
+    stored: Any = records.c.params[name]
+    same: sa.ColumnElement[bool]
     if value is None:
-        return stored.as_string().is_(None)
-    if isinstance(value, bool):
-        return stored.as_boolean() == value
-    if isinstance(value, int):
-        return stored.as_integer() == value
-    if isinstance(value, float):
-        return stored.as_float() == value
-    if isinstance(value, str):
-        return stored.as_string() == value
-    raise OptionsError(
-        f"where(params={{{name!r}: ...}}) compares text, numbers, booleans, None and keys, not {type(value).__name__}."
-    )
+        same = stored.as_string().is_(None)
+    elif isinstance(value, bool):
+        same = stored.as_boolean() == value
+    elif isinstance(value, int):
+        same = stored.as_integer() == value
+    elif isinstance(value, float):
+        same = stored.as_float() == value
+    elif isinstance(value, str):
+        same = stored.as_string() == value
+    else:
+        raise OptionsError(
+            f"where(params={{{name!r}: ...}}) compares text, numbers, booleans, None and keys, "
+            f"not {type(value).__name__}."
+        )
+    return same

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol, cast
 
 import attrs
-import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
+from sqlalchemy.exc import SQLAlchemyError
 
 from dexpy.declaration.contract import Contract
 from dexpy.declaration.props import encoded
@@ -75,9 +75,10 @@ def jsonable(value: Any, redactor: Redactor) -> Any:
     if isinstance(value, str):
         return redactor(value)
     if isinstance(value, Mapping):
-        return {redactor(str(key)): jsonable(item, redactor) for key, item in value.items()}
+        entries = cast("Mapping[object, object]", value)
+        return {redactor(str(key)): jsonable(item, redactor) for key, item in entries.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [jsonable(item, redactor) for item in value]
+        return [jsonable(item, redactor) for item in cast("Iterable[object]", value)]
     return f"<{type(value).__name__}>"
 
 
@@ -150,7 +151,8 @@ class SyncRecorder:
         if self.contract.record is None or not self.contract.record.params:
             return None
         try:
-            return encoded(self.contract.cls.__qualname__, self.contract.props, vars(self.operation))
+            given: dict[str, Any] = self.operation.__dict__
+            return encoded(self.contract.cls.__qualname__, self.contract.props, given)
         except NotSerializable as error:
             line(logging.DEBUG, "record.params_left_out", operation=self.contract.name, run=self.id, path=error.path)
             return None
@@ -194,7 +196,7 @@ class SyncRecorder:
         try:
             with self.store.begin() as connection:
                 self.store.insert(connection, values)
-        except (sa.exc.SQLAlchemyError, DatabaseUnavailable) as error:
+        except (SQLAlchemyError, DatabaseUnavailable) as error:
             line(
                 logging.ERROR,
                 "record.not_written",

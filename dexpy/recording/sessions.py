@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import attrs
 
@@ -21,9 +21,11 @@ class Ambient(Protocol):
     @property
     def is_run(self) -> bool:
         """Whether it is the session of another run."""
+        ...
 
     def session(self) -> Session:
         """The session, begun if it was not."""
+        ...
 
     def after_commit(self, action: Callable[[], None]) -> None:
         """Run an action when the outermost transaction has committed, or now if there is none."""
@@ -89,8 +91,7 @@ def check_session(session: Any, where: str) -> Session:
     from sqlalchemy.orm import Session, scoped_session
 
     if isinstance(session, scoped_session):
-        found: Session = session()
-        return found
+        return cast("scoped_session[Session]", session)()
     if isinstance(session, Session):
         return session
     raise OptionsError(
@@ -100,7 +101,7 @@ def check_session(session: Any, where: str) -> Session:
 
 
 @contextmanager
-def session(session: Session) -> Iterator[Session]:
+def session(session: Session) -> Generator[Session, None, None]:
     """Make a SQLAlchemy session the current one.
 
     Operations called in the block join its transaction in a savepoint of their own,

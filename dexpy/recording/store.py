@@ -6,15 +6,16 @@ Who writes a run's row is a `Recorder`; how a row moves is in `transitions`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, sessionmaker
 
-from dexpy.foundation.errors import DatabaseUnavailable, InvalidTransition, RecordNotFound
+from dexpy.foundation.errors import DatabaseUnavailable, InvalidTransition, RecordNotFound, SchemaMissing
 from dexpy.foundation.redaction import Redactor
 from dexpy.recording import schema
 from dexpy.recording.database import Database
@@ -23,11 +24,21 @@ from dexpy.recording.tables import attempts, records
 from dexpy.recording.transitions import TRANSITIONS, apply
 
 
+def facts_of(row: Row[Any]) -> dict[str, Any]:
+    """A row by the names of its columns."""
+    return dict(row._mapping)  # pyright: ignore[reportPrivateUsage] - public, in spite of its name
+
+
 class Sender(Protocol):
-    """Hands a pending row to the broker."""
+    """Sees to it that a pending row gets its message."""
+
+    @property
+    def transactional(self) -> bool:
+        """Whether a message is part of the transaction that stores its record."""
+        ...
 
     def send(self, connection: Connection, row: Row[Any]) -> None:
-        """Send the message of a row, now or with the connection's commit."""
+        """Send the message of a row with the connection's commit, or leave it to the relay."""
 
     def ring(self) -> None:
         """Wake the workers of this process after a commit."""
@@ -40,6 +51,7 @@ class Store:
         database: Where they are.
         session_factory: Makes the sessions of runs; the database's own when left out.
         redactor: Goes over every text about a failure.
+        create_tables: Whether missing tables are made on a server too.
     """
 
     def __init__(
@@ -48,8 +60,10 @@ class Store:
         *,
         session_factory: Callable[[], Session] | None = None,
         redactor: Redactor | None = None,
+        create_tables: bool = False,
     ) -> None:
         self.database = database
+        self._create_tables = create_tables
         self.redactor = redactor or Redactor()
         self.sender: Sender | None = None
         self._session_factory = session_factory
@@ -75,39 +89,45 @@ class Store:
         return self._same[engine]
 
     def prepare(self, connection: Connection | None = None) -> None:
-        """Make SQLite's tables if they are not there.
+        """See to it that the tables are there: SQLite's make themselves, a server's are made by ``dexpy db init``.
 
         Args:
-            connection: A transaction that may hold the write lock already, and so has to make them itself.
+            connection: A transaction that may hold SQLite's write lock already, and so has to make them itself.
 
         Raises:
             DatabaseUnavailable: The database cannot be opened.
+            SchemaMissing: A server has no tables of dexpy, or old ones.
         """
-        if self._prepared or not self.database.is_sqlite:
+        if self._prepared:
             return
         with self._lock:
-            if self._has_tables():
-                self._prepared = True
-            elif connection is not None:
-                schema.create(connection)
-            else:
+            if problems := self._problems():
+                if not (self.database.is_sqlite or self._create_tables):
+                    raise SchemaMissing(self.database.display, problems)
+                if connection is not None and self.database.is_sqlite:
+                    # Perhaps never committed: looked for again next time.
+                    schema.create(connection)
+                    return
                 with self.database.begin() as own:
                     schema.create(own)
-                self._prepared = True
+                if problems := self._problems():
+                    raise SchemaMissing(self.database.display, problems)
+            self._prepared = True
 
-    def _has_tables(self) -> bool:
+    def _problems(self) -> list[str]:
         connection = self.database.connect()
         try:
-            return schema.is_complete(connection)
-        except sa.exc.DBAPIError as error:
+            return schema.problems(connection)
+        except DBAPIError as error:
             raise DatabaseUnavailable(
-                f"The database {self.database.display} cannot be read: {error.orig}. Is it a SQLite file?"
+                f"The database {self.database.display} cannot be read: {error.orig}. "
+                + ("Is it a SQLite file?" if self.database.is_sqlite else "May this user read it?")
             ) from error
         finally:
             connection.close()
 
     @contextmanager
-    def begin(self) -> Iterator[Connection]:
+    def begin(self) -> Generator[Connection, None, None]:
         """A transaction of the store's own, committed at the end of the block."""
         self.prepare()
         with self.database.begin() as connection:
@@ -120,7 +140,7 @@ class Store:
 
     def keep_attempt(self, connection: Connection, row: Row[Any] | Mapping[str, Any], traceback: str | None) -> None:
         """Keep an attempt that did not end in `done`."""
-        facts = row._mapping if isinstance(row, Row) else row  # noqa: SLF001 - public, in spite of its name
+        facts = facts_of(row) if isinstance(row, Row) else row
         values = {
             "record_id": facts["id"],
             "number": facts["num_attempts"],
@@ -134,6 +154,14 @@ class Store:
             "traceback": traceback,
         }
         connection.execute(sa.insert(attempts).values(values))
+
+    def owes(self, queues: Collection[str] | None) -> bool:
+        """Whether a row is due whose message was not sent."""
+        table = records.c
+        query = sa.select(table.id).where(
+            table.status == "pending", table.enqueued_at.is_(None), table.scheduled_at <= after(0)
+        )
+        return bool(self.rows((query if queues is None else query.where(table.queue.in_(queues))).limit(1)))
 
     def row(self, id: str) -> Row[Any]:
         """One record.
@@ -169,15 +197,18 @@ class Store:
             RecordNotFound: There is no such record.
             InvalidTransition: Its state does not allow the event; nothing was changed.
         """
+        sender = self.sender
+        if event in ("revive", "reschedule"):
+            values["sent"] = sender is not None and sender.transactional
         with self.begin() as connection:
             row = apply(connection, event, id, **values)
-            if row is not None and event in ("revive", "reschedule") and self.sender is not None:
-                self.sender.send(connection, row)
+            if row is not None and row.status == "pending" and sender is not None:
+                sender.send(connection, row)
         if row is None:
             sources = " or ".join(TRANSITIONS[event].sources)
             raise InvalidTransition(
                 id, event, self.row(id).status, f"It can be done while a record is {sources}. Nothing was changed."
             )
-        if self.sender is not None:
-            self.sender.ring()
+        if sender is not None:
+            sender.ring()
         return row

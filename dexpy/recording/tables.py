@@ -5,9 +5,8 @@ The row is the truth; a broker message is only a hint that there may be somethin
 
 from __future__ import annotations
 
-from typing import Any
-
 import sqlalchemy as sa
+from sqlalchemy.dialects import mysql
 
 from dexpy.recording.metadata import UtcDateTime, metadata
 
@@ -37,11 +36,16 @@ def _json() -> sa.JSON:
     return sa.JSON(none_as_null=True)
 
 
+def _key(length: int) -> sa.String:
+    # Compared by their bytes: MariaDB would otherwise take "A" for "a".
+    return sa.String(length).with_variant(mysql.VARCHAR(length, collation="utf8mb4_bin"), "mysql", "mariadb")
+
+
 records = sa.Table(
     "operation_records",
     metadata,
-    sa.Column("id", sa.String(40), primary_key=True),
-    sa.Column("name", sa.String(255), nullable=False),
+    sa.Column("id", _key(40), primary_key=True),
+    sa.Column("name", _key(255), nullable=False),
     sa.Column("params", _json()),
     sa.Column("result", _json()),
     sa.Column("status", sa.String(16), nullable=False),
@@ -49,7 +53,7 @@ records = sa.Table(
     sa.Column("failure", sa.String(16)),
     sa.Column("error_message", sa.Text),
     sa.Column("error_details", _json()),
-    sa.Column("queue", sa.String(64), nullable=False, server_default="default"),
+    sa.Column("queue", _key(64), nullable=False, server_default="default"),
     sa.Column("priority", sa.Integer, nullable=False, server_default="0"),
     sa.Column("scheduled_at", UtcDateTime),
     sa.Column("enqueued_at", UtcDateTime),
@@ -63,18 +67,18 @@ records = sa.Table(
     sa.Column("claim_token", sa.Integer, nullable=False, server_default="0"),
     sa.Column("claimed_by", sa.String(64)),
     sa.Column("claimed_backend", sa.String(64)),
-    sa.Column("once_key", sa.String(64), unique=True),
+    sa.Column("once_key", _key(64), unique=True),
     sa.Column("once_expires_at", UtcDateTime),
-    sa.Column("unique_key", sa.String(64), unique=True),
-    sa.Column("idempotence_token", sa.String(255)),
-    sa.Column("concurrency_key", sa.String(255)),
-    sa.Column("recurring_key", sa.String(255)),
+    sa.Column("unique_key", _key(64), unique=True),
+    sa.Column("idempotence_token", _key(255)),
+    sa.Column("concurrency_key", _key(255)),
+    sa.Column("recurring_key", _key(255)),
     sa.Column("run_at", UtcDateTime),
-    sa.Column("parent_id", sa.String(40)),
-    sa.Column("trace_id", sa.String(64)),
+    sa.Column("parent_id", _key(40)),
+    sa.Column("trace_id", _key(64)),
     sa.Column("trace", _json()),
     sa.Column("actor_type", sa.String(64)),
-    sa.Column("actor_id", sa.String(255)),
+    sa.Column("actor_id", _key(255)),
     sa.Column("tags", _json()),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("updated_at", UtcDateTime, nullable=False),
@@ -82,6 +86,7 @@ records = sa.Table(
     sa.UniqueConstraint("name", "idempotence_token", name="uq_operation_token"),
     sa.UniqueConstraint("recurring_key", "run_at", name="uq_operation_tick"),
     sa.Index("ix_operation_due", "status", "queue", "scheduled_at"),
+    sa.Index("ix_operation_owed", "status", "enqueued_at", "scheduled_at"),
     sa.Index("ix_operation_name", "name", "status", "id"),
     sa.Index("ix_operation_trace", "trace_id"),
     sa.Index("ix_operation_actor", "actor_type", "actor_id"),
@@ -92,7 +97,7 @@ records = sa.Table(
 attempts = sa.Table(
     "operation_attempts",
     metadata,
-    sa.Column("record_id", sa.String(40), primary_key=True),
+    sa.Column("record_id", _key(40), primary_key=True),
     sa.Column("number", sa.Integer, primary_key=True),
     sa.Column("claim_token", sa.Integer, primary_key=True),
     sa.Column("worker", sa.String(64)),
@@ -105,5 +110,10 @@ attempts = sa.Table(
 )
 """One row for each attempt that ended in any way but `done`: a retry overwrites nothing."""
 
-DOCUMENTED: dict[str, Any] = {table.name: table for table in (records, attempts)}
-"""The tables that a person may query."""
+queues = sa.Table(
+    "operation_queues",
+    metadata,
+    sa.Column("name", _key(64), primary_key=True),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+)
+"""Every queue that something was sent to, for workers to find those that no class names."""

@@ -29,7 +29,7 @@ from dexpy.foundation.errors import (
 )
 from dexpy.foundation.log import line
 from dexpy.foundation.outcome import Err, Ok
-from dexpy.recording.store import Store
+from dexpy.recording.store import Store, facts_of
 from dexpy.recording.tables import FINAL
 
 R = TypeVar("R")
@@ -91,7 +91,7 @@ class Ticket(Generic[R]):
         """
         store: Store = store_in_force()
         row = store.row(id)
-        return Ticket(row.id, row.name, store, row._mapping)  # noqa: SLF001 - public, in spite of its name
+        return Ticket(row.id, row.name, store, facts_of(row))
 
     def __bool__(self) -> bool:
         return True
@@ -181,14 +181,14 @@ class Ticket(Generic[R]):
         return self
 
     def _load(self, row: Row[Any]) -> None:
-        self._facts = dict(row._mapping)  # noqa: SLF001 - public, in spite of its name
+        self._facts = facts_of(row)
 
     @property
     def outcome(self) -> Ok[R] | Err | None:
         """What the run came to, as of the last load: `Ok`, `Err`, or None while there is neither."""
         facts = self._facts
         if facts.get("status") == "done":
-            envelope = facts.get("result") or {}
+            envelope: dict[str, Any] = facts.get("result") or {}
             return Ok(self._decoded(envelope["value"])) if "value" in envelope else None
         if facts.get("status") == "failed" and facts.get("failure") in ("business", "rejected"):
             return Err(
@@ -242,7 +242,7 @@ class Ticket(Generic[R]):
             return outcome
         facts = self._facts
         if facts["status"] == "done":
-            envelope = facts.get("result") or {}
+            envelope: dict[str, Any] = facts.get("result") or {}
             why = envelope.get("unstorable", "its record keeps no result: record = Record(result=False)")
             raise ResultNotStored(
                 f"{self.operation_name} {self.id} is done, but its result was not stored: {why}."
@@ -348,7 +348,7 @@ class Ticket(Generic[R]):
     def to_dict(self) -> dict[str, Any]:
         """The ticket as JSON for the outside: nothing of a crash is in it but that it failed."""
         shown: dict[str, Any] = {"id": self.id, "name": self.operation_name, "status": self._facts.get("status")}
-        envelope = self._facts.get("result") or {}
+        envelope: dict[str, Any] = self._facts.get("result") or {}
         if self._facts.get("status") == "done" and envelope.get("value") is not None:
             shown["result"] = envelope["value"]
         if isinstance(outcome := self.outcome, Err):

@@ -9,6 +9,7 @@
     discard   pending  > failed           abandon    running > expired    cancelled
     cancel    pending  > expired          give_back  running > pending    shutdown; the attempt does not count
     park      pending  > failed           revive     failed, expired > pending
+    owe, reschedule    pending > pending
 
 Nothing else writes the column `status`, but for the insert of a row that is born `pending` or, for a synchronous run,
 in its final state.
@@ -49,7 +50,7 @@ class Transition:
 
     sources: tuple[str, ...]
     target: str
-    changes: dict[str, Any] = attrs.field(factory=dict)
+    changes: dict[str, Any] = attrs.field(factory=dict[str, Any])
     given: tuple[str, ...] = ()
     due: bool = False
     fenced: bool = False
@@ -77,7 +78,9 @@ _RELEASED: Final = {"claimed_by": None, "claimed_backend": None}
 _ENDED: Final = {"completed_at": after(0), "unique_key": None}
 # A key for replay stays with what is replayed: results and business errors. Everything else frees it.
 _KEYS_FREED: Final = {"once_key": None, "once_expires_at": None}
-_AGAIN: Final = {"scheduled_at": after(seconds_parameter("p_wait_s")), "enqueued_at": after(0)}
+# Set by whoever will send, null while the relay owes a send: it looks for rows that are due and have none.
+_SENT: Final = {"enqueued_at": sa.case((sa.bindparam("p_sent", type_=sa.Boolean()), after(0)), else_=None)}
+_AGAIN: Final = {"scheduled_at": after(seconds_parameter("p_wait_s"))} | _SENT
 
 TRANSITIONS: Final[dict[str, Transition]] = {
     "claim": Transition(
@@ -100,21 +103,24 @@ TRANSITIONS: Final[dict[str, Transition]] = {
     "give_back": Transition(
         ("running",),
         "pending",
-        _RELEASED | {"num_attempts": records.c.num_attempts - 1, "started_at": None, "enqueued_at": after(0)},
+        _RELEASED | _SENT | {"num_attempts": records.c.num_attempts - 1, "started_at": None, "scheduled_at": after(0)},
         fenced=True,
     ),
     "expire": Transition(("pending",), "expired", _ENDED | _KEYS_FREED, given=_ERROR),
     "cancel": Transition(("pending",), "expired", _ENDED | _KEYS_FREED, given=_ERROR),
     "discard": Transition(("pending",), "failed", _ENDED | _KEYS_FREED, given=_ERROR),
     "park": Transition(("pending",), "failed", _ENDED | _KEYS_FREED, given=_ERROR),
-    "reschedule": Transition(("pending",), "pending", {"enqueued_at": after(0)}, given=("scheduled_at",)),
+    "reschedule": Transition(("pending",), "pending", _SENT, given=("scheduled_at",)),
+    "owe": Transition(
+        ("pending",), "pending", {"enqueued_at": None, "scheduled_at": sa.func.coalesce(records.c.scheduled_at, after(0))}
+    ),
     "revive": Transition(
         ("failed", "expired"),
         "pending",
         _NO_ERROR
+        | _SENT
         | {
-            "scheduled_at": None,
-            "enqueued_at": after(0),
+            "scheduled_at": after(0),
             "started_at": None,
             "completed_at": None,
             "expires_at": None,
@@ -137,7 +143,8 @@ def apply(connection: Connection, event: str, id: str, **values: Any) -> Row[Any
         connection: In a transaction; the caller commits it.
         event: A key of `TRANSITIONS`.
         id: The record's id.
-        values: What the transition wants given; ``claim_token`` for a fenced one; ``wait_s`` for a retry.
+        values: What the transition wants given; ``claim_token`` for a fenced one; ``wait_s`` for a retry;
+            ``sent`` where a row becomes pending again: whether its message goes with this transaction.
 
     Returns:
         The row as it now is, or None if its state does not allow the event: nothing was changed then.

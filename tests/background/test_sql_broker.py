@@ -357,6 +357,21 @@ def test_a_stopped_worker_gives_back_what_it_had_not_begun(broker: SqlBroker) ->
     assert take(broker).args == (1,), "and it keeps its place in the order"
 
 
+def test_a_closed_consumer_gives_back_what_had_not_reached_the_worker(broker: SqlBroker) -> None:
+    broker.declare_queue("default")
+    put(broker, *(message("job", number) for number in range(6)))
+    consumer = broker.consume("default", prefetch=8, timeout=100)
+    running = next(consumer)
+    assert running is not None
+    assert broker.pending() == Pending(due=2, delayed=0, leased=4)
+    consumer.close()
+    consumer.close()
+    assert broker.pending() == Pending(due=5, delayed=0, leased=1)
+    assert take(sibling(broker)).args == (1,)
+    consumer.ack(running)
+    assert broker.pending() == Pending(due=4, delayed=0, leased=1)
+
+
 # Consumers
 
 
@@ -403,13 +418,14 @@ def test_a_ring_wakes_an_idle_consumer_long_before_it_would_look_by_itself(datab
     consumer.close()
 
 
-def test_a_full_consumer_waits_for_an_acknowledgement_and_not_for_a_poll(broker: SqlBroker) -> None:
+@pytest.mark.parametrize("end", ["ack", "nack"])
+def test_a_full_consumer_waits_for_the_end_of_a_message_and_not_for_a_poll(broker: SqlBroker, end: str) -> None:
     broker.declare_queue("default")
     put(broker, message(), message())
     consumer = broker.consume("default", prefetch=1, timeout=8_000)
     first = next(consumer)
     assert first is not None
-    assert delay_until_next(consumer, lambda: consumer.ack(first)) < 1
+    assert delay_until_next(consumer, lambda: getattr(consumer, end)(first)) < 1
     consumer.close()
 
 
@@ -820,13 +836,13 @@ def test_a_forked_child_takes_messages_as_an_owner_of_its_own(broker: SqlBroker)
         try:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.alarm(10)
-            own = take(broker)
-            if own.actor_name == "childs" and broker.take() is None:
-                own.ack()
+            if take(broker).actor_name == "childs" and broker.take() is None:
                 status = 0
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    assert broker.pending() == Pending(due=0, delayed=0, leased=1)
+    with broker.database.connect() as connection:
+        owners = connection.execute(sa.select(messages.c.owner)).scalars().all()
+    assert len(set(owners)) == 2
     mine.ack()
-    assert broker.pending() == Pending(due=0, delayed=0, leased=0)
+    assert broker.pending() == Pending(due=0, delayed=0, leased=1)

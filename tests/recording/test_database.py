@@ -125,6 +125,30 @@ def test_a_rolled_back_transaction_leaves_nothing_and_frees_the_lock(
     assert amounts(stranger) == [2]
 
 
+class Interrupted(BaseException):
+    """As Dramatiq's time limit is: raised in a thread, anywhere."""
+
+
+@pytest.mark.parametrize("at", ["INSERT", "SELECT"])
+def test_an_interrupt_inside_a_statement_comes_out_as_itself_and_rolls_back(
+    database: Database, stranger: sa.Connection, at: str
+) -> None:
+    def interrupt(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith(at):
+            raise Interrupted
+
+    with pytest.raises(Interrupted), database.begin() as connection:
+        connection.execute(sa.text("UPDATE box SET amount = 7"))
+        connection.begin_nested()
+        sa.event.listen(database.engine, "before_cursor_execute", interrupt)
+        amounts(connection) if at == "SELECT" else add(connection, 1)
+    sa.event.remove(database.engine, "before_cursor_execute", interrupt)
+    add(stranger, 2)
+    stranger.commit()
+    with database.begin() as connection:
+        assert amounts(connection) == [2]
+
+
 @pytest.mark.parametrize(
     ("statement", "writes"),
     [

@@ -101,6 +101,10 @@ class ClaimedMessage(dramatiq.MessageProxy):
         """The message is refused for good: keep it as dead."""
         self._leases.nack(self.claim)
 
+    def give_back(self) -> None:
+        """The message was not run: free it."""
+        self._leases.give_back([self.claim])
+
 
 class SqlBroker(dramatiq.Broker):
     """A Dramatiq broker over one table of a SQL database.

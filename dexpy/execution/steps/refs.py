@@ -8,7 +8,7 @@ Before guard, so that guards see current rows under the lock. Left out for a cla
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 from dexpy.declaration.contract import Contract
 from dexpy.declaration.refs import Keyed, Reference
@@ -35,7 +35,7 @@ def run(call: Call, proceed: Callable[[Call], Outcome]) -> Outcome:
 
 def load(call: Call, session: Callable[[], Any]) -> None:
     """Put the rows into the run's own copy of the operation."""
-    values = vars(call.operation)
+    values: dict[str, Any] = call.operation.__dict__
     wanted: dict[tuple[Any, bool], list[Any]] = {}
     for reference in call.contract.references:
         for item in _items(values[reference.prop]):
@@ -60,8 +60,10 @@ def load(call: Call, session: Callable[[], Any]) -> None:
         values[reference.prop] = loaded if reference.many else (loaded[0] if loaded else None)
 
 
-def _items(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [] if value is None else [value]
+def _items(value: object) -> list[Any]:
+    if isinstance(value, list):
+        return cast("list[object]", value)
+    return [] if value is None else [value]
 
 
 def _table_of(model: type) -> str:
@@ -96,4 +98,4 @@ def _loaded(call: Call, reference: Reference, item: Any, found: dict[Any, Any]) 
 
 def _rows(call: Call) -> Iterator[Any]:
     for reference in call.contract.references:
-        yield from _items(vars(call.operation)[reference.prop])
+        yield from _items(call.operation.__dict__[reference.prop])

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import cast
 
-from dexpy.declaration.contract import Contract
+from dexpy.declaration.contract import Contract, Handler
 from dexpy.execution.call import Call
 from dexpy.execution.entry import enter
 from dexpy.foundation.errors import Error
@@ -64,8 +65,8 @@ def answer(call: Call, chosen: object, error: Exception) -> Outcome:
         if issubclass(chosen, Error):
             return enter(call, _raise, chosen(call.redactor.of(error) or class_path(error)))
         raise chosen(call.redactor.of(error)) from error
-    assert callable(chosen)  # noqa: S101 - the declaration refused anything else
-    outcome = enter(call, chosen, call.operation, error)
+    # A function: the declaration refused anything else.
+    outcome = enter(call, cast("Handler", chosen), call.operation, error)
     return Ok(call.contract.check_result(outcome.value)) if isinstance(outcome, Ok) else outcome
 
 

@@ -1,0 +1,63 @@
+"""Operations of a module whose annotations are text; the model is declared below them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from dexpy import Operation, OptRef, Ref, Refs, prop
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+
+
+class Rename(Operation):
+    """Refers to models that do not exist yet."""
+
+    page: Ref[Page]
+    parent: OptRef[Page] = prop(default=None)
+    others: Refs[Page] = prop(factory=list)
+    aliased: PageRef = prop(default=None)
+    title: str | None = None
+    limit: ClassVar[int] = 3
+
+    def perform(self) -> str:
+        """Rename it."""
+        self.page.title = self.title or "none"
+        return self.page.title
+
+
+class Invisible(Operation):
+    """Has a type that only a checker sees."""
+
+    amount: Decimal
+
+    def perform(self) -> None:
+        """Nothing."""
+
+
+class InvisibleResult(Operation):
+    """Says it returns what only a checker sees."""
+
+    done: ClassVar[list[str]] = []
+
+    def perform(self) -> Decimal:
+        """Would have an effect, if it were run."""
+        self.done.append("performed")
+        return 1  # type: ignore[return-value]
+
+
+class Models(DeclarativeBase):
+    """Of the models here."""
+
+
+class Page(Models):
+    """Declared below the operations that refer to it."""
+
+    __tablename__ = "pages"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    title: Mapped[str]
+
+
+PageRef = OptRef[Page]

@@ -1,0 +1,816 @@
+"""Props: typed, strict, immutable, and wrong in one error that tells everything."""
+
+import copy
+import enum
+import pickle
+import re
+from collections.abc import Callable
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypedDict
+from uuid import UUID
+
+import attrs
+import pytest
+
+import dexpy
+from dexpy import DeclarationError, DexpyError, Operation, OptRef, Problem, PropsError, Ref, Refs, prop
+from dexpy.declaration.props import RESERVED
+from dexpy.testing import Isolated
+
+from . import postponed
+from .shop import Country, Customer, Device, Line
+
+
+class Color(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+@attrs.define
+class Item:
+    sku: str
+    tags: list[str] = attrs.field(factory=list)
+
+
+class Address(TypedDict):
+    street: str
+
+
+class Pair(NamedTuple):
+    a: int
+    b: int
+
+
+class Op(Operation):
+    """What the operations of this file share."""
+
+    def perform(self) -> Any:
+        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+
+
+class Pay(Op):
+    amount: Decimal = prop(ge=0, desc="in euros")
+    day: date
+    note: str | None = None
+    color: Color = Color.RED
+    items: list[Item] = prop(factory=list)
+
+
+class Bounded(Op):
+    at_least: int = prop(default=1, ge=1)
+    above: float = prop(default=0.5, gt=0)
+    at_most: Decimal = prop(default=Decimal(1), le=10)
+    below: timedelta = prop(default=timedelta(0), lt=timedelta(days=1))
+    long: str = prop(default="abc", min_length=2)
+    short: list[int] = prop(factory=list, max_length=2)
+    code: str = prop(default="AB-1", pattern=r"[A-Z]{2}-\d+")
+    size: str = prop(default="S", choices=("S", "M"))
+    maybe: int | None = prop(default=None, ge=5)
+
+
+class Secret(Op):
+    name: str
+    pin: int = prop(sensitive=True, ge=1000, choices=(1234, 4711), default=1234)
+    keys: dict[str, int] = prop(sensitive=True, factory=dict)
+
+
+class Owned(Op):
+    customer: Ref[Customer]
+    other: OptRef[Customer] = prop(default=None)
+    friends: Refs[Customer] = prop(factory=list)
+
+
+def refusal(make: Callable[[], object]) -> str:
+    with pytest.raises(PropsError) as caught:
+        make()
+    return str(caught.value)
+
+
+def wrong_class(declare: Callable[[], object]) -> str:
+    with pytest.raises(DeclarationError) as caught:
+        declare()
+    return str(caught.value)
+
+
+# ------------------------------------------------------------------------------------ all problems at once
+
+
+def test_every_problem_of_an_input_is_told_in_one_error() -> None:
+    assert refusal(lambda: Pay(amount="1", note=7, items=[Item("a"), {"sku": 1}], colour="red")) == (
+        "Pay cannot be made, its props have 5 problems:\n"
+        "  amount: wants Decimal, got str '1'\n"
+        "  day: wants date, nothing was given\n"
+        "  note: wants str or None, got int 7\n"
+        "  items[1]: wants Item, got dict {'sku': 1}\n"
+        "  colour: wants to be one of the props 'amount', 'color', 'day', 'items', 'note'. Did you mean 'color'?"
+    )
+
+
+def test_a_props_error_is_a_type_error_and_a_value_error_and_carries_its_facts() -> None:
+    with pytest.raises(PropsError) as caught:
+        Pay(amount=Decimal(-1), day=date(2026, 1, 31))
+    error = caught.value
+    assert isinstance(error, TypeError)
+    assert isinstance(error, ValueError)
+    assert isinstance(error, DexpyError)
+    assert error.operation == "Pay"
+    assert error.problems == (Problem(".amount", "a value >= 0", "Decimal Decimal('-1')"),)
+    assert str(error) == (
+        "Pay cannot be made, its props have 1 problem:\n  amount: wants a value >= 0, got Decimal Decimal('-1')"
+    )
+
+
+def test_positional_arguments_are_refused_with_the_way_to_write_it() -> None:
+    assert refusal(lambda: Pay(3)) == (
+        "Pay cannot be made: its props are given by name, as in Pay(amount=..., day=...)."
+    )
+
+
+def test_an_unknown_prop_is_named_without_its_value() -> None:
+    assert refusal(lambda: Secret(name="a", pni=4711)) == (
+        "Secret cannot be made, its props have 1 problem:\n"
+        "  pni: wants to be one of the props 'keys', 'name', 'pin'. Did you mean 'pin'?"
+    )
+
+
+def test_an_operation_without_props_says_so() -> None:
+    class Empty(Op):
+        pass
+
+    assert refusal(lambda: Empty(a=1)) == (
+        "Empty cannot be made, its props have 1 problem:\n  a: wants to be left out, for there are no props"
+    )
+    assert refusal(lambda: Empty(1)) == "Empty cannot be made: it has no props, write Empty()."
+
+
+def test_a_long_value_is_cut_in_the_message() -> None:
+    assert len(refusal(lambda: Pay(amount="x" * 100_000, day=date(2026, 1, 1)))) < 250
+    assert len(refusal(lambda: Bounded(short=list(range(100_000))))) < 250
+
+
+def test_a_value_whose_repr_raises_is_refused_like_any_other() -> None:
+    class Rude:
+        def __repr__(self) -> str:
+            raise RuntimeError("no")
+
+    assert "note: wants str or None, got Rude" in refusal(lambda: Pay(amount=Decimal(1), day=date.min, note=Rude()))
+
+
+# ------------------------------------------------------------------------------------------- constraints
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"at_least": 0}, "at_least: wants a value >= 1, got int 0"),
+        ({"above": 0}, "above: wants a value > 0, got float 0.0"),
+        ({"above": float("nan")}, "above: wants a value > 0, got float nan"),
+        ({"at_most": Decimal("10.01")}, "at_most: wants a value <= 10, got Decimal Decimal('10.01')"),
+        (
+            {"below": timedelta(days=1)},
+            "below: wants a value < datetime.timedelta(days=1), got timedelta datetime.timedelta(days=1)",
+        ),
+        ({"long": "a"}, "long: wants a length of at least 2, got str 'a'"),
+        ({"short": [1, 2, 3]}, "short: wants a length of at most 2, got list [1, 2, 3]"),
+        ({"code": "AB-1x"}, r"code: wants text that matches '[A-Z]{2}-\\d+' as a whole, got str 'AB-1x'"),
+        ({"size": "L"}, "size: wants one of 'S', 'M', got str 'L'"),
+        ({"maybe": 4}, "maybe: wants a value >= 5, got int 4"),
+    ],
+)
+def test_a_value_out_of_bounds_is_refused_with_the_bound(given: dict[str, Any], told: str) -> None:
+    assert refusal(lambda: Bounded(**given)) == f"Bounded cannot be made, its props have 1 problem:\n  {told}"
+
+
+def test_values_within_bounds_are_taken_and_none_is_asked_for_no_bound() -> None:
+    bounded = Bounded(
+        at_least=1, above=0.1, at_most=Decimal(10), below=timedelta(hours=23), long="ab", short=[1, 2],
+        code="ZZ-99", size="M", maybe=None,
+    )  # fmt: skip
+    assert bounded.call()["at_most"] == Decimal(10)
+    assert Bounded(maybe=5).maybe == 5
+
+
+def test_a_decimal_that_is_not_a_number_is_out_of_bounds() -> None:
+    assert "amount: wants a value >= 0, got Decimal Decimal('NaN')" in refusal(
+        lambda: Pay(amount=Decimal("NaN"), day=date.min)
+    )
+
+
+def test_a_naive_moment_does_not_fit_an_aware_bound() -> None:
+    class Plan(Op):
+        at: datetime = prop(ge=datetime(2026, 1, 1, tzinfo=UTC))
+
+    assert Plan(at=datetime(2026, 1, 1, tzinfo=UTC)).at.year == 2026
+    assert (
+        "at: wants a value >= datetime.datetime(2026, 1, 1, 0, 0, tzinfo=datetime.timezone.utc), "
+        "got datetime datetime.datetime(2026, 1, 1, 0, 0)"
+    ) in refusal(lambda: Plan(at=datetime(2026, 1, 1)))  # noqa: DTZ001 - it is to be refused
+
+
+def test_a_bound_that_does_not_fit_its_type_is_a_mistake_of_the_declaration() -> None:
+    class Odd(Op):
+        count: int = prop(min_length=3)
+
+    assert wrong_class(lambda: Odd(count=1)) == (
+        "prop count: its bounds do not fit its type int: object of type 'int' has no len(). Change one of them."
+    )
+
+
+def test_the_description_of_a_prop_stands_in_its_metadata() -> None:
+    assert attrs.fields(Pay).amount.metadata["dexpy"].desc == "in euros"
+
+
+# ---------------------------------------------------------------------------------- defaults and factories
+
+
+def test_a_factory_makes_a_value_for_each_operation() -> None:
+    one, other = Bounded(), Bounded()
+    assert one.short == other.short == []
+    assert one.short is not other.short
+
+
+def test_what_a_factory_makes_is_checked_too() -> None:
+    class Clock(Op):
+        day: date = prop(factory=lambda: "today")
+
+    assert refusal(Clock) == "Clock cannot be made, its props have 1 problem:\n  day: wants date, got str 'today'"
+
+
+def test_a_default_and_a_factory_together_are_refused() -> None:
+    assert wrong_class(lambda: prop(default=1, factory=int)) == "prop(default=, factory=) were both given. Give one."
+
+
+def test_a_factory_that_cannot_be_called_is_refused() -> None:
+    assert wrong_class(lambda: prop(factory=[])) == "prop(factory=[]) wants a function without arguments."  # type: ignore[arg-type]
+
+
+def test_a_pattern_that_is_no_regular_expression_is_refused() -> None:
+    assert wrong_class(lambda: prop(pattern="[")).startswith("prop(pattern='[') is no regular expression: ")
+
+
+def test_aliases_and_choices_are_collections_and_not_one_text() -> None:
+    assert wrong_class(lambda: prop(aliases="old")) == (
+        "prop(aliases='old') wants names in a tuple. Write aliases=('old',)."
+    )
+    assert wrong_class(lambda: prop(choices="SM")) == "prop(choices='SM') wants values in a tuple: choices=('SM',)."
+
+
+@pytest.mark.parametrize("default", [[], {}, set()])
+def test_a_mutable_default_is_refused_with_what_to_write(default: Any) -> None:
+    kind = type(default).__name__
+    assert wrong_class(lambda: prop(default=default)) == (
+        f"prop(default={default!r}) would be shared by all operations. Write prop(factory={kind}) or a lambda."
+    )
+
+    def declare() -> None:
+        class Shared(Op):
+            items: list[int] = default
+
+    assert wrong_class(declare) == (
+        f"{test_a_mutable_default_is_refused_with_what_to_write.__qualname__}.<locals>.declare.<locals>.Shared.items: "
+        f"the default {default!r} would be shared by all operations. Write prop(factory={kind}) or a lambda."
+    )
+
+
+def test_a_default_of_the_wrong_type_is_refused_at_the_first_use() -> None:
+    class Wrong(Op):
+        count: int = "3"  # type: ignore[assignment]
+
+    class TooSmall(Op):
+        count: int = prop(default=0, ge=1)
+
+    assert wrong_class(Wrong).endswith(
+        "Wrong.count: its default does not fit: wants int, got str '3'. Change the default or the type."
+    )
+    assert wrong_class(TooSmall).endswith(
+        "TooSmall.count: its default does not fit: wants a value >= 1, got int 0. Change the default or the type."
+    )
+
+
+def test_an_unannotated_prop_is_refused_and_named() -> None:
+    def declare() -> None:
+        class Untyped(Op):
+            amount: int
+            note = prop(default="")
+
+    assert wrong_class(declare).endswith("Untyped: note is a prop() without a type. Write note: int = prop(...).")
+
+
+# ----------------------------------------------------------------------------------------------- strictness
+
+
+class Strict(Op):
+    i: int = 0
+    f: float = 0.0
+    b: bool = False
+    s: str = ""
+    y: bytes = b""
+    d: date = date.min
+    dt: datetime = datetime.min
+    t: time = time.min
+    td: timedelta = timedelta()
+    n: Decimal = Decimal()
+    u: UUID = UUID(int=0)
+    e: Color = Color.RED
+    lit: Literal["a", 1] = "a"
+    p: Path = Path()
+    li: list[int] = prop(factory=list)
+    tu: tuple[int, ...] = ()
+    pair: tuple[int, str] = (1, "a")
+    se: set[int] = prop(factory=set)
+    fs: frozenset[int] = frozenset()
+    di: dict[str, int] = prop(factory=dict)
+    it: Item | None = None
+    ad: Address | None = None
+    un: int | str | None = None
+    an: Annotated[int, "metadata"] = 0
+
+
+class SubInt(int):
+    pass
+
+
+class SubStr(str):
+    __slots__ = ()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("i", "1", "int"),
+        ("i", True, "int"),
+        ("i", 1.0, "int"),
+        ("i", SubInt(1), "int"),
+        ("f", "1.0", "float"),
+        ("f", True, "float"),
+        ("f", Decimal(1), "float"),
+        ("b", 1, "bool"),
+        ("b", "true", "bool"),
+        ("s", b"a", "str"),
+        ("s", 1, "str"),
+        ("s", SubStr("a"), "str"),
+        ("y", "a", "bytes"),
+        ("y", bytearray(b"a"), "bytes"),
+        ("d", datetime(2026, 1, 1), "date"),  # noqa: DTZ001
+        ("d", "2026-01-01", "date"),
+        ("dt", date(2026, 1, 1), "datetime"),
+        ("t", "10:00", "time"),
+        ("td", 5, "timedelta"),
+        ("n", 1, "Decimal"),
+        ("n", 1.5, "Decimal"),
+        ("n", "1", "Decimal"),
+        ("u", str(UUID(int=0)), "UUID"),
+        ("e", "red", "Color"),
+        ("lit", "b", "one of 'a', 1"),
+        ("lit", True, "one of 'a', 1"),
+        ("p", "/tmp", "Path"),  # noqa: S108
+        ("li", (1,), "list[int]"),
+        ("li", {1}, "list[int]"),
+        ("tu", [1], "tuple[int, ...]"),
+        ("se", [1], "set[int]"),
+        ("fs", {1}, "frozenset[int]"),
+        ("di", [("a", 1)], "dict[str, int]"),
+        ("pair", Pair(1, 2), "tuple[int, str]"),
+        ("it", {"sku": "a"}, "Item or None"),
+        ("ad", {"sku": "a"}, None),
+        ("un", 1.5, "int or str or None"),
+        ("un", True, "int or str or None"),
+        ("an", "1", "int"),
+    ],
+)
+def test_no_type_is_taken_for_another_one(name: str, value: object, wanted: str | None) -> None:
+    told = refusal(lambda: Strict(**{name: value})).splitlines()[1:]
+    if wanted is None:
+        assert told
+    else:
+        assert len(told) == 1
+        assert told[0].startswith(f"  {name}: wants {wanted}, got {type(value).__name__} ")
+
+
+def test_an_int_is_taken_for_a_float_and_becomes_one() -> None:
+    made = Strict(f=3)
+    assert made.f == 3.0
+    assert type(made.f) is float
+
+
+def test_a_place_inside_a_value_is_named() -> None:
+    told = refusal(
+        lambda: Strict(li=[1, "2", 3.0], di={"a": "x"}, pair=(1, 2), it=Item(sku=3), ad={"street": 1})  # type: ignore[arg-type]
+    )
+    assert told.splitlines()[1:] == [
+        "  li[1]: wants int, got str '2'",
+        "  li[2]: wants int, got float 3.0",
+        "  pair[1]: wants str, got int 2",
+        "  di['a']: wants int, got str 'x'",
+        "  it.sku: wants str, got int 3",
+        "  ad['street']: wants str, got int 1",
+    ]
+
+
+def test_a_union_whose_members_json_cannot_tell_apart_is_refused_naming_both() -> None:
+    class Either(Op):
+        when: date | str
+
+    assert wrong_class(lambda: Either(when="a")) == (
+        "date | str cannot be: date and str can both be a JSON string, so a stored value could be either. "
+        "Use one type, or wrap one of them in a class (attrs or dataclass)."
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- names
+
+
+@pytest.mark.parametrize("name", sorted(RESERVED))
+def test_a_name_that_operations_need_is_refused_with_the_list(name: str) -> None:
+    def declare() -> None:
+        type("Taken", (Op,), {"__annotations__": {name: int}, "__module__": "nowhere"})
+
+    assert wrong_class(declare) == (
+        f"Taken.{name}: {name!r} is a name that operations need themselves, so no prop can have it. "
+        f"The reserved names are {', '.join(map(repr, sorted(RESERVED)))}. Choose another."
+    )
+
+
+def test_every_public_name_of_an_operation_is_reserved() -> None:
+    public = {name for name in dir(Operation) if not name.startswith("_")}
+    assert public <= RESERVED
+
+
+FREE = """
+    name id status queue priority trace tags result params error date type count index progress note self cls
+    operation call_id state version keys values items owner given positional
+""".split()
+
+
+@pytest.mark.parametrize("name", FREE)
+def test_a_name_that_operations_do_not_need_is_free(test: Isolated, name: str) -> None:
+    cls: Any = type("Free", (Op,), {"__annotations__": {name: int}, "__module__": "nowhere"})
+    made = cls(**{name: 7})
+    assert getattr(made, name) == 7
+    assert made == cls.parse({name: 7})
+    assert repr(made) == f"Free({name}=7)"
+    assert made.call() == {name: 7}
+    assert dexpy.records.all().first().params == {name: 7}  # type: ignore[union-attr]
+
+
+def test_a_name_with_an_underscore_is_refused_and_a_class_variable_is_no_prop() -> None:
+    def declare() -> None:
+        class Hidden(Op):
+            _cache: int = 0
+
+    assert wrong_class(declare).endswith(
+        "Hidden._cache: a prop's name cannot begin with an underscore. Write 'cache', or ClassVar[...] for what is "
+        "not a prop."
+    )
+
+    class Shown(Op):
+        _cache: ClassVar[dict[str, int]] = {}
+        other: ClassVar[int] = 3
+
+    assert Shown().call() == {}
+    assert attrs.fields(Shown) == ()
+
+
+# ----------------------------------------------------------------------------- immutability, equality, repr
+
+
+def test_an_operation_cannot_be_changed() -> None:
+    made = Owned(customer=3)
+    for name in ("customer", "other", "new"):
+        with pytest.raises(attrs.exceptions.FrozenInstanceError):
+            setattr(made, name, 4)
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        del made.other  # type: ignore[misc]
+    assert made == Owned(customer=3)
+
+
+def test_operations_are_equal_by_class_and_props() -> None:
+    one = Bounded(at_least=2, short=[1])
+    assert one == Bounded(at_least=2, short=[1])
+    assert one != Bounded(at_least=2, short=[2])
+    assert one != "Bounded"
+
+    class Sub(Bounded):
+        pass
+
+    assert Sub(at_least=2, short=[1]) != one
+    assert hash(Pay(amount=Decimal(1), day=date.min, items=[])) if False else True  # noqa: SIM211 - see below
+
+
+def test_operations_with_hashable_props_can_be_in_a_set_and_others_say_why_not() -> None:
+    assert len({Secret.parse({"name": "a"}).__class__, Secret}) == 1
+    assert len({Owned(customer=1), Owned(customer=1), Owned(customer=2)}) == 2
+    with pytest.raises(TypeError, match="unhashable type: 'list'"):
+        hash(Bounded())
+
+
+def test_references_compare_by_key_and_are_never_loaded_for_it() -> None:
+    detached = Customer(id=3, name="gone")
+    from sqlalchemy.orm import make_transient_to_detached
+
+    make_transient_to_detached(detached)
+    by_key, by_instance = Owned(customer=3, friends=[1, 2]), Owned(customer=detached, friends=[1, 2])
+    assert by_key == by_instance
+    assert hash(by_key) == hash(by_instance)
+    assert by_key != Owned(customer=4, friends=[1, 2])
+    assert by_key != Owned(customer=3, other=5, friends=[1, 2])
+    assert repr(by_key) == repr(by_instance) == "Owned(customer=3, other=None, friends=[1, 2])"
+
+
+def test_an_instance_without_a_key_is_only_equal_to_itself_and_says_so() -> None:
+    new = Customer(name="new")
+    assert Owned(customer=new) == Owned(customer=new)
+    assert Owned(customer=new) != Owned(customer=Customer(name="new"))
+    assert repr(Owned(customer=new)) == "Owned(customer=<Customer without a key>, other=None, friends=[])"
+
+
+def test_an_operation_survives_copy_and_pickle() -> None:
+    made = Pay(amount=Decimal("1.50"), day=date(2026, 1, 1))
+    assert copy.copy(made) == made
+    assert copy.deepcopy(made) == made
+    assert pickle.loads(pickle.dumps(made)) == made  # noqa: S301 - our own bytes
+    assert pickle.loads(pickle.dumps(Owned(customer=3))) == Owned(customer=3)  # noqa: S301
+
+
+def test_attrs_knows_the_fields() -> None:
+    assert [field.name for field in attrs.fields(Pay)] == ["amount", "day", "note", "color", "items"]
+    assert attrs.has(Pay)
+
+
+# -------------------------------------------------------------------------------------------- what is shared
+
+
+def test_a_caller_who_changes_a_list_later_does_not_change_the_operation() -> None:
+    given, inner = [1], {"a": [1]}
+
+    class Holds(Op):
+        numbers: list[int]
+        plain: dict[str, list[int]]
+        anything: Any
+
+    made = Holds(numbers=given, plain=inner, anything=inner)
+    given.append(2)
+    inner["a"].append(2)
+    assert made.numbers == [1]
+    assert made.plain == {"a": [1]}
+    assert made.anything == {"a": [1]}
+
+
+class Changes(Operation):
+    numbers: list[int]
+    item: Item
+
+    def perform(self) -> tuple[int, int]:
+        self.numbers.append(1)
+        self.item.tags.append("seen")
+        return len(self.numbers), len(self.item.tags)
+
+
+def test_a_run_that_changes_a_mutable_prop_changes_neither_the_operation_nor_the_next_run() -> None:
+    item = Item("a")
+    made = Changes(numbers=[], item=item)
+    assert made.call() == (1, 1)
+    assert made.call() == (1, 1)
+    assert made.numbers == []
+    assert made.item.tags == item.tags == []
+
+
+def test_the_record_has_the_params_as_they_were_given(test: Isolated) -> None:
+    Changes(numbers=[], item=Item("a")).call()
+    assert dexpy.records.all().first().params == {"numbers": [], "item": {"sku": "a", "tags": []}}  # type: ignore[union-attr]
+
+
+# --------------------------------------------------------------------------------------------- sensitive ones
+
+
+def test_a_sensitive_value_is_in_no_repr_and_in_no_error() -> None:
+    assert repr(Secret(name="a", pin=4711, keys={"k-4711": 1})) == (
+        "Secret(name='a', pin=<sensitive>, keys=<sensitive>)"
+    )
+    assert refusal(lambda: Secret(name="a", pin=999_111)) == (
+        "Secret cannot be made, its props have 1 problem:\n  pin: wants one of 1234, 4711, got <sensitive>"
+    )
+    assert refusal(lambda: Secret(name="a", pin="4711", keys={"k-4711": "v-4711"})) == (
+        "Secret cannot be made, its props have 2 problems:\n"
+        "  pin: wants int, got <sensitive>\n"
+        "  keys: wants int, got <sensitive>"
+    )
+
+
+def test_a_sensitive_value_is_in_no_error_of_parse() -> None:
+    told = refusal(lambda: Secret.parse({"name": "a", "pin": "4711", "keys": {"k-4711": "v"}, "pni": "4711"}))
+    assert told == (
+        "Secret cannot be made, its props have 3 problems:\n"
+        "  pin: wants int, got <sensitive>\n"
+        "  keys: wants int, got <sensitive>\n"
+        "  pni: wants to be one of the props 'keys', 'name', 'pin'. Did you mean 'pin'?"
+    )
+
+
+def test_a_traceback_of_a_props_error_has_no_other_error_behind_it() -> None:
+    with pytest.raises(PropsError) as caught:
+        Secret(name="a", pin="4711")
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
+
+
+# ------------------------------------------------------------------------------------- inheritance and mixins
+
+
+class WithLimit(Operation):
+    limit: int = prop(default=10, ge=1)
+
+
+class Paged(Operation):
+    page: int = 1
+
+    def offset(self) -> int:
+        return self.page * 100
+
+
+class Listing(WithLimit, Paged):
+    query: str
+
+    def perform(self) -> tuple[str, int, int]:
+        return self.query, self.limit, self.offset()
+
+
+class Narrow(Listing):
+    limit: int = prop(default=3, le=5)
+
+
+def test_props_are_inherited_from_every_base_and_a_subclass_may_declare_them_anew() -> None:
+    assert Listing(query="a").call() == ("a", 10, 100)
+    assert Narrow(query="a", page=2).call() == ("a", 3, 200)
+    assert "limit: wants a value <= 5, got int 6" in refusal(lambda: Narrow(query="a", limit=6))
+    assert Narrow(query="a", limit=0).limit == 0
+    assert Listing(query="a", limit=6).limit == 6
+
+
+def test_a_reference_may_become_something_else_in_a_subclass() -> None:
+    class Plain(Owned):
+        customer: int  # type: ignore[assignment]
+        friends: list[int] = prop(factory=list)  # type: ignore[assignment]
+
+    made = Plain(customer=3, friends=[1])
+    assert made.customer == 3
+    assert made.friends == [1]
+
+
+def test_an_attribute_without_a_type_cannot_stand_for_an_inherited_prop() -> None:
+    def declare() -> None:
+        class Smaller(WithLimit):
+            limit = 3
+
+    assert wrong_class(declare).endswith(
+        "Smaller.limit: it is a prop of WithLimit, and would stay as it is there. "
+        "Declare it with its type: limit: ... = 3."
+    )
+
+    def hide() -> None:
+        class Hidden(WithLimit):
+            def limit(self) -> int:  # type: ignore[override]
+                return 3
+
+    assert "Hidden.limit: it is a prop of WithLimit" in wrong_class(hide)
+
+
+def test_a_prop_of_a_plain_mixin_is_refused_with_what_to_derive_it_from() -> None:
+    class Mixin:
+        page: int = prop(default=1)
+
+    def declare() -> None:
+        class Mixed(Mixin, Op):
+            query: str
+
+    assert wrong_class(declare).endswith(
+        "Mixed: Mixin.page is a prop(), and Mixin is no Operation, so nobody would read it. "
+        "Write: class Mixin(Operation)."
+    )
+
+
+def test_methods_of_a_plain_mixin_and_cached_properties_work() -> None:
+    from functools import cached_property
+
+    class Counting:
+        @cached_property
+        def total(self) -> int:
+            return sum(self.numbers)  # type: ignore[attr-defined]
+
+    class Sum(Counting, Operation):
+        numbers: list[int]
+
+        def perform(self) -> int:
+            return self.total
+
+    made = Sum(numbers=[1, 2])
+    assert made.total == 3
+    assert made.call() == 3
+
+
+# ------------------------------------------------------------------------------------- annotations that are text
+
+
+def test_a_model_may_be_declared_below_the_operation() -> None:
+    made = postponed.Rename(page=3, aliased=4)
+    assert repr(made) == "Rename(page=3, parent=None, others=[], aliased=4, title=None)"
+    assert [field.name for field in attrs.fields(postponed.Rename)] == ["page", "parent", "others", "aliased", "title"]
+    with pytest.raises(dexpy.NotRunning):
+        _ = made.page
+    with pytest.raises(dexpy.NotRunning):
+        _ = made.aliased
+    page = postponed.Page(id=1, title="a")
+    assert postponed.Rename(page=page, aliased=page).aliased is page
+
+
+def test_a_type_that_only_a_checker_sees_gives_the_promised_error() -> None:
+    assert wrong_class(lambda: postponed.Invisible(amount=1)) == (  # type: ignore[arg-type]
+        "Invisible.amount: its type 'Decimal' names 'Decimal', which does not exist at run time. "
+        "Import it outside of `if TYPE_CHECKING:` and on module level "
+        "(ruff's flake8-type-checking: runtime-evaluated-base-classes = ['dexpy.Operation'])."
+    )
+
+
+def test_a_result_type_that_only_a_checker_sees_is_told_before_perform_runs() -> None:
+    assert wrong_class(postponed.InvisibleResult().call).startswith(
+        "InvisibleResult.perform: its type 'Decimal' names 'Decimal', which does not exist at run time. "
+    )
+    assert postponed.InvisibleResult.done == []
+
+
+# ------------------------------------------------------------------------------------------------------ parse
+
+
+def test_parse_takes_json_from_outside() -> None:
+    made = Strict.parse(
+        {
+            "d": "2026-11-21", "dt": "2026-11-21T10:00:00+01:00", "t": "10:00", "td": "PT1H", "n": "1.50",
+            "u": "12345678-1234-5678-1234-567812345678", "e": "blue", "p": "/etc", "tu": [1], "se": [1, 1],
+            "fs": [2], "pair": [1, "a"], "it": {"sku": "a"}, "y": "AAE=", "f": 1,
+        }
+    )  # fmt: skip
+    assert made.d == date(2026, 11, 21)
+    assert made.dt == datetime.fromisoformat("2026-11-21T10:00:00+01:00")
+    assert (made.t, made.td, made.n) == (time(10), timedelta(hours=1), Decimal("1.50"))
+    assert made.u == UUID("12345678-1234-5678-1234-567812345678")
+    assert (made.e, made.p, made.tu, made.se, made.fs) == (Color.BLUE, Path("/etc"), (1,), {1}, frozenset({2}))
+    assert (made.pair, made.it, made.y, made.f) == ((1, "a"), Item("a"), b"\x00\x01", 1.0)
+    assert Strict.parse({"n": 3}).n == Decimal(3)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("i", "1"), ("i", 1.0), ("f", "1"), ("b", "true"), ("b", 1), ("n", 1.5), ("e", "RED"), ("s", 1)]
+)
+def test_parse_does_not_guess(name: str, value: object) -> None:
+    assert refusal(lambda: Strict.parse({name: value})).count("\n") == 1
+
+
+def test_parse_takes_ids_for_references() -> None:
+    class Uses(Op):
+        customer: Ref[Customer]
+        country: OptRef[Country] = prop(default=None)
+        device: OptRef[Device] = prop(default=None)
+        line: OptRef[Line] = prop(default=None)
+        friends: Refs[Customer] = prop(factory=list)
+
+    number = UUID(int=7)
+    data = {"customer": 3, "country": "de", "device": str(number), "line": [1, 2], "friends": [4, 5]}
+    assert Uses.parse(data) == Uses(customer=3, country="de", device=number, line=(1, 2), friends=[4, 5])
+    assert refusal(lambda: Uses.parse({"customer": "3", "device": "x", "line": [1], "friends": 4})).splitlines()[1:] == [
+        "  customer: wants a Customer or its key (int), got str '3'",
+        "  device: wants a Device or its key (UUID text), got str 'x'",
+        "  line: wants a key of Line: a tuple of 2 values, got 1 of them",
+        "  friends: wants a list for Refs[Customer], got int",
+    ]
+
+
+def test_parse_tells_everything_at_once_and_refuses_unknown_keys() -> None:
+    assert refusal(lambda: Pay.parse({"amount": "-1", "colour": "red", "items": [{"sku": "a", "qty": 1}]})) == (
+        "Pay cannot be made, its props have 4 problems:\n"
+        "  items[0]: wants only the keys 'sku', 'tags', got 'qty'\n"
+        "  colour: wants to be one of the props 'amount', 'color', 'day', 'items', 'note'. Did you mean 'color'?\n"
+        "  amount: wants a value >= 0, got Decimal Decimal('-1')\n"
+        "  day: wants date, nothing was given"
+    )
+
+
+@pytest.mark.parametrize("data", [[], None, "{}", 3])
+def test_parse_wants_a_mapping(data: Any) -> None:
+    assert refusal(lambda: Pay.parse(data)) == (
+        f"Pay cannot be made: parse wants a mapping of its props, got {type(data).__name__}."
+    )
+
+
+def test_a_reference_given_something_else_says_what_it_takes() -> None:
+    told = refusal(lambda: Owned(customer=Country(code="de"), other="3", friends=[1, "x", None]))  # type: ignore[list-item]
+    assert re.sub(r"object at 0x\w+", "object at 0x", told).splitlines()[1:] == [
+        "  customer: wants a Customer or its key (int), got Country <features.shop.Country object at 0x>",
+        "  other: wants a Customer or its key (int), got str '3'",
+        "  friends[1]: wants a Customer or its key (int), got str 'x'",
+        "  friends[2]: wants a Customer or its key (int), got None",
+    ]
+    assert refusal(lambda: Owned(customer=None)).splitlines()[1:] == [
+        "  customer: wants a Customer or its key (int), got None"
+    ]

@@ -1,0 +1,410 @@
+"""The seed's page on async execution, sentence by sentence, with a real worker process.
+
+What it left in the database is read back by plain SQL.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from shop import (
+    Attach,
+    Color,
+    CountClick,
+    CountVisit,
+    EchoAll,
+    Flaky,
+    FlakyVisit,
+    GreetCustomer,
+    SendNewsletter,
+    SendReport,
+    SendWelcomeEmail,
+)
+from workers import Shop, eventually
+
+import dexpy
+
+WAIT_S = 15.0
+
+
+def moment(text: str) -> datetime:
+    """A moment as SQLite keeps it."""
+    return datetime.fromisoformat(text).replace(tzinfo=timezone.utc)
+
+
+def everything(shop: Shop) -> tuple[int, int]:
+    """How many records and messages there are."""
+    (records,) = shop.sql("SELECT count(*) FROM operation_records")
+    (messages,) = shop.sql("SELECT count(*) FROM dexpy_messages")
+    return records[0], messages[0]
+
+
+def message(shop: Shop) -> dict[str, Any]:
+    """The one message that there is."""
+    (found,) = shop.sql("SELECT * FROM dexpy_messages")
+    return dict(found) | {"message": json.loads(found["payload"])}
+
+
+# ------------------------------------------------------------------------------------------ basic usage
+
+
+def test_an_operation_runs_in_the_background_in_another_process(served: Shop) -> None:
+    ticket = SendWelcomeEmail(user_id=123).async_().call()
+
+    assert ticket.result(WAIT_S) == "welcomed 123"
+    row = served.row(ticket.id)
+    assert (row["status"], json.loads(row["params"])) == ("done", {"user_id": 123})
+    (effect,) = served.sql("SELECT * FROM effects WHERE run = ?", ticket.id)
+    assert effect["what"] == "welcome 123"
+    assert effect["pid"] != os.getpid()
+    assert effect["pid"] in served.workers[0].children()
+
+
+def test_props_are_written_as_json_when_it_is_enqueued_and_read_back_when_the_job_runs(served: Shop) -> None:
+    ticket = GreetCustomer(customer=7, others=[8, 9]).async_().call()
+
+    assert json.loads(served.row(ticket.id)["params"]) == {
+        "customer": 7,
+        "friend": None,
+        "others": [8, 9],
+        "order": None,
+    }
+    assert ticket.result(WAIT_S) == ["Customer Ada", None, "Ben,Cy", None]
+
+
+def test_nothing_is_enqueued_before_call(served: Shop) -> None:
+    before = everything(served)
+
+    prepared = SendWelcomeEmail(user_id=1).async_(queue="mailers")
+
+    assert everything(served) == before
+    first, second = prepared.call(), prepared.call()
+    assert first.id != second.id
+    assert first.result(WAIT_S) == second.result(WAIT_S) == "welcomed 1"
+
+
+# ---------------------------------------------------------------------------------- scheduling options
+
+
+def test_it_runs_on_a_queue_that_is_named_in_the_call(served: Shop) -> None:
+    ticket = SendWelcomeEmail(user_id=123).async_(queue="mailers").call()
+
+    assert ticket.result(WAIT_S) == "welcomed 123"
+    assert served.row(ticket.id)["queue"] == "mailers"
+
+
+@pytest.mark.parametrize("delay", [1, 1.0, timedelta(seconds=1)], ids=["seconds", "parts of seconds", "timedelta"])
+def test_it_runs_after_a_delay(served: Shop, delay: float | timedelta) -> None:
+    ticket = SendWelcomeEmail(user_id=123).async_(in_=delay).call()
+
+    row = served.row(ticket.id)
+    assert row["status"] == "pending"
+    waits = moment(row["scheduled_at"]) - moment(row["created_at"])
+    assert abs(waits - timedelta(seconds=1)) < timedelta(seconds=0.1)
+    assert ticket.result(WAIT_S) == "welcomed 123"
+    row = served.row(ticket.id)
+    assert moment(row["started_at"]) >= moment(row["scheduled_at"])
+
+
+def test_it_runs_at_a_moment(served: Shop) -> None:
+    at = (datetime.now(timezone.utc) + timedelta(seconds=1)).astimezone(ZoneInfo("Asia/Tokyo"))
+
+    ticket = SendWelcomeEmail(user_id=123).async_(at=at).call()
+
+    assert moment(served.row(ticket.id)["scheduled_at"]) == at
+    assert ticket.result(WAIT_S) == "welcomed 123"
+    assert moment(served.row(ticket.id)["started_at"]) >= at
+
+
+def test_a_moment_that_has_passed_is_now(served: Shop) -> None:
+    ticket = SendWelcomeEmail(user_id=5).async_(at=datetime(2001, 1, 1, tzinfo=timezone.utc)).call()
+
+    assert ticket.result(WAIT_S) == "welcomed 5"
+
+
+# ------------------------------------------------------------------------------- class-level defaults
+
+
+def test_a_class_names_the_queue_of_all_its_instances(served: Shop) -> None:
+    ticket = SendNewsletter(user_id=123).async_().call()
+
+    assert ticket.result(WAIT_S) == "welcomed 123"
+    assert served.row(ticket.id)["queue"] == "mailers"
+
+
+def test_options_of_the_call_win_over_those_of_the_class(served: Shop) -> None:
+    ticket = SendNewsletter(user_id=123).async_(queue="urgent").call()
+
+    assert ticket.result(WAIT_S) == "welcomed 123"
+    assert served.row(ticket.id)["queue"] == "urgent"
+
+
+# ----------------------------------------------------------------------------------------- serialization
+
+
+def a_generator() -> Any:
+    yield 1
+
+
+@pytest.mark.parametrize(
+    ("props", "path"),
+    [
+        ({"payload": object()}, "payload"),
+        ({"payload": a_generator}, "payload"),
+        ({"items": [{"ok": 1}, {"file": open(os.devnull).close}]}, "items[1].file"),  # noqa: SIM115
+        ({"items": [{"rate": float("nan")}]}, "items[0].rate"),
+        ({"items": [{"rate": [float("inf")]}]}, "items[0].rate[0]"),
+        ({"items": [{1: "one"}]}, "items[0]"),
+        ({"items": [{"text": "a\0b"}]}, "items[0].text"),
+        ({"items": [{"text": "\ud800"}]}, "items[0].text"),
+        ({"items": [{"when": date(2026, 1, 1)}]}, "items[0].when"),
+        ({"items": [{"many": {1, 2}}]}, "items[0].many"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_cannot_be_json_is_refused_at_enqueue_and_nothing_is_stored(
+    served: Shop, props: dict[str, Any], path: str
+) -> None:
+    before = everything(served)
+    operation = Attach(**props)
+
+    with pytest.raises(dexpy.NotSerializable) as refused:
+        operation.async_().call()
+
+    assert isinstance(refused.value, TypeError)
+    assert refused.value.path.lstrip(".") == path
+    assert str(refused.value).startswith(f"Attach cannot go to the background: {path} ")
+    assert everything(served) == before
+
+
+SENT: dict[str, Any] = {
+    "text": "naïve “quotes” \n\t\\ 🜚 </script>",
+    "whole": 2**70,
+    "broken": 0.1 + 0.2,
+    "flag": False,
+    "nothing": None,
+    "color": Color.GREEN,
+    "moment": datetime(2026, 3, 29, 1, 59, 59, 123456, tzinfo=timezone(timedelta(hours=-3, minutes=-30))),
+    "day": date(2024, 2, 29),
+    "amount": Decimal("0.10"),
+    "table": {"due": date(2026, 1, 31)},
+    "items": [Decimal("1.50"), Decimal("-0"), Decimal("1E+3")],
+    "plain": {"a": [1, 2.5, None, True, {"b": "c"}]},
+    "row": [1, "two", [3]],
+}
+
+
+@pytest.mark.parametrize(
+    ("prop", "json_form"),
+    [
+        ("text", SENT["text"]),
+        ("whole", 2**70),
+        ("broken", 0.30000000000000004),
+        ("flag", False),
+        ("nothing", None),
+        ("color", "green"),
+        ("moment", "2026-03-29T01:59:59.123456-03:30"),
+        ("day", "2024-02-29"),
+        ("amount", "0.10"),
+        ("table", {"due": "2026-01-31"}),
+        ("items", ["1.50", "-0", "1E+3"]),
+        ("plain", {"a": [1, 2.5, None, True, {"b": "c"}]}),
+        ("row", [1, "two", [3]]),
+    ],
+)
+def test_each_type_survives_the_round_trip(served: Shop, echoed: dict[str, Any], prop: str, json_form: Any) -> None:
+    stored = json.loads(served.row(echoed["id"])["params"])
+
+    assert stored[prop] == json_form
+    assert type(stored[prop]) is type(json_form)
+    assert echoed["result"][prop] == repr(SENT[prop])
+
+
+@pytest.fixture(scope="module")
+def echoed(open_shop: Shop) -> dict[str, Any]:
+    """One run of an operation with all types, and what it got."""
+    runtime = dexpy.configure(database=open_shop.url)
+    ticket = EchoAll(**SENT).async_().call()
+    result = ticket.result(WAIT_S)
+    runtime.close()
+    return {"id": ticket.id, "result": result}
+
+
+def test_a_reference_travels_as_its_id_and_is_found_again_in_the_worker(served: Shop) -> None:
+    ticket = GreetCustomer(customer=7, friend=9, others=[9, 8, 9], order=("north", 3)).async_().call()
+
+    params = json.loads(served.row(ticket.id)["params"])
+    assert params == {"customer": 7, "friend": 9, "others": [9, 8, 9], "order": ["north", 3]}
+    assert ticket.result(WAIT_S) == ["Customer Ada", "Cy", "Cy,Ben,Cy", "north/3"]
+
+
+def test_an_instance_travels_as_its_id_too(served: Shop) -> None:
+    import sqlalchemy as sa
+    from shop import Customer
+    from sqlalchemy.orm import Session
+
+    engine = sa.create_engine(served.url)
+    with Session(engine) as session:
+        ada = session.get_one(Customer, 7)
+        ticket = GreetCustomer(customer=ada).async_().call()
+    engine.dispose()
+
+    assert json.loads(served.row(ticket.id)["params"])["customer"] == 7
+    assert ticket.result(WAIT_S)[0] == "Customer Ada"
+
+
+def test_a_reference_whose_row_is_gone_is_discarded(served: Shop) -> None:
+    ticket = GreetCustomer(customer=404).async_().call()
+
+    row = served.becomes(ticket.id, "failed")
+    assert (row["error"], row["failure"], row["num_attempts"]) == ("dexpy.RefNotFound", "discarded", 1)
+    with pytest.raises(dexpy.OperationFailed, match="Customer 404"):
+        ticket.result(WAIT_S)
+
+
+def test_one_operation_serves_calls_and_jobs_alike(served: Shop) -> None:
+    operation = GreetCustomer(customer=8, others=[7])
+
+    assert operation.call() == operation.async_().call().result(WAIT_S) == ["Customer Ben", None, "Ada", None]
+
+
+# ----------------------------------------------------------------------------------------------- recording
+
+
+def test_with_a_record_the_message_holds_its_id_and_no_params(shop: Shop) -> None:
+    ticket = SendNewsletter(user_id=123).async_(priority=3).call()
+
+    row, sent = shop.row(ticket.id), message(shop)
+    assert (sent["queue"], sent["priority"], sent["dead"]) == ("mailers", 3, 0)
+    assert sent["message"]["actor_name"] == "dexpy.RecordJob"
+    assert sent["message"]["args"] == []
+    assert sent["message"]["kwargs"] == {
+        "class_name": "shop.SendNewsletter",
+        "record_id": ticket.id,
+        "trace": {"id": row["trace_id"]},
+    }
+    assert sent["message"]["options"] == {"dexpy": {"v": 1}}
+    assert "123" not in sent["payload"].replace(ticket.id, "").replace(row["trace_id"], "").replace(
+        str(sent["message"]["message_id"]), ""
+    ).replace(str(sent["message"]["message_timestamp"]), "")
+
+
+@pytest.mark.parametrize("operation", [CountVisit(page="/a"), CountClick(page="/a")], ids=["record=False", "no params"])
+def test_everything_else_goes_with_its_params_in_the_message(shop: Shop, operation: Any) -> None:
+    with dexpy.trace(actor={"type": "user", "id": 5}, trace_id="req-1"):
+        ticket = operation.async_(queue="counters").call()
+
+    name = f"shop.{type(operation).__name__}"
+    sent = message(shop)
+    assert sent["queue"] == "counters"
+    assert sent["message"]["actor_name"] == "dexpy.DirectJob"
+    assert sent["message"]["args"] == []
+    assert sent["message"]["kwargs"] == {
+        "class_name": name,
+        "params": {"page": "/a"},
+        "trace": {"id": "req-1", "actor": {"type": "user", "id": 5}, "stack": [[ticket.id, name]]},
+    }
+    assert sent["message"]["options"]["dexpy"]["v"] == 1
+    assert shop.sql("SELECT * FROM operation_records") == []
+
+
+def test_a_direct_job_runs_and_leaves_no_record(served: Shop) -> None:
+    ticket = CountVisit(page="/pricing").async_().call()
+
+    eventually(lambda: "visit /pricing" in served.effects(), "the visit is counted", tell=served.tell)
+    assert served.sql("SELECT * FROM operation_records WHERE id = ?", ticket.id) == []
+    assert not ticket.recorded
+
+
+def test_a_record_without_params_is_one_row_at_the_end(served: Shop) -> None:
+    ticket = CountClick(page="/buy").async_().call()
+
+    def look() -> list[Any]:
+        return served.sql("SELECT * FROM operation_records WHERE id = ?", ticket.id)
+
+    (row,) = eventually(look, "the row is written", tell=served.tell)
+    assert (row["status"], row["params"], json.loads(row["result"])) == ("done", None, {"value": "/buy"})
+
+
+def test_the_record_is_pending_at_once_then_running_then_done(served: Shop) -> None:
+    ticket = SendReport(user_id=123, seconds=0.7).async_(in_=0.5).call()
+
+    pending = served.row(ticket.id)
+    assert (pending["status"], pending["started_at"], pending["completed_at"], pending["num_attempts"]) == (
+        "pending", None, None, 0
+    )  # fmt: skip
+    running = served.becomes(ticket.id, "running")
+    assert (running["completed_at"], running["num_attempts"]) == (None, 1)
+    assert str(served.workers[0].children()[0]) in running["claimed_by"]
+    assert served.effects("report 123") == []
+    done = served.becomes(ticket.id, "done")
+    assert json.loads(done["result"]) == {"value": "sent"}
+    assert moment(done["completed_at"]) >= moment(done["started_at"]) + timedelta(seconds=0.6)
+    assert (done["error"], done["failure"], done["claimed_by"]) == (None, None, None)
+    assert served.effects("report 123") == ["report 123"]
+
+
+# -------------------------------------------------------------------------------------------- error handling
+
+
+def test_a_business_error_fails_the_record_with_its_code(served: Shop) -> None:
+    ticket = SendReport(user_id=66, ending="error").async_().call()
+
+    row = served.becomes(ticket.id, "failed")
+    assert (row["error"], row["failure"], row["error_message"]) == ("no_report", "business", "Nothing to report")
+    assert json.loads(row["error_details"]) == {"user": 66}
+    assert (row["num_attempts"], row["result"]) == (1, None)
+    assert served.effects("report 66") == []
+    with pytest.raises(dexpy.Error) as raised:
+        ticket.result(WAIT_S)
+    assert (raised.value.code, raised.value.details) == ("no_report", {"user": 66})
+
+
+def test_a_crash_fails_the_record_with_the_name_of_the_exception(served: Shop) -> None:
+    ticket = SendReport(user_id=67, ending="crash").async_().call()
+
+    row = served.becomes(ticket.id, "failed")
+    assert (row["error"], row["failure"], row["error_message"]) == ("ConnectionError", "crash", "no line to 67")
+    assert served.effects("report 67") == []
+    (attempt,) = served.sql("SELECT * FROM operation_attempts WHERE record_id = ?", ticket.id)
+    assert (attempt["number"], attempt["error"]) == (1, "ConnectionError")
+    assert "shop.py" in attempt["traceback"]
+    with pytest.raises(dexpy.OperationFailed) as raised:
+        ticket.result(WAIT_S)
+    assert (raised.value.failure, raised.value.exception_class) == ("crash", "ConnectionError")
+
+
+def test_the_exception_goes_through_the_retry_mechanism(served: Shop, tmp_path: Path) -> None:
+    ticket = Flaky(ledger=str(tmp_path / "ledger"), failures=2).async_(queue="mailers").call()
+
+    assert ticket.result(WAIT_S) == 3
+    row = served.row(ticket.id)
+    assert (row["status"], row["error"], row["num_attempts"], row["queue"]) == ("done", None, 3, "mailers")
+    kept = served.sql("SELECT number, error FROM operation_attempts WHERE record_id = ? ORDER BY number", ticket.id)
+    assert [tuple(attempt) for attempt in kept] == [(1, "ConnectionError"), (2, "ConnectionError")]
+    assert (tmp_path / "ledger").read_text().splitlines() == [ticket.id] * 3
+
+
+def test_the_record_fails_when_no_attempt_is_left(served: Shop, tmp_path: Path) -> None:
+    ticket = Flaky(ledger=str(tmp_path / "ledger"), failures=9).async_().call()
+
+    row = served.becomes(ticket.id, "failed")
+    assert (row["error"], row["num_attempts"]) == ("ConnectionError", 3)
+    assert len((tmp_path / "ledger").read_text().splitlines()) == 3
+
+
+def test_a_direct_job_is_retried_by_the_same_rules(served: Shop, tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
+
+    ticket = FlakyVisit(ledger=str(ledger), failures=2).async_().call()
+
+    eventually(lambda: ledger.exists() and len(ledger.read_text().splitlines()) == 3, "three runs", tell=served.tell)
+    assert ledger.read_text().splitlines() == [ticket.id] * 3
+    eventually(lambda: everything(served)[1] == 0, "no message is left", tell=served.tell)

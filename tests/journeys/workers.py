@@ -1,0 +1,242 @@
+"""Real worker processes for tests: started, waited for, and gone afterwards.
+
+Every process that is started here, and whatever that starts, carries `MARK` in its environment,
+so that a stray worker of an earlier test is found, wherever it hangs in the tree of processes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+MARK = "JOURNEY_OF"
+START_S = 30.0
+"""How long workers may take to start, in seconds: a busy machine is no failure."""
+STARTED = re.compile(r"worker\.started pid=(\d+)")
+SECRET_FREE = {name: value for name, value in os.environ.items() if not name.startswith("DEXPY_")}
+
+T = TypeVar("T")
+
+
+def eventually(look: Callable[[], T], what: str, within_s: float = 15.0, tell: Callable[[], str] = str) -> T:
+    """Look until there is something true to see.
+
+    Args:
+        look: Gives what is waited for, or something false.
+        what: Is waited for, for the message.
+        within_s: Seconds until it is a failure.
+        tell: Says more when it is one.
+    """
+    deadline = time.monotonic() + within_s
+    while True:
+        if found := look():
+            return found
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what}: not within {within_s:g} s\n{tell()}")
+        time.sleep(0.02)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def marked(owner: int | None = None) -> dict[int, int]:
+    """The living processes that carry the mark, with the test run that each belongs to."""
+    found: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            environment = (entry / "environ").read_bytes()
+        except OSError:
+            continue
+        match = re.search(rb"(?:^|\0)" + MARK.encode() + rb"=(\d+)\0", environment)
+        if match and is_alive(int(entry.name)) and owner in (None, int(match[1])):
+            found[int(entry.name)] = int(match[1])
+    return found
+
+
+class Shop:
+    """One folder with one database, and the worker processes on it.
+
+    Args:
+        folder: A temporary one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.file = folder / "shop.db"
+        self.url = f"sqlite:///{self.file}"
+        self.workers: list[Worker] = []
+        # The settings of whatever project the folder lies in are not meant.
+        (folder / "pyproject.toml").touch()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """For a process of the shop."""
+        return SECRET_FREE | {
+            "DEXPY_DATABASE": self.url,
+            "PYTHONPATH": os.pathsep.join([str(HERE), str(ROOT)]),
+            "PYTHONUNBUFFERED": "1",
+            MARK: str(os.getpid()),
+        }
+
+    def start(self, *arguments: str, module: str = "shop", processes: int = 1, threads: int = 4) -> Worker:
+        """Start ``dexpy worker`` and wait until every process of it serves.
+
+        Refuses while a worker lives that no test has on its list.
+        """
+        mine = {pid for worker in self.workers for pid in worker.family()}
+        dead_runs = {pid: run for pid, run in marked().items() if run != os.getpid() and not is_alive(run)}
+        stray = dead_runs | {pid: run for pid, run in marked(os.getpid()).items() if pid not in mine}
+        if stray:
+            raise RuntimeError(f"workers of an earlier test still live: {sorted(stray)}. End them first.")
+        worker = Worker(self, module, *arguments, "-p", str(processes), "-t", str(threads))
+        self.workers.append(worker)
+        worker.await_started(processes)
+        return worker
+
+    def dexpy(self, *arguments: str, timeout_s: float = 60.0, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run the command line to its end."""
+        command = [sys.executable, "-m", "dexpy", *arguments]
+        return subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.environment | environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+
+    def sql(self, statement: str, *parameters: Any) -> list[sqlite3.Row]:
+        """Ask the file by plain SQL, without dexpy."""
+        connection = sqlite3.connect(f"file:{self.file}?mode=ro", uri=True, timeout=30)
+        connection.row_factory = sqlite3.Row
+        try:
+            return connection.execute(statement, parameters).fetchall()
+        finally:
+            connection.close()
+
+    def row(self, id: str) -> dict[str, Any]:
+        """One record by plain SQL."""
+        (found,) = self.sql("SELECT * FROM operation_records WHERE id = ?", id)
+        return dict(found)
+
+    def status(self, id: str) -> str:
+        """The status of one record by plain SQL."""
+        return str(self.row(id)["status"])
+
+    def becomes(self, id: str, *statuses: str, within_s: float = 15.0) -> dict[str, Any]:
+        """Wait until a record has one of these statuses, and return it."""
+
+        def look() -> dict[str, Any] | None:
+            row = self.row(id)
+            return row if row["status"] in statuses else None
+
+        return eventually(look, f"{id} becomes {' or '.join(statuses)}", within_s, self.tell)
+
+    def effects(self, pattern: str = "%") -> list[str]:
+        """What operations have done, in order."""
+        return [row["what"] for row in self.sql("SELECT what FROM effects WHERE what LIKE ? ORDER BY id", pattern)]
+
+    def tell(self) -> str:
+        """What the workers said, for the message of a failure."""
+        return "\n".join(f"--- {worker.command}\n{worker.output()[-4000:]}" for worker in self.workers)
+
+    def close(self) -> None:
+        """End what is left over."""
+        for worker in self.workers:
+            worker.stop()
+        leftover = list(marked(os.getpid()))
+        for pid in leftover:
+            os.kill(pid, signal.SIGKILL)
+        eventually(lambda: not any(is_alive(pid) for pid in leftover), "leftover workers end")
+
+
+class Worker:
+    """One ``dexpy worker`` with its processes, or another command that serves.
+
+    Args:
+        shop: Whose operations it runs.
+        arguments: Of ``dexpy worker``.
+        command: Instead of it.
+    """
+
+    def __init__(self, shop: Shop, *arguments: str, command: Iterable[str] | None = None) -> None:
+        self.shop = shop
+        self.command = list(command or [sys.executable, "-m", "dexpy", "worker", *arguments])
+        self._log = shop.folder / f"worker-{len(shop.workers)}.log"
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                self.command, cwd=shop.folder, env=shop.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True,
+            )  # fmt: skip
+
+    @property
+    def pid(self) -> int:
+        """Of the supervisor."""
+        return self.process.pid
+
+    def output(self) -> str:
+        """What it has said so far."""
+        return self._log.read_text("utf-8", errors="replace")
+
+    def lines(self, event: str) -> list[str]:
+        """The log lines of one event."""
+        return [line for line in self.output().splitlines() if f" {event} " in line]
+
+    def children(self) -> list[int]:
+        """The pids of the worker processes that have said so."""
+        return [int(pid) for pid in STARTED.findall(self.output())]
+
+    def family(self) -> set[int]:
+        """The supervisor and its processes that are alive."""
+        return {pid for pid in (self.pid, *self.children()) if is_alive(pid)}
+
+    def await_started(self, processes: int) -> None:
+        """Wait until so many processes have said that they serve."""
+
+        def look() -> bool:
+            if self.process.poll() is not None:
+                raise AssertionError(f"{self.command} ended with {self.process.returncode}\n{self.output()}")
+            return len(self.children()) >= processes
+
+        eventually(look, f"{processes} worker processes start", START_S, self.output)
+        assert all(is_alive(pid) for pid in self.children()), self.output()
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the supervisor."""
+        self.process.send_signal(number)
+
+    def ended(self, within_s: float = 20.0) -> int:
+        """Wait for its end, and return its exit status."""
+        try:
+            return self.process.wait(within_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{self.command} has not ended within {within_s:g} s\n{self.output()}") from None
+
+    def stop(self) -> None:
+        """End it if it lives: with TERM, and after a while without asking."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
