@@ -130,6 +130,7 @@ class Runtime:
                 return SqlCarrier(SqlBroker(Database(named)))
             else:
                 named = SqlBroker(Database(named))
+                named.create_tables()
         assert named is not None  # noqa: S101 - without a store a broker was named
         return ServerCarrier(named, None if store is None else SqlBroker(store.database))
 

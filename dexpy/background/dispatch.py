@@ -10,7 +10,6 @@ import attrs
 import dramatiq
 from sqlalchemy.engine import Connection, Row
 
-from dexpy.background.brokers.sql import SqlBroker
 from dexpy.background.carriers import SHORT_DELAY_S, Carrier, check_delay, seconds_until
 from dexpy.background.payload import DIRECT_JOB, RECORD_JOB, VERSION, DirectPayload, RecordPayload
 from dexpy.declaration.contract import Contract
@@ -266,8 +265,6 @@ class Dispatcher:
         """
         if self._tables is not None:
             self._tables.prepare()
-        if not self.transactional and isinstance(self.broker, SqlBroker):
-            self.broker.create_tables()
 
     def is_idle(self, queues: Collection[str] | None) -> bool:
         """Whether nothing is due, owed or running in these queues, or in any."""

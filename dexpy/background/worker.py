@@ -26,6 +26,8 @@ from dexpy.foundation.log import line
 LOOK_EVERY_S = 0.2
 """How often the main thread looks whether it is to stop, in seconds."""
 POLL_MS = 100
+"""The longest time that a Redis consumer sleeps between two looks at an empty queue, in milliseconds."""
+SERVER_PREFETCH = 64
 
 
 @attrs.frozen
@@ -122,7 +124,11 @@ def make_worker(carrier: Carrier, options: WorkerOptions) -> dramatiq.Worker:
         carrier.broker.declare_queue(name)
     declare_new_queues(carrier)
     queues = None if options.queues is None else set(options.queues)
-    return dramatiq.Worker(carrier.broker, queues=queues, worker_threads=options.threads, worker_timeout=POLL_MS)
+    worker = dramatiq.Worker(carrier.broker, queues=queues, worker_threads=options.threads, worker_timeout=POLL_MS)
+    if not carrier.transactional:
+        # Dramatiq's Redis consumer sleeps whenever its few prefetched messages are taken.
+        worker.queue_prefetch = max(worker.queue_prefetch, SERVER_PREFETCH)
+    return worker
 
 
 def class_queues() -> frozenset[str]:

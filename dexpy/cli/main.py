@@ -8,6 +8,8 @@ import traceback
 import click
 
 from dexpy import __version__
+from dexpy.cli.check import check
+from dexpy.cli.db import db
 from dexpy.cli.demo import demo
 from dexpy.cli.worker import worker
 from dexpy.foundation.errors import DexpyError
@@ -19,6 +21,8 @@ def main() -> None:
     """Operations that are typed, recorded and never lost."""
 
 
+main.add_command(check)
+main.add_command(db)
 main.add_command(demo)
 main.add_command(worker)
 

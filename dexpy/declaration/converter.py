@@ -31,7 +31,11 @@ import attrs
 from dexpy.foundation.errors import NotSerializable, Problem, listed
 
 Hook: TypeAlias = Callable[..., Any]
-"""``(value)`` or ``(value, type)`` to a value; raises `Misfit` on the way in, `NotSerializable` on the way out."""
+"""``(value)`` or ``(value, type)`` to a value; raises `Misfit` on the way in, `NotSerializable` on the way out.
+
+Hooks inside of others are given both arguments. Python 3.13 does not count a call that leaves out a default
+(python/cpython#132744), and a value that holds itself would take all memory instead of raising RecursionError.
+"""
 
 TAG = "$type"
 """The key that tells the classes of one union apart."""
@@ -408,9 +412,9 @@ def walk_plain(value: object) -> Any:
 def copied(value: Any, _: Any = None) -> Any:
     """An untyped value in lists and dicts of its own; the rest is looked at when it is to become JSON."""
     if type(value) is _LIST:
-        return [copied(item) for item in value]
+        return [copied(item, None) for item in value]
     if type(value) is _DICT:
-        return {key: copied(item) for key, item in value.items()}
+        return {key: copied(item, None) for key, item in value.items()}
     return value
 
 
@@ -464,7 +468,7 @@ def take_array(inner: Hook, *, taken: tuple[type, ...], build: Callable[[list[An
             raise misfit(wanted, value)
         items = iter(value)
         try:
-            made = [inner(item) for item in items]
+            made = [inner(item, None) for item in items]
         except Misfit as first:
             raise Misfit(_item_problems(first, value, items, inner)) from None
         return made if build is None else build(made)
@@ -482,7 +486,7 @@ def _item_problems(first: Misfit, value: Any, rest: Iterator[Any], inner: Hook) 
     yield from first.under(_item_step(value, position))
     for later, item in enumerate(rest, position + 1):
         try:
-            inner(item)
+            inner(item, None)
         except Misfit as another:
             yield from another.under(_item_step(value, later))
 
@@ -520,7 +524,7 @@ def take_tuple(inners: Sequence[Hook], *, taken: tuple[type, ...], wanted: str) 
         problems: list[Problem] = []
         for position, inner in enumerate(inners):
             try:
-                made.append(inner(value[position]))
+                made.append(inner(value[position], None))
             except Misfit as error:
                 problems += error.under(f"[{position}]")
         if problems:
@@ -538,7 +542,7 @@ def take_dict(take_key: Hook, inner: Hook, *, wanted: str) -> Hook:
             raise misfit(wanted, value)
         entries = iter(value.items())
         try:
-            return {take_key(key): inner(item) for key, item in entries}
+            return {take_key(key, None): inner(item, None) for key, item in entries}
         except Misfit as first:
             raise Misfit(_entry_problems(first, value, entries, take_key, inner)) from None
 
@@ -562,7 +566,7 @@ def _entry_problems(
 
 def _key_problems(key: Any, take_key: Hook) -> Iterator[Problem]:
     try:
-        take_key(key)
+        take_key(key, None)
     except Misfit as error:
         for problem in error.problems:
             yield Problem(step(key), f"{problem.wanted} as its key", problem.got)
@@ -570,7 +574,7 @@ def _key_problems(key: Any, take_key: Hook) -> Iterator[Problem]:
 
 def _value_problems(key: Any, item: Any, inner: Hook) -> Iterator[Problem]:
     try:
-        inner(item)
+        inner(item, None)
     except Misfit as error:
         yield from error.under(step(key))
 
@@ -676,7 +680,7 @@ def take_instance(cls: type, fields: Fields, *, wanted: str) -> Hook:
         problems: list[Problem] = []
         for field, inner in fields:
             try:
-                inner(getattr(value, field.name))
+                inner(getattr(value, field.name), None)
             except Misfit as error:
                 problems += error.under(field.path)
         if problems:
@@ -700,7 +704,7 @@ def take_record(
         for field, inner in fields:
             if field.key in value:
                 try:
-                    made[field.key] = inner(value[field.key])
+                    made[field.key] = inner(value[field.key], None)
                 except Misfit as error:
                     problems += error.under(field.path)
             elif field.required:
@@ -768,12 +772,12 @@ def take_union(by_type: Mapping[type, Hook], others: Sequence[Hook], *, wanted: 
         refusal: Misfit | None = None
         if hook is not None:
             try:
-                return hook(value)
+                return hook(value, None)
             except Misfit as error:
                 refusal = error
         for other in others:
             try:
-                return other(value)
+                return other(value, None)
             except Misfit:
                 continue
         if refusal is None:
@@ -817,7 +821,7 @@ def take_tagged(by_tag: Mapping[str, Hook]) -> Hook:
         tag = value.get(TAG)
         if type(tag) is not str or tag not in by_tag:
             raise misfit(wanted, value)
-        return by_tag[tag]({key: item for key, item in value.items() if key != TAG})
+        return by_tag[tag]({key: item for key, item in value.items() if key != TAG}, None)
 
     return structure
 

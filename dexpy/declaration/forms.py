@@ -259,8 +259,8 @@ def _tied(key: Any, make: Callable[[], Hook]) -> Hook:
 
 
 def _late(made: list[Hook]) -> Hook:
-    def hook(value: Any, _: Any = None) -> Any:
-        return made[0](value)
+    def hook(*given: Any) -> Any:
+        return made[0](*given)
 
     return hook
 
@@ -668,7 +668,7 @@ def _record_shape(annotation: Any) -> _Shape:
         check = CONSTRUCTION.hook(annotation)
 
         def parse(value: Any, _: Any = None) -> Any:
-            return check(value) if type(value) is cls else build(value)
+            return check(value, None) if type(value) is cls else build(value, None)
 
         return parse
 

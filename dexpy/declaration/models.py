@@ -10,6 +10,7 @@ from uuid import UUID
 
 import attrs
 
+from dexpy.declaration.converter import misfit
 from dexpy.declaration.forms import Form, Misfit, form_of
 from dexpy.foundation.errors import DeclarationError, Problem
 
@@ -102,22 +103,15 @@ class SqlAlchemyLoader:
             return made
         parts = _parts(key)
         if len(parts) != len(steps):
-            wanted = f"a key of {self.model.__name__}: a tuple of {len(steps)} values"
-            raise Misfit((Problem("", wanted, f"{len(parts)} of them"),))
+            raise Misfit((Problem("", f"a tuple of {len(steps)} values", f"{len(parts)} of them"),))
         return tuple(step(part) for step, part in zip(steps, parts, strict=True))
 
     def load(self, session: Callable[[], Any], keys: Sequence[Key], lock: bool) -> Mapping[Key, Any]:
         """One query for all keys; with *lock* they are taken FOR UPDATE, in the order of their keys."""
-        from sqlalchemy import and_, or_, select
+        from sqlalchemy import select, tuple_
 
-        if len(self.columns) == 1:
-            chosen = self.columns[0].in_(keys)
-        else:
-            chosen = or_(
-                *(and_(*(column == part for column, part in zip(self.columns, _parts(key), strict=True)))
-                  for key in keys)
-            )  # fmt: skip
-        query: Select[Any] = select(self.model).where(chosen)
+        column = self.columns[0] if len(self.columns) == 1 else tuple_(*self.columns)
+        query: Select[Any] = select(self.model).where(column.in_(keys))
         if lock:
             query = query.order_by(*self.columns).with_for_update().execution_options(populate_existing=True)
         found: dict[Key, Any] = {}
@@ -170,8 +164,7 @@ class RegisteredLoader:
         """An int, str or UUID, or a tuple of them."""
         for part in _parts(key):
             if type(part) not in (int, str, UUID):
-                wanted = f"a {self.model.__name__} or its key (int, str, UUID or a tuple of them)"
-                raise Misfit((Problem("", wanted, f"{type(part).__name__}"),))
+                raise misfit("int, str, UUID or a tuple of them", part)
         checked: Key = key
         return checked
 

@@ -293,20 +293,29 @@ def define(cls: type) -> None:
         DeclarationError: A prop that cannot be: its name, its default, its place.
     """
     annotations: dict[str, Any] = vars(cls).get("__annotations__") or getattr(cls, "__annotations__", {})
-    own = {name: _early(annotation, cls) for name, annotation in annotations.items()}
-    for name, annotation in own.items():
-        if typing.get_origin(annotation) is ClassVar or annotation is ClassVar or _is_classvar_text(annotations[name]):
-            continue
+    own = {
+        name: early
+        for name, annotation in annotations.items()
+        if not _is_classvar(early := _early(annotation, cls), annotation)
+    }
+    for name in own:
         _check_name(cls, name)
+    _check_bases(cls, own)
     try:
         attrs.define(
             cls, init=False, repr=False, frozen=True, slots=False, auto_attribs=True, eq=False, kw_only=True
         )
     except attrs.exceptions.UnannotatedAttributeError as error:
-        names = ", ".join(sorted(name for name, value in vars(cls).items() if _is_field(value)))
+        names = ", ".join(sorted(name for name, value in vars(cls).items() if _is_field(value) and name not in own))
         raise DeclarationError(
             f"{cls.__qualname__}: {names or error} is a prop() without a type. Write {names or 'name'}: int = prop(...)."
         ) from None
+    for field in attrs.fields(cls):
+        if field.name in own and _is_shared(field.default):
+            raise DeclarationError(
+                f"{cls.__qualname__}.{field.name}: the default {field.default!r} would be shared by all operations. "
+                f"Write prop(factory={type(field.default).__name__}) or a lambda."
+            )
     for name, annotation in own.items():
         kind = reference_kind(annotation)
         if kind is not None:
@@ -317,8 +326,29 @@ def _is_field(value: object) -> bool:
     return type(value).__name__ == "_CountingAttr"
 
 
-def _is_classvar_text(annotation: object) -> bool:
-    return isinstance(annotation, str) and re.match(r"(typing\.|t\.)?ClassVar\b", annotation) is not None
+def _is_classvar(annotation: object, text: object) -> bool:
+    if typing.get_origin(annotation) is ClassVar or annotation is ClassVar:
+        return True
+    return isinstance(text, str) and re.match(r"(typing\.|t\.)?ClassVar\b", text) is not None
+
+
+def _check_bases(cls: type, own: Collection[str]) -> None:
+    """Refuse what would be silently ignored: a prop of a class that is no operation, a new value for an old prop."""
+    for base in cls.__mro__[1:]:
+        if not attrs.has(base):
+            for name, value in vars(base).items():
+                if _is_field(value):
+                    raise DeclarationError(
+                        f"{cls.__qualname__}: {base.__qualname__}.{name} is a prop(), and {base.__qualname__} is no "
+                        f"Operation, so nobody would read it. Write: class {base.__name__}(Operation)."
+                    )
+            continue
+        for field in attrs.fields(base):
+            if field.name in vars(cls) and field.name not in own:
+                raise DeclarationError(
+                    f"{cls.__qualname__}.{field.name}: it is a prop of {base.__qualname__}, and would stay as it is "
+                    f"there. Declare it with its type, {field.name}: ... = ..., or choose another name."
+                )
 
 
 def _check_name(cls: type, name: str) -> None:
@@ -350,9 +380,12 @@ def _resolve_one(cls: type, field: attrs.Attribute[Any]) -> Prop:
     annotation = resolve_annotation(vars(owner)["__annotations__"][field.name], owner, where)
     options: PropOptions = field.metadata.get(MARK) or PropOptions()
     reference = None
-    if reference_kind(annotation) is not None:
+    if (kind := reference_kind(annotation)) is not None:
         reference = reference_of(field.name, annotation, options.lock, owner.__qualname__)
         form = reference.form()
+        if field.name not in vars(owner):
+            # The annotation is text that could not be read before: an alias declared below the class.
+            setattr(owner, field.name, kind(field.name))
     else:
         if (inner := mentions_reference(annotation)) is not None:
             raise DeclarationError(
@@ -362,11 +395,6 @@ def _resolve_one(cls: type, field: attrs.Attribute[Any]) -> Prop:
         if options.lock:
             raise DeclarationError(f"{where}: prop(lock=True) is for references. Leave it out, or write Ref[...].")
         form = form_of(annotation)
-    if _is_shared(field.default):
-        raise DeclarationError(
-            f"{where}: the default {field.default!r} would be shared by all operations. "
-            f"Write prop(factory={type(field.default).__name__}) or a lambda."
-        )
     resolved = Prop(
         field.name, annotation, form, options, field.default is attrs.NOTHING, reference, field.default
     )
@@ -374,9 +402,9 @@ def _resolve_one(cls: type, field: attrs.Attribute[Any]) -> Prop:
         try:
             resolved.check(field.default)
         except Misfit as misfit:
+            told = "; ".join(str(problem) for problem in misfit.under("." + field.name))
             raise DeclarationError(
-                f"{where}: its default does not fit: {'; '.join(str(problem) for problem in misfit.problems)}. "
-                "Change the default or the type."
+                f"{where}: its default does not fit: {told}. Change the default or the type."
             ) from None
     return resolved
 
@@ -441,25 +469,19 @@ def parsed(owner: str, props: tuple[Prop, ...], data: Mapping[str, Any]) -> dict
         PropsError: Everything that does not fit, at once, with unknown keys.
     """
     if not isinstance(data, Mapping):
-        raise PropsError(owner, [Problem("", "a JSON object of its props", type(data).__name__)])
+        raise PropsError(owner, (), advice=f"parse wants a mapping of its props, got {type(data).__name__}.")
     values: dict[str, Any] = {}
     problems: list[Problem] = []
     for one in props:
-        if one.name in data:
-            try:
-                values[one.name] = one.form.parse(data[one.name])
-            except Misfit as misfit:
-                problems += _named(one, misfit)
-    problems += _unknown(props, data)
-    # What does not parse is told together with what is missing or out of bounds.
-    for one in props:
         try:
-            if one.name in values:
+            if one.name in data:
+                values[one.name] = one.form.parse(data[one.name])
                 one.check(values[one.name])
-            elif one.name not in data and one.required:
+            elif one.required:
                 problems.append(Problem("." + one.name, f"{one.form.label}, nothing was given"))
         except Misfit as misfit:
             problems += _named(one, misfit)
+    problems += _unknown(props, data)
     if problems:
         raise PropsError(owner, problems)
     return values
@@ -509,14 +531,15 @@ def decoded(owner: str, props: tuple[Prop, ...], data: Any) -> tuple[dict[str, A
 
 
 def _named(one: Prop, misfit: Misfit) -> list[Problem]:
-    named = [problem.under("." + one.name) for problem in misfit.problems]
-    return [problem.hidden() for problem in named] if one.options.sensitive else named
+    if one.options.sensitive:
+        # Not even its path: the keys of a dict are a part of the value.
+        return [attrs.evolve(problem.hidden(), path="." + one.name) for problem in misfit.problems]
+    return list(misfit.under("." + one.name))
 
 
 def _unknown(props: tuple[Prop, ...], given: Mapping[str, Any]) -> list[Problem]:
     known = [one.name for one in props]
+    wanted = f"to be one of the props {listed(known)}." if known else "to be left out, for there are no props"
     return [
-        Problem("." + str(name), f"to be one of the props {listed(known)}.{did_you_mean(str(name), known)}")
-        for name in given
-        if name not in known
+        Problem("." + str(name), wanted + did_you_mean(str(name), known)) for name in given if name not in known
     ]

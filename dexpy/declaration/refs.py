@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, get_args, get_origin, overload
 
 import attrs
@@ -194,18 +194,27 @@ class Reference:
         return found
 
     def _check(self, value: Any) -> Any:
-        if isinstance(value, self.model):
-            return value
-        if value is None:
-            raise Misfit((Problem("", f"{self.label}: a {self.model.__name__} or its key", "None"),))
-        return Keyed(self.loader.check_key(value.key if isinstance(value, Keyed) else value))
+        return self._taken(self.loader.check_key, value.key if isinstance(value, Keyed) else value)
 
     def _decode(self, value: Any) -> Any:
+        return self._taken(self.loader.decode_key, value)
+
+    def _taken(self, read_key: Callable[[Any], Key], value: Any) -> Any:
         if isinstance(value, self.model):
             return value
+        wanted = f"a {self.model.__name__} or its key"
         if value is None:
-            raise Misfit((Problem("", f"{self.label}: a key", "None"),))
-        return Keyed(self.loader.decode_key(value))
+            raise Misfit((Problem("", wanted, "None"),))
+        try:
+            return Keyed(read_key(value))
+        except Misfit as refused:
+            told = [attrs.evolve(problem, wanted=f"{wanted} ({problem.wanted})") for problem in refused.problems]
+        raise Misfit(told)
+
+    def shown(self, item: Any) -> str:
+        """One stored item for people: its key."""
+        key = self.key_of(item)
+        return f"<{self.model.__name__} without a key>" if key is None else repr(key)
 
     def key_of(self, item: Any) -> Any:
         """The key behind one stored item, None for an instance that has none yet."""
@@ -214,7 +223,7 @@ class Reference:
     def compared(self, value: Any) -> Any:
         """A stored value as operations compare it: by its keys; an instance without a key is only itself."""
         items = value if self.many else () if value is None else (value,)
-        keys = tuple(id(item) if (key := self.key_of(item)) is None else key for item in items)
+        keys = tuple(("new", id(item)) if (key := self.key_of(item)) is None else key for item in items)
         return keys if self.many or value is not None else None
 
     def _encode(self, value: Any) -> Any:

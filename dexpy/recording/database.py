@@ -97,6 +97,9 @@ class Database:
         options: dict[str, Any] = {"pool_size": 20, "max_overflow": 20}
         if not self.is_sqlite:
             options["pool_pre_ping"] = True
+            if self.url.get_backend_name() in ("mysql", "mariadb"):
+                # Its default, REPEATABLE READ, locks gaps that concurrent claims run into.
+                options["isolation_level"] = "READ COMMITTED"
         elif self.path is None:
             options = {"poolclass": sa.StaticPool, "connect_args": {"check_same_thread": False}}
         else:

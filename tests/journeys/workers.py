@@ -13,7 +13,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -101,15 +101,27 @@ class Shop:
 
         Refuses while a worker lives that no test has on its list.
         """
-        mine = {pid for worker in self.workers for pid in worker.family()}
-        dead_runs = {pid: run for pid, run in marked().items() if run != os.getpid() and not is_alive(run)}
-        stray = dead_runs | {pid: run for pid, run in marked(os.getpid()).items() if pid not in mine}
-        if stray:
-            raise RuntimeError(f"workers of an earlier test still live: {sorted(stray)}. End them first.")
-        worker = Worker(self, module, *arguments, "-p", str(processes), "-t", str(threads))
-        self.workers.append(worker)
+        worker = self.serve([sys.executable, "-m", "dexpy", "worker", module,
+                             *arguments, "-p", str(processes), "-t", str(threads)])  # fmt: skip
         worker.await_started(processes)
         return worker
+
+    def serve(self, command: list[str]) -> Worker:
+        """Start a command that serves; it may not have begun to when this returns."""
+        self._refuse_strays()
+        worker = Worker(self, command)
+        self.workers.append(worker)
+        return worker
+
+    def _refuse_strays(self) -> None:
+        mine = {pid for worker in self.workers for pid in worker.family()}
+        stray = [
+            pid
+            for pid, run in marked().items()
+            if (pid not in mine if run == os.getpid() else not is_alive(run))
+        ]  # fmt: skip
+        if stray:
+            raise RuntimeError(f"workers of an earlier test still live: {sorted(stray)}. End them first.")
 
     def dexpy(self, *arguments: str, timeout_s: float = 60.0, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run the command line to its end."""
@@ -174,13 +186,12 @@ class Worker:
 
     Args:
         shop: Whose operations it runs.
-        arguments: Of ``dexpy worker``.
-        command: Instead of it.
+        command: To start.
     """
 
-    def __init__(self, shop: Shop, *arguments: str, command: Iterable[str] | None = None) -> None:
+    def __init__(self, shop: Shop, command: list[str]) -> None:
         self.shop = shop
-        self.command = list(command or [sys.executable, "-m", "dexpy", "worker", *arguments])
+        self.command = command
         self._log = shop.folder / f"worker-{len(shop.workers)}.log"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -206,8 +217,14 @@ class Worker:
         return [int(pid) for pid in STARTED.findall(self.output())]
 
     def family(self) -> set[int]:
-        """The supervisor and its processes that are alive."""
-        return {pid for pid in (self.pid, *self.children()) if is_alive(pid)}
+        """The supervisor and everything in its session that is alive."""
+        return {pid for pid in marked(os.getpid()) if self._is_ours(pid)}
+
+    def _is_ours(self, pid: int) -> bool:
+        try:
+            return os.getsid(pid) == self.pid
+        except ProcessLookupError:
+            return False
 
     def await_started(self, processes: int) -> None:
         """Wait until so many processes have said that they serve."""
@@ -220,9 +237,12 @@ class Worker:
         eventually(look, f"{processes} worker processes start", START_S, self.output)
         assert all(is_alive(pid) for pid in self.children()), self.output()
 
-    def signal(self, number: int) -> None:
-        """Send a signal to the supervisor."""
-        self.process.send_signal(number)
+    def signal(self, number: int, *, to_all: bool = False) -> None:
+        """Send a signal to the supervisor, or to all processes as a terminal does."""
+        if to_all:
+            os.killpg(self.pid, number)
+        else:
+            self.process.send_signal(number)
 
     def ended(self, within_s: float = 20.0) -> int:
         """Wait for its end, and return its exit status."""

@@ -1,0 +1,56 @@
+# Everything runs in .venv, which the first command makes. Needs make and Python 3.11 or later, nothing else.
+
+PYTHON = .venv/bin/python
+CORE = .venv/.installed-core
+DEV = .venv/.installed-dev
+
+# The newest Python that can make a virtualenv.
+define PREPARE
+@found=; seen=; \
+for name in python3.14 python3.13 python3.12 python3.11 python3 python; do \
+  "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 || continue; \
+  seen="$$name"; \
+  "$$name" -c 'import ensurepip, venv' >/dev/null 2>&1 || continue; \
+  found="$$name"; break; \
+done; \
+if [ -z "$$seen" ]; then \
+  echo "dexpy needs Python 3.11 or later, and none was found on the PATH. Install one: https://www.python.org/downloads/" >&2; exit 1; \
+elif [ -z "$$found" ]; then \
+  echo "$$seen has no ensurepip and cannot make a virtualenv. Install its venv package: apt install $$seen-venv, on Debian and Ubuntu." >&2; exit 1; \
+fi; \
+"$$found" .ci/prepare.py
+endef
+
+.PHONY: help demo test check docs clean
+
+help: ## show this
+	@echo "make demo    operations run by a real worker process, in a few seconds"
+	@echo "make test    the whole test suite"
+	@echo "make check   ruff, mypy and pyright"
+	@echo "make docs    the code on the pages of docs/ and in the docstrings, run"
+	@echo "make clean   remove .venv and what tools have left"
+
+demo: $(CORE)
+	@$(PYTHON) -m dexpy demo
+
+test: $(DEV)
+	@$(PYTHON) -m pytest
+
+check: $(DEV)
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+	$(PYTHON) -m pyright
+
+docs: $(DEV)
+	@$(PYTHON) -m pytest tests/test_docs.py tests/test_doctests.py
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(CORE): pyproject.toml .ci/prepare.py
+	$(PREPARE) core
+
+$(DEV): pyproject.toml .ci/prepare.py
+	$(PREPARE) dev

@@ -1,0 +1,46 @@
+"""On one SQLite file, what reads and sleeps holds up nobody."""
+
+from __future__ import annotations
+
+import time
+
+import sqlalchemy as sa
+from shop import Effect, Increment, NapBeside
+from sqlalchemy.orm import Session
+from workers import Shop, eventually
+
+SLEEP_S = 3.0
+AT_ONCE_S = 0.5
+
+
+def test_eight_operations_with_a_loaded_row_run_side_by_side_and_nobody_waits_for_them(shop: Shop) -> None:
+    worker = shop.start(processes=1, threads=8)
+    began = time.monotonic()
+    eight = [NapBeside(customer=7, seconds=SLEEP_S).async_().call() for _ in range(8)]
+    eventually(
+        lambda: [shop.status(ticket.id) for ticket in eight] == ["running"] * 8, "all eight run", tell=shop.tell
+    )
+
+    before = time.monotonic()
+    ninth = Increment(number=9).async_().call()
+    enqueued_s = time.monotonic() - before
+    engine = sa.create_engine(shop.url)
+    before = time.monotonic()
+    with Session(engine) as unrelated:
+        unrelated.add(Effect(what="unrelated", run="", pid=0, thread=0, at=0.0))
+        unrelated.commit()
+    written_s = time.monotonic() - before
+    engine.dispose()
+    assert [shop.status(ticket.id) for ticket in eight] == ["running"] * 8, "all of it happened meanwhile"
+    spans = [ticket.result(20) for ticket in eight]
+    total_s = time.monotonic() - began
+
+    assert enqueued_s < AT_ONCE_S
+    assert written_s < AT_ONCE_S
+    assert total_s < 2 * SLEEP_S
+    assert max(start for start, _ in spans) < min(end for _, end in spans), "there was a moment when all eight slept"
+    assert ninth.result(10) is None
+    beside = shop.sql("SELECT pid, thread FROM effects WHERE what = 'beside Ada'")
+    assert {row["pid"] for row in beside} == set(worker.children())
+    assert len({row["thread"] for row in beside}) == 8
+    assert "database is locked" not in worker.output()

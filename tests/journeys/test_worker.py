@@ -1,0 +1,439 @@
+"""`dexpy worker` as real processes: what it serves, how it ends, what it says when it cannot start."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from shop import (
+    AskAsync,
+    CountVisit,
+    Flaky,
+    Increment,
+    Nap,
+    SendNewsletter,
+    SendReport,
+    SendWelcomeEmail,
+    Sum,
+)
+from workers import Shop, Worker, eventually, is_alive
+
+import dexpy
+
+WAIT_S = 15.0
+LONG_S = 60.0
+"""An operation that nobody waits for."""
+
+
+def asleep(shop: Shop, *, seconds: float = LONG_S) -> str:
+    """A run that has just begun and will take long; its id."""
+    ticket = Nap(number=1, seconds=seconds).async_().call()
+    shop.becomes(ticket.id, "running")
+    return ticket.id
+
+
+def all_end(worker: Worker, pids: set[int], within_s: float = 10.0) -> None:
+    eventually(lambda: not any(map(is_alive, pids)), f"{sorted(pids)} end", within_s, worker.output)
+
+
+# ------------------------------------------------------------------------------------------------ what it serves
+
+
+def test_it_starts_as_many_processes_as_it_is_told(shop: Shop) -> None:
+    worker = shop.start(processes=2, threads=1)
+
+    assert len(set(worker.children())) == 2
+    assert all("threads=1 queues=all" in line for line in worker.lines("worker.started"))
+    naps = [Nap(number=number, seconds=0.5).async_().call() for number in range(2)]
+    for nap in naps:
+        nap.result(WAIT_S)
+    ran_in = {row["pid"] for row in shop.sql("SELECT pid FROM effects")}
+    assert ran_in == set(worker.children()), "one thread each, so the two ran side by side in two processes"
+
+
+def test_as_many_run_at_once_as_there_are_threads(shop: Shop) -> None:
+    shop.start(threads=3)
+
+    naps = [Nap(number=number, seconds=0.7).async_().call().id for number in range(4)]
+    eventually(lambda: [shop.status(nap) for nap in naps].count("running") == 3, "three run", tell=shop.tell)
+
+    assert [shop.status(nap) for nap in naps].count("pending") == 1
+    for nap in naps:
+        shop.becomes(nap, "done")
+
+
+def test_a_queue_that_it_is_not_told_to_serve_stays_pending(shop: Shop) -> None:
+    shop.start("-Q", "mailers,urgent")
+    unserved = SendWelcomeEmail(user_id=1).async_().call()
+    later = SendNewsletter(user_id=2).async_(in_=1.5).call()
+
+    assert SendNewsletter(user_id=3).async_().call().result(WAIT_S)
+    assert SendWelcomeEmail(user_id=4).async_(queue="urgent").call().result(WAIT_S)
+    # Longer than a worker takes to find a new queue.
+    assert later.result(WAIT_S)
+    assert shop.status(unserved.id) == "pending"
+
+
+@pytest.mark.parametrize("options", [(), ("-Q", "urgent")], ids=["all queues", "named with -Q"])
+def test_a_queue_that_no_class_names_is_served_within_two_seconds(shop: Shop, options: tuple[str, ...]) -> None:
+    shop.start(*options)
+
+    ticket = SendWelcomeEmail(user_id=1).async_(queue="urgent").call()
+
+    row = shop.becomes(ticket.id, "done")
+    waited = datetime.fromisoformat(row["started_at"]) - datetime.fromisoformat(row["created_at"])
+    assert waited < timedelta(seconds=2)
+
+
+def test_plain_dramatiq_serves_the_same_operations(shop: Shop, tmp_path: Path) -> None:
+    worker = shop.serve([sys.executable, "-m", "dramatiq", "shop_with_broker", "-p", "1", "-t", "2"])
+    eventually(lambda: "ready for action" in worker.output(), "dramatiq starts", 30, worker.output)
+
+    ledger = tmp_path / "ledger"
+    healed = Flaky(ledger=str(ledger)).async_(queue="urgent").call()
+    failed = SendReport(user_id=1, ending="error").async_().call()
+    CountVisit(page="/plain").async_().call()
+    later = SendNewsletter(user_id=3).async_(in_=0.5).call()
+
+    assert healed.result(WAIT_S) == 3
+    assert later.result(WAIT_S) == "welcomed 3"
+    assert shop.becomes(failed.id, "failed")["error"] == "no_report"
+    eventually(lambda: "visit /plain" in shop.effects(), "the direct job runs", tell=shop.tell)
+    worker.signal(signal.SIGTERM)
+    assert worker.ended() == 0
+
+
+def test_it_runs_what_operations_send_from_inside_and_async_performs(shop: Shop) -> None:
+    shop.start()
+
+    total = Sum(numbers=[1, 2, 3]).async_().call()
+    refused = Sum(numbers=[9], fails=True).async_().call()
+    asked = AskAsync(question="why").async_().call()
+
+    children = total.result(WAIT_S)
+    for child in children:
+        row = shop.becomes(child, "done")
+        assert row["parent_id"] == total.id
+        assert row["trace_id"] == shop.row(total.id)["trace_id"]
+    assert asked.result(WAIT_S) == "yhw"
+    assert shop.becomes(refused.id, "failed")["error"] == "not_today"
+    assert sorted(shop.effects()) == ["asked why", "increment 1", "increment 2", "increment 3"]
+    assert shop.sql("SELECT * FROM operation_records WHERE parent_id = ?", refused.id) == []
+
+
+def test_three_hundred_operations_run_once_each_on_two_workers(shop: Shop) -> None:
+    shop.start(processes=2)
+    shop.start(processes=1)
+
+    ids = [Increment(number=number).async_().call().id for number in range(300)]
+
+    def look() -> bool:
+        return shop.sql("SELECT count(*) FROM operation_records WHERE status = 'done'")[0][0] == 300
+
+    eventually(look, "all are done", 40, shop.tell)
+    assert Counter(shop.effects()) == Counter(f"increment {number}" for number in range(300))
+    assert {row["run"] for row in shop.sql("SELECT run FROM effects")} == set(ids)
+    assert {row["num_attempts"] for row in shop.sql("SELECT num_attempts FROM operation_records")} == {1}
+    eventually(lambda: not shop.sql("SELECT * FROM dexpy_messages"), "no message is left", tell=shop.tell)
+
+
+def test_a_message_that_is_delivered_fifty_times_is_one_run(shop: Shop) -> None:
+    ticket = Increment(number=1).async_().call()
+    import sqlite3
+
+    with sqlite3.connect(shop.file) as connection:
+        columns = "queue, priority, due_at, message_id, payload, dead, created_at"
+        for _ in range(49):
+            connection.execute(
+                f"INSERT INTO dexpy_messages ({columns}) SELECT {columns} FROM dexpy_messages LIMIT 1"  # noqa: S608
+            )
+    connection.close()
+    shop.start(processes=2)
+
+    eventually(lambda: not shop.sql("SELECT * FROM dexpy_messages"), "all are acknowledged", tell=shop.tell)
+    assert shop.effects() == ["increment 1"]
+    assert (shop.row(ticket.id)["status"], shop.row(ticket.id)["num_attempts"]) == ("done", 1)
+
+
+def test_a_script_and_a_worker_meet_in_the_default_file_with_nothing_configured(shop: Shop) -> None:
+    (shop.folder / "script.py").write_text(
+        "from dexpy import Operation\n"
+        "class Add(Operation):\n"
+        "    a: int\n"
+        "    def perform(self) -> int:\n"
+        "        return self.a + 1\n"
+        "if __name__ == '__main__':\n"
+        "    print(Add(a=1).async_().call().id)\n"
+    )
+    inside = shop.folder / "sub"
+    inside.mkdir()
+    del shop.sql
+    environment = {"DEXPY_DATABASE": ""}
+
+    import subprocess
+
+    sent = subprocess.run(
+        [sys.executable, "script.py"], cwd=shop.folder, env=shop.environment | environment,
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    worked = shop.dexpy("worker", "script", "--burst", "-p", "1", **environment)
+
+    assert worked.returncode == 0, worked.stderr
+    assert (shop.folder / "dexpy.db").exists()
+    assert str(shop.folder / "dexpy.db") in worked.stderr, "the absolute path is said"
+    import sqlite3
+
+    connection = sqlite3.connect(shop.folder / "dexpy.db")
+    rows = connection.execute("SELECT id, name, status, result FROM operation_records").fetchall()
+    connection.close()
+    assert rows == [(sent.stdout.strip(), "script.Add", "done", '{"value": 2}')]
+
+
+# -------------------------------------------------------------------------------------------------- how it ends
+
+
+def test_a_burst_runs_what_is_due_and_ends(shop: Shop, tmp_path: Path) -> None:
+    due = [Increment(number=number).async_().call() for number in range(5)]
+    elsewhere = SendWelcomeEmail(user_id=1).async_(queue="urgent").call()
+    inside = Sum(numbers=[7]).async_().call()
+    later = Increment(number=99).async_(in_=3600).call()
+
+    worked = shop.dexpy("worker", "shop", "--burst", "-p", "2", "-t", "2")
+
+    assert worked.returncode == 0, worked.stderr
+    assert {shop.status(ticket.id) for ticket in (*due, elsewhere, inside)} == {"done"}
+    assert "increment 7" in shop.effects()
+    assert shop.status(later.id) == "pending"
+    assert "Traceback" not in worked.stderr
+
+
+def test_a_burst_with_nothing_to_do_ends_too(shop: Shop) -> None:
+    assert shop.dexpy("worker", "shop", "--burst", "-p", "1").returncode == 0
+
+
+def test_term_lets_a_running_operation_finish_and_starts_no_other(shop: Shop) -> None:
+    worker = shop.start(threads=1)
+    family = worker.family()
+    running = asleep(shop, seconds=1.0)
+    waiting = Increment(number=2).async_().call()
+
+    worker.signal(signal.SIGTERM)
+
+    assert worker.ended() == 0
+    all_end(worker, family)
+    assert shop.status(running) == "done"
+    assert shop.effects() == ["nap 1"]
+    assert (shop.status(waiting.id), shop.row(waiting.id)["num_attempts"]) == ("pending", 0)
+    (message,) = shop.sql("SELECT * FROM dexpy_messages")
+    assert message["owner"] is None, "free for the next worker at once"
+    assert shop.dexpy("worker", "shop", "--burst", "-p", "1").returncode == 0
+    assert shop.status(waiting.id) == "done"
+
+
+@pytest.mark.parametrize("to_all", [False, True], ids=["to the supervisor", "from the terminal"])
+def test_the_first_interrupt_waits_and_the_second_one_ends_at_once(shop: Shop, to_all: bool) -> None:
+    worker = shop.start()
+    family = worker.family()
+    asleep(shop)
+
+    worker.signal(signal.SIGINT, to_all=to_all)
+    time.sleep(1.0)  # long enough to see that it waits
+    assert all(map(is_alive, family)), worker.output()
+    began = time.monotonic()
+    worker.signal(signal.SIGINT, to_all=to_all)
+
+    worker.ended(5)
+    assert time.monotonic() - began < 3
+    all_end(worker, family, 3)
+    assert "Traceback" not in worker.output()
+
+
+def test_two_interrupts_in_quick_succession_end_at_once(shop: Shop) -> None:
+    worker = shop.start()
+    family = worker.family()
+    asleep(shop)
+
+    worker.signal(signal.SIGINT)
+    time.sleep(0.02)
+    worker.signal(signal.SIGINT)
+
+    worker.ended(5)
+    all_end(worker, family, 3)
+    assert "Traceback" not in worker.output()
+
+
+def test_an_operation_that_outlasts_the_shutdown_timeout_is_given_back(shop: Shop) -> None:
+    worker = shop.start("--shutdown-timeout", "0.5")
+    family = worker.family()
+    running = asleep(shop)
+
+    worker.signal(signal.SIGTERM)
+
+    worker.ended(8)
+    all_end(worker, family)
+    row = shop.row(running)
+    assert (row["status"], row["num_attempts"], row["claimed_by"]) == ("pending", 0, None)
+    assert shop.effects() == []
+    free = shop.sql("SELECT * FROM dexpy_messages WHERE owner IS NULL AND due_at <= ?", str(datetime.max))
+    assert [json.loads(message["payload"])["kwargs"]["record_id"] for message in free] == [running]
+
+
+def test_a_killed_process_is_replaced_and_the_others_go_on(shop: Shop) -> None:
+    worker = shop.start(processes=2, threads=1)
+    killed, other = worker.children()
+    began = time.monotonic()
+
+    os.kill(killed, signal.SIGKILL)
+
+    eventually(lambda: len(worker.children()) == 3, "a process in its place", 15, worker.output)
+    replacement = worker.children()[2]
+    assert f"pid={killed}" in worker.lines("worker.died")[0]
+    assert worker.family() == {worker.pid, other, replacement}, time.monotonic() - began
+    naps = [Nap(number=number, seconds=0.5).async_().call() for number in range(2)]
+    for nap in naps:
+        nap.result(WAIT_S)
+    assert {row["pid"] for row in shop.sql("SELECT pid FROM effects")} == {other, replacement}
+
+
+def test_what_the_others_ran_is_not_disturbed_by_a_killed_process(shop: Shop) -> None:
+    worker = shop.start(processes=2, threads=1)
+    running = asleep(shop, seconds=1.5)
+    claimed_by = shop.row(running)["claimed_by"]
+    (idle,) = (pid for pid in worker.children() if f":{pid}:" not in claimed_by)
+
+    os.kill(idle, signal.SIGKILL)
+
+    assert shop.becomes(running, "done")["num_attempts"] == 1
+
+
+def test_the_processes_stop_when_their_supervisor_is_killed(shop: Shop) -> None:
+    worker = shop.start(processes=2)
+    family = worker.family()
+    running = asleep(shop, seconds=1.0)
+
+    worker.signal(signal.SIGKILL)
+
+    all_end(worker, family)
+    assert len(worker.lines("worker.orphaned")) == 2
+    assert shop.status(running) == "done", "what ran may finish"
+
+
+# ------------------------------------------------------------------------------------ when it cannot start
+
+REFUSALS = {
+    "a module that is not there": (
+        ["worker", "shoop"],
+        {},
+        ["'shoop'", "cannot be imported", "Give the dotted name"],
+    ),
+    "a file for a module": (["worker", "shop.py"], {}, ["'shop.py'", "cannot be imported", "Give the dotted name"]),
+    "a module that raises": (
+        ["worker", "shop_that_raises"],
+        {},
+        ["'shop_that_raises'", "RuntimeError: the shelf is empty", "-v"],
+    ),
+    "a database in no folder": (
+        ["worker", "shop"],
+        {"DEXPY_DATABASE": "sqlite:////nowhere/at/all/shop.db"},
+        ["sqlite:////nowhere/at/all/shop.db", "cannot be opened", "/nowhere/at/all"],
+    ),
+    "a database that is none": (
+        ["worker", "shop"],
+        {"DEXPY_DATABASE": f"sqlite:///{__file__}"},
+        ["test_worker.py", "file is not a database"],
+    ),
+    "a URL that is none": (
+        ["worker", "shop"],
+        {"DEXPY_DATABASE": "shop.db"},
+        ["'shop.db'", "URL"],
+    ),
+    "a kind of database that nobody knows": (
+        ["worker", "shop"],
+        {"DEXPY_DATABASE": "oracel://u:hunter2@h/x"},
+        ["oracel://u:***@h/x"],
+    ),
+    "a missing extra": (
+        ["worker", "shop"],
+        {"DEXPY_DATABASE": "postgresql+psycopg://u:hunter2@localhost:1/x", "WITHOUT": "psycopg"},
+        ["'psycopg'", 'pip install "dexpy[postgres]"'],
+    ),
+    "another missing extra": (
+        ["worker", "shop"],
+        {"DEXPY_DATABASE": "mysql+pymysql://u:hunter2@localhost:1/x", "WITHOUT": "pymysql"},
+        ["'pymysql'", 'pip install "dexpy[mysql]"'],
+    ),
+    "a server that does not answer": (
+        ["worker", "shop"],
+        {"DEXPY_DATABASE": "postgresql+psycopg://u:hunter2@127.0.0.1:1/x"},
+        ["postgresql+psycopg://u:***@127.0.0.1:1/x", "cannot be opened", "Is the server running"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_what_keeps_it_from_starting_is_told_once_and_without_a_traceback(shop: Shop, case: str) -> None:
+    arguments, environment, words = REFUSALS[case]
+    blind_to(shop, environment)
+
+    quiet = shop.dexpy(*arguments, "-p", "2", **environment)
+    verbose = shop.dexpy(*arguments, "-p", "1", "-v", **environment)
+
+    assert quiet.returncode not in (0, None)
+    assert "Traceback" not in quiet.stderr
+    assert quiet.stderr.count("Error: ") == (2 if "RuntimeError" in quiet.stderr else 1), quiet.stderr
+    assert quiet.stdout == ""
+    for word in words:
+        assert word in quiet.stderr
+    assert verbose.returncode == quiet.returncode
+    assert "Traceback" in verbose.stderr
+    assert "hunter2" not in quiet.stderr + verbose.stderr
+    assert shop.sql("SELECT name FROM sqlite_master WHERE name LIKE 'operation%'") == [], "nothing was half-made"
+
+
+def blind_to(shop: Shop, environment: dict[str, str]) -> None:
+    """Make packages unimportable in the processes to come."""
+    (shop.folder / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "class Blind:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name in os.environ.get('WITHOUT', '').split(','):\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Blind())\n"
+    )
+    environment["PYTHONPATH"] = os.pathsep.join([str(shop.folder), shop.environment["PYTHONPATH"]])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["MODULE"]),
+        (["shop", "-Q", "no good"], ["'no good'", "is no queue name", "1 to 64 letters"]),
+        (["shop", "-Q", "mailers,,"], ["''", "is no queue name"]),
+        (["shop", "-p", "0"], ["0", "-p"]),
+        (["shop", "-t", "many"], ["many", "-t"]),
+        (["shop", "--shutdown-timeout", "-1"], ["-1", "--shutdown-timeout"]),
+        (["shop", "--brust"], ["--brust", "--burst"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_wrong_call_is_refused_with_status_two(shop: Shop, arguments: list[str], words: list[str]) -> None:
+    refused = shop.dexpy("worker", *arguments)
+
+    assert refused.returncode == 2
+    assert "Traceback" not in refused.stderr
+    for word in words:
+        assert word in refused.stderr
+
+
+def test_nothing_is_stored_by_an_enqueue_whose_database_cannot_be_opened(shop: Shop) -> None:
+    dexpy.configure(database="sqlite:////nowhere/at/all/shop.db")
+
+    with pytest.raises(dexpy.DatabaseUnavailable, match=r"/nowhere/at/all/shop\.db cannot be opened"):
+        Increment(number=1).async_().call()
