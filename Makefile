@@ -49,8 +49,8 @@ clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(CORE): pyproject.toml .ci/prepare.py
+$(CORE): pyproject.toml
 	$(PREPARE) core
 
-$(DEV): pyproject.toml .ci/prepare.py
+$(DEV): pyproject.toml
 	$(PREPARE) dev

@@ -54,8 +54,8 @@ from dexpy.recording.sessions import current_session, session
 from dexpy.runtime import Runtime, configure, current_runtime
 
 if TYPE_CHECKING:
-    from dexpy import records as records
-    from dexpy.recording.ticket import Ticket as Ticket
+    from dexpy import records
+    from dexpy.recording.ticket import Ticket
 
 __version__ = "0.1.0"
 
@@ -117,14 +117,16 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    # What asks the database is loaded when it is asked for: SQLAlchemy takes longer to import than all the rest.
-    if name == "Ticket":
-        from dexpy.recording.ticket import Ticket
+if not TYPE_CHECKING:
 
-        return Ticket
-    if name == "records":
-        from importlib import import_module
+    def __getattr__(name: str) -> Any:
+        # What asks the database is loaded when it is asked for: SQLAlchemy takes longer to import than all the rest.
+        if name == "Ticket":
+            from dexpy.recording.ticket import Ticket
 
-        return import_module("dexpy.records")
-    raise AttributeError(f"module 'dexpy' has no attribute {name!r}")
+            return Ticket
+        if name == "records":
+            from importlib import import_module
+
+            return import_module("dexpy.records")
+        raise AttributeError(f"module 'dexpy' has no attribute {name!r}")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, dataclass_transform, overload
+from collections.abc import Callable, Mapping, Sequence, Set
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar, dataclass_transform, overload
 
 import attrs
 
@@ -25,6 +25,7 @@ from dexpy.recording.sessions import ambient
 from dexpy.runtime import current_runtime
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from typing import Self
 
     from sqlalchemy.orm import Session
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 T = TypeVar("T")
+Discarded: TypeAlias = type[Exception] | str | Reset
+Rescue: TypeAlias = str | type[Exception] | Callable[[Any, Any], Any]
 
 
 class BoundSafe(Generic[R]):
@@ -99,6 +102,10 @@ class Transaction:
 
     declared: bool
 
+    @overload
+    def __get__(self, obj: None, owner: Any) -> Self: ...
+    @overload
+    def __get__(self, obj: object, owner: Any) -> Callable[[], AbstractContextManager[Session]]: ...
     def __get__(self, obj: Any, owner: Any) -> Any:
         if obj is None:
             return self
@@ -135,24 +142,28 @@ class Operation:
     async_: ClassVar[Async] = Async()
     safe: ClassVar[Safe] = Safe()
     contract: ClassVar[ContractOf] = ContractOf()
-    retry_on: ClassVar[Sequence[Retry | Reset]] = ()
-    discard_on: ClassVar[Sequence[type[Exception] | str | Reset]] = ()
-    rescue_from: ClassVar[Mapping[type[Exception], Any]] = {}
-    errors: ClassVar[Collection[str] | Mapping[str, str]] = frozenset()
+    retry_on: ClassVar[tuple[Retry | Reset, ...] | list[Retry | Reset]] = ()
+    discard_on: ClassVar[tuple[Discarded, ...] | list[Discarded]] = ()
+    rescue_from: ClassVar[Mapping[type[Exception], Rescue]] = {}
+    errors: ClassVar[Set[str] | tuple[str, ...] | list[str] | Mapping[str, str]] = frozenset()
     record: ClassVar[bool | Record] = True
     transaction: ClassVar[Any] = Transaction(declared=True)
 
-    def __init_subclass__(cls, *, name: str | None = None, aliases: Sequence[str] = (), **keywords: Any) -> None:
-        super().__init_subclass__(**keywords)
-        declared = vars(cls).get("transaction")
-        if isinstance(declared, bool):
-            cls.transaction = Transaction(declared)
-        define(cls)
-        contract = compile_contract(cls, name, aliases)
-        cls.__dexpy_contract__ = contract  # type: ignore[attr-defined]
-        registry.register(cls, (contract.name, *contract.aliases))
+    if TYPE_CHECKING:
 
-    if not TYPE_CHECKING:
+        def __init_subclass__(cls, *, name: str | None = None, aliases: Sequence[str] = ()) -> None: ...
+
+    else:
+
+        def __init_subclass__(cls, *, name: str | None = None, aliases: Sequence[str] = (), **keywords: Any) -> None:
+            super().__init_subclass__(**keywords)
+            declared = vars(cls).get("transaction")
+            if isinstance(declared, bool):
+                cls.transaction = Transaction(declared)
+            define(cls)
+            contract = compile_contract(cls, name, aliases)
+            cls.__dexpy_contract__ = contract
+            registry.register(cls, (contract.name, *contract.aliases))
 
         def __init__(self, /, *positional: Any, **given: Any) -> None:
             """Make an operation of its props, checked all at once."""

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import base64
 import binascii
+import copy
 import dataclasses
 import json
 import re
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
 from functools import partial
@@ -248,6 +249,7 @@ _DATE = r"\d{4}-\d{2}-\d{2}"
 _OFFSET = r"(?:Z|[+-]\d{2}:\d{2}(?::\d{2}(?:\.\d{1,6})?)?)?"
 _TIME = r"\d{2}:\d{2}(?::\d{2}(?:\.\d{1,6})?)?" + _OFFSET
 _DECIMAL = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
+_FINE_OFFSET = re.compile(r"(.+)([+-])(\d{2}):(\d{2}):(\d{2})\.(\d{1,6})", re.ASCII)
 _UUID = r"[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}"
 _DURATION = re.compile(
     r"(?P<sign>[+-])?P(?=[\dT])(?:(?P<weeks>\d+)W)?(?:(?P<days>\d+)D)?"
@@ -265,6 +267,20 @@ def _write_iso(value: datetime | time) -> str:
     if value.tzinfo is not None and value.utcoffset() is None:
         raise NotSerializable("has a time zone without an offset, which would not come back: use a fixed offset")
     return value.isoformat(timespec="microseconds")
+
+
+def _iso_reader(cls: type[datetime] | type[time]) -> Callable[[str], Any]:
+    """`fromisoformat`, which takes an offset of less than a second for UTC."""
+
+    def read(text: str) -> Any:
+        match = _FINE_OFFSET.fullmatch(text)
+        if match is None:
+            return cls.fromisoformat(text)
+        local, sign, hours, minutes, seconds, fraction = match.groups()
+        offset = timedelta(0, int(seconds), int(fraction.ljust(6, "0")), 0, int(minutes), int(hours))
+        return cls.fromisoformat(local).replace(tzinfo=timezone(-offset if sign == "-" else offset))
+
+    return read
 
 
 def _write_decimal(value: Decimal) -> str:
@@ -360,11 +376,9 @@ SCALARS: Mapping[Any, Scalar] = {
         datetime,
         "string",
         _write_iso,
-        _from_text(_matching(f"{_DATE}T{_TIME}", datetime.fromisoformat), "ISO datetime text"),
+        _from_text(_matching(f"{_DATE}T{_TIME}", _iso_reader(datetime)), "ISO datetime text"),
     ),
-    time: _written_scalar(
-        time, "string", _write_iso, _from_text(_matching(_TIME, time.fromisoformat), "ISO time text")
-    ),
+    time: _written_scalar(time, "string", _write_iso, _from_text(_matching(_TIME, _iso_reader(time)), "ISO time text")),
     timedelta: _written_scalar(timedelta, "integer", _write_timedelta, _decode_timedelta, _parse_timedelta),
     Decimal: _written_scalar(Decimal, "string", _write_decimal, _decode_decimal),
     UUID: _written_scalar(UUID, "string", str, _from_text(_matching(_UUID, UUID), "UUID text")),
@@ -671,21 +685,31 @@ class Field:
 Fields: TypeAlias = Sequence[tuple[Field, Hook]]
 
 
-def take_instance(cls: type, fields: Fields, *, wanted: str) -> Hook:
-    """A hook for an instance of a class: its fields are checked, the instance stays what it is."""
+def take_instance(cls: type, fields: Fields, *, is_mutable: bool, wanted: str) -> Hook:
+    """A hook for an instance of a class: its fields are checked; of what could be changed later it makes a copy."""
 
     def check(value: Any, _: Any = None) -> Any:
         if type(value) is not cls:
             raise misfit(wanted, value)
+        own: dict[str, Any] = {}
         problems: list[Problem] = []
         for field, inner in fields:
+            held = getattr(value, field.name)
             try:
-                inner(getattr(value, field.name), None)
+                taken = inner(held, None)
             except Misfit as error:
                 problems += error.under(field.path)
+            else:
+                if taken is not held:
+                    own[field.name] = taken
         if problems:
             raise Misfit(problems)
-        return value
+        if not is_mutable and not own:
+            return value
+        made = copy.copy(value)
+        for name, taken in own.items():
+            object.__setattr__(made, name, taken)  # a frozen one too
+        return made
 
     return check
 

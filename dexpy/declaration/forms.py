@@ -659,7 +659,7 @@ def _record_shape(annotation: Any) -> _Shape:
 
     def structure(way: _Way) -> Hook:
         if not way.takes_json:
-            return take_instance(cls, _hooks_of(fields, way), wanted=label)
+            return take_instance(cls, _hooks_of(fields, way), is_mutable=not _is_frozen(cls), wanted=label)
         build = take_record(
             _hooks_of(fields, way), build=rebuilt(cls), refuses_unknown=way.takes_python, wanted=f"object for {label}"
         )

@@ -139,6 +139,15 @@ class Scope:
             asyncio.CancelledError: The run was cancelled meanwhile.
             TransactionOwned: The transaction was ended inside the run.
         """
+        self._commit_session(settle, undone)
+        waiting, self._waiting = self._waiting, []
+        for action in waiting:
+            self._pass_on(action)
+        self._finish()
+
+    def _commit_session(
+        self, settle: Callable[[Connection], None] | None = None, undone: Callable[[], None] | None = None
+    ) -> None:
         if self._cancelled:
             raise asyncio.CancelledError("the run was cancelled")
         session = self._session
@@ -161,15 +170,15 @@ class Scope:
             else:
                 session.commit()
                 session.close()
-            self._session = None
-        waiting, self._waiting = self._waiting, []
-        for action in waiting:
-            self._pass_on(action)
-        self._finish()
+            self._session = self._savepoint = None
 
     def rollback(self) -> None:
         """End the run's transaction by undoing it."""
         self._waiting.clear()
+        self._rollback_session()
+        self._finish()
+
+    def _rollback_session(self) -> None:
         if self._session is not None:
             self._release_guard()
             session, self._session = self._session, None
@@ -180,11 +189,9 @@ class Scope:
                     session.close()
             except Exception as error:  # noqa: BLE001 - the failure that led here is the one to be told
                 line(logging.WARNING, "rollback.failed", operation=self.owner, error=class_path(error))
-        self._finish()
+            self._savepoint = None
 
     def _finish(self) -> None:
-        self._savepoint = None
-        self._root = None
         if self._transactional:
             self._open = False
         afterwards, self._afterwards = self._afterwards, []
@@ -209,11 +216,10 @@ class Scope:
         try:
             with self._ambient(self):
                 yield self.session()
+            self._commit_session()
         except BaseException:
-            self.rollback()
+            self._rollback_session()
             raise
-        else:
-            self.commit()
         finally:
             self._open = False
 

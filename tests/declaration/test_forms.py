@@ -353,6 +353,7 @@ def test_naive_and_aware_stay_apart() -> None:
     [
         (date, "2024-01-31", date(2024, 1, 31)),
         (datetime, "2024-01-31T12:00", datetime(2024, 1, 31, 12)),
+        (time, "12:30-00:00:00.5", time(12, 30, tzinfo=timezone(timedelta(seconds=-0.5)))),
         (datetime, "2024-01-31T12:00:00.123Z", datetime(2024, 1, 31, 12, 0, 0, 123000, UTC)),
         (time, "12:30", time(12, 30)),
         (timedelta, 1_500_000, timedelta(seconds=1.5)),
@@ -746,9 +747,13 @@ def test_two_classes_of_one_name_are_refused() -> None:
 # -------------------------------------------------------------------------------------- classes
 
 
-def test_an_instance_is_kept_and_its_fields_are_checked() -> None:
-    basket = Basket([Item("a")], "s", title="t")
-    assert form_of(Basket).check(basket) is basket
+def test_an_instance_that_could_be_changed_is_copied_and_its_fields_are_checked() -> None:
+    basket, item = Basket([Item("a")], "s", title="t"), Item("a")
+    taken = form_of(Basket).check(basket)
+    assert taken == basket
+    assert taken is not basket
+    assert taken.items is not basket.items
+    assert form_of(Item).check(item) is item
     basket.items.append(Item(7))  # type: ignore[arg-type]
     assert refusal(form_of(Basket).check, basket) == "items[1].sku: wants str, got int 7"
 
@@ -1087,7 +1092,13 @@ def fields_of(instance: Any) -> dict[str, Any]:
 
 
 offsets = st.timedeltas(timedelta(hours=-23, minutes=-59), timedelta(hours=23, minutes=59)).map(timezone)
-zones = st.none() | offsets | st.just(UTC) | st.just(timezone(timedelta(hours=1, seconds=2, microseconds=3)))
+fine_offsets = [
+    timedelta(0, -7200, 3),
+    timedelta(microseconds=1),
+    timedelta(microseconds=-1),
+    timedelta(days=-1, microseconds=1),
+]
+zones = st.none() | offsets | st.sampled_from([UTC, *map(timezone, fine_offsets)])
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")) | st.sampled_from(["", "🙂", "é"])
 ints = st.integers() | st.sampled_from([0, -1, 2**63, 10**4300 - 1, -(10**4300) + 1])
 floats = st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from([-0.0, 1e16, 5e-324, 1.0, 1.7e308])

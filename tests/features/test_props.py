@@ -70,10 +70,22 @@ class Bounded(Op):
     maybe: int | None = prop(default=None, ge=5)
 
 
+class Empty(Op):
+    pass
+
+
+class MadeToday(Op):
+    day: date = prop(factory=lambda: "today")
+
+
 class Secret(Op):
     name: str
     pin: int = prop(sensitive=True, ge=1000, choices=(1234, 4711), default=1234)
     keys: dict[str, int] = prop(sensitive=True, factory=dict)
+
+
+class Greeting(Op):
+    name: str
 
 
 class Owned(Op):
@@ -136,9 +148,6 @@ def test_an_unknown_prop_is_named_without_its_value() -> None:
 
 
 def test_an_operation_without_props_says_so() -> None:
-    class Empty(Op):
-        pass
-
     assert refusal(lambda: Empty(a=1)) == (
         "Empty cannot be made, its props have 1 problem:\n  a: wants to be left out, for there are no props"
     )
@@ -232,10 +241,9 @@ def test_a_factory_makes_a_value_for_each_operation() -> None:
 
 
 def test_what_a_factory_makes_is_checked_too() -> None:
-    class Clock(Op):
-        day: date = prop(factory=lambda: "today")
-
-    assert refusal(Clock) == "Clock cannot be made, its props have 1 problem:\n  day: wants date, got str 'today'"
+    assert refusal(MadeToday) == (
+        "MadeToday cannot be made, its props have 1 problem:\n  day: wants date, got str 'today'"
+    )
 
 
 def test_a_default_and_a_factory_together_are_refused() -> None:
@@ -254,7 +262,9 @@ def test_aliases_and_choices_are_collections_and_not_one_text() -> None:
     assert wrong_class(lambda: prop(aliases="old")) == (
         "prop(aliases='old') wants names in a tuple. Write aliases=('old',)."
     )
-    assert wrong_class(lambda: prop(choices="SM")) == "prop(choices='SM') wants values in a tuple: choices=('SM',)."
+    assert wrong_class(lambda: prop(choices="SM")) == (
+        "prop(choices='SM') wants values in a tuple. Write choices=('SM',)."
+    )
 
 
 @pytest.mark.parametrize("default", [[], {}, set()])
@@ -282,10 +292,10 @@ def test_a_default_of_the_wrong_type_is_refused_at_the_first_use() -> None:
         count: int = prop(default=0, ge=1)
 
     assert wrong_class(Wrong).endswith(
-        "Wrong.count: its default does not fit: wants int, got str '3'. Change the default or the type."
+        "Wrong.count: its default does not fit: count: wants int, got str '3'. Change the default or the type."
     )
     assert wrong_class(TooSmall).endswith(
-        "TooSmall.count: its default does not fit: wants a value >= 1, got int 0. Change the default or the type."
+        "TooSmall.count: its default does not fit: count: wants a value >= 1, got int 0. Change the default or the type."
     )
 
 
@@ -439,7 +449,7 @@ def test_every_public_name_of_an_operation_is_reserved() -> None:
 
 
 FREE = """
-    name id status queue priority trace tags result params error date type count index progress note self cls
+    name id status queue priority trace tags result params error date type count index progress note cls
     operation call_id state version keys values items owner given positional
 """.split()
 
@@ -496,11 +506,10 @@ def test_operations_are_equal_by_class_and_props() -> None:
         pass
 
     assert Sub(at_least=2, short=[1]) != one
-    assert hash(Pay(amount=Decimal(1), day=date.min, items=[])) if False else True  # noqa: SIM211 - see below
 
 
 def test_operations_with_hashable_props_can_be_in_a_set_and_others_say_why_not() -> None:
-    assert len({Secret.parse({"name": "a"}).__class__, Secret}) == 1
+    assert len({Greeting(name="a"), Greeting(name="a"), Greeting(name="b")}) == 2
     assert len({Owned(customer=1), Owned(customer=1), Owned(customer=2)}) == 2
     with pytest.raises(TypeError, match="unhashable type: 'list'"):
         hash(Bounded())
@@ -666,7 +675,7 @@ def test_an_attribute_without_a_type_cannot_stand_for_an_inherited_prop() -> Non
 
     assert wrong_class(declare).endswith(
         "Smaller.limit: it is a prop of WithLimit, and would stay as it is there. "
-        "Declare it with its type: limit: ... = 3."
+        "Declare it with its type, limit: ... = ..., or choose another name."
     )
 
     def hide() -> None:
@@ -677,10 +686,11 @@ def test_an_attribute_without_a_type_cannot_stand_for_an_inherited_prop() -> Non
     assert "Hidden.limit: it is a prop of WithLimit" in wrong_class(hide)
 
 
-def test_a_prop_of_a_plain_mixin_is_refused_with_what_to_derive_it_from() -> None:
-    class Mixin:
-        page: int = prop(default=1)
+class Mixin:
+    page: int = prop(default=1)
 
+
+def test_a_prop_of_a_plain_mixin_is_refused_with_what_to_derive_it_from() -> None:
     def declare() -> None:
         class Mixed(Mixin, Op):
             query: str
@@ -781,7 +791,7 @@ def test_parse_takes_ids_for_references() -> None:
     assert refusal(lambda: Uses.parse({"customer": "3", "device": "x", "line": [1], "friends": 4})).splitlines()[1:] == [
         "  customer: wants a Customer or its key (int), got str '3'",
         "  device: wants a Device or its key (UUID text), got str 'x'",
-        "  line: wants a key of Line: a tuple of 2 values, got 1 of them",
+        "  line: wants a Line or its key (a tuple of 2 values), got 1 of them",
         "  friends: wants a list for Refs[Customer], got int",
     ]
 
@@ -789,10 +799,10 @@ def test_parse_takes_ids_for_references() -> None:
 def test_parse_tells_everything_at_once_and_refuses_unknown_keys() -> None:
     assert refusal(lambda: Pay.parse({"amount": "-1", "colour": "red", "items": [{"sku": "a", "qty": 1}]})) == (
         "Pay cannot be made, its props have 4 problems:\n"
-        "  items[0]: wants only the keys 'sku', 'tags', got 'qty'\n"
-        "  colour: wants to be one of the props 'amount', 'color', 'day', 'items', 'note'. Did you mean 'color'?\n"
         "  amount: wants a value >= 0, got Decimal Decimal('-1')\n"
-        "  day: wants date, nothing was given"
+        "  day: wants date, nothing was given\n"
+        "  items[0]: wants only the keys 'sku', 'tags', got 'qty'\n"
+        "  colour: wants to be one of the props 'amount', 'color', 'day', 'items', 'note'. Did you mean 'color'?"
     )
 
 
@@ -809,8 +819,8 @@ def test_a_reference_given_something_else_says_what_it_takes() -> None:
         "  customer: wants a Customer or its key (int), got Country <features.shop.Country object at 0x>",
         "  other: wants a Customer or its key (int), got str '3'",
         "  friends[1]: wants a Customer or its key (int), got str 'x'",
-        "  friends[2]: wants a Customer or its key (int), got None",
+        "  friends[2]: wants a Customer or its key, got None",
     ]
     assert refusal(lambda: Owned(customer=None)).splitlines()[1:] == [
-        "  customer: wants a Customer or its key (int), got None"
+        "  customer: wants a Customer or its key, got None"
     ]

@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 import threading
 import time
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum
 
+import attrs
 from sqlalchemy import ForeignKey
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -119,11 +120,18 @@ class GreetCustomer(ShopOperation):
         ]
 
 
+@attrs.frozen
+class Attachment:
+    name: str
+    file: object
+
+
 class Attach(ShopOperation):
     """Has props that cannot travel."""
 
     payload: object = None
-    items: list[dict] = prop(factory=list)
+    items: list[Attachment] = prop(factory=list)
+    table: dict = prop(factory=dict)
 
     def perform(self) -> None:
         self.note("attached")
@@ -255,5 +263,3 @@ class AskAsync(ShopOperation):
         """Leave an effect, in the run's thread."""
         self.note(f"asked {self.question}")
 
-
-LONG = timedelta(minutes=5)

@@ -71,6 +71,10 @@ def marked(owner: int | None = None) -> dict[int, int]:
     return found
 
 
+_open: list[Shop] = []
+"""The shops whose workers may live."""
+
+
 class Shop:
     """One folder with one database, and the worker processes on it.
 
@@ -83,6 +87,7 @@ class Shop:
         self.file = folder / "shop.db"
         self.url = f"sqlite:///{self.file}"
         self.workers: list[Worker] = []
+        _open.append(self)
         # The settings of whatever project the folder lies in are not meant.
         (folder / "pyproject.toml").touch()
 
@@ -114,11 +119,11 @@ class Shop:
         return worker
 
     def _refuse_strays(self) -> None:
-        mine = {pid for worker in self.workers for pid in worker.family()}
+        known = {pid for shop in _open for worker in shop.workers for pid in worker.family()}
         stray = [
             pid
             for pid, run in marked().items()
-            if (pid not in mine if run == os.getpid() else not is_alive(run))
+            if (pid not in known if run == os.getpid() else not is_alive(run))
         ]  # fmt: skip
         if stray:
             raise RuntimeError(f"workers of an earlier test still live: {sorted(stray)}. End them first.")
@@ -175,9 +180,10 @@ class Shop:
         """End what is left over."""
         for worker in self.workers:
             worker.stop()
-        leftover = list(marked(os.getpid()))
+        leftover = [pid for worker in self.workers for pid in worker.family()]
         for pid in leftover:
             os.kill(pid, signal.SIGKILL)
+        _open.remove(self)
         eventually(lambda: not any(is_alive(pid) for pid in leftover), "leftover workers end")
 
 

@@ -16,8 +16,10 @@ from dexpy.foundation.outcome import Ok, Outcome
 
 def run(call: Call) -> Outcome:
     """Do the work."""
+    # Read before the work begins: an annotation that names nothing is told while nothing has been done.
+    success = call.contract.success
     outcome = enter(call, _awaited if call.contract.is_async else call.operation.perform, *_arguments(call))
-    if isinstance(outcome, Ok) and call.contract.success is not None:
+    if isinstance(outcome, Ok) and success is not None:
         return Ok(call.contract.check_result(outcome.value))
     return outcome
 

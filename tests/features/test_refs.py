@@ -1,0 +1,456 @@
+"""References: an instance or a key goes in, an instance is there inside a run."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+import dexpy
+from dexpy import DeclarationError, NotRunning, Operation, OptRef, PropsError, Ref, RefNotFound, Refs, prop
+from dexpy import guard, records, register_model_loader
+
+from .shop import Country, Customer, Device, Line, Shop
+
+ran: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def _nothing_ran() -> None:
+    ran.clear()
+
+
+class Touch(Operation):
+    """Notes how far it got."""
+
+    customer: Ref[Customer]
+    other: OptRef[Customer] = prop(default=None)
+    friends: Refs[Customer] = prop(factory=list)
+
+    @guard("never")
+    def unwanted(self) -> bool:
+        ran.append(f"guard {self.customer.name}")
+        return False
+
+    def perform(self) -> list[str | None]:
+        ran.append("perform")
+        other = self.other.name if self.other is not None else None
+        return [self.customer.name, other, *(friend.name for friend in self.friends)]
+
+
+class Look(Operation):
+    """Gives what it refers to."""
+
+    customer: Ref[Customer]
+
+    def perform(self) -> Any:
+        return self.customer
+
+
+class Add(Operation):
+    """Reads a row under its lock, thinks, and writes it."""
+
+    customer: Ref[Customer] = prop(lock=True)
+    amount: int
+
+    def perform(self) -> int:
+        before = self.customer.balance
+        barrier.wait_a_little()
+        self.customer.balance = before + self.amount
+        return self.customer.balance
+
+
+class Barrier:
+    """Lets the other thread come in between, if it can."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+
+    def wait_a_little(self) -> None:
+        self.event.wait(0.002)
+
+
+barrier = Barrier()
+
+
+class Kinds(Operation):
+    """Refers to rows by every kind of key."""
+
+    country: Ref[Country]
+    device: Ref[Device]
+    line: Ref[Line]
+    lines: Refs[Line] = prop(factory=list)
+
+    def perform(self) -> tuple[str, UUID, str, list[str]]:
+        return self.country.code, self.device.id, self.line.text, [line.text for line in self.lines]
+
+
+@pytest.fixture
+def filled(shop: Shop) -> Shop:
+    """A shop with three customers."""
+    shop.add(Customer(id=1, name="ann"), Customer(id=2, name="bob"), Customer(id=3, name="cid"))
+    return shop
+
+
+def given(shop: Shop, key: int) -> Customer:
+    """A customer as somebody else's session left it: detached."""
+    with shop.session() as session:
+        return session.get_one(Customer, key)
+
+
+# -------------------------------------------------------------------------------------------- in and out
+
+
+def test_a_key_goes_in_and_an_instance_is_there_in_guards_and_in_perform(filled: Shop) -> None:
+    assert Touch(customer=1, other=2, friends=[3, 1, 3]).call() == ["ann", "bob", "cid", "ann", "cid"]
+    assert ran == ["guard ann", "perform"]
+
+
+def test_an_instance_goes_in_and_counts_as_its_key(filled: Shop) -> None:
+    ann, bob = given(filled, 1), given(filled, 2)
+    made = Touch(customer=ann, other=bob, friends=[ann])
+    assert made.customer is ann
+    assert made.friends == [ann]
+    assert made.call() == ["ann", "bob", "ann"]
+    assert records.all().first().params == {"customer": 1, "other": 2, "friends": [1]}  # type: ignore[union-attr]
+
+
+def test_the_rows_of_one_model_are_loaded_by_one_query(filled: Shop) -> None:
+    with filled.statements() as seen:
+        Touch(customer=1, other=2, friends=[3, 1]).call()
+    assert len(seen) == 1
+
+
+def test_an_operation_without_references_to_load_makes_no_query(filled: Shop) -> None:
+    class Nobody(Operation):
+        other: OptRef[Customer] = prop(default=None)
+        friends: Refs[Customer] = prop(factory=list)
+
+        def perform(self) -> tuple[Customer | None, list[Customer]]:
+            return self.other, self.friends
+
+    with filled.statements() as seen:
+        assert Nobody().call() == (None, [])
+    assert seen == []
+
+
+def test_text_uuid_and_composite_keys_load_their_rows(shop: Shop) -> None:
+    number = uuid4()
+    rows = [Line(order=1, number=n, text=f"line {n}") for n in range(1, 4)]
+    shop.add(Country(code="de"), Device(id=number), *rows)
+    made = Kinds(country="de", device=number, line=(1, 2), lines=[(1, 3), (1, 1)])
+    assert made.call() == ("de", number, "line 2", ["line 3", "line 1"])
+    assert Kinds.parse(records.all().first().params).call() == made.call()  # type: ignore[union-attr]
+    with shop.session() as session:
+        line, device = session.get_one(Line, (1, 2)), session.get_one(Device, number)
+    assert Kinds(country="de", device=device, line=line, lines=[(1, 3), (1, 1)]) == made
+
+
+def test_many_composite_keys_are_loaded_by_one_query(shop: Shop) -> None:
+    class Count(Operation):
+        lines: Refs[Line]
+
+        def perform(self) -> int:
+            return len({line.number for line in self.lines})
+
+    shop.add(*(Line(order=1, number=n) for n in range(3000)))
+    with shop.statements() as seen:
+        assert Count(lines=[(1, n) for n in range(3000)]).call() == 3000
+    assert len(seen) == 1
+
+
+def test_a_reference_given_by_key_cannot_be_read_outside_of_a_run(filled: Shop) -> None:
+    made = Touch(customer=1, other=2, friends=[given(filled, 1), 3])
+    told = "was given as the key {} and is loaded inside a run. Read it in perform, a guard or a callback, or give "
+    for name, key in (("customer", 1), ("other", 2), ("friends", 3)):
+        with pytest.raises(NotRunning) as caught:
+            getattr(made, name)
+        assert str(caught.value) == f"Touch.{name} " + told.format(key) + "the instance itself."
+    made.call()
+    with pytest.raises(NotRunning):
+        _ = made.customer
+
+
+# ------------------------------------------------------------------------------------------- missing rows
+
+
+@pytest.mark.parametrize(
+    ("props", "prop_name", "key"),
+    [
+        ({"customer": 9}, "customer", 9),
+        ({"customer": 1, "other": 9}, "other", 9),
+        ({"customer": 1, "friends": [2, 9]}, "friends", 9),
+    ],
+)
+def test_a_missing_row_ends_the_run_before_guards_and_perform(
+    filled: Shop, props: dict[str, Any], prop_name: str, key: int
+) -> None:
+    with pytest.raises(RefNotFound) as caught:
+        Touch(**props).call()
+    error = caught.value
+    assert isinstance(error, LookupError)
+    assert (error.operation, error.prop, error.model, error.key) == ("Touch", prop_name, "Customer", key)
+    assert str(error) == f"Touch: {prop_name} refers to Customer {key}, and there is no such row."
+    assert ran == []
+    record = records.all().first()
+    assert record is not None
+    assert (record.status, record.failure, record.error) == ("failed", "crash", "dexpy.RefNotFound")
+
+
+def test_safe_does_not_hide_a_missing_row(filled: Shop) -> None:
+    with pytest.raises(RefNotFound):
+        Touch(customer=9).safe.call()
+
+
+def test_the_row_of_a_detached_instance_may_be_missing_too(filled: Shop) -> None:
+    ann = given(filled, 1)
+    with filled.session() as session:
+        session.delete(session.get_one(Customer, 1))
+        session.commit()
+    with pytest.raises(RefNotFound, match="customer refers to Customer 1"):
+        Look(customer=ann).call()
+    with pytest.raises(RefNotFound, match="customer refers to Customer 1"):
+        Touch(customer=ann, other=2).call()
+
+
+def test_a_missing_row_undoes_a_nested_run_only(filled: Shop) -> None:
+    class Outer(Operation):
+        def perform(self) -> str:
+            self.session.add(Customer(id=4, name="dan"))
+            try:
+                Touch(customer=9).call()
+            except RefNotFound:
+                return "went on"
+            return "not reached"
+
+    assert Outer().call() == "went on"
+    assert "dan" in filled.names()
+
+
+# ------------------------------------------------------------------------------- instances of which session
+
+
+def test_an_instance_that_was_never_flushed_is_refused_with_what_to_do(filled: Shop) -> None:
+    with pytest.raises(PropsError) as caught:
+        Touch(customer=Customer(name="new")).call()
+    assert str(caught.value) == (
+        "Touch cannot be made, its props have 1 problem:\n"
+        "  customer: wants a Customer that has a key. Flush it first, got one that was never flushed"
+    )
+    assert ran == []
+    with filled.session() as session, dexpy.session(session):
+        pending = Customer(name="new")
+        session.add(pending)
+        with pytest.raises(PropsError, match="Flush it first"):
+            Touch(customer=pending).call()
+        session.flush()
+        assert Touch(customer=pending).call() == ["new", None]
+
+
+def test_an_instance_of_another_session_is_loaded_anew(filled: Shop) -> None:
+    with filled.session() as other:
+        stale = other.get_one(Customer, 1)
+        with filled.session() as writer:
+            writer.get_one(Customer, 1).name = "anna"
+            writer.commit()
+        fresh = Look(customer=stale).call()
+        assert fresh is not stale
+        assert (fresh.name, stale.name) == ("anna", "ann")
+
+
+def test_an_instance_of_the_runs_session_is_used_as_it_is(filled: Shop) -> None:
+    with filled.session() as session, dexpy.session(session):
+        mine = session.get_one(Customer, 1)
+        mine.name = "changed, not flushed"
+        with filled.statements() as seen:
+            assert Look(customer=mine).call() is mine
+        assert not any(statement.startswith("SELECT") for statement in seen)
+        assert Look(customer=1).call() is mine
+        assert Touch(customer=mine, other=2, friends=[mine, 3]).call() == [mine.name, "bob", mine.name, "cid"]
+        session.rollback()
+
+
+def test_a_run_inside_a_run_gets_the_very_rows_of_the_outer_one(filled: Shop) -> None:
+    class Outer(Operation):
+        customer: Ref[Customer]
+
+        def perform(self) -> bool:
+            return Look(customer=self.customer).call() is self.customer and Look(customer=1).call() is self.customer
+
+    assert Outer(customer=1).call()
+
+
+def test_rows_stay_readable_after_the_call_and_without_a_transaction(filled: Shop) -> None:
+    class Apart(Operation):
+        customer: Ref[Customer]
+        transaction = False
+
+        def perform(self) -> Any:
+            assert self.customer.name == "ann"
+            with self.transaction():
+                self.customer.name = "anna"
+            with self.transaction():
+                self.customer.balance = 5
+            return self.customer
+
+    assert Look(customer=1).call().name == "ann"
+    assert Apart(customer=1).call().name == "anna"
+    assert filled.names() == ["anna", "bob", "cid"]
+    assert filled.balance() == 5
+
+
+# ------------------------------------------------------------------------------------------------- locks
+
+
+def test_a_locked_reference_loses_no_update(filled: Shop) -> None:
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            for _ in range(10):
+                Add(customer=1, amount=1).call()
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert failures == []
+    assert filled.balance() == 20
+
+
+def test_a_locked_reference_reads_the_row_anew_even_if_the_session_has_it(filled: Shop) -> None:
+    with filled.session() as session, dexpy.session(session):
+        mine = session.get_one(Customer, 1)
+        with filled.session() as writer:
+            writer.get_one(Customer, 1).balance = 7
+            writer.commit()
+        assert Add(customer=mine, amount=1).call() == 8
+        session.commit()
+    assert filled.balance() == 8
+
+
+def test_a_lock_is_for_references_only() -> None:
+    class Wrong(Operation):
+        amount: int = prop(lock=True)
+
+        def perform(self) -> None: ...
+
+    with pytest.raises(DeclarationError, match=r"Wrong\.amount: prop\(lock=True\) is for references"):
+        Wrong(amount=1)
+
+
+# ------------------------------------------------------------------------------- what a checker cannot see
+
+
+class Maybe(Operation):
+    customer: Ref[Customer] | None = None  # type: ignore[assignment]
+
+    def perform(self) -> None: ...
+
+
+class Listed(Operation):
+    customers: list[Ref[Customer]]
+
+    def perform(self) -> None: ...
+
+
+class Bare(Operation):
+    customer: Ref  # type: ignore[type-arg]
+
+    def perform(self) -> None: ...
+
+
+@pytest.mark.parametrize(("cls", "where"), [(Maybe, "Maybe.customer"), (Listed, "Listed.customers")])
+def test_a_reference_inside_another_type_is_refused_with_the_right_name(cls: Any, where: str) -> None:
+    with pytest.raises(DeclarationError) as caught:
+        cls()
+    assert str(caught.value) == (
+        f"{where}: Ref[...] cannot stand inside another type. "
+        "Write OptRef[Customer] for one that may be None, Refs[Customer] for a list."
+    )
+
+
+def test_a_reference_to_nothing_is_refused() -> None:
+    with pytest.raises(DeclarationError, match=r"Bare\.customer: Ref wants one model, as in Ref\[Customer\]\."):
+        Bare(customer=1)
+
+
+# --------------------------------------------------------------------------------------------- other models
+
+
+class Page:
+    """A model that SQLAlchemy knows nothing of."""
+
+    def __init__(self, slug: str | UUID | tuple[str, int] | None, text: str = "") -> None:
+        self.slug = slug
+        self.text = text
+
+
+class Draft(Page):
+    """A kind of page."""
+
+
+class Stranger:
+    """A class that nobody knows how to load."""
+
+
+PAGES: dict[Any, Page] = {}
+asked: list[tuple[type, list[Any]]] = []
+
+
+def load_pages(model: type, keys: Any) -> Iterator[Page]:
+    asked.append((model, list(keys)))
+    return (PAGES[key] for key in keys if key in PAGES)
+
+
+class Publish(Operation):
+    page: Ref[Page]
+    others: Refs[Page] = prop(factory=list)
+    draft: OptRef[Draft] = prop(default=None)
+
+    def perform(self) -> list[str]:
+        return [self.page.text, *(other.text for other in self.others), self.draft.text if self.draft else ""]
+
+
+def test_a_loader_of_the_applications_own_loads_plain_classes_and_their_subclasses(shop: Shop) -> None:
+    register_model_loader(Page, load=load_pages, key=lambda page: page.slug)
+    number = UUID(int=3)
+    PAGES.update({"a": Page("a", "A"), number: Page(number, "B"), ("c", 1): Draft(("c", 1), "C")})
+    asked.clear()
+    made = Publish(page="a", others=[number, "a"], draft=("c", 1))
+    assert made.call() == ["A", "B", "A", "C"]
+    assert asked == [(Page, ["a", number]), (Draft, [("c", 1)])]
+    record = records.all().first()
+    assert record is not None
+    assert Publish.parse(record.params) == made
+    assert Publish(page=PAGES["a"], others=[number, "a"], draft=("c", 1)) == made
+    with pytest.raises(RefNotFound, match="page refers to Page 'gone'"):
+        Publish(page="gone").call()
+    with pytest.raises(PropsError, match="Flush it first"):
+        Publish(page=Page(None)).call()
+    with pytest.raises(PropsError) as caught:
+        Publish(page=1.5, others=[None])
+    assert str(caught.value).splitlines()[1:] == [
+        "  page: wants a Page or its key (int, str, UUID or a tuple of them), got float 1.5",
+        "  others[0]: wants a Page or its key, got None",
+    ]
+
+
+def test_a_model_that_nobody_can_load_is_refused_with_the_two_ways_out() -> None:
+    class Lost(Operation):
+        stranger: Ref[Stranger]
+
+        def perform(self) -> None: ...
+
+    with pytest.raises(DeclarationError) as caught:
+        Lost(stranger=1)
+    assert str(caught.value) == (
+        "Ref[Stranger]: Stranger is no mapped class of SQLAlchemy, and no loader is registered for it. "
+        "Map it, or call dexpy.register_model_loader(base, load=, key=)."
+    )

@@ -1,0 +1,270 @@
+"""The pages: README.md and docs/. Their code runs, block by block, as a reader would run it.
+
+Each page runs in a process and a folder of its own, its blocks in order::
+
+    python                                  in the one namespace of the page
+    python, after <!-- file: shop.py -->    written to that file, which later blocks import and workers run
+    pycon                                   typed at the prompt; the answers are compared
+    console                                 what follows "$ " goes to a shell; the lines below it, if any, are compared
+    console, after <!-- fails -->           likewise, and the exit status is another one than 0
+    toml                                    read
+    text                                    nothing
+
+A block after ``<!-- not run: reason -->`` is left out. In comparisons ``...`` stands for anything.
+"""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+import pytest
+
+HOME = Path(__file__).parents[1]
+PAGES = [HOME / "README.md", *sorted((HOME / "docs").rglob("*.md"))]
+LANGUAGES = {"python", "pycon", "console", "toml", "text"}
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+PATIENCE_S = 100
+
+FENCE = re.compile(
+    r"(?:^<!-- (?P<word>file|not run|fails)(?:: (?P<said>[^\n]+?))? -->\n+)?"
+    r"^```(?P<language>\w*)\n(?P<code>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+@attrs.frozen
+class Block:
+    """One fenced block of a page.
+
+    Attributes:
+        language: After the backticks.
+        code: Between them.
+        line: Of the first line of the code, from 1.
+        word: Of the comment before it: file, not run, fails; or None.
+        said: What that comment says.
+    """
+
+    language: str
+    code: str
+    line: int
+    word: str | None
+    said: str | None
+
+
+def blocks_of(text: str) -> Iterator[Block]:
+    """The fenced blocks of a page, in order."""
+    for found in FENCE.finditer(text):
+        line = text.count("\n", 0, found.start("code")) + 1
+        yield Block(found["language"], found["code"], line, found["word"], found["said"])
+
+
+def run_page(page: Path) -> None:
+    """Run the blocks of a page in the working folder."""
+    program = types.ModuleType("program")
+    sys.modules["program"] = program
+    sys.path.insert(0, os.getcwd())
+    for block in blocks_of(page.read_text("utf-8")):
+        where = f"{page}:{block.line}"
+        if block.word == "not run" or block.language == "text":
+            continue
+        if block.word == "file":
+            write(Path(str(block.said)), block.code)
+        elif block.language == "python":
+            exec(compile("\n" * (block.line - 1) + block.code, str(page), "exec"), vars(program))
+        elif block.language == "pycon":
+            prompt(block, vars(program), str(page))
+        elif block.language == "console":
+            for command, expected in commands_of(block.code):
+                shell(command, expected, where, fails=block.word == "fails")
+        elif block.language == "toml":
+            tomllib.loads(block.code)
+        else:
+            sys.exit(f"{where}: a block of {block.language or 'no language'}; it is one of {sorted(LANGUAGES)}")
+
+
+def write(file: Path, code: str) -> None:
+    """Write a module of the page, anew if it is there; the next import reads it again."""
+    file.write_text(code, "utf-8")
+    # Its bytecode would be taken for the new file's: both may be of the same second and length.
+    importlib.import_module("shutil").rmtree("__pycache__", ignore_errors=True)
+    importlib.invalidate_caches()
+    sys.modules.pop(file.stem, None)
+
+
+def prompt(block: Block, namespace: dict[str, object], page: str) -> None:
+    """Type a block at the prompt."""
+    examples = doctest.DocTestParser().get_examples(block.code, page)
+    if not examples:
+        sys.exit(f"{page}:{block.line}: a pycon block without >>>")
+    said: list[str] = []
+    runner = doctest.DocTestRunner(optionflags=FLAGS)
+    runner.run(
+        doctest.DocTest(examples, namespace, page, page, block.line - 1, None), out=said.append, clear_globs=False
+    )
+    if said:
+        sys.exit("".join(said))
+
+
+def commands_of(code: str) -> Iterator[tuple[str, str]]:
+    """The commands of a console block, and what is shown below each."""
+    parts = re.split(r"^\$ ", code, flags=re.MULTILINE)
+    for part in parts[1:]:
+        command, _, expected = part.partition("\n")
+        while command.endswith("\\"):
+            more, _, expected = expected.partition("\n")
+            command = command[:-1] + more
+        yield command, expected
+
+
+def shell(command: str, expected: str, where: str, *, fails: bool) -> None:
+    """Run a command, and compare its exit status and what it shows."""
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(
+        command,
+        shell=True,
+        check=False,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    if (done.returncode != 0) is not fails:
+        sys.exit(f"{where}: `{command}` ended with {done.returncode}:\n{done.stdout}")
+    if expected.strip() and not doctest.OutputChecker().check_output(expected, done.stdout, FLAGS):
+        sys.exit(f"{where}: `{command}` shows\n{done.stdout}\nand not\n{expected}")
+
+
+if __name__ == "__main__":
+    run_page(Path(sys.argv[1]))
+    sys.exit(0)
+
+
+def title(page: Path) -> str:
+    """A page by its path from the top."""
+    return str(page.relative_to(HOME))
+
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=title)
+
+
+@each_page
+def test_the_code_of_the_page_runs(page: Path, tmp_path: Path, environment: dict[str, str]) -> None:
+    if not any(block.language != "text" for block in blocks_of(page.read_text("utf-8"))):
+        pytest.skip("a page without code")
+    # A project of its own, so that nothing is found further up.
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "page"\nversion = "1"\n')
+    done = subprocess.run(
+        [sys.executable, "-W", "error", __file__, str(page)],
+        check=False,
+        cwd=tmp_path,
+        env=environment | {"COLUMNS": "100", "PYTHONIOENCODING": "utf-8"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode == 0, done.stderr or done.stdout
+
+
+@each_page
+def test_every_fence_is_understood_and_every_omission_has_a_reason(page: Path) -> None:
+    text = page.read_text("utf-8")
+    blocks = list(blocks_of(text))
+    fences = len(re.findall(r"^\s*```", text, re.MULTILINE))
+
+    assert fences == 2 * len(blocks), "a fence that is not closed, or not at the beginning of its line"
+    assert {block.language for block in blocks} <= LANGUAGES
+    assert all(block.said for block in blocks if block.word in ("file", "not run"))
+
+
+@each_page
+def test_there_is_one_sentence_on_a_line(page: Path) -> None:
+    prose = re.sub(r"`[^`]*`", "code", FENCE.sub("", page.read_text("utf-8")))
+    more = re.compile(r"[.!?][)\"']?\s+[A-Z\[*(]")
+    lines = [line for line in prose.splitlines() if not line.startswith(("|", "#", "<!--"))]
+
+    assert [line for line in lines if more.search(re.sub(r"^\s*(\d+\.|[-*])\s", "", line))] == []
+
+
+@each_page
+def test_the_links_of_the_page_lead_somewhere(page: Path) -> None:
+    text = FENCE.sub("", page.read_text("utf-8"))
+    broken: list[str] = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = (page.parent / path) if path else page
+        if not linked.exists() or (anchor and anchor not in anchors_of(linked)):
+            broken.append(target)
+
+    assert broken == []
+
+
+def anchors_of(page: Path) -> set[str]:
+    """What headings of a page can be linked to."""
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text("utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_page_can_be_reached_from_the_index() -> None:
+    index = HOME / "docs" / "index.md"
+    seen: set[Path] = set()
+    waiting = [index]
+    while waiting:
+        page = waiting.pop().resolve()
+        if page in seen or page.suffix != ".md" or not page.is_file():
+            continue
+        seen.add(page)
+        targets = re.findall(r"\]\(([^)\s:#]+)[^)]*\)", FENCE.sub("", page.read_text("utf-8")))
+        waiting += [page.parent / target for target in targets]
+
+    assert sorted({page.resolve() for page in PAGES} - seen - {(HOME / "README.md").resolve()}) == []
+
+
+def test_the_arrow_line_on_the_pages_is_the_order_of_the_steps() -> None:
+    from dexpy.execution.pipeline import DEFAULT_STEPS
+
+    order = " > ".join([*(step.name for step in DEFAULT_STEPS), "perform"])
+    lines = [
+        (title(page), line.strip(" `"))
+        for page in PAGES
+        for line in page.read_text("utf-8").splitlines()
+        if line.strip(" `").startswith("trace > ")
+    ]
+
+    assert "docs/explanation/architecture.md" in {page for page, _ in lines}
+    assert {line for _, line in lines} == {order}
+
+
+def test_the_tree_of_errors_on_the_page_is_that_of_the_code() -> None:
+    from dexpy.foundation import errors
+
+    page = (HOME / "docs" / "reference" / "errors.md").read_text("utf-8")
+    tree = next(block.code for block in blocks_of(page) if block.code.startswith("DexpyError\n"))
+    written = (errors.__doc__ or "").partition("::\n\n")[2].partition("\n\nMessages say")[0]
+
+    assert tree.strip() == "\n".join(line[4:] for line in written.splitlines()).strip()
+
+
+def test_every_error_is_in_the_tree() -> None:
+    from dexpy.foundation import errors
+
+    written = errors.__doc__ or ""
+    classes = [name for name, value in vars(errors).items() if isinstance(value, type)]
+    names = [name for name in classes if issubclass(getattr(errors, name), BaseException)]
+
+    assert [name for name in names if not re.search(rf"\b{name}\b", written)] == []

@@ -1,0 +1,67 @@
+"""Every example in a docstring runs, and answers what it says."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+import sys
+import types
+from collections.abc import Generator
+from pathlib import Path
+
+import dramatiq
+import pytest
+
+import dexpy
+from dexpy.declaration import registry
+from dexpy.runtime import install
+from dexpy.testing import Isolated
+
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+def _modules() -> list[str]:
+    found = pkgutil.walk_packages(dexpy.__path__, "dexpy.")
+    return ["dexpy", *(module.name for module in found if not module.name.endswith("__main__"))]
+
+
+def _examples() -> Generator[doctest.DocTest]:
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    for name in _modules():
+        yield from (one for one in finder.find(importlib.import_module(name), name) if one.examples)
+
+
+@pytest.fixture
+def _in_a_folder_of_its_own(test: Isolated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
+    """An example that configures dexpy, declares operations or makes files does so for itself."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(registry, "_by_name", dict(registry._by_name))
+    monkeypatch.setattr(dramatiq.broker, "global_broker", None)
+    yield
+    configured = install(test.runtime)
+    if configured is not None and configured is not test.runtime:
+        configured.close()
+
+
+@pytest.mark.usefixtures("_in_a_folder_of_its_own")
+@pytest.mark.parametrize("example", tuple(_examples()), ids=lambda example: example.name)
+def test_the_example_in_the_docstring_holds(example: doctest.DocTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As in a program of somebody's: a module of its own, and annotations that are no text.
+    program = types.ModuleType("program")
+    given = {name: value for name, value in example.globs.items() if name != "annotations" and name[:2] != "__"}
+    vars(program).update(given)
+    example.globs = vars(program)
+    monkeypatch.setitem(sys.modules, "program", program)
+    said: list[str] = []
+    runner = doctest.DocTestRunner(optionflags=FLAGS)
+    failed, tried = runner.run(example, out=said.append)
+
+    assert tried, "no example ran"
+    assert not failed, "".join(said)
+
+
+def test_examples_are_found_in_many_modules() -> None:
+    names = {example.name.rpartition(".")[0] for example in _examples()}
+    assert {"dexpy.operation", "dexpy.declaration.forms", "dexpy.testing", "dexpy.foundation.outcome"} <= names
+    assert "dexpy" in names, "those of the errors, whose public home is dexpy"

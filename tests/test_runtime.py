@@ -1,0 +1,224 @@
+"""Where records and messages go: configure(), the environment, pyproject.toml, and nothing at all."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dexpy
+from dexpy import ConfigurationError, DatabaseUnavailable, MissingExtra, Operation
+from dexpy.foundation.settings import Settings
+from dexpy.runtime import install
+
+
+class Echo(Operation):
+    """Says it again."""
+
+    text: str
+
+    def perform(self) -> str:
+        return self.text
+
+
+def find(folder: Path, **environment: str) -> Settings:
+    return Settings.find(environment, folder)
+
+
+def test_nothing_named_means_a_file_beside_the_nearest_pyproject(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("")
+    inner = tmp_path / "app" / "jobs"
+    inner.mkdir(parents=True)
+
+    settings = find(inner)
+
+    assert (settings.database, settings.broker) == (None, None)
+    assert settings.default_database == f"sqlite:///{tmp_path / 'dexpy.db'}"
+
+
+def test_without_a_pyproject_the_file_is_in_the_working_folder(tmp_path: Path) -> None:
+    assert find(tmp_path).home == tmp_path
+
+
+def test_pyproject_names_settings_and_relative_files_count_from_it(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text('[tool.dexpy]\ndatabase = "sqlite:///runs.db"\n')
+    inner = tmp_path / "deep"
+    inner.mkdir()
+
+    assert find(inner).database == f"sqlite:///{tmp_path / 'runs.db'}"
+
+
+def test_the_environment_wins_over_pyproject(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text('[tool.dexpy]\ndatabase = "sqlite:///runs.db"\n')
+
+    assert find(tmp_path, DEXPY_DATABASE="sqlite:///other.db").database == "sqlite:///other.db"
+
+
+def test_an_unknown_setting_is_refused_with_a_hint(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text('[tool.dexpy]\ndatabse = "sqlite:///runs.db"\n')
+
+    with pytest.raises(ConfigurationError) as refused:
+        find(tmp_path)
+
+    assert str(refused.value) == (
+        f"{tmp_path / 'pyproject.toml'}: [tool.dexpy] has 'databse', which is no setting. "
+        "The settings are 'broker', 'database'. Did you mean 'database'?"
+    )
+
+
+def test_a_setting_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("[tool.dexpy]\ndatabase = 3\n")
+
+    with pytest.raises(ConfigurationError, match=r"\[tool.dexpy\] database = 3 wants text, a URL"):
+        find(tmp_path)
+
+
+def test_a_pyproject_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("[tool.dexpy\n")
+
+    with pytest.raises(ConfigurationError, match=r"pyproject.toml cannot be read: .* Mend the file"):
+        find(tmp_path)
+
+
+def test_configure_wins_over_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEXPY_DATABASE", "sqlite:///from-environment.db")
+
+    runtime = dexpy.configure(database=f"sqlite:///{tmp_path / 'mine.db'}")
+
+    assert dexpy.current_runtime() is runtime
+    assert runtime.database_url == f"sqlite:///{tmp_path / 'mine.db'}"
+    runtime.close()
+
+
+def test_configure_takes_the_database_of_the_applications_sessions(tmp_path: Path) -> None:
+    import sqlalchemy as sa
+    from sqlalchemy.orm import sessionmaker
+
+    engine = sa.create_engine(f"sqlite:///{tmp_path / 'app.db'}")
+
+    runtime = dexpy.configure(session_factory=sessionmaker(engine))
+
+    assert runtime.database_url == f"sqlite:///{tmp_path / 'app.db'}"
+    runtime.close()
+    engine.dispose()
+
+
+def test_a_database_url_that_cannot_be_read_is_one_error() -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        dexpy.configure(database="not a url")
+
+    assert str(refused.value) == (
+        "The database URL 'not a url' cannot be read (Could not parse SQLAlchemy URL from given URL string). "
+        "It looks like sqlite:///dexpy.db or postgresql+psycopg://user@host/name."
+    )
+
+
+def test_an_unknown_kind_of_database_is_one_error() -> None:
+    with pytest.raises(ConfigurationError, match=r"^The database oracel://x/y is of a kind that SQLAlchemy does not know"):
+        dexpy.configure(database="oracel://x/y")
+
+
+def test_an_unknown_kind_of_broker_is_one_error_without_its_password(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        dexpy.configure(database=f"sqlite:///{tmp_path / 'a.db'}", broker="kafka://me:secret@host")
+
+    assert str(refused.value).startswith("The broker kafka://me:***@host is of a kind that dexpy does not know.")
+
+
+@pytest.mark.parametrize(
+    ("url", "package", "extra"),
+    [
+        ("postgresql+psycopg://x@127.0.0.1/y", "psycopg", "postgres"),
+        ("mysql+pymysql://x@127.0.0.1/y", "pymysql", "mysql"),
+    ],
+)
+def test_a_missing_driver_names_the_extra(
+    url: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+
+    with pytest.raises(MissingExtra) as refused:
+        dexpy.configure(database=url)
+
+    assert str(refused.value).endswith(f"which is not installed. Run: pip install \"dexpy[{extra}]\"")
+    assert refused.value.extra == extra
+
+
+def test_a_missing_pika_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pika", None)
+
+    with pytest.raises(MissingExtra, match=r'needs the package \'pika\', which is not installed. Run: pip install "dexpy\[rab'):
+        dexpy.configure(database=f"sqlite:///{tmp_path / 'a.db'}", broker="amqp://guest:guest@127.0.0.1")
+
+
+def test_a_database_that_cannot_be_opened_is_one_error_at_the_enqueue() -> None:
+    runtime = dexpy.configure(database="sqlite:////no/such/folder/app.db")
+
+    with pytest.raises(DatabaseUnavailable) as refused:
+        Echo(text="hi").async_().call()
+
+    assert str(refused.value) == (
+        "The database sqlite:////no/such/folder/app.db cannot be opened: unable to open database file. "
+        "Is /no/such/folder a folder that this user may write to?"
+    )
+    runtime.close()
+
+
+def test_a_file_that_is_no_database_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("these are notes, " * 100)
+    runtime = dexpy.configure(database=f"sqlite:///{tmp_path / 'notes.txt'}")
+
+    with pytest.raises(DatabaseUnavailable, match="file is not a database"):
+        Echo(text="hi").async_().call()
+
+    runtime.close()
+
+
+def test_an_unconfigured_call_touches_no_disk_and_an_enqueue_makes_the_file(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    (tmp_path / "app.py").write_text(
+        "import os, sys\n"
+        "from dexpy import Operation\n"
+        "class Echo(Operation):\n"
+        "    text: str\n"
+        "    def perform(self) -> str:\n"
+        "        return self.text\n"
+        "if __name__ == '__main__':\n"
+        "    assert Echo(text='hi').call() == 'hi'\n"
+        "    assert os.listdir('.') == ['app.py'], os.listdir('.')\n"
+        "    assert 'sqlalchemy' not in sys.modules\n"
+        "    print(Echo(text='hi').async_().call().operation_name)\n"
+        "    assert 'dexpy.db' in os.listdir('.')\n"
+    )
+
+    ran = subprocess.run(
+        [sys.executable, "app.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "app.Echo\n", "")
+
+
+def test_a_broker_without_a_database_turns_recording_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    runtime = dexpy.configure(broker=f"sqlite:///{tmp_path / 'queue.db'}")
+
+    ticket = Echo(text="hi").async_().call()
+
+    assert not ticket.recorded
+    assert [record.getMessage() for record in caplog.records if "recording.off" in record.getMessage()] == [
+        "recording.off why='a broker is named and no database'"
+    ]
+    runtime.close()
+
+
+def test_two_runtimes_can_follow_each_other(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        runtime = dexpy.configure(database=f"sqlite:///{tmp_path / name}.db")
+        assert Echo(text=name).call() == name
+        assert dexpy.records.all().count() == 1
+        runtime.close()
+    install(None)
+    assert sorted(file for file in os.listdir(tmp_path) if file.endswith(".db")) == ["one.db", "two.db"]

@@ -1,0 +1,324 @@
+"""What a user may write, without a complaint of mypy or pyright in strict mode, and the types that come out.
+
+Only the checkers read the functions in this file; `test_checkers` runs them over it, and imports it once.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Awaitable, Callable, Iterator
+from decimal import Decimal
+from typing import Any, assert_never, assert_type
+from uuid import UUID
+
+from sqlalchemy import Select
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+import dexpy
+from dexpy import (
+    Async,
+    Err,
+    Error,
+    Ok,
+    Operation,
+    OptRef,
+    PropsError,
+    Record,
+    Ref,
+    Refs,
+    Reset,
+    Retry,
+    Runtime,
+    Ticket,
+    after,
+    around,
+    before,
+    configure,
+    guard,
+    prop,
+    records,
+    register_model_loader,
+    register_type,
+    trace,
+)
+from dexpy.testing import isolated
+
+
+class Base(DeclarativeBase):
+    """Models of an application."""
+
+
+class Customer(Base):
+    """A model."""
+
+    __tablename__ = "customers"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    mail: Mapped[str]
+    suspended: Mapped[bool] = mapped_column(default=False)
+    balance: Mapped[Decimal] = mapped_column(default=Decimal(0))
+
+
+class MailboxClosed(Exception):
+    """Not worth another attempt."""
+
+
+class CardError(Exception):
+    """Somebody else's exception."""
+
+
+# The example at the top of the public face.
+
+
+class SendStatement(Operation):
+    """Send a customer the statement of one month."""
+
+    customer: Ref[Customer]
+    month: dt.date
+    limit: Decimal = prop(default=Decimal(10), ge=0, desc="smallest balance worth sending")
+    note: str | None = None
+
+    async_ = Async(queue="mailers", priority=5)
+    retry_on = (Retry(ConnectionError, attempts=5, wait="polynomially_longer"),)
+    discard_on = (MailboxClosed,)
+    rescue_from = {CardError: "card_declined"}
+    errors = {"no_balance", "card_declined"}
+
+    @guard("The customer must be active")
+    def customer_suspended(self) -> bool:
+        return self.customer.suspended
+
+    def perform(self) -> str:
+        if self.customer.balance < self.limit:
+            raise Error("no_balance", "Nothing to send", details={"balance": str(self.customer.balance)})
+        return f"{self.customer.mail}: {self.month:%B}"
+
+
+class SendWelcome(Operation, name="customers.welcome", aliases=("old.Welcome",)):
+    """Every kind of reference."""
+
+    customer: Ref[Customer] = prop(lock=True)
+    referrer: OptRef[Customer] = prop(default=None)
+    friends: Refs[Customer] = prop(factory=list)
+    amount: Decimal = prop(default=Decimal(1), ge=0)
+    name: str | None = None
+    async_ = Async(queue="mailers")
+
+    def perform(self) -> int:
+        return len(self.customer.mail) + sum(len(friend.mail) for friend in self.friends)
+
+
+class Download(Operation):
+    """An ``async def perform``."""
+
+    url: str
+
+    async def perform(self) -> bytes:
+        await self.in_session(lambda session: session.get(Customer, 1))
+        return self.url.encode()
+
+
+# Policies, as base classes and subclasses have them.
+
+
+class ApplicationOperation(Operation):
+    """The common policy of an application."""
+
+    retry_on = (Retry(ConnectionError, TimeoutError, attempts=None, wait=dt.timedelta(seconds=2), jitter=0),)
+    rescue_from = {CardError: "card_declined", KeyError: ValueError}
+    errors = {"card_declined": "The card was declined"}
+
+
+class Charge(ApplicationOperation):
+    """Policies over those of the base."""
+
+    amount: Decimal
+
+    async_ = Async(queue=lambda op: f"shard-{op.amount % 4}", in_=5)
+    retry_on = (Reset(), Retry("card_declined", wait=lambda attempt: attempt * 2))
+    discard_on = (MailboxClosed, "gone")
+    rescue_from = {OSError: lambda operation, error: None}
+    errors = frozenset({"gone"})
+    record = Record(params=True, result=False)
+    transaction = False
+
+    def perform(self) -> None:
+        with self.transaction() as session:
+            session.flush()
+
+
+class Unrecorded(Operation):
+    """A run that leaves no record."""
+
+    record = False
+    discard_on = [MailboxClosed]
+    errors = ["one", "two"]
+    async_ = Async(in_=dt.timedelta(minutes=1), priority=-1)
+
+    def perform(self) -> dict[str, list[int]]:
+        return {"a": [1]}
+
+    def on_error(self, error: Exception) -> None:
+        print(type(error).__name__, self.run_id)
+
+
+class Hooked(Operation):
+    """Guards and callbacks stay the methods that they are."""
+
+    count: int = prop(default=1, gt=0, le=10)
+
+    @guard()
+    def too_many(self) -> bool:
+        return self.count > 5
+
+    @guard("Not on its own", requires="too_many")
+    def alone(self) -> bool:
+        return self.count == 1
+
+    @before
+    def look(self) -> None:
+        self.after_commit(lambda: print(self.count))
+
+    @after
+    def tidy(self) -> None:
+        self.session.expire_all()
+
+    @around
+    def announced(self, proceed: Callable[[], None]) -> None:
+        proceed()
+
+    def perform(self) -> int:
+        return self.count
+
+
+def props_and_references(op: SendWelcome, customer: Customer) -> None:
+    assert_type(op.customer, Customer)
+    assert_type(op.referrer, Customer | None)
+    assert_type(op.friends, list[Customer])
+    assert_type(op.amount, Decimal)
+    assert_type(op.name, str | None)
+    SendWelcome(customer=customer)
+    SendWelcome(customer=3, referrer=customer, friends=[customer, 4], name="x")
+    SendWelcome(customer="key", referrer=UUID(int=0), friends=(customer, UUID(int=0)))
+    SendWelcome(customer=(1, "b", dt.date(2026, 1, 1)), referrer=None, friends=[])
+    assert_type(SendWelcome.parse({"customer": 3}), SendWelcome)
+
+
+def calls(op: SendStatement) -> str:
+    assert_type(op.call(), str)
+    assert_type(op.safe.call(), Ok[str] | Err)
+    match op.safe.call():
+        case Ok(value):
+            assert_type(value, str)
+            return value
+        case Err("no_balance", message):
+            assert_type(message, str)
+            return message
+        case Err(code, message, details):
+            assert_type(code, str)
+            return f"{code}: {message} {details['balance']}"
+        case never:
+            assert_never(never)
+
+
+def calls_of_an_async_perform(op: Download) -> None:
+    assert_type(op.call(), bytes)
+    assert_type(op.safe.call(), Ok[bytes] | Err)
+    assert_type(op.async_().call(), Ticket[bytes])
+
+
+async def calls_from_asyncio(op: SendWelcome, download: Download) -> None:
+    assert_type(await op.acall(), int)
+    assert_type(await download.acall(), bytes)
+    assert_type(await op.safe.acall(), Ok[int] | Err)
+    assert_type(await download.safe.acall(), Ok[bytes] | Err)
+    assert_type(await op.async_(queue="x").acall(), Ticket[int])
+    ticket = await download.async_().acall()
+    assert_type(ticket, Ticket[bytes])
+    assert_type(await ticket.aresult(3), bytes)
+
+
+def the_background(op: SendWelcome, session: Session) -> None:
+    op.async_(queue="critical", in_=5, priority=3)
+    op.async_(queue=lambda op: "a", in_=dt.timedelta(hours=1), session=session)
+    ticket = op.async_(at=dt.datetime.now(dt.timezone.utc)).call()
+    assert_type(ticket, Ticket[int])
+    assert_type(ticket.result(3), int)
+    assert_type(ticket.result(3, interval=lambda looks: 0.1 * looks), int)
+    assert_type(ticket.wait(3), Ok[int] | Err | None)
+    assert_type(ticket.outcome, Ok[int] | Err | None)
+    assert_type(ticket.reload(), Ticket[int])
+    assert_type(ticket.retry().cancel().expire(), Ticket[int])
+    assert_type(ticket.status, str)
+    assert_type(ticket.duplicate, bool)
+    assert_type(ticket.to_dict(), dict[str, Any])
+    assert_type(Unrecorded().async_().call().result(1), dict[str, list[int]])
+    assert_type(Charge(amount=Decimal(1)).call(), None)
+    kept: list[dexpy.Ticket[Any]] = [ticket, Ticket.get("op_1"), dexpy.Ticket.get("op_2")]
+    print(kept)
+
+
+def hooks_stay_methods(op: Hooked, proceed: Callable[[], None]) -> None:
+    assert_type(op.too_many(), bool)
+    assert_type(op.look(), None)
+    assert_type(op.tidy(), None)
+    assert_type(op.announced(proceed), None)
+    threats: list[Callable[[], bool]] = [op.too_many, op.alone]
+    unbound: Callable[[Hooked], bool] = Hooked.too_many
+    print(threats, unbound)
+
+
+def a_base_class_serves_any_operation(op: Operation) -> Awaitable[Any]:
+    print(op.call(), op.safe.call(), op.async_().call().id)
+    return op.acall()
+
+
+def recorded_runs() -> None:
+    for record in records.where(operation=SendStatement, status="failed", since=dt.timedelta(days=1)).newest_first():
+        assert_type(record, records.Record)
+        assert_type(record.status, str)
+        assert_type(record.params, dict[str, Any] | None)
+        assert_type(record.duration, dt.timedelta | None)
+        assert_type(record.retry(), records.Record)
+        assert_type(record.ticket, Ticket[Any])
+    assert_type(records.failed().for_trace("tr_1").count(), int)
+    assert_type(records.all().first(), records.Record | None)
+    assert_type(records.get("op_1"), records.Record)
+    assert_type(records.attempts("op_1"), list[records.Attempt])
+    assert_type(records.where(params={"customer": 42}).select(), Select[Any])
+    assert_type(dexpy.records.where().limit(3).page(10).next, str | None)
+    one_by_one: Iterator[records.Record] = iter(records.pending())
+    print(one_by_one)
+
+
+def running(factory: Callable[[], Session], session: Session) -> None:
+    assert_type(configure(database="sqlite://", session_factory=factory, redactor=str.upper), Runtime)
+    with dexpy.session(session) as current:
+        assert_type(current, Session)
+        assert_type(dexpy.current_session(), Session)
+    with trace(actor={"type": "user", "id": 7}) as frame:
+        assert_type(frame.trace_id, str)
+    with isolated() as test:
+        assert_type(test.run_pending(), list[Ticket[Any]])
+        test.advance(dt.timedelta(days=1))
+
+
+def errors_carry_their_facts(op: SendStatement) -> None:
+    try:
+        op.call()
+    except Error as error:
+        assert_type(error.code, str)
+        assert_type(error.details, dict[str, Any])
+    except PropsError as error:
+        print([problem.wanted for problem in error.problems])
+
+
+def what_a_class_says(op: SendStatement) -> None:
+    assert_type(SendStatement.contract.name, str)
+    assert_type(op.contract.errors.get("no_balance"), str | None)
+    assert_type(SendStatement.async_, Async)
+    assert_type(SendStatement.async_.priority, int | None)
+
+
+def extensions() -> None:
+    register_type(complex, to_json=lambda value: [value.real, value.imag], from_json=lambda data: complex(*data))
+    register_model_loader(CardError, load=lambda model, keys: {key: model(key) for key in keys}, key=str)

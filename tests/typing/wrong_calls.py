@@ -1,0 +1,143 @@
+"""One mistake for each promise: every line marked ``# wrong:`` is an error in both checkers, and no other line is."""
+
+from __future__ import annotations
+
+import datetime as dt
+from decimal import Decimal
+from typing import Any
+
+import dexpy
+from dexpy import Async, Err, Ok, Operation, OptRef, Record, Ref, Refs, Retry, Ticket, around, guard, prop, records
+from dexpy import Retri  # wrong: no such name
+
+
+class Customer:
+    """A model."""
+
+    mail: str
+
+
+class Send(Operation):
+    """Everything that can be got wrong."""
+
+    customer: Ref[Customer]
+    month: dt.date
+    referrer: OptRef[Customer] = prop(default=None)
+    friends: Refs[Customer] = prop(factory=list)
+    limit: Decimal = Decimal(1)
+    name: str | None = None
+
+    @guard("The customer must be active")
+    def suspended(self) -> bool:
+        return not self.customer.mail
+
+    @guard  # wrong: guard is written with parentheses
+    def bare(self) -> bool:
+        return False
+
+    @around()  # wrong: around is written without
+    def noisy(self) -> None: ...
+
+    def perform(self) -> int:
+        return len(self.customer.email)  # wrong: the model has no such attribute
+
+
+class Download(Operation):
+    """An ``async def perform``."""
+
+    async def perform(self) -> bytes:
+        return b""
+
+
+class Misdeclared(Operation):
+    """Policies of the wrong kind."""
+
+    count: int = "one"  # wrong: the default is of another type
+    async_ = Async(que="mailers")  # wrong: Async has no such option
+    retry_on = Retry(OSError)  # wrong: not a tuple
+    discard_on = (KeyboardInterrupt,)  # wrong: no Exception
+    rescue_from = {"card_declined": OSError}  # wrong: the other way round
+    errors = {"gone": 404}  # wrong: a description is text
+    record = "params"  # wrong: neither bool nor Record
+
+    def perform(self) -> str:
+        return self.count  # wrong: not what it says it returns
+
+
+class Named(Operation, nam="statements.send"):  # wrong: no such class keyword
+    """A keyword that does not exist."""
+
+
+Retry(OSError, wait="polynomially")  # wrong: not a word for a wait
+Retry(OSError, attempts="three")  # wrong: attempts is a number
+Record(parms=True)  # wrong: Record has no such option
+prop(greater=1)  # wrong: prop has no such option
+
+jan = dt.date(2026, 1, 1)
+op = Send(customer=3, month=jan)
+Send(customer=1.5, month=jan)  # wrong: no key
+Send(customer=None, month=jan)  # wrong: Ref takes no None
+Send(customer=Download(), month=jan)  # wrong: another class than the model
+Send(customer=1, month=jan, referrer=b"")  # wrong: no key for an OptRef
+Send(customer=1, month=jan, friends=3)  # wrong: Refs take a list
+Send(customer=1, month=jan, friends=[None])  # wrong: not of Nones
+Send(customer=1, month="2026-01-01")  # wrong: the prop's type
+Send(customer=1)  # wrong: a prop is missing
+Send(customer=1, month=jan, nmae="x")  # wrong: no such prop
+Send(1, jan)  # wrong: props are given by name
+op.name = "y"  # wrong: props cannot be assigned to
+op.limit = Decimal(2)  # wrong: nor those with a default
+del op.name  # wrong: nor deleted
+op.nmae  # wrong: no such prop  # noqa: B018
+
+text: str = op.call()  # wrong: it returns int
+op.safe.call().value  # wrong: it may be an Err  # noqa: B018
+op.safe.async_()  # wrong: safe has no async_
+op.customer.email  # wrong: the model has no such attribute  # noqa: B018
+op.referrer.mail  # wrong: it may be None  # noqa: B018
+op.friends.mail  # wrong: it is a list  # noqa: B018
+threat: str = op.suspended()  # wrong: a guard keeps its type
+op.suspended(1)  # wrong: and its parameters
+
+op.async_(que="x")  # wrong: no such option
+op.async_("mailers")  # wrong: options are given by name
+op.async_(queue=3)  # wrong: a queue is a name or a function
+op.async_(in_="5")  # wrong: a delay is a number or a timedelta
+op.async_(at=jan)  # wrong: a date is no moment
+op.async_(priority=1.5)  # wrong: a priority is an int
+op.async_.call()  # wrong: async_ is called before it is sent
+op.async_().safe.call()  # wrong: the ticket tells
+ticket = op.async_().call()
+other: Ticket[str] = ticket  # wrong: another result
+answer: str = ticket.result(3)  # wrong: the result is an int
+ticket.result()  # wrong: a wait has a timeout
+ticket.result("3")  # wrong: in seconds
+ticket.wait(3).value  # wrong: it may be an Err or None  # noqa: B018
+ticket.status = "done"  # wrong: a ticket is not for writing
+data: str = Download().call()  # wrong: it returns bytes
+
+records.where(state="failed")  # wrong: no such filter
+records.where(since=3)  # wrong: a moment or a timedelta
+records.failed().frist()  # wrong: no such method
+late: str = records.get("op_1").duration  # wrong: a timedelta or None
+dexpy.configure(databse="sqlite://")  # wrong: no such setting
+dexpy.Tiket.get("op_1")  # wrong: no such name
+
+
+async def use() -> None:
+    await op.call()  # wrong: call is for synchronous code
+    result: int = op.acall()  # wrong: acall is awaited
+    body: str = await Download().acall()  # wrong: it gives bytes
+    name: bytes = await op.async_().call().aresult(3)  # wrong: it gives an int
+    print(result, body, name)
+
+
+def unmatched(outcome: Ok[int] | Err) -> int:
+    match outcome:
+        case Ok(value):
+            return value.upper()  # wrong: the value is an int
+        case Err(code):
+            return code  # wrong: the code is a str
+
+
+facts: dict[str, Any] = {"text": text, "threat": threat, "answer": answer, "data": data, "late": late, "other": other}
