@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence, Set
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar, dataclass_transform, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, dataclass_transform, overload
 
 import attrs
 
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 T = TypeVar("T")
-Discarded: TypeAlias = type[Exception] | str | Reset
-Rescue: TypeAlias = str | type[Exception] | Callable[[Any, Any], Any]
 
 
 class BoundSafe(Generic[R]):
@@ -142,9 +140,9 @@ class Operation:
     async_: ClassVar[Async] = Async()
     safe: ClassVar[Safe] = Safe()
     contract: ClassVar[ContractOf] = ContractOf()
-    retry_on: ClassVar[tuple[Retry | Reset, ...] | list[Retry | Reset]] = ()
-    discard_on: ClassVar[tuple[Discarded, ...] | list[Discarded]] = ()
-    rescue_from: ClassVar[Mapping[type[Exception], Rescue]] = {}
+    retry_on: ClassVar[tuple[Retry | Reset, ...]] = ()
+    discard_on: ClassVar[tuple[type[Exception] | str | Reset, ...]] = ()
+    rescue_from: ClassVar[Mapping[type[Exception], str | type[Exception] | Callable[[Any, Any], Any]]] = {}
     errors: ClassVar[Set[str] | tuple[str, ...] | list[str] | Mapping[str, str]] = frozenset()
     record: ClassVar[bool | Record] = True
     transaction: ClassVar[Any] = Transaction(declared=True)
@@ -336,7 +334,7 @@ async def _arun(operation: Operation) -> Outcome:
             desk.cancel()
 
     outer = current_call.get()
-    if outer is not None and outer.desk is not None and outer.desk.is_open:
+    if outer is not None and outer.desk is not None:
         # Inside another run: in its thread and transaction.
         return await outer.desk.hand_in(run, cancel)
     return await in_thread(run, cancel)

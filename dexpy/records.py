@@ -80,4 +80,12 @@ def attempts(id: str) -> list[Attempt]:  # noqa: A002 - the column's name
     ]  # fmt: skip
     if row.status in ("running", "done"):
         found.append(Attempt(row.num_attempts, row.claimed_by, row.started_at, row.completed_at, None, None, None, None))
+    elif row.num_attempts and not found:
+        # A run outside of the background tries once, and its record is all that is kept of it.
+        found.append(
+            Attempt(
+                row.num_attempts, None, row.started_at, row.completed_at,
+                row.failure, row.error, row.error_message, None,
+            )
+        )  # fmt: skip
     return found

@@ -91,6 +91,7 @@ class Runtime:
                 session_factory=self.session_factory,
                 redactor=self.redactor,
                 create_tables=self.create_tables,
+                find_sender=lambda: self.dispatcher if self.is_recording else None,
             )
 
     @cached_property

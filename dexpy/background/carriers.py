@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import attrs
 import dramatiq
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 
 from dexpy.background.brokers.servers import depth
 from dexpy.background.brokers.sql import SqlBroker
@@ -39,6 +40,7 @@ class Carrier(Protocol):
     @property
     def broker(self) -> dramatiq.Broker:
         """The Dramatiq broker underneath."""
+        ...
 
     @property
     def mailbox(self) -> SqlBroker | None:
@@ -47,21 +49,25 @@ class Carrier(Protocol):
     @property
     def transactional(self) -> bool:
         """Whether a message is part of the transaction that stores its record."""
+        ...
 
     def deliver(self, message: dramatiq.Message[Any], delay_s: float = 0.0) -> bool:
         """Hand a message to the broker now; False, with a line in the log, if it does not take it."""
+        ...
 
     def ring(self) -> None:
         """Wake the workers of this process."""
 
     def is_idle(self, queues: Collection[str] | None) -> bool:
         """Whether nothing is due or running in these queues, or in any."""
+        ...
 
     def note_queue(self, name: str) -> None:
         """Remember a queue that something was sent to, so that workers find it."""
 
     def known_queues(self) -> Iterator[str]:
         """The queues that something was sent to."""
+        ...
 
 
 @attrs.frozen
@@ -124,7 +130,7 @@ class ServerCarrier:
     def deliver(self, message: dramatiq.Message[Any], delay_s: float = 0.0) -> bool:
         """See `Carrier`."""
         try:
-            self.broker.enqueue(message, delay=round(delay_s * 1000) or None)
+            enqueue_on(self.broker, message, delay_s)
         except Exception as error:  # noqa: BLE001 - each broker has its own tree of connection errors
             line(
                 logging.WARNING,
@@ -150,7 +156,7 @@ class ServerCarrier:
             return
         statement = sa.insert(queues).values(name=name, created_at=after(0))
         # Another process may have noted it in the same moment.
-        with contextlib.suppress(sa.exc.IntegrityError), self.mailbox.database.begin() as connection:
+        with contextlib.suppress(IntegrityError), self.mailbox.database.begin() as connection:
             if connection.execute(sa.select(queues.c.name).where(queues.c.name == name)).first() is None:
                 connection.execute(statement)
         self._noted.add(name)
@@ -160,6 +166,11 @@ class ServerCarrier:
         if self.mailbox is not None:
             with self.mailbox.database.connect() as connection:
                 yield from connection.execute(sa.select(queues.c.name)).scalars().all()
+
+
+def enqueue_on(broker: Any, message: dramatiq.Message[Any], delay_s: float) -> None:
+    """Hand a message to a Dramatiq broker, due in so many seconds."""
+    broker.enqueue(message, delay=round(delay_s * 1000) or None)
 
 
 def check_delay(delay_s: float, where: str) -> None:

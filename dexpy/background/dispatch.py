@@ -10,7 +10,7 @@ import attrs
 import dramatiq
 from sqlalchemy.engine import Connection, Row
 
-from dexpy.background.carriers import SHORT_DELAY_S, Carrier, check_delay, seconds_until
+from dexpy.background.carriers import SHORT_DELAY_S, Carrier, check_delay, enqueue_on, seconds_until
 from dexpy.background.payload import DIRECT_JOB, RECORD_JOB, VERSION, DirectPayload, RecordPayload
 from dexpy.declaration.contract import Contract
 from dexpy.declaration.policies import AsyncOptions, check_queue, seconds_of
@@ -140,7 +140,7 @@ class Dispatcher:
             raise DeclarationError(
                 f"{owner} cannot go to the background: {contract.unreachable}. call() works as it is."
             )
-        params = encoded(owner, contract.props, vars(operation))
+        params = encoded(owner, contract.props, operation.__dict__)
         plan = Plan.of(operation, contract, options)
         run_id = new_id("op")
         frame = current_frame().child(run_id, contract.name)
@@ -209,7 +209,7 @@ class Dispatcher:
     def _deliver_direct(self, message: dramatiq.Message[Any], delay_s: float) -> None:
         """A direct message that the broker does not take waits in the database, or fails where there is none."""
         if self.carrier.mailbox is None:
-            self.broker.enqueue(message, delay=round(delay_s * 1000) or None)
+            enqueue_on(self.broker, message, delay_s)
         elif not self.carrier.deliver(message, delay_s):
             self._write(lambda connection: self._post(connection, message, clock.now() + timedelta(seconds=delay_s)))
 
@@ -307,7 +307,7 @@ class Dispatcher:
     def put_back(self, message: dramatiq.Message[Any], wait_s: float) -> None:
         """Send a message once more, after a wait."""
         if self.carrier.mailbox is None:
-            self.broker.enqueue(message, delay=round(wait_s * 1000) or None)
+            enqueue_on(self.broker, message, wait_s)
         else:
             self._write(lambda connection: self._post(connection, message, clock.now() + timedelta(seconds=wait_s)))
             self.ring()

@@ -5,6 +5,7 @@ A job never raises for an outcome that it has handled: to Dramatiq such a messag
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import socket
@@ -101,7 +102,13 @@ def judge(
     counted = {**counts, retry.key: number}
     if retry.attempts is not None and number >= retry.attempts:
         return Verdict(event, values, counted, traceback=traceback)
-    return Verdict("retry", values, counted, retry.wait_s(number), traceback)
+    try:
+        wait_s = retry.wait_s(number)
+    except Exception as failed:  # noqa: BLE001 - the rule's own function; the run must come to an end in spite of it
+        message = redactor.of(failed)
+        line(logging.ERROR, "retry.failed", operation=contract.name, error=class_path(failed), message=message)
+        return Verdict(event, values, counted, traceback=traceback)
+    return Verdict("retry", values, counted, wait_s, traceback)
 
 
 def _own_row_is_gone(contract: Contract, ended: Err | BaseException) -> bool:
@@ -138,6 +145,7 @@ class Jobs:
         self._redactor = redactor
         self._store_for_sessions = store_for_sessions
         self._warned: set[str] = set()
+        self._claimed: dict[str, Row[Any]] = {}
 
     def run_record(self, class_name: str, record_id: str, trace: Mapping[str, Any]) -> None:
         """Run what a record says, if it is still to be run.
@@ -162,8 +170,25 @@ class Jobs:
         if row is None:
             self._not_claimed(store, class_name, record_id)
             return
-        # A context of its own: nothing of whoever feeds this thread is in force inside the run.
-        Context().run(self._drive, store, contract, row)
+        self._claimed[row.id] = row
+        try:
+            # A context of its own: nothing of whoever feeds this thread is in force inside the run.
+            Context().run(self._drive, store, contract, row)
+        finally:
+            self._claimed.pop(row.id, None)
+
+    def give_back(self) -> None:
+        """Return what still runs when its worker ends: the attempt does not count, and no end of it can be written."""
+        store = self._store
+        if store is None:
+            return
+        for row in list(self._claimed.values()):
+            with store.begin() as connection:
+                sent = self._dispatcher.transactional
+                after = apply(connection, "give_back", row.id, claim_token=row.claim_token, sent=sent)
+                if after is not None:
+                    self._dispatcher.send(connection, after)
+                    line(logging.WARNING, "given_back", operation=row.name, run=row.id, attempt=row.num_attempts)
 
     def _contract(self, class_name: str, run_id: str) -> Contract | None:
         try:
@@ -184,7 +209,7 @@ class Jobs:
         facts = dict(message.options.get("dexpy", {}))
         looks = int(facts.get("looks", 0))
         facts["looks"] = looks + 1
-        again = message.copy(options={**message.options, "dexpy": facts})
+        again = dataclasses.replace(message, options={**message.options, "dexpy": facts})
         self._dispatcher.put_back(again, min(UNKNOWN_WAIT_S * 2**looks, UNKNOWN_WAIT_MAX_S))
 
     def _not_claimed(self, store: Store, class_name: str, record_id: str) -> None:
@@ -204,15 +229,19 @@ class Jobs:
 
     def _drive(self, store: Store, contract: Contract, row: Row[Any]) -> None:
         redactor = self._redactor
+        counts: Mapping[str, int] = row.retry_counts or {}
         try:
             operation = build(contract, row.params, row.id)
         except (Undecodable, PropsError) as error:
-            self._finish(store, contract, row, undecodable(error))
+            self._finish(store, contract, row, undecodable(error, contract, row.id))
+            return
+        except Exception as error:  # noqa: BLE001 - a default's factory, for one; the row must not stay running
+            crashed_early(error, contract, row.id, redactor)
+            self._finish(store, contract, row, judge(contract, error, counts, redactor))
             return
         redactor = start.redactor_for(operation, contract, redactor)
         frame = Frame.from_dict(row.trace) if row.trace else Frame(row.trace_id or new_id("tr"))
         recorder = ClaimRecorder(store, contract, row)
-        counts: Mapping[str, int] = row.retry_counts or {}
         try:
             outcome = self._run(contract, operation, row.id, frame, recorder, redactor, row.num_attempts)
         except LostClaim as lost:
@@ -292,30 +321,43 @@ class Jobs:
             Context().run(self._drive_direct, contract, payload, queue)
 
     def _drive_direct(self, contract: Contract, payload: DirectPayload, queue: str) -> None:
+        redactor, frame = self._redactor, Frame.from_dict(payload.trace)
+        recorder = self._direct_recorder(contract, None, payload, frame, redactor)
         try:
             operation = build(contract, payload.params, payload.run_id)
         except (Undecodable, PropsError) as error:
-            line(
-                logging.ERROR,
-                "undecodable",
-                operation=contract.name,
-                run=payload.run_id,
-                message=undecodable(error).values["error_message"],
-            )
+            self._finish_direct(contract, payload, queue, recorder, undecodable(error, contract, payload.run_id))
             return
-        redactor = start.redactor_for(operation, contract, self._redactor)
-        frame = Frame.from_dict(payload.trace)
+        except Exception as error:  # noqa: BLE001 - as for a recorded run
+            crashed_early(error, contract, payload.run_id, redactor)
+            self._finish_direct(contract, payload, queue, recorder, judge(contract, error, payload.counts, redactor))
+            return
+        redactor = start.redactor_for(operation, contract, redactor)
         recorder = self._direct_recorder(contract, operation, payload, frame, redactor)
         ended: Err | Exception
         try:
             outcome = self._run(contract, operation, payload.run_id, frame, recorder, redactor, payload.attempt)
         except Exception as error:  # noqa: BLE001 - whatever ends an attempt is judged by the class's rules
             ended = error
+        except BaseException as error:
+            verdict = Verdict("crash", crash_values(error, "crash", redactor), payload.counts)
+            self._finish_direct(contract, payload, queue, recorder, verdict)
+            raise
         else:
             if not isinstance(outcome, Err):
                 return
             ended = outcome
-        verdict = judge(contract, ended, payload.counts, redactor)
+        self._finish_direct(contract, payload, queue, recorder, judge(contract, ended, payload.counts, redactor))
+
+    def _finish_direct(
+        self,
+        contract: Contract,
+        payload: DirectPayload,
+        queue: str,
+        recorder: DirectRecorder | None,
+        verdict: Verdict,
+    ) -> None:
+        """Sent again, or the one row of a run that failed for good."""
         if verdict.event == "retry" and verdict.wait_s is not None:
             again = attrs.evolve(payload, attempt=payload.attempt + 1, counts=verdict.counts)
             self._dispatcher.send_direct(again, queue, verdict.wait_s)
@@ -334,7 +376,13 @@ class Jobs:
 
 
 class DirectRecorder(SyncRecorder):
-    """Writes the one row of a direct run, when it is over for good; the job writes its failure."""
+    """Writes the one row of a direct run, when it is over for good; the job writes its failure.
+
+    Its operation is None when the params that came no longer make one.
+    """
+
+    def _params(self) -> Any:
+        return None if self.operation is None else super()._params()
 
     def ended(self, at_end: Callable[[Callable[[], None]], None], outcome: Outcome) -> None:
         """See `Recorder`."""
@@ -362,14 +410,22 @@ def build(contract: Contract, params: Any, run_id: str) -> Any:
     return contract.cls(**values)
 
 
-def undecodable(error: Undecodable | PropsError) -> Verdict:
+def undecodable(error: Undecodable | PropsError, contract: Contract, run_id: str) -> Verdict:
     """Params that no longer fit: parked, with what does not fit and without its values."""
     problems = "; ".join(str(problem.hidden()) for problem in error.problems)
+    message = f"The stored params no longer fit: {problems}"
+    line(logging.ERROR, "undecodable", operation=contract.name, run=run_id, message=message)
     values = {
         "error": class_path(Undecodable),
         "failure": "undecodable",
-        "error_message": f"The stored params no longer fit: {problems}",
+        "error_message": message,
         "error_details": None,
     }
     return Verdict("crash", values, {})
+
+
+def crashed_early(error: Exception, contract: Contract, run_id: str, redactor: Redactor) -> None:
+    """Say of an exception that came before the pipeline what the pipeline would have said."""
+    facts = {"operation": contract.name, "run": run_id, "error": class_path(error), "message": redactor.of(error)}
+    line(logging.ERROR, "crashed", **facts)
 

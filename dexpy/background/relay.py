@@ -90,7 +90,7 @@ class Relay:
         mailbox = self._dispatcher.carrier.mailbox
         sent = 0
         while mailbox is not None and (message := mailbox.take()) is not None:
-            if not self._dispatcher.carrier.deliver(message._message):  # noqa: SLF001 - the proxy's content
+            if not self._dispatcher.carrier.deliver(message.content):
                 message.give_back()
                 break
             message.ack()

@@ -17,7 +17,7 @@ from typing import Any
 
 import attrs
 
-from dexpy.background.worker import WorkerOptions, run_process
+from dexpy.background.worker import STOP_SIGNALS, WorkerOptions, run_process
 from dexpy.foundation.errors import ConfigurationError
 from dexpy.foundation.log import line
 
@@ -48,6 +48,8 @@ class Child:
     started: float
     pause_s: float = FIRST_PAUSE_S
     ready: bool = False
+    again_at: float | None = None
+    """When a dead one is replaced."""
 
 
 class Supervisor:
@@ -64,6 +66,7 @@ class Supervisor:
         # Forking is safe here: this process has one thread and has opened nothing.
         self._context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
         self._signals = 0
+        self._hurries = False
 
     def run(self) -> int:
         """Run until told to stop, or until a burst is over.
@@ -74,7 +77,7 @@ class Supervisor:
         Raises:
             ConfigurationError: The processes cannot start; says why, once.
         """
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in STOP_SIGNALS:
             signal.signal(number, self._on_signal)
         children = [self._start() for _ in range(self._count)]
         try:
@@ -85,13 +88,17 @@ class Supervisor:
 
     def _on_signal(self, number: int, _frame: object) -> None:
         self._signals += 1
-        if self._signals > 1 and number == signal.SIGINT:
-            raise KeyboardInterrupt
+        self._hurries = self._hurries or (self._signals > 1 and number == signal.SIGINT)
 
     def _start(self, pause_s: float = FIRST_PAUSE_S) -> Child:
         receiving, sending = self._context.Pipe(duplex=False)
         process = self._context.Process(target=_child, args=(self._options, os.getpid(), sending), name="dexpy-worker")
-        process.start()
+        # Held back until the child has handlers of its own: one that came in between would be lost on it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         sending.close()
         return Child(process, receiving, time.monotonic(), pause_s)
 
@@ -124,38 +131,41 @@ class Supervisor:
                     continue
                 if child.process.exitcode == 0 and self._options.burst:
                     continue
-                children[index] = self._replace(child)
+                children[index] = self._replaced(child)
             if self._options.burst and all(child.process.exitcode == 0 for child in children):
                 return 0
             time.sleep(LOOK_EVERY_S)
         return 0
 
-    def _replace(self, dead: Child) -> Child:
-        lived_s = time.monotonic() - dead.started
-        pause_s = FIRST_PAUSE_S if lived_s > HEALTHY_AFTER_S else dead.pause_s
-        line(
-            logging.ERROR,
-            "worker.died",
-            pid=dead.process.pid,
-            status=dead.process.exitcode,
-            lived_seconds=lived_s,
-            replaced_in_seconds=pause_s,
-        )
-        until = time.monotonic() + pause_s
-        while time.monotonic() < until and not self._signals:
-            time.sleep(LOOK_EVERY_S)
-        return self._start(min(pause_s * 2, LONGEST_PAUSE_S))
+    def _replaced(self, dead: Child) -> Child:
+        """What takes the place of a dead process when its pause is over; until then, itself."""
+        now = time.monotonic()
+        if dead.again_at is None:
+            lived_s = now - dead.started
+            if lived_s > HEALTHY_AFTER_S:
+                dead.pause_s = FIRST_PAUSE_S
+            dead.again_at = now + dead.pause_s
+            line(
+                logging.ERROR,
+                "worker.died",
+                pid=dead.process.pid,
+                status=dead.process.exitcode,
+                why=self._heard(dead)[1] or None,
+                lived_seconds=lived_s,
+                replaced_in_seconds=dead.pause_s,
+            )
+        return dead if now < dead.again_at else self._start(min(dead.pause_s * 2, LONGEST_PAUSE_S))
 
     def _stop(self, children: list[Child]) -> None:
-        """One TERM to each; whoever has not ended after the timeout and a grace is killed."""
+        """One TERM to each; whoever has not ended after the timeout and a grace, or a second SIGINT, is killed."""
         for child in children:
             if child.process.is_alive():
                 child.process.terminate()
         until = time.monotonic() + self._options.shutdown_timeout_s + GRACE_S
-        try:
-            for child in children:
-                child.process.join(max(0.0, until - time.monotonic()))
-        except KeyboardInterrupt:
+        for child in children:
+            while child.process.is_alive() and time.monotonic() < until and not self._hurries:
+                child.process.join(LOOK_EVERY_S)
+        if self._hurries:
             line(logging.WARNING, "worker.interrupted", why="a second signal")
         for child in children:
             if child.process.is_alive():

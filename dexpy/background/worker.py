@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import sys
-import threading
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -28,6 +28,8 @@ LOOK_EVERY_S = 0.2
 POLL_MS = 100
 """The longest time that a Redis consumer sleeps between two looks at an empty queue, in milliseconds."""
 SERVER_PREFETCH = 64
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+"""Held back by the parent while it makes a process, until that has handlers of its own."""
 
 
 @attrs.frozen
@@ -90,10 +92,12 @@ def run_process(options: WorkerOptions, parent: int, tell: Callable[[str, str], 
         The exit status.
     """
     set_up_logging(options.log_level)
-    stop = threading.Event()
+    # A list, not an Event: its lock might be held by this very thread when the signal comes.
+    stops: list[int] = []
     # The terminal's Ctrl-C goes to the whole group; the supervisor turns it into one TERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda _signal, _frame: stop.set())
+    signal.signal(signal.SIGTERM, lambda number, _frame: stops.append(number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     try:
         import_modules(options.modules)
         dispatcher: Dispatcher = dispatcher_in_force()
@@ -101,12 +105,15 @@ def run_process(options: WorkerOptions, parent: int, tell: Callable[[str, str], 
         worker = make_worker(dispatcher.carrier, options)
         worker.start()
     except DexpyError as error:
-        tell("error", str(error) if options.log_level > logging.DEBUG else traceback.format_exc())
+        if options.log_level <= logging.DEBUG:
+            traceback.print_exc()
+        tell("error", str(error))
         return 2
     tell("ready", "")
     served = "all" if options.queues is None else ",".join(sorted(options.queues))
     line(logging.INFO, "worker.started", pid=os.getpid(), threads=options.threads, queues=served)
-    while not stop.wait(LOOK_EVERY_S):
+    while not stops:
+        time.sleep(LOOK_EVERY_S)
         if os.getppid() != parent:
             line(logging.WARNING, "worker.orphaned", pid=os.getpid())
             break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import click
 
@@ -34,8 +35,8 @@ def findings(modules: tuple[str, ...]) -> Iterator[Finding]:
     from dexpy.runtime import current_runtime
 
     for module in modules:
-        yield _tried(f"module {module}", lambda module=module: import_modules((module,)))
-    settings = _tried("settings", lambda: current_runtime())
+        yield _tried(f"module {module}", partial(import_modules, (module,)))
+    settings = _tried("settings", current_runtime)
     yield settings
     if settings[1] is not None:
         return

@@ -15,7 +15,7 @@ import attrs
 from dexpy.declaration.forms import Form, Misfit, form_of
 from dexpy.declaration.hooks import Callback, Guard, check_guards, hooks_of
 from dexpy.declaration.policies import AsyncOptions, Record, Reset, Retry, Rule, choose
-from dexpy.declaration.props import Prop, resolve, resolve_annotation
+from dexpy.declaration.props import RESERVED, Prop, reserved_name, resolve, resolve_annotation
 from dexpy.declaration.refs import Reference
 from dexpy.declaration.registry import stable_name, why_not_importable
 from dexpy.foundation.errors import DeclarationError, Error, OptionsError, RefNotFound, ResultTypeError
@@ -149,6 +149,10 @@ def compile_contract(cls: type[Any], name: str | None, aliases: Sequence[str]) -
     if name is not None and not (isinstance(name, str) and 0 < len(name) <= 255):
         raise DeclarationError(f"class {where}(name={name!r}) wants a str of 1 to 255 characters.")
     hooks = list(hooks_of(cls))
+    for hook in hooks:
+        kind, method = ("guard", hook.code) if isinstance(hook, Guard) else (hook.moment, hook.method)
+        if method in RESERVED:
+            raise DeclarationError(reserved_name(where, method, f"no {kind}"))
     guards = tuple(hook for hook in hooks if isinstance(hook, Guard))
     check_guards(where, guards)
     record = _record(cls, where)

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 import attrs
 
-from dexpy.foundation.errors import DeclarationError, OptionsError, did_you_mean, listed
+from dexpy.foundation.errors import DeclarationError, Error, OptionsError, did_you_mean, listed
 
 Delay: TypeAlias = timedelta | float | int
 Wait: TypeAlias = (
@@ -265,7 +265,8 @@ def choose(rules: Sequence[Rule], error: BaseException, code: str | None = None)
             if rule.cause != code:
                 continue
             depth = -1
-        elif rule.cause in kinds:
+        elif rule.cause in kinds and (code is None or issubclass(rule.cause, Error)):
+            # A rule for Exception is not meant for business errors: those are named.
             depth = kinds.index(rule.cause)
         else:
             continue

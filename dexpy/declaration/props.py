@@ -358,10 +358,15 @@ def _check_name(cls: type, name: str) -> None:
             "or ClassVar[...] for what is not a prop."
         )
     if name in RESERVED:
-        raise DeclarationError(
-            f"{cls.__qualname__}.{name}: {name!r} is a name that operations need themselves, so no prop can have it. "
-            f"The reserved names are {listed(RESERVED)}. Choose another."
-        )
+        raise DeclarationError(reserved_name(cls.__qualname__, name, "no prop"))
+
+
+def reserved_name(owner: str, name: str, what: str) -> str:
+    """The message for something that has a reserved name."""
+    return (
+        f"{owner}.{name}: {name!r} is a name that operations need themselves, so {what} can have it. "
+        f"The reserved names are {listed(RESERVED)}. Choose another."
+    )
 
 
 def resolve(cls: type) -> tuple[Prop, ...]:

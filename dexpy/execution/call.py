@@ -35,6 +35,7 @@ class Call:
         attempt: Which attempt this is, from 1.
         loop: The event loop for an ``async def perform``; the process's own when None.
         desk: Where coroutines of the run hand in work for the run's thread.
+        outer: The run that this one is inside of, if any.
     """
 
     operation: Any
@@ -47,6 +48,7 @@ class Call:
     attempt: int = 1
     loop: asyncio.AbstractEventLoop | None = None
     desk: Desk | None = None
+    outer: Call | None = None
 
 
 current: ContextVar[Call | None] = ContextVar("dexpy_call", default=None)
@@ -60,7 +62,9 @@ def call_of(operation: Any, wanted: str) -> Call:
         NotRunning: It is not running here.
     """
     call = current.get()
-    if call is None or call.operation is not operation:
+    while call is not None and call.operation is not operation:
+        call = call.outer
+    if call is None:
         raise NotRunning(
             f"{type(operation).__qualname__}.{wanted} exists only inside a run of this operation: in perform, a guard "
             "or a callback. Call the operation, and use it there."

@@ -8,13 +8,12 @@ So there is one session, one thread and one transaction, with any database drive
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import os
 import queue
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import attrs
@@ -25,6 +24,10 @@ from dexpy.foundation.errors import NotRunning
 T = TypeVar("T")
 WAKE_S = 0.5
 """How long the thread waits in one go, in seconds, so that an exception sent to it gets through."""
+OVER = (
+    "The run that this coroutine belonged to is over, and its session with it. "
+    "Await what perform starts before it returns."
+)
 
 
 @attrs.frozen
@@ -43,16 +46,22 @@ class Work:
         except BaseException as error:  # noqa: BLE001 - it belongs to whoever handed the work in
             self.done.set_exception(error)
 
+    def refuse(self, error: Exception) -> None:
+        """Settle the future without calling the function."""
+        if self.done.set_running_or_notify_cancel():
+            self.done.set_exception(error)
+
 
 class Desk:
     """Where the coroutines of a run hand work to its thread."""
 
     def __init__(self) -> None:
         self._work: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
-        self._running: Future[Any] | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
         self._cancelled = False
-        self.is_open = False
+        self._is_open = False
 
     async def hand_in(self, function: Callable[[], T], cancel: Callable[[], None] | None = None) -> T:
         """Have a function called in the run's thread, with this coroutine's context, and await its answer.
@@ -65,11 +74,8 @@ class Desk:
         context = contextvars.copy_context()
         work = Work(lambda: context.run(function), Future())
         with self._lock:
-            if not self.is_open:
-                raise NotRunning(
-                    "The run that this coroutine belonged to is over, and its session with it. "
-                    "Await what perform starts before it returns."
-                )
+            if not self._is_open:
+                raise NotRunning(OVER)
             self._work.put(work)
         answer: asyncio.Future[T] = asyncio.wrap_future(work.done)
         try:
@@ -85,37 +91,51 @@ class Desk:
         """Cancel the coroutine, now or as soon as it begins."""
         with self._lock:
             self._cancelled = True
-            if self._running is not None:
-                self._running.cancel()
+            task, loop = self._task, self._loop
+        if task is not None and loop is not None:
+            loop.call_soon_threadsafe(task.cancel)
 
     def serve(self, coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> T:
-        """Run a coroutine on a loop of another thread, doing what is handed in until it ends.
+        """Run a coroutine on a loop of another thread, doing what is handed in until it has ended.
 
         Raises:
             asyncio.CancelledError: The coroutine was cancelled.
         """
-        with self._lock:
-            future = asyncio.run_coroutine_threadsafe(coroutine, loop)
-            self._running = future
-            self.is_open = True
-            if self._cancelled:
-                future.cancel()
-        future.add_done_callback(lambda _: self._work.put(None))
+        ended: Future[T] = Future()
+        # Open before the coroutine begins, which may be at once.
+        self._is_open = True
+        loop.call_soon_threadsafe(self._begin, coroutine, loop, ended)
         try:
             while (work := self._next()) is not None:
                 work.do()
         except BaseException:
             # Something was raised into this thread: the coroutine must be over before the transaction is.
-            future.cancel()
-            with contextlib.suppress(CancelledError):
-                future.exception()
+            self._close()
+            self.cancel()
+            ended.exception()
             raise
         finally:
             self._close()
-        try:
-            return future.result()
-        except CancelledError:
-            raise asyncio.CancelledError("the run was cancelled") from None
+        return ended.result()
+
+    def _begin(self, coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop, ended: Future[T]) -> None:
+        task = loop.create_task(coroutine)
+
+        # Told by the task itself: a future that asyncio chains to it is cancelled before the coroutine has cleaned up.
+        def settle(_: asyncio.Task[T]) -> None:
+            if task.cancelled():
+                ended.set_exception(asyncio.CancelledError("the run was cancelled"))
+            elif (error := task.exception()) is not None:
+                ended.set_exception(error)
+            else:
+                ended.set_result(task.result())
+            self._work.put(None)
+
+        task.add_done_callback(settle)
+        with self._lock:
+            self._task, self._loop = task, loop
+            if self._cancelled:
+                task.cancel()
 
     def _next(self) -> Work | None:
         while True:
@@ -126,11 +146,11 @@ class Desk:
 
     def _close(self) -> None:
         with self._lock:
-            self.is_open = False
+            self._is_open = False
             while not self._work.empty():
                 work = self._work.get()
                 if work is not None:
-                    work.done.cancel()
+                    work.refuse(NotRunning(OVER))
 
 
 _loop: asyncio.AbstractEventLoop | None = None
@@ -201,6 +221,6 @@ async def _outlast(done: asyncio.Future[Any]) -> None:
 async def off_loop(function: Callable[[], T]) -> T:
     """Run blocking work away from the event loop: at the desk of the run that this coroutine belongs to, if any."""
     call = current.get()
-    if call is not None and call.desk is not None and call.desk.is_open:
+    if call is not None and call.desk is not None:
         return await call.desk.hand_in(function)
     return await in_thread(function, lambda: None)

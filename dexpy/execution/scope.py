@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from dexpy.recording.store import Store
 
-OWNED = ("commit", "rollback", "close", "reset", "invalidate")
-"""Methods of a session that end its transaction: inside a run they refuse."""
+OWNED = ("begin", "commit", "rollback", "close", "reset", "invalidate")
+"""Methods of a session that begin or end its transaction: inside a run they refuse."""
 
 
 class Scope:
@@ -98,17 +98,25 @@ class Scope:
             self._savepoint = self._session.begin_nested()
         else:
             self._session = self._store().new_session()
-            # Begun at once, without a statement: a `session.begin()` of the user's is then an error, not a commit.
             self._session.begin()
             self._session.add_all(self._rows)
         self._root = self._session.get_transaction()
         if "commit" not in vars(self._session):
             self._guarding = True
             for name in OWNED:
-                setattr(self._session, name, self._refusal(name))
+                setattr(self._session, name, self._refusal(self._session, name))
+        if self._transactional and self._waiting:
+            from dexpy.recording import outbox
 
-    def _refusal(self, method: str) -> Callable[..., None]:
-        def refuse(*_: Any, **__: Any) -> None:
+            # From here on the session keeps the order, and drops what a savepoint takes back.
+            waiting, self._waiting = self._waiting, []
+            for action in waiting:
+                outbox.after_commit(self._session, action)
+
+    def _refusal(self, session: Session, method: str) -> Callable[..., Any]:
+        def refuse(nested: bool = False, *_: Any, **__: Any) -> Any:
+            if method == "begin" and nested:
+                return type(session).begin(session, nested=True)
             raise TransactionOwned(
                 f"{self.owner}: session.{method}() was called inside a run, whose transaction commits and rolls back "
                 "by itself. Raise an Error to undo everything; write `with self.session.begin_nested():` for a part."
@@ -168,6 +176,8 @@ class Scope:
 
                     outbox.after_commit(session, _nothing, undone)
             else:
+                # Over before the hooks run: one that asks for the session must not get one that nobody commits.
+                self._open = False
                 session.commit()
                 session.close()
             self._session = self._savepoint = None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dexpy.declaration.contract import Contract
 from dexpy.execution import pipeline
-from dexpy.execution.call import Call
+from dexpy.execution.call import Call, current
 from dexpy.execution.coroutines import Desk
 from dexpy.execution.scope import Scope
 from dexpy.foundation.outcome import Outcome
@@ -80,4 +80,6 @@ def run(
     if desk is None and contract.is_async:
         desk = Desk()
     copy = own_copy(operation, contract)
-    return pipeline.run(Call(copy, contract, id, frame, scope, recorder, redactor, attempt, loop, desk))
+    return pipeline.run(
+        Call(copy, contract, id, frame, scope, recorder, redactor, attempt, loop, desk, current.get())
+    )

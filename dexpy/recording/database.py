@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sqlite3
 import threading
 import time
 from collections.abc import Generator
@@ -194,7 +195,7 @@ def prepare_sqlite(engine: Engine) -> None:
         driver.isolation_level = None
         cursor = driver.cursor()
         cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_S * 1000}")
-        cursor.execute("PRAGMA journal_mode = WAL")
+        _switch_to_wal(cursor)
         # FULL: what was committed outlives a power cut, not only a killed process.
         cursor.execute("PRAGMA synchronous = FULL")
         cursor.execute("PRAGMA foreign_keys = ON")
@@ -251,6 +252,20 @@ def prepare_sqlite(engine: Engine) -> None:
                 seconds=held_s,
                 advice="write late in perform, or say transaction = False",
             )
+
+
+def _switch_to_wal(cursor: Any) -> None:
+    # SQLite does not wait here, whatever its busy_timeout: while another connection has just begun to write,
+    # or makes the same switch on a fresh file, this fails at once.
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def is_write(statement: str) -> bool:

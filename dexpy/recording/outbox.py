@@ -17,6 +17,7 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session, SessionTransaction
 
 from dexpy.foundation.log import line, logger
+from dexpy.recording.sessions import enter_ambient, leave_ambient
 
 Action: TypeAlias = Callable[[], None]
 _BOX = "dexpy_outbox"
@@ -39,12 +40,18 @@ class Box:
 
 
 def attempt(action: Action) -> None:
-    """Run an action after the fact: its failure is logged, for nothing can be undone any more."""
+    """Run an action after the fact: its failure is logged, for nothing can be undone any more.
+
+    The transaction is over, so what the action calls or sends joins no session.
+    """
+    token = enter_ambient(None)
     try:
         action()
     except Exception:  # noqa: BLE001 - anything an application's hook may raise
         line(logging.ERROR, "after_commit.failed", action=getattr(action, "__qualname__", type(action).__name__))
         logger.debug("the traceback of the failed action", exc_info=True)
+    finally:
+        leave_ambient(token)
 
 
 def _box(session: Session) -> tuple[Box, SessionTransaction]:

@@ -12,6 +12,8 @@ from sqlalchemy.engine import Row
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
+from dexpy.declaration.forms import Misfit
+from dexpy.declaration.policies import seconds_of
 from dexpy.foundation.door import store_in_force
 from dexpy.foundation.errors import OptionsError, did_you_mean, listed
 from dexpy.recording.metadata import after
@@ -257,9 +259,9 @@ class RecordQuery:
             found.append(_param_is(operation, name, value))
         took = _seconds_between(table.started_at, table.completed_at)
         if min_duration is not None:
-            found.append(took >= min_duration.total_seconds())
+            found.append(took >= seconds_of(min_duration, "min_duration", "where()"))
         if max_duration is not None:
-            found.append(took <= max_duration.total_seconds())
+            found.append(took <= seconds_of(max_duration, "max_duration", "where()"))
         if min_attempts is not None:
             found.append(table.num_attempts >= min_attempts)
         if max_attempts is not None:
@@ -374,6 +376,8 @@ def _words(given: str | Collection[str], known: tuple[str, ...], filter_name: st
 def _moment(given: datetime | timedelta, filter_name: str) -> Any:
     if isinstance(given, timedelta):
         return after(-given.total_seconds())
+    if not isinstance(given, datetime):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise OptionsError(f"where({filter_name}={given!r}) wants an aware datetime, or a timedelta back from now.")
     if given.tzinfo is None:
         raise OptionsError(f"where({filter_name}={given!r}) is naive. Say which zone, or give a timedelta.")
     return given
@@ -385,7 +389,11 @@ def _param_is(operation: Any, name: str, value: Any) -> sa.ColumnElement[bool]:
         props = {one.name: one for one in contract.props}
         if name not in props:
             raise OptionsError(f"where(params=): {contract.name} has no prop {name!r}.{did_you_mean(name, props)}")
-        value = props[name].form.encode(props[name].form.parse(value))
+        try:
+            value = props[name].form.encode(props[name].form.parse(value))
+        except Misfit as misfit:
+            wanted = "; ".join(str(problem.under("." + name)) for problem in misfit.problems)
+            raise OptionsError(f"where(params=): {contract.name} has no run with such params: {wanted}.") from None
     # The column is JSON, and the comparator of JSON is typed as that of any column.
     stored: Any = records.c.params[name]
     same: sa.ColumnElement[bool]

@@ -24,6 +24,10 @@ from dexpy.recording.tables import attempts, records
 from dexpy.recording.transitions import TRANSITIONS, apply
 
 
+ASKED = {"discard": "fail", "revive": "retry"}
+"""What a person calls an event, where that is another word."""
+
+
 def facts_of(row: Row[Any]) -> dict[str, Any]:
     """A row by the names of its columns."""
     return dict(row._mapping)  # pyright: ignore[reportPrivateUsage] - public, in spite of its name
@@ -51,6 +55,7 @@ class Store:
         database: Where they are.
         session_factory: Makes the sessions of runs; the database's own when left out.
         redactor: Goes over every text about a failure.
+        find_sender: Gives the sender when a record has to be sent before anything was enqueued in this process.
         create_tables: Whether missing tables are made on a server too.
     """
 
@@ -60,12 +65,14 @@ class Store:
         *,
         session_factory: Callable[[], Session] | None = None,
         redactor: Redactor | None = None,
+        find_sender: Callable[[], Sender | None] = lambda: None,
         create_tables: bool = False,
     ) -> None:
         self.database = database
         self._create_tables = create_tables
         self.redactor = redactor or Redactor()
         self.sender: Sender | None = None
+        self._find_sender = find_sender
         self._session_factory = session_factory
         self._prepared = False
         self._lock = threading.Lock()
@@ -197,18 +204,21 @@ class Store:
             RecordNotFound: There is no such record.
             InvalidTransition: Its state does not allow the event; nothing was changed.
         """
-        sender = self.sender
+        sender = self.sender or self._find_sender()
         if event in ("revive", "reschedule"):
             values["sent"] = sender is not None and sender.transactional
+        before = self.row(id).status
         with self.begin() as connection:
             row = apply(connection, event, id, **values)
+            if row is not None and event == "revive" and row.params is None:
+                why = "Its record keeps no params to run it with again. Nothing was changed."
+                raise InvalidTransition(id, "retry", before, why)
             if row is not None and row.status == "pending" and sender is not None:
                 sender.send(connection, row)
         if row is None:
             sources = " or ".join(TRANSITIONS[event].sources)
-            raise InvalidTransition(
-                id, event, self.row(id).status, f"It can be done while a record is {sources}. Nothing was changed."
-            )
+            why = f"It can be done while a record is {sources}. Nothing was changed."
+            raise InvalidTransition(id, ASKED.get(event, event), self.row(id).status, why)
         if sender is not None:
             sender.ring()
         return row

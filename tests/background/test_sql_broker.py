@@ -24,6 +24,7 @@ from dramatiq.errors import BrokerConnectionError, QueueJoinTimeout, QueueNotFou
 from dramatiq.middleware import TimeLimitExceeded
 
 import dexpy
+import dexpy.background.brokers.sql as sql_broker
 from dexpy.background.brokers.sql import ClaimedMessage, Pending, SqlBroker
 from dexpy.foundation.clock import clock
 from dexpy.foundation.errors import ConfigurationError
@@ -446,6 +447,24 @@ def delay_until_next(consumer: dramatiq.Consumer, act: Callable[[], None]) -> fl
     act()
     waiting.join()
     return got[0] - acted
+
+
+def test_a_consumer_looks_often_for_a_while_after_a_message_and_then_seldom(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = SqlBroker(database, poll_s=0.01, idle_poll_s=0.4)
+    broker.create_tables()
+    broker.declare_queue("default")
+    consumer = broker.consume("default", prefetch=2, timeout=8_000)
+    put(broker, message())
+    held = next(consumer)
+    assert held is not None
+    consumer.ack(held)
+    next(consumer)
+    assert 0.01 <= elapsed(lambda: next(consumer)) < 0.3
+    monkeypatch.setattr(sql_broker, "LIVELY_S", 0)
+    assert elapsed(lambda: next(consumer)) >= 0.39
+    consumer.close()
 
 
 def test_an_idle_consumer_takes_no_write_lock(broker: SqlBroker) -> None:

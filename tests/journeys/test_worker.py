@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -146,7 +148,6 @@ def test_three_hundred_operations_run_once_each_on_two_workers(shop: Shop) -> No
 
 def test_a_message_that_is_delivered_fifty_times_is_one_run(shop: Shop) -> None:
     ticket = Increment(number=1).async_().call()
-    import sqlite3
 
     with sqlite3.connect(shop.file) as connection:
         columns = "queue, priority, due_at, message_id, payload, dead, created_at"
@@ -172,28 +173,29 @@ def test_a_script_and_a_worker_meet_in_the_default_file_with_nothing_configured(
         "if __name__ == '__main__':\n"
         "    print(Add(a=1).async_().call().id)\n"
     )
-    inside = shop.folder / "sub"
-    inside.mkdir()
-    del shop.sql
-    environment = {"DEXPY_DATABASE": ""}
 
-    import subprocess
+    sent = shop.run([sys.executable, "script.py"], DEXPY_DATABASE="")
+    worked = shop.dexpy("worker", "script", "--burst", "-p", "1", DEXPY_DATABASE="")
 
-    sent = subprocess.run(
-        [sys.executable, "script.py"], cwd=shop.folder, env=shop.environment | environment,
-        capture_output=True, text=True, check=True, timeout=60,
-    )  # fmt: skip
-    worked = shop.dexpy("worker", "script", "--burst", "-p", "1", **environment)
-
+    assert sent.returncode == 0, sent.stderr
     assert worked.returncode == 0, worked.stderr
-    assert (shop.folder / "dexpy.db").exists()
-    assert str(shop.folder / "dexpy.db") in worked.stderr, "the absolute path is said"
-    import sqlite3
+    assert f"database.default path={shop.folder / 'dexpy.db'}" in worked.stderr, "the absolute path is said"
+    shop.file = shop.folder / "dexpy.db"
+    (row,) = shop.sql("SELECT id, name, status, result FROM operation_records")
+    assert tuple(row) == (sent.stdout.strip(), "script.Add", "done", '{"value": 2}')
 
-    connection = sqlite3.connect(shop.folder / "dexpy.db")
-    rows = connection.execute("SELECT id, name, status, result FROM operation_records").fetchall()
-    connection.close()
-    assert rows == [(sent.stdout.strip(), "script.Add", "done", '{"value": 2}')]
+
+def test_a_record_is_retried_from_a_process_that_never_enqueued_anything(shop: Shop) -> None:
+    ticket = SendReport(user_id=1).async_().call()
+    ticket.fail("by mistake")
+    assert shop.dexpy("worker", "shop", "--burst", "-p", "1").returncode == 0
+    assert shop.status(ticket.id) == "failed"
+
+    retried = shop.run([sys.executable, "-c", f"from dexpy import records; records.get({ticket.id!r}).retry()"])
+
+    assert retried.returncode == 0, retried.stderr
+    assert shop.dexpy("worker", "shop", "--burst", "-p", "1").returncode == 0
+    assert shop.status(ticket.id) == "done"
 
 
 # -------------------------------------------------------------------------------------------------- how it ends
@@ -382,8 +384,11 @@ def test_what_keeps_it_from_starting_is_told_once_and_without_a_traceback(shop: 
     arguments, environment, words = REFUSALS[case]
     blind_to(shop, environment)
 
-    quiet = shop.dexpy(*arguments, "-p", "2", **environment)
-    verbose = shop.dexpy(*arguments, "-p", "1", "-v", **environment)
+    with ThreadPoolExecutor() as pool:
+        runs = [
+            pool.submit(shop.dexpy, *arguments, *more, **environment) for more in (("-p", "2"), ("-p", "1", "-v"))
+        ]
+    quiet, verbose = (run.result() for run in runs)
 
     assert quiet.returncode not in (0, None)
     assert "Traceback" not in quiet.stderr

@@ -128,18 +128,16 @@ class Shop:
         if stray:
             raise RuntimeError(f"workers of an earlier test still live: {sorted(stray)}. End them first.")
 
-    def dexpy(self, *arguments: str, timeout_s: float = 60.0, **environment: str) -> subprocess.CompletedProcess[str]:
+    def dexpy(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run the command line to its end."""
-        command = [sys.executable, "-m", "dexpy", *arguments]
+        return self.run([sys.executable, "-m", "dexpy", *arguments], **environment)
+
+    def run(self, command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
+        given = self.environment | environment
         return subprocess.run(
-            command,
-            cwd=self.folder,
-            env=self.environment | environment,
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-        )
+            command, cwd=self.folder, env=given, capture_output=True, text=True, timeout=60, check=False
+        )  # fmt: skip
 
     def sql(self, statement: str, *parameters: Any) -> list[sqlite3.Row]:
         """Ask the file by plain SQL, without dexpy."""

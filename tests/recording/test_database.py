@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -362,6 +363,20 @@ def test_an_engine_that_was_given_is_used_and_never_closed(tmp_path: Path) -> No
     database.dispose()
     assert database.engine is own
     own.dispose()
+
+
+def test_a_file_that_somebody_is_writing_to_in_another_journal_mode_is_waited_for(tmp_path: Path) -> None:
+    holder = sqlite3.connect(tmp_path / "records.db", isolation_level=None, check_same_thread=False)
+    holder.execute("CREATE TABLE box (id INTEGER)")
+    holder.execute("BEGIN IMMEDIATE")
+    release = threading.Timer(0.2, holder.execute, ["COMMIT"])
+    release.start()
+    database = Database(f"sqlite:///{tmp_path}/records.db")
+    with database.begin() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+    release.join()
+    holder.close()
+    database.dispose()
 
 
 # What cannot be opened

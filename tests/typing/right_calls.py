@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Awaitable, Callable, Iterator
 from decimal import Decimal
-from typing import Any, assert_never, assert_type
+from typing import Any, ClassVar, assert_type
 from uuid import UUID
 
 from sqlalchemy import Select
@@ -121,9 +121,16 @@ class Download(Operation):
 
 
 class ApplicationOperation(Operation):
-    """The common policy of an application."""
+    """The common policy of an application.
 
-    retry_on = (Retry(ConnectionError, TimeoutError, attempts=None, wait=dt.timedelta(seconds=2), jitter=0),)
+    Between `Operation` and a class that overrides again, mypy holds the second to the exact type of the first's value:
+    a tuple of one. So the class in between says what it may be; pyright asks for none of this.
+    """
+
+    retry_on: ClassVar[tuple[Retry | Reset, ...]] = (
+        Retry(ConnectionError, TimeoutError, attempts=None, wait=dt.timedelta(seconds=2), jitter=0),
+    )
+    record: ClassVar[bool | Record] = False
     rescue_from = {CardError: "card_declined", KeyError: ValueError}
     errors = {"card_declined": "The card was declined"}
 
@@ -137,9 +144,19 @@ class Charge(ApplicationOperation):
     retry_on = (Reset(), Retry("card_declined", wait=lambda attempt: attempt * 2))
     discard_on = (MailboxClosed, "gone")
     rescue_from = {OSError: lambda operation, error: None}
-    errors = frozenset({"gone"})
+    errors = {"gone": "The card is gone"}
     record = Record(params=True, result=False)
     transaction = False
+
+    def perform(self) -> None:
+        print(self.amount)
+
+
+class InParts(Operation):
+    """Transactions by hand: to mypy a plain ``transaction = False`` would be a bool, which cannot be called."""
+
+    transaction: ClassVar[Any] = False
+    errors = frozenset({"gone"})
 
     def perform(self) -> None:
         with self.transaction() as session:
@@ -150,7 +167,7 @@ class Unrecorded(Operation):
     """A run that leaves no record."""
 
     record = False
-    discard_on = [MailboxClosed]
+    discard_on = (MailboxClosed,)
     errors = ["one", "two"]
     async_ = Async(in_=dt.timedelta(minutes=1), priority=-1)
 
@@ -216,8 +233,6 @@ def calls(op: SendStatement) -> str:
         case Err(code, message, details):
             assert_type(code, str)
             return f"{code}: {message} {details['balance']}"
-        case never:
-            assert_never(never)
 
 
 def calls_of_an_async_perform(op: Download) -> None:

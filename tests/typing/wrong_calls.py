@@ -31,13 +31,6 @@ class Send(Operation):
     def suspended(self) -> bool:
         return not self.customer.mail
 
-    @guard  # wrong: guard is written with parentheses
-    def bare(self) -> bool:
-        return False
-
-    @around()  # wrong: around is written without
-    def noisy(self) -> None: ...
-
     def perform(self) -> int:
         return len(self.customer.email)  # wrong: the model has no such attribute
 
@@ -58,6 +51,7 @@ class Misdeclared(Operation):
     discard_on = (KeyboardInterrupt,)  # wrong: no Exception
     rescue_from = {"card_declined": OSError}  # wrong: the other way round
     errors = {"gone": 404}  # wrong: a description is text
+    async_.queue = "mailers"  # wrong: policies are frozen
     record = "params"  # wrong: neither bool nor Record
 
     def perform(self) -> str:
@@ -68,6 +62,15 @@ class Named(Operation, nam="statements.send"):  # wrong: no such class keyword
     """A keyword that does not exist."""
 
 
+class Bare(Operation):
+    """Collections that are none."""
+
+    discard_on = "gone"  # wrong: a tuple of codes
+    errors = "gone"  # wrong: a set of codes
+
+
+around()(Send.suspended)  # wrong: around is written without parentheses
+guard(Send.suspended)  # wrong: guard is written with them
 Retry(OSError, wait="polynomially")  # wrong: not a word for a wait
 Retry(OSError, attempts="three")  # wrong: attempts is a number
 Record(parms=True)  # wrong: Record has no such option
@@ -87,7 +90,6 @@ Send(customer=1, month=jan, nmae="x")  # wrong: no such prop
 Send(1, jan)  # wrong: props are given by name
 op.name = "y"  # wrong: props cannot be assigned to
 op.limit = Decimal(2)  # wrong: nor those with a default
-del op.name  # wrong: nor deleted
 op.nmae  # wrong: no such prop  # noqa: B018
 
 text: str = op.call()  # wrong: it returns int

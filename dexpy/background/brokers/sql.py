@@ -91,6 +91,7 @@ class ClaimedMessage(dramatiq.MessageProxy):
         super().__init__(message)  # pyright: ignore[reportUnknownMemberType]
         self.claim = claim
         self.priority = claim.priority
+        self.content = message
         self._leases = leases
 
     def ack(self) -> None:

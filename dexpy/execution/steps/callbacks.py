@@ -48,12 +48,17 @@ def run(call: Call, proceed: Callable[[Call], Outcome]) -> Outcome:
 
 
 def _around(call: Call, name: str, inner: Callable[[], Outcome]) -> Callable[[], Outcome]:
+    where = f"{call.contract.cls.__qualname__}.{name}"
+
     def entered() -> Outcome:
+        begun = False
         reached: list[Outcome] = []
 
         def proceed() -> None:
-            if reached:
-                raise DeclarationError(f"{call.contract.cls.__qualname__}.{name} called proceed() twice.")
+            nonlocal begun
+            if begun:
+                raise DeclarationError(f"{where} called proceed() twice. Call it once; retry_on runs all of it again.")
+            begun = True
             reached.append(inner())
             if isinstance(reached[0], Err):
                 raise _Ended(reached[0])
@@ -64,11 +69,16 @@ def _around(call: Call, name: str, inner: Callable[[], Outcome]) -> Callable[[],
             return ended.outcome
         if isinstance(refused, Err):
             return refused
-        if not reached:
+        if reached:
+            return reached[0]
+        if begun:
             raise DeclarationError(
-                f"{call.contract.cls.__qualname__}.{name} is an around callback and never called proceed(). "
-                "Call it once; raise an Error to refuse the run."
+                f"{where} is an around callback and caught what proceed() raised, so the run has no result. "
+                "Raise it again, or raise an Error; rescue_from answers exceptions."
             )
-        return reached[0]
+        raise DeclarationError(
+            f"{where} is an around callback and never called proceed(). "
+            "Call it once; raise an Error to refuse the run."
+        )
 
     return entered

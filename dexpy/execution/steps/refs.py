@@ -7,7 +7,7 @@ Before guard, so that guards see current rows under the lock. Left out for a cla
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any, cast
 
 from dexpy.declaration.contract import Contract
@@ -36,27 +36,25 @@ def run(call: Call, proceed: Callable[[Call], Outcome]) -> Outcome:
 def load(call: Call, session: Callable[[], Any]) -> None:
     """Put the rows into the run's own copy of the operation."""
     values: dict[str, Any] = call.operation.__dict__
-    wanted: dict[tuple[Any, bool], list[Any]] = {}
+    wanted: dict[tuple[Any, bool], dict[Any, None]] = {}
     for reference in call.contract.references:
         for item in _items(values[reference.prop]):
             key = _key_to_load(call, reference, item, session)
             if key is not None:
-                keys = wanted.setdefault((reference.model, reference.lock), [])
-                if key not in keys:
-                    keys.append(key)
+                wanted.setdefault((reference.model, reference.lock), {})[key] = None
     if any(lock for _, lock in wanted):
         from dexpy.recording.database import take_write_lock
 
         take_write_lock(session().connection())
-    found: dict[Any, Any] = {}
+    found: dict[tuple[Any, bool], Mapping[Any, Any]] = {}
     # Locked rows first, in one order everywhere, so that two runs never wait for each other.
     for model, lock in sorted(wanted, key=lambda group: (not group[1], _table_of(group[0]))):
         loader = next(one.loader for one in call.contract.references if one.model is model)
-        rows = loader.load(session, wanted[model, lock], lock)
-        found |= {(model, lock, key): row for key, row in rows.items()}
+        found[model, lock] = loader.load(session, list(wanted[model, lock]), lock)
     for reference in call.contract.references:
-        value = values[reference.prop]
-        loaded = [_loaded(call, reference, item, found) for item in _items(value)]
+        value, group = values[reference.prop], (reference.model, reference.lock)
+        keys, rows = wanted.get(group, {}), found.get(group, {})
+        loaded = [_loaded(call, reference, item, keys, rows) for item in _items(value)]
         values[reference.prop] = loaded if reference.many else (loaded[0] if loaded else None)
 
 
@@ -86,14 +84,13 @@ def _key_to_load(call: Call, reference: Reference, item: Any, session: Callable[
     return key
 
 
-def _loaded(call: Call, reference: Reference, item: Any, found: dict[Any, Any]) -> Any:
+def _loaded(call: Call, reference: Reference, item: Any, keys: Container[Any], rows: Mapping[Any, Any]) -> Any:
     key = reference.key_of(item)
-    row = found.get((reference.model, reference.lock, key))
-    if row is not None:
-        return row
-    if isinstance(item, Keyed) or (reference.model, reference.lock) in {group[:2] for group in found}:
+    if key not in keys:
+        return item
+    if key not in rows:
         raise RefNotFound(call.contract.cls.__qualname__, reference.prop, reference.model.__name__, key)
-    return item
+    return rows[key]
 
 
 def _rows(call: Call) -> Iterator[Any]:

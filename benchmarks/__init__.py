@@ -1,0 +1,1 @@
+"""Measurements: dexpy beside what it stands on, in one run."""

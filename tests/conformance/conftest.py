@@ -1,0 +1,42 @@
+"""Fixtures of the conformance suite: a pair of database and broker for all tests of a file, or for one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parents[1] / "journeys"))
+
+from pairs import PAIRS, Pair, opened  # noqa: E402 - the harness of the journeys is needed first
+
+from dexpy.runtime import install  # noqa: E402
+
+
+@pytest.fixture(scope="module", params=PAIRS)
+def served_pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Generator[Pair]:
+    """Every pair in turn, with two worker processes that serve all queues."""
+    with opened(request.param, tmp_path_factory.mktemp("pair")) as found:
+        found.configure()
+        found.start(processes=2, threads=4)
+        yield found
+    install(None)
+
+
+@pytest.fixture
+def pair(served_pair: Pair) -> Generator[Pair]:
+    """The served pair, in force for one test."""
+    install(served_pair.runtime)
+    yield served_pair
+    install(None)
+
+
+@pytest.fixture
+def own_pair(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Pair]:
+    """A pair for one test, named by an indirect parameter; nothing serves it yet."""
+    with opened(request.param, tmp_path) as found:
+        found.configure()
+        yield found
+    install(None)

@@ -1,0 +1,372 @@
+"""What every pair of a database and a broker does alike, through the public face and real worker processes."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from datetime import date, datetime, timedelta, timezone
+from datetime import time as clock_time
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import attrs
+import dramatiq
+import pytest
+import sqlalchemy as sa
+from market import (
+    Address,
+    Click,
+    Color,
+    Count,
+    Customer,
+    Deliver,
+    Echo,
+    Everything,
+    Greet,
+    GreetLoudly,
+    Label,
+    LoseClaim,
+    Point,
+    Stumble,
+    StumbleDirectly,
+    Visit,
+)
+from pairs import Pair
+from sqlalchemy.orm import Session
+from workers import eventually
+
+import dexpy
+from dexpy import Err, Error, Ok, OperationFailed
+from dexpy.recording.messages import messages
+from dexpy.recording.tables import records
+
+WAIT_S = 20.0
+"""A busy machine is no failure."""
+LOOK_S = 0.03
+
+EVERYTHING = Everything(
+    text="Grüße, 世界 \U0001f600 'quoted' \\n",
+    whole=-(2**70),
+    broken=1e16,
+    flag=True,
+    nothing=None,
+    raw=bytes(range(256)),
+    moment=datetime(2026, 10, 25, 2, 30, 0, 123456, tzinfo=timezone(timedelta(hours=5, minutes=30))),
+    naive=datetime(2026, 10, 25, 2, 30, 0, 1),
+    day=date(2024, 2, 29),
+    hour=clock_time(23, 59, 59, 999999),
+    span=timedelta(days=-3, microseconds=7),
+    amount=Decimal("-1.2300"),
+    uuid=UUID(int=2**100),
+    color=Color.BLUE,
+    literal=1,
+    path=Path("/tmp/a b"),
+    maybe=None,
+    either="7",
+    items=[Decimal("1E+3"), Decimal("0.10")],
+    distinct={3, 1, 2},
+    frozen=frozenset({"b", "a"}),
+    couple=(1, date(2026, 1, 1)),
+    many=(UUID(int=1), UUID(int=2)),
+    table={"käse": date(2026, 12, 31)},
+    point=Point(x=1, y=Decimal("2.50")),
+    shape=Label(text="x", since=date(2026, 1, 1)),
+    label=Label(text=""),
+    address=Address(street="Münsterplatz", floor=0),
+    plain={"a": [1, 2.5, None, True, {"b": "c"}], "": 0},
+    row=["x", {"y": -0.0}],
+)
+
+
+def send_all(operations: list[Any], **options: Any) -> list[Any]:
+    return [operation.async_(**options).call() for operation in operations]
+
+
+class Captured(dramatiq.Middleware):
+    """Keeps what is handed to the broker in this process."""
+
+    def __init__(self) -> None:
+        self.messages: list[dramatiq.Message[Any]] = []
+
+    def before_enqueue(self, broker: Any, message: Any, delay: Any) -> None:
+        self.messages.append(message)
+
+
+@pytest.fixture
+def captured(pair: Pair) -> Any:
+    """What this test hands to the broker."""
+    broker = dexpy.current_runtime().broker
+    capturing = Captured()
+    broker.add_middleware(capturing)
+    yield capturing.messages
+    broker.middleware.remove(capturing)
+
+
+# ---------------------------------------------------------------------------------------------------- how it ends
+
+
+def test_the_result_comes_back(pair: Pair) -> None:
+    ticket = Greet(name="Ada").async_().call()
+
+    assert ticket.result(WAIT_S, LOOK_S) == "hello Ada"
+    row = pair.row(ticket.id)
+    assert (row["status"], row["num_attempts"], row["error"]) == ("done", 1, None)
+    assert row["created_at"] <= row["started_at"] <= row["completed_at"]
+    assert pair.effects_of(ticket.id) == ["greet Ada"]
+
+
+def test_a_business_error_comes_back_as_such(pair: Pair) -> None:
+    ticket = Greet(name="").async_().call()
+
+    outcome = ticket.wait(WAIT_S, LOOK_S)
+    assert outcome == Err("nobody", "Nobody to greet", {"asked": 1})
+    with pytest.raises(Error, match="Nobody to greet"):
+        ticket.result(WAIT_S)
+    assert (ticket.status, ticket.failure) == ("failed", "business")
+
+
+def test_a_crash_is_healed_by_a_retry(pair: Pair, tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
+    ticket = Stumble(ledger=str(ledger), failures=2).async_().call()
+
+    assert ticket.result(WAIT_S, LOOK_S) == 3
+    assert pair.row(ticket.id)["num_attempts"] == 3
+    assert pair.effects_of(ticket.id) == ["stumble"], "what the first two wrote was rolled back"
+    kept = pair.sql("SELECT number, failure FROM operation_attempts WHERE record_id = :id ORDER BY number", id=ticket.id)
+    assert kept == [(1, "crash"), (2, "crash")]
+
+
+def test_a_crash_with_no_attempt_left_is_a_failure(pair: Pair, tmp_path: Path) -> None:
+    ticket = Stumble(ledger=str(tmp_path / "ledger"), failures=9).async_().call()
+
+    with pytest.raises(OperationFailed, match="failed in run 3"):
+        ticket.result(WAIT_S, LOOK_S)
+    row = pair.row(ticket.id)
+    assert (row["status"], row["failure"], row["num_attempts"]) == ("failed", "crash", 3)
+    assert pair.effects_of(ticket.id) == []
+
+
+def test_a_direct_job_is_healed_by_a_retry(pair: Pair, tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
+    StumbleDirectly(ledger=str(ledger), failures=2).async_().call()
+
+    eventually(lambda: ledger.exists() and len(ledger.read_text().split()) == 3, "it runs three times", WAIT_S, pair.tell)
+    run_ids = set(ledger.read_text().split())
+    assert len(run_ids) == 1
+    eventually(lambda: pair.effects_of(*run_ids) == ["stumble"], "the third one ends well", WAIT_S, pair.tell)
+
+
+# ------------------------------------------------------------------------------------------- when, and where it goes
+
+
+def test_a_delay_and_a_moment_are_kept(pair: Pair) -> None:
+    sent = time.time()
+    moment = datetime.now(timezone.utc) + timedelta(seconds=1.0)
+    delayed = Greet(name="in").async_(in_=1.0).call()
+    appointed = Greet(name="at").async_(at=moment).call()
+    meanwhile = Greet(name="now").async_().call()
+
+    meanwhile.result(WAIT_S, LOOK_S)
+    assert pair.status(delayed.id) == pair.status(appointed.id) == "pending"
+    for ticket in (delayed, appointed):
+        ticket.result(WAIT_S, LOOK_S)
+        began = pair.row(ticket.id)["started_at"].timestamp()
+        # Two clocks of one machine.
+        assert 0.99 <= began - sent < 10
+
+
+def test_the_queue_of_a_class_and_one_that_no_class_names_are_served(pair: Pair) -> None:
+    name = f"urgent_{time.time_ns()}"
+    sent = time.monotonic()
+
+    named = GreetLoudly(name="a").async_().call()
+    new = Greet(name="b").async_(queue=name).call()
+
+    assert new.result(WAIT_S, LOOK_S)
+    assert time.monotonic() - sent < 5
+    assert named.result(WAIT_S, LOOK_S)
+    assert [pair.row(ticket.id)["queue"] for ticket in (named, new)] == ["loud", name]
+
+
+def test_a_higher_priority_runs_sooner(pair: Pair) -> None:
+    later = datetime.now(timezone.utc) + timedelta(hours=1)
+    calm = send_all([Count(number=n, seconds=0.05) for n in range(20)], at=later, queue="ranked")
+    urgent = send_all([Count(number=n, seconds=0.05) for n in range(20, 40)], at=later, queue="ranked", priority=9)
+    ids = [ticket.id for ticket in calm + urgent]
+
+    now = datetime.now(timezone.utc)
+    with pair.engine.begin() as connection:
+        connection.execute(sa.update(records).where(records.c.id.in_(ids)).values(scheduled_at=now))
+        connection.execute(sa.update(messages).where(messages.c.queue == "ranked").values(due_at=now))
+
+    for ticket in calm + urgent:
+        ticket.wait(WAIT_S, LOOK_S)
+    order = sorted(ids, key=lambda id: pair.row(id)["started_at"])
+    places = {id: place for place, id in enumerate(order)}
+    mean = [sum(places[ticket.id] for ticket in tickets) / 20 for tickets in (urgent, calm)]
+    assert mean[0] + 5 < mean[1], mean
+
+
+# ------------------------------------------------------------------------------------------------- what is sent
+
+
+def test_a_recorded_operation_sends_its_id_and_nothing_else(pair: Pair, captured: list[Any]) -> None:
+    with dexpy.trace(trace_id="tr_conformance"):
+        ticket = Greet(name="secret name").async_().call()
+
+    (message,) = captured
+    assert (message.actor_name, message.args, message.queue_name) == ("dexpy.RecordJob", (), "default")
+    assert message.kwargs == {"class_name": "market.Greet", "record_id": ticket.id, "trace": {"id": "tr_conformance"}}
+    assert message.options["dexpy"] == {"v": 1}
+    assert b"secret name" not in message.encode()
+    assert pair.row(ticket.id)["params"] == {"name": "secret name"}
+    ticket.result(WAIT_S, LOOK_S)
+
+
+@pytest.mark.parametrize("operation", [Visit(page="/a"), Click(page="/b")], ids=["no record", "no params"])
+def test_what_has_no_params_on_record_sends_them(pair: Pair, captured: list[Any], operation: Any) -> None:
+    ticket = operation.async_().call()
+
+    (message,) = captured
+    assert (message.actor_name, message.args) == ("dexpy.DirectJob", ())
+    assert set(message.kwargs) == {"class_name", "params", "trace"}
+    assert message.kwargs["params"] == {"page": operation.page}
+    assert not ticket.recorded
+    eventually(lambda: pair.effects_of(ticket.id), "it runs", WAIT_S, pair.tell)
+    rows = pair.sql(sa.select(records.c.status, records.c.params).where(records.c.id == ticket.id))
+    assert rows == ([] if type(operation) is Visit else [("done", None)])
+
+
+def test_a_direct_job_that_is_due_much_later_waits_in_the_database(pair: Pair) -> None:
+    ticket = Visit(page="/later").async_(in_=3600).call()
+
+    (waiting,) = pair.sql(sa.select(messages).where(messages.c.payload.contains(ticket.id)))
+    assert 3500 < (waiting.due_at - datetime.now(timezone.utc)).total_seconds() <= 3601
+    assert pair.effects_of(ticket.id) == []
+
+    now = datetime.now(timezone.utc)
+    pair.change(sa.update(messages).where(messages.c.id == waiting.id).values(due_at=now))
+
+    eventually(lambda: pair.effects_of(ticket.id), "it runs", WAIT_S, pair.tell)
+    query = sa.select(messages).where(messages.c.id == waiting.id)
+    eventually(lambda: not pair.sql(query), "its row is gone", WAIT_S, pair.tell)
+
+
+def test_every_type_comes_through_params_and_result(pair: Pair) -> None:
+    alone = {field.name: getattr(EVERYTHING, field.name) for field in attrs.fields(Everything)}
+
+    ticket = Echo(value=EVERYTHING, **alone).async_().call()
+
+    found = ticket.result(WAIT_S, LOOK_S)
+    for field in attrs.fields(Everything):
+        sent, came = getattr(EVERYTHING, field.name), getattr(found, field.name)
+        assert type(came) is type(sent)
+        assert repr(came) == repr(sent) or (isinstance(sent, (set, frozenset)) and came == sent), field.name
+    assert found.moment.utcoffset() == EVERYTHING.moment.utcoffset()
+
+
+def test_refs_are_found_again_in_the_worker(pair: Pair) -> None:
+    with Session(pair.engine) as session:
+        ada = session.get_one(Customer, 1)
+        ticket = Deliver(
+            customer=ada, friends=[2, 3], parcel=("Ulm", 3), device=UUID(int=7)
+        ).async_().call()  # fmt: skip
+
+    assert ticket.result(WAIT_S, LOOK_S) == ["Ada", "None", "Ben,Cy", "Ulm/3", str(UUID(int=7))]
+    gone = Deliver(customer=404).async_().call()
+    with pytest.raises(OperationFailed):
+        gone.result(WAIT_S, LOOK_S)
+    assert gone.failure == "discarded"
+
+
+# ------------------------------------------------------------------------------------------------- transactions
+
+
+def test_what_is_sent_in_a_session_runs_with_its_commit_or_not_at_all(pair: Pair) -> None:
+    with Session(pair.engine) as session:
+        with dexpy.session(session):
+            undone = Greet(name="undone").async_().call()
+            visit = Visit(page="/undone").async_().call()
+        session.rollback()
+
+        with dexpy.session(session):
+            kept = Greet(name="kept").async_().call()
+            with session.begin_nested() as savepoint:
+                dropped = Greet(name="dropped").async_().call()
+                savepoint.rollback()
+        time.sleep(0.3)
+        assert pair.sql(sa.select(records.c.id).where(records.c.id == kept.id)) == []
+        session.commit()
+
+    assert kept.result(WAIT_S, LOOK_S) == "hello kept"
+    for ticket in (undone, dropped, visit):
+        assert pair.sql(sa.select(records.c.id).where(records.c.id == ticket.id)) == []
+        assert pair.sql(sa.select(messages.c.id).where(messages.c.payload.contains(ticket.id))) == []
+        assert pair.effects_of(ticket.id) == []
+
+
+def test_the_effects_of_a_run_and_its_done_are_one_transaction(pair: Pair) -> None:
+    ticket = Greet(name="once").async_().call()
+    ticket.result(WAIT_S, LOOK_S)
+    if pair.engine.dialect.name == "postgresql":
+        effect = pair.sql("SELECT xmin::text FROM effects WHERE run = :id", id=ticket.id)
+        assert effect == pair.sql("SELECT xmin::text FROM operation_records WHERE id = :id", id=ticket.id)
+
+    lost = LoseClaim().async_().call()
+
+    eventually(lambda: any(lost.id in line for worker in pair.workers for line in worker.lines("claim.lost")),
+               "the worker says that its claim was lost", WAIT_S, pair.tell)  # fmt: skip
+    assert pair.effects_of(lost.id) == []
+    assert pair.status(lost.id) == "running", "it belongs to whoever has the claim now"
+    pair.change(sa.delete(records).where(records.c.id == lost.id))
+
+
+# ----------------------------------------------------------------------------------------------------- by hand
+
+
+def test_a_ticket_retries_a_failed_run(pair: Pair, tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
+    ticket = Stumble(ledger=str(ledger), failures=4).async_().call()
+    with pytest.raises(OperationFailed):
+        ticket.result(WAIT_S, LOOK_S)
+
+    ticket.retry()
+
+    assert ticket.result(WAIT_S, LOOK_S) == 5
+    assert pair.row(ticket.id)["num_attempts"] == 2
+    assert len(pair.sql("SELECT 1 FROM operation_attempts WHERE record_id = :id", id=ticket.id)) == 4
+
+
+def test_a_ticket_moves_a_run_and_calls_it_off(pair: Pair) -> None:
+    moved = Greet(name="moved").async_(in_=3600).call()
+    off = Greet(name="off").async_(in_=3600).call()
+
+    moved.reschedule(at=datetime.now(timezone.utc) + timedelta(seconds=0.5))
+    off.expire()
+
+    assert moved.result(WAIT_S, LOOK_S) == "hello moved"
+    row = pair.row(off.id)
+    assert (row["status"], row["failure"]) == ("expired", "expired")
+    with pytest.raises(dexpy.InvalidTransition):
+        off.expire()
+    assert off.retry().wait(WAIT_S, LOOK_S) == Ok("hello off")
+
+
+# ----------------------------------------------------------------------------------------------------- exactly once
+
+
+def test_two_hundred_operations_on_two_processes_run_exactly_once_each(pair: Pair) -> None:
+    tickets = send_all([Count(number=number) for number in range(1000, 1200)])
+    ids = [ticket.id for ticket in tickets]
+    unfinished = sa.select(sa.func.count()).where(records.c.id.in_(ids), records.c.status != "done")
+
+    eventually(lambda: pair.sql(unfinished) == [(0,)], "all are done", 40, pair.tell)
+
+    ran = pair.sql("SELECT what, run, pid FROM effects WHERE what LIKE 'count 1___'")
+    assert Counter(row.what for row in ran) == Counter(f"count {number}" for number in range(1000, 1200))
+    assert Counter(row.run for row in ran) == Counter(ids)
+    assert {row.pid for row in ran} == set(pair.workers[0].children()), "both processes took part"
+    attempts = pair.sql(sa.select(sa.func.max(records.c.num_attempts)).where(records.c.id.in_(ids)))
+    assert attempts == [(1,)]

@@ -1,0 +1,259 @@
+"""Callbacks: before, after and around `perform`, inside the transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from dexpy import DeclarationError, Err, Error, Ok, Operation, Ref, after, around, before, guard
+
+from .shop import Customer, Shop
+
+ran: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def _nothing_ran() -> None:
+    ran.clear()
+
+
+class Base(Operation):
+    """Has one callback of each kind."""
+
+    fails: str = ""
+
+    def step(self, name: str) -> None:
+        ran.append(name)
+        if self.fails == name:
+            raise Error("stopped", f"in {name}")
+
+    @around
+    def outer(self, proceed: Callable[[], None]) -> None:
+        self.step("outer in")
+        proceed()
+        self.step("outer out")
+
+    @before
+    def first(self) -> None:
+        self.step("before")
+
+    @after
+    def last(self) -> None:
+        self.step("after")
+
+    def perform(self) -> str:
+        self.step("perform")
+        return "done"
+
+
+class Sub(Base):
+    """Adds one of each."""
+
+    @around
+    def inner(self, proceed: Callable[[], None]) -> None:
+        self.step("inner in")
+        proceed()
+        self.step("inner out")
+
+    @before
+    def second(self) -> None:
+        self.step("second before")
+
+    @after
+    def very_last(self) -> None:
+        self.step("second after")
+
+
+ORDER = [
+    "outer in", "inner in", "before", "second before", "perform", "after", "second after", "inner out", "outer out",
+]  # fmt: skip
+
+
+def test_callbacks_run_in_order_those_of_the_base_first() -> None:
+    assert Base().call() == "done"
+    assert ran == ["outer in", "before", "perform", "after", "outer out"]
+    ran.clear()
+    assert Sub().call() == "done"
+    assert ran == ORDER
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_an_error_in_any_of_them_ends_the_run_there(shop: Shop, name: str) -> None:
+    class Writes(Sub):
+        @before
+        def write(self) -> None:
+            self.session.add(Customer(name=name))
+
+    assert Writes(fails=name).safe.call() == Err("stopped", f"in {name}")
+    assert ran == ORDER[: ORDER.index(name) + 1]
+    assert shop.names() == []
+
+
+def test_an_error_of_perform_passes_the_arounds_as_an_exception_does() -> None:
+    class Tidy(Operation):
+        @around
+        def tidy(self, proceed: Callable[[], None]) -> None:
+            try:
+                proceed()
+            except Exception:
+                ran.append("not for a business error")
+            finally:
+                ran.append("tidied")
+
+        @after
+        def skipped(self) -> None:
+            ran.append("after")
+
+        def perform(self) -> None:
+            raise Error("no")
+
+    assert Tidy().safe.call() == Err("no", "no")
+    assert ran == ["tidied"]
+
+
+def test_an_error_wins_even_if_an_around_swallows_everything() -> None:
+    class Greedy(Operation):
+        @around
+        def swallow(self, proceed: Callable[[], None]) -> None:
+            try:
+                proceed()
+            except BaseException:
+                ran.append("swallowed")
+
+        def perform(self) -> None:
+            raise Error("no")
+
+    assert Greedy().safe.call() == Err("no", "no")
+
+
+def test_a_crash_passes_the_arounds() -> None:
+    class Watches(Operation):
+        @around
+        def watch(self, proceed: Callable[[], None]) -> None:
+            try:
+                proceed()
+            except ZeroDivisionError:
+                ran.append("seen")
+                raise
+
+        def perform(self) -> float:
+            return 1 / 0
+
+    with pytest.raises(ZeroDivisionError):
+        Watches().call()
+    assert ran == ["seen"]
+
+
+def test_an_around_that_swallows_a_crash_is_told_that_there_is_no_result() -> None:
+    class Swallows(Operation):
+        @around
+        def swallow(self, proceed: Callable[[], None]) -> None:
+            try:
+                proceed()
+            except ZeroDivisionError:
+                pass
+
+        def perform(self) -> float:
+            return 1 / 0
+
+    with pytest.raises(DeclarationError) as caught:
+        Swallows().call()
+    assert str(caught.value).endswith(
+        "Swallows.swallow is an around callback and caught what proceed() raised, so the run has no result. "
+        "Raise it again, or raise an Error; rescue_from answers exceptions."
+    )
+
+
+@pytest.mark.parametrize("crashes", [True, False])
+def test_an_around_calls_proceed_once(crashes: bool) -> None:
+    class Twice(Operation):
+        @around
+        def again(self, proceed: Callable[[], None]) -> None:
+            try:
+                proceed()
+            except ZeroDivisionError:
+                ran.append("again")
+            proceed()
+
+        def perform(self) -> float:
+            ran.append("perform")
+            return 1 / (0 if crashes else 1)
+
+    with pytest.raises(DeclarationError, match=r"Twice\.again called proceed\(\) twice\. Call it once"):
+        Twice().call()
+    assert ran.count("perform") == 1
+
+
+def test_an_around_that_never_calls_proceed_is_told_to() -> None:
+    class Never(Operation):
+        @around
+        def forgets(self, proceed: Callable[[], None]) -> None: ...
+
+        def perform(self) -> None: ...
+
+    with pytest.raises(DeclarationError) as caught:
+        Never().call()
+    assert str(caught.value).endswith(
+        "Never.forgets is an around callback and never called proceed(). "
+        "Call it once; raise an Error to refuse the run."
+    )
+
+
+def test_callbacks_run_after_the_guards_and_see_the_rows_and_the_transaction(shop: Shop) -> None:
+    shop.add(Customer(id=1, name="ann"))
+
+    class Counted(Operation):
+        customer: Ref[Customer]
+
+        @guard("never")
+        def threat(self) -> bool:
+            ran.append("guard")
+            return False
+
+        @before
+        def count(self) -> None:
+            ran.append(f"before {self.customer.name}")
+            self.customer.balance += 1
+
+        @after
+        def crash(self) -> None:
+            self.session.flush()
+            if self.customer.balance > 1:
+                raise ZeroDivisionError
+
+        def perform(self) -> int:
+            return self.customer.balance
+
+    assert Counted(customer=1).call() == 1
+    assert ran == ["guard", "before ann"]
+    with pytest.raises(ZeroDivisionError):
+        Counted(customer=1).call()
+    assert shop.balance() == 1
+
+
+def test_an_override_counts_as_the_subclass_has_it() -> None:
+    class Quiet(Base):
+        def first(self) -> None:
+            ran.append("never called")
+
+        @before
+        def last(self) -> None:
+            ran.append("was after")
+
+    assert Quiet().safe.call() == Ok("done")
+    assert ran == ["outer in", "was after", "perform", "outer out"]
+
+
+def test_a_callback_cannot_have_a_name_that_operations_need_and_is_no_coroutine() -> None:
+    with pytest.raises(DeclarationError, match="'record' is a name that operations need themselves, so no before"):
+
+        class Wrong(Operation):
+            @before
+            def record(self) -> None: ...  # type: ignore[override]
+
+    with pytest.raises(DeclarationError, match=r"@after .*Late\.late is an `async def`"):
+
+        class Late(Operation):
+            @after
+            async def late(self) -> None: ...

@@ -1,0 +1,273 @@
+"""Guards: a method that returns something true says that the threat is there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import dexpy
+from dexpy import DeclarationError, Err, Error, Ok, Operation, Ref, guard, records
+
+from .shop import Customer, Shop
+
+ran: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def _nothing_ran() -> None:
+    ran.clear()
+
+
+class Withdraw(Operation):
+    """Has guards of every kind."""
+
+    amount: int
+    balance: int = 100
+    frozen: bool = False
+
+    @guard("The amount must be positive")
+    def not_positive(self) -> bool:
+        ran.append("not_positive")
+        return self.amount <= 0
+
+    @guard()
+    def account_frozen(self) -> bool:
+        ran.append("account_frozen")
+        return self.frozen
+
+    @guard("The balance is too small", requires=("not_positive", "account_frozen"))
+    def too_much(self) -> bool:
+        ran.append("too_much")
+        return self.amount > self.balance
+
+    @guard("Never told alone", requires="too_much")
+    def last(self) -> bool:
+        ran.append("last")
+        return True
+
+    def perform(self) -> int:
+        ran.append("perform")
+        return self.balance - self.amount
+
+
+class Careful(Withdraw):
+    """Adds a guard, and drops one by overriding it."""
+
+    @guard("Only small amounts")
+    def not_small(self) -> str | None:
+        ran.append("not_small")
+        return "yes" if self.amount > 10 else None
+
+    def last(self) -> bool:
+        return True
+
+
+class Spend(Operation):
+    """Its guard reads a row."""
+
+    customer: Ref[Customer]
+    amount: int
+
+    @guard("The customer has too little")
+    def too_little(self) -> bool:
+        return self.customer.balance < self.amount
+
+    def perform(self) -> None:
+        self.customer.balance -= self.amount
+
+
+def test_a_guard_that_returns_something_true_refuses_the_run_with_its_name_as_the_code() -> None:
+    outcome = Careful(amount=50).safe.call()
+    assert outcome == Err(
+        "not_small", "Only small amounts",
+        {"guards": [{"guard": "not_small", "message": "Only small amounts"}]}, rejected=True,
+    )  # fmt: skip
+    assert "perform" not in ran
+
+
+def test_every_refusal_is_told_and_a_guard_that_requires_a_refusing_one_is_skipped() -> None:
+    with pytest.raises(Error) as caught:
+        Withdraw(amount=0, frozen=True).call()
+    error = caught.value
+    assert (error.code, error.message) == ("not_positive", "The amount must be positive")
+    assert error.details == {
+        "guards": [
+            {"guard": "not_positive", "message": "The amount must be positive"},
+            {"guard": "account_frozen", "message": "account_frozen"},
+        ]
+    }
+    assert error.operation == Withdraw.contract.name
+    assert ran == ["not_positive", "account_frozen"]
+
+
+def test_what_requires_a_skipped_guard_is_skipped_too() -> None:
+    outcome = Withdraw(amount=500).safe.call()
+    assert isinstance(outcome, Err)
+    assert [told["guard"] for told in outcome.details["guards"]] == ["too_much"]
+    assert ran == ["not_positive", "account_frozen", "too_much"]
+
+
+def test_guards_of_the_base_come_first_and_an_override_without_the_decorator_is_no_guard() -> None:
+    assert Careful(amount=5).call() == 95
+    assert ran == ["not_positive", "account_frozen", "too_much", "not_small", "perform"]
+
+
+def test_guards_see_the_rows_and_a_refusal_leaves_no_effects_and_a_rejected_row(shop: Shop) -> None:
+    shop.add(Customer(id=1, name="ann", balance=5))
+    assert Spend(customer=1, amount=4).safe.call() == Ok(None)
+    refused = Spend(customer=1, amount=4).safe.call()
+    assert isinstance(refused, Err)
+    assert refused.rejected
+    assert shop.balance() == 1
+    record = records.all().newest_first().first()
+    assert record is not None
+    assert (record.status, record.failure, record.error) == ("failed", "rejected", "too_little")
+    assert record.error_message == "The customer has too little"
+    assert record.error_details == refused.details
+
+
+def test_what_a_guard_writes_is_undone_by_a_refusal(shop: Shop) -> None:
+    class Nosy(Operation):
+        @guard("always")
+        def always(self) -> bool:
+            self.session.add(Customer(name="trace"))
+            self.session.flush()
+            return True
+
+        def perform(self) -> None: ...
+
+    assert isinstance(Nosy().safe.call(), Err)
+    assert shop.names() == []
+
+
+def test_a_guard_that_raises_an_error_is_told_how_guards_work() -> None:
+    class Confused(Operation):
+        @guard("x")
+        def threat(self) -> bool:
+            raise Error("threat")
+
+        def perform(self) -> None: ...
+
+    with pytest.raises(DeclarationError) as caught:
+        Confused().call()
+    assert str(caught.value).endswith(
+        "Confused.threat is a guard and raised Error('threat'). "
+        "A guard returns something true when the threat is there; its name is the code."
+    )
+
+
+def test_an_exception_in_a_guard_is_a_crash_and_is_rescued_like_one() -> None:
+    class Broken(Operation):
+        @guard("x")
+        def threat(self) -> bool:
+            raise ZeroDivisionError
+
+        def perform(self) -> None: ...
+
+    class Healed(Broken):
+        rescue_from = {ZeroDivisionError: "cannot_tell"}  # noqa: RUF012
+
+    with pytest.raises(ZeroDivisionError):
+        Broken().call()
+    assert Healed().safe.call() == Err("cannot_tell", "cannot_tell")
+
+
+def test_the_codes_of_guards_are_declared_by_themselves_with_their_messages() -> None:
+    class Strict(Careful):
+        errors = {"other"}  # noqa: RUF012
+
+        def perform(self) -> int:
+            raise Error("not_positive")
+
+    assert Strict(amount=1).safe.call() == Err("not_positive", "The amount must be positive")
+    assert set(Strict.contract.errors) == {"other", "not_positive", "account_frozen", "too_much", "not_small"}
+
+
+# --------------------------------------------------------------------------------- refused at the class statement
+
+
+def refused(declare: Any) -> str:
+    with pytest.raises(DeclarationError) as caught:
+        declare()
+    return str(caught.value)
+
+
+def test_a_guard_may_only_require_what_is_declared_before_it() -> None:
+    def declare() -> None:
+        class Wrong(Operation):
+            @guard("a", requires=("secnd",))
+            def first(self) -> bool:
+                return False
+
+            @guard("b")
+            def second(self) -> bool:
+                return False
+
+    assert refused(declare).endswith(
+        "Wrong: guard 'first' requires 'secnd', which is no guard declared before it. Those are none."
+    )
+
+    def misspell() -> None:
+        class Wrong(Withdraw):
+            @guard("a", requires=("to_much",))
+            def third(self) -> bool:
+                return False
+
+    assert refused(misspell).endswith(
+        "Those are 'account_frozen', 'last', 'not_positive', 'too_much'. Did you mean 'too_much'?"
+    )
+
+
+def test_a_guard_is_written_with_parentheses() -> None:
+    def declare() -> None:
+        class Wrong(Operation):
+            @guard  # type: ignore[arg-type]
+            def threat(self) -> bool:
+                return False
+
+    assert refused(declare) == '@guard is written with parentheses: @guard("The customer must be active").'
+
+
+def test_a_guard_is_no_coroutine_and_no_property() -> None:
+    def is_async() -> None:
+        class Wrong(Operation):
+            @guard("x")
+            async def threat(self) -> bool:
+                return False
+
+    assert refused(is_async).endswith(
+        "Wrong.threat is an `async def`; guards and callbacks run in the run's thread. Write `def`, and await in perform."
+    )
+
+    def is_property() -> None:
+        class Wrong(Operation):
+            @guard("x")
+            @property
+            def threat(self) -> bool:
+                return False
+
+    assert "@guard(...) wants a method, got <property object" in refused(is_property)
+
+
+def test_a_guard_cannot_have_a_name_that_operations_need() -> None:
+    def declare() -> None:
+        class Wrong(Operation):
+            @guard("x")
+            def session(self) -> bool:  # type: ignore[override]
+                return False
+
+    assert "Wrong.session: 'session' is a name that operations need themselves, so no guard can have it. " in refused(
+        declare
+    )
+
+
+def test_guards_run_inside_a_joined_session(shop: Shop) -> None:
+    with shop.session() as session, dexpy.session(session):
+        session.add(Customer(id=1, name="ann", balance=5))
+        assert Spend(customer=1, amount=9).safe.call() == Err(
+            "too_little", "The customer has too little",
+            {"guards": [{"guard": "too_little", "message": "The customer has too little"}]}, rejected=True,
+        )  # fmt: skip
+        session.commit()
+    assert shop.balance() == 5

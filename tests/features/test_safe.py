@@ -1,0 +1,96 @@
+"""`op.safe.call()`: `Ok` or `Err`, to be matched; crashes still raise."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import attrs
+import pytest
+
+from dexpy import Err, Error, Ok, Operation, OptionsError
+
+
+class Divide(Operation):
+    """Divides."""
+
+    a: int
+    b: int
+
+    def perform(self) -> float:
+        if self.b == 0:
+            raise Error("by_zero", "Nothing can be divided by 0", details={"a": self.a})
+        if self.b < 0:
+            raise ArithmeticError("a crash")
+        return self.a / self.b
+
+
+class Later(Operation):
+    """Divides on a loop."""
+
+    b: int
+
+    async def perform(self) -> float:
+        await asyncio.sleep(0)
+        return Divide(a=1, b=self.b).call()
+
+
+def told(outcome: Ok[float] | Err) -> str:
+    match outcome:
+        case Ok(value):
+            return f"{value}"
+        case Err("by_zero", message, {"a": a}):
+            return f"{message}: {a}"
+        case Err(code):
+            return code
+
+
+def test_the_answer_is_ok_with_the_value_or_err_with_code_message_and_details() -> None:
+    assert Divide(a=1, b=2).safe.call() == Ok(0.5)
+    assert Divide(a=1, b=0).safe.call() == Err("by_zero", "Nothing can be divided by 0", {"a": 1})
+
+
+def test_match_works_on_both() -> None:
+    assert told(Divide(a=1, b=2).safe.call()) == "0.5"
+    assert told(Divide(a=1, b=0).safe.call()) == "Nothing can be divided by 0: 1"
+    assert told(Err("other", "x")) == "other"
+
+
+def test_crashes_still_raise() -> None:
+    with pytest.raises(ArithmeticError, match="a crash"):
+        Divide(a=1, b=-1).safe.call()
+
+
+def test_asyncio_gets_the_same_answers() -> None:
+    async def both() -> list[str]:
+        return [
+            told(await Divide(a=1, b=2).safe.acall()),
+            told(await Divide(a=1, b=0).safe.acall()),
+            told(await Later(b=0).safe.acall()),
+        ]
+
+    assert asyncio.run(both()) == ["0.5", "Nothing can be divided by 0: 1", "Nothing can be divided by 0: 1"]
+    assert told(Later(b=2).safe.call()) == "0.5"
+
+
+def test_outcomes_cannot_be_changed() -> None:
+    outcome: Any = Ok(1)
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        outcome.value = 2
+
+
+def test_safe_has_no_async_and_async_has_no_safe_and_both_say_what_to_do() -> None:
+    made: Any = Divide(a=1, b=2)
+    hint = "ask the ticket: ticket.wait(timeout) gives Ok or Err"
+    for wrong in (
+        lambda: made.safe.async_(),
+        lambda: made.safe.async_,
+        lambda: made.async_().safe,
+        lambda: made.async_.safe,
+    ):
+        with pytest.raises(OptionsError) as caught:
+            wrong()
+        assert hint in str(caught.value).replace("Ask", "ask")
+        assert "Divide" in str(caught.value)
+    with pytest.raises(OptionsError, match=r"Divide\.async_ is called before it is sent: write async_\(\)\.call\(\)\."):
+        made.async_.call()

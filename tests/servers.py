@@ -1,0 +1,255 @@
+"""The servers that tests use: found where they usually are, each test in a room of its own that is gone afterwards.
+
+A server is looked for at its usual address on this machine, or at the one that a variable of the environment names.
+Where it is not there the test is skipped with the reason; with ``CI=true`` it fails, so that nothing is skipped unseen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import secrets
+import shutil
+import subprocess
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import urlsplit, urlunsplit
+
+import pytest
+import sqlalchemy as sa
+
+ADDRESSES = {
+    "postgresql": ("DEXPY_TEST_POSTGRES", "postgresql+psycopg://postgres@127.0.0.1:5432/postgres"),
+    "mariadb": ("DEXPY_TEST_MARIADB", "mysql+pymysql://root@127.0.0.1:3306/mysql"),
+    "redis": ("DEXPY_TEST_REDIS", "redis://127.0.0.1:6379/0"),
+    "rabbitmq": ("DEXPY_TEST_RABBITMQ", "amqp://guest:guest@127.0.0.1:5672/%2F"),
+}
+"""Server to the variable that names it, and its usual address. The user must be allowed to make databases or vhosts."""
+
+DATABASES = ("sqlite", "postgresql", "mariadb")
+BROKERS = ("sql", "redis", "rabbitmq")
+
+GIVEN = {name: os.environ.get(variable) for name, (variable, _) in ADDRESSES.items()}
+"""Read now: what begins with DEXPY_ is taken out of the environment while a test runs."""
+
+
+def need(server: str) -> str:
+    """The address of a server; skips the test where there is none, or fails it with ``CI=true``."""
+    if (why := absent(server)) is None:
+        return address(server)
+    variable, _ = ADDRESSES[server]
+    _do_without(f"no {server} at {_display(address(server))} ({why}); {variable} names another")
+
+
+def _do_without(reason: str) -> NoReturn:
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+def address(server: str) -> str:
+    """Where a server should be."""
+    return GIVEN[server] or ADDRESSES[server][1]
+
+
+def _display(url: str) -> str:
+    return url.rpartition("@")[2]
+
+
+@functools.cache
+def absent(server: str) -> str | None:
+    """Why a server cannot be used; None when it can."""
+    probes: dict[str, Callable[[str], None]] = {"redis": _probe_redis, "rabbitmq": _probe_rabbitmq}
+    try:
+        probes.get(server, _probe_database)(address(server))
+    except Exception as error:  # noqa: BLE001 - each client has its own tree of errors
+        return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no answer'}"
+    return None
+
+
+def _probe_database(url: str) -> None:
+    with _administrator(url) as connection:
+        connection.exec_driver_sql("SELECT 1")
+
+
+def _probe_redis(url: str) -> None:
+    with _redis(url) as client:
+        client.ping()
+
+
+def _probe_rabbitmq(url: str) -> None:
+    import pika
+
+    pika.BlockingConnection(pika.URLParameters(url)).close()
+
+
+@contextlib.contextmanager
+def _administrator(url: str) -> Generator[sa.Connection]:
+    timeout = {"connect_timeout": 5}
+    engine = sa.create_engine(url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT", connect_args=timeout)
+    with engine.connect() as connection:
+        yield connection
+
+
+@contextlib.contextmanager
+def _redis(url: str) -> Generator[Any]:
+    import redis
+
+    client = redis.Redis.from_url(url, socket_connect_timeout=5, retry=None)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def _name() -> str:
+    return f"dexpy_test_{secrets.token_hex(5)}"
+
+
+@contextlib.contextmanager
+def database(kind: str, folder: Path) -> Generator[str]:
+    """The URL of an empty database of one's own, dropped afterwards with whoever is still connected.
+
+    Args:
+        kind: One of `DATABASES`.
+        folder: Where a SQLite file goes.
+    """
+    if kind == "sqlite":
+        yield f"sqlite:///{folder / 'records.db'}"
+        return
+    administrator, name = need(kind), _name()
+    with _administrator(administrator) as connection:
+        charset = "" if kind == "postgresql" else " CHARACTER SET utf8mb4"
+        connection.exec_driver_sql(f"CREATE DATABASE {name}{charset}")
+    try:
+        yield sa.make_url(administrator).set(database=name).render_as_string(hide_password=False)
+    finally:
+        with _administrator(administrator) as connection:
+            if kind == "postgresql":
+                connection.exec_driver_sql(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+            else:
+                cut(connection, name)
+                connection.exec_driver_sql(f"DROP DATABASE IF EXISTS {name}")
+
+
+def cut(connection: sa.Connection, name: str) -> int:
+    """End every connection to a database but this one, and say how many there were."""
+    if connection.dialect.name == "postgresql":
+        query = (
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+            f"WHERE datname = '{name}' AND pid <> pg_backend_pid()"
+        )
+        return int(connection.exec_driver_sql(query).scalar_one())
+    mine = f"SELECT id FROM information_schema.processlist WHERE db = '{name}' AND id <> connection_id()"
+    ids = connection.exec_driver_sql(mine).scalars().all()
+    for number in ids:
+        # It may have ended by itself meanwhile.
+        with contextlib.suppress(sa.exc.DBAPIError):
+            connection.exec_driver_sql(f"KILL CONNECTION {int(number)}")
+    return len(ids)
+
+
+@contextlib.contextmanager
+def cutting(url: str) -> Generator[Callable[[], int]]:
+    """A function that ends every connection to a database, from outside of it."""
+    found = sa.make_url(url)
+    kind = "postgresql" if found.get_backend_name() == "postgresql" else "mariadb"
+    with _administrator(need(kind)) as connection:
+        yield lambda: cut(connection, found.database or "")
+
+
+@contextlib.contextmanager
+def broker(kind: str) -> Generator[str | None]:
+    """The URL of an empty broker of one's own, emptied or dropped afterwards; None for the records' own database.
+
+    Args:
+        kind: One of `BROKERS`.
+    """
+    if kind == "sql":
+        yield None
+    elif kind == "redis":
+        with _namespace(need(kind)) as url:
+            yield url
+    else:
+        with _vhost(need(kind)) as url:
+            yield url
+
+
+@contextlib.contextmanager
+def _namespace(url: str) -> Generator[str]:
+    name = _name()
+    try:
+        yield f"{url}{'&' if '?' in url else '?'}namespace={name}"
+    finally:
+        with _redis(url) as client:
+            for key in list(client.scan_iter(f"{name}:*", count=1000)):
+                client.delete(key)
+
+
+@contextlib.contextmanager
+def _vhost(url: str) -> Generator[str]:
+    parts, name = urlsplit(url), _name()
+    user = parts.username or "guest"
+    run = _management(url) if _answers(_management(url)) else _rabbitmqctl
+    try:
+        run("add", name, user)
+    except (OSError, subprocess.SubprocessError) as error:
+        _do_without(f"no vhost can be made on rabbitmq at {_display(url)}: {error}")
+    try:
+        yield urlunsplit(parts._replace(path=f"/{name}"))
+    finally:
+        run("delete", name, user)
+
+
+Administer = Callable[[str, str, str], None]
+
+
+def _rabbitmqctl(action: str, name: str, user: str) -> None:
+    program = shutil.which("rabbitmqctl")
+    if program is None:
+        raise FileNotFoundError("there is neither rabbitmqctl nor RabbitMQ's management API")
+    commands = {
+        "add": [["add_vhost", name], ["set_permissions", "-p", name, user, ".*", ".*", ".*"]],
+        "delete": [["delete_vhost", name]],
+    }
+    for command in commands[action]:
+        subprocess.run([program, "-q", *command], check=True, capture_output=True, timeout=30)
+
+
+def _management(url: str) -> Administer:
+    import base64
+    import urllib.request
+
+    parts = urlsplit(url)
+    secret = base64.b64encode(f"{parts.username or 'guest'}:{parts.password or 'guest'}".encode()).decode()
+
+    def ask(method: str, path: str, body: bytes | None = None) -> None:
+        request = urllib.request.Request(  # noqa: S310 - http, to the server that the tests were given
+            f"http://{parts.hostname}:15672/api/{path}",
+            data=body,
+            method=method,
+            headers={"Authorization": f"Basic {secret}", "Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=5):  # noqa: S310
+            pass
+
+    def administer(action: str, name: str, user: str) -> None:
+        if action == "add":
+            ask("PUT", f"vhosts/{name}")
+            ask("PUT", f"permissions/{name}/{user}", b'{"configure": ".*", "write": ".*", "read": ".*"}')
+        elif action == "delete":
+            ask("DELETE", f"vhosts/{name}")
+        else:
+            ask("GET", "whoami")
+
+    return administer
+
+
+def _answers(administer: Administer) -> bool:
+    try:
+        administer("look", "", "")
+    except OSError:
+        return False
+    return True

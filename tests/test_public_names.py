@@ -1,0 +1,96 @@
+"""The public door: what `dexpy` promises by name, and what it costs to come in."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import dexpy
+
+HEAVY = ("sqlalchemy", "dramatiq", "click", "redis")
+LATE = {"Ticket", "records"}
+"""Loaded when they are asked for, because they bring SQLAlchemy along."""
+LIMIT_MS = 250
+TRIES = 5
+
+
+def in_a_fresh_process(code: str, environment: dict[str, str], folder: Path) -> str:
+    """What a few lines write in a process of their own."""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_all_is_sorted_and_names_nothing_twice() -> None:
+    assert dexpy.__all__ == sorted(set(dexpy.__all__))
+
+
+def test_all_is_what_can_be_imported() -> None:
+    own = {
+        name
+        for name, value in vars(dexpy).items()
+        if not (name.startswith("_") or isinstance(value, ModuleType))
+        and getattr(value, "__module__", "").partition(".")[0] == "dexpy"
+    }
+    assert own | LATE == set(dexpy.__all__)
+
+
+@pytest.mark.parametrize("name", dexpy.__all__)
+def test_every_name_is_there_and_has_a_docstring_of_its_own(name: str) -> None:
+    value = getattr(dexpy, name)
+    assert (value.__doc__ or "").strip(), f"dexpy.{name} has no docstring"
+
+
+@pytest.mark.parametrize("name", ["Operation", "Ticket"])
+def test_every_public_method_of_the_main_classes_has_a_docstring(name: str) -> None:
+    cls = getattr(dexpy, name)
+    bare = [
+        method
+        for method, value in vars(cls).items()
+        if not method.startswith("_")
+        and (inspect.isfunction(value) or isinstance(value, property | classmethod))
+        and not value.__doc__
+    ]
+    assert bare == []
+
+
+def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'dexpy' has no attribute 'Operatoin'"):
+        dexpy.Operatoin  # type: ignore[attr-defined]  # noqa: B018 - the access is the test
+
+
+def test_importing_dexpy_imports_nothing_heavy(environment: dict[str, str], tmp_path: Path) -> None:
+    code = f"import sys, json, dexpy; print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))"
+    assert json.loads(in_a_fresh_process(code, environment, tmp_path)) == []
+
+
+def test_declaring_and_calling_an_operation_imports_nothing_heavy(environment: dict[str, str], tmp_path: Path) -> None:
+    code = f"""
+import sys, json, dexpy
+
+class Add(dexpy.Operation):
+    a: int
+    async_ = dexpy.Async(queue="sums")
+    retry_on = (dexpy.Retry(OSError),)
+
+    def perform(self) -> int:
+        return self.a + 1
+
+assert Add(a=1).call() == 2
+print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))
+"""
+    assert json.loads(in_a_fresh_process(code, environment, tmp_path)) == []
+
+
+def test_importing_dexpy_is_quick(environment: dict[str, str], tmp_path: Path) -> None:
+    # The time of this process alone: a machine that is busy with other things says nothing about the import.
+    code = "from time import process_time as now; began = now(); import dexpy; print((now() - began) * 1000)"
+    took_ms = [float(in_a_fresh_process(code, environment, tmp_path)) for _ in range(TRIES)]
+    assert min(took_ms) < LIMIT_MS, f"import dexpy took {min(took_ms):.0f} ms at best of {TRIES}, not {LIMIT_MS} ms"
