@@ -11,7 +11,9 @@ from benchmarks.meter import Report, meter
 from dexpy import Operation
 
 metadata = sa.MetaData()
-effects = sa.Table("bench_effects", metadata, sa.Column("id", sa.BigInteger, primary_key=True), sa.Column("n", sa.Integer))
+effects = sa.Table(
+    "bench_effects", metadata, sa.Column("id", sa.BigInteger, primary_key=True), sa.Column("n", sa.Integer)
+)
 
 if "BENCH_DATABASE" in os.environ:
     runtime = dexpy.configure(database=os.environ["BENCH_DATABASE"], broker=os.environ["BENCH_BROKER"])

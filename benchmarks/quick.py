@@ -1,6 +1,6 @@
 """``make bench-quick``: enqueue and drain on PostgreSQL and Redis, beside raw psycopg and raw Dramatiq, interleaved.
 
-Prints a table with the ratio first. Ratios are what counts: all that is compared ran in turn, on one machine, in one run.
+Prints a table with the ratio first. Ratios are what counts: all that is compared ran in turn, on one machine.
 Servers: ``DEXPY_TEST_POSTGRES`` and ``DEXPY_TEST_REDIS``, else the usual local addresses.
 """
 
@@ -140,7 +140,7 @@ class Bench:
     def _run(self, command: list[str], extra: dict[str, str]) -> Drain:
         with tempfile.TemporaryDirectory() as folder:
             environment = self.environment | extra | {FOLDER: folder}
-            worker = subprocess.Popen(command, env=environment, cwd=HOME, stderr=subprocess.PIPE, text=True)  # noqa: S603
+            worker = subprocess.Popen(command, env=environment, cwd=HOME, stderr=subprocess.PIPE, text=True)
             try:
                 self._await_empty(worker)
             finally:
@@ -181,7 +181,8 @@ def main() -> None:
     for way, one in drain.items():
         ratio, cpu = one.rate / reference.rate, one.cpu_per_10k / reference.cpu_per_10k
         print(f"{ratio:>7.2f} {one.rate:>8.0f} {cpu:>10.2f} {one.cpu_per_10k:>10.2f}  {way}")
-    print(f"\n{given.rounds} rounds of {given.enqueues} enqueues and {given.jobs} jobs, medians; {time.monotonic() - began:.0f} s.")
+    took_s = time.monotonic() - began
+    print(f"\n{given.rounds} rounds of {given.enqueues} enqueues and {given.jobs} jobs, medians; {took_s:.0f} s.")
 
 
 if __name__ == "__main__":

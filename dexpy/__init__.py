@@ -40,8 +40,8 @@ from dexpy.foundation.errors import (
     SessionOnLoop,
     TicketError,
     TransactionOwned,
-    Undecodable,
     UndeclaredError,
+    Undecodable,
     UnknownOperation,
     WaitTimeout,
 )

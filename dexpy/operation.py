@@ -60,8 +60,8 @@ class BoundSafe(Generic[R]):
         def async_(self) -> Any:
             """Refused, with what to do instead."""
             raise OptionsError(
-                f"{type(self._operation).__qualname__}.safe has no async_: nothing has run yet when an enqueue returns. "
-                "Write async_().call() and ask the ticket: ticket.wait(timeout) gives Ok or Err."
+                f"{type(self._operation).__qualname__}.safe has no async_: nothing has run yet when an enqueue "
+                "returns. Write async_().call() and ask the ticket: ticket.wait(timeout) gives Ok or Err."
             )
 
 
@@ -312,8 +312,8 @@ def _run(operation: Operation) -> Outcome:
     contract: Contract = type(operation).contract
     if contract.is_async and running_loop() is not None:
         raise NotRunning(
-            f"{contract.cls.__qualname__}().call() would block the running event loop, on which its perform has to run. "
-            "Write: await op.acall()."
+            f"{contract.cls.__qualname__}().call() would block the running event loop, on which its perform has to "
+            "run. Write: await op.acall()."
         )
     return _start(operation, contract)
 
@@ -364,5 +364,3 @@ def _start(
         desk=desk,
         on_scope=on_scope,
     )
-
-

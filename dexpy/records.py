@@ -53,7 +53,7 @@ def all() -> RecordQuery:  # noqa: A001 - reads as records.all()
     return _every
 
 
-def get(id: str) -> Record:  # noqa: A002 - the column's name
+def get(id: str) -> Record:
     """One record.
 
     Raises:
@@ -63,7 +63,7 @@ def get(id: str) -> Record:  # noqa: A002 - the column's name
     return Record(store.row(id), store)
 
 
-def attempts(id: str) -> list[Attempt]:  # noqa: A002 - the column's name
+def attempts(id: str) -> list[Attempt]:
     """Every attempt of a record, the first one first, the running or successful one included.
 
     Raises:
@@ -73,19 +73,33 @@ def attempts(id: str) -> list[Attempt]:  # noqa: A002 - the column's name
     row = store.row(id)
     found = [
         Attempt(
-            each.number, each.worker, each.started_at, each.ended_at,
-            each.failure, each.error, each.error_message, each.traceback,
+            each.number,
+            each.worker,
+            each.started_at,
+            each.ended_at,
+            each.failure,
+            each.error,
+            each.error_message,
+            each.traceback,
         )
         for each in store.attempts_of(id)
-    ]  # fmt: skip
+    ]
     if row.status in ("running", "done"):
-        found.append(Attempt(row.num_attempts, row.claimed_by, row.started_at, row.completed_at, None, None, None, None))
+        found.append(
+            Attempt(row.num_attempts, row.claimed_by, row.started_at, row.completed_at, None, None, None, None)
+        )
     elif row.num_attempts and not found:
         # A run outside of the background tries once, and its record is all that is kept of it.
         found.append(
             Attempt(
-                row.num_attempts, None, row.started_at, row.completed_at,
-                row.failure, row.error, row.error_message, None,
+                row.num_attempts,
+                None,
+                row.started_at,
+                row.completed_at,
+                row.failure,
+                row.error,
+                row.error_message,
+                None,
             )
-        )  # fmt: skip
+        )
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ class Runtime:
         redactor: Goes over every text about a failure.
         broker: The application's own, instead of one by URL.
         create_tables: Whether tables are made on a server too, where they are missing.
+        unknown_grace: How long what no worker knows is kept waiting.
     """
 
     def __init__(
@@ -49,11 +51,13 @@ class Runtime:
         broker: dramatiq.Broker | None = None,
         *,
         create_tables: bool = False,
+        unknown_grace: timedelta | None = None,
     ) -> None:
         self.settings = settings
         self.session_factory = session_factory
         self.given_broker = broker
         self.create_tables = create_tables
+        self.unknown_grace = unknown_grace
         self.redactor = Redactor(custom=redactor)
         self._lock = threading.RLock()
 
@@ -102,6 +106,7 @@ class Runtime:
         from dexpy.background.jobs import Jobs
         from dexpy.background.queues import QueueDiscovery
         from dexpy.background.relay import RelayThread
+        from dexpy.background.unknown import patience
 
         with self._lock:
             store = self.store if self.is_recording else None
@@ -112,7 +117,8 @@ class Runtime:
             carrier.broker.add_middleware(QueueDiscovery(carrier))
             if not carrier.transactional and store is not None:
                 carrier.broker.add_middleware(RelayThread(dispatcher))
-            declare_actors(carrier.broker, Jobs(dispatcher, store, self.redactor, self.session_store))
+            jobs = Jobs(dispatcher, store, self.redactor, self.session_store, patience(self.unknown_grace))
+            declare_actors(carrier.broker, jobs)
             return dispatcher
 
     def _carrier(self, store: Store | None) -> Carrier:
@@ -183,6 +189,7 @@ def configure(
     session_factory: Callable[[], Session] | None = None,
     redactor: Callable[[str], str] | None = None,
     create_tables: bool = False,
+    unknown_grace: timedelta | None = None,
 ) -> Runtime:
     """Say where records and messages go, and put it in force for the process.
 
@@ -196,6 +203,8 @@ def configure(
         session_factory: Makes the sessions in which operations run: a `sessionmaker` of the application.
         redactor: Gets every text about a failure before it is stored or shown, and returns what may be.
         create_tables: Make missing tables on a server too; for tests and demos. Else ``dexpy db init`` makes them.
+        unknown_grace: How long an operation whose class no worker knows waits for one that does, as during a rolling
+            deploy, before it is ``failed`` as ``unknown``; a day when left out.
 
     Returns:
         The runtime.
@@ -216,7 +225,11 @@ def configure(
     named = attrs.evolve(found, database=database or found.database, broker=url or (None if own else found.broker))
     if named.database is None and session_factory is not None:
         named = attrs.evolve(named, database=_url_of(session_factory))
-    runtime = Runtime(named, session_factory, redactor, own, create_tables=create_tables)
+    if unknown_grace is not None and unknown_grace < timedelta(0):
+        raise ConfigurationError(f"configure(unknown_grace={unknown_grace!r}) wants a timedelta of 0 or more.")
+    runtime = Runtime(
+        named, session_factory, redactor, own, create_tables=create_tables, unknown_grace=unknown_grace
+    )
     if runtime.is_recording:
         runtime.store.database.engine  # noqa: B018 - made now, so that a wrong URL is told here
     import dramatiq

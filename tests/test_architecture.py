@@ -107,7 +107,11 @@ WRONG = {
     "upwards": ("recording/a.py", "from dexpy.execution.b import x", "recording.a:1 imports dexpy.execution.b, which"),
     "beside": ("foundation/a.py", "from dexpy import operation", "foundation.a:1 imports dexpy.operation, which"),
     "the front door": ("recording/a.py", "from dexpy import x", "recording.a:1 imports dexpy, which is not below it"),
-    "in a function": ("recording/a.py", "def f():\n  import dexpy.execution.b", "recording.a:2 imports dexpy.execution.b"),
+    "in a function": (
+        "recording/a.py",
+        "def f():\n  import dexpy.execution.b",
+        "recording.a:2 imports dexpy.execution.b",
+    ),
     "for types": (
         "recording/a.py",
         "if TYPE_CHECKING:\n  from dexpy.execution import b",
@@ -116,7 +120,7 @@ WRONG = {
     "by name": ("recording/a.py", "import_module('dexpy.execution.b')", "recording.a:1 imports dexpy.execution.b"),
     "a relative one": ("recording/a.py", "from ..execution import b", "recording.a:1 imports dexpy.execution.b"),
     "a surface": ("operation.py", "import dexpy.cli.main", "operation:1 imports dexpy.cli.main, a surface"),
-    "a surface by a surface": ("testing/a.py", "import dexpy.cli.main", "testing.a:1 imports dexpy.cli.main, a surface"),
+    "a surface by one": ("testing/a.py", "import dexpy.cli.main", "testing.a:1 imports dexpy.cli.main, a surface"),
     "no room": ("utils/a.py", "", "dexpy.utils.a is in no room of the plan"),
     "a circle": ("execution/c.py", "from dexpy.execution import b", "execution has a circle: dexpy.execution."),
 }
@@ -124,7 +128,7 @@ RIGHT = {
     "downwards": ("execution/d.py", "from dexpy.recording import e\nimport sqlalchemy"),
     "a room's line": ("execution/d.py", "from dexpy.execution import b"),
     "a circle of types alone": ("execution/c.py", "if TYPE_CHECKING:\n  from dexpy.execution import b"),
-    "by a surface": ("cli/other.py", "from dexpy import __version__\nfrom dexpy.cli.main import x\nimport dexpy.records"),
+    "by a surface": ("cli/other.py", "from dexpy import __version__, records\nfrom dexpy.cli.main import x"),
     "by the entrance": ("__main__.py", "from dexpy.cli.main import run"),
 }
 

@@ -81,7 +81,7 @@ def run_page(page: Path) -> None:
         if block.word == "file":
             write(Path(str(block.said)), block.code)
         elif block.language == "python":
-            exec(compile("\n" * (block.line - 1) + block.code, str(page), "exec"), vars(program))
+            exec(compile("\n" * (block.line - 1) + block.code, str(page), "exec"), vars(program))  # noqa: S102 - our page
         elif block.language == "pycon":
             prompt(block, vars(program), str(page))
         elif block.language == "console":

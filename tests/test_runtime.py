@@ -117,7 +117,9 @@ def test_a_database_url_that_cannot_be_read_is_one_error() -> None:
 
 
 def test_an_unknown_kind_of_database_is_one_error() -> None:
-    with pytest.raises(ConfigurationError, match=r"^The database oracel://x/y is of a kind that SQLAlchemy does not know"):
+    with pytest.raises(
+        ConfigurationError, match=r"^The database oracel://x/y is of a kind that SQLAlchemy does not know"
+    ):
         dexpy.configure(database="oracel://x/y")
 
 
@@ -135,22 +137,22 @@ def test_an_unknown_kind_of_broker_is_one_error_without_its_password(tmp_path: P
         ("mysql+pymysql://x@127.0.0.1/y", "pymysql", "mysql"),
     ],
 )
-def test_a_missing_driver_names_the_extra(
-    url: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_driver_names_the_extra(url: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
 
     with pytest.raises(MissingExtra) as refused:
         dexpy.configure(database=url)
 
-    assert str(refused.value).endswith(f"which is not installed. Run: pip install \"dexpy[{extra}]\"")
+    assert str(refused.value).endswith(f'which is not installed. Run: pip install "dexpy[{extra}]"')
     assert refused.value.extra == extra
 
 
 def test_a_missing_pika_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pika", None)
 
-    with pytest.raises(MissingExtra, match=r'needs the package \'pika\', which is not installed. Run: pip install "dexpy\[rab'):
+    with pytest.raises(
+        MissingExtra, match=r'needs the package \'pika\', which is not installed. Run: pip install "dexpy\[rab'
+    ):
         dexpy.configure(database=f"sqlite:///{tmp_path / 'a.db'}", broker="amqp://guest:guest@127.0.0.1")
 
 
@@ -196,7 +198,13 @@ def test_an_unconfigured_call_touches_no_disk_and_an_enqueue_makes_the_file(
     )
 
     ran = subprocess.run(
-        [sys.executable, "app.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "app.py"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "app.Echo\n", "")

@@ -181,12 +181,11 @@ def check_delay(delay_s: float, where: str) -> None:
     """
     if delay_s > LONGEST_DELAY_S:
         raise OptionsError(
-            f"{where}: it is due in {timedelta(seconds=round(delay_s))}, and without a database a broker delays 7 days at "
-            "most. Configure a database: dexpy.configure(database=..., broker=...)."
+            f"{where}: it is due in {timedelta(seconds=round(delay_s))}, and without a database a broker delays 7 days "
+            "at most. Configure a database: dexpy.configure(database=..., broker=...)."
         )
 
 
 def seconds_until(due_at: datetime | None) -> float:
     """Seconds from now to a moment, 0 for one that is past or None."""
     return 0.0 if due_at is None else max(0.0, (due_at - clock.now()).total_seconds())
-

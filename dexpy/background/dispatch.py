@@ -15,8 +15,9 @@ from dexpy.background.payload import DIRECT_JOB, RECORD_JOB, VERSION, DirectPayl
 from dexpy.declaration.contract import Contract
 from dexpy.declaration.policies import AsyncOptions, check_queue, seconds_of
 from dexpy.declaration.props import encoded
+from dexpy.execution.start import with_rows
 from dexpy.foundation.clock import clock
-from dexpy.foundation.errors import DeclarationError, SensitiveInTransit, listed
+from dexpy.foundation.errors import DeclarationError, NotRunning, SensitiveInTransit, listed
 from dexpy.foundation.ids import new_id
 from dexpy.foundation.trace import Frame, current_frame
 from dexpy.recording import outbox
@@ -141,10 +142,10 @@ class Dispatcher:
                 f"{owner} cannot go to the background: {contract.unreachable}. call() works as it is."
             )
         params = encoded(owner, contract.props, operation.__dict__)
-        plan = Plan.of(operation, contract, options)
+        place = Given(session) if session is not None else ambient()
+        plan = self._plan(operation, contract, options, place)
         run_id = new_id("op")
         frame = current_frame().child(run_id, contract.name)
-        place = Given(session) if session is not None else ambient()
         fate = Fate()
         if self.store is not None and contract.record is not None and contract.record.params:
             shipment = self._record_shipment(self.store, contract, params, plan, run_id, frame)
@@ -162,6 +163,18 @@ class Dispatcher:
         self.broker.declare_queue(plan.queue)
         self._ship(shipment, place, fate)
         return ticket
+
+    def _plan(self, operation: Any, contract: Contract, options: AsyncOptions, place: Ambient | None) -> Plan:
+        try:
+            return Plan.of(operation, contract, options)
+        except NotRunning:
+            if not contract.references or self.store is None:
+                raise
+        # Its queue function reads a row that was given by its key: a short read, for that alone.
+        if place is not None:
+            return Plan.of(with_rows(operation, contract, place.session()), contract, options)
+        with self.store.new_session() as session:
+            return Plan.of(with_rows(operation, contract, session), contract, options)
 
     def _record_shipment(
         self, store: Store, contract: Contract, params: Any, plan: Plan, run_id: str, frame: Frame
@@ -302,18 +315,17 @@ class Dispatcher:
 
     def send_direct(self, payload: DirectPayload, queue: str, wait_s: float) -> None:
         """Send a direct run again, after a wait."""
-        self.put_back(self._direct_message(payload, queue), wait_s)
+        self.put_back(self._direct_message(payload, queue), wait_s, payload.priority)
 
-    def put_back(self, message: dramatiq.Message[Any], wait_s: float) -> None:
+    def put_back(self, message: dramatiq.Message[Any], wait_s: float, priority: int = 0) -> None:
         """Send a message once more, after a wait."""
         if self.carrier.mailbox is None:
             enqueue_on(self.broker, message, wait_s)
         else:
-            self._write(lambda connection: self._post(connection, message, clock.now() + timedelta(seconds=wait_s)))
+            due_at = clock.now() + timedelta(seconds=wait_s)
+            self._write(lambda connection: self._post(connection, message, due_at, priority))
             self.ring()
 
     def ring(self) -> None:
         """Wake the workers of this process."""
         self.carrier.ring()
-
-

@@ -20,6 +20,7 @@ from sqlalchemy.engine import Row
 
 from dexpy.background.dispatch import Dispatcher
 from dexpy.background.payload import DirectPayload
+from dexpy.background.unknown import Patience, Strangers
 from dexpy.declaration import registry
 from dexpy.declaration.contract import Contract
 from dexpy.declaration.policies import Retry
@@ -49,10 +50,6 @@ from dexpy.recording.recorder import (
 from dexpy.recording.store import Store, facts_of
 from dexpy.recording.transitions import apply
 
-UNKNOWN_WAIT_S = 30.0
-"""First wait before a message of an unknown class is looked at again; it doubles."""
-UNKNOWN_WAIT_MAX_S = 600.0
-
 
 @attrs.frozen
 class Verdict:
@@ -73,9 +70,7 @@ class Verdict:
     traceback: str | None = None
 
 
-def judge(
-    contract: Contract, ended: Err | BaseException, counts: Mapping[str, int], redactor: Redactor
-) -> Verdict:
+def judge(contract: Contract, ended: Err | BaseException, counts: Mapping[str, int], redactor: Redactor) -> Verdict:
     """Decide what happens after an attempt, by the rules of the class.
 
     Args:
@@ -131,6 +126,7 @@ class Jobs:
         store: Where records are; None when nothing is recorded.
         redactor: For what is kept of failures.
         store_for_sessions: Gives the store, for the sessions of runs.
+        patience: With messages of unknown classes.
     """
 
     def __init__(
@@ -139,21 +135,23 @@ class Jobs:
         store: Store | None,
         redactor: Redactor,
         store_for_sessions: Callable[[], Store],
+        patience: Patience | None = None,
     ) -> None:
         self._dispatcher = dispatcher
         self._store = store
         self._redactor = redactor
         self._store_for_sessions = store_for_sessions
-        self._warned: set[str] = set()
+        self._strangers = Strangers(dispatcher, store, patience)
         self._claimed: dict[str, Row[Any]] = {}
 
-    def run_record(self, class_name: str, record_id: str, trace: Mapping[str, Any]) -> None:
+    def run_record(self, class_name: str, record_id: str, trace: Mapping[str, Any], **_later: Any) -> None:
         """Run what a record says, if it is still to be run.
 
         Args:
             class_name: The operation's stable name.
             record_id: Of its row.
             trace: The trace's id; the row has the rest.
+            _later: What a later form of the message may say besides.
         """
         store = self._store
         if store is None:
@@ -191,26 +189,16 @@ class Jobs:
                     line(logging.WARNING, "given_back", operation=row.name, run=row.id, attempt=row.num_attempts)
 
     def _contract(self, class_name: str, run_id: str) -> Contract | None:
-        try:
-            found: Contract = registry.find(class_name).contract
-        except UnknownOperation:
-            self._put_back(class_name, run_id)
-            return None
-        return found
-
-    def _put_back(self, class_name: str, run_id: str) -> None:
-        """A class that this worker does not know, as during a rolling deploy: look again later, somewhere else."""
-        message: dramatiq.Message[Any] | None = CurrentMessage.get_current_message()
-        if class_name not in self._warned:
-            self._warned.add(class_name)
-            line(logging.WARNING, "class.unknown", operation=class_name, run=run_id, advice="is its module imported?")
-        if message is None:
-            return
-        facts = dict(message.options.get("dexpy", {}))
-        looks = int(facts.get("looks", 0))
-        facts["looks"] = looks + 1
-        again = dataclasses.replace(message, options={**message.options, "dexpy": facts})
-        self._dispatcher.put_back(again, min(UNKNOWN_WAIT_S * 2**looks, UNKNOWN_WAIT_MAX_S))
+        why = self._strangers.of_later_form()
+        if why is None:
+            try:
+                found: Contract = registry.find(class_name).contract
+            except UnknownOperation:
+                why = "its class is not declared here: is its module imported?"
+            else:
+                return found
+        self._strangers.take_in(class_name, run_id, why)
+        return None
 
     def _not_claimed(self, store: Store, class_name: str, record_id: str) -> None:
         """A second delivery, or one that came before its time."""
@@ -297,13 +285,16 @@ class Jobs:
             line(logging.INFO, "retrying", operation=contract.name, run=row.id, seconds=verdict.wait_s)
             self._dispatcher.ring()
 
-    def run_direct(self, class_name: str, params: Mapping[str, Any], trace: Mapping[str, Any]) -> None:
+    def run_direct(
+        self, class_name: str, params: Mapping[str, Any], trace: Mapping[str, Any], **_later: Any
+    ) -> None:
         """Run what a message carries.
 
         Args:
             class_name: The operation's stable name.
             params: The props as JSON.
             trace: The frame as JSON.
+            _later: What a later form of the message may say besides.
         """
         message = CurrentMessage.get_current_message()
         facts: Mapping[str, Any] = message.options.get("dexpy", {}) if message is not None else {}
@@ -315,6 +306,7 @@ class Jobs:
             facts.get("id") or new_id("op"),
             int(facts.get("attempt", 1)),
             facts.get("counts") or {},
+            getattr(message, "priority", 0),
         )
         contract = self._contract(class_name, payload.run_id)
         if contract is not None:
@@ -428,4 +420,3 @@ def crashed_early(error: Exception, contract: Contract, run_id: str, redactor: R
     """Say of an exception that came before the pipeline what the pipeline would have said."""
     facts = {"operation": contract.name, "run": run_id, "error": class_path(error), "message": redactor.of(error)}
     line(logging.ERROR, "crashed", **facts)
-

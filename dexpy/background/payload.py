@@ -49,6 +49,7 @@ class DirectPayload:
         run_id: Of the run, the same in every attempt.
         attempt: Which attempt this will be, from 1.
         counts: Attempts so far for each retry rule.
+        priority: Of its message: beside the payload, not in it.
     """
 
     class_name: str
@@ -57,6 +58,7 @@ class DirectPayload:
     run_id: str
     attempt: int = 1
     counts: Mapping[str, int] = attrs.field(factory=dict[str, int])
+    priority: int = 0
 
     def kwargs(self) -> dict[str, Any]:
         """The keyword arguments of the message."""

@@ -6,6 +6,7 @@ The consumers of a Dramatiq worker are made for the queues that its broker knows
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import Any
 
@@ -46,9 +47,7 @@ class QueueDiscovery(dramatiq.Middleware):
 
     def _look(self, stop: threading.Event) -> None:
         while not stop.is_set():
-            try:
+            # The consumers say so; here the next look is soon enough.
+            with contextlib.suppress(*DATABASE_ERRORS):
                 declare_new_queues(self._carrier)
-            except DATABASE_ERRORS:
-                # The consumers say so; here the next look is soon enough.
-                pass
             stop.wait(LOOK_EVERY_S)

@@ -19,7 +19,7 @@ from sqlalchemy.engine import Row
 from dexpy.background.dispatch import Dispatcher
 from dexpy.foundation.log import line
 from dexpy.foundation.redaction import class_path
-from dexpy.recording.metadata import after
+from dexpy.recording.metadata import after, as_of
 from dexpy.recording.store import Store
 from dexpy.recording.tables import records
 from dexpy.recording.transitions import apply
@@ -32,7 +32,7 @@ BATCH = 100
 
 _OWED = (
     sa.select(records.c.id)
-    .where(records.c.status == "pending", records.c.enqueued_at.is_(None), records.c.scheduled_at <= after(0))
+    .where(records.c.status == "pending", records.c.enqueued_at.is_(None), records.c.scheduled_at <= as_of(0))
     .order_by(records.c.scheduled_at)
     .limit(BATCH)
     .with_for_update(skip_locked=True)

@@ -8,7 +8,6 @@ from functools import partial
 
 import click
 
-
 from dexpy.foundation.errors import DexpyError
 
 Finding = tuple[str, str | None]

@@ -7,8 +7,6 @@ import sys
 import click
 
 
-
-
 @click.group()
 def db() -> None:
     """Make the tables, or compare them with what this version needs."""

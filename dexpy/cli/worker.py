@@ -22,15 +22,39 @@ def _queues(_context: click.Context, _option: click.Parameter, given: tuple[str,
 
 @click.command()
 @click.argument("modules", nargs=-1, required=True, metavar="MODULE...")
-@click.option("-p", "--processes", type=click.IntRange(min=1), default=lambda: os.cpu_count() or 1,
-              show_default="one for each CPU", help="Worker processes.")  # fmt: skip
-@click.option("-t", "--threads", type=click.IntRange(min=1), default=8, show_default=True,
-              help="Threads in each: how many operations run at once there.")  # fmt: skip
-@click.option("-Q", "--queues", multiple=True, callback=_queues, metavar="NAME,...",
-              help="Serve only these queues.  [default: all]")  # fmt: skip
+@click.option(
+    "-p",
+    "--processes",
+    type=click.IntRange(min=1),
+    default=lambda: os.cpu_count() or 1,
+    show_default="one for each CPU",
+    help="Worker processes.",
+)
+@click.option(
+    "-t",
+    "--threads",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    help="Threads in each: how many operations run at once there.",
+)
+@click.option(
+    "-Q",
+    "--queues",
+    multiple=True,
+    callback=_queues,
+    metavar="NAME,...",
+    help="Serve only these queues.  [default: all]",
+)
 @click.option("--burst", is_flag=True, help="Run what is due, then end.")
-@click.option("--shutdown-timeout", type=click.FloatRange(min=0), default=30.0, show_default=True, metavar="SECONDS",
-              help="How long running operations may take to end after TERM.")  # fmt: skip
+@click.option(
+    "--shutdown-timeout",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long running operations may take to end after TERM.",
+)
 @click.option("-v", "--verbose", is_flag=True, help="Log more, and show tracebacks.")
 def worker(
     modules: tuple[str, ...],

@@ -18,7 +18,7 @@ from dexpy.declaration.policies import AsyncOptions, Record, Reset, Retry, Rule,
 from dexpy.declaration.props import RESERVED, Prop, reserved_name, resolve, resolve_annotation
 from dexpy.declaration.refs import Reference
 from dexpy.declaration.registry import stable_name, why_not_importable
-from dexpy.foundation.errors import DeclarationError, Error, OptionsError, RefNotFound, ResultTypeError
+from dexpy.foundation.errors import DeclarationError, Error, OptionsError, RefNotFound, ResultTypeError, listed
 
 NO_OBSERVER = "__dexpy_no_observer__"
 """Marks the `on_error` of the base class, which need not be called."""
@@ -130,9 +130,7 @@ class Contract:
         try:
             return self.success.check(value)
         except Misfit as misfit:
-            wrong = "; ".join(
-                f"{('result' + problem.path)} wants {problem.wanted}" for problem in misfit.problems
-            )
+            wrong = "; ".join(f"{('result' + problem.path)} wants {problem.wanted}" for problem in misfit.problems)
             raise ResultTypeError(
                 f"{self.cls.__qualname__}.perform returned {type(value).__name__}, and says it returns "
                 f"{self.success.label}: {wrong}. Change the return value or the annotation."
@@ -157,12 +155,11 @@ def compile_contract(cls: type[Any], name: str | None, aliases: Sequence[str]) -
     check_guards(where, guards)
     record = _record(cls, where)
     perform: Any = cls.perform
-    if isinstance(inspect.getattr_static(cls, "perform", None), (staticmethod, classmethod)):
-        raise DeclarationError(f"{where}.perform must be a method: def perform(self) -> ...")
+    _check_perform(cls, where)
     return Contract(
         cls=cls,
         name=name or stable_name(cls),
-        aliases=tuple(aliases),
+        aliases=_aliases(aliases, where),
         description=next(iter((inspect.getdoc(cls) or "").splitlines()), None) if vars(cls).get("__doc__") else None,
         options=_options(cls, where),
         record=record,
@@ -173,6 +170,34 @@ def compile_contract(cls: type[Any], name: str | None, aliases: Sequence[str]) -
         guards=guards,
         callbacks=tuple(hook for hook in hooks if isinstance(hook, Callback)),
         is_async=inspect.iscoroutinefunction(perform),
+    )
+
+
+def _check_perform(cls: type[Any], where: str) -> None:
+    static, perform = inspect.getattr_static(cls, "perform", None), cls.perform
+    if isinstance(static, (staticmethod, classmethod)) or not callable(perform):
+        raise DeclarationError(f"{where}.perform must be a method: def perform(self) -> ...")
+    if inspect.isgeneratorfunction(perform) or inspect.isasyncgenfunction(perform):
+        raise DeclarationError(f"{where}.perform has a yield, so that nothing of it would run. Return a list instead.")
+    needed = [
+        one.name
+        for one in list(inspect.signature(perform).parameters.values())[1:]
+        if one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+    ]
+    if needed:
+        raise DeclarationError(
+            f"{where}.perform wants {listed(needed)}, and is called without arguments. Declare a prop for each and read "
+            "it from self."
+        )
+
+
+def _aliases(aliases: object, where: str) -> tuple[str, ...]:
+    if isinstance(aliases, (tuple, list)):
+        names = tuple(cast("Sequence[object]", aliases))
+        if all(isinstance(name, str) and 0 < len(name) <= 255 for name in names):
+            return cast("tuple[str, ...]", names)
+    raise DeclarationError(
+        f"class {where}(aliases={aliases!r}) wants earlier names in a tuple: aliases=({'old.Name'!r},)."
     )
 
 
@@ -203,7 +228,7 @@ def _record(cls: Any, where: str) -> Record | None:
         return Record()
     if declared is False:
         return None
-    if isinstance(declared, Record):
+    if isinstance(declared, Record) and {type(declared.params), type(declared.result)} == {bool}:
         return declared
     raise DeclarationError(
         f"{where}.record = {declared!r} is no policy. Write True, False or Record(params=True, result=False)."
@@ -238,7 +263,16 @@ def _job_rules(cls: type, where: str) -> tuple[Rule, ...]:
                     takes = "Retry(...) and Reset()" if expected is Retry else "exception classes, codes and Reset()"
                     raise DeclarationError(f"{where}.{attribute}: {entry!r} does not belong there. It takes {takes}.")
         rules += own
+    _check_contradictions(rules, where)
     return tuple(rules)
+
+
+def _check_contradictions(rules: Sequence[Rule], where: str) -> None:
+    retried = {(rule.cause, rule.distance) for rule in rules if rule.answer is not None}
+    for rule in rules:
+        if rule.answer is None and (rule.cause, rule.distance) in retried:
+            cause = rule.cause if isinstance(rule.cause, str) else rule.cause.__name__
+            raise DeclarationError(f"{where}: retry_on and discard_on both name {cause}. Leave it in one of them.")
 
 
 def _is_cause(entry: object) -> bool:
@@ -286,6 +320,8 @@ def _errors(cls: type, where: str) -> Mapping[str, str | None]:
         for code, description in described.items():
             if not isinstance(code, str) or not code or len(code) > 255:
                 raise DeclarationError(f"{where}.errors: {code!r} is no code; codes are non-empty str.")
+            if description is not None and not isinstance(description, str):
+                raise DeclarationError(f"{where}.errors[{code!r}] = {description!r} wants a description, a str.")
             merged[code] = description
     return merged
 

@@ -50,8 +50,8 @@ _INT_LIMIT = 10**4300
 """Python refuses to write or read longer ints as text (`sys.set_int_max_str_digits`)."""
 
 
-class Misfit(Exception):  # noqa: N818 - a word of the domain; it becomes a PropsError or Undecodable before users see it
-    """A value that does not fit its form.
+class Misfit(Exception):
+    """A value that does not fit its form; it becomes a `PropsError` or `Undecodable` before users see it.
 
     Attributes:
         problems: All that is wrong with the value, each with its path from the value's root.
@@ -246,7 +246,7 @@ def _matching(pattern: str, read: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 _DATE = r"\d{4}-\d{2}-\d{2}"
-_OFFSET = r"(?:Z|[+-]\d{2}:\d{2}(?::\d{2}(?:\.\d{1,6})?)?)?"
+_OFFSET = r"(?:Z|[+-]\d{2}:\d{2}(?::\d{2}(?P<fine>\.\d{1,6})?)?)?"
 _TIME = r"\d{2}:\d{2}(?::\d{2}(?:\.\d{1,6})?)?" + _OFFSET
 _DECIMAL = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
 _FINE_OFFSET = re.compile(r"(.+)([+-])(\d{2}):(\d{2}):(\d{2})\.(\d{1,6})", re.ASCII)
@@ -269,18 +269,26 @@ def _write_iso(value: datetime | time) -> str:
     return value.isoformat(timespec="microseconds")
 
 
-def _iso_reader(cls: type[datetime] | type[time]) -> Callable[[str], Any]:
-    """`fromisoformat`, which takes an offset of less than a second for UTC."""
+def _iso_reader(cls: type[datetime] | type[time], pattern: str) -> Callable[[str], Any]:
+    matches = re.compile(pattern, re.ASCII).fullmatch
 
     def read(text: str) -> Any:
-        match = _FINE_OFFSET.fullmatch(text)
+        match = matches(text)
         if match is None:
-            return cls.fromisoformat(text)
-        local, sign, hours, minutes, seconds, fraction = match.groups()
-        offset = timedelta(0, int(seconds), int(fraction.ljust(6, "0")), 0, int(minutes), int(hours))
-        return cls.fromisoformat(local).replace(tzinfo=timezone(-offset if sign == "-" else offset))
+            raise ValueError
+        return cls.fromisoformat(text) if match["fine"] is None else _read_fine_offset(cls, text)
 
     return read
+
+
+def _read_fine_offset(cls: type[datetime] | type[time], text: str) -> Any:
+    """`fromisoformat` takes an offset of less than a second for UTC."""
+    match = _FINE_OFFSET.fullmatch(text)
+    if match is None:
+        raise ValueError
+    local, sign, hours, minutes, seconds, fraction = match.groups()
+    offset = timedelta(0, int(seconds), int(fraction.ljust(6, "0")), 0, int(minutes), int(hours))
+    return cls.fromisoformat(local).replace(tzinfo=timezone(-offset if sign == "-" else offset))
 
 
 def _write_decimal(value: Decimal) -> str:
@@ -376,9 +384,9 @@ SCALARS: Mapping[Any, Scalar] = {
         datetime,
         "string",
         _write_iso,
-        _from_text(_matching(f"{_DATE}T{_TIME}", _iso_reader(datetime)), "ISO datetime text"),
+        _from_text(_iso_reader(datetime, f"{_DATE}T{_TIME}"), "ISO datetime text"),
     ),
-    time: _written_scalar(time, "string", _write_iso, _from_text(_matching(_TIME, _iso_reader(time)), "ISO time text")),
+    time: _written_scalar(time, "string", _write_iso, _from_text(_iso_reader(time, _TIME), "ISO time text")),
     timedelta: _written_scalar(timedelta, "integer", _write_timedelta, _decode_timedelta, _parse_timedelta),
     Decimal: _written_scalar(Decimal, "string", _write_decimal, _decode_decimal),
     UUID: _written_scalar(UUID, "string", str, _from_text(_matching(_UUID, UUID), "UUID text")),

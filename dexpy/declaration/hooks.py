@@ -118,7 +118,7 @@ def around(method: F) -> F:
 
 
 def hooks_of(cls: type) -> Iterator[Any]:
-    """The hooks of a class, those of its bases first; a method that a subclass overrides counts as the subclass has it."""
+    """The hooks of a class, those of its bases first; an overridden method counts as the subclass has it."""
     seen: set[str] = set()
     for owner in reversed(cls.__mro__):
         for name, value in vars(owner).items():

@@ -183,14 +183,14 @@ class RegisteredLoader:
             return self.check_key(UUID(cast("dict[str, Any]", data)["$uuid"]))
         return self.check_key(data)
 
-    def load(self, session: Callable[[], Any], keys: Sequence[Key], lock: bool) -> Mapping[Key, Any]:  # noqa: ARG002
+    def load(self, session: Callable[[], Any], keys: Sequence[Key], lock: bool) -> Mapping[Key, Any]:
         """The rows, by key."""
         found = self.load_rows(self.model, keys)
         if isinstance(found, Mapping):
             return cast("Mapping[Key, Any]", found)
         return {self.read_key(instance): instance for instance in found}
 
-    def is_usable(self, session: Callable[[], Any], instance: Any) -> bool:  # noqa: ARG002
+    def is_usable(self, session: Callable[[], Any], instance: Any) -> bool:
         """An instance is always used as it is."""
         return True
 

@@ -82,9 +82,7 @@ class AsyncOptions:
         """
         if self.queue is not None and not callable(self.queue):
             check_queue(self.queue, where)
-        if self.priority is not None and (
-            type(self.priority) is not int or not -(2**31) <= self.priority < 2**31
-        ):
+        if self.priority is not None and (type(self.priority) is not int or not -(2**31) <= self.priority < 2**31):
             raise OptionsError(f"{where}: priority={self.priority!r} wants an int; higher runs sooner, 0 is usual.")
         if self.in_ is not None and self.at is not None:
             raise OptionsError(f"{where}: in_ and at were both given. Give one: in_ is a delay, at a moment.")
@@ -168,9 +166,7 @@ class Retry:
     wait: Wait
     jitter: float
 
-    def __init__(
-        self, *causes: Cause, attempts: int | None = 5, wait: Wait = 3.0, jitter: float = 0.15
-    ) -> None:
+    def __init__(self, *causes: Cause, attempts: int | None = 5, wait: Wait = 3.0, jitter: float = 0.15) -> None:
         _check_causes(causes, "Retry(...)")
         if attempts is not None and (type(attempts) is not int or attempts < 1):
             raise DeclarationError(f"Retry(attempts={attempts!r}) wants an int of at least 1, or None for no end.")

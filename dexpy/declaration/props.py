@@ -168,9 +168,19 @@ def prop(
     except re.error as error:
         raise DeclarationError(f"prop(pattern={pattern!r}) is no regular expression: {error}.") from None
     options = PropOptions(
-        ge, gt, le, lt, min_length, max_length, compiled,
-        None if choices is None else tuple(choices), desc, sensitive, lock, tuple(aliases),
-    )  # fmt: skip
+        ge,
+        gt,
+        le,
+        lt,
+        min_length,
+        max_length,
+        compiled,
+        None if choices is None else tuple(choices),
+        desc,
+        sensitive,
+        lock,
+        tuple(aliases),
+    )
     made = attrs.Factory(factory) if factory is not None else default
     return attrs.field(default=made, kw_only=True, metadata={MARK: options})
 
@@ -302,13 +312,12 @@ def define(cls: type) -> None:
         _check_name(cls, name)
     _check_bases(cls, own)
     try:
-        attrs.define(
-            cls, init=False, repr=False, frozen=True, slots=False, auto_attribs=True, eq=False, kw_only=True
-        )
+        attrs.define(cls, init=False, repr=False, frozen=True, slots=False, auto_attribs=True, eq=False, kw_only=True)
     except attrs.exceptions.UnannotatedAttributeError as error:
         names = ", ".join(sorted(name for name, value in vars(cls).items() if _is_field(value) and name not in own))
         raise DeclarationError(
-            f"{cls.__qualname__}: {names or error} is a prop() without a type. Write {names or 'name'}: int = prop(...)."
+            f"{cls.__qualname__}: {names or error} is a prop() without a type. "
+            f"Write {names or 'name'}: int = prop(...)."
         ) from None
     for field in attrs.fields(cls):
         if field.name in own and _is_shared(field.default):
@@ -400,9 +409,7 @@ def _resolve_one(cls: type, field: attrs.Attribute[Any]) -> Prop:
         if options.lock:
             raise DeclarationError(f"{where}: prop(lock=True) is for references. Leave it out, or write Ref[...].")
         form = form_of(annotation)
-    resolved = Prop(
-        field.name, annotation, form, options, field.default is attrs.NOTHING, reference, field.default
-    )
+    resolved = Prop(field.name, annotation, form, options, field.default is attrs.NOTHING, reference, field.default)
     if not resolved.required and not isinstance(field.default, attrs.Factory):  # type: ignore[arg-type]
         try:
             resolved.check(field.default)
@@ -425,9 +432,7 @@ def resolve_annotation(annotation: Any, owner: type, where: str) -> Any:
 
     holder.__annotations__ = {"it": annotation}
     try:
-        hints = typing.get_type_hints(
-            holder, dict(_module_of(owner)), {owner.__name__: owner}, include_extras=True
-        )
+        hints = typing.get_type_hints(holder, dict(_module_of(owner)), {owner.__name__: owner}, include_extras=True)
     except NameError as error:
         raise DeclarationError(
             f"{where}: its type {annotation!r} names {error.name!r}, which does not exist at run time. "
@@ -545,6 +550,4 @@ def _named(one: Prop, misfit: Misfit) -> list[Problem]:
 def _unknown(props: tuple[Prop, ...], given: Mapping[str, Any]) -> list[Problem]:
     known = [one.name for one in props]
     wanted = f"to be one of the props {listed(known)}." if known else "to be left out, for there are no props"
-    return [
-        Problem("." + str(name), wanted + did_you_mean(str(name), known)) for name in given if name not in known
-    ]
+    return [Problem("." + str(name), wanted + did_you_mean(str(name), known)) for name in given if name not in known]

@@ -249,7 +249,5 @@ def reference_of(prop: str, annotation: object, lock: bool, owner: str) -> Refer
     kind: Any = reference_kind(annotation)
     arguments = get_args(annotation)
     if len(arguments) != 1 or not isinstance(arguments[0], type):
-        raise DeclarationError(
-            f"{owner}.{prop}: {kind.__name__} wants one model, as in {kind.__name__}[Customer]."
-        )
+        raise DeclarationError(f"{owner}.{prop}: {kind.__name__} wants one model, as in {kind.__name__}[Customer].")
     return Reference(prop, arguments[0], kind.many, kind.optional, lock)

@@ -32,7 +32,7 @@ def _name_of_main() -> str | None:
         name: str = spec.name
         return name
     file = getattr(main, "__file__", None)
-    if file is None:
+    if file is None or not os.path.isfile(file):  # what is read from standard input says that its file is <stdin>
         return None
     path = os.path.realpath(file)
     for entry in sys.path:

@@ -36,15 +36,24 @@ class Scope:
         store: Gives the store, once a session is needed.
         outer: What the run joins, if anything.
         transactional: Whether the whole run is one transaction.
+        undone: Called when what the run did was rolled back after all, with the transaction that it joined.
     """
 
     is_run = True
 
-    def __init__(self, owner: str, store: Callable[[], Store], outer: Ambient | None, transactional: bool) -> None:
+    def __init__(
+        self,
+        owner: str,
+        store: Callable[[], Store],
+        outer: Ambient | None,
+        transactional: bool,
+        undone: Callable[[], None] | None = None,
+    ) -> None:
         self.owner = owner
         self._store = store
         self._outer = outer
         self._transactional = transactional
+        self._undone = undone
         self._open = transactional
         self._thread = threading.get_ident()
         self._session: Session | None = None
@@ -94,8 +103,10 @@ class Scope:
 
     def _begin(self) -> None:
         if self._outer is not None:
-            self._session = self._outer.session()
-            self._savepoint = self._session.begin_nested()
+            session = self._outer.session()
+            # It flushes, which may fail: until then the session is not this run's to end.
+            self._savepoint = session.begin_nested()
+            self._session = session
         else:
             self._session = self._store().new_session()
             self._session.begin()
@@ -134,28 +145,23 @@ class Scope:
         """From another thread: let nothing of this run be committed that has not been yet."""
         self._cancelled = True
 
-    def commit(
-        self, settle: Callable[[Connection], None] | None = None, undone: Callable[[], None] | None = None
-    ) -> None:
+    def commit(self, settle: Callable[[Connection], None] | None = None) -> None:
         """End the run's transaction well.
 
         Args:
             settle: Writes the record, last before the commit; called if records and session share a database.
-            undone: Called after all if the run that called this one is rolled back.
 
         Raises:
             asyncio.CancelledError: The run was cancelled meanwhile.
             TransactionOwned: The transaction was ended inside the run.
         """
-        self._commit_session(settle, undone)
+        self._commit_session(settle)
         waiting, self._waiting = self._waiting, []
         for action in waiting:
             self._pass_on(action)
         self._finish()
 
-    def _commit_session(
-        self, settle: Callable[[Connection], None] | None = None, undone: Callable[[], None] | None = None
-    ) -> None:
+    def _commit_session(self, settle: Callable[[Connection], None] | None = None) -> None:
         if self._cancelled:
             raise asyncio.CancelledError("the run was cancelled")
         session = self._session
@@ -166,15 +172,17 @@ class Scope:
                     f"{self.owner}: the transaction of the run was ended inside it. Leave begin, commit and rollback "
                     "to the run; write `with self.session.begin_nested():` for a part."
                 )
-            if settle is not None and self._store().holds(session):
+            settles = settle is not None and self._store().holds(session)
+            if settle is not None and settles:
                 settle(session.connection())
             self._release_guard()
             if self._savepoint is not None:
                 self._savepoint.commit()
-                if undone is not None and self.joins_run:
+                # In a session of the application's, a row of the same transaction is simply gone with it.
+                if self._undone is not None and (self.joins_run or not settles):
                     from dexpy.recording import outbox
 
-                    outbox.after_commit(session, _nothing, undone)
+                    outbox.after_commit(session, _nothing, self._undone)
             else:
                 # Over before the hooks run: one that asks for the session must not get one that nobody commits.
                 self._open = False
@@ -243,7 +251,7 @@ class Scope:
 
     def after_commit(self, action: Callable[[], None]) -> None:
         """Run an action when the outermost transaction has committed; never if it is rolled back."""
-        if self._session is not None:
+        if self._session is not None and self._open:
             from dexpy.recording import outbox
 
             outbox.after_commit(self._session, action)

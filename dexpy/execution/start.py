@@ -11,7 +11,7 @@ from dexpy.execution import pipeline
 from dexpy.execution.call import Call, current
 from dexpy.execution.coroutines import Desk
 from dexpy.execution.scope import Scope
-from dexpy.foundation.outcome import Outcome
+from dexpy.foundation.outcome import Ok, Outcome
 from dexpy.foundation.redaction import Redactor
 from dexpy.foundation.trace import Frame
 
@@ -33,9 +33,11 @@ def own_copy(operation: Any, contract: Contract) -> Any:
 
 
 def redactor_for(operation: Any, contract: Contract, base: Redactor) -> Redactor:
-    """A redactor that knows the operation's sensitive values."""
+    """A redactor for one run, that knows the operation's sensitive values and those of the run around it."""
+    outer = current.get()
+    base = base if outer is None else outer.redactor
     if not contract.sensitive_props:
-        return base
+        return Redactor(base.secrets, base.custom)
     given: dict[str, Any] = operation.__dict__
     return base.knowing(given[name] for name in contract.sensitive_props)
 
@@ -44,7 +46,7 @@ def run(
     operation: Any,
     contract: Contract,
     *,
-    id: str,  # noqa: A002 - the column's name
+    id: str,
     frame: Frame,
     recorder: Recorder | None,
     redactor: Redactor,
@@ -74,12 +76,21 @@ def run(
     Returns:
         The outcome; exceptions that are no business errors are raised.
     """
-    scope = Scope(contract.cls.__qualname__, store, outer, contract.transactional)
+    undone = None if recorder is None else recorder.undone
+    scope = Scope(contract.cls.__qualname__, store, outer, contract.transactional, undone)
     if on_scope is not None:
         on_scope(scope)
     if desk is None and contract.is_async:
         desk = Desk()
     copy = own_copy(operation, contract)
-    return pipeline.run(
-        Call(copy, contract, id, frame, scope, recorder, redactor, attempt, loop, desk, current.get())
-    )
+    outer_call = current.get()
+    call = Call(copy, contract, id, frame, scope, recorder, redactor, attempt, loop, desk, outer_call)
+    if outer_call is None:
+        return pipeline.run(call)
+    outcome: Outcome | None = None
+    try:
+        outcome = pipeline.run(call)
+    finally:
+        if not isinstance(outcome, Ok):
+            outer_call.redactor.learn(redactor)
+    return outcome

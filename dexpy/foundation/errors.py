@@ -170,8 +170,7 @@ class MissingExtra(ConfigurationError, ImportError):
         self.extra = extra
         self.package = package
         super().__init__(
-            f"{what} needs the package {package!r}, which is not installed. "
-            f'Run: pip install "dexpy[{extra}]"'
+            f'{what} needs the package {package!r}, which is not installed. Run: pip install "dexpy[{extra}]"'
         )
 
 
@@ -266,9 +265,7 @@ class RefNotFound(DexpyError, LookupError):
         self.prop = prop
         self.model = model
         self.key = key
-        super().__init__(
-            f"{operation}: {prop} refers to {model} {key!r}, and there is no such row."
-        )
+        super().__init__(f"{operation}: {prop} refers to {model} {key!r}, and there is no such row.")
 
 
 class NotRunning(DexpyError):
@@ -352,9 +349,7 @@ class OperationFailed(TicketError):
         self.exception_class = exception_class
         self.exception_message = exception_message
         said = ": ".join(part for part in (exception_class, exception_message) if part)
-        super().__init__(
-            f"{operation_name} {id} failed ({failure}){': ' + said if said else ''}"
-        )
+        super().__init__(f"{operation_name} {id} failed ({failure}){': ' + said if said else ''}")
 
 
 class WaitTimeout(TicketError, TimeoutError):
@@ -370,9 +365,7 @@ class WaitTimeout(TicketError, TimeoutError):
         self.id = id
         self.operation_name = operation_name
         self.timeout_s = timeout_s
-        super().__init__(
-            f"{operation_name} {id} has not ended after {timeout_s:g} s; it is {status} and goes on."
-        )
+        super().__init__(f"{operation_name} {id} has not ended after {timeout_s:g} s; it is {status} and goes on.")
 
 
 class LostClaim(BaseException):

@@ -1,6 +1,6 @@
 """Identifiers that sort by the time they were made.
 
-An id is a prefix and 26 characters of Crockford's base 32: 10 of milliseconds since 1970, then 16 of randomness, 80 bits.
+An id is a prefix and 26 characters of Crockford's base 32: 10 of milliseconds since 1970, 16 of randomness (80 bits).
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ MAX_LENGTH = 2000
 
 @attrs.frozen
 class Redactor:
-    """Takes secrets out of texts.
+    """Takes secrets out of texts; each run has one of its own.
 
     Attributes:
         secrets: Texts that must not appear.
@@ -32,19 +32,28 @@ class Redactor:
 
     secrets: tuple[str, ...] = ()
     custom: Callable[[str], str] | None = None
+    _learned: set[str] = attrs.field(factory=set[str], init=False, eq=False, repr=False)
 
     def __call__(self, text: str) -> str:
-        """The text with each secret replaced, cut to a bearable length."""
-        for secret in self.secrets:
+        """The text with each secret replaced, cut to a bearable length, in signs that every database takes."""
+        secrets = self.secrets
+        if self._learned:
+            secrets = tuple(sorted({*secrets, *tuple(self._learned)}, key=len, reverse=True))
+        for secret in secrets:
             text = text.replace(secret, SENSITIVE)
         if self.custom is not None:
             text = self.custom(text)
-        return text if len(text) <= MAX_LENGTH else text[: MAX_LENGTH - 1] + "…"
+        text = text if len(text) <= MAX_LENGTH else text[: MAX_LENGTH - 1] + "…"
+        return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
 
     def knowing(self, values: Iterable[Any]) -> Redactor:
         """A redactor that knows these sensitive values too, in every form they are written in."""
         found = {form for value in values for form in _written(value)} | set(self.secrets)
-        return attrs.evolve(self, secrets=tuple(sorted(found, key=len, reverse=True)))
+        return Redactor(tuple(sorted(found, key=len, reverse=True)), self.custom)
+
+    def learn(self, failed: Redactor) -> None:
+        """Take over the secrets of a run inside this one that failed, for its error may be told by this one too."""
+        self._learned.update(failed.secrets, tuple(failed._learned))  # noqa: SLF001
 
     def of(self, error: BaseException) -> str:
         """The redacted message of an exception."""

@@ -40,8 +40,8 @@ class Settings:
         """
         environment = os.environ if environment is None else environment
         folder = folder or Path.cwd()
-        file = next((place / "pyproject.toml" for place in (folder, *folder.parents)
-                     if (place / "pyproject.toml").is_file()), None)  # fmt: skip
+        files = (place / "pyproject.toml" for place in (folder, *folder.parents))
+        file = next((file for file in files if file.is_file()), None)
         home = file.parent if file is not None else folder
         named: dict[str, str] = _from_file(file) if file is not None else {}
         for name in NAMES:

@@ -5,15 +5,19 @@ Every run has a frame. A run inside another run carries on its trace; a run in a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, cast
 
 import attrs
 
 from dexpy.foundation.errors import OptionsError
 from dexpy.foundation.ids import new_id
+
+MAX_LENGTH = 64
+"""Characters of a trace's id, and of an actor's type, that a record keeps."""
 
 
 @attrs.frozen
@@ -76,31 +80,47 @@ def leave_frame(token: Any) -> None:
     _current.reset(token)
 
 
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= MAX_LENGTH
+
+
+def _checked(actor: object) -> dict[str, Any]:
+    """An actor as a frame keeps it: a copy, fit for records and messages."""
+    given = dict(cast("Mapping[str, Any]", actor)) if isinstance(actor, Mapping) else {}
+    if not _is_text(given.get("type")):
+        raise OptionsError(
+            f'trace(actor={actor!r}) wants a mapping with a non-empty "type". '
+            'Write trace(actor={"type": "user", "id": 7}).'
+        )
+    try:
+        copy: dict[str, Any] = json.loads(json.dumps(given, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise OptionsError(f"trace(actor=...) wants JSON, to go into records and messages: {error}.") from None
+    return copy
+
+
 @contextmanager
 def trace(*, actor: Mapping[str, Any] | None = None, trace_id: str | None = None) -> Generator[Frame, None, None]:
     """Name the actor and the trace of what is called inside the block.
 
     Args:
         actor: A JSON object with a non-empty ``type``: ``{"type": "user", "id": 7}``.
-        trace_id: An id from outside, of a request for one; a new one when left out.
+        trace_id: An id from outside, of a request for one; the one in force, or a new one, when left out.
 
     Raises:
-        OptionsError: The actor has no type.
+        OptionsError: The actor has no type or is no JSON, the trace's id is no str or too long for a record.
 
     Example:
         >>> with trace(actor={"type": "user", "id": 7}, trace_id="req-1") as frame:
         ...     frame.trace_id
         'req-1'
     """
-    if actor is not None and not (isinstance(actor, Mapping) and actor.get("type")):
-        raise OptionsError(
-            f'trace(actor={actor!r}) wants a mapping with a non-empty "type". '
-            'Write trace(actor={"type": "user", "id": 7}).'
-        )
+    if trace_id is not None and not _is_text(trace_id):
+        raise OptionsError(f"trace(trace_id={trace_id!r}) wants a str of 1 to {MAX_LENGTH} characters.")
     outer = _current.get()
     frame = Frame(
         trace_id or (outer.trace_id if outer else new_id("tr")),
-        actor if actor is not None else (outer.actor if outer else None),
+        _checked(actor) if actor is not None else (outer.actor if outer else None),
         outer.stack if outer else (),
     )
     token = _current.set(frame)

@@ -16,7 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
-from dexpy.recording.metadata import UtcDateTime, after, metadata, seconds_parameter
+from dexpy.recording.metadata import UtcDateTime, after, as_of, metadata, seconds_parameter
 
 messages = sa.Table(
     "dexpy_messages",
@@ -42,7 +42,7 @@ _m = messages.c
 
 def now() -> sa.ColumnElement[datetime]:
     """The moment that due times and leases are compared with: the place where a server's own clock comes in."""
-    return after(0)
+    return as_of(0)
 
 
 def _free() -> sa.ColumnElement[bool]:

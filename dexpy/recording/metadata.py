@@ -83,6 +83,13 @@ class after(FunctionElement[datetime]):  # noqa: N801 - reads as a SQL function
         super().__init__(bound)
 
 
+class as_of(after):  # noqa: N801 - reads as a SQL function
+    """The same moment, for comparisons: it stands still in a statement, so that an index can serve them."""
+
+    inherit_cache = True
+    name = "dexpy_as_of"
+
+
 def seconds_parameter(name: str) -> sa.BindParameter[Any]:
     """A bind parameter for `after`, filled with seconds at execution."""
     return sa.bindparam(name, type_=_Seconds())
@@ -97,6 +104,11 @@ def _after_sqlite(element: after, compiler: Any, **options: Any) -> str:
 @compiles(after, "postgresql")
 def _after_postgresql(element: after, compiler: Any, **options: Any) -> str:
     return f"(clock_timestamp() + make_interval(secs => {compiler.process(element.clauses, **options)}))"
+
+
+@compiles(as_of, "postgresql")
+def _as_of_postgresql(element: as_of, compiler: Any, **options: Any) -> str:
+    return f"(statement_timestamp() + make_interval(secs => {compiler.process(element.clauses, **options)}))"
 
 
 @compiles(after, "mysql")

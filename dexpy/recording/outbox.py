@@ -101,10 +101,9 @@ def _ended(session: Session, transaction: SessionTransaction) -> None:
     if box is None:
         return
     undone = [entry.undone for entry in box.levels.pop(transaction, ()) if entry.undone is not None]
-    box.ended.extend(undone)
+    # First, so that what else waits for the end knows of it.
+    box.ended[:0] = undone
     if transaction.parent is None:
         session.info.pop(_BOX, None)
         for action in box.ended:
             attempt(action)
-
-

@@ -16,7 +16,7 @@ from dexpy.declaration.forms import Misfit
 from dexpy.declaration.policies import seconds_of
 from dexpy.foundation.door import store_in_force
 from dexpy.foundation.errors import OptionsError, did_you_mean, listed
-from dexpy.recording.metadata import after
+from dexpy.recording.metadata import as_of
 from dexpy.recording.store import Store, facts_of
 from dexpy.recording.tables import FAILURES, STATUSES, records
 from dexpy.recording.ticket import Ticket
@@ -375,7 +375,7 @@ def _words(given: str | Collection[str], known: tuple[str, ...], filter_name: st
 
 def _moment(given: datetime | timedelta, filter_name: str) -> Any:
     if isinstance(given, timedelta):
-        return after(-given.total_seconds())
+        return as_of(-given.total_seconds())
     if not isinstance(given, datetime):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise OptionsError(f"where({filter_name}={given!r}) wants an aware datetime, or a timedelta back from now.")
     if given.tzinfo is None:

@@ -13,11 +13,10 @@ from typing import Any, Protocol, cast
 
 import attrs
 from sqlalchemy.engine import Connection, Row
-from sqlalchemy.exc import SQLAlchemyError
 
 from dexpy.declaration.contract import Contract
 from dexpy.declaration.props import encoded
-from dexpy.foundation.errors import DatabaseUnavailable, LostClaim, NotSerializable
+from dexpy.foundation.errors import LostClaim, NotSerializable
 from dexpy.foundation.log import line
 from dexpy.foundation.outcome import Err, Outcome
 from dexpy.foundation.redaction import Redactor, class_path
@@ -36,6 +35,9 @@ class Recorder(Protocol):
     def succeed(self, connection: Connection | None, value: Any) -> None:
         """Write the success; in this transaction, or in one of its own."""
 
+    def rolled_back(self) -> None:
+        """What `succeed` wrote in the run's transaction is gone with it, by a failed commit for one."""
+
     def ended(self, at_end: AtEnd, outcome: Outcome) -> None:
         """The run's transaction has ended with this outcome; a success may have been written already."""
 
@@ -43,7 +45,7 @@ class Recorder(Protocol):
         """The run ended in an exception and its transaction was rolled back."""
 
     def undone(self) -> None:
-        """The run's success was rolled back by the run that called it."""
+        """The run's effects were rolled back by whoever owns the transaction that it joined."""
 
 
 def failure_values(outcome: Err, redactor: Redactor) -> dict[str, Any]:
@@ -133,6 +135,8 @@ class SyncRecorder:
     attempt: int = 1
     _began: float = attrs.field(factory=time.monotonic)
     _settled: bool = False
+    _failed: bool = False
+    _undone: bool = False
 
     def values(self, status: str, **rest: Any) -> dict[str, Any]:
         """The columns of the row."""
@@ -167,18 +171,29 @@ class SyncRecorder:
             self.store.insert(connection, values)
         self._settled = True
 
+    def rolled_back(self) -> None:
+        """See `Recorder`."""
+        self._settled = False
+
     def ended(self, at_end: AtEnd, outcome: Outcome) -> None:
         """See `Recorder`."""
         if isinstance(outcome, Err):
+            self._failed = True
             values = self.values("failed", **failure_values(outcome, self.redactor))
         elif self._settled:
             return
         else:
             values = self.values("done", result=result_envelope(self.contract, outcome.value))
-        at_end(lambda: self.write(values))
+
+        def write() -> None:
+            if not self._undone:
+                self.write(values)
+
+        at_end(write)
 
     def crashed(self, at_end: AtEnd, error: BaseException) -> None:
         """See `Recorder`."""
+        self._failed = True
         cancelled = not isinstance(error, Exception)
         status, failure = ("expired", "cancelled") if cancelled else ("failed", "crash")
         values = self.values(status, **crash_values(error, failure, self.redactor))
@@ -186,17 +201,18 @@ class SyncRecorder:
 
     def undone(self) -> None:
         """See `Recorder`."""
+        if self._failed:
+            return
+        self._undone = True
         message = "The run that called this one rolled its transaction back, and its effects with it."
-        self.write(
-            self.values("failed", error="dexpy.RolledBack", failure="discarded", error_message=message)
-        )
+        self.write(self.values("failed", error="dexpy.RolledBack", failure="discarded", error_message=message))
 
     def write(self, values: Mapping[str, Any]) -> None:
         """Write the row in a transaction of its own; a record that cannot be written must not break a call."""
         try:
             with self.store.begin() as connection:
                 self.store.insert(connection, values)
-        except (SQLAlchemyError, DatabaseUnavailable) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the call has had its outcome
             line(
                 logging.ERROR,
                 "record.not_written",
@@ -240,6 +256,10 @@ class ClaimRecorder:
         token = self.row.claim_token
         if apply(connection, "succeed", self.row.id, claim_token=token, result=envelope) is None:
             raise LostClaim(f"{self.contract.name} {self.row.id}: its claim {token} went to another worker.")
+
+    def rolled_back(self) -> None:
+        """See `Recorder`."""
+        self._settled = False
 
     def ended(self, at_end: AtEnd, outcome: Outcome) -> None:
         """See `Recorder`."""

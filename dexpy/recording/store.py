@@ -19,10 +19,9 @@ from dexpy.foundation.errors import DatabaseUnavailable, InvalidTransition, Reco
 from dexpy.foundation.redaction import Redactor
 from dexpy.recording import schema
 from dexpy.recording.database import Database
-from dexpy.recording.metadata import after
+from dexpy.recording.metadata import after, as_of
 from dexpy.recording.tables import attempts, records
 from dexpy.recording.transitions import TRANSITIONS, apply
-
 
 ASKED = {"discard": "fail", "revive": "retry"}
 """What a person calls an event, where that is another word."""
@@ -166,7 +165,7 @@ class Store:
         """Whether a row is due whose message was not sent."""
         table = records.c
         query = sa.select(table.id).where(
-            table.status == "pending", table.enqueued_at.is_(None), table.scheduled_at <= after(0)
+            table.status == "pending", table.enqueued_at.is_(None), table.scheduled_at <= as_of(0)
         )
         return bool(self.rows((query if queues is None else query.where(table.queue.in_(queues))).limit(1)))
 
@@ -178,9 +177,7 @@ class Store:
         """
         found = self.rows(sa.select(records).where(records.c.id == id))
         if not found:
-            raise RecordNotFound(
-                f"No record has the id {id!r}. Was it rolled back with its transaction, or pruned?"
-            )
+            raise RecordNotFound(f"No record has the id {id!r}. Was it rolled back with its transaction, or pruned?")
         return found[0]
 
     def rows(self, query: sa.Select[Any]) -> Sequence[Row[Any]]:

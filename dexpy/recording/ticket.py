@@ -36,6 +36,7 @@ R = TypeVar("R")
 Interval: TypeAlias = float | Callable[[int], float]
 SHORTEST_PAUSE_S = 0.01
 
+
 @attrs.define
 class Fate:
     """What became of the transaction that a record was stored in."""
@@ -244,9 +245,7 @@ class Ticket(Generic[R]):
         if facts["status"] == "done":
             envelope: dict[str, Any] = facts.get("result") or {}
             why = envelope.get("unstorable", "its record keeps no result: record = Record(result=False)")
-            raise ResultNotStored(
-                f"{self.operation_name} {self.id} is done, but its result was not stored: {why}."
-            )
+            raise ResultNotStored(f"{self.operation_name} {self.id} is done, but its result was not stored: {why}.")
         raise OperationFailed(
             self.id,
             self.operation_name,
@@ -317,9 +316,7 @@ class Ticket(Generic[R]):
     def _move(self, event: str, failure: str, message: str) -> Ticket[R]:
         store = self._committed()
         message = store.redactor(message)
-        self._load(
-            store.move(event, self.id, error=None, failure=failure, error_message=message, error_details=None)
-        )
+        self._load(store.move(event, self.id, error=None, failure=failure, error_message=message, error_details=None))
         return self
 
     def retry(self) -> Ticket[R]:

@@ -24,7 +24,7 @@ import attrs
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from dexpy.recording.metadata import after, seconds_parameter
+from dexpy.recording.metadata import after, as_of, seconds_parameter
 from dexpy.recording.tables import records
 
 PREFIX = "p_"
@@ -60,7 +60,7 @@ class Transition:
         table = records.c
         found: list[sa.ColumnElement[bool]] = [table.status.in_(self.sources)]
         if self.due:
-            found.append(sa.or_(table.scheduled_at.is_(None), table.scheduled_at <= after(0)))
+            found.append(sa.or_(table.scheduled_at.is_(None), table.scheduled_at <= as_of(0)))
         if self.fenced:
             found.append(table.claim_token == _given("claim_token"))
         return tuple(found)
@@ -112,7 +112,9 @@ TRANSITIONS: Final[dict[str, Transition]] = {
     "park": Transition(("pending",), "failed", _ENDED | _KEYS_FREED, given=_ERROR),
     "reschedule": Transition(("pending",), "pending", _SENT, given=("scheduled_at",)),
     "owe": Transition(
-        ("pending",), "pending", {"enqueued_at": None, "scheduled_at": sa.func.coalesce(records.c.scheduled_at, after(0))}
+        ("pending",),
+        "pending",
+        {"enqueued_at": None, "scheduled_at": sa.func.coalesce(records.c.scheduled_at, after(0))},
     ),
     "revive": Transition(
         ("failed", "expired"),

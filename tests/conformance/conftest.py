@@ -10,9 +10,9 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "journeys"))
 
-from pairs import PAIRS, Pair, opened  # noqa: E402 - the harness of the journeys is needed first
+from pairs import PAIRS, Pair, opened
 
-from dexpy.runtime import install  # noqa: E402
+from dexpy.runtime import install
 
 
 @pytest.fixture(scope="module", params=PAIRS)

@@ -152,6 +152,13 @@ class LoseClaim(MarketOperation):
         self.note("effect of a lost claim")
 
 
+class TellIsolation(MarketOperation):
+    """What the transactions of runs are."""
+
+    def perform(self) -> str:
+        return str(self.session.connection().get_isolation_level())
+
+
 class Deliver(MarketOperation):
     """Refers to rows in every way, and returns what it found."""
 

@@ -36,6 +36,7 @@ class Pair(Shop):
         self.url = url
         self.broker = broker
         self.runtime: dexpy.Runtime | None = None
+        self.variables: dict[str, str] = {}
         self.engine = sa.create_engine(url, poolclass=sa.NullPool)
 
     @property
@@ -51,6 +52,7 @@ class Pair(Shop):
             "PYTHONPATH": os.pathsep.join(map(str, (HERE, JOURNEYS, ROOT))),
             "PYTHONUNBUFFERED": "1",
             MARK: str(os.getpid()),
+            **self.variables,
         }  # fmt: skip
 
     def furnish(self) -> None:
@@ -72,6 +74,13 @@ class Pair(Shop):
     def start(self, *arguments: str, module: str = "market", processes: int = 1, threads: int = 4) -> Any:
         """Start ``dexpy worker``; see `Shop.start`."""
         return super().start(*arguments, module=module, processes=processes, threads=threads)
+
+    def start_hasty(self, module: str, grace_s: float) -> Any:
+        """Start a worker that looks again soon at what it does not know; see `hasty`."""
+        script = str(HERE / "hasty.py")
+        worker = self.serve([sys.executable, script, str(grace_s), "worker", module, "-p", "1", "-t", "4"])
+        worker.await_started(1)
+        return worker
 
     def dramatiq(self, *arguments: str) -> Any:
         """Start plain ``dramatiq``, and wait until it is ready."""

@@ -134,7 +134,9 @@ def test_a_crash_is_healed_by_a_retry(pair: Pair, tmp_path: Path) -> None:
     assert ticket.result(WAIT_S, LOOK_S) == 3
     assert pair.row(ticket.id)["num_attempts"] == 3
     assert pair.effects_of(ticket.id) == ["stumble"], "what the first two wrote was rolled back"
-    kept = pair.sql("SELECT number, failure FROM operation_attempts WHERE record_id = :id ORDER BY number", id=ticket.id)
+    kept = pair.sql(
+        "SELECT number, failure FROM operation_attempts WHERE record_id = :id ORDER BY number", id=ticket.id
+    )
     assert kept == [(1, "crash"), (2, "crash")]
 
 
@@ -152,7 +154,9 @@ def test_a_direct_job_is_healed_by_a_retry(pair: Pair, tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     StumbleDirectly(ledger=str(ledger), failures=2).async_().call()
 
-    eventually(lambda: ledger.exists() and len(ledger.read_text().split()) == 3, "it runs three times", WAIT_S, pair.tell)
+    eventually(
+        lambda: ledger.exists() and len(ledger.read_text().split()) == 3, "it runs three times", WAIT_S, pair.tell
+    )
     run_ids = set(ledger.read_text().split())
     assert len(run_ids) == 1
     eventually(lambda: pair.effects_of(*run_ids) == ["stumble"], "the third one ends well", WAIT_S, pair.tell)

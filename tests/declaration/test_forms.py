@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 
 import attrs
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typing_extensions import TypeAliasType
 
@@ -1172,7 +1172,7 @@ OTHERS: list[tuple[Any, st.SearchStrategy[Any]]] = [
 
 @pytest.mark.parametrize(("annotation", "values"), HASHABLE + OTHERS, ids=lambda case: getattr(case, "__name__", None))
 def test_a_value_comes_back_exactly(annotation: Any, values: st.SearchStrategy[Any]) -> None:
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(values)
     def comes_back(value: Any) -> None:
         form = form_of(annotation)
@@ -1207,14 +1207,14 @@ def containers_of(case: tuple[Any, st.SearchStrategy[Any]]) -> st.SearchStrategy
     return st.sampled_from(around).flatmap(lambda one: st.tuples(st.just(one[0]), one[1]))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(HASHABLE + OTHERS).flatmap(containers_of))
 def test_a_container_comes_back_exactly(case: tuple[Any, Any]) -> None:
     annotation, value = case
     assert same(through_json(annotation, value), value)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sets(st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts, max_size=6), st.randoms())
 def test_equal_sets_have_one_json(values: set[Any], random: Any) -> None:
     shuffled = list(values)
@@ -1223,7 +1223,7 @@ def test_equal_sets_have_one_json(values: set[Any], random: Any) -> None:
     assert json.dumps(form.encode(values)) == json.dumps(form.encode(set(shuffled)))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(HASHABLE + OTHERS), plain)
 def test_no_json_from_outside_crashes_a_form(case: tuple[Any, Any], value: Any) -> None:
     form = form_of(case[0])

@@ -15,7 +15,7 @@ class Charge(Operation):
 
     code: str = ""
     message: str | None = None
-    errors = {"no_balance": "There is nothing to charge", "card_declined": None}  # noqa: RUF012
+    errors = {"no_balance": "There is nothing to charge", "card_declined": None}
 
     def perform(self) -> str:
         if self.code:
@@ -26,7 +26,7 @@ class Charge(Operation):
 class ChargeAgain(Charge):
     """Adds a code, and describes one anew."""
 
-    errors = {"too_late": "It is too late", "card_declined": "The bank says no"}  # noqa: RUF012
+    errors = {"too_late": "It is too late", "card_declined": "The bank says no"}
 
 
 class Open(Operation):
@@ -41,7 +41,7 @@ class Order(Operation):
 
     inner: str
     catches: bool = False
-    errors = {"order_failed"}  # noqa: RUF012
+    errors = {"order_failed"}
 
     def perform(self) -> str:
         try:
@@ -62,9 +62,7 @@ def test_a_declared_code_ends_the_run_as_a_business_error() -> None:
 
 
 def test_the_description_of_a_code_is_its_message() -> None:
-    assert Charge(code="no_balance").safe.call() == Err(
-        "no_balance", "There is nothing to charge", {"attempt": 1}
-    )
+    assert Charge(code="no_balance").safe.call() == Err("no_balance", "There is nothing to charge", {"attempt": 1})
     assert Charge(code="card_declined").safe.call() == Err("card_declined", "card_declined", {"attempt": 1})
 
 
@@ -129,7 +127,7 @@ def test_an_undeclared_code_of_a_nested_run_is_a_crash_of_both() -> None:
 
 def test_an_error_through_three_runs_names_the_one_that_raised_it() -> None:
     class Outermost(Operation):
-        errors = {"none"}  # noqa: RUF012
+        errors = {"none"}
 
         def perform(self) -> str:
             return Order(inner="no_balance").call()
@@ -142,7 +140,7 @@ def test_an_error_through_three_runs_names_the_one_that_raised_it() -> None:
 def test_a_run_inside_a_run_of_the_same_class_is_checked_too() -> None:
     class Twice(Operation):
         depth: int = 0
-        errors = {"bottom"}  # noqa: RUF012
+        errors = {"bottom"}
 
         def perform(self) -> None:
             if self.depth:

@@ -166,7 +166,7 @@ def test_an_exception_in_a_guard_is_a_crash_and_is_rescued_like_one() -> None:
         def perform(self) -> None: ...
 
     class Healed(Broken):
-        rescue_from = {ZeroDivisionError: "cannot_tell"}  # noqa: RUF012
+        rescue_from = {ZeroDivisionError: "cannot_tell"}
 
     with pytest.raises(ZeroDivisionError):
         Broken().call()
@@ -175,7 +175,7 @@ def test_an_exception_in_a_guard_is_a_crash_and_is_rescued_like_one() -> None:
 
 def test_the_codes_of_guards_are_declared_by_themselves_with_their_messages() -> None:
     class Strict(Careful):
-        errors = {"other"}  # noqa: RUF012
+        errors = {"other"}
 
         def perform(self) -> int:
             raise Error("not_positive")
@@ -237,7 +237,8 @@ def test_a_guard_is_no_coroutine_and_no_property() -> None:
                 return False
 
     assert refused(is_async).endswith(
-        "Wrong.threat is an `async def`; guards and callbacks run in the run's thread. Write `def`, and await in perform."
+        "Wrong.threat is an `async def`; guards and callbacks run in the run's thread. "
+        "Write `def`, and await in perform."
     )
 
     def is_property() -> None:

@@ -10,8 +10,20 @@ from uuid import UUID, uuid4
 import pytest
 
 import dexpy
-from dexpy import DeclarationError, NotRunning, Operation, OptRef, PropsError, Ref, RefNotFound, Refs, prop
-from dexpy import guard, records, register_model_loader
+from dexpy import (
+    DeclarationError,
+    NotRunning,
+    Operation,
+    OptRef,
+    PropsError,
+    Ref,
+    RefNotFound,
+    Refs,
+    guard,
+    prop,
+    records,
+    register_model_loader,
+)
 
 from .shop import Country, Customer, Device, Line, Shop
 

@@ -45,16 +45,16 @@ class Pay(Operation):
 
 
 class Coded(Pay):
-    rescue_from = {CardError: "card_declined"}  # noqa: RUF012
-    errors = {"other": None}  # noqa: RUF012
+    rescue_from = {CardError: "card_declined"}
+    errors = {"other": None}
 
 
 class Described(Coded):
-    errors = {"card_declined": "The bank says no"}  # noqa: RUF012
+    errors = {"card_declined": "The bank says no"}
 
 
 class Mapped(Pay):
-    rescue_from = {CardError: PaymentFailed}  # noqa: RUF012
+    rescue_from = {CardError: PaymentFailed}
 
 
 def on_card_error(operation: Pay, error: Exception) -> str:
@@ -64,7 +64,7 @@ def on_card_error(operation: Pay, error: Exception) -> str:
 
 
 class Handled(Pay):
-    rescue_from = {CardError: on_card_error, ValueError: lambda _operation, error: _refuse(error)}  # noqa: RUF012
+    rescue_from = {CardError: on_card_error, ValueError: lambda _operation, error: _refuse(error)}
 
 
 def _refuse(error: Exception) -> None:
@@ -94,7 +94,7 @@ def test_a_function_decides() -> None:
 
 def test_a_function_may_raise_the_exception_again() -> None:
     class Again(Pay):
-        rescue_from = {CardError: lambda _operation, error: _again(error)}  # noqa: RUF012
+        rescue_from = {CardError: lambda _operation, error: _again(error)}
 
     with pytest.raises(StolenCard):
         Again(raises="StolenCard").call()
@@ -106,7 +106,7 @@ def _again(error: Exception) -> None:
 
 def test_what_a_function_gives_is_checked_like_a_result() -> None:
     class Wrong(Pay):
-        rescue_from = {CardError: lambda _operation, _error: 7}  # noqa: RUF012
+        rescue_from = {CardError: lambda _operation, _error: 7}
 
     with pytest.raises(ResultTypeError, match="says it returns str"):
         Wrong(raises="CardError").call()
@@ -119,7 +119,7 @@ def test_what_is_not_named_passes() -> None:
 
 def test_a_business_error_is_never_rescued() -> None:
     class Refuses(Operation):
-        rescue_from = {Exception: "anything"}  # noqa: RUF012
+        rescue_from = {Exception: "anything"}
 
         def perform(self) -> None:
             raise Error("mine")
@@ -131,11 +131,11 @@ def test_a_business_error_is_never_rescued() -> None:
 
 
 class First(Pay):
-    rescue_from = {LookupError: "far_lookup", CardError: "far_card", KeyError: "far_key"}  # noqa: RUF012
+    rescue_from = {LookupError: "far_lookup", CardError: "far_card", KeyError: "far_key"}
 
 
 class Nearer(First):
-    rescue_from = {LookupError: "near_lookup", Exception: "near_any"}  # noqa: RUF012
+    rescue_from = {LookupError: "near_lookup", Exception: "near_any"}
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_of_two_classes_equally_near_the_later_one_wins() -> None:
     class Both(Left, Right): ...
 
     class Chooses(Operation):
-        rescue_from = {Right: "right", Left: "left"}  # noqa: RUF012
+        rescue_from = {Right: "right", Left: "left"}
 
         def perform(self) -> None:
             raise Both
@@ -178,7 +178,7 @@ class AddCustomer(Operation):
     """Violates a constraint at the flush, if the name is taken."""
 
     name: str
-    rescue_from = {IntegrityError: "name_taken"}  # noqa: RUF012
+    rescue_from = {IntegrityError: "name_taken"}
 
     def perform(self) -> None:
         self.session.add(Customer(name=self.name))
@@ -188,7 +188,7 @@ class AddDeferred(Operation):
     """Violates a constraint that is only checked at the commit."""
 
     answer: str = "code"
-    rescue_from = {IntegrityError: lambda operation, _error: operation.decide()}  # noqa: RUF012
+    rescue_from = {IntegrityError: lambda operation, _error: operation.decide()}
 
     def decide(self) -> str:
         if self.answer == "code":
@@ -280,7 +280,7 @@ def test_on_error_runs_after_the_rollback(shop: Shop) -> None:
 
 def test_an_exception_of_a_nested_run_is_rescued_by_the_outer_one(shop: Shop) -> None:
     class Outer(Operation):
-        rescue_from = {IntegrityError: "inner_failed"}  # noqa: RUF012
+        rescue_from = {IntegrityError: "inner_failed"}
 
         def perform(self) -> None:
             self.session.add(Customer(name="outer"))

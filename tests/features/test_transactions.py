@@ -615,9 +615,7 @@ def test_the_applications_own_sessions_are_used_when_it_says_so(shop: Shop) -> N
     assert shop.names() == ["ann"]
 
 
-def test_the_applications_database_may_be_another_one_than_that_of_the_records(
-    shop: Shop, tmp_path: Any
-) -> None:
+def test_the_applications_database_may_be_another_one_than_that_of_the_records(shop: Shop, tmp_path: Any) -> None:
     engine = sa.create_engine(f"sqlite:///{tmp_path}/app.db")
     Base.metadata.create_all(engine)
     with isolated(session_factory=sessionmaker(engine)):

@@ -67,7 +67,7 @@ def test_a_class_path_is_what_people_import() -> None:
 
 
 def test_a_traceback_has_places_and_no_values() -> None:
-    password = "hunter2"  # noqa: S105 - to be looked for
+    password = "hunter2"
     try:
         raise ValueError(password)
     except ValueError as error:

@@ -262,4 +262,3 @@ class AskAsync(ShopOperation):
     def note_on(self, session: object) -> None:
         """Leave an effect, in the run's thread."""
         self.note(f"asked {self.question}")
-

@@ -17,9 +17,7 @@ def test_eight_operations_with_a_loaded_row_run_side_by_side_and_nobody_waits_fo
     worker = shop.start(processes=1, threads=8)
     began = time.monotonic()
     eight = [NapBeside(customer=7, seconds=SLEEP_S).async_().call() for _ in range(8)]
-    eventually(
-        lambda: [shop.status(ticket.id) for ticket in eight] == ["running"] * 8, "all eight run", tell=shop.tell
-    )
+    eventually(lambda: [shop.status(ticket.id) for ticket in eight] == ["running"] * 8, "all eight run", tell=shop.tell)
 
     before = time.monotonic()
     ninth = Increment(number=9).async_().call()

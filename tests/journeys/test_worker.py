@@ -152,9 +152,7 @@ def test_a_message_that_is_delivered_fifty_times_is_one_run(shop: Shop) -> None:
     with sqlite3.connect(shop.file) as connection:
         columns = "queue, priority, due_at, message_id, payload, dead, created_at"
         for _ in range(49):
-            connection.execute(
-                f"INSERT INTO dexpy_messages ({columns}) SELECT {columns} FROM dexpy_messages LIMIT 1"  # noqa: S608
-            )
+            connection.execute(f"INSERT INTO dexpy_messages ({columns}) SELECT {columns} FROM dexpy_messages LIMIT 1")
     connection.close()
     shop.start(processes=2)
 
@@ -385,9 +383,7 @@ def test_what_keeps_it_from_starting_is_told_once_and_without_a_traceback(shop: 
     blind_to(shop, environment)
 
     with ThreadPoolExecutor() as pool:
-        runs = [
-            pool.submit(shop.dexpy, *arguments, *more, **environment) for more in (("-p", "2"), ("-p", "1", "-v"))
-        ]
+        runs = [pool.submit(shop.dexpy, *arguments, *more, **environment) for more in (("-p", "2"), ("-p", "1", "-v"))]
     quiet, verbose = (run.result() for run in runs)
 
     assert quiet.returncode not in (0, None)

@@ -118,7 +118,10 @@ def test_nothing_else_writes_the_status() -> None:
     writers = {
         str(file.relative_to(home))
         for file in home.rglob("*.py")
-        if re.search(r'["\']?status["\']?\s*[:=]\s*["\'](pending|running|done|failed|expired)["\']|"status": status', file.read_text())
+        if re.search(
+            r'["\']?status["\']?\s*[:=]\s*["\'](pending|running|done|failed|expired)["\']|"status": status',
+            file.read_text(),
+        )
     }
 
     assert writers <= {

@@ -1,4 +1,4 @@
-"""Both checkers, in their strict modes, on a user's files: what is right passes, and each promise has a line that fails."""
+"""Both checkers in strict mode on a user's files: what is right passes, and each promise has a line that fails."""
 
 from __future__ import annotations
 
@@ -49,9 +49,7 @@ def ask_pyright(folder: Path) -> Errors:
     (folder / "pyrightconfig.json").write_text(json.dumps(settings))
     output = run("pyright", "--outputjson", "--project", str(folder))
     found = json.loads(output)["generalDiagnostics"]
-    return gathered(
-        (one["file"], one["range"]["start"]["line"] + 1, one["severity"], one["message"]) for one in found
-    )
+    return gathered((one["file"], one["range"]["start"]["line"] + 1, one["severity"], one["message"]) for one in found)
 
 
 def run(checker: str, *arguments: str) -> str:

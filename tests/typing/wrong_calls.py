@@ -7,8 +7,23 @@ from decimal import Decimal
 from typing import Any
 
 import dexpy
-from dexpy import Async, Err, Ok, Operation, OptRef, Record, Ref, Refs, Retry, Ticket, around, guard, prop, records
-from dexpy import Retri  # wrong: no such name
+from dexpy import (
+    Async,
+    Err,
+    Ok,
+    Operation,
+    OptRef,
+    Record,
+    Ref,
+    Refs,
+    Retri,  # wrong: no such name
+    Retry,
+    Ticket,
+    around,
+    guard,
+    prop,
+    records,
+)
 
 
 class Customer:
@@ -90,14 +105,14 @@ Send(customer=1, month=jan, nmae="x")  # wrong: no such prop
 Send(1, jan)  # wrong: props are given by name
 op.name = "y"  # wrong: props cannot be assigned to
 op.limit = Decimal(2)  # wrong: nor those with a default
-op.nmae  # wrong: no such prop  # noqa: B018
+op.nmae  # wrong: no such prop
 
 text: str = op.call()  # wrong: it returns int
-op.safe.call().value  # wrong: it may be an Err  # noqa: B018
+op.safe.call().value  # wrong: it may be an Err
 op.safe.async_()  # wrong: safe has no async_
-op.customer.email  # wrong: the model has no such attribute  # noqa: B018
-op.referrer.mail  # wrong: it may be None  # noqa: B018
-op.friends.mail  # wrong: it is a list  # noqa: B018
+op.customer.email  # wrong: the model has no such attribute
+op.referrer.mail  # wrong: it may be None
+op.friends.mail  # wrong: it is a list
 threat: str = op.suspended()  # wrong: a guard keeps its type
 op.suspended(1)  # wrong: and its parameters
 
@@ -114,7 +129,7 @@ other: Ticket[str] = ticket  # wrong: another result
 answer: str = ticket.result(3)  # wrong: the result is an int
 ticket.result()  # wrong: a wait has a timeout
 ticket.result("3")  # wrong: in seconds
-ticket.wait(3).value  # wrong: it may be an Err or None  # noqa: B018
+ticket.wait(3).value  # wrong: it may be an Err or None
 ticket.status = "done"  # wrong: a ticket is not for writing
 data: str = Download().call()  # wrong: it returns bytes
 

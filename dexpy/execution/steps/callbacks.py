@@ -77,8 +77,7 @@ def _around(call: Call, name: str, inner: Callable[[], Outcome]) -> Callable[[],
                 "Raise it again, or raise an Error; rescue_from answers exceptions."
             )
         raise DeclarationError(
-            f"{where} is an around callback and never called proceed(). "
-            "Call it once; raise an Error to refuse the run."
+            f"{where} is an around callback and never called proceed(). Call it once; raise an Error to refuse the run."
         )
 
     return entered

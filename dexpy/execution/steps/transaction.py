@@ -31,10 +31,12 @@ def run(call: Call, proceed: Callable[[Call], Outcome]) -> Outcome:
                     def settle(connection: Connection) -> None:
                         recorder.succeed(connection, value)
 
-                    scope.commit(settle, recorder.undone)
+                    scope.commit(settle)
             else:
                 scope.rollback()
         except BaseException:
             scope.rollback()
+            if call.recorder is not None:
+                call.recorder.rolled_back()
             raise
     return outcome

@@ -1,0 +1,52 @@
+"""The tables of a test's runtime, read by plain SQL."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from typing import Any
+
+from dexpy.testing import Isolated
+
+
+def sql(test: Isolated, statement: str, *parameters: Any) -> list[dict[str, Any]]:
+    """What a query finds; nothing when its table was never made."""
+    connection = sqlite3.connect(str(test.runtime.store.database.path), timeout=10)
+    connection.row_factory = sqlite3.Row
+    try:
+        found = [dict(row) for row in connection.execute(statement, parameters)]
+        connection.commit()
+        return found
+    except sqlite3.OperationalError as error:
+        if "no such table" not in str(error):
+            raise
+        return []
+    finally:
+        connection.close()
+
+
+def rows(test: Isolated) -> list[dict[str, Any]]:
+    """All records, in the order in which they were made."""
+    return sql(test, "SELECT * FROM operation_records ORDER BY id")
+
+
+def row(test: Isolated, id: str) -> dict[str, Any]:
+    """One record."""
+    (found,) = sql(test, "SELECT * FROM operation_records WHERE id = ?", id)
+    return found
+
+
+def messages(test: Isolated) -> list[dict[str, Any]]:
+    """All messages, in the order in which they were sent, each with its content as `message`."""
+    found = sql(test, "SELECT * FROM dexpy_messages ORDER BY id")
+    return [each | {"message": json.loads(each["payload"])} for each in found]
+
+
+def attempts(test: Isolated, id: str) -> list[dict[str, Any]]:
+    """The attempts that are kept of a record."""
+    return sql(test, "SELECT * FROM operation_attempts WHERE record_id = ? ORDER BY claim_token", id)
+
+
+def nothing_is_stored(test: Isolated) -> bool:
+    """Whether there is no record and no message."""
+    return not rows(test) and not messages(test)

@@ -1,0 +1,1250 @@
+"""`op.async_(...).call()`: the options, the transaction that it belongs to, and what a worker does with it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import threading
+from collections.abc import Callable
+from datetime import date, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
+
+import dexpy
+from dexpy import (
+    Async,
+    DeclarationError,
+    Err,
+    Error,
+    NotCommitted,
+    NotRecorded,
+    NotSerializable,
+    Ok,
+    Operation,
+    OptionsError,
+    OptRef,
+    PropsError,
+    Record,
+    RecordNotFound,
+    Ref,
+    ResultNotStored,
+    RolledBack,
+    SensitiveInTransit,
+    guard,
+    prop,
+    records,
+)
+from dexpy.testing import Isolated, isolated
+
+from .shop import Base, Customer, Shop
+from .tables import attempts, messages, nothing_is_stored, row, rows, sql
+
+WAIT_S = 5.0
+SECRET = "hunter2-Ω"
+
+ran: list[Any] = []
+
+
+@pytest.fixture(autouse=True)
+def _nothing_ran() -> None:
+    ran.clear()
+
+
+class Note(Operation):
+    """Says that it ran."""
+
+    what: int = 0
+
+    def perform(self) -> int:
+        ran.append(self.what)
+        return self.what
+
+
+class ByClass(Note):
+    """Has defaults of every kind."""
+
+    async_ = Async(queue="mailers", priority=5, in_=60)
+
+
+class AtClass(Note):
+    async_ = Async(at=datetime(2100, 1, 1, tzinfo=timezone.utc))
+
+
+class Child(ByClass):
+    """Changes one default and keeps the others."""
+
+    async_ = Async(queue="letters")
+
+
+class Routed(Note):
+    """Its queue is a function of the operation."""
+
+    async_ = Async(queue=lambda op: "even" if op.what % 2 == 0 else "odd")
+
+
+class RoutedByRef(Operation):
+    customer: Ref[Customer]
+    async_ = Async(queue=lambda op: f"for_{op.customer.name}")
+
+    def perform(self) -> None: ...
+
+
+class Misrouted(Note):
+    async_ = Async(queue=lambda op: f"no good {op.what}")
+
+
+class AddCustomer(Operation):
+    """Adds a customer."""
+
+    name: str
+
+    def perform(self) -> int:
+        customer = Customer(name=self.name)
+        self.session.add(customer)
+        self.session.flush()
+        return customer.id
+
+
+class Spawn(Operation):
+    """Sends another to the background from inside, and ends as it is told."""
+
+    end: str = "well"
+    caught: bool = False
+
+    def perform(self) -> str:
+        ticket = AddCustomer(name="child").async_().call()
+        if self.caught:
+            failing = Spawn(end="error").safe.call()
+            assert isinstance(failing, Err)
+        if self.end == "error":
+            raise Error("no")
+        if self.end == "crash":
+            raise ZeroDivisionError("crashed")
+        return ticket.id
+
+
+class SpawnApart(Spawn):
+    transaction = False
+
+
+class SpawnAsync(Operation):
+    """Sends another to the background from a coroutine."""
+
+    fails: bool = False
+
+    async def perform(self) -> str:
+        ticket = await AddCustomer(name="child").async_().acall()
+        await asyncio.sleep(0)
+        if self.fails:
+            raise Error("no")
+        return ticket.id
+
+
+class Untraceable(Note):
+    record = False
+
+
+class NoParams(Note):
+    record = Record(params=False)
+
+
+class NoResult(Note):
+    record = Record(result=False)
+
+
+class Login(Operation):
+    password: str = prop(sensitive=True)
+
+    def perform(self) -> str:
+        ran.append(self.password)
+        raise RuntimeError(f"cannot log in with {self.password}")
+
+
+class LoginDirect(Login):
+    record = False
+
+
+class LoginNoParams(Login):
+    record = Record(params=False)
+
+
+class Bounded(Operation):
+    """As its class is today; stored params may be of yesterday."""
+
+    count: int = prop(default=3, ge=1)
+    day: date = date(2026, 1, 1)
+    title: str = prop(default="none", aliases=("heading", "head"))
+    token: str = prop(default="", sensitive=True, max_length=5)
+
+    def perform(self) -> list[Any]:
+        return [self.count, self.day.isoformat(), self.title]
+
+
+class BoundedDirect(Bounded):
+    record = Record(params=False)
+
+
+class BadDefault(Operation):
+    """Its factory fails when it is called."""
+
+    given: int = 0
+    made: int = prop(factory=lambda: factory())
+
+    def perform(self) -> int:
+        return self.made
+
+
+def factory() -> int:
+    if ran:
+        raise LookupError("the shelf is empty")
+    return 1
+
+
+class Guarded(Operation):
+    """Refuses by its guard."""
+
+    open: bool = False
+
+    @guard("It is closed")
+    def closed(self) -> bool:
+        return not self.open
+
+    def perform(self) -> str:
+        return "in"
+
+
+class Odd(Operation):
+    """Returns what has no JSON form."""
+
+    def perform(self) -> object:
+        ran.append("odd")
+        return threading.Lock()
+
+
+class WrongResult(Operation):
+    name: str
+
+    def perform(self) -> int:
+        self.session.add(Customer(name=self.name))
+        return self.name  # type: ignore[return-value]
+
+
+class ManyProps(Operation):
+    customer: Ref[Customer]
+    friend: OptRef[Customer] = None
+
+    def perform(self) -> list[Any]:
+        return [self.customer.name, self.friend and self.friend.name]
+
+
+class Quit(Operation):
+    """Raises what is no Exception."""
+
+    direct: bool = False
+
+    def perform(self) -> None:
+        raise SystemExit(3)
+
+
+class QuitDirect(Quit):
+    record = Record(params=False)
+
+
+class Traced(Operation):
+    def perform(self) -> dict[str, Any]:
+        frame = dexpy.foundation.trace.current_frame()  # type: ignore[attr-defined]
+        return {"trace": frame.trace_id, "actor": dict(frame.actor or {}), "run": self.run_id}
+
+
+# --------------------------------------------------------------------------------------------------- options
+
+
+def test_a_call_stores_a_pending_record_and_runs_nothing(test: Isolated) -> None:
+    ticket = Note(what=1).async_().call()
+
+    assert ran == []
+    assert ticket.pending
+    stored = row(test, ticket.id)
+    assert (stored["status"], stored["num_attempts"], stored["claim_token"], stored["send_count"]) == ("pending", 0, 0, 1)
+    assert (stored["queue"], stored["priority"], stored["scheduled_at"]) == ("default", 0, None)
+    assert stored["enqueued_at"] is not None
+    assert len(messages(test)) == 1
+    (done,) = test.run_pending()
+    assert (done.id, done.outcome, ran) == (ticket.id, Ok(1), [1])
+    assert messages(test) == []
+
+
+def test_making_the_options_stores_nothing_and_they_can_be_used_twice(test: Isolated) -> None:
+    prepared = Note(what=1).async_(queue="a")
+    assert nothing_is_stored(test)
+
+    assert prepared.call().id != prepared.call().id
+    assert len(test.run_pending()) == 2
+
+
+def test_defaults_of_a_class_are_inherited_one_by_one(test: Isolated) -> None:
+    stored = row(test, Child().async_().call().id)
+
+    assert (stored["queue"], stored["priority"]) == ("letters", 5)
+    assert stored["scheduled_at"] is not None
+
+
+def test_options_of_the_call_win_one_by_one(test: Isolated) -> None:
+    stored = row(test, ByClass().async_(priority=-3).call().id)
+
+    assert (stored["queue"], stored["priority"]) == ("mailers", -3)
+    assert messages(test)[0]["priority"] == -3
+
+
+@pytest.mark.parametrize("operation", [ByClass(), AtClass()], ids=["in_ of the class", "at of the class"])
+@pytest.mark.parametrize("timing", ["in_", "at"])
+def test_runtime_timing_of_either_kind_replaces_class_timing_of_either_kind(
+    test: Isolated, operation: Note, timing: str
+) -> None:
+    given: dict[str, Any] = {
+        "in_": {"in_": 600},
+        "at": {"at": dexpy.foundation.clock.clock.now() + timedelta(seconds=600)},  # type: ignore[attr-defined]
+    }[timing]
+    operation.async_(**given).call()
+
+    test.advance(599)
+    assert test.run_pending() == []
+    test.advance(2)
+    assert len(test.run_pending()) == 1
+
+
+@pytest.mark.parametrize("delay", [0, 0.0, timedelta(0)])
+def test_a_delay_of_nothing_is_now_even_where_the_class_waits(test: Isolated, delay: Any) -> None:
+    ByClass().async_(in_=delay).call()
+
+    assert len(test.run_pending()) == 1
+
+
+def test_a_delay_waits_in_the_table_until_it_is_due(test: Isolated) -> None:
+    ticket = Note(what=1).async_(in_=timedelta(days=400)).call()
+
+    assert test.run_pending() == []
+    test.advance(timedelta(days=400, seconds=-5))
+    assert test.run_pending() == []
+    test.advance(6)
+    assert [each.id for each in test.run_pending()] == [ticket.id]
+
+
+def test_a_moment_in_any_zone_is_that_moment(test: Isolated) -> None:
+    from zoneinfo import ZoneInfo
+
+    at = datetime(2100, 3, 28, 12, 0, 0, 123456, tzinfo=ZoneInfo("Asia/Kathmandu"))
+
+    ticket = Note().async_(at=at).call()
+
+    assert row(test, ticket.id)["scheduled_at"] == "2100-03-28 06:15:00.123456"
+    assert ticket.scheduled_at == ticket.reload().scheduled_at == at
+
+
+def test_a_moment_in_the_past_is_now(test: Isolated) -> None:
+    Note().async_(at=datetime(1999, 1, 1, tzinfo=timezone.utc)).call()
+
+    assert len(test.run_pending()) == 1
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "both timings": (
+        {"in_": 1, "at": datetime(2100, 1, 1, tzinfo=timezone.utc)},
+        r"in_ and at were both given\. Give one",
+    ),
+    "a negative delay": ({"in_": -1}, r"in_=-1 must not be negative.*Write in_=0"),
+    "a negative timedelta": ({"in_": timedelta(seconds=-1)}, "must not be negative"),
+    "a delay without end": ({"in_": float("inf")}, "without end"),
+    "a delay that is no number": ({"in_": float("nan")}, "must not be negative"),
+    "a delay as text": ({"in_": "5"}, r"in_='5' wants seconds or a timedelta"),
+    "a delay as bool": ({"in_": True}, "in_=True wants seconds"),
+    "a naive moment": ({"at": datetime(2100, 1, 1)}, r"is naive.*Say which zone"),  # noqa: DTZ001
+    "a date": ({"at": date(2100, 1, 1)}, "wants an aware datetime"),
+    "a moment as text": ({"at": "2100-01-01"}, "wants an aware datetime"),
+    "an unknown option": ({"que": "mailers"}, r"'que' is no option.*'at', 'in_', 'priority', 'queue', 'session'.*mean 'queue'"),
+    "delay": ({"delay": 5}, "'delay' is no option"),
+    "a queue with a blank": ({"queue": "no good"}, r"queue='no good' is no queue name.*1 to 64"),
+    "an empty queue": ({"queue": ""}, "is no queue name"),
+    "a queue that is too long": ({"queue": "q" * 65}, "is no queue name"),
+    "a queue that is no text": ({"queue": 7}, "queue=7 is no queue name"),
+    "a queue of Dramatiq's": ({"queue": "mailers.DQ"}, r"ends in \.DQ or \.XQ"),
+    "a priority that is no int": ({"priority": 1.5}, r"priority=1\.5 wants an int; higher runs sooner"),
+    "a priority out of range": ({"priority": 2**31}, "wants an int"),
+    "a session that is none": ({"session": "s"}, "wants a SQLAlchemy Session, got str"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_options_that_cannot_be_are_refused_at_the_call(test: Isolated, case: str) -> None:
+    options, message = REFUSED[case]
+
+    with pytest.raises(OptionsError, match=message) as refused:
+        Note().async_(**options)
+
+    assert isinstance(refused.value, TypeError)
+    assert isinstance(refused.value, ValueError)
+    assert str(refused.value).startswith("Note.async_(...)")
+    assert nothing_is_stored(test)
+
+
+def test_options_are_given_by_name(test: Isolated) -> None:
+    with pytest.raises(OptionsError, match=r"by name: async_\(queue='mailers'\)"):
+        Note().async_("mailers")  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"in_": 1, "at": datetime(2100, 1, 1, tzinfo=timezone.utc)}, "both given"),
+        ({"in_": -1}, "negative"),
+        ({"at": datetime(2100, 1, 1)}, "naive"),  # noqa: DTZ001
+        ({"queue": "no good"}, "no queue name"),
+        ({"priority": "high"}, "wants an int"),
+    ],
+)
+def test_a_class_with_options_that_cannot_be_is_refused_when_it_is_declared(
+    options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DeclarationError, match=message):
+        type("Refused", (Note,), {"async_": Async(**options), "__module__": __name__})
+
+
+@pytest.mark.parametrize(
+    ("ask", "hint"),
+    [
+        (lambda op: op.async_.call(), r"write async_\(\)\.call\(\)"),
+        (lambda op: op.async_.acall(), r"write async_\(\)\.call\(\)"),
+        (lambda op: op.async_.safe, r"ticket\.wait"),
+        (lambda op: op.async_().safe, r"Ask the ticket: ticket\.wait"),
+        (lambda op: op.safe.async_, r"ask the ticket: ticket\.wait"),
+    ],
+    ids=["async_.call", "async_.acall", "async_.safe", "async_().safe", "safe.async_"],
+)
+def test_what_does_not_exist_says_what_to_write_instead(
+    test: Isolated, ask: Callable[[Any], Any], hint: str
+) -> None:
+    with pytest.raises(OptionsError, match=hint):
+        ask(Note())
+    assert nothing_is_stored(test)
+
+
+def test_a_local_class_is_refused_at_enqueue_and_works_as_a_call(test: Isolated) -> None:
+    class Local(Operation):
+        def perform(self) -> int:
+            return 1
+
+    assert Local().call() == 1
+    made = len(rows(test))
+    with pytest.raises(DeclarationError, match=r"declared inside a function\. Move it to the top of a module"):
+        Local().async_().call()
+    assert (len(rows(test)), messages(test)) == (made, [])
+
+
+def test_a_queue_may_be_a_function_of_the_operation(test: Isolated) -> None:
+    assert row(test, Routed(what=2).async_().call().id)["queue"] == "even"
+    assert row(test, Routed(what=3).async_().call().id)["queue"] == "odd"
+    assert row(test, Note(what=3).async_(queue=lambda op: f"q{op.what}").call().id)["queue"] == "q3"
+    assert [message["queue"] for message in messages(test)] == ["even", "odd", "q3"]
+
+
+def test_a_queue_function_that_gives_no_queue_name_is_refused_and_nothing_is_stored(test: Isolated) -> None:
+    with pytest.raises(OptionsError, match=r"Misrouted\.async_ \(its queue function\): queue='no good 7'"):
+        Misrouted(what=7).async_().call()
+    assert nothing_is_stored(test)
+
+
+def test_what_is_more_urgent_runs_sooner_and_equals_run_in_order(test: Isolated) -> None:
+    for what, priority in [(1, 0), (2, 10), (3, -10), (4, 10), (5, None)]:
+        Note(what=what).async_(**({} if priority is None else {"priority": priority})).call()
+
+    test.run_pending()
+    assert ran == [2, 4, 1, 5, 3]
+
+
+# --------------------------------------------------------------------------------------------------- the session
+
+
+def test_a_session_that_is_rolled_back_leaves_no_row_and_no_message(test: Isolated, shop: Shop) -> None:
+    with shop.session() as session:
+        session.add(Customer(name="Ada"))
+        ticket = Note().async_(session=session).call()
+        assert ticket.pending
+        session.rollback()
+
+    assert nothing_is_stored(test)
+    assert shop.names() == []
+    with pytest.raises(RolledBack, match="nothing will run"):
+        ticket.wait(1)
+
+
+def test_a_session_that_is_committed_has_row_and_message_with_its_own_rows(test: Isolated, shop: Shop) -> None:
+    with shop.session() as session:
+        session.add(Customer(name="Ada"))
+        ticket = Note(what=4).async_(session=session).call()
+        assert nothing_is_stored(test), "nobody else sees it yet"
+        session.commit()
+
+    assert shop.names() == ["Ada"]
+    test.run_pending()
+    assert ticket.result(WAIT_S) == 4
+
+
+def test_a_session_that_is_closed_without_a_commit_is_rolled_back(test: Isolated, shop: Shop) -> None:
+    with shop.session() as session:
+        ticket = Note().async_(session=session).call()
+
+    assert nothing_is_stored(test)
+    with pytest.raises(RolledBack):
+        ticket.reload()
+
+
+def test_the_current_session_is_joined_without_being_named(test: Isolated, shop: Shop) -> None:
+    with shop.session() as session, dexpy.session(session):
+        ticket = Note().async_().call()
+        assert nothing_is_stored(test)
+        session.commit()
+
+    assert [each.id for each in test.run_pending()] == [ticket.id]
+
+
+def test_a_named_session_wins_over_the_current_one(test: Isolated, shop: Shop) -> None:
+    with shop.session() as current, shop.session() as named, dexpy.session(current):
+        ticket = Note().async_(session=named).call()
+        named.commit()
+        assert row(test, ticket.id)["status"] == "pending"
+
+
+def test_a_scoped_session_will_do(test: Isolated, shop: Shop) -> None:
+    registry = scoped_session(sessionmaker(shop.engine))
+
+    ticket = Note().async_(session=registry).call()  # type: ignore[arg-type]
+    assert nothing_is_stored(test)
+    registry.commit()
+    registry.remove()
+
+    assert row(test, ticket.id)["status"] == "pending"
+
+
+def test_the_ticket_knows_what_became_of_the_transaction(test: Isolated, shop: Shop) -> None:
+    with shop.session() as session:
+        ticket = Note(what=3).async_(session=session).call()
+        for ask in (lambda: ticket.wait(1), lambda: ticket.result(1), ticket.reload, ticket.expire, ticket.cancel):
+            with pytest.raises(NotCommitted, match=r"still open.*Commit, and wait then"):
+                ask()
+        assert ticket.outcome is None
+        session.commit()
+
+    assert ticket.reload().pending
+    test.run_pending()
+    assert ticket.wait(WAIT_S) == Ok(3)
+
+
+def test_a_savepoint_that_is_rolled_back_drops_what_it_held_and_nothing_else(test: Isolated, shop: Shop) -> None:
+    with shop.session() as session:
+        kept = Note(what=1).async_(session=session).call()
+        savepoint = session.begin_nested()
+        dropped = Note(what=2).async_(session=session).call()
+        with session.begin_nested():
+            inner = Note(what=3).async_(session=session).call()
+        savepoint.rollback()
+        with session.begin_nested():
+            released = Note(what=4).async_(session=session).call()
+        session.commit()
+
+    assert {each["id"] for each in rows(test)} == {kept.id, released.id}
+    test.run_pending()
+    assert sorted(ran) == [1, 4]
+    for ticket in (dropped, inner):
+        with pytest.raises(RolledBack):
+            ticket.reload()
+
+
+def test_a_savepoint_is_no_commit(test: Isolated, shop: Shop) -> None:
+    with shop.session() as session:
+        with session.begin_nested():
+            ticket = Note().async_(session=session).call()
+        with pytest.raises(NotCommitted):
+            ticket.reload()
+        session.rollback()
+
+    assert nothing_is_stored(test)
+    with pytest.raises(RolledBack):
+        ticket.reload()
+
+
+def test_a_session_can_be_used_again_after_its_commit(test: Isolated, shop: Shop) -> None:
+    with shop.session() as session:
+        first = Note(what=1).async_(session=session).call()
+        session.commit()
+        second = Note(what=2).async_(session=session).call()
+        session.rollback()
+        third = Note(what=3).async_(session=session).call()
+        session.commit()
+
+    assert {each["id"] for each in rows(test)} == {first.id, third.id}
+    with pytest.raises(RolledBack):
+        second.reload()
+
+
+def test_a_session_on_an_engine_of_its_own_for_the_same_file_is_joined(test: Isolated) -> None:
+    engine = sa.create_engine(test.runtime.database_url)
+    Base.metadata.create_all(engine)
+    with Session(engine) as session:
+        session.add(Customer(name="Ada"))
+        undone = Note().async_(session=session).call()
+        session.rollback()
+        session.add(Customer(name="Ben"))
+        ticket = Note().async_(session=session).call()
+        session.commit()
+    engine.dispose()
+
+    assert [each["id"] for each in rows(test)] == [ticket.id]
+    assert [each["name"] for each in sql(test, "SELECT name FROM customers")] == ["Ben"]
+    with pytest.raises(RolledBack):
+        undone.reload()
+
+
+def test_a_session_on_another_database_sends_after_its_commit_and_never_after_a_rollback(
+    test: Isolated, tmp_path: Any
+) -> None:
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/other.db")
+    Base.metadata.create_all(engine)
+    with Session(engine) as session:
+        session.add(Customer(name="Ada"))
+        undone = Note(what=1).async_(session=session).call()
+        assert nothing_is_stored(test)
+        session.rollback()
+        session.add(Customer(name="Ben"))
+        ticket = Note(what=2).async_(session=session).call()
+        with pytest.raises(NotCommitted):
+            ticket.reload()
+        session.commit()
+        assert [each["id"] for each in rows(test)] == [ticket.id]
+    engine.dispose()
+
+    with pytest.raises(RolledBack):
+        undone.reload()
+    test.run_pending()
+    assert ticket.result(WAIT_S) == 2
+
+
+def test_a_direct_job_belongs_to_the_transaction_too(test: Isolated, shop: Shop) -> None:
+    with shop.session() as session, dexpy.session(session):
+        Untraceable(what=1).async_().call()
+        session.rollback()
+        Untraceable(what=2).async_().call()
+        assert messages(test) == []
+        session.commit()
+
+    test.run_pending()
+    assert ran == [2]
+
+
+def test_the_first_enqueue_may_make_the_tables_inside_a_transaction_that_is_rolled_back(tmp_path: Any) -> None:
+    with isolated(database=f"sqlite:///{tmp_path}/fresh.db") as test:
+        engine = sa.create_engine(test.runtime.database_url)
+        with Session(engine) as session:
+            Note().async_(session=session).call()
+            Note().async_(session=session).call()
+            session.rollback()
+        with Session(engine) as session:
+            Note(what=2).async_(session=session).call()
+            session.commit()
+        engine.dispose()
+
+        test.run_pending()
+        assert ran == [2]
+
+
+def test_what_cannot_travel_leaves_the_session_as_it_was(test: Isolated, shop: Shop) -> None:
+    with shop.session() as session:
+        session.add(Customer(name="Ada"))
+        with pytest.raises(NotSerializable, match=r"Opaque cannot go to the background: payload "):
+            Opaque(payload=threading.Lock()).async_(session=session).call()
+        session.commit()
+
+    assert shop.names() == ["Ada"]
+    assert nothing_is_stored(test)
+
+
+class Opaque(Operation):
+    payload: object
+
+    def perform(self) -> None: ...
+
+
+# ------------------------------------------------------------------------------------------------ inside a run
+
+
+@pytest.mark.parametrize("end", ["well", "error", "crash"])
+@pytest.mark.parametrize("background", [False, True], ids=["call", "job"])
+def test_a_child_that_is_sent_from_inside_lives_and_dies_with_its_parent(
+    test: Isolated, shop: Shop, end: str, background: bool
+) -> None:
+    if background:
+        Spawn(end=end).async_().call()
+    else:
+        try:
+            Spawn(end=end).call()
+        except (Error, ZeroDivisionError):
+            assert end != "well"
+
+    test.run_pending()
+    assert shop.names() == (["child"] if end == "well" else [])
+    assert records.where(operation=AddCustomer).count() == (1 if end == "well" else 0)
+
+
+def test_a_child_of_an_inner_run_that_was_undone_is_not_sent(test: Isolated, shop: Shop) -> None:
+    Spawn(caught=True).async_().call()
+
+    test.run_pending()
+    assert records.where(operation=AddCustomer).count() == 1
+    assert shop.names() == ["child"]
+
+
+def test_a_child_knows_its_parent_and_their_trace(test: Isolated, shop: Shop) -> None:
+    with dexpy.trace(actor={"type": "user", "id": 9}, trace_id="req-9"):
+        parent = Spawn().async_().call()
+
+    test.run_pending()
+    child = row(test, parent.result(WAIT_S))
+    assert (child["parent_id"], child["trace_id"]) == (parent.id, "req-9")
+    assert (child["actor_type"], child["actor_id"]) == ("user", "9")
+    assert row(test, parent.id)["parent_id"] is None
+
+
+def test_without_a_transaction_around_perform_a_child_is_sent_at_once(test: Isolated, shop: Shop) -> None:
+    SpawnApart(end="error").async_().call()
+
+    test.run_pending()
+    assert shop.names() == ["child"]
+
+
+def test_a_coroutine_sends_with_acall_in_the_run_s_own_transaction(test: Isolated, shop: Shop) -> None:
+    sent = SpawnAsync().async_().call()
+    SpawnAsync(fails=True).async_().call()
+
+    test.run_pending()
+    assert row(test, sent.result(WAIT_S))["parent_id"] == sent.id
+    assert records.where(operation=AddCustomer).count() == 1
+    assert shop.names() == ["child"]
+
+
+def test_acall_sends_from_asyncio_and_the_loop_goes_on(test: Isolated) -> None:
+    async def send() -> list[str]:
+        tickets = await asyncio.gather(*(Note(what=what).async_().acall() for what in range(5)))
+        return [ticket.id for ticket in tickets]
+
+    ids = asyncio.run(send())
+
+    assert {each["id"] for each in rows(test)} == set(ids)
+    test.run_pending()
+    assert sorted(ran) == [0, 1, 2, 3, 4]
+
+
+def test_acall_joins_the_current_session(test: Isolated, shop: Shop) -> None:
+    async def send(session: Session) -> None:
+        with dexpy.session(session):
+            await Note(what=1).async_().acall()
+
+    with shop.session() as session:
+        asyncio.run(send(session))
+        assert nothing_is_stored(test)
+        session.commit()
+    assert len(rows(test)) == 1
+
+
+# ------------------------------------------------------------------------------------------------- in the worker
+
+
+def test_the_worker_builds_the_operation_anew_with_its_references(test: Isolated, shop: Shop) -> None:
+    shop.add(Customer(id=1, name="Ada"), Customer(id=2, name="Ben"))
+
+    ticket = ManyProps(customer=1, friend=2).async_().call()
+    test.run_pending()
+
+    assert ticket.result(WAIT_S) == ["Ada", "Ben"]
+
+
+def test_a_sent_reference_is_read_when_the_job_runs_and_makes_no_query_when_it_is_sent(
+    test: Isolated, shop: Shop
+) -> None:
+    shop.add(Customer(id=1, name="Ada"))
+    with shop.statements() as asked:
+        ticket = ManyProps(customer=1).async_().call()
+    assert asked == []
+    with shop.session() as session:
+        session.get_one(Customer, 1).name = "Eve"
+        session.commit()
+
+    test.run_pending()
+    assert ticket.result(WAIT_S)[0] == "Eve"
+
+
+def test_trace_and_actor_are_in_force_in_the_worker_again(test: Isolated) -> None:
+    with dexpy.trace(actor={"type": "user", "id": 9, "name": "Ada"}, trace_id="req-9"):
+        ticket = Traced().async_().call()
+
+    test.run_pending()
+    assert ticket.result(WAIT_S) == {
+        "trace": "req-9",
+        "actor": {"type": "user", "id": 9, "name": "Ada"},
+        "run": ticket.id,
+    }
+
+
+def test_nothing_of_whoever_feeds_the_thread_is_in_force_in_the_run(test: Isolated, shop: Shop) -> None:
+    AddCustomer(name="Ada").async_().call()
+    with shop.session() as session, dexpy.session(session), dexpy.trace(trace_id="feeder"):
+        test.run_pending()
+        session.rollback()
+
+    assert shop.names() == ["Ada"]
+    assert rows(test)[0]["trace_id"] != "feeder"
+
+
+def test_a_guard_is_asked_in_the_worker_and_its_refusal_finishes_the_row(test: Isolated) -> None:
+    ticket = Guarded().async_().call()
+    test.run_pending()
+
+    stored = row(test, ticket.id)
+    assert (stored["status"], stored["failure"], stored["error"]) == ("failed", "rejected", "closed")
+    outcome = ticket.wait(WAIT_S)
+    assert isinstance(outcome, Err)
+    assert (outcome.code, outcome.message, outcome.rejected) == ("closed", "It is closed", True)
+
+
+def test_a_result_without_a_json_form_keeps_the_effects_and_is_done(test: Isolated) -> None:
+    ticket = Odd().async_().call()
+    test.run_pending()
+
+    assert ran == ["odd"]
+    assert row(test, ticket.id)["status"] == "done"
+    assert "lock" in str(records.get(ticket.id).result_error)
+    assert ticket.reload().outcome is None
+    for ask in (ticket.wait, ticket.result):
+        with pytest.raises(ResultNotStored, match="is done, but its result was not stored"):
+            ask(WAIT_S)
+
+
+def test_a_result_of_the_wrong_type_is_a_crash_without_effects(test: Isolated, shop: Shop) -> None:
+    ticket = WrongResult(name="Ada").async_().call()
+    test.run_pending()
+
+    stored = row(test, ticket.id)
+    assert (stored["status"], stored["failure"], stored["error"]) == ("failed", "crash", "dexpy.ResultTypeError")
+    assert shop.names() == []
+
+
+def test_a_record_may_leave_the_result_out(test: Isolated) -> None:
+    ticket = NoResult(what=1).async_().call()
+    test.run_pending()
+
+    assert (row(test, ticket.id)["status"], row(test, ticket.id)["result"]) == ("done", None)
+    with pytest.raises(ResultNotStored, match=r"Record\(result=False\)"):
+        ticket.result(WAIT_S)
+
+
+@pytest.mark.parametrize("result", [0])
+def test_a_result_of_none_is_told_from_no_result(test: Isolated, result: int) -> None:
+    ticket = Nothing().async_().call()
+    test.run_pending()
+
+    assert ticket.wait(WAIT_S) == Ok(None)
+    assert json.loads(row(test, ticket.id)["result"]) == {"value": None}
+
+
+class Nothing(Operation):
+    def perform(self) -> None: ...
+
+
+def test_what_is_delivered_twice_runs_once(test: Isolated) -> None:
+    ticket = Note(what=1).async_().call()
+    columns = "queue, priority, due_at, message_id, payload, dead, created_at"
+    sql(test, f"INSERT INTO dexpy_messages ({columns}) SELECT {columns} FROM dexpy_messages")  # noqa: S608
+
+    test.run_pending()
+
+    assert ran == [1]
+    assert (row(test, ticket.id)["status"], row(test, ticket.id)["num_attempts"]) == ("done", 1)
+    assert messages(test) == []
+
+
+def test_what_is_delivered_to_many_threads_at_once_runs_once(test: Isolated) -> None:
+    ticket = Note(what=1).async_().call()
+    actor: Any = test.runtime.broker.get_actor("dexpy.RecordJob")
+    kwargs = messages(test)[0]["message"]["kwargs"]
+    gate = threading.Barrier(20)
+
+    def deliver() -> None:
+        gate.wait()
+        actor(**kwargs)
+
+    threads = [threading.Thread(target=deliver) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert ran == [1]
+    assert row(test, ticket.id)["num_attempts"] == 1
+
+
+def test_a_message_that_comes_before_its_time_is_put_back(test: Isolated) -> None:
+    ticket = Note(what=1).async_(in_=60).call()
+    sql(test, "UPDATE dexpy_messages SET due_at = created_at")
+
+    test.run_pending()
+    assert (ran, row(test, ticket.id)["num_attempts"]) == ([], 0)
+    test.advance(61)
+    test.run_pending()
+    assert ran == [1]
+
+
+def test_a_message_whose_record_is_gone_is_acknowledged_and_logged(
+    test: Isolated, caplog: pytest.LogCaptureFixture
+) -> None:
+    ticket = Note(what=1).async_().call()
+    sql(test, "DELETE FROM operation_records")
+
+    test.run_pending()
+
+    assert (ran, messages(test)) == ([], [])
+    assert f"record.gone operation={__name__}.Note run={ticket.id}" in caplog.text
+
+
+def test_what_no_exception_class_covers_is_told_too_and_the_row_ends(test: Isolated) -> None:
+    ticket = Quit().async_().call()
+    with pytest.raises(SystemExit):
+        test.run_pending()
+
+    stored = row(test, ticket.id)
+    assert (stored["status"], stored["failure"], stored["error"]) == ("failed", "crash", "SystemExit")
+
+
+def test_the_same_of_a_direct_job(test: Isolated) -> None:
+    ticket = QuitDirect().async_().call()
+    with pytest.raises(SystemExit):
+        test.run_pending()
+
+    assert (row(test, ticket.id)["status"], row(test, ticket.id)["error"]) == ("failed", "SystemExit")
+
+
+# ------------------------------------------------------------------------------------- stored params of yesterday
+
+
+def stored_as(test: Isolated, ticket: Any, params: dict[str, Any]) -> None:
+    sql(test, "UPDATE operation_records SET params = ? WHERE id = ?", json.dumps(params), ticket.id)
+
+
+def test_a_key_that_is_missing_takes_the_default(test: Isolated) -> None:
+    ticket = Bounded(count=9).async_().call()
+    stored_as(test, ticket, {"day": "2026-02-02"})
+    test.run_pending()
+
+    assert ticket.result(WAIT_S) == [3, "2026-02-02", "none"]
+
+
+@pytest.mark.parametrize("key", ["title", "heading", "head"])
+def test_an_earlier_name_of_a_prop_is_understood(test: Isolated, key: str) -> None:
+    ticket = Bounded().async_().call()
+    stored_as(test, ticket, {key: "News"})
+    test.run_pending()
+
+    assert ticket.result(WAIT_S)[2] == "News"
+
+
+def test_a_key_that_is_no_prop_any_more_is_left_out_and_logged(
+    test: Isolated, caplog: pytest.LogCaptureFixture
+) -> None:
+    ticket = Bounded().async_().call()
+    stored_as(test, ticket, {"count": 4, "colour": SECRET})
+    with caplog.at_level(logging.INFO, "dexpy"):
+        test.run_pending()
+
+    assert ticket.result(WAIT_S)[0] == 4
+    assert f"params.ignored operation={__name__}.Bounded run={ticket.id} keys=colour" in caplog.text
+    assert SECRET not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("params", "problem"),
+    [
+        ({"count": SECRET}, "count: wants int"),
+        ({"day": SECRET}, "day: wants"),
+        ({"count": 0, "title": 7}, "title: wants str"),
+        ({"count": -5}, "count: wants a value >= 1"),
+        ({"token": SECRET}, "token: wants a length of at most 5"),
+        ([SECRET], "wants a JSON object"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else json.dumps(value),
+)
+@pytest.mark.parametrize("retries", [False, True])
+def test_params_that_no_longer_fit_are_parked_without_their_values(
+    test: Isolated, caplog: pytest.LogCaptureFixture, params: Any, problem: str, retries: bool
+) -> None:
+    ticket = Bounded().async_().call()
+    stored_as(test, ticket, params)
+    test.run_pending()
+
+    stored = row(test, ticket.id)
+    assert (stored["status"], stored["failure"], stored["error"]) == ("failed", "undecodable", "dexpy.Undecodable")
+    assert problem in stored["error_message"]
+    assert stored["completed_at"] is not None
+    for told in (stored["error_message"], str(attempts(test, ticket.id)), caplog.text):
+        assert SECRET not in told
+    assert f"undecodable operation={__name__}.Bounded run={ticket.id}" in caplog.text
+    with pytest.raises(dexpy.OperationFailed) as failed:
+        ticket.result(WAIT_S)
+    assert failed.value.failure == "undecodable"
+
+
+def test_what_was_parked_can_be_run_when_the_class_is_mended(test: Isolated) -> None:
+    ticket = Bounded().async_().call()
+    stored_as(test, ticket, {"count": "nine"})
+    test.run_pending()
+    stored_as(test, ticket, {"count": 9})
+
+    ticket.retry()
+    test.run_pending()
+
+    assert ticket.result(WAIT_S)[0] == 9
+
+
+def test_params_in_a_message_that_no_longer_fit_leave_a_row_where_there_is_one_to_leave(
+    test: Isolated, caplog: pytest.LogCaptureFixture
+) -> None:
+    ticket = BoundedDirect.__mro__[0]  # noqa: F841 - the class with a sensitive prop is refused, see below
+    sent = PlainDirect(count=1).async_().call()
+    payload = messages(test)[0]["message"]
+    payload["kwargs"]["params"] = {"count": SECRET}
+    sql(test, "UPDATE dexpy_messages SET payload = ?", json.dumps(payload))
+
+    test.run_pending()
+
+    stored = row(test, sent.id)
+    assert (stored["status"], stored["failure"], stored["params"]) == ("failed", "undecodable", None)
+    assert f"undecodable operation={__name__}.PlainDirect run={sent.id}" in caplog.text
+    assert SECRET not in caplog.text + str(stored)
+    assert messages(test) == []
+
+
+class PlainDirect(Operation):
+    count: int
+    record = Record(params=False)
+
+    def perform(self) -> int:
+        return self.count
+
+
+def test_a_default_that_fails_in_the_worker_ends_the_row(test: Isolated, caplog: pytest.LogCaptureFixture) -> None:
+    ticket = BadDefault().async_().call()
+    stored_as(test, ticket, {"given": 1})
+    ran.append("from now on the factory fails")
+    test.run_pending()
+
+    stored = row(test, ticket.id)
+    assert (stored["status"], stored["failure"], stored["error"]) == ("failed", "crash", "LookupError")
+    assert "the shelf is empty" in stored["error_message"]
+    assert f"crashed operation={__name__}.BadDefault run={ticket.id}" in caplog.text
+
+
+# -------------------------------------------------------------------------------------------------- unknown class
+
+
+def test_an_unknown_class_is_put_back_without_an_attempt_and_warned_of_once(
+    test: Isolated, caplog: pytest.LogCaptureFixture
+) -> None:
+    tickets = [Note(what=what).async_(priority=3).call() for what in range(2)]
+    sql(test, "UPDATE dexpy_messages SET payload = replace(payload, '.Note', '.Gone')")
+
+    assert len(test.run_pending()) == 2
+    assert test.run_pending() == []
+    for ticket in tickets:
+        assert (row(test, ticket.id)["status"], row(test, ticket.id)["num_attempts"]) == ("pending", 0)
+    assert caplog.text.count("class.unknown") == 1
+    assert [message["priority"] for message in messages(test)] == [3, 3]
+
+    waits: list[float] = []
+    for _ in range(6):
+        before = dexpy.foundation.clock.clock.now()  # type: ignore[attr-defined]
+        due = datetime.fromisoformat(messages(test)[0]["due_at"]).replace(tzinfo=timezone.utc)
+        waits.append(round((due - before).total_seconds()))
+        test.advance(waits[-1] + 1)
+        test.run_pending()
+    assert waits == [30, 60, 120, 240, 480, 600]
+    assert caplog.text.count("class.unknown") == 1
+
+    sql(test, "UPDATE dexpy_messages SET payload = replace(payload, '.Gone', '.Note')")
+    test.advance(601)
+    test.run_pending()
+    assert sorted(ran) == [0, 1]
+
+
+def test_an_unknown_class_of_a_direct_job_is_put_back_with_its_params(test: Isolated) -> None:
+    Untraceable(what=7).async_(queue="counters", priority=2).call()
+    sql(test, "UPDATE dexpy_messages SET payload = replace(payload, '.Untraceable', '.Gone')")
+    test.run_pending()
+    (message,) = messages(test)
+    assert (message["queue"], message["priority"]) == ("counters", 2)
+
+    sql(test, "UPDATE dexpy_messages SET payload = replace(payload, '.Gone', '.Untraceable')")
+    test.advance(31)
+    test.run_pending()
+    assert ran == [7]
+
+
+def test_a_message_makes_a_worker_run_nothing_that_is_not_declared(test: Isolated) -> None:
+    Note().async_().call()
+    sql(test, f"UPDATE dexpy_messages SET payload = replace(payload, '{__name__}.Note', 'os.system')")  # noqa: S608
+
+    test.run_pending()
+    assert rows(test)[0]["status"] == "pending"
+
+
+class Renamed(Note, name="notes.take", aliases=("notes.old",)):
+    """Had another name once."""
+
+
+def test_an_alias_finds_the_class_by_its_earlier_name(test: Isolated) -> None:
+    ticket = Renamed(what=5).async_().call()
+    assert row(test, ticket.id)["name"] == "notes.take"
+    sql(test, "UPDATE dexpy_messages SET payload = replace(payload, 'notes.take', 'notes.old')")
+    sql(test, "UPDATE operation_records SET name = 'notes.old'")
+
+    test.run_pending()
+    assert ticket.result(WAIT_S) == 5
+    assert records.where(operation=Renamed).count() == 1
+
+
+# ---------------------------------------------------------------------------------------------------- direct jobs
+
+
+def test_without_a_record_the_message_carries_the_params(test: Isolated) -> None:
+    ticket = Untraceable(what=6).async_().call()
+
+    kwargs = messages(test)[0]["message"]["kwargs"]
+    assert set(kwargs) == {"class_name", "params", "trace"}
+    assert (kwargs["class_name"], kwargs["params"]) == (f"{__name__}.Untraceable", {"what": 6})
+    (done,) = test.run_pending()
+    assert (done.id, done.recorded, ran) == (ticket.id, False, [6])
+    assert rows(test) == []
+
+
+def test_a_ticket_without_a_record_says_how_to_get_one(test: Isolated) -> None:
+    ticket = Untraceable().async_().call()
+
+    assert (bool(ticket), ticket.recorded, ticket.outcome) == (True, False, None)
+    assert ticket.to_dict()["id"] == ticket.id
+    asks: list[Callable[[], Any]] = [
+        lambda: ticket.status,
+        lambda: ticket.done,
+        lambda: ticket.failure,
+        lambda: ticket.wait(1),
+        lambda: ticket.result(1),
+        ticket.reload,
+        ticket.expire,
+        ticket.cancel,
+        ticket.retry,
+        lambda: ticket.fail("no"),
+        lambda: ticket.reschedule(at=datetime(2100, 1, 1, tzinfo=timezone.utc)),
+    ]
+    for ask in asks:
+        with pytest.raises(NotRecorded, match=r"Turn recording on: dexpy\.configure\(database=\.\.\.\), and record = True"):
+            ask()
+
+
+def test_a_record_without_params_is_written_once_when_the_run_is_over(test: Isolated) -> None:
+    ticket = NoParams(what=8).async_(queue="counters").call()
+    assert rows(test) == []
+    with pytest.raises(RecordNotFound):
+        records.get(ticket.id)
+
+    test.run_pending()
+
+    stored = row(test, ticket.id)
+    assert (stored["status"], stored["params"], json.loads(stored["result"])) == ("done", None, {"value": 8})
+    assert (stored["num_attempts"], stored["completed_at"] is not None) == (1, True)
+
+
+def test_a_broker_without_a_database_runs_everything_as_direct_jobs(tmp_path: Any, monkeypatch: Any) -> None:
+    from dexpy.foundation.settings import Settings
+    from dexpy.runtime import Runtime, install
+
+    monkeypatch.chdir(tmp_path)
+    runtime = Runtime(Settings(broker=f"sqlite:///{tmp_path}/queue.db", home=tmp_path))
+    install(runtime)
+    test = Isolated(runtime)
+
+    ticket = Note(what=2).async_().call()
+    assert not ticket.recorded
+    test.run_pending()
+
+    assert ran == [2]
+    assert not (tmp_path / "dexpy.db").exists(), "nothing was recorded, so no file was made"
+    runtime.close()
+    install(None)
+
+
+@pytest.mark.parametrize("operation", [LoginDirect, LoginNoParams])
+def test_a_sensitive_prop_is_not_sent_in_the_clear(test: Isolated, operation: type[Login]) -> None:
+    with pytest.raises(SensitiveInTransit, match="'password' in the clear.*Turn recording on") as refused:
+        operation(password=SECRET).async_().call()
+
+    assert SECRET not in str(refused.value)
+    assert nothing_is_stored(test)
+
+
+# --------------------------------------------------------------------------------------------------- the log
+
+
+def test_the_life_of_a_run_is_told_in_four_levels_with_its_id(
+    test: Isolated, caplog: pytest.LogCaptureFixture
+) -> None:
+    done, refused, crashed = Note(what=1).async_().call(), Guarded().async_().call(), Login(password="x" * 9).async_().call()
+    with caplog.at_level(logging.DEBUG, "dexpy"):
+        test.run_pending()
+
+    def lines(id: str) -> list[tuple[str, str]]:
+        told = [(each.levelname, each.getMessage()) for each in caplog.records if each.name == "dexpy"]
+        return [(level, text.split()[0]) for level, text in told if f"run={id}" in text]
+
+    assert lines(done.id) == [("DEBUG", "called"), ("INFO", "done")]
+    assert lines(refused.id) == [("DEBUG", "called"), ("WARNING", "refused")]
+    assert lines(crashed.id) == [("DEBUG", "called"), ("ERROR", "crashed")]
+
+
+def test_a_secret_is_in_no_log_no_error_column_and_no_message(
+    test: Isolated, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG):
+        ticket = Login(password=SECRET).async_().call()
+        sent = messages(test)
+        test.run_pending()
+        assert ran == [SECRET]
+        with pytest.raises(dexpy.OperationFailed) as failed:
+            ticket.result(WAIT_S)
+
+    stored = row(test, ticket.id)
+    assert stored["error_message"] == "cannot log in with <sensitive>"
+    stored.pop("params")
+    for told in (caplog.text, str(sent), str(stored), str(attempts(test, ticket.id)), str(failed.value), repr(ticket)):
+        assert SECRET not in told
+    assert SECRET not in json.dumps(ticket.to_dict())
+    assert "cannot log in" not in json.dumps(ticket.to_dict())
+
+
+def test_a_prop_that_does_not_fit_is_refused_before_anything_is_sent(test: Isolated) -> None:
+    with pytest.raises(PropsError):
+        Note(what="1").async_().call()  # type: ignore[arg-type]
+    assert nothing_is_stored(test)
+
+
+def test_a_queue_function_may_read_a_reference(test: Isolated, shop: Shop) -> None:
+    shop.add(Customer(id=1, name="Ada"))
+
+    assert row(test, RoutedByRef(customer=1).async_().call().id)["queue"] == "for_Ada"

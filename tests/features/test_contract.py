@@ -1,0 +1,430 @@
+"""The contract: what a class says about itself, inherited and checked at the class statement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import attrs
+import pytest
+
+from dexpy import Async, DeclarationError, Error, Operation, Record, Reset, ResultTypeError, Retry, after, guard, records
+from dexpy.testing import Isolated
+
+
+class Declined(Exception): ...
+
+
+class Stolen(Declined): ...
+
+
+class ApplicationOperation(Operation):
+    """The common policy of an application."""
+
+    async_ = Async(queue="slow", priority=3, in_=60)
+    retry_on = (Retry(ConnectionError, attempts=5), Retry(TimeoutError, attempts=2))
+    discard_on = (Declined,)
+    rescue_from = {KeyError: "no_key"}  # noqa: RUF012
+    errors = {"common": "A common one"}  # noqa: RUF012
+    record = Record(result=False)
+    transaction = False
+
+    @guard("closed")
+    def closed(self) -> bool:
+        return False
+
+    def perform(self) -> Any:
+        return None
+
+
+class Plain(ApplicationOperation):
+    pass
+
+
+class Send(ApplicationOperation, name="mails.send", aliases=("old.Send", "older.Send")):
+    """Send a mail.
+
+    More of it here.
+    """
+
+    async_ = Async(queue="mails", at=datetime(2030, 1, 1, tzinfo=UTC))
+    retry_on = (Retry(ConnectionError, attempts=9),)
+    discard_on = (Stolen, "gone")
+    rescue_from = {KeyError: "my_key", ValueError: "my_value"}  # noqa: RUF012
+    errors = {"mine"}  # noqa: RUF012
+    record = True
+    transaction = True
+
+    @after
+    def noted(self) -> None: ...
+
+
+class Fresh(ApplicationOperation):
+    retry_on = (Reset(), Retry(OSError, attempts=3))
+    discard_on = (Reset(),)
+
+
+def attempts(cls: type[Operation], error: BaseException) -> int | None:
+    """How many attempts the rule for an exception allows; 0 to discard, None without a rule."""
+    rule = cls.contract.rule_for(error)
+    if rule is None:
+        return None
+    return 0 if rule.answer is None else rule.answer.attempts
+
+
+# -------------------------------------------------------------------------------------------- what is inherited
+
+
+def test_a_subclass_that_says_nothing_has_the_policies_of_its_base() -> None:
+    contract, base = Plain.contract, ApplicationOperation.contract
+    assert contract.name == "features.test_contract.Plain"
+    assert contract.aliases == ()
+    assert contract.description is None
+    assert contract.options == base.options
+    assert (contract.options.queue, contract.options.priority, contract.options.in_) == ("slow", 3, 60)
+    assert contract.record == Record(result=False)
+    assert not contract.transactional
+    assert attempts(Plain, ConnectionError()) == 5
+    assert attempts(Plain, Stolen()) == 0
+    assert set(contract.errors) == {"common", "no_key", "closed"}
+    assert contract.rescue_for(KeyError()) is not None
+
+
+def test_tuples_and_mappings_of_a_subclass_add_to_those_of_the_base_and_win_over_them() -> None:
+    contract = Send.contract
+    assert attempts(Send, ConnectionError()) == 9
+    assert attempts(Send, ConnectionResetError()) == 9
+    assert attempts(Send, TimeoutError()) == 2
+    assert attempts(Send, Declined()) == 0
+    assert attempts(Send, Error("gone")) == 0
+    assert attempts(Send, Error("other")) is None
+    assert attempts(Send, ValueError()) is None
+    assert {rule.cause: rule.answer for rule in contract.rescues if rule.distance == 0} == {
+        KeyError: "my_key",
+        ValueError: "my_value",
+    }
+    rescue = contract.rescue_for(KeyError())
+    assert rescue is not None
+    assert rescue.answer == "my_key"
+    assert dict(contract.errors) == {
+        "common": "A common one",
+        "mine": None,
+        "closed": "closed",
+        "no_key": None,
+        "my_key": None,
+        "my_value": None,
+    }
+
+
+def test_other_policies_of_a_subclass_replace_those_of_the_base() -> None:
+    contract = Send.contract
+    assert contract.record == Record()
+    assert contract.transactional
+    assert contract.description == "Send a mail."
+    assert (contract.options.queue, contract.options.priority) == ("mails", 3)
+    assert [guard.code for guard in contract.guards] == ["closed"]
+    assert contract.methods("after") == ("noted",)
+
+
+def test_timing_of_either_kind_replaces_timing_of_either_kind() -> None:
+    assert Send.contract.options.in_ is None
+    assert Send.contract.options.at == datetime(2030, 1, 1, tzinfo=UTC)
+
+    class Again(Send):
+        async_ = Async(in_=timedelta(seconds=5))
+
+    assert Again.contract.options.at is None
+    assert Again.contract.options.in_ == timedelta(seconds=5)
+    assert Again.contract.options.queue == "mails"
+
+
+def test_reset_forgets_what_the_bases_declared() -> None:
+    assert attempts(Fresh, TimeoutError()) == 3  # a TimeoutError is an OSError
+    assert attempts(Fresh, ConnectionError()) == 3
+    assert attempts(Fresh, Declined()) is None
+
+
+def test_policies_of_a_mixin_count_by_the_order_of_the_bases() -> None:
+    class Nearer(Operation):
+        retry_on = (Retry(ConnectionError, attempts=7),)
+        errors = {"common": "Nearer"}  # noqa: RUF012
+
+    class Both(Nearer, ApplicationOperation):
+        pass
+
+    assert attempts(Both, ConnectionError()) == 7
+    assert attempts(Both, TimeoutError()) == 2
+    assert Both.contract.errors["common"] == "Nearer"
+    assert [guard.code for guard in Both.contract.guards] == ["closed"]
+
+
+def test_names_and_aliases_are_not_inherited() -> None:
+    class Sub(Send):
+        pass
+
+    assert Sub.contract.aliases == ()
+    assert Sub.contract.name.endswith("Sub")
+
+
+def test_the_policies_of_a_class_can_be_read_and_not_changed() -> None:
+    assert Send.async_.queue == "mails"  # type: ignore[attr-defined, unused-ignore]
+    assert Send.retry_on[0].attempts == 9
+    frozen: Any = Send.contract
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        frozen.name = "x"
+    policy: Any = Retry(ValueError)
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        policy.attempts = 3
+    with pytest.raises(DeclarationError, match="Operation is the base of all operations and has no contract"):
+        _ = Operation.contract
+
+
+# ------------------------------------------------------------------------------- refused at the class statement
+
+
+def declared(**body: Any) -> Callable[[], object]:
+    """A class statement with these attributes."""
+    return lambda: type("Wrong", (Operation,), {"__module__": "nowhere", "__qualname__": "Wrong", **body})
+
+
+def keywords(**words: Any) -> Callable[[], object]:
+    """A class statement with these keywords."""
+    return lambda: type("Wrong", (Operation,), {"__module__": "nowhere", "__qualname__": "Wrong"}, **words)
+
+
+retry = Retry(ConnectionError)
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        (declared(retry_on=retry), f"Wrong.retry_on = {retry!r} wants a tuple. Mind the comma: retry_on = (...,)."),
+        (
+            declared(retry_on=ConnectionError),
+            "Wrong.retry_on = <class 'ConnectionError'> wants a tuple. Mind the comma: retry_on = (...,).",
+        ),
+        (
+            declared(retry_on=(ConnectionError,)),
+            "Wrong.retry_on: <class 'ConnectionError'> does not belong there. It takes Retry(...) and Reset().",
+        ),
+        (
+            declared(discard_on=ValueError),
+            "Wrong.discard_on = <class 'ValueError'> wants a tuple. Mind the comma: discard_on = (...,).",
+        ),
+        (
+            declared(discard_on=(KeyboardInterrupt,)),
+            "Wrong.discard_on: <class 'KeyboardInterrupt'> does not belong there. "
+            "It takes exception classes, codes and Reset().",
+        ),
+        (
+            declared(discard_on=(ConnectionError,), retry_on=(retry,)),
+            "Wrong: retry_on and discard_on both name ConnectionError. Leave it in one of them.",
+        ),
+        (
+            declared(rescue_from=[(ValueError, "code")]),
+            'Wrong.rescue_from wants a mapping: {CardError: "card_declined"}.',
+        ),
+        (declared(rescue_from={"code": ValueError}), "Wrong.rescue_from: 'code' is no exception class."),
+        (
+            declared(rescue_from={(ValueError, KeyError): "code"}),
+            "Wrong.rescue_from: (<class 'ValueError'>, <class 'KeyError'>) is no exception class.",
+        ),
+        (
+            declared(rescue_from={Error: "code"}),
+            "Wrong.rescue_from: Error is a business error already, and is never rescued.",
+        ),
+        (
+            declared(rescue_from={ValueError: 7}),
+            "Wrong.rescue_from[ValueError] = 7 wants an error code, an exception class or a function of the operation "
+            "and the exception.",
+        ),
+        (
+            declared(rescue_from={ValueError: ""}),
+            "Wrong.rescue_from[ValueError] = '' wants an error code, an exception class or a function of the operation "
+            "and the exception.",
+        ),
+        (declared(errors="no_balance"), "Wrong.errors = 'no_balance' wants a set of codes: {\"no_balance\"}."),
+        (declared(errors={7}), "Wrong.errors: 7 is no code; codes are non-empty str."),
+        (declared(errors={"a": 7}), "Wrong.errors['a'] = 7 wants a description, a str."),
+        (
+            declared(record="yes"),
+            "Wrong.record = 'yes' is no policy. Write True, False or Record(params=True, result=False).",
+        ),
+        (
+            declared(record=Record(params="no")),  # type: ignore[arg-type]
+            "Wrong.record = Record(params='no', result=True) is no policy. "
+            "Write True, False or Record(params=True, result=False).",
+        ),
+        (declared(transaction="no"), "Wrong.transaction = 'no' wants True or False."),
+        (
+            declared(async_="mails"),
+            "Wrong.async_ = 'mails' is no policy. Write async_ = Async(queue=\"mailers\", priority=5).",
+        ),
+        (
+            declared(async_=Async(queue="bad name")),
+            "Wrong.async_: queue='bad name' is no queue name. A name has 1 to 64 letters, digits, '.', '_' or '-' and "
+            "begins with a letter or '_'. Write queue='mailers', for one.",
+        ),
+        (
+            declared(async_=Async(priority="high")),  # type: ignore[arg-type]
+            "Wrong.async_: priority='high' wants an int; higher runs sooner, 0 is usual.",
+        ),
+        (
+            declared(async_=Async(in_=-1)),
+            "Wrong.async_: in_=-1 must not be negative or without end. Write in_=0 for now.",
+        ),
+        (
+            declared(async_=Async(in_=1, at=datetime(2030, 1, 1, tzinfo=UTC))),
+            "Wrong.async_: in_ and at were both given. Give one: in_ is a delay, at a moment.",
+        ),
+        (
+            declared(async_=Async(at=datetime(2030, 1, 1))),  # noqa: DTZ001 - it is to be refused
+            "Wrong.async_: at=datetime.datetime(2030, 1, 1, 0, 0) is naive, so nobody knows which moment it is. "
+            "Say which zone: datetime(..., tzinfo=timezone.utc), or ZoneInfo('Europe/Berlin').",
+        ),
+        (
+            declared(perform=staticmethod(lambda: 1)),
+            "Wrong.perform must be a method: def perform(self) -> ...",
+        ),
+        (declared(perform=7), "Wrong.perform must be a method: def perform(self) -> ..."),
+        (keywords(name=""), "class Wrong(name='') wants a str of 1 to 255 characters."),
+        (keywords(name=7), "class Wrong(name=7) wants a str of 1 to 255 characters."),
+        (keywords(name="x" * 256), f"class Wrong(name={'x' * 256!r}) wants a str of 1 to 255 characters."),
+        (
+            keywords(aliases="old.Name"),
+            "class Wrong(aliases='old.Name') wants earlier names in a tuple: aliases=('old.Name',).",
+        ),
+        (keywords(aliases=(7,)), "class Wrong(aliases=(7,)) wants earlier names in a tuple: aliases=('old.Name',)."),
+    ],
+)
+def test_a_policy_that_cannot_work_is_refused_at_the_class_statement(
+    statement: Callable[[], object], message: str
+) -> None:
+    with pytest.raises(DeclarationError) as caught:
+        statement()
+    assert str(caught.value) == message
+    assert isinstance(caught.value, TypeError)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Retry(), "Retry(...) names no exception. Write Retry(ConnectionError), for one."),
+        (
+            lambda: Retry(ConnectionError()),  # type: ignore[arg-type]
+            "Retry(...): ConnectionError() is neither an exception class nor an error code. "
+            "Name classes derived from Exception, or codes of business errors.",
+        ),
+        (
+            lambda: Retry(KeyboardInterrupt),
+            "Retry(...): <class 'KeyboardInterrupt'> is neither an exception class nor an error code. "
+            "Name classes derived from Exception, or codes of business errors.",
+        ),
+        (
+            lambda: Retry(ValueError, attempts=0),
+            "Retry(attempts=0) wants an int of at least 1, or None for no end.",
+        ),
+        (
+            lambda: Retry(ValueError, attempts=True),
+            "Retry(attempts=True) wants an int of at least 1, or None for no end.",
+        ),
+        (
+            lambda: Retry(ValueError, wait="polynomialy_longer"),  # type: ignore[arg-type]
+            "Retry(wait='polynomialy_longer') is not known. It takes seconds, a timedelta, a function, or one of "
+            "'exponentially_longer', 'polynomially_longer'. Did you mean 'polynomially_longer'?",
+        ),
+        (
+            lambda: Retry(ValueError, wait=-3),
+            "Retry: wait=-3 must not be negative or without end. Write wait=0 for now.",
+        ),
+        (
+            lambda: Retry(ValueError, wait=None),  # type: ignore[arg-type]
+            "Retry: wait=None wants seconds or a timedelta. Write wait=60, for one.",
+        ),
+        (lambda: Retry(ValueError, jitter=2), "Retry(jitter=2) wants a share between 0 and 1."),
+        (lambda: Retry(ValueError, jitter="x"), "Retry(jitter='x') wants a share between 0 and 1."),  # type: ignore[arg-type]
+    ],
+)
+def test_a_retry_that_cannot_be_is_refused(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(DeclarationError) as caught:
+        make()
+    assert str(caught.value) == message
+
+
+def test_a_perform_that_would_not_run_as_it_looks_is_refused() -> None:
+    with pytest.raises(DeclarationError, match=r"Yields\.perform has a yield, so that nothing of it would run\."):
+
+        class Yields(Operation):
+            def perform(self) -> Any:
+                yield 1
+
+    with pytest.raises(DeclarationError, match=r"YieldsLater\.perform has a yield"):
+
+        class YieldsLater(Operation):
+            async def perform(self) -> Any:
+                yield 1
+
+    with pytest.raises(DeclarationError) as caught:
+
+        class Wants(Operation):
+            def perform(self, customer: int, *rest: int, note: str = "") -> None: ...
+
+    assert str(caught.value).endswith(
+        "Wants.perform wants 'customer', and is called without arguments. "
+        "Declare a prop for each and read it from self."
+    )
+
+
+def test_a_class_without_perform_is_a_base_and_says_so_when_it_is_called() -> None:
+    class Common(Operation):
+        pass
+
+    with pytest.raises(DeclarationError) as caught:
+        Common().call()
+    assert str(caught.value).endswith("Common has no perform. Write `def perform(self) -> ...:` in the class.")
+    with pytest.raises(DeclarationError, match=r"Operation itself cannot be made\. Subclass it and write perform\."):
+        Operation()
+
+
+# ---------------------------------------------------------------------------------------------------- results
+
+
+class Answer(Operation):
+    """Says that it gives an int."""
+
+    answer: Any
+
+    def perform(self) -> int:
+        return self.answer  # type: ignore[no-any-return]
+
+
+class Anything(Answer):
+    def perform(self):  # type: ignore[no-untyped-def]  # noqa: ANN201
+        return self.answer
+
+
+class Nothing(Answer):
+    def perform(self) -> None:  # type: ignore[override]
+        return self.answer
+
+
+def test_the_return_annotation_is_the_success_contract(test: Isolated) -> None:
+    assert Answer(answer=3).call() == 3
+    with pytest.raises(ResultTypeError) as caught:
+        Answer(answer="3").call()
+    assert str(caught.value) == (
+        "Answer.perform returned str, and says it returns int: result wants int. "
+        "Change the return value or the annotation."
+    )
+    assert isinstance(caught.value, TypeError)
+    record = records.failed().first()
+    assert record is not None
+    assert (record.failure, record.error) == ("crash", "dexpy.ResultTypeError")
+
+
+def test_without_an_annotation_anything_goes_and_none_means_none() -> None:
+    assert Anything(answer="3").call() == "3"
+    assert Nothing(answer=None).call() is None
+    with pytest.raises(ResultTypeError, match="Nothing.perform returned int, and says it returns None"):
+        Nothing(answer=3).call()

@@ -1,0 +1,198 @@
+"""Stable names: by which records and messages know an operation, and workers find it."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dexpy import DeclarationError, Operation, UnknownOperation
+from dexpy.declaration import registry
+from dexpy.testing import Isolated
+
+
+class Plain(Operation):
+    def perform(self) -> str:
+        return "plain"
+
+
+class Named(Operation, name="registry.named", aliases=("registry.before", "registry.long_before")):
+    def perform(self) -> str:
+        return "named"
+
+
+class Outer:
+    class Inner(Operation):
+        def perform(self) -> str:
+            return "inner"
+
+
+def statement(name: str, module: str = "nowhere", /, **keywords: Any) -> Any:
+    """A class statement as it would be in another module."""
+    return type(name, (Operation,), {"__module__": module, "__qualname__": name}, **keywords)
+
+
+def test_a_class_is_found_by_its_module_and_qualified_name() -> None:
+    assert Plain.contract.name == "features.test_registry.Plain"
+    assert registry.find("features.test_registry.Plain") is Plain
+    assert registry.find("features.test_registry.Outer.Inner") is Outer.Inner
+
+
+def test_a_class_with_a_name_of_its_own_is_found_by_it_and_by_its_earlier_names() -> None:
+    assert Named.contract.name == "registry.named"
+    assert Named.contract.aliases == ("registry.before", "registry.long_before")
+    for name in ("registry.named", "registry.before", "registry.long_before"):
+        assert registry.find(name) is Named
+    with pytest.raises(UnknownOperation):
+        registry.find("features.test_registry.Named")
+
+
+def test_an_unknown_name_is_refused_with_a_hint_and_nothing_is_imported() -> None:
+    with pytest.raises(UnknownOperation) as caught:
+        registry.find("registry.namd")
+    assert isinstance(caught.value, LookupError)
+    assert str(caught.value) == (
+        "No operation is named 'registry.namd' in this process. Did you mean 'registry.named'? "
+        "Import the module that declares it, or keep its old name as an alias."
+    )
+    assert "this" not in sys.modules
+    with pytest.raises(UnknownOperation):
+        registry.find("this.Anything")
+    assert "this" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("keywords", "name"),
+    [
+        ({"name": "registry.named"}, "registry.named"),
+        ({"name": "registry.before"}, "registry.before"),
+        ({"name": "registry.other", "aliases": ("registry.named",)}, "registry.named"),
+        ({"aliases": ("features.test_registry.Plain",)}, "features.test_registry.Plain"),
+    ],
+)
+def test_a_name_that_another_class_has_is_refused_and_nothing_is_registered(
+    keywords: dict[str, Any], name: str
+) -> None:
+    before = registry.names()
+    with pytest.raises(DeclarationError) as caught:
+        statement("Twin", **keywords)
+    other = "Plain" if name.endswith("Plain") else "Named"
+    assert str(caught.value) == (
+        f"nowhere.Twin wants the name {name!r}, which features.test_registry.{other} has already. "
+        'Give one of them another: class Twin(Operation, name="...").'
+    )
+    assert registry.names() == before
+
+
+def test_declaring_the_same_class_of_the_same_module_again_replaces_it() -> None:
+    first = statement("Again")
+    assert registry.find("nowhere.Again") is first
+    second = statement("Again")
+    assert registry.find("nowhere.Again") is second
+
+
+def test_two_modules_may_have_classes_of_one_name() -> None:
+    one, other = statement("Same", "nowhere.one"), statement("Same", "nowhere.other")
+    assert registry.find("nowhere.one.Same") is one
+    assert registry.find("nowhere.other.Same") is other
+
+
+def test_a_module_may_be_loaded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "reloaded_operations.py").write_text(
+        "from dexpy import Operation\n"
+        "class Reloaded(Operation, name='registry.reloaded', aliases=('registry.reloaded_before',)):\n"
+        "    def perform(self) -> int:\n"
+        "        return 1\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    module: Any = importlib.import_module("reloaded_operations")
+    first = module.Reloaded
+    again: Any = importlib.reload(module)
+    assert again.Reloaded is not first
+    assert registry.find("registry.reloaded") is registry.find("registry.reloaded_before") is again.Reloaded
+
+
+def test_a_local_class_works_in_place_and_is_refused_at_the_way_to_the_background(test: Isolated) -> None:
+    class Local(Operation):
+        def perform(self) -> int:
+            return 1
+
+    assert Local().call() == 1
+    name = "test_a_local_class_works_in_place_and_is_refused_at_the_way_to_the_background.<locals>.Local"
+    assert Local.contract.name == f"features.test_registry.{name}"
+    with pytest.raises(UnknownOperation):
+        registry.find(Local.contract.name)
+    with pytest.raises(DeclarationError) as caught:
+        Local().async_().call()
+    assert str(caught.value) == (
+        f"{name} cannot go to the background: it is declared inside a function. Move it to the top of a module. "
+        "call() works as it is."
+    )
+
+
+# ------------------------------------------------------------------------------------------------- __main__
+
+SCRIPT = """
+from dexpy import Operation
+
+class Job(Operation):
+    def perform(self) -> int:
+        return 1
+
+if __name__ == "__main__":
+    print(Job.contract.name, Job.contract.unreachable, Job().call())
+"""
+
+
+def said(environment: dict[str, str], *arguments: str, folder: Path, text: str | None = None) -> str:
+    """What a Python process says."""
+    done = subprocess.run(  # noqa: S603 - our own script
+        [sys.executable, *arguments], cwd=folder, env=environment, input=text, capture_output=True, text=True, timeout=30,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_a_class_of_a_script_has_the_name_that_its_file_would_be_imported_by(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    package = tmp_path / "my jobs" / "mailing"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "tool.py").write_text(SCRIPT)
+    root = package.parent
+    assert said(environment, "mailing/tool.py", folder=root) == "tool.Job None 1"
+    assert said(environment, "-m", "mailing.tool", folder=root) == "mailing.tool.Job None 1"
+    (package / "__main__.py").write_text(SCRIPT)
+    assert said(environment, "-m", "mailing", folder=root) == "mailing.__main__.Job None 1"
+
+
+def test_a_script_that_is_imported_too_is_the_same_class(tmp_path: Path, environment: dict[str, str]) -> None:
+    (tmp_path / "tool.py").write_text(
+        SCRIPT
+        + "    import tool\n"
+        + "    from dexpy.declaration import registry\n"
+        + "    print(registry.find('tool.Job') is tool.Job, tool.Job is Job)\n"
+    )
+    assert said(environment, "tool.py", folder=tmp_path) == "tool.Job None 1\nTrue False"
+
+
+def test_a_class_of_an_interactive_session_works_in_place_and_is_refused_at_the_way_to_the_background(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    session = SCRIPT + (
+        "    try:\n"
+        "        Job().async_().call()\n"
+        "    except Exception as error:\n"
+        "        print(type(error).__name__, error)\n"
+    )
+    assert said(environment, "-", folder=tmp_path, text=session).splitlines() == [
+        "__main__.Job it is declared in an interactive session. Put it into a module 1",
+        "DeclarationError Job cannot go to the background: it is declared in an interactive session. "
+        "Put it into a module. call() works as it is.",
+    ]
+    assert list(tmp_path.iterdir()) == []

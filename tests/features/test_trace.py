@@ -1,0 +1,156 @@
+"""`dexpy.trace`: who set it off, and which tree of runs it belongs to."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+import dexpy
+from dexpy import Operation, OptionsError, records
+from dexpy.foundation.trace import Frame, current_frame
+from dexpy.testing import Isolated
+
+
+class Leaf(Operation):
+    """Tells its frame."""
+
+    def perform(self) -> dict[str, Any]:
+        return {**current_frame().to_dict(), "run": self.run_id}
+
+
+class Branch(Operation):
+    """Runs a leaf, now and later."""
+
+    def perform(self) -> dict[str, Any]:
+        Leaf().async_().call()
+        return {"leaf": Leaf().call(), **current_frame().to_dict(), "run": self.run_id}
+
+
+def test_every_run_has_a_trace_of_its_own_outside_of_a_block() -> None:
+    one, other = Leaf().call(), Leaf().call()
+    assert one["id"].startswith("tr_")
+    assert one["id"] != other["id"]
+    assert one["actor"] is None
+    assert one["stack"] == [[one["run"], "features.test_trace.Leaf"]]
+
+
+def test_a_block_names_the_actor_and_the_trace_of_what_is_called_inside() -> None:
+    with dexpy.trace(actor={"type": "user", "id": 7}, trace_id="req-1") as frame:
+        assert frame.trace_id == "req-1"
+        told = Leaf().call()
+    assert (told["id"], told["actor"]) == ("req-1", {"type": "user", "id": 7})
+    assert Leaf().call()["id"] != "req-1"
+
+
+def test_the_runs_of_one_block_share_its_trace() -> None:
+    with dexpy.trace() as frame:
+        assert Leaf().call()["id"] == Leaf().call()["id"] == frame.trace_id
+
+
+def test_a_nested_run_carries_on_the_trace_with_the_outer_run_above_it() -> None:
+    with dexpy.trace(actor={"type": "system"}):
+        told = Branch().call()
+    leaf = told["leaf"]
+    assert leaf["id"] == told["id"]
+    assert leaf["actor"] == {"type": "system"}
+    assert leaf["stack"] == [
+        [told["run"], "features.test_trace.Branch"],
+        [leaf["run"], "features.test_trace.Leaf"],
+    ]
+
+
+def test_a_block_inside_a_block_adds_to_it_and_gives_it_back() -> None:
+    with dexpy.trace(actor={"type": "user", "id": 7}, trace_id="outer") as outer:
+        with dexpy.trace(actor={"type": "admin", "id": 1}) as inner:
+            assert (inner.trace_id, inner.actor) == ("outer", {"type": "admin", "id": 1})
+        with dexpy.trace(trace_id="other") as inner:
+            assert (inner.trace_id, inner.actor) == ("other", {"type": "user", "id": 7})
+        assert current_frame() is outer
+    assert current_frame().actor is None
+
+
+def test_a_block_that_raises_gives_the_outer_frame_back() -> None:
+    with dexpy.trace(trace_id="outer") as outer:
+        with pytest.raises(ZeroDivisionError), dexpy.trace(trace_id="inner"):
+            raise ZeroDivisionError
+        assert current_frame() is outer
+
+
+def test_a_block_inside_a_run_keeps_the_runs_above() -> None:
+    class Renamed(Operation):
+        def perform(self) -> dict[str, Any]:
+            with dexpy.trace(actor={"type": "robot"}):
+                return Leaf().call()
+
+    told = Renamed().call()
+    assert told["actor"] == {"type": "robot"}
+    assert len(told["stack"]) == 2
+
+
+def test_the_trace_is_in_the_records_of_all_runs_also_of_those_in_a_worker(test: Isolated) -> None:
+    with dexpy.trace(actor={"type": "user", "id": 7}, trace_id="req-1"):
+        Branch().call()
+    test.run_pending()
+    found = {record.name.rpartition(".")[2]: record for record in records.for_trace("req-1").where(actor="user")}
+    assert set(found) == {"Branch", "Leaf"}
+    assert records.for_trace("req-1").count() == 3
+    branch = records.where(operation=Branch).first()
+    assert branch is not None
+    assert (branch.parent_id, branch.trace_id, branch.actor_type, branch.actor_id) == (None, "req-1", "user", "7")
+    assert records.where(parent=branch.id, operation=Leaf).count() == 2
+    for leaf in records.where(operation=Leaf):
+        assert leaf.status == "done"
+        assert leaf.result["id"] == "req-1"
+        assert leaf.result["actor"] == {"type": "user", "id": 7}
+        assert leaf.result["stack"] == leaf.trace["stack"] == [[branch.id, branch.name], [leaf.id, leaf.name]]
+    assert records.for_actor({"type": "user", "id": 7}).count() == 3
+    assert records.for_actor({"type": "user", "id": 8}).count() == 0
+
+
+def test_threads_have_frames_of_their_own() -> None:
+    seen: list[Frame] = []
+    with dexpy.trace(trace_id="here"):
+        thread = threading.Thread(target=lambda: seen.append(current_frame()))
+        thread.start()
+        thread.join(5)
+    assert seen[0].trace_id != "here"
+
+
+# ------------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize("actor", ["user", {}, {"id": 7}, {"type": ""}, {"type": 7}, ["type"], {"type": None}])
+def test_an_actor_without_a_type_is_refused(actor: Any) -> None:
+    with pytest.raises(OptionsError) as caught, dexpy.trace(actor=actor):
+        pass
+    assert str(caught.value) == (
+        f'trace(actor={actor!r}) wants a mapping with a non-empty "type". '
+        'Write trace(actor={"type": "user", "id": 7}).'
+    )
+
+
+@pytest.mark.parametrize("actor", [{"type": "user", "id": object()}, {"type": "user", "score": float("nan")}])
+def test_an_actor_that_is_no_json_is_refused(actor: Any) -> None:
+    with pytest.raises(OptionsError) as caught, dexpy.trace(actor=actor):
+        pass
+    assert str(caught.value).startswith('trace(actor=...) wants JSON, to go into records and messages: ')
+
+
+@pytest.mark.parametrize("trace_id", ["", 7, "x" * 65, b"abc"])
+def test_a_trace_id_that_no_record_could_hold_is_refused(trace_id: Any) -> None:
+    with pytest.raises(OptionsError) as caught, dexpy.trace(trace_id=trace_id):
+        pass
+    assert str(caught.value) == f"trace(trace_id={trace_id!r}) wants a str of 1 to 64 characters."
+
+
+def test_an_actor_may_be_any_mapping_and_is_not_shared_with_the_caller() -> None:
+    given = {"type": "user", "id": 7}
+    actor: Mapping[str, Any] = MappingProxyType(given)
+    with dexpy.trace(actor=actor) as frame:
+        given["id"] = 8
+        assert frame.actor == {"type": "user", "id": 7}
+        assert Leaf().call()["actor"] == {"type": "user", "id": 7}
