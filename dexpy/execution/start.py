@@ -7,15 +7,19 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dexpy.declaration.contract import Contract
+from dexpy.declaration.refs import Keyed
 from dexpy.execution import pipeline
 from dexpy.execution.call import Call, current
 from dexpy.execution.coroutines import Desk
 from dexpy.execution.scope import Scope
+from dexpy.foundation.errors import RefNotFound
 from dexpy.foundation.outcome import Ok, Outcome
 from dexpy.foundation.redaction import Redactor
 from dexpy.foundation.trace import Frame
 
 if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
     from dexpy.recording.recorder import Recorder
     from dexpy.recording.sessions import Ambient
     from dexpy.recording.store import Store
@@ -29,6 +33,26 @@ def own_copy(operation: Any, contract: Contract) -> Any:
     for one in contract.mutable_props:
         values[one.name] = one.form.check(values[one.name])
     copy.__dict__.update(values)
+    return copy
+
+
+def with_rows(operation: Any, contract: Contract, session: Session) -> Any:
+    """A copy of an operation with its rows, read without a lock: for functions that look at them outside of a run.
+
+    Raises:
+        RefNotFound: One of the rows is gone.
+    """
+    copy = own_copy(operation, contract)
+    for reference in contract.references:
+        value = copy.__dict__[reference.prop]
+        items: list[Any] = value if reference.many else [] if value is None else [value]
+        keys = [item.key for item in items if isinstance(item, Keyed)]
+        rows = reference.loader.load(lambda: session, keys, False) if keys else {}
+        for key in keys:
+            if key not in rows:
+                raise RefNotFound(contract.cls.__qualname__, reference.prop, reference.model.__name__, key)
+        loaded = [rows[item.key] if isinstance(item, Keyed) else item for item in items]
+        copy.__dict__[reference.prop] = loaded if reference.many else (loaded[0] if loaded else None)
     return copy
 
 

@@ -5,6 +5,8 @@ Rows, log lines, tickets and pages take their texts from here.
 
 from __future__ import annotations
 
+import base64
+import dataclasses
 import json
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -74,6 +76,11 @@ def _written(value: Any) -> Iterator[str]:
         yield from {value, repr(value)[1:-1], json.dumps(value)[1:-1], quote(value), quote(value, safe="")}
     elif attrs.has(kind := cast("type[object]", type(value))):
         yield from _written([getattr(value, field.name) for field in attrs.fields(kind)])
+    elif dataclasses.is_dataclass(value):
+        yield from _written([getattr(value, field.name) for field in dataclasses.fields(value)])
+    elif isinstance(value, bytes):
+        yield from {repr(value), repr(value)[2:-1], base64.b64encode(value).decode("ascii")}
+        yield from _written(value.decode(errors="ignore"))
     else:
         yield from {str(value), repr(value)}
 

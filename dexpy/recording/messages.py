@@ -114,11 +114,19 @@ def _insertion(due_at: sa.ColumnElement[datetime]) -> sa.Insert:
     return sa.insert(messages).values(**values, due_at=due_at, dead=False, created_at=now()).inline()
 
 
+DOORBELL = "dexpy_messages"
+"""The channel on which PostgreSQL tells workers of a message, with the name of its queue."""
+
 INSERT_AFTER = _insertion(after(seconds_parameter("p_wait_s")))
 """A new message, due ``p_wait_s`` seconds from now."""
 
 INSERT_AT = _insertion(sa.bindparam("p_due_at", type_=UtcDateTime()))
 """A new message, due at the moment ``p_due_at``."""
+
+# In the same statement, for a round trip less. Workers hear of it when the transaction commits, and only then.
+_RING = sa.func.pg_notify(DOORBELL, sa.bindparam("p_queue", type_=_m.queue.type))
+RINGING = {statement: statement.returning(_RING) for statement in (INSERT_AFTER, INSERT_AT)}
+"""The same two, telling the workers of a message that is due: for PostgreSQL."""
 
 ANY_ALIVE = sa.select(sa.select(sa.literal(1)).where(_in_queue(), _m.dead == sa.false()).exists())
 """Whether ``p_queue`` holds any message that is not dead."""

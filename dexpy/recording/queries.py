@@ -334,7 +334,9 @@ class RecordQuery:
     def count(self) -> int:
         """How many there are."""
         counted = sa.select(sa.func.count()).select_from(self.select().order_by(None).subquery())
-        number: int = self._asked().rows(counted)[0][0]
+        # No row at all from a file that nothing was ever recorded in.
+        found = self._asked().rows(counted)
+        number: int = found[0][0] if found else 0
         return number
 
     def page(self, size: int = 50, *, after: str | None = None) -> Page:

@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection, Row
 
 from dexpy.declaration.contract import Contract
 from dexpy.declaration.props import encoded
-from dexpy.foundation.errors import LostClaim, NotSerializable
+from dexpy.foundation.errors import SENSITIVE, LostClaim, NotSerializable
 from dexpy.foundation.log import line
 from dexpy.foundation.outcome import Err, Outcome
 from dexpy.foundation.redaction import Redactor, class_path
@@ -70,9 +70,11 @@ def crash_values(error: BaseException, failure: str, redactor: Redactor) -> dict
 
 def jsonable(value: Any, redactor: Redactor) -> Any:
     """Details of an error as JSON: texts redacted, and the type's name where something has no JSON form."""
-    if value is None or type(value) in (bool, int):
+    if value is None or type(value) is bool:
         return value
-    if type(value) is float:
+    if type(value) in (int, float):
+        if redactor(str(value)) == SENSITIVE:
+            return SENSITIVE
         return value if value - value == 0 else str(value)
     if isinstance(value, str):
         return redactor(value)

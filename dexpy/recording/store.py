@@ -120,6 +120,12 @@ class Store:
                     raise SchemaMissing(self.database.display, problems)
             self._prepared = True
 
+    def _was_never_used(self) -> bool:
+        """Whether this is a SQLite file without a record: a read makes no tables there, its thread may hold the lock."""
+        if self._prepared or not self.database.is_sqlite:
+            return False
+        return f"no table {records.name}" in self._problems()
+
     def _problems(self) -> list[str]:
         connection = self.database.connect()
         try:
@@ -182,6 +188,8 @@ class Store:
 
     def rows(self, query: sa.Select[Any]) -> Sequence[Row[Any]]:
         """Whatever a query finds."""
+        if self._was_never_used():
+            return []
         self.prepare()
         connection = self.database.connect()
         try:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dexpy.foundation.clock import clock
+from dexpy.foundation.errors import RecordNotFound
 from dexpy.foundation.settings import Settings
 from dexpy.runtime import Runtime, install
 
@@ -61,16 +62,20 @@ class Isolated:
                 message.nack()
                 raise
             message.ack()
-            tickets.append(self._ticket(message))
+            tickets += self._ticket(message)
         return tickets
 
-    def _ticket(self, message: Any) -> Ticket[Any]:
+    def _ticket(self, message: Any) -> list[Ticket[Any]]:
         from dexpy.recording.ticket import Ticket
 
         record_id = message.kwargs.get("record_id")
-        if record_id is not None:
-            return Ticket.get(record_id)
-        return Ticket(message.options["dexpy"]["id"], message.kwargs["class_name"], None, None)
+        if record_id is None:
+            return [Ticket(message.options["dexpy"]["id"], message.kwargs["class_name"], None, None)]
+        try:
+            return [Ticket.get(record_id)]
+        except RecordNotFound:
+            # Deleted since it was sent: the job has said so in the log.
+            return []
 
     def advance(self, by: timedelta | float) -> None:
         """Move the clock of this process on.

@@ -9,7 +9,19 @@ from typing import Any
 import attrs
 import pytest
 
-from dexpy import Async, DeclarationError, Error, Operation, Record, Reset, ResultTypeError, Retry, after, guard, records
+from dexpy import (
+    Async,
+    DeclarationError,
+    Error,
+    Operation,
+    Record,
+    Reset,
+    ResultTypeError,
+    Retry,
+    after,
+    guard,
+    records,
+)
 from dexpy.testing import Isolated
 
 
@@ -25,8 +37,8 @@ class ApplicationOperation(Operation):
     async_ = Async(queue="slow", priority=3, in_=60)
     retry_on = (Retry(ConnectionError, attempts=5), Retry(TimeoutError, attempts=2))
     discard_on = (Declined,)
-    rescue_from = {KeyError: "no_key"}  # noqa: RUF012
-    errors = {"common": "A common one"}  # noqa: RUF012
+    rescue_from = {KeyError: "no_key"}
+    errors = {"common": "A common one"}
     record = Record(result=False)
     transaction = False
 
@@ -51,8 +63,8 @@ class Send(ApplicationOperation, name="mails.send", aliases=("old.Send", "older.
     async_ = Async(queue="mails", at=datetime(2030, 1, 1, tzinfo=UTC))
     retry_on = (Retry(ConnectionError, attempts=9),)
     discard_on = (Stolen, "gone")
-    rescue_from = {KeyError: "my_key", ValueError: "my_value"}  # noqa: RUF012
-    errors = {"mine"}  # noqa: RUF012
+    rescue_from = {KeyError: "my_key", ValueError: "my_value"}
+    errors = {"mine"}
     record = True
     transaction = True
 
@@ -148,7 +160,7 @@ def test_reset_forgets_what_the_bases_declared() -> None:
 def test_policies_of_a_mixin_count_by_the_order_of_the_bases() -> None:
     class Nearer(Operation):
         retry_on = (Retry(ConnectionError, attempts=7),)
-        errors = {"common": "Nearer"}  # noqa: RUF012
+        errors = {"common": "Nearer"}
 
     class Both(Nearer, ApplicationOperation):
         pass
@@ -279,7 +291,7 @@ retry = Retry(ConnectionError)
             "Wrong.async_: in_ and at were both given. Give one: in_ is a delay, at a moment.",
         ),
         (
-            declared(async_=Async(at=datetime(2030, 1, 1))),  # noqa: DTZ001 - it is to be refused
+            declared(async_=Async(at=datetime(2030, 1, 1))),
             "Wrong.async_: at=datetime.datetime(2030, 1, 1, 0, 0) is naive, so nobody knows which moment it is. "
             "Say which zone: datetime(..., tzinfo=timezone.utc), or ZoneInfo('Europe/Berlin').",
         ),
@@ -400,7 +412,7 @@ class Answer(Operation):
 
 
 class Anything(Answer):
-    def perform(self):  # type: ignore[no-untyped-def]  # noqa: ANN201
+    def perform(self):  # type: ignore[no-untyped-def]
         return self.answer
 
 

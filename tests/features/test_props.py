@@ -1,6 +1,7 @@
 """Props: typed, strict, immutable, and wrong in one error that tells everything."""
 
 import copy
+import dataclasses
 import enum
 import pickle
 import re
@@ -15,7 +16,7 @@ import attrs
 import pytest
 
 import dexpy
-from dexpy import DeclarationError, DexpyError, Operation, OptRef, Problem, PropsError, Ref, Refs, prop
+from dexpy import DeclarationError, DexpyError, Error, Operation, OptRef, Problem, PropsError, Ref, Refs, prop
 from dexpy.declaration.props import RESERVED
 from dexpy.testing import Isolated
 
@@ -32,6 +33,11 @@ class Color(enum.Enum):
 class Item:
     sku: str
     tags: list[str] = attrs.field(factory=list)
+
+
+@dataclasses.dataclass
+class Card:
+    number: str
 
 
 class Address(TypedDict):
@@ -617,6 +623,31 @@ def test_a_sensitive_value_is_in_no_error_of_parse() -> None:
         "  keys: wants int, got <sensitive>\n"
         "  pni: wants to be one of the props 'keys', 'name', 'pin'. Did you mean 'pin'?"
     )
+
+
+class Leaks(Operation):
+    number: int = prop(sensitive=True, default=471_199)
+    raw: bytes = prop(sensitive=True, default=b"s3cret-bytes")
+    card: Card = prop(sensitive=True, factory=lambda: Card("4444-1111"))
+    day: date = prop(sensitive=True, default=date(1970, 5, 17))
+
+    def perform(self) -> None:
+        every = [self.number, self.raw.decode(), self.card.number, str(self.day), self.raw, self.card, self.day]
+        raise Error("leaks", f"it is {every}", details={"is": every, str(self.number): {"n": self.number}, "free": 7})
+
+
+def test_a_sensitive_value_is_in_no_text_about_a_failure_whatever_its_type(
+    test: Isolated, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    Leaks().safe.call()
+    record = dexpy.records.all().first()
+    assert record is not None
+    told = f"{record.error_message} {record.error_details} {caplog.text}"
+    for secret in ("471199", "s3cret", "4444", "1970", "czNj"):
+        assert secret not in told
+    assert record.error_details["free"] == 7
+    assert record.error_details["<sensitive>"] == {"n": "<sensitive>"}
 
 
 def test_a_traceback_of_a_props_error_has_no_other_error_behind_it() -> None:

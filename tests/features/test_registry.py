@@ -150,9 +150,10 @@ if __name__ == "__main__":
 
 def said(environment: dict[str, str], *arguments: str, folder: Path, text: str | None = None) -> str:
     """What a Python process says."""
-    done = subprocess.run(  # noqa: S603 - our own script
-        [sys.executable, *arguments], cwd=folder, env=environment, input=text, capture_output=True, text=True, timeout=30,
-    )  # fmt: skip
+    command = [sys.executable, *arguments]
+    done = subprocess.run(
+        command, cwd=folder, env=environment, input=text, capture_output=True, text=True, timeout=30
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

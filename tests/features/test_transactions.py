@@ -65,7 +65,7 @@ def boom() -> None:
 
 
 def test_what_never_touches_the_session_opens_no_connection(shop: Shop) -> None:
-    records.all().count()  # makes the tables
+    shop.test.runtime.store.prepare()
     taken: list[int] = []
 
     def note(*_: Any) -> None:

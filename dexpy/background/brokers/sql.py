@@ -36,6 +36,7 @@ from dramatiq.middleware.threading import Interrupt
 from sqlalchemy import exc
 from sqlalchemy.engine import Connection
 
+from dexpy.background.brokers.doorbell import Doorbell, has_doorbell
 from dexpy.foundation.clock import clock
 from dexpy.foundation.errors import ConfigurationError, DatabaseUnavailable
 from dexpy.recording import messages as sql
@@ -399,6 +400,7 @@ class _Leases:
         self._held: dict[int, _Claim] = {}
         self._consumers: list[_Consumer] = []
         self._keeper: _Keeper | None = None
+        self._doorbell: Doorbell | None = None
         self._acks: deque[_Claim] = deque()
 
     def enter(self, consumer: _Consumer) -> None:
@@ -408,6 +410,9 @@ class _Leases:
             if self._keeper is None:
                 self._keeper = _Keeper(self.renew, self._lease_s / 3)
                 self._keeper.start()
+            if self._doorbell is None and has_doorbell(self._database):
+                self._doorbell = Doorbell(self._database, self.ring)
+                self._doorbell.start()
 
     def leave(self, consumer: _Consumer) -> None:
         """A consumer ends; once this returns nobody claims for it."""
@@ -428,8 +433,11 @@ class _Leases:
             if only_if_idle and (self._consumers or self._held):
                 return
             keeper, self._keeper = self._keeper, None
+            doorbell, self._doorbell = self._doorbell, None
         if keeper is not None:
             keeper.end()
+        if doorbell is not None:
+            doorbell.end()
 
     def room(self, consumer: _Consumer, done: Collection[int] = ()) -> int:
         """How many more messages a consumer may hold, not counting those that are done."""
@@ -630,16 +638,20 @@ def _insert(
     due_at: datetime | None = None,
     wait_s: float = 0.0,
 ) -> None:
-    values = {
+    values: dict[str, Any] = {
         "p_queue": message.queue_name,
         "p_priority": priority,
         "p_message_id": message.message_id,
         "p_payload": _text(message),
     }
     if due_at is None:
-        connection.execute(sql.INSERT_AFTER, {**values, "p_wait_s": wait_s})
+        statement, is_due = sql.INSERT_AFTER, wait_s <= 0
+        values["p_wait_s"] = wait_s
     else:
-        connection.execute(sql.INSERT_AT, {**values, "p_due_at": due_at})
+        statement, is_due = sql.INSERT_AT, due_at <= clock.now()
+        values["p_due_at"] = due_at
+    rings = is_due and connection.dialect.name == "postgresql"
+    connection.execute(sql.RINGING[statement] if rings else statement, values)
 
 
 def _text(message: dramatiq.Message[Any]) -> str:
