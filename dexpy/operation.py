@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, dataclass_transform, overload
 
@@ -16,12 +17,12 @@ from dexpy.declaration.props import construct, define, parsed, prop
 from dexpy.execution import start
 from dexpy.execution.call import call_of
 from dexpy.execution.call import current as current_call
-from dexpy.execution.coroutines import Desk, in_thread, running_loop
+from dexpy.execution.coroutines import Desk, alone, in_thread, running_loop
 from dexpy.foundation.errors import DeclarationError, Error, NotRunning, OptionsError, PropsError
 from dexpy.foundation.ids import new_id
 from dexpy.foundation.outcome import Err, Ok, Outcome
 from dexpy.foundation.trace import current_frame
-from dexpy.recording.sessions import ambient
+from dexpy.recording.ambient import ambient
 from dexpy.runtime import current_runtime
 
 if TYPE_CHECKING:
@@ -273,11 +274,22 @@ class Operation:
 
         Args:
             action: Without arguments; what it raises is logged.
+
+        Raises:
+            OptionsError: It is no function, or a coroutine function, which nobody would await.
         """
-        call_of(self, "after_commit()").scope.after_commit(action)
+        scope = call_of(self, "after_commit()").scope
+        if not callable(action) or inspect.iscoroutinefunction(action):
+            raise OptionsError(
+                f"{type(self).__qualname__}.after_commit({action!r}) wants a plain function without arguments. "
+                "Write: self.after_commit(lambda: ...)."
+            )
+        scope.after_commit(action)
 
     async def in_session(self, function: Callable[[Session], T]) -> T:
         """In an ``async def perform``: call a function with the run's session, in the run's own thread.
+
+        With ``transaction = False`` each call is a transaction of its own.
 
         Args:
             function: Gets the session; what it returns is the answer.
@@ -290,7 +302,7 @@ class Operation:
             raise NotRunning(
                 f"{type(self).__qualname__}.perform is a plain method: use self.session as it is, without in_session()."
             )
-        return await call.desk.hand_in(lambda: function(call.scope.session()))
+        return await call.desk.hand_in(lambda: call.scope.with_session(function))
 
 
 def _by_name(contract: Contract) -> str:
@@ -337,7 +349,7 @@ async def _arun(operation: Operation) -> Outcome:
     if outer is not None and outer.desk is not None:
         # Inside another run: in its thread and transaction.
         return await outer.desk.hand_in(run, cancel)
-    return await in_thread(run, cancel)
+    return await in_thread(alone(run), cancel)
 
 
 def _start(

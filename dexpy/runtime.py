@@ -227,9 +227,7 @@ def configure(
         named = attrs.evolve(named, database=_url_of(session_factory))
     if unknown_grace is not None and unknown_grace < timedelta(0):
         raise ConfigurationError(f"configure(unknown_grace={unknown_grace!r}) wants a timedelta of 0 or more.")
-    runtime = Runtime(
-        named, session_factory, redactor, own, create_tables=create_tables, unknown_grace=unknown_grace
-    )
+    runtime = Runtime(named, session_factory, redactor, own, create_tables=create_tables, unknown_grace=unknown_grace)
     if runtime.is_recording:
         runtime.store.database.engine  # noqa: B018 - made now, so that a wrong URL is told here
     import dramatiq

@@ -21,9 +21,10 @@ from dexpy.foundation.errors import DeclarationError, NotRunning, SensitiveInTra
 from dexpy.foundation.ids import new_id
 from dexpy.foundation.trace import Frame, current_frame
 from dexpy.recording import outbox
+from dexpy.recording.ambient import Ambient, ambient
 from dexpy.recording.metadata import after
 from dexpy.recording.recorder import identity
-from dexpy.recording.sessions import Ambient, Given, ambient
+from dexpy.recording.sessions import Given
 from dexpy.recording.store import Store
 from dexpy.recording.ticket import Fate, Ticket
 from dexpy.recording.transitions import apply

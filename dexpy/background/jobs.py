@@ -5,7 +5,6 @@ A job never raises for an outcome that it has handled: to Dramatiq such a messag
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 import socket
@@ -14,7 +13,6 @@ from contextvars import Context
 from typing import Any
 
 import attrs
-import dramatiq
 from dramatiq.middleware import CurrentMessage
 from sqlalchemy.engine import Row
 
@@ -87,8 +85,8 @@ def judge(contract: Contract, ended: Err | BaseException, counts: Mapping[str, i
         values, event, traceback = crash_values(ended, "crash", redactor), "crash", frames_of(ended)
     if _own_row_is_gone(contract, ended):
         return Verdict("crash", {**values, "failure": "discarded"}, counts, traceback=traceback)
-    rule = None if isinstance(ended, Err) and ended.rejected else contract.rule_for(error)
-    if rule is None:
+    rule = contract.rule_for(error)
+    if rule is None or (isinstance(ended, Err) and ended.rejected and not isinstance(rule.cause, str)):
         return Verdict(event, values, counts, traceback=traceback)
     if not isinstance(rule.answer, Retry):
         return Verdict("crash", {**values, "failure": "discarded"}, counts, traceback=traceback)
@@ -285,9 +283,7 @@ class Jobs:
             line(logging.INFO, "retrying", operation=contract.name, run=row.id, seconds=verdict.wait_s)
             self._dispatcher.ring()
 
-    def run_direct(
-        self, class_name: str, params: Mapping[str, Any], trace: Mapping[str, Any], **_later: Any
-    ) -> None:
+    def run_direct(self, class_name: str, params: Mapping[str, Any], trace: Mapping[str, Any], **_later: Any) -> None:
         """Run what a message carries.
 
         Args:

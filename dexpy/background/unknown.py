@@ -110,7 +110,8 @@ class Strangers:
             return None
         if row.status != "pending":
             return None
-        return (clock.now() - (row.scheduled_at or row.created_at)).total_seconds()
+        waited: timedelta = clock.now() - (row.scheduled_at or row.created_at)
+        return waited.total_seconds()
 
     def _next_look(self, message: dramatiq.Message[Any]) -> tuple[dramatiq.Message[Any], float, int]:
         facts = _facts(message)

@@ -186,8 +186,8 @@ def _check_perform(cls: type[Any], where: str) -> None:
     ]
     if needed:
         raise DeclarationError(
-            f"{where}.perform wants {listed(needed)}, and is called without arguments. Declare a prop for each and read "
-            "it from self."
+            f"{where}.perform wants {listed(needed)}, and is called without arguments. Declare a prop for each and "
+            "read it from self."
         )
 
 

@@ -497,6 +497,24 @@ def parsed(owner: str, props: tuple[Prop, ...], data: Mapping[str, Any]) -> dict
     return values
 
 
+def copied(owner: str, props: tuple[Prop, ...], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of these props in containers of their own.
+
+    Raises:
+        PropsError: Somebody has put something into one that does not belong there.
+    """
+    own: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for one in props:
+        try:
+            own[one.name] = one.form.check(values[one.name])
+        except Misfit as misfit:
+            problems += _named(one, misfit)
+    if problems:
+        raise PropsError(owner, problems)
+    return own
+
+
 def encoded(owner: str, props: tuple[Prop, ...], values: Mapping[str, Any]) -> dict[str, Any]:
     """The props as a JSON object.
 

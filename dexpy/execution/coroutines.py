@@ -20,6 +20,8 @@ import attrs
 
 from dexpy.execution.call import current
 from dexpy.foundation.errors import NotRunning
+from dexpy.recording.ambient import ambient
+from dexpy.recording.sessions import Given
 
 T = TypeVar("T")
 WAKE_S = 0.5
@@ -223,4 +225,20 @@ async def off_loop(function: Callable[[], T]) -> T:
     call = current.get()
     if call is not None and call.desk is not None:
         return await call.desk.hand_in(function)
-    return await in_thread(function, lambda: None)
+    return await in_thread(alone(function), lambda: None)
+
+
+def alone(function: Callable[[], T]) -> Callable[[], T]:
+    """A function that waits its turn for the application's session that it is going to join, if any.
+
+    Awaited side by side, each would use the session in a thread of its own, and a session is for one thread at a time.
+    """
+    place = ambient()
+    if current.get() is not None or not isinstance(place, Given):
+        return function
+
+    def in_turn() -> T:
+        with place.turn:
+            return function()
+
+    return in_turn

@@ -11,12 +11,12 @@ import logging
 import threading
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dexpy.foundation.errors import NotRunning, SessionOnLoop, TransactionOwned
 from dexpy.foundation.log import line
 from dexpy.foundation.redaction import class_path
-from dexpy.recording.sessions import Ambient, enter_ambient, leave_ambient
+from dexpy.recording.ambient import Ambient, enter_ambient, leave_ambient
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from dexpy.recording.store import Store
 
+T = TypeVar("T")
 OWNED = ("begin", "commit", "rollback", "close", "reset", "invalidate")
 """Methods of a session that begin or end its transaction: inside a run they refuse."""
 
@@ -240,6 +241,13 @@ class Scope:
             raise
         finally:
             self._open = False
+
+    def with_session(self, function: Callable[[Session], T]) -> T:
+        """Call a function with the session; in a transaction of its own where the run has none."""
+        if self._transactional or self._open:
+            return function(self.session())
+        with self.block() as session:
+            return function(session)
 
     def _pass_on(self, action: Callable[[], None]) -> None:
         if self._outer is not None:

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dexpy.declaration.contract import Contract
+from dexpy.declaration.props import copied
 from dexpy.declaration.refs import Keyed
 from dexpy.execution import pipeline
 from dexpy.execution.call import Call, current
 from dexpy.execution.coroutines import Desk
 from dexpy.execution.scope import Scope
 from dexpy.foundation.errors import RefNotFound
-from dexpy.foundation.outcome import Ok, Outcome
+from dexpy.foundation.outcome import Err, Outcome
 from dexpy.foundation.redaction import Redactor
 from dexpy.foundation.trace import Frame
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
+    from dexpy.recording.ambient import Ambient
     from dexpy.recording.recorder import Recorder
-    from dexpy.recording.sessions import Ambient
     from dexpy.recording.store import Store
 
 
@@ -29,10 +30,9 @@ def own_copy(operation: Any, contract: Contract) -> Any:
     """A copy of an operation for one run: what the run loads or changes stays with it."""
     copy: Any = object.__new__(operation.__class__)
     given: dict[str, Any] = operation.__dict__
-    values = {one.name: given[one.name] for one in contract.props}
-    for one in contract.mutable_props:
-        values[one.name] = one.form.check(values[one.name])
-    copy.__dict__.update(values)
+    copy.__dict__.update({one.name: given[one.name] for one in contract.props})
+    if contract.mutable_props:
+        copy.__dict__.update(copied(contract.cls.__qualname__, contract.mutable_props, given))
     return copy
 
 
@@ -47,7 +47,7 @@ def with_rows(operation: Any, contract: Contract, session: Session) -> Any:
         value = copy.__dict__[reference.prop]
         items: list[Any] = value if reference.many else [] if value is None else [value]
         keys = [item.key for item in items if isinstance(item, Keyed)]
-        rows = reference.loader.load(lambda: session, keys, False) if keys else {}
+        rows: Mapping[Any, Any] = reference.loader.load(lambda: session, keys, False) if keys else {}
         for key in keys:
             if key not in rows:
                 raise RefNotFound(contract.cls.__qualname__, reference.prop, reference.model.__name__, key)
@@ -111,10 +111,11 @@ def run(
     call = Call(copy, contract, id, frame, scope, recorder, redactor, attempt, loop, desk, outer_call)
     if outer_call is None:
         return pipeline.run(call)
-    outcome: Outcome | None = None
     try:
         outcome = pipeline.run(call)
-    finally:
-        if not isinstance(outcome, Ok):
-            outer_call.redactor.learn(redactor)
+    except BaseException:
+        outer_call.redactor.learn(redactor)
+        raise
+    if isinstance(outcome, Err):
+        outer_call.redactor.learn(redactor)
     return outcome

@@ -55,7 +55,7 @@ class Redactor:
 
     def learn(self, failed: Redactor) -> None:
         """Take over the secrets of a run inside this one that failed, for its error may be told by this one too."""
-        self._learned.update(failed.secrets, tuple(failed._learned))  # noqa: SLF001
+        self._learned.update(failed.secrets, tuple(failed._learned))
 
     def of(self, error: BaseException) -> str:
         """The redacted message of an exception."""

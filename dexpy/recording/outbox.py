@@ -17,7 +17,7 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session, SessionTransaction
 
 from dexpy.foundation.log import line, logger
-from dexpy.recording.sessions import enter_ambient, leave_ambient
+from dexpy.recording.ambient import enter_ambient, leave_ambient
 
 Action: TypeAlias = Callable[[], None]
 _BOX = "dexpy_outbox"

@@ -310,8 +310,7 @@ class RecordQuery:
         Raises:
             OptionsError: Not an int of at least 1.
         """
-        if type(count) is not int or count < 1:
-            raise OptionsError(f"limit({count!r}) wants an int of at least 1.")
+        _check_count(count, "limit")
         return attrs.evolve(self, limit=count)
 
     def select(self) -> sa.Select[Any]:
@@ -345,7 +344,11 @@ class RecordQuery:
         Args:
             size: Records on a page.
             after: The `next` of the page before.
+
+        Raises:
+            OptionsError: The size is not an int of at least 1.
         """
+        _check_count(size, "page")
         query = self
         if after is not None:
             beyond = records.c.id < after if self._newest_first else records.c.id > after
@@ -353,6 +356,11 @@ class RecordQuery:
         found = tuple(query.limit(size + 1))
         shown = found[:size]
         return Page(shown, shown[-1].id if len(found) > size else None)
+
+
+def _check_count(count: object, method: str) -> None:
+    if type(count) is not int or count < 1:
+        raise OptionsError(f"{method}({count!r}) wants an int of at least 1.")
 
 
 def _names_of(operation: Any) -> tuple[str, ...]:

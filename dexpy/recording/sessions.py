@@ -2,44 +2,34 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from contextvars import ContextVar, Token
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
 from dexpy.foundation.errors import NotRunning, OptionsError
+from dexpy.recording.ambient import Ambient, ambient, enter_ambient, leave_ambient
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 
-class Ambient(Protocol):
-    """A session that a run may join."""
-
-    @property
-    def is_run(self) -> bool:
-        """Whether it is the session of another run."""
-        ...
-
-    def session(self) -> Session:
-        """The session, begun if it was not."""
-        ...
-
-    def after_commit(self, action: Callable[[], None]) -> None:
-        """Run an action when the outermost transaction has committed, or now if there is none."""
-
-    def at_end(self, action: Callable[[], None]) -> None:
-        """Run an action when the outermost transaction has ended, either way, or now if there is none."""
-
-
 @attrs.frozen
 class Given:
-    """A session of the application's own."""
+    """A session of the application's own.
+
+    Attributes:
+        given: The session.
+        outer: What was in force around it: a run whose transaction goes on after this session's has ended.
+        turn: Held by whoever uses the session, where more than one wants to at a time.
+    """
 
     given: Session
+    outer: Ambient | None = None
     is_run: bool = False
+    turn: threading.Lock = attrs.field(factory=threading.Lock, eq=False, repr=False)
 
     def session(self) -> Session:
         """The session itself."""
@@ -58,28 +48,16 @@ class Given:
         """See `Ambient`."""
         from dexpy.recording import outbox
 
+        def once_free() -> None:
+            if self.outer is None:
+                outbox.attempt(action)
+            else:
+                self.outer.at_end(action)
+
         if self.given.in_transaction():
-            outbox.at_end(self.given, action)
+            outbox.at_end(self.given, once_free)
         else:
-            outbox.attempt(action)
-
-
-_ambient: ContextVar[Ambient | None] = ContextVar("dexpy_session", default=None)
-
-
-def ambient() -> Ambient | None:
-    """What a run started here would join."""
-    return _ambient.get()
-
-
-def enter_ambient(ambient: Ambient | None) -> Token[Ambient | None]:
-    """Put a session in force; the answer goes to `leave_ambient`."""
-    return _ambient.set(ambient)
-
-
-def leave_ambient(token: Token[Ambient | None]) -> None:
-    """Put the one before it in force again."""
-    _ambient.reset(token)
+            once_free()
 
 
 def check_session(session: Any, where: str) -> Session:
@@ -115,7 +93,7 @@ def session(session: Session) -> Generator[Session, None, None]:
         OptionsError: It is neither.
     """
     checked = check_session(session, "dexpy.session(...)")
-    token = enter_ambient(Given(checked))
+    token = enter_ambient(Given(checked, ambient()))
     try:
         yield checked
     finally:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, UnboundExecutionError
 from sqlalchemy.orm import Session, sessionmaker
 
 from dexpy.foundation.errors import DatabaseUnavailable, InvalidTransition, RecordNotFound, SchemaMissing
@@ -72,7 +72,8 @@ class Store:
         self.redactor = redactor or Redactor()
         self.sender: Sender | None = None
         self._find_sender = find_sender
-        self._session_factory = session_factory
+        # The factory behind a scoped_session: a run ends its session, which must not be one that others use.
+        self._session_factory = getattr(session_factory, "session_factory", session_factory)
         self._prepared = False
         self._lock = threading.Lock()
         self._same: dict[Any, bool] = {}
@@ -89,7 +90,11 @@ class Store:
 
     def holds(self, session: Session) -> bool:
         """Whether a session's transaction and the records are in one database."""
-        engine = session.connection().engine
+        try:
+            engine = session.connection().engine
+        except UnboundExecutionError:
+            # A bind for each model: nobody can say which one the records belong to.
+            return False
         if engine not in self._same:
             self._same[engine] = self.database.same_as(engine)
         return self._same[engine]
@@ -121,7 +126,7 @@ class Store:
             self._prepared = True
 
     def _was_never_used(self) -> bool:
-        """Whether this is a SQLite file without a record: a read makes no tables there, its thread may hold the lock."""
+        """Whether this SQLite file has no record: a read makes no tables there, for its thread may hold the lock."""
         if self._prepared or not self.database.is_sqlite:
             return False
         return f"no table {records.name}" in self._problems()

@@ -338,6 +338,8 @@ class Ticket(Generic[R]):
             OptionsError: The moment is naive.
             InvalidTransition: It is not pending; nothing was changed.
         """
+        if at is None:  # pyright: ignore[reportUnnecessaryComparison]
+            raise OptionsError("reschedule(at=None) wants an aware datetime.")
         AsyncOptions(at=at).check("reschedule()")
         self._load(self._committed().move("reschedule", self.id, scheduled_at=at))
         return self

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from market import MarketOperation
 from market import *  # noqa: F403 - all that was there
+from market import MarketOperation
 
 
 class Wave(MarketOperation):

@@ -17,7 +17,7 @@ from workers import eventually
 from dexpy.background.brokers.sql import SqlBroker
 from dexpy.recording.database import Database
 
-IDLE_POLL_S = 4.0
+IDLE_POLL_S = 2.5
 """So long that nothing is found by polling unless a test waits for it."""
 IDLE_AFTER_S = 1.3
 """After so long without a message the consumers poll at the slow pace."""
@@ -40,7 +40,7 @@ def heard(database: Database) -> Generator[list[tuple[str, float]]]:
     broker.create_tables()
     ran: list[tuple[str, float]] = []
     dramatiq.actor(lambda word: ran.append((word, time.monotonic())), actor_name="hear", broker=broker)
-    worker = dramatiq.Worker(broker, worker_threads=2, worker_timeout=10_000)
+    worker = dramatiq.Worker(broker, worker_threads=2, worker_timeout=round(IDLE_POLL_S * 1000))
     worker.start()
     eventually(lambda: count(database, f"SELECT count(*) {LISTENERS}") == 1, "it listens")
     time.sleep(IDLE_AFTER_S)

@@ -30,7 +30,9 @@ def on(*names: str) -> pytest.MarkDecorator:
 def all_done(pair: Pair, tickets: list[Any]) -> None:
     ids = [ticket.id for ticket in tickets]
     unfinished = sa.select(records.c.id, records.c.status).where(records.c.id.in_(ids), records.c.status != "done")
-    eventually(lambda: not pair.sql(unfinished), "all are done", WAIT_S, lambda: f"{pair.sql(unfinished)}\n{pair.tell()}")
+    eventually(
+        lambda: not pair.sql(unfinished), "all are done", WAIT_S, lambda: f"{pair.sql(unfinished)}\n{pair.tell()}"
+    )
 
 
 @on("postgresql+sql", "postgresql+redis", "mariadb+sql", "mariadb+rabbitmq")
@@ -67,7 +69,9 @@ def test_a_broker_of_the_applications_own_keeps_its_middleware_and_its_actors(
 
     assert greeted.result(WAIT_S, LOOK_S) == "hello own"
     jobs, stamps = tmp_path / "old_job", tmp_path / "stamps"
-    eventually(lambda: jobs.exists() and jobs.read_text().split() == ["old"] * 2, "the actor is retried", WAIT_S, own_pair.tell)
+    eventually(
+        lambda: jobs.exists() and jobs.read_text().split() == ["old"] * 2, "the actor is retried", WAIT_S, own_pair.tell
+    )
     eventually(lambda: Counted(stamps.read_text().split()) == {"dexpy.RecordJob": 1, "old_job": 2},
                "the middleware saw all", WAIT_S, own_pair.tell)  # fmt: skip
     assert any(isinstance(middleware, application.Stamp) for middleware in before)
@@ -97,7 +101,9 @@ def test_a_rolling_deploy_ends_with_every_operation_done(own_pair: Pair) -> None
     direct = [WaveDirectly(number=number).async_().call() for number in range(10, 15)]
     known = Greet(name="old").async_().call()
     assert known.result(WAIT_S, LOOK_S) == "hello old"
-    eventually(lambda: len(old.lines("class.unknown")) == 2, "the old worker says what it does not know", WAIT_S, old.output)
+    eventually(
+        lambda: len(old.lines("class.unknown")) == 2, "the old worker says what it does not know", WAIT_S, old.output
+    )
 
     own_pair.start_hasty("market_next", grace_s=3600)
     during = [Wave(number=number).async_().call() for number in range(15, 25)]

@@ -8,13 +8,27 @@ from contextvars import ContextVar
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 import dexpy
 from dexpy import Err, Error, NotRunning, Ok, Operation, SessionOnLoop, records
 from dexpy.testing import Isolated
 
-from .ledger import Crash, CrashAsync, Entry, Quiet, Refuse, RefuseAsync, Write, WriteAsync, lines, only, statuses
+from .ledger import (
+    Crash,
+    CrashAsync,
+    Entry,
+    Quiet,
+    Refuse,
+    RefuseAsync,
+    Write,
+    WriteAsync,
+    count_in_own_transaction,
+    lines,
+    only,
+    statuses,
+)
 from .shop import Customer, Shop
 
 request: ContextVar[str] = ContextVar("request", default="none")
@@ -665,11 +679,101 @@ def test_acall_joins_a_session_given_in_the_same_task(shop: Shop) -> None:
     assert lines(shop) == ["a", "b"]
 
 
-def test_acall_under_an_async_session_uses_its_run_sync(shop: Shop) -> None:
-    """The session of an AsyncSession is refused where a Session is wanted, and says what to give."""
+def test_acalls_gathered_under_one_session_take_turns(shop: Shop) -> None:
+    busy: list[str] = []
 
+    class Busy(Operation):
+        text: str
+
+        def perform(self) -> str:
+            busy.append(self.text)
+            self.session.add(Entry(text=self.text))
+            self.session.flush()
+            assert busy == [self.text]
+            busy.clear()
+            return self.text
+
+    async def main(session: Session) -> list[str]:
+        with dexpy.session(session):
+            plain = [Busy(text=f"plain {number}").acall() for number in range(10)]
+            coroutines = [WriteAsync(text=f"async {number}").acall() for number in range(10)]
+            sent = [Brief().async_().acall() for _ in range(10)]
+            await asyncio.gather(*plain, *coroutines, *sent)
+        return [each.text for each in session.query(Entry)]
+
+    with shop.session() as session:
+        assert len(run(main(session))) == 20
+        assert lines(shop) == []
+        session.commit()
+    assert len(lines(shop)) == 20
+    assert records.pending().count() == 10
+
+
+def test_what_is_no_session_says_what_to_give_instead_of_an_async_session() -> None:
     class Pretender:
         """Stands where an AsyncSession would."""
 
     with pytest.raises(dexpy.OptionsError, match="sync_session inside run_sync"), dexpy.session(Pretender()):  # type: ignore[arg-type]
         pass
+
+
+# ------------------------------------------------------------------------------------------- without a transaction
+
+
+class Steps(Operation):
+    """Says transaction = False, and has one for each part."""
+
+    transaction = False
+    texts: list[str]
+    end: str = "done"
+
+    async def perform(self) -> list[int]:
+        seen: list[int] = []
+
+        def write(session: Session, text: str) -> None:
+            session.add(Entry(text=text))
+            session.flush()
+
+        for text in self.texts:
+            await self.in_session(lambda session, text=text: write(session, text))  # type: ignore[misc]
+            seen.append(count_in_own_transaction())
+        if self.end == "crash":
+            raise RuntimeError("crash")
+        return seen
+
+
+def test_without_a_transaction_each_in_session_is_one(shop: Shop) -> None:
+    assert run(Steps(texts=["a", "b"]).acall()) == [1, 2]
+    assert lines(shop) == ["a", "b"]
+
+
+def test_without_a_transaction_a_crash_keeps_what_was_committed(shop: Shop) -> None:
+    with pytest.raises(RuntimeError):
+        run(Steps(texts=["a"], end="crash").acall())
+    assert lines(shop) == ["a"]
+    with pytest.raises(IntegrityError):
+        run(Steps(texts=["b", "a", "c"]).acall())
+    assert lines(shop) == ["a", "b"]
+    assert statuses()["Steps"] == ("failed", "crash")
+
+
+# ------------------------------------------------------------------------------------------- in a worker
+
+
+def test_an_async_perform_runs_in_a_worker(shop: Shop) -> None:
+    ticket = WriteAsync(text="a").async_().call()
+    shop.test.run_pending()
+    assert ticket.result(5) == "a"
+    assert lines(shop) == ["a"]
+
+
+def test_fifty_enqueues_are_awaited_side_by_side(test: Isolated) -> None:
+    async def main() -> list[Any]:
+        return await asyncio.gather(*(Brief().async_().acall() for _ in range(50)))
+
+    assert len({ticket.id for ticket in run(main())}) == 50
+    assert len(test.run_pending()) == 50
+
+
+class Brief(Quiet):
+    """Goes to the background from these tests."""

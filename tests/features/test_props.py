@@ -598,6 +598,29 @@ def test_the_record_has_the_params_as_they_were_given(test: Isolated) -> None:
     assert dexpy.records.all().first().params == {"numbers": [], "item": {"sku": "a", "tags": []}}  # type: ignore[union-attr]
 
 
+def test_what_somebody_put_into_an_operations_list_is_checked_before_it_runs() -> None:
+    made = Bounded(short=[1])
+    made.short.append("2")  # type: ignore[arg-type]
+    assert refusal(made.call) == "Bounded cannot be made, its props have 1 problem:\n  short[1]: wants int, got str '2'"
+
+
+# ------------------------------------------------------------------------------------------------- renamed ones
+
+
+def test_stored_params_may_have_a_prop_under_an_earlier_name(test: Isolated) -> None:
+    def declare(name: str, **body: Any) -> Any:
+        return type("Migrated", (Op,), {"__annotations__": {name: int}, "__module__": "nowhere", **body})
+
+    ticket = declare("amount")(amount=3).async_().call()
+    new = declare("price", price=prop(aliases=("cost", "amount")))
+    test.run_pending()
+    assert ticket.result(1) == {"price": 3}
+    assert refusal(lambda: new(amount=3)).splitlines()[1:] == [
+        "  price: wants int, nothing was given",
+        "  amount: wants to be one of the props 'price'.",
+    ]
+
+
 # --------------------------------------------------------------------------------------------- sensitive ones
 
 

@@ -236,7 +236,9 @@ def test_rows_of_nested_runs_are_written_once_however_deep(shop: Shop) -> None:
     deep = Outer(inner=[Refuse(text="a"), Write(text="b")], end="error", mark="3")
     within(SOON_S, lambda: Outer(inner=[Outer(inner=[deep], mark="2")]).call())
     assert sorted((each.status, each.failure) for each in records.all() if each.status != "done") == [
-        ("failed", "business"), ("failed", "business"), ("failed", "discarded")
+        ("failed", "business"),
+        ("failed", "business"),
+        ("failed", "discarded"),
     ]
     assert records.all().count() == 5
 
@@ -506,7 +508,7 @@ def test_a_result_of_the_wrong_type_rolls_back(shop: Shop) -> None:
     assert (only().status, only().failure, only().error) == ("failed", "crash", "dexpy.ResultTypeError")
 
 
-# ----------------------------------------------------------------------------------------- when the row cannot be written
+# -------------------------------------------------------------------------------- a row that cannot be written
 
 
 def test_a_row_that_cannot_be_written_does_not_break_a_call(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:

@@ -137,7 +137,7 @@ def test_an_actor_without_a_type_is_refused(actor: Any) -> None:
 def test_an_actor_that_is_no_json_is_refused(actor: Any) -> None:
     with pytest.raises(OptionsError) as caught, dexpy.trace(actor=actor):
         pass
-    assert str(caught.value).startswith('trace(actor=...) wants JSON, to go into records and messages: ')
+    assert str(caught.value).startswith("trace(actor=...) wants JSON, to go into records and messages: ")
 
 
 @pytest.mark.parametrize("trace_id", ["", 7, "x" * 65, b"abc"])

@@ -499,6 +499,27 @@ def test_a_hook_that_raises_is_logged_and_the_next_one_runs(shop: Shop, caplog: 
     assert [text for text in caplog.messages if text.startswith("after_commit.failed action=boom")]
 
 
+def test_a_hook_may_give_another_one(shop: Shop) -> None:
+    def work(op: Do) -> None:
+        op.session.add(Customer(name="ann"))
+        op.after_commit(lambda: (hooks.append("first"), op.after_commit(hook("second"))))
+
+    Do(what=work).call()
+    assert hooks == ["first", "second"]
+
+
+def test_a_hook_is_a_plain_function(shop: Shop) -> None:
+    async def later() -> None: ...
+
+    for wrong in (None, later):
+        with pytest.raises(OptionsError) as caught:
+            Do(what=lambda op, wrong=wrong: op.after_commit(wrong)).call()
+        assert str(caught.value) == (
+            f"Do.after_commit({wrong!r}) wants a plain function without arguments. "
+            "Write: self.after_commit(lambda: ...)."
+        )
+
+
 @pytest.mark.parametrize("joined", [False, True])
 def test_what_a_hook_calls_or_sends_is_a_run_of_its_own(shop: Shop, joined: bool) -> None:
     def work(op: Do) -> None:

@@ -7,23 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 import dexpy
-from dexpy import (
-    Async,
-    Err,
-    Ok,
-    Operation,
-    OptRef,
-    Record,
-    Ref,
-    Refs,
-    Retri,  # wrong: no such name
-    Retry,
-    Ticket,
-    around,
-    guard,
-    prop,
-    records,
-)
+from dexpy import Async, Err, Ok, Operation, OptRef, Record, Ref, Refs, Retry, Ticket, around, guard, prop, records
 
 
 class Customer:
@@ -147,6 +131,10 @@ async def use() -> None:
     body: str = await Download().acall()  # wrong: it gives bytes
     name: bytes = await op.async_().call().aresult(3)  # wrong: it gives an int
     print(result, body, name)
+
+
+def absent() -> None:
+    from dexpy import Retri  # wrong: no such name
 
 
 def unmatched(outcome: Ok[int] | Err) -> int:

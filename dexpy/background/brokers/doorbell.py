@@ -74,9 +74,9 @@ class Doorbell(threading.Thread):
     def _connected(self) -> Generator[Any, None, None]:
         connection = self._database.connect()
         try:
+            driver: Any = connection.connection.driver_connection
             # Its own for good: in the pool somebody else would get it, still listening.
             connection.detach()
-            driver: Any = connection.connection.driver_connection
             driver.autocommit = True
             driver.execute(f"LISTEN {DOORBELL}")
             yield driver

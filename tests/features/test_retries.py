@@ -1,0 +1,713 @@
+"""Rules for background runs: `retry_on` and `discard_on`, what they count and how long they wait."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+import dexpy
+from dexpy import DeclarationError, Err, Error, Ok, Operation, Record, Ref, Reset, Retry, guard, prop, records
+from dexpy.testing import Isolated
+
+from .shop import Customer, Shop
+from .tables import attempts, messages, row, rows
+
+WAIT_S = 5.0
+
+
+class Leak(ConnectionError):
+    """A kind of ConnectionError."""
+
+
+class Gone(Exception):
+    """Nothing to be done about it."""
+
+
+script: list[Any] = []
+"""What each run is to raise, in order; None ends it well."""
+seen: list[Any] = []
+"""What observers were told."""
+ran: list[str] = []
+"""The ids of the runs, one for each attempt."""
+
+
+@pytest.fixture(autouse=True)
+def _clean() -> None:
+    for noted in (script, seen, ran):
+        noted.clear()
+
+
+class Scripted(Operation):
+    """Does what the script says."""
+
+    def perform(self) -> int:
+        ran.append(self.run_id)
+        raised = script.pop(0) if script else None
+        if raised is not None:
+            raise raised
+        return len(ran)
+
+
+def run_out(test: Isolated) -> list[float]:
+    """Run until nothing is left; how long it waited before each run, in seconds."""
+    waits: list[float] = []
+    test.run_pending()
+    while waiting := messages(test):
+        made = datetime.fromisoformat(waiting[0]["created_at"])
+        waits.append((datetime.fromisoformat(waiting[0]["due_at"]) - made).total_seconds())
+        test.advance(waits[-1] + 0.5)
+        assert test.run_pending(), "what was waited for is due"
+    return waits
+
+
+class NoRule(Scripted):
+    pass
+
+
+class Thrice(Scripted):
+    retry_on = (Retry(ConnectionError, attempts=3, wait=10, jitter=0),)
+
+
+class ThriceDirect(Thrice):
+    record = False
+
+
+class ThriceNoParams(Thrice):
+    record = Record(params=False)
+
+
+def test_without_a_rule_there_is_one_attempt(test: Isolated) -> None:
+    script[:] = [ConnectionError("down")] * 5
+
+    ticket = NoRule().async_().call()
+    assert run_out(test) == []
+
+    assert len(ran) == 1
+    assert (row(test, ticket.id)["status"], row(test, ticket.id)["failure"]) == ("failed", "crash")
+
+
+def test_attempts_of_three_are_three_runs_in_all(test: Isolated) -> None:
+    script[:] = [ConnectionError("down")] * 9
+
+    ticket = Thrice().async_().call()
+    waits = run_out(test)
+
+    assert waits == [pytest.approx(10, abs=0.1)] * 2
+    assert ran == [ticket.id] * 3
+    stored = row(test, ticket.id)
+    assert (stored["status"], stored["failure"], stored["error"]) == ("failed", "crash", "ConnectionError")
+    assert (stored["num_attempts"], stored["claim_token"]) == (3, 3)
+    assert stored["completed_at"] is not None
+
+
+def test_a_run_that_succeeds_in_time_is_done_and_keeps_no_error(test: Isolated) -> None:
+    script[:] = [ConnectionError("down"), ConnectionError("still down")]
+
+    ticket = Thrice().async_().call()
+    run_out(test)
+
+    stored = row(test, ticket.id)
+    assert (stored["status"], json.loads(stored["result"]), stored["num_attempts"]) == ("done", {"value": 3}, 3)
+    assert [stored[column] for column in ("error", "failure", "error_message", "error_details")] == [None] * 4
+    kept = attempts(test, ticket.id)
+    assert [(each["number"], each["failure"], each["error"], each["error_message"]) for each in kept] == [
+        (1, "crash", "ConnectionError", "down"),
+        (2, "crash", "ConnectionError", "still down"),
+    ]
+    assert all("test_retries.py" in each["traceback"] and each["started_at"] <= each["ended_at"] for each in kept)
+    shown = records.attempts(ticket.id)
+    assert [(each.number, each.failure) for each in shown] == [(1, "crash"), (2, "crash"), (3, None)]
+
+
+def test_between_attempts_it_is_pending_with_its_last_error_to_read(test: Isolated) -> None:
+    script[:] = [ConnectionError("down")]
+    ticket = Thrice().async_(queue="mailers", priority=4).call()
+
+    test.run_pending()
+
+    stored = row(test, ticket.id)
+    assert (stored["status"], stored["error"], stored["failure"]) == ("pending", "ConnectionError", "crash")
+    assert (stored["error_message"], stored["completed_at"], stored["claimed_by"]) == ("down", None, None)
+    (message,) = messages(test)
+    assert (message["queue"], message["priority"]) == ("mailers", 4)
+    assert ticket.reload().pending
+    assert ticket.outcome is None
+    assert ticket.failure == "crash"
+    assert ticket.wait(0.05) is None, "whoever waits is not told of a failure that a retry will heal"
+    run_out(test)
+    assert ticket.wait(WAIT_S) == Ok(2)
+
+
+def test_a_retry_runs_under_the_same_id(test: Isolated) -> None:
+    script[:] = [ConnectionError(), ConnectionError()]
+    ticket = Thrice().async_().call()
+
+    run_out(test)
+
+    assert set(ran) == {ticket.id}
+
+
+def test_a_call_is_never_retried(test: Isolated) -> None:
+    script[:] = [ConnectionError("down")]
+
+    with pytest.raises(ConnectionError):
+        Thrice().call()
+
+    assert (len(ran), messages(test)) == (1, [])
+    assert [each["status"] for each in rows(test)] == ["failed"]
+
+
+# ----------------------------------------------------------------------------------------------------- waits
+
+
+class ByNumber(Scripted):
+    retry_on = (Retry(ConnectionError, attempts=4, wait=2.5, jitter=0),)
+
+
+class ByTimedelta(Scripted):
+    retry_on = (Retry(ConnectionError, attempts=4, wait=timedelta(minutes=1), jitter=0),)
+
+
+class ByDefault(Scripted):
+    retry_on = (Retry(ConnectionError, jitter=0),)
+
+
+class Polynomial(Scripted):
+    retry_on = (Retry(ConnectionError, attempts=5, wait="polynomially_longer", jitter=0),)
+
+
+class Exponential(Scripted):
+    retry_on = (Retry(ConnectionError, attempts=5, wait="exponentially_longer", jitter=0),)
+
+
+class ByFunction(Scripted):
+    retry_on = (Retry(ConnectionError, attempts=4, wait=lambda number: timedelta(hours=number), jitter=0),)
+
+
+class Jittery(Scripted):
+    retry_on = (Retry(ConnectionError, attempts=41, wait=100),)
+
+
+class BadWait(Scripted):
+    retry_on = (Retry(ConnectionError, attempts=4, wait=lambda number: -1),)
+
+
+@pytest.mark.parametrize(
+    ("operation", "waits"),
+    [
+        (ByNumber, [2.5] * 3),
+        (ByTimedelta, [60] * 3),
+        (ByDefault, [3] * 4),
+        (Polynomial, [3, 18, 83, 258]),
+        (Exponential, [2, 4, 8, 16]),
+        (ByFunction, [3600, 7200, 10800]),
+    ],
+)
+def test_a_wait_is_a_number_a_timedelta_a_word_or_a_function(
+    test: Isolated, operation: type[Scripted], waits: list[float]
+) -> None:
+    script[:] = [ConnectionError()] * 9
+
+    operation().async_().call()
+
+    assert run_out(test) == [pytest.approx(wait, abs=0.1) for wait in waits]
+
+
+def test_jitter_adds_up_to_fifteen_percent(test: Isolated) -> None:
+    script[:] = [ConnectionError()] * 40
+
+    Jittery().async_().call()
+    waits = run_out(test)
+
+    assert len(waits) == 40
+    assert all(99.9 <= wait <= 115.1 for wait in waits)
+    assert max(waits) - min(waits) > 1
+
+
+def test_a_wait_function_that_fails_ends_the_row_with_the_error_of_the_run(
+    test: Isolated, caplog: pytest.LogCaptureFixture
+) -> None:
+    script[:] = [ConnectionError("down")]
+
+    ticket = BadWait().async_().call()
+    run_out(test)
+
+    stored = row(test, ticket.id)
+    assert (stored["status"], stored["failure"], stored["error"]) == ("failed", "crash", "ConnectionError")
+    assert f"retry.failed operation={__name__}.BadWait" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Retry(), r"names no exception.*Retry\(ConnectionError\)"),
+        (lambda: Retry(int), "neither an exception class nor an error code"),
+        (lambda: Retry(KeyboardInterrupt), "Exception"),
+        (lambda: Retry(ConnectionError, attempts=0), "attempts=0.*at least 1"),
+        (lambda: Retry(ConnectionError, attempts=True), "attempts=True"),
+        (lambda: Retry(ConnectionError, wait="polynomialy_longer"), "mean 'polynomially_longer'"),
+        (lambda: Retry(ConnectionError, wait=-1), "must not be negative"),
+        (lambda: Retry(ConnectionError, jitter=2), "between 0 and 1"),
+    ],
+)
+def test_a_rule_that_cannot_be_is_refused_when_it_is_declared(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(DeclarationError, match=message):
+        make()
+
+
+# ---------------------------------------------------------------------------------------------- which rule, what count
+
+
+class PerRule(Scripted):
+    retry_on = (
+        Retry(ConnectionError, attempts=3, wait=10, jitter=0),
+        Retry(LookupError, attempts=2, wait=20, jitter=0),
+    )
+
+
+def test_each_rule_counts_its_own_attempts(test: Isolated) -> None:
+    script[:] = [ConnectionError(), KeyError("k"), ConnectionError(), ConnectionError()]
+
+    ticket = PerRule().async_().call()
+    waits = run_out(test)
+
+    # Two of one kind, one of the other: neither rule was used up before the fourth run.
+    assert waits == [pytest.approx(wait, abs=0.1) for wait in (10, 20, 10)]
+    stored = row(test, ticket.id)
+    assert (len(ran), stored["num_attempts"], stored["status"]) == (4, 4, "failed")
+    assert json.loads(stored["retry_counts"] or "{}") == {"ConnectionError": 2, "LookupError": 1}
+
+
+class Shared(Scripted):
+    retry_on = (Retry(ConnectionError, LookupError, attempts=3, wait=1, jitter=0),)
+
+
+def test_exceptions_of_one_rule_are_counted_together(test: Isolated) -> None:
+    script[:] = [ConnectionError(), KeyError("k"), ConnectionError(), None]
+
+    ticket = Shared().async_().call()
+    run_out(test)
+
+    assert (len(ran), row(test, ticket.id)["status"]) == (3, "failed")
+
+
+class Specific(Scripted):
+    retry_on = (
+        Retry(Exception, attempts=9, wait=1, jitter=0),
+        Retry(Leak, attempts=2, wait=7, jitter=0),
+        Retry(OSError, attempts=9, wait=3, jitter=0),
+    )
+
+
+@pytest.mark.parametrize(("raised", "wait"), [(Leak(), 7), (ConnectionError(), 3), (ValueError(), 1)])
+def test_the_rule_for_the_most_specific_class_wins(test: Isolated, raised: Exception, wait: float) -> None:
+    script[:] = [raised]
+
+    Specific().async_().call()
+
+    assert run_out(test) == [pytest.approx(wait, abs=0.1)]
+
+
+class ApplicationOperation(Scripted):
+    """What an application says for all of its operations."""
+
+    retry_on = (Retry(ConnectionError, attempts=4, wait=1, jitter=0), Retry(Leak, attempts=4, wait=2, jitter=0))
+    discard_on = (Gone,)
+
+
+class Nearer(ApplicationOperation):
+    retry_on = (
+        Retry(ConnectionError, attempts=2, wait=5, jitter=0),
+        Retry(ConnectionError, attempts=2, wait=6, jitter=0),
+    )
+
+
+class Forgetful(ApplicationOperation):
+    retry_on = (Reset(), Retry(LookupError, attempts=2, wait=8, jitter=0))
+
+
+@pytest.mark.parametrize(
+    ("operation", "raised", "waits"),
+    [
+        (Nearer, ConnectionError(), [6]),
+        (Nearer, Leak(), [2]),
+        (Forgetful, ConnectionError(), []),
+        (Forgetful, KeyError("k"), [8]),
+    ],
+    ids=["the later of the nearer", "the more specific of the farther", "forgotten", "its own"],
+)
+def test_rules_of_a_subclass_add_to_those_of_its_base_and_win(
+    test: Isolated, operation: type[Scripted], raised: Exception, waits: list[float]
+) -> None:
+    script[:] = [raised]
+
+    operation().async_().call()
+
+    assert run_out(test) == [pytest.approx(wait, abs=0.1) for wait in waits]
+
+
+class Endless(Scripted):
+    retry_on = (Retry(ConnectionError, attempts=None, wait=1, jitter=0),)
+
+
+def test_no_number_of_attempts_is_no_end(test: Isolated) -> None:
+    script[:] = [ConnectionError()] * 30
+
+    ticket = Endless().async_().call()
+    run_out(test)
+
+    assert (row(test, ticket.id)["status"], len(ran)) == ("done", 31)
+
+
+# ------------------------------------------------------------------------------------------------------- discards
+
+
+class Discarding(ApplicationOperation):
+    discard_on = (LookupError,)
+
+
+class DiscardsMost(Scripted):
+    retry_on = (Retry(OSError, attempts=3, wait=1, jitter=0),)
+    discard_on = (ConnectionError,)
+
+
+@pytest.mark.parametrize("raised", [Gone("for ever"), KeyError("k")])
+def test_what_a_class_discards_is_not_tried_again(test: Isolated, raised: Exception) -> None:
+    script[:] = [raised]
+
+    ticket = Discarding().async_().call()
+    run_out(test)
+
+    stored = row(test, ticket.id)
+    assert (stored["status"], stored["failure"], stored["num_attempts"]) == ("failed", "discarded", 1)
+    assert stored["error"].endswith(type(raised).__name__)
+    with pytest.raises(dexpy.OperationFailed) as failed:
+        ticket.result(WAIT_S)
+    assert failed.value.failure == "discarded"
+
+
+def test_a_discard_for_a_more_specific_class_wins_over_a_retry_and_the_other_way_round(test: Isolated) -> None:
+    script[:] = [Leak()]
+    discarded = DiscardsMost().async_().call()
+    run_out(test)
+    assert row(test, discarded.id)["failure"] == "discarded"
+
+    script[:] = [OSError()]
+    retried = DiscardsMost().async_().call()
+    assert len(run_out(test)) == 1
+    assert row(test, retried.id)["status"] == "done"
+
+
+class Greets(Operation):
+    customer: Ref[Customer]
+    retry_on = (Retry(Exception, attempts=5, wait=1, jitter=0),)
+
+    def perform(self) -> str:
+        ran.append(self.run_id)
+        return self.customer.name
+
+
+class GreetsInside(Operation):
+    """Calls one whose reference is gone: not its own."""
+
+    retry_on = (Retry(LookupError, attempts=2, wait=1, jitter=0),)
+
+    def perform(self) -> str:
+        ran.append(self.run_id)
+        return Greets(customer=404).call()
+
+
+def test_a_reference_whose_row_is_gone_is_discarded_in_spite_of_a_rule_for_everything(
+    test: Isolated, shop: Shop
+) -> None:
+    ticket = Greets(customer=404).async_().call()
+
+    assert run_out(test) == []
+    stored = row(test, ticket.id)
+    assert (stored["failure"], stored["error"], stored["num_attempts"]) == ("discarded", "dexpy.RefNotFound", 1)
+    assert ran == []
+
+
+def test_a_missing_row_of_an_operation_that_is_called_inside_is_an_exception_like_others(
+    test: Isolated, shop: Shop
+) -> None:
+    ticket = GreetsInside().async_().call()
+
+    assert len(run_out(test)) == 1
+    assert (row(test, ticket.id)["failure"], len(ran)) == ("crash", 2)
+
+
+# ------------------------------------------------------------------------------------------------- business errors
+
+
+class Broke(Scripted):
+    errors = {"no_balance", "busy"}
+    retry_on = (
+        Retry(Exception, attempts=4, wait=1, jitter=0),
+        Retry("busy", attempts=3, wait=5, jitter=0),
+    )
+
+
+class DiscardsCode(Scripted):
+    discard_on = ("stale", Exception)
+
+
+class AnyError(Scripted):
+    retry_on = (Retry(Error, attempts=2, wait=4, jitter=0),)
+
+
+class Refusing(Scripted):
+    retry_on = (Retry(Exception, Error, attempts=4, wait=1, jitter=0),)
+
+    @guard("It is closed")
+    def closed(self) -> bool:
+        return not seen
+
+
+class Patient(Refusing):
+    retry_on = (Retry("closed", attempts=3, wait=60, jitter=0),)
+
+
+def test_a_business_error_is_not_retried_by_a_rule_for_exceptions(test: Isolated) -> None:
+    script[:] = [Error("no_balance", "Nothing to send")]
+
+    ticket = Broke().async_().call()
+
+    assert run_out(test) == []
+    stored = row(test, ticket.id)
+    assert (stored["status"], stored["failure"], stored["error"]) == ("failed", "business", "no_balance")
+    assert ticket.wait(WAIT_S) == Err("no_balance", "Nothing to send")
+
+
+def test_a_business_error_is_retried_by_a_rule_that_names_its_code(test: Isolated) -> None:
+    script[:] = [Error("busy", "Later")] * 2
+
+    healed = Broke().async_().call()
+    assert run_out(test) == [pytest.approx(5, abs=0.1)] * 2
+    assert row(test, healed.id)["status"] == "done"
+
+    script[:] = [Error("busy", "Later")] * 9
+    failed = Broke().async_().call()
+    assert len(run_out(test)) == 2
+    stored = row(test, failed.id)
+    assert (stored["status"], stored["failure"], stored["error"]) == ("failed", "business", "busy")
+    assert [each["failure"] for each in attempts(test, failed.id)] == ["business"] * 3
+
+
+def test_a_rule_for_the_class_of_business_errors_names_them_all(test: Isolated) -> None:
+    script[:] = [Error("anything")]
+
+    ticket = AnyError().async_().call()
+
+    assert len(run_out(test)) == 1
+    assert row(test, ticket.id)["status"] == "done"
+
+
+@pytest.mark.parametrize(("code", "failure"), [("stale", "discarded"), ("other", "business")])
+def test_a_business_error_is_discarded_by_its_code_alone(test: Isolated, code: str, failure: str) -> None:
+    script[:] = [Error(code)]
+
+    ticket = DiscardsCode().async_().call()
+    run_out(test)
+
+    assert (row(test, ticket.id)["failure"], row(test, ticket.id)["error"]) == (failure, code)
+
+
+def test_a_refusal_by_a_guard_is_not_retried(test: Isolated) -> None:
+    ticket = Refusing().async_().call()
+
+    assert run_out(test) == []
+    assert (row(test, ticket.id)["failure"], ran) == ("rejected", [])
+
+
+def test_a_refusal_is_retried_by_a_rule_that_names_the_guard(test: Isolated) -> None:
+    given_up = Patient().async_().call()
+    assert run_out(test) == [pytest.approx(60, abs=0.1)] * 2
+    assert (row(test, given_up.id)["failure"], ran) == ("rejected", [])
+
+    healed = Patient().async_().call()
+    test.run_pending()
+    seen.append("open")
+    run_out(test)
+    assert row(test, healed.id)["status"] == "done"
+
+
+# ----------------------------------------------------------------------------------------------------- rescue, observer
+
+
+class Rescued(Scripted):
+    rescue_from = {ValueError: ConnectionError, KeyError: "no_key"}
+    retry_on = (Retry(ConnectionError, attempts=2, wait=9, jitter=0),)
+
+
+def test_rules_see_what_rescue_from_makes_of_an_exception(test: Isolated) -> None:
+    script[:] = [ValueError("bad")]
+    retried = Rescued().async_().call()
+    assert run_out(test) == [pytest.approx(9, abs=0.1)]
+    assert row(test, retried.id)["status"] == "done"
+
+    script[:] = [KeyError("k")]
+    refused = Rescued().async_().call()
+    assert run_out(test) == []
+    assert (row(test, refused.id)["failure"], row(test, refused.id)["error"]) == ("business", "no_key")
+
+
+class Observed(ApplicationOperation):
+    def on_error(self, error: Exception) -> None:
+        seen.append((type(error).__name__, self.run_id))
+        raise RuntimeError("an observer decides nothing")
+
+
+def test_on_error_sees_each_attempt_and_decides_nothing(test: Isolated, caplog: pytest.LogCaptureFixture) -> None:
+    script[:] = [ConnectionError()] * 9
+
+    ticket = Observed().async_().call()
+    run_out(test)
+
+    assert seen == [("ConnectionError", ticket.id)] * 4
+    stored = row(test, ticket.id)
+    assert (stored["status"], stored["error"], stored["num_attempts"]) == ("failed", "ConnectionError", 4)
+    assert caplog.text.count("on_error.failed") == 4
+
+
+# ----------------------------------------------------------------------------------------------------- direct jobs
+
+
+def test_a_direct_job_follows_the_same_rules_and_carries_its_counters(test: Isolated) -> None:
+    script[:] = [ConnectionError("down")] * 9
+    ticket = ThriceDirect().async_(queue="counters", priority=6).call()
+
+    test.run_pending()
+    (message,) = messages(test)
+    assert (message["queue"], message["priority"]) == ("counters", 6)
+    told = message["message"]["options"]["dexpy"]
+    assert (told["v"], told["id"], told["attempt"], told["counts"]) == (1, ticket.id, 2, {"ConnectionError": 1})
+    assert set(message["message"]["kwargs"]) == {"class_name", "params", "trace"}
+    assert "down" not in message["payload"]
+    run_out(test)
+
+    assert ran == [ticket.id] * 3
+    assert rows(test) == []
+    assert messages(test) == []
+
+
+def test_a_run_whose_record_has_no_params_leaves_one_row_after_its_last_attempt(test: Isolated) -> None:
+    script[:] = [ConnectionError("down")]
+    ticket = ThriceNoParams().async_().call()
+    test.run_pending()
+    assert rows(test) == [], "it is not over yet"
+    run_out(test)
+    stored = row(test, ticket.id)
+    assert (stored["status"], stored["num_attempts"], stored["params"]) == ("done", 2, None)
+
+    script[:] = [ConnectionError("down")] * 9
+    failed = ThriceNoParams().async_().call()
+    run_out(test)
+    stored = row(test, failed.id)
+    assert (stored["status"], stored["failure"], stored["error"]) == ("failed", "crash", "ConnectionError")
+    assert (stored["num_attempts"], stored["error_message"]) == (3, "down")
+    assert [each.error for each in records.attempts(failed.id)] == ["ConnectionError"]
+
+
+class RefusedDirect(Scripted):
+    record = Record(params=False)
+
+
+def test_a_direct_job_that_ends_in_a_business_error_says_so_in_its_row(test: Isolated) -> None:
+    script[:] = [Error("no_balance", "Nothing", details={"balance": 0})]
+
+    ticket = RefusedDirect().async_().call()
+    run_out(test)
+
+    stored = row(test, ticket.id)
+    assert (stored["status"], stored["failure"], stored["error"]) == ("failed", "business", "no_balance")
+    assert json.loads(stored["error_details"]) == {"balance": 0}
+
+
+# ------------------------------------------------------------------------------------------- effects, log, by hand
+
+
+class AddsThenFails(Operation):
+    name: str
+    failures: int
+    retry_on = (Retry(ConnectionError, attempts=5, wait=1, jitter=0),)
+
+    def perform(self) -> None:
+        ran.append(self.run_id)
+        self.session.add(Customer(name=self.name))
+        self.session.flush()
+        if len(ran) <= self.failures:
+            raise ConnectionError("down")
+
+
+def test_what_an_attempt_wrote_before_it_failed_is_undone(test: Isolated, shop: Shop) -> None:
+    ticket = AddsThenFails(name="Ada", failures=3).async_().call()
+
+    run_out(test)
+
+    assert shop.names() == ["Ada"]
+    assert (row(test, ticket.id)["status"], len(ran)) == ("done", 4)
+
+
+def test_the_log_tells_each_attempt_and_the_wait(test: Isolated, caplog: pytest.LogCaptureFixture) -> None:
+    script[:] = [ConnectionError("down")]
+
+    with caplog.at_level(logging.INFO, "dexpy"):
+        ticket = Thrice().async_().call()
+        run_out(test)
+
+    told = [(each.levelname, each.getMessage()) for each in caplog.records]
+    name = f"operation={__name__}.Thrice run={ticket.id}"
+    assert [(level, text.split()[0]) for level, text in told] == [
+        ("ERROR", "crashed"),
+        ("INFO", "retrying"),
+        ("INFO", "done"),
+    ]
+    assert all(name in text for _, text in told)
+    assert "attempt=1" in told[0][1]
+    assert "seconds=10.000" in told[1][1]
+
+
+def test_a_failed_run_can_be_tried_again_by_hand_with_all_its_attempts(test: Isolated) -> None:
+    script[:] = [ConnectionError("down")] * 5
+    ticket = Thrice().async_().call()
+    run_out(test)
+    assert row(test, ticket.id)["num_attempts"] == 3
+
+    ticket.retry()
+    stored = row(test, ticket.id)
+    assert (stored["status"], stored["num_attempts"], stored["error"], stored["completed_at"]) == (
+        "pending",
+        0,
+        None,
+        None,
+    )
+    run_out(test)
+
+    # Two of the five failures were left: the counters began anew.
+    assert (row(test, ticket.id)["status"], row(test, ticket.id)["num_attempts"]) == ("done", 3)
+    assert [each["claim_token"] for each in attempts(test, ticket.id)] == [1, 2, 3, 4, 5]
+    assert [each.number for each in records.attempts(ticket.id)] == [1, 2, 3, 1, 2, 3]
+
+
+class Secretive(Operation):
+    password: str = prop(sensitive=True)
+    retry_on = (Retry(ConnectionError, attempts=2, wait=1, jitter=0),)
+
+    def perform(self) -> None:
+        raise ConnectionError(f"refused {self.password!r}") from ValueError(self.password)
+
+
+def test_no_attempt_keeps_a_secret(test: Isolated, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        ticket = Secretive(password="hunter2-Ω").async_().call()
+        run_out(test)
+
+    assert len(attempts(test, ticket.id)) == 2
+    for told in (str(attempts(test, ticket.id)), str(records.attempts(ticket.id)), caplog.text):
+        assert "hunter2" not in told

@@ -1,0 +1,568 @@
+"""`Ticket`: what it says, when it asks the database, and what can be done with it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+
+from dexpy import (
+    DexpyError,
+    Err,
+    Error,
+    InvalidTransition,
+    NotRecorded,
+    Ok,
+    Operation,
+    OperationFailed,
+    OptionsError,
+    Record,
+    RecordNotFound,
+    Retry,
+    Ticket,
+    WaitTimeout,
+    guard,
+    records,
+)
+from dexpy.foundation.clock import clock
+from dexpy.testing import Isolated
+
+from .tables import messages, row, rows, sql
+
+WAIT_S = 5.0
+EVENTS: dict[str, Callable[[Ticket[Any]], Any]] = {
+    "expire": lambda ticket: ticket.expire(),
+    "cancel": lambda ticket: ticket.cancel(),
+    "fail": lambda ticket: ticket.fail("by hand"),
+    "retry": lambda ticket: ticket.retry(),
+    "reschedule": lambda ticket: ticket.reschedule(at=datetime(2100, 1, 1, tzinfo=timezone.utc)),
+}
+
+
+class Answer(Operation):
+    """Ends as it is told."""
+
+    ending: str = "well"
+    retry_on = (Retry(TimeoutError, attempts=2, wait=60, jitter=0),)
+
+    @guard("It is closed")
+    def closed(self) -> bool:
+        return self.ending == "guard"
+
+    def perform(self) -> dict[str, date]:
+        if self.ending == "error":
+            raise Error("no", "Not today", details={"day": 1})
+        if self.ending == "bare error":
+            raise Error("no")
+        if self.ending == "crash":
+            raise RuntimeError("the inner secret")
+        if self.ending == "again":
+            raise TimeoutError("slow")
+        return {"day": date(2026, 1, 2)}
+
+
+class Price(Operation):
+    def perform(self) -> Decimal:
+        return Decimal("0.10")
+
+
+class Quiet(Operation):
+    def perform(self) -> None: ...
+
+
+class Unrecorded(Operation):
+    record = False
+
+    def perform(self) -> None: ...
+
+
+class KeepsNoParams(Operation):
+    record = Record(params=False)
+
+    def perform(self) -> None:
+        raise RuntimeError("crashed")
+
+
+def ended(test: Isolated, ending: str = "well") -> Ticket[Any]:
+    """The ticket of a run that has ended, as it was given out: not loaded since."""
+    ticket = Answer(ending=ending).async_().call()
+    test.run_pending()
+    return ticket
+
+
+def in_state(test: Isolated, status: str) -> Ticket[Any]:
+    """A ticket of a record in some state."""
+    ticket = Answer(ending="error" if status == "failed" else "well").async_().call()
+    if status in ("done", "failed"):
+        test.run_pending()
+    elif status == "expired":
+        ticket.expire()
+    elif status == "running":
+        sql(test, "UPDATE operation_records SET status = 'running', claim_token = 1, num_attempts = 1")
+    return ticket.reload()
+
+
+@contextmanager
+def questions(test: Isolated) -> Generator[list[str]]:
+    """The statements that are executed meanwhile."""
+    asked: list[str] = []
+    engine = test.runtime.store.database.engine
+
+    def note(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        asked.append(statement)
+
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield asked
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+
+
+# ----------------------------------------------------------------------------------------------- what it says
+
+
+def test_it_is_true_and_says_what_it_stands_for(test: Isolated) -> None:
+    ticket = Answer().async_(in_=60).call()
+
+    assert ticket
+    assert (ticket.id[:3], ticket.operation_name) == ("op_", f"{__name__}.Answer")
+    assert (ticket.recorded, ticket.duplicate, ticket.status) == (True, False, "pending")
+    assert ticket.scheduled_at is not None
+    assert abs(ticket.scheduled_at - clock.now() - timedelta(seconds=60)) < timedelta(seconds=5)
+    assert repr(ticket) == f"<Ticket {__name__}.Answer {ticket.id} pending>"
+
+
+@pytest.mark.parametrize("status", ["pending", "running", "done", "failed", "expired"])
+def test_one_predicate_holds_in_each_state(test: Isolated, status: str) -> None:
+    ticket = in_state(test, status)
+
+    holds = {name: getattr(ticket, name) for name in ("pending", "running", "done", "failed", "expired")}
+    assert holds == {name: name == status for name in holds}
+    assert ticket.terminal == (status in ("done", "failed", "expired"))
+    assert bool(ticket)
+
+
+def test_attributes_are_of_the_last_load_and_ask_nothing(test: Isolated) -> None:
+    ticket = ended(test)
+
+    with questions(test) as asked:
+        assert (ticket.status, ticket.pending, ticket.done, ticket.terminal) == ("pending", True, False, False)
+        assert (ticket.outcome, ticket.failure, ticket.scheduled_at) == (None, None, None)
+        assert ticket.to_dict()["status"] == "pending"
+        repr(ticket)
+    assert asked == []
+    with questions(test) as asked:
+        assert ticket.reload() is ticket
+    assert len(asked) == 1
+    assert ticket.done
+
+
+@pytest.mark.parametrize(
+    ("ending", "outcome"),
+    [
+        ("well", Ok({"day": date(2026, 1, 2)})),
+        ("error", Err("no", "Not today", {"day": 1})),
+        ("bare error", Err("no", "no")),
+        ("crash", None),
+        ("again", None),
+    ],
+)
+def test_the_outcome_is_ok_err_or_none_and_never_raises(test: Isolated, ending: str, outcome: Any) -> None:
+    ticket = ended(test, ending)
+    assert ticket.outcome is None
+
+    assert ticket.reload().outcome == outcome
+
+
+def test_a_refusal_is_an_err_that_says_so(test: Isolated) -> None:
+    outcome = ended(test, "guard").reload().outcome
+
+    assert isinstance(outcome, Err)
+    assert (outcome.code, outcome.message, outcome.rejected) == ("closed", "It is closed", True)
+    assert outcome.details == {"guards": [{"guard": "closed", "message": "It is closed"}]}
+
+
+def test_a_result_comes_back_as_the_type_that_perform_names(test: Isolated) -> None:
+    ticket = Price().async_().call()
+    test.run_pending()
+
+    result = ticket.result(WAIT_S)
+    assert (type(result), str(result)) == (Decimal, "0.10")
+    assert Ticket.get(ticket.id).outcome == Ok(Decimal("0.10"))
+
+
+def test_a_result_that_fits_the_class_no_longer_is_given_as_it_was_stored(test: Isolated) -> None:
+    ticket = Price().async_().call()
+    test.run_pending()
+    sql(test, "UPDATE operation_records SET result = ?", json.dumps({"value": ["changed"]}))
+
+    assert ticket.reload().outcome == Ok(["changed"])
+
+
+def test_match_works_on_what_a_wait_gives(test: Isolated) -> None:
+    def told(ticket: Ticket[Any]) -> str:
+        match ticket.wait(0.05):
+            case Ok(value):
+                return f"ok {value}"
+            case Err(code, message):
+                return f"err {code} {message}"
+            case None:
+                return "not yet"
+        raise AssertionError
+
+    assert told(ended(test, "error")) == "err no Not today"
+    assert told(ended(test)) == "ok {'day': datetime.date(2026, 1, 2)}"
+    assert told(Answer().async_(in_=60).call()) == "not yet"
+
+
+# ------------------------------------------------------------------------------------------------------ waiting
+
+
+def test_wait_gives_none_when_the_time_is_over_and_result_raises(test: Isolated) -> None:
+    ticket = Answer().async_().call()
+
+    began = time.monotonic()
+    assert ticket.wait(0.2, interval=0.05) is None
+    assert time.monotonic() - began >= 0.2
+    with pytest.raises(WaitTimeout, match=r"has not ended after 0\.05 s; it is pending and goes on") as late:
+        ticket.result(0.05)
+    assert isinstance(late.value, TimeoutError)
+    assert (late.value.id, late.value.operation_name, late.value.timeout_s) == (ticket.id, f"{__name__}.Answer", 0.05)
+
+
+def test_wait_looks_until_the_run_has_ended(test: Isolated) -> None:
+    ticket = Answer().async_().call()
+    runs = threading.Timer(0.2, test.run_pending)
+    runs.start()
+
+    assert ticket.wait(WAIT_S, interval=0.01) == Ok({"day": date(2026, 1, 2)})
+    runs.join()
+
+
+def test_the_last_look_comes_when_the_time_is_over_however_long_the_interval(test: Isolated) -> None:
+    ticket = Answer().async_().call()
+    runs = threading.Timer(0.1, test.run_pending)
+    runs.start()
+
+    assert ticket.wait(0.5, interval=60) is not None
+    runs.join()
+
+
+def test_the_interval_may_be_a_function_of_the_looks_so_far(test: Isolated) -> None:
+    asked: list[int] = []
+
+    def pause(looks: int) -> float:
+        asked.append(looks)
+        return 0.02
+
+    assert Answer().async_().call().wait(0.1, interval=pause) is None
+    assert asked[:3] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), None, "5", True])
+@pytest.mark.parametrize("method", ["wait", "result", "aresult"])
+def test_a_timeout_that_cannot_be_is_refused(test: Isolated, method: str, timeout: Any) -> None:
+    ticket = ended(test)
+
+    with pytest.raises(OptionsError, match=r"timeout=.* wants seconds, more than 0"):
+        answer = getattr(ticket, method)(timeout)
+        asyncio.run(answer)
+
+
+@pytest.mark.parametrize("interval", [0, -1, float("nan"), None, "5", True])
+def test_an_interval_that_cannot_be_is_refused(test: Isolated, interval: Any) -> None:
+    with pytest.raises(OptionsError, match=r"interval=.* wants seconds, more than 0, or a function"):
+        ended(test).wait(1, interval=interval)
+
+
+def test_a_business_error_is_an_err_to_wait_and_raised_by_result(test: Isolated) -> None:
+    ticket = ended(test, "error")
+
+    assert ticket.wait(WAIT_S) == Err("no", "Not today", {"day": 1})
+    with pytest.raises(Error) as raised:
+        ticket.result(WAIT_S)
+    error = raised.value
+    assert (error.code, error.message, error.details) == ("no", "Not today", {"day": 1})
+    assert error.operation == f"{__name__}.Answer"
+
+
+@pytest.mark.parametrize("method", ["wait", "result"])
+def test_a_crash_is_raised_by_both(test: Isolated, method: str) -> None:
+    ticket = ended(test, "crash")
+
+    with pytest.raises(OperationFailed) as raised:
+        getattr(ticket, method)(WAIT_S)
+    failed = raised.value
+    assert (failed.id, failed.operation_name, failed.failure) == (ticket.id, f"{__name__}.Answer", "crash")
+    assert (failed.exception_class, failed.exception_message) == ("RuntimeError", "the inner secret")
+    assert str(failed) == f"{__name__}.Answer {ticket.id} failed (crash): RuntimeError: the inner secret"
+    assert isinstance(failed, DexpyError)
+
+
+@pytest.mark.parametrize(
+    ("by_hand", "failure"), [("expire", "expired"), ("cancel", "cancelled"), ("fail", "discarded")]
+)
+def test_what_was_ended_by_hand_is_a_failure_to_whoever_waits(test: Isolated, by_hand: str, failure: str) -> None:
+    ticket = Answer().async_().call()
+    EVENTS[by_hand](Ticket.get(ticket.id))
+
+    assert ticket.reload().outcome is None
+    with pytest.raises(OperationFailed) as failed:
+        ticket.wait(WAIT_S)
+    assert failed.value.failure == failure
+
+
+def test_aresult_is_result_for_asyncio_and_the_loop_goes_on(test: Isolated) -> None:
+    ticket = Price().async_().call()
+    refused = ended(test, "error")
+    waiting = Price().async_(in_=60).call()
+    ticks: list[int] = []
+
+    async def tick() -> None:
+        while True:
+            ticks.append(1)
+            await asyncio.sleep(0.01)
+
+    async def main() -> Any:
+        ticking = asyncio.create_task(tick())
+        answers = await asyncio.gather(
+            ticket.aresult(WAIT_S), refused.aresult(WAIT_S), waiting.aresult(0.3), return_exceptions=True
+        )
+        ticking.cancel()
+        return answers
+
+    price, error, late = asyncio.run(main())
+    assert price == Decimal("0.10")
+    assert isinstance(error, Error)
+    assert isinstance(late, WaitTimeout)
+    assert len(ticks) > 10
+
+
+# ----------------------------------------------------------------------------------------------- doing something
+
+
+def test_expire_says_that_it_should_no_longer_run(test: Isolated) -> None:
+    ticket = Answer().async_().call()
+
+    assert ticket.expire() is ticket
+
+    stored = row(test, ticket.id)
+    assert (stored["status"], stored["failure"]) == ("expired", "expired")
+    assert stored["completed_at"] is not None
+    assert (ticket.expired, ticket.failure) == (True, "expired")
+    test.run_pending()
+    assert row(test, ticket.id)["num_attempts"] == 0
+    assert messages(test) == []
+
+
+def test_cancel_calls_it_off(test: Isolated) -> None:
+    ticket = Answer().async_().call().cancel()
+
+    assert (row(test, ticket.id)["status"], row(test, ticket.id)["failure"]) == ("expired", "cancelled")
+    test.run_pending()
+    assert row(test, ticket.id)["num_attempts"] == 0
+
+
+def test_fail_marks_it_as_failed_with_a_reason(test: Isolated) -> None:
+    ticket = Answer().async_().call().fail("no longer wanted")
+
+    stored = row(test, ticket.id)
+    assert (stored["status"], stored["failure"], stored["error_message"]) == ("failed", "discarded", "no longer wanted")
+    assert (ticket.failed, ticket.failure) == (True, "discarded")
+
+
+@pytest.mark.parametrize("status", ["failed", "expired"])
+def test_retry_runs_it_again(test: Isolated, status: str) -> None:
+    ticket = in_state(test, status)
+    before = row(test, ticket.id)
+    test.advance(5)
+
+    assert ticket.retry() is ticket
+
+    stored = row(test, ticket.id)
+    assert (stored["status"], stored["num_attempts"], stored["error"], stored["failure"]) == ("pending", 0, None, None)
+    assert (stored["completed_at"], stored["params"]) == (None, before["params"])
+    assert ticket.pending
+    test.run_pending()
+    assert row(test, ticket.id)["status"] == ("failed" if status == "failed" else "done")
+    assert row(test, ticket.id)["claim_token"] > before["claim_token"]
+
+
+def test_reschedule_moves_it_to_another_moment_either_way(test: Isolated) -> None:
+    later, sooner = Answer().async_().call(), Answer().async_(in_=3600).call()
+    at = clock.now() + timedelta(seconds=600)
+
+    assert later.reschedule(at=at).scheduled_at == at
+    sooner.reschedule(at=at)
+
+    assert test.run_pending() == [] or {row(test, each.id)["status"] for each in (later, sooner)} == {"pending"}
+    test.advance(601)
+    test.run_pending()
+    assert [row(test, each.id)["status"] for each in (later, sooner)] == ["done", "done"]
+    assert [row(test, each.id)["num_attempts"] for each in (later, sooner)] == [1, 1]
+    test.advance(3600)
+    test.run_pending()
+    assert [row(test, each.id)["num_attempts"] for each in (later, sooner)] == [1, 1]
+    assert messages(test) == []
+
+
+def test_reschedule_wants_an_aware_moment(test: Isolated) -> None:
+    ticket = Answer().async_().call()
+
+    with pytest.raises(OptionsError, match=r"reschedule\(\): at=.* is naive"):
+        ticket.reschedule(at=datetime(2100, 1, 1))
+    with pytest.raises(OptionsError, match="wants an aware datetime"):
+        ticket.reschedule(at=None)  # type: ignore[arg-type]
+    assert row(test, ticket.id)["scheduled_at"] is None
+
+
+ALLOWED = {
+    "expire": {"pending"},
+    "cancel": {"pending"},
+    "fail": {"pending"},
+    "reschedule": {"pending"},
+    "retry": {"failed", "expired"},
+}
+
+
+@pytest.mark.parametrize("status", ["pending", "running", "done", "failed", "expired"])
+@pytest.mark.parametrize("asked", EVENTS)
+def test_what_a_state_does_not_allow_is_refused_and_the_row_is_unchanged(
+    test: Isolated, asked: str, status: str
+) -> None:
+    ticket = in_state(test, status)
+    before, sent = row(test, ticket.id), messages(test)
+
+    if status in ALLOWED[asked]:
+        EVENTS[asked](ticket)
+        assert row(test, ticket.id) != before
+        return
+    with pytest.raises(InvalidTransition) as refused:
+        EVENTS[asked](ticket)
+    error = refused.value
+    assert (error.id, error.event, error.status) == (ticket.id, asked, status)
+    sources = " or ".join(sorted(ALLOWED[asked], reverse=True))
+    assert str(error).startswith(f"{asked} of {ticket.id} is not possible: it is {status}. It can be done while")
+    assert all(source in str(error) for source in sources.split(" or "))
+    assert row(test, ticket.id) == before
+    assert messages(test) == sent
+
+
+def test_a_record_without_params_cannot_be_run_again(test: Isolated) -> None:
+    sent = KeepsNoParams().async_().call()
+    test.run_pending()
+    before = row(test, sent.id)
+
+    with pytest.raises(InvalidTransition, match=r"retry of .* it is failed\. Its record keeps no params"):
+        records.get(sent.id).retry()
+    assert row(test, sent.id) == before
+    assert messages(test) == []
+
+
+def test_two_who_do_the_same_at_once_do_it_once(test: Isolated) -> None:
+    ticket = Answer().async_().call()
+    gate = threading.Barrier(8)
+    told: list[str] = []
+
+    def cancel() -> None:
+        mine = Ticket.get(ticket.id)
+        gate.wait()
+        try:
+            mine.cancel()
+            told.append("done")
+        except InvalidTransition:
+            told.append("refused")
+
+    threads = [threading.Thread(target=cancel) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sorted(told) == ["done"] + ["refused"] * 7
+
+
+# --------------------------------------------------------------------------------------------- get, to_dict, records
+
+
+def test_get_finds_it_by_its_id(test: Isolated) -> None:
+    ticket = ended(test)
+
+    found = Ticket.get(ticket.id)
+    assert (found.id, found.operation_name, found.status, found.done) == (ticket.id, f"{__name__}.Answer", "done", True)
+    assert found.outcome == Ok({"day": date(2026, 1, 2)})
+
+
+@pytest.mark.parametrize("id", ["op_nobody", "", "'; DROP TABLE operation_records; --"])
+def test_an_id_that_nobody_has_is_not_found(test: Isolated, id: str) -> None:
+    for get in (Ticket.get, records.get, records.attempts):
+        with pytest.raises(RecordNotFound, match="No record has the id") as missing:
+            get(id)
+        assert isinstance(missing.value, LookupError)
+
+
+def test_a_record_that_was_deleted_is_not_found_by_its_ticket(test: Isolated) -> None:
+    ticket = Answer().async_().call()
+    sql(test, "DELETE FROM operation_records")
+
+    for ask in (ticket.reload, ticket.cancel, ticket.retry, lambda: ticket.wait(1)):
+        with pytest.raises(RecordNotFound):
+            ask()
+
+
+@pytest.mark.parametrize(
+    ("ending", "rest"),
+    [
+        ("well", {"status": "done", "result": {"day": "2026-01-02"}}),
+        ("error", {"status": "failed", "error": {"code": "no", "message": "Not today", "details": {"day": 1}}}),
+        ("bare error", {"status": "failed", "error": {"code": "no", "message": "no"}}),
+        ("crash", {"status": "failed"}),
+        ("again", {"status": "pending"}),
+    ],
+)
+def test_as_json_it_says_nothing_of_a_crash_but_that_there_was_one(
+    test: Isolated, ending: str, rest: dict[str, Any]
+) -> None:
+    ticket = ended(test, ending).reload()
+
+    told = ticket.to_dict()
+    assert told == {"id": ticket.id, "name": f"{__name__}.Answer", **rest}
+    assert json.loads(json.dumps(told)) == told
+
+
+def test_as_json_a_refusal_has_its_code(test: Isolated) -> None:
+    told = ended(test, "guard").reload().to_dict()
+
+    assert told["error"]["code"] == "closed"
+
+
+def test_a_record_does_what_its_ticket_does(test: Isolated) -> None:
+    ticket = Answer().async_().call()
+
+    assert records.get(ticket.id).fail("by hand").status == "failed"
+    assert records.get(ticket.id).retry().status == "pending"
+    assert records.get(ticket.id).cancel().failure == "cancelled"
+    assert records.get(ticket.id).retry().expire().failure == "expired"
+    moved = records.get(ticket.id).retry().reschedule(at=datetime(2100, 1, 1, tzinfo=timezone.utc))
+    assert moved.scheduled_at == datetime(2100, 1, 1, tzinfo=timezone.utc)
+    assert moved.ticket.pending
+    assert len(rows(test)) == 1
+
+
+def test_the_ticket_of_what_is_not_recorded_knows_its_id_and_name(test: Isolated) -> None:
+    ticket = Unrecorded().async_().call()
+
+    assert ticket
+    assert (ticket.recorded, ticket.outcome, ticket.operation_name) == (False, None, f"{__name__}.Unrecorded")
+    assert repr(ticket) == f"<Ticket {__name__}.Unrecorded {ticket.id} not recorded>"
+    with pytest.raises(NotRecorded):
+        asyncio.run(ticket.aresult(1))
