@@ -16,6 +16,7 @@ from dexpy.foundation.errors import OptionsError
 if TYPE_CHECKING:
     from typing import Self
 
+    from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import Session
 
     from dexpy.recording.ticket import Ticket
@@ -72,12 +73,32 @@ class Enqueue(Generic[R]):
             NotSerializable: A prop cannot travel; nothing was stored or sent.
             DatabaseUnavailable: The database cannot be opened.
         """
-        dispatcher: Enqueues = dispatcher_in_force()
-        return dispatcher.enqueue(self._operation, self._options, self._session)
+        if self._is_awaited:
+            name = type(self._operation).__qualname__
+            raise OptionsError(
+                f"{name}.async_(session=...).call() got an AsyncSession, which can only be awaited. "
+                "Write: ticket = await op.async_(session=...).acall()."
+            )
+        return self._enqueue(self._session)
 
     async def acall(self) -> Ticket[R]:
         """`call` for asyncio: the event loop goes on meanwhile."""
+        if self._is_awaited:
+            ticket: Ticket[R] = await self._session.run_sync(self._enqueue)
+            return ticket
         return await off_loop(self.call)
+
+    @property
+    def _is_awaited(self) -> bool:
+        if self._session is None:
+            return False
+        from dexpy.recording.sessions import is_async_session
+
+        return is_async_session(self._session)
+
+    def _enqueue(self, session: Session | None) -> Ticket[R]:
+        dispatcher: Enqueues = dispatcher_in_force()
+        return dispatcher.enqueue(self._operation, self._options, session)
 
     if not TYPE_CHECKING:
 
@@ -102,7 +123,7 @@ class BoundAsync(Generic[R]):
             in_: Delay | None = None,
             at: dt.datetime | None = None,
             priority: int | None = None,
-            session: Session | None = None,
+            session: Session | AsyncSession | None = None,
         ) -> Enqueue[R]:
             """Say how the operation goes to the background.
 
@@ -111,7 +132,7 @@ class BoundAsync(Generic[R]):
                 in_: Seconds or a timedelta from now on.
                 at: An aware moment.
                 priority: Higher runs sooner; 0 is usual.
-                session: The SQLAlchemy session whose transaction the record belongs to.
+                session: The SQLAlchemy session whose transaction the record belongs to; with an AsyncSession, `acall`.
 
             Raises:
                 OptionsError: An option that is unknown or cannot be.
@@ -128,9 +149,9 @@ class BoundAsync(Generic[R]):
             session = given.pop("session", None)
             options = AsyncOptions.of(where, given, extra=("session",))
             if session is not None:
-                from dexpy.recording.sessions import check_session
+                from dexpy.recording.sessions import check_session, is_async_session
 
-                session = check_session(session, f"{where} session=")
+                session = session if is_async_session(session) else check_session(session, f"{where} session=")
             return Enqueue(self._operation, options, session)
 
         @property

@@ -15,8 +15,10 @@ from typing import Any
 import attrs
 from dramatiq.middleware import CurrentMessage
 from sqlalchemy.engine import Row
+from sqlalchemy.exc import DBAPIError
 
 from dexpy.background.dispatch import Dispatcher
+from dexpy.background.outages import insist, is_away
 from dexpy.background.payload import DirectPayload
 from dexpy.background.unknown import Patience, Strangers
 from dexpy.declaration import registry
@@ -68,7 +70,17 @@ class Verdict:
     traceback: str | None = None
 
 
-def judge(contract: Contract, ended: Err | BaseException, counts: Mapping[str, int], redactor: Redactor) -> Verdict:
+CUT_OFF = Retry(DBAPIError, attempts=6, wait="exponentially_longer")
+"""For a run that the database went away from, where no rule of its class says otherwise: it has written nothing."""
+
+
+def judge(
+    contract: Contract,
+    ended: Err | BaseException,
+    counts: Mapping[str, int],
+    redactor: Redactor,
+    unless_named: Retry | None = None,
+) -> Verdict:
     """Decide what happens after an attempt, by the rules of the class.
 
     Args:
@@ -76,6 +88,7 @@ def judge(contract: Contract, ended: Err | BaseException, counts: Mapping[str, i
         ended: The business error, refusal or exception that ended the attempt.
         counts: Attempts that each retry rule has counted before.
         redactor: For what is kept of it.
+        unless_named: The rule for what no rule of the class names.
     """
     if isinstance(ended, Err):
         error: BaseException = Error(ended.code, ended.message)
@@ -86,11 +99,13 @@ def judge(contract: Contract, ended: Err | BaseException, counts: Mapping[str, i
     if _own_row_is_gone(contract, ended):
         return Verdict("crash", {**values, "failure": "discarded"}, counts, traceback=traceback)
     rule = contract.rule_for(error)
-    if rule is None or (isinstance(ended, Err) and ended.rejected and not isinstance(rule.cause, str)):
+    retry = unless_named if rule is None else rule.answer
+    if retry is None or (
+        rule is not None and isinstance(ended, Err) and ended.rejected and not isinstance(rule.cause, str)
+    ):
         return Verdict(event, values, counts, traceback=traceback)
-    if not isinstance(rule.answer, Retry):
+    if not isinstance(retry, Retry):
         return Verdict("crash", {**values, "failure": "discarded"}, counts, traceback=traceback)
-    retry = rule.answer
     number = counts.get(retry.key, 0) + 1
     counted = {**counts, retry.key: number}
     if retry.attempts is not None and number >= retry.attempts:
@@ -102,6 +117,15 @@ def judge(contract: Contract, ended: Err | BaseException, counts: Mapping[str, i
         line(logging.ERROR, "retry.failed", operation=contract.name, error=class_path(failed), message=message)
         return Verdict(event, values, counted, traceback=traceback)
     return Verdict("retry", values, counted, wait_s, traceback)
+
+
+def never_opened(ended: Err | BaseException) -> Retry | None:
+    """The rule for a direct run that could not reach the database at all.
+
+    One whose connection was cut may have committed, and nothing remembers whether: that is for the class to decide.
+    """
+    cut = isinstance(ended, DBAPIError) and ended.connection_invalidated
+    return CUT_OFF if isinstance(ended, BaseException) and is_away(ended) and not cut else None
 
 
 def _own_row_is_gone(contract: Contract, ended: Err | BaseException) -> bool:
@@ -161,10 +185,11 @@ class Jobs:
         contract = self._contract(class_name, record_id)
         if contract is None:
             return
-        with store.begin() as connection:
-            row = apply(connection, "claim", record_id, claimed_by=worker_id())
+        facts = {"operation": class_name, "run": record_id}
+        row = insist("claim", lambda: self._claim(store, record_id), **facts)
         if row is None:
-            self._not_claimed(store, class_name, record_id)
+            row = insist("look", lambda: self._not_claimed(store, class_name, record_id), **facts)
+        if row is None:
             return
         self._claimed[row.id] = row
         try:
@@ -195,16 +220,24 @@ class Jobs:
                 why = "its class is not declared here: is its module imported?"
             else:
                 return found
-        self._strangers.take_in(class_name, run_id, why)
+        reason = why
+        insist("look", lambda: self._strangers.take_in(class_name, run_id, reason), operation=class_name, run=run_id)
         return None
 
-    def _not_claimed(self, store: Store, class_name: str, record_id: str) -> None:
-        """A second delivery, or one that came before its time."""
+    def _claim(self, store: Store, record_id: str) -> Row[Any] | None:
+        with store.begin() as connection:
+            return apply(connection, "claim", record_id, claimed_by=worker_id())
+
+    def _not_claimed(self, store: Store, class_name: str, record_id: str) -> Row[Any] | None:
+        """A second delivery, or one that came before its time; the row if it is ours after all."""
         try:
             row = store.row(record_id)
         except RecordNotFound:
             line(logging.WARNING, "record.gone", operation=class_name, run=record_id)
-            return
+            return None
+        if row.status == "running" and row.claimed_by == worker_id() and row.id not in self._claimed:
+            # Claimed by us, and the database went away before it could say so.
+            return row
         if row.status == "pending":
             with store.begin() as connection:
                 if not self._dispatcher.transactional:
@@ -212,6 +245,7 @@ class Jobs:
                 self._dispatcher.send(connection, row)
             self._dispatcher.ring()
         line(logging.DEBUG, "not_claimed", operation=class_name, run=record_id, status=row.status)
+        return None
 
     def _drive(self, store: Store, contract: Contract, row: Row[Any]) -> None:
         redactor = self._redactor
@@ -233,7 +267,9 @@ class Jobs:
         except LostClaim as lost:
             line(logging.WARNING, "claim.lost", operation=contract.name, run=row.id, message=str(lost))
         except Exception as error:  # noqa: BLE001 - whatever ends an attempt is judged by the class's rules
-            self._finish(store, contract, row, judge(contract, error, counts, redactor))
+            # Safe even if the connection was lost during the commit: a row that is done is running no more.
+            rule = CUT_OFF if is_away(error) else None
+            self._finish(store, contract, row, judge(contract, error, counts, redactor, rule))
         except BaseException as error:
             verdict = Verdict("crash", crash_values(error, "crash", redactor), counts, traceback=frames_of(error))
             self._finish(store, contract, row, verdict)
@@ -265,7 +301,12 @@ class Jobs:
         )
 
     def _finish(self, store: Store, contract: Contract, row: Row[Any], verdict: Verdict) -> None:
-        """The last word on the row; message and attempt in the same transaction."""
+        """The last word on the row, also if the database is away for a while."""
+        facts = {"operation": contract.name, "run": row.id}
+        insist("finish", lambda: self._write_end(store, contract, row, verdict), **facts)
+
+    def _write_end(self, store: Store, contract: Contract, row: Row[Any], verdict: Verdict) -> None:
+        """Row, message and attempt in one transaction."""
         values: dict[str, Any] = {**verdict.values, "claim_token": row.claim_token}
         if verdict.event == "retry":
             sent = self._dispatcher.transactional
@@ -335,7 +376,9 @@ class Jobs:
             if not isinstance(outcome, Err):
                 return
             ended = outcome
-        self._finish_direct(contract, payload, queue, recorder, judge(contract, ended, payload.counts, redactor))
+        self._finish_direct(
+            contract, payload, queue, recorder, judge(contract, ended, payload.counts, redactor, never_opened(ended))
+        )
 
     def _finish_direct(
         self,
@@ -348,7 +391,9 @@ class Jobs:
         """Sent again, or the one row of a run that failed for good."""
         if verdict.event == "retry" and verdict.wait_s is not None:
             again = attrs.evolve(payload, attempt=payload.attempt + 1, counts=verdict.counts)
-            self._dispatcher.send_direct(again, queue, verdict.wait_s)
+            wait_s = verdict.wait_s
+            facts = {"operation": contract.name, "run": payload.run_id}
+            insist("retry", lambda: self._dispatcher.send_direct(again, queue, wait_s), **facts)
             line(logging.INFO, "retrying", operation=contract.name, run=payload.run_id, seconds=verdict.wait_s)
         elif recorder is not None:
             recorder.fail(verdict.values)

@@ -47,10 +47,14 @@ class Relay:
 
     Args:
         dispatcher: Whose messages it sends.
+
+    Attributes:
+        held_up: Whether the broker did not take a message in the last pass.
     """
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
+        self.held_up = False
 
     def run_once(self) -> int:
         """Send everything that is owed now.
@@ -59,6 +63,7 @@ class Relay:
             How many messages were sent.
         """
         dispatcher = self._dispatcher
+        self.held_up = False
         sent = 0
         if dispatcher.store is not None:
             while batch := self._claim(dispatcher.store):
@@ -79,6 +84,7 @@ class Relay:
     def _deliver(self, store: Store, rows: Sequence[Row[Any]]) -> int:
         for index, row in enumerate(rows):
             if not self._dispatcher.deliver_row(row):
+                self.held_up = True
                 with store.begin() as connection:
                     for left in rows[index:]:
                         apply(connection, "owe", left.id)
@@ -92,6 +98,7 @@ class Relay:
         while mailbox is not None and (message := mailbox.take()) is not None:
             if not self._dispatcher.carrier.deliver(message.content):
                 message.give_back()
+                self.held_up = True
                 break
             message.ack()
             sent += 1
@@ -123,7 +130,7 @@ class RelayThread(dramatiq.Middleware):
         while not stop.wait(pause_s):
             try:
                 self._relay.run_once()
-                pause_s = EVERY_S
+                pause_s = min(pause_s * 2, LONGEST_PAUSE_S) if self._relay.held_up else EVERY_S
             except Exception as error:  # noqa: BLE001 - whatever a pass runs into, there has to be a next one
                 pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
                 line(logging.WARNING, "relay.failed", error=class_path(error), again_in_seconds=pause_s)

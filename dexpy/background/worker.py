@@ -15,6 +15,7 @@ from typing import Any
 import attrs
 import dramatiq
 
+from dexpy.background.brokers.servers import NoAnswer, check_reachable
 from dexpy.background.carriers import Carrier
 from dexpy.background.dispatch import DEFAULT_QUEUE, Dispatcher
 from dexpy.background.queues import declare_new_queues
@@ -28,6 +29,10 @@ LOOK_EVERY_S = 0.2
 POLL_MS = 100
 """The longest time that a Redis consumer sleeps between two looks at an empty queue, in milliseconds."""
 SERVER_PREFETCH = 64
+SAID_AGAIN_S = 10.0
+"""How often the log says that the broker is still away, in seconds."""
+CONSUMER_LOST = "Consumer encountered a connection error"
+"""How Dramatiq begins to say that."""
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 """Held back by the parent while it makes a process, until that has handlers of its own."""
 
@@ -102,6 +107,7 @@ def run_process(options: WorkerOptions, parent: int, tell: Callable[[str, str], 
         import_modules(options.modules)
         dispatcher: Dispatcher = dispatcher_in_force()
         dispatcher.prepare()
+        meet(dispatcher.broker)
         worker = make_worker(dispatcher.carrier, options)
         worker.start()
     except DexpyError as error:
@@ -123,6 +129,18 @@ def run_process(options: WorkerOptions, parent: int, tell: Callable[[str, str], 
     dispatcher.close()
     line(logging.INFO, "worker.stopped", pid=os.getpid())
     return 0
+
+
+def meet(broker: dramatiq.Broker) -> None:
+    """See whether the broker's server lets us in; one that is only away is waited for, by the consumers.
+
+    Raises:
+        ConfigurationError: It does not let us in, and waiting would not help.
+    """
+    try:
+        check_reachable(broker)
+    except NoAnswer as error:
+        line(logging.WARNING, "broker.unreachable", message=str(error), advice="the worker goes on trying")
 
 
 def make_worker(carrier: Carrier, options: WorkerOptions) -> dramatiq.Worker:
@@ -154,3 +172,29 @@ def set_up_logging(level: int) -> None:
         level=level, format="%(asctime)s %(levelname)-7s [%(process)d] %(message)s", stream=sys.stderr, force=True
     )
     logging.getLogger("dramatiq").setLevel(logging.WARNING if level > logging.DEBUG else logging.INFO)
+    if level > logging.DEBUG:
+        # Pages of tracebacks for each try; the consumers say the same in a line.
+        logging.getLogger("pika").setLevel(logging.CRITICAL + 1)
+        for handler in logging.getLogger().handlers:
+            handler.addFilter(OneForAll())
+
+
+class OneForAll(logging.Filter):
+    """Lets only one of a process's consumers say that the broker is away, and only every few seconds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said_at = -SAID_AGAIN_S
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a line is shown; one about a lost broker is put into dexpy's words."""
+        if not record.name.startswith("dramatiq.worker") or not str(record.msg).startswith(CONSUMER_LOST):
+            return True
+        now = time.monotonic()
+        if now - self._said_at < SAID_AGAIN_S:
+            return False
+        self._said_at = now
+        said = " ".join(record.getMessage().partition(":")[2].split())
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
+        record.msg, record.args = "broker.unreachable message=%r advice='the worker goes on trying'", (said,)
+        return True

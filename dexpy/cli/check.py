@@ -42,13 +42,22 @@ def findings(modules: tuple[str, ...]) -> Iterator[Finding]:
     runtime = current_runtime()
     if runtime.is_recording:
         yield _tried(f"database {runtime.store.database.display}", runtime.store.prepare)
-    yield _tried("broker", lambda: _reach(runtime.broker))
+    broker = _tried("broker", lambda: runtime.broker)
+    if broker[1] is None:
+        broker = _tried(_named(runtime.broker), lambda: _reach(runtime.broker))
+    yield broker
+
+
+def _named(broker: object) -> str:
+    from dexpy.background.brokers.servers import display_of
+
+    return display_of(broker).removeprefix("The ")
 
 
 def _reach(broker: object) -> None:
     from dexpy.background.brokers.servers import check_reachable
 
-    check_reachable(broker)  # type: ignore[arg-type]
+    check_reachable(broker)
 
 
 def _tried(what: str, attempt: Callable[[], object]) -> Finding:

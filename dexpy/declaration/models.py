@@ -10,7 +10,7 @@ from uuid import UUID
 
 import attrs
 
-from dexpy.declaration.converter import misfit
+from dexpy.declaration.misfits import misfit
 from dexpy.declaration.forms import Form, Misfit, form_of
 from dexpy.foundation.errors import DeclarationError, Problem
 

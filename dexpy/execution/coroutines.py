@@ -45,7 +45,10 @@ class Work:
             return
         try:
             self.done.set_result(self.function())
-        except BaseException as error:  # noqa: BLE001 - it belongs to whoever handed the work in
+        except BaseException as error:
+            if self.done.done():
+                # It came too late for the work: it was sent to the thread itself.
+                raise
             self.done.set_exception(error)
 
     def refuse(self, error: Exception) -> None:
@@ -83,7 +86,7 @@ class Desk:
         try:
             return await asyncio.shield(answer)
         except asyncio.CancelledError:
-            if not work.done.cancel():
+            if not work.done.cancel() and not work.done.done():
                 if cancel is not None:
                     cancel()
                 await _outlast(answer)

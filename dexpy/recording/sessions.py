@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -76,6 +77,13 @@ def check_session(session: Any, where: str) -> Session:
         f"{where} wants a SQLAlchemy Session, got {type(session).__name__}. "
         "Give the session itself, of an AsyncSession its sync_session inside run_sync."
     )
+
+
+def is_async_session(session: Any) -> bool:
+    """Whether it is an AsyncSession, which can only be awaited."""
+    # Nobody has one who has not imported it.
+    module = sys.modules.get("sqlalchemy.ext.asyncio")
+    return isinstance(session, getattr(module, "AsyncSession", ()))
 
 
 @contextmanager

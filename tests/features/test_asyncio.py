@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import signal
 import threading
 from contextvars import ContextVar
 from typing import Any
 
 import pytest
+from dramatiq.middleware import TimeLimitExceeded
+from dramatiq.middleware.threading import raise_thread_exception
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -357,6 +361,22 @@ def test_a_cancelled_await_of_a_plain_perform_rolls_back_and_is_recorded(shop: S
     assert statuses()["Hang"] == ("expired", "cancelled")
 
 
+def test_a_cancelled_run_is_no_crash_in_the_log(test: Isolated, caplog: pytest.LogCaptureFixture) -> None:
+    class Hang(Operation):
+        async def perform(self) -> None:
+            await asyncio.Event().wait()
+
+    async def main() -> None:
+        async with asyncio.timeout(0.01):
+            await Hang().acall()
+
+    with pytest.raises(TimeoutError):
+        run(main())
+    (said,) = [record for record in caplog.records if record.name == "dexpy"]
+    assert said.getMessage().startswith("cancelled operation=")
+    assert said.levelname == "WARNING"
+
+
 def test_a_coroutine_has_ended_when_its_cancelled_await_has(shop: Shop) -> None:
     """It cleans up, awaits something, and is waited for."""
     steps: list[str] = []
@@ -488,6 +508,54 @@ def test_a_cancelled_nested_run_leaves_the_outer_one_to_go_on(shop: Shop) -> Non
     found = {each.name.rpartition(".")[2]: each for each in records.all() if "WriteAsync" not in each.name}
     assert found["Hang"].failure == "cancelled"
     assert found["Outer"].status == "done"
+
+
+def test_an_interrupt_of_the_waiting_thread_cancels_the_coroutine_and_rolls_back(shop: Shop) -> None:
+    steps: list[str] = []
+
+    class Hang(Operation):
+        async def perform(self) -> None:
+            await WriteAsync(text="a").acall()
+            try:
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0)
+                steps.append("cleaned")
+
+    with pytest.raises(KeyboardInterrupt):
+        Hang().call()
+    assert steps == ["cleaned"]
+    assert lines(shop) == []
+    assert WriteAsync(text="b").call() == "b"
+
+
+def test_a_time_limit_of_a_worker_reaches_a_waiting_coroutine(shop: Shop) -> None:
+    """Dramatiq raises it in the run's thread."""
+    steps: list[str] = []
+
+    class Hang(Operation):
+        async def perform(self) -> None:
+            await WriteAsync(text="a").acall()
+            thread.append(await self.in_session(lambda session: threading.get_ident()))
+            try:
+                raise_thread_exception(thread[0], TimeLimitExceeded)
+                await asyncio.Event().wait()
+            finally:
+                steps.append("cleaned")
+
+    def work() -> None:
+        try:
+            Hang().call()
+        except TimeLimitExceeded:
+            steps.append("limited")
+
+    thread: list[int] = []
+    runner = threading.Thread(target=work)
+    runner.start()
+    runner.join(LIMIT_S)
+    assert steps == ["cleaned", "limited"]
+    assert lines(shop) == []
 
 
 # ------------------------------------------------------------------------------------------- nested
@@ -709,11 +777,47 @@ def test_acalls_gathered_under_one_session_take_turns(shop: Shop) -> None:
     assert records.pending().count() == 10
 
 
-def test_what_is_no_session_says_what_to_give_instead_of_an_async_session() -> None:
-    class Pretender:
-        """Stands where an AsyncSession would."""
+@pytest.mark.parametrize("commits", [True, False])
+def test_an_async_session_enqueues_in_its_transaction(shop: Shop, commits: bool) -> None:
+    pytest.importorskip("greenlet")
+    pytest.importorskip("aiosqlite")
+    from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-    with pytest.raises(dexpy.OptionsError, match="sync_session inside run_sync"), dexpy.session(Pretender()):  # type: ignore[arg-type]
+    async def main() -> Any:
+        engine = create_async_engine(shop.engine.url.set(drivername="sqlite+aiosqlite"))
+        async with AsyncSession(engine) as session:
+            session.add(Entry(text="mine"))
+            ticket = await Brief().async_(session=session).acall()
+            assert records.all().count() == 0
+            await (session.commit() if commits else session.rollback())
+        await engine.dispose()
+        return ticket
+
+    ticket = run(main())
+    assert lines(shop) == (["mine"] if commits else [])
+    assert [each.id for each in records.pending()] == ([ticket.id] if commits else [])
+    assert len(shop.test.run_pending()) == int(commits)
+
+
+def test_an_async_session_can_only_be_awaited(shop: Shop) -> None:
+    pytest.importorskip("greenlet")
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    with pytest.raises(dexpy.OptionsError) as caught:
+        Brief().async_(session=AsyncSession()).call()
+    assert str(caught.value) == (
+        "Brief.async_(session=...).call() got an AsyncSession, which can only be awaited. "
+        "Write: ticket = await op.async_(session=...).acall()."
+    )
+    assert records.all().count() == 0
+
+
+def test_an_async_session_is_not_made_current(shop: Shop) -> None:
+    pytest.importorskip("greenlet")
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    wrong: Any = AsyncSession()
+    with pytest.raises(dexpy.OptionsError, match="got AsyncSession"), dexpy.session(wrong):
         pass
 
 
@@ -777,3 +881,53 @@ def test_fifty_enqueues_are_awaited_side_by_side(test: Isolated) -> None:
 
 class Brief(Quiet):
     """Goes to the background from these tests."""
+
+
+# ------------------------------------------------------------------------------------------- whenever it comes
+
+
+class Mixed(Operation):
+    """Does a bit of everything, so that a cancellation can come anywhere."""
+
+    number: int
+
+    async def perform(self) -> int:
+        await self.in_session(lambda session: session.add(Entry(text=f"{self.number} own")))
+        await asyncio.gather(
+            WriteAsync(text=f"{self.number} async").acall(),
+            Write(text=f"{self.number} plain").acall(),
+            self.in_session(lambda session: session.flush()),
+        )
+        await asyncio.sleep(0)
+        return self.number
+
+
+def test_a_cancellation_at_any_moment_leaves_all_or_nothing(shop: Shop) -> None:
+    chance = random.Random(7)
+    before = threading.active_count()
+
+    async def one(number: int) -> bool:
+        task = asyncio.ensure_future(Mixed(number=number).acall())
+        for _ in range(chance.randrange(1, 40)):
+            await asyncio.sleep(chance.choice([0, 0, 0.0005]))
+        task.cancel()
+        if chance.random() < 0.3:
+            await asyncio.sleep(0)
+            task.cancel()
+        try:
+            return await task == number
+        except asyncio.CancelledError:
+            return False
+
+    async def main() -> list[bool]:
+        return [await one(number) for number in range(60)]
+
+    kept = [number for number, done in enumerate(run(main())) if done]
+    # A run that had committed before it was cancelled is done, though nobody waits for it any more.
+    done = [each.params["number"] for each in records.done().where(operation=Mixed)]
+    assert set(kept) <= set(done)
+    assert lines(shop) == sorted(f"{number} {part}" for number in done for part in ("async", "own", "plain"))
+    assert {each.status for each in records.where(operation=Mixed)} <= {"done", "expired"}
+    assert records.where(operation=Mixed).count() == 60
+    assert records.running().count() == 0
+    assert threading.active_count() <= before + 1

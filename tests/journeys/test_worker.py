@@ -9,11 +9,11 @@ import sqlite3
 import sys
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from shop import (
     AskAsync,
     CountVisit,
@@ -25,6 +25,7 @@ from shop import (
     SendWelcomeEmail,
     Sum,
 )
+from sqlalchemy.orm import Session
 from workers import Shop, Worker, eventually, is_alive
 
 import dexpy
@@ -34,11 +35,17 @@ LONG_S = 60.0
 """An operation that nobody waits for."""
 
 
-def asleep(shop: Shop, *, seconds: float = LONG_S) -> str:
-    """A run that has just begun and will take long; its id."""
-    ticket = Nap(number=1, seconds=seconds).async_().call()
-    shop.becomes(ticket.id, "running")
-    return ticket.id
+def asleep(shop: Shop, *, number: int = 1, seconds: float = LONG_S) -> list[str]:
+    """Runs that have begun and will take long; their ids."""
+    naps = [Nap(number=1, seconds=seconds).async_().call().id for _ in range(number)]
+    for nap in naps:
+        shop.becomes(nap, "running")
+    return naps
+
+
+def processes_of(shop: Shop, runs: list[str]) -> set[int]:
+    """The processes that have claimed these runs."""
+    return {int(shop.row(run)["claimed_by"].split(":")[1]) for run in runs}
 
 
 def all_end(worker: Worker, pids: set[int], within_s: float = 10.0) -> None:
@@ -53,22 +60,17 @@ def test_it_starts_as_many_processes_as_it_is_told(shop: Shop) -> None:
 
     assert len(set(worker.children())) == 2
     assert all("threads=1 queues=all" in line for line in worker.lines("worker.started"))
-    naps = [Nap(number=number, seconds=0.5).async_().call() for number in range(2)]
-    for nap in naps:
-        nap.result(WAIT_S)
-    ran_in = {row["pid"] for row in shop.sql("SELECT pid FROM effects")}
-    assert ran_in == set(worker.children()), "one thread each, so the two ran side by side in two processes"
+    assert processes_of(shop, asleep(shop, number=2)) == set(worker.children()), "one thread each, so one run each"
 
 
 def test_as_many_run_at_once_as_there_are_threads(shop: Shop) -> None:
     shop.start(threads=3)
 
-    naps = [Nap(number=number, seconds=0.7).async_().call().id for number in range(4)]
-    eventually(lambda: [shop.status(nap) for nap in naps].count("running") == 3, "three run", tell=shop.tell)
+    asleep(shop, number=3)
+    one_more = Increment(number=4).async_().call()
+    time.sleep(0.5)  # longer than an idle thread takes to begin
 
-    assert [shop.status(nap) for nap in naps].count("pending") == 1
-    for nap in naps:
-        shop.becomes(nap, "done")
+    assert shop.status(one_more.id) == "pending"
 
 
 def test_a_queue_that_it_is_not_told_to_serve_stays_pending(shop: Shop) -> None:
@@ -112,9 +114,8 @@ def test_plain_dramatiq_serves_the_same_operations(shop: Shop, tmp_path: Path) -
     assert worker.ended() == 0
 
 
-def test_it_runs_what_operations_send_from_inside_and_async_performs(shop: Shop) -> None:
-    shop.start()
-
+def test_it_runs_what_operations_send_from_inside_and_async_performs(served: Shop) -> None:
+    shop = served
     total = Sum(numbers=[1, 2, 3]).async_().call()
     refused = Sum(numbers=[9], fails=True).async_().call()
     asked = AskAsync(question="why").async_().call()
@@ -126,7 +127,8 @@ def test_it_runs_what_operations_send_from_inside_and_async_performs(shop: Shop)
         assert row["trace_id"] == shop.row(total.id)["trace_id"]
     assert asked.result(WAIT_S) == "yhw"
     assert shop.becomes(refused.id, "failed")["error"] == "not_today"
-    assert sorted(shop.effects()) == ["asked why", "increment 1", "increment 2", "increment 3"]
+    assert sorted(shop.effects("increment %")) == ["increment 1", "increment 2", "increment 3"]
+    assert shop.effects("asked %") == ["asked why"]
     assert shop.sql("SELECT * FROM operation_records WHERE parent_id = ?", refused.id) == []
 
 
@@ -134,7 +136,11 @@ def test_three_hundred_operations_run_once_each_on_two_workers(shop: Shop) -> No
     shop.start(processes=2)
     shop.start(processes=1)
 
-    ids = [Increment(number=number).async_().call().id for number in range(300)]
+    engine = sa.create_engine(shop.url)
+    with Session(engine) as session:
+        ids = [Increment(number=number).async_(session=session).call().id for number in range(300)]
+        session.commit()
+    engine.dispose()
 
     def look() -> bool:
         return shop.sql("SELECT count(*) FROM operation_records WHERE status = 'done'")[0][0] == 300
@@ -219,7 +225,7 @@ def test_a_burst_with_nothing_to_do_ends_too(shop: Shop) -> None:
 def test_term_lets_a_running_operation_finish_and_starts_no_other(shop: Shop) -> None:
     worker = shop.start(threads=1)
     family = worker.family()
-    running = asleep(shop, seconds=1.0)
+    (running,) = asleep(shop, seconds=1.0)
     waiting = Increment(number=2).async_().call()
 
     worker.signal(signal.SIGTERM)
@@ -242,7 +248,7 @@ def test_the_first_interrupt_waits_and_the_second_one_ends_at_once(shop: Shop, t
     asleep(shop)
 
     worker.signal(signal.SIGINT, to_all=to_all)
-    time.sleep(1.0)  # long enough to see that it waits
+    time.sleep(0.7)  # long enough to see that it waits
     assert all(map(is_alive, family)), worker.output()
     began = time.monotonic()
     worker.signal(signal.SIGINT, to_all=to_all)
@@ -270,7 +276,7 @@ def test_two_interrupts_in_quick_succession_end_at_once(shop: Shop) -> None:
 def test_an_operation_that_outlasts_the_shutdown_timeout_is_given_back(shop: Shop) -> None:
     worker = shop.start("--shutdown-timeout", "0.5")
     family = worker.family()
-    running = asleep(shop)
+    (running,) = asleep(shop)
 
     worker.signal(signal.SIGTERM)
 
@@ -294,17 +300,13 @@ def test_a_killed_process_is_replaced_and_the_others_go_on(shop: Shop) -> None:
     replacement = worker.children()[2]
     assert f"pid={killed}" in worker.lines("worker.died")[0]
     assert worker.family() == {worker.pid, other, replacement}, time.monotonic() - began
-    naps = [Nap(number=number, seconds=0.5).async_().call() for number in range(2)]
-    for nap in naps:
-        nap.result(WAIT_S)
-    assert {row["pid"] for row in shop.sql("SELECT pid FROM effects")} == {other, replacement}
+    assert processes_of(shop, asleep(shop, number=2)) == {other, replacement}
 
 
 def test_what_the_others_ran_is_not_disturbed_by_a_killed_process(shop: Shop) -> None:
     worker = shop.start(processes=2, threads=1)
-    running = asleep(shop, seconds=1.5)
-    claimed_by = shop.row(running)["claimed_by"]
-    (idle,) = (pid for pid in worker.children() if f":{pid}:" not in claimed_by)
+    (running,) = asleep(shop, seconds=1.5)
+    (idle,) = set(worker.children()) - processes_of(shop, [running])
 
     os.kill(idle, signal.SIGKILL)
 
@@ -314,7 +316,7 @@ def test_what_the_others_ran_is_not_disturbed_by_a_killed_process(shop: Shop) ->
 def test_the_processes_stop_when_their_supervisor_is_killed(shop: Shop) -> None:
     worker = shop.start(processes=2)
     family = worker.family()
-    running = asleep(shop, seconds=1.0)
+    (running,) = asleep(shop, seconds=1.0)
 
     worker.signal(signal.SIGKILL)
 
@@ -378,26 +380,36 @@ REFUSALS = {
 @pytest.mark.parametrize("case", REFUSALS)
 def test_what_keeps_it_from_starting_is_told_once_and_without_a_traceback(shop: Shop, case: str) -> None:
     arguments, environment, words = REFUSALS[case]
-    blind_to(shop, environment)
+    environment = environment | blind(shop)
 
-    with ThreadPoolExecutor() as pool:
-        runs = [pool.submit(shop.dexpy, *arguments, *more, **environment) for more in (("-p", "2"), ("-p", "1", "-v"))]
-    quiet, verbose = (run.result() for run in runs)
+    told = shop.dexpy(*arguments, "-p", "2", **environment)
 
-    assert quiet.returncode not in (0, None)
-    assert "Traceback" not in quiet.stderr
-    assert quiet.stderr.count("Error: ") == (2 if "RuntimeError" in quiet.stderr else 1), quiet.stderr
-    assert quiet.stdout == ""
+    assert told.returncode not in (0, None)
+    assert "Traceback" not in told.stderr
+    assert told.stderr.count("Error: ") == (2 if "RuntimeError" in told.stderr else 1), told.stderr
+    assert told.stdout == ""
     for word in words:
-        assert word in quiet.stderr
-    assert verbose.returncode == quiet.returncode
-    assert "Traceback" in verbose.stderr
-    assert "hunter2" not in quiet.stderr + verbose.stderr
+        assert word in told.stderr
+    assert "hunter2" not in told.stderr
     assert shop.sql("SELECT name FROM sqlite_master WHERE name LIKE 'operation%'") == [], "nothing was half-made"
 
 
-def blind_to(shop: Shop, environment: dict[str, str]) -> None:
-    """Make packages unimportable in the processes to come."""
+@pytest.mark.parametrize("case", ["a module that raises", "a database in no folder", "a missing extra"])
+@pytest.mark.parametrize("flag", ["-v", "--verbose"])
+def test_whoever_asks_gets_the_traceback_too(shop: Shop, case: str, flag: str) -> None:
+    arguments, environment, words = REFUSALS[case]
+    environment = environment | blind(shop)
+
+    told = shop.dexpy(*arguments, "-p", "1", flag, **environment)
+
+    assert told.returncode not in (0, None)
+    assert "Traceback" in told.stderr
+    assert all(word in told.stderr for word in words)
+    assert "hunter2" not in told.stderr
+
+
+def blind(shop: Shop) -> dict[str, str]:
+    """An environment in which packages named in WITHOUT cannot be imported."""
     (shop.folder / "sitecustomize.py").write_text(
         "import os, sys\n"
         "class Blind:\n"
@@ -406,7 +418,7 @@ def blind_to(shop: Shop, environment: dict[str, str]) -> None:
         "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
         "sys.meta_path.insert(0, Blind())\n"
     )
-    environment["PYTHONPATH"] = os.pathsep.join([str(shop.folder), shop.environment["PYTHONPATH"]])
+    return {"PYTHONPATH": os.pathsep.join([str(shop.folder), shop.environment["PYTHONPATH"]])}
 
 
 @pytest.mark.parametrize(

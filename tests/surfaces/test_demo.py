@@ -143,9 +143,12 @@ def test_two_demos_at_once_do_not_meet(start_demo: StartDemo) -> None:
     assert all(map(group_is_gone, workers))
 
 
+QUICKLY = "import sys; from dexpy.cli import demo; sys.exit(not demo.play(demo.programme(delay_s=0.2)))"
+
+
 def test_the_settings_of_a_project_around_it_are_not_the_demos(start_demo: StartDemo, tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text('[tool.dexpy]\nbroker = "nonsense://"\n')
-    demo = start_demo(DEXPY_DATABASE="sqlite:////nowhere/at/all.db", DEXPY_BROKER="nonsense://")
+    demo = start_demo("-c", QUICKLY, DEXPY_DATABASE="sqlite:////nowhere/at/all.db", DEXPY_BROKER="nonsense://")
 
     status, out, err = demo.finish()
 
@@ -239,7 +242,7 @@ def test_a_missing_temporary_folder_is_one_clear_error(start_demo: StartDemo, tm
 
 
 def test_an_output_without_ticks_gets_words(start_demo: StartDemo) -> None:
-    status, out, _ = start_demo(PYTHONIOENCODING="ascii").finish()
+    status, out, _ = start_demo("-c", QUICKLY, PYTHONIOENCODING="ascii").finish()
 
     assert status == 0
     assert out.count("\n  ok  ") == len(OPERATIONS)

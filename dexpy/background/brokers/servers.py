@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import dramatiq
 
+from dexpy.background.brokers.sql import SqlBroker
 from dexpy.foundation.errors import ConfigurationError, MissingExtra
 
 REDIS_SCHEMES = ("redis", "rediss", "unix")
@@ -76,19 +77,29 @@ def _without_namespace(url: str) -> tuple[str, str]:
 
 def _redis(url: str, namespace: str) -> dramatiq.Broker:
     import redis
-    from dramatiq.brokers.redis import RedisBroker
+
+    from dexpy.background.brokers.redis import LosslessRedisBroker
 
     try:
         pool = _pool(redis.ConnectionPool, url)
     except ValueError as error:
         raise ConfigurationError(f"The broker {display(url)} cannot be read: {error}.") from None
     client: Any = redis.Redis(connection_pool=pool)
-    return RedisBroker(client=client, namespace=namespace, maintenance_chance=REDIS_MAINTENANCE_CHANCE)  # type: ignore[no-untyped-call]
+    return LosslessRedisBroker(client=client, namespace=namespace, maintenance_chance=REDIS_MAINTENANCE_CHANCE)
 
 
 def _pool(pools: Any, url: str) -> Any:
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    # Tried again by dexpy and Dramatiq, not by the client: a fetch done twice leaves the messages of the first behind.
+    never = Retry(NoBackoff(), 0)
     return pools.from_url(
-        url, socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S, health_check_interval=30
+        url,
+        socket_timeout=REDIS_TIMEOUT_S,
+        socket_connect_timeout=REDIS_TIMEOUT_S,
+        health_check_interval=30,
+        retry=never,
     )
 
 
@@ -103,24 +114,66 @@ def _rabbitmq(url: str) -> dramatiq.Broker:
     return RabbitmqBroker(url=url, confirm_delivery=True)
 
 
-def check_reachable(broker: dramatiq.Broker) -> None:
+class NoAnswer(ConfigurationError):
+    """The broker's server does not answer; it may do so later."""
+
+
+REFUSALS = ("Auth", "AccessDenied", "NoPermission", "ResponseError", "SSL", "Certificate")
+"""Parts of the names of errors by which a server, or its certificate, says that waiting will not help."""
+
+
+def check_reachable(broker: Any) -> None:
     """Ask a server whether it is there.
 
     Raises:
-        ConfigurationError: It is not, or does not let us in; says which of them as far as it can be known.
+        NoAnswer: It is not, or not now.
+        ConfigurationError: It is, and does not let us in.
     """
     try:
         depth(broker, "default")
     except Exception as error:
-        said = str(error) or type(error).__name__
-        raise ConfigurationError(
-            f"The broker cannot be reached: {type(error).__name__}: {said}. "
-            "Is the server running, and are host, port, user and password right?"
-        ) from error
+        said = " ".join(str(error).split()).rstrip(".")
+        problem = f"{display_of(broker)} %s: {type(error).__name__}: {said}. %s"
+        if _is_refusal(error):
+            advice = "Are user, password, virtual host and certificate right?"
+            raise ConfigurationError(problem % ("does not let us in", advice)) from error
+        raise NoAnswer(problem % ("does not answer", "Is the server running, and are host and port right?")) from error
+    finally:
+        _let_go(broker)
+
+
+def _is_refusal(error: BaseException) -> bool:
+    # Dramatiq wraps what Pika says, and drops it as the cause.
+    inner: Any = getattr(error, "message", None)
+    names = [kind.__name__ for one in (error, inner) if one is not None for kind in type(one).__mro__]
+    return any(part in name for name in names for part in REFUSALS) or "[SSL" in str(error)
+
+
+def _let_go(broker: Any) -> None:
+    """Close what a look has opened in this thread: nobody would answer RabbitMQ's heartbeats on it."""
+    if type(broker).__name__ == "RabbitmqBroker" and getattr(broker.state, "connection", None) is not None:
+        del broker.connection
+
+
+def display_of(broker: Any) -> str:
+    """A broker in words, without its password."""
+    if isinstance(broker, SqlBroker):
+        return f"The broker {broker.database.display}"
+    if hasattr(broker, "do_qsize"):
+        facts: dict[str, Any] = broker.client.connection_pool.connection_kwargs
+        where = facts.get("path") or f"{facts.get('host', 'localhost')}:{facts.get('port', 6379)}"
+        return f"The broker Redis at {where}"
+    parameters: Any = getattr(broker, "parameters", None)
+    if hasattr(parameters, "virtual_host"):
+        return f"The broker RabbitMQ at {parameters.host}:{parameters.port}, virtual host {parameters.virtual_host!r}"
+    return f"The broker {type(broker).__name__}"
 
 
 def depth(broker: Any, queue: str) -> int | None:
     """How many messages a server holds for a queue, running ones included; None where that cannot be known."""
+    if isinstance(broker, SqlBroker):
+        pending = broker.pending([queue])
+        return pending.due + pending.leased
     if hasattr(broker, "do_qsize"):
         return int(broker.do_qsize(queue))
     if hasattr(broker, "get_queue_message_counts"):

@@ -1,11 +1,12 @@
 """result: what the run came to, said in one line.
 
-In: called (DEBUG). Out: done (INFO), refused (WARNING) or crashed (ERROR), with the run's id and how long it took.
+In: called (DEBUG). Out: done (INFO), refused or cancelled (WARNING), crashed (ERROR), with run id and duration.
 Outside of record, so that the line comes when the row is written. Params and results are not in it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -25,9 +26,10 @@ def run(call: Call, proceed: Callable[[Call], Outcome]) -> Outcome:
     try:
         outcome = proceed(call)
     except BaseException as error:
+        cancelled = isinstance(error, asyncio.CancelledError)
         line(
-            logging.ERROR,
-            "crashed",
+            logging.WARNING if cancelled else logging.ERROR,
+            "cancelled" if cancelled else "crashed",
             operation=name,
             run=run_id,
             attempt=call.attempt,

@@ -1,0 +1,84 @@
+"""Dramatiq's broker over Redis, made to get back what a cut connection leaves behind.
+
+A fetch moves messages into the set of those that this process holds, and answers with them. When the connection is cut
+before the answer is read, nobody has them: not this process, and no other one as long as this one gives signs of life.
+So whenever a consumer begins anew, it puts back what is in the set and not in hand.
+"""
+
+# mypy: disable-error-code=no-untyped-call
+# Dramatiq's broker for Redis has no types.
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import redis
+from dramatiq.brokers.redis import RedisBroker, _RedisConsumer  # pyright: ignore[reportPrivateUsage]
+from dramatiq.errors import ConnectionClosed
+
+DELAY_SUFFIX = ".DQ"
+"""Of a queue whose messages wait in the memory of a consumer."""
+
+_ID = "redis_message_id"
+
+
+class LosslessRedisBroker(RedisBroker):
+    """See the module.
+
+    Attributes:
+        in_hand: Ids of the messages that this process has been handed and has not ended, for each queue.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)  # pyright: ignore[reportUnknownMemberType]
+        self.in_hand: dict[str, set[str]] = {}
+
+    @property
+    def consumer_class(self) -> Any:
+        """The consumer that begins with a look at what was left behind."""
+        return _Consumer
+
+
+class _Consumer(_RedisConsumer):
+    def __init__(self, broker: LosslessRedisBroker, queue_name: str, prefetch: int, timeout: int) -> None:
+        super().__init__(broker, queue_name, prefetch, timeout)
+        self._queue = queue_name
+        self._in_hand = broker.in_hand.setdefault(queue_name, set())
+        if queue_name.endswith(DELAY_SUFFIX):
+            # Dramatiq forgets the waiting messages of a consumer with the consumer.
+            self._in_hand.clear()
+        try:
+            self._put_back()
+        except (redis.ConnectionError, redis.TimeoutError) as error:
+            raise ConnectionClosed(error) from None
+
+    def _put_back(self) -> None:
+        broker: Any = self.broker
+        queue = self._queue
+        held: Iterable[bytes] = broker.client.smembers(f"{broker.namespace}:__acks__.{broker.broker_id}.{queue}")
+        if left := {found.decode() for found in held} - self._in_hand:
+            broker.do_requeue(queue, *left)
+            self.logger.warning("%d messages of queue %r were fetched and never came: put back.", len(left), queue)
+
+    def __next__(self) -> Any:
+        try:
+            message: Any = super().__next__()
+        except redis.TimeoutError as error:
+            raise ConnectionClosed(error) from None
+        if message is not None:
+            self._in_hand.add(message.options[_ID])
+        return message
+
+    def ack(self, message: Any) -> None:
+        super().ack(message)
+        self._in_hand.discard(message.options[_ID])
+
+    def nack(self, message: Any) -> None:
+        super().nack(message)
+        self._in_hand.discard(message.options[_ID])
+
+    def requeue(self, messages: Iterable[Any]) -> None:
+        given = list(messages)
+        super().requeue(given)
+        self._in_hand.difference_update(message.options[_ID] for message in given)

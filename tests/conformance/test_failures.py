@@ -1,0 +1,308 @@
+"""Servers that are away, refuse, or are cut off: one clear error at a start, and nothing lost after it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter as Counted
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import servers
+import sqlalchemy as sa
+from market import Count, Greet, Visit
+from pairs import Pair, opened
+from proxy import Road
+from workers import Shop, eventually
+
+import dexpy
+from dexpy.foundation.errors import SchemaMissing
+from dexpy.recording.tables import records
+from dexpy.runtime import install
+
+WAIT_S = 40.0
+LOOK_S = 0.05
+SOON_S = 20.0
+"""Until a start that cannot be must have ended."""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Generator[Pair]:
+    """A folder with a SQLite file, and whatever broker a test names."""
+    pair = Pair(tmp_path, f"sqlite:///{tmp_path / 'records.db'}", None)
+    yield pair
+    pair.close()
+    install(None)
+
+
+def wrong(url: str, **parts: Any) -> str:
+    return sa.make_url(url).set(**parts).render_as_string(hide_password=False)
+
+
+# ---------------------------------------------------------------------------------------- a start that cannot be
+
+DATABASES_THAT_REFUSE: dict[str, tuple[str, Callable[[str], str], str]] = {
+    "postgresql: no such user": ("postgresql", lambda url: wrong(url, username="nobody_dexpy", password="s3cret"),
+                                 "nobody_dexpy"),
+    "postgresql: no such database": ("postgresql", lambda url: wrong(url, database="dexpy_never"), "dexpy_never"),
+    "postgresql: closed port": ("postgresql", lambda url: wrong(url, port=1), "Is the server running"),
+    "mariadb: wrong password": ("mariadb", lambda url: wrong(url, password="s3cret"), "Access denied"),
+    "mariadb: closed port": ("mariadb", lambda url: wrong(url, port=1), "Is the server running"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DATABASES_THAT_REFUSE)
+def test_a_database_that_refuses_is_one_error_at_the_start(place: Pair, name: str) -> None:
+    server, spoil, said = DATABASES_THAT_REFUSE[name]
+    place.url = spoil(servers.need(server))
+
+    for command in (["worker", "market", "-p", "2"], ["check", "market"], ["db", "init"], ["db", "check"]):
+        ended = place.dexpy(*command, timeout_s=SOON_S)
+        lines = (ended.stderr + ended.stdout).strip().splitlines()
+        told = [line for line in lines if line.startswith(("Error:", "FAIL"))]
+        assert ended.returncode == 1, (command, lines)
+        assert len(told) == 1, (command, lines)
+        assert said in told[0]
+        assert "Traceback" not in ended.stderr
+        assert "s3cret" not in ended.stderr + ended.stdout
+
+
+BROKERS_THAT_REFUSE: dict[str, tuple[str, Callable[[str], str]]] = {
+    "redis: wrong password": ("redis", lambda url: url.replace("redis://", "redis://nobody:s3cret@")),
+    "rabbitmq: wrong password": ("rabbitmq", lambda url: url.replace("guest:guest", "guest:s3cret")),
+    "rabbitmq: no such virtual host": ("rabbitmq", lambda url: url.rpartition("/")[0] + "/dexpy_never"),
+    "redis: no TLS there": ("redis", lambda url: url.replace("redis://", "rediss://")),
+    "rabbitmq: no TLS there": ("rabbitmq", lambda url: url.replace("amqp://", "amqps://")),
+}
+
+
+@pytest.mark.parametrize("name", BROKERS_THAT_REFUSE)
+def test_a_broker_that_refuses_is_one_error_at_the_start(place: Pair, name: str) -> None:
+    server, spoil = BROKERS_THAT_REFUSE[name]
+    place.broker = spoil(servers.need(server))
+
+    for command in (["worker", "market", "-p", "2"], ["check", "market"]):
+        ended = place.dexpy(*command, timeout_s=SOON_S)
+        told = [line for line in (ended.stderr + ended.stdout).splitlines() if line.startswith(("Error:", "FAIL"))]
+        assert ended.returncode == 1, ended
+        assert len(told) == 1, ended
+        assert "does not let us in" in told[0]
+        assert "Traceback" not in ended.stderr
+        assert "s3cret" not in ended.stderr + ended.stdout
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
+def test_a_database_without_the_tables_names_the_command(place: Pair, kind: str, tmp_path: Path) -> None:
+    with servers.database(kind, tmp_path) as url:
+        place.url = url
+        for command in (["worker", "market"], ["check"], ["db", "check"]):
+            ended = place.dexpy(*command, timeout_s=SOON_S)
+            assert ended.returncode == 1, ended
+            assert "Run: dexpy db init" in ended.stderr + ended.stdout
+        place.configure()
+        with pytest.raises(SchemaMissing, match="Run: dexpy db init"):
+            Greet(name="early").async_().call()
+        with sa.create_engine(url).connect() as connection:
+            assert sa.inspect(connection).get_table_names() == []
+        assert place.dexpy("db", "init").returncode == 0
+        assert Greet(name="now").async_().call().pending
+        assert place.dexpy("check").returncode == 0
+        place.close()
+
+
+@pytest.mark.parametrize("kind", ["redis", "rabbitmq"])
+def test_a_broker_that_comes_up_later_is_waited_for(place: Pair, kind: str) -> None:
+    with servers.broker(kind) as url, road(str(url), open=False) as way:
+        place.broker = way.url
+        place.furnish()
+        place.configure()
+        checked = place.dexpy("check", "market")
+        assert checked.returncode == 1
+        assert "does not answer" in checked.stdout
+        worker = place.start(processes=1)
+        recorded = [Greet(name=f"early {number}").async_().call() for number in range(5)]
+        Visit(page="/early").async_().call()
+        eventually(lambda: worker.lines("broker.unreachable"), "the worker says so", WAIT_S, worker.output)
+        assert "Traceback" not in worker.output()
+
+        way.open()
+
+        for ticket in recorded:
+            assert ticket.result(WAIT_S, LOOK_S)
+        eventually(lambda: place.effects("visit%") == ["visit /early"], "the direct one runs", WAIT_S, place.tell)
+        assert sorted(place.effects("greet%")) == [f"greet early {number}" for number in range(5)]
+        place.close()
+
+
+# ------------------------------------------------------------------------------------------- cut off while it runs
+
+
+@contextlib.contextmanager
+def road(url: str, *, open: bool = True) -> Generator[Road]:
+    way = Road(url, open=open)
+    try:
+        yield way
+    finally:
+        way.end()
+
+
+def send(numbers: range) -> list[Any]:
+    return [Count(number=number, seconds=0.05).async_().call() for number in numbers]
+
+
+def all_done_once(pair: Pair, tickets: list[Any], numbers: range) -> None:
+    ids = [ticket.id for ticket in tickets]
+    unfinished = sa.select(records.c.id, records.c.status).where(records.c.id.in_(ids), records.c.status != "done")
+    eventually(
+        lambda: not pair.sql(unfinished), "all are done", WAIT_S, lambda: f"{pair.sql(unfinished)}\n{pair.tell()}"
+    )
+    assert Counted(pair.effects("count %")) == Counted(f"count {number}" for number in numbers)
+
+
+@pytest.mark.parametrize("name", ["postgresql+sql", "postgresql+redis", "mariadb+sql", "mariadb+rabbitmq"])
+def test_connections_to_the_database_that_are_cut_lose_nothing(name: str, tmp_path: Path) -> None:
+    with opened(name, tmp_path) as pair, servers.cutting(pair.url) as cut:
+        pair.configure()
+        pair.start(processes=2)
+        numbers = range(80)
+        tickets = send(numbers)
+
+        cuts = []
+        for _ in range(3):
+            time.sleep(0.4)
+            cuts.append(cut())
+
+        all_done_once(pair, tickets, numbers)
+        assert any(cuts)
+        install(None)
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
+def test_a_database_that_is_away_for_a_while_loses_nothing(kind: str, tmp_path: Path) -> None:
+    with opened(f"{kind}+sql", tmp_path) as pair, road(pair.url) as way:
+        pair.configure()
+        pair.variables = {"DEXPY_DATABASE": way.url}
+        worker = pair.start(processes=1)
+        numbers = range(60)
+        tickets = send(numbers)
+        time.sleep(0.3)
+
+        way.close()
+        time.sleep(2.5)
+        way.open()
+
+        all_done_once(pair, tickets, numbers)
+        assert "again_in_seconds" in worker.output()
+        assert "Traceback" not in worker.output()
+        install(None)
+
+
+@pytest.mark.parametrize("name", ["postgresql+redis", "mariadb+rabbitmq", "sqlite+redis", "sqlite+rabbitmq"])
+def test_connections_to_the_broker_that_are_cut_lose_nothing(name: str, tmp_path: Path) -> None:
+    with opened(name, tmp_path) as pair, road(str(pair.broker)) as way:
+        pair.configure()
+        pair.variables = {"DEXPY_BROKER": way.url}
+        worker = pair.start(processes=2)
+        numbers = range(80)
+        tickets = send(numbers)
+
+        cuts = []
+        for _ in range(4):
+            time.sleep(0.3)
+            cuts.append(way.cut())
+        way.close()
+        tickets += send(range(80, 100))
+        time.sleep(1.5)
+        way.open()
+
+        all_done_once(pair, tickets, range(100))
+        assert any(cuts)
+        assert worker.lines("broker.unreachable")
+        assert "Traceback" not in worker.output()
+        install(None)
+
+
+def test_clients_that_redis_kills_lose_nothing(tmp_path: Path) -> None:
+    with opened("postgresql+redis", tmp_path) as pair:
+        pair.broker = f"{pair.broker}&client_name={tmp_path.name}"
+        pair.configure()
+        pair.start(processes=2)
+        numbers = range(80)
+        tickets = send(numbers)
+
+        killed = 0
+        for _ in range(4):
+            time.sleep(0.3)
+            killed += kill_clients(tmp_path.name)
+
+        all_done_once(pair, tickets, numbers)
+        assert killed
+        install(None)
+
+
+def kill_clients(name: str) -> int:
+    import redis
+
+    client = redis.Redis.from_url(servers.need("redis"))
+    mine = [found["id"] for found in client.client_list() if found["name"] == name]
+    for number in mine:
+        with contextlib.suppress(redis.RedisError):
+            client.client_kill_filter(_id=number)
+    client.close()
+    return len(mine)
+
+
+def test_a_broker_that_is_away_holds_up_no_caller_and_no_transaction(tmp_path: Path) -> None:
+    with opened("postgresql+redis", tmp_path) as pair, road(str(pair.broker), open=False) as way:
+        pair.broker = way.url
+        pair.configure()
+        began = time.monotonic()
+        tickets = [Greet(name=str(number)).async_().call() for number in range(10)]
+        assert time.monotonic() - began < 5
+        owed = sa.select(sa.func.count()).where(records.c.enqueued_at.is_(None))
+        assert pair.sql(owed) == [(10,)]
+
+        way.open()
+        pair.start()
+        for ticket in tickets:
+            assert ticket.result(WAIT_S, LOOK_S)
+        install(None)
+
+
+# -------------------------------------------------------------------------------------------------- dexpy db
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
+def test_four_processes_may_make_the_tables_at_once(place: Pair, kind: str, tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    with servers.database(kind, tmp_path) as url:
+        place.url = url
+        command = [sys.executable, "-m", "dexpy", "db", "init"]
+        running = [
+            subprocess.Popen(command, cwd=place.folder, env=place.environment, stdout=subprocess.PIPE,
+                             stderr=subprocess.STDOUT, text=True)
+            for _ in range(4)
+        ]  # fmt: skip
+        said = [process.communicate(timeout=60)[0] for process in running]
+        assert [process.returncode for process in running] == [0] * 4, said
+        assert sum("made" in text for text in said) == 1, said
+        assert place.dexpy("db", "check").returncode == 0
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
+def test_an_old_table_is_told_by_its_missing_column(place: Pair, kind: str, tmp_path: Path) -> None:
+    with servers.database(kind, tmp_path) as url:
+        place.url = url
+        place.engine = sa.create_engine(url, poolclass=sa.NullPool)
+        assert place.dexpy("db", "init").returncode == 0
+        place.change("ALTER TABLE operation_records DROP COLUMN send_count")
+
+        for command in (["db", "check"], ["db", "init"], ["check"], ["worker", "market"]):
+            ended = place.dexpy(*command, timeout_s=SOON_S)
+            assert ended.returncode == 1, (command, ended)
+            assert "operation_records lacks send_count" in ended.stdout + ended.stderr, (command, ended)
+            assert "Traceback" not in ended.stderr
