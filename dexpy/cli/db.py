@@ -20,14 +20,17 @@ def init() -> None:
 
     database = current_runtime().store.database
     with database.begin() as connection:
-        missing = schema.problems(connection)
-        schema.create(connection)
+        made = schema.create(connection)
     with database.begin() as connection:
         left = schema.problems(connection)
     if left:
-        click.echo(f"Error: {database.display} has tables of another version: {'; '.join(left)}.", err=True)
+        click.echo(
+            f"Error: {database.display} has tables of another version: {'; '.join(left)}. "
+            "Tables that are there are not changed: add what they lack, or move them away.",
+            err=True,
+        )
         sys.exit(1)
-    click.echo(f"{database.display}: {'made ' + str(len(missing)) + ' tables' if missing else 'all tables are there'}.")
+    click.echo(f"{database.display}: {'made ' + ', '.join(made) if made else 'all tables are there'}.")
 
 
 @db.command()

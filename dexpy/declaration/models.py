@@ -10,8 +10,8 @@ from uuid import UUID
 
 import attrs
 
-from dexpy.declaration.misfits import misfit
 from dexpy.declaration.forms import Form, Misfit, form_of
+from dexpy.declaration.misfits import misfit
 from dexpy.foundation.errors import DeclarationError, Problem
 
 if TYPE_CHECKING:

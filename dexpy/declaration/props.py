@@ -16,8 +16,8 @@ from typing import Any, ClassVar, cast
 
 import attrs
 
-from dexpy.declaration.misfits import misfit
 from dexpy.declaration.forms import Form, Misfit, form_of
+from dexpy.declaration.misfits import misfit
 from dexpy.declaration.refs import Reference, mentions_reference, reference_kind, reference_of
 from dexpy.foundation.errors import (
     SENSITIVE,

@@ -8,6 +8,7 @@ So there is one session, one thread and one transaction, with any database drive
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import os
 import queue
@@ -45,15 +46,19 @@ class Work:
             return
         try:
             self.done.set_result(self.function())
+        except (KeyboardInterrupt, SystemExit):
+            # These are the thread's own; on its way through a coroutine one would end the event loop.
+            self.refuse(asyncio.CancelledError())
+            raise
         except BaseException as error:
             if self.done.done():
                 # It came too late for the work: it was sent to the thread itself.
                 raise
             self.done.set_exception(error)
 
-    def refuse(self, error: Exception) -> None:
-        """Settle the future without calling the function."""
-        if self.done.set_running_or_notify_cancel():
+    def refuse(self, error: BaseException) -> None:
+        """Settle the future with an error, if it is not settled yet."""
+        if self.done.running() or (not self.done.done() and self.done.set_running_or_notify_cancel()):
             self.done.set_exception(error)
 
 
@@ -170,8 +175,15 @@ def process_loop() -> asyncio.AbstractEventLoop:
         if _loop is None or _pid != os.getpid():
             _loop = asyncio.new_event_loop()
             _pid = os.getpid()
-            threading.Thread(target=_loop.run_forever, name="dexpy-loop", daemon=True).start()
+            threading.Thread(target=_run_for_ever, args=(_loop,), name="dexpy-loop", daemon=True).start()
         return _loop
+
+
+def _run_for_ever(loop: asyncio.AbstractEventLoop) -> None:
+    while True:
+        # A coroutine that raises these ends its loop, and has told the run's thread, whose they are.
+        with contextlib.suppress(KeyboardInterrupt, SystemExit):
+            loop.run_forever()
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:

@@ -113,6 +113,13 @@ class Pair(Shop):
         """What one run has done."""
         return [row[0] for row in self.sql("SELECT what FROM effects WHERE run = :run ORDER BY id", run=run_id)]
 
+    def end(self) -> None:
+        """End the workers and what this process has open, before the servers are taken away."""
+        for worker in self.workers:
+            worker.stop()
+        if self.runtime is not None:
+            self.runtime.close()
+
     def close(self) -> None:
         """End what is left over."""
         super().close()

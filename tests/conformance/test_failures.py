@@ -15,17 +15,14 @@ import sqlalchemy as sa
 from market import Count, Greet, Visit
 from pairs import Pair, opened
 from proxy import Road
-from workers import Shop, eventually
+from workers import eventually
 
-import dexpy
 from dexpy.foundation.errors import SchemaMissing
 from dexpy.recording.tables import records
 from dexpy.runtime import install
 
 WAIT_S = 40.0
 LOOK_S = 0.05
-SOON_S = 20.0
-"""Until a start that cannot be must have ended."""
 
 
 @pytest.fixture
@@ -59,7 +56,7 @@ def test_a_database_that_refuses_is_one_error_at_the_start(place: Pair, name: st
     place.url = spoil(servers.need(server))
 
     for command in (["worker", "market", "-p", "2"], ["check", "market"], ["db", "init"], ["db", "check"]):
-        ended = place.dexpy(*command, timeout_s=SOON_S)
+        ended = place.dexpy(*command)
         lines = (ended.stderr + ended.stdout).strip().splitlines()
         told = [line for line in lines if line.startswith(("Error:", "FAIL"))]
         assert ended.returncode == 1, (command, lines)
@@ -84,7 +81,7 @@ def test_a_broker_that_refuses_is_one_error_at_the_start(place: Pair, name: str)
     place.broker = spoil(servers.need(server))
 
     for command in (["worker", "market", "-p", "2"], ["check", "market"]):
-        ended = place.dexpy(*command, timeout_s=SOON_S)
+        ended = place.dexpy(*command)
         told = [line for line in (ended.stderr + ended.stdout).splitlines() if line.startswith(("Error:", "FAIL"))]
         assert ended.returncode == 1, ended
         assert len(told) == 1, ended
@@ -98,7 +95,7 @@ def test_a_database_without_the_tables_names_the_command(place: Pair, kind: str,
     with servers.database(kind, tmp_path) as url:
         place.url = url
         for command in (["worker", "market"], ["check"], ["db", "check"]):
-            ended = place.dexpy(*command, timeout_s=SOON_S)
+            ended = place.dexpy(*command)
             assert ended.returncode == 1, ended
             assert "Run: dexpy db init" in ended.stderr + ended.stdout
         place.configure()
@@ -109,7 +106,7 @@ def test_a_database_without_the_tables_names_the_command(place: Pair, kind: str,
         assert place.dexpy("db", "init").returncode == 0
         assert Greet(name="now").async_().call().pending
         assert place.dexpy("check").returncode == 0
-        place.close()
+        place.end()
 
 
 @pytest.mark.parametrize("kind", ["redis", "rabbitmq"])
@@ -133,7 +130,7 @@ def test_a_broker_that_comes_up_later_is_waited_for(place: Pair, kind: str) -> N
             assert ticket.result(WAIT_S, LOOK_S)
         eventually(lambda: place.effects("visit%") == ["visit /early"], "the direct one runs", WAIT_S, place.tell)
         assert sorted(place.effects("greet%")) == [f"greet early {number}" for number in range(5)]
-        place.close()
+        place.end()
 
 
 # ------------------------------------------------------------------------------------------- cut off while it runs
@@ -302,7 +299,7 @@ def test_an_old_table_is_told_by_its_missing_column(place: Pair, kind: str, tmp_
         place.change("ALTER TABLE operation_records DROP COLUMN send_count")
 
         for command in (["db", "check"], ["db", "init"], ["check"], ["worker", "market"]):
-            ended = place.dexpy(*command, timeout_s=SOON_S)
+            ended = place.dexpy(*command)
             assert ended.returncode == 1, (command, ended)
             assert "operation_records lacks send_count" in ended.stdout + ended.stderr, (command, ended)
             assert "Traceback" not in ended.stderr

@@ -530,6 +530,33 @@ def test_an_interrupt_of_the_waiting_thread_cancels_the_coroutine_and_rolls_back
     assert WriteAsync(text="b").call() == "b"
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("where", ["coroutine", "session", "nested"])
+def test_an_exit_inside_a_coroutine_ends_the_run_and_not_the_loop(
+    shop: Shop, error: type[BaseException], where: str
+) -> None:
+    def leave(*_: Any) -> None:
+        raise error
+
+    class Inner(Operation):
+        def perform(self) -> None:
+            leave()
+
+    class Leave(Operation):
+        async def perform(self) -> None:
+            await WriteAsync(text="a").acall()
+            if where == "session":
+                await self.in_session(leave)
+            if where == "nested":
+                await Inner().acall()
+            leave()
+
+    with pytest.raises(error):
+        Leave().call()
+    assert lines(shop) == []
+    assert WriteAsync(text="b").call() == "b"
+
+
 def test_a_time_limit_of_a_worker_reaches_a_waiting_coroutine(shop: Shop) -> None:
     """Dramatiq raises it in the run's thread."""
     steps: list[str] = []

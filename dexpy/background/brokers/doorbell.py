@@ -73,14 +73,16 @@ class Doorbell(threading.Thread):
     @contextmanager
     def _connected(self) -> Generator[Any, None, None]:
         connection = self._database.connect()
+        driver: Any = connection.connection.driver_connection
         try:
-            driver: Any = connection.connection.driver_connection
             # Its own for good: in the pool somebody else would get it, still listening.
             connection.detach()
             driver.autocommit = True
             driver.execute(f"LISTEN {DOORBELL}")
             yield driver
         finally:
+            driver.close()
+            connection.invalidate()
             connection.close()
 
     def _listen(self, driver: Any) -> None:
