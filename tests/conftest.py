@@ -14,8 +14,9 @@ from dexpy.testing import Isolated, isolated
 
 
 @pytest.fixture(autouse=True)
-def _nothing_configured(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
-    """No test sees the settings of the machine or of another test."""
+def _nothing_configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Generator[None]:
+    """No test sees the settings of the machine or of another test, or leaves a file in the working folder."""
+    monkeypatch.chdir(tmp_path)
     for name in NAMES:
         monkeypatch.delenv(f"DEXPY_{name.upper()}", raising=False)
     before = install(None)

@@ -8,12 +8,16 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Callable, Mapping
+import threading
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from contextvars import Context
 from typing import Any
 
 import attrs
 from dramatiq.middleware import CurrentMessage
+from dramatiq.middleware.threading import Interrupt
 from sqlalchemy.engine import Row
 from sqlalchemy.exc import DBAPIError
 
@@ -70,6 +74,9 @@ class Verdict:
     traceback: str | None = None
 
 
+FOR_OTHERS = (Interrupt, KeyboardInterrupt)
+"""Raised into a run, not by it: whoever sent them is to see them. A SystemExit of an operation's own ends its run only."""
+
 CUT_OFF = Retry(DBAPIError, attempts=6, wait="exponentially_longer")
 """For a run that the database went away from, where no rule of its class says otherwise: it has written nothing."""
 
@@ -99,13 +106,14 @@ def judge(
     if _own_row_is_gone(contract, ended):
         return Verdict("crash", {**values, "failure": "discarded"}, counts, traceback=traceback)
     rule = contract.rule_for(error)
-    retry = unless_named if rule is None else rule.answer
-    if retry is None or (
-        rule is not None and isinstance(ended, Err) and ended.rejected and not isinstance(rule.cause, str)
-    ):
-        return Verdict(event, values, counts, traceback=traceback)
-    if not isinstance(retry, Retry):
+    if rule is not None and isinstance(ended, Err) and ended.rejected and not isinstance(rule.cause, str):
+        # A refusal by a guard is only meant where its code is named.
+        rule = None
+    if rule is not None and not isinstance(rule.answer, Retry):
         return Verdict("crash", {**values, "failure": "discarded"}, counts, traceback=traceback)
+    retry = unless_named if rule is None else rule.answer
+    if retry is None:
+        return Verdict(event, values, counts, traceback=traceback)
     number = counts.get(retry.key, 0) + 1
     counted = {**counts, retry.key: number}
     if retry.attempts is not None and number >= retry.attempts:
@@ -165,6 +173,8 @@ class Jobs:
         self._store_for_sessions = store_for_sessions
         self._strangers = Strangers(dispatcher, store, patience)
         self._claimed: dict[str, Row[Any]] = {}
+        self._in_hand: Counter[str] = Counter()
+        self._lock = threading.Lock()
 
     def run_record(self, class_name: str, record_id: str, trace: Mapping[str, Any], **_later: Any) -> None:
         """Run what a record says, if it is still to be run.
@@ -186,17 +196,31 @@ class Jobs:
         if contract is None:
             return
         facts = {"operation": class_name, "run": record_id}
-        row = insist("claim", lambda: self._claim(store, record_id), **facts)
-        if row is None:
-            row = insist("look", lambda: self._not_claimed(store, class_name, record_id), **facts)
-        if row is None:
-            return
-        self._claimed[row.id] = row
+        with self._taken_in_hand(record_id):
+            row = insist("claim", lambda: self._claim(store, record_id), **facts)
+            if row is None:
+                row = insist("look", lambda: self._not_claimed(store, class_name, record_id), **facts)
+            if row is None:
+                return
+            self._claimed[row.id] = row
+            try:
+                # A context of its own: nothing of whoever feeds this thread is in force inside the run.
+                Context().run(self._drive, store, contract, row)
+            finally:
+                self._claimed.pop(row.id, None)
+
+    @contextmanager
+    def _taken_in_hand(self, record_id: str) -> Generator[None]:
+        """Count the threads of this process that are after one record: alone, nobody else here can have claimed it."""
+        with self._lock:
+            self._in_hand[record_id] += 1
         try:
-            # A context of its own: nothing of whoever feeds this thread is in force inside the run.
-            Context().run(self._drive, store, contract, row)
+            yield
         finally:
-            self._claimed.pop(row.id, None)
+            with self._lock:
+                self._in_hand[record_id] -= 1
+                if not self._in_hand[record_id]:
+                    del self._in_hand[record_id]
 
     def give_back(self) -> None:
         """Return what still runs when its worker ends: the attempt does not count, and no end of it can be written."""
@@ -235,7 +259,7 @@ class Jobs:
         except RecordNotFound:
             line(logging.WARNING, "record.gone", operation=class_name, run=record_id)
             return None
-        if row.status == "running" and row.claimed_by == worker_id() and row.id not in self._claimed:
+        if row.status == "running" and row.claimed_by == worker_id() and self._in_hand[record_id] == 1:
             # Claimed by us, and the database went away before it could say so.
             return row
         if row.status == "pending":
@@ -273,7 +297,8 @@ class Jobs:
         except BaseException as error:
             verdict = Verdict("crash", crash_values(error, "crash", redactor), counts, traceback=frames_of(error))
             self._finish(store, contract, row, verdict)
-            raise
+            if isinstance(error, FOR_OTHERS):
+                raise
         else:
             if isinstance(outcome, Err):
                 self._finish(store, contract, row, judge(contract, outcome, counts, redactor))
@@ -371,7 +396,9 @@ class Jobs:
         except BaseException as error:
             verdict = Verdict("crash", crash_values(error, "crash", redactor), payload.counts)
             self._finish_direct(contract, payload, queue, recorder, verdict)
-            raise
+            if isinstance(error, FOR_OTHERS):
+                raise
+            return
         else:
             if not isinstance(outcome, Err):
                 return

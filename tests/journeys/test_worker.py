@@ -241,6 +241,19 @@ def test_term_lets_a_running_operation_finish_and_starts_no_other(shop: Shop) ->
     assert shop.status(waiting.id) == "done"
 
 
+@pytest.mark.parametrize("to_all", [False, True], ids=["to the supervisor", "to all of them"])
+def test_a_signal_to_processes_that_have_only_just_begun_is_not_lost(shop: Shop, to_all: bool) -> None:
+    worker = shop.serve([sys.executable, "-m", "dexpy", "worker", "shop", "-p", "2", "-t", "1"])
+    eventually(lambda: len(worker.family()) >= 2, "a process was made", tell=worker.output)
+
+    worker.signal(signal.SIGTERM, to_all=to_all)
+
+    assert worker.ended(15) == 0
+    assert worker.family() == set()
+    assert not worker.lines("worker.killed")
+    assert "Traceback" not in worker.output()
+
+
 @pytest.mark.parametrize("to_all", [False, True], ids=["to the supervisor", "from the terminal"])
 def test_the_first_interrupt_waits_and_the_second_one_ends_at_once(shop: Shop, to_all: bool) -> None:
     worker = shop.start()
