@@ -21,13 +21,14 @@ fi; \
 "$$found" .ci/prepare.py
 endef
 
-.PHONY: help demo test check docs clean
+.PHONY: help demo test check docs bench-quick clean
 
 help: ## show this
 	@echo "make demo    operations run by a real worker process, in a few seconds"
 	@echo "make test    the whole test suite"
 	@echo "make check   ruff, mypy and pyright"
 	@echo "make docs    the code on the pages of docs/ and in the docstrings, run"
+	@echo "make bench-quick  enqueue and drain beside raw psycopg and raw Dramatiq; needs PostgreSQL and Redis"
 	@echo "make clean   remove .venv and what tools have left"
 
 demo: $(CORE)
@@ -44,6 +45,9 @@ check: $(DEV)
 
 docs: $(DEV)
 	@$(PYTHON) -m pytest tests/test_docs.py tests/test_doctests.py
+
+bench-quick: $(DEV)
+	@$(PYTHON) -m benchmarks.quick
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -140,18 +140,20 @@ class Bench:
     def _run(self, command: list[str], extra: dict[str, str]) -> Drain:
         with tempfile.TemporaryDirectory() as folder:
             environment = self.environment | extra | {FOLDER: folder}
-            worker = subprocess.Popen(command, env=environment, cwd=HOME, stderr=subprocess.PIPE, text=True)
-            try:
-                self._await_empty(worker)
-            finally:
-                worker.send_signal(signal.SIGTERM)
-                _, said = worker.communicate(timeout=60)
-            drain = Drain.read(Path(folder))
+            said = Path(folder, "said.txt")
+            with said.open("w") as log:
+                worker = subprocess.Popen(command, env=environment, cwd=HOME, stderr=log)
+                try:
+                    self._await_empty(worker)
+                finally:
+                    worker.send_signal(signal.SIGTERM)
+                    worker.wait(timeout=60)
+            drain, told = Drain.read(Path(folder)), said.read_text()[-2000:]
         if drain.jobs != self.jobs:
-            raise SystemExit(f"{drain.jobs} of {self.jobs} jobs ran in: {' '.join(command)}\n{said[-2000:]}")
+            raise SystemExit(f"{drain.jobs} of {self.jobs} jobs ran in: {' '.join(command)}\n{told}")
         return drain
 
-    def _await_empty(self, worker: subprocess.Popen[str]) -> None:
+    def _await_empty(self, worker: subprocess.Popen[bytes]) -> None:
         client = redis.Redis.from_url(REDIS)
         deadline = time.monotonic() + 120
         while client.hlen(f"{self.name}:default.msgs"):

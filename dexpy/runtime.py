@@ -76,6 +76,12 @@ class Runtime:
         """Whether synchronous calls are recorded: when somebody named a database for it."""
         return self.settings.database is not None
 
+    @property
+    def carries_its_queue(self) -> bool:
+        """Whether the records' database carries the messages too."""
+        named = self.given_broker or self.settings.broker
+        return self.is_recording and (named is None or named == self.settings.database)
+
     def session_store(self) -> Store:
         """The store, for the sessions of runs."""
         return self.store
@@ -128,7 +134,7 @@ class Runtime:
         from dexpy.recording.database import Database
 
         named = self.given_broker or self.settings.broker
-        if store is not None and (named is None or named == self.settings.database):
+        if store is not None and self.carries_its_queue:
             return SqlCarrier(SqlBroker(store.database))
         if isinstance(named, str):
             if not is_database(named):

@@ -41,7 +41,11 @@ def findings(modules: tuple[str, ...]) -> Iterator[Finding]:
         return
     runtime = current_runtime()
     if runtime.is_recording:
-        yield _tried(f"database {runtime.store.database.display}", runtime.store.prepare)
+        database = _tried(f"database {runtime.store.database.display}", runtime.store.prepare)
+        yield database
+        if database[1] is not None and runtime.carries_its_queue:
+            # The same server once more would only be the same answer once more.
+            return
     broker = _tried("broker", lambda: runtime.broker)
     if broker[1] is None:
         broker = _tried(_named(runtime.broker), lambda: _reach(runtime.broker))

@@ -148,8 +148,11 @@ class Database:
         try:
             return self.engine.connect()
         except exc.DBAPIError as error:
+            # In one line: PostgreSQL's client speaks in several.
+            said = " ".join(str(error.orig).split())
+            end = "" if said.endswith((".", "?")) else "."
             raise DatabaseUnavailable(
-                f"The database {self.display} cannot be opened: {error.orig}. {self._advice()}"
+                f"The database {self.display} cannot be opened: {said}{end} {self._advice()}"
             ) from error
 
     def _advice(self) -> str:

@@ -101,6 +101,11 @@ RENEW = sa.update(messages).where(_MINE).values(**_LEASE)
 GIVE_BACK = sa.update(messages).where(_MINE).values(**_NOBODYS)
 """Free those of ``p_ids`` that are still ``p_owner``'s; they keep their place in the order."""
 
+FREE_STRAYS = (
+    sa.update(messages).where(_in_queue(), _m.owner == sa.bindparam("p_owner"), sa.not_(_THESE)).values(**_NOBODYS)
+)
+"""Free what is ``p_owner``'s in ``p_queue`` but for ``p_ids``."""
+
 BURY = sa.update(messages).where(_MINE).values(dead=True, **_NOBODYS)
 """Make those of ``p_ids`` that are still ``p_owner``'s dead."""
 

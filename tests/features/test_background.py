@@ -8,6 +8,7 @@ import logging
 import threading
 from collections.abc import Callable
 from datetime import date, datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -728,6 +729,41 @@ def test_without_a_transaction_around_perform_a_child_is_sent_at_once(test: Isol
 
     test.run_pending()
     assert shop.names() == ["child"]
+
+
+def test_a_run_without_a_transaction_around_it_ends_as_others_do(test: Isolated, shop: Shop) -> None:
+    done, failed, crashed = (SpawnApart(end=end).async_().call() for end in ("well", "error", "crash"))
+
+    test.run_pending()
+    ends = [(row(test, each.id)["status"], row(test, each.id)["failure"]) for each in (done, failed, crashed)]
+    assert ends == [("done", None), ("failed", "business"), ("failed", "crash")]
+    assert row(test, done.result(WAIT_S))["parent_id"] == done.id
+
+
+@pytest.mark.parametrize("end", ["well", "error", "crash"])
+def test_sessions_on_another_database_than_the_records_end_the_row_all_the_same(tmp_path: Path, end: str) -> None:
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/other.db")
+    Base.metadata.create_all(engine)
+    with isolated(session_factory=sessionmaker(engine)) as test:
+        ticket = AddThere(name="Ada", end=end).async_().call()
+        test.run_pending()
+
+        assert row(test, ticket.id)["status"] == ("done" if end == "well" else "failed")
+        with Session(engine) as session:
+            assert list(session.scalars(sa.select(Customer.name))) == (["Ada"] if end == "well" else [])
+    engine.dispose()
+
+
+class AddThere(AddCustomer):
+    end: str
+
+    def perform(self) -> int:
+        key = super().perform()
+        if self.end == "error":
+            raise Error("no")
+        if self.end == "crash":
+            raise ZeroDivisionError
+        return key
 
 
 def test_a_coroutine_sends_with_acall_in_the_run_s_own_transaction(test: Isolated, shop: Shop) -> None:

@@ -243,7 +243,8 @@ class SqlBroker(dramatiq.Broker):
         # Here a reserve does harm: it lies behind a running job while another process idles, and what is more urgent
         # cannot pass it any more. There is little to hide either: an acknowledgement brings the next message along.
         consumer = _Consumer(self, self._leases, queue_name, capacity=max(1, prefetch // 2), timeout_s=timeout / 1000)
-        self._leases.enter(consumer)
+        with _as_broker_errors():
+            self._leases.enter(consumer)
         return consumer
 
     def take(self, queues: Collection[str] | None = None) -> ClaimedMessage | None:
@@ -401,10 +402,14 @@ class _Leases:
         self._consumers: list[_Consumer] = []
         self._keeper: _Keeper | None = None
         self._doorbell: Doorbell | None = None
+        self._served: set[str] = set()
         self._acks: deque[_Claim] = deque()
 
     def enter(self, consumer: _Consumer) -> None:
-        """A consumer begins."""
+        """A consumer begins, or begins again after an error."""
+        if consumer.queue in self._served:
+            self._free_strays(consumer.queue)
+        self._served.add(consumer.queue)
         with self._guard:
             self._consumers.append(consumer)
             if self._keeper is None:
@@ -413,6 +418,13 @@ class _Leases:
             if self._doorbell is None and has_doorbell(self._database):
                 self._doorbell = Doorbell(self._database, self.ring)
                 self._doorbell.start()
+
+    def _free_strays(self, queue: str) -> None:
+        """Free what is ours in the table and not in hand: claimed when the answer was lost, or not given back then."""
+        with self._turn, self._database.begin() as connection:
+            held = {"p_owner": self.owner, "p_queue": queue, "p_ids": list(self._held)}
+            if freed := connection.execute(sql.FREE_STRAYS, held).rowcount:
+                self._logger.warning("%d messages of queue %r were held by nobody here: freed.", freed, queue)
 
     def leave(self, consumer: _Consumer) -> None:
         """A consumer ends; once this returns nobody claims for it."""
