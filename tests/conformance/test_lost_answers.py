@@ -1,0 +1,127 @@
+"""A connection that is cut between a claim and its answer: the messages come back, and only those."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import dramatiq
+import pytest
+import servers
+import sqlalchemy as sa
+from workers import eventually
+
+from dexpy.background.brokers.servers import broker_from_url, depth
+from dexpy.background.brokers.sql import SqlBroker
+from dexpy.foundation.errors import ConfigurationError
+from dexpy.recording.database import Database
+from dexpy.recording.messages import messages
+
+
+def message(word: str) -> dramatiq.Message[Any]:
+    return dramatiq.Message(queue_name="default", actor_name="hear", args=(word,), kwargs={}, options={})
+
+
+def read(consumer: Any) -> list[Any]:
+    """What a consumer gives, one look after another, until it gives nothing."""
+    found = []
+    while (one := next(consumer)) is not None:
+        found.append(one)
+    return found
+
+
+@pytest.fixture
+def redis_broker() -> Generator[Any]:
+    with servers.broker("redis") as url:
+        broker = broker_from_url(str(url))
+        broker.declare_queue("default")
+        yield broker
+        broker.client.close()
+
+
+def test_what_redis_handed_out_and_nobody_got_comes_back(redis_broker: Any) -> None:
+    for word in ("run", "lost", "later"):
+        redis_broker.enqueue(message(word))
+    first = redis_broker.consume("default", prefetch=1, timeout=10)
+    (running,) = read(first)
+    assert len(redis_broker.do_fetch("default", 1)) == 1, "handed out, and its answer lost"
+
+    second = redis_broker.consume("default", prefetch=8, timeout=10)
+
+    assert sorted(one.args[0] for one in read(second)) == ["later", "lost"]
+    assert running.args[0] == "run"
+    assert depth(redis_broker, "default") == 6, "three messages, and three that are held"
+
+
+def test_what_redis_has_been_told_of_does_not_come_back(redis_broker: Any) -> None:
+    for word in ("done", "refused", "returned"):
+        redis_broker.enqueue(message(word))
+    first = redis_broker.consume("default", prefetch=3, timeout=10)
+    done, refused, returned = read(first)
+    first.ack(done)
+    first.nack(refused)
+    first.requeue([returned])
+
+    second = redis_broker.consume("default", prefetch=3, timeout=10)
+
+    assert [one.args[0] for one in read(second)] == ["returned"]
+
+
+def test_two_namespaces_of_one_redis_do_not_see_each_other(redis_broker: Any) -> None:
+    with servers.broker("redis") as url:
+        other = broker_from_url(str(url))
+        redis_broker.enqueue(message("here"))
+        assert depth(redis_broker, "default") == 1
+        assert depth(other, "default") == 0
+        other.client.close()
+
+
+@pytest.mark.parametrize("query", ["namespace=", "namespace=a&namespace=b"])
+def test_a_namespace_that_is_none_is_refused(query: str) -> None:
+    with pytest.raises(ConfigurationError, match="Name one, as in"):
+        broker_from_url(f"redis://127.0.0.1/0?{query}")
+
+
+def test_other_options_of_a_redis_url_stay() -> None:
+    broker: Any = broker_from_url("redis://127.0.0.1:7/3?client_name=me&namespace=shop")
+    options = broker.client.connection_pool.connection_kwargs
+    assert (broker.namespace, options["db"], options["client_name"]) == ("shop", 3, "me")
+    assert "namespace" not in options
+
+
+@pytest.mark.parametrize("kind", servers.DATABASES)
+def test_what_a_database_handed_out_and_nobody_got_comes_back(kind: str, tmp_path: Path) -> None:
+    with servers.database(kind, tmp_path) as url:
+        database = Database(url)
+        broker = SqlBroker(database, lease_s=600)
+        broker.create_tables()
+        broker.declare_queue("default")
+        for word in ("run", "lost"):
+            broker.enqueue(message(word))
+        first: Any = broker.consume("default", prefetch=2, timeout=10)
+        running = next(first)
+        with database.begin() as connection:
+            owner = connection.execute(sa.select(messages.c.owner).where(messages.c.owner.is_not(None))).scalar_one()
+            connection.execute(sa.update(messages).values(owner=owner, leased_until=sa.func.max(messages.c.due_at))
+                               if False else sa.update(messages).values(owner=owner))  # fmt: skip
+            later = sa.select(sa.func.max(messages.c.leased_until)).scalar_subquery()
+            until = connection.execute(later.select()).scalar_one() if False else connection.execute(
+                sa.select(sa.func.max(messages.c.leased_until))).scalar_one()  # fmt: skip
+            connection.execute(sa.update(messages).values(leased_until=until))
+        assert broker.pending().leased == 2, "handed out, and its answer lost"
+
+        second: Any = broker.consume("default", prefetch=4, timeout=10)
+
+        found = eventually(lambda: next(second), "the lost one comes")
+        assert (running.args[0], found.args[0]) == ("run", "lost")
+        assert next(second) is None
+        time.sleep(0)
+        for consumer, one in ((first, running), (second, found)):
+            consumer.ack(one)
+        first.close()
+        second.close()
+        assert broker.pending() == type(broker.pending())(0, 0, 0)
+        broker.close()
+        database.dispose()
