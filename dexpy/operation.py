@@ -15,9 +15,11 @@ from dexpy.declaration.contract import NO_OBSERVER, Contract, compile_contract
 from dexpy.declaration.policies import Record, Reset, Retry
 from dexpy.declaration.props import construct, define, parsed, prop
 from dexpy.execution import start
-from dexpy.execution.call import call_of
+from dexpy.execution.call import Call, call_of
 from dexpy.execution.call import current as current_call
 from dexpy.execution.coroutines import Desk, alone, in_thread, running_loop
+from dexpy.execution.pipeline import rehearse
+from dexpy.execution.scope import Scope
 from dexpy.foundation.errors import DeclarationError, Error, NotRunning, OptionsError, PropsError
 from dexpy.foundation.ids import new_id
 from dexpy.foundation.outcome import Err, Ok, Outcome
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
-    from dexpy.execution.scope import Scope
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -197,6 +198,48 @@ class Operation:
         """
         contract = cls.contract
         return cls(**parsed(cls.__qualname__, contract.props, data))
+
+    @classmethod
+    def callable(cls, **props: Any) -> Ok[None] | Err:
+        """Ask the guards whether an operation could be called now; nothing runs, and nothing is kept.
+
+        Args:
+            props: As for the operation itself.
+
+        Returns:
+            ``Ok(None)``, or an `Err` with the first refusal and, in its details, all of them.
+
+        Raises:
+            PropsError: The props cannot be.
+            RefNotFound: The row behind a reference is gone.
+
+        Example:
+            >>> from dexpy import guard
+            >>> class Withdraw(Operation):
+            ...     amount: int
+            ...     @guard("The amount must be positive")
+            ...     def not_positive(self) -> bool:
+            ...         return self.amount <= 0
+            ...     def perform(self) -> int:
+            ...         return self.amount
+            >>> Withdraw.callable(amount=0).message
+            'The amount must be positive'
+            >>> Withdraw.is_callable(amount=1)
+            True
+        """
+        operation = cls(**props)
+        contract = cls.contract
+        run_id = new_id("op")
+        scope = Scope(cls.__qualname__, current_runtime().session_store, ambient(), contract.transactional)
+        copy = start.own_copy(operation, contract)
+        frame = current_frame().child(run_id, contract.name)
+        redactor = start.redactor_for(operation, contract, current_runtime().redactor)
+        return rehearse(Call(copy, contract, run_id, frame, scope, None, redactor))
+
+    @classmethod
+    def is_callable(cls, **props: Any) -> bool:
+        """Whether every guard would let an operation pass now; see `callable`."""
+        return isinstance(cls.callable(**props), Ok)
 
     def __repr__(self) -> str:
         contract: Contract = type(self).contract

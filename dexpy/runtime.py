@@ -6,7 +6,6 @@ import logging
 import threading
 from collections.abc import Callable
 from datetime import timedelta
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -60,6 +59,8 @@ class Runtime:
         self.unknown_grace = unknown_grace
         self.redactor = Redactor(custom=redactor)
         self._lock = threading.RLock()
+        self._store: Store | None = None
+        self._dispatcher: Dispatcher | None = None
 
     @property
     def database_url(self) -> str:
@@ -86,27 +87,38 @@ class Runtime:
         """The store, for the sessions of runs."""
         return self.store
 
-    @cached_property
+    @property
     def store(self) -> Store:
         """The store of records."""
+        with self._lock:
+            if self._store is None:
+                self._store = self._make_store()
+            return self._store
+
+    def _make_store(self) -> Store:
         from dexpy.recording.database import Database
         from dexpy.recording.store import Store
 
-        with self._lock:
-            database = Database(self.database_url)
-            if self.settings.database is None:
-                line(logging.INFO, "database.default", path=database.path)
-            return Store(
-                database,
-                session_factory=self.session_factory,
-                redactor=self.redactor,
-                create_tables=self.create_tables,
-                find_sender=lambda: self.dispatcher if self.is_recording else None,
-            )
+        database = Database(self.database_url)
+        if self.settings.database is None:
+            line(logging.INFO, "database.default", path=database.path)
+        return Store(
+            database,
+            session_factory=self.session_factory,
+            redactor=self.redactor,
+            create_tables=self.create_tables,
+            find_sender=lambda: self.dispatcher if self.is_recording else None,
+        )
 
-    @cached_property
+    @property
     def dispatcher(self) -> Dispatcher:
         """The way to the background, with the two actors declared on its broker."""
+        with self._lock:
+            if self._dispatcher is None:
+                self._dispatcher = self._make_dispatcher()
+            return self._dispatcher
+
+    def _make_dispatcher(self) -> Dispatcher:
         from dexpy.background.actors import declare_actors
         from dexpy.background.dispatch import Dispatcher
         from dexpy.background.jobs import Jobs
@@ -114,18 +126,17 @@ class Runtime:
         from dexpy.background.relay import RelayThread
         from dexpy.background.unknown import patience
 
-        with self._lock:
-            store = self.store if self.is_recording else None
-            if store is None:
-                line(logging.WARNING, "recording.off", why="a broker is named and no database")
-            carrier = self._carrier(store)
-            dispatcher = Dispatcher(carrier, store)
-            carrier.broker.add_middleware(QueueDiscovery(carrier))
-            if not carrier.transactional and store is not None:
-                carrier.broker.add_middleware(RelayThread(dispatcher))
-            jobs = Jobs(dispatcher, store, self.redactor, self.session_store, patience(self.unknown_grace))
-            declare_actors(carrier.broker, jobs)
-            return dispatcher
+        store = self.store if self.is_recording else None
+        if store is None:
+            line(logging.WARNING, "recording.off", why="a broker is named and no database")
+        carrier = self._carrier(store)
+        dispatcher = Dispatcher(carrier, store)
+        carrier.broker.add_middleware(QueueDiscovery(carrier))
+        if not carrier.transactional and store is not None:
+            carrier.broker.add_middleware(RelayThread(dispatcher))
+        jobs = Jobs(dispatcher, store, self.redactor, self.session_store, patience(self.unknown_grace))
+        declare_actors(carrier.broker, jobs)
+        return dispatcher
 
     def _carrier(self, store: Store | None) -> Carrier:
         from dexpy.background.brokers.servers import broker_from_url, is_database
@@ -164,10 +175,10 @@ class Runtime:
 
     def close(self) -> None:
         """Close the connections that this runtime holds."""
-        if "dispatcher" in vars(self):
-            self.dispatcher.close()
-        if "store" in vars(self):
-            self.store.database.dispose()
+        if self._dispatcher is not None:
+            self._dispatcher.close()
+        if self._store is not None:
+            self._store.database.dispose()
 
 
 _current: Runtime | None = None
@@ -206,6 +217,8 @@ def configure(
         database: The SQLAlchemy URL of the records: ``sqlite:///app.db``.
         broker: Carries the messages: ``redis://``, ``rediss://``, ``amqp://``, ``amqps://``, a database URL, or a
             `dramatiq.Broker` of the application's own, whose middleware stays. The records' own database when left out.
+            Applications that share a server have a namespace each, ``redis://host/0?namespace=shop``,
+            or a virtual host, ``amqp://host/shop``.
         session_factory: Makes the sessions in which operations run: a `sessionmaker` of the application.
         redactor: Gets every text about a failure before it is stored or shown, and returns what may be.
         create_tables: Make missing tables on a server too; for tests and demos. Else ``dexpy db init`` makes them.

@@ -231,8 +231,12 @@ class Dispatcher:
         """Write in the session's transaction if it is on our database, after it if not, at once without one."""
 
         def ship_now() -> None:
-            if shipment.write is not None:
-                self._write(shipment.write)
+            try:
+                if shipment.write is not None:
+                    self._write(shipment.write)
+            except BaseException:
+                fate.roll_back()
+                raise
             fate.commit()
             shipment.send()
 

@@ -75,7 +75,7 @@ class Verdict:
 
 
 FOR_OTHERS = (Interrupt, KeyboardInterrupt)
-"""Raised into a run, not by it: whoever sent them is to see them. A SystemExit of an operation's own ends its run only."""
+"""Raised into a run, not by it: whoever sent them is to see them. A SystemExit of an operation ends its run only."""
 
 CUT_OFF = Retry(DBAPIError, attempts=6, wait="exponentially_longer")
 """For a run that the database went away from, where no rule of its class says otherwise: it has written nothing."""

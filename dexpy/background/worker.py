@@ -118,13 +118,19 @@ def run_process(options: WorkerOptions, parent: int, tell: Callable[[str, str], 
     tell("ready", "")
     served = "all" if options.queues is None else ",".join(sorted(options.queues))
     line(logging.INFO, "worker.started", pid=os.getpid(), threads=options.threads, queues=served)
+    idle_looks = 0
     while not stops:
         time.sleep(LOOK_EVERY_S)
         if os.getppid() != parent:
             line(logging.WARNING, "worker.orphaned", pid=os.getpid())
             break
-        if options.burst and dispatcher.is_idle(options.queues):
-            break
+        if options.burst and dispatcher.is_idle(options.queues) and not worker.work_queue.unfinished_tasks:
+            # Twice, for what a consumer has taken from its server and not yet handed on.
+            idle_looks += 1
+            if dispatcher.transactional or idle_looks > 1:
+                break
+        else:
+            idle_looks = 0
     worker.stop(timeout=int(options.shutdown_timeout_s * 1000))
     dispatcher.close()
     line(logging.INFO, "worker.stopped", pid=os.getpid())

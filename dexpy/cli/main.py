@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import traceback
 
@@ -33,7 +34,12 @@ def run(arguments: list[str] | None = None) -> None:
     try:
         main.main(args=given, prog_name="dexpy", standalone_mode=True)
     except DexpyError as error:
-        if "-v" in given or "--verbose" in given:
+        if _is_verbose(given):
             traceback.print_exc()
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)
+
+
+def _is_verbose(given: list[str]) -> bool:
+    """Whether ``-v`` is among the options, also joined with others: ``-vp2``."""
+    return "--verbose" in given or any(re.match(r"-[a-uw-z]*v", one) for one in given)

@@ -11,7 +11,7 @@ import attrs
 from dexpy.declaration.contract import Contract
 from dexpy.execution.call import Call
 from dexpy.execution.steps import callbacks, guard, perform, record, refs, rescue, result, trace, transaction
-from dexpy.foundation.outcome import Outcome
+from dexpy.foundation.outcome import Ok, Outcome
 
 Proceed: TypeAlias = Callable[[Call], Outcome]
 
@@ -56,6 +56,24 @@ def run(call: Call) -> Outcome:
     if proceed is None:
         proceed = _folded[call.contract] = fold(DEFAULT_STEPS, call.contract, perform.run)
     return proceed(call)
+
+
+def rehearse(call: Call) -> Outcome:
+    """Ask the guards of a call's class, with its rows loaded, in a transaction that is always rolled back.
+
+    Returns:
+        ``Ok(None)``, or the `Err` that a run would be refused with. Nothing ran and nothing is kept.
+    """
+    steps = tuple(step for step in DEFAULT_STEPS if step.name in ("trace", "refs", "guard"))
+    with call.scope.entered():
+        try:
+            return fold(steps, call.contract, _nothing_done)(call)
+        finally:
+            call.scope.rollback()
+
+
+def _nothing_done(_call: Call) -> Outcome:
+    return Ok(None)
 
 
 def fold(steps: tuple[Step, ...], contract: Contract, innermost: Proceed) -> Proceed:

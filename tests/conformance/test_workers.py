@@ -78,6 +78,17 @@ def test_a_broker_of_the_applications_own_keeps_its_middleware_and_its_actors(
     application.runtime.close()
 
 
+@on("sqlite+redis", "postgresql+rabbitmq", "mariadb+sql")
+def test_a_burst_ends_when_all_has_run(own_pair: Pair) -> None:
+    tickets = [Count(number=number, seconds=0.02).async_().call() for number in range(60)]
+
+    ended = own_pair.dexpy("worker", "market", "--burst", "-p", "2", "-t", "2")
+
+    assert ended.returncode == 0, ended.stderr
+    assert Counted(own_pair.effects()) == Counted(f"count {number}" for number in range(60))
+    assert {own_pair.status(ticket.id) for ticket in tickets} == {"done"}
+
+
 @on(*THREE)
 def test_plain_dramatiq_and_dexpy_worker_serve_one_queue_at_the_same_time(own_pair: Pair) -> None:
     worker = own_pair.start(processes=1, threads=2)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 import dexpy
-from dexpy import DeclarationError, Err, Error, Ok, Operation, Ref, guard, records
+from dexpy import DeclarationError, Err, Error, Ok, Operation, PropsError, Ref, guard, records
+from dexpy.testing import Isolated
 
 from .shop import Customer, Shop
 
@@ -272,3 +274,51 @@ def test_guards_run_inside_a_joined_session(shop: Shop) -> None:
         )  # fmt: skip
         session.commit()
     assert shop.balance() == 5
+
+
+class TestCallable:
+    """Asking without calling."""
+
+    def test_every_refusal_is_told_and_nothing_runs_or_stays(self, test: Isolated) -> None:
+        ran: list[str] = []
+
+        class Pay(Operation):
+            amount: int
+
+            @guard("Not positive")
+            def not_positive(self) -> bool:
+                self.session.execute(sa.text("CREATE TABLE left_behind (id INTEGER)"))
+                return self.amount <= 0
+
+            @guard("Too much")
+            def too_much(self) -> bool:
+                return self.amount < -10 or self.amount > 10
+
+            def perform(self) -> None:
+                ran.append("perform")
+
+        refused = Pay.callable(amount=-11)
+
+        assert isinstance(refused, Err)
+        assert (refused.code, refused.message, refused.rejected) == ("not_positive", "Not positive", True)
+        assert [one["guard"] for one in refused.details["guards"]] == ["not_positive", "too_much"]
+        assert Pay.callable(amount=1) == Ok(None)
+        assert (Pay.is_callable(amount=1), Pay.is_callable(amount=11)) == (True, False)
+        assert ran == []
+        assert dexpy.records.all().count() == 0
+        assert "left_behind" not in sa.inspect(test.runtime.store.database.engine).get_table_names()
+
+    def test_an_operation_without_guards_is_callable_and_touches_nothing(self) -> None:
+        class Free(Operation):
+            def perform(self) -> None: ...
+
+        assert Free.is_callable()
+
+    def test_wrong_props_are_refused_as_in_a_call(self) -> None:
+        class Pay(Operation):
+            amount: int
+
+            def perform(self) -> None: ...
+
+        with pytest.raises(PropsError, match="amount: wants int, got str 'x'"):
+            Pay.is_callable(amount="x")
