@@ -21,11 +21,12 @@ fi; \
 "$$found" .ci/prepare.py
 endef
 
-.PHONY: help demo test check docs bench-quick clean
+.PHONY: help demo test conformance check docs bench-quick clean
 
 help: ## show this
 	@echo "make demo    operations run by a real worker process, in a few seconds"
-	@echo "make test    the whole test suite"
+	@echo "make test    the test suite, on SQLite"
+	@echo "make conformance  the same promises on every pair of PostgreSQL, MariaDB, SQLite and Redis, RabbitMQ, SQL"
 	@echo "make check   ruff, mypy and pyright"
 	@echo "make docs    the code on the pages of docs/ and in the docstrings, run"
 	@echo "make bench-quick  enqueue and drain beside raw psycopg and raw Dramatiq; needs PostgreSQL and Redis"
@@ -36,6 +37,9 @@ demo: $(CORE)
 
 test: $(DEV)
 	@$(PYTHON) -m pytest
+
+conformance: $(DEV)
+	@$(PYTHON) -m pytest -m servers
 
 check: $(DEV)
 	$(PYTHON) -m ruff check .

@@ -15,6 +15,13 @@ from pairs import PAIRS, Pair, opened
 from dexpy.runtime import install
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything in this folder needs servers."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.servers)
+
+
 @pytest.fixture(scope="module", params=PAIRS)
 def served_pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Generator[Pair]:
     """Every pair in turn, with two worker processes that serve all queues."""
