@@ -119,11 +119,11 @@ class Runtime:
             return self._dispatcher
 
     def _make_dispatcher(self) -> Dispatcher:
+        from dexpy.background import queues, relay
         from dexpy.background.actors import declare_actors
         from dexpy.background.dispatch import Dispatcher
         from dexpy.background.jobs import Jobs
-        from dexpy.background.queues import QueueDiscovery
-        from dexpy.background.relay import RelayThread
+        from dexpy.background.rounds import Rounds
         from dexpy.background.unknown import patience
 
         store = self.store if self.is_recording else None
@@ -131,9 +131,9 @@ class Runtime:
             line(logging.WARNING, "recording.off", why="a broker is named and no database")
         carrier = self._carrier(store)
         dispatcher = Dispatcher(carrier, store)
-        carrier.broker.add_middleware(QueueDiscovery(carrier))
+        carrier.broker.add_middleware(Rounds("queues", queues.LOOK_EVERY_S, lambda: queues.declare_new_queues(carrier)))
         if not carrier.transactional and store is not None:
-            carrier.broker.add_middleware(RelayThread(dispatcher))
+            carrier.broker.add_middleware(Rounds("relay", relay.EVERY_S, relay.Relay(dispatcher).run_once))
         jobs = Jobs(dispatcher, store, self.redactor, self.session_store, patience(self.unknown_grace))
         declare_actors(carrier.broker, jobs)
         return dispatcher

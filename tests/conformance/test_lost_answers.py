@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -117,5 +118,40 @@ def test_what_a_database_handed_out_and_nobody_got_comes_back(kind: str, tmp_pat
         first.close()
         second.close()
         assert broker.pending() == Pending(due=0, delayed=0, leased=0)
+        broker.close()
+        database.dispose()
+
+
+@pytest.mark.parametrize("kind", servers.DATABASES)
+def test_an_acknowledgement_whose_answer_is_lost_holds_up_nothing(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with servers.database(kind, tmp_path) as url:
+        database = Database(url)
+        broker = SqlBroker(database, lease_s=600)
+        broker.create_tables()
+        broker.declare_queue("default")
+        for word in ("done", "next"):
+            broker.enqueue(message(word))
+        consumer: Any = broker.consume("default", prefetch=2, timeout=10)
+        (done,) = read(consumer)
+        begin, lost = database.begin, [True]
+
+        @contextmanager
+        def begin_and_lose_one_answer() -> Generator[sa.Connection]:
+            with begin() as connection:
+                yield connection
+            if lost and lost.pop():
+                raise sa.exc.OperationalError("COMMIT", {}, Exception("gone before it could answer"))
+
+        monkeypatch.setattr(database, "begin", begin_and_lose_one_answer)
+        consumer.ack(done)
+
+        assert not lost, "the first try was written, and with it the claim of what is next"
+        found = eventually(lambda: next(consumer), "the next one comes")
+        assert found.args[0] == "next"
+        consumer.ack(found)
+        assert broker.pending() == Pending(due=0, delayed=0, leased=0)
+        consumer.close()
         broker.close()
         database.dispose()

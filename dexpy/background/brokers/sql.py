@@ -403,6 +403,7 @@ class _Leases:
         self._keeper: _Keeper | None = None
         self._doorbell: Doorbell | None = None
         self._served: set[str] = set()
+        self._unsure = False
         self._acks: deque[_Claim] = deque()
 
     def enter(self, consumer: _Consumer) -> None:
@@ -422,9 +423,12 @@ class _Leases:
     def _free_strays(self, queue: str) -> None:
         """Free what is ours in the table and not in hand: claimed when the answer was lost, or not given back then."""
         with self._turn, self._database.begin() as connection:
-            held = {"p_owner": self.owner, "p_queue": queue, "p_ids": list(self._held)}
-            if freed := connection.execute(sql.FREE_STRAYS, held).rowcount:
-                self._logger.warning("%d messages of queue %r were held by nobody here: freed.", freed, queue)
+            self._free_strays_on(connection, queue)
+
+    def _free_strays_on(self, connection: Connection, queue: str) -> None:
+        held = {"p_owner": self.owner, "p_queue": queue, "p_ids": list(self._held)}
+        if freed := connection.execute(sql.FREE_STRAYS, held).rowcount:
+            self._logger.warning("%d messages of queue %r were held by nobody here: freed.", freed, queue)
 
     def leave(self, consumer: _Consumer) -> None:
         """A consumer ends; once this returns nobody claims for it."""
@@ -576,8 +580,13 @@ class _Leases:
                 claim = self._acks.popleft()
                 acks[claim.id] = claim
             with self._database.begin() as connection:
+                if self._unsure:
+                    # The try before may have been written, with claims that nobody here has heard of.
+                    for queue in {consumer.queue for consumer in self._consumers}:
+                        self._free_strays_on(connection, queue)
                 self._execute(connection, sql.DELETE, list(acks))
                 brought = self._refill(connection, acks)
+            self._unsure = False
             for claim in acks.values():
                 claim.settled = True
             self._drop(acks.values())
@@ -607,6 +616,7 @@ class _Leases:
                 failure = late
             except DATABASE_ERRORS as error:
                 failure = error
+                self._unsure = True
         self._logger.error(
             "The end of message row %d of queue %r could not be written; it runs again when its lease is over: %s",
             *(claim.id, claim.queue, failure),
