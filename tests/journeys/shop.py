@@ -60,7 +60,7 @@ class ShopOperation(Operation):
 
 
 class SendWelcomeEmail(ShopOperation):
-    """The operation of the seed's page."""
+    """The operation of Dexkit's page."""
 
     user_id: int
 
@@ -81,7 +81,7 @@ class Color(Enum):
 
 
 class EchoAll(ShopOperation):
-    """Takes every type of the seed's table and gives it back."""
+    """Takes every type of Dexkit's table and gives it back."""
 
     text: str
     whole: int

@@ -1,4 +1,4 @@
-"""The seed's page on async execution, sentence by sentence, with a real worker process.
+"""Dexkit's page on async execution, sentence by sentence, with a real worker process.
 
 What it left in the database is read back by plain SQL.
 """
