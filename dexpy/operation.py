@@ -15,11 +15,9 @@ from dexpy.declaration.contract import NO_OBSERVER, Contract, compile_contract
 from dexpy.declaration.policies import Record, Reset, Retry
 from dexpy.declaration.props import construct, define, parsed, prop
 from dexpy.execution import start
-from dexpy.execution.call import Call, call_of
+from dexpy.execution.call import call_of
 from dexpy.execution.call import current as current_call
 from dexpy.execution.coroutines import Desk, alone, in_thread, running_loop
-from dexpy.execution.pipeline import rehearse
-from dexpy.execution.scope import Scope
 from dexpy.foundation.errors import DeclarationError, Error, NotRunning, OptionsError, PropsError
 from dexpy.foundation.ids import new_id
 from dexpy.foundation.outcome import Err, Ok, Outcome
@@ -32,6 +30,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from sqlalchemy.orm import Session
+
+    from dexpy.execution.scope import Scope
 
 
 R = TypeVar("R")
@@ -229,12 +229,17 @@ class Operation:
         """
         operation = cls(**props)
         contract = cls.contract
+        runtime = current_runtime()
         run_id = new_id("op")
-        scope = Scope(cls.__qualname__, current_runtime().session_store, ambient(), contract.transactional)
-        copy = start.own_copy(operation, contract)
-        frame = current_frame().child(run_id, contract.name)
-        redactor = start.redactor_for(operation, contract, current_runtime().redactor)
-        return rehearse(Call(copy, contract, run_id, frame, scope, None, redactor))
+        return start.rehearse(
+            operation,
+            contract,
+            id=run_id,
+            frame=current_frame().child(run_id, contract.name),
+            redactor=start.redactor_for(operation, contract, runtime.redactor),
+            store=runtime.session_store,
+            outer=ambient(),
+        )
 
     @classmethod
     def is_callable(cls, **props: Any) -> bool:

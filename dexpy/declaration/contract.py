@@ -18,7 +18,7 @@ from dexpy.declaration.policies import AsyncOptions, Record, Reset, Retry, Rule,
 from dexpy.declaration.props import RESERVED, Prop, reserved_name, resolve, resolve_annotation
 from dexpy.declaration.refs import Reference
 from dexpy.declaration.registry import stable_name, why_not_importable
-from dexpy.foundation.errors import DeclarationError, Error, OptionsError, RefNotFound, ResultTypeError, listed
+from dexpy.foundation.errors import DeclarationError, Error, OptionsError, ResultTypeError, listed
 
 NO_OBSERVER = "__dexpy_no_observer__"
 """Marks the `on_error` of the base class, which need not be called."""
@@ -324,11 +324,6 @@ def _errors(cls: type, where: str) -> Mapping[str, str | None]:
                 raise DeclarationError(f"{where}.errors[{code!r}] = {description!r} wants a description, a str.")
             merged[code] = description
     return merged
-
-
-def is_missing_row(error: BaseException) -> bool:
-    """Whether an exception says that the row behind a reference is gone: such a job is discarded, not retried."""
-    return isinstance(error, RefNotFound)
 
 
 Handler = Callable[[Any, Exception], Any]

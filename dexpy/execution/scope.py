@@ -72,11 +72,6 @@ class Scope:
         """Whether this run is inside another one's transaction."""
         return self._outer is not None and self._outer.is_run
 
-    @property
-    def touched(self) -> bool:
-        """Whether a transaction has begun."""
-        return self._session is not None
-
     def session(self) -> Session:
         """The run's session.
 

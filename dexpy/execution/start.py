@@ -119,3 +119,23 @@ def run(
     if isinstance(outcome, Err):
         outer_call.redactor.learn(redactor)
     return outcome
+
+
+def rehearse(
+    operation: Any,
+    contract: Contract,
+    *,
+    id: str,
+    frame: Frame,
+    redactor: Redactor,
+    store: Callable[[], Store],
+    outer: Ambient | None,
+) -> Outcome:
+    """Ask an operation's guards in this thread; nothing runs, and nothing is kept. The arguments are those of `run`.
+
+    Returns:
+        ``Ok(None)``, or the `Err` that a run would be refused with.
+    """
+    scope = Scope(contract.cls.__qualname__, store, outer, contract.transactional)
+    copy = own_copy(operation, contract)
+    return pipeline.rehearse(Call(copy, contract, id, frame, scope, None, redactor, outer=current.get()))

@@ -21,8 +21,6 @@ from dexpy.recording.store import Store, facts_of
 from dexpy.recording.tables import FAILURES, STATUSES, records
 from dexpy.recording.ticket import Ticket
 
-_COLUMNS = tuple(column.name for column in records.c)
-
 
 class Record:
     """One recorded run; its attributes are the columns of `operation_records`, as of when it was read.
