@@ -15,6 +15,7 @@ from dexpy.declaration.refs import OptRef, Ref, Refs
 
 # Outcomes and errors
 from dexpy.foundation.errors import (
+    Cancelled,
     ConfigurationError,
     DatabaseUnavailable,
     DeclarationError,
@@ -39,11 +40,13 @@ from dexpy.foundation.errors import (
     SensitiveInTransit,
     SessionOnLoop,
     TicketError,
+    TimedOut,
     TransactionOwned,
     UndeclaredError,
     Undecodable,
     UnknownOperation,
     WaitTimeout,
+    WorkerLost,
 )
 from dexpy.foundation.outcome import Err, Ok
 
@@ -61,6 +64,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Async",
+    "Cancelled",
     "ConfigurationError",
     "DatabaseUnavailable",
     "DeclarationError",
@@ -96,11 +100,13 @@ __all__ = [
     "SessionOnLoop",
     "Ticket",
     "TicketError",
+    "TimedOut",
     "TransactionOwned",
     "UndeclaredError",
     "Undecodable",
     "UnknownOperation",
     "WaitTimeout",
+    "WorkerLost",
     "after",
     "around",
     "before",

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Mapping, Sequence, Set
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, dataclass_transform, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, dataclass_transform, overload
 
 import attrs
 
 from dexpy.background.enqueue import Async, Performs, PerformsAsync
 from dexpy.declaration import registry
 from dexpy.declaration.contract import NO_OBSERVER, Contract, compile_contract
-from dexpy.declaration.policies import Record, Reset, Retry
+from dexpy.declaration.policies import Delay, Record, Reset, Retry
 from dexpy.declaration.props import construct, define, parsed, prop
 from dexpy.execution import start
 from dexpy.execution.call import call_of
@@ -125,6 +125,9 @@ class Operation:
         discard_on: Exceptions, or codes, that end a background run as discarded.
         rescue_from: Exception class to error code, exception class, or function of operation and exception.
         errors: Declared error codes, with descriptions if it is a mapping; empty allows any.
+        on_lost: Whether a run whose worker died is run again (``"retry"``) or ``"fail"``.
+        max_lost: So many workers may be lost with a run, in all, before it is failed as ``lost``.
+        timeout: Seconds or a timedelta that a background run may take; None for no limit. `TimedOut` is raised in it.
         record: Whether runs are recorded, and what is kept.
         transaction: Whether the whole run is one transaction; ``False`` leaves it to ``with self.transaction():``.
         contract: All of that, read once.
@@ -146,6 +149,9 @@ class Operation:
     discard_on: ClassVar[tuple[type[Exception] | str | Reset, ...]] = ()
     rescue_from: ClassVar[Mapping[type[Exception], str | type[Exception] | Callable[[Any, Any], Any]]] = {}
     errors: ClassVar[Set[str] | tuple[str, ...] | list[str] | Mapping[str, str]] = frozenset()
+    on_lost: ClassVar[Literal["retry", "fail"]] = "retry"
+    max_lost: ClassVar[int] = 3
+    timeout: ClassVar[Delay | None] = None
     record: ClassVar[bool | Record] = True
     transaction: ClassVar[Any] = Transaction(declared=True)
 
@@ -316,6 +322,16 @@ class Operation:
     def run_id(self) -> str:
         """The id of the run and its record, the same in every attempt: the key for calls to the outside."""
         return call_of(self, "run_id").id
+
+    def check_cancelled(self) -> None:
+        """End the run here if somebody has called it off, with `Ticket.cancel`; for long work without a session.
+
+        Raises:
+            Cancelled: It was called off; let it pass.
+        """
+        stop = call_of(self, "check_cancelled()").stop
+        if stop is not None:
+            stop.check()
 
     def after_commit(self, action: Callable[[], Any]) -> None:
         """Call a function when the outermost transaction has committed; never if it is rolled back.

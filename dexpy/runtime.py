@@ -14,6 +14,7 @@ from dexpy.declaration.contract import Contract
 from dexpy.foundation.door import dispatcher_in_force, store_in_force
 from dexpy.foundation.errors import ConfigurationError
 from dexpy.foundation.log import line
+from dexpy.foundation.pace import Pace
 from dexpy.foundation.redaction import Redactor
 from dexpy.foundation.settings import Settings
 from dexpy.foundation.trace import Frame
@@ -40,6 +41,7 @@ class Runtime:
         broker: The application's own, instead of one by URL.
         create_tables: Whether tables are made on a server too, where they are missing.
         unknown_grace: How long what no worker knows is kept waiting.
+        rescue_within: How soon what is lost is taken up again.
     """
 
     def __init__(
@@ -51,12 +53,14 @@ class Runtime:
         *,
         create_tables: bool = False,
         unknown_grace: timedelta | None = None,
+        rescue_within: timedelta | float | None = None,
     ) -> None:
         self.settings = settings
         self.session_factory = session_factory
         self.given_broker = broker
         self.create_tables = create_tables
         self.unknown_grace = unknown_grace
+        self.rescue_within = rescue_within
         self.redactor = Redactor(custom=redactor)
         self._lock = threading.RLock()
         self._store: Store | None = None
@@ -119,11 +123,12 @@ class Runtime:
             return self._dispatcher
 
     def _make_dispatcher(self) -> Dispatcher:
-        from dexpy.background import queues, relay
+        from dexpy.background import queues, relay, watch
         from dexpy.background.actors import declare_actors
         from dexpy.background.dispatch import Dispatcher
+        from dexpy.background.heart import Heart
         from dexpy.background.jobs import Jobs
-        from dexpy.background.rounds import Rounds
+        from dexpy.background.rounds import Round, Rounds
         from dexpy.background.unknown import patience
 
         store = self.store if self.is_recording else None
@@ -131,12 +136,28 @@ class Runtime:
             line(logging.WARNING, "recording.off", why="a broker is named and no database")
         carrier = self._carrier(store)
         dispatcher = Dispatcher(carrier, store)
-        carrier.broker.add_middleware(Rounds("queues", queues.LOOK_EVERY_S, lambda: queues.declare_new_queues(carrier)))
-        if not carrier.transactional and store is not None:
-            carrier.broker.add_middleware(Rounds("relay", relay.EVERY_S, relay.Relay(dispatcher).run_once))
-        jobs = Jobs(dispatcher, store, self.redactor, self.session_store, patience(self.unknown_grace))
+        rounds = [Round("queues", queues.LOOK_EVERY_S, lambda: queues.declare_new_queues(carrier))]
+        if store is not None:
+            # Before the actors' middleware, so that the heart stops after what was not ended has been given back.
+            dispatcher.heart = heart = Heart(store, self.pace, carrier.keep_alive)
+            carrier.broker.add_middleware(heart)
+            found = relay.Relay(dispatcher, heart, self.pace)
+            rounds.append(Round("relay", self.pace.look_every_s, found.look_after))
+            if not carrier.transactional:
+                rounds.append(Round("send", relay.EVERY_S, found.send))
+        jobs = Jobs(
+            dispatcher, store, self.redactor, self.session_store, dispatcher.heart, patience(self.unknown_grace)
+        )
+        dispatcher.watch = jobs.watch
+        rounds.append(Round("watch", watch.EVERY_S, jobs.watch.look))
+        carrier.broker.add_middleware(Rounds(*rounds))
         declare_actors(carrier.broker, jobs)
         return dispatcher
+
+    @property
+    def pace(self) -> Pace:
+        """How soon what is lost is taken up again."""
+        return Pace.of(self.rescue_within if self.rescue_within is not None else self.settings.rescue_within)
 
     def _carrier(self, store: Store | None) -> Carrier:
         from dexpy.background.brokers.servers import broker_from_url, is_database
@@ -146,10 +167,10 @@ class Runtime:
 
         named = self.given_broker or self.settings.broker
         if store is not None and self.carries_its_queue:
-            return SqlCarrier(SqlBroker(store.database))
+            return SqlCarrier(SqlBroker(store.database, lease_s=self.pace.lease_s))
         if isinstance(named, str):
             if not is_database(named):
-                named = broker_from_url(named)
+                named = broker_from_url(named, silent_s=self.pace.lease_s)
             elif store is None:
                 return SqlCarrier(SqlBroker(Database(named)))
             else:
@@ -207,6 +228,7 @@ def configure(
     redactor: Callable[[str], str] | None = None,
     create_tables: bool = False,
     unknown_grace: timedelta | None = None,
+    rescue_within: timedelta | float | None = None,
 ) -> Runtime:
     """Say where records and messages go, and put it in force for the process.
 
@@ -224,6 +246,8 @@ def configure(
         create_tables: Make missing tables on a server too; for tests and demos. Else ``dexpy db init`` makes them.
         unknown_grace: How long an operation whose class no worker knows waits for one that does, as during a rolling
             deploy, before it is ``failed`` as ``unknown``; a day when left out.
+        rescue_within: Seconds or a timedelta, at least 5 s, within which what a dead worker ran, or a lost message
+            stood for, is offered to the workers again; a minute when left out, or as ``DEXPY_RESCUE_WITHIN`` says.
 
     Returns:
         The runtime.
@@ -246,7 +270,16 @@ def configure(
         named = attrs.evolve(named, database=_url_of(session_factory))
     if unknown_grace is not None and unknown_grace < timedelta(0):
         raise ConfigurationError(f"configure(unknown_grace={unknown_grace!r}) wants a timedelta of 0 or more.")
-    runtime = Runtime(named, session_factory, redactor, own, create_tables=create_tables, unknown_grace=unknown_grace)
+    runtime = Runtime(
+        named,
+        session_factory,
+        redactor,
+        own,
+        create_tables=create_tables,
+        unknown_grace=unknown_grace,
+        rescue_within=rescue_within,
+    )
+    runtime.pace  # noqa: B018 - read now, so that a wrong one is told here
     if runtime.is_recording:
         runtime.store.database.engine  # noqa: B018 - made now, so that a wrong URL is told here
     import dramatiq

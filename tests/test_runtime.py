@@ -65,7 +65,7 @@ def test_an_unknown_setting_is_refused_with_a_hint(tmp_path: Path) -> None:
 
     assert str(refused.value) == (
         f"{tmp_path / 'pyproject.toml'}: [tool.dexpy] has 'databse', which is no setting. "
-        "The settings are 'broker', 'database'. Did you mean 'database'?"
+        "The settings are 'broker', 'database', 'rescue_within'. Did you mean 'database'?"
     )
 
 

@@ -18,10 +18,10 @@ import dramatiq
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from dexpy.background.brokers.servers import depth
+from dexpy.background.brokers.servers import check_reachable, counts_running, depth, let_go
 from dexpy.background.brokers.sql import SqlBroker
 from dexpy.foundation.clock import clock
-from dexpy.foundation.errors import OptionsError
+from dexpy.foundation.errors import ConfigurationError, OptionsError
 from dexpy.foundation.log import line
 from dexpy.foundation.redaction import Redactor, class_path
 from dexpy.recording.messages import messages
@@ -62,6 +62,22 @@ class Carrier(Protocol):
         """Whether nothing is due or running in these queues, or in any."""
         ...
 
+    def depth(self, queue: str) -> int | None:
+        """How many messages a queue holds; None where that cannot be known."""
+        ...
+
+    @property
+    def counts_running(self) -> bool:
+        """Whether the depth of a queue has the messages in it that workers hold."""
+        ...
+
+    def answers(self) -> bool:
+        """Whether the broker is there."""
+        ...
+
+    def keep_alive(self) -> None:
+        """Give the broker a sign of life of this process, whatever its consumers are doing."""
+
     def note_queue(self, name: str) -> None:
         """Remember a queue that something was sent to, so that workers find it."""
 
@@ -100,6 +116,23 @@ class SqlCarrier:
         pending = self.broker.pending(queues)
         return pending.due == 0 and pending.leased == 0
 
+    def depth(self, queue: str) -> int:
+        """See `Carrier`."""
+        pending = self.broker.pending([queue])
+        return pending.due + pending.leased
+
+    @property
+    def counts_running(self) -> bool:
+        """See `Carrier`."""
+        return True
+
+    def answers(self) -> bool:
+        """It is where the records are."""
+        return True
+
+    def keep_alive(self) -> None:
+        """Nothing: its leases are renewed by themselves."""
+
     def note_queue(self, name: str) -> None:
         """Nothing: the message itself names its queue in the table."""
 
@@ -130,6 +163,7 @@ class ServerCarrier:
     def deliver(self, message: dramatiq.Message[Any], delay_s: float = 0.0) -> bool:
         """See `Carrier`."""
         try:
+            self.broker.declare_queue(message.queue_name)
             enqueue_on(self.broker, message, delay_s)
         except Exception as error:  # noqa: BLE001 - each broker has its own tree of connection errors
             line(
@@ -149,6 +183,32 @@ class ServerCarrier:
         """See `Carrier`; a broker that cannot be counted counts as idle."""
         names = self.broker.get_declared_queues() if queues is None else queues
         return all(not depth(self.broker, name) for name in names)
+
+    def depth(self, queue: str) -> int | None:
+        """See `Carrier`."""
+        try:
+            return depth(self.broker, queue)
+        finally:
+            let_go(self.broker)
+
+    @property
+    def counts_running(self) -> bool:
+        """See `Carrier`."""
+        return counts_running(self.broker)
+
+    def answers(self) -> bool:
+        """See `Carrier`."""
+        try:
+            check_reachable(self.broker)
+        except ConfigurationError:
+            return False
+        return True
+
+    def keep_alive(self) -> None:
+        """See `Carrier`: a Redis consumer whose prefetch is full says nothing, and would be taken for dead."""
+        broker: Any = self.broker
+        if hasattr(broker, "do_qsize"):
+            broker.do_qsize("default")
 
     def note_queue(self, name: str) -> None:
         """See `Carrier`: once for each name and process."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import logging
+from collections.abc import Callable, Collection, Iterable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,16 @@ from dexpy.declaration.contract import Contract
 from dexpy.declaration.policies import AsyncOptions, check_queue, seconds_of
 from dexpy.declaration.props import encoded
 from dexpy.execution.start import with_rows
+from dexpy.foundation.checkpoint import checkpoint
 from dexpy.foundation.clock import clock
-from dexpy.foundation.errors import DeclarationError, NotRunning, SensitiveInTransit, listed
+from dexpy.foundation.errors import DeclarationError, NotRunning, OptionsError, SensitiveInTransit, listed
 from dexpy.foundation.ids import new_id
+from dexpy.foundation.log import line
+from dexpy.foundation.redaction import class_path
 from dexpy.foundation.trace import Frame, current_frame
-from dexpy.recording import outbox
+from dexpy.recording import liveness, outbox
 from dexpy.recording.ambient import Ambient, ambient
+from dexpy.recording.awaited import off_the_loop
 from dexpy.recording.metadata import after
 from dexpy.recording.recorder import identity
 from dexpy.recording.sessions import Given
@@ -31,6 +36,9 @@ from dexpy.recording.transitions import apply
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
+
+    from dexpy.background.heart import Heart
+    from dexpy.background.watch import Watch
 
 DEFAULT_QUEUE = "default"
 
@@ -44,26 +52,36 @@ class Plan:
         priority: Higher runs sooner.
         wait_s: Seconds from now on; None without a delay.
         at: The moment; None without one.
+        expires_in_s: Seconds from now on, after which it is not begun any more; None for never.
     """
 
     queue: str
     priority: int
     wait_s: float | None
     at: datetime | None
+    expires_in_s: float | None
 
     @classmethod
     def of(cls, operation: Any, contract: Contract, given: AsyncOptions) -> Plan:
         """The options of a call over those of its class.
 
         Raises:
-            OptionsError: The queue function gave no queue name.
+            OptionsError: The queue function gave no queue name, or it would expire before it is due.
         """
         options = given.over(contract.options)
         queue = options.queue if options.queue is not None else DEFAULT_QUEUE
         if callable(queue):
             queue = check_queue(queue(operation), f"{contract.cls.__qualname__}.async_ (its queue function)")
         wait_s = None if options.in_ is None else seconds_of(options.in_, "in_", contract.cls.__qualname__)
-        return cls(queue, options.priority or 0, wait_s, options.at)
+        where = contract.cls.__qualname__
+        expires_in_s = None if options.expires_in is None else seconds_of(options.expires_in, "expires_in", where)
+        plan = cls(queue, options.priority or 0, wait_s, options.at, expires_in_s)
+        if expires_in_s is not None and expires_in_s <= plan.delay_s:
+            raise OptionsError(
+                f"{where}.async_: it expires in {expires_in_s:g} s and is due only in {plan.delay_s:g} s, so that it "
+                "could never run. Let expires_in be longer than the delay."
+            )
+        return plan
 
     @property
     def due_at(self) -> datetime | None:
@@ -88,10 +106,12 @@ class Shipment:
     Attributes:
         write: In the transaction that the caller commits, or in one of its own.
         send: After the commit.
+        queue: Where it goes.
     """
 
     write: Callable[[Connection], None] | None
     send: Callable[[], None]
+    queue: str
 
 
 class Dispatcher:
@@ -105,6 +125,9 @@ class Dispatcher:
     def __init__(self, carrier: Carrier, store: Store | None) -> None:
         self.carrier = carrier
         self.store = store
+        self.heart: Heart | None = None
+        self.watch: Watch | None = None
+        self._looked_at: set[str] = set()
         mailbox = carrier.mailbox
         self._tables = store or (Store(mailbox.database) if mailbox is not None else None)
         if store is not None:
@@ -135,6 +158,7 @@ class Dispatcher:
             NotSerializable: A prop cannot travel; nothing was stored or sent.
             DeclarationError: No worker could find the class.
             SensitiveInTransit: A sensitive prop would lie in the broker for anybody to read.
+            OptionsError: An option that cannot be, or that needs a record where there is none.
         """
         contract: Contract = operation.contract
         owner = contract.cls.__qualname__
@@ -157,6 +181,11 @@ class Dispatcher:
                 raise SensitiveInTransit(
                     f"{owner} would go to the broker with {listed(contract.sensitive_props)} in the clear: it has no "
                     "record that keeps its params. Turn recording on: record = True, dexpy.configure(database=...)."
+                )
+            if plan.expires_in_s is not None:
+                raise OptionsError(
+                    f"{owner}.async_: expires_in is kept in the record of a run, and this one would have none before "
+                    "it ends. Leave expires_in out, or turn recording on: record = True, dexpy.configure(database=...)."
                 )
             payload = DirectPayload(contract.name, params, frame.to_dict(), run_id)
             shipment = self._direct_shipment(self._direct_message(payload, plan.queue), plan)
@@ -189,43 +218,52 @@ class Dispatcher:
             "queue": plan.queue,
             "priority": plan.priority,
             "scheduled_at": plan.scheduled_at,
+            "expires_at": None if plan.expires_in_s is None else after(plan.expires_in_s),
+            "max_lost": contract.loss_limit,
             "enqueued_at": after(0) if sent else None,
             "send_count": int(sent),
         }
-        message = self._record_message(RecordPayload(contract.name, run_id, frame.trace_id), plan.queue)
+        message = self._record_message(RecordPayload(contract.name, run_id, frame.trace_id), plan.queue, plan.priority)
 
         def write(connection: Connection) -> None:
             store.insert(connection, values)
+            checkpoint("after_insert")
             if self.transactional:
-                self._post(connection, message, plan.due_at, plan.priority)
+                self._post(connection, message, plan.at, plan.wait_s or 0.0, plan.priority)
 
         def send() -> None:
             if self.transactional:
                 self.ring()
                 return
             self.carrier.note_queue(plan.queue)
+            checkpoint("before_send")
             if now and not self.carrier.deliver(message):
                 self._owe(store, run_id)
+            checkpoint("after_send")
 
-        return Shipment(write, send)
+        return Shipment(write, send, plan.queue)
 
     def _direct_shipment(self, message: dramatiq.Message[Any], plan: Plan) -> Shipment:
         if self.transactional or (self.carrier.mailbox is not None and plan.delay_s > SHORT_DELAY_S):
-            return Shipment(lambda connection: self._post(connection, message, plan.due_at, plan.priority), self.ring)
+            return Shipment(
+                lambda connection: self._post(connection, message, plan.at, plan.wait_s or 0.0, plan.priority),
+                self.ring,
+                plan.queue,
+            )
         check_delay(plan.delay_s, "async_(...)")
 
         def send() -> None:
             self.carrier.note_queue(plan.queue)
             self._deliver_direct(message, plan.delay_s)
 
-        return Shipment(None, send)
+        return Shipment(None, send, plan.queue)
 
     def _deliver_direct(self, message: dramatiq.Message[Any], delay_s: float) -> None:
         """A direct message that the broker does not take waits in the database, or fails where there is none."""
         if self.carrier.mailbox is None:
             enqueue_on(self.broker, message, delay_s)
         elif not self.carrier.deliver(message, delay_s):
-            self._write(lambda connection: self._post(connection, message, clock.now() + timedelta(seconds=delay_s)))
+            self._write(lambda connection: self._post(connection, message, wait_s=delay_s))
 
     def _ship(self, shipment: Shipment, place: Ambient | None, fate: Fate) -> None:
         """Write in the session's transaction if it is on our database, after it if not, at once without one."""
@@ -238,7 +276,9 @@ class Dispatcher:
                 fate.roll_back()
                 raise
             fate.commit()
+            checkpoint("after_commit")
             shipment.send()
+            self._warn_if_unserved(shipment.queue)
 
         if place is None:
             ship_now()
@@ -246,7 +286,7 @@ class Dispatcher:
         session: Session = place.session()
         fate.open = True
         if shipment.write is None or self._tables is None or not self._tables.holds(session):
-            outbox.after_commit(session, ship_now, fate.roll_back)
+            outbox.after_commit(session, off_the_loop(ship_now), fate.roll_back)
             return
         connection = session.connection()
         self._tables.prepare(connection)
@@ -254,9 +294,28 @@ class Dispatcher:
 
         def send() -> None:
             fate.commit()
+            checkpoint("after_commit")
             shipment.send()
+            self._warn_if_unserved(shipment.queue)
 
-        outbox.after_commit(session, send, fate.roll_back)
+        outbox.after_commit(session, off_the_loop(send), fate.roll_back)
+
+    def _warn_if_unserved(self, queue: str) -> None:
+        """Say once for each name that no live worker serves a queue: what is sent there waits for one that does."""
+        if self.store is None or queue in self._looked_at:
+            return
+        self._looked_at.add(queue)
+        lifelines = liveness.Lifelines(self.store.database)
+        try:
+            with self.store.begin() as connection:
+                alive = liveness.live(connection, lifelines)
+        except Exception as error:  # noqa: BLE001 - what was asked for has been done: this is advice
+            line(logging.DEBUG, "queue.not_looked_at", queue=queue, error=class_path(error))
+            return
+        if alive and not any(liveness.admits(worker, queue) for worker in alive):
+            line(
+                logging.WARNING, "queue.unserved", queue=queue, advice=f"start a worker with -Q {queue}, or without -Q"
+            )
 
     def _write(self, write: Callable[[Connection], None]) -> None:
         assert self._tables is not None  # noqa: S101 - only what has tables has anything to write
@@ -264,11 +323,16 @@ class Dispatcher:
             write(connection)
 
     def _post(
-        self, connection: Connection, message: dramatiq.Message[Any], due_at: datetime | None, priority: int = 0
+        self,
+        connection: Connection,
+        message: dramatiq.Message[Any],
+        due_at: datetime | None = None,
+        wait_s: float = 0.0,
+        priority: int = 0,
     ) -> None:
         mailbox = self.carrier.mailbox
         assert mailbox is not None  # noqa: S101 - callers have looked
-        mailbox.put(connection, message, due_at=due_at, priority=priority)
+        mailbox.put(connection, message, due_at=due_at, wait_s=wait_s, priority=priority)
 
     def _owe(self, store: Store, run_id: str) -> None:
         """The broker did not take a message: the row says so, and the relay sends it."""
@@ -290,12 +354,14 @@ class Dispatcher:
 
     def close(self) -> None:
         """Close the connections that this process holds."""
+        if self.heart is not None:
+            self.heart.end()
         self.broker.close()
         if self._tables is not None:
             self._tables.database.dispose()
 
-    def _record_message(self, payload: RecordPayload, queue: str) -> dramatiq.Message[Any]:
-        return self._message(RECORD_JOB, payload.kwargs(), queue, {})
+    def _record_message(self, payload: RecordPayload, queue: str, priority: int) -> dramatiq.Message[Any]:
+        return self._message(RECORD_JOB, payload.kwargs(), queue, {"priority": priority} if priority else {})
 
     def _direct_message(self, payload: DirectPayload, queue: str) -> dramatiq.Message[Any]:
         return self._message(DIRECT_JOB, payload.kwargs(), queue, payload.options())
@@ -306,17 +372,23 @@ class Dispatcher:
 
     def message_of(self, row: Row[Any]) -> dramatiq.Message[Any]:
         """The message of a record."""
-        return self._record_message(RecordPayload(row.name, row.id, row.trace_id or ""), row.queue)
+        return self._record_message(RecordPayload(row.name, row.id, row.trace_id or ""), row.queue, row.priority)
 
     def deliver_row(self, row: Row[Any]) -> bool:
         """Hand the message of a row to the broker now; False if it does not take it."""
-        self.broker.declare_queue(row.queue)
         return self.carrier.deliver(self.message_of(row))
+
+    def owe(self, rows: Iterable[Row[Any]]) -> None:
+        """Write down that these were not sent after all: the relay sends them."""
+        assert self.store is not None  # noqa: S101 - rows are of a store
+        with self.store.begin() as connection:
+            for row in rows:
+                apply(connection, "owe", row.id)
 
     def send(self, connection: Connection, row: Row[Any]) -> None:
         """Send a pending row: with the connection's commit where messages are rows; else the relay does."""
         if self.transactional:
-            self._post(connection, self.message_of(row), row.scheduled_at, row.priority)
+            self._post(connection, self.message_of(row), row.scheduled_at, priority=row.priority)
 
     def send_direct(self, payload: DirectPayload, queue: str, wait_s: float) -> None:
         """Send a direct run again, after a wait."""
@@ -327,8 +399,7 @@ class Dispatcher:
         if self.carrier.mailbox is None:
             enqueue_on(self.broker, message, wait_s)
         else:
-            due_at = clock.now() + timedelta(seconds=wait_s)
-            self._write(lambda connection: self._post(connection, message, due_at, priority))
+            self._write(lambda connection: self._post(connection, message, wait_s=wait_s, priority=priority))
             self.ring()
 
     def ring(self) -> None:

@@ -123,6 +123,7 @@ class BoundAsync(Generic[R]):
             in_: Delay | None = None,
             at: dt.datetime | None = None,
             priority: int | None = None,
+            expires_in: Delay | None = None,
             session: Session | AsyncSession | None = None,
         ) -> Enqueue[R]:
             """Say how the operation goes to the background.
@@ -132,6 +133,7 @@ class BoundAsync(Generic[R]):
                 in_: Seconds or a timedelta from now on.
                 at: An aware moment.
                 priority: Higher runs sooner; 0 is usual.
+                expires_in: Seconds or a timedelta from now on; not begun by then, it is ``expired``.
                 session: The SQLAlchemy session whose transaction the record belongs to; with an AsyncSession, `acall`.
 
             Raises:
@@ -178,6 +180,7 @@ class Async(AsyncOptions):
         priority: Higher runs sooner; 0 when nobody says otherwise.
         in_: Seconds or a timedelta from the call on.
         at: An aware moment.
+        expires_in: Seconds or a timedelta from the call on, after which it is no longer begun, but ``expired``.
 
     Example:
         >>> from dexpy import Async, Operation

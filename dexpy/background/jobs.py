@@ -5,37 +5,41 @@ A job never raises for an outcome that it has handled: to Dramatiq such a messag
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import os
-import socket
-import threading
-from collections import Counter
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from contextvars import Context
-from typing import Any
+from typing import Any, cast
 
 import attrs
 from dramatiq.middleware import CurrentMessage
+from dramatiq.middleware.shutdown import Shutdown
 from dramatiq.middleware.threading import Interrupt
+from dramatiq.middleware.time_limit import TimeLimitExceeded
 from sqlalchemy.engine import Row
 from sqlalchemy.exc import DBAPIError
 
+from dexpy.background.claims import Claims
 from dexpy.background.dispatch import Dispatcher
-from dexpy.background.outages import insist, is_away
+from dexpy.background.heart import Heart
+from dexpy.background.outages import insist, is_away, is_conflict
 from dexpy.background.payload import DirectPayload
 from dexpy.background.unknown import Patience, Strangers
+from dexpy.background.watch import Run, Watch
 from dexpy.declaration import registry
 from dexpy.declaration.contract import Contract
 from dexpy.declaration.policies import Retry
 from dexpy.declaration.props import decoded
 from dexpy.execution import start
+from dexpy.execution.stop import Stop
+from dexpy.foundation.checkpoint import checkpoint
 from dexpy.foundation.errors import (
+    Cancelled,
     Error,
     LostClaim,
     PropsError,
-    RecordNotFound,
     RefNotFound,
+    TimedOut,
     Undecodable,
     UnknownOperation,
 )
@@ -51,6 +55,7 @@ from dexpy.recording.recorder import (
     crash_values,
     failure_values,
 )
+from dexpy.recording.signals import is_cancel_requested
 from dexpy.recording.store import Store, facts_of
 from dexpy.recording.transitions import apply
 
@@ -60,7 +65,7 @@ class Verdict:
     """What happens to a run whose attempt did not end in `done`.
 
     Attributes:
-        event: Of the state machine: refuse, crash or retry.
+        event: Of the state machine: refuse, reject, crash, retry or abandon.
         values: The error columns.
         counts: Attempts so far for each retry rule.
         wait_s: Until the next attempt, for a retry.
@@ -76,6 +81,9 @@ class Verdict:
 
 FOR_OTHERS = (Interrupt, KeyboardInterrupt)
 """Raised into a run, not by it: whoever sent them is to see them. A SystemExit of an operation ends its run only."""
+
+CONFLICTS = 3
+"""So often a run gives way to another transaction before that counts as an attempt."""
 
 CUT_OFF = Retry(DBAPIError, attempts=6, wait="exponentially_longer")
 """For a run that the database went away from, where no rule of its class says otherwise: it has written nothing."""
@@ -99,10 +107,12 @@ def judge(
     """
     if isinstance(ended, Err):
         error: BaseException = Error(ended.code, ended.message)
-        values, event, traceback = failure_values(ended, redactor), "refuse", None
+        event = "reject" if ended.rejected else "refuse"
+        values, traceback = failure_values(ended, redactor), None
     else:
         error = ended
-        values, event, traceback = crash_values(ended, "crash", redactor), "crash", frames_of(ended)
+        failure = "timeout" if isinstance(ended, (TimedOut, TimeLimitExceeded)) else "crash"
+        values, event, traceback = crash_values(ended, failure, redactor), "crash", frames_of(ended)
     if _own_row_is_gone(contract, ended):
         return Verdict("crash", {**values, "failure": "discarded"}, counts, traceback=traceback)
     rule = contract.rule_for(error)
@@ -140,14 +150,6 @@ def _own_row_is_gone(contract: Contract, ended: Err | BaseException) -> bool:
     return isinstance(ended, RefNotFound) and ended.operation == contract.cls.__qualname__
 
 
-_workers: dict[int, str] = {}
-
-
-def worker_id() -> str:
-    """Names this process in records; never the same for two starts."""
-    return _workers.setdefault(os.getpid(), f"{socket.gethostname()[:20]}:{os.getpid()}:{new_id('w')[-10:]}")
-
-
 class Jobs:
     """The bodies of the two actors.
 
@@ -156,6 +158,7 @@ class Jobs:
         store: Where records are; None when nothing is recorded.
         redactor: For what is kept of failures.
         store_for_sessions: Gives the store, for the sessions of runs.
+        heart: Of this process; None when nothing is recorded.
         patience: With messages of unknown classes.
     """
 
@@ -165,6 +168,7 @@ class Jobs:
         store: Store | None,
         redactor: Redactor,
         store_for_sessions: Callable[[], Store],
+        heart: Heart | None = None,
         patience: Patience | None = None,
     ) -> None:
         self._dispatcher = dispatcher
@@ -172,9 +176,11 @@ class Jobs:
         self._redactor = redactor
         self._store_for_sessions = store_for_sessions
         self._strangers = Strangers(dispatcher, store, patience)
-        self._claimed: dict[str, Row[Any]] = {}
-        self._in_hand: Counter[str] = Counter()
-        self._lock = threading.Lock()
+        self._heart = heart
+        self._claims = None
+        if store is not None and heart is not None:
+            self._claims = Claims(store, dispatcher, lambda: heart.worker_id)
+        self.watch = Watch(store, self._give_up)
 
     def run_record(self, class_name: str, record_id: str, trace: Mapping[str, Any], **_later: Any) -> None:
         """Run what a record says, if it is still to be run.
@@ -185,8 +191,8 @@ class Jobs:
             trace: The trace's id; the row has the rest.
             _later: What a later form of the message may say besides.
         """
-        store = self._store
-        if store is None:
+        store, claims, heart = self._store, self._claims, self._heart
+        if store is None or claims is None or heart is None:
             line(logging.ERROR, "record.no_database", operation=class_name, run=record_id, trace=trace.get("id"))
             raise UnknownOperation(
                 f"{class_name} {record_id} has a record, and this worker has no database to find it in. "
@@ -195,45 +201,43 @@ class Jobs:
         contract = self._contract(class_name, record_id)
         if contract is None:
             return
-        facts = {"operation": class_name, "run": record_id}
-        with self._taken_in_hand(record_id):
-            row = insist("claim", lambda: self._claim(store, record_id), **facts)
-            if row is None:
-                row = insist("look", lambda: self._not_claimed(store, class_name, record_id), **facts)
+        insist("begin", lambda: heart.worker_id, operation=class_name, run=record_id)
+        heart.await_soundness()
+        with claims.taken(class_name, record_id) as row:
             if row is None:
                 return
-            self._claimed[row.id] = row
-            try:
-                # A context of its own: nothing of whoever feeds this thread is in force inside the run.
-                Context().run(self._drive, store, contract, row)
-            finally:
-                self._claimed.pop(row.id, None)
-
-    @contextmanager
-    def _taken_in_hand(self, record_id: str) -> Generator[None]:
-        """Count the threads of this process that are after one record: alone, nobody else here can have claimed it."""
-        with self._lock:
-            self._in_hand[record_id] += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._in_hand[record_id] -= 1
-                if not self._in_hand[record_id]:
-                    del self._in_hand[record_id]
+            checkpoint("after_claim")
+            if row.id != record_id:
+                contract = registry.find(row.name).contract
+            # A context of its own: nothing of whoever feeds this thread is in force inside the run.
+            with self.watch.over(row.id, contract, row) as run:
+                if row.claim_token > 1:
+                    # Called off in the very moment in which an earlier attempt ended, perhaps.
+                    insist("look", lambda: self.watch.see_to_cancelled([run]), operation=contract.name, run=row.id)
+                Context().run(self._drive, store, contract, row, run)
+        checkpoint("before_ack")
 
     def give_back(self) -> None:
         """Return what still runs when its worker ends: the attempt does not count, and no end of it can be written."""
         store = self._store
         if store is None:
             return
-        for row in list(self._claimed.values()):
-            with store.begin() as connection:
-                sent = self._dispatcher.transactional
-                after = apply(connection, "give_back", row.id, claim_token=row.claim_token, sent=sent)
-                if after is not None:
-                    self._dispatcher.send(connection, after)
-                    line(logging.WARNING, "given_back", operation=row.name, run=row.id, attempt=row.num_attempts)
+        for run in self.watch.runs:
+            if run.row is not None:
+                self._give_back(store, run.row)
+
+    def _give_back(self, store: Store, row: Row[Any]) -> None:
+        with store.begin() as connection:
+            if is_cancel_requested(connection, row.id):
+                ended = apply(connection, "abandon", row.id, claim_token=row.claim_token, **CANCELLED)
+                if ended is not None:
+                    store.keep_attempt(connection, {**facts_of(ended), "claimed_by": row.claimed_by}, None)
+                return
+            sent = self._dispatcher.transactional
+            after = apply(connection, "give_back", row.id, claim_token=row.claim_token, sent=sent)
+            if after is not None:
+                self._dispatcher.send(connection, after)
+                line(logging.WARNING, "given_back", operation=row.name, run=row.id, attempt=row.num_attempts)
 
     def _contract(self, class_name: str, run_id: str) -> Contract | None:
         why = self._strangers.of_later_form()
@@ -248,32 +252,9 @@ class Jobs:
         insist("look", lambda: self._strangers.take_in(class_name, run_id, reason), operation=class_name, run=run_id)
         return None
 
-    def _claim(self, store: Store, record_id: str) -> Row[Any] | None:
-        with store.begin() as connection:
-            return apply(connection, "claim", record_id, claimed_by=worker_id())
-
-    def _not_claimed(self, store: Store, class_name: str, record_id: str) -> Row[Any] | None:
-        """A second delivery, or one that came before its time; the row if it is ours after all."""
-        try:
-            row = store.row(record_id)
-        except RecordNotFound:
-            line(logging.WARNING, "record.gone", operation=class_name, run=record_id)
-            return None
-        if row.status == "running" and row.claimed_by == worker_id() and self._in_hand[record_id] == 1:
-            # Claimed by us, and the database went away before it could say so.
-            return row
-        if row.status == "pending":
-            with store.begin() as connection:
-                if not self._dispatcher.transactional:
-                    apply(connection, "owe", record_id)
-                self._dispatcher.send(connection, row)
-            self._dispatcher.ring()
-        line(logging.DEBUG, "not_claimed", operation=class_name, run=record_id, status=row.status)
-        return None
-
-    def _drive(self, store: Store, contract: Contract, row: Row[Any]) -> None:
+    def _drive(self, store: Store, contract: Contract, row: Row[Any], run: Run) -> None:
         redactor = self._redactor
-        counts: Mapping[str, int] = row.retry_counts or {}
+        counts = counts_of(row)
         try:
             operation = build(contract, row.params, row.id)
         except (Undecodable, PropsError) as error:
@@ -284,24 +265,52 @@ class Jobs:
             self._finish(store, contract, row, judge(contract, error, counts, redactor))
             return
         redactor = start.redactor_for(operation, contract, redactor)
-        frame = Frame.from_dict(row.trace) if row.trace else Frame(row.trace_id or new_id("tr"))
+        frame = frame_of(row.trace, row.trace_id)
         recorder = ClaimRecorder(store, contract, row)
         try:
-            outcome = self._run(contract, operation, row.id, frame, recorder, redactor, row.num_attempts)
+            run.stop.check()
+            outcome = self._run_again_on_conflict(
+                contract,
+                lambda: self._run(contract, operation, row.id, frame, recorder, redactor, row.num_attempts, run.stop),
+            )
         except LostClaim as lost:
             line(logging.WARNING, "claim.lost", operation=contract.name, run=row.id, message=str(lost))
+        except Cancelled as error:
+            self._finish(store, contract, row, cancelled(error, counts))
         except Exception as error:  # noqa: BLE001 - whatever ends an attempt is judged by the class's rules
             # Safe even if the connection was lost during the commit: a row that is done is running no more.
             rule = CUT_OFF if is_away(error) else None
             self._finish(store, contract, row, judge(contract, error, counts, redactor, rule))
+        except Shutdown:
+            insist("give_back", lambda: self._give_back(store, row), operation=contract.name, run=row.id)
+            raise
         except BaseException as error:
-            verdict = Verdict("crash", crash_values(error, "crash", redactor), counts, traceback=frames_of(error))
+            # What a coroutine is told when it is called off.
+            is_cancelled = isinstance(error, asyncio.CancelledError) and run.stop.is_cancelled
+            verdict = cancelled(error, counts) if is_cancelled else judge(contract, error, counts, redactor)
             self._finish(store, contract, row, verdict)
             if isinstance(error, FOR_OTHERS):
                 raise
         else:
             if isinstance(outcome, Err):
                 self._finish(store, contract, row, judge(contract, outcome, counts, redactor))
+
+    def _run_again_on_conflict(self, contract: Contract, run: Callable[[], Outcome]) -> Outcome:
+        """A transaction that had to give way to another one has left nothing: it begins anew, in the same attempt."""
+        for _ in range(CONFLICTS if contract.transactional else 0):
+            try:
+                return run()
+            except DBAPIError as error:
+                if not is_conflict(error):
+                    raise
+                line(logging.INFO, "run.conflict", operation=contract.name, error=class_path(error))
+        return run()
+
+    def _give_up(self, run: Run) -> None:
+        """End the attempt of a run that does not end by itself; its claim is gone then, so it can commit nothing."""
+        if self._store is not None and run.row is not None:
+            counts = counts_of(run.row)
+            self._finish(self._store, run.contract, run.row, judge(run.contract, TimedOut(), counts, self._redactor))
 
     def _run(
         self,
@@ -312,6 +321,7 @@ class Jobs:
         recorder: Recorder | None,
         redactor: Redactor,
         attempt: int,
+        stop: Stop,
     ) -> Outcome:
         return start.run(
             operation,
@@ -323,6 +333,7 @@ class Jobs:
             store=self._store_for_sessions,
             outer=None,
             attempt=attempt,
+            stop=stop,
         )
 
     def _finish(self, store: Store, contract: Contract, row: Row[Any], verdict: Verdict) -> None:
@@ -337,15 +348,19 @@ class Jobs:
             sent = self._dispatcher.transactional
             values |= {"retry_counts": dict(verdict.counts), "wait_s": verdict.wait_s, "sent": sent}
         with store.begin() as connection:
-            after = apply(connection, verdict.event, row.id, **values)
+            event = verdict.event
+            if event == "retry" and is_cancel_requested(connection, row.id):
+                event = "abandon"
+                values = {**CANCELLED, "claim_token": row.claim_token}
+            after = apply(connection, event, row.id, **values)
             if after is not None:
                 kept = {**facts_of(after), "claimed_by": row.claimed_by}
                 store.keep_attempt(connection, kept, verdict.traceback)
-                if verdict.event == "retry":
+                if event == "retry":
                     self._dispatcher.send(connection, after)
         if after is None:
             line(logging.WARNING, "claim.lost", operation=contract.name, run=row.id)
-        elif verdict.event == "retry":
+        elif event == "retry":
             line(logging.INFO, "retrying", operation=contract.name, run=row.id, seconds=verdict.wait_s)
             self._dispatcher.ring()
 
@@ -375,7 +390,7 @@ class Jobs:
             Context().run(self._drive_direct, contract, payload, queue)
 
     def _drive_direct(self, contract: Contract, payload: DirectPayload, queue: str) -> None:
-        redactor, frame = self._redactor, Frame.from_dict(payload.trace)
+        redactor, frame = self._redactor, frame_of(payload.trace, None)
         recorder = self._direct_recorder(contract, None, payload, frame, redactor)
         try:
             operation = build(contract, payload.params, payload.run_id)
@@ -390,11 +405,17 @@ class Jobs:
         recorder = self._direct_recorder(contract, operation, payload, frame, redactor)
         ended: Err | Exception
         try:
-            outcome = self._run(contract, operation, payload.run_id, frame, recorder, redactor, payload.attempt)
+            with self.watch.over(payload.run_id, contract, None) as run:
+                outcome = self._run(
+                    contract, operation, payload.run_id, frame, recorder, redactor, payload.attempt, run.stop
+                )
         except Exception as error:  # noqa: BLE001 - whatever ends an attempt is judged by the class's rules
             ended = error
+        except Shutdown:
+            insist("give_back", lambda: self._dispatcher.send_direct(payload, queue, 0), run=payload.run_id)
+            raise
         except BaseException as error:
-            verdict = Verdict("crash", crash_values(error, "crash", redactor), payload.counts)
+            verdict = judge(contract, error, payload.counts, redactor)
             self._finish_direct(contract, payload, queue, recorder, verdict)
             if isinstance(error, FOR_OTHERS):
                 raise
@@ -455,6 +476,34 @@ class DirectRecorder(SyncRecorder):
     def fail(self, values: Mapping[str, Any]) -> None:
         """Write the row of a run that failed for good."""
         self.write(self.values("failed", **values))
+
+
+CANCELLED: dict[str, Any] = {
+    "error": class_path(Cancelled),
+    "failure": "cancelled",
+    "error_message": "It was called off while it ran.",
+    "error_details": None,
+}
+"""The error columns of a run that was called off."""
+
+
+def cancelled(error: BaseException, counts: Mapping[str, int]) -> Verdict:
+    """What happens to a run that was called off: never another attempt."""
+    return Verdict("abandon", CANCELLED, counts, traceback=frames_of(error))
+
+
+def counts_of(row: Row[Any]) -> Mapping[str, int]:
+    """Attempts so far for each retry rule; none where what is stored has a form that nobody knows."""
+    stored: object = row.retry_counts
+    return cast("dict[str, int]", stored) if isinstance(stored, dict) else {}
+
+
+def frame_of(trace: Any, trace_id: str | None) -> Frame:
+    """The frame that was stored; one of the same trace where its form is not known here: no run fails for that."""
+    try:
+        return Frame.from_dict(trace)
+    except (KeyError, TypeError, ValueError):
+        return Frame(trace_id or new_id("tr"))
 
 
 def build(contract: Contract, params: Any, run_id: str) -> Any:

@@ -36,6 +36,18 @@ def is_away(error: BaseException) -> bool:
     return error.connection_invalidated or _says_away(error.orig)
 
 
+CONFLICT_STATES = ("40001", "40P01")
+CONFLICT_CODES = frozenset({1205, 1213})
+
+
+def is_conflict(error: BaseException) -> bool:
+    """Whether a database has chosen this transaction to give way to another one: begun anew, it may well succeed."""
+    said: Any = error.orig if isinstance(error, exc.DBAPIError) else None
+    state: str | None = getattr(said, "sqlstate", None)
+    code: Any = said.args[0] if getattr(said, "args", ()) else None
+    return state in CONFLICT_STATES or code in CONFLICT_CODES
+
+
 def _says_away(said: Any) -> bool:
     if hasattr(said, "sqlstate"):
         state: str | None = said.sqlstate

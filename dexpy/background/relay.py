@@ -1,38 +1,55 @@
-"""The relay: sends what is due and was not sent.
+"""The relay: sees to it that every record comes to its end, whatever happens to messages and workers.
 
-A broker of its own cannot be part of the transaction that stores a record. So a row says whether its message has been
-handed over, and the relay hands over the rest: what is due only now, what is to be run again, what the broker
-did not take. It runs in every worker; any number of them at once share the work row by row.
+It runs in every worker, or alone as ``dexpy relay``; any number of them at once share the work row by row.
+It sends what is due and has no message, sends again what was lost on the way, takes from dead workers what they held,
+ends what came too late, and tidies up. The steps are data, so that one that fails does not keep the others from
+their turn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Row
 
 from dexpy.background.dispatch import Dispatcher
+from dexpy.background.heart import Heart
+from dexpy.background.rescue import Rescue
+from dexpy.background.resend import Resend
+from dexpy.foundation.checkpoint import checkpoint
+from dexpy.foundation.log import line
+from dexpy.foundation.pace import Pace
+from dexpy.foundation.redaction import class_path
+from dexpy.recording import signals
+from dexpy.recording.expiry import expire_late
 from dexpy.recording.metadata import after, as_of
 from dexpy.recording.store import Store
 from dexpy.recording.tables import records
-from dexpy.recording.transitions import apply
 
 EVERY_S = 0.5
-"""How often a relay looks, in seconds."""
+"""How often a relay looks for what is due and unsent, in seconds."""
 BATCH = 100
+SET_ASIDE_S = 30.0
+"""How long a record that the broker refuses is left alone, in seconds, while others are sent."""
+TIDY_EVERY_S = 3600.0
+MANY = 1_000_000
+"""So many finished records are worth a warning."""
 
+_r = records.c
 _OWED = (
-    sa.select(records.c.id)
-    .where(records.c.status == "pending", records.c.enqueued_at.is_(None), records.c.scheduled_at <= as_of(0))
-    .order_by(records.c.scheduled_at)
+    sa.select(_r.id)
+    .where(_r.status == "pending", _r.enqueued_at.is_(None), _r.scheduled_at <= as_of(0))
+    .order_by(_r.scheduled_at)
     .limit(BATCH)
     .with_for_update(skip_locked=True)
 )
-_THESE = records.c.id.in_(sa.bindparam("p_ids", expanding=True))
-_SENT = sa.update(records).where(_THESE).values(enqueued_at=after(0), send_count=records.c.send_count + 1)
-_ROWS = sa.select(records).where(_THESE).order_by(records.c.priority.desc(), records.c.scheduled_at)
+_THESE = _r.id.in_(sa.bindparam("p_ids", expanding=True))
+_SENT = sa.update(records).where(_THESE).values(enqueued_at=after(0), send_count=_r.send_count + 1)
+_ROWS = sa.select(records).where(_THESE).order_by(_r.priority.desc(), _r.scheduled_at)
 
 
 class Relay:
@@ -40,38 +57,76 @@ class Relay:
 
     Args:
         dispatcher: Whose messages it sends.
+        heart: Of this process.
+        pace: How soon what is lost is taken up again.
     """
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
+    def __init__(self, dispatcher: Dispatcher, heart: Heart, pace: Pace) -> None:
+        store = dispatcher.store
+        assert store is not None  # noqa: S101 - without records there is nothing to see to
         self._dispatcher = dispatcher
+        self._store = store
+        self._set_aside: dict[str, float] = {}
+        self._tidied_at = time.monotonic()
+        steps: list[Callable[[], object]] = [Rescue(dispatcher, store, heart).run_once, self._expire]
+        if not dispatcher.transactional:
+            steps.append(Resend(dispatcher, store, pace).run_once)
+        self.steps = (*steps, self._tidy_sometimes)
 
-    def run_once(self) -> bool:
+    def look_after(self) -> bool:
+        """Take up what was lost, and end what came too late.
+
+        Returns:
+            Whether every step went well.
+        """
+        went_well = True
+        for step in self.steps:
+            try:
+                step()
+            except Exception as error:  # noqa: BLE001 - whatever one step runs into, the others have their turn
+                went_well = False
+                line(logging.WARNING, "relay.failed", step=step.__qualname__, error=class_path(error))
+        return went_well
+
+    def send(self) -> bool:
         """Send everything that is owed now.
 
         Returns:
-            Whether the broker took all of it.
+            Whether the broker took what it could.
         """
-        store = self._dispatcher.store
-        while store is not None and (batch := self._claim(store)):
-            if not self._deliver(store, batch):
+        if self._dispatcher.transactional:
+            return True
+        while batch := self._claim():
+            if not self._deliver(batch):
                 return False
         return self._deliver_waiting()
 
-    def _claim(self, store: Store) -> Sequence[Row[Any]]:
-        with store.begin() as connection:
-            ids = connection.execute(_OWED).scalars().all()
+    def _claim(self) -> Sequence[Row[Any]]:
+        now = time.monotonic()
+        self._set_aside = {run: until for run, until in self._set_aside.items() if until > now}
+        owed = _OWED.where(_r.id.not_in(list(self._set_aside))) if self._set_aside else _OWED
+        with self._store.begin() as connection:
+            ids = connection.execute(owed).scalars().all()
             if not ids:
                 return ()
             connection.execute(_SENT, {"p_ids": ids})
             return connection.execute(_ROWS, {"p_ids": ids}).all()
 
-    def _deliver(self, store: Store, rows: Sequence[Row[Any]]) -> bool:
+    def _deliver(self, rows: Sequence[Row[Any]]) -> bool:
+        checkpoint("relay_marked")
+        refused: list[Row[Any]] = []
         for index, row in enumerate(rows):
-            if not self._dispatcher.deliver_row(row):
-                with store.begin() as connection:
-                    for left in rows[index:]:
-                        apply(connection, "owe", left.id)
+            if self._dispatcher.deliver_row(row):
+                continue
+            if not self._dispatcher.carrier.answers():
+                self._dispatcher.owe([*refused, *rows[index:]])
                 return False
+            refused.append(row)
+        if refused:
+            # The broker is there and does not want these: they must not keep the others waiting.
+            until = time.monotonic() + SET_ASIDE_S
+            self._set_aside |= {row.id: until for row in refused}
+            self._dispatcher.owe(refused)
         return True
 
     def _deliver_waiting(self) -> bool:
@@ -83,3 +138,29 @@ class Relay:
                 return False
             message.ack()
         return True
+
+    def _expire(self) -> None:
+        while True:
+            with self._store.begin() as connection:
+                rows = expire_late(connection, BATCH)
+            for row in rows:
+                line(logging.WARNING, "expired", operation=row.name, run=row.id)
+            if len(rows) < BATCH:
+                return
+
+    def _tidy_sometimes(self) -> None:
+        if time.monotonic() - self._tidied_at < TIDY_EVERY_S:
+            return
+        self._tidied_at = time.monotonic()
+        with self._store.begin() as connection:
+            signals.forget_ended(connection)
+        warn_of_many(self._store)
+
+
+def warn_of_many(store: Store) -> bool:
+    """Say so in the log when the finished records are so many that pruning them is worth a thought."""
+    millionth = sa.select(_r.completed_at).where(_r.completed_at.is_not(None)).offset(MANY).limit(1)
+    if not store.rows(millionth):
+        return False
+    line(logging.WARNING, "records.many", more_than=MANY, advice="dexpy prune --older-than 30d deletes old ones")
+    return True

@@ -31,6 +31,12 @@ GRACE_S = 5.0
 """Beyond the shutdown timeout, before a process that does not end is killed."""
 
 
+class CannotStart(ConfigurationError):
+    """What a process found at its start, and would find at every other one."""
+
+    exit_status = 2
+
+
 def _child(options: WorkerOptions, parent: int, pipe: Connection) -> None:
     def tell(word: str, text: str) -> None:
         pipe.send((word, text))
@@ -107,6 +113,8 @@ class Supervisor:
             while not child.ready and not self._signals:
                 word, text = self._heard(child)
                 if word == "error":
+                    raise CannotStart(text)
+                if word == "away":
                     raise ConfigurationError(text)
                 if word is None and not child.process.is_alive():
                     raise ConfigurationError(

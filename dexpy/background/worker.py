@@ -15,20 +15,20 @@ from typing import Any
 import attrs
 import dramatiq
 
-from dexpy.background.brokers.servers import NoAnswer, check_reachable
 from dexpy.background.carriers import Carrier
 from dexpy.background.dispatch import DEFAULT_QUEUE, Dispatcher
+from dexpy.background.meeting import compare_clocks, meet_broker, meet_database
 from dexpy.background.queues import declare_new_queues
 from dexpy.declaration import registry
 from dexpy.foundation.door import dispatcher_in_force
 from dexpy.foundation.errors import ConfigurationError, DexpyError
 from dexpy.foundation.log import line
+from dexpy.recording.database import is_only_down
 
 LOOK_EVERY_S = 0.2
 """How often the main thread looks whether it is to stop, in seconds."""
 POLL_MS = 100
 """The longest time that a Redis consumer sleeps between two looks at an empty queue, in milliseconds."""
-SERVER_PREFETCH = 64
 SAID_AGAIN_S = 10.0
 """How often the log says that the broker is still away, in seconds."""
 CONSUMER_LOST = "Consumer encountered a connection error"
@@ -91,7 +91,7 @@ def run_process(options: WorkerOptions, parent: int, tell: Callable[[str, str], 
     Args:
         options: What to do.
         parent: The process to stop with.
-        tell: Told "ready", or "error" with a text, once.
+        tell: Told "ready", or with a text "error", or "away" for a server that may come back, once.
 
     Returns:
         The exit status.
@@ -106,16 +106,24 @@ def run_process(options: WorkerOptions, parent: int, tell: Callable[[str, str], 
     try:
         import_modules(options.modules)
         dispatcher: Dispatcher = dispatcher_in_force()
-        dispatcher.prepare()
-        meet(dispatcher.broker)
+        if options.burst:
+            dispatcher.prepare()
+        elif not meet_database(dispatcher.prepare, lambda: bool(stops) or os.getppid() != parent):
+            return 0
+        meet_broker(dispatcher.broker)
+        if dispatcher.store is not None:
+            compare_clocks(dispatcher.store.database)
+        if dispatcher.heart is not None:
+            dispatcher.heart.serve(options.threads, options.queues)
         worker = make_worker(dispatcher.carrier, options)
-        worker.start()
     except DexpyError as error:
         if options.log_level <= logging.DEBUG:
             traceback.print_exc()
-        tell("error", str(error))
+        tell("away" if is_only_down(error) else "error", str(error))
         return 2
+    # Before it begins: an operation that kills it at once is no reason to say that workers cannot start.
     tell("ready", "")
+    worker.start()
     served = "all" if options.queues is None else ",".join(sorted(options.queues))
     line(logging.INFO, "worker.started", pid=os.getpid(), threads=options.threads, queues=served)
     idle_looks = 0
@@ -123,6 +131,9 @@ def run_process(options: WorkerOptions, parent: int, tell: Callable[[str, str], 
         time.sleep(LOOK_EVERY_S)
         if os.getppid() != parent:
             line(logging.WARNING, "worker.orphaned", pid=os.getpid())
+            break
+        if dispatcher.watch is not None and dispatcher.watch.stuck >= options.threads:
+            line(logging.ERROR, "worker.stuck", pid=os.getpid(), why="no thread is left that could run anything")
             break
         if options.burst and dispatcher.is_idle(options.queues) and not worker.work_queue.unfinished_tasks:
             # Twice, for what a consumer has taken from its server and not yet handed on.
@@ -137,18 +148,6 @@ def run_process(options: WorkerOptions, parent: int, tell: Callable[[str, str], 
     return 0
 
 
-def meet(broker: dramatiq.Broker) -> None:
-    """See whether the broker's server lets us in; one that is only away is waited for, by the consumers.
-
-    Raises:
-        ConfigurationError: It does not let us in, and waiting would not help.
-    """
-    try:
-        check_reachable(broker)
-    except NoAnswer as error:
-        line(logging.WARNING, "broker.unreachable", message=str(error), advice="the worker goes on trying")
-
-
 def make_worker(carrier: Carrier, options: WorkerOptions) -> dramatiq.Worker:
     """A Dramatiq worker for the queues that are known by now; others are found while it runs."""
     for name in class_queues() | (options.queues or frozenset()):
@@ -156,9 +155,9 @@ def make_worker(carrier: Carrier, options: WorkerOptions) -> dramatiq.Worker:
     declare_new_queues(carrier)
     queues = None if options.queues is None else set(options.queues)
     worker = dramatiq.Worker(carrier.broker, queues=queues, worker_threads=options.threads, worker_timeout=POLL_MS)
-    if not carrier.transactional:
-        # Dramatiq's Redis consumer sleeps whenever its few prefetched messages are taken.
-        worker.queue_prefetch = max(worker.queue_prefetch, SERVER_PREFETCH)
+    if hasattr(carrier.broker, "parameters"):
+        # RabbitMQ: one for each thread. A second one would lie behind a running operation while another process idles.
+        worker.queue_prefetch = options.threads
     return worker
 
 

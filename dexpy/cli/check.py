@@ -5,30 +5,59 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import TYPE_CHECKING
 
+import attrs
 import click
 
+from dexpy.cli.worker import processes_option, threads_option
 from dexpy.foundation.errors import DexpyError
 
-Finding = tuple[str, str | None]
-"""What was looked at, and what is wrong with it, if anything."""
+if TYPE_CHECKING:
+    from dexpy.recording.database import Database
+    from dexpy.recording.server import Limit
+
+
+@attrs.frozen
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        what: It is.
+        said: What is wrong with it, or worth knowing.
+        word: ok, warn or FAIL.
+    """
+
+    what: str
+    said: str | None = None
+    word: str = "ok"
+
+    @property
+    def failed(self) -> bool:
+        """Whether nothing would start like this."""
+        return self.word == "FAIL"
+
+    def __str__(self) -> str:
+        return f"{self.word:4} {self.what}" + ("" if self.said is None else f": {self.said}")
 
 
 @click.command()
 @click.argument("modules", nargs=-1, metavar="[MODULE]...")
-def check(modules: tuple[str, ...]) -> None:
+@processes_option
+@threads_option
+def check(modules: tuple[str, ...], processes: int, threads: int) -> None:
     """Try the settings, the modules, the database and the broker; status 1 if one of them will not do.
 
-    MODULE is a dotted name, as for `dexpy worker`.
+    MODULE, -p and -t are those of `dexpy worker`. A warning changes no status.
     """
     failed = False
-    for what, problem in findings(modules):
-        failed = failed or problem is not None
-        click.echo(f"{'ok  ' if problem is None else 'FAIL'} {what}{'' if problem is None else ': ' + problem}")
+    for finding in findings(modules, processes, threads):
+        failed = failed or finding.failed
+        click.echo(str(finding))
     sys.exit(1 if failed else 0)
 
 
-def findings(modules: tuple[str, ...]) -> Iterator[Finding]:
+def findings(modules: tuple[str, ...], processes: int, threads: int) -> Iterator[Finding]:
     """Everything that is looked at, in the order in which one thing needs another."""
     from dexpy.background.worker import import_modules
     from dexpy.runtime import current_runtime
@@ -37,19 +66,87 @@ def findings(modules: tuple[str, ...]) -> Iterator[Finding]:
         yield _tried(f"module {module}", partial(import_modules, (module,)))
     settings = _tried("settings", current_runtime)
     yield settings
-    if settings[1] is not None:
+    if settings.failed:
         return
     runtime = current_runtime()
     if runtime.is_recording:
+        named = _tried("database", lambda: runtime.store)
+        if named.failed:
+            yield named
+            return
         database = _tried(f"database {runtime.store.database.display}", runtime.store.prepare)
         yield database
-        if database[1] is not None and runtime.carries_its_queue:
+        if not database.failed:
+            yield from _about_server(runtime.store.database, processes, threads)
+        elif runtime.carries_its_queue:
             # The same server once more would only be the same answer once more.
             return
     broker = _tried("broker", lambda: runtime.broker)
-    if broker[1] is None:
+    if not broker.failed:
         broker = _tried(_named(runtime.broker), lambda: _reach(runtime.broker))
     yield broker
+
+
+def _about_server(database: Database, processes: int, threads: int) -> Iterator[Finding]:
+    """What a server says of itself, if it is one and will say it."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from dexpy.recording.server import clock_ahead_s, connection_limit
+
+    yield from _about_pool(threads)
+    if database.is_sqlite:
+        return
+    try:
+        with database.begin() as connection:
+            ahead_s, limit = clock_ahead_s(connection), connection_limit(connection)
+    except (DexpyError, SQLAlchemyError) as error:
+        said = f"its clock and limits could not be asked for: {type(error).__name__}. Ask its administrator."
+        yield Finding("server", said, "warn")
+        return
+    if ahead_s is not None:
+        yield _about_clock(ahead_s)
+    if limit is not None:
+        yield _about_connections(limit, processes, threads)
+
+
+def _about_clock(ahead_s: float) -> Finding:
+    from dexpy.recording.server import SKEW_S
+
+    if abs(ahead_s) <= SKEW_S:
+        return Finding("clock")
+    said = (
+        f"the database's is {abs(ahead_s):.1f} s {'ahead of' if ahead_s > 0 else 'behind'} this machine's, and what is "
+        "due counts by the database's. Set both by NTP."
+    )
+    return Finding("clock", said, "warn")
+
+
+def _about_connections(limit: Limit, processes: int, threads: int) -> Finding:
+    from dexpy.background.meeting import OWN_CONNECTIONS
+    from dexpy.recording.database import POOL_SIZE
+
+    each = min(threads + OWN_CONNECTIONS, 2 * POOL_SIZE)
+    reckoning = f"{processes} x {each} = {processes * each} at most"
+    if processes * each <= limit.connections:
+        return Finding("connections", f"{reckoning}, the server lets in {limit.connections}")
+    said = (
+        f"{reckoning}, one for each thread and up to {OWN_CONNECTIONS} more in each process, and the server lets in "
+        f"{limit.connections} ({limit.named}). Lower -p or -t, or raise that limit."
+    )
+    return Finding("connections", said, "warn")
+
+
+def _about_pool(threads: int) -> Iterator[Finding]:
+    from dexpy.background.meeting import OWN_CONNECTIONS
+    from dexpy.recording.database import POOL_SIZE
+
+    most = 2 * POOL_SIZE
+    if threads + OWN_CONNECTIONS > most:
+        said = (
+            f"{threads} + {OWN_CONNECTIONS} connections are more than the {most} that a process opens, so runs would "
+            "wait for one. Take more processes with fewer threads: a higher -p, a lower -t."
+        )
+        yield Finding("threads", said, "warn")
 
 
 def _named(broker: object) -> str:
@@ -68,5 +165,5 @@ def _tried(what: str, attempt: Callable[[], object]) -> Finding:
     try:
         attempt()
     except DexpyError as error:
-        return what, str(error)
-    return what, None
+        return Finding(what, str(error), "FAIL")
+    return Finding(what)

@@ -29,7 +29,7 @@ main.add_command(worker)
 
 
 def run(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit with its status: 0, 1 for a failure, 2 for a wrong call."""
+    """Run the command line and exit with its status: 0, 1 for a failure, 2 for what fails every time."""
     given = sys.argv[1:] if arguments is None else arguments
     try:
         main.main(args=given, prog_name="dexpy", standalone_mode=True)
@@ -37,7 +37,8 @@ def run(arguments: list[str] | None = None) -> None:
         if _is_verbose(given):
             traceback.print_exc()
         click.echo(f"Error: {error}", err=True)
-        sys.exit(1)
+        # 2 is a wrong call, or a worker that cannot start: no service manager needs to try again.
+        sys.exit(getattr(error, "exit_status", 1))
 
 
 def _is_verbose(given: list[str]) -> bool:

@@ -20,9 +20,7 @@ def _queues(_context: click.Context, _option: click.Parameter, given: tuple[str,
         raise click.BadParameter(str(error)) from None
 
 
-@click.command()
-@click.argument("modules", nargs=-1, required=True, metavar="MODULE...")
-@click.option(
+processes_option = click.option(
     "-p",
     "--processes",
     type=click.IntRange(min=1),
@@ -30,7 +28,7 @@ def _queues(_context: click.Context, _option: click.Parameter, given: tuple[str,
     show_default="one for each CPU",
     help="Worker processes.",
 )
-@click.option(
+threads_option = click.option(
     "-t",
     "--threads",
     type=click.IntRange(min=1),
@@ -38,6 +36,12 @@ def _queues(_context: click.Context, _option: click.Parameter, given: tuple[str,
     show_default=True,
     help="Threads in each: how many operations run at once there.",
 )
+
+
+@click.command()
+@click.argument("modules", nargs=-1, required=True, metavar="MODULE...")
+@processes_option
+@threads_option
 @click.option(
     "-Q",
     "--queues",

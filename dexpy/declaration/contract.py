@@ -14,11 +14,11 @@ import attrs
 
 from dexpy.declaration.forms import Form, Misfit, form_of
 from dexpy.declaration.hooks import Callback, Guard, check_guards, hooks_of
-from dexpy.declaration.policies import AsyncOptions, Record, Reset, Retry, Rule, choose
+from dexpy.declaration.policies import AsyncOptions, Record, Reset, Retry, Rule, choose, seconds_of
 from dexpy.declaration.props import RESERVED, Prop, reserved_name, resolve, resolve_annotation
 from dexpy.declaration.refs import Reference
 from dexpy.declaration.registry import stable_name, why_not_importable
-from dexpy.foundation.errors import DeclarationError, Error, OptionsError, ResultTypeError, listed
+from dexpy.foundation.errors import DeclarationError, Error, OptionsError, ResultTypeError, WorkerLost, listed
 
 NO_OBSERVER = "__dexpy_no_observer__"
 """Marks the `on_error` of the base class, which need not be called."""
@@ -39,6 +39,8 @@ class Contract:
         rules: `retry_on` and `discard_on`.
         rescues: `rescue_from`.
         declared_errors: The codes in `errors`, with their descriptions.
+        loss_limit: So many workers may be lost with a run, in all.
+        timeout_s: How long a background run may take, in seconds; None for no limit.
         guards: Its guards, in order.
         callbacks: Its callbacks, in order.
         is_async: Whether `perform` is an ``async def``.
@@ -54,6 +56,8 @@ class Contract:
     rules: tuple[Rule, ...]
     rescues: tuple[Rule, ...]
     declared_errors: Mapping[str, str | None]
+    loss_limit: int
+    timeout_s: float | None
     guards: tuple[Guard, ...]
     callbacks: tuple[Callback, ...]
     is_async: bool
@@ -156,17 +160,25 @@ def compile_contract(cls: type[Any], name: str | None, aliases: Sequence[str]) -
     record = _record(cls, where)
     perform: Any = cls.perform
     _check_perform(cls, where)
+    rules = _job_rules(cls, where)
+    options = _options(cls, where)
+    if record is None or not record.params:
+        _check_needs_no_record(cls, where, record)
+        # A base class may say it for those that have one.
+        options = attrs.evolve(options, expires_in=None)
     return Contract(
         cls=cls,
         name=name or stable_name(cls),
         aliases=_aliases(aliases, where),
         description=next(iter((inspect.getdoc(cls) or "").splitlines()), None) if vars(cls).get("__doc__") else None,
-        options=_options(cls, where),
+        options=options,
         record=record,
         transactional=_transactional(cls, where),
-        rules=_job_rules(cls, where),
+        rules=rules,
         rescues=_rescues(cls, where),
         declared_errors=_errors(cls, where),
+        loss_limit=_loss_limit(cls, where, rules),
+        timeout_s=_timeout_s(cls, where),
         guards=guards,
         callbacks=tuple(hook for hook in hooks if isinstance(hook, Callback)),
         is_async=inspect.iscoroutinefunction(perform),
@@ -235,12 +247,58 @@ def _record(cls: Any, where: str) -> Record | None:
     )
 
 
+def _check_needs_no_record(cls: type, where: str, record: Record | None) -> None:
+    own = vars(cls)
+    needy = [name for name in ("on_lost", "max_lost") if name in own]
+    if getattr(own.get("async_"), "expires_in", None) is not None:
+        needy.append("async_ with expires_in")
+    if needy:
+        said = "record = False" if record is None else "record = Record(params=False)"
+        raise DeclarationError(
+            f"{where} declares {' and '.join(needy)}: that takes a record from the start, and by {said} there is none. "
+            "Leave one of them out."
+        )
+
+
 def _transactional(cls: type, where: str) -> bool:
     from_base = [declared for _, declared in _declarations(cls, "transaction")][-1]
     declared = getattr(from_base, "declared", from_base)
     if not isinstance(declared, bool):
         raise DeclarationError(f"{where}.transaction = {declared!r} wants True or False.")
     return declared
+
+
+ENDLESS = 2**31 - 1
+"""Stands for "as often as it happens", in a column of the record."""
+
+
+def _loss_limit(cls: Any, where: str, rules: Sequence[Rule]) -> int:
+    if cls.on_lost not in ("retry", "fail"):
+        raise DeclarationError(f"{where}.on_lost = {cls.on_lost!r} wants 'retry' or 'fail'.")
+    if type(cls.max_lost) is not int or cls.max_lost < 1:
+        raise DeclarationError(f"{where}.max_lost = {cls.max_lost!r} wants an int of at least 1.")
+    if cls.on_lost == "fail":
+        return 1
+    # Only a rule that names it: one for Exception means what the operation itself raises.
+    rule = choose([rule for rule in rules if rule.cause is WorkerLost], WorkerLost())
+    if rule is None:
+        limit: int = cls.max_lost
+        return limit
+    if not isinstance(rule.answer, Retry):
+        return 1
+    return ENDLESS if rule.answer.attempts is None else rule.answer.attempts
+
+
+def _timeout_s(cls: Any, where: str) -> float | None:
+    if cls.timeout is None:
+        return None
+    try:
+        seconds = seconds_of(cls.timeout, "timeout", where)
+    except OptionsError as error:
+        raise DeclarationError(str(error)) from None
+    if not seconds:
+        raise DeclarationError(f"{where}.timeout = {cls.timeout!r} wants more than 0 seconds, or None for no limit.")
+    return seconds
 
 
 def _job_rules(cls: type, where: str) -> tuple[Rule, ...]:

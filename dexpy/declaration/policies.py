@@ -67,12 +67,14 @@ class AsyncOptions:
         priority: Higher runs sooner; 0 when nobody says otherwise.
         in_: Seconds or a timedelta from the call on.
         at: An aware moment.
+        expires_in: Seconds or a timedelta from the call on, after which it is no longer begun, but ``expired``.
     """
 
     queue: QueueChoice | None = None
     priority: int | None = None
     in_: Delay | None = None
     at: datetime | None = None
+    expires_in: Delay | None = None
 
     def check(self, where: str) -> None:
         """Refuse options that cannot be.
@@ -88,6 +90,8 @@ class AsyncOptions:
             raise OptionsError(f"{where}: in_ and at were both given. Give one: in_ is a delay, at a moment.")
         if self.in_ is not None:
             seconds_of(self.in_, "in_", where)
+        if self.expires_in is not None and not seconds_of(self.expires_in, "expires_in", where):
+            raise OptionsError(f"{where}: expires_in={self.expires_in!r} wants more than 0 seconds.")
         if self.at is not None:
             if not isinstance(self.at, datetime):
                 raise OptionsError(f"{where}: at={self.at!r} wants an aware datetime.")
@@ -105,6 +109,7 @@ class AsyncOptions:
             base.priority if self.priority is None else self.priority,
             self.in_ if timed else base.in_,
             self.at if timed else base.at,
+            base.expires_in if self.expires_in is None else self.expires_in,
         )
 
     @classmethod

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from dexpy.execution.coroutines import Desk
     from dexpy.execution.scope import Scope
+    from dexpy.execution.stop import Stop
     from dexpy.recording.recorder import Recorder
 
 
@@ -36,6 +37,7 @@ class Call:
         loop: The event loop for an ``async def perform``; the process's own when None.
         desk: Where coroutines of the run hand in work for the run's thread.
         outer: The run that this one is inside of, if any.
+        stop: How somebody else ends the run; None where nobody can.
     """
 
     operation: Any
@@ -49,6 +51,7 @@ class Call:
     loop: asyncio.AbstractEventLoop | None = None
     desk: Desk | None = None
     outer: Call | None = None
+    stop: Stop | None = None
 
 
 current: ContextVar[Call | None] = ContextVar("dexpy_call", default=None)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
     from sqlalchemy.orm import Session
 
+    from dexpy.execution.stop import Stop
     from dexpy.recording.store import Store
 
 T = TypeVar("T")
@@ -38,6 +39,7 @@ class Scope:
         outer: What the run joins, if anything.
         transactional: Whether the whole run is one transaction.
         undone: Called when what the run did was rolled back after all, with the transaction that it joined.
+        stop: How somebody else ends the run.
     """
 
     is_run = True
@@ -49,12 +51,14 @@ class Scope:
         outer: Ambient | None,
         transactional: bool,
         undone: Callable[[], None] | None = None,
+        stop: Stop | None = None,
     ) -> None:
         self.owner = owner
         self._store = store
         self._outer = outer
         self._transactional = transactional
         self._undone = undone
+        self._stop = stop
         self._open = transactional
         self._thread = threading.get_ident()
         self._session: Session | None = None
@@ -92,6 +96,8 @@ class Scope:
                 if not self._transactional
                 else f"{self.owner}: the run is over, and its session with it."
             )
+        if self._stop is not None:
+            self._stop.check()
         if self._session is None:
             self._begin()
         assert self._session is not None  # noqa: S101 - what _begin has just made
@@ -105,6 +111,10 @@ class Scope:
             self._session = session
         else:
             self._session = self._store().new_session()
+            if self._stop is not None:
+                from dexpy.recording.looks import before_each_use
+
+                before_each_use(self._session, self._stop.check)
             self._session.begin()
             self._session.add_all(self._rows)
         self._root = self._session.get_transaction()
@@ -160,6 +170,8 @@ class Scope:
     def _commit_session(self, settle: Callable[[Connection], None] | None = None) -> None:
         if self._cancelled:
             raise asyncio.CancelledError("the run was cancelled")
+        if self._stop is not None:
+            self._stop.check()
         session = self._session
         if session is not None:
             session.flush()

@@ -21,6 +21,7 @@ from dexpy.foundation.trace import Frame
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
+    from dexpy.execution.stop import Stop
     from dexpy.recording.ambient import Ambient
     from dexpy.recording.recorder import Recorder
     from dexpy.recording.store import Store
@@ -80,6 +81,7 @@ def run(
     loop: asyncio.AbstractEventLoop | None = None,
     desk: Desk | None = None,
     on_scope: Callable[[Scope], None] | None = None,
+    stop: Stop | None = None,
 ) -> Outcome:
     """Run an operation in this thread.
 
@@ -96,19 +98,24 @@ def run(
         loop: For an ``async def perform``; the process's own when None.
         desk: Of an ``async def perform`` that somebody may want to cancel.
         on_scope: Told of the run's scope before it begins.
+        stop: How somebody else ends the run; that of the run around it when None.
 
     Returns:
         The outcome; exceptions that are no business errors are raised.
     """
     undone = None if recorder is None else recorder.undone
-    scope = Scope(contract.cls.__qualname__, store, outer, contract.transactional, undone)
+    outer_call = current.get()
+    if stop is None and outer_call is not None:
+        stop = outer_call.stop
+    scope = Scope(contract.cls.__qualname__, store, outer, contract.transactional, undone, stop)
     if on_scope is not None:
         on_scope(scope)
     if desk is None and contract.is_async:
         desk = Desk()
     copy = own_copy(operation, contract)
-    outer_call = current.get()
-    call = Call(copy, contract, id, frame, scope, recorder, redactor, attempt, loop, desk, outer_call)
+    call = Call(copy, contract, id, frame, scope, recorder, redactor, attempt, loop, desk, outer_call, stop)
+    if stop is not None and desk is not None:
+        stop.on_cancel(desk.cancel)
     if outer_call is None:
         return pipeline.run(call)
     try:

@@ -23,6 +23,8 @@
     ├─ UnknownOperation (LookupError)      a name that the registry does not know
     ├─ RecordNotFound (LookupError)        an id that the records do not know
     ├─ InvalidTransition                   the record is in a state that does not allow this
+    ├─ WorkerLost                          a run's worker died; named in rules, raised by nothing
+    ├─ TimedOut (TimeoutError)             the run took longer than its class allows
     └─ TicketError
        ├─ NotRecorded                      the run has no record to ask
        ├─ NotCommitted                     the caller's transaction is still open
@@ -32,7 +34,8 @@
        └─ WaitTimeout (TimeoutError)       the run has not ended in time
 
     BaseException
-    └─ LostClaim                           the run's claim went to another worker
+    ├─ LostClaim                           the run's claim went to another worker
+    └─ Cancelled                           the run was called off while it ran
 
 Messages say what was done, why it cannot be, and what to do.
 The facts are attributes too.
@@ -51,7 +54,7 @@ SENSITIVE = "<sensitive>"
 
 
 class DexpyError(Exception):
-    """The base of all that dexpy raises, but for `LostClaim`."""
+    """The base of all that dexpy raises, but for `LostClaim` and `Cancelled`."""
 
 
 class DeclarationError(DexpyError, TypeError):
@@ -373,6 +376,30 @@ class LostClaim(BaseException):
 
     A `BaseException`, so that no rule, rescue or ``except Exception`` takes it for a crash.
     """
+
+
+class Cancelled(BaseException):
+    """The run was called off while it ran: it is rolled back, and not run again.
+
+    A `BaseException`, so that no rule, rescue or ``except Exception`` takes it for a crash.
+    """
+
+
+class WorkerLost(DexpyError):
+    """The worker of a run died or froze. Nothing raises it: it is named in ``retry_on``, and kept in records.
+
+    Example:
+        >>> from dexpy import Retry, WorkerLost
+        >>> Retry(WorkerLost, attempts=5, wait=60).attempts
+        5
+    """
+
+
+class TimedOut(DexpyError, TimeoutError):
+    """The run took longer than its class allows; raised inside `perform`, which may tidy up and let it pass."""
+
+    def __init__(self, message: str = "The run took longer than its class allows.") -> None:
+        super().__init__(message)
 
 
 class SensitiveInTransit(DexpyError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+import logging
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from urllib.parse import quote
 import attrs
 
 from dexpy.foundation.errors import SENSITIVE
+from dexpy.foundation.log import line
 
 HOME = str(Path(__file__).parents[1])
 MAX_LENGTH = 2000
@@ -44,9 +46,17 @@ class Redactor:
         for secret in secrets:
             text = text.replace(secret, SENSITIVE)
         if self.custom is not None:
-            text = self.custom(text)
+            text = self._customized(self.custom, text)
         text = text if len(text) <= MAX_LENGTH else text[: MAX_LENGTH - 1] + "…"
         return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
+
+    def _customized(self, custom: Callable[[str], str], text: str) -> str:
+        try:
+            return custom(text)
+        except Exception as error:  # noqa: BLE001 - the application's own; a failure must be told in spite of it
+            # Rather nothing than what it would have taken out.
+            line(logging.ERROR, "redactor.failed", error=class_path(error))
+            return SENSITIVE
 
     def knowing(self, values: Iterable[Any]) -> Redactor:
         """A redactor that knows these sensitive values too, in every form they are written in."""

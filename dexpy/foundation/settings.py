@@ -13,7 +13,7 @@ import attrs
 from dexpy.foundation.errors import ConfigurationError, did_you_mean, listed
 
 DEFAULT_FILE = "dexpy.db"
-NAMES = ("database", "broker")
+NAMES = ("database", "broker", "rescue_within")
 """Settings that may come from outside the program."""
 
 
@@ -24,11 +24,13 @@ class Settings:
     Attributes:
         database: A SQLAlchemy URL.
         broker: A broker's URL; a database URL for a queue in that database.
+        rescue_within: How soon what is lost is taken up again, in seconds, as text.
         home: The folder of the nearest pyproject.toml upwards, else the working folder.
     """
 
     database: str | None = None
     broker: str | None = None
+    rescue_within: str | None = None
     home: Path = attrs.field(factory=Path.cwd)
 
     @classmethod
@@ -49,7 +51,7 @@ class Settings:
                 named[name] = value
             elif name in named:
                 named[name] = _beside(named[name], home)
-        return cls(named.get("database"), named.get("broker"), home)
+        return cls(named.get("database"), named.get("broker"), named.get("rescue_within"), home)
 
     @property
     def default_database(self) -> str:
@@ -76,6 +78,8 @@ def _from_file(file: Path) -> dict[str, str]:
                 f"{file}: [tool.dexpy] has {name!r}, which is no setting. The settings are {listed(NAMES)}."
                 f"{did_you_mean(name, NAMES)}"
             )
-        if not isinstance(value, str):
+        if name == "rescue_within" and type(value) in (int, float):
+            table[name] = str(value)
+        elif not isinstance(value, str):
             raise ConfigurationError(f"{file}: [tool.dexpy] {name} = {value!r} wants text, a URL.")
     return table

@@ -19,6 +19,7 @@ import re
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
@@ -28,12 +29,19 @@ from sqlalchemy import event, exc
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.engine.cursor import FullyBufferedCursorFetchStrategy
 
-from dexpy.foundation.errors import ConfigurationError, DatabaseUnavailable, MissingExtra
+from dexpy.foundation.errors import ConfigurationError, DatabaseUnavailable, DexpyError, MissingExtra
 from dexpy.foundation.log import line
 from dexpy.foundation.trace import current_frame
+from dexpy.recording import server, witness
 
 BUSY_TIMEOUT_S = 30
 """How long a writer on SQLite waits for another one, in seconds."""
+CONNECT_TIMEOUT_S = 10
+"""How long a server may take to let a connection in, in seconds, unless the URL says otherwise by `connect_timeout`."""
+PING_AFTER_S = 1.0
+"""A connection that was idle for so long, in seconds, is looked at before it is used."""
+POOL_SIZE = 20
+"""How many connections a process keeps, and as many again that it opens for a while."""
 
 DRIVER_EXTRAS = {"psycopg": "postgres", "pymysql": "mysql", "psycopg2": "postgres"}
 """Which extra installs which driver."""
@@ -50,14 +58,17 @@ class Database:
     def __init__(self, url: str | URL, *, engine: Engine | None = None) -> None:
         try:
             self.url = make_url(url)
-        except exc.ArgumentError as error:
+        except (exc.ArgumentError, ValueError) as error:
+            # What is taken for the port may be the end of a password.
+            why = error if isinstance(error, exc.ArgumentError) else "its port is no number; @ in a password is %40"
             raise ConfigurationError(
-                f"The database URL {str(url)!r} cannot be read ({error}). "
+                f"The database URL {_without_password(str(url))!r} cannot be read ({why}). "
                 "It looks like sqlite:///dexpy.db or postgresql+psycopg://user@host/name."
             ) from None
         self._given = engine
         self._engine: Engine | None = engine
         self._pid = os.getpid()
+        self._kin: weakref.WeakKeyDictionary[sa.Pool, bool] = weakref.WeakKeyDictionary()
         # One for each process: a fork copies a lock as it stands, and may copy it taken.
         self._locks: dict[int, threading.Lock] = {}
 
@@ -69,7 +80,7 @@ class Database:
     @property
     def path(self) -> str | None:
         """The absolute path of the SQLite file, None for a server or for memory."""
-        name = self.url.database
+        name = (self.url.database or "").removeprefix("file:")
         if not self.is_sqlite or not name or name == ":memory:":
             return None
         return os.path.realpath(name)
@@ -77,7 +88,8 @@ class Database:
     @property
     def display(self) -> str:
         """The URL without its password."""
-        return self.url.render_as_string(hide_password=True)
+        hidden = dict.fromkeys((name for name in self.url.query if "pass" in name.lower()), "***")
+        return self.url.update_query_dict(hidden).render_as_string(hide_password=True)
 
     @property
     def engine(self) -> Engine:
@@ -95,9 +107,10 @@ class Database:
             return self._engine
 
     def _create_engine(self) -> Engine:
-        options: dict[str, Any] = {"pool_size": 20, "max_overflow": 20}
+        options: dict[str, Any] = {"pool_size": POOL_SIZE, "max_overflow": POOL_SIZE}
         if not self.is_sqlite:
-            options["pool_pre_ping"] = True
+            if "connect_timeout" not in self.url.query and self.url.drivername.partition("+")[2] in DRIVER_EXTRAS:
+                options["connect_args"] = {"connect_timeout": CONNECT_TIMEOUT_S}
             if self.url.get_backend_name() in ("mysql", "mariadb"):
                 # Its default, REPEATABLE READ, locks gaps that concurrent claims run into.
                 options["isolation_level"] = "READ COMMITTED"
@@ -123,6 +136,8 @@ class Database:
             ) from None
         if self.is_sqlite:
             prepare_sqlite(engine)
+        else:
+            ping_idle_connections(engine)
         return engine
 
     @contextmanager
@@ -139,6 +154,28 @@ class Database:
         finally:
             connection.close()
 
+    @contextmanager
+    def at_once(self) -> Generator[Connection, None, None]:
+        """A connection on which each statement is committed as it is done: for one that says all, and stands alone.
+
+        One way to PostgreSQL and back, where a transaction takes three. Elsewhere it would save nothing:
+        there it is a transaction, as in `begin`.
+
+        Raises:
+            DatabaseUnavailable: The database cannot be opened.
+        """
+        if self.url.get_backend_name() != "postgresql":
+            with self.begin() as connection:
+                yield connection
+            return
+        connection = self.connect()
+        try:
+            # For this use only: the pool gives it its own level back.
+            connection.execution_options(isolation_level="AUTOCOMMIT")
+            yield connection
+        finally:
+            connection.close()
+
     def connect(self) -> Connection:
         """A connection of this process's pool, to be closed by the caller.
 
@@ -152,24 +189,44 @@ class Database:
             said = " ".join(str(error.orig).split())
             end = "" if said.endswith((".", "?")) else "."
             raise DatabaseUnavailable(
-                f"The database {self.display} cannot be opened: {said}{end} {self._advice()}"
+                f"The database {self.display} cannot be opened: {said}{end} {self._advice(error)}"
             ) from error
 
-    def _advice(self) -> str:
+    def _advice(self, error: exc.DBAPIError) -> str:
         if self.path is not None:
             return f"Is {os.path.dirname(self.path)} a folder that this user may write to?"
-        return "Is the server running, and are user, password and database right?"
+        if server.is_only_down(error.orig):
+            return "Is the server running, and are host and port right?"
+        return "Are user, password, database and options right?"
 
-    def same_as(self, other: Engine) -> bool:
-        """Whether an application's engine opens this very database, by what its URL says."""
-        if other is self._engine:
+    def same_as(self, other: Connection) -> bool:
+        """Whether an application's connection leads to this very database, whatever its URL says.
+
+        The answer is kept for all connections of its pool.
+
+        Args:
+            other: In any transaction, which goes on; it is read through, and nothing is written.
+        """
+        pool = other.engine.pool
+        if self._engine is not None and pool is self._engine.pool:
             return True
-        mine, theirs = self.url, other.url
-        if mine.get_backend_name() != theirs.get_backend_name():
+        if pool not in self._kin:
+            try:
+                self._kin[pool] = self._meets(other)
+            except DatabaseUnavailable:
+                # Looked at again next time. Until then the names must do: what comes next says that it is away.
+                theirs = other.engine.url
+                return (self.url.host, self.url.port, self.url.database) == (theirs.host, theirs.port, theirs.database)
+        return self._kin[pool]
+
+    def _meets(self, other: Connection) -> bool:
+        if not witness.are_kin(self.url.get_backend_name(), other.dialect.name):
             return False
         if self.is_sqlite:
-            return self.path is not None and self.path == Database(theirs).path
-        return (mine.host, mine.port, mine.database) == (theirs.host, theirs.port, theirs.database)
+            # Not by a connection of our own, which might have to wait for the transaction of the other one.
+            return self.path is not None and witness.opens(other, self.path)
+        with self.begin() as own:
+            return witness.meet(own, other)
 
     def dispose(self) -> None:
         """Close the connections that this process holds; an engine that was given stays as it is."""
@@ -178,10 +235,24 @@ class Database:
             self._engine = None
 
 
+def is_only_down(error: DexpyError) -> bool:
+    """Whether an error says that a database's server is down or about to start, so that waiting may help."""
+    cause = error.__cause__
+    return (
+        isinstance(error, DatabaseUnavailable) and isinstance(cause, exc.DBAPIError) and server.is_only_down(cause.orig)
+    )
+
+
+def _without_password(url: str) -> str:
+    """What was meant for a URL, readable or not."""
+    return re.sub(r"^([^:/]*:?/*[^:/@]*):.*@", r"\1:***@", url)
+
+
 _READS = re.compile(r"\s*(SELECT|PRAGMA|EXPLAIN|VALUES|BEGIN|COMMIT|ROLLBACK|END)\b", re.IGNORECASE)
 _WITH = re.compile(r"\s*WITH\b", re.IGNORECASE)
 _WRITES = re.compile(r"\b(INSERT|UPDATE|DELETE|REPLACE)\b", re.IGNORECASE)
 _SAVEPOINT = re.compile(r"\s*(SAVEPOINT|RELEASE SAVEPOINT|ROLLBACK TO SAVEPOINT)\s+(\S+)", re.IGNORECASE)
+_IDLE_SINCE = "dexpy_idle_since"
 _NOTED = "dexpy_noted_savepoints"
 _NOTHING = "SELECT 1"
 _IMMEDIATE = "BEGIN IMMEDIATE"
@@ -255,6 +326,28 @@ def prepare_sqlite(engine: Engine) -> None:
                 seconds=held_s,
                 advice="write late in perform, or say transaction = False",
             )
+
+
+def ping_idle_connections(engine: Engine) -> None:
+    """Ask a server whether a connection still lives before it is used again, if it has been idle for a while.
+
+    As SQLAlchemy's ``pool_pre_ping`` does for every use, which costs a busy worker one way to the server in four.
+    """
+
+    @event.listens_for(engine, "checkin")
+    def checked_in(_driver: Any, entry: Any) -> None:
+        entry.info[_IDLE_SINCE] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def checked_out(driver: Any, entry: Any, _proxy: Any) -> None:
+        since = entry.info.get(_IDLE_SINCE)
+        if since is None or time.monotonic() - since < PING_AFTER_S:
+            return
+        try:
+            engine.dialect.do_ping(driver)
+        except engine.dialect.loaded_dbapi.Error as error:
+            # The pool makes a new one in its place.
+            raise exc.DisconnectionError("the connection was lost while it was idle") from error
 
 
 def _switch_to_wal(cursor: Any) -> None:

@@ -3,18 +3,19 @@
 A row is *free*, *held* by a worker process until its lease ends, or *dead*: refused for good and kept to be looked at.
 An acknowledged message is a deleted row.
 
-The statements ask nothing of a database but recursive common table expressions: no RETURNING,
+The statements ask little of a database: no RETURNING, recursive common table expressions not of MariaDB,
 and SKIP LOCKED only of a server. SQLite's dialect leaves it out, and its one write lock serves instead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Generator, Sequence
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
+from sqlalchemy.engine import Connection, Row
 
 from dexpy.recording.metadata import UtcDateTime, after, as_of, metadata, seconds_parameter
 
@@ -57,35 +58,88 @@ def _in_queue() -> sa.ColumnElement[bool]:
     return _m.queue == sa.bindparam("p_queue")
 
 
-def _most_urgent() -> sa.Select[Any]:
-    """The highest priority that has something claimable in a queue, or NULL.
-
-    The index leads with the priority, so asking for "due, most urgent first" would walk over every message
-    of the future that is more urgent than the first due one. This walks from priority to priority instead,
-    looks at the first free message of each, and costs the same with a million scheduled messages.
-    """
+def _level() -> sa.Select[Any]:
+    """The highest priority in a queue."""
+    # Ordered and limited, where max() would say the same: not every database stops early for that.
     alive = (_in_queue(), _m.dead == sa.false())
-    # Ordered and limited, where max() and min() would say the same: not every database stops early for those.
-    highest = sa.select(_m.priority).where(*alive).order_by(_m.priority.desc()).limit(1)
-    levels = sa.select(highest.scalar_subquery().label("level")).cte("levels", recursive=True)
-    lower = highest.where(_m.priority < levels.c.level).correlate(levels).scalar_subquery()
+    return sa.select(_m.priority).where(*alive).order_by(_m.priority.desc()).limit(1)
+
+
+def _first_due_at(level: sa.ColumnElement[int]) -> sa.Select[Any]:
+    """The moment at which the first free message of a priority is due."""
+    alive = (_in_queue(), _m.dead == sa.false())
+    return sa.select(_m.due_at).where(*alive, _m.priority == level, _free()).order_by(_m.due_at).limit(1)
+
+
+def _most_urgent() -> sa.Select[Any]:
+    levels = sa.select(_level().scalar_subquery().label("level")).cte("levels", recursive=True)
+    lower = _level().where(_m.priority < levels.c.level).correlate(levels).scalar_subquery()
     levels = levels.union_all(sa.select(lower).select_from(levels).where(levels.c.level.is_not(None)))
-    earliest = sa.select(_m.due_at).where(*alive, _m.priority == levels.c.level, _free()).order_by(_m.due_at).limit(1)
-    return sa.select(sa.func.max(levels.c.level)).where(earliest.correlate(levels).scalar_subquery() <= now())
+    earliest = _first_due_at(levels.c.level).correlate(levels).scalar_subquery()
+    return sa.select(sa.func.max(levels.c.level)).where(earliest <= now())
 
-
-MOST_URGENT = _most_urgent()
-"""The highest priority with a claimable message in ``p_queue``; NULL when nothing is claimable. A plain read."""
 
 _CLAIMED = sa.select(_m.id, _m.queue, _m.priority, _m.payload)
 
-NEXT = (
-    _CLAIMED.where(_in_queue(), *_claimable(), _m.priority == MOST_URGENT.scalar_subquery())
-    .order_by(_m.due_at, _m.id)
-    .limit(sa.bindparam("p_limit"))
-    .with_for_update(skip_locked=True)
-)
-"""Up to ``p_limit`` claimable messages of ``p_queue``, all of its most urgent priority, the longest due first."""
+
+def _next_of(level: sa.ColumnElement[int]) -> sa.Executable:
+    claimable = _CLAIMED.where(_in_queue(), *_claimable(), _m.priority == level).order_by(_m.due_at, _m.id)
+    return claimable.limit(sa.bindparam("p_limit")).with_for_update(skip_locked=True)
+
+
+_MOST_URGENT = _most_urgent()
+_NEXT = _next_of(_MOST_URGENT.scalar_subquery())
+
+_THIS_LEVEL: sa.BindParameter[int] = sa.bindparam("p_level", type_=sa.Integer)
+_HIGHEST = _level()
+_LOWER = _level().where(_m.priority < _THIS_LEVEL)
+_IS_DUE = sa.select(_first_due_at(_THIS_LEVEL).scalar_subquery() <= now())
+_NEXT_OF_LEVEL = _next_of(_THIS_LEVEL)
+
+
+def most_urgent(connection: Connection, queue: str) -> int | None:
+    """The highest priority with a claimable message in a queue; None when nothing is claimable. A plain read.
+
+    The index leads with the priority, so asking for "due, most urgent first" would walk over every message
+    of the future that is more urgent than the first due one. This goes from priority to priority instead,
+    looks at the first free message of each, and costs the same with a million scheduled messages.
+    """
+    if not _walks(connection):
+        level: int | None = connection.execute(_MOST_URGENT, {"p_queue": queue}).scalar()
+        return level
+    of = {"p_queue": queue}
+    return next((one for one in _levels(connection, of) if _ask(connection, _IS_DUE, of, p_level=one)), None)
+
+
+def claimable(connection: Connection, queue: str, limit: int) -> Sequence[Row[Any]]:
+    """Claimable messages of a queue, locked: up to so many of its most urgent priority, the longest due first."""
+    if not _walks(connection):
+        return connection.execute(_NEXT, {"p_queue": queue, "p_limit": limit}).all()
+    of = {"p_queue": queue}
+    for level in _levels(connection, of):
+        if rows := connection.execute(_NEXT_OF_LEVEL, {**of, "p_level": level, "p_limit": limit}).all():
+            return rows
+    return ()
+
+
+def _walks(connection: Connection) -> bool:
+    """Whether the step from a priority to the next one must be a statement of its own.
+
+    Within one statement MariaDB makes that step message by message, over all that lie between.
+    """
+    return connection.dialect.name in ("mysql", "mariadb")
+
+
+def _levels(connection: Connection, of: dict[str, Any]) -> Generator[int]:
+    level = _ask(connection, _HIGHEST, of)
+    while level is not None:
+        yield level
+        level = _ask(connection, _LOWER, of, p_level=level)
+
+
+def _ask(connection: Connection, query: sa.Select[Any], of: dict[str, Any], **more: Any) -> Any:
+    return connection.execute(query, {**of, **more}).scalar()
+
 
 _THESE = _m.id.in_(sa.bindparam("p_ids", expanding=True))
 _MINE = sa.and_(_THESE, _m.owner == sa.bindparam("p_owner"))

@@ -6,6 +6,7 @@ Servers compute them from their own clock; SQLite runs in this very process, so 
 
 from __future__ import annotations
 
+import logging
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -15,6 +16,8 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
 
 from dexpy.foundation.clock import clock
+from dexpy.foundation.log import line
+from dexpy.foundation.redaction import class_path
 
 metadata = sa.MetaData()
 """The tables of dexpy."""
@@ -48,6 +51,36 @@ class UtcDateTime(TypeDecorator[datetime]):
         if value is None:
             return None
         return value.replace(tzinfo=timezone.utc) if value.tzinfo is None else value.astimezone(timezone.utc)
+
+
+class Json(TypeDecorator[Any]):
+    """JSON; NULL in Python is NULL in SQL, and so is text that is no JSON: it must not hide the rows around it."""
+
+    # `json`, not `jsonb` on PostgreSQL, and text elsewhere: jsonb rewrites numbers.
+    impl = sa.JSON
+    cache_ok = True
+
+    def __init__(self) -> None:
+        super().__init__(none_as_null=True)
+
+    def coerce_compared_value(self, op: Any, value: Any) -> Any:
+        """As JSON has it."""
+        return self.impl_instance.coerce_compared_value(op, value)
+
+    def result_processor(self, dialect: sa.Dialect, coltype: Any) -> Any:
+        """Reads a value, or says in the log that it cannot be read."""
+        process: Any = super().result_processor(dialect, coltype)
+        if process is None:
+            return None
+
+        def read(value: Any) -> Any:
+            try:
+                return process(value)
+            except ValueError as error:
+                line(logging.WARNING, "json.unreadable", error=class_path(error))
+                return None
+
+        return read
 
 
 class _Seconds(TypeDecorator[float]):

@@ -17,6 +17,7 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session, SessionTransaction
 
 from dexpy.foundation.log import line, logger
+from dexpy.foundation.redaction import class_path, frames_of
 from dexpy.recording.ambient import enter_ambient, leave_ambient
 
 Action: TypeAlias = Callable[[], None]
@@ -47,9 +48,11 @@ def attempt(action: Action) -> None:
     token = enter_ambient(None)
     try:
         action()
-    except Exception:  # noqa: BLE001 - anything an application's hook may raise
-        line(logging.ERROR, "after_commit.failed", action=getattr(action, "__qualname__", type(action).__name__))
-        logger.debug("the traceback of the failed action", exc_info=True)
+    except Exception as error:  # noqa: BLE001 - anything an application's hook may raise
+        name = getattr(action, "__qualname__", type(action).__name__)
+        line(logging.ERROR, "after_commit.failed", action=name, error=class_path(error))
+        # Without its message: nobody here knows the secrets of the run that it comes from.
+        logger.debug("the frames of the failed action:\n%s", frames_of(error))
     finally:
         leave_ambient(token)
 

@@ -47,7 +47,8 @@ class Record:
     completed_at: datetime | None
     expires_at: datetime | None
     num_attempts: int
-    max_attempts: int | None
+    num_lost: int
+    max_lost: int | None
     claim_token: int
     claimed_by: str | None
     parent_id: str | None

@@ -16,6 +16,7 @@ from sqlalchemy.engine import Connection, Row
 
 from dexpy.declaration.contract import Contract
 from dexpy.declaration.props import encoded
+from dexpy.foundation.checkpoint import checkpoint
 from dexpy.foundation.errors import SENSITIVE, LostClaim, NotSerializable
 from dexpy.foundation.log import line
 from dexpy.foundation.outcome import Err, Outcome
@@ -250,13 +251,15 @@ class ClaimRecorder:
         if connection is not None:
             self._apply(connection, envelope)
         else:
-            with self.store.begin() as own:
+            with self.store.at_once() as own:
                 self._apply(own, envelope)
         self._settled = True
 
     def _apply(self, connection: Connection, envelope: Any) -> None:
         token = self.row.claim_token
-        if apply(connection, "succeed", self.row.id, claim_token=token, result=envelope) is None:
+        done = apply(connection, "succeed", self.row.id, claim_token=token, result=envelope)
+        checkpoint("before_commit")
+        if done is None:
             raise LostClaim(f"{self.contract.name} {self.row.id}: its claim {token} went to another worker.")
 
     def rolled_back(self) -> None:

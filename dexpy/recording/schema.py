@@ -12,9 +12,9 @@ from dexpy.foundation.errors import DatabaseUnavailable
 from dexpy.recording.database import take_write_lock
 from dexpy.recording.messages import messages
 from dexpy.recording.metadata import metadata
-from dexpy.recording.tables import attempts, queues, records
+from dexpy.recording.tables import attempts, queues, records, signals, worker_sessions, workers
 
-TABLES = (records, attempts, queues, messages)
+TABLES = (records, attempts, signals, workers, worker_sessions, queues, messages)
 """In the order in which they are made."""
 
 LOCK_WAIT_S = 60

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from dexpy.foundation.errors import DatabaseUnavailable, InvalidTransition, RecordNotFound, SchemaMissing
 from dexpy.foundation.redaction import Redactor
-from dexpy.recording import schema
+from dexpy.recording import schema, signals
 from dexpy.recording.database import Database
 from dexpy.recording.metadata import after, as_of
 from dexpy.recording.tables import attempts, records
@@ -76,7 +76,8 @@ class Store:
         self._session_factory = getattr(session_factory, "session_factory", session_factory)
         self._prepared = False
         self._lock = threading.Lock()
-        self._same: dict[Any, bool] = {}
+        self.watcher: Callable[[Session], None] | None = None
+        """Told of each session that is made for a run, in a worker."""
 
     def new_session(self) -> Session:
         """A session for one run; its objects stay readable after the commit that ends it."""
@@ -86,18 +87,22 @@ class Store:
             self.prepare()
             session = sessionmaker(self.database.engine)()
         session.expire_on_commit = False
+        if self.watcher is not None:
+            self.watcher(session)
         return session
 
     def holds(self, session: Session) -> bool:
         """Whether a session's transaction and the records are in one database."""
         try:
-            engine = session.connection().engine
+            connection = session.connection()
         except UnboundExecutionError:
             # A bind for each model: nobody can say which one the records belong to.
             return False
-        if engine not in self._same:
-            self._same[engine] = self.database.same_as(engine)
-        return self._same[engine]
+        return self.is_ours(connection)
+
+    def is_ours(self, connection: Connection) -> bool:
+        """Whether a connection leads to the database of the records."""
+        return self.database.same_as(connection)
 
     def prepare(self, connection: Connection | None = None) -> None:
         """See to it that the tables are there: SQLite's make themselves, a server's are made by ``dexpy db init``.
@@ -148,6 +153,13 @@ class Store:
         """A transaction of the store's own, committed at the end of the block."""
         self.prepare()
         with self.database.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def at_once(self) -> Generator[Connection, None, None]:
+        """A connection for one statement that stands alone, in as few round trips as the database allows."""
+        self.prepare()
+        with self.database.at_once() as connection:
             yield connection
 
     def insert(self, connection: Connection, values: Mapping[str, Any]) -> None:
@@ -207,6 +219,30 @@ class Store:
         query = sa.select(attempts).where(attempts.c.record_id == id)
         return self.rows(query.order_by(attempts.c.claim_token))
 
+    def cancel(self, id: str, **values: Any) -> Row[Any]:
+        """Call a run off: at once while it is pending, by asking it while it runs.
+
+        Raises:
+            RecordNotFound: There is no such record.
+            InvalidTransition: It has ended; nothing was changed.
+        """
+        while True:
+            with self.begin() as connection:
+                row = apply(connection, "cancel", id, **values)
+                if row is None:
+                    signals.request_cancel(connection, id)
+            if row is not None:
+                return row
+            # It may have ended, or become pending again, between the two: only a run that goes on sees the request.
+            row = self.row(id)
+            if row.status == "running":
+                return row
+            if row.status != "pending":
+                with self.begin() as connection:
+                    signals.forget(connection, id)
+                why = "It can be done while a record is pending or running. Nothing was changed."
+                raise InvalidTransition(id, "cancel", row.status, why)
+
     def move(self, event: str, id: str, **values: Any) -> Row[Any]:
         """A person's event: expire, cancel, discard, revive, reschedule.
 
@@ -223,6 +259,8 @@ class Store:
             if row is not None and event == "revive" and row.params is None:
                 why = "Its record keeps no params to run it with again. Nothing was changed."
                 raise InvalidTransition(id, "retry", before, why)
+            if row is not None and event == "revive":
+                signals.forget(connection, id)
             if row is not None and row.status == "pending" and sender is not None:
                 sender.send(connection, row)
         if row is None:

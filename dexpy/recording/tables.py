@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
-from dexpy.recording.metadata import UtcDateTime, metadata
+from dexpy.recording.metadata import Json, UtcDateTime, metadata
 
 STATUSES = ("pending", "running", "done", "failed", "expired")
 """Every state that a record can be in."""
@@ -31,11 +31,6 @@ FAILURES = (
 """Why a record has not ended in `done`."""
 
 
-def _json() -> sa.JSON:
-    # `json`, not `jsonb`, on PostgreSQL, and text elsewhere: jsonb rewrites numbers. NULL in Python is NULL in SQL.
-    return sa.JSON(none_as_null=True)
-
-
 def _key(length: int) -> sa.String:
     # Compared by their bytes: MariaDB would otherwise take "A" for "a".
     return sa.String(length).with_variant(mysql.VARCHAR(length, collation="utf8mb4_bin"), "mysql", "mariadb")
@@ -46,13 +41,13 @@ records = sa.Table(
     metadata,
     sa.Column("id", _key(40), primary_key=True),
     sa.Column("name", _key(255), nullable=False),
-    sa.Column("params", _json()),
-    sa.Column("result", _json()),
+    sa.Column("params", Json()),
+    sa.Column("result", Json()),
     sa.Column("status", sa.String(16), nullable=False),
     sa.Column("error", sa.String(255)),
     sa.Column("failure", sa.String(16)),
     sa.Column("error_message", sa.Text),
-    sa.Column("error_details", _json()),
+    sa.Column("error_details", Json()),
     sa.Column("queue", _key(64), nullable=False, server_default="default"),
     sa.Column("priority", sa.Integer, nullable=False, server_default="0"),
     sa.Column("scheduled_at", UtcDateTime),
@@ -62,11 +57,11 @@ records = sa.Table(
     sa.Column("completed_at", UtcDateTime),
     sa.Column("expires_at", UtcDateTime),
     sa.Column("num_attempts", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("max_attempts", sa.Integer),
-    sa.Column("retry_counts", _json()),
+    sa.Column("num_lost", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("max_lost", sa.Integer),
+    sa.Column("retry_counts", Json()),
     sa.Column("claim_token", sa.Integer, nullable=False, server_default="0"),
     sa.Column("claimed_by", sa.String(64)),
-    sa.Column("claimed_backend", sa.String(64)),
     sa.Column("once_key", _key(64), unique=True),
     sa.Column("once_expires_at", UtcDateTime),
     sa.Column("unique_key", _key(64), unique=True),
@@ -76,21 +71,22 @@ records = sa.Table(
     sa.Column("run_at", UtcDateTime),
     sa.Column("parent_id", _key(40)),
     sa.Column("trace_id", _key(64)),
-    sa.Column("trace", _json()),
+    sa.Column("trace", Json()),
     sa.Column("actor_type", sa.String(64)),
     sa.Column("actor_id", _key(255)),
-    sa.Column("tags", _json()),
+    sa.Column("tags", Json()),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("updated_at", UtcDateTime, nullable=False),
     sa.CheckConstraint(f"status IN ({', '.join(repr(status) for status in STATUSES)})", name="ck_operation_status"),
     sa.UniqueConstraint("name", "idempotence_token", name="uq_operation_token"),
     sa.UniqueConstraint("recurring_key", "run_at", name="uq_operation_tick"),
-    sa.Index("ix_operation_due", "status", "queue", "scheduled_at"),
+    sa.Index("ix_operation_due", "status", "queue", "priority", "scheduled_at"),
     sa.Index("ix_operation_owed", "status", "enqueued_at", "scheduled_at"),
     sa.Index("ix_operation_name", "name", "status", "id"),
     sa.Index("ix_operation_trace", "trace_id"),
     sa.Index("ix_operation_actor", "actor_type", "actor_id"),
     sa.Index("ix_operation_completed", "completed_at"),
+    sa.Index("ix_operation_expires", "expires_at"),
 )
 """One row for each run."""
 
@@ -109,6 +105,37 @@ attempts = sa.Table(
     sa.Column("traceback", sa.Text),
 )
 """One row for each attempt that ended in any way but `done`: a retry overwrites nothing."""
+
+workers = sa.Table(
+    "operation_workers",
+    metadata,
+    sa.Column("id", _key(64), primary_key=True),
+    sa.Column("host", sa.String(255), nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("threads", sa.Integer, nullable=False),
+    sa.Column("queues", Json()),
+    sa.Column("started_at", UtcDateTime, nullable=False),
+    sa.Column("beat_at", UtcDateTime, nullable=False),
+    sa.Column("leased_until", UtcDateTime, nullable=False),
+)
+"""One row for each live worker process; one whose lease is over is dead, and what it held is run again."""
+
+worker_sessions = sa.Table(
+    "operation_worker_sessions",
+    metadata,
+    sa.Column("worker", _key(64), primary_key=True),
+    sa.Column("backend", _key(96), primary_key=True),
+)
+"""The database sessions that a worker's runs use, as their server names them: ended before its runs are given away."""
+
+signals = sa.Table(
+    "operation_signals",
+    metadata,
+    sa.Column("record_id", _key(40), primary_key=True),
+    sa.Column("cancel_requested_at", UtcDateTime),
+    sa.Column("progress", Json()),
+)
+"""What is said to a run, or by it, while it runs; not on its record, where it would fail a REPEATABLE READ end."""
 
 queues = sa.Table(
     "operation_queues",

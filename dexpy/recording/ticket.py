@@ -295,12 +295,18 @@ class Ticket(Generic[R]):
         return self._move("expire", "expired", "It was expired by hand.")
 
     def cancel(self) -> Ticket[R]:
-        """Call the run off; only while it is pending.
+        """Call the run off, unless it has ended.
+
+        One that waits is ``expired`` at once. One that runs is asked to end, and does so at its next look:
+        ``self.check_cancelled()``, the next use of its session, the next await, its commit. It may still come to its
+        end before that; `wait` tells.
 
         Raises:
-            InvalidTransition: It is not pending; nothing was changed.
+            InvalidTransition: It has ended; nothing was changed.
         """
-        return self._move("cancel", "cancelled", "It was cancelled.")
+        values = {"error": None, "failure": "cancelled", "error_message": "It was cancelled.", "error_details": None}
+        self._load(self._committed().cancel(self.id, **values))
+        return self
 
     def fail(self, reason: str) -> Ticket[R]:
         """Mark the run as failed for good; only while it is pending.

@@ -3,13 +3,14 @@
 ::
 
     enqueue   -        > pending          succeed    running > done
-    start     -        > running          refuse     running > failed     business error or guard
-    claim     pending  > running          crash      running > failed     an exception, no attempt left
-    expire    pending  > expired          retry      running > pending    an exception, attempts left
-    discard   pending  > failed           abandon    running > expired    cancelled
-    cancel    pending  > expired          give_back  running > pending    shutdown; the attempt does not count
-    park      pending  > failed           revive     failed, expired > pending
-    owe, reschedule    pending > pending
+    start     -        > running          refuse     running > failed     a business error
+    claim     pending  > running          reject     running > failed     a guard
+    rescue    running  > pending          crash      running > failed     an exception, no attempt left
+    expire    pending  > expired          lose       running > failed     its worker died; too often
+    discard   pending  > failed           retry      running > pending    an exception, attempts left
+    cancel    pending  > expired          abandon    running > expired    cancelled
+    park      pending  > failed           give_back  running > pending    shutdown; the attempt does not count
+    owe, reschedule    pending > pending  revive     failed, expired > pending
 
 Nothing else writes the column `status`, but for the insert of a row that is born `pending` or, for a synchronous run,
 in its final state.
@@ -44,7 +45,7 @@ class Transition:
         target: The state that it enters.
         changes: What else it writes; a value is a constant or a SQL expression.
         given: Columns whose values the caller hands over.
-        due: Whether the row must be due.
+        due: Whether the row must be due, and not too late.
         fenced: Whether only the holder of the claim may do it.
     """
 
@@ -61,6 +62,7 @@ class Transition:
         found: list[sa.ColumnElement[bool]] = [table.status.in_(self.sources)]
         if self.due:
             found.append(sa.or_(table.scheduled_at.is_(None), table.scheduled_at <= as_of(0)))
+            found.append(sa.or_(table.expires_at.is_(None), table.expires_at > as_of(0)))
         if self.fenced:
             found.append(table.claim_token == _given("claim_token"))
         return tuple(found)
@@ -74,7 +76,8 @@ class Transition:
 
 _NO_ERROR: Final = {"error": None, "failure": None, "error_message": None, "error_details": None}
 _ERROR: Final = ("error", "failure", "error_message", "error_details")
-_RELEASED: Final = {"claimed_by": None, "claimed_backend": None}
+_RELEASED: Final = {"claimed_by": None}
+_LOST: Final = {"num_lost": records.c.num_lost + 1}
 _ENDED: Final = {"completed_at": after(0), "unique_key": None}
 # A key for replay stays with what is replayed: results and business errors. Everything else frees it.
 _KEYS_FREED: Final = {"once_key": None, "once_expires_at": None}
@@ -97,6 +100,7 @@ TRANSITIONS: Final[dict[str, Transition]] = {
     ),
     "succeed": Transition(("running",), "done", _NO_ERROR | _ENDED | _RELEASED, given=("result",), fenced=True),
     "refuse": Transition(("running",), "failed", _ENDED | _RELEASED, given=_ERROR, fenced=True),
+    "reject": Transition(("running",), "failed", _ENDED | _RELEASED | _KEYS_FREED, given=_ERROR, fenced=True),
     "crash": Transition(("running",), "failed", _ENDED | _RELEASED | _KEYS_FREED, given=_ERROR, fenced=True),
     "retry": Transition(("running",), "pending", _AGAIN | _RELEASED, given=(*_ERROR, "retry_counts"), fenced=True),
     "abandon": Transition(("running",), "expired", _ENDED | _RELEASED | _KEYS_FREED, given=_ERROR, fenced=True),
@@ -106,6 +110,8 @@ TRANSITIONS: Final[dict[str, Transition]] = {
         _RELEASED | _SENT | {"num_attempts": records.c.num_attempts - 1, "started_at": None, "scheduled_at": after(0)},
         fenced=True,
     ),
+    "rescue": Transition(("running",), "pending", _AGAIN | _RELEASED | _LOST, given=_ERROR, fenced=True),
+    "lose": Transition(("running",), "failed", _ENDED | _RELEASED | _LOST | _KEYS_FREED, given=_ERROR, fenced=True),
     "expire": Transition(("pending",), "expired", _ENDED | _KEYS_FREED, given=_ERROR),
     "cancel": Transition(("pending",), "expired", _ENDED | _KEYS_FREED, given=_ERROR),
     "discard": Transition(("pending",), "failed", _ENDED | _KEYS_FREED, given=_ERROR),
@@ -127,6 +133,7 @@ TRANSITIONS: Final[dict[str, Transition]] = {
             "completed_at": None,
             "expires_at": None,
             "num_attempts": 0,
+            "num_lost": 0,
             "retry_counts": None,
         },
     ),
@@ -135,6 +142,10 @@ TRANSITIONS: Final[dict[str, Transition]] = {
 
 _STATEMENTS: Final = {event: transition.statement() for event, transition in TRANSITIONS.items()}
 _RETURNING: Final = {event: statement.returning(*records.c) for event, statement in _STATEMENTS.items()}
+# A worker that freezes between this statement and the commit holds the row that its successor wants. Its session is
+# ended then; where that is not allowed, the server ends it by itself. In the same statement, for a round trip less.
+_ARMED: Final = sa.func.set_config("idle_in_transaction_session_timeout", "10s", True)
+_SUCCEED_ARMED: Final = _STATEMENTS["succeed"].returning(*records.c, _ARMED)
 _READ: Final = sa.select(records).where(records.c.id == _given("id"))
 
 
@@ -152,6 +163,8 @@ def apply(connection: Connection, event: str, id: str, **values: Any) -> Row[Any
         The row as it now is, or None if its state does not allow the event: nothing was changed then.
     """
     parameters = {PREFIX + name: value for name, value in values.items()} | {PREFIX + "id": id}
+    if event == "succeed" and connection.dialect.name == "postgresql":
+        return connection.execute(_SUCCEED_ARMED, parameters).first()
     if connection.dialect.update_returning:
         return connection.execute(_RETURNING[event], parameters).first()
     changed = connection.execute(_STATEMENTS[event], parameters).rowcount

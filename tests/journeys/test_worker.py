@@ -384,8 +384,8 @@ REFUSALS = {
         {"DEXPY_DATABASE": "mysql+pymysql://u:hunter2@localhost:1/x", "WITHOUT": "pymysql"},
         ["'pymysql'", 'pip install "dexpy[mysql]"'],
     ),
-    "a server that does not answer": (
-        ["worker", "shop"],
+    "a server that does not answer a burst": (
+        ["worker", "shop", "--burst"],
         {"DEXPY_DATABASE": "postgresql+psycopg://u:hunter2@127.0.0.1:1/x"},
         ["postgresql+psycopg://u:***@127.0.0.1:1/x", "cannot be opened", "Is the server running"],
     ),

@@ -357,8 +357,8 @@ def test_an_engine_that_was_given_is_used_and_never_closed(tmp_path: Path) -> No
     own = sa.create_engine(f"sqlite:///{tmp_path}/own.db")
     database = Database(own.url, engine=own)
     assert database.engine is own
-    assert database.same_as(own)
     with database.begin() as connection:
+        assert database.same_as(connection)
         connection.exec_driver_sql("CREATE TABLE box (id INTEGER)")
     database.dispose()
     assert database.engine is own

@@ -10,8 +10,9 @@ So whenever a consumer begins anew, it puts back what is in the set and not in h
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import redis
 from dramatiq.brokers.redis import RedisBroker, _RedisConsumer  # pyright: ignore[reportPrivateUsage]
@@ -42,10 +43,14 @@ class LosslessRedisBroker(RedisBroker):
 
 class _Consumer(_RedisConsumer):
     def __init__(self, broker: LosslessRedisBroker, queue_name: str, prefetch: int, timeout: int) -> None:
-        super().__init__(broker, queue_name, prefetch, timeout)
+        is_delay = queue_name.endswith(DELAY_SUFFIX)
+        # Dramatiq asks for two messages a thread. One in reserve lies behind a running job while another process idles.
+        super().__init__(broker, queue_name, prefetch if is_delay else max(1, prefetch // 2), timeout)
+        self._freed = threading.Event()
+        self._timeout_s = timeout / 1000
         self._queue = queue_name
         self._in_hand = broker.in_hand.setdefault(queue_name, set())
-        if queue_name.endswith(DELAY_SUFFIX):
+        if is_delay:
             # Dramatiq forgets the waiting messages of a consumer with the consumer.
             self._in_hand.clear()
         try:
@@ -62,6 +67,12 @@ class _Consumer(_RedisConsumer):
             self.logger.warning("%d messages of queue %r were fetched and never came: put back.", len(left), queue)
 
     def __next__(self) -> Any:
+        cached: Any = cast("Any", self).message_cache
+        if not cached and self.outstanding_message_count >= self.prefetch:
+            # Until a message ends there is no thread for another one; Dramatiq would sleep, and longer each time.
+            self._freed.wait(self._timeout_s)
+            self.misses = 0
+        self._freed.clear()
         try:
             message: Any = super().__next__()
         except redis.TimeoutError as error:
@@ -73,10 +84,12 @@ class _Consumer(_RedisConsumer):
     def ack(self, message: Any) -> None:
         super().ack(message)
         self._in_hand.discard(message.options[_ID])
+        self._freed.set()
 
     def nack(self, message: Any) -> None:
         super().nack(message)
         self._in_hand.discard(message.options[_ID])
+        self._freed.set()
 
     def requeue(self, messages: Iterable[Any]) -> None:
         given = list(messages)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import re
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import dramatiq
+from dramatiq.common import dq_name
 
+from dexpy.background.brokers.refusals import in_one_line, lacks_tls, refusal, said
 from dexpy.background.brokers.sql import SqlBroker
+from dexpy.background.brokers.tongue import Address
 from dexpy.foundation.errors import ConfigurationError, MissingExtra
 
 REDIS_SCHEMES = ("redis", "rediss", "unix")
@@ -30,29 +34,36 @@ def is_database(url: str) -> bool:
 
 def display(url: str) -> str:
     """A URL without its password."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}"))
+    hidden = re.sub(r"([?&][^=&]*pass[^=&]*=)[^&]*", r"\1***", url, flags=re.IGNORECASE)
+    return re.sub(r"^([^:/]*:/*[^:/@]*):.*@", r"\1:***@", hidden)
 
 
-def broker_from_url(url: str) -> dramatiq.Broker:
+def broker_from_url(url: str, *, silent_s: float = 60.0) -> dramatiq.Broker:
     """A Dramatiq broker for a server.
 
     Args:
         url: ``redis://``, ``rediss://``, ``unix://``, ``amqp://`` or ``amqps://``. One of Redis may end in
             ``?namespace=shop``: the prefix of all keys, so that several applications share a server.
             On RabbitMQ a virtual host does that: ``amqp://user@host/shop``.
+        silent_s: A process that says nothing for so long, in seconds, loses its messages on Redis to others.
 
     Raises:
         ConfigurationError: Another kind of URL.
         MissingExtra: The package that it needs is not installed.
     """
-    scheme = urlsplit(url).scheme
-    if scheme in REDIS_SCHEMES:
-        return _redis(*_without_namespace(url))
-    if scheme in RABBITMQ_SCHEMES:
-        return _rabbitmq(url)
+    scheme = url.partition(":")[0]
+    try:
+        if scheme in REDIS_SCHEMES:
+            return _redis(*_without_namespace(url), silent_s)
+        if scheme in RABBITMQ_SCHEMES:
+            return _rabbitmq(url)
+    except (ValueError, SyntaxError, OSError) as error:
+        # Pika reads its options as Python, and opens the files that they name.
+        why = in_one_line(error)
+        if "port" in why.lower():
+            # What is taken for the port may be the end of a password.
+            why = "its port is no number. A sign like / ? # @ in a password is written %2F %3F %23 %40"
+        raise ConfigurationError(f"The broker {display(url)} cannot be read: {why}.") from None
     raise ConfigurationError(
         f"The broker {display(url)} is of a kind that dexpy does not know. It knows redis://, rediss://, amqp://, "
         "amqps:// and database URLs; any other dramatiq.Broker can be given itself: configure(broker=MyBroker(...))."
@@ -61,8 +72,7 @@ def broker_from_url(url: str) -> dramatiq.Broker:
 
 def _without_namespace(url: str) -> tuple[str, str]:
     """A URL as the Redis client knows it, and the namespace that it named."""
-    parts = urlsplit(url)
-    query = parse_qsl(parts.query, keep_blank_values=True)
+    query = parse_qsl(urlsplit(url).query, keep_blank_values=True)
     named = [value for key, value in query if key == "namespace"]
     if not named:
         return url, DEFAULT_NAMESPACE
@@ -72,20 +82,22 @@ def _without_namespace(url: str) -> tuple[str, str]:
             "Name one, as in redis://host/0?namespace=shop."
         )
     rest = [(key, value) for key, value in query if key != "namespace"]
-    return urlunsplit(parts._replace(query=urlencode(rest))), named[0]
+    # Not put together again from its parts: that forgets the empty host of unix:///path.
+    return url.partition("?")[0] + (f"?{urlencode(rest)}" if rest else ""), named[0]
 
 
-def _redis(url: str, namespace: str) -> dramatiq.Broker:
+def _redis(url: str, namespace: str, silent_s: float) -> dramatiq.Broker:
     import redis
 
     from dexpy.background.brokers.redis import LosslessRedisBroker
 
-    try:
-        pool = _pool(redis.ConnectionPool, url)
-    except ValueError as error:
-        raise ConfigurationError(f"The broker {display(url)} cannot be read: {error}.") from None
-    client: Any = redis.Redis(connection_pool=pool)
-    return LosslessRedisBroker(client=client, namespace=namespace, maintenance_chance=REDIS_MAINTENANCE_CHANCE)
+    client: Any = redis.Redis(connection_pool=_pool(redis.ConnectionPool, url))
+    return LosslessRedisBroker(
+        client=client,
+        namespace=namespace,
+        maintenance_chance=REDIS_MAINTENANCE_CHANCE,
+        heartbeat_timeout=round(silent_s * 1000),
+    )
 
 
 def _pool(pools: Any, url: str) -> Any:
@@ -118,10 +130,6 @@ class NoAnswer(ConfigurationError):
     """The broker's server does not answer; it may do so later."""
 
 
-REFUSALS = ("Auth", "AccessDenied", "NoPermission", "ResponseError", "SSL", "Certificate")
-"""Parts of the names of errors by which a server, or its certificate, says that waiting will not help."""
-
-
 def check_reachable(broker: Any) -> None:
     """Ask a server whether it is there.
 
@@ -129,27 +137,41 @@ def check_reachable(broker: Any) -> None:
         NoAnswer: It is not, or not now.
         ConfigurationError: It is, and does not let us in.
     """
+    name, address, is_redis = display_of(broker), _address_of(broker), _is_redis(broker)
+    if (why := lacks_tls(address, is_redis)) is not None:
+        raise ConfigurationError(f"{name} does not let us in: {why}")
     try:
         depth(broker, "default")
     except Exception as error:
-        said = " ".join(str(error).split()).rstrip(".")
-        problem = f"{display_of(broker)} %s: {type(error).__name__}: {said}. %s"
-        if _is_refusal(error):
-            advice = "Are user, password, virtual host and certificate right?"
-            raise ConfigurationError(problem % ("does not let us in", advice)) from error
-        raise NoAnswer(problem % ("does not answer", "Is the server running, and are host and port right?")) from error
+        if (why := refusal(error, address, is_redis)) is not None:
+            raise ConfigurationError(f"{name} does not let us in: {why}") from error
+        raise NoAnswer(
+            f"{name} does not answer: {said(error)} Is the server running, and are host and port right?"
+        ) from error
     finally:
-        _let_go(broker)
+        let_go(broker)
 
 
-def _is_refusal(error: BaseException) -> bool:
-    # Dramatiq wraps what Pika says, and drops it as the cause.
-    inner: Any = getattr(error, "message", None)
-    names = [kind.__name__ for one in (error, inner) if one is not None for kind in type(one).__mro__]
-    return any(part in name for name in names for part in REFUSALS) or "[SSL" in str(error)
+def _is_redis(broker: Any) -> bool:
+    return hasattr(broker, "do_qsize")
 
 
-def _let_go(broker: Any) -> None:
+def _address_of(broker: Any) -> Address | None:
+    """Where a broker's server listens; None where that cannot be seen."""
+    if _is_redis(broker):
+        pool: Any = broker.client.connection_pool
+        facts: dict[str, Any] = getattr(pool, "connection_kwargs", {})
+        if "host" not in facts:
+            return None
+        secure = "SSL" in getattr(pool, "connection_class", type(None)).__name__
+        return Address(facts["host"], facts.get("port", 6379), secure)
+    parameters: Any = getattr(broker, "parameters", None)
+    if hasattr(parameters, "virtual_host"):
+        return Address(parameters.host, parameters.port, parameters.ssl_options is not None)
+    return None
+
+
+def let_go(broker: Any) -> None:
     """Close what a look has opened in this thread: nobody would answer RabbitMQ's heartbeats on it."""
     if type(broker).__name__ == "RabbitmqBroker" and getattr(broker.state, "connection", None) is not None:
         del broker.connection
@@ -159,7 +181,7 @@ def display_of(broker: Any) -> str:
     """A broker in words, without its password."""
     if isinstance(broker, SqlBroker):
         return f"The broker {broker.database.display}"
-    if hasattr(broker, "do_qsize"):
+    if _is_redis(broker):
         facts: dict[str, Any] = broker.client.connection_pool.connection_kwargs
         where = facts.get("path") or f"{facts.get('host', 'localhost')}:{facts.get('port', 6379)}"
         return f"The broker Redis at {where}"
@@ -169,13 +191,20 @@ def display_of(broker: Any) -> str:
     return f"The broker {type(broker).__name__}"
 
 
+def counts_running(broker: Any) -> bool:
+    """Whether `depth` counts the messages too that a worker holds: RabbitMQ tells only of those that wait."""
+    return not hasattr(broker, "get_queue_message_counts")
+
+
 def depth(broker: Any, queue: str) -> int | None:
-    """How many messages a server holds for a queue, running ones included; None where that cannot be known."""
+    """How many messages a server holds for a queue, see `counts_running`; None where that cannot be known."""
     if isinstance(broker, SqlBroker):
         pending = broker.pending([queue])
         return pending.due + pending.leased
-    if hasattr(broker, "do_qsize"):
-        return int(broker.do_qsize(queue))
+    if _is_redis(broker):
+        # Not Dramatiq's own count, which has twice what this very process holds.
+        names = (f"{broker.namespace}:{name}.msgs" for name in (queue, dq_name(queue)))
+        return sum(int(broker.client.hlen(name)) for name in names)
     if hasattr(broker, "get_queue_message_counts"):
         broker.declare_queue(queue, ensure=True)
         return int(broker.get_queue_message_counts(queue)[0])

@@ -23,7 +23,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterable
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, cast
@@ -34,7 +34,7 @@ import sqlalchemy as sa
 from dramatiq.errors import ConnectionClosed, DecodeError, QueueJoinTimeout, QueueNotFound
 from dramatiq.middleware.threading import Interrupt
 from sqlalchemy import exc
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Row
 
 from dexpy.background.brokers.doorbell import Doorbell, has_doorbell
 from dexpy.foundation.clock import clock
@@ -185,6 +185,7 @@ class SqlBroker(dramatiq.Broker):
         message: dramatiq.Message[Any],
         *,
         due_at: datetime | None = None,
+        wait_s: float = 0.0,
         priority: int = 0,
     ) -> None:
         """Enqueue a message in the caller's own transaction: it exists if and when that commits.
@@ -194,12 +195,16 @@ class SqlBroker(dramatiq.Broker):
         Args:
             connection: Of this broker's database, in a transaction.
             message: Of any queue, declared here or not.
-            due_at: An aware moment; None is now.
+            due_at: An aware moment; None to count from now.
+            wait_s: So many seconds from now, by the database's clock, where no moment is given.
             priority: Higher runs sooner.
         """
-        delay = None if due_at is None else max(0, round((due_at - clock.now()).total_seconds() * 1000))
+        if due_at is None:
+            delay = round(wait_s * 1000) or None
+        else:
+            delay = max(0, round((due_at - clock.now()).total_seconds() * 1000))
         self.emit_before("enqueue", message, delay)
-        _insert(connection, message, priority=priority, due_at=due_at)
+        _insert(connection, message, priority=priority, due_at=due_at, wait_s=wait_s)
         self.emit_after("enqueue", message, delay)
 
     def enqueue(self, message: dramatiq.Message[Any], *, delay: int | None = None) -> dramatiq.Message[Any]:
@@ -464,8 +469,7 @@ class _Leases:
         """Claim what a consumer has room for, and say whether there was anything."""
         # A plain read first: an idle poller must not take SQLite's write lock.
         with self._database.connect() as connection:
-            most_urgent = connection.execute(sql.MOST_URGENT, {"p_queue": consumer.queue}).scalar()
-        consumer.more_expected = most_urgent is not None
+            consumer.more_expected = sql.most_urgent(connection, consumer.queue) is not None
         if not consumer.more_expected:
             return False
         with self._turn:
@@ -485,7 +489,7 @@ class _Leases:
                 return None
         with self._turn:
             with self._database.begin() as connection:
-                claims = self._claim(connection, statement, {}, None)
+                claims = self._claim(connection, lambda: connection.execute(statement).all(), None)
             self._hold(claims)
         return claims[0] if claims else None
 
@@ -507,15 +511,15 @@ class _Leases:
         room = self.room(consumer, done)
         if room <= 0:
             return []
-        claims = self._claim(connection, sql.NEXT, {"p_queue": consumer.queue, "p_limit": room}, consumer)
+        claims = self._claim(connection, lambda: sql.claimable(connection, consumer.queue, room), consumer)
         consumer.more_expected = bool(claims)
         return claims
 
     def _claim(
-        self, connection: Connection, statement: sa.Executable, parameters: dict[str, Any], consumer: _Consumer | None
+        self, connection: Connection, find: Callable[[], Sequence[Row[Any]]], consumer: _Consumer | None
     ) -> list[_Claim]:
         take_write_lock(connection)
-        rows = connection.execute(statement, parameters).all()
+        rows = find()
         if not rows:
             return []
         self._execute(connection, sql.LEASE, [row.id for row in rows], p_lease_s=self._lease_s)

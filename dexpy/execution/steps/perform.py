@@ -18,10 +18,19 @@ def run(call: Call) -> Outcome:
     """Do the work."""
     # Read before the work begins: an annotation that names nothing is told while nothing has been done.
     success = call.contract.success
-    outcome = enter(call, _awaited if call.contract.is_async else call.operation.perform, *_arguments(call))
+    stop = call.stop
+    if stop is None or (call.outer is not None and call.outer.stop is stop):
+        outcome = _perform(call)
+    else:
+        with stop.inside():
+            outcome = _perform(call)
     if isinstance(outcome, Ok) and success is not None:
         return Ok(call.contract.check_result(outcome.value))
     return outcome
+
+
+def _perform(call: Call) -> Outcome:
+    return enter(call, _awaited if call.contract.is_async else call.operation.perform, *_arguments(call))
 
 
 def _arguments(call: Call) -> tuple[Any, ...]:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 
 from dexpy.execution.call import Call
+from dexpy.foundation.errors import Cancelled
 from dexpy.foundation.log import line, logger
 from dexpy.foundation.outcome import Err, Outcome
 from dexpy.foundation.redaction import class_path
@@ -26,7 +27,7 @@ def run(call: Call, proceed: Callable[[Call], Outcome]) -> Outcome:
     try:
         outcome = proceed(call)
     except BaseException as error:
-        cancelled = isinstance(error, asyncio.CancelledError)
+        cancelled = isinstance(error, (asyncio.CancelledError, Cancelled))
         line(
             logging.WARNING if cancelled else logging.ERROR,
             "cancelled" if cancelled else "crashed",

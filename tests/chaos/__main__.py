@@ -1,0 +1,108 @@
+"""``make chaos``: kills workers and producers at random and at chosen places, and counts what came of it.
+
+    make chaos
+    make chaos ARGS="--pair mariadb+rabbitmq --seconds 300 --operations 3000 --kills 100"
+    make chaos ARGS="--break fence"
+    make chaos-quick
+
+Ends with 0 when nothing was lost, doubled or late; with ``--break``, only when the harm was seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from chaos.run import run
+from chaos.scenario import BREAKS, Scenario, broken, under_fire
+from chaos.stage import PAIRS, Stage, missing, opened
+from chaos.table import show
+
+OPERATIONS_EACH_S = 10
+"""How many operations there are in a second, unless asked for otherwise."""
+KILL_EVERY_S = 3
+"""The same for kills."""
+BREAK_S = 6.0
+"""How long a promise is missing."""
+BROKEN_ON = "postgresql+redis"
+
+Made = Callable[[Stage], Scenario]
+
+
+def arguments() -> argparse.Namespace:
+    """What was asked for."""
+    parser = argparse.ArgumentParser(prog="make chaos", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--pair", choices=PAIRS, default="postgresql+redis", metavar="PAIR", help=", ".join(PAIRS))
+    parser.add_argument("--seconds", type=float, help="how long  [default: 60]")
+    parser.add_argument("--operations", type=int, help="so many at least  [default: 10 a second]")
+    parser.add_argument("--kills", type=int, help="so many at least  [default: one every 3 seconds]")
+    parser.add_argument("--break", dest="broken", choices=BREAKS, help="take a promise out: the harm has to be seen")
+    parser.add_argument("--quick", action="store_true", help="two short runs and all breaks, in about a minute")
+    parser.add_argument("--keep", action="store_true", help="keep the folder with the logs")
+    return parser.parse_args()
+
+
+def chosen(given: argparse.Namespace) -> list[tuple[str, list[Made]]]:
+    """Pairs, and what is run on each."""
+    if given.quick:
+        first: Made = lambda stage: under_fire(stage, 16, 160, 7)  # noqa: E731
+        second: Made = lambda stage: under_fire(stage, 10, 100, 4)  # noqa: E731
+        breaks: list[Made] = [lambda stage, promise=promise: broken(stage, promise, BREAK_S) for promise in BREAKS]  # type: ignore[misc]
+        return [(BROKEN_ON, [first, *breaks]), ("sqlite+sql", [second])]
+    if given.broken:
+        return [(given.pair, [lambda stage: broken(stage, given.broken, given.seconds or BREAK_S)])]
+    seconds = given.seconds or 60.0
+    operations = given.operations if given.operations is not None else round(seconds * OPERATIONS_EACH_S)
+    kills = given.kills if given.kills is not None else round(seconds / KILL_EVERY_S)
+    return [(given.pair, [lambda stage: under_fire(stage, seconds, operations, kills)])]
+
+
+def main() -> int:
+    """Run what was asked for, and print the tables."""
+    given = arguments()
+    began = time.monotonic()
+    # So that servers and processes end with this one.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    runs = chosen(given)
+    for pair, _ in runs:
+        if (why := missing(pair)) is not None:
+            print(f"{pair} cannot be had here: {why}", file=sys.stderr)
+            return 2
+        if given.broken == "fence" and pair.startswith("sqlite"):
+            print("On SQLite a frozen worker is alive, and no fence is needed: choose another pair.", file=sys.stderr)
+            return 2
+    good = True
+    for pair, scenarios in runs:
+        with contextlib.ExitStack() as stack:
+            home = Path(tempfile.mkdtemp(prefix="chaos-"))
+            if given.keep:
+                print(f"logs in {home}", flush=True)
+            else:
+                stack.enter_context(_removed(home))
+            stage = stack.enter_context(opened(pair, home))
+            for number, make in enumerate(scenarios):
+                folder = home / str(number)
+                folder.mkdir()
+                good = show(run(make(stage), stage, folder)) and good
+    print(f"\n{time.monotonic() - began:.0f} s in all.")
+    return 0 if good else 1
+
+
+@contextlib.contextmanager
+def _removed(folder: Path):  # type: ignore[no-untyped-def]
+    import shutil
+
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

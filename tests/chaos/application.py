@@ -1,0 +1,148 @@
+"""The application under fire: operations that leave effects which can be counted, and take every way that there is."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from typing import Any
+
+import dramatiq
+from sqlalchemy.orm import Session
+
+import dexpy
+from chaos.journal import CALLS, DELIVERIES, Journal
+from chaos.tables import Account, Effect, Wish
+from chaos.warrants import die
+from dexpy import Error, Operation, Ref, Retry, prop
+from dexpy.foundation.checkpoint import checkpoint
+
+LOUD = "loud"
+"""A second queue, named by no class."""
+
+
+calls = Journal(CALLS)
+
+
+class Deed(Operation):
+    """Calls out, takes its time, and leaves an effect in the run's transaction."""
+
+    key: str
+    seconds: float = 0.0
+    # By chance the same one is hit more often than an application would have it.
+    max_lost = 1000
+
+    def call_out(self) -> None:
+        """Say outside of the database that this ran."""
+        calls.write(self.key, self.run_id, os.getpid())
+
+    def leave_effect(self, session: Session) -> None:
+        """Write, and pass the place in the middle of `perform`."""
+        session.add(Effect(key=self.key, run=self.run_id, pid=os.getpid(), at=time.time()))
+        session.flush()
+        checkpoint("in_perform")
+
+    def perform(self) -> None:
+        self.call_out()
+        time.sleep(self.seconds)
+        self.leave_effect(self.session)
+
+
+class Parent(Deed):
+    """Enqueues a child in its transaction."""
+
+    def perform(self) -> None:
+        super().perform()
+        child = f"{self.key}-child"
+        ticket = Deed(key=child, seconds=self.seconds / 2).async_().call()
+        self.session.add(Wish(key=child, kind="child", expected="effect", run=ticket.id, made_by=os.getpid()))
+
+
+class Flaky(Exception):
+    """Passes."""
+
+
+class Stumble(Deed):
+    """Fails half of the time, after it has written."""
+
+    retry_on = (Retry(Flaky, attempts=None, wait=0.3),)
+
+    def perform(self) -> None:
+        super().perform()
+        if random.random() < 0.5:
+            raise Flaky("try again")
+
+
+class Refuse(Deed):
+    """Fails for a reason of business, after it has written."""
+
+    errors = {"refused"}
+
+    def perform(self) -> None:
+        super().perform()
+        raise Error("refused", "As meant")
+
+
+class Crash(Deed):
+    """Fails by an exception that no rule names, after it has written."""
+
+    def perform(self) -> None:
+        super().perform()
+        raise ArithmeticError("as meant")
+
+
+class Await(Deed):
+    """Does the same on an event loop."""
+
+    async def perform(self) -> None:  # type: ignore[override]
+        self.call_out()
+        await asyncio.sleep(self.seconds)
+        await self.in_session(self.leave_effect)
+
+
+class Pay(Deed):
+    """Holds a row that others want."""
+
+    account: Ref[Account] = prop(lock=True)
+
+    def perform(self) -> None:
+        self.call_out()
+        time.sleep(self.seconds)
+        self.account.balance += 1
+        self.leave_effect(self.session)
+
+
+class Linger(Deed):
+    """Listens for being called off."""
+
+    def perform(self) -> None:
+        self.call_out()
+        for _ in range(5):
+            time.sleep(self.seconds / 5)
+            self.check_cancelled()
+        self.leave_effect(self.session)
+
+
+class Doom(Deed):
+    """Ends every worker that it runs on."""
+
+    max_lost = 2
+
+    def perform(self) -> None:
+        super().perform()
+        die("in_perform_always")
+
+
+class Deliveries(dramatiq.Middleware):
+    """Writes down which messages come, and how often."""
+
+    def __init__(self) -> None:
+        self._journal = Journal(DELIVERIES)
+
+    def before_process_message(self, broker: Any, message: Any) -> None:
+        self._journal.write(message.message_id)
+
+
+runtime = dexpy.configure()
+runtime.broker.add_middleware(Deliveries())

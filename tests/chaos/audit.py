@@ -1,0 +1,279 @@
+"""What came of it: counted from the application's own tables and files, without the records.
+
+Only then the records are looked at: whether they say the same, whether any of them is not over, and how long it took until
+what a dead worker ran was begun again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import attrs
+import sqlalchemy as sa
+
+from chaos.fleet import Death
+from chaos.journal import CALLS, COMMITTED, DELIVERIES, REPEATED, UNDONE, Journal
+from chaos.stage import Stage
+
+WORKER_PID = re.compile(r":(\d+):")
+"""In a worker's id: host, pid, and what makes it unique."""
+
+
+@attrs.frozen
+class Wait:
+    """How long something took until it was begun.
+
+    Attributes:
+        seconds: From the fault, or from when it was due.
+        undisturbed: From the last fault before it was begun: each may have cost it its message once more.
+        run: The record's id.
+    """
+
+    seconds: float
+    undisturbed: float
+    run: str
+
+
+@attrs.define
+class Count:
+    """What was counted; each list has keys of wishes.
+
+    Attributes:
+        committed: Everything that was asked for.
+        expected: Of these, how many are to have an effect.
+        done: How many have one.
+        lost: Committed, meant to have an effect, and without one.
+        doubled: With more than one.
+        ghosts: With an effect of what failed, or was rolled back.
+        unsaid: With an effect, and never said outside.
+        vanished: Committed as the producer was told, and not in the database.
+        disagreeing: Whose record says something else than its effect.
+        failed_as_meant: With no effect, as it should be.
+        not_final: Whose record is not over.
+        running: Whose record says that it runs.
+        unpaid: The difference between what was paid into the accounts and what is in them.
+        attempts: Runs that were begun, as said outside.
+        sends: Messages that were sent for all of them.
+        redeliveries: Messages that came again.
+        turns: How often one of them waited for a worker: once, and again after each retry and rescue.
+        recoveries: From each kill or freeze until what ran there was begun again.
+        waits: From when an operation was due until it was first begun.
+        unprovoked: Attempts that were taken from a worker to which nothing had been done.
+    """
+
+    committed: list[str] = attrs.field(factory=list)
+    expected: int = 0
+    done: int = 0
+    lost: list[str] = attrs.field(factory=list)
+    doubled: list[str] = attrs.field(factory=list)
+    ghosts: list[str] = attrs.field(factory=list)
+    unsaid: list[str] = attrs.field(factory=list)
+    vanished: list[str] = attrs.field(factory=list)
+    disagreeing: list[str] = attrs.field(factory=list)
+    failed_as_meant: int = 0
+    not_final: list[str] = attrs.field(factory=list)
+    running: list[str] = attrs.field(factory=list)
+    unpaid: int = 0
+    attempts: int = 0
+    sends: int = 0
+    redeliveries: int = 0
+    turns: int = 0
+    recoveries: list[Wait] = attrs.field(factory=list)
+    waits: list[Wait] = attrs.field(factory=list)
+    unprovoked: list[str] = attrs.field(factory=list)
+
+
+@attrs.frozen
+class Faults:
+    """Everything that was done to processes and servers.
+
+    Attributes:
+        moments: Kills, freezes, and when the broker was emptied, in order.
+        outages: When the database was away.
+    """
+
+    moments: Sequence[float]
+    outages: Sequence[tuple[float, float]]
+
+    def wait(self, at: float, began: float, run: str) -> Wait:
+        """The time from one moment to another, by what happened in between and without that in which there was no database."""
+        last = max([at, *(moment for moment in self.moments if at < moment < began), *self._ends(at, began)])
+        away = sum(max(0.0, min(began, until) - max(at, since)) for since, until in self.outages)
+        return Wait(began - at - away, began - last, run)
+
+    def _ends(self, at: float, began: float) -> list[float]:
+        return [until for _, until in self.outages if at < until < began]
+
+
+class Audit:
+    """One look at everything.
+
+    Args:
+        engine: To the database; not dexpy's.
+        folder: Of the run.
+    """
+
+    def __init__(self, engine: sa.Engine, folder: Path) -> None:
+        self._engine = engine
+        self._folder = folder
+
+    def ask(self, query: str, **named: Any) -> Sequence[sa.Row[Any]]:
+        """Plain SQL."""
+        with self._engine.connect() as connection:
+            return connection.execute(sa.text(query), named).all()
+
+    def number(self, query: str) -> int:
+        """A count."""
+        return int(self.ask(query)[0][0])
+
+    @property
+    def open_records(self) -> int:
+        """How many records are not over."""
+        return self.number("SELECT count(*) FROM operation_records WHERE status IN ('pending', 'running')")
+
+    def bad_effects(self) -> bool:
+        """Whether something was done twice by now."""
+        return self.number("SELECT count(*) - count(DISTINCT wish) FROM chaos_effects") > 0
+
+    def count(self, stage: Stage, events: Sequence[Death], emptied: Sequence[float]) -> Count:
+        """Count it all.
+
+        Args:
+            stage: Where it took place.
+            events: Kills and freezes.
+            emptied: When the broker was emptied.
+        """
+        found = Count()
+        self._count_effects(found)
+        self._compare_records(found)
+        self._count_messages(found)
+        faults = Faults(sorted([*(event.at for event in events), *emptied]), stage.outages)
+        self._measure_recoveries(found, events, faults)
+        self._measure_waits(found, faults)
+        return found
+
+    def _count_effects(self, found: Count) -> None:
+        wishes = {row.wish: row for row in self.ask("SELECT wish, expected FROM chaos_wishes")}
+        effects = Counter(row[0] for row in self.ask("SELECT wish FROM chaos_effects"))
+        said = Counter(words[0] for words in Journal(CALLS, self._folder).lines())
+        told = {key for *keys, _ in Journal(COMMITTED, self._folder).lines() for key in keys}
+        undone = {key for *keys, _ in Journal(UNDONE, self._folder).lines() for key in keys}
+        found.committed = list(wishes)
+        for key, wish in wishes.items():
+            if wish.expected == "effect":
+                found.expected += 1
+                if not effects[key]:
+                    found.lost.append(key)
+            elif wish.expected == "nothing":
+                if effects[key]:
+                    found.ghosts.append(key)
+                else:
+                    found.failed_as_meant += 1
+            if effects[key] and not said[key]:
+                found.unsaid.append(key)
+        found.done = sum(1 for key in effects if key in wishes)
+        found.doubled = [key for key, times in effects.items() if times > 1]
+        found.ghosts += [key for key in effects if key not in wishes or key in undone]
+        found.ghosts += [key for key in said if key in undone]
+        found.vanished = [key for key in told if key not in wishes]
+        found.attempts = sum(said.values())
+        paid = sum(times for key, times in effects.items() if key.startswith("pay-"))
+        found.unpaid = abs(paid - self.number("SELECT sum(balance) FROM chaos_accounts"))
+
+    def _compare_records(self, found: Count) -> None:
+        query = """
+            SELECT w.wish, r.status, (SELECT count(*) FROM chaos_effects e WHERE e.wish = w.wish) AS effects
+            FROM chaos_wishes w LEFT JOIN operation_records r ON r.id = w.run
+        """
+        for row in self.ask(query):
+            if row.status is None:
+                found.vanished.append(row.wish)
+            elif row.status in ("pending", "running"):
+                found.not_final.append(row.wish)
+                if row.status == "running":
+                    found.running.append(row.wish)
+            if (row.status == "done") != (row.effects > 0):
+                found.disagreeing.append(row.wish)
+
+    def _count_messages(self, found: Count) -> None:
+        repeated = len(Journal(REPEATED, self._folder).lines())
+        delivered = [words[0] for words in Journal(DELIVERIES, self._folder).lines()]
+        distinct = len(set(delivered))
+        sent = self.number("SELECT coalesce(sum(send_count), 0) FROM operation_records")
+        # Where messages are rows, a record does not count those of its later turns.
+        found.sends = max(sent, distinct - repeated)
+        found.redeliveries = len(delivered) - distinct
+        again = "SELECT count(*) FROM operation_attempts a JOIN operation_records r ON r.id = a.record_id"
+        later = self.number(f"{again} WHERE a.claim_token < r.claim_token OR r.status IN ('pending', 'running')")
+        found.turns = len(found.committed) + later
+
+    def _measure_recoveries(self, found: Count, events: Sequence[Death], faults: Faults) -> None:
+        query = """
+            SELECT a.record_id, a.claim_token, a.worker, a.ended_at, r.claim_token AS last_token, r.started_at AS last_start
+            FROM operation_attempts a JOIN operation_records r ON r.id = a.record_id WHERE a.failure = 'lost'
+        """
+        starts: dict[str, list[tuple[int, float]]] = {}
+        for row in self.ask("SELECT record_id, claim_token, started_at FROM operation_attempts"):
+            starts.setdefault(row.record_id, []).append((row.claim_token, _seconds(row.started_at)))
+        # Of an attempt that was given back the row keeps nothing, but it has called out.
+        calls: dict[str, list[float]] = {}
+        for _, run, _, at in Journal(CALLS, self._folder).lines():
+            calls.setdefault(run, []).append(float(at))
+        for row in self.ask(query):
+            matched = WORKER_PID.search(row.worker or "")
+            pid = int(matched[1]) if matched else 0
+            causes = [event.at for event in events if event.pid == pid and event.at <= _seconds(row.ended_at)]
+            later = [start for token, start in starts[row.record_id] if token > row.claim_token]
+            if row.last_token > row.claim_token and row.last_start is not None:
+                later.append(_seconds(row.last_start))
+            if not causes:
+                found.unprovoked.append(row.record_id)
+            elif later:
+                at = max(causes)
+                began = min(later + [call for call in calls.get(row.record_id, ()) if call > at])
+                found.recoveries.append(faults.wait(at, began, row.record_id))
+        found.recoveries.sort(key=lambda wait: -wait.seconds)
+
+    def _measure_waits(self, found: Count, faults: Faults) -> None:
+        query = """
+            SELECT id, created_at, scheduled_at, started_at FROM operation_records r
+            WHERE started_at IS NOT NULL AND num_attempts = 1 AND claim_token = 1
+        """
+        for row in self.ask(query):
+            due = max(_seconds(row.created_at), _seconds(row.scheduled_at or row.created_at))
+            found.waits.append(faults.wait(due, _seconds(row.started_at), row.id))
+        found.waits.sort(key=lambda wait: -wait.seconds)
+
+    def story(self, key: str) -> list[str]:
+        """All that is known of one wish."""
+        lines = [f"{key}:"]
+        for name, query in {
+            "wish": "SELECT * FROM chaos_wishes WHERE wish = :key",
+            "effect": "SELECT * FROM chaos_effects WHERE wish = :key",
+            "record": "SELECT id, name, status, failure, error_message, queue, scheduled_at, enqueued_at, send_count, "
+            "started_at, completed_at, num_attempts, num_lost, claim_token, claimed_by, created_at FROM operation_records "
+            "WHERE id IN (SELECT run FROM chaos_wishes WHERE wish = :key)",
+            "attempt": "SELECT number, claim_token, worker, started_at, ended_at, failure, error FROM operation_attempts "
+            "WHERE record_id IN (SELECT run FROM chaos_wishes WHERE wish = :key) ORDER BY claim_token",
+        }.items():
+            for row in self.ask(query, key=key):
+                lines.append(f"    {name}: " + " ".join(f"{column}={value}" for column, value in row._mapping.items()))
+        for words in Journal(CALLS, self._folder).lines():
+            if words[0] == key:
+                lines.append(f"    call: {' '.join(words)}")
+        runs = [row[0] for row in self.ask("SELECT run FROM chaos_wishes WHERE wish = :key", key=key)]
+        for log in sorted(self._folder.glob("*.log")):
+            said = [line for line in log.read_text(errors="replace").splitlines() if any(run in line for run in runs)]
+            lines += [f"    {log.name}: {line}" for line in said]
+        return lines
+
+
+def _seconds(moment: Any) -> float:
+    """A moment in UTC as the database gives it to plain SQL, in seconds since 1970."""
+    found = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
+    return (found if found.tzinfo else found.replace(tzinfo=timezone.utc)).timestamp()

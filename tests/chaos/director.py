@@ -1,0 +1,185 @@
+"""Who is killed when, and where; when the broker is emptied, the database shaken, and a worker frozen."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import attrs
+
+from chaos import warrants
+from chaos.fleet import Fleet, Member
+from chaos.journal import CALLS, Journal
+from chaos.stage import Stage
+
+WORKER_PLACES = {"in_perform": 22, "before_ack": 10, "after_claim": 9, "before_commit": 9}
+"""Checkpoints of workers, and how often each is chosen."""
+RELAY_PLACES = {"relay_marked": 5}
+"""Of those that there are only where messages go to a server."""
+PRODUCER_PLACES = {"after_insert": 4, "after_commit": 5}
+SENDING_PLACES = {"before_send": 4, "after_send": 2}
+OUTSIDE = {"at random": 18, "supervisor and process": 8, "supervisor, alone": 3, "producer, at random": 4}
+"""Kills from outside, at any moment."""
+FIRST = ("in_perform", "before_ack", "at random")
+"""Before chance decides, so that a short run has these too."""
+FORGOTTEN_AFTER_S = 4.0
+"""A warrant that nobody has come by for so long is withdrawn."""
+SPARED = 2
+"""Of so many workers that serve, one may be killed: the promise is about what the others take over."""
+TIRED_AFTER = 3
+"""A supervisor whose processes have died so often waits long before the next one; it is then killed itself."""
+
+
+@attrs.frozen
+class Plan:
+    """What is to happen in a run.
+
+    Attributes:
+        seconds: How long.
+        kills: How many processes are killed.
+        places: The kinds of kills, with weights.
+        freezes: How often a worker is stopped for longer than its lease, and lives on.
+        frozen_s: For how long.
+        empties: How often the broker is emptied.
+        shakes: How often the database is shaken.
+        dooms: How many operations end each worker that they run on.
+    """
+
+    seconds: float
+    kills: int
+    places: dict[str, int]
+    freezes: int = 0
+    frozen_s: float = 4.0
+    empties: int = 0
+    shakes: int = 0
+    dooms: int = 0
+
+
+def places_of(stage: Stage) -> dict[str, int]:
+    """All kinds of kills that can be on a stage."""
+    found = {**WORKER_PLACES, **PRODUCER_PLACES, **OUTSIDE}
+    return found if stage.broker is None else {**found, **RELAY_PLACES, **SENDING_PLACES}
+
+
+class Director:
+    """Carries out a plan.
+
+    Args:
+        plan: What is to happen.
+        fleet: To whom.
+        stage: Where.
+    """
+
+    def __init__(self, plan: Plan, fleet: Fleet, stage: Stage) -> None:
+        self._plan = plan
+        self._fleet = fleet
+        self._stage = stage
+        self._ends_at = 0.0
+        self._next_kill_at = 0.0
+        self._first = [place for place in FIRST if place in plan.places]
+        self._open: dict[str, float] = {}
+        self._agenda: list[tuple[float, Callable[[], bool]]] = []
+        self.emptied: list[float] = []
+
+    def begin(self) -> None:
+        """The time runs from now on."""
+        now, plan = time.monotonic(), self._plan
+        self._ends_at = now + plan.seconds
+        self._next_kill_at = now + 0.5
+        self._spread(plan.empties, self._empty, 0.15)
+        self._spread(plan.shakes, self._shake, 0.0)
+        self._spread(plan.freezes, self._freeze, 0.05)
+        self._spread(plan.dooms, self._doom, 0.25)
+
+    def _spread(self, times: int, action: Callable[[], bool], shift: float) -> None:
+        now = time.monotonic()
+        for number in range(times):
+            share = min(0.85, (number + 0.5 + shift) / times)
+            self._agenda.append((now + share * self._plan.seconds, action))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time is over, and nobody is frozen any more."""
+        return time.monotonic() >= self._ends_at and not self._fleet.frozen
+
+    def act(self) -> None:
+        """Do what is due now."""
+        now = time.monotonic()
+        for item in [item for item in self._agenda if item[0] <= now]:
+            self._agenda.remove(item)
+            if not item[1]():
+                self._agenda.append((now + 0.3, item[1]))
+        self._fleet.thaw(self._plan.frozen_s)
+        self._look_after_warrants()
+        left = self._plan.kills - len(self._fleet.kills)
+        if left > 0 and self._next_kill_at <= now < self._ends_at and self._kill():
+            # As many as are asked for, spread over the time that is left, in spite of those that came to nothing.
+            self._next_kill_at = now + max(0.25, (self._ends_at - now) / (left + 1)) * random.uniform(0.5, 1.3)
+
+    def end(self) -> None:
+        """Nothing more is done to anybody."""
+        for place in list(self._open):
+            warrants.withdraw(self._fleet.folder, place)
+        warrants.withdraw(self._fleet.folder, warrants.DOOM)
+        self._fleet.thaw()
+
+    def _look_after_warrants(self) -> None:
+        for place, since in list(self._open.items()):
+            if any(death.place == place and death.at >= since for death in self._fleet.deaths):
+                del self._open[place]
+            elif time.time() - since > FORGOTTEN_AFTER_S:
+                warrants.withdraw(self._fleet.folder, place)
+                del self._open[place]
+
+    def _kill(self) -> bool:
+        ready = self._fleet.ready()
+        # One after the other: two warrants at once could end the last worker.
+        if self._open or len(ready) < SPARED:
+            return False
+        if tired := [worker for worker in ready if worker.deaths >= TIRED_AFTER]:
+            self._fleet.kill_supervisor(tired[0], alone=False)
+            return True
+        place = self._first.pop(0) if self._first else _drawn(self._plan.places)
+        if place == "at random":
+            self._fleet.kill(random.choice(ready), place)
+        elif place.startswith("supervisor"):
+            self._fleet.kill_supervisor(random.choice(ready), alone=place.endswith("alone"))
+        elif place == "producer, at random":
+            self._fleet.kill(random.choice(self._fleet.of("producer")), place)
+        else:
+            warrants.issue(self._fleet.folder, place)
+            self._open[place] = time.time()
+        return True
+
+    def _empty(self) -> bool:
+        if self._stage.empty is not None:
+            self._stage.empty()
+            self.emptied.append(time.time())
+        return True
+
+    def _shake(self) -> bool:
+        if self._stage.shake is not None:
+            self._stage.shake_database()
+        return True
+
+    def _doom(self) -> bool:
+        warrants.issue(self._fleet.folder, warrants.DOOM)
+        return True
+
+    def _freeze(self) -> bool:
+        ready: list[Member] = self._fleet.ready()
+        if self._open or len(ready) < SPARED:
+            return False
+        self._fleet.freeze(self._busiest(ready))
+        return True
+
+    def _busiest(self, workers: list[Member]) -> Member:
+        """Who has begun most lately: to freeze one that does nothing proves nothing."""
+        begun = Counter(int(words[2]) for words in Journal(CALLS, self._fleet.folder).lines()[-20:])
+        return max(workers, key=lambda worker: begun[worker.pid or 0])
+
+
+def _drawn(places: dict[str, int]) -> str:
+    return random.choices(list(places), list(places.values()))[0]

@@ -1,0 +1,281 @@
+"""The processes of a run: workers with their supervisors, and producers. Whoever dies is noted, and replaced."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import attrs
+
+from chaos.journal import DEATHS, FOLDER, Journal
+
+ROOT = Path(__file__).parents[2]
+STARTED = re.compile(r"worker\.started pid=(\d+)")
+DIED = re.compile(r"worker\.died pid=(\d+) status=(-?\d+)")
+KILLED = -signal.SIGKILL
+REPLACED_AFTER_S = 0.3
+STOP_S = 40.0
+
+
+@attrs.frozen
+class Death:
+    """A process that was killed.
+
+    Attributes:
+        place: Where it was, in words of the table.
+        pid: Whose.
+        at: When, by this machine's clock.
+        counts: Whether it is a kill of its own, and no part of another one.
+    """
+
+    place: str
+    pid: int
+    at: float
+    counts: bool = True
+
+
+class Member:
+    """One process that is started, and started again when it has ended.
+
+    Args:
+        name: For its log.
+        command: To start.
+        fleet: That it belongs to.
+    """
+
+    def __init__(self, name: str, command: Sequence[str], fleet: Fleet) -> None:
+        self.name = name
+        self._command = command
+        self._fleet = fleet
+        self._log = fleet.folder / f"{name}.log"
+        self._read = 0
+        self._rest = ""
+        self.ended_at = 0.0
+        self.kind: str = name.partition("-")[0]
+        self.process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        with self._log.open("ab") as log:
+            self._read, self._rest = log.tell(), ""
+            self.serving: dict[int, bool] = {}
+            self.deaths = 0
+            return subprocess.Popen(
+                self._command, cwd=self._fleet.folder, env=self._fleet.environment, stdin=subprocess.DEVNULL,
+                stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+
+    def restart(self) -> None:
+        """Take the place of a process that has ended."""
+        self.process = self._start()
+        self.ended_at = 0.0
+
+    def news(self) -> Iterator[str]:
+        """The lines of its log since the last look."""
+        with self._log.open("rb") as log:
+            log.seek(self._read)
+            found = log.read()
+        self._read += len(found)
+        *lines, self._rest = (self._rest + found.decode("utf-8", "replace")).split("\n")
+        yield from lines
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process that works: a supervisor's child, or a producer itself; None while there is none."""
+        if self.kind == "producer":
+            return self.process.pid if self.process.poll() is None else None
+        return next((pid for pid, serves in self.serving.items() if serves), None)
+
+
+class Fleet:
+    """All processes of a run.
+
+    Args:
+        folder: Of the run.
+        environment: For all of them.
+    """
+
+    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+        self.folder = folder
+        self.environment = environment | {FOLDER: str(folder)}
+        self.members: list[Member] = []
+        self.deaths: list[Death] = []
+        self.oddities: list[str] = []
+        self.frozen: dict[int, float] = {}
+        self.freezes: list[Death] = []
+        self._dying: dict[int, Death] = {}
+        self._journal = Journal(DEATHS, folder)
+        self._journal_read = 0
+        self._pids: set[int] = set()
+        self._is_stopping = False
+
+    def add_worker(self, arguments: Sequence[str], threads: int) -> None:
+        """Start a worker of one process."""
+        command = [sys.executable, "-m", "chaos.worker", *arguments, "--", "-p", "1", "-t", str(threads)]
+        self._add("worker", command)
+
+    def add_producer(self, arguments: Sequence[str]) -> None:
+        """Start a producer."""
+        self._add("producer", [sys.executable, "-m", "chaos.producer", *arguments])
+
+    def _add(self, kind: str, command: Sequence[str]) -> None:
+        number = sum(member.kind == kind for member in self.members)
+        self.members.append(Member(f"{kind}-{number}", command, self))
+
+    def of(self, kind: str) -> list[Member]:
+        """The workers, or the producers."""
+        return [member for member in self.members if member.kind == kind]
+
+    def ready(self) -> list[Member]:
+        """The workers that serve now."""
+        return [worker for worker in self.of("worker") if worker.pid is not None and worker.pid not in self.frozen]
+
+    @property
+    def kills(self) -> list[Death]:
+        """The deaths, each kill once."""
+        return [death for death in self.deaths if death.counts]
+
+    def tend(self) -> None:
+        """Note who has died, and start others in their place."""
+        self._hear_of_deaths()
+        for member in self.members:
+            self._look_at(member)
+
+    def _hear_of_deaths(self) -> None:
+        told = self._journal.lines()
+        for place, pid, at in told[self._journal_read :]:
+            self._dying[int(pid)] = Death(place, int(pid), float(at))
+        self._journal_read = len(told)
+        for pid, death in list(self._dying.items()):
+            if not is_alive(pid):
+                self.deaths.append(death)
+                del self._dying[pid]
+
+    def _look_at(self, member: Member) -> None:
+        if member.kind == "worker":
+            for line in member.news():
+                if found := STARTED.search(line):
+                    member.serving[int(found[1])] = True
+                    self._pids.add(int(found[1]))
+                elif found := DIED.search(line):
+                    member.serving[int(found[1])] = False
+                    member.deaths += 1
+                    self._check_end(int(found[1]), int(found[2]), member)
+        status = member.process.poll()
+        if status is None:
+            return
+        if not member.ended_at:
+            member.ended_at = time.time()
+            if not self._is_stopping or status != 0:
+                self._check_end(member.process.pid, status, member)
+        elif time.time() - member.ended_at > REPLACED_AFTER_S and not self._is_stopping:
+            member.restart()
+
+    def _check_end(self, pid: int, status: int, member: Member) -> None:
+        """Whoever ends must have been killed, and by us."""
+        self._hear_of_deaths()
+        if status != KILLED:
+            self.oddities.append(f"{member.name} (pid {pid}) ended by itself with status {status}")
+        elif not any(death.pid == pid for death in self.deaths):
+            self.oddities.append(f"{member.name} (pid {pid}) was killed by somebody else")
+
+    def _kill(self, pid: int, place: str, counts: bool = True) -> None:
+        self._dying[pid] = Death(place, pid, time.time(), counts)
+        _signal(pid, signal.SIGKILL)
+
+    def kill(self, member: Member, place: str) -> None:
+        """Kill the process that works."""
+        if (pid := member.pid) is not None:
+            self._kill(pid, place)
+
+    def kill_supervisor(self, worker: Member, *, alone: bool) -> None:
+        """Kill a supervisor, and its process with it; left alone that is an orphan, and has to end by itself."""
+        pid = worker.pid
+        self._kill(worker.process.pid, "supervisor, alone" if alone else "supervisor and process")
+        if not alone and pid is not None:
+            self._kill(pid, "supervisor and process", counts=False)
+
+    def freeze(self, worker: Member) -> None:
+        """Stop the process of a worker in its tracks."""
+        if (pid := worker.pid) is not None and _signal(pid, signal.SIGSTOP):
+            self.frozen[pid] = time.time()
+            self.freezes.append(Death("frozen", pid, time.time()))
+
+    def thaw(self, frozen_for_s: float = 0.0) -> None:
+        """Let those go on that were stopped so long ago."""
+        for pid, since in list(self.frozen.items()):
+            if time.time() - since >= frozen_for_s:
+                _signal(pid, signal.SIGCONT)
+                del self.frozen[pid]
+
+    def end_producers(self) -> None:
+        """Have the producers end their transactions, and stop."""
+        self._is_stopping = True
+        self._end(self.of("producer"))
+        self._is_stopping = False
+        self.members = self.of("worker")
+
+    def end_workers(self) -> None:
+        """Have the workers finish what they run, and stop."""
+        self._is_stopping = True
+        self._end(self.of("worker"))
+        deadline = time.monotonic() + STOP_S
+        # Orphans too, which nobody here can wait for.
+        while left := [pid for pid in self._pids if self._is_ours(pid)]:
+            if time.monotonic() > deadline:
+                self.oddities.append(f"processes {left} have not ended within {STOP_S:g} s")
+                break
+            time.sleep(0.05)
+        self._hear_of_deaths()
+
+    def _end(self, members: Sequence[Member]) -> None:
+        for member in members:
+            if member.process.poll() is None:
+                member.process.terminate()
+        for member in members:
+            try:
+                member.process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                self.oddities.append(f"{member.name} has not ended within {STOP_S:g} s")
+            self._look_at(member)
+
+    def close(self) -> None:
+        """End whatever is left, without asking."""
+        self.thaw()
+        for member in self.members:
+            if member.process.poll() is None:
+                os.killpg(member.process.pid, signal.SIGKILL)
+                member.process.wait()
+        for pid in self._pids:
+            if self._is_ours(pid):
+                _signal(pid, signal.SIGKILL)
+
+    def _is_ours(self, pid: int) -> bool:
+        """Whether a process of this run lives, and not another one that has got its number."""
+        try:
+            environment = Path(f"/proc/{pid}/environ").read_bytes()
+        except OSError:
+            return False
+        return f"{FOLDER}={self.folder}".encode() in environment.split(b"\0") and is_alive(pid)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def _signal(pid: int, number: int) -> bool:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    return True

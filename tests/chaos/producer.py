@@ -1,0 +1,181 @@
+"""Enqueues operations all the time, inside transactions of the application's own; some of them are rolled back.
+
+Usage: python -m chaos.producer --rate 10 --mix deed=40,delayed=8 [--die PLACE=PROBABILITY]...
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import attrs
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+import dexpy
+from chaos.application import LOUD, Await, Crash, Deed, Doom, Linger, Parent, Pay, Refuse, Stumble, runtime
+from chaos.journal import COMMITTED, FOLDER, REPEATED, UNDONE, Journal
+from chaos.tables import ACCOUNTS, Wish
+from chaos.warrants import DOOM, WARRANTS, Reaper, chances, take
+from dexpy import DatabaseUnavailable, InvalidTransition, Ticket
+from dexpy.foundation import checkpoint
+
+AGAIN_AFTER_S = 0.5
+"""Before a database that is away is asked again."""
+
+
+@attrs.frozen
+class Kind:
+    """One kind of operation.
+
+    Attributes:
+        make: The operation, from its key and the seconds it takes.
+        options: For `async_`.
+        expected: See `Wish`.
+    """
+
+    make: Callable[[str, float], Deed]
+    options: Callable[[], dict[str, Any]] = dict
+    expected: str = "effect"
+
+
+KINDS = {
+    "deed": Kind(lambda key, s: Deed(key=key, seconds=s)),
+    "delayed": Kind(lambda key, s: Deed(key=key, seconds=s), lambda: {"in_": random.uniform(0.2, 3.0)}),
+    "urgent": Kind(lambda key, s: Deed(key=key, seconds=s), lambda: {"priority": random.randint(1, 5)}),
+    "loud": Kind(lambda key, s: Deed(key=key, seconds=s), lambda: {"queue": LOUD}),
+    "parent": Kind(lambda key, s: Parent(key=key, seconds=s)),
+    "await": Kind(lambda key, s: Await(key=key, seconds=s)),
+    "pay": Kind(lambda key, s: Pay(key=key, seconds=min(s, 0.03), account=random.randint(1, ACCOUNTS))),
+    "stumble": Kind(lambda key, s: Stumble(key=key, seconds=s)),
+    "refuse": Kind(lambda key, s: Refuse(key=key, seconds=s), expected="nothing"),
+    "crash": Kind(lambda key, s: Crash(key=key, seconds=s), expected="nothing"),
+    "linger": Kind(lambda key, s: Linger(key=key, seconds=s * 3), expected="either"),
+    "hasty": Kind(lambda key, s: Deed(key=key, seconds=s), lambda: {"expires_in": 2.0}, expected="either"),
+    "doom": Kind(lambda key, s: Doom(key=key, seconds=s), expected="nothing"),
+}
+"""What can be in the mix; ``linger`` is called off at some moment."""
+
+
+class Producer:
+    """One producer.
+
+    Args:
+        folder: Of the run.
+        mix: Kind to weight.
+        seconds: Which an operation takes, on average.
+        undone: The share of transactions that are rolled back.
+        repeated: The share of operations whose message is sent a second time later.
+    """
+
+    def __init__(self, folder: Path, mix: dict[str, float], seconds: float, undone: float, repeated: float) -> None:
+        self._folder = folder
+        self._kinds, self._weights = list(mix), list(mix.values())
+        self._seconds = seconds
+        self._undone, self._repeated = undone, repeated
+        self._committed, self._rolled_back, self._sent_again = map(Journal, (COMMITTED, UNDONE, REPEATED))
+        self._later: list[tuple[float, Callable[[], None]]] = []
+        url = sa.make_url(os.environ["DEXPY_DATABASE"])
+        patience = {"timeout": 30} if url.get_backend_name() == "sqlite" else {}
+        # The application's own: dexpy finds out that it leads to the database of the records.
+        self._engine = sa.create_engine(url, pool_pre_ping=True, connect_args=patience)
+
+    def transact(self) -> int:
+        """One transaction with a few operations in it: how many were committed."""
+        count = random.choice((1, 1, 1, 2, 3))
+        with Session(self._engine) as session:
+            made = [self._enqueue(session, kind) for kind in self._choose(count)]
+            keys = [key for key, _, _ in made]
+            if random.random() < self._undone:
+                session.rollback()
+                self._rolled_back.write(*keys)
+                return 0
+            session.commit()
+        self._committed.write(*keys, safely=True)
+        for key, kind, ticket in made:
+            if kind == "linger":
+                self._after(random.uniform(0.0, 1.0), lambda ticket=ticket: call_off(ticket))
+            if random.random() < self._repeated:
+                self._after(random.uniform(0.3, 1.5), lambda key=key, ticket=ticket: self._send_again(key, ticket))
+        return count
+
+    def _choose(self, count: int) -> list[str]:
+        chosen = random.choices(self._kinds, self._weights, k=count)
+        return ["doom", *chosen[1:]] if take(str(self._folder / WARRANTS), DOOM) else chosen
+
+    def _enqueue(self, session: Session, kind: str) -> tuple[str, str, Ticket[Any]]:
+        key = f"{kind}-{os.getpid()}-{uuid4().hex[:12]}"
+        this = KINDS[kind]
+        operation: Any = this.make(key, random.expovariate(1 / self._seconds) if self._seconds else 0.0)
+        if random.random() < 0.5:
+            ticket = operation.async_(session=session, **this.options()).call()
+        else:
+            with dexpy.session(session):
+                ticket = operation.async_(**this.options()).call()
+        session.add(Wish(key=key, kind=kind, expected=this.expected, run=ticket.id, made_by=os.getpid()))
+        return key, kind, ticket
+
+    def _send_again(self, key: str, ticket: Ticket[Any]) -> None:
+        self._sent_again.write(key)
+        runtime.dispatcher.deliver_row(runtime.store.row(ticket.id))
+
+    def _after(self, seconds: float, action: Callable[[], None]) -> None:
+        self._later.append((time.monotonic() + seconds, action))
+
+    def do_what_is_due(self) -> None:
+        """What was put off until now."""
+        now = time.monotonic()
+        due = [action for at, action in self._later if at <= now]
+        self._later = [(at, action) for at, action in self._later if at > now]
+        for action in due:
+            action()
+
+
+def call_off(ticket: Ticket[Any]) -> None:
+    """Cancel a run, whatever it is doing; too late is fine."""
+    try:
+        ticket.cancel()
+    except InvalidTransition:
+        return
+
+
+def main() -> None:
+    """Produce until told to stop."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rate", type=float, required=True, help="operations a second")
+    parser.add_argument("--mix", required=True)
+    parser.add_argument("--takes", type=float, default=0.05, help="seconds, on average")
+    parser.add_argument("--undone", type=float, default=0.0)
+    parser.add_argument("--repeated", type=float, default=0.0)
+    parser.add_argument("--die", action="append", default=[])
+    given = parser.parse_args()
+    folder = Path(os.environ[FOLDER])
+    producer = Producer(folder, chances(given.mix.split(",")), given.takes, given.undone, given.repeated)
+    checkpoint.reached = Reaper(folder, chances(given.die))
+    stops: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _frame: stops.append(number))
+    next_at = time.monotonic()
+    while not stops:
+        try:
+            made = producer.transact()
+            producer.do_what_is_due()
+        except (sa.exc.DBAPIError, sa.exc.TimeoutError, DatabaseUnavailable) as error:
+            print(f"{time.time():.3f} away: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            made = 0
+            time.sleep(AGAIN_AFTER_S)
+        now = time.monotonic()
+        # What it missed while the database was away is not made up for all at once.
+        next_at = max(next_at + made / given.rate, now - 2.0)
+        time.sleep(max(0.0, next_at - now))
+
+
+if __name__ == "__main__":
+    main()

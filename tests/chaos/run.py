@@ -1,0 +1,160 @@
+"""One run from the first process to the last, and what was found."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import attrs
+
+from chaos.audit import Audit, Count
+from chaos.director import Director
+from chaos.fleet import ROOT, Death, Fleet
+from chaos.remains import idle_transactions, rows_left
+from chaos.scenario import RESCUE_WITHIN_S, Scenario
+from chaos.stage import Stage, furnish
+from chaos.warrants import WARRANTS
+
+STEP_S = 0.05
+START_S = 40.0
+"""How long the workers may take to start: a busy machine is no failure."""
+HEED = 0.5
+"""How probable it is that a process that passes a place looks for a warrant."""
+SETTLED_S = 1.0
+"""So long no record may be open before all counts as over: one that ends may enqueue another."""
+
+
+@attrs.frozen
+class Finding:
+    """What one run has shown.
+
+    Attributes:
+        scenario: What was run.
+        stage: Where.
+        count: Of effects and records.
+        deaths: Kills, each once.
+        freezes: Workers that were stopped for a while.
+        emptied: When the broker was emptied.
+        left: What has stayed behind, by name.
+        oddities: Ends that nobody here has brought about.
+        seconds: That the workers went on for after the producers.
+        stories: All that is known of some of what went wrong.
+    """
+
+    scenario: Scenario
+    stage: Stage
+    count: Count
+    deaths: list[Death]
+    freezes: list[Death]
+    emptied: list[float]
+    left: dict[str, int]
+    oddities: list[str]
+    seconds: float
+    stories: list[str]
+
+
+def run(scenario: Scenario, stage: Stage, folder: Path) -> Finding:
+    """Run a scenario.
+
+    Args:
+        scenario: What.
+        stage: Where; its tables are made anew.
+        folder: An empty one, for files and logs.
+    """
+    engine = furnish(stage)
+    stage.outages.clear()
+    (folder / WARRANTS).mkdir()
+    # The settings of whatever project the folder lies in are not meant.
+    (folder / "pyproject.toml").touch()
+    audit = Audit(engine, folder)
+    fleet = Fleet(folder, _environment(stage))
+    director = Director(scenario.plan, fleet, stage)
+    try:
+        _start(scenario, fleet)
+        director.begin()
+        while not director.is_over:
+            fleet.tend()
+            director.act()
+            time.sleep(STEP_S)
+        director.end()
+        fleet.end_producers()
+        settled_s = _settle(scenario, fleet, audit)
+        left = {"idle transactions": idle_transactions(engine)}
+        fleet.end_workers()
+        left["idle transactions"] += idle_transactions(engine)
+        left |= rows_left(engine, stage)
+    finally:
+        fleet.close()
+    events = [*fleet.deaths, *fleet.freezes]
+    count = audit.count(stage, events, director.emptied)
+    bad = [*count.lost, *count.doubled, *count.ghosts, *count.disagreeing, *count.not_final, *count.vanished]
+    stories = [line for key in dict.fromkeys(bad[:8]) for line in audit.story(key)]
+    for waits in (count.recoveries, count.waits):
+        for wait in sorted(waits, key=lambda wait: -wait.undisturbed)[:3]:
+            if wait.undisturbed <= RESCUE_WITHIN_S:
+                break
+            keys = audit.ask("SELECT wish FROM chaos_wishes WHERE run = :run", run=wait.run)
+            stories += [f"{wait.seconds:.1f} s until it was begun:", *(line for row in keys for line in audit.story(row[0]))]
+    if left["rows in operation_worker_sessions"]:
+        stories += [str(tuple(row)) for row in audit.ask("SELECT * FROM operation_worker_sessions")]
+    if stories:
+        stories += ["What was done:", *_chronicle(events, director.emptied, stage)]
+    return Finding(
+        scenario, stage, count, fleet.kills, fleet.freezes, director.emptied, left, fleet.oddities, settled_s, stories
+    )
+
+
+def _chronicle(events: list[Death], emptied: list[float], stage: Stage) -> list[str]:
+    """Kills, freezes and the like, by the clock of the logs."""
+    told = [(event.at, f"{event.place}, pid {event.pid}") for event in events]
+    told += [(at, "broker emptied") for at in emptied]
+    told += [(since, f"database away for {until - since:.1f} s") for since, until in stage.outages]
+    return [f"    {time.strftime('%H:%M:%S', time.gmtime(at))}.{at % 1 * 1000:03.0f} {what}" for at, what in sorted(told)]
+
+
+def _environment(stage: Stage) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("DEXPY_")}
+    named = {"DEXPY_DATABASE": stage.database, "DEXPY_RESCUE_WITHIN": f"{RESCUE_WITHIN_S:g}"}
+    if stage.broker is not None:
+        named["DEXPY_BROKER"] = stage.broker
+    return kept | named | {"PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), str(ROOT)]), "PYTHONUNBUFFERED": "1"}
+
+
+def _start(scenario: Scenario, fleet: Fleet) -> None:
+    heeded = [f"--die={place}={HEED}" for place in scenario.plan.places if " " not in place]
+    breaking = [f"--break={scenario.broken}"] if scenario.broken else []
+    for _ in range(scenario.workers):
+        fleet.add_worker([*heeded, *breaking], scenario.threads)
+    deadline = time.monotonic() + START_S
+    while len(fleet.ready()) < scenario.workers:
+        fleet.tend()
+        if time.monotonic() > deadline or fleet.oddities:
+            logs = "\n".join((fleet.folder / f"{worker.name}.log").read_text() for worker in fleet.members)
+            raise RuntimeError(f"The workers do not start: {fleet.oddities}\n{logs[-3000:]}")
+        time.sleep(STEP_S)
+    mix = ",".join(f"{kind}={weight:g}" for kind, weight in scenario.mix.items())
+    rate = scenario.rate / scenario.producers
+    for _ in range(scenario.producers):
+        fleet.add_producer(
+            [f"--rate={rate}", f"--mix={mix}", f"--takes={scenario.takes_s}", f"--undone={scenario.undone}",
+             f"--repeated={scenario.repeated}", *heeded]
+        )  # fmt: skip
+
+
+def _settle(scenario: Scenario, fleet: Fleet, audit: Audit) -> float:
+    """Let the workers go on until nothing is open, or the time is over."""
+    began = time.monotonic()
+    quiet_since: float | None = None
+    while (now := time.monotonic()) - began < scenario.settle_s:
+        fleet.tend()
+        if scenario.broken and audit.bad_effects():
+            break
+        if audit.open_records or len(fleet.ready()) < scenario.workers:
+            quiet_since = None
+        elif quiet_since is None:
+            quiet_since = now
+        elif now - quiet_since > SETTLED_S:
+            break
+        time.sleep(STEP_S * 4)
+    return time.monotonic() - began

@@ -1,0 +1,98 @@
+"""What is run, and what has to come of it."""
+
+from __future__ import annotations
+
+import attrs
+
+from chaos.director import Plan, places_of
+from chaos.stage import Stage
+
+RESCUE_WITHIN_S = 5.0
+"""The promise that dexpy is given to keep, in seconds: the shortest there is."""
+BREAKS = ("fence", "relay", "claim")
+
+MIX = {
+    "deed": 36.0, "delayed": 8.0, "urgent": 8.0, "loud": 8.0, "parent": 7.0, "await": 6.0, "pay": 8.0,
+    "stumble": 5.0, "refuse": 4.0, "crash": 3.0, "linger": 3.0, "hasty": 2.0,
+}  # fmt: skip
+"""Kind of operation to weight; see `chaos.producer`."""
+
+
+@attrs.frozen
+class Scenario:
+    """One run.
+
+    Attributes:
+        plan: What is done to the processes and servers.
+        rate: Operations a second.
+        asked: How many operations there have to be at least.
+        takes_s: Seconds that an operation takes, on average.
+        mix: Kinds of operations.
+        workers: How many, of one process each.
+        producers: How many.
+        threads: Of each worker.
+        undone: The share of transactions that are rolled back.
+        repeated: The share of operations whose message is sent twice.
+        settle_s: The longest time that the workers go on after the producers have stopped.
+        broken: The promise that is taken out; None for dexpy as it is.
+    """
+
+    plan: Plan
+    rate: float
+    asked: int = 0
+    takes_s: float = 0.3
+    mix: dict[str, float] = attrs.field(factory=lambda: dict(MIX))
+    workers: int = 3
+    producers: int = 1
+    threads: int = 4
+    undone: float = 0.08
+    repeated: float = 0.03
+    settle_s: float = 60.0
+    broken: str | None = None
+
+
+def under_fire(stage: Stage, seconds: float, operations: int, kills: int) -> Scenario:
+    """Everything at once: what dexpy has to stand.
+
+    Args:
+        stage: Where.
+        seconds: How long.
+        operations: So many at least.
+        kills: So many at least.
+    """
+    plan = Plan(
+        seconds,
+        kills,
+        places_of(stage),
+        # Where a file carries the records a frozen process is alive, and keeps what it holds.
+        freezes=0 if stage.is_sqlite else max(1, round(seconds / 40)),
+        frozen_s=RESCUE_WITHIN_S * 0.8,
+        empties=0 if stage.empty is None else 2,
+        shakes=0 if stage.shake is None else 1,
+        dooms=round(seconds / 60),
+    )
+    rate = 1.25 * operations / seconds
+    return Scenario(plan, rate, asked=operations, producers=2 if seconds >= 60 else 1)
+
+
+def broken(stage: Stage, promise: str, seconds: float) -> Scenario:
+    """What has to end badly without a promise.
+
+    Args:
+        stage: Where.
+        promise: One of `BREAKS`.
+        seconds: How long it is tried.
+    """
+    quiet = {"deed": 1.0}
+    if promise == "fence":
+        # In the middle of what they do, before their first statement: no session of theirs can be ended then.
+        plan = Plan(seconds / 2, 0, {}, freezes=1, frozen_s=RESCUE_WITHIN_S * 0.9)
+        return Scenario(plan, rate=10.0, takes_s=1.2, mix=quiet, workers=2, threads=12, undone=0.0, repeated=0.0, settle_s=3.0, broken=promise)
+    if promise == "claim":
+        return Scenario(
+            Plan(seconds, 0, {}), rate=20.0, takes_s=0.02, mix=quiet, workers=2, undone=0.0, repeated=0.5, settle_s=3.0, broken=promise
+        )
+    places = {place: weight for place, weight in places_of(stage).items() if place in ("in_perform", "after_claim")}
+    mix = {"deed": 2.0, "delayed": 1.0, "stumble": 1.0}
+    plan = Plan(seconds, 3, places)
+    return Scenario(plan, rate=10.0, mix=mix, workers=2, undone=0.0, repeated=0.0, settle_s=RESCUE_WITHIN_S, broken=promise)

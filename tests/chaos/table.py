@@ -1,0 +1,104 @@
+"""The table of a run, and the verdict."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from chaos.audit import Wait
+from chaos.run import Finding
+from chaos.scenario import RESCUE_WITHIN_S
+
+MESSAGES_AT_MOST = 1.2
+"""For each turn of an operation: its first, and one more after each retry and each rescue."""
+IN_PERFORM_AT_LEAST = 0.1
+BEFORE_ACK_AT_LEAST = 0.02
+"""Shares of the kills."""
+WIDTH = 46
+
+Row = tuple[str, str, bool]
+"""What, the figure, and whether it is as it should be."""
+
+
+def rows(found: Finding) -> Iterator[Row]:
+    """The lines of the table."""
+    count, scenario = found.count, found.scenario
+    yield "operations committed", f"{len(count.committed)} (asked {scenario.asked})", len(count.committed) >= scenario.asked
+    yield "done, counted by their effects", str(count.done), True
+    yield "failed as meant, without effect", str(count.failed_as_meant), True
+    yield from _kills(found)
+    yield "workers frozen past their lease, and let go", str(len(found.freezes)), True
+    if found.stage.empty is not None:
+        yield "broker emptied", str(len(found.emptied)), len(found.emptied) >= scenario.plan.empties
+    if found.stage.shake is not None:
+        away = ", ".join(f"{until - since:.1f} s" for since, until in found.stage.outages)
+        yield found.stage.shake_is, f"{len(found.stage.outages)} ({away})", len(found.stage.outages) >= scenario.plan.shakes
+    yield "lost", str(len(count.lost)), not count.lost
+    yield "doubled", str(len(count.doubled)), not count.doubled
+    yield "effects of what failed or was rolled back", str(len(count.ghosts)), not count.ghosts
+    yield "committed, and gone from the database", str(len(count.vanished)), not count.vanished
+    yield "done without the call to the outside", str(len(count.unsaid)), not count.unsaid
+    yield "calls to the outside, all attempts", str(count.attempts), True
+    yield "missing in the accounts", str(count.unpaid), not count.unpaid
+    yield "record and effect disagree", str(len(count.disagreeing)), not count.disagreeing
+    yield "not over, of these running", f"{len(count.not_final)}, {len(count.running)}", not count.not_final
+    yield from _waits(f"recoveries ({len(count.recoveries)}), longest, in seconds", count.recoveries)
+    yield from _waits("waits for the first claim, longest", count.waits)
+    yield "taken from workers that nothing was done to", str(len(count.unprovoked)), True
+    yield from _messages(found)
+    for name, number in found.left.items():
+        yield f"left: {name}", str(number), number == 0
+    for oddity in found.oddities:
+        yield "unexpected", oddity, False
+
+
+def _waits(what: str, waits: list[Wait]) -> Iterator[Row]:
+    longest = max((wait.undisturbed for wait in waits), default=0.0)
+    yield what, f"{max((wait.seconds for wait in waits), default=0.0):.2f}", True
+    yield "  since the last fault before it", f"{longest:.2f} (bound {RESCUE_WITHIN_S:g})", longest <= RESCUE_WITHIN_S
+
+
+def _kills(found: Finding) -> Iterator[Row]:
+    kills, asked = len(found.deaths), found.scenario.plan.kills
+    yield "kills", f"{kills} (asked {asked})", kills >= asked
+    places = Counter(death.place for death in found.deaths)
+    if kills and asked:
+        inside = places["in_perform"] + places["in_perform_always"]
+        wanted = found.scenario.broken is None
+        least = {"in_perform": (inside, IN_PERFORM_AT_LEAST), "before_ack": (places["before_ack"], BEFORE_ACK_AT_LEAST)}
+        for place, (number, share) in least.items():
+            if wanted and number < kills * share:
+                yield f"  {place}: too few", str(number), False
+    for place, number in sorted(places.items(), key=lambda item: -item[1]):
+        yield f"  {place}", str(number), True
+
+
+def _messages(found: Finding) -> Iterator[Row]:
+    count = found.count
+    if not count.committed:
+        return
+    sent = count.sends + count.redeliveries
+    yield "messages sent, and come again", f"{count.sends}, {count.redeliveries}", True
+    yield "messages for each operation", f"{sent / len(count.committed):.3f}", True
+    each = sent / count.turns
+    yield f"messages for each of {count.turns} turns", f"{each:.3f} (at most {MESSAGES_AT_MOST})", each <= MESSAGES_AT_MOST
+
+
+def show(found: Finding) -> bool:
+    """Print the table of a run, and say whether it went as it should."""
+    broken = found.scenario.broken
+    title = f"{found.stage.pair}, {found.scenario.plan.seconds:g} s" + (f", without the {broken}" if broken else "")
+    print(f"\n{title}\n")
+    made = list(rows(found))
+    for what, figure, is_good in made:
+        print(f"  {what:<{WIDTH}} {figure}{'' if is_good or broken else '   <-- BROKEN'}")
+    print(f"  {'seconds until all was over':<{WIDTH}} {found.seconds:.1f}")
+    if broken:
+        harm = len(found.count.lost) + len(found.count.doubled)
+        print(f"\n  {'As it should be: the harm was seen.' if harm else 'NO HARM WAS SEEN: this count is worth nothing.'}", flush=True)
+        return harm > 0
+    bad = [what.strip() for what, _, is_good in made if not is_good]
+    if found.stories:
+        print("\n" + "\n".join(found.stories))
+    print(f"\n  {'BROKEN: ' + ', '.join(bad) if bad else 'Good.'}", flush=True)
+    return not bad

@@ -1,0 +1,27 @@
+"""``dexpy worker`` with a reaper at its checkpoints, and on demand with a promise taken out.
+
+Usage: python -m chaos.worker [--die PLACE=PROBABILITY]... [--break PROMISE] -- ARGUMENTS OF dexpy worker
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from chaos.journal import FOLDER
+from chaos.warrants import Reaper, chances
+from dexpy.cli.main import run
+from dexpy.foundation import checkpoint
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--die", action="append", default=[])
+    parser.add_argument("--break", dest="broken")
+    parser.add_argument("rest", nargs="*")
+    given = parser.parse_args()
+    checkpoint.reached = Reaper(Path(os.environ[FOLDER]), chances(given.die))
+    # Imported by the process that serves, as its supervisor has no application; before the application, which configures.
+    modules = [*([f"chaos.broken.{given.broken}"] if given.broken else []), "chaos.application"]
+    sys.exit(run(["worker", *modules, *given.rest]))

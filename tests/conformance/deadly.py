@@ -1,0 +1,85 @@
+"""``dexpy`` as it is, but the first process that comes to a named point dies there, as by ``kill -9``, or waits.
+
+Usage: python deadly.py FOLDER POINTS worker MODULE ...
+       python deadly.py FOLDER POINTS enqueue
+
+POINTS are joined by commas: ``before_commit`` dies there, ``before_commit=wait`` waits until FOLDER has a file ``go``.
+Who came first leaves a file of the point's name in FOLDER, with its pid and the moment; all others pass.
+With ``enqueue`` there is one process for each point, which enqueues the point's number.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+from dexpy.cli.main import run
+from dexpy.foundation import checkpoint
+
+GO = "go"
+LONGEST_WAIT_S = 60.0
+
+
+class Deadly:
+    """What happens at the points.
+
+    Args:
+        folder: Where the files are.
+        points: As on the command line.
+    """
+
+    def __init__(self, folder: Path, points: str) -> None:
+        self._folder = folder
+        self._fates = {name: fate for name, _, fate in (point.partition("=") for point in points.split(","))}
+
+    def reach(self, name: str) -> None:
+        """Come to a point."""
+        if name not in self._fates or not self._is_first(name):
+            return
+        if self._fates[name] == "wait":
+            until = time.monotonic() + LONGEST_WAIT_S
+            while not (self._folder / GO).exists() and time.monotonic() < until:
+                time.sleep(0.02)
+        else:
+            os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(LONGEST_WAIT_S)
+
+    def _is_first(self, name: str) -> bool:
+        if (self._folder / name).exists():
+            return False
+        # Written before it has its name, so that nobody reads half of it; a name is given once.
+        mine = self._folder / f"{name}.{os.getpid()}.{threading.get_ident()}"
+        mine.write_text(f"{os.getpid()} {time.time()}")
+        try:
+            os.link(mine, self._folder / name)
+        except FileExistsError:
+            return False
+        finally:
+            mine.unlink()
+        return True
+
+
+def enqueue(folder: Path, points: list[str]) -> None:
+    """Enqueue once for each point, each time in a process of its own, and say how these have ended."""
+    import mortals
+
+    children = []
+    for number, point in enumerate(points):
+        if (pid := os.fork()) == 0:
+            checkpoint.reached = Deadly(folder, point).reach
+            mortals.enqueue(number)
+            os._exit(0)
+        children.append(pid)
+    print(*(f"{pid}:{os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}" for pid in children))
+
+
+if __name__ == "__main__":
+    if sys.argv[3] == "enqueue":
+        enqueue(Path(sys.argv[1]), sys.argv[2].split(","))
+    else:
+        checkpoint.reached = Deadly(Path(sys.argv[1]), sys.argv[2]).reach
+        run(sys.argv[3:])

@@ -1,0 +1,362 @@
+"""A pair whose processes die at named points, and what must be true of it afterwards, wherever they died."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from collections import Counter
+from collections.abc import Collection, Generator, Iterable
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import attrs
+import market
+import servers
+import sqlalchemy as sa
+from deadly import GO
+from mortals import WITH_ITS_ROW, Customer, Die, DieOnce, DieTwice, Mark, Spawn
+from pairs import HERE, Pair
+from workers import START_S, Worker, eventually
+
+import dexpy
+from dexpy.background.brokers.servers import depth
+from dexpy.recording.messages import messages
+from dexpy.recording.server import clock_ahead_s
+from dexpy.recording.tables import FINAL, attempts, records, workers
+from dexpy.runtime import install
+
+RESCUE_WITHIN_S = 5.0
+"""The shortest promise that can be given: as ``DEXPY_RESCUE_WITHIN`` in every process of these tests."""
+WAIT_S = 40.0
+"""A busy machine is no failure, where nothing was promised."""
+
+
+@attrs.frozen
+class Death:
+    """One process that came first to a point.
+
+    Attributes:
+        point: Its name.
+        pid: Of the process.
+        at: The moment, by this machine's clock.
+    """
+
+    point: str
+    pid: int
+    at: datetime
+
+
+def now(point: str, pid: int) -> Death:
+    """What is being done to a process, at this moment."""
+    return Death(point, pid, datetime.now(timezone.utc))
+
+
+class Deaths:
+    """The deaths of one test.
+
+    Args:
+        pair: Whose processes die; its promise is the shortest from now on.
+    """
+
+    def __init__(self, pair: Pair) -> None:
+        self.pair = pair
+        self.folder = pair.folder / "deaths"
+        self.folder.mkdir()
+        pair.variables = {**pair.variables, "DEXPY_RESCUE_WITHIN": f"{RESCUE_WITHIN_S:g}"}
+
+    def command(self, points: Iterable[str], *arguments: str) -> list[str]:
+        """A command of dexpy whose processes die."""
+        return [sys.executable, str(HERE / "deadly.py"), str(self.folder), ",".join(points), *arguments]
+
+    def serve(self, points: Iterable[str], *arguments: str, processes: int = 1, threads: int = 1) -> Worker:
+        """Start a worker whose processes die, perhaps before all of them have begun."""
+        counts = ["-p", str(processes), "-t", str(threads)]
+        return self.pair.serve(self.command(points, "worker", "mortals", *counts, *arguments))
+
+    def enqueue(self, points: Iterable[str]) -> list[str]:
+        """Have one process for each point enqueue, and say how each has ended, as ``pid:status``."""
+        ended = self.pair.run(self.command(points, "enqueue"))
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout.split()
+
+    def at(self, point: str) -> Death:
+        """Wait until a process has come to a point."""
+        file = self.folder / point
+        eventually(file.exists, f"somebody comes to {point}", START_S, self.pair.tell)
+        pid, at = file.read_text().split()
+        return Death(point, int(pid), datetime.fromtimestamp(float(at), timezone.utc))
+
+    def go(self) -> None:
+        """Let those who wait at a point go on."""
+        (self.folder / GO).touch()
+
+
+@contextlib.contextmanager
+def on_sqlite(folder: Path) -> Generator[Deaths]:
+    """A SQLite file that carries everything, served by nobody yet; dexpy makes its tables there by itself."""
+    with servers.database("sqlite", folder) as url:
+        pair = Pair(folder, url, None)
+        try:
+            market.Model.metadata.create_all(pair.engine)
+            pair.configure()
+            yield Deaths(pair)
+        finally:
+            pair.close()
+            install(None)
+
+
+def all_final(pair: Pair, within_s: float = WAIT_S) -> list[Any]:
+    """Wait until every record that there is has ended; all of them."""
+    unfinished = sa.select(records.c.id, records.c.name, records.c.status).where(records.c.status.not_in(FINAL))
+    eventually(
+        lambda: not pair.sql(unfinished), "all have ended", within_s, lambda: f"{pair.sql(unfinished)}\n{pair.tell()}"
+    )
+    return list(pair.sql(sa.select(records).order_by(records.c.id)))
+
+
+def is_done_once(pair: Pair, rows: Iterable[Any], effects: Iterable[str]) -> None:
+    """Every record is done, every effect is there once, and every attempt that was lost is told of."""
+    for row in rows:
+        told = lost_attempts(pair, row.id)
+        assert row.status == "done", (row, pair.tell())
+        assert row.num_attempts == 1 + len(told), (row, told)
+        assert row.num_lost == len(told), (row, told)
+        assert [attempt.number for attempt in told] == list(range(1, len(told) + 1))
+    assert Counter(pair.effects()) == Counter(effects)
+
+
+def lost_attempts(pair: Pair, id: str) -> list[Any]:
+    """The attempts of a record that did not end well: here, all of them by the death of a worker."""
+    found = list(pair.sql(sa.select(attempts).where(attempts.c.record_id == id).order_by(attempts.c.claim_token)))
+    assert {attempt.failure for attempt in found} <= {"lost"}, found
+    assert {attempt.error for attempt in found} <= {"dexpy.WorkerLost"}, found
+    return found
+
+
+def pid_of(worker_id: str) -> int:
+    """The process that a worker's id names."""
+    return int(worker_id.split(":")[1])
+
+
+def seconds_between(pair: Pair, there: datetime, here: datetime) -> float:
+    """From a moment of this machine to one of the database, in seconds."""
+    with pair.engine.connect() as connection:
+        ahead_s = clock_ahead_s(connection) or 0.0
+    return (there - here - timedelta(seconds=ahead_s)).total_seconds()
+
+
+def is_quiet(pair: Pair) -> None:
+    """Nothing runs, nobody sits in a transaction, and no message is left."""
+    running = sa.select(records.c.id).where(records.c.status == "running")
+    assert pair.sql(running) == []
+    eventually(lambda: not open_transactions(pair), "no transaction is left open", 10, lambda: told(pair))
+    eventually(lambda: not count_messages(pair), "no message is left", WAIT_S, lambda: told(pair))
+
+
+def told(pair: Pair) -> str:
+    """What is left, for the message of a failure."""
+    return f"transactions: {open_transactions(pair)}\nmessages: {count_messages(pair)}\n{pair.tell()}"
+
+
+def open_transactions(pair: Pair) -> list[Any]:
+    """The sessions that have begun a transaction and do nothing."""
+    kind = pair.engine.dialect.name
+    if kind == "postgresql":
+        return list(
+            pair.sql(
+                "SELECT pid, state, query FROM pg_stat_activity "
+                "WHERE datname = current_database() AND state LIKE 'idle in transaction%'"
+            )
+        )
+    if kind == "sqlite":
+        # Only one at a time can write: whoever can, is alone.
+        with pair.engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA busy_timeout = 50")
+            try:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            except sa.exc.OperationalError as error:
+                return [str(error)]
+        return []
+    return list(
+        pair.sql(
+            "SELECT list.id, list.command FROM information_schema.innodb_trx AS open "
+            "JOIN information_schema.processlist AS list ON list.id = open.trx_mysql_thread_id "
+            "WHERE list.db = database() AND list.command = 'Sleep'"
+        )
+    )
+
+
+def count_messages(pair: Pair, queue: str = "default") -> int:
+    """How many messages a queue holds, those that are being run included."""
+    if pair.is_transactional:
+        waiting = sa.select(sa.func.count()).select_from(messages).where(messages.c.queue == queue)
+        return int(pair.sql(waiting)[0][0])
+    if pair.broker is not None and pair.broker.startswith("redis"):
+        return len(redis_messages(pair, queue))
+    return int(depth(dexpy.current_runtime().broker, queue) or 0)
+
+
+def redis_messages(pair: Pair, queue: str = "default") -> list[Any]:
+    """The messages that Redis has for a queue: waiting, or held by whoever runs them."""
+    import redis
+
+    address, _, rest = str(pair.broker).partition("?namespace=")
+    with redis.Redis.from_url(address) as client:
+        return list(client.hkeys(f"{rest.partition('&')[0]}:{queue}.msgs"))
+
+
+def worker_ids(pair: Pair, pid: int) -> list[str]:
+    """Under what names a process is entered now."""
+    return [row.id for row in pair.sql(sa.select(workers.c.id).where(workers.c.pid == pid))]
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a file, if there is one."""
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def effects_of(numbers: Collection[int]) -> list[str]:
+    """What marks of these numbers leave."""
+    return [f"mark {number}" for number in numbers]
+
+
+# ----------------------------------------------------------------------------------------------- everybody dies once
+
+LOSES_THE_RUN = ("after_claim", "in_perform", "before_commit")
+"""Points at which a worker has begun a run and not committed it."""
+BACKLOG = 10
+RESTART_S = 5.0
+"""So long may dead processes be without a successor that serves, beside what was promised."""
+
+
+def kill_workers_at_each_point(deaths: Deaths) -> None:
+    """Kill workers at each point of a run and of the relay, and see what has become of everything.
+
+    There is a backlog, which the first to die has fetched. Then comes one operation for each point: it passes the
+    points whose dead have been found, and kills whoever takes it at its own.
+    """
+    pair = deaths.pair
+    steps: list[tuple[str, Any, dict[str, Any]]] = [
+        ("in_perform", Mark(number=10), {}),
+        ("before_commit", Mark(number=11), {}),
+        ("in_after_commit", Mark(number=12), {}),
+        ("before_ack", Mark(number=13), {}),
+    ]
+    if not pair.is_transactional:
+        steps += [("before_send", Spawn(number=14), {}), ("relay_marked", Mark(number=15), {"in_": 0.05})]
+    points = ["after_claim", *(point for point, _, _ in steps)]
+    tickets = [Mark(number=number).async_().call() for number in range(BACKLOG)]
+    deaths.serve(points, processes=4)
+    found = {"after_claim": deaths.at("after_claim")}
+    of_point: dict[str, Any] = {}
+    for point, operation, options in steps:
+        of_point[point] = operation.async_(**options).call()
+        found[point] = deaths.at(point)
+
+    rows = all_final(pair)
+
+    only_here = [] if pair.is_transactional else ["spawn 14", *effects_of([14, 15])]
+    is_done_once(pair, rows, [*effects_of(range(14)), *only_here])
+    by_id = {row.id: row for row in rows}
+    for death in found.values():
+        lost = [one for one in pair.sql(sa.select(attempts)) if pid_of(one.worker) == death.pid]
+        if death.point != "relay_marked":
+            assert len(lost) == (death.point in LOSES_THE_RUN), (death, lost)
+        for attempt in lost:
+            assert seconds_between(pair, attempt.ended_at, death.at) < RESCUE_WITHIN_S, (death, attempt, pair.tell())
+    for ticket in tickets:
+        waited_s = seconds_between(pair, by_id[ticket.id].started_at, found["after_claim"].at)
+        assert waited_s < RESCUE_WITHIN_S + RESTART_S, (by_id[ticket.id], pair.tell())
+    if not pair.is_transactional:
+        (child,) = (row for row in rows if row.parent_id == of_point["before_send"].id)
+        is_offered_in_time(pair, child, found["before_send"])
+        is_offered_in_time(pair, by_id[of_point["relay_marked"].id], found["relay_marked"])
+    is_quiet(pair)
+
+
+def is_offered_in_time(pair: Pair, row: Any, death: Death) -> None:
+    """What was lost with a process was offered to the others within the promise: sent to them, or begun anyway."""
+    was_sent = row.enqueued_at is not None and seconds_between(pair, row.enqueued_at, death.at) > 0
+    offered_at = row.enqueued_at if was_sent else row.started_at
+    assert seconds_between(pair, offered_at, death.at) < RESCUE_WITHIN_S, (death, row, pair.tell())
+
+
+def kill_enqueuers_at_each_point(deaths: Deaths) -> None:
+    """Kill scripts at each point of an enqueue, while a worker serves: all of it is there, or nothing."""
+    pair = deaths.pair
+    pair.start(module="mortals")
+    points = ["after_insert", "after_commit"]
+    if not pair.is_transactional:
+        points += ["before_send", "after_send"]
+    ended = deaths.enqueue(points)
+    found = [deaths.at(point) for point in points]
+
+    assert ended == [f"{death.pid}:{-signal.SIGKILL}" for death in found]
+    committed = range(1, len(points))
+    with_rows = sa.select(Customer.id).where(Customer.id >= WITH_ITS_ROW).order_by(Customer.id)
+    assert [row.id - WITH_ITS_ROW for row in pair.sql(with_rows)] == list(committed)
+    rows = sorted(all_final(pair), key=lambda row: int(row.params["number"]))
+    assert [row.params["number"] for row in rows] == list(committed)
+    is_done_once(pair, rows, effects_of(committed))
+    for row, death in zip(rows, found[1:], strict=True):
+        assert row.num_attempts == 1
+        assert seconds_between(pair, row.started_at, death.at) < RESCUE_WITHIN_S, (death, row, pair.tell())
+    is_quiet(pair)
+
+
+# ---------------------------------------------------------------------------------------------------- crash loops
+
+
+def die_again_and_again(deaths: Deaths) -> None:
+    """Run operations that end their worker each time: they end too, and what waits beside them is run.
+
+    They wait when the worker starts, and end its processes before these have told it that they serve.
+    """
+    pair = deaths.pair
+    tickets = {operation: operation().async_().call() for operation in (Die, DieOnce, DieTwice)}
+    others = [Mark(number=number).async_().call() for number in range(5)]
+    worker = pair.serve([sys.executable, "-m", "dexpy", "worker", "slow_mortals", "-p", "2", "-t", "1"])
+
+    rows = {row.id: row for row in all_final(pair)}
+
+    said = {Die: "3 times", DieOnce: "no other attempt", DieTwice: "2 times"}
+    for operation, times in {Die: 3, DieOnce: 1, DieTwice: 2}.items():
+        row = rows[tickets[operation].id]
+        told = lost_attempts(pair, row.id)
+        assert (row.status, row.failure, row.error) == ("failed", "lost", "dexpy.WorkerLost"), row
+        assert (row.num_attempts, row.num_lost, row.claimed_by) == (times, times, None), row
+        assert [attempt.number for attempt in told] == list(range(1, times + 1)), told
+        assert len({attempt.worker for attempt in told}) == times, told
+        assert told[-1].worker in row.error_message
+        assert said[operation] in row.error_message
+        assert "retry()" in row.error_message
+    is_done_once(pair, [rows[ticket.id] for ticket in others], effects_of(range(5)))
+    assert worker.process.poll() is None, worker.output()
+    assert len(worker.lines("worker.died")) == 6, worker.output()
+    is_quiet(pair)
+
+
+# ------------------------------------------------------------------------------------------------------- messages
+
+
+def deliver_ten_times(pair: Pair) -> None:
+    """Deliver one message ten times before it is run, to two workers at once, and ten times after it."""
+    ticket = Mark(number=1).async_().call()
+    row = dexpy.current_runtime().store.row(ticket.id)
+    for _ in range(9):
+        assert dexpy.current_runtime().dispatcher.deliver_row(row)
+    assert count_messages(pair) == 10
+    pair.start(module="mortals", processes=2, threads=5)
+    all_final(pair)
+    eventually(lambda: not count_messages(pair), "all ten are taken", WAIT_S, pair.tell)
+
+    for _ in range(10):
+        assert dexpy.current_runtime().dispatcher.deliver_row(row)
+        eventually(lambda: not count_messages(pair), "one more is taken", WAIT_S, pair.tell)
+
+    (row,) = all_final(pair)
+    is_done_once(pair, [row], ["mark 1"])
+    assert (row.num_attempts, row.claim_token) == (1, 1)
+    is_quiet(pair)

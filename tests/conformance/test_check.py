@@ -1,0 +1,405 @@
+"""What a start with servers can run into: a refusal is one clear error, who is away is waited for, limits are told."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Callable, Generator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import servers
+import sqlalchemy as sa
+import strict
+from market import Count, Greet
+from pairs import Pair, opened
+from proxy import Road
+from workers import eventually
+
+from dexpy.background.meeting import OWN_CONNECTIONS
+from dexpy.recording.server import SKEW_S
+from dexpy.runtime import install
+
+WAIT_S = 40.0
+LOOK_S = 0.05
+AT_ONCE_S = 8.0
+"""A start and a refusal, without the wait of a client for a server that is silent."""
+SECRET = "s3cret-pass"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Generator[Pair]:
+    """A folder with a SQLite file, and whatever server a test names."""
+    pair = Pair(tmp_path, f"sqlite:///{tmp_path / 'records.db'}", None)
+    yield pair
+    pair.close()
+    install(None)
+
+
+@pytest.fixture
+def stack() -> Generator[ExitStack]:
+    """What a test has opened, closed in order."""
+    with ExitStack() as found:
+        yield found
+
+
+def url_of(server: str, **parts: Any) -> str:
+    return sa.make_url(servers.need(server)).set(**parts).render_as_string(hide_password=False)
+
+
+def refuses(place: Pair, status: int, command: list[str], said: list[str]) -> None:
+    """Run a command that must end with one clear error."""
+    began = time.monotonic()
+    ended = place.dexpy(*command)
+    took_s = time.monotonic() - began
+    everything = ended.stderr + ended.stdout
+    told = [line for line in everything.splitlines() if line.startswith(("Error:", "FAIL"))]
+    assert ended.returncode == status, (command, everything)
+    assert len(told) == 1, (command, everything)
+    for words in said:
+        assert words in told[0], (command, told)
+    assert "Traceback" not in everything
+    assert SECRET not in everything
+    assert strict.PASSWORD not in everything
+    assert took_s < AT_ONCE_S, (command, took_s)
+
+
+# ------------------------------------------------------------------------------------------------- brokers that refuse
+
+Opens = Callable[[ExitStack, Path], str]
+
+
+def tls_asked_of_plain_redis(_stack: ExitStack, _folder: Path) -> str:
+    return servers.need("redis").replace("redis://", "rediss://")
+
+
+def tls_asked_of_plain_redis_with_password(stack: ExitStack, _folder: Path) -> str:
+    return f"rediss://:{SECRET}@127.0.0.1:{stack.enter_context(strict.redis())}/0"
+
+
+def tls_asked_of_plain_rabbitmq(_stack: ExitStack, _folder: Path) -> str:
+    return servers.need("rabbitmq").replace("amqp://", "amqps://")
+
+
+def plain_asked_of_redis_with_tls(stack: ExitStack, folder: Path) -> str:
+    port = stack.enter_context(strict.redis_with_tls(strict.Certificate.make(folder)))
+    return f"redis://:{SECRET}@127.0.0.1:{port}/0"
+
+
+def plain_asked_of_a_rabbitmq_port_with_tls(stack: ExitStack, folder: Path) -> str:
+    port = stack.enter_context(strict.tls_listener(strict.Certificate.make(folder)))
+    return f"amqp://guest:{SECRET}@127.0.0.1:{port}/"
+
+
+def certificate_of_nobody_on_redis(stack: ExitStack, folder: Path) -> str:
+    port = stack.enter_context(strict.redis_with_tls(strict.Certificate.make(folder)))
+    return f"rediss://:{SECRET}@127.0.0.1:{port}/0"
+
+
+def certificate_of_nobody_on_rabbitmq(stack: ExitStack, folder: Path) -> str:
+    port = stack.enter_context(strict.tls_listener(strict.Certificate.make(folder)))
+    return f"amqps://guest:{SECRET}@127.0.0.1:{port}/"
+
+
+def certificate_of_another_host(stack: ExitStack, folder: Path) -> str:
+    certificate = strict.Certificate.make(folder, "DNS:elsewhere.example")
+    port = stack.enter_context(strict.redis_with_tls(certificate))
+    return f"rediss://:{SECRET}@127.0.0.1:{port}/0?ssl_ca_certs={certificate.file}"
+
+
+def no_certificate_for_a_server_that_asks(stack: ExitStack, folder: Path) -> str:
+    certificate = strict.Certificate.make(folder)
+    port = stack.enter_context(strict.redis_with_tls(certificate, asks_clients=True))
+    return f"rediss://:{SECRET}@127.0.0.1:{port}/0?ssl_ca_certs={certificate.file}"
+
+
+def a_certificate_file_that_is_not_there(stack: ExitStack, folder: Path) -> str:
+    port = stack.enter_context(strict.redis_with_tls(strict.Certificate.make(folder)))
+    return f"rediss://:{SECRET}@127.0.0.1:{port}/0?ssl_ca_certs={folder}/nowhere.pem"
+
+
+def wrong_password_on_redis(stack: ExitStack, _folder: Path) -> str:
+    return f"redis://:{SECRET}@127.0.0.1:{stack.enter_context(strict.redis())}/0"
+
+
+def no_password_on_redis(stack: ExitStack, _folder: Path) -> str:
+    return f"redis://127.0.0.1:{stack.enter_context(strict.redis())}/0"
+
+
+def wrong_password_by_tls(stack: ExitStack, folder: Path) -> str:
+    certificate = strict.Certificate.make(folder)
+    port = stack.enter_context(strict.redis_with_tls(certificate))
+    return f"rediss://:{SECRET}@127.0.0.1:{port}/0?ssl_ca_certs={certificate.file}"
+
+
+def database_of_redis_that_is_not_there(stack: ExitStack, _folder: Path) -> str:
+    return f"redis://:{strict.PASSWORD}@127.0.0.1:{stack.enter_context(strict.redis())}/99"
+
+
+BROKERS: dict[Opens, list[str]] = {
+    tls_asked_of_plain_redis: ["does not speak TLS", "Write redis://"],
+    tls_asked_of_plain_redis_with_password: ["does not speak TLS", "Write redis://"],
+    tls_asked_of_plain_rabbitmq: ["does not speak TLS", "Write amqp://"],
+    plain_asked_of_redis_with_tls: ["speaks only TLS", "Write rediss://"],
+    plain_asked_of_a_rabbitmq_port_with_tls: ["speaks only TLS", "Write amqps://"],
+    certificate_of_nobody_on_redis: ["its certificate is not trusted", "?ssl_ca_certs="],
+    certificate_of_nobody_on_rabbitmq: ["its certificate is not trusted", "?ssl_options="],
+    certificate_of_another_host: ["its certificate is not trusted", "not valid for '127.0.0.1'"],
+    no_certificate_for_a_server_that_asks: ["wants a certificate of this client", "?ssl_certfile="],
+    a_certificate_file_that_is_not_there: ["No such file", "path of the certificate"],
+    wrong_password_on_redis: ["does not let us in", "password"],
+    no_password_on_redis: ["does not let us in", "Authentication required"],
+    wrong_password_by_tls: ["does not let us in", "password"],
+    database_of_redis_that_is_not_there: ["does not let us in", "DB index is out of range"],
+}
+
+
+@pytest.mark.parametrize("opens", BROKERS, ids=lambda opens: opens.__name__)
+def test_a_broker_that_refuses_is_one_error_at_once(
+    place: Pair, stack: ExitStack, tmp_path: Path, opens: Opens
+) -> None:
+    place.broker = opens(stack, tmp_path)
+
+    refuses(place, 1, ["check", "market"], ["does not let us in", *BROKERS[opens]])
+    refuses(place, 2, ["worker", "market", "-p", "2"], ["does not let us in", *BROKERS[opens]])
+
+
+def test_brokers_whose_certificate_is_trusted_let_us_in(place: Pair, stack: ExitStack, tmp_path: Path) -> None:
+    certificate = strict.Certificate.make(tmp_path)
+    port = stack.enter_context(strict.redis_with_tls(certificate))
+    place.broker = f"rediss://:{strict.PASSWORD}@127.0.0.1:{port}/0?ssl_ca_certs={certificate.file}"
+    assert place.dexpy("check").returncode == 0
+    place.broker = f"rediss://:{strict.PASSWORD}@127.0.0.1:{port}/0"
+    place.variables = {"SSL_CERT_FILE": str(certificate.file)}
+    assert place.dexpy("check").returncode == 0
+
+
+# ----------------------------------------------------------------------------------------------- databases that refuse
+
+
+@contextlib.contextmanager
+def mariadb_user(*options: str, password: str = strict.PASSWORD) -> Generator[tuple[str, str]]:
+    """The name of a user, and of a database of his."""
+    with servers.database("mariadb", Path()) as url:
+        name = str(sa.make_url(url).database)
+        user = f"'{name}'@'%%'"
+        run(servers.need("mariadb"), f"CREATE USER {user} IDENTIFIED BY '{password}' {' '.join(options)}",
+            f"GRANT ALL ON {name}.* TO {user}")  # fmt: skip
+        try:
+            yield name, name
+        finally:
+            run(servers.need("mariadb"), f"DROP USER {user}")
+
+
+def run(url: str, *statements: str) -> None:
+    engine = sa.create_engine(url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+
+
+@pytest.mark.parametrize("given", [f"owner:{SECRET}", "owner", f"nobody_dexpy:{SECRET}"])
+def test_a_wrong_password_on_postgresql_is_one_error_at_once(place: Pair, stack: ExitStack, given: str) -> None:
+    port = stack.enter_context(strict.postgresql())
+    place.url = f"postgresql+psycopg://{given}@127.0.0.1:{port}/postgres"
+
+    for status, command in ((1, ["check", "market"]), (1, ["db", "init"]), (2, ["worker", "market", "-p", "2"])):
+        refuses(place, status, command, ["password", "cannot be opened", "Are user, password"])
+
+    place.url = f"postgresql+psycopg://owner:{strict.PASSWORD}@127.0.0.1:{port}/postgres"
+    assert place.dexpy("db", "init").returncode == 0
+
+
+def test_a_wrong_password_on_mariadb_is_one_error_at_once(place: Pair, stack: ExitStack) -> None:
+    user, name = stack.enter_context(mariadb_user())
+    for password in (SECRET, None):
+        place.url = url_of("mariadb", username=user, password=password, database=name)
+        for status, command in ((1, ["check", "market"]), (1, ["db", "init"]), (2, ["worker", "market", "-p", "2"])):
+            refuses(place, status, command, ["Access denied", "Are user, password"])
+
+    place.url = url_of("mariadb", username=user, password=strict.PASSWORD, database=name)
+    assert place.dexpy("db", "init").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("server", "parts", "said"),
+    [
+        ("postgresql", {"database": "dexpy_never"}, "does not exist"),
+        ("postgresql", {"username": "dexpy_nobody", "password": SECRET}, "dexpy_nobody"),
+        ("postgresql", {"query": {"sslmode": "require"}, "port": None}, "SSL"),
+        ("postgresql", {"query": {"no_such_option": "1", "password": SECRET}}, "no_such_option"),
+        ("mariadb", {"database": "dexpy_never"}, "Unknown database"),
+        ("mariadb", {"username": "dexpy_nobody", "password": SECRET}, "Access denied"),
+    ],
+    ids=str,
+)
+def test_a_database_that_refuses_is_one_error_at_once(
+    place: Pair, stack: ExitStack, server: str, parts: dict[str, Any], said: str
+) -> None:
+    if "port" in parts:
+        # One that has no certificate for sure.
+        parts = {**parts, "port": stack.enter_context(strict.postgresql()), "username": "owner"}
+    place.url = url_of(server, **parts)
+
+    for status, command in ((1, ["check", "market"]), (1, ["db", "check"]), (2, ["worker", "market", "-p", "2"])):
+        refuses(place, status, command, [said, "Are user, password, database and options right?"])
+
+
+# -------------------------------------------------------------------------------------------------- who is only away
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
+def test_a_database_that_comes_up_later_is_waited_for(kind: str, tmp_path: Path, stack: ExitStack) -> None:
+    pair = stack.enter_context(opened(f"{kind}+sql", tmp_path))
+    way = Road(pair.url, open=False)
+    stack.callback(way.end)
+    pair.configure()
+    tickets = [Greet(name=f"early {number}").async_().call() for number in range(3)]
+    pair.variables = {"DEXPY_DATABASE": way.url}
+    checked = pair.dexpy("check")
+    assert checked.returncode == 1
+    assert "Is the server running, and are host and port right?" in checked.stdout
+    worker = pair.serve([sys.executable, "-m", "dexpy", "worker", "market", "-p", "2", "-t", "2"])
+    eventually(lambda: len(worker.lines("database.unreachable")) >= 4, "it goes on trying", WAIT_S, worker.output)
+    assert worker.children() == []
+
+    way.open()
+
+    worker.await_started(2)
+    for ticket in tickets:
+        assert ticket.result(WAIT_S, LOOK_S)
+    assert "Traceback" not in worker.output()
+    install(None)
+
+
+def test_a_worker_that_waits_for_its_database_ends_when_it_is_told(place: Pair) -> None:
+    place.url = f"postgresql+psycopg://nobody:{SECRET}@127.0.0.1:{strict.free_port()}/nothing"
+    worker = place.serve([sys.executable, "-m", "dexpy", "worker", "market", "-p", "2"])
+    eventually(lambda: worker.lines("database.unreachable"), "it waits", WAIT_S, worker.output)
+
+    worker.signal(signal.SIGTERM)
+
+    assert worker.ended(10) == 0, worker.output()
+    assert SECRET not in worker.output()
+
+
+def test_a_burst_does_not_wait_for_a_database(place: Pair) -> None:
+    place.url = f"postgresql+psycopg://nobody:{SECRET}@127.0.0.1:{strict.free_port()}/nothing"
+
+    refuses(place, 1, ["worker", "market", "--burst", "-p", "1"], ["Is the server running"])
+
+
+# ------------------------------------------------------------------------------------------------- limits and clocks
+
+
+def told(place: Pair, *arguments: str) -> dict[str, str]:
+    """The findings of a check that must go well, by what they are about."""
+    checked = place.dexpy("check", *arguments)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    lines = [line[:4].strip() + " " + line[5:] for line in checked.stdout.splitlines()]
+    return {line.split()[1].rstrip(":"): line for line in lines}
+
+
+@contextlib.contextmanager
+def postgresql_role(limit: int) -> Generator[str]:
+    with servers.database("postgresql", Path()) as url:
+        name = str(sa.make_url(url).database)
+        run(
+            url, f"CREATE ROLE {name} LOGIN CONNECTION LIMIT {limit}", f"GRANT CREATE, USAGE ON SCHEMA public TO {name}"
+        )
+        try:
+            yield url_of("postgresql", database=name, username=name)
+        finally:
+            run(url, f"DROP OWNED BY {name}", f"DROP ROLE {name}")
+
+
+@contextlib.contextmanager
+def mariadb_limit(limit: int) -> Generator[str]:
+    with mariadb_user(f"WITH MAX_USER_CONNECTIONS {limit}") as (user, name):
+        yield url_of("mariadb", database=name, username=user, password=strict.PASSWORD)
+
+
+@pytest.mark.parametrize("limited", [postgresql_role, mariadb_limit], ids=["postgresql", "mariadb"])
+def test_more_connections_than_a_user_may_have_are_a_warning(place: Pair, stack: ExitStack, limited: Any) -> None:
+    limit = 3 * (4 + OWN_CONNECTIONS)
+    place.url = stack.enter_context(limited(limit))
+    assert place.dexpy("db", "init").returncode == 0
+
+    fits = told(place, "-p", "3", "-t", "4")["connections"]
+    assert fits == f"ok connections: 3 x {4 + OWN_CONNECTIONS} = {limit} at most, the server lets in {limit}"
+    too_many = told(place, "-p", "3", "-t", "5")["connections"]
+    assert too_many.startswith(f"warn connections: 3 x {5 + OWN_CONNECTIONS} = {limit + 3} at most")
+    assert f"the server lets in {limit} (" in too_many
+    assert "Lower -p or -t" in too_many
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
+def test_more_connections_than_a_server_has_are_a_warning(place: Pair, stack: ExitStack, kind: str) -> None:
+    place.url = stack.enter_context(servers.database(kind, Path()))
+    assert place.dexpy("db", "init").returncode == 0
+    engine = sa.create_engine(place.url, poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        setting = "SELECT current_setting('max_connections')" if kind == "postgresql" else "SELECT @@max_connections"
+        most = int(connection.exec_driver_sql(setting).scalar_one())
+
+    warned = told(place, "-p", str(most), "-t", "1")["connections"]
+
+    assert warned.startswith(f"warn connections: {most} x {1 + OWN_CONNECTIONS} = {most * (1 + OWN_CONNECTIONS)}")
+    assert f"max_connections = {most}" in warned
+
+
+@pytest.mark.parametrize("name", ["postgresql+sql", "postgresql+redis"])
+def test_a_busy_process_opens_no_more_connections_than_the_check_reckons_with(name: str, tmp_path: Path) -> None:
+    threads = 6
+    with opened(name, tmp_path) as pair:
+        pair.configure()
+        pair.variables = {"DEXPY_DATABASE": f"{pair.url}?application_name=busy"}
+        pair.start(processes=1, threads=threads)
+        counted = sa.text(
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'busy' AND datname = current_database()"
+        )
+        tickets = [
+            Count(number=number, seconds=0.05).async_(queue="other" if number % 3 else "default").call()
+            for number in range(150)
+        ]
+        most = 0
+
+        def look() -> bool:
+            nonlocal most
+            most = max(most, pair.sql(counted)[0][0])
+            return all(ticket.reload().done for ticket in tickets[-3:])
+
+        eventually(look, "they ran", WAIT_S, pair.tell)
+        assert threads < most <= threads + OWN_CONNECTIONS
+        install(None)
+
+
+LATE = """
+from dexpy.foundation.clock import clock
+clock.advance({seconds})
+from market import *
+"""
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
+@pytest.mark.parametrize(("moved_s", "said"), [(-5, "ahead of"), (5, "behind")])
+def test_clocks_that_disagree_are_a_warning(kind: str, moved_s: int, said: str, tmp_path: Path) -> None:
+    with opened(f"{kind}+sql", tmp_path) as pair:
+        pair.configure()
+        (tmp_path / "late.py").write_text(LATE.format(seconds=moved_s))
+        (tmp_path / "nearly.py").write_text(LATE.format(seconds=moved_s / abs(moved_s) * SKEW_S / 2))
+
+        warned = told(pair, "late", "-p", "1")["clock"]
+        assert warned.startswith(f"warn clock: the database's is {abs(moved_s)}.0 s {said} this machine's")
+        assert told(pair, "nearly", "-p", "1")["clock"] == "ok clock"
+
+        late, nearly = pair.start(module="late"), pair.start(module="nearly")
+        assert Greet(name="all the same").async_().call().result(WAIT_S, LOOK_S)
+        assert len(late.lines("clock.skewed")) == 1, late.output()
+        assert f"database_ahead_seconds={-moved_s}." in late.output().replace("4.99", "5.00")
+        assert nearly.lines("clock.skewed") == []
+        install(None)

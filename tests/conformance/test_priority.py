@@ -1,0 +1,93 @@
+"""What is urgent passes what a broker has handed out already."""
+
+from __future__ import annotations
+
+from collections import Counter as Counted
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from market import Count
+from market_next import Wave
+from pairs import Pair
+from workers import eventually
+
+from dexpy.recording.tables import records
+
+WAIT_S = 60.0
+URGENT = 5
+CALM = 200
+SECONDS = 0.1
+"""Of one calm run: long enough for many looks at what is urgent before all of them are over."""
+PAIRS = ["postgresql+redis", "postgresql+rabbitmq", "mariadb+redis", "sqlite+sql"]
+SERVERS = PAIRS[:-1]
+"""The SQL broker sorts its messages: nobody there holds one that is less urgent than another."""
+
+
+def on(*names: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("own_pair", names, indirect=True)
+
+
+def rows_of(pair: Pair, tickets: Sequence[Any]) -> list[Any]:
+    return list(pair.sql(sa.select(records).where(records.c.id.in_([ticket.id for ticket in tickets]))))
+
+
+def started(pair: Pair, tickets: Sequence[Any]) -> list[Any]:
+    """The moments at which these began, in order; those that wait have none."""
+    return sorted(row.started_at for row in rows_of(pair, tickets) if row.started_at is not None)
+
+
+def all_done(pair: Pair, tickets: Sequence[Any]) -> None:
+    def left() -> list[Any]:
+        return [(row.id, row.name, row.status) for row in rows_of(pair, tickets) if row.status != "done"]
+
+    eventually(lambda: not left(), "all are done", WAIT_S, lambda: f"{left()}\n{pair.tell()}")
+
+
+def enqueue_calm() -> list[Any]:
+    return [Count(number=number, seconds=SECONDS).async_().call() for number in range(CALM)]
+
+
+@on(*PAIRS)
+def test_what_is_urgent_starts_before_most_of_what_was_handed_out_before(own_pair: Pair) -> None:
+    calm = enqueue_calm()
+    own_pair.start(processes=1, threads=4)
+    eventually(lambda: started(own_pair, calm), "the backlog is begun", WAIT_S, own_pair.tell)
+    numbers = range(CALM, CALM + 20)
+
+    urgent = [Count(number=number).async_(priority=URGENT).call() for number in numbers]
+
+    all_done(own_pair, [*calm, *urgent])
+    last = started(own_pair, urgent)[-1]
+    passed = sum(began > last for began in started(own_pair, calm))
+    assert passed > CALM / 2, f"{passed} of {CALM} began after the last urgent one"
+    assert Counted(own_pair.effects("count %")) == Counted(f"count {number}" for number in range(CALM + 20))
+    assert {row.num_attempts for row in rows_of(own_pair, [*calm, *urgent])} == {1}
+
+
+@on(*SERVERS)
+def test_several_processes_share_what_is_urgent_and_run_all_of_it_once(own_pair: Pair) -> None:
+    numbers = range(300)
+    own_pair.start(processes=2, threads=4)
+
+    tickets = [Count(number=number, seconds=0.01).async_(priority=number % 7).call() for number in numbers]
+
+    all_done(own_pair, tickets)
+    assert Counted(own_pair.effects("count %")) == Counted(f"count {number}" for number in numbers)
+    assert {row.num_attempts for row in rows_of(own_pair, tickets)} == {1}
+
+
+@on(*PAIRS)
+def test_a_worker_leaves_what_is_urgent_and_unknown_to_one_that_knows_it(own_pair: Pair) -> None:
+    waves = [Wave(number=number).async_(priority=URGENT).call() for number in range(10)]
+    own_pair.start_hasty("market", grace_s=600)
+    counts = [Count(number=number, seconds=0.01).async_(priority=number % 2).call() for number in range(60)]
+
+    all_done(own_pair, counts)
+
+    assert {(row.status, row.num_attempts) for row in rows_of(own_pair, waves)} == {("pending", 0)}
+    own_pair.start_hasty("market_next", grace_s=600)
+    all_done(own_pair, waves)
+    assert Counted(own_pair.effects("wave %")) == Counted(f"wave {number}" for number in range(10))
+    assert Counted(own_pair.effects("count %")) == Counted(f"count {number}" for number in range(60))

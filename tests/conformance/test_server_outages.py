@@ -1,0 +1,292 @@
+"""Servers that lose what they had, restart, refuse or repeat: every operation ends once, and within the promise.
+
+That cut connections and closed roads lose nothing is in ``test_failures.py``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Generator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+import servers
+import sqlalchemy as sa
+from deaths import (
+    RESCUE_WITHIN_S,
+    Deaths,
+    all_final,
+    count_messages,
+    deliver_ten_times,
+    is_done_once,
+    is_quiet,
+    seconds_between,
+)
+from market import Count
+from mortals import Mark
+from own_servers import own_postgres, own_redis
+from pairs import Pair, opened
+from sqlalchemy.orm import Session
+from workers import eventually
+
+import dexpy
+from dexpy.recording.tables import records
+from dexpy.runtime import install
+
+RESTART_S = 5.0
+"""So long may servers and workers take to find each other again, beside what was promised."""
+
+
+@pytest.fixture
+def deaths(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Deaths]:
+    """A pair, named by an indirect parameter, that nobody serves yet."""
+    with opened(request.param, tmp_path) as pair:
+        pair.configure()
+        yield Deaths(pair)
+    install(None)
+
+
+def on(*names: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("deaths", names, indirect=True)
+
+
+def now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+def counted(number: int) -> list[str]:
+    return [f"count {one}" for one in range(number)]
+
+
+def some_have_run(pair: Pair) -> None:
+    eventually(lambda: pair.effects("count %"), "some have run", 30, pair.tell)
+
+
+def end_in_time(pair: Pair, number: int, since: datetime, within_s: float) -> None:
+    """All of them are done, each once, and the last one was begun in time."""
+    rows = all_final(pair)
+    assert len(rows) == number
+    is_done_once(pair, rows, counted(number))
+    last = max(row.started_at for row in rows)
+    assert seconds_between(pair, last, since) < within_s, pair.tell()
+    is_quiet(pair)
+
+
+# ------------------------------------------------------------------------------------------ a broker that forgets
+
+
+@contextlib.contextmanager
+def pair_on_own_redis(folder: Path) -> Generator[tuple[Pair, Any]]:
+    with servers.database("postgresql", folder) as url, own_redis(folder) as server:
+        pair = Pair(folder, url, f"{server.url}?namespace=own")
+        try:
+            pair.furnish()
+            pair.configure()
+            Deaths(pair)
+            yield pair, server
+            pair.end()
+        finally:
+            pair.close()
+            install(None)
+
+
+def test_a_flushed_redis_is_filled_again(tmp_path: Path) -> None:
+    with pair_on_own_redis(tmp_path) as (pair, server):
+        worker = pair.start(module="mortals", threads=2)
+        for number in range(120):
+            Count(number=number, seconds=0.02).async_().call()
+        some_have_run(pair)
+
+        server.client.flushall()
+
+        flushed_at, left = now(), count_not_begun(pair)
+        assert left > 20, "the test came too late to show anything"
+        end_in_time(pair, 120, flushed_at, RESCUE_WITHIN_S + left * 0.05)
+        assert "Traceback" not in worker.output()
+
+
+def count_not_begun(pair: Pair) -> int:
+    waiting = sa.select(sa.func.count()).select_from(records).where(records.c.status == "pending")
+    return int(pair.sql(waiting)[0][0])
+
+
+def test_a_redis_that_is_killed_and_started_again_empty_loses_nothing(tmp_path: Path) -> None:
+    with pair_on_own_redis(tmp_path) as (pair, server):
+        worker = pair.start(module="mortals", threads=2)
+        for number in range(80):
+            Count(number=number, seconds=0.02).async_().call()
+        some_have_run(pair)
+
+        server.kill()
+        for number in range(80, 100):
+            Count(number=number, seconds=0.02).async_().call()
+        eventually(lambda: worker.lines("broker.unreachable"), "the worker says so", 20, pair.tell)
+        server.start()
+
+        end_in_time(pair, 100, now(), RESCUE_WITHIN_S + RESTART_S)
+        assert "Traceback" not in worker.output()
+
+
+@on("postgresql+rabbitmq")
+def test_a_purged_queue_is_filled_again(deaths: Deaths) -> None:
+    import pika
+
+    pair = deaths.pair
+    worker = pair.start(module="mortals", threads=2)
+    for number in range(120):
+        Count(number=number, seconds=0.02).async_().call()
+    some_have_run(pair)
+
+    with contextlib.closing(pika.BlockingConnection(pika.URLParameters(str(pair.broker)))) as connection:
+        connection.channel().queue_purge("default")
+
+    purged_at, left = now(), count_not_begun(pair)
+    assert left > 20, "the test came too late to show anything"
+    end_in_time(pair, 120, purged_at, RESCUE_WITHIN_S + left * 0.05)
+    assert "Traceback" not in worker.output()
+
+
+# ----------------------------------------------------------------------------------------- a database that is gone
+
+
+@on("postgresql+rabbitmq")
+def test_connections_to_postgresql_that_are_cut_in_mid_run_lose_nothing(deaths: Deaths) -> None:
+    pair = deaths.pair
+    with servers.cutting(pair.url) as cut:
+        pair.start(module="mortals", processes=2)
+        for number in range(60):
+            Count(number=number, seconds=0.1).async_().call()
+        some_have_run(pair)
+
+        assert cut()
+
+        is_done_in_time(pair, 60, now())
+
+
+def is_done_in_time(pair: Pair, number: int, since: datetime) -> None:
+    """As `end_in_time`, where attempts may have been cut off from their database, and say so."""
+    rows = all_final(pair)
+    assert {row.status for row in rows} == {"done"}
+    assert {row.num_lost for row in rows} == {0}
+    assert sorted(pair.effects()) == sorted(counted(number))
+    last = max(row.started_at for row in rows)
+    assert seconds_between(pair, last, since) < RESCUE_WITHIN_S + RESTART_S, pair.tell()
+    is_quiet(pair)
+
+
+def test_a_postgresql_that_is_restarted_in_mid_run_loses_nothing(tmp_path: Path) -> None:
+    with own_postgres() as server:
+        pair = Pair(tmp_path, server.url, None)
+        try:
+            pair.furnish()
+            pair.configure()
+            Deaths(pair)
+            worker = pair.start(module="mortals", processes=2)
+            for number in range(60):
+                Count(number=number, seconds=0.1).async_().call()
+            some_have_run(pair)
+
+            server.restart()
+
+            is_done_in_time(pair, 60, now())
+            assert worker.lines("worker.started")
+            assert "Traceback" not in worker.output()
+            pair.end()
+        finally:
+            pair.close()
+            install(None)
+
+
+# ------------------------------------------------------------------------------------ once, however often it is said
+
+
+@on("postgresql+redis", "postgresql+rabbitmq", "mariadb+sql")
+def test_a_message_that_is_delivered_ten_times_is_one_run(deaths: Deaths) -> None:
+    deliver_ten_times(deaths.pair)
+
+
+@on("postgresql+redis", "mariadb+rabbitmq")
+def test_two_relays_send_each_of_three_hundred_once(deaths: Deaths) -> None:
+    pair = deaths.pair
+    # They relay everything, and take nothing of this queue.
+    relays = [pair.start("-Q", "elsewhere", module="mortals") for _ in range(2)]
+    due_at = now() + timedelta(seconds=1.5)
+    enqueue_all([Mark(number=number) for number in range(300)], pair, at=due_at)
+
+    unsent = sa.select(records.c.id).where(records.c.enqueued_at.is_(None))
+    eventually(lambda: not pair.sql(unsent), "all are sent", 30, pair.tell)
+    eventually(lambda: count_messages(pair) >= 300, "all have arrived", 10, pair.tell)
+    # Long enough for a message that nobody takes to be sent again, if it were taken for lost.
+    time.sleep(RESCUE_WITHIN_S)
+
+    assert count_messages(pair) == 300
+    assert set(pair.sql(sa.select(records.c.send_count))) == {(1,)}
+    for relay in relays:
+        assert "Traceback" not in relay.output()
+
+
+def enqueue_all(operations: list[Any], pair: Pair, **options: Any) -> list[Any]:
+    """Enqueue in one transaction."""
+    with Session(pair.engine) as session:
+        tickets = [operation.async_(session=session, **options).call() for operation in operations]
+        session.commit()
+    return tickets
+
+
+# ------------------------------------------------------------------------------------------- one that nobody wants
+
+
+def refuse_on_redis(pair: Pair, queue: str) -> None:
+    """Let the queue's key be of another type: whoever pushes to it is refused."""
+    import redis
+
+    address, _, namespace = str(pair.broker).partition("?namespace=")
+    with redis.Redis.from_url(address) as client:
+        client.set(f"{namespace}:{queue}", "no list")
+
+
+def refuse_on_rabbitmq(pair: Pair, queue: str) -> None:
+    """Declare the queue with other arguments than Dramatiq's: whoever declares it again is refused."""
+    import pika
+
+    with contextlib.closing(pika.BlockingConnection(pika.URLParameters(str(pair.broker)))) as connection:
+        connection.channel().queue_declare(queue, durable=True, arguments={"x-max-length": 5})
+
+
+REFUSALS: dict[str, Callable[[Pair, str], None]] = {
+    "postgresql+redis": refuse_on_redis,
+    "postgresql+rabbitmq": refuse_on_rabbitmq,
+}
+
+
+@on(*REFUSALS)
+def test_what_the_broker_refuses_and_what_nobody_knows_does_not_hold_up_the_others(
+    deaths: Deaths, request: pytest.FixtureRequest
+) -> None:
+    pair = deaths.pair
+    REFUSALS[request.node.callspec.params["deaths"]](pair, "refused")
+    worker = pair.start(module="mortals", threads=2)
+    due_at = now() + timedelta(seconds=1)
+    # The first in the relay's way, and one between the others.
+    first = Mark(number=1000).async_(queue="refused", at=due_at - timedelta(milliseconds=500)).call()
+    stranger = Mark(number=1001).async_(at=due_at - timedelta(milliseconds=400)).call()
+    pair.change("UPDATE operation_records SET name = 'mortals.Gone' WHERE id = :id", id=stranger.id)
+    tickets = enqueue_all([Mark(number=number) for number in range(150)], pair, at=due_at)
+    between = Mark(number=1002).async_(queue="refused").call()
+
+    for ticket in tickets:
+        pair.becomes(ticket.id, "done", within_s=30)
+
+    last = max(pair.row(ticket.id)["completed_at"] for ticket in tickets)
+    assert seconds_between(pair, last, due_at) < RESCUE_WITHIN_S, pair.tell()
+    assert sorted(pair.effects()) == sorted(f"mark {number}" for number in range(150))
+    for refused in (first, between):
+        eventually(lambda id=refused.id: pair.row(id)["enqueued_at"] is None, "it is still owed", 10, pair.tell)
+    assert {pair.status(ticket.id) for ticket in (first, between, stranger)} == {"pending"}
+    assert Mark(number=2000).async_().call().result(20) == 2000
+    assert worker.process.poll() is None
+    assert not worker.lines("worker.died")
+    assert dexpy.current_runtime().settings.broker

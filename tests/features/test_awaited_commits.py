@@ -1,0 +1,179 @@
+"""The commit of an AsyncSession: what is sent after it may block, and the event loop goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dramatiq.brokers.stub import StubBroker
+
+import dexpy
+from dexpy import Operation, records
+
+pytest.importorskip("greenlet")
+pytest.importorskip("aiosqlite")
+
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+
+SLOW_S = 0.6
+
+
+class Brief(Operation):
+    def perform(self) -> str:
+        return "brief"
+
+
+class SlowBroker(StubBroker):
+    """Takes a message after a while, and knows on which thread it did."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads: list[int] = []
+        self.begun = threading.Event()
+        self.is_down = False
+
+    def enqueue(self, message: Any, *, delay: int | None = None) -> Any:
+        self.begun.set()
+        time.sleep(SLOW_S)
+        self.threads.append(threading.get_ident())
+        if self.is_down:
+            raise ConnectionError("the broker is down")
+        return super().enqueue(message, delay=delay)
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Generator[SlowBroker]:
+    found = SlowBroker()
+    runtime = dexpy.configure(database=f"sqlite:///{tmp_path / 'app.db'}", broker=found)
+    # The tables are there, and what a process looks at once has been looked at.
+    Brief().async_().call()
+    found.threads.clear()
+    found.begun.clear()
+    yield found
+    runtime.close()
+
+
+@asynccontextmanager
+async def opened(folder: Path) -> AsyncGenerator[AsyncSession]:
+    engine = create_async_engine(f"sqlite+aiosqlite:///{folder / 'app.db'}")
+    async with AsyncSession(engine) as session:
+        yield session
+    await engine.dispose()
+
+
+async def longest_pause_s(work: asyncio.Task[Any]) -> float:
+    """How long the loop stood still at most while a task was under way."""
+    longest_s, last = 0.0, time.monotonic()
+    while not work.done():
+        await asyncio.sleep(0.01)
+        now = time.monotonic()
+        longest_s, last = max(longest_s, now - last), now
+    return longest_s
+
+
+async def begun(broker: SlowBroker) -> None:
+    while not broker.begun.is_set():
+        await asyncio.sleep(0.01)
+
+
+def test_a_slow_broker_does_not_stop_the_loop(broker: SlowBroker, tmp_path: Path) -> None:
+    async def main() -> float:
+        async with opened(tmp_path) as session:
+            ticket = await Brief().async_(session=session).acall()
+            commit = asyncio.create_task(session.commit())
+            longest_s = await longest_pause_s(commit)
+            await commit
+            assert len(broker.threads) == 1, "the commit waited until the broker had taken the message"
+            assert ticket.reload().pending
+            return longest_s
+
+    assert asyncio.run(main()) < SLOW_S / 2
+    assert threading.get_ident() not in broker.threads
+
+
+def test_what_a_broker_does_not_take_is_owed_after_an_awaited_commit(broker: SlowBroker, tmp_path: Path) -> None:
+    broker.is_down = True
+
+    async def main() -> str:
+        async with opened(tmp_path) as session:
+            ticket = await Brief().async_(session=session).acall()
+            await session.commit()
+            return ticket.id
+
+    id = asyncio.run(main())
+
+    assert owed() == [id]
+
+
+def owed() -> list[str]:
+    """The rows that the relay is to send."""
+    import sqlalchemy as sa
+
+    from dexpy.recording.tables import records as table
+
+    store = dexpy.current_runtime().store
+    return [row.id for row in store.rows(sa.select(table.c.id).where(table.c.enqueued_at.is_(None)))]
+
+
+def test_a_commit_that_is_cancelled_while_it_sends_sends_everything_and_is_cancelled_then(
+    broker: SlowBroker, tmp_path: Path
+) -> None:
+    after: list[str] = []
+
+    async def send(session: AsyncSession) -> None:
+        for _ in range(3):
+            await Brief().async_(session=session).acall()
+        await session.commit()
+        await asyncio.sleep(0)
+        after.append("the next step ran")
+
+    async def main() -> None:
+        async with opened(tmp_path) as session:
+            task = asyncio.create_task(send(session))
+            await begun(broker)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    asyncio.run(main())
+
+    assert len(broker.threads) == 3
+    assert after == []
+    assert owed() == []
+    assert records.pending().count() == 4
+
+
+def test_a_time_limit_around_a_commit_is_told_as_one(broker: SlowBroker, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened(tmp_path) as session:
+            await Brief().async_(session=session).acall()
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(SLOW_S / 3):
+                    await session.commit()
+                    await asyncio.sleep(0)
+
+    asyncio.run(main())
+
+    assert len(broker.threads) == 1
+
+
+def test_a_plain_session_on_the_loop_sends_as_ever(broker: SlowBroker, tmp_path: Path) -> None:
+    from sqlalchemy import create_engine
+    from sqlalchemy.orm import Session
+
+    async def main() -> None:
+        engine = create_engine(f"sqlite:///{tmp_path / 'app.db'}")
+        with Session(engine) as session, dexpy.session(session):
+            Brief().async_().call()
+            session.commit()
+        engine.dispose()
+
+    asyncio.run(main())
+
+    assert broker.threads == [threading.get_ident()]

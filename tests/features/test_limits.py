@@ -1,0 +1,1039 @@
+"""What ends a background run from outside: its time limit, a cancel request, its expiry, an interrupt of Dramatiq.
+
+A worker of this very process runs the operations, with a real database and real threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import dramatiq
+import pytest
+import sqlalchemy as sa
+from dramatiq.middleware import Shutdown, TimeLimitExceeded
+from sqlalchemy.orm import Session
+
+import dexpy
+from dexpy import (
+    Async,
+    Cancelled,
+    DeclarationError,
+    Err,
+    Error,
+    InvalidTransition,
+    NotRecorded,
+    NotRunning,
+    Ok,
+    Operation,
+    OperationFailed,
+    OptionsError,
+    Record,
+    Retry,
+    Ticket,
+    TimedOut,
+    WorkerLost,
+    after,
+    guard,
+    records,
+)
+from dexpy.background import watch
+from dexpy.background.relay import Relay
+from dexpy.testing import Isolated
+
+from .ledger import Entry, lines
+from .shop import Shop
+from .tables import attempts, messages, row, rows, sql
+
+WAIT_S = 20.0
+LONG_S = 30.0
+"""Longer than any test waits."""
+
+noted: list[Any] = []
+"""What runs have said about themselves, in order."""
+signs: dict[str, threading.Event] = {}
+
+
+def sign(name: str) -> threading.Event:
+    """What runs and tests tell each other."""
+    return signs.setdefault(name, threading.Event())
+
+
+def wait_for(name: str) -> None:
+    assert sign(name).wait(WAIT_S), f"nobody gave the sign {name!r}"
+
+
+def sleep_in_slices(seconds: float = LONG_S) -> None:
+    """A long wait that an exception sent to this thread gets into."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        time.sleep(0.005)
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> Generator[None]:
+    noted.clear()
+    signs.clear()
+    yield
+    for one in signs.values():
+        one.set()
+
+
+@contextmanager
+def serving(test: Isolated, threads: int = 2) -> Generator[dramatiq.Worker]:
+    """A worker in this process."""
+    test.runtime.dispatcher.prepare()
+    test.runtime.broker.declare_queue("default")
+    worker = dramatiq.Worker(test.runtime.broker, worker_threads=threads, worker_timeout=50)
+    worker.start()
+    try:
+        yield worker
+    finally:
+        for one in signs.values():
+            one.set()
+        worker.stop(timeout=5000)
+
+
+@pytest.fixture
+def worker(shop: Shop) -> Generator[dramatiq.Worker]:
+    with serving(shop.test) as found:
+        yield found
+
+
+def ended(ticket: Ticket[Any]) -> tuple[str, str | None]:
+    """How a run ended, once it has."""
+    until = time.monotonic() + WAIT_S
+    while not ticket.reload().terminal:
+        assert time.monotonic() < until, f"{ticket} has not ended"
+        time.sleep(0.01)
+    return ticket.status, ticket.failure
+
+
+def eventually(look: Callable[[], Any], what: str) -> Any:
+    until = time.monotonic() + WAIT_S
+    while not (found := look()):
+        assert time.monotonic() < until, what
+        time.sleep(0.01)
+    return found
+
+
+def jobs_of(test: Isolated) -> Any:
+    """The bodies of this runtime's actors."""
+    return test.runtime.broker.get_actor("dexpy.RecordJob").fn.__self__
+
+
+def failures(test: Isolated, ticket: Ticket[Any]) -> list[str]:
+    """Of the attempts that are kept."""
+    return [each["failure"] for each in attempts(test, ticket.id)]
+
+
+# ------------------------------------------------------------------------------------------------------- timeout
+
+
+class Linger(Operation):
+    """Writes a line and takes too long."""
+
+    text: str = "lingered"
+    timeout = 0.2
+
+    def perform(self) -> None:
+        self.session.add(Entry(text=self.text))
+        self.session.flush()
+        try:
+            sleep_in_slices()
+        except TimedOut:
+            noted.append("told")
+            raise
+        finally:
+            noted.append("tidied up")
+
+
+class LingerTwice(Linger):
+    retry_on = (Retry(TimedOut, attempts=2, wait=0),)
+
+
+class LingerOnce(Linger):
+    """Is quick the second time."""
+
+    timeout = timedelta(seconds=0.2)
+    retry_on = (Retry(TimedOut, wait=0),)
+
+    def perform(self) -> None:
+        if not noted:
+            super().perform()
+
+
+class LingerAsync(Operation):
+    """An ``async def perform`` that takes too long."""
+
+    timeout = 0.2
+
+    async def perform(self) -> None:
+        def write(session: Session) -> None:
+            session.add(Entry(text="lingered"))
+            session.flush()
+
+        await self.in_session(write)
+        try:
+            await asyncio.sleep(LONG_S)
+        except asyncio.CancelledError:
+            noted.append("told")
+            await asyncio.sleep(0.01)
+            raise
+        finally:
+            noted.append("tidied up")
+
+
+class LingerInside(Operation):
+    """Takes too long in a run inside of it."""
+
+    timeout = 0.2
+
+    def perform(self) -> None:
+        Linger(text="inside").call()
+
+
+class LingerInvisibly(Operation):
+    """Leaves only a row at its end."""
+
+    timeout = 0.2
+    record = Record(params=False)
+
+    def perform(self) -> None:
+        sleep_in_slices()
+
+
+class ComeToTerms(Operation):
+    """Takes being told as a reason to end well."""
+
+    timeout = 0.2
+
+    def perform(self) -> str:
+        try:
+            sleep_in_slices()
+        except TimedOut:
+            self.session.add(Entry(text="in short"))
+        return "in short"
+
+
+class TakeTimeAfterwards(Operation):
+    """Is quick itself, and slow at what comes after `perform`."""
+
+    timeout = 0.3
+
+    @after
+    def tidy(self) -> None:
+        sleep_in_slices(1.0)
+        self.session.add(Entry(text="afterwards"))
+
+    def perform(self) -> None:
+        noted.append("performed")
+
+
+class Stick(Operation):
+    """Waits where nothing gets in."""
+
+    timeout = 0.2
+
+    def perform(self) -> None:
+        noted.append("stuck")
+        signs["release"].wait()
+        self.session.add(Entry(text="a zombie was here"))
+
+
+class StickOnce(Stick):
+    retry_on = (Retry(TimedOut, wait=0),)
+
+    def perform(self) -> None:
+        if not noted:
+            super().perform()
+
+
+class StickInGuard(Operation):
+    timeout = 0.2
+
+    @guard("Never")
+    def stuck(self) -> bool:
+        signs["release"].wait()
+        return False
+
+    def perform(self) -> None:
+        self.session.add(Entry(text="a zombie was here"))
+
+
+def test_a_run_that_takes_too_long_is_told_inside_perform_and_may_tidy_up(shop: Shop, worker: dramatiq.Worker) -> None:
+    ticket = Linger().async_().call()
+
+    assert ended(ticket) == ("failed", "timeout")
+    assert noted == ["told", "tidied up"]
+    assert lines(shop) == [], "what it wrote is rolled back"
+    stored = row(shop.test, ticket.id)
+    assert (stored["error"], stored["num_attempts"]) == ("dexpy.TimedOut", 1)
+    assert "longer than its class allows" in stored["error_message"]
+    assert failures(shop.test, ticket) == ["timeout"]
+    with pytest.raises(OperationFailed) as caught:
+        ticket.result(1)
+    assert (caught.value.failure, caught.value.exception_class) == ("timeout", "dexpy.TimedOut")
+
+
+def test_a_coroutine_that_takes_too_long_is_cancelled_and_may_tidy_up(shop: Shop, worker: dramatiq.Worker) -> None:
+    ticket = LingerAsync().async_().call()
+
+    assert ended(ticket) == ("failed", "timeout")
+    assert noted == ["told", "tidied up"]
+    assert lines(shop) == []
+    assert row(shop.test, ticket.id)["error"] == "dexpy.TimedOut"
+
+
+def test_a_rule_that_names_it_has_it_run_again(shop: Shop, worker: dramatiq.Worker) -> None:
+    hopeless = LingerTwice().async_().call()
+    assert ended(hopeless) == ("failed", "timeout")
+    assert failures(shop.test, hopeless) == ["timeout", "timeout"]
+
+    noted.clear()
+    healed = LingerOnce().async_().call()
+    assert ended(healed) == ("done", None)
+    assert failures(shop.test, healed) == ["timeout"]
+
+
+def test_a_run_that_ends_well_when_told_is_done(shop: Shop, worker: dramatiq.Worker) -> None:
+    ticket = ComeToTerms().async_().call()
+
+    assert ticket.result(WAIT_S) == "in short"
+    assert lines(shop) == ["in short"]
+
+
+def test_the_limit_of_the_outer_run_holds_for_the_runs_inside(shop: Shop, worker: dramatiq.Worker) -> None:
+    ticket = LingerInside().async_().call()
+
+    assert ended(ticket) == ("failed", "timeout")
+    assert lines(shop) == []
+    inner = records.where(parent=ticket.id).first()
+    assert inner is not None
+    assert (inner.status, inner.error) == ("failed", "dexpy.TimedOut")
+
+
+def test_it_never_lands_after_perform(shop: Shop, worker: dramatiq.Worker) -> None:
+    ticket = TakeTimeAfterwards().async_().call()
+
+    assert ended(ticket) == ("done", None)
+    assert noted == ["performed"]
+    assert lines(shop) == ["afterwards"]
+
+
+def test_a_direct_run_has_the_limit_too(shop: Shop, worker: dramatiq.Worker) -> None:
+    LingerInvisibly().async_().call()
+
+    stored = eventually(lambda: rows(shop.test), "its row is written")[0]
+    assert (stored["status"], stored["failure"], stored["error"]) == ("failed", "timeout", "dexpy.TimedOut")
+
+
+def test_a_call_has_no_limit(shop: Shop) -> None:
+    class Unlimited(Linger):
+        def perform(self) -> None:
+            sleep_in_slices(0.5)
+
+    Unlimited().call()
+
+
+@pytest.mark.parametrize("operation", [Stick, StickInGuard])
+def test_a_run_that_nothing_gets_into_is_given_up_and_can_write_nothing_later(
+    shop: Shop,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    operation: type[Operation],
+) -> None:
+    monkeypatch.setattr(watch, "HARD_AFTER_S", 0.3)
+    caplog.set_level(logging.WARNING, "dexpy")
+    sign("release")
+    with serving(shop.test):
+        ticket = operation().async_().call()
+
+        assert ended(ticket) == ("failed", "timeout")
+        assert any("run.stuck" in line and ticket.id in line for line in caplog.messages)
+        stored = row(shop.test, ticket.id)
+        sign("release").set()
+        eventually(lambda: [line for line in caplog.messages if "claim.lost" in line], "it comes back")
+
+    assert lines(shop) == []
+    assert {**row(shop.test, ticket.id), "updated_at": None} == {**stored, "updated_at": None}
+    assert failures(shop.test, ticket) == ["timeout"]
+
+
+def test_a_stuck_run_with_a_rule_is_run_again_beside_it(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "HARD_AFTER_S", 0.3)
+    sign("release")
+    with serving(shop.test):
+        ticket = StickOnce().async_().call()
+
+        assert ended(ticket) == ("done", None)
+        assert not sign("release").is_set()
+    assert lines(shop) == []
+
+
+@pytest.mark.parametrize("wrong", [0, -1, "3", True, float("inf"), timedelta(0)])
+def test_a_limit_that_cannot_be_is_refused(wrong: Any) -> None:
+    with pytest.raises(DeclarationError, match="Limited.*timeout"):
+        type("Limited", (Operation,), {"timeout": wrong, "perform": lambda self: None})
+
+
+# -------------------------------------------------------------------------------------------------------- cancel
+
+
+class Patient(Operation):
+    """Runs until it is called off, and sees it in one way or another; the base for those that do.
+
+    It flushes nothing before: who holds SQLite's one write lock cannot be sent a request.
+    """
+
+    def perform(self) -> None:
+        self.session.add(Entry(text="begun"))
+        self.after_commit(lambda: noted.append("after the commit"))
+        sign("running").set()
+        try:
+            with self.session.no_autoflush:
+                self.go_on()
+        finally:
+            noted.append("tidied up")
+
+    def go_on(self) -> None:
+        raise NotImplementedError
+
+
+class Asking(Patient):
+    def go_on(self) -> None:
+        while True:
+            time.sleep(0.005)
+            self.check_cancelled()
+
+
+class Querying(Patient):
+    def go_on(self) -> None:
+        while True:
+            time.sleep(0.005)
+            self.session.execute(sa.select(Entry))
+
+
+class QueryingAsBefore(Patient):
+    """Keeps the session that it got."""
+
+    def go_on(self) -> None:
+        session = self.session
+        while True:
+            time.sleep(0.005)
+            session.execute(sa.select(Entry))
+
+
+class Calling(Patient):
+    """Calls others, which see it in its place."""
+
+    def go_on(self) -> None:
+        while True:
+            time.sleep(0.005)
+            Glance().call()
+
+
+class Glance(Operation):
+    record = False
+
+    def perform(self) -> None:
+        self.check_cancelled()
+
+
+class Deaf(Patient):
+    """Takes everything for a crash that it can live with."""
+
+    def go_on(self) -> None:
+        try:
+            while True:
+                time.sleep(0.005)
+                self.check_cancelled()
+        except BaseException as error:
+            noted.append(type(error))
+
+
+class Awaiting(Operation):
+    async def perform(self) -> None:
+        sign("running").set()
+        try:
+            await asyncio.sleep(LONG_S)
+        finally:
+            noted.append("tidied up")
+
+
+class DeafAwaiting(Operation):
+    async def perform(self) -> str:
+        sign("running").set()
+        try:
+            await asyncio.sleep(LONG_S)
+        except asyncio.CancelledError:
+            noted.append("tidied up")
+        return "as if nothing had been"
+
+
+class Untouched(Operation):
+    """Uses no session, and looks at nothing; a transaction of its own would come later."""
+
+    def perform(self) -> None:
+        sign("running").set()
+        wait_for("go on")
+
+
+class InParts(Operation):
+    transaction = False
+
+    def perform(self) -> None:
+        with self.transaction() as session:
+            session.add(Entry(text="first part"))
+        sign("running").set()
+        while True:
+            time.sleep(0.005)
+            with self.transaction() as session:
+                session.execute(sa.select(Entry))
+
+
+class Crashing(Operation):
+    """Crashes when it is told to; its rule would run it again."""
+
+    retry_on = (Retry(ConnectionError, attempts=5, wait=0),)
+
+    def perform(self) -> None:
+        noted.append("ran")
+        sign("running").set()
+        wait_for("go on")
+        raise ConnectionError("down")
+
+
+class Waiting(Operation):
+    """Waits long between its attempts."""
+
+    retry_on = (Retry(ConnectionError, attempts=5, wait=3600),)
+
+    def perform(self) -> None:
+        noted.append("ran")
+        raise ConnectionError("down")
+
+
+@pytest.mark.parametrize("operation", [Asking, Querying, QueryingAsBefore, Calling, Deaf])
+def test_a_running_run_sees_that_it_was_called_off(
+    shop: Shop, worker: dramatiq.Worker, operation: type[Operation]
+) -> None:
+    ticket = operation().async_().call()
+    wait_for("running")
+
+    assert ticket.cancel() is ticket
+    assert ticket.running, "it was asked, and has not ended yet"
+
+    assert ended(ticket) == ("expired", "cancelled")
+    assert noted == [*([Cancelled] if operation is Deaf else []), "tidied up"]
+    assert lines(shop) == []
+    assert failures(shop.test, ticket) == ["cancelled"]
+    with pytest.raises(OperationFailed) as caught:
+        ticket.result(1)
+    assert caught.value.failure == "cancelled"
+
+
+@pytest.mark.parametrize("operation", [Awaiting, DeafAwaiting])
+def test_a_coroutine_sees_it_at_its_next_await(shop: Shop, worker: dramatiq.Worker, operation: type[Operation]) -> None:
+    ticket = operation().async_().call()
+    wait_for("running")
+
+    ticket.cancel()
+
+    assert ended(ticket) == ("expired", "cancelled")
+    assert noted == ["tidied up"]
+
+
+def test_a_run_that_looks_at_nothing_sees_it_at_its_commit(shop: Shop, worker: dramatiq.Worker) -> None:
+    ticket = Untouched().async_().call()
+    wait_for("running")
+    ticket.cancel()
+    (run,) = jobs_of(shop.test).watch.runs
+    eventually(lambda: run.stop.is_cancelled, "the request is seen")
+
+    sign("go on").set()
+
+    assert ended(ticket) == ("expired", "cancelled")
+
+
+def test_a_run_without_a_transaction_sees_it_at_its_next_part(shop: Shop, worker: dramatiq.Worker) -> None:
+    ticket = InParts().async_().call()
+    wait_for("running")
+
+    ticket.cancel()
+
+    assert ended(ticket) == ("expired", "cancelled")
+    assert lines(shop) == ["first part"], "what was committed before stays"
+
+
+def test_a_run_that_is_called_off_is_not_run_again(shop: Shop, worker: dramatiq.Worker) -> None:
+    ticket = Crashing().async_().call()
+    wait_for("running")
+
+    ticket.cancel()
+    sign("go on").set()
+
+    assert ended(ticket) == ("expired", "cancelled")
+    assert noted == ["ran"]
+    eventually(lambda: not messages(shop.test), "its message is gone")
+
+
+def test_a_run_is_called_off_between_its_attempts(shop: Shop, worker: dramatiq.Worker) -> None:
+    ticket = Waiting().async_().call()
+    eventually(lambda: ticket.reload().pending and failures(shop.test, ticket), "its first attempt is over")
+
+    ticket.cancel()
+
+    assert (ticket.status, ticket.failure) == ("expired", "cancelled")
+    shop.test.advance(3700)
+    eventually(lambda: not messages(shop.test), "its message came, and was not for anything")
+    assert noted == ["ran"]
+
+
+def test_a_pending_run_is_called_off_at_once(test: Isolated) -> None:
+    ticket = Waiting().async_().call()
+
+    ticket.cancel()
+
+    assert (ticket.status, ticket.failure) == ("expired", "cancelled")
+    assert row(test, ticket.id)["completed_at"] is not None
+    assert [each.status for each in test.run_pending()] == ["expired"]
+    assert noted == []
+
+
+def test_a_run_that_has_ended_cannot_be_called_off(test: Isolated) -> None:
+    ticket = Glance().async_().call()
+    with pytest.raises(NotRecorded):
+        ticket.cancel()
+    done = Recorded().async_().call()
+    test.run_pending()
+    before = row(test, done.id)
+
+    with pytest.raises(InvalidTransition, match="cancel of .* is not possible: it is done"):
+        done.cancel()
+
+    assert row(test, done.id) == before
+    assert sql(test, "SELECT * FROM operation_signals") == []
+
+
+class Recorded(Operation):
+    def perform(self) -> None:
+        self.check_cancelled()
+        noted.append("ran")
+
+
+def test_a_run_that_was_revived_is_not_called_off_any_more(shop: Shop, worker: dramatiq.Worker) -> None:
+    ticket = Asking().async_().call()
+    wait_for("running")
+    ticket.cancel()
+    ended(ticket)
+    sign("running").clear()
+
+    ticket.retry()
+
+    wait_for("running")
+    sleep_in_slices(watch.EVERY_S * 3)
+    assert ticket.reload().running
+    ticket.cancel()
+    ended(ticket)
+
+
+def test_a_run_that_is_called_off_while_its_worker_stops_does_not_come_back(shop: Shop) -> None:
+    with serving(shop.test, threads=1) as worker:
+        ticket = Untouched().async_().call()
+        wait_for("running")
+        ticket.cancel()
+        worker.stop(timeout=100)
+
+        assert ended(ticket) == ("expired", "cancelled")
+        assert failures(shop.test, ticket) == ["cancelled"]
+
+
+def test_a_request_that_an_attempt_has_just_missed_ends_the_next_one(shop: Shop) -> None:
+    ticket = Recorded().async_().call()
+    with shop.test.runtime.store.begin() as connection:
+        connection.execute(sa.text("UPDATE operation_records SET claim_token = 1"))
+        connection.execute(
+            sa.text("INSERT INTO operation_signals (record_id, cancel_requested_at) VALUES (:id, '2026-01-01')"),
+            {"id": ticket.id},
+        )
+
+    shop.test.run_pending()
+
+    assert ended(ticket) == ("expired", "cancelled")
+    assert noted == []
+
+
+def test_check_cancelled_is_for_runs_and_lets_a_call_pass(test: Isolated) -> None:
+    Recorded().call()
+    assert noted == ["ran"]
+
+    with pytest.raises(NotRunning, match="check_cancelled"):
+        Recorded().check_cancelled()
+
+
+# ---------------------------------------------------------------------------------------------------- expires_in
+
+
+class Note(Operation):
+    text: str = "noted"
+
+    def perform(self) -> None:
+        noted.append(self.text)
+
+
+class Fleeting(Note):
+    async_ = Async(expires_in=timedelta(minutes=1))
+
+
+class Tenacious(Note):
+    """Fails the first time."""
+
+    retry_on = (Retry(ConnectionError, wait=120, jitter=0),)
+
+    def perform(self) -> None:
+        super().perform()
+        if len(noted) == 1:
+            raise ConnectionError("down")
+
+
+class Direct(Note):
+    record = False
+
+
+class DirectFleeting(Fleeting):
+    """Inherits what it cannot have."""
+
+    record = False
+
+
+def relay(test: Isolated) -> Relay:
+    """One that a test sets going by itself."""
+    heart = test.runtime.dispatcher.heart
+    assert heart is not None
+    return Relay(test.runtime.dispatcher, heart, test.runtime.pace)
+
+
+@pytest.mark.parametrize(
+    "send",
+    [
+        lambda: Note().async_(expires_in=60).call(),
+        lambda: Note().async_(expires_in=timedelta(minutes=1)).call(),
+        lambda: Fleeting().async_().call(),
+        lambda: Fleeting().async_(queue="mailers", in_=30).call(),
+        lambda: Fleeting().async_(expires_in=10, in_=5).call(),
+    ],
+    ids=["in seconds", "as a timedelta", "declared", "declared, and sent later", "declared otherwise"],
+)
+def test_what_nobody_has_begun_in_time_is_expired_by_the_relay(test: Isolated, send: Callable[[], Any]) -> None:
+    ticket = send()
+    assert relay(test).look_after()
+    assert ticket.reload().pending
+
+    test.advance(61)
+    assert relay(test).look_after()
+
+    assert (ticket.reload().status, ticket.failure) == ("expired", "expired")
+    stored = row(test, ticket.id)
+    assert stored["completed_at"] is not None
+    assert "before a worker could begin it" in stored["error_message"]
+    with pytest.raises(OperationFailed) as caught:
+        ticket.result(1)
+    assert caught.value.failure == "expired"
+    assert [each.status for each in test.run_pending()] == ["expired"]
+    assert noted == []
+
+
+def test_what_is_begun_in_time_runs(test: Isolated) -> None:
+    ticket = Fleeting().async_(in_=50).call()
+
+    test.advance(55)
+    test.run_pending()
+
+    assert ticket.reload().done
+
+
+def test_a_message_that_comes_too_late_ends_its_run_and_does_not_come_again(test: Isolated) -> None:
+    late, other = Fleeting().async_().call(), Note().async_().call()
+    test.advance(61)
+
+    ran = test.run_pending()
+
+    assert [each.id for each in ran] == [late.id, other.id], "each message came once"
+    assert (late.reload().status, late.failure, other.reload().status) == ("expired", "expired", "done")
+    assert noted == ["noted"]
+    assert messages(test) == []
+    assert attempts(test, late.id) == []
+
+
+def test_an_attempt_that_would_come_too_late_is_not_begun(test: Isolated) -> None:
+    ticket = Tenacious().async_(expires_in=60).call()
+    test.run_pending()
+    assert ticket.reload().pending
+
+    test.advance(121)
+    test.run_pending()
+
+    assert (ticket.reload().status, ticket.failure) == ("expired", "expired")
+    assert failures(test, ticket) == ["crash"]
+    assert noted == ["noted"]
+
+
+def test_a_person_may_have_it_run_after_all(test: Isolated) -> None:
+    ticket = Fleeting().async_().call()
+    test.advance(61)
+    test.run_pending()
+
+    ticket.retry()
+    test.advance(3600)
+    test.run_pending()
+
+    assert ticket.reload().done
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"expires_in": 0}, "more than 0"),
+        ({"expires_in": timedelta(0)}, "more than 0"),
+        ({"expires_in": -1}, "negative"),
+        ({"expires_in": "60"}, "seconds or a timedelta"),
+        ({"expires_in": True}, "seconds or a timedelta"),
+        ({"expires_in": float("nan")}, "without end"),
+        ({"expires_in": 5, "in_": 5}, "expires in 5 s and is due only in 5 s.*longer than the delay"),
+        ({"expires_in": 5, "in_": timedelta(hours=1)}, "due only in 3600 s"),
+    ],
+)
+def test_an_expiry_that_cannot_be_is_refused_at_the_call(test: Isolated, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(OptionsError, match=said):
+        Note().async_(**options).call()
+    assert rows(test) == []
+
+
+def test_a_declared_delay_and_a_shorter_expiry_of_the_call_are_refused(test: Isolated) -> None:
+    with pytest.raises(OptionsError, match="Fleeting.async_: it expires in 60 s"):
+        Fleeting().async_(in_=61).call()
+    with pytest.raises(DeclarationError, match="Wrong.async_: expires_in=0"):
+        type("Wrong", (Operation,), {"async_": Async(expires_in=0), "perform": lambda self: None})
+
+
+def test_a_direct_run_cannot_expire_and_is_refused_at_the_call(test: Isolated) -> None:
+    with pytest.raises(OptionsError, match="Direct.async_: expires_in is kept in the record.*Leave expires_in out"):
+        Direct().async_(expires_in=60).call()
+    assert messages(test) == []
+
+    DirectFleeting().async_().call()
+    test.advance(61)
+    test.run_pending()
+    assert noted == ["noted"], "what its base says for those that have a record is not in force"
+
+
+def test_without_a_database_a_declared_expiry_is_refused(test: Isolated) -> None:
+    from dramatiq.brokers.stub import StubBroker
+
+    runtime = dexpy.configure(broker=StubBroker())
+    try:
+        assert not runtime.is_recording
+        with pytest.raises(OptionsError, match="turn recording on"):
+            Fleeting().async_().call()
+    finally:
+        runtime.close()
+
+
+# -------------------------------------------------------------------------------------------- on_lost and max_lost
+
+
+class LostOnce(Note):
+    on_lost = "fail"
+
+
+class LostFiveTimes(Note):
+    max_lost = 5
+
+
+class LostByRule(Note):
+    retry_on = (Retry(WorkerLost, attempts=7),)
+
+
+class LostForEver(Note):
+    retry_on = (Retry(WorkerLost, attempts=None),)
+
+
+class LostAndDiscarded(Note):
+    discard_on = (WorkerLost,)
+
+
+class LostWithWideRule(Note):
+    retry_on = (Retry(Exception, attempts=9),)
+
+
+class LostLikeItsBase(LostFiveTimes):
+    async_ = Async(queue="mailers")
+
+
+@pytest.mark.parametrize(
+    ("operation", "limit"),
+    [
+        (Note, 3),
+        (LostOnce, 1),
+        (LostFiveTimes, 5),
+        (LostByRule, 7),
+        (LostForEver, 2**31 - 1),
+        (LostAndDiscarded, 1),
+        (LostWithWideRule, 3),
+        (LostLikeItsBase, 5),
+    ],
+)
+def test_a_record_knows_how_many_workers_it_may_lose(test: Isolated, operation: type[Note], limit: int) -> None:
+    ticket = operation().async_().call()
+
+    assert row(test, ticket.id)["max_lost"] == limit
+    assert row(test, ticket.id)["num_lost"] == 0
+
+
+@pytest.mark.parametrize(
+    ("declared", "said"),
+    [
+        ({"on_lost": "ignore"}, "on_lost = 'ignore' wants 'retry' or 'fail'"),
+        ({"on_lost": None}, "on_lost = None wants"),
+        ({"max_lost": 0}, "max_lost = 0 wants an int of at least 1"),
+        ({"max_lost": True}, "max_lost = True wants"),
+        ({"max_lost": 2.0}, "max_lost = 2.0 wants"),
+        ({"max_lost": "3"}, "max_lost = '3' wants"),
+    ],
+)
+def test_a_policy_for_lost_workers_that_cannot_be_is_refused(declared: dict[str, Any], said: str) -> None:
+    with pytest.raises(DeclarationError, match=f"Wrong.{said}"):
+        type("Wrong", (Operation,), {**declared, "perform": lambda self: None})
+
+
+@pytest.mark.parametrize("record", [False, Record(params=False)], ids=["no record", "no params"])
+@pytest.mark.parametrize(
+    ("declared", "named"),
+    [
+        ({"on_lost": "fail"}, "on_lost"),
+        ({"max_lost": 3}, "max_lost"),
+        ({"async_": Async(expires_in=60)}, "async_ with expires_in"),
+    ],
+    ids=["on_lost", "max_lost", "expires_in"],
+)
+def test_an_unrecorded_class_that_declares_what_needs_a_record_is_refused(
+    record: Any, declared: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(DeclarationError, match=f"Wrong declares {named}: that takes a record.*Leave one of them out"):
+        type("Wrong", (Operation,), {**declared, "record": record, "perform": lambda self: None})
+
+
+def test_an_unrecorded_class_may_have_a_base_that_declares_it(test: Isolated) -> None:
+    class Common(Operation):
+        on_lost = "fail"
+        max_lost = 2
+        async_ = Async(expires_in=60, queue="mailers")
+
+        def perform(self) -> None: ...
+
+    class Bare(Common):
+        record = False
+        timeout = 5
+
+    assert Bare.contract.options == dexpy.Operation.async_.over(Async(queue="mailers"))
+    assert Bare.contract.timeout_s == 5
+
+
+# ------------------------------------------------------------------------------------------ interrupts of Dramatiq
+
+
+class Interrupted(Operation):
+    """Has raised into it what an application's own middleware raises into threads."""
+
+    kind: str
+    retry_on = (Retry(Exception, attempts=5, wait=0),)
+
+    def perform(self) -> None:
+        noted.append(self.kind)
+        self.session.add(Entry(text="interrupted"))
+        if len(noted) == 1:
+            raise {"limit": TimeLimitExceeded, "shutdown": Shutdown}[self.kind]()
+
+
+class InterruptedDirectly(Interrupted):
+    record = Record(params=False)
+
+
+def test_a_time_limit_of_dramatiq_ends_a_run_as_a_timeout(shop: Shop) -> None:
+    ticket = Interrupted(kind="limit").async_().call()
+
+    with pytest.raises(TimeLimitExceeded):
+        shop.test.run_pending()
+
+    assert ended(ticket) == ("failed", "timeout")
+    assert failures(shop.test, ticket) == ["timeout"]
+    assert lines(shop) == []
+
+
+def test_a_shutdown_of_dramatiq_gives_a_run_back(shop: Shop) -> None:
+    ticket = Interrupted(kind="shutdown").async_().call()
+
+    with pytest.raises(Shutdown):
+        shop.test.run_pending()
+
+    stored = row(shop.test, ticket.id)
+    assert (stored["status"], stored["num_attempts"], stored["claimed_by"]) == ("pending", 0, None)
+    assert (lines(shop), attempts(shop.test, ticket.id)) == ([], [])
+    shop.test.run_pending()
+    assert ended(ticket) == ("done", None)
+    assert lines(shop) == ["interrupted"]
+
+
+def test_a_direct_run_is_ended_by_a_time_limit_and_sent_again_by_a_shutdown(shop: Shop) -> None:
+    InterruptedDirectly(kind="limit").async_().call()
+    with pytest.raises(TimeLimitExceeded):
+        shop.test.run_pending()
+    (stored,) = rows(shop.test)
+    assert (stored["status"], stored["failure"]) == ("failed", "timeout")
+
+    noted.clear()
+    ticket = InterruptedDirectly(kind="shutdown").async_().call()
+    with pytest.raises(Shutdown):
+        shop.test.run_pending()
+    assert len(rows(shop.test)) == 1
+    shop.test.run_pending()
+    assert row(shop.test, ticket.id)["status"] == "done"
+
+
+# --------------------------------------------------------------------------------------- what others see meanwhile
+
+
+class Refusing(Operation):
+    """Ends as a business error although it was called off: whoever is first has it."""
+
+    def perform(self) -> None:
+        sign("running").set()
+        wait_for("go on")
+        raise Error("no_balance")
+
+
+def test_a_run_that_ends_before_it_sees_the_request_has_ended_so(shop: Shop, worker: dramatiq.Worker) -> None:
+    ticket = Refusing().async_().call()
+    wait_for("running")
+
+    ticket.cancel()
+    sign("go on").set()
+
+    assert ended(ticket) == ("failed", "business")
+    assert ticket.wait(1) == Err("no_balance", "no_balance")
+
+
+def test_a_cancelled_run_holds_nobody_up(shop: Shop, worker: dramatiq.Worker) -> None:
+    cancelled = Asking().async_().call()
+    wait_for("running")
+    cancelled.cancel()
+    ended(cancelled)
+
+    assert Note(text="next").async_().call().wait(WAIT_S) == Ok(None)

@@ -1,0 +1,689 @@
+"""The life of records, in any order of events: nothing is lost, nothing runs twice, everything is counted once.
+
+Hypothesis sends operations, delivers their messages to two workers, ends runs in every way there is, kills workers,
+lets zombies come back, moves the clock and changes its mind, and compares each row with what the table of states says.
+The workers and the clock are pretended; claims, runs, transactions, locks, messages and the relay are the real ones.
+Each run is a thread that waits inside its transaction until it is told how to end.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, ClassVar
+
+import attrs
+import dramatiq
+import pytest
+import sqlalchemy as sa
+from dramatiq.brokers.stub import StubBroker
+from dramatiq.middleware import CurrentMessage, Shutdown
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+
+from dexpy import Error, InvalidTransition, Operation, Retry, Ticket, TimedOut, guard
+from dexpy.background.brokers.sql import SqlBroker
+from dexpy.background.jobs import Jobs
+from dexpy.background.relay import Relay
+from dexpy.foundation.clock import clock
+from dexpy.foundation.pace import Pace
+from dexpy.foundation.settings import Settings
+from dexpy.recording import liveness
+from dexpy.recording.messages import messages as message_table
+from dexpy.recording.metadata import metadata
+from dexpy.recording.tables import FINAL, attempts, records
+from dexpy.runtime import Runtime, install
+
+PATIENCE_S = 20.0
+WAIT_S = 30.0
+"""Between the attempts of `Task`."""
+MAX_LOST = 2
+HEALED_AFTER = 12
+"""So many looks of a relay, with hours between them, bring everything to its end."""
+
+effects = sa.Table("effects", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("run", sa.Text))
+
+
+class Flaky(Exception):
+    """Worth another attempt."""
+
+
+class Hopeless(Exception):
+    """Not worth one."""
+
+
+class Gone(Exception):
+    """To be discarded."""
+
+
+class Task(Operation):
+    """Waits in its transaction until it is told how to end, and leaves an effect."""
+
+    retry_on = (Retry(Flaky, attempts=3, wait=WAIT_S, jitter=0),)
+    discard_on = (Gone,)
+    max_lost = MAX_LOST
+
+    @guard("It was told so")
+    def refused(self) -> bool:
+        Attempt.of_this_thread().begin(self.run_id)
+        return Attempt.of_this_thread().ending == "reject"
+
+    def perform(self) -> str:
+        self.session.execute(sa.insert(effects).values(run=self.run_id))
+        raised = ENDINGS[Attempt.of_this_thread().ending].raised
+        if raised is not None:
+            raise raised()
+        return "done"
+
+
+@attrs.frozen
+class Ending:
+    """One way for an attempt to end.
+
+    Attributes:
+        event: What it does to the row while a claim holds.
+        raised: By `perform`.
+    """
+
+    event: str
+    raised: Any = None
+
+
+ENDINGS = {
+    "finish": Ending("succeed"),
+    "business error": Ending("refuse", lambda: Error("no_balance")),
+    "reject": Ending("reject"),
+    "crash": Ending("crash", Hopeless),
+    "time out": Ending("crash", TimedOut),
+    "discard": Ending("crash", Gone),
+    "retry": Ending("retry", Flaky),
+    "shutdown": Ending("give_back", Shutdown),
+}
+
+
+@attrs.frozen
+class Effect:
+    """What an event does to a row, as the table of states has it.
+
+    Attributes:
+        target: The state it enters.
+        kept: How many attempts it leaves behind.
+        counted: What it does to `num_attempts`; None begins anew.
+        lost: What it does to `num_lost`.
+        frees: Which of the row's keys it frees.
+    """
+
+    target: str
+    kept: int = 0
+    counted: int | None = 0
+    lost: int = 0
+    frees: frozenset[str] = frozenset()
+
+
+UNIQUE = frozenset({"unique_key"})
+BOTH = frozenset({"unique_key", "once_key"})
+TABLE = {
+    "claim": Effect("running", counted=1),
+    "succeed": Effect("done", frees=UNIQUE),
+    "refuse": Effect("failed", kept=1, frees=UNIQUE),
+    "reject": Effect("failed", kept=1, frees=BOTH),
+    "crash": Effect("failed", kept=1, frees=BOTH),
+    "retry": Effect("pending", kept=1),
+    "abandon": Effect("expired", kept=1, frees=BOTH),
+    "give_back": Effect("pending", counted=-1),
+    "rescue": Effect("pending", kept=1, lost=1),
+    "lose": Effect("failed", kept=1, lost=1, frees=BOTH),
+    "expire": Effect("expired", frees=BOTH),
+    "cancel": Effect("expired", frees=BOTH),
+    "fail": Effect("failed", frees=BOTH),
+    "revive": Effect("pending", counted=None),
+}
+
+
+@attrs.define(eq=False)
+class Model:
+    """What a record should look like."""
+
+    id: str
+    status: str = "pending"
+    attempts: int = 0
+    token: int = 0
+    lost: int = 0
+    kept: int = 0
+    retries: int = 0
+    keys: frozenset[str] = BOTH
+    is_called_off: bool = False
+
+    def happen(self, event: str) -> None:
+        """Take an event in."""
+        effect = TABLE[event]
+        self.status = effect.target
+        self.kept += effect.kept
+        self.lost += effect.lost
+        self.keys -= effect.frees
+        if event == "claim":
+            self.token += 1
+        if event == "retry":
+            self.retries += 1
+        if effect.counted is None:
+            self.attempts = self.lost = self.retries = 0
+            self.is_called_off = False
+        else:
+            self.attempts += effect.counted
+
+
+class Attempt:
+    """One delivery of a message, in a thread of its own.
+
+    Args:
+        worker: Who got it.
+        message: What it got.
+    """
+
+    _by_thread: ClassVar[dict[int, Attempt]] = {}
+
+    def __init__(self, worker: Worker, message: Any) -> None:
+        self.worker = worker
+        self.message = message
+        self.run_id: str | None = None
+        self.token = 0
+        self.ending = ""
+        self.error: BaseException | None = None
+        self.is_over = False
+        self._stirred = threading.Event()
+        self._told = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        assert self._stirred.wait(PATIENCE_S), "it neither begins nor ends"
+        if self.run_id is None:
+            self._thread.join(PATIENCE_S)
+
+    def __repr__(self) -> str:
+        return f"claim {self.token} of {self.run_id} on {self.worker}"
+
+    @classmethod
+    def of_this_thread(cls) -> Attempt:
+        """The attempt that this thread makes."""
+        return cls._by_thread[threading.get_ident()]
+
+    def _run(self) -> None:
+        self._by_thread[threading.get_ident()] = self
+        CurrentMessage().before_process_message(None, self.message)
+        try:
+            self.worker.jobs.run_record(**self.message.kwargs)
+        except BaseException as error:
+            self.error = error
+        finally:
+            self.is_over = True
+            del self._by_thread[threading.get_ident()]
+            self._stirred.set()
+
+    def begin(self, run_id: str) -> None:
+        """In the run's thread: say which run it is, and wait until told how to end."""
+        self.run_id = run_id
+        self._stirred.set()
+        assert self._told.wait(PATIENCE_S)
+
+    def end(self, ending: str) -> None:
+        """Have the run end, and wait until it has."""
+        self.ending = ending
+        self._told.set()
+        self._thread.join(PATIENCE_S)
+        assert self.is_over, f"it does not end when told to {ending}"
+        assert self.error is None or (ending == "shutdown" and isinstance(self.error, Shutdown)), repr(self.error)
+
+
+class Worker:
+    """A worker process, as far as others can see it: a row, a lock, its claims. It is also the heart of its `Jobs`.
+
+    Args:
+        runtime: Whose operations it runs.
+        number: Names it.
+    """
+
+    def __init__(self, runtime: Runtime, number: int) -> None:
+        self.worker_id = f"worker:{number}"
+        self.own_ids = (self.worker_id,)
+        self.lifelines = liveness.Lifelines(runtime.store.database)
+        self.is_alive = True
+        self._store = runtime.store
+        self.jobs: Any = Jobs(
+            runtime.dispatcher,
+            runtime.store,
+            runtime.redactor,
+            runtime.session_store,
+            self,  # type: ignore[arg-type]
+        )
+        self.lifelines.hold(self.worker_id)
+        with self._store.begin() as connection:
+            liveness.enter(connection, self.worker_id, WAIT_S, host="here", pid=number, threads=1, queues=None)
+
+    def __repr__(self) -> str:
+        return self.worker_id
+
+    def await_soundness(self) -> None:
+        """It is sound."""
+
+    def die(self) -> None:
+        """Killed: nobody says goodbye."""
+        self.is_alive = False
+        self.lifelines.let_go(self.worker_id)
+
+    def leave(self) -> None:
+        """Stopped: it gives back what it has, and says goodbye."""
+        self.jobs.give_back()
+        with self._store.begin() as connection:
+            liveness.leave(connection, self.own_ids)
+        self.die()
+
+
+class SqlMessages:
+    """Messages beside the records, each worker with a broker of its own over them."""
+
+    forgets = False
+
+    def __init__(self, url: str) -> None:
+        self._brokers: dict[Worker, SqlBroker] = {}
+        self.broker = None
+
+    def take(self, runtime: Runtime, worker: Worker) -> Any:
+        """A message for a worker, if there is one."""
+        if worker not in self._brokers:
+            self._brokers[worker] = SqlBroker(runtime.store.database, lease_s=2 * WAIT_S)
+        return self._brokers[worker].take()
+
+    def has_way_to(self, runtime: Runtime, row: Any, held: set[str]) -> bool:
+        """Whether a pending row comes to a worker: by a message that no run of this moment holds."""
+        query = sa.select(message_table.c.message_id).where(
+            message_table.c.payload.contains(row.id), message_table.c.dead == sa.false()
+        )
+        return any(found not in held for (found,) in runtime.store.rows(query))
+
+
+class StubMessage(dramatiq.MessageProxy):
+    """Handed out, and forgotten by the broker."""
+
+    def ack(self) -> None:
+        """It is done."""
+
+
+class StubMessages:
+    """Messages of a server that is not part of any transaction, and may forget them."""
+
+    forgets = True
+
+    def __init__(self, url: str) -> None:
+        self.broker = StubBroker()
+
+    def take(self, runtime: Runtime, worker: Worker) -> Any:
+        """A message, if there is one."""
+        queue = self.broker.queues.get("default")
+        if queue is None or queue.empty():
+            return None
+        message: Any = dramatiq.Message.decode(queue.get_nowait())
+        return StubMessage(message)
+
+    def has_way_to(self, runtime: Runtime, row: Any, held: set[str]) -> bool:
+        """Whether a relay sends it: what is owed at its time, and again what was sent long ago."""
+        return row.enqueued_at is not None or row.scheduled_at is not None
+
+    def forget(self) -> None:
+        """Everything that waits is gone."""
+        if "default" in self.broker.queues:
+            self.broker.flush("default")
+
+
+class Lives(RuleBasedStateMachine):
+    """The events, in any order. Subclasses say who carries the messages."""
+
+    carry: ClassVar[type[Any]]
+    template: ClassVar[Path]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="dexpy-test-"))
+        shutil.copy(self.template, self.folder / "records.db")
+        url = f"sqlite:///{self.folder / 'records.db'}"
+        self.messages = self.carry(url)
+        self.runtime = Runtime(Settings(database=url, home=self.folder), broker=self.messages.broker)
+        self.before = install(self.runtime)
+        self.store = self.runtime.store
+        sa.event.listen(self.store.database.engine, "connect", _in_haste)
+        self.relay = Relay(self.runtime.dispatcher, _Onlooker(self.store), Pace())  # type: ignore[arg-type]
+        self.models: dict[str, Model] = {}
+        self.live: dict[str, Attempt] = {}
+        self.zombies: list[Attempt] = []
+        self.workers: list[Worker] = []
+
+    # ------------------------------------------------------------------------------------------------- helpers
+
+    def rows(self) -> dict[str, Any]:
+        return {row.id: row for row in self.store.rows(sa.select(records))}
+
+    def is_due(self, row: Any) -> bool:
+        return row.scheduled_at is None or row.scheduled_at <= clock.now()
+
+    def is_late(self, row: Any) -> bool:
+        return row.expires_at is not None and row.expires_at <= clock.now()
+
+    def lose_claims_of(self, worker: Worker) -> None:
+        """The runs of a worker that is gone are zombies: they may go on, and nobody waits for them."""
+        for run_id, attempt in list(self.live.items()):
+            if attempt.worker is worker:
+                self.zombies.append(self.live.pop(run_id))
+
+    def deliver_next(self, worker: Worker) -> bool:
+        """Hand the next message to a worker; False if there is none."""
+        message = self.messages.take(self.runtime, worker)
+        if message is None:
+            return False
+        before = self.rows()
+        attempt = Attempt(worker, message)
+        asked = message.kwargs["record_id"]
+        if attempt.run_id is None:
+            assert attempt.error is None, repr(attempt.error)
+            message.ack()
+            row = before[asked]
+            if row.status == "pending" and self.is_late(row):
+                self.models[asked].happen("expire")
+            elif row.status == "pending" and self.is_due(row):
+                # Begun, and seen to be called off before any code of its own.
+                assert self.models[asked].is_called_off
+                self.models[asked].happen("claim")
+                self.models[asked].happen("abandon")
+            return True
+        row = before[attempt.run_id]
+        assert row.status == "pending", "only what waits is begun"
+        assert self.is_due(row)
+        assert not self.is_late(row)
+        assert attempt.run_id == asked or not self.runtime.dispatcher.transactional
+        assert attempt.run_id not in self.live, "one live claim at a time"
+        self.models[attempt.run_id].happen("claim")
+        attempt.token = self.models[attempt.run_id].token
+        self.live[attempt.run_id] = attempt
+        return True
+
+    def finish(self, attempt: Attempt, ending: str) -> None:
+        """End an attempt; what it does to its row depends on whether it still has the claim."""
+        model = self.models[str(attempt.run_id)]
+        holds = model.status == "running" and model.token == attempt.token
+        was_seen = any(run.stop.is_cancelled for run in attempt.worker.jobs.watch.runs if run.id == model.id)
+        event = ENDINGS[ending].event
+        if event == "retry" and model.retries == 2:
+            event = "crash"
+        if (event == "succeed" and was_seen) or (event in ("retry", "give_back") and model.is_called_off):
+            event = "abandon"
+        attempt.end(ending)
+        attempt.message.ack()
+        if holds:
+            model.happen(event)
+
+    # -------------------------------------------------------------------------------------------------- events
+
+    @initialize()
+    def open(self) -> None:
+        """One worker, and two things to do."""
+        self.start_worker()
+        self.send(0, None)
+        self.send(0, None)
+
+    @rule(data=st.data())
+    def something_happens(self, data: st.DataObject) -> None:
+        """One rule for all events: of several rules Hypothesis leaves some out, and without work nothing is tried."""
+        event = data.draw(st.sampled_from(self.possible()), "event")
+        if event == "send":
+            delays, expiries = st.sampled_from([0, 0, 40]), st.sampled_from([None, None, 90])
+            self.send(data.draw(delays, "delay"), data.draw(expiries, "expires_in"))
+        elif event == "advance":
+            self.advance(data.draw(st.sampled_from([1, 35, 61, 100]), "seconds"))
+        elif event in ("end", "zombie_ends"):
+            whose = self.zombies if event == "zombie_ends" else sorted(self.live.values(), key=lambda one: one.token)
+            attempt = data.draw(st.sampled_from(whose), "whose")
+            getattr(self, event)(attempt, data.draw(st.sampled_from(sorted(ENDINGS)), "ending"))
+        elif event in ("deliver", "kill", "stop"):
+            getattr(self, event)(data.draw(st.sampled_from(self.alive), "worker"))
+        elif event in ("send_twice", "cancel", "expire", "fail", "revive", "reschedule"):
+            getattr(self, event)(self.models[data.draw(st.sampled_from(sorted(self.models)), "record")])
+        else:
+            getattr(self, event)()
+
+    def possible(self) -> list[str]:
+        """What may happen now; what is there several times happens more often."""
+        found = ["send", "advance", "look_after", "send_what_is_owed", "tell_runs", "send_twice"]
+        found += ["cancel", "cancel", "expire", "fail", "revive", "revive", "reschedule"]
+        found += ["start_worker"] * 4 * (len(self.alive) < 2)
+        found += ["deliver", "deliver", "deliver", "deliver", "kill", "stop"] * bool(self.alive)
+        found += ["end"] * 6 * bool(self.live)
+        found += ["zombie_ends"] * 3 * bool(self.zombies)
+        return found + ["forget"] * self.messages.forgets
+
+    @property
+    def alive(self) -> list[Worker]:
+        """The workers that nobody has killed or stopped."""
+        return [worker for worker in self.workers if worker.is_alive]
+
+    def start_worker(self) -> None:
+        self.workers.append(Worker(self.runtime, len(self.workers) + 1))
+
+    def send(self, delay: int, expires_in: int | None) -> None:
+        ticket = Task().async_(in_=delay, expires_in=expires_in).call()
+        with self.store.begin() as connection:
+            keys = {name: f"{name} {ticket.id}" for name in BOTH}
+            connection.execute(sa.update(records).where(records.c.id == ticket.id).values(**keys))
+        self.models[ticket.id] = Model(ticket.id)
+
+    def deliver(self, worker: Worker) -> None:
+        self.deliver_next(worker)
+
+    def send_twice(self, model: Model) -> None:
+        self.runtime.broker.declare_queue("default")
+        self.runtime.broker.enqueue(self.runtime.dispatcher.message_of(self.store.row(model.id)))
+
+    def end(self, attempt: Attempt, ending: str) -> None:
+        del self.live[str(attempt.run_id)]
+        self.finish(attempt, ending)
+
+    def zombie_ends(self, attempt: Attempt, ending: str) -> None:
+        """One that was thought dead comes back, perhaps before anybody has noticed that it was gone."""
+        self.zombies.remove(attempt)
+        self.finish(attempt, ending)
+
+    def kill(self, worker: Worker) -> None:
+        worker.die()
+        self.lose_claims_of(worker)
+
+    def stop(self, worker: Worker) -> None:
+        for run_id, attempt in self.live.items():
+            if attempt.worker is worker:
+                model = self.models[run_id]
+                model.happen("abandon" if model.is_called_off else "give_back")
+        worker.leave()
+        self.lose_claims_of(worker)
+
+    def look_after(self) -> None:
+        before = self.rows()
+        assert self.relay.look_after()
+        alive = {worker.worker_id for worker in self.alive}
+        for row in before.values():
+            model = self.models[row.id]
+            if row.status == "running" and row.claimed_by not in alive:
+                is_last = model.lost + 1 >= MAX_LOST
+                model.happen("abandon" if model.is_called_off else "lose" if is_last else "rescue")
+            elif row.status == "pending" and self.is_late(row):
+                model.happen("expire")
+
+    def send_what_is_owed(self) -> None:
+        assert self.relay.send()
+
+    def forget(self) -> None:
+        self.messages.forget()
+
+    def advance(self, seconds: int) -> None:
+        clock.advance(seconds)
+
+    def tell_runs(self) -> None:
+        """The workers look for requests."""
+        for worker in self.workers:
+            assert worker.jobs.watch.look()
+
+    def cancel(self, model: Model) -> None:
+        if model.status in FINAL:
+            with pytest.raises(InvalidTransition):
+                Ticket.get(model.id).cancel()
+            return
+        ticket = Ticket.get(model.id).cancel()
+        if model.status == "pending":
+            model.happen("cancel")
+        else:
+            assert ticket.running
+            model.is_called_off = True
+
+    def expire(self, model: Model) -> None:
+        self.ask(model, "expire", lambda ticket: ticket.expire())
+
+    def fail(self, model: Model) -> None:
+        self.ask(model, "fail", lambda ticket: ticket.fail("not today"))
+
+    def revive(self, model: Model) -> None:
+        self.ask(model, "revive", lambda ticket: ticket.retry(), "failed", "expired")
+
+    def reschedule(self, model: Model) -> None:
+        self.ask(model, None, lambda ticket: ticket.reschedule(at=clock.now() + timedelta(seconds=30)))
+
+    def ask(self, model: Model, event: str | None, ask: Callable[[Any], Any], *allowed: str) -> None:
+        """A person wants something of a record, which its state may not allow."""
+        if model.status not in (allowed or ("pending",)):
+            with pytest.raises(InvalidTransition):
+                ask(Ticket.get(model.id))
+            return
+        ask(Ticket.get(model.id))
+        if event is not None:
+            model.happen(event)
+
+    # ---------------------------------------------------------------------------------------------- invariants
+
+    @invariant()
+    def everything_is_as_it_should_be(self) -> None:
+        rows = self.rows()
+        self.rows_are_as_the_table_says(rows)
+        self.no_run_is_lost(rows)
+        self.attempts_are_kept()
+        self.effects_are_there_once_with_done_and_not_without()
+
+    def rows_are_as_the_table_says(self, rows: dict[str, Any]) -> None:
+        assert rows.keys() == self.models.keys()
+        for row in rows.values():
+            model = self.models[row.id]
+            shown = (row.status, row.num_attempts, row.claim_token, row.num_lost)
+            assert shown == (model.status, model.attempts, model.token, model.lost), row.id
+            assert {name for name in BOTH if getattr(row, name) is not None} == model.keys, row.id
+            assert (row.completed_at is not None) == (row.status in FINAL), row.id
+            assert (row.claimed_by is not None) == (row.status == "running"), row.id
+            assert (row.failure is not None) or row.status not in ("failed", "expired"), row.id
+            assert (row.result == {"value": "done"}) == (row.status == "done"), row.id
+
+    def no_run_is_lost(self, rows: dict[str, Any]) -> None:
+        at_work = [*self.live.values(), *self.zombies]
+        held = {attempt.message.message_id for attempt in at_work}
+        for row in rows.values():
+            if row.status == "pending":
+                assert self.messages.has_way_to(self.runtime, row, held), f"{row.id} waits, and nobody will come"
+            if row.status == "running":
+                holders = [one for one in at_work if (one.run_id, one.token) == (row.id, row.claim_token)]
+                assert [one.worker.worker_id for one in holders] == [row.claimed_by], row.id
+
+    def attempts_are_kept(self) -> None:
+        query = sa.select(attempts.c.record_id, sa.func.count()).group_by(attempts.c.record_id)
+        kept = dict(tuple(row) for row in self.store.rows(query))
+        assert kept == {model.id: model.kept for model in self.models.values() if model.kept}
+
+    def effects_are_there_once_with_done_and_not_without(self) -> None:
+        found = sorted(row.run for row in self.store.rows(sa.select(effects.c.run)))
+        assert found == sorted(model.id for model in self.models.values() if model.status == "done")
+
+    # --------------------------------------------------------------------------------------------------- the end
+
+    def teardown(self) -> None:
+        try:
+            self.come_to_an_end()
+        finally:
+            for attempt in (*self.live.values(), *self.zombies):
+                attempt.ending = "crash"
+                attempt._told.set()
+                attempt._thread.join(PATIENCE_S)
+            for worker in self.workers:
+                worker.lifelines.let_go(worker.worker_id)
+            install(self.before)
+            clock.reset()
+            self.runtime.close()
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def come_to_an_end(self) -> None:
+        """Whatever has happened: a worker and a relay bring each record to its end."""
+        self.start_worker()
+        worker = self.workers[-1]
+        for _ in range(HEALED_AFTER):
+            while self.live:
+                self.finish(self.live.popitem()[1], "finish")
+            self.look_after()
+            self.send_what_is_owed()
+            while self.deliver_next(worker):
+                while self.live:
+                    self.finish(self.live.popitem()[1], "finish")
+            if all(model.status in FINAL for model in self.models.values()):
+                break
+            clock.advance(3601)
+        while self.zombies:
+            self.finish(self.zombies.pop(), "finish")
+        self.everything_is_as_it_should_be()
+        assert {model.id: model.status for model in self.models.values() if model.status not in FINAL} == {}
+
+
+class _Onlooker:
+    """The heart of a relay that runs alone."""
+
+    own_ids = ()
+
+    def __init__(self, store: Any) -> None:
+        self.lifelines = liveness.Lifelines(store.database)
+
+
+def _in_haste(driver: Any, _record: Any) -> None:
+    # Power cuts are no part of this, and waiting for the disk would be most of its time.
+    driver.execute("PRAGMA synchronous = OFF")
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with its tables, and nothing in them."""
+    file = tmp_path_factory.mktemp("template") / "records.db"
+    runtime = Runtime(Settings(database=f"sqlite:///{file}"))
+    runtime.store.prepare()
+    with runtime.store.begin() as connection:
+        effects.create(connection)
+    runtime.close()
+    assert metadata.tables
+    return file
+
+
+@pytest.mark.parametrize("carry", [SqlMessages, StubMessages], ids=["messages beside the records", "a server"])
+def test_every_order_of_events(carry: type[Any], template: Path) -> None:
+    machine = type(f"LivesWith{carry.__name__}", (Lives,), {"carry": carry, "template": template})
+    bounds = settings(
+        max_examples=20,
+        stateful_step_count=40,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
+    )
+    run_state_machine_as_test(machine, settings=bounds)

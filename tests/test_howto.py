@@ -1,0 +1,323 @@
+"""The how-to pages: what they show of other tools is taken out and looked at, as far as that goes without the tools."""
+
+from __future__ import annotations
+
+import configparser
+import doctest
+import inspect
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import servers
+import test_docs
+
+from dexpy.background import meeting, worker
+from dexpy.background.carriers import SHORT_DELAY_S
+from dexpy.background.supervisor import GRACE_S, CannotStart
+from dexpy.background.unknown import PATIENCE
+from dexpy.cli.main import main
+from dexpy.recording.database import POOL_SIZE
+from dexpy.recording.server import SKEW_S
+
+HOWTO = test_docs.HOME / "docs" / "howto"
+PRODUCTION = (HOWTO / "workers-in-production.md").read_text("utf-8")
+MOVE = (HOWTO / "postgresql-and-redis.md").read_text("utf-8")
+PROJECT = tomllib.loads((test_docs.HOME / "pyproject.toml").read_text("utf-8"))["project"]
+
+
+def shown(page: str, heading: str) -> list[test_docs.Block]:
+    """The blocks under a heading of the second level."""
+    found = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
+    assert found is not None, heading
+    return list(test_docs.blocks_of(found[1]))
+
+
+def only(page: str, heading: str, language: str = "text") -> str:
+    """The one block of a language under a heading."""
+    (block,) = [block for block in shown(page, heading) if block.language == language]
+    return block.code
+
+
+def accepted(command: list[str]) -> dict[str, Any]:
+    """The options of a command line, as the program itself reads them; fails where it would refuse."""
+    program, *arguments = command
+    if os.path.basename(program) == "dramatiq":
+        from dramatiq.cli import make_argument_parser
+
+        return vars(make_argument_parser().parse_args(arguments))
+    assert os.path.basename(program) == "dexpy", command
+    group: click.Command = main
+    with click.Context(main) as context:
+        while isinstance(group, click.Group):
+            _, found, arguments = group.resolve_command(context, arguments)
+            assert found is not None, command
+            group = found
+        return group.make_context(str(group.name), arguments).params
+
+
+def longest_stop_s(command: list[str]) -> float:
+    """How long a worker may take to end, at most."""
+    return float(accepted(command)["shutdown_timeout"]) + GRACE_S
+
+
+# ------------------------------------------------------------------------------------------------- commands and figures
+
+
+def commands() -> Iterator[tuple[str, list[str]]]:
+    """Every command of dexpy and of Dramatiq on the pages."""
+    for page in sorted(HOWTO.glob("*.md")):
+        for block in test_docs.blocks_of(page.read_text("utf-8")):
+            if block.language == "console":
+                for command, _ in test_docs.commands_of(block.code):
+                    yield page.name, shlex.split(command)
+
+
+OURS = [(page, command) for page, command in commands() if command[0] in ("dexpy", "dramatiq")]
+
+
+@pytest.mark.parametrize("command", [command for _, command in OURS], ids=" ".join)
+def test_a_command_on_the_pages_is_one_that_its_program_takes(command: list[str]) -> None:
+    assert accepted(command) is not None
+
+
+def test_commands_are_found_on_the_pages_and_a_wrong_one_is_refused() -> None:
+    assert {command[1] for _, command in OURS} >= {"worker", "check", "db"}
+    with pytest.raises(click.UsageError):
+        accepted(["dexpy", "worker", "shop.operations", "--threds", "8"])
+    with pytest.raises(click.UsageError):
+        accepted(["dexpy", "wroker"])
+
+
+def default_of(option: str) -> Any:
+    (found,) = [each.default for each in main.commands["worker"].params if each.name == option]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("page", "said"),
+    [
+        (PRODUCTION, f"begin with {default_of('threads')}."),
+        (PRODUCTION, f"and up to {meeting.OWN_CONNECTIONS} for itself"),
+        (PRODUCTION, f"`processes x (threads + {meeting.OWN_CONNECTIONS})`"),
+        (PRODUCTION, f"It opens {2 * POOL_SIZE} at most, so beyond {2 * POOL_SIZE - meeting.OWN_CONNECTIONS} threads"),
+        (PRODUCTION, f"up to every {'ten' if meeting.LONGEST_PAUSE_S == 10 else meeting.LONGEST_PAUSE_S} seconds"),
+        (PRODUCTION, f"after {'half a' if meeting.FIRST_PAUSE_S == 0.5 else meeting.FIRST_PAUSE_S} second,"),
+        (PRODUCTION, f"one message and status {CannotStart.exit_status}:"),
+        (PRODUCTION, f"`--shutdown-timeout`, {default_of('shutdown_timeout'):.0f} seconds unless said otherwise"),
+        (PRODUCTION, f"not ended {GRACE_S:.0f} seconds after that is killed"),
+        (PRODUCTION, f"looks again after {PATIENCE.first_wait_s:.0f} seconds"),
+        (MOVE, f"disagree by more than {SKEW_S:.0f} seconds"),
+        (MOVE, f"2 x {8 + meeting.OWN_CONNECTIONS} = {2 * (8 + meeting.OWN_CONNECTIONS)} at most"),
+        (MOVE, f"due within {SHORT_DELAY_S:.0f} seconds"),
+    ],
+)
+def test_a_figure_on_the_pages_is_that_of_the_code(page: str, said: str) -> None:
+    assert said in page
+
+
+@pytest.mark.parametrize("page", [MOVE, PRODUCTION], ids=["move", "production"])
+def test_the_extras_on_the_pages_exist(page: str) -> None:
+    named = set(re.findall(r"dexpy\[(\w+)\]", page))
+
+    assert named
+    assert named <= set(PROJECT["optional-dependencies"])
+
+
+# ---------------------------------------------------------------------------------------------------- systemd
+
+
+def unit() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(interpolation=None, strict=True)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read_string(only(PRODUCTION, "systemd"))
+    return parser
+
+
+def test_the_unit_starts_a_worker_and_lets_it_end() -> None:
+    found = unit()
+    service = found["Service"]
+    command = shlex.split(service["ExecStart"])
+
+    assert found.sections() == ["Unit", "Service", "Install"]
+    assert command[0].startswith(service["WorkingDirectory"])
+    assert accepted(command)["modules"] == ("shop.operations",)
+    assert float(service["TimeoutStopSec"]) > longest_stop_s(command)
+    assert int(service["RestartPreventExitStatus"]) == CannotStart.exit_status
+    # systemd's own signal, where none is named.
+    assert signal.Signals[service.get("KillSignal", "SIGTERM")] in worker.STOP_SIGNALS
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not there to be asked")
+def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
+    text = only(PRODUCTION, "systemd")
+    place = tmp_path / "srv" / "shop"
+    program = place / ".venv" / "bin" / "dexpy"
+    program.parent.mkdir(parents=True)
+    program.symlink_to(Path(sys.executable).parent / "dexpy")
+
+    def verify(text: str) -> str:
+        file = tmp_path / "shop-worker.service"
+        file.write_text(text.replace("/srv/shop", str(place)))
+        told = subprocess.run(
+            ["systemd-analyze", "verify", str(file)], capture_output=True, text=True, check=False, timeout=60
+        )
+        return "\n".join(line for line in (told.stdout + told.stderr).splitlines() if "shop" in line)
+
+    assert verify(text) == ""
+    assert "Restrat" in verify(text.replace("Restart=", "Restrat="))
+
+
+# ---------------------------------------------------------------------------------------------------- Docker
+
+INSTRUCTIONS = {"FROM", "WORKDIR", "COPY", "RUN", "USER", "STOPSIGNAL", "CMD"}
+
+
+def dockerfile() -> dict[str, str]:
+    """What the page's Dockerfile says, by instruction; none comes twice."""
+    found: dict[str, str] = {}
+    for line in only(PRODUCTION, "Docker").splitlines():
+        word, _, rest = line.partition(" ")
+        assert word in INSTRUCTIONS, line
+        assert word not in found, line
+        found[word] = rest
+    return found
+
+
+def test_the_image_starts_a_worker_that_gets_the_signal_to_stop() -> None:
+    found = dockerfile()
+
+    assert next(iter(found)) == "FROM"
+    # As a list: a shell in between would keep the signal to itself.
+    assert accepted(json.loads(found["CMD"]))["modules"] == ("shop.operations",)
+    assert signal.Signals[found["STOPSIGNAL"]] in worker.STOP_SIGNALS
+    version = re.fullmatch(r"python:(\d+\.\d+)-slim", found["FROM"])
+    assert version is not None
+    assert f"Programming Language :: Python :: {version[1]}" in PROJECT["classifiers"]
+
+
+def test_a_container_may_take_longer_to_stop_than_its_worker() -> None:
+    run = shlex.split(only(PRODUCTION, "Docker", "console").removeprefix("$ "))
+
+    assert run[:2] == ["docker", "run"]
+    assert float(run[run.index("--stop-timeout") + 1]) > longest_stop_s(json.loads(dockerfile()["CMD"]))
+
+
+# ---------------------------------------------------------------------------------------------------- Kubernetes
+
+
+def read_yaml(text: str) -> Any:
+    """The part of YAML that the page uses: mappings and lists by indentation, and flows of one line."""
+    lines = [(len(line) - len(line.lstrip()), line.strip()) for line in text.splitlines() if line.strip()]
+    value, rest = _read(lines, lines[0][0])
+    assert not rest, rest
+    return value
+
+
+def _read(lines: list[tuple[int, str]], depth: int) -> tuple[Any, list[tuple[int, str]]]:
+    if lines[0][1].startswith("- "):
+        items: list[Any] = []
+        while lines and lines[0][0] == depth and lines[0][1].startswith("- "):
+            # What follows the dash is the first line of a mapping of its own, two further in.
+            item, lines = _read([(depth + 2, lines[0][1][2:]), *lines[1:]], depth + 2)
+            items.append(item)
+        return items, lines
+    found: dict[str, Any] = {}
+    while lines and lines[0][0] == depth and not lines[0][1].startswith("- "):
+        key, colon, rest = lines[0][1].partition(":")
+        assert colon, lines[0]
+        assert key not in found, lines[0]
+        lines = lines[1:]
+        if rest.strip():
+            found[key] = _flow(rest.strip())
+        else:
+            assert lines, key
+            assert lines[0][0] > depth, lines[0]
+            found[key], lines = _read(lines, lines[0][0])
+    assert not lines or lines[0][0] <= depth, lines[0]
+    return found, lines
+
+
+def _flow(text: str) -> Any:
+    if text.startswith("{"):
+        inside = [part.partition(":") for part in text.strip("{}").split(",")]
+        return {key.strip(): _flow(value.strip()) for key, _, value in inside}
+    return json.loads(text) if text[0] in "[0123456789" else text
+
+
+def test_the_reader_of_yaml_reads_what_it_should() -> None:
+    assert read_yaml('a:\n  b: 1\n  c: {d: e}\nf:\n  - g: h\n    i: ["j", 2]\n  - g: k\n') == {
+        "a": {"b": 1, "c": {"d": "e"}},
+        "f": [{"g": "h", "i": ["j", 2]}, {"g": "k"}],
+    }
+    for wrong in ("a:\n  b: 1\n    c: 2\n", "a: 1\na: 2\n", "a:\nb: 1\n", "a\n"):
+        with pytest.raises(AssertionError):
+            read_yaml(wrong)
+
+
+def test_the_deployment_starts_workers_that_may_end() -> None:
+    found = read_yaml(only(PRODUCTION, "Kubernetes"))
+    template = found["spec"]["template"]
+    pod = template["spec"]
+    (check,), (container,) = pod["initContainers"], pod["containers"]
+
+    assert (found["apiVersion"], found["kind"]) == ("apps/v1", "Deployment")
+    assert found["spec"]["selector"]["matchLabels"] == template["metadata"]["labels"]
+    assert pod["terminationGracePeriodSeconds"] > longest_stop_s(container["command"])
+    # The first looks at what the second will do, with the same settings.
+    looked, done = accepted(check["command"]), accepted(container["command"])
+    assert check["command"][1] == "check"
+    assert looked == {name: done[name] for name in ("modules", "processes", "threads")}
+    assert (check["image"], check["envFrom"]) == (container["image"], container["envFrom"])
+
+
+# ------------------------------------------------------------------------------------------------- with real servers
+
+
+@pytest.mark.servers
+def test_the_move_to_postgresql_and_redis_goes_as_the_page_says(tmp_path: Path, environment: dict[str, str]) -> None:
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "__init__.py").touch()
+    (tmp_path / "shop" / "operations.py").write_text(
+        inspect.cleandoc(
+            """
+            from dexpy import Operation
+
+            class Greet(Operation):
+                def perform(self) -> str:
+                    return "hello"
+            """
+        )
+    )
+    with servers.database("postgresql", tmp_path) as database, servers.broker("redis") as broker:
+        settings = tomllib.loads(only(MOVE, "Name the database", "toml"))["tool"]["dexpy"]
+        real = {settings["database"]: database, settings["broker"]: str(broker)}
+        toml = only(MOVE, "Name the database", "toml")
+        for given, meant in real.items():
+            toml = toml.replace(given, meant)
+        (tmp_path / "pyproject.toml").write_text(toml)
+        path = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+        ran = []
+        for heading in ("Make the tables", "Look before the start", "What moves, and what does not"):
+            for command, expected in test_docs.commands_of(only(MOVE, heading, "console")):
+                done = subprocess.run(
+                    shlex.split(command), cwd=tmp_path, env=environment | {"PATH": path}, timeout=60, text=True,
+                    capture_output=True, check=False,
+                )  # fmt: skip
+                assert done.returncode == 0, done.stderr
+                seen = re.sub(r"(?<=Redis at )\S+", "queue.example:6379", done.stdout)
+                seen = seen.replace(database, settings["database"])
+                assert not expected or doctest.OutputChecker().check_output(expected, seen, test_docs.FLAGS), seen
+                ran.append(command)
+        assert len(ran) == 4

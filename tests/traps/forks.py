@@ -1,0 +1,59 @@
+"""A configured program that forks, and goes on on both sides: prints what each found, as JSON, a line for each.
+
+Usage: python forks.py DATABASE_URL
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+
+from harbour import TellConnection, connection_name
+from sqlalchemy.orm import Session
+
+import dexpy
+
+ROUNDS = 10
+
+
+def use(side: str, first: int) -> None:
+    """Call, enqueue and ask, in turns with the other side, and say over which connections."""
+    told = set()
+    for number in range(first, first + ROUNDS):
+        told.add(TellConnection(number=number).call())
+        ticket = TellConnection(number=number + 1000).async_().call()
+        assert ticket.reload().pending
+        with Session(dexpy.current_runtime().store.database.engine) as session:
+            told.add(connection_name(session.connection()))
+    heart = dexpy.current_runtime().dispatcher.heart
+    assert heart is not None
+    print(json.dumps({"side": side, "connections": sorted(told), "worker": heart.worker_id}), flush=True)
+
+
+def in_a_child(work: Callable[[], None]) -> int:
+    """Do it in a forked process; its pid."""
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        work()
+        dexpy.current_runtime().close()
+        status = 0
+    finally:
+        os._exit(status)
+
+
+if __name__ == "__main__":
+    runtime = dexpy.configure(database=sys.argv[1])
+    # Engine, pool, broker and heartbeat are there, and one connection is in use while the process forks.
+    use("before", 0)
+    with runtime.store.database.engine.connect() as held:
+        name = connection_name(held)
+        child = in_a_child(lambda: use("child", 100))
+        use("parent", 200)
+        ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert connection_name(held) == name, "the parent goes on with what it had"
+    use("after", 300)
+    runtime.close()
+    sys.exit(ended)

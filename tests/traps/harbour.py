@@ -1,0 +1,183 @@
+"""The application of the trap tests: imported by the tests and by the worker processes that they start.
+
+What an operation did is a row in `effects`, which no constraint keeps unique: a run too many shows.
+What it said is a line in a file, written at once: a run that was rolled back shows too.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from dexpy import Async, Error, Operation, Retry, prop
+
+LOOK_S = 0.02
+
+
+class Model(DeclarativeBase):
+    pass
+
+
+class Effect(Model):
+    __tablename__ = "effects"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    what: Mapped[str] = mapped_column(sa.String(200))
+    run: Mapped[str] = mapped_column(sa.String(40))
+
+
+class Berth(Model):
+    """Takes each ship once."""
+
+    __tablename__ = "berths"
+
+    ship: Mapped[str] = mapped_column(sa.String(50), primary_key=True)
+
+
+class HarbourOperation(Operation):
+    """The base of this application's operations."""
+
+    def note(self, what: str) -> None:
+        """Leave an effect in the run's own transaction."""
+        self.session.add(Effect(what=what, run=self.run_id))
+
+
+class Whistle(HarbourOperation):
+    """One effect, and nothing else."""
+
+    number: int
+
+    def perform(self) -> int:
+        self.note(f"whistle {self.number}")
+        return self.number
+
+
+class WhistleElsewhere(Whistle):
+    """The same on a queue of its own."""
+
+    async_ = Async(queue="elsewhere")
+
+
+class Unload(HarbourOperation):
+    """Waits at the gate, then leaves all that a run can leave: a row, a child, a word after the commit."""
+
+    folder: str
+    crate: int
+
+    def perform(self) -> int:
+        self.say("begun")
+        while not (Path(self.folder) / f"gate-{self.crate}").exists():
+            time.sleep(LOOK_S)
+        self.note(f"unload {self.crate}")
+        Whistle(number=self.crate).async_().call()
+        self.after_commit(lambda: self.say("committed"))
+        return self.crate
+
+    def say(self, what: str) -> None:
+        """Write a line that no rollback takes back."""
+        with open(Path(self.folder) / f"said-{self.crate}", "a") as file:
+            file.write(f"{what} {os.getpid()}\n")
+
+
+class Drift(HarbourOperation):
+    """Goes on for much longer than it may."""
+
+    timeout = 0.5
+
+    def perform(self) -> None:
+        while True:
+            time.sleep(LOOK_S)
+
+
+class Announce(HarbourOperation):
+    """Runs one inside and sends one to the background."""
+
+    number: int
+
+    def perform(self) -> dict[str, str]:
+        Whistle(number=self.number).call()
+        return {"child": Whistle(number=self.number + 1).async_().call().id, "run": self.run_id}
+
+
+class Moor(HarbourOperation):
+    """Knows a secret, and ends in each way that could tell it."""
+
+    secret: str = prop(sensitive=True)
+    ending: str
+    errors = {"refused"}
+
+    def on_error(self, error: Exception) -> None:
+        if self.ending == "observer":
+            raise ValueError(f"the observer of {self.secret}")
+
+    def perform(self) -> None:
+        logging.getLogger("dexpy").debug("moors")
+        local_of_the_frame = self.secret
+        if self.ending == "error":
+            raise Error("refused", f"no berth for {self.secret}", details={"for": self.secret, self.secret: [1]})
+        if self.ending == "chain":
+            try:
+                raise KeyError(self.secret)
+            except KeyError as error:
+                raise ConnectionError(f"no line to {self.secret!r}") from error
+        if self.ending == "database":
+            self.session.add(Berth(ship=self.secret))
+            self.session.flush()
+            self.session.execute(sa.insert(Berth).values(ship=self.secret))
+        if self.ending == "hook":
+            self.after_commit(lambda: tell(local_of_the_frame))
+        elif self.ending == "repr":
+            raise RuntimeError(f"{self!r} {self.__dict__!r}")
+        else:
+            raise RuntimeError(local_of_the_frame)
+
+
+ENDINGS = ("error", "chain", "database", "hook", "repr", "observer", "crash")
+"""Of `Moor`."""
+
+
+def tell(what: str) -> None:
+    raise ValueError(f"cannot tell {what}")
+
+
+class Knock(HarbourOperation):
+    """Fails until there is a file, and is tried again soon."""
+
+    file: str
+    retry_on = (Retry(ConnectionError, attempts=50, wait=0.1, jitter=0),)
+
+    def perform(self) -> str:
+        if not Path(self.file).exists():
+            raise ConnectionError("nobody opens")
+        return "open"
+
+
+def furnish(url: str) -> None:
+    """The application's own tables."""
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    Model.metadata.create_all(engine)
+    engine.dispose()
+
+
+def connection_name(connection: sa.Connection) -> Any:
+    """What the server calls this connection; the connection's own object, where there is no server."""
+    queries = {"postgresql": "SELECT pg_backend_pid()", "mysql": "SELECT connection_id()"}
+    queries["mariadb"] = queries["mysql"]
+    query = queries.get(connection.dialect.name)
+    return id(connection.connection.driver_connection) if query is None else connection.exec_driver_sql(query).scalar()
+
+
+class TellConnection(HarbourOperation):
+    """Which database connection the run has."""
+
+    number: int
+
+    def perform(self) -> Any:
+        self.note(f"told {self.number}")
+        return connection_name(self.session.connection())

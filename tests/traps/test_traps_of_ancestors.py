@@ -1,0 +1,623 @@
+"""Twenty traps that earlier systems for operations and jobs fell into, in order; each has a test that steps into it.
+
+ 1. test_a_run_that_a_retry_has_healed_keeps_its_old_error
+ 2. test_a_message_that_is_delivered_twice_runs_twice
+ 3. test_a_guard_that_refuses_in_a_worker_leaves_the_row_running
+ 4. A lock that is not got in time keeps the key for replay: to be written with keys and locks.
+ 5. test_a_killed_worker_keeps_its_run_for_ever_or_writes_when_it_is_too_late
+ 6. test_a_prop_that_was_added_after_the_enqueue_comes_as_none
+ 7. test_a_value_loses_a_part_of_itself_on_its_way_through_json,
+    test_a_value_that_is_no_json_is_found_out_in_the_worker
+ 8. test_a_delay_of_the_class_wins_over_one_of_the_call
+ 9. test_a_rollback_leaves_a_row_or_a_message,
+    and with a broker that is down, conformance: test_a_broker_that_is_down_loses_what_was_committed
+10. test_an_observer_in_the_base_class_takes_the_place_of_the_retry_rule
+11. test_three_attempts_are_four_runs_or_are_counted_for_all_rules_together
+12. test_a_hundred_workers_with_one_row_claim_it_more_than_once, and over servers in conformance;
+    two schedulers and one tick: to be written with schedules.
+13. test_a_business_error_is_retried_like_a_crash
+14. test_a_wait_reports_a_failure_that_a_retry_heals
+15. test_a_run_that_is_under_way_or_over_is_expired_or_failed_all_the_same
+16. An expired key for replay is used again by two at once: to be written with keys.
+17. test_an_interrupt_leaves_the_row_running, test_a_time_limit_in_a_worker_leaves_the_row_running
+18. test_a_queue_that_nobody_serves_swallows_operations_in_silence
+19. test_the_text_of_an_error_carries_a_secret_to_where_others_read
+20. test_trace_and_actor_end_where_the_worker_begins; values of the surroundings: to be written with them.
+
+A name says the trap as a sentence; the test shows that it does not close.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import threading
+from collections.abc import Generator
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
+from enum import Enum
+from typing import Any
+
+import harbour
+import pytest
+from dramatiq.middleware.shutdown import Shutdown
+from dramatiq.middleware.time_limit import TimeLimitExceeded
+from features.tables import attempts, messages, nothing_is_stored, row, rows, sql
+from places import Place
+from sqlalchemy.orm import Session
+from workers import eventually, is_alive
+
+import dexpy
+from dexpy import (
+    Async,
+    Err,
+    Error,
+    InvalidTransition,
+    NotSerializable,
+    Ok,
+    Operation,
+    OperationFailed,
+    OptionsError,
+    Retry,
+    Runtime,
+    guard,
+    prop,
+    records,
+)
+from dexpy.recording.transitions import apply
+from dexpy.runtime import install
+from dexpy.testing import Isolated
+
+WAIT_S = 20.0
+LOOK_S = 0.02
+SECRET = "hunter2-Ω"
+
+script: list[BaseException | None] = []
+"""What each run is to raise, in order; None ends it well."""
+ran: list[Any] = []
+"""One entry for each run of `perform`."""
+seen: list[str] = []
+"""What an observer was told."""
+
+
+@pytest.fixture(autouse=True)
+def _clean() -> None:
+    for noted in (script, ran, seen):
+        noted.clear()
+
+
+@pytest.fixture(scope="module")
+def open_place(tmp_path_factory: pytest.TempPathFactory) -> Generator[Place]:
+    """A place for all tests of this file, with one worker that serves all queues."""
+    found = Place(tmp_path_factory.mktemp("place"))
+    found.start()
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def served(open_place: Place, monkeypatch: pytest.MonkeyPatch) -> Generator[Place]:
+    """The place with the worker, its database configured in this process for one test."""
+    runtime = dexpy.configure(database=open_place.url)
+    yield open_place
+    install(None)
+    runtime.close()
+
+
+class Scripted(Operation):
+    """Does what the script says."""
+
+    number: int = 0
+
+    def perform(self) -> int:
+        ran.append(self.number)
+        raised = script.pop(0) if script else None
+        if raised is not None:
+            raise raised
+        return len(ran)
+
+
+class Patient(Scripted):
+    retry_on = (Retry(ConnectionError, attempts=3, wait=10, jitter=0),)
+
+
+def run_out(test: Isolated) -> None:
+    """Run until nothing is left, however long it waits for its next try."""
+    test.run_pending()
+    while messages(test):
+        test.advance(3600)
+        assert test.run_pending(), "what was waited for is due"
+
+
+# -------------------------------------------------------------------------------------------- 1 to 5: whose row it is
+
+
+def test_a_run_that_a_retry_has_healed_keeps_its_old_error(test: Isolated) -> None:
+    script.append(ConnectionError("no line"))
+    ticket = Patient().async_().call()
+    run_out(test)
+
+    stored = row(test, ticket.id)
+    assert (stored["status"], stored["num_attempts"]) == ("done", 2)
+    assert {name: stored[name] for name in stored if name.startswith(("error", "failure"))} == {
+        "error": None, "error_message": None, "error_details": None, "failure": None,
+    }  # fmt: skip
+    first, second = records.attempts(ticket.id)
+    assert (first.number, first.failure, first.error, first.error_message) == (1, "crash", "ConnectionError", "no line")
+    assert (second.number, second.failure, second.error) == (2, None, None)
+
+
+def test_a_message_that_is_delivered_twice_runs_twice(test: Isolated) -> None:
+    ticket = Scripted().async_().call()
+    kwargs = messages(test)[0]["message"]["kwargs"]
+    columns = "queue, priority, due_at, message_id, payload, dead, created_at"
+    sql(test, f"INSERT INTO dexpy_messages ({columns}) SELECT {columns} FROM dexpy_messages")
+    test.run_pending()
+    over = row(test, ticket.id)
+    assert (ran, over["status"], over["num_attempts"]) == ([0], "done", 1)
+
+    # Twelve at once, while it runs and when it is over.
+    again, actor = Scripted(number=1).async_().call(), test.runtime.broker.get_actor("dexpy.RecordJob")
+    gate = threading.Barrier(12)
+
+    def deliver(id: str) -> None:
+        gate.wait(10)
+        actor(**{**kwargs, "record_id": id})
+
+    for id in (again.id, ticket.id):
+        threads = [threading.Thread(target=deliver, args=(id,)) for _ in range(12)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(WAIT_S)
+    assert ran == [0, 1]
+    assert row(test, again.id)["num_attempts"] == 1
+    assert row(test, ticket.id) == over
+
+
+class Guarded(Scripted):
+    @guard("The harbour is closed")
+    def closed(self) -> bool:
+        return self.number < 0
+
+
+def test_a_guard_that_refuses_in_a_worker_leaves_the_row_running(test: Isolated) -> None:
+    ticket = Guarded(number=-1).async_().call()
+    test.run_pending()
+
+    stored = row(test, ticket.id)
+    assert (stored["status"], stored["failure"], stored["error"]) == ("failed", "rejected", "closed")
+    assert stored["completed_at"] is not None
+    outcome = ticket.wait(WAIT_S)
+    assert isinstance(outcome, Err)
+    assert (outcome.code, outcome.rejected, ran) == ("closed", True, [])
+
+
+def test_a_killed_worker_keeps_its_run_for_ever_or_writes_when_it_is_too_late(place: Place) -> None:
+    place.start()
+    ticket = place.unload(1)
+    killed = place.begun(1)
+    token = place.row(ticket.id)["claim_token"]
+
+    os.kill(killed, signal.SIGKILL)
+
+    assert place.begun(1, times=2) != killed
+    taken_up = place.row(ticket.id)
+    assert (taken_up["status"], taken_up["num_attempts"]) == ("running", 2)
+    store = dexpy.current_runtime().store
+    late: dict[str, dict[str, Any]] = {
+        "succeed": {"result": {"value": 0}},
+        "crash": {"error": "x", "failure": "crash", "error_message": "x", "error_details": None},
+        "give_back": {"sent": True},
+    }
+    for event, values in late.items():
+        with store.begin() as connection:
+            assert apply(connection, event, ticket.id, claim_token=token, **values) is None, event
+    assert place.row(ticket.id) == taken_up
+
+    place.open_gate(1)
+    assert ticket.result(WAIT_S, LOOK_S) == 1
+    eventually(lambda: place.effects("whistle%"), "the child runs", WAIT_S, place.tell)
+    assert place.effects() == ["unload 1", "whistle 1"]
+    lost, done = records.attempts(ticket.id)
+    assert (lost.number, lost.failure, lost.error) == (1, "lost", "dexpy.WorkerLost")
+    assert (done.number, done.failure) == (2, None)
+    assert not is_alive(killed)
+
+
+# ------------------------------------------------------------------------------------------ 6 and 7: params
+
+
+class Grown(Operation):
+    old: int
+    added: str = "by default"
+    made: list[int] = prop(factory=lambda: [7])
+
+    def perform(self) -> list[Any]:
+        ran.append([self.old, self.added, self.made])
+        return ran[-1]
+
+
+class GrownDirect(Grown):
+    record = False
+
+
+def test_a_prop_that_was_added_after_the_enqueue_comes_as_none(test: Isolated) -> None:
+    Grown(old=1, added="now", made=[]).async_().call()
+    GrownDirect(old=2, added="now", made=[]).async_().call()
+    sql(test, """UPDATE operation_records SET params = '{"old": 1}'""")
+    for message in messages(test):
+        if "params" in message["message"]["kwargs"]:
+            message["message"]["kwargs"]["params"] = {"old": 2}
+            sql(
+                test,
+                "UPDATE dexpy_messages SET payload = ? WHERE id = ?",
+                json.dumps(message["message"]),
+                message["id"],
+            )
+
+    test.run_pending()
+
+    assert ran == [[1, "by default", [7]], [2, "by default", [7]]]
+
+
+class Flag(Enum):
+    RED = "red"
+    TWO = 2
+
+
+class Cargo(Operation):
+    moment: datetime
+    naive: datetime
+    day: date
+    amount: Decimal
+    flag: Flag
+    other: Flag
+    nested: dict[str, list[dict[str, date]]]
+    plain: dict = prop(factory=dict)
+
+    def perform(self) -> None:
+        ran.append(self)
+
+
+def test_a_value_loses_a_part_of_itself_on_its_way_through_json(test: Isolated) -> None:
+    sent = Cargo(
+        moment=datetime(2026, 10, 25, 2, 30, 0, 123456, tzinfo=timezone(timedelta(hours=5, minutes=30))),
+        naive=datetime(2026, 10, 25, 2, 30, 0, 1),
+        day=date(2024, 2, 29),
+        amount=Decimal("0.10"),
+        flag=Flag.RED,
+        other=Flag.TWO,
+        nested={"a": [{"b": date(1, 1, 1)}, {}], "": []},
+        plain={"a": [1, 2.5, None, True, {"b": []}]},
+    )
+    sent.async_().call()
+    test.run_pending()
+
+    (came,) = ran
+    assert came == sent
+    for name in ("moment", "naive", "day", "amount", "flag", "other", "nested", "plain"):
+        assert repr(getattr(came, name)) == repr(getattr(sent, name)), name
+    assert came.moment.utcoffset() == timedelta(hours=5, minutes=30)
+
+
+class Loose(Operation):
+    items: dict = prop(factory=dict)
+    number: float = 0.0
+
+    def perform(self) -> None: ...
+
+
+NO_JSON: dict[str, tuple[dict[str, Any], str]] = {
+    "not a number": ({"number": float("nan")}, "number"),
+    "infinity": ({"items": {"a": [float("-inf")]}}, "items['a'][0]"),
+    "a set": ({"items": {"a": [{"b": {1}}]}}, "items['a'][0]['b']"),
+    "a function": ({"items": {"a": lambda: None}}, "items['a']"),
+    "a key that is no text": ({"items": {"a": {1: 2}}}, "items['a']"),
+    "an object": ({"items": {"a": [0, object()]}}, "items['a'][1]"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_JSON)
+def test_a_value_that_is_no_json_is_found_out_in_the_worker(test: Isolated, kind: str) -> None:
+    given, path = NO_JSON[kind]
+    with pytest.raises(NotSerializable) as refused:
+        Loose(**given).async_().call()
+    assert isinstance(refused.value, TypeError)
+    assert refused.value.path.lstrip(".").startswith(path), refused.value
+    assert path in str(refused.value)
+    assert nothing_is_stored(test)
+
+
+# ---------------------------------------------------------------------------------------- 8 and 9: when, and whether
+
+
+class OnceUponATime(Scripted):
+    async_ = Async(at=datetime(2100, 1, 1, tzinfo=timezone.utc))
+
+
+def test_a_delay_of_the_class_wins_over_one_of_the_call(test: Isolated) -> None:
+    ticket = OnceUponATime().async_(in_=60).call()
+    assert test.run_pending() == []
+    test.advance(61)
+    test.run_pending()
+    assert ticket.reload().done
+
+    moment = datetime(2100, 1, 1, tzinfo=timezone.utc)
+    with pytest.raises(OptionsError, match="in_.*at|at.*in_"):
+        Scripted().async_(in_=60, at=moment)
+    with pytest.raises(dexpy.DeclarationError, match="in_.*at|at.*in_"):
+
+        class Both(Scripted):
+            async_ = Async(in_=60, at=moment)
+
+
+def test_a_rollback_leaves_a_row_or_a_message(test: Isolated, harbour_tables: None) -> None:
+    engine = test.runtime.store.database.engine
+    with Session(engine) as session, dexpy.session(session):
+        session.add(harbour.Effect(what="with it", run=""))
+        undone = Scripted(number=1).async_().call()
+        GrownDirect(old=1).async_(session=session).call()
+        session.rollback()
+    assert nothing_is_stored(test)
+    with pytest.raises(dexpy.RolledBack):
+        undone.wait(WAIT_S)
+
+    with Session(engine) as session:
+        kept = Scripted(number=2).async_(session=session).call()
+        with session.begin_nested() as savepoint:
+            Scripted(number=3).async_(session=session).call()
+            savepoint.rollback()
+        assert nothing_is_stored(test), "nobody sees it before the commit"
+        session.commit()
+    test.run_pending()
+    assert (ran, kept.reload().done, len(rows(test))) == ([2], True, 1)
+
+
+# -------------------------------------------------------------------------------------------- 10 to 16: retries, waits
+
+
+class Watched(Scripted):
+    """An application's base class: it watches everything, and tries again what may pass."""
+
+    retry_on = (Retry(ConnectionError, attempts=4, wait=10, jitter=0),)
+
+    def on_error(self, error: Exception) -> None:
+        seen.append(str(error))
+
+
+class WatchedToo(Watched):
+    def on_error(self, error: Exception) -> None:
+        super().on_error(error)
+        raise RuntimeError("an observer that fails decides nothing either")
+
+
+@pytest.mark.parametrize("kind", [Watched, WatchedToo])
+def test_an_observer_in_the_base_class_takes_the_place_of_the_retry_rule(test: Isolated, kind: type[Watched]) -> None:
+    rule = Watched.retry_on[0]
+    script.extend(ConnectionError(f"time {number}") for number in range(1, 10))
+    ticket = kind().async_().call()
+    run_out(test)
+
+    assert rule.attempts is not None
+    assert len(ran) - 1 == rule.attempts - 1, "tried again attempts - 1 times"
+    assert seen == [f"time {number}" for number in range(1, rule.attempts + 1)]
+    assert row(test, ticket.id)["status"] == "failed"
+
+
+class TwoRules(Scripted):
+    retry_on = (Retry(ConnectionError, attempts=3, wait=10), Retry(TimeoutError, KeyError, attempts=2, wait=10))
+
+
+def test_three_attempts_are_four_runs_or_are_counted_for_all_rules_together(test: Isolated) -> None:
+    script.extend(ConnectionError() for _ in range(9))
+    ticket = Patient().async_().call()
+    run_out(test)
+    assert (len(ran), row(test, ticket.id)["num_attempts"], row(test, ticket.id)["status"]) == (3, 3, "failed")
+
+    ran.clear()
+    script[:] = [ConnectionError(), TimeoutError(), ConnectionError(), None]
+    ticket = TwoRules().async_().call()
+    run_out(test)
+    assert (len(ran), row(test, ticket.id)["status"]) == (4, "done"), "two of one kind and one of the other: none is up"
+
+    ran.clear()
+    script[:] = [ConnectionError(), KeyError("a"), TimeoutError(), None]
+    ticket = TwoRules().async_().call()
+    run_out(test)
+    assert (len(ran), row(test, ticket.id)["error"]) == (3, "TimeoutError"), "two causes of one rule count together"
+
+
+def test_a_hundred_workers_with_one_row_claim_it_more_than_once(test: Isolated) -> None:
+    ticket = Scripted().async_().call()
+    kwargs = messages(test)[0]["message"]["kwargs"]
+    workers = [Runtime(test.runtime.settings) for _ in range(100)]
+    gate = threading.Barrier(len(workers))
+
+    def deliver(worker: Runtime) -> None:
+        actor = worker.broker.get_actor("dexpy.RecordJob")
+        assert worker.dispatcher.heart is not None
+        ids.append(worker.dispatcher.heart.worker_id)
+        gate.wait(60)
+        actor(**kwargs)
+
+    ids: list[str] = []
+    threads = [threading.Thread(target=deliver, args=(worker,)) for worker in workers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    for worker in workers:
+        worker.close()
+
+    assert len(set(ids)) == len(workers)
+    stored = row(test, ticket.id)
+    assert (ran, stored["status"], stored["num_attempts"], stored["claim_token"]) == ([0], "done", 1, 1)
+
+
+class Refuses(Scripted):
+    errors = {"not_today"}
+    retry_on = (Retry(Exception, attempts=2, wait=10),)
+
+
+def test_a_business_error_is_retried_like_a_crash(test: Isolated) -> None:
+    script.append(Error("not_today", "Come tomorrow", details={"day": 1}))
+    refused = Refuses().async_().call()
+    run_out(test)
+    assert len(ran) == 1
+    stored = row(test, refused.id)
+    assert (stored["status"], stored["failure"], stored["error"]) == ("failed", "business", "not_today")
+    assert refused.wait(WAIT_S) == Err("not_today", "Come tomorrow", {"day": 1})
+
+    ran.clear()
+    script.append(ValueError())
+    crashed = Refuses().async_().call()
+    run_out(test)
+    assert (len(ran), row(test, crashed.id)["status"]) == (2, "done")
+
+
+def test_a_wait_reports_a_failure_that_a_retry_heals(test: Isolated) -> None:
+    script.append(ConnectionError("this time"))
+    ticket = Patient().async_().call()
+    looks: list[int] = []
+    outcomes: list[Any] = []
+
+    def look_soon(number: int) -> float:
+        looks.append(number)
+        return LOOK_S
+
+    waiting = threading.Thread(target=lambda: outcomes.append(ticket.wait(WAIT_S, interval=look_soon)))
+    waiting.start()
+    test.run_pending()
+    between = row(test, ticket.id)
+    assert (between["status"], between["error"], between["num_attempts"]) == ("pending", "ConnectionError", 1)
+    before = len(looks)
+    eventually(lambda: len(looks) > before + 2, "it looks at the row between the tries")
+    run_out(test)
+    waiting.join(WAIT_S)
+    assert outcomes == [Ok(2)]
+
+
+class EndsItself(Operation):
+    """Does to its own running row what only a waiting one allows."""
+
+    def perform(self) -> None:
+        ticket = records.get(self.run_id).ticket
+        for event in (ticket.expire, lambda: ticket.fail("no")):
+            with pytest.raises(InvalidTransition, match="it is running") as refused:
+                event()
+            ran.append((refused.value.status, records.get(self.run_id).status))
+
+
+def test_a_run_that_is_under_way_or_over_is_expired_or_failed_all_the_same(test: Isolated) -> None:
+    EndsItself().async_().call()
+    test.run_pending()
+    assert ran == [("running", "running")] * 2
+
+    script[:] = [None, KeyError("x")]
+    done, failed = Scripted().async_().call(), Scripted().async_().call()
+    test.run_pending()
+    expired = Scripted().async_().call().expire()
+    for ticket, status in ((done, "done"), (failed, "failed"), (expired, "expired")):
+        before = row(test, ticket.id)
+        assert before["status"] == status
+        for event in (ticket.expire, lambda: ticket.fail("no")):  # noqa: B023 - called in this very round
+            with pytest.raises(InvalidTransition, match=f"it is {status}"):
+                event()
+        assert row(test, ticket.id) == before
+
+
+# ------------------------------------------------------------------------------------------- 17 to 20: who is told
+
+
+@pytest.mark.parametrize(
+    ("interrupt", "status", "failure", "counted"),
+    [(TimeLimitExceeded, "failed", "timeout", 1), (Shutdown, "pending", None, 0)],
+)
+def test_an_interrupt_leaves_the_row_running(
+    test: Isolated, interrupt: type[BaseException], status: str, failure: str | None, counted: int
+) -> None:
+    script.append(interrupt())
+    ticket = Scripted().async_().call()
+    with pytest.raises(interrupt):
+        test.run_pending()
+
+    stored = row(test, ticket.id)
+    assert (stored["status"], stored["failure"], stored["num_attempts"]) == (status, failure, counted)
+    assert stored["claimed_by"] is None
+    test.run_pending()
+    assert (row(test, ticket.id)["status"], len(ran)) == (("done", 2) if status == "pending" else (status, 1))
+
+
+def test_a_time_limit_in_a_worker_leaves_the_row_running(served: Place) -> None:
+    ticket = harbour.Drift().async_().call()
+    with pytest.raises(OperationFailed) as failed:
+        ticket.result(WAIT_S, LOOK_S)
+    assert failed.value.failure == "timeout"
+    assert served.row(ticket.id)["num_attempts"] == 1
+    assert harbour.Whistle(number=17).async_().call().result(WAIT_S, LOOK_S) == 17, "its thread is free again"
+
+
+def test_a_queue_that_nobody_serves_swallows_operations_in_silence(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    place.start("-Q", "default")
+    unserved = harbour.WhistleElsewhere(number=1).async_().call()
+    harbour.WhistleElsewhere(number=2).async_().call()
+    assert harbour.Whistle(number=3).async_().call().result(WAIT_S, LOOK_S) == 3
+
+    (warned,) = [record.getMessage() for record in caplog.records if "queue.unserved" in record.getMessage()]
+    assert "queue=elsewhere" in warned
+    assert place.status(unserved.id) == "pending"
+    assert records.where(queue="elsewhere").pending().count() == 2
+    place.start("-Q", "elsewhere")
+    assert unserved.result(WAIT_S, LOOK_S) == 1
+
+
+class Login(Operation):
+    password: str = prop(sensitive=True)
+    business: bool
+    errors = {"wrong"}
+
+    def perform(self) -> None:
+        if self.business:
+            raise Error("wrong", f"{self.password} is wrong", details={"given": self.password})
+        raise RuntimeError(f"cannot log in with {self.password}")
+
+
+@pytest.mark.parametrize("business", [True, False])
+def test_the_text_of_an_error_carries_a_secret_to_where_others_read(
+    test: Isolated, caplog: pytest.LogCaptureFixture, business: bool
+) -> None:
+    with caplog.at_level(logging.INFO):
+        ticket = Login(password=SECRET, business=business).async_().call()
+        sent = str(messages(test))
+        test.run_pending()
+    shown = json.dumps(ticket.reload().to_dict(), ensure_ascii=False)
+
+    assert shown.count("<sensitive>") == (2 if business else 0), shown
+    assert ("RuntimeError" in shown, "log in" in shown) == (False, False), "of a crash nothing is shown but that it was"
+    assert f"run={ticket.id}" in caplog.text
+    assert attempts(test, ticket.id)
+    for told in (shown, sent, caplog.text):
+        assert SECRET not in told
+        assert SECRET.encode("unicode_escape").decode() not in told
+
+
+def test_trace_and_actor_end_where_the_worker_begins(served: Place) -> None:
+    actor = {"type": "pilot", "id": 7}
+    with dexpy.trace(actor=actor, trace_id="voyage-20"):
+        ticket = harbour.Announce(number=200).async_().call()
+    told = ticket.result(WAIT_S, LOOK_S)
+
+    served.becomes(told["child"], "done")
+    found = list(records.for_trace("voyage-20"))
+    assert [record.name for record in found] == ["harbour.Announce", "harbour.Whistle", "harbour.Whistle"]
+    for record in found:
+        assert (record.trace["actor"], record.actor_type, record.actor_id) == (actor, "pilot", "7")
+        assert record.status == "done"
+    assert [record.parent_id for record in found] == [None, ticket.id, ticket.id]
+    runs = served.sql("SELECT run FROM effects WHERE what LIKE 'whistle 20_' ORDER BY run")
+    assert [each["run"] for each in runs] == [record.id for record in found[1:]]
