@@ -21,7 +21,7 @@ fi; \
 "$$found" .ci/prepare.py
 endef
 
-.PHONY: help demo test conformance check docs bench-quick clean
+.PHONY: help demo test conformance check docs bench-quick chaos chaos-quick clean
 
 help: ## show this
 	@echo "make demo    operations run by a real worker process, in a few seconds"
@@ -30,6 +30,8 @@ help: ## show this
 	@echo "make check   ruff, mypy and pyright"
 	@echo "make docs    the code on the pages of docs/ and in the docstrings, run"
 	@echo "make bench-quick  enqueue and drain beside raw psycopg and raw Dramatiq; needs PostgreSQL and Redis"
+	@echo "make chaos   operations while workers, producers and servers are killed, and all counted; ARGS=--help says more"
+	@echo "make chaos-quick  the same in about a minute, and what the count is worth"
 	@echo "make clean   remove .venv and what tools have left"
 
 demo: $(CORE)
@@ -52,6 +54,12 @@ docs: $(DEV)
 
 bench-quick: $(DEV)
 	@$(PYTHON) -m benchmarks.quick
+
+chaos: $(DEV)
+	@PYTHONPATH=tests $(PYTHON) -m chaos $(ARGS)
+
+chaos-quick: $(DEV)
+	@PYTHONPATH=tests $(PYTHON) -m chaos --quick
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -49,6 +49,8 @@ class Rescue:
             if gone := connection.execute(liveness.ended(dead, self._heart.own_ids)).scalars().all():
                 liveness.leave(connection, gone)
                 line(logging.WARNING, "workers.dead", workers=",".join(gone))
+            if dead is None:
+                liveness.forget_strays(connection)
 
     def _find_dead(self) -> Collection[str] | None:
         """The dead workers, where locks say which; on a server, end what they have open in the database."""

@@ -1,9 +1,9 @@
 """Messages that may have been lost are sent again: a flushed Redis, a purged queue, a worker that took them along.
 
 Nobody can see that a message is gone. What can be seen is a queue of the broker with fewer messages than there are
-records that wait for one; so many are sent again, the longest sent first. A record whose message was not lost has two
-then, and the second one is acknowledged without a run; the queue is short again by one, and the next look sends the
-next record. So it goes on until all have been sent that were lost, and a long queue is not made longer.
+records that wait for one or run by one; so many are sent again, the longest sent first. A record whose message was not
+lost has two then, and the second one is acknowledged without a run; the queue is short again by one, and the next look
+sends the next record. So it goes on until all have been sent that were lost, and a long queue is not made longer.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ WAITING: tuple[sa.ColumnElement[bool], ...] = (
     sa.or_(_r.scheduled_at.is_(None), _r.scheduled_at <= as_of(0)),
 )
 """Records whose message should be in the broker."""
+BEGUN: tuple[sa.ColumnElement[bool], ...] = (_r.status == "running", _r.send_count > 0)
+"""Records whose message a worker holds until their attempt is over."""
 
 
 class Resend:
@@ -84,10 +86,7 @@ class Resend:
                 ).all()
                 found = [row for row in found if row.now - row.enqueued_at >= self._window(row.send_count)]
             else:
-                waiting = connection.execute(
-                    sa.select(sa.func.count()).select_from(records).where(*WAITING, _r.queue == queue)
-                ).scalar_one()
-                missing = min(waiting - held, BATCH)
+                missing = min(connection.execute(self._expected(queue)).scalar_one() - held, BATCH)
                 if missing <= 0:
                     return ()
                 found = connection.execute(
@@ -98,6 +97,15 @@ class Resend:
                 sent = {"enqueued_at": after(0), "send_count": _r.send_count + 1}
                 connection.execute(sa.update(records).where(_r.id.in_(ids)).values(sent))
         return found
+
+    def _expected(self, queue: str) -> sa.Select[int]:
+        """How many messages a queue should have."""
+        kinds = [WAITING, BEGUN] if self._dispatcher.carrier.counts_running else [WAITING]
+        of_kind = [
+            sa.select(sa.func.count()).select_from(records).where(*kind, _r.queue == queue).scalar_subquery()
+            for kind in kinds
+        ]
+        return sa.select(sum(of_kind[1:], start=of_kind[0]))
 
     def _window(self, send_count: int) -> timedelta:
         return timedelta(seconds=min(self._after_s * 2.0 ** min(send_count - 1, 20), LONGEST_S))

@@ -58,6 +58,12 @@ def leave(connection: Connection, ids: Collection[str]) -> None:
     connection.execute(sa.delete(workers).where(workers.c.id.in_(ids)))
 
 
+def forget_strays(connection: Connection) -> None:
+    """Delete the sessions of workers that have no row: noted by one that was frozen, after it was taken for dead."""
+    known = sa.exists().where(workers.c.id == worker_sessions.c.worker)
+    connection.execute(sa.delete(worker_sessions).where(~known))
+
+
 def rows(connection: Connection) -> Sequence[Row[Any]]:
     """Every worker, with ``is_leased``: whether its lease still runs."""
     leased = (workers.c.leased_until >= as_of(0)).label("is_leased")

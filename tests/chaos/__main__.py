@@ -51,8 +51,8 @@ def arguments() -> argparse.Namespace:
 def chosen(given: argparse.Namespace) -> list[tuple[str, list[Made]]]:
     """Pairs, and what is run on each."""
     if given.quick:
-        first: Made = lambda stage: under_fire(stage, 16, 160, 7)  # noqa: E731
-        second: Made = lambda stage: under_fire(stage, 10, 100, 4)  # noqa: E731
+        first: Made = lambda stage: under_fire(stage, 15, 150, 6)  # noqa: E731
+        second: Made = lambda stage: under_fire(stage, 9, 90, 3)  # noqa: E731
         breaks: list[Made] = [lambda stage, promise=promise: broken(stage, promise, BREAK_S) for promise in BREAKS]  # type: ignore[misc]
         return [(BROKEN_ON, [first, *breaks]), ("sqlite+sql", [second])]
     if given.broken:

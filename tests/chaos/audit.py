@@ -1,7 +1,7 @@
 """What came of it: counted from the application's own tables and files, without the records.
 
-Only then the records are looked at: whether they say the same, whether any of them is not over, and how long it took until
-what a dead worker ran was begun again.
+Only then the records are looked at: whether they say the same, whether any of them is not over, and how long it took
+until what a dead worker ran was begun again.
 """
 
 from __future__ import annotations
@@ -22,6 +22,11 @@ from chaos.stage import Stage
 
 WORKER_PID = re.compile(r":(\d+):")
 """In a worker's id: host, pid, and what makes it unique."""
+TOLD = (
+    "id", "name", "status", "failure", "error_message", "queue", "priority", "created_at", "scheduled_at",
+    "enqueued_at", "send_count", "started_at", "completed_at", "num_attempts", "num_lost", "claim_token", "claimed_by",
+)  # fmt: skip
+"""What is told of a record when something is wrong with it."""
 
 
 @attrs.frozen
@@ -29,14 +34,18 @@ class Wait:
     """How long something took until it was begun.
 
     Attributes:
-        seconds: From the fault, or from when it was due.
-        undisturbed: From the last fault before it was begun: each may have cost it its message once more.
+        seconds: From the fault, or from when it was due, without those in which there was no database.
+        faults: That it may have been hit by: each takes as long as was promised, at most.
         run: The record's id.
     """
 
     seconds: float
-    undisturbed: float
+    faults: int
     run: str
+
+    def is_late(self, bound_s: float) -> bool:
+        """Whether it took longer than all its faults together may take."""
+        return self.seconds > bound_s * self.faults
 
 
 @attrs.define
@@ -93,21 +102,25 @@ class Faults:
     """Everything that was done to processes and servers.
 
     Attributes:
-        moments: Kills, freezes, and when the broker was emptied, in order.
+        kills: Of processes, and freezes.
+        emptied: When the broker was emptied, which hits all that wait.
         outages: When the database was away.
     """
 
-    moments: Sequence[float]
+    kills: Sequence[float]
+    emptied: Sequence[float]
     outages: Sequence[tuple[float, float]]
 
     def wait(self, at: float, began: float, run: str) -> Wait:
-        """The time from one moment to another, by what happened in between and without that in which there was no database."""
-        last = max([at, *(moment for moment in self.moments if at < moment < began), *self._ends(at, began)])
-        away = sum(max(0.0, min(began, until) - max(at, since)) for since, until in self.outages)
-        return Wait(began - at - away, began - last, run)
+        """The time from one moment to another.
 
-    def _ends(self, at: float, began: float) -> list[float]:
-        return [until for _, until in self.outages if at < until < began]
+        One further kill in between may have hit it too. That two more did is so improbable that it is not believed:
+        else every wait would be excused by a kill that had nothing to do with it.
+        """
+        further = sum(at < moment < began for moment in (*self.emptied, *(until for _, until in self.outages)))
+        killed = any(at < moment < began for moment in self.kills)
+        away = sum(max(0.0, min(began, until) - max(at, since)) for since, until in self.outages)
+        return Wait(began - at - away, 1 + further + killed, run)
 
 
 class Audit:
@@ -152,7 +165,7 @@ class Audit:
         self._count_effects(found)
         self._compare_records(found)
         self._count_messages(found)
-        faults = Faults(sorted([*(event.at for event in events), *emptied]), stage.outages)
+        faults = Faults([event.at for event in events], emptied, stage.outages)
         self._measure_recoveries(found, events, faults)
         self._measure_waits(found, faults)
         return found
@@ -214,7 +227,8 @@ class Audit:
 
     def _measure_recoveries(self, found: Count, events: Sequence[Death], faults: Faults) -> None:
         query = """
-            SELECT a.record_id, a.claim_token, a.worker, a.ended_at, r.claim_token AS last_token, r.started_at AS last_start
+            SELECT a.record_id, a.claim_token, a.worker, a.ended_at,
+                   r.claim_token AS last_token, r.started_at AS last_start
             FROM operation_attempts a JOIN operation_records r ON r.id = a.record_id WHERE a.failure = 'lost'
         """
         starts: dict[str, list[tuple[int, float]]] = {}
@@ -251,21 +265,20 @@ class Audit:
 
     def story(self, key: str) -> list[str]:
         """All that is known of one wish."""
-        lines = [f"{key}:"]
-        for name, query in {
+        of_run = "(SELECT run FROM chaos_wishes WHERE wish = :key)"
+        queries = {
             "wish": "SELECT * FROM chaos_wishes WHERE wish = :key",
             "effect": "SELECT * FROM chaos_effects WHERE wish = :key",
-            "record": "SELECT id, name, status, failure, error_message, queue, scheduled_at, enqueued_at, send_count, "
-            "started_at, completed_at, num_attempts, num_lost, claim_token, claimed_by, created_at FROM operation_records "
-            "WHERE id IN (SELECT run FROM chaos_wishes WHERE wish = :key)",
-            "attempt": "SELECT number, claim_token, worker, started_at, ended_at, failure, error FROM operation_attempts "
-            "WHERE record_id IN (SELECT run FROM chaos_wishes WHERE wish = :key) ORDER BY claim_token",
-        }.items():
+            "record": f"SELECT {', '.join(TOLD)} FROM operation_records WHERE id IN {of_run}",
+            "attempt": f"SELECT * FROM operation_attempts WHERE record_id IN {of_run} ORDER BY claim_token",
+        }
+        lines = [f"{key}:"]
+        for name, query in queries.items():
             for row in self.ask(query, key=key):
-                lines.append(f"    {name}: " + " ".join(f"{column}={value}" for column, value in row._mapping.items()))
-        for words in Journal(CALLS, self._folder).lines():
-            if words[0] == key:
-                lines.append(f"    call: {' '.join(words)}")
+                facts = {column: value for column, value in row._mapping.items() if column != "traceback"}
+                lines.append(f"    {name}: " + " ".join(f"{column}={value}" for column, value in facts.items()))
+        calls = (words for words in Journal(CALLS, self._folder).lines() if words[0] == key)
+        lines += [f"    call: {' '.join(words)}" for words in calls]
         runs = [row[0] for row in self.ask("SELECT run FROM chaos_wishes WHERE wish = :key", key=key)]
         for log in sorted(self._folder.glob("*.log")):
             said = [line for line in log.read_text(errors="replace").splitlines() if any(run in line for run in runs)]

@@ -26,8 +26,10 @@ FIRST = ("in_perform", "before_ack", "at random")
 """Before chance decides, so that a short run has these too."""
 FORGOTTEN_AFTER_S = 4.0
 """A warrant that nobody has come by for so long is withdrawn."""
-SPARED = 2
-"""Of so many workers that serve, one may be killed: the promise is about what the others take over."""
+SPARED = 0.6
+"""The share of the workers that has to serve before one is killed: what is promised is that others take over."""
+OVERTIME = 1.5
+"""So many times longer it may take, where a busy machine starts workers too slowly to kill as many as planned."""
 TIRED_AFTER = 3
 """A supervisor whose processes have died so often waits long before the next one; it is then killed itself."""
 
@@ -76,7 +78,7 @@ class Director:
         self._plan = plan
         self._fleet = fleet
         self._stage = stage
-        self._ends_at = 0.0
+        self._ends_at = self._latest_end = 0.0
         self._next_kill_at = 0.0
         self._first = [place for place in FIRST if place in plan.places]
         self._open: dict[str, float] = {}
@@ -87,6 +89,7 @@ class Director:
         """The time runs from now on."""
         now, plan = time.monotonic(), self._plan
         self._ends_at = now + plan.seconds
+        self._latest_end = now + plan.seconds * OVERTIME
         self._next_kill_at = now + 0.5
         self._spread(plan.empties, self._empty, 0.15)
         self._spread(plan.shakes, self._shake, 0.0)
@@ -102,7 +105,13 @@ class Director:
     @property
     def is_over(self) -> bool:
         """Whether the time is over, and nobody is frozen any more."""
-        return time.monotonic() >= self._ends_at and not self._fleet.frozen
+        now = time.monotonic()
+        if now < self._ends_at and now < self._latest_end:
+            return False
+        if len(self._fleet.kills) < self._plan.kills and now < self._latest_end:
+            self._ends_at = now + 1.0
+            return False
+        return not self._fleet.frozen
 
     def act(self) -> None:
         """Do what is due now."""
@@ -136,7 +145,7 @@ class Director:
     def _kill(self) -> bool:
         ready = self._fleet.ready()
         # One after the other: two warrants at once could end the last worker.
-        if self._open or len(ready) < SPARED:
+        if self._open or not self._spares_one():
             return False
         if tired := [worker for worker in ready if worker.deaths >= TIRED_AFTER]:
             self._fleet.kill_supervisor(tired[0], alone=False)
@@ -169,11 +178,13 @@ class Director:
         return True
 
     def _freeze(self) -> bool:
-        ready: list[Member] = self._fleet.ready()
-        if self._open or len(ready) < SPARED:
+        if self._open or not self._spares_one():
             return False
-        self._fleet.freeze(self._busiest(ready))
+        self._fleet.freeze(self._busiest(self._fleet.ready()))
         return True
+
+    def _spares_one(self) -> bool:
+        return len(self._fleet.ready()) >= max(2, SPARED * len(self._fleet.of("worker")))
 
     def _busiest(self, workers: list[Member]) -> Member:
         """Who has begun most lately: to freeze one that does nothing proves nothing."""

@@ -90,12 +90,11 @@ def run(scenario: Scenario, stage: Stage, folder: Path) -> Finding:
     count = audit.count(stage, events, director.emptied)
     bad = [*count.lost, *count.doubled, *count.ghosts, *count.disagreeing, *count.not_final, *count.vanished]
     stories = [line for key in dict.fromkeys(bad[:8]) for line in audit.story(key)]
-    for waits in (count.recoveries, count.waits):
-        for wait in sorted(waits, key=lambda wait: -wait.undisturbed)[:3]:
-            if wait.undisturbed <= RESCUE_WITHIN_S:
-                break
-            keys = audit.ask("SELECT wish FROM chaos_wishes WHERE run = :run", run=wait.run)
-            stories += [f"{wait.seconds:.1f} s until it was begun:", *(line for row in keys for line in audit.story(row[0]))]
+    late = [wait for wait in (*count.recoveries, *count.waits) if wait.seconds > RESCUE_WITHIN_S]
+    for wait in late[:3]:
+        stories.append(f"{wait.seconds:.1f} s until it was begun:")
+        for row in audit.ask("SELECT wish FROM chaos_wishes WHERE run = :run", run=wait.run):
+            stories += audit.story(row[0])
     if left["rows in operation_worker_sessions"]:
         stories += [str(tuple(row)) for row in audit.ask("SELECT * FROM operation_worker_sessions")]
     if stories:
@@ -110,7 +109,9 @@ def _chronicle(events: list[Death], emptied: list[float], stage: Stage) -> list[
     told = [(event.at, f"{event.place}, pid {event.pid}") for event in events]
     told += [(at, "broker emptied") for at in emptied]
     told += [(since, f"database away for {until - since:.1f} s") for since, until in stage.outages]
-    return [f"    {time.strftime('%H:%M:%S', time.gmtime(at))}.{at % 1 * 1000:03.0f} {what}" for at, what in sorted(told)]
+    return [
+        f"    {time.strftime('%H:%M:%S', time.gmtime(at))}.{at % 1 * 1000:03.0f} {what}" for at, what in sorted(told)
+    ]
 
 
 def _environment(stage: Stage) -> dict[str, str]:

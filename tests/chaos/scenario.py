@@ -9,7 +9,7 @@ from chaos.stage import Stage
 
 RESCUE_WITHIN_S = 5.0
 """The promise that dexpy is given to keep, in seconds: the shortest there is."""
-BREAKS = ("fence", "relay", "claim")
+BREAKS = ("fence", "relay", "claim-count")
 
 MIX = {
     "deed": 36.0, "delayed": 8.0, "urgent": 8.0, "loud": 8.0, "parent": 7.0, "await": 6.0, "pay": 8.0,
@@ -40,9 +40,9 @@ class Scenario:
     plan: Plan
     rate: float
     asked: int = 0
-    takes_s: float = 0.3
+    takes_s: float = 0.2
     mix: dict[str, float] = attrs.field(factory=lambda: dict(MIX))
-    workers: int = 3
+    workers: int = 4
     producers: int = 1
     threads: int = 4
     undone: float = 0.08
@@ -84,15 +84,13 @@ def broken(stage: Stage, promise: str, seconds: float) -> Scenario:
         seconds: How long it is tried.
     """
     quiet = {"deed": 1.0}
+    calm = Scenario(Plan(seconds, 0, {}), 10.0, mix=quiet, workers=2, undone=0.0, repeated=0.0, broken=promise)
     if promise == "fence":
         # In the middle of what they do, before their first statement: no session of theirs can be ended then.
         plan = Plan(seconds / 2, 0, {}, freezes=1, frozen_s=RESCUE_WITHIN_S * 0.9)
-        return Scenario(plan, rate=10.0, takes_s=1.2, mix=quiet, workers=2, threads=12, undone=0.0, repeated=0.0, settle_s=3.0, broken=promise)
-    if promise == "claim":
-        return Scenario(
-            Plan(seconds, 0, {}), rate=20.0, takes_s=0.02, mix=quiet, workers=2, undone=0.0, repeated=0.5, settle_s=3.0, broken=promise
-        )
+        return attrs.evolve(calm, plan=plan, takes_s=1.2, threads=12, settle_s=3.0)
+    if promise == "claim-count":
+        return attrs.evolve(calm, rate=20.0, takes_s=0.02, repeated=0.5, settle_s=3.0)
     places = {place: weight for place, weight in places_of(stage).items() if place in ("in_perform", "after_claim")}
     mix = {"deed": 2.0, "delayed": 1.0, "stumble": 1.0}
-    plan = Plan(seconds, 3, places)
-    return Scenario(plan, rate=10.0, mix=mix, workers=2, undone=0.0, repeated=0.0, settle_s=RESCUE_WITHIN_S, broken=promise)
+    return attrs.evolve(calm, plan=Plan(seconds, 3, places), mix=mix, settle_s=RESCUE_WITHIN_S)

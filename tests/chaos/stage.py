@@ -1,8 +1,8 @@
 """Where a run takes place: a database and a broker of its own, with ways to do them harm.
 
-PostgreSQL and Redis are started for this alone, where their programs are here: then the one is restarted without a shutdown,
-and the other emptied as a whole. Otherwise the servers of the tests are used, with a database, a namespace or a virtual host
-of their own, and connections are cut from outside. Nobody else's data is touched either way.
+PostgreSQL and Redis are started for this alone, where their programs are here: then the one is restarted without a
+shutdown, and the other emptied as a whole. Otherwise the servers of the tests are used, with a database, a namespace or
+a virtual host of their own, and connections are cut from outside. Nobody else's data is touched either way.
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ Row = tuple[str, str, bool]
 def rows(found: Finding) -> Iterator[Row]:
     """The lines of the table."""
     count, scenario = found.count, found.scenario
-    yield "operations committed", f"{len(count.committed)} (asked {scenario.asked})", len(count.committed) >= scenario.asked
+    committed = len(count.committed)
+    yield "operations committed", f"{committed} (asked {scenario.asked})", committed >= scenario.asked
     yield "done, counted by their effects", str(count.done), True
     yield "failed as meant, without effect", str(count.failed_as_meant), True
     yield from _kills(found)
@@ -32,7 +33,8 @@ def rows(found: Finding) -> Iterator[Row]:
         yield "broker emptied", str(len(found.emptied)), len(found.emptied) >= scenario.plan.empties
     if found.stage.shake is not None:
         away = ", ".join(f"{until - since:.1f} s" for since, until in found.stage.outages)
-        yield found.stage.shake_is, f"{len(found.stage.outages)} ({away})", len(found.stage.outages) >= scenario.plan.shakes
+        times = len(found.stage.outages)
+        yield found.stage.shake_is, f"{times} ({away})", times >= scenario.plan.shakes
     yield "lost", str(len(count.lost)), not count.lost
     yield "doubled", str(len(count.doubled)), not count.doubled
     yield "effects of what failed or was rolled back", str(len(count.ghosts)), not count.ghosts
@@ -53,9 +55,9 @@ def rows(found: Finding) -> Iterator[Row]:
 
 
 def _waits(what: str, waits: list[Wait]) -> Iterator[Row]:
-    longest = max((wait.undisturbed for wait in waits), default=0.0)
+    late = sum(wait.is_late(RESCUE_WITHIN_S) for wait in waits)
     yield what, f"{max((wait.seconds for wait in waits), default=0.0):.2f}", True
-    yield "  since the last fault before it", f"{longest:.2f} (bound {RESCUE_WITHIN_S:g})", longest <= RESCUE_WITHIN_S
+    yield f"  later than {RESCUE_WITHIN_S:g} s for each fault", str(late), not late
 
 
 def _kills(found: Finding) -> Iterator[Row]:
@@ -81,7 +83,8 @@ def _messages(found: Finding) -> Iterator[Row]:
     yield "messages sent, and come again", f"{count.sends}, {count.redeliveries}", True
     yield "messages for each operation", f"{sent / len(count.committed):.3f}", True
     each = sent / count.turns
-    yield f"messages for each of {count.turns} turns", f"{each:.3f} (at most {MESSAGES_AT_MOST})", each <= MESSAGES_AT_MOST
+    is_good = each <= MESSAGES_AT_MOST
+    yield f"messages for each of {count.turns} turns", f"{each:.3f} (at most {MESSAGES_AT_MOST})", is_good
 
 
 def show(found: Finding) -> bool:
@@ -95,7 +98,8 @@ def show(found: Finding) -> bool:
     print(f"  {'seconds until all was over':<{WIDTH}} {found.seconds:.1f}")
     if broken:
         harm = len(found.count.lost) + len(found.count.doubled)
-        print(f"\n  {'As it should be: the harm was seen.' if harm else 'NO HARM WAS SEEN: this count is worth nothing.'}", flush=True)
+        said = "As it should be: the harm was seen." if harm else "NO HARM WAS SEEN: this count is worth nothing."
+        print(f"\n  {said}", flush=True)
         return harm > 0
     bad = [what.strip() for what, _, is_good in made if not is_good]
     if found.stories:

@@ -1,7 +1,7 @@
 """The application's tables, which say what should have been done and what was.
 
-A `Wish` is written in the transaction that enqueues an operation: it is there exactly if that was committed, and is the truth
-of what has to be done. An `Effect` is written by the run, in a table where nothing keeps a second one out.
+A `Wish` is written in the transaction that enqueues an operation: it is there exactly if that was committed, and is the
+truth of what has to be done. An `Effect` is written by the run, in a table where nothing keeps a second one out.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Death warrants: a file for each place where some process is to end itself, taken by the first one that comes by.
 
-Which kind of process heeds which place, and with what probability it does so each time it passes, is said on its command line:
-``--die in_perform=0.5``. So the harness decides when, and chance decides whom and at which of many passes.
+Which kind of process heeds which place, and with what probability it does so each time it passes, is said on its
+command line: ``--die in_perform=0.5``. So the harness decides when, and chance whom, and at which of many passes.
 """
 
 from __future__ import annotations

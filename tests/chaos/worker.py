@@ -22,6 +22,6 @@ if __name__ == "__main__":
     parser.add_argument("rest", nargs="*")
     given = parser.parse_args()
     checkpoint.reached = Reaper(Path(os.environ[FOLDER]), chances(given.die))
-    # Imported by the process that serves, as its supervisor has no application; before the application, which configures.
-    modules = [*([f"chaos.broken.{given.broken}"] if given.broken else []), "chaos.application"]
+    # For the process that serves to import: its supervisor has no application. First, as the application configures.
+    modules = [*([f"chaos.broken.{given.broken.replace('-', '_')}"] if given.broken else []), "chaos.application"]
     sys.exit(run(["worker", *modules, *given.rest]))

@@ -287,20 +287,21 @@ def kill_enqueuers_at_each_point(deaths: Deaths) -> None:
     """Kill scripts at each point of an enqueue, while a worker serves: all of it is there, or nothing."""
     pair = deaths.pair
     pair.start(module="mortals")
-    points = ["after_insert", "after_commit"]
+    uncommitted = ["after_insert", "not_committed"]
+    points = [*uncommitted, "after_commit"]
     if not pair.is_transactional:
         points += ["before_send", "after_send"]
     ended = deaths.enqueue(points)
     found = [deaths.at(point) for point in points]
 
     assert ended == [f"{death.pid}:{-signal.SIGKILL}" for death in found]
-    committed = range(1, len(points))
+    committed = range(len(uncommitted), len(points))
     with_rows = sa.select(Customer.id).where(Customer.id >= WITH_ITS_ROW).order_by(Customer.id)
     assert [row.id - WITH_ITS_ROW for row in pair.sql(with_rows)] == list(committed)
     rows = sorted(all_final(pair), key=lambda row: int(row.params["number"]))
     assert [row.params["number"] for row in rows] == list(committed)
     is_done_once(pair, rows, effects_of(committed))
-    for row, death in zip(rows, found[1:], strict=True):
+    for row, death in zip(rows, found[len(uncommitted) :], strict=True):
         assert row.num_attempts == 1
         assert seconds_between(pair, row.started_at, death.at) < RESCUE_WITHIN_S, (death, row, pair.tell())
     is_quiet(pair)

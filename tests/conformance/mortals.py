@@ -109,5 +109,6 @@ def enqueue(number: int) -> None:
         session.add(Customer(id=WITH_ITS_ROW + number, name="committed together"))
         session.flush()
         Mark(number=number).async_(session=session).call()
+        checkpoint("not_committed")
         session.commit()
     engine.dispose()

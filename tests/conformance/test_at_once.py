@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import os
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,29 @@ def test_postgresql_gets_no_transaction_around_it_and_its_level_back(url: str, l
         connection.exec_driver_sql("INSERT INTO numbers VALUES (2)")
         raise ZeroDivisionError
     assert numbers(outside) == [1]
+    database.engine.dispose()
+
+
+@on("postgresql")
+def test_it_goes_to_postgresql_and_back_once(url: str, tmp_path: Path) -> None:
+    database, _ = open_one(url, None)
+    file = (tmp_path / "said").open("w+")
+    with database.connect() as connection:
+        line = connection.connection.driver_connection.pgconn
+
+    def trips(block: Callable[[], AbstractContextManager[sa.Connection]]) -> int:
+        """How often the server was waited for."""
+        said = os.path.getsize(file.name)
+        line.trace(file.fileno())
+        with block() as connection:
+            connection.exec_driver_sql("INSERT INTO numbers VALUES (1)")
+        line.untrace()
+        file.seek(said)
+        return sum(entry.split("\t")[1:4:2] in (["F", "Sync"], ["F", "Query"]) for entry in file)
+
+    assert trips(database.at_once) == 1
+    assert trips(database.begin) > 1
+    file.close()
     database.engine.dispose()
 
 

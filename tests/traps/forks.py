@@ -46,9 +46,10 @@ def in_a_child(work: Callable[[], None]) -> int:
 
 if __name__ == "__main__":
     runtime = dexpy.configure(database=sys.argv[1])
-    # Engine, pool, broker and heartbeat are there, and one connection is in use while the process forks.
+    # Engine, pool, broker and heartbeat are there; while it forks, one connection is in use and another one is idle.
     use("before", 0)
     with runtime.store.database.engine.connect() as held:
+        runtime.store.database.engine.connect().close()
         name = connection_name(held)
         child = in_a_child(lambda: use("child", 100))
         use("parent", 200)

@@ -166,11 +166,16 @@ def furnish(url: str) -> None:
 
 
 def connection_name(connection: sa.Connection) -> Any:
-    """What the server calls this connection; the connection's own object, where there is no server."""
+    """What the server calls this connection; which process has opened it, where there is no server."""
     queries = {"postgresql": "SELECT pg_backend_pid()", "mysql": "SELECT connection_id()"}
     queries["mariadb"] = queries["mysql"]
     query = queries.get(connection.dialect.name)
-    return id(connection.connection.driver_connection) if query is None else connection.exec_driver_sql(query).scalar()
+    return connection.info["opened_by"] if query is None else connection.exec_driver_sql(query).scalar()
+
+
+@sa.event.listens_for(sa.Engine, "connect")
+def _opened(_driver: Any, record: Any) -> None:
+    record.info["opened_by"] = os.getpid()
 
 
 class TellConnection(HarbourOperation):

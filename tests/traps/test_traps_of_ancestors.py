@@ -10,10 +10,11 @@
     test_a_value_that_is_no_json_is_found_out_in_the_worker
  8. test_a_delay_of_the_class_wins_over_one_of_the_call
  9. test_a_rollback_leaves_a_row_or_a_message,
-    and with a broker that is down, conformance: test_a_broker_that_is_down_loses_what_was_committed
+    over servers: test_a_broker_that_is_down_loses_what_was_committed
 10. test_an_observer_in_the_base_class_takes_the_place_of_the_retry_rule
 11. test_three_attempts_are_four_runs_or_are_counted_for_all_rules_together
-12. test_a_hundred_workers_with_one_row_claim_it_more_than_once, and over servers in conformance;
+12. test_a_hundred_workers_with_one_row_claim_it_more_than_once,
+    over servers: test_a_hundred_deliveries_of_one_row_claim_it_more_than_once;
     two schedulers and one tick: to be written with schedules.
 13. test_a_business_error_is_retried_like_a_crash
 14. test_a_wait_reports_a_failure_that_a_retry_heals
@@ -25,6 +26,7 @@
 20. test_trace_and_actor_end_where_the_worker_begins; values of the surroundings: to be written with them.
 
 A name says the trap as a sentence; the test shows that it does not close.
+What stands after "over servers" is in ``tests/conformance/test_traps.py``.
 """
 
 from __future__ import annotations
@@ -72,6 +74,7 @@ from dexpy.testing import Isolated
 
 WAIT_S = 20.0
 LOOK_S = 0.02
+THREADS = 4
 SECRET = "hunter2-Ω"
 
 script: list[BaseException | None] = []
@@ -92,7 +95,7 @@ def _clean() -> None:
 def open_place(tmp_path_factory: pytest.TempPathFactory) -> Generator[Place]:
     """A place for all tests of this file, with one worker that serves all queues."""
     found = Place(tmp_path_factory.mktemp("place"))
-    found.start()
+    found.start(threads=THREADS)
     yield found
     found.close()
 
@@ -167,7 +170,7 @@ def test_a_message_that_is_delivered_twice_runs_twice(test: Isolated) -> None:
         actor(**{**kwargs, "record_id": id})
 
     for id in (again.id, ticket.id):
-        threads = [threading.Thread(target=deliver, args=(id,)) for _ in range(12)]
+        threads = [threading.Thread(target=deliver, args=(id,), daemon=True) for _ in range(12)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -444,7 +447,7 @@ def test_a_hundred_workers_with_one_row_claim_it_more_than_once(test: Isolated) 
         actor(**kwargs)
 
     ids: list[str] = []
-    threads = [threading.Thread(target=deliver, args=(worker,)) for worker in workers]
+    threads = [threading.Thread(target=deliver, args=(worker,), daemon=True) for worker in workers]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -488,7 +491,7 @@ def test_a_wait_reports_a_failure_that_a_retry_heals(test: Isolated) -> None:
         looks.append(number)
         return LOOK_S
 
-    waiting = threading.Thread(target=lambda: outcomes.append(ticket.wait(WAIT_S, interval=look_soon)))
+    waiting = threading.Thread(target=lambda: outcomes.append(ticket.wait(WAIT_S, interval=look_soon)), daemon=True)
     waiting.start()
     test.run_pending()
     between = row(test, ticket.id)
@@ -552,12 +555,12 @@ def test_an_interrupt_leaves_the_row_running(
 
 
 def test_a_time_limit_in_a_worker_leaves_the_row_running(served: Place) -> None:
-    ticket = harbour.Drift().async_().call()
-    with pytest.raises(OperationFailed) as failed:
-        ticket.result(WAIT_S, LOOK_S)
-    assert failed.value.failure == "timeout"
-    assert served.row(ticket.id)["num_attempts"] == 1
-    assert harbour.Whistle(number=17).async_().call().result(WAIT_S, LOOK_S) == 17, "its thread is free again"
+    for ticket in [harbour.Drift().async_().call() for _ in range(THREADS)]:
+        with pytest.raises(OperationFailed) as failed:
+            ticket.result(WAIT_S, LOOK_S)
+        assert failed.value.failure == "timeout"
+        assert served.row(ticket.id)["num_attempts"] == 1
+    assert harbour.Whistle(number=17).async_().call().result(WAIT_S, LOOK_S) == 17, "its threads are free again"
 
 
 def test_a_queue_that_nobody_serves_swallows_operations_in_silence(

@@ -4,12 +4,13 @@
     test_a_send_whose_answer_is_lost_takes_back_what_the_worker_wrote
  2. test_the_copies_of_a_message_are_as_many_runs
  3. test_who_finishes_after_its_rescue_still_has_its_hooks_and_children,
-    and a worker that freezes, conformance: test_a_worker_that_thaws_after_its_rescue_still_writes
+    over servers: test_a_worker_that_thaws_after_its_rescue_still_writes
  4. test_a_row_that_the_same_worker_has_claimed_again_looks_like_its_own
- 5. test_a_worker_whose_clock_is_ahead_takes_the_living_for_dead, and over servers in conformance;
-    cron steps: to be written with schedules.
+ 5. test_a_worker_whose_clock_is_ahead_takes_the_living_for_dead,
+    over servers: test_a_worker_whose_clock_is_wrong_takes_the_living_for_dead_or_lives_for_ever,
+    test_a_delay_counts_by_a_clock_that_is_wrong; cron steps: to be written with schedules.
  6. test_one_bad_row_or_an_unknown_class_stops_the_rescue_of_all_others,
-    and a database that is cut, conformance: test_a_bad_row_an_unknown_class_or_a_cut_database_stops_the_relay
+    over servers: test_a_bad_row_an_unknown_class_or_a_cut_database_stops_the_relay
  7. test_a_shutdown_costs_an_attempt_or_a_crash_costs_none
  8. test_params_that_cannot_be_read_are_tried_for_ever,
     test_what_else_a_row_says_in_a_form_that_nobody_knows_keeps_it_running
@@ -18,12 +19,14 @@
     test_a_result_of_the_wrong_type_is_found_after_the_commit
 11. test_a_retry_that_cannot_be_says_nothing_of_why; bulk actions and unique keys: to be written with them.
 12. test_a_secret_leaks_at_one_of_its_sinks, test_a_secret_leaks_from_a_worker,
-    test_a_redactor_that_fails_lets_the_secret_through_or_keeps_the_row_running, and over servers in conformance
+    test_a_redactor_that_fails_lets_the_secret_through_or_keeps_the_row_running,
+    over servers: test_a_secret_leaks_from_a_server
 13. test_counting_with_a_limit_costs_as_much_as_counting_all; counts of a page: to be written with the page.
 14. test_a_worker_that_starts_anew_with_the_same_pid_has_the_same_name
-15. test_a_fork_shares_the_connections_of_its_parent, and over servers in conformance
+15. test_a_fork_shares_the_connections_of_its_parent, with the same name over servers
 
 A name says the trap as a sentence; the test shows that it does not close.
+What stands after "over servers" is in ``tests/conformance/test_traps.py``.
 """
 
 from __future__ import annotations
@@ -84,7 +87,7 @@ class FastBroker(StubBroker):
 
     def enqueue(self, message: dramatiq.Message[Any], *, delay: int | None = None) -> dramatiq.Message[Any]:
         actor = self.get_actor(message.actor_name)
-        running = threading.Thread(target=actor, kwargs=message.kwargs)
+        running = threading.Thread(target=actor, kwargs=message.kwargs, daemon=True)
         running.start()
         running.join(WAIT_S)
         self.seen = dexpy.records.get(message.kwargs["record_id"])
@@ -223,24 +226,27 @@ def test_a_row_that_the_same_worker_has_claimed_again_looks_like_its_own(test: I
     words[:] = [threading.Event(), threading.Event()]
     ticket = Twice().async_().call()
     kwargs, actor = messages(test)[0]["message"]["kwargs"], test.runtime.broker.get_actor("dexpy.RecordJob")
-    first, second = (threading.Thread(target=actor, kwargs=kwargs) for _ in range(2))
+    first, second = (threading.Thread(target=actor, kwargs=kwargs, daemon=True) for _ in range(2))
     first.start()
-    eventually(lambda: ran == ["begun 0"], "the first run begins")
-    claimed_first = row(test, ticket.id)
-    with test.runtime.store.begin() as connection:
-        assert apply(connection, "rescue", ticket.id, claim_token=1, wait_s=0, sent=True, **LOST) is not None
-    second.start()
-    eventually(lambda: ran == ["begun 0", "begun 1"], "the second run begins")
-    claimed_again = row(test, ticket.id)
-    assert claimed_again["status"] == claimed_first["status"] == "running"
-    assert claimed_again["claimed_by"] == claimed_first["claimed_by"]
+    try:
+        eventually(lambda: ran == ["begun 0"], "the first run begins")
+        claimed_first = row(test, ticket.id)
+        with test.runtime.store.begin() as connection:
+            assert apply(connection, "rescue", ticket.id, claim_token=1, wait_s=0, sent=True, **LOST) is not None
+        second.start()
+        eventually(lambda: ran == ["begun 0", "begun 1"], "the second run begins")
+        claimed_again = row(test, ticket.id)
+        assert claimed_again["status"] == claimed_first["status"] == "running"
+        assert claimed_again["claimed_by"] == claimed_first["claimed_by"]
 
-    words[0].set()
-    first.join(WAIT_S)
-    assert row(test, ticket.id) == claimed_again, "the first one has written nothing"
-    assert sql(test, "SELECT what FROM effects") == []
-    words[1].set()
-    second.join(WAIT_S)
+        words[0].set()
+        first.join(WAIT_S)
+        assert row(test, ticket.id) == claimed_again, "the first one has written nothing"
+        assert sql(test, "SELECT what FROM effects") == []
+    finally:
+        for word in words:
+            word.set()
+        second.join(WAIT_S)
     stored = row(test, ticket.id)
     assert (stored["status"], json.loads(stored["result"])) == ("done", {"value": 1})
     assert [each["what"] for each in sql(test, "SELECT what FROM effects")] == ["run 1"]
@@ -701,6 +707,9 @@ def test_a_fork_shares_the_connections_of_its_parent(place: Place) -> None:
     assert ended.returncode == 0, ended.stderr
     sides = {found["side"]: found for found in map(json.loads, ended.stdout.splitlines())}
     assert set(sides) == {"before", "child", "parent", "after"}
+    before, child, parent, after = (set(sides[side]["connections"]) for side in ("before", "child", "parent", "after"))
+    assert child
+    assert not child & (before | parent | after)
     assert sides["child"]["worker"] != sides["parent"]["worker"] == sides["after"]["worker"]
     told = [each["what"] for each in place.sql("SELECT what FROM effects")]
     assert len(told) == len(set(told)) == 4 * 10

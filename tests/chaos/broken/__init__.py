@@ -1,1 +1,1 @@
-"""dexpy with one promise taken out, for workers that import one of these modules: what the count is worth is seen here."""
+"""dexpy with one promise taken out, for workers that import one of these modules: what the count is worth shows."""

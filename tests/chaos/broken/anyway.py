@@ -28,7 +28,9 @@ def applying_anyway(event: str, without: tuple[str, ...] = ()) -> Callable[..., 
     def apply_anyway(connection: Connection, asked: str, id: str, **values: Any) -> Any:
         if asked != event:
             return apply(connection, asked, id, **values)
-        changed = connection.execute(update, {f"{PREFIX}{name}": value for name, value in (values | {"id": id}).items()})
+        changed = connection.execute(
+            update, {f"{PREFIX}{name}": value for name, value in (values | {"id": id}).items()}
+        )
         return connection.execute(read, {"of": id}).first() if changed.rowcount else None
 
     return apply_anyway
