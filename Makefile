@@ -1,6 +1,8 @@
 # Everything runs in .venv, which the first command makes. Needs make and Python 3.11 or later, nothing else.
 
 PYTHON = .venv/bin/python
+# Tests mostly wait, so more of them run at once than there are cores: make test PROCESSES=8. With 0 all run in one process.
+PROCESSES = 4
 CORE = .venv/.installed-core
 DEV = .venv/.installed-dev
 
@@ -25,7 +27,7 @@ endef
 
 help: ## show this
 	@echo "make demo    operations run by a real worker process, in a few seconds"
-	@echo "make test    the test suite, on SQLite"
+	@echo "make test    the test suite, on SQLite and a Redis that it brings along"
 	@echo "make conformance  the same promises on every pair of PostgreSQL, MariaDB, SQLite and Redis, RabbitMQ, SQL"
 	@echo "make check   ruff, mypy and pyright"
 	@echo "make docs    the code on the pages of docs/ and in the docstrings, run"
@@ -38,10 +40,10 @@ demo: $(CORE)
 	@$(PYTHON) -m dexpy demo
 
 test: $(DEV)
-	@$(PYTHON) -m pytest
+	@$(PYTHON) -m pytest -n $(PROCESSES)
 
 conformance: $(DEV)
-	@$(PYTHON) -m pytest -m servers
+	@$(PYTHON) -m pytest -n $(PROCESSES) -m "servers or anywhere"
 
 check: $(DEV)
 	$(PYTHON) -m ruff check .

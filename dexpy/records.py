@@ -10,8 +10,13 @@ Example:
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from datetime import timedelta
+
 from dexpy.foundation.door import store_in_force
+from dexpy.recording import retention
 from dexpy.recording.queries import Attempt, Page, Record, RecordQuery
+from dexpy.recording.tables import FINAL
 from dexpy.recording.tables import attempts as attempts_table
 from dexpy.recording.tables import records as table
 
@@ -31,6 +36,7 @@ __all__ = [
     "get",
     "newest_first",
     "pending",
+    "prune",
     "running",
     "table",
     "where",
@@ -51,6 +57,33 @@ newest_first = _every.newest_first
 def all() -> RecordQuery:  # noqa: A001 - reads as records.all()
     """Every record."""
     return _every
+
+
+def prune(
+    *, older_than: timedelta, statuses: Collection[str] = FINAL, batch: int = retention.BATCH, dry_run: bool = False
+) -> int:
+    """Delete records that ended long ago, with their attempts, batch by batch.
+
+    Args:
+        older_than: They ended at least so long ago.
+        statuses: Of done, failed and expired.
+        batch: How many in one transaction.
+        dry_run: Count them only.
+
+    Returns:
+        How many there were.
+
+    Raises:
+        OptionsError: A status in which a record has not ended, a negative time, or a batch of none.
+
+    Example:
+        >>> from datetime import timedelta
+        >>> from dexpy import records
+        >>> records.prune(older_than=timedelta(days=30), dry_run=True)
+        0
+    """
+    store = store_in_force()
+    return retention.prune(store, older_than, statuses=statuses, batch=batch, dry_run=dry_run)
 
 
 def get(id: str) -> Record:

@@ -6,7 +6,9 @@ import os
 import signal
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
+import distribution
 import pytest
 
 from dexpy.foundation.settings import NAMES
@@ -15,6 +17,12 @@ from dexpy.testing import Isolated, isolated
 
 # A shell that starts this in the background has SIGINT ignored, and so would every process that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With ``-n 4``: tests that share what a fixture has made stay together."""
+    return distribution.scheduler(config, log)
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,8 @@
 """The servers that tests use: found where they usually are, each test in a room of its own that is gone afterwards.
 
 A server is looked for at its usual address on this machine, or at the one that a variable of the environment names.
-Where it is not there the test is skipped with the reason; with ``CI=true`` it fails, so that nothing is skipped unseen.
+Where no Redis is at the usual address, one is started for this process of the tests; see `own_redis`.
+Where a server cannot be had the test is skipped with the reason; with ``CI=true`` it fails: nothing is skipped unseen.
 """
 
 from __future__ import annotations
@@ -10,15 +11,16 @@ import contextlib
 import functools
 import os
 import secrets
-import shutil
 import subprocess
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit, urlunsplit
 
+import own_redis
 import pytest
 import sqlalchemy as sa
+import vhosts
 
 ADDRESSES = {
     "postgresql": ("DEXPY_TEST_POSTGRES", "postgresql+psycopg://postgres@127.0.0.1:5432/postgres"),
@@ -31,7 +33,7 @@ ADDRESSES = {
 DATABASES = ("sqlite", "postgresql", "mariadb")
 BROKERS = ("sql", "redis", "rabbitmq")
 
-GIVEN = {name: os.environ.get(variable) for name, (variable, _) in ADDRESSES.items()}
+GIVEN = {name: os.environ.get(variable) or None for name, (variable, _) in ADDRESSES.items()}
 """Read now: what begins with DEXPY_ is taken out of the environment while a test runs."""
 
 
@@ -49,9 +51,15 @@ def _do_without(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
+@functools.cache
 def address(server: str) -> str:
     """Where a server should be."""
-    return GIVEN[server] or ADDRESSES[server][1]
+    usual = ADDRESSES[server][1]
+    if (given := GIVEN[server]) is not None:
+        return given
+    if server == "redis" and _refusal(server, usual) is not None:
+        return own_redis.started() or usual
+    return usual
 
 
 def _display(url: str) -> str:
@@ -61,9 +69,13 @@ def _display(url: str) -> str:
 @functools.cache
 def absent(server: str) -> str | None:
     """Why a server cannot be used; None when it can."""
+    return _refusal(server, address(server))
+
+
+def _refusal(server: str, url: str) -> str | None:
     probes: dict[str, Callable[[str], None]] = {"redis": _probe_redis, "rabbitmq": _probe_rabbitmq}
     try:
-        probes.get(server, _probe_database)(address(server))
+        probes.get(server, _probe_database)(url)
     except Exception as error:
         return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no answer'}"
     return None
@@ -177,6 +189,33 @@ def broker(kind: str) -> Generator[str | None]:
             yield url
 
 
+def lying(url: str, queue: str) -> list[str]:
+    """The messages that a broker of one's own has for a queue, by its server's client alone.
+
+    Args:
+        url: As `broker` gives it, not None.
+        queue: Its name.
+    """
+    if url.startswith("amqp"):
+        return list(_unfetched(url, queue))
+    address, _, namespace = url.partition("?namespace=")
+    with _redis(address) as client:
+        return [payload.decode() for payload in client.hvals(f"{namespace}:{queue}.msgs")]
+
+
+def _unfetched(url: str, queue: str) -> Generator[str]:
+    import pika
+
+    connection = pika.BlockingConnection(pika.URLParameters(url))
+    try:
+        channel = connection.channel()
+        # Given back when the connection ends.
+        while (payload := channel.basic_get(queue)[2]) is not None:
+            yield payload.decode()
+    finally:
+        connection.close()
+
+
 @contextlib.contextmanager
 def _namespace(url: str) -> Generator[str]:
     name = _name()
@@ -191,65 +230,12 @@ def _namespace(url: str) -> Generator[str]:
 @contextlib.contextmanager
 def _vhost(url: str) -> Generator[str]:
     parts, name = urlsplit(url), _name()
-    user = parts.username or "guest"
-    run = _management(url) if _answers(_management(url)) else _rabbitmqctl
     try:
-        run("add", name, user)
+        administrator = vhosts.administrator(url)
+        administrator.add(name)
     except (OSError, subprocess.SubprocessError) as error:
         _do_without(f"no vhost can be made on rabbitmq at {_display(url)}: {error}")
     try:
         yield urlunsplit(parts._replace(path=f"/{name}"))
     finally:
-        run("delete", name, user)
-
-
-Administer = Callable[[str, str, str], None]
-
-
-def _rabbitmqctl(action: str, name: str, user: str) -> None:
-    program = shutil.which("rabbitmqctl")
-    if program is None:
-        raise FileNotFoundError("there is neither rabbitmqctl nor RabbitMQ's management API")
-    commands = {
-        "add": [["add_vhost", name], ["set_permissions", "-p", name, user, ".*", ".*", ".*"]],
-        "delete": [["delete_vhost", name]],
-    }
-    for command in commands[action]:
-        subprocess.run([program, "-q", *command], check=True, capture_output=True, timeout=30)
-
-
-def _management(url: str) -> Administer:
-    import base64
-    import urllib.request
-
-    parts = urlsplit(url)
-    secret = base64.b64encode(f"{parts.username or 'guest'}:{parts.password or 'guest'}".encode()).decode()
-
-    def ask(method: str, path: str, body: bytes | None = None) -> None:
-        request = urllib.request.Request(
-            f"http://{parts.hostname}:15672/api/{path}",
-            data=body,
-            method=method,
-            headers={"Authorization": f"Basic {secret}", "Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=5):  # noqa: S310 - http, to the server that the tests were given
-            pass
-
-    def administer(action: str, name: str, user: str) -> None:
-        if action == "add":
-            ask("PUT", f"vhosts/{name}")
-            ask("PUT", f"permissions/{name}/{user}", b'{"configure": ".*", "write": ".*", "read": ".*"}')
-        elif action == "delete":
-            ask("DELETE", f"vhosts/{name}")
-        else:
-            ask("GET", "whoami")
-
-    return administer
-
-
-def _answers(administer: Administer) -> bool:
-    try:
-        administer("look", "", "")
-    except OSError:
-        return False
-    return True
+        administrator.delete(name)

@@ -167,12 +167,17 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=title)
 
 @pytest.mark.parametrize("page", [page for page in PAGES if has_code(page)], ids=title)
 def test_the_code_of_the_page_runs(page: Path, tmp_path: Path, environment: dict[str, str]) -> None:
+    follow(page, tmp_path, environment)
+
+
+def follow(page: Path, folder: Path, environment: dict[str, str]) -> None:
+    """Do what a page says, in a process and a folder of its own."""
     # A project of its own, so that nothing is found further up.
-    (tmp_path / "pyproject.toml").write_text('[project]\nname = "page"\nversion = "1"\n')
+    (folder / "pyproject.toml").write_text('[project]\nname = "page"\nversion = "1"\n')
     done = subprocess.run(
         [sys.executable, "-W", "error", __file__, str(page)],
         check=False,
-        cwd=tmp_path,
+        cwd=folder,
         env=environment | {"COLUMNS": "100", "PYTHONIOENCODING": "utf-8"},
         stdin=subprocess.DEVNULL,
         capture_output=True,

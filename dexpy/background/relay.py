@@ -24,7 +24,7 @@ from dexpy.foundation.checkpoint import checkpoint
 from dexpy.foundation.log import line
 from dexpy.foundation.pace import Pace
 from dexpy.foundation.redaction import class_path
-from dexpy.recording import signals
+from dexpy.recording import retention, signals
 from dexpy.recording.expiry import expire_late
 from dexpy.recording.metadata import after, as_of
 from dexpy.recording.store import Store
@@ -36,8 +36,6 @@ BATCH = 100
 SET_ASIDE_S = 30.0
 """How long a record that the broker refuses is left alone, in seconds, while others are sent."""
 TIDY_EVERY_S = 3600.0
-MANY = 1_000_000
-"""So many finished records are worth a warning."""
 
 _r = records.c
 _OWED = (
@@ -157,10 +155,9 @@ class Relay:
         warn_of_many(self._store)
 
 
-def warn_of_many(store: Store) -> bool:
-    """Say so in the log when the finished records are so many that pruning them is worth a thought."""
-    millionth = sa.select(_r.completed_at).where(_r.completed_at.is_not(None)).offset(MANY).limit(1)
-    if not store.rows(millionth):
+def warn_of_many(store: Store, many: int = retention.MANY) -> bool:
+    """Say so in the log when more than so many records have ended that pruning them is worth a thought."""
+    if not retention.are_many(store, many):
         return False
-    line(logging.WARNING, "records.many", more_than=MANY, advice="dexpy prune --older-than 30d deletes old ones")
+    line(logging.WARNING, "records.many", more_than=many, advice="dexpy prune --older-than 30d deletes old ones")
     return True

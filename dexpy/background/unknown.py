@@ -14,15 +14,18 @@ from typing import Any, cast
 
 import attrs
 import dramatiq
+import sqlalchemy as sa
 from dramatiq.middleware import CurrentMessage
 
 from dexpy.background.dispatch import Dispatcher
 from dexpy.background.payload import RECORD_JOB, VERSION
 from dexpy.foundation.clock import clock
-from dexpy.foundation.errors import RecordNotFound, UnknownOperation
+from dexpy.foundation.errors import UnknownOperation
 from dexpy.foundation.log import line
 from dexpy.foundation.redaction import class_path
+from dexpy.recording.metadata import as_of
 from dexpy.recording.store import Store
+from dexpy.recording.tables import records
 from dexpy.recording.transitions import apply
 
 
@@ -104,13 +107,13 @@ class Strangers:
 
     def _waited_s(self, store: Store, run_id: str) -> float | None:
         """Seconds since a record was due; None if it does not wait to be run."""
-        try:
-            row = store.row(run_id)
-        except RecordNotFound:
+        since = sa.func.coalesce(records.c.scheduled_at, records.c.created_at, type_=records.c.created_at.type)
+        # Both by the database's clock: this machine's may be days away from it.
+        query = sa.select(since.label("since"), as_of(0).label("now"))
+        found = store.rows(query.where(records.c.id == run_id, records.c.status == "pending"))
+        if not found:
             return None
-        if row.status != "pending":
-            return None
-        waited: timedelta = clock.now() - (row.scheduled_at or row.created_at)
+        waited: timedelta = found[0].now - found[0].since
         return waited.total_seconds()
 
     def _next_look(self, message: dramatiq.Message[Any]) -> tuple[dramatiq.Message[Any], float, int]:

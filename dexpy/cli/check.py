@@ -16,6 +16,7 @@ from dexpy.foundation.errors import DexpyError
 if TYPE_CHECKING:
     from dexpy.recording.database import Database
     from dexpy.recording.server import Limit
+    from dexpy.recording.store import Store
 
 
 @attrs.frozen
@@ -78,6 +79,7 @@ def findings(modules: tuple[str, ...], processes: int, threads: int) -> Iterator
         yield database
         if not database.failed:
             yield from _about_server(runtime.store.database, processes, threads)
+            yield from _about_records(runtime.store)
         elif runtime.carries_its_queue:
             # The same server once more would only be the same answer once more.
             return
@@ -107,6 +109,28 @@ def _about_server(database: Database, processes: int, threads: int) -> Iterator[
         yield _about_clock(ahead_s)
     if limit is not None:
         yield _about_connections(limit, processes, threads)
+
+
+def _about_records(store: Store) -> Iterator[Finding]:
+    """What lies in the records that nobody will see to by itself."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from dexpy.recording import liveness
+    from dexpy.recording.retention import MANY, are_many
+
+    try:
+        with store.begin() as connection:
+            unserved = liveness.unserved_queues(connection, liveness.Lifelines(store.database))
+        many = are_many(store)
+    except (DexpyError, SQLAlchemyError) as error:
+        yield Finding("records", f"they could not be looked at: {type(error).__name__}.", "warn")
+        return
+    for queue in unserved:
+        said = f"operations wait in it, and no live worker serves it. Start one with -Q {queue}, or without -Q."
+        yield Finding(f"queue {queue}", said, "warn")
+    if many:
+        said = f"more than {MANY:,} have ended. `dexpy prune --older-than 30d` deletes old ones."
+        yield Finding("records", said, "warn")
 
 
 def _about_clock(ahead_s: float) -> Finding:

@@ -18,8 +18,8 @@ REFUSING_CODES = frozenset({1044, 1045, 1049, 1130, 1251, 1524, 1698, 1820, 1862
 """Of MariaDB: this user, password, host, database or encryption will not do, now or later."""
 REFUSALS = (
     "authentication failed", "no password supplied", "does not exist", "no such database", "no pg_hba.conf entry",
-    "not permitted to log in", "permission denied", "not currently accepting connections", "does not support SSL",
-    "certificate", "SSL error", "invalid",
+    "not permitted to log in", "permission denied", "not currently accepting connections", "does not support ssl",
+    "certificate", "ssl error", "invalid",
 )  # fmt: skip
 """The same in the words of PostgreSQL and its client, which give no code for a connection that was never made."""
 
@@ -32,7 +32,7 @@ def is_only_down(said: BaseException | None) -> bool:
     kinds = {kind.__name__ for kind in type(said).__mro__}
     if "OperationalError" not in kinds or type(said).__module__ == "sqlite3":
         return False
-    return not any(words in str(said) for words in REFUSALS)
+    return not any(words in str(said).lower() for words in REFUSALS)
 
 
 def clock_ahead_s(connection: Connection) -> float | None:

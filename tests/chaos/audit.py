@@ -145,6 +145,11 @@ class Audit:
         return int(self.ask(query)[0][0])
 
     @property
+    def committed(self) -> int:
+        """How much was asked for."""
+        return self.number("SELECT count(*) FROM chaos_wishes")
+
+    @property
     def open_records(self) -> int:
         """How many records are not over."""
         return self.number("SELECT count(*) FROM operation_records WHERE status IN ('pending', 'running')")

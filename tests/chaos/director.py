@@ -22,6 +22,8 @@ PRODUCER_PLACES = {"after_insert": 4, "after_commit": 5}
 SENDING_PLACES = {"before_send": 4, "after_send": 2}
 OUTSIDE = {"at random": 18, "supervisor and process": 8, "supervisor, alone": 3, "producer, at random": 4}
 """Kills from outside, at any moment."""
+AT_LEAST = {"in_perform": 0.1, "before_ack": 0.02}
+"""Shares of the kills: in the middle of `perform`, and between the commit of a run and the acknowledgement."""
 FIRST = ("in_perform", "before_ack", "at random")
 """Before chance decides, so that a short run has these too."""
 FORGOTTEN_AFTER_S = 4.0
@@ -102,16 +104,22 @@ class Director:
             share = min(0.85, (number + 0.5 + shift) / times)
             self._agenda.append((now + share * self._plan.seconds, action))
 
-    @property
-    def is_over(self) -> bool:
-        """Whether the time is over, and nobody is frozen any more."""
+    def is_over(self, has_enough: Callable[[], bool]) -> bool:
+        """Whether the time is over, and nobody is frozen any more.
+
+        Args:
+            has_enough: Whether as much was enqueued as was asked for; asked when the time is over.
+        """
         now = time.monotonic()
-        if now < self._ends_at and now < self._latest_end:
+        if now < self._ends_at:
             return False
-        if len(self._fleet.kills) < self._plan.kills and now < self._latest_end:
+        if now < self._latest_end and (self._kills_left() > 0 or not has_enough()):
             self._ends_at = now + 1.0
             return False
         return not self._fleet.frozen
+
+    def _kills_left(self) -> int:
+        return self._plan.kills - len(self._fleet.kills)
 
     def act(self) -> None:
         """Do what is due now."""
@@ -122,7 +130,7 @@ class Director:
                 self._agenda.append((now + 0.3, item[1]))
         self._fleet.thaw(self._plan.frozen_s)
         self._look_after_warrants()
-        left = self._plan.kills - len(self._fleet.kills)
+        left = self._kills_left()
         if left > 0 and self._next_kill_at <= now < self._ends_at and self._kill():
             # As many as are asked for, spread over the time that is left, in spite of those that came to nothing.
             self._next_kill_at = now + max(0.25, (self._ends_at - now) / (left + 1)) * random.uniform(0.5, 1.3)
@@ -150,7 +158,7 @@ class Director:
         if tired := [worker for worker in ready if worker.deaths >= TIRED_AFTER]:
             self._fleet.kill_supervisor(tired[0], alone=False)
             return True
-        place = self._first.pop(0) if self._first else _drawn(self._plan.places)
+        place = self._first.pop(0) if self._first else self._drawn()
         if place == "at random":
             self._fleet.kill(random.choice(ready), place)
         elif place.startswith("supervisor"):
@@ -161,6 +169,14 @@ class Director:
             warrants.issue(self._fleet.folder, place)
             self._open[place] = time.time()
         return True
+
+    def _drawn(self) -> str:
+        """By chance, but for the places that have had less than their share."""
+        kills = self._fleet.kills
+        for place, share in AT_LEAST.items():
+            if place in self._plan.places and sum(kill.place.startswith(place) for kill in kills) <= share * len(kills):
+                return place
+        return random.choices(list(self._plan.places), list(self._plan.places.values()))[0]
 
     def _empty(self) -> bool:
         if self._stage.empty is not None:
@@ -190,7 +206,3 @@ class Director:
         """Who has begun most lately: to freeze one that does nothing proves nothing."""
         begun = Counter(int(words[2]) for words in Journal(CALLS, self._fleet.folder).lines()[-20:])
         return max(workers, key=lambda worker: begun[worker.pid or 0])
-
-
-def _drawn(places: dict[str, int]) -> str:
-    return random.choices(list(places), list(places.values()))[0]

@@ -73,7 +73,7 @@ def run(scenario: Scenario, stage: Stage, folder: Path) -> Finding:
     try:
         _start(scenario, fleet)
         director.begin()
-        while not director.is_over:
+        while not director.is_over(lambda: audit.committed >= scenario.asked):
             fleet.tend()
             director.act()
             time.sleep(STEP_S)

@@ -6,14 +6,12 @@ from collections import Counter
 from collections.abc import Iterator
 
 from chaos.audit import Wait
+from chaos.director import AT_LEAST
 from chaos.run import Finding
 from chaos.scenario import RESCUE_WITHIN_S
 
 MESSAGES_AT_MOST = 1.2
 """For each turn of an operation: its first, and one more after each retry and each rescue."""
-IN_PERFORM_AT_LEAST = 0.1
-BEFORE_ACK_AT_LEAST = 0.02
-"""Shares of the kills."""
 WIDTH = 46
 
 Row = tuple[str, str, bool]
@@ -64,13 +62,10 @@ def _kills(found: Finding) -> Iterator[Row]:
     kills, asked = len(found.deaths), found.scenario.plan.kills
     yield "kills", f"{kills} (asked {asked})", kills >= asked
     places = Counter(death.place for death in found.deaths)
-    if kills and asked:
-        inside = places["in_perform"] + places["in_perform_always"]
-        wanted = found.scenario.broken is None
-        least = {"in_perform": (inside, IN_PERFORM_AT_LEAST), "before_ack": (places["before_ack"], BEFORE_ACK_AT_LEAST)}
-        for place, (number, share) in least.items():
-            if wanted and number < kills * share:
-                yield f"  {place}: too few", str(number), False
+    for place, share in AT_LEAST.items() if found.scenario.broken is None else ():
+        number = sum(times for name, times in places.items() if name.startswith(place))
+        if number < share * kills:
+            yield f"  {place}: too few", str(number), False
     for place, number in sorted(places.items(), key=lambda item: -item[1]):
         yield f"  {place}", str(number), True
 

@@ -14,12 +14,20 @@ from pairs import PAIRS, Pair, opened
 
 from dexpy.runtime import install
 
+REDIS_ALONE = "sqlite+redis"
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything in this folder needs servers."""
+    """Everything in this folder needs servers, but for a part that needs only a Redis: those are for every machine."""
     for item in items:
-        if Path(__file__).parent in item.path.parents:
+        if Path(__file__).parent in item.path.parents and not is_for_every_machine(item):
             item.add_marker(pytest.mark.servers)
+
+
+def is_for_every_machine(item: pytest.Item) -> bool:
+    """Whether a test says so, and this time is on nothing but SQLite and Redis."""
+    given = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    return item.get_closest_marker("anywhere") is not None and given.get("served_pair", REDIS_ALONE) == REDIS_ALONE
 
 
 @pytest.fixture(scope="module", params=PAIRS)

@@ -61,6 +61,16 @@ class Effect(Model):
     at: Mapped[float] = mapped_column(sa.Float(53))
 
 
+def furnish(engine: sa.Engine) -> None:
+    """Make the application's own tables, with a few rows."""
+    Model.metadata.create_all(engine)
+    with engine.begin() as connection:
+        people = [{"id": number, "name": name} for number, name in ((1, "Ada"), (2, "Ben"), (3, "Cy"))]
+        connection.execute(sa.insert(Customer), people)
+        connection.execute(sa.insert(Parcel), [{"town": "Ulm", "number": 3}])
+        connection.execute(sa.insert(Device), [{"id": UUID(int=7)}])
+
+
 class MarketOperation(Operation):
     """The base of this application's operations."""
 

@@ -1,7 +1,6 @@
 """Servers that a test starts for itself, because it kills, empties or restarts them.
 
-The programs are looked for where packages put them. Where one is missing the test is skipped with the reason;
-with ``CI=true`` it fails.
+Where a program is missing the test is skipped with the reason; with ``CI=true`` it fails.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+import own_redis
 import pytest
 import redis
 from workers import eventually
@@ -25,12 +25,11 @@ from workers import eventually
 STARTS_WITHIN_S = 30.0
 
 
-def program(name: str, *folders: Path) -> str:
-    """The path of a program; skips the test where it is not installed, or fails it with ``CI=true``."""
-    path = os.pathsep.join([os.environ.get("PATH", ""), *map(str, folders)])
-    if (found := shutil.which(name, path=path)) is not None:
+def need(name: str, found: str | None) -> str:
+    """The path of a program; skips the test where there is none, or fails it with ``CI=true``."""
+    if found is not None:
         return found
-    reason = f"there is no {name} in {path}"
+    reason = f"{name} is not installed"
     if os.environ.get("CI") == "true":
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
@@ -51,7 +50,7 @@ class OwnRedis:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._program = program("redis-server")
+        self._program = need("redis-server", own_redis.program())
         self._folder = folder
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
@@ -80,7 +79,7 @@ class OwnRedis:
 
 
 @contextlib.contextmanager
-def own_redis(folder: Path) -> Generator[OwnRedis]:
+def redis_server(folder: Path) -> Generator[OwnRedis]:
     """A Redis server for one test."""
     server = OwnRedis(folder)
     try:
@@ -100,8 +99,14 @@ class OwnPostgres:
     """
 
     def __init__(self, folder: Path, user: str) -> None:
-        places = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-        self._pg_ctl, initdb = program("pg_ctl", *places), program("initdb", *places)
+        # Not on the path, where packages put them.
+        places = [
+            os.environ.get("PATH", ""),
+            *map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)),
+        ]
+        self._pg_ctl, initdb = (
+            need(name, shutil.which(name, path=os.pathsep.join(places))) for name in ("pg_ctl", "initdb")
+        )
         self._user = user
         self._folder = folder
         self._data = folder / "data"
@@ -136,7 +141,7 @@ class OwnPostgres:
 
 
 @contextlib.contextmanager
-def own_postgres() -> Generator[OwnPostgres]:
+def postgres_server() -> Generator[OwnPostgres]:
     """A PostgreSQL server for one test."""
     # Beside the folders of the tests, which only root may enter.
     folder = Path(tempfile.mkdtemp(prefix="dexpy-postgres-", dir="/tmp"))

@@ -7,8 +7,10 @@ import os
 import sys
 from collections.abc import Generator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import dramatiq
 import market
 import servers
 import sqlalchemy as sa
@@ -16,10 +18,22 @@ from workers import HERE as JOURNEYS
 from workers import MARK, ROOT, SECRET_FREE, Shop, eventually
 
 import dexpy
+from dexpy.recording import schema
+from dexpy.recording.database import Database
 from dexpy.recording.tables import records
 
 HERE = Path(__file__).parent
 PAIRS = [f"{database}+{broker}" for database in servers.DATABASES for broker in servers.BROKERS]
+
+
+class Captured(dramatiq.Middleware):
+    """Keeps what is handed to the broker in this process."""
+
+    def __init__(self) -> None:
+        self.messages: list[dramatiq.Message[Any]] = []
+
+    def before_enqueue(self, broker: Any, message: Any, delay: Any) -> None:
+        self.messages.append(message)
 
 
 class Pair(Shop):
@@ -29,12 +43,14 @@ class Pair(Shop):
         folder: A temporary one.
         url: Of the database.
         broker: Its URL; None where the database carries the messages.
+        application: The module of its operations, which can `furnish` a database.
     """
 
-    def __init__(self, folder: Path, url: str, broker: str | None) -> None:
+    def __init__(self, folder: Path, url: str, broker: str | None, application: ModuleType = market) -> None:
         super().__init__(folder)
         self.url = url
         self.broker = broker
+        self.application = application
         self.runtime: dexpy.Runtime | None = None
         self.variables: dict[str, str] = {}
         self.engine = sa.create_engine(url, poolclass=sa.NullPool)
@@ -56,23 +72,21 @@ class Pair(Shop):
         }  # fmt: skip
 
     def furnish(self) -> None:
-        """Make dexpy's tables as an administrator does, and the application's with a few rows."""
-        made = self.dexpy("db", "init")
-        assert made.returncode == 0, made.stderr
-        market.Model.metadata.create_all(self.engine)
-        with self.engine.begin() as connection:
-            people = [{"id": number, "name": name} for number, name in ((1, "Ada"), (2, "Ben"), (3, "Cy"))]
-            connection.execute(sa.insert(market.Customer), people)
-            connection.execute(sa.insert(market.Parcel), [{"town": "Ulm", "number": 3}])
-            connection.execute(sa.insert(market.Device), [{"id": market.UUID(int=7)}])
+        """Make dexpy's tables, by what ``dexpy db init`` calls, and the application's with a few rows."""
+        database = Database(self.url)
+        with database.begin() as connection:
+            schema.create(connection)
+        database.dispose()
+        self.application.furnish(self.engine)
 
     def configure(self) -> dexpy.Runtime:
         """Put this pair in force for the process of the tests."""
         self.runtime = dexpy.configure(database=self.url, broker=self.broker)
         return self.runtime
 
-    def start(self, *arguments: str, module: str = "market", processes: int = 1, threads: int = 4) -> Any:
+    def start(self, *arguments: str, module: str | None = None, processes: int = 1, threads: int = 4) -> Any:
         """Start ``dexpy worker``; see `Shop.start`."""
+        module = module or self.application.__name__
         return super().start(*arguments, module=module, processes=processes, threads=threads)
 
     def start_hasty(self, module: str, grace_s: float) -> Any:
@@ -113,6 +127,13 @@ class Pair(Shop):
         """What one run has done."""
         return [row[0] for row in self.sql("SELECT what FROM effects WHERE run = :run ORDER BY id", run=run_id)]
 
+    def lying(self, queue: str) -> list[str]:
+        """The messages that wait in a queue, or are held by whoever runs them; read without dexpy."""
+        if self.broker is None:
+            found = self.sql("SELECT payload FROM dexpy_messages WHERE queue = :queue AND NOT dead", queue=queue)
+            return [row.payload for row in found]
+        return servers.lying(self.broker, queue)
+
     def end(self) -> None:
         """End the workers and what this process has open, before the servers are taken away."""
         for worker in self.workers:
@@ -129,16 +150,17 @@ class Pair(Shop):
 
 
 @contextlib.contextmanager
-def opened(name: str, folder: Path) -> Generator[Pair]:
+def opened(name: str, folder: Path, application: ModuleType = market) -> Generator[Pair]:
     """A pair with its tables, closed afterwards.
 
     Args:
         name: One of `PAIRS`.
         folder: A temporary one.
+        application: See `Pair`.
     """
     kind, _, carrier = name.partition("+")
     with servers.database(kind, folder) as url, servers.broker(carrier) as broker:
-        pair = Pair(folder, url, broker)
+        pair = Pair(folder, url, broker, application)
         try:
             pair.furnish()
             yield pair

@@ -52,7 +52,7 @@ class Road:
 
     def end(self) -> None:
         """Stop, for good."""
-        self.close()
+        self._do(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
         self._loop.close()
@@ -66,6 +66,11 @@ class Road:
 
     async def _close(self) -> None:
         if self._server is not None:
+            for socket in self._server.sockets:
+                self._loop.remove_reader(socket.fileno())
+            # Whoever knocked a moment ago is let in first: a server that is closed meanwhile forgets its connection.
+            for _ in range(2):
+                await asyncio.sleep(0)
             self._server.close()
             self._server = None
         await self._cut()
@@ -75,6 +80,13 @@ class Road:
             writer.transport.abort()
         # The tasks of these connections end by themselves, now.
         await asyncio.sleep(0.05)
+
+    async def _end(self) -> None:
+        await self._close()
+        # A connection that was let in at the last moment is known as soon as its task has begun.
+        while rest := asyncio.all_tasks() - {asyncio.current_task()}:
+            await self._cut()
+            await asyncio.wait(rest, timeout=0.05)
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)

@@ -41,6 +41,7 @@ def redis_broker() -> Generator[Any]:
         broker.client.close()
 
 
+@pytest.mark.anywhere
 def test_what_redis_handed_out_and_nobody_got_comes_back(redis_broker: Any) -> None:
     for word in ("run", "lost", "later"):
         redis_broker.enqueue(message(word))
@@ -55,20 +56,22 @@ def test_what_redis_handed_out_and_nobody_got_comes_back(redis_broker: Any) -> N
     assert depth(redis_broker, "default") == 3, "those that are held too, each once"
 
 
+@pytest.mark.anywhere
 def test_what_redis_has_been_told_of_does_not_come_back(redis_broker: Any) -> None:
     for word in ("done", "refused", "returned"):
         redis_broker.enqueue(message(word))
-    first = redis_broker.consume("default", prefetch=3, timeout=10)
+    first = redis_broker.consume("default", prefetch=6, timeout=10)
     done, refused, returned = read(first)
     first.ack(done)
     first.nack(refused)
     first.requeue([returned])
 
-    second = redis_broker.consume("default", prefetch=3, timeout=10)
+    second = redis_broker.consume("default", prefetch=6, timeout=10)
 
     assert [one.args[0] for one in read(second)] == ["returned"]
 
 
+@pytest.mark.anywhere
 def test_two_namespaces_of_one_redis_do_not_see_each_other(redis_broker: Any) -> None:
     with servers.broker("redis") as url:
         other = broker_from_url(str(url))

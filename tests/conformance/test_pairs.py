@@ -12,7 +12,6 @@ from typing import Any
 from uuid import UUID
 
 import attrs
-import dramatiq
 import pytest
 import sqlalchemy as sa
 from market import (
@@ -33,7 +32,7 @@ from market import (
     StumbleDirectly,
     Visit,
 )
-from pairs import Pair
+from pairs import Captured, Pair
 from sqlalchemy.orm import Session
 from workers import eventually
 
@@ -84,16 +83,6 @@ def send_all(operations: list[Any], **options: Any) -> list[Any]:
     return [operation.async_(**options).call() for operation in operations]
 
 
-class Captured(dramatiq.Middleware):
-    """Keeps what is handed to the broker in this process."""
-
-    def __init__(self) -> None:
-        self.messages: list[dramatiq.Message[Any]] = []
-
-    def before_enqueue(self, broker: Any, message: Any, delay: Any) -> None:
-        self.messages.append(message)
-
-
 @pytest.fixture
 def captured(pair: Pair) -> Any:
     """What this test hands to the broker."""
@@ -107,6 +96,7 @@ def captured(pair: Pair) -> Any:
 # ---------------------------------------------------------------------------------------------------- how it ends
 
 
+@pytest.mark.anywhere
 def test_the_result_comes_back(pair: Pair) -> None:
     ticket = Greet(name="Ada").async_().call()
 
@@ -127,6 +117,7 @@ def test_a_business_error_comes_back_as_such(pair: Pair) -> None:
     assert (ticket.status, ticket.failure) == ("failed", "business")
 
 
+@pytest.mark.anywhere
 def test_a_crash_is_healed_by_a_retry(pair: Pair, tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     ticket = Stumble(ledger=str(ledger), failures=2).async_().call()
@@ -150,6 +141,7 @@ def test_a_crash_with_no_attempt_left_is_a_failure(pair: Pair, tmp_path: Path) -
     assert pair.effects_of(ticket.id) == []
 
 
+@pytest.mark.anywhere
 def test_a_direct_job_is_healed_by_a_retry(pair: Pair, tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     StumbleDirectly(ledger=str(ledger), failures=2).async_().call()
@@ -165,6 +157,7 @@ def test_a_direct_job_is_healed_by_a_retry(pair: Pair, tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------- when, and where it goes
 
 
+@pytest.mark.anywhere
 def test_a_delay_and_a_moment_are_kept(pair: Pair) -> None:
     sent = time.time()
     moment = datetime.now(timezone.utc) + timedelta(seconds=1.0)
@@ -216,6 +209,7 @@ def test_a_higher_priority_runs_sooner(pair: Pair) -> None:
 # ------------------------------------------------------------------------------------------------- what is sent
 
 
+@pytest.mark.anywhere
 def test_a_recorded_operation_sends_its_id_and_nothing_else(pair: Pair, captured: list[Any]) -> None:
     with dexpy.trace(trace_id="tr_conformance"):
         ticket = Greet(name="secret name").async_().call()
@@ -288,6 +282,7 @@ def test_refs_are_found_again_in_the_worker(pair: Pair) -> None:
 # ------------------------------------------------------------------------------------------------- transactions
 
 
+@pytest.mark.anywhere
 def test_what_is_sent_in_a_session_runs_with_its_commit_or_not_at_all(pair: Pair) -> None:
     with Session(pair.engine) as session:
         with dexpy.session(session):
@@ -361,6 +356,7 @@ def test_a_ticket_moves_a_run_and_calls_it_off(pair: Pair) -> None:
 # ----------------------------------------------------------------------------------------------------- exactly once
 
 
+@pytest.mark.anywhere
 def test_two_hundred_operations_on_two_processes_run_exactly_once_each(pair: Pair) -> None:
     tickets = send_all([Count(number=number) for number in range(1000, 1200)])
     ids = [ticket.id for ticket in tickets]

@@ -25,17 +25,16 @@ from deaths import (
     kill_workers_at_each_point,
     lines_of,
     lost_attempts,
+    mortal_pair,
     now,
     pid_of,
     worker_ids,
 )
 from market import Customer
 from mortals import Hold, Mark
-from pairs import opened
 from workers import eventually
 
 from dexpy.recording.tables import attempts
-from dexpy.runtime import install
 
 PAIRS = ["postgresql+redis", "postgresql+rabbitmq", "mariadb+sql"]
 
@@ -43,10 +42,8 @@ PAIRS = ["postgresql+redis", "postgresql+rabbitmq", "mariadb+sql"]
 @pytest.fixture
 def deaths(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Deaths]:
     """A pair, named by an indirect parameter, that nobody serves yet."""
-    with opened(request.param, tmp_path) as pair:
-        pair.configure()
-        yield Deaths(pair)
-    install(None)
+    with mortal_pair(request.param, tmp_path) as found:
+        yield found
 
 
 def on(*names: str) -> pytest.MarkDecorator:
@@ -79,11 +76,11 @@ def test_a_worker_that_is_frozen_past_its_lease_can_do_nothing_more_when_it_is_t
     # Perhaps fetched by it, and perhaps not: they lie behind what it runs.
     for number in (5, 6):
         Mark(number=number).async_().call()
-    successor = pair.start(module="mortals")
+    successor = pair.start()
     (old_id,) = worker_ids(pair, pid)
 
     os.kill(pid, signal.SIGSTOP)
-    frozen_at = now("SIGSTOP", pid)
+    frozen_at = now(pair)
     rows = all_final(pair)
 
     # Both ran to their end although the frozen one had locked the rows that they write.

@@ -9,53 +9,46 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable, Generator
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import mortals
 import pytest
 import servers
 import sqlalchemy as sa
 from deaths import (
     RESCUE_WITHIN_S,
+    RUN_S,
     Deaths,
     all_final,
     count_messages,
     deliver_ten_times,
     is_done_once,
     is_quiet,
-    seconds_between,
+    mortal_pair,
+    now,
 )
 from market import Count
 from mortals import Mark
-from own_servers import own_postgres, own_redis
-from pairs import Pair, opened
+from own_servers import postgres_server, redis_server
+from pairs import Pair
 from sqlalchemy.orm import Session
 from workers import eventually
 
-import dexpy
 from dexpy.recording.tables import records
 from dexpy.runtime import install
-
-RESTART_S = 5.0
-"""So long may servers and workers take to find each other again, beside what was promised."""
 
 
 @pytest.fixture
 def deaths(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Deaths]:
     """A pair, named by an indirect parameter, that nobody serves yet."""
-    with opened(request.param, tmp_path) as pair:
-        pair.configure()
-        yield Deaths(pair)
-    install(None)
+    with mortal_pair(request.param, tmp_path) as found:
+        yield found
 
 
 def on(*names: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("deaths", names, indirect=True)
-
-
-def now() -> datetime:
-    return datetime.now(timezone.utc)
 
 
 def counted(number: int) -> list[str]:
@@ -72,7 +65,7 @@ def end_in_time(pair: Pair, number: int, since: datetime, within_s: float) -> No
     assert len(rows) == number
     is_done_once(pair, rows, counted(number))
     last = max(row.started_at for row in rows)
-    assert seconds_between(pair, last, since) < within_s, pair.tell()
+    assert (last - since).total_seconds() < within_s, pair.tell()
     is_quiet(pair)
 
 
@@ -81,8 +74,8 @@ def end_in_time(pair: Pair, number: int, since: datetime, within_s: float) -> No
 
 @contextlib.contextmanager
 def pair_on_own_redis(folder: Path) -> Generator[tuple[Pair, Any]]:
-    with servers.database("postgresql", folder) as url, own_redis(folder) as server:
-        pair = Pair(folder, url, f"{server.url}?namespace=own")
+    with servers.database("postgresql", folder) as url, redis_server(folder) as server:
+        pair = Pair(folder, url, f"{server.url}?namespace=own", mortals)
         try:
             pair.furnish()
             pair.configure()
@@ -96,16 +89,16 @@ def pair_on_own_redis(folder: Path) -> Generator[tuple[Pair, Any]]:
 
 def test_a_flushed_redis_is_filled_again(tmp_path: Path) -> None:
     with pair_on_own_redis(tmp_path) as (pair, server):
-        worker = pair.start(module="mortals", threads=2)
+        worker = pair.start(threads=2)
         for number in range(120):
             Count(number=number, seconds=0.02).async_().call()
         some_have_run(pair)
 
         server.client.flushall()
 
-        flushed_at, left = now(), count_not_begun(pair)
+        flushed_at, left = now(pair), count_not_begun(pair)
         assert left > 20, "the test came too late to show anything"
-        end_in_time(pair, 120, flushed_at, RESCUE_WITHIN_S + left * 0.05)
+        end_in_time(pair, 120, flushed_at, RESCUE_WITHIN_S + RUN_S)
         assert "Traceback" not in worker.output()
 
 
@@ -116,7 +109,7 @@ def count_not_begun(pair: Pair) -> int:
 
 def test_a_redis_that_is_killed_and_started_again_empty_loses_nothing(tmp_path: Path) -> None:
     with pair_on_own_redis(tmp_path) as (pair, server):
-        worker = pair.start(module="mortals", threads=2)
+        worker = pair.start(threads=2)
         for number in range(80):
             Count(number=number, seconds=0.02).async_().call()
         some_have_run(pair)
@@ -127,7 +120,7 @@ def test_a_redis_that_is_killed_and_started_again_empty_loses_nothing(tmp_path: 
         eventually(lambda: worker.lines("broker.unreachable"), "the worker says so", 20, pair.tell)
         server.start()
 
-        end_in_time(pair, 100, now(), RESCUE_WITHIN_S + RESTART_S)
+        end_in_time(pair, 100, now(pair), RESCUE_WITHIN_S + RUN_S)
         assert "Traceback" not in worker.output()
 
 
@@ -136,7 +129,7 @@ def test_a_purged_queue_is_filled_again(deaths: Deaths) -> None:
     import pika
 
     pair = deaths.pair
-    worker = pair.start(module="mortals", threads=2)
+    worker = pair.start(threads=2)
     for number in range(120):
         Count(number=number, seconds=0.02).async_().call()
     some_have_run(pair)
@@ -144,9 +137,9 @@ def test_a_purged_queue_is_filled_again(deaths: Deaths) -> None:
     with contextlib.closing(pika.BlockingConnection(pika.URLParameters(str(pair.broker)))) as connection:
         connection.channel().queue_purge("default")
 
-    purged_at, left = now(), count_not_begun(pair)
+    purged_at, left = now(pair), count_not_begun(pair)
     assert left > 20, "the test came too late to show anything"
-    end_in_time(pair, 120, purged_at, RESCUE_WITHIN_S + left * 0.05)
+    end_in_time(pair, 120, purged_at, RESCUE_WITHIN_S + RUN_S)
     assert "Traceback" not in worker.output()
 
 
@@ -157,14 +150,14 @@ def test_a_purged_queue_is_filled_again(deaths: Deaths) -> None:
 def test_connections_to_postgresql_that_are_cut_in_mid_run_lose_nothing(deaths: Deaths) -> None:
     pair = deaths.pair
     with servers.cutting(pair.url) as cut:
-        pair.start(module="mortals", processes=2)
+        pair.start(processes=2)
         for number in range(60):
             Count(number=number, seconds=0.1).async_().call()
         some_have_run(pair)
 
         assert cut()
 
-        is_done_in_time(pair, 60, now())
+        is_done_in_time(pair, 60, now(pair))
 
 
 def is_done_in_time(pair: Pair, number: int, since: datetime) -> None:
@@ -174,26 +167,25 @@ def is_done_in_time(pair: Pair, number: int, since: datetime) -> None:
     assert {row.num_lost for row in rows} == {0}
     assert sorted(pair.effects()) == sorted(counted(number))
     last = max(row.started_at for row in rows)
-    assert seconds_between(pair, last, since) < RESCUE_WITHIN_S + RESTART_S, pair.tell()
+    assert (last - since).total_seconds() < RESCUE_WITHIN_S + RUN_S, pair.tell()
     is_quiet(pair)
 
 
 def test_a_postgresql_that_is_restarted_in_mid_run_loses_nothing(tmp_path: Path) -> None:
-    with own_postgres() as server:
-        pair = Pair(tmp_path, server.url, None)
+    with postgres_server() as server:
+        pair = Pair(tmp_path, server.url, None, mortals)
         try:
             pair.furnish()
             pair.configure()
             Deaths(pair)
-            worker = pair.start(module="mortals", processes=2)
+            worker = pair.start(processes=2)
             for number in range(60):
                 Count(number=number, seconds=0.1).async_().call()
             some_have_run(pair)
 
             server.restart()
 
-            is_done_in_time(pair, 60, now())
-            assert worker.lines("worker.started")
+            is_done_in_time(pair, 60, now(pair))
             assert "Traceback" not in worker.output()
             pair.end()
         finally:
@@ -215,8 +207,8 @@ def test_two_relays_send_each_of_three_hundred_once(deaths: Deaths) -> None:
     # The usual promise: with a shorter one a slow machine may take for lost what is still being sent.
     pair.variables = {}
     # They relay everything, and take nothing of this queue.
-    relays = [pair.start("-Q", "elsewhere", module="mortals") for _ in range(2)]
-    enqueue_all([Mark(number=number) for number in range(300)], pair, at=now() + timedelta(seconds=1))
+    relays = [pair.start("-Q", "elsewhere") for _ in range(2)]
+    enqueue_all([Mark(number=number) for number in range(300)], pair, at=now(pair) + timedelta(seconds=1))
     # Both come to them while somebody has them in hand, so that both wait for the same moment.
     with pair.engine.begin() as connection:
         connection.execute(sa.select(records.c.id).with_for_update())
@@ -274,8 +266,8 @@ def test_what_the_broker_refuses_and_what_nobody_knows_does_not_hold_up_the_othe
 ) -> None:
     pair = deaths.pair
     REFUSALS[request.node.callspec.params["deaths"]](pair, "refused")
-    worker = pair.start(module="mortals", threads=2)
-    due_at = now() + timedelta(seconds=1)
+    worker = pair.start(threads=2)
+    due_at = now(pair) + timedelta(seconds=1)
     # The first in the relay's way, and one between the others.
     first = Mark(number=1000).async_(queue="refused", at=due_at - timedelta(milliseconds=500)).call()
     stranger = Mark(number=1001).async_(at=due_at - timedelta(milliseconds=400)).call()
@@ -286,8 +278,6 @@ def test_what_the_broker_refuses_and_what_nobody_knows_does_not_hold_up_the_othe
     for ticket in tickets:
         pair.becomes(ticket.id, "done", within_s=30)
 
-    last = max(pair.row(ticket.id)["completed_at"] for ticket in tickets)
-    assert seconds_between(pair, last, due_at) < RESCUE_WITHIN_S, pair.tell()
     assert sorted(pair.effects()) == sorted(f"mark {number}" for number in range(150))
     for refused in (first, between):
         eventually(lambda id=refused.id: pair.row(id)["enqueued_at"] is None, "it is still owed", 10, pair.tell)
@@ -295,4 +285,3 @@ def test_what_the_broker_refuses_and_what_nobody_knows_does_not_hold_up_the_othe
     assert Mark(number=2000).async_().call().result(20) == 2000
     assert worker.process.poll() is None
     assert not worker.lines("worker.died")
-    assert dexpy.current_runtime().settings.broker

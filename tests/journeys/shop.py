@@ -13,7 +13,7 @@ from decimal import Decimal
 from enum import Enum
 
 import attrs
-from sqlalchemy import ForeignKey
+import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from dexpy import Async, Error, Operation, OptRef, Record, Ref, Refs, Retry, prop
@@ -27,26 +27,35 @@ class Customer(Model):
     __tablename__ = "customers"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[str]
+    name: Mapped[str] = mapped_column(sa.String(50))
 
 
 class Order(Model):
     __tablename__ = "orders"
 
-    shop: Mapped[str] = mapped_column(primary_key=True)
+    shop: Mapped[str] = mapped_column(sa.String(50), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True)
-    customer_id: Mapped[int] = mapped_column(ForeignKey("customers.id"))
+    customer_id: Mapped[int] = mapped_column(sa.ForeignKey("customers.id"))
 
 
 class Effect(Model):
     __tablename__ = "effects"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    what: Mapped[str]
-    run: Mapped[str]
+    what: Mapped[str] = mapped_column(sa.String(200))
+    run: Mapped[str] = mapped_column(sa.String(40))
     pid: Mapped[int]
-    thread: Mapped[int]
-    at: Mapped[float]
+    thread: Mapped[int] = mapped_column(sa.BigInteger)
+    at: Mapped[float] = mapped_column(sa.Float(53))
+
+
+def furnish(engine: sa.Engine) -> None:
+    """Make the application's own tables, with a few rows."""
+    Model.metadata.create_all(engine)
+    with engine.begin() as connection:
+        people = [{"id": 7, "name": "Ada"}, {"id": 8, "name": "Ben"}, {"id": 9, "name": "Cy"}]
+        connection.execute(sa.insert(Customer), people)
+        connection.execute(sa.insert(Order), [{"shop": "north", "number": 3, "customer_id": 7}])
 
 
 class ShopOperation(Operation):
@@ -159,16 +168,18 @@ class CountClick(ShopOperation):
 
 
 class SendReport(ShopOperation):
-    """Slow enough to be seen while it runs, and ends as it is told."""
+    """Runs until a file is there, if it is told of one, and ends as it is told."""
 
     user_id: int
-    seconds: float = 0.0
+    gate: str = ""
     ending: str = "done"
     errors = {"no_report"}
 
     def perform(self) -> str:
         self.note(f"report {self.user_id}")
-        time.sleep(self.seconds)
+        self.session.flush()
+        while self.gate and not os.path.exists(self.gate):
+            time.sleep(0.02)
         if self.ending == "error":
             raise Error("no_report", "Nothing to report", details={"user": self.user_id})
         if self.ending == "crash":

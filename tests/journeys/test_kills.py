@@ -7,15 +7,11 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1] / "conformance"))
-
 from deaths import (
     RESCUE_WITHIN_S,
     WAIT_S,
@@ -27,7 +23,7 @@ from deaths import (
     is_quiet,
     kill_enqueuers_at_each_point,
     kill_workers_at_each_point,
-    on_sqlite,
+    mortal_pair,
     pid_of,
 )
 from mortals import Linger, Mark
@@ -40,7 +36,7 @@ FROZEN_S = RESCUE_WITHIN_S / 2 + 1.0
 @pytest.fixture
 def deaths(tmp_path: Path) -> Generator[Deaths]:
     """A SQLite file that carries everything, served by nobody yet."""
-    with on_sqlite(tmp_path) as found:
+    with mortal_pair("sqlite+sql", tmp_path) as found:
         yield found
 
 
@@ -64,7 +60,7 @@ def test_an_operation_that_kills_its_workers_ends_as_lost_and_the_others_go_on(d
 
 def test_a_frozen_worker_is_not_taken_for_dead_and_goes_on_when_it_is_thawed(deaths: Deaths) -> None:
     pair = deaths.pair
-    healthy = pair.start("-Q", "elsewhere", module="mortals")
+    healthy = pair.start("-Q", "elsewhere")
     frozen = deaths.serve(["begun=wait", "before_commit=wait"], "-Q", "default", processes=2)
     before_it_writes = Mark(number=1).async_().call()
     stopped = [deaths.at("begun").pid]
@@ -106,7 +102,7 @@ def test_a_worker_that_is_told_to_end_gives_back_what_it_cannot_finish(deaths: D
         options = ["-p", "1", "-t", "2", "--worker-shutdown-timeout", "300"]
         worker = pair.dramatiq("dexpy.broker:from_settings", "mortals", *options)
     else:
-        worker = pair.start("--shutdown-timeout", "0.3", module="mortals", threads=2)
+        worker = pair.start("--shutdown-timeout", "0.3", threads=2)
     tickets = [Linger(number=number, gate=str(gate)).async_().call() for number in (1, 2)]
     for ticket in tickets:
         pair.becomes(ticket.id, "running")
@@ -120,7 +116,7 @@ def test_a_worker_that_is_told_to_end_gives_back_what_it_cannot_finish(deaths: D
         assert (row["status"], row["num_attempts"], row["num_lost"], row["claimed_by"]) == ("pending", 0, 0, None)
     assert pair.effects() == []
     gate.touch()
-    pair.start(module="mortals")
+    pair.start()
     rows = all_final(pair)
     is_done_once(pair, rows, ["linger 1", "linger 2"])
     assert {row.num_attempts for row in rows} == {1}

@@ -6,16 +6,12 @@ The same on servers, with what only they have, is in the conformance suite.
 from __future__ import annotations
 
 import sqlite3
-import sys
 import time
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1] / "conformance"))
-
-from deaths import RESCUE_WITHIN_S, Deaths, all_final, deliver_ten_times, is_done_once, is_quiet, on_sqlite
+from deaths import RESCUE_WITHIN_S, Deaths, all_final, deliver_ten_times, is_done_once, is_quiet
 from market import Count
 from workers import eventually
 
@@ -23,7 +19,7 @@ from workers import eventually
 @pytest.fixture
 def deaths(tmp_path: Path) -> Generator[Deaths]:
     """A SQLite file that carries everything, served by nobody yet."""
-    with on_sqlite(tmp_path) as found:
+    with mortal_pair("sqlite+sql", tmp_path) as found:
         yield found
 
 
@@ -33,7 +29,7 @@ def test_a_message_that_is_delivered_ten_times_is_one_run(deaths: Deaths) -> Non
 
 def test_a_lock_that_somebody_holds_longer_than_a_lease_makes_no_worker_seem_dead(deaths: Deaths) -> None:
     pair = deaths.pair
-    workers = [pair.start(module="mortals", threads=2) for _ in range(2)]
+    workers = [pair.start(threads=2) for _ in range(2)]
     tickets = [Count(number=number, seconds=0.2).async_().call() for number in range(30)]
     eventually(pair.effects, "some have run", tell=pair.tell)
     blocker = sqlite3.connect(pair.folder / "records.db", timeout=30, isolation_level=None)

@@ -114,8 +114,8 @@ def test_plain_dramatiq_serves_the_same_operations(shop: Shop, tmp_path: Path) -
     assert worker.ended() == 0
 
 
-def test_it_runs_what_operations_send_from_inside_and_async_performs(served: Shop) -> None:
-    shop = served
+def test_it_runs_what_operations_send_from_inside_and_async_performs(shop: Shop) -> None:
+    shop.start()
     total = Sum(numbers=[1, 2, 3]).async_().call()
     refused = Sum(numbers=[9], fails=True).async_().call()
     asked = AskAsync(question="why").async_().call()

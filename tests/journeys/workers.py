@@ -2,12 +2,14 @@
 
 Every process that is started here, and whatever that starts, carries `MARK` in its environment,
 so that a stray worker of an earlier test is found, wherever it hangs in the tree of processes.
+Each process of a run of tests has its own mark: what another one started is no stray, and is on other databases.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -22,6 +24,8 @@ ROOT = HERE.parents[1]
 MARK = "JOURNEY_OF"
 START_S = 30.0
 """How long workers may take to start, in seconds: a busy machine is no failure."""
+# Whoever kills the tests takes their workers with them, where the kernel can be asked for that.
+TIED = [found, "--pdeathsig", "KILL"] if (found := shutil.which("setpriv")) else []
 STARTED = re.compile(r"worker\.started pid=(\d+)")
 SECRET_FREE = {name: value for name, value in os.environ.items() if not name.startswith("DEXPY_")}
 
@@ -55,9 +59,9 @@ def is_alive(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
-def marked(owner: int | None = None) -> dict[int, int]:
-    """The living processes that carry the mark, with the test run that each belongs to."""
-    found: dict[int, int] = {}
+def marked() -> set[int]:
+    """The living processes that carry the mark of this process of the tests."""
+    found: set[int] = set()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
@@ -65,9 +69,8 @@ def marked(owner: int | None = None) -> dict[int, int]:
             environment = (entry / "environ").read_bytes()
         except OSError:
             continue
-        match = re.search(rb"(?:^|\0)" + MARK.encode() + rb"=(\d+)\0", environment)
-        if match and is_alive(int(entry.name)) and owner in (None, int(match[1])):
-            found[int(entry.name)] = int(match[1])
+        if f"{MARK}={os.getpid()}".encode() in environment.split(b"\0") and is_alive(int(entry.name)):
+            found.add(int(entry.name))
     return found
 
 
@@ -120,12 +123,7 @@ class Shop:
 
     def _refuse_strays(self) -> None:
         known = {pid for shop in _open for worker in shop.workers for pid in worker.family()}
-        stray = [
-            pid
-            for pid, run in marked().items()
-            if (pid not in known if run == os.getpid() else not is_alive(run))
-        ]  # fmt: skip
-        if stray:
+        if stray := marked() - known:
             raise RuntimeError(f"workers of an earlier test still live: {sorted(stray)}. End them first.")
 
     def dexpy(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -199,8 +197,8 @@ class Worker:
         self._log = shop.folder / f"worker-{len(shop.workers)}.log"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                self.command, cwd=shop.folder, env=shop.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True,
+                [*TIED, *self.command], cwd=shop.folder, env=shop.environment,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
 
     @property
@@ -222,7 +220,7 @@ class Worker:
 
     def family(self) -> set[int]:
         """The supervisor and everything in its session that is alive."""
-        return {pid for pid in marked(os.getpid()) if self._is_ours(pid)}
+        return {pid for pid in marked() if self._is_ours(pid)}
 
     def _is_ours(self, pid: int) -> bool:
         try:

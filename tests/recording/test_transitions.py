@@ -2,13 +2,44 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from dexpy.foundation.clock import clock
 from dexpy.recording.tables import FINAL, STATUSES
 from dexpy.recording.transitions import TRANSITIONS, apply
 from dexpy.testing import Isolated
+
+KEYS = {"once_key": "once", "unique_key": "unique"}
+ALL: frozenset[str] = frozenset(KEYS)
+UNIQUE = frozenset({"unique_key"})
+NONE: frozenset[str] = frozenset()
+
+TABLE = {
+    "claim": ("pending", "running", NONE),
+    "succeed": ("running", "done", UNIQUE),
+    "refuse": ("running", "failed", UNIQUE),
+    "reject": ("running", "failed", ALL),
+    "crash": ("running", "failed", ALL),
+    "retry": ("running", "pending", NONE),
+    "abandon": ("running", "expired", ALL),
+    "give_back": ("running", "pending", NONE),
+    "rescue": ("running", "pending", NONE),
+    "lose": ("running", "failed", ALL),
+    "expire": ("pending", "expired", ALL),
+    "cancel": ("pending", "expired", ALL),
+    "discard": ("pending", "failed", ALL),
+    "park": ("pending", "failed", ALL),
+    "reschedule": ("pending", "pending", NONE),
+    "owe": ("pending", "pending", NONE),
+    "revive": ("failed expired", "pending", NONE),
+}
+"""Event to the states that it leaves, the state that it enters, and the keys of the row that it frees."""
+
+FENCED = ("succeed", "refuse", "reject", "crash", "retry", "abandon", "give_back", "rescue", "lose")
+"""What only the holder of the claim may do."""
 
 GIVEN: dict[str, Any] = {
     "claimed_by": "w",
@@ -27,46 +58,59 @@ def values_for(event: str, token: int) -> dict[str, Any]:
     values = {column: GIVEN[column] for column in transition.given}
     if transition.fenced:
         values["claim_token"] = token
-    if event == "retry":
+    if event in ("retry", "rescue"):
         values["wait_s"] = 5.0
-    if event in ("retry", "give_back", "reschedule", "revive"):
+    if event in ("retry", "rescue", "give_back", "reschedule", "revive"):
         values["sent"] = True
     return values
 
 
-def insert(test: Isolated, status: str) -> None:
-    store = test.runtime.store
-    with store.begin() as connection:
-        store.insert(connection, {"id": "op_1", "name": "n", "status": status, "queue": "default", "claim_token": 7})
-
-
-@pytest.mark.parametrize("status", STATUSES)
-@pytest.mark.parametrize("event", TRANSITIONS)
-def test_an_event_moves_a_row_only_from_where_the_table_says(test: Isolated, event: str, status: str) -> None:
-    insert(test, status)
-
+def insert(test: Isolated, status: str, id: str = "op_1", **columns: Any) -> None:
+    values = {"id": id, "name": "n", "status": status, "queue": "default", "claim_token": 7, **columns}
     with test.runtime.store.begin() as connection:
-        row = apply(connection, event, "op_1", **values_for(event, 7))
-
-    transition = TRANSITIONS[event]
-    after = test.runtime.store.row("op_1")
-    if status in transition.sources:
-        assert row is not None
-        assert (row.status, after.status) == (transition.target, transition.target)
-        assert (after.completed_at is not None) == (transition.target in FINAL)
-    else:
-        assert row is None
-        assert (after.status, after.claim_token) == (status, 7)
+        test.runtime.store.insert(connection, values)
 
 
-@pytest.mark.parametrize("event", [name for name, transition in TRANSITIONS.items() if transition.fenced])
+def move(test: Isolated, event: str, id: str = "op_1", token: int = 7, **values: Any) -> Any:
+    with test.runtime.store.begin() as connection:
+        return apply(connection, event, id, **(values_for(event, token) | values))
+
+
+def test_the_table_is_whole() -> None:
+    assert TABLE.keys() == TRANSITIONS.keys()
+    assert {event for event, transition in TRANSITIONS.items() if transition.fenced} == set(FENCED)
+
+
+@pytest.mark.parametrize("event", TABLE)
+def test_an_event_moves_a_row_only_from_where_the_table_says(test: Isolated, event: str) -> None:
+    sources, target, frees = TABLE[event]
+    for status in STATUSES:
+        keys = {name: f"{value} of {status}" for name, value in KEYS.items()}
+        insert(test, status, status, num_attempts=1, **keys)
+
+        row = move(test, event, status)
+
+        after = test.runtime.store.row(status)
+        if status in sources.split():
+            assert row is not None
+            assert (row.status, after.status) == (target, target)
+            assert (after.completed_at is not None) == (target in FINAL)
+            assert {name for name in KEYS if getattr(after, name) is None} == frees
+            assert after.claimed_by == ("w" if target == "running" else None)
+        else:
+            assert row is None
+            assert (after.status, after.claim_token, after.num_attempts) == (status, 7, 1)
+            assert {name: getattr(after, name) for name in KEYS} == keys
+
+
+@pytest.mark.parametrize("event", FENCED)
 def test_a_worker_that_lost_its_claim_can_write_nothing(test: Isolated, event: str) -> None:
     insert(test, "running")
 
-    with test.runtime.store.begin() as connection:
-        assert apply(connection, event, "op_1", **values_for(event, 6)) is None
+    assert move(test, event, token=6) is None
 
-    assert test.runtime.store.row("op_1").status == "running"
+    row = test.runtime.store.row("op_1")
+    assert (row.status, row.error, row.num_attempts, row.num_lost) == ("running", None, 0, 0)
 
 
 def test_a_claim_counts_the_attempt_and_grows_the_token(test: Isolated) -> None:
@@ -105,6 +149,54 @@ def test_success_clears_the_error_of_an_earlier_attempt(test: Isolated) -> None:
 
     row = test.runtime.store.row("op_1")
     assert (row.status, row.error, row.failure, row.error_message) == ("done", None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("event", "num_attempts", "num_lost"),
+    [("claim", 3, 1), ("retry", 2, 1), ("give_back", 1, 1), ("rescue", 2, 2), ("lose", 2, 2), ("revive", 0, 0)],
+)
+def test_attempts_and_lost_workers_are_counted(test: Isolated, event: str, num_attempts: int, num_lost: int) -> None:
+    insert(test, TABLE[event][0].split()[0], num_attempts=2, num_lost=1, retry_counts={"E": 2})
+
+    row = move(test, event)
+
+    assert (row.num_attempts, row.num_lost) == (num_attempts, num_lost)
+    assert (row.retry_counts is None) == (event == "revive")
+    assert row.claim_token == (8 if event == "claim" else 7), "it only grows"
+
+
+def test_a_row_is_not_claimed_when_its_time_is_over(test: Isolated) -> None:
+    soon = clock.now() + timedelta(seconds=60)
+    for id in ("in time", "too late"):
+        insert(test, "pending", id, expires_at=soon)
+    assert move(test, "claim", "in time") is not None
+
+    test.advance(61)
+
+    assert move(test, "claim", "too late") is None
+    assert test.runtime.store.row("too late").num_attempts == 0
+
+
+def test_a_run_of_a_dead_worker_waits_as_long_as_it_is_told(test: Isolated) -> None:
+    insert(test, "running", started_at=clock.now())
+
+    row = move(test, "rescue", wait_s=30.0, sent=False)
+
+    assert (row.scheduled_at - row.updated_at).total_seconds() == pytest.approx(30, abs=1)
+    assert (row.enqueued_at, row.error) == (None, "E"), "the relay owes it a message"
+    assert move(test, "claim") is None
+
+
+def test_a_record_that_a_person_revives_begins_anew(test: Isolated) -> None:
+    insert(test, "pending", expires_at=clock.now() + timedelta(seconds=60))
+    move(test, "expire")
+
+    row = move(test, "revive")
+
+    assert (row.error, row.failure, row.error_message, row.started_at) == (None, None, None, None)
+    assert row.expires_at is None
+    test.advance(3600)
+    assert move(test, "claim") is not None
 
 
 def test_nothing_else_writes_the_status() -> None:

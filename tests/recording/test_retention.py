@@ -1,0 +1,181 @@
+"""Old records are deleted, and nothing else: through `records.prune` and ``dexpy prune``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import servers
+import sqlalchemy as sa
+from click.testing import CliRunner
+
+import dexpy
+from dexpy import Error, Operation, OptionsError, Retry, records
+from dexpy.background.relay import warn_of_many
+from dexpy.cli.main import main
+from dexpy.recording import signals
+from dexpy.recording.metadata import after
+from dexpy.recording.retention import are_many
+from dexpy.recording.tables import attempts
+from dexpy.recording.tables import records as table
+from dexpy.recording.tables import signals as signals_table
+from dexpy.runtime import install
+from dexpy.testing import Isolated, isolated
+
+DAY = timedelta(days=1)
+
+
+class Keep(Operation):
+    """An operation that ends as it is told."""
+
+    how: str = "done"
+    retry_on = (Retry(KeyError, attempts=2, wait=0),)
+
+    def perform(self) -> None:
+        if self.how == "failed":
+            raise Error("refused")
+        if self.how == "crashed":
+            raise KeyError
+
+
+@pytest.fixture
+def test() -> Generator[Isolated]:
+    with isolated() as found:
+        yield found
+
+
+def count(test: Isolated, of: sa.Table = table) -> int:
+    (row,) = test.runtime.store.rows(sa.select(sa.func.count()).select_from(of))
+    return int(row[0])
+
+
+def test_what_ended_long_ago_is_deleted_with_its_attempts_and_what_is_open_stays(test: Isolated) -> None:
+    for how in ("done", "failed", "crashed"):
+        Keep(how=how).async_().call()
+    Keep().async_(in_=1000 * DAY).call()
+    test.run_pending()
+    test.advance(31 * DAY)
+    young = Keep().async_().call()
+    test.run_pending()
+    assert count(test, attempts) == 3
+
+    assert records.prune(older_than=30 * DAY, dry_run=True) == 3
+    assert count(test) == 5
+    assert records.prune(older_than=30 * DAY) == 3
+
+    assert sorted(record.status for record in records.all()) == ["done", "pending"]
+    assert young.reload().done
+    assert count(test, attempts) == 0
+
+
+def test_only_the_statuses_that_were_named_are_deleted(test: Isolated) -> None:
+    kept, gone = Keep().async_().call(), Keep(how="failed").async_().call()
+    test.run_pending()
+    test.advance(DAY)
+
+    assert records.prune(older_than=timedelta(hours=1), statuses=["failed"]) == 1
+
+    assert kept.reload().done
+    assert records.where(operation=Keep).count() == 1
+    assert gone.id not in [record.id for record in records.all()]
+
+
+def test_a_key_for_replay_is_kept_until_it_expires(test: Isolated) -> None:
+    tickets = [Keep().async_().call() for _ in range(3)]
+    test.run_pending()
+    with test.runtime.store.begin() as connection:
+        for ticket, expires in zip(tickets[:2], (None, after(10 * 24 * 3600.0)), strict=True):
+            values = {"once_key": ticket.id, "once_expires_at": expires}
+            connection.execute(sa.update(table).where(table.c.id == ticket.id).values(values))
+    test.advance(5 * DAY)
+    assert records.prune(older_than=DAY) == 1
+
+    test.advance(6 * DAY)
+
+    assert records.prune(older_than=DAY) == 1
+    assert [record.id for record in records.all()] == [tickets[0].id]
+
+
+def test_what_was_said_to_a_run_goes_with_its_record(test: Isolated) -> None:
+    ticket = Keep().async_().call()
+    test.run_pending()
+    with test.runtime.store.begin() as connection:
+        signals.request_cancel(connection, ticket.id)
+    test.advance(2 * DAY)
+
+    records.prune(older_than=DAY)
+
+    assert count(test, signals_table) == 0
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"statuses": ["running"]}, {"older_than": timedelta(-1)}, {"batch": 0}],
+    ids=["open", "the future", "no batch"],
+)
+def test_what_cannot_be_meant_is_refused_and_nothing_is_deleted(test: Isolated, given: dict[str, Any]) -> None:
+    Keep().async_().call()
+    test.run_pending()
+    test.advance(DAY)
+
+    with pytest.raises(OptionsError, match="prune"):
+        records.prune(**{"older_than": timedelta(0), **given})
+    assert count(test) == 1
+
+
+def test_the_command_says_how_many(test: Isolated) -> None:
+    for _ in range(5):
+        Keep().async_().call()
+    test.run_pending()
+    test.advance(2 * DAY)
+
+    counted = CliRunner().invoke(main, ["prune", "--older-than", "1d", "--dry-run"])
+    ended = CliRunner().invoke(main, ["prune", "--older-than", "24h", "--batch", "2", "--status", "done"])
+
+    assert counted.output.endswith(": 5 records would be deleted.\n"), counted
+    assert ended.output.endswith(": 5 records deleted.\n"), ended
+    assert count(test) == 0
+
+
+@pytest.mark.parametrize("wrong", ["30", "d", "-1d", "1y"])
+def test_a_duration_that_is_none_is_refused(wrong: str) -> None:
+    ended = CliRunner().invoke(main, ["prune", f"--older-than={wrong}"])
+
+    assert ended.exit_code == 2
+    assert "is no duration" in ended.output
+
+
+def test_many_records_that_have_ended_are_a_warning(test: Isolated, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(4):
+        Keep().async_().call()
+    test.run_pending()
+    Keep().async_().call()
+    store = test.runtime.store
+
+    with caplog.at_level(logging.WARNING, "dexpy"):
+        assert [are_many(store, many) for many in (3, 4)] == [True, False]
+        assert not warn_of_many(store, 4)
+        assert caplog.records == []
+        assert warn_of_many(store, 3)
+    assert "dexpy prune --older-than 30d" in caplog.text
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
+def test_servers_are_pruned_in_batches(kind: str, tmp_path: Path) -> None:
+    with servers.database(kind, tmp_path) as url:
+        runtime = dexpy.configure(database=url, create_tables=True)
+        try:
+            for how in ("done", "failed") * 5:
+                Keep(how=how).safe.call()
+            assert records.all().count() == 10
+            assert records.prune(older_than=timedelta(hours=1)) == 0
+            assert records.prune(older_than=timedelta(0), batch=3) == 10
+            assert records.all().count() == 0
+        finally:
+            install(None)
+            runtime.close()

@@ -1,0 +1,101 @@
+"""Virtual hosts of RabbitMQ, made and dropped by its management API or, where that is off, by ``rabbitmqctl``."""
+
+from __future__ import annotations
+
+import base64
+import shutil
+import subprocess
+import urllib.request
+from typing import Protocol
+from urllib.parse import urlsplit
+
+TIMEOUT_S = 60
+"""For ``rabbitmqctl``, which starts a virtual machine of its own each time: a busy machine is no failure."""
+
+
+class Administrator(Protocol):
+    """Whoever can make virtual hosts."""
+
+    def add(self, name: str) -> None:
+        """Make one, and let the user of the tests in."""
+
+    def delete(self, name: str) -> None:
+        """Drop one, with whoever is still connected."""
+
+
+def administrator(url: str) -> Administrator:
+    """The quicker one of those that there are.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    over_http = Management(url)
+    if over_http.answers():
+        return over_http
+    program = shutil.which("rabbitmqctl")
+    if program is None:
+        raise FileNotFoundError("there is neither rabbitmqctl nor RabbitMQ's management API")
+    return Rabbitmqctl(program, urlsplit(url).username or "guest")
+
+
+class Rabbitmqctl:
+    """Uses the command.
+
+    Args:
+        program: Its path.
+        user: Of the tests.
+    """
+
+    def __init__(self, program: str, user: str) -> None:
+        self._program = program
+        self._user = user
+
+    def add(self, name: str) -> None:
+        """Make one, and let the user in."""
+        self._run("add_vhost", name)
+        self._run("set_permissions", "-p", name, self._user, ".*", ".*", ".*")
+
+    def delete(self, name: str) -> None:
+        """Drop one."""
+        self._run("delete_vhost", name)
+
+    def _run(self, *arguments: str) -> None:
+        subprocess.run([self._program, "-q", *arguments], check=True, capture_output=True, timeout=TIMEOUT_S)
+
+
+class Management:
+    """Uses the management API, at its usual port.
+
+    Args:
+        url: Of the broker.
+    """
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._host = parts.hostname
+        self._user = parts.username or "guest"
+        self._secret = base64.b64encode(f"{self._user}:{parts.password or 'guest'}".encode()).decode()
+
+    def answers(self) -> bool:
+        """Whether it is there."""
+        try:
+            self._ask("GET", "whoami")
+        except OSError:
+            return False
+        return True
+
+    def add(self, name: str) -> None:
+        """Make one, and let the user in."""
+        self._ask("PUT", f"vhosts/{name}")
+        self._ask("PUT", f"permissions/{name}/{self._user}", b'{"configure": ".*", "write": ".*", "read": ".*"}')
+
+    def delete(self, name: str) -> None:
+        """Drop one."""
+        self._ask("DELETE", f"vhosts/{name}")
+
+    def _ask(self, method: str, path: str, body: bytes | None = None) -> None:
+        headers = {"Authorization": f"Basic {self._secret}", "Content-Type": "application/json"}
+        url = f"http://{self._host}:15672/api/{path}"
+        request = urllib.request.Request(url, data=body, method=method, headers=headers)
+        with urllib.request.urlopen(request, timeout=5):  # noqa: S310 - http, to the server that the tests were given
+            pass
