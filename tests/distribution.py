@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-SHARING = ("test_pairs.py", "test_dexkit_async_page.py", "test_checkers.py")
+SHARING = ("test_pairs.py", "test_dexkit_async_page.py", "test_endings.py", "test_checkers.py")
 """Files whose tests share what a fixture of the file has made, once for each of its parameters."""
 PARAMETER = re.compile(r"(sqlite|postgresql|mariadb)\+(sql|redis|rabbitmq)|mypy|pyright")
 """The parameter of such a fixture, in the ids of tests."""

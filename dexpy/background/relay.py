@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -36,6 +37,8 @@ BATCH = 100
 SET_ASIDE_S = 30.0
 """How long a record that the broker refuses is left alone, in seconds, while others are sent."""
 TIDY_EVERY_S = 3600.0
+DEEDS = ("sent", "sent again", "taken from dead workers", "expired")
+"""What a relay does to records."""
 
 _r = records.c
 _OWED = (
@@ -66,10 +69,15 @@ class Relay:
         self._store = store
         self._set_aside: dict[str, float] = {}
         self._tidied_at = time.monotonic()
-        steps: list[Callable[[], object]] = [Rescue(dispatcher, store, heart).run_once, self._expire]
+        self.counts: Counter[str] = Counter()
+        """Deed to the number of records that it was done to, so far."""
+        self.steps: list[tuple[str, Callable[[], int]]] = [
+            ("taken from dead workers", Rescue(dispatcher, store, heart).run_once),
+            ("expired", self._expire),
+        ]
         if not dispatcher.transactional:
-            steps.append(Resend(dispatcher, store, pace).run_once)
-        self.steps = (*steps, self._tidy_sometimes)
+            self.steps.append(("sent again", Resend(dispatcher, store, pace).run_once))
+        self.steps.append(("forgotten", self._tidy_sometimes))
 
     def look_after(self) -> bool:
         """Take up what was lost, and end what came too late.
@@ -78,9 +86,9 @@ class Relay:
             Whether every step went well.
         """
         went_well = True
-        for step in self.steps:
+        for deed, step in self.steps:
             try:
-                step()
+                self.counts[deed] += step()
             except Exception as error:  # noqa: BLE001 - whatever one step runs into, the others have their turn
                 went_well = False
                 line(logging.WARNING, "relay.failed", step=step.__qualname__, error=class_path(error))
@@ -115,6 +123,7 @@ class Relay:
         refused: list[Row[Any]] = []
         for index, row in enumerate(rows):
             if self._dispatcher.deliver_row(row):
+                self.counts["sent"] += 1
                 continue
             if not self._dispatcher.carrier.answers():
                 self._dispatcher.owe([*refused, *rows[index:]])
@@ -137,22 +146,25 @@ class Relay:
             message.ack()
         return True
 
-    def _expire(self) -> None:
+    def _expire(self) -> int:
+        expired = 0
         while True:
             with self._store.begin() as connection:
                 rows = expire_late(connection, BATCH)
             for row in rows:
                 line(logging.WARNING, "expired", operation=row.name, run=row.id)
+            expired += len(rows)
             if len(rows) < BATCH:
-                return
+                return expired
 
-    def _tidy_sometimes(self) -> None:
+    def _tidy_sometimes(self) -> int:
         if time.monotonic() - self._tidied_at < TIDY_EVERY_S:
-            return
+            return 0
         self._tidied_at = time.monotonic()
         with self._store.begin() as connection:
-            signals.forget_ended(connection)
+            forgotten = signals.forget_ended(connection)
         warn_of_many(self._store)
+        return forgotten
 
 
 def warn_of_many(store: Store, many: int = retention.MANY) -> bool:

@@ -40,17 +40,24 @@ class Rescue:
         self._store = store
         self._heart = heart
 
-    def run_once(self) -> None:
-        """Take everything from dead workers, and their rows away."""
+    def run_once(self) -> int:
+        """Take everything from dead workers, and their rows away.
+
+        Returns:
+            How many runs were taken.
+        """
         dead = self._find_dead()
-        while self._give_away(dead) == BATCH:
-            continue
+        taken = given = self._give_away(dead)
+        while given == BATCH:
+            given = self._give_away(dead)
+            taken += given
         with self._store.begin() as connection:
             if gone := connection.execute(liveness.ended(dead, self._heart.own_ids)).scalars().all():
                 liveness.leave(connection, gone)
                 line(logging.WARNING, "workers.dead", workers=",".join(gone))
             if dead is None:
                 liveness.forget_strays(connection)
+        return taken
 
     def _find_dead(self) -> Collection[str] | None:
         """The dead workers, where locks say which; on a server, end what they have open in the database."""

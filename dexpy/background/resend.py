@@ -50,16 +50,23 @@ class Resend:
         self._store = store
         self._after_s = pace.resend_after_s
 
-    def run_once(self) -> None:
-        """Send again what seems to be missing in the broker's queues."""
+    def run_once(self) -> int:
+        """Send again what seems to be missing in the broker's queues.
+
+        Returns:
+            How many records were sent again.
+        """
+        sent = 0
         for queue in self._suspects():
             while rows := self._take(queue):
                 for index, row in enumerate(rows):
                     if not self._dispatcher.deliver_row(row):
                         self._dispatcher.owe(rows[index:])
-                        return
+                        return sent
+                    sent += 1
                 if len(rows) < BATCH:
                     break
+        return sent
 
     def _suspects(self) -> Collection[str]:
         """The queues of the records that have waited longest."""

@@ -109,7 +109,7 @@ class Strangers:
         """Seconds since a record was due; None if it does not wait to be run."""
         since = sa.func.coalesce(records.c.scheduled_at, records.c.created_at, type_=records.c.created_at.type)
         # Both by the database's clock: this machine's may be days away from it.
-        query = sa.select(since.label("since"), as_of(0).label("now"))
+        query: Any = sa.select(since.label("since"), as_of(0).label("now"))
         found = store.rows(query.where(records.c.id == run_id, records.c.status == "pending"))
         if not found:
             return None

@@ -10,22 +10,16 @@ import click
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-class Duration(click.ParamType):
-    """A number and a unit: ``30d``."""
-
-    name = "duration"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
-        """The duration as a timedelta."""
-        found = re.fullmatch(r"(\d{1,6})([smhdw])", str(value))
-        if found is None:
-            self.fail(f"{value!r} is no duration: write a number and s, m, h, d or w, as in 30d.", param, ctx)
-        return timedelta(**{UNITS[found[2]]: int(found[1])})
+def _duration(_context: click.Context, _option: click.Parameter, given: str) -> timedelta:
+    found = re.fullmatch(r"(\d{1,6})([smhdw])", given)
+    if found is None:
+        raise click.BadParameter(f"{given!r} is no duration: write a number and s, m, h, d or w, as in 30d.")
+    return timedelta(**{UNITS[found[2]]: int(found[1])})
 
 
 @click.command()
 @click.option(
-    "--older-than", type=Duration(), required=True, metavar="DURATION", help="Ended at least so long ago: 30d, 12h."
+    "--older-than", callback=_duration, required=True, metavar="DURATION", help="Ended at least so long ago: 30d, 12h."
 )
 @click.option(
     "--status",

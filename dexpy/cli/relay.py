@@ -39,8 +39,9 @@ def relay(modules: tuple[str, ...], once: bool, verbose: bool) -> None:
     dispatcher.prepare()
     found = relays.Relay(dispatcher, dispatcher.heart, runtime.pace)
     if once:
-        went_well = found.look_after() and found.send()
+        went_well = all([found.look_after(), found.send()])
         dispatcher.close()
+        click.echo(", ".join(f"{found.counts[deed]} {deed}" for deed in relays.DEEDS) + ".")
         sys.exit(0 if went_well else 1)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

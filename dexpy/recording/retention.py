@@ -8,6 +8,7 @@ from datetime import timedelta
 import sqlalchemy as sa
 
 from dexpy.foundation.errors import OptionsError, listed
+from dexpy.recording.database import take_write_lock
 from dexpy.recording.metadata import as_of
 from dexpy.recording.store import Store
 from dexpy.recording.tables import FINAL, attempts, records, signals
@@ -63,6 +64,8 @@ def prune(
     deleted = 0
     while True:
         with store.begin() as connection:
+            # On SQLite no row is locked by reading it: somebody could revive it before it is deleted.
+            take_write_lock(connection)
             ids = connection.execute(next_batch).scalars().all()
             for table in (attempts.c.record_id, signals.c.record_id, _r.id):
                 connection.execute(sa.delete(table.table).where(table.in_(ids)))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import signal
 import sys
 import tempfile
@@ -43,6 +44,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--operations", type=int, help="so many at least  [default: 10 a second]")
     parser.add_argument("--kills", type=int, help="so many at least  [default: one every 3 seconds]")
     parser.add_argument("--break", dest="broken", choices=BREAKS, help="take a promise out: the harm has to be seen")
+    parser.add_argument(
+        "--isolation", default="", help="of the runs' sessions, on a server: 'REPEATABLE READ', for one"
+    )
     parser.add_argument("--quick", action="store_true", help="two short runs and all breaks, in about a minute")
     parser.add_argument("--keep", action="store_true", help="keep the folder with the logs")
     return parser.parse_args()
@@ -78,6 +82,8 @@ def main() -> int:
             print("On SQLite a frozen worker is alive, and no fence is needed: choose another pair.", file=sys.stderr)
             return 2
     good = True
+    # Read by the application; see `chaos.application.sessions`.
+    os.environ["CHAOS_ISOLATION"] = given.isolation
     for pair, scenarios in runs:
         with contextlib.ExitStack() as stack:
             home = Path(tempfile.mkdtemp(prefix="chaos-"))

@@ -9,7 +9,8 @@ import time
 from typing import Any
 
 import dramatiq
-from sqlalchemy.orm import Session
+import sqlalchemy as sa
+from sqlalchemy.orm import Session, sessionmaker
 
 import dexpy
 from chaos.journal import CALLS, DELIVERIES, Journal
@@ -144,5 +145,13 @@ class Deliveries(dramatiq.Middleware):
         self._journal.write(message.message_id)
 
 
-runtime = dexpy.configure()
+def sessions() -> Any:
+    """Of the application's own, where a level is asked for that is not its database's usual one."""
+    isolation = os.environ.get("CHAOS_ISOLATION")
+    if not isolation:
+        return None
+    return sessionmaker(sa.create_engine(os.environ["DEXPY_DATABASE"], isolation_level=isolation, pool_pre_ping=True))
+
+
+runtime = dexpy.configure(session_factory=sessions())
 runtime.broker.add_middleware(Deliveries())

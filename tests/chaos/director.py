@@ -49,6 +49,7 @@ class Plan:
         empties: How often the broker is emptied.
         shakes: How often the database is shaken.
         dooms: How many operations end each worker that they run on.
+        deploys: How often a worker is asked to stop, and started anew.
     """
 
     seconds: float
@@ -59,6 +60,7 @@ class Plan:
     empties: int = 0
     shakes: int = 0
     dooms: int = 0
+    deploys: int = 0
 
 
 def places_of(stage: Stage) -> dict[str, int]:
@@ -97,6 +99,7 @@ class Director:
         self._spread(plan.shakes, self._shake, 0.0)
         self._spread(plan.freezes, self._freeze, 0.05)
         self._spread(plan.dooms, self._doom, 0.25)
+        self._spread(plan.deploys, self._deploy, -0.3)
 
     def _spread(self, times: int, action: Callable[[], bool], shift: float) -> None:
         now = time.monotonic()
@@ -191,6 +194,12 @@ class Director:
 
     def _doom(self) -> bool:
         warrants.issue(self._fleet.folder, warrants.DOOM)
+        return True
+
+    def _deploy(self) -> bool:
+        if self._open or not self._spares_one():
+            return False
+        self._fleet.deploy(self._busiest(self._fleet.ready()))
         return True
 
     def _freeze(self) -> bool:

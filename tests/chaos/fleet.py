@@ -65,6 +65,7 @@ class Member:
             self._read, self._rest = log.tell(), ""
             self.serving: dict[int, bool] = {}
             self.deaths = 0
+            self.is_asked = False
             return subprocess.Popen(
                 self._command, cwd=self._fleet.folder, env=self._fleet.environment, stdin=subprocess.DEVNULL,
                 stdout=log, stderr=log, start_new_session=True,
@@ -108,6 +109,7 @@ class Fleet:
         self.oddities: list[str] = []
         self.frozen: dict[int, float] = {}
         self.freezes: list[Death] = []
+        self.deploys = 0
         self._dying: dict[int, Death] = {}
         self._journal = Journal(DEATHS, folder)
         self._journal_read = 0
@@ -116,7 +118,9 @@ class Fleet:
 
     def add_worker(self, arguments: Sequence[str], threads: int) -> None:
         """Start a worker of one process."""
-        command = [sys.executable, "-m", "chaos.worker", *arguments, "--", "-p", "1", "-t", str(threads)]
+        # So short that what runs then is given back.
+        dexpy = ["-p", "1", "-t", str(threads), "--shutdown-timeout", "0.1"]
+        command = [sys.executable, "-m", "chaos.worker", *arguments, "--", *dexpy]
         self._add("worker", command)
 
     def add_producer(self, arguments: Sequence[str]) -> None:
@@ -133,7 +137,8 @@ class Fleet:
 
     def ready(self) -> list[Member]:
         """The workers that serve now."""
-        return [worker for worker in self.of("worker") if worker.pid is not None and worker.pid not in self.frozen]
+        serving = [worker for worker in self.of("worker") if worker.pid is not None and not worker.is_asked]
+        return [worker for worker in serving if worker.pid not in self.frozen]
 
     @property
     def kills(self) -> list[Death]:
@@ -171,7 +176,7 @@ class Fleet:
             return
         if not member.ended_at:
             member.ended_at = time.time()
-            if not self._is_stopping or status != 0:
+            if status != 0 or not (self._is_stopping or member.is_asked):
                 self._check_end(member.process.pid, status, member)
         elif time.time() - member.ended_at > REPLACED_AFTER_S and not self._is_stopping:
             member.restart()
@@ -199,6 +204,12 @@ class Fleet:
         self._kill(worker.process.pid, "supervisor, alone" if alone else "supervisor and process")
         if not alone and pid is not None:
             self._kill(pid, "supervisor and process", counts=False)
+
+    def deploy(self, worker: Member) -> None:
+        """Have a worker end as it should; another one takes its place."""
+        worker.is_asked = True
+        worker.process.terminate()
+        self.deploys += 1
 
     def freeze(self, worker: Member) -> None:
         """Stop the process of a worker in its tracks."""

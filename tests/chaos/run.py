@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import attrs
@@ -35,6 +36,7 @@ class Finding:
         count: Of effects and records.
         deaths: Kills, each once.
         freezes: Workers that were stopped for a while.
+        deploys: How often a worker was asked to stop.
         emptied: When the broker was emptied.
         left: What has stayed behind, by name.
         oddities: Ends that nobody here has brought about.
@@ -47,6 +49,7 @@ class Finding:
     count: Count
     deaths: list[Death]
     freezes: list[Death]
+    deploys: int
     emptied: list[float]
     left: dict[str, int]
     oddities: list[str]
@@ -71,7 +74,7 @@ def run(scenario: Scenario, stage: Stage, folder: Path) -> Finding:
     fleet = Fleet(folder, _environment(stage))
     director = Director(scenario.plan, fleet, stage)
     try:
-        _start(scenario, fleet)
+        _start(scenario, fleet, audit)
         director.begin()
         while not director.is_over(lambda: audit.committed >= scenario.asked):
             fleet.tend()
@@ -100,8 +103,9 @@ def run(scenario: Scenario, stage: Stage, folder: Path) -> Finding:
     if stories:
         stories += ["What was done:", *_chronicle(events, director.emptied, stage)]
     return Finding(
-        scenario, stage, count, fleet.kills, fleet.freezes, director.emptied, left, fleet.oddities, settled_s, stories
-    )
+        scenario, stage, count, fleet.kills, fleet.freezes, fleet.deploys, director.emptied, left, fleet.oddities,
+        settled_s, stories,
+    )  # fmt: skip
 
 
 def _chronicle(events: list[Death], emptied: list[float], stage: Stage) -> list[str]:
@@ -122,18 +126,13 @@ def _environment(stage: Stage) -> dict[str, str]:
     return kept | named | {"PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), str(ROOT)]), "PYTHONUNBUFFERED": "1"}
 
 
-def _start(scenario: Scenario, fleet: Fleet) -> None:
+def _start(scenario: Scenario, fleet: Fleet, audit: Audit) -> None:
+    """Start the workers, then the producers, and wait until there is something to do."""
     heeded = [f"--die={place}={HEED}" for place in scenario.plan.places if " " not in place]
     breaking = [f"--break={scenario.broken}"] if scenario.broken else []
     for _ in range(scenario.workers):
         fleet.add_worker([*heeded, *breaking], scenario.threads)
-    deadline = time.monotonic() + START_S
-    while len(fleet.ready()) < scenario.workers:
-        fleet.tend()
-        if time.monotonic() > deadline or fleet.oddities:
-            logs = "\n".join((fleet.folder / f"{worker.name}.log").read_text() for worker in fleet.members)
-            raise RuntimeError(f"The workers do not start: {fleet.oddities}\n{logs[-3000:]}")
-        time.sleep(STEP_S)
+    _await(fleet, lambda: len(fleet.ready()) >= scenario.workers)
     mix = ",".join(f"{kind}={weight:g}" for kind, weight in scenario.mix.items())
     rate = scenario.rate / scenario.producers
     for _ in range(scenario.producers):
@@ -141,6 +140,17 @@ def _start(scenario: Scenario, fleet: Fleet) -> None:
             [f"--rate={rate}", f"--mix={mix}", f"--takes={scenario.takes_s}", f"--undone={scenario.undone}",
              f"--repeated={scenario.repeated}", *heeded]
         )  # fmt: skip
+    _await(fleet, lambda: audit.committed >= scenario.producers)
+
+
+def _await(fleet: Fleet, is_there: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + START_S
+    while not is_there():
+        fleet.tend()
+        if time.monotonic() > deadline or fleet.oddities:
+            logs = "\n".join((fleet.folder / f"{member.name}.log").read_text() for member in fleet.members)
+            raise RuntimeError(f"They do not start: {fleet.oddities}\n{logs[-3000:]}")
+        time.sleep(STEP_S)
 
 
 def _settle(scenario: Scenario, fleet: Fleet, audit: Audit) -> float:

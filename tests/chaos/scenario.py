@@ -70,6 +70,7 @@ def under_fire(stage: Stage, seconds: float, operations: int, kills: int) -> Sce
         empties=0 if stage.empty is None else 2,
         shakes=0 if stage.shake is None else 1,
         dooms=round(seconds / 60),
+        deploys=round(seconds / 20),
     )
     rate = 1.25 * operations / seconds
     return Scenario(plan, rate, asked=operations, producers=2 if seconds >= 60 else 1)
@@ -87,7 +88,7 @@ def broken(stage: Stage, promise: str, seconds: float) -> Scenario:
     calm = Scenario(Plan(seconds, 0, {}), 10.0, mix=quiet, workers=2, undone=0.0, repeated=0.0, broken=promise)
     if promise == "fence":
         # In the middle of what they do, before their first statement: no session of theirs can be ended then.
-        plan = Plan(seconds / 2, 0, {}, freezes=1, frozen_s=RESCUE_WITHIN_S * 0.9)
+        plan = Plan(seconds / 2, 0, {}, freezes=1, frozen_s=RESCUE_WITHIN_S * 1.1)
         return attrs.evolve(calm, plan=plan, takes_s=1.2, threads=12, settle_s=3.0)
     if promise == "claim-count":
         return attrs.evolve(calm, rate=20.0, takes_s=0.02, repeated=0.5, settle_s=3.0)

@@ -27,6 +27,7 @@ def rows(found: Finding) -> Iterator[Row]:
     yield "failed as meant, without effect", str(count.failed_as_meant), True
     yield from _kills(found)
     yield "workers frozen past their lease, and let go", str(len(found.freezes)), True
+    yield "workers asked to stop, in the middle of runs", str(found.deploys), True
     if found.stage.empty is not None:
         yield "broker emptied", str(len(found.emptied)), len(found.emptied) >= scenario.plan.empties
     if found.stage.shake is not None:

@@ -11,7 +11,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from deaths import RESCUE_WITHIN_S, Deaths, all_final, deliver_ten_times, is_done_once, is_quiet
+from deaths import RESCUE_WITHIN_S, Deaths, all_final, deliver_ten_times, is_done_once, is_quiet, mortal_pair
 from market import Count
 from workers import eventually
 

@@ -31,6 +31,7 @@ def test_one_look_takes_up_what_a_dead_worker_held(shop: Shop) -> None:
     ended = shop.dexpy("relay", "--once", "shop")
 
     assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == "0 sent, 0 sent again, 3 taken from dead workers, 0 expired.\n"
     assert [shop.status(id) for id in ids] == ["pending"] * 3
     assert len(shop.sql("SELECT 1 FROM dexpy_messages")) == 3
     assert len(shop.sql("SELECT 1 FROM operation_attempts WHERE failure = 'lost'")) == 3

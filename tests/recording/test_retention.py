@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Generator
 from datetime import timedelta
 from pathlib import Path
@@ -14,7 +15,7 @@ import sqlalchemy as sa
 from click.testing import CliRunner
 
 import dexpy
-from dexpy import Error, Operation, OptionsError, Retry, records
+from dexpy import Error, Operation, OptionsError, RecordNotFound, Retry, records
 from dexpy.background.relay import warn_of_many
 from dexpy.cli.main import main
 from dexpy.recording import signals
@@ -98,6 +99,35 @@ def test_a_key_for_replay_is_kept_until_it_expires(test: Isolated) -> None:
 
     assert records.prune(older_than=DAY) == 1
     assert [record.id for record in records.all()] == [tickets[0].id]
+
+
+def test_a_record_that_a_person_revives_meanwhile_is_kept_or_was_gone_before(test: Isolated) -> None:
+    ticket = Keep(how="failed").async_().call()
+    test.run_pending()
+    test.advance(2 * DAY)
+    revived: list[bool] = []
+
+    def revive() -> None:
+        try:
+            ticket.retry()
+        except RecordNotFound:
+            revived.append(False)
+        else:
+            revived.append(True)
+
+    person = threading.Thread(target=revive)
+
+    @sa.event.listens_for(test.runtime.store.database.engine, "before_cursor_execute")
+    def intervene(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        # Between finding what is old and deleting it; waits only as long as somebody who is not kept out needs.
+        if statement.startswith("DELETE FROM operation_attempts") and not person.ident:
+            person.start()
+            person.join(1)
+
+    records.prune(older_than=DAY)
+    person.join()
+
+    assert revived == [count(test) == 1]
 
 
 def test_what_was_said_to_a_run_goes_with_its_record(test: Isolated) -> None:

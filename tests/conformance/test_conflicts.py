@@ -1,0 +1,75 @@
+"""Transactions that have to give way to others: run again at once, in the same attempt."""
+
+from __future__ import annotations
+
+from collections import Counter as Counted
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from crossing import Cross, Yield, YieldWithRule
+from market import Customer
+from pairs import Pair
+
+from dexpy.background.jobs import CONFLICTS
+from dexpy.recording.tables import attempts
+
+WAIT_S = 60.0
+
+
+def on(*names: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("own_pair", names, indirect=True)
+
+
+def failures(pair: Pair, id: str) -> list[Any]:
+    """Of the attempts that are kept."""
+    return [row.failure for row in pair.sql(sa.select(attempts.c.failure).where(attempts.c.record_id == id))]
+
+
+def runs(folder: Path, id: str) -> int:
+    return len((folder / id).read_text().splitlines())
+
+
+@on("postgresql+sql", "postgresql+redis", "mariadb+sql", "mariadb+rabbitmq")
+def test_two_runs_in_a_deadlock_both_come_to_their_end_in_one_attempt(own_pair: Pair, tmp_path: Path) -> None:
+    own_pair.start(module="crossing", processes=1, threads=2)
+
+    tickets = [Cross(folder=str(tmp_path), first=a, second=b).async_().call() for a, b in ((1, 2), (2, 1))]
+
+    for ticket in tickets:
+        ticket.result(WAIT_S)
+    rows = [own_pair.row(ticket.id) for ticket in tickets]
+    assert [(row["num_attempts"], row["claim_token"]) for row in rows] == [(1, 1), (1, 1)]
+    assert [failures(own_pair, ticket.id) for ticket in tickets] == [[], []]
+    assert sum(runs(tmp_path, ticket.id) for ticket in tickets) == 3, "one of them has given way, once"
+    assert Counted(own_pair.effects("crossed%")) == {"crossed from 1": 1, "crossed from 2": 1}
+    names = [row.name for row in own_pair.sql(sa.select(Customer.name).where(Customer.id.in_((1, 2))))]
+    assert len({name.partition(" ")[0] for name in names}) == 1, "whoever was last has written both"
+
+
+@on("postgresql+sql", "mariadb+sql")
+@pytest.mark.parametrize("operation", [Yield, YieldWithRule])
+def test_a_run_gives_way_a_few_times_without_an_attempt_spent(
+    own_pair: Pair, tmp_path: Path, operation: type[Yield]
+) -> None:
+    own_pair.start(module="crossing", processes=1, threads=2)
+
+    ticket = operation(folder=str(tmp_path), times=CONFLICTS).async_().call()
+
+    assert ticket.result(WAIT_S) == CONFLICTS + 1
+    assert own_pair.row(ticket.id)["num_attempts"] == 1
+    assert failures(own_pair, ticket.id) == []
+    assert own_pair.effects("did not%") == ["did not give way"]
+
+
+@on("postgresql+sql", "mariadb+sql")
+def test_a_run_that_gives_way_again_and_again_waits_before_its_next_attempt(own_pair: Pair, tmp_path: Path) -> None:
+    own_pair.start(module="crossing", processes=1, threads=2)
+
+    ticket = Yield(folder=str(tmp_path), times=CONFLICTS + 1).async_().call()
+
+    assert ticket.result(WAIT_S) == CONFLICTS + 2
+    assert own_pair.row(ticket.id)["num_attempts"] == 2
+    assert failures(own_pair, ticket.id) == ["crash"]
+    assert own_pair.effects("did not%") == ["did not give way"]
