@@ -3,6 +3,9 @@
 PYTHON = .venv/bin/python
 # Tests mostly wait, so more of them run at once than there are cores: make test PROCESSES=8. With 0 all run in one process.
 PROCESSES = 4
+# What every pair of a database and a broker does alike.
+PAIRS = tests/conformance/test_pairs.py tests/conformance/test_workers.py tests/conformance/test_failures.py \
+	tests/conformance/test_tutorial.py tests/journeys/test_dexkit_async_page.py
 CORE = .venv/.installed-core
 DEV = .venv/.installed-dev
 
@@ -23,12 +26,13 @@ fi; \
 "$$found" .ci/prepare.py
 endef
 
-.PHONY: help demo test conformance check docs bench-quick chaos chaos-quick clean
+.PHONY: help demo test conformance server-tests check docs bench-quick chaos chaos-quick clean
 
 help: ## show this
 	@echo "make demo    operations run by a real worker process, in a few seconds"
 	@echo "make test    the test suite, on SQLite and a Redis that it brings along"
 	@echo "make conformance  the same promises on every pair of PostgreSQL, MariaDB, SQLite and Redis, RabbitMQ, SQL"
+	@echo "make server-tests  kills, outages, refusals and the like, on the same servers"
 	@echo "make check   ruff, mypy and pyright"
 	@echo "make docs    the code on the pages of docs/ and in the docstrings, run"
 	@echo "make bench-quick  enqueue and drain beside raw psycopg and raw Dramatiq; needs PostgreSQL and Redis"
@@ -43,7 +47,10 @@ test: $(DEV)
 	@$(PYTHON) -m pytest -n $(PROCESSES)
 
 conformance: $(DEV)
-	@$(PYTHON) -m pytest -n $(PROCESSES) -m "servers or anywhere"
+	@$(PYTHON) -m pytest -n $(PROCESSES) -m "servers or anywhere" $(PAIRS)
+
+server-tests: $(DEV)
+	@$(PYTHON) -m pytest -n $(PROCESSES) -m "servers or anywhere" $(PAIRS:%=--ignore=%)
 
 check: $(DEV)
 	$(PYTHON) -m ruff check .

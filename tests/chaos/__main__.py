@@ -44,9 +44,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--operations", type=int, help="so many at least  [default: 10 a second]")
     parser.add_argument("--kills", type=int, help="so many at least  [default: one every 3 seconds]")
     parser.add_argument("--break", dest="broken", choices=BREAKS, help="take a promise out: the harm has to be seen")
-    parser.add_argument(
-        "--isolation", default="", help="of the runs' sessions, on a server: 'REPEATABLE READ', for one"
-    )
+    parser.add_argument("--isolation", default="", help="of runs, on a server: 'REPEATABLE READ', for one")
     parser.add_argument("--quick", action="store_true", help="two short runs and all breaks, in about a minute")
     parser.add_argument("--keep", action="store_true", help="keep the folder with the logs")
     return parser.parse_args()

@@ -30,6 +30,8 @@ from dexpy.foundation import checkpoint
 
 AGAIN_AFTER_S = 0.5
 """Before a database that is away is asked again."""
+LONG_S = (1.5, 4.0)
+"""What a long operation takes, from and to."""
 
 
 @attrs.frozen
@@ -58,7 +60,7 @@ KINDS = {
     "stumble": Kind(lambda key, s: Stumble(key=key, seconds=s)),
     "refuse": Kind(lambda key, s: Refuse(key=key, seconds=s), expected="nothing"),
     "crash": Kind(lambda key, s: Crash(key=key, seconds=s), expected="nothing"),
-    "linger": Kind(lambda key, s: Linger(key=key, seconds=s * 3), expected="either"),
+    "linger": Kind(lambda key, s: Linger(key=key, seconds=s + 0.3), expected="either"),
     "hasty": Kind(lambda key, s: Deed(key=key, seconds=s), lambda: {"expires_in": 2.0}, expected="either"),
     "doom": Kind(lambda key, s: Doom(key=key, seconds=s), expected="nothing"),
 }
@@ -72,14 +74,17 @@ class Producer:
         folder: Of the run.
         mix: Kind to weight.
         seconds: Which an operation takes, on average.
+        long: The share of those that take some seconds: so that there is always something to kill.
         undone: The share of transactions that are rolled back.
         repeated: The share of operations whose message is sent a second time later.
     """
 
-    def __init__(self, folder: Path, mix: dict[str, float], seconds: float, undone: float, repeated: float) -> None:
+    def __init__(
+        self, folder: Path, mix: dict[str, float], *, seconds: float, long: float, undone: float, repeated: float
+    ) -> None:
         self._folder = folder
         self._kinds, self._weights = list(mix), list(mix.values())
-        self._seconds = seconds
+        self._seconds, self._long = seconds, long
         self._undone, self._repeated = undone, repeated
         self._committed, self._rolled_back, self._sent_again = map(Journal, (COMMITTED, UNDONE, REPEATED))
         self._later: list[tuple[float, Callable[[], None]]] = []
@@ -114,7 +119,8 @@ class Producer:
     def _enqueue(self, session: Session, kind: str) -> tuple[str, str, Ticket[Any]]:
         key = f"{kind}-{os.getpid()}-{uuid4().hex[:12]}"
         this = KINDS[kind]
-        operation: Any = this.make(key, random.expovariate(1 / self._seconds) if self._seconds else 0.0)
+        is_long = random.random() < self._long
+        operation: Any = this.make(key, random.uniform(*LONG_S) if is_long else random.expovariate(1 / self._seconds))
         if random.random() < 0.5:
             ticket = operation.async_(session=session, **this.options()).call()
         else:
@@ -153,12 +159,15 @@ def main() -> None:
     parser.add_argument("--rate", type=float, required=True, help="operations a second")
     parser.add_argument("--mix", required=True)
     parser.add_argument("--takes", type=float, default=0.05, help="seconds, on average")
+    parser.add_argument("--long", type=float, default=0.0)
     parser.add_argument("--undone", type=float, default=0.0)
     parser.add_argument("--repeated", type=float, default=0.0)
     parser.add_argument("--die", action="append", default=[])
     given = parser.parse_args()
     folder = Path(os.environ[FOLDER])
-    producer = Producer(folder, chances(given.mix.split(",")), given.takes, given.undone, given.repeated)
+    mix = chances(given.mix.split(","))
+    shares = {"long": given.long, "undone": given.undone, "repeated": given.repeated}
+    producer = Producer(folder, mix, seconds=given.takes, **shares)
     checkpoint.reached = Reaper(folder, chances(given.die))
     stops: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _frame: stops.append(number))

@@ -137,8 +137,8 @@ def _start(scenario: Scenario, fleet: Fleet, audit: Audit) -> None:
     rate = scenario.rate / scenario.producers
     for _ in range(scenario.producers):
         fleet.add_producer(
-            [f"--rate={rate}", f"--mix={mix}", f"--takes={scenario.takes_s}", f"--undone={scenario.undone}",
-             f"--repeated={scenario.repeated}", *heeded]
+            [f"--rate={rate}", f"--mix={mix}", f"--takes={scenario.takes_s}", f"--long={scenario.long}",
+             f"--undone={scenario.undone}", f"--repeated={scenario.repeated}", *heeded]
         )  # fmt: skip
     _await(fleet, lambda: audit.committed >= scenario.producers)
 

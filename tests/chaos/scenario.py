@@ -31,6 +31,7 @@ class Scenario:
         workers: How many, of one process each.
         producers: How many.
         threads: Of each worker.
+        long: The share of operations that take some seconds.
         undone: The share of transactions that are rolled back.
         repeated: The share of operations whose message is sent twice.
         settle_s: The longest time that the workers go on after the producers have stopped.
@@ -45,6 +46,7 @@ class Scenario:
     workers: int = 4
     producers: int = 1
     threads: int = 4
+    long: float = 0.1
     undone: float = 0.08
     repeated: float = 0.03
     settle_s: float = 60.0
@@ -85,7 +87,9 @@ def broken(stage: Stage, promise: str, seconds: float) -> Scenario:
         seconds: How long it is tried.
     """
     quiet = {"deed": 1.0}
-    calm = Scenario(Plan(seconds, 0, {}), 10.0, mix=quiet, workers=2, undone=0.0, repeated=0.0, broken=promise)
+    calm = Scenario(
+        Plan(seconds, 0, {}), 10.0, mix=quiet, workers=2, long=0.0, undone=0.0, repeated=0.0, broken=promise
+    )
     if promise == "fence":
         # In the middle of what they do, before their first statement: no session of theirs can be ended then.
         plan = Plan(seconds / 2, 0, {}, freezes=1, frozen_s=RESCUE_WITHIN_S * 1.1)

@@ -513,7 +513,7 @@ class Crashing(Operation):
 class Waiting(Operation):
     """Waits long between its attempts."""
 
-    retry_on = (Retry(ConnectionError, attempts=5, wait=3600),)
+    retry_on = (Retry(ConnectionError, attempts=5, wait=3600, jitter=0),)
 
     def perform(self) -> None:
         noted.append("ran")

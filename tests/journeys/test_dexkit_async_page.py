@@ -320,7 +320,7 @@ def test_with_a_record_the_message_holds_its_id_and_no_params(unserved: Pair) ->
         "record_id": ticket.id,
         "trace": {"id": found["trace_id"]},
     }
-    assert sent["options"]["dexpy"] == {"v": 1}
+    assert sent["options"]["dexpy"] == {"v": 1, "priority": 3}
     for number in (ticket.id, found["trace_id"], sent["message_id"], sent["message_timestamp"]):
         payload = payload.replace(str(number), "")
     assert "123" not in payload.replace(str(sent["options"].get("redis_message_id")), "")
