@@ -59,7 +59,8 @@ def prune(
         raise OptionsError(f"prune(older_than={older_than!r}, batch={batch!r}) wants 0 or more, and at least 1.")
     old = _old(older_than.total_seconds(), statuses)
     if dry_run:
-        return int(store.rows(sa.select(sa.func.count()).select_from(old.subquery()))[0][0])
+        # No row at all from a file that nothing was ever recorded in.
+        return sum(row[0] for row in store.rows(sa.select(sa.func.count()).select_from(old.subquery())))
     next_batch = old.order_by(_r.completed_at).limit(batch).with_for_update(skip_locked=True)
     deleted = 0
     while True:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
 import dexpy
-from chaos.journal import CALLS, DELIVERIES, Journal
+from chaos.journal import CALLS, DELIVERIES, FETCHED, Journal
 from chaos.tables import Account, Effect, Wish
 from chaos.warrants import die
 from dexpy import Error, Operation, Ref, Retry, prop
@@ -145,6 +145,26 @@ class Deliveries(dramatiq.Middleware):
         self._journal.write(message.message_id)
 
 
+class Noted:
+    """A consumer that writes down which messages its process holds from now on."""
+
+    def __init__(self, consumer: Any) -> None:
+        self._consumer = consumer
+        self._journal = Journal(FETCHED)
+
+    def __iter__(self) -> Any:
+        return self
+
+    def __next__(self) -> Any:
+        message = next(self._consumer)
+        if message is not None:
+            self._journal.write(message.kwargs.get("record_id"), os.getpid())
+        return message
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._consumer, name)
+
+
 def sessions() -> Any:
     """Of the application's own, where a level is asked for that is not its database's usual one."""
     isolation = os.environ.get("CHAOS_ISOLATION")
@@ -155,3 +175,5 @@ def sessions() -> Any:
 
 runtime = dexpy.configure(session_factory=sessions())
 runtime.broker.add_middleware(Deliveries())
+consume = runtime.broker.consume
+runtime.broker.consume = lambda *given, **named: Noted(consume(*given, **named))  # type: ignore[method-assign]

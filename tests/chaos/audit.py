@@ -7,8 +7,9 @@ until what a dead worker ran was begun again.
 from __future__ import annotations
 
 import re
+import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,13 @@ import attrs
 import sqlalchemy as sa
 
 from chaos.fleet import Death
-from chaos.journal import CALLS, COMMITTED, DELIVERIES, REPEATED, UNDONE, Journal
+from chaos.journal import CALLS, COMMITTED, DELIVERIES, FETCHED, REPEATED, UNDONE, Journal
 from chaos.stage import Stage
 
 WORKER_PID = re.compile(r":(\d+):")
 """In a worker's id: host, pid, and what makes it unique."""
+NEARBY_S = 1.0
+"""Two that were begun within so many seconds came through the same queue."""
 TOLD = (
     "id", "name", "status", "failure", "error_message", "queue", "priority", "created_at", "scheduled_at",
     "enqueued_at", "send_count", "started_at", "completed_at", "num_attempts", "num_lost", "claim_token", "claimed_by",
@@ -35,17 +38,22 @@ class Wait:
 
     Attributes:
         seconds: From the fault, or from when it was due, without those in which there was no database.
-        faults: That it may have been hit by: each takes as long as was promised, at most.
+        faults: That it was, or may have been, hit by: each takes as long as was promised, at most.
         run: The record's id.
+        began: When it was begun.
+        queued: How many seconds those took at that moment to which nothing was done: the promise is to be offered to
+            the workers in time, and a busy machine begins it later.
     """
 
     seconds: float
     faults: int
     run: str
+    began: float
+    queued: float = 0.0
 
     def is_late(self, bound_s: float) -> bool:
-        """Whether it took longer than all its faults together may take."""
-        return self.seconds > bound_s * self.faults
+        """Whether it took longer than all its faults together may take, and then the way through the queue."""
+        return self.seconds - self.queued > bound_s * max(1, self.faults)
 
 
 @attrs.define
@@ -99,28 +107,41 @@ class Count:
 
 @attrs.frozen
 class Faults:
-    """Everything that was done to processes and servers.
+    """What was done to processes and servers, and which records it may have hit.
 
     Attributes:
-        kills: Of processes, and freezes.
+        deaths: Kills, and freezes.
         emptied: When the broker was emptied, which hits all that wait.
         outages: When the database was away.
+        holders: For each record, who has taken a message of it from the broker, and when.
+        makers: For each record, who has enqueued it.
     """
 
-    kills: Sequence[float]
+    deaths: Sequence[Death]
     emptied: Sequence[float]
     outages: Sequence[tuple[float, float]]
+    holders: Mapping[str, Sequence[tuple[int, float]]]
+    makers: Mapping[str, int]
 
-    def wait(self, at: float, began: float, run: str) -> Wait:
-        """The time from one moment to another.
+    def wait(self, at: float, began: float, run: str, *, after_fault: bool) -> Wait:
+        """The time from one moment to another, and what may have cost the record a message in between.
 
-        One further kill in between may have hit it too. That two more did is so improbable that it is not believed:
-        else every wait would be excused by a kill that had nothing to do with it.
+        Args:
+            at: The fault, or the moment from which it is due.
+            began: When it was begun.
+            run: The record.
+            after_fault: Whether it begins with a fault.
         """
-        further = sum(at < moment < began for moment in (*self.emptied, *(until for _, until in self.outages)))
-        killed = any(at < moment < began for moment in self.kills)
+        moments = [*self.emptied, *(until for _, until in self.outages)]
+        moments += [death.at for death in self.deaths if self._hits(death, run)]
+        further = sum(at < moment < began for moment in moments)
         away = sum(max(0.0, min(began, until) - max(at, since)) for since, until in self.outages)
-        return Wait(began - at - away, 1 + further + killed, run)
+        return Wait(began - at - away, further + after_fault, run, began)
+
+    def _hits(self, death: Death, run: str) -> bool:
+        if death.pid == self.makers.get(run):
+            return True
+        return any(pid == death.pid and fetched < death.at for pid, fetched in self.holders.get(run, ()))
 
 
 class Audit:
@@ -170,9 +191,15 @@ class Audit:
         self._count_effects(found)
         self._compare_records(found)
         self._count_messages(found)
-        faults = Faults([event.at for event in events], emptied, stage.outages)
+        holders: dict[str, list[tuple[int, float]]] = {}
+        for run, pid, at in Journal(FETCHED, self._folder).lines():
+            holders.setdefault(run, []).append((int(pid), float(at)))
+        makers = {row.run: row.made_by for row in self.ask("SELECT run, made_by FROM chaos_wishes")}
+        faults = Faults(events, emptied, stage.outages, holders, makers)
         self._measure_recoveries(found, events, faults)
         self._measure_waits(found, faults)
+        smooth = [wait for wait in found.waits if not wait.faults]
+        found.waits, found.recoveries = _beside(found.waits, smooth), _beside(found.recoveries, smooth)
         return found
 
     def _count_effects(self, found: Count) -> None:
@@ -255,8 +282,7 @@ class Audit:
             elif later:
                 at = max(causes)
                 began = min(later + [call for call in calls.get(row.record_id, ()) if call > at])
-                found.recoveries.append(faults.wait(at, began, row.record_id))
-        found.recoveries.sort(key=lambda wait: -wait.seconds)
+                found.recoveries.append(faults.wait(at, began, row.record_id, after_fault=True))
 
     def _measure_waits(self, found: Count, faults: Faults) -> None:
         query = """
@@ -265,8 +291,7 @@ class Audit:
         """
         for row in self.ask(query):
             due = max(_seconds(row.created_at), _seconds(row.scheduled_at or row.created_at))
-            found.waits.append(faults.wait(due, _seconds(row.started_at), row.id))
-        found.waits.sort(key=lambda wait: -wait.seconds)
+            found.waits.append(faults.wait(due, _seconds(row.started_at), row.id, after_fault=False))
 
     def story(self, key: str) -> list[str]:
         """All that is known of one wish."""
@@ -289,6 +314,15 @@ class Audit:
             said = [line for line in log.read_text(errors="replace").splitlines() if any(run in line for run in runs)]
             lines += [f"    {log.name}: {line}" for line in said]
         return lines
+
+
+def _beside(waits: Sequence[Wait], smooth: Sequence[Wait]) -> list[Wait]:
+    """The longest first, each with what it took others at that moment."""
+    found: list[Wait] = []
+    for wait in waits:
+        others = [other.seconds for other in smooth if abs(other.began - wait.began) < NEARBY_S]
+        found.append(attrs.evolve(wait, queued=max(0.0, statistics.median(others)) if others else 0.0))
+    return sorted(found, key=lambda wait: -wait.seconds)
 
 
 def _seconds(moment: Any) -> float:

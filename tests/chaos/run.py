@@ -93,9 +93,11 @@ def run(scenario: Scenario, stage: Stage, folder: Path) -> Finding:
     count = audit.count(stage, events, director.emptied)
     bad = [*count.lost, *count.doubled, *count.ghosts, *count.disagreeing, *count.not_final, *count.vanished]
     stories = [line for key in dict.fromkeys(bad[:8]) for line in audit.story(key)]
-    late = [wait for wait in (*count.recoveries, *count.waits) if wait.seconds > RESCUE_WITHIN_S]
+    late = [wait for wait in (*count.recoveries, *count.waits) if wait.is_late(RESCUE_WITHIN_S)]
     for wait in late[:3]:
-        stories.append(f"{wait.seconds:.1f} s until it was begun:")
+        stories.append(
+            f"{wait.seconds:.1f} s until it was begun, {wait.queued:.1f} s in the queue, {wait.faults} faults:"
+        )
         for row in audit.ask("SELECT wish FROM chaos_wishes WHERE run = :run", run=wait.run):
             stories += audit.story(row[0])
     if left["rows in operation_worker_sessions"]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -104,10 +105,12 @@ def opened(pair: str, folder: Path) -> Generator[Stage]:
 
 
 def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
+    """A port that nobody listens on: none of those that outgoing connections get, or one of them might be quicker."""
+    while True:
+        port = random.randint(20_000, 32_000)
+        with socket.socket() as found, contextlib.suppress(OSError):
+            found.bind(("127.0.0.1", port))
+            return port
 
 
 def _postgresql_programs() -> Path | None:
@@ -145,7 +148,9 @@ def _own_postgresql() -> Generator[tuple[str, Callable[[], None]]]:
     def control(*arguments: str) -> None:
         command = [str(programs / "pg_ctl"), "-D", str(data), "-w", "-l", str(log), "-o", settings, *arguments]
         # Its output would be inherited by the server, and never end.
-        subprocess.run(command, check=True, cwd=home, stdout=subprocess.DEVNULL, timeout=START_S * 2, **other)
+        ended = subprocess.run(command, cwd=home, stdout=subprocess.DEVNULL, timeout=START_S * 2, **other)
+        if ended.returncode:
+            raise RuntimeError(f"{' '.join(command)} ended with {ended.returncode}: {log.read_text()[-2000:]}")
 
     try:
         make = [str(programs / "initdb"), "-D", str(data), "-A", "trust", "-U", "postgres", "--no-sync", "-E", "UTF8"]
@@ -153,7 +158,7 @@ def _own_postgresql() -> Generator[tuple[str, Callable[[], None]]]:
         control("start")
         yield f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres", lambda: control("restart", "-m", "immediate")
     finally:
-        with contextlib.suppress(subprocess.SubprocessError):
+        with contextlib.suppress(subprocess.SubprocessError, RuntimeError, OSError):
             control("stop", "-m", "immediate")
         shutil.rmtree(home, ignore_errors=True)
 

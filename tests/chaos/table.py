@@ -55,8 +55,10 @@ def rows(found: Finding) -> Iterator[Row]:
 
 def _waits(what: str, waits: list[Wait]) -> Iterator[Row]:
     late = sum(wait.is_late(RESCUE_WITHIN_S) for wait in waits)
-    yield what, f"{max((wait.seconds for wait in waits), default=0.0):.2f}", True
-    yield f"  later than {RESCUE_WITHIN_S:g} s for each fault", str(late), not late
+    longest = max((wait.seconds for wait in waits), default=0.0)
+    queued = max((wait.queued for wait in waits), default=0.0)
+    yield what, f"{longest:.2f} (the queue alone: up to {queued:.2f})", True
+    yield f"  later than {RESCUE_WITHIN_S:g} s for each fault, and the queue", str(late), not late
 
 
 def _kills(found: Finding) -> Iterator[Row]:

@@ -68,16 +68,21 @@ class Hold(MarketOperation):
 
 
 class Linger(MarketOperation):
-    """Goes on until a file is there."""
+    """Goes on until a file is there; if it is told so, in a transaction that it has begun before."""
 
     number: int
     gate: str
+    writes_first: bool = False
 
     def perform(self) -> None:
+        if self.writes_first:
+            self.note(f"linger {self.number}")
+            self.session.flush()
         until = time.monotonic() + 60
         while not os.path.exists(self.gate) and time.monotonic() < until:
             time.sleep(0.02)
-        self.note(f"linger {self.number}")
+        if not self.writes_first:
+            self.note(f"linger {self.number}")
 
 
 class Die(MarketOperation):

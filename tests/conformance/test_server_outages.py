@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Generator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -24,13 +25,12 @@ from deaths import (
     all_final,
     count_messages,
     deliver_ten_times,
-    is_done_once,
+    effects_of,
     is_quiet,
     mortal_pair,
     now,
 )
-from market import Count
-from mortals import Mark
+from mortals import Linger, Mark
 from own_servers import postgres_server, redis_server
 from pairs import Pair
 from sqlalchemy.orm import Session
@@ -51,22 +51,32 @@ def on(*names: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("deaths", names, indirect=True)
 
 
-def counted(number: int) -> list[str]:
-    return [f"count {one}" for one in range(number)]
+WAITING = 60
 
 
-def some_have_run(pair: Pair) -> None:
-    eventually(lambda: pair.effects("count %"), "some have run", 30, pair.tell)
+def occupied(pair: Pair, *, threads: int = 2) -> tuple[Any, Path]:
+    """A worker all of whose threads are in the middle of a run while others wait, and the file that lets them end."""
+    gate = pair.folder / "gate"
+    worker = pair.start(threads=threads)
+    begun = [Linger(number=number, gate=str(gate), writes_first=True).async_().call() for number in range(threads)]
+    for ticket in begun:
+        pair.becomes(ticket.id, "running", within_s=30)
+    for number in range(WAITING):
+        Mark(number=number).async_().call()
+    return worker, gate
 
 
-def end_in_time(pair: Pair, number: int, since: datetime, within_s: float) -> None:
-    """All of them are done, each once, and the last one was begun in time."""
+def end_in_time(pair: Pair, since: datetime, *, lingering: int = 2, more: int = 0) -> list[Any]:
+    """All of them are done, with one effect each, none by a second worker, and the last one was begun in time."""
     rows = all_final(pair)
-    assert len(rows) == number
-    is_done_once(pair, rows, counted(number))
+    effects = [*(f"linger {number}" for number in range(lingering)), *effects_of(range(WAITING + more))]
+    assert Counter(pair.effects()) == Counter(effects)
+    assert {(row.status, row.num_lost) for row in rows} == {("done", 0)}
+    assert len(rows) == len(effects)
     last = max(row.started_at for row in rows)
-    assert (last - since).total_seconds() < within_s, pair.tell()
+    assert (last - since).total_seconds() < RESCUE_WITHIN_S + RUN_S, pair.tell()
     is_quiet(pair)
+    return rows
 
 
 # ------------------------------------------------------------------------------------------ a broker that forgets
@@ -89,38 +99,30 @@ def pair_on_own_redis(folder: Path) -> Generator[tuple[Pair, Any]]:
 
 def test_a_flushed_redis_is_filled_again(tmp_path: Path) -> None:
     with pair_on_own_redis(tmp_path) as (pair, server):
-        worker = pair.start(threads=2)
-        for number in range(120):
-            Count(number=number, seconds=0.02).async_().call()
-        some_have_run(pair)
+        worker, gate = occupied(pair)
 
         server.client.flushall()
 
-        flushed_at, left = now(pair), count_not_begun(pair)
-        assert left > 20, "the test came too late to show anything"
-        end_in_time(pair, 120, flushed_at, RESCUE_WITHIN_S + RUN_S)
+        flushed_at = now(pair)
+        gate.touch()
+        rows = end_in_time(pair, flushed_at)
+        assert {row.num_attempts for row in rows} == {1}
         assert "Traceback" not in worker.output()
-
-
-def count_not_begun(pair: Pair) -> int:
-    waiting = sa.select(sa.func.count()).select_from(records).where(records.c.status == "pending")
-    return int(pair.sql(waiting)[0][0])
 
 
 def test_a_redis_that_is_killed_and_started_again_empty_loses_nothing(tmp_path: Path) -> None:
     with pair_on_own_redis(tmp_path) as (pair, server):
-        worker = pair.start(threads=2)
-        for number in range(80):
-            Count(number=number, seconds=0.02).async_().call()
-        some_have_run(pair)
+        worker, gate = occupied(pair)
 
         server.kill()
-        for number in range(80, 100):
-            Count(number=number, seconds=0.02).async_().call()
+        for number in range(WAITING, WAITING + 20):
+            Mark(number=number).async_().call()
+        gate.touch()
         eventually(lambda: worker.lines("broker.unreachable"), "the worker says so", 20, pair.tell)
         server.start()
 
-        end_in_time(pair, 100, now(pair), RESCUE_WITHIN_S + RUN_S)
+        rows = end_in_time(pair, now(pair), more=20)
+        assert {row.num_attempts for row in rows} == {1}
         assert "Traceback" not in worker.output()
 
 
@@ -129,17 +131,16 @@ def test_a_purged_queue_is_filled_again(deaths: Deaths) -> None:
     import pika
 
     pair = deaths.pair
-    worker = pair.start(threads=2)
-    for number in range(120):
-        Count(number=number, seconds=0.02).async_().call()
-    some_have_run(pair)
+    worker, gate = occupied(pair)
 
     with contextlib.closing(pika.BlockingConnection(pika.URLParameters(str(pair.broker)))) as connection:
-        connection.channel().queue_purge("default")
+        purged = connection.channel().queue_purge("default").method.message_count
 
-    purged_at, left = now(pair), count_not_begun(pair)
-    assert left > 20, "the test came too late to show anything"
-    end_in_time(pair, 120, purged_at, RESCUE_WITHIN_S + RUN_S)
+    purged_at = now(pair)
+    assert purged > WAITING / 2
+    gate.touch()
+    rows = end_in_time(pair, purged_at)
+    assert {row.num_attempts for row in rows} == {1}
     assert "Traceback" not in worker.output()
 
 
@@ -150,25 +151,20 @@ def test_a_purged_queue_is_filled_again(deaths: Deaths) -> None:
 def test_connections_to_postgresql_that_are_cut_in_mid_run_lose_nothing(deaths: Deaths) -> None:
     pair = deaths.pair
     with servers.cutting(pair.url) as cut:
-        pair.start(processes=2)
-        for number in range(60):
-            Count(number=number, seconds=0.1).async_().call()
-        some_have_run(pair)
+        worker, gate = occupied(pair)
 
         assert cut()
 
-        is_done_in_time(pair, 60, now(pair))
+        cut_at = now(pair)
+        gate.touch()
+        were_cut_off(end_in_time(pair, cut_at))
+        assert "Traceback" not in worker.output()
 
 
-def is_done_in_time(pair: Pair, number: int, since: datetime) -> None:
-    """As `end_in_time`, where attempts may have been cut off from their database, and say so."""
-    rows = all_final(pair)
-    assert {row.status for row in rows} == {"done"}
-    assert {row.num_lost for row in rows} == {0}
-    assert sorted(pair.effects()) == sorted(counted(number))
-    last = max(row.started_at for row in rows)
-    assert (last - since).total_seconds() < RESCUE_WITHIN_S + RUN_S, pair.tell()
-    is_quiet(pair)
+def were_cut_off(rows: list[Any]) -> None:
+    """What was in a transaction has begun anew, and nothing else."""
+    attempts_of = {(row.name, row.num_attempts) for row in rows}
+    assert attempts_of == {("mortals.Linger", 2), ("mortals.Mark", 1)}, attempts_of
 
 
 def test_a_postgresql_that_is_restarted_in_mid_run_loses_nothing(tmp_path: Path) -> None:
@@ -178,14 +174,13 @@ def test_a_postgresql_that_is_restarted_in_mid_run_loses_nothing(tmp_path: Path)
             pair.furnish()
             pair.configure()
             Deaths(pair)
-            worker = pair.start(processes=2)
-            for number in range(60):
-                Count(number=number, seconds=0.1).async_().call()
-            some_have_run(pair)
+            worker, gate = occupied(pair)
 
             server.restart()
 
-            is_done_in_time(pair, 60, now(pair))
+            restarted_at = now(pair)
+            gate.touch()
+            were_cut_off(end_in_time(pair, restarted_at))
             assert "Traceback" not in worker.output()
             pair.end()
         finally:
@@ -234,6 +229,15 @@ def enqueue_all(operations: list[Any], pair: Pair, **options: Any) -> list[Any]:
     return tickets
 
 
+def enqueue_stranger(pair: Pair, **options: Any) -> Any:
+    """Enqueue an operation of a class that nobody has."""
+    with Session(pair.engine) as session:
+        ticket = Mark(number=1001).async_(session=session, **options).call()
+        session.execute(sa.update(records).where(records.c.id == ticket.id).values(name="mortals.Gone"))
+        session.commit()
+    return ticket
+
+
 # ------------------------------------------------------------------------------------------- one that nobody wants
 
 
@@ -270,8 +274,7 @@ def test_what_the_broker_refuses_and_what_nobody_knows_does_not_hold_up_the_othe
     due_at = now(pair) + timedelta(seconds=1)
     # The first in the relay's way, and one between the others.
     first = Mark(number=1000).async_(queue="refused", at=due_at - timedelta(milliseconds=500)).call()
-    stranger = Mark(number=1001).async_(at=due_at - timedelta(milliseconds=400)).call()
-    pair.change("UPDATE operation_records SET name = 'mortals.Gone' WHERE id = :id", id=stranger.id)
+    stranger = enqueue_stranger(pair, at=due_at - timedelta(milliseconds=400))
     tickets = enqueue_all([Mark(number=number) for number in range(110)], pair, at=due_at)
     between = Mark(number=1002).async_(queue="refused").call()
 

@@ -117,10 +117,10 @@ def test_a_record_that_a_person_revives_meanwhile_is_kept_or_was_gone_before(tes
 
     person = threading.Thread(target=revive)
 
-    @sa.event.listens_for(test.runtime.store.database.engine, "before_cursor_execute")
+    @sa.event.listens_for(test.runtime.store.database.engine, "after_cursor_execute")
     def intervene(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
         # Between finding what is old and deleting it; waits only as long as somebody who is not kept out needs.
-        if statement.startswith("DELETE FROM operation_attempts") and not person.ident:
+        if statement.startswith("SELECT operation_records.id") and not person.ident:
             person.start()
             person.join(1)
 

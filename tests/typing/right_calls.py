@@ -17,6 +17,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 import dexpy
 from dexpy import (
     Async,
+    Cancelled,
     Err,
     Error,
     Ok,
@@ -30,6 +31,8 @@ from dexpy import (
     Retry,
     Runtime,
     Ticket,
+    TimedOut,
+    WorkerLost,
     after,
     around,
     before,
@@ -152,6 +155,46 @@ class Charge(ApplicationOperation):
         print(self.amount)
 
 
+class Crawl(Operation):
+    """Everything that may end a run from outside."""
+
+    url: str
+    timeout = 30
+    on_lost = "fail"
+    max_lost = 5
+    async_ = Async(expires_in=dt.timedelta(hours=1))
+    retry_on = (Retry(TimedOut, WorkerLost, attempts=2, wait=60),)
+
+    def perform(self) -> int:
+        for page in range(9):
+            self.check_cancelled()
+            assert_type(self.check_cancelled(), None)
+            print(page)
+        return 9
+
+
+class CrawlFast(Operation):
+    """Limits in their other forms."""
+
+    timeout = dt.timedelta(seconds=2.5)
+    on_lost = "retry"
+
+    async def perform(self) -> None:
+        try:
+            self.check_cancelled()
+        except Cancelled as error:
+            assert_type(error, Cancelled)
+            raise
+
+
+class CrawlForEver(Operation):
+    """No limit, in so many words."""
+
+    timeout = None
+
+    def perform(self) -> None: ...
+
+
 class InParts(Operation):
     """Transactions by hand: to mypy a plain ``transaction = False`` would be a bool, which cannot be called."""
 
@@ -255,6 +298,8 @@ async def calls_from_asyncio(op: SendWelcome, download: Download) -> None:
 def the_background(op: SendWelcome, session: Session) -> None:
     op.async_(queue="critical", in_=5, priority=3)
     op.async_(queue=lambda op: "a", in_=dt.timedelta(hours=1), session=session)
+    op.async_(in_=5, expires_in=60)
+    op.async_(expires_in=dt.timedelta(days=1))
     ticket = op.async_(at=dt.datetime.now(dt.timezone.utc)).call()
     assert_type(ticket, Ticket[int])
     assert_type(ticket.result(3), int)
@@ -303,6 +348,7 @@ def recorded_runs() -> None:
     assert_type(dexpy.records.where().limit(3).page(10).next, str | None)
     one_by_one: Iterator[records.Record] = iter(records.pending())
     print(one_by_one)
+    assert_type(records.prune(older_than=dt.timedelta(days=30), statuses=["done"], batch=100, dry_run=True), int)
 
 
 def running(factory: Callable[[], Session], session: Session) -> None:
@@ -332,6 +378,9 @@ def what_a_class_says(op: SendStatement) -> None:
     assert_type(op.contract.errors.get("no_balance"), str | None)
     assert_type(SendStatement.async_, Async)
     assert_type(SendStatement.async_.priority, int | None)
+    assert_type(Crawl.async_.expires_in, dt.timedelta | float | int | None)
+    assert_type(Crawl.max_lost, int)
+    assert_type(Crawl.contract.timeout_s, float | None)
 
 
 def extensions() -> None:

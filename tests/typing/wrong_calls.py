@@ -52,6 +52,9 @@ class Misdeclared(Operation):
     errors = {"gone": 404}  # wrong: a description is text
     async_.queue = "mailers"  # wrong: policies are frozen
     record = "params"  # wrong: neither bool nor Record
+    timeout = "30s"  # wrong: seconds or a timedelta
+    on_lost = "ignore"  # wrong: retry or fail
+    max_lost = "3"  # wrong: a number
 
     def perform(self) -> str:
         return self.count  # wrong: not what it says it returns
@@ -106,6 +109,12 @@ op.async_(queue=3)  # wrong: a queue is a name or a function
 op.async_(in_="5")  # wrong: a delay is a number or a timedelta
 op.async_(at=jan)  # wrong: a date is no moment
 op.async_(priority=1.5)  # wrong: a priority is an int
+op.async_(expires_in="1h")  # wrong: seconds or a timedelta
+op.async_(expires=60)  # wrong: the option is expires_in
+Async(expires_in="1h")  # wrong: here too
+op.check_cancelled(True)  # wrong: it takes nothing
+op.check_canceled()  # wrong: with two l
+records.prune(older_than=30)  # wrong: a timedelta
 op.async_.call()  # wrong: async_ is called before it is sent
 op.async_().safe.call()  # wrong: the ticket tells
 ticket = op.async_().call()
