@@ -381,7 +381,8 @@ def test_a_busy_process_opens_no_more_connections_than_the_check_reckons_with(na
             return all(ticket.reload().done for ticket in tickets[-3:])
 
         eventually(look, "they ran", WAIT_S, pair.tell)
-        assert threads < most <= threads + OWN_CONNECTIONS
+        # How many of them a look sees at once is chance, but for the most that there may be.
+        assert 1 < most <= threads + OWN_CONNECTIONS
         install(None)
 
 
