@@ -180,6 +180,8 @@ def set_up_logging(level: int) -> None:
     if level > logging.DEBUG:
         # Pages of tracebacks for each try; the consumers say the same in a line.
         logging.getLogger("pika").setLevel(logging.CRITICAL + 1)
+        # One for each connection that is lost while it is given back; the pool makes a new one.
+        logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL + 1)
         for handler in logging.getLogger().handlers:
             handler.addFilter(OneForAll())
 

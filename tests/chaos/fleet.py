@@ -176,7 +176,8 @@ class Fleet:
             return
         if not member.ended_at:
             member.ended_at = time.time()
-            if status != 0 or not (self._is_stopping or member.is_asked):
+            # By TERM itself, where it came before there was a handler for it.
+            if status not in (0, -signal.SIGTERM) or not (self._is_stopping or member.is_asked):
                 self._check_end(member.process.pid, status, member)
         elif time.time() - member.ended_at > REPLACED_AFTER_S and not self._is_stopping:
             member.restart()

@@ -20,7 +20,8 @@ from typing import Any
 import own_redis
 import pytest
 import redis
-from workers import eventually
+import sqlalchemy as sa
+from workers import TIED, eventually
 
 STARTS_WITHIN_S = 30.0
 
@@ -60,9 +61,8 @@ class OwnRedis:
     def start(self) -> None:
         """Start it, and wait until it answers."""
         options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-        self._process = subprocess.Popen(
-            [self._program, *options, "--dir", str(self._folder)], stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
-        )
+        command = [*TIED, self._program, *options, "--dir", str(self._folder)]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
         eventually(self._answers, "Redis starts", STARTS_WITHIN_S)
 
     def _answers(self) -> bool:
@@ -100,44 +100,50 @@ class OwnPostgres:
 
     def __init__(self, folder: Path, user: str) -> None:
         # Not on the path, where packages put them.
-        places = [
-            os.environ.get("PATH", ""),
-            *map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)),
-        ]
-        self._pg_ctl, initdb = (
-            need(name, shutil.which(name, path=os.pathsep.join(places))) for name in ("pg_ctl", "initdb")
-        )
-        self._user = user
+        packaged = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+        places = os.pathsep.join([os.environ.get("PATH", ""), *map(str, packaged)])
+        initdb, self._program = (need(name, shutil.which(name, path=places)) for name in ("initdb", "postgres"))
         self._folder = folder
-        self._data = folder / "data"
         self._port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
         self.url = f"postgresql+psycopg://{user}@127.0.0.1:{self._port}/postgres"
-        self._run([initdb, "-D", str(self._data), "-U", user, "-A", "trust", "--no-sync"])
+        self._options: dict[str, Any] = {"user": user} if os.geteuid() == 0 else {}
+        made = subprocess.run(
+            [initdb, "-D", str(folder / "data"), "-U", user, "-A", "trust", "--no-sync"],
+            cwd="/", capture_output=True, text=True, timeout=60, check=False, **self._options,
+        )  # fmt: skip
+        assert made.returncode == 0, made.stderr
 
     def start(self) -> None:
         """Start it, and wait until it lets somebody in."""
-        options = f"-p {self._port} -k {self._folder} -c listen_addresses=127.0.0.1"
-        self._control("start", "-o", options, "-l", str(self._folder / "log"))
+        places = ["-D", str(self._folder / "data"), "-k", str(self._folder), "-p", str(self._port)]
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*TIED, self._program, *places, "-c", "listen_addresses=127.0.0.1"],
+                cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log, **self._options,
+            )  # fmt: skip
+        eventually(self._lets_in, "PostgreSQL starts", STARTS_WITHIN_S, (self._folder / "log").read_text)
+
+    def _lets_in(self) -> bool:
+        engine = sa.create_engine(self.url, poolclass=sa.NullPool)
+        with contextlib.suppress(sa.exc.OperationalError), engine.connect():
+            return True
+        return False
 
     def restart(self) -> None:
-        """Restart it as an administrator does: every connection is cut."""
-        self._control("restart", "-m", "fast")
+        """Restart it as ``pg_ctl restart -m fast`` does: every connection is cut."""
+        self._end(signal.SIGINT)
+        self.start()
 
     def stop(self) -> None:
         """End it without tidying up."""
-        if (self._data / "postmaster.pid").exists():
-            self._control("stop", "-m", "immediate")
+        self._end(signal.SIGQUIT)
 
-    def _control(self, action: str, *options: str) -> None:
-        self._run([self._pg_ctl, action, "-w", "-D", str(self._data), *options])
-
-    def _run(self, command: list[str]) -> None:
-        user = self._user if os.geteuid() == 0 else None
-        # Not through pipes: the server inherits them, and they would stay open as long as it lives.
-        with (self._folder / "output").open("ab") as output:
-            streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
-            done = subprocess.run(command, user=user, cwd="/", timeout=60, check=False, **streams)
-        assert done.returncode == 0, (command, (self._folder / "output").read_text())
+    def _end(self, number: int) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+            self._process.wait(STARTS_WITHIN_S)
+            self._process = None
 
 
 @contextlib.contextmanager

@@ -52,6 +52,7 @@ def on(*names: str) -> pytest.MarkDecorator:
 
 
 WAITING = 60
+"""So many wait behind those that run."""
 
 
 def occupied(pair: Pair, *, threads: int = 2) -> tuple[Any, Path]:
@@ -203,11 +204,13 @@ def test_two_relays_send_each_of_three_hundred_once(deaths: Deaths) -> None:
     pair.variables = {}
     # They relay everything, and take nothing of this queue.
     relays = [pair.start("-Q", "elsewhere") for _ in range(2)]
-    enqueue_all([Mark(number=number) for number in range(300)], pair, at=now(pair) + timedelta(seconds=1))
+    due_at = now(pair) + timedelta(seconds=2)
+    enqueue_all([Mark(number=number) for number in range(300)], pair, at=due_at)
     # Both come to them while somebody has them in hand, so that both wait for the same moment.
     with pair.engine.begin() as connection:
         connection.execute(sa.select(records.c.id).with_for_update())
-        time.sleep(2.5)
+        while now(pair) < due_at + timedelta(seconds=1.5):
+            time.sleep(0.1)
 
     unsent = sa.select(records.c.id).where(records.c.enqueued_at.is_(None))
     eventually(lambda: not pair.sql(unsent), "all are marked as sent", 30, pair.tell)
