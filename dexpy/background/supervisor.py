@@ -112,6 +112,9 @@ class Supervisor:
         for child in children:
             while not child.ready and not self._signals:
                 word, text = self._heard(child)
+                if self._signals:
+                    # It came while we listened, and to the child too: that one has ended because it was told to.
+                    return
                 if word == "error":
                     raise CannotStart(text)
                 if word == "away":
