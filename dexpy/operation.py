@@ -11,7 +11,8 @@ import attrs
 
 from dexpy.background.enqueue import Async, Performs, PerformsAsync
 from dexpy.declaration import registry
-from dexpy.declaration.contract import NO_OBSERVER, Contract, compile_contract
+from dexpy.declaration.compiling import compile_contract
+from dexpy.declaration.contract import NO_OBSERVER, Contract
 from dexpy.declaration.policies import Delay, Record, Reset, Retry
 from dexpy.declaration.props import construct, define, parsed, prop
 from dexpy.execution import start

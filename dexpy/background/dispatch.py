@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-import attrs
 import dramatiq
 from sqlalchemy.engine import Connection, Row
 
-from dexpy.background.carriers import SHORT_DELAY_S, Carrier, check_delay, enqueue_on, seconds_until
+from dexpy.background.carriers import SHORT_DELAY_S, Carrier, check_delay, enqueue_on
 from dexpy.background.payload import DIRECT_JOB, RECORD_JOB, VERSION, DirectPayload, RecordPayload
+from dexpy.background.plan import Plan, Shipment
 from dexpy.declaration.contract import Contract
-from dexpy.declaration.policies import AsyncOptions, check_queue, seconds_of
+from dexpy.declaration.policies import AsyncOptions
 from dexpy.declaration.props import encoded
 from dexpy.execution.start import with_rows
 from dexpy.foundation.checkpoint import checkpoint
-from dexpy.foundation.clock import clock
 from dexpy.foundation.errors import DeclarationError, NotRunning, OptionsError, SensitiveInTransit, listed
 from dexpy.foundation.ids import new_id
 from dexpy.foundation.log import line
@@ -39,79 +38,6 @@ if TYPE_CHECKING:
 
     from dexpy.background.heart import Heart
     from dexpy.background.watch import Watch
-
-DEFAULT_QUEUE = "default"
-
-
-@attrs.frozen
-class Plan:
-    """Where and when one operation goes, with every option resolved.
-
-    Attributes:
-        queue: The queue's name.
-        priority: Higher runs sooner.
-        wait_s: Seconds from now on; None without a delay.
-        at: The moment; None without one.
-        expires_in_s: Seconds from now on, after which it is not begun any more; None for never.
-    """
-
-    queue: str
-    priority: int
-    wait_s: float | None
-    at: datetime | None
-    expires_in_s: float | None
-
-    @classmethod
-    def of(cls, operation: Any, contract: Contract, given: AsyncOptions) -> Plan:
-        """The options of a call over those of its class.
-
-        Raises:
-            OptionsError: The queue function gave no queue name, or it would expire before it is due.
-        """
-        options = given.over(contract.options)
-        queue = options.queue if options.queue is not None else DEFAULT_QUEUE
-        if callable(queue):
-            queue = check_queue(queue(operation), f"{contract.cls.__qualname__}.async_ (its queue function)")
-        wait_s = None if options.in_ is None else seconds_of(options.in_, "in_", contract.cls.__qualname__)
-        where = contract.cls.__qualname__
-        expires_in_s = None if options.expires_in is None else seconds_of(options.expires_in, "expires_in", where)
-        plan = cls(queue, options.priority or 0, wait_s, options.at, expires_in_s)
-        if expires_in_s is not None and expires_in_s <= plan.delay_s:
-            raise OptionsError(
-                f"{where}.async_: it expires in {expires_in_s:g} s and is due only in {plan.delay_s:g} s, so that it "
-                "could never run. Let expires_in be longer than the delay."
-            )
-        return plan
-
-    @property
-    def due_at(self) -> datetime | None:
-        """The moment it is due by this process's clock, None for at once."""
-        return self.at if self.wait_s is None else clock.now() + timedelta(seconds=self.wait_s)
-
-    @property
-    def scheduled_at(self) -> Any:
-        """The moment it is due, for the row: a delay counts by the database's clock."""
-        return self.at if self.wait_s is None else after(self.wait_s)
-
-    @property
-    def delay_s(self) -> float:
-        """Seconds until it is due, 0 for now."""
-        return self.wait_s if self.wait_s is not None else seconds_until(self.at)
-
-
-@attrs.frozen
-class Shipment:
-    """What one enqueue does, in two parts.
-
-    Attributes:
-        write: In the transaction that the caller commits, or in one of its own.
-        send: After the commit.
-        queue: Where it goes.
-    """
-
-    write: Callable[[Connection], None] | None
-    send: Callable[[], None]
-    queue: str
 
 
 class Dispatcher:

@@ -18,7 +18,10 @@ import sqlalchemy as sa
 from dramatiq.middleware import CurrentMessage
 
 from dexpy.background.dispatch import Dispatcher
+from dexpy.background.outages import insist
 from dexpy.background.payload import RECORD_JOB, VERSION
+from dexpy.declaration import registry
+from dexpy.declaration.contract import Contract
 from dexpy.foundation.clock import clock
 from dexpy.foundation.errors import UnknownOperation
 from dexpy.foundation.log import line
@@ -71,6 +74,20 @@ class Strangers:
         self._store = store
         self._patience = patience or PATIENCE
         self._warned: set[str] = set()
+
+    def contract_of(self, class_name: str, run_id: str) -> Contract | None:
+        """The contract that the current message is for; None after it was taken in, for it cannot be run here."""
+        why = self.of_later_form()
+        if why is None:
+            try:
+                found: Contract = registry.find(class_name).contract
+            except UnknownOperation:
+                why = "its class is not declared here: is its module imported?"
+            else:
+                return found
+        reason = why
+        insist("look", lambda: self.take_in(class_name, run_id, reason), operation=class_name, run=run_id)
+        return None
 
     def of_later_form(self) -> str | None:
         """Why the current message cannot be read here; None if it can."""

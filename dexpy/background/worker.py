@@ -16,8 +16,9 @@ import attrs
 import dramatiq
 
 from dexpy.background.carriers import Carrier
-from dexpy.background.dispatch import DEFAULT_QUEUE, Dispatcher
+from dexpy.background.dispatch import Dispatcher
 from dexpy.background.meeting import compare_clocks, meet_broker, meet_database
+from dexpy.background.plan import DEFAULT_QUEUE
 from dexpy.background.queues import declare_new_queues
 from dexpy.declaration import registry
 from dexpy.foundation.door import dispatcher_in_force

@@ -1,0 +1,259 @@
+"""From a class to its `Contract`: every declaration read, merged with those of its bases, refused if it cannot work."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, cast
+
+import attrs
+
+from dexpy.declaration.contract import Contract
+from dexpy.declaration.hooks import Callback, Guard, check_guards, hooks_of
+from dexpy.declaration.policies import AsyncOptions, Record, Reset, Retry, Rule, choose, seconds_of
+from dexpy.declaration.props import RESERVED, reserved_name
+from dexpy.declaration.registry import stable_name
+from dexpy.foundation.errors import DeclarationError, Error, OptionsError, WorkerLost, listed
+
+
+def compile_contract(cls: type[Any], name: str | None, aliases: Sequence[str]) -> Contract:
+    """Read a class.
+
+    Raises:
+        DeclarationError: A declaration that cannot work; says which and what to write.
+    """
+    where = cls.__qualname__
+    if name is not None and not (isinstance(name, str) and 0 < len(name) <= 255):
+        raise DeclarationError(f"class {where}(name={name!r}) wants a str of 1 to 255 characters.")
+    hooks = list(hooks_of(cls))
+    for hook in hooks:
+        kind, method = ("guard", hook.code) if isinstance(hook, Guard) else (hook.moment, hook.method)
+        if method in RESERVED:
+            raise DeclarationError(reserved_name(where, method, f"no {kind}"))
+    guards = tuple(hook for hook in hooks if isinstance(hook, Guard))
+    check_guards(where, guards)
+    record = _record(cls, where)
+    perform: Any = cls.perform
+    _check_perform(cls, where)
+    rules = _job_rules(cls, where)
+    options = _options(cls, where)
+    if record is None or not record.params:
+        _check_needs_no_record(cls, where, record)
+        # A base class may say it for those that have one.
+        options = attrs.evolve(options, expires_in=None)
+    return Contract(
+        cls=cls,
+        name=name or stable_name(cls),
+        aliases=_aliases(aliases, where),
+        description=next(iter((inspect.getdoc(cls) or "").splitlines()), None) if vars(cls).get("__doc__") else None,
+        options=options,
+        record=record,
+        transactional=_transactional(cls, where),
+        rules=rules,
+        rescues=_rescues(cls, where),
+        declared_errors=_errors(cls, where),
+        loss_limit=_loss_limit(cls, where, rules),
+        timeout_s=_timeout_s(cls, where),
+        guards=guards,
+        callbacks=tuple(hook for hook in hooks if isinstance(hook, Callback)),
+        is_async=inspect.iscoroutinefunction(perform),
+    )
+
+
+def _check_perform(cls: type[Any], where: str) -> None:
+    static, perform = inspect.getattr_static(cls, "perform", None), cls.perform
+    if isinstance(static, (staticmethod, classmethod)) or not callable(perform):
+        raise DeclarationError(f"{where}.perform must be a method: def perform(self) -> ...")
+    if inspect.isgeneratorfunction(perform) or inspect.isasyncgenfunction(perform):
+        raise DeclarationError(f"{where}.perform has a yield, so that nothing of it would run. Return a list instead.")
+    needed = [
+        one.name
+        for one in list(inspect.signature(perform).parameters.values())[1:]
+        if one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+    ]
+    if needed:
+        raise DeclarationError(
+            f"{where}.perform wants {listed(needed)}, and is called without arguments. Declare a prop for each and "
+            "read it from self."
+        )
+
+
+def _aliases(aliases: object, where: str) -> tuple[str, ...]:
+    if isinstance(aliases, (tuple, list)):
+        names = tuple(cast("Sequence[object]", aliases))
+        if all(isinstance(name, str) and 0 < len(name) <= 255 for name in names):
+            return cast("tuple[str, ...]", names)
+    raise DeclarationError(
+        f"class {where}(aliases={aliases!r}) wants earlier names in a tuple: aliases=({'old.Name'!r},)."
+    )
+
+
+def _declarations(cls: type, name: str) -> list[tuple[int, Any]]:
+    """What each class of the hierarchy declares under a name, with its distance, the farthest first."""
+    found = [(distance, vars(base)[name]) for distance, base in enumerate(cls.__mro__) if name in vars(base)]
+    return found[::-1]
+
+
+def _options(cls: type, where: str) -> AsyncOptions:
+    merged = AsyncOptions()
+    for _, declared in _declarations(cls, "async_"):
+        if not isinstance(declared, AsyncOptions):
+            raise DeclarationError(
+                f'{where}.async_ = {declared!r} is no policy. Write async_ = Async(queue="mailers", priority=5).'
+            )
+        try:
+            declared.check(f"{where}.async_")
+        except OptionsError as error:
+            raise DeclarationError(str(error)) from None
+        merged = declared.over(merged)
+    return merged
+
+
+def _record(cls: Any, where: str) -> Record | None:
+    declared = cls.record
+    if declared is True:
+        return Record()
+    if declared is False:
+        return None
+    if isinstance(declared, Record) and {type(declared.params), type(declared.result)} == {bool}:
+        return declared
+    raise DeclarationError(
+        f"{where}.record = {declared!r} is no policy. Write True, False or Record(params=True, result=False)."
+    )
+
+
+def _check_needs_no_record(cls: type, where: str, record: Record | None) -> None:
+    own = vars(cls)
+    needy = [name for name in ("on_lost", "max_lost") if name in own]
+    if getattr(own.get("async_"), "expires_in", None) is not None:
+        needy.append("async_ with expires_in")
+    if needy:
+        said = "record = False" if record is None else "record = Record(params=False)"
+        raise DeclarationError(
+            f"{where} declares {' and '.join(needy)}: that takes a record from the start, and by {said} there is none. "
+            "Leave one of them out."
+        )
+
+
+def _transactional(cls: type, where: str) -> bool:
+    from_base = [declared for _, declared in _declarations(cls, "transaction")][-1]
+    declared = getattr(from_base, "declared", from_base)
+    if not isinstance(declared, bool):
+        raise DeclarationError(f"{where}.transaction = {declared!r} wants True or False.")
+    return declared
+
+
+ENDLESS = 2**31 - 1
+"""Stands for "as often as it happens", in a column of the record."""
+
+
+def _loss_limit(cls: Any, where: str, rules: Sequence[Rule]) -> int:
+    if cls.on_lost not in ("retry", "fail"):
+        raise DeclarationError(f"{where}.on_lost = {cls.on_lost!r} wants 'retry' or 'fail'.")
+    if type(cls.max_lost) is not int or cls.max_lost < 1:
+        raise DeclarationError(f"{where}.max_lost = {cls.max_lost!r} wants an int of at least 1.")
+    if cls.on_lost == "fail":
+        return 1
+    # Only a rule that names it: one for Exception means what the operation itself raises.
+    rule = choose([rule for rule in rules if rule.cause is WorkerLost], WorkerLost())
+    if rule is None:
+        limit: int = cls.max_lost
+        return limit
+    if not isinstance(rule.answer, Retry):
+        return 1
+    return ENDLESS if rule.answer.attempts is None else rule.answer.attempts
+
+
+def _timeout_s(cls: Any, where: str) -> float | None:
+    if cls.timeout is None:
+        return None
+    try:
+        seconds = seconds_of(cls.timeout, "timeout", where)
+    except OptionsError as error:
+        raise DeclarationError(str(error)) from None
+    if not seconds:
+        raise DeclarationError(f"{where}.timeout = {cls.timeout!r} wants more than 0 seconds, or None for no limit.")
+    return seconds
+
+
+def _job_rules(cls: type, where: str) -> tuple[Rule, ...]:
+    rules: list[Rule] = []
+    for attribute, expected in (("retry_on", Retry), ("discard_on", None)):
+        own: list[Rule] = []
+        for distance, declared in _declarations(cls, attribute):
+            if not isinstance(declared, (tuple, list)):
+                raise DeclarationError(
+                    f"{where}.{attribute} = {declared!r} wants a tuple. Mind the comma: {attribute} = (...,)."
+                )
+            for order, entry in enumerate(cast("Sequence[Any]", declared)):
+                if isinstance(entry, Reset):
+                    own.clear()
+                elif expected is Retry and isinstance(entry, Retry):
+                    own += [Rule(cause, entry, distance, order) for cause in entry.causes]
+                elif expected is None and _is_cause(entry):
+                    own.append(Rule(entry, None, distance, order))
+                else:
+                    takes = "Retry(...) and Reset()" if expected is Retry else "exception classes, codes and Reset()"
+                    raise DeclarationError(f"{where}.{attribute}: {entry!r} does not belong there. It takes {takes}.")
+        rules += own
+    _check_contradictions(rules, where)
+    return tuple(rules)
+
+
+def _check_contradictions(rules: Sequence[Rule], where: str) -> None:
+    retried = {(rule.cause, rule.distance) for rule in rules if rule.answer is not None}
+    for rule in rules:
+        if rule.answer is None and (rule.cause, rule.distance) in retried:
+            cause = rule.cause if isinstance(rule.cause, str) else rule.cause.__name__
+            raise DeclarationError(f"{where}: retry_on and discard_on both name {cause}. Leave it in one of them.")
+
+
+def _is_cause(entry: object) -> bool:
+    return (isinstance(entry, str) and bool(entry)) or (isinstance(entry, type) and issubclass(entry, Exception))
+
+
+def _rescues(cls: type, where: str) -> tuple[Rule, ...]:
+    rules: list[Rule] = []
+    for distance, declared in _declarations(cls, "rescue_from"):
+        if not isinstance(declared, Mapping):
+            raise DeclarationError(f'{where}.rescue_from wants a mapping: {{CardError: "card_declined"}}.')
+        for order, (cause, answer) in enumerate(cast("Mapping[object, Any]", declared).items()):
+            if not (isinstance(cause, type) and issubclass(cause, Exception)):
+                raise DeclarationError(f"{where}.rescue_from: {cause!r} is no exception class.")
+            if issubclass(cause, Error):
+                raise DeclarationError(
+                    f"{where}.rescue_from: {cause.__name__} is a business error already, and is never rescued."
+                )
+            if not _is_rescue(answer):
+                raise DeclarationError(
+                    f"{where}.rescue_from[{cause.__name__}] = {answer!r} wants an error code, an exception class "
+                    "or a function of the operation and the exception."
+                )
+            rules.append(Rule(cause, answer, distance, order))
+    return tuple(rules)
+
+
+def _is_rescue(answer: Any) -> bool:
+    if isinstance(answer, str):
+        return bool(answer)
+    if isinstance(answer, type):
+        return issubclass(answer, Exception)
+    return callable(answer)
+
+
+def _errors(cls: type, where: str) -> Mapping[str, str | None]:
+    merged: dict[str, str | None] = {}
+    for _, declared in _declarations(cls, "errors"):
+        if isinstance(declared, str) or not isinstance(declared, (set, frozenset, list, tuple, Mapping)):
+            raise DeclarationError(f'{where}.errors = {declared!r} wants a set of codes: {{"no_balance"}}.')
+        if isinstance(declared, Mapping):
+            described = cast("Mapping[object, Any]", declared)
+        else:
+            described = dict.fromkeys(cast("Collection[object]", declared))
+        for code, description in described.items():
+            if not isinstance(code, str) or not code or len(code) > 255:
+                raise DeclarationError(f"{where}.errors: {code!r} is no code; codes are non-empty str.")
+            if description is not None and not isinstance(description, str):
+                raise DeclarationError(f"{where}.errors[{code!r}] = {description!r} wants a description, a str.")
+            merged[code] = description
+    return merged
