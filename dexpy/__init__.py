@@ -15,6 +15,7 @@ from dexpy.declaration.refs import OptRef, Ref, Refs
 
 # Outcomes and errors
 from dexpy.foundation.errors import (
+    BrokerUnavailable,
     Cancelled,
     ConfigurationError,
     DatabaseUnavailable,
@@ -64,6 +65,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Async",
+    "BrokerUnavailable",
     "Cancelled",
     "ConfigurationError",
     "DatabaseUnavailable",

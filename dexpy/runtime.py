@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import attrs
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from dexpy.recording.recorder import Recorder
     from dexpy.recording.store import Store
 
+OnBrokerError: TypeAlias = Literal["send_later", "raise"]
+
 
 class Runtime:
     """Where records and messages go, and with which sessions operations run.
@@ -42,6 +44,7 @@ class Runtime:
         create_tables: Whether tables are made on a server too, where they are missing.
         unknown_grace: How long what no worker knows is kept waiting.
         rescue_within: How soon what is lost is taken up again.
+        on_broker_error: What an enqueue does while the broker is away.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Runtime:
         create_tables: bool = False,
         unknown_grace: timedelta | None = None,
         rescue_within: timedelta | float | None = None,
+        on_broker_error: OnBrokerError = "send_later",
     ) -> None:
         self.settings = settings
         self.session_factory = session_factory
@@ -61,6 +65,7 @@ class Runtime:
         self.create_tables = create_tables
         self.unknown_grace = unknown_grace
         self.rescue_within = rescue_within
+        self.on_broker_error = on_broker_error
         self.redactor = Redactor(custom=redactor)
         self._lock = threading.RLock()
         self._store: Store | None = None
@@ -135,7 +140,7 @@ class Runtime:
         if store is None:
             line(logging.WARNING, "recording.off", why="a broker is named and no database")
         carrier = self._carrier(store)
-        dispatcher = Dispatcher(carrier, store)
+        dispatcher = Dispatcher(carrier, store, insists=self.on_broker_error == "raise")
         rounds = [Round("queues", queues.LOOK_EVERY_S, lambda: queues.declare_new_queues(carrier))]
         if store is not None:
             # Before the actors' middleware, so that the heart stops after what was not ended has been given back.
@@ -229,6 +234,7 @@ def configure(
     create_tables: bool = False,
     unknown_grace: timedelta | None = None,
     rescue_within: timedelta | float | None = None,
+    on_broker_error: OnBrokerError = "send_later",
 ) -> Runtime:
     """Say where records and messages go, and put it in force for the process.
 
@@ -248,6 +254,9 @@ def configure(
             deploy, before it is ``failed`` as ``unknown``; a day when left out.
         rescue_within: Seconds or a timedelta, at least 5 s, within which what a dead worker ran, or a lost message
             stood for, is offered to the workers again; a minute when left out, or as ``DEXPY_RESCUE_WITHIN`` says.
+        on_broker_error: What an enqueue does while the broker is away. ``"send_later"`` stores the record, and the
+            relay sends it when the broker is back; ``"raise"`` asks the broker first, one more round trip each time,
+            and raises `BrokerUnavailable` with nothing stored. A broker that goes away after that is no error.
 
     Returns:
         The runtime.
@@ -268,6 +277,8 @@ def configure(
     named = attrs.evolve(found, database=database or found.database, broker=url or (None if own else found.broker))
     if named.database is None and session_factory is not None:
         named = attrs.evolve(named, database=_url_of(session_factory))
+    if on_broker_error not in ("send_later", "raise"):
+        raise ConfigurationError(f"configure(on_broker_error={on_broker_error!r}) wants 'send_later' or 'raise'.")
     if unknown_grace is not None and unknown_grace < timedelta(0):
         raise ConfigurationError(f"configure(unknown_grace={unknown_grace!r}) wants a timedelta of 0 or more.")
     runtime = Runtime(
@@ -278,6 +289,7 @@ def configure(
         create_tables=create_tables,
         unknown_grace=unknown_grace,
         rescue_within=rescue_within,
+        on_broker_error=on_broker_error,
     )
     runtime.pace  # noqa: B018 - read now, so that a wrong one is told here
     if runtime.is_recording:

@@ -18,10 +18,11 @@ import dramatiq
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from dexpy.background.brokers.servers import check_reachable, counts_running, depth, let_go
+from dexpy.background.brokers.refusals import said
+from dexpy.background.brokers.servers import ask, check_reachable, counts_running, depth, display_of, let_go
 from dexpy.background.brokers.sql import SqlBroker
 from dexpy.foundation.clock import clock
-from dexpy.foundation.errors import ConfigurationError, OptionsError
+from dexpy.foundation.errors import BrokerUnavailable, ConfigurationError, OptionsError
 from dexpy.foundation.log import line
 from dexpy.foundation.redaction import Redactor, class_path
 from dexpy.recording.messages import messages
@@ -74,6 +75,13 @@ class Carrier(Protocol):
     def answers(self) -> bool:
         """Whether the broker is there."""
         ...
+
+    def insist(self) -> None:
+        """See to it that the broker would take a message now.
+
+        Raises:
+            BrokerUnavailable: It would not.
+        """
 
     def keep_alive(self) -> None:
         """Give the broker a sign of life of this process, whatever its consumers are doing."""
@@ -129,6 +137,9 @@ class SqlCarrier:
     def answers(self) -> bool:
         """It is where the records are."""
         return True
+
+    def insist(self) -> None:
+        """Nothing: it is where the records are."""
 
     def keep_alive(self) -> None:
         """Nothing: its leases are renewed by themselves."""
@@ -203,6 +214,17 @@ class ServerCarrier:
         except ConfigurationError:
             return False
         return True
+
+    def insist(self) -> None:
+        """See `Carrier`."""
+        try:
+            ask(self.broker)
+        except Exception as error:
+            raise BrokerUnavailable(
+                f"{display_of(self.broker)} does not answer: {said(error)} Nothing was stored or sent, as "
+                'configure(on_broker_error="raise") has it. Try again later; or leave it out: then the record '
+                "is stored, and its message sent when the broker is back."
+            ) from error
 
     def keep_alive(self) -> None:
         """See `Carrier`: a Redis consumer whose prefetch is full says nothing, and would be taken for dead."""

@@ -28,7 +28,7 @@ from dexpy.recording.ambient import Ambient, ambient
 from dexpy.recording.awaited import off_the_loop
 from dexpy.recording.metadata import after
 from dexpy.recording.recorder import identity
-from dexpy.recording.sessions import Given
+from dexpy.recording.sessions import GivenConnection, place_of
 from dexpy.recording.store import Store
 from dexpy.recording.ticket import Fate, Ticket
 from dexpy.recording.transitions import apply
@@ -40,16 +40,22 @@ if TYPE_CHECKING:
     from dexpy.background.watch import Watch
 
 
+Place = Ambient | GivenConnection | None
+"""What an enqueue is part of; None for a transaction of its own."""
+
+
 class Dispatcher:
     """Stores records and sends messages.
 
     Args:
         carrier: Takes the messages away.
         store: Where records go; None when nothing is recorded.
+        insists: Whether an enqueue is refused while the broker does not answer.
     """
 
-    def __init__(self, carrier: Carrier, store: Store | None) -> None:
+    def __init__(self, carrier: Carrier, store: Store | None, *, insists: bool = False) -> None:
         self.carrier = carrier
+        self._insists = insists
         self.store = store
         self.heart: Heart | None = None
         self.watch: Watch | None = None
@@ -69,13 +75,13 @@ class Dispatcher:
         """Whether a message is part of the transaction that stores its record."""
         return self.carrier.transactional
 
-    def enqueue(self, operation: Any, options: AsyncOptions, session: Session | None) -> Ticket[Any]:
+    def enqueue(self, operation: Any, options: AsyncOptions, session: Session | Connection | None) -> Ticket[Any]:
         """Send an operation to the background.
 
         Args:
             operation: As it was made.
             options: Of the call.
-            session: Whose transaction the record belongs to; the current one when None.
+            session: Or connection, whose transaction the record belongs to; the current session when None.
 
         Returns:
             Its ticket.
@@ -83,6 +89,7 @@ class Dispatcher:
         Raises:
             NotSerializable: A prop cannot travel; nothing was stored or sent.
             DeclarationError: No worker could find the class.
+            BrokerUnavailable: The broker does not answer, and the settings insist on it.
             SensitiveInTransit: A sensitive prop would lie in the broker for anybody to read.
             OptionsError: An option that cannot be, or that needs a record where there is none.
         """
@@ -93,13 +100,13 @@ class Dispatcher:
                 f"{owner} cannot go to the background: {contract.unreachable}. call() works as it is."
             )
         params = encoded(owner, contract.props, operation.__dict__)
-        place = Given(session) if session is not None else ambient()
+        place = place_of(session) if session is not None else ambient()
         plan = self._plan(operation, contract, options, place)
         run_id = new_id("op")
         frame = current_frame().child(run_id, contract.name)
         fate = Fate()
         if self.store is not None and contract.record is not None and contract.record.params:
-            shipment = self._record_shipment(self.store, contract, params, plan, run_id, frame)
+            shipment = self._record_shipment(self.store, contract, params, plan, run_id, frame, place)
             facts = {"id": run_id, "name": contract.name, "status": "pending", "params": params}
             ticket = Ticket[Any](run_id, contract.name, self.store, {**facts, "scheduled_at": plan.due_at}, fate)
         else:
@@ -114,13 +121,15 @@ class Dispatcher:
                     "it ends. Leave expires_in out, or turn recording on: record = True, dexpy.configure(database=...)."
                 )
             payload = DirectPayload(contract.name, params, frame.to_dict(), run_id)
-            shipment = self._direct_shipment(self._direct_message(payload, plan.queue), plan)
+            shipment = self._direct_shipment(self._direct_message(payload, plan.queue), plan, place)
             ticket = Ticket[Any](run_id, contract.name, None, None)
+        if self._insists:
+            self.carrier.insist()
         self.broker.declare_queue(plan.queue)
         self._ship(shipment, place, fate)
         return ticket
 
-    def _plan(self, operation: Any, contract: Contract, options: AsyncOptions, place: Ambient | None) -> Plan:
+    def _plan(self, operation: Any, contract: Contract, options: AsyncOptions, place: Place) -> Plan:
         try:
             return Plan.of(operation, contract, options)
         except NotRunning:
@@ -133,9 +142,10 @@ class Dispatcher:
             return Plan.of(with_rows(operation, contract, session), contract, options)
 
     def _record_shipment(
-        self, store: Store, contract: Contract, params: Any, plan: Plan, run_id: str, frame: Frame
+        self, store: Store, contract: Contract, params: Any, plan: Plan, run_id: str, frame: Frame, place: Place
     ) -> Shipment:
-        now = plan.delay_s == 0
+        left_to_relay = isinstance(place, GivenConnection) and not self.transactional
+        now = plan.delay_s == 0 and not left_to_relay
         sent = self.transactional or now
         values = {
             **identity(contract, run_id, frame),
@@ -143,7 +153,8 @@ class Dispatcher:
             "status": "pending",
             "queue": plan.queue,
             "priority": plan.priority,
-            "scheduled_at": plan.scheduled_at,
+            # The relay looks for what is due since some moment.
+            "scheduled_at": after(0) if left_to_relay and plan.scheduled_at is None else plan.scheduled_at,
             "expires_at": None if plan.expires_in_s is None else after(plan.expires_in_s),
             "max_lost": contract.loss_limit,
             "enqueued_at": after(0) if sent else None,
@@ -169,8 +180,9 @@ class Dispatcher:
 
         return Shipment(write, send, plan.queue)
 
-    def _direct_shipment(self, message: dramatiq.Message[Any], plan: Plan) -> Shipment:
-        if self.transactional or (self.carrier.mailbox is not None and plan.delay_s > SHORT_DELAY_S):
+    def _direct_shipment(self, message: dramatiq.Message[Any], plan: Plan, place: Place) -> Shipment:
+        waits = plan.delay_s > SHORT_DELAY_S or isinstance(place, GivenConnection)
+        if self.transactional or (self.carrier.mailbox is not None and waits):
             return Shipment(
                 lambda connection: self._post(connection, message, plan.at, plan.wait_s or 0.0, plan.priority),
                 self.ring,
@@ -191,7 +203,7 @@ class Dispatcher:
         elif not self.carrier.deliver(message, delay_s):
             self._write(lambda connection: self._post(connection, message, wait_s=delay_s))
 
-    def _ship(self, shipment: Shipment, place: Ambient | None, fate: Fate) -> None:
+    def _ship(self, shipment: Shipment, place: Place, fate: Fate) -> None:
         """Write in the session's transaction if it is on our database, after it if not, at once without one."""
 
         def ship_now() -> None:
@@ -209,6 +221,9 @@ class Dispatcher:
         if place is None:
             ship_now()
             return
+        if isinstance(place, GivenConnection):
+            self._ship_on(place.connection, shipment, fate)
+            return
         session: Session = place.session()
         fate.open = True
         if shipment.write is None or self._tables is None or not self._tables.holds(session):
@@ -225,6 +240,17 @@ class Dispatcher:
             self._warn_if_unserved(shipment.queue)
 
         outbox.after_commit(session, off_the_loop(send), fate.roll_back)
+
+    def _ship_on(self, connection: Connection, shipment: Shipment, fate: Fate) -> None:
+        """Write in a connection's transaction, with its message where messages are rows; else the relay sends it."""
+        if self._tables is None or shipment.write is None or not self._tables.is_ours(connection):
+            raise OptionsError(
+                "async_(session=...) got a Connection that does not lead to the database of the records, and it does "
+                "not say when it commits. Give the Session, or leave it out and send after the commit."
+            )
+        self._tables.prepare(connection)
+        shipment.write(connection)
+        fate.transaction = connection.get_transaction()
 
     def _warn_if_unserved(self, queue: str) -> None:
         """Say once for each name that no live worker serves a queue: what is sent there waits for one that does."""

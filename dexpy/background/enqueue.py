@@ -16,7 +16,8 @@ from dexpy.foundation.errors import OptionsError
 if TYPE_CHECKING:
     from typing import Self
 
-    from sqlalchemy.ext.asyncio import AsyncSession
+    from sqlalchemy.engine import Connection
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
     from sqlalchemy.orm import Session
 
     from dexpy.recording.ticket import Ticket
@@ -44,7 +45,7 @@ class PerformsAsync(Protocol[R_co]):
 class Enqueues(Protocol):
     """Sends operations to the background."""
 
-    def enqueue(self, operation: Any, options: AsyncOptions, session: Session | None) -> Ticket[Any]:
+    def enqueue(self, operation: Any, options: AsyncOptions, session: Session | Connection | None) -> Ticket[Any]:
         """See `Dispatcher.enqueue`."""
         ...
 
@@ -76,7 +77,7 @@ class Enqueue(Generic[R]):
         if self._is_awaited:
             name = type(self._operation).__qualname__
             raise OptionsError(
-                f"{name}.async_(session=...).call() got an AsyncSession, which can only be awaited. "
+                f"{name}.async_(session=...).call() got an {type(self._session).__name__}, which can only be awaited. "
                 "Write: ticket = await op.async_(session=...).acall()."
             )
         return self._enqueue(self._session)
@@ -92,11 +93,11 @@ class Enqueue(Generic[R]):
     def _is_awaited(self) -> bool:
         if self._session is None:
             return False
-        from dexpy.recording.sessions import is_async_session
+        from dexpy.recording.sessions import is_awaited
 
-        return is_async_session(self._session)
+        return is_awaited(self._session)
 
-    def _enqueue(self, session: Session | None) -> Ticket[R]:
+    def _enqueue(self, session: Session | Connection | None) -> Ticket[R]:
         dispatcher: Enqueues = dispatcher_in_force()
         return dispatcher.enqueue(self._operation, self._options, session)
 
@@ -124,7 +125,7 @@ class BoundAsync(Generic[R]):
             at: dt.datetime | None = None,
             priority: int | None = None,
             expires_in: Delay | None = None,
-            session: Session | AsyncSession | None = None,
+            session: Session | Connection | AsyncSession | AsyncConnection | None = None,
         ) -> Enqueue[R]:
             """Say how the operation goes to the background.
 
@@ -134,7 +135,8 @@ class BoundAsync(Generic[R]):
                 at: An aware moment.
                 priority: Higher runs sooner; 0 is usual.
                 expires_in: Seconds or a timedelta from now on; not begun by then, it is ``expired``.
-                session: The SQLAlchemy session whose transaction the record belongs to; with an AsyncSession, `acall`.
+                session: The SQLAlchemy session or connection whose transaction the record belongs to; with one of
+                    asyncio, `acall`. A connection does not say when it commits, so the relay sends for it.
 
             Raises:
                 OptionsError: An option that is unknown or cannot be.
@@ -151,9 +153,9 @@ class BoundAsync(Generic[R]):
             session = given.pop("session", None)
             options = AsyncOptions.of(where, given, extra=("session",))
             if session is not None:
-                from dexpy.recording.sessions import check_session, is_async_session
+                from dexpy.recording.sessions import check_place
 
-                session = session if is_async_session(session) else check_session(session, f"{where} session=")
+                session = check_place(session, f"{where} session=")
             return Enqueue(self._operation, options, session)
 
         @property

@@ -10,10 +10,11 @@ import dramatiq
 from sqlalchemy.exc import SQLAlchemyError
 
 from dexpy.background.brokers.servers import NoAnswer, check_reachable
-from dexpy.foundation.errors import DatabaseUnavailable
+from dexpy.foundation.errors import DatabaseUnavailable, DexpyError
 from dexpy.foundation.log import line
 from dexpy.recording.database import Database, is_only_down
 from dexpy.recording.server import SKEW_S, clock_ahead_s
+from dexpy.recording.store import Store
 
 OWN_CONNECTIONS = 8
 """What a process opens at most to the database beside one connection for each thread: heartbeat, relay, queues."""
@@ -63,6 +64,23 @@ def meet_broker(broker: dramatiq.Broker) -> None:
         check_reachable(broker)
     except NoAnswer as error:
         line(logging.WARNING, "broker.unreachable", message=str(error), advice="the worker goes on trying")
+
+
+ELSEWHERE = (
+    "effects through self.session happen at least once, not exactly once: key them by self.run_id, or let "
+    "session_factory and database name one database"
+)
+
+
+def compare_databases(store: Store) -> None:
+    """Say so if the sessions of runs are not in the database of the records, where less is promised."""
+    try:
+        is_one = store.shares_sessions()
+    except (DexpyError, SQLAlchemyError):
+        # Each run will say so itself.
+        return
+    if not is_one:
+        line(logging.WARNING, "sessions.elsewhere", records=store.database.display, advice=ELSEWHERE)
 
 
 def compare_clocks(database: Database) -> None:

@@ -17,7 +17,7 @@ import dramatiq
 
 from dexpy.background.carriers import Carrier
 from dexpy.background.dispatch import Dispatcher
-from dexpy.background.meeting import compare_clocks, meet_broker, meet_database
+from dexpy.background.meeting import compare_clocks, compare_databases, meet_broker, meet_database
 from dexpy.background.plan import DEFAULT_QUEUE
 from dexpy.background.queues import declare_new_queues
 from dexpy.declaration import registry
@@ -114,6 +114,7 @@ def run_process(options: WorkerOptions, parent: int, tell: Callable[[str, str], 
         meet_broker(dispatcher.broker)
         if dispatcher.store is not None:
             compare_clocks(dispatcher.store.database)
+            compare_databases(dispatcher.store)
         if dispatcher.heart is not None:
             dispatcher.heart.serve(options.threads, options.queues)
         worker = make_worker(dispatcher.carrier, options)

@@ -79,6 +79,7 @@ def findings(modules: tuple[str, ...], processes: int, threads: int) -> Iterator
         yield database
         if not database.failed:
             yield from _about_server(runtime.store.database, processes, threads)
+            yield from _about_sessions(runtime.store)
             yield from _about_records(runtime.store)
         elif runtime.carries_its_queue:
             # The same server once more would only be the same answer once more.
@@ -109,6 +110,19 @@ def _about_server(database: Database, processes: int, threads: int) -> Iterator[
         yield _about_clock(ahead_s)
     if limit is not None:
         yield _about_connections(limit, processes, threads)
+
+
+def _about_sessions(store: Store) -> Iterator[Finding]:
+    """Whether the sessions of runs are in the records' database."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from dexpy.background.meeting import ELSEWHERE
+
+    try:
+        if not store.shares_sessions():
+            yield Finding("sessions", f"they are in another database than the records: {ELSEWHERE}.", "warn")
+    except (DexpyError, SQLAlchemyError) as error:
+        yield Finding("sessions", f"session_factory gives one that does not work: {type(error).__name__}.", "FAIL")
 
 
 def _about_records(store: Store) -> Iterator[Finding]:

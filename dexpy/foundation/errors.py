@@ -12,6 +12,7 @@
     │  └─ MissingExtra (ImportError)       a package that an extra installs
     ├─ DatabaseUnavailable                 the database cannot be opened
     │  └─ SchemaMissing                    without the tables of dexpy, or with old ones
+    ├─ BrokerUnavailable                   the broker does not answer, and the settings insist on it
     ├─ Error                               a business error: code, message, details
     ├─ UndeclaredError                     a business error with a code that was never declared
     ├─ ResultTypeError (TypeError)         perform returned something else than it says
@@ -179,6 +180,10 @@ class MissingExtra(ConfigurationError, ImportError):
 
 class DatabaseUnavailable(DexpyError):
     """The database of the records cannot be opened or read."""
+
+
+class BrokerUnavailable(DexpyError):
+    """The broker does not answer, and ``configure(on_broker_error="raise")`` wants to be told of it at the enqueue."""
 
 
 class SchemaMissing(DatabaseUnavailable):

@@ -14,6 +14,7 @@ from dexpy.foundation.errors import NotRunning, OptionsError
 from dexpy.recording.ambient import Ambient, ambient, enter_ambient, leave_ambient
 
 if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
     from sqlalchemy.orm import Session
 
 
@@ -61,6 +62,40 @@ class Given:
             once_free()
 
 
+@attrs.frozen
+class GivenConnection:
+    """A connection of the application's own, for what is stored in its transaction.
+
+    It does not say when it has committed, so what is to happen then is left to the relay.
+    """
+
+    connection: Connection
+
+    def session(self) -> Session:
+        """A session for a short read in the connection's transaction."""
+        from sqlalchemy.orm import Session
+
+        return Session(bind=self.connection, join_transaction_mode="create_savepoint")
+
+
+def check_place(given: Any, where: str) -> Any:
+    """Where a record can be stored: a session, a connection, or one of asyncio.
+
+    Raises:
+        OptionsError: It is something else; says what to give.
+    """
+    from sqlalchemy.engine import Connection
+
+    return given if isinstance(given, Connection) or is_awaited(given) else check_session(given, where)
+
+
+def place_of(given: Session | Connection) -> Given | GivenConnection:
+    """What a call was given to store its record in."""
+    from sqlalchemy.orm import Session
+
+    return Given(given) if isinstance(given, Session) else GivenConnection(given)
+
+
 def check_session(session: Any, where: str) -> Session:
     """A session that runs can join.
 
@@ -79,11 +114,11 @@ def check_session(session: Any, where: str) -> Session:
     )
 
 
-def is_async_session(session: Any) -> bool:
-    """Whether it is an AsyncSession, which can only be awaited."""
+def is_awaited(session: Any) -> bool:
+    """Whether it is an AsyncSession or AsyncConnection, which can only be awaited."""
     # Nobody has one who has not imported it.
     module = sys.modules.get("sqlalchemy.ext.asyncio")
-    return isinstance(session, getattr(module, "AsyncSession", ()))
+    return isinstance(session, (getattr(module, "AsyncSession", ()), getattr(module, "AsyncConnection", ())))
 
 
 @contextmanager

@@ -91,6 +91,20 @@ class Store:
             self.watcher(session)
         return session
 
+    def shares_sessions(self) -> bool:
+        """Whether the sessions of runs and the records are in one database, so that effects happen exactly once.
+
+        Raises:
+            SQLAlchemyError: The sessions' database cannot be asked.
+        """
+        if self._session_factory is None:
+            return True
+        session = self.new_session()
+        try:
+            return self.holds(session)
+        finally:
+            session.close()
+
     def holds(self, session: Session) -> bool:
         """Whether a session's transaction and the records are in one database."""
         try:

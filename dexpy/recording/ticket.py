@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import attrs
-from sqlalchemy.engine import Row
+from sqlalchemy.engine import Row, Transaction
 
 from dexpy.declaration import registry
 from dexpy.declaration.forms import Misfit
@@ -43,6 +43,12 @@ class Fate:
 
     open: bool = False
     rolled_back: bool = False
+    transaction: Transaction | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it goes on; a connection's says only that, and nothing of how it ended."""
+        return self.open or (self.transaction is not None and self.transaction.is_active)
 
     def commit(self) -> None:
         """It was committed."""
@@ -120,7 +126,7 @@ class Ticket(Generic[R]):
                 f"{self.operation_name} {self.id} was stored in a transaction that was rolled back: "
                 "there is no record, and nothing will run."
             )
-        if self._fate.open:
+        if self._fate.is_open:
             raise NotCommitted(
                 f"{self.operation_name} {self.id} is stored in a transaction that is still open, so no worker can see "
                 "it yet. Commit, and wait then."

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, assert_type
 from uuid import UUID
 
 from sqlalchemy import Select
+from sqlalchemy.engine import Connection
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 import dexpy
@@ -295,7 +296,8 @@ async def calls_from_asyncio(op: SendWelcome, download: Download) -> None:
     assert_type(await ticket.aresult(3), bytes)
 
 
-def the_background(op: SendWelcome, session: Session) -> None:
+def the_background(op: SendWelcome, session: Session, connection: Connection) -> None:
+    op.async_(session=connection)
     op.async_(queue="critical", in_=5, priority=3)
     op.async_(queue=lambda op: "a", in_=dt.timedelta(hours=1), session=session)
     op.async_(in_=5, expires_in=60)

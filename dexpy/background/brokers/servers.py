@@ -126,6 +126,19 @@ def _rabbitmq(url: str) -> dramatiq.Broker:
     return RabbitmqBroker(url=url, confirm_delivery=True)
 
 
+def ask(broker: Any) -> None:
+    """Ask a server whether it is there, over this thread's own connection, which stays open for what is sent next.
+
+    Raises:
+        Exception: Of the client: it is not.
+    """
+    try:
+        depth(broker, "default")
+    except Exception:  # noqa: BLE001 - a connection that lay idle may have been closed; asked once more over a new one
+        let_go(broker)
+        depth(broker, "default")
+
+
 class NoAnswer(ConfigurationError):
     """The broker's server does not answer; it may do so later."""
 
