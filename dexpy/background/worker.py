@@ -129,6 +129,7 @@ def run_process(options: WorkerOptions, parent: int, tell: Callable[[str, str], 
     served = "all" if options.queues is None else ",".join(sorted(options.queues))
     line(logging.INFO, "worker.started", pid=os.getpid(), threads=options.threads, queues=served)
     idle_looks = 0
+    patience_s = options.shutdown_timeout_s
     while not stops:
         time.sleep(LOOK_EVERY_S)
         if os.getppid() != parent:
@@ -136,6 +137,8 @@ def run_process(options: WorkerOptions, parent: int, tell: Callable[[str, str], 
             break
         if dispatcher.watch is not None and dispatcher.watch.stuck >= options.threads:
             line(logging.ERROR, "worker.stuck", pid=os.getpid(), why="no thread is left that could run anything")
+            # How these runs end has been written; none of them will hear that it is to stop.
+            patience_s = 0.0
             break
         if options.burst and dispatcher.is_idle(options.queues) and not worker.work_queue.unfinished_tasks:
             # Twice, for what a consumer has taken from its server and not yet handed on.
@@ -144,7 +147,7 @@ def run_process(options: WorkerOptions, parent: int, tell: Callable[[str, str], 
                 break
         else:
             idle_looks = 0
-    worker.stop(timeout=int(options.shutdown_timeout_s * 1000))
+    worker.stop(timeout=int(patience_s * 1000))
     dispatcher.close()
     line(logging.INFO, "worker.stopped", pid=os.getpid())
     return 0

@@ -130,6 +130,22 @@ def test_a_run_that_nothing_gets_into_is_given_up_and_the_others_go_on(shop: Sho
     assert all(is_alive(pid) for pid in worker.children())
 
 
+def test_a_worker_whose_threads_are_all_stuck_ends_and_another_takes_its_place(shop: Shop, diary: Path) -> None:
+    worker = start(shop, "-Q", "narrow", "-t", "2")
+    (first,) = worker.children()
+    stuck = [Stick(diary=str(diary)).async_(queue="narrow").call() for _ in range(2)]
+    waiting = Increment(number=2).async_(queue="narrow").call()
+    try:
+        assert waiting.wait(WAIT_S), worker.output()
+        assert [ending_of(ended(shop, ticket.id)) for ticket in stuck] == [("failed", "timeout")] * 2
+        assert shop.row(waiting.id)["num_attempts"] == 1
+        assert len(worker.lines("worker.stuck")) == 1
+        assert [is_alive(pid) for pid in worker.children()] == [False, True]
+        assert worker.children()[0] == first
+    finally:
+        worker.stop()
+
+
 # ----------------------------------------------------------------------------------------------------- called off
 
 
