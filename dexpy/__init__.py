@@ -6,29 +6,53 @@ from typing import TYPE_CHECKING, Any
 
 # Declaring
 from dexpy.background.enqueue import Async
+from dexpy.declaration.concurrency import Concurrency
+from dexpy.declaration.encryption import Encryptor, FernetEncryptor
 from dexpy.declaration.forms import register_type
 from dexpy.declaration.hooks import after, around, before, guard
+from dexpy.declaration.lock import Lock
 from dexpy.declaration.models import register_model_loader
+from dexpy.declaration.once import Once
 from dexpy.declaration.policies import Record, Reset, Retry
 from dexpy.declaration.props import prop
 from dexpy.declaration.refs import OptRef, Ref, Refs
+from dexpy.declaration.schema_export import export
+from dexpy.declaration.unique import Unique
+
+# Calling later
+from dexpy.deferred import DeferredCall, defer, deferrable
+
+# The steps of a run, and what is around it
+from dexpy.execution.call import Call
+from dexpy.execution.explain import Explanation
+from dexpy.execution.placement import Insert, Remove, Step
+from dexpy.foundation.context import Travels, context, current_context
 
 # Outcomes and errors
 from dexpy.foundation.errors import (
     BrokerUnavailable,
     Cancelled,
     ConfigurationError,
+    DatabaseBusy,
     DatabaseUnavailable,
     DeclarationError,
+    DecryptionFailed,
     DexpyError,
+    EncryptorMissing,
     Error,
+    Interrupted,
     InvalidTransition,
+    KeyBusy,
+    KeyTaken,
+    LockLost,
     LostClaim,
     MissingExtra,
     NotCommitted,
     NotRecorded,
     NotRunning,
     NotSerializable,
+    NotUnique,
+    OnceConflict,
     OperationFailed,
     OptionsError,
     Problem,
@@ -40,6 +64,7 @@ from dexpy.foundation.errors import (
     RolledBack,
     SensitiveInTransit,
     SessionOnLoop,
+    StepError,
     TicketError,
     TimedOut,
     TransactionOwned,
@@ -66,21 +91,39 @@ __version__ = "0.1.0"
 __all__ = [
     "Async",
     "BrokerUnavailable",
+    "Call",
     "Cancelled",
+    "Concurrency",
     "ConfigurationError",
+    "DatabaseBusy",
     "DatabaseUnavailable",
     "DeclarationError",
+    "DecryptionFailed",
+    "DeferredCall",
     "DexpyError",
+    "Encryptor",
+    "EncryptorMissing",
     "Err",
     "Error",
+    "Explanation",
+    "FernetEncryptor",
+    "Insert",
+    "Interrupted",
     "InvalidTransition",
+    "KeyBusy",
+    "KeyTaken",
+    "Lock",
+    "LockLost",
     "LostClaim",
     "MissingExtra",
     "NotCommitted",
     "NotRecorded",
     "NotRunning",
     "NotSerializable",
+    "NotUnique",
     "Ok",
+    "Once",
+    "OnceConflict",
     "Operation",
     "OperationFailed",
     "OptRef",
@@ -92,6 +135,7 @@ __all__ = [
     "Ref",
     "RefNotFound",
     "Refs",
+    "Remove",
     "Reset",
     "ResultNotStored",
     "ResultTypeError",
@@ -100,12 +144,16 @@ __all__ = [
     "Runtime",
     "SensitiveInTransit",
     "SessionOnLoop",
+    "Step",
+    "StepError",
     "Ticket",
     "TicketError",
     "TimedOut",
     "TransactionOwned",
+    "Travels",
     "UndeclaredError",
     "Undecodable",
+    "Unique",
     "UnknownOperation",
     "WaitTimeout",
     "WorkerLost",
@@ -113,8 +161,13 @@ __all__ = [
     "around",
     "before",
     "configure",
+    "context",
+    "current_context",
     "current_runtime",
     "current_session",
+    "defer",
+    "deferrable",
+    "export",
     "guard",
     "prop",
     "records",

@@ -4,21 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Mapping, Sequence, Set
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, dataclass_transform, overload
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Generic,
+    Literal,
+    ParamSpec,
+    TypeVar,
+    dataclass_transform,
+    overload,
+)
 
 import attrs
 
 from dexpy.background.enqueue import Async, Performs, PerformsAsync
 from dexpy.declaration import registry
 from dexpy.declaration.compiling import compile_contract
+from dexpy.declaration.concurrency import Concurrency
 from dexpy.declaration.contract import NO_OBSERVER, Contract
+from dexpy.declaration.once import Once, key_to_clear, variant_for
+from dexpy.declaration.lock import Lock
 from dexpy.declaration.policies import Delay, Record, Reset, Retry
 from dexpy.declaration.props import construct, define, parsed, prop
-from dexpy.execution import start
+from dexpy.declaration.unique import Unique
+from dexpy.execution import continuation, progress, start
 from dexpy.execution.call import call_of
 from dexpy.execution.call import current as current_call
 from dexpy.execution.coroutines import Desk, alone, in_thread, running_loop
+from dexpy.execution.explain import Explanation
+from dexpy.execution.pipeline import arrangement_of
+from dexpy.execution.placement import Insert, Remove
 from dexpy.foundation.errors import DeclarationError, Error, NotRunning, OptionsError, PropsError
 from dexpy.foundation.ids import new_id
 from dexpy.foundation.outcome import Err, Ok, Outcome
@@ -30,6 +47,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from typing import Self
 
+    from sqlalchemy import Select
     from sqlalchemy.orm import Session
 
     from dexpy.execution.scope import Scope
@@ -37,6 +55,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 class BoundSafe(Generic[R]):
@@ -94,7 +113,7 @@ class ContractOf:
         found: Contract | None = vars(owner).get("__dexpy_contract__")
         if found is None:
             raise DeclarationError(f"{owner.__qualname__} is the base of all operations and has no contract.")
-        return found
+        return found if obj is None else variant_for(obj, found)
 
 
 @attrs.frozen
@@ -129,7 +148,14 @@ class Operation:
         on_lost: Whether a run whose worker died is run again (``"retry"``) or ``"fail"``.
         max_lost: So many workers may be lost with a run, in all, before it is failed as ``lost``.
         timeout: Seconds or a timedelta that a background run may take; None for no limit. `TimedOut` is raised in it.
+        steps: What it changes about the steps of the pipeline: `Insert` and `Remove`.
+        once: The idempotency key, whose result is given again; ``op.once("key")`` gives a call its own.
+        unique: The key of which there is one background run at a time.
+        lock: One run at a time for each key; see `Lock`.
+        concurrency: So many background runs of a key at once; see `Concurrency`.
         record: Whether runs are recorded, and what is kept.
+        encrypt: Whether params and results are stored and sent encrypted; the name of an encryptor for another one
+            than the default.
         transaction: Whether the whole run is one transaction; ``False`` leaves it to ``with self.transaction():``.
         contract: All of that, read once.
 
@@ -153,7 +179,13 @@ class Operation:
     on_lost: ClassVar[Literal["retry", "fail"]] = "retry"
     max_lost: ClassVar[int] = 3
     timeout: ClassVar[Delay | None] = None
+    steps: ClassVar[tuple[Insert | Remove | Reset, ...]] = ()
+    once: ClassVar[Once] = Once.never()
+    unique: ClassVar[Unique] = Unique.never()
+    lock: ClassVar[Lock | None] = None
+    concurrency: ClassVar[Concurrency | None] = None
     record: ClassVar[bool | Record] = True
+    encrypt: ClassVar[bool | str] = False
     transaction: ClassVar[Any] = Transaction(declared=True)
 
     if TYPE_CHECKING:
@@ -169,6 +201,7 @@ class Operation:
                 cls.transaction = Transaction(declared)
             define(cls)
             contract = compile_contract(cls, name, aliases)
+            arrangement_of(contract)
             cls.__dexpy_contract__ = contract
             registry.register(cls, (contract.name, *contract.aliases))
 
@@ -253,6 +286,75 @@ class Operation:
         """Whether every guard would let an operation pass now; see `callable`."""
         return isinstance(cls.callable(**props), Ok)
 
+    @classmethod
+    def explain(cls, **props: Any) -> Explanation:
+        """Tell what a call would do: props, guards, keys, policies; nothing runs, and nothing is kept.
+
+        Rows behind references are read, without locks, in a transaction that is rolled back.
+
+        Args:
+            props: As for the operation itself. If they cannot be, the report says so and tells the rest.
+
+        Raises:
+            RefNotFound: The row behind a reference is gone.
+
+        Example:
+            >>> from dexpy import guard
+            >>> class Withdraw(Operation):
+            ...     amount: int
+            ...     @guard("The amount must be positive")
+            ...     def not_positive(self) -> bool:
+            ...         return self.amount <= 0
+            ...     def perform(self) -> int:
+            ...         return self.amount
+            >>> Withdraw.explain(amount=0).guards
+            {'not_positive': {'status': 'refused', 'message': 'The amount must be positive'}}
+            >>> Withdraw.explain(amount=1).callable
+            True
+        """
+        contract = cls.contract
+        runtime = current_runtime()
+        run_id = new_id("op")
+        report = start.explain(
+            contract,
+            props,
+            id=run_id,
+            frame=current_frame().child(run_id, contract.name),
+            redactor=runtime.redactor,
+            store=runtime.session_store,
+            outer=ambient(),
+        )
+        return report if runtime.is_recording else report.without_records()
+
+    @classmethod
+    def clear_once(cls, key: str | None = None, /, **props: Any) -> bool:
+        """Free an idempotency key of a run that has ended, so that the next call with it runs again.
+
+        Args:
+            key: The text that ``op.once(...)`` was given; ``clear_once(key=...)`` says the same.
+            props: Or those that the key of the class is made of.
+
+        Returns:
+            Whether a run that has ended had the key.
+
+        Raises:
+            OptionsError: Both or neither were given, or a prop of the key is missing.
+
+        Example:
+            >>> from dexpy.testing import isolated
+            >>> class Charge(Operation):
+            ...     order: int
+            ...     once = Once("order")
+            ...     def perform(self) -> int:
+            ...         return self.order
+            >>> with isolated():
+            ...     Charge(order=7).call(), Charge.clear_once(order=7), Charge.clear_once(order=7)
+            (7, True, False)
+        """
+        digest = key_to_clear(cls.contract, key, props)
+        cleared: bool = current_runtime().store.clear_once(digest, ambient())
+        return cleared
+
     def __repr__(self) -> str:
         contract: Contract = type(self).contract
         shown = ", ".join(f"{one.name}={one.shown(vars(self)[one.name])}" for one in contract.props)
@@ -334,6 +436,104 @@ class Operation:
         if stop is not None:
             stop.check()
 
+    def step(self, method: Callable[P, T], /, *arguments: P.args, **named: P.kwargs) -> T:
+        """In `perform`: run a method of the operation as a step, once, however many attempts the run takes.
+
+        In the background its effects through ``self.session`` and the fact that it is finished are one transaction,
+        committed when it returns. The next attempt leaves out what is finished, and is given what it returned.
+        A call in place is one transaction as ever, and nothing of its steps is kept.
+
+        Args:
+            method: Of this operation, plain; its name is the step's. What it returns has a JSON form.
+            arguments: For the method; `named` too.
+
+        Returns:
+            What the method returned, in this attempt or in an earlier one.
+
+        Raises:
+            StepError: It cannot be here, or comes in another order than in an earlier attempt.
+            LostClaim: The run went to another worker meanwhile; let it pass.
+            Interrupted: The worker is about to end; let it pass.
+
+        Example:
+            >>> class Ship(Operation):
+            ...     order: int
+            ...     def perform(self) -> str:
+            ...         label = self.step(self.print_label)
+            ...         self.step(self.book, label)
+            ...         return label
+            ...     def print_label(self) -> str:
+            ...         return f"label {self.order}"
+            ...     def book(self, label: str) -> None: ...
+            >>> Ship(order=7).call()
+            'label 7'
+        """
+        return continuation.step(call_of(self, "step()"), method, arguments, named)
+
+    if TYPE_CHECKING:
+
+        # Before 2.1 SQLAlchemy's select of one model is one of a tuple.
+        @overload
+        def each(self, name: str, source: Select[tuple[T]], *, batch: int = 1) -> Iterator[T]: ...
+        @overload
+        def each(self, name: str, source: Select[T], *, batch: int = 1) -> Iterator[T]: ...
+        @overload
+        def each(self, name: str, source: list[T] | tuple[T, ...], *, batch: int = 1) -> Iterator[T]: ...
+        @overload
+        def each(self, name: str, source: range, *, batch: int = 1) -> Iterator[int]: ...
+        @overload
+        def each(
+            self, name: str, source: Callable[[Any], Iterable[tuple[Any, T]]], *, batch: int = 1
+        ) -> Iterator[T]: ...
+
+    def each(self, name: str, source: Any, *, batch: int = 1) -> Iterator[Any]:
+        """In `perform`: walk over items as a step, of which each is done once, however many attempts the run takes.
+
+        In the background the effects of an item and the cursor behind it are one transaction, committed before the
+        next item. The next attempt goes on after the last item that was committed.
+
+        Args:
+            name: Of the step.
+            source: A select of one model, walked in the order of its primary key; a list, tuple or range that is the
+                same in every attempt; or a function that gets the cursor, None at first, and gives
+                ``(cursor, item)`` pairs from behind it.
+            batch: How many items are one transaction.
+
+        Raises:
+            OptionsError: Another attempt could not go on with such a source in the middle.
+            StepError: It cannot be here, or comes in another order than in an earlier attempt.
+            LostClaim: The run went to another worker meanwhile; let it pass.
+            Interrupted: The worker is about to end; let it pass.
+
+        Example:
+            >>> class Square(Operation):
+            ...     numbers: list[int]
+            ...     def perform(self) -> int:
+            ...         total = 0
+            ...         for number in self.each("numbers", self.numbers):
+            ...             total += number * number
+            ...         return total
+            >>> Square(numbers=[1, 2, 3]).call()
+            14
+        """
+        return continuation.each(call_of(self, "each()"), name, source, batch)
+
+    def report_progress(self, done: float, total: float | None = None, note: str | None = None) -> None:
+        """Say how far the run is, for `Ticket.progress`; it never waits long, and never fails the run.
+
+        It is written about once a second, whatever is said in between; the last word comes before the end of a step
+        and of the run. A call in place has no record yet, and nothing is kept.
+
+        Args:
+            done: How much is done, in units of your own.
+            total: Of how much, if that is known.
+            note: For people; redacted.
+
+        Raises:
+            OptionsError: These are no numbers, or the note is no text.
+        """
+        progress.report(call_of(self, "report_progress()"), done, total, note)
+
     def after_commit(self, action: Callable[[], Any]) -> None:
         """Call a function when the outermost transaction has committed; never if it is rolled back.
 
@@ -386,7 +586,7 @@ def _value(operation: Operation, outcome: Outcome) -> Any:
 
 
 def _run(operation: Operation) -> Outcome:
-    contract: Contract = type(operation).contract
+    contract: Contract = operation.contract
     if contract.is_async and running_loop() is not None:
         raise NotRunning(
             f"{contract.cls.__qualname__}().call() would block the running event loop, on which its perform has to "
@@ -396,7 +596,7 @@ def _run(operation: Operation) -> Outcome:
 
 
 async def _arun(operation: Operation) -> Outcome:
-    contract: Contract = type(operation).contract
+    contract: Contract = operation.contract
     loop = asyncio.get_running_loop()
     desk = Desk() if contract.is_async else None
     scopes: list[Scope] = []

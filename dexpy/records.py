@@ -16,15 +16,20 @@ from datetime import timedelta
 from dexpy.foundation.door import store_in_force
 from dexpy.recording import retention
 from dexpy.recording.queries import Attempt, Page, Record, RecordQuery
+from dexpy.recording.steps import KeptStep, shown_of
 from dexpy.recording.tables import FINAL
 from dexpy.recording.tables import attempts as attempts_table
 from dexpy.recording.tables import records as table
+from dexpy.recording.tree import Node, Tree, tree_of
 
 __all__ = [
     "Attempt",
+    "KeptStep",
+    "Node",
     "Page",
     "Record",
     "RecordQuery",
+    "Tree",
     "all",
     "attempts",
     "attempts_table",
@@ -38,7 +43,9 @@ __all__ = [
     "pending",
     "prune",
     "running",
+    "steps",
     "table",
+    "tree",
     "where",
 ]
 
@@ -94,6 +101,34 @@ def get(id: str) -> Record:
     """
     store = store_in_force()
     return Record(store.row(id), store)
+
+
+def tree(trace_id: str) -> Tree:
+    """The recorded runs of a trace, nested ones and those in the background under the runs that started them.
+
+    Args:
+        trace_id: ``tr_...``, or the one that `dexpy.trace` was given.
+
+    Returns:
+        The tree, from one query; without roots when nothing of the trace is recorded.
+
+    Example:
+        >>> from dexpy import records
+        >>> len(records.tree("tr_of_nothing"))
+        0
+    """
+    return tree_of(store_in_force(), trace_id)
+
+
+def steps(id: str) -> list[KeptStep]:
+    """What a run has behind it: its finished steps, and how far the loop is that it is in; the first one first.
+
+    Raises:
+        RecordNotFound: No record has this id.
+    """
+    store = store_in_force()
+    store.row(id)
+    return shown_of(store, id)
 
 
 def attempts(id: str) -> list[Attempt]:

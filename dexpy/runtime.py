@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import attrs
 
 from dexpy.declaration.contract import Contract
-from dexpy.foundation.door import dispatcher_in_force, store_in_force
+from dexpy.declaration.encryption import DEFAULT, Encryptor, Encryptors
+from dexpy.foundation.door import dispatcher_in_force, encryptors_in_force, store_in_force
 from dexpy.foundation.errors import ConfigurationError
 from dexpy.foundation.log import line
 from dexpy.foundation.pace import Pace
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from dexpy.background.carriers import Carrier
     from dexpy.background.dispatch import Dispatcher
+    from dexpy.declaration.once import OnceOptions
     from dexpy.recording.recorder import Recorder
     from dexpy.recording.store import Store
 
@@ -45,6 +47,7 @@ class Runtime:
         unknown_grace: How long what no worker knows is kept waiting.
         rescue_within: How soon what is lost is taken up again.
         on_broker_error: What an enqueue does while the broker is away.
+        encryptors: The application's own, by name.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class Runtime:
         unknown_grace: timedelta | None = None,
         rescue_within: timedelta | float | None = None,
         on_broker_error: OnBrokerError = "send_later",
+        encryptors: Mapping[str, Encryptor] | None = None,
     ) -> None:
         self.settings = settings
         self.session_factory = session_factory
@@ -66,6 +70,8 @@ class Runtime:
         self.unknown_grace = unknown_grace
         self.rescue_within = rescue_within
         self.on_broker_error = on_broker_error
+        self.given_encryptors = encryptors
+        self._encryptors: Encryptors | None = None
         self.redactor = Redactor(custom=redactor)
         self._lock = threading.RLock()
         self._store: Store | None = None
@@ -92,6 +98,13 @@ class Runtime:
         named = self.given_broker or self.settings.broker
         return self.is_recording and (named is None or named == self.settings.database)
 
+    @property
+    def encryptors(self) -> Encryptors:
+        """What encrypts, by name; made at the first use."""
+        if self._encryptors is None:
+            self._encryptors = Encryptors(self.given_encryptors, self.settings.encryption_keys)
+        return self._encryptors
+
     def session_store(self) -> Store:
         """The store, for the sessions of runs."""
         return self.store
@@ -106,18 +119,31 @@ class Runtime:
 
     def _make_store(self) -> Store:
         from dexpy.recording.database import Database
+        from dexpy.recording.locks.places import Locks
         from dexpy.recording.store import Store
 
         database = Database(self.database_url)
         if self.settings.database is None:
             line(logging.INFO, "database.default", path=database.path)
-        return Store(
+        store = Store(
             database,
             session_factory=self.session_factory,
             redactor=self.redactor,
             create_tables=self.create_tables,
             find_sender=lambda: self.dispatcher if self.is_recording else None,
         )
+        store.locks = Locks(database, is_shared=self.is_recording, redis=self._redis if self._is_on_redis else None)
+        return store
+
+    @property
+    def _is_on_redis(self) -> bool:
+        named = self.given_broker or self.settings.broker
+        return named.startswith(("redis://", "rediss://", "unix://")) if isinstance(named, str) else hasattr(named, "namespace")
+
+    def _redis(self) -> tuple[Any, str]:
+        """The client of a broker on Redis, and the prefix of its keys."""
+        broker: Any = self.broker
+        return broker.client, broker.namespace
 
     @property
     def dispatcher(self) -> Dispatcher:
@@ -154,6 +180,7 @@ class Runtime:
             dispatcher, store, self.redactor, self.session_store, dispatcher.heart, patience(self.unknown_grace)
         )
         dispatcher.watch = jobs.watch
+        dispatcher.perform = jobs.run_now
         rounds.append(Round("watch", watch.EVERY_S, jobs.watch.look))
         carrier.broker.add_middleware(Rounds(*rounds))
         declare_actors(carrier.broker, jobs)
@@ -193,17 +220,47 @@ class Runtime:
         self, operation: Any, contract: Contract, run_id: str, frame: Frame, redactor: Redactor
     ) -> Recorder | None:
         """Who writes the row of a synchronous run; None for nobody."""
+        if contract.once is not None and not self.records_calls:
+            raise ConfigurationError(
+                f"{contract.cls.__qualname__} has an idempotency key, and there is no database to keep it in. "
+                "Name one: dexpy.configure(database=...)."
+            )
         if not self.records_calls or contract.record is None:
             return None
         from dexpy.recording.recorder import SyncRecorder
 
+        if contract.sealed_props or contract.encryptor is not None:
+            from dexpy.recording.sealing import check_sealable
+
+            check_sealable(contract)
+        if contract.once is not None:
+            return self._once_recorder(operation, contract, contract.once, run_id, frame, redactor)
         return SyncRecorder(self.store, contract, operation, run_id, frame, redactor)
+
+    def _once_recorder(
+        self, operation: Any, contract: Contract, once: OnceOptions, run_id: str, frame: Frame, redactor: Redactor
+    ) -> Recorder:
+        from dexpy.background.keyed import claim_for_call
+        from dexpy.background.rescue import Rescue
+        from dexpy.background.vigil import Vigil
+        from dexpy.recording.ambient import ambient
+        from dexpy.recording.once import OnceRecorder
+
+        dispatcher, outer = self.dispatcher, ambient()
+        heart = dispatcher.heart
+        assert heart is not None  # noqa: S101 - there is one where calls are recorded
+        vigil = Vigil(heart, Rescue(dispatcher, self.store, heart))
+        wants = claim_for_call(operation, contract, once, self.store, outer)
+        return OnceRecorder(
+            self.store, contract, operation, run_id, frame, redactor, vigil=vigil, outer=outer, wants=wants
+        )
 
     def close(self) -> None:
         """Close the connections that this runtime holds."""
         if self._dispatcher is not None:
             self._dispatcher.close()
         if self._store is not None:
+            self._store.locks.close()
             self._store.database.dispose()
 
 
@@ -235,6 +292,8 @@ def configure(
     unknown_grace: timedelta | None = None,
     rescue_within: timedelta | float | None = None,
     on_broker_error: OnBrokerError = "send_later",
+    encryptors: Mapping[str, Encryptor] | None = None,
+    encryption_keys: str | Sequence[str] | None = None,
 ) -> Runtime:
     """Say where records and messages go, and put it in force for the process.
 
@@ -257,13 +316,17 @@ def configure(
         on_broker_error: What an enqueue does while the broker is away. ``"send_later"`` stores the record, and the
             relay sends it when the broker is back; ``"raise"`` asks the broker first, one more round trip each time,
             and raises `BrokerUnavailable` with nothing stored. A broker that goes away after that is no error.
+        encryptors: What encrypts, by name: objects with ``encrypt(bytes)`` and ``decrypt(bytes)``; ``"default"`` for
+            ``encrypt = True`` and ``prop(encrypted=True)``.
+        encryption_keys: Keys for a `FernetEncryptor` of that name instead, the first one to encrypt with; what
+            ``DEXPY_ENCRYPTION_KEYS`` says when left out.
 
     Returns:
         The runtime.
 
     Raises:
-        ConfigurationError: A URL that cannot be used.
-        MissingExtra: A driver that an extra installs.
+        ConfigurationError: A URL that cannot be used, or a key.
+        MissingExtra: A driver, or `cryptography`, that an extra installs.
 
     Example:
         >>> import dexpy
@@ -277,6 +340,12 @@ def configure(
     named = attrs.evolve(found, database=database or found.database, broker=url or (None if own else found.broker))
     if named.database is None and session_factory is not None:
         named = attrs.evolve(named, database=_url_of(session_factory))
+    if encryption_keys is not None:
+        keys = encryption_keys if isinstance(encryption_keys, str) else ",".join(encryption_keys)
+        named = attrs.evolve(named, encryption_keys=keys)
+    elif encryptors is not None and DEFAULT in encryptors:
+        # The program's word goes before the environment's.
+        named = attrs.evolve(named, encryption_keys=None)
     if on_broker_error not in ("send_later", "raise"):
         raise ConfigurationError(f"configure(on_broker_error={on_broker_error!r}) wants 'send_later' or 'raise'.")
     if unknown_grace is not None and unknown_grace < timedelta(0):
@@ -290,7 +359,9 @@ def configure(
         unknown_grace=unknown_grace,
         rescue_within=rescue_within,
         on_broker_error=on_broker_error,
+        encryptors=encryptors,
     )
+    runtime.encryptors  # noqa: B018 - made now, so that a wrong key is told here
     runtime.pace  # noqa: B018 - read now, so that a wrong one is told here
     if runtime.is_recording:
         runtime.store.database.engine  # noqa: B018 - made now, so that a wrong URL is told here
@@ -313,4 +384,5 @@ def _url_of(session_factory: Callable[[], Session]) -> str:
 
 
 store_in_force.open(lambda: current_runtime().store)
+encryptors_in_force.open(lambda: current_runtime().encryptors)
 dispatcher_in_force.open(lambda: current_runtime().dispatcher)

@@ -11,7 +11,7 @@ from typing import Any
 import distribution
 import pytest
 
-from dexpy.foundation.settings import NAMES
+from dexpy.foundation.settings import NAMES, SECRETS
 from dexpy.runtime import install
 from dexpy.testing import Isolated, isolated
 
@@ -29,7 +29,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def _nothing_configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Generator[None]:
     """No test sees the settings of the machine or of another test, or leaves a file in the working folder."""
     monkeypatch.chdir(tmp_path)
-    for name in NAMES:
+    for name in (*NAMES, *SECRETS):
         monkeypatch.delenv(f"DEXPY_{name.upper()}", raising=False)
     before = install(None)
     yield

@@ -17,8 +17,8 @@ import dexpy
 from dexpy.background.brokers import servers
 from dexpy.background.unknown import patience
 from dexpy.foundation.pace import SHORTEST_S, Pace
-from dexpy.foundation.settings import DEFAULT_FILE, NAMES
-from dexpy.recording import database
+from dexpy.foundation.settings import DEFAULT_FILE, NAMES, SECRETS
+from dexpy.recording import database, sqlite
 from dexpy.recording.server import SKEW_S
 
 PAGE = test_docs.HOME / "docs" / "reference" / "configuration.md"
@@ -58,7 +58,7 @@ def test_every_setting_from_outside_is_on_the_page() -> None:
 
     expected = [[name, f"DEXPY_{name.upper()}", name] for name in NAMES]
     assert [[cell.strip("`") for cell in row[1:4]] for row in table] == expected
-    assert [names(row[0]) for row in variables] == [[f"DEXPY_{name.upper()}"] for name in NAMES]
+    assert [names(row[0]) for row in variables] == [[f"DEXPY_{name.upper()}"] for name in (*NAMES, *SECRETS)]
     (shown,) = [block.code for block in test_docs.blocks_of(TEXT) if block.language == "toml"]
     assert set(tomllib.loads(shown)["tool"]["dexpy"]) == set(NAMES)
 
@@ -66,7 +66,7 @@ def test_every_setting_from_outside_is_on_the_page() -> None:
 def test_no_other_variable_of_the_environment_is_read() -> None:
     sources = "".join(file.read_text("utf-8") for file in (test_docs.HOME / "dexpy").rglob("*.py"))
 
-    assert set(re.findall(r"\bDEXPY_[A-Z_]+\b", sources)) <= {f"DEXPY_{name.upper()}" for name in NAMES}
+    assert set(re.findall(r"\bDEXPY_[A-Z_]+\b", sources)) <= {f"DEXPY_{name.upper()}" for name in (*NAMES, *SECRETS)}
 
 
 def test_every_extra_is_on_the_page_with_what_it_installs() -> None:
@@ -100,7 +100,7 @@ def test_every_kind_of_url_is_on_the_page() -> None:
         ("URLs of brokers", f"share a server | `{servers.DEFAULT_NAMESPACE}` |"),
         ("URLs of brokers", f"counts as away | {servers.REDIS_TIMEOUT_S:.0f} |"),
         ("Clocks", f"more than {SKEW_S:.0f} seconds"),
-        ("SQLite", f"up to {database.BUSY_TIMEOUT_S} s"),
+        ("SQLite", f"up to {sqlite.BUSY_TIMEOUT_S} s"),
     ],
 )
 def test_the_figures_on_the_page_are_those_of_the_code(heading: str, said: str) -> None:

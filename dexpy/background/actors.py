@@ -16,10 +16,14 @@ NO_TIME_LIMIT_MS = 366 * 24 * 3600 * 1000
 
 
 class GiveBack(dramatiq.Middleware):
-    """Returns what a worker did not bring to an end before its shutdown timeout; under plain ``dramatiq`` too."""
+    """Returns what a worker does not bring to an end before its shutdown timeout; under plain ``dramatiq`` too."""
 
     def __init__(self, jobs: Jobs) -> None:
         self._jobs = jobs
+
+    def before_worker_shutdown(self, broker: Any, worker: Any) -> None:
+        """The worker is asked to end: a run that can go on elsewhere need not come to its end here."""
+        self._jobs.watch.interrupt()
 
     def after_worker_shutdown(self, broker: Any, worker: Any) -> None:
         """The worker waits no longer."""

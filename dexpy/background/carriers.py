@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
@@ -18,9 +18,10 @@ import dramatiq
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
+from dexpy.background.brokers.bulk import enqueue_together
 from dexpy.background.brokers.refusals import said
 from dexpy.background.brokers.servers import ask, check_reachable, counts_running, depth, display_of, let_go
-from dexpy.background.brokers.sql import SqlBroker
+from dexpy.background.brokers.sql import Posting, SqlBroker
 from dexpy.foundation.clock import clock
 from dexpy.foundation.errors import BrokerUnavailable, ConfigurationError, OptionsError
 from dexpy.foundation.log import line
@@ -54,6 +55,10 @@ class Carrier(Protocol):
 
     def deliver(self, message: dramatiq.Message[Any], delay_s: float = 0.0) -> bool:
         """Hand a message to the broker now; False, with a line in the log, if it does not take it."""
+        ...
+
+    def deliver_together(self, messages: Sequence[dramatiq.Message[Any]]) -> bool:
+        """Hand over messages that are due now, all or none; False, with a line in the log, if it is none."""
         ...
 
     def ring(self) -> None:
@@ -115,6 +120,13 @@ class SqlCarrier:
         self.broker.enqueue(message, delay=round(delay_s * 1000))
         return True
 
+    def deliver_together(self, messages: Sequence[dramatiq.Message[Any]]) -> bool:
+        """See `Carrier`."""
+        with self.broker.database.begin() as connection:
+            self.broker.put_together(connection, [Posting(message) for message in messages])
+        self.broker.ring()
+        return True
+
     def ring(self) -> None:
         """See `Carrier`."""
         self.broker.ring()
@@ -173,14 +185,23 @@ class ServerCarrier:
 
     def deliver(self, message: dramatiq.Message[Any], delay_s: float = 0.0) -> bool:
         """See `Carrier`."""
+        return self._takes([message], lambda: enqueue_on(self.broker, message, delay_s))
+
+    def deliver_together(self, messages: Sequence[dramatiq.Message[Any]]) -> bool:
+        """See `Carrier`; some may have been taken all the same."""
+        return self._takes(messages, lambda: enqueue_together(self.broker, messages))
+
+    def _takes(self, messages: Sequence[dramatiq.Message[Any]], enqueue: Callable[[], None]) -> bool:
+        queues = sorted({message.queue_name for message in messages})
         try:
-            self.broker.declare_queue(message.queue_name)
-            enqueue_on(self.broker, message, delay_s)
+            for queue in queues:
+                self.broker.declare_queue(queue)
+            enqueue()
         except Exception as error:  # noqa: BLE001 - each broker has its own tree of connection errors
             line(
                 logging.WARNING,
                 "broker.unreachable",
-                queue=message.queue_name,
+                queue=",".join(queues),
                 error=class_path(error),
                 message=Redactor().of(error),
             )
@@ -198,6 +219,9 @@ class ServerCarrier:
     def depth(self, queue: str) -> int | None:
         """See `Carrier`."""
         try:
+            if (take_back := getattr(self.broker, "take_back", None)) is not None:
+                # What dead workers hold counts too, and their runs have been given a message of their own by now.
+                take_back(queue)
             return depth(self.broker, queue)
         finally:
             let_go(self.broker)

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import attrs
@@ -24,10 +25,14 @@ from dramatiq.middleware import CurrentMessage
 from sqlalchemy.engine import Connection, Row
 
 from dexpy.background.dispatch import Dispatcher
+from dexpy.background.limits import Limits, Taken, limit_of
 from dexpy.background.outages import insist
 from dexpy.declaration import registry
-from dexpy.foundation.errors import RecordNotFound, UnknownOperation
+from dexpy.declaration.concurrency import Concurrency
+from dexpy.foundation.checkpoint import checkpoint
+from dexpy.foundation.errors import InvalidTransition, RecordNotFound, UnknownOperation
 from dexpy.foundation.log import line
+from dexpy.recording import slots
 from dexpy.recording.expiry import expire_if_late
 from dexpy.recording.metadata import as_of
 from dexpy.recording.store import Store
@@ -48,7 +53,9 @@ _LEVEL: sa.BindParameter[int] = sa.bindparam("p_level", type_=sa.Integer)
 _HIGHEST = sa.select(_r.priority).where(*_IN_QUEUE).order_by(_r.priority.desc()).limit(1)
 _LOWER = _HIGHEST.where(_r.priority < _LEVEL)
 
-_ONE = sa.select(_r.id, _r.name).where(*_IN_QUEUE, _IN_TIME).limit(1).with_for_update(skip_locked=True)
+# Those of a key wait for their own messages: whether there is a slot for them is asked then.
+_FREE = (_IN_TIME, _r.concurrency_key.is_(None))
+_ONE = sa.select(_r.id, _r.name).where(*_IN_QUEUE, *_FREE).limit(1).with_for_update(skip_locked=True)
 _OF_LEVEL = _ONE.where(_r.priority == _LEVEL)
 
 # Two queries, and not one with OR: so each is one step in the index, however many are scheduled for later.
@@ -70,6 +77,7 @@ class _Delivery:
         queue: That it came from; None where nobody says.
         priority: Of the row, as the message has it.
         unanswered: The row that it tried to claim, and under which name, while nobody knows whether it did.
+        is_settled: Its row found no slot, and waits for one or was discarded.
     """
 
     class_name: str
@@ -77,6 +85,7 @@ class _Delivery:
     queue: str | None
     priority: int
     unanswered: tuple[str, str] | None = None
+    is_settled: bool = False
 
     @classmethod
     def current(cls, class_name: str, record_id: str) -> _Delivery:
@@ -121,6 +130,7 @@ class Claims:
         self._waiting: dict[str, _Waiting] = {}
         self._held: set[tuple[str, int]] = set()
         self._lock = threading.Lock()
+        self.limits = Limits(store, dispatcher)
 
     @contextmanager
     def taken(self, class_name: str, record_id: str) -> Generator[Row[Any] | None]:
@@ -132,7 +142,7 @@ class Claims:
         """
         delivery = _Delivery.current(class_name, record_id)
         row = insist("claim", lambda: self._claim(delivery), **delivery.facts)
-        if row is None:
+        if row is None and not delivery.is_settled:
             row = insist("look", lambda: self._not_claimed(delivery), **delivery.facts)
         if row is None or not self._hold(row):
             yield None
@@ -140,8 +150,55 @@ class Claims:
         try:
             yield row
         finally:
-            with self._lock:
-                self._held.discard((row.id, row.claim_token))
+            self._let_go(row)
+
+    def _let_go(self, row: Row[Any]) -> None:
+        with self._lock:
+            self._held.discard((row.id, row.claim_token))
+        if row.concurrency_key is not None:
+            checkpoint("slot_releasing")
+            facts = {"operation": row.name, "run": row.id}
+            insist("offer", lambda: self.limits.offer(row.concurrency_key, row.name), **facts)
+
+    @contextmanager
+    def asked(self, record_id: str) -> Generator[Row[Any] | None]:
+        """A row that a person wants run now, claimed, and held until the end of the block.
+
+        None if it is not due, or all slots of its key are taken.
+
+        Raises:
+            RecordNotFound: There is no such record.
+            InvalidTransition: It is not pending; nothing was changed.
+        """
+        # First, for a process that is no worker yet enters itself in a transaction of its own.
+        worker = self._worker_id()
+        with self._store.begin() as connection:
+            expire_if_late(connection, record_id)
+        with self._store.begin() as connection:
+            has_slot = self._has_slot(connection, record_id)
+            row = apply(connection, "claim", record_id, claimed_by=worker) if has_slot else None
+        if row is None:
+            found = self._store.row(record_id)
+            if found.status != "pending":
+                why = "It can be done while a record is pending. Nothing was changed."
+                raise InvalidTransition(record_id, "perform", found.status, why)
+            facts = {"operation": found.name, "run": record_id, "scheduled_at": found.scheduled_at}
+            line(logging.INFO, "not_due" if has_slot else "no_slot", **facts)
+            yield None
+            return
+        self._hold(row)
+        try:
+            yield row
+        finally:
+            self._let_go(row)
+
+    def _has_slot(self, connection: Connection, record_id: str) -> bool:
+        """Whether a row may run by the limit of its class; its key is held to the end of the transaction then."""
+        own = slots.own(connection, record_id)
+        if own is None or own.concurrency_key is None or (limit := limit_of(own.name)) is None:
+            return True
+        slots.enter(connection, own.concurrency_key)
+        return limit.limit > slots.running(connection, own.concurrency_key)
 
     def _hold(self, row: Row[Any]) -> bool:
         """Whether no other thread of this process has this very claim: two that lost their answers may both find it."""
@@ -160,10 +217,30 @@ class Claims:
         return row if row is not None else self._claim_own(delivery)
 
     def _claim_own(self, delivery: _Delivery) -> Row[Any] | None:
+        if (concurrency := limit_of(delivery.class_name)) is not None:
+            return self._claim_slot(delivery, concurrency)
         with self._store.at_once() as connection:
             row = self._apply(connection, delivery, delivery.record_id)
         delivery.unanswered = None
         return row
+
+    def _claim_slot(self, delivery: _Delivery, concurrency: Concurrency) -> Row[Any] | None:
+        """The longer way, of those that have to wait for a slot perhaps."""
+        with self._store.begin() as connection:
+            own = slots.own(connection, delivery.record_id)
+            if own is None or own.concurrency_key is None:
+                # Gone, or from before its class had a limit.
+                taken = Taken(self._apply(connection, delivery, delivery.record_id))
+            else:
+                taken = self.limits.take(connection, own, concurrency, partial(self._apply, connection, delivery))
+        delivery.unanswered = None
+        delivery.is_settled = taken.is_settled
+        if taken.is_settled:
+            checkpoint("blocked")
+        if taken.is_more_free and own is not None and own.concurrency_key is not None:
+            key, name = own.concurrency_key, own.name
+            insist("offer", lambda: self.limits.offer(key, name), **delivery.facts)
+        return taken.row
 
     def _apply(self, connection: Connection, delivery: _Delivery, id: str) -> Row[Any] | None:
         worker = self._worker_id()

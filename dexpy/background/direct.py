@@ -27,6 +27,7 @@ from dexpy.foundation.outcome import Err, Outcome
 from dexpy.foundation.redaction import Redactor
 from dexpy.foundation.trace import Frame
 from dexpy.recording.recorder import SyncRecorder
+from dexpy.recording.sealing import UNREADABLE
 from dexpy.recording.store import Store
 
 
@@ -80,14 +81,23 @@ class DirectJob:
             getattr(message, "priority", 0),
         )
         contract = self._strangers.contract_of(class_name, payload.run_id)
-        if contract is not None:
+        if contract is None:
+            return
+        try:
             Context().run(self._drive, contract, payload, queue)
+        except UNREADABLE as error:
+            # The message is all there is of it: it waits for a worker with the key, as for one that knows its class.
+            why = str(error)
+            insist("look", lambda: self._strangers.take_in(class_name, payload.run_id, why), run=payload.run_id)
 
     def _drive(self, contract: Contract, payload: DirectPayload, queue: str) -> None:
+        """Run it, and see to its end; raises only where its params cannot be decrypted."""
         redactor, frame = self._redactor, frame_of(payload.trace, None)
         recorder = self._recorder(contract, None, payload, frame, redactor)
         try:
             operation = build(contract, payload.params, payload.run_id)
+        except UNREADABLE:
+            raise
         except (Undecodable, PropsError) as error:
             self._finish(contract, payload, queue, recorder, undecodable(error, contract, payload.run_id))
             return

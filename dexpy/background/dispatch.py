@@ -11,14 +11,21 @@ import dramatiq
 from sqlalchemy.engine import Connection, Row
 
 from dexpy.background.carriers import SHORT_DELAY_S, Carrier, check_delay, enqueue_on
+from dexpy.background.keyed import KeyedInsert, claim_for, rows_of, until_it_stands
 from dexpy.background.payload import DIRECT_JOB, RECORD_JOB, VERSION, DirectPayload, RecordPayload
 from dexpy.background.plan import Plan, Shipment
 from dexpy.declaration.contract import Contract
 from dexpy.declaration.policies import AsyncOptions
 from dexpy.declaration.props import encoded
-from dexpy.execution.start import with_rows
 from dexpy.foundation.checkpoint import checkpoint
-from dexpy.foundation.errors import DeclarationError, NotRunning, OptionsError, SensitiveInTransit, listed
+from dexpy.foundation.errors import (
+    ConfigurationError,
+    DeclarationError,
+    NotRunning,
+    OptionsError,
+    SensitiveInTransit,
+    listed,
+)
 from dexpy.foundation.ids import new_id
 from dexpy.foundation.log import line
 from dexpy.foundation.redaction import class_path
@@ -28,6 +35,7 @@ from dexpy.recording.ambient import Ambient, ambient
 from dexpy.recording.awaited import off_the_loop
 from dexpy.recording.metadata import after
 from dexpy.recording.recorder import identity
+from dexpy.recording.sealing import sealed
 from dexpy.recording.sessions import GivenConnection, place_of
 from dexpy.recording.store import Store
 from dexpy.recording.ticket import Fate, Ticket
@@ -59,6 +67,8 @@ class Dispatcher:
         self.store = store
         self.heart: Heart | None = None
         self.watch: Watch | None = None
+        self.perform: Callable[[str], bool] | None = None
+        """Runs a record in this thread; see `Jobs.run_now`."""
         self._looked_at: set[str] = set()
         mailbox = carrier.mailbox
         self._tables = store or (Store(mailbox.database) if mailbox is not None else None)
@@ -75,16 +85,19 @@ class Dispatcher:
         """Whether a message is part of the transaction that stores its record."""
         return self.carrier.transactional
 
-    def enqueue(self, operation: Any, options: AsyncOptions, session: Session | Connection | None) -> Ticket[Any]:
+    def enqueue(
+        self, operation: Any, options: AsyncOptions, session: Session | Connection | None, token: str | None = None
+    ) -> Ticket[Any]:
         """Send an operation to the background.
 
         Args:
             operation: As it was made.
             options: Of the call.
             session: Or connection, whose transaction the record belongs to; the current session when None.
+            token: The caller's own name for this call; a second one of the class with it is not stored.
 
         Returns:
-            Its ticket.
+            Its ticket, or that of the earlier call with the token.
 
         Raises:
             NotSerializable: A prop cannot travel; nothing was stored or sent.
@@ -99,21 +112,37 @@ class Dispatcher:
             raise DeclarationError(
                 f"{owner} cannot go to the background: {contract.unreachable}. call() works as it is."
             )
-        params = encoded(owner, contract.props, operation.__dict__)
+        params = sealed(contract, encoded(owner, contract.props, operation.__dict__))
         place = place_of(session) if session is not None else ambient()
         plan = self._plan(operation, contract, options, place)
         run_id = new_id("op")
         frame = current_frame().child(run_id, contract.name)
         fate = Fate()
         if self.store is not None and contract.record is not None and contract.record.params:
-            shipment = self._record_shipment(self.store, contract, params, plan, run_id, frame, place)
             facts = {"id": run_id, "name": contract.name, "status": "pending", "params": params}
             ticket = Ticket[Any](run_id, contract.name, self.store, {**facts, "scheduled_at": plan.due_at}, fate)
+            claim = claim_for(operation, contract, token, self.store, place)
+            keyed = None
+            if claim is not None:
+                keyed = KeyedInsert(self.store, contract, claim, ticket, self._joins(place))
+            slot = self._concurrency_key(operation, contract, place)
+            shipment = self._record_shipment(self.store, contract, params, plan, ticket, frame, place, keyed, slot)
         else:
-            if contract.sensitive_props:
+            if contract.once is not None or contract.unique is not None or contract.concurrency is not None:
+                raise ConfigurationError(
+                    f"{owner} has a key, which is kept in the record of a run, and nothing is recorded here. "
+                    "Name a database: dexpy.configure(database=...)."
+                )
+            if readable := [name for name in contract.sensitive_props if name not in contract.sealed_props]:
                 raise SensitiveInTransit(
-                    f"{owner} would go to the broker with {listed(contract.sensitive_props)} in the clear: it has no "
-                    "record that keeps its params. Turn recording on: record = True, dexpy.configure(database=...)."
+                    f"{owner} would go to the broker with {listed(readable)} in the clear: it has no record that keeps "
+                    "its params. Turn recording on, record = True and dexpy.configure(database=...), or encrypt it: "
+                    "prop(encrypted=True)."
+                )
+            if token is not None:
+                raise OptionsError(
+                    f"{owner}: idempotence_token is kept in the record of a run, and this one would have none. "
+                    "Leave it out, or turn recording on: record = True, dexpy.configure(database=...)."
                 )
             if plan.expires_in_s is not None:
                 raise OptionsError(
@@ -136,14 +165,39 @@ class Dispatcher:
             if not contract.references or self.store is None:
                 raise
         # Its queue function reads a row that was given by its key: a short read, for that alone.
-        if place is not None:
-            return Plan.of(with_rows(operation, contract, place.session()), contract, options)
-        with self.store.new_session() as session:
-            return Plan.of(with_rows(operation, contract, session), contract, options)
+        return Plan.of(rows_of(operation, contract, self.store, place), contract, options)
+
+    def _concurrency_key(self, operation: Any, contract: Contract, place: Place) -> str | None:
+        """Whose slots a run takes; None where it is not limited."""
+        if contract.concurrency is None:
+            return None
+        try:
+            return contract.concurrency.key(operation, contract)
+        except NotRunning:
+            if not contract.references:
+                raise
+        assert self.store is not None  # noqa: S101 - such a class is recorded
+        return contract.concurrency.key(rows_of(operation, contract, self.store, place), contract)
+
+    def _joins(self, place: Place) -> bool:
+        """Whether a record is written in a transaction that somebody else commits."""
+        if place is None or self._tables is None:
+            return False
+        return isinstance(place, GivenConnection) or self._tables.holds(place.session())
 
     def _record_shipment(
-        self, store: Store, contract: Contract, params: Any, plan: Plan, run_id: str, frame: Frame, place: Place
+        self,
+        store: Store,
+        contract: Contract,
+        params: Any,
+        plan: Plan,
+        ticket: Ticket[Any],
+        frame: Frame,
+        place: Place,
+        keyed: KeyedInsert | None,
+        concurrency_key: str | None,
     ) -> Shipment:
+        run_id = ticket.id
         left_to_relay = isinstance(place, GivenConnection) and not self.transactional
         now = plan.delay_s == 0 and not left_to_relay
         sent = self.transactional or now
@@ -160,15 +214,22 @@ class Dispatcher:
             "enqueued_at": after(0) if sent else None,
             "send_count": int(sent),
         }
+        if concurrency_key is not None:
+            values["concurrency_key"] = concurrency_key
         message = self._record_message(RecordPayload(contract.name, run_id, frame.trace_id), plan.queue, plan.priority)
 
         def write(connection: Connection) -> None:
-            store.insert(connection, values)
+            if keyed is None:
+                store.insert(connection, values)
+            elif not keyed.insert(connection, values):
+                return
             checkpoint("after_insert")
             if self.transactional:
                 self._post(connection, message, plan.at, plan.wait_s or 0.0, plan.priority)
 
         def send() -> None:
+            if ticket.duplicate:
+                return
             if self.transactional:
                 self.ring()
                 return
@@ -271,8 +332,13 @@ class Dispatcher:
 
     def _write(self, write: Callable[[Connection], None]) -> None:
         assert self._tables is not None  # noqa: S101 - only what has tables has anything to write
-        with self._tables.begin() as connection:
-            write(connection)
+        tables = self._tables
+
+        def write_once() -> None:
+            with tables.begin() as connection:
+                write(connection)
+
+        until_it_stands(write_once)
 
     def _post(
         self,

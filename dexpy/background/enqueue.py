@@ -45,7 +45,9 @@ class PerformsAsync(Protocol[R_co]):
 class Enqueues(Protocol):
     """Sends operations to the background."""
 
-    def enqueue(self, operation: Any, options: AsyncOptions, session: Session | Connection | None) -> Ticket[Any]:
+    def enqueue(
+        self, operation: Any, options: AsyncOptions, session: Session | Connection | None, token: str | None = None
+    ) -> Ticket[Any]:
         """See `Dispatcher.enqueue`."""
         ...
 
@@ -63,6 +65,7 @@ class Enqueue(Generic[R]):
     _operation: Any
     _options: AsyncOptions
     _session: Any
+    _token: str | None = None
 
     def call(self) -> Ticket[R]:
         """Store the record and send the message.
@@ -99,7 +102,7 @@ class Enqueue(Generic[R]):
 
     def _enqueue(self, session: Session | Connection | None) -> Ticket[R]:
         dispatcher: Enqueues = dispatcher_in_force()
-        return dispatcher.enqueue(self._operation, self._options, session)
+        return dispatcher.enqueue(self._operation, self._options, session, self._token)
 
     if not TYPE_CHECKING:
 
@@ -125,6 +128,7 @@ class BoundAsync(Generic[R]):
             at: dt.datetime | None = None,
             priority: int | None = None,
             expires_in: Delay | None = None,
+            idempotence_token: str | None = None,
             session: Session | Connection | AsyncSession | AsyncConnection | None = None,
         ) -> Enqueue[R]:
             """Say how the operation goes to the background.
@@ -135,6 +139,8 @@ class BoundAsync(Generic[R]):
                 at: An aware moment.
                 priority: Higher runs sooner; 0 is usual.
                 expires_in: Seconds or a timedelta from now on; not begun by then, it is ``expired``.
+                idempotence_token: Your own name for this call, up to 255 characters; a second one of the operation
+                    with it is not stored, and gives the first one's ticket.
                 session: The SQLAlchemy session or connection whose transaction the record belongs to; with one of
                     asyncio, `acall`. A connection does not say when it commits, so the relay sends for it.
 
@@ -151,12 +157,13 @@ class BoundAsync(Generic[R]):
             if arguments:
                 raise OptionsError(f"{where} takes its options by name: async_(queue='mailers').")
             session = given.pop("session", None)
-            options = AsyncOptions.of(where, given, extra=("session",))
+            token = check_token(given.pop("idempotence_token", None), where)
+            options = AsyncOptions.of(where, given, extra=("idempotence_token", "session"))
             if session is not None:
                 from dexpy.recording.sessions import check_place
 
                 session = check_place(session, f"{where} session=")
-            return Enqueue(self._operation, options, session)
+            return Enqueue(self._operation, options, session, token)
 
         @property
         def call(self) -> Any:
@@ -171,6 +178,17 @@ class BoundAsync(Generic[R]):
         def safe(self) -> Any:
             """Refused, with what to do instead."""
             raise OptionsError(f"{type(self._operation).__qualname__}.async_ {_NO_SAFE}")
+
+
+def check_token(token: object, where: str) -> str | None:
+    """The caller's own name for a call.
+
+    Raises:
+        OptionsError: It is no text of 1 to 255 characters.
+    """
+    if token is None or (isinstance(token, str) and 0 < len(token) <= 255 and "\0" not in token):
+        return token
+    raise OptionsError(f"{where}: idempotence_token={token!r} wants a text of 1 to 255 characters.")
 
 
 @attrs.frozen

@@ -53,7 +53,8 @@ class Heart(dramatiq.Middleware):
         self._keep_alive = keep_alive
         self._by_pid: dict[int, _Beating] = {}
         self._threads = 0
-        self._queues: Collection[str] | None = None
+        # Nothing, before a worker says what it serves: a process that only makes calls has a heart too.
+        self._queues: Collection[str] | None = ()
 
     @property
     def _beating(self) -> _Beating:
@@ -73,6 +74,12 @@ class Heart(dramatiq.Middleware):
             queues: Names; None for all.
         """
         self._threads, self._queues = threads, queues
+        # One that beats already, for what was called while the application was imported, says what was true then.
+        self.end()
+
+    def see_to(self, action: Callable[[], None]) -> None:
+        """Do something with one of the next beats: with the first one that the database takes."""
+        self._beating.see_to(action)
 
     def after_worker_boot(self, broker: Any, worker: Any) -> None:
         """Begin to beat."""
@@ -136,6 +143,7 @@ class _Beating:
             "queues": None if queues is None else sorted(queues),
         }
         self._lock = threading.Lock()
+        self._owed: list[Callable[[], None]] = []
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
         self._id: str | None = None
@@ -151,6 +159,7 @@ class _Beating:
                 self._thread = threading.Thread(target=self._run, name="dexpy-heart", daemon=True)
                 self._thread.start()
                 self._store.watcher = self._watch
+                self._store.locks.watcher = self.note
             assert self._id is not None  # noqa: S101 - what _enter has just set
             return self._id
 
@@ -178,15 +187,27 @@ class _Beating:
             # What was true before the statement: a lease must never seem longer here than it is there.
             began = time.monotonic()
             try:
-                self._keep_alive()
+                if self._facts["threads"]:
+                    self._keep_alive()
             except Exception as error:  # noqa: BLE001 - each broker has its own errors, and a beat must follow
                 line(logging.DEBUG, "broker.unreachable", error=class_path(error))
             try:
                 if self._beat():
                     self._beat_at = began
+                self._settle()
             except Exception as error:  # noqa: BLE001 - whatever the database says, there has to be a next beat
                 pause_s = self._every_s / 2
                 line(logging.WARNING, "heartbeat.failed", error=class_path(error), again_in_seconds=pause_s)
+
+    def see_to(self, action: Callable[[], None]) -> None:
+        """See `Heart.see_to`."""
+        self.begin()
+        self._owed.append(action)
+
+    def _settle(self) -> None:
+        while self._owed:
+            self._owed[0]()
+            del self._owed[0]
 
     def _beat(self) -> bool:
         worker = self._id
@@ -221,8 +242,13 @@ class _Beating:
 
     def register(self, connection: Connection) -> None:
         """Keep the name that the server has for a database session, once for each."""
+        if connection.info.get(_SESSION_OF) != self._id and self._store.is_ours(connection):
+            self.note(connection)
+
+    def note(self, connection: Connection) -> None:
+        """The same, for a connection to the records' own server."""
         worker = self._id
-        if worker is None or connection.info.get(_SESSION_OF) == worker or not self._store.is_ours(connection):
+        if worker is None or connection.info.get(_SESSION_OF) == worker:
             return
         query = _backend_of(connection)
         if query is not None:
@@ -237,6 +263,7 @@ class _Beating:
         if self._thread is not None:
             self._thread.join()
         self._store.watcher = None
+        self._store.locks.watcher = None
         if self._id is None:
             return
         # A row that stays behind is taken away by the next relay.

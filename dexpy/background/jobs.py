@@ -28,11 +28,21 @@ from dexpy.declaration import registry
 from dexpy.declaration.contract import Contract
 from dexpy.execution import start
 from dexpy.foundation.checkpoint import checkpoint
-from dexpy.foundation.errors import Cancelled, LostClaim, PropsError, TimedOut, Undecodable, UnknownOperation
+from dexpy.foundation.errors import (
+    Cancelled,
+    Interrupted,
+    LostClaim,
+    NotRecorded,
+    PropsError,
+    TimedOut,
+    Undecodable,
+    UnknownOperation,
+)
 from dexpy.foundation.log import line
 from dexpy.foundation.outcome import Err, Outcome
 from dexpy.foundation.redaction import Redactor, class_path
 from dexpy.recording.recorder import ClaimRecorder
+from dexpy.recording.sealing import UNREADABLE
 from dexpy.recording.signals import is_cancel_requested
 from dexpy.recording.store import Store, facts_of
 from dexpy.recording.transitions import apply
@@ -110,6 +120,32 @@ class Jobs:
                 Context().run(self._drive, store, contract, row, run)
         checkpoint("before_ack")
 
+    def run_now(self, record_id: str) -> bool:
+        """Run a record in this thread, claimed as a worker would claim it, because somebody asks for it.
+
+        Returns:
+            False if it is not due yet, or its limit is reached: nothing was changed then.
+
+        Raises:
+            NotRecorded: Nothing is recorded here.
+            RecordNotFound: There is no such record.
+            UnknownOperation: Its class is not declared here.
+            InvalidTransition: It is not pending.
+        """
+        store, claims, heart = self._store, self._claims, self._heart
+        if store is None or claims is None or heart is None:
+            raise NotRecorded(f"{record_id} cannot be run by hand: nothing is recorded in this process.")
+        contract = registry.find(store.row(record_id).name).contract
+        # Begins to beat in a process that is no worker: from now on it is seen among them, and serves no queue.
+        insist("begin", lambda: heart.worker_id, run=record_id)
+        heart.await_soundness()
+        with claims.asked(record_id) as row:
+            if row is None:
+                return False
+            with self.watch.looking(), self.watch.over(row.id, contract, row) as run:
+                Context().run(self._drive, store, contract, row, run)
+        return True
+
     def give_back(self) -> None:
         """Return what still runs when its worker ends: the attempt does not count, and no end of it can be written."""
         store = self._store
@@ -137,7 +173,7 @@ class Jobs:
         counts = counts_of(row)
         try:
             operation = build(contract, row.params, row.id)
-        except (Undecodable, PropsError) as error:
+        except (Undecodable, PropsError, *UNREADABLE) as error:
             self._finish(store, contract, row, undecodable(error, contract, row.id))
             return
         except Exception as error:  # noqa: BLE001 - a default's factory, for one; the row must not stay running
@@ -172,9 +208,10 @@ class Jobs:
             # Safe even if the connection was lost during the commit: a row that is done is running no more.
             rule = CUT_OFF if is_away(error) else None
             self._finish(store, contract, row, judge(contract, error, counts, redactor, rule))
-        except Shutdown:
+        except (Interrupted, Shutdown) as error:
             insist("give_back", lambda: self._give_back(store, row), operation=contract.name, run=row.id)
-            raise
+            if isinstance(error, Shutdown):
+                raise
         except BaseException as error:
             # What a coroutine is told when it is called off.
             is_cancelled = isinstance(error, asyncio.CancelledError) and run.stop.is_cancelled

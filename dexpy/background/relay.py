@@ -19,13 +19,14 @@ from sqlalchemy.engine import Row
 
 from dexpy.background.dispatch import Dispatcher
 from dexpy.background.heart import Heart
+from dexpy.background.limits import Limits
 from dexpy.background.rescue import Rescue
 from dexpy.background.resend import Resend
 from dexpy.foundation.checkpoint import checkpoint
 from dexpy.foundation.log import line
 from dexpy.foundation.pace import Pace
 from dexpy.foundation.redaction import class_path
-from dexpy.recording import retention, signals
+from dexpy.recording import retention, signals, slots
 from dexpy.recording.expiry import expire_late
 from dexpy.recording.metadata import after, as_of
 from dexpy.recording.store import Store
@@ -74,6 +75,7 @@ class Relay:
         self.steps: list[tuple[str, Callable[[], int]]] = [
             ("taken from dead workers", Rescue(dispatcher, store, heart).run_once),
             ("expired", self._expire),
+            ("given a free slot", Limits(store, dispatcher).mend),
         ]
         if not dispatcher.transactional:
             self.steps.append(("sent again", Resend(dispatcher, store, pace).run_once))
@@ -163,6 +165,7 @@ class Relay:
         self._tidied_at = time.monotonic()
         with self._store.begin() as connection:
             forgotten = signals.forget_ended(connection)
+            forgotten += slots.forget(connection)
         warn_of_many(self._store)
         return forgotten
 

@@ -125,6 +125,9 @@ def verdict(row: Row[Any], is_cancelled: bool) -> tuple[str, dict[str, Any]]:
     said = f"The worker {row.claimed_by} stopped giving signs of life while it ran this (attempt {row.num_attempts})."
     if times < limit:
         return "rescue", values | {"error_message": f"{said} It is run again; {limit} such ends are one too many."}
+    if limit == 0:
+        message = f"The process {row.claimed_by}, which called this in place, ended or froze before it was done."
+        return "lose", values | {"error_message": message}
     if limit <= 1:
         return "lose", values | {"error_message": f"{said} Its class wants no other attempt then. retry() begins anew."}
     return "lose", values | {

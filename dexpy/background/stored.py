@@ -14,6 +14,7 @@ from dexpy.foundation.ids import new_id
 from dexpy.foundation.log import line
 from dexpy.foundation.redaction import Redactor, class_path
 from dexpy.foundation.trace import Frame
+from dexpy.recording.sealing import check_sealable, opened
 
 
 def counts_of(row: Row[Any]) -> Mapping[str, int]:
@@ -34,10 +35,16 @@ def build(contract: Contract, params: Any, run_id: str) -> Any:
     """An operation from its stored params.
 
     Raises:
+        EncryptorMissing: They are encrypted, or are to be now, and this process has not got what it takes.
+        DecryptionFailed: They do not decrypt.
         Undecodable: They no longer fit.
         PropsError: They no longer are within the bounds.
     """
-    values, ignored = decoded(contract.cls.__qualname__, contract.props, params)
+    if contract.sealed_props:
+        # Its result is to be encrypted: that must be known before it runs.
+        check_sealable(contract)
+    clear = opened(contract.name, params)
+    values, ignored = decoded(contract.cls.__qualname__, contract.props, clear)
     if ignored:
         line(logging.INFO, "params.ignored", operation=contract.name, run=run_id, keys=",".join(ignored))
     return contract.cls(**values)

@@ -13,8 +13,9 @@ from sqlalchemy.exc import DBAPIError
 
 from dexpy.background.outages import is_away
 from dexpy.declaration.contract import Contract
+from dexpy.declaration.lock import LOCK_TIMEOUT
 from dexpy.declaration.policies import Retry
-from dexpy.foundation.errors import Cancelled, Error, PropsError, RefNotFound, TimedOut, Undecodable
+from dexpy.foundation.errors import Cancelled, Error, LockLost, PropsError, RefNotFound, TimedOut, Undecodable
 from dexpy.foundation.log import line
 from dexpy.foundation.outcome import Err
 from dexpy.foundation.redaction import Redactor, class_path, frames_of
@@ -47,6 +48,20 @@ CUT_OFF = Retry(DBAPIError, attempts=6, wait="exponentially_longer")
 """For a run that the database went away from, where no rule of its class says otherwise: it has written nothing."""
 
 
+CONTENDED = Retry(LOCK_TIMEOUT, attempts=10, wait="exponentially_longer")
+"""For a run that did not get its lock in time, where no rule of its class says otherwise: ten tries in 17 minutes."""
+
+UNLOCKED = Retry(LockLost, attempts=6, wait="exponentially_longer")
+"""For a run whose lock was gone before its commit: it has written nothing."""
+
+
+def built_in_rule(ended: Err | BaseException) -> Retry | None:
+    """The rule for what a lock did to a run, where no rule of its class says otherwise."""
+    if isinstance(ended, Err):
+        return CONTENDED if ended.code == LOCK_TIMEOUT else None
+    return UNLOCKED if isinstance(ended, LockLost) else None
+
+
 def judge(
     contract: Contract,
     ended: Err | BaseException,
@@ -65,7 +80,8 @@ def judge(
     """
     if isinstance(ended, Err):
         error: BaseException = Error(ended.code, ended.message)
-        event = "reject" if ended.rejected else "refuse"
+        # Both end it as failed; what a lock or a guard has turned away keeps no key, for it is no answer.
+        event = "reject" if ended.rejected or ended.code == LOCK_TIMEOUT else "refuse"
         values, traceback = failure_values(ended, redactor), None
     else:
         error = ended
@@ -79,7 +95,7 @@ def judge(
         rule = None
     if rule is not None and not isinstance(rule.answer, Retry):
         return Verdict("crash", {**values, "failure": "discarded"}, counts, traceback=traceback)
-    retry = unless_named if rule is None else rule.answer
+    retry = unless_named or built_in_rule(ended) if rule is None else rule.answer
     if retry is None:
         return Verdict(event, values, counts, traceback=traceback)
     number = counts.get(retry.key, 0) + 1
@@ -122,13 +138,17 @@ def cancelled(error: BaseException, counts: Mapping[str, int]) -> Verdict:
     return Verdict("abandon", CANCELLED, counts, traceback=frames_of(error))
 
 
-def undecodable(error: Undecodable | PropsError, contract: Contract, run_id: str) -> Verdict:
-    """Params that no longer fit: parked, with what does not fit and without its values."""
-    problems = "; ".join(str(problem.hidden()) for problem in error.problems)
-    message = f"The stored params no longer fit: {problems}"
+def undecodable(error: Exception, contract: Contract, run_id: str) -> Verdict:
+    """Params that no longer fit, or do not decrypt: parked, with the reason and without values."""
+    kind: type[Exception]
+    if isinstance(error, (Undecodable, PropsError)):
+        problems = "; ".join(str(problem.hidden()) for problem in error.problems)
+        message, kind = f"The stored params no longer fit: {problems}", Undecodable
+    else:
+        message, kind = str(error), type(error)
     line(logging.ERROR, "undecodable", operation=contract.name, run=run_id, message=message)
     values = {
-        "error": class_path(Undecodable),
+        "error": class_path(kind),
         "failure": "undecodable",
         "error_message": message,
         "error_details": None,

@@ -63,19 +63,49 @@ class Watch:
         self._give_up = give_up
         self._runs: dict[int, Run] = {}
         self._lock = threading.Lock()
+        self._looking = threading.Lock()
+        self._interrupted = False
+
+    @contextmanager
+    def looking(self) -> Generator[None, None, None]:
+        """Look again and again until the end of the block, in a process that is no worker."""
+        over = threading.Event()
+
+        def repeat() -> None:
+            while not over.wait(EVERY_S):
+                try:
+                    self.look()
+                except Exception as error:  # noqa: BLE001 - whatever a look runs into, there has to be a next one
+                    line(logging.WARNING, "watch.failed", error=class_path(error))
+
+        thread = threading.Thread(target=repeat, name="dexpy-watch-by-hand", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
     @contextmanager
     def over(self, id: str, contract: Contract, row: Row[Any] | None) -> Generator[Run, None, None]:
         """Watch over one attempt, in this thread, until the end of the block."""
         deadline = None if contract.timeout_s is None else time.monotonic() + contract.timeout_s
-        run = Run(id, contract, row, deadline=deadline)
+        run = Run(id, contract, row, Stop(deadline), deadline)
         with self._lock:
             self._runs[threading.get_ident()] = run
+        if self._interrupted:
+            run.stop.interrupt()
         try:
             yield run
         finally:
             with self._lock:
                 self._runs.pop(threading.get_ident(), None)
+
+    def interrupt(self) -> None:
+        """Tell every run, and those that begin from now on, that its worker is about to end."""
+        self._interrupted = True
+        for run in self.runs:
+            run.stop.interrupt()
 
     @property
     def runs(self) -> list[Run]:
@@ -94,10 +124,16 @@ class Watch:
         Returns:
             True: the look went well.
         """
-        runs = self.runs
-        for run in runs:
-            self._see_to_time(run)
-        self.see_to_cancelled(runs)
+        if not self._looking.acquire(blocking=False):
+            # Another one is at it: nobody is told twice.
+            return True
+        try:
+            runs = self.runs
+            for run in runs:
+                self._see_to_time(run)
+            self.see_to_cancelled(runs)
+        finally:
+            self._looking.release()
         return True
 
     def see_to_cancelled(self, runs: Iterable[Run]) -> None:

@@ -80,6 +80,7 @@ def findings(modules: tuple[str, ...], processes: int, threads: int) -> Iterator
         if not database.failed:
             yield from _about_server(runtime.store.database, processes, threads)
             yield from _about_sessions(runtime.store)
+            yield from _about_takeover(runtime.store)
             yield from _about_records(runtime.store)
         elif runtime.carries_its_queue:
             # The same server once more would only be the same answer once more.
@@ -110,6 +111,29 @@ def _about_server(database: Database, processes: int, threads: int) -> Iterator[
         yield _about_clock(ahead_s)
     if limit is not None:
         yield _about_connections(limit, processes, threads)
+
+
+def _about_takeover(store: Store) -> Iterator[Finding]:
+    """Whether the database sessions of a frozen worker can be ended, before its runs are given away."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from dexpy.recording.server import is_pooled, may_end
+
+    if store.database.is_sqlite:
+        return
+    timely = "what a frozen worker holds is free only when the server ends it, ten seconds after its last statement"
+    try:
+        with store.database.connect() as one, store.database.connect() as other:
+            if is_pooled(one, other):
+                said = "a transaction pooler is between, so that the sessions of a worker have no name"
+                yield Finding("takeover", f"{said}: {timely}. Let workers connect to the server itself.", "warn")
+                return
+        with store.database.begin() as own, store.new_session() as session:
+            if store.holds(session) and not may_end(own, session.connection()):
+                said = "the records' user may not end the sessions of the user in session_factory"
+                yield Finding("takeover", f"{said}: {timely}. Let both be one user, or grant that right.", "warn")
+    except (DexpyError, SQLAlchemyError) as error:
+        yield Finding("takeover", f"it could not be asked for: {type(error).__name__}.", "warn")
 
 
 def _about_sessions(store: Store) -> Iterator[Finding]:

@@ -8,11 +8,16 @@ from typing import Any, cast
 
 import attrs
 
+from dexpy.declaration.concurrency import Concurrency, why_not_limited
 from dexpy.declaration.contract import Contract
+from dexpy.declaration.encryption import encryptor_name
 from dexpy.declaration.hooks import Callback, Guard, check_guards, hooks_of
+from dexpy.declaration.lock import Lock
+from dexpy.declaration.once import Once, OnceOptions, what_is_missing
 from dexpy.declaration.policies import AsyncOptions, Record, Reset, Retry, Rule, choose, seconds_of
-from dexpy.declaration.props import RESERVED, reserved_name
+from dexpy.declaration.props import RESERVED, keep_ambient_secrets, reserved_name
 from dexpy.declaration.registry import stable_name
+from dexpy.declaration.unique import Unique, why_not_unique
 from dexpy.foundation.errors import DeclarationError, Error, OptionsError, WorkerLost, listed
 
 
@@ -41,6 +46,8 @@ def compile_contract(cls: type[Any], name: str | None, aliases: Sequence[str]) -
         _check_needs_no_record(cls, where, record)
         # A base class may say it for those that have one.
         options = attrs.evolve(options, expires_in=None)
+    encryptor = encryptor_name(cls.encrypt, f"{where}.encrypt")
+    keep_ambient_secrets(cls, is_encrypted=encryptor is not None)
     return Contract(
         cls=cls,
         name=name or stable_name(cls),
@@ -54,9 +61,15 @@ def compile_contract(cls: type[Any], name: str | None, aliases: Sequence[str]) -
         declared_errors=_errors(cls, where),
         loss_limit=_loss_limit(cls, where, rules),
         timeout_s=_timeout_s(cls, where),
+        once=_once(cls, where, record),
+        unique=_unique(cls, where, record),
+        lock=_lock(cls, where),
+        concurrency=_concurrency(cls, where, record),
+        encryptor=encryptor,
         guards=guards,
         callbacks=tuple(hook for hook in hooks if isinstance(hook, Callback)),
         is_async=inspect.iscoroutinefunction(perform),
+        placements=_placements(cls, where),
     )
 
 
@@ -143,6 +156,63 @@ def _transactional(cls: type, where: str) -> bool:
     return declared
 
 
+def _once(cls: Any, where: str, record: Record | None) -> OnceOptions | None:
+    declared = cls.once
+    if not isinstance(declared, Once):
+        raise DeclarationError(
+            f'{where}.once = {declared!r} is no policy. Write once = Once("order"), or Once.never() for no key.'
+        )
+    if not declared.declared:
+        return None
+    declared.rule.check(f"{where}.once", [field.name for field in attrs.fields(cls)])
+    # Inherited or not: a class that seems to have a key and has none would do twice what must be done once.
+    if (missing := what_is_missing(record)) is not None:
+        raise DeclarationError(f"{where}.once: {missing}. Let it be recorded, or write once = Once.never().")
+    return declared
+
+
+def _unique(cls: Any, where: str, record: Record | None) -> Unique | None:
+    declared = cls.unique
+    if not isinstance(declared, Unique):
+        raise DeclarationError(
+            f'{where}.unique = {declared!r} is no policy. Write unique = Unique("shop", until="started"), '
+            "or Unique.never()."
+        )
+    if not declared.declared:
+        return None
+    declared.rule.check(f"{where}.unique", [field.name for field in attrs.fields(cls)])
+    if (missing := why_not_unique(record)) is not None:
+        raise DeclarationError(f"{where}.unique: {missing}. Let it be recorded, or write unique = Unique.never().")
+    return declared
+
+
+def _lock(cls: Any, where: str) -> Lock | None:
+    declared = cls.lock
+    if declared is None:
+        return None
+    if not isinstance(declared, Lock):
+        raise DeclarationError(
+            f'{where}.lock = {declared!r} is no policy. Write lock = Lock("account:{{account}}"), or None.'
+        )
+    declared.check(f"{where}.lock", [field.name for field in attrs.fields(cls)])
+    return declared
+
+
+def _concurrency(cls: Any, where: str, record: Record | None) -> Concurrency | None:
+    declared = cls.concurrency
+    if declared is None:
+        return None
+    if not isinstance(declared, Concurrency):
+        raise DeclarationError(
+            f'{where}.concurrency = {declared!r} is no policy. Write concurrency = Concurrency(2, "account"), or None.'
+        )
+    if declared.rule is not None:
+        declared.rule.check(f"{where}.concurrency", [field.name for field in attrs.fields(cls)])
+    if (missing := why_not_limited(record)) is not None:
+        raise DeclarationError(f"{where}.concurrency: {missing}. Let it be recorded, or write concurrency = None.")
+    return declared
+
+
 ENDLESS = 2**31 - 1
 """Stands for "as often as it happens", in a column of the record."""
 
@@ -206,6 +276,19 @@ def _check_contradictions(rules: Sequence[Rule], where: str) -> None:
         if rule.answer is None and (rule.cause, rule.distance) in retried:
             cause = rule.cause if isinstance(rule.cause, str) else rule.cause.__name__
             raise DeclarationError(f"{where}: retry_on and discard_on both name {cause}. Leave it in one of them.")
+
+
+def _placements(cls: type, where: str) -> tuple[object, ...]:
+    merged: list[object] = []
+    for _, declared in _declarations(cls, "steps"):
+        if not isinstance(declared, (tuple, list)):
+            raise DeclarationError(f"{where}.steps = {declared!r} wants a tuple. Mind the comma: steps = (...,).")
+        for entry in cast("Sequence[object]", declared):
+            if isinstance(entry, Reset):
+                merged.clear()
+            else:
+                merged.append(entry)
+    return tuple(merged)
 
 
 def _is_cause(entry: object) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -18,7 +18,14 @@ from dexpy.declaration.policies import AsyncOptions, Record, Rule, choose
 from dexpy.declaration.props import Prop, resolve, resolve_annotation
 from dexpy.declaration.refs import Reference
 from dexpy.declaration.registry import why_not_importable
+from dexpy.declaration.schema_export import Section, contract_dict, contract_schema
 from dexpy.foundation.errors import Error, ResultTypeError
+
+if TYPE_CHECKING:
+    from dexpy.declaration.concurrency import Concurrency
+    from dexpy.declaration.lock import Lock
+    from dexpy.declaration.once import OnceOptions
+    from dexpy.declaration.unique import Unique
 
 NO_OBSERVER = "__dexpy_no_observer__"
 """Marks the `on_error` of the base class, which need not be called."""
@@ -41,9 +48,15 @@ class Contract:
         declared_errors: The codes in `errors`, with their descriptions.
         loss_limit: So many workers may be lost with a run, in all.
         timeout_s: How long a background run may take, in seconds; None for no limit.
+        once: Its idempotency key; None without one.
+        unique: The key of which there is one background run at a time; None without one.
+        lock: The lock that its runs take; None without one.
+        concurrency: How many background runs of a key there may be at once; None for any number.
+        encryptor: What encrypts all of its params and results, by name; None for nothing.
         guards: Its guards, in order.
         callbacks: Its callbacks, in order.
         is_async: Whether `perform` is an ``async def``.
+        placements: What it changes about the steps of the pipeline, the farthest base's first.
     """
 
     cls: type[Any]
@@ -58,14 +71,24 @@ class Contract:
     declared_errors: Mapping[str, str | None]
     loss_limit: int
     timeout_s: float | None
+    once: OnceOptions | None
+    unique: Unique | None
+    lock: Lock | None
+    concurrency: Concurrency | None
+    encryptor: str | None
     guards: tuple[Guard, ...]
     callbacks: tuple[Callback, ...]
     is_async: bool
+    placements: tuple[object, ...]
 
     @cached_property
     def props(self) -> tuple[Prop, ...]:
         """Its props, with their types resolved."""
-        return resolve(self.cls)
+        props = resolve(self.cls)
+        if self.encryptor is None:
+            return props
+        # What is encrypted is not to be read in a log either.
+        return tuple(attrs.evolve(one, options=attrs.evolve(one.options, sensitive=True)) for one in props)
 
     @cached_property
     def references(self) -> tuple[Reference, ...]:
@@ -81,6 +104,12 @@ class Contract:
     def sensitive_props(self) -> tuple[str, ...]:
         """The names of those that nobody may read."""
         return tuple(one.name for one in self.props if one.options.sensitive)
+
+    @cached_property
+    def sealed_props(self) -> Mapping[str, str]:
+        """The names of those that are stored and sent encrypted, each with its encryptor's."""
+        chosen = {one.name: one.options.encrypted or self.encryptor for one in self.props}
+        return {name: encryptor for name, encryptor in chosen.items() if encryptor is not None}
 
     @cached_property
     def success(self) -> Form | None:
@@ -110,6 +139,31 @@ class Contract:
     def unreachable(self) -> str | None:
         """Why no worker could find the class, or None."""
         return why_not_importable(self.cls)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Name, params, success, errors and guards as plain JSON, for people and tools."""
+        return contract_dict(self)
+
+    def to_json_schema(self, section: Section = "params") -> dict[str, Any]:
+        """A section as JSON Schema, draft 2020-12.
+
+        Args:
+            section: ``"params"`` for what `parse` takes, ``"success"`` for results as they are stored, ``"errors"`` for
+                business errors, or ``"full"`` for all three.
+
+        Raises:
+            OptionsError: There is no such section.
+
+        Example:
+            >>> from dexpy import Operation, prop
+            >>> class Add(Operation):
+            ...     a: int = prop(ge=0)
+            ...     def perform(self) -> int:
+            ...         return self.a + 1
+            >>> Add.contract.to_json_schema()["properties"]
+            {'a': {'type': 'integer', 'minimum': 0}}
+        """
+        return contract_schema(self, section)
 
     def methods(self, moment: str) -> tuple[str, ...]:
         """The names of its callbacks of one moment: before, after, around."""

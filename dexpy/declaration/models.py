@@ -221,6 +221,13 @@ def register_model_loader(
     loader_of.cache_clear()
 
 
+def is_model(cls: object) -> bool:
+    """Whether somebody knows how to load a class."""
+    if not isinstance(cls, type):
+        return False
+    return hasattr(cls, "__mapper__") or any(issubclass(cls, base) for base, _, _ in _registered)
+
+
 @cache
 def loader_of(model: type) -> ModelLoader:
     """The loader of a model.

@@ -218,7 +218,7 @@ def _declared_seconds(wait: object) -> None:
 
 @attrs.frozen
 class Reset:
-    """First in `retry_on` or `discard_on`: forget what the base classes declared."""
+    """First in `retry_on`, `discard_on` or `steps`: forget what the base classes declared."""
 
 
 @attrs.frozen

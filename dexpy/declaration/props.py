@@ -16,9 +16,11 @@ from typing import Any, ClassVar, cast
 
 import attrs
 
+from dexpy.declaration.encryption import encryptor_name
 from dexpy.declaration.forms import Form, Misfit, form_of
 from dexpy.declaration.misfits import misfit
 from dexpy.declaration.refs import Reference, mentions_reference, reference_kind, reference_of
+from dexpy.foundation.context import current_context, keep_secret
 from dexpy.foundation.errors import (
     SENSITIVE,
     DeclarationError,
@@ -31,6 +33,8 @@ from dexpy.foundation.errors import (
 )
 
 MARK = "dexpy"
+OWN_NAME = ""
+"""Stands for the prop's own name, as the name of an ambient value."""
 
 RESERVED = frozenset(
     """
@@ -58,6 +62,8 @@ class PropOptions:
     sensitive: bool = False
     lock: bool = False
     aliases: tuple[str, ...] = ()
+    context: str | None = None
+    encrypted: str | None = None
 
     def problem(self, value: Any) -> str | None:
         """What the value ought to have been, or None if it is within all bounds."""
@@ -116,6 +122,8 @@ def prop(
     sensitive: bool = False,
     lock: bool = False,
     aliases: Collection[str] = (),
+    context: str | bool | None = None,
+    encrypted: bool | str = False,
 ) -> Any:
     """Say more about a prop than its type.
 
@@ -134,6 +142,9 @@ def prop(
         sensitive: Shown as ``<sensitive>`` in every repr, log line and message.
         lock: For a `Ref`: load its row FOR UPDATE.
         aliases: Earlier names, under which stored params may still have it.
+        context: The name of the ambient value that it takes when none is given, before the default; True for a value
+            of its own name. With it ``default=...`` says to type checkers that it may be left out, and gives none.
+        encrypted: Stored and sent encrypted, by the default encryptor or the one of this name; sensitive too.
 
     Raises:
         DeclarationError: Arguments that cannot be together.
@@ -152,6 +163,12 @@ def prop(
     """
     if default is not attrs.NOTHING and factory is not None:
         raise DeclarationError("prop(default=, factory=) were both given. Give one.")
+    if context is not None and type(context) is not bool and not (isinstance(context, str) and context):
+        raise DeclarationError(
+            f"prop(context={context!r}) wants the name of an ambient value, or True for the prop's own name."
+        )
+    if default is ... and context:
+        default = attrs.NOTHING
     if factory is not None and not builtins.callable(factory):
         raise DeclarationError(f"prop(factory={factory!r}) wants a function without arguments.")
     if _is_shared(default):
@@ -167,6 +184,7 @@ def prop(
         compiled = None if pattern is None else re.compile(pattern)
     except re.error as error:
         raise DeclarationError(f"prop(pattern={pattern!r}) is no regular expression: {error}.") from None
+    by = encryptor_name(encrypted, "prop(encrypted=)")
     options = PropOptions(
         ge,
         gt,
@@ -177,9 +195,11 @@ def prop(
         compiled,
         None if choices is None else tuple(choices),
         desc,
-        sensitive,
+        sensitive or by is not None,
         lock,
         tuple(aliases),
+        OWN_NAME if context is True else context or None,
+        by,
     )
     made = attrs.Factory(factory) if factory is not None else default
     return attrs.field(default=made, kw_only=True, metadata={MARK: options})
@@ -210,6 +230,11 @@ class Prop:
     required: bool
     reference: Reference | None
     _default: Any
+
+    @property
+    def is_made(self) -> bool:
+        """Whether its default is made anew each time."""
+        return isinstance(self._default, attrs.Factory)  # type: ignore[arg-type]
 
     def default(self) -> Any:
         """The value when none is given, checked."""
@@ -331,6 +356,19 @@ def define(cls: type) -> None:
             setattr(cls, name, kind(name))
 
 
+def keep_ambient_secrets(cls: type, *, is_encrypted: bool) -> None:
+    """Let no ambient value travel that one of the props of a class keeps secret.
+
+    Args:
+        cls: The class.
+        is_encrypted: Whether it keeps all of them secret.
+    """
+    for field in attrs.fields(cls):
+        options: PropOptions = field.metadata.get(MARK) or PropOptions()
+        if options.context is not None and (options.sensitive or is_encrypted):
+            keep_secret(options.context or field.name, f"{cls.__qualname__}.{field.name}")
+
+
 def _is_field(value: object) -> bool:
     return type(value).__name__ == "_CountingAttr"
 
@@ -393,6 +431,8 @@ def _resolve_one(cls: type, field: attrs.Attribute[Any]) -> Prop:
     where = f"{owner.__qualname__}.{field.name}"
     annotation = resolve_annotation(vars(owner)["__annotations__"][field.name], owner, where)
     options: PropOptions = field.metadata.get(MARK) or PropOptions()
+    if options.context == OWN_NAME:
+        options = attrs.evolve(options, context=field.name)
     reference = None
     if (kind := reference_kind(annotation)) is not None:
         reference = reference_of(field.name, annotation, options.lock, owner.__qualname__)
@@ -459,6 +499,8 @@ def construct(owner: str, props: tuple[Prop, ...], given: Mapping[str, Any]) -> 
             if name in given:
                 taken += 1
                 values[name] = one.check(given[name])
+            elif (asked := one.options.context) is not None and asked in (ambient := current_context()):
+                values[name] = _from_context(one, asked, ambient[asked])
             elif one.required:
                 problems.append(Problem("." + name, f"{one.form.label}, nothing was given"))
             else:
@@ -470,6 +512,14 @@ def construct(owner: str, props: tuple[Prop, ...], given: Mapping[str, Any]) -> 
     if problems:
         raise PropsError(owner, problems)
     return values
+
+
+def _from_context(one: Prop, asked: str, value: Any) -> Any:
+    try:
+        return one.check(value)
+    except Misfit as misfit:
+        where = f", as the ambient value {asked!r}"
+        raise Misfit(attrs.evolve(problem, wanted=problem.wanted + where) for problem in misfit.problems) from None
 
 
 def parsed(owner: str, props: tuple[Prop, ...], data: Mapping[str, Any]) -> dict[str, Any]:
@@ -487,7 +537,7 @@ def parsed(owner: str, props: tuple[Prop, ...], data: Mapping[str, Any]) -> dict
             if one.name in data:
                 values[one.name] = one.form.parse(data[one.name])
                 one.check(values[one.name])
-            elif one.required:
+            elif one.required and one.options.context not in current_context():
                 problems.append(Problem("." + one.name, f"{one.form.label}, nothing was given"))
         except Misfit as misfit:
             problems += _named(one, misfit)

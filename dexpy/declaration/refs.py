@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from types import NoneType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, get_args, get_origin, overload
 
 import attrs
 
+from dexpy.declaration.annotations import is_union
 from dexpy.declaration.forms import Form, Misfit
-from dexpy.declaration.models import Key, ModelLoader, loader_of
+from dexpy.declaration.models import Key, ModelLoader, is_model, loader_of
 from dexpy.foundation.errors import DeclarationError, NotRunning, NotSerializable, Problem
 
 if TYPE_CHECKING:
@@ -118,6 +120,23 @@ def reference_kind(annotation: object) -> type | None:
     """`Ref`, `OptRef` or `Refs` if an annotation is one of them, else None."""
     kind = get_origin(annotation) or annotation
     return kind if kind in KINDS else None
+
+
+def reference_for(annotation: object) -> Any:
+    """The reference that stands for a model where a function asks for its row; None for what is no model.
+
+    ``Order`` is ``Ref[Order]``, ``Order | None`` is ``OptRef[Order]``, ``list[Order]`` is ``Refs[Order]``.
+    """
+    kinds: dict[str, Any] = {"one": Ref, "optional": OptRef, "many": Refs}
+    inner = get_args(annotation)
+    if is_model(annotation):
+        return kinds["one"][annotation]
+    if get_origin(annotation) is list and is_model(inner[0]):
+        return kinds["many"][inner[0]]
+    if is_union(annotation) and len(inner) == 2 and NoneType in inner:
+        model = next(member for member in inner if member is not NoneType)
+        return kinds["optional"][model] if is_model(model) else None
+    return None
 
 
 def mentions_reference(annotation: object) -> type | None:

@@ -15,6 +15,8 @@ from dexpy.foundation.trace import Frame
 if TYPE_CHECKING:
     import asyncio
 
+    from sqlalchemy.orm import Session
+
     from dexpy.execution.coroutines import Desk
     from dexpy.execution.scope import Scope
     from dexpy.execution.stop import Stop
@@ -38,6 +40,7 @@ class Call:
         desk: Where coroutines of the run hand in work for the run's thread.
         outer: The run that this one is inside of, if any.
         stop: How somebody else ends the run; None where nobody can.
+        is_rehearsal: Whether nothing of it is to be kept, not even a record.
     """
 
     operation: Any
@@ -52,6 +55,16 @@ class Call:
     desk: Desk | None = None
     outer: Call | None = None
     stop: Stop | None = None
+    is_rehearsal: bool = False
+
+    @property
+    def session(self) -> Session:
+        """The run's session, begun at the first use; for steps inside of ``transaction``.
+
+        Raises:
+            NotRunning: There is no transaction at this point.
+        """
+        return self.scope.session()
 
 
 current: ContextVar[Call | None] = ContextVar("dexpy_call", default=None)

@@ -97,6 +97,13 @@ class Desk:
                 await _outlast(answer)
             raise
 
+    def post(self, function: Callable[[], None]) -> None:
+        """Have a function called in the run's thread, and wait for nothing; left out when the run is over."""
+        context = contextvars.copy_context()
+        with self._lock:
+            if self._is_open:
+                self._work.put(Work(lambda: context.run(function), Future()))
+
     def cancel(self) -> None:
         """Cancel the coroutine, now or as soon as it begins."""
         with self._lock:

@@ -2,47 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 from weakref import WeakKeyDictionary
-
-import attrs
 
 from dexpy.declaration.contract import Contract
 from dexpy.execution.call import Call
-from dexpy.execution.steps import callbacks, guard, perform, record, refs, rescue, result, trace, transaction
-from dexpy.foundation.outcome import Ok, Outcome
-
-Proceed: TypeAlias = Callable[[Call], Outcome]
-
-
-@attrs.frozen
-class Step:
-    """One word of the arrow line.
-
-    Attributes:
-        name: The word.
-        run: Gets the call and what comes after; returns the outcome.
-        needed: Says whether a class needs it; one that is not needed is left out.
-    """
-
-    name: str
-    run: Callable[[Call, Proceed], Outcome]
-    needed: Callable[[Contract], bool] = lambda _contract: True
-
+from dexpy.execution.placement import INNERMOST, Arrangement, Proceed, Step, arrange, watched
+from dexpy.execution.steps import (
+    callbacks,
+    guard,
+    lock,
+    once,
+    perform,
+    record,
+    refs,
+    rescue,
+    result,
+    trace,
+    transaction,
+)
+from dexpy.foundation.outcome import Outcome
 
 DEFAULT_STEPS: tuple[Step, ...] = (
-    Step("trace", trace.run),
+    Step("trace", trace.run, rehearsed=True),
     Step("result", result.run),
-    Step("record", record.run),
-    Step("rescue", rescue.run, rescue.needed),
-    Step("transaction", transaction.run),
-    Step("refs", refs.run, refs.needed),
-    Step("guard", guard.run, guard.needed),
-    Step("callbacks", callbacks.run, callbacks.needed),
+    Step("once", once.run, once.needed, once.explain),
+    Step("lock", lock.run, lock.needed, lock.explain),
+    Step("record", record.run, explain=record.explain),
+    Step("rescue", rescue.run, rescue.needed, rescue.explain),
+    Step("transaction", transaction.run, explain=transaction.explain),
+    Step("refs", refs.run, refs.needed, rehearsed=True),
+    Step("guard", guard.run, guard.needed, guard.explain, rehearsed=True),
+    Step("callbacks", callbacks.run, callbacks.needed, callbacks.explain),
 )
-"""trace > result > record > rescue > transaction > refs > guard > callbacks, and `perform` inside."""
+"""trace > result > once > lock > record > rescue > transaction > refs > guard > callbacks, and `perform` inside."""
 
+_arranged: WeakKeyDictionary[Any, Arrangement] = WeakKeyDictionary()
 _folded: WeakKeyDictionary[Any, Proceed] = WeakKeyDictionary()
 
 
@@ -54,33 +49,58 @@ def run(call: Call) -> Outcome:
     """
     proceed = _folded.get(call.contract)
     if proceed is None:
-        proceed = _folded[call.contract] = fold(DEFAULT_STEPS, call.contract, perform.run)
+        arranged = arrangement_of(call.contract)
+        proceed = _folded[call.contract] = fold(arranged, arranged.in_force, call.contract, perform.run)
     return proceed(call)
 
 
-def rehearse(call: Call) -> Outcome:
-    """Ask the guards of a call's class, with its rows loaded, in a transaction that is always rolled back.
+def arrangement_of(contract: Contract) -> Arrangement:
+    """The steps of a class.
+
+    Raises:
+        DeclarationError: Its `steps` cannot be.
+    """
+    arranged = _arranged.get(contract)
+    if arranged is None:
+        arranged = _arranged[contract] = arrange(DEFAULT_STEPS, contract)
+    return arranged
+
+
+def steps_of(contract: Contract) -> dict[str, bool]:
+    """The words of a class's arrow line, and whether each is in its fold."""
+    arranged = arrangement_of(contract)
+    in_fold = {step.name: step.name not in arranged.removed and step.needed(contract) for step in arranged.steps}
+    return {**in_fold, INNERMOST: True}
+
+
+def rehearse(call: Call, innermost: Proceed, *, without: str | None = None) -> Outcome:
+    """Run a call through those steps that answer what a run would meet; the caller undoes whatever comes of that.
+
+    Args:
+        call: Made for this.
+        innermost: Instead of `perform`.
+        without: The name of a step that is left out.
 
     Returns:
-        ``Ok(None)``, or the `Err` that a run would be refused with. Nothing ran and nothing is kept.
+        What *innermost* returned, or the `Err` that a run would be refused with.
     """
-    steps = tuple(step for step in DEFAULT_STEPS if step.name in ("trace", "refs", "guard"))
+    arranged = arrangement_of(call.contract)
+    steps = tuple(step for step in arranged.in_force if step.rehearsed and step.name != without)
     with call.scope.entered():
         try:
-            return fold(steps, call.contract, _nothing_done)(call)
+            return fold(arranged, steps, call.contract, innermost)(call)
         finally:
             call.scope.rollback()
 
 
-def _nothing_done(_call: Call) -> Outcome:
-    return Ok(None)
-
-
-def fold(steps: tuple[Step, ...], contract: Contract, innermost: Proceed) -> Proceed:
-    """Put steps around the innermost one; the first step ends up outermost."""
+def fold(arranged: Arrangement, steps: tuple[Step, ...], contract: Contract, innermost: Proceed) -> Proceed:
+    """Put steps of a class around the innermost one; the first step ends up outermost."""
+    names = [step.name for step in arranged.steps]
 
     def around(step: Step, inner: Proceed) -> Proceed:
         entered = step.run
+        if step.name in arranged.own:
+            entered = watched(step, is_outside=names.index(step.name) < names.index("transaction"))
         return lambda call: entered(call, inner)
 
     for step in reversed(steps):

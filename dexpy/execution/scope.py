@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
     from sqlalchemy.orm import Session
 
+    from dexpy.execution.continuation import Chain
+    from dexpy.execution.progress import Reporter
     from dexpy.execution.stop import Stop
     from dexpy.recording.store import Store
 
@@ -43,6 +45,12 @@ class Scope:
     """
 
     is_run = True
+    performing: bool
+    """Whether `perform` is under way."""
+    chain: Chain | None
+    """The run's steps, once it has asked for one."""
+    reporter: Reporter | None
+    """Keeps how far the run says it is, once it has said so."""
 
     def __init__(
         self,
@@ -68,13 +76,36 @@ class Scope:
         self._entered = False
         self._cancelled = False
         self._rows: list[Any] = []
+        self._checks: list[Callable[[], None]] = []
         self._waiting: list[Callable[[], None]] = []
         self._afterwards: list[Callable[[], None]] = []
+        self.performing = False
+        self.chain: Chain | None = None
+        self.reporter: Reporter | None = None
 
     @property
     def joins_run(self) -> bool:
         """Whether this run is inside another one's transaction."""
         return self._outer is not None and self._outer.is_run
+
+    @property
+    def root(self) -> Ambient:
+        """Whose transaction the run is part of, in the end; itself where it joins nothing."""
+        return self if self._outer is None else getattr(self._outer, "root", self._outer)
+
+    @property
+    def store(self) -> Store:
+        """The store of records and locks."""
+        return self._store()
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether nothing of this run may be committed any more."""
+        return self._cancelled
+
+    def before_commit(self, check: Callable[[], None]) -> None:
+        """Have something looked at before each commit of the run; what it raises keeps it from happening."""
+        self._checks.append(check)
 
     def session(self) -> Session:
         """The run's session.
@@ -103,6 +134,42 @@ class Scope:
         assert self._session is not None  # noqa: S101 - what _begin has just made
         return self._session
 
+    @property
+    def is_own_thread(self) -> bool:
+        """Whether this is the run's thread; a coroutine's is another."""
+        return threading.get_ident() == self._thread
+
+    @property
+    def holds_write_lock(self) -> bool:
+        """Whether the run's own transaction keeps everybody else from writing to the records: on SQLite."""
+        session = self._session
+        if session is None or not session.in_transaction() or not self._store().database.is_sqlite:
+            return False
+        if not self._store().holds(session):
+            return False
+        driver: Any = session.connection().connection.driver_connection
+        return bool(driver.in_transaction)
+
+    @property
+    def is_nested(self) -> bool:
+        """Whether a savepoint of the application's own is open in the run's session."""
+        return self._session is not None and self._savepoint is None and self._session.in_nested_transaction()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a transaction, or would be with the first use of the session."""
+        return self._open
+
+    def has_written(self) -> bool:
+        """Whether a commit now would keep anything, or set anything off."""
+        if self._waiting:
+            return True
+        if self._session is None:
+            return False
+        from dexpy.recording import looks, outbox
+
+        return outbox.holds_anything(self._session) or looks.has_written(self._session)
+
     def _begin(self) -> None:
         if self._outer is not None:
             session = self._outer.session()
@@ -117,11 +184,7 @@ class Scope:
                 before_each_use(self._session, self._stop.check)
             self._session.begin()
             self._session.add_all(self._rows)
-        self._root = self._session.get_transaction()
-        if "commit" not in vars(self._session):
-            self._guarding = True
-            for name in OWNED:
-                setattr(self._session, name, self._refusal(self._session, name))
+        self._guard(self._session)
         if self._transactional and self._waiting:
             from dexpy.recording import outbox
 
@@ -129,6 +192,13 @@ class Scope:
             waiting, self._waiting = self._waiting, []
             for action in waiting:
                 outbox.after_commit(self._session, action)
+
+    def _guard(self, session: Session) -> None:
+        self._root = session.get_transaction()
+        if "commit" not in vars(session):
+            self._guarding = True
+            for name in OWNED:
+                setattr(session, name, self._refusal(session, name))
 
     def _refusal(self, session: Session, method: str) -> Callable[..., Any]:
         def refuse(nested: bool = False, *_: Any, **__: Any) -> Any:
@@ -167,19 +237,27 @@ class Scope:
             self._pass_on(action)
         self._finish()
 
-    def _commit_session(self, settle: Callable[[Connection], None] | None = None) -> None:
+    def _check_before_commit(self) -> None:
         if self._cancelled:
             raise asyncio.CancelledError("the run was cancelled")
         if self._stop is not None:
             self._stop.check()
+        for check in self._checks:
+            check()
+
+    def _flush(self, session: Session) -> None:
+        session.flush()
+        if session.get_transaction() is not self._root:
+            raise TransactionOwned(
+                f"{self.owner}: the transaction of the run was ended inside it. Leave begin, commit and rollback "
+                "to the run; write `with self.session.begin_nested():` for a part."
+            )
+
+    def _commit_session(self, settle: Callable[[Connection], None] | None = None) -> None:
+        self._check_before_commit()
         session = self._session
         if session is not None:
-            session.flush()
-            if session.get_transaction() is not self._root:
-                raise TransactionOwned(
-                    f"{self.owner}: the transaction of the run was ended inside it. Leave begin, commit and rollback "
-                    "to the run; write `with self.session.begin_nested():` for a part."
-                )
+            self._flush(session)
             settles = settle is not None and self._store().holds(session)
             if settle is not None and settles:
                 settle(session.connection())
@@ -197,6 +275,115 @@ class Scope:
                 session.commit()
                 session.close()
             self._session = self._savepoint = None
+
+    # ------------------------------------------------------------ a run that is a chain of transactions
+
+    @contextmanager
+    def part(self) -> Generator[None, None, None]:
+        """One of the transactions of a run that is a chain of them, to be ended by `commit_part`.
+
+        What was only read before it is let go: a part sees the rows as they are when it begins. An exception undoes
+        it; a loop that is left in the middle leaves it open, for the end of the run to decide.
+        """
+        was_open = self._open
+        self._open = True
+        if self._session is not None:
+            self._go_on(self._session, commits=False)
+        left = False
+        try:
+            with self._ambient(self):
+                yield
+        except GeneratorExit:
+            left = True
+            raise
+        except BaseException:
+            self.undo_part()
+            raise
+        finally:
+            self._open = was_open or left
+
+    def commit_part(self, settle: Callable[[Connection | None], None]) -> None:
+        """Commit what this part of the run has done; the run goes on.
+
+        Args:
+            settle: Writes what is kept of it, last before the commit; called without a connection, after the commit,
+                if records and session do not share a database, and if there was no session.
+
+        Raises:
+            asyncio.CancelledError: The run was cancelled meanwhile.
+            TransactionOwned: The transaction was ended inside the part.
+        """
+        self._check_before_commit()
+        session = self._session
+        shares = False
+        if session is not None:
+            self._flush(session)
+            shares = self._store().holds(session)
+            if shares:
+                settle(session.connection())
+            if self._savepoint is not None:
+                self._release_guard()
+                self._savepoint.commit()
+                self._session = self._savepoint = None
+            else:
+                # As at the end of a run: a hook that asks for the session must not get one that nobody commits.
+                self._open = False
+                try:
+                    self._go_on(session, commits=True)
+                finally:
+                    self._open = True
+        if not shares:
+            settle(None)
+        waiting, self._waiting = self._waiting, []
+        for action in waiting:
+            self._pass_on(action)
+
+    def undo_part(self) -> None:
+        """Undo what this part of the run has done."""
+        self._waiting.clear()
+        if self._session is None or self._savepoint is not None:
+            self._rollback_session()
+            return
+        try:
+            self._go_on(self._session, commits=False)
+        except Exception as error:  # noqa: BLE001 - the failure that led here is the one to be told
+            line(logging.WARNING, "rollback.failed", operation=self.owner, error=class_path(error))
+            self._rollback_session()
+
+    def _go_on(self, session: Session, *, commits: bool) -> None:
+        """End a session's transaction, and have it ready for the next one, which sees the rows anew."""
+        from dexpy.recording import looks
+
+        self._release_guard()
+        if commits:
+            session.commit()
+        else:
+            session.rollback()
+        looks.forget_writes(session)
+        if not self._transactional:
+            # As after a block: the rows stay readable, and the next transaction takes them in.
+            session.close()
+            self._session = None
+            return
+        session.expire_all()
+        session.begin()
+        self._guard(session)
+
+    @contextmanager
+    def savepoint(self) -> Generator[None, None, None]:
+        """A part of a run that is one transaction: an exception undoes it alone."""
+        if self._session is not None:
+            with self.session().begin_nested():
+                yield
+            return
+        waiting = list(self._waiting)
+        try:
+            yield
+        except BaseException:
+            # Nothing had begun, so what there is now is of this part.
+            self._rollback_session()
+            self._waiting = waiting
+            raise
 
     def rollback(self) -> None:
         """End the run's transaction by undoing it."""
@@ -218,8 +405,7 @@ class Scope:
             self._savepoint = None
 
     def _finish(self) -> None:
-        if self._transactional:
-            self._open = False
+        self._open = False
         afterwards, self._afterwards = self._afterwards, []
         for action in afterwards:
             action()

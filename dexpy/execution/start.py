@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from dexpy.declaration.contract import Contract
-from dexpy.declaration.props import copied
+from dexpy.declaration.props import construct, copied
 from dexpy.declaration.refs import Keyed
 from dexpy.execution import pipeline
 from dexpy.execution.call import Call, current
 from dexpy.execution.coroutines import Desk
+from dexpy.execution.explain import Explanation, explain_fully, explain_partly
 from dexpy.execution.scope import Scope
-from dexpy.foundation.errors import RefNotFound
-from dexpy.foundation.outcome import Err, Outcome
+from dexpy.foundation.errors import PropsError, RefNotFound
+from dexpy.foundation.outcome import Err, Ok, Outcome
 from dexpy.foundation.redaction import Redactor
 from dexpy.foundation.trace import Frame
 
@@ -103,8 +106,11 @@ def run(
     Returns:
         The outcome; exceptions that are no business errors are raised.
     """
-    undone = None if recorder is None else recorder.undone
     outer_call = current.get()
+    is_rehearsal = outer_call is not None and outer_call.is_rehearsal
+    if is_rehearsal:
+        recorder = None
+    undone = None if recorder is None else recorder.undone
     if stop is None and outer_call is not None:
         stop = outer_call.stop
     scope = Scope(contract.cls.__qualname__, store, outer, contract.transactional, undone, stop)
@@ -113,7 +119,9 @@ def run(
     if desk is None and contract.is_async:
         desk = Desk()
     copy = own_copy(operation, contract)
-    call = Call(copy, contract, id, frame, scope, recorder, redactor, attempt, loop, desk, outer_call, stop)
+    call = Call(
+        copy, contract, id, frame, scope, recorder, redactor, attempt, loop, desk, outer_call, stop, is_rehearsal
+    )
     if stop is not None and desk is not None:
         stop.on_cancel(desk.cancel)
     if outer_call is None:
@@ -143,6 +151,70 @@ def rehearse(
     Returns:
         ``Ok(None)``, or the `Err` that a run would be refused with.
     """
-    scope = Scope(contract.cls.__qualname__, store, outer, contract.transactional)
-    copy = own_copy(operation, contract)
-    return pipeline.rehearse(Call(copy, contract, id, frame, scope, None, redactor, outer=current.get()))
+    with _undone(contract, store, outer) as scope:
+        copy = own_copy(operation, contract)
+        call = Call(copy, contract, id, frame, scope, None, redactor, outer=current.get(), is_rehearsal=True)
+        return pipeline.rehearse(call, _nothing_done)
+
+
+def _nothing_done(_call: Call) -> Outcome:
+    return Ok(None)
+
+
+def explain(
+    contract: Contract,
+    given: Mapping[str, Any],
+    *,
+    id: str,
+    frame: Frame,
+    redactor: Redactor,
+    store: Callable[[], Store],
+    outer: Ambient | None,
+) -> Explanation:
+    """What a call with these props would do; nothing runs, and nothing is kept.
+
+    Args:
+        contract: Of the class.
+        given: The props.
+        id: That the run would have.
+        frame: That it would have.
+        redactor: Of the runtime.
+        store: As for `run`.
+        outer: As for `run`.
+
+    Raises:
+        RefNotFound: The row behind a reference is gone.
+    """
+    error: PropsError | None = None
+    try:
+        copy = own_copy(contract.cls(**given), contract)
+        redactor = redactor_for(copy, contract, redactor)
+    except PropsError as wrong:
+        error = wrong
+        copy = incomplete(contract, given)
+        redactor = redactor.knowing(given[name] for name in contract.sensitive_props if name in given)
+    with _undone(contract, store, outer) as scope:
+        call = Call(copy, contract, id, frame, scope, None, redactor, outer=current.get(), is_rehearsal=True)
+        return explain_fully(call, given) if error is None else explain_partly(call, given, str(error))
+
+
+def incomplete(contract: Contract, given: Mapping[str, Any]) -> Any:
+    """An operation with those props alone that are right."""
+    made: Any = object.__new__(contract.cls)
+    for one in contract.props:
+        own = {one.name: given[one.name]} if one.name in given else {}
+        with contextlib.suppress(PropsError):
+            made.__dict__.update(construct(contract.cls.__qualname__, (one,), own))
+    return made
+
+
+@contextmanager
+def _undone(contract: Contract, store: Callable[[], Store], outer: Ambient | None) -> Generator[Scope, None, None]:
+    """A scope of which nothing stays, not even what a class without a transaction of its own would commit."""
+    owner = contract.cls.__qualname__
+    around = Scope(owner, store, outer, True)
+    with around.entered():
+        try:
+            yield Scope(owner, store, around, contract.transactional)
+        finally:
+            around.rollback()

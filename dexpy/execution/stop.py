@@ -11,15 +11,21 @@ import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
-from dexpy.foundation.errors import Cancelled, TimedOut
+from dexpy.foundation.errors import Cancelled, Interrupted, TimedOut
 
 
 class Stop:
-    """What one run is told from outside."""
+    """What one run is told from outside.
 
-    def __init__(self) -> None:
+    Args:
+        deadline: When its time is over, by the monotonic clock; None for never.
+    """
+
+    def __init__(self, deadline: float | None = None) -> None:
+        self.deadline = deadline
         self._lock = threading.Lock()
         self._cancelled = False
+        self._interrupted = False
         self._on_cancel: list[Callable[[], None]] = []
         self._thread: int | None = None
         self._overtime = False
@@ -46,6 +52,19 @@ class Stop:
                 self._on_cancel.append(tell)
                 return
         tell()
+
+    def interrupt(self) -> None:
+        """Have the run given back where it can go on from later: its worker is about to end."""
+        self._interrupted = True
+
+    def check_interrupted(self) -> None:
+        """Raise if the run is to be given back; asked where all that it has done is committed.
+
+        Raises:
+            Interrupted: It is.
+        """
+        if self._interrupted:
+            raise Interrupted("The worker is about to end: the run goes on elsewhere, after what it has committed.")
 
     def check(self) -> None:
         """Raise if the run was called off.
@@ -79,6 +98,20 @@ class Stop:
                 # Sent, and perhaps not arrived: here at the latest, before anything is written or committed.
                 for _ in range(100):
                     _arrive()
+
+    @contextmanager
+    def outside(self) -> Generator[None, None, None]:
+        """While something is committed in the middle of `perform`: not to be interrupted before it has ended."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+        if self._overtime:
+            for _ in range(100):
+                _arrive()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._thread = thread
 
 
 def _arrive() -> None:

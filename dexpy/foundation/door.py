@@ -29,5 +29,8 @@ class Door(Generic[T]):
 store_in_force: Door[Any] = Door("store")
 """The store of the runtime in force."""
 
+encryptors_in_force: Door[Any] = Door("encryptors")
+"""The encryptors of the runtime in force."""
+
 dispatcher_in_force: Door[Any] = Door("dispatcher")
 """The dispatcher of the runtime in force."""

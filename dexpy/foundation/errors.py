@@ -9,8 +9,10 @@
     ├─ NotSerializable (TypeError)         a value that cannot travel through JSON
     ├─ Undecodable (ValueError)            stored JSON that no longer fits its operation
     ├─ ConfigurationError                  settings, servers, modules
-    │  └─ MissingExtra (ImportError)       a package that an extra installs
+    │  ├─ MissingExtra (ImportError)       a package that an extra installs
+    │  └─ EncryptorMissing                 an encryptor that no configuration names
     ├─ DatabaseUnavailable                 the database cannot be opened
+    │  ├─ DatabaseBusy                     SQLite's one write lock was not to be had
     │  └─ SchemaMissing                    without the tables of dexpy, or with old ones
     ├─ BrokerUnavailable                   the broker does not answer, and the settings insist on it
     ├─ Error                               a business error: code, message, details
@@ -18,12 +20,19 @@
     ├─ ResultTypeError (TypeError)         perform returned something else than it says
     ├─ RefNotFound (LookupError)           the row behind a Ref is gone
     ├─ SensitiveInTransit                  a sensitive prop in a message, in the clear
+    ├─ DecryptionFailed                    what is stored does not decrypt
     ├─ NotRunning                          something that only works inside a run
+    ├─ StepError                           self.step or self.each where it cannot be, or in another order
     ├─ SessionOnLoop                       self.session on the event loop
     ├─ TransactionOwned                    commit, rollback or close inside perform
     ├─ UnknownOperation (LookupError)      a name that the registry does not know
     ├─ RecordNotFound (LookupError)        an id that the records do not know
     ├─ InvalidTransition                   the record is in a state that does not allow this
+    ├─ KeyBusy (TimeoutError)              another run with the idempotency key has not ended in time
+    ├─ OnceConflict                        an idempotency key that was used with other params
+    ├─ KeyTaken                            retry() of a record whose key another run holds
+    ├─ NotUnique                           another run holds the unique key, and the class wants to be told
+    ├─ LockLost                            the lock of a run was gone before its commit
     ├─ WorkerLost                          a run's worker died; named in rules, raised by nothing
     ├─ TimedOut (TimeoutError)             the run took longer than its class allows
     └─ TicketError
@@ -36,7 +45,8 @@
 
     BaseException
     ├─ LostClaim                           the run's claim went to another worker
-    └─ Cancelled                           the run was called off while it ran
+    ├─ Cancelled                           the run was called off while it ran
+    └─ Interrupted                         the run was given back between two steps
 
 Messages say what was done, why it cannot be, and what to do.
 The facts are attributes too.
@@ -55,7 +65,7 @@ SENSITIVE = "<sensitive>"
 
 
 class DexpyError(Exception):
-    """The base of all that dexpy raises, but for `LostClaim` and `Cancelled`."""
+    """The base of all that dexpy raises, but for `LostClaim`, `Cancelled` and `Interrupted`."""
 
 
 class DeclarationError(DexpyError, TypeError):
@@ -178,8 +188,30 @@ class MissingExtra(ConfigurationError, ImportError):
         )
 
 
+class EncryptorMissing(ConfigurationError):
+    """A class is encrypted, or a row of it was, by an encryptor that this process does not have.
+
+    Attributes:
+        operation: The operation's stable name.
+        encryptor: The encryptor's name.
+    """
+
+    def __init__(self, operation: str, encryptor: str, hint: str = "") -> None:
+        self.operation = operation
+        self.encryptor = encryptor
+        keys = ", or give keys: DEXPY_ENCRYPTION_KEYS" if encryptor == "default" else ""
+        super().__init__(
+            f"{operation} is encrypted by {encryptor!r}, and this process has no encryptor of that name.{hint} "
+            f"Write dexpy.configure(encryptors={{{encryptor!r}: ...}}){keys}."
+        )
+
+
 class DatabaseUnavailable(DexpyError):
     """The database of the records cannot be opened or read."""
+
+
+class DatabaseBusy(DatabaseUnavailable):
+    """Somebody else has held SQLite's one write lock for all of the time that a writer waits; nothing was written."""
 
 
 class BrokerUnavailable(DexpyError):
@@ -280,6 +312,20 @@ class NotRunning(DexpyError):
     """Something was used outside of a run that only exists inside one."""
 
 
+class StepError(DexpyError):
+    """``self.step`` or ``self.each`` where it cannot be, or in another order than in an earlier attempt.
+
+    Attributes:
+        operation: Name of the operation class.
+        step: Name of the step.
+    """
+
+    def __init__(self, operation: str, step: str, why: str) -> None:
+        self.operation = operation
+        self.step = step
+        super().__init__(f"{operation}: the step {step!r} {why}")
+
+
 class SessionOnLoop(DexpyError):
     """`self.session` was used on the event loop, where blocking work must not run."""
 
@@ -310,6 +356,70 @@ class InvalidTransition(DexpyError):
         self.event = event
         self.status = status
         super().__init__(f"{event} of {id} is not possible: it is {status}. {advice}")
+
+
+class KeyBusy(DexpyError, TimeoutError):
+    """Another run with the same key has not ended in time, or its transaction is still open; nothing was run or stored.
+
+    Attributes:
+        operation: The operation's stable name.
+        waited_s: How long was waited, in seconds.
+        id: Of the record that has the key; None while its transaction is open, for then nobody can see it.
+    """
+
+    def __init__(self, operation: str, waited_s: float, id: str | None = None) -> None:
+        self.operation = operation
+        self.waited_s = waited_s
+        self.id = id
+        why = f"the run {id} has it, and goes on" if id else "a transaction that is still open holds it"
+        super().__init__(f"{operation}: its key was not free within {waited_s:g} s: {why}. Try again later.")
+
+
+class OnceConflict(DexpyError):
+    """An idempotency key was used before with other params; nothing was run or stored.
+
+    Attributes:
+        operation: The operation's stable name.
+        id: Of the record that has the key.
+    """
+
+    def __init__(self, operation: str, id: str) -> None:
+        self.operation = operation
+        self.id = id
+        super().__init__(
+            f"{operation}: the run {id} had the same idempotency key and other params. A key stands for one request: "
+            'use another key, or declare Once(..., params="ignore") to be given the first one\'s result.'
+        )
+
+
+class KeyTaken(DexpyError):
+    """A record cannot be run again, because another run holds its key; the row is unchanged.
+
+    Attributes:
+        id: The record's id.
+        kind: Which key: once or unique.
+        holder: Id of the record that has it.
+    """
+
+    def __init__(self, id: str, kind: str, holder: str) -> None:
+        self.id = id
+        self.kind = kind
+        self.holder = holder
+        super().__init__(f"retry of {id} is not possible: the run {holder} holds its {kind} key. Nothing was changed.")
+
+
+class NotUnique(DexpyError):
+    """Another run holds the unique key; nothing was stored.
+
+    Attributes:
+        operation: The operation's stable name.
+        id: Of the record that has the key.
+    """
+
+    def __init__(self, operation: str, id: str) -> None:
+        self.operation = operation
+        self.id = id
+        super().__init__(f"{operation}: the run {id} holds its unique key. Nothing was stored or sent.")
 
 
 class TicketError(DexpyError):
@@ -390,6 +500,24 @@ class Cancelled(BaseException):
     """
 
 
+class Interrupted(BaseException):
+    """The worker is about to end: the run was given back between two steps, and goes on after the last one.
+
+    A `BaseException`, so that no rule, rescue or ``except Exception`` takes it for a crash.
+    """
+
+
+class LockLost(DexpyError):
+    """The lock of a run was gone before its commit: rolled back, for another run may have had it meanwhile."""
+
+    def __init__(self, operation: str) -> None:
+        super().__init__(
+            f"{operation}: its lock was lost while it ran, with the connection that held it for one. "
+            "What it did was rolled back; call it again."
+        )
+        self.operation = operation
+
+
 class WorkerLost(DexpyError):
     """The worker of a run died or froze. Nothing raises it: it is named in ``retry_on``, and kept in records.
 
@@ -405,6 +533,23 @@ class TimedOut(DexpyError, TimeoutError):
 
     def __init__(self, message: str = "The run took longer than its class allows.") -> None:
         super().__init__(message)
+
+
+class DecryptionFailed(DexpyError):
+    """What is stored does not decrypt: its key is not there any more, or it is not what was stored.
+
+    Attributes:
+        operation: The operation's stable name.
+        encryptor: The encryptor's name.
+    """
+
+    def __init__(self, operation: str, encryptor: str, why: str) -> None:
+        self.operation = operation
+        self.encryptor = encryptor
+        super().__init__(
+            f"What is stored of {operation} does not decrypt by {encryptor!r} ({why}). "
+            "Give it the key that encrypted it, behind the present one, and retry."
+        )
 
 
 class SensitiveInTransit(DexpyError):

@@ -122,3 +122,21 @@ def frames_of(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     lines = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames if not frame.filename.startswith(HOME)]
     return "\n".join(lines or [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames])
+
+
+def jsonable(value: Any, redactor: Callable[[str], str]) -> Any:
+    """A value as JSON, for people: texts redacted, and the type's name where something has no JSON form."""
+    if value is None or type(value) is bool:
+        return value
+    if type(value) in (int, float):
+        if redactor(str(value)) == SENSITIVE:
+            return SENSITIVE
+        return value if value - value == 0 else str(value)
+    if isinstance(value, str):
+        return redactor(value)
+    if isinstance(value, Mapping):
+        entries = cast("Mapping[object, object]", value)
+        return {redactor(str(key)): jsonable(item, redactor) for key, item in entries.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [jsonable(item, redactor) for item in cast("Iterable[object]", value)]
+    return f"<{type(value).__name__}>"

@@ -15,6 +15,8 @@ from dexpy.foundation.errors import ConfigurationError, did_you_mean, listed
 DEFAULT_FILE = "dexpy.db"
 NAMES = ("database", "broker", "rescue_within")
 """Settings that may come from outside the program."""
+SECRETS = ("encryption_keys",)
+"""Those that come from the environment alone: files like pyproject.toml are for everybody to read."""
 
 
 @attrs.frozen
@@ -26,12 +28,14 @@ class Settings:
         broker: A broker's URL; a database URL for a queue in that database.
         rescue_within: How soon what is lost is taken up again, in seconds, as text.
         home: The folder of the nearest pyproject.toml upwards, else the working folder.
+        encryption_keys: Of the default encryptor, joined by commas; the first one encrypts.
     """
 
     database: str | None = None
     broker: str | None = None
     rescue_within: str | None = None
     home: Path = attrs.field(factory=Path.cwd)
+    encryption_keys: str | None = attrs.field(default=None, repr=False)
 
     @classmethod
     def find(cls, environment: Mapping[str, str] | None = None, folder: Path | None = None) -> Settings:
@@ -51,7 +55,8 @@ class Settings:
                 named[name] = value
             elif name in named:
                 named[name] = _beside(named[name], home)
-        return cls(named.get("database"), named.get("broker"), named.get("rescue_within"), home)
+        keys = environment.get("DEXPY_ENCRYPTION_KEYS") or None
+        return cls(named.get("database"), named.get("broker"), named.get("rescue_within"), home, keys)
 
     @property
     def default_database(self) -> str:
@@ -73,6 +78,11 @@ def _from_file(file: Path) -> dict[str, str]:
     except (tomllib.TOMLDecodeError, OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"The settings in {file} cannot be read: {error}. Mend the file.") from None
     for name, value in table.items():
+        if name in SECRETS:
+            raise ConfigurationError(
+                f"{file}: [tool.dexpy] has {name}, and everybody who reads the file reads them. "
+                f"Take them out, make new ones, and set DEXPY_{name.upper()}."
+            )
         if name not in NAMES:
             raise ConfigurationError(
                 f"{file}: [tool.dexpy] has {name!r}, which is no setting. The settings are {listed(NAMES)}."

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import attrs
 
+from dexpy.foundation.context import travelling
 from dexpy.foundation.errors import OptionsError
 from dexpy.foundation.ids import new_id
 
@@ -28,11 +29,13 @@ class Frame:
         trace_id: The tree's id, ``tr_...`` or one from outside.
         actor: Who set it off: a mapping with ``type`` and whatever else names them.
         stack: The runs from the outermost to this one, as (run id, operation name).
+        context: The ambient values that travel with the run.
     """
 
     trace_id: str
     actor: Mapping[str, Any] | None = None
     stack: tuple[tuple[str, str], ...] = ()
+    context: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
 
     @property
     def run_id(self) -> str | None:
@@ -46,20 +49,22 @@ class Frame:
 
     def child(self, run_id: str, operation: str) -> Frame:
         """The frame of a run started here."""
-        return Frame(self.trace_id, self.actor, (*self.stack, (run_id, operation)))
+        return Frame(self.trace_id, self.actor, (*self.stack, (run_id, operation)), travelling())
 
     def to_dict(self) -> dict[str, Any]:
         """The frame as JSON, for a message or a row."""
-        return {
+        written: dict[str, Any] = {
             "id": self.trace_id,
             "actor": dict(self.actor) if self.actor is not None else None,
             "stack": [list(entry) for entry in self.stack],
         }
+        return {**written, "context": dict(self.context)} if self.context else written
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Frame:
         """The frame that `to_dict` wrote."""
-        return cls(data["id"], data.get("actor"), tuple((run, name) for run, name in data.get("stack", ())))
+        stack = tuple((run, name) for run, name in data.get("stack", ()))
+        return cls(data["id"], data.get("actor"), stack, dict(data.get("context") or {}))
 
 
 _current: ContextVar[Frame | None] = ContextVar("dexpy_frame", default=None)

@@ -1,22 +1,12 @@
-"""The database of the records: one engine per process, and SQLite made fit for many writers.
+"""The database of the records: one engine for each process.
 
 Everything that dexpy writes for itself goes through `Database.begin`.
-
-SQLite takes one writer at a time, and a transaction that has read cannot become a writer
-once somebody else has written.
-So dexpy's own engine begins nothing at a read: the first *write* of a transaction says ``BEGIN IMMEDIATE``,
-which waits its turn, and reads before it see the latest committed rows, as READ COMMITTED has it elsewhere.
-A savepoint opened before the first write is only noted, and made real with that write.
-The rows of such a read are fetched at once, unless a stream was asked for: a half-read cursor pins its moment,
-and the write after it would fail with "database is locked" as soon as somebody else had written.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import re
-import sqlite3
 import threading
 import time
 import weakref
@@ -27,15 +17,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import event, exc
 from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.engine.cursor import FullyBufferedCursorFetchStrategy
 
-from dexpy.foundation.errors import ConfigurationError, DatabaseUnavailable, DexpyError, MissingExtra
-from dexpy.foundation.log import line
-from dexpy.foundation.trace import current_frame
+from dexpy.foundation.errors import ConfigurationError, DatabaseBusy, DatabaseUnavailable, DexpyError, MissingExtra
 from dexpy.recording import server, witness
+from dexpy.recording.sqlite import BUSY_TIMEOUT_S, is_busy, prepare_sqlite
 
-BUSY_TIMEOUT_S = 30
-"""How long a writer on SQLite waits for another one, in seconds."""
 CONNECT_TIMEOUT_S = 10
 """How long a server may take to let a connection in, in seconds, unless the URL says otherwise by `connect_timeout`."""
 PING_AFTER_S = 1.0
@@ -43,6 +29,8 @@ PING_AFTER_S = 1.0
 POOL_SIZE = 20
 """How many connections a process keeps, and as many again that it opens for a while."""
 
+THRESHOLD = "prepare_threshold"
+"""Of psycopg, in a URL: after how many uses it prepares a statement; never, behind a pooler that cannot have it."""
 DRIVER_EXTRAS = {"psycopg": "postgres", "pymysql": "mysql", "psycopg2": "postgres"}
 """Which extra installs which driver."""
 
@@ -108,9 +96,11 @@ class Database:
 
     def _create_engine(self) -> Engine:
         options: dict[str, Any] = {"pool_size": POOL_SIZE, "max_overflow": POOL_SIZE}
+        url, prepared = _without_threshold(self.url)
         if not self.is_sqlite:
             if "connect_timeout" not in self.url.query and self.url.drivername.partition("+")[2] in DRIVER_EXTRAS:
                 options["connect_args"] = {"connect_timeout": CONNECT_TIMEOUT_S}
+            options["connect_args"] = {**options.get("connect_args", {}), **prepared}
             if self.url.get_backend_name() in ("mysql", "mariadb"):
                 # Its default, REPEATABLE READ, locks gaps that concurrent claims run into.
                 options["isolation_level"] = "READ COMMITTED"
@@ -119,7 +109,8 @@ class Database:
         else:
             options["connect_args"] = {"check_same_thread": False}
         try:
-            engine = sa.create_engine(self.url, **options)
+            # What is written has props in it: no error of the driver's is to show them.
+            engine = sa.create_engine(url, hide_parameters=True, **options)
         except ModuleNotFoundError as error:
             package = (error.name or "").split(".")[0]
             extra = DRIVER_EXTRAS.get(package.lower())
@@ -146,11 +137,16 @@ class Database:
 
         Raises:
             DatabaseUnavailable: The database cannot be opened.
+            DatabaseBusy: SQLite's write lock was held by somebody else for too long; nothing was written.
         """
         connection = self.connect()
         try:
             with connection.begin():
                 yield connection
+        except exc.OperationalError as error:
+            if is_busy(error):
+                raise self._busy() from error
+            raise
         finally:
             connection.close()
 
@@ -191,6 +187,13 @@ class Database:
             raise DatabaseUnavailable(
                 f"The database {self.display} cannot be opened: {said}{end} {self._advice(error)}"
             ) from error
+
+    def _busy(self) -> DatabaseBusy:
+        return DatabaseBusy(
+            f"The database {self.display} could not be written to: for {BUSY_TIMEOUT_S} s somebody else has held "
+            "SQLite's one write lock. Nothing was changed; try again. The log says which operation holds it long "
+            "(database.locked_long): let that write late in perform, or say transaction = False."
+        )
 
     def _advice(self, error: exc.DBAPIError) -> str:
         if self.path is not None:
@@ -243,89 +246,25 @@ def is_only_down(error: DexpyError) -> bool:
     )
 
 
+def _without_threshold(url: URL) -> tuple[URL, dict[str, Any]]:
+    """A URL without ``prepare_threshold``, and what it says as psycopg takes it: a number, or None for never."""
+    if THRESHOLD not in url.query or url.drivername.partition("+")[2] != "psycopg":
+        return url, {}
+    said = str(url.query[THRESHOLD])
+    if said.lower() != "none" and not said.isdecimal():
+        raise ConfigurationError(
+            f"The database {url.render_as_string(hide_password=True)}: {THRESHOLD}={said} wants a number of uses after "
+            "which a statement is prepared, or none for never."
+        )
+    return url.difference_update_query([THRESHOLD]), {THRESHOLD: None if said.lower() == "none" else int(said)}
+
+
 def _without_password(url: str) -> str:
     """What was meant for a URL, readable or not."""
     return re.sub(r"^([^:/]*:?/*[^:/@]*):.*@", r"\1:***@", url)
 
 
-_READS = re.compile(r"\s*(SELECT|PRAGMA|EXPLAIN|VALUES|BEGIN|COMMIT|ROLLBACK|END)\b", re.IGNORECASE)
-_WITH = re.compile(r"\s*WITH\b", re.IGNORECASE)
-_WRITES = re.compile(r"\b(INSERT|UPDATE|DELETE|REPLACE)\b", re.IGNORECASE)
-_SAVEPOINT = re.compile(r"\s*(SAVEPOINT|RELEASE SAVEPOINT|ROLLBACK TO SAVEPOINT)\s+(\S+)", re.IGNORECASE)
 _IDLE_SINCE = "dexpy_idle_since"
-_NOTED = "dexpy_noted_savepoints"
-_NOTHING = "SELECT 1"
-_IMMEDIATE = "BEGIN IMMEDIATE"
-_LOCKED_SINCE = "dexpy_locked_since"
-LONG_LOCK_S = 5.0
-"""Holding SQLite's one write lock longer than this, in seconds, is said in the log: every other writer waits."""
-
-
-def prepare_sqlite(engine: Engine) -> None:
-    """Install the recipe of this module on an engine for a SQLite file."""
-
-    @event.listens_for(engine, "connect")
-    def connect(driver: Any, _record: Any) -> None:
-        driver.isolation_level = None
-        cursor = driver.cursor()
-        cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_S * 1000}")
-        _switch_to_wal(cursor)
-        # FULL: what was committed outlives a power cut, not only a killed process.
-        cursor.execute("PRAGMA synchronous = FULL")
-        cursor.execute("PRAGMA foreign_keys = ON")
-        cursor.close()
-
-    @event.listens_for(engine, "before_cursor_execute", retval=True)
-    def before(
-        connection: Connection, cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool
-    ) -> tuple[str, Any]:
-        driver: Any = connection.connection.driver_connection
-        if driver.in_transaction:
-            return statement, parameters
-        noted: list[str] = connection.info.setdefault(_NOTED, [])
-        if found := _SAVEPOINT.match(statement):
-            word, name = found[1].upper(), found[2]
-            if word == "SAVEPOINT":
-                noted.append(name)
-            elif name in noted:
-                del noted[noted.index(name) + (word != "RELEASE SAVEPOINT") :]
-            return _NOTHING, parameters
-        asked = statement == _IMMEDIATE
-        if asked or is_write(statement):
-            cursor.execute(_IMMEDIATE)
-            connection.info[_LOCKED_SINCE] = time.monotonic()
-            for name in noted:
-                cursor.execute(f"SAVEPOINT {name}")
-            noted.clear()
-        return (_NOTHING if asked else statement), parameters
-
-    @event.listens_for(engine, "after_cursor_execute")
-    def after(
-        connection: Connection, cursor: Any, _statement: str, _parameters: Any, context: Any, _many: bool
-    ) -> None:
-        driver: Any = connection.connection.driver_connection
-        streamed = context.execution_options.get("stream_results", False)
-        if cursor.description and not driver.in_transaction and not streamed:
-            context.cursor_fetch_strategy = FullyBufferedCursorFetchStrategy(cursor, initial_buffer=cursor.fetchall())
-
-    @event.listens_for(engine, "commit")
-    @event.listens_for(engine, "rollback")
-    def ended(connection: Connection) -> None:
-        # An interrupt inside a statement makes SQLAlchemy throw the connection away, and its notes with it:
-        # asking such a connection for its notes would raise, and hide the interrupt.
-        if connection.invalidated:
-            return
-        connection.info.pop(_NOTED, None)
-        since = connection.info.pop(_LOCKED_SINCE, None)
-        if since is not None and (held_s := time.monotonic() - since) > LONG_LOCK_S:
-            line(
-                logging.WARNING,
-                "database.locked_long",
-                operation=current_frame().operation,
-                run=current_frame().run_id,
-                seconds=held_s,
-                advice="write late in perform, or say transaction = False",
-            )
 
 
 def ping_idle_connections(engine: Engine) -> None:
@@ -348,31 +287,3 @@ def ping_idle_connections(engine: Engine) -> None:
         except engine.dialect.loaded_dbapi.Error as error:
             # The pool makes a new one in its place.
             raise exc.DisconnectionError("the connection was lost while it was idle") from error
-
-
-def _switch_to_wal(cursor: Any) -> None:
-    # SQLite does not wait here, whatever its busy_timeout: while another connection has just begun to write,
-    # or makes the same switch on a fresh file, this fails at once.
-    deadline = time.monotonic() + BUSY_TIMEOUT_S
-    while True:
-        try:
-            cursor.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-
-
-def is_write(statement: str) -> bool:
-    """Whether a SQL statement changes something, by its first word."""
-    if _READS.match(statement):
-        return False
-    return not _WITH.match(statement) or _WRITES.search(statement) is not None
-
-
-def take_write_lock(connection: Connection) -> None:
-    """Begin the writing part of a SQLite transaction now, before what is read under it."""
-    driver: Any = connection.connection.driver_connection
-    if connection.dialect.name == "sqlite" and not driver.in_transaction:
-        connection.exec_driver_sql(_IMMEDIATE)

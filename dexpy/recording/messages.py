@@ -187,6 +187,9 @@ _RING = sa.func.pg_notify(DOORBELL, sa.bindparam("p_queue", type_=_m.queue.type)
 RINGING = {statement: statement.returning(_RING) for statement in (INSERT_AFTER, INSERT_AT)}
 """The same two, telling the workers of a message that is due: for PostgreSQL."""
 
+RING = sa.select(_RING)
+"""Tell the workers of ``p_queue``, when the transaction commits: for PostgreSQL."""
+
 ANY_ALIVE = sa.select(sa.select(sa.literal(1)).where(_in_queue(), _m.dead == sa.false()).exists())
 """Whether ``p_queue`` holds any message that is not dead."""
 

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
@@ -123,9 +124,20 @@ class as_of(after):  # noqa: N801 - reads as a SQL function
     name = "dexpy_as_of"
 
 
+def moment(connection: Connection) -> datetime:
+    """Now, by the database's clock; on SQLite, which has none, by this process's."""
+    if connection.dialect.name == "sqlite":
+        return clock.now()
+    now: datetime = connection.execute(_MOMENT).scalar_one()
+    return now
+
+
 def seconds_parameter(name: str) -> sa.BindParameter[Any]:
     """A bind parameter for `after`, filled with seconds at execution."""
     return sa.bindparam(name, type_=_Seconds())
+
+
+_MOMENT = sa.select(after(0))
 
 
 @compiles(after, "sqlite")

@@ -80,6 +80,12 @@ def after_commit(session: Session, action: Action, undone: Action | None = None)
     box.levels.setdefault(level, []).append(Entry(action, undone))
 
 
+def holds_anything(session: Session) -> bool:
+    """Whether anything waits for the session's transaction to be committed."""
+    box: Box | None = session.info.get(_BOX)
+    return box is not None and any(box.levels.values())
+
+
 def at_end(session: Session, action: Action) -> None:
     """Run an action when the outermost transaction has ended, either way."""
     box, _ = _box(session)

@@ -14,9 +14,11 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from dexpy.declaration.forms import Misfit
 from dexpy.declaration.policies import seconds_of
+from dexpy.declaration.targets import names_of
 from dexpy.foundation.door import store_in_force
-from dexpy.foundation.errors import OptionsError, did_you_mean, listed
+from dexpy.foundation.errors import SENSITIVE, OptionsError, did_you_mean, listed
 from dexpy.recording.metadata import as_of
+from dexpy.recording.sealing import is_sealed, shown
 from dexpy.recording.store import Store, facts_of
 from dexpy.recording.tables import FAILURES, STATUSES, records
 from dexpy.recording.ticket import Ticket
@@ -24,6 +26,8 @@ from dexpy.recording.ticket import Ticket
 
 class Record:
     """One recorded run; its attributes are the columns of `operation_records`, as of when it was read.
+
+    Sensitive and encrypted props are not shown in its `params`, nor an encrypted result.
 
     Example:
         >>> from dexpy import records
@@ -50,6 +54,8 @@ class Record:
     num_lost: int
     max_lost: int | None
     claim_token: int
+    concurrency_key: str | None
+    blocked_key: str | None
     claimed_by: str | None
     parent_id: str | None
     trace_id: str | None
@@ -65,6 +71,7 @@ class Record:
         for name, value in facts_of(row).items():
             if name != "result":
                 setattr(self, name, value)
+        self.params = shown(row.name, row.params)
 
     def __repr__(self) -> str:
         return f"<Record {self.name} {self.id} {self.status}>"
@@ -77,7 +84,7 @@ class Record:
     @property
     def result(self) -> Any:
         """The result as JSON; None when there is none, or when it was not stored."""
-        return self._envelope.get("value")
+        return SENSITIVE if is_sealed(self._row.result) else self._envelope.get("value")
 
     @property
     def result_error(self) -> str | None:
@@ -96,9 +103,9 @@ class Record:
             return None
         return self.completed_at - self.started_at
 
-    def retry(self) -> Record:
+    def retry(self, *, from_start: bool = False) -> Record:
         """See `Ticket.retry`."""
-        return self._moved(self.ticket.retry())
+        return self._moved(self.ticket.retry(from_start=from_start))
 
     def cancel(self) -> Record:
         """See `Ticket.cancel`."""
@@ -111,6 +118,12 @@ class Record:
     def fail(self, reason: str) -> Record:
         """See `Ticket.fail`."""
         return self._moved(self.ticket.fail(reason))
+
+    def perform(self) -> Record:
+        """See `Ticket.perform`; the record as it is then."""
+        ticket = self.ticket
+        ticket.perform()
+        return self._moved(ticket)
 
     def reschedule(self, *, at: datetime) -> Record:
         """See `Ticket.reschedule`."""
@@ -196,6 +209,8 @@ class RecordQuery:
         self,
         *,
         operation: Any = None,
+        target: Any = None,
+        method: str | None = None,
         status: str | Collection[str] | None = None,
         failure: str | Collection[str] | None = None,
         queue: str | None = None,
@@ -215,6 +230,8 @@ class RecordQuery:
 
         Args:
             operation: An operation class, or its stable name.
+            target: What was registered with `deferrable`: a class, instance, module or function, or its dotted name.
+            method: One method of the target.
             status: One of the states, or several.
             failure: Why a run failed, or several reasons.
             queue: The queue's name.
@@ -238,6 +255,10 @@ class RecordQuery:
         if operation is not None:
             names = _names_of(operation)
             found.append(table.name == names[0] if len(names) == 1 else table.name.in_(names))
+        if method is not None and target is None:
+            raise OptionsError(f"where(method={method!r}) is the method of a target: give target=OrderClient too.")
+        if target is not None:
+            found.append(table.name.in_(names_of(target, method)))
         if status is not None:
             found.append(table.status.in_(_words(status, STATUSES, "status")))
         if failure is not None:
@@ -398,6 +419,11 @@ def _param_is(operation: Any, name: str, value: Any) -> sa.ColumnElement[bool]:
         props = {one.name: one for one in contract.props}
         if name not in props:
             raise OptionsError(f"where(params=): {contract.name} has no prop {name!r}.{did_you_mean(name, props)}")
+        if name in contract.sealed_props:
+            raise OptionsError(
+                f"where(params=): {contract.name}.{name} is stored encrypted, so that no database can compare it. "
+                "Give a prop that is not, or idempotence tokens and keys of your own."
+            )
         try:
             value = props[name].form.encode(props[name].form.parse(value))
         except Misfit as misfit:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol, cast
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import attrs
 from sqlalchemy.engine import Connection, Row
@@ -17,12 +17,15 @@ from sqlalchemy.engine import Connection, Row
 from dexpy.declaration.contract import Contract
 from dexpy.declaration.props import encoded
 from dexpy.foundation.checkpoint import checkpoint
-from dexpy.foundation.errors import SENSITIVE, LostClaim, NotSerializable
+from dexpy.foundation.errors import LostClaim, NotSerializable
 from dexpy.foundation.log import line
 from dexpy.foundation.outcome import Err, Outcome
-from dexpy.foundation.redaction import Redactor, class_path
+from dexpy.foundation.redaction import Redactor, class_path, jsonable
 from dexpy.foundation.trace import Frame
+from dexpy.recording import steps
 from dexpy.recording.metadata import after
+from dexpy.recording.sealing import sealed, sealed_result
+from dexpy.recording.steps import Milestone
 from dexpy.recording.store import Store
 from dexpy.recording.transitions import apply
 
@@ -69,24 +72,6 @@ def crash_values(error: BaseException, failure: str, redactor: Redactor) -> dict
     }
 
 
-def jsonable(value: Any, redactor: Redactor) -> Any:
-    """Details of an error as JSON: texts redacted, and the type's name where something has no JSON form."""
-    if value is None or type(value) is bool:
-        return value
-    if type(value) in (int, float):
-        if redactor(str(value)) == SENSITIVE:
-            return SENSITIVE
-        return value if value - value == 0 else str(value)
-    if isinstance(value, str):
-        return redactor(value)
-    if isinstance(value, Mapping):
-        entries = cast("Mapping[object, object]", value)
-        return {redactor(str(key)): jsonable(item, redactor) for key, item in entries.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [jsonable(item, redactor) for item in cast("Iterable[object]", value)]
-    return f"<{type(value).__name__}>"
-
-
 def result_envelope(contract: Contract, value: Any) -> dict[str, Any] | None:
     """A result as it is stored: null, a dict and a scalar are told apart; what has no JSON form says why."""
     if contract.record is not None and not contract.record.result:
@@ -95,9 +80,10 @@ def result_envelope(contract: Contract, value: Any) -> dict[str, Any] | None:
 
     form = contract.success if contract.success is not None else form_of(Any)
     try:
-        return {"value": form.encode(value)}
+        envelope = {"value": form.encode(value)}
     except NotSerializable as error:
         return {"unstorable": str(error.under("result") if error.path else error)}
+    return sealed_result(contract, envelope)
 
 
 def identity(contract: Contract, id: str, frame: Frame) -> dict[str, Any]:
@@ -159,7 +145,7 @@ class SyncRecorder:
             return None
         try:
             given: dict[str, Any] = self.operation.__dict__
-            return encoded(self.contract.cls.__qualname__, self.contract.props, given)
+            return sealed(self.contract, encoded(self.contract.cls.__qualname__, self.contract.props, given))
         except NotSerializable as error:
             line(logging.DEBUG, "record.params_left_out", operation=self.contract.name, run=self.id, path=error.path)
             return None
@@ -254,6 +240,25 @@ class ClaimRecorder:
             with self.store.at_once() as own:
                 self._apply(own, envelope)
         self._settled = True
+
+    def keep(self, connection: Connection | None, milestone: Milestone) -> None:
+        """Write what the run has behind it; in the transaction that it stands for, or in one of its own.
+
+        Raises:
+            LostClaim: The row is no longer this worker's; the transaction must not commit.
+        """
+        if connection is None:
+            with self.store.begin() as own:
+                self._keep(own, milestone)
+        else:
+            self._keep(connection, milestone)
+
+    def _keep(self, connection: Connection, milestone: Milestone) -> None:
+        row = self.row
+        if not steps.holds_claim(connection, row.id, row.claim_token):
+            raise LostClaim(f"{self.contract.name} {row.id}: its claim {row.claim_token} went to another worker.")
+        steps.keep(connection, row.id, row.claim_token, milestone)
+        checkpoint("before_step_commit")
 
     def _apply(self, connection: Connection, envelope: Any) -> None:
         token = self.row.claim_token

@@ -8,10 +8,10 @@ from datetime import timedelta
 import sqlalchemy as sa
 
 from dexpy.foundation.errors import OptionsError, listed
-from dexpy.recording.database import take_write_lock
 from dexpy.recording.metadata import as_of
+from dexpy.recording.sqlite import take_write_lock
 from dexpy.recording.store import Store
-from dexpy.recording.tables import FINAL, attempts, records, signals
+from dexpy.recording.tables import FINAL, attempts, records, signals, steps
 
 BATCH = 1000
 MANY = 1_000_000
@@ -68,7 +68,7 @@ def prune(
             # On SQLite no row is locked by reading it: somebody could revive it before it is deleted.
             take_write_lock(connection)
             ids = connection.execute(next_batch).scalars().all()
-            for table in (attempts.c.record_id, signals.c.record_id, _r.id):
+            for table in (attempts.c.record_id, signals.c.record_id, steps.c.record_id, _r.id):
                 connection.execute(sa.delete(table.table).where(table.in_(ids)))
         deleted += len(ids)
         if len(ids) < batch:

@@ -9,12 +9,12 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from dexpy.foundation.errors import DatabaseUnavailable
-from dexpy.recording.database import take_write_lock
 from dexpy.recording.messages import messages
 from dexpy.recording.metadata import metadata
-from dexpy.recording.tables import attempts, queues, records, signals, worker_sessions, workers
+from dexpy.recording.sqlite import take_write_lock
+from dexpy.recording.tables import attempts, gates, queues, records, signals, steps, worker_sessions, workers
 
-TABLES = (records, attempts, signals, workers, worker_sessions, queues, messages)
+TABLES = (records, gates, attempts, signals, steps, workers, worker_sessions, queues, messages)
 """In the order in which they are made."""
 
 LOCK_WAIT_S = 60

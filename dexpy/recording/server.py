@@ -24,6 +24,52 @@ REFUSALS = (
 """The same in the words of PostgreSQL and its client, which give no code for a connection that was never made."""
 
 
+_BACKEND = sa.text("SELECT pg_backend_pid()")
+NOT_PREPARED = ("DuplicatePreparedStatement", "InvalidSqlStatementName")
+"""What psycopg raises when a statement that it has prepared is not in the session that it gets next."""
+
+
+def is_pooled(one: Connection, other: Connection) -> bool:
+    """Whether connections get another session of the server for each transaction: a transaction pooler is between.
+
+    Args:
+        one: To PostgreSQL, in no transaction.
+        other: Likewise.
+    """
+    if one.dialect.name != "postgresql":
+        return False
+
+    def backend() -> Any:
+        with one.begin():
+            return one.execute(_BACKEND).scalar()
+
+    # In turn where sessions are handed out in turn; else another one takes what was just given back.
+    seen = {backend(), backend(), backend()}
+    with other.begin():
+        other.execute(_BACKEND)
+        return len(seen | {backend()}) > 1
+
+
+def may_end(own: Connection, others: Connection) -> bool:
+    """Whether the user of one connection may end sessions of another one's user.
+
+    Args:
+        own: Of the records' own user.
+        others: To the same server, of the user of the sessions in which operations run.
+    """
+    if own.dialect.name == "postgresql":
+        user = others.execute(sa.text("SELECT current_user")).scalar()
+        asked = "SELECT pg_has_role(CAST(:p_user AS name), 'MEMBER') OR pg_has_role('pg_signal_backend', 'MEMBER')"
+        return bool(own.execute(sa.text(asked), {"p_user": user}).scalar())
+    if own.dialect.name in ("mysql", "mariadb"):
+        asked = "SELECT CURRENT_USER()"
+        if own.execute(sa.text(asked)).scalar() == others.execute(sa.text(asked)).scalar():
+            return True
+        granted = " ".join(str(row[0]) for row in own.execute(sa.text("SHOW GRANTS")))
+        return any(privilege in granted for privilege in ("ALL PRIVILEGES ON *.*", "CONNECTION ADMIN", "SUPER"))
+    return True
+
+
 def is_only_down(said: BaseException | None) -> bool:
     """Whether a driver's error at connecting says that the server is away, so that waiting may help."""
     given: Any = said.args[0] if said is not None and said.args else None

@@ -12,15 +12,20 @@ from typing import Any, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
-from sqlalchemy.exc import DBAPIError, UnboundExecutionError
+from sqlalchemy.exc import DBAPIError, IntegrityError, StatementError, UnboundExecutionError
 from sqlalchemy.orm import Session, sessionmaker
 
-from dexpy.foundation.errors import DatabaseUnavailable, InvalidTransition, RecordNotFound, SchemaMissing
+from dexpy.foundation.errors import DatabaseUnavailable, InvalidTransition, KeyTaken, RecordNotFound, SchemaMissing
 from dexpy.foundation.redaction import Redactor
-from dexpy.recording import schema, signals
+from dexpy.recording import keys, schema, signals, steps
+from dexpy.recording.ambient import Ambient
 from dexpy.recording.database import Database
+from dexpy.recording.keys import Claim, Holder
+from dexpy.recording.locks.places import Locks
 from dexpy.recording.metadata import after, as_of
+from dexpy.recording.server import NOT_PREPARED
 from dexpy.recording.tables import attempts, records
+from dexpy.recording.tables import signals as signals_table
 from dexpy.recording.transitions import TRANSITIONS, apply
 
 ASKED = {"discard": "fail", "revive": "retry"}
@@ -71,6 +76,7 @@ class Store:
         self._create_tables = create_tables
         self.redactor = redactor or Redactor()
         self.sender: Sender | None = None
+        self.locks = Locks(database)
         self._find_sender = find_sender
         # The factory behind a scoped_session: a run ends its session, which must not be one that others use.
         self._session_factory = getattr(session_factory, "session_factory", session_factory)
@@ -156,11 +162,18 @@ class Store:
             return schema.problems(connection)
         except DBAPIError as error:
             raise DatabaseUnavailable(
-                f"The database {self.database.display} cannot be read: {error.orig}. "
-                + ("Is it a SQLite file?" if self.database.is_sqlite else "May this user read it?")
+                f"The database {self.database.display} cannot be read: {error.orig}. {self._advice(error)}"
             ) from error
         finally:
             connection.close()
+
+    def _advice(self, error: DBAPIError) -> str:
+        if type(error.orig).__name__ in NOT_PREPARED:
+            return (
+                "Is a transaction pooler between, like PgBouncer, that does not know prepared statements? Then end the "
+                "URL in ?prepare_threshold=none."
+            )
+        return "Is it a SQLite file?" if self.database.is_sqlite else "May this user read it?"
 
     @contextmanager
     def begin(self) -> Generator[Connection, None, None]:
@@ -179,7 +192,12 @@ class Store:
     def insert(self, connection: Connection, values: Mapping[str, Any]) -> None:
         """Insert a row; its times are the database's unless given."""
         stamped = {"created_at": after(0), "updated_at": after(0), **values}
-        connection.execute(sa.insert(records).values(stamped))
+        try:
+            connection.execute(sa.insert(records).values(stamped))
+        except StatementError as error:
+            # Props are among them, and an application's engine would show them.
+            error.hide_parameters = True
+            raise
 
     def keep_attempt(self, connection: Connection, row: Row[Any] | Mapping[str, Any], traceback: str | None) -> None:
         """Keep an attempt that did not end in `done`."""
@@ -217,6 +235,17 @@ class Store:
             raise RecordNotFound(f"No record has the id {id!r}. Was it rolled back with its transaction, or pruned?")
         return found[0]
 
+    def row_and_progress(self, id: str) -> Row[Any]:
+        """One record, and what its run said last of how far it is.
+
+        Raises:
+            RecordNotFound: There is none of this id.
+        """
+        said = signals_table.c.progress
+        beside = records.outerjoin(signals_table, signals_table.c.record_id == records.c.id)
+        found = self.rows(sa.select(records, said).select_from(beside).where(records.c.id == id))
+        return found[0] if found else self.row(id)
+
     def rows(self, query: sa.Select[Any]) -> Sequence[Row[Any]]:
         """Whatever a query finds."""
         if self._was_never_used():
@@ -227,6 +256,26 @@ class Store:
             return connection.execute(query).all()
         finally:
             connection.close()
+
+    def holder(self, claim: Claim) -> Holder | None:
+        """Who has one of these keys, as far as it is committed."""
+        if self._was_never_used():
+            return None
+        self.prepare()
+        connection = self.database.connect()
+        try:
+            return keys.find(connection, claim)
+        finally:
+            connection.close()
+
+    def clear_once(self, digest: str, place: Ambient | None) -> bool:
+        """Free an idempotency key of a run that has ended; in the current transaction, if it is on our database."""
+        if place is not None and self.holds(place.session()):
+            connection = place.session().connection()
+            self.prepare(connection)
+            return keys.clear(connection, digest)
+        with self.begin() as own:
+            return keys.clear(own, digest)
 
     def attempts_of(self, id: str) -> Sequence[Row[Any]]:
         """The attempts of a record that ended in any way but `done`, the first one first."""
@@ -253,12 +302,18 @@ class Store:
                 return row
             if row.status != "pending":
                 with self.begin() as connection:
-                    signals.forget(connection, id)
+                    signals.withdraw_cancel(connection, id)
                 why = "It can be done while a record is pending or running. Nothing was changed."
                 raise InvalidTransition(id, "cancel", row.status, why)
 
-    def move(self, event: str, id: str, **values: Any) -> Row[Any]:
+    def move(self, event: str, id: str, *, from_start: bool = False, **values: Any) -> Row[Any]:
         """A person's event: expire, cancel, discard, revive, reschedule.
+
+        Args:
+            event: A key of `TRANSITIONS`.
+            id: The record's id.
+            from_start: Whether what is revived begins with its first step again.
+            values: See `apply`.
 
         Raises:
             RecordNotFound: There is no such record.
@@ -267,14 +322,19 @@ class Store:
         sender = self.sender or self._find_sender()
         if event in ("revive", "reschedule"):
             values["sent"] = sender is not None and sender.transactional
-        before = self.row(id).status
-        with self.begin() as connection:
+        before = self.row(id)
+        if event == "revive" and (before.once_digest or before.unique_digest):
+            with self.begin() as connection:
+                keys.free_for(connection, before)
+        with self._unless_taken(before), self.begin() as connection:
             row = apply(connection, event, id, **values)
             if row is not None and event == "revive" and row.params is None:
                 why = "Its record keeps no params to run it with again. Nothing was changed."
-                raise InvalidTransition(id, "retry", before, why)
+                raise InvalidTransition(id, "retry", before.status, why)
             if row is not None and event == "revive":
                 signals.forget(connection, id)
+                if from_start:
+                    steps.forget(connection, id)
             if row is not None and row.status == "pending" and sender is not None:
                 sender.send(connection, row)
         if row is None:
@@ -284,3 +344,15 @@ class Store:
         if sender is not None:
             sender.ring()
         return row
+
+    @contextmanager
+    def _unless_taken(self, row: Row[Any]) -> Generator[None, None, None]:
+        """Tell of a key that another row has, where a row that ended without it claims it again."""
+        try:
+            yield
+        except IntegrityError:
+            with self.begin() as connection:
+                taken = keys.rival(connection, row)
+            if taken is None:
+                raise
+            raise KeyTaken(row.id, *taken) from None

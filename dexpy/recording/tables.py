@@ -5,6 +5,8 @@ The row is the truth; a broker message is only a hint that there may be somethin
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
@@ -36,6 +38,10 @@ def _key(length: int) -> sa.String:
     return sa.String(length).with_variant(mysql.VARCHAR(length, collation="utf8mb4_bin"), "mysql", "mariadb")
 
 
+def _where(condition: str) -> dict[str, Any]:
+    return {"postgresql_where": sa.text(condition), "sqlite_where": sa.text(condition)}
+
+
 records = sa.Table(
     "operation_records",
     metadata,
@@ -63,10 +69,15 @@ records = sa.Table(
     sa.Column("claim_token", sa.Integer, nullable=False, server_default="0"),
     sa.Column("claimed_by", sa.String(64)),
     sa.Column("once_key", _key(64), unique=True),
+    sa.Column("once_digest", _key(64)),
     sa.Column("once_expires_at", UtcDateTime),
     sa.Column("unique_key", _key(64), unique=True),
+    sa.Column("unique_digest", _key(64)),
+    sa.Column("unique_until", sa.String(8)),
+    sa.Column("unique_expires_at", UtcDateTime),
     sa.Column("idempotence_token", _key(255)),
-    sa.Column("concurrency_key", _key(255)),
+    sa.Column("concurrency_key", _key(64)),
+    sa.Column("blocked_key", _key(64)),
     sa.Column("recurring_key", _key(255)),
     sa.Column("run_at", UtcDateTime),
     sa.Column("parent_id", _key(40)),
@@ -82,6 +93,9 @@ records = sa.Table(
     sa.UniqueConstraint("recurring_key", "run_at", name="uq_operation_tick"),
     sa.Index("ix_operation_due", "status", "queue", "priority", "scheduled_at"),
     sa.Index("ix_operation_owed", "status", "enqueued_at", "scheduled_at"),
+    # Left out for rows without a key, where a database knows how: most have none, and an index costs at each write.
+    sa.Index("ix_operation_slots", "concurrency_key", "status", **_where("concurrency_key IS NOT NULL")),
+    sa.Index("ix_operation_blocked", "blocked_key", "priority", "id", **_where("blocked_key IS NOT NULL")),
     sa.Index("ix_operation_name", "name", "status", "id"),
     sa.Index("ix_operation_trace", "trace_id"),
     sa.Index("ix_operation_actor", "actor_type", "actor_id"),
@@ -105,6 +119,14 @@ attempts = sa.Table(
     sa.Column("traceback", sa.Text),
 )
 """One row for each attempt that ended in any way but `done`: a retry overwrites nothing."""
+
+gates = sa.Table(
+    "operation_gates",
+    metadata,
+    sa.Column("key", _key(64), primary_key=True),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+)
+"""One row for each key of which there is a limit: locked by whoever counts what runs of it."""
 
 workers = sa.Table(
     "operation_workers",
@@ -134,8 +156,23 @@ signals = sa.Table(
     sa.Column("record_id", _key(40), primary_key=True),
     sa.Column("cancel_requested_at", UtcDateTime),
     sa.Column("progress", Json()),
+    sa.Index("ix_operation_signals_cancelled", "cancel_requested_at"),
 )
 """What is said to a run, or by it, while it runs; not on its record, where it would fail a REPEATABLE READ end."""
+
+steps = sa.Table(
+    "operation_steps",
+    metadata,
+    sa.Column("record_id", _key(40), primary_key=True),
+    sa.Column("position", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("name", _key(255), nullable=False),
+    sa.Column("finished", sa.Boolean, nullable=False),
+    sa.Column("cursor", Json()),
+    sa.Column("value", Json()),
+    sa.Column("claim_token", sa.Integer, nullable=False),
+    sa.Column("updated_at", UtcDateTime, nullable=False),
+)
+"""What a run has behind it: one row for each step, written in the step's own transaction."""
 
 queues = sa.Table(
     "operation_queues",

@@ -15,8 +15,9 @@ from sqlalchemy.engine import Row, Transaction
 from dexpy.declaration import registry
 from dexpy.declaration.forms import Misfit
 from dexpy.declaration.policies import AsyncOptions
-from dexpy.foundation.door import store_in_force
+from dexpy.foundation.door import dispatcher_in_force, store_in_force
 from dexpy.foundation.errors import (
+    SENSITIVE,
     Error,
     NotCommitted,
     NotRecorded,
@@ -29,6 +30,8 @@ from dexpy.foundation.errors import (
 )
 from dexpy.foundation.log import line
 from dexpy.foundation.outcome import Err, Ok
+from dexpy.recording.progress import Progress
+from dexpy.recording.sealing import UNREADABLE, is_sealed, opened
 from dexpy.recording.store import Store, facts_of
 from dexpy.recording.tables import FINAL
 
@@ -97,7 +100,7 @@ class Ticket(Generic[R]):
             RecordNotFound: No record has this id.
         """
         store: Store = store_in_force()
-        row = store.row(id)
+        row = store.row_and_progress(id)
         return Ticket(row.id, row.name, store, facts_of(row))
 
     def __bool__(self) -> bool:
@@ -112,6 +115,11 @@ class Ticket(Generic[R]):
         return self._store is not None
 
     def _asked(self) -> Store:
+        if self._store is None and self.duplicate:
+            raise NotRecorded(
+                f"{self.operation_name} was not stored: another run has its unique key, and the class says "
+                'on_conflict="skip". Leave that out to be given the ticket of the other one.'
+            )
         if self._store is None:
             raise NotRecorded(
                 f"{self.operation_name} {self.id} has no record, so there is nothing to ask. Turn recording on: "
@@ -182,20 +190,60 @@ class Ticket(Generic[R]):
         self._asked()
         return self._facts.get("scheduled_at")
 
+    @property
+    def completed_at(self) -> datetime | None:
+        """When it ended; None while it has not."""
+        self._asked()
+        return self._facts.get("completed_at")
+
+    @property
+    def num_attempts(self) -> int:
+        """How often it was begun."""
+        self._asked()
+        return self._facts.get("num_attempts") or 0
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far the run said it is, with ``self.report_progress(...)``; None if it has not.
+
+        The last word of a run that has ended stays.
+        """
+        self._asked()
+        return Progress.from_json(self._facts.get("progress"))
+
     def reload(self) -> Ticket[R]:
         """Ask the database, and return this ticket."""
-        self._load(self._committed().row(self.id))
+        self._load(self._committed().row_and_progress(self.id))
         return self
 
     def _load(self, row: Row[Any]) -> None:
-        self._facts = facts_of(row)
+        self._facts = {"progress": self._facts.get("progress"), **facts_of(row)}
+
+    def stand_for(self, earlier: Row[Any], *, committed: bool = True) -> None:
+        """Be the ticket of an earlier run with the same key: this one was not stored.
+
+        Args:
+            earlier: Its record.
+            committed: Whether that is there whatever becomes of the caller's transaction.
+        """
+        self.id, self.duplicate = earlier.id, True
+        if committed:
+            self._fate = Fate()
+        self._load(earlier)
+
+    def stand_for_nothing(self) -> None:
+        """Be the ticket of no run: this one was not stored, and nobody wants to know of the earlier one."""
+        self.duplicate, self._store, self._facts, self._fate = True, None, {}, Fate()
 
     @property
     def outcome(self) -> Ok[R] | Err | None:
         """What the run came to, as of the last load: `Ok`, `Err`, or None while there is neither."""
         facts = self._facts
         if facts.get("status") == "done":
-            envelope: dict[str, Any] = facts.get("result") or {}
+            try:
+                envelope = self._envelope
+            except UNREADABLE:
+                return None
             return Ok(self._decoded(envelope["value"])) if "value" in envelope else None
         if facts.get("status") == "failed" and facts.get("failure") in ("business", "rejected"):
             return Err(
@@ -205,6 +253,11 @@ class Ticket(Generic[R]):
                 rejected=facts["failure"] == "rejected",
             )
         return None
+
+    @property
+    def _envelope(self) -> dict[str, Any]:
+        envelope: dict[str, Any] = opened(self.operation_name, self._facts.get("result")) or {}
+        return envelope
 
     def _decoded(self, value: Any) -> Any:
         try:
@@ -230,6 +283,8 @@ class Ticket(Generic[R]):
         Raises:
             OperationFailed: It ended otherwise: crash, discarded, cancelled, expired and others.
             ResultNotStored: It is done, and its result was not kept.
+            EncryptorMissing: It is done, and its result is encrypted by what this process has not got.
+            DecryptionFailed: It is done, and its result does not decrypt.
             NotCommitted: The transaction that holds the record is still open.
             RolledBack: It was rolled back.
             NotRecorded: There is no record.
@@ -249,7 +304,7 @@ class Ticket(Generic[R]):
             return outcome
         facts = self._facts
         if facts["status"] == "done":
-            envelope: dict[str, Any] = facts.get("result") or {}
+            envelope = self._envelope
             why = envelope.get("unstorable", "its record keeps no result: record = Record(result=False)")
             raise ResultNotStored(f"{self.operation_name} {self.id} is done, but its result was not stored: {why}.")
         raise OperationFailed(
@@ -331,13 +386,37 @@ class Ticket(Generic[R]):
         self._load(store.move(event, self.id, error=None, failure=failure, error_message=message, error_details=None))
         return self
 
-    def retry(self) -> Ticket[R]:
+    def perform(self) -> bool:
+        """Run it now, in this process and thread, claimed as a worker would claim it; only while it is pending.
+
+        Whatever ends the attempt is kept with the record, and judged by the rules of its class: nothing is raised here.
+
+        Returns:
+            Whether an attempt was made; False for one that is not due yet, or whose limit of concurrent runs is
+            reached: of that nothing was changed.
+
+        Raises:
+            InvalidTransition: It is not pending; nothing was changed.
+            UnknownOperation: Its class is not declared in this process; nothing was changed.
+        """
+        store = self._committed()
+        performed: bool = dispatcher_in_force().perform(self.id)
+        self._load(store.row(self.id))
+        return performed
+
+    def retry(self, *, from_start: bool = False) -> Ticket[R]:
         """Run a failed or expired one again; its attempts start anew, their history stays.
+
+        Args:
+            from_start: Begin with the first step again, although what finished steps did stays; else the run goes on
+                after the last step that it has finished.
 
         Raises:
             InvalidTransition: It is neither failed nor expired; nothing was changed.
         """
-        self._load(self._committed().move("revive", self.id))
+        row = self._committed().move("revive", self.id, from_start=from_start)
+        self._facts.pop("progress", None)
+        self._load(row)
         return self
 
     def reschedule(self, *, at: datetime) -> Ticket[R]:
@@ -360,7 +439,9 @@ class Ticket(Generic[R]):
         """The ticket as JSON for the outside: nothing of a crash is in it but that it failed."""
         shown: dict[str, Any] = {"id": self.id, "name": self.operation_name, "status": self._facts.get("status")}
         envelope: dict[str, Any] = self._facts.get("result") or {}
-        if self._facts.get("status") == "done" and envelope.get("value") is not None:
+        if self._facts.get("status") == "done" and is_sealed(envelope):
+            shown["result"] = SENSITIVE
+        elif self._facts.get("status") == "done" and envelope.get("value") is not None:
             shown["result"] = envelope["value"]
         if isinstance(outcome := self.outcome, Err):
             error = {"code": outcome.code, "message": outcome.message, "details": dict(outcome.details)}

@@ -10,10 +10,11 @@
     discard   pending  > failed           retry      running > pending    an exception, attempts left
     cancel    pending  > expired          abandon    running > expired    cancelled
     park      pending  > failed           give_back  running > pending    shutdown; the attempt does not count
-    owe, reschedule    pending > pending  revive     failed, expired > pending
+    block     pending  > pending          revive     failed, expired > pending
+    owe, reschedule    pending > pending
 
 Nothing else writes the column `status`, but for the insert of a row that is born `pending` or, for a synchronous run,
-in its final state.
+in its final state; with an idempotency key `running`.
 An event that does not fit the row's state changes nothing, and `apply` says so with None.
 """
 
@@ -78,9 +79,21 @@ _NO_ERROR: Final = {"error": None, "failure": None, "error_message": None, "erro
 _ERROR: Final = ("error", "failure", "error_message", "error_details")
 _RELEASED: Final = {"claimed_by": None}
 _LOST: Final = {"num_lost": records.c.num_lost + 1}
-_ENDED: Final = {"completed_at": after(0), "unique_key": None}
+# A key that is unique for a length of time outlives its run; one that never began gives it back all the same.
+_ENDED: Final = {
+    "completed_at": after(0),
+    "unique_key": sa.case((records.c.unique_expires_at.is_not(None), records.c.unique_key)),
+}
 # A key for replay stays with what is replayed: results and business errors. Everything else frees it.
-_KEYS_FREED: Final = {"once_key": None, "once_expires_at": None}
+_KEYS_FREED: Final = {"once_key": None}
+_ENDED_WAITING: Final = {"completed_at": after(0), "unique_key": None, "blocked_key": None} | _KEYS_FREED
+_STARTED: Final[sa.ColumnClause[str]] = sa.literal_column("'started'")
+_UNTIL_STARTED: Final = sa.case((records.c.unique_until == _STARTED, None), else_=records.c.unique_key)
+# What the row was made with; those of a row that was made without are as they were.
+_KEYS_CLAIMED: Final = {
+    "once_key": sa.func.coalesce(records.c.once_digest, records.c.once_key),
+    "unique_key": sa.func.coalesce(records.c.unique_digest, records.c.unique_key),
+}
 # Set by whoever will send, null while the relay owes a send: it looks for rows that are due and have none.
 _SENT: Final = {"enqueued_at": sa.case((sa.bindparam("p_sent", type_=sa.Boolean()), after(0)), else_=None)}
 _AGAIN: Final = {"scheduled_at": after(seconds_parameter("p_wait_s"))} | _SENT
@@ -94,6 +107,8 @@ TRANSITIONS: Final[dict[str, Transition]] = {
             "num_attempts": records.c.num_attempts + 1,
             "started_at": after(0),
             "completed_at": None,
+            "unique_key": _UNTIL_STARTED,
+            "blocked_key": None,
         },
         given=("claimed_by",),
         due=True,
@@ -112,11 +127,18 @@ TRANSITIONS: Final[dict[str, Transition]] = {
     ),
     "rescue": Transition(("running",), "pending", _AGAIN | _RELEASED | _LOST, given=_ERROR, fenced=True),
     "lose": Transition(("running",), "failed", _ENDED | _RELEASED | _LOST | _KEYS_FREED, given=_ERROR, fenced=True),
-    "expire": Transition(("pending",), "expired", _ENDED | _KEYS_FREED, given=_ERROR),
-    "cancel": Transition(("pending",), "expired", _ENDED | _KEYS_FREED, given=_ERROR),
-    "discard": Transition(("pending",), "failed", _ENDED | _KEYS_FREED, given=_ERROR),
-    "park": Transition(("pending",), "failed", _ENDED | _KEYS_FREED, given=_ERROR),
-    "reschedule": Transition(("pending",), "pending", _SENT, given=("scheduled_at",)),
+    "expire": Transition(("pending",), "expired", _ENDED_WAITING, given=_ERROR),
+    "cancel": Transition(("pending",), "expired", _ENDED_WAITING, given=_ERROR),
+    "discard": Transition(("pending",), "failed", _ENDED_WAITING, given=_ERROR),
+    "park": Transition(("pending",), "failed", _ENDED_WAITING, given=_ERROR),
+    "reschedule": Transition(("pending",), "pending", _SENT | {"blocked_key": None}, given=("scheduled_at",)),
+    # Without a message, and without a moment at which it is due: nobody looks at it until there is a slot.
+    "block": Transition(
+        ("pending",),
+        "pending",
+        {"blocked_key": records.c.concurrency_key, "enqueued_at": None, "scheduled_at": None},
+        due=True,
+    ),
     "owe": Transition(
         ("pending",),
         "pending",
@@ -127,6 +149,7 @@ TRANSITIONS: Final[dict[str, Transition]] = {
         "pending",
         _NO_ERROR
         | _SENT
+        | _KEYS_CLAIMED
         | {
             "scheduled_at": after(0),
             "started_at": None,
@@ -134,6 +157,8 @@ TRANSITIONS: Final[dict[str, Transition]] = {
             "expires_at": None,
             "num_attempts": 0,
             "num_lost": 0,
+            # 0 is that of a call in place, which ends with its process; a worker may run it again.
+            "max_lost": sa.func.nullif(records.c.max_lost, 0),
             "retry_counts": None,
         },
     ),

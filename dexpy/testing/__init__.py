@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +17,7 @@ from dexpy.runtime import Runtime, install
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
+    from dexpy.declaration.encryption import Encryptor
     from dexpy.recording.ticket import Ticket
 
 __all__ = ["Isolated", "isolated"]
@@ -88,13 +89,17 @@ class Isolated:
 
 @contextmanager
 def isolated(
-    *, database: str | None = None, session_factory: Callable[[], Session] | None = None
+    *,
+    database: str | None = None,
+    session_factory: Callable[[], Session] | None = None,
+    encryptors: Mapping[str, Encryptor] | None = None,
 ) -> Generator[Isolated]:
     """A runtime for one test: a database of its own, gone with the block, and a clock that can be moved.
 
     Args:
         database: A URL to use instead of a temporary SQLite file.
         session_factory: Makes the sessions of runs.
+        encryptors: What encrypts, by name.
 
     Example:
         >>> from dexpy.testing import isolated
@@ -105,7 +110,7 @@ def isolated(
     """
     with tempfile.TemporaryDirectory(prefix="dexpy-test-", ignore_cleanup_errors=True) as folder:
         url = database or f"sqlite:///{Path(folder) / 'test.db'}"
-        runtime = Runtime(Settings(database=url, home=Path(folder)), session_factory)
+        runtime = Runtime(Settings(database=url, home=Path(folder)), session_factory, encryptors=encryptors)
         before = install(runtime)
         try:
             yield Isolated(runtime)

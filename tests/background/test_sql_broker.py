@@ -28,8 +28,9 @@ import dexpy.background.brokers.sql as sql_broker
 from dexpy.background.brokers.sql import ClaimedMessage, Pending, SqlBroker
 from dexpy.foundation.clock import clock
 from dexpy.foundation.errors import ConfigurationError
-from dexpy.recording.database import Database, take_write_lock
+from dexpy.recording.database import Database
 from dexpy.recording.messages import INSERT_AT, messages
+from dexpy.recording.sqlite import take_write_lock
 
 ROOT = str(Path(next(iter(dexpy.__path__))).parent)
 KEEPER = "dexpy-leases"

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 import dexpy
 from dexpy import Error, Operation, TransactionOwned, records
-from dexpy.recording import database
+from dexpy.recording import sqlite
 from dexpy.testing import isolated
 
 from .ledger import Crash, Entry, Quiet, Refuse, Write, lines, only, statuses
@@ -286,7 +286,7 @@ def test_holding_the_write_lock_long_is_said_with_the_operation(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     shop.test.runtime.store.prepare()
-    monkeypatch.setattr(database, "LONG_LOCK_S", 0.01)
+    monkeypatch.setattr(sqlite, "LONG_LOCK_S", 0.01)
 
     def work(op: Do) -> str:
         op.session.add(Entry(text="a"))

@@ -17,7 +17,8 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 
 from dexpy.foundation.errors import ConfigurationError, DatabaseUnavailable, MissingExtra
-from dexpy.recording.database import Database, is_write, take_write_lock
+from dexpy.recording.database import Database
+from dexpy.recording.sqlite import is_write, take_write_lock
 
 fork_with_threads = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 

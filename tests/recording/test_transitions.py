@@ -34,6 +34,7 @@ TABLE = {
     "park": ("pending", "failed", ALL),
     "reschedule": ("pending", "pending", NONE),
     "owe": ("pending", "pending", NONE),
+    "block": ("pending", "pending", NONE),
     "revive": ("failed expired", "pending", NONE),
 }
 """Event to the states that it leaves, the state that it enters, and the keys of the row that it frees."""
@@ -219,6 +220,8 @@ def test_nothing_else_writes_the_status() -> None:
     assert writers <= {
         "recording/transitions.py",
         "recording/recorder.py",  # a synchronous run is born in its final state
+        "recording/once.py",  # one with an idempotency key is born running
+        "execution/steps/once.py",  # explains, and writes nothing
         "background/dispatch.py",  # a background run is born pending
         "recording/queries.py",  # asks, and writes nothing
     }

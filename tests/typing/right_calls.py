@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any, ClassVar, assert_type
 from uuid import UUID
 
-from sqlalchemy import Select
+from sqlalchemy import Select, select
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -383,8 +383,201 @@ def what_a_class_says(op: SendStatement) -> None:
     assert_type(Crawl.async_.expires_in, dt.timedelta | float | int | None)
     assert_type(Crawl.max_lost, int)
     assert_type(Crawl.contract.timeout_s, float | None)
+    assert_type(Crawl.contract.lock, dexpy.Lock | None)
+    assert_type(dexpy.Lock("crawl:{url}", timeout=dt.timedelta(seconds=2)).timeout_s, float | None)
+    assert_type(dexpy.Concurrency(2, "url", on_conflict="discard").limit, int)
+    print(dexpy.Lock(lambda op: op.url, timeout=None), dexpy.Concurrency(1, lambda op: op.url, group="web"))
+
+
+class Ship(Operation):
+    order: int
+
+    def perform(self) -> str:
+        label = self.step(self.print_label)
+        assert_type(label, bytes)
+        assert_type(self.step(self.book, label, by="air"), int)
+        for number in self.each("numbers", [1, 2], batch=10):
+            assert_type(number, int)
+        for index in self.each("range", range(3)):
+            assert_type(index, int)
+        for customer in self.each("customers", select(Customer)):
+            assert_type(customer, Customer)
+        for line in self.each("lines", self.lines_after):
+            assert_type(line, str)
+        self.report_progress(1, 2.5, "half")
+        return label.decode()
+
+    def print_label(self) -> bytes:
+        return b""
+
+    def book(self, label: bytes, *, by: str) -> int:
+        return len(label) + len(by)
+
+    def lines_after(self, cursor: int | None) -> Iterator[tuple[int, str]]:
+        yield (cursor or 0) + 1, "line"
+
+
+def steps_and_progress(ticket: Ticket[str]) -> None:
+    assert_type(records.steps("op_1"), list[records.KeptStep])
+    assert_type(ticket.retry(from_start=True), Ticket[str])
+    if ticket.progress is not None:
+        assert_type(ticket.progress.fraction, float | None)
+        assert_type(ticket.progress.at, dt.datetime)
 
 
 def extensions() -> None:
     register_type(complex, to_json=lambda value: [value.real, value.imag], from_json=lambda data: complex(*data))
     register_model_loader(CardError, load=lambda model, keys: {key: model(key) for key in keys}, key=str)
+
+
+class OfTenant(Operation):
+    """Takes ambient values, and has a step of its own."""
+
+    tenant: str = prop(context="current_tenant", default=...)
+    locale: str = prop(context=True, default="en")
+    steps = (
+        dexpy.Insert(dexpy.Step("timed", lambda call, proceed: proceed(call)), after="trace"),
+        dexpy.Remove("result"),
+    )
+
+    def perform(self) -> str:
+        return self.tenant
+
+
+def timed(call: dexpy.Call, proceed: Callable[[dexpy.Call], Ok[Any] | Err]) -> Ok[Any] | Err:
+    assert_type(call.id, str)
+    assert_type(call.session, Session)
+    outcome = proceed(call)
+    return Ok(outcome.value) if isinstance(outcome, Ok) else outcome
+
+
+def what_is_around() -> None:
+    with dexpy.context(current_tenant="acme", locale=dexpy.Travels("de")):
+        assert_type(OfTenant().call(), str)
+        assert_type(OfTenant(locale="fr").tenant, str)
+        print(dexpy.current_context()["locale"])
+    assert_type(dexpy.Step("timed", timed, rehearsed=True).name, str)
+
+
+def what_would_happen() -> None:
+    report = OfTenant.explain(locale="de")
+    assert_type(report, dexpy.Explanation)
+    assert_type(report.callable, bool)
+    assert_type(report.steps["once"], bool)
+    assert_type(report.guards["suspended"]["status"], str)
+    assert_type(report.to_dict(), dict[str, Any])
+    print(report.background["queue"] if report.background is not None else "")
+
+
+def what_is_published() -> None:
+    assert_type(OfTenant.contract.to_dict(), dict[str, Any])
+    assert_type(OfTenant.contract.to_json_schema("full"), dict[str, Any])
+    assert_type(dexpy.export("json_schema"), dict[str, dict[str, Any]])
+
+
+def what_came_of_it() -> None:
+    tree = dexpy.records.tree("req-1")
+    assert_type(tree, dexpy.records.Tree)
+    for node in tree.walk():
+        assert_type(node.children, tuple[dexpy.records.Node, ...])
+        assert_type(node.seconds, float | None)
+
+
+class ChargeOnce(Operation):
+    """Keys by props, and one of a call."""
+
+    order: int
+    once = dexpy.Once("order", expires_in=dt.timedelta(days=1), params="ignore", wait=2)
+    unique = dexpy.Unique("order", until="started", on_conflict="replace")
+
+    def perform(self) -> int:
+        return self.order
+
+
+class ChargeAnew(ChargeOnce):
+    """A subclass takes both back."""
+
+    once = dexpy.Once.never()
+    unique = dexpy.Unique.never()
+
+
+class KeyedByFunction(ChargeOnce):
+    """Keys by functions."""
+
+    once = dexpy.Once(lambda op: f"order-{op.order}")
+    unique = dexpy.Unique(lambda op: op.order % 4, for_=60)
+
+
+def keys_of_calls(op: ChargeOnce, download: Download) -> None:
+    assert_type(op.once("key"), ChargeOnce)
+    assert_type(op.once("key").call(), int)
+    assert_type(op.once(None).safe.call(), Ok[int] | Err)
+    assert_type(op.once("key").async_(idempotence_token="t").call(), Ticket[int])
+    assert_type(download.once("key").call(), bytes)
+    assert_type(ChargeOnce.once, dexpy.Once)
+    assert_type(ChargeOnce.clear_once(order=1), bool)
+    assert_type(ChargeOnce.clear_once("key"), bool)
+
+
+class Client:
+    """Targets of every kind."""
+
+    @staticmethod
+    @dexpy.deferrable(retry_on=(dexpy.Retry(ConnectionError),), sensitive=("token",))
+    def fulfill(order_number: int, token: str = "") -> str:
+        """A staticmethod."""
+        return f"{order_number} {token}"
+
+    @classmethod
+    @dexpy.deferrable
+    def cancel(cls, order_number: int) -> bool:
+        """A classmethod."""
+        return order_number > 0
+
+
+@dexpy.deferrable(queue="orders", encrypted=("url",), handle_error=print)
+async def fetch(url: str) -> bytes:
+    """A coroutine function."""
+    return url.encode()
+
+
+def calls_for_later(session: Session, moment: dt.datetime) -> None:
+    assert_type(Client.fulfill(1), str)
+    assert_type(dexpy.defer(Client.fulfill, order_number=1, token="t"), Ticket[str])
+    assert_type(dexpy.defer(Client.fulfill, 1), Ticket[str])
+    assert_type(dexpy.defer(Client.cancel, order_number=1, idempotence_token="a"), Ticket[bool])
+    assert_type(dexpy.defer(Client.fulfill, order_number=1, session=session, scheduled_at=moment), Ticket[str])
+    assert_type(dexpy.defer(fetch, url="x"), Ticket[bytes])
+    assert_type(dexpy.defer(fetch, url="x", queue="slow"), Ticket[bytes])
+    assert_type(dexpy.defer.with_options(priority=3)(Client.fulfill, order_number=1), Ticket[str])
+    assert_type(dexpy.defer.with_options(session=session)(fetch, "x").result(3), bytes)
+    assert_type(dexpy.defer(fetch, url="x").perform(), bool)
+    dexpy.records.where(target=Client, method="fulfill")
+
+
+class Paid(Operation):
+    """Encrypted params and results."""
+
+    encrypt = True
+    card: str = prop(encrypted="vault")
+
+    def perform(self) -> str:
+        return self.card
+
+
+class Rot13:
+    """An encryptor."""
+
+    def encrypt(self, data: bytes) -> bytes:
+        """Any two methods of this form."""
+        return data
+
+    def decrypt(self, data: bytes) -> bytes:
+        """And back."""
+        return data
+
+
+def encryptors() -> None:
+    found: dexpy.Encryptor = Rot13()
+    dexpy.configure(encryptors={"default": dexpy.FernetEncryptor("k1", b"k2"), "vault": found})
+    dexpy.configure(encryption_keys=["k1", "k2"])

@@ -155,3 +155,79 @@ def unmatched(outcome: Ok[int] | Err) -> int:
 
 
 facts: dict[str, Any] = {"text": text, "threat": threat, "answer": answer, "data": data, "late": late, "other": other}
+
+
+class Ambient(Operation):
+    tenant: str = prop(context="current_tenant")
+    locale: str = prop(context="locale", default=...)
+
+    def perform(self) -> None: ...
+
+
+class Misplaced(Operation):
+    steps = (dexpy.Remove(1),)  # wrong: a name
+    tenant: str = prop(context=1)  # wrong: a name, or True
+
+    def perform(self) -> None: ...
+
+
+def what_is_around() -> None:
+    Ambient()  # wrong: without default=... it has to be given
+    Ambient(tenant="a", locale=1)  # wrong: the type of the prop
+    dexpy.Insert("metrics", after="trace")  # wrong: a Step
+    dexpy.Insert(dexpy.Step("x", lambda call: None), after="trace")  # wrong: a step gets the call and proceed
+    dexpy.export("yaml")  # wrong: dict or json_schema
+    Ambient.contract.to_json_schema("param")  # wrong: no such section
+
+
+class Climb(Operation):
+    def perform(self) -> int:
+        self.step(self.up, "high")  # wrong: the type of an argument
+        height: str = self.step(self.up, 1)  # wrong: it returns an int
+        self.each("items", {1, 2})  # wrong: a set has no order
+        self.report_progress("half")  # wrong: a number
+        return len(height)
+
+    def up(self, by: int) -> int:
+        return by
+
+
+class Keyed(Operation):
+    order: int
+    once = "order"  # wrong: a policy
+    unique = dexpy.Unique("order", until="done")  # wrong: no such scope
+
+    def perform(self) -> int:
+        return self.order
+
+
+def keys(op: Download) -> None:
+    dexpy.Once("order", params="look")  # wrong: check or ignore
+    op.once(7)  # wrong: a text, or None
+    dexpy.Lock(7)  # wrong: a template or a function
+    dexpy.Lock(backend="etcd")  # wrong: database or redis
+    dexpy.Concurrency("2")  # wrong: an int
+    dexpy.Concurrency(1, on_conflict="skip")  # wrong: wait or discard
+    op.once("key").call().upper().day  # wrong: bytes have no day
+    op.async_(idempotence_token=7)  # wrong: a text
+
+
+@dexpy.deferrable
+def fulfill(order_number: int) -> str:
+    return str(order_number)
+
+
+class HalfAnEncryptor:
+    def encrypt(self, data: bytes) -> bytes:
+        return data
+
+
+def later() -> None:
+    dexpy.defer(fulfill, order_number="1")  # wrong: the type of an argument
+    dexpy.defer(fulfill, order_numbr=1)  # wrong: no such parameter
+    dexpy.defer(fulfill)  # wrong: an argument is missing
+    dexpy.defer.with_options(queue="orders")(fulfill, order_number="1")  # wrong: beside options too
+    dexpy.defer.with_options(que="orders")  # wrong: no such option
+    dexpy.defer(fulfill, order_number=1, scheduled_at="now")  # wrong: a moment
+    dexpy.defer(fulfill, 1).result(3).day  # wrong: a str has no day
+    dexpy.configure(encryptors={"default": HalfAnEncryptor()})  # wrong: it cannot decrypt

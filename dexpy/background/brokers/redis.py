@@ -11,11 +11,14 @@ So whenever a consumer begins anew, it puts back what is in the set and not in h
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
+from uuid import uuid4
 
+import dramatiq
 import redis
 from dramatiq.brokers.redis import RedisBroker, _RedisConsumer  # pyright: ignore[reportPrivateUsage]
+from dramatiq.common import current_millis
 from dramatiq.errors import ConnectionClosed
 
 DELAY_SUFFIX = ".DQ"
@@ -34,6 +37,35 @@ class LosslessRedisBroker(RedisBroker):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)  # pyright: ignore[reportUnknownMemberType]
         self.in_hand: dict[str, set[str]] = {}
+        self._looks = threading.local()
+
+    def enqueue_together(self, messages: Sequence[dramatiq.Message[Any]]) -> None:
+        """Enqueue messages that are due now, in one round trip."""
+        broker: Any = self
+        pipeline = self.client.pipeline(transaction=False)
+        copies = [message.copy(options={_ID: str(uuid4())}) for message in messages]
+        for copy in copies:
+            self.emit_before("enqueue", copy, None)
+            # What `do_enqueue` would call, with the pipeline in the client's place.
+            arguments = ["enqueue", current_millis(), copy.queue_name, self.broker_id, self.heartbeat_timeout]
+            arguments += [self.dead_message_ttl, 0, broker._max_unpack_size(), copy.options[_ID], copy.encode()]
+            self.scripts["dispatch"](keys=[self.namespace], args=arguments, client=pipeline)
+        pipeline.execute()
+        for copy in copies:
+            self.emit_after("enqueue", copy, None)
+
+    def take_back(self, queue: str) -> None:
+        """Put back into a queue, now and not by chance, what processes held that give no signs of life any more."""
+        broker: Any = self
+        self._looks.is_due = True
+        try:
+            broker.do_qsize(queue)
+        finally:
+            self._looks.is_due = False
+
+    def _should_do_maintenance(self, command: str) -> int:
+        is_due: bool = getattr(self._looks, "is_due", False)
+        return 1 if is_due else super()._should_do_maintenance(command)
 
     @property
     def consumer_class(self) -> Any:

@@ -25,7 +25,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, cast
 
 import attrs
@@ -40,10 +40,36 @@ from dexpy.background.brokers.doorbell import Doorbell, has_doorbell
 from dexpy.foundation.clock import clock
 from dexpy.foundation.errors import ConfigurationError, DatabaseUnavailable
 from dexpy.recording import messages as sql
-from dexpy.recording.database import Database, take_write_lock
+from dexpy.recording.database import Database
+from dexpy.recording.metadata import moment
+from dexpy.recording.sqlite import take_write_lock
 
 HICCUPS = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError, DatabaseUnavailable)
 """What a database says that is away, restarting, locked or in a deadlock: it will be back."""
+
+@attrs.frozen
+class Posting:
+    """One message on its way into the table.
+
+    Attributes:
+        message: Of any queue.
+        due_at: An aware moment; None to count from now.
+        wait_s: So many seconds from now, by the database's clock, where no moment is given.
+        priority: Higher runs sooner.
+    """
+
+    message: dramatiq.Message[Any]
+    due_at: datetime | None = None
+    wait_s: float = 0.0
+    priority: int = 0
+
+    @property
+    def delay_ms(self) -> int | None:
+        """As Dramatiq's middleware is told of it."""
+        if self.due_at is None:
+            return round(self.wait_s * 1000) or None
+        return max(0, round((self.due_at - clock.now()).total_seconds() * 1000))
+
 
 DATABASE_ERRORS = (exc.SQLAlchemyError, DatabaseUnavailable)
 """Whatever a database says."""
@@ -199,13 +225,32 @@ class SqlBroker(dramatiq.Broker):
             wait_s: So many seconds from now, by the database's clock, where no moment is given.
             priority: Higher runs sooner.
         """
-        if due_at is None:
-            delay = round(wait_s * 1000) or None
-        else:
-            delay = max(0, round((due_at - clock.now()).total_seconds() * 1000))
+        delay = Posting(message, due_at, wait_s).delay_ms
         self.emit_before("enqueue", message, delay)
         _insert(connection, message, priority=priority, due_at=due_at, wait_s=wait_s)
         self.emit_after("enqueue", message, delay)
+
+    def put_together(self, connection: Connection, postings: Sequence[Posting]) -> None:
+        """Enqueue many messages in the caller's own transaction, in one statement; see `put`.
+
+        Args:
+            connection: Of this broker's database, in a transaction.
+            postings: What and when.
+        """
+        # Asked once, so that every value is a plain one, and the driver can send all rows together.
+        now = moment(connection)
+        rows: list[dict[str, Any]] = []
+        for posting in postings:
+            due_at = posting.due_at or now + timedelta(seconds=posting.wait_s)
+            self.emit_before("enqueue", posting.message, posting.delay_ms)
+            values = _facts(posting.message, posting.priority)
+            rows.append(values | {"due_at": due_at, "dead": False, "created_at": now})
+        connection.execute(sa.insert(sql.messages), rows)
+        if connection.dialect.name == "postgresql":
+            for queue in {row["queue"] for row in rows if row["due_at"] <= now}:
+                connection.execute(sql.RING, {"p_queue": queue})
+        for posting in postings:
+            self.emit_after("enqueue", posting.message, posting.delay_ms)
 
     def enqueue(self, message: dramatiq.Message[Any], *, delay: int | None = None) -> dramatiq.Message[Any]:
         """Enqueue a message in a transaction of its own.
@@ -664,12 +709,7 @@ def _insert(
     due_at: datetime | None = None,
     wait_s: float = 0.0,
 ) -> None:
-    values: dict[str, Any] = {
-        "p_queue": message.queue_name,
-        "p_priority": priority,
-        "p_message_id": message.message_id,
-        "p_payload": _text(message),
-    }
+    values: dict[str, Any] = {f"p_{name}": value for name, value in _facts(message, priority).items()}
     if due_at is None:
         statement, is_due = sql.INSERT_AFTER, wait_s <= 0
         values["p_wait_s"] = wait_s
@@ -678,6 +718,15 @@ def _insert(
         values["p_due_at"] = due_at
     rings = is_due and connection.dialect.name == "postgresql"
     connection.execute(sql.RINGING[statement] if rings else statement, values)
+
+
+def _facts(message: dramatiq.Message[Any], priority: int) -> dict[str, Any]:
+    return {
+        "queue": message.queue_name,
+        "priority": priority,
+        "message_id": message.message_id,
+        "payload": _text(message),
+    }
 
 
 def _text(message: dramatiq.Message[Any]) -> str:

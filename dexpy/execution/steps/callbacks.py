@@ -6,7 +6,8 @@ All of it inside the transaction. Left out for a class without callbacks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from dexpy.declaration.contract import Contract
 from dexpy.execution.call import Call
@@ -81,3 +82,8 @@ def _around(call: Call, name: str, inner: Callable[[], Outcome]) -> Callable[[],
         )
 
     return entered
+
+
+def explain(call: Call) -> Mapping[str, Any]:
+    """How many callbacks there are of each moment."""
+    return {moment: len(call.contract.methods(moment)) for moment in ("before", "after", "around")}

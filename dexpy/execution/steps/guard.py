@@ -6,9 +6,11 @@ After refs, so that guards see current rows. Left out for a class without guards
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from dexpy.declaration.contract import Contract
+from dexpy.declaration.hooks import Guard
 from dexpy.execution.call import Call
 from dexpy.foundation.errors import DeclarationError, Error
 from dexpy.foundation.outcome import Err, Outcome
@@ -30,15 +32,29 @@ def run(call: Call, proceed: Callable[[Call], Outcome]) -> Outcome:
 
 def refusals(call: Call) -> list[dict[str, str]]:
     """Every guard that refuses, in order; one that requires a guard that refused is skipped."""
-    failed: list[dict[str, str]] = []
+    return [{"guard": guard.code, "message": _message(guard)} for guard, answer in _asked(call) if answer == "refused"]
+
+
+def explain(call: Call) -> Mapping[str, Any]:
+    """What each guard says to the call: passed, refused or skipped."""
+    return {guard.code: {"status": answer, "message": _message(guard)} for guard, answer in _asked(call)}
+
+
+def _asked(call: Call) -> Iterator[tuple[Guard, str]]:
     closed: set[str] = set()
     for guard in call.contract.guards:
         if closed.intersection(guard.requires):
             closed.add(guard.code)
+            yield guard, "skipped"
         elif _threat(call, guard.code):
             closed.add(guard.code)
-            failed.append({"guard": guard.code, "message": guard.message or guard.code})
-    return failed
+            yield guard, "refused"
+        else:
+            yield guard, "passed"
+
+
+def _message(guard: Guard) -> str:
+    return guard.message or guard.code
 
 
 def _threat(call: Call, code: str) -> bool:

@@ -19,11 +19,15 @@ def run(call: Call) -> Outcome:
     # Read before the work begins: an annotation that names nothing is told while nothing has been done.
     success = call.contract.success
     stop = call.stop
-    if stop is None or (call.outer is not None and call.outer.stop is stop):
-        outcome = _perform(call)
-    else:
-        with stop.inside():
+    call.scope.performing = True
+    try:
+        if stop is None or (call.outer is not None and call.outer.stop is stop):
             outcome = _perform(call)
+        else:
+            with stop.inside():
+                outcome = _perform(call)
+    finally:
+        call.scope.performing = False
     if isinstance(outcome, Ok) and success is not None:
         return Ok(call.contract.check_result(outcome.value))
     return outcome

@@ -6,7 +6,8 @@ where there was one. Outside of rescue and transaction, so that a failure is wri
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from dexpy.execution.call import Call
 from dexpy.foundation.errors import LostClaim
@@ -27,3 +28,11 @@ def run(call: Call, proceed: Callable[[Call], Outcome]) -> Outcome:
         raise
     recorder.ended(call.scope.at_end, outcome)
     return outcome
+
+
+def explain(call: Call) -> Mapping[str, Any]:
+    """What is kept of a run of this class, where the runtime records it."""
+    record = call.contract.record
+    if record is None:
+        return {"enabled": False}
+    return {"enabled": True, "params": record.params, "result": record.result}

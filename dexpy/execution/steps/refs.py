@@ -34,16 +34,17 @@ def run(call: Call, proceed: Callable[[Call], Outcome]) -> Outcome:
 
 
 def load(call: Call, session: Callable[[], Any]) -> None:
-    """Put the rows into the run's own copy of the operation."""
+    """Put the rows into the run's own copy of the operation; without locks where nothing is going to be done."""
+    locking = not call.is_rehearsal
     values: dict[str, Any] = call.operation.__dict__
     wanted: dict[tuple[Any, bool], dict[Any, None]] = {}
     for reference in call.contract.references:
         for item in _items(values[reference.prop]):
-            key = _key_to_load(call, reference, item, session)
+            key = _key_to_load(call, reference, item, session, locking=locking)
             if key is not None:
-                wanted.setdefault((reference.model, reference.lock), {})[key] = None
+                wanted.setdefault((reference.model, reference.lock and locking), {})[key] = None
     if any(lock for _, lock in wanted):
-        from dexpy.recording.database import take_write_lock
+        from dexpy.recording.sqlite import take_write_lock
 
         take_write_lock(session().connection())
     found: dict[tuple[Any, bool], Mapping[Any, Any]] = {}
@@ -52,7 +53,7 @@ def load(call: Call, session: Callable[[], Any]) -> None:
         loader = next(one.loader for one in call.contract.references if one.model is model)
         found[model, lock] = loader.load(session, list(wanted[model, lock]), lock)
     for reference in call.contract.references:
-        value, group = values[reference.prop], (reference.model, reference.lock)
+        value, group = values[reference.prop], (reference.model, reference.lock and locking)
         keys, rows = wanted.get(group, {}), found.get(group, {})
         loaded = [_loaded(call, reference, item, keys, rows) for item in _items(value)]
         values[reference.prop] = loaded if reference.many else (loaded[0] if loaded else None)
@@ -68,7 +69,7 @@ def _table_of(model: type) -> str:
     return str(getattr(model, "__tablename__", model.__qualname__))
 
 
-def _key_to_load(call: Call, reference: Reference, item: Any, session: Callable[[], Any]) -> Any:
+def _key_to_load(call: Call, reference: Reference, item: Any, session: Callable[[], Any], *, locking: bool) -> Any:
     if isinstance(item, Keyed):
         return item.key
     key = reference.loader.key_of(item)
@@ -79,7 +80,7 @@ def _key_to_load(call: Call, reference: Reference, item: Any, session: Callable[
             "one that was never flushed",
         )
         raise PropsError(call.contract.cls.__qualname__, [problem])
-    if not reference.lock and reference.loader.is_usable(session, item):
+    if not (reference.lock and locking) and reference.loader.is_usable(session, item):
         return None
     return key
 

@@ -8,8 +8,8 @@ Left out for a class without `rescue_from` and `on_error`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 from dexpy.declaration.contract import Contract, Handler
 from dexpy.execution.call import Call
@@ -72,3 +72,14 @@ def answer(call: Call, chosen: object, error: Exception) -> Outcome:
 
 def _raise(error: Exception) -> None:
     raise error
+
+
+def explain(call: Call) -> Mapping[str, Any]:
+    """What each exception becomes: a code, another exception, or what a function makes of it."""
+    return {class_path(cast("type[Exception]", rule.cause)): _told(rule.answer) for rule in call.contract.rescues}
+
+
+def _told(chosen: Any) -> str:
+    if isinstance(chosen, str):
+        return chosen
+    return class_path(chosen) if isinstance(chosen, type) else f"{getattr(chosen, '__name__', chosen)}()"

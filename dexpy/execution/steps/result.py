@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 from dexpy.execution.call import Call
-from dexpy.foundation.errors import Cancelled
+from dexpy.foundation.errors import Cancelled, Interrupted
 from dexpy.foundation.log import line, logger
 from dexpy.foundation.outcome import Err, Outcome
 from dexpy.foundation.redaction import class_path
@@ -27,6 +27,9 @@ def run(call: Call, proceed: Callable[[Call], Outcome]) -> Outcome:
     try:
         outcome = proceed(call)
     except BaseException as error:
+        if isinstance(error, Interrupted):
+            line(logging.INFO, "interrupted", operation=name, run=run_id, seconds=time.monotonic() - began)
+            raise
         cancelled = isinstance(error, (asyncio.CancelledError, Cancelled))
         line(
             logging.WARNING if cancelled else logging.ERROR,

@@ -6,9 +6,10 @@ as the last statement before the commit; rolls back because it sees an `Err`, or
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
+from dexpy.execution import progress
 from dexpy.execution.call import Call
 from dexpy.foundation.outcome import Ok, Outcome
 
@@ -27,16 +28,26 @@ def run(call: Call, proceed: Callable[[Call], Outcome]) -> Outcome:
                 if recorder is None:
                     scope.commit()
                 else:
+                    progress.keep_last(scope)
 
                     def settle(connection: Connection) -> None:
+                        progress.settle(scope, connection)
                         recorder.succeed(connection, value)
 
                     scope.commit(settle)
             else:
                 scope.rollback()
+                progress.keep_last(scope)
         except BaseException:
             scope.rollback()
+            progress.keep_last(scope)
             if call.recorder is not None:
                 call.recorder.rolled_back()
             raise
     return outcome
+
+
+def explain(call: Call) -> Mapping[str, Any]:
+    """Whether `perform` is one transaction, and so its effects and its record's `done` one commit."""
+    whole = call.contract.transactional
+    return {"enabled": whole, "effects": "exactly once" if whole else "at least once"}

@@ -1,0 +1,296 @@
+"""What a call would do, told without doing any of it: each step and policy says its part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, cast
+
+import attrs
+
+from dexpy.declaration.contract import Contract
+from dexpy.declaration.policies import Retry
+from dexpy.declaration.props import Prop
+from dexpy.execution import concurrency, pipeline, unique
+from dexpy.execution.call import Call
+from dexpy.foundation.context import current_context
+from dexpy.foundation.errors import SENSITIVE, NotSerializable, PropsError
+from dexpy.foundation.outcome import Err, Ok, Outcome
+from dexpy.foundation.redaction import class_path, jsonable
+from dexpy.recording.sealing import explanation
+
+Section = Mapping[str, Any]
+
+FIELD_OF = {"guard": "guards", "rescue": "rescue_from"}
+"""Where what a step says is found under another name than the step's."""
+
+
+@attrs.frozen(kw_only=True)
+class Explanation:
+    """What a call with these props would do; nothing of it has been done.
+
+    A section is None where the class declares nothing of the kind. A section that says ``"callable": False`` has a
+    reason why the call would not come through.
+
+    Attributes:
+        operation: The operation's stable name.
+        callable: Whether the call would come as far as `perform`.
+        description: The first line of its docstring.
+        error: What is wrong with the props; the report is partial then.
+        props: Every prop as JSON, defaults and ambient values included; a sensitive one is redacted.
+        context: For each prop with an ambient value where it came from: explicit, ambient, default or missing.
+        guards: For each guard ``status`` (passed, refused or skipped) and ``message``.
+        once: The idempotency key and who holds it.
+        unique: The key of uniqueness and who holds it.
+        lock: The advisory lock's key.
+        concurrency: The limit's key, and how many may run at once.
+        record: What is kept of a run.
+        encryption: What of it is encrypted, and by what.
+        transaction: Whether `perform` is one transaction.
+        background: Queue, priority, time, rules and limits of a background run.
+        rescue_from: What each exception becomes.
+        callbacks: How many there are of each moment.
+        steps: The steps of the pipeline in their order, and whether each is in force for this class.
+        extras: What steps of the application's own say, by the step's name.
+    """
+
+    operation: str
+    callable: bool
+    description: str | None = None
+    error: str | None = None
+    props: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
+    context: Mapping[str, str] = attrs.field(factory=dict[str, str])
+    guards: Mapping[str, Mapping[str, str]] = attrs.field(factory=dict[str, Mapping[str, str]])
+    once: Section | None = None
+    unique: Section | None = None
+    lock: Section | None = None
+    concurrency: Section | None = None
+    record: Section | None = None
+    encryption: Section | None = None
+    transaction: Section | None = None
+    background: Section | None = None
+    rescue_from: Section | None = None
+    callbacks: Section | None = None
+    steps: Mapping[str, bool] = attrs.field(factory=dict[str, bool])
+    extras: Mapping[str, Section] = attrs.field(factory=dict[str, Section])
+
+    def without_records(self) -> Explanation:
+        """The report where the runtime in force records nothing."""
+        background = None if self.background is None else {**self.background, "job": "DirectJob"}
+        return attrs.evolve(self, record={"enabled": False}, background=background)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain JSON."""
+        told: dict[str, Any] = jsonable(attrs.asdict(self, recurse=False), _everything)
+        return told
+
+    def __str__(self) -> str:
+        """The report for people: a line for each fact."""
+        return "\n".join(_lines(self))
+
+
+def _everything(text: str) -> str:
+    return text
+
+
+def _lines(report: Explanation) -> Iterator[str]:
+    verdict = "callable" if report.callable else "not callable"
+    yield f"{report.operation}: {verdict}"
+    if report.description:
+        yield f"  {report.description}"
+    facts = report.to_dict()
+    for name in ("operation", "callable", "description"):
+        del facts[name]
+    if facts["error"]:
+        yield from (f"  {text}" for text in str(facts["error"]).splitlines())
+    del facts["error"]
+    steps = cast("dict[str, bool]", facts.pop("steps"))
+    extras = cast("dict[str, Any]", facts.pop("extras"))
+    for name, section in {**facts, **extras}.items():
+        if section and isinstance(section, dict):
+            yield f"  {name}"
+            yield from (f"    {key}: {_short(value)}" for key, value in cast("dict[str, Any]", section).items())
+    yield "  steps"
+    yield "    " + " > ".join(name if is_active else f"({name})" for name, is_active in steps.items())
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_short(item)}" for key, item in cast("dict[str, Any]", value).items())
+    if isinstance(value, list):
+        return ", ".join(_short(item) for item in cast("list[object]", value)) or "none"
+    return {None: "none", True: "yes", False: "no"}[value] if value is None or type(value) is bool else str(value)
+
+
+# -------------------------------------------------------------------- policies that are no step
+
+
+def background(call: Call) -> Section:
+    """How a background run would go."""
+    contract, options = call.contract, call.contract.options
+    queue = options.queue(call.operation) if callable(options.queue) else options.queue
+    told: dict[str, Any] = {
+        "job": "RecordJob" if contract.record is not None and contract.record.params else "DirectJob",
+        "queue": call.redactor(queue or "default"),
+        "priority": options.priority or 0,
+        "in": _told_seconds(options.in_),
+        "at": None if options.at is None else options.at.isoformat(),
+        "expires_in": _told_seconds(options.expires_in),
+        "retry_on": [_told_rule(rule) for rule in dict.fromkeys(_answers(contract))],
+        "discard_on": [_cause(rule.cause) for rule in contract.rules if rule.answer is None],
+        "timeout": contract.timeout_s,
+        "on_lost": contract.cls.on_lost,
+        "max_lost": contract.loss_limit,
+    }
+    return {name: fact for name, fact in told.items() if fact is not None}
+
+
+def _answers(contract: Contract) -> Iterator[Retry]:
+    return (rule.answer for rule in contract.rules if rule.answer is not None)
+
+
+def _told_rule(rule: Retry) -> Section:
+    wait = f"{getattr(rule.wait, '__name__', 'function')}()" if callable(rule.wait) else rule.wait
+    return {
+        "causes": [_cause(cause) for cause in rule.causes],
+        "attempts": rule.attempts,
+        "wait": wait if isinstance(wait, str) else _told_seconds(wait),
+    }
+
+
+def _cause(cause: type[BaseException] | str) -> str:
+    return cause if isinstance(cause, str) else class_path(cause)
+
+
+def _told_seconds(delay: Any) -> float | None:
+    return delay if delay is None or isinstance(delay, (int, float)) else delay.total_seconds()
+
+
+POLICIES: tuple[tuple[str, Callable[[Call], Section | None]], ...] = (
+    ("encryption", lambda call: explanation(call.contract)),
+    ("unique", unique.explain),
+    ("concurrency", concurrency.explain),
+    ("background", background),
+)
+"""Policies that are no step of the pipeline: the section's name, and what it says of a call; None for nothing."""
+
+# -------------------------------------------------------------------- the report
+
+
+def explain_fully(call: Call, given: Mapping[str, Any]) -> Explanation:
+    """What a call would do; partial where a reference cannot be followed.
+
+    Args:
+        call: Made for this, in a transaction that is rolled back.
+        given: The props as they were given, to tell them from ambient values and defaults.
+
+    Raises:
+        RefNotFound: The row behind a reference is gone.
+        Exception: Whatever a guard, or a function of a policy, raises.
+    """
+    props = {one.name: _shown(one, call) for one in call.contract.props}
+    is_reached = False
+
+    def report(call: Call) -> Outcome:
+        nonlocal is_reached
+        is_reached = True
+        return Ok(_report(call, props, given))
+
+    try:
+        # Without guard: the report asks the guards itself.
+        outcome = pipeline.rehearse(call, report, without="guard")
+    except PropsError as error:
+        if is_reached:
+            raise
+        return explain_partly(call, given, str(error))
+    if isinstance(outcome, Err):
+        return explain_partly(call, given, outcome.message)
+    return cast("Explanation", outcome.value)
+
+
+def explain_partly(call: Call, given: Mapping[str, Any], error: str) -> Explanation:
+    """What can be told of a call that cannot be.
+
+    Args:
+        call: Of an operation that has those props alone that are right.
+        given: The props as they were given.
+        error: What is wrong.
+    """
+    known: dict[str, Any] = call.operation.__dict__
+    props = {one.name: _shown(one, call) for one in call.contract.props if one.name in known}
+    return _report(call, props, given, error)
+
+
+def _report(call: Call, props: Mapping[str, Any], given: Mapping[str, Any], error: str | None = None) -> Explanation:
+    contract, steps = call.contract, pipeline.steps_of(call.contract)
+    told: dict[str, Any] = {}
+    extras: dict[str, Section] = {}
+    for name, say, is_own in _speakers(contract):
+        section = _said(call, say, name, is_own=is_own, is_partial=error is not None)
+        if section is None:
+            continue
+        if is_own:
+            told[FIELD_OF.get(name, name)] = section
+        else:
+            extras[name] = jsonable(section, call.redactor)
+    guards = told.get("guards", {})
+    refused = any(answer["status"] == "refused" for answer in guards.values())
+    stopped = any(section.get("callable") is False for section in (*told.values(), *extras.values()))
+    return Explanation(
+        operation=contract.name,
+        callable=error is None and not refused and not stopped,
+        description=contract.description,
+        error=None if error is None else call.redactor(error),
+        props=props,
+        context=_sources(contract, given),
+        steps=steps,
+        extras=extras,
+        **told,
+    )
+
+
+def _speakers(contract: Contract) -> Iterator[tuple[str, Callable[[Call], Section | None], bool]]:
+    """Whoever has something to say: its name, its function, and whether it is one of ours."""
+    arranged = pipeline.arrangement_of(contract)
+    for step in arranged.in_force:
+        if step.explain is not None and step.needed(contract):
+            yield step.name, step.explain, step.name not in arranged.own
+    yield from ((name, say, True) for name, say in POLICIES)
+
+
+def _said(
+    call: Call, say: Callable[[Call], Section | None], name: str, *, is_own: bool, is_partial: bool
+) -> Section | None:
+    if is_partial and (name == "guard" or not is_own):
+        # They look at an operation, and there is none.
+        return None
+    try:
+        return say(call)
+    except Exception as failed:
+        if is_partial:
+            return {"unknown": "it depends on the props"}
+        if is_own:
+            raise
+        return {"failed": f"{class_path(failed)}: {call.redactor.of(failed)}"}
+
+
+def _shown(one: Prop, call: Call) -> Any:
+    value = call.operation.__dict__[one.name]
+    if one.options.sensitive:
+        return SENSITIVE
+    try:
+        return one.form.encode(value)
+    except NotSerializable:
+        return one.shown(value)
+
+
+def _sources(contract: Contract, given: Mapping[str, Any]) -> dict[str, str]:
+    asked = [one for one in contract.props if one.options.context is not None]
+    return {one.name: _source(one, given) for one in asked}
+
+
+def _source(one: Prop, given: Mapping[str, Any]) -> str:
+    if one.name in given:
+        return "explicit"
+    if one.options.context in current_context():
+        return "ambient"
+    return "missing" if one.required else "default"

@@ -1,0 +1,1 @@
+"""Advisory locks: a way for each place that can keep them."""

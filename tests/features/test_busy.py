@@ -1,0 +1,102 @@
+"""SQLite's one write lock is held by somebody else for too long: one clear error, nothing written, no secret shown."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Generator
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from dexpy import DatabaseBusy, DatabaseUnavailable, Operation, prop
+from dexpy.recording import sqlite
+from dexpy.testing import Isolated
+
+from .shop import Shop
+from .tables import rows
+
+SECRET = "correct horse battery staple"
+
+
+class Open(Operation):
+    """Opens something."""
+
+    token: str = prop(sensitive=True)
+
+    def perform(self) -> int:
+        return len(self.token)
+
+
+@pytest.fixture(autouse=True)
+def _short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_S", 0.2)
+
+
+@pytest.fixture
+def ticket(shop: Shop) -> Any:
+    """Of a pending run, whose tables and connections are there."""
+    return Open(token=SECRET).async_().call()
+
+
+@pytest.fixture
+def writer(test: Isolated, ticket: Any) -> Generator[sqlite3.Connection]:
+    """Somebody who writes, and goes on writing."""
+    test.runtime.store.database.engine.dispose()
+    path = test.runtime.store.database.path
+    assert path is not None
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("BEGIN IMMEDIATE")
+    yield connection
+    connection.close()
+
+
+DOINGS: dict[str, Callable[[Any], Any]] = {
+    "enqueue": lambda _: Open(token=SECRET).async_().call(),
+    "cancel": lambda ticket: ticket.cancel(),
+    "expire": lambda ticket: ticket.expire(),
+    "fail": lambda ticket: ticket.fail("no"),
+}
+
+
+@pytest.mark.parametrize("doing", DOINGS)
+def test_what_cannot_be_written_is_told_in_one_error_and_can_be_tried_again(
+    test: Isolated, ticket: Any, writer: sqlite3.Connection, doing: str
+) -> None:
+    before = rows(test)
+    with pytest.raises(
+        DatabaseBusy, match="somebody else has held SQLite's one write lock. Nothing was changed"
+    ) as told:
+        DOINGS[doing](ticket)
+    assert isinstance(told.value, DatabaseUnavailable)
+    assert SECRET not in str(told.value)
+    assert SECRET not in str(told.value.__cause__)
+    assert rows(test) == before
+
+    writer.execute("ROLLBACK")
+    DOINGS[doing](ticket)
+    assert rows(test) != before
+
+
+def test_an_insert_that_fails_in_a_session_of_the_application_shows_no_secret(
+    test: Isolated, ticket: Any, writer: sqlite3.Connection
+) -> None:
+    path = test.runtime.store.database.path
+    engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 0.2})
+    with Session(engine) as session, pytest.raises(OperationalError) as told:
+        Open(token=SECRET).async_(session=session).call()
+    engine.dispose()
+
+    assert "database is locked" in str(told.value)
+    assert SECRET not in str(told.value)
+
+
+def test_a_call_that_is_only_recorded_is_not_broken_by_it(
+    test: Isolated, ticket: Any, writer: sqlite3.Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("DEBUG"):
+        assert Open(token=SECRET).call() == len(SECRET)
+    assert any("record.not_written" in text for text in caplog.messages)
+    assert SECRET not in caplog.text

@@ -1,0 +1,455 @@
+"""`Concurrency`: at most so many background runs of a key at once; docs/reference/concurrency.md.
+
+One worker alone, in this thread: another run of the key is under way while `run_pending` is called inside of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from workers import eventually
+
+from dexpy import Async, Concurrency, DeclarationError, Operation, Record, Retry, Ticket, configure, records
+from dexpy.background.limits import Limits
+from dexpy.recording import slots
+from dexpy.recording.store import Store
+from dexpy.recording.tables import gates
+from dexpy.recording.tables import records as table
+from dexpy.runtime import install
+from dexpy.testing import Isolated
+
+began: list[Any] = []
+inside: list[Callable[[], Any]] = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> None:
+    began.clear()
+    inside.clear()
+
+
+class Limited(Operation):
+    """Says that it began, and does once what the test wants done while it runs."""
+
+    account: int = 0
+    number: int = 0
+
+    concurrency = Concurrency(1, "account")
+
+    def perform(self) -> int:
+        began.append(self.number)
+        if inside:
+            inside.pop()()
+        return self.number
+
+
+class Pair(Limited):
+    concurrency = Concurrency(2)
+
+
+class Fails(Limited):
+    def perform(self) -> int:
+        super().perform()
+        raise RuntimeError("broken")
+
+
+class Retried(Limited):
+    retry_on = (Retry(RuntimeError, wait=0.3, jitter=0),)
+
+    def perform(self) -> int:
+        super().perform()
+        if began.count(1) == 1 and self.number == 1:
+            raise RuntimeError("broken")
+        return self.number
+
+
+class Dropped(Limited):
+    concurrency = Concurrency(1, on_conflict="discard")
+
+
+class Reads(Limited):
+    concurrency = Concurrency(1, "account", group="api")
+
+
+class Writes(Limited):
+    concurrency = Concurrency(1, "account", group="api")
+
+
+class Odd(Limited):
+    concurrency = Concurrency(1, lambda op: op.number % 2)
+
+
+class Free(Limited):
+    concurrency = None
+    async_ = Async(priority=1)
+
+
+def sent(*numbers: int, account: int = 0, **options: Any) -> list[Ticket[int]]:
+    """Tickets of runs with these numbers."""
+    return [Limited(account=account, number=number).async_(**options).call() for number in numbers]
+
+
+def blocked() -> list[str]:
+    """The ids of records that wait for a slot."""
+    return [record.id for record in records.all() if record.blocked_key is not None]
+
+
+def test_a_run_that_finds_no_slot_waits_and_begins_when_the_other_has_ended(test: Isolated) -> None:
+    one, two = sent(1, 2)
+    seen: list[Any] = []
+
+    def look() -> None:
+        test.run_pending()
+        seen.append((list(began), two.reload().status, blocked()))
+
+    inside.append(look)
+
+    test.run_pending()
+
+    assert seen == [([1], "pending", [two.id])]
+    assert began == [1, 2]
+    assert [one.reload().status, two.reload().status] == ["done", "done"]
+    assert blocked() == []
+    assert two.reload()._facts["num_attempts"] == 1, "to wait for a slot is no attempt"
+
+
+def test_another_key_has_slots_of_its_own(test: Isolated) -> None:
+    sent(1)
+    sent(2, account=9)
+    inside.append(test.run_pending)
+    test.run_pending()
+    assert began == [1, 2]
+    assert blocked() == []
+
+
+def test_as_many_run_at_once_as_the_limit_says(test: Isolated) -> None:
+    seen: list[int] = []
+
+    def second() -> None:
+        inside.append(third)
+        test.run_pending()
+
+    def third() -> None:
+        test.run_pending()
+        seen.append(len(began))
+
+    for number in (1, 2, 3):
+        Pair(number=number).async_().call()
+    inside.append(second)
+    test.run_pending()
+    assert seen == [2]
+    assert began == [1, 2, 3]
+
+
+def test_those_who_wait_go_by_priority_and_then_by_age(test: Isolated) -> None:
+    sent(1, priority=9)
+    waiting = [*sent(2, priority=1), *sent(3, priority=5), *sent(4, priority=1), *sent(5, priority=5)]
+    inside.append(test.run_pending)
+    test.run_pending()
+    assert len(waiting) == 4
+    assert began == [1, 3, 5, 2, 4]
+
+
+def test_a_newer_run_does_not_overtake_one_that_waits(test: Isolated) -> None:
+    sent(1)
+    sent(2)
+
+    def later() -> None:
+        test.run_pending()
+        # Sent while the slot is taken, and delivered first when it is free: its message lies in front.
+        sent(3)
+
+    inside.append(later)
+    test.run_pending()
+    assert began == [1, 2, 3]
+
+
+def test_a_slot_is_free_again_however_its_run_has_ended(test: Isolated) -> None:
+    Fails(number=1).async_().call()
+    Fails(number=2).async_().call()
+    inside.append(test.run_pending)
+    test.run_pending()
+    assert began == [1, 2]
+
+
+def test_a_run_that_waits_for_its_next_attempt_holds_no_slot(test: Isolated) -> None:
+    one = Retried(number=1).async_().call()
+    two = Retried(number=2).async_().call()
+    inside.append(test.run_pending)
+    test.run_pending()
+    assert (one.reload().status, two.reload().status) == ("pending", "done")
+    eventually(lambda: test.run_pending() and one.reload().done, "its wait is over")
+    assert began == [1, 2, 1]
+
+
+def test_a_run_that_is_to_be_discarded_fails_with_the_reason(test: Isolated) -> None:
+    one = Dropped(number=1).async_().call()
+    two = Dropped(number=2).async_().call()
+    inside.append(test.run_pending)
+    test.run_pending()
+    assert began == [1]
+    assert one.reload().status == "done"
+    assert (two.reload().status, two.failure) == ("failed", "discarded")
+    message = records.get(two.id).error_message
+    assert message == "1 of its key ran already, and its class discards what finds no slot."
+    assert two.retry().status == "pending"
+    test.run_pending()
+    assert began == [1, 2]
+
+
+def test_classes_that_name_a_group_share_its_slots(test: Isolated) -> None:
+    Reads(number=1).async_().call()
+    other = Writes(number=2).async_().call()
+    seen: list[list[str]] = []
+
+    def look() -> None:
+        test.run_pending()
+        seen.append(blocked())
+
+    inside.append(look)
+    test.run_pending()
+    assert seen == [[other.id]]
+    assert began == [1, 2]
+
+
+def test_a_function_makes_the_key(test: Isolated) -> None:
+    for number in (1, 2, 3):
+        Odd(number=number).async_().call()
+    inside.append(test.run_pending)
+    test.run_pending()
+    assert began == [1, 2, 3]
+    assert records.where(status="done").count() == 3
+
+
+def test_a_call_in_place_is_not_limited(test: Isolated) -> None:
+    sent(1)
+    inside.append(lambda: Limited(number=2).call())
+    test.run_pending()
+    assert began == [1, 2]
+
+
+def test_one_that_waits_can_be_cancelled_and_expires(test: Isolated) -> None:
+    (one,) = sent(1)
+    (two,) = sent(2)
+    (three,) = sent(3, expires_in=5)
+    (four,) = sent(4)
+
+    def end_them() -> None:
+        test.run_pending()
+        assert len(blocked()) == 3
+        assert two.cancel().failure == "cancelled"
+        assert three.expire().status == "expired"
+        assert four.reschedule(at=datetime.now(timezone.utc) + timedelta(days=1)).status == "pending"
+        assert blocked() == []
+
+    inside.append(end_them)
+    test.run_pending()
+    assert began == [1]
+    assert one.reload().status == "done"
+    assert four.reload().status == "pending"
+
+
+def test_one_whose_time_is_over_is_passed_over(test: Isolated) -> None:
+    sent(1)
+    sent(2, expires_in=3600)
+    sent(3)
+
+    def late() -> None:
+        test.run_pending()
+        past = sa.update(table).where(table.c.expires_at.is_not(None)).values(expires_at=table.c.created_at)
+        with test.runtime.store.begin() as connection:
+            connection.execute(past)
+
+    inside.append(late)
+    test.run_pending()
+    mend(test)
+    assert began == [1, 3]
+
+
+def test_a_limit_that_was_raised_holds_for_those_who_wait_already(test: Isolated, monkeypatch: Any) -> None:
+    def raised() -> None:
+        test.run_pending()
+        assert len(blocked()) == 2
+        object.__setattr__(Limited.contract, "concurrency", Concurrency(3, "account"))
+        mend(test)
+        test.run_pending()
+        assert began == [1, 2, 3]
+
+    declared = Limited.contract.concurrency
+    try:
+        sent(1, 2, 3)
+        inside.append(raised)
+        test.run_pending()
+    finally:
+        object.__setattr__(Limited.contract, "concurrency", declared)
+    assert began == [1, 2, 3]
+
+
+def test_a_limit_that_was_taken_back_lets_all_go(test: Isolated) -> None:
+    def taken_back() -> None:
+        test.run_pending()
+        object.__setattr__(Limited.contract, "concurrency", None)
+        mend(test)
+        test.run_pending()
+        assert began == [1, 2, 3]
+
+    declared = Limited.contract.concurrency
+    try:
+        sent(1, 2, 3)
+        inside.append(taken_back)
+        test.run_pending()
+    finally:
+        object.__setattr__(Limited.contract, "concurrency", declared)
+
+
+def mend(test: Isolated) -> int:
+    """What the relay of a worker does with each look."""
+    return Limits(test.runtime.store, test.runtime.dispatcher).mend()
+
+
+def test_the_relay_finds_slots_that_are_free_although_somebody_waits(test: Isolated) -> None:
+    one, two, three = sent(1, 2, 3)
+    # As a worker leaves it that dies after its run has ended, and before it has told the others.
+    wait = {"blocked_key": table.c.concurrency_key, "enqueued_at": None, "scheduled_at": None}
+    with test.runtime.store.begin() as connection:
+        connection.execute(sa.update(table).values(wait))
+        connection.execute(sa.text("DELETE FROM dexpy_messages"))
+    assert test.run_pending() == []
+    assert mend(test) == 1
+    assert mend(test) == 0, "what was sent is on its way"
+    test.run_pending()
+    assert began == [1, 2, 3]
+    assert {one.reload().status, two.reload().status, three.reload().status} == {"done"}
+
+
+def test_nobody_looks_at_a_row_that_waits_for_a_slot(test: Isolated) -> None:
+    sent(1, 2)
+
+    def look() -> None:
+        test.run_pending()
+        store: Store = test.runtime.store
+        assert not store.owes(None)
+        assert test.runtime.dispatcher.carrier.mailbox.pending().due == 0
+        assert mend(test) == 0
+
+    inside.append(look)
+    test.run_pending()
+    assert began == [1, 2]
+
+
+def test_gates_that_nobody_needs_are_forgotten(test: Isolated) -> None:
+    sent(1)
+    seen: list[int] = []
+
+    def forget() -> None:
+        with test.runtime.store.begin() as connection:
+            slots.forget(connection)
+            seen.append(len(connection.execute(sa.select(gates)).all()))
+
+    inside.append(forget)
+    test.run_pending()
+    forget()
+    has_gates = test.runtime.store.database.url.get_backend_name() != "sqlite"
+    assert seen == [int(has_gates), 0]
+    sent(2)
+    test.run_pending()
+    assert began == [1, 2]
+
+
+def test_a_row_from_before_the_limit_runs_as_it_is(test: Isolated) -> None:
+    sent(1)
+    with test.runtime.store.begin() as connection:
+        connection.execute(sa.update(table).values(concurrency_key=None))
+    test.run_pending()
+    assert began == [1]
+
+
+def test_the_key_tells_nothing_of_a_secret(test: Isolated) -> None:
+    sent(1)
+    (key,) = {record.concurrency_key for record in records.all()}
+    assert len(key) == 64
+    assert set(key) <= set("0123456789abcdef")
+
+
+def test_explain_says_who_runs_and_who_waits(test: Isolated) -> None:
+    sent(1, 2)
+    seen: list[Any] = []
+
+    def look() -> None:
+        test.run_pending()
+        seen.append(Limited.explain(account=0).concurrency)
+
+    inside.append(look)
+    test.run_pending()
+    (told,) = seen
+    assert (told["limit"], told["running"], told["blocked"], told["on_conflict"]) == (1, 1, 1, "wait")
+    idle = Limited.explain(account=5).concurrency
+    assert (idle["running"], idle["blocked"]) == (0, 0)
+
+
+def test_nothing_recorded_is_nothing_limited(tmp_path: Any) -> None:
+    from dexpy import ConfigurationError
+
+    configure(broker="redis://127.0.0.1:1/0")
+    try:
+        with pytest.raises(ConfigurationError, match="kept in the record of a run, and nothing is recorded here"):
+            Limited().async_().call()
+    finally:
+        install(None)
+
+
+REFUSED = {
+    "no number": (lambda: Concurrency("2"), "Concurrency('2') wants an int of at least 1: how many runs at once."),
+    "none at all": (lambda: Concurrency(0, "a"), "Concurrency(0) wants an int of at least 1"),
+    "yes": (lambda: Concurrency(True), "Concurrency(True) wants an int of at least 1"),
+    "conflict": (lambda: Concurrency(1, on_conflict="wiat"), "on_conflict='wiat') is not known."),
+    "group": (lambda: Concurrency(1, group=""), "Concurrency(group='') wants a name"),
+    "no name": (
+        lambda: Concurrency(1, 7),
+        "Concurrency takes names of props, or one function of the operation: got 7.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("made", "message"), REFUSED.values(), ids=REFUSED)
+def test_a_limit_that_cannot_be_is_refused(made: Callable[[], Any], message: str) -> None:
+    with pytest.raises(DeclarationError) as refused:
+        made()
+    assert message in str(refused.value)
+
+
+def test_a_class_whose_limit_cannot_be_is_refused() -> None:
+    with pytest.raises(DeclarationError, match=r"Slow.concurrency names 'acount', which is no prop.*account"):
+
+        class Slow(Operation):
+            account: int
+            concurrency = Concurrency(1, "acount")
+
+    with pytest.raises(DeclarationError, match=r"Bare.concurrency = 2 is no policy. Write concurrency = Concurrency"):
+
+        class Bare(Operation):
+            concurrency = 2  # type: ignore[assignment]
+
+    with pytest.raises(DeclarationError, match="a slot is the record of a run from its start, and by record = False"):
+
+        class Unrecorded(Operation):
+            record = False
+            concurrency = Concurrency(1)
+
+    with pytest.raises(DeclarationError, match=r"by record = Record\(params=False\) there is none"):
+
+        class Direct(Limited):
+            record = Record(params=False)
+
+
+def test_a_subclass_takes_its_limit_back(test: Isolated) -> None:
+    Free(number=1).async_().call()
+    Free(number=2).async_().call()
+    inside.append(test.run_pending)
+    test.run_pending()
+    assert began == [1, 2]
+    assert {record.concurrency_key for record in records.all()} == {None}

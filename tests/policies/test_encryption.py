@@ -1,0 +1,507 @@
+"""Encryption, through the public face: what a class has encrypted is readable in its runs and by its callers alone."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import sys
+from collections.abc import Generator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import encryption_shop as shop
+import pytest
+import sqlalchemy as sa
+from encryption_shop import (
+    NEW_KEY,
+    OLD_KEY,
+    SECRET,
+    Backwards,
+    Keep,
+    Pay,
+    PayByBoth,
+    PayDirectly,
+    PayFor,
+    PayOnce,
+    PayOrder,
+    Spill,
+    Tell,
+)
+
+import dexpy
+from dexpy import (
+    ConfigurationError,
+    DeclarationError,
+    DecryptionFailed,
+    EncryptorMissing,
+    Error,
+    FernetEncryptor,
+    MissingExtra,
+    OnceConflict,
+    OperationFailed,
+    OptionsError,
+    SensitiveInTransit,
+    defer,
+    prop,
+    records,
+)
+from dexpy.declaration.encryption import Encryptors
+from dexpy.foundation.settings import Settings
+from dexpy.recording import sealing
+from dexpy.recording.messages import messages
+from dexpy.testing import Isolated, isolated
+
+fernet = pytest.importorskip("cryptography.fernet")
+
+
+@pytest.fixture
+def test(database_url: str) -> Generator[Isolated]:
+    """A runtime that encrypts, on each database."""
+    shop.ran.clear()
+    with isolated(database=database_url, encryptors={"default": FernetEncryptor(OLD_KEY), "vault": Backwards()}) as it:
+        yield it
+
+
+def configured(test: Isolated, *keys: str) -> None:
+    """Another set of keys, as after a deploy."""
+    test.runtime.given_encryptors = {"default": FernetEncryptor(*keys)} if keys else {}
+    test.runtime._encryptors = None
+
+
+def stored(engine: sa.Engine, column: str = "params") -> Any:
+    """What the last row has, as JSON."""
+    with engine.connect() as connection:
+        query = sa.select(records.table.c[column]).order_by(records.table.c.id.desc()).limit(1)
+        return connection.execute(query).scalar_one()
+
+
+def everything(engine: sa.Engine) -> str:
+    """All that is in a database, as text."""
+    with engine.connect() as connection:
+        tables = sa.inspect(connection).get_table_names()
+        rows = [connection.exec_driver_sql(f"SELECT * FROM {table}").all() for table in tables]
+    if engine.dialect.name == "sqlite":
+        file = Path(str(engine.url.database))
+        rows += [path.read_bytes().decode("latin-1") for path in file.parent.glob(file.name + "*") if path.is_file()]
+    return str(rows)
+
+
+def forms(secret: str) -> list[str]:
+    """How a secret may be written where nobody meant to hide it."""
+    return [secret, secret[::-1], base64.b64encode(secret.encode()).decode().rstrip("=")[:-2], secret.encode().hex()]
+
+
+# ------------------------------------------------------------------------------------------ what is stored
+
+
+def test_params_and_result_of_an_encrypted_class_are_stored_encrypted_and_come_back_with_their_types(
+    test: Isolated, engine: sa.Engine
+) -> None:
+    ticket = Pay(card=SECRET, amount=Decimal("9.50")).async_().call()
+    assert list(stored(engine)) == ["$encrypted"]
+    test.run_pending()
+
+    assert ticket.result(5) == {"receipt": f"9.50 by {SECRET} on 2026-01-31"}
+    assert list(stored(engine, "result")) == ["$encrypted"]
+    assert list(stored(engine)["$encrypted"]) == ["default"]
+    assert not any(form in everything(engine) for form in forms(SECRET))
+
+
+def test_a_prop_alone_is_encrypted_beside_others_that_are_not(test: Isolated, engine: sa.Engine) -> None:
+    ticket = PayOrder(order=7, card=SECRET).async_().call()
+    test.run_pending()
+
+    params = stored(engine)
+    assert (params.pop("order"), list(params)) == (7, ["$encrypted"])
+    assert stored(engine, "result") == {"value": 7}
+    assert ticket.result(5) == 7
+    assert not any(form in everything(engine) for form in forms(SECRET))
+
+
+def test_the_name_of_each_encryptor_is_in_the_row(test: Isolated, engine: sa.Engine) -> None:
+    ticket = PayByBoth(card=SECRET, pin=1234).async_().call()
+    test.run_pending()
+
+    assert sorted(stored(engine)["$encrypted"]) == ["default", "vault"]
+    assert ticket.result(5) == f"{SECRET} 1234"
+
+
+def test_a_reference_is_encrypted_by_its_key(test: Isolated, engine: sa.Engine) -> None:
+    shop.furnish(engine)
+    ticket = PayFor(customer=77).async_().call()
+    test.run_pending()
+
+    assert list(stored(engine)) == ["$encrypted"]
+    assert ticket.result(5) == "Ada"
+
+
+def test_a_call_in_place_is_recorded_encrypted(test: Isolated, engine: sa.Engine) -> None:
+    assert Pay(card=SECRET, amount=Decimal(1)).call()["receipt"].startswith("1 by")
+
+    assert (list(stored(engine)), list(stored(engine, "result"))) == (["$encrypted"], ["$encrypted"])
+    assert SECRET not in everything(engine)
+
+
+def test_an_encrypted_argument_of_a_deferred_call_travels_like_a_prop(test: Isolated, engine: sa.Engine) -> None:
+    ticket = defer(shop.call_out, number=1, token=SECRET)
+    test.run_pending()
+
+    assert ticket.result(5) == "1 True"
+    assert SECRET not in everything(engine)
+
+
+def test_two_rows_of_the_same_params_are_not_alike(test: Isolated, engine: sa.Engine) -> None:
+    rows = []
+    for _ in range(2):
+        PayOrder(order=1, card=SECRET).async_().call()
+        rows.append(stored(engine)["$encrypted"])
+
+    assert rows[0] != rows[1]
+
+
+def test_what_was_stored_before_a_class_was_encrypted_is_read_and_so_is_what_was_stored_while_it_was(
+    test: Isolated, engine: sa.Engine
+) -> None:
+    before = PayOrder(order=1, card=SECRET).async_().call()
+    while_it_was = Keep(data={"word": SECRET}).async_().call()
+    token = base64.b64encode(FernetEncryptor(OLD_KEY).encrypt(json.dumps({"data": {"word": "kept"}}).encode())).decode()
+    with engine.begin() as connection:
+        for id, params in (
+            (before.id, {"order": 1, "card": SECRET}),
+            (while_it_was.id, {"$encrypted": {"default": token}}),
+        ):
+            changed = sa.update(records.table).where(records.table.c.id == id).values(params=params)
+            connection.execute(changed)
+    test.run_pending()
+
+    assert (before.result(5), while_it_was.result(5)) == (1, {"word": "kept"})
+
+
+def test_data_that_looks_encrypted_is_only_data(test: Isolated, engine: sa.Engine) -> None:
+    PayOrder(order=1, card=SECRET).async_().call()
+    stolen = {"$encrypted": stored(engine)["$encrypted"]}
+    ticket = Keep(data=stolen).async_().call()
+    test.run_pending()
+
+    assert ticket.result(5) == stolen
+
+
+# ---------------------------------------------------------------------------------------------------- keys
+
+
+def test_after_a_rotation_old_rows_are_read_and_new_ones_are_by_the_new_key(test: Isolated, engine: sa.Engine) -> None:
+    old = PayOrder(order=1, card=SECRET).async_().call()
+    configured(test, NEW_KEY, OLD_KEY)
+    new = PayOrder(order=2, card=SECRET).async_().call()
+    token = base64.b64decode(stored(engine)["$encrypted"]["default"])
+
+    assert json.loads(fernet.Fernet(NEW_KEY).decrypt(token)) == {"card": SECRET}
+    with pytest.raises(fernet.InvalidToken):
+        fernet.Fernet(OLD_KEY).decrypt(token)
+    test.run_pending()
+    assert (old.result(5), new.result(5)) == (1, 2)
+
+
+def test_without_an_encryptor_nothing_is_enqueued(test: Isolated, engine: sa.Engine) -> None:
+    configured(test)
+    for operation in (Pay(card=SECRET, amount=Decimal(1)), PayOrder(order=1, card=SECRET)):
+        with pytest.raises(
+            EncryptorMissing, match="is encrypted by 'default', and this process has no encryptor"
+        ) as no:
+            operation.async_().call()
+        assert "DEXPY_ENCRYPTION_KEYS" in str(no.value)
+        assert (no.value.encryptor, no.value.operation) == ("default", type(operation).contract.name)
+
+    with pytest.raises(EncryptorMissing, match="by 'vault'"):
+        PayByBoth(card=SECRET, pin=1).async_().call()
+    assert records.all().count() == 0
+
+
+def test_without_an_encryptor_a_call_that_would_be_recorded_is_not_made(test: Isolated) -> None:
+    configured(test)
+    with pytest.raises(EncryptorMissing):
+        Pay(card=SECRET, amount=Decimal(1)).call()
+
+    assert shop.ran == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "error", "said"),
+    [
+        ((), "dexpy.EncryptorMissing", "this process has no encryptor of that name"),
+        ((NEW_KEY,), "dexpy.DecryptionFailed", "does not decrypt by 'default' (cryptography.fernet.InvalidToken)"),
+    ],
+    ids=["no encryptor", "another key"],
+)
+@pytest.mark.parametrize("operation", [Pay(card=SECRET, amount=Decimal(1)), PayOrder(order=1, card=SECRET)])
+def test_a_worker_without_the_key_parks_the_row_which_runs_when_the_key_is_back(
+    test: Isolated, operation: Any, keys: tuple[str, ...], error: str, said: str
+) -> None:
+    ticket = operation.async_().call()
+    configured(test, *keys)
+    test.run_pending()
+
+    record = records.get(ticket.id)
+    assert (record.status, record.failure, record.error, shop.ran) == ("failed", "undecodable", error, [])
+    assert said in (record.error_message or "")
+    with pytest.raises(OperationFailed, match="undecodable"):
+        ticket.result(5)
+    configured(test, OLD_KEY)
+    record.retry()
+    test.run_pending()
+    ticket.result(5)
+    assert shop.ran == [type(operation).__name__]
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        lambda token: token[:-8] + "AAAAAAA=",
+        lambda token: "no base64 at all",
+        lambda token: None,
+        lambda token: base64.b64encode(FernetEncryptor(OLD_KEY).encrypt(b"no json")).decode(),
+        lambda token: base64.b64encode(FernetEncryptor(OLD_KEY).encrypt(b"[1]")).decode(),
+    ],
+    ids=["tampered", "text", "null", "no json", "no object"],
+)
+def test_a_row_that_somebody_has_changed_is_never_run_with_what_comes_of_it(
+    test: Isolated, engine: sa.Engine, spoilt: Any
+) -> None:
+    ticket = Pay(card=SECRET, amount=Decimal(1)).async_().call()
+    params = {"$encrypted": {"default": spoilt(stored(engine)["$encrypted"]["default"])}}
+    with engine.begin() as connection:
+        connection.execute(sa.update(records.table).values(params=params))
+    test.run_pending()
+
+    assert (ticket.reload().failure, shop.ran) == ("undecodable", [])
+    assert records.get(ticket.id).error == "dexpy.DecryptionFailed"
+
+
+def test_a_result_without_its_key_is_told_as_that_and_there_when_the_key_is_back(test: Isolated) -> None:
+    ticket = Pay(card=SECRET, amount=Decimal(1)).async_().call()
+    test.run_pending()
+    configured(test, NEW_KEY)
+
+    assert ticket.reload().done
+    assert ticket.outcome is None
+    with pytest.raises(DecryptionFailed, match="Give it the key that encrypted it"):
+        ticket.result(5)
+    configured(test)
+    with pytest.raises(EncryptorMissing):
+        ticket.wait(5)
+    configured(test, NEW_KEY, OLD_KEY)
+    assert SECRET in ticket.result(5)["receipt"]
+
+
+def test_keys_come_from_the_environment_the_first_one_encrypts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DEXPY_ENCRYPTION_KEYS", f"{NEW_KEY}, {OLD_KEY}")
+    runtime = dexpy.configure(database=f"sqlite:///{tmp_path / 'app.db'}")
+    token = runtime.encryptors["default"].encrypt(b"x")
+
+    assert fernet.Fernet(NEW_KEY).decrypt(token) == b"x"
+    assert NEW_KEY not in repr(runtime.settings) + repr(runtime.encryptors)
+    runtime.close()
+
+
+def test_what_configure_says_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'app.db'}"
+    monkeypatch.setenv("DEXPY_ENCRYPTION_KEYS", OLD_KEY)
+    by_keys = dexpy.configure(database=url, encryption_keys=[NEW_KEY])
+    mine = Backwards()
+    by_object = dexpy.configure(database=url, encryptors={"default": mine})
+
+    assert fernet.Fernet(NEW_KEY).decrypt(by_keys.encryptors["default"].encrypt(b"x")) == b"x"
+    assert by_object.encryptors["default"] is mine
+    by_keys.close()
+    by_object.close()
+
+
+# ------------------------------------------------------------------------------------------ direct messages
+
+
+def test_a_run_without_a_record_travels_encrypted_in_its_message_also_when_it_is_tried_again(
+    test: Isolated, engine: sa.Engine
+) -> None:
+    ticket = PayDirectly(order=0, card=SECRET).async_().call()
+    assert "PayDirectly" in everything(engine)
+    assert not any(form in everything(engine) for form in forms(SECRET))
+    test.run_pending()
+
+    assert shop.ran == ["PayDirectly 0 True", "PayDirectly 0 True"]
+    assert not ticket.recorded
+    assert SECRET not in everything(engine)
+
+
+def test_a_sensitive_prop_that_is_not_encrypted_is_still_refused_in_a_message(test: Isolated) -> None:
+    class TellDirectly(Tell):
+        record = False
+
+    TellDirectly.__qualname__ = "TellDirectly"
+    with pytest.raises((SensitiveInTransit, DeclarationError)):
+        TellDirectly(token=SECRET).async_().call()
+
+
+def test_a_message_whose_key_is_not_there_yet_waits_for_it(test: Isolated, engine: sa.Engine) -> None:
+    PayDirectly(order=1, card=SECRET).async_().call()
+    configured(test)
+    test.run_pending()
+    assert shop.ran == []
+    configured(test, OLD_KEY)
+    test.advance(31)
+    if engine.dialect.name != "sqlite":
+        # The clock of a server cannot be moved, but what waits there can.
+        with engine.begin() as connection:
+            connection.execute(sa.update(messages).values(due_at=messages.c.created_at))
+    test.run_pending()
+
+    assert shop.ran == ["PayDirectly 1 True"]
+
+
+# ------------------------------------------------------------------------------------- what is shown to people
+
+
+def test_what_is_encrypted_is_sensitive_too_and_not_shown_with_the_record(test: Isolated) -> None:
+    whole, part = Pay(card=SECRET, amount=Decimal(1)), PayOrder(order=1, card=SECRET)
+    tickets = [whole.async_().call(), part.async_().call()]
+    test.run_pending()
+    first, second = records.all()
+
+    assert repr(whole) == "Pay(card=<sensitive>, amount=<sensitive>, day=<sensitive>)"
+    assert repr(part) == "PayOrder(order=1, card=<sensitive>)"
+    assert set((first.params or {}).values()) == {"<sensitive>"}
+    assert (first.result, tickets[0].reload().to_dict()["result"]) == ("<sensitive>", "<sensitive>")
+    assert second.params == {"order": 1, "card": "<sensitive>"}
+
+
+def test_a_sensitive_prop_that_is_not_encrypted_lies_readable_in_the_row_and_is_not_shown(
+    test: Isolated, engine: sa.Engine
+) -> None:
+    ticket = Tell(token=SECRET).async_().call()
+
+    assert stored(engine) == {"token": SECRET}
+    assert records.get(ticket.id).params == {"token": "<sensitive>"}
+    report = Tell.explain(token=SECRET)
+    assert report.encryption == {"props": {}, "result": None, "missing": [], "readable": ["token"]}
+
+
+def test_explain_says_what_is_encrypted_by_what_and_whether_that_is_there(test: Isolated) -> None:
+    assert PayByBoth.explain(card=SECRET, pin=1).encryption == {
+        "props": {"card": "vault", "pin": "default"},
+        "result": "vault",
+        "missing": [],
+        "readable": [],
+    }
+    configured(test)
+    report = PayOrder.explain(order=1, card=SECRET)
+    assert report.encryption is not None
+    assert report.encryption["missing"] == ["default"]
+    assert SECRET not in f"{report} {report.to_dict()}"
+    assert Keep.explain(data={}).encryption is None
+
+
+def test_params_that_are_encrypted_are_no_filter(test: Isolated) -> None:
+    PayOrder(order=1, card=SECRET).async_().call()
+
+    assert records.where(operation=PayOrder, params={"order": 1}).count() == 1
+    with pytest.raises(OptionsError, match=r"PayOrder\.card is stored encrypted, so that no database can compare it"):
+        records.where(operation=PayOrder, params={"card": SECRET})
+    assert records.where(params={"card": SECRET}).count() == 0
+
+
+@pytest.mark.parametrize("how", ["done", "business", "crash", "retry", "database"])
+def test_a_secret_is_found_in_no_sink_whatever_becomes_of_the_run(
+    test: Isolated, engine: sa.Engine, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], how: str
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    operation = Spill(card=SECRET, how=how)
+    ticket = operation.async_().call()
+    ran = test.run_pending()
+    told = [repr(operation), str(ran), str(ticket.reload().to_dict()), str(Spill.explain(card=SECRET, how=how))]
+    try:
+        assert ticket.result(5) == SECRET
+    except (Error, OperationFailed) as error:
+        told += [repr(error), str(error), str(getattr(error, "details", ""))]
+    for record in records.all():
+        told += [repr(record), str(vars(record) | {"_row": None}), str(records.attempts(record.id))]
+    told += [caplog.text, *capfd.readouterr(), everything(engine)]
+
+    for text in told:
+        for form in forms(SECRET):
+            assert form not in text
+
+
+# ------------------------------------------------------------------------------------------- other policies
+
+
+def test_a_run_with_a_key_is_compared_and_replayed_in_the_clear(test: Isolated, engine: sa.Engine) -> None:
+    first = PayOnce(order=1, card=SECRET).async_().call()
+    again = PayOnce(order=1, card=SECRET).async_().call()
+    test.run_pending()
+
+    assert (again.duplicate, again.id) == (True, first.id)
+    assert again.reload().result(5) == f"1 by {SECRET}"
+    assert PayOnce(order=1, card=SECRET).call() == f"1 by {SECRET}"
+    assert shop.ran == ["PayOnce"]
+    with pytest.raises(OnceConflict):
+        PayOnce(order=1, card="another").async_().call()
+    with pytest.raises(OnceConflict):
+        PayOnce(order=1, card="another").call()
+    assert SECRET not in everything(engine)
+
+
+def test_a_class_that_encrypts_nothing_never_asks_for_an_encryptor(
+    test: Isolated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked() -> Encryptors:
+        raise AssertionError("nobody needs one")
+
+    monkeypatch.setattr(sealing, "encryptors_in_force", asked)
+    ticket = Keep(data={"a": 1}).async_().call()
+    test.run_pending()
+
+    assert ticket.result(5) == {"a": 1}
+    assert Keep(data={}).call() == {}
+
+
+# ------------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: FernetEncryptor(), r"got no key\. Make one: Fernet\.generate_key\(\)"),
+        (lambda: FernetEncryptor(OLD_KEY, "short"), r"its key 2 of 2 is no key: 32 bytes in URL-safe base64"),
+        (lambda: Encryptors({"": Backwards()}), r"'' is no name of an encryptor"),
+        (lambda: Encryptors({"default": object()}), r"wants an object with encrypt\(bytes\) and decrypt"),  # type: ignore[dict-item]
+        (lambda: Encryptors({"default": Backwards()}, OLD_KEY), r"encryption keys and an encryptor of the name"),
+        (lambda: dexpy.configure(encryption_keys="short"), r"its key 1 of 1 is no key"),
+    ],
+)
+def test_an_encryptor_that_cannot_be_is_refused_without_showing_its_key(make: Any, said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said) as refused:
+        make()
+    assert OLD_KEY not in str(refused.value)
+    assert "short" not in str(refused.value)
+
+
+def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cryptography.fernet", None)
+    with pytest.raises(MissingExtra, match=r'pip install "dexpy\[crypto\]"'):
+        FernetEncryptor(OLD_KEY)
+
+
+def test_keys_in_pyproject_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text(f'[tool.dexpy]\nencryption_keys = "{OLD_KEY}"\n')
+    with pytest.raises(ConfigurationError, match="everybody who reads the file reads them") as refused:
+        Settings.find({}, tmp_path)
+    assert OLD_KEY not in str(refused.value)
+
+
+@pytest.mark.parametrize("declared", [None, 1, "", b"default"])
+def test_a_declaration_that_names_no_encryptor_is_refused(declared: Any) -> None:
+    with pytest.raises(DeclarationError, match=r"wants True, False or the name of an encryptor"):
+        prop(encrypted=declared)
+    with pytest.raises(DeclarationError, match=r"Wrong\.encrypt = .* wants True, False or the name"):
+        type("Wrong", (dexpy.Operation,), {"encrypt": declared, "__module__": __name__, "perform": lambda self: None})

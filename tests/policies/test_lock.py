@@ -1,0 +1,732 @@
+"""`Lock`: one run at a time for each key; docs/reference/lock.md."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import servers
+import sqlalchemy as sa
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from workers import eventually
+
+import dexpy
+from dexpy import (
+    ConfigurationError,
+    DeclarationError,
+    Err,
+    Error,
+    Lock,
+    LockLost,
+    Ok,
+    Once,
+    Operation,
+    OptionsError,
+    Ref,
+    Retry,
+    configure,
+    prop,
+    records,
+)
+from dexpy.declaration.keys import digest
+from dexpy.execution.steps import lock as lock_step
+from dexpy.foundation import checkpoint
+from dexpy.recording.locks.hold import Hold
+from dexpy.runtime import current_runtime, install
+from dexpy.testing import Isolated, isolated
+
+began: list[Any] = []
+inside: list[Callable[[], Any]] = []
+WAIT_S = 20.0
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> None:
+    began.clear()
+    inside.clear()
+
+
+class Model(DeclarativeBase):
+    """The application's tables."""
+
+
+class Account(Model):
+    """An account."""
+
+    __tablename__ = "lock_accounts"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    owner: Mapped[str] = mapped_column(sa.String(40))
+
+
+class Transfer(Operation):
+    """Says that it began, and does once what the test wants done while it runs."""
+
+    account: int
+    note: str = ""
+
+    lock = Lock("account:{account}", timeout=0.1)
+
+    def perform(self) -> int:
+        began.append(self.account)
+        if inside:
+            inside.pop()()
+        return self.account
+
+
+class Patient(Transfer):
+    lock = Lock("account:{account}", timeout=WAIT_S)
+
+
+class Endless(Transfer):
+    lock = Lock("account:{account}", timeout=None)
+
+
+class Hasty(Transfer):
+    lock = Lock("account:{account}", timeout=0)
+
+
+class Nested(Transfer):
+    """Calls others with the same key."""
+
+    def perform(self) -> int:
+        return Transfer(account=self.account).call() + Transfer(account=self.account).call()
+
+
+class NestedOutside(Nested):
+    transaction = False
+
+
+class NestedOther(Transfer):
+    """Calls one with another key, inside its own transaction."""
+
+    def perform(self) -> int:
+        answer = Transfer(account=self.account + 1).call()
+        if inside:
+            inside.pop()()
+        return answer
+
+
+class Writes(Transfer):
+    """Has a transaction under way."""
+
+    def perform(self) -> int:
+        self.session.execute(sa.text("SELECT 1"))
+        return super().perform()
+
+
+class Waits(Transfer):
+    lock = Lock("account:{account}", timeout=None)
+    timeout = 0.5
+
+
+class Ruled(Transfer):
+    retry_on = (Retry("lock_timeout", attempts=2, wait=0, jitter=0),)
+
+
+class Discarded(Transfer):
+    discard_on = ("lock_timeout",)
+
+
+class Declared(Transfer):
+    errors = {"no_money"}
+
+
+class Tidy(Transfer):
+    """A lock for the whole class."""
+
+    lock = Lock(timeout=0.1)
+
+
+class Made(Transfer):
+    lock = Lock(lambda op: f"account:{op.account}", timeout=0.1)
+
+
+class Secret(Operation):
+    """Its key may tell a secret."""
+
+    card: str = prop(sensitive=True)
+
+    lock = Lock("card:{card}", timeout=0)
+
+    def perform(self) -> None:
+        if inside:
+            inside.pop()()
+
+
+class Pays(Operation):
+    account: Ref[Account]
+
+    lock = Lock("account:{account}", timeout=0.1)
+
+    def perform(self) -> str:
+        if inside:
+            inside.pop()()
+        return self.account.owner
+
+
+class PaysOwner(Pays):
+    lock = Lock(lambda op: op.account.owner, timeout=0.1)
+
+
+class PaidOnce(Transfer):
+    """Has an idempotency key beside its lock."""
+
+    once = Once("account")
+    lock = Lock("account:{account}", timeout=0)
+    retry_on = (Retry("lock_timeout", attempts=1),)
+
+
+class Coroutine(Operation):
+    lock = Lock("coroutine", timeout=0.1)
+
+    async def perform(self) -> int:
+        return 1
+
+
+@contextmanager
+def held(key: str, backend: str | None = None) -> Generator[Hold]:
+    """Somebody else has a lock until the end of the block."""
+    hold = current_runtime().store.locks.hold(digest("lock", key), backend)
+    assert hold.wait(WAIT_S)
+    try:
+        yield hold
+    finally:
+        hold.release()
+
+
+def is_free(key: str) -> bool:
+    """Whether a lock could be had at once."""
+    hold = current_runtime().store.locks.hold(digest("lock", key))
+    try:
+        return hold.wait(0)
+    finally:
+        hold.release()
+
+
+def in_thread(action: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
+    """Something that goes on beside the test, and what it comes to."""
+    answers: list[Any] = []
+
+    def run() -> None:
+        try:
+            answers.append(action())
+        except BaseException as error:
+            answers.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread, answers
+
+
+def test_a_second_run_of_the_key_does_not_get_in(test: Isolated) -> None:
+    seen: list[Any] = []
+    inside.append(lambda: seen.append(in_another_thread(lambda: Transfer(account=7).safe.call())))
+    assert Transfer(account=7).call() == 7
+    (refused,) = seen
+    assert refused == Err(
+        "lock_timeout",
+        "The lock 'account:7' was not free within 0.1 s: another run holds it.",
+        {"timeout_s": 0.1, "lock": "account:7"},
+    )
+    assert Transfer(account=7).safe.call() == Ok(7)
+    assert began == [7, 7]
+
+
+def in_another_thread(action: Callable[[], Any]) -> Any:
+    """What something comes to that is no part of this run."""
+    thread, answers = in_thread(action)
+    thread.join()
+    return answers[0]
+
+
+def test_call_raises_and_the_code_need_not_be_declared(test: Isolated) -> None:
+    with held("account:7"), pytest.raises(Error) as refused:
+        Declared(account=7).call()
+    assert refused.value.code == "lock_timeout"
+    assert began == []
+
+
+def test_another_key_is_another_lock(test: Isolated) -> None:
+    with held("account:7"):
+        assert Transfer(account=8).call() == 8
+
+
+def test_it_waits_for_its_turn_and_gets_it(test: Isolated) -> None:
+    with held("account:7") as hold:
+        thread, answers = in_thread(lambda: Patient(account=7).call())
+        time.sleep(0.2)
+        assert began == []
+        hold.release()
+        thread.join(WAIT_S)
+    assert answers == [7]
+
+
+def test_without_a_time_it_waits_on(test: Isolated, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock_step, "SLICE_S", 0.05)
+    with held("account:7") as hold:
+        thread, answers = in_thread(lambda: Endless(account=7).call())
+        time.sleep(0.3)
+        hold.release()
+        thread.join(WAIT_S)
+    assert answers == [7]
+
+
+def test_with_no_time_it_tries_once(test: Isolated) -> None:
+    assert Hasty(account=7).call() == 7
+    with held("account:7"):
+        began_at = time.monotonic()
+        assert isinstance(Hasty(account=7).safe.call(), Err)
+        assert time.monotonic() - began_at < 5
+
+
+def test_the_lock_is_given_back_however_the_run_ends(test: Isolated) -> None:
+    def crash() -> None:
+        raise RuntimeError("broken")
+
+    def refuse() -> None:
+        raise Error("no_money", "None left")
+
+    inside.append(crash)
+    with pytest.raises(RuntimeError):
+        Transfer(account=7).call()
+    assert is_free("account:7")
+    inside.append(refuse)
+    assert isinstance(Transfer(account=7).safe.call(), Err)
+    assert is_free("account:7")
+
+
+def test_it_is_held_until_the_transaction_has_ended(test: Isolated, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    store = current_runtime().store
+    new_session = store.new_session
+
+    def watched() -> Session:
+        session = new_session()
+        sa.event.listen(session, "after_begin", lambda *_: seen.append("begun"))
+        sa.event.listen(session, "after_commit", lambda *_: seen.append("committed"))
+        return session
+
+    monkeypatch.setattr(store, "new_session", watched)
+    monkeypatch.setattr(checkpoint, "reached", seen.append)
+    Writes(account=7).call()
+    inner = [word for word in seen if word in ("lock_taken", "begun", "committed", "lock_releasing")]
+    assert inner == ["lock_taken", "begun", "committed", "lock_releasing"]
+
+
+def test_a_run_inside_another_one_with_the_key_goes_right_in(test: Isolated) -> None:
+    assert Nested(account=7).call() == 14
+    assert NestedOutside(account=7).call() == 14
+    assert is_free("account:7")
+
+
+def test_the_lock_of_an_inner_run_is_held_until_the_outer_transaction_has_ended(test: Isolated) -> None:
+    free: list[bool] = []
+    inside.append(lambda: None)
+    inside.append(lambda: free.append(in_another_thread(lambda: is_free("account:8"))))
+    inside.reverse()
+    assert NestedOther(account=7).call() == 8
+    assert free == [False]
+    assert is_free("account:8")
+
+
+def test_in_a_session_of_the_application_it_is_held_until_its_end(test: Isolated) -> None:
+    with current_runtime().store.new_session() as session:
+        with dexpy.session(session):
+            assert Writes(account=7).call() == 7
+            assert Transfer(account=7).call() == 7, "it is in the same transaction"
+            assert not in_another_thread(lambda: is_free("account:7"))
+        session.commit()
+    assert is_free("account:7")
+
+
+def test_a_run_in_an_event_loop_takes_it_too(test: Isolated) -> None:
+    assert asyncio.run(Coroutine().acall()) == 1
+    with held("coroutine"), pytest.raises(Error):
+        asyncio.run(Coroutine().acall())
+
+
+def test_a_cancelled_await_stops_waiting(test: Isolated, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock_step, "SLICE_S", 0.05)
+
+    async def give_up() -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(Endless(account=7).acall(), 0.2)
+
+    with held("account:7"):
+        asyncio.run(give_up())
+        assert began == []
+    assert is_free("account:7")
+
+
+def test_a_sync_call_that_is_refused_leaves_a_record(test: Isolated) -> None:
+    with held("account:7"):
+        Transfer(account=7).safe.call()
+    (record,) = records.all()
+    assert (record.status, record.failure, record.error) == ("failed", "business", "lock_timeout")
+    assert record.error_message == "The lock 'account:7' was not free within 0.1 s: another run holds it."
+    assert record.params == {"account": 7, "note": ""}
+
+
+def test_in_a_worker_it_is_tried_again_with_a_wait(test: Isolated) -> None:
+    ticket = Transfer(account=7).async_().call()
+    with held("account:7"):
+        test.run_pending()
+    row = records.get(ticket.id)
+    assert (row.status, row.error, row.num_attempts) == ("pending", "lock_timeout", 1)
+    assert row.scheduled_at is not None
+    assert 1.5 < (row.scheduled_at - row.updated_at).total_seconds() < 3, "2 s, and some jitter"
+    eventually(lambda: test.run_pending() and ticket.reload().done, "the lock is free at the next try")
+    assert began == [7]
+
+
+def test_a_rule_of_the_class_wins_and_at_the_end_it_has_failed(test: Isolated) -> None:
+    ticket = Ruled(account=7).async_().call()
+    dropped = Discarded(account=7).async_().call()
+    with held("account:7"):
+        eventually(lambda: test.run_pending() or ticket.reload().failed, "all attempts are spent")
+    assert (ticket.reload().status, ticket.failure) == ("failed", "business")
+    assert ticket.outcome == Err(
+        "lock_timeout", records.get(ticket.id).error_message or "", {"timeout_s": 0.1, "lock": "account:7"}
+    )
+    assert records.get(ticket.id).num_attempts == 2
+    assert dropped.reload().failure == "discarded"
+    assert began == []
+
+
+def test_waiting_counts_against_the_time_that_a_run_has(test: Isolated, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock_step, "SLICE_S", 0.05)
+    ticket = Waits(account=7).async_().call()
+    with held("account:7"):
+        test.run_pending()
+    assert (ticket.reload().status, ticket.failure) == ("failed", "timeout")
+    assert records.get(ticket.id).error_message == "Waits ran out of time while it waited for its lock."
+
+
+def test_a_run_that_is_called_off_stops_waiting(test: Isolated, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock_step, "SLICE_S", 0.05)
+    ticket = Endless(account=7).async_().call()
+    watch = test.runtime.dispatcher.watch
+    assert watch is not None
+    with held("account:7"):
+        thread, _ = in_thread(test.run_pending)
+        eventually(lambda: watch.runs, "it waits")
+        ticket.cancel()
+        watch.look()
+        thread.join(WAIT_S)
+        assert not thread.is_alive()
+    assert (ticket.reload().status, ticket.failure) == ("expired", "cancelled")
+    assert began == []
+
+
+def test_a_lock_that_was_lost_rolls_the_run_back(test: Isolated, engine: sa.Engine) -> None:
+    if engine.dialect.name == "sqlite":
+        pytest.skip("nobody can take a lock of the operating system away from a process that lives")
+    inside.append(lambda: cut_others(engine))
+    with pytest.raises(LockLost, match="Transfer: its lock was lost while it ran"):
+        Transfer(account=7).call()
+    assert is_free("account:7")
+    ticket = Transfer(account=8).async_().call()
+    inside.append(lambda: cut_others(engine))
+    test.run_pending()
+    assert (ticket.reload().status, records.get(ticket.id).error) == ("pending", "dexpy.LockLost")
+    eventually(lambda: test.run_pending() and ticket.reload().done, "it is tried again")
+
+
+def cut_others(engine: sa.Engine) -> None:
+    """The server ends every session that holds a lock."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        if engine.dialect.name == "postgresql":
+            holders = connection.execute(
+                sa.text(
+                    "SELECT l.pid FROM pg_locks l JOIN pg_database d ON d.oid = l.database"
+                    " WHERE l.locktype = 'advisory' AND d.datname = current_database()"
+                )
+            )
+            statement = "SELECT pg_terminate_backend({})"
+        else:
+            holders = connection.execute(
+                sa.text(
+                    "SELECT id FROM information_schema.processlist WHERE db = database() AND id <> connection_id()"
+                    " AND command = 'Sleep'"
+                )
+            )
+            statement = "KILL CONNECTION {}"
+        for (number,) in holders.all():
+            connection.exec_driver_sql(statement.format(int(number)))
+
+
+def test_many_threads_and_all_get_in_one_at_a_time(test: Isolated) -> None:
+    now: list[int] = []
+    most: list[int] = []
+
+    def work() -> None:
+        now.append(1)
+        most.append(len(now))
+        time.sleep(0.01)
+        now.pop()
+
+    inside.extend([work] * 40)
+    threads = [in_thread(lambda: [Patient(account=7).call() for _ in range(5)]) for _ in range(8)]
+    for thread, _ in threads:
+        thread.join(WAIT_S)
+    assert [answers for _, answers in threads] == [[[7] * 5]] * 8
+    assert max(most) == 1
+
+
+def test_two_that_want_what_the_other_has_end_in_time(test: Isolated) -> None:
+    met = threading.Barrier(2)
+
+    def crossed(first: str, second: str) -> bool:
+        locks = current_runtime().store.locks
+        mine, other = locks.hold(digest("lock", first)), locks.hold(digest("lock", second))
+        try:
+            assert mine.wait(WAIT_S)
+            met.wait(WAIT_S)
+            return other.wait(0.3)
+        finally:
+            other.release()
+            mine.release()
+
+    one, answers = in_thread(lambda: crossed("a", "b"))
+    got = crossed("b", "a")
+    one.join(WAIT_S)
+    assert sum([got, *answers]) <= 1
+
+
+def test_a_template_takes_props_as_they_are_stored(test: Isolated) -> None:
+    class Sent(Operation):
+        a: str
+        b: str
+        c: int | None = None
+        lock = Lock("{a}/{b}={{{c}}}")
+
+    def key(**props: Any) -> str:
+        operation = Sent(**props)
+        return Sent.contract.lock.text(operation, Sent.contract)  # type: ignore[union-attr]
+
+    assert key(a="x", b="y") == "x/y={null}"
+    assert key(a="x/y", b="") == "x%2Fy/={null}"
+    assert key(a="x", b="y/", c=3) == "x/y%2F={3}"
+    assert key(a="ä%", b="=") == "%C3%A4%25/%3D={null}"
+
+
+def test_a_reference_counts_by_its_key_and_makes_no_query(test: Isolated, engine: sa.Engine) -> None:
+    furnish(engine)
+    seen: list[Any] = []
+    inside.append(lambda: seen.append(in_another_thread(lambda: Pays(account=1).safe.call())))
+    assert Pays(account=1).call() == "ann"
+    assert seen[0].details["lock"] == "account:1"
+
+
+def test_a_function_may_read_the_row_behind_a_reference(test: Isolated, engine: sa.Engine) -> None:
+    furnish(engine)
+    seen: list[Any] = []
+    inside.append(lambda: seen.append(in_another_thread(lambda: PaysOwner(account=2).safe.call())))
+    assert PaysOwner(account=1).call() == "ann"
+    assert seen[0].details["lock"] == "ann", "both accounts are hers"
+
+
+def furnish(engine: sa.Engine) -> None:
+    Model.metadata.create_all(engine)
+    with Session(engine) as session:
+        session.add_all([Account(id=1, owner="ann"), Account(id=2, owner="ann")])
+        session.commit()
+
+
+def test_a_function_makes_the_key_and_classes_with_one_key_share_the_lock(test: Isolated) -> None:
+    with held("account:7"):
+        assert isinstance(Made(account=7).safe.call(), Err)
+    assert Made(account=7).call() == 7
+
+
+def test_without_a_key_it_is_for_the_whole_class(test: Isolated) -> None:
+    with held(Tidy.contract.name):
+        refused = Tidy(account=1).safe.call()
+    assert isinstance(refused, Err)
+    assert f"'{Tidy.contract.name}'" in refused.message
+
+
+def test_a_function_that_gives_no_key_is_refused(test: Isolated) -> None:
+    class Nothing(Transfer):
+        lock = Lock(lambda op: None)
+
+    class Strange(Transfer):
+        lock = Lock(lambda op: object())
+
+    with pytest.raises(OptionsError, match="Nothing.lock: its function gave None, which is no key"):
+        Nothing(account=1).call()
+    with pytest.raises(OptionsError, match="Strange.lock: its function gave object, which has no JSON form"):
+        Strange(account=1).call()
+
+
+def test_a_secret_in_the_key_is_told_nowhere(test: Isolated, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", "dexpy")
+    with held("card:4711%2F0815"):
+        refused = Secret(card="4711/0815").safe.call()
+    assert isinstance(refused, Err)
+    assert refused.message == "The lock of Secret was not free within 0 s: another run holds it."
+    assert refused.details == {"timeout_s": 0}
+    (record,) = records.all()
+    told = f"{caplog.text} {record.error_message} {record.error_details} {Secret.explain(card='4711/0815')}"
+    assert "4711" not in told
+
+
+def test_a_subclass_takes_its_lock_back(test: Isolated) -> None:
+    class Free(Transfer):
+        lock = None
+
+    with held("account:7"):
+        assert Free(account=7).call() == 7
+    assert "lock" in Transfer.explain(account=7).steps
+    assert not Free.explain(account=7).steps["lock"]
+
+
+def test_explain_says_which_lock_and_takes_none(test: Isolated) -> None:
+    told = Transfer.explain(account=7).lock
+    assert told is not None
+    assert (told["active"], told["key"], told["timeout_s"], told["backend"]) == (True, "account:7", 0.1, "database")
+    assert not told["held"]
+    with held("account:7"):
+        now = Transfer.explain(account=7).lock
+        assert now is not None
+        assert now["held"]
+    assert Tidy.explain(account="seven").lock["key"] == Tidy.contract.name, "it depends on no prop"
+
+
+def test_a_run_without_its_lock_frees_its_idempotency_key(test: Isolated) -> None:
+    with held("account:7"):
+        assert isinstance(PaidOnce(account=7).safe.call(), Err)
+    with held("account:8"):
+        ticket = PaidOnce(account=8).async_().call()
+        test.run_pending()
+        assert ticket.reload().failed
+    assert PaidOnce(account=7).call() == 7
+    assert PaidOnce(account=8).call() == 8
+
+
+def test_callable_asks_for_no_lock(test: Isolated) -> None:
+    with held("account:7"):
+        assert Transfer.is_callable(account=7)
+
+
+@pytest.mark.servers
+@pytest.mark.anywhere
+def test_a_lock_on_redis_excludes_and_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class OnRedis(Transfer):
+        lock = Lock("account:{account}", timeout=0.2, backend="redis")
+
+    with servers.broker("redis") as url:
+        configure(database=f"sqlite:///{tmp_path / 'r.db'}", broker=url)
+        try:
+            assert OnRedis(account=7).call() == 7
+            assert OnRedis.explain(account=7).lock["backend"] == "redis"  # type: ignore[index]
+            with held("account:7", "redis") as hold:
+                assert isinstance(OnRedis(account=7).safe.call(), Err)
+                assert Transfer(account=7).call() == 7, "the database's lock is another one"
+                assert OnRedis.explain(account=7).lock["held"]  # type: ignore[index]
+                assert hold.is_held()
+            assert OnRedis(account=7).call() == 7
+
+            client, prefix = current_runtime()._redis()
+            inside.append(lambda: client.delete(*client.keys(f"{prefix}:dexpy.lock:*")))
+            with pytest.raises(LockLost):
+                OnRedis(account=7).call()
+        finally:
+            current_runtime().close()
+            install(None)
+
+
+@pytest.mark.servers
+@pytest.mark.anywhere
+def test_a_lock_on_redis_is_renewed_while_its_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dexpy.recording.locks import redis as on_redis
+
+    monkeypatch.setattr(on_redis, "LEASE_S", 0.6)
+    monkeypatch.setattr(on_redis, "RENEW_EVERY_S", 0.15)
+    with servers.broker("redis") as url:
+        configure(broker=url)
+        try:
+            locks = current_runtime().store.locks
+            assert locks.place(None) == "redis", "there is no database that all share"
+            with held("account:7", "redis") as hold:
+                until = time.monotonic() + 1.5
+                while time.monotonic() < until:
+                    assert hold.is_held()
+                    time.sleep(0.1)
+        finally:
+            current_runtime().close()
+            install(None)
+
+
+def test_without_a_place_that_all_share_a_lock_is_refused(tmp_path: Path) -> None:
+    class OnRedis(Transfer):
+        lock = Lock("account:{account}", backend="redis")
+
+    with isolated(), pytest.raises(ConfigurationError, match=r"Lock\(backend='redis'\) needs a broker on Redis"):
+        OnRedis(account=7).call()
+    configure(broker="amqp://127.0.0.1:1/")
+    try:
+        with pytest.raises(ConfigurationError, match="A lock needs a place that all processes share"):
+            Transfer(account=7).call()
+    finally:
+        install(None)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_forked_process_has_none_of_the_locks_and_keeps_none(tmp_path: Path) -> None:
+    with isolated(), held("account:7"):
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.write(writer, b"1" if is_free("account:7") else b"0")
+            os._exit(0)
+        os.waitpid(pid, 0)
+        assert os.read(reader, 1) == b"0"
+        os.close(reader)
+        os.close(writer)
+
+
+REFUSED = {
+    "a number": (lambda: Lock(7), "Lock(7) takes a template over props, Lock('account:{account}'), or a function"),
+    "nothing in it": (lambda: Lock(""), "Lock('') has no key. Write Lock('account:{account}'), or Lock() for"),
+    "open": (lambda: Lock("a:{b"), "Lock('a:{b') is no template"),
+    "by position": (lambda: Lock("a:{}"), "{} is not the name of a prop alone"),
+    "part of a prop": (lambda: Lock("a:{b.id}"), "{b.id} is not the name of a prop alone"),
+    "formatted": (lambda: Lock("a:{b:>3}"), "{b} is not the name of a prop alone"),
+    "no time": (lambda: Lock(timeout="5"), "Lock: timeout='5' wants seconds or a timedelta."),
+    "negative": (lambda: Lock(timeout=-1), "must not be negative or without end. Write timeout=0 for now. None waits"),
+    "no place": (
+        lambda: Lock(backend="etcd"),
+        "Lock(backend='etcd') is not known. It is one of 'database', 'redis'.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("made", "message"), REFUSED.values(), ids=REFUSED)
+def test_a_lock_that_cannot_be_is_refused(made: Callable[[], Any], message: str) -> None:
+    with pytest.raises(DeclarationError) as refused:
+        made()
+    assert message in str(refused.value)
+
+
+def test_a_class_whose_lock_cannot_be_is_refused() -> None:
+    with pytest.raises(DeclarationError, match=r"Typo.lock = Lock\('a:\{acount\}'\) names 'acount', which is no prop"):
+
+        class Typo(Operation):
+            account: int
+            lock = Lock("a:{acount}")
+
+    with pytest.raises(DeclarationError, match=r"Text.lock = 'account' is no policy. Write lock = Lock\("):
+
+        class Text(Operation):
+            account: int
+            lock = "account"  # type: ignore[assignment]

@@ -1,0 +1,747 @@
+"""Once: a key, whose result is given again."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+import dexpy
+from dexpy import (
+    DeclarationError,
+    Err,
+    Error,
+    KeyBusy,
+    KeyTaken,
+    Lock,
+    Ok,
+    Once,
+    OnceConflict,
+    Operation,
+    OptionsError,
+    Record,
+    Retry,
+    guard,
+    records,
+)
+from dexpy.declaration.once import once_key
+from dexpy.recording.tables import records as table
+from dexpy.testing import Isolated, isolated
+
+runs: list[Any] = []
+"""What was performed, in order."""
+gates: dict[str, threading.Event] = {}
+"""Where a run waits for the test."""
+refused: set[int] = set()
+"""Orders that the guard refuses."""
+
+
+@pytest.fixture(autouse=True)
+def _nothing_has_run() -> None:
+    runs.clear()
+    gates.clear()
+    refused.clear()
+
+
+@dataclass
+class Receipt:
+    number: int
+    total: Decimal
+    day: date
+
+
+class Charge(Operation, name="once.charge"):
+    order: int
+    amount: Decimal = Decimal(10)
+    once = Once("order")
+
+    def perform(self) -> Receipt:
+        runs.append(self.order)
+        return Receipt(len(runs), self.amount, date(2026, 11, 21))
+
+
+class Refuse(Operation, name="once.refuse"):
+    order: int
+    once = Once("order")
+    errors = {"no_balance"}
+
+    def perform(self) -> int:
+        runs.append(self.order)
+        raise Error("no_balance", "Nothing to send", details={"order": self.order})
+
+
+class Crash(Operation, name="once.crash"):
+    order: int
+    once = Once("order")
+
+    def perform(self) -> int:
+        runs.append(self.order)
+        if len(runs) == 1:
+            raise RuntimeError("the first time only")
+        return len(runs)
+
+
+class Guarded(Operation, name="once.guarded"):
+    order: int
+    once = Once()
+
+    @guard("refused")
+    def is_refused(self) -> bool:
+        return self.order in refused
+
+    def perform(self) -> int:
+        runs.append(self.order)
+        return len(runs)
+
+
+class Slow(Operation, name="once.slow"):
+    order: int
+    fails: str = ""
+    once = Once("order", wait=10)
+
+    def perform(self) -> int:
+        runs.append(self.order)
+        gates["begun"].set()
+        assert gates["go"].wait(20)
+        if self.fails == "crash" and len(runs) == 1:
+            raise RuntimeError("crash")
+        if self.fails == "error":
+            raise Error("declined", "Not today")
+        return len(runs)
+
+
+class Locked(Slow, name="once.locked"):
+    lock = Lock(timeout=0.1)
+
+
+class Impatient(Slow, name="once.impatient"):
+    once = Once("order", wait=0.2)
+
+
+class Short(Operation, name="once.short"):
+    order: int
+    once = Once("order", expires_in=timedelta(hours=1))
+
+    def perform(self) -> int:
+        runs.append(self.order)
+        return len(runs)
+
+
+class Plain(Operation, name="once.plain"):
+    order: int
+
+    def perform(self) -> int:
+        runs.append(self.order)
+        return len(runs)
+
+
+class Retried(Operation, name="once.retried"):
+    order: int
+    once = Once("order")
+    retry_on = (Retry(ConnectionError, attempts=3, wait=60),)
+
+    def perform(self) -> int:
+        runs.append(self.order)
+        if len(runs) == 1:
+            raise ConnectionError
+        return len(runs)
+
+
+def rows(engine: sa.Engine) -> list[Any]:
+    with engine.connect() as connection:
+        return list(connection.execute(sa.select(table).order_by(table.c.id)).all())
+
+
+def at_once(*actions: Callable[[], Any]) -> list[Any]:
+    """Do these in a thread each; an exception is an answer too."""
+    answers: list[Any] = [None] * len(actions)
+
+    def do(number: int) -> None:
+        try:
+            answers[number] = actions[number]()
+        except Exception as error:
+            answers[number] = error
+
+    threads = [threading.Thread(target=do, args=(number,)) for number in range(len(actions))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    return answers
+
+
+# -------------------------------------------------------------------- in place
+
+
+def test_a_second_call_is_given_the_first_ones_result_with_its_types(test: Isolated, engine: sa.Engine) -> None:
+    first, second = Charge(order=7).call(), Charge(order=7).call()
+    assert first == second == Receipt(1, Decimal(10), date(2026, 11, 21))
+    assert runs == [7]
+    (row,) = rows(engine)
+    assert (row.status, row.once_key) == ("done", once_key(Charge(order=7), Charge.contract))
+    assert row.claimed_by is None
+    assert Charge(order=8).call().number == 2
+
+
+def test_a_business_error_is_given_again_with_its_code_message_and_details(test: Isolated) -> None:
+    for _ in range(2):
+        with pytest.raises(Error) as told:
+            Refuse(order=1).call()
+        assert (told.value.code, told.value.message, told.value.details) == (
+            "no_balance",
+            "Nothing to send",
+            {"order": 1},
+        )
+    assert runs == [1]
+
+
+def test_safe_gives_the_replay_as_a_value(test: Isolated) -> None:
+    assert Charge(order=1).safe.call() == Charge(order=1).safe.call() == Ok(Receipt(1, Decimal(10), date(2026, 11, 21)))
+    first, again = Refuse(order=1).safe.call(), Refuse(order=1).safe.call()
+    assert isinstance(again, Err)
+    assert first == again == Err("no_balance", "Nothing to send", {"order": 1})
+
+
+def test_a_crash_frees_the_key_and_its_row_stays(test: Isolated, engine: sa.Engine) -> None:
+    with pytest.raises(RuntimeError):
+        Crash(order=1).call()
+    assert Crash(order=1).call() == 2
+    assert Crash(order=1).call() == 2
+    assert [(row.status, row.once_key is None) for row in rows(engine)] == [("failed", True), ("done", False)]
+
+
+def test_a_refusal_by_a_guard_is_not_given_again_and_a_replay_asks_no_guard(test: Isolated) -> None:
+    refused.add(1)
+    assert Guarded(order=1).safe.call() == Err(
+        "is_refused", "refused", {"guards": [{"guard": "is_refused", "message": "refused"}]}, rejected=True
+    )
+    refused.clear()
+    assert Guarded(order=1).call() == 1
+    refused.add(1)
+    assert Guarded(order=1).call() == 1
+
+
+def test_another_call_waits_for_the_one_that_runs_and_gets_its_result(test: Isolated) -> None:
+    gates.update(begun=threading.Event(), go=threading.Event())
+
+    def second() -> int:
+        assert gates["begun"].wait(10)
+        threading.Timer(0.1, gates["go"].set).start()
+        return Slow(order=1).call()
+
+    assert at_once(lambda: Slow(order=1).call(), second) == [1, 1]
+    assert runs == [1]
+
+
+def test_another_call_that_waits_gets_the_error_too(test: Isolated) -> None:
+    gates.update(begun=threading.Event(), go=threading.Event())
+
+    def second() -> int:
+        assert gates["begun"].wait(10)
+        threading.Timer(0.1, gates["go"].set).start()
+        return Slow(order=1, fails="error").call()
+
+    answers = at_once(lambda: Slow(order=1, fails="error").call(), second)
+    assert [(error.code, error.message) for error in answers] == [("declined", "Not today")] * 2
+    assert runs == [1]
+
+
+def test_another_call_that_waits_runs_itself_when_the_first_one_crashes(test: Isolated) -> None:
+    gates.update(begun=threading.Event(), go=threading.Event())
+
+    def second() -> int:
+        assert gates["begun"].wait(10)
+        threading.Timer(0.1, gates["go"].set).start()
+        return Slow(order=1, fails="crash").call()
+
+    crash, value = at_once(lambda: Slow(order=1, fails="crash").call(), second)
+    assert (str(crash), value, runs) == ("crash", 2, [1, 1])
+
+
+def test_a_lock_that_could_not_be_had_frees_the_key(test: Isolated, engine: sa.Engine) -> None:
+    gates.update(begun=threading.Event(), go=threading.Event())
+
+    def second() -> int:
+        assert gates["begun"].wait(10)
+        try:
+            return Locked(order=2).call()
+        finally:
+            gates["go"].set()
+
+    value, failed = at_once(lambda: Locked(order=1).call(), second)
+    assert value == 1
+    assert isinstance(failed, Exception)
+    assert not isinstance(failed, KeyBusy)
+    assert sorted(row.once_key is None for row in rows(engine)) == [False, True]
+    assert Locked(order=2).call() == 2
+
+
+def test_a_call_that_waits_too_long_is_told_who_has_the_key(test: Isolated) -> None:
+    gates.update(begun=threading.Event(), go=threading.Event())
+
+    def second() -> int:
+        assert gates["begun"].wait(10)
+        try:
+            return Impatient(order=1).call()
+        finally:
+            gates["go"].set()
+
+    value, busy = at_once(lambda: Impatient(order=1).call(), second)
+    assert value == 1
+    assert isinstance(busy, KeyBusy)
+    assert isinstance(busy, TimeoutError)
+    assert [record.id for record in records.all()] == [busy.id]
+    assert str(busy) == (
+        f"once.impatient: its key was not free within 0.2 s: the run {busy.id} has it, and goes on. Try again later."
+    )
+
+
+def test_of_many_calls_at_once_one_runs(test: Isolated) -> None:
+    answers = at_once(*[lambda: Charge(order=1).call()] * 6)
+    assert answers == [Receipt(1, Decimal(10), date(2026, 11, 21))] * 6
+    assert runs == [1]
+
+
+def test_a_call_inside_of_itself_is_told_at_once(test: Isolated) -> None:
+    with pytest.raises(KeyBusy):
+        Within(order=1).call()
+    assert runs == [1]
+
+
+class Within(Operation, name="once.within"):
+    order: int
+    once = Once()
+
+    def perform(self) -> int:
+        runs.append(self.order)
+        return Within(order=self.order).call()
+
+
+def test_the_key_with_other_params_is_a_conflict(test: Isolated) -> None:
+    Charge(order=1).call()
+    with pytest.raises(OnceConflict) as told:
+        Charge(order=1, amount=Decimal(11)).call()
+    assert told.value.operation == "once.charge"
+    assert str(told.value).startswith(f"once.charge: the run {told.value.id} had the same idempotency key and other")
+    with pytest.raises(OnceConflict):
+        Charge(order=1, amount=Decimal(11)).async_().call()
+
+
+class Lenient(Charge, name="once.lenient"):
+    once = Once("order", params="ignore")
+
+
+def test_other_params_are_ignored_where_the_class_says_so(test: Isolated) -> None:
+    assert Lenient(order=1).call() == Lenient(order=1, amount=Decimal(11)).call()
+    assert runs == [1]
+
+
+def test_a_key_of_the_call_needs_no_declaration(test: Isolated) -> None:
+    assert Plain(order=1).once("a").call() == 1
+    assert Plain(order=1).once("a").call() == 1
+    assert Plain(order=1).once("b").call() == 2
+    assert Plain(order=1).call() == 3
+    operation = Plain(order=1)
+    assert operation.once("a") == operation
+    assert operation.once("a") is not operation
+    with pytest.raises(OnceConflict):
+        Plain(order=2).once("a").call()
+
+
+def test_no_key_is_a_run_of_its_own_whatever_the_class_declares(test: Isolated, engine: sa.Engine) -> None:
+    assert [Guarded(order=1).once(None).call() for _ in range(2)] == [1, 2]
+    assert Guarded(order=1).call() == 3
+    assert Guarded(order=1).once("x").once(None).call() == 4
+    assert [row.once_key is None for row in rows(engine)] == [True, True, False, True]
+
+
+def test_two_operations_with_one_key_have_nothing_to_do_with_each_other(test: Isolated) -> None:
+    assert Plain(order=1).once("a").call() == 1
+    assert Guarded(order=1).once("a").call() == 2
+
+
+class Derived(Guarded, name="once.derived"):
+    pass
+
+
+class Without(Guarded, name="once.without"):
+    once = Once.never()
+
+
+def test_a_subclass_inherits_the_declaration_and_has_keys_of_its_own(test: Isolated) -> None:
+    assert [Guarded(order=1).call(), Derived(order=1).call(), Derived(order=1).call()] == [1, 2, 2]
+    assert [Without(order=1).call(), Without(order=1).call()] == [3, 4]
+
+
+class ByFunction(Operation, name="once.by_function"):
+    order: int
+    note: str = ""
+    once = Once(lambda op: f"order-{op.order}", params="ignore")
+
+    def perform(self) -> int:
+        runs.append(self.order)
+        return len(runs)
+
+
+class Keyless(ByFunction, name="once.keyless"):
+    once = Once(lambda op: None)
+
+
+def test_a_function_makes_the_key(test: Isolated) -> None:
+    assert ByFunction(order=1).call() == ByFunction(order=1, note="again").call() == 1
+    assert ByFunction(order=5).once("order-1").call() == 1
+    with pytest.raises(OptionsError, match=r"Keyless\.once: its function gave None, which is no key\."):
+        Keyless(order=1).call()
+
+
+def test_after_its_time_a_key_is_taken_over_and_the_call_runs_again(test: Isolated, engine: sa.Engine) -> None:
+    assert [Short(order=1).call(), Short(order=1).call()] == [1, 1]
+    with engine.begin() as connection:
+        early = sa.update(table).values(once_expires_at=table.c.created_at)
+        connection.execute(early)
+    answers = at_once(*[lambda: Short(order=1).call()] * 3)
+    assert answers == [2, 2, 2]
+    old, new = rows(engine)
+    assert (old.once_key, old.status) == (None, "done")
+    assert new.once_key is not None
+
+
+def test_a_key_is_cleared_by_props_or_by_its_text(test: Isolated) -> None:
+    assert not Charge.clear_once(order=1)
+    Charge(order=1).call()
+    assert Charge.clear_once(order=1)
+    assert not Charge.clear_once(order=1)
+    assert Charge(order=1).call().number == 2
+    Plain(order=1).once("a").call()
+    assert Plain.clear_once(key="a")
+    assert not Plain.clear_once("a")
+    with pytest.raises(OptionsError, match=r"clear_once\(\.\.\.\): the class declares no once\."):
+        Plain.clear_once(order=1)
+    with pytest.raises(OptionsError, match=r"clear_once\(\.\.\.\) wants the props that the key is made of; 'order' is"):
+        Charge.clear_once()
+
+
+def test_a_key_of_a_run_that_goes_on_is_not_cleared(test: Isolated) -> None:
+    ticket = Charge(order=1).async_().call()
+    assert not Charge.clear_once(order=1)
+    assert ticket.reload().pending
+
+
+def test_from_asyncio_it_is_the_same(test: Isolated) -> None:
+    async def both() -> list[Receipt]:
+        return list(await asyncio.gather(Charge(order=1).acall(), Charge(order=1).acall()))
+
+    first, second = asyncio.run(both())
+    assert first == second
+    assert runs == [1]
+
+
+# -------------------------------------------------------------------- in the caller's transaction
+
+
+def test_a_rollback_of_the_caller_frees_the_key(test: Isolated, engine: sa.Engine) -> None:
+    own = test.runtime.store.database.engine
+    with Session(own) as session, dexpy.session(session):
+        assert Charge(order=1).call().number == 1
+        assert Charge(order=1).call().number == 1
+        session.rollback()
+    assert [row for row in rows(engine) if row.once_key] == []
+    assert Charge(order=1).call().number == 2
+
+
+def test_an_error_in_the_callers_transaction_keeps_its_key_with_the_commit(test: Isolated, engine: sa.Engine) -> None:
+    own = test.runtime.store.database.engine
+    with Session(own) as session, dexpy.session(session):
+        with pytest.raises(RuntimeError):
+            Crash(order=1).call()
+        assert isinstance(Refuse(order=1).safe.call(), Err)
+        session.commit()
+    found = {row.name: (row.status, row.failure, row.once_key is None) for row in rows(engine)}
+    assert found == {"once.refuse": ("failed", "business", False), "once.crash": ("failed", "crash", True)}
+    assert isinstance(Refuse(order=1).safe.call(), Err)
+    assert runs == [1, 1]
+
+
+def test_a_failure_in_a_transaction_that_is_rolled_back_leaves_a_row_without_a_key(
+    test: Isolated, engine: sa.Engine
+) -> None:
+    own = test.runtime.store.database.engine
+    with Session(own) as session, dexpy.session(session):
+        Refuse(order=1).safe.call()
+        session.rollback()
+    assert [(row.status, row.failure, row.once_key) for row in rows(engine)] == [("failed", "business", None)]
+
+
+# -------------------------------------------------------------------- in the background
+
+
+def test_a_second_enqueue_is_given_the_first_ones_ticket(test: Isolated, engine: sa.Engine) -> None:
+    first, second = Charge(order=1).async_().call(), Charge(order=1).async_().call()
+    assert (first.duplicate, second.duplicate, first.id == second.id) == (False, True, True)
+    assert len(test.run_pending()) == 1
+    third = Charge(order=1).async_().call()
+    assert (third.duplicate, third.status, third.outcome) == (
+        True,
+        "done",
+        Ok(Receipt(1, Decimal(10), date(2026, 11, 21))),
+    )
+    assert (runs, len(rows(engine)), test.run_pending()) == ([1], 1, [])
+
+
+def test_a_call_in_place_is_given_what_the_background_came_to(test: Isolated) -> None:
+    Charge(order=1).async_().call()
+    test.run_pending()
+    assert Charge(order=1).call().number == 1
+    assert runs == [1]
+
+
+def test_a_background_call_is_given_what_the_call_in_place_came_to(test: Isolated) -> None:
+    Charge(order=1).call()
+    ticket = Charge(order=1).async_().call()
+    assert (ticket.duplicate, ticket.result(1).number, test.run_pending()) == (True, 1, [])
+
+
+def test_between_attempts_a_run_keeps_its_key_and_a_crash_frees_it(test: Isolated) -> None:
+    first = Retried(order=1).async_().call()
+    test.run_pending()
+    assert Retried(order=1).async_().call().id == first.id
+    Crash(order=1).async_().call()
+    runs.clear()
+    test.run_pending()
+    assert not Crash(order=1).async_().call().duplicate
+
+
+@pytest.mark.parametrize("end", ["cancel", "expire", "fail"])
+def test_what_ends_a_run_before_it_began_frees_its_key(test: Isolated, end: str) -> None:
+    ticket = Charge(order=1).async_().call()
+    ticket.fail("by hand") if end == "fail" else getattr(ticket, end)()
+    assert not Charge(order=1).async_().call().duplicate
+
+
+def test_a_rolled_back_enqueue_frees_its_key(test: Isolated, engine: sa.Engine) -> None:
+    own = test.runtime.store.database.engine
+    with Session(own) as session:
+        first = Charge(order=1).async_(session=session).call()
+        again = Charge(order=1).async_(session=session).call()
+        assert (again.duplicate, again.id) == (True, first.id)
+        session.rollback()
+    with pytest.raises(dexpy.RolledBack):
+        first.reload()
+    assert (rows(engine), Charge(order=1).async_().call().duplicate) == ([], False)
+
+
+def test_a_duplicate_does_not_spoil_the_callers_transaction(test: Isolated, engine: sa.Engine) -> None:
+    first = Charge(order=1).async_().call()
+    with Session(test.runtime.store.database.engine) as session:
+        second = Charge(order=1).async_(session=session).call()
+        third = Charge(order=2).async_(session=session).call()
+        session.rollback()
+    assert second.reload().id == first.id
+    assert not third.duplicate
+    with Session(test.runtime.store.database.engine) as session:
+        Charge(order=1).async_(session=session).call()
+        Charge(order=2).async_(session=session).call()
+        session.commit()
+    assert len(rows(engine)) == 2
+
+
+def test_a_key_is_seen_that_was_committed_after_the_callers_transaction_began(test: Isolated) -> None:
+    with Session(engine_of(test, "REPEATABLE READ")) as session:
+        session.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
+        first = Charge(order=1).async_().call()
+        second = Charge(order=1).async_(session=session).call()
+        assert (second.duplicate, second.id) == (True, first.id)
+        if session.get_bind().dialect.name != "sqlite":
+            third = Charge(order=2).async_(session=session).call()
+            session.commit()
+            assert third.reload().pending
+
+
+def engine_of(test: Isolated, level: str) -> sa.Engine:
+    """The engine of an application whose transactions see one moment."""
+    own = test.runtime.store.database.engine
+    return own if own.dialect.name == "sqlite" else own.execution_options(isolation_level=level)
+
+
+def test_two_open_transactions_with_one_key_wait_for_each_other(test: Isolated) -> None:
+    own = test.runtime.store.database.engine
+    held, go = threading.Event(), threading.Event()
+
+    def first() -> dexpy.Ticket[Receipt]:
+        with Session(own) as session:
+            ticket = Charge(order=1).async_(session=session).call()
+            held.set()
+            assert go.wait(10)
+            session.commit()
+            return ticket
+
+    def second() -> dexpy.Ticket[Receipt]:
+        assert held.wait(10)
+        threading.Timer(0.3, go.set).start()
+        with Session(own) as session:
+            ticket = Charge(order=1).async_(session=session).call()
+            session.commit()
+            return ticket
+
+    one, two = at_once(first, second)
+    assert (one.id == two.id, one.duplicate, two.duplicate) == (True, False, True)
+
+
+def test_when_the_first_of_two_open_transactions_is_rolled_back_the_second_has_the_key(test: Isolated) -> None:
+    own = test.runtime.store.database.engine
+    held, go = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with Session(own) as session:
+            Charge(order=1).async_(session=session).call()
+            held.set()
+            assert go.wait(10)
+            session.rollback()
+
+    def second() -> dexpy.Ticket[Receipt]:
+        assert held.wait(10)
+        threading.Timer(0.3, go.set).start()
+        return Charge(order=1).async_().call()
+
+    _, ticket = at_once(first, second)
+    assert (ticket.duplicate, ticket.reload().status) == (False, "pending")
+
+
+class Hasty(Charge, name="once.hasty"):
+    once = Once("order", wait=1)
+
+
+@pytest.mark.parametrize("in_place", [True, False], ids=["in place", "in the background"])
+def test_a_transaction_that_stays_open_makes_the_next_one_busy(test: Isolated, in_place: bool) -> None:
+    # A process enters itself among the living with its first call in place.
+    Hasty(order=2).call()
+    with Session(test.runtime.store.database.engine) as session:
+        Hasty(order=1).async_(session=session).call()
+        session.flush()
+        began = time.monotonic()
+        (busy,) = at_once(Hasty(order=1).call if in_place else Hasty(order=1).async_().call)
+        assert isinstance(busy, KeyBusy)
+        assert (busy.id, busy.waited_s) == (None, 1)
+        assert 0.9 <= time.monotonic() - began < 8
+        session.rollback()
+    assert not Hasty(order=1).async_().call().duplicate
+
+
+def test_a_busy_key_leaves_the_callers_transaction_as_it_was(test: Isolated, engine: sa.Engine) -> None:
+    own = test.runtime.store.database.engine
+    if own.dialect.name == "sqlite":
+        pytest.skip("one writer at a time: there is no second transaction to spoil")
+    with Session(own) as holder, Session(own) as other:
+        Hasty(order=1).async_(session=holder).call()
+        Plain(order=1).async_(session=other).call()
+        with pytest.raises(KeyBusy):
+            Hasty(order=1).async_(session=other).call()
+        other.commit()
+        holder.rollback()
+    assert [row.name for row in rows(engine)] == ["once.plain"]
+
+
+def test_retry_claims_the_key_again_unless_another_run_has_it(test: Isolated, engine: sa.Engine) -> None:
+    first = Charge(order=1).async_().call().cancel()
+    second = Charge(order=1).async_().call()
+    with pytest.raises(KeyTaken) as told:
+        first.retry()
+    assert (told.value.id, told.value.kind, told.value.holder) == (first.id, "once", second.id)
+    assert first.reload().expired
+    second.cancel()
+    assert first.retry().pending
+    assert Charge(order=1).async_().call().id == first.id
+
+
+def test_a_lost_call_in_place_is_failed_and_its_key_is_free(test: Isolated, engine: sa.Engine) -> None:
+    Charge(order=1).call()
+    with engine.begin() as connection:
+        gone = {"status": "running", "completed_at": None, "result": None, "claimed_by": "gone:1:x"}
+        connection.execute(sa.update(table).values(**gone))
+    assert Charge(order=1).call().number == 2
+    old, _ = rows(engine)
+    assert (old.status, old.failure, old.once_key) == ("failed", "lost", None)
+    assert old.error_message == "The process gone:1:x, which called this in place, ended or froze before it was done."
+    assert dexpy.Ticket.get(old.id).failure == "lost"
+
+
+# -------------------------------------------------------------------- refusals and reports
+
+
+def declare(**said: Any) -> type[Operation]:
+    return type("Broken", (Operation,), {"__annotations__": {"order": int}, "perform": lambda self: 1, **said})
+
+
+REFUSED = [
+    ({"once": "order"}, "once = 'order' is no policy. Write once = Once"),
+    ({"once": None}, "once = None is no policy."),
+    ({"record": False}, "a key for replay is kept in the record of a run, and by record = False there is none."),
+    ({"record": Record(params=False)}, r"by Record\(params=False\) there is none from the start"),
+    ({"record": Record(result=False)}, r"by Record\(result=False\) none is kept"),
+    ({"once": Once("odrer")}, "names 'odrer', which is no prop. The props are 'order'. Did you mean 'order'?"),
+]
+
+
+@pytest.mark.parametrize(("said", "message"), REFUSED)
+def test_a_declaration_that_cannot_work_is_refused(said: dict[str, Any], message: str) -> None:
+    with pytest.raises(DeclarationError, match=message):
+        declare(**{"once": Once("order"), **said})
+
+
+ARGUMENTS: list[tuple[tuple[Any, ...], dict[str, Any], str]] = [
+    (("a", "a"), {}, r"Once\(\.\.\.\) names 'a' twice"),
+    ((1,), {}, "takes names of props, or one function of the operation"),
+    (("a", print), {}, "takes names of props, or one function of the operation"),
+    ((), {"expires_in": "1 h"}, "expires_in='1 h' wants seconds or a timedelta"),
+    ((), {"expires_in": 0}, "wants more than 0 seconds, or None for never"),
+    ((), {"params": "look"}, "wants 'check' or 'ignore'"),
+    ((), {"wait": -1}, "wait=-1 must not be negative"),
+]
+
+
+@pytest.mark.parametrize(("by", "given", "message"), ARGUMENTS)
+def test_an_argument_that_cannot_be_is_refused(by: tuple[Any, ...], given: dict[str, Any], message: str) -> None:
+    with pytest.raises(DeclarationError, match=message):
+        Once(*by, **given)
+
+
+class Unrecorded(Operation, name="once.unrecorded"):
+    record = False
+
+    def perform(self) -> int:
+        return 1
+
+
+def test_a_key_is_refused_at_the_call_where_nothing_could_keep_it() -> None:
+    with pytest.raises(OptionsError, match=r"by record = False there is none\. Let the class be recorded"):
+        Unrecorded().once("a")
+    with pytest.raises(OptionsError, match=r"once\(\.\.\.\) wants a text that is not empty, or None: got 7\."):
+        Plain(order=1).once(7)  # type: ignore[arg-type]
+    with isolated() as test:
+        test.runtime.settings = test.runtime.settings.__class__()
+        with pytest.raises(dexpy.ConfigurationError, match="there is no database to keep it in"):
+            Charge(order=1).call()
+        with pytest.raises(dexpy.ConfigurationError, match="there is no database to keep it in"):
+            Plain(order=1).once("a").call()
+        assert Charge(order=1).once(None).call().number == 1
+
+
+def test_explain_says_who_has_the_key_and_changes_nothing(test: Isolated, engine: sa.Engine) -> None:
+    told = Charge.explain(order=1).once
+    assert told is not None
+    assert (told["active"], told["status"], told["expires_in"], len(told["key"])) == (True, "fresh", None, 12)
+    ticket = Charge(order=1).async_().call()
+    assert (Charge.explain(order=1).once or {})["status"] == "pending"
+    assert (Charge.explain(order=1).once or {})["held_by"] == ticket.id
+    test.run_pending()
+    assert (Charge.explain(order=1).once or {})["status"] == "exists"
+    assert (len(rows(engine)), runs, Plain.explain(order=1).once) == (1, [1], None)

@@ -1,0 +1,283 @@
+"""How far a run says it is: seen while it runs, written once in a while, and never in its way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import ladder
+import pytest
+import sqlalchemy as sa
+from ladder import Line
+
+import dexpy
+from dexpy import Operation, OptionsError, Retry, Ticket, prop, records
+from dexpy.execution import progress
+from dexpy.recording import signals
+from dexpy.recording.progress import Progress
+from dexpy.recording.tables import signals as signals_table
+from dexpy.testing import Isolated
+
+seen: list[Any] = []
+"""What others saw of a run while it ran."""
+
+
+@pytest.fixture(autouse=True)
+def tables(engine: sa.Engine) -> None:
+    ladder.furnish(engine)
+    seen.clear()
+
+
+@pytest.fixture
+def writes(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What is written of progress, in order."""
+    found: list[Any] = []
+    keep = signals.keep_progress
+
+    def keeping(connection: Any, record_id: str, token: int, said: Any) -> None:
+        found.append(said["done"])
+        keep(connection, record_id, token, said)
+
+    monkeypatch.setattr(signals, "keep_progress", keeping)
+    return found
+
+
+def look(run_id: str) -> None:
+    """See what somebody else sees of a run now."""
+    found = Ticket.get(run_id).progress
+    seen.append(None if found is None else found.done)
+
+
+class Count(Operation):
+    """Says each number, and lets others look after each."""
+
+    upto: int
+    writes: bool = False
+
+    def perform(self) -> int:
+        for number in range(1, self.upto + 1):
+            if self.writes:
+                self.session.add(Line(what=f"number {number}", attempt=""))
+                self.session.flush()
+            self.report_progress(number, self.upto, f"number {number}")
+            look(self.run_id)
+        return self.upto
+
+
+def test_the_first_word_is_there_at_once_and_the_last_one_stays(test: Isolated, writes: list[Any]) -> None:
+    ticket = Count(upto=50).async_().call()
+    assert ticket.progress is None
+    test.run_pending()
+
+    assert seen == [1] * 50
+    assert writes == [1, 50]
+    found = ticket.reload().progress
+    assert found is not None
+    assert (found.done, found.total, found.note, found.fraction) == (50, 50, "number 50", 1.0)
+    assert abs(found.at - datetime.now(timezone.utc)) < timedelta(minutes=1)
+    assert ticket.done
+
+
+def test_it_is_written_again_when_some_time_has_passed(
+    test: Isolated, writes: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "EVERY_S", 0.0)
+    Count(upto=3).async_().call()
+    test.run_pending()
+
+    assert (seen, writes) == ([1, 2, 3], [1, 2, 3])
+
+
+def test_a_run_that_holds_sqlites_write_lock_does_not_wait_for_itself(
+    test: Isolated, writes: list[Any], engine: sa.Engine
+) -> None:
+    began = time.monotonic()
+    ticket = Count(upto=3, writes=True).async_().call()
+    test.run_pending()
+
+    assert time.monotonic() - began < 10
+    # There nobody sees it before the commit, and it is written with that.
+    assert seen == ([None] * 3 if engine.dialect.name == "sqlite" else [1] * 3)
+    assert ticket.reload().progress == Progress(3, 3, "number 3", ticket.progress.at)  # type: ignore[union-attr]
+    assert writes[-1] == 3
+
+
+class Fail(Operation):
+    retry_on = (Retry(ConnectionError, attempts=2, wait=60),)
+
+    def perform(self) -> None:
+        self.session.add(Line(what="undone", attempt=""))
+        self.session.flush()
+        self.report_progress(1, 10)
+        self.report_progress(2, 10)
+        raise ConnectionError
+
+
+def test_a_run_that_fails_keeps_its_last_word_and_retry_forgets_it(test: Isolated) -> None:
+    ticket = Fail().async_().call()
+    test.run_pending()
+    assert ticket.reload().pending
+    assert ticket.progress is not None
+    assert (ticket.progress.done, ticket.progress.fraction) == (2, 0.2)
+
+    test.advance(61)
+    ticket.reschedule(at=datetime(2020, 1, 1, tzinfo=timezone.utc))
+    test.run_pending()
+    assert ticket.reload().failed
+    assert ticket.progress is not None
+
+    assert ticket.retry().progress is None
+    assert ticket.reload().progress is None
+
+
+class Stepwise(Operation):
+    def perform(self) -> None:
+        self.step(self.first)
+        look(self.run_id)
+        for number in self.each("numbers", [2, 3]):
+            self.session.add(Line(what=f"number {number}", attempt=""))
+            self.session.flush()
+            self.report_progress(number)
+
+    def first(self) -> None:
+        self.session.add(Line(what="first", attempt=""))
+        self.session.flush()
+        self.report_progress(0)
+        self.report_progress(1, note="the last of the step")
+
+
+def test_the_last_word_comes_before_the_end_of_a_step(test: Isolated) -> None:
+    ticket = Stepwise().async_().call()
+    test.run_pending()
+
+    assert seen == [1]
+    assert ticket.reload().progress is not None
+    assert ticket.progress is not None
+    assert (ticket.progress.done, ticket.progress.total, ticket.progress.fraction) == (3, None, None)
+
+
+class Coroutine(Operation):
+    async def perform(self) -> None:
+        self.report_progress(1, 2)
+        await self.in_session(lambda _: look(self.run_id))
+        self.report_progress(2, 2)
+
+
+def test_a_coroutine_says_it_without_waiting(test: Isolated) -> None:
+    ticket = Coroutine().async_().call()
+    test.run_pending()
+
+    assert seen == [1]
+    assert ticket.reload().progress is not None
+
+
+class Secretive(Operation):
+    code: str = prop(sensitive=True)
+
+    def perform(self) -> None:
+        self.report_progress(1, note=f"working on {self.code} " + "x" * 2000)
+
+
+def test_notes_pass_the_redactor_and_are_no_novels(test: Isolated, engine: sa.Engine) -> None:
+    ticket = Secretive(code="hunter2hunter2").async_().call()
+    test.run_pending()
+
+    note = ticket.reload().progress.note  # type: ignore[union-attr]
+    assert note is not None
+    assert note.startswith("working on <sensitive>")
+    assert len(note) == progress.LONGEST_NOTE
+    with engine.connect() as connection:
+        assert "hunter2" not in str(connection.execute(sa.select(signals_table)).all())
+
+
+def test_progress_that_cannot_be_written_does_not_fail_the_run(
+    test: Isolated, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: Any) -> None:
+        raise ConnectionError("gone")
+
+    monkeypatch.setattr(signals, "keep_progress", fails)
+    ticket = Count(upto=2).async_().call()
+    test.run_pending()
+
+    assert ticket.result(1) == 2
+    assert "progress.not_written" in caplog.text
+
+
+def test_a_worker_that_lost_its_claim_says_nothing_any_more(test: Isolated) -> None:
+    ticket = Count(upto=1).async_().call()
+    test.run_pending()
+    row = test.runtime.store.row(ticket.id)
+    with test.runtime.store.begin() as connection:
+        signals.keep_progress(connection, row.id, row.claim_token - 1, {"done": 99})
+        signals.keep_progress(connection, row.id, row.claim_token, {"done": 98})
+
+    assert ticket.reload().progress.done == 1  # type: ignore[union-attr]
+
+
+def test_the_last_word_outlives_the_tidying_up_and_goes_with_its_record(test: Isolated, engine: sa.Engine) -> None:
+    ticket = Count(upto=1).async_().call()
+    test.run_pending()
+    with test.runtime.store.begin() as connection:
+        signals.request_cancel(connection, ticket.id)
+    with test.runtime.store.begin() as connection:
+        assert signals.forget_ended(connection) == 1
+        assert not signals.is_cancel_requested(connection, ticket.id)
+        assert signals.forget_ended(connection) == 0
+    assert ticket.reload().progress is not None
+
+    assert records.prune(older_than=timedelta(0)) == 1
+    with engine.connect() as connection:
+        assert connection.execute(sa.select(signals_table)).all() == []
+
+
+def test_a_call_in_place_has_nothing_to_keep_it_beside(test: Isolated, engine: sa.Engine) -> None:
+    class Alone(Operation):
+        def perform(self) -> int:
+            self.report_progress(1, 2, "half")
+            return 1
+
+    assert Alone().call() == 1
+    with engine.connect() as connection:
+        assert connection.execute(sa.select(signals_table)).all() == []
+
+
+class Odd(Operation):
+    def perform(self) -> None:
+        said[0](self)
+
+
+said: list[Callable[[Any], None]] = []
+
+
+def test_what_is_no_progress_is_refused(test: Isolated) -> None:
+    refused: dict[str, Callable[[Any], None]] = {
+        r"Odd\.report_progress\(done='1'\) wants a number, 0 or more\.": lambda op: op.report_progress("1"),
+        r"\(done=True\) wants a number": lambda op: op.report_progress(True),
+        r"\(done=-1\) wants a number, 0 or more": lambda op: op.report_progress(-1),
+        r"\(done=nan\) wants a number": lambda op: op.report_progress(float("nan")),
+        r"\(total='2'\) wants a number": lambda op: op.report_progress(1, "2"),
+        r"report_progress\(note=3\) wants text\.": lambda op: op.report_progress(1, 2, 3),
+    }
+    for message, says in refused.items():
+        said[:] = [says]
+        with pytest.raises(OptionsError, match=message):
+            Odd().call()
+
+
+def test_outside_of_a_run_there_is_nothing_to_report(test: Isolated) -> None:
+    with pytest.raises(dexpy.NotRunning, match=r"Count\.report_progress\(\) exists only inside a run"):
+        Count(upto=1).report_progress(1)
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "fraction"), [(1, 4, 0.25), (5, 4, 1.0), (0, 0, 1.0), (3, None, None), (0.5, 2.0, 0.25)]
+)
+def test_a_fraction_is_from_nothing_to_one(done: float, total: float | None, fraction: float | None) -> None:
+    assert Progress(done, total, None, datetime.now(timezone.utc)).fraction == fraction
+
+
+def test_what_nobody_knows_how_to_read_is_no_progress() -> None:
+    assert [Progress.from_json(stored) for stored in (None, "x", {}, {"done": 1, "at": "x"})] == [None] * 4

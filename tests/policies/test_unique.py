@@ -1,0 +1,441 @@
+"""Unique: of the background runs with one key, only one is there at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+import dexpy
+from dexpy import (
+    ConfigurationError,
+    DeclarationError,
+    KeyTaken,
+    NotRecorded,
+    NotUnique,
+    Once,
+    Operation,
+    OptionsError,
+    Record,
+    Retry,
+    Unique,
+)
+from dexpy.background.keyed import KeyedInsert
+from dexpy.foundation.settings import Settings
+from dexpy.recording.tables import records as table
+from dexpy.runtime import Runtime, install
+from dexpy.testing import Isolated
+
+runs: list[int] = []
+inside: list[Callable[[], Any]] = []
+"""What a run does while it runs."""
+
+
+@pytest.fixture(autouse=True)
+def _nothing_has_run() -> None:
+    runs.clear()
+    inside.clear()
+
+
+class Reindex(Operation, name="unique.reindex"):
+    shop: int
+    note: str = ""
+    unique = Unique("shop")
+
+    def perform(self) -> int:
+        runs.append(self.shop)
+        for action in inside:
+            action()
+        return len(runs)
+
+
+class UntilStarted(Reindex, name="unique.until_started"):
+    unique = Unique("shop", until="started")
+
+
+class Hourly(Reindex, name="unique.hourly"):
+    unique = Unique("shop", for_=timedelta(hours=1))
+
+
+class Skip(Reindex, name="unique.skip"):
+    unique = Unique("shop", on_conflict="skip")
+
+
+class Raise(Reindex, name="unique.raise"):
+    unique = Unique("shop", on_conflict="raise")
+
+
+class Replace(Reindex, name="unique.replace"):
+    unique = Unique("shop", on_conflict="replace")
+
+
+class Whole(Reindex, name="unique.whole"):
+    unique = Unique()
+
+
+class ByFunction(Reindex, name="unique.by_function"):
+    unique = Unique(lambda op: op.shop % 2)
+
+
+class Retried(Reindex, name="unique.retried"):
+    retry_on = (Retry(ConnectionError, attempts=2, wait=60),)
+
+
+class RetriedUntilStarted(Retried, name="unique.retried_until_started"):
+    unique = Unique("shop", until="started")
+
+
+class Both(Reindex, name="unique.both"):
+    once = Once("note", params="ignore")
+
+
+class Free(Reindex, name="unique.free"):
+    unique = Unique.never()
+
+
+def rows(engine: sa.Engine) -> list[Any]:
+    with engine.connect() as connection:
+        return list(connection.execute(sa.select(table).order_by(table.c.id)).all())
+
+
+def fail() -> None:
+    raise ConnectionError
+
+
+# -------------------------------------------------------------------- the scopes
+
+
+def test_until_finished_no_second_one_is_taken_in_while_one_waits_or_runs(test: Isolated) -> None:
+    first, second = Reindex(shop=1).async_().call(), Reindex(shop=1, note="other").async_().call()
+    assert (first.duplicate, second.duplicate, second.id) == (False, True, first.id)
+    assert not Reindex(shop=2).async_().call().duplicate
+    met: list[dexpy.Ticket[int]] = []
+    inside.append(lambda: met.append(Reindex(shop=runs[-1]).async_().call()))
+    test.run_pending()
+    assert [ticket.duplicate for ticket in met] == [True, True]
+    assert runs == [1, 2]
+    assert not Reindex(shop=1).async_().call().duplicate
+
+
+def test_until_finished_lasts_between_attempts(test: Isolated) -> None:
+    first = Retried(shop=1).async_().call()
+    inside.append(fail)
+    test.run_pending()
+    assert first.reload().pending
+    assert Retried(shop=1).async_().call().id == first.id
+
+
+def test_until_started_ends_with_the_first_claim(test: Isolated) -> None:
+    first = UntilStarted(shop=1).async_().call()
+    assert UntilStarted(shop=1).async_().call().id == first.id
+    met: list[dexpy.Ticket[int]] = []
+    inside.append(lambda: met.append(UntilStarted(shop=1).async_().call()) if not met else None)
+    test.run_pending()
+    assert [ticket.duplicate for ticket in met] == [False]
+    assert runs == [1, 1]
+
+
+def test_until_started_does_not_come_back_between_attempts(test: Isolated) -> None:
+    RetriedUntilStarted(shop=1).async_().call()
+    inside.append(fail)
+    test.run_pending()
+    assert not RetriedUntilStarted(shop=1).async_().call().duplicate
+
+
+def test_for_a_length_of_time_lasts_after_the_end_and_no_longer(test: Isolated, engine: sa.Engine) -> None:
+    first = Hourly(shop=1).async_().call()
+    test.run_pending()
+    second = Hourly(shop=1).async_().call()
+    assert (second.duplicate, second.id, second.status) == (True, first.id, "done")
+    with engine.begin() as connection:
+        connection.execute(sa.update(table).values(unique_expires_at=table.c.created_at))
+    assert not Hourly(shop=1).async_().call().duplicate
+    assert [row.unique_key is None for row in rows(engine)] == [True, False]
+
+
+@pytest.mark.parametrize("kind", [Reindex, UntilStarted, Hourly])
+def test_a_run_that_is_called_off_before_it_began_frees_its_key(test: Isolated, kind: type[Reindex]) -> None:
+    kind(shop=1).async_().call().cancel()
+    assert not kind(shop=1).async_().call().duplicate
+
+
+def test_a_call_in_place_is_none_of_it(test: Isolated) -> None:
+    ticket = Reindex(shop=1).async_().call()
+    assert [Reindex(shop=1).call(), Reindex(shop=1).call()] == [1, 2]
+    assert ticket.reload().pending
+
+
+# -------------------------------------------------------------------- the key
+
+
+def test_the_key_is_of_props_of_all_props_or_of_a_function(test: Isolated) -> None:
+    assert not Whole(shop=1).async_().call().duplicate
+    assert not Whole(shop=1, note="other").async_().call().duplicate
+    assert Whole(shop=1).async_().call().duplicate
+    assert not ByFunction(shop=1).async_().call().duplicate
+    assert ByFunction(shop=3).async_().call().duplicate
+    assert not ByFunction(shop=2).async_().call().duplicate
+
+
+def test_two_operations_with_one_key_have_nothing_to_do_with_each_other(test: Isolated) -> None:
+    assert [kind(shop=1).async_().call().duplicate for kind in (Reindex, UntilStarted, Hourly)] == [False] * 3
+
+
+def test_a_subclass_takes_the_declaration_back(test: Isolated) -> None:
+    assert [Free(shop=1).async_().call().duplicate for _ in range(2)] == [False, False]
+
+
+# -------------------------------------------------------------------- the conflict
+
+
+def test_skip_gives_a_ticket_of_no_run(test: Isolated, engine: sa.Engine) -> None:
+    Skip(shop=1).async_().call()
+    ticket = Skip(shop=1).async_().call()
+    assert (ticket.duplicate, ticket.recorded, bool(ticket), len(rows(engine))) == (True, False, True, 1)
+    with pytest.raises(NotRecorded, match="was not stored: another run has its unique key, and the class says"):
+        ticket.wait(1)
+
+
+def test_raise_tells_who_has_the_key(test: Isolated, engine: sa.Engine) -> None:
+    first = Raise(shop=1).async_().call()
+    with pytest.raises(NotUnique) as told:
+        Raise(shop=1).async_().call()
+    assert (told.value.id, told.value.operation) == (first.id, "unique.raise")
+    assert str(told.value) == f"unique.raise: the run {first.id} holds its unique key. Nothing was stored or sent."
+    assert len(rows(engine)) == 1
+
+
+def test_raise_leaves_the_callers_transaction_as_it_was(test: Isolated, engine: sa.Engine) -> None:
+    Raise(shop=1).async_().call()
+    with Session(test.runtime.store.database.engine) as session:
+        Free(shop=1).async_(session=session).call()
+        with pytest.raises(NotUnique):
+            Raise(shop=1).async_(session=session).call()
+        session.commit()
+    assert [row.name for row in rows(engine)] == ["unique.raise", "unique.free"]
+
+
+def test_replace_takes_the_place_of_one_that_waits(test: Isolated) -> None:
+    first = Replace(shop=1, note="old").async_(in_=60).call()
+    second = Replace(shop=1, note="new").async_().call()
+    assert not second.duplicate
+    assert (first.reload().status, first.failure) == ("expired", "cancelled")
+    assert (
+        dexpy.records.get(first.id).error_message == f"It was replaced by {second.id}, which has the same unique key."
+    )
+    test.run_pending()
+    assert (runs, second.reload().status) == ([1], "done")
+
+
+def test_replace_gives_the_ticket_of_one_that_runs(test: Isolated) -> None:
+    first = Replace(shop=1).async_().call()
+    met: list[dexpy.Ticket[int]] = []
+    inside.append(lambda: met.append(Replace(shop=1).async_().call()))
+    test.run_pending()
+    assert [(ticket.duplicate, ticket.id) for ticket in met] == [(True, first.id)]
+
+
+def test_replace_in_a_transaction_that_is_rolled_back_replaces_nothing(test: Isolated) -> None:
+    first = Replace(shop=1).async_().call()
+    with Session(test.runtime.store.database.engine) as session:
+        second = Replace(shop=1).async_(session=session).call()
+        assert not second.duplicate
+        session.rollback()
+    assert first.reload().pending
+
+
+def test_of_many_that_replace_at_once_one_is_left(test: Isolated, engine: sa.Engine) -> None:
+    Replace(shop=1).async_().call()
+    failures: list[BaseException] = []
+
+    def replace() -> None:
+        try:
+            Replace(shop=1).async_().call()
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=replace) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert failures == []
+    assert sorted(row.status for row in rows(engine)) == ["expired"] * 6 + ["pending"]
+
+
+@pytest.mark.parametrize("kind", [Reindex, UntilStarted, Hourly])
+def test_of_many_enqueues_at_once_one_is_stored(test: Isolated, engine: sa.Engine, kind: type[Reindex]) -> None:
+    tickets: list[dexpy.Ticket[int]] = []
+    threads = [threading.Thread(target=lambda: tickets.append(kind(shop=1).async_().call())) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    (row,) = rows(engine)
+    assert {ticket.id for ticket in tickets} == {row.id}
+    assert sorted(ticket.duplicate for ticket in tickets) == [False] + [True] * 5
+    assert len(test.run_pending()) == 1
+
+
+def seeing_one_moment(test: Isolated) -> sa.Engine:
+    """The engine of an application whose transactions see one moment, where there are such."""
+    own = test.runtime.store.database.engine
+    return own if own.dialect.name == "sqlite" else own.execution_options(isolation_level="REPEATABLE READ")
+
+
+def test_what_was_committed_after_the_callers_transaction_began_counts(test: Isolated) -> None:
+    with Session(seeing_one_moment(test)) as session:
+        session.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
+        first = Reindex(shop=1).async_().call()
+        second = Reindex(shop=1).async_(session=session).call()
+        session.rollback()
+    assert (second.duplicate, second.reload().id) == (True, first.id)
+
+
+def test_a_run_that_has_ended_since_the_callers_transaction_began_is_in_nobodys_way(test: Isolated) -> None:
+    Reindex(shop=1).async_().call()
+    with Session(seeing_one_moment(test)) as session:
+        session.execute(sa.select(table.c.status)).all()
+        test.run_pending()
+        assert not Reindex(shop=1).async_(session=session).call().duplicate
+        session.commit()
+    assert len(test.run_pending()) == 1
+
+
+def test_a_duplicate_in_an_open_transaction_does_not_hold_up_the_run(test: Isolated) -> None:
+    first = Reindex(shop=1).async_().call()
+    with Session(test.runtime.store.database.engine) as session:
+        assert Reindex(shop=1).async_(session=session).call().duplicate
+        if session.get_bind().dialect.name != "sqlite":
+            test.run_pending()
+            assert first.reload().done
+
+
+def test_two_that_replace_in_one_transaction(test: Isolated) -> None:
+    first = Replace(shop=1).async_().call()
+    with Session(test.runtime.store.database.engine) as session:
+        second = Replace(shop=1).async_(session=session).call()
+        third = Replace(shop=1).async_(session=session).call()
+        session.commit()
+    assert [ticket.reload().status for ticket in (first, second, third)] == ["expired", "expired", "pending"]
+
+
+def test_with_an_idempotency_key_both_keys_are_held(test: Isolated, engine: sa.Engine) -> None:
+    first = Both(shop=1, note="a").async_().call()
+    assert Both(shop=1, note="b").async_().call().id == first.id
+    assert Both(shop=2, note="a").async_().call().id == first.id
+    test.run_pending()
+    assert not Both(shop=1, note="b").async_().call().duplicate
+    assert Both(shop=3, note="a").async_().call().id == first.id
+
+
+def test_retry_claims_the_key_again_unless_another_run_has_it(test: Isolated) -> None:
+    first = Reindex(shop=1).async_().call().cancel()
+    second = Reindex(shop=1).async_().call()
+    with pytest.raises(KeyTaken, match=f"the run {second.id} holds its unique key. Nothing was changed."):
+        first.retry()
+    assert first.reload().expired
+    second.cancel()
+    first.retry()
+    assert Reindex(shop=1).async_().call().id == first.id
+
+
+# -------------------------------------------------------------------- the caller's own token
+
+
+def test_a_second_call_with_a_token_is_given_the_first_ones_ticket(test: Isolated, engine: sa.Engine) -> None:
+    first = Free(shop=1).async_(idempotence_token="t-1").call()
+    assert Free(shop=2).async_(idempotence_token="t-1").call().id == first.id
+    assert not Reindex(shop=1).async_(idempotence_token="t-1").call().duplicate
+    assert not Free(shop=1).async_(idempotence_token="t-2").call().duplicate
+    test.run_pending()
+    again = Free(shop=3).async_(idempotence_token="t-1").call()
+    assert (again.duplicate, again.id, again.status) == (True, first.id, "done")
+    assert len(rows(engine)) == 3
+
+
+def test_a_token_in_the_callers_transaction(test: Isolated, engine: sa.Engine) -> None:
+    with Session(test.runtime.store.database.engine) as session:
+        first = Free(shop=1).async_(idempotence_token="t", session=session).call()
+        second = Free(shop=1).async_(idempotence_token="t", session=session).call()
+        assert second.id == first.id
+        with pytest.raises(dexpy.NotCommitted):
+            second.reload()
+        session.commit()
+    assert (second.reload().status, len(rows(engine))) == ("pending", 1)
+
+
+@pytest.mark.parametrize("token", ["", "x" * 256, 7])
+def test_a_token_that_cannot_be_is_refused(token: Any) -> None:
+    with pytest.raises(OptionsError, match="wants a text of 1 to 255 characters"):
+        Free(shop=1).async_(idempotence_token=token)
+
+
+# -------------------------------------------------------------------- refusals and reports
+
+
+def declare(**said: Any) -> type[Operation]:
+    return type("Broken", (Operation,), {"__annotations__": {"shop": int}, "perform": lambda self: 1, **said})
+
+
+REFUSED = [
+    ({"unique": True}, "unique = True is no policy. Write unique = Unique"),
+    ({"record": False}, "a unique key is kept in the record of a run, and by record = False there is none"),
+    ({"record": Record(params=False)}, r"by Record\(params=False\) there is none from the start"),
+    ({"unique": Unique("shpo")}, "names 'shpo', which is no prop. The props are 'shop'. Did you mean 'shop'?"),
+]
+
+
+@pytest.mark.parametrize(("said", "message"), REFUSED)
+def test_a_declaration_that_cannot_work_is_refused(said: dict[str, Any], message: str) -> None:
+    with pytest.raises(DeclarationError, match=message):
+        declare(**{"unique": Unique("shop"), **said})
+
+
+ARGUMENTS: list[tuple[dict[str, Any], str]] = [
+    ({"until": "finished", "for_": 60}, r"Unique\(until=, for_=\) were both given"),
+    ({"until": "done"}, "wants 'started' or 'finished'"),
+    ({"for_": 0}, "wants more than 0 seconds"),
+    ({"for_": "1 h"}, "for_='1 h' wants seconds or a timedelta"),
+    ({"on_conflict": "wait"}, "wants 'ticket', 'skip', 'raise' or 'replace'"),
+]
+
+
+@pytest.mark.parametrize(("given", "message"), ARGUMENTS)
+def test_an_argument_that_cannot_be_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(DeclarationError, match=message):
+        Unique("shop", **given)
+
+
+def test_without_records_a_key_is_refused_at_the_call() -> None:
+    from dramatiq.brokers.stub import StubBroker
+
+    before = install(Runtime(Settings(), broker=StubBroker()))
+    try:
+        with pytest.raises(ConfigurationError, match="has a key, which is kept in the record of a run, and nothing is"):
+            Reindex(shop=1).async_().call()
+    finally:
+        install(before)
+
+
+def test_explain_says_who_has_the_key(test: Isolated) -> None:
+    told = Reindex.explain(shop=1).unique
+    assert told is not None
+    assert (told["until"], told["on_conflict"], told["status"]) == ("finished", "ticket", "fresh")
+    first = Reindex(shop=1).async_().call()
+    told = Reindex.explain(shop=1).unique or {}
+    assert (told["status"], told["held_by"]) == ("held", first.id)
+    assert Free.explain(shop=1).unique is None
+
+
+def test_nothing_of_a_plain_enqueue_asks_for_a_key(test: Isolated, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: Any, **__: Any) -> bool:
+        raise AssertionError("a plain enqueue has no key")
+
+    monkeypatch.setattr(KeyedInsert, "insert", never)
+    assert not Free(shop=1).async_().call().duplicate
