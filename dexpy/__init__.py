@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 # Declaring
-from dexpy.background.enqueue import Async
+from dexpy.background.enqueue import Async, enqueue_all
 from dexpy.declaration.concurrency import Concurrency
 from dexpy.declaration.encryption import Encryptor, FernetEncryptor
 from dexpy.declaration.forms import register_type
@@ -167,6 +167,7 @@ __all__ = [
     "current_session",
     "defer",
     "deferrable",
+    "enqueue_all",
     "export",
     "guard",
     "prop",

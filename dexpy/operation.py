@@ -24,8 +24,8 @@ from dexpy.declaration import registry
 from dexpy.declaration.compiling import compile_contract
 from dexpy.declaration.concurrency import Concurrency
 from dexpy.declaration.contract import NO_OBSERVER, Contract
-from dexpy.declaration.once import Once, key_to_clear, variant_for
 from dexpy.declaration.lock import Lock
+from dexpy.declaration.once import Once, key_to_clear, variant_for
 from dexpy.declaration.policies import Delay, Record, Reset, Retry
 from dexpy.declaration.props import construct, define, parsed, prop
 from dexpy.declaration.unique import Unique
@@ -471,7 +471,6 @@ class Operation:
         return continuation.step(call_of(self, "step()"), method, arguments, named)
 
     if TYPE_CHECKING:
-
         # Before 2.1 SQLAlchemy's select of one model is one of a tuple.
         @overload
         def each(self, name: str, source: Select[tuple[T]], *, batch: int = 1) -> Iterator[T]: ...

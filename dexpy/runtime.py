@@ -138,7 +138,9 @@ class Runtime:
     @property
     def _is_on_redis(self) -> bool:
         named = self.given_broker or self.settings.broker
-        return named.startswith(("redis://", "rediss://", "unix://")) if isinstance(named, str) else hasattr(named, "namespace")
+        if isinstance(named, str):
+            return named.startswith(("redis://", "rediss://", "unix://"))
+        return hasattr(named, "namespace")
 
     def _redis(self) -> tuple[Any, str]:
         """The client of a broker on Redis, and the prefix of its keys."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
@@ -53,12 +53,8 @@ class Carrier(Protocol):
         """Whether a message is part of the transaction that stores its record."""
         ...
 
-    def deliver(self, message: dramatiq.Message[Any], delay_s: float = 0.0) -> bool:
-        """Hand a message to the broker now; False, with a line in the log, if it does not take it."""
-        ...
-
-    def deliver_together(self, messages: Sequence[dramatiq.Message[Any]]) -> bool:
-        """Hand over messages that are due now, all or none; False, with a line in the log, if it is none."""
+    def deliver(self, messages: Sequence[dramatiq.Message[Any]], delay_s: float = 0.0) -> bool:
+        """Hand messages to the broker now; False, with a line in the log, if it does not take all of them."""
         ...
 
     def ring(self) -> None:
@@ -115,15 +111,10 @@ class SqlCarrier:
         """The broker itself."""
         return self.broker
 
-    def deliver(self, message: dramatiq.Message[Any], delay_s: float = 0.0) -> bool:
-        """See `Carrier`."""
-        self.broker.enqueue(message, delay=round(delay_s * 1000))
-        return True
-
-    def deliver_together(self, messages: Sequence[dramatiq.Message[Any]]) -> bool:
+    def deliver(self, messages: Sequence[dramatiq.Message[Any]], delay_s: float = 0.0) -> bool:
         """See `Carrier`."""
         with self.broker.database.begin() as connection:
-            self.broker.put_together(connection, [Posting(message) for message in messages])
+            self.broker.put_together(connection, [Posting(message, wait_s=delay_s) for message in messages])
         self.broker.ring()
         return True
 
@@ -183,20 +174,13 @@ class ServerCarrier:
     transactional: bool = False
     _noted: set[str] = attrs.field(factory=set[str])
 
-    def deliver(self, message: dramatiq.Message[Any], delay_s: float = 0.0) -> bool:
-        """See `Carrier`."""
-        return self._takes([message], lambda: enqueue_on(self.broker, message, delay_s))
-
-    def deliver_together(self, messages: Sequence[dramatiq.Message[Any]]) -> bool:
+    def deliver(self, messages: Sequence[dramatiq.Message[Any]], delay_s: float = 0.0) -> bool:
         """See `Carrier`; some may have been taken all the same."""
-        return self._takes(messages, lambda: enqueue_together(self.broker, messages))
-
-    def _takes(self, messages: Sequence[dramatiq.Message[Any]], enqueue: Callable[[], None]) -> bool:
         queues = sorted({message.queue_name for message in messages})
         try:
             for queue in queues:
                 self.broker.declare_queue(queue)
-            enqueue()
+            enqueue_together(self.broker, messages, delay_s)
         except Exception as error:  # noqa: BLE001 - each broker has its own tree of connection errors
             line(
                 logging.WARNING,
@@ -272,11 +256,6 @@ class ServerCarrier:
         if self.mailbox is not None:
             with self.mailbox.database.connect() as connection:
                 yield from connection.execute(sa.select(queues.c.name)).scalars().all()
-
-
-def enqueue_on(broker: Any, message: dramatiq.Message[Any], delay_s: float) -> None:
-    """Hand a message to a Dramatiq broker, due in so many seconds."""
-    broker.enqueue(message, delay=round(delay_s * 1000) or None)
 
 
 def check_delay(delay_s: float, where: str) -> None:

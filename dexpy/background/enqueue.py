@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 
 import attrs
@@ -49,6 +49,12 @@ class Enqueues(Protocol):
         self, operation: Any, options: AsyncOptions, session: Session | Connection | None, token: str | None = None
     ) -> Ticket[Any]:
         """See `Dispatcher.enqueue`."""
+        ...
+
+    def enqueue_all(
+        self, operations: Sequence[Any], options: AsyncOptions, session: Session | Connection | None
+    ) -> list[Ticket[Any]]:
+        """See `Dispatcher.enqueue_all`."""
         ...
 
 
@@ -189,6 +195,86 @@ def check_token(token: object, where: str) -> str | None:
     if token is None or (isinstance(token, str) and 0 < len(token) <= 255 and "\0" not in token):
         return token
     raise OptionsError(f"{where}: idempotence_token={token!r} wants a text of 1 to 255 characters.")
+
+
+@overload
+def enqueue_all(
+    operations: Iterable[PerformsAsync[R]],
+    *,
+    queue: str | Callable[[Any], str] | None = None,
+    in_: Delay | None = None,
+    at: dt.datetime | None = None,
+    priority: int | None = None,
+    expires_in: Delay | None = None,
+    session: Session | Connection | None = None,
+) -> list[Ticket[R]]: ...
+@overload
+def enqueue_all(
+    operations: Iterable[Performs[R]],
+    *,
+    queue: str | Callable[[Any], str] | None = None,
+    in_: Delay | None = None,
+    at: dt.datetime | None = None,
+    priority: int | None = None,
+    expires_in: Delay | None = None,
+    session: Session | Connection | None = None,
+) -> list[Ticket[R]]: ...
+def enqueue_all(operations: Iterable[Any], *, session: Any = None, **given: Any) -> list[Ticket[Any]]:
+    """Send many operations to the background at once: all of them, or none.
+
+    Their records are stored by one statement, and their messages handed over in one round trip.
+    Those that want keys are stored one after another, in the same transaction.
+
+    Args:
+        operations: Of one class or of several.
+        queue: For all of them, as `Operation.async_` has it; what is left out comes from each class.
+        in_: Seconds or a timedelta from now on.
+        at: An aware moment.
+        priority: Higher runs sooner; 0 is usual.
+        expires_in: Seconds or a timedelta from now on; not begun by then, it is ``expired``.
+        session: The SQLAlchemy session or connection whose transaction the records belong to. With an AsyncSession:
+            ``await session.run_sync(lambda sync: enqueue_all(operations, session=sync))``.
+
+    Returns:
+        Their tickets, in order.
+
+    Raises:
+        OptionsError: An option that cannot be, or something that is no operation.
+        NotSerializable: A prop of one of them cannot travel; a note on the exception says which. Nothing was stored.
+
+    Example:
+        >>> from dexpy import Operation, enqueue_all
+        >>> from dexpy.testing import isolated
+        >>> class Greet(Operation, name="docs.greet_all"):
+        ...     name: str
+        ...     def perform(self) -> str:
+        ...         return f"Hello {self.name}"
+        >>> with isolated() as test:
+        ...     tickets = enqueue_all(Greet(name=name) for name in ("Ada", "Ben"))
+        ...     _ = test.run_pending()
+        ...     [ticket.result(timeout=5) for ticket in tickets]
+        ['Hello Ada', 'Hello Ben']
+    """
+    where = "enqueue_all(...)"
+    options = AsyncOptions.of(where, given, extra=("session",))
+    batch = list(operations)
+    for number, operation in enumerate(batch):
+        if not hasattr(operation, "contract") or isinstance(operation, type):
+            raise OptionsError(
+                f"{where} wants operations, and number {number} is {operation!r}. Make each with its props, "
+                "without async_(): enqueue_all([Greet(name='Ada'), Greet(name='Ben')])."
+            )
+    if session is not None:
+        from dexpy.recording.sessions import check_place, is_awaited
+
+        if is_awaited(session):
+            raise OptionsError(
+                f"{where} got an {type(session).__name__}, which can only be awaited. "
+                "Write: await session.run_sync(lambda sync: enqueue_all(operations, session=sync))."
+            )
+        session = check_place(session, f"{where} session=")
+    dispatcher: Enqueues = dispatcher_in_force()
+    return dispatcher.enqueue_all(batch, options, session)
 
 
 @attrs.frozen

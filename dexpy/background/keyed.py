@@ -109,6 +109,11 @@ class KeyedInsert:
     _over: Holder | None = None
     _began: float = attrs.field(factory=time.monotonic)
 
+    @property
+    def order(self) -> tuple[str, ...]:
+        """In which such rows are stored, everywhere."""
+        return tuple(key or "" for key in (self.claim.once, self.claim.unique, self.claim.token))
+
     def insert(self, connection: Connection, values: Mapping[str, Any]) -> bool:
         """Store the row.
 
@@ -126,6 +131,7 @@ class KeyedInsert:
             Again: The caller is to call once more, in another transaction.
         """
         row = {**values, **self.claim.columns()}
+        self.ticket.stand_for_itself()
         if self.joined and self._is_told_before(connection, values):
             return False
         while True:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import attrs
+import dramatiq
 
 VERSION = 1
 """Of the form of messages."""
@@ -67,3 +68,18 @@ class DirectPayload:
     def options(self) -> dict[str, Any]:
         """What ``options["dexpy"]`` says beside the version."""
         return {"id": self.run_id, "attempt": self.attempt, "counts": dict(self.counts)}
+
+
+def record_message(payload: RecordPayload, queue: str, priority: int) -> dramatiq.Message[Any]:
+    """The message of a recorded run."""
+    return _message(RECORD_JOB, payload.kwargs(), queue, {"priority": priority} if priority else {})
+
+
+def direct_message(payload: DirectPayload, queue: str) -> dramatiq.Message[Any]:
+    """The message of a direct run."""
+    return _message(DIRECT_JOB, payload.kwargs(), queue, payload.options())
+
+
+def _message(actor: str, kwargs: dict[str, Any], queue: str, extra: dict[str, Any]) -> dramatiq.Message[Any]:
+    options = {"dexpy": {"v": VERSION, **extra}}
+    return dramatiq.Message(queue_name=queue, actor_name=actor, args=(), kwargs=kwargs, options=options)

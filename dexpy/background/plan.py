@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
 import attrs
-from sqlalchemy.engine import Connection
 
 from dexpy.background.carriers import seconds_until
 from dexpy.declaration.contract import Contract
 from dexpy.declaration.policies import AsyncOptions, check_queue, seconds_of
 from dexpy.foundation.clock import clock
 from dexpy.foundation.errors import OptionsError
-from dexpy.recording.metadata import after
 
 DEFAULT_QUEUE = "default"
 
@@ -65,26 +62,6 @@ class Plan:
         return self.at if self.wait_s is None else clock.now() + timedelta(seconds=self.wait_s)
 
     @property
-    def scheduled_at(self) -> Any:
-        """The moment it is due, for the row: a delay counts by the database's clock."""
-        return self.at if self.wait_s is None else after(self.wait_s)
-
-    @property
     def delay_s(self) -> float:
         """Seconds until it is due, 0 for now."""
         return self.wait_s if self.wait_s is not None else seconds_until(self.at)
-
-
-@attrs.frozen
-class Shipment:
-    """What one enqueue does, in two parts.
-
-    Attributes:
-        write: In the transaction that the caller commits, or in one of its own.
-        send: After the commit.
-        queue: Where it goes.
-    """
-
-    write: Callable[[Connection], None] | None
-    send: Callable[[], None]
-    queue: str

@@ -142,7 +142,7 @@ class Relay:
         """Direct messages that waited in the database."""
         mailbox = self._dispatcher.carrier.mailbox
         while mailbox is not None and (message := mailbox.take()) is not None:
-            if not self._dispatcher.carrier.deliver(message.content):
+            if not self._dispatcher.carrier.deliver([message.content]):
                 message.give_back()
                 return False
             message.ack()

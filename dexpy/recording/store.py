@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any, Protocol
 
 import sqlalchemy as sa
@@ -196,6 +197,22 @@ class Store:
             connection.execute(sa.insert(records).values(stamped))
         except StatementError as error:
             # Props are among them, and an application's engine would show them.
+            error.hide_parameters = True
+            raise
+
+    def insert_all(self, connection: Connection, rows: Sequence[Mapping[str, Any]], now: datetime) -> None:
+        """Insert rows together, all of their values plain ones.
+
+        Args:
+            connection: In a transaction.
+            rows: Columns of each; one that a row does not name is null there.
+            now: When they were made.
+        """
+        names = dict.fromkeys(name for row in rows for name in row)
+        stamped = [{"created_at": now, "updated_at": now, **dict.fromkeys(names), **row} for row in rows]
+        try:
+            connection.execute(sa.insert(records), stamped)
+        except StatementError as error:
             error.hide_parameters = True
             raise
 

@@ -91,6 +91,7 @@ class Ticket(Generic[R]):
         self._store = store
         self._facts: dict[str, Any] = dict(facts or {})
         self._fate = fate or Fate()
+        self._own: tuple[str, Store | None, dict[str, Any], Fate] | None = None
 
     @classmethod
     def get(cls, id: str) -> Ticket[Any]:
@@ -226,6 +227,7 @@ class Ticket(Generic[R]):
             earlier: Its record.
             committed: Whether that is there whatever becomes of the caller's transaction.
         """
+        self._own = self._own or (self.id, self._store, self._facts, self._fate)
         self.id, self.duplicate = earlier.id, True
         if committed:
             self._fate = Fate()
@@ -233,7 +235,14 @@ class Ticket(Generic[R]):
 
     def stand_for_nothing(self) -> None:
         """Be the ticket of no run: this one was not stored, and nobody wants to know of the earlier one."""
+        self._own = self._own or (self.id, self._store, self._facts, self._fate)
         self.duplicate, self._store, self._facts, self._fate = True, None, {}, Fate()
+
+    def stand_for_itself(self) -> None:
+        """Be the ticket of its own run after all: the transaction that found an earlier one begins anew."""
+        if self._own is not None:
+            (self.id, self._store, self._facts, self._fate), self._own = self._own, None
+            self.duplicate = False
 
     @property
     def outcome(self) -> Ok[R] | Err | None:

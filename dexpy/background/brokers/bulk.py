@@ -13,14 +13,18 @@ from typing import Any
 import dramatiq
 
 
-def enqueue_together(broker: Any, messages: Sequence[dramatiq.Message[Any]]) -> None:
-    """Hand over messages that are due now; when it fails, some of them may have been taken.
+def enqueue_together(broker: Any, messages: Sequence[dramatiq.Message[Any]], delay_s: float = 0.0) -> None:
+    """Hand over messages; when it fails, some of them may have been taken.
 
     Args:
         broker: Of any kind; one that is not known here gets them one after another.
         messages: To queues that are declared.
+        delay_s: Seconds until they are due; with a delay they go one after another, too.
     """
-    if hasattr(broker, "enqueue_together"):
+    if delay_s or len(messages) == 1:
+        for message in messages:
+            broker.enqueue(message, delay=round(delay_s * 1000) or None)
+    elif hasattr(broker, "enqueue_together"):
         broker.enqueue_together(messages)
     elif type(broker).__name__ == "RabbitmqBroker":
         _publish(broker, messages)

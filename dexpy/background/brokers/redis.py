@@ -42,17 +42,17 @@ class LosslessRedisBroker(RedisBroker):
     def enqueue_together(self, messages: Sequence[dramatiq.Message[Any]]) -> None:
         """Enqueue messages that are due now, in one round trip."""
         broker: Any = self
-        pipeline = self.client.pipeline(transaction=False)
-        copies = [message.copy(options={_ID: str(uuid4())}) for message in messages]
+        pipeline: Any = broker.client.pipeline(transaction=False)
+        copies = [cast("Any", message).copy(options={_ID: str(uuid4())}) for message in messages]
         for copy in copies:
-            self.emit_before("enqueue", copy, None)
+            broker.emit_before("enqueue", copy, None)
             # What `do_enqueue` would call, with the pipeline in the client's place.
-            arguments = ["enqueue", current_millis(), copy.queue_name, self.broker_id, self.heartbeat_timeout]
-            arguments += [self.dead_message_ttl, 0, broker._max_unpack_size(), copy.options[_ID], copy.encode()]
-            self.scripts["dispatch"](keys=[self.namespace], args=arguments, client=pipeline)
+            arguments = ["enqueue", current_millis(), copy.queue_name, broker.broker_id, broker.heartbeat_timeout]
+            arguments += [broker.dead_message_ttl, 0, broker._max_unpack_size(), copy.options[_ID], copy.encode()]
+            broker.scripts["dispatch"](keys=[broker.namespace], args=arguments, client=pipeline)
         pipeline.execute()
         for copy in copies:
-            self.emit_after("enqueue", copy, None)
+            broker.emit_after("enqueue", copy, None)
 
     def take_back(self, queue: str) -> None:
         """Put back into a queue, now and not by chance, what processes held that give no signs of life any more."""

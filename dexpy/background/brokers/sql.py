@@ -47,6 +47,7 @@ from dexpy.recording.sqlite import take_write_lock
 HICCUPS = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError, DatabaseUnavailable)
 """What a database says that is away, restarting, locked or in a deadlock: it will be back."""
 
+
 @attrs.frozen
 class Posting:
     """One message on its way into the table.
@@ -237,6 +238,10 @@ class SqlBroker(dramatiq.Broker):
             connection: Of this broker's database, in a transaction.
             postings: What and when.
         """
+        if len(postings) == 1:
+            (one,) = postings
+            self.put(connection, one.message, due_at=one.due_at, wait_s=one.wait_s, priority=one.priority)
+            return
         # Asked once, so that every value is a plain one, and the driver can send all rows together.
         now = moment(connection)
         rows: list[dict[str, Any]] = []

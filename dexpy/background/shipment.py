@@ -1,0 +1,131 @@
+"""A shipment: parcels that are stored in one transaction, and whose messages go together after it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy.engine import Connection
+
+from dexpy.background.brokers.bulk import enqueue_together
+from dexpy.background.brokers.sql import Posting
+from dexpy.background.carriers import SHORT_DELAY_S, Carrier, check_delay
+from dexpy.background.parcels import Parcel
+from dexpy.foundation.checkpoint import checkpoint
+from dexpy.recording.metadata import after, moment
+from dexpy.recording.store import Store
+
+
+class Shipment:
+    """What one enqueue does, in two parts.
+
+    Args:
+        carrier: Takes the messages away.
+        store: Where records go; None when nothing is recorded.
+        parcels: At least one.
+        is_left_to_relay: Whether nobody will say when the transaction is committed.
+
+    Raises:
+        OptionsError: A delay that nobody could keep.
+    """
+
+    def __init__(
+        self, carrier: Carrier, store: Store | None, parcels: Sequence[Parcel], *, is_left_to_relay: bool
+    ) -> None:
+        self._carrier = carrier
+        self._store = store
+        self._is_left_to_relay = is_left_to_relay
+        self._parcels = parcels
+        self._recorded = [parcel for parcel in parcels if parcel.facts is not None]
+        self._direct = [parcel for parcel in parcels if parcel.facts is None]
+        self._posted = [parcel for parcel in parcels if self._is_posted(parcel)]
+        self.queues = {parcel.plan.queue for parcel in parcels}
+        for parcel in self._direct:
+            if parcel not in self._posted:
+                check_delay(parcel.plan.delay_s, "async_(...)")
+
+    def _is_posted(self, parcel: Parcel) -> bool:
+        """Whether its message is a row, written with the rest."""
+        if self._carrier.transactional:
+            return True
+        waits = parcel.plan.delay_s > SHORT_DELAY_S or self._is_left_to_relay
+        return parcel.facts is None and self._carrier.mailbox is not None and waits
+
+    @property
+    def writes(self) -> bool:
+        """Whether anything is stored before it is sent."""
+        return bool(self._recorded or self._posted)
+
+    def write(self, connection: Connection) -> None:
+        """Store everything, in a transaction that somebody commits."""
+        self._insert(connection)
+        checkpoint("after_insert")
+        postings = [
+            Posting(parcel.message, parcel.plan.at, parcel.plan.wait_s or 0.0, parcel.plan.priority)
+            for parcel in self._posted
+            if not parcel.ticket.duplicate
+        ]
+        mailbox = self._carrier.mailbox
+        if mailbox is not None and postings:
+            mailbox.put_together(connection, postings)
+
+    def _insert(self, connection: Connection) -> None:
+        plain = [parcel for parcel in self._recorded if parcel.keyed is None]
+        if len(plain) == 1:
+            self._stored.insert(connection, self._row(plain[0]))
+        elif plain:
+            # Asked once, so that every value is a plain one, and the driver can send all rows together.
+            now = moment(connection)
+            self._stored.insert_all(connection, [self._row(parcel, now) for parcel in plain], now)
+        # In one order everywhere, so that two such transactions never wait for each other.
+        for parcel in sorted(self._recorded, key=lambda parcel: parcel.keyed.order if parcel.keyed else ()):
+            if parcel.keyed is not None:
+                parcel.keyed.insert(connection, self._row(parcel))
+
+    @property
+    def _stored(self) -> Store:
+        assert self._store is not None  # noqa: S101 - what is recorded has a store
+        return self._store
+
+    def _row(self, parcel: Parcel, now: datetime | None = None) -> dict[str, Any]:
+        def from_now(seconds: float) -> Any:
+            return after(seconds) if now is None else now + timedelta(seconds=seconds)
+
+        is_sent = self._carrier.transactional or self._is_sent_at_once(parcel)
+        return parcel.row(from_now, is_sent=is_sent, is_searched=not is_sent)
+
+    def _is_sent_at_once(self, parcel: Parcel) -> bool:
+        return parcel.plan.delay_s == 0 and not self._is_left_to_relay
+
+    def send(self) -> Iterable[Parcel]:
+        """Send what is to be sent after the commit, and say what the broker did not take."""
+        if self._posted:
+            self._carrier.ring()
+        if self._carrier.transactional:
+            return ()
+        for queue in self.queues:
+            self._carrier.note_queue(queue)
+        checkpoint("before_send")
+        refused = list(self._send())
+        checkpoint("after_send")
+        return refused
+
+    def _send(self) -> Iterator[Parcel]:
+        left = [parcel for parcel in self._parcels if parcel not in self._posted and not parcel.ticket.duplicate]
+        at_once = [parcel for parcel in left if self._is_sent_at_once(parcel)]
+        # A record that is due later waits in its row; a direct run, so soon, with the broker.
+        later = [parcel for parcel in left if parcel.facts is None and parcel not in at_once]
+        for parcel in later:
+            if not self._is_taken([parcel], parcel.plan.delay_s):
+                yield parcel
+        if at_once and not self._is_taken(at_once):
+            yield from at_once
+
+    def _is_taken(self, parcels: Sequence[Parcel], delay_s: float = 0.0) -> bool:
+        messages = [parcel.message for parcel in parcels]
+        if self._carrier.mailbox is None:
+            # Nowhere to keep them: whoever sends them is told.
+            enqueue_together(self._carrier.broker, messages, delay_s)
+            return True
+        return self._carrier.deliver(messages, delay_s)
