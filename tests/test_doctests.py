@@ -53,6 +53,7 @@ def test_the_example_in_the_docstring_holds(example: doctest.DocTest, monkeypatc
     vars(program).update(given)
     example.globs = vars(program)
     monkeypatch.setitem(sys.modules, "program", program)
+    monkeypatch.setattr(registry, "_by_name", {})
     said: list[str] = []
     runner = doctest.DocTestRunner(optionflags=FLAGS)
     failed, tried = runner.run(example, out=said.append)

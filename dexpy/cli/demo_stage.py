@@ -60,7 +60,10 @@ class Worker:
     @property
     def status(self) -> int | None:
         """Its exit status, None while it lives."""
-        return self._process.poll()
+        # Popen takes a lock to look. An exception that a signal raises in the middle of that leaves it taken, and
+        # whoever waits for the process later waits for ever.
+        with _held_back():
+            return self._process.poll()
 
     def output(self) -> str:
         """What it has said."""
@@ -105,6 +108,19 @@ def ended_by_signals() -> Generator[None]:
     finally:
         for number, handler in before:
             signal.signal(number, handler)
+
+
+@contextmanager
+def _held_back() -> Generator[None]:
+    """Signals that end the demo come after this block."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

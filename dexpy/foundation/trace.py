@@ -63,8 +63,9 @@ class Frame:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Frame:
         """The frame that `to_dict` wrote."""
+        trace_id = data["id"]
         stack = tuple((run, name) for run, name in data.get("stack", ()))
-        return cls(data["id"], data.get("actor"), stack, dict(data.get("context") or {}))
+        return cls(trace_id, data.get("actor"), stack, dict(data.get("context") or {}))
 
 
 _current: ContextVar[Frame | None] = ContextVar("dexpy_frame", default=None)

@@ -429,6 +429,9 @@ class Lives(RuleBasedStateMachine):
         assert self.is_due(row)
         assert not self.is_late(row)
         assert attempt.run_id == asked or not self.runtime.dispatcher.transactional
+        if attempt.run_id != asked and before[asked]["status"] == "pending" and self.is_late(before[asked]):
+            # Its own came too late; the message that was left over runs one that has none.
+            self.models[asked].happen("expire")
         assert attempt.run_id not in self.live, "one live claim at a time"
         self.models[attempt.run_id].happen("claim")
         attempt.token = self.models[attempt.run_id].token
@@ -550,7 +553,8 @@ class Lives(RuleBasedStateMachine):
             if row["status"] == "running" and row["claimed_by"] not in alive:
                 is_last = model.lost + 1 >= model.max_lost
                 model.happen("abandon" if model.is_called_off else "lose" if is_last else "rescue")
-            elif row["status"] == "pending" and self.is_late(row):
+            # In this order: what is given back too late to be begun again is expired by the same look.
+            if model.status == "pending" and self.is_late(row):
                 model.happen("expire")
 
     def send_what_is_owed(self) -> None:

@@ -222,6 +222,6 @@ def test_nothing_else_writes_the_status() -> None:
         "recording/recorder.py",  # a synchronous run is born in its final state
         "recording/once.py",  # one with an idempotency key is born running
         "execution/steps/once.py",  # explains, and writes nothing
-        "background/dispatch.py",  # a background run is born pending
+        "background/parcels.py",  # a background run is born pending
         "recording/queries.py",  # asks, and writes nothing
     }

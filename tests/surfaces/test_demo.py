@@ -232,6 +232,35 @@ def test_a_demo_that_is_stopped_stops_its_worker_and_removes_its_folder(
     assert group_is_gone(demo.process.pid)
 
 
+INTERRUPTED = """
+import os, signal, subprocess
+
+looks = 0
+look = subprocess.Popen._internal_poll
+
+def interrupted(self, *rest, **more):
+    global looks
+    looks += 1
+    if looks == 3:
+        os.kill(os.getpid(), signal.SIGINT)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            print("between", flush=True)
+    return look(self, *rest, **more)
+
+subprocess.Popen._internal_poll = interrupted
+from dexpy.cli.main import run
+run(["demo"])
+"""
+
+
+def test_a_signal_in_the_middle_of_a_look_at_the_worker_comes_after_it(start_demo: StartDemo) -> None:
+    status, out, err = start_demo("-c", INTERRUPTED).finish()
+
+    assert "between" in out, "the look went on, and the signal came after it"
+    assert status != 0
+    assert "Traceback" not in err
+
+
 def test_a_missing_temporary_folder_is_one_clear_error(start_demo: StartDemo, tmp_path: Path) -> None:
     program = "import tempfile; tempfile.tempdir = {!r}; from dexpy.cli.main import run; run(['demo'])"
     status, out, err = start_demo("-c", program.format(str(tmp_path / "none"))).finish()
