@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,10 @@ sys.path.append(str(Path(__file__).parents[1]))
 sys.path.append(str(Path(__file__).parents[1] / "conformance"))
 sys.path.append(str(Path(__file__).parents[1] / "journeys"))
 
-import servers
 import sqlalchemy as sa
 from crew import Crew, opened
+from rooms import Rooms, furnish
 
-from dexpy.recording import schema
-from dexpy.recording.database import Database
 from dexpy.runtime import install
 from dexpy.testing import Isolated, isolated
 
@@ -36,14 +35,22 @@ PAIRS = [
 ]
 
 
+@pytest.fixture(scope="session")
+def rooms(tmp_path_factory: pytest.TempPathFactory) -> Generator[Rooms]:
+    """The databases on servers that the tests of this process use in turn."""
+    with ExitStack() as stack:
+        yield Rooms(stack, tmp_path_factory.mktemp("rooms"))
+
+
 @pytest.fixture(params=DATABASES)
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[str]:
+def database_url(request: pytest.FixtureRequest, tmp_path: Path, rooms: Rooms) -> Generator[str]:
     """An empty database with dexpy's tables, of each kind in turn."""
-    with servers.database(request.param, tmp_path) as url:
-        database = Database(url)
-        with database.begin() as connection:
-            schema.create(connection)
-        database.dispose()
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path / 'records.db'}"
+        furnish(url)
+        yield url
+        return
+    with rooms.room(request.param) as url:
         yield url
 
 

@@ -38,6 +38,7 @@ from dexpy import (
     around,
     before,
     configure,
+    enqueue_all,
     guard,
     prop,
     records,
@@ -298,6 +299,7 @@ async def calls_from_asyncio(op: SendWelcome, download: Download) -> None:
 
 def the_background(op: SendWelcome, session: Session, connection: Connection) -> None:
     op.async_(session=connection)
+    assert_type(enqueue_all([op, op], in_=5, session=connection), list[Ticket[int]])
     op.async_(queue="critical", in_=5, priority=3)
     op.async_(queue=lambda op: "a", in_=dt.timedelta(hours=1), session=session)
     op.async_(in_=5, expires_in=60)
