@@ -26,7 +26,7 @@ fi; \
 "$$found" .ci/prepare.py
 endef
 
-.PHONY: help demo test conformance server-tests check docs bench-quick chaos chaos-quick clean
+.PHONY: help demo test conformance server-tests check docs bench-quick bench-smoke chaos chaos-quick clean
 
 help: ## show this
 	@echo "make demo    operations run by a real worker process, in a few seconds"
@@ -36,6 +36,7 @@ help: ## show this
 	@echo "make check   ruff, mypy and pyright"
 	@echo "make docs    the code on the pages of docs/ and in the docstrings, run"
 	@echo "make bench-quick  enqueue and drain beside raw psycopg and raw Dramatiq; needs PostgreSQL and Redis"
+	@echo "make bench-smoke  the same in a few seconds: that it runs, not how fast"
 	@echo "make chaos   operations while workers, producers and servers are killed, and all counted; ARGS=--help says more"
 	@echo "make chaos-quick  the same in about a minute, and what the count is worth"
 	@echo "make clean   remove .venv and what tools have left"
@@ -63,6 +64,9 @@ docs: $(DEV)
 
 bench-quick: $(DEV)
 	@$(PYTHON) -m benchmarks.quick
+
+bench-smoke: $(DEV)
+	@$(PYTHON) -m benchmarks.quick --rounds 1 --enqueues 20 --jobs 60
 
 chaos: $(DEV)
 	@PYTHONPATH=tests $(PYTHON) -m chaos $(ARGS)
