@@ -13,14 +13,16 @@ from dexpy.declaration.hooks import after, around, before, guard
 from dexpy.declaration.lock import Lock
 from dexpy.declaration.models import register_model_loader
 from dexpy.declaration.once import Once
+from dexpy.declaration.options import prop
 from dexpy.declaration.policies import Record, Reset, Retry
-from dexpy.declaration.props import prop
 from dexpy.declaration.refs import OptRef, Ref, Refs
 from dexpy.declaration.schema_export import export
 from dexpy.declaration.unique import Unique
 
 # Calling later
-from dexpy.deferred import DeferredCall, defer, deferrable
+from dexpy.deferred import DeferredCall
+from dexpy.deferred.deferral import defer
+from dexpy.deferred.registration import deferrable
 
 # The steps of a run, and what is around it
 from dexpy.execution.call import Call

@@ -1,15 +1,17 @@
-"""`Operation`: the front hall, where the rooms meet."""
+"""`Operation`: the front hall, where the rooms meet.
+
+One class is the whole face that an application sees of an operation, and most of it is what it promises: that is why
+the file is long.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import (
     TYPE_CHECKING,
     Any,
     ClassVar,
-    Generic,
     Literal,
     ParamSpec,
     TypeVar,
@@ -20,25 +22,26 @@ from typing import (
 import attrs
 
 from dexpy.background.enqueue import Async, Performs, PerformsAsync
+from dexpy.calls import Safe, run, run_async, value_of
 from dexpy.declaration import registry
 from dexpy.declaration.compiling import compile_contract
 from dexpy.declaration.concurrency import Concurrency
 from dexpy.declaration.contract import NO_OBSERVER, Contract
+from dexpy.declaration.definition import define
 from dexpy.declaration.lock import Lock
 from dexpy.declaration.once import Once, key_to_clear, variant_for
+from dexpy.declaration.options import prop
 from dexpy.declaration.policies import Delay, Record, Reset, Retry
-from dexpy.declaration.props import construct, define, parsed, prop
 from dexpy.declaration.unique import Unique
+from dexpy.declaration.values import construct, parsed
 from dexpy.execution import continuation, progress, start
 from dexpy.execution.call import call_of
-from dexpy.execution.call import current as current_call
-from dexpy.execution.coroutines import Desk, alone, in_thread, running_loop
 from dexpy.execution.explain import Explanation
 from dexpy.execution.pipeline import arrangement_of
 from dexpy.execution.placement import Insert, Remove
-from dexpy.foundation.errors import DeclarationError, Error, NotRunning, OptionsError, PropsError
+from dexpy.foundation.errors import DeclarationError, NotRunning, OptionsError, PropsError
 from dexpy.foundation.ids import new_id
-from dexpy.foundation.outcome import Err, Ok, Outcome
+from dexpy.foundation.outcome import Err, Ok
 from dexpy.foundation.trace import current_frame
 from dexpy.recording.ambient import ambient
 from dexpy.runtime import current_runtime
@@ -50,60 +53,10 @@ if TYPE_CHECKING:
     from sqlalchemy import Select
     from sqlalchemy.orm import Session
 
-    from dexpy.execution.scope import Scope
-
 
 R = TypeVar("R")
 T = TypeVar("T")
 P = ParamSpec("P")
-
-
-class BoundSafe(Generic[R]):
-    """What ``op.safe`` is: the same call, with `Ok` or `Err` for an answer."""
-
-    def __init__(self, operation: Operation) -> None:
-        self._operation = operation
-
-    def call(self) -> Ok[R] | Err:
-        """Run the operation.
-
-        Returns:
-            `Ok` with the result, or `Err` with the business error or refusal. Crashes are raised.
-        """
-        return _run(self._operation)
-
-    async def acall(self) -> Ok[R] | Err:
-        """`call` for asyncio."""
-        return await _arun(self._operation)
-
-    if not TYPE_CHECKING:
-
-        @property
-        def async_(self) -> Any:
-            """Refused, with what to do instead."""
-            raise OptionsError(
-                f"{type(self._operation).__qualname__}.safe has no async_: nothing has run yet when an enqueue "
-                "returns. Write async_().call() and ask the ticket: ticket.wait(timeout) gives Ok or Err."
-            )
-
-
-class Safe:
-    """The descriptor behind ``op.safe``."""
-
-    if TYPE_CHECKING:
-
-        @overload
-        def __get__(self, obj: None, owner: Any) -> Self: ...
-        @overload
-        def __get__(self, obj: PerformsAsync[R], owner: Any) -> BoundSafe[R]: ...
-        @overload
-        def __get__(self, obj: Performs[R], owner: Any) -> BoundSafe[R]: ...
-        def __get__(self, obj: Any, owner: Any) -> Any: ...
-
-    else:
-
-        def __get__(self, obj: Any, owner: Any) -> Any:
-            return self if obj is None else BoundSafe(obj)
 
 
 class ContractOf:
@@ -401,7 +354,7 @@ class Operation:
             Error: It ended in a business error, or was refused by a guard.
             RefNotFound: The row behind a reference is gone.
         """
-        return _value(self, _run(self))
+        return value_of(self, run(self))
 
     @overload
     async def acall(self: PerformsAsync[R]) -> R: ...
@@ -409,7 +362,7 @@ class Operation:
     async def acall(self: Performs[R]) -> R: ...
     async def acall(self) -> Any:
         """`call` for asyncio: an ``async def perform`` runs on this loop, everything that blocks in a thread."""
-        return _value(self, await _arun(self))
+        return value_of(self, await run_async(self))
 
     @property
     def session(self) -> Session:
@@ -575,68 +528,3 @@ def _by_name(contract: Contract) -> str:
         return f"it has no props, write {made}()."
     example = ", ".join(f"{one.name}=..." for one in contract.props[:2])
     return f"its props are given by name, as in {made}({example})."
-
-
-def _value(operation: Operation, outcome: Outcome) -> Any:
-    if isinstance(outcome, Ok):
-        return outcome.value
-    name = outcome.operation or type(operation).contract.name
-    raise Error(outcome.code, outcome.message, details=outcome.details, operation=name)
-
-
-def _run(operation: Operation) -> Outcome:
-    contract: Contract = operation.contract
-    if contract.is_async and running_loop() is not None:
-        raise NotRunning(
-            f"{contract.cls.__qualname__}().call() would block the running event loop, on which its perform has to "
-            "run. Write: await op.acall()."
-        )
-    return _start(operation, contract)
-
-
-async def _arun(operation: Operation) -> Outcome:
-    contract: Contract = operation.contract
-    loop = asyncio.get_running_loop()
-    desk = Desk() if contract.is_async else None
-    scopes: list[Scope] = []
-
-    def run() -> Outcome:
-        return _start(operation, contract, loop, desk, scopes.append)
-
-    def cancel() -> None:
-        for scope in scopes:
-            scope.cancel()
-        if desk is not None:
-            desk.cancel()
-
-    outer = current_call.get()
-    if outer is not None and outer.desk is not None:
-        # Inside another run: in its thread and transaction.
-        return await outer.desk.hand_in(run, cancel)
-    return await in_thread(alone(run), cancel)
-
-
-def _start(
-    operation: Operation,
-    contract: Contract,
-    loop: asyncio.AbstractEventLoop | None = None,
-    desk: Desk | None = None,
-    on_scope: Callable[[Scope], None] | None = None,
-) -> Outcome:
-    runtime = current_runtime()
-    run_id = new_id("op")
-    frame = current_frame().child(run_id, contract.name)
-    redactor = start.redactor_for(operation, contract, runtime.redactor)
-    return start.run(
-        operation,
-        contract,
-        id=run_id,
-        frame=frame,
-        recorder=runtime.recorder(operation, contract, run_id, frame, redactor),
-        redactor=redactor,
-        store=runtime.session_store,
-        outer=ambient(),
-        loop=loop,
-        desk=desk,
-        on_scope=on_scope,
-    )

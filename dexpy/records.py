@@ -15,7 +15,8 @@ from datetime import timedelta
 
 from dexpy.foundation.door import store_in_force
 from dexpy.recording import retention
-from dexpy.recording.queries import Attempt, Page, Record, RecordQuery
+from dexpy.recording.queries import RecordQuery
+from dexpy.recording.record import Attempt, Page, Record
 from dexpy.recording.steps import KeptStep, shown_of
 from dexpy.recording.tables import FINAL
 from dexpy.recording.tables import attempts as attempts_table

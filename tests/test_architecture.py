@@ -13,7 +13,7 @@ import pytest
 
 HOUSE = Path(__file__).parents[1] / "dexpy"
 ROOMS = ("foundation", "declaration", "recording", "execution", "background")
-HALL = ("__init__", "deferred", "operation", "records", "runtime")
+HALL = ("__init__", "calls", "deferred", "operation", "records", "runtime")
 SURFACES = ("cli", "broker", "dashboard", "testing", "integrations")
 FLOORS = {room: floor for floor, room in enumerate((*ROOMS, "hall"))} | dict.fromkeys(SURFACES, len(ROOMS) + 1)
 

@@ -19,9 +19,10 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from dexpy.background.brokers.bulk import enqueue_together
+from dexpy.background.brokers.postings import Posting
 from dexpy.background.brokers.refusals import said
 from dexpy.background.brokers.servers import ask, check_reachable, counts_running, depth, display_of, let_go
-from dexpy.background.brokers.sql import Posting, SqlBroker
+from dexpy.background.brokers.sql import SqlBroker
 from dexpy.foundation.clock import clock
 from dexpy.foundation.errors import BrokerUnavailable, ConfigurationError, OptionsError
 from dexpy.foundation.log import line

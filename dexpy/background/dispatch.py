@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection, Row
 from dexpy.background.brokers.bulk import enqueue_together
 from dexpy.background.carriers import Carrier
 from dexpy.background.keyed import until_it_stands
-from dexpy.background.parcels import Packing, Parcel, Place
+from dexpy.background.parcels import Packing, Parcel, Place, tell_which
 from dexpy.background.payload import DirectPayload, RecordPayload, direct_message, record_message
 from dexpy.background.shipment import Shipment
 from dexpy.declaration.policies import AsyncOptions
@@ -26,9 +26,10 @@ from dexpy.foundation.redaction import class_path
 from dexpy.recording import liveness, outbox
 from dexpy.recording.ambient import ambient
 from dexpy.recording.awaited import off_the_loop
+from dexpy.recording.fate import Fate
 from dexpy.recording.sessions import GivenConnection, place_of
 from dexpy.recording.store import Store
-from dexpy.recording.ticket import Fate, Ticket
+from dexpy.recording.ticket import Ticket
 from dexpy.recording.transitions import apply
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class Dispatcher:
             try:
                 parcels.append(self._packing.pack(operation, options, place, None, fate))
             except Exception as error:
-                error.add_note(f"It is number {number} of {len(operations)}; nothing of them was stored or sent.")
+                tell_which(error, number, len(operations))
                 raise
         if parcels:
             self._ship(parcels, place, fate)

@@ -257,11 +257,13 @@ def enqueue_all(operations: Iterable[Any], *, session: Any = None, **given: Any)
     """
     where = "enqueue_all(...)"
     options = AsyncOptions.of(where, given, extra=("session",))
+    if hasattr(operations, "contract"):
+        raise OptionsError(f"{where} wants many operations, and got one. Write: enqueue_all([op]).")
     batch = list(operations)
     for number, operation in enumerate(batch):
         if not hasattr(operation, "contract") or isinstance(operation, type):
             raise OptionsError(
-                f"{where} wants operations, and number {number} is {operation!r}. Make each with its props, "
+                f"{where} wants operations, and number {number + 1} is {operation!r}. Make each with its props, "
                 "without async_(): enqueue_all([Greet(name='Ada'), Greet(name='Ben')])."
             )
     if session is not None:

@@ -7,6 +7,7 @@ so it begins nothing new until it has said so again.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
@@ -92,8 +93,15 @@ class Heart(dramatiq.Middleware):
         """Say goodbye, after all that ran here has ended or was given back."""
         self.end()
 
+    def end_at_exit(self) -> None:
+        """Say goodbye when this process ends by itself; a worker does so when it is told to stop."""
+        # Once, however often it is said. A fork takes this along, and has no heart to end unless it begins one.
+        atexit.unregister(self.end)
+        atexit.register(self.end)
+
     def end(self) -> None:
         """Stop beating, and take the worker's row away."""
+        atexit.unregister(self.end)
         found = self._by_pid.pop(os.getpid(), None)
         if found is not None:
             found.end()

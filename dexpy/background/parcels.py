@@ -16,7 +16,7 @@ from dexpy.background.payload import DirectPayload, RecordPayload, direct_messag
 from dexpy.background.plan import Plan
 from dexpy.declaration.contract import Contract
 from dexpy.declaration.policies import AsyncOptions
-from dexpy.declaration.props import encoded
+from dexpy.declaration.values import encoded
 from dexpy.foundation.errors import (
     ConfigurationError,
     DeclarationError,
@@ -28,11 +28,12 @@ from dexpy.foundation.errors import (
 from dexpy.foundation.ids import new_id
 from dexpy.foundation.trace import current_frame
 from dexpy.recording.ambient import Ambient
+from dexpy.recording.fate import Fate
 from dexpy.recording.recorder import identity
 from dexpy.recording.sealing import sealed
 from dexpy.recording.sessions import GivenConnection
 from dexpy.recording.store import Store
-from dexpy.recording.ticket import Fate, Ticket
+from dexpy.recording.ticket import Ticket
 
 Place = Ambient | GivenConnection | None
 """What an enqueue is part of; None for a transaction of its own."""
@@ -73,6 +74,11 @@ class Parcel:
             "enqueued_at": moment(0) if is_sent else None,
             "send_count": int(is_sent),
         }
+
+
+def tell_which(error: Exception, number: int, of: int) -> None:
+    """Note on an exception which one of many it is about, where *number* counts from 0."""
+    error.add_note(f"It is number {number + 1} of {of}; nothing of them was stored or sent.")
 
 
 class Packing:

@@ -77,7 +77,9 @@ class Relay:
             ("expired", self._expire),
             ("given a free slot", Limits(store, dispatcher).mend),
         ]
-        if not dispatcher.transactional:
+        if dispatcher.transactional:
+            self.steps.append(("sent", self._post_owed))
+        else:
             self.steps.append(("sent again", Resend(dispatcher, store, pace).run_once))
         self.steps.append(("forgotten", self._tidy_sometimes))
 
@@ -108,6 +110,23 @@ class Relay:
             if not self._deliver(batch):
                 return False
         return self._deliver_waiting()
+
+    def _post_owed(self) -> int:
+        """Give their messages to rows from a process that named another broker, which did not take them."""
+        posted = 0
+        while True:
+            with self._store.begin() as connection:
+                ids = connection.execute(_OWED).scalars().all()
+                if ids:
+                    connection.execute(_SENT, {"p_ids": ids})
+                    for row in connection.execute(_ROWS, {"p_ids": ids}).all():
+                        self._dispatcher.send(connection, row)
+            posted += len(ids)
+            if len(ids) < BATCH:
+                break
+        if posted:
+            self._dispatcher.ring()
+        return posted
 
     def _claim(self) -> Sequence[Row[Any]]:
         now = time.monotonic()

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
 
 from dexpy.background.brokers.bulk import enqueue_together
-from dexpy.background.brokers.sql import Posting
+from dexpy.background.brokers.postings import Posting
 from dexpy.background.carriers import SHORT_DELAY_S, Carrier, check_delay
-from dexpy.background.parcels import Parcel
+from dexpy.background.keyed import KeyedInsert
+from dexpy.background.parcels import Parcel, tell_which
 from dexpy.foundation.checkpoint import checkpoint
 from dexpy.recording.metadata import after, moment
+from dexpy.recording.sqlite import take_write_lock
 from dexpy.recording.store import Store
 
 
@@ -58,7 +62,13 @@ class Shipment:
         return bool(self._recorded or self._posted)
 
     def write(self, connection: Connection) -> None:
-        """Store everything, in a transaction that somebody commits."""
+        """Store everything, in a transaction that somebody commits; an exception leaves nothing of it there."""
+        # What has no key was refused before, if at all; and a transaction of one's own is rolled back as it is.
+        is_joined = any(parcel.keyed is not None and parcel.keyed.joined for parcel in self._recorded)
+        with all_or_nothing(connection) if is_joined and len(self._parcels) > 1 else nullcontext():
+            self._store_rows(connection)
+
+    def _store_rows(self, connection: Connection) -> None:
         self._insert(connection)
         checkpoint("after_insert")
         postings = [
@@ -81,7 +91,15 @@ class Shipment:
         # In one order everywhere, so that two such transactions never wait for each other.
         for parcel in sorted(self._recorded, key=lambda parcel: parcel.keyed.order if parcel.keyed else ()):
             if parcel.keyed is not None:
-                parcel.keyed.insert(connection, self._row(parcel))
+                self._insert_keyed(connection, parcel, parcel.keyed)
+
+    def _insert_keyed(self, connection: Connection, parcel: Parcel, keyed: KeyedInsert) -> None:
+        try:
+            keyed.insert(connection, self._row(parcel))
+        except Exception as error:
+            if len(self._parcels) > 1:
+                tell_which(error, self._parcels.index(parcel), len(self._parcels))
+            raise
 
     @property
     def _stored(self) -> Store:
@@ -129,3 +147,19 @@ class Shipment:
             enqueue_together(self._carrier.broker, messages, delay_s)
             return True
         return self._carrier.deliver(messages, delay_s)
+
+
+@contextmanager
+def all_or_nothing(connection: Connection) -> Generator[None]:
+    """A part of somebody else's transaction, which goes on when an exception has undone this part."""
+    # First, where it is SQLite: a savepoint that begins a transaction would commit with its release.
+    take_write_lock(connection)
+    savepoint = connection.begin_nested()
+    try:
+        yield
+    except BaseException:
+        # A deadlock on MariaDB takes the savepoint with it, and is the error to be told.
+        with suppress(DBAPIError):
+            savepoint.rollback()
+        raise
+    savepoint.commit()

@@ -9,7 +9,7 @@ from typing import Any, cast
 from sqlalchemy.engine import Row
 
 from dexpy.declaration.contract import Contract
-from dexpy.declaration.props import decoded
+from dexpy.declaration.values import decoded
 from dexpy.foundation.ids import new_id
 from dexpy.foundation.log import line
 from dexpy.foundation.redaction import Redactor, class_path

@@ -29,6 +29,7 @@ class Vigil:
         """Give signs of life from now on; returns the process's name."""
         self.heart.worker_id  # noqa: B018 - begins to beat, so that there is something to be sound
         self.heart.await_soundness()
+        self.heart.end_at_exit()
         return self.heart.worker_id
 
     def look(self) -> None:

@@ -11,12 +11,13 @@ import attrs
 import click
 
 from dexpy.cli.worker import processes_option, threads_option
-from dexpy.foundation.errors import DexpyError
+from dexpy.foundation.errors import DexpyError, listed
 
 if TYPE_CHECKING:
     from dexpy.recording.database import Database
     from dexpy.recording.server import Limit
     from dexpy.recording.store import Store
+    from dexpy.runtime import Runtime
 
 
 @attrs.frozen
@@ -85,10 +86,25 @@ def findings(modules: tuple[str, ...], processes: int, threads: int) -> Iterator
         elif runtime.carries_its_queue:
             # The same server once more would only be the same answer once more.
             return
+    yield from _about_encryptors(runtime)
     broker = _tried("broker", lambda: runtime.broker)
     if not broker.failed:
         broker = _tried(_named(runtime.broker), lambda: _reach(runtime.broker))
     yield broker
+
+
+def _about_encryptors(runtime: Runtime) -> Iterator[Finding]:
+    """Whether everything that the modules want encrypted could be."""
+    from dexpy.declaration import registry
+
+    wanted: dict[str, set[str]] = {}
+    for contract in (registry.find(name).contract for name in registry.names()):
+        used = {*contract.sealed_props.values(), *([contract.encryptor] if contract.encryptor else [])}
+        for name in used - set(runtime.encryptors):
+            wanted.setdefault(name, set()).add(contract.name)
+    for name, operations in sorted(wanted.items()):
+        said = f"{listed(operations)} cannot be sent or run here. Give its keys, as to those who have it already."
+        yield Finding(f"encryptor {name!r} is missing", said, "warn")
 
 
 def _about_server(database: Database, processes: int, threads: int) -> Iterator[Finding]:

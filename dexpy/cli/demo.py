@@ -20,7 +20,7 @@ from dexpy.cli.demo_stage import Worker, ended_by_signals, stage
 
 if TYPE_CHECKING:
     from dexpy.declaration.contract import Contract
-    from dexpy.recording.queries import Record
+    from dexpy.recording.record import Record
     from dexpy.recording.ticket import Ticket
     from dexpy.runtime import Runtime
 

@@ -10,12 +10,12 @@ import attrs
 
 from dexpy.declaration.concurrency import Concurrency, why_not_limited
 from dexpy.declaration.contract import Contract
+from dexpy.declaration.definition import RESERVED, keep_ambient_secrets, reserved_name
 from dexpy.declaration.encryption import encryptor_name
 from dexpy.declaration.hooks import Callback, Guard, check_guards, hooks_of
 from dexpy.declaration.lock import Lock
 from dexpy.declaration.once import Once, OnceOptions, what_is_missing
 from dexpy.declaration.policies import AsyncOptions, Record, Reset, Retry, Rule, choose, seconds_of
-from dexpy.declaration.props import RESERVED, keep_ambient_secrets, reserved_name
 from dexpy.declaration.registry import stable_name
 from dexpy.declaration.unique import Unique, why_not_unique
 from dexpy.foundation.errors import DeclarationError, Error, OptionsError, WorkerLost, listed

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from dexpy.declaration.forms import Form, Misfit, form_of
+from dexpy.declaration.hints import resolve_annotation
 from dexpy.declaration.hooks import Callback, Guard
 from dexpy.declaration.policies import AsyncOptions, Record, Rule, choose
-from dexpy.declaration.props import Prop, resolve, resolve_annotation
+from dexpy.declaration.props import Prop, resolve
 from dexpy.declaration.refs import Reference
 from dexpy.declaration.registry import why_not_importable
 from dexpy.declaration.schema_export import Section, contract_dict, contract_schema

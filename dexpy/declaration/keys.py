@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, cast
 import attrs
 
 from dexpy.declaration.contract import Contract
-from dexpy.declaration.props import encoded
+from dexpy.declaration.values import encoded
 from dexpy.foundation.errors import DeclarationError, OptionsError, did_you_mean, listed
 
 KeyFunction: TypeAlias = Callable[[Any], object]

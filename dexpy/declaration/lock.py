@@ -11,7 +11,7 @@ from urllib.parse import quote
 import attrs
 
 from dexpy.declaration.policies import Delay, seconds_of
-from dexpy.declaration.props import encoded
+from dexpy.declaration.values import encoded
 from dexpy.foundation.errors import DeclarationError, OptionsError, did_you_mean, listed
 
 if TYPE_CHECKING:

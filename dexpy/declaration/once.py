@@ -10,7 +10,7 @@ import attrs
 from dexpy.declaration.contract import Contract
 from dexpy.declaration.keys import KeyFunction, KeyRule, digest
 from dexpy.declaration.policies import Delay, Record, seconds_of
-from dexpy.declaration.props import construct, decoded, encoded
+from dexpy.declaration.values import construct, decoded, encoded
 from dexpy.foundation.errors import (
     DeclarationError,
     OptionsError,

@@ -76,8 +76,12 @@ class AsyncOptions:
     at: datetime | None = None
     expires_in: Delay | None = None
 
-    def check(self, where: str) -> None:
+    def check(self, where: str, at: str = "at") -> None:
         """Refuse options that cannot be.
+
+        Args:
+            where: They were given.
+            at: What the moment is called there.
 
         Raises:
             OptionsError: Names the option, its value and what it wants.
@@ -94,10 +98,10 @@ class AsyncOptions:
             raise OptionsError(f"{where}: expires_in={self.expires_in!r} wants more than 0 seconds.")
         if self.at is not None:
             if not isinstance(self.at, datetime):
-                raise OptionsError(f"{where}: at={self.at!r} wants an aware datetime.")
+                raise OptionsError(f"{where}: {at}={self.at!r} wants an aware datetime.")
             if self.at.tzinfo is None or self.at.utcoffset() is None:
                 raise OptionsError(
-                    f"{where}: at={self.at!r} is naive, so nobody knows which moment it is. "
+                    f"{where}: {at}={self.at!r} is naive, so nobody knows which moment it is. "
                     "Say which zone: datetime(..., tzinfo=timezone.utc), or ZoneInfo('Europe/Berlin')."
                 )
 

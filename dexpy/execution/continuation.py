@@ -12,9 +12,10 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from dexpy.declaration.forms import Form, Misfit, form_of
-from dexpy.declaration.props import resolve_annotation
+from dexpy.declaration.hints import resolve_annotation
 from dexpy.execution import progress
 from dexpy.execution.call import Call, current
+from dexpy.execution.parts import Parts
 from dexpy.execution.steps import refs
 from dexpy.execution.walks import Walk, walk_over
 from dexpy.foundation.checkpoint import checkpoint
@@ -57,6 +58,7 @@ class Chain:
         self._call = call
         self._claim = claim
         self._scope = call.scope
+        self._parts = Parts(call.scope)
         self._owner = call.contract.cls.__qualname__
         self._commits = claim is not None or not call.contract.transactional
         self._asked: list[str] = []
@@ -78,7 +80,7 @@ class Chain:
                 raise self._refused(name, "was a loop in an earlier attempt, of self.each. Let it be one still.")
             return self._decoded(name, form, kept)
         # In the one transaction of a call in place a step can be undone alone, too.
-        with self._under_way(name), self._scope.part() if self._commits else self._scope.savepoint():
+        with self._under_way(name), self._parts.part() if self._commits else self._parts.savepoint():
             self._lock_again()
             value = method()
             encoded = self._encoded(name, form, value)
@@ -95,7 +97,7 @@ class Chain:
         with self._under_way(name):
             is_last = False
             while not is_last:
-                with self._scope.part() if self._commits else nullcontext():
+                with self._parts.part() if self._commits else nullcontext():
                     self._lock_again()
                     page = next(pages)
                     for item in page.items:
@@ -208,7 +210,7 @@ class Chain:
             return kept
         claim = self._claim
         if claim is None:
-            self._scope.commit_part(_nothing)
+            self._parts.commit(_nothing)
             return kept
         from dexpy.recording.steps import Milestone
 
@@ -218,7 +220,7 @@ class Chain:
         stop = self._call.stop
         with nullcontext() if stop is None else stop.outside():
             progress.keep_last(self._scope)
-            self._scope.commit_part(lambda connection: self._settle(claim, connection, milestone))
+            self._parts.commit(lambda connection: self._settle(claim, connection, milestone))
         checkpoint("after_step_commit")
         return milestone
 

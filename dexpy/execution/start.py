@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from dexpy.declaration.contract import Contract
-from dexpy.declaration.props import construct, copied
 from dexpy.declaration.refs import Keyed
+from dexpy.declaration.values import construct, copied
 from dexpy.execution import pipeline
 from dexpy.execution.call import Call, current
 from dexpy.execution.coroutines import Desk

@@ -15,7 +15,7 @@ import attrs
 from sqlalchemy.engine import Connection, Row
 
 from dexpy.declaration.contract import Contract
-from dexpy.declaration.props import encoded
+from dexpy.declaration.values import encoded
 from dexpy.foundation.checkpoint import checkpoint
 from dexpy.foundation.errors import LostClaim, NotSerializable
 from dexpy.foundation.log import line

@@ -5,26 +5,26 @@ Who writes a run's row is a `Recorder`; how a row moves is in `transitions`.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
-from sqlalchemy.exc import DBAPIError, IntegrityError, StatementError, UnboundExecutionError
+from sqlalchemy.exc import IntegrityError, StatementError, UnboundExecutionError
 from sqlalchemy.orm import Session, sessionmaker
 
-from dexpy.foundation.errors import DatabaseUnavailable, InvalidTransition, KeyTaken, RecordNotFound, SchemaMissing
+from dexpy.foundation.errors import InvalidTransition, KeyTaken, RecordNotFound
 from dexpy.foundation.redaction import Redactor
-from dexpy.recording import keys, schema, signals, steps
+from dexpy.recording import keys, signals, steps
 from dexpy.recording.ambient import Ambient
 from dexpy.recording.database import Database
 from dexpy.recording.keys import Claim, Holder
 from dexpy.recording.locks.places import Locks
 from dexpy.recording.metadata import after, as_of
-from dexpy.recording.server import NOT_PREPARED
+from dexpy.recording.preparation import Preparation
+from dexpy.recording.sender import Sender
 from dexpy.recording.tables import attempts, records
 from dexpy.recording.tables import signals as signals_table
 from dexpy.recording.transitions import TRANSITIONS, apply
@@ -36,21 +36,6 @@ ASKED = {"discard": "fail", "revive": "retry"}
 def facts_of(row: Row[Any]) -> dict[str, Any]:
     """A row by the names of its columns."""
     return dict(row._mapping)  # pyright: ignore[reportPrivateUsage] - public, in spite of its name
-
-
-class Sender(Protocol):
-    """Sees to it that a pending row gets its message."""
-
-    @property
-    def transactional(self) -> bool:
-        """Whether a message is part of the transaction that stores its record."""
-        ...
-
-    def send(self, connection: Connection, row: Row[Any]) -> None:
-        """Send the message of a row with the connection's commit, or leave it to the relay."""
-
-    def ring(self) -> None:
-        """Wake the workers of this process after a commit."""
 
 
 class Store:
@@ -74,15 +59,13 @@ class Store:
         create_tables: bool = False,
     ) -> None:
         self.database = database
-        self._create_tables = create_tables
+        self._preparation = Preparation(database, create_tables=create_tables)
         self.redactor = redactor or Redactor()
         self.sender: Sender | None = None
         self.locks = Locks(database)
         self._find_sender = find_sender
         # The factory behind a scoped_session: a run ends its session, which must not be one that others use.
         self._session_factory = getattr(session_factory, "session_factory", session_factory)
-        self._prepared = False
-        self._lock = threading.Lock()
         self.watcher: Callable[[Session], None] | None = None
         """Told of each session that is made for a run, in a worker."""
 
@@ -135,46 +118,7 @@ class Store:
             DatabaseUnavailable: The database cannot be opened.
             SchemaMissing: A server has no tables of dexpy, or old ones.
         """
-        if self._prepared:
-            return
-        with self._lock:
-            if problems := self._problems():
-                if not (self.database.is_sqlite or self._create_tables):
-                    raise SchemaMissing(self.database.display, problems)
-                if connection is not None and self.database.is_sqlite:
-                    # Perhaps never committed: looked for again next time.
-                    schema.create(connection)
-                    return
-                with self.database.begin() as own:
-                    schema.create(own)
-                if problems := self._problems():
-                    raise SchemaMissing(self.database.display, problems)
-            self._prepared = True
-
-    def _was_never_used(self) -> bool:
-        """Whether this SQLite file has no record: a read makes no tables there, for its thread may hold the lock."""
-        if self._prepared or not self.database.is_sqlite:
-            return False
-        return f"no table {records.name}" in self._problems()
-
-    def _problems(self) -> list[str]:
-        connection = self.database.connect()
-        try:
-            return schema.problems(connection)
-        except DBAPIError as error:
-            raise DatabaseUnavailable(
-                f"The database {self.database.display} cannot be read: {error.orig}. {self._advice(error)}"
-            ) from error
-        finally:
-            connection.close()
-
-    def _advice(self, error: DBAPIError) -> str:
-        if type(error.orig).__name__ in NOT_PREPARED:
-            return (
-                "Is a transaction pooler between, like PgBouncer, that does not know prepared statements? Then end the "
-                "URL in ?prepare_threshold=none."
-            )
-        return "Is it a SQLite file?" if self.database.is_sqlite else "May this user read it?"
+        self._preparation.insist(connection)
 
     @contextmanager
     def begin(self) -> Generator[Connection, None, None]:
@@ -265,7 +209,7 @@ class Store:
 
     def rows(self, query: sa.Select[Any]) -> Sequence[Row[Any]]:
         """Whatever a query finds."""
-        if self._was_never_used():
+        if self._preparation.was_never_used():
             return []
         self.prepare()
         connection = self.database.connect()
@@ -276,7 +220,7 @@ class Store:
 
     def holder(self, claim: Claim) -> Holder | None:
         """Who has one of these keys, as far as it is committed."""
-        if self._was_never_used():
+        if self._preparation.was_never_used():
             return None
         self.prepare()
         connection = self.database.connect()

@@ -3,64 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeVar
 
-import attrs
-from sqlalchemy.engine import Row, Transaction
+from sqlalchemy.engine import Row
 
-from dexpy.declaration import registry
-from dexpy.declaration.forms import Misfit
 from dexpy.declaration.policies import AsyncOptions
 from dexpy.foundation.door import dispatcher_in_force, store_in_force
-from dexpy.foundation.errors import (
-    SENSITIVE,
-    Error,
-    NotCommitted,
-    NotRecorded,
-    OperationFailed,
-    OptionsError,
-    ResultNotStored,
-    RolledBack,
-    UnknownOperation,
-    WaitTimeout,
-)
-from dexpy.foundation.log import line
+from dexpy.foundation.errors import SENSITIVE, Error, NotCommitted, NotRecorded, OptionsError, RolledBack, WaitTimeout
 from dexpy.foundation.outcome import Err, Ok
+from dexpy.recording.ending import ending_of, outcome_of
+from dexpy.recording.fate import Fate
+from dexpy.recording.pauses import Interval, Pauses
 from dexpy.recording.progress import Progress
-from dexpy.recording.sealing import UNREADABLE, is_sealed, opened
+from dexpy.recording.sealing import is_sealed
 from dexpy.recording.store import Store, facts_of
 from dexpy.recording.tables import FINAL
 
 R = TypeVar("R")
-Interval: TypeAlias = float | Callable[[int], float]
-SHORTEST_PAUSE_S = 0.01
-
-
-@attrs.define
-class Fate:
-    """What became of the transaction that a record was stored in."""
-
-    open: bool = False
-    rolled_back: bool = False
-    transaction: Transaction | None = None
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it goes on; a connection's says only that, and nothing of how it ended."""
-        return self.open or (self.transaction is not None and self.transaction.is_active)
-
-    def commit(self) -> None:
-        """It was committed."""
-        self.open = False
-
-    def roll_back(self) -> None:
-        """It was rolled back."""
-        self.open = False
-        self.rolled_back = True
 
 
 class Ticket(Generic[R]):
@@ -247,37 +209,7 @@ class Ticket(Generic[R]):
     @property
     def outcome(self) -> Ok[R] | Err | None:
         """What the run came to, as of the last load: `Ok`, `Err`, or None while there is neither."""
-        facts = self._facts
-        if facts.get("status") == "done":
-            try:
-                envelope = self._envelope
-            except UNREADABLE:
-                return None
-            return Ok(self._decoded(envelope["value"])) if "value" in envelope else None
-        if facts.get("status") == "failed" and facts.get("failure") in ("business", "rejected"):
-            return Err(
-                facts["error"],
-                facts.get("error_message") or facts["error"],
-                facts.get("error_details") or {},
-                rejected=facts["failure"] == "rejected",
-            )
-        return None
-
-    @property
-    def _envelope(self) -> dict[str, Any]:
-        envelope: dict[str, Any] = opened(self.operation_name, self._facts.get("result")) or {}
-        return envelope
-
-    def _decoded(self, value: Any) -> Any:
-        try:
-            form = registry.find(self.operation_name).contract.success
-        except UnknownOperation:
-            return value
-        try:
-            return value if form is None else form.decode(value)
-        except Misfit:
-            # The class has changed since: what was stored is better than nothing.
-            return value
+        return outcome_of(self.operation_name, self._facts)
 
     def wait(self, timeout: float, interval: Interval = 0.2) -> Ok[R] | Err | None:
         """Wait until the run has ended.
@@ -298,7 +230,7 @@ class Ticket(Generic[R]):
             RolledBack: It was rolled back.
             NotRecorded: There is no record.
         """
-        pauses = _Pauses(timeout, interval)
+        pauses = Pauses(timeout, interval)
         while True:
             self.reload()
             if self.terminal:
@@ -308,21 +240,7 @@ class Ticket(Generic[R]):
             time.sleep(pause_s)
 
     def _ended(self) -> Ok[R] | Err:
-        outcome = self.outcome
-        if outcome is not None:
-            return outcome
-        facts = self._facts
-        if facts["status"] == "done":
-            envelope = self._envelope
-            why = envelope.get("unstorable", "its record keeps no result: record = Record(result=False)")
-            raise ResultNotStored(f"{self.operation_name} {self.id} is done, but its result was not stored: {why}.")
-        raise OperationFailed(
-            self.id,
-            self.operation_name,
-            facts.get("failure") or facts["status"],
-            facts.get("error"),
-            facts.get("error_message"),
-        )
+        return ending_of(self.id, self.operation_name, self._facts)
 
     def result(self, timeout: float, interval: Interval = 0.2) -> R:
         """Wait for the run's result.
@@ -340,7 +258,7 @@ class Ticket(Generic[R]):
 
     async def aresult(self, timeout: float, interval: Interval = 0.2) -> R:
         """`result` for asyncio: the event loop goes on meanwhile."""
-        pauses = _Pauses(timeout, interval)
+        pauses = Pauses(timeout, interval)
         while True:
             await asyncio.to_thread(self.reload)
             if self.terminal:
@@ -456,32 +374,3 @@ class Ticket(Generic[R]):
             error = {"code": outcome.code, "message": outcome.message, "details": dict(outcome.details)}
             shown["error"] = {key: value for key, value in error.items() if value}
         return shown
-
-
-class _Pauses:
-    """The pauses of one wait, up to its deadline."""
-
-    def __init__(self, timeout: float, interval: Interval) -> None:
-        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
-            raise OptionsError(f"wait(timeout={timeout!r}) wants seconds, more than 0.")
-        if not callable(interval) and (
-            isinstance(interval, bool) or not isinstance(interval, (int, float)) or not interval > 0
-        ):
-            raise OptionsError(f"wait(interval={interval!r}) wants seconds, more than 0, or a function.")
-        if timeout > 10:
-            line(logging.DEBUG, "wait.long", timeout_s=float(timeout))
-        self._deadline = time.monotonic() + timeout
-        self._interval = interval
-        self._looks = 0
-        self._last = False
-
-    def next_s(self) -> float | None:
-        """Seconds until the next look, None after the last one, which comes at the deadline."""
-        if self._last:
-            return None
-        pause_s = self._interval(self._looks) if callable(self._interval) else self._interval
-        self._looks += 1
-        left_s = self._deadline - time.monotonic()
-        if left_s <= pause_s:
-            self._last = True
-        return max(SHORTEST_PAUSE_S, min(pause_s, left_s))

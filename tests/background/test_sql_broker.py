@@ -24,8 +24,9 @@ from dramatiq.errors import BrokerConnectionError, QueueJoinTimeout, QueueNotFou
 from dramatiq.middleware import TimeLimitExceeded
 
 import dexpy
-import dexpy.background.brokers.sql as sql_broker
-from dexpy.background.brokers.sql import ClaimedMessage, Pending, SqlBroker
+import dexpy.background.brokers.consumer as consumer_module
+from dexpy.background.brokers.claimed import ClaimedMessage
+from dexpy.background.brokers.sql import Pending, SqlBroker
 from dexpy.foundation.clock import clock
 from dexpy.foundation.errors import ConfigurationError
 from dexpy.recording.database import Database
@@ -463,7 +464,7 @@ def test_a_consumer_looks_often_for_a_while_after_a_message_and_then_seldom(
     consumer.ack(held)
     next(consumer)
     assert 0.01 <= elapsed(lambda: next(consumer)) < 0.3
-    monkeypatch.setattr(sql_broker, "LIVELY_S", 0)
+    monkeypatch.setattr(consumer_module, "LIVELY_S", 0)
     assert elapsed(lambda: next(consumer)) >= 0.39
     consumer.close()
 

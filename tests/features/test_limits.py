@@ -720,6 +720,21 @@ def relay(test: Isolated) -> Relay:
     return Relay(test.runtime.dispatcher, heart, test.runtime.pace)
 
 
+def test_what_another_broker_did_not_take_is_sent_where_the_database_carries_the_queue(test: Isolated) -> None:
+    ticket = Note().async_().call()
+    # As a process leaves it that has named a server that is not there.
+    with test.runtime.store.begin() as connection:
+        connection.execute(sa.text("UPDATE operation_records SET enqueued_at = NULL, scheduled_at = created_at"))
+        connection.execute(sa.text("DELETE FROM dexpy_messages"))
+    assert test.run_pending() == []
+
+    assert relay(test).look_after()
+    assert relay(test).look_after()
+
+    assert [ran.id for ran in test.run_pending()] == [ticket.id]
+    assert ticket.reload().done
+
+
 @pytest.mark.parametrize(
     "send",
     [

@@ -17,7 +17,7 @@ import pytest
 
 import dexpy
 from dexpy import DeclarationError, DexpyError, Error, Operation, OptRef, Problem, PropsError, Ref, Refs, prop
-from dexpy.declaration.props import RESERVED
+from dexpy.declaration.definition import RESERVED
 from dexpy.testing import Isolated
 
 from . import postponed

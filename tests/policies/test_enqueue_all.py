@@ -218,7 +218,7 @@ def test_a_bad_one_refuses_all_and_says_which_it_is(test: Isolated, engine: sa.E
     make, kind, said = BAD[bad]
     with pytest.raises(kind, match=said) as told:
         enqueue_all([Greet(name="Ada"), make(), Charge(order=1)])
-    assert told.value.__notes__ == ["It is number 1 of 3; nothing of them was stored or sent."]
+    assert told.value.__notes__ == ["It is number 2 of 3; nothing of them was stored or sent."]
     assert stored() == 0
     assert lying(test, engine) == 0
     assert not Charge(order=1).async_().call().duplicate, "its key is free"
@@ -247,8 +247,9 @@ def test_a_database_that_fails_in_the_middle_leaves_nothing(test: Isolated, engi
 
 
 REFUSALS: dict[str, tuple[Callable[[], Any], str]] = {
-    "a class": (lambda: enqueue_all(cast("Any", [Greet])), r"number 0 is <class .*Greet'>\. Make each with its props"),
-    "an enqueue": (lambda: enqueue_all(cast("Any", [Greet(name="Ada").async_()])), "number 0 is Enqueue"),
+    "a class": (lambda: enqueue_all(cast("Any", [Greet])), r"number 1 is <class .*Greet'>\. Make each with its props"),
+    "an enqueue": (lambda: enqueue_all(cast("Any", [Greet(name="Ada").async_()])), "number 1 is Enqueue"),
+    "one alone": (lambda: enqueue_all(cast("Any", Greet(name="Ada"))), r"got one\. Write: enqueue_all\(\[op\]\)"),
     "an unknown option": (lambda: enqueue_all([Greet(name="Ada")], quue="x"), "Did you mean 'queue'"),  # type: ignore[call-overload]
     "both moments": (
         lambda: enqueue_all([Greet(name="Ada")], in_=3, at=dt.datetime.now(dt.timezone.utc)),

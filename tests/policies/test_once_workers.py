@@ -76,6 +76,11 @@ def test_a_result_and_an_error_are_given_again_in_another_process(crew: Crew) ->
     assert crew.effects() == ["charge 1"]
 
 
+def test_a_process_that_has_called_says_goodbye_when_it_ends(crew: Crew) -> None:
+    assert answer(calling(crew, "", "Charge", 1)).startswith("charged by ")
+    assert crew.sql("SELECT id FROM operation_workers") == []
+
+
 def test_a_process_waits_for_the_call_of_another_one(crew: Crew) -> None:
     first = calling(crew, "begun=wait", "Charge", 1)
     reached(crew, "begun")

@@ -63,6 +63,24 @@ def test_a_module_that_cannot_be_imported_fails_and_the_rest_is_still_looked_at(
     assert "there is no 'no_such_module'" in ended.stdout
 
 
+def test_operations_that_nobody_could_encrypt_are_named(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(
+        "from dexpy import Operation, prop\n\n"
+        "class Pay(Operation):\n    card: str = prop(encrypted=True)\n    def perform(self) -> None: ...\n\n"
+        "class Refund(Pay):\n    encrypt = 'vault'\n    def perform(self) -> None: ...\n"
+    )
+
+    ended = dexpy(environment, "check", "shop")
+
+    assert ended.returncode == 0, ended.stderr
+    told = [line for line in ended.stdout.splitlines() if "encryptor" in line]
+    assert [line.partition(":")[0] for line in told] == [
+        "warn encryptor 'default' is missing",
+        "warn encryptor 'vault' is missing",
+    ]
+    assert "'shop.Pay', 'shop.Refund' cannot be sent or run here" in told[0]
+
+
 def test_settings_that_cannot_be_read_end_it(environment: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text("[tool.dexpy]\ndatabse = 'x'\n")
 

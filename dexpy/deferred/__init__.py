@@ -1,0 +1,45 @@
+"""Deferred calls: calls of functions and methods, kept in the database and made later by a worker.
+
+Behind each function stands an operation whose props are its parameters, so that a deferred call is recorded, claimed,
+run again, redacted and explained like every other run.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dexpy.foundation.errors import DeclarationError
+from dexpy.operation import Operation
+
+NO_HANDLER = "__dexpy_no_handler__"
+
+
+class DeferredCall(Operation):
+    """The operation behind each deferred call: derive from it for policies and hooks that many targets share.
+
+    Example:
+        >>> import functools
+        >>> from dexpy import DeferredCall, Retry, deferrable
+        >>> class ShopCall(DeferredCall):
+        ...     retry_on = (Retry(ConnectionError, attempts=5),)
+        ...     def handle_error(self, error: Exception) -> None:
+        ...         print(f"{self.run_id}: {error}")
+        >>> shop_deferrable = functools.partial(deferrable, base=ShopCall)
+        >>> @shop_deferrable
+        ... def fulfill(order_number: int) -> str:
+        ...     return f"order {order_number}"
+        >>> fulfill(7)
+        'order 7'
+    """
+
+    def perform(self) -> Any:
+        """Make the call."""
+        raise DeclarationError(f"{type(self).__qualname__} calls nothing. Give it to @deferrable(base=...).")
+
+    def handle_error(self, error: Exception) -> None:
+        """Told of every exception that ends an attempt; decides nothing.
+
+        The exception is kept with the record all the same, and the rules say whether there is another attempt.
+        """
+
+    setattr(handle_error, NO_HANDLER, True)

@@ -1,0 +1,146 @@
+"""`deferrable`: registers a function or method, and declares the operation behind it."""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, TypeVar, overload
+
+from dexpy.background.enqueue import Async
+from dexpy.declaration import targets
+from dexpy.declaration.policies import QueueChoice
+from dexpy.declaration.targets import Target
+from dexpy.deferred import DeferredCall
+from dexpy.deferred.body import check_parameters, methods_of, observer_of, props_of
+from dexpy.foundation.errors import DeclarationError, did_you_mean, listed
+from dexpy.operation import Operation
+
+F = TypeVar("F")
+
+POLICIES = frozenset(name for name, kind in Operation.__annotations__.items() if "ClassVar" in kind) - {
+    "async_",
+    "contract",
+    "safe",
+}
+"""What a class can say about itself, and `deferrable` takes by the same names."""
+
+_operations: dict[Target, type[Any]] = {}
+
+
+@overload
+def deferrable(
+    target: F,
+    /,
+    *,
+    name: str | None = ...,
+    aliases: Sequence[str] = ...,
+    queue: QueueChoice | None = ...,
+    priority: int | None = ...,
+    sensitive: Collection[str] = ...,
+    encrypted: Collection[str] = ...,
+    handle_error: Callable[[Exception], None] | None = ...,
+    base: type[DeferredCall] = ...,
+    **policies: Any,
+) -> F: ...
+@overload
+def deferrable(
+    *,
+    name: str | None = ...,
+    aliases: Sequence[str] = ...,
+    queue: QueueChoice | None = ...,
+    priority: int | None = ...,
+    sensitive: Collection[str] = ...,
+    encrypted: Collection[str] = ...,
+    handle_error: Callable[[Exception], None] | None = ...,
+    base: type[DeferredCall] = ...,
+    **policies: Any,
+) -> Callable[[F], F]: ...
+def deferrable(
+    target: Any = None,
+    /,
+    *,
+    name: str | None = None,
+    aliases: Sequence[str] = (),
+    queue: QueueChoice | None = None,
+    priority: int | None = None,
+    sensitive: Collection[str] = (),
+    encrypted: Collection[str] = (),
+    handle_error: Callable[[Exception], None] | None = None,
+    base: type[DeferredCall] = DeferredCall,
+    **policies: Any,
+) -> Any:
+    """Register a function or method, so that `defer` can have it called later. Called directly it is as it was.
+
+    Its parameters become the props of an operation: annotated ones are checked and stored as props are, others take
+    plain JSON; a model of SQLAlchemy is stored by its key and loaded before the call.
+
+    Args:
+        target: A function, a staticmethod or classmethod, a method of a class with one instance in its module,
+            or, with a name, a bound method.
+        name: Its stable name in records and messages; module and qualified name when left out.
+        aliases: Names it had before.
+        queue: Where its calls go, unless `defer` says otherwise.
+        priority: Higher runs sooner; 0 is usual.
+        sensitive: Parameters that are shown as ``<sensitive>`` everywhere.
+        encrypted: Parameters that are stored encrypted; they are sensitive too.
+        handle_error: Told of every exception that ends an attempt; decides nothing.
+        base: A `DeferredCall` with what many targets share.
+        policies: Class attributes of an operation: ``retry_on=``, ``discard_on=``, ``timeout=``, ``encrypt=`` and
+            so on.
+
+    Returns:
+        What was given, unchanged.
+
+    Raises:
+        DeclarationError: It cannot be called later as it is, or a policy cannot be.
+
+    Example:
+        >>> from dexpy import Retry, deferrable
+        >>> class OrderClient:
+        ...     @staticmethod
+        ...     @deferrable(retry_on=(Retry(ConnectionError),), sensitive=("customer_token",))
+        ...     def fulfill(order_number: int, customer_token: str) -> str:
+        ...         return f"order {order_number} is on its way"
+        >>> OrderClient.fulfill(7, customer_token="t")
+        'order 7 is on its way'
+    """
+    if target is None:
+        return functools.partial(
+            deferrable,
+            name=name,
+            aliases=aliases,
+            queue=queue,
+            priority=priority,
+            sensitive=sensitive,
+            encrypted=encrypted,
+            handle_error=handle_error,
+            base=base,
+            **policies,
+        )
+    found = Target.of(target, name, aliases)
+    for policy in policies:
+        if policy not in POLICIES:
+            known = [*POLICIES, "name", "aliases", "queue", "priority", "sensitive", "encrypted", "handle_error"]
+            raise DeclarationError(
+                f"deferrable({found.label}): {policy!r} is no policy. They are {listed(known)}."
+                f"{did_you_mean(policy, known)}"
+            )
+    if not (isinstance(base, type) and issubclass(base, DeferredCall)):
+        raise DeclarationError(f"deferrable(base={base!r}) wants a class derived from dexpy.DeferredCall.")
+    check_parameters(found, base)
+    body = {**policies, **props_of(found, sensitive=sensitive, encrypted=encrypted), **methods_of(found, base)}
+    if handle_error is not None:
+        body["on_error"] = observer_of(handle_error)
+    if queue is not None or priority is not None:
+        body["async_"] = Async(queue=queue, priority=priority)
+    body |= {"__module__": found.function.__module__, "__qualname__": found.label, "__doc__": found.function.__doc__}
+    keywords = {"name": name, "aliases": found.aliases}
+    _operations[found] = types.new_class(found.method, (base,), keywords, lambda namespace: namespace.update(body))
+    targets.register(found)
+    return target
+
+
+def operation_behind(target: Target) -> type[Any]:
+    """The operation that makes the calls of a registered target."""
+    return _operations[target]

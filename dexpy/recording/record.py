@@ -1,0 +1,161 @@
+"""Records as they are read: one run, its attempts, and a page of them."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import attrs
+from sqlalchemy.engine import Row
+
+from dexpy.foundation.errors import SENSITIVE
+from dexpy.recording.sealing import is_sealed, shown
+from dexpy.recording.store import Store, facts_of
+from dexpy.recording.ticket import Ticket
+
+
+class Record:
+    """One recorded run; its attributes are the columns of `operation_records`, as of when it was read.
+
+    Sensitive and encrypted props are not shown in its `params`, nor an encrypted result.
+
+    Example:
+        >>> from dexpy import records
+        >>> [record.status for record in records.where(queue="nobody")]
+        []
+    """
+
+    id: str
+    name: str
+    params: dict[str, Any] | None
+    status: str
+    error: str | None
+    failure: str | None
+    error_message: str | None
+    error_details: Any
+    queue: str
+    priority: int
+    scheduled_at: datetime | None
+    enqueued_at: datetime | None
+    started_at: datetime | None
+    completed_at: datetime | None
+    expires_at: datetime | None
+    num_attempts: int
+    num_lost: int
+    max_lost: int | None
+    claim_token: int
+    concurrency_key: str | None
+    blocked_key: str | None
+    claimed_by: str | None
+    parent_id: str | None
+    trace_id: str | None
+    trace: Any
+    actor_type: str | None
+    actor_id: str | None
+    created_at: datetime
+    updated_at: datetime
+
+    def __init__(self, row: Row[Any], store: Store) -> None:
+        self._row = row
+        self._store = store
+        for name, value in facts_of(row).items():
+            if name != "result":
+                setattr(self, name, value)
+        self.params = shown(row.name, row.params)
+
+    def __repr__(self) -> str:
+        return f"<Record {self.name} {self.id} {self.status}>"
+
+    @property
+    def ticket(self) -> Ticket[Any]:
+        """The handle on this run."""
+        return Ticket(self.id, self.name, self._store, facts_of(self._row))
+
+    @property
+    def result(self) -> Any:
+        """The result as JSON; None when there is none, or when it was not stored."""
+        return SENSITIVE if is_sealed(self._row.result) else self._envelope.get("value")
+
+    @property
+    def result_error(self) -> str | None:
+        """Why a done run's result was not stored."""
+        return self._envelope.get("unstorable")
+
+    @property
+    def _envelope(self) -> dict[str, Any]:
+        stored: dict[str, Any] | None = self._row.result
+        return stored or {}
+
+    @property
+    def duration(self) -> timedelta | None:
+        """How long the last attempt took, None while it has not ended."""
+        if self.started_at is None or self.completed_at is None:
+            return None
+        return self.completed_at - self.started_at
+
+    def retry(self, *, from_start: bool = False) -> Record:
+        """See `Ticket.retry`."""
+        return self._moved(self.ticket.retry(from_start=from_start))
+
+    def cancel(self) -> Record:
+        """See `Ticket.cancel`."""
+        return self._moved(self.ticket.cancel())
+
+    def expire(self) -> Record:
+        """See `Ticket.expire`."""
+        return self._moved(self.ticket.expire())
+
+    def fail(self, reason: str) -> Record:
+        """See `Ticket.fail`."""
+        return self._moved(self.ticket.fail(reason))
+
+    def perform(self) -> Record:
+        """See `Ticket.perform`; the record as it is then."""
+        ticket = self.ticket
+        ticket.perform()
+        return self._moved(ticket)
+
+    def reschedule(self, *, at: datetime) -> Record:
+        """See `Ticket.reschedule`."""
+        return self._moved(self.ticket.reschedule(at=at))
+
+    def _moved(self, ticket: Ticket[Any]) -> Record:
+        return Record(self._store.row(ticket.id), self._store)
+
+
+@attrs.frozen
+class Attempt:
+    """One attempt of a recorded run.
+
+    Attributes:
+        number: From 1.
+        worker: Which worker process ran it.
+        started_at: When.
+        ended_at: When; None while it runs.
+        failure: Why it did not end in `done`; None for one that did or that still runs.
+        error: Error code or exception class.
+        error_message: Redacted.
+        traceback: File, line and function of each frame.
+    """
+
+    number: int
+    worker: str | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    failure: str | None
+    error: str | None
+    error_message: str | None
+    traceback: str | None
+
+
+@attrs.frozen
+class Page:
+    """Some records, and where the next page begins.
+
+    Attributes:
+        records: In order.
+        next: Give it to ``page(after=...)``; None when this was the last page.
+    """
+
+    records: tuple[Record, ...]
+    next: str | None
