@@ -15,10 +15,16 @@ from click.testing import CliRunner, Result
 from dexpy.background.meeting import OWN_CONNECTIONS
 from dexpy.cli.check import Finding
 from dexpy.cli.main import main
+from dexpy.declaration import registry
 from dexpy.recording.database import POOL_SIZE
 from dexpy.runtime import current_runtime
 
 Ended = subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(autouse=True)
+def _no_operations_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_by_name", {})
 
 
 @pytest.fixture
