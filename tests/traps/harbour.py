@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from dexpy import Async, Error, Operation, Retry, prop
+from dexpy import Async, Error, Operation, Retry, current_context, prop
 
 LOOK_S = 0.02
 
@@ -103,6 +103,29 @@ class Announce(HarbourOperation):
     def perform(self) -> dict[str, str]:
         Whistle(number=self.number).call()
         return {"child": Whistle(number=self.number + 1).async_().call().id, "run": self.run_id}
+
+
+class Hear(HarbourOperation):
+    """Says what is in force around it."""
+
+    def perform(self) -> Any:
+        return current_context().get("harbour_tongue")
+
+
+class Listen(HarbourOperation):
+    """Says what is in force around it and inside of it, and sends another one like it."""
+
+    number: int
+
+    def perform(self) -> dict[str, Any]:
+        if self.number == 201:
+            Listen(number=202).async_().call()
+        found = current_context()
+        return {
+            "heard": found.get("harbour_tongue"),
+            "weather": found.get("harbour_weather"),
+            "nested": Hear().call(),
+        }
 
 
 class Moor(HarbourOperation):

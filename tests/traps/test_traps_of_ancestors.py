@@ -3,7 +3,7 @@
  1. test_a_run_that_a_retry_has_healed_keeps_its_old_error
  2. test_a_message_that_is_delivered_twice_runs_twice
  3. test_a_guard_that_refuses_in_a_worker_leaves_the_row_running
- 4. A lock that is not got in time keeps the key for replay: to be written with keys and locks.
+ 4. test_a_lock_that_is_not_got_in_time_keeps_the_key_for_replay
  5. test_a_killed_worker_keeps_its_run_for_ever_or_writes_when_it_is_too_late
  6. test_a_prop_that_was_added_after_the_enqueue_comes_as_none
  7. test_a_value_loses_a_part_of_itself_on_its_way_through_json,
@@ -19,11 +19,11 @@
 13. test_a_business_error_is_retried_like_a_crash
 14. test_a_wait_reports_a_failure_that_a_retry_heals
 15. test_a_run_that_is_under_way_or_over_is_expired_or_failed_all_the_same
-16. An expired key for replay is used again by two at once: to be written with keys.
+16. test_an_expired_key_for_replay_is_used_again_by_two_at_once
 17. test_an_interrupt_leaves_the_row_running, test_a_time_limit_in_a_worker_leaves_the_row_running
 18. test_a_queue_that_nobody_serves_swallows_operations_in_silence
 19. test_the_text_of_an_error_carries_a_secret_to_where_others_read
-20. test_trace_and_actor_end_where_the_worker_begins; values of the surroundings: to be written with them.
+20. test_trace_and_actor_end_where_the_worker_begins, test_values_of_the_surroundings_end_where_the_worker_begins
 
 A name says the trap as a sentence; the test shows that it does not close.
 What stands after "over servers" is in ``tests/conformance/test_traps.py``.
@@ -37,6 +37,7 @@ import os
 import signal
 import threading
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
@@ -57,8 +58,10 @@ from dexpy import (
     Err,
     Error,
     InvalidTransition,
+    Lock,
     NotSerializable,
     Ok,
+    Once,
     Operation,
     OperationFailed,
     OptionsError,
@@ -607,6 +610,96 @@ def test_the_text_of_an_error_carries_a_secret_to_where_others_read(
     for told in (shown, sent, caplog.text):
         assert SECRET not in told
         assert SECRET.encode("unicode_escape").decode() not in told
+
+
+class Replays(Operation):
+    """Has a key for replay, and waits for nobody's lock."""
+
+    account: int
+    lock = Lock("account:{account}", timeout=0)
+    once = Once("account")
+    retry_on = (Retry("lock_timeout", attempts=1),)
+
+    def perform(self) -> str:
+        ran.append(self.account)
+        return f"run {len(ran)}"
+
+
+class Holds(Operation):
+    """Has the lock, and calls the other one from a thread of its own meanwhile."""
+
+    account: int
+    lock = Lock("account:{account}")
+
+    def perform(self) -> str:
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(lambda: Replays(account=self.account).safe.call()).result(WAIT_S).code  # type: ignore[union-attr]
+
+
+held, over = threading.Event(), threading.Event()
+
+
+class Occupies(Operation):
+    """Has the lock until the test lets it go."""
+
+    account: int
+    lock = Lock("account:{account}")
+
+    def perform(self) -> None:
+        held.set()
+        assert over.wait(WAIT_S)
+
+
+def test_a_lock_that_is_not_got_in_time_keeps_the_key_for_replay(test: Isolated) -> None:
+    assert Holds(account=4).call() == "lock_timeout"
+    assert ran == []
+    assert Replays(account=4).call() == "run 1", "the key is free, and it runs"
+    assert Replays(account=4).call() == "run 1", "and now it has a result to give again"
+
+    # In a worker, while somebody else has the lock.
+    with ThreadPoolExecutor(1) as pool:
+        holder = pool.submit(Occupies(account=5).call)
+        assert held.wait(WAIT_S)
+        refused = Replays(account=5).async_().call()
+        test.run_pending()
+        over.set()
+        holder.result(WAIT_S)
+    assert (refused.reload().status, refused.failure) == ("failed", "business")
+    assert Replays(account=5).call() == "run 2"
+
+
+class Monthly(Operation):
+    """Has a key that is good for a minute."""
+
+    month: int
+    once = Once("month", expires_in=60)
+
+    def perform(self) -> int:
+        ran.append(self.month)
+        return len(ran)
+
+
+def test_an_expired_key_for_replay_is_used_again_by_two_at_once(test: Isolated) -> None:
+    assert [Monthly(month=1).call(), Monthly(month=1).call()] == [1, 1]
+    test.advance(61)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        answers = list(pool.map(lambda _: Monthly(month=1).call(), range(THREADS)))
+    assert answers == [2] * THREADS, "one of them ran, and the others were given its result"
+    kept = sql(test, "SELECT once_key FROM operation_records ORDER BY id")
+    assert [each["once_key"] is None for each in kept] == [True, False], (
+        "the old key is cleared, and there are two rows"
+    )
+
+
+def test_values_of_the_surroundings_end_where_the_worker_begins(served: Place) -> None:
+    with dexpy.context(harbour_tongue=dexpy.Travels("nl"), harbour_weather="fog"):
+        ticket = harbour.Listen(number=201).async_().call()
+    told = ticket.result(WAIT_S, LOOK_S)
+
+    assert told == {"heard": "nl", "weather": None, "nested": "nl"}, "what travels is there, and only that"
+    child = served.becomes(records.where(operation=harbour.Listen, params={"number": 202}).first().id, "done")  # type: ignore[union-attr]
+    assert '"heard": "nl"' in child["result"], "and goes on to what the run sends in turn"
 
 
 def test_trace_and_actor_end_where_the_worker_begins(served: Place) -> None:

@@ -17,7 +17,8 @@
  9. test_a_message_whose_row_is_over_is_kept, test_an_exception_after_the_end_keeps_the_message
 10. test_a_result_without_a_json_form_undoes_or_repeats_the_work,
     test_a_result_of_the_wrong_type_is_found_after_the_commit
-11. test_a_retry_that_cannot_be_says_nothing_of_why; bulk actions and unique keys: to be written with them.
+11. test_a_retry_that_cannot_be_says_nothing_of_why, test_a_retry_runs_into_a_unique_key_and_says_nothing_of_why
+    (there are no bulk actions that could go beyond a filter)
 12. test_a_secret_leaks_at_one_of_its_sinks, test_a_secret_leaks_from_a_worker,
     test_a_redactor_that_fails_lets_the_secret_through_or_keeps_the_row_running,
     over servers: test_a_secret_leaks_from_a_server
@@ -52,7 +53,18 @@ from sqlalchemy import event
 from workers import eventually, is_alive
 
 import dexpy
-from dexpy import InvalidTransition, Operation, PropsError, Record, ResultNotStored, Retry, prop, records
+from dexpy import (
+    InvalidTransition,
+    KeyTaken,
+    Operation,
+    PropsError,
+    Record,
+    ResultNotStored,
+    Retry,
+    Unique,
+    prop,
+    records,
+)
 from dexpy.recording.transitions import apply
 from dexpy.runtime import Runtime, install
 from dexpy.testing import Isolated
@@ -493,6 +505,34 @@ class Forgets(Note):
 
     def perform(self) -> int:
         raise ValueError("forgotten")
+
+
+class Alone(Operation):
+    """One at a time."""
+
+    berth: int
+    unique = Unique("berth")
+
+    def perform(self) -> None: ...
+
+
+def test_a_retry_runs_into_a_unique_key_and_says_nothing_of_why(test: Isolated) -> None:
+    first = Alone(berth=1).async_().call()
+    first.fail("not now")
+    second = Alone(berth=1).async_().call()
+    assert not second.duplicate
+
+    before = row(test, first.id)
+    with pytest.raises(KeyTaken) as refused:
+        first.retry()
+    assert second.id in str(refused.value)
+    assert "unique" in str(refused.value)
+    assert row(test, first.id) == before
+
+    test.run_pending()
+    first.retry()
+    test.run_pending()
+    assert first.reload().done
 
 
 def test_a_retry_that_cannot_be_says_nothing_of_why(test: Isolated) -> None:
