@@ -277,3 +277,20 @@ def test_every_error_is_in_the_tree() -> None:
     names = [name for name in classes if name[0] != "_" and issubclass(getattr(errors, name), BaseException)]
 
     assert [name for name in names if not re.search(rf"\b{name}\b", written)] == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["once", "unique", "lock", "concurrency", "context", "explain", "contract", "encryption", "deferred", "enqueue-all"]
+    + ["continuations", "progress", "steps"],
+)
+def test_the_page_of_a_policy_has_the_headings_of_all_of_them(name: str) -> None:
+    text = (HOME / "docs" / "reference" / f"{name}.md").read_text("utf-8")
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == [
+        "What it promises",
+        "Declare it",
+        "What happens",
+        "Refusals",
+        "Together with other policies",
+        "Test it",
+    ]
