@@ -281,8 +281,10 @@ def test_every_error_is_in_the_tree() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["once", "unique", "lock", "concurrency", "context", "explain", "contract", "encryption", "deferred", "enqueue-all"]
-    + ["continuations", "progress", "steps"],
+    [
+        *("once", "unique", "lock", "concurrency", "context", "explain", "contract", "encryption", "deferred"),
+        *("enqueue-all", "continuations", "progress", "steps"),
+    ],
 )
 def test_the_page_of_a_policy_has_the_headings_of_all_of_them(name: str) -> None:
     text = (HOME / "docs" / "reference" / f"{name}.md").read_text("utf-8")
