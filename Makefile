@@ -26,13 +26,14 @@ fi; \
 "$$found" .ci/prepare.py
 endef
 
-.PHONY: help demo test conformance server-tests check docs bench-quick bench-smoke chaos chaos-quick clean
+.PHONY: help demo test conformance server-tests wide-tests check docs bench-quick bench-smoke chaos chaos-quick clean
 
 help: ## show this
 	@echo "make demo    operations run by a real worker process, in a few seconds"
 	@echo "make test    the test suite, on SQLite and a Redis that it brings along"
 	@echo "make conformance  the same promises on every pair of PostgreSQL, MariaDB, SQLite and Redis, RabbitMQ, SQL"
 	@echo "make server-tests  kills, outages, refusals and the like, on the same servers"
+	@echo "make wide-tests  policies with real workers once more, on MariaDB"
 	@echo "make check   ruff, mypy and pyright"
 	@echo "make docs    the code on the pages of docs/ and in the docstrings, run"
 	@echo "make bench-quick  enqueue and drain beside raw psycopg and raw Dramatiq; needs PostgreSQL and Redis"
@@ -51,7 +52,10 @@ conformance: $(DEV)
 	@$(PYTHON) -m pytest -n $(PROCESSES) -m "servers or anywhere" $(PAIRS)
 
 server-tests: $(DEV)
-	@$(PYTHON) -m pytest -n $(PROCESSES) -m "servers or anywhere" $(PAIRS:%=--ignore=%)
+	@$(PYTHON) -m pytest -n $(PROCESSES) -m "(servers or anywhere) and not wide" $(PAIRS:%=--ignore=%)
+
+wide-tests: $(DEV)
+	@$(PYTHON) -m pytest -n $(PROCESSES) -m wide
 
 check: $(DEV)
 	$(PYTHON) -m ruff check .

@@ -31,7 +31,8 @@ DATABASES = [
 PAIRS = [
     pytest.param("sqlite+sql"),
     pytest.param("postgresql+redis", marks=pytest.mark.servers),
-    pytest.param("mariadb+sql", marks=pytest.mark.servers),
+    # The third time with real workers, and the longest: not at every change.
+    pytest.param("mariadb+sql", marks=[pytest.mark.servers, pytest.mark.wide]),
 ]
 
 
