@@ -30,7 +30,7 @@ from dexpy.background.outages import insist
 from dexpy.declaration import registry
 from dexpy.declaration.concurrency import Concurrency
 from dexpy.foundation.checkpoint import checkpoint
-from dexpy.foundation.errors import InvalidTransition, RecordNotFound, UnknownOperation
+from dexpy.foundation.errors import InvalidTransition, RecordNotFound
 from dexpy.foundation.log import line
 from dexpy.recording import slots
 from dexpy.recording.expiry import expire_if_late
@@ -345,14 +345,6 @@ class Claims:
 def _first_known(connection: Connection, query: sa.Select[Any, Any], of: dict[str, Any]) -> str | None:
     """The id of the first row whose class this process has declared."""
     found = connection.execute(query, of).first()
-    if found is not None and not _is_known(found.name):
+    if found is not None and not registry.is_known(found.name):
         found = connection.execute(query.where(_r.name.in_(registry.names())), of).first()
     return None if found is None else str(found.id)
-
-
-def _is_known(name: str) -> bool:
-    try:
-        registry.find(name)
-    except UnknownOperation:
-        return False
-    return True

@@ -18,9 +18,7 @@ from dexpy.background.payload import DirectPayload, RecordPayload, direct_messag
 from dexpy.background.shipment import Shipment
 from dexpy.declaration.policies import AsyncOptions
 from dexpy.foundation.checkpoint import checkpoint
-from dexpy.foundation.errors import (
-    OptionsError,
-)
+from dexpy.foundation.errors import OptionsError
 from dexpy.foundation.log import line
 from dexpy.foundation.redaction import class_path
 from dexpy.recording import liveness, outbox

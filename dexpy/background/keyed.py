@@ -62,29 +62,38 @@ def claim_for(
         return None
     wanted: dict[str, Any] = {"token": token}
     if once is not None:
-        wanted |= {"once": _made(once_key, operation, contract, store, place), "once_for_s": once.expires_in_s}
+        wanted |= {"once": made_of(once_key, operation, contract, store, place), "once_for_s": once.expires_in_s}
     if unique is not None:
-        wanted |= {"unique": _made(unique_key, operation, contract, store, place)}
+        wanted |= {"unique": made_of(unique_key, operation, contract, store, place)}
         wanted |= {"until": unique.until, "unique_for_s": unique.for_s}
     return Claim(contract.name, **wanted)
 
 
 def claim_for_call(operation: Any, contract: Contract, once: OnceOptions, store: Store, outer: Ambient | None) -> Claim:
     """The idempotency key that a run in place wants."""
-    return Claim(contract.name, _made(once_key, operation, contract, store, outer), once.expires_in_s)
+    return Claim(contract.name, made_of(once_key, operation, contract, store, outer), once.expires_in_s)
 
 
-def _made(
-    make: Callable[[Any, Contract], str],
+def made_of(
+    make: Callable[[Any, Contract], T],
     operation: Any,
     contract: Contract,
-    store: Store,
+    store: Store | None,
     place: Ambient | GivenConnection | None,
-) -> str:
+) -> T:
+    """What a function of a class makes of an operation, with its rows read where the function wants them.
+
+    Args:
+        make: Gets the operation and its contract.
+        operation: As it was made.
+        contract: Of it.
+        store: See `rows_of`; without one no rows can be read.
+        place: See `rows_of`.
+    """
     try:
         return make(operation, contract)
     except NotRunning:
-        if not contract.references:
+        if not contract.references or store is None:
             raise
     return make(rows_of(operation, contract, store, place), contract)
 

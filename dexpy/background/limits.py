@@ -92,7 +92,7 @@ class Limits:
         if concurrency.on_conflict == "discard":
             return mine
         first = slots.first(connection, own.concurrency_key)
-        if first is not None and not _is_known(first.name):
+        if first is not None and not registry.is_known(first.name):
             first = slots.first(connection, own.concurrency_key, registry.names())
         if first is None or first.id == own.id:
             return mine
@@ -146,19 +146,11 @@ def limit_of(class_name: str) -> Concurrency | None:
 
 
 def _limit_of(name: str) -> int:
-    if not _is_known(name):
+    if not registry.is_known(name):
         # One at a time is right whatever its class says.
         return 1
     concurrency = limit_of(name)
     return MANY if concurrency is None else concurrency.limit
-
-
-def _is_known(name: str) -> bool:
-    try:
-        registry.find(name)
-    except UnknownOperation:
-        return False
-    return True
 
 
 def _rank(row: Row[Any]) -> tuple[int, str]:

@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 import dramatiq
 
-from dexpy.background.keyed import KeyedInsert, claim_for, rows_of
+from dexpy.background.keyed import KeyedInsert, claim_for, made_of
 from dexpy.background.payload import DirectPayload, RecordPayload, direct_message, record_message
 from dexpy.background.plan import Plan
 from dexpy.declaration.contract import Contract
@@ -20,7 +20,6 @@ from dexpy.declaration.values import encoded
 from dexpy.foundation.errors import (
     ConfigurationError,
     DeclarationError,
-    NotRunning,
     OptionsError,
     SensitiveInTransit,
     listed,
@@ -102,7 +101,7 @@ class Packing:
                 f"{owner} cannot go to the background: {contract.unreachable}. call() works as it is."
             )
         params = sealed(contract, encoded(owner, contract.props, operation.__dict__))
-        plan = self._plan(operation, contract, options, place)
+        plan = made_of(lambda made, of: Plan.of(made, of, options), operation, contract, self._store, place)
         run_id = new_id("op")
         frame = current_frame().child(run_id, contract.name)
         if self._store is None or contract.record is None or not contract.record.params:
@@ -124,30 +123,9 @@ class Packing:
             "max_lost": contract.loss_limit,
         }
         if contract.concurrency is not None:
-            columns["concurrency_key"] = self._concurrency_key(operation, contract, place)
+            columns["concurrency_key"] = made_of(contract.concurrency.key, operation, contract, self._store, place)
         message = record_message(RecordPayload(contract.name, run_id, frame.trace_id), plan.queue, plan.priority)
         return Parcel(ticket, plan, message, columns, keyed)
-
-    def _plan(self, operation: Any, contract: Contract, options: AsyncOptions, place: Place) -> Plan:
-        try:
-            return Plan.of(operation, contract, options)
-        except NotRunning:
-            if not contract.references or self._store is None:
-                raise
-        # Its queue function reads a row that was given by its key: a short read, for that alone.
-        return Plan.of(rows_of(operation, contract, self._store, place), contract, options)
-
-    def _concurrency_key(self, operation: Any, contract: Contract, place: Place) -> str:
-        """Whose slots a run takes."""
-        limit = contract.concurrency
-        assert limit is not None  # noqa: S101 - the caller has looked
-        try:
-            return limit.key(operation, contract)
-        except NotRunning:
-            if not contract.references:
-                raise
-        assert self._store is not None  # noqa: S101 - such a class is recorded
-        return limit.key(rows_of(operation, contract, self._store, place), contract)
 
 
 def _check_needs_no_record(contract: Contract, plan: Plan, token: str | None) -> None:

@@ -43,7 +43,9 @@ class Shipment:
         self._parcels = parcels
         self._recorded = [parcel for parcel in parcels if parcel.facts is not None]
         self._direct = [parcel for parcel in parcels if parcel.facts is None]
-        self._posted = [parcel for parcel in parcels if self._is_posted(parcel)]
+        # Told once: a moment that was ahead when the row was written may have come when its message is sent.
+        self._posted = dict.fromkeys(parcel for parcel in parcels if self._is_posted(parcel))
+        self._at_once = dict.fromkeys(parcel for parcel in parcels if self._is_sent_at_once(parcel))
         self.queues = {parcel.plan.queue for parcel in parcels}
         for parcel in self._direct:
             if parcel not in self._posted:
@@ -110,7 +112,7 @@ class Shipment:
         def from_now(seconds: float) -> Any:
             return after(seconds) if now is None else now + timedelta(seconds=seconds)
 
-        is_sent = self._carrier.transactional or self._is_sent_at_once(parcel)
+        is_sent = self._carrier.transactional or parcel in self._at_once
         return parcel.row(from_now, is_sent=is_sent, is_searched=not is_sent)
 
     def _is_sent_at_once(self, parcel: Parcel) -> bool:
@@ -131,9 +133,9 @@ class Shipment:
 
     def _send(self) -> Iterator[Parcel]:
         left = [parcel for parcel in self._parcels if parcel not in self._posted and not parcel.ticket.duplicate]
-        at_once = [parcel for parcel in left if self._is_sent_at_once(parcel)]
+        at_once = [parcel for parcel in left if parcel in self._at_once]
         # A record that is due later waits in its row; a direct run, so soon, with the broker.
-        later = [parcel for parcel in left if parcel.facts is None and parcel not in at_once]
+        later = [parcel for parcel in left if parcel.facts is None and parcel not in self._at_once]
         for parcel in later:
             if not self._is_taken([parcel], parcel.plan.delay_s):
                 yield parcel

@@ -91,6 +91,11 @@ def find(name: str) -> type[Any]:
         ) from None
 
 
+def is_known(name: str) -> bool:
+    """Whether a class of this name is declared here."""
+    return name in _by_name
+
+
 def names() -> tuple[str, ...]:
     """All names, sorted."""
     return tuple(sorted(_by_name))
