@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from dexpy.declaration.contract import Contract
-from dexpy.declaration.forms import Misfit
 from dexpy.declaration.once import is_same_request, once_key
 from dexpy.execution.call import Call
 from dexpy.foundation.checkpoint import checkpoint
 from dexpy.foundation.door import store_in_force
-from dexpy.foundation.errors import KeyBusy, LostClaim, OnceConflict, OperationFailed, ResultNotStored
-from dexpy.foundation.outcome import Err, Ok, Outcome
+from dexpy.foundation.errors import KeyBusy, LostClaim, OnceConflict, OperationFailed
+from dexpy.foundation.outcome import Err, Outcome
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Row
@@ -49,14 +48,16 @@ def run(call: Call, proceed: Callable[[Call], Outcome]) -> Outcome:
         OperationFailed: The process was taken for dead while it ran, and nothing of the run was committed.
         ResultNotStored: The earlier run is done, and its result has no JSON form.
     """
+    from dexpy.recording.ending import ending_of
     from dexpy.recording.once import OnceRecorder
+    from dexpy.recording.store import facts_of
 
     recorder = call.recorder
     if not isinstance(recorder, OnceRecorder):
         return proceed(call)
     earlier = _until_ours_or_ended(call, recorder)
     if earlier is not None:
-        return outcome_of(call.contract, earlier)
+        return ending_of(earlier.id, call.contract.name, facts_of(earlier))
     try:
         outcome = proceed(call)
     except LostClaim as lost:
@@ -127,28 +128,6 @@ def _wait_for(call: Call, recorder: OnceRecorder, id: str, deadline: float) -> N
             recorder.vigil.look()
         time.sleep(min(pause_s, max(deadline - now, 0.0)))
         pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
-
-
-def outcome_of(contract: Contract, row: Row[Any]) -> Outcome:
-    """What an earlier run came to, with the types of its class.
-
-    Raises:
-        ResultNotStored: It is done, and its result has no JSON form.
-    """
-    if row.status != "done":
-        return Err(row.error, row.error_message or row.error, row.error_details or {})
-    from dexpy.recording.sealing import opened
-
-    envelope: dict[str, Any] = opened(contract.name, row.result) or {}
-    if "value" not in envelope:
-        why = envelope.get("unstorable", "its record keeps no result")
-        raise ResultNotStored(f"{contract.name} {row.id} is done, but its result was not stored: {why}.")
-    value = envelope["value"]
-    try:
-        return Ok(value if contract.success is None else contract.success.decode(value))
-    except Misfit:
-        # The class has changed since: what was stored is better than nothing.
-        return Ok(value)
 
 
 def explain(call: Call) -> Mapping[str, Any]:
