@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
+import pytest
 import servers
 from pairs import HERE as CONFORMANCE
 from pairs import Pair
@@ -17,6 +18,15 @@ from workers import Worker
 import dexpy
 
 HERE = Path(__file__).parent
+ON_SERVERS = pytest.mark.parametrize(
+    "crew",
+    [
+        pytest.param("postgresql+redis", marks=pytest.mark.servers),
+        pytest.param("mariadb+sql", marks=[pytest.mark.servers, pytest.mark.wide]),
+    ],
+    indirect=True,
+)
+"""For a test that says nothing of SQLite, where a frozen process is alive as long as it has its lock file."""
 RESCUE_WITHIN_S = 5
 """The shortest promise that there is: what a dead process held is free again by then."""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import ladder
 import sqlalchemy as sa
-from crew import Crew
+from crew import ON_SERVERS, Crew
 from ladder import ROWS, Climb, Ladder, Line, Rung
 from workers import eventually
 
@@ -109,9 +109,8 @@ def test_a_worker_that_is_frozen_in_a_loop_can_commit_nothing_more_when_it_is_th
     assert [step.claim_token for step in records.steps(ticket.id)] == [1, 1, 2, 2]
 
 
+@ON_SERVERS
 def test_a_worker_that_is_frozen_while_it_has_no_transaction_finds_its_claim_gone(crew: Crew) -> None:
-    if crew.engine.dialect.name == "sqlite":
-        return
     # No session of it can be ended then: what keeps it from going on is the claim alone.
     frozen = crew.start_deadly("before_3=wait", threads=1)
     ticket = Climb(number=1, steps_to_go=6, pause_s=0).async_().call()
@@ -127,9 +126,8 @@ def test_a_worker_that_is_frozen_while_it_has_no_transaction_finds_its_claim_gon
     assert {what for what, writer in writers(crew).items() if writer == pid} == {f"1 item {item}" for item in range(3)}
 
 
+@ON_SERVERS
 def test_a_worker_that_is_frozen_before_the_commit_of_a_step_keeps_nobody_waiting(crew: Crew) -> None:
-    if crew.engine.dialect.name == "sqlite":
-        return
     frozen = crew.start_deadly("before_step_commit=wait", threads=1)
     ticket = Ladder(number=1).async_().call()
     pid = reached(crew, "before_step_commit")

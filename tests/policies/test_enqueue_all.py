@@ -302,11 +302,12 @@ def test_they_join_the_current_session_and_a_savepoint(test: Isolated, engine: s
     assert sorted(ticket.result(5) for ticket in test.run_pending()) == ["Hello Ada", "Hello Ben"]
 
 
+# MariaDB's driver has no asyncio.
+@pytest.mark.parametrize(
+    "database_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.servers)], indirect=True
+)
 def test_an_async_session_goes_by_run_sync(test: Isolated, database_url: str) -> None:
     from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
-
-    if not database_url.startswith("sqlite"):
-        return
 
     async def enqueue() -> list[Ticket[str]]:
         engine = create_async_engine(database_url.replace("sqlite://", "sqlite+aiosqlite://"))

@@ -84,9 +84,8 @@ def test_a_process_that_is_killed_half_way_has_sent_all_of_them_or_none(crew: Cr
     assert Counter(crew.effects("mark %")) == Counter(f"mark {number}" for number in range(expected))
 
 
+@pytest.mark.parametrize("crew", [pytest.param("postgresql+redis", marks=pytest.mark.servers)], indirect=True)
 def test_a_batch_that_its_broker_did_not_take_is_sent_later(crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
-    if crew.is_transactional:
-        return
     broker = crew.runtime.broker if crew.runtime else None
     with monkeypatch.context() as context:
 
