@@ -33,13 +33,13 @@ help: ## show this
 	@echo "make test    the test suite, on SQLite and a Redis that it brings along"
 	@echo "make conformance  the same promises on every pair of PostgreSQL, MariaDB, SQLite and Redis, RabbitMQ, SQL"
 	@echo "make server-tests  kills, outages, refusals and the like, on the same servers"
-	@echo "make wide-tests  policies with real workers once more, on MariaDB"
+	@echo "make wide-tests  policies with real workers once more, on MariaDB and on RabbitMQ"
 	@echo "make check   ruff, mypy and pyright"
 	@echo "make docs    the code on the pages of docs/ and in the docstrings, run"
 	@echo "make bench-quick  enqueue and drain beside raw psycopg and raw Dramatiq; needs PostgreSQL and Redis"
 	@echo "make bench-smoke  the same in a few seconds: that it runs, not how fast"
 	@echo "make chaos   operations while workers, producers and servers are killed, and all counted; ARGS=--help says more"
-	@echo "make chaos-quick  the same in about a minute, and what the count is worth"
+	@echo "make chaos-quick  the same in about two minutes, and what the count is worth"
 	@echo "make clean   remove .venv and what tools have left"
 
 demo: $(CORE)
@@ -64,7 +64,7 @@ check: $(DEV)
 	$(PYTHON) -m pyright
 
 docs: $(DEV)
-	@$(PYTHON) -m pytest tests/test_docs.py tests/test_doctests.py
+	@$(PYTHON) -m pytest -n $(PROCESSES) tests/test_docs.py tests/test_doctests.py
 
 bench-quick: $(DEV)
 	@$(PYTHON) -m benchmarks.quick

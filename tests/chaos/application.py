@@ -13,10 +13,13 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
 import dexpy
-from chaos.journal import CALLS, DELIVERIES, FETCHED, Journal
+from chaos.journal import CALLS, DELIVERIES, FETCHED, HANDED, MARKED, Journal
 from chaos.tables import Account, Effect, Wish
 from chaos.warrants import die
 from dexpy import Error, Operation, Ref, Retry, prop
+from dexpy.background.dispatch import Dispatcher
+from dexpy.background.relay import Relay
+from dexpy.background.resend import Resend
 from dexpy.foundation.checkpoint import checkpoint
 
 LOUD = "loud"
@@ -165,6 +168,26 @@ class Noted:
         return getattr(self._consumer, name)
 
 
+def note_what_relays_hold() -> None:
+    """Have it written down which rows a relay has marked as sent, and which of them the broker has taken."""
+    marked, handed = Journal(MARKED), Journal(HANDED)
+    deliver, take, deliver_row = Relay._deliver, Resend._take, Dispatcher.deliver_row
+
+    def noted(rows: Any) -> Any:
+        for row in rows:
+            marked.write(row.id, os.getpid())
+        return rows
+
+    def deliver_noted(self: Dispatcher, row: Any) -> bool:
+        is_taken = deliver_row(self, row)
+        handed.write(row.id, os.getpid())
+        return is_taken
+
+    Relay._deliver = lambda self, rows: deliver(self, noted(rows))  # type: ignore[method-assign]
+    Resend._take = lambda self, queue: noted(take(self, queue))  # type: ignore[method-assign]
+    Dispatcher.deliver_row = deliver_noted  # type: ignore[method-assign]
+
+
 def sessions() -> Any:
     """Of the application's own, where a level is asked for that is not its database's usual one."""
     isolation = os.environ.get("CHAOS_ISOLATION")
@@ -173,6 +196,7 @@ def sessions() -> Any:
     return sessionmaker(sa.create_engine(os.environ["DEXPY_DATABASE"], isolation_level=isolation, pool_pre_ping=True))
 
 
+note_what_relays_hold()
 runtime = dexpy.configure(session_factory=sessions())
 runtime.broker.add_middleware(Deliveries())
 consume = runtime.broker.consume

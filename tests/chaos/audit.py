@@ -18,11 +18,13 @@ import attrs
 import sqlalchemy as sa
 
 from chaos.fleet import Death
-from chaos.journal import CALLS, COMMITTED, DELIVERIES, FETCHED, REPEATED, UNDONE, Journal
+from chaos.journal import CALLS, COMMITTED, DELIVERIES, FETCHED, HANDED, MARKED, REPEATED, UNDONE, Journal
 from chaos.stage import Stage
 
 WORKER_PID = re.compile(r":(\d+):")
 """In a worker's id: host, pid, and what makes it unique."""
+AFTER_THAW_S = 1.0
+"""So many seconds after it was let go on, a process has read what was sent to it while it was frozen."""
 NEARBY_S = 1.0
 """Two that were begun within so many seconds came through the same queue."""
 TOLD = (
@@ -106,6 +108,21 @@ class Count:
 
 
 @attrs.frozen
+class Hold:
+    """That a process had a message in hand, with which it may have died.
+
+    Attributes:
+        pid: The process.
+        since: From when on.
+        until: When it had handed the message on; None where nobody says.
+    """
+
+    pid: int
+    since: float
+    until: float | None = None
+
+
+@attrs.frozen
 class Faults:
     """What was done to processes and servers, and which records it may have hit.
 
@@ -113,14 +130,14 @@ class Faults:
         deaths: Kills, and freezes.
         emptied: When the broker was emptied, which hits all that wait.
         outages: When the database was away.
-        holders: For each record, who has taken a message of it from the broker, and when.
+        holds: For each record, who has taken a message of it from the broker, or was about to send one.
         makers: For each record, who has enqueued it.
     """
 
     deaths: Sequence[Death]
     emptied: Sequence[float]
     outages: Sequence[tuple[float, float]]
-    holders: Mapping[str, Sequence[tuple[int, float]]]
+    holds: Mapping[str, Sequence[Hold]]
     makers: Mapping[str, int]
 
     def wait(self, at: float, began: float, run: str, *, after_fault: bool) -> Wait:
@@ -141,7 +158,12 @@ class Faults:
     def _hits(self, death: Death, run: str) -> bool:
         if death.pid == self.makers.get(run):
             return True
-        return any(pid == death.pid and fetched < death.at for pid, fetched in self.holders.get(run, ()))
+        # A server pushes messages to a frozen process too: they lie in its connection until it reads them, much later.
+        last = death.at if death.until is None else death.until + AFTER_THAW_S
+        return any(
+            hold.pid == death.pid and hold.since < last and (hold.until is None or hold.until > death.at)
+            for hold in self.holds.get(run, ())
+        )
 
 
 class Audit:
@@ -175,10 +197,6 @@ class Audit:
         """How many records are not over."""
         return self.number("SELECT count(*) FROM operation_records WHERE status IN ('pending', 'running')")
 
-    def bad_effects(self) -> bool:
-        """Whether something was done twice by now."""
-        return self.number("SELECT count(*) - count(DISTINCT wish) FROM chaos_effects") > 0
-
     def count(self, stage: Stage, events: Sequence[Death], emptied: Sequence[float]) -> Count:
         """Count it all.
 
@@ -191,16 +209,25 @@ class Audit:
         self._count_effects(found)
         self._compare_records(found)
         self._count_messages(found)
-        holders: dict[str, list[tuple[int, float]]] = {}
-        for run, pid, at in Journal(FETCHED, self._folder).lines():
-            holders.setdefault(run, []).append((int(pid), float(at)))
         makers = {row.run: row.made_by for row in self.ask("SELECT run, made_by FROM chaos_wishes")}
-        faults = Faults(events, emptied, stage.outages, holders, makers)
+        faults = Faults(events, emptied, stage.outages, self._holds(), makers)
         self._measure_recoveries(found, events, faults)
         self._measure_waits(found, faults)
         smooth = [wait for wait in found.waits if not wait.faults]
         found.waits, found.recoveries = _beside(found.waits, smooth), _beside(found.recoveries, smooth)
         return found
+
+    def _holds(self) -> dict[str, list[Hold]]:
+        holds: dict[str, list[Hold]] = {}
+        for run, pid, at in Journal(FETCHED, self._folder).lines():
+            holds.setdefault(run, []).append(Hold(int(pid), float(at)))
+        handed: dict[tuple[str, str], list[float]] = {}
+        for run, pid, at in Journal(HANDED, self._folder).lines():
+            handed.setdefault((run, pid), []).append(float(at))
+        for run, pid, at in Journal(MARKED, self._folder).lines():
+            later = [moment for moment in handed.get((run, pid), ()) if moment >= float(at)]
+            holds.setdefault(run, []).append(Hold(int(pid), float(at), min(later, default=None)))
+        return holds
 
     def _count_effects(self, found: Count) -> None:
         wishes = {row.wish: row for row in self.ask("SELECT wish, expected FROM chaos_wishes")}
@@ -310,6 +337,8 @@ class Audit:
         calls = (words for words in Journal(CALLS, self._folder).lines() if words[0] == key)
         lines += [f"    call: {' '.join(words)}" for words in calls]
         runs = [row[0] for row in self.ask("SELECT run FROM chaos_wishes WHERE wish = :key", key=key)]
+        fetched = (words for words in Journal(FETCHED, self._folder).lines() if words[0] in runs)
+        lines += [f"    fetched: by pid {pid} {at}" for _, pid, at in fetched]
         for log in sorted(self._folder.glob("*.log")):
             said = [line for line in log.read_text(errors="replace").splitlines() if any(run in line for run in runs)]
             lines += [f"    {log.name}: {line}" for line in said]

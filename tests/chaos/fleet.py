@@ -25,19 +25,21 @@ STOP_S = 40.0
 
 @attrs.frozen
 class Death:
-    """A process that was killed.
+    """A process that was killed, or frozen for a while.
 
     Attributes:
         place: Where it was, in words of the table.
         pid: Whose.
         at: When, by this machine's clock.
         counts: Whether it is a kill of its own, and no part of another one.
+        until: When a frozen one was let go on; None for one that was killed, or is frozen still.
     """
 
     place: str
     pid: int
     at: float
     counts: bool = True
+    until: float | None = None
 
 
 class Member:
@@ -224,6 +226,10 @@ class Fleet:
             if time.time() - since >= frozen_for_s:
                 _signal(pid, signal.SIGCONT)
                 del self.frozen[pid]
+                self.freezes = [
+                    attrs.evolve(one, until=time.time()) if one.pid == pid and one.until is None else one
+                    for one in self.freezes
+                ]
 
     def end_producers(self) -> None:
         """Have the producers end their transactions, and stop."""

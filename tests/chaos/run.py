@@ -131,7 +131,7 @@ def _environment(stage: Stage) -> dict[str, str]:
 def _start(scenario: Scenario, fleet: Fleet, audit: Audit) -> None:
     """Start the workers, then the producers, and wait until there is something to do."""
     heeded = [f"--die={place}={HEED}" for place in scenario.plan.places if " " not in place]
-    breaking = [f"--break={scenario.broken}"] if scenario.broken else []
+    breaking = [f"--break={scenario.control}"] if scenario.broken else []
     for _ in range(scenario.workers):
         fleet.add_worker([*heeded, *breaking], scenario.threads)
     _await(fleet, lambda: len(fleet.ready()) >= scenario.workers)
@@ -161,8 +161,6 @@ def _settle(scenario: Scenario, fleet: Fleet, audit: Audit) -> float:
     quiet_since: float | None = None
     while (now := time.monotonic()) - began < scenario.settle_s:
         fleet.tend()
-        if scenario.broken and audit.bad_effects():
-            break
         if audit.open_records or len(fleet.ready()) < scenario.workers:
             quiet_since = None
         elif quiet_since is None:

@@ -9,7 +9,11 @@ from chaos.stage import Stage
 
 RESCUE_WITHIN_S = 5.0
 """The promise that dexpy is given to keep, in seconds: the shortest there is."""
-BREAKS = ("fence", "relay", "claim-count")
+HARM = {"fence": "doubled", "relay": "lost", "claim-count": "doubled"}
+"""What is taken out to what has to be seen then."""
+
+SETTLE_S = 60.0
+"""The longest time that is waited until all is over."""
 
 MIX = {
     "deed": 36.0, "delayed": 8.0, "urgent": 8.0, "loud": 8.0, "parent": 7.0, "await": 6.0, "pay": 8.0,
@@ -35,7 +39,8 @@ class Scenario:
         undone: The share of transactions that are rolled back.
         repeated: The share of operations whose message is sent twice.
         settle_s: The longest time that the workers go on after the producers have stopped.
-        broken: The promise that is taken out; None for dexpy as it is.
+        control: The promise that is tried, without it and with it; None where all of them are.
+        broken: Whether that promise is taken out.
     """
 
     plan: Plan
@@ -49,8 +54,9 @@ class Scenario:
     long: float = 0.1
     undone: float = 0.08
     repeated: float = 0.03
-    settle_s: float = 60.0
-    broken: str | None = None
+    settle_s: float = SETTLE_S
+    control: str | None = None
+    broken: bool = False
 
 
 def under_fire(stage: Stage, seconds: float, operations: int, kills: int) -> Scenario:
@@ -83,19 +89,27 @@ def broken(stage: Stage, promise: str, seconds: float) -> Scenario:
 
     Args:
         stage: Where.
-        promise: One of `BREAKS`.
+        promise: A key of `HARM`.
         seconds: How long it is tried.
     """
     quiet = {"deed": 1.0}
     calm = Scenario(
-        Plan(seconds, 0, {}), 10.0, mix=quiet, workers=2, long=0.0, undone=0.0, repeated=0.0, broken=promise
-    )
+        Plan(seconds, 0, {}), 10.0, mix=quiet, workers=2, long=0.0, undone=0.0, repeated=0.0,
+        control=promise, broken=True,
+    )  # fmt: skip
     if promise == "fence":
         # In the middle of what they do, before their first statement: no session of theirs can be ended then.
         plan = Plan(seconds / 2, 0, {}, freezes=1, frozen_s=RESCUE_WITHIN_S * 1.1)
-        return attrs.evolve(calm, plan=plan, takes_s=1.2, threads=12, settle_s=3.0)
+        # The other worker has threads enough for all: what it takes over it begins before the frozen one goes on.
+        return attrs.evolve(calm, plan=plan, rate=15.0, takes_s=2.0, threads=40)
     if promise == "claim-count":
-        return attrs.evolve(calm, rate=20.0, takes_s=0.02, repeated=0.5, settle_s=3.0)
+        return attrs.evolve(calm, rate=20.0, takes_s=0.02, repeated=0.5)
     places = {place: weight for place, weight in places_of(stage).items() if place in ("in_perform", "after_claim")}
     mix = {"deed": 2.0, "delayed": 1.0, "stumble": 1.0}
-    return attrs.evolve(calm, plan=Plan(seconds, 3, places), mix=mix, settle_s=RESCUE_WITHIN_S)
+    # As long as was promised, and not a moment less: what is open then is lost.
+    return attrs.evolve(calm, plan=Plan(seconds, 3, places), mix=mix, settle_s=RESCUE_WITHIN_S * 1.2)
+
+
+def whole(stage: Stage, promise: str, seconds: float) -> Scenario:
+    """The same with the promise in its place: what is seen without it comes from that, and from nothing else."""
+    return attrs.evolve(broken(stage, promise, seconds), broken=False, settle_s=SETTLE_S)

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from chaos.audit import Wait
 from chaos.director import AT_LEAST
 from chaos.run import Finding
-from chaos.scenario import RESCUE_WITHIN_S
+from chaos.scenario import HARM, RESCUE_WITHIN_S
 
 MESSAGES_AT_MOST = 1.2
 """For each turn of an operation: its first, and one more after each retry and each rescue."""
 WIDTH = 46
+BROKEN = "BROKEN:"
 
 Row = tuple[str, str, bool]
 """What, the figure, and whether it is as it should be."""
@@ -65,7 +66,7 @@ def _kills(found: Finding) -> Iterator[Row]:
     kills, asked = len(found.deaths), found.scenario.plan.kills
     yield "kills", f"{kills} (asked {asked})", kills >= asked
     places = Counter(death.place for death in found.deaths)
-    for place, share in AT_LEAST.items() if found.scenario.broken is None else ():
+    for place, share in AT_LEAST.items() if found.scenario.control is None else ():
         number = sum(times for name, times in places.items() if name.startswith(place))
         if number < share * kills:
             yield f"  {place}: too few", str(number), False
@@ -85,22 +86,43 @@ def _messages(found: Finding) -> Iterator[Row]:
     yield f"messages for each of {count.turns} turns", f"{each:.3f} (at most {MESSAGES_AT_MOST})", is_good
 
 
-def show(found: Finding) -> bool:
-    """Print the table of a run, and say whether it went as it should."""
-    broken = found.scenario.broken
-    title = f"{found.stage.pair}, {found.scenario.plan.seconds:g} s" + (f", without the {broken}" if broken else "")
+def show(found: Finding) -> str:
+    """Print the table of a run.
+
+    Returns:
+        The verdict, a line; see `is_good`.
+    """
+    scenario = found.scenario
+    title = f"{found.stage.pair}, {scenario.plan.seconds:g} s"
+    if scenario.control:
+        title += f", {'without' if scenario.broken else 'with'} the {scenario.control}"
     print(f"\n{title}\n")
     made = list(rows(found))
-    for what, figure, is_good in made:
-        print(f"  {what:<{WIDTH}} {figure}{'' if is_good or broken else '   <-- BROKEN'}")
+    for what, figure, is_right in made:
+        print(f"  {what:<{WIDTH}} {figure}{'' if is_right or scenario.control else '   <-- BROKEN'}")
     print(f"  {'seconds until all was over':<{WIDTH}} {found.seconds:.1f}")
-    if broken:
-        harm = len(found.count.lost) + len(found.count.doubled)
-        said = "As it should be: the harm was seen." if harm else "NO HARM WAS SEEN: this count is worth nothing."
-        print(f"\n  {said}", flush=True)
-        return harm > 0
-    bad = [what.strip() for what, _, is_good in made if not is_good]
-    if found.stories:
+    if scenario.control:
+        said = _of_control(found, scenario.control)
+    else:
+        bad = [f"{what.strip()}: {figure}" for what, figure, is_right in made if not is_right]
+        said = f"{BROKEN} {'; '.join(bad)}" if bad else "Good."
+    if found.stories and not scenario.broken:
         print("\n" + "\n".join(found.stories))
-    print(f"\n  {'BROKEN: ' + ', '.join(bad) if bad else 'Good.'}", flush=True)
-    return not bad
+    print(f"\n  {said}", flush=True)
+    return f"{title}: {said}"
+
+
+def _of_control(found: Finding, promise: str) -> str:
+    """Whether the one harm was seen that comes from the promise's absence, or none at all where it is kept."""
+    harm = {"lost": found.count.lost, "doubled": found.count.doubled}
+    told = ", ".join(f"{len(keys)} {kind}" for kind, keys in harm.items())
+    if not found.scenario.broken:
+        return f"{BROKEN} {told}" if any(harm.values()) else "As it should be: no harm."
+    if not harm[HARM[promise]]:
+        return f"{BROKEN} {told}: no harm was seen, and this count is worth nothing."
+    return f"As it should be: {told}."
+
+
+def is_good(verdict: str) -> bool:
+    """Whether a run went as it should, by its verdict."""
+    return BROKEN not in verdict

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import attrs
@@ -10,27 +10,41 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from dexpy.recording.tables import STATUSES, records
-from dexpy.recording.transitions import PREFIX, TRANSITIONS, apply
+from dexpy.recording.transitions import PREFIX, TRANSITIONS, apply, is_applied
 
 
-def applying_anyway(event: str, without: tuple[str, ...] = ()) -> Callable[..., Any]:
-    """`apply`, with one event that every row allows, in any state and under any claim.
+def apply_anyway(module: ModuleType, event: str, without: tuple[str, ...] = ()) -> None:
+    """Have a module move rows by one event in any state and under any claim.
 
     Args:
+        module: Of dexpy, that moves rows.
         event: Of the state machine.
-        without: Columns that it does not write any more.
+        without: Columns that the event does not write any more.
+
+    Raises:
+        AttributeError: The module does not move rows: nothing would be broken.
     """
     named = TRANSITIONS[event]
     changes = {column: value for column, value in named.changes.items() if column not in without}
     update = attrs.evolve(named, sources=STATUSES, fenced=False, changes=changes).statement()
     read = sa.select(records).where(records.c.id == sa.bindparam("of"))
 
-    def apply_anyway(connection: Connection, asked: str, id: str, **values: Any) -> Any:
+    def is_applied_anyway(connection: Connection, asked: str, id: str, **values: Any) -> bool:
+        if asked != event:
+            return is_applied(connection, asked, id, **values)
+        given = {f"{PREFIX}{name}": value for name, value in (values | {"id": id}).items()}
+        return connection.execute(update, given).rowcount > 0
+
+    def applied_anyway(connection: Connection, asked: str, id: str, **values: Any) -> Any:
         if asked != event:
             return apply(connection, asked, id, **values)
-        changed = connection.execute(
-            update, {f"{PREFIX}{name}": value for name, value in (values | {"id": id}).items()}
-        )
-        return connection.execute(read, {"of": id}).first() if changed.rowcount else None
+        if not is_applied_anyway(connection, asked, id, **values):
+            return None
+        return connection.execute(read, {"of": id}).first()
 
-    return apply_anyway
+    ways = {"apply": applied_anyway, "is_applied": is_applied_anyway}
+    used = [name for name in ways if hasattr(module, name)]
+    if not used:
+        raise AttributeError(f"{module.__name__} moves no row by {' or '.join(ways)}: what is there to be broken?")
+    for name in used:
+        setattr(module, name, ways[name])

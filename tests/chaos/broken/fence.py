@@ -1,6 +1,6 @@
 """No fence: `done` is written whoever holds the claim by now, and whatever has become of the row."""
 
-from chaos.broken.anyway import applying_anyway
+from chaos.broken.anyway import apply_anyway
 from dexpy.recording import recorder
 
-recorder.apply = applying_anyway("succeed")  # type: ignore[attr-defined]
+apply_anyway(recorder, "succeed")
