@@ -23,6 +23,8 @@ from dexpy.foundation.log import line
 HOME = str(Path(__file__).parents[1])
 MAX_LENGTH = 2000
 """Characters of a message that are kept."""
+MOST_FRAMES = 16_000
+"""Characters of a traceback that are kept: four bytes each, and MariaDB takes all that may be in a text."""
 
 
 @attrs.frozen
@@ -117,11 +119,14 @@ def class_path(error: BaseException | type[BaseException]) -> str:
 def frames_of(error: BaseException) -> str:
     """The traceback of an exception as file, line and function: no source text, no local values.
 
-    Frames of dexpy itself are left out where there are others.
+    Frames of dexpy itself are left out where there are others, and of very many those in the middle.
     """
     frames = traceback.extract_tb(error.__traceback__)
     lines = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames if not frame.filename.startswith(HOME)]
-    return "\n".join(lines or [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames])
+    text = "\n".join(lines or [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames])
+    text = text.encode("utf-8", "backslashreplace").decode()
+    half = MOST_FRAMES // 2 - 3
+    return text if len(text) <= MOST_FRAMES else f"{text[:half]}\n…\n{text[-half:]}"
 
 
 def jsonable(value: Any, redactor: Callable[[str], str]) -> Any:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta, timezone
+
+import pytest
 
 from dexpy.foundation.clock import Clock, clock
 from dexpy.foundation.ids import new_id
@@ -22,8 +28,35 @@ def test_ids_sort_by_the_time_they_were_made() -> None:
     assert {len(one) for one in made} == {29}
 
 
-def test_ids_of_one_moment_differ() -> None:
-    assert len({new_id("op") for _ in range(1000)}) == 1000
+def test_ids_of_one_thread_sort_as_they_were_made_within_a_millisecond_too() -> None:
+    made = [new_id("op") for _ in range(1000)]
+
+    assert made == sorted(set(made))
+    assert len({one[:13] for one in made}) < 1000, "some were of one millisecond"
+
+
+def test_ids_of_threads_of_one_moment_differ() -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = [one for some in pool.map(lambda _: [new_id("op") for _ in range(500)], range(8)) for one in some]
+
+    assert len(set(made)) == 4000
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_ids_after_a_fork_differ() -> None:
+    """Even in the millisecond of the last one."""
+    moment = clock.timestamp()
+    told = (
+        "from dexpy.foundation.ids import clock, new_id; import os; clock.timestamp = lambda: {moment}; new_id('op'); "
+    )
+    told += "child = os.fork(); print(new_id('op'), flush=True); child and os.waitpid(child, 0)"
+    ran = subprocess.run(
+        [sys.executable, "-c", told.format(moment=moment)], check=True, capture_output=True, text=True, timeout=60
+    )
+    first, second = ran.stdout.split()
+
+    assert first[:13] == second[:13]
+    assert first != second
 
 
 def test_a_clock_moves_and_comes_back() -> None:
