@@ -10,7 +10,7 @@ import re
 import threading
 import time
 import weakref
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -59,6 +59,8 @@ class Database:
         self._kin: weakref.WeakKeyDictionary[sa.Pool, bool] = weakref.WeakKeyDictionary()
         # One for each process: a fork copies a lock as it stands, and may copy it taken.
         self._locks: dict[int, threading.Lock] = {}
+        self.watcher: Callable[[Connection], None] | None = None
+        """Told of each connection before a transaction of dexpy's own begins on it, in a worker."""
 
     @property
     def is_sqlite(self) -> bool:
@@ -141,6 +143,8 @@ class Database:
         """
         connection = self.connect()
         try:
+            if self.watcher is not None:
+                self.watcher(connection)
             with connection.begin():
                 yield connection
         except exc.OperationalError as error:

@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from dexpy.recording.metadata import after, as_of
 from dexpy.recording.sqlite import BUSY_TIMEOUT_S, is_busy, take_write_lock
 from dexpy.recording.tables import FINAL, records
-from dexpy.recording.transitions import apply
+from dexpy.recording.transitions import is_applied
 
 _r = records.c
 _IS_FINAL = _r.status.in_(FINAL)
@@ -253,7 +253,7 @@ def free(connection: Connection, kind: str, digest: str) -> bool:
 def replace(connection: Connection, row: Row[Any], by: str) -> bool:
     """Cancel a pending run, so that its key is free for another one; False if it is pending no more."""
     message = f"It was replaced by {by}, which has the same unique key."
-    return apply(connection, "cancel", row.id, **_REPLACED, error_message=message) is not None
+    return is_applied(connection, "cancel", row.id, **_REPLACED, error_message=message)
 
 
 def clear(connection: Connection, digest: str) -> bool:

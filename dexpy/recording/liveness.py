@@ -98,29 +98,44 @@ def unserved_queues(connection: Connection, lifelines: Lifelines) -> list[str]:
     return found
 
 
-def lost(dead: Collection[str] | None, own: Collection[str], limit: int) -> sa.Select[Any]:
+def lost(
+    dead: Collection[str] | None, own: Collection[str], limit: int, without: Collection[str] = ()
+) -> sa.Select[Any]:
     """The rows that run on no live worker, locked.
 
     Args:
         dead: The dead workers, where something else than leases says so; None for the leases.
         own: The workers of this very process: they are alive, for who else asks.
         limit: How many rows at most.
+        without: Ids of rows that are not meant.
     """
     condition = ~_ALIVE if dead is None else records.c.claimed_by.in_(list(dead))
     return (
         sa.select(records)
         .where(records.c.status == "running", condition, records.c.claimed_by.not_in(list(own)))
+        .where(*([records.c.id.not_in(list(without))] if without else []))
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
 
 
-def ended(dead: Collection[str] | None, own: Collection[str]) -> sa.Select[Any]:
-    """The ids of workers that are dead and hold nothing any more."""
-    condition = workers.c.leased_until < as_of(0) if dead is None else workers.c.id.in_(list(dead))
-    return sa.select(workers.c.id).where(condition, workers.c.id.not_in(list(own)), ~_RUNNING_OF)
+def ended(dead: Collection[str], own: Collection[str], *, by_lease: bool) -> sa.Select[Any]:
+    """The ids of workers that are dead and hold nothing any more.
+
+    Args:
+        dead: Those that were found dead, and whose database sessions were ended.
+        own: The workers of this very process.
+        by_lease: Whether leases decide: one of them may have beaten since.
+    """
+    conditions = [workers.c.id.in_(list(dead)), workers.c.id.not_in(list(own)), ~_RUNNING_OF]
+    if by_lease:
+        conditions.append(workers.c.leased_until < as_of(0))
+    return sa.select(workers.c.id).where(*conditions)
 
 
+_NEW = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
+OVERTAKEN = 20
+"""So often a folder may be taken away just before a file is made in it."""
 _held: dict[tuple[int, Path], int] = {}
 """The locks of this process, by its pid: a forked child has the entries of its parent, and none of the locks."""
 
@@ -150,10 +165,9 @@ class Lifelines:
         """Take the lock of a new worker, for as long as this process lives."""
         if self._folder is None or fcntl is None:
             return
-        self._folder.mkdir(exist_ok=True)
         path = self._folder / _file_name(id)
         # A record lock, which a forked child does not inherit: one that outlives its parent must not seem to be it.
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        file = _made(path)
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _held[os.getpid(), path] = file
 
@@ -174,6 +188,16 @@ class Lifelines:
         if self._folder is None:
             return None
         return {worker for worker in ids if not _is_held(self._folder / _file_name(worker))}
+
+
+def _made(path: Path) -> int:
+    """A new file, open, in a folder that the last worker to end takes away: perhaps in this very moment."""
+    for _ in range(OVERTAKEN):
+        with contextlib.suppress(FileExistsError):
+            path.parent.mkdir()
+        with contextlib.suppress(FileNotFoundError):
+            return os.open(path, _NEW, 0o600)
+    return os.open(path, _NEW, 0o600)
 
 
 def _is_held(path: Path) -> bool:

@@ -194,6 +194,10 @@ ANY_ALIVE = sa.select(sa.select(sa.literal(1)).where(_in_queue(), _m.dead == sa.
 """Whether ``p_queue`` holds any message that is not dead."""
 
 
+PAYLOADS = sa.select(_m.payload).where(_in_queue(), _m.dead == sa.false())
+"""What the messages of ``p_queue`` say that wait or are held."""
+
+
 def next_of(queues: Collection[str] | None) -> sa.Executable:
     """The one message that is next of all that are claimable, in these queues or in any."""
     statement = _CLAIMED.where(*_claimable(), *_among(queues))

@@ -113,6 +113,7 @@ class after(FunctionElement[datetime]):  # noqa: N801 - reads as a SQL function
     name = "dexpy_after"
 
     def __init__(self, seconds: float | sa.BindParameter[Any] = 0.0) -> None:
+        self.seconds = seconds
         bound = seconds if isinstance(seconds, sa.BindParameter) else sa.literal(float(seconds), _Seconds())
         super().__init__(bound)
 
@@ -122,6 +123,15 @@ class as_of(after):  # noqa: N801 - reads as a SQL function
 
     inherit_cache = True
     name = "dexpy_as_of"
+
+
+def of_this_row(*conditions: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+    """Conditions on rows that are found by their keys, which no planner can take for another way to them.
+
+    With statistics that are missing or old, an index on the status looks to PostgreSQL as good as the key, and whatever
+    is pending is read to find one row.
+    """
+    return sa.and_(*conditions).is_(sa.true())
 
 
 def moment(connection: Connection) -> datetime:

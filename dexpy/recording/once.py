@@ -22,11 +22,11 @@ from dexpy.foundation.redaction import class_path
 from dexpy.recording import keys, outbox
 from dexpy.recording.ambient import Ambient
 from dexpy.recording.keys import Again, Claim, Holder
-from dexpy.recording.metadata import after
+from dexpy.recording.metadata import after, of_this_row
 from dexpy.recording.recorder import AtEnd, SyncRecorder, crash_values, failure_values, identity, result_envelope
 from dexpy.recording.sealing import opened
 from dexpy.recording.tables import records
-from dexpy.recording.transitions import apply
+from dexpy.recording.transitions import is_applied
 
 TOKEN = 1
 """Of the one claim that a synchronous run has."""
@@ -79,7 +79,7 @@ class OnceRecorder(SyncRecorder):
 
     def is_open(self, id: str) -> bool:
         """Whether another run has not ended."""
-        query = sa.select(records.c.id).where(records.c.id == id, records.c.completed_at.is_(None))
+        query = sa.select(records.c.id).where(records.c.id == id, of_this_row(records.c.completed_at.is_(None)))
         return bool(self.store.rows(query))
 
     @property
@@ -166,9 +166,9 @@ class OnceRecorder(SyncRecorder):
         self._settled = True
 
     def _succeed(self, connection: Connection, envelope: Any) -> None:
-        done = apply(connection, "succeed", self.id, claim_token=TOKEN, result=envelope)
+        is_done = is_applied(connection, "succeed", self.id, claim_token=TOKEN, result=envelope)
         checkpoint("before_commit")
-        if done is None:
+        if not is_done:
             self.lost = True
             raise LostClaim(f"{self.contract.name} {self.id}: its process was taken for dead, and its key was freed.")
 
@@ -205,7 +205,7 @@ class OnceRecorder(SyncRecorder):
 
         def write() -> None:
             with self.store.begin() as connection:
-                apply(connection, event, self.id, claim_token=TOKEN, **values)
+                is_applied(connection, event, self.id, claim_token=TOKEN, **values)
 
         def write_or_owe() -> None:
             try:
@@ -231,7 +231,7 @@ class OnceRecorder(SyncRecorder):
         session = self.outer.session()
         outbox.after_commit(session, _nothing, lambda: self.write(instead))
         try:
-            apply(session.connection(), event, self.id, claim_token=TOKEN, **values)
+            is_applied(session.connection(), event, self.id, claim_token=TOKEN, **values)
         except Exception as error:  # noqa: BLE001 - a transaction that takes no more cannot be committed either
             line(logging.DEBUG, "once.transaction_spoilt", run=self.id, error=class_path(error))
 

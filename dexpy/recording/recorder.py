@@ -27,7 +27,7 @@ from dexpy.recording.metadata import after
 from dexpy.recording.sealing import sealed, sealed_result
 from dexpy.recording.steps import Milestone
 from dexpy.recording.store import Store
-from dexpy.recording.transitions import apply
+from dexpy.recording.transitions import is_applied
 
 AtEnd = Callable[[Callable[[], None]], None]
 """Runs an action once the outermost transaction has ended."""
@@ -262,9 +262,9 @@ class ClaimRecorder:
 
     def _apply(self, connection: Connection, envelope: Any) -> None:
         token = self.row.claim_token
-        done = apply(connection, "succeed", self.row.id, claim_token=token, result=envelope)
+        is_done = is_applied(connection, "succeed", self.row.id, claim_token=token, result=envelope)
         checkpoint("before_commit")
-        if done is None:
+        if not is_done:
             raise LostClaim(f"{self.contract.name} {self.row.id}: its claim {token} went to another worker.")
 
     def rolled_back(self) -> None:

@@ -23,8 +23,13 @@ _r = records.c
 def _old(older_than_s: float, statuses: Collection[str]) -> sa.Select[str]:
     # A key for replay stays as long as it was promised: its record is the answer to the next call.
     is_replayed = sa.and_(_r.once_key.is_not(None), sa.or_(_r.once_expires_at.is_(None), _r.once_expires_at > as_of(0)))
+    # So does a key that is unique for a length of time: without its record a second run would be taken in.
+    is_unique = sa.and_(_r.unique_key.is_not(None), _r.unique_expires_at.is_not(None), _r.unique_expires_at > as_of(0))
     return sa.select(_r.id).where(
-        _r.completed_at < as_of(-older_than_s), _r.status.in_(sorted(statuses)), sa.not_(is_replayed)
+        _r.completed_at < as_of(-older_than_s),
+        _r.status.in_(sorted(statuses)),
+        sa.not_(is_replayed),
+        sa.not_(is_unique),
     )
 
 

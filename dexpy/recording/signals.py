@@ -9,14 +9,13 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
-from dexpy.recording.metadata import after
+from dexpy.recording.metadata import after, of_this_row
 from dexpy.recording.tables import FINAL, records, signals
 
 _OF = signals.c.record_id == sa.bindparam("p_id")
 _RUNS = sa.and_(
     records.c.id == sa.bindparam("p_id"),
-    records.c.claim_token == sa.bindparam("p_token"),
-    records.c.status == "running",
+    of_this_row(records.c.claim_token == sa.bindparam("p_token"), records.c.status == "running"),
 )
 _PROGRESS = sa.bindparam("p_progress", type_=signals.c.progress.type)
 _SAY = sa.update(signals).where(_OF, sa.exists().where(_RUNS)).values(progress=_PROGRESS)

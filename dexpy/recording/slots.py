@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import Connection, Row
 
-from dexpy.recording.metadata import after, as_of
+from dexpy.recording.metadata import after, as_of, of_this_row
 from dexpy.recording.sqlite import take_write_lock
 from dexpy.recording.tables import gates, records
 
@@ -50,7 +50,7 @@ _WAITING = sa.select(_r.id).where(*_BLOCKED, _IN_TIME, _r.enqueued_at.is_(None))
 _THESE = _r.id.in_(sa.bindparam("p_ids", expanding=True))
 _OFFERED = (
     sa.update(records)
-    .where(_THESE, _r.status == "pending", _r.blocked_key.is_not(None))
+    .where(_THESE, of_this_row(_r.status == "pending", _r.blocked_key.is_not(None)))
     .values(enqueued_at=after(0), send_count=_r.send_count + 1)
 )
 
@@ -131,7 +131,7 @@ def offer(connection: Connection, key: str, limit: int) -> Sequence[Row[Any]]:
         return ()
     chosen = list(ids)[:free]
     connection.execute(_OFFERED, {"p_ids": chosen})
-    rows = connection.execute(sa.select(records).where(_r.id.in_(chosen), _r.status == "pending")).all()
+    rows = connection.execute(sa.select(records).where(_r.id.in_(chosen), of_this_row(_r.status == "pending"))).all()
     return sorted(rows, key=lambda row: chosen.index(row.id))
 
 

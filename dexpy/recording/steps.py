@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from dexpy.foundation.errors import SENSITIVE
-from dexpy.recording.metadata import after
+from dexpy.recording.metadata import after, of_this_row
 from dexpy.recording.sealing import is_sealed
 from dexpy.recording.sqlite import take_write_lock
 from dexpy.recording.tables import records, steps
@@ -82,8 +82,7 @@ _HELD: Final = (
     sa.select(records.c.id)
     .where(
         records.c.id == sa.bindparam("p_id"),
-        records.c.claim_token == sa.bindparam("p_token"),
-        records.c.status == "running",
+        of_this_row(records.c.claim_token == sa.bindparam("p_token"), records.c.status == "running"),
     )
     .with_for_update()
 )

@@ -20,6 +20,7 @@ from dexpy.foundation.redaction import Redactor
 from dexpy.recording import keys, signals, steps
 from dexpy.recording.ambient import Ambient
 from dexpy.recording.database import Database
+from dexpy.recording.insertion import insertion
 from dexpy.recording.keys import Claim, Holder
 from dexpy.recording.locks.places import Locks
 from dexpy.recording.metadata import after, as_of
@@ -136,9 +137,9 @@ class Store:
 
     def insert(self, connection: Connection, values: Mapping[str, Any]) -> None:
         """Insert a row; its times are the database's unless given."""
-        stamped = {"created_at": after(0), "updated_at": after(0), **values}
+        statement, parameters = insertion({"created_at": after(0), "updated_at": after(0), **values})
         try:
-            connection.execute(sa.insert(records).values(stamped))
+            connection.execute(statement, parameters)
         except StatementError as error:
             # Props are among them, and an application's engine would show them.
             error.hide_parameters = True

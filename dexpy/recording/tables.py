@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import mysql
+from sqlalchemy.ext.compiler import compiles
 
 from dexpy.recording.metadata import Json, UtcDateTime, metadata
 
@@ -33,9 +33,15 @@ FAILURES = (
 """Why a record has not ended in `done`."""
 
 
-def _key(length: int) -> sa.String:
-    # Compared by their bytes: MariaDB would otherwise take "A" for "a".
-    return sa.String(length).with_variant(mysql.VARCHAR(length, collation="utf8mb4_bin"), "mysql", "mariadb")
+class Key(sa.String):
+    """Text that is compared by its bytes: MariaDB would otherwise take "A" for "a", and "a " for it too."""
+
+
+# Asked when a table is made: only then it is known which of the two a server is.
+@compiles(Key, "mysql", "mariadb")
+def _by_bytes(column_type: Key, compiler: Any, **_: Any) -> str:
+    collation = "utf8mb4_nopad_bin" if compiler.dialect.is_mariadb else "utf8mb4_0900_bin"
+    return f"VARCHAR({column_type.length}) COLLATE {collation}"
 
 
 def _where(condition: str) -> dict[str, Any]:
@@ -45,8 +51,8 @@ def _where(condition: str) -> dict[str, Any]:
 records = sa.Table(
     "operation_records",
     metadata,
-    sa.Column("id", _key(40), primary_key=True),
-    sa.Column("name", _key(255), nullable=False),
+    sa.Column("id", Key(40), primary_key=True),
+    sa.Column("name", Key(255), nullable=False),
     sa.Column("params", Json()),
     sa.Column("result", Json()),
     sa.Column("status", sa.String(16), nullable=False),
@@ -54,7 +60,7 @@ records = sa.Table(
     sa.Column("failure", sa.String(16)),
     sa.Column("error_message", sa.Text),
     sa.Column("error_details", Json()),
-    sa.Column("queue", _key(64), nullable=False, server_default="default"),
+    sa.Column("queue", Key(64), nullable=False, server_default="default"),
     sa.Column("priority", sa.Integer, nullable=False, server_default="0"),
     sa.Column("scheduled_at", UtcDateTime),
     sa.Column("enqueued_at", UtcDateTime),
@@ -68,23 +74,23 @@ records = sa.Table(
     sa.Column("retry_counts", Json()),
     sa.Column("claim_token", sa.Integer, nullable=False, server_default="0"),
     sa.Column("claimed_by", sa.String(64)),
-    sa.Column("once_key", _key(64), unique=True),
-    sa.Column("once_digest", _key(64)),
+    sa.Column("once_key", Key(64), unique=True),
+    sa.Column("once_digest", Key(64)),
     sa.Column("once_expires_at", UtcDateTime),
-    sa.Column("unique_key", _key(64), unique=True),
-    sa.Column("unique_digest", _key(64)),
+    sa.Column("unique_key", Key(64), unique=True),
+    sa.Column("unique_digest", Key(64)),
     sa.Column("unique_until", sa.String(8)),
     sa.Column("unique_expires_at", UtcDateTime),
-    sa.Column("idempotence_token", _key(255)),
-    sa.Column("concurrency_key", _key(64)),
-    sa.Column("blocked_key", _key(64)),
-    sa.Column("recurring_key", _key(255)),
+    sa.Column("idempotence_token", Key(255)),
+    sa.Column("concurrency_key", Key(64)),
+    sa.Column("blocked_key", Key(64)),
+    sa.Column("recurring_key", Key(255)),
     sa.Column("run_at", UtcDateTime),
-    sa.Column("parent_id", _key(40)),
-    sa.Column("trace_id", _key(64)),
+    sa.Column("parent_id", Key(40)),
+    sa.Column("trace_id", Key(64)),
     sa.Column("trace", Json()),
     sa.Column("actor_type", sa.String(64)),
-    sa.Column("actor_id", _key(255)),
+    sa.Column("actor_id", Key(255)),
     sa.Column("tags", Json()),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("updated_at", UtcDateTime, nullable=False),
@@ -107,7 +113,7 @@ records = sa.Table(
 attempts = sa.Table(
     "operation_attempts",
     metadata,
-    sa.Column("record_id", _key(40), primary_key=True),
+    sa.Column("record_id", Key(40), primary_key=True),
     sa.Column("number", sa.Integer, primary_key=True),
     sa.Column("claim_token", sa.Integer, primary_key=True),
     sa.Column("worker", sa.String(64)),
@@ -123,7 +129,7 @@ attempts = sa.Table(
 gates = sa.Table(
     "operation_gates",
     metadata,
-    sa.Column("key", _key(64), primary_key=True),
+    sa.Column("key", Key(64), primary_key=True),
     sa.Column("created_at", UtcDateTime, nullable=False),
 )
 """One row for each key of which there is a limit: locked by whoever counts what runs of it."""
@@ -131,7 +137,7 @@ gates = sa.Table(
 workers = sa.Table(
     "operation_workers",
     metadata,
-    sa.Column("id", _key(64), primary_key=True),
+    sa.Column("id", Key(64), primary_key=True),
     sa.Column("host", sa.String(255), nullable=False),
     sa.Column("pid", sa.Integer, nullable=False),
     sa.Column("threads", sa.Integer, nullable=False),
@@ -145,15 +151,15 @@ workers = sa.Table(
 worker_sessions = sa.Table(
     "operation_worker_sessions",
     metadata,
-    sa.Column("worker", _key(64), primary_key=True),
-    sa.Column("backend", _key(96), primary_key=True),
+    sa.Column("worker", Key(64), primary_key=True),
+    sa.Column("backend", Key(96), primary_key=True),
 )
 """The database sessions that a worker's runs use, as their server names them: ended before its runs are given away."""
 
 signals = sa.Table(
     "operation_signals",
     metadata,
-    sa.Column("record_id", _key(40), primary_key=True),
+    sa.Column("record_id", Key(40), primary_key=True),
     sa.Column("cancel_requested_at", UtcDateTime),
     sa.Column("progress", Json()),
     sa.Index("ix_operation_signals_cancelled", "cancel_requested_at"),
@@ -163,9 +169,9 @@ signals = sa.Table(
 steps = sa.Table(
     "operation_steps",
     metadata,
-    sa.Column("record_id", _key(40), primary_key=True),
+    sa.Column("record_id", Key(40), primary_key=True),
     sa.Column("position", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("name", _key(255), nullable=False),
+    sa.Column("name", Key(255), nullable=False),
     sa.Column("finished", sa.Boolean, nullable=False),
     sa.Column("cursor", Json()),
     sa.Column("value", Json()),
@@ -177,7 +183,7 @@ steps = sa.Table(
 queues = sa.Table(
     "operation_queues",
     metadata,
-    sa.Column("name", _key(64), primary_key=True),
+    sa.Column("name", Key(64), primary_key=True),
     sa.Column("created_at", UtcDateTime, nullable=False),
 )
 """Every queue that something was sent to, for workers to find those that no class names."""

@@ -11,7 +11,7 @@
     cancel    pending  > expired          abandon    running > expired    cancelled
     park      pending  > failed           give_back  running > pending    shutdown; the attempt does not count
     block     pending  > pending          revive     failed, expired > pending
-    owe, reschedule    pending > pending
+    owe, put_off, reschedule    pending > pending
 
 Nothing else writes the column `status`, but for the insert of a row that is born `pending` or, for a synchronous run,
 in its final state; with an idempotency key `running`.
@@ -26,7 +26,7 @@ import attrs
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from dexpy.recording.metadata import after, as_of, seconds_parameter
+from dexpy.recording.metadata import after, as_of, of_this_row, seconds_parameter
 from dexpy.recording.tables import records
 
 PREFIX = "p_"
@@ -60,7 +60,7 @@ class Transition:
     def conditions(self) -> tuple[sa.ColumnElement[bool], ...]:
         """What must hold of the row, apart from its id."""
         table = records.c
-        found: list[sa.ColumnElement[bool]] = [table.status.in_(self.sources)]
+        found: list[sa.ColumnElement[bool]] = [sa.or_(*(table.status == source for source in self.sources))]
         if self.due:
             found.append(sa.or_(table.scheduled_at.is_(None), table.scheduled_at <= as_of(0)))
             found.append(sa.or_(table.expires_at.is_(None), table.expires_at > as_of(0)))
@@ -72,7 +72,8 @@ class Transition:
         """The compare-and-set of one row."""
         values = {"status": self.target, "updated_at": after(0), **self.changes}
         values |= {column: _given(column) for column in self.given}
-        return sa.update(records).where(records.c.id == _given("id"), *self.conditions()).values(values)
+        row = (records.c.id == _given("id"), of_this_row(*self.conditions()))
+        return sa.update(records).where(*row).values(values)
 
 
 _NO_ERROR: Final = {"error": None, "failure": None, "error_message": None, "error_details": None}
@@ -144,6 +145,12 @@ TRANSITIONS: Final[dict[str, Transition]] = {
         "pending",
         {"enqueued_at": None, "scheduled_at": sa.func.coalesce(records.c.scheduled_at, after(0))},
     ),
+    # Its message waits elsewhere until then, and nobody is to take it for lost.
+    "put_off": Transition(
+        ("pending",),
+        "pending",
+        {"enqueued_at": sa.case((records.c.enqueued_at.is_not(None), after(seconds_parameter("p_wait_s"))))},
+    ),
     "revive": Transition(
         ("failed", "expired"),
         "pending",
@@ -170,7 +177,7 @@ _RETURNING: Final = {event: statement.returning(*records.c) for event, statement
 # A worker that freezes between this statement and the commit holds the row that its successor wants. Its session is
 # ended then; where that is not allowed, the server ends it by itself. In the same statement, for a round trip less.
 _ARMED: Final = sa.func.set_config("idle_in_transaction_session_timeout", "10s", True)
-_SUCCEED_ARMED: Final = _STATEMENTS["succeed"].returning(*records.c, _ARMED)
+_SUCCEED_ARMED: Final = _STATEMENTS["succeed"].returning(_ARMED)
 _READ: Final = sa.select(records).where(records.c.id == _given("id"))
 
 
@@ -187,10 +194,20 @@ def apply(connection: Connection, event: str, id: str, **values: Any) -> Row[Any
     Returns:
         The row as it now is, or None if its state does not allow the event: nothing was changed then.
     """
-    parameters = {PREFIX + name: value for name, value in values.items()} | {PREFIX + "id": id}
-    if event == "succeed" and connection.dialect.name == "postgresql":
-        return connection.execute(_SUCCEED_ARMED, parameters).first()
     if connection.dialect.update_returning:
-        return connection.execute(_RETURNING[event], parameters).first()
-    changed = connection.execute(_STATEMENTS[event], parameters).rowcount
-    return connection.execute(_READ, {PREFIX + "id": id}).first() if changed else None
+        return connection.execute(_RETURNING[event], _parameters(id, values)).first()
+    if not is_applied(connection, event, id, **values):
+        return None
+    return connection.execute(_READ, {PREFIX + "id": id}).first()
+
+
+def is_applied(connection: Connection, event: str, id: str, **values: Any) -> bool:
+    """Move one row as `apply` does, without asking for it; whether it was moved. The arguments are the same."""
+    parameters = _parameters(id, values)
+    if event == "succeed" and connection.dialect.name == "postgresql":
+        return connection.execute(_SUCCEED_ARMED, parameters).first() is not None
+    return connection.execute(_STATEMENTS[event], parameters).rowcount > 0
+
+
+def _parameters(id: str, values: dict[str, Any]) -> dict[str, Any]:
+    return {PREFIX + name: value for name, value in values.items()} | {PREFIX + "id": id}

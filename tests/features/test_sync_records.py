@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 import dexpy
 from dexpy import Error, Operation, Record, ResultTypeError, prop, records
+from dexpy.recording.tables import records as table
 from dexpy.runtime import install
 from dexpy.testing import Isolated, isolated
 
@@ -589,6 +590,28 @@ def test_trace_parent_and_actor_are_columns(shop: Shop) -> None:
     assert (inner.trace_id, inner.actor_type, inner.actor_id, inner.parent_id) == ("req-1", "user", "7", outer.id)
     assert inner.trace["stack"] == [[outer.id, outer.name], [inner.id, inner.name]]
     assert inner.trace["actor"] == {"type": "user", "id": 7, "role": "clerk"}
+
+
+class Fails(Operation):
+    how: str
+
+    def perform(self) -> None:
+        if self.how == "code":
+            raise Error("c" * 300)
+        raise type("E" * 300, (Exception,), {})("it is")
+
+
+def test_what_is_longer_than_its_column_is_cut_for_a_server_would_refuse_the_row(test: Isolated) -> None:
+    with dexpy.trace(actor={"type": "user", "id": "7" * 300}):
+        Fails(how="code").safe.call()
+        with pytest.raises(Exception, match="it is"):
+            Fails(how="class").call()
+        ticket = Fails(how="code").async_().call()
+    test.run_pending()
+
+    assert ticket.reload().failed
+    for row in test.runtime.store.rows(sa.select(table)):
+        assert (len(row.error), len(row.actor_id)) == (255, 255)
 
 
 def test_two_calls_without_a_trace_have_a_trace_each(test: Isolated) -> None:

@@ -6,14 +6,16 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import date, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, sessionmaker
 
 import dexpy
 from dexpy import (
@@ -27,6 +29,7 @@ from dexpy import (
     Once,
     OnceConflict,
     Operation,
+    OperationFailed,
     OptionsError,
     Record,
     Retry,
@@ -415,6 +418,15 @@ def test_after_its_time_a_key_is_taken_over_and_the_call_runs_again(test: Isolat
     assert new.once_key is not None
 
 
+def test_a_run_that_goes_on_keeps_its_key_after_its_time(test: Isolated, engine: sa.Engine) -> None:
+    first = Short(order=1).async_().call()
+    with engine.begin() as connection:
+        connection.execute(sa.update(table).values(once_expires_at=table.c.created_at))
+    assert Short(order=1).async_().call().id == first.id
+    test.run_pending()
+    assert not Short(order=1).async_().call().duplicate
+
+
 def test_a_key_is_cleared_by_props_or_by_its_text(test: Isolated) -> None:
     assert not Charge.clear_once(order=1)
     Charge(order=1).call()
@@ -456,6 +468,35 @@ def test_a_rollback_of_the_caller_frees_the_key(test: Isolated, engine: sa.Engin
         session.rollback()
     assert [row for row in rows(engine) if row.once_key] == []
     assert Charge(order=1).call().number == 2
+
+
+class Entered(Charge, name="once.entered"):
+    def perform(self) -> Receipt:
+        self.session.execute(sa.text("SELECT 1"))
+        return super().perform()
+
+
+class Buys(Operation, name="once.buys"):
+    order: int
+    fails: bool = False
+
+    def perform(self) -> int:
+        number = Entered(order=self.order).call().number
+        if self.fails:
+            raise Error("sold_out", "Not today")
+        return number
+
+
+def test_a_rollback_of_the_caller_frees_the_key_where_the_effects_are_in_another_database(
+    database_url: str, tmp_path: Path
+) -> None:
+    other = sa.create_engine(f"sqlite:///{tmp_path / 'effects.db'}")
+    with isolated(database=database_url, session_factory=sessionmaker(other)):
+        assert isinstance(Buys(order=1, fails=True).safe.call(), Err)
+        # Its effects were rolled back: a replay of its result would tell of what is not there.
+        assert [Buys(order=1).call(), Buys(order=1).call()] == [2, 2]
+    other.dispose()
+    assert runs == [1, 1]
 
 
 def test_an_error_in_the_callers_transaction_keeps_its_key_with_the_commit(test: Isolated, engine: sa.Engine) -> None:
@@ -650,6 +691,33 @@ def test_a_busy_key_leaves_the_callers_transaction_as_it_was(test: Isolated, eng
     assert [row.name for row in rows(engine)] == ["once.plain"]
 
 
+def test_whoever_gets_the_connection_next_waits_for_locks_as_long_as_before(test: Isolated) -> None:
+    own = test.runtime.store.database.engine
+    asked = {
+        "sqlite": "PRAGMA busy_timeout",
+        "postgresql": "SHOW lock_timeout",
+        "mysql": "SELECT @@innodb_lock_wait_timeout",
+    }[own.dialect.name]
+
+    def patience(connection: sa.Connection) -> Any:
+        return connection.exec_driver_sql(asked).scalar_one()
+
+    with own.connect() as connection:
+        usual = patience(connection)
+    # One that is inserted, one that finds its key taken; in transactions of their own, and in one of the caller's.
+    assert Hasty(order=1).call() == Hasty(order=1).call()
+    assert Hasty(order=2).async_().call().id == Hasty(order=2).async_().call().id
+    with ExitStack() as stack:
+        pool: Any = own.pool
+        held = [stack.enter_context(own.connect()) for _ in range(pool.checkedin())]
+        assert {patience(connection) for connection in held} == {usual}
+    with Session(own) as session:
+        for order in (1, 3):
+            Hasty(order=order).async_(session=session).call()
+            assert patience(session.connection()) == usual
+        session.rollback()
+
+
 def test_retry_claims_the_key_again_unless_another_run_has_it(test: Isolated, engine: sa.Engine) -> None:
     first = Charge(order=1).async_().call().cancel()
     second = Charge(order=1).async_().call()
@@ -660,6 +728,45 @@ def test_retry_claims_the_key_again_unless_another_run_has_it(test: Isolated, en
     second.cancel()
     assert first.retry().pending
     assert Charge(order=1).async_().call().id == first.id
+
+
+def test_retry_takes_the_key_from_a_run_whose_time_is_over(test: Isolated, engine: sa.Engine) -> None:
+    first = Short(order=1).async_().call().cancel()
+    assert Short(order=1).call() == 1
+    with pytest.raises(KeyTaken):
+        first.retry()
+    with engine.begin() as connection:
+        done = sa.update(table).where(table.c.status == "done")
+        connection.execute(done.values(once_expires_at=table.c.created_at))
+
+    assert first.retry().pending
+    assert Short(order=1).async_().call().id == first.id
+
+
+class Robbed(Operation, name="once.robbed"):
+    """Is taken for dead while it runs."""
+
+    order: int
+    once = Once("order")
+
+    def perform(self) -> int:
+        ended = {"status": "failed", "failure": "lost", "once_key": None, "claimed_by": None}
+        engine = sa.create_engine(dexpy.current_runtime().store.database.url, poolclass=sa.NullPool)
+        with engine.begin() as connection:
+            connection.execute(sa.update(table).where(table.c.id == self.run_id).values(ended))
+        self.session.execute(sa.text("INSERT INTO robbed VALUES (1)"))
+        return self.order
+
+
+def test_a_call_in_place_that_was_taken_for_dead_commits_nothing(test: Isolated, engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE robbed (number INTEGER)")
+    with pytest.raises(OperationFailed, match="was taken for dead"):
+        Robbed(order=1).call()
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM robbed").scalar_one() == 0
+    (row,) = rows(engine)
+    assert (row.status, row.failure, row.result) == ("failed", "lost", None)
 
 
 def test_a_lost_call_in_place_is_failed_and_its_key_is_free(test: Isolated, engine: sa.Engine) -> None:

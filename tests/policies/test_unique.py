@@ -351,7 +351,11 @@ def test_retry_claims_the_key_again_unless_another_run_has_it(test: Isolated) ->
 def test_a_second_call_with_a_token_is_given_the_first_ones_ticket(test: Isolated, engine: sa.Engine) -> None:
     first = Free(shop=1).async_(idempotence_token="t-1").call()
     assert Free(shop=2).async_(idempotence_token="t-1").call().id == first.id
-    assert not Reindex(shop=1).async_(idempotence_token="t-1").call().duplicate
+    other = Reindex(shop=1).async_(idempotence_token="t-1").call()
+    assert not other.duplicate
+    # The same token of another operation is another token: each is given its own.
+    assert Reindex(shop=2).async_(idempotence_token="t-1").call().id == other.id
+    assert Free(shop=2).async_(idempotence_token="t-1").call().id == first.id
     assert not Free(shop=1).async_(idempotence_token="t-2").call().duplicate
     test.run_pending()
     again = Free(shop=3).async_(idempotence_token="t-1").call()
@@ -368,6 +372,19 @@ def test_a_token_in_the_callers_transaction(test: Isolated, engine: sa.Engine) -
             second.reload()
         session.commit()
     assert (second.reload().status, len(rows(engine))) == ("pending", 1)
+
+
+def test_tokens_are_compared_by_their_letters(test: Isolated) -> None:
+    tokens = ["t-1", "T-1", "ť-1"]
+    assert len({Free(shop=1).async_(idempotence_token=token).call().id for token in tokens}) == 3
+
+
+def test_tokens_that_differ_in_a_blank_at_their_end_differ(test: Isolated) -> None:
+    """MariaDB pads what it compares, unless it is told not to."""
+    tickets = [Free(shop=1).async_(idempotence_token=token).call() for token in ("t-1", "t-1 ", " t-1")]
+
+    assert not any(ticket.duplicate for ticket in tickets)
+    assert len({ticket.id for ticket in tickets}) == 3
 
 
 @pytest.mark.parametrize("token", ["", "x" * 256, 7])

@@ -66,6 +66,14 @@ def in_a_fork(work: Callable[[], None]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+def test_what_was_committed_outlives_a_power_cut(database: Database) -> None:
+    """Each connection of the engine waits for the disk at its commits: SQLite's FULL is 2."""
+    with database.connect() as one, database.connect() as other:
+        for connection in (one, other):
+            assert connection.exec_driver_sql("PRAGMA synchronous").scalar_one() == 2
+            assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
+
+
 # Reads and writes
 
 

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from click.testing import CliRunner
 
 import dexpy
-from dexpy import Error, Operation, OptionsError, RecordNotFound, Retry, records
+from dexpy import Error, Operation, OptionsError, RecordNotFound, Retry, Unique, records
 from dexpy.background.relay import warn_of_many
 from dexpy.cli.main import main
 from dexpy.recording import signals
@@ -41,6 +41,12 @@ class Keep(Operation):
             raise Error("refused")
         if self.how == "crashed":
             raise KeyError
+
+
+class Seasonal(Operation):
+    unique = Unique(for_=10 * DAY)
+
+    def perform(self) -> None: ...
 
 
 @pytest.fixture
@@ -99,6 +105,19 @@ def test_a_key_for_replay_is_kept_until_it_expires(test: Isolated) -> None:
 
     assert records.prune(older_than=DAY) == 1
     assert [record.id for record in records.all()] == [tickets[0].id]
+
+
+def test_a_key_that_is_unique_for_a_length_of_time_is_kept_until_that_is_over(test: Isolated) -> None:
+    first = Seasonal().async_().call()
+    test.run_pending()
+    test.advance(5 * DAY)
+    assert records.prune(older_than=DAY) == 0
+    assert Seasonal().async_().call().id == first.id
+
+    test.advance(6 * DAY)
+
+    assert records.prune(older_than=DAY) == 1
+    assert not Seasonal().async_().call().duplicate
 
 
 def test_a_record_that_a_person_revives_meanwhile_is_kept_or_was_gone_before(test: Isolated) -> None:

@@ -263,6 +263,7 @@ class Worker:
     def __init__(self, runtime: Runtime, number: int) -> None:
         self.worker_id = f"worker:{number}"
         self.own_ids = (self.worker_id,)
+        self.may_judge = True
         self.lifelines = liveness.Lifelines(runtime.store.database)
         self.is_alive = True
         self._store = runtime.store
@@ -684,6 +685,7 @@ class _Onlooker:
     """The heart of a relay that runs alone."""
 
     own_ids = ()
+    may_judge = True
 
     def __init__(self, store: Any) -> None:
         self.lifelines = liveness.Lifelines(store.database)

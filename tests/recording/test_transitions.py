@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from dexpy.foundation.clock import clock
+from dexpy.recording.store import facts_of
 from dexpy.recording.tables import FINAL, STATUSES
-from dexpy.recording.transitions import TRANSITIONS, apply
+from dexpy.recording.transitions import TRANSITIONS, apply, is_applied
 from dexpy.testing import Isolated
 
 KEYS = {"once_key": "once", "unique_key": "unique"}
@@ -34,6 +35,7 @@ TABLE = {
     "park": ("pending", "failed", ALL),
     "reschedule": ("pending", "pending", NONE),
     "owe": ("pending", "pending", NONE),
+    "put_off": ("pending", "pending", NONE),
     "block": ("pending", "pending", NONE),
     "revive": ("failed expired", "pending", NONE),
 }
@@ -59,7 +61,7 @@ def values_for(event: str, token: int) -> dict[str, Any]:
     values = {column: GIVEN[column] for column in transition.given}
     if transition.fenced:
         values["claim_token"] = token
-    if event in ("retry", "rescue"):
+    if event in ("retry", "rescue", "put_off"):
         values["wait_s"] = 5.0
     if event in ("retry", "rescue", "give_back", "reschedule", "revive"):
         values["sent"] = True
@@ -104,6 +106,25 @@ def test_an_event_moves_a_row_only_from_where_the_table_says(test: Isolated, eve
             assert {name: getattr(after, name) for name in KEYS} == keys
 
 
+@pytest.mark.parametrize("event", TABLE)
+def test_whoever_has_no_use_for_the_row_moves_it_alike(test: Isolated, event: str) -> None:
+    for status in STATUSES:
+        for way in ("told", "untold"):
+            insert(test, status, f"{status} {way}", num_attempts=1)
+
+        row = move(test, event, f"{status} told")
+        with test.runtime.store.begin() as connection:
+            is_moved = is_applied(connection, event, f"{status} untold", **values_for(event, 7))
+
+        assert is_moved == (row is not None)
+        told, untold = (facts_of(test.runtime.store.row(f"{status} {way}")) for way in ("told", "untold"))
+        moments = {name: told[name] is None for name in told if name.endswith("_at")}
+        assert moments == {name: untold[name] is None for name in moments}
+        for name in ("id", *moments):
+            del told[name], untold[name]
+        assert told == untold
+
+
 @pytest.mark.parametrize("event", FENCED)
 def test_a_worker_that_lost_its_claim_can_write_nothing(test: Isolated, event: str) -> None:
     insert(test, "running")
@@ -141,8 +162,9 @@ def test_a_row_is_not_claimed_before_it_is_due(test: Isolated) -> None:
 def test_success_clears_the_error_of_an_earlier_attempt(test: Isolated) -> None:
     insert(test, "running")
     with test.runtime.store.begin() as connection:
-        apply(connection, "retry", "op_1", **values_for("retry", 7))
-    assert test.runtime.store.row("op_1").error == "E"
+        apply(connection, "retry", "op_1", **values_for("retry", 7) | {"error_details": {"n": 1}})
+    row = test.runtime.store.row("op_1")
+    assert (row.error, row.error_details) == ("E", {"n": 1})
     test.advance(6)
     with test.runtime.store.begin() as connection:
         apply(connection, "claim", "op_1", claimed_by="w")
@@ -150,6 +172,17 @@ def test_success_clears_the_error_of_an_earlier_attempt(test: Isolated) -> None:
 
     row = test.runtime.store.row("op_1")
     assert (row.status, row.error, row.failure, row.error_message) == ("done", None, None, None)
+    assert row.error_details is None
+
+
+@pytest.mark.parametrize("event", TABLE)
+def test_a_row_says_when_it_was_moved_last(test: Isolated, event: str) -> None:
+    insert(test, TABLE[event][0].split()[0])
+    test.advance(60)
+
+    row = move(test, event)
+
+    assert (row.updated_at - row.created_at).total_seconds() >= 60
 
 
 @pytest.mark.parametrize(
@@ -186,6 +219,51 @@ def test_a_run_of_a_dead_worker_waits_as_long_as_it_is_told(test: Isolated) -> N
     assert (row.scheduled_at - row.updated_at).total_seconds() == pytest.approx(30, abs=1)
     assert (row.enqueued_at, row.error) == (None, "E"), "the relay owes it a message"
     assert move(test, "claim") is None
+
+
+def test_a_run_that_is_given_back_is_as_if_it_had_not_begun(test: Isolated) -> None:
+    # Without a moment at which it is due, nobody would look for one that has no message.
+    insert(test, "running", started_at=clock.now(), scheduled_at=None, enqueued_at=clock.now(), num_attempts=1)
+
+    row = move(test, "give_back", sent=False)
+
+    assert (row.started_at, row.enqueued_at, row.num_attempts) == (None, None, 0)
+    assert abs((row.scheduled_at - row.updated_at).total_seconds()) < 1
+    assert test.runtime.store.owes(None)
+
+
+def test_a_call_in_place_that_was_lost_may_lose_workers_when_it_is_revived(test: Isolated) -> None:
+    for id, max_lost in (("in place", 0), ("in the background", 2), ("as usual", None)):
+        insert(test, "failed", id, max_lost=max_lost)
+
+    assert [move(test, "revive", id).max_lost for id in ("in place", "in the background", "as usual")] == [
+        None,
+        2,
+        None,
+    ]
+
+
+def test_a_row_that_is_not_due_does_not_wait_for_a_slot(test: Isolated) -> None:
+    """It would be forgotten when it is due: one that waits for a slot has no moment any more."""
+    later = clock.now() + timedelta(days=1)
+    insert(test, "pending", scheduled_at=later, concurrency_key="k")
+
+    assert move(test, "block") is None
+    test.advance(2 * 24 * 3600)
+
+    row = move(test, "block")
+    assert (row.blocked_key, row.scheduled_at, row.enqueued_at) == ("k", None, None)
+
+
+@pytest.mark.parametrize("in_s", [None, 3600])
+def test_what_is_revived_is_due_at_once_whenever_it_was_to_be(test: Isolated, in_s: int | None) -> None:
+    moment = None if in_s is None else clock.now() + timedelta(seconds=in_s)
+    insert(test, "expired", scheduled_at=moment)
+
+    move(test, "revive", sent=False)
+
+    assert test.runtime.store.owes(None)
+    assert move(test, "claim") is not None
 
 
 def test_a_record_that_a_person_revives_begins_anew(test: Isolated) -> None:

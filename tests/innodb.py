@@ -1,0 +1,36 @@
+"""What InnoDB of MariaDB and MySQL says of the transactions of this moment.
+
+Read from its status: `innodb_trx` and `innodb_lock_waits` of the information schema show an old list for as long as
+somebody reads one of them every tenth of a second, as those do who wait to see something in it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+_OPEN = re.compile(r"^---TRANSACTION .*ACTIVE.*\n(?:(?!---).*\n)*?MariaDB thread id (\d+)", re.MULTILINE)
+_WAITING = re.compile(r"^-+ TRX HAS BEEN WAITING .*\n.* of table `([^`]+)`\.", re.MULTILINE)
+
+
+def open_but_idle(ask: Callable[[str], Any]) -> list[Any]:
+    """The sessions of a database that have begun a transaction and do nothing.
+
+    Args:
+        ask: Gives the rows of a query, on a connection to the database.
+    """
+    numbers = {int(number) for number in _OPEN.findall(_status(ask))}
+    idle = ask("SELECT id, host, time FROM information_schema.processlist WHERE db = database() AND command = 'Sleep'")
+    return [row for row in idle if row.id in numbers]
+
+
+def is_waited(ask: Callable[[str], Any]) -> bool:
+    """Whether a transaction waits for a row of a table of the database that another one has locked."""
+    ((database,),) = ask("SELECT database()")
+    return database in _WAITING.findall(_status(ask))
+
+
+def _status(ask: Callable[[str], Any]) -> str:
+    (row,) = ask("SHOW ENGINE INNODB STATUS")
+    return str(row.Status)

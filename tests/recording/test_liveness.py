@@ -1,0 +1,114 @@
+"""The locks of workers on a SQLite file: who is alive, for as long as its process is, and for nobody else."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from dexpy.background import unwritable
+from dexpy.background.relay import Relay
+from dexpy.foundation.clock import clock
+from dexpy.recording.database import Database
+from dexpy.recording.liveness import Lifelines
+from dexpy.recording.tables import records
+from dexpy.testing import Isolated
+
+
+@pytest.fixture
+def lifelines(tmp_path: Path) -> Lifelines:
+    return Lifelines(Database(f"sqlite:///{tmp_path / 'records.db'}"))
+
+
+def test_a_worker_may_begin_while_the_last_one_ends(lifelines: Lifelines, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last one takes the folder of the locks away, between the moments in which another finds and uses it."""
+    make, taken_away = Path.mkdir, []
+
+    def make_for_nothing(folder: Path, *arguments: Any, **options: Any) -> None:
+        make(folder, *arguments, **options)
+        if not taken_away:
+            folder.rmdir()
+            taken_away.append(folder)
+
+    monkeypatch.setattr(Path, "mkdir", make_for_nothing)
+    lifelines.hold("host:1:one")
+
+    assert len(taken_away) == 1
+    assert lifelines.dead(["host:1:one", "host:1:other"]) == {"host:1:other"}
+    lifelines.let_go("host:1:one")
+    assert lifelines.dead(["host:1:one"]) == {"host:1:one"}
+
+
+def test_a_lock_cannot_be_had_where_no_folder_can_be(tmp_path: Path) -> None:
+    lifelines = Lifelines(Database(f"sqlite:///{tmp_path / 'nowhere' / 'records.db'}"))
+    with pytest.raises(FileNotFoundError):
+        lifelines.hold("host:1:one")
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_to_a_forked_child_its_parent_lives_as_long_as_that_holds_its_lock(lifelines: Lifelines) -> None:
+    """The child has the parent's notes of its locks in its memory, and must not go by them."""
+    lifelines.hold("host:1:parent")
+    asks, answers = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(asks[1])
+        try:
+            while os.read(asks[0], 1):
+                os.write(answers[1], b"d" if lifelines.dead(["host:1:parent"]) else b"l")
+        finally:
+            os._exit(0)
+
+    def found() -> bytes:
+        os.write(asks[1], b"?")
+        return os.read(answers[0], 1)
+
+    try:
+        before = found()
+        lifelines.let_go("host:1:parent")
+        after = found()
+    finally:
+        for end in (*asks, *answers):
+            os.close(end)
+        os.waitpid(child, 0)
+
+    assert (before, after) == (b"l", b"d")
+
+
+def test_what_the_dead_held_and_what_is_late_is_seen_to_batch_by_batch(
+    test: Isolated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No transaction holds more rows than a batch, however much is found, and one look sees to all of it."""
+    monkeypatch.setattr(unwritable, "BATCH", 2)
+    store, heart = test.runtime.store, test.runtime.dispatcher.heart
+    assert heart is not None
+    with store.begin() as connection:
+        for number in range(5):
+            facts = {"name": "n", "queue": "default", "params": {}}
+            store.insert(connection, {"id": f"run {number}", "status": "running", "claimed_by": "gone:1:x", **facts})
+            late = {"scheduled_at": clock.now(), "expires_at": clock.now() - timedelta(seconds=1)}
+            store.insert(connection, {"id": f"late {number}", "status": "pending", **late, **facts})
+    moved: Counter[str] = Counter()
+    most: Counter[str] = Counter()
+
+    @sa.event.listens_for(store.database.engine, "after_cursor_execute")
+    def count(_c: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if statement.startswith("UPDATE operation_records"):
+            moved[parameters[0]] += 1
+
+    @sa.event.listens_for(store.database.engine, "commit")
+    def end(_: Any) -> None:
+        for status, rows in moved.items():
+            most[status] = max(most[status], rows)
+        moved.clear()
+
+    assert Relay(test.runtime.dispatcher, heart, test.runtime.pace).look_after()
+
+    statuses = [row.status for row in store.rows(sa.select(records).order_by(records.c.id))]
+    assert statuses == ["expired"] * 5 + ["pending"] * 5
+    assert most == {"expired": 2, "pending": 2}
