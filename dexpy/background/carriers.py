@@ -21,7 +21,7 @@ from sqlalchemy.exc import IntegrityError
 from dexpy.background.brokers.bulk import enqueue_together
 from dexpy.background.brokers.postings import Posting
 from dexpy.background.brokers.refusals import said
-from dexpy.background.brokers.servers import ask, check_reachable, counts_running, depth, display_of, let_go
+from dexpy.background.brokers.servers import ask, check_reachable, depth, display_of, let_go, waiting
 from dexpy.background.brokers.sql import SqlBroker
 from dexpy.foundation.clock import clock
 from dexpy.foundation.errors import BrokerUnavailable, ConfigurationError, OptionsError
@@ -65,13 +65,8 @@ class Carrier(Protocol):
         """Whether nothing is due or running in these queues, or in any."""
         ...
 
-    def depth(self, queue: str) -> int | None:
-        """How many messages a queue holds; None where that cannot be known."""
-        ...
-
-    @property
-    def counts_running(self) -> bool:
-        """Whether the depth of a queue has the messages in it that workers hold."""
+    def waiting(self, queue: str) -> int | None:
+        """How many messages are due in a queue and held by no worker; None where that cannot be known."""
         ...
 
     def answers(self) -> bool:
@@ -128,15 +123,9 @@ class SqlCarrier:
         pending = self.broker.pending(queues)
         return pending.due == 0 and pending.leased == 0
 
-    def depth(self, queue: str) -> int:
+    def waiting(self, queue: str) -> int:
         """See `Carrier`."""
-        pending = self.broker.pending([queue])
-        return pending.due + pending.leased
-
-    @property
-    def counts_running(self) -> bool:
-        """See `Carrier`."""
-        return True
+        return self.broker.pending([queue]).due
 
     def answers(self) -> bool:
         """It is where the records are."""
@@ -201,20 +190,15 @@ class ServerCarrier:
         names = self.broker.get_declared_queues() if queues is None else queues
         return all(not depth(self.broker, name) for name in names)
 
-    def depth(self, queue: str) -> int | None:
+    def waiting(self, queue: str) -> int | None:
         """See `Carrier`."""
         try:
             if (take_back := getattr(self.broker, "take_back", None)) is not None:
-                # What dead workers hold counts too, and their runs have been given a message of their own by now.
+                # What dead workers held is as good as a message that is sent again.
                 take_back(queue)
-            return depth(self.broker, queue)
+            return waiting(self.broker, queue)
         finally:
             let_go(self.broker)
-
-    @property
-    def counts_running(self) -> bool:
-        """See `Carrier`."""
-        return counts_running(self.broker)
 
     def answers(self) -> bool:
         """See `Carrier`."""

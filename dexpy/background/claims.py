@@ -37,7 +37,7 @@ from dexpy.recording.expiry import expire_if_late
 from dexpy.recording.metadata import as_of
 from dexpy.recording.store import Store
 from dexpy.recording.tables import records
-from dexpy.recording.transitions import apply
+from dexpy.recording.transitions import apply, is_applied
 
 LOOK_EVERY_S = 1.0
 """How often a process looks for the highest priority that waits in a queue, in seconds."""
@@ -276,7 +276,7 @@ class Claims:
     def _claim_more_urgent(self, delivery: _Delivery, waiting: _Waiting) -> Row[Any] | None:
         with self._store.begin() as connection:
             # Its own row first: so nothing is held while it waits for that, and the other one is taken if it is free.
-            apply(connection, "owe", delivery.record_id)
+            is_applied(connection, "owe", delivery.record_id)
             level, other = self._more_urgent(connection, delivery, waiting)
             row = None if other is None else self._apply(connection, delivery, other)
             if row is None:
@@ -329,7 +329,7 @@ class Claims:
                 line(logging.WARNING, "expired", operation=row.name, run=row.id)
                 return
             if not self._dispatcher.transactional:
-                apply(connection, "owe", row.id)
+                is_applied(connection, "owe", row.id)
             self._dispatcher.send(connection, row)
         self._dispatcher.ring()
 

@@ -28,7 +28,7 @@ from dexpy.recording.fate import Fate
 from dexpy.recording.sessions import GivenConnection, place_of
 from dexpy.recording.store import Store
 from dexpy.recording.ticket import Ticket
-from dexpy.recording.transitions import apply
+from dexpy.recording.transitions import is_applied
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -188,7 +188,7 @@ class Dispatcher:
             self._write(lambda connection: self._post(connection, parcel.message, wait_s=wait_s))
         elif self.store is not None:
             with self.store.begin() as connection:
-                apply(connection, "owe", parcel.ticket.id)
+                is_applied(connection, "owe", parcel.ticket.id)
 
     def _warn_if_unserved(self, queue: str) -> None:
         """Say once for each name that no live worker serves a queue: what is sent there waits for one that does."""
@@ -263,7 +263,7 @@ class Dispatcher:
         assert self.store is not None  # noqa: S101 - rows are of a store
         with self.store.begin() as connection:
             for row in rows:
-                apply(connection, "owe", row.id)
+                is_applied(connection, "owe", row.id)
 
     def send(self, connection: Connection, row: Row[Any]) -> None:
         """Send a pending row: with the connection's commit where messages are rows; else the relay does."""
@@ -274,13 +274,21 @@ class Dispatcher:
         """Send a direct run again, after a wait."""
         self.put_back(direct_message(payload, queue), wait_s, payload.priority)
 
-    def put_back(self, message: dramatiq.Message[Any], wait_s: float, priority: int = 0) -> None:
-        """Send a message once more, after a wait."""
+    def put_back(
+        self, message: dramatiq.Message[Any], wait_s: float, priority: int = 0, record_id: str | None = None
+    ) -> None:
+        """Send a message once more, after a wait; that of a record, if one is named."""
         if self.carrier.mailbox is None:
             enqueue_together(self.broker, [message], wait_s)
-        else:
-            self._write(lambda connection: self._post(connection, message, wait_s=wait_s, priority=priority))
-            self.ring()
+            return
+
+        def write(connection: Connection) -> None:
+            self._post(connection, message, wait_s=wait_s, priority=priority)
+            if record_id is not None:
+                is_applied(connection, "put_off", record_id, wait_s=wait_s)
+
+        self._write(write)
+        self.ring()
 
     def ring(self) -> None:
         """Wake the workers of this process."""

@@ -18,25 +18,21 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import dramatiq
-import sqlalchemy as sa
-from sqlalchemy import event
-from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session
 
+from dexpy.background.sessions import Sessions
 from dexpy.foundation.ids import new_id
 from dexpy.foundation.log import line
 from dexpy.foundation.pace import Pace
 from dexpy.foundation.redaction import class_path
 from dexpy.recording import liveness
 from dexpy.recording.store import Store
-from dexpy.recording.tables import worker_sessions
 
 UNSOUND_AFTER = 0.6
 """A worker whose last beat is older than this share of its lease begins nothing new."""
+JUDGES_AFTER_BEATS = 2
+"""A worker that was late itself waits so many beats before it takes others for dead."""
 SQLITE_BEAT_EVERY_S = 10.0
 """A beat is for people to see there, and every write keeps others waiting."""
-_SESSION_OF = "dexpy_heart"
 
 
 class Heart(dramatiq.Middleware):
@@ -82,11 +78,19 @@ class Heart(dramatiq.Middleware):
         """Do something with one of the next beats: with the first one that the database takes."""
         self._beating.see_to(action)
 
-    def after_worker_boot(self, broker: Any, worker: Any) -> None:
-        """Begin to beat."""
+    def begin(self) -> None:
+        """Begin to beat, in a process that is no worker of Dramatiq's."""
+        self._beating.begin()
+
+    def before_worker_boot(self, broker: Any, worker: Any) -> None:
+        """Begin to beat, before anything else does: what this process holds must be known to be its own."""
         if not self._threads:
             # Plain dramatiq: its worker knows.
-            self.serve(len(worker.workers), worker.consumer_whitelist)
+            self.serve(worker.worker_threads, worker.consumer_whitelist)
+        self._beating.begin()
+
+    def after_worker_boot(self, broker: Any, worker: Any) -> None:
+        """Begin now, if the database was away before."""
         self._beating.begin()
 
     def after_worker_shutdown(self, broker: Any, worker: Any) -> None:
@@ -122,6 +126,14 @@ class Heart(dramatiq.Middleware):
         """The locks of the workers, on SQLite."""
         return self._beating.lifelines
 
+    @property
+    def may_judge(self) -> bool:
+        """Whether this worker may take others for dead: what has made it late has made them late too, perhaps.
+
+        A database that stalls for longer than a lease and comes back would else have its workers kill each other.
+        """
+        return self._beating.may_judge
+
     def await_soundness(self) -> None:
         """Wait while this worker may count as dead: what it would begin now might be begun elsewhere too."""
         self._beating.await_soundness()
@@ -155,7 +167,9 @@ class _Beating:
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
         self._id: str | None = None
+        self._sessions = Sessions(store, self._own_name)
         self._beat_at = 0.0
+        self._judges_from = 0.0
 
     def begin(self) -> str:
         """Enter the worker, once, and return its id."""
@@ -163,18 +177,14 @@ class _Beating:
             return self._id
         with self._lock:
             if self._id is None:
-                self._enter()
+                self._beat_at = self._enter()
                 self._thread = threading.Thread(target=self._run, name="dexpy-heart", daemon=True)
                 self._thread.start()
-                self._store.watcher = self._watch
-                self._store.locks.watcher = self.note
+                self._sessions.begin()
             assert self._id is not None  # noqa: S101 - what _enter has just set
             return self._id
 
-    def _watch(self, session: Session) -> None:
-        session.info[_SESSION_OF] = self
-
-    def _enter(self) -> None:
+    def _enter(self) -> float:
         worker = f"{socket.gethostname()[:20]}:{os.getpid()}:{new_id('w')[-10:]}"
         # The lock first: whoever finds the row asks for it.
         self.lifelines.hold(worker)
@@ -186,26 +196,34 @@ class _Beating:
             self.lifelines.let_go(worker)
             raise
         self.ids.append(worker)
-        self._id, self._beat_at = worker, began
+        self._id = worker
+        return began
 
     def _run(self) -> None:
         pause_s = self._every_s
         while not self._over.wait(pause_s):
             pause_s = self._every_s
-            # What was true before the statement: a lease must never seem longer here than it is there.
-            began = time.monotonic()
             try:
                 if self._facts["threads"]:
                     self._keep_alive()
             except Exception as error:  # noqa: BLE001 - each broker has its own errors, and a beat must follow
                 line(logging.DEBUG, "broker.unreachable", error=class_path(error))
             try:
-                if self._beat():
-                    self._beat_at = began
+                self._renew()
                 self._settle()
             except Exception as error:  # noqa: BLE001 - whatever the database says, there has to be a next beat
                 pause_s = self._every_s / 2
                 line(logging.WARNING, "heartbeat.failed", error=class_path(error), again_in_seconds=pause_s)
+
+    def _own_name(self) -> str | None:
+        # A fork takes along who is told of its sessions, and is no worker before it begins to beat itself.
+        return self._id if self._facts["pid"] == os.getpid() else None
+
+    def _renew(self) -> None:
+        leased_at = self._beat()
+        if self._is_unsound():
+            self._judges_from = time.monotonic() + JUDGES_AFTER_BEATS * self._every_s
+        self._beat_at = leased_at
 
     def see_to(self, action: Callable[[], None]) -> None:
         """See `Heart.see_to`."""
@@ -217,13 +235,16 @@ class _Beating:
             self._owed[0]()
             del self._owed[0]
 
-    def _beat(self) -> bool:
+    def _beat(self) -> float:
+        """Renew the lease; the moment from which it counts at the latest."""
         worker = self._id
         assert worker is not None  # noqa: S101 - it is entered before the thread begins
+        # What was true before the statement: a lease must never seem longer here than it is there.
+        began = time.monotonic()
         with self._store.begin() as connection:
             alive = liveness.beat(connection, worker, self._lease_s)
         if alive:
-            return True
+            return began
         # Somebody has taken this worker for dead, and what it ran away from it: it goes on under a new name.
         line(
             logging.WARNING,
@@ -233,8 +254,7 @@ class _Beating:
         )
         with self._lock:
             self.lifelines.let_go(worker)
-            self._enter()
-        return False
+            return self._enter()
 
     def await_soundness(self) -> None:
         """See `Heart.await_soundness`."""
@@ -245,107 +265,25 @@ class _Beating:
                 line(logging.WARNING, "worker.unsound", why="its heartbeat fails", advice="it begins nothing new")
             time.sleep(self._every_s / 4)
 
+    @property
+    def may_judge(self) -> bool:
+        """See `Heart.may_judge`."""
+        if self.lifelines.decide or self._id is None:
+            return True
+        return not self._is_unsound() and time.monotonic() >= self._judges_from
+
     def _is_unsound(self) -> bool:
         return not self.lifelines.decide and time.monotonic() - self._beat_at > self._lease_s * UNSOUND_AFTER
-
-    def register(self, connection: Connection) -> None:
-        """Keep the name that the server has for a database session, once for each."""
-        if connection.info.get(_SESSION_OF) != self._id and self._store.is_ours(connection):
-            self.note(connection)
-
-    def note(self, connection: Connection) -> None:
-        """The same, for a connection to the records' own server."""
-        worker = self._id
-        if worker is None or connection.info.get(_SESSION_OF) == worker:
-            return
-        query = _backend_of(connection)
-        if query is not None:
-            with self._store.begin() as own:
-                values = query.add_columns(sa.literal(worker))
-                own.execute(sa.insert(worker_sessions).from_select(["backend", "worker"], values))
-        connection.info[_SESSION_OF] = worker
 
     def end(self) -> None:
         """See `Heart.end`."""
         self._over.set()
         if self._thread is not None:
             self._thread.join()
-        self._store.watcher = None
-        self._store.locks.watcher = None
+        self._sessions.end()
         if self._id is None:
             return
         # A row that stays behind is taken away by the next relay.
         with contextlib.suppress(Exception), self._store.begin() as connection:
             liveness.leave(connection, self.ids)
         self.lifelines.let_go(self._id)
-
-
-@event.listens_for(Session, "after_begin")
-def _began(session: Session, _transaction: Any, connection: Connection) -> None:
-    beating: _Beating | None = session.info.get(_SESSION_OF)
-    if beating is not None:
-        beating.register(connection)
-
-
-def _backend_of(connection: Connection) -> sa.Select[Any] | None:
-    """The name of a database session, as its server has it in its list; None where there is no such list.
-
-    Its number alone may come back after a restart, so the moment or address of its birth belongs to it.
-    """
-    driver: Any = connection.connection.driver_connection
-    if connection.dialect.name == "postgresql":
-        pid = driver.info.backend_pid if hasattr(driver, "info") else driver.get_backend_pid()
-        activity = sa.table("pg_stat_activity", sa.column("pid"), sa.column("backend_start"))
-        return sa.select(_postgresql_name(activity)).where(activity.c.pid == pid)
-    if connection.dialect.name in ("mysql", "mariadb") and hasattr(driver, "thread_id"):
-        listed = _processlist()
-        return sa.select(_mariadb_name(listed)).where(listed.c.id == driver.thread_id())
-    return None
-
-
-def _postgresql_name(activity: sa.TableClause) -> sa.ColumnElement[str]:
-    # In seconds since 1970: as text a moment looks different in each time zone.
-    born = sa.cast(sa.extract("epoch", activity.c.backend_start), sa.Text)
-    return sa.cast(activity.c.pid, sa.Text).op("||")("/").op("||")(born)
-
-
-def _processlist() -> sa.TableClause:
-    return sa.table("processlist", sa.column("id"), sa.column("host"), schema="information_schema")
-
-
-def _mariadb_name(listed: sa.TableClause) -> sa.ColumnElement[str]:
-    return sa.func.concat(listed.c.id, "/", listed.c.host)
-
-
-def end_sessions(connection: Connection, worker: str) -> tuple[int, int]:
-    """End the database sessions of a dead worker: one that is only frozen may hold locks that its successor needs.
-
-    Args:
-        connection: Of the records' database, in a transaction.
-        worker: Its id.
-
-    Returns:
-        How many were there, and how many could not be ended for want of a privilege.
-    """
-    names = sa.select(worker_sessions.c.backend).where(worker_sessions.c.worker == worker)
-    if connection.dialect.name == "postgresql":
-        activity = sa.table("pg_stat_activity", sa.column("pid"), sa.column("backend_start"))
-        query = sa.select(activity.c.pid).where(_postgresql_name(activity).in_(names))
-        statement = "SELECT pg_terminate_backend({})"
-    elif connection.dialect.name in ("mysql", "mariadb"):
-        listed = _processlist()
-        query = sa.select(listed.c.id).where(_mariadb_name(listed).in_(names))
-        statement = "KILL CONNECTION {}"
-    else:
-        return 0, 0
-    numbers = connection.execute(query).scalars().all()
-    refused = 0
-    for number in numbers:
-        try:
-            with connection.begin_nested():
-                connection.exec_driver_sql(statement.format(int(number)))
-        except DBAPIError as error:
-            # It may have ended by itself meanwhile, or belong to a user that we may not touch.
-            refused += 1
-            line(logging.WARNING, "takeover.refused", worker=worker, error=class_path(error))
-    return len(numbers), refused

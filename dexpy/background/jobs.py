@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
+import time
 from collections.abc import Callable, Mapping
 from contextvars import Context
 from typing import Any
@@ -22,7 +24,16 @@ from dexpy.background.heart import Heart
 from dexpy.background.outages import insist, is_away, is_conflict
 from dexpy.background.stored import build, counts_of, crashed_early, frame_of
 from dexpy.background.unknown import Patience, Strangers
-from dexpy.background.verdicts import CANCELLED, CUT_OFF, FOR_OTHERS, Verdict, cancelled, judge, undecodable
+from dexpy.background.verdicts import (
+    CANCELLED,
+    CUT_OFF,
+    FOR_OTHERS,
+    Verdict,
+    cancelled,
+    in_few_words,
+    judge,
+    undecodable,
+)
 from dexpy.background.watch import Run, Watch
 from dexpy.declaration import registry
 from dexpy.declaration.contract import Contract
@@ -49,6 +60,8 @@ from dexpy.recording.transitions import apply
 
 CONFLICTS = 3
 """So often a run gives way to another transaction before that counts as an attempt."""
+YIELD_S = 0.02
+"""The pause after the first time, in seconds, doubled each time; up to half of it less, at random."""
 
 
 class Jobs:
@@ -110,7 +123,8 @@ class Jobs:
             if row is None:
                 return
             checkpoint("after_claim")
-            if row.id != record_id:
+            if row.name != class_name and registry.is_known(row.name):
+                # It runs another row, or somebody has given the row another name since.
                 contract = registry.find(row.name).contract
             # A context of its own: nothing of whoever feeds this thread is in force inside the run.
             with self.watch.over(row.id, contract, row) as run:
@@ -224,14 +238,18 @@ class Jobs:
                 self._finish(store, contract, row, judge(contract, outcome, counts, redactor))
 
     def _run_again_on_conflict(self, contract: Contract, run: Callable[[], Outcome]) -> Outcome:
-        """A transaction that had to give way to another one has left nothing: it begins anew, in the same attempt."""
-        for _ in range(CONFLICTS if contract.transactional else 0):
+        """A transaction that had to give way to another one has left nothing: it begins anew, in the same attempt.
+
+        After a moment: who gave way would else take the lock again before the other one has woken up, and meet it anew.
+        """
+        for number in range(CONFLICTS if contract.transactional else 0):
             try:
                 return run()
             except DBAPIError as error:
                 if not is_conflict(error):
                     raise
                 line(logging.INFO, "run.conflict", operation=contract.name, error=class_path(error))
+            time.sleep(YIELD_S * 2**number * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
         return run()
 
     def _give_up(self, run: Run) -> None:
@@ -241,9 +259,13 @@ class Jobs:
             self._finish(self._store, run.contract, run.row, judge(run.contract, TimedOut(), counts, self._redactor))
 
     def _finish(self, store: Store, contract: Contract, row: Row[Any], verdict: Verdict) -> None:
-        """The last word on the row, also if the database is away for a while."""
+        """The last word on the row, also if the database is away for a while, or does not take what there is to say."""
         facts = {"operation": contract.name, "run": row.id}
-        insist("finish", lambda: self._write_end(store, contract, row, verdict), **facts)
+        try:
+            insist("finish", lambda: self._write_end(store, contract, row, verdict), **facts)
+        except Exception as error:  # noqa: BLE001 - a column too short, a trigger: the row must not stay running
+            line(logging.ERROR, "end.not_written", **facts, error=class_path(error), advice="it is told in few words")
+            insist("finish", lambda: self._write_end(store, contract, row, in_few_words(verdict)), **facts)
 
     def _write_end(self, store: Store, contract: Contract, row: Row[Any], verdict: Verdict) -> None:
         """Row, message and attempt in one transaction."""

@@ -10,25 +10,27 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Row
+from sqlalchemy.engine import Connection, Row
 
+from dexpy.background.brokers.claimed import ClaimedMessage
 from dexpy.background.dispatch import Dispatcher
 from dexpy.background.heart import Heart
 from dexpy.background.limits import Limits
+from dexpy.background.repost import Repost
 from dexpy.background.rescue import Rescue
-from dexpy.background.resend import Resend
+from dexpy.background.resend import SENT, Resend
+from dexpy.background.unwritable import change_each
 from dexpy.foundation.checkpoint import checkpoint
 from dexpy.foundation.log import line
 from dexpy.foundation.pace import Pace
 from dexpy.foundation.redaction import class_path
-from dexpy.recording import retention, signals, slots
-from dexpy.recording.expiry import expire_late
-from dexpy.recording.metadata import after, as_of
+from dexpy.recording import expiry, retention, signals, slots
+from dexpy.recording.metadata import as_of
 from dexpy.recording.store import Store
 from dexpy.recording.tables import records
 
@@ -36,7 +38,7 @@ EVERY_S = 0.5
 """How often a relay looks for what is due and unsent, in seconds."""
 BATCH = 100
 SET_ASIDE_S = 30.0
-"""How long a record that the broker refuses is left alone, in seconds, while others are sent."""
+"""How long what the broker refuses is left alone, in seconds, while others are sent; less than a message's lease."""
 TIDY_EVERY_S = 3600.0
 DEEDS = ("sent", "sent again", "taken from dead workers", "expired")
 """What a relay does to records."""
@@ -50,7 +52,7 @@ _OWED = (
     .with_for_update(skip_locked=True)
 )
 _THESE = _r.id.in_(sa.bindparam("p_ids", expanding=True))
-_SENT = sa.update(records).where(_THESE).values(enqueued_at=after(0), send_count=_r.send_count + 1)
+_SENT = sa.update(records).where(_THESE).values(SENT)
 _ROWS = sa.select(records).where(_THESE).order_by(_r.priority.desc(), _r.scheduled_at)
 
 
@@ -69,6 +71,7 @@ class Relay:
         self._dispatcher = dispatcher
         self._store = store
         self._set_aside: dict[str, float] = {}
+        self._refused: deque[tuple[float, ClaimedMessage]] = deque()
         self._tidied_at = time.monotonic()
         self.counts: Counter[str] = Counter()
         """Deed to the number of records that it was done to, so far."""
@@ -77,8 +80,10 @@ class Relay:
             ("expired", self._expire),
             ("given a free slot", Limits(store, dispatcher).mend),
         ]
-        if dispatcher.transactional:
+        mailbox = dispatcher.carrier.mailbox
+        if dispatcher.transactional and mailbox is not None:
             self.steps.append(("sent", self._post_owed))
+            self.steps.append(("sent again", Repost(dispatcher, mailbox, store, pace).run_once))
         else:
             self.steps.append(("sent again", Resend(dispatcher, store, pace).run_once))
         self.steps.append(("forgotten", self._tidy_sometimes))
@@ -160,23 +165,34 @@ class Relay:
     def _deliver_waiting(self) -> bool:
         """Direct messages that waited in the database."""
         mailbox = self._dispatcher.carrier.mailbox
-        while mailbox is not None and (message := mailbox.take()) is not None:
-            if not self._dispatcher.carrier.deliver([message.content]):
+        if mailbox is None:
+            return True
+        self._give_back_refused()
+        while (message := mailbox.take()) is not None:
+            if self._dispatcher.carrier.deliver([message.content]):
+                message.ack()
+            elif self._dispatcher.carrier.answers():
+                # It is the next one until somebody takes it: held meanwhile, so that those behind it have their turn.
+                self._refused.append((time.monotonic() + SET_ASIDE_S, message))
+            else:
                 message.give_back()
                 return False
-            message.ack()
         return True
 
+    def _give_back_refused(self) -> None:
+        now = time.monotonic()
+        while self._refused and self._refused[0][0] <= now:
+            _, message = self._refused.popleft()
+            message.give_back()
+
     def _expire(self) -> int:
-        expired = 0
-        while True:
-            with self._store.begin() as connection:
-                rows = expire_late(connection, BATCH)
-            for row in rows:
+        def expire(connection: Connection, row: Row[Any]) -> bool:
+            is_expired = expiry.expire(connection, row.id)
+            if is_expired:
                 line(logging.WARNING, "expired", operation=row.name, run=row.id)
-            expired += len(rows)
-            if len(rows) < BATCH:
-                return expired
+            return is_expired
+
+        return change_each(self._store, "expiry", expiry.late, expire)
 
     def _tidy_sometimes(self) -> int:
         if time.monotonic() - self._tidied_at < TIDY_EVERY_S:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, TypeVar
 
 from sqlalchemy.engine import Connection, Row
 
 from dexpy.background.dispatch import Dispatcher
-from dexpy.background.heart import Heart, end_sessions
-from dexpy.background.outages import is_away
+from dexpy.background.heart import Heart
+from dexpy.background.sessions import end_sessions
+from dexpy.background.unwritable import change_each
 from dexpy.declaration import registry
 from dexpy.declaration.policies import Retry
 from dexpy.foundation.errors import UnknownOperation, WorkerLost
@@ -21,9 +22,10 @@ from dexpy.recording.signals import is_cancel_requested
 from dexpy.recording.store import Store, facts_of
 from dexpy.recording.transitions import apply
 
-BATCH = 100
 MAX_LOST = 3
 """So many workers may be lost with an operation, unless its row says otherwise."""
+
+T = TypeVar("T")
 
 
 class Rescue:
@@ -47,64 +49,67 @@ class Rescue:
             How many runs were taken.
         """
         dead = self._find_dead()
-        taken = given = self._give_away(dead)
-        while given == BATCH:
-            given = self._give_away(dead)
-            taken += given
+        taken = self._give_away(dead)
         with self._store.begin() as connection:
-            if gone := connection.execute(liveness.ended(dead, self._heart.own_ids)).scalars().all():
+            ended = liveness.ended(dead, self._heart.own_ids, by_lease=self._by_lease)
+            if gone := self._judged(connection.execute(ended).scalars()):
                 liveness.leave(connection, gone)
                 line(logging.WARNING, "workers.dead", workers=",".join(gone))
-            if dead is None:
+            if self._by_lease:
                 liveness.forget_strays(connection)
         return taken
 
-    def _find_dead(self) -> Collection[str] | None:
-        """The dead workers, where locks say which; on a server, end what they have open in the database."""
+    @property
+    def _by_lease(self) -> bool:
+        return not self._heart.lifelines.decide
+
+    def _find_dead(self) -> Collection[str]:
+        """The dead workers; on a server, what they have open in the database is ended.
+
+        Only those: one that dies after this keeps its row, and with it the names of its sessions, until the next look.
+        """
         with self._store.begin() as connection:
             known = liveness.rows(connection)
-            if (lifelines := self._heart.lifelines).decide:
+            if not self._by_lease:
                 running = connection.execute(liveness.running_workers()).scalars().all()
-                return lifelines.dead({*running, *(row.id for row in known)})
-            for row in known:
-                if not row.is_leased and row.id not in self._heart.own_ids:
-                    end_sessions(connection, row.id)
-        return None
+                return self._heart.lifelines.dead({*running, *(row.id for row in known)}) or ()
+            lapsed = self._judged(row.id for row in known if not row.is_leased)
+            dead = set(lapsed).difference(self._heart.own_ids)
+            for worker in dead:
+                end_sessions(connection, worker)
+        return dead
 
-    def _give_away(self, dead: Collection[str] | None) -> int:
-        """One batch, in one transaction: how many rows went well."""
-        with self._store.begin() as connection:
-            rows = connection.execute(liveness.lost(dead, self._heart.own_ids, BATCH)).all()
-            given = sum(self._is_given(connection, row) for row in rows)
+    def _judged(self, found: Iterable[T]) -> Sequence[T]:
+        """What was read of the dead; nothing of it where this process was late itself, perhaps by the reading."""
+        read = list(found)
+        return read if self._heart.may_judge else ()
+
+    def _give_away(self, dead: Collection[str]) -> int:
+        """Take everything from them; how many rows went well."""
+
+        def find(connection: Connection, limit: int, without: Collection[str]) -> Sequence[Row[Any]]:
+            lost = liveness.lost(None if self._by_lease else dead, self._heart.own_ids, limit, without)
+            return self._judged(connection.execute(lost))
+
+        given = change_each(self._store, "rescue", find, self._end_attempt)
         if given:
             self._dispatcher.ring()
         return given
 
-    def _is_given(self, connection: Connection, row: Row[Any]) -> bool:
-        """A row that cannot be written stays as it is until somebody mends it, and keeps no other from its turn."""
-        try:
-            with connection.begin_nested():
-                self._end_attempt(connection, row)
-        except Exception as error:
-            if is_away(error):
-                raise
-            line(logging.ERROR, "rescue.failed", operation=row.name, run=row.id, error=class_path(error))
-            return False
-        return True
-
-    def _end_attempt(self, connection: Connection, row: Row[Any]) -> None:
+    def _end_attempt(self, connection: Connection, row: Row[Any]) -> bool:
         event, values = verdict(row, is_cancel_requested(connection, row.id))
         if event == "rescue":
             values |= {"wait_s": _wait_s(row), "sent": self._dispatcher.transactional}
         after = apply(connection, event, row.id, claim_token=row.claim_token, **values)
         if after is None:
-            return
+            return False
         kept = {**facts_of(after), "claimed_by": row.claimed_by, "failure": "lost", "error": class_path(WorkerLost)}
         self._store.keep_attempt(connection, kept, None)
         if event == "rescue":
             self._dispatcher.send(connection, after)
         facts = {"operation": row.name, "run": row.id, "worker": row.claimed_by, "lost": after.num_lost}
         line(logging.WARNING if event == "rescue" else logging.ERROR, f"lost.{event}", **facts)
+        return True
 
 
 def verdict(row: Row[Any], is_cancelled: bool) -> tuple[str, dict[str, Any]]:

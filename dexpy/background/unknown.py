@@ -26,7 +26,7 @@ from dexpy.foundation.clock import clock
 from dexpy.foundation.errors import UnknownOperation
 from dexpy.foundation.log import line
 from dexpy.foundation.redaction import class_path
-from dexpy.recording.metadata import as_of
+from dexpy.recording.metadata import as_of, of_this_row
 from dexpy.recording.store import Store
 from dexpy.recording.tables import records
 from dexpy.recording.transitions import apply
@@ -115,7 +115,7 @@ class Strangers:
         if waited_s is None:
             line(logging.DEBUG, "not_claimed", operation=class_name, run=run_id)
         elif waited_s < self._patience.grace_s:
-            self._dispatcher.put_back(*self._next_look(message))
+            self._dispatcher.put_back(*self._next_look(message), run_id if recorded else None)
         elif recorded and self._store is not None:
             self._park(self._store, class_name, run_id, why)
         else:
@@ -127,7 +127,7 @@ class Strangers:
         since = sa.func.coalesce(records.c.scheduled_at, records.c.created_at, type_=records.c.created_at.type)
         # Both by the database's clock: this machine's may be days away from it.
         query: Any = sa.select(since.label("since"), as_of(0).label("now"))
-        found = store.rows(query.where(records.c.id == run_id, records.c.status == "pending"))
+        found = store.rows(query.where(records.c.id == run_id, of_this_row(records.c.status == "pending")))
         if not found:
             return None
         waited: timedelta = found[0].now - found[0].since

@@ -41,6 +41,14 @@ class Verdict:
     traceback: str | None = None
 
 
+def in_few_words(verdict: Verdict) -> Verdict:
+    """The same without what a database may refuse for what it says or how long it is."""
+    said = "What there was to say of it could not be written: see the worker's log."
+    return attrs.evolve(
+        verdict, values={**verdict.values, "error_message": said, "error_details": None}, traceback=None
+    )
+
+
 FOR_OTHERS = (Interrupt, KeyboardInterrupt)
 """Raised into a run, not by it: whoever sent them is to see them. A SystemExit of an operation ends its run only."""
 
@@ -146,6 +154,8 @@ def undecodable(error: Exception, contract: Contract, run_id: str) -> Verdict:
         message, kind = f"The stored params no longer fit: {problems}", Undecodable
     else:
         message, kind = str(error), type(error)
+    # However many mistakes there are, and whatever signs are in the names: the row must not stay running.
+    message = Redactor()(message)
     line(logging.ERROR, "undecodable", operation=contract.name, run=run_id, message=message)
     values = {
         "error": class_path(kind),

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import attrs
@@ -61,7 +61,8 @@ class Watch:
     def __init__(self, store: Store | None, give_up: Callable[[Run], None]) -> None:
         self._store = store
         self._give_up = give_up
-        self._runs: dict[int, Run] = {}
+        # With the thread of each: a run may perform another one, and is under way meanwhile.
+        self._runs: dict[Run, int] = {}
         self._lock = threading.Lock()
         self._looking = threading.Lock()
         self._interrupted = False
@@ -90,16 +91,19 @@ class Watch:
     def over(self, id: str, contract: Contract, row: Row[Any] | None) -> Generator[Run, None, None]:
         """Watch over one attempt, in this thread, until the end of the block."""
         deadline = None if contract.timeout_s is None else time.monotonic() + contract.timeout_s
-        run = Run(id, contract, row, Stop(deadline), deadline)
+        run, thread = Run(id, contract, row, Stop(deadline), deadline), threading.get_ident()
         with self._lock:
-            self._runs[threading.get_ident()] = run
+            outer = next((other for other, its in reversed(self._runs.items()) if its == thread), None)
+            self._runs[run] = thread
         if self._interrupted:
             run.stop.interrupt()
         try:
-            yield run
+            # What is raised into this thread now would land in the inner run, and not in whose time is over.
+            with nullcontext() if outer is None else outer.stop.outside():
+                yield run
         finally:
             with self._lock:
-                self._runs.pop(threading.get_ident(), None)
+                del self._runs[run]
 
     def interrupt(self) -> None:
         """Tell every run, and those that begin from now on, that its worker is about to end."""
@@ -111,12 +115,13 @@ class Watch:
     def runs(self) -> list[Run]:
         """What is under way."""
         with self._lock:
-            return list(self._runs.values())
+            return list(self._runs)
 
     @property
     def stuck(self) -> int:
-        """How many runs were given up and go on: each of them keeps a thread from work."""
-        return sum(run.is_given_up for run in self.runs)
+        """How many threads are kept from work by runs that were given up and go on."""
+        with self._lock:
+            return len({thread for run, thread in self._runs.items() if run.is_given_up})
 
     def look(self) -> bool:
         """Tell the runs what concerns them.

@@ -15,6 +15,7 @@ from typing import Any
 import attrs
 import dramatiq
 
+from dexpy.background.brokers.bulk import is_rabbitmq
 from dexpy.background.carriers import Carrier
 from dexpy.background.dispatch import Dispatcher
 from dexpy.background.meeting import compare_clocks, compare_databases, meet_broker, meet_database
@@ -160,8 +161,8 @@ def make_worker(carrier: Carrier, options: WorkerOptions) -> dramatiq.Worker:
     declare_new_queues(carrier)
     queues = None if options.queues is None else set(options.queues)
     worker = dramatiq.Worker(carrier.broker, queues=queues, worker_threads=options.threads, worker_timeout=POLL_MS)
-    if hasattr(carrier.broker, "parameters"):
-        # RabbitMQ: one for each thread. A second one would lie behind a running operation while another process idles.
+    if is_rabbitmq(carrier.broker) and not hasattr(carrier.broker, "places"):
+        # The application's own: at least no second message for each thread and queue.
         worker.queue_prefetch = options.threads
     return worker
 

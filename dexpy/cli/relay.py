@@ -43,6 +43,8 @@ def relay(modules: tuple[str, ...], once: bool, verbose: bool) -> None:
         dispatcher.close()
         click.echo(", ".join(f"{found.counts[deed]} {deed}" for deed in relays.DEEDS) + ".")
         sys.exit(0 if went_well else 1)
+    # From now on its database sessions are known as its own, and can be ended if it freezes in the middle of a rescue.
+    dispatcher.heart.begin()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())

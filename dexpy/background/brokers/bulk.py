@@ -26,11 +26,16 @@ def enqueue_together(broker: Any, messages: Sequence[dramatiq.Message[Any]], del
             broker.enqueue(message, delay=round(delay_s * 1000) or None)
     elif hasattr(broker, "enqueue_together"):
         broker.enqueue_together(messages)
-    elif type(broker).__name__ == "RabbitmqBroker":
+    elif is_rabbitmq(broker):
         _publish(broker, messages)
     else:
         for message in messages:
             broker.enqueue(message)
+
+
+def is_rabbitmq(broker: Any) -> bool:
+    """Whether this is Dramatiq's broker over RabbitMQ, or made from it; told without pika, which may be missing."""
+    return any(cls.__name__ == "RabbitmqBroker" for cls in type(broker).__mro__)
 
 
 def _publish(broker: Any, messages: Sequence[dramatiq.Message[Any]]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, cast
 
 import dramatiq
@@ -28,6 +28,7 @@ class Consumer(dramatiq.Consumer):
         self.queue = queue
         self.capacity = capacity
         self.more_expected = False
+        self.served_at = 0.0
         self._wake = threading.Event()
         self._timeout_s = timeout_s
         self._poll_s = broker.poll_s
@@ -47,21 +48,24 @@ class Consumer(dramatiq.Consumer):
         return None
 
     def _fetch(self) -> bool:
-        if self._leases.room(self) <= 0:
+        # Without room it looks all the same, once: an acknowledgement brings along what is known to be there.
+        if self.more_expected and self._leases.room(self) <= 0:
             return False
         with as_broker_errors():
             return self._leases.fetch(self)
 
     def _pause_s(self) -> float:
-        if self._leases.room(self) <= 0:
+        if self.more_expected and self._leases.room(self) <= 0:
             # An acknowledgement wakes it.
             return self._timeout_s
         lively = time.monotonic() - self._active_at < LIVELY_S
         return min(self._timeout_s, self._poll_s if lively else self._idle_poll_s)
 
-    def receive(self, claims: Iterable[Claim]) -> None:
+    def receive(self, claims: Sequence[Claim]) -> None:
         """Take in what was claimed for this consumer, in any thread."""
         self._arrived.extend(claims)
+        if claims:
+            self.served_at = time.monotonic()
         self.touch()
 
     def touch(self) -> None:

@@ -114,9 +114,12 @@ class Leases:
             doorbell.end()
 
     def room(self, consumer: Consumer, done: Collection[int] = ()) -> int:
-        """How many more messages a consumer may hold, not counting those that are done."""
+        """How many more messages a consumer may claim, not counting those that are done.
+
+        All consumers of a process share its places, one for each thread: what has none lies behind a running job.
+        """
         held = list(self._held.values())
-        return consumer.capacity - sum(claim.consumer is consumer and claim.id not in done for claim in held)
+        return consumer.capacity - sum(claim.consumer is not None and claim.id not in done for claim in held)
 
     def fetch(self, consumer: Consumer) -> bool:
         """Claim what a consumer has room for, and say whether there was anything."""
@@ -126,10 +129,11 @@ class Leases:
         if not consumer.more_expected:
             return False
         with self._turn:
-            if consumer not in self._consumers:
+            room = self.room(consumer)
+            if consumer not in self._consumers or room <= 0:
                 return False
             with self._database.begin() as connection:
-                claims = self._claim_for(consumer, connection)
+                claims = self._claim_for(consumer, connection, room)
             self._hold(claims)
             consumer.receive(claims)
         return bool(claims)
@@ -159,9 +163,8 @@ class Leases:
             message = dataclasses.replace(message, queue_name=claim.queue)
         return ClaimedMessage(message, claim, self)
 
-    def _claim_for(self, consumer: Consumer, connection: Connection, done: Collection[int] = ()) -> list[Claim]:
-        """What fits into a consumer, all of one priority: the next look brings the next one."""
-        room = self.room(consumer, done)
+    def _claim_for(self, consumer: Consumer, connection: Connection, room: int) -> list[Claim]:
+        """What there is room for, all of one priority: the next look brings the next one."""
         if room <= 0:
             return []
         claims = self._claim(connection, lambda: sql.claimable(connection, consumer.queue, room), consumer)
@@ -186,13 +189,16 @@ class Leases:
             self._held.update({claim.id: claim for claim in claims})
 
     def _drop(self, claims: Iterable[Claim]) -> None:
-        """Hold these no longer, and tell their consumers that there is room."""
+        """Hold these no longer, and tell the consumers that there is room."""
         with self._guard:
             for claim in claims:
                 if self._held.get(claim.id) is claim:
                     del self._held[claim.id]
                     if claim.consumer is not None:
                         claim.consumer.touch()
+            waiting = [consumer for consumer in self._consumers if consumer.more_expected]
+        for consumer in waiting:
+            consumer.touch()
         self.close(only_if_idle=True)
 
     def ack(self, claim: Claim) -> None:
@@ -252,8 +258,13 @@ class Leases:
                 consumer.receive(claims)
 
     def _refill(self, connection: Connection, done: Collection[int]) -> list[tuple[Consumer, list[Claim]]]:
-        hungry = [consumer for consumer in self._consumers if consumer.more_expected]
-        return [(consumer, self._claim_for(consumer, connection, done)) for consumer in hungry]
+        # In turn, so that a queue that is never empty does not take every place that comes free.
+        hungry = sorted((one for one in self._consumers if one.more_expected), key=lambda one: one.served_at)
+        brought: list[tuple[Consumer, list[Claim]]] = []
+        for consumer in hungry:
+            room = self.room(consumer, done) - sum(len(claims) for _, claims in brought)
+            brought.append((consumer, self._claim_for(consumer, connection, room)))
+        return brought
 
     def _end(self, statement: sa.Update, claims: list[Claim]) -> None:
         with self._turn:

@@ -1,4 +1,4 @@
-"""Dramatiq's broker over Redis, made to get back what a cut connection leaves behind.
+"""Dramatiq's broker over Redis, made to get back what a cut connection leaves behind, and to hold no more than it runs.
 
 A fetch moves messages into the set of those that this process holds, and answers with them. When the connection is cut
 before the answer is read, nobody has them: not this process, and no other one as long as this one gives signs of life.
@@ -11,7 +11,8 @@ So whenever a consumer begins anew, it puts back what is in the set and not in h
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 from uuid import uuid4
 
@@ -20,11 +21,16 @@ import redis
 from dramatiq.brokers.redis import RedisBroker, _RedisConsumer  # pyright: ignore[reportPrivateUsage]
 from dramatiq.common import current_millis
 from dramatiq.errors import ConnectionClosed
+from redis.exceptions import OutOfMemoryError, ReadOnlyError
+
+from dexpy.background.brokers.places import Places, ThreadCount
 
 DELAY_SUFFIX = ".DQ"
 """Of a queue whose messages wait in the memory of a consumer."""
 
 _ID = "redis_message_id"
+MAY_PASS: tuple[type[Exception], ...] = (redis.TimeoutError, ReadOnlyError, OutOfMemoryError)
+"""What a server says that is stuck, fails over or is full: Dramatiq would end no message of it after that."""
 
 
 class LosslessRedisBroker(RedisBroker):
@@ -32,12 +38,32 @@ class LosslessRedisBroker(RedisBroker):
 
     Attributes:
         in_hand: Ids of the messages that this process has been handed and has not ended, for each queue.
+        places: For the messages of all queues but those that wait for their time.
+        threads: Of the worker.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)  # pyright: ignore[reportUnknownMemberType]
         self.in_hand: dict[str, set[str]] = {}
+        self.places = Places()
+        self.threads = ThreadCount()
+        self.add_middleware(self.threads)
         self._looks = threading.local()
+
+    def do_fetch(self, queue: str, wanted: int) -> list[Any]:
+        """Fetch messages of a queue, at most as many as there are places for."""
+        broker: Any = self
+        fetch: Any = broker._dispatch("fetch")
+        if queue.endswith(DELAY_SUFFIX):
+            return cast("list[Any]", fetch(queue, wanted))
+        granted = self.places.reserve(queue, wanted)
+        found: list[Any] = []
+        try:
+            if granted:
+                found = fetch(queue, granted)
+        finally:
+            self.places.settle(queue, granted, len(found))
+        return found
 
     def enqueue_together(self, messages: Sequence[dramatiq.Message[Any]]) -> None:
         """Enqueue messages that are due now, in one round trip."""
@@ -75,14 +101,16 @@ class LosslessRedisBroker(RedisBroker):
 
 class _Consumer(_RedisConsumer):
     def __init__(self, broker: LosslessRedisBroker, queue_name: str, prefetch: int, timeout: int) -> None:
-        is_delay = queue_name.endswith(DELAY_SUFFIX)
-        # Dramatiq asks for two messages a thread. One in reserve lies behind a running job while another process idles.
-        super().__init__(broker, queue_name, prefetch if is_delay else max(1, prefetch // 2), timeout)
+        self._is_delay = queue_name.endswith(DELAY_SUFFIX)
+        places = prefetch if self._is_delay else broker.threads.places(prefetch)
+        super().__init__(broker, queue_name, min(prefetch, places), timeout)
         self._freed = threading.Event()
         self._timeout_s = timeout / 1000
         self._queue = queue_name
+        self._places = Places() if self._is_delay else broker.places
+        self._seeker = self._places.enter(queue_name, places, self._freed.set)
         self._in_hand = broker.in_hand.setdefault(queue_name, set())
-        if is_delay:
+        if self._is_delay:
             # Dramatiq forgets the waiting messages of a consumer with the consumer.
             self._in_hand.clear()
         try:
@@ -100,30 +128,50 @@ class _Consumer(_RedisConsumer):
 
     def __next__(self) -> Any:
         cached: Any = cast("Any", self).message_cache
-        if not cached and self.outstanding_message_count >= self.prefetch:
-            # Until a message ends there is no thread for another one; Dramatiq would sleep, and longer each time.
-            self._freed.wait(self._timeout_s)
-            self.misses = 0
-        self._freed.clear()
+        if not (cached or self._is_delay):
+            # Cleared before asking, so that what is freed meanwhile is not slept over.
+            self._freed.clear()
+            if not self._places.is_free(self._seeker):
+                # Until a message ends there is no thread for another one; Dramatiq would sleep, and longer each time.
+                self._freed.wait(self._timeout_s)
+                self.misses = 0
         try:
             message: Any = super().__next__()
         except redis.TimeoutError as error:
             raise ConnectionClosed(error) from None
         if message is not None:
             self._in_hand.add(message.options[_ID])
+            self._places.hand_on(self._seeker, message)
         return message
 
     def ack(self, message: Any) -> None:
-        super().ack(message)
-        self._in_hand.discard(message.options[_ID])
-        self._freed.set()
+        with self._ending(message):
+            super().ack(message)
 
     def nack(self, message: Any) -> None:
-        super().nack(message)
+        with self._ending(message):
+            super().nack(message)
+
+    @contextmanager
+    def _ending(self, message: Any) -> Generator[None]:
+        """The end of a message, after which it has no place; unless Dramatiq is to try once more."""
+        try:
+            yield
+        except ConnectionClosed:
+            raise
+        except MAY_PASS as error:
+            raise ConnectionClosed(error) from None
+        except BaseException:
+            self._let_go(message)
+            raise
+        self._let_go(message)
+
+    def _let_go(self, message: Any) -> None:
         self._in_hand.discard(message.options[_ID])
-        self._freed.set()
+        self._places.let_go(message)
 
     def requeue(self, messages: Iterable[Any]) -> None:
         given = list(messages)
         super().requeue(given)
-        self._in_hand.difference_update(message.options[_ID] for message in given)
+        for message in given:
+            self._let_go(message)

@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import dramatiq
 from dramatiq.common import dq_name
 
+from dexpy.background.brokers.bulk import is_rabbitmq
 from dexpy.background.brokers.refusals import in_one_line, lacks_tls, refusal, said
 from dexpy.background.brokers.sql import SqlBroker
 from dexpy.background.brokers.tongue import Address
@@ -120,10 +121,10 @@ def _rabbitmq(url: str) -> dramatiq.Broker:
         importlib.import_module("pika")
     except ModuleNotFoundError:
         raise MissingExtra(f"The broker {display(url)}", "pika", "rabbitmq") from None
-    from dramatiq.brokers.rabbitmq import RabbitmqBroker
+    from dexpy.background.brokers.rabbitmq import FrugalRabbitmqBroker
 
     # With confirms: a message that RabbitMQ has not taken is one that the relay still owes.
-    return RabbitmqBroker(url=url, confirm_delivery=True)
+    return FrugalRabbitmqBroker(url=url, confirm_delivery=True)
 
 
 def ask(broker: Any) -> None:
@@ -186,7 +187,7 @@ def _address_of(broker: Any) -> Address | None:
 
 def let_go(broker: Any) -> None:
     """Close what a look has opened in this thread: nobody would answer RabbitMQ's heartbeats on it."""
-    if type(broker).__name__ == "RabbitmqBroker" and getattr(broker.state, "connection", None) is not None:
+    if is_rabbitmq(broker) and getattr(broker.state, "connection", None) is not None:
         del broker.connection
 
 
@@ -204,13 +205,16 @@ def display_of(broker: Any) -> str:
     return f"The broker {type(broker).__name__}"
 
 
-def counts_running(broker: Any) -> bool:
-    """Whether `depth` counts the messages too that a worker holds: RabbitMQ tells only of those that wait."""
-    return not hasattr(broker, "get_queue_message_counts")
+def waiting(broker: Any, queue: str) -> int | None:
+    """How many messages lie in a queue of a server that no worker holds; None where that cannot be known."""
+    return int(broker.client.llen(f"{broker.namespace}:{queue}")) if _is_redis(broker) else depth(broker, queue)
 
 
 def depth(broker: Any, queue: str) -> int | None:
-    """How many messages a server holds for a queue, see `counts_running`; None where that cannot be known."""
+    """How many messages a server tells of, those that wait for their time and, but for RabbitMQ, those held too.
+
+    None where that cannot be known.
+    """
     if isinstance(broker, SqlBroker):
         pending = broker.pending([queue])
         return pending.due + pending.leased

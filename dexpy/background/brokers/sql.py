@@ -13,22 +13,24 @@ All writing about held messages goes through one `Leases` for each process.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import dramatiq
 import sqlalchemy as sa
-from dramatiq.errors import QueueJoinTimeout, QueueNotFound
+from dramatiq.errors import DecodeError, QueueJoinTimeout, QueueNotFound
 from sqlalchemy.engine import Connection
 
 from dexpy.background.brokers.claimed import ClaimedMessage
 from dexpy.background.brokers.consumer import Consumer
 from dexpy.background.brokers.hiccups import as_broker_errors
 from dexpy.background.brokers.leases import Leases
+from dexpy.background.brokers.places import ThreadCount
 from dexpy.background.brokers.postings import Posting, insert, insert_together
 from dexpy.foundation.errors import ConfigurationError
 from dexpy.recording import messages as sql
@@ -88,6 +90,8 @@ class SqlBroker(dramatiq.Broker):
             if value <= 0:
                 raise ConfigurationError(f"SqlBroker({name}={value!r}) wants a number of seconds above 0.")
         super().__init__(middleware)
+        self._threads = ThreadCount()
+        self.add_middleware(self._threads)
         self.queues: set[str] = set()
         self.database = database
         self.lease_s = lease_s
@@ -197,7 +201,7 @@ class SqlBroker(dramatiq.Broker):
 
         Args:
             queue_name: A declared queue.
-            prefetch: Twice the number of worker threads, as Dramatiq's worker has it.
+            prefetch: How many messages Dramatiq's worker would have it fetch ahead.
             timeout: The longest time that the consumer waits for a message, in milliseconds.
 
         Raises:
@@ -205,10 +209,11 @@ class SqlBroker(dramatiq.Broker):
         """
         if queue_name not in self.queues:
             raise QueueNotFound(queue_name)  # type: ignore[no-untyped-call]
-        # Dramatiq asks for two messages a thread, one to run and one in reserve, to hide the network.
-        # Here a reserve does harm: it lies behind a running job while another process idles, and what is more urgent
-        # cannot pass it any more. There is little to hide either: an acknowledgement brings the next message along.
-        consumer = Consumer(self, self._leases, queue_name, capacity=max(1, prefetch // 2), timeout_s=timeout / 1000)
+        # What Dramatiq asks for besides, in reserve, is to hide the network. Here it does harm: it lies behind a run of
+        # this process while another one idles, and what is more urgent cannot pass it any more. There is little to
+        # hide either: an acknowledgement brings the next message along.
+        places = self._threads.places(prefetch)
+        consumer = Consumer(self, self._leases, queue_name, capacity=places, timeout_s=timeout / 1000)
         with as_broker_errors():
             self._leases.enter(consumer)
         return consumer
@@ -239,6 +244,14 @@ class SqlBroker(dramatiq.Broker):
         with self.database.connect() as connection:
             # MariaDB sums up to a Decimal.
             return Pending(*map(int, connection.execute(sql.counts(queues)).one()))
+
+    def standing(self, queue: str) -> Iterator[dramatiq.Message[Any]]:
+        """The messages of a queue that wait or are held, in no order, without those that cannot be read."""
+        with self.database.connect() as connection:
+            rows = connection.execution_options(yield_per=1000).execute(sql.PAYLOADS, {"p_queue": queue})
+            for payload in rows.scalars():
+                with contextlib.suppress(DecodeError):
+                    yield cast(Any, dramatiq.Message).decode(payload.encode())
 
     def join(self, queue_name: str, *, timeout: int | None = None) -> None:
         """Wait until a queue holds nothing that is due, delayed or being run.
