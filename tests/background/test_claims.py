@@ -35,6 +35,7 @@ GONE = sa.exc.OperationalError("COMMIT", {}, Exception("database is locked"))
 """What SQLite says when somebody else does not let go: it will be back."""
 
 ran: Counter[int] = Counter()
+shouted: list[str] = []
 
 
 class Note(Operation):
@@ -48,6 +49,15 @@ class Note(Operation):
 
 class Renamed(Note, name="tests.renamed", aliases=("tests.before",)):
     """Once had another name."""
+
+
+class Shout(Operation):
+    """Another class, with other props."""
+
+    word: str
+
+    def perform(self) -> None:
+        shouted.append(self.word)
 
 
 class Desk:
@@ -169,6 +179,16 @@ def test_a_delivery_runs_what_is_more_urgent_and_its_own_row_is_owed_a_message(d
     assert desk.deliver(calm) == calm
 
 
+def test_what_is_more_urgent_is_run_as_the_class_that_it_is_of(desk: Desk) -> None:
+    shouted.clear()
+    calm, urgent = desk.send(7), Shout(word="help").async_(priority=URGENT).call().id
+
+    desk.work()
+
+    assert (ran, shouted) == (Counter([7]), ["help"])
+    assert {(desk.row(id).status, desk.row(id).num_attempts) for id in (calm, urgent)} == {("done", 1)}
+
+
 def test_a_message_that_comes_late_for_its_own_row_serves_one_that_is_owed_a_message(desk: Desk) -> None:
     calm, urgent = desk.send(), desk.send(priority=URGENT)
     assert desk.deliver(calm) == urgent
@@ -251,6 +271,7 @@ NOT_FOR_US: dict[str, dict[str, Any]] = {
     "running": {"status": "running"},
     "ended": {"status": "done"},
     "of an unknown class": {"name": "elsewhere.Unknown"},
+    "of a key that has slots": {"concurrency_key": "whoever claims it has to ask for a slot"},
 }
 
 
@@ -343,6 +364,17 @@ def test_a_late_message_leaves_what_is_owed_and_unknown(desk: Desk) -> None:
     assert desk.deliver(urgent) == calm
     assert desk.deliver(urgent) is None
     assert desk.is_owed(unknown)
+
+
+def test_a_late_message_leaves_what_is_owed_and_has_to_ask_for_a_slot(desk: Desk) -> None:
+    ended, limited = desk.send(), desk.send()
+    desk.change(ended, status="done")
+    since = clock.now() - timedelta(seconds=1)
+    desk.change(limited, concurrency_key="of its class", enqueued_at=None, scheduled_at=since)
+
+    assert desk.deliver(ended) is None
+
+    assert desk.is_owed(limited)
 
 
 def test_a_row_that_was_passed_over_and_then_cancelled_is_not_run(desk: Desk) -> None:

@@ -32,7 +32,10 @@ class Conflicting(MarketOperation):
 
 
 class Cross(Conflicting):
-    """Locks one row and then another one; meets its opposite in the middle, the first time."""
+    """Locks one row and then another one; meets its opposite in the middle, the first time.
+
+    After that it goes the same way as its opposite: behind it, where the two cannot meet again.
+    """
 
     first: int
     second: int
@@ -40,12 +43,15 @@ class Cross(Conflicting):
     def perform(self) -> None:
         run = self.count_run()
         self.note(f"crossed from {self.first}")
+        if run > 1:
+            self.touch(self.second)
+            self.touch(self.first)
+            return
         self.touch(self.first)
-        if run == 1:
-            (Path(self.folder) / f"locked {self.first}").touch()
-            until = time.monotonic() + PATIENCE_S
-            while not (Path(self.folder) / f"locked {self.second}").exists() and time.monotonic() < until:
-                time.sleep(0.01)
+        (Path(self.folder) / f"locked {self.first}").touch()
+        until = time.monotonic() + PATIENCE_S
+        while not (Path(self.folder) / f"locked {self.second}").exists() and time.monotonic() < until:
+            time.sleep(0.01)
         self.touch(self.second)
 
 

@@ -4,7 +4,8 @@ Usage: python deadly.py FOLDER POINTS worker MODULE ...
        python deadly.py FOLDER POINTS enqueue
 
 POINTS are joined by commas: ``before_commit`` dies there, ``before_commit=wait`` waits until FOLDER has a file ``go``.
-Who came first leaves a file of the point's name in FOLDER, with its pid and the moment; all others pass.
+Who came first leaves a file of the point's name in FOLDER, with its pid, the moment and its name among the workers;
+all others pass.
 With ``enqueue`` there is one process for each point, which enqueues the point's number.
 """
 
@@ -17,6 +18,7 @@ import threading
 import time
 from pathlib import Path
 
+import dexpy
 from dexpy.cli.main import run
 from dexpy.foundation import checkpoint
 
@@ -53,7 +55,9 @@ class Deadly:
             return False
         # Written before it has its name, so that nobody reads half of it; a name is given once.
         mine = self._folder / f"{name}.{os.getpid()}.{threading.get_ident()}"
-        mine.write_text(f"{os.getpid()} {time.time()}")
+        heart = dexpy.current_runtime().dispatcher.heart
+        names = heart.own_ids if heart is not None else ()
+        mine.write_text(" ".join([str(os.getpid()), str(time.time()), *names[-1:]]))
         try:
             os.link(mine, self._folder / name)
         except FileExistsError:

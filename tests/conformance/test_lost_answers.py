@@ -9,8 +9,10 @@ from typing import Any
 
 import dramatiq
 import pytest
+import redis
 import servers
 import sqlalchemy as sa
+from dramatiq.errors import ConnectionClosed
 from workers import eventually
 
 from dexpy.background.brokers.servers import broker_from_url, depth
@@ -47,7 +49,8 @@ def test_what_redis_handed_out_and_nobody_got_comes_back(redis_broker: Any) -> N
         redis_broker.enqueue(message(word))
     first = redis_broker.consume("default", prefetch=1, timeout=10)
     (running,) = read(first)
-    assert len(redis_broker.do_fetch("default", 1)) == 1, "handed out, and its answer lost"
+    # Past what the broker counts, as a cut connection is: the server has done it, and nobody here knows.
+    assert len(redis_broker._dispatch("fetch")("default", 1)) == 1, "handed out, and its answer lost"
 
     second = redis_broker.consume("default", prefetch=8, timeout=10)
 
@@ -69,6 +72,74 @@ def test_what_redis_has_been_told_of_does_not_come_back(redis_broker: Any) -> No
     second = redis_broker.consume("default", prefetch=6, timeout=10)
 
     assert [one.args[0] for one in read(second)] == ["returned"]
+
+
+@pytest.mark.anywhere
+def test_what_waits_for_its_time_in_the_memory_of_a_consumer_comes_back_when_that_begins_anew(
+    redis_broker: Any,
+) -> None:
+    redis_broker.enqueue(message("soon"), delay=60_000)
+    first = redis_broker.consume("default.DQ", prefetch=2, timeout=10)
+    assert [one.args[0] for one in read(first)] == ["soon"]
+
+    # After an error of the connection: Dramatiq's thread has forgotten what it kept for later.
+    second = redis_broker.consume("default.DQ", prefetch=2, timeout=10)
+
+    assert [one.args[0] for one in read(second)] == ["soon"]
+
+
+@pytest.mark.anywhere
+def test_a_fetch_that_is_cut_keeps_no_place_of_what_it_would_have_brought(
+    redis_broker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(*_: Any) -> Any:
+        raise redis.ConnectionError("Connection closed by server.")
+
+    redis_broker.enqueue(message("later"))
+    first = redis_broker.consume("default", prefetch=1, timeout=10)
+    with monkeypatch.context() as context, pytest.raises(ConnectionClosed):
+        context.setattr(redis_broker, "_dispatch", lambda _command: cut)
+        next(first)
+
+    second = redis_broker.consume("default", prefetch=1, timeout=10)
+
+    assert [one.args[0] for one in read(second)] == ["later"]
+
+
+@pytest.mark.anywhere
+@pytest.mark.parametrize(
+    "error",
+    [
+        redis.TimeoutError("Timeout reading from socket"),
+        redis.exceptions.ReadOnlyError("You can't write against a read only replica."),
+        redis.ResponseError("whatever else it says"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_message_whose_end_redis_does_not_take_keeps_no_thread_from_the_next_one(
+    redis_broker: Any, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(dramatiq.worker, "POST_PROCESS_MESSAGE_RETRY_DELAY_SECS", 0.05)
+    heard, ack, errors = [], redis_broker.do_ack, [error]
+
+    def fail_once(*arguments: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return ack(*arguments)
+
+    monkeypatch.setattr(redis_broker, "do_ack", fail_once)
+    dramatiq.actor(heard.append, actor_name="hear", broker=redis_broker)
+    # The only thread there is, and so the only place for a message.
+    worker = dramatiq.Worker(redis_broker, worker_threads=1, worker_timeout=50)
+    worker.start()
+    try:
+        for word in ("first", "second", "third"):
+            redis_broker.enqueue(message(word))
+        eventually(lambda: len(heard) == 3, "all are run")
+    finally:
+        worker.stop()
+    assert heard == ["first", "second", "third"]
+    assert not errors
 
 
 @pytest.mark.anywhere

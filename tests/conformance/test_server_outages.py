@@ -232,11 +232,13 @@ def enqueue_all(operations: list[Any], pair: Pair, **options: Any) -> list[Any]:
     return tickets
 
 
-def enqueue_stranger(pair: Pair, **options: Any) -> Any:
+def enqueue_stranger(pair: Pair, at: datetime) -> Any:
     """Enqueue an operation of a class that nobody has."""
     with Session(pair.engine) as session:
-        ticket = Mark(number=1001).async_(session=session, **options).call()
-        session.execute(sa.update(records).where(records.c.id == ticket.id).values(name="mortals.Gone"))
+        # Far away at first: the message of one that is due by now would go with the commit, under the name it had.
+        ticket = Mark(number=1001).async_(session=session, in_=3600).call()
+        named = {"name": "mortals.Gone", "scheduled_at": at}
+        session.execute(sa.update(records).where(records.c.id == ticket.id).values(named))
         session.commit()
     return ticket
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -20,9 +22,12 @@ from market import Count
 import dexpy
 from dexpy.background.claims import Claims
 from dexpy.foundation.clock import clock
+from dexpy.recording import steps
 from dexpy.recording.database import Database
+from dexpy.recording.expiry import expire_if_late
 from dexpy.recording.messages import claimable, messages, most_urgent
 from dexpy.recording.tables import records
+from dexpy.recording.transitions import apply, is_applied
 from dexpy.runtime import install
 
 FEW, MANY = 20, 3000
@@ -72,6 +77,33 @@ class Effort:
         """Since the last time."""
         found, self.total = self.total, 0
         return found
+
+
+BY_KEY = {"sqlite": "autoindex_operation_records_1 (id=?)", "postgresql": "using operation_records_pkey"}
+
+
+@contextmanager
+def ways(engine: sa.Engine) -> Generator[list[tuple[str, bool]]]:
+    """The statements of an engine, each with whether its rows are found by their keys, as the planner tells."""
+    found: list[tuple[str, bool]] = []
+
+    def look(connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        kind = connection.dialect.name
+        with contextlib.closing(connection.connection.driver_connection.cursor()) as own:
+            own.execute(f"EXPLAIN {'QUERY PLAN ' if kind == 'sqlite' else ''}{statement}", parameters)
+            lines = own.fetchall()
+            if kind in BY_KEY:
+                reads = [str(line[-1]) for line in lines if re.search(r"SCAN|SEARCH|Scan", str(line[-1]))]
+                found.append((statement, bool(reads) and all(BY_KEY[kind] in read for read in reads)))
+            else:
+                key = [column[0] for column in own.description].index("key")
+                # A row that is read before there is a plan, by its key, and is not as it should be.
+                is_seen = [line[key] == "PRIMARY" or "after reading const tables" in str(line[-1]) for line in lines]
+                found.append((statement, all(is_seen)))
+
+    sa.event.listen(engine, "before_cursor_execute", look)
+    yield found
+    sa.event.remove(engine, "before_cursor_execute", look)
 
 
 def analyze(engine: sa.Engine, table: sa.Table) -> None:
@@ -211,8 +243,8 @@ class Desk:
     def send(self, priority: int = 0) -> str:
         return Count(number=0).async_(priority=priority).call().id
 
-    def wait(self, count: int, **values: Any) -> None:
-        """Have so many rows wait besides."""
+    def wait(self, count: int, *, noticed: bool = True, **values: Any) -> None:
+        """Have so many rows wait besides; the planner is told, or has not noticed yet."""
         with self.engine.begin() as connection:
             model = dict(connection.execute(sa.select(records).limit(1)).one()._mapping)
             given = {**model, "priority": 0, "status": "pending", "scheduled_at": None, "enqueued_at": clock.now()}
@@ -220,7 +252,8 @@ class Desk:
                 values = {**values, "scheduled_at": clock.now() + values["scheduled_at"]}
             rows = [{**given, **values, "id": f"op_{os.urandom(12).hex()}"} for _ in range(count)]
             connection.execute(sa.insert(records), rows)
-        analyze(self.engine, records)
+        if noticed:
+            analyze(self.engine, records)
 
     @contextmanager
     def delivered(self, id: str) -> Generator[str | None]:
@@ -270,6 +303,30 @@ def test_what_is_more_urgent_is_found_without_a_walk(desk: Desk, name: str) -> N
 
     assert all(few)
     assert all(after <= before * FACTOR for before, after in zip(few, many, strict=True)), (few, many)
+
+
+@everywhere
+@pytest.mark.parametrize("planner", ["knows nothing", "knows what was"])
+def test_a_row_that_is_named_is_found_by_its_key_whatever_the_planner_believes(desk: Desk, planner: str) -> None:
+    one, other = desk.send(), desk.send()
+    if planner == "knows what was":
+        desk.wait(MANY, status="done", completed_at=clock.now())
+    # As a queue that has filled up just now.
+    desk.wait(MANY, noticed=False)
+
+    with ways(desk.engine) as found, desk.engine.begin() as connection:
+        claimed = apply(connection, "claim", one, claimed_by="this")
+        assert claimed is not None
+        assert steps.holds_claim(connection, one, claimed.claim_token)
+        assert is_applied(connection, "succeed", one, claim_token=claimed.claim_token, result=None)
+        assert not expire_if_late(connection, other)
+        assert is_applied(connection, "owe", other)
+        assert apply(connection, "cancel", other, error=None, failure="cancelled", error_message="", error_details=None)
+        ended = apply(connection, "revive", other, sent=False)
+        assert ended is not None
+
+    assert len(found) >= 7
+    assert [statement for statement, is_by_key in found if not is_by_key] == []
 
 
 @everywhere

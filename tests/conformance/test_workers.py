@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import time
 from collections import Counter as Counted
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,21 @@ def test_what_nobody_knows_in_time_is_parked_and_can_be_retried(own_pair: Pair) 
     old.stop()
     ticket.retry()
     assert ticket.result(WAIT_S, LOOK_S) == "wave 1"
+
+
+@on("postgresql+redis", "mariadb+rabbitmq")
+def test_what_nobody_knows_waits_in_the_database_and_is_not_taken_for_lost(own_pair: Pair) -> None:
+    own_pair.variables = {"DEXPY_RESCUE_WITHIN": "5"}
+    worker = own_pair.start()
+    tickets = [Wave(number=number).async_().call() for number in range(3)]
+    kept = sa.select(sa.func.count()).select_from(messages)
+    eventually(lambda: own_pair.sql(kept) == [(3,)], "each has been looked at", WAIT_S, worker.output)
+
+    # What was lost is sent again after two and a half seconds.
+    time.sleep(7)
+
+    assert [own_pair.row(ticket.id)["send_count"] for ticket in tickets] == [1, 1, 1]
+    assert own_pair.sql(kept) == [(3,)]
 
 
 def test_a_message_of_a_later_form_waits_and_is_parked_like_an_unknown_class(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from dexpy import (
     RecordNotFound,
     Ref,
     ResultNotStored,
+    Retry,
     RolledBack,
     SensitiveInTransit,
     guard,
@@ -1130,6 +1131,35 @@ def test_a_default_that_fails_in_the_worker_ends_the_row(test: Isolated, caplog:
     assert f"crashed operation={__name__}.BadDefault run={ticket.id}" in caplog.text
 
 
+class Verbose(Operation):
+    retry_on = (Retry(ConnectionError, attempts=2, wait=0),)
+    broken: bool = False
+
+    def perform(self) -> None:
+        raise ValueError("unspeakable") if self.broken else ConnectionError("unspeakable")
+
+
+@pytest.mark.parametrize(("broken", "attempted"), [(True, 1), (False, 2)])
+def test_a_failure_that_the_database_does_not_take_as_it_is_ends_the_run_in_few_words(
+    test: Isolated, caplog: pytest.LogCaptureFixture, broken: bool, attempted: int
+) -> None:
+    ticket = Verbose(broken=broken).async_().call()
+    sql(
+        test,
+        "CREATE TRIGGER picky BEFORE UPDATE ON operation_records WHEN NEW.error_message LIKE '%unspeakable%' "
+        "BEGIN SELECT RAISE(ABORT, 'no such words'); END",
+    )
+    for _ in range(attempted):
+        test.run_pending()
+
+    stored = row(test, ticket.id)
+    assert (stored["status"], stored["failure"], stored["num_attempts"]) == ("failed", "crash", attempted)
+    assert stored["error"] == ("ValueError" if broken else "ConnectionError")
+    assert "see the worker's log" in stored["error_message"]
+    assert len(attempts(test, ticket.id)) == attempted
+    assert caplog.text.count("end.not_written") == attempted
+
+
 # -------------------------------------------------------------------------------------------------- unknown class
 
 
@@ -1175,6 +1205,25 @@ def test_an_unknown_class_of_a_direct_job_is_put_back_with_its_params(test: Isol
     assert ran == [7]
 
 
+def test_a_direct_job_of_a_class_that_nobody_gets_to_know_in_a_day_is_dead(
+    test: Isolated, caplog: pytest.LogCaptureFixture
+) -> None:
+    Untraceable(what=7).async_().call()
+    sql(test, "UPDATE dexpy_messages SET payload = replace(payload, '.Untraceable', '.Gone')")
+
+    for hours in range(23):
+        test.advance(3600)
+        test.run_pending()
+        assert len(messages(test)) == 1, f"looked at for {hours} hours"
+    assert "dead=True" not in caplog.text
+    for _ in range(2):
+        test.advance(3600)
+        test.run_pending()
+
+    assert messages(test) == [], "nobody looks at it any more"
+    assert "dead=True" in caplog.text
+
+
 def test_a_message_makes_a_worker_run_nothing_that_is_not_declared(test: Isolated) -> None:
     Note().async_().call()
     sql(test, f"UPDATE dexpy_messages SET payload = replace(payload, '{__name__}.Note', 'os.system')")
@@ -1196,6 +1245,19 @@ def test_an_alias_finds_the_class_by_its_earlier_name(test: Isolated) -> None:
     test.run_pending()
     assert ticket.result(WAIT_S) == 5
     assert records.where(operation=Renamed).count() == 1
+
+
+class Doubled(Note):
+    def perform(self) -> int:
+        return 2 * super().perform()
+
+
+def test_a_row_that_was_given_another_name_since_is_run_by_that(test: Isolated) -> None:
+    ticket = Note(what=5).async_().call()
+    sql(test, f"UPDATE operation_records SET name = '{__name__}.Doubled'")
+
+    test.run_pending()
+    assert ticket.result(WAIT_S) == 10
 
 
 # ---------------------------------------------------------------------------------------------------- direct jobs

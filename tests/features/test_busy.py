@@ -11,8 +11,9 @@ import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from dexpy import DatabaseBusy, DatabaseUnavailable, Operation, prop
-from dexpy.recording import sqlite
+from dexpy import DatabaseBusy, DatabaseUnavailable, Once, Operation, enqueue_all, prop
+from dexpy.background import heart
+from dexpy.recording import keys, sqlite
 from dexpy.testing import Isolated
 
 from .shop import Shop
@@ -80,17 +81,62 @@ def test_what_cannot_be_written_is_told_in_one_error_and_can_be_tried_again(
     assert rows(test) != before
 
 
+@pytest.mark.parametrize(
+    "send",
+    [
+        lambda session: Open(token=SECRET).async_(session=session).call(),
+        lambda session: enqueue_all([Open(token=SECRET), Open(token=SECRET)], session=session),
+    ],
+    ids=["one", "many"],
+)
 def test_an_insert_that_fails_in_a_session_of_the_application_shows_no_secret(
-    test: Isolated, ticket: Any, writer: sqlite3.Connection
+    test: Isolated, ticket: Any, writer: sqlite3.Connection, send: Callable[[Session], Any]
 ) -> None:
     path = test.runtime.store.database.path
     engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 0.2})
     with Session(engine) as session, pytest.raises(OperationalError) as told:
-        Open(token=SECRET).async_(session=session).call()
+        send(session)
     engine.dispose()
 
     assert "database is locked" in str(told.value)
     assert SECRET not in str(told.value)
+
+
+class Charge(Operation, name="busy.charge"):
+    """Fails the first time, while somebody else has begun to write and goes on with it."""
+
+    order: int
+    once = Once("order", wait=20)
+
+    def perform(self) -> int:
+        if interruptions:
+            interruptions.pop()()
+            raise ConnectionError("down")
+        return 7
+
+
+interruptions: list[Callable[[], Any]] = []
+
+
+def test_a_key_that_cannot_be_freed_at_once_is_freed_when_the_database_is_back(
+    test: Isolated, ticket: Any, writer: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heart, "SQLITE_BEAT_EVERY_S", 0.05)
+    # What a connection gets back after an insert with a key.
+    monkeypatch.setattr(keys, "BUSY_TIMEOUT_S", 0.2)
+    writer.execute("ROLLBACK")
+    interruptions.append(lambda: writer.execute("BEGIN IMMEDIATE"))
+
+    with pytest.raises(ConnectionError):
+        Charge(order=1).call()
+    (left,) = [row for row in rows(test) if row["name"] == "busy.charge"]
+    assert left["status"] == "running", "nobody could write that it has ended"
+    writer.execute("ROLLBACK")
+
+    # Waits for whoever has the key, which is this very process: it lives, so nobody else would free it.
+    assert Charge(order=1).call() == 7
+    shown = [(row["status"], row["error"]) for row in rows(test) if row["name"] == "busy.charge"]
+    assert sorted(shown) == [("done", None), ("failed", "ConnectionError")]
 
 
 def test_a_call_that_is_only_recorded_is_not_broken_by_it(

@@ -45,6 +45,7 @@ from dexpy import (
 )
 from dexpy.background import watch
 from dexpy.background.relay import Relay
+from dexpy.recording import signals
 from dexpy.testing import Isolated
 
 from .ledger import Entry, lines
@@ -86,11 +87,11 @@ def _fresh() -> Generator[None]:
 
 
 @contextmanager
-def serving(test: Isolated, threads: int = 2) -> Generator[dramatiq.Worker]:
-    """A worker in this process."""
+def serving(test: Isolated, threads: int = 2, queues: set[str] | None = None) -> Generator[dramatiq.Worker]:
+    """A worker in this process, of all queues or of some."""
     test.runtime.dispatcher.prepare()
     test.runtime.broker.declare_queue("default")
-    worker = dramatiq.Worker(test.runtime.broker, worker_threads=threads, worker_timeout=50)
+    worker = dramatiq.Worker(test.runtime.broker, queues=queues, worker_threads=threads, worker_timeout=50)
     worker.start()
     try:
         yield worker
@@ -143,9 +144,9 @@ class Linger(Operation):
     timeout = 0.2
 
     def perform(self) -> None:
-        self.session.add(Entry(text=self.text))
-        self.session.flush()
         try:
+            self.session.add(Entry(text=self.text))
+            self.session.flush()
             sleep_in_slices()
         except TimedOut:
             noted.append("told")
@@ -179,8 +180,8 @@ class LingerAsync(Operation):
             session.add(Entry(text="lingered"))
             session.flush()
 
-        await self.in_session(write)
         try:
+            await self.in_session(write)
             await asyncio.sleep(LONG_S)
         except asyncio.CancelledError:
             noted.append("told")
@@ -374,6 +375,45 @@ def test_a_stuck_run_with_a_rule_is_run_again_beside_it(shop: Shop, monkeypatch:
 
         assert ended(ticket) == ("done", None)
         assert not sign("release").is_set()
+    assert lines(shop) == []
+
+
+class StickWithTheLock(Stick):
+    """Holds SQLite's one write lock while it sticks: its end cannot be written before it lets go."""
+
+    def perform(self) -> None:
+        wait_for("waiting")
+        self.session.add(Entry(text="a zombie was here"))
+        self.session.flush()
+        signs["release"].wait()
+
+
+class WaitToBeTold(Operation):
+    timeout = 2.0
+
+    def perform(self) -> None:
+        sign("waiting").set()
+        try:
+            sleep_in_slices()
+        except TimedOut:
+            sign("told").set()
+            raise
+
+
+def test_a_stuck_run_whose_end_cannot_be_written_keeps_no_other_run_from_being_told(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(watch, "HARD_AFTER_S", 0.3)
+    sign("release")
+    with serving(shop.test):
+        # Claimed by now, both of them, for nobody can write while the lock is held.
+        tickets = [WaitToBeTold().async_().call(), StickWithTheLock().async_().call()]
+
+        wait_for("told")
+
+        assert any("run.stuck" in line and tickets[1].id in line for line in caplog.messages)
+        sign("release").set()
+        assert [ended(ticket) for ticket in tickets] == [("failed", "timeout")] * 2
     assert lines(shop) == []
 
 
@@ -655,6 +695,69 @@ def test_a_run_that_is_called_off_while_its_worker_stops_does_not_come_back(shop
         assert failures(shop.test, ticket) == ["cancelled"]
 
 
+class FailUnaware(Operation):
+    """Is called off without seeing it, and fails in a way that a rule has run again."""
+
+    retry_on = (Retry(ValueError, attempts=3, wait=3600),)
+
+    def perform(self) -> None:
+        Ticket.get(self.run_id).cancel()
+        raise ValueError
+
+
+def test_a_run_that_fails_before_it_sees_that_it_was_called_off_does_not_wait_for_another_attempt(shop: Shop) -> None:
+    ticket = FailUnaware().async_().call()
+
+    shop.test.run_pending()
+
+    assert (ticket.reload().status, ticket.failure) == ("expired", "cancelled")
+
+
+class PerformAnother(Operation):
+    """Performs what waits, and goes on after it."""
+
+    other: str
+
+    def perform(self) -> None:
+        noted.append(Ticket.get(self.other).perform())
+        sign("running").set()
+        while not sign("over").wait(0.005):
+            self.check_cancelled()
+
+
+@pytest.fixture
+def performing(shop: Shop) -> Generator[tuple[dramatiq.Worker, Ticket[None]]]:
+    """A worker with one thread, and a run on it that has just performed another one."""
+    # Of a queue that the worker does not serve, so that it waits for whoever performs it.
+    other = Note(text="by hand").async_(queue="elsewhere").call()
+    with serving(shop.test, threads=1, queues={"default"}) as worker:
+        ticket = PerformAnother(other=other.id).async_().call()
+        wait_for("running")
+        assert (other.reload().status, noted) == ("done", ["by hand", True])
+        yield worker, ticket
+
+
+def test_a_run_that_has_performed_another_one_can_still_be_called_off(
+    performing: tuple[dramatiq.Worker, Ticket[None]],
+) -> None:
+    _, ticket = performing
+
+    ticket.cancel()
+
+    assert ended(ticket) == ("expired", "cancelled")
+
+
+def test_a_run_that_has_performed_another_one_is_given_back_when_its_worker_ends(
+    shop: Shop, performing: tuple[dramatiq.Worker, Ticket[None]]
+) -> None:
+    worker, ticket = performing
+
+    worker.stop(timeout=100)
+
+    stored = row(shop.test, ticket.id)
+    assert (stored["status"], stored["num_attempts"]) == ("pending", 0)
+
+
 def test_a_request_that_an_attempt_has_just_missed_ends_the_next_one(shop: Shop) -> None:
     ticket = Recorded().async_().call()
     with shop.test.runtime.store.begin() as connection:
@@ -668,6 +771,17 @@ def test_a_request_that_an_attempt_has_just_missed_ends_the_next_one(shop: Shop)
 
     assert ended(ticket) == ("expired", "cancelled")
     assert noted == []
+
+
+def test_a_request_to_a_run_that_waits_for_its_next_attempt_outlives_the_tidying_up(test: Isolated) -> None:
+    waits, over = Recorded().async_().call(), Recorded().async_().call().cancel()
+    with test.runtime.store.begin() as connection:
+        for ticket in (waits, over):
+            signals.request_cancel(connection, ticket.id)
+
+    with test.runtime.store.begin() as connection:
+        assert signals.forget_ended(connection) == 1
+        assert signals.cancelled_among(connection, [waits.id, over.id]) == {waits.id}
 
 
 def test_check_cancelled_is_for_runs_and_lets_a_call_pass(test: Isolated) -> None:
@@ -733,6 +847,20 @@ def test_what_another_broker_did_not_take_is_sent_where_the_database_carries_the
 
     assert [ran.id for ran in test.run_pending()] == [ticket.id]
     assert ticket.reload().done
+
+
+def test_a_message_is_owed_from_the_moment_at_which_its_record_is_due(test: Isolated) -> None:
+    """A worker in a burst waits for what is owed, and must not wait for what is scheduled."""
+    Note().async_(in_=60).call()
+    with test.runtime.store.begin() as connection:
+        connection.execute(sa.text("UPDATE operation_records SET enqueued_at = NULL"))
+    assert not test.runtime.store.owes(None)
+
+    test.advance(61)
+
+    assert test.runtime.store.owes(None)
+    assert test.runtime.store.owes(["default"])
+    assert not test.runtime.store.owes(["other"])
 
 
 @pytest.mark.parametrize(

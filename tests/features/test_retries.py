@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 import dexpy
 from dexpy import DeclarationError, Err, Error, Ok, Operation, Record, Ref, Reset, Retry, guard, prop, records
@@ -487,11 +488,13 @@ def test_a_business_error_is_not_retried_by_a_rule_for_exceptions(test: Isolated
 
 
 def test_a_business_error_is_retried_by_a_rule_that_names_its_code(test: Isolated) -> None:
-    script[:] = [Error("busy", "Later")] * 2
+    script[:] = [Error("busy", "Later", details={"until": 7})] * 2
 
     healed = Broke().async_().call()
     assert run_out(test) == [pytest.approx(5, abs=0.1)] * 2
-    assert row(test, healed.id)["status"] == "done"
+    stored = row(test, healed.id)
+    assert stored["status"] == "done"
+    assert [stored[column] for column in ("error", "failure", "error_message", "error_details")] == [None] * 4
 
     script[:] = [Error("busy", "Later")] * 9
     failed = Broke().async_().call()
@@ -713,3 +716,76 @@ def test_no_attempt_keeps_a_secret(test: Isolated, caplog: pytest.LogCaptureFixt
     assert len(attempts(test, ticket.id)) == 2
     for told in (str(attempts(test, ticket.id)), str(records.attempts(ticket.id)), caplog.text):
         assert "hunter2" not in told
+
+
+# ----------------------------------------------------------------------- what a database says, where no rule names it
+
+
+class Conflict(Exception):
+    """What a driver says when a transaction has to give way to another one."""
+
+    sqlstate = "40001"
+
+
+def conflict() -> sa.exc.OperationalError:
+    return sa.exc.OperationalError("UPDATE", {}, Conflict())
+
+
+class Outside(Scripted):
+    """Has effects of its own, which no rollback takes back."""
+
+    transaction = False
+
+
+def test_a_run_whose_transaction_gives_way_begins_anew_in_the_same_attempt(test: Isolated) -> None:
+    script[:] = [conflict()]
+
+    ticket = NoRule().async_().call()
+    test.run_pending()
+
+    assert ran == [ticket.id] * 2
+    assert (row(test, ticket.id)["status"], row(test, ticket.id)["num_attempts"]) == ("done", 1)
+    assert attempts(test, ticket.id) == []
+
+
+def test_a_run_without_a_transaction_around_it_is_not_begun_anew_unless_that_counts_as_an_attempt(
+    test: Isolated,
+) -> None:
+    script[:] = [conflict()]
+
+    ticket = Outside().async_().call()
+    test.run_pending()
+
+    assert ran == [ticket.id], "what it did before may not have been undone"
+    assert (row(test, ticket.id)["status"], row(test, ticket.id)["num_attempts"]) == ("pending", 1)
+    assert len(attempts(test, ticket.id)) == 1
+    run_out(test)
+    assert (row(test, ticket.id)["status"], row(test, ticket.id)["num_attempts"]) == ("done", 2)
+
+
+def away(*, cut: bool) -> sa.exc.OperationalError:
+    """What is said of a database that is away, before anything was said to it or in the middle."""
+    return sa.exc.OperationalError("BEGIN", {}, Exception("database is locked"), connection_invalidated=cut)
+
+
+class Direct(Scripted):
+    record = False
+
+
+def test_a_direct_run_that_never_reached_the_database_is_sent_again(test: Isolated) -> None:
+    script[:] = [away(cut=False)] * 2
+
+    Direct().async_().call()
+    waits = run_out(test)
+
+    assert len(ran) == 3
+    assert len(waits) == 2
+
+
+def test_a_direct_run_whose_connection_was_cut_may_have_committed_and_is_not_run_twice(test: Isolated) -> None:
+    script[:] = [away(cut=True)]
+
+    Direct().async_().call()
+
+    assert run_out(test) == []
+    assert len(ran) == 1

@@ -52,6 +52,29 @@ def test_a_relay_runs_until_it_is_told_to_stop(shop: Shop, number: int) -> None:
     assert relay.ended() == 0, relay.output()
 
 
+def test_what_somebody_deleted_from_the_queue_is_sent_again_and_nothing_else(shop: Shop) -> None:
+    kept = SendWelcomeEmail(user_id=1).async_().call()
+    due_later = SendWelcomeEmail(user_id=2).async_(in_=1).call()
+    (last,) = shop.sql("SELECT max(id) FROM dexpy_messages")[0]
+    lost = [SendWelcomeEmail(user_id=number).async_().call() for number in (3, 4)]
+    with sqlite3.connect(shop.file, timeout=30) as connection:
+        connection.execute("DELETE FROM dexpy_messages WHERE id > ?", (last,))
+    connection.close()
+
+    def look() -> str:
+        return shop.dexpy("relay", "--once", "shop", DEXPY_RESCUE_WITHIN="5").stdout
+
+    eventually(lambda: look().startswith("0 sent, 2 sent again,"), "both are", 10)
+    assert look().startswith("0 sent, 0 sent again,")
+    assert len(shop.sql("SELECT 1 FROM dexpy_messages")) == 4
+
+    shop.start("--burst")
+    for ticket in (kept, due_later, *lost):
+        shop.becomes(ticket.id, "done")
+    counted = shop.sql("SELECT send_count, num_attempts FROM operation_records ORDER BY created_at")
+    assert list(map(tuple, counted)) == [(1, 1), (1, 1), (2, 1), (2, 1)]
+
+
 def test_a_relay_without_records_says_what_is_missing(shop: Shop) -> None:
     ended = shop.dexpy("relay", "--once", DEXPY_DATABASE="", DEXPY_BROKER="redis://127.0.0.1:1/0")
 

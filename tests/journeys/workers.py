@@ -7,6 +7,7 @@ Each process of a run of tests has its own mark: what another one started is no 
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -19,6 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from nursery import CAN_FORK, Born, Nursery
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 MARK = "JOURNEY_OF"
@@ -28,6 +31,8 @@ START_S = 30.0
 TIED = [found, "--pdeathsig", "KILL"] if (found := shutil.which("setpriv")) else []
 STARTED = re.compile(r"worker\.started pid=(\d+)")
 SECRET_FREE = {name: value for name, value in os.environ.items() if not name.startswith("DEXPY_")}
+
+_nursery = Nursery(MARK)
 
 T = TypeVar("T")
 
@@ -63,7 +68,7 @@ def marked() -> set[int]:
     """The living processes that carry the mark of this process of the tests."""
     found: set[int] = set()
     for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+        if not entry.name.isdigit() or int(entry.name) in (os.getpid(), _nursery.pid):
             continue
         try:
             environment = (entry / "environ").read_bytes()
@@ -74,6 +79,14 @@ def marked() -> set[int]:
     return found
 
 
+def is_warm(command: list[str]) -> bool:
+    """Whether a command can be born by a fork: what is dexpy's or the tests' own, and not another program."""
+    python, *arguments = command
+    is_ours = arguments[:2] == ["-m", "dexpy"] or arguments[0].endswith(".py")
+    return CAN_FORK and python == sys.executable and is_ours
+
+
+_numbers = itertools.count()
 _open: list[Shop] = []
 """The shops whose workers may live."""
 
@@ -133,6 +146,16 @@ class Shop:
     def run(self, command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
         given = self.environment | environment
+        # What a test says of the environment may be about the start of Python itself: a module that is missing, say.
+        if is_warm(command) and not environment:
+            number = next(_numbers)
+            said, errors = (self.folder / f"command-{number}.{kind}" for kind in ("out", "err"))
+            born = _nursery.bear(command[1:], self.folder, given, said, errors)
+            try:
+                status = born.wait(60)
+            finally:
+                born.send_signal(signal.SIGKILL)
+            return subprocess.CompletedProcess(command, status, said.read_text(), errors.read_text())
         return subprocess.run(
             command, cwd=self.folder, env=given, capture_output=True, text=True, timeout=60, check=False
         )  # fmt: skip
@@ -195,9 +218,14 @@ class Worker:
         self.shop = shop
         self.command = command
         self._log = shop.folder / f"worker-{len(shop.workers)}.log"
+        self.process = self._begin()
+
+    def _begin(self) -> Born | subprocess.Popen[bytes]:
+        if is_warm(self.command):
+            return _nursery.bear(self.command[1:], self.shop.folder, self.shop.environment, self._log)
         with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [*TIED, *self.command], cwd=shop.folder, env=shop.environment,
+            return subprocess.Popen(
+                [*TIED, *self.command], cwd=self.shop.folder, env=self.shop.environment,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
 

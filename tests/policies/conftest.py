@@ -31,8 +31,9 @@ DATABASES = [
 PAIRS = [
     pytest.param("sqlite+sql"),
     pytest.param("postgresql+redis", marks=pytest.mark.servers),
-    # The third time with real workers, and the longest: not at every change.
+    # Once more with real workers, and the longest: not at every change.
     pytest.param("mariadb+sql", marks=[pytest.mark.servers, pytest.mark.wide]),
+    pytest.param("postgresql+rabbitmq", marks=[pytest.mark.servers, pytest.mark.wide]),
 ]
 
 

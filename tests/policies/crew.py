@@ -23,6 +23,7 @@ ON_SERVERS = pytest.mark.parametrize(
     [
         pytest.param("postgresql+redis", marks=pytest.mark.servers),
         pytest.param("mariadb+sql", marks=[pytest.mark.servers, pytest.mark.wide]),
+        pytest.param("postgresql+rabbitmq", marks=[pytest.mark.servers, pytest.mark.wide]),
     ],
     indirect=True,
 )

@@ -16,6 +16,7 @@ from workers import eventually
 from dexpy import Async, Concurrency, DeclarationError, Operation, Record, Retry, Ticket, configure, records
 from dexpy.background.limits import Limits
 from dexpy.recording import slots
+from dexpy.recording.metadata import after
 from dexpy.recording.store import Store
 from dexpy.recording.tables import gates
 from dexpy.recording.tables import records as table
@@ -179,10 +180,15 @@ def test_a_slot_is_free_again_however_its_run_has_ended(test: Isolated) -> None:
 def test_a_run_that_waits_for_its_next_attempt_holds_no_slot(test: Isolated) -> None:
     one = Retried(number=1).async_().call()
     two = Retried(number=2).async_().call()
-    inside.append(test.run_pending)
-    test.run_pending()
-    assert (one.reload().status, two.reload().status) == ("pending", "done")
-    eventually(lambda: test.run_pending() and one.reload().done, "its wait is over")
+    while_two_runs: list[str] = []
+    inside[:] = [lambda: while_two_runs.append(one.reload().status), test.run_pending]
+
+    def both_are_done() -> bool:
+        test.run_pending()
+        return one.reload().done and two.reload().done
+
+    eventually(both_are_done, "its wait is over")
+    assert while_two_runs == ["pending"]
     assert began == [1, 2, 1]
 
 
@@ -324,6 +330,41 @@ def test_the_relay_finds_slots_that_are_free_although_somebody_waits(test: Isola
     test.run_pending()
     assert began == [1, 2, 3]
     assert {one.reload().status, two.reload().status, three.reload().status} == {"done"}
+
+
+def test_the_relay_finds_the_free_slots_of_every_key(test: Isolated) -> None:
+    for account in (1, 2, 3):
+        sent(10 * account, 10 * account + 1, account=account)
+    wait = {"blocked_key": table.c.concurrency_key, "enqueued_at": None, "scheduled_at": None}
+    with test.runtime.store.begin() as connection:
+        connection.execute(sa.update(table).values(wait))
+        connection.execute(sa.text("DELETE FROM dexpy_messages"))
+
+    assert mend(test) == 3
+    test.run_pending()
+
+    assert sorted(began) == [10, 11, 20, 21, 30, 31]
+
+
+def test_a_message_that_nobody_takes_keeps_a_free_slot_from_the_others_for_a_while_and_no_longer(
+    test: Isolated,
+) -> None:
+    one, two = sent(1, 2)
+    wait = {"blocked_key": table.c.concurrency_key, "enqueued_at": None, "scheduled_at": None}
+    with test.runtime.store.begin() as connection:
+        connection.execute(sa.update(table).values(wait))
+        connection.execute(sa.text("DELETE FROM dexpy_messages"))
+    assert (mend(test), mend(test)) == (1, 0)
+    with test.runtime.store.begin() as connection:
+        # What was sent to the first one was lost on its way, or lies in a queue that nobody serves.
+        connection.execute(sa.text("DELETE FROM dexpy_messages"))
+        sent_at = sa.update(table).where(table.c.id == one.id).values(enqueued_at=after(-slots.MESSAGE_S - 1))
+        connection.execute(sent_at)
+
+    assert mend(test) == 1
+    test.run_pending()
+
+    assert two.reload().status == "done"
 
 
 def test_nobody_looks_at_a_row_that_waits_for_a_slot(test: Isolated) -> None:

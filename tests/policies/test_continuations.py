@@ -28,7 +28,10 @@ from dexpy import (
     records,
 )
 from dexpy.execution.call import current
+from dexpy.recording.steps import holds_claim
+from dexpy.recording.tables import records as records_table
 from dexpy.recording.tables import steps as steps_table
+from dexpy.recording.transitions import apply
 from dexpy.testing import Isolated, isolated
 
 AGAIN = (Retry(ConnectionError, attempts=5, wait=0),)
@@ -382,6 +385,58 @@ def test_a_loop_over_nothing_is_finished_at_once(test: Isolated) -> None:
     ]
 
 
+TAKEN: dict[str, dict[str, Any]] = {
+    "by another worker": {"claim_token": records_table.c.claim_token + 1, "claimed_by": "other:1:x"},
+    "as lost": {"status": "failed", "claimed_by": None},
+}
+
+
+class Robbed(Stepwise):
+    """Is taken from its worker while that is in a step."""
+
+    how: str
+
+    def perform(self) -> None:
+        self.step(self.work)
+
+    def work(self) -> None:
+        taken = sa.update(records_table).where(records_table.c.id == self.run_id).values(TAKEN[self.how])
+        engine = sa.create_engine(dexpy.current_runtime().store.database.url, poolclass=sa.NullPool)
+        with engine.begin() as connection:
+            connection.execute(taken)
+        self.note("too late")
+
+
+@pytest.mark.parametrize("how", TAKEN)
+def test_a_step_of_a_run_that_was_taken_away_meanwhile_commits_nothing(
+    test: Isolated, lines: Callable[[], list[str]], how: str
+) -> None:
+    ticket = Robbed(how=how).async_().call()
+    test.run_pending()
+
+    assert lines() == []
+    assert records.steps(ticket.id) == []
+    assert ticket.reload().status == TAKEN[how].get("status", "running"), "as the other one has left it"
+
+
+def test_a_claim_that_a_step_relies_on_is_taken_away_by_nobody_before_its_commit(
+    test: Isolated, engine: sa.Engine
+) -> None:
+    ticket = Journey().async_().call()
+    with test.runtime.store.begin() as connection:
+        row = apply(connection, "claim", ticket.id, claimed_by="host:1:x")
+    assert row is not None
+    patience = {"sqlite": "PRAGMA busy_timeout = 0", "postgresql": "SET lock_timeout = 100"}
+
+    with test.runtime.store.begin() as connection:
+        assert holds_claim(connection, ticket.id, row.claim_token)
+        with pytest.raises(sa.exc.OperationalError), engine.begin() as other:
+            other.exec_driver_sql(patience.get(engine.dialect.name, "SET innodb_lock_wait_timeout = 1"))
+            other.execute(sa.update(records_table).values(TAKEN["by another worker"]))
+
+    assert test.runtime.store.row(ticket.id).claim_token == row.claim_token
+
+
 class Fresh(Stepwise):
     rung: Ref[Rung] = prop(lock=True)
 
@@ -629,6 +684,21 @@ def test_a_run_whose_worker_is_to_end_is_given_back_between_two_items_and_its_at
     assert (ticket.result(1), ticket.num_attempts) == (3, 1)
     assert lines() == ["first", "number 1", "number 2", "number 3"]
     assert [each.failure for each in records.attempts(ticket.id)] == [None]
+
+
+def test_a_run_that_begins_when_its_worker_is_about_to_end_already_is_given_back_too(
+    test: Isolated, lines: Callable[[], list[str]]
+) -> None:
+    ticket = Stopped(how="interrupt").async_().call()
+    broker: Any = test.runtime.broker
+    message = broker.take()
+    actor = broker.get_actor(message.actor_name)
+    actor.fn.__self__.watch.interrupt()
+
+    actor(*message.args, **message.kwargs)
+
+    assert (ticket.reload().status, ticket.num_attempts) == ("pending", 0)
+    assert (lines(), hooks) == ([], [])
 
 
 # ------------------------------------------------------------------------------------------------ refusals

@@ -13,11 +13,12 @@ import sqlalchemy as sa
 from ladder import Line
 
 import dexpy
-from dexpy import Operation, OptionsError, Retry, Ticket, prop, records
+from dexpy import InvalidTransition, Operation, OptionsError, Retry, Ticket, prop, records
 from dexpy.execution import progress
 from dexpy.recording import signals
 from dexpy.recording.progress import Progress
 from dexpy.recording.tables import signals as signals_table
+from dexpy.recording.transitions import apply
 from dexpy.testing import Isolated
 
 seen: list[Any] = []
@@ -28,6 +29,12 @@ seen: list[Any] = []
 def tables(engine: sa.Engine) -> None:
     ladder.furnish(engine)
     seen.clear()
+
+
+@pytest.fixture(autouse=True)
+def no_time_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two words, as far as progress is concerned, however slow the machine is."""
+    monkeypatch.setattr(progress, "EVERY_S", 3600.0)
 
 
 @pytest.fixture
@@ -217,6 +224,30 @@ def test_a_worker_that_lost_its_claim_says_nothing_any_more(test: Isolated) -> N
     assert ticket.reload().progress.done == 1  # type: ignore[union-attr]
 
 
+def test_a_worker_whose_run_another_one_has_taken_up_does_not_speak_for_that_one(test: Isolated) -> None:
+    said = sa.select(signals_table.c.progress)
+    ticket = Count(upto=1).async_().call()
+    with test.runtime.store.begin() as connection:
+        before = apply(connection, "claim", ticket.id, claimed_by="frozen")
+    assert before is not None
+    lost = {"error": None, "failure": "lost", "error_message": "lost", "error_details": None}
+    with test.runtime.store.begin() as connection:
+        apply(connection, "rescue", ticket.id, claim_token=before.claim_token, wait_s=0, sent=True, **lost)
+    with test.runtime.store.begin() as connection:
+        now = apply(connection, "claim", ticket.id, claimed_by="other")
+    assert now is not None
+
+    with test.runtime.store.begin() as connection:
+        # It runs, but under another claim: neither the first word nor a later one is the thawed worker's.
+        signals.keep_progress(connection, ticket.id, before.claim_token, {"done": 99})
+    assert test.runtime.store.rows(said) == []
+    with test.runtime.store.begin() as connection:
+        signals.keep_progress(connection, ticket.id, now.claim_token, {"done": 1})
+        signals.keep_progress(connection, ticket.id, before.claim_token, {"done": 99})
+
+    assert [row.progress for row in test.runtime.store.rows(said)] == [{"done": 1}]
+
+
 def test_the_last_word_outlives_the_tidying_up_and_goes_with_its_record(test: Isolated, engine: sa.Engine) -> None:
     ticket = Count(upto=1).async_().call()
     test.run_pending()
@@ -231,6 +262,16 @@ def test_the_last_word_outlives_the_tidying_up_and_goes_with_its_record(test: Is
     assert records.prune(older_than=timedelta(0)) == 1
     with engine.connect() as connection:
         assert connection.execute(sa.select(signals_table)).all() == []
+
+
+def test_the_last_word_outlives_a_cancel_that_came_too_late(test: Isolated) -> None:
+    ticket = Count(upto=1).async_().call()
+    test.run_pending()
+
+    with pytest.raises(InvalidTransition):
+        ticket.cancel()
+
+    assert ticket.reload().progress.done == 1  # type: ignore[union-attr]
 
 
 def test_a_call_in_place_has_nothing_to_keep_it_beside(test: Isolated, engine: sa.Engine) -> None:

@@ -8,10 +8,12 @@ import os
 import sys
 from collections.abc import Callable
 
+import sqlalchemy as sa
 from harbour import TellConnection, connection_name
 from sqlalchemy.orm import Session
 
 import dexpy
+from dexpy.recording.tables import worker_sessions
 
 ROUNDS = 10
 
@@ -25,9 +27,14 @@ def use(side: str, first: int) -> None:
         assert ticket.reload().pending
         with Session(dexpy.current_runtime().store.database.engine) as session:
             told.add(connection_name(session.connection()))
-    heart = dexpy.current_runtime().dispatcher.heart
-    assert heart is not None
-    print(json.dumps({"side": side, "connections": sorted(told), "worker": heart.worker_id}), flush=True)
+    runtime = dexpy.current_runtime()
+    # Before this side has a name of its own: what it has opened is nobody else's either.
+    with runtime.store.begin() as connection:
+        noted = connection.execute(sa.select(worker_sessions.c.backend, worker_sessions.c.worker)).all()
+    assert runtime.dispatcher.heart is not None
+    found = {"side": side, "connections": sorted(told), "worker": runtime.dispatcher.heart.worker_id}
+    found["noted"] = [[row.worker, int(row.backend.split("/")[0])] for row in noted]
+    print(json.dumps(found), flush=True)
 
 
 def in_a_child(work: Callable[[], None]) -> int:

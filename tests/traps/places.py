@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import os
 import sqlite3
 import sys
@@ -20,14 +21,14 @@ BEGIN_S = 30.0
 """How long a run may take to begin, after a rescue for one, in seconds: a busy machine is no failure."""
 
 
-class Crates:
+class Crates(abc.ABC):
     """What tests do with `harbour.Unload`, wherever it runs."""
 
     folder: Path
 
+    @abc.abstractmethod
     def tell(self) -> str:
         """More about a failure."""
-        raise NotImplementedError
 
     def unload(self, crate: int) -> dexpy.Ticket[int]:
         """Send one that waits at its gate."""
@@ -53,7 +54,7 @@ class Crates:
         (self.folder / f"gate-{crate}").touch()
 
 
-class Place(Crates, Shop):
+class Place(Shop, Crates):
     """A folder with a database of one's own, whose workers take up soon what was lost.
 
     Args:

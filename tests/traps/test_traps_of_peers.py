@@ -278,7 +278,8 @@ def test_a_worker_whose_clock_is_ahead_takes_the_living_for_dead(place: Place) -
     running = place.row(ticket.id)
 
     # The other one looks but seldom: what is taken up now shows that this one has looked.
-    other = harbour.WhistleElsewhere(number=5).async_().call()
+    # Due late even by the clock that is ahead: nobody is to run it before it is lost.
+    other = harbour.WhistleElsewhere(number=5).async_(in_=86_400).call()
     place.change("UPDATE operation_records SET status = 'running', claimed_by = 'gone', claim_token = 1 WHERE id = ?",
                  other.id)  # fmt: skip
     eventually(lambda: place.row(other.id)["num_lost"], "it takes up what a dead one held", WAIT_S, place.tell)

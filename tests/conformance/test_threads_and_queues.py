@@ -1,0 +1,64 @@
+"""A worker process takes no message that it has no thread for: it would wait while another process idles."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import sqlalchemy as sa
+from market import Count, Greet
+from pairs import Pair
+from workers import eventually
+
+from dexpy import Ticket
+from dexpy.recording.tables import records
+
+WAIT_S = 30.0
+LOOK_S = 0.02
+LONG_S = 6.0
+SOON_S = 2.0
+"""Much less than what runs for long, and more than a busy machine takes to begin what has a thread."""
+EACH = [
+    pytest.param("sqlite+sql", marks=pytest.mark.anywhere),
+    "postgresql+sql",
+    pytest.param("sqlite+redis", marks=pytest.mark.anywhere),
+    "postgresql+redis",
+    "mariadb+rabbitmq",
+]
+
+
+def begun(pair: Pair, tickets: list[Ticket[None]]) -> list[str]:
+    """Who has begun each of these; waits until all are."""
+    ids = [ticket.id for ticket in tickets]
+    running = sa.select(records.c.claimed_by).where(records.c.id.in_(ids), records.c.status == "running")
+    eventually(lambda: len(pair.sql(running)) == len(ids), "all are begun", WAIT_S, pair.tell)
+    return [row[0] for row in pair.sql(running)]
+
+
+@pytest.mark.parametrize("own_pair", EACH, indirect=True)
+def test_nothing_waits_behind_a_long_run_of_another_queue_while_a_process_idles(own_pair: Pair) -> None:
+    own_pair.start("-Q", "default,loud", processes=2, threads=2)
+    long = [Count(number=number, seconds=LONG_S).async_(queue="loud").call() for number in range(3)]
+    # One process has both threads taken, and the other one has one that is free.
+    assert len(set(begun(own_pair, long))) == 2, own_pair.tell()
+
+    for number in range(10):
+        assert Greet(name=str(number)).async_().call().result(SOON_S, LOOK_S) == f"hello {number}"
+    assert [own_pair.row(ticket.id)["status"] for ticket in long] == ["running"] * 3, "they were long enough to tell"
+
+
+@pytest.mark.parametrize("own_pair", EACH, indirect=True)
+def test_a_queue_that_is_never_empty_keeps_no_other_queue_from_its_turn(own_pair: Pair) -> None:
+    own_pair.start("-Q", "default,loud", processes=1, threads=2)
+    # Many, so that there is no moment at which both threads are free.
+    crowd = [Count(number=number, seconds=0.05).async_(queue="loud").call() for number in range(160)]
+    began = time.monotonic()
+
+    for number in range(5):
+        assert Greet(name=str(number)).async_().call().result(SOON_S, LOOK_S) == f"hello {number}"
+    assert time.monotonic() - began < SOON_S, own_pair.tell()
+    left = sa.select(sa.func.count()).where(records.c.status == "pending")
+    assert own_pair.sql(left)[0][0] > 0, "they were many enough to tell"
+    ids = [ticket.id for ticket in crowd]
+    undone = sa.select(records.c.id).where(records.c.id.in_(ids), records.c.status != "done")
+    eventually(lambda: not own_pair.sql(undone), "all of the crowd are done", WAIT_S, own_pair.tell)

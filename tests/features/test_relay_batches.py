@@ -1,0 +1,79 @@
+"""A relay works in batches: a row that cannot be written waits for who mends it, and keeps no other from its turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from dexpy import Async, Operation
+from dexpy.background.relay import Relay
+from dexpy.background.unwritable import BATCH
+from dexpy.testing import Isolated
+
+from .tables import rows, sql
+
+STUBBORN = 7
+"""The priority of rows that a trigger of the application's keeps as they are."""
+
+
+class Note(Operation):
+    async_ = Async(expires_in=60)
+
+    def perform(self) -> None:
+        pass
+
+
+@pytest.fixture
+def relay(test: Isolated) -> Relay:
+    heart = test.runtime.dispatcher.heart
+    assert heart is not None
+    return Relay(test.runtime.dispatcher, heart, test.runtime.pace)
+
+
+def let_expire(test: Isolated) -> None:
+    test.advance(61)
+
+
+def let_their_worker_die(test: Isolated) -> None:
+    sql(
+        test,
+        "UPDATE operation_records SET status = 'running', claimed_by = 'gone:1:x', claim_token = 1, num_attempts = 1, "
+        "started_at = created_at",
+    )
+
+
+@pytest.mark.parametrize("stubborn", [1, BATCH + 1])
+@pytest.mark.parametrize(
+    ("happens", "after", "said"),
+    [(let_expire, "expired", "expiry.failed"), (let_their_worker_die, "pending", "rescue.failed")],
+)
+def test_rows_that_cannot_be_written_keep_no_other_from_its_turn(
+    test: Isolated,
+    relay: Relay,
+    caplog: pytest.LogCaptureFixture,
+    happens: Callable[[Isolated], None],
+    after: str,
+    said: str,
+    stubborn: int,
+) -> None:
+    for _ in range(stubborn):
+        Note().async_(priority=STUBBORN).call()
+    good = [Note().async_().call() for _ in range(3)]
+    happens(test)
+    before = {each["status"] for each in rows(test)}
+    sql(
+        test,
+        f"CREATE TRIGGER stubborn BEFORE UPDATE ON operation_records WHEN OLD.priority = {STUBBORN} "
+        "BEGIN SELECT RAISE(ABORT, 'stays as it is'); END",
+    )
+
+    assert relay.look_after()
+
+    assert [ticket.reload().status for ticket in good] == [after] * 3
+    assert {each["status"] for each in rows(test) if each["priority"] == STUBBORN} == before
+    assert caplog.text.count(said) == stubborn, "each is told once in a look"
+
+    sql(test, "DROP TRIGGER stubborn")
+    assert relay.look_after()
+    assert {each["status"] for each in rows(test)} == {after}

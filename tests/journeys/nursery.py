@@ -1,0 +1,216 @@
+"""Where worker processes of the tests are born: a process that has imported what each of them imports, and forks.
+
+A worker that a test starts is a process of its own, with its own environment, folder, output and signals, and runs the
+command line as ``python -m dexpy`` would. Only the second that it takes to import SQLAlchemy, Dramatiq and the drivers
+is saved, a thousand times over. Nothing but imports happens here before the fork: no thread, no connection, no setting.
+
+The other half, which a run of tests talks to, is `Nursery`; this file is also the program of the process itself.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import gc
+import json
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+CAN_FORK = sys.platform == "linux"
+"""Elsewhere a fork after imports is not safe, and every process is started from nothing."""
+LONGEST = 1 << 20
+"""A request, in bytes: an environment is the most of it."""
+PR_SET_PDEATHSIG = 1
+
+
+class Born:
+    """A process that the nursery has started; as much of `subprocess.Popen` as tests use."""
+
+    def __init__(self, nursery: Nursery, pid: int) -> None:
+        self._nursery = nursery
+        self.pid = pid
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """Its exit status, below zero for a signal; None while it lives."""
+        if self.returncode is None:
+            self.returncode = self._nursery.ask({"pid": self.pid})
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end; raises `subprocess.TimeoutExpired`."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while (status := self.poll()) is None:
+            if deadline is not None and time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
+            time.sleep(0.005)
+        return status
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+class Nursery:
+    """The process that forks, as a run of tests sees it: begun with the first birth, it ends when the tests do.
+
+    Args:
+        mark: Name of an environment variable; the processes that are born have it, with the id of the tests' process.
+    """
+
+    def __init__(self, mark: str) -> None:
+        self.pid: int | None = None
+        self._mark = mark
+        self._line: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+
+    def bear(
+        self, arguments: list[str], folder: Path, environment: dict[str, str], log: Path, errors: Path | None = None
+    ) -> Born:
+        """Start a process.
+
+        Args:
+            arguments: What would come after ``python``: ``-m module ...``, or a script and its arguments.
+            folder: Where it runs.
+            environment: All of it.
+            log: Where its output goes.
+            errors: Where its standard error goes; the same place when left out.
+        """
+        with self._lock:
+            self._begin()
+        outputs = [log, errors or log]
+        for output in outputs:
+            output.touch()
+        asked = {"argv": arguments, "cwd": str(folder), "env": environment, "outputs": [*map(str, outputs)]}
+        pid = self.ask(asked)
+        return Born(self, pid)
+
+    def ask(self, request: dict[str, Any]) -> Any:
+        """Send a request, and return the answer."""
+        assert self._line is not None
+        with self._lock:
+            self._line.send(json.dumps(request).encode())
+            answer = self._line.recv(LONGEST)
+        assert answer, "The process that starts the workers of the tests has ended."
+        return json.loads(answer)
+
+    def _begin(self) -> None:
+        if self._line is not None:
+            return
+        self._line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for end in (self._line, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LONGEST)
+        with theirs:
+            # What a worker may import is said by its own environment, not by this one.
+            environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+            self._process = subprocess.Popen(
+                [sys.executable, __file__, str(theirs.fileno())], env=environment | {self._mark: str(os.getpid())},
+                pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+        self.pid = self._process.pid
+        atexit.register(self._end)
+
+    def _end(self) -> None:
+        assert self._line is not None
+        assert self._process is not None
+        self._line.close()
+        self._process.wait()
+
+
+def die_with(parent: int) -> None:
+    """End when the parent does: whoever kills the tests takes their workers with them."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def come_forth(asked: dict[str, Any]) -> int:
+    """Fork, and return the id of the new process when it is on its own; in that process, 0."""
+    parent = os.getpid()
+    until, ready = os.pipe()
+    if (pid := os.fork()) != 0:
+        os.close(ready)
+        os.read(until, 1)
+        os.close(until)
+        return pid
+    die_with(parent)
+    os.setsid()
+    for number, output in enumerate(asked["outputs"], start=1):
+        # Both may be one file: neither may write over what the other one wrote.
+        file = os.open(output, os.O_WRONLY | os.O_APPEND)
+        os.dup2(file, number)
+        os.close(file)
+    os.chdir(asked["cwd"])
+    os.close(until)
+    os.close(ready)
+    return 0
+
+
+def become(born: dict[str, Any], base: list[str]) -> None:
+    """Run a command, as a fresh interpreter would."""
+    os.environ.clear()
+    os.environ.update(born["env"])
+    if os.environ.get("PYTHONUNBUFFERED"):
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(write_through=True)  # type: ignore[union-attr]
+    given = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    program, *rest = born["argv"]
+    if program == "-m":
+        sys.path[:] = [born["cwd"], *given, *base]
+        sys.argv[:] = rest
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+    else:
+        sys.path[:] = [str(Path(program).parent), *given, *base]
+        sys.argv[:] = [program, *rest]
+        runpy.run_path(program, run_name="__main__")
+
+
+def serve(line: socket.socket) -> None:
+    """Fork when asked, and tell how those ended that were forked."""
+    # Each process has its own folder first instead.
+    base = sys.path[1:]
+    while request := line.recv(LONGEST):
+        asked = json.loads(request)
+        answer: int | None
+        if "argv" in asked:
+            answer = come_forth(asked)
+            if answer == 0:
+                line.close()
+                become(asked, base)
+                return
+        else:
+            done, status = os.waitpid(asked["pid"], os.WNOHANG)
+            answer = os.waitstatus_to_exitcode(status) if done else None
+        line.send(json.dumps(answer).encode())
+
+
+def import_what_workers_import() -> None:
+    """Of dexpy what its command imports in any case, so that an import that is missing there is missed here too."""
+    import dexpy.background.supervisor
+    import dexpy.background.worker
+    import dexpy.cli.main  # noqa: F401
+
+    for driver in ("psycopg", "pymysql", "redis", "pika", "dramatiq.brokers.redis", "dramatiq.brokers.rabbitmq"):
+        with contextlib.suppress(ImportError):
+            __import__(driver)
+
+
+if __name__ == "__main__":
+    # The package that is tested, wherever another one is installed.
+    sys.path[0] = str(Path(__file__).parents[2])
+    import_what_workers_import()
+    # What is there now stays as it is, and is shared between all of them.
+    gc.collect()
+    gc.freeze()
+    serve(socket.socket(fileno=int(sys.argv[1])))
