@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 from sqlalchemy.engine import Connection, Row
+from sqlalchemy.exc import DBAPIError
 
 from dexpy.background.dispatch import Dispatcher
 from dexpy.declaration import registry
@@ -16,6 +17,7 @@ from dexpy.foundation.checkpoint import checkpoint
 from dexpy.foundation.errors import UnknownOperation
 from dexpy.foundation.log import line
 from dexpy.recording import slots
+from dexpy.recording.codes import is_locked
 from dexpy.recording.store import Store
 from dexpy.recording.transitions import apply
 
@@ -98,19 +100,20 @@ class Limits:
             return mine
         return [*mine, first.id] if mine and _rank(own) < _rank(first) else [first.id, *mine]
 
-    def offer(self, key: str, name: str) -> int:
+    def offer(self, key: str, name: str, *, waits: bool = True) -> int:
         """Send those whose turn it is, after a run of a key has ended.
 
         Args:
             key: As the records have it.
             name: Of an operation that has it.
+            waits: Whether to wait for whoever counts the slots of the key at this moment.
 
         Returns:
             How many were sent.
         """
         sent = self._dispatcher.transactional
         with self._store.begin() as connection:
-            rows = slots.offer(connection, key, _limit_of(name))
+            rows = slots.offer(connection, key, _limit_of(name), waits=waits)
             if sent:
                 for row in rows:
                     self._dispatcher.send(connection, row)
@@ -133,7 +136,16 @@ class Limits:
         """
         with self._store.begin() as connection:
             keys = slots.waited_for(connection)
-        return sum(self.offer(one.key, one.name) for one in keys if one.running < _limit_of(one.name))
+        return sum(self._mend(one.key, one.name) for one in keys if one.running < _limit_of(one.name))
+
+    def _mend(self, key: str, name: str) -> int:
+        try:
+            return self.offer(key, name, waits=False)
+        except DBAPIError as error:
+            if not is_locked(error):
+                raise
+            # Whoever is inside sees to the key, or is frozen there: then the next look finds it free.
+            return 0
 
 
 def limit_of(class_name: str) -> Concurrency | None:

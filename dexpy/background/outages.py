@@ -12,6 +12,7 @@ from sqlalchemy import exc
 from dexpy.foundation.errors import DatabaseUnavailable, SchemaMissing
 from dexpy.foundation.log import line
 from dexpy.foundation.redaction import class_path
+from dexpy.recording.codes import DEADLOCK, SERIALIZATION_FAILURE, code_of
 
 FIRST_PAUSE_S = 0.1
 """Before the second try, in seconds; each pause is twice the one before."""
@@ -36,27 +37,24 @@ def is_away(error: BaseException) -> bool:
     return error.connection_invalidated or _says_away(error.orig)
 
 
-CONFLICT_STATES = ("40001", "40P01")
-CONFLICT_CODES = frozenset({1205, 1213})
+CONFLICTS = (SERIALIZATION_FAILURE, 1205, *DEADLOCK)
 
 
 def is_conflict(error: BaseException) -> bool:
     """Whether a database has chosen this transaction to give way to another one: begun anew, it may well succeed."""
-    said: Any = error.orig if isinstance(error, exc.DBAPIError) else None
-    state: str | None = getattr(said, "sqlstate", None)
-    code: Any = said.args[0] if getattr(said, "args", ()) else None
-    return state in CONFLICT_STATES or code in CONFLICT_CODES
+    return isinstance(error, exc.DBAPIError) and code_of(error) in CONFLICTS
 
 
-def _says_away(said: Any) -> bool:
-    if hasattr(said, "sqlstate"):
-        state: str | None = said.sqlstate
-        # Without a state there was no server to give one.
-        return type(said).__name__ == "OperationalError" if state is None else state.startswith(AWAY_STATES)
-    code: Any = said.args[0] if getattr(said, "args", ()) else None
+def _says_away(said: BaseException | None) -> bool:
+    code = code_of(said)
     if isinstance(code, int):
         return code in AWAY_CODES
-    return isinstance(code, str) and "database is locked" in code
+    if isinstance(code, str):
+        return code.startswith(AWAY_STATES)
+    if hasattr(said, "sqlstate") or hasattr(said, "pgcode"):
+        # Of PostgreSQL, and there was no server to give a code.
+        return type(said).__name__ == "OperationalError"
+    return "database is locked" in str(said)
 
 
 def insist(what: str, action: Callable[[], T], **facts: Any) -> T:

@@ -22,14 +22,14 @@ from dexpy.background.dispatch import Dispatcher
 from dexpy.background.heart import Heart
 from dexpy.background.limits import Limits
 from dexpy.background.repost import Repost
-from dexpy.background.rescue import Rescue
+from dexpy.background.rescue import LOCK_WAIT_S, Rescue
 from dexpy.background.resend import SENT, Resend
 from dexpy.background.unwritable import change_each
 from dexpy.foundation.checkpoint import checkpoint
 from dexpy.foundation.log import line
 from dexpy.foundation.pace import Pace
 from dexpy.foundation.redaction import class_path
-from dexpy.recording import expiry, retention, signals, slots
+from dexpy.recording import expiry, lock_waits, retention, signals, slots
 from dexpy.recording.metadata import as_of
 from dexpy.recording.store import Store
 from dexpy.recording.tables import records
@@ -97,7 +97,8 @@ class Relay:
         went_well = True
         for deed, step in self.steps:
             try:
-                self.counts[deed] += step()
+                with lock_waits.at_most(LOCK_WAIT_S):
+                    self.counts[deed] += step()
             except Exception as error:  # noqa: BLE001 - whatever one step runs into, the others have their turn
                 went_well = False
                 line(logging.WARNING, "relay.failed", step=step.__qualname__, error=class_path(error))
@@ -111,10 +112,11 @@ class Relay:
         """
         if self._dispatcher.transactional:
             return True
-        while batch := self._claim():
-            if not self._deliver(batch):
-                return False
-        return self._deliver_waiting()
+        with lock_waits.at_most(LOCK_WAIT_S):
+            while batch := self._claim():
+                if not self._deliver(batch):
+                    return False
+            return self._deliver_waiting()
 
     def _post_owed(self) -> int:
         """Give their messages to rows from a process that named another broker, which did not take them."""

@@ -25,6 +25,9 @@ from dexpy.recording.transitions import apply
 MAX_LOST = 3
 """So many workers may be lost with an operation, unless its row says otherwise."""
 
+LOCK_WAIT_S = 1
+"""So long a look waits for a lock at most, in seconds: it may be one of those whose death it is there to see."""
+
 T = TypeVar("T")
 
 

@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from dexpy.foundation.checkpoint import checkpoint
 from dexpy.foundation.log import line
 from dexpy.foundation.redaction import class_path
 from dexpy.recording.store import Store
@@ -62,6 +63,7 @@ class Sessions:
         def write(statement: sa.Insert) -> None:
             with self._store.begin() as own:
                 own.execute(statement)
+                checkpoint("session_noted")
 
         self._note(connection, write)
 
@@ -71,6 +73,7 @@ class Sessions:
         def write(statement: sa.Insert) -> None:
             with connection.begin():
                 connection.execute(statement)
+                checkpoint("session_noted")
 
         self._note(connection, write)
 

@@ -12,6 +12,7 @@ from dexpy.background.outages import is_away
 from dexpy.foundation.checkpoint import checkpoint
 from dexpy.foundation.log import line
 from dexpy.foundation.redaction import class_path
+from dexpy.recording.codes import is_locked
 from dexpy.recording.store import Store
 
 BATCH = 100
@@ -59,6 +60,11 @@ def _is_changed(
             if change(connection, row):
                 return True
     except Exception as error:
+        if is_locked(error):
+            # A key of it, for one, by somebody's open transaction: its turn comes again.
+            line(logging.DEBUG, f"{deed}.waits", operation=row.name, run=row.id)
+            passed_over.append(row.id)
+            return False
         if is_away(error):
             raise
         line(logging.ERROR, f"{deed}.failed", operation=row.name, run=row.id, error=class_path(error))

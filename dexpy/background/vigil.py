@@ -8,9 +8,10 @@ from collections.abc import Callable
 import attrs
 
 from dexpy.background.heart import Heart
-from dexpy.background.rescue import Rescue
+from dexpy.background.rescue import LOCK_WAIT_S, Rescue
 from dexpy.foundation.log import line
 from dexpy.foundation.redaction import class_path
+from dexpy.recording import lock_waits
 
 
 @attrs.frozen
@@ -35,7 +36,8 @@ class Vigil:
     def look(self) -> None:
         """Take from dead processes what they held, where there may be no relay that does."""
         try:
-            self.rescue.run_once()
+            with lock_waits.at_most(LOCK_WAIT_S):
+                self.rescue.run_once()
         except Exception as error:  # noqa: BLE001 - whoever waits goes on waiting
             line(logging.DEBUG, "vigil.failed", error=class_path(error))
 

@@ -19,7 +19,7 @@ from sqlalchemy import event, exc
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 
 from dexpy.foundation.errors import ConfigurationError, DatabaseBusy, DatabaseUnavailable, DexpyError, MissingExtra
-from dexpy.recording import server, witness
+from dexpy.recording import lock_waits, server, witness
 from dexpy.recording.sqlite import BUSY_TIMEOUT_S, is_busy, prepare_sqlite
 
 CONNECT_TIMEOUT_S = 10
@@ -145,7 +145,7 @@ class Database:
         try:
             if self.watcher is not None:
                 self.watcher(connection)
-            with connection.begin():
+            with connection.begin(), lock_waits.bounded(connection):
                 yield connection
         except exc.OperationalError as error:
             if is_busy(error):

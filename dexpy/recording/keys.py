@@ -17,6 +17,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Row
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
+from dexpy.recording.codes import DEADLOCK, DUPLICATE, SERIALIZATION_FAILURE, code_of, is_locked
+from dexpy.recording.lock_waits import innodb_wait
 from dexpy.recording.metadata import after, as_of
 from dexpy.recording.sqlite import BUSY_TIMEOUT_S, is_busy, take_write_lock
 from dexpy.recording.tables import FINAL, records
@@ -32,12 +34,6 @@ _IS_OVER: Final = {
 """When a key is no longer its holder's, although the row still has it: its time is over."""
 _COLUMN: Final = {"once": _r.once_key, "unique": _r.unique_key}
 _REPLACED: Final = {"error": None, "failure": "cancelled", "error_details": None}
-
-DUPLICATE_ENTRY = 1062
-LOCK_WAIT_TIMEOUT = 1205
-LOCK_NOT_AVAILABLE = "55P03"
-DEADLOCK_CODE, DEADLOCK_STATE = 1213, "40P01"
-SERIALIZATION_FAILURE = "40001"
 
 
 class Busy(Exception):
@@ -143,13 +139,13 @@ def insert(connection: Connection, values: Mapping[str, Any], wait_s: float, *, 
             connection.execute(sa.insert(records).values(stamped))
             return True
     except IntegrityError as error:
-        if _code_of(error) != DUPLICATE_ENTRY:
+        if code_of(error) != DUPLICATE:
             raise
         return False
     except DBAPIError as error:
-        if _is_busy(error):
+        if is_locked(error) or is_busy(error):
             raise Busy from error
-        if alone and (_code_of(error) == DEADLOCK_CODE or getattr(error.orig, "sqlstate", None) == DEADLOCK_STATE):
+        if alone and code_of(error) in DEADLOCK:
             # On MariaDB two that wait for a third, which is rolled back, are in each other's way.
             raise Again from error
         raise
@@ -169,7 +165,7 @@ def _insert_on_postgresql(connection: Connection, values: Mapping[str, Any], wai
             connection.execute(sa.select(sa.func.set_config("lock_timeout", before, True)))
             return inserted
     except DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) == SERIALIZATION_FAILURE:
+        if code_of(error) == SERIALIZATION_FAILURE:
             # Committed after this transaction has begun, which at its level must not see it.
             return False
         raise
@@ -190,23 +186,8 @@ def _patience(connection: Connection, wait_s: float, *, alone: bool) -> Generato
         finally:
             connection.exec_driver_sql(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_S * 1000}")
         return
-    before = connection.exec_driver_sql("SELECT @@innodb_lock_wait_timeout").scalar_one()
-    connection.exec_driver_sql(f"SET innodb_lock_wait_timeout = {max(1, round(wait_s))}")
-    try:
+    with innodb_wait(connection, max(1, round(wait_s))):
         yield
-    finally:
-        if not connection.invalidated:
-            connection.exec_driver_sql(f"SET innodb_lock_wait_timeout = {int(before)}")
-
-
-def _code_of(error: DBAPIError) -> object:
-    said: Any = error.orig
-    return said.args[0] if getattr(said, "args", ()) else None
-
-
-def _is_busy(error: DBAPIError) -> bool:
-    code = _code_of(error)
-    return getattr(error.orig, "sqlstate", None) == LOCK_NOT_AVAILABLE or code == LOCK_WAIT_TIMEOUT or is_busy(error)
 
 
 def find(

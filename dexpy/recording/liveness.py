@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from dexpy.recording.database import Database
+from dexpy.recording.deletion import by_key, delete_free
 from dexpy.recording.metadata import after, as_of, seconds_parameter
 from dexpy.recording.tables import records, worker_sessions, workers
 
@@ -54,14 +55,16 @@ def beat(connection: Connection, id: str, lease_s: float) -> bool:
 
 def leave(connection: Connection, ids: Collection[str]) -> None:
     """Delete the rows of workers that have ended."""
-    connection.execute(sa.delete(worker_sessions).where(worker_sessions.c.worker.in_(ids)))
-    connection.execute(sa.delete(workers).where(workers.c.id.in_(ids)))
+    # One that is being noted stays until then: whoever notes it may be frozen.
+    delete_free(connection, worker_sessions, worker_sessions.c.worker.in_(ids))
+    if ids:
+        connection.execute(by_key(workers), [{"p_id": worker} for worker in ids])
 
 
 def forget_strays(connection: Connection) -> None:
     """Delete the sessions of workers that have no row: noted by one that was frozen, after it was taken for dead."""
     known = sa.exists().where(workers.c.id == worker_sessions.c.worker)
-    connection.execute(sa.delete(worker_sessions).where(~known))
+    delete_free(connection, worker_sessions, ~known)
 
 
 def rows(connection: Connection) -> Sequence[Row[Any]]:

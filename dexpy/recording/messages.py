@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import Connection, Row
 
+from dexpy.recording.deletion import by_key
 from dexpy.recording.metadata import UtcDateTime, after, as_of, metadata, seconds_parameter
 
 messages = sa.Table(
@@ -166,6 +167,9 @@ BURY = sa.update(messages).where(_MINE).values(dead=True, **_NOBODYS)
 DELETE = sa.delete(messages).where(_MINE)
 """Delete those of ``p_ids`` that are still ``p_owner``'s."""
 
+DELETE_ONE = by_key(messages).where(_m.owner == sa.bindparam("p_owner"))
+"""Delete ``p_id``, if it is still ``p_owner``'s."""
+
 
 def _insertion(due_at: sa.ColumnElement[datetime]) -> sa.Insert:
     given = ("queue", "priority", "message_id", "payload")
@@ -198,10 +202,10 @@ PAYLOADS = sa.select(_m.payload).where(_in_queue(), _m.dead == sa.false())
 """What the messages of ``p_queue`` say that wait or are held."""
 
 
-def next_of(queues: Collection[str] | None) -> sa.Executable:
-    """The one message that is next of all that are claimable, in these queues or in any."""
+def next_of(queues: Collection[str] | None) -> sa.Select[*tuple[Any, ...]]:
+    """The one message that is next of all that are claimable, in these queues or in any. A plain read."""
     statement = _CLAIMED.where(*_claimable(), *_among(queues))
-    return statement.order_by(_m.priority.desc(), _m.due_at, _m.id).limit(1).with_for_update(skip_locked=True)
+    return statement.order_by(_m.priority.desc(), _m.due_at, _m.id).limit(1)
 
 
 def counts(queues: Collection[str] | None) -> sa.Executable:

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
+from dexpy.recording.deletion import DeleteByKey, delete_free
 from dexpy.recording.metadata import after, of_this_row
 from dexpy.recording.tables import FINAL, records, signals
 
@@ -56,12 +57,12 @@ def cancelled_among(connection: Connection, record_ids: Collection[str]) -> set[
 
 def forget(connection: Connection, record_id: str) -> None:
     """Take back what was said: the run begins anew."""
-    connection.execute(sa.delete(signals).where(_OF), {"p_id": record_id})
+    connection.execute(DeleteByKey(signals).where(_OF), {"p_id": record_id})
 
 
 def withdraw_cancel(connection: Connection, record_id: str) -> None:
     """Take back a request to end; what the run said itself stays."""
-    connection.execute(sa.delete(signals).where(_OF, signals.c.progress.is_(None)), {"p_id": record_id})
+    connection.execute(DeleteByKey(signals).where(_OF, signals.c.progress.is_(None)), {"p_id": record_id})
     connection.execute(sa.update(signals).where(_OF).values(cancel_requested_at=None), {"p_id": record_id})
 
 
@@ -70,6 +71,6 @@ def forget_ended(connection: Connection) -> int:
     of_open_run = sa.exists().where(records.c.id == signals.c.record_id, records.c.status.not_in(FINAL))
     is_over = sa.and_(signals.c.cancel_requested_at.is_not(None), ~of_open_run)
     told = sa.update(signals).where(is_over, signals.c.progress.is_not(None)).values(cancel_requested_at=None)
-    return connection.execute(sa.delete(signals).where(is_over, signals.c.progress.is_(None))).rowcount + (
+    return delete_free(connection, signals, sa.and_(is_over, signals.c.progress.is_(None))) + (
         connection.execute(told).rowcount
     )

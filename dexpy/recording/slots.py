@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import Connection, Row
 
+from dexpy.recording.deletion import delete_free
 from dexpy.recording.metadata import after, as_of, of_this_row
 from dexpy.recording.sqlite import take_write_lock
 from dexpy.recording.tables import gates, records
@@ -29,6 +30,7 @@ _IN_TIME = sa.or_(_r.expires_at.is_(None), _r.expires_at > as_of(0))
 _BLOCKED = (_r.blocked_key == _KEY, _r.status == "pending")
 
 _GATE = sa.select(gates.c.key).where(gates.c.key == _KEY).with_for_update()
+_GATE_NOW = sa.select(gates.c.key).where(gates.c.key == _KEY).with_for_update(nowait=True)
 _OWN = sa.select(
     _r.id,
     _r.name,
@@ -55,17 +57,19 @@ _OFFERED = (
 )
 
 
-def enter(connection: Connection, key: str) -> None:
+def enter(connection: Connection, key: str, *, waits: bool = True) -> None:
     """Go through the gate of a key; it is free again at the end of the transaction.
 
     Args:
         connection: In a transaction, that has locked no record yet.
         key: As the records have it.
+        waits: Whether to wait for whoever is inside; else that is an error, see `codes.is_locked`.
     """
     if connection.dialect.name == "sqlite":
         take_write_lock(connection)
         return
-    while connection.execute(_GATE, {"p_key": key}).first() is None:
+    gate = _GATE if waits else _GATE_NOW
+    while connection.execute(gate, {"p_key": key}).first() is None:
         connection.execute(_made(connection), {"key": key})
 
 
@@ -109,18 +113,19 @@ def first(connection: Connection, key: str, names: Collection[str] | None = None
     return found
 
 
-def offer(connection: Connection, key: str, limit: int) -> Sequence[Row[Any]]:
+def offer(connection: Connection, key: str, limit: int, *, waits: bool = True) -> Sequence[Row[Any]]:
     """Take as many of those who wait as there are free slots, marked as sent; the caller sends them.
 
     Args:
         connection: In a transaction, that has locked no record yet.
         key: As the records have it.
         limit: How many slots there are.
+        waits: See `enter`.
 
     Returns:
         Their rows, in their order.
     """
-    enter(connection, key)
+    enter(connection, key, waits=waits)
     of = {"p_key": key}
     free = limit - running(connection, key)
     if free <= 0:
@@ -164,4 +169,4 @@ def waited_for(connection: Connection) -> Sequence[Row[Any]]:
 def forget(connection: Connection) -> int:
     """Delete the gates of keys that no record waits for or runs by; one that is needed again is made again."""
     in_use = sa.exists().where(_r.concurrency_key == gates.c.key, _r.status.in_(("pending", "running")))
-    return connection.execute(sa.delete(gates).where(~in_use)).rowcount
+    return delete_free(connection, gates, ~in_use)

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from dexpy.foundation.errors import SENSITIVE
+from dexpy.recording.deletion import DeleteByKey
 from dexpy.recording.metadata import after, of_this_row
 from dexpy.recording.sealing import is_sealed
 from dexpy.recording.sqlite import take_write_lock
@@ -148,4 +149,4 @@ def _shown(envelope: Any) -> Any:
 
 def forget(connection: Connection, record_id: str) -> None:
     """Take back all that a run has behind it: it begins with its first step again."""
-    connection.execute(sa.delete(steps).where(_OF), {"p_id": record_id})
+    connection.execute(DeleteByKey(steps).where(_OF), {"p_id": record_id})

@@ -3,7 +3,8 @@
 Usage: python deadly.py FOLDER POINTS worker MODULE ...
        python deadly.py FOLDER POINTS enqueue
 
-POINTS are joined by commas: ``before_commit`` dies there, ``before_commit=wait`` waits until FOLDER has a file ``go``.
+POINTS are joined by commas: ``before_commit`` dies there, ``before_commit=wait`` waits until FOLDER has a file ``go``,
+``before_commit=freeze`` stops the whole process, as by ``kill -STOP``.
 Who came first leaves a file of the point's name in FOLDER, with its pid, the moment and its name among the workers;
 all others pass.
 With ``enqueue`` there is one process for each point, which enqueues the point's number.
@@ -42,7 +43,10 @@ class Deadly:
         """Come to a point."""
         if name not in self._fates or not self._is_first(name):
             return
-        if self._fates[name] == "wait":
+        if self._fates[name] == "freeze":
+            # It may take a moment until this very thread stops.
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if self._fates[name] in ("wait", "freeze"):
             until = time.monotonic() + LONGEST_WAIT_S
             while not (self._folder / GO).exists() and time.monotonic() < until:
                 time.sleep(0.02)

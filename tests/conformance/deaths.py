@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 from collections import Counter
@@ -221,8 +222,8 @@ RUN_S = 5.0
 """So long may whoever is there need for the rest, beside what was promised."""
 
 
-def kill_workers_at_each_point(deaths: Deaths) -> None:
-    """Kill workers at each point of a run and of the relay, and see what has become of everything.
+def kill_workers_at_each_point(deaths: Deaths, *, freezes: bool = False) -> None:
+    """Kill workers at each point of a run and of the relay, or freeze them, and see what has become of everything.
 
     There is a backlog, which the first to die has fetched. Then comes one operation for each point: it passes the
     points whose dead have been found, and kills whoever takes it at its own.
@@ -238,7 +239,11 @@ def kill_workers_at_each_point(deaths: Deaths) -> None:
         steps += [("before_send", Spawn(number=14), {}), ("relay_marked", Mark(number=15), {"in_": 0.05})]
     points = ["after_claim", *(point for point, _, _ in steps)]
     tickets = [Mark(number=number).async_().call() for number in range(BACKLOG)]
-    deaths.serve(points, processes=4)
+    if freezes:
+        # Nobody replaces one that is frozen.
+        deaths.serve([f"{point}=freeze" for point in points], processes=len(points) + 1)
+    else:
+        deaths.serve(points, processes=4)
     found = {"after_claim": deaths.at("after_claim")}
     of_point: dict[str, Any] = {}
     for point, operation, options in steps:
@@ -268,7 +273,12 @@ def kill_workers_at_each_point(deaths: Deaths) -> None:
         is_offered_in_time(pair, child, max(found["before_send"].at, survived_since))
         relayed = by_id[of_point["relay_marked"].id]
         is_offered_in_time(pair, relayed, max(found["relay_marked"].at, survived_since))
+    if freezes:
+        deaths.go()
+        for death in found.values():
+            os.kill(death.pid, signal.SIGCONT)
     is_quiet(pair)
+    assert all_final(pair) == rows, "whoever thaws has left nothing"
 
 
 def is_offered_in_time(pair: Pair, row: Any, since: datetime) -> None:

@@ -68,6 +68,13 @@ def test_a_worker_that_is_killed_at_any_point_of_a_run_loses_nothing_and_does_no
 
 
 @on(*PAIRS)
+def test_a_worker_that_is_frozen_at_any_point_of_a_run_loses_nothing_and_keeps_nobody_else_waiting(
+    deaths: Deaths,
+) -> None:
+    kill_workers_at_each_point(deaths, freezes=True)
+
+
+@on(*PAIRS)
 def test_a_process_that_is_killed_while_it_enqueues_leaves_all_or_nothing(deaths: Deaths) -> None:
     kill_enqueuers_at_each_point(deaths)
 

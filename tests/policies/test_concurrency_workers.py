@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections import Counter
 
 import limited_shop
 import pytest
 import sqlalchemy as sa
-from crew import RESCUE_WITHIN_S, Crew
+from crew import ON_SERVERS, RESCUE_WITHIN_S, Crew
 from limited_shop import Limited, Single
 from marked import WAIT_S, all_final, effects, marks, most_at_once, nothing_is_left
 from workers import eventually
@@ -75,3 +77,36 @@ def test_a_worker_that_is_killed_leaves_no_slot_taken(crew: Crew, point: str) ->
     nothing_is_left(crew)
     after = [mark.at for mark in marks(crew) if mark.what == "begin" and mark.pid != pid]
     assert min(after) - since < RESCUE_WITHIN_S + SLACK_S
+
+
+@ON_SERVERS
+def test_a_worker_that_is_frozen_inside_the_gate_keeps_its_key_from_nobody_for_longer_than_its_lease(
+    crew: Crew,
+) -> None:
+    first = crew.start(threads=2)
+    Single(key="one", number=0, hold_s=1.5).async_().call()
+    eventually(lambda: marks(crew), "it has begun", WAIT_S, crew.tell)
+    for number in range(1, 4):
+        Single(key="one", number=number).async_().call()
+    blocked = sa.select(records.c.id).where(records.c.blocked_key.is_not(None))
+    eventually(lambda: len(crew.sql(blocked)) == 3, "they wait", WAIT_S, crew.tell)
+    crew.start_deadly("gate_entered=wait", threads=1)
+    # Its run ends, and the slot is offered to the next one: who takes that is the other worker.
+    first.signal(signal.SIGTERM)
+    assert first.ended() == 0
+    eventually(lambda: crew.reached("gate_entered"), "one is at the gate", WAIT_S, crew.tell)
+    frozen = crew.reached("gate_entered")
+    assert frozen is not None
+    os.kill(frozen, signal.SIGSTOP)
+    since = time.time()
+    try:
+        crew.start(threads=2)
+        rows = all_final(crew)
+        assert Counter(row.status for row in rows) == {"done": 4}, crew.tell()
+        begun = [mark.at for mark in marks(crew) if mark.what == "begin" and mark.number > 0]
+        assert min(begun) - since < RESCUE_WITHIN_S + SLACK_S
+    finally:
+        crew.let_go()
+        os.kill(frozen, signal.SIGCONT)
+    assert effects(crew) == Counter(range(4))
+    nothing_is_left(crew)

@@ -28,6 +28,7 @@ from dexpy.background.brokers.doorbell import Doorbell, has_doorbell
 from dexpy.background.brokers.hiccups import DATABASE_ERRORS
 from dexpy.background.brokers.keeper import Keeper
 from dexpy.recording import messages as sql
+from dexpy.recording.deletion import meets_others
 from dexpy.recording.sqlite import take_write_lock
 
 if TYPE_CHECKING:
@@ -140,10 +141,11 @@ class Leases:
 
     def take(self, queues: Collection[str] | None) -> Claim | None:
         """Claim the one message that is next."""
-        statement = sql.next_of(queues)
+        next_one = sql.next_of(queues)
         with self._database.connect() as connection:
-            if connection.execute(statement).first() is None:
+            if connection.execute(next_one).first() is None:
                 return None
+        statement = next_one.with_for_update(skip_locked=True)
         with self._turn:
             with self._database.begin() as connection:
                 claims = self._claim(connection, lambda: connection.execute(statement).all(), None)
@@ -292,7 +294,11 @@ class Leases:
         self._drop([claim])
 
     def _execute(self, connection: Connection, statement: sa.Update | sa.Delete, ids: list[int], **more: Any) -> None:
-        changed = connection.execute(statement, {"p_ids": ids, "p_owner": self.owner, **more}).rowcount
+        if statement is sql.DELETE and meets_others(connection):
+            deleted = connection.execute(sql.DELETE_ONE, [{"p_id": row, "p_owner": self.owner} for row in ids])
+            changed = deleted.rowcount
+        else:
+            changed = connection.execute(statement, {"p_ids": ids, "p_owner": self.owner, **more}).rowcount
         if changed < len(ids) and statement is not sql.RENEW:
             self._logger.warning(
                 "%d of the message rows %s were not ours any more: a lease was lost, or the queue was flushed.",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
+
+from dexpy.recording.codes import code_of
 
 NEVER_ENDING = (1213, 3058)
 """What a wait ends with that would never have ended: two that want what the other has."""
@@ -30,8 +30,7 @@ class MariadbTongue:
         try:
             return connection.execute(_TAKE, {"p_key": key, "p_wait": max(0.0, seconds)}).scalar() == 1
         except DBAPIError as error:
-            said: Any = error.orig
-            if said is not None and said.args and said.args[0] in NEVER_ENDING:
+            if code_of(error) in NEVER_ENDING:
                 return False
             raise
 

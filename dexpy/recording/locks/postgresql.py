@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
-NOT_IN_TIME = ("55P03", "40P01")
-"""The SQLSTATE of a wait that was over, and of one that would never have ended: two that want what the other has."""
+from dexpy.recording.codes import DEADLOCK, LOCKED, code_of
+
+NOT_IN_TIME = (*LOCKED, *DEADLOCK)
+"""A wait that was over, and one that would never have ended: two that want what the other has."""
 
 _KEY: sa.BindParameter[int] = sa.bindparam("p_lock", type_=sa.BigInteger)
 _TRY = sa.select(sa.func.pg_try_advisory_lock(_KEY))
@@ -40,8 +40,7 @@ class PostgresTongue:
             # 0 would be no limit at all.
             connection.execute(_WAIT, {**lock, "p_wait": f"{max(1, round(seconds * 1000))}ms"})
         except DBAPIError as error:
-            said: Any = error.orig
-            if (getattr(said, "sqlstate", None) or getattr(said, "pgcode", None)) in NOT_IN_TIME:
+            if code_of(error) in NOT_IN_TIME:
                 return False
             raise
         return True

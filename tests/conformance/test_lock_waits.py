@@ -1,0 +1,210 @@
+"""Locks of others, on servers: who looks after the dead waits for none of them, and a delete waits for its own rows."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import dramatiq
+import pytest
+import servers
+import sqlalchemy as sa
+from deaths import (
+    RESCUE_WITHIN_S,
+    WAIT_S,
+    Deaths,
+    all_final,
+    effects_of,
+    is_done_once,
+    is_offered_in_time,
+    lost_attempts,
+    mortal_pair,
+    now,
+    worker_ids,
+)
+from mortals import Mark
+from workers import eventually
+
+import dexpy
+from dexpy.background.brokers.sql import SqlBroker
+from dexpy.background.relay import Relay
+from dexpy.background.rescue import LOCK_WAIT_S
+from dexpy.foundation.pace import Pace
+from dexpy.recording import liveness, lock_waits, messages, schema
+from dexpy.recording.database import Database
+from dexpy.recording.tables import records, worker_sessions, workers
+
+on_both = pytest.mark.parametrize("deaths", ["postgresql+redis", "mariadb+sql"], indirect=True)
+on_servers = pytest.mark.parametrize("server", ["postgresql", "mariadb"], indirect=True)
+KEYS = [(workers, "id"), (worker_sessions, "worker")]
+LOOK_S = 15.0
+"""A look that waited for a lock as long as a server lets it would take 50 s at least."""
+
+
+@pytest.fixture
+def deaths(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Deaths]:
+    """A pair, named by an indirect parameter, that nobody serves yet."""
+    with mortal_pair(request.param, tmp_path) as found:
+        yield found
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Database]:
+    """A database with dexpy's tables."""
+    with servers.database(request.param, tmp_path) as url:
+        found = Database(url)
+        with found.begin() as connection:
+            schema.create(connection)
+        yield found
+        found.dispose()
+
+
+def enter_dead(id: str) -> dict[str, Any]:
+    """A worker whose lease is over."""
+    return {"id": id, "lease_s": -1.0, "host": "elsewhere", "pid": 1, "threads": 1, "queues": None}
+
+
+@on_both
+def test_a_worker_that_is_frozen_while_it_notes_a_session_keeps_nobody_from_what_it_ran(deaths: Deaths) -> None:
+    pair = deaths.pair
+    deaths.serve(["in_perform=wait"])
+    ticket = Mark(number=1).async_().call()
+    pid = deaths.at("in_perform").pid
+    (worker,) = worker_ids(pair, pid)
+    os.kill(pid, signal.SIGSTOP)
+    frozen_at = now(pair)
+    try:
+        with pair.engine.begin() as as_it_froze:
+            # Nobody knows of this session, so nobody ends it.
+            as_it_froze.execute(sa.insert(worker_sessions).values(worker=worker, backend="7/elsewhere"))
+            pair.start()
+            (row,) = all_final(pair)
+    finally:
+        deaths.go()
+        os.kill(pid, signal.SIGCONT)
+
+    is_done_once(pair, [row], effects_of([1]))
+    is_offered_in_time(pair, row, frozen_at)
+    assert [lost.worker for lost in lost_attempts(pair, ticket.id)] == [worker]
+
+
+@on_both
+def test_a_look_waits_for_no_lock_for_long_and_its_other_steps_have_their_turn(deaths: Deaths) -> None:
+    pair, dispatcher = deaths.pair, dexpy.current_runtime().dispatcher
+    assert dispatcher.store is not None
+    assert dispatcher.heart is not None
+    with dispatcher.store.begin() as connection:
+        liveness.enter(connection, **enter_dead("gone"))
+    held = Mark(number=1).async_(in_=86_400).call()
+    late = Mark(number=2).async_(in_=86_400).call()
+    pair.change(sa.update(records).where(records.c.id == held.id).values(status="running", claimed_by="gone"))
+    pair.change(sa.update(records).where(records.c.id == late.id).values(expires_at=now(pair)))
+    relay = Relay(dispatcher, dispatcher.heart, Pace(RESCUE_WITHIN_S))
+
+    with pair.engine.begin() as somebody:
+        somebody.execute(sa.select(workers).with_for_update())
+        began = time.monotonic()
+        went_well = relay.look_after()
+        took_s = time.monotonic() - began
+
+    assert not went_well, "the dead worker's row is still there"
+    assert took_s < LOOK_S
+    assert (held.reload().status, late.reload().status) == ("pending", "expired")
+    assert relay.look_after()
+    assert pair.sql(sa.select(workers.c.id).where(workers.c.id == "gone")) == []
+
+
+@on_servers
+def test_a_bounded_wait_is_over_in_time_and_leaves_the_connection_as_it_was(server: Database) -> None:
+    setting = {"postgresql": "SHOW lock_timeout"}.get(server.engine.dialect.name, "SELECT @@innodb_lock_wait_timeout")
+
+    def told() -> Any:
+        with server.begin() as connection:
+            return connection.exec_driver_sql(setting).scalar(), connection.connection.driver_connection
+
+    with server.begin() as connection:
+        liveness.enter(connection, **enter_dead("gone"))
+    before = told()
+    other = sa.create_engine(server.url)
+    with other.begin() as somebody:
+        somebody.execute(sa.select(workers).with_for_update())
+        began = time.monotonic()
+        with lock_waits.at_most(LOCK_WAIT_S), pytest.raises(sa.exc.OperationalError), server.begin() as connection:
+            connection.execute(sa.update(workers).values(pid=2))
+    other.dispose()
+
+    assert LOCK_WAIT_S <= time.monotonic() - began < LOOK_S
+    assert told() == before
+
+
+# --------------------------------------------------------------------------------------------------------- deletes
+
+
+def enter(connection: sa.Connection, ids: str) -> None:
+    for id in ids:
+        liveness.enter(connection, **enter_dead(id))
+        connection.execute(sa.insert(worker_sessions).values(worker=id, backend=f"{id}/elsewhere"))
+
+
+@on_servers
+@pytest.mark.parametrize("leaving", ["a", "abc"])
+def test_a_worker_that_leaves_waits_for_none_that_is_entering(server: Database, leaving: str) -> None:
+    left = [sa.select(table.c[name]).order_by(table.c[name]) for table, name in KEYS]
+    with server.begin() as connection:
+        enter(connection, "abc")
+    other = sa.create_engine(server.url)
+    with other.begin() as somebody:
+        enter(somebody, "d")
+        # All rows that are committed, in the end: then a small table is walked from its beginning to its end.
+        with lock_waits.at_most(LOCK_WAIT_S), server.begin() as connection:
+            liveness.leave(connection, list(leaving))
+            staying = [one for one in "abc" if one not in leaving]
+            assert [list(connection.execute(query).scalars()) for query in left] == [staying, staying]
+    other.dispose()
+
+
+@on_servers
+def test_sessions_of_workers_that_are_gone_are_forgotten_while_others_are_noted(server: Database) -> None:
+    with server.begin() as connection:
+        enter(connection, "abc")
+        connection.execute(sa.delete(workers).where(workers.c.id != "a"))
+    other = sa.create_engine(server.url)
+    with other.begin() as somebody:
+        enter(somebody, "d")
+        with lock_waits.at_most(LOCK_WAIT_S), server.begin() as connection:
+            liveness.forget_strays(connection)
+            assert connection.execute(sa.select(worker_sessions.c.worker)).scalars().all() == ["a"]
+    other.dispose()
+
+
+@on_servers
+def test_acknowledgements_wait_for_no_transaction_of_an_application_that_has_enqueued(server: Database) -> None:
+    broker = SqlBroker(server)
+    broker.declare_queue("default")
+    posted = {"p_queue": "default", "p_priority": 0, "p_wait_s": 0}
+    with server.begin() as connection:
+        for number in range(3):
+            payload = dramatiq.Message("default", "actor", (), {}, {}).encode().decode()
+            connection.execute(messages.INSERT_AFTER, {**posted, "p_message_id": str(number), "p_payload": payload})
+    held = [message for _ in range(3) if (message := broker.take()) is not None]
+    other = sa.create_engine(server.url)
+    with other.begin() as somebody:
+        somebody.execute(messages.INSERT_AFTER, {**posted, "p_message_id": "open", "p_payload": "{}"})
+        threads = [threading.Thread(target=message.ack) for message in held]
+        began = time.monotonic()
+        # They meet while something else is written, and are written together then.
+        with broker._leases._turn:
+            for thread in threads:
+                thread.start()
+            eventually(lambda: len(broker._leases._acks) == 3, "all three wait", WAIT_S)
+        for thread in threads:
+            thread.join()
+        assert time.monotonic() - began < LOOK_S
+    other.dispose()
+    with server.connect() as connection:
+        assert connection.execute(sa.select(messages.messages.c.message_id)).scalars().all() == ["open"]
