@@ -49,7 +49,8 @@ def test_ids_after_a_fork_differ() -> None:
     told = (
         "from dexpy.foundation.ids import clock, new_id; import os; clock.timestamp = lambda: {moment}; new_id('op'); "
     )
-    told += "child = os.fork(); print(new_id('op'), flush=True); child and os.waitpid(child, 0)"
+    # In one write: what both of them print may get mixed.
+    told += "child = os.fork(); os.write(1, (new_id('op') + '\\n').encode()); child and os.waitpid(child, 0)"
     ran = subprocess.run(
         [sys.executable, "-c", told.format(moment=moment)], check=True, capture_output=True, text=True, timeout=60
     )
