@@ -44,6 +44,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="how long  [default: 60]")
     parser.add_argument("--operations", type=int, help="so many at least  [default: 10 a second]")
     parser.add_argument("--kills", type=int, help="so many at least  [default: one every 3 seconds]")
+    parser.add_argument("--freezes", type=int, help="so many, on a server  [default: one every 40 seconds]")
     parser.add_argument("--break", dest="broken", choices=HARM, help="take a promise out: the harm has to be seen")
     parser.add_argument("--isolation", default="", help="of runs, on a server: 'REPEATABLE READ', for one")
     parser.add_argument("--quick", action="store_true", help="two short runs and all breaks, in about two minutes")
@@ -63,7 +64,7 @@ def chosen(given: argparse.Namespace) -> list[tuple[str, list[Made]]]:
     seconds = given.seconds or 60.0
     operations = given.operations if given.operations is not None else round(seconds * OPERATIONS_EACH_S)
     kills = given.kills if given.kills is not None else round(seconds / KILL_EVERY_S)
-    return [(given.pair, [lambda stage: under_fire(stage, seconds, operations, kills)])]
+    return [(given.pair, [lambda stage: under_fire(stage, seconds, operations, kills, given.freezes)])]
 
 
 def controlled(promise: str, seconds: float) -> list[Made]:

@@ -60,6 +60,11 @@ class Stage:
         """Whether the database is a file, and a lock on another file says who lives."""
         return self.database.startswith("sqlite")
 
+    @property
+    def pushes(self) -> bool:
+        """Whether the broker gives messages to who has not asked for them at this moment."""
+        return self.broker is not None and self.broker.startswith("amqp")
+
     def shake_database(self) -> None:
         """Cut the database off, and note for how long it was away."""
         assert self.shake is not None
