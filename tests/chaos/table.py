@@ -58,7 +58,9 @@ def _waits(what: str, waits: list[Wait]) -> Iterator[Row]:
     late = sum(wait.is_late(RESCUE_WITHIN_S) for wait in waits)
     longest = max((wait.seconds for wait in waits), default=0.0)
     queued = max((wait.queued for wait in waits), default=0.0)
+    of_one_fault = max((wait.seconds for wait in waits if wait.faults <= 1), default=0.0)
     yield what, f"{longest:.2f} (the queue alone: up to {queued:.2f})", True
+    yield "  of what was hit once at most", f"{of_one_fault:.2f}", True
     yield f"  later than {RESCUE_WITHIN_S:g} s for each fault, and the queue", str(late), not late
 
 
