@@ -10,19 +10,19 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-_OPEN = re.compile(r"^---TRANSACTION .*ACTIVE.*\n(?:(?!---).*\n)*?MariaDB thread id (\d+)", re.MULTILINE)
+_OPEN = re.compile(r"^---TRANSACTION (\S+), ACTIVE.*\n(?:(?!---).*\n)*?MariaDB thread id (\d+)", re.MULTILINE)
 _WAITING = re.compile(r"^-+ TRX HAS BEEN WAITING .*\n.* of table `([^`]+)`\.", re.MULTILINE)
 
 
 def open_but_idle(ask: Callable[[str], Any]) -> list[Any]:
-    """The sessions of a database that have begun a transaction and do nothing.
+    """The sessions of a database that have begun a transaction and do nothing, with the name of the transaction.
 
     Args:
         ask: Gives the rows of a query, on a connection to the database.
     """
-    numbers = {int(number) for number in _OPEN.findall(_status(ask))}
-    idle = ask("SELECT id, host, time FROM information_schema.processlist WHERE db = database() AND command = 'Sleep'")
-    return [row for row in idle if row.id in numbers]
+    names = {int(number): name for name, number in _OPEN.findall(_status(ask))}
+    idle = ask("SELECT id, host FROM information_schema.processlist WHERE db = database() AND command = 'Sleep'")
+    return [(row.id, row.host, names[row.id]) for row in idle if row.id in names]
 
 
 def is_waited(ask: Callable[[str], Any]) -> bool:
