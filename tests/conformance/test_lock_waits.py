@@ -76,13 +76,13 @@ def test_a_worker_that_is_frozen_while_it_notes_a_session_keeps_nobody_from_what
     ticket = Mark(number=1).async_().call()
     pid = deaths.at("in_perform").pid
     (worker,) = worker_ids(pair, pid)
+    pair.start()
     os.kill(pid, signal.SIGSTOP)
     frozen_at = now(pair)
     try:
         with pair.engine.begin() as as_it_froze:
             # Nobody knows of this session, so nobody ends it.
             as_it_froze.execute(sa.insert(worker_sessions).values(worker=worker, backend="7/elsewhere"))
-            pair.start()
             (row,) = all_final(pair)
     finally:
         deaths.go()

@@ -146,13 +146,14 @@ def test_a_relay_that_is_frozen_in_the_middle_of_a_rescue_keeps_nobody_from_what
     # Its transaction holds the row, and it is not there to end it.
     frozen = deaths.at("before_rescue_commit").pid
     os.kill(frozen, signal.SIGSTOP)
-    frozen_at = now(pair)
     pair.start()
+    # From then on there is somebody who can take it up.
+    since = now(pair)
 
     rows = all_final(pair)
 
     is_done_once(pair, rows, effects_of([1]))
-    is_offered_in_time(pair, rows[0], frozen_at)
+    is_offered_in_time(pair, rows[0], since)
     assert [pid_of(lost.worker) for lost in lost_attempts(pair, ticket.id)] == [doomed], "once, and by the other one"
     deaths.go()
     os.kill(frozen, signal.SIGCONT)
