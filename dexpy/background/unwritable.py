@@ -63,10 +63,9 @@ def _is_changed(
         if is_locked(error):
             # A key of it, for one, by somebody's open transaction: its turn comes again.
             line(logging.DEBUG, f"{deed}.waits", operation=row.name, run=row.id)
-            passed_over.append(row.id)
-            return False
-        if is_away(error):
+        elif is_away(error):
             raise
-        line(logging.ERROR, f"{deed}.failed", operation=row.name, run=row.id, error=class_path(error))
+        else:
+            line(logging.ERROR, f"{deed}.failed", operation=row.name, run=row.id, error=class_path(error))
     passed_over.append(row.id)
     return False

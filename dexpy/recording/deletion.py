@@ -25,7 +25,7 @@ class DeleteByKey(sa.Delete):
 
 
 @compiles(DeleteByKey, "mysql", "mariadb")
-def _by_key(statement: DeleteByKey, compiler: Any, **rest: Any) -> str:
+def _compiled(statement: DeleteByKey, compiler: Any, **rest: Any) -> str:
     # In the form for several tables such a row is looked up before anything else is thought about.
     name = compiler.preparer.format_table(statement.table)
     plain: str = compiler.visit_delete(statement, **rest)

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import Connection, Row
 
-from dexpy.recording.deletion import by_key
+from dexpy.recording.deletion import by_key, meets_others
 from dexpy.recording.metadata import UtcDateTime, after, as_of, metadata, seconds_parameter
 
 messages = sa.Table(
@@ -164,11 +164,15 @@ FREE_STRAYS = (
 BURY = sa.update(messages).where(_MINE).values(dead=True, **_NOBODYS)
 """Make those of ``p_ids`` that are still ``p_owner``'s dead."""
 
-DELETE = sa.delete(messages).where(_MINE)
-"""Delete those of ``p_ids`` that are still ``p_owner``'s."""
+_DELETE = sa.delete(messages).where(_MINE)
+_DELETE_ONE = by_key(messages).where(_m.owner == sa.bindparam("p_owner"))
 
-DELETE_ONE = by_key(messages).where(_m.owner == sa.bindparam("p_owner"))
-"""Delete ``p_id``, if it is still ``p_owner``'s."""
+
+def delete(connection: Connection, ids: Collection[int], owner: str) -> int:
+    """Delete those of some messages that are still an owner's, and say how many."""
+    if meets_others(connection):
+        return connection.execute(_DELETE_ONE, [{"p_id": one, "p_owner": owner} for one in ids]).rowcount
+    return connection.execute(_DELETE, {"p_ids": ids, "p_owner": owner}).rowcount
 
 
 def _insertion(due_at: sa.ColumnElement[datetime]) -> sa.Insert:

@@ -28,7 +28,6 @@ from dexpy.background.brokers.doorbell import Doorbell, has_doorbell
 from dexpy.background.brokers.hiccups import DATABASE_ERRORS
 from dexpy.background.brokers.keeper import Keeper
 from dexpy.recording import messages as sql
-from dexpy.recording.deletion import meets_others
 from dexpy.recording.sqlite import take_write_lock
 
 if TYPE_CHECKING:
@@ -249,7 +248,7 @@ class Leases:
                     # The try before may have been written, with claims that nobody here has heard of.
                     for queue in {consumer.queue for consumer in self._consumers}:
                         self._free_strays_on(connection, queue)
-                self._execute(connection, sql.DELETE, list(acks))
+                self._warn_of_lost(list(acks), sql.delete(connection, list(acks), self.owner))
                 brought = self._refill(connection, acks)
             self._unsure = False
             for claim in acks.values():
@@ -293,13 +292,13 @@ class Leases:
         )
         self._drop([claim])
 
-    def _execute(self, connection: Connection, statement: sa.Update | sa.Delete, ids: list[int], **more: Any) -> None:
-        if statement is sql.DELETE and meets_others(connection):
-            deleted = connection.execute(sql.DELETE_ONE, [{"p_id": row, "p_owner": self.owner} for row in ids])
-            changed = deleted.rowcount
-        else:
-            changed = connection.execute(statement, {"p_ids": ids, "p_owner": self.owner, **more}).rowcount
-        if changed < len(ids) and statement is not sql.RENEW:
+    def _execute(self, connection: Connection, statement: sa.Update, ids: list[int], **more: Any) -> None:
+        changed = connection.execute(statement, {"p_ids": ids, "p_owner": self.owner, **more}).rowcount
+        if statement is not sql.RENEW:
+            self._warn_of_lost(ids, changed)
+
+    def _warn_of_lost(self, ids: list[int], changed: int) -> None:
+        if changed < len(ids):
             self._logger.warning(
                 "%d of the message rows %s were not ours any more: a lease was lost, or the queue was flushed.",
                 *(len(ids) - changed, ids),
