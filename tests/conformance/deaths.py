@@ -247,11 +247,14 @@ def kill_workers_at_each_point(deaths: Deaths, *, freezes: bool = False) -> None
     points = ["after_claim", *(point for point, _, _ in steps)]
     tickets = [Mark(number=number).async_().call() for number in range(BACKLOG)]
     if freezes:
-        # Nobody replaces one that is frozen.
+        # Nobody replaces one that is frozen. The first one notes a session, which nobody else knows of then.
+        points.append("session_noted")
         deaths.serve([f"{point}=freeze" for point in points], processes=len(points) + 1)
     else:
         deaths.serve(points, processes=4)
     found = {"after_claim": deaths.at("after_claim")}
+    if freezes:
+        found["session_noted"] = deaths.at("session_noted")
     of_point: dict[str, Any] = {}
     for point, operation, options in steps:
         of_point[point] = operation.async_(**options).call()
@@ -267,7 +270,7 @@ def kill_workers_at_each_point(deaths: Deaths, *, freezes: bool = False) -> None
         # What was taken from it before is not by its death: a machine that is busy for long may look dead.
         of_it = sa.select(attempts).where(attempts.c.worker == death.worker, attempts.c.ended_at >= death.at)
         lost = pair.sql(of_it)
-        if death.point != "relay_marked":
+        if death.point not in ("relay_marked", "session_noted"):
             assert len(lost) == (death.point in LOSES_THE_RUN), (death, lost, pair.tell())
         for attempt in lost:
             late_s = (attempt.ended_at - max(death.at, survived_since)).total_seconds()
