@@ -55,7 +55,7 @@ class Bench:
         self._admin(f'CREATE DATABASE "{self.name}"')
         os.environ.update(self.environment)
         import benchmarks.operations as operations
-        from dexpy.recording import schema
+        from dexpy.database import schema
 
         self.operations: Any = operations
         with operations.runtime.store.database.begin() as connection:

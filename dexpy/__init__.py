@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
+__distribution__ = "dexpy-operations"
+
 from typing import TYPE_CHECKING, Any
 
-# Declaring
-from dexpy.background.enqueue import Async, enqueue_all
-from dexpy.declaration.concurrency import Concurrency
-from dexpy.declaration.encryption import Encryptor, FernetEncryptor
-from dexpy.declaration.forms import register_type
+from dexpy.codec.codecs import register_type
+from dexpy.codec.constraints import prop
+from dexpy.declaration.export import export
 from dexpy.declaration.hooks import after, around, before, guard
-from dexpy.declaration.lock import Lock
-from dexpy.declaration.models import register_model_loader
-from dexpy.declaration.once import Once
-from dexpy.declaration.options import prop
-from dexpy.declaration.policies import Record, Reset, Retry
+from dexpy.declaration.model_loaders import register_model_loader
 from dexpy.declaration.refs import OptRef, Ref, Refs
-from dexpy.declaration.schema_export import export
-from dexpy.declaration.unique import Unique
 
 # Calling later
 from dexpy.deferred import DeferredCall
 from dexpy.deferred.deferral import defer
 from dexpy.deferred.registration import deferrable
 
+# Declaring
+from dexpy.enqueue.api import Async, enqueue_all
+
 # The steps of a run, and what is around it
 from dexpy.execution.call import Call
 from dexpy.execution.explain import Explanation
-from dexpy.execution.placement import Insert, Remove, Step
+from dexpy.execution.pipeline_edits import Insert, Remove, Step
 from dexpy.foundation.context import Travels, context, current_context
+from dexpy.foundation.encryption import Encryptor, FernetEncryptor
 
 # Outcomes and errors
 from dexpy.foundation.errors import (
@@ -42,6 +40,7 @@ from dexpy.foundation.errors import (
     DexpyError,
     EncryptorMissing,
     Error,
+    FrozenOperation,
     Interrupted,
     InvalidTransition,
     KeyBusy,
@@ -64,6 +63,7 @@ from dexpy.foundation.errors import (
     ResultNotStored,
     ResultTypeError,
     RolledBack,
+    SchemaMissing,
     SensitiveInTransit,
     SessionOnLoop,
     StepError,
@@ -81,8 +81,14 @@ from dexpy.foundation.outcome import Err, Ok
 # Running
 from dexpy.foundation.trace import trace
 from dexpy.operation import Operation
-from dexpy.recording.sessions import current_session, session
+from dexpy.policies.concurrency import Concurrency
+from dexpy.policies.lock import Lock
+from dexpy.policies.once import Once
+from dexpy.policies.options import Record, Reset
+from dexpy.policies.retry import Retry
+from dexpy.policies.unique import Unique
 from dexpy.runtime import Runtime, configure, current_runtime
+from dexpy.transactions.sessions import current_session, session
 
 if TYPE_CHECKING:
     from dexpy import records
@@ -109,6 +115,7 @@ __all__ = [
     "Error",
     "Explanation",
     "FernetEncryptor",
+    "FrozenOperation",
     "Insert",
     "Interrupted",
     "InvalidTransition",
@@ -144,6 +151,7 @@ __all__ = [
     "Retry",
     "RolledBack",
     "Runtime",
+    "SchemaMissing",
     "SensitiveInTransit",
     "SessionOnLoop",
     "Step",

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
-from dexpy.background.enqueue import Performs, PerformsAsync
+from dexpy.database.current_transaction import current_transaction, transaction_scope
+from dexpy.declaration import key_digests
 from dexpy.declaration.contract import Contract
-from dexpy.execution import start
+from dexpy.enqueue.api import Performs, PerformsAsync
+from dexpy.enqueue.loaded_rows import copy_with_rows
+from dexpy.execution import pipeline
+from dexpy.execution.async_bridge import ThreadBridge, in_thread
+from dexpy.execution.blocking_work import exclusive
 from dexpy.execution.call import current as current_call
-from dexpy.execution.coroutines import Desk, alone, in_thread, running_loop
-from dexpy.foundation.errors import Error, NotRunning, OptionsError
+from dexpy.execution.event_loop import running_loop
+from dexpy.foundation.errors import Error, NotRunning, OptionsError, RefNotFound
 from dexpy.foundation.ids import new_id
 from dexpy.foundation.outcome import Err, Ok, Outcome
+from dexpy.foundation.stack_depth import require_stack
 from dexpy.foundation.trace import current_frame
-from dexpy.recording.ambient import ambient
-from dexpy.runtime import current_runtime
+from dexpy.runtime import Runtime, current_runtime
 
 if TYPE_CHECKING:
     from typing import Self
 
-    from dexpy.execution.scope import Scope
+    from dexpy.execution.unit_of_work import UnitOfWork
 
 R = TypeVar("R")
 
@@ -44,38 +50,41 @@ def run(operation: Any) -> Outcome:
 async def run_async(operation: Any) -> Outcome:
     """Run an operation beside the running event loop: an ``async def perform`` on it, everything else in a thread."""
     contract: Contract = operation.contract
+    require_stack(contract.cls.__qualname__)
     loop = asyncio.get_running_loop()
-    desk = Desk() if contract.is_async else None
-    scopes: list[Scope] = []
+    bridge = ThreadBridge() if contract.is_async else None
+    units_of_work: list[UnitOfWork] = []
 
     def begin() -> Outcome:
-        return _start(operation, contract, loop, desk, scopes.append)
+        return _start(operation, contract, loop, bridge, units_of_work.append)
 
     def cancel() -> None:
-        for scope in scopes:
-            scope.cancel()
-        if desk is not None:
-            desk.cancel()
+        for unit_of_work in units_of_work:
+            unit_of_work.cancel()
+        if bridge is not None:
+            bridge.cancel()
 
     outer = current_call.get()
-    if outer is not None and outer.desk is not None:
+    if outer is not None and outer.bridge is not None and outer.bridge.is_in_process:
         # Inside another run: in its thread and transaction.
-        return await outer.desk.hand_in(begin, cancel)
-    return await in_thread(alone(begin), cancel)
+        return await outer.bridge.submit(begin, cancel)
+    return await in_thread(exclusive(begin), cancel)
 
 
 def _start(
     operation: Any,
     contract: Contract,
     loop: asyncio.AbstractEventLoop | None = None,
-    desk: Desk | None = None,
-    on_scope: Callable[[Scope], None] | None = None,
+    bridge: ThreadBridge | None = None,
+    on_unit_of_work: Callable[[UnitOfWork], None] | None = None,
 ) -> Outcome:
     runtime = current_runtime()
+    if contract.has_background_key_functions:
+        _check_background_keys(operation, contract, runtime)
     run_id = new_id("op")
     frame = current_frame().child(run_id, contract.name)
-    redactor = start.redactor_for(operation, contract, runtime.redactor)
-    return start.run(
+    redactor = pipeline.redactor_for(operation, contract, runtime.redactor)
+    return pipeline.run(
         operation,
         contract,
         id=run_id,
@@ -83,11 +92,28 @@ def _start(
         recorder=runtime.recorder(operation, contract, run_id, frame, redactor),
         redactor=redactor,
         store=runtime.session_store,
-        outer=ambient(),
+        outer=transaction_scope.innermost().value,
         loop=loop,
-        desk=desk,
-        on_scope=on_scope,
+        bridge=bridge,
+        on_unit_of_work=on_unit_of_work,
     )
+
+
+def _check_background_keys(operation: Any, contract: Contract, runtime: Runtime) -> None:
+    """Refuse what is no key, although a call in place takes none: it must not be refused in the background first.
+
+    Raises:
+        OptionsError: A function of the class gave no key.
+    """
+    for make in key_digests.background_keys(contract):
+        try:
+            make(operation, contract)
+        except NotRunning:
+            if not contract.references:
+                raise
+            # The run itself raises this, where the class may have an answer for it.
+            with contextlib.suppress(RefNotFound):
+                make(copy_with_rows(operation, contract, runtime.session_store(), current_transaction()), contract)
 
 
 def value_of(operation: Any, outcome: Outcome) -> Any:

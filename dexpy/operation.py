@@ -1,13 +1,15 @@
-"""`Operation`: the front hall, where the rooms meet.
+"""`Operation`: the base class of all operations.
 
-One class is the whole face that an application sees of an operation, and most of it is what it promises: that is why
-the file is long.
+It is the whole interface of an operation for an application, and most of the file is its documentation.
 """
 
 from __future__ import annotations
 
+import copy
 import inspect
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from types import MappingProxyType
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -21,29 +23,36 @@ from typing import (
 
 import attrs
 
-from dexpy.background.enqueue import Async, Performs, PerformsAsync
 from dexpy.calls import Safe, run, run_async, value_of
+from dexpy.codec.constraints import prop
+from dexpy.database.current_transaction import current_transaction
 from dexpy.declaration import registry
-from dexpy.declaration.compiling import compile_contract
-from dexpy.declaration.concurrency import Concurrency
+from dexpy.declaration.class_changes import contract_of, fix_annotations
+from dexpy.declaration.class_definition import define, why_no_contract
 from dexpy.declaration.contract import NO_OBSERVER, Contract
-from dexpy.declaration.definition import define
-from dexpy.declaration.lock import Lock
-from dexpy.declaration.once import Once, key_to_clear, variant_for
-from dexpy.declaration.options import prop
-from dexpy.declaration.policies import Delay, Record, Reset, Retry
-from dexpy.declaration.unique import Unique
-from dexpy.declaration.values import construct, parsed
-from dexpy.execution import continuation, progress, start
+from dexpy.declaration.contract_builder import compile_contract
+from dexpy.declaration.declared_attributes import DECLARED, Declared
+from dexpy.declaration.key_digests import once_contract, once_keys_by
+from dexpy.declaration.misused_attributes import check_constructor
+from dexpy.declaration.props import Prop, construct, parsed
+from dexpy.declaration.signature import SignatureDescriptor, frozen_error, takes_props
+from dexpy.enqueue.api import Async, Performs, PerformsAsync
+from dexpy.execution import dry_run
 from dexpy.execution.call import call_of
+from dexpy.execution.durable import progress, steps
 from dexpy.execution.explain import Explanation
-from dexpy.execution.pipeline import arrangement_of
-from dexpy.execution.placement import Insert, Remove
+from dexpy.execution.pipeline import pipeline_of, redactor_for
+from dexpy.execution.pipeline_edits import Insert, Remove
 from dexpy.foundation.errors import DeclarationError, NotRunning, OptionsError, PropsError
 from dexpy.foundation.ids import new_id
 from dexpy.foundation.outcome import Err, Ok
 from dexpy.foundation.trace import current_frame
-from dexpy.recording.ambient import ambient
+from dexpy.policies.concurrency import Concurrency
+from dexpy.policies.lock import Lock
+from dexpy.policies.once import KEY_ATTRIBUTE, Once
+from dexpy.policies.options import MYPY, Delay, Record, Reset, policy
+from dexpy.policies.retry import Causes, Exceptions, Retry
+from dexpy.policies.unique import Unique
 from dexpy.runtime import current_runtime
 
 if TYPE_CHECKING:
@@ -53,20 +62,31 @@ if TYPE_CHECKING:
     from sqlalchemy import Select
     from sqlalchemy.orm import Session
 
+    # With a metaclass they would not check the class keywords.
+    OperationType = type
+else:
+    from dexpy.declaration.class_changes import OperationType
 
 R = TypeVar("R")
 T = TypeVar("T")
 P = ParamSpec("P")
 
 
+class _NoContract(DeclarationError, AttributeError):
+    """Raised for `Operation` itself; an AttributeError too, so that `help` passes over it."""
+
+
 class ContractOf:
     """The descriptor behind ``Op.contract``."""
 
     def __get__(self, obj: Any, owner: type[Any]) -> Contract:
-        found: Contract | None = vars(owner).get("__dexpy_contract__")
-        if found is None:
-            raise DeclarationError(f"{owner.__qualname__} is the base of all operations and has no contract.")
-        return found if obj is None else variant_for(obj, found)
+        declared: Declared | None = vars(owner).get(DECLARED)
+        contract = None if declared is None or declared.plain_bases else declared.contract
+        if contract is None and (contract := contract_of(owner)) is None:
+            raise _NoContract(why_no_contract(owner, Operation))
+        if obj is None or KEY_ATTRIBUTE not in obj.__dict__:
+            return contract
+        return once_contract(obj, contract)
 
 
 @attrs.frozen
@@ -82,11 +102,28 @@ class Transaction:
     def __get__(self, obj: Any, owner: Any) -> Any:
         if obj is None:
             return self
-        return call_of(obj, "transaction()").scope.block
+        return call_of(obj, "transaction()").unit_of_work.block
+
+
+_STORED_OTHERWISE = frozenset({"transaction", "retry_on", "discard_on", "rescue_from", "errors", "steps"})
+
+
+def _stored_as(name: str, value: Any) -> Any:
+    """A declared value as the class keeps it: what changes in place would change without notice."""
+    if name == "transaction":
+        return Transaction(value) if isinstance(value, bool) else value
+    if name not in _STORED_OTHERWISE:
+        return value
+    kinds: list[tuple[type, Callable[[Any], Any]]] = [(list, tuple), (set, frozenset), (dict, _read_only)]
+    return next((kind(value) for changing, kind in kinds if isinstance(value, changing)), value)
+
+
+def _read_only(value: dict[Any, Any]) -> Mapping[Any, Any]:
+    return MappingProxyType(dict(value))
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(prop,))
-class Operation:
+class Operation(metaclass=OperationType):
     """One thing that an application does: typed props in, `perform`, a result or a declared error out.
 
     Subclass it, annotate the props, and write `perform`.
@@ -96,7 +133,8 @@ class Operation:
         async_: Defaults for the background, and the way there.
         retry_on: `Retry` rules for background runs; those of a subclass add to the base's and win over them.
         discard_on: Exceptions, or codes, that end a background run as discarded.
-        rescue_from: Exception class to error code, exception class, or function of operation and exception.
+        rescue_from: Exception class, or a tuple of them, to error code, exception class, or function of operation and
+            exception.
         errors: Declared error codes, with descriptions if it is a mapping; empty allows any.
         on_lost: Whether a run whose worker died is run again (``"retry"``) or ``"fail"``.
         max_lost: So many workers may be lost with a run, in all, before it is failed as ``lost``.
@@ -125,20 +163,56 @@ class Operation:
     async_: ClassVar[Async] = Async()
     safe: ClassVar[Safe] = Safe()
     contract: ClassVar[ContractOf] = ContractOf()
-    retry_on: ClassVar[tuple[Retry | Reset, ...]] = ()
-    discard_on: ClassVar[tuple[type[Exception] | str | Reset, ...]] = ()
-    rescue_from: ClassVar[Mapping[type[Exception], str | type[Exception] | Callable[[Any, Any], Any]]] = {}
-    errors: ClassVar[Set[str] | tuple[str, ...] | list[str] | Mapping[str, str]] = frozenset()
-    on_lost: ClassVar[Literal["retry", "fail"]] = "retry"
-    max_lost: ClassVar[int] = 3
-    timeout: ClassVar[Delay | None] = None
-    steps: ClassVar[tuple[Insert | Remove | Reset, ...]] = ()
-    once: ClassVar[Once] = Once.never()
-    unique: ClassVar[Unique] = Unique.never()
-    lock: ClassVar[Lock | None] = None
-    concurrency: ClassVar[Concurrency | None] = None
-    record: ClassVar[bool | Record] = True
-    encrypt: ClassVar[bool | str] = False
+    if MYPY:
+        # mypy holds a subclass to ClassVar, or to none, as the base declares an attribute; of a method's result it does
+        # not. pyright takes this for unreachable, and keeps to ClassVar.
+        if os.name == "mypy":
+
+            @policy
+            def retry_on(self) -> tuple[Retry | Reset, ...]: ...  # noqa: D102
+            @policy
+            def discard_on(self) -> tuple[Causes | Reset, ...]: ...  # noqa: D102
+            @policy
+            def rescue_from(self) -> Mapping[Exceptions, str | type[Exception] | Callable[[Any, Any], Any]]: ...  # noqa: D102
+            @policy
+            def errors(self) -> Set[str] | tuple[str, ...] | list[str] | Mapping[str, str]: ...  # noqa: D102
+            @policy
+            def on_lost(self) -> Literal["retry", "fail"]: ...  # noqa: D102
+            @policy
+            def max_lost(self) -> int: ...  # noqa: D102
+            @policy
+            def timeout(self) -> Delay | None: ...  # noqa: D102
+            @policy
+            def steps(self) -> tuple[Insert | Remove | Reset, ...]: ...  # noqa: D102
+            @policy
+            def once(self) -> Once: ...  # noqa: D102
+            @policy
+            def unique(self) -> Unique: ...  # noqa: D102
+            @policy
+            def lock(self) -> Lock | None: ...  # noqa: D102
+            @policy
+            def concurrency(self) -> Concurrency | None: ...  # noqa: D102
+            @policy
+            def record(self) -> bool | Record: ...  # noqa: D102
+            @policy
+            def encrypt(self) -> bool | str: ...  # noqa: D102
+    else:
+        retry_on: ClassVar[tuple[Retry | Reset, ...]] = ()
+        discard_on: ClassVar[tuple[Causes | Reset, ...]] = ()
+        rescue_from: ClassVar[Mapping[Exceptions, str | type[Exception] | Callable[[Any, Any], Any]]] = (
+            MappingProxyType({})
+        )
+        errors: ClassVar[Set[str] | tuple[str, ...] | list[str] | Mapping[str, str]] = frozenset()
+        on_lost: ClassVar[Literal["retry", "fail"]] = "retry"
+        max_lost: ClassVar[int] = 3
+        timeout: ClassVar[Delay | None] = None
+        steps: ClassVar[tuple[Insert | Remove | Reset, ...]] = ()
+        once: ClassVar[Once] = Once.never()
+        unique: ClassVar[Unique] = Unique.never()
+        lock: ClassVar[Lock | None] = None
+        concurrency: ClassVar[Concurrency | None] = None
+        record: ClassVar[bool | Record] = True
+        encrypt: ClassVar[bool | str] = False
     transaction: ClassVar[Any] = Transaction(declared=True)
 
     if TYPE_CHECKING:
@@ -149,14 +223,25 @@ class Operation:
 
         def __init_subclass__(cls, *, name: str | None = None, aliases: Sequence[str] = (), **keywords: Any) -> None:
             super().__init_subclass__(**keywords)
-            declared = vars(cls).get("transaction")
-            if isinstance(declared, bool):
-                cls.transaction = Transaction(declared)
+            for policy in _STORED_OTHERWISE & vars(cls).keys():
+                setattr(cls, policy, _stored_as(policy, vars(cls)[policy]))
             define(cls)
-            contract = compile_contract(cls, name, aliases)
-            arrangement_of(contract)
-            cls.__dexpy_contract__ = contract
+
+            def read() -> Contract:
+                contract = compile_contract(cls, name, aliases)
+                pipeline_of(contract)
+                return contract
+
+            declared, contract = Declared(read, _stored_as), read()
+            fix_annotations(cls)
+            setattr(cls, DECLARED, declared)
+            declared.keep(cls, contract)
             registry.register(cls, (contract.name, *contract.aliases))
+
+        def __new__(cls, /, *_: Any, **__: Any) -> Self:  # noqa: D102
+            if cls.__init__ is not _CONSTRUCTOR:
+                check_constructor(cls)
+            return object.__new__(cls)
 
         def __init__(self, /, *positional: Any, **given: Any) -> None:
             """Make an operation of its props, checked all at once."""
@@ -167,6 +252,22 @@ class Operation:
             if positional:
                 raise PropsError(cls.__qualname__, (), advice=_by_name(contract))
             vars(self).update(construct(cls.__qualname__, contract.props, given))
+
+        def __setattr__(self, name: str, value: object) -> None:
+            raise frozen_error(type(self), name)
+
+        def __delattr__(self, name: str) -> None:
+            raise frozen_error(type(self), name)
+
+        def __deepcopy__(self, memo: dict[int, Any]) -> Operation:
+            """Containers are copied, as at construction; rows behind references stay what they are."""
+            made = copy.copy(self)
+            memo[id(self)] = made
+            values = vars(made)
+            values.update({one.name: copy.deepcopy(values[one.name], memo) for one in _values_of(type(self))})
+            return made
+
+        __signature__ = SignatureDescriptor()
 
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> Self:
@@ -192,7 +293,7 @@ class Operation:
         contract = cls.contract
         return cls(**parsed(cls.__qualname__, contract.props, data))
 
-    @classmethod
+    @takes_props
     def callable(cls, **props: Any) -> Ok[None] | Err:
         """Ask the guards whether an operation could be called now; nothing runs, and nothing is kept.
 
@@ -224,22 +325,22 @@ class Operation:
         contract = cls.contract
         runtime = current_runtime()
         run_id = new_id("op")
-        return start.rehearse(
+        return dry_run.dry_run(
             operation,
             contract,
             id=run_id,
             frame=current_frame().child(run_id, contract.name),
-            redactor=start.redactor_for(operation, contract, runtime.redactor),
+            redactor=redactor_for(operation, contract, runtime.redactor),
             store=runtime.session_store,
-            outer=ambient(),
+            outer=current_transaction(),
         )
 
-    @classmethod
+    @takes_props
     def is_callable(cls, **props: Any) -> bool:
         """Whether every guard would let an operation pass now; see `callable`."""
         return isinstance(cls.callable(**props), Ok)
 
-    @classmethod
+    @takes_props
     def explain(cls, **props: Any) -> Explanation:
         """Tell what a call would do: props, guards, keys, policies; nothing runs, and nothing is kept.
 
@@ -268,14 +369,14 @@ class Operation:
         contract = cls.contract
         runtime = current_runtime()
         run_id = new_id("op")
-        report = start.explain(
+        report = dry_run.explain(
             contract,
             props,
             id=run_id,
             frame=current_frame().child(run_id, contract.name),
             redactor=runtime.redactor,
             store=runtime.session_store,
-            outer=ambient(),
+            outer=current_transaction(),
         )
         return report if runtime.is_recording else report.without_records()
 
@@ -304,9 +405,54 @@ class Operation:
             ...     Charge(order=7).call(), Charge.clear_once(order=7), Charge.clear_once(order=7)
             (7, True, False)
         """
-        digest = key_to_clear(cls.contract, key, props)
-        cleared: bool = current_runtime().store.clear_once(digest, ambient())
-        return cleared
+        digests = once_keys_by(cls.contract, key, props)
+        store = current_runtime().store
+        return sum(store.clear_once(digest, current_transaction()) for digest in digests) > 0
+
+    def replace(self, **props: Any) -> Self:
+        """A copy with other props; a key of `once` that was given stays.
+
+        Args:
+            props: Those that differ.
+
+        Raises:
+            PropsError: They cannot be.
+
+        Example:
+            >>> class Add(Operation):
+            ...     a: int
+            ...     b: int = 1
+            ...     def perform(self) -> int:
+            ...         return self.a + self.b
+            >>> Add(a=2).replace(b=40)
+            Add(a=2, b=40)
+        """
+        cls = type(self)
+        contract: Contract = cls.contract
+        values = {one.name: vars(self)[one.name] for one in contract.props}
+        made = object.__new__(cls)
+        vars(made).update({**vars(self), **construct(cls.__qualname__, contract.props, {**values, **props})})
+        for name in list(vars(made)):
+            if name not in values and name != KEY_ATTRIBUTE:
+                # Values of cached properties belong to the old props.
+                del vars(made)[name]
+        return made
+
+    __replace__ = replace
+
+    def to_dict(self) -> dict[str, Any]:
+        """The props as plain JSON, for people and tools: references by their keys, secrets redacted.
+
+        Example:
+            >>> from datetime import date
+            >>> class Report(Operation):
+            ...     day: date
+            ...     def perform(self) -> None: ...
+            >>> Report(day=date(2026, 11, 21)).to_dict()
+            {'day': '2026-11-21'}
+        """
+        contract: Contract = type(self).contract
+        return {one.name: one.as_json(vars(self)[one.name]) for one in contract.props}
 
     def __repr__(self) -> str:
         contract: Contract = type(self).contract
@@ -316,18 +462,18 @@ class Operation:
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
             return NotImplemented
-        return self._stored() == other._stored()
+        return self._compared() == other._compared()
 
     def __hash__(self) -> int:
-        return hash((type(self), *self._stored()))
+        for one in _values_of(type(self)):
+            # A mutable list has no hash, and neither has an operation that contains it.
+            hash(vars(self)[one.name])
+        return hash((type(self), self._compared()))
 
-    def _stored(self) -> tuple[Any, ...]:
-        """The props as they are compared: a reference by its key."""
+    def _compared(self) -> tuple[Any, ...]:
+        """The props as they are compared: by what keys are made of, so that equal operations have equal keys."""
         contract: Contract = type(self).contract
-        return tuple(
-            vars(self)[one.name] if one.reference is None else one.reference.compared(vars(self)[one.name])
-            for one in contract.props
-        )
+        return tuple(one.compared(vars(self)[one.name]) for one in contract.props)
 
     def perform(self) -> Any:
         """Do the work: the one method that every operation writes."""
@@ -336,7 +482,7 @@ class Operation:
         )
 
     def on_error(self, error: Exception) -> None:
-        """Told of every exception that ends an attempt; decides nothing."""
+        """Called with every exception that ends an attempt; cannot change the outcome."""
 
     setattr(on_error, NO_OBSERVER, True)
 
@@ -354,7 +500,8 @@ class Operation:
             Error: It ended in a business error, or was refused by a guard.
             RefNotFound: The row behind a reference is gone.
         """
-        return value_of(self, run(self))
+        outcome = run(self)
+        return outcome.value if isinstance(outcome, Ok) else value_of(self, outcome)
 
     @overload
     async def acall(self: PerformsAsync[R]) -> R: ...
@@ -372,7 +519,7 @@ class Operation:
             NotRunning: The operation is not running.
             SessionOnLoop: Used on the event loop; write ``await self.in_session(...)``.
         """
-        return call_of(self, "session").scope.session()
+        return call_of(self, "session").unit_of_work.session()
 
     @property
     def run_id(self) -> str:
@@ -380,12 +527,12 @@ class Operation:
         return call_of(self, "run_id").id
 
     def check_cancelled(self) -> None:
-        """End the run here if somebody has called it off, with `Ticket.cancel`; for long work without a session.
+        """End the run here if it was cancelled with `Ticket.cancel`; for long work without a session.
 
         Raises:
-            Cancelled: It was called off; let it pass.
+            Cancelled: The run was cancelled; do not catch it.
         """
-        stop = call_of(self, "check_cancelled()").stop
+        stop = call_of(self, "check_cancelled()").cancel_token
         if stop is not None:
             stop.check()
 
@@ -421,7 +568,7 @@ class Operation:
             >>> Ship(order=7).call()
             'label 7'
         """
-        return continuation.step(call_of(self, "step()"), method, arguments, named)
+        return steps.step(call_of(self, "step()"), method, arguments, named)
 
     if TYPE_CHECKING:
         # Before 2.1 SQLAlchemy's select of one model is one of a tuple.
@@ -468,7 +615,7 @@ class Operation:
             >>> Square(numbers=[1, 2, 3]).call()
             14
         """
-        return continuation.each(call_of(self, "each()"), name, source, batch)
+        return steps.each(call_of(self, "each()"), name, source, batch)
 
     def report_progress(self, done: float, total: float | None = None, note: str | None = None) -> None:
         """Say how far the run is, for `Ticket.progress`; it never waits long, and never fails the run.
@@ -493,15 +640,15 @@ class Operation:
             action: Without arguments; what it raises is logged.
 
         Raises:
-            OptionsError: It is no function, or a coroutine function, which nobody would await.
+            OptionsError: The action is not a function, or is a coroutine function.
         """
-        scope = call_of(self, "after_commit()").scope
+        unit_of_work = call_of(self, "after_commit()").unit_of_work
         if not callable(action) or inspect.iscoroutinefunction(action):
             raise OptionsError(
                 f"{type(self).__qualname__}.after_commit({action!r}) wants a plain function without arguments. "
                 "Write: self.after_commit(lambda: ...)."
             )
-        scope.after_commit(action)
+        unit_of_work.after_commit(action)
 
     async def in_session(self, function: Callable[[Session], T]) -> T:
         """In an ``async def perform``: call a function with the run's session, in the run's own thread.
@@ -515,11 +662,20 @@ class Operation:
             NotRunning: The run is over, or its `perform` is no ``async def``.
         """
         call = call_of(self, "in_session()")
-        if call.desk is None:
+        if call.bridge is None:
             raise NotRunning(
                 f"{type(self).__qualname__}.perform is a plain method: use self.session as it is, without in_session()."
             )
-        return await call.desk.hand_in(lambda: call.scope.with_session(function))
+        return await call.bridge.submit(lambda: call.unit_of_work.with_session(function))
+
+
+_CONSTRUCTOR = Operation.__init__
+setattr(Operation, DECLARED, Declared(None, _stored_as))
+
+
+def _values_of(cls: type[Operation]) -> Iterator[Prop]:
+    contract: Contract = cls.contract
+    return (one for one in contract.props if one.reference is None)
 
 
 def _by_name(contract: Contract) -> str:

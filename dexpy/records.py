@@ -13,15 +13,17 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import timedelta
 
-from dexpy.foundation.door import store_in_force
+from dexpy.database.alembic import create_tables, include_object
+from dexpy.database.column_types import metadata
+from dexpy.database.tables import FINAL
+from dexpy.database.tables import attempts as attempts_table
+from dexpy.database.tables import records as table
 from dexpy.recording import retention
+from dexpy.recording.current_store import current_store
 from dexpy.recording.queries import RecordQuery
 from dexpy.recording.record import Attempt, Page, Record
-from dexpy.recording.steps import KeptStep, shown_of
-from dexpy.recording.tables import FINAL
-from dexpy.recording.tables import attempts as attempts_table
-from dexpy.recording.tables import records as table
-from dexpy.recording.tree import Node, Tree, tree_of
+from dexpy.recording.step_records import KeptStep, redacted_steps
+from dexpy.recording.trace_tree import Node, Tree, tree_of
 
 __all__ = [
     "Attempt",
@@ -34,12 +36,15 @@ __all__ = [
     "all",
     "attempts",
     "attempts_table",
+    "create_tables",
     "done",
     "expired",
     "failed",
     "for_actor",
     "for_trace",
     "get",
+    "include_object",
+    "metadata",
     "newest_first",
     "pending",
     "prune",
@@ -90,7 +95,7 @@ def prune(
         >>> records.prune(older_than=timedelta(days=30), dry_run=True)
         0
     """
-    store = store_in_force()
+    store = current_store.get()
     return retention.prune(store, older_than, statuses=statuses, batch=batch, dry_run=dry_run)
 
 
@@ -100,8 +105,8 @@ def get(id: str) -> Record:
     Raises:
         RecordNotFound: No record has this id.
     """
-    store = store_in_force()
-    return Record(store.row(id), store)
+    store = current_store.get()
+    return Record(store.row_and_progress(id), store)
 
 
 def tree(trace_id: str) -> Tree:
@@ -118,7 +123,7 @@ def tree(trace_id: str) -> Tree:
         >>> len(records.tree("tr_of_nothing"))
         0
     """
-    return tree_of(store_in_force(), trace_id)
+    return tree_of(current_store.get(), trace_id)
 
 
 def steps(id: str) -> list[KeptStep]:
@@ -127,9 +132,9 @@ def steps(id: str) -> list[KeptStep]:
     Raises:
         RecordNotFound: No record has this id.
     """
-    store = store_in_force()
+    store = current_store.get()
     store.row(id)
-    return shown_of(store, id)
+    return redacted_steps(store, id)
 
 
 def attempts(id: str) -> list[Attempt]:
@@ -138,9 +143,9 @@ def attempts(id: str) -> list[Attempt]:
     Raises:
         RecordNotFound: No record has this id.
     """
-    store = store_in_force()
+    store = current_store.get()
     row = store.row(id)
-    found = [
+    result = [
         Attempt(
             each.number,
             each.worker,
@@ -154,12 +159,12 @@ def attempts(id: str) -> list[Attempt]:
         for each in store.attempts_of(id)
     ]
     if row.status in ("running", "done"):
-        found.append(
+        result.append(
             Attempt(row.num_attempts, row.claimed_by, row.started_at, row.completed_at, None, None, None, None)
         )
-    elif row.num_attempts and not found:
+    elif row.num_attempts and not result:
         # A run outside of the background tries once, and its record is all that is kept of it.
-        found.append(
+        result.append(
             Attempt(
                 row.num_attempts,
                 None,
@@ -171,4 +176,4 @@ def attempts(id: str) -> list[Attempt]:
                 None,
             )
         )
-    return found
+    return result

@@ -5,32 +5,39 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import timedelta
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import attrs
 
+from dexpy.database.current_transaction import shared_sessions
 from dexpy.declaration.contract import Contract
-from dexpy.declaration.encryption import DEFAULT, Encryptor, Encryptors
-from dexpy.foundation.door import dispatcher_in_force, encryptors_in_force, store_in_force
-from dexpy.foundation.errors import ConfigurationError
-from dexpy.foundation.log import line
-from dexpy.foundation.pace import Pace
+from dexpy.enqueue.api import current_dispatcher
+from dexpy.foundation import log_events
+from dexpy.foundation.encryption import DEFAULT, Encryptor, Encryptors, current_encryptors
+from dexpy.foundation.errors import ConfigurationError, NotRecorded
+from dexpy.foundation.log_events import log_event
 from dexpy.foundation.redaction import Redactor
-from dexpy.foundation.settings import Settings
+from dexpy.foundation.settings import CONFIGURED, Settings
 from dexpy.foundation.trace import Frame
+from dexpy.liveness.intervals import RecoveryIntervals
+from dexpy.recording.current_store import current_store, run_record_now
+from dexpy.recording.encryption import check_encryptable
+from dexpy.worker.services import current_worker
 
 if TYPE_CHECKING:
     import dramatiq
     from sqlalchemy.orm import Session
 
-    from dexpy.background.carriers import Carrier
-    from dexpy.background.dispatch import Dispatcher
-    from dexpy.declaration.once import OnceOptions
-    from dexpy.recording.recorder import Recorder
+    from dexpy.assembly import Services
+    from dexpy.enqueue.dispatcher import Dispatcher
+    from dexpy.recording.recorder import Recorder, SyncRecorder
     from dexpy.recording.store import Store
 
 OnBrokerError: TypeAlias = Literal["send_later", "raise"]
+RunContext: TypeAlias = Callable[[], AbstractContextManager[Any]]
 
 
 class Runtime:
@@ -48,6 +55,7 @@ class Runtime:
         rescue_within: How soon what is lost is taken up again.
         on_broker_error: What an enqueue does while the broker is away.
         encryptors: The application's own, by name.
+        run_context: Gives what is entered around each run in the background.
     """
 
     def __init__(
@@ -62,9 +70,13 @@ class Runtime:
         rescue_within: timedelta | float | None = None,
         on_broker_error: OnBrokerError = "send_later",
         encryptors: Mapping[str, Encryptor] | None = None,
+        run_context: RunContext | None = None,
     ) -> None:
         self.settings = settings
+        self.run_context = run_context
         self.session_factory = session_factory
+        if hasattr(session_factory, "registry"):
+            shared_sessions.exist = True
         self.given_broker = broker
         self.create_tables = create_tables
         self.unknown_grace = unknown_grace
@@ -75,7 +87,7 @@ class Runtime:
         self.redactor = Redactor(custom=redactor)
         self._lock = threading.RLock()
         self._store: Store | None = None
-        self._dispatcher: Dispatcher | None = None
+        self._services: Services | None = None
 
     @property
     def database_url(self) -> str:
@@ -84,13 +96,8 @@ class Runtime:
 
     @property
     def is_recording(self) -> bool:
-        """Whether background runs are recorded: unless somebody named a broker and no database."""
+        """Whether background runs are recorded: unless only a broker is configured."""
         return self.settings.database is not None or (self.settings.broker is None and self.given_broker is None)
-
-    @property
-    def records_calls(self) -> bool:
-        """Whether synchronous calls are recorded: when somebody named a database for it."""
-        return self.settings.database is not None
 
     @property
     def carries_its_queue(self) -> bool:
@@ -102,7 +109,11 @@ class Runtime:
     def encryptors(self) -> Encryptors:
         """What encrypts, by name; made at the first use."""
         if self._encryptors is None:
-            self._encryptors = Encryptors(self.given_encryptors, self.settings.encryption_keys)
+            self._encryptors = Encryptors(
+                self.given_encryptors,
+                self.settings.encryption_keys,
+                accepts_unbound=self.settings.accept_unbound_ciphertext,
+            )
         return self._encryptors
 
     def session_store(self) -> Store:
@@ -112,27 +123,29 @@ class Runtime:
     @property
     def store(self) -> Store:
         """The store of records."""
+        if self._store is not None:
+            return self._store
         with self._lock:
             if self._store is None:
                 self._store = self._make_store()
             return self._store
 
     def _make_store(self) -> Store:
-        from dexpy.recording.database import Database
-        from dexpy.recording.locks.places import Locks
-        from dexpy.recording.store import Store
+        from dexpy.assembly import build_store
 
-        database = Database(self.database_url)
-        if self.settings.database is None:
-            line(logging.INFO, "database.default", path=database.path)
-        store = Store(
-            database,
+        store = build_store(
+            self.database_url,
             session_factory=self.session_factory,
+            run_context=self.run_context,
             redactor=self.redactor,
             create_tables=self.create_tables,
+            init_command=self.settings.init_command,
             find_sender=lambda: self.dispatcher if self.is_recording else None,
+            is_shared=self.is_recording,
+            redis=self._redis if self._is_on_redis else None,
         )
-        store.locks = Locks(database, is_shared=self.is_recording, redis=self._redis if self._is_on_redis else None)
+        if self.settings.database is None:
+            log_event(logging.INFO, "database.default", path=store.database.path)
         return store
 
     @property
@@ -148,70 +161,54 @@ class Runtime:
         return broker.client, broker.namespace
 
     @property
-    def dispatcher(self) -> Dispatcher:
-        """The way to the background, with the two actors declared on its broker."""
+    def services(self) -> Services:
+        """The objects behind background runs, made at the first use, with the two actors declared on the broker."""
+        if self._services is not None:
+            return self._services
         with self._lock:
-            if self._dispatcher is None:
-                self._dispatcher = self._make_dispatcher()
-            return self._dispatcher
+            if self._services is None:
+                self._services = self._make_services()
+            return self._services
 
-    def _make_dispatcher(self) -> Dispatcher:
-        from dexpy.background import queues, relay, watch
-        from dexpy.background.actors import declare_actors
-        from dexpy.background.dispatch import Dispatcher
-        from dexpy.background.heart import Heart
-        from dexpy.background.jobs import Jobs
-        from dexpy.background.rounds import Round, Rounds
-        from dexpy.background.unknown import patience
+    def _make_services(self) -> Services:
+        from dexpy.assembly import build, build_transport
 
         store = self.store if self.is_recording else None
-        if store is None:
-            line(logging.WARNING, "recording.off", why="a broker is named and no database")
-        carrier = self._carrier(store)
-        dispatcher = Dispatcher(carrier, store, insists=self.on_broker_error == "raise")
-        rounds = [Round("queues", queues.LOOK_EVERY_S, lambda: queues.declare_new_queues(carrier))]
-        if store is not None:
-            # Before the actors' middleware, so that the heart stops after what was not ended has been given back.
-            dispatcher.heart = heart = Heart(store, self.pace, carrier.keep_alive)
-            carrier.broker.add_middleware(heart)
-            found = relay.Relay(dispatcher, heart, self.pace)
-            rounds.append(Round("relay", self.pace.look_every_s, found.look_after))
-            if not carrier.transactional:
-                rounds.append(Round("send", relay.EVERY_S, found.send))
-        jobs = Jobs(
-            dispatcher, store, self.redactor, self.session_store, dispatcher.heart, patience(self.unknown_grace)
+        named = self.given_broker or self.settings.broker
+        transport = build_transport(named, store, self.intervals, is_in_database=self.carries_its_queue)
+        return build(
+            transport,
+            store,
+            intervals=self.intervals,
+            redactor=self.redactor,
+            session_store=self.session_store,
+            unknown_grace=self.unknown_grace,
+            requires_broker=self.on_broker_error == "raise",
+            create_tables=self.create_tables,
         )
-        dispatcher.watch = jobs.watch
-        dispatcher.perform = jobs.run_now
-        rounds.append(Round("watch", watch.EVERY_S, jobs.watch.look))
-        carrier.broker.add_middleware(Rounds(*rounds))
-        declare_actors(carrier.broker, jobs)
-        return dispatcher
 
     @property
-    def pace(self) -> Pace:
+    def dispatcher(self) -> Dispatcher:
+        """Stores records and publishes messages."""
+        return self.services.dispatcher
+
+    def run_record_now(self, record_id: str) -> bool:
+        """Run a record in this thread; see `RecordJob.run_now`.
+
+        Raises:
+            NotRecorded: Nothing is recorded in this process.
+        """
+        recorded = self.services.recorded
+        if recorded is None:
+            raise NotRecorded(f"{record_id} cannot be run by hand: nothing is recorded in this process.")
+        return recorded.record_job.run_now(record_id)
+
+    @property
+    def intervals(self) -> RecoveryIntervals:
         """How soon what is lost is taken up again."""
-        return Pace.of(self.rescue_within if self.rescue_within is not None else self.settings.rescue_within)
-
-    def _carrier(self, store: Store | None) -> Carrier:
-        from dexpy.background.brokers.servers import broker_from_url, is_database
-        from dexpy.background.brokers.sql import SqlBroker
-        from dexpy.background.carriers import ServerCarrier, SqlCarrier
-        from dexpy.recording.database import Database
-
-        named = self.given_broker or self.settings.broker
-        if store is not None and self.carries_its_queue:
-            return SqlCarrier(SqlBroker(store.database, lease_s=self.pace.lease_s))
-        if isinstance(named, str):
-            if not is_database(named):
-                named = broker_from_url(named, silent_s=self.pace.lease_s)
-            elif store is None:
-                return SqlCarrier(SqlBroker(Database(named)))
-            else:
-                named = SqlBroker(Database(named))
-                named.create_tables()
-        assert named is not None  # noqa: S101 - without a store a broker was named
-        return ServerCarrier(named, None if store is None else SqlBroker(store.database))
+        return RecoveryIntervals.of(
+            self.rescue_within if self.rescue_within is not None else self.settings.rescue_within
+        )
 
     @property
     def broker(self) -> dramatiq.Broker:
@@ -221,56 +218,45 @@ class Runtime:
     def recorder(
         self, operation: Any, contract: Contract, run_id: str, frame: Frame, redactor: Redactor
     ) -> Recorder | None:
-        """Who writes the row of a synchronous run; None for nobody."""
-        if contract.once is not None and not self.records_calls:
+        """Return the recorder of a synchronous run; None if it is not recorded."""
+        # Without a database of their own, calls leave no record.
+        records_calls = self.settings.database is not None
+        if contract.once is not None and not records_calls:
             raise ConfigurationError(
                 f"{contract.cls.__qualname__} has an idempotency key, and there is no database to keep it in. "
                 "Name one: dexpy.configure(database=...)."
             )
-        if not self.records_calls or contract.record is None:
+        if not records_calls or contract.record is None:
             return None
-        from dexpy.recording.recorder import SyncRecorder
-
-        if contract.sealed_props or contract.encryptor is not None:
-            from dexpy.recording.sealing import check_sealable
-
-            check_sealable(contract)
+        if contract.encrypted_props or contract.encryptor is not None:
+            check_encryptable(contract)
         if contract.once is not None:
-            return self._once_recorder(operation, contract, contract.once, run_id, frame, redactor)
-        return SyncRecorder(self.store, contract, operation, run_id, frame, redactor)
-
-    def _once_recorder(
-        self, operation: Any, contract: Contract, once: OnceOptions, run_id: str, frame: Frame, redactor: Redactor
-    ) -> Recorder:
-        from dexpy.background.keyed import claim_for_call
-        from dexpy.background.rescue import Rescue
-        from dexpy.background.vigil import Vigil
-        from dexpy.recording.ambient import ambient
-        from dexpy.recording.once import OnceRecorder
-
-        dispatcher, outer = self.dispatcher, ambient()
-        heart = dispatcher.heart
-        assert heart is not None  # noqa: S101 - there is one where calls are recorded
-        vigil = Vigil(heart, Rescue(dispatcher, self.store, heart))
-        wants = claim_for_call(operation, contract, once, self.store, outer)
-        return OnceRecorder(
-            self.store, contract, operation, run_id, frame, redactor, vigil=vigil, outer=outer, wants=wants
-        )
+            recorded = self.services.recorded
+            assert recorded is not None  # noqa: S101 - calls are recorded here
+            return recorded.once_recorder(self.store, operation, contract, contract.once, run_id, frame, redactor)
+        return _sync_recorder()(self._store or self.store, contract, operation, run_id, frame, redactor)
 
     def close(self) -> None:
         """Close the connections that this runtime holds."""
-        if self._dispatcher is not None:
-            self._dispatcher.close()
+        if self._services is not None:
+            self._services.close()
         if self._store is not None:
             self._store.locks.close()
             self._store.database.dispose()
+
+
+@cache
+def _sync_recorder() -> type[SyncRecorder]:
+    from dexpy.recording.recorder import SyncRecorder
+
+    return SyncRecorder
 
 
 _current: Runtime | None = None
 
 
 def current_runtime() -> Runtime:
-    """The runtime in force; made from the environment and pyproject.toml if nobody has configured one."""
+    """The runtime in force; made from the environment and pyproject.toml if none is configured."""
     global _current
     if _current is None:
         _current = Runtime(Settings.find())
@@ -281,6 +267,7 @@ def install(runtime: Runtime | None) -> Runtime | None:
     """Put a runtime in force, and return the one before it."""
     global _current
     before, _current = _current, runtime
+    log_events.process_redactor = None if runtime is None or runtime.redactor.custom is None else runtime.redactor
     return before
 
 
@@ -296,6 +283,8 @@ def configure(
     on_broker_error: OnBrokerError = "send_later",
     encryptors: Mapping[str, Encryptor] | None = None,
     encryption_keys: str | Sequence[str] | None = None,
+    accept_unbound_ciphertext: bool | None = None,
+    run_context: RunContext | None = None,
 ) -> Runtime:
     """Say where records and messages go, and put it in force for the process.
 
@@ -308,7 +297,8 @@ def configure(
             `dramatiq.Broker` of the application's own, whose middleware stays. The records' own database when left out.
             Applications that share a server have a namespace each, ``redis://host/0?namespace=shop``,
             or a virtual host, ``amqp://host/shop``.
-        session_factory: Makes the sessions in which operations run: a `sessionmaker` of the application.
+        session_factory: Makes the sessions in which operations run: a `sessionmaker` or `scoped_session` of the
+            application. During a run a `scoped_session` gives the session of the run.
         redactor: Gets every text about a failure before it is stored or shown, and returns what may be.
         create_tables: Make missing tables on a server too; for tests and demos. Else ``dexpy db init`` makes them.
         unknown_grace: How long an operation whose class no worker knows waits for one that does, as during a rolling
@@ -322,12 +312,17 @@ def configure(
             ``encrypt = True`` and ``prop(encrypted=True)``.
         encryption_keys: Keys for a `FernetEncryptor` of that name instead, the first one to encrypt with; what
             ``DEXPY_ENCRYPTION_KEYS`` says when left out.
+        accept_unbound_ciphertext: Open what earlier releases encrypted, which does not name the operation, column
+            and run that it belongs to, for classes that encrypt; what ``DEXPY_ACCEPT_UNBOUND_CIPHERTEXT`` says when
+            left out, else no. Turn it off when no such row is left.
+        run_context: Called for each run in the background, and returns a context manager that is entered around it:
+            ``app.app_context`` of a Flask application.
 
     Returns:
         The runtime.
 
     Raises:
-        ConfigurationError: A URL that cannot be used, or a key.
+        ConfigurationError: A URL that cannot be used, a session factory or a key.
         MissingExtra: A driver, or `cryptography`, that an extra installs.
 
     Example:
@@ -336,18 +331,33 @@ def configure(
         >>> runtime.database_url
         'sqlite:///app.db'
     """
-    found = Settings.find()
+    from dexpy.transactions.run_sessions import check_factory, url_of
+
+    if session_factory is not None:
+        check_factory(session_factory)
+    if run_context is not None and not callable(run_context):
+        raise ConfigurationError(
+            f"configure(run_context=...): expected a function that returns a context manager; got {run_context!r}. "
+            "Give app.app_context, without parentheses."
+        )
+    defaults = Settings.find()
     url = broker if isinstance(broker, str) else None
     own = None if broker is None or isinstance(broker, str) else broker
-    named = attrs.evolve(found, database=database or found.database, broker=url or (None if own else found.broker))
+    named = attrs.evolve(
+        defaults, database=database or defaults.database, broker=url or (None if own else defaults.broker)
+    )
     if named.database is None and session_factory is not None:
-        named = attrs.evolve(named, database=_url_of(session_factory))
+        named = attrs.evolve(named, database=url_of(session_factory))
+    if database or named.database != defaults.database:
+        named = attrs.evolve(named, database_source=CONFIGURED)
     if encryption_keys is not None:
         keys = encryption_keys if isinstance(encryption_keys, str) else ",".join(encryption_keys)
         named = attrs.evolve(named, encryption_keys=keys)
     elif encryptors is not None and DEFAULT in encryptors:
         # The program's word goes before the environment's.
         named = attrs.evolve(named, encryption_keys=None)
+    if accept_unbound_ciphertext is not None:
+        named = attrs.evolve(named, accept_unbound_ciphertext=accept_unbound_ciphertext)
     if on_broker_error not in ("send_later", "raise"):
         raise ConfigurationError(f"configure(on_broker_error={on_broker_error!r}) wants 'send_later' or 'raise'.")
     if unknown_grace is not None and unknown_grace < timedelta(0):
@@ -362,9 +372,10 @@ def configure(
         rescue_within=rescue_within,
         on_broker_error=on_broker_error,
         encryptors=encryptors,
+        run_context=run_context,
     )
     runtime.encryptors  # noqa: B018 - made now, so that a wrong key is told here
-    runtime.pace  # noqa: B018 - read now, so that a wrong one is told here
+    runtime.intervals  # noqa: B018 - read now, so that a wrong one is told here
     if runtime.is_recording:
         runtime.store.database.engine  # noqa: B018 - made now, so that a wrong URL is told here
     import dramatiq
@@ -374,17 +385,8 @@ def configure(
     return runtime
 
 
-def _url_of(session_factory: Callable[[], Session]) -> str:
-    bind = getattr(session_factory, "kw", {}).get("bind")
-    if bind is None:
-        raise ConfigurationError(
-            "configure(session_factory=...) got a factory whose database cannot be seen. "
-            "Name it: configure(database=..., session_factory=...)."
-        )
-    url: str = bind.url.render_as_string(hide_password=False)
-    return url
-
-
-store_in_force.open(lambda: current_runtime().store)
-encryptors_in_force.open(lambda: current_runtime().encryptors)
-dispatcher_in_force.open(lambda: current_runtime().dispatcher)
+current_store.get = lambda: current_runtime().store
+run_record_now.get = lambda: current_runtime().run_record_now
+current_encryptors.get = lambda: current_runtime().encryptors
+current_dispatcher.get = lambda: current_runtime().services.dispatcher
+current_worker.get = lambda: current_runtime().services.worker

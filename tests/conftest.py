@@ -11,7 +11,8 @@ from typing import Any
 import distribution
 import pytest
 
-from dexpy.foundation.settings import NAMES, SECRETS
+from dexpy.declaration import registry
+from dexpy.foundation.settings import NAMES, SECRETS, command_modules
 from dexpy.runtime import install
 from dexpy.testing import Isolated, isolated
 
@@ -31,20 +32,27 @@ def _nothing_configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Gene
     monkeypatch.chdir(tmp_path)
     for name in (*NAMES, *SECRETS):
         monkeypatch.delenv(f"DEXPY_{name.upper()}", raising=False)
-    before = install(None)
+    previous = install(None)
     yield
-    install(before)
+    install(previous)
+    command_modules.set(())
 
 
 @pytest.fixture
-def test() -> Generator[Isolated]:
+def isolated_runtime() -> Generator[Isolated]:
     """A runtime on a SQLite file of its own."""
     with isolated() as found:
         yield found
 
 
 @pytest.fixture
+def no_operations_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a command that runs in the process of the tests: it looks at every operation that is declared there."""
+    monkeypatch.setattr(registry, "_by_name", {})
+
+
+@pytest.fixture
 def environment() -> dict[str, str]:
     """The environment for a process that a test starts."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("DEXPY_")}
-    return kept | {"PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONUNBUFFERED": "1"}
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("DEXPY_")}
+    return variables | {"PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONUNBUFFERED": "1"}

@@ -1,7 +1,7 @@
 """Which tests of a run with several processes (``pytest -n 4``) stay together.
 
-What a fixture of a whole file has made, a pair of servers with its workers for one, is made once if the tests that
-share it run in one process. All others go wherever there is room, the largest groups first.
+A fixture of a whole file, e.g. a pair of servers with its workers, is made once if the tests that share it run in
+one process. All other tests go to any process, the largest groups first.
 """
 
 from __future__ import annotations
@@ -9,19 +9,28 @@ from __future__ import annotations
 import re
 from typing import Any
 
-SHARING = ("test_pairs.py", "test_dexkit_async_page.py", "test_endings.py", "test_checkers.py")
-"""Files whose tests share what a fixture of the file has made, once for each of its parameters."""
+SHARING = (
+    "test_pairs.py",
+    "test_dexkit_async_page.py",
+    "test_timeouts_and_cancellation.py",
+    "test_checkers.py",
+    "test_hostile_messages.py",
+    "test_workers_and_the_process.py",
+    "test_forks_inside_runs.py",
+    "test_ends_of_runs.py",
+)
+"""Files whose tests share a fixture of the file, made once for each of its parameters."""
 PARAMETER = re.compile(r"(sqlite|postgresql|mariadb)\+(sql|redis|rabbitmq)|mypy|pyright")
 """The parameter of such a fixture, in the ids of tests."""
 
 
 def group_of(test_id: str) -> str:
-    """What a test belongs to: it and all others of the same group run in one process, one after another."""
+    """Return the group of a test: tests of one group run in one process, one after another."""
     file, _, name = test_id.partition("::")
     if not file.endswith(SHARING):
         return test_id
-    given = PARAMETER.search(name.partition("[")[2])
-    return f"{file} {given[0] if given else ''}"
+    parameter = PARAMETER.search(name.partition("[")[2])
+    return f"{file} {parameter[0] if parameter else ''}"
 
 
 def scheduler(config: Any, log: Any) -> Any:

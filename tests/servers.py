@@ -33,19 +33,19 @@ ADDRESSES = {
 DATABASES = ("sqlite", "postgresql", "mariadb")
 BROKERS = ("sql", "redis", "rabbitmq")
 
-GIVEN = {name: os.environ.get(variable) or None for name, (variable, _) in ADDRESSES.items()}
+CONFIGURED = {name: os.environ.get(variable) or None for name, (variable, _) in ADDRESSES.items()}
 """Read now: what begins with DEXPY_ is taken out of the environment while a test runs."""
 
 
 def need(server: str) -> str:
     """The address of a server; skips the test where there is none, or fails it with ``CI=true``."""
-    if (why := absent(server)) is None:
+    if (reason := absent(server)) is None:
         return address(server)
     variable, _ = ADDRESSES[server]
-    _do_without(f"no {server} at {_display(address(server))} ({why}); {variable} names another")
+    _skip_or_fail(f"no {server} at {_display(address(server))} ({reason}); {variable} names another")
 
 
-def _do_without(reason: str) -> NoReturn:
+def _skip_or_fail(reason: str) -> NoReturn:
     if os.environ.get("CI") == "true":
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
@@ -55,8 +55,8 @@ def _do_without(reason: str) -> NoReturn:
 def address(server: str) -> str:
     """Where a server should be."""
     usual = ADDRESSES[server][1]
-    if (given := GIVEN[server]) is not None:
-        return given
+    if (configured := CONFIGURED[server]) is not None:
+        return configured
     if server == "redis" and _refusal(server, usual) is not None:
         return own_redis.started() or usual
     return usual
@@ -166,10 +166,10 @@ def cut(connection: sa.Connection, name: str) -> int:
 @contextlib.contextmanager
 def cutting(url: str) -> Generator[Callable[[], int]]:
     """A function that ends every connection to a database, from outside of it."""
-    found = sa.make_url(url)
-    kind = "postgresql" if found.get_backend_name() == "postgresql" else "mariadb"
+    database_url = sa.make_url(url)
+    kind = "postgresql" if database_url.get_backend_name() == "postgresql" else "mariadb"
     with _administrator(need(kind)) as connection:
-        yield lambda: cut(connection, found.database or "")
+        yield lambda: cut(connection, database_url.database or "")
 
 
 @contextlib.contextmanager
@@ -189,7 +189,7 @@ def broker(kind: str) -> Generator[str | None]:
             yield url
 
 
-def lying(url: str, queue: str) -> list[str]:
+def queued(url: str, queue: str) -> list[str]:
     """The messages that a broker of one's own has for a queue, by its server's client alone.
 
     Args:
@@ -229,13 +229,13 @@ def _namespace(url: str) -> Generator[str]:
 
 @contextlib.contextmanager
 def _vhost(url: str) -> Generator[str]:
-    parts, name = urlsplit(url), _name()
+    url_parts, name = urlsplit(url), _name()
     try:
         administrator = vhosts.administrator(url)
         administrator.add(name)
     except (OSError, subprocess.SubprocessError) as error:
-        _do_without(f"no vhost can be made on rabbitmq at {_display(url)}: {error}")
+        _skip_or_fail(f"no vhost can be made on rabbitmq at {_display(url)}: {error}")
     try:
-        yield urlunsplit(parts._replace(path=f"/{name}"))
+        yield urlunsplit(url_parts._replace(path=f"/{name}"))
     finally:
         administrator.delete(name)

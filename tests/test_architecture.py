@@ -1,9 +1,15 @@
-"""The house stands: a room imports rooms below it, nobody imports a surface, and the files of a room form a line."""
+"""The architecture: a package imports packages of lower layers only, and the files of a package have no circle.
+
+Imports under ``if TYPE_CHECKING:`` and inside of functions count like all others. Inside of functions there are only
+those of `LAZY`, each with its reason.
+"""
 
 from __future__ import annotations
 
 import ast
 import graphlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.util import resolve_name
 from pathlib import Path
@@ -11,50 +17,80 @@ from pathlib import Path
 import attrs
 import pytest
 
-HOUSE = Path(__file__).parents[1] / "dexpy"
-ROOMS = ("foundation", "declaration", "recording", "execution", "background")
-HALL = ("__init__", "calls", "deferred", "operation", "records", "runtime")
-SURFACES = ("cli", "broker", "dashboard", "testing", "integrations")
-FLOORS = {room: floor for floor, room in enumerate((*ROOMS, "hall"))} | dict.fromkeys(SURFACES, len(ROOMS) + 1)
+PACKAGE = Path(__file__).parents[1] / "dexpy"
+LAYERS = {
+    "foundation": 0,
+    "codec": 1,
+    "policies": 1,
+    "database": 1,
+    "declaration": 2,
+    "transactions": 3,
+    "locks": 3,
+    "brokers": 3,
+    "recording": 4,
+    "execution": 5,
+    "liveness": 5,
+    "enqueue": 6,
+    "worker": 7,
+    "maintenance": 7,
+    "top": 8,
+    "surfaces": 9,
+}
+TOP = ("__init__", "assembly", "calls", "deferred", "operation", "records", "runtime")
+"""Modules and packages above the layers."""
+SURFACES = ("__main__", "cli", "broker", "testing", "web", "contrib")
+"""They import everything below, and are imported by nothing."""
+LIGHT = "`import dexpy` imports neither SQLAlchemy nor Dramatiq"
+DRIVER = "only the driver that the URL or the database names is needed"
+LAZY = {
+    "dexpy": (LIGHT, "dexpy.recording.ticket", "dexpy.records"),
+    "dexpy.runtime": (LIGHT, "dexpy.assembly", "dexpy.recording.recorder", "dexpy.transactions.run_sessions"),
+    "dexpy.transactions.sessions": (LIGHT, "dexpy.database.dialects", "dexpy.transactions.session_listeners"),
+    "dexpy.declaration.model_loaders": (LIGHT, "dexpy.declaration.row_loading"),
+    "dexpy.brokers.urls": (DRIVER, "dexpy.brokers.redis", "dexpy.brokers.rabbitmq"),
+    "dexpy.locks.backends": (DRIVER, "dexpy.locks.redis", "dexpy.locks.sqlite"),
+}
+"""The modules that import others inside of functions: the reason, and what they import there."""
+LAZY_PACKAGES = ("dexpy.cli",)
+"""A command imports what it needs when it runs, so that ``--help`` is quick and a broken setting stops no other."""
 
 
 @attrs.frozen
 class Import:
-    """One import of one file of the house by another; `runs` is False under ``if TYPE_CHECKING:``."""
+    """One import of one file of dexpy by another."""
 
     source: str
     target: str
     line: int
-    runs: bool
+    is_lazy: bool
 
 
-def room_of(module: str) -> str:
-    """The room of a module; the hall for what stands above the rooms, and the command line for its entrance."""
+def package_of(module: str) -> str:
+    """The package of a module, ``top`` and ``surfaces`` for those above the layers."""
     _, _, inside = module.partition(".")
     first = inside.partition(".")[0] or "__init__"
-    return "hall" if first in HALL else "cli" if first == "__main__" else first
+    return "top" if first in TOP else "surfaces" if first in SURFACES else first
 
 
-def modules_of(house: Path) -> dict[str, Path]:
+def modules_of(root: Path) -> dict[str, Path]:
     """Every module by its dotted name."""
-    found = {file.relative_to(house.parent).with_suffix(""): file for file in house.rglob("*.py")}
-    return {".".join(name.parts).removesuffix(".__init__"): file for name, file in found.items()}
+    files = {file.relative_to(root.parent).with_suffix(""): file for file in root.rglob("*.py")}
+    return {".".join(name.parts).removesuffix(".__init__"): file for name, file in files.items()}
 
 
 def imports_of(source: str, file: Path, modules: dict[str, Path]) -> Iterator[Import]:
-    """What a file imports of the house, wherever in it: in functions too, and by `import_module` of a literal."""
+    """What a file imports of dexpy, also in functions, for the type checker, and by `import_module` of a literal."""
     package = source if file.stem == "__init__" else source.rpartition(".")[0]
-    below: list[tuple[ast.AST, bool]] = [(ast.parse(file.read_text("utf-8")), True)]
-    while below:
-        node, runs = below.pop()
+    tree = ast.parse(file.read_text("utf-8"))
+    functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    in_functions = {node for function in functions for node in ast.walk(function)}
+    for node in ast.walk(tree):
         for target in targets_of(node, package, modules):
-            yield Import(source, target, getattr(node, "lineno", 0), runs)
-        hidden = node.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" else []
-        below += [(child, runs and child not in hidden) for child in ast.iter_child_nodes(node)]
+            yield Import(source, target, getattr(node, "lineno", 0), node in in_functions)
 
 
 def targets_of(node: ast.AST, package: str, modules: dict[str, Path]) -> Iterator[str]:
-    """The modules of the house that one node imports."""
+    """The modules of dexpy that one node imports."""
     names: list[str] = []
     if isinstance(node, ast.Import):
         names = [alias.name for alias in node.names]
@@ -68,49 +104,82 @@ def targets_of(node: ast.AST, package: str, modules: dict[str, Path]) -> Iterato
     yield from (name for name in names if name in modules)
 
 
-def violations(house: Path) -> Iterator[str]:
-    """Everything that is wrong with a house."""
-    modules = modules_of(house)
-    lines: dict[str, dict[str, set[str]]] = {}
+def may_be_lazy(one: Import) -> bool:
+    """Whether an import inside of a function is one of `LAZY`."""
+    _, *targets = LAZY.get(one.source, ("",))
+    return one.target in targets or one.source.startswith(tuple(f"{package}." for package in LAZY_PACKAGES))
+
+
+def violations(root: Path) -> Iterator[str]:
+    """Everything that contradicts the layers."""
+    modules = modules_of(root)
+    graphs: dict[str, dict[str, set[str]]] = {}
     for source, file in modules.items():
-        own = room_of(source)
-        if own not in FLOORS:
-            yield f"{source} is in no room of the plan"
+        own = package_of(source)
+        if own not in LAYERS:
+            yield f"{source} is in no package of the architecture"
             continue
         for one in imports_of(source, file, modules):
-            other = room_of(one.target)
+            other = package_of(one.target)
             where = f"{source}:{one.line} imports {one.target}"
             if other == own:
-                if one.runs:
-                    lines.setdefault(own, {}).setdefault(source, set()).add(one.target)
-            elif other in SURFACES:
+                graphs.setdefault(own, {}).setdefault(source, set()).add(one.target)
+            elif other == "surfaces":
                 yield f"{where}, a surface"
-            elif FLOORS.get(other, -1) >= FLOORS[own]:
+            elif LAYERS.get(other, -1) >= LAYERS[own]:
                 yield f"{where}, which is not below it"
-    for room, graph in lines.items():
+            if one.is_lazy and not may_be_lazy(one):
+                yield f"{where} inside of a function"
+    for package, graph in graphs.items():
         try:
             graphlib.TopologicalSorter(graph).prepare()
         except graphlib.CycleError as error:
-            yield f"{room} has a circle: {' > '.join(reversed(error.args[1]))}"
+            yield f"{package} has a circle: {' > '.join(reversed(error.args[1]))}"
 
 
-def test_rooms_import_downwards_and_their_files_form_a_line() -> None:
-    assert list(violations(HOUSE)) == []
+def test_packages_import_downwards_and_their_files_have_no_circle() -> None:
+    assert list(violations(PACKAGE)) == []
 
 
-def test_every_room_of_the_house_is_looked_at() -> None:
-    seen = {room_of(module) for module in modules_of(HOUSE)}
-    assert seen >= {*ROOMS, "hall", "cli", "testing"}
+def test_every_import_that_may_be_inside_of_a_function_is_there() -> None:
+    modules = modules_of(PACKAGE)
+    lazy = {name: {one.target for one in imports_of(name, modules[name], modules) if one.is_lazy} for name in LAZY}
+    assert lazy == {name: set(targets) for name, (_, *targets) in LAZY.items()}
+
+
+@pytest.mark.parametrize("module", ["sqlalchemy", "dramatiq", "dexpy.assembly", "dexpy.recording.store"])
+def test_importing_dexpy_stays_light(module: str) -> None:
+    program = f"import sys, dexpy; sys.exit({module!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == 0
+
+
+def test_every_package_is_checked() -> None:
+    checked = {package_of(module) for module in modules_of(PACKAGE)}
+    assert checked == LAYERS.keys()
 
 
 WRONG = {
     "upwards": ("recording/a.py", "from dexpy.execution.b import x", "recording.a:1 imports dexpy.execution.b, which"),
     "beside": ("foundation/a.py", "from dexpy import operation", "foundation.a:1 imports dexpy.operation, which"),
-    "the front door": ("recording/a.py", "from dexpy import x", "recording.a:1 imports dexpy, which is not below it"),
-    "in a function": (
+    "the public package": (
         "recording/a.py",
-        "def f():\n  import dexpy.execution.b",
-        "recording.a:2 imports dexpy.execution.b",
+        "from dexpy import x",
+        "recording.a:1 imports dexpy, which is not below it",
+    ),
+    "in a function": (
+        "execution/d.py",
+        "def f():\n  if x:\n    import dexpy.recording.e",
+        "execution.d:3 imports dexpy.recording.e inside of a function",
+    ),
+    "in a method, by name": (
+        "execution/d.py",
+        "class C:\n  async def f(self):\n    import_module('dexpy.recording.e')",
+        "execution.d:3 imports dexpy.recording.e inside of a function",
+    ),
+    "another one in a file that has some": (
+        "runtime.py",
+        "def f():\n  from dexpy.recording import e",
+        "runtime:2 imports dexpy.recording.e inside of a function",
     ),
     "for types": (
         "recording/a.py",
@@ -119,52 +188,60 @@ WRONG = {
     ),
     "by name": ("recording/a.py", "import_module('dexpy.execution.b')", "recording.a:1 imports dexpy.execution.b"),
     "a relative one": ("recording/a.py", "from ..execution import b", "recording.a:1 imports dexpy.execution.b"),
+    "beside in a layer": ("codec/a.py", "from dexpy.policies import x", "codec.a:1 imports dexpy.policies, which"),
     "a surface": ("operation.py", "import dexpy.cli.main", "operation:1 imports dexpy.cli.main, a surface"),
-    "a surface by one": ("testing/a.py", "import dexpy.cli.main", "testing.a:1 imports dexpy.cli.main, a surface"),
-    "no room": ("utils/a.py", "", "dexpy.utils.a is in no room of the plan"),
+    "no package": ("utils/a.py", "", "dexpy.utils.a is in no package of the architecture"),
     "a circle": ("execution/c.py", "from dexpy.execution import b", "execution has a circle: dexpy.execution."),
+    "a circle of types": (
+        "execution/c.py",
+        "if TYPE_CHECKING:\n  from dexpy.execution import b",
+        "execution has a circle: dexpy.execution.",
+    ),
 }
 RIGHT = {
     "downwards": ("execution/d.py", "from dexpy.recording import e\nimport sqlalchemy"),
-    "a room's line": ("execution/d.py", "from dexpy.execution import b"),
-    "a circle of types alone": ("execution/c.py", "if TYPE_CHECKING:\n  from dexpy.execution import b"),
+    "a package's line": ("execution/d.py", "from dexpy.execution import b"),
     "by a surface": ("cli/other.py", "from dexpy import __version__, records\nfrom dexpy.cli.main import x"),
     "by the entrance": ("__main__.py", "from dexpy.cli.main import run"),
+    "in a command": ("cli/other.py", "def run():\n  from dexpy.recording import e"),
+    "in a function, of the list": ("runtime.py", "def f():\n  from dexpy.assembly import build"),
 }
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Path:
-    """A small house in order."""
-    planted = {
+def package(tmp_path: Path) -> Path:
+    """A small package in order."""
+    files = {
         "__init__.py": "from dexpy.operation import Operation",
         "operation.py": "from dexpy.execution import b",
         "records.py": "",
+        "assembly.py": "",
         "recording/e.py": "",
         "execution/b.py": "from dexpy.execution import c",
         "execution/c.py": "",
         "cli/main.py": "",
+        "policies/__init__.py": "",
     }
-    for name, text in planted.items():
+    for name, text in files.items():
         (tmp_path / "dexpy" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "dexpy" / name).write_text(text)
     return tmp_path / "dexpy"
 
 
-def plant(house: Path, name: str, text: str) -> list[str]:
-    """What is wrong with a house after one more file."""
-    (house / name).parent.mkdir(exist_ok=True)
-    (house / name).write_text(text)
-    return list(violations(house))
+def add(package: Path, name: str, text: str) -> list[str]:
+    """The violations of a package after one more file."""
+    (package / name).parent.mkdir(exist_ok=True)
+    (package / name).write_text(text)
+    return list(violations(package))
 
 
 @pytest.mark.parametrize(("name", "text", "complaint"), WRONG.values(), ids=WRONG)
-def test_an_import_that_does_not_belong_is_found(house: Path, name: str, text: str, complaint: str) -> None:
-    found = plant(house, name, text)
+def test_an_import_that_does_not_belong_is_found(package: Path, name: str, text: str, complaint: str) -> None:
+    found = add(package, name, text)
     assert len(found) == 1
     assert complaint in found[0]
 
 
 @pytest.mark.parametrize(("name", "text"), RIGHT.values(), ids=RIGHT)
-def test_an_import_that_belongs_is_left_alone(house: Path, name: str, text: str) -> None:
-    assert plant(house, name, text) == []
+def test_an_import_that_belongs_is_left_alone(package: Path, name: str, text: str) -> None:
+    assert add(package, name, text) == []

@@ -14,12 +14,12 @@ import sqlalchemy as sa
 import test_docs
 
 import dexpy
-from dexpy.background.brokers import servers
-from dexpy.background.unknown import patience
-from dexpy.foundation.pace import SHORTEST_S, Pace
+from dexpy.brokers import urls
+from dexpy.database import engine, engine_options, sqlite
+from dexpy.database.server_info import SKEW_S
 from dexpy.foundation.settings import DEFAULT_FILE, NAMES, SECRETS
-from dexpy.recording import database, sqlite
-from dexpy.recording.server import SKEW_S
+from dexpy.liveness.intervals import SHORTEST_S, RecoveryIntervals
+from dexpy.worker.unknown_operations import unknown_policy
 
 PAGE = test_docs.HOME / "docs" / "reference" / "configuration.md"
 TEXT = PAGE.read_text("utf-8")
@@ -45,7 +45,7 @@ def names(text: str) -> list[str]:
 
 
 def test_every_argument_of_configure_is_on_the_page() -> None:
-    (table,) = tables("configure()")
+    table = tables("configure()")[0]
     signature = inspect.signature(dexpy.configure).parameters
 
     assert [names(row[0]) for row in table] == [[name] for name in signature]
@@ -74,31 +74,34 @@ def test_every_extra_is_on_the_page_with_what_it_installs() -> None:
     project = tomllib.loads((test_docs.HOME / "pyproject.toml").read_text("utf-8"))["project"]
     extras: dict[str, Any] = {name: needs for name, needs in project["optional-dependencies"].items() if name != "dev"}
 
-    assert [row[0] for row in table] == [f"`dexpy[{name}]`" for name in extras]
+    assert [row[0] for row in table] == [f"`dexpy-operations[{name}]`" for name in extras]
     for row, needs in zip(table, extras.values(), strict=True):
         packages = [re.split(r"[\[>=]", need)[0] for need in needs]
-        assert row[1] == ("all of them" if packages == ["dexpy"] else ", ".join(packages))
+        assert row[1] == ("all of them" if packages == ["dexpy-operations"] else ", ".join(packages))
 
 
 def test_every_kind_of_url_is_on_the_page() -> None:
     brokers = section("URLs of brokers")
-    for scheme in (*servers.REDIS_SCHEMES, *servers.RABBITMQ_SCHEMES):
+    for scheme in (*urls.REDIS_SCHEMES, *urls.RABBITMQ_SCHEMES):
         assert f"`{scheme}://" in brokers
     (kinds, _) = tables("URLs of databases")
-    assert {servers.is_database(url) for row in kinds for url in names(row[1])} == {True}
+    assert {urls.is_database(url) for row in kinds for url in names(row[1])} == {True}
 
 
 @pytest.mark.parametrize(
     ("heading", "said"),
     [
         ("Where a setting comes from", f"`sqlite:///{DEFAULT_FILE}`"),
-        ("Where a setting comes from", f"{Pace().rescue_within_s:.0f} seconds"),
+        ("Where a setting comes from", f"{RecoveryIntervals().rescue_within_s:.0f} seconds"),
         ("configure()", f"of {SHORTEST_S:.0f} s or more"),
-        ("configure()", f"{timedelta(seconds=patience(None).grace_s).days} day |"),
-        ("URLs of databases", f"in | {database.CONNECT_TIMEOUT_S} |"),
-        ("URLs of databases", f"up to {2 * database.POOL_SIZE} connections, and keeps up to {database.POOL_SIZE}"),
-        ("URLs of brokers", f"share a server | `{servers.DEFAULT_NAMESPACE}` |"),
-        ("URLs of brokers", f"counts as away | {servers.REDIS_TIMEOUT_S:.0f} |"),
+        ("configure()", f"{timedelta(seconds=unknown_policy(None).grace_s).days} day |"),
+        ("URLs of databases", f"in | {engine_options.CONNECT_TIMEOUT_S} |"),
+        (
+            "URLs of databases",
+            f"up to {2 * engine_options.POOL_SIZE} connections, and keeps up to {engine_options.POOL_SIZE}",
+        ),
+        ("URLs of brokers", f"share a server | `{urls.DEFAULT_NAMESPACE}` |"),
+        ("URLs of brokers", f"counts as away | {urls.REDIS_TIMEOUT_S:.0f} |"),
         ("Clocks", f"more than {SKEW_S:.0f} seconds"),
         ("SQLite", f"up to {sqlite.BUSY_TIMEOUT_S} s"),
     ],
@@ -112,29 +115,28 @@ def test_parameters_of_a_url_on_the_page_reach_the_client(tmp_path: Path) -> Non
     parameters = {name: row[1] for row in table for name in names(row[0])}
     assert set(parameters) >= {"namespace", "socket_timeout", "socket_connect_timeout", "ssl_ca_certs", "heartbeat"}
 
-    found: Any = servers.broker_from_url("redis://h/0?namespace=shop&socket_timeout=3&socket_connect_timeout=4")
+    found: Any = urls.broker_from_url("redis://h/0?namespace=shop&socket_timeout=3&socket_connect_timeout=4")
     facts = found.client.connection_pool.connection_kwargs
     assert (found.namespace, facts["socket_timeout"], facts["socket_connect_timeout"]) == ("shop", 3, 4)
-    found = servers.broker_from_url("unix:///run/redis.sock?namespace=shop")
+    found = urls.broker_from_url("unix:///run/redis.sock?namespace=shop")
     assert (found.namespace, found.client.connection_pool.connection_kwargs["path"]) == ("shop", "/run/redis.sock")
     secure = [name for name in parameters if name.startswith("ssl_") and name != "ssl_options"]
-    found = servers.broker_from_url("rediss://h/0?" + "&".join(f"{name}=/srv/{name}" for name in secure))
+    found = urls.broker_from_url("rediss://h/0?" + "&".join(f"{name}=/srv/{name}" for name in secure))
     facts = found.client.connection_pool.connection_kwargs
     assert {name: facts[name] for name in secure} == {name: f"/srv/{name}" for name in secure}
-    assert servers.broker_from_url("amqp://h/shop?heartbeat=7").parameters.heartbeat == 7  # type: ignore[attr-defined]
+    assert urls.broker_from_url("amqp://h/shop?heartbeat=7").parameters.heartbeat == 7  # type: ignore[attr-defined]
 
 
 def test_a_database_is_connected_to_within_the_time_on_the_page_unless_its_url_says_otherwise() -> None:
-    for query, expected in (("", database.CONNECT_TIMEOUT_S), ("?connect_timeout=3", 3)):
+    for query, expected in (("", engine_options.CONNECT_TIMEOUT_S), ("?connect_timeout=3", 3)):
         for url in ("postgresql+psycopg://nobody@127.0.0.1:1/x", "mysql+pymysql://nobody@127.0.0.1:1/x"):
             asked: dict[str, Any] = {}
-            found = database.Database(url + query)
-            engine = found.engine
+            found = engine.Database(url + query)
 
             def connect(_dialect: Any, _record: Any, _given: Any, options: dict[str, Any], into: Any = asked) -> None:
                 into.update(options)
 
-            sa.event.listen(engine, "do_connect", connect)
+            sa.event.listen(found.engine, "do_connect", connect)
             with pytest.raises(dexpy.DatabaseUnavailable):
                 found.connect()
             assert int(asked["connect_timeout"]) == expected

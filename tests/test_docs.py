@@ -109,9 +109,9 @@ def prompt(block: Block, namespace: dict[str, object], page: str) -> None:
         sys.exit(f"{page}:{block.line}: a pycon block without >>>")
     said: list[str] = []
     runner = doctest.DocTestRunner(optionflags=FLAGS)
-    test = doctest.DocTest(examples, {}, page, page, block.line - 1, None)
-    test.globs = namespace  # not a copy of it: what is typed stays known
-    runner.run(test, out=said.append, clear_globs=False)
+    isolated_runtime = doctest.DocTest(examples, {}, page, page, block.line - 1, None)
+    isolated_runtime.globs = namespace  # not a copy of it: what is typed stays known
+    runner.run(isolated_runtime, out=said.append, clear_globs=False)
     if said:
         sys.exit("".join(said))
 
@@ -244,7 +244,7 @@ def test_every_page_can_be_reached_from_the_index() -> None:
     assert sorted({page.resolve() for page in PAGES} - seen - {(HOME / "README.md").resolve()}) == []
 
 
-def test_the_arrow_line_on_the_pages_is_the_order_of_the_steps() -> None:
+def test_the_arrow_line_on_the_pages_is_the_order_of_the_pipeline() -> None:
     from dexpy.execution.pipeline import DEFAULT_STEPS
 
     order = " > ".join([*(step.name for step in DEFAULT_STEPS), "perform"])

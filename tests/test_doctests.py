@@ -33,14 +33,16 @@ def _examples() -> Generator[doctest.DocTest]:
 
 
 @pytest.fixture
-def _in_a_folder_of_its_own(test: Isolated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
+def _in_a_folder_of_its_own(
+    isolated_runtime: Isolated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Generator[None]:
     """An example that configures dexpy, declares operations or makes files does so for itself."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "_by_name", dict(registry._by_name))
     monkeypatch.setattr(dramatiq.broker, "global_broker", None)
     yield
-    configured = install(test.runtime)
-    if configured is not None and configured is not test.runtime:
+    configured = install(isolated_runtime.runtime)
+    if configured is not None and configured is not isolated_runtime.runtime:
         configured.close()
 
 
@@ -64,5 +66,5 @@ def test_the_example_in_the_docstring_holds(example: doctest.DocTest, monkeypatc
 
 def test_examples_are_found_in_many_modules() -> None:
     names = {example.name.rpartition(".")[0] for example in _examples()}
-    assert {"dexpy.operation", "dexpy.declaration.forms", "dexpy.testing", "dexpy.foundation.outcome"} <= names
+    assert {"dexpy.operation", "dexpy.codec.codecs", "dexpy.testing", "dexpy.foundation.outcome"} <= names
     assert "dexpy" in names, "those of the errors, whose public home is dexpy"

@@ -23,13 +23,14 @@ import pytest
 import servers
 import test_docs
 
-from dexpy.background import meeting, worker
-from dexpy.background.carriers import SHORT_DELAY_S
-from dexpy.background.supervisor import GRACE_S, CannotStart
-from dexpy.background.unknown import PATIENCE
 from dexpy.cli.main import main
-from dexpy.recording.database import POOL_SIZE
-from dexpy.recording.server import SKEW_S
+from dexpy.database.engine_options import POOL_SIZE
+from dexpy.database.server_info import SKEW_S
+from dexpy.enqueue.transports import SHORT_DELAY_S
+from dexpy.foundation.urls import displayed_url
+from dexpy.worker import signals, startup
+from dexpy.worker.supervisor import SHUTDOWN_GRACE_S, CannotStart
+from dexpy.worker.unknown_operations import DEFAULT_POLICY
 
 HOWTO = test_docs.HOME / "docs" / "howto"
 PRODUCTION = (HOWTO / "workers-in-production.md").read_text("utf-8")
@@ -69,7 +70,7 @@ def accepted(command: list[str]) -> dict[str, Any]:
 
 def longest_stop_s(command: list[str]) -> float:
     """How long a worker may take to end, at most."""
-    return float(accepted(command)["shutdown_timeout"]) + GRACE_S
+    return float(accepted(command)["shutdown_timeout"]) + SHUTDOWN_GRACE_S
 
 
 # ------------------------------------------------------------------------------------------------- commands and figures
@@ -109,17 +110,17 @@ def default_of(option: str) -> Any:
     ("page", "said"),
     [
         (PRODUCTION, f"begin with {default_of('threads')}."),
-        (PRODUCTION, f"and up to {meeting.OWN_CONNECTIONS} for itself"),
-        (PRODUCTION, f"`processes x (threads + {meeting.OWN_CONNECTIONS})`"),
-        (PRODUCTION, f"It opens {2 * POOL_SIZE} at most, so beyond {2 * POOL_SIZE - meeting.OWN_CONNECTIONS} threads"),
-        (PRODUCTION, f"up to every {'ten' if meeting.LONGEST_PAUSE_S == 10 else meeting.LONGEST_PAUSE_S} seconds"),
-        (PRODUCTION, f"after {'half a' if meeting.FIRST_PAUSE_S == 0.5 else meeting.FIRST_PAUSE_S} second,"),
+        (PRODUCTION, f"and up to {startup.OWN_CONNECTIONS} for itself"),
+        (PRODUCTION, f"`processes x (threads + {startup.OWN_CONNECTIONS})`"),
+        (PRODUCTION, f"It opens {2 * POOL_SIZE} at most, so beyond {2 * POOL_SIZE - startup.OWN_CONNECTIONS} threads"),
+        (PRODUCTION, f"up to every {'ten' if startup.BACKOFF.longest_s == 10 else startup.BACKOFF.longest_s} seconds"),
+        (PRODUCTION, f"after {'half a' if startup.BACKOFF.first_s == 0.5 else startup.BACKOFF.first_s} second,"),
         (PRODUCTION, f"one message and status {CannotStart.exit_status}:"),
         (PRODUCTION, f"`--shutdown-timeout`, {default_of('shutdown_timeout'):.0f} seconds unless said otherwise"),
-        (PRODUCTION, f"not ended {GRACE_S:.0f} seconds after that is killed"),
-        (PRODUCTION, f"looks again after {PATIENCE.first_wait_s:.0f} seconds"),
+        (PRODUCTION, f"not ended {SHUTDOWN_GRACE_S:.0f} seconds after that is killed"),
+        (PRODUCTION, f"looks again after {DEFAULT_POLICY.first_wait_s:.0f} seconds"),
         (MOVE, f"disagree by more than {SKEW_S:.0f} seconds"),
-        (MOVE, f"2 x {8 + meeting.OWN_CONNECTIONS} = {2 * (8 + meeting.OWN_CONNECTIONS)} at most"),
+        (MOVE, f"2 x {8 + startup.OWN_CONNECTIONS} = {2 * (8 + startup.OWN_CONNECTIONS)} at most"),
         (MOVE, f"due within {SHORT_DELAY_S:.0f} seconds"),
     ],
 )
@@ -129,7 +130,7 @@ def test_a_figure_on_the_pages_is_that_of_the_code(page: str, said: str) -> None
 
 @pytest.mark.parametrize("page", [MOVE, PRODUCTION], ids=["move", "production"])
 def test_the_extras_on_the_pages_exist(page: str) -> None:
-    named = set(re.findall(r"dexpy\[(\w+)\]", page))
+    named = set(re.findall(r"dexpy-operations\[(\w+)\]", page))
 
     assert named
     assert named <= set(PROJECT["optional-dependencies"])
@@ -156,7 +157,7 @@ def test_the_unit_starts_a_worker_and_lets_it_end() -> None:
     assert float(service["TimeoutStopSec"]) > longest_stop_s(command)
     assert int(service["RestartPreventExitStatus"]) == CannotStart.exit_status
     # systemd's own signal, where none is named.
-    assert signal.Signals[service.get("KillSignal", "SIGTERM")] in worker.STOP_SIGNALS
+    assert signal.Signals[service.get("KillSignal", "SIGTERM")] in signals.STOP_SIGNALS
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not there to be asked")
@@ -201,7 +202,7 @@ def test_the_image_starts_a_worker_that_gets_the_signal_to_stop() -> None:
     assert next(iter(found)) == "FROM"
     # As a list: a shell in between would keep the signal to itself.
     assert accepted(json.loads(found["CMD"]))["modules"] == ("shop.operations",)
-    assert signal.Signals[found["STOPSIGNAL"]] in worker.STOP_SIGNALS
+    assert signal.Signals[found["STOPSIGNAL"]] in signals.STOP_SIGNALS
     version = re.fullmatch(r"python:(\d+\.\d+)-slim", found["FROM"])
     assert version is not None
     assert f"Programming Language :: Python :: {version[1]}" in PROJECT["classifiers"]
@@ -278,7 +279,8 @@ def test_the_deployment_starts_workers_that_may_end() -> None:
     # The first looks at what the second will do, with the same settings.
     looked, done = accepted(check["command"]), accepted(container["command"])
     assert check["command"][1] == "check"
-    assert looked == {name: done[name] for name in ("modules", "processes", "threads")}
+    assert {"app", "modules", "processes", "threads"} <= looked.keys()
+    assert looked == {name: done[name] for name in looked}
     assert (check["image"], check["envFrom"]) == (container["image"], container["envFrom"])
 
 
@@ -317,7 +319,7 @@ def test_the_move_to_postgresql_and_redis_goes_as_the_page_says(tmp_path: Path, 
                 )  # fmt: skip
                 assert done.returncode == 0, done.stderr
                 seen = re.sub(r"(?<=Redis at )\S+", "queue.example:6379", done.stdout)
-                seen = seen.replace(database, settings["database"])
+                seen = seen.replace(displayed_url(database), displayed_url(settings["database"]))
                 assert not expected or doctest.OutputChecker().check_output(expected, seen, test_docs.FLAGS), seen
                 ran.append(command)
         assert len(ran) == 4

@@ -71,10 +71,10 @@ class Management:
     """
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        self._host = parts.hostname
-        self._user = parts.username or "guest"
-        self._secret = base64.b64encode(f"{self._user}:{parts.password or 'guest'}".encode()).decode()
+        url_parts = urlsplit(url)
+        self._host = url_parts.hostname
+        self._user = url_parts.username or "guest"
+        self._secret = base64.b64encode(f"{self._user}:{url_parts.password or 'guest'}".encode()).decode()
 
     def answers(self) -> bool:
         """Whether it is there."""

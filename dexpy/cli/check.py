@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
@@ -10,238 +12,376 @@ from typing import TYPE_CHECKING
 import attrs
 import click
 
+from dexpy.cli.application import module_arguments, verbose_option
 from dexpy.cli.worker import processes_option, threads_option
-from dexpy.foundation.errors import DexpyError, listed
+from dexpy.foundation.errors import DexpyError, first_line, listed
 
 if TYPE_CHECKING:
-    from dexpy.recording.database import Database
-    from dexpy.recording.server import Limit
+    from dexpy.database.dialects.base import ConnectionLimit
+    from dexpy.database.engine import Database
+    from dexpy.foundation.encryption import Encryptor
     from dexpy.recording.store import Store
     from dexpy.runtime import Runtime
 
 
 @attrs.frozen
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        what: It is.
-        said: What is wrong with it, or worth knowing.
-        word: ok, warn or FAIL.
+        subject: What was checked.
+        message: What is wrong with it, or worth knowing.
+        status: ok, warn or FAIL.
+        error: The exception, if one was raised.
     """
 
-    what: str
-    said: str | None = None
-    word: str = "ok"
+    subject: str
+    message: str | None = None
+    status: str = "ok"
+    error: Exception | None = attrs.field(default=None, eq=False, repr=False)
 
     @property
     def failed(self) -> bool:
-        """Whether nothing would start like this."""
-        return self.word == "FAIL"
+        """Whether a worker would not start."""
+        return self.status == "FAIL"
 
     def __str__(self) -> str:
-        return f"{self.word:4} {self.what}" + ("" if self.said is None else f": {self.said}")
+        return f"{self.status:4} {self.subject}" + ("" if self.message is None else f": {self.message}")
 
 
 @click.command()
-@click.argument("modules", nargs=-1, metavar="[MODULE]...")
+@module_arguments()
 @processes_option
 @threads_option
-def check(modules: tuple[str, ...], processes: int, threads: int) -> None:
+@verbose_option
+def check(modules: tuple[str, ...], processes: int, threads: int, verbose: bool) -> None:
     """Try the settings, the modules, the database and the broker; status 1 if one of them will not do.
 
     MODULE, -p and -t are those of `dexpy worker`. A warning changes no status.
     """
     failed = False
-    for finding in findings(modules, processes, threads):
+    for finding in _until_exit(findings(modules, processes, threads)):
         failed = failed or finding.failed
         click.echo(str(finding))
+        if verbose and finding.error is not None:
+            traceback.print_exception(finding.error)
     sys.exit(1 if failed else 0)
 
 
-def findings(modules: tuple[str, ...], processes: int, threads: int) -> Iterator[Finding]:
-    """Everything that is looked at, in the order in which one thing needs another."""
-    from dexpy.background.worker import import_modules
-    from dexpy.runtime import current_runtime
+def _until_exit(results: Iterator[Finding]) -> Iterator[Finding]:
+    """Yield findings; when the application exits the program, that is the last one."""
+    from dexpy.worker.importing import ModuleExited, contain_exits
 
+    while True:
+        try:
+            with contain_exits("The check did not come to its end"):
+                finding = next(results, None)
+        except ModuleExited as error:
+            yield Finding("application", str(error), "FAIL", error)
+            return
+        if finding is None:
+            return
+        yield finding
+
+
+def findings(modules: tuple[str, ...], processes: int, threads: int) -> Iterator[Finding]:
+    """Run all checks, in the order in which they depend on each other."""
+    from dexpy.foundation.package_conflict import conflicting_distribution
+    from dexpy.foundation.settings import CONFIGURED, command_modules
+    from dexpy.runtime import current_runtime
+    from dexpy.worker.importing import import_modules
+
+    if (distribution_conflict := conflicting_distribution()) is not None:
+        yield Finding("package", distribution_conflict, "warn")
+    any_module_failed = False
     for module in modules:
-        yield _tried(f"module {module}", partial(import_modules, (module,)))
-    settings = _tried("settings", current_runtime)
-    yield settings
+        result = _try(f"module {module}", partial(import_modules, (module,)))
+        any_module_failed = any_module_failed or result.failed
+        yield result
+    command_modules.set(modules)
+    settings = _try("settings", current_runtime)
     if settings.failed:
+        yield settings
         return
     runtime = current_runtime()
+    if any_module_failed and runtime.settings.database_source != CONFIGURED:
+        # The remaining settings are not the worker's: the failed module may configure a database.
+        yield Finding("settings", "not tried, nor what they name: a module that failed may configure them", "warn")
+        return
+    yield _check_settings(runtime, modules)
     if runtime.is_recording:
-        named = _tried("database", lambda: runtime.store)
-        if named.failed:
-            yield named
+        store_result = _try("database", lambda: runtime.store)
+        if store_result.failed:
+            yield store_result
             return
-        database = _tried(f"database {runtime.store.database.display}", runtime.store.prepare)
+        database = _try(f"database {runtime.store.database.display_url}", runtime.store.prepare)
         yield database
         if not database.failed:
-            yield from _about_server(runtime.store.database, processes, threads)
-            yield from _about_sessions(runtime.store)
-            yield from _about_takeover(runtime.store)
-            yield from _about_records(runtime.store)
+            yield from _check_server(runtime.store.database, processes, threads)
+            yield from _check_sessions(runtime.store)
+            yield from _check_session_rights(runtime.store)
+            yield from _check_records(runtime.store)
         elif runtime.carries_its_queue:
-            # The same server once more would only be the same answer once more.
+            # The queue is in the same database, which has failed already.
             return
-    yield from _about_encryptors(runtime)
-    broker = _tried("broker", lambda: runtime.broker)
+    yield from _check_functions(runtime)
+    yield from _check_encryptors(runtime)
+    yield from _check_queue_functions()
+    broker = _try("broker", lambda: runtime.broker)
     if not broker.failed:
-        broker = _tried(_named(runtime.broker), lambda: _reach(runtime.broker))
+        broker = _try(_display_name(runtime.broker), lambda: _check_reachable(runtime.broker))
+        if not broker.failed:
+            broker = _try(_display_name(runtime.broker), lambda: _declare_queues(runtime))
     yield broker
 
 
-def _about_encryptors(runtime: Runtime) -> Iterator[Finding]:
-    """Whether everything that the modules want encrypted could be."""
-    from dexpy.declaration import registry
-
-    wanted: dict[str, set[str]] = {}
-    for contract in (registry.find(name).contract for name in registry.names()):
-        used = {*contract.sealed_props.values(), *([contract.encryptor] if contract.encryptor else [])}
-        for name in used - set(runtime.encryptors):
-            wanted.setdefault(name, set()).add(contract.name)
-    for name, operations in sorted(wanted.items()):
-        said = f"{listed(operations)} cannot be sent or run here. Give its keys, as to those who have it already."
-        yield Finding(f"encryptor {name!r} is missing", said, "warn")
-
-
-def _about_server(database: Database, processes: int, threads: int) -> Iterator[Finding]:
-    """What a server says of itself, if it is one and will say it."""
+def _declare_queues(runtime: Runtime) -> None:
+    """Declare the queues of the classes, and those that have messages."""
     from sqlalchemy.exc import SQLAlchemyError
 
-    from dexpy.recording.server import clock_ahead_s, connection_limit
+    from dexpy.brokers.urls import check_queues
+    from dexpy.enqueue.queues import is_queue_name
+    from dexpy.worker.process import class_queues
 
-    yield from _about_pool(threads)
-    if database.is_sqlite:
+    queues: set[str] = set()
+    # An unreachable database has its own finding.
+    with contextlib.suppress(DexpyError, SQLAlchemyError):
+        queues.update(filter(is_queue_name, runtime.dispatcher.transport.known_queues()))
+    check_queues(runtime.broker, class_queues() | queues)
+
+
+def _check_settings(runtime: Runtime, modules: tuple[str, ...]) -> Finding:
+    """Check whether these settings are the application's, as far as this process can see."""
+    source = runtime.settings.database_source
+    advice = "What the application configures in code is not seen: give the modules of the worker"
+    if runtime.is_recording and source is None:
+        message = f"none names a database; the default is {runtime.database_url}"
+        return Finding("settings", message) if modules else Finding("settings", f"{message}. {advice}", "warn")
+    if not modules:
+        return Finding("settings", f"of {source or 'DEXPY_BROKER or pyproject.toml'}. {advice}")
+    return Finding("settings")
+
+
+def _check_functions(runtime: Runtime) -> Iterator[Finding]:
+    """Call each function in the settings once."""
+    custom = runtime.redactor.custom
+    if custom is not None:
+        yield _try("redactor", partial(_call_redactor, custom))
+    if runtime.run_context is not None:
+        yield _try("run_context", partial(_enter_run_context, runtime.session_store()))
+
+
+def _call_redactor(custom: Callable[[str], str]) -> None:
+    from dexpy.foundation.errors import ConfigurationError
+
+    text: object = custom("dexpy check")
+    if not isinstance(text, str):
+        raise ConfigurationError(f"Its function must return a str, got {type(text).__name__}.")
+
+
+def _enter_run_context(store: Store) -> None:
+    with store.run_context():
+        pass
+
+
+def _check_encryptors(runtime: Runtime) -> Iterator[Finding]:
+    """Check that each encryptor decrypts what it encrypts, and that every required one is configured."""
+    from dexpy.declaration import registry
+
+    for name, encryptor in runtime.encryptors.items():
+        yield _try(f"encryptor {name!r}", partial(_check_encryptor, encryptor))
+    missing: dict[str, set[str]] = {}
+    for contract in (registry.find(name).contract for name in registry.names()):
+        required = {*contract.encrypted_props.values(), *([contract.encryptor] if contract.encryptor else [])}
+        for name in required - set(runtime.encryptors):
+            missing.setdefault(name, set()).add(contract.name)
+    for name, operations in sorted(missing.items()):
+        message = f"{listed(operations)} cannot be sent or run here. Give its keys, as to those who have it already."
+        yield Finding(f"encryptor {name!r} is missing", message, "warn")
+
+
+def _check_encryptor(encryptor: Encryptor) -> None:
+    from dexpy.foundation.errors import ConfigurationError
+    from dexpy.foundation.redaction import class_path
+
+    data = b"dexpy check"
+    try:
+        encrypted = encryptor.encrypt(data)
+        is_same = isinstance(encrypted, bytes) and bytes(encryptor.decrypt(encrypted)) == data
+    except Exception as error:  # noqa: BLE001 - the application's own
+        # Without its text, which may contain a secret.
+        raise ConfigurationError(f"It does not work: it raised {class_path(error)}.") from None
+    if not is_same:
+        raise ConfigurationError("It does not work: decrypt() does not return what encrypt() got, as bytes.")
+
+
+def _check_queue_functions() -> Iterator[Finding]:
+    """Check that each queue function returns a valid name for an operation with its defaults."""
+    from dexpy.declaration import registry
+    from dexpy.enqueue.jobs import EnqueueOptions
+    from dexpy.foundation.errors import NotRunning, PropsError
+    from dexpy.policies.options import AsyncOptions
+
+    for name in registry.names():
+        contract = registry.find(name).contract
+        if not callable(contract.options.queue) or any(prop.required for prop in contract.props):
+            continue
+        try:
+            EnqueueOptions.of(contract.cls(), contract, AsyncOptions())
+        except (PropsError, NotRunning):
+            # The function needs a value that only a call has, or a row.
+            continue
+        except DexpyError as error:
+            yield Finding(f"queue of {name}", str(error), "warn", error)
+        except Exception as error:  # noqa: BLE001 - the application's own function
+            from dexpy.worker.importing import describe_error
+
+            message = f"its queue function raised {describe_error(error)} for an operation with its defaults."
+            yield Finding(f"queue of {name}", message, "warn", error)
+
+
+def _check_server(database: Database, processes: int, threads: int) -> Iterator[Finding]:
+    """Check the clock and the connection limit of a database server."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from dexpy.database.server_info import clock_ahead_s
+
+    yield from _check_pool(threads)
+    if not database.dialect.has_server:
         return
     try:
         with database.begin() as connection:
-            ahead_s, limit = clock_ahead_s(connection), connection_limit(connection)
+            ahead_s, limit = clock_ahead_s(connection), database.dialect.connection_limit(connection)
     except (DexpyError, SQLAlchemyError) as error:
-        said = f"its clock and limits could not be asked for: {type(error).__name__}. Ask its administrator."
-        yield Finding("server", said, "warn")
+        message = f"its clock and limits could not be asked for: {type(error).__name__}. Ask its administrator."
+        yield Finding("server", message, "warn")
         return
     if ahead_s is not None:
-        yield _about_clock(ahead_s)
+        yield _check_clock(ahead_s)
     if limit is not None:
-        yield _about_connections(limit, processes, threads)
+        yield _check_connections(limit, processes, threads)
 
 
-def _about_takeover(store: Store) -> Iterator[Finding]:
-    """Whether the database sessions of a frozen worker can be ended, before its runs are given away."""
+def _check_session_rights(store: Store) -> Iterator[Finding]:
+    """Check whether the database sessions of a frozen worker can be ended before its runs are recovered."""
     from sqlalchemy.exc import SQLAlchemyError
 
-    from dexpy.recording.server import is_pooled, may_end
-
-    if store.database.is_sqlite:
+    if not store.database.dialect.has_server:
         return
-    timely = "what a frozen worker holds is free only when the server ends it, ten seconds after its last statement"
+    effect = "what a frozen worker holds is free only when the server ends it, ten seconds after its last statement"
     try:
-        with store.database.connect() as one, store.database.connect() as other:
-            if is_pooled(one, other):
-                said = "a transaction pooler is between, so that the sessions of a worker have no name"
-                yield Finding("takeover", f"{said}: {timely}. Let workers connect to the server itself.", "warn")
+        with store.database.connect() as first, store.database.connect() as second:
+            if store.database.dialect.is_pooled(first, second):
+                message = "a transaction pooler is between, so that the sessions of a worker have no name"
+                yield Finding("takeover", f"{message}: {effect}. Let workers connect to the server itself.", "warn")
                 return
-        with store.database.begin() as own, store.new_session() as session:
-            if store.holds(session) and not may_end(own, session.connection()):
-                said = "the records' user may not end the sessions of the user in session_factory"
-                yield Finding("takeover", f"{said}: {timely}. Let both be one user, or grant that right.", "warn")
+        with store.run_context(), store.database.begin() as connection, store.new_session() as session:
+            if store.shares_database(session) and not store.database.dialect.may_end_sessions(
+                connection, session.connection()
+            ):
+                message = "the records' user may not end the sessions of the user in session_factory"
+                yield Finding("takeover", f"{message}: {effect}. Let both be one user, or grant that right.", "warn")
     except (DexpyError, SQLAlchemyError) as error:
         yield Finding("takeover", f"it could not be asked for: {type(error).__name__}.", "warn")
 
 
-def _about_sessions(store: Store) -> Iterator[Finding]:
-    """Whether the sessions of runs are in the records' database."""
+def _check_sessions(store: Store) -> Iterator[Finding]:
+    """Check that the sessions of runs work, and whether they are in the database of the records."""
     from sqlalchemy.exc import SQLAlchemyError
 
-    from dexpy.background.meeting import ELSEWHERE
+    from dexpy.worker.startup import SEPARATE_DATABASES_ADVICE
 
     try:
         if not store.shares_sessions():
-            yield Finding("sessions", f"they are in another database than the records: {ELSEWHERE}.", "warn")
-    except (DexpyError, SQLAlchemyError) as error:
-        yield Finding("sessions", f"session_factory gives one that does not work: {type(error).__name__}.", "FAIL")
+            yield Finding(
+                "sessions", f"they are in another database than the records: {SEPARATE_DATABASES_ADVICE}.", "warn"
+            )
+    except DexpyError as error:
+        yield Finding("sessions", str(error), "FAIL", error)
+    except SQLAlchemyError as error:
+        message = f"session_factory gives one that does not work: {type(error).__name__}: {first_line(error)}"
+        yield Finding("sessions", message, "FAIL", error)
 
 
-def _about_records(store: Store) -> Iterator[Finding]:
-    """What lies in the records that nobody will see to by itself."""
+def _check_records(store: Store) -> Iterator[Finding]:
+    """Warn about queues that no worker serves, and about too many old records."""
     from sqlalchemy.exc import SQLAlchemyError
 
-    from dexpy.recording import liveness
-    from dexpy.recording.retention import MANY, are_many
+    from dexpy.liveness import worker_registry
+    from dexpy.recording.retention import MANY, has_more_than
 
     try:
         with store.begin() as connection:
-            unserved = liveness.unserved_queues(connection, liveness.Lifelines(store.database))
-        many = are_many(store)
+            unserved = worker_registry.unserved_queues(connection, worker_registry.SqliteLivenessLocks(store.database))
+        has_old_records = has_more_than(store)
     except (DexpyError, SQLAlchemyError) as error:
         yield Finding("records", f"they could not be looked at: {type(error).__name__}.", "warn")
         return
     for queue in unserved:
-        said = f"operations wait in it, and no live worker serves it. Start one with -Q {queue}, or without -Q."
-        yield Finding(f"queue {queue}", said, "warn")
-    if many:
-        said = f"more than {MANY:,} have ended. `dexpy prune --older-than 30d` deletes old ones."
-        yield Finding("records", said, "warn")
+        message = f"operations wait in it, and no live worker serves it. Start one with -Q {queue}, or without -Q."
+        yield Finding(f"queue {queue}", message, "warn")
+    if has_old_records:
+        message = f"more than {MANY:,} have ended. `dexpy prune --older-than 30d` deletes old ones."
+        yield Finding("records", message, "warn")
 
 
-def _about_clock(ahead_s: float) -> Finding:
-    from dexpy.recording.server import SKEW_S
+def _check_clock(ahead_s: float) -> Finding:
+    from dexpy.database.server_info import SKEW_S
 
     if abs(ahead_s) <= SKEW_S:
         return Finding("clock")
-    said = (
+    message = (
         f"the database's is {abs(ahead_s):.1f} s {'ahead of' if ahead_s > 0 else 'behind'} this machine's, and what is "
         "due counts by the database's. Set both by NTP."
     )
-    return Finding("clock", said, "warn")
+    return Finding("clock", message, "warn")
 
 
-def _about_connections(limit: Limit, processes: int, threads: int) -> Finding:
-    from dexpy.background.meeting import OWN_CONNECTIONS
-    from dexpy.recording.database import POOL_SIZE
+def _check_connections(limit: ConnectionLimit, processes: int, threads: int) -> Finding:
+    from dexpy.database.engine_options import POOL_SIZE
+    from dexpy.worker.startup import OWN_CONNECTIONS
 
-    each = min(threads + OWN_CONNECTIONS, 2 * POOL_SIZE)
-    reckoning = f"{processes} x {each} = {processes * each} at most"
-    if processes * each <= limit.connections:
-        return Finding("connections", f"{reckoning}, the server lets in {limit.connections}")
-    said = (
-        f"{reckoning}, one for each thread and up to {OWN_CONNECTIONS} more in each process, and the server lets in "
+    per_process = min(threads + OWN_CONNECTIONS, 2 * POOL_SIZE)
+    total = f"{processes} x {per_process} = {processes * per_process} at most"
+    if processes * per_process <= limit.connections:
+        return Finding("connections", f"{total}, the server lets in {limit.connections}")
+    message = (
+        f"{total}, one for each thread and up to {OWN_CONNECTIONS} more in each process, and the server lets in "
         f"{limit.connections} ({limit.named}). Lower -p or -t, or raise that limit."
     )
-    return Finding("connections", said, "warn")
+    return Finding("connections", message, "warn")
 
 
-def _about_pool(threads: int) -> Iterator[Finding]:
-    from dexpy.background.meeting import OWN_CONNECTIONS
-    from dexpy.recording.database import POOL_SIZE
+def _check_pool(threads: int) -> Iterator[Finding]:
+    from dexpy.database.engine_options import POOL_SIZE
+    from dexpy.worker.startup import OWN_CONNECTIONS
 
-    most = 2 * POOL_SIZE
-    if threads + OWN_CONNECTIONS > most:
-        said = (
-            f"{threads} + {OWN_CONNECTIONS} connections are more than the {most} that a process opens, so runs would "
+    limit = 2 * POOL_SIZE
+    if threads + OWN_CONNECTIONS > limit:
+        message = (
+            f"{threads} + {OWN_CONNECTIONS} connections are more than the {limit} that a process opens, so runs would "
             "wait for one. Take more processes with fewer threads: a higher -p, a lower -t."
         )
-        yield Finding("threads", said, "warn")
+        yield Finding("threads", message, "warn")
 
 
-def _named(broker: object) -> str:
-    from dexpy.background.brokers.servers import display_of
+def _display_name(broker: object) -> str:
+    from dexpy.brokers.urls import display_of
 
     return display_of(broker).removeprefix("The ")
 
 
-def _reach(broker: object) -> None:
-    from dexpy.background.brokers.servers import check_reachable
+def _check_reachable(broker: object) -> None:
+    from dexpy.brokers.urls import check_reachable
 
     check_reachable(broker)
 
 
-def _tried(what: str, attempt: Callable[[], object]) -> Finding:
+def _try(subject: str, attempt: Callable[[], object]) -> Finding:
+    from dexpy.worker.importing import call_application
+
     try:
-        attempt()
+        call_application("It does not work", attempt)
     except DexpyError as error:
-        return Finding(what, str(error), "FAIL")
-    return Finding(what)
+        return Finding(subject, str(error), "FAIL", error)
+    return Finding(subject)

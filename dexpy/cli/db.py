@@ -6,6 +6,9 @@ import sys
 
 import click
 
+from dexpy.cli.application import load_store, module_arguments, verbose_option
+from dexpy.foundation.errors import SchemaMissing
+
 
 @click.group()
 def db() -> None:
@@ -13,37 +16,44 @@ def db() -> None:
 
 
 @db.command()
-def init() -> None:
-    """Make the tables that are not there, one process at a time."""
-    from dexpy.recording import schema
-    from dexpy.runtime import current_runtime
+@module_arguments()
+@verbose_option
+def init(modules: tuple[str, ...], verbose: bool) -> None:
+    """Make the tables that are not there, one process at a time.
 
-    database = current_runtime().store.database
+    MODULE is a dotted name, as for `dexpy worker`: the one that calls dexpy.configure().
+    """
+    from dexpy.database import schema
+
+    database = load_store(modules).database
     with database.begin() as connection:
-        made = schema.create(connection)
+        created = schema.create(connection)
     with database.begin() as connection:
-        left = schema.problems(connection)
-    if left:
-        click.echo(
-            f"Error: {database.display} has tables of another version: {'; '.join(left)}. "
-            "Tables that are there are not changed: add what they lack, or move them away.",
-            err=True,
-        )
+        problems = schema.problems(connection)
+    if problems:
+        click.echo(f"Error: {SchemaMissing(database.display_url, problems, _init_command(modules))}", err=True)
         sys.exit(1)
-    click.echo(f"{database.display}: {'made ' + ', '.join(made) if made else 'all tables are there'}.")
+    click.echo(f"{database.display_url}: {'made ' + ', '.join(created) if created else 'all tables are there'}.")
 
 
 @db.command()
-def check() -> None:
-    """Compare the tables with what this version needs; status 1 if something is missing."""
-    from dexpy.recording import schema
-    from dexpy.runtime import current_runtime
+@module_arguments()
+@verbose_option
+def check(modules: tuple[str, ...], verbose: bool) -> None:
+    """Compare the tables with what this version needs; status 1 if something is missing.
 
-    database = current_runtime().store.database
+    MODULE is a dotted name, as for `dexpy worker`: the one that calls dexpy.configure().
+    """
+    from dexpy.database import schema
+
+    database = load_store(modules).database
     with database.begin() as connection:
         problems = schema.problems(connection)
-    for problem in problems:
-        click.echo(f"Error: {database.display}: {problem}. Run: dexpy db init", err=True)
     if problems:
+        click.echo(f"Error: {SchemaMissing(database.display_url, problems, _init_command(modules))}", err=True)
         sys.exit(1)
-    click.echo(f"{database.display}: all tables are there.")
+    click.echo(f"{database.display_url}: all tables are there.")
+
+
+def _init_command(modules: tuple[str, ...]) -> str:
+    return " ".join(["dexpy db init", *modules])

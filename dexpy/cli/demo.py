@@ -1,7 +1,7 @@
 """``dexpy demo``: operations in the background, for real, in a few seconds and without a server.
 
-A worker process and this one share a SQLite file in a temporary folder. What each operation will come to is announced
-first and compared at the end, so that the demo is also a test of an installation.
+A worker process and this one share a SQLite file in a temporary folder. The expected outcome of each operation is
+printed first and compared at the end, so that the demo is also a test of an installation.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import IO, TYPE_CHECKING, Any
 import attrs
 import click
 
-from dexpy.cli.board import Board, can_write, table
-from dexpy.cli.demo_stage import Worker, ended_by_signals, stage
+from dexpy.cli.demo_environment import Worker, demo_environment, ended_by_signals
+from dexpy.cli.live_board import StatusBoard, can_write, table
 
 if TYPE_CHECKING:
     from dexpy.declaration.contract import Contract
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from dexpy.runtime import Runtime
 
 DELAY_S = 2.0
-LOOK_EVERY_S = 0.1
-PATIENCE_S = 60.0
+POLL_EVERY_S = 0.1
+TIMEOUT_S = 60.0
 """How long the operations may take together before the demo gives up, in seconds; they take about three."""
 
-NEXT = (
+NEXT_PAGES = (
     ("docs/tutorial/first-operation.md", "write such an operation yourself, in one page"),
     ("docs/explanation/architecture.md", "the way of a call through the house"),
     ("docs/explanation/recording.md", "what a record is, and what it promises"),
@@ -38,7 +38,7 @@ NEXT = (
 
 
 @attrs.frozen
-class Ending:
+class Outcome:
     """How a run ends.
 
     Attributes:
@@ -63,18 +63,18 @@ class Ending:
 
 
 @attrs.frozen
-class Act:
+class DemoRun:
     """One operation of the demo.
 
     Attributes:
-        operation: To be sent to the background.
-        shows: What it is there to show.
-        announced: How it will end.
+        operation: The operation, run in the background.
+        shows: What it demonstrates.
+        expected: How it ends.
     """
 
     operation: Any
     shows: str
-    announced: Ending
+    expected: Outcome
 
     @property
     def title(self) -> str:
@@ -82,181 +82,183 @@ class Act:
         return type(self.operation).__name__
 
     @property
-    def recorded(self) -> bool:
-        """Whether the run leaves a record."""
+    def is_recorded(self) -> bool:
+        """Whether the run has a record."""
         contract: Contract = self.operation.contract
         return contract.record is not None
 
 
-def programme(delay_s: float = DELAY_S) -> tuple[Act, ...]:
-    """The acts of the demo.
+def demo_runs(delay_s: float = DELAY_S) -> tuple[DemoRun, ...]:
+    """Return the runs of the demo.
 
     Args:
-        delay_s: Of the delayed one, in seconds.
+        delay_s: The delay of the delayed one, in seconds.
     """
     from dexpy.cli import demo_operations as bank
 
     return (
-        Act(bank.SendStatement(customer=1), "a result, and a reference to a row", Ending()),
-        Act(bank.Withdraw(customer=1, amount=500), "a business error", Ending("failed", "no_balance")),
-        Act(bank.FetchRate(currency="USD"), "a crash, healed by a retry", Ending(attempts=2)),
-        Act(bank.CheckAddress(street="Baker Street"), "an async def perform", Ending()),
-        Act(bank.CountVisit(page="/pricing"), "a direct run: no record, only its effect", Ending("ran")),
-        Act(bank.Remind(customer=1), f"a delay of {delay_s:g} s", Ending(delay_s=delay_s)),
+        DemoRun(bank.SendStatement(customer=1), "a result, and a reference to a row", Outcome()),
+        DemoRun(bank.Withdraw(customer=1, amount=500), "a business error", Outcome("failed", "no_balance")),
+        DemoRun(bank.FetchRate(currency="USD"), "a crash, healed by a retry", Outcome(attempts=2)),
+        DemoRun(bank.CheckAddress(street="Baker Street"), "an async def perform", Outcome()),
+        DemoRun(bank.CountVisit(page="/pricing"), "a direct run: no record, only its effect", Outcome("ran")),
+        DemoRun(bank.Remind(customer=1), f"a delay of {delay_s:g} s", Outcome(delay_s=delay_s)),
     )
 
 
 def _record_row(record: Record) -> tuple[str, ...]:
-    took = "" if record.duration is None else f"{record.duration.total_seconds():.2f} s"
+    duration = "" if record.duration is None else f"{record.duration.total_seconds():.2f} s"
     result = "" if record.result is None else repr(record.result)
     title = record.name.rpartition(".")[2]
-    return (record.id, title, record.status, str(record.num_attempts), record.error or "", took, result)
+    return (record.id, title, record.status, str(record.num_attempts), record.error or "", duration, result)
 
 
 RECORD_HEAD = ("id", "operation", "status", "attempts", "error", "took", "result")
 
 
-class Show:
-    """One performance: the acts are sent, watched, and compared with what was announced.
+class Demo:
+    """Enqueues the runs, shows their progress, and compares their outcomes with the expected ones.
 
     Args:
-        acts: What to send.
-        runtime: In force.
-        worker: That runs them.
-        out: Where to tell it.
+        runs: The runs.
+        runtime: The current runtime.
+        worker: The worker that runs them.
+        out: The stream to write to.
     """
 
-    def __init__(self, acts: Sequence[Act], runtime: Runtime, worker: Worker, out: IO[str]) -> None:
-        self._acts = acts
+    def __init__(self, runs: Sequence[DemoRun], runtime: Runtime, worker: Worker, out: IO[str]) -> None:
+        self._runs = runs
         self._runtime = runtime
         self._worker = worker
         self._out = out
-        self._signs = ("✓", "✗") if can_write("✓✗", out) else ("ok", "NOT")
+        self._marks = ("✓", "✗") if can_write("✓✗", out) else ("ok", "NOT")
         self._tickets: list[Ticket[Any]] = []
 
-    def run(self, patience_s: float) -> bool:
-        """Tell it all.
+    def run(self, timeout_s: float) -> bool:
+        """Run the demo and print its report.
 
         Returns:
-            Whether every act ended as announced.
+            Whether every run ended as expected.
         """
-        say = self._say
-        say(f"{len(self._acts)} operations go to a worker process (pid {self._worker.pid}).")
-        say("A SQLite file in a temporary folder carries the records and the queue.\n")
-        heads = ("operation", "shows", "announced")
-        say(table([heads, *((act.title, act.shows, str(act.announced)) for act in self._acts)]))
-        say("\nWhat happens:\n")
-        for act in self._acts:
-            options = {"in_": act.announced.delay_s} if act.announced.delay_s else {}
-            self._tickets.append(act.operation.async_(**options).call())
-        trouble = self._watch(patience_s)
-        say("\nThe records (`dexpy.records.all()`):\n")
-        say(self._record_table())
-        say("\nAnnounced, and what happened:\n")
-        good = self._compare()
-        if trouble is not None:
-            click.echo(f"\n{trouble}", file=self._out)
-        if trouble is not None or not good:
-            say("\nWhat the worker said:\n")
-            say("\n".join("  " + line for line in self._worker.output().splitlines()) or "  nothing")
+        write = self._write
+        write(f"{len(self._runs)} operations go to a worker process (pid {self._worker.pid}).")
+        write("A SQLite file in a temporary folder carries the records and the queue.\n")
+        header = ("operation", "shows", "announced")
+        write(table([header, *((run.title, run.shows, str(run.expected)) for run in self._runs)]))
+        write("\nWhat happens:\n")
+        for run in self._runs:
+            options = {"in_": run.expected.delay_s} if run.expected.delay_s else {}
+            self._tickets.append(run.operation.async_(**options).call())
+        failure = self._watch(timeout_s)
+        write("\nThe records (`dexpy.records.all()`):\n")
+        write(self._record_table())
+        write("\nAnnounced, and what happened:\n")
+        all_as_expected = self._compare()
+        if failure is not None:
+            click.echo(f"\n{failure}", file=self._out)
+        if failure is not None or not all_as_expected:
+            write("\nWhat the worker said:\n")
+            write("\n".join("  " + line for line in self._worker.output().splitlines()) or "  nothing")
             return False
         return True
 
-    def _say(self, text: str) -> None:
+    def _write(self, text: str) -> None:
         click.echo(text, file=self._out)
 
     def _record_table(self) -> str:
         from dexpy import records
 
         rows = [_record_row(record) for record in records.all()]
-        shown = table([RECORD_HEAD, *rows])
-        if self._out.isatty() and max(map(len, shown.splitlines())) >= shutil.get_terminal_size().columns:
-            # What ids made at one moment differ in is their end.
-            shown = table([RECORD_HEAD, *(("..." + row[0][-6:], *row[1:]) for row in rows)])
-        return shown
+        text = table([RECORD_HEAD, *rows])
+        if self._out.isatty() and max(map(len, text.splitlines())) >= shutil.get_terminal_size().columns:
+            # Ids of the same moment differ at their ends only.
+            text = table([RECORD_HEAD, *(("..." + row[0][-6:], *row[1:]) for row in rows)])
+        return text
 
-    def _watch(self, patience_s: float) -> str | None:
-        """Show the progress until every run has ended; the answer says what came between, if anything did."""
-        board = Board([act.title for act in self._acts], self._out)
-        until = time.monotonic() + patience_s
+    def _watch(self, timeout_s: float) -> str | None:
+        """Show the progress until every run has ended; return why it stopped before, or None."""
+        board = StatusBoard([run.title for run in self._runs], self._out)
+        deadline = time.monotonic() + timeout_s
         while True:
-            board.show([self._state(act, ticket) for act, ticket in zip(self._acts, self._tickets, strict=True)])
+            board.show([self._state(run, ticket) for run, ticket in zip(self._runs, self._tickets, strict=True)])
             if self._all_ended():
                 return None
             if self._worker.status is not None:
                 return f"The worker process ended with status {self._worker.status} before the operations did."
-            if time.monotonic() > until:
-                return f"The operations have not ended in {patience_s:g} s."
-            time.sleep(LOOK_EVERY_S)
+            if time.monotonic() > deadline:
+                return f"The operations have not ended in {timeout_s:g} s."
+            time.sleep(POLL_EVERY_S)
 
-    def _state(self, act: Act, ticket: Ticket[Any]) -> str:
-        if not act.recorded:
-            return "ran; its row is there" if self._has_effect(act) else "sent"
+    def _state(self, run: DemoRun, ticket: Ticket[Any]) -> str:
+        if not run.is_recorded:
+            return "ran; its row is there" if self._has_effect(run) else "sent"
         record = ticket.reload()
         state = record.status
         if record.failure is not None:
-            # Between two attempts a record is pending, and keeps what the last one ended with.
+            # Between two attempts a record is pending, with the failure of the last one.
             state += f" ({record.failure})"
         return state if record.scheduled_at is None or not record.pending else f"{state}, due later"
 
     def _all_ended(self) -> bool:
         return all(
-            ticket.terminal if act.recorded else self._has_effect(act)
-            for act, ticket in zip(self._acts, self._tickets, strict=True)
+            ticket.terminal if run.is_recorded else self._has_effect(run)
+            for run, ticket in zip(self._runs, self._tickets, strict=True)
         )
 
-    def _has_effect(self, act: Act) -> bool:
+    def _has_effect(self, run: DemoRun) -> bool:
         from sqlalchemy import select
 
         from dexpy.cli.demo_operations import Visit
 
-        visited = select(Visit.id).where(Visit.page == act.operation.page)
-        return bool(self._runtime.store.rows(visited))
+        query = select(Visit.id).where(Visit.page == run.operation.page)
+        return bool(self._runtime.store.rows(query))
 
-    def _ending(self, act: Act, ticket: Ticket[Any]) -> Ending:
-        """How an act really ended."""
-        if not act.recorded:
-            return Ending("ran" if self._has_effect(act) else "never ran")
+    def _outcome(self, run: DemoRun, ticket: Ticket[Any]) -> Outcome:
+        """Return how a run ended."""
+        if not run.is_recorded:
+            return Outcome("ran" if self._has_effect(run) else "never ran")
         from dexpy import records
 
         record = records.get(ticket.id)
         waited_s = (record.started_at - record.created_at).total_seconds() if record.started_at is not None else 0.0
-        return Ending(record.status, record.error, record.num_attempts, min(waited_s, act.announced.delay_s))
+        return Outcome(record.status, record.error, record.num_attempts, min(waited_s, run.expected.delay_s))
 
     def _compare(self) -> bool:
-        good = True
+        all_as_expected = True
         rows: list[tuple[str, ...]] = [("", "operation", "announced", "happened")]
-        for act, ticket in zip(self._acts, self._tickets, strict=True):
-            happened = self._ending(act, ticket)
-            agrees = happened == act.announced
-            good = good and agrees
-            rows.append((self._signs[not agrees], act.title, str(act.announced), str(happened)))
-        self._say(table(rows))
-        return good
+        for run, ticket in zip(self._runs, self._tickets, strict=True):
+            actual = self._outcome(run, ticket)
+            is_expected = actual == run.expected
+            all_as_expected = all_as_expected and is_expected
+            rows.append((self._marks[not is_expected], run.title, str(run.expected), str(actual)))
+        self._write(table(rows))
+        return all_as_expected
 
 
-def play(acts: Sequence[Act] | None = None, *, out: IO[str] | None = None, patience_s: float = PATIENCE_S) -> bool:
-    """Put the demo on.
+def run_demo(
+    runs: Sequence[DemoRun] | None = None, *, out: IO[str] | None = None, timeout_s: float = TIMEOUT_S
+) -> bool:
+    """Run the demo in an environment of its own.
 
     Args:
-        acts: Instead of those of `programme`.
-        out: Instead of standard output.
-        patience_s: How long the operations may take together, in seconds.
+        runs: The runs; those of `demo_runs` by default.
+        out: The stream to write to; standard output by default.
+        timeout_s: How long the operations may take together, in seconds.
 
     Returns:
-        Whether every operation ended as announced.
+        Whether every operation ended as expected.
     """
     stdout: IO[str] = sys.stdout
     out = out or stdout
-    with ended_by_signals(), stage() as (runtime, worker):
-        good = Show(acts or programme(), runtime, worker, out).run(patience_s)
+    with ended_by_signals(), demo_environment() as (runtime, worker):
+        all_as_expected = Demo(runs or demo_runs(), runtime, worker, out).run(timeout_s)
     click.echo("", file=out)
-    if good:
+    if all_as_expected:
         click.echo("All as announced. The worker is stopped and the folder removed.\n\nWhere to go next:\n", file=out)
-        click.echo("\n".join(f"  {page:34}{what}" for page, what in NEXT), file=out)
+        click.echo("\n".join(f"  {page:34}{description}" for page, description in NEXT_PAGES), file=out)
     else:
         click.echo("Not all went as announced. The worker is stopped and the folder removed.", file=out)
-    return good
+    return all_as_expected
 
 
 @click.command()
@@ -267,5 +269,5 @@ def demo(context: click.Context) -> None:
     Needs nothing but Python: records and queue are in a temporary SQLite file. Takes about four seconds, leaves nothing
     behind, and exits with 1 if any operation ends otherwise than announced.
     """
-    if not play():
+    if not run_demo():
         context.exit(1)

@@ -1,6 +1,6 @@
-"""What ``dexpy demo`` sends to its worker: small operations of an imaginary bank, one for each way that a run can end.
+"""The operations of ``dexpy demo``: small operations of an imaginary bank, one for each kind of outcome.
 
-They live in a module of their own because a worker finds an operation by importing the module that declares it.
+They are in a module of their own because a worker finds an operation by importing the module that declares it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Model(DeclarativeBase):
 
 
 class Customer(Model):
-    """Somebody with a balance."""
+    """A customer with a balance."""
 
     __tablename__ = "demo_customers"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -27,7 +27,7 @@ class Customer(Model):
 
 
 class Visit(Model):
-    """A trace of a run that left no record."""
+    """The effect of a run without a record."""
 
     __tablename__ = "demo_visits"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -35,12 +35,12 @@ class Visit(Model):
 
 
 class SendStatement(Operation):
-    """Write a customer's statement: the reference goes in as a key and is the row itself in `perform`."""
+    """Write a customer's statement: the reference is stored as a key and is the row itself in `perform`."""
 
     customer: Ref[Customer]
 
     def perform(self) -> str:
-        """The statement."""
+        """Return the statement."""
         return f"{self.customer.name} has {self.customer.balance}"
 
 
@@ -53,7 +53,7 @@ class Withdraw(Operation):
     errors = {"no_balance": "The balance is too small"}
 
     def perform(self) -> int:
-        """The new balance."""
+        """Return the new balance."""
         if self.amount > self.customer.balance:
             raise Error("no_balance", details={"missing": self.amount - self.customer.balance})
         self.customer.balance -= self.amount
@@ -61,14 +61,14 @@ class Withdraw(Operation):
 
 
 class FetchRate(Operation):
-    """Ask a service that does not answer the first time: the attempt crashes, and a rule runs it again."""
+    """Call a service that fails the first time: the attempt crashes, and a rule retries it."""
 
     currency: str
 
     retry_on = (Retry(ConnectionError, attempts=3, wait=0.5),)
 
     def perform(self) -> Decimal:
-        """The exchange rate."""
+        """Return the exchange rate."""
         if records.get(self.run_id).num_attempts == 1:
             raise ConnectionError("the service did not answer")
         return Decimal("1.0842")
@@ -80,7 +80,7 @@ class Remind(Operation):
     customer: Ref[Customer]
 
     def perform(self) -> str:
-        """The reminder."""
+        """Return the reminder."""
         return f"reminded {self.customer.name}"
 
 
@@ -90,7 +90,7 @@ class CheckAddress(Operation):
     street: str
 
     async def perform(self) -> bool:
-        """Whether the address is good."""
+        """Return whether the address is good."""
         await asyncio.sleep(0.2)
         return self.street.endswith("Street")
 

@@ -8,7 +8,7 @@ import traceback
 
 import click
 
-from dexpy import __version__
+import dexpy
 from dexpy.cli.check import check
 from dexpy.cli.db import db
 from dexpy.cli.demo import demo
@@ -19,7 +19,7 @@ from dexpy.foundation.errors import DexpyError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, "--version", prog_name="dexpy")
+@click.version_option(dexpy.__version__, "--version", prog_name="dexpy")
 def main() -> None:
     """Operations that are typed, recorded and never lost."""
 
@@ -34,17 +34,17 @@ main.add_command(worker)
 
 def run(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its status: 0, 1 for a failure, 2 for what fails every time."""
-    given = sys.argv[1:] if arguments is None else arguments
+    args = sys.argv[1:] if arguments is None else arguments
     try:
-        main.main(args=given, prog_name="dexpy", standalone_mode=True)
+        main.main(args=args, prog_name="dexpy", standalone_mode=True)
     except DexpyError as error:
-        if _is_verbose(given):
+        if _is_verbose(args):
             traceback.print_exc()
         click.echo(f"Error: {error}", err=True)
-        # 2 is a wrong call, or a worker that cannot start: no service manager needs to try again.
+        # 2 is a usage error, or a worker that cannot start: a service manager need not restart it.
         sys.exit(getattr(error, "exit_status", 1))
 
 
-def _is_verbose(given: list[str]) -> bool:
-    """Whether ``-v`` is among the options, also joined with others: ``-vp2``."""
-    return "--verbose" in given or any(re.match(r"-[a-uw-z]*v", one) for one in given)
+def _is_verbose(args: list[str]) -> bool:
+    """Return whether ``-v`` is among the options, also joined with others: ``-vp2``."""
+    return "--verbose" in args or any(re.match(r"-[a-uw-z]*v", arg) for arg in args)

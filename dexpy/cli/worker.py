@@ -8,12 +8,13 @@ import sys
 
 import click
 
-from dexpy.declaration.policies import check_queue
+from dexpy.cli.application import module_arguments
 from dexpy.foundation.errors import OptionsError
+from dexpy.policies.options import check_queue
 
 
-def _queues(_context: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> frozenset[str] | None:
-    names = [name.strip() for part in given for name in part.split(",")]
+def _queues(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> frozenset[str] | None:
+    names = [name.strip() for value in values for name in value.split(",")]
     try:
         return frozenset(check_queue(name, "-Q") for name in names) if names else None
     except OptionsError as error:
@@ -39,7 +40,7 @@ threads_option = click.option(
 
 
 @click.command()
-@click.argument("modules", nargs=-1, required=True, metavar="MODULE...")
+@module_arguments(required=True)
 @processes_option
 @threads_option
 @click.option(
@@ -73,10 +74,15 @@ def worker(
 
     MODULE is a dotted name, as in `import`: it declares the operations, and may call dexpy.configure().
     """
-    from dexpy.background.supervisor import Supervisor
-    from dexpy.background.worker import WorkerOptions, set_up_logging
+    from dexpy.worker.importing import check_name
+    from dexpy.worker.log_setup import complete_logging, set_up_logging
+    from dexpy.worker.process import WorkerOptions
+    from dexpy.worker.supervisor import Supervisor
 
+    for module in modules:
+        check_name(module)
     level = logging.DEBUG if verbose else logging.INFO
     set_up_logging(level)
+    complete_logging(level)
     options = WorkerOptions(modules, threads, queues, burst, shutdown_timeout, level)
     sys.exit(Supervisor(options, processes).run())

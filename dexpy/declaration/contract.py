@@ -1,6 +1,6 @@
-"""The contract: all that a class says about itself, read once and never changed.
+"""The contract: the declarations of an operation class, read once and immutable.
 
-What can be refused at the class statement is refused there; types are resolved at first use.
+Declarations are validated at the class statement; types are resolved at first use.
 """
 
 from __future__ import annotations
@@ -8,56 +8,57 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any, Never, NoReturn, Self
 
 import attrs
 
-from dexpy.declaration.forms import Form, Misfit, form_of
-from dexpy.declaration.hints import resolve_annotation
+from dexpy.codec.codecs import Codec, codec_at
+from dexpy.codec.generics import arguments_of, substituted
+from dexpy.codec.hints import resolve_annotation
 from dexpy.declaration.hooks import Callback, Guard
-from dexpy.declaration.policies import AsyncOptions, Record, Rule, choose
 from dexpy.declaration.props import Prop, resolve
 from dexpy.declaration.refs import Reference
 from dexpy.declaration.registry import why_not_importable
-from dexpy.declaration.schema_export import Section, contract_dict, contract_schema
-from dexpy.foundation.errors import Error, ResultTypeError
-
-if TYPE_CHECKING:
-    from dexpy.declaration.concurrency import Concurrency
-    from dexpy.declaration.lock import Lock
-    from dexpy.declaration.once import OnceOptions
-    from dexpy.declaration.unique import Unique
+from dexpy.declaration.schema_export import Section, params_dict, section_schema
+from dexpy.foundation.errors import DeclarationError, Error
+from dexpy.policies.concurrency import Concurrency
+from dexpy.policies.error_rules import ErrorRule, choose_rule
+from dexpy.policies.lock import Lock
+from dexpy.policies.once import OnceOptions
+from dexpy.policies.options import AsyncOptions, Record
+from dexpy.policies.retry import Retry
+from dexpy.policies.unique import Unique
 
 NO_OBSERVER = "__dexpy_no_observer__"
-"""Marks the `on_error` of the base class, which need not be called."""
+"""Marks the `on_error` of the base class, which is not called."""
 
 
 @attrs.frozen(slots=False, eq=False)
 class Contract:
-    """What an operation class says about itself.
+    """The declarations of an operation class.
 
     Attributes:
         cls: The class.
         name: Its stable name.
         aliases: Earlier names.
         description: The first line of its docstring.
-        options: How it goes to the background, unless a call says otherwise.
-        record: What its record keeps; None when it is not recorded.
+        options: The default options of its background runs.
+        record: What its record stores; None when it is not recorded.
         transactional: Whether `perform` runs inside a transaction.
         rules: `retry_on` and `discard_on`.
         rescues: `rescue_from`.
         declared_errors: The codes in `errors`, with their descriptions.
-        loss_limit: So many workers may be lost with a run, in all.
+        loss_limit: How many workers may be lost with a run.
         timeout_s: How long a background run may take, in seconds; None for no limit.
         once: Its idempotency key; None without one.
-        unique: The key of which there is one background run at a time; None without one.
+        unique: The key with at most one background run at a time; None without one.
         lock: The lock that its runs take; None without one.
-        concurrency: How many background runs of a key there may be at once; None for any number.
-        encryptor: What encrypts all of its params and results, by name; None for nothing.
+        concurrency: How many background runs of a key may run at once; None for any number.
+        encryptor: The name of the encryptor of all its params and results; None without one.
         guards: Its guards, in order.
         callbacks: Its callbacks, in order.
         is_async: Whether `perform` is an ``async def``.
-        placements: What it changes about the steps of the pipeline, the farthest base's first.
+        placements: Its changes of the pipeline, the farthest base's first.
     """
 
     cls: type[Any]
@@ -67,8 +68,8 @@ class Contract:
     options: AsyncOptions
     record: Record | None
     transactional: bool
-    rules: tuple[Rule, ...]
-    rescues: tuple[Rule, ...]
+    rules: tuple[ErrorRule, ...]
+    rescues: tuple[ErrorRule, ...]
     declared_errors: Mapping[str, str | None]
     loss_limit: int
     timeout_s: float | None
@@ -88,43 +89,60 @@ class Contract:
         props = resolve(self.cls)
         if self.encryptor is None:
             return props
-        # What is encrypted is not to be read in a log either.
-        return tuple(attrs.evolve(one, options=attrs.evolve(one.options, sensitive=True)) for one in props)
+        # Encrypted props must not appear in logs either.
+        return tuple(attrs.evolve(prop, options=attrs.evolve(prop.options, sensitive=True)) for prop in props)
 
     @cached_property
     def references(self) -> tuple[Reference, ...]:
-        """Those of its props that refer to rows."""
-        return tuple(one.reference for one in self.props if one.reference is not None)
+        """The references among its props."""
+        return tuple(prop.reference for prop in self.props if prop.reference is not None)
 
     @cached_property
     def mutable_props(self) -> tuple[Prop, ...]:
-        """Those whose values a run could change, so that each run gets its own."""
-        return tuple(one for one in self.props if one.form.mutable and one.reference is None)
+        """The props with mutable values, which are copied for each run."""
+        return tuple(prop for prop in self.props if prop.codec.mutable and prop.reference is None)
 
     @cached_property
     def sensitive_props(self) -> tuple[str, ...]:
-        """The names of those that nobody may read."""
-        return tuple(one.name for one in self.props if one.options.sensitive)
+        """The names of the sensitive props."""
+        return tuple(prop.name for prop in self.props if prop.options.sensitive)
 
     @cached_property
-    def sealed_props(self) -> Mapping[str, str]:
-        """The names of those that are stored and sent encrypted, each with its encryptor's."""
-        chosen = {one.name: one.options.encrypted or self.encryptor for one in self.props}
-        return {name: encryptor for name, encryptor in chosen.items() if encryptor is not None}
+    def encrypted_props(self) -> Mapping[str, str]:
+        """The names of the encrypted props, each with the name of its encryptor."""
+        encryptors = {prop.name: prop.options.encrypted or self.encryptor for prop in self.props}
+        return {name: encryptor for name, encryptor in encryptors.items() if encryptor is not None}
 
     @cached_property
-    def success(self) -> Form | None:
-        """The form of what `perform` returns; None when it does not say."""
+    def has_background_key_functions(self) -> bool:
+        """Whether a function of the class makes a key that only background runs have."""
+        policies = (self.unique, self.concurrency)
+        return any(policy is not None and policy.rule and policy.rule.function is not None for policy in policies)
+
+    @cached_property
+    def success(self) -> Codec | None:
+        """The codec of the result of `perform`; None without a return annotation."""
         perform = self.cls.perform
-        annotation = getattr(perform, "__annotations__", {}).get("return", inspect.Parameter.empty)
+        annotations: dict[str, Any] = getattr(perform, "__annotations__", None) or {}
+        annotation = annotations.get("return", inspect.Parameter.empty)
         if annotation is inspect.Parameter.empty:
             return None
-        owner = next(base for base in self.cls.__mro__ if "perform" in vars(base))
-        return form_of(resolve_annotation(annotation, owner, f"{owner.__qualname__}.perform"))
+        definer = next(base for base in self.cls.__mro__ if "perform" in vars(base))
+        where = f"{definer.__qualname__}.perform"
+        resolved = resolve_annotation(annotation, definer, where, perform)
+        if resolved is Never or resolved is NoReturn:
+            resolved = None  # it only ever raises
+        codec = codec_at(substituted(resolved, {Self: self.cls, **arguments_of(self.cls, definer)}), where)
+        if codec.sensitive:
+            raise DeclarationError(
+                f"{where}: prop(sensitive=True) in its return type {codec.label} has no meaning for a result. "
+                "Write record = Record(result=False), or encrypt = True."
+            )
+        return codec
 
     @cached_property
     def errors(self) -> Mapping[str, str | None]:
-        """Every code that a run may end with, with its description; empty when any is allowed."""
+        """The codes that a run may end with, with their descriptions; empty when any is allowed."""
         if not self.declared_errors:
             return {}
         codes: dict[str, str | None] = {guard.code: guard.message or None for guard in self.guards}
@@ -133,17 +151,33 @@ class Contract:
 
     @cached_property
     def observers(self) -> bool:
-        """Whether the class has an `on_error` of its own."""
+        """Whether the class defines `on_error`."""
         return not hasattr(self.cls.on_error, NO_OBSERVER)
 
-    @property
+    @cached_property
+    def key_names(self) -> tuple[str, ...]:
+        """Its names in keys, the earliest first, so that a key stays the same after a rename."""
+        return tuple(dict.fromkeys((*self.aliases, self.name)))
+
+    @cached_property
     def unreachable(self) -> str | None:
         """Why no worker could find the class, or None."""
         return why_not_importable(self.cls)
 
     def to_dict(self) -> dict[str, Any]:
         """Name, params, success, errors and guards as plain JSON, for people and tools."""
-        return contract_dict(self)
+        return {
+            "name": self.name,
+            "aliases": list(self.aliases),
+            "description": self.description,
+            "params": params_dict(self.props),
+            "success": None if self.success is None else self.success.label,
+            "errors": dict(self.errors),
+            "guards": [
+                {"code": guard.code, "message": guard.message or guard.code, "requires": list(guard.requires)}
+                for guard in self.guards
+            ],
+        }
 
     def to_json_schema(self, section: Section = "params") -> dict[str, Any]:
         """A section as JSON Schema, draft 2020-12.
@@ -164,37 +198,39 @@ class Contract:
             >>> Add.contract.to_json_schema()["properties"]
             {'a': {'type': 'integer', 'minimum': 0}}
         """
-        return contract_schema(self, section)
+        return section_schema(section, self.name, self.description, self.props, self.success, self.errors)
 
     def methods(self, moment: str) -> tuple[str, ...]:
-        """The names of its callbacks of one moment: before, after, around."""
+        """Return the names of its callbacks of one moment: before, after, around."""
         return tuple(callback.method for callback in self.callbacks if callback.moment == moment)
 
-    def rule_for(self, error: BaseException) -> Rule | None:
-        """What to do when this ends an attempt: the rule's answer is a `Retry`, or None to discard."""
-        return choose(self.rules, error, error.code if isinstance(error, Error) else None)
+    def rule_for(self, error: BaseException) -> ErrorRule | None:
+        """Return the rule for an error that ends an attempt; its answer is a `Retry`, or None to discard."""
+        return choose_rule(self.rules, error, error.code if isinstance(error, Error) else None)
 
-    def rescue_for(self, error: BaseException) -> Rule | None:
-        """What `rescue_from` says to an exception."""
-        return choose(self.rescues, error)
+    @cached_property
+    def _counters(self) -> Mapping[int, str]:
+        rules = list({id(rule.answer): rule.answer for rule in self.rules if isinstance(rule.answer, Retry)}.values())
+        counters: dict[int, str] = {}
+        for retry in rules:
+            # Two exception classes may have the same name, for example if a function creates them.
+            same_key = [other for other in rules if other.key == retry.key and other.causes != retry.causes]
+            number = sum(id(other) in counters for other in same_key)
+            counters[id(retry)] = f"{retry.key}#{number + 1}" if number else retry.key
+        return counters
 
-    def check_result(self, value: Any) -> Any:
-        """A result as the contract has it.
+    def counter_of(self, retry: Retry) -> str:
+        """Return the name of a rule's counter of attempts in a record."""
+        return self._counters.get(id(retry)) or f"built-in:{retry.key}"
 
-        Raises:
-            ResultTypeError: `perform` returned something else than it says.
-        """
-        if self.success is None:
-            return value
-        try:
-            return self.success.check(value)
-        except Misfit as misfit:
-            wrong = "; ".join(f"{('result' + problem.path)} wants {problem.wanted}" for problem in misfit.problems)
-            raise ResultTypeError(
-                f"{self.cls.__qualname__}.perform returned {type(value).__name__}, and says it returns "
-                f"{self.success.label}: {wrong}. Change the return value or the annotation."
-            ) from None
+    def earlier_counter_of(self, retry: Retry) -> str | None:
+        """Return the counter's name in rows of earlier releases; None if another rule has that name."""
+        return None if retry.earlier_key in self._counters.values() else retry.earlier_key
+
+    def rescue_for(self, error: BaseException) -> ErrorRule | None:
+        """Return the rule of `rescue_from` for an exception."""
+        return choose_rule(self.rescues, error)
 
 
 Handler = Callable[[Any, Exception], Any]
-"""A function in `rescue_from`: gets the operation and the exception; returns a result, or raises."""
+"""A function in `rescue_from`: called with the operation and the exception; returns a result, or raises."""

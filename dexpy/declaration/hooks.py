@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import attrs
 
-from dexpy.foundation.errors import DeclarationError, did_you_mean, listed
+from dexpy.foundation.errors import DeclarationError
+
+HOOK = "__dexpy_hook__"
+"""Marks the methods that are guards or callbacks."""
 
 F = TypeVar("F", bound=Callable[..., Any])
-MARK = "__dexpy_hook__"
 
 
 @attrs.frozen
 class Guard:
-    """A method that says whether a threat is there.
+    """A method that returns whether the run must be refused.
 
     Attributes:
         code: The method's name, which is the error code.
@@ -45,14 +47,14 @@ def _mark(method: Any, decorator: str, hook: Any) -> Any:
             f"@{decorator} {method.__qualname__} is an `async def`; guards and callbacks run in the run's thread. "
             "Write `def`, and await in perform."
         )
-    setattr(method, MARK, hook)
+    setattr(method, HOOK, hook)
     return method
 
 
 def guard(message: str | None = None, *, requires: tuple[str, ...] | str = ()) -> Callable[[F], F]:
     """Mark a method that refuses the run by returning something true: the threat is there.
 
-    The method's name is the error code. All guards run, and every refusal is told.
+    The method's name is the error code. All guards run, and every refusal is reported.
 
     Args:
         message: For people; the code itself when left out.
@@ -115,32 +117,3 @@ def around(method: F) -> F:
     """
     marked: F = _mark(method, "around", Callback("around", getattr(method, "__name__", "")))
     return marked
-
-
-def hooks_of(cls: type) -> Iterator[Any]:
-    """The hooks of a class, those of its bases first; an overridden method counts as the subclass has it."""
-    seen: set[str] = set()
-    for owner in reversed(cls.__mro__):
-        for name, value in vars(owner).items():
-            if hasattr(value, MARK) and name not in seen:
-                seen.add(name)
-                current = getattr(cls, name, None)
-                if hasattr(current, MARK):
-                    yield getattr(current, MARK)
-
-
-def check_guards(owner: str, guards: tuple[Guard, ...]) -> None:
-    """Refuse guards that require what does not come before them.
-
-    Raises:
-        DeclarationError: Names the guard and the codes it may require.
-    """
-    known: list[str] = []
-    for found in guards:
-        for code in found.requires:
-            if code not in known:
-                raise DeclarationError(
-                    f"{owner}: guard {found.code!r} requires {code!r}, which is no guard declared before it. "
-                    f"Those are {listed(known)}.{did_you_mean(code, known)}"
-                )
-        known.append(found.code)

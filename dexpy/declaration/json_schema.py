@@ -1,6 +1,6 @@
 """JSON Schema (draft 2020-12) of annotations: what `parse` takes, and what results are written as.
 
-A schema never refuses what `parse` takes; where JSON Schema has no word for a rule it takes more.
+A schema never refuses what `parse` takes; for a rule that JSON Schema cannot express it takes more.
 """
 
 from __future__ import annotations
@@ -17,18 +17,21 @@ from uuid import UUID
 
 import attrs
 
-from dexpy.declaration.annotations import is_union, label_of, members_of, origin_of, unwrapped
-from dexpy.declaration.arrays import is_array, is_tuple
-from dexpy.declaration.choices import is_enum, is_literal
-from dexpy.declaration.classes import is_record, is_typed_dict
-from dexpy.declaration.dicts import is_dict
-from dexpy.declaration.fields import Field, fields_of, keys_of
-from dexpy.declaration.forms import form_of
-from dexpy.declaration.models import RegisteredLoader, SqlAlchemyLoader
-from dexpy.declaration.plain import is_anything
+from dexpy.codec.annotations import is_constrained, label_of, members_of, origin_of, unwrapped, without_constraints
+from dexpy.codec.arrays import array_kind, is_array, is_tuple
+from dexpy.codec.classes import is_record, is_typed_dict
+from dexpy.codec.codecs import codec_of
+from dexpy.codec.enums import has_rule, is_enum, is_literal
+from dexpy.codec.fields import Field, fields_of, keys_of
+from dexpy.codec.generics import is_union
+from dexpy.codec.mappings import is_dict
+from dexpy.codec.plain_json import is_anything
+from dexpy.codec.pydantic_models import is_pydantic_model, schema_of
+from dexpy.codec.registered import is_registered
+from dexpy.codec.unions import TAG
+from dexpy.declaration.json_schema_constraints import bounds_of
+from dexpy.declaration.model_loaders import RegisteredLoader, SqlAlchemyLoader
 from dexpy.declaration.refs import Reference
-from dexpy.declaration.strangers import is_registered
-from dexpy.declaration.unions import TAG
 
 Schema: TypeAlias = dict[str, Any]
 
@@ -55,7 +58,7 @@ _SCALARS: Mapping[Any, Schema] = {
     time: {"type": "string", "format": "time", "pattern": f"^{_TIME}$"},
     timedelta: {"type": "integer", "description": "Microseconds."},
 }
-_TAKEN: Mapping[Any, Schema] = {
+_ACCEPTED: Mapping[Any, Schema] = {
     Decimal: {"type": ["string", "integer"], "pattern": f"^{_DECIMAL}$"},
     timedelta: {
         "type": ["integer", "string"],
@@ -72,7 +75,7 @@ class Schemas:
 
     Attributes:
         side: ``"in"`` for what `parse` takes, ``"out"`` for what is written.
-        defs: The classes met so far, for ``$defs``.
+        defs: The schemas of the classes so far, for ``$defs``.
         prefix: Of their names there.
     """
 
@@ -82,7 +85,7 @@ class Schemas:
     _names: dict[Any, str] = attrs.field(factory=dict[Any, str])
 
     def of(self, annotation: Any) -> Schema:
-        """The schema of an annotation."""
+        """Return the schema of an annotation."""
         if type(annotation).__name__ == "TypeAliasType":
             # An alias may be about itself.
             return self._defined(annotation, annotation.__name__, lambda: self.of(unwrapped(annotation)))
@@ -92,7 +95,7 @@ class Schemas:
         }
 
     def of_reference(self, reference: Reference) -> Schema:
-        """The schema of the keys of a reference."""
+        """Return the schema of the keys of a reference."""
         name = reference.model.__name__
         key = {**self._key(reference), "title": name, "description": f"The key of a {name}."}
         if reference.many:
@@ -102,76 +105,93 @@ class Schemas:
     def _key(self, reference: Reference) -> Schema:
         loader = reference.loader
         if isinstance(loader, SqlAlchemyLoader):
-            parts = [self.of(form.type) for form in loader.forms]
-            return parts[0] if len(parts) == 1 else _places(parts)
+            key_schemas = [self.of(codec.type) for codec in loader.forms]
+            return key_schemas[0] if len(key_schemas) == 1 else _tuple_schema(key_schemas)
         if isinstance(loader, RegisteredLoader):
             return {"type": ["integer", "string", "array", "object"]}
         return {}
 
     def _defined(self, key: Any, name: str, make: Callable[[], Schema]) -> Schema:
         if key not in self._names:
-            plain = self.prefix + re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_")
-            taken, number = plain, 1
-            while taken in self.defs:
+            base = self.prefix + re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_")
+            unique, number = base, 1
+            while unique in self.defs:
                 number += 1
-                taken = f"{plain}-{number}"
-            self._names[key] = taken
-            self.defs[taken] = {}
-            self.defs[taken] = make()
+                unique = f"{base}-{number}"
+            self._names[key] = unique
+            self.defs[unique] = {}
+            self.defs[unique] = make()
         return {"$ref": f"#/$defs/{self._names[key]}"}
 
     def of_scalar(self, annotation: Any) -> Schema:
         """Of a scalar."""
-        found = _TAKEN.get(annotation) if self.side == "in" else None
-        return dict(found or _SCALARS[annotation])
+        accepted = _ACCEPTED.get(annotation) if self.side == "in" else None
+        return dict(accepted or _SCALARS[annotation])
 
     def of_enum(self, annotation: Any) -> Schema:
         """Of an enum: its members as they travel."""
-        encode = form_of(annotation).encode
-        written = [encode(member) for member in annotation.__members__.values()]
-        if issubclass(annotation, Flag) and all(type(value) is int for value in written):
+        if self.side == "in" and has_rule(annotation):
+            return {"title": annotation.__name__, "type": ["string", "integer"]}
+        encode = codec_of(annotation).encode
+        values = [encode(member) for member in annotation.__members__.values()]
+        if issubclass(annotation, Flag) and all(type(value) is int for value in values):
             return {"title": annotation.__name__, "type": "integer"}
-        return {"title": annotation.__name__, "enum": list(dict.fromkeys(written))}
+        return {"title": annotation.__name__, "enum": list(dict.fromkeys(values))}
 
     def of_literal(self, annotation: Any) -> Schema:
         """Of fixed values."""
-        encode = form_of(annotation).encode
+        if self.side == "in" and has_rule(annotation):
+            return {"title": label_of(annotation)}
+        encode = codec_of(annotation).encode
         return {"enum": [encode(value) for value in get_args(annotation)]}
 
     def of_union(self, annotation: Any) -> Schema:
-        """Of a union; two classes or more are told apart by their names."""
+        """Of a union; two classes or more are distinguished by their names."""
         members = list(dict.fromkeys(members_of(annotation)))
-        classes = [member for member in members if is_record(member)]
+        classes = [member for member in members if _has_tag(without_constraints(member))]
         tagged = classes if len(classes) > 1 else ()
         return {"anyOf": [self._tagged(member) if member in tagged else self.of(member) for member in members]}
 
+    def of_bounded(self, annotation: Any) -> Schema:
+        """Of a type with constraints."""
+        wrapped, *constraints = get_args(annotation)
+        schema = self.of(wrapped)
+        for options in constraints:
+            schema = {**schema, **bounds_of(options, wrapped, codec_of(wrapped).encode)}
+        return schema
+
     def _tagged(self, annotation: Any) -> Schema:
+        annotation = without_constraints(annotation)
         name = origin_of(annotation).__name__
         tag = {TAG: {"const": name}}
         return self._defined(
             (TAG, annotation),
             f"{label_of(annotation)}.tagged",
-            lambda: self._object(annotation, fields_of(annotation), tag),
+            lambda: (
+                self._pydantic(annotation, tag)
+                if is_pydantic_model(annotation)
+                else self._object(annotation, fields_of(annotation), tag)
+            ),
         )
 
     def of_array(self, annotation: Any) -> Schema:
         """Of items of one type."""
-        item = (get_args(annotation) or (Any,))[0]
-        made: Schema = {"type": "array", "items": self.of(item)}
-        if self.side == "out" and origin_of(annotation) in (set, frozenset):
-            made["uniqueItems"] = True
-        return made
+        item, kind = (get_args(annotation) or (Any,))[0], array_kind(annotation)
+        schema: Schema = {"type": "array", "items": self.of(item)}
+        if self.side == "out" and kind in (set, frozenset):
+            schema["uniqueItems"] = True
+        return schema
 
     def of_tuple(self, annotation: Any) -> Schema:
         """Of a tuple with a type for each place."""
-        return _places([self.of(place) for place in get_args(annotation)])
+        return _tuple_schema([self.of(item) for item in get_args(annotation)])
 
     def of_dict(self, annotation: Any) -> Schema:
         """Of a dict."""
         key, item = get_args(annotation) or (Any, Any)
-        made: Schema = {"type": "object", "additionalProperties": self.of(item)}
+        schema: Schema = {"type": "object", "additionalProperties": self.of(item)}
         names = self.of(key)
-        return made if names in ({"type": "string"}, {"title": "Any"}) else {**made, "propertyNames": names}
+        return schema if names in ({"type": "string"}, {"title": "Any"}) else {**schema, "propertyNames": names}
 
     def of_typed_dict(self, annotation: Any) -> Schema:
         """Of a TypedDict."""
@@ -185,25 +205,54 @@ class Schemas:
             annotation, label_of(annotation), lambda: self._object(annotation, fields_of(annotation), {})
         )
 
+    def of_pydantic(self, cls: Any) -> Schema:
+        """Of a model of pydantic: its own schema; its validators may accept more."""
+        return self._defined(cls, label_of(cls), lambda: self._pydantic(cls, {}))
+
+    def _pydantic(self, cls: Any, tag: Schema) -> Schema:
+        name = self.prefix + re.sub(r"[^A-Za-z0-9_.-]+", "_", label_of(cls)).strip("_")
+        model_schema: Schema = schema_of(cls, self.side, f"#/$defs/{name}.{{model}}")
+        for def_name, schema in model_schema.pop("$defs", {}).items():
+            self.defs[f"{name}.{def_name}"] = schema
+        if tag:
+            model_schema = {**model_schema, "properties": {**tag, **model_schema.get("properties", {})}}
+            model_schema["required"] = [*tag, *model_schema.get("required", ())]
+        if self.side == "out" or bool(getattr(cls, "__pydantic_root_model__", False)):
+            return (
+                model_schema
+                if self.side == "out"
+                else {"title": model_schema.get("title", label_of(cls)), "anyOf": [model_schema, {}]}
+            )
+        return {"anyOf": [model_schema, {"type": "object", "description": "Or what the validators of the model read."}]}
+
     def _object(self, annotation: Any, fields: Sequence[Field], tag: Schema) -> Schema:
         # What is written has every field of a class, and of a TypedDict those keys that it must have.
         is_complete = self.side == "out" and not is_typed_dict(annotation)
         return {
             "title": label_of(annotation),
             "type": "object",
-            "properties": {**tag, **{field.key: self.of(field.type) for field in fields}},
+            "properties": {**tag, **{field.key: self._field(field) for field in fields}},
             "required": [*tag, *(field.key for field in fields if field.required or is_complete)],
             "additionalProperties": False,
         }
+
+    def _field(self, field: Field) -> Schema:
+        # What a converter of the class reads besides is not known.
+        return {"title": label_of(field.type)} if field.converts and self.side == "in" else self.of(field.type)
 
 
 def _or_null(schema: Schema) -> Schema:
     return {"anyOf": [schema, {"type": "null"}]}
 
 
-def _places(places: list[Schema]) -> Schema:
-    made: Schema = {"type": "array", "minItems": len(places), "maxItems": len(places)}
-    return {**made, "prefixItems": places, "items": False} if places else made
+def _tuple_schema(items: list[Schema]) -> Schema:
+    schema: Schema = {"type": "array", "minItems": len(items), "maxItems": len(items)}
+    return {**schema, "prefixItems": items, "items": False} if items else schema
+
+
+def _has_tag(annotation: Any) -> bool:
+    is_root = bool(getattr(annotation, "__pydantic_root_model__", False))
+    return is_record(annotation) or (is_pydantic_model(annotation) and not is_root)
 
 
 def _is_known_scalar(annotation: Any) -> bool:
@@ -219,6 +268,7 @@ def _anything(_: Schemas, annotation: Any) -> Schema:
 
 
 _FAMILIES: tuple[tuple[Callable[[Any], bool], Callable[[Schemas, Any], Schema]], ...] = (
+    (is_constrained, Schemas.of_bounded),
     (is_registered, _anything),
     (_is_known_scalar, Schemas.of_scalar),
     (_is_path, lambda _schemas, _annotation: {"type": "string", "title": "Path"}),
@@ -229,7 +279,8 @@ _FAMILIES: tuple[tuple[Callable[[Any], bool], Callable[[Schemas, Any], Schema]],
     (is_array, Schemas.of_array),
     (is_tuple, Schemas.of_tuple),
     (is_dict, Schemas.of_dict),
+    (is_pydantic_model, Schemas.of_pydantic),
     (is_typed_dict, Schemas.of_typed_dict),
     (is_record, Schemas.of_record),
 )
-"""In the order of `converter.FAMILIES`; what is none of these has no JSON form, and nothing is said of it."""
+"""In the order of `converters.FAMILIES`; any other annotation has no JSON form, and a schema with a title only."""

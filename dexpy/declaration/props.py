@@ -1,20 +1,59 @@
-"""Props: the typed inputs of an operation, ready to be used.
+"""Props: the typed inputs of an operation, and their values: constructed, parsed, copied, encoded as JSON and decoded.
 
-They are resolved at first use: models are often declared after the operations that refer to them.
+Props are resolved at first use: models are often declared after the operations that refer to them.
+The constructor is dexpy's own and not attrs', because it reports all problems at once.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self, cast
 
 import attrs
 
-from dexpy.declaration.forms import Form, Misfit, form_of
-from dexpy.declaration.hints import resolve_annotation
-from dexpy.declaration.misfits import misfit
-from dexpy.declaration.options import MARK, OWN_NAME, PropOptions
+from dexpy.codec.annotated_metadata import is_prop, merge_metadata, options_of, split_metadata
+from dexpy.codec.attrs_fields import check_field
+from dexpy.codec.codecs import Codec, InvalidValue, codec_at
+from dexpy.codec.constraint_checks import checked_constraints
+from dexpy.codec.constraints import OWN_NAME, PropOptions
+from dexpy.codec.generics import arguments_of, substituted
+from dexpy.codec.hints import own_annotations, resolve_annotation
+from dexpy.codec.problems import cut, invalid_value
+from dexpy.declaration.class_definition import READ, refuse_qualifiers
+from dexpy.declaration.misused_attributes import check_constructor
 from dexpy.declaration.refs import Reference, mentions_reference, reference_kind, reference_of
-from dexpy.foundation.errors import SENSITIVE, DeclarationError
+from dexpy.foundation.context import current_context, forbid_propagation
+from dexpy.foundation.errors import (
+    SENSITIVE,
+    DeclarationError,
+    NotSerializable,
+    Problem,
+    PropsError,
+    Undecodable,
+    did_you_mean,
+    listed,
+)
+
+MAX_HINTS = 10
+"""The number of unknown keys that get a hint by comparison with the names of the props."""
+
+
+def _check_of(prop: Prop) -> Callable[[Any], Any]:
+    """Return the check of a prop's values, with its bounds if it has any."""
+    check, options = prop.codec.check, prop.options
+    if not options.bounded:
+        return check
+
+    def checked(value: Any) -> Any:
+        value = check(value)
+        expected = options.problem(value)
+        if expected is not None:
+            raise invalid_value(expected, value)
+        return value
+
+    return checked
 
 
 @attrs.frozen
@@ -24,55 +63,74 @@ class Prop:
     Attributes:
         name: Its name.
         type: Its annotation, resolved.
-        form: How its values are checked and travel.
-        options: What `prop(...)` said.
+        codec: How its values are checked and encoded.
+        options: The options of `prop(...)`.
         required: Whether it must be given.
         reference: What it refers to, if it is a `Ref`, `OptRef` or `Refs`.
+        where: Where it is declared, for messages.
+        check: Returns a value as the operation stores it; raises `InvalidValue` with all of its problems.
     """
 
     name: str
     type: Any
-    form: Form
+    codec: Codec
     options: PropOptions
     required: bool
     reference: Reference | None
+    where: str
     _default: Any
+    check: Callable[[Any], Any] = attrs.field(
+        init=False, repr=False, eq=False, default=attrs.Factory(_check_of, takes_self=True)
+    )
+
+    @property
+    def key_name(self) -> str:
+        """Its name in keys: the earliest one, so that a key is the same after it was renamed."""
+        return next(iter(self.options.aliases), self.name)
 
     @property
     def is_made(self) -> bool:
-        """Whether its default is made anew each time."""
+        """Whether its default is made by a factory."""
         return isinstance(self._default, attrs.Factory)  # type: ignore[arg-type]
 
     def default(self) -> Any:
-        """The value when none is given, checked."""
-        default = self._default
-        if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
-            return self.check(default.factory())
-        return self.check(default)
-
-    def check(self, value: Any) -> Any:
-        """A value as the operation keeps it.
+        """Return the value when none is given, checked.
 
         Raises:
-            Misfit: Everything that is wrong with it.
+            DeclarationError: It does not fit.
         """
-        checked = self.form.check(value)
-        if self.options.bounded:
-            self._check_bounds(checked)
-        return checked
-
-    def _check_bounds(self, value: Any) -> None:
+        value, source = self._default, "default"
+        if self.is_made:
+            value, source = value.factory(), "factory"
         try:
-            wanted = self.options.problem(value)
-        except TypeError as error:
+            return self.check(value)
+        except InvalidValue as invalid:
+            problems = (problem.hidden() if self.options.sensitive else problem for problem in invalid.problems)
+            text = "; ".join(str(problem.under("." + self.name)) for problem in problems)
             raise DeclarationError(
-                f"prop {self.name}: its bounds do not fit its type {self.form.label}: {error}. Change one of them."
+                f"{self.where}: its {source} does not fit: {text}. Change the {source} or the type."
             ) from None
-        if wanted is not None:
-            raise misfit(wanted, value)
+
+    def compared(self, value: Any) -> Any:
+        """Return a value as operations compare it: a reference by its key, a value without a key unchanged."""
+        if self.reference is not None:
+            return self.reference.compared(value)
+        try:
+            return (json.dumps(self.codec.key(value), sort_keys=True),)
+        except NotSerializable:
+            return value
+
+    def as_json(self, value: Any) -> Any:
+        """Return a value as JSON for people: redacted, and as text if it has no JSON form."""
+        if self.options.sensitive:
+            return SENSITIVE
+        try:
+            return self.codec.encode(value)
+        except NotSerializable:
+            return self.shown(value)
 
     def shown(self, value: Any) -> str:
-        """A value for people: never a secret, never a query."""
+        """Return a value for people: never a secret, never a query."""
         if self.options.sensitive:
             return SENSITIVE
         if self.reference is None or value is None:
@@ -83,45 +141,241 @@ class Prop:
 
 
 def resolve(cls: type) -> tuple[Prop, ...]:
-    """The props of a class, with their annotations resolved.
+    """Return the props of a class, with their annotations resolved.
 
     Raises:
-        DeclarationError: An annotation that names nothing, or a type that cannot be.
+        DeclarationError: An annotation that names nothing, a type that cannot be, or a declaration that does not fit
+            its type.
     """
+    check_constructor(cls)
     fields: tuple[attrs.Attribute[Any], ...] = attrs.fields(cls)
-    return tuple(_resolve_one(cls, field) for field in fields)
+    props = tuple(_resolve_one(cls, field) for field in fields)
+    _refuse_shared_names(cls.__qualname__, props)
+    return props
 
 
 def _resolve_one(cls: type, field: attrs.Attribute[Any]) -> Prop:
-    owner = next(base for base in cls.__mro__ if field.name in vars(base).get("__annotations__", {}))
+    owner = next(base for base in cls.__mro__ if field.name in own_annotations(base))
     where = f"{owner.__qualname__}.{field.name}"
-    annotation = resolve_annotation(vars(owner)["__annotations__"][field.name], owner, where)
-    options: PropOptions = field.metadata.get(MARK) or PropOptions()
+    annotation = resolve_annotation(own_annotations(owner)[field.name], owner, where)
+    refuse_qualifiers(annotation, where)
+    annotation, early_metadata = split_metadata(annotation)
+    annotation, late_metadata = split_metadata(substituted(annotation, {Self: cls, **arguments_of(cls, owner)}))
+    # Metadata around the annotation was read at the class statement; that of a type variable's type was not.
+    metadata = late_metadata if READ in field.metadata else [*late_metadata, *early_metadata]
+    options, default = options_of(field), field.default
+    if metadata:
+        for item in filter(is_prop, metadata):
+            check_field(item, where)
+        options, default = merge_metadata(metadata, attrs.field(default=default, metadata=field.metadata), where)
     if options.context == OWN_NAME:
         options = attrs.evolve(options, context=field.name)
     reference = None
-    if (kind := reference_kind(annotation)) is not None:
-        reference = reference_of(field.name, annotation, options.lock, owner.__qualname__)
-        form = reference.form()
-        if field.name not in vars(owner):
-            # The annotation is text that could not be read before: an alias declared below the class.
-            setattr(owner, field.name, kind(field.name))
+    if (kind := reference_kind(cast(object, annotation))) is not None:
+        reference = reference_of(field.name, annotation, options.lock, owner.__qualname__, options.execution_options)
+        codec = reference.form()
+        descriptor: object = inspect.getattr_static(cls, field.name, None)
+        if reference_kind(cast(object, type(descriptor))) is None:
+            # It could not be read before: an alias declared below the class, or a type variable.
+            # Past the metaclass, which refuses changes to props.
+            type.__setattr__(cls, field.name, kind(field.name))
     else:
-        if (inner := mentions_reference(annotation)) is not None:
-            raise DeclarationError(
-                f"{where}: {inner.__name__}[...] cannot stand inside another type. "
-                "Write OptRef[Customer] for one that may be None, Refs[Customer] for a list."
-            )
-        if options.lock:
-            raise DeclarationError(f"{where}: prop(lock=True) is for references. Leave it out, or write Ref[...].")
-        form = form_of(annotation)
-    resolved = Prop(field.name, annotation, form, options, field.default is attrs.NOTHING, reference, field.default)
-    if not resolved.required and not isinstance(field.default, attrs.Factory):  # type: ignore[arg-type]
-        try:
-            resolved.check(field.default)
-        except Misfit as misfit:
-            told = "; ".join(str(problem) for problem in misfit.under("." + field.name))
-            raise DeclarationError(
-                f"{where}: its default does not fit: {told}. Change the default or the type."
-            ) from None
+        codec = _codec_of(annotation, options, where)
+    options = attrs.evolve(options, sensitive=options.sensitive or codec.sensitive)
+    if options.context is not None and options.sensitive:
+        forbid_propagation(options.context, where)
+    constrained_type = annotation if reference is None else list if reference.many else None
+    try:
+        options = checked_constraints(options, constrained_type, codec.label, codec.check)
+    except DeclarationError as error:
+        raise DeclarationError(f"{where}: {error}") from None
+    resolved = Prop(field.name, annotation, codec, options, default is attrs.NOTHING, reference, where, default)
+    if not resolved.required and not resolved.is_made:
+        resolved.default()
     return resolved
+
+
+def _codec_of(annotation: Any, options: PropOptions, where: str) -> Codec:
+    if (reference_class := mentions_reference(annotation)) is not None:
+        raise DeclarationError(
+            f"{where}: {reference_class.__name__}[...] cannot stand inside another type. "
+            "Write OptRef[Customer] for one that may be None, Refs[Customer] for a list."
+        )
+    if options.lock:
+        raise DeclarationError(f"{where}: prop(lock=True) is for references. Leave it out, or write Ref[...].")
+    if options.execution_options:
+        raise DeclarationError(f"{where}: prop(execution_options=) is for references. Leave it out, or write Ref[...].")
+    return codec_at(annotation, where)
+
+
+def _refuse_shared_names(owner: str, props: Sequence[Prop]) -> None:
+    """Refuse an earlier name that is another prop's: a stored value would be read as both."""
+    owners = {prop.name: prop.name for prop in props}
+    for prop in props:
+        for alias in prop.options.aliases:
+            other = owners.setdefault(alias, prop.name)
+            if other != prop.name:
+                raise DeclarationError(
+                    f"{owner}.{prop.name}: its earlier name {alias!r} is one of the prop {other!r}. Leave it out there."
+                )
+
+
+def construct(owner: str, props: tuple[Prop, ...], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of an operation's props, checked.
+
+    Raises:
+        PropsError: All problems at once.
+    """
+    values: dict[str, Any] = {}
+    problems: list[Problem] = []
+    num_used = 0
+    for prop in props:
+        name = prop.name
+        try:
+            if name in arguments:
+                num_used += 1
+                values[name] = prop.check(arguments[name])
+            elif (key := prop.options.context) is not None and key in (context := current_context()):
+                values[name] = _from_context(prop, key, context[key])
+            elif prop.required:
+                problems.append(Problem("." + name, f"{prop.codec.label}, nothing was given"))
+            else:
+                values[name] = prop.default()
+        except InvalidValue as invalid:
+            problems += _prop_problems(prop, invalid)
+    if num_used != len(arguments):
+        problems += _unknown_problems(props, arguments)
+    if problems:
+        raise PropsError(owner, problems)
+    return values
+
+
+def _from_context(prop: Prop, key: str, value: Any) -> Any:
+    try:
+        return prop.check(value)
+    except InvalidValue as invalid:
+        where = f", as the ambient value {key!r}"
+        raise InvalidValue(
+            attrs.evolve(problem, wanted=problem.wanted + where) for problem in invalid.problems
+        ) from None
+
+
+def parsed(owner: str, props: tuple[Prop, ...], data: Mapping[str, Any]) -> dict[str, Any]:
+    """Parse the props in a JSON object from outside to Python values.
+
+    Raises:
+        PropsError: All invalid values and unknown keys, at once.
+    """
+    if not isinstance(data, Mapping):
+        raise PropsError(owner, (), advice=f"parse wants a mapping of its props, got {type(data).__name__}.")
+    values: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for prop in props:
+        try:
+            if prop.name in data:
+                values[prop.name] = prop.codec.parse(data[prop.name])
+                prop.check(values[prop.name])
+            elif prop.required and prop.options.context not in current_context():
+                problems.append(Problem("." + prop.name, f"{prop.codec.label}, nothing was given"))
+        except InvalidValue as invalid:
+            problems += _prop_problems(prop, invalid)
+    problems += _unknown_problems(props, data)
+    if problems:
+        raise PropsError(owner, problems)
+    return values
+
+
+def copied(owner: str, props: tuple[Prop, ...], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy the values of these props, with new containers.
+
+    Raises:
+        PropsError: A container was changed, and now has an invalid item.
+    """
+    copies: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for prop in props:
+        try:
+            copies[prop.name] = prop.codec.check(values[prop.name])
+        except InvalidValue as invalid:
+            problems += _prop_problems(prop, invalid)
+    if problems:
+        raise PropsError(owner, problems)
+    return copies
+
+
+def encoded(owner: str, props: tuple[Prop, ...], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Encode the props as a JSON object.
+
+    Raises:
+        NotSerializable: A prop has no JSON form; the error has its path.
+    """
+    data: dict[str, Any] = {}
+    for prop in props:
+        try:
+            data[prop.name] = prop.codec.encode(values[prop.name])
+        except NotSerializable as error:
+            raise error.under("." + prop.name).of(owner) from None
+    return data
+
+
+def keyed(owner: str, props: tuple[Prop, ...], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Encode the props as JSON that is the same for equal values, by their names in keys.
+
+    Raises:
+        NotSerializable: A prop has no JSON form; the error has its path.
+    """
+    data: dict[str, Any] = {}
+    for prop in props:
+        try:
+            data[prop.key_name] = prop.codec.key(values[prop.name])
+        except NotSerializable as error:
+            raise error.under("." + prop.name).of(owner) from None
+    return data
+
+
+def decoded(owner: str, props: tuple[Prop, ...], data: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Decode the props in stored params to Python values; also return the keys that are not props any more.
+
+    A missing key gets the prop's default.
+
+    Raises:
+        Undecodable: The stored params do not match the props any more.
+    """
+    if not isinstance(data, Mapping):
+        raise Undecodable(owner, [Problem("", "a JSON object", type(data).__name__)])
+    stored = cast("Mapping[str, Any]", data)
+    values: dict[str, Any] = {}
+    problems: list[Problem] = []
+    used: set[str] = set()
+    for prop in props:
+        key = prop.name
+        if key not in stored:
+            # It may be stored under an earlier name.
+            known = [alias for alias in prop.options.aliases if alias in stored]
+            if not known:
+                continue
+            key = known[0]
+        used.add(key)
+        try:
+            values[prop.name] = prop.codec.decode(stored[key])
+        except InvalidValue as invalid:
+            problems += _prop_problems(prop, invalid)
+    if problems:
+        raise Undecodable(owner, problems)
+    return values, tuple(sorted(set(stored) - used))
+
+
+def _prop_problems(prop: Prop, invalid: InvalidValue) -> list[Problem]:
+    if prop.options.sensitive:
+        # Without the path: the keys of a dict are part of the value.
+        return [attrs.evolve(problem.hidden(), path="." + prop.name) for problem in invalid.problems]
+    return list(invalid.under("." + prop.name))
+
+
+def _unknown_problems(props: tuple[Prop, ...], arguments: Mapping[str, Any]) -> list[Problem]:
+    known = [prop.name for prop in props]
+    expected = f"to be one of the props {listed(known)}." if known else "to be left out, for there are no props"
+    names = [name for name in arguments if name not in known]
+    # Comparing names is slow: only the first keys get a hint.
+    hints = [did_you_mean(str(name), known) for name in names[:MAX_HINTS]] + [""] * (len(names) - MAX_HINTS)
+    return [Problem("." + cut(str(name)), expected + hint) for name, hint in zip(names, hints, strict=True)]

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, get_args, get_ori
 
 import attrs
 
-from dexpy.declaration.annotations import is_union
-from dexpy.declaration.forms import Form, Misfit
-from dexpy.declaration.models import Key, ModelLoader, is_model, loader_of
+from dexpy.codec.codecs import Codec, InvalidValue
+from dexpy.codec.generics import is_union
+from dexpy.declaration.model_loaders import Key, ModelLoader, is_model, loader_of
 from dexpy.foundation.errors import DeclarationError, NotRunning, NotSerializable, Problem
 
 if TYPE_CHECKING:
@@ -37,15 +37,27 @@ class _Reference:
             return value
         raise NotRunning(
             f"{type(obj).__qualname__}.{self.name} was given as the key {unloaded[0]!r} and is loaded inside a run. "
-            "Read it in perform, a guard or a callback, or give the instance itself."
+            "Read it in perform, a guard or a callback, or give the instance itself. Outside of a run "
+            f"{type(obj).__qualname__}.{self.name}.key_of(op) gives its key, op.replace(...) a copy with other props, "
+            "and op.to_dict() all props as JSON."
         )
+
+    def key_of(self, obj: Any) -> Any:
+        """Return the key that was given, or that of the instance, in and outside of a run; it makes no query.
+
+        Raises:
+            NotSerializable: The instance has no key yet.
+        """
+        cls = cast("Any", type(obj))
+        reference: Reference = next(candidate for candidate in cls.contract.references if candidate.prop == self.name)
+        return reference.keys_of(obj.__dict__[self.name])
 
     def __set__(self, obj: object, value: Any) -> None:
         raise attrs.exceptions.FrozenInstanceError
 
 
 def is_key(value: object) -> bool:
-    """Whether a stored reference is still a key."""
+    """Return whether a stored reference is still a key."""
     return isinstance(value, Keyed)
 
 
@@ -59,10 +71,17 @@ class Keyed:
         return repr(self.key)
 
 
+MYPY: bool = False
+"""True for mypy only.
+
+What `__set__` takes is the type of a constructor's argument for both checkers; mypy alone takes it for the type of an
+inherited attribute of a frozen class too. So mypy sees an `Any` beside the row there, and pyright the keys.
+"""
+
 if TYPE_CHECKING:
 
     class Ref(Generic[M]):
-        """A row of *M*: an instance or its primary key goes in, an instance is there inside a run.
+        """A row of *M*: takes an instance or its primary key, and is an instance inside a run.
 
         A missing row ends the run with `RefNotFound` before guards and `perform`; such a job is discarded.
         """
@@ -72,7 +91,17 @@ if TYPE_CHECKING:
         @overload
         def __get__(self, obj: object, owner: Any) -> M: ...
         def __get__(self, obj: Any, owner: Any) -> Any: ...
-        def __set__(self, obj: object, value: M | Key) -> None: ...
+
+        if MYPY:
+
+            def __set__(self, obj: object, value: M | Any) -> None: ...
+        else:
+
+            def __set__(self, obj: object, value: M | Key) -> None: ...
+
+        def key_of(self, obj: Any) -> Key:
+            """Return the key that was given, or that of the instance, in and outside of a run; it makes no query."""
+            ...
 
     class OptRef(Generic[M]):
         """A row of *M* or None."""
@@ -82,7 +111,17 @@ if TYPE_CHECKING:
         @overload
         def __get__(self, obj: object, owner: Any) -> M | None: ...
         def __get__(self, obj: Any, owner: Any) -> Any: ...
-        def __set__(self, obj: object, value: M | Key | None) -> None: ...
+
+        if MYPY:
+
+            def __set__(self, obj: object, value: M | Any | None) -> None: ...
+        else:
+
+            def __set__(self, obj: object, value: M | Key | None) -> None: ...
+
+        def key_of(self, obj: Any) -> Key | None:
+            """Return the key, as `Ref.key_of` has it, or None."""
+            ...
 
     class Refs(Generic[M]):
         """A list of rows of *M*, loaded by one query."""
@@ -92,12 +131,22 @@ if TYPE_CHECKING:
         @overload
         def __get__(self, obj: object, owner: Any) -> list[M]: ...
         def __get__(self, obj: Any, owner: Any) -> Any: ...
-        def __set__(self, obj: object, value: Sequence[M | Key]) -> None: ...
+
+        if MYPY:
+
+            def __set__(self, obj: object, value: list[M] | Any) -> None: ...
+        else:
+
+            def __set__(self, obj: object, value: Sequence[M | Key]) -> None: ...
+
+        def key_of(self, obj: Any) -> list[Key]:
+            """Return the keys, as `Ref.key_of` has them."""
+            ...
 
 else:
 
     class Ref(_Reference, Generic[M]):
-        """A row of *M*: an instance or its primary key goes in, an instance is there inside a run.
+        """A row of *M*: takes an instance or its primary key, and is an instance inside a run.
 
         A missing row ends the run with `RefNotFound` before guards and `perform`; such a job is discarded.
         """
@@ -123,26 +172,26 @@ def reference_kind(annotation: object) -> type | None:
 
 
 def reference_for(annotation: object) -> Any:
-    """The reference that stands for a model where a function asks for its row; None for what is no model.
+    """Return the reference for a model in the annotation of a function; None for anything else.
 
     ``Order`` is ``Ref[Order]``, ``Order | None`` is ``OptRef[Order]``, ``list[Order]`` is ``Refs[Order]``.
     """
     kinds: dict[str, Any] = {"one": Ref, "optional": OptRef, "many": Refs}
-    inner = get_args(annotation)
+    arguments = get_args(annotation)
     if is_model(annotation):
         return kinds["one"][annotation]
-    if get_origin(annotation) is list and is_model(inner[0]):
-        return kinds["many"][inner[0]]
-    if is_union(annotation) and len(inner) == 2 and NoneType in inner:
-        model = next(member for member in inner if member is not NoneType)
+    if get_origin(annotation) is list and is_model(arguments[0]):
+        return kinds["many"][arguments[0]]
+    if is_union(annotation) and len(arguments) == 2 and NoneType in arguments:
+        model = next(member for member in arguments if member is not NoneType)
         return kinds["optional"][model] if is_model(model) else None
     return None
 
 
 def mentions_reference(annotation: object) -> type | None:
-    """A reference somewhere inside another type, where no checker would see through it."""
-    for inner in get_args(annotation):
-        if (kind := reference_kind(inner)) or (kind := mentions_reference(inner)):
+    """Return a reference somewhere inside another type, where no checker would see through it."""
+    for argument in get_args(annotation):
+        if (kind := reference_kind(argument)) or (kind := mentions_reference(argument)):
             return kind
     return None
 
@@ -156,6 +205,7 @@ class Reference:
         model: The model.
         many: Whether it is a list.
         lock: Whether its rows are loaded FOR UPDATE.
+        options: Execution options of the statement that loads them, as sorted pairs.
     """
 
     prop: str
@@ -163,6 +213,7 @@ class Reference:
     many: bool
     optional: bool
     lock: bool
+    options: tuple[tuple[str, Any], ...] = ()
 
     @property
     def loader(self) -> ModelLoader:
@@ -171,46 +222,48 @@ class Reference:
 
     @property
     def label(self) -> str:
-        """As it is written: ``Ref[Customer]``."""
-        word = "Refs" if self.many else "OptRef" if self.optional else "Ref"
-        return f"{word}[{self.model.__name__}]"
+        """The annotation as text: ``Ref[Customer]``."""
+        kind = "Refs" if self.many else "OptRef" if self.optional else "Ref"
+        return f"{kind}[{self.model.__name__}]"
 
-    def form(self) -> Form:
-        """The form of the prop."""
-        return Form(
+    def form(self) -> Codec:
+        """Return the codec of the prop."""
+        return Codec(
             type=self.model,
             label=self.label,
             kinds=frozenset(),
             mutable=self.many,
+            sensitive=False,
             check=self._over(self._check),
-            encode=self._encode,
+            encode=lambda value: self._encode(value, self.loader.encode_key),
+            key=lambda value: self._encode(value, self.loader.comparable_key),
             decode=self._over(self._decode),
             parse=self._over(self._decode),
         )
 
-    def _over(self, one: Any) -> Any:
+    def _over(self, read_item: Any) -> Any:
         def over(value: Any) -> Any:
             if self.many:
-                return self._list(one, value)
+                return self._list(read_item, value)
             if value is None and self.optional:
                 return None
-            return one(value)
+            return read_item(value)
 
         return over
 
-    def _list(self, one: Any, value: Any) -> list[Any]:
+    def _list(self, read_item: Any, value: Any) -> list[Any]:
         if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
-            raise Misfit((Problem("", f"a list for {self.label}", type(value).__name__),))
-        found: list[Any] = []
+            raise InvalidValue((Problem("", f"a list for {self.label}", type(value).__name__),))
+        items: list[Any] = []
         problems: list[Problem] = []
         for index, item in enumerate(cast("Sequence[object]", value)):
             try:
-                found.append(one(item))
-            except Misfit as misfit:
-                problems += [problem.under(f"[{index}]") for problem in misfit.problems]
+                items.append(read_item(item))
+            except InvalidValue as invalid:
+                problems += [problem.under(f"[{index}]") for problem in invalid.problems]
         if problems:
-            raise Misfit(tuple(problems))
-        return found
+            raise InvalidValue(tuple(problems))
+        return items
 
     def _check(self, value: Any) -> Any:
         return self._taken(self.loader.check_key, value.key if isinstance(value, Keyed) else value)
@@ -221,14 +274,14 @@ class Reference:
     def _taken(self, read_key: Callable[[Any], Key], value: Any) -> Any:
         if isinstance(value, self.model):
             return value
-        wanted = f"a {self.model.__name__} or its key"
+        expected = f"a {self.model.__name__} or its key"
         if value is None:
-            raise Misfit((Problem("", wanted, "None"),))
+            raise InvalidValue((Problem("", expected, "None"),))
         try:
             return Keyed(read_key(value))
-        except Misfit as refused:
-            told = [attrs.evolve(problem, wanted=f"{wanted} ({problem.wanted})") for problem in refused.problems]
-        raise Misfit(told)
+        except InvalidValue as refused:
+            problems = [attrs.evolve(problem, wanted=f"{expected} ({problem.wanted})") for problem in refused.problems]
+        raise InvalidValue(problems)
 
     def shown(self, item: Any) -> str:
         """One stored item for people: its key."""
@@ -236,31 +289,41 @@ class Reference:
         return f"<{self.model.__name__} without a key>" if key is None else repr(key)
 
     def key_of(self, item: Any) -> Any:
-        """The key behind one stored item, None for an instance that has none yet."""
+        """Return the key behind one stored item, None for an instance that has none yet."""
         return item.key if isinstance(item, Keyed) else self.loader.key_of(item)
 
+    def keys_of(self, value: Any) -> Any:
+        """Return the key behind a stored value, a list of them for many, None for none.
+
+        Raises:
+            NotSerializable: An instance has no key yet.
+        """
+        return self._encode(value, lambda key: key)
+
     def compared(self, value: Any) -> Any:
-        """A stored value as operations compare it: by its keys; an instance without a key is only itself."""
+        """Return a stored value as operations compare it: by its keys; an instance without a key is only itself."""
         items = value if self.many else () if value is None else (value,)
         keys = tuple(("new", id(item)) if (key := self.key_of(item)) is None else key for item in items)
         return keys if self.many or value is not None else None
 
-    def _encode(self, value: Any) -> Any:
+    def _encode(self, value: Any, write: Callable[[Any], Any]) -> Any:
         if self.many:
-            return [self._encode_one(item, f"[{index}]") for index, item in enumerate(value)]
-        return None if value is None else self._encode_one(value, "")
+            return [self._encode_one(item, f"[{index}]", write) for index, item in enumerate(value)]
+        return None if value is None else self._encode_one(value, "", write)
 
-    def _encode_one(self, item: Any, path: str) -> Any:
+    def _encode_one(self, item: Any, path: str, write: Callable[[Any], Any]) -> Any:
         key = self.key_of(item)
         if key is None:
             raise NotSerializable(
                 f"is a {self.model.__name__} that has no key yet. Flush its session first.", path=path
             )
-        return self.loader.encode_key(key)
+        return write(key)
 
 
-def reference_of(prop: str, annotation: object, lock: bool, owner: str) -> Reference:
-    """The reference that an annotation declares.
+def reference_of(
+    prop: str, annotation: object, lock: bool, owner: str, options: tuple[tuple[str, Any], ...] = ()
+) -> Reference:
+    """Return the reference that an annotation declares.
 
     Raises:
         DeclarationError: It names no model.
@@ -269,4 +332,4 @@ def reference_of(prop: str, annotation: object, lock: bool, owner: str) -> Refer
     arguments = get_args(annotation)
     if len(arguments) != 1 or not isinstance(arguments[0], type):
         raise DeclarationError(f"{owner}.{prop}: {kind.__name__} wants one model, as in {kind.__name__}[Customer].")
-    return Reference(prop, arguments[0], kind.many, kind.optional, lock)
+    return Reference(prop, arguments[0], kind.many, kind.optional, lock, options)

@@ -10,12 +10,13 @@ import sys
 from typing import Any
 
 from dexpy.foundation.errors import DeclarationError, UnknownOperation, did_you_mean
+from dexpy.foundation.log_events import declared_names
 
 _by_name: dict[str, type[Any]] = {}
 
 
 def stable_name(cls: type) -> str:
-    """The name of a class that gives itself none: its module and qualified name.
+    """Return the default name of a class: its module and qualified name.
 
     A class of a script gets the name that its file would be imported by.
     """
@@ -32,7 +33,7 @@ def _name_of_main() -> str | None:
         name: str = spec.name
         return name
     file = getattr(main, "__file__", None)
-    if file is None or not os.path.isfile(file):  # what is read from standard input says that its file is <stdin>
+    if file is None or not os.path.isfile(file):  # a program read from standard input has the file <stdin>
         return None
     path = os.path.realpath(file)
     for entry in sys.path:
@@ -43,7 +44,7 @@ def _name_of_main() -> str | None:
 
 
 def why_not_importable(cls: type) -> str | None:
-    """Why a worker could never find this class, or None if it can."""
+    """Return why a worker could never find this class, or None if it can."""
     if "<locals>" in cls.__qualname__:
         return "it is declared inside a function. Move it to the top of a module"
     if cls.__module__ == "__main__" and _name_of_main() is None:
@@ -65,19 +66,20 @@ def register(cls: type, names: tuple[str, ...]) -> None:
     if why_not_importable(cls) is not None:
         return
     for name in names:
-        other = _by_name.get(name)
-        if other is not None and _source_of(other) != _source_of(cls):
+        registered = _by_name.get(name)
+        if registered is not None and _source_of(registered) != _source_of(cls):
             raise DeclarationError(
                 f"{cls.__module__}.{cls.__qualname__} wants the name {name!r}, which "
-                f"{other.__module__}.{other.__qualname__} has already. "
+                f"{registered.__module__}.{registered.__qualname__} has already. "
                 f'Give one of them another: class {cls.__name__}(Operation, name="...").'
             )
     for name in names:
         _by_name[name] = cls
+    declared_names.update(names)
 
 
 def find(name: str) -> type[Any]:
-    """The operation class of a name.
+    """Return the operation class of a name.
 
     Raises:
         UnknownOperation: This process has not declared it.
@@ -91,11 +93,17 @@ def find(name: str) -> type[Any]:
         ) from None
 
 
+def contract_of(name: str) -> Any:
+    """Return the contract of the operation of a name; None where this process has not declared it."""
+    cls = _by_name.get(name)
+    return None if cls is None else cls.contract
+
+
 def is_known(name: str) -> bool:
-    """Whether a class of this name is declared here."""
+    """Return whether a class of this name is declared here."""
     return name in _by_name
 
 
 def names() -> tuple[str, ...]:
-    """All names, sorted."""
+    """Return all names, sorted."""
     return tuple(sorted(_by_name))

@@ -1,7 +1,7 @@
-"""Deferred calls: calls of functions and methods, kept in the database and made later by a worker.
+"""Deferred calls: calls of functions and methods, stored in the database and run later by a worker.
 
-Behind each function stands an operation whose props are its parameters, so that a deferred call is recorded, claimed,
-run again, redacted and explained like every other run.
+Each function has an operation whose props are its parameters, so that a deferred call is recorded, claimed,
+retried, redacted and explained like every other run.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class DeferredCall(Operation):
         raise DeclarationError(f"{type(self).__qualname__} calls nothing. Give it to @deferrable(base=...).")
 
     def handle_error(self, error: Exception) -> None:
-        """Told of every exception that ends an attempt; decides nothing.
+        """Handle an exception that ends an attempt; it does not decide whether to retry.
 
-        The exception is kept with the record all the same, and the rules say whether there is another attempt.
+        The exception is recorded all the same, and the rules decide whether there is another attempt.
         """
 
     setattr(handle_error, NO_HANDLER, True)

@@ -1,4 +1,4 @@
-"""`defer`: a call of a registered function or method on its way into the database."""
+"""`defer`: stores a call of a registered function or method in the database."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 import attrs
 
-from dexpy.background.enqueue import Enqueue
-from dexpy.declaration import targets
-from dexpy.declaration.policies import AsyncOptions, Delay, QueueChoice
-from dexpy.declaration.targets import Target
+from dexpy.declaration import deferred_targets
+from dexpy.declaration.deferred_targets import Target
 from dexpy.deferred import DeferredCall
-from dexpy.deferred.registration import operation_behind
+from dexpy.deferred.registration import operation_of_target
+from dexpy.enqueue.api import Enqueue, check_token
 from dexpy.foundation.errors import OptionsError, Problem, PropsError, did_you_mean
+from dexpy.policies.options import AsyncOptions, Delay, QueueChoice
+from dexpy.transactions.sessions import check_session_or_connection
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from dexpy.recording.ticket import Ticket
 
-    Place = Session | Connection | AsyncSession | AsyncConnection
+    AnySession = Session | Connection | AsyncSession | AsyncConnection
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -31,7 +32,7 @@ R = TypeVar("R")
 
 @attrs.frozen
 class DeferOptions:
-    """How a call is kept; see `Defer.with_options`."""
+    """Options of a deferred call; see `Defer.with_options`."""
 
     idempotence_token: str | None = None
     scheduled_at: datetime | None = None
@@ -40,55 +41,53 @@ class DeferOptions:
     priority: int | None = None
     expires_in: Delay | None = None
 
-    def enqueue(self, target: Any, arguments: tuple[Any, ...], given: Mapping[str, Any]) -> Enqueue[Any]:
-        """The call on its way; nothing is stored yet.
+    def enqueue(self, target: Any, arguments: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Enqueue[Any]:
+        """Return the call, ready to be enqueued; nothing is stored yet.
 
         Raises:
             OptionsError: The target was never registered, or an option cannot be.
             PropsError: The arguments do not fit its signature.
         """
-        found = targets.target_of(target)
-        where = f"defer({found.label})"
-        _check_names(found, given, where)
-        operation = operation_behind(found)(**_named(found, arguments, given))
+        registered = deferred_targets.target_of(target)
+        where = f"defer({registered.label})"
+        _check_names(registered, kwargs, where)
+        operation = operation_of_target(registered)(**_kwargs_of(registered, arguments, kwargs))
         options = AsyncOptions(self.queue, self.priority, None, self.scheduled_at, self.expires_in)
         options.check(where, at="scheduled_at")
-        token = self.idempotence_token
-        if token is not None and not (isinstance(token, str) and 0 < len(token) <= 255):
-            raise OptionsError(f"{where}: idempotence_token={token!r} wants a str of 1 to 255 characters.")
-        place = self.session
-        if place is not None:
-            from dexpy.recording.sessions import check_place
-
-            place = check_place(place, f"{where} session=")
-        return Enqueue(operation, options, place, token)
+        token = check_token(self.idempotence_token, where, "str")
+        session = self.session
+        if session is not None:
+            session = check_session_or_connection(session, f"{where} session=")
+        return Enqueue(operation, options, session, token)
 
 
+MAX_COMPARED = 100
+"""So many names of arguments are compared with those of the options."""
 OPTIONS = tuple(field.name for field in attrs.fields(DeferOptions))
 
 
-def _check_names(target: Target, given: Mapping[str, Any], where: str) -> None:
-    """Refuse what looks like a misspelt option: as an argument it would be refused with other words."""
-    parameters = {one.name for one in target.parameters}
-    for name in given:
-        if name not in parameters and (meant := did_you_mean(name, OPTIONS)):
-            raise OptionsError(f"{where}: {name!r} is neither an argument of it nor an option.{meant}")
+def _check_names(target: Target, kwargs: Mapping[str, Any], where: str) -> None:
+    """Refuse a name that is close to an option's: as an argument it would be refused with another message."""
+    parameters = {parameter.name for parameter in target.parameters}
+    for name in list(kwargs)[:MAX_COMPARED]:
+        if name not in parameters and (hint := did_you_mean(name, OPTIONS)):
+            raise OptionsError(f"{where}: {name!r} is neither an argument of it nor an option.{hint}")
 
 
-def _named(target: Target, arguments: tuple[Any, ...], given: Mapping[str, Any]) -> dict[str, Any]:
-    """All arguments by name."""
+def _kwargs_of(target: Target, arguments: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all arguments by name."""
     if not arguments:
-        return dict(given)
-    names = [one.name for one in target.parameters if one.kind is not one.KEYWORD_ONLY]
+        return dict(kwargs)
+    names = [parameter.name for parameter in target.parameters if parameter.kind is not parameter.KEYWORD_ONLY]
     if len(arguments) > len(names):
         raise PropsError(
             target.label, (), advice=f"it takes {len(names)} arguments by position, and got {len(arguments)}."
         )
     by_position = dict(zip(names, arguments, strict=False))
-    twice = [Problem("." + name, "to be given once") for name in by_position if name in given]
-    if twice:
-        raise PropsError(target.label, twice)
-    return {**by_position, **given}
+    duplicates = [Problem("." + name, "to be given once") for name in by_position if name in kwargs]
+    if duplicates:
+        raise PropsError(target.label, duplicates)
+    return {**by_position, **kwargs}
 
 
 class Deferral:
@@ -102,23 +101,23 @@ class Deferral:
 
     @overload
     def __call__(
-        self, target: Callable[P, Coroutine[Any, Any, R]], /, *arguments: P.args, **given: P.kwargs
+        self, target: Callable[P, Coroutine[Any, Any, R]], /, *arguments: P.args, **kwargs: P.kwargs
     ) -> Ticket[R]: ...
     @overload
-    def __call__(self, target: Callable[P, R], /, *arguments: P.args, **given: P.kwargs) -> Ticket[R]: ...
-    def __call__(self, target: Any, /, *arguments: Any, **given: Any) -> Ticket[Any]:
+    def __call__(self, target: Callable[P, R], /, *arguments: P.args, **kwargs: P.kwargs) -> Ticket[R]: ...
+    def __call__(self, target: Any, /, *arguments: Any, **kwargs: Any) -> Ticket[Any]:
         """Store the call; see `defer`."""
-        return self._options.enqueue(target, arguments, given).call()
+        return self._options.enqueue(target, arguments, kwargs).call()
 
     @overload
     async def acall(
-        self, target: Callable[P, Coroutine[Any, Any, R]], /, *arguments: P.args, **given: P.kwargs
+        self, target: Callable[P, Coroutine[Any, Any, R]], /, *arguments: P.args, **kwargs: P.kwargs
     ) -> Ticket[R]: ...
     @overload
-    async def acall(self, target: Callable[P, R], /, *arguments: P.args, **given: P.kwargs) -> Ticket[R]: ...
-    async def acall(self, target: Any, /, *arguments: Any, **given: Any) -> Ticket[Any]:
-        """The same from asyncio: the event loop goes on meanwhile."""
-        return await self._options.enqueue(target, arguments, given).acall()
+    async def acall(self, target: Callable[P, R], /, *arguments: P.args, **kwargs: P.kwargs) -> Ticket[R]: ...
+    async def acall(self, target: Any, /, *arguments: Any, **kwargs: Any) -> Ticket[Any]:
+        """Return the same from asyncio, without blocking the event loop."""
+        return await self._options.enqueue(target, arguments, kwargs).acall()
 
 
 class Defer:
@@ -130,7 +129,7 @@ class Defer:
     Args:
         target: Registered with `deferrable`.
         arguments: Its arguments, by position.
-        given: Its arguments by name, and the options of `with_options`.
+        kwargs: Its arguments by name, and the options of `with_options`.
 
     Returns:
         The ticket of the call; with an ``idempotence_token`` that an earlier call of this target had, of that one,
@@ -155,67 +154,67 @@ class Defer:
 
     if TYPE_CHECKING:
         # Without an option, the last two, the arguments are held against the signature. Beside options a checker cannot
-        # do that: PEP 612 allows no keyword of one's own next to P.kwargs, and `with_options` is there for it.
+        # do that: PEP 612 allows no other keyword next to P.kwargs, and `with_options` is there for it.
         _Later = Callable[..., Coroutine[Any, Any, R]]
 
         @overload
-        def __call__(self, target: _Later[R], /, *, idempotence_token: str | None, **given: Any) -> Ticket[R]: ...
+        def __call__(self, target: _Later[R], /, *, idempotence_token: str | None, **kwargs: Any) -> Ticket[R]: ...
         @overload
         def __call__(
-            self, target: Callable[..., R], /, *, idempotence_token: str | None, **given: Any
+            self, target: Callable[..., R], /, *, idempotence_token: str | None, **kwargs: Any
         ) -> Ticket[R]: ...
         @overload
-        def __call__(self, target: _Later[R], /, *, scheduled_at: datetime | None, **given: Any) -> Ticket[R]: ...
+        def __call__(self, target: _Later[R], /, *, scheduled_at: datetime | None, **kwargs: Any) -> Ticket[R]: ...
         @overload
         def __call__(
-            self, target: Callable[..., R], /, *, scheduled_at: datetime | None, **given: Any
+            self, target: Callable[..., R], /, *, scheduled_at: datetime | None, **kwargs: Any
         ) -> Ticket[R]: ...
         @overload
-        def __call__(self, target: _Later[R], /, *, session: Place | None, **given: Any) -> Ticket[R]: ...
+        def __call__(self, target: _Later[R], /, *, session: AnySession | None, **kwargs: Any) -> Ticket[R]: ...
         @overload
-        def __call__(self, target: Callable[..., R], /, *, session: Place | None, **given: Any) -> Ticket[R]: ...
+        def __call__(self, target: Callable[..., R], /, *, session: AnySession | None, **kwargs: Any) -> Ticket[R]: ...
         @overload
-        def __call__(self, target: _Later[R], /, *, queue: QueueChoice | None, **given: Any) -> Ticket[R]: ...
+        def __call__(self, target: _Later[R], /, *, queue: QueueChoice | None, **kwargs: Any) -> Ticket[R]: ...
         @overload
-        def __call__(self, target: Callable[..., R], /, *, queue: QueueChoice | None, **given: Any) -> Ticket[R]: ...
+        def __call__(self, target: Callable[..., R], /, *, queue: QueueChoice | None, **kwargs: Any) -> Ticket[R]: ...
         @overload
-        def __call__(self, target: _Later[R], /, *, priority: int | None, **given: Any) -> Ticket[R]: ...
+        def __call__(self, target: _Later[R], /, *, priority: int | None, **kwargs: Any) -> Ticket[R]: ...
         @overload
-        def __call__(self, target: Callable[..., R], /, *, priority: int | None, **given: Any) -> Ticket[R]: ...
+        def __call__(self, target: Callable[..., R], /, *, priority: int | None, **kwargs: Any) -> Ticket[R]: ...
         @overload
-        def __call__(self, target: _Later[R], /, *, expires_in: Delay | None, **given: Any) -> Ticket[R]: ...
+        def __call__(self, target: _Later[R], /, *, expires_in: Delay | None, **kwargs: Any) -> Ticket[R]: ...
         @overload
-        def __call__(self, target: Callable[..., R], /, *, expires_in: Delay | None, **given: Any) -> Ticket[R]: ...
+        def __call__(self, target: Callable[..., R], /, *, expires_in: Delay | None, **kwargs: Any) -> Ticket[R]: ...
         @overload
         def __call__(
-            self, target: Callable[P, Coroutine[Any, Any, R]], /, *arguments: P.args, **given: P.kwargs
+            self, target: Callable[P, Coroutine[Any, Any, R]], /, *arguments: P.args, **kwargs: P.kwargs
         ) -> Ticket[R]: ...
         @overload
-        def __call__(self, target: Callable[P, R], /, *arguments: P.args, **given: P.kwargs) -> Ticket[R]: ...
-        def __call__(self, target: Any, /, *arguments: Any, **given: Any) -> Ticket[Any]:
+        def __call__(self, target: Callable[P, R], /, *arguments: P.args, **kwargs: P.kwargs) -> Ticket[R]: ...
+        def __call__(self, target: Any, /, *arguments: Any, **kwargs: Any) -> Ticket[Any]:
             """Store the call."""
             ...
 
     else:
 
-        def __call__(self, target: Any, /, *arguments: Any, **given: Any) -> Ticket[Any]:
+        def __call__(self, target: Any, /, *arguments: Any, **kwargs: Any) -> Ticket[Any]:
             """Store the call."""
-            found = targets.target_of(target)
-            for one in found.parameters:
-                if one.name in OPTIONS and one.name in given:
+            registered = deferred_targets.target_of(target)
+            for parameter in registered.parameters:
+                if parameter.name in OPTIONS and parameter.name in kwargs:
                     raise OptionsError(
-                        f"defer({found.label}, {one.name}=...) may mean the option or the parameter. "
-                        f"Write defer.with_options()({found.label}, {one.name}=...) for the parameter."
+                        f"defer({registered.label}, {parameter.name}=...) may mean the option or the parameter. "
+                        f"Write defer.with_options()({registered.label}, {parameter.name}=...) for the parameter."
                     )
-            options = DeferOptions(**{name: given.pop(name) for name in OPTIONS if name in given})
-            return options.enqueue(target, arguments, given).call()
+            options = DeferOptions(**{name: kwargs.pop(name) for name in OPTIONS if name in kwargs})
+            return options.enqueue(target, arguments, kwargs).call()
 
     def with_options(
         self,
         *,
         idempotence_token: str | None = None,
         scheduled_at: datetime | None = None,
-        session: Place | None = None,
+        session: AnySession | None = None,
         queue: QueueChoice | None = None,
         priority: int | None = None,
         expires_in: Delay | None = None,
@@ -234,12 +233,12 @@ class Defer:
         return Deferral(DeferOptions(idempotence_token, scheduled_at, session, queue, priority, expires_in))
 
     def operation_of(self, target: Callable[..., Any]) -> type[DeferredCall]:
-        """The operation behind a target: for `explain`, its contract, and queries.
+        """Return the operation behind a target: for `explain`, its contract, and queries.
 
         Raises:
             OptionsError: The target was never registered.
         """
-        return operation_behind(targets.target_of(target))
+        return operation_of_target(deferred_targets.target_of(target))
 
 
 defer = Defer()

@@ -7,14 +7,14 @@ import types
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeVar, overload
 
-from dexpy.background.enqueue import Async
-from dexpy.declaration import targets
-from dexpy.declaration.policies import QueueChoice
-from dexpy.declaration.targets import Target
+from dexpy.declaration import deferred_targets
+from dexpy.declaration.deferred_targets import Target
 from dexpy.deferred import DeferredCall
-from dexpy.deferred.body import check_parameters, methods_of, observer_of, props_of
+from dexpy.deferred.function_operation import check_parameters, methods_of, on_error_hook_of, props_of
+from dexpy.enqueue.api import Async
 from dexpy.foundation.errors import DeclarationError, did_you_mean, listed
 from dexpy.operation import Operation
+from dexpy.policies.options import QueueChoice
 
 F = TypeVar("F")
 
@@ -23,7 +23,7 @@ POLICIES = frozenset(name for name, kind in Operation.__annotations__.items() if
     "contract",
     "safe",
 }
-"""What a class can say about itself, and `deferrable` takes by the same names."""
+"""The class attributes that `deferrable` takes as keywords."""
 
 _operations: dict[Target, type[Any]] = {}
 
@@ -80,11 +80,11 @@ def deferrable(
             or, with a name, a bound method.
         name: Its stable name in records and messages; module and qualified name when left out.
         aliases: Names it had before.
-        queue: Where its calls go, unless `defer` says otherwise.
+        queue: The queue of its calls, unless `defer` names another.
         priority: Higher runs sooner; 0 is usual.
         sensitive: Parameters that are shown as ``<sensitive>`` everywhere.
         encrypted: Parameters that are stored encrypted; they are sensitive too.
-        handle_error: Told of every exception that ends an attempt; decides nothing.
+        handle_error: Called with every exception that ends an attempt; it does not decide whether to retry.
         base: A `DeferredCall` with what many targets share.
         policies: Class attributes of an operation: ``retry_on=``, ``discard_on=``, ``timeout=``, ``encrypt=`` and
             so on.
@@ -118,29 +118,39 @@ def deferrable(
             base=base,
             **policies,
         )
-    found = Target.of(target, name, aliases)
+    registered = Target.of(target, name, aliases)
     for policy in policies:
         if policy not in POLICIES:
             known = [*POLICIES, "name", "aliases", "queue", "priority", "sensitive", "encrypted", "handle_error"]
             raise DeclarationError(
-                f"deferrable({found.label}): {policy!r} is no policy. They are {listed(known)}."
+                f"deferrable({registered.label}): {policy!r} is no policy. They are {listed(known)}."
                 f"{did_you_mean(policy, known)}"
             )
     if not (isinstance(base, type) and issubclass(base, DeferredCall)):
         raise DeclarationError(f"deferrable(base={base!r}) wants a class derived from dexpy.DeferredCall.")
-    check_parameters(found, base)
-    body = {**policies, **props_of(found, sensitive=sensitive, encrypted=encrypted), **methods_of(found, base)}
+    check_parameters(registered, base)
+    attributes = {
+        **policies,
+        **props_of(registered, sensitive=sensitive, encrypted=encrypted),
+        **methods_of(registered, base),
+    }
     if handle_error is not None:
-        body["on_error"] = observer_of(handle_error)
+        attributes["on_error"] = on_error_hook_of(handle_error)
     if queue is not None or priority is not None:
-        body["async_"] = Async(queue=queue, priority=priority)
-    body |= {"__module__": found.function.__module__, "__qualname__": found.label, "__doc__": found.function.__doc__}
-    keywords = {"name": name, "aliases": found.aliases}
-    _operations[found] = types.new_class(found.method, (base,), keywords, lambda namespace: namespace.update(body))
-    targets.register(found)
+        attributes["async_"] = Async(queue=queue, priority=priority)
+    attributes |= {
+        "__module__": registered.function.__module__,
+        "__qualname__": registered.label,
+        "__doc__": registered.function.__doc__,
+    }
+    keywords = {"name": name, "aliases": registered.aliases}
+    _operations[registered] = types.new_class(
+        registered.method, (base,), keywords, lambda namespace: namespace.update(attributes)
+    )
+    deferred_targets.register(registered)
     return target
 
 
-def operation_behind(target: Target) -> type[Any]:
-    """The operation that makes the calls of a registered target."""
+def operation_of_target(target: Target) -> type[Any]:
+    """Return the operation that makes the calls of a registered target."""
     return _operations[target]

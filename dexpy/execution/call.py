@@ -1,9 +1,11 @@
-"""`Call`: the one value that travels inwards, and how a running operation finds its own."""
+"""`Call`: the data of one run, passed through the pipeline, and the current run of an operation."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
@@ -17,10 +19,13 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
-    from dexpy.execution.coroutines import Desk
-    from dexpy.execution.scope import Scope
-    from dexpy.execution.stop import Stop
+    from dexpy.execution.async_bridge import ThreadBridge
+    from dexpy.execution.cancellation import CancelToken
+    from dexpy.execution.unit_of_work import UnitOfWork
     from dexpy.recording.recorder import Recorder
+
+
+T = TypeVar("T")
 
 
 @attrs.frozen(eq=False)
@@ -29,42 +34,53 @@ class Call:
 
     Attributes:
         operation: The run's own copy of the operation.
-        contract: What its class says.
-        id: Of the run.
-        frame: Where it is in the tree of runs.
-        scope: Its session and transaction.
-        recorder: Writes its row; None when it is not recorded.
-        redactor: Knows its secrets.
-        attempt: Which attempt this is, from 1.
+        contract: The contract of its class.
+        id: The run's id.
+        frame: Its position in the tree of runs.
+        unit_of_work: Its session and transaction.
+        recorder: Writes its record; None when it is not recorded.
+        redactor: Redacts its secrets.
+        attempt: The number of the attempt, from 1.
         loop: The event loop for an ``async def perform``; the process's own when None.
-        desk: Where coroutines of the run hand in work for the run's thread.
-        outer: The run that this one is inside of, if any.
-        stop: How somebody else ends the run; None where nobody can.
-        is_rehearsal: Whether nothing of it is to be kept, not even a record.
+        bridge: Runs blocking work of the run's coroutines in the run's thread.
+        outer: The run around this one, if any.
+        cancel_token: Cancels, interrupts or times out the run; None if nothing can.
+        is_dry_run: Whether nothing of it is stored, not even a record.
+        pid: The process in which it began.
+        objects: Objects that exist once for the run, by class; see `once_per_run`.
     """
 
     operation: Any
     contract: Contract
     id: str
     frame: Frame
-    scope: Scope
+    unit_of_work: UnitOfWork
     recorder: Recorder | None
     redactor: Redactor
     attempt: int = 1
     loop: asyncio.AbstractEventLoop | None = None
-    desk: Desk | None = None
+    bridge: ThreadBridge | None = None
     outer: Call | None = None
-    stop: Stop | None = None
-    is_rehearsal: bool = False
+    cancel_token: CancelToken | None = None
+    is_dry_run: bool = False
+    pid: int = attrs.field(factory=os.getpid)
+    objects: dict[type[Any], Any] = attrs.field(factory=dict[type[Any], Any], repr=False)
 
     @property
     def session(self) -> Session:
-        """The run's session, begun at the first use; for steps inside of ``transaction``.
+        """The run's session, begun at the first use; for middleware inside of ``transaction``.
 
         Raises:
             NotRunning: There is no transaction at this point.
         """
-        return self.scope.session()
+        return self.unit_of_work.session()
+
+    def once_per_run(self, kind: type[T], make: Callable[[], T]) -> T:
+        """Return the run's one object of a class, made at the first use."""
+        instance: T | None = self.objects.get(kind)
+        if instance is None:
+            instance = self.objects[kind] = make()
+        return instance
 
 
 current: ContextVar[Call | None] = ContextVar("dexpy_call", default=None)

@@ -1,4 +1,4 @@
-"""What a call would do, told without doing any of it: each step and policy says its part."""
+"""`Operation.explain`: reports what a call would do; each step and policy returns its section of the report."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from typing import Any, cast
 import attrs
 
 from dexpy.declaration.contract import Contract
-from dexpy.declaration.policies import Retry
+from dexpy.declaration.key_digests import concurrency_key, unique_keys
 from dexpy.declaration.props import Prop
-from dexpy.execution import concurrency, pipeline, unique
+from dexpy.execution import pipeline
 from dexpy.execution.call import Call
 from dexpy.foundation.context import current_context
+from dexpy.foundation.error_details import to_json
 from dexpy.foundation.errors import SENSITIVE, NotSerializable, PropsError
 from dexpy.foundation.outcome import Err, Ok, Outcome
-from dexpy.foundation.redaction import class_path, jsonable
-from dexpy.recording.sealing import explanation
+from dexpy.foundation.redaction import class_path
+from dexpy.policies.retry import Retry
+from dexpy.recording.current_store import current_store
+from dexpy.recording.encryption import explain_encryption
 
 Section = Mapping[str, Any]
 
 FIELD_OF = {"guard": "guards", "rescue": "rescue_from"}
-"""Where what a step says is found under another name than the step's."""
+"""The field names of steps whose section has another name than the step."""
 
 
 @attrs.frozen(kw_only=True)
@@ -80,7 +83,7 @@ class Explanation:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain JSON."""
-        told: dict[str, Any] = jsonable(attrs.asdict(self, recurse=False), _everything)
+        told: dict[str, Any] = to_json(attrs.asdict(self, recurse=False), _unredacted)
         return told
 
     def __str__(self) -> str:
@@ -88,13 +91,13 @@ class Explanation:
         return "\n".join(_lines(self))
 
 
-def _everything(text: str) -> str:
+def _unredacted(text: str) -> str:
     return text
 
 
 def _lines(report: Explanation) -> Iterator[str]:
-    verdict = "callable" if report.callable else "not callable"
-    yield f"{report.operation}: {verdict}"
+    decision = "callable" if report.callable else "not callable"
+    yield f"{report.operation}: {decision}"
     if report.description:
         yield f"  {report.description}"
     facts = report.to_dict()
@@ -124,18 +127,48 @@ def _short(value: Any) -> str:
 # -------------------------------------------------------------------- policies that are no step
 
 
+def unique(call: Call) -> Section | None:
+    """Return the unique key that a background run of this call would have, and the run that holds it now."""
+    rule = call.contract.unique
+    if rule is None:
+        return None
+    keys = unique_keys(call.operation, call.contract)
+    told: dict[str, Any] = {"active": True, "key": keys[0][:12], "until": rule.until, "for": rule.for_s}
+    told |= {"on_conflict": rule.on_conflict}
+    holder = current_store.get().holder(call.contract.name, unique=keys)
+    if holder is None or holder.is_expired:
+        return told | {"status": "fresh"}
+    return told | {"status": "held", "held_by": holder.row.id}
+
+
+def concurrency(call: Call) -> Section | None:
+    """Return the concurrency key, its limit, and the numbers of running and blocked runs."""
+    limit = call.contract.concurrency
+    if limit is None:
+        return None
+    key = concurrency_key(call.operation, call.contract)
+    running, blocked = call.unit_of_work.store.concurrency_of(key)
+    return {
+        "key": key,
+        "limit": limit.limit,
+        "on_conflict": limit.on_conflict,
+        "running": running,
+        "blocked": blocked,
+    }
+
+
 def background(call: Call) -> Section:
-    """How a background run would go."""
+    """Return the options, rules and limits of a background run."""
     contract, options = call.contract, call.contract.options
     queue = options.queue(call.operation) if callable(options.queue) else options.queue
     told: dict[str, Any] = {
         "job": "RecordJob" if contract.record is not None and contract.record.params else "DirectJob",
         "queue": call.redactor(queue or "default"),
         "priority": options.priority or 0,
-        "in": _told_seconds(options.in_),
+        "in": _seconds(options.in_),
         "at": None if options.at is None else options.at.isoformat(),
-        "expires_in": _told_seconds(options.expires_in),
-        "retry_on": [_told_rule(rule) for rule in dict.fromkeys(_answers(contract))],
+        "expires_in": _seconds(options.expires_in),
+        "retry_on": [_retry_section(rule) for rule in dict.fromkeys(_answers(contract))],
         "discard_on": [_cause(rule.cause) for rule in contract.rules if rule.answer is None],
         "timeout": contract.timeout_s,
         "on_lost": contract.cls.on_lost,
@@ -148,12 +181,12 @@ def _answers(contract: Contract) -> Iterator[Retry]:
     return (rule.answer for rule in contract.rules if rule.answer is not None)
 
 
-def _told_rule(rule: Retry) -> Section:
+def _retry_section(rule: Retry) -> Section:
     wait = f"{getattr(rule.wait, '__name__', 'function')}()" if callable(rule.wait) else rule.wait
     return {
         "causes": [_cause(cause) for cause in rule.causes],
         "attempts": rule.attempts,
-        "wait": wait if isinstance(wait, str) else _told_seconds(wait),
+        "wait": wait if isinstance(wait, str) else _seconds(wait),
     }
 
 
@@ -161,77 +194,79 @@ def _cause(cause: type[BaseException] | str) -> str:
     return cause if isinstance(cause, str) else class_path(cause)
 
 
-def _told_seconds(delay: Any) -> float | None:
+def _seconds(delay: Any) -> float | None:
     return delay if delay is None or isinstance(delay, (int, float)) else delay.total_seconds()
 
 
 POLICIES: tuple[tuple[str, Callable[[Call], Section | None]], ...] = (
-    ("encryption", lambda call: explanation(call.contract)),
-    ("unique", unique.explain),
-    ("concurrency", concurrency.explain),
+    ("encryption", lambda call: explain_encryption(call.contract)),
+    ("unique", unique),
+    ("concurrency", concurrency),
     ("background", background),
 )
-"""Policies that are no step of the pipeline: the section's name, and what it says of a call; None for nothing."""
+"""Policies that are no step of the pipeline: the section's name, and its function; None leaves the section out."""
 
 # -------------------------------------------------------------------- the report
 
 
-def explain_fully(call: Call, given: Mapping[str, Any]) -> Explanation:
-    """What a call would do; partial where a reference cannot be followed.
+def explain_fully(call: Call, given_props: Mapping[str, Any]) -> Explanation:
+    """Return the report of a call; it is partial if a reference is invalid.
 
     Args:
-        call: Made for this, in a transaction that is rolled back.
-        given: The props as they were given, to tell them from ambient values and defaults.
+        call: A call of a dry run, in a transaction that is rolled back.
+        given_props: The props that were passed, to distinguish them from ambient values and defaults.
 
     Raises:
         RefNotFound: The row behind a reference is gone.
         Exception: Whatever a guard, or a function of a policy, raises.
     """
-    props = {one.name: _shown(one, call) for one in call.contract.props}
+    props = {prop.name: _shown_value(prop, call) for prop in call.contract.props}
     is_reached = False
 
     def report(call: Call) -> Outcome:
         nonlocal is_reached
         is_reached = True
-        return Ok(_report(call, props, given))
+        return Ok(_report(call, props, given_props))
 
     try:
         # Without guard: the report asks the guards itself.
-        outcome = pipeline.rehearse(call, report, without="guard")
+        outcome = pipeline.dry_run_steps(call, report, without="guard")
     except PropsError as error:
         if is_reached:
             raise
-        return explain_partly(call, given, str(error))
+        return explain_partly(call, given_props, str(error))
     if isinstance(outcome, Err):
-        return explain_partly(call, given, outcome.message)
+        return explain_partly(call, given_props, outcome.message)
     return cast("Explanation", outcome.value)
 
 
-def explain_partly(call: Call, given: Mapping[str, Any], error: str) -> Explanation:
-    """What can be told of a call that cannot be.
+def explain_partly(call: Call, given_props: Mapping[str, Any], error: str) -> Explanation:
+    """Return a partial report of a call with invalid props.
 
     Args:
-        call: Of an operation that has those props alone that are right.
-        given: The props as they were given.
-        error: What is wrong.
+        call: A call of an operation that has only the valid props.
+        given_props: The props that were passed.
+        error: The error.
     """
     known: dict[str, Any] = call.operation.__dict__
-    props = {one.name: _shown(one, call) for one in call.contract.props if one.name in known}
-    return _report(call, props, given, error)
+    props = {prop.name: _shown_value(prop, call) for prop in call.contract.props if prop.name in known}
+    return _report(call, props, given_props, error)
 
 
-def _report(call: Call, props: Mapping[str, Any], given: Mapping[str, Any], error: str | None = None) -> Explanation:
+def _report(
+    call: Call, props: Mapping[str, Any], given_props: Mapping[str, Any], error: str | None = None
+) -> Explanation:
     contract, steps = call.contract, pipeline.steps_of(call.contract)
     told: dict[str, Any] = {}
     extras: dict[str, Section] = {}
-    for name, say, is_own in _speakers(contract):
-        section = _said(call, say, name, is_own=is_own, is_partial=error is not None)
+    for name, explain_section, is_own in _explainers(contract):
+        section = _explain_section(call, explain_section, name, is_own=is_own, is_partial=error is not None)
         if section is None:
             continue
         if is_own:
             told[FIELD_OF.get(name, name)] = section
         else:
-            extras[name] = jsonable(section, call.redactor)
+            extras[name] = to_json(section, call.redactor)
     guards = told.get("guards", {})
     refused = any(answer["status"] == "refused" for answer in guards.values())
     stopped = any(section.get("callable") is False for section in (*told.values(), *extras.values()))
@@ -241,30 +276,30 @@ def _report(call: Call, props: Mapping[str, Any], given: Mapping[str, Any], erro
         description=contract.description,
         error=None if error is None else call.redactor(error),
         props=props,
-        context=_sources(contract, given),
+        context=_sources(contract, given_props),
         steps=steps,
         extras=extras,
         **told,
     )
 
 
-def _speakers(contract: Contract) -> Iterator[tuple[str, Callable[[Call], Section | None], bool]]:
-    """Whoever has something to say: its name, its function, and whether it is one of ours."""
-    arranged = pipeline.arrangement_of(contract)
-    for step in arranged.in_force:
+def _explainers(contract: Contract) -> Iterator[tuple[str, Callable[[Call], Section | None], bool]]:
+    """Yield the name and function of each section, and whether it belongs to dexpy."""
+    arranged_steps = pipeline.pipeline_of(contract)
+    for step in arranged_steps.in_force:
         if step.explain is not None and step.needed(contract):
-            yield step.name, step.explain, step.name not in arranged.own
-    yield from ((name, say, True) for name, say in POLICIES)
+            yield step.name, step.explain, step.name not in arranged_steps.own
+    yield from ((name, explain_section, True) for name, explain_section in POLICIES)
 
 
-def _said(
-    call: Call, say: Callable[[Call], Section | None], name: str, *, is_own: bool, is_partial: bool
+def _explain_section(
+    call: Call, explain_section: Callable[[Call], Section | None], name: str, *, is_own: bool, is_partial: bool
 ) -> Section | None:
     if is_partial and (name == "guard" or not is_own):
-        # They look at an operation, and there is none.
+        # They read the operation, which is incomplete.
         return None
     try:
-        return say(call)
+        return explain_section(call)
     except Exception as failed:
         if is_partial:
             return {"unknown": "it depends on the props"}
@@ -273,24 +308,24 @@ def _said(
         return {"failed": f"{class_path(failed)}: {call.redactor.of(failed)}"}
 
 
-def _shown(one: Prop, call: Call) -> Any:
-    value = call.operation.__dict__[one.name]
-    if one.options.sensitive:
+def _shown_value(prop: Prop, call: Call) -> Any:
+    value = call.operation.__dict__[prop.name]
+    if prop.options.sensitive:
         return SENSITIVE
     try:
-        return one.form.encode(value)
+        return prop.codec.encode(value)
     except NotSerializable:
-        return one.shown(value)
+        return prop.shown(value)
 
 
-def _sources(contract: Contract, given: Mapping[str, Any]) -> dict[str, str]:
-    asked = [one for one in contract.props if one.options.context is not None]
-    return {one.name: _source(one, given) for one in asked}
+def _sources(contract: Contract, given_props: Mapping[str, Any]) -> dict[str, str]:
+    context_props = [prop for prop in contract.props if prop.options.context is not None]
+    return {prop.name: _source(prop, given_props) for prop in context_props}
 
 
-def _source(one: Prop, given: Mapping[str, Any]) -> str:
-    if one.name in given:
+def _source(prop: Prop, given_props: Mapping[str, Any]) -> str:
+    if prop.name in given_props:
         return "explicit"
-    if one.options.context in current_context():
+    if prop.options.context in current_context():
         return "ambient"
-    return "missing" if one.required else "default"
+    return "missing" if prop.required else "default"

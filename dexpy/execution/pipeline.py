@@ -1,14 +1,19 @@
-"""The order of things, as data, folded once per class."""
+"""The pipeline: runs an operation through the middleware of its class, which is composed once per class."""
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
 
 from dexpy.declaration.contract import Contract
-from dexpy.execution.call import Call
-from dexpy.execution.placement import INNERMOST, Arrangement, Proceed, Step, arrange, watched
-from dexpy.execution.steps import (
+from dexpy.declaration.props import copied, decoded
+from dexpy.execution.async_bridge import ThreadBridge
+from dexpy.execution.call import Call, current
+from dexpy.execution.middleware import (
     callbacks,
     guard,
     lock,
@@ -21,7 +26,20 @@ from dexpy.execution.steps import (
     trace,
     transaction,
 )
-from dexpy.foundation.outcome import Outcome
+from dexpy.execution.pipeline_edits import INNERMOST, Pipeline, Proceed, Step, apply_edits, validated
+from dexpy.execution.unit_of_work import UnitOfWork
+from dexpy.foundation.forks import run_contained
+from dexpy.foundation.log_events import log_event, run_redactor
+from dexpy.foundation.outcome import Err, Outcome
+from dexpy.foundation.redaction import Redactor
+from dexpy.foundation.trace import Frame
+from dexpy.recording.encryption import ENCRYPTED, check_encryptable, decrypt
+
+if TYPE_CHECKING:
+    from dexpy.database.current_transaction import CurrentTransaction
+    from dexpy.execution.cancellation import CancelToken
+    from dexpy.recording.recorder import Recorder
+    from dexpy.recording.store import Store
 
 DEFAULT_STEPS: tuple[Step, ...] = (
     Step("trace", trace.run, rehearsed=True),
@@ -37,71 +55,185 @@ DEFAULT_STEPS: tuple[Step, ...] = (
 )
 """trace > result > once > lock > record > rescue > transaction > refs > guard > callbacks, and `perform` inside."""
 
-_arranged: WeakKeyDictionary[Any, Arrangement] = WeakKeyDictionary()
-_folded: WeakKeyDictionary[Any, Proceed] = WeakKeyDictionary()
+_pipelines: WeakKeyDictionary[Any, Pipeline] = WeakKeyDictionary()
+_composed: WeakKeyDictionary[Any, Proceed] = WeakKeyDictionary()
 
 
-def run(call: Call) -> Outcome:
+def run(
+    operation: Any,
+    contract: Contract,
+    *,
+    id: str,
+    frame: Frame,
+    recorder: Recorder | None,
+    redactor: Redactor,
+    store: Callable[[], Store],
+    outer: CurrentTransaction | None,
+    attempt: int = 1,
+    loop: asyncio.AbstractEventLoop | None = None,
+    bridge: ThreadBridge | None = None,
+    on_unit_of_work: Callable[[UnitOfWork], None] | None = None,
+    stop: CancelToken | None = None,
+) -> Outcome:
+    """Run an operation in this thread.
+
+    Args:
+        operation: The operation; the run gets a copy.
+        contract: The contract of its class.
+        id: The run's id.
+        frame: The run's frame.
+        recorder: Writes its record; None when it is not recorded.
+        redactor: Redacts its secrets.
+        store: Returns the store when a session is needed.
+        outer: The transaction to join, if any.
+        attempt: The number of the attempt.
+        loop: The event loop for an ``async def perform``; the process's own when None.
+        bridge: The bridge of an ``async def perform``, if the caller may cancel it.
+        on_unit_of_work: Called with the unit of work before the run begins.
+        stop: Cancels, interrupts or times out the run; that of the outer run when None.
+
+    Returns:
+        The outcome; exceptions that are no business errors are raised.
+    """
+    outer_call = current.get()
+    is_dry_run = outer_call is not None and outer_call.is_dry_run
+    if is_dry_run:
+        recorder = None
+    on_rollback = None if recorder is None else recorder.effects_rolled_back
+    if stop is None and outer_call is not None:
+        stop = outer_call.cancel_token
+    unit_of_work = UnitOfWork(contract.cls.__qualname__, store, outer, contract.transactional, on_rollback, stop)
+    if on_unit_of_work is not None:
+        on_unit_of_work(unit_of_work)
+    if bridge is None and contract.is_async:
+        bridge = ThreadBridge()
+    copy = copy_operation(operation, contract)
+    call = Call(
+        copy, contract, id, frame, unit_of_work, recorder, redactor, attempt, loop, bridge, outer_call, stop, is_dry_run
+    )
+    if stop is not None and bridge is not None:
+        stop.on_cancel(bridge.cancel)
+    token = run_redactor.set(redactor)
+    try:
+        outcome = run_contained(call.pid, _run_steps, call)
+    except BaseException:
+        if outer_call is not None:
+            outer_call.redactor.learn(redactor)
+        raise
+    finally:
+        run_redactor.reset(token)
+    if outer_call is not None and isinstance(outcome, Err):
+        outer_call.redactor.learn(redactor)
+    return outcome
+
+
+def _run_steps(call: Call) -> Outcome:
     """Run a call through the steps of its class.
 
     Returns:
         The outcome; an exception that is no business error is raised.
     """
-    proceed = _folded.get(call.contract)
+    proceed = _composed.get(call.contract)
     if proceed is None:
-        arranged = arrangement_of(call.contract)
-        proceed = _folded[call.contract] = fold(arranged, arranged.in_force, call.contract, perform.run)
+        pipeline = pipeline_of(call.contract)
+        proceed = _composed[call.contract] = compose(pipeline, pipeline.in_force, call.contract, perform.run)
     return proceed(call)
 
 
-def arrangement_of(contract: Contract) -> Arrangement:
-    """The steps of a class.
+def copy_operation(operation: Any, contract: Contract) -> Any:
+    """Return a copy of an operation for one run, so that the run does not change the original."""
+    copy: Any = object.__new__(operation.__class__)
+    source_values: dict[str, Any] = operation.__dict__
+    values: dict[str, Any] = copy.__dict__
+    for prop in contract.props:
+        values[prop.name] = source_values[prop.name]
+    if contract.mutable_props:
+        values.update(copied(contract.cls.__qualname__, contract.mutable_props, source_values))
+    return copy
+
+
+def decode_operation(contract: Contract, params: Any, run_id: str) -> Any:
+    """Return the operation of stored params.
 
     Raises:
-        DeclarationError: Its `steps` cannot be.
+        EncryptorMissing: They or the result are encrypted, and this process has no encryptor for them.
+        DecryptionFailed: They do not decrypt.
+        Undecodable: They no longer fit.
+        PropsError: They violate a constraint.
     """
-    arranged = _arranged.get(contract)
-    if arranged is None:
-        arranged = _arranged[contract] = arrange(DEFAULT_STEPS, contract)
-    return arranged
+    if contract.encrypted_props or (isinstance(params, Mapping) and ENCRYPTED in params):
+        params = _decrypt_params(contract, cast("Mapping[str, Any]", params), run_id)
+    values, ignored = decoded(contract.cls.__qualname__, contract.props, params)
+    if ignored:
+        log_event(logging.INFO, "params.ignored", operation=contract.name, run=run_id, keys=",".join(ignored))
+    return contract.cls(**values)
+
+
+def _decrypt_params(contract: Contract, params: Mapping[str, Any], run_id: str) -> Any:
+    if contract.encrypted_props:
+        # The result must be encrypted too: a missing encryptor must raise before the run.
+        check_encryptable(contract)
+    return decrypt(contract.name, params, run_id, "params") if ENCRYPTED in params else params
+
+
+def redactor_for(operation: Any, contract: Contract, base: Redactor) -> Redactor:
+    """Return a redactor for one run, with the sensitive values of the operation and of the outer run."""
+    outer = current.get()
+    base = base if outer is None else outer.redactor
+    if not contract.sensitive_props:
+        return Redactor(base.secrets, base.custom)
+    source_values: dict[str, Any] = operation.__dict__
+    return base.knowing(source_values[name] for name in contract.sensitive_props)
+
+
+def pipeline_of(contract: Contract) -> Pipeline:
+    """Return the pipeline of a class.
+
+    Raises:
+        DeclarationError: Its `steps` are invalid.
+    """
+    pipeline = _pipelines.get(contract)
+    if pipeline is None:
+        pipeline = _pipelines[contract] = apply_edits(DEFAULT_STEPS, contract)
+    return pipeline
 
 
 def steps_of(contract: Contract) -> dict[str, bool]:
-    """The words of a class's arrow line, and whether each is in its fold."""
-    arranged = arrangement_of(contract)
-    in_fold = {step.name: step.name not in arranged.removed and step.needed(contract) for step in arranged.steps}
-    return {**in_fold, INNERMOST: True}
+    """Return the step names of a class in their order, and whether each is in force."""
+    pipeline = pipeline_of(contract)
+    is_in_force = {step.name: step.name not in pipeline.removed and step.needed(contract) for step in pipeline.steps}
+    return {**is_in_force, INNERMOST: True}
 
 
-def rehearse(call: Call, innermost: Proceed, *, without: str | None = None) -> Outcome:
-    """Run a call through those steps that answer what a run would meet; the caller undoes whatever comes of that.
+def dry_run_steps(call: Call, innermost: Proceed, *, without: str | None = None) -> Outcome:
+    """Run a call through the steps that a dry run needs; the caller rolls back their effects.
 
     Args:
-        call: Made for this.
-        innermost: Instead of `perform`.
+        call: A call of a dry run.
+        innermost: Called instead of `perform`.
         without: The name of a step that is left out.
 
     Returns:
         What *innermost* returned, or the `Err` that a run would be refused with.
     """
-    arranged = arrangement_of(call.contract)
-    steps = tuple(step for step in arranged.in_force if step.rehearsed and step.name != without)
-    with call.scope.entered():
+    pipeline = pipeline_of(call.contract)
+    steps = tuple(step for step in pipeline.in_force if step.rehearsed and step.name != without)
+    with call.unit_of_work.entered():
         try:
-            return fold(arranged, steps, call.contract, innermost)(call)
+            return compose(pipeline, steps, call.contract, innermost)(call)
         finally:
-            call.scope.rollback()
+            call.unit_of_work.rollback()
 
 
-def fold(arranged: Arrangement, steps: tuple[Step, ...], contract: Contract, innermost: Proceed) -> Proceed:
-    """Put steps of a class around the innermost one; the first step ends up outermost."""
-    names = [step.name for step in arranged.steps]
+def compose(pipeline: Pipeline, steps: tuple[Step, ...], contract: Contract, innermost: Proceed) -> Proceed:
+    """Compose steps of a class around the innermost function; the first step is outermost."""
+    names = [step.name for step in pipeline.steps]
 
     def around(step: Step, inner: Proceed) -> Proceed:
-        entered = step.run
-        if step.name in arranged.own:
-            entered = watched(step, is_outside=names.index(step.name) < names.index("transaction"))
-        return lambda call: entered(call, inner)
+        entered: Callable[..., Outcome] = step.run
+        if step.name in pipeline.own:
+            entered = validated(step, is_outside=names.index(step.name) < names.index("transaction"))
+        return partial(entered, proceed=inner)
 
     for step in reversed(steps):
         if step.needed(contract):

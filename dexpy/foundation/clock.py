@@ -1,4 +1,4 @@
-"""The one place that says what time it is in this process.
+"""The only module that reads the wall clock.
 
 Tests move it with `Clock.advance`; nothing else in dexpy reads the wall clock.
 """
@@ -13,23 +13,40 @@ class Clock:
     """The wall clock, with an offset that a test may set."""
 
     def __init__(self) -> None:
-        self._offset_s = 0.0
+        self._offset = timedelta(0)
+        self._database_offset = timedelta(0)
+        self.offset_s = 0.0
+        self.database_offset_s = 0.0
+        """By how much the clock of a server's database is taken to be moved, in seconds."""
 
     def timestamp(self) -> float:
         """Seconds since 1970."""
-        return time.time() + self._offset_s
+        return time.time() + self.offset_s
 
     def now(self) -> datetime:
-        """The moment, aware, in UTC, with microseconds."""
-        return datetime.fromtimestamp(self.timestamp(), timezone.utc)
+        """Return the moment, aware, in UTC, with microseconds."""
+        return datetime.fromtimestamp(time.time() + self.offset_s, timezone.utc)
 
-    def advance(self, by: timedelta | float) -> None:
-        """Move the clock, in seconds or by a timedelta; backwards with a negative one."""
-        self._offset_s += by.total_seconds() if isinstance(by, timedelta) else by
+    def advance(self, by: timedelta | float, *, databases: bool = False) -> None:
+        """Move the clock of this process, in seconds or by a timedelta; backwards with a negative one.
+
+        Args:
+            by: How far.
+            databases: Whether the clocks of databases move too, for the statements of this process.
+        """
+        delta = by if isinstance(by, timedelta) else timedelta(seconds=by)
+        # A timedelta is exact, so that moving forwards and back leaves nothing.
+        self._offset += delta
+        self.offset_s = self._offset.total_seconds()
+        if databases:
+            self._database_offset += delta
+            self.database_offset_s = self._database_offset.total_seconds()
 
     def reset(self) -> None:
         """Show real time again."""
-        self._offset_s = 0.0
+        self.advance(-self._offset)
+        self._database_offset = timedelta(0)
+        self.database_offset_s = 0.0
 
 
 clock = Clock()

@@ -21,6 +21,7 @@
     ├─ RefNotFound (LookupError)           the row behind a Ref is gone
     ├─ SensitiveInTransit                  a sensitive prop in a message, in the clear
     ├─ DecryptionFailed                    what is stored does not decrypt
+    ├─ FrozenOperation (AttributeError)    self.memo = ... in an operation, which is frozen
     ├─ NotRunning                          something that only works inside a run
     ├─ StepError                           self.step or self.each where it cannot be, or in another order
     ├─ SessionOnLoop                       self.session on the event loop
@@ -55,17 +56,30 @@ The facts are attributes too.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import attrs
 
+from dexpy.foundation.pickling import PicklableError
+from dexpy.foundation.safe_text import class_name, shortened, text_of
+
 SENSITIVE = "<sensitive>"
-"""Stands wherever the value of a sensitive prop would have been printed."""
+"""Replaces the value of a sensitive prop in every output."""
 
 
-class DexpyError(Exception):
+class DexpyError(PicklableError, Exception):
     """The base of all that dexpy raises, but for `LostClaim`, `Cancelled` and `Interrupted`."""
+
+    def __init__(self, *args: Any) -> None:
+        # Text from outside may have lone surrogates, which no stream prints.
+        super().__init__(*(printable(arg) if isinstance(arg, str) else arg for arg in args))
+
+
+def printable(text: str) -> str:
+    """Return a text that every stream can print: lone surrogates as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 class DeclarationError(DexpyError, TypeError):
@@ -87,11 +101,11 @@ class Problem:
     got: str = ""
 
     def under(self, prefix: str) -> Problem:
-        """The same problem, seen from one level further out."""
-        return attrs.evolve(self, path=prefix + self.path)
+        """Return the same problem, seen from one level further out."""
+        return Problem(prefix + self.path, self.wanted, self.got)
 
     def hidden(self) -> Problem:
-        """The same problem without its value."""
+        """Return the same problem without its value."""
         return attrs.evolve(self, got=SENSITIVE) if self.got else self
 
     def __str__(self) -> str:
@@ -100,23 +114,37 @@ class Problem:
 
 
 class PropsError(DexpyError, TypeError, ValueError):
-    """Bad input to one operation: every problem at once.
+    """Bad input to one operation: every problem at once, the first `MAX_PROBLEMS` in full.
 
     Attributes:
         operation: Name of the operation class.
         problems: One `Problem` for each thing that is wrong; its path begins with the prop.
             None when what was given is no set of props at all; the message says so then.
+        left_out: How many more there are.
     """
+
+    MAX_PROBLEMS = 100
+    MAX_CHARACTERS = 8000
 
     def __init__(self, operation: str, problems: Sequence[Problem], *, advice: str = "") -> None:
         self.operation = operation
-        self.problems = tuple(problems)
+        self.problems = tuple(problems[: self.MAX_PROBLEMS])
+        self.left_out = len(problems) - len(self.problems)
         if not self.problems:
             super().__init__(f"{operation} cannot be made: {advice}")
             return
-        count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         lines = [f"{operation} cannot be made, its props have {count}:"]
-        lines += [f"  {problem}" for problem in self.problems]
+        length = listed_here = 0
+        for problem in self.problems:
+            text = str(problem)
+            lines.append(f"  {text}" if len(text) <= 1000 else f"  {text[:999]}…")
+            listed_here += 1
+            length += len(lines[-1])
+            if length > self.MAX_CHARACTERS:
+                break
+        if len(problems) > listed_here:
+            lines.append(f"  and {len(problems) - listed_here} more")
         if advice:
             lines.append(advice)
         super().__init__("\n".join(lines))
@@ -146,12 +174,24 @@ class NotSerializable(DexpyError, TypeError):
         super().__init__(f"{prefix}{where} {reason}")
 
     def under(self, prefix: str) -> NotSerializable:
-        """The same refusal, seen from one level further out."""
+        """Return the same refusal, seen from one level further out."""
         return NotSerializable(self.reason, path=prefix + self.path, owner=self.owner)
 
     def of(self, owner: str) -> NotSerializable:
-        """The same refusal, with the operation named."""
+        """Return the same refusal, with the operation named."""
         return NotSerializable(self.reason, path=self.path, owner=owner)
+
+    def about(self, subject: str, *, is_result: bool = False) -> NotSerializable:
+        """Return the same refusal, with advice about something else than a prop; what was named first stays.
+
+        Args:
+            subject: What has to be given another type, or another value.
+            is_result: It is returned, and not passed.
+        """
+        reason = self.reason.replace("give the prop a type", f"give {subject} a type")
+        if is_result:
+            reason = reason.replace("pass an id", "return an id")
+        return NotSerializable(reason, path=self.path, owner=self.owner)
 
 
 class Undecodable(DexpyError, ValueError):
@@ -177,14 +217,15 @@ class MissingExtra(ConfigurationError, ImportError):
     """A package that one of dexpy's extras installs is not there.
 
     Attributes:
-        extra: The extra's name, as in ``pip install "dexpy[postgres]"``.
+        extra: The extra's name, as in ``pip install "dexpy-operations[postgres]"``.
     """
 
     def __init__(self, what: str, package: str, extra: str) -> None:
         self.extra = extra
         self.package = package
         super().__init__(
-            f'{what} needs the package {package!r}, which is not installed. Run: pip install "dexpy[{extra}]"'
+            f"{what} needs the package {package!r}, which is not installed. "
+            f'Run: pip install "dexpy-operations[{extra}]"'
         )
 
 
@@ -211,7 +252,16 @@ class DatabaseUnavailable(DexpyError):
 
 
 class DatabaseBusy(DatabaseUnavailable):
-    """Somebody else has held SQLite's one write lock for all of the time that a writer waits; nothing was written."""
+    """Another transaction has held SQLite's one write lock for all of the time that a writer waits, or is the one
+    around the write, which would wait for itself; nothing was written.
+
+    Attributes:
+        may_end: Whether the same write may succeed later; not in the transaction that holds the lock.
+    """
+
+    def __init__(self, message: str, *, may_end: bool = True) -> None:
+        super().__init__(message)
+        self.may_end = may_end
 
 
 class BrokerUnavailable(DexpyError):
@@ -225,11 +275,18 @@ class SchemaMissing(DatabaseUnavailable):
         problems: Which tables and columns are missing.
     """
 
-    def __init__(self, database: str, problems: Sequence[str]) -> None:
+    def __init__(self, database: str, problems: Sequence[str], init_command: str = "dexpy db init") -> None:
         self.problems = tuple(problems)
-        super().__init__(
-            f"The database {database} is not ready for dexpy: {'; '.join(self.problems)}. Run: dexpy db init"
-        )
+        missing = [problem for problem in self.problems if problem.startswith("no table ")]
+        advice = f" Run: {init_command}" if missing else ""
+        if len(missing) < len(self.problems):
+            # What is there holds records: no command of dexpy's alters it.
+            advice += (
+                f"{'. Then' if missing else ' Tables that exist are not altered by `dexpy db init`:'} add the missing "
+                "columns by a migration, as in docs/howto/alembic.md; if the records can go, drop all tables of dexpy "
+                "and make them again."
+            )
+        super().__init__(f"The database {database} is not ready for dexpy: {'; '.join(self.problems)}.{advice}")
 
 
 class Error(DexpyError):
@@ -259,12 +316,25 @@ class Error(DexpyError):
     ) -> None:
         if not isinstance(code, str) or not code:
             raise TypeError(f"Error(code, ...) wants a non-empty str as its code, got {code!r}.")
-        self.code = code
-        self.message = code if message is None else message
+        # Plain text: a subclass of str may raise in any method, where the error is to be written.
+        self.code = text_of(code)
+        self.message = self.code if message is None else text_of(message)
         self.has_message = message is not None
-        self.details: dict[str, Any] = dict(details or {})
+        self.details: dict[str, Any] = {} if details is None else _entries(details)
         self.operation = operation
-        super().__init__(code if message is None else f"{code}: {message}")
+        super().__init__(self.code if message is None else f"{self.code}: {self.message}")
+
+
+def _entries(details: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        # The base's own entries: a subclass may override every method that returns them.
+        if isinstance(details, dict):
+            return dict(cast("Any", dict).items(details))
+        return dict(details)
+    except Exception:
+        if not isinstance(details, Mapping):
+            raise
+        return {"details": f"<{class_name(details)}>"}
 
 
 class UndeclaredError(DexpyError):
@@ -305,11 +375,27 @@ class RefNotFound(DexpyError, LookupError):
         self.prop = prop
         self.model = model
         self.key = key
-        super().__init__(f"{operation}: {prop} refers to {model} {key!r}, and there is no such row.")
+        super().__init__(f"{operation}: {prop} refers to {model} {shortened(key)}, and there is no such row.")
 
 
 class NotRunning(DexpyError):
     """Something was used outside of a run that only exists inside one."""
+
+
+class FrozenOperation(DexpyError, attrs.exceptions.FrozenInstanceError):
+    """An attribute of an operation was set or deleted: operations are frozen.
+
+    Attributes:
+        operation: Name of the operation class.
+        attribute: Name of the attribute.
+    """
+
+    def __init__(self, operation: str, attribute: str, advice: str) -> None:
+        AttributeError.__init__(
+            self, f"{operation}.{attribute}: operations are frozen, so it cannot be set or deleted. {advice}"
+        )
+        self.operation = operation
+        self.attribute = attribute
 
 
 class StepError(DexpyError):
@@ -343,11 +429,11 @@ class RecordNotFound(DexpyError, LookupError):
 
 
 class InvalidTransition(DexpyError):
-    """The record is in a state that does not allow what was asked; the row is unchanged.
+    """The record is in a state that does not allow the transition; the row is unchanged.
 
     Attributes:
         id: The record's id.
-        event: What was asked: expire, fail, cancel, retry, reschedule.
+        event: The transition: expire, fail, cancel, retry, reschedule.
         status: The state that the record is in.
     """
 
@@ -364,15 +450,15 @@ class KeyBusy(DexpyError, TimeoutError):
     Attributes:
         operation: The operation's stable name.
         waited_s: How long was waited, in seconds.
-        id: Of the record that has the key; None while its transaction is open, for then nobody can see it.
+        id: The record that has the key; None while its transaction is open, and its row not visible.
     """
 
     def __init__(self, operation: str, waited_s: float, id: str | None = None) -> None:
         self.operation = operation
         self.waited_s = waited_s
         self.id = id
-        why = f"the run {id} has it, and goes on" if id else "a transaction that is still open holds it"
-        super().__init__(f"{operation}: its key was not free within {waited_s:g} s: {why}. Try again later.")
+        reason = f"the run {id} has it, and goes on" if id else "a transaction that is still open holds it"
+        super().__init__(f"{operation}: its key was not free within {waited_s:g} s: {reason}. Try again later.")
 
 
 class OnceConflict(DexpyError):
@@ -439,7 +525,7 @@ class RolledBack(TicketError):
 
 
 class ResultNotStored(TicketError):
-    """The run is done, but its result has no JSON form and was not kept."""
+    """The run is done, but its result has no JSON form and was not stored."""
 
 
 class OperationFailed(TicketError):
@@ -466,8 +552,8 @@ class OperationFailed(TicketError):
         self.failure = failure
         self.exception_class = exception_class
         self.exception_message = exception_message
-        said = ": ".join(part for part in (exception_class, exception_message) if part)
-        super().__init__(f"{operation_name} {id} failed ({failure}){': ' + said if said else ''}")
+        description = ": ".join(part for part in (exception_class, exception_message) if part)
+        super().__init__(f"{operation_name} {id} failed ({failure}){': ' + description if description else ''}")
 
 
 class WaitTimeout(TicketError, TimeoutError):
@@ -486,21 +572,21 @@ class WaitTimeout(TicketError, TimeoutError):
         super().__init__(f"{operation_name} {id} has not ended after {timeout_s:g} s; it is {status} and goes on.")
 
 
-class LostClaim(BaseException):
+class LostClaim(PicklableError, BaseException):
     """The claim of this run went to another worker; nothing of it may be committed.
 
     A `BaseException`, so that no rule, rescue or ``except Exception`` takes it for a crash.
     """
 
 
-class Cancelled(BaseException):
+class Cancelled(PicklableError, BaseException):
     """The run was called off while it ran: it is rolled back, and not run again.
 
     A `BaseException`, so that no rule, rescue or ``except Exception`` takes it for a crash.
     """
 
 
-class Interrupted(BaseException):
+class Interrupted(PicklableError, BaseException):
     """The worker is about to end: the run was given back between two steps, and goes on after the last one.
 
     A `BaseException`, so that no rule, rescue or ``except Exception`` takes it for a crash.
@@ -519,7 +605,7 @@ class LockLost(DexpyError):
 
 
 class WorkerLost(DexpyError):
-    """The worker of a run died or froze. Nothing raises it: it is named in ``retry_on``, and kept in records.
+    """The worker of a run died or froze. Nothing raises it: ``retry_on`` names it, and records store it.
 
     Example:
         >>> from dexpy import Retry, WorkerLost
@@ -536,37 +622,52 @@ class TimedOut(DexpyError, TimeoutError):
 
 
 class DecryptionFailed(DexpyError):
-    """What is stored does not decrypt: its key is not there any more, or it is not what was stored.
+    """What is stored does not decrypt: its key is not there any more, or it is not what was stored there.
 
     Attributes:
         operation: The operation's stable name.
         encryptor: The encryptor's name.
     """
 
-    def __init__(self, operation: str, encryptor: str, why: str) -> None:
+    def __init__(
+        self,
+        operation: str,
+        encryptor: str,
+        why: str,
+        advice: str = "Give it the key that encrypted it, behind the present one, and retry.",
+    ) -> None:
         self.operation = operation
         self.encryptor = encryptor
-        super().__init__(
-            f"What is stored of {operation} does not decrypt by {encryptor!r} ({why}). "
-            "Give it the key that encrypted it, behind the present one, and retry."
-        )
+        super().__init__(f"What is stored of {operation} does not decrypt by {encryptor!r} ({why}). {advice}")
 
 
 class SensitiveInTransit(DexpyError):
     """A sensitive prop would lie in a broker message for anybody to read."""
 
 
-# Their public home: it is what people import, and what records keep as an exception's class path.
+# The public module: it is what people import, and what records store as an exception's class path.
 for _error in [value for value in vars().values() if isinstance(value, type) and issubclass(value, BaseException)]:
     _error.__module__ = "dexpy"
 
 
+MAX_WORD_LENGTH = 100
+"""Characters of a name that is compared with others, which takes the product of both lengths."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A hint in one sentence, with a space before it, or nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1)
+    """Return a suggestion as a sentence with a leading space, or "" for an unknown or very long word."""
+    if not isinstance(word, str) or len(word) > MAX_WORD_LENGTH:  # pyright: ignore[reportUnnecessaryIsInstance]
+        return ""
+    close = difflib.get_close_matches(word, [name for name in known if len(name) <= MAX_WORD_LENGTH], n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, without users and passwords of URLs; its class if it has none."""
+    lines = text_of(error).strip().splitlines()
+    return re.sub(r"://[^\s/]*@", "://", lines[0]) if lines else type(error).__name__
+
+
 def listed(words: Iterable[str]) -> str:
-    """Words for a message: sorted, quoted, with commas; "none" when there are none."""
+    """Return words for a message: sorted, quoted, with commas; "none" when there are none."""
     return ", ".join(repr(word) for word in sorted(words)) or "none"

@@ -14,12 +14,9 @@ from dexpy.foundation.clock import clock
 
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS = [high + low for high in ALPHABET for low in ALPHABET]
-
-
-def _text(number: int, pairs: int) -> str:
-    """The lowest 10 * *pairs* bits of a number, two characters for each 10."""
-    return "".join([_PAIRS[number >> shift & 1023] for shift in range(10 * (pairs - 1), -1, -10)])
-
+_RANDOM_BITS = 80
+_SHIFTS = range(120, -1, -10)
+"""Of the 13 pairs of characters, 10 bits each: 50 bits of milliseconds, then those of randomness."""
 
 FIRST_BITS = 79
 """One less than there are, so that nothing overflows by what is added."""
@@ -28,7 +25,7 @@ ADDED_BITS = 48
 
 
 class _Last(threading.local):
-    """What this thread made last: a lock would be copied by a fork, perhaps while it is taken."""
+    """The last id of this thread: a lock could be copied by a fork while it is held."""
 
     millisecond = -1
     bits = 0
@@ -38,11 +35,11 @@ _last = _Last()
 
 
 def new_id(prefix: str, random_bits: Callable[[int], int] = secrets.randbits) -> str:
-    """A new identifier.
+    """Return a new identifier.
 
     Args:
         prefix: What it names: ``op`` for a run, ``tr`` for a trace.
-        random_bits: Gives that many random bits.
+        random_bits: Returns that many random bits.
 
     Example:
         >>> new_id("op").startswith("op_"), len(new_id("op"))
@@ -53,4 +50,8 @@ def new_id(prefix: str, random_bits: Callable[[int], int] = secrets.randbits) ->
         _last.bits += 1 + random_bits(ADDED_BITS)
     else:
         _last.millisecond, _last.bits = now, random_bits(FIRST_BITS)
-    return f"{prefix}_{_text(now, 5)}{_text(_last.bits, 8)}"
+    number = now << _RANDOM_BITS | _last.bits & (1 << _RANDOM_BITS) - 1
+    text = prefix + "_"
+    for shift in _SHIFTS:
+        text += _PAIRS[number >> shift & 1023]
+    return text

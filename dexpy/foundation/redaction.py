@@ -1,30 +1,34 @@
-"""The one function that every text about a failure goes through before anybody can read it.
+"""Redaction of every text about a failure, before it is stored or logged.
 
 Rows, log lines, tickets and pages take their texts from here.
 """
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import json
 import logging
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import date, time
+from enum import Enum
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import quote
 
 import attrs
 
 from dexpy.foundation.errors import SENSITIVE
-from dexpy.foundation.log import line
+from dexpy.foundation.exception_groups import is_group, leaves_of
+from dexpy.foundation.log_events import log_event
+from dexpy.foundation.safe_text import class_name, class_path, storable, text_of
+from dexpy.foundation.secrets import SHORT, bytes_forms_of, forms_of, replace_secrets
+
+__all__ = ["MAX_LENGTH", "Redactor", "class_path", "frames_of", "message_of"]
 
 HOME = str(Path(__file__).parents[1])
 MAX_LENGTH = 2000
-"""Characters of a message that are kept."""
-MOST_FRAMES = 16_000
-"""Characters of a traceback that are kept: four bytes each, and MariaDB takes all that may be in a text."""
+"""Characters of a message that are stored."""
+MAX_FRAMES_LENGTH = 16_000
+"""Characters of a traceback that are stored: four bytes each, and MariaDB takes all that may be in a text."""
 
 
 @attrs.frozen
@@ -39,43 +43,80 @@ class Redactor:
     secrets: tuple[str, ...] = ()
     custom: Callable[[str], str] | None = None
     _learned: set[str] = attrs.field(factory=set[str], init=False, eq=False, repr=False)
+    # By how many secrets they are of: made at the first failure, which most runs never have.
+    _forms: dict[int, tuple[str, ...]] = attrs.field(
+        factory=dict[int, tuple[str, ...]], init=False, eq=False, repr=False
+    )
 
-    def __call__(self, text: str) -> str:
-        """The text with each secret replaced, cut to a bearable length, in signs that every database takes."""
-        secrets = self.secrets
-        if self._learned:
-            secrets = tuple(sorted({*secrets, *tuple(self._learned)}, key=len, reverse=True))
-        for secret in secrets:
-            text = text.replace(secret, SENSITIVE)
+    def __call__(self, text: object) -> str:
+        """Return the text with each secret replaced, cut to `MAX_LENGTH`, in characters that every database takes."""
+        try:
+            return self._redacted(text_of(text))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - no memory, for example; the run must end in spite of it
+            log_event(logging.ERROR, "redactor.failed", error=class_path(error))
+            return SENSITIVE
+
+    def _redacted(self, text: str) -> str:
+        text = replace_secrets(text, self._all_forms())
         if self.custom is not None:
             text = self._customized(self.custom, text)
-        text = text if len(text) <= MAX_LENGTH else text[: MAX_LENGTH - 1] + "…"
-        return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
+        return storable(text if len(text) <= MAX_LENGTH else text[: MAX_LENGTH - 1] + "…")
+
+    def _all_forms(self) -> tuple[str, ...]:
+        secrets = {*self.secrets, *tuple(self._learned)}
+        if len(secrets) not in self._forms:
+            forms = {form for secret in secrets for form in forms_of(secret)}
+            self._forms[len(secrets)] = tuple(sorted(forms, key=len, reverse=True))
+        return self._forms[len(secrets)]
 
     def _customized(self, custom: Callable[[str], str], text: str) -> str:
         try:
-            return custom(text)
-        except Exception as error:  # noqa: BLE001 - the application's own; a failure must be told in spite of it
+            return str.__str__(custom(text))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - the application's own; the failure must be reported
             # Rather nothing than what it would have taken out.
-            line(logging.ERROR, "redactor.failed", error=class_path(error))
+            log_event(logging.ERROR, "redactor.failed", error=class_path(error))
             return SENSITIVE
 
     def knowing(self, values: Iterable[Any]) -> Redactor:
-        """A redactor that knows these sensitive values too, in every form they are written in."""
-        found = {form for value in values for form in _written(value)} | set(self.secrets)
-        return Redactor(tuple(sorted(found, key=len, reverse=True)), self.custom)
+        """Return a redactor with these sensitive values too, in every form they are written in."""
+        secrets = {form for value in values for form in _written(value)} | set(self.secrets)
+        return Redactor(tuple(sorted(secrets, key=len, reverse=True)), self.custom)
 
     def learn(self, failed: Redactor) -> None:
-        """Take over the secrets of a run inside this one that failed, for its error may be told by this one too."""
+        """Add the secrets of a nested run that failed, for its error may be redacted here too."""
         self._learned.update(failed.secrets, tuple(failed._learned))
 
     def of(self, error: BaseException) -> str:
-        """The redacted message of an exception."""
-        return self(message_of(error))
+        """Return the redacted message of an exception."""
+        return self(message_of(error, self))
+
+    def names(self, text: str) -> str:
+        """Return the name of a file or function without secrets, of any length; the custom function is not called."""
+        try:
+            return replace_secrets(text, self._all_forms()) if self.secrets or self._learned else text
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - no memory, for example; the run must end in spite of it
+            log_event(logging.ERROR, "redactor.failed", error=class_path(error))
+            return SENSITIVE
 
 
 def _written(value: Any) -> Iterator[str]:
-    if value is None or isinstance(value, bool) or value in ("", b""):
+    """Yield every form of a value; an error in one part does not hide the other parts."""
+    try:
+        yield from _forms(value)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - an application's class may raise anything in any method
+        log_event(logging.DEBUG, "redactor.value_skipped", error=class_path(error))
+
+
+def _forms(value: Any) -> Iterator[str]:
+    if value is None or isinstance(value, bool):
         return
     if isinstance(value, Mapping):
         for key, item in cast("Mapping[object, object]", value).items():
@@ -84,64 +125,80 @@ def _written(value: Any) -> Iterator[str]:
     elif isinstance(value, (list, tuple, set, frozenset)):
         for item in cast("Iterable[object]", value):
             yield from _written(item)
+    elif isinstance(value, Enum):
+        yield str(value)
+        yield from _written(value.value)
     elif isinstance(value, str):
-        yield from {value, repr(value)[1:-1], json.dumps(value)[1:-1], quote(value), quote(value, safe="")}
+        if text := text_of(value):
+            yield text
     elif attrs.has(kind := cast("type[object]", type(value))):
         yield from _written([getattr(value, field.name) for field in attrs.fields(kind)])
     elif dataclasses.is_dataclass(value):
         yield from _written([getattr(value, field.name) for field in dataclasses.fields(value)])
     elif isinstance(value, bytes):
-        yield from {repr(value), repr(value)[2:-1], base64.b64encode(value).decode("ascii")}
+        yield from {repr(value), repr(value)[2:-1], *(bytes_forms_of(value) if len(value) >= SHORT else ())}
         yield from _written(value.decode(errors="ignore"))
     else:
         yield from {str(value), repr(value)}
+        if isinstance(value, (date, time)):
+            yield value.isoformat()
 
 
-def message_of(error: BaseException) -> str:
-    """What an exception says, without the statement and parameters that a database error drags along."""
+def message_of(error: BaseException, redact: Callable[[str], str] = text_of) -> str:
+    """Return the message of an exception, without the statement and parameters of a database error.
+
+    Args:
+        error: Any.
+        redact: Applied to the message of each member of a group before that is cut, lest half a secret remain.
+    """
+    try:
+        return text_of(_message_of(error, redact))
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 - an application's exception; the failure itself must still be reported
+        return f"<{class_name(error)} cannot be printed>"
+
+
+def _message_of(error: BaseException, redact: Callable[[str], str]) -> object:
     driver = getattr(error, "orig", None)
     if driver is not None and hasattr(error, "statement"):
         # The primary message only: DETAIL lines quote the row.
         primary = getattr(getattr(driver, "diag", None), "message_primary", None)
         return primary or next(iter(str(driver).splitlines()), "")
-    try:
-        return str(error)
-    except Exception:  # noqa: BLE001 - somebody's __str__; the failure itself must still be told
-        return f"<{type(error).__name__} cannot be printed>"
+    return f"{text_of(error)}{_members(error, redact)}"
 
 
-def class_path(error: BaseException | type[BaseException]) -> str:
-    """The class of an exception, ``ConnectionError`` or ``shop.errors.CardError``."""
-    kind = error if isinstance(error, type) else type(error)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+MAX_MEMBERS = 10
+"""So many exceptions of a group are named in its message."""
 
 
-def frames_of(error: BaseException) -> str:
-    """The traceback of an exception as file, line and function: no source text, no local values.
+def _members(error: BaseException, redact: Callable[[str], str]) -> str:
+    """Return the members of a group of exceptions: ": ConnectionError: away; ValueError: no"."""
+    if not is_group(error):
+        return ""
+    messages: list[str] = []
+    count = 0
+    for leaf in leaves_of(error):
+        count += 1
+        if count <= MAX_MEMBERS:
+            messages.append(redact(f"{class_path(leaf)}: {message_of(leaf)}")[:300])
+    suffix = f"; and {count - MAX_MEMBERS} more" if count > MAX_MEMBERS else ""
+    return f": {'; '.join(messages)}{suffix}"
+
+
+def frames_of(error: BaseException, redactor: Redactor | None = None) -> str:
+    """Return the traceback of an exception as file, line and function: no source text, no local values.
 
     Frames of dexpy itself are left out where there are others, and of very many those in the middle.
+
+    Args:
+        error: Any.
+        redactor: Takes secrets out of the names of files and functions, which code made at run time may have.
     """
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames if not frame.filename.startswith(HOME)]
-    text = "\n".join(lines or [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames])
-    text = text.encode("utf-8", "backslashreplace").decode()
-    half = MOST_FRAMES // 2 - 3
-    return text if len(text) <= MOST_FRAMES else f"{text[:half]}\n…\n{text[-half:]}"
-
-
-def jsonable(value: Any, redactor: Callable[[str], str]) -> Any:
-    """A value as JSON, for people: texts redacted, and the type's name where something has no JSON form."""
-    if value is None or type(value) is bool:
-        return value
-    if type(value) in (int, float):
-        if redactor(str(value)) == SENSITIVE:
-            return SENSITIVE
-        return value if value - value == 0 else str(value)
-    if isinstance(value, str):
-        return redactor(value)
-    if isinstance(value, Mapping):
-        entries = cast("Mapping[object, object]", value)
-        return {redactor(str(key)): jsonable(item, redactor) for key, item in entries.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [jsonable(item, redactor) for item in cast("Iterable[object]", value)]
-    return f"<{type(value).__name__}>"
+    names = str if redactor is None else redactor.names
+    raised = BaseException.__dict__["__traceback__"].__get__(error)
+    frames = [(frame.f_code, number) for frame, number in traceback.walk_tb(raised)]
+    shown = [(code, number) for code, number in frames if not code.co_filename.startswith(HOME)]
+    text = "\n".join(f"{names(code.co_filename)}:{number} {names(code.co_name)}" for code, number in shown or frames)
+    half = MAX_FRAMES_LENGTH // 2 - 3
+    return storable(text if len(text) <= MAX_FRAMES_LENGTH else f"{text[:half]}\n…\n{text[-half:]}")

@@ -11,12 +11,39 @@ from typing import Any
 import attrs
 
 from dexpy.foundation.errors import ConfigurationError, did_you_mean, listed
+from dexpy.foundation.urls import displayed_url
 
 DEFAULT_FILE = "dexpy.db"
-NAMES = ("database", "broker", "rescue_within")
+NAMES = ("database", "broker", "rescue_within", "accept_unbound_ciphertext")
 """Settings that may come from outside the program."""
+FLAGS = ("accept_unbound_ciphertext",)
+"""Those of them that are on or off."""
 SECRETS = ("encryption_keys",)
-"""Those that come from the environment alone: files like pyproject.toml are for everybody to read."""
+"""Settings from the environment alone: a file such as pyproject.toml is not secret."""
+CONFIGURED = "dexpy.configure()"
+"""The `Settings.database_source` of a database that the program names."""
+
+
+@attrs.define
+class CommandModules:
+    """The modules that were named on the command line of this process."""
+
+    _names: tuple[str, ...] = ()
+
+    def get(self) -> tuple[str, ...]:
+        """Return their names."""
+        return self._names
+
+    def set(self, names: tuple[str, ...]) -> None:
+        """Note their names, for what messages advise."""
+        self._names = names
+
+
+command_modules = CommandModules()
+
+
+def _displayed(url: str | None) -> str:
+    return repr(None if url is None else displayed_url(url))
 
 
 @attrs.frozen
@@ -29,34 +56,47 @@ class Settings:
         rescue_within: How soon what is lost is taken up again, in seconds, as text.
         home: The folder of the nearest pyproject.toml upwards, else the working folder.
         encryption_keys: Of the default encryptor, joined by commas; the first one encrypts.
+        accept_unbound_ciphertext: Whether what earlier releases encrypted is opened.
+        database_source: What names the database: a variable, a file or ``dexpy.configure()``; None for the default.
     """
 
-    database: str | None = None
-    broker: str | None = None
+    database: str | None = attrs.field(default=None, repr=_displayed)
+    broker: str | None = attrs.field(default=None, repr=_displayed)
     rescue_within: str | None = None
     home: Path = attrs.field(factory=Path.cwd)
     encryption_keys: str | None = attrs.field(default=None, repr=False)
+    accept_unbound_ciphertext: bool = False
+    database_source: str | None = None
 
     @classmethod
     def find(cls, environment: Mapping[str, str] | None = None, folder: Path | None = None) -> Settings:
-        """The settings that the environment and the nearest pyproject.toml name.
+        """Return the settings that the environment and the nearest pyproject.toml name.
 
         Raises:
             ConfigurationError: The file cannot be read, or has a setting that does not exist.
         """
         environment = os.environ if environment is None else environment
         folder = folder or Path.cwd()
-        files = (place / "pyproject.toml" for place in (folder, *folder.parents))
+        files = (parent / "pyproject.toml" for parent in (folder, *folder.parents))
         file = next((file for file in files if file.is_file()), None)
         home = file.parent if file is not None else folder
-        named: dict[str, str] = _from_file(file) if file is not None else {}
+        values: dict[str, Any] = _from_file(file) if file is not None else {}
         for name in NAMES:
             if value := environment.get(f"DEXPY_{name.upper()}"):
-                named[name] = value
-            elif name in named:
-                named[name] = _beside(named[name], home)
+                values[name] = _flag(value, f"DEXPY_{name.upper()}") if name in FLAGS else value
+            elif name in values and name not in FLAGS:
+                values[name] = _resolve_relative(values[name], home)
         keys = environment.get("DEXPY_ENCRYPTION_KEYS") or None
-        return cls(named.get("database"), named.get("broker"), named.get("rescue_within"), home, keys)
+        source = "DEXPY_DATABASE" if environment.get("DEXPY_DATABASE") else f"{file}" if "database" in values else None
+        return cls(**values, home=home, encryption_keys=keys, database_source=source)
+
+    def init_command(self) -> str:
+        """Return the command that makes the tables of this database, with the modules that it has to import."""
+        if modules := command_modules.get():
+            return f"dexpy db init {' '.join(modules)}"
+        if self.database_source == CONFIGURED:
+            return "dexpy db init --app MODULE, where MODULE is the one that calls dexpy.configure()"
+        return "dexpy db init"
 
     @property
     def default_database(self) -> str:
@@ -64,17 +104,26 @@ class Settings:
         return f"sqlite:///{self.home / DEFAULT_FILE}"
 
 
-def _beside(url: str, home: Path) -> str:
-    """A relative SQLite path in a file counts from the file's folder."""
+def _resolve_relative(url: str, home: Path) -> str:
+    """Return a relative SQLite path in a file counts from the file's folder."""
     path = url.removeprefix("sqlite:///")
     if path == url or not path or path.startswith((":", "/")) or Path(path).is_absolute():
         return url
     return f"sqlite:///{home / path}"
 
 
-def _from_file(file: Path) -> dict[str, str]:
+def _flag(text: str, where: str) -> bool:
+    if text.lower() in ("1", "true", "yes", "on"):
+        return True
+    if text.lower() in ("0", "false", "no", "off"):
+        return False
+    raise ConfigurationError(f"{where}: expected 1 or 0, got another text. Set it to 1 to turn it on.")
+
+
+def _from_file(file: Path) -> dict[str, Any]:
     try:
-        table: dict[str, Any] = tomllib.loads(file.read_text("utf-8")).get("tool", {}).get("dexpy", {})
+        # With utf-8-sig: some editors put a byte order mark at the beginning, unseen.
+        table: dict[str, Any] = tomllib.loads(file.read_text("utf-8-sig")).get("tool", {}).get("dexpy", {})
     except (tomllib.TOMLDecodeError, OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"The settings in {file} cannot be read: {error}. Mend the file.") from None
     for name, value in table.items():
@@ -85,11 +134,17 @@ def _from_file(file: Path) -> dict[str, str]:
             )
         if name not in NAMES:
             raise ConfigurationError(
-                f"{file}: [tool.dexpy] has {name!r}, which is no setting. The settings are {listed(NAMES)}."
-                f"{did_you_mean(name, NAMES)}"
+                f"{file}: [tool.dexpy] has {name!r}, which is no setting. "
+                f"The settings are {listed(set(NAMES) - set(FLAGS))}.{did_you_mean(name, NAMES)}"
             )
+        if name in FLAGS:
+            if not isinstance(value, bool):
+                raise ConfigurationError(f"{file}: [tool.dexpy] {name}: expected true or false.")
+            continue
         if name == "rescue_within" and type(value) in (int, float):
             table[name] = str(value)
         elif not isinstance(value, str):
-            raise ConfigurationError(f"{file}: [tool.dexpy] {name} = {value!r} wants text, a URL.")
+            # A list or a table may hold a URL with a password.
+            got = f" = {value!r}" if type(value) in (int, float, bool) else f": got {type(value).__name__},"
+            raise ConfigurationError(f"{file}: [tool.dexpy] {name}{got} wants text, a URL.")
     return table

@@ -1,6 +1,6 @@
-"""Who called whom: a frame that travels with the run, through threads of asyncio and to the worker.
+"""Traces: a frame is propagated with each run, through asyncio threads and to the worker.
 
-Every run has a frame. A run inside another run carries on its trace; a run in a worker carries on that of its caller.
+Every run has a frame. A nested run continues the trace of the enclosing run, a run in a worker that of its caller.
 """
 
 from __future__ import annotations
@@ -8,28 +8,41 @@ from __future__ import annotations
 import json
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import attrs
 
-from dexpy.foundation.context import travelling
+from dexpy.foundation.context import check_no_secrets, context_scope
 from dexpy.foundation.errors import OptionsError
 from dexpy.foundation.ids import new_id
+from dexpy.foundation.safe_text import CONTROL_CHARACTERS, is_plain_text, storable, text_of
+from dexpy.foundation.scoped_values import ScopedValue
 
 MAX_LENGTH = 64
-"""Characters of a trace's id, and of an actor's type, that a record keeps."""
+"""Characters of a trace's id, and of an actor's type, in a record."""
+MAX_NAME_LENGTH = 255
+"""Characters of the name of an operation, an actor or a queue, of an actor's id and of a message's id."""
+MAX_ACTOR_LENGTH = 64_000
+"""Characters of an actor as JSON: it is stored with every run of the trace."""
+MAX_ACTOR_LEVELS = 16
+"""Levels of nesting of an actor."""
+
+MAX_ANCESTORS = 200
+"""How many enclosing runs a frame stores; a longer stack comes from tasks that start each other."""
+PARENT_LENGTH = 2
+"""The length of a stack of a run and its parent."""
 
 
 @attrs.frozen
 class Frame:
-    """Where we are in the tree of runs.
+    """The position in the tree of runs.
 
     Attributes:
         trace_id: The tree's id, ``tr_...`` or one from outside.
-        actor: Who set it off: a mapping with ``type`` and whatever else names them.
-        stack: The runs from the outermost to this one, as (run id, operation name).
-        context: The ambient values that travel with the run.
+        actor: The user or service that started the tree: a mapping with ``type`` and more fields.
+        stack: The enclosing runs and this one, the outermost first, as (run id, operation name). In a worker it has
+            only the run and its parent.
+        context: The values that are propagated with the run.
     """
 
     trace_id: str
@@ -48,61 +61,130 @@ class Frame:
         return self.stack[-1][1] if self.stack else None
 
     def child(self, run_id: str, operation: str) -> Frame:
-        """The frame of a run started here."""
-        return Frame(self.trace_id, self.actor, (*self.stack, (run_id, operation)), travelling())
+        """Return the frame of a run started here.
+
+        Raises:
+            SensitiveInTransit: A propagated context value belongs to a sensitive prop.
+        """
+        ancestors = self.stack if len(self.stack) < MAX_ANCESTORS else self.stack[1 - MAX_ANCESTORS :]
+        propagated = context_scope.innermost().value.propagated
+        if propagated:
+            check_no_secrets(propagated)
+        return Frame(self.trace_id, self.actor, (*ancestors, (run_id, operation)), propagated)
+
+    def in_background(self) -> Frame:
+        """Return the frame for a worker: with its parent only, not all ancestors.
+
+        Otherwise the stack of runs that enqueue their successor would grow without end.
+        """
+        return self if len(self.stack) <= PARENT_LENGTH else attrs.evolve(self, stack=self.stack[-PARENT_LENGTH:])
 
     def to_dict(self) -> dict[str, Any]:
-        """The frame as JSON, for a message or a row."""
+        """Return the frame as JSON, for a message or a row."""
         written: dict[str, Any] = {
             "id": self.trace_id,
             "actor": dict(self.actor) if self.actor is not None else None,
-            "stack": [list(entry) for entry in self.stack],
+            "stack": list(map(list, self.stack)),
         }
         return {**written, "context": dict(self.context)} if self.context else written
 
+    def columns(self) -> dict[str, Any]:
+        """Return the columns of a record that store the position of its run in the tree."""
+        actor = dict(self.actor) if self.actor is not None else {}
+        actor_id = actor.get("id")
+        return {
+            "trace_id": self.trace_id[:MAX_LENGTH],
+            "trace": self.to_dict(),
+            "parent_id": self.stack[-2][0] if len(self.stack) > 1 else None,
+            "actor_type": str(actor["type"])[:MAX_LENGTH] if actor else None,
+            "actor_id": None if actor_id is None else str(actor_id)[:MAX_NAME_LENGTH],
+        }
+
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Frame:
-        """The frame that `to_dict` wrote."""
+    def restored(cls, data: Any, trace_id: str | None) -> Frame:
+        """Restore the frame of a run in a worker; for invalid data a new frame of the same trace.
+
+        Args:
+            data: The result of `to_dict`, or an invalid value: no run fails because of it.
+            trace_id: The id of the trace, if it is stored separately.
+        """
+        try:
+            frame = cls._from_dict(data)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            frame = None
+        return frame.in_background() if frame is not None and frame._is_valid() else cls(trace_id or new_id("tr"))
+
+    def _is_valid(self) -> bool:
+        """Whether the records of nested runs can store it."""
+        if not is_name(self.trace_id, MAX_LENGTH):
+            return False
+        for run_id, name in self.stack:
+            if not (is_name(run_id, MAX_NAME_LENGTH) and is_name(name, MAX_NAME_LENGTH)):
+                return False
+        actor: object = self.actor
+        type_ = self.actor.get("type") if isinstance(self.actor, dict) else None
+        return actor is None or is_name(type_, MAX_LENGTH)
+
+    @classmethod
+    def _from_dict(cls, data: Mapping[str, Any]) -> Frame:
         trace_id = data["id"]
-        stack = tuple((run, name) for run, name in data.get("stack", ()))
-        return cls(trace_id, data.get("actor"), stack, dict(data.get("context") or {}))
+        stack: list[tuple[str, str]] = []
+        for run, name in data.get("stack", ()):
+            stack.append((run, name))
+        return cls(trace_id, data.get("actor"), tuple(stack), dict(data.get("context") or {}))
 
 
-_current: ContextVar[Frame | None] = ContextVar("dexpy_frame", default=None)
+def is_name(value: object, max_length: int) -> TypeGuard[str]:
+    """Return whether a value can be an id or a name: 1 to `max_length` characters that databases and logs take."""
+    return isinstance(value, str) and 0 < len(value) <= max_length and CONTROL_CHARACTERS.search(value) is None
+
+
+frame_scope: ScopedValue[Frame | None] = ScopedValue("dexpy_frame", None)
+"""The current frame; None outside of all runs and traces."""
 
 
 def current_frame() -> Frame:
-    """The frame in force, or a new one with a trace of its own."""
-    return _current.get() or Frame(new_id("tr"))
-
-
-def enter_frame(frame: Frame) -> Any:
-    """Put a frame in force; the answer goes to `leave_frame`."""
-    return _current.set(frame)
-
-
-def leave_frame(token: Any) -> None:
-    """Put the frame before it in force again."""
-    _current.reset(token)
+    """Return the current frame, or a new one with a new trace."""
+    return frame_scope.innermost().value or Frame(new_id("tr"))
 
 
 def _is_text(value: object) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= MAX_LENGTH
+    return isinstance(value, str) and 0 < len(value) <= MAX_LENGTH and is_plain_text(text_of(value))
 
 
-def _checked(actor: object) -> dict[str, Any]:
-    """An actor as a frame keeps it: a copy, fit for records and messages."""
-    given = dict(cast("Mapping[str, Any]", actor)) if isinstance(actor, Mapping) else {}
-    if not _is_text(given.get("type")):
+def _validated_actor(actor: Any) -> dict[str, Any]:
+    """Return a copy of an actor that records and messages can store."""
+    try:
+        text = repr(actor)
+        values = dict(cast("Mapping[str, Any]", actor)) if isinstance(actor, Mapping) else {}
+        has_type = _is_text(values.get("type"))
+        written = json.dumps(values, allow_nan=False) if has_type else "{}"
+        copy: dict[str, Any] = json.loads(written)
+    except Exception as error:  # noqa: BLE001 - an application's mapping may raise anything
         raise OptionsError(
-            f'trace(actor={actor!r}) wants a mapping with a non-empty "type". '
+            f"trace(actor=...) wants JSON, to go into records and messages: {storable(text_of(error), 200)}."
+        ) from None
+    if not has_type:
+        raise OptionsError(
+            f'trace(actor={text}) wants a mapping with a non-empty "type". '
             'Write trace(actor={"type": "user", "id": 7}).'
         )
-    try:
-        copy: dict[str, Any] = json.loads(json.dumps(given, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise OptionsError(f"trace(actor=...) wants JSON, to go into records and messages: {error}.") from None
+    if len(written) > MAX_ACTOR_LENGTH or not _is_storable(copy, MAX_ACTOR_LEVELS):
+        raise OptionsError(
+            f"trace(actor=...): cannot be stored with a record; expected at most {MAX_ACTOR_LENGTH} characters of JSON "
+            f"and {MAX_ACTOR_LEVELS} levels, without NUL and lone surrogates. Pass the ids that identify the actor."
+        )
     return copy
+
+
+def _is_storable(value: Any, levels: int) -> bool:
+    if isinstance(value, str):
+        return is_plain_text(value)
+    if isinstance(value, (dict, list)):
+        container = cast("dict[str, Any] | list[Any]", value)
+        items = [*container, *container.values()] if isinstance(container, dict) else container
+        return levels > 0 and all(_is_storable(item, levels - 1) for item in items)
+    return True
 
 
 @contextmanager
@@ -111,10 +193,10 @@ def trace(*, actor: Mapping[str, Any] | None = None, trace_id: str | None = None
 
     Args:
         actor: A JSON object with a non-empty ``type``: ``{"type": "user", "id": 7}``.
-        trace_id: An id from outside, of a request for one; the one in force, or a new one, when left out.
+        trace_id: An id from outside, for example of a request; the current one, or a new one, when left out.
 
     Raises:
-        OptionsError: The actor has no type or is no JSON, the trace's id is no str or too long for a record.
+        OptionsError: The actor has no type or is not JSON, or the trace's id is not a str or too long.
 
     Example:
         >>> with trace(actor={"type": "user", "id": 7}, trace_id="req-1") as frame:
@@ -123,14 +205,14 @@ def trace(*, actor: Mapping[str, Any] | None = None, trace_id: str | None = None
     """
     if trace_id is not None and not _is_text(trace_id):
         raise OptionsError(f"trace(trace_id={trace_id!r}) wants a str of 1 to {MAX_LENGTH} characters.")
-    outer = _current.get()
+    outer = frame_scope.innermost().value
     frame = Frame(
         trace_id or (outer.trace_id if outer else new_id("tr")),
-        _checked(actor) if actor is not None else (outer.actor if outer else None),
+        _validated_actor(actor) if actor is not None else (outer.actor if outer else None),
         outer.stack if outer else (),
     )
-    token = _current.set(frame)
+    block = frame_scope.enter(frame)
     try:
         yield frame
     finally:
-        _current.reset(token)
+        frame_scope.leave(block)

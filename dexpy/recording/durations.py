@@ -1,4 +1,4 @@
-"""Durations in the database: the seconds between two columns, in the words of each dialect."""
+"""The SQL function for the seconds between two columns, for each dialect."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 
 class seconds_between(FunctionElement[float]):  # noqa: N801 - reads as a SQL function
-    """The seconds from one column of moments to another, as SQL."""
+    """The seconds between two timestamp columns, as SQL."""
 
     inherit_cache = True
     type = sa.Float()

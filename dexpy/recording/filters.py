@@ -1,89 +1,129 @@
-"""Filters of a query over records: what was given, checked, as conditions of the database.
+"""The filters of a query over records, as SQL conditions.
 
-Each refuses what cannot be with an `OptionsError`.
+Each raises `OptionsError` for an invalid value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 
-from dexpy.declaration.forms import Misfit
+from dexpy.codec.codecs import InvalidValue
+from dexpy.database.column_types import as_of
+from dexpy.database.tables import records
 from dexpy.foundation.errors import OptionsError, did_you_mean, listed
-from dexpy.recording.metadata import as_of
-from dexpy.recording.tables import records
+from dexpy.foundation.safe_text import is_plain_text, shortened
+from dexpy.policies.options import check_in_utc
+from dexpy.recording.param_values import LARGEST, member_is
+
+_LONGEST = timedelta(days=365 * 3000)
 
 
 def is_operation(operation: Any) -> sa.ColumnElement[bool]:
-    """Runs of an operation class, under all of its names, or of one name."""
+    """Return the condition for runs of an operation class, under all of its names, or of one name."""
     if isinstance(operation, str):
-        return records.c.name == operation
+        return text_is("name", operation, "operation")
     contract = getattr(operation, "contract", None)
     if contract is None:
-        raise OptionsError(f"where(operation={operation!r}) wants an operation class or its name.")
+        raise OptionsError(f"where(operation={shortened(operation)}) wants an operation class or its name.")
     names = (contract.name, *contract.aliases)
     return records.c.name == names[0] if len(names) == 1 else records.c.name.in_(names)
 
 
-def words(given: str | Collection[str], known: tuple[str, ...], filter_name: str) -> list[str]:
-    """One word or several, of those that there are."""
-    found = [given] if isinstance(given, str) else list(given)
-    for word in found:
-        if word not in known:
+def text_is(column: str, value: object, filter_name: str) -> sa.ColumnElement[bool]:
+    """Return the condition for runs with a text in a column; false for text that no database stores."""
+    if not isinstance(value, str):
+        raise OptionsError(f"where({filter_name}={shortened(value)}): expected a str, got {type(value).__name__}.")
+    return records.c[column] == value if is_plain_text(value) else sa.false()
+
+
+def actor_is(actor: Mapping[str, Any] | str) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions for the runs of an actor, by its type, or by type and id."""
+    by_type: Any = {"type": actor} if isinstance(actor, str) else actor
+    if not isinstance(by_type, Mapping):
+        raise OptionsError(f"where(actor={shortened(actor)}) wants its type, or a mapping with 'type' and 'id'.")
+    description = cast("Mapping[str, Any]", by_type)
+    conditions = [text_is("actor_type", str(description.get("type")), "actor")]
+    if description.get("id") is not None:
+        conditions.append(text_is("actor_id", str(description["id"]), "actor"))
+    return conditions
+
+
+def check_attempts(value: object, filter_name: str) -> int:
+    """Return a checked number of attempts."""
+    if type(value) is not int or not -(2**31) <= value < 2**31:
+        raise OptionsError(f"where({filter_name}={shortened(value)}): expected an int below 2147483648.")
+    return value
+
+
+def check_choices(value: str | Collection[str], known: tuple[str, ...], filter_name: str) -> list[str]:
+    """Return one choice or several, checked."""
+    is_collection = isinstance(value, Collection) and not isinstance(value, (str, bytes))  # pyright: ignore[reportUnnecessaryIsInstance]
+    choices: list[Any] = [*value] if is_collection else [value]
+    for choice in choices:
+        if choice not in known:
             raise OptionsError(
-                f"where({filter_name}={word!r}): there is no such {filter_name}. They are {listed(known)}."
-                f"{did_you_mean(word, known)}"
+                f"where({filter_name}={shortened(choice)}): there is no such {filter_name}. They are {listed(known)}."
+                f"{did_you_mean(choice, known)}"
             )
-    return found
+    return choices
 
 
-def moment(given: datetime | timedelta, filter_name: str) -> Any:
-    """An aware moment, or the one so long before now by the database's clock."""
-    if isinstance(given, timedelta):
-        return as_of(-given.total_seconds())
-    if not isinstance(given, datetime):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise OptionsError(f"where({filter_name}={given!r}) wants an aware datetime, or a timedelta back from now.")
-    if given.tzinfo is None:
-        raise OptionsError(f"where({filter_name}={given!r}) is naive. Say which zone, or give a timedelta.")
-    return given
+def check_moment(value: datetime | timedelta, filter_name: str) -> Any:
+    """Return an aware datetime, or the time that long ago by the database's clock."""
+    if isinstance(value, timedelta):
+        if abs(value) >= _LONGEST:
+            raise OptionsError(f"where({filter_name}={value!r}) wants a timedelta of less than 3000 years.")
+        return as_of(-value.total_seconds())
+    if not isinstance(value, datetime):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise OptionsError(
+            f"where({filter_name}={shortened(value)}) wants an aware datetime, or a timedelta back from now."
+        )
+    if value.tzinfo is None or value.utcoffset() is None:
+        raise OptionsError(f"where({filter_name}={value!r}) is naive. Say which zone, or give a timedelta.")
+    check_in_utc(value, f"where({filter_name}")
+    return value
 
 
 def param_is(operation: Any, name: str, value: Any) -> sa.ColumnElement[bool]:
-    """Runs that were given this value for this prop."""
+    """Return the condition for runs with a value of a prop."""
     contract = getattr(operation, "contract", None)
     if contract is not None:
-        props = {one.name: one for one in contract.props}
+        props = {prop.name: prop for prop in contract.props}
         if name not in props:
-            raise OptionsError(f"where(params=): {contract.name} has no prop {name!r}.{did_you_mean(name, props)}")
-        if name in contract.sealed_props:
+            raise OptionsError(
+                f"where(params=): {contract.name} has no prop {shortened(name)}.{did_you_mean(name, props)}"
+            )
+        if name in contract.encrypted_props:
             raise OptionsError(
                 f"where(params=): {contract.name}.{name} is stored encrypted, so that no database can compare it. "
                 "Give a prop that is not, or idempotence tokens and keys of your own."
             )
         try:
-            value = props[name].form.encode(props[name].form.parse(value))
-        except Misfit as misfit:
-            wanted = "; ".join(str(problem.under("." + name)) for problem in misfit.problems)
-            raise OptionsError(f"where(params=): {contract.name} has no run with such params: {wanted}.") from None
+            value = props[name].codec.encode(props[name].codec.parse(value))
+        except InvalidValue as invalid:
+            problems = "; ".join(str(problem.under("." + name)) for problem in invalid.problems)
+            raise OptionsError(f"where(params=): {contract.name} has no run with such params: {problems}.") from None
+    if not is_plain_text(name) or (isinstance(value, str) and not is_plain_text(value)):
+        # No database stores such text.
+        return sa.false()
+    if isinstance(value, (int, float)) and not abs(value) <= LARGEST:
+        return sa.false()
     # The column is JSON, and the comparator of JSON is typed as that of any column.
     stored: Any = records.c.params[name]
-    same: sa.ColumnElement[bool]
+    condition: sa.ColumnElement[bool]
     if value is None:
-        same = stored.as_string().is_(None)
-    elif isinstance(value, bool):
-        same = stored.as_boolean() == value
-    elif isinstance(value, int):
-        same = stored.as_integer() == value
-    elif isinstance(value, float):
-        same = stored.as_float() == value
+        condition = stored.as_string().is_(None)
+    elif isinstance(value, (bool, int, float)):
+        condition = member_is(stored, value)
     elif isinstance(value, str):
-        same = stored.as_string() == value
+        condition = stored.as_string() == value
     else:
         raise OptionsError(
             f"where(params={{{name!r}: ...}}) compares text, numbers, booleans, None and keys, "
             f"not {type(value).__name__}."
         )
-    return same
+    return condition

@@ -1,61 +1,62 @@
-"""Keys in the table: a row is inserted with the keys that it wants, or whoever has one of them is found.
+"""Idempotency and unique keys: inserting a row with its keys, or finding the record that holds one of them.
 
-The unique indexes decide, never a look beforehand: in a transaction that has begun before, a look may be old.
-An insert that meets a row of an open transaction waits for its end, for a while, and in none of the databases does
-one that meets a committed row spoil the transaction that it is part of.
+The unique indexes decide, not a query before the insert: in a transaction that has begun earlier, its snapshot may be
+old. An insert that conflicts with a row of an open transaction waits for its end, up to a time limit. A conflict with
+a committed row does not abort the surrounding transaction, on any of the databases.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import attrs
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Row
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError
 
-from dexpy.recording.codes import DEADLOCK, DUPLICATE, SERIALIZATION_FAILURE, code_of, is_locked
-from dexpy.recording.lock_waits import innodb_wait
-from dexpy.recording.metadata import after, as_of
-from dexpy.recording.sqlite import BUSY_TIMEOUT_S, is_busy, take_write_lock
-from dexpy.recording.tables import FINAL, records
+from dexpy.database.column_types import FromNow, after, as_of
+from dexpy.database.dialects import dialect_of
+from dexpy.database.error_codes import DEADLOCK, code_of, is_locked
+from dexpy.database.sqlite import is_busy
+from dexpy.database.tables import FINAL, records
 from dexpy.recording.transitions import is_applied
 
 _r = records.c
 _IS_FINAL = _r.status.in_(FINAL)
-_IS_OVER: Final = {
+_IS_EXPIRED: Final = {
     "once": sa.and_(_IS_FINAL, _r.once_expires_at <= as_of(0)),
     "unique": _r.unique_expires_at <= as_of(0),
     "token": sa.false(),
 }
-"""When a key is no longer its holder's, although the row still has it: its time is over."""
+"""By kind of key: when it has expired, although its row still has it."""
 _COLUMN: Final = {"once": _r.once_key, "unique": _r.unique_key}
 _REPLACED: Final = {"error": None, "failure": "cancelled", "error_details": None}
 
 
-class Busy(Exception):
-    """An open transaction of somebody else holds a key."""
+class KeyLocked(Exception):
+    """Another open transaction holds a key."""
 
 
-class Again(Exception):
-    """The transaction is to begin anew, so that nobody waits for what a failed insert has locked."""
+class RetryTransaction(Exception):
+    """The transaction must begin again, to release what a failed insert has locked."""
 
 
 @attrs.frozen
-class Claim:
-    """The keys that one row wants.
+class KeyClaim:
+    """The keys that one row claims.
 
     Attributes:
         name: Of the operation.
         once: Digest of the idempotency key.
-        once_for_s: How long that is good for, in seconds; None for ever.
+        once_for_s: How long it is valid, in seconds; None for ever.
         unique: Digest of the unique key.
         until: started or finished.
-        unique_for_s: How long it is unique for, in seconds, instead.
-        token: The caller's own.
+        unique_for_s: How long it is unique, in seconds, instead of *until*.
+        token: The caller's idempotence token.
+        once_earlier: Other digests of the idempotency key, of earlier names.
+        unique_earlier: Other digests of the unique key.
+        names: All names of the operation, if it had others.
     """
 
     name: str
@@ -65,49 +66,61 @@ class Claim:
     until: str | None = None
     unique_for_s: float | None = None
     token: str | None = None
+    once_earlier: tuple[str, ...] = ()
+    unique_earlier: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+
+    @property
+    def has_earlier(self) -> bool:
+        """Whether a record under an earlier name may hold a key, which no unique index compares."""
+        return bool(self.once_earlier or self.unique_earlier or (self.token is not None and len(self.names) > 1))
 
     def columns(self) -> dict[str, Any]:
-        """What the row says of its keys."""
+        """Return the key columns of the row."""
         columns: dict[str, Any] = {}
         if self.once is not None:
             columns |= {"once_key": self.once, "once_digest": self.once}
-            columns["once_expires_at"] = None if self.once_for_s is None else after(self.once_for_s)
+            columns["once_expires_at"] = None if self.once_for_s is None else FromNow(self.once_for_s)
         if self.unique is not None:
             columns |= {"unique_key": self.unique, "unique_digest": self.unique, "unique_until": self.until}
-            columns["unique_expires_at"] = None if self.unique_for_s is None else after(self.unique_for_s)
+            columns["unique_expires_at"] = None if self.unique_for_s is None else FromNow(self.unique_for_s)
         if self.token is not None:
             columns["idempotence_token"] = self.token
         return columns
 
-    def wanted(self) -> dict[str, sa.ColumnElement[bool]]:
-        """Kind of key to what holds of the row that has it."""
+    def conditions(self) -> dict[str, sa.ColumnElement[bool]]:
+        """Return the condition for a row that holds a key, by kind of key."""
         conditions: dict[str, sa.ColumnElement[bool]] = {}
         if self.token is not None:
-            conditions["token"] = sa.and_(_r.name == self.name, _r.idempotence_token == self.token)
+            conditions["token"] = sa.and_(_is_any(_r.name, self.name, self.names), _r.idempotence_token == self.token)
         if self.once is not None:
-            conditions["once"] = _r.once_key == self.once
+            conditions["once"] = _is_any(_r.once_key, self.once, self.once_earlier)
         if self.unique is not None:
-            conditions["unique"] = _r.unique_key == self.unique
+            conditions["unique"] = _is_any(_r.unique_key, self.unique, self.unique_earlier)
         return conditions
 
 
+def _is_any(column: sa.Column[Any], value: str, others: Sequence[str]) -> sa.ColumnElement[bool]:
+    return column.in_(tuple(dict.fromkeys((value, *others)))) if others else column == value
+
+
 @attrs.frozen
-class Holder:
-    """Who has a key.
+class KeyHolder:
+    """The record that holds a key.
 
     Attributes:
         kind: Of the key: token, once or unique.
-        row: Its record.
-        is_over: Whether its time is over, so that the next one may take it.
-        is_committed: Whether others can see it; False for one of this very transaction.
-        is_seen: Whether this transaction sees it too.
+        row: The record.
+        is_expired: Whether the key has expired, so that another record may claim it.
+        is_committed: Whether other transactions can see the record; False for one of this transaction.
+        is_visible: Whether this transaction can see it.
     """
 
     kind: str
     row: Row[Any]
-    is_over: bool
+    is_expired: bool
     is_committed: bool = True
-    is_seen: bool = True
+    is_visible: bool = True
 
 
 def insert(connection: Connection, values: Mapping[str, Any], wait_s: float, *, alone: bool) -> bool:
@@ -116,135 +129,87 @@ def insert(connection: Connection, values: Mapping[str, Any], wait_s: float, *, 
     Args:
         connection: In a transaction.
         values: Of the row, with its keys.
-        wait_s: How long to wait for a transaction that holds one, in seconds.
-        alone: Whether the transaction is for this insert, and nobody minds when it is spoilt.
+        wait_s: How long to wait for a transaction that holds a key, in seconds.
+        alone: Whether the transaction is for this insert only, so that it may be aborted.
 
     Returns:
-        Whether it was inserted; False when a committed row, or one of this transaction, has one of its keys.
+        Whether it was inserted; False if a committed row, or one of this transaction, has one of its keys.
 
     Raises:
-        Busy: The other transaction has not ended in time.
-        Again: A transaction that is for this insert had to give way to another one.
+        KeyLocked: The other transaction has not ended in time.
+        RetryTransaction: A transaction for this insert only was in a deadlock.
     """
-    stamped = {"created_at": after(0), "updated_at": after(0), **values}
+    row = {"created_at": FromNow(), "updated_at": FromNow(), **values}
+    stamped = {name: after(value) if isinstance(value, FromNow) else value for name, value in row.items()}
     try:
-        if connection.dialect.name == "postgresql":
-            return _insert_on_postgresql(connection, stamped, wait_s, alone=alone)
-        with _patience(connection, wait_s, alone=alone):
-            if connection.dialect.name == "sqlite":
-                take_write_lock(connection)
-                statement = sqlite.insert(records).values(stamped).on_conflict_do_nothing()
-                return connection.execute(statement.returning(_r.id)).first() is not None
-            # A duplicate undoes this statement alone here. IGNORE would swallow more than duplicates.
-            connection.execute(sa.insert(records).values(stamped))
-            return True
-    except IntegrityError as error:
-        if code_of(error) != DUPLICATE:
-            raise
-        return False
+        return dialect_of(connection).insert_new(connection, records, stamped, wait_s, alone=alone)
     except DBAPIError as error:
         if is_locked(error) or is_busy(error):
-            raise Busy from error
+            raise KeyLocked from error
         if alone and code_of(error) in DEADLOCK:
-            # On MariaDB two that wait for a third, which is rolled back, are in each other's way.
-            raise Again from error
+            # On MariaDB two inserts that wait for a third one deadlock when that is rolled back.
+            raise RetryTransaction from error
         raise
 
 
-def _insert_on_postgresql(connection: Connection, values: Mapping[str, Any], wait_s: float, *, alone: bool) -> bool:
-    statement = postgresql.insert(records).values(values).on_conflict_do_nothing().returning(_r.id)
-    patience = sa.func.set_config("lock_timeout", f"{max(1, round(wait_s * 1000))}ms", True)
-    if alone:
-        connection.execute(sa.select(patience))
-        return connection.execute(statement).first() is not None
-    try:
-        # A savepoint, for the time-out is an error, and an error spoils all that is around it.
-        with connection.begin_nested():
-            before = connection.execute(sa.select(sa.func.current_setting("lock_timeout"), patience)).scalar_one()
-            inserted = connection.execute(statement).first() is not None
-            connection.execute(sa.select(sa.func.set_config("lock_timeout", before, True)))
-            return inserted
-    except DBAPIError as error:
-        if code_of(error) == SERIALIZATION_FAILURE:
-            # Committed after this transaction has begun, which at its level must not see it.
-            return False
-        raise
-
-
-@contextmanager
-def _patience(connection: Connection, wait_s: float, *, alone: bool) -> Generator[None, None, None]:
-    """Wait so long for locks, and no longer, within the block."""
-    if connection.dialect.name == "sqlite":
-        if not alone:
-            # Its owner has said how long it waits; and it may hold the one lock there is already.
-            yield
-            return
-        # Any writer has the one lock, with this key or without: at least as long as a writer usually takes.
-        connection.exec_driver_sql(f"PRAGMA busy_timeout = {round(max(wait_s, 1.0) * 1000)}")
-        try:
-            yield
-        finally:
-            connection.exec_driver_sql(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_S * 1000}")
-        return
-    with innodb_wait(connection, max(1, round(wait_s))):
-        yield
-
-
-def find(
+def find_holder(
     connection: Connection,
-    claim: Claim,
+    claim: KeyClaim,
     committed: Callable[[sa.Select[Any]], Sequence[Row[Any]]] | None = None,
-) -> Holder | None:
-    """Who has one of the keys that a row could not be inserted for; None if it is gone meanwhile.
+) -> KeyHolder | None:
+    """Find the record that holds one of the keys; None if there is none any more.
 
     Args:
-        connection: That the insert was tried on.
+        connection: Of the insert that failed.
         claim: The keys.
-        committed: Asks for what is committed now, where the connection's transaction may not see it.
+        committed: Queries what is committed now, if the connection's transaction may not see it.
     """
     queries = {
-        kind: sa.select(records, _IS_OVER[kind].label("is_over")).where(condition)
-        for kind, condition in claim.wanted().items()
+        kind: sa.select(records, _IS_EXPIRED[kind].label("is_expired")).where(condition)
+        for kind, condition in claim.conditions().items()
     }
     for kind, query in queries.items():
-        seen = connection.execute(query).first()
+        visible = connection.execute(query).first()
         if committed is None:
-            if seen is not None:
-                return Holder(kind, seen, bool(seen.is_over))
+            if visible is not None:
+                return KeyHolder(kind, visible, bool(visible.is_expired))
             continue
-        others = next(iter(committed(query)), None)
-        if seen is not None and (others is None or others.id != seen.id):
-            if not committed(sa.select(_r.id).where(_r.id == seen.id)):
-                # Stored by this very transaction.
-                return Holder(kind, seen, bool(seen.is_over), is_committed=False)
-            # Else it has ended since, and this transaction still sees it as it was.
-            seen = None
-        if others is not None:
-            return Holder(kind, others, bool(others.is_over), is_seen=seen is not None)
+        holder = next(iter(committed(query)), None)
+        if visible is not None and (holder is None or holder.id != visible.id):
+            if not committed(sa.select(_r.id).where(_r.id == visible.id)):
+                # Stored by this transaction.
+                return KeyHolder(kind, visible, bool(visible.is_expired), is_committed=False)
+            # It was released meanwhile, and this transaction still sees its old version.
+            visible = None
+        if holder is not None:
+            return KeyHolder(kind, holder, bool(holder.is_expired), is_visible=visible is not None)
     return None
 
 
-def free(connection: Connection, kind: str, digest: str) -> bool:
-    """Take a key whose time is over from the row that has it; False if there is none, or its time is not over."""
-    column = _COLUMN[kind]
-    statement = sa.update(records).where(column == digest, _IS_OVER[kind]).values({column.key: None})
+def release_expired(connection: Connection, holder: KeyHolder) -> bool:
+    """Release an expired key of its row; False if the row has none, or it has not expired."""
+    column = _COLUMN.get(holder.kind)
+    if column is None:
+        return False
+    digest = getattr(holder.row, column.key)
+    statement = sa.update(records).where(column == digest, _IS_EXPIRED[holder.kind]).values({column.key: None})
     return bool(connection.execute(statement).rowcount)
 
 
 def replace(connection: Connection, row: Row[Any], by: str) -> bool:
-    """Cancel a pending run, so that its key is free for another one; False if it is pending no more."""
+    """Cancel a pending run to release its key; False if it is no longer pending."""
     message = f"It was replaced by {by}, which has the same unique key."
     return is_applied(connection, "cancel", row.id, **_REPLACED, error_message=message)
 
 
-def clear(connection: Connection, digest: str) -> bool:
-    """Free an idempotency key of a run that has ended; False if no ended run has it."""
+def release_once_key(connection: Connection, digest: str) -> bool:
+    """Release the idempotency key of a run that has ended; False if no such run has it."""
     statement = sa.update(records).where(_r.once_key == digest, _IS_FINAL).values(once_key=None)
     return bool(connection.execute(statement).rowcount)
 
 
-def rival(connection: Connection, row: Row[Any]) -> tuple[str, str] | None:
-    """Which key that a row was made with another one has, and whose that one is."""
+def find_conflict(connection: Connection, row: Row[Any]) -> tuple[str, str] | None:
+    """Return the kind of the first key of a row that another record holds, and that record's id."""
     for kind, digest in (("once", row.once_digest), ("unique", row.unique_digest)):
         if digest is None:
             continue
@@ -254,10 +219,10 @@ def rival(connection: Connection, row: Row[Any]) -> tuple[str, str] | None:
     return None
 
 
-def free_for(connection: Connection, row: Row[Any]) -> None:
-    """Take the keys that a row was made with from others whose time is over."""
+def release_expired_for(connection: Connection, row: Row[Any]) -> None:
+    """Release the keys that a row was created with from records in which they have expired."""
     for kind, digest in (("once", row.once_digest), ("unique", row.unique_digest)):
         if digest is not None:
             column = _COLUMN[kind]
-            statement = sa.update(records).where(column == digest, _r.id != row.id, _IS_OVER[kind])
+            statement = sa.update(records).where(column == digest, _r.id != row.id, _IS_EXPIRED[kind])
             connection.execute(statement.values({column.key: None}))

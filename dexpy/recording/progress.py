@@ -1,4 +1,4 @@
-"""`Progress`: how far a run says it is, and how that is kept while it runs."""
+"""`Progress`: the progress that a run reports, and its stored form."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import attrs
 
 @attrs.frozen
 class Progress:
-    """How far a run says it is.
+    """The progress that a run has reported.
 
     Attributes:
-        done: How much of it is done, in units of its own.
-        total: Of how much; None where nobody knows.
-        note: For people, redacted.
-        at: When it said so, by the clock of its worker.
+        done: How much is done, in the operation's own units.
+        total: How much there is to do; None if unknown.
+        note: A note for people, redacted.
+        at: When it was reported, by the worker's clock.
 
     Example:
         >>> from datetime import datetime, timezone
@@ -32,23 +32,23 @@ class Progress:
 
     @property
     def fraction(self) -> float | None:
-        """From 0.0 to 1.0; None without a total."""
+        """The share that is done, from 0.0 to 1.0; None without a total."""
         if self.total is None:
             return None
         return 1.0 if self.total <= 0 else min(1.0, self.done / self.total)
 
     def to_json(self) -> dict[str, Any]:
-        """As it is kept."""
+        """Return the stored form."""
         return {"done": self.done, "total": self.total, "note": self.note, "at": self.at.isoformat()}
 
     @classmethod
     def from_json(cls, stored: Any) -> Progress | None:
-        """What was kept; None for nothing, or for a form that nobody knows here."""
+        """Read the stored form; None for nothing, and for JSON of another form."""
         if not isinstance(stored, Mapping):
             return None
-        kept = cast("Mapping[str, Any]", stored)
+        values = cast("Mapping[str, Any]", stored)
         try:
-            at = datetime.fromisoformat(kept["at"]).astimezone(timezone.utc)
-            return cls(kept["done"], kept.get("total"), kept.get("note"), at)
+            at = datetime.fromisoformat(values["at"]).astimezone(timezone.utc)
+            return cls(values["done"], values.get("total"), values.get("note"), at)
         except (KeyError, TypeError, ValueError):
             return None

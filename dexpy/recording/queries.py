@@ -8,21 +8,26 @@ from typing import Any
 
 import attrs
 import sqlalchemy as sa
+from sqlalchemy.engine import Row
 
-from dexpy.declaration.policies import seconds_of
-from dexpy.declaration.targets import names_of
-from dexpy.foundation.door import store_in_force
+from dexpy.database.tables import FAILURES, STATUSES, records
+from dexpy.database.unreadable_rows import report_unreadable
+from dexpy.declaration.deferred_targets import names_of
 from dexpy.foundation.errors import OptionsError
+from dexpy.foundation.redaction import class_path
+from dexpy.foundation.safe_text import is_plain_text, shortened
+from dexpy.policies.options import delay_seconds
 from dexpy.recording import filters
+from dexpy.recording.current_store import current_store
 from dexpy.recording.durations import seconds_between
+from dexpy.recording.param_values import LARGEST
 from dexpy.recording.record import Page, Record
 from dexpy.recording.store import Store
-from dexpy.recording.tables import FAILURES, STATUSES, records
 
 
 @attrs.frozen
 class RecordQuery:
-    """A query over records. Each method gives a new one; iterating runs it."""
+    """A query over records. Each method returns a new query; iterating executes it."""
 
     _conditions: tuple[sa.ColumnElement[bool], ...] = ()
     _newest_first: bool = False
@@ -50,105 +55,106 @@ class RecordQuery:
         min_attempts: int | None = None,
         max_attempts: int | None = None,
     ) -> RecordQuery:
-        """Only those that fit all of these.
+        """Filter by all of these conditions.
 
         Args:
             operation: An operation class, or its stable name.
-            target: What was registered with `deferrable`: a class, instance, module or function, or its dotted name.
+            target: A class, instance, module or function registered with `deferrable`, or its dotted name.
             method: One method of the target.
             status: One of the states, or several.
             failure: Why a run failed, or several reasons.
             queue: The queue's name.
-            since: Made at this moment or later; a timedelta counts back from now.
-            until: Made before this moment; a timedelta counts back from now.
+            since: Created at this time or later; a timedelta counts back from now.
+            until: Created before this time; a timedelta counts back from now.
             error: An error code, or the class path of an exception.
             actor: Its type, or a mapping with ``type`` and ``id``.
             trace: A trace id.
-            parent: The id of the run that called them.
+            parent: The id of the run that started them.
             params: Values of props, by name: text, numbers, booleans, None, or references by key.
             min_duration: Took at least this long.
             max_duration: Took at most this long.
-            min_attempts: Were tried at least so often.
-            max_attempts: Were tried at most so often.
+            min_attempts: Had at least this many attempts.
+            max_attempts: Had at most this many attempts.
 
         Raises:
-            OptionsError: A filter that cannot be.
+            OptionsError: A filter is invalid.
         """
         table = records.c
-        found: list[sa.ColumnElement[bool]] = []
+        conditions: list[sa.ColumnElement[bool]] = []
         if operation is not None:
-            found.append(filters.is_operation(operation))
+            conditions.append(filters.is_operation(operation))
         if method is not None and target is None:
             raise OptionsError(f"where(method={method!r}) is the method of a target: give target=OrderClient too.")
         if target is not None:
-            found.append(table.name.in_(names_of(target, method)))
+            conditions.append(table.name.in_(names_of(target, method)))
         if status is not None:
-            found.append(table.status.in_(filters.words(status, STATUSES, "status")))
+            conditions.append(table.status.in_(filters.check_choices(status, STATUSES, "status")))
         if failure is not None:
-            found.append(table.failure.in_(filters.words(failure, FAILURES, "failure")))
-        for column, value in (("queue", queue), ("error", error), ("trace_id", trace), ("parent_id", parent)):
+            conditions.append(table.failure.in_(filters.check_choices(failure, FAILURES, "failure")))
+        texts = {"queue": queue, "error": error, "trace": trace, "parent": parent}
+        for filter_name, value in texts.items():
             if value is not None:
-                found.append(table[column] == value)
+                column = f"{filter_name}_id" if filter_name in ("trace", "parent") else filter_name
+                conditions.append(filters.text_is(column, value, filter_name))
         if since is not None:
-            found.append(table.created_at >= filters.moment(since, "since"))
+            conditions.append(table.created_at >= filters.check_moment(since, "since"))
         if until is not None:
-            found.append(table.created_at < filters.moment(until, "until"))
+            conditions.append(table.created_at < filters.check_moment(until, "until"))
         if actor is not None:
-            described = {"type": actor} if isinstance(actor, str) else actor
-            found.append(table.actor_type == str(described.get("type")))
-            if described.get("id") is not None:
-                found.append(table.actor_id == str(described["id"]))
+            conditions += filters.actor_is(actor)
+        if params is not None and not isinstance(params, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise OptionsError(f"where(params=): expected a mapping, got {type(params).__name__}.")
         for name, value in (params or {}).items():
-            found.append(filters.param_is(operation, name, value))
-        took = seconds_between(table.started_at, table.completed_at)
+            conditions.append(filters.param_is(operation, name, value))
+        duration = seconds_between(table.started_at, table.completed_at)
         if min_duration is not None:
-            found.append(took >= seconds_of(min_duration, "min_duration", "where()"))
+            conditions.append(duration >= delay_seconds(min_duration, "min_duration", "where()"))
         if max_duration is not None:
-            found.append(took <= seconds_of(max_duration, "max_duration", "where()"))
+            conditions.append(duration <= delay_seconds(max_duration, "max_duration", "where()"))
         if min_attempts is not None:
-            found.append(table.num_attempts >= min_attempts)
+            conditions.append(table.num_attempts >= filters.check_attempts(min_attempts, "min_attempts"))
         if max_attempts is not None:
-            found.append(table.num_attempts <= max_attempts)
-        return attrs.evolve(self, conditions=(*self._conditions, *found))
+            conditions.append(table.num_attempts <= filters.check_attempts(max_attempts, "max_attempts"))
+        return attrs.evolve(self, conditions=(*self._conditions, *conditions))
 
     def pending(self) -> RecordQuery:
-        """Only those that wait."""
+        """Only pending runs."""
         return self.where(status="pending")
 
     def running(self) -> RecordQuery:
-        """Only those that run."""
+        """Only running runs."""
         return self.where(status="running")
 
     def done(self) -> RecordQuery:
-        """Only those that ended well."""
+        """Only runs that succeeded."""
         return self.where(status="done")
 
     def failed(self) -> RecordQuery:
-        """Only those that failed."""
+        """Only runs that failed."""
         return self.where(status="failed")
 
     def expired(self) -> RecordQuery:
-        """Only those that will never run."""
+        """Only runs that expired or were cancelled."""
         return self.where(status="expired")
 
     def for_trace(self, trace_id: str) -> RecordQuery:
-        """Only those of one trace."""
+        """Only runs of one trace."""
         return self.where(trace=trace_id)
 
     def for_actor(self, actor: Mapping[str, Any] | str) -> RecordQuery:
-        """Only those that one actor set off."""
+        """Only runs of one actor."""
         return self.where(actor=actor)
 
     def newest_first(self) -> RecordQuery:
-        """The latest ones first."""
+        """Order by id, the newest first."""
         return attrs.evolve(self, newest_first=True)
 
     def oldest_first(self) -> RecordQuery:
-        """The earliest ones first, as it is anyway."""
+        """Order by id, the oldest first; the default."""
         return attrs.evolve(self, newest_first=False)
 
     def limit(self, count: int) -> RecordQuery:
-        """At most so many.
+        """Return at most this many records.
 
         Raises:
             OptionsError: Not an int of at least 1.
@@ -157,48 +163,59 @@ class RecordQuery:
         return attrs.evolve(self, limit=count)
 
     def select(self) -> sa.Select[Any]:
-        """The SQLAlchemy Select underneath, to go on from."""
+        """Return the query as a SQLAlchemy Select."""
         order = records.c.id.desc() if self._newest_first else records.c.id
         query = sa.select(records).where(*self._conditions).order_by(order)
-        return query if self._limit is None else query.limit(self._limit)
+        return query if self._limit is None else query.limit(min(self._limit, LARGEST))
 
-    def _asked(self) -> Store:
-        return self._store or store_in_force()
+    def _require_store(self) -> Store:
+        return self._store or current_store.get()
 
     def __iter__(self) -> Iterator[Record]:
-        store = self._asked()
-        return iter([Record(row, store) for row in store.rows(self.select())])
+        store = self._require_store()
+        rows = store.decodable_rows(self.select())
+        return iter([record for row in rows if (record := _record(row, store)) is not None])
 
     def first(self) -> Record | None:
-        """The first of them, or None."""
+        """Return the first record, or None."""
         return next(iter(self.limit(1)), None)
 
     def count(self) -> int:
-        """How many there are."""
+        """Return the number of records."""
         counted = sa.select(sa.func.count()).select_from(self.select().order_by(None).subquery())
-        # No row at all from a file that nothing was ever recorded in.
-        found = self._asked().rows(counted)
-        number: int = found[0][0] if found else 0
-        return number
+        # There is no row at all in a file without tables.
+        rows = self._require_store().rows(counted)
+        count: int = rows[0][0] if rows else 0
+        return count
 
     def page(self, size: int = 50, *, after: str | None = None) -> Page:
-        """One page, found by key: as fast in the middle of millions of rows as at their beginning.
+        """Return one page, by keyset pagination: as fast in the middle of millions of rows as at their start.
 
         Args:
             size: Records on a page.
             after: The `next` of the page before.
 
         Raises:
-            OptionsError: The size is not an int of at least 1.
+            OptionsError: *size* is not an int of at least 1, or *after* is not an id.
         """
         _check_count(size, "page")
+        if after is not None and not is_plain_text(after):
+            raise OptionsError(f"page(after={shortened(after)}): expected the `next` of the page before.")
         query = self
         if after is not None:
-            beyond = records.c.id < after if self._newest_first else records.c.id > after
-            query = attrs.evolve(self, conditions=(*self._conditions, beyond))
-        found = tuple(query.limit(size + 1))
-        shown = found[:size]
-        return Page(shown, shown[-1].id if len(found) > size else None)
+            is_after = records.c.id < after if self._newest_first else records.c.id > after
+            query = attrs.evolve(self, conditions=(*self._conditions, is_after))
+        fetched = tuple(query.limit(size + 1))
+        page_records = fetched[:size]
+        return Page(page_records, page_records[-1].id if len(fetched) > size else None)
+
+
+def _record(row: Row[Any], store: Store) -> Record | None:
+    try:
+        return Record(row, store)
+    except (TypeError, ValueError, AttributeError, RecursionError) as error:
+        report_unreadable(row.id, [class_path(error)])
+        return None
 
 
 def _check_count(count: object, method: str) -> None:

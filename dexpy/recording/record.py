@@ -1,23 +1,24 @@
-"""Records as they are read: one run, its attempts, and a page of them."""
+"""Records as returned by queries: one run, its attempts, and a page of runs."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import attrs
 from sqlalchemy.engine import Row
 
 from dexpy.foundation.errors import SENSITIVE
-from dexpy.recording.sealing import is_sealed, shown
-from dexpy.recording.store import Store, facts_of
+from dexpy.recording.encryption import is_encrypted, redact_params
+from dexpy.recording.progress import Progress
+from dexpy.recording.store import Store, row_dict
 from dexpy.recording.ticket import Ticket
 
 
 class Record:
-    """One recorded run; its attributes are the columns of `operation_records`, as of when it was read.
+    """One recorded run; its attributes are the columns of `operation_records` when it was read.
 
-    Sensitive and encrypted props are not shown in its `params`, nor an encrypted result.
+    `params` hides sensitive and encrypted props, `result` an encrypted result.
 
     Example:
         >>> from dexpy import records
@@ -58,23 +59,28 @@ class Record:
     def __init__(self, row: Row[Any], store: Store) -> None:
         self._row = row
         self._store = store
-        for name, value in facts_of(row).items():
-            if name != "result":
+        for name, value in row_dict(row).items():
+            if name not in ("result", "progress"):
                 setattr(self, name, value)
-        self.params = shown(row.name, row.params)
+        self.params = redact_params(row.name, row.params)
 
     def __repr__(self) -> str:
         return f"<Record {self.name} {self.id} {self.status}>"
 
     @property
     def ticket(self) -> Ticket[Any]:
-        """The handle on this run."""
-        return Ticket(self.id, self.name, self._store, facts_of(self._row))
+        """The ticket of this run."""
+        return Ticket(self.id, self.name, self._store, row_dict(self._row))
+
+    @property
+    def progress(self) -> Progress | None:
+        """The progress of the run when the record was read; see `Ticket.progress`."""
+        return self.ticket.progress
 
     @property
     def result(self) -> Any:
-        """The result as JSON; None when there is none, or when it was not stored."""
-        return SENSITIVE if is_sealed(self._row.result) else self._envelope.get("value")
+        """The result as JSON; None if there is none, or if it was not stored."""
+        return SENSITIVE if is_encrypted(self._row.result) else self._envelope.get("value")
 
     @property
     def result_error(self) -> str | None:
@@ -83,44 +89,44 @@ class Record:
 
     @property
     def _envelope(self) -> dict[str, Any]:
-        stored: dict[str, Any] | None = self._row.result
-        return stored or {}
+        stored: object = self._row.result
+        return cast("dict[str, Any]", stored) if isinstance(stored, dict) else {}
 
     @property
     def duration(self) -> timedelta | None:
-        """How long the last attempt took, None while it has not ended."""
+        """How long the last attempt took; None while it has not ended."""
         if self.started_at is None or self.completed_at is None:
             return None
         return self.completed_at - self.started_at
 
     def retry(self, *, from_start: bool = False) -> Record:
         """See `Ticket.retry`."""
-        return self._moved(self.ticket.retry(from_start=from_start))
+        return self._reload(self.ticket.retry(from_start=from_start))
 
     def cancel(self) -> Record:
         """See `Ticket.cancel`."""
-        return self._moved(self.ticket.cancel())
+        return self._reload(self.ticket.cancel())
 
     def expire(self) -> Record:
         """See `Ticket.expire`."""
-        return self._moved(self.ticket.expire())
+        return self._reload(self.ticket.expire())
 
     def fail(self, reason: str) -> Record:
         """See `Ticket.fail`."""
-        return self._moved(self.ticket.fail(reason))
+        return self._reload(self.ticket.fail(reason))
 
     def perform(self) -> Record:
-        """See `Ticket.perform`; the record as it is then."""
+        """See `Ticket.perform`; returns the record afterwards."""
         ticket = self.ticket
         ticket.perform()
-        return self._moved(ticket)
+        return self._reload(ticket)
 
     def reschedule(self, *, at: datetime) -> Record:
         """See `Ticket.reschedule`."""
-        return self._moved(self.ticket.reschedule(at=at))
+        return self._reload(self.ticket.reschedule(at=at))
 
-    def _moved(self, ticket: Ticket[Any]) -> Record:
-        return Record(self._store.row(ticket.id), self._store)
+    def _reload(self, ticket: Ticket[Any]) -> Record:
+        return Record(self._store.row_and_progress(ticket.id), self._store)
 
 
 @attrs.frozen
@@ -130,9 +136,9 @@ class Attempt:
     Attributes:
         number: From 1.
         worker: Which worker process ran it.
-        started_at: When.
-        ended_at: When; None while it runs.
-        failure: Why it did not end in `done`; None for one that did or that still runs.
+        started_at: When it started.
+        ended_at: When it ended; None while it runs.
+        failure: Why it did not end in `done`; None if it did, or still runs.
         error: Error code or exception class.
         error_message: Redacted.
         traceback: File, line and function of each frame.
@@ -150,11 +156,11 @@ class Attempt:
 
 @attrs.frozen
 class Page:
-    """Some records, and where the next page begins.
+    """A page of records.
 
     Attributes:
         records: In order.
-        next: Give it to ``page(after=...)``; None when this was the last page.
+        next: The *after* of the next page; None on the last one.
     """
 
     records: tuple[Record, ...]

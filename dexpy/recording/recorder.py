@@ -1,31 +1,39 @@
-"""Who writes the row of a run: nobody, a synchronous run, or the holder of a claim.
+"""The recorders, which write the outcome of a run to its row.
 
-A recorder is told how the run came out. Success is written in the run's own transaction, before its commit;
-everything else after that transaction has ended.
+Success is written in the run's own transaction, before its commit; everything else after that transaction has ended.
 """
 
 from __future__ import annotations
 
+import contextvars
 import logging
+import os
+import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, Protocol, cast
 
 import attrs
 from sqlalchemy.engine import Connection, Row
 
+from dexpy.codec.codecs import codec_of
+from dexpy.database.column_types import FromNow
+from dexpy.database.engine import Database
 from dexpy.declaration.contract import Contract
-from dexpy.declaration.values import encoded
-from dexpy.foundation.checkpoint import checkpoint
-from dexpy.foundation.errors import LostClaim, NotSerializable
-from dexpy.foundation.log import line
+from dexpy.declaration.props import encoded
+from dexpy.foundation.error_details import to_json
+from dexpy.foundation.errors import DatabaseUnavailable, LostClaim, NotSerializable
+from dexpy.foundation.failpoints import failpoint
+from dexpy.foundation.forks import leave_if_forked
+from dexpy.foundation.log_events import log_event
 from dexpy.foundation.outcome import Err, Outcome
-from dexpy.foundation.redaction import Redactor, class_path, jsonable
+from dexpy.foundation.redaction import Redactor, class_path
 from dexpy.foundation.trace import Frame
-from dexpy.recording import steps
-from dexpy.recording.metadata import after
-from dexpy.recording.sealing import sealed, sealed_result
-from dexpy.recording.steps import Milestone
+from dexpy.recording import durable_steps, run_signals
+from dexpy.recording.checkpoints import Checkpoint
+from dexpy.recording.encryption import encrypt_params, encrypt_result
+from dexpy.recording.progress import Progress
+from dexpy.recording.step_records import KeptStep, stored_steps
 from dexpy.recording.store import Store
 from dexpy.recording.transitions import is_applied
 
@@ -34,86 +42,128 @@ AtEnd = Callable[[Callable[[], None]], None]
 
 
 class Recorder(Protocol):
-    """Told how a run came out."""
+    """Writes the outcome of a run."""
+
+    claims_key: ClassVar[bool]
+    """Whether it is an `IdempotentRecorder`, whose run claims a key first."""
+
+    @property
+    def worker_claim(self) -> ClaimRecorder | None:
+        """Itself, if the run is under a worker's claim."""
+        ...
 
     def succeed(self, connection: Connection | None, value: Any) -> None:
-        """Write the success; in this transaction, or in one of its own."""
+        """Write the success, in this transaction or in its own."""
 
     def rolled_back(self) -> None:
-        """What `succeed` wrote in the run's transaction is gone with it, by a failed commit for one."""
+        """Handle the rollback of what `succeed` wrote in the run's transaction, e.g. after a failed commit."""
 
     def ended(self, at_end: AtEnd, outcome: Outcome) -> None:
-        """The run's transaction has ended with this outcome; a success may have been written already."""
+        """Write the outcome after the run's transaction; a success may have been written already."""
 
     def crashed(self, at_end: AtEnd, error: BaseException) -> None:
-        """The run ended in an exception and its transaction was rolled back."""
+        """Write the exception that ended the run, whose transaction was rolled back."""
 
-    def undone(self) -> None:
-        """The run's effects were rolled back by whoever owns the transaction that it joined."""
+    def effects_rolled_back(self) -> None:
+        """Handle the rollback of the run's effects with the transaction that it joined."""
 
 
 def failure_values(outcome: Err, redactor: Redactor) -> dict[str, Any]:
-    """The error columns of a business error or a refusal."""
+    """Return the error columns of a business error or a rejection."""
     return {
-        "error": outcome.code[:255],
+        "error": redactor(outcome.code)[:255],
         "failure": "rejected" if outcome.rejected else "business",
         "error_message": redactor(outcome.message),
-        "error_details": jsonable(outcome.details, redactor) if outcome.details else None,
+        "error_details": to_json(outcome.details, redactor, _encoded) or None,
     }
 
 
+def _encoded(value: Any) -> Any:
+    """Encode a value whose type the application has registered; raises for any other."""
+    return codec_of(cast("type[object]", type(value))).encode(value)
+
+
 def crash_values(error: BaseException, failure: str, redactor: Redactor) -> dict[str, Any]:
-    """The error columns of an exception."""
+    """Return the error columns of an exception."""
     return {
-        "error": class_path(error)[:255],
+        "error": redactor(class_path(error))[:255],
         "failure": failure,
         "error_message": redactor.of(error),
         "error_details": None,
     }
 
 
-def result_envelope(contract: Contract, value: Any) -> dict[str, Any] | None:
-    """A result as it is stored: null, a dict and a scalar are told apart; what has no JSON form says why."""
+NOT_STORED = "What there was to say of it could not be stored: see the worker's log."
+
+
+def shorter_values(values: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+    """Return shorter and shorter error columns, for a database that refuses them; the last have no text of the run."""
+    without_details = {**values, "error_details": None}
+    in_few_words = {**without_details, "error": ascii(values.get("error"))[1:-1][:255], "error_message": NOT_STORED}
+    return without_details, in_few_words, {**in_few_words, "error": "dexpy.NotStored"}
+
+
+def result_envelope(
+    contract: Contract, value: Any, run: tuple[str, str], database: Database, redactor: Redactor
+) -> dict[str, Any] | None:
+    """Return the stored envelope of a result, or of the reason why it cannot be stored.
+
+    Args:
+        contract: Of the operation.
+        value: What it returned.
+        run: The name and the id in the run's row.
+        database: Where it is stored; a result that is too large for it is left out.
+        redactor: For the reason; a key or the name of a class may contain a secret.
+    """
     if contract.record is not None and not contract.record.result:
         return None
-    from dexpy.declaration.forms import form_of
-
-    form = contract.success if contract.success is not None else form_of(Any)
+    codec = contract.success if contract.success is not None else codec_of(Any)
     try:
-        envelope = {"value": form.encode(value)}
+        envelope = {"value": codec.encode(value)}
     except NotSerializable as error:
-        return {"unstorable": str(error.under("result") if error.path else error)}
-    return sealed_result(contract, envelope)
+        not_serializable = error.about(f"the return annotation of {contract.cls.__qualname__}.perform", is_result=True)
+        reason = redactor(not_serializable.under("result") if not_serializable.path else not_serializable)
+        # The path may hold keys of the result.
+        return encrypt_result(contract, {"unstorable": reason}, *run)
+    except Exception as error:  # noqa: BLE001 - a registered type's own function; the run has succeeded all the same
+        return {"unstorable": redactor(f"its JSON form cannot be made ({class_path(error)})")}
+    stored = envelope if contract.encryptor is None else encrypt_result(contract, envelope, *run)
+    why_not = database.why_too_large(stored)
+    return stored if why_not is None else {"unstorable": why_not}
 
 
-def identity(contract: Contract, id: str, frame: Frame) -> dict[str, Any]:
-    """The columns that say which run a row is."""
-    actor = dict(frame.actor) if frame.actor is not None else {}
-    actor_id = actor.get("id")
-    return {
-        "id": id,
-        "name": contract.name,
-        "trace_id": frame.trace_id[:64],
-        "trace": frame.to_dict(),
-        "parent_id": frame.stack[-2][0] if len(frame.stack) > 1 else None,
-        "actor_type": str(actor["type"])[:64] if actor else None,
-        "actor_id": None if actor_id is None else str(actor_id)[:255],
-    }
+def _fit_to_row(database: Database, values: dict[str, Any]) -> dict[str, Any]:
+    """Return the columns of a row, without those of params, result and details that are too large together."""
+    if not database.dialect.cuts_connections:
+        return values
+    stored_values: list[Any] = []
+    columns = dict(values)
+    for column in ("error_details", "params", "result"):
+        why_not = database.why_too_large(*stored_values, columns.get(column))
+        if why_not is not None:
+            columns[column] = {"unstorable": why_not} if column == "result" else None
+            log_event(
+                logging.WARNING, "record.column_left_out", operation=values.get("name"), column=column, why=why_not
+            )
+        stored_values.append(columns.get(column))
+    return columns
 
 
 @attrs.define
 class SyncRecorder:
-    """Writes the one row of a synchronous run, when it is over.
+    """Inserts the row of a synchronous run when it has ended.
 
     Attributes:
-        store: Where.
+        store: Of the records.
         contract: Of the operation.
-        operation: With the props as they were given.
+        operation: The instance with its props.
         id: Of the run.
         frame: Of the run.
-        redactor: Knows the run's secrets.
-        attempt: Which attempt this is.
+        redactor: Of the run's secrets.
+        attempt: The number of this attempt.
     """
+
+    claims_key: ClassVar[bool] = False
 
     store: Store
     contract: Contract
@@ -122,162 +172,234 @@ class SyncRecorder:
     frame: Frame
     redactor: Redactor
     attempt: int = 1
-    _began: float = attrs.field(factory=time.monotonic)
-    _settled: bool = False
-    _failed: bool = False
-    _undone: bool = False
+    _started_at: float = attrs.field(factory=time.monotonic)
+    _is_written: bool = False
+    _is_failed: bool = False
+    _is_rolled_back: bool = False
+    _pid: int = attrs.field(factory=os.getpid)
+
+    @property
+    def worker_claim(self) -> ClaimRecorder | None:
+        """See `Recorder`."""
+        return None
 
     def values(self, status: str, **rest: Any) -> dict[str, Any]:
-        """The columns of the row."""
-        elapsed = time.monotonic() - self._began
-        return {
-            **identity(self.contract, self.id, self.frame),
+        """Return the columns of the row."""
+        elapsed = time.monotonic() - self._started_at
+        values = {
+            "id": self.id,
+            "name": self.contract.name,
+            **self.frame.columns(),
             "params": self._params(),
             "status": status,
             "num_attempts": self.attempt,
-            "started_at": after(-elapsed),
-            "completed_at": after(0),
+            "started_at": FromNow(-elapsed),
+            "completed_at": FromNow(),
             **rest,
         }
+        database = self.store.database
+        return _fit_to_row(database, values) if database.dialect.cuts_connections else values
 
     def _params(self) -> Any:
         if self.contract.record is None or not self.contract.record.params:
             return None
         try:
-            given: dict[str, Any] = self.operation.__dict__
-            return sealed(self.contract, encoded(self.contract.cls.__qualname__, self.contract.props, given))
+            values: dict[str, Any] = self.operation.__dict__
+            params = encoded(self.contract.cls.__qualname__, self.contract.props, values)
+            stored = encrypt_params(self.contract, params, self.id) if self.contract.encrypted_props else params
         except NotSerializable as error:
-            line(logging.DEBUG, "record.params_left_out", operation=self.contract.name, run=self.id, path=error.path)
+            log_event(
+                logging.DEBUG, "record.params_left_out", operation=self.contract.name, run=self.id, path=error.path
+            )
             return None
+        if self.store.database.dialect.cuts_connections and (why_not := self.store.database.why_too_large(stored)):
+            log_event(logging.WARNING, "record.params_left_out", operation=self.contract.name, run=self.id, why=why_not)
+            return None
+        return stored
+
+    def _result(self, value: Any) -> dict[str, Any] | None:
+        run = self.contract.name, self.id
+        return result_envelope(self.contract, value, run, self.store.database, self.redactor)
 
     def succeed(self, connection: Connection | None, value: Any) -> None:
         """See `Recorder`."""
-        values = self.values("done", result=result_envelope(self.contract, value))
+        values = self.values("done", result=self._result(value))
         if connection is None:
             self.write(values)
         else:
             self.store.prepare(connection)
             self.store.insert(connection, values)
-        self._settled = True
+        self._is_written = True
 
     def rolled_back(self) -> None:
         """See `Recorder`."""
-        self._settled = False
+        self._is_written = False
 
     def ended(self, at_end: AtEnd, outcome: Outcome) -> None:
         """See `Recorder`."""
         if isinstance(outcome, Err):
-            self._failed = True
+            self._is_failed = True
             values = self.values("failed", **failure_values(outcome, self.redactor))
-        elif self._settled:
+        elif self._is_written:
             return
         else:
-            values = self.values("done", result=result_envelope(self.contract, outcome.value))
+            result = self._result(outcome.value)
+            values = self.values("done", result=result)
 
         def write() -> None:
-            if not self._undone:
+            if not self._is_rolled_back:
                 self.write(values)
 
         at_end(write)
 
     def crashed(self, at_end: AtEnd, error: BaseException) -> None:
         """See `Recorder`."""
-        self._failed = True
+        self._is_failed = True
         cancelled = not isinstance(error, Exception)
         status, failure = ("expired", "cancelled") if cancelled else ("failed", "crash")
         values = self.values(status, **crash_values(error, failure, self.redactor))
         at_end(lambda: self.write(values))
 
-    def undone(self) -> None:
+    def effects_rolled_back(self) -> None:
         """See `Recorder`."""
-        if self._failed:
+        if self._is_failed:
             return
-        self._undone = True
+        self._is_rolled_back = True
         message = "The run that called this one rolled its transaction back, and its effects with it."
         self.write(self.values("failed", error="dexpy.RolledBack", failure="discarded", error_message=message))
 
     def write(self, values: Mapping[str, Any]) -> None:
-        """Write the row in a transaction of its own; a record that cannot be written must not break a call."""
+        """Write the row in its own transaction; a record that cannot be written must not fail the call."""
+        if os.getpid() != self._pid:
+            leave_if_forked(self._pid)
         try:
-            with self.store.begin() as connection:
-                self.store.insert(connection, values)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the call has had its outcome
-            line(
-                logging.ERROR,
-                "record.not_written",
-                operation=self.contract.name,
-                run=self.id,
-                error=class_path(error),
-                message=self.redactor.of(error),
-            )
+            self._write(values, RecursionError)
+        except RecursionError:
+            # The call was made near the recursion limit: a new thread has an empty stack.
+            arguments = self._write, values, ()
+            thread = threading.Thread(target=contextvars.copy_context().run, args=arguments, name="dexpy-record")
+            thread.start()
+            thread.join()
+
+    def _write(self, values: Mapping[str, Any], reraised: Any) -> None:
+        shorter: Iterator[Mapping[str, Any]] | None = None
+        columns: Mapping[str, Any] | None = values
+        while columns is not None:
+            try:
+                with self.store.begin() as connection:
+                    self.store.insert(connection, columns)
+            except reraised:
+                raise
+            except Exception as error:  # noqa: BLE001 - the call has its outcome, whatever the error is
+                facts = {"operation": self.contract.name, "run": self.id, "error": class_path(error)}
+                log_event(logging.ERROR, "record.not_written", **facts, message=self.redactor.of(error))
+                if isinstance(error, DatabaseUnavailable):
+                    return
+            else:
+                return
+            shorter = shorter or self._shorter(values)
+            columns = next(shorter, None)
+
+    def _shorter(self, values: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        if values.get("error") is not None:
+            yield from shorter_values(values)
+            shortest = shorter_values(values)[-1]
+        else:
+            shortest = {**values, "result": {"unstorable": "the database refused it"}}
+            yield shortest
+        yield {**shortest, "params": None}
 
 
 @attrs.define
 class ClaimRecorder:
-    """Writes the success of a claimed run, fenced by its claim token; the job that drives the run writes the rest.
+    """Writes the success of a claimed run, fenced by its claim token; the worker's job writes every other end.
 
     Attributes:
-        store: Where.
+        store: Of the records.
         contract: Of the operation.
-        row: As the claim left it.
+        row: The row that the claim returned.
+        decryption_error: Why a stored step of the run could not be decrypted; None for none.
+        redactor: Of the run's secrets.
     """
+
+    claims_key: ClassVar[bool] = False
 
     store: Store
     contract: Contract
     row: Row[Any]
-    _settled: bool = False
+    redactor: Redactor
+    _is_written: bool = False
+    decryption_error: Exception | None = attrs.field(default=None, init=False)
+
+    @property
+    def worker_claim(self) -> ClaimRecorder:
+        """See `Recorder`."""
+        return self
 
     def succeed(self, connection: Connection | None, value: Any) -> None:
         """See `Recorder`.
 
         Raises:
-            LostClaim: The row is no longer this worker's; the transaction must not commit.
+            LostClaim: Another worker has the claim; the transaction must not commit.
         """
-        envelope = result_envelope(self.contract, value)
+        run = self.row.name, self.row.id
+        envelope = result_envelope(self.contract, value, run, self.store.database, self.redactor)
         if connection is not None:
-            self._apply(connection, envelope)
+            self._succeed(connection, envelope)
         else:
-            with self.store.at_once() as own:
-                self._apply(own, envelope)
-        self._settled = True
+            with self.store.autocommit() as own_connection:
+                self._succeed(own_connection, envelope)
+        self._is_written = True
 
-    def keep(self, connection: Connection | None, milestone: Milestone) -> None:
-        """Write what the run has behind it; in the transaction that it stands for, or in one of its own.
+    def load_steps(self) -> list[KeptStep]:
+        """Return the stored steps of the run, in order; cursors and values are in their envelopes."""
+        return stored_steps(self.store, self.row.id)
+
+    def why_too_large(self, checkpoint: Checkpoint) -> str | None:
+        """Return why a checkpoint cannot be stored; None if it can."""
+        return self.store.database.why_too_large(checkpoint.cursor, checkpoint.value)
+
+    def write_progress(self, connection: Connection, progress: Progress) -> None:
+        """Write the progress of the run, while its claim is in force."""
+        run_signals.write_progress(connection, self.row.id, self.row.claim_token, progress.to_json())
+
+    def write_checkpoint(self, connection: Connection | None, checkpoint: Checkpoint) -> None:
+        """Write the state of a step, in the transaction of its effects or in its own.
 
         Raises:
-            LostClaim: The row is no longer this worker's; the transaction must not commit.
+            LostClaim: Another worker has the claim; the transaction must not commit.
         """
         if connection is None:
-            with self.store.begin() as own:
-                self._keep(own, milestone)
+            with self.store.begin() as own_connection:
+                self._write_checkpoint(own_connection, checkpoint)
         else:
-            self._keep(connection, milestone)
+            self._write_checkpoint(connection, checkpoint)
 
-    def _keep(self, connection: Connection, milestone: Milestone) -> None:
+    def _write_checkpoint(self, connection: Connection, checkpoint: Checkpoint) -> None:
         row = self.row
-        if not steps.holds_claim(connection, row.id, row.claim_token):
+        if not durable_steps.holds_claim(connection, row.id, row.claim_token):
             raise LostClaim(f"{self.contract.name} {row.id}: its claim {row.claim_token} went to another worker.")
-        steps.keep(connection, row.id, row.claim_token, milestone)
-        checkpoint("before_step_commit")
+        durable_steps.write_checkpoint(connection, row.id, row.claim_token, checkpoint)
+        failpoint("before_step_commit")
 
-    def _apply(self, connection: Connection, envelope: Any) -> None:
+    def _succeed(self, connection: Connection, envelope: Any) -> None:
         token = self.row.claim_token
         is_done = is_applied(connection, "succeed", self.row.id, claim_token=token, result=envelope)
-        checkpoint("before_commit")
+        failpoint("before_commit")
         if not is_done:
             raise LostClaim(f"{self.contract.name} {self.row.id}: its claim {token} went to another worker.")
 
     def rolled_back(self) -> None:
         """See `Recorder`."""
-        self._settled = False
+        self._is_written = False
 
     def ended(self, at_end: AtEnd, outcome: Outcome) -> None:
         """See `Recorder`."""
-        if not isinstance(outcome, Err) and not self._settled:
+        if not isinstance(outcome, Err) and not self._is_written:
             self.succeed(None, outcome.value)
 
     def crashed(self, at_end: AtEnd, error: BaseException) -> None:
-        """Left to the job, which has the last word."""
+        """Do nothing: the worker's job writes it."""
 
-    def undone(self) -> None:
-        """A claimed run is never inside another one."""
+    def effects_rolled_back(self) -> None:
+        """Do nothing: a claimed run never joins another transaction."""

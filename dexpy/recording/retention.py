@@ -1,29 +1,42 @@
-"""How long records are kept: old ones that have ended are deleted, in batches that keep nobody waiting."""
+"""Retention: old records that have ended are deleted, in short batches."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import logging
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
 
+from dexpy.database.column_types import as_of
+from dexpy.database.dialects import dialect_of
+from dexpy.database.error_codes import DEADLOCK, SERIALIZATION_FAILURE, code_of, is_locked
+from dexpy.database.tables import FINAL, attempts, records, signals, steps
 from dexpy.foundation.errors import OptionsError, listed
-from dexpy.recording.metadata import as_of
-from dexpy.recording.sqlite import take_write_lock
+from dexpy.foundation.log_events import log_event
+from dexpy.foundation.redaction import class_path
+from dexpy.foundation.throttle import LogThrottle
 from dexpy.recording.store import Store
-from dexpy.recording.tables import FINAL, attempts, records, signals, steps
 
 BATCH = 1000
+MAX_SKIPPED = 20_000
+"""The most ids that a query leaves out: each is a parameter."""
 MANY = 1_000_000
-"""So many records that have ended are worth a warning."""
+"""More ended records than this are logged as a warning."""
+
+LONGEST_AGE_S = 500 * 365 * 86_400
+"""The longest age, in seconds: an earlier time may be outside the range of dates."""
 
 _r = records.c
+_refused = LogThrottle(every_s=float("inf"))
 
 
-def _old(older_than_s: float, statuses: Collection[str]) -> sa.Select[str]:
-    # A key for replay stays as long as it was promised: its record is the answer to the next call.
+def _deletable(older_than_s: float, statuses: Collection[str]) -> sa.Select[str]:
+    # Kept until its idempotency key expires: the record is replayed to the next call.
     is_replayed = sa.and_(_r.once_key.is_not(None), sa.or_(_r.once_expires_at.is_(None), _r.once_expires_at > as_of(0)))
-    # So does a key that is unique for a length of time: without its record a second run would be taken in.
+    # Likewise a key that is unique for a length of time: without its record a second run would be accepted.
     is_unique = sa.and_(_r.unique_key.is_not(None), _r.unique_expires_at.is_not(None), _r.unique_expires_at > as_of(0))
     return sa.select(_r.id).where(
         _r.completed_at < as_of(-older_than_s),
@@ -40,47 +53,92 @@ def prune(
     statuses: Collection[str] = FINAL,
     batch: int = BATCH,
     dry_run: bool = False,
+    not_deleted: list[str] | None = None,
 ) -> int:
     """Delete records that have ended, with their attempts, batch by batch.
 
     Args:
-        store: Where they are.
-        older_than: They ended at least so long ago, by the database's clock.
+        store: Of the records.
+        older_than: The minimal time since they ended, by the database's clock.
         statuses: Of done, failed and expired.
         batch: How many in one transaction.
-        dry_run: Count them only.
+        dry_run: Only count them.
+        not_deleted: A list to which the ids of those are added that cannot be deleted, e.g. because of a foreign key.
 
     Returns:
-        How many there were.
+        How many were deleted, or would be.
 
     Raises:
-        OptionsError: A status in which a record has not ended, a negative time, or a batch of none.
+        OptionsError: A status in which a record has not ended, a negative time, or an empty batch.
     """
-    if open_ones := set(statuses) - set(FINAL):
+    if not_ended := set(statuses) - set(FINAL):
         raise OptionsError(
-            f"prune(statuses=...) got {listed(open_ones)}; only what has ended can be deleted: {listed(FINAL)}."
+            f"prune(statuses=...) got {listed(not_ended)}; only what has ended can be deleted: {listed(FINAL)}."
         )
     if older_than < timedelta(0) or batch < 1:
         raise OptionsError(f"prune(older_than={older_than!r}, batch={batch!r}) wants 0 or more, and at least 1.")
-    old = _old(older_than.total_seconds(), statuses)
+    deletable = _deletable(min(older_than.total_seconds(), LONGEST_AGE_S), statuses)
     if dry_run:
         # No row at all from a file that nothing was ever recorded in.
-        return sum(row[0] for row in store.rows(sa.select(sa.func.count()).select_from(old.subquery())))
-    next_batch = old.order_by(_r.completed_at).limit(batch).with_for_update(skip_locked=True)
+        return sum(row[0] for row in store.rows(sa.select(sa.func.count()).select_from(deletable.subquery())))
+    next_batch = deletable.order_by(_r.completed_at).limit(batch).with_for_update(skip_locked=True)
     deleted = 0
+    undeleted: list[str] = [] if not_deleted is None else not_deleted
+    skipped: list[str] = []
     while True:
         with store.begin() as connection:
-            # On SQLite no row is locked by reading it: somebody could revive it before it is deleted.
-            take_write_lock(connection)
-            ids = connection.execute(next_batch).scalars().all()
-            for table in (attempts.c.record_id, signals.c.record_id, steps.c.record_id, _r.id):
-                connection.execute(sa.delete(table.table).where(table.in_(ids)))
-        deleted += len(ids)
-        if len(ids) < batch:
-            return deleted
+            ids = connection.execute(next_batch.where(_r.id.not_in(skipped)) if skipped else next_batch)
+            batch_ids = ids.scalars().all()
+        if batch_ids and set(batch_ids) <= set(skipped):
+            # Ids that no statement finds, e.g. bytes, would be selected again without end.
+            break
+        deleted += _delete_all(store, deletable, batch_ids, undeleted)
+        # Skip rows that could not be deleted, and those that were locked meanwhile.
+        skipped = [*undeleted, *(batch_ids if len(batch_ids) == batch else ())][-MAX_SKIPPED:]
+        if len(batch_ids) < batch:
+            break
+    if undeleted:
+        log_event(
+            logging.WARNING, "records.not_deleted", count=len(undeleted), first=undeleted[0], advice="see prune.failed"
+        )
+    return deleted
 
 
-def are_many(store: Store, many: int = MANY) -> bool:
-    """Whether more than so many records have ended: one walk along an index, that far and no farther."""
-    one_more = sa.select(_r.completed_at).where(_r.completed_at.is_not(None)).order_by(_r.completed_at)
-    return bool(store.rows(one_more.offset(many).limit(1)))
+def _delete_all(store: Store, deletable: sa.Select[str], ids: Sequence[str], undeleted: list[str]) -> int:
+    """Delete records in one transaction; if one of them cannot be deleted, in two halves, recursively."""
+    if not ids:
+        return 0
+    try:
+        with store.begin() as connection:
+            # On SQLite reading does not lock a row: it could be retried before it is deleted.
+            dialect_of(connection).take_write_lock(connection)
+            locked = deletable.where(_r.id.in_(ids)).with_for_update(skip_locked=True)
+            return _delete(connection, connection.execute(locked).scalars().all())
+    except DBAPIError as error:
+        # From the statement, or from the commit if a foreign key of the application is deferred.
+        if is_locked(error) or not _is_of_a_row(error):
+            raise
+        if len(ids) == 1:
+            undeleted.append(ids[0])
+            error_path = class_path(error)
+            _refused.log(logging.ERROR, "prune.failed", f"{ids[0]} {error_path}", run=ids[0], error=error_path)
+            return 0
+    half = len(ids) // 2
+    return _delete_all(store, deletable, ids[:half], undeleted) + _delete_all(store, deletable, ids[half:], undeleted)
+
+
+def _delete(connection: Connection, ids: Sequence[str]) -> int:
+    for column in (attempts.c.record_id, signals.c.record_id, steps.c.record_id):
+        connection.execute(sa.delete(column.table).where(column.in_(ids)))
+    return connection.execute(sa.delete(records).where(_r.id.in_(ids))).rowcount
+
+
+def _is_of_a_row(error: DBAPIError) -> bool:
+    """Return whether an error is about a row, and not about the connection or a conflicting transaction."""
+    return not error.connection_invalidated and code_of(error) not in (SERIALIZATION_FAILURE, *DEADLOCK)
+
+
+def has_more_than(store: Store, many: int = MANY) -> bool:
+    """Return whether more than this many records have ended, by an index scan of at most that length."""
+    ended = sa.select(_r.completed_at).where(_r.completed_at.is_not(None)).order_by(_r.completed_at)
+    return bool(store.rows(ended.offset(many).limit(1)))

@@ -1,157 +1,221 @@
-"""The store: where records are written and read, one statement at a time.
+"""The store, which reads and writes records.
 
-Who writes a run's row is a `Recorder`; how a row moves is in `transitions`.
+A `Recorder` writes the row of a run; `transitions` is its state machine.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime
-from typing import Any
+from typing import Any, Final, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 from sqlalchemy.exc import IntegrityError, StatementError, UnboundExecutionError
 from sqlalchemy.orm import Session, sessionmaker
 
+from dexpy.database.column_types import FromNow, after, as_of, seconds_parameter
+from dexpy.database.current_transaction import CurrentTransaction
+from dexpy.database.engine import Database
+from dexpy.database.schema_check import SchemaCheck
+from dexpy.database.self_deadlock import current_writer
+from dexpy.database.tables import attempts, records
+from dexpy.database.tables import signals as signals_table
+from dexpy.database.unreadable_rows import read_rows
 from dexpy.foundation.errors import InvalidTransition, KeyTaken, RecordNotFound
 from dexpy.foundation.redaction import Redactor
-from dexpy.recording import keys, signals, steps
-from dexpy.recording.ambient import Ambient
-from dexpy.recording.database import Database
-from dexpy.recording.insertion import insertion
-from dexpy.recording.keys import Claim, Holder
-from dexpy.recording.locks.places import Locks
-from dexpy.recording.metadata import after, as_of
-from dexpy.recording.preparation import Preparation
-from dexpy.recording.sender import Sender
-from dexpy.recording.tables import attempts, records
-from dexpy.recording.tables import signals as signals_table
+from dexpy.foundation.safe_text import is_plain_text, shortened
+from dexpy.locks.backends import Locks
+from dexpy.recording import concurrency_slots, durable_steps, keys, run_signals
+from dexpy.recording.keys import KeyClaim, KeyHolder
 from dexpy.recording.transitions import TRANSITIONS, apply
+from dexpy.transactions import commit_hooks
+from dexpy.transactions.run_sessions import RunSessions
 
-ASKED = {"discard": "fail", "revive": "retry"}
-"""What a person calls an event, where that is another word."""
+PUBLIC_METHODS = {"discard": "fail", "revive": "retry"}
+"""The public method for an event, where it has another name."""
 
 
-def facts_of(row: Row[Any]) -> dict[str, Any]:
-    """A row by the names of its columns."""
+def row_dict(row: Row[Any]) -> dict[str, Any]:
+    """Return a row as a dict."""
     return dict(row._mapping)  # pyright: ignore[reportPrivateUsage] - public, in spite of its name
+
+
+@functools.lru_cache(maxsize=128)
+def _insertion(*timestamps: str) -> sa.Insert:
+    """Return the cached insert of a record: building one takes longer than executing it.
+
+    Args:
+        timestamps: Columns whose parameter is in seconds from now, as ``from_now_<column>``.
+    """
+    return sa.insert(records).values({name: after(seconds_parameter("from_now_" + name)) for name in timestamps})
+
+
+_CREATED_NOW: Final = {"created_at": FromNow(), "updated_at": FromNow()}
+
+
+def with_progress(query: sa.Select[Any]) -> sa.Select[Any]:
+    """Return a query over records with the column ``progress``."""
+    joined = records.outerjoin(signals_table, signals_table.c.record_id == records.c.id)
+    return query.add_columns(signals_table.c.progress).select_from(joined)
+
+
+class Sender(Protocol):
+    """The part of the dispatcher that the store uses."""
+
+    @property
+    def transactional(self) -> bool:
+        """Whether a message is part of the transaction that stores its record."""
+        ...
+
+    def publish_with(self, connection: Connection, row: Row[Any]) -> None:
+        """Publish the message of a pending row with the connection's commit, or leave it to the relay."""
+
+    def wake_workers(self) -> None:
+        """Wake the workers of this process after a commit."""
 
 
 class Store:
     """Reads and writes records.
 
     Args:
-        database: Where they are.
-        session_factory: Makes the sessions of runs; the database's own when left out.
-        redactor: Goes over every text about a failure.
-        find_sender: Gives the sender when a record has to be sent before anything was enqueued in this process.
-        create_tables: Whether missing tables are made on a server too.
+        database: Of the records.
+        locks: Advisory locks; those of the database by default.
+        session_factory: Creates the sessions of runs; sessions on the database by default.
+        run_context: Returns a context manager that is entered around each run in the background.
+        redactor: Redacts every text about a failure.
+        find_sender: Returns the dispatcher that publishes the messages of records; None if there is none.
+        create_tables: Whether missing tables are created on a server too.
+        init_command: Returns the command that creates them, for messages.
     """
 
     def __init__(
         self,
         database: Database,
         *,
+        locks: Locks | None = None,
         session_factory: Callable[[], Session] | None = None,
+        run_context: Callable[[], AbstractContextManager[Any]] | None = None,
         redactor: Redactor | None = None,
         find_sender: Callable[[], Sender | None] = lambda: None,
         create_tables: bool = False,
+        init_command: Callable[[], str] = lambda: "dexpy db init",
     ) -> None:
         self.database = database
-        self._preparation = Preparation(database, create_tables=create_tables)
+        self._schema = SchemaCheck(database, create_tables=create_tables, init_command=init_command)
         self.redactor = redactor or Redactor()
-        self.sender: Sender | None = None
-        self.locks = Locks(database)
+        self.locks = locks or Locks(database)
         self._find_sender = find_sender
-        # The factory behind a scoped_session: a run ends its session, which must not be one that others use.
-        self._session_factory = getattr(session_factory, "session_factory", session_factory)
-        self.watcher: Callable[[Session], None] | None = None
-        """Told of each session that is made for a run, in a worker."""
+        self.sessions = None if session_factory is None else RunSessions(session_factory)
+        self._run_context: Callable[[], AbstractContextManager[Any]] = run_context or nullcontext
+        self.on_new_session: Callable[[Session], None] | None = None
+        """Called with each session that is created for a run, in a worker."""
 
     def new_session(self) -> Session:
-        """A session for one run; its objects stay readable after the commit that ends it."""
-        if self._session_factory is not None:
-            session = self._session_factory()
+        """Create the session of one run; its objects stay readable after its commit.
+
+        Raises:
+            ConfigurationError: `session_factory` returned something else.
+        """
+        if self.sessions is not None:
+            session = self.sessions.create()
         else:
             self.prepare()
             session = sessionmaker(self.database.engine)()
         session.expire_on_commit = False
-        if self.watcher is not None:
-            self.watcher(session)
+        if self.on_new_session is not None:
+            self.on_new_session(session)
         return session
 
+    def run_context(self) -> AbstractContextManager[None]:
+        """Return the context manager around each run in the background, and around a session outside of a call."""
+        return nullcontext() if self._run_context is nullcontext and self.sessions is None else self._around_run()
+
+    @contextmanager
+    def _around_run(self) -> Generator[None, None, None]:
+        with self._run_context(), nullcontext() if self.sessions is None else self.sessions.closing_leftovers():
+            yield
+
     def shares_sessions(self) -> bool:
-        """Whether the sessions of runs and the records are in one database, so that effects happen exactly once.
+        """Return whether the sessions of runs and the records share a database, so that effects happen exactly once.
 
         Raises:
-            SQLAlchemyError: The sessions' database cannot be asked.
+            ConfigurationError: `session_factory` does not return a working session.
+            SQLAlchemyError: The sessions' database cannot be queried.
         """
-        if self._session_factory is None:
+        if self.sessions is None:
             return True
-        session = self.new_session()
-        try:
-            return self.holds(session)
-        finally:
-            session.close()
+        with self.run_context(), self.sessions.probe() as session:
+            return self.shares_database(session)
 
-    def holds(self, session: Session) -> bool:
-        """Whether a session's transaction and the records are in one database."""
+    def shares_database(self, session: Session) -> bool:
+        """Return whether a session's transaction is in the database of the records."""
         try:
             connection = session.connection()
         except UnboundExecutionError:
-            # A bind for each model: nobody can say which one the records belong to.
+            # A bind for each model: the one of the records is unknown.
             return False
-        return self.is_ours(connection)
+        return self.is_own_connection(connection)
 
-    def is_ours(self, connection: Connection) -> bool:
-        """Whether a connection leads to the database of the records."""
+    def is_own_connection(self, connection: Connection) -> bool:
+        """Return whether a connection is to the database of the records."""
         return self.database.same_as(connection)
 
     def prepare(self, connection: Connection | None = None) -> None:
-        """See to it that the tables are there: SQLite's make themselves, a server's are made by ``dexpy db init``.
+        """Require the tables: created here on SQLite, by ``dexpy db init`` on a server.
 
         Args:
-            connection: A transaction that may hold SQLite's write lock already, and so has to make them itself.
+            connection: A transaction that may hold SQLite's write lock, and so must create them itself.
 
         Raises:
             DatabaseUnavailable: The database cannot be opened.
             SchemaMissing: A server has no tables of dexpy, or old ones.
         """
-        self._preparation.insist(connection)
+        self._schema.require(connection)
 
-    @contextmanager
-    def begin(self) -> Generator[Connection, None, None]:
-        """A transaction of the store's own, committed at the end of the block."""
-        self.prepare()
-        with self.database.begin() as connection:
-            yield connection
+    def begin(self) -> AbstractContextManager[Connection]:
+        """Return a transaction of the store, committed at the end of the block."""
+        if not self._schema.is_prepared:
+            self.prepare()
+        return self.database.begin()
 
-    @contextmanager
-    def at_once(self) -> Generator[Connection, None, None]:
-        """A connection for one statement that stands alone, in as few round trips as the database allows."""
-        self.prepare()
-        with self.database.at_once() as connection:
-            yield connection
+    def autocommit(self) -> AbstractContextManager[Connection]:
+        """Return a connection for one statement without a transaction, in as few round trips as the database allows."""
+        if not self._schema.is_prepared:
+            self.prepare()
+        return self.database.autocommit()
 
     def insert(self, connection: Connection, values: Mapping[str, Any]) -> None:
-        """Insert a row; its times are the database's unless given."""
-        statement, parameters = insertion({"created_at": after(0), "updated_at": after(0), **values})
+        """Insert a row; the default times are the database's.
+
+        Args:
+            connection: In a transaction.
+            values: Columns of the row; a time may be a `FromNow`.
+        """
+        parameters: dict[str, Any] = {}
+        timestamps: list[str] = []
+        for name, value in {**_CREATED_NOW, **values}.items():
+            if isinstance(value, FromNow):
+                timestamps.append(name)
+                parameters["from_now_" + name] = value
+            else:
+                parameters[name] = value
         try:
-            connection.execute(statement, parameters)
+            connection.execute(_insertion(*timestamps), parameters)
         except StatementError as error:
-            # Props are among them, and an application's engine would show them.
+            # The parameters contain props, which an application's engine would show.
             error.hide_parameters = True
             raise
 
     def insert_all(self, connection: Connection, rows: Sequence[Mapping[str, Any]], now: datetime) -> None:
-        """Insert rows together, all of their values plain ones.
+        """Insert rows in one statement, without SQL expressions among their values.
 
         Args:
             connection: In a transaction.
-            rows: Columns of each; one that a row does not name is null there.
-            now: When they were made.
+            rows: Columns of each; a missing one is null.
+            now: When they were created.
         """
         names = dict.fromkeys(name for row in rows for name in row)
         stamped = [{"created_at": now, "updated_at": now, **dict.fromkeys(names), **row} for row in rows]
@@ -161,25 +225,33 @@ class Store:
             error.hide_parameters = True
             raise
 
-    def keep_attempt(self, connection: Connection, row: Row[Any] | Mapping[str, Any], traceback: str | None) -> None:
-        """Keep an attempt that did not end in `done`."""
-        facts = facts_of(row) if isinstance(row, Row) else row
+    def insert_attempt(self, connection: Connection, row: Row[Any] | Mapping[str, Any], traceback: str | None) -> None:
+        """Insert an attempt that did not end in `done`."""
+        record = row_dict(row) if isinstance(row, Row) else row
         values = {
-            "record_id": facts["id"],
-            "number": facts["num_attempts"],
-            "claim_token": facts["claim_token"],
-            "worker": facts["claimed_by"],
-            "started_at": facts["started_at"],
+            "record_id": record["id"],
+            "number": record["num_attempts"],
+            "claim_token": record["claim_token"],
+            "worker": record["claimed_by"],
+            "started_at": record["started_at"],
             "ended_at": after(0),
-            "failure": facts["failure"],
-            "error": facts["error"],
-            "error_message": facts["error_message"],
+            "failure": record["failure"],
+            "error": record["error"],
+            "error_message": record["error_message"],
             "traceback": traceback,
         }
-        connection.execute(sa.insert(attempts).values(values))
+        columns = attempts.c
+        columns_of_attempt = [
+            value if isinstance(value, after) else sa.literal(value, columns[name].type)
+            for name, value in values.items()
+        ]
+        # An existing row must not prevent the end of the run from being written.
+        matches = (columns[name] == values[name] for name in ("record_id", "number", "claim_token"))
+        select = sa.select(*columns_of_attempt).where(~sa.exists().where(*matches))
+        connection.execute(sa.insert(attempts).from_select(list(values), select))
 
-    def owes(self, queues: Collection[str] | None) -> bool:
-        """Whether a row is due whose message was not sent."""
+    def has_unpublished(self, queues: Collection[str] | None) -> bool:
+        """Return whether a due record has no published message."""
         table = records.c
         query = sa.select(table.id).where(
             table.status == "pending", table.enqueued_at.is_(None), table.scheduled_at <= as_of(0)
@@ -187,30 +259,45 @@ class Store:
         return bool(self.rows((query if queues is None else query.where(table.queue.in_(queues))).limit(1)))
 
     def row(self, id: str) -> Row[Any]:
-        """One record.
+        """Return one record.
 
         Raises:
-            RecordNotFound: There is none of this id.
+            RecordNotFound: There is none with this id.
         """
-        found = self.rows(sa.select(records).where(records.c.id == id))
-        if not found:
-            raise RecordNotFound(f"No record has the id {id!r}. Was it rolled back with its transaction, or pruned?")
-        return found[0]
+        rows = self.rows(sa.select(records).where(records.c.id == id)) if is_plain_text(id) else ()
+        if not rows:
+            raise RecordNotFound(
+                f"No record has the id {shortened(id)}. Was it rolled back with its transaction, or pruned?"
+            )
+        return rows[0]
+
+    def has_committed(self, id: str) -> bool:
+        """Return whether a record is committed, whatever this process knows of its transaction.
+
+        False for a database in memory, where all threads share one connection.
+        """
+        in_memory = not self.database.dialect.has_server and self.database.path is None
+        return not in_memory and bool(self.rows(sa.select(records.c.id).where(records.c.id == id)))
 
     def row_and_progress(self, id: str) -> Row[Any]:
-        """One record, and what its run said last of how far it is.
+        """Return one record with its progress.
 
         Raises:
-            RecordNotFound: There is none of this id.
+            RecordNotFound: There is none with this id.
         """
-        said = signals_table.c.progress
-        beside = records.outerjoin(signals_table, signals_table.c.record_id == records.c.id)
-        found = self.rows(sa.select(records, said).select_from(beside).where(records.c.id == id))
-        return found[0] if found else self.row(id)
+        if not is_plain_text(id):
+            return self.row(id)
+        rows = self.rows(with_progress(sa.select(records).where(records.c.id == id)))
+        return rows[0] if rows else self.row(id)
+
+    def progress_of(self, id: str) -> Any:
+        """Return the stored progress of a run, or None."""
+        rows = self.rows(sa.select(signals_table.c.progress).where(signals_table.c.record_id == id))
+        return rows[0].progress if rows else None
 
     def rows(self, query: sa.Select[Any]) -> Sequence[Row[Any]]:
-        """Whatever a query finds."""
-        if self._preparation.was_never_used():
+        """Return the rows of a query."""
+        if self._schema.is_empty_file():
             return []
         self.prepare()
         connection = self.database.connect()
@@ -219,102 +306,168 @@ class Store:
         finally:
             connection.close()
 
-    def holder(self, claim: Claim) -> Holder | None:
-        """Who has one of these keys, as far as it is committed."""
-        if self._preparation.was_never_used():
+    def decodable_rows(self, query: sa.Select[Any]) -> Sequence[Row[Any]]:
+        """Return the records of a query with their progress, without undecodable rows, which are logged once."""
+        if self._schema.is_empty_file():
+            return []
+        self.prepare()
+        with self.database.connect() as connection:
+            by_id = with_progress(sa.select(records))
+            return read_rows(connection, with_progress(query), lambda run_id: by_id.where(records.c.id == run_id))
+
+    def holder(
+        self, name: str, once: Sequence[str] | None = None, unique: Sequence[str] | None = None
+    ) -> KeyHolder | None:
+        """Return the committed holder of one of an operation's keys.
+
+        Args:
+            name: Of the operation.
+            once: Digests of the idempotency key, those of earlier names after the current one.
+            unique: Digests of the unique key, in the same order.
+        """
+        if self._schema.is_empty_file():
             return None
         self.prepare()
+        claim = KeyClaim(
+            name,
+            once=once[0] if once else None,
+            once_earlier=tuple(once[1:]) if once else (),
+            unique=unique[0] if unique else None,
+            unique_earlier=tuple(unique[1:]) if unique else (),
+        )
         connection = self.database.connect()
         try:
-            return keys.find(connection, claim)
+            return keys.find_holder(connection, claim)
         finally:
             connection.close()
 
-    def clear_once(self, digest: str, place: Ambient | None) -> bool:
-        """Free an idempotency key of a run that has ended; in the current transaction, if it is on our database."""
-        if place is not None and self.holds(place.session()):
-            connection = place.session().connection()
+    def concurrency_of(self, key: str) -> tuple[int, int]:
+        """Return how many records of a concurrency key run, and how many wait for a slot."""
+        rows = self.rows(concurrency_slots.slot_counts(key))
+        return (rows[0].running, rows[0].blocked) if rows else (0, 0)
+
+    def clear_once(self, digest: str, transaction: CurrentTransaction | None) -> bool:
+        """Release the idempotency key of an ended run, in *transaction* if that is on the same database."""
+        if transaction is not None and self.shares_database(transaction.session()):
+            connection = transaction.session().connection()
             self.prepare(connection)
-            return keys.clear(connection, digest)
-        with self.begin() as own:
-            return keys.clear(own, digest)
+            with self.database.with_own_schema(connection):
+                return keys.release_once_key(connection, digest)
+        with self.begin() as own_connection:
+            return keys.release_once_key(own_connection, digest)
 
     def attempts_of(self, id: str) -> Sequence[Row[Any]]:
-        """The attempts of a record that ended in any way but `done`, the first one first."""
+        """Return the attempts of a record that did not end in `done`, the oldest first."""
         query = sa.select(attempts).where(attempts.c.record_id == id)
         return self.rows(query.order_by(attempts.c.claim_token))
 
     def cancel(self, id: str, **values: Any) -> Row[Any]:
-        """Call a run off: at once while it is pending, by asking it while it runs.
+        """Cancel a pending run, or request the cancellation of a running one.
 
         Raises:
             RecordNotFound: There is no such record.
             InvalidTransition: It has ended; nothing was changed.
         """
         while True:
-            with self.begin() as connection:
+            with self._change() as connection:
                 row = apply(connection, "cancel", id, **values)
                 if row is None:
-                    signals.request_cancel(connection, id)
+                    run_signals.request_cancel(connection, id)
             if row is not None:
                 return row
-            # It may have ended, or become pending again, between the two: only a run that goes on sees the request.
-            row = self.row(id)
+            # It may have ended, or become pending again, between the two statements.
+            row = self._row_now(id)
             if row.status == "running":
                 return row
             if row.status != "pending":
-                with self.begin() as connection:
-                    signals.withdraw_cancel(connection, id)
-                why = "It can be done while a record is pending or running. Nothing was changed."
-                raise InvalidTransition(id, "cancel", row.status, why)
+                with self._change() as connection:
+                    run_signals.withdraw_cancel(connection, id)
+                reason = "It can be done while a record is pending or running. Nothing was changed."
+                raise InvalidTransition(id, "cancel", row.status, reason)
 
-    def move(self, event: str, id: str, *, from_start: bool = False, **values: Any) -> Row[Any]:
-        """A person's event: expire, cancel, discard, revive, reschedule.
+    def _current_writer(self) -> tuple[Session, Connection] | None:
+        """Return the current session and its connection, if it has the write lock on the records' database."""
+        return current_writer(self.database.same_as) if self.database.dialect.has_one_write_lock else None
+
+    @contextmanager
+    def _change(self) -> Generator[Connection, None, None]:
+        """Return a transaction for a change by a person.
+
+        On SQLite it is that of the current session, once that has written: it has the only write lock.
+        """
+        current = self._current_writer()
+        if current is None:
+            with self.begin() as own_connection:
+                yield own_connection
+            return
+        _, connection = current
+        with self.database.with_own_schema(connection), connection.begin_nested():
+            yield connection
+
+    def _row_now(self, id: str) -> Row[Any]:
+        """Return a record as `_change` sees it."""
+        current = self._current_writer()
+        if current is None:
+            return self.row(id)
+        with self.database.with_own_schema(current[1]) as connection:
+            row = connection.execute(sa.select(records).where(records.c.id == id)).first()
+        return row if row is not None else self.row(id)
+
+    def _wake_workers(self, sender: Sender) -> None:
+        """Wake the workers of this process after the commit of `_change`."""
+        current = self._current_writer()
+        if current is None:
+            sender.wake_workers()
+        else:
+            commit_hooks.after_commit(current[0], sender.wake_workers)
+
+    def apply_event(self, event: str, id: str, *, from_start: bool = False, **values: Any) -> Row[Any]:
+        """Apply an event that a person has requested: expire, cancel, discard, revive, reschedule.
 
         Args:
             event: A key of `TRANSITIONS`.
             id: The record's id.
-            from_start: Whether what is revived begins with its first step again.
+            from_start: Whether a revived run starts with its first step again.
             values: See `apply`.
 
         Raises:
             RecordNotFound: There is no such record.
             InvalidTransition: Its state does not allow the event; nothing was changed.
         """
-        sender = self.sender or self._find_sender()
+        sender = self._find_sender()
         if event in ("revive", "reschedule"):
             values["sent"] = sender is not None and sender.transactional
-        before = self.row(id)
+        before = self._row_now(id)
         if event == "revive" and (before.once_digest or before.unique_digest):
-            with self.begin() as connection:
-                keys.free_for(connection, before)
-        with self._unless_taken(before), self.begin() as connection:
+            with self._change() as connection:
+                keys.release_expired_for(connection, before)
+        with self._unless_taken(before), self._change() as connection:
             row = apply(connection, event, id, **values)
             if row is not None and event == "revive" and row.params is None:
-                why = "Its record keeps no params to run it with again. Nothing was changed."
-                raise InvalidTransition(id, "retry", before.status, why)
+                reason = "Its record keeps no params to run it with again. Nothing was changed."
+                raise InvalidTransition(id, "retry", before.status, reason)
             if row is not None and event == "revive":
-                signals.forget(connection, id)
+                run_signals.delete_signals(connection, id)
                 if from_start:
-                    steps.forget(connection, id)
+                    durable_steps.delete_steps(connection, id)
             if row is not None and row.status == "pending" and sender is not None:
-                sender.send(connection, row)
+                sender.publish_with(connection, row)
         if row is None:
             sources = " or ".join(TRANSITIONS[event].sources)
-            why = f"It can be done while a record is {sources}. Nothing was changed."
-            raise InvalidTransition(id, ASKED.get(event, event), self.row(id).status, why)
+            reason = f"It can be done while a record is {sources}. Nothing was changed."
+            raise InvalidTransition(id, PUBLIC_METHODS.get(event, event), self._row_now(id).status, reason)
         if sender is not None:
-            sender.ring()
+            self._wake_workers(sender)
         return row
 
     @contextmanager
     def _unless_taken(self, row: Row[Any]) -> Generator[None, None, None]:
-        """Tell of a key that another row has, where a row that ended without it claims it again."""
+        """Raise `KeyTaken` if another record holds a key that a revived record claims again."""
         try:
             yield
         except IntegrityError:
-            with self.begin() as connection:
-                taken = keys.rival(connection, row)
-            if taken is None:
+            with self._change() as connection:
+                conflict = keys.find_conflict(connection, row)
+            if conflict is None:
                 raise
-            raise KeyTaken(row.id, *taken) from None
+            raise KeyTaken(row.id, *conflict) from None

@@ -9,13 +9,13 @@
     expire    pending  > expired          lose       running > failed     its worker died; too often
     discard   pending  > failed           retry      running > pending    an exception, attempts left
     cancel    pending  > expired          abandon    running > expired    cancelled
-    park      pending  > failed           give_back  running > pending    shutdown; the attempt does not count
+    park      pending  > failed           release    running > pending    shutdown; the attempt does not count
     block     pending  > pending          revive     failed, expired > pending
-    owe, put_off, reschedule    pending > pending
+    mark_unpublished, defer_republish, reschedule    pending > pending
 
-Nothing else writes the column `status`, but for the insert of a row that is born `pending` or, for a synchronous run,
-in its final state; with an idempotency key `running`.
-An event that does not fit the row's state changes nothing, and `apply` says so with None.
+Nothing else writes the column `status`, except the insert of a row: ``pending``, or for a synchronous run its final
+state, or ``running`` with an idempotency key.
+An event that the row's state does not allow changes nothing, and `apply` returns None.
 """
 
 from __future__ import annotations
@@ -25,16 +25,41 @@ from typing import Any, Final
 import attrs
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 
-from dexpy.recording.metadata import after, as_of, of_this_row, seconds_parameter
-from dexpy.recording.tables import records
+from dexpy.database.column_types import after, as_of, next_count, next_token, of_this_row, seconds_parameter
+from dexpy.database.dialects import DIALECTS
+from dexpy.database.tables import records
 
 PREFIX = "p_"
-"""Of every bind parameter: SQLAlchemy takes a bind named like a column for the column's own."""
+"""The prefix of bind parameters: SQLAlchemy reserves the names of the columns."""
 
 
-def _given(column: str) -> sa.BindParameter[Any]:
+def _parameter(column: str) -> sa.BindParameter[Any]:
     return sa.bindparam(PREFIX + column, type_=records.c[column].type)
+
+
+class _token_of(FunctionElement[int]):  # noqa: N801 - reads as a SQL function
+    """A claim token in a comparison; cast to an integer on SQLite, whose column may contain any type."""
+
+    inherit_cache = True
+    type = sa.Integer()
+    name = "dexpy_token"
+
+
+@compiles(_token_of)
+def _token(element: _token_of, compiler: Any, **options: Any) -> str:
+    text: str = compiler.process(element.clauses, **options)
+    return text
+
+
+@compiles(_token_of, "sqlite")
+def _token_on_sqlite(element: _token_of, compiler: Any, **options: Any) -> str:
+    return f"CAST({compiler.process(element.clauses, **options)} AS INTEGER)"
+
+
+_ANY_NAME: sa.BindParameter[Any] = sa.bindparam(PREFIX + "name", None, type_=records.c.name.type)
 
 
 @attrs.frozen
@@ -44,109 +69,141 @@ class Transition:
     Attributes:
         sources: The states that it leaves.
         target: The state that it enters.
-        changes: What else it writes; a value is a constant or a SQL expression.
-        given: Columns whose values the caller hands over.
-        due: Whether the row must be due, and not too late.
-        fenced: Whether only the holder of the claim may do it.
+        changes: The other columns that it writes, with constants or SQL expressions.
+        inputs: The columns whose values the caller passes.
+        due: Whether the row must be due, and not expired.
+        named: Whether the caller may restrict it to one operation.
+        fenced: Whether it requires the claim token.
+        returned: The columns that `apply` returns; empty for all.
     """
 
     sources: tuple[str, ...]
     target: str
     changes: dict[str, Any] = attrs.field(factory=dict[str, Any])
-    given: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
     due: bool = False
+    named: bool = False
     fenced: bool = False
+    returned: tuple[str, ...] = ()
+
+    def columns(self) -> tuple[sa.Column[Any], ...]:
+        """Return the columns that `apply` returns."""
+        return tuple(records.c[name] for name in self.returned) or tuple(records.c)
 
     def conditions(self) -> tuple[sa.ColumnElement[bool], ...]:
-        """What must hold of the row, apart from its id."""
+        """Return the conditions on the row, except that on its id."""
         table = records.c
-        found: list[sa.ColumnElement[bool]] = [sa.or_(*(table.status == source for source in self.sources))]
+        conditions: list[sa.ColumnElement[bool]] = [sa.or_(*(table.status == source for source in self.sources))]
         if self.due:
-            found.append(sa.or_(table.scheduled_at.is_(None), table.scheduled_at <= as_of(0)))
-            found.append(sa.or_(table.expires_at.is_(None), table.expires_at > as_of(0)))
+            conditions.append(sa.or_(table.scheduled_at.is_(None), table.scheduled_at <= as_of(0)))
+            conditions.append(sa.or_(table.expires_at.is_(None), table.expires_at > as_of(0)))
+        if self.named:
+            conditions.append(table.name == sa.func.coalesce(_ANY_NAME, table.name))
         if self.fenced:
-            found.append(table.claim_token == _given("claim_token"))
-        return tuple(found)
+            conditions.append(_token_of(table.claim_token) == _parameter("claim_token"))
+        return tuple(conditions)
 
     def statement(self) -> sa.Update:
-        """The compare-and-set of one row."""
+        """Return the compare-and-set update of one row."""
         values = {"status": self.target, "updated_at": after(0), **self.changes}
-        values |= {column: _given(column) for column in self.given}
-        row = (records.c.id == _given("id"), of_this_row(*self.conditions()))
+        values |= {column: _parameter(column) for column in self.inputs}
+        row = (records.c.id == _parameter("id"), of_this_row(*self.conditions()))
         return sa.update(records).where(*row).values(values)
 
 
 _NO_ERROR: Final = {"error": None, "failure": None, "error_message": None, "error_details": None}
 _ERROR: Final = ("error", "failure", "error_message", "error_details")
-_RELEASED: Final = {"claimed_by": None}
-_LOST: Final = {"num_lost": records.c.num_lost + 1}
-# A key that is unique for a length of time outlives its run; one that never began gives it back all the same.
+_CLAIM_ENDED: Final = {"claimed_by": None}
+_LOST: Final = {"num_lost": next_count(records.c.num_lost)}
+_UNCOUNTED_ATTEMPT: Final = sa.case((records.c.num_attempts > 0, records.c.num_attempts - 1), else_=0)
+# A key that is unique for a length of time outlives its run, but not a run that was never started.
 _ENDED: Final = {
     "completed_at": after(0),
     "unique_key": sa.case((records.c.unique_expires_at.is_not(None), records.c.unique_key)),
 }
-# A key for replay stays with what is replayed: results and business errors. Everything else frees it.
-_KEYS_FREED: Final = {"once_key": None}
-_ENDED_WAITING: Final = {"completed_at": after(0), "unique_key": None, "blocked_key": None} | _KEYS_FREED
+# Results and business errors are replayed, so they keep the idempotency key; every other end releases it.
+_KEYS_RELEASED: Final = {"once_key": None}
+_ENDED_WAITING: Final = {"completed_at": after(0), "unique_key": None, "blocked_key": None} | _KEYS_RELEASED
 _STARTED: Final[sa.ColumnClause[str]] = sa.literal_column("'started'")
 _UNTIL_STARTED: Final = sa.case((records.c.unique_until == _STARTED, None), else_=records.c.unique_key)
-# What the row was made with; those of a row that was made without are as they were.
+# The keys that the row was created with; a row that was created without keys keeps its columns.
 _KEYS_CLAIMED: Final = {
     "once_key": sa.func.coalesce(records.c.once_digest, records.c.once_key),
     "unique_key": sa.func.coalesce(records.c.unique_digest, records.c.unique_key),
 }
-# Set by whoever will send, null while the relay owes a send: it looks for rows that are due and have none.
-_SENT: Final = {"enqueued_at": sa.case((sa.bindparam("p_sent", type_=sa.Boolean()), after(0)), else_=None)}
-_AGAIN: Final = {"scheduled_at": after(seconds_parameter("p_wait_s"))} | _SENT
+# Null while no message is published: the relay publishes due rows without it.
+_PUBLISHED: Final = {"enqueued_at": sa.case((sa.bindparam("p_sent", type_=sa.Boolean()), after(0)), else_=None)}
+_RETRIED: Final = {"scheduled_at": after(seconds_parameter("p_wait_s"))} | _PUBLISHED
+
+# Only what a worker needs: each column must be decoded.
+_CLAIMED: Final = (
+    "id",
+    "name",
+    "params",
+    "trace",
+    "trace_id",
+    "priority",
+    "num_attempts",
+    "retry_counts",
+    "claimed_by",
+    "claim_token",
+    "concurrency_key",
+)
 
 TRANSITIONS: Final[dict[str, Transition]] = {
     "claim": Transition(
         ("pending",),
         "running",
         {
-            "claim_token": records.c.claim_token + 1,
-            "num_attempts": records.c.num_attempts + 1,
+            "claim_token": next_token(records.c.claim_token),
+            "num_attempts": next_count(records.c.num_attempts),
             "started_at": after(0),
             "completed_at": None,
             "unique_key": _UNTIL_STARTED,
             "blocked_key": None,
         },
-        given=("claimed_by",),
+        inputs=("claimed_by",),
         due=True,
+        named=True,
+        returned=_CLAIMED,
     ),
-    "succeed": Transition(("running",), "done", _NO_ERROR | _ENDED | _RELEASED, given=("result",), fenced=True),
-    "refuse": Transition(("running",), "failed", _ENDED | _RELEASED, given=_ERROR, fenced=True),
-    "reject": Transition(("running",), "failed", _ENDED | _RELEASED | _KEYS_FREED, given=_ERROR, fenced=True),
-    "crash": Transition(("running",), "failed", _ENDED | _RELEASED | _KEYS_FREED, given=_ERROR, fenced=True),
-    "retry": Transition(("running",), "pending", _AGAIN | _RELEASED, given=(*_ERROR, "retry_counts"), fenced=True),
-    "abandon": Transition(("running",), "expired", _ENDED | _RELEASED | _KEYS_FREED, given=_ERROR, fenced=True),
-    "give_back": Transition(
+    "succeed": Transition(("running",), "done", _NO_ERROR | _ENDED | _CLAIM_ENDED, inputs=("result",), fenced=True),
+    "refuse": Transition(("running",), "failed", _ENDED | _CLAIM_ENDED, inputs=_ERROR, fenced=True),
+    "reject": Transition(("running",), "failed", _ENDED | _CLAIM_ENDED | _KEYS_RELEASED, inputs=_ERROR, fenced=True),
+    "crash": Transition(("running",), "failed", _ENDED | _CLAIM_ENDED | _KEYS_RELEASED, inputs=_ERROR, fenced=True),
+    "retry": Transition(
+        ("running",), "pending", _RETRIED | _CLAIM_ENDED, inputs=(*_ERROR, "retry_counts"), fenced=True
+    ),
+    "abandon": Transition(("running",), "expired", _ENDED | _CLAIM_ENDED | _KEYS_RELEASED, inputs=_ERROR, fenced=True),
+    "release": Transition(
         ("running",),
         "pending",
-        _RELEASED | _SENT | {"num_attempts": records.c.num_attempts - 1, "started_at": None, "scheduled_at": after(0)},
+        _CLAIM_ENDED | _PUBLISHED | {"num_attempts": _UNCOUNTED_ATTEMPT, "started_at": None, "scheduled_at": after(0)},
         fenced=True,
     ),
-    "rescue": Transition(("running",), "pending", _AGAIN | _RELEASED | _LOST, given=_ERROR, fenced=True),
-    "lose": Transition(("running",), "failed", _ENDED | _RELEASED | _LOST | _KEYS_FREED, given=_ERROR, fenced=True),
-    "expire": Transition(("pending",), "expired", _ENDED_WAITING, given=_ERROR),
-    "cancel": Transition(("pending",), "expired", _ENDED_WAITING, given=_ERROR),
-    "discard": Transition(("pending",), "failed", _ENDED_WAITING, given=_ERROR),
-    "park": Transition(("pending",), "failed", _ENDED_WAITING, given=_ERROR),
-    "reschedule": Transition(("pending",), "pending", _SENT | {"blocked_key": None}, given=("scheduled_at",)),
-    # Without a message, and without a moment at which it is due: nobody looks at it until there is a slot.
+    "rescue": Transition(("running",), "pending", _RETRIED | _CLAIM_ENDED | _LOST, inputs=_ERROR, fenced=True),
+    "lose": Transition(
+        ("running",), "failed", _ENDED | _CLAIM_ENDED | _LOST | _KEYS_RELEASED, inputs=_ERROR, fenced=True
+    ),
+    "expire": Transition(("pending",), "expired", _ENDED_WAITING, inputs=_ERROR),
+    "cancel": Transition(("pending",), "expired", _ENDED_WAITING, inputs=_ERROR),
+    "discard": Transition(("pending",), "failed", _ENDED_WAITING, inputs=_ERROR),
+    "park": Transition(("pending",), "failed", _ENDED_WAITING, inputs=_ERROR),
+    "reschedule": Transition(("pending",), "pending", _PUBLISHED | {"blocked_key": None}, inputs=("scheduled_at",)),
+    # Without a message, and without a time at which it is due: nothing polls it until a slot is free.
     "block": Transition(
         ("pending",),
         "pending",
         {"blocked_key": records.c.concurrency_key, "enqueued_at": None, "scheduled_at": None},
         due=True,
     ),
-    "owe": Transition(
+    "mark_unpublished": Transition(
         ("pending",),
         "pending",
         {"enqueued_at": None, "scheduled_at": sa.func.coalesce(records.c.scheduled_at, after(0))},
     ),
-    # Its message waits elsewhere until then, and nobody is to take it for lost.
-    "put_off": Transition(
+    # Its message is delayed in the broker until then, and must not be republished.
+    "defer_republish": Transition(
         ("pending",),
         "pending",
         {"enqueued_at": sa.case((records.c.enqueued_at.is_not(None), after(seconds_parameter("p_wait_s"))))},
@@ -155,7 +212,7 @@ TRANSITIONS: Final[dict[str, Transition]] = {
         ("failed", "expired"),
         "pending",
         _NO_ERROR
-        | _SENT
+        | _PUBLISHED
         | _KEYS_CLAIMED
         | {
             "scheduled_at": after(0),
@@ -164,7 +221,7 @@ TRANSITIONS: Final[dict[str, Transition]] = {
             "expires_at": None,
             "num_attempts": 0,
             "num_lost": 0,
-            # 0 is that of a call in place, which ends with its process; a worker may run it again.
+            # 0 is the limit of a call in place, which is not recovered; a worker may recover the retried run.
             "max_lost": sa.func.nullif(records.c.max_lost, 0),
             "retry_counts": None,
         },
@@ -173,12 +230,17 @@ TRANSITIONS: Final[dict[str, Transition]] = {
 """Event to transition."""
 
 _STATEMENTS: Final = {event: transition.statement() for event, transition in TRANSITIONS.items()}
-_RETURNING: Final = {event: statement.returning(*records.c) for event, statement in _STATEMENTS.items()}
-# A worker that freezes between this statement and the commit holds the row that its successor wants. Its session is
-# ended then; where that is not allowed, the server ends it by itself. In the same statement, for a round trip less.
-_ARMED: Final = sa.func.set_config("idle_in_transaction_session_timeout", "10s", True)
-_SUCCEED_ARMED: Final = _STATEMENTS["succeed"].returning(_ARMED)
-_READ: Final = sa.select(records).where(records.c.id == _given("id"))
+_RETURNING: Final = {
+    event: statement.returning(*TRANSITIONS[event].columns()) for event, statement in _STATEMENTS.items()
+}
+# A worker that freezes before the commit blocks its successor. Recovery ends its session; where that is not allowed,
+# the server does, after this time-out. Set in the same statement, to save a round trip.
+_WITH_TIMEOUT: Final = sa.func.set_config("idle_in_transaction_session_timeout", "10s", True)
+_SUCCEED_WITH_TIMEOUT: Final = _STATEMENTS["succeed"].returning(_WITH_TIMEOUT)
+_READ: Final = {
+    event: sa.select(*transition.columns()).where(records.c.id == _parameter("id"))
+    for event, transition in TRANSITIONS.items()
+}
 
 
 def apply(connection: Connection, event: str, id: str, **values: Any) -> Row[Any] | None:
@@ -188,26 +250,31 @@ def apply(connection: Connection, event: str, id: str, **values: Any) -> Row[Any
         connection: In a transaction; the caller commits it.
         event: A key of `TRANSITIONS`.
         id: The record's id.
-        values: What the transition wants given; ``claim_token`` for a fenced one; ``wait_s`` for a retry;
-            ``sent`` where a row becomes pending again: whether its message goes with this transaction.
+        values: The transition's inputs; ``name`` to claim a row of that operation only; ``claim_token`` for a fenced
+            transition; ``wait_s`` for a retry; ``sent`` if the row becomes pending again: whether its message is
+            published with this transaction.
 
     Returns:
-        The row as it now is, or None if its state does not allow the event: nothing was changed then.
+        The updated row, or of a claim the columns that a worker needs; None if its state does not allow the event:
+        nothing was changed then.
     """
     if connection.dialect.update_returning:
         return connection.execute(_RETURNING[event], _parameters(id, values)).first()
     if not is_applied(connection, event, id, **values):
         return None
-    return connection.execute(_READ, {PREFIX + "id": id}).first()
+    return connection.execute(_READ[event], {PREFIX + "id": id}).first()
 
 
 def is_applied(connection: Connection, event: str, id: str, **values: Any) -> bool:
-    """Move one row as `apply` does, without asking for it; whether it was moved. The arguments are the same."""
+    """Apply an event as `apply` does, and return whether the row was changed; the arguments are the same."""
     parameters = _parameters(id, values)
-    if event == "succeed" and connection.dialect.name == "postgresql":
-        return connection.execute(_SUCCEED_ARMED, parameters).first() is not None
+    if event == "succeed" and DIALECTS[connection.dialect.name].ends_idle_transactions:
+        return connection.execute(_SUCCEED_WITH_TIMEOUT, parameters).first() is not None
     return connection.execute(_STATEMENTS[event], parameters).rowcount > 0
 
 
 def _parameters(id: str, values: dict[str, Any]) -> dict[str, Any]:
-    return {PREFIX + name: value for name, value in values.items()} | {PREFIX + "id": id}
+    parameters = {PREFIX + "id": id}
+    for name, value in values.items():
+        parameters[PREFIX + name] = value
+    return parameters

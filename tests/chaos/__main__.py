@@ -23,7 +23,7 @@ from pathlib import Path
 
 from chaos.run import run
 from chaos.scenario import HARM, Scenario, broken, under_fire, whole
-from chaos.stage import PAIRS, Stage, missing, opened
+from chaos.stage import PAIRS, Stage, missing, open_stage
 from chaos.table import is_good, show
 
 OPERATIONS_EACH_S = 10
@@ -96,7 +96,7 @@ def main() -> int:
                 print(f"logs in {home}", flush=True)
             else:
                 stack.enter_context(_removed(home))
-            stage = stack.enter_context(opened(pair, home))
+            stage = stack.enter_context(open_stage(pair, home))
             for number, make in enumerate(scenarios):
                 folder = home / str(number)
                 folder.mkdir()

@@ -14,13 +14,13 @@ from sqlalchemy.orm import Session, sessionmaker
 
 import dexpy
 from chaos.journal import CALLS, DELIVERIES, FETCHED, HANDED, MARKED, Journal
+from chaos.kill_orders import die
 from chaos.tables import Account, Effect, Wish
-from chaos.warrants import die
 from dexpy import Error, Operation, Ref, Retry, prop
-from dexpy.background.dispatch import Dispatcher
-from dexpy.background.relay import Relay
-from dexpy.background.resend import Resend
-from dexpy.foundation.checkpoint import checkpoint
+from dexpy.enqueue.dispatcher import Dispatcher
+from dexpy.foundation.failpoints import failpoint
+from dexpy.maintenance.relay import Relay
+from dexpy.maintenance.republish import BrokerRepublisher
 
 LOUD = "loud"
 """A second queue, named by no class."""
@@ -45,7 +45,7 @@ class Deed(Operation):
         """Write, and pass the place in the middle of `perform`."""
         session.add(Effect(key=self.key, run=self.run_id, pid=os.getpid(), at=time.time()))
         session.flush()
-        checkpoint("in_perform")
+        failpoint("in_perform")
 
     def perform(self) -> None:
         self.call_out()
@@ -171,7 +171,7 @@ class Noted:
 def note_what_relays_hold() -> None:
     """Have it written down which rows a relay has marked as sent, and which of them the broker has taken."""
     marked, handed = Journal(MARKED), Journal(HANDED)
-    deliver, take, deliver_row = Relay._deliver, Resend._take, Dispatcher.deliver_row
+    deliver, take, deliver_row = Relay._publish, BrokerRepublisher._take, Dispatcher.publish_row
 
     def noted(rows: Any) -> Any:
         for row in rows:
@@ -183,9 +183,9 @@ def note_what_relays_hold() -> None:
         handed.write(row.id, os.getpid())
         return is_taken
 
-    Relay._deliver = lambda self, rows: deliver(self, noted(rows))  # type: ignore[method-assign]
-    Resend._take = lambda self, queue: noted(take(self, queue))  # type: ignore[method-assign]
-    Dispatcher.deliver_row = deliver_noted  # type: ignore[method-assign]
+    Relay._publish = lambda self, rows: deliver(self, noted(rows))  # type: ignore[method-assign]
+    BrokerRepublisher._take = lambda self, queue: noted(take(self, queue))  # type: ignore[method-assign]
+    Dispatcher.publish_row = deliver_noted  # type: ignore[method-assign]
 
 
 def sessions() -> Any:

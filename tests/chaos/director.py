@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import attrs
 
-from chaos import warrants
+from chaos import kill_orders
 from chaos.fleet import Fleet, Member
 from chaos.journal import CALLS, Journal
 from chaos.stage import Stage
@@ -27,7 +27,7 @@ AT_LEAST = {"in_perform": 0.1, "before_ack": 0.02}
 FIRST = ("in_perform", "before_ack", "at random")
 """Before chance decides, so that a short run has these too."""
 FORGOTTEN_AFTER_S = 4.0
-"""A warrant that nobody has come by for so long is withdrawn."""
+"""A kill order that no process has taken for so long is withdrawn."""
 SPARED = 0.6
 """The share of the workers that has to serve before one is killed: what is promised is that others take over."""
 OVERTIME = 1.5
@@ -132,7 +132,7 @@ class Director:
             if not item[1]():
                 self._agenda.append((now + 0.3, item[1]))
         self._fleet.thaw(self._plan.frozen_s)
-        self._look_after_warrants()
+        self._withdraw_kill_orders()
         left = self._kills_left()
         if left > 0 and self._next_kill_at <= now < self._ends_at and self._kill():
             # As many as are asked for, spread over the time that is left, in spite of those that came to nothing.
@@ -141,21 +141,21 @@ class Director:
     def end(self) -> None:
         """Nothing more is done to anybody."""
         for place in list(self._open):
-            warrants.withdraw(self._fleet.folder, place)
-        warrants.withdraw(self._fleet.folder, warrants.DOOM)
+            kill_orders.withdraw(self._fleet.folder, place)
+        kill_orders.withdraw(self._fleet.folder, kill_orders.DOOM)
         self._fleet.thaw()
 
-    def _look_after_warrants(self) -> None:
+    def _withdraw_kill_orders(self) -> None:
         for place, since in list(self._open.items()):
             if any(death.place == place and death.at >= since for death in self._fleet.deaths):
                 del self._open[place]
             elif time.time() - since > FORGOTTEN_AFTER_S:
-                warrants.withdraw(self._fleet.folder, place)
+                kill_orders.withdraw(self._fleet.folder, place)
                 del self._open[place]
 
     def _kill(self) -> bool:
         ready = self._fleet.ready()
-        # One after the other: two warrants at once could end the last worker.
+        # One after the other: two kill orders at once could end the last worker.
         if self._open or not self._spares_one():
             return False
         if tired := [worker for worker in ready if worker.deaths >= TIRED_AFTER]:
@@ -169,7 +169,7 @@ class Director:
         elif place == "producer, at random":
             self._fleet.kill(random.choice(self._fleet.of("producer")), place)
         else:
-            warrants.issue(self._fleet.folder, place)
+            kill_orders.issue(self._fleet.folder, place)
             self._open[place] = time.time()
         return True
 
@@ -193,7 +193,7 @@ class Director:
         return True
 
     def _doom(self) -> bool:
-        warrants.issue(self._fleet.folder, warrants.DOOM)
+        kill_orders.issue(self._fleet.folder, kill_orders.DOOM)
         return True
 
     def _deploy(self) -> bool:

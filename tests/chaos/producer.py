@@ -23,10 +23,10 @@ from sqlalchemy.orm import Session
 import dexpy
 from chaos.application import LOUD, Await, Crash, Deed, Doom, Linger, Parent, Pay, Refuse, Stumble, runtime
 from chaos.journal import COMMITTED, FOLDER, REPEATED, UNDONE, Journal
+from chaos.kill_orders import DOOM, KILL_ORDERS, FailpointActions, chances, take
 from chaos.tables import ACCOUNTS, Wish
-from chaos.warrants import DOOM, WARRANTS, Reaper, chances, take
 from dexpy import DatabaseUnavailable, InvalidTransition, Ticket
-from dexpy.foundation import checkpoint
+from dexpy.foundation import failpoints
 
 AGAIN_AFTER_S = 0.5
 """Before a database that is away is asked again."""
@@ -114,7 +114,7 @@ class Producer:
 
     def _choose(self, count: int) -> list[str]:
         chosen = random.choices(self._kinds, self._weights, k=count)
-        return ["doom", *chosen[1:]] if take(str(self._folder / WARRANTS), DOOM) else chosen
+        return ["doom", *chosen[1:]] if take(str(self._folder / KILL_ORDERS), DOOM) else chosen
 
     def _enqueue(self, session: Session, kind: str) -> tuple[str, str, Ticket[Any]]:
         key = f"{kind}-{os.getpid()}-{uuid4().hex[:12]}"
@@ -131,7 +131,7 @@ class Producer:
 
     def _send_again(self, key: str, ticket: Ticket[Any]) -> None:
         self._sent_again.write(key)
-        runtime.dispatcher.deliver_row(runtime.store.row(ticket.id))
+        runtime.dispatcher.publish_row(runtime.store.row(ticket.id))
 
     def _after(self, seconds: float, action: Callable[[], None]) -> None:
         self._later.append((time.monotonic() + seconds, action))
@@ -168,7 +168,7 @@ def main() -> None:
     mix = chances(given.mix.split(","))
     shares = {"long": given.long, "undone": given.undone, "repeated": given.repeated}
     producer = Producer(folder, mix, seconds=given.takes, **shares)
-    checkpoint.reached = Reaper(folder, chances(given.die))
+    failpoints.reached = FailpointActions(folder, chances(given.die))
     stops: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _frame: stops.append(number))
     next_at = time.monotonic()

@@ -12,16 +12,16 @@ import attrs
 from chaos.audit import Audit, Count
 from chaos.director import Director
 from chaos.fleet import ROOT, Death, Fleet
+from chaos.kill_orders import KILL_ORDERS
 from chaos.remains import idle_transactions, rows_left
 from chaos.scenario import RESCUE_WITHIN_S, Scenario
-from chaos.stage import Stage, furnish
-from chaos.warrants import WARRANTS
+from chaos.stage import Stage, create_tables
 
 STEP_S = 0.05
 START_S = 40.0
 """How long the workers may take to start: a busy machine is no failure."""
-HEED = 0.5
-"""How probable it is that a process that passes a place looks for a warrant."""
+PROBABILITY = 0.5
+"""How probable it is that a process that passes a place looks for a kill order."""
 SETTLED_S = 1.0
 """So long no record may be open before all counts as over: one that ends may enqueue another."""
 
@@ -65,9 +65,9 @@ def run(scenario: Scenario, stage: Stage, folder: Path) -> Finding:
         stage: Where; its tables are made anew.
         folder: An empty one, for files and logs.
     """
-    engine = furnish(stage)
+    engine = create_tables(stage)
     stage.outages.clear()
-    (folder / WARRANTS).mkdir()
+    (folder / KILL_ORDERS).mkdir()
     # The settings of whatever project the folder lies in are not meant.
     (folder / "pyproject.toml").touch()
     audit = Audit(engine, folder)
@@ -130,17 +130,17 @@ def _environment(stage: Stage) -> dict[str, str]:
 
 def _start(scenario: Scenario, fleet: Fleet, audit: Audit) -> None:
     """Start the workers, then the producers, and wait until there is something to do."""
-    heeded = [f"--die={place}={HEED}" for place in scenario.plan.places if " " not in place]
+    probabilities = [f"--die={place}={PROBABILITY}" for place in scenario.plan.places if " " not in place]
     breaking = [f"--break={scenario.control}"] if scenario.broken else []
     for _ in range(scenario.workers):
-        fleet.add_worker([*heeded, *breaking], scenario.threads)
+        fleet.add_worker([*probabilities, *breaking], scenario.threads)
     _await(fleet, lambda: len(fleet.ready()) >= scenario.workers)
     mix = ",".join(f"{kind}={weight:g}" for kind, weight in scenario.mix.items())
     rate = scenario.rate / scenario.producers
     for _ in range(scenario.producers):
         fleet.add_producer(
             [f"--rate={rate}", f"--mix={mix}", f"--takes={scenario.takes_s}", f"--long={scenario.long}",
-             f"--undone={scenario.undone}", f"--repeated={scenario.repeated}", *heeded]
+             f"--undone={scenario.undone}", f"--repeated={scenario.repeated}", *probabilities]
         )  # fmt: skip
     _await(fleet, lambda: audit.committed >= scenario.producers)
 

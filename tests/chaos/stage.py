@@ -85,14 +85,14 @@ def missing(pair: str) -> str | None:
 
 
 @contextlib.contextmanager
-def opened(pair: str, folder: Path) -> Generator[Stage]:
+def open_stage(pair: str, folder: Path) -> Generator[Stage]:
     """A stage, gone afterwards.
 
     Args:
         pair: One of `PAIRS`.
         folder: For a SQLite file.
     """
-    kind, _, carrier = pair.partition("+")
+    kind, _, transport = pair.partition("+")
     with contextlib.ExitStack() as stack:
         shake_is = "connections of the database cut"
         if kind == "postgresql" and _postgresql_programs() is not None:
@@ -101,10 +101,10 @@ def opened(pair: str, folder: Path) -> Generator[Stage]:
         else:
             database = stack.enter_context(servers.database(kind, folder))
             shake = None if kind == "sqlite" else stack.enter_context(servers.cutting(database))
-        if carrier == "redis" and shutil.which("redis-server"):
+        if transport == "redis" and shutil.which("redis-server"):
             broker, empty = stack.enter_context(_own_redis(folder))
         else:
-            broker = stack.enter_context(servers.broker(carrier))
+            broker = stack.enter_context(servers.broker(transport))
             empty = None if broker is None else _purging(broker)
         yield Stage(pair, database, broker, shake, shake_is, empty)
 
@@ -225,10 +225,10 @@ def _purge_queues(broker: str) -> None:
         connection.close()
 
 
-def furnish(stage: Stage) -> sa.Engine:
+def create_tables(stage: Stage) -> sa.Engine:
     """Make all tables anew, and an engine for whoever counts: without dexpy, and with a new connection each time."""
-    from dexpy.recording import schema
-    from dexpy.recording.metadata import metadata
+    from dexpy.database import schema
+    from dexpy.database.column_types import metadata
 
     engine = sa.create_engine(stage.database, poolclass=sa.NullPool)
     with engine.begin() as connection:

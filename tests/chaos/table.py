@@ -125,6 +125,6 @@ def _of_control(found: Finding, promise: str) -> str:
     return f"As it should be: {told}."
 
 
-def is_good(verdict: str) -> bool:
+def is_good(decision: str) -> bool:
     """Whether a run went as it should, by its verdict."""
-    return BROKEN not in verdict
+    return BROKEN not in decision

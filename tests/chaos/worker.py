@@ -1,4 +1,4 @@
-"""``dexpy worker`` with a reaper at its checkpoints, and on demand with a promise taken out.
+"""``dexpy worker`` with failpoints that end it, and on demand with a promise taken out.
 
 Usage: python -m chaos.worker [--die PLACE=PROBABILITY]... [--break PROMISE] -- ARGUMENTS OF dexpy worker
 """
@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 from chaos.journal import FOLDER
-from chaos.warrants import Reaper, chances
+from chaos.kill_orders import FailpointActions, chances
 from dexpy.cli.main import run
-from dexpy.foundation import checkpoint
+from dexpy.foundation import failpoints
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
@@ -21,7 +21,7 @@ if __name__ == "__main__":
     parser.add_argument("--break", dest="broken")
     parser.add_argument("rest", nargs="*")
     given = parser.parse_args()
-    checkpoint.reached = Reaper(Path(os.environ[FOLDER]), chances(given.die))
+    failpoints.reached = FailpointActions(Path(os.environ[FOLDER]), chances(given.die))
     # For the process that serves to import: its supervisor has no application. First, as the application configures.
     modules = [*([f"chaos.broken.{given.broken.replace('-', '_')}"] if given.broken else []), "chaos.application"]
     sys.exit(run(["worker", *modules, *given.rest]))

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1] / "journeys"))
-
-from pairs import PAIRS, Pair, opened
+from harness.pairs import PAIRS, Pair, open_pair
 
 from dexpy.runtime import install
 
@@ -26,17 +22,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def is_for_every_machine(item: pytest.Item) -> bool:
     """Whether a test says so, and this time is on nothing but SQLite and Redis."""
-    given = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-    return item.get_closest_marker("anywhere") is not None and given.get("served_pair", REDIS_ALONE) == REDIS_ALONE
+    params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    return item.get_closest_marker("anywhere") is not None and params.get("served_pair", REDIS_ALONE) == REDIS_ALONE
 
 
 @pytest.fixture(scope="module", params=PAIRS)
 def served_pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Generator[Pair]:
     """Every pair in turn, with two worker processes that serve all queues."""
-    with opened(request.param, tmp_path_factory.mktemp("pair")) as found:
-        found.configure()
-        found.start(processes=2, threads=4)
-        yield found
+    with open_pair(request.param, tmp_path_factory.mktemp("pair")) as pair:
+        pair.configure()
+        pair.start(processes=2, threads=4)
+        yield pair
     install(None)
 
 
@@ -51,7 +47,7 @@ def pair(served_pair: Pair) -> Generator[Pair]:
 @pytest.fixture
 def own_pair(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Pair]:
     """A pair for one test, named by an indirect parameter; nothing serves it yet."""
-    with opened(request.param, tmp_path) as found:
-        found.configure()
-        yield found
+    with open_pair(request.param, tmp_path) as pair:
+        pair.configure()
+        yield pair
     install(None)

@@ -14,25 +14,25 @@ from typing import Any
 import pytest
 import servers
 import sqlalchemy as sa
-import strict
-from market import Count, Greet
-from pairs import Pair, opened
-from proxy import Road
-from workers import eventually
+from apps.shop import Count, Greet
+from harness import strict_servers
+from harness.pairs import Pair, open_pair
+from harness.proxy import Proxy
+from harness.workers import eventually
 
-from dexpy.background.brokers.servers import REDIS_TIMEOUT_S, broker_from_url, check_reachable
-from dexpy.background.meeting import OWN_CONNECTIONS
+from dexpy.brokers.urls import REDIS_TIMEOUT_S, broker_from_url, check_reachable
+from dexpy.database.server_info import SKEW_S
 from dexpy.foundation.errors import ConfigurationError
-from dexpy.recording.server import SKEW_S
 from dexpy.runtime import install
+from dexpy.worker.startup import OWN_CONNECTIONS
 
 WAIT_S = 40.0
-LOOK_S = 0.05
+POLL_S = 0.05
 SECRET = "s3cret-pass"
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Generator[Pair]:
+def bare_pair(tmp_path: Path) -> Generator[Pair]:
     """A folder with a SQLite file, and whatever server a test names."""
     pair = Pair(tmp_path, f"sqlite:///{tmp_path / 'records.db'}", None)
     yield pair
@@ -51,9 +51,9 @@ def url_of(server: str, **parts: Any) -> str:
     return sa.make_url(servers.need(server)).set(**parts).render_as_string(hide_password=False)
 
 
-def refuses(place: Pair, status: int, command: list[str], said: list[str]) -> None:
+def refuses(bare_pair: Pair, status: int, command: list[str], said: list[str]) -> None:
     """Run a command that must end with one clear error."""
-    ended = place.dexpy(*command)
+    ended = bare_pair.dexpy(*command)
     everything = ended.stderr + ended.stdout
     told = [line for line in everything.splitlines() if line.startswith(("Error:", "FAIL"))]
     assert ended.returncode == status, (command, everything)
@@ -62,7 +62,7 @@ def refuses(place: Pair, status: int, command: list[str], said: list[str]) -> No
         assert words in told[0], (command, told)
     assert "Traceback" not in everything
     assert SECRET not in everything
-    assert strict.PASSWORD not in everything
+    assert strict_servers.PASSWORD not in everything
 
 
 # ------------------------------------------------------------------------------------------------- brokers that refuse
@@ -75,7 +75,7 @@ def tls_asked_of_plain_redis(_stack: ExitStack, _folder: Path) -> str:
 
 
 def tls_asked_of_plain_redis_with_password(stack: ExitStack, _folder: Path) -> str:
-    return f"rediss://:{SECRET}@127.0.0.1:{stack.enter_context(strict.redis())}/0"
+    return f"rediss://:{SECRET}@127.0.0.1:{stack.enter_context(strict_servers.redis())}/0"
 
 
 def tls_asked_of_plain_rabbitmq(_stack: ExitStack, _folder: Path) -> str:
@@ -83,58 +83,58 @@ def tls_asked_of_plain_rabbitmq(_stack: ExitStack, _folder: Path) -> str:
 
 
 def plain_asked_of_redis_with_tls(stack: ExitStack, folder: Path) -> str:
-    port = stack.enter_context(strict.redis_with_tls(strict.Certificate.make(folder)))
+    port = stack.enter_context(strict_servers.redis_with_tls(strict_servers.Certificate.make(folder)))
     return f"redis://:{SECRET}@127.0.0.1:{port}/0"
 
 
 def plain_asked_of_a_rabbitmq_port_with_tls(stack: ExitStack, folder: Path) -> str:
-    port = stack.enter_context(strict.tls_listener(strict.Certificate.make(folder)))
+    port = stack.enter_context(strict_servers.tls_listener(strict_servers.Certificate.make(folder)))
     return f"amqp://guest:{SECRET}@127.0.0.1:{port}/"
 
 
 def certificate_of_nobody_on_redis(stack: ExitStack, folder: Path) -> str:
-    port = stack.enter_context(strict.redis_with_tls(strict.Certificate.make(folder)))
+    port = stack.enter_context(strict_servers.redis_with_tls(strict_servers.Certificate.make(folder)))
     return f"rediss://:{SECRET}@127.0.0.1:{port}/0"
 
 
 def certificate_of_nobody_on_rabbitmq(stack: ExitStack, folder: Path) -> str:
-    port = stack.enter_context(strict.tls_listener(strict.Certificate.make(folder)))
+    port = stack.enter_context(strict_servers.tls_listener(strict_servers.Certificate.make(folder)))
     return f"amqps://guest:{SECRET}@127.0.0.1:{port}/"
 
 
 def certificate_of_another_host(stack: ExitStack, folder: Path) -> str:
-    certificate = strict.Certificate.make(folder, "DNS:elsewhere.example")
-    port = stack.enter_context(strict.redis_with_tls(certificate))
+    certificate = strict_servers.Certificate.make(folder, "DNS:elsewhere.example")
+    port = stack.enter_context(strict_servers.redis_with_tls(certificate))
     return f"rediss://:{SECRET}@127.0.0.1:{port}/0?ssl_ca_certs={certificate.file}"
 
 
 def no_certificate_for_a_server_that_asks(stack: ExitStack, folder: Path) -> str:
-    certificate = strict.Certificate.make(folder)
-    port = stack.enter_context(strict.redis_with_tls(certificate, asks_clients=True))
+    certificate = strict_servers.Certificate.make(folder)
+    port = stack.enter_context(strict_servers.redis_with_tls(certificate, asks_clients=True))
     return f"rediss://:{SECRET}@127.0.0.1:{port}/0?ssl_ca_certs={certificate.file}"
 
 
 def a_certificate_file_that_is_not_there(stack: ExitStack, folder: Path) -> str:
-    port = stack.enter_context(strict.redis_with_tls(strict.Certificate.make(folder)))
+    port = stack.enter_context(strict_servers.redis_with_tls(strict_servers.Certificate.make(folder)))
     return f"rediss://:{SECRET}@127.0.0.1:{port}/0?ssl_ca_certs={folder}/nowhere.pem"
 
 
 def wrong_password_on_redis(stack: ExitStack, _folder: Path) -> str:
-    return f"redis://:{SECRET}@127.0.0.1:{stack.enter_context(strict.redis())}/0"
+    return f"redis://:{SECRET}@127.0.0.1:{stack.enter_context(strict_servers.redis())}/0"
 
 
 def no_password_on_redis(stack: ExitStack, _folder: Path) -> str:
-    return f"redis://127.0.0.1:{stack.enter_context(strict.redis())}/0"
+    return f"redis://127.0.0.1:{stack.enter_context(strict_servers.redis())}/0"
 
 
 def wrong_password_by_tls(stack: ExitStack, folder: Path) -> str:
-    certificate = strict.Certificate.make(folder)
-    port = stack.enter_context(strict.redis_with_tls(certificate))
+    certificate = strict_servers.Certificate.make(folder)
+    port = stack.enter_context(strict_servers.redis_with_tls(certificate))
     return f"rediss://:{SECRET}@127.0.0.1:{port}/0?ssl_ca_certs={certificate.file}"
 
 
 def database_of_redis_that_is_not_there(stack: ExitStack, _folder: Path) -> str:
-    return f"redis://:{strict.PASSWORD}@127.0.0.1:{stack.enter_context(strict.redis())}/99"
+    return f"redis://:{strict_servers.PASSWORD}@127.0.0.1:{stack.enter_context(strict_servers.redis())}/99"
 
 
 BROKERS: dict[Opens, list[str]] = {
@@ -157,12 +157,12 @@ BROKERS: dict[Opens, list[str]] = {
 
 @pytest.mark.parametrize("opens", BROKERS, ids=lambda opens: opens.__name__)
 def test_a_broker_that_refuses_is_one_error_at_once(
-    place: Pair, stack: ExitStack, tmp_path: Path, opens: Opens
+    bare_pair: Pair, stack: ExitStack, tmp_path: Path, opens: Opens
 ) -> None:
-    place.broker = opens(stack, tmp_path)
+    bare_pair.broker = opens(stack, tmp_path)
 
-    refuses(place, 1, ["check", "market"], ["does not let us in", *BROKERS[opens]])
-    refuses(place, 2, ["worker", "market", "-p", "2"], ["does not let us in", *BROKERS[opens]])
+    refuses(bare_pair, 1, ["check", "apps.shop"], ["does not let us in", *BROKERS[opens]])
+    refuses(bare_pair, 2, ["worker", "apps.shop", "-p", "2"], ["does not let us in", *BROKERS[opens]])
 
 
 def test_a_server_that_is_silent_to_tls_is_not_waited_for(stack: ExitStack, tmp_path: Path) -> None:
@@ -175,21 +175,21 @@ def test_a_server_that_is_silent_to_tls_is_not_waited_for(stack: ExitStack, tmp_
     assert time.monotonic() - began < REDIS_TIMEOUT_S / 2
 
 
-def test_brokers_whose_certificate_is_trusted_let_us_in(place: Pair, stack: ExitStack, tmp_path: Path) -> None:
-    certificate = strict.Certificate.make(tmp_path)
-    port = stack.enter_context(strict.redis_with_tls(certificate))
-    place.broker = f"rediss://:{strict.PASSWORD}@127.0.0.1:{port}/0?ssl_ca_certs={certificate.file}"
-    assert place.dexpy("check").returncode == 0
-    place.broker = f"rediss://:{strict.PASSWORD}@127.0.0.1:{port}/0"
-    place.variables = {"SSL_CERT_FILE": str(certificate.file)}
-    assert place.dexpy("check").returncode == 0
+def test_brokers_whose_certificate_is_trusted_let_us_in(bare_pair: Pair, stack: ExitStack, tmp_path: Path) -> None:
+    certificate = strict_servers.Certificate.make(tmp_path)
+    port = stack.enter_context(strict_servers.redis_with_tls(certificate))
+    bare_pair.broker = f"rediss://:{strict_servers.PASSWORD}@127.0.0.1:{port}/0?ssl_ca_certs={certificate.file}"
+    assert bare_pair.dexpy("check").returncode == 0
+    bare_pair.broker = f"rediss://:{strict_servers.PASSWORD}@127.0.0.1:{port}/0"
+    bare_pair.variables = {"SSL_CERT_FILE": str(certificate.file)}
+    assert bare_pair.dexpy("check").returncode == 0
 
 
 # ----------------------------------------------------------------------------------------------- databases that refuse
 
 
 @contextlib.contextmanager
-def mariadb_user(*options: str, password: str = strict.PASSWORD) -> Generator[tuple[str, str]]:
+def mariadb_user(*options: str, password: str = strict_servers.PASSWORD) -> Generator[tuple[str, str]]:
     """The name of a user, and of a database of his."""
     with servers.database("mariadb", Path()) as url:
         name = str(sa.make_url(url).database)
@@ -210,26 +210,30 @@ def run(url: str, *statements: str) -> None:
 
 
 @pytest.mark.parametrize("given", [f"owner:{SECRET}", "owner", f"nobody_dexpy:{SECRET}"])
-def test_a_wrong_password_on_postgresql_is_one_error_at_once(place: Pair, stack: ExitStack, given: str) -> None:
-    port = stack.enter_context(strict.postgresql())
-    place.url = f"postgresql+psycopg://{given}@127.0.0.1:{port}/postgres"
+def test_a_wrong_password_on_postgresql_is_one_error_at_once(bare_pair: Pair, stack: ExitStack, given: str) -> None:
+    port = stack.enter_context(strict_servers.postgresql())
+    bare_pair.url = f"postgresql+psycopg://{given}@127.0.0.1:{port}/postgres"
 
-    for status, command in ((1, ["check", "market"]), (1, ["db", "init"]), (2, ["worker", "market", "-p", "2"])):
-        refuses(place, status, command, ["password", "cannot be opened", "Are user, password"])
+    for status, command in ((1, ["check", "apps.shop"]), (1, ["db", "init"]), (2, ["worker", "apps.shop", "-p", "2"])):
+        refuses(bare_pair, status, command, ["password", "cannot be opened", "Are user, password"])
 
-    place.url = f"postgresql+psycopg://owner:{strict.PASSWORD}@127.0.0.1:{port}/postgres"
-    assert place.dexpy("db", "init").returncode == 0
+    bare_pair.url = f"postgresql+psycopg://owner:{strict_servers.PASSWORD}@127.0.0.1:{port}/postgres"
+    assert bare_pair.dexpy("db", "init").returncode == 0
 
 
-def test_a_wrong_password_on_mariadb_is_one_error_at_once(place: Pair, stack: ExitStack) -> None:
+def test_a_wrong_password_on_mariadb_is_one_error_at_once(bare_pair: Pair, stack: ExitStack) -> None:
     user, name = stack.enter_context(mariadb_user())
     for password in (SECRET, None):
-        place.url = url_of("mariadb", username=user, password=password, database=name)
-        for status, command in ((1, ["check", "market"]), (1, ["db", "init"]), (2, ["worker", "market", "-p", "2"])):
-            refuses(place, status, command, ["Access denied", "Are user, password"])
+        bare_pair.url = url_of("mariadb", username=user, password=password, database=name)
+        for status, command in (
+            (1, ["check", "apps.shop"]),
+            (1, ["db", "init"]),
+            (2, ["worker", "apps.shop", "-p", "2"]),
+        ):
+            refuses(bare_pair, status, command, ["Access denied", "Are user, password"])
 
-    place.url = url_of("mariadb", username=user, password=strict.PASSWORD, database=name)
-    assert place.dexpy("db", "init").returncode == 0
+    bare_pair.url = url_of("mariadb", username=user, password=strict_servers.PASSWORD, database=name)
+    assert bare_pair.dexpy("db", "init").returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -245,15 +249,15 @@ def test_a_wrong_password_on_mariadb_is_one_error_at_once(place: Pair, stack: Ex
     ids=str,
 )
 def test_a_database_that_refuses_is_one_error_at_once(
-    place: Pair, stack: ExitStack, server: str, parts: dict[str, Any], said: str
+    bare_pair: Pair, stack: ExitStack, server: str, parts: dict[str, Any], said: str
 ) -> None:
     if "port" in parts:
         # One that has no certificate for sure.
-        parts = {**parts, "port": stack.enter_context(strict.postgresql()), "username": "owner"}
-    place.url = url_of(server, **parts)
+        parts = {**parts, "port": stack.enter_context(strict_servers.postgresql()), "username": "owner"}
+    bare_pair.url = url_of(server, **parts)
 
-    for status, command in ((1, ["check", "market"]), (1, ["db", "check"]), (2, ["worker", "market", "-p", "2"])):
-        refuses(place, status, command, [said, "Are user, password, database and options right?"])
+    for status, command in ((1, ["check", "apps.shop"]), (1, ["db", "check"]), (2, ["worker", "apps.shop", "-p", "2"])):
+        refuses(bare_pair, status, command, [said, "Are user, password, database and options right?"])
 
 
 # -------------------------------------------------------------------------------------------------- who is only away
@@ -261,31 +265,31 @@ def test_a_database_that_refuses_is_one_error_at_once(
 
 @pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
 def test_a_database_that_comes_up_later_is_waited_for(kind: str, tmp_path: Path, stack: ExitStack) -> None:
-    pair = stack.enter_context(opened(f"{kind}+sql", tmp_path))
-    way = Road(pair.url, open=False)
-    stack.callback(way.end)
+    pair = stack.enter_context(open_pair(f"{kind}+sql", tmp_path))
+    proxy = Proxy(pair.url, open=False)
+    stack.callback(proxy.end)
     pair.configure()
     tickets = [Greet(name=f"early {number}").async_().call() for number in range(3)]
-    pair.variables = {"DEXPY_DATABASE": way.url}
+    pair.variables = {"DEXPY_DATABASE": proxy.url}
     checked = pair.dexpy("check")
     assert checked.returncode == 1
     assert "Is the server running, and are host and port right?" in checked.stdout
-    worker = pair.serve([sys.executable, "-m", "dexpy", "worker", "market", "-p", "2", "-t", "2"])
+    worker = pair.serve([sys.executable, "-m", "dexpy", "worker", "apps.shop", "-p", "2", "-t", "2"])
     eventually(lambda: len(worker.lines("database.unreachable")) >= 4, "it goes on trying", WAIT_S, worker.output)
     assert worker.children() == []
 
-    way.open()
+    proxy.open()
 
     worker.await_started(2)
     for ticket in tickets:
-        assert ticket.result(WAIT_S, LOOK_S)
+        assert ticket.result(WAIT_S, POLL_S)
     assert "Traceback" not in worker.output()
     install(None)
 
 
-def test_a_worker_that_waits_for_its_database_ends_when_it_is_told(place: Pair) -> None:
-    place.url = f"postgresql+psycopg://nobody:{SECRET}@127.0.0.1:{strict.free_port()}/nothing"
-    worker = place.serve([sys.executable, "-m", "dexpy", "worker", "market", "-p", "2"])
+def test_a_worker_that_waits_for_its_database_can_be_stopped(bare_pair: Pair) -> None:
+    bare_pair.url = f"postgresql+psycopg://nobody:{SECRET}@127.0.0.1:{strict_servers.free_port()}/nothing"
+    worker = bare_pair.serve([sys.executable, "-m", "dexpy", "worker", "apps.shop", "-p", "2"])
     eventually(lambda: worker.lines("database.unreachable"), "it waits", WAIT_S, worker.output)
 
     worker.signal(signal.SIGTERM)
@@ -294,18 +298,18 @@ def test_a_worker_that_waits_for_its_database_ends_when_it_is_told(place: Pair) 
     assert SECRET not in worker.output()
 
 
-def test_a_burst_does_not_wait_for_a_database(place: Pair) -> None:
-    place.url = f"postgresql+psycopg://nobody:{SECRET}@127.0.0.1:{strict.free_port()}/nothing"
+def test_a_burst_does_not_wait_for_a_database(bare_pair: Pair) -> None:
+    bare_pair.url = f"postgresql+psycopg://nobody:{SECRET}@127.0.0.1:{strict_servers.free_port()}/nothing"
 
-    refuses(place, 1, ["worker", "market", "--burst", "-p", "1"], ["Is the server running"])
+    refuses(bare_pair, 1, ["worker", "apps.shop", "--burst", "-p", "1"], ["Is the server running"])
 
 
 # ------------------------------------------------------------------------------------------------- limits and clocks
 
 
-def told(place: Pair, *arguments: str) -> dict[str, str]:
+def told(bare_pair: Pair, *arguments: str) -> dict[str, str]:
     """The findings of a check that must go well, by what they are about."""
-    checked = place.dexpy("check", *arguments)
+    checked = bare_pair.dexpy("check", *arguments)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     lines = [line[:4].strip() + " " + line[5:] for line in checked.stdout.splitlines()]
     return {line.split()[1].rstrip(":"): line for line in lines}
@@ -327,33 +331,33 @@ def postgresql_role(limit: int) -> Generator[str]:
 @contextlib.contextmanager
 def mariadb_limit(limit: int) -> Generator[str]:
     with mariadb_user(f"WITH MAX_USER_CONNECTIONS {limit}") as (user, name):
-        yield url_of("mariadb", database=name, username=user, password=strict.PASSWORD)
+        yield url_of("mariadb", database=name, username=user, password=strict_servers.PASSWORD)
 
 
 @pytest.mark.parametrize("limited", [postgresql_role, mariadb_limit], ids=["postgresql", "mariadb"])
-def test_more_connections_than_a_user_may_have_are_a_warning(place: Pair, stack: ExitStack, limited: Any) -> None:
+def test_more_connections_than_a_user_may_have_are_a_warning(bare_pair: Pair, stack: ExitStack, limited: Any) -> None:
     limit = 3 * (4 + OWN_CONNECTIONS)
-    place.url = stack.enter_context(limited(limit))
-    assert place.dexpy("db", "init").returncode == 0
+    bare_pair.url = stack.enter_context(limited(limit))
+    assert bare_pair.dexpy("db", "init").returncode == 0
 
-    fits = told(place, "-p", "3", "-t", "4")["connections"]
+    fits = told(bare_pair, "-p", "3", "-t", "4")["connections"]
     assert fits == f"ok connections: 3 x {4 + OWN_CONNECTIONS} = {limit} at most, the server lets in {limit}"
-    too_many = told(place, "-p", "3", "-t", "5")["connections"]
+    too_many = told(bare_pair, "-p", "3", "-t", "5")["connections"]
     assert too_many.startswith(f"warn connections: 3 x {5 + OWN_CONNECTIONS} = {limit + 3} at most")
     assert f"the server lets in {limit} (" in too_many
     assert "Lower -p or -t" in too_many
 
 
 @pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
-def test_more_connections_than_a_server_has_are_a_warning(place: Pair, stack: ExitStack, kind: str) -> None:
-    place.url = stack.enter_context(servers.database(kind, Path()))
-    assert place.dexpy("db", "init").returncode == 0
-    engine = sa.create_engine(place.url, poolclass=sa.NullPool)
+def test_more_connections_than_a_server_has_are_a_warning(bare_pair: Pair, stack: ExitStack, kind: str) -> None:
+    bare_pair.url = stack.enter_context(servers.database(kind, Path()))
+    assert bare_pair.dexpy("db", "init").returncode == 0
+    engine = sa.create_engine(bare_pair.url, poolclass=sa.NullPool)
     with engine.connect() as connection:
         setting = "SELECT current_setting('max_connections')" if kind == "postgresql" else "SELECT @@max_connections"
         most = int(connection.exec_driver_sql(setting).scalar_one())
 
-    warned = told(place, "-p", str(most), "-t", "1")["connections"]
+    warned = told(bare_pair, "-p", str(most), "-t", "1")["connections"]
 
     assert warned.startswith(f"warn connections: {most} x {1 + OWN_CONNECTIONS} = {most * (1 + OWN_CONNECTIONS)}")
     assert f"max_connections = {most}" in warned
@@ -362,7 +366,7 @@ def test_more_connections_than_a_server_has_are_a_warning(place: Pair, stack: Ex
 @pytest.mark.parametrize("name", ["postgresql+sql", "postgresql+redis"])
 def test_a_busy_process_opens_no_more_connections_than_the_check_reckons_with(name: str, tmp_path: Path) -> None:
     threads = 6
-    with opened(name, tmp_path) as pair:
+    with open_pair(name, tmp_path) as pair:
         pair.configure()
         pair.variables = {"DEXPY_DATABASE": f"{pair.url}?application_name=busy"}
         pair.start(processes=1, threads=threads)
@@ -375,12 +379,12 @@ def test_a_busy_process_opens_no_more_connections_than_the_check_reckons_with(na
         ]
         most = 0
 
-        def look() -> bool:
+        def observe() -> bool:
             nonlocal most
             most = max(most, pair.sql(counted)[0][0])
             return all(ticket.reload().done for ticket in tickets[-3:])
 
-        eventually(look, "they ran", WAIT_S, pair.tell)
+        eventually(observe, "they ran", WAIT_S, pair.output)
         # How many of them a look sees at once is chance, but for the most that there may be.
         assert 1 < most <= threads + OWN_CONNECTIONS
         install(None)
@@ -389,14 +393,14 @@ def test_a_busy_process_opens_no_more_connections_than_the_check_reckons_with(na
 LATE = """
 from dexpy.foundation.clock import clock
 clock.advance({seconds})
-from market import *
+from apps.shop import *
 """
 
 
 @pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
 @pytest.mark.parametrize(("moved_s", "said"), [(-5, "ahead of"), (5, "behind")])
 def test_clocks_that_disagree_are_a_warning(kind: str, moved_s: int, said: str, tmp_path: Path) -> None:
-    with opened(f"{kind}+sql", tmp_path) as pair:
+    with open_pair(f"{kind}+sql", tmp_path) as pair:
         pair.configure()
         (tmp_path / "late.py").write_text(LATE.format(seconds=moved_s))
         (tmp_path / "nearly.py").write_text(LATE.format(seconds=moved_s / abs(moved_s) * SKEW_S / 2))
@@ -406,7 +410,7 @@ def test_clocks_that_disagree_are_a_warning(kind: str, moved_s: int, said: str, 
         assert told(pair, "nearly", "-p", "1")["clock"] == "ok clock"
 
         late, nearly = pair.start(module="late"), pair.start(module="nearly")
-        assert Greet(name="all the same").async_().call().result(WAIT_S, LOOK_S)
+        assert Greet(name="all the same").async_().call().result(WAIT_S, POLL_S)
         assert len(late.lines("clock.skewed")) == 1, late.output()
         assert f"database_ahead_seconds={-moved_s}." in late.output().replace("4.99", "5.00")
         assert nearly.lines("clock.skewed") == []

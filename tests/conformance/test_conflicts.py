@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from crossing import Cross, Yield, YieldWithRule
-from market import Customer
-from pairs import Pair
+from apps.shop import Customer
+from apps.shop_deadlocks import Cross, Yield, YieldWithRule
+from harness.pairs import Pair
 
-from dexpy.background.jobs import CONFLICTS
-from dexpy.recording.tables import attempts
+from dexpy.database.tables import attempts
+from dexpy.worker.record_job import MAX_CONFLICT_RERUNS
 
 WAIT_S = 60.0
 
@@ -33,7 +33,7 @@ def runs(folder: Path, id: str) -> int:
 
 @on("postgresql+sql", "postgresql+redis", "mariadb+sql", "mariadb+rabbitmq")
 def test_two_runs_in_a_deadlock_both_come_to_their_end_in_one_attempt(own_pair: Pair, tmp_path: Path) -> None:
-    own_pair.start(module="crossing", processes=1, threads=2)
+    own_pair.start(module="apps.shop_deadlocks", processes=1, threads=2)
 
     tickets = [Cross(folder=str(tmp_path), first=a, second=b).async_().call() for a, b in ((1, 2), (2, 1))]
 
@@ -50,26 +50,28 @@ def test_two_runs_in_a_deadlock_both_come_to_their_end_in_one_attempt(own_pair: 
 
 @on("postgresql+sql", "mariadb+sql")
 @pytest.mark.parametrize("operation", [Yield, YieldWithRule])
-def test_a_run_gives_way_a_few_times_without_an_attempt_spent(
+def test_a_run_is_restarted_after_a_deadlock_a_few_times_within_one_attempt(
     own_pair: Pair, tmp_path: Path, operation: type[Yield]
 ) -> None:
-    own_pair.start(module="crossing", processes=1, threads=2)
+    own_pair.start(module="apps.shop_deadlocks", processes=1, threads=2)
 
-    ticket = operation(folder=str(tmp_path), times=CONFLICTS).async_().call()
+    ticket = operation(folder=str(tmp_path), times=MAX_CONFLICT_RERUNS).async_().call()
 
-    assert ticket.result(WAIT_S) == CONFLICTS + 1
+    assert ticket.result(WAIT_S) == MAX_CONFLICT_RERUNS + 1
     assert own_pair.row(ticket.id)["num_attempts"] == 1
     assert failures(own_pair, ticket.id) == []
     assert own_pair.effects("did not%") == ["did not give way"]
 
 
 @on("postgresql+sql", "mariadb+sql")
-def test_a_run_that_gives_way_again_and_again_waits_before_its_next_attempt(own_pair: Pair, tmp_path: Path) -> None:
-    own_pair.start(module="crossing", processes=1, threads=2)
+def test_a_run_that_meets_deadlocks_again_and_again_waits_before_its_next_attempt(
+    own_pair: Pair, tmp_path: Path
+) -> None:
+    own_pair.start(module="apps.shop_deadlocks", processes=1, threads=2)
 
-    ticket = Yield(folder=str(tmp_path), times=CONFLICTS + 1).async_().call()
+    ticket = Yield(folder=str(tmp_path), times=MAX_CONFLICT_RERUNS + 1).async_().call()
 
-    assert ticket.result(WAIT_S) == CONFLICTS + 2
+    assert ticket.result(WAIT_S) == MAX_CONFLICT_RERUNS + 2
     assert own_pair.row(ticket.id)["num_attempts"] == 2
     assert failures(own_pair, ticket.id) == ["crash"]
     assert own_pair.effects("did not%") == ["did not give way"]

@@ -12,23 +12,23 @@ from typing import Any
 import pytest
 import servers
 import sqlalchemy as sa
-from market import Count, Greet, Visit
-from pairs import Pair, opened
-from proxy import Road
-from workers import eventually
+from apps.shop import Count, Greet, Visit
+from harness.pairs import Pair, open_pair
+from harness.proxy import Proxy
+from harness.workers import eventually
 
+from dexpy.database.tables import records
 from dexpy.foundation.errors import SchemaMissing
-from dexpy.recording.tables import records
 from dexpy.runtime import install
 
 WAIT_S = 40.0
-LOOK_S = 0.05
+POLL_S = 0.05
 TRIES = 5
 """So often has an outage been noticed before it ends."""
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Generator[Pair]:
+def bare_pair(tmp_path: Path) -> Generator[Pair]:
     """A folder with a SQLite file, and whatever broker a test names."""
     pair = Pair(tmp_path, f"sqlite:///{tmp_path / 'records.db'}", None)
     yield pair
@@ -53,14 +53,14 @@ DATABASES_THAT_REFUSE: dict[str, tuple[str, Callable[[str], str], str]] = {
 
 
 @pytest.mark.parametrize("name", DATABASES_THAT_REFUSE)
-def test_a_database_that_refuses_is_one_error_at_the_start(place: Pair, name: str) -> None:
+def test_a_database_that_refuses_is_one_error_at_the_start(bare_pair: Pair, name: str) -> None:
     server, spoil, said = DATABASES_THAT_REFUSE[name]
-    place.url = spoil(servers.need(server))
+    bare_pair.url = spoil(servers.need(server))
 
     # A worker waits for one that is only down; a burst does not.
-    worker = ["worker", "market", "-p", "2", *(["--burst"] if "closed port" in name else [])]
-    for command in (worker, ["check", "market"], ["db", "init"], ["db", "check"]):
-        ended = place.dexpy(*command)
+    worker = ["worker", "apps.shop", "-p", "2", *(["--burst"] if "closed port" in name else [])]
+    for command in (worker, ["check", "apps.shop"], ["db", "init"], ["db", "check"]):
+        ended = bare_pair.dexpy(*command)
         lines = (ended.stderr + ended.stdout).strip().splitlines()
         told = [line for line in lines if line.startswith(("Error:", "FAIL"))]
         assert ended.returncode == (2 if command == worker and "closed port" not in name else 1), (command, lines)
@@ -79,12 +79,12 @@ BROKERS_THAT_REFUSE: dict[str, tuple[str, Callable[[str], str]]] = {
 
 
 @pytest.mark.parametrize("name", BROKERS_THAT_REFUSE)
-def test_a_broker_that_refuses_is_one_error_at_the_start(place: Pair, name: str) -> None:
+def test_a_broker_that_refuses_is_one_error_at_the_start(bare_pair: Pair, name: str) -> None:
     server, spoil = BROKERS_THAT_REFUSE[name]
-    place.broker = spoil(servers.need(server))
+    bare_pair.broker = spoil(servers.need(server))
 
-    for command in (["worker", "market", "-p", "2"], ["check", "market"]):
-        ended = place.dexpy(*command)
+    for command in (["worker", "apps.shop", "-p", "2"], ["check", "apps.shop"]):
+        ended = bare_pair.dexpy(*command)
         told = [line for line in (ended.stderr + ended.stdout).splitlines() if line.startswith(("Error:", "FAIL"))]
         assert ended.returncode == (2 if command[0] == "worker" else 1), ended
         assert len(told) == 1, ended
@@ -94,58 +94,60 @@ def test_a_broker_that_refuses_is_one_error_at_the_start(place: Pair, name: str)
 
 
 @pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
-def test_a_database_without_the_tables_names_the_command(place: Pair, kind: str, tmp_path: Path) -> None:
+def test_a_database_without_the_tables_names_the_command(bare_pair: Pair, kind: str, tmp_path: Path) -> None:
     with servers.database(kind, tmp_path) as url:
-        place.url = url
-        for command in (["worker", "market"], ["check"], ["db", "check"]):
-            ended = place.dexpy(*command)
+        bare_pair.url = url
+        for command in (["worker", "apps.shop"], ["check"], ["db", "check"]):
+            ended = bare_pair.dexpy(*command)
             assert ended.returncode == (2 if command[0] == "worker" else 1), ended
             assert "Run: dexpy db init" in ended.stderr + ended.stdout
-        place.configure()
+        bare_pair.configure()
         with pytest.raises(SchemaMissing, match="Run: dexpy db init"):
             Greet(name="early").async_().call()
         with sa.create_engine(url, poolclass=sa.NullPool).connect() as connection:
             assert sa.inspect(connection).get_table_names() == []
-        assert place.dexpy("db", "init").returncode == 0
+        assert bare_pair.dexpy("db", "init").returncode == 0
         assert Greet(name="now").async_().call().pending
-        assert place.dexpy("check").returncode == 0
-        place.end()
+        assert bare_pair.dexpy("check").returncode == 0
+        bare_pair.end()
 
 
 @pytest.mark.parametrize("kind", ["redis", "rabbitmq"])
-def test_a_broker_that_comes_up_later_is_waited_for(place: Pair, kind: str) -> None:
-    with servers.broker(kind) as url, road(str(url), open=False) as way:
-        place.broker = way.url
-        place.furnish()
-        place.configure()
-        checked = place.dexpy("check", "market")
+def test_a_broker_that_comes_up_later_is_waited_for(bare_pair: Pair, kind: str) -> None:
+    with servers.broker(kind) as url, opened_proxy(str(url), open=False) as proxy:
+        bare_pair.broker = proxy.url
+        bare_pair.create_tables()
+        bare_pair.configure()
+        checked = bare_pair.dexpy("check", "apps.shop")
         assert checked.returncode == 1
         assert "does not answer" in checked.stdout
-        worker = place.start(processes=1)
+        worker = bare_pair.start(processes=1)
         recorded = [Greet(name=f"early {number}").async_().call() for number in range(5)]
         Visit(page="/early").async_().call()
         eventually(lambda: worker.lines("broker.unreachable"), "the worker says so", WAIT_S, worker.output)
         assert "Traceback" not in worker.output(), worker.output()
 
-        way.open()
+        proxy.open()
 
         for ticket in recorded:
-            assert ticket.result(WAIT_S, LOOK_S)
-        eventually(lambda: place.effects("visit%") == ["visit /early"], "the direct one runs", WAIT_S, place.tell)
-        assert sorted(place.effects("greet%")) == [f"greet early {number}" for number in range(5)]
-        place.end()
+            assert ticket.result(WAIT_S, POLL_S)
+        eventually(
+            lambda: bare_pair.effects("visit%") == ["visit /early"], "the direct one runs", WAIT_S, bare_pair.output
+        )
+        assert sorted(bare_pair.effects("greet%")) == [f"greet early {number}" for number in range(5)]
+        bare_pair.end()
 
 
 # ------------------------------------------------------------------------------------------- cut off while it runs
 
 
 @contextlib.contextmanager
-def road(url: str, *, open: bool = True) -> Generator[Road]:
-    way = Road(url, open=open)
+def opened_proxy(url: str, *, open: bool = True) -> Generator[Proxy]:
+    proxy = Proxy(url, open=open)
     try:
-        yield way
+        yield proxy
     finally:
-        way.end()
+        proxy.end()
 
 
 BACKLOG = range(100)
@@ -160,7 +162,10 @@ def all_done_once(pair: Pair, tickets: list[Any], numbers: Iterable[int]) -> Non
     ids = [ticket.id for ticket in tickets]
     unfinished = sa.select(records.c.id, records.c.status).where(records.c.id.in_(ids), records.c.status != "done")
     eventually(
-        lambda: not pair.sql(unfinished), "all are done", WAIT_S, lambda: f"{pair.sql(unfinished)}\n{pair.tell()}"
+        lambda: not pair.sql(unfinished),
+        "all are done",
+        WAIT_S,
+        lambda: f"{pair.sql(unfinished)}\n{pair.output()}",
     )
     assert Counted(pair.effects("count %")) == Counted(f"count {number}" for number in numbers)
 
@@ -169,13 +174,13 @@ def while_they_run(pair: Pair, times: int) -> Iterator[int]:
     """Wait until some have run, and after each disturbance until more have: there is something to disturb each time."""
     for turn in range(times):
         enough = min(len(pair.effects("count %")) + 5, len(BACKLOG))
-        eventually(lambda: len(pair.effects("count %")) >= enough, "some run", WAIT_S, pair.tell)  # noqa: B023
+        eventually(lambda: len(pair.effects("count %")) >= enough, "some run", WAIT_S, pair.output)  # noqa: B023
         yield turn
 
 
 @pytest.mark.parametrize("name", ["postgresql+sql", "postgresql+redis", "mariadb+sql", "mariadb+rabbitmq"])
 def test_connections_to_the_database_that_are_cut_lose_nothing(name: str, tmp_path: Path) -> None:
-    with opened(name, tmp_path) as pair, servers.cutting(pair.url) as cut:
+    with open_pair(name, tmp_path) as pair, servers.cutting(pair.url) as cut:
         pair.configure()
         tickets = send(BACKLOG)
         pair.start(processes=2)
@@ -189,17 +194,17 @@ def test_connections_to_the_database_that_are_cut_lose_nothing(name: str, tmp_pa
 
 @pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
 def test_a_database_that_is_away_for_a_while_loses_nothing(kind: str, tmp_path: Path) -> None:
-    with opened(f"{kind}+sql", tmp_path) as pair, road(pair.url) as way:
+    with open_pair(f"{kind}+sql", tmp_path) as pair, opened_proxy(pair.url) as proxy:
         pair.configure()
-        pair.variables = {"DEXPY_DATABASE": way.url}
+        pair.variables = {"DEXPY_DATABASE": proxy.url}
         tickets = send(BACKLOG)
         worker = pair.start(processes=1)
 
         for _ in while_they_run(pair, 1):
-            way.close()
+            proxy.close()
         tried = lambda: worker.output().count("again_in_seconds") >= TRIES  # noqa: E731
         eventually(tried, "the worker tries again, and again", WAIT_S, worker.output)
-        way.open()
+        proxy.open()
 
         all_done_once(pair, tickets, BACKLOG)
         assert "Traceback" not in worker.output(), worker.output()
@@ -208,17 +213,17 @@ def test_a_database_that_is_away_for_a_while_loses_nothing(kind: str, tmp_path: 
 
 @pytest.mark.parametrize("name", ["postgresql+redis", "mariadb+rabbitmq", "sqlite+redis", "sqlite+rabbitmq"])
 def test_connections_to_the_broker_that_are_cut_lose_nothing(name: str, tmp_path: Path) -> None:
-    with opened(name, tmp_path) as pair, road(str(pair.broker)) as way:
+    with open_pair(name, tmp_path) as pair, opened_proxy(str(pair.broker)) as proxy:
         pair.configure()
-        pair.variables = {"DEXPY_BROKER": way.url}
+        pair.variables = {"DEXPY_BROKER": proxy.url}
         tickets = send(BACKLOG)
         worker = pair.start(processes=2)
 
-        cuts = [way.cut() for _ in while_they_run(pair, 3)]
-        way.close()
+        cuts = [proxy.cut() for _ in while_they_run(pair, 3)]
+        proxy.close()
         tickets += send(MORE)
         eventually(lambda: worker.lines("broker.unreachable"), "the worker says so", WAIT_S, worker.output)
-        way.open()
+        proxy.open()
 
         all_done_once(pair, tickets, [*BACKLOG, *MORE])
         assert any(cuts)
@@ -227,7 +232,7 @@ def test_connections_to_the_broker_that_are_cut_lose_nothing(name: str, tmp_path
 
 
 def test_clients_that_redis_kills_lose_nothing(tmp_path: Path) -> None:
-    with opened("postgresql+redis", tmp_path) as pair:
+    with open_pair("postgresql+redis", tmp_path) as pair:
         pair.broker = f"{pair.broker}&client_name={tmp_path.name}"
         pair.configure()
         tickets = send(BACKLOG)
@@ -253,8 +258,8 @@ def kill_clients(name: str) -> int:
 
 
 def test_a_broker_that_is_away_holds_up_no_caller_and_no_transaction(tmp_path: Path) -> None:
-    with opened("postgresql+redis", tmp_path) as pair, road(str(pair.broker), open=False) as way:
-        pair.broker = way.url
+    with open_pair("postgresql+redis", tmp_path) as pair, opened_proxy(str(pair.broker), open=False) as proxy:
+        pair.broker = proxy.url
         pair.configure()
         began = time.monotonic()
         tickets = [Greet(name=str(number)).async_().call() for number in range(10)]
@@ -262,10 +267,10 @@ def test_a_broker_that_is_away_holds_up_no_caller_and_no_transaction(tmp_path: P
         owed = sa.select(sa.func.count()).where(records.c.enqueued_at.is_(None))
         assert pair.sql(owed) == [(10,)]
 
-        way.open()
+        proxy.open()
         pair.start()
         for ticket in tickets:
-            assert ticket.result(WAIT_S, LOOK_S)
+            assert ticket.result(WAIT_S, POLL_S)
         install(None)
 
 
@@ -273,34 +278,34 @@ def test_a_broker_that_is_away_holds_up_no_caller_and_no_transaction(tmp_path: P
 
 
 @pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
-def test_four_processes_may_make_the_tables_at_once(place: Pair, kind: str, tmp_path: Path) -> None:
+def test_four_processes_may_make_the_tables_at_once(bare_pair: Pair, kind: str, tmp_path: Path) -> None:
     import subprocess
     import sys
 
     with servers.database(kind, tmp_path) as url:
-        place.url = url
+        bare_pair.url = url
         command = [sys.executable, "-m", "dexpy", "db", "init"]
         running = [
-            subprocess.Popen(command, cwd=place.folder, env=place.environment, stdout=subprocess.PIPE,
+            subprocess.Popen(command, cwd=bare_pair.folder, env=bare_pair.environment, stdout=subprocess.PIPE,
                              stderr=subprocess.STDOUT, text=True)
             for _ in range(4)
         ]  # fmt: skip
         said = [process.communicate(timeout=60)[0] for process in running]
         assert [process.returncode for process in running] == [0] * 4, said
         assert sum("made" in text for text in said) == 1, said
-        assert place.dexpy("db", "check").returncode == 0
+        assert bare_pair.dexpy("db", "check").returncode == 0
 
 
 @pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
-def test_an_old_table_is_told_by_its_missing_column(place: Pair, kind: str, tmp_path: Path) -> None:
+def test_an_old_table_is_reported_with_its_missing_column(bare_pair: Pair, kind: str, tmp_path: Path) -> None:
     with servers.database(kind, tmp_path) as url:
-        place.url = url
-        place.engine = sa.create_engine(url, poolclass=sa.NullPool)
-        assert place.dexpy("db", "init").returncode == 0
-        place.change("ALTER TABLE operation_records DROP COLUMN send_count")
+        bare_pair.url = url
+        bare_pair.engine = sa.create_engine(url, poolclass=sa.NullPool)
+        assert bare_pair.dexpy("db", "init").returncode == 0
+        bare_pair.change("ALTER TABLE operation_records DROP COLUMN send_count")
 
-        for command in (["db", "check"], ["db", "init"], ["check"], ["worker", "market"]):
-            ended = place.dexpy(*command)
+        for command in (["db", "check"], ["db", "init"], ["check"], ["worker", "apps.shop"]):
+            ended = bare_pair.dexpy(*command)
             assert ended.returncode == (2 if command[0] == "worker" else 1), (command, ended)
             assert "operation_records lacks send_count" in ended.stdout + ended.stderr, (command, ended)
             assert "Traceback" not in ended.stderr

@@ -14,42 +14,44 @@ import dramatiq
 import pytest
 import servers
 import sqlalchemy as sa
-from deaths import (
+from apps.shop_failpoints import Mark
+from harness.kills import (
     RESCUE_WITHIN_S,
     WAIT_S,
-    Deaths,
-    all_final,
+    Kills,
+    assert_done_once,
+    assert_offered_in_time,
     effects_of,
-    is_done_once,
-    is_offered_in_time,
+    killed_pair,
     lost_attempts,
-    mortal_pair,
     now,
+    wait_until_final,
     worker_ids,
 )
-from mortals import Mark
-from workers import eventually
+from harness.workers import eventually
 
 import dexpy
-from dexpy.background.brokers.sql import SqlBroker
-from dexpy.background.relay import Relay
-from dexpy.background.rescue import LOCK_WAIT_S
-from dexpy.foundation.pace import Pace
-from dexpy.recording import liveness, lock_waits, messages, schema
-from dexpy.recording.database import Database
-from dexpy.recording.tables import records, worker_sessions, workers
+from dexpy.brokers.sql import statements
+from dexpy.brokers.sql.broker import SqlBroker
+from dexpy.database import lock_timeouts, schema
+from dexpy.database.engine import Database
+from dexpy.database.tables import records, worker_sessions, workers
+from dexpy.liveness import worker_registry
+from dexpy.liveness.intervals import RecoveryIntervals
+from dexpy.maintenance.recovery import LOCK_WAIT_S
+from dexpy.maintenance.relay import Relay
 
-on_both = pytest.mark.parametrize("deaths", ["postgresql+redis", "mariadb+sql"], indirect=True)
+on_both = pytest.mark.parametrize("kills", ["postgresql+redis", "mariadb+sql"], indirect=True)
 on_servers = pytest.mark.parametrize("server", ["postgresql", "mariadb"], indirect=True)
 KEYS = [(workers, "id"), (worker_sessions, "worker")]
-LOOK_S = 15.0
+POLL_S = 15.0
 """A look that waited for a lock as long as a server lets it would take 50 s at least."""
 
 
 @pytest.fixture
-def deaths(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Deaths]:
+def kills(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Kills]:
     """A pair, named by an indirect parameter, that nobody serves yet."""
-    with mortal_pair(request.param, tmp_path) as found:
+    with killed_pair(request.param, tmp_path) as found:
         yield found
 
 
@@ -70,11 +72,13 @@ def enter_dead(id: str) -> dict[str, Any]:
 
 
 @on_both
-def test_a_worker_that_is_frozen_while_it_notes_a_session_keeps_nobody_from_what_it_ran(deaths: Deaths) -> None:
-    pair = deaths.pair
-    deaths.serve(["in_perform=wait"])
+def test_a_worker_that_is_frozen_while_it_registers_a_session_does_not_block_the_recovery_of_its_runs(
+    kills: Kills,
+) -> None:
+    pair = kills.pair
+    kills.serve(["in_perform=wait"])
     ticket = Mark(number=1).async_().call()
-    pid = deaths.at("in_perform").pid
+    pid = kills.wait_for("in_perform").pid
     (worker,) = worker_ids(pair, pid)
     pair.start()
     os.kill(pid, signal.SIGSTOP)
@@ -83,39 +87,40 @@ def test_a_worker_that_is_frozen_while_it_notes_a_session_keeps_nobody_from_what
         with pair.engine.begin() as as_it_froze:
             # Nobody knows of this session, so nobody ends it.
             as_it_froze.execute(sa.insert(worker_sessions).values(worker=worker, backend="7/elsewhere"))
-            (row,) = all_final(pair)
+            (row,) = wait_until_final(pair)
     finally:
-        deaths.go()
+        kills.release()
         os.kill(pid, signal.SIGCONT)
 
-    is_done_once(pair, [row], effects_of([1]))
-    is_offered_in_time(pair, row, frozen_at)
+    assert_done_once(pair, [row], effects_of([1]))
+    assert_offered_in_time(pair, row, frozen_at)
     assert [lost.worker for lost in lost_attempts(pair, ticket.id)] == [worker]
 
 
 @on_both
-def test_a_look_waits_for_no_lock_for_long_and_its_other_steps_have_their_turn(deaths: Deaths) -> None:
-    pair, dispatcher = deaths.pair, dexpy.current_runtime().dispatcher
+def test_a_relay_pass_waits_for_no_lock_for_long_and_does_its_other_tasks(kills: Kills) -> None:
+    pair, dispatcher = kills.pair, dexpy.current_runtime().dispatcher
     assert dispatcher.store is not None
-    assert dispatcher.heart is not None
+    heartbeat = dexpy.current_runtime().services.heartbeat
+    assert heartbeat is not None
     with dispatcher.store.begin() as connection:
-        liveness.enter(connection, **enter_dead("gone"))
+        worker_registry.register(connection, **enter_dead("gone"))
     held = Mark(number=1).async_(in_=86_400).call()
     late = Mark(number=2).async_(in_=86_400).call()
     pair.change(sa.update(records).where(records.c.id == held.id).values(status="running", claimed_by="gone"))
     pair.change(sa.update(records).where(records.c.id == late.id).values(expires_at=now(pair)))
-    relay = Relay(dispatcher, dispatcher.heart, Pace(RESCUE_WITHIN_S))
+    relay = Relay(dispatcher, heartbeat, RecoveryIntervals(RESCUE_WITHIN_S))
 
-    with pair.engine.begin() as somebody:
-        somebody.execute(sa.select(workers).with_for_update())
+    with pair.engine.begin() as other_transaction:
+        other_transaction.execute(sa.select(workers).with_for_update())
         began = time.monotonic()
-        went_well = relay.look_after()
+        went_well = relay.run_once()
         took_s = time.monotonic() - began
 
     assert not went_well, "the dead worker's row is still there"
-    assert took_s < LOOK_S
+    assert took_s < POLL_S
     assert (held.reload().status, late.reload().status) == ("pending", "expired")
-    assert relay.look_after()
+    assert relay.run_once()
     assert pair.sql(sa.select(workers.c.id).where(workers.c.id == "gone")) == []
 
 
@@ -128,17 +133,17 @@ def test_a_bounded_wait_is_over_in_time_and_leaves_the_connection_as_it_was(serv
             return connection.exec_driver_sql(setting).scalar(), connection.connection.driver_connection
 
     with server.begin() as connection:
-        liveness.enter(connection, **enter_dead("gone"))
+        worker_registry.register(connection, **enter_dead("gone"))
     before = told()
     other = sa.create_engine(server.url)
-    with other.begin() as somebody:
-        somebody.execute(sa.select(workers).with_for_update())
+    with other.begin() as other_transaction:
+        other_transaction.execute(sa.select(workers).with_for_update())
         began = time.monotonic()
-        with lock_waits.at_most(LOCK_WAIT_S), pytest.raises(sa.exc.OperationalError), server.begin() as connection:
+        with lock_timeouts.limited(LOCK_WAIT_S), pytest.raises(sa.exc.OperationalError), server.begin() as connection:
             connection.execute(sa.update(workers).values(pid=2))
     other.dispose()
 
-    assert LOCK_WAIT_S <= time.monotonic() - began < LOOK_S
+    assert LOCK_WAIT_S <= time.monotonic() - began < POLL_S
     assert told() == before
 
 
@@ -147,7 +152,7 @@ def test_a_bounded_wait_is_over_in_time_and_leaves_the_connection_as_it_was(serv
 
 def enter(connection: sa.Connection, ids: str) -> None:
     for id in ids:
-        liveness.enter(connection, **enter_dead(id))
+        worker_registry.register(connection, **enter_dead(id))
         connection.execute(sa.insert(worker_sessions).values(worker=id, backend=f"{id}/elsewhere"))
 
 
@@ -158,11 +163,11 @@ def test_a_worker_that_leaves_waits_for_none_that_is_entering(server: Database, 
     with server.begin() as connection:
         enter(connection, "abc")
     other = sa.create_engine(server.url)
-    with other.begin() as somebody:
-        enter(somebody, "d")
+    with other.begin() as other_transaction:
+        enter(other_transaction, "d")
         # All rows that are committed, in the end: then a small table is walked from its beginning to its end.
-        with lock_waits.at_most(LOCK_WAIT_S), server.begin() as connection:
-            liveness.leave(connection, list(leaving))
+        with lock_timeouts.limited(LOCK_WAIT_S), server.begin() as connection:
+            worker_registry.unregister(connection, list(leaving))
             staying = [one for one in "abc" if one not in leaving]
             assert [list(connection.execute(query).scalars()) for query in left] == [staying, staying]
     other.dispose()
@@ -174,10 +179,10 @@ def test_sessions_of_workers_that_are_gone_are_forgotten_while_others_are_noted(
         enter(connection, "abc")
         connection.execute(sa.delete(workers).where(workers.c.id != "a"))
     other = sa.create_engine(server.url)
-    with other.begin() as somebody:
-        enter(somebody, "d")
-        with lock_waits.at_most(LOCK_WAIT_S), server.begin() as connection:
-            liveness.forget_strays(connection)
+    with other.begin() as other_transaction:
+        enter(other_transaction, "d")
+        with lock_timeouts.limited(LOCK_WAIT_S), server.begin() as connection:
+            worker_registry.delete_orphaned_names(connection)
             assert connection.execute(sa.select(worker_sessions.c.worker)).scalars().all() == ["a"]
     other.dispose()
 
@@ -190,21 +195,21 @@ def test_acknowledgements_wait_for_no_transaction_of_an_application_that_has_enq
     with server.begin() as connection:
         for number in range(3):
             payload = dramatiq.Message("default", "actor", (), {}, {}).encode().decode()
-            connection.execute(messages.INSERT_AFTER, {**posted, "p_message_id": str(number), "p_payload": payload})
+            connection.execute(statements.INSERT_AFTER, {**posted, "p_message_id": str(number), "p_payload": payload})
     held = [message for _ in range(3) if (message := broker.take()) is not None]
     other = sa.create_engine(server.url)
-    with other.begin() as somebody:
-        somebody.execute(messages.INSERT_AFTER, {**posted, "p_message_id": "open", "p_payload": "{}"})
+    with other.begin() as other_transaction:
+        other_transaction.execute(statements.INSERT_AFTER, {**posted, "p_message_id": "open", "p_payload": "{}"})
         threads = [threading.Thread(target=message.ack) for message in held]
         began = time.monotonic()
         # They meet while something else is written, and are written together then.
-        with broker._leases._turn:
+        with broker._leases._write_lock:
             for thread in threads:
                 thread.start()
-            eventually(lambda: len(broker._leases._acks) == 3, "all three wait", WAIT_S)
+            eventually(lambda: len(broker._leases._pending_acks) == 3, "all three wait", WAIT_S)
         for thread in threads:
             thread.join()
-        assert time.monotonic() - began < LOOK_S
+        assert time.monotonic() - began < POLL_S
     other.dispose()
     with server.connect() as connection:
-        assert connection.execute(sa.select(messages.messages.c.message_id)).scalars().all() == ["open"]
+        assert connection.execute(sa.select(statements.messages.c.message_id)).scalars().all() == ["open"]

@@ -13,13 +13,13 @@ import redis
 import servers
 import sqlalchemy as sa
 from dramatiq.errors import ConnectionClosed
-from workers import eventually
+from harness.workers import eventually
 
-from dexpy.background.brokers.servers import broker_from_url, depth
-from dexpy.background.brokers.sql import Pending, SqlBroker
+from dexpy.brokers.sql.broker import Pending, SqlBroker
+from dexpy.brokers.urls import broker_from_url, queue_depth
+from dexpy.database.engine import Database
+from dexpy.database.tables import messages
 from dexpy.foundation.errors import ConfigurationError
-from dexpy.recording.database import Database
-from dexpy.recording.messages import messages
 
 
 def message(word: str) -> dramatiq.Message[Any]:
@@ -44,7 +44,7 @@ def redis_broker() -> Generator[Any]:
 
 
 @pytest.mark.anywhere
-def test_what_redis_handed_out_and_nobody_got_comes_back(redis_broker: Any) -> None:
+def test_a_message_from_redis_that_reached_no_worker_comes_back(redis_broker: Any) -> None:
     for word in ("run", "lost", "later"):
         redis_broker.enqueue(message(word))
     first = redis_broker.consume("default", prefetch=1, timeout=10)
@@ -56,11 +56,11 @@ def test_what_redis_handed_out_and_nobody_got_comes_back(redis_broker: Any) -> N
 
     assert sorted(one.args[0] for one in read(second)) == ["later", "lost"]
     assert running.args[0] == "run"
-    assert depth(redis_broker, "default") == 3, "those that are held too, each once"
+    assert queue_depth(redis_broker, "default") == 3, "those that are held too, each once"
 
 
 @pytest.mark.anywhere
-def test_what_redis_has_been_told_of_does_not_come_back(redis_broker: Any) -> None:
+def test_a_message_that_redis_has_acknowledged_does_not_come_back(redis_broker: Any) -> None:
     for word in ("done", "refused", "returned"):
         redis_broker.enqueue(message(word))
     first = redis_broker.consume("default", prefetch=6, timeout=10)
@@ -89,16 +89,16 @@ def test_what_waits_for_its_time_in_the_memory_of_a_consumer_comes_back_when_tha
 
 
 @pytest.mark.anywhere
-def test_a_fetch_that_is_cut_keeps_no_place_of_what_it_would_have_brought(
+def test_a_fetch_that_is_cut_keeps_no_capacity_for_what_it_would_have_fetched(
     redis_broker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def cut(*_: Any) -> Any:
+    def cut(*_: Any, **__: Any) -> Any:
         raise redis.ConnectionError("Connection closed by server.")
 
     redis_broker.enqueue(message("later"))
     first = redis_broker.consume("default", prefetch=1, timeout=10)
     with monkeypatch.context() as context, pytest.raises(ConnectionClosed):
-        context.setattr(redis_broker, "_dispatch", lambda _command: cut)
+        context.setattr(redis_broker, "_fetch", cut)
         next(first)
 
     second = redis_broker.consume("default", prefetch=1, timeout=10)
@@ -147,8 +147,8 @@ def test_two_namespaces_of_one_redis_do_not_see_each_other(redis_broker: Any) ->
     with servers.broker("redis") as url:
         other = broker_from_url(str(url))
         redis_broker.enqueue(message("here"))
-        assert depth(redis_broker, "default") == 1
-        assert depth(other, "default") == 0
+        assert queue_depth(redis_broker, "default") == 1
+        assert queue_depth(other, "default") == 0
         other.client.close()
 
 
@@ -166,7 +166,7 @@ def test_other_options_of_a_redis_url_stay() -> None:
 
 
 @pytest.mark.parametrize("kind", servers.DATABASES)
-def test_what_a_database_handed_out_and_nobody_got_comes_back(kind: str, tmp_path: Path) -> None:
+def test_a_message_from_a_database_that_reached_no_worker_comes_back(kind: str, tmp_path: Path) -> None:
     with servers.database(kind, tmp_path) as url:
         database = Database(url)
         broker = SqlBroker(database, lease_s=600)

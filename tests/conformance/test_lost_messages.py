@@ -11,13 +11,13 @@ from typing import Any
 import dramatiq
 import pytest
 import servers
-from market import Count, Greet
-from pairs import Pair, opened
-from workers import eventually
+from apps.shop import Count, Greet
+from harness.pairs import Pair, open_pair
+from harness.workers import eventually
 
-from dexpy.background.brokers.servers import broker_from_url
-from dexpy.background.carriers import ServerCarrier
-from dexpy.foundation import checkpoint
+from dexpy.brokers.urls import broker_from_url
+from dexpy.enqueue.transports import ServerTransport
+from dexpy.foundation import failpoints
 from dexpy.runtime import install
 
 RESCUE_WITHIN_S = 5.0
@@ -26,7 +26,7 @@ BUSY_S = 14.0
 
 
 def quick(name: str, folder: Path) -> Generator[Pair]:
-    with opened(name, folder) as pair:
+    with open_pair(name, folder) as pair:
         pair.variables = {"DEXPY_RESCUE_WITHIN": f"{RESCUE_WITHIN_S:g}"}
         pair.configure()
         yield pair
@@ -53,17 +53,17 @@ def test_a_message_lost_while_others_run_is_sent_again_in_time(
     worker = quick_pair.start(threads=4)
     for number in range(3):
         Count(number=number, seconds=BUSY_S).async_().call()
-    eventually(lambda: running(quick_pair) == 3, "three of four threads are busy", 10, quick_pair.tell)
+    eventually(lambda: running(quick_pair) == 3, "three of four threads are busy", 10, quick_pair.output)
 
     def die_before_send(place: str) -> None:
         if place == "before_send":
             raise Killed
 
     with monkeypatch.context() as context, pytest.raises(Killed):
-        context.setattr(checkpoint, "reached", die_before_send)
+        context.setattr(failpoints, "reached", die_before_send)
         Greet(name="unsent").async_().call()
 
-    eventually(lambda: "greet unsent" in quick_pair.effects(), "it runs", RESCUE_WITHIN_S + 1, quick_pair.tell)
+    eventually(lambda: "greet unsent" in quick_pair.effects(), "it runs", RESCUE_WITHIN_S + 1, quick_pair.output)
     assert running(quick_pair) == 3
     (row,) = quick_pair.sql("SELECT send_count FROM operation_records WHERE name LIKE '%Greet'")
     assert row.send_count == 2, "sent again, once"
@@ -81,7 +81,7 @@ def test_what_waits_in_a_broker_that_is_left_for_the_database_is_run_all_the_sam
 
     worker = pair.start(threads=4)
 
-    eventually(lambda: len(pair.effects()) == 4, "all have run", RESCUE_WITHIN_S + 1, pair.tell)
+    eventually(lambda: len(pair.effects()) == 4, "all have run", RESCUE_WITHIN_S + 1, pair.output)
     assert sorted(pair.effects()) == [*(f"greet left {number}" for number in range(3)), "greet new"]
     assert [pair.row(ticket.id)["send_count"] for ticket in (*left, new)] == [2, 2, 2, 1]
     worker.signal(signal.SIGKILL, to_all=True)
@@ -89,21 +89,21 @@ def test_what_waits_in_a_broker_that_is_left_for_the_database_is_run_all_the_sam
 
 @pytest.mark.anywhere
 def test_what_a_dead_process_holds_is_back_in_its_queue_before_the_queue_is_counted() -> None:
-    silent_s = 0.3
+    heartbeat_timeout_s = 0.3
     with servers.broker("redis") as url:
         assert url is not None
-        dead: Any = broker_from_url(url, silent_s=silent_s)
+        dead: Any = broker_from_url(url, heartbeat_timeout_s=heartbeat_timeout_s)
         dead.maintenance_chance = 0
         dead.declare_queue("default")
         dead.enqueue(dramatiq.Message("default", "none", (), {}, {}))
         assert next(dead.consume("default", prefetch=2, timeout=100)) is not None
 
-        alive: Any = broker_from_url(url, silent_s=silent_s)
+        alive: Any = broker_from_url(url, heartbeat_timeout_s=heartbeat_timeout_s)
         alive.maintenance_chance = 0
-        counted = ServerCarrier(alive, None)
-        assert counted.waiting("default") == 0, "its process may still live"
-        time.sleep(silent_s + 0.1)
-        assert counted.waiting("default") == 1
+        counted = ServerTransport(alive, None)
+        assert counted.count_due("default") == 0, "its process may still live"
+        time.sleep(heartbeat_timeout_s + 0.1)
+        assert counted.count_due("default") == 1
 
 
 def running(pair: Pair) -> int:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from market import Count
-from pairs import Pair, opened
-from pooler import Pooler
+from apps.shop import Count
+from harness.pairs import Pair, open_pair
+from harness.pooler import Pooler
 
 from dexpy import ConfigurationError, DatabaseUnavailable
-from dexpy.recording import schema
-from dexpy.recording.database import Database
+from dexpy.database import schema
+from dexpy.database.engine import Database
 from dexpy.recording.store import Store
 from dexpy.runtime import install
 
@@ -23,7 +23,7 @@ WAIT_S = 40.0
 @pytest.fixture
 def pooled(tmp_path: Path) -> Generator[tuple[Pair, Pooler]]:
     """PostgreSQL with its tables, reached through a pooler."""
-    with opened("postgresql+sql", tmp_path) as pair:
+    with open_pair("postgresql+sql", tmp_path) as pair:
         pooler = Pooler(pair.url)
         yield pair, pooler
         pair.end()
@@ -31,7 +31,7 @@ def pooled(tmp_path: Path) -> Generator[tuple[Pair, Pooler]]:
     install(None)
 
 
-def test_a_statement_that_another_connection_has_prepared_is_told_with_what_to_do(pooled: tuple[Pair, Pooler]) -> None:
+def test_a_statement_that_another_connection_has_prepared_is_reported_with_the_fix(pooled: tuple[Pair, Pooler]) -> None:
     _, pooler = pooled
     first, second = Database(pooler.url), Database(pooler.url)
     # As `dexpy db init` does: what a rollback follows would be forgotten.
@@ -43,14 +43,14 @@ def test_a_statement_that_another_connection_has_prepared_is_told_with_what_to_d
     second.dispose()
 
 
-def test_check_says_that_a_frozen_worker_keeps_its_locks_for_a_while(pooled: tuple[Pair, Pooler]) -> None:
+def test_check_reports_that_a_frozen_worker_keeps_its_locks_for_a_while(pooled: tuple[Pair, Pooler]) -> None:
     pair, pooler = pooled
-    straight = pair.dexpy("check", "market")
+    straight = pair.dexpy("check", "apps.shop")
     assert straight.returncode == 0
     assert "takeover" not in straight.stdout
 
     pair.url = f"{pooler.url}?prepare_threshold=none"
-    told = pair.dexpy("check", "market")
+    told = pair.dexpy("check", "apps.shop")
     assert told.returncode == 0
     assert (
         "warn takeover: a transaction pooler is between, so that the sessions of a worker have no name" in told.stdout
@@ -67,14 +67,14 @@ def test_operations_run_once_each_behind_a_pooler(pooled: tuple[Pair, Pooler]) -
     assert [len(pair.effects_of(ticket.id)) for ticket in tickets] == [1] * 60
 
 
-def test_a_user_who_may_not_end_the_sessions_of_the_other_is_told(pooled: tuple[Pair, Pooler]) -> None:
+def test_a_user_without_the_right_to_end_other_sessions_is_reported(pooled: tuple[Pair, Pooler]) -> None:
     pair, _ = pooled
     pair.change("CREATE ROLE dexpy_records LOGIN")
     try:
         pair.change("GRANT ALL ON ALL TABLES IN SCHEMA public TO dexpy_records")
         pair.variables = {"SESSIONS": pair.url}
         pair.url = sa.make_url(pair.url).set(username="dexpy_records").render_as_string(hide_password=False)
-        told = pair.dexpy("check", "market_of_two")
+        told = pair.dexpy("check", "apps.shop_two_users")
     finally:
         pair.change("DROP OWNED BY dexpy_records")
         pair.change("DROP ROLE dexpy_records")
@@ -82,7 +82,5 @@ def test_a_user_who_may_not_end_the_sessions_of_the_other_is_told(pooled: tuple[
 
 
 def test_a_threshold_that_is_no_number_is_refused() -> None:
-    with pytest.raises(
-        ConfigurationError, match="prepare_threshold=often wants a number of uses .*, or none for never"
-    ):
+    with pytest.raises(ConfigurationError, match="prepare_threshold wants a number of uses .*, or none for never"):
         _ = Database("postgresql+psycopg://nobody@127.0.0.1:1/x?prepare_threshold=often").engine

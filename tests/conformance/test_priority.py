@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from market import Count
-from market_next import Wave
-from pairs import Pair
-from workers import eventually
+from apps.shop import Count
+from apps.shop_next_release import Wave
+from harness.pairs import Pair
+from harness.workers import eventually
 
-from dexpy.recording.tables import records
+from dexpy.database.tables import records
 
 WAIT_S = 60.0
 URGENT = 5
@@ -42,7 +42,7 @@ def all_done(pair: Pair, tickets: Sequence[Any]) -> None:
     def left() -> list[Any]:
         return [(row.id, row.name, row.status) for row in rows_of(pair, tickets) if row.status != "done"]
 
-    eventually(lambda: not left(), "all are done", WAIT_S, lambda: f"{left()}\n{pair.tell()}")
+    eventually(lambda: not left(), "all are done", WAIT_S, lambda: f"{left()}\n{pair.output()}")
 
 
 def enqueue_calm() -> list[Any]:
@@ -50,10 +50,10 @@ def enqueue_calm() -> list[Any]:
 
 
 @on(*PAIRS)
-def test_what_is_urgent_starts_before_most_of_what_was_handed_out_before(own_pair: Pair) -> None:
+def test_what_is_urgent_starts_before_most_of_what_was_delivered_before(own_pair: Pair) -> None:
     calm = enqueue_calm()
     own_pair.start(processes=1, threads=4)
-    eventually(lambda: started(own_pair, calm), "the backlog is begun", WAIT_S, own_pair.tell)
+    eventually(lambda: started(own_pair, calm), "the backlog is begun", WAIT_S, own_pair.output)
     numbers = range(CALM, CALM + 20)
 
     urgent = [Count(number=number).async_(priority=URGENT).call() for number in numbers]
@@ -81,13 +81,13 @@ def test_several_processes_share_what_is_urgent_and_run_all_of_it_once(own_pair:
 @on(*PAIRS)
 def test_a_worker_leaves_what_is_urgent_and_unknown_to_one_that_knows_it(own_pair: Pair) -> None:
     waves = [Wave(number=number).async_(priority=URGENT).call() for number in range(10)]
-    own_pair.start_hasty("market", grace_s=600)
+    own_pair.start_with_short_grace("apps.shop", grace_s=600)
     counts = [Count(number=number, seconds=0.01).async_(priority=number % 2).call() for number in range(60)]
 
     all_done(own_pair, counts)
 
     assert {(row.status, row.num_attempts) for row in rows_of(own_pair, waves)} == {("pending", 0)}
-    own_pair.start_hasty("market_next", grace_s=600)
+    own_pair.start_with_short_grace("apps.shop_next_release", grace_s=600)
     all_done(own_pair, waves)
     assert Counted(own_pair.effects("wave %")) == Counted(f"wave {number}" for number in range(10))
     assert Counted(own_pair.effects("count %")) == Counted(f"count {number}" for number in range(60))

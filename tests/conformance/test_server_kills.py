@@ -15,83 +15,83 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from deaths import (
+from apps.shop import Customer
+from apps.shop_failpoints import Hold, Linger, Mark
+from harness.kills import (
     RESCUE_WITHIN_S,
     WAIT_S,
-    Deaths,
-    all_final,
-    die_again_and_again,
+    Kills,
+    assert_done_once,
+    assert_nothing_left,
+    assert_offered_in_time,
     effects_of,
-    is_done_once,
-    is_offered_in_time,
-    is_quiet,
     kill_enqueuers_at_each_point,
     kill_workers_at_each_point,
+    killed_pair,
     lines_of,
     lost_attempts,
-    mortal_pair,
     now,
     pid_of,
+    run_crash_loops,
+    wait_until_final,
     worker_ids,
 )
-from market import Customer
-from mortals import Hold, Linger, Mark
-from workers import eventually
+from harness.workers import eventually
 
 import dexpy
-from dexpy.background.heart import JUDGES_AFTER_BEATS, Heart
-from dexpy.background.rescue import Rescue
-from dexpy.background.sessions import _backend_of
-from dexpy.foundation import checkpoint
-from dexpy.foundation.pace import Pace
-from dexpy.recording import liveness
-from dexpy.recording.metadata import as_of
-from dexpy.recording.tables import attempts, records, worker_sessions, workers
+from dexpy.database.column_types import as_of
+from dexpy.database.dialects import dialect_of
+from dexpy.database.tables import attempts, records, worker_sessions, workers
+from dexpy.foundation import failpoints
+from dexpy.liveness import worker_registry
+from dexpy.liveness.heartbeat import RECOVERS_AFTER_BEATS, Heartbeat
+from dexpy.liveness.intervals import RecoveryIntervals
+from dexpy.maintenance.recovery import Recovery
 
 PAIRS = ["postgresql+redis", "postgresql+rabbitmq", "mariadb+sql"]
 
 
 @pytest.fixture
-def deaths(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Deaths]:
+def kills(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Kills]:
     """A pair, named by an indirect parameter, that nobody serves yet."""
-    with mortal_pair(request.param, tmp_path) as found:
+    with killed_pair(request.param, tmp_path) as found:
         yield found
 
 
 def on(*names: str) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("deaths", names, indirect=True)
+    return pytest.mark.parametrize("kills", names, indirect=True)
 
 
 @on(*PAIRS)
-def test_a_worker_that_is_killed_at_any_point_of_a_run_loses_nothing_and_does_nothing_twice(deaths: Deaths) -> None:
-    kill_workers_at_each_point(deaths)
+def test_a_worker_that_is_killed_at_any_point_of_a_run_loses_nothing_and_does_nothing_twice(kills: Kills) -> None:
+    kill_workers_at_each_point(kills)
 
 
 @on(*PAIRS)
-def test_a_worker_that_is_frozen_at_any_point_of_a_run_loses_nothing_and_keeps_nobody_else_waiting(
-    deaths: Deaths,
+def test_a_worker_that_is_frozen_at_any_point_of_a_run_loses_nothing_and_delays_no_other(
+    kills: Kills,
 ) -> None:
-    kill_workers_at_each_point(deaths, freezes=True)
+    kill_workers_at_each_point(kills, freezes=True)
 
 
 @on(*PAIRS)
-def test_a_process_that_is_killed_while_it_enqueues_leaves_all_or_nothing(deaths: Deaths) -> None:
-    kill_enqueuers_at_each_point(deaths)
+def test_a_process_that_is_killed_while_it_enqueues_leaves_all_or_nothing(kills: Kills) -> None:
+    kill_enqueuers_at_each_point(kills)
 
 
 @on("postgresql+rabbitmq")
-def test_an_operation_that_kills_its_workers_ends_as_lost_and_the_others_go_on(deaths: Deaths) -> None:
-    die_again_and_again(deaths)
+def test_an_operation_that_kills_its_workers_ends_as_lost_and_the_others_go_on(kills: Kills) -> None:
+    run_crash_loops(kills)
 
 
 @on("postgresql+redis", "mariadb+sql")
-def test_a_worker_that_is_frozen_past_its_lease_can_do_nothing_more_when_it_is_thawed(deaths: Deaths) -> None:
-    pair, ledger = deaths.pair, deaths.pair.folder / "ledger"
-    frozen = deaths.serve(["in_perform=wait", "before_commit=wait"], threads=2)
+def test_a_worker_that_is_frozen_past_its_lease_can_do_nothing_more_when_it_is_resumed(kills: Kills) -> None:
+    pair, ledger = kills.pair, kills.pair.folder / "ledger"
+    frozen = kills.serve(["in_perform=wait", "before_commit=wait"], threads=2)
     holding = Hold(customer=1, ledger=str(ledger)).async_().call()
-    pid = deaths.at("in_perform").pid
+    pid = kills.wait_for("in_perform").pid
     committing = Hold(customer=2, ledger=str(ledger)).async_().call()
-    assert deaths.at("before_commit").pid == pid
+    assert kills.wait_for("before_commit").pid == pid
     # Perhaps fetched by it, and perhaps not: they lie behind what it runs.
     for number in (5, 6):
         Mark(number=number).async_().call()
@@ -100,30 +100,30 @@ def test_a_worker_that_is_frozen_past_its_lease_can_do_nothing_more_when_it_is_t
 
     os.kill(pid, signal.SIGSTOP)
     frozen_at = now(pair)
-    rows = all_final(pair)
+    rows = wait_until_final(pair)
 
     # Both ran to their end although the frozen one had locked the rows that they write.
     assert len(rows) == 6
-    is_done_once(pair, rows, ["hold 1", "hold 2", *effects_of([1, 2, 5, 6])])
+    assert_done_once(pair, rows, ["hold 1", "hold 2", *effects_of([1, 2, 5, 6])])
     (healthy,) = successor.children()
     for ticket in (holding, committing):
         (lost,) = lost_attempts(pair, ticket.id)
         assert lost.worker == old_id
-        is_offered_in_time(pair, next(row for row in rows if row.id == ticket.id), frozen_at)
+        assert_offered_in_time(pair, next(row for row in rows if row.id == ticket.id), frozen_at)
     assert worker_ids(pair, pid) == []
 
-    deaths.go()
+    kills.release()
     os.kill(pid, signal.SIGCONT)
 
-    eventually(lambda: frozen.lines("worker.taken_for_dead"), "it is told", WAIT_S, pair.tell)
-    eventually(lambda: len(frozen.lines("claim.lost")) == 2, "both of its runs are undone", WAIT_S, pair.tell)
-    (new_id,) = eventually(lambda: worker_ids(pair, pid), "it has a new name", WAIT_S, pair.tell)
+    eventually(lambda: frozen.lines("worker.taken_for_dead"), "it is told", WAIT_S, pair.output)
+    eventually(lambda: len(frozen.lines("claim.lost")) == 2, "both of its runs are undone", WAIT_S, pair.output)
+    (new_id,) = eventually(lambda: worker_ids(pair, pid), "it has a new name", WAIT_S, pair.output)
     assert new_id != old_id
-    is_quiet(pair)
+    assert_nothing_left(pair)
     assert sorted(lines_of(ledger)) == [f"1 {healthy}", f"2 {healthy}"], "its hooks have not run"
-    assert all_final(pair) == rows, "neither it nor what it had enqueued has left anything"
+    assert wait_until_final(pair) == rows, "neither it nor what it had enqueued has left anything"
     assert set(pair.sql(sa.select(Customer.name).where(Customer.id <= 2))) == {(f"held by {healthy}",)}
-    is_done_once(pair, rows, ["hold 1", "hold 2", *effects_of([1, 2, 5, 6])])
+    assert_done_once(pair, rows, ["hold 1", "hold 2", *effects_of([1, 2, 5, 6])])
 
     successor.stop()
     after = [Mark(number=number).async_().call() for number in (3, 4)]
@@ -133,45 +133,46 @@ def test_a_worker_that_is_frozen_past_its_lease_can_do_nothing_more_when_it_is_t
 
 
 @on("postgresql+redis", "mariadb+sql")
-def test_a_relay_that_is_frozen_in_the_middle_of_a_rescue_keeps_nobody_from_what_it_was_rescuing(
-    deaths: Deaths,
+def test_a_relay_that_is_frozen_in_the_middle_of_a_recovery_does_not_block_the_recovery_by_another(
+    kills: Kills,
 ) -> None:
-    pair = deaths.pair
-    first = deaths.serve(["in_perform=wait"])
+    pair = kills.pair
+    first = kills.serve(["in_perform=wait"])
     ticket = Mark(number=1).async_().call()
-    doomed = deaths.at("in_perform").pid
-    rescuer = deaths.serve(["before_rescue_commit=wait"], "-Q", "elsewhere")
+    doomed = kills.wait_for("in_perform").pid
+    rescuer = kills.serve(["before_rescue_commit=wait"], "-Q", "elsewhere")
     rescuer.await_started(1)
     first.signal(signal.SIGKILL, to_all=True)
     # Its transaction holds the row, and it is not there to end it.
-    frozen = deaths.at("before_rescue_commit").pid
+    frozen = kills.wait_for("before_rescue_commit").pid
     os.kill(frozen, signal.SIGSTOP)
     pair.start()
     # From then on there is somebody who can take it up.
     since = now(pair)
 
-    rows = all_final(pair)
+    rows = wait_until_final(pair)
 
-    is_done_once(pair, rows, effects_of([1]))
-    is_offered_in_time(pair, rows[0], since)
+    assert_done_once(pair, rows, effects_of([1]))
+    assert_offered_in_time(pair, rows[0], since)
     assert [pid_of(lost.worker) for lost in lost_attempts(pair, ticket.id)] == [doomed], "once, and by the other one"
-    deaths.go()
+    kills.release()
     os.kill(frozen, signal.SIGCONT)
-    eventually(lambda: rescuer.lines("worker.taken_for_dead"), "it is told", WAIT_S, pair.tell)
-    assert all_final(pair) == rows
+    eventually(lambda: rescuer.lines("worker.taken_for_dead"), "it is told", WAIT_S, pair.output)
+    assert wait_until_final(pair) == rows
 
 
 @on("postgresql+redis", "mariadb+sql")
-def test_a_worker_whose_lease_ends_while_the_dead_are_looked_for_is_seen_to_by_the_next_look(
-    deaths: Deaths, monkeypatch: pytest.MonkeyPatch
+def test_a_worker_whose_lease_expires_during_a_recovery_is_recovered_by_the_next_one(
+    kills: Kills, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pair, dispatcher = deaths.pair, dexpy.current_runtime().dispatcher
+    pair, dispatcher = kills.pair, dexpy.current_runtime().dispatcher
     assert dispatcher.store is not None
-    assert dispatcher.heart is not None
+    heartbeat = dexpy.current_runtime().services.heartbeat
+    assert heartbeat is not None
     with dispatcher.store.begin() as connection:
         for name, lease_s in (("gone", -1.0), ("late", 600.0)):
             facts = {"host": "elsewhere", "pid": 1, "threads": 1, "queues": None}
-            liveness.enter(connection, name, lease_s, **facts)
+            worker_registry.register(connection, name, lease_s, **facts)
     ticket = Mark(number=1).async_(in_=86_400).call()
     pair.change(sa.update(records).where(records.c.id == ticket.id).values(status="running", claimed_by="gone"))
 
@@ -179,8 +180,8 @@ def test_a_worker_whose_lease_ends_while_the_dead_are_looked_for_is_seen_to_by_t
         if point == "before_rescue_commit":
             pair.change(sa.update(workers).where(workers.c.id == "late").values(leased_until=as_of(-1)))
 
-    monkeypatch.setattr(checkpoint, "reached", lapse)
-    rescue = Rescue(dispatcher, dispatcher.store, dispatcher.heart)
+    monkeypatch.setattr(failpoints, "reached", lapse)
+    rescue = Recovery(dispatcher, dispatcher.store, heartbeat)
     left = sa.select(workers.c.id).where(workers.c.host == "elsewhere")
 
     assert rescue.run_once() == 1
@@ -191,15 +192,15 @@ def test_a_worker_whose_lease_ends_while_the_dead_are_looked_for_is_seen_to_by_t
 
 
 @on("postgresql+redis", "mariadb+sql")
-def test_a_database_that_takes_no_beat_for_longer_than_a_lease_makes_nobody_take_the_living_for_dead(
-    deaths: Deaths,
+def test_a_database_that_stores_no_heartbeat_for_longer_than_a_lease_makes_no_live_worker_dead(
+    kills: Kills,
 ) -> None:
-    pair, gate = deaths.pair, deaths.pair.folder / "gate"
+    pair, gate = kills.pair, kills.pair.folder / "gate"
     worker = pair.start(processes=3, threads=1)
     # Each in a transaction: its session is one of those that would be ended.
     tickets = [Linger(number=number, gate=str(gate), writes_first=True).async_().call() for number in range(3)]
     running = sa.select(records).where(records.c.status == "running").order_by(records.c.id)
-    before = eventually(lambda: len(found := pair.sql(running)) == 3 and found, "all run", WAIT_S, pair.tell)
+    before = eventually(lambda: len(found := pair.sql(running)) == 3 and found, "all run", WAIT_S, pair.output)
     lost = Mark(number=3).async_(in_=86_400).call()
 
     # All writes of beats wait, and everybody can read that nobody has beaten.
@@ -211,7 +212,7 @@ def test_a_database_that_takes_no_beat_for_longer_than_a_lease_makes_nobody_take
     pair.change(sa.update(records).where(records.c.id == lost.id).values(held_by_nobody))
 
     # Whoever takes this one up has looked, and so has judged the others too.
-    eventually(lambda: lost_attempts(pair, lost.id), "the dead one's run is taken up", WAIT_S, pair.tell)
+    eventually(lambda: lost_attempts(pair, lost.id), "the dead one's run is taken up", WAIT_S, pair.output)
     assert pair.sql(running) == before
     gate.touch()
     assert [ticket.result(WAIT_S) for ticket in tickets] == [None] * 3
@@ -220,34 +221,34 @@ def test_a_database_that_takes_no_beat_for_longer_than_a_lease_makes_nobody_take
 
 
 @on("postgresql+redis", "mariadb+sql")
-def test_a_worker_that_was_late_itself_gives_the_others_time_before_it_takes_them_for_dead(deaths: Deaths) -> None:
-    pair, pace = deaths.pair, Pace(RESCUE_WITHIN_S)
+def test_a_worker_that_was_late_itself_gives_the_others_time_before_it_recovers_their_runs(kills: Kills) -> None:
+    pair, intervals = kills.pair, RecoveryIntervals(RESCUE_WITHIN_S)
     store = dexpy.current_runtime().store
-    heart, beats = Heart(store, pace), []
+    heartbeat, beats = Heartbeat(store, intervals), []
 
     def beaten(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if statement.startswith(f"UPDATE {workers.name}"):
+        if statement.startswith("UPDATE") and workers.name in statement.split()[1]:
             beats.append(time.monotonic())
 
-    heart.begin()
+    heartbeat.start()
     sa.event.listen(store.database.engine, "after_cursor_execute", beaten)
     try:
         with pair.engine.begin() as connection:
             connection.execute(sa.select(workers).with_for_update())
-            eventually(lambda: not heart.may_judge, "it is late", WAIT_S)
+            eventually(lambda: not heartbeat.may_recover, "it is late", WAIT_S)
             beats.clear()
-        eventually(lambda: heart.may_judge, "it judges again", WAIT_S)
+        eventually(lambda: heartbeat.may_recover, "it judges again", WAIT_S)
         judged_at = time.monotonic()
     finally:
         sa.event.remove(store.database.engine, "after_cursor_execute", beaten)
-        heart.end()
+        heartbeat.stop()
 
-    assert judged_at - beats[0] >= JUDGES_AFTER_BEATS * pace.beat_every_s
+    assert judged_at - beats[0] >= RECOVERS_AFTER_BEATS * intervals.heartbeat_interval_s
 
 
 @on("postgresql+redis", "mariadb+sql")
-def test_a_worker_that_cannot_say_that_it_lives_begins_nothing_until_it_can(deaths: Deaths) -> None:
-    pair = deaths.pair
+def test_a_worker_without_a_heartbeat_claims_nothing_until_it_has_one(kills: Kills) -> None:
+    pair = kills.pair
     worker = pair.start(threads=2)
     assert Mark(number=1).async_().call().result(WAIT_S) == 1
 
@@ -256,7 +257,7 @@ def test_a_worker_that_cannot_say_that_it_lives_begins_nothing_until_it_can(deat
         # So long without a beat that its lease may be over before its next look.
         time.sleep(RESCUE_WITHIN_S / 2)
         ticket = Mark(number=2).async_().call()
-        eventually(lambda: worker.lines("worker.unsound"), "it has the message, and waits", WAIT_S, pair.tell)
+        eventually(lambda: worker.lines("worker.unsound"), "it has the message, and waits", WAIT_S, pair.output)
         assert pair.row(ticket.id)["status"] == "pending"
 
     assert ticket.result(WAIT_S) == 2
@@ -265,14 +266,15 @@ def test_a_worker_that_cannot_say_that_it_lives_begins_nothing_until_it_can(deat
 
 
 @on("postgresql+redis", "mariadb+sql")
-def test_a_session_of_a_dead_worker_that_cannot_be_ended_keeps_nothing_from_its_rescue(deaths: Deaths) -> None:
-    pair, dispatcher = deaths.pair, dexpy.current_runtime().dispatcher
+def test_a_session_of_a_dead_worker_that_cannot_be_ended_does_not_delay_its_recovery(kills: Kills) -> None:
+    pair, dispatcher = kills.pair, dexpy.current_runtime().dispatcher
     assert dispatcher.store is not None
-    assert dispatcher.heart is not None
+    heartbeat = dexpy.current_runtime().services.heartbeat
+    assert heartbeat is not None
     ticket = Mark(number=1).async_(in_=86_400).call()
     pair.change(sa.update(records).where(records.c.id == ticket.id).values(status="running", claimed_by="gone"))
     with dispatcher.store.begin() as connection:
-        liveness.enter(connection, "gone", -1.0, host="elsewhere", pid=1, threads=1, queues=None)
+        worker_registry.register(connection, "gone", -1.0, host="elsewhere", pid=1, threads=1, queues=None)
     refused: list[str] = []
 
     def refuse(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> tuple[str, Any]:
@@ -287,13 +289,13 @@ def test_a_session_of_a_dead_worker_that_cannot_be_ended_keeps_nothing_from_its_
 
     engine = dispatcher.store.database.engine
     with pair.engine.connect() as theirs:
-        name = _backend_of(theirs)
+        name = dialect_of(theirs).session_name(theirs)
         assert name is not None
         noted = sa.insert(worker_sessions).values(backend=theirs.execute(name).scalar_one(), worker="gone")
         pair.change(noted)
         sa.event.listen(engine, "before_cursor_execute", refuse, retval=True)
         try:
-            rescued = Rescue(dispatcher, dispatcher.store, dispatcher.heart).run_once()
+            rescued = Recovery(dispatcher, dispatcher.store, heartbeat).run_once()
         finally:
             sa.event.remove(engine, "before_cursor_execute", refuse)
 

@@ -1,6 +1,6 @@
 """Servers that lose what they had, restart, refuse or repeat: every operation ends once, and within the promise.
 
-That cut connections and closed roads lose nothing is in ``test_failures.py``.
+That cut connections and closed proxies lose nothing is in ``test_failures.py``.
 """
 
 from __future__ import annotations
@@ -14,41 +14,41 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import mortals
 import pytest
 import servers
 import sqlalchemy as sa
-from deaths import (
+from apps import shop_failpoints
+from apps.shop_failpoints import Linger, Mark
+from harness.kills import (
     RESCUE_WITHIN_S,
     RUN_S,
-    Deaths,
-    all_final,
+    Kills,
+    assert_nothing_left,
     count_messages,
     deliver_ten_times,
     effects_of,
-    is_quiet,
-    mortal_pair,
+    killed_pair,
     now,
+    wait_until_final,
 )
-from mortals import Linger, Mark
-from own_servers import postgres_server, redis_server
-from pairs import Pair
+from harness.own_servers import postgres_server, redis_server
+from harness.pairs import Pair
+from harness.workers import eventually
 from sqlalchemy.orm import Session
-from workers import eventually
 
-from dexpy.recording.tables import records
+from dexpy.database.tables import records
 from dexpy.runtime import install
 
 
 @pytest.fixture
-def deaths(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Deaths]:
+def kills(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Kills]:
     """A pair, named by an indirect parameter, that nobody serves yet."""
-    with mortal_pair(request.param, tmp_path) as found:
+    with killed_pair(request.param, tmp_path) as found:
         yield found
 
 
 def on(*names: str) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("deaths", names, indirect=True)
+    return pytest.mark.parametrize("kills", names, indirect=True)
 
 
 WAITING = 60
@@ -61,7 +61,7 @@ def occupied(pair: Pair, *, threads: int = 2) -> tuple[Any, Path]:
     worker = pair.start(threads=threads)
     begun = [Linger(number=number, gate=str(gate), writes_first=True).async_().call() for number in range(threads)]
     for ticket in begun:
-        pair.becomes(ticket.id, "running", within_s=30)
+        pair.wait_for_status(ticket.id, "running", within_s=30)
     for number in range(WAITING):
         Mark(number=number).async_().call()
     return worker, gate
@@ -69,14 +69,14 @@ def occupied(pair: Pair, *, threads: int = 2) -> tuple[Any, Path]:
 
 def end_in_time(pair: Pair, since: datetime, *, lingering: int = 2, more: int = 0) -> list[Any]:
     """All of them are done, with one effect each, none by a second worker, and the last one was begun in time."""
-    rows = all_final(pair)
+    rows = wait_until_final(pair)
     effects = [*(f"linger {number}" for number in range(lingering)), *effects_of(range(WAITING + more))]
     assert Counter(pair.effects()) == Counter(effects)
     assert {(row.status, row.num_lost) for row in rows} == {("done", 0)}
     assert len(rows) == len(effects)
     last = max(row.started_at for row in rows)
-    assert (last - since).total_seconds() < RESCUE_WITHIN_S + RUN_S, pair.tell()
-    is_quiet(pair)
+    assert (last - since).total_seconds() < RESCUE_WITHIN_S + RUN_S, pair.output()
+    assert_nothing_left(pair)
     return rows
 
 
@@ -86,11 +86,11 @@ def end_in_time(pair: Pair, since: datetime, *, lingering: int = 2, more: int = 
 @contextlib.contextmanager
 def pair_on_own_redis(folder: Path) -> Generator[tuple[Pair, Any]]:
     with servers.database("postgresql", folder) as url, redis_server(folder) as server:
-        pair = Pair(folder, url, f"{server.url}?namespace=own", mortals)
+        pair = Pair(folder, url, f"{server.url}?namespace=own", shop_failpoints)
         try:
-            pair.furnish()
+            pair.create_tables()
             pair.configure()
-            Deaths(pair)
+            Kills(pair)
             yield pair, server
             pair.end()
         finally:
@@ -119,7 +119,7 @@ def test_a_redis_that_is_killed_and_started_again_empty_loses_nothing(tmp_path: 
         for number in range(WAITING, WAITING + 20):
             Mark(number=number).async_().call()
         gate.touch()
-        eventually(lambda: worker.lines("broker.unreachable"), "the worker says so", 20, pair.tell)
+        eventually(lambda: worker.lines("broker.unreachable"), "the worker says so", 20, pair.output)
         server.start()
 
         rows = end_in_time(pair, now(pair), more=20)
@@ -128,10 +128,10 @@ def test_a_redis_that_is_killed_and_started_again_empty_loses_nothing(tmp_path: 
 
 
 @on("postgresql+rabbitmq")
-def test_a_purged_queue_is_filled_again(deaths: Deaths) -> None:
+def test_a_purged_queue_is_filled_again(kills: Kills) -> None:
     import pika
 
-    pair = deaths.pair
+    pair = kills.pair
     worker, gate = occupied(pair)
 
     with contextlib.closing(pika.BlockingConnection(pika.URLParameters(str(pair.broker)))) as connection:
@@ -149,8 +149,8 @@ def test_a_purged_queue_is_filled_again(deaths: Deaths) -> None:
 
 
 @on("postgresql+rabbitmq")
-def test_connections_to_postgresql_that_are_cut_in_mid_run_lose_nothing(deaths: Deaths) -> None:
-    pair = deaths.pair
+def test_connections_to_postgresql_that_are_cut_in_mid_run_lose_nothing(kills: Kills) -> None:
+    pair = kills.pair
     with servers.cutting(pair.url) as cut:
         worker, gate = occupied(pair)
 
@@ -165,16 +165,16 @@ def test_connections_to_postgresql_that_are_cut_in_mid_run_lose_nothing(deaths: 
 def were_cut_off(rows: list[Any]) -> None:
     """What was in a transaction has begun anew, and nothing else."""
     attempts_of = {(row.name, row.num_attempts) for row in rows}
-    assert attempts_of == {("mortals.Linger", 2), ("mortals.Mark", 1)}, attempts_of
+    assert attempts_of == {("apps.shop_failpoints.Linger", 2), ("apps.shop_failpoints.Mark", 1)}, attempts_of
 
 
 def test_a_postgresql_that_is_restarted_in_mid_run_loses_nothing(tmp_path: Path) -> None:
     with postgres_server() as server:
-        pair = Pair(tmp_path, server.url, None, mortals)
+        pair = Pair(tmp_path, server.url, None, shop_failpoints)
         try:
-            pair.furnish()
+            pair.create_tables()
             pair.configure()
-            Deaths(pair)
+            Kills(pair)
             worker, gate = occupied(pair)
 
             server.restart()
@@ -193,13 +193,13 @@ def test_a_postgresql_that_is_restarted_in_mid_run_loses_nothing(tmp_path: Path)
 
 
 @on("postgresql+redis", "postgresql+rabbitmq", "mariadb+sql")
-def test_a_message_that_is_delivered_ten_times_is_one_run(deaths: Deaths) -> None:
-    deliver_ten_times(deaths.pair)
+def test_a_message_that_is_delivered_ten_times_is_one_run(kills: Kills) -> None:
+    deliver_ten_times(kills.pair)
 
 
 @on("postgresql+redis", "mariadb+rabbitmq")
-def test_two_relays_send_each_of_three_hundred_once(deaths: Deaths) -> None:
-    pair = deaths.pair
+def test_two_relays_send_each_of_three_hundred_once(kills: Kills) -> None:
+    pair = kills.pair
     # The usual promise: with a shorter one a slow machine may take for lost what is still being sent.
     pair.variables = {}
     # They relay everything, and take nothing of this queue.
@@ -213,8 +213,8 @@ def test_two_relays_send_each_of_three_hundred_once(deaths: Deaths) -> None:
             time.sleep(0.1)
 
     unsent = sa.select(records.c.id).where(records.c.enqueued_at.is_(None))
-    eventually(lambda: not pair.sql(unsent), "all are marked as sent", 30, pair.tell)
-    eventually(lambda: count_messages(pair) >= 300, "all have arrived", 30, pair.tell)
+    eventually(lambda: not pair.sql(unsent), "all are marked as sent", 30, pair.output)
+    eventually(lambda: count_messages(pair) >= 300, "all have arrived", 30, pair.output)
     for relay in relays:
         relay.signal(signal.SIGTERM)
     assert [relay.ended() for relay in relays] == [0, 0]
@@ -237,7 +237,7 @@ def enqueue_stranger(pair: Pair, at: datetime) -> Any:
     with Session(pair.engine) as session:
         # Far away at first: the message of one that is due by now would go with the commit, under the name it had.
         ticket = Mark(number=1001).async_(session=session, in_=3600).call()
-        named = {"name": "mortals.Gone", "scheduled_at": at}
+        named = {"name": "apps.shop_failpoints.Gone", "scheduled_at": at}
         session.execute(sa.update(records).where(records.c.id == ticket.id).values(named))
         session.commit()
     return ticket
@@ -270,25 +270,25 @@ REFUSALS: dict[str, Callable[[Pair, str], None]] = {
 
 
 @on(*REFUSALS)
-def test_what_the_broker_refuses_and_what_nobody_knows_does_not_hold_up_the_others(
-    deaths: Deaths, request: pytest.FixtureRequest
+def test_what_the_broker_refuses_and_what_is_unknown_does_not_delay_the_others(
+    kills: Kills, request: pytest.FixtureRequest
 ) -> None:
-    pair = deaths.pair
-    REFUSALS[request.node.callspec.params["deaths"]](pair, "refused")
+    pair = kills.pair
+    REFUSALS[request.node.callspec.params["kills"]](pair, "refused")
     worker = pair.start(threads=2)
     due_at = now(pair) + timedelta(seconds=1)
-    # The first in the relay's way, and one between the others.
+    # The first in the relay's proxy, and one between the others.
     first = Mark(number=1000).async_(queue="refused", at=due_at - timedelta(milliseconds=500)).call()
     stranger = enqueue_stranger(pair, at=due_at - timedelta(milliseconds=400))
     tickets = enqueue_all([Mark(number=number) for number in range(110)], pair, at=due_at)
     between = Mark(number=1002).async_(queue="refused").call()
 
     for ticket in tickets:
-        pair.becomes(ticket.id, "done", within_s=30)
+        pair.wait_for_status(ticket.id, "done", within_s=30)
 
     assert sorted(pair.effects()) == sorted(f"mark {number}" for number in range(110))
     for refused in (first, between):
-        eventually(lambda id=refused.id: pair.row(id)["enqueued_at"] is None, "it is still owed", 10, pair.tell)
+        eventually(lambda id=refused.id: pair.row(id)["enqueued_at"] is None, "it is still owed", 10, pair.output)
     assert {pair.status(ticket.id) for ticket in (first, between, stranger)} == {"pending"}
     assert Mark(number=2000).async_().call().result(20) == 2000
     assert worker.process.poll() is None

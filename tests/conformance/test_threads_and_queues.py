@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 import sqlalchemy as sa
-from market import Count, Greet
-from pairs import Pair
-from workers import eventually
+from apps.shop import Count, Greet
+from harness.pairs import Pair
+from harness.workers import eventually
 
 from dexpy import Ticket
-from dexpy.recording.tables import records
+from dexpy.database.tables import records
 
 WAIT_S = 30.0
-LOOK_S = 0.02
+POLL_S = 0.02
 LONG_S = 60.0
 """Until the test is over, when its workers are killed."""
 CROWD = 200
@@ -29,7 +29,7 @@ def begun(pair: Pair, tickets: list[Ticket[None]]) -> list[str]:
     """Who has begun each of these; waits until all are."""
     ids = [ticket.id for ticket in tickets]
     running = sa.select(records.c.claimed_by).where(records.c.id.in_(ids), records.c.status == "running")
-    eventually(lambda: len(pair.sql(running)) == len(ids), "all are begun", WAIT_S, pair.tell)
+    eventually(lambda: len(pair.sql(running)) == len(ids), "all are begun", WAIT_S, pair.output)
     return [row[0] for row in pair.sql(running)]
 
 
@@ -38,15 +38,15 @@ def test_nothing_waits_behind_a_long_run_of_another_queue_while_a_process_idles(
     own_pair.start("-Q", "default,loud", processes=2, threads=2)
     long = [Count(number=number, seconds=LONG_S).async_(queue="loud").call() for number in range(3)]
     # One process has both threads taken, and the other one has one that is free.
-    assert len(set(begun(own_pair, long))) == 2, own_pair.tell()
+    assert len(set(begun(own_pair, long))) == 2, own_pair.output()
 
     for number in range(10):
-        assert Greet(name=str(number)).async_().call().result(WAIT_S, LOOK_S) == f"hello {number}"
+        assert Greet(name=str(number)).async_().call().result(WAIT_S, POLL_S) == f"hello {number}"
     assert [own_pair.row(ticket.id)["status"] for ticket in long] == ["running"] * 3, "they were long enough to tell"
 
 
 @pytest.mark.parametrize("own_pair", EACH, indirect=True)
-def test_a_queue_that_is_never_empty_keeps_no_other_queue_from_its_turn(own_pair: Pair) -> None:
+def test_a_queue_that_is_never_empty_starves_no_other(own_pair: Pair) -> None:
     # Many, and there before anybody serves: so there is no moment at which both threads are free.
     crowd = [Count(number=number, seconds=0.05).async_(queue="loud").call() for number in range(CROWD)]
     own_pair.start("-Q", "default,loud", processes=1, threads=2)
@@ -54,15 +54,15 @@ def test_a_queue_that_is_never_empty_keeps_no_other_queue_from_its_turn(own_pair
     passed = 0
     for number in range(5):
         ticket = Greet(name=str(number)).async_().call()
-        assert ticket.result(WAIT_S, LOOK_S) == f"hello {number}"
+        assert ticket.result(WAIT_S, POLL_S) == f"hello {number}"
         greet = own_pair.row(ticket.id)
         of_crowd = (records.c.queue == "loud", records.c.started_at > greet["created_at"])
         before = sa.select(sa.func.count()).where(*of_crowd, records.c.started_at < greet["started_at"])
         passed += own_pair.sql(before)[0][0]
     # Of two hundred: each has its turn after a few.
-    assert passed < CROWD / 5, own_pair.tell()
+    assert passed < CROWD / 5, own_pair.output()
     left = sa.select(sa.func.count()).where(records.c.status == "pending")
     assert own_pair.sql(left)[0][0] > 0, "they were many enough to tell"
     ids = [ticket.id for ticket in crowd]
     undone = sa.select(records.c.id).where(records.c.id.in_(ids), records.c.status != "done")
-    eventually(lambda: not own_pair.sql(undone), "all of the crowd are done", WAIT_S, own_pair.tell)
+    eventually(lambda: not own_pair.sql(undone), "all of the crowd are done", WAIT_S, own_pair.output)

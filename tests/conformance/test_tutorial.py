@@ -16,8 +16,8 @@ PAGE = HOME / "docs" / "tutorial" / "first-operation.md"
 
 @pytest.mark.parametrize("name", ["postgresql+redis", "mariadb+sql", "postgresql+rabbitmq"])
 def test_the_application_of_the_tutorial_runs_unchanged(name: str, tmp_path: Path, environment: dict[str, str]) -> None:
-    kind, _, carrier = name.partition("+")
-    with servers.database(kind, tmp_path) as url, servers.broker(carrier) as broker:
+    kind, _, transport = name.partition("+")
+    with servers.database(kind, tmp_path) as url, servers.broker(transport) as broker:
         named = environment | {"DEXPY_DATABASE": url} | ({"DEXPY_BROKER": broker} if broker else {})
         init = [sys.executable, "-m", "dexpy", "db", "init"]
         subprocess.run(init, cwd=tmp_path, env=named, check=True, capture_output=True)

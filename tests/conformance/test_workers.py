@@ -11,16 +11,15 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from market import Count, Greet, LoseClaim, Stumble, TellIsolation
-from market_next import Wave, WaveDirectly
-from pairs import Pair
-from workers import eventually
+from apps.shop import Count, Greet, LoseClaim, Stumble, TellIsolation
+from apps.shop_next_release import Wave, WaveDirectly
+from harness.pairs import Pair
+from harness.workers import eventually
 
-from dexpy.recording.messages import messages
-from dexpy.recording.tables import records
+from dexpy.database.tables import messages, records
 
 WAIT_S = 30.0
-LOOK_S = 0.05
+POLL_S = 0.05
 THREE = ["sqlite+sql", "postgresql+redis", "mariadb+rabbitmq"]
 
 
@@ -32,15 +31,18 @@ def all_done(pair: Pair, tickets: list[Any]) -> None:
     ids = [ticket.id for ticket in tickets]
     unfinished = sa.select(records.c.id, records.c.status).where(records.c.id.in_(ids), records.c.status != "done")
     eventually(
-        lambda: not pair.sql(unfinished), "all are done", WAIT_S, lambda: f"{pair.sql(unfinished)}\n{pair.tell()}"
+        lambda: not pair.sql(unfinished),
+        "all are done",
+        WAIT_S,
+        lambda: f"{pair.sql(unfinished)}\n{pair.output()}",
     )
 
 
 @on("postgresql+sql", "postgresql+redis", "mariadb+sql", "mariadb+rabbitmq")
 def test_the_applications_own_sessions_at_repeatable_read(own_pair: Pair, tmp_path: Path) -> None:
-    own_pair.start(module="market_with_sessions", processes=2, threads=4)
+    own_pair.start(module="apps.shop_own_sessions", processes=2, threads=4)
 
-    assert TellIsolation().async_().call().result(WAIT_S, LOOK_S) == "REPEATABLE READ"
+    assert TellIsolation().async_().call().result(WAIT_S, POLL_S) == "REPEATABLE READ"
     counts = [Count(number=number).async_().call() for number in range(40)]
     healed = Stumble(ledger=str(tmp_path / "ledger"), failures=2).async_().call()
     lost = LoseClaim().async_().call()
@@ -48,7 +50,7 @@ def test_the_applications_own_sessions_at_repeatable_read(own_pair: Pair, tmp_pa
     all_done(own_pair, [*counts, healed])
     assert Counted(own_pair.effects("count %")) == Counted(f"count {number}" for number in range(40))
     said = lambda: any(lost.id in line for line in own_pair.workers[0].lines("claim.lost"))  # noqa: E731
-    eventually(said, "the worker says that its claim was lost", WAIT_S, own_pair.tell)
+    eventually(said, "the worker says that its claim was lost", WAIT_S, own_pair.output)
     assert own_pair.effects_of(lost.id) == []
 
 
@@ -57,24 +59,27 @@ def test_a_broker_of_the_applications_own_keeps_its_middleware_and_its_actors(
     own_pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, own_pair.broker = own_pair.broker, None
-    own_pair.variables = {"MARKET_BROKER": str(url), "MARKET_FOLDER": str(tmp_path)}
+    own_pair.variables = {"SHOP_BROKER": str(url), "SHOP_FOLDER": str(tmp_path)}
     for name, value in {**own_pair.variables, "DEXPY_DATABASE": own_pair.url}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.delitem(sys.modules, "market_with_broker", raising=False)
-    application = importlib.import_module("market_with_broker")
+    monkeypatch.delitem(sys.modules, "apps.shop_own_broker", raising=False)
+    application = importlib.import_module("apps.shop_own_broker")
     before = list(application.broker.middleware)
-    own_pair.start(module="market_with_broker")
+    own_pair.start(module="apps.shop_own_broker")
 
     greeted = Greet(name="own").async_().call()
     application.old_job.send("old")
 
-    assert greeted.result(WAIT_S, LOOK_S) == "hello own"
+    assert greeted.result(WAIT_S, POLL_S) == "hello own"
     jobs, stamps = tmp_path / "old_job", tmp_path / "stamps"
     eventually(
-        lambda: jobs.exists() and jobs.read_text().split() == ["old"] * 2, "the actor is retried", WAIT_S, own_pair.tell
+        lambda: jobs.exists() and jobs.read_text().split() == ["old"] * 2,
+        "the actor is retried",
+        WAIT_S,
+        own_pair.output,
     )
     eventually(lambda: Counted(stamps.read_text().split()) == {"dexpy.RecordJob": 1, "old_job": 2},
-               "the middleware saw all", WAIT_S, own_pair.tell)  # fmt: skip
+               "the middleware saw all", WAIT_S, own_pair.output)  # fmt: skip
     assert any(isinstance(middleware, application.Stamp) for middleware in before)
     application.runtime.close()
 
@@ -83,7 +88,7 @@ def test_a_broker_of_the_applications_own_keeps_its_middleware_and_its_actors(
 def test_a_burst_ends_when_all_has_run(own_pair: Pair) -> None:
     tickets = [Count(number=number, seconds=0.02).async_().call() for number in range(60)]
 
-    ended = own_pair.dexpy("worker", "market", "--burst", "-p", "2", "-t", "2")
+    ended = own_pair.dexpy("worker", "apps.shop", "--burst", "-p", "2", "-t", "2")
 
     assert ended.returncode == 0, ended.stderr
     assert Counted(own_pair.effects()) == Counted(f"count {number}" for number in range(60))
@@ -93,7 +98,7 @@ def test_a_burst_ends_when_all_has_run(own_pair: Pair) -> None:
 @on(*THREE)
 def test_plain_dramatiq_and_dexpy_worker_serve_one_queue_at_the_same_time(own_pair: Pair) -> None:
     worker = own_pair.start(processes=1, threads=2)
-    own_pair.dramatiq("dexpy.broker:from_settings", "market", "-p", "1", "-t", "2")
+    own_pair.dramatiq("dexpy.broker:from_settings", "apps.shop", "-p", "1", "-t", "2")
 
     tickets = [Count(number=number, seconds=0.05).async_(queue="shared").call() for number in range(120)]
 
@@ -108,48 +113,48 @@ def test_plain_dramatiq_and_dexpy_worker_serve_one_queue_at_the_same_time(own_pa
 
 @on(*THREE)
 def test_a_rolling_deploy_ends_with_every_operation_done(own_pair: Pair) -> None:
-    old = own_pair.start_hasty("market", grace_s=3600)
+    old = own_pair.start_with_short_grace("apps.shop", grace_s=3600)
     before = [Wave(number=number).async_().call() for number in range(10)]
     direct = [WaveDirectly(number=number).async_().call() for number in range(10, 15)]
     known = Greet(name="old").async_().call()
-    assert known.result(WAIT_S, LOOK_S) == "hello old"
+    assert known.result(WAIT_S, POLL_S) == "hello old"
     eventually(
         lambda: len(old.lines("class.unknown")) == 2, "the old worker says what it does not know", WAIT_S, old.output
     )
 
-    own_pair.start_hasty("market_next", grace_s=3600)
+    own_pair.start_with_short_grace("apps.shop_next_release", grace_s=3600)
     during = [Wave(number=number).async_().call() for number in range(15, 25)]
 
     all_done(own_pair, [*before, *during])
     waved = lambda: Counted(own_pair.effects("wave %")) == Counted(f"wave {n}" for n in range(25))  # noqa: E731
-    eventually(waved, "the direct ones have run", WAIT_S, own_pair.tell)
+    eventually(waved, "the direct ones have run", WAIT_S, own_pair.output)
     assert direct
-    attempts = sa.select(sa.func.max(records.c.num_attempts)).where(records.c.name == "market_next.Wave")
+    attempts = sa.select(sa.func.max(records.c.num_attempts)).where(records.c.name == "apps.shop_next_release.Wave")
     assert own_pair.sql(attempts) == [(1,)]
     assert len(old.lines("class.unknown")) == 2, "once for each class, not for each message"
 
 
 @on(*THREE)
-def test_what_nobody_knows_in_time_is_parked_and_can_be_retried(own_pair: Pair) -> None:
-    old = own_pair.start_hasty("market", grace_s=1.0)
+def test_an_operation_that_stays_unknown_is_failed_and_can_be_retried(own_pair: Pair) -> None:
+    old = own_pair.start_with_short_grace("apps.shop", grace_s=1.0)
     ticket = Wave(number=1).async_().call()
     WaveDirectly(number=2).async_().call()
 
-    row = own_pair.becomes(ticket.id, "failed", within_s=WAIT_S)
+    row = own_pair.wait_for_status(ticket.id, "failed", within_s=WAIT_S)
     assert (row["failure"], row["error"], row["num_attempts"]) == ("unknown", "dexpy.UnknownOperation", 0)
-    assert "market_next.Wave" in row["error_message"]
+    assert "apps.shop_next_release.Wave" in row["error_message"]
     eventually(lambda: "dead=True" in old.output(), "the direct one is dead", WAIT_S, old.output)
     if own_pair.is_transactional:
         assert own_pair.sql(sa.select(sa.func.count()).where(messages.c.dead)) == [(1,)]
 
-    own_pair.start_hasty("market_next", grace_s=3600)
+    own_pair.start_with_short_grace("apps.shop_next_release", grace_s=3600)
     old.stop()
     ticket.retry()
-    assert ticket.result(WAIT_S, LOOK_S) == "wave 1"
+    assert ticket.result(WAIT_S, POLL_S) == "wave 1"
 
 
 @on("postgresql+redis", "mariadb+rabbitmq")
-def test_what_nobody_knows_waits_in_the_database_and_is_not_taken_for_lost(own_pair: Pair) -> None:
+def test_an_unknown_operation_waits_in_the_database_and_does_not_count_as_lost(own_pair: Pair) -> None:
     own_pair.variables = {"DEXPY_RESCUE_WITHIN": "5"}
     worker = own_pair.start()
     tickets = [Wave(number=number).async_().call() for number in range(3)]
@@ -163,10 +168,10 @@ def test_what_nobody_knows_waits_in_the_database_and_is_not_taken_for_lost(own_p
     assert own_pair.sql(kept) == [(3,)]
 
 
-def test_a_message_of_a_later_form_waits_and_is_parked_like_an_unknown_class(tmp_path: Path) -> None:
-    from pairs import opened
+def test_a_message_of_a_later_form_runs_its_record(tmp_path: Path) -> None:
+    from harness.pairs import open_pair
 
-    with opened("sqlite+sql", tmp_path) as pair:
+    with open_pair("sqlite+sql", tmp_path) as pair:
         pair.configure()
         ticket = Greet(name="tomorrow").async_().call()
         (row,) = pair.sql(sa.select(messages))
@@ -174,10 +179,6 @@ def test_a_message_of_a_later_form_waits_and_is_parked_like_an_unknown_class(tmp
         assert later.count('"v":2') == later.count('"more"') == 1
         pair.change(sa.update(messages).values(payload=later))
 
-        worker = pair.start_hasty("market", grace_s=1.0)
+        pair.start_with_short_grace("apps.shop", grace_s=1.0)
 
-        parked = pair.becomes(ticket.id, "failed", within_s=WAIT_S)
-        assert (parked["failure"], parked["num_attempts"]) == ("unknown", 0)
-        assert "form 2" in parked["error_message"]
-        assert len(worker.lines("class.unknown")) == 1
-        assert ticket.retry().result(WAIT_S, LOOK_S) == "hello tomorrow"
+        assert ticket.result(WAIT_S, POLL_S) == "hello tomorrow"

@@ -10,6 +10,6 @@ from .shop import Shop
 
 
 @pytest.fixture
-def shop(test: Isolated) -> Shop:
+def shop(isolated_runtime: Isolated) -> Shop:
     """The shop's tables, empty, beside the records."""
-    return Shop(test)
+    return Shop(isolated_runtime)

@@ -63,9 +63,9 @@ class Deferred(Base):
 class Shop:
     """The tables of one test, in the database of its runtime."""
 
-    def __init__(self, test: Isolated) -> None:
-        self.test = test
-        self.engine = test.runtime.store.database.engine
+    def __init__(self, isolated_runtime: Isolated) -> None:
+        self.isolated_runtime = isolated_runtime
+        self.engine = isolated_runtime.runtime.store.database.engine
         self.sessions = sessionmaker(self.engine)
         Base.metadata.create_all(self.engine)
 

@@ -9,9 +9,9 @@ from typing import Any
 from dexpy.testing import Isolated
 
 
-def sql(test: Isolated, statement: str, *parameters: Any) -> list[dict[str, Any]]:
+def sql(isolated_runtime: Isolated, statement: str, *parameters: Any) -> list[dict[str, Any]]:
     """What a query finds; nothing when its table was never made."""
-    connection = sqlite3.connect(str(test.runtime.store.database.path), timeout=10)
+    connection = sqlite3.connect(str(isolated_runtime.runtime.store.database.path), timeout=10)
     connection.row_factory = sqlite3.Row
     try:
         found = [dict(row) for row in connection.execute(statement, parameters)]
@@ -25,28 +25,28 @@ def sql(test: Isolated, statement: str, *parameters: Any) -> list[dict[str, Any]
         connection.close()
 
 
-def rows(test: Isolated) -> list[dict[str, Any]]:
+def rows(isolated_runtime: Isolated) -> list[dict[str, Any]]:
     """All records, in the order in which they were made."""
-    return sql(test, "SELECT * FROM operation_records ORDER BY id")
+    return sql(isolated_runtime, "SELECT * FROM operation_records ORDER BY id")
 
 
-def row(test: Isolated, id: str) -> dict[str, Any]:
+def row(isolated_runtime: Isolated, id: str) -> dict[str, Any]:
     """One record."""
-    (found,) = sql(test, "SELECT * FROM operation_records WHERE id = ?", id)
+    (found,) = sql(isolated_runtime, "SELECT * FROM operation_records WHERE id = ?", id)
     return found
 
 
-def messages(test: Isolated) -> list[dict[str, Any]]:
+def messages(isolated_runtime: Isolated) -> list[dict[str, Any]]:
     """All messages, in the order in which they were sent, each with its content as `message`."""
-    found = sql(test, "SELECT * FROM dexpy_messages ORDER BY id")
+    found = sql(isolated_runtime, "SELECT * FROM dexpy_messages ORDER BY id")
     return [each | {"message": json.loads(each["payload"])} for each in found]
 
 
-def attempts(test: Isolated, id: str) -> list[dict[str, Any]]:
+def attempts(isolated_runtime: Isolated, id: str) -> list[dict[str, Any]]:
     """The attempts that are kept of a record."""
-    return sql(test, "SELECT * FROM operation_attempts WHERE record_id = ? ORDER BY claim_token", id)
+    return sql(isolated_runtime, "SELECT * FROM operation_attempts WHERE record_id = ? ORDER BY claim_token", id)
 
 
-def nothing_is_stored(test: Isolated) -> bool:
+def nothing_is_stored(isolated_runtime: Isolated) -> bool:
     """Whether there is no record and no message."""
-    return not rows(test) and not messages(test)
+    return not rows(isolated_runtime) and not messages(isolated_runtime)

@@ -63,7 +63,7 @@ def test_an_async_perform_is_awaited(shop: Shop) -> None:
     assert only().status == "done"
 
 
-def test_an_async_perform_runs_on_the_loop_of_whoever_awaits() -> None:
+def test_an_async_perform_runs_on_the_loop_of_its_caller() -> None:
     class Where(Operation):
         async def perform(self) -> bool:
             return asyncio.get_running_loop() is here
@@ -130,7 +130,7 @@ def test_in_session_outside_of_a_run_is_refused() -> None:
         run(WriteAsync(text="a").in_session(lambda session: None))
 
 
-def test_in_session_runs_in_the_runs_own_thread_and_gives_what_the_function_returns(shop: Shop) -> None:
+def test_in_session_runs_in_the_runs_own_thread_and_returns_the_result_of_the_function(shop: Shop) -> None:
     class Threads(Operation):
         async def perform(self) -> list[bool]:
             first = await self.in_session(lambda session: (threading.get_ident(), session))
@@ -216,7 +216,7 @@ def test_fifty_runs_are_awaited_side_by_side(shop: Shop) -> None:
     assert records.done().count() == 50
 
 
-def test_fifty_plain_runs_block_fifty_threads_and_not_the_loop(test: Isolated) -> None:
+def test_fifty_plain_runs_block_fifty_threads_and_not_the_loop(isolated_runtime: Isolated) -> None:
     class Meet(Operation):
         def perform(self) -> bool:
             barrier.wait(LIMIT_S)
@@ -233,7 +233,7 @@ def test_fifty_plain_runs_block_fifty_threads_and_not_the_loop(test: Isolated) -
 
 
 @pytest.mark.parametrize("is_async", [True, False], ids=["async perform", "plain perform"])
-def test_context_variables_reach_perform(test: Isolated, is_async: bool) -> None:
+def test_context_variables_reach_perform(isolated_runtime: Isolated, is_async: bool) -> None:
     class Plain(Operation):
         def perform(self) -> str:
             return request.get()
@@ -249,7 +249,7 @@ def test_context_variables_reach_perform(test: Isolated, is_async: bool) -> None
     assert run(main()) == "r-1"
 
 
-def test_context_variables_reach_what_runs_in_the_session(test: Isolated) -> None:
+def test_context_variables_reach_what_runs_in_the_session(isolated_runtime: Isolated) -> None:
     class Look(Operation):
         async def perform(self) -> str:
             request.set("r-2")
@@ -258,7 +258,7 @@ def test_context_variables_reach_what_runs_in_the_session(test: Isolated) -> Non
     assert run(Look().acall()) == "r-2"
 
 
-def test_trace_and_actor_reach_an_awaited_run(test: Isolated) -> None:
+def test_trace_and_actor_reach_an_awaited_run(isolated_runtime: Isolated) -> None:
     async def main() -> None:
         with dexpy.trace(actor={"type": "user", "id": 7}, trace_id="req-1"):
             await Quiet().acall()
@@ -361,7 +361,7 @@ def test_a_cancelled_await_of_a_plain_perform_rolls_back_and_is_recorded(shop: S
     assert statuses()["Hang"] == ("expired", "cancelled")
 
 
-def test_a_cancelled_run_is_no_crash_in_the_log(test: Isolated, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_cancelled_run_is_no_crash_in_the_log(isolated_runtime: Isolated, caplog: pytest.LogCaptureFixture) -> None:
     class Hang(Operation):
         async def perform(self) -> None:
             await asyncio.Event().wait()
@@ -743,7 +743,7 @@ def test_a_nested_run_that_outlives_the_outer_one_gets_a_clear_error(shop: Shop)
     assert lines(shop) == []
 
 
-def test_work_handed_in_as_the_run_ends_is_refused_and_not_left_waiting(shop: Shop) -> None:
+def test_work_submitted_as_the_run_ends_is_refused_and_not_left_waiting(shop: Shop) -> None:
     tasks: list[Any] = []
 
     class Leave(Operation):
@@ -823,7 +823,7 @@ def test_an_async_session_enqueues_in_its_transaction(shop: Shop, commits: bool)
     ticket = run(main())
     assert lines(shop) == (["mine"] if commits else [])
     assert [each.id for each in records.pending()] == ([ticket.id] if commits else [])
-    assert len(shop.test.run_pending()) == int(commits)
+    assert len(shop.isolated_runtime.run_pending()) == int(commits)
 
 
 def test_an_async_session_can_only_be_awaited(shop: Shop) -> None:
@@ -893,17 +893,17 @@ def test_without_a_transaction_a_crash_keeps_what_was_committed(shop: Shop) -> N
 
 def test_an_async_perform_runs_in_a_worker(shop: Shop) -> None:
     ticket = WriteAsync(text="a").async_().call()
-    shop.test.run_pending()
+    shop.isolated_runtime.run_pending()
     assert ticket.result(5) == "a"
     assert lines(shop) == ["a"]
 
 
-def test_fifty_enqueues_are_awaited_side_by_side(test: Isolated) -> None:
+def test_fifty_enqueues_are_awaited_side_by_side(isolated_runtime: Isolated) -> None:
     async def main() -> list[Any]:
         return await asyncio.gather(*(Brief().async_().acall() for _ in range(50)))
 
     assert len({ticket.id for ticket in run(main())}) == 50
-    assert len(test.run_pending()) == 50
+    assert len(isolated_runtime.run_pending()) == 50
 
 
 class Brief(Quiet):

@@ -97,7 +97,9 @@ def test_a_slow_broker_does_not_stop_the_loop(broker: SlowBroker, tmp_path: Path
     assert threading.get_ident() not in broker.threads
 
 
-def test_what_a_broker_does_not_take_is_owed_after_an_awaited_commit(broker: SlowBroker, tmp_path: Path) -> None:
+def test_what_a_broker_does_not_take_needs_a_message_after_an_awaited_commit(
+    broker: SlowBroker, tmp_path: Path
+) -> None:
     broker.is_down = True
 
     async def main() -> str:
@@ -115,7 +117,7 @@ def owed() -> list[str]:
     """The rows that the relay is to send."""
     import sqlalchemy as sa
 
-    from dexpy.recording.tables import records as table
+    from dexpy.database.tables import records as table
 
     store = dexpy.current_runtime().store
     return [row.id for row in store.rows(sa.select(table.c.id).where(table.c.enqueued_at.is_(None)))]
@@ -149,7 +151,7 @@ def test_a_commit_that_is_cancelled_while_it_sends_sends_everything_and_is_cance
     assert records.pending().count() == 4
 
 
-def test_a_time_limit_around_a_commit_is_told_as_one(broker: SlowBroker, tmp_path: Path) -> None:
+def test_a_time_limit_around_a_commit_is_reported_as_one(broker: SlowBroker, tmp_path: Path) -> None:
     async def run_out(limit: asyncio.Timeout) -> None:
         await begun(broker)
         limit.reschedule(asyncio.get_running_loop().time())

@@ -12,8 +12,8 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from dexpy import DatabaseBusy, DatabaseUnavailable, Once, Operation, enqueue_all, prop
-from dexpy.background import heart
-from dexpy.recording import keys, sqlite
+from dexpy.database import sqlite
+from dexpy.liveness import heartbeat
 from dexpy.testing import Isolated
 
 from .shop import Shop
@@ -43,10 +43,10 @@ def ticket(shop: Shop) -> Any:
 
 
 @pytest.fixture
-def writer(test: Isolated, ticket: Any) -> Generator[sqlite3.Connection]:
+def writer(isolated_runtime: Isolated, ticket: Any) -> Generator[sqlite3.Connection]:
     """Somebody who writes, and goes on writing."""
-    test.runtime.store.database.engine.dispose()
-    path = test.runtime.store.database.path
+    isolated_runtime.runtime.store.database.engine.dispose()
+    path = isolated_runtime.runtime.store.database.path
     assert path is not None
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("BEGIN IMMEDIATE")
@@ -63,10 +63,10 @@ DOINGS: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("doing", DOINGS)
-def test_what_cannot_be_written_is_told_in_one_error_and_can_be_tried_again(
-    test: Isolated, ticket: Any, writer: sqlite3.Connection, doing: str
+def test_what_cannot_be_written_is_one_error_and_can_be_retried(
+    isolated_runtime: Isolated, ticket: Any, writer: sqlite3.Connection, doing: str
 ) -> None:
-    before = rows(test)
+    before = rows(isolated_runtime)
     with pytest.raises(
         DatabaseBusy, match="somebody else has held SQLite's one write lock. Nothing was changed"
     ) as told:
@@ -74,11 +74,11 @@ def test_what_cannot_be_written_is_told_in_one_error_and_can_be_tried_again(
     assert isinstance(told.value, DatabaseUnavailable)
     assert SECRET not in str(told.value)
     assert SECRET not in str(told.value.__cause__)
-    assert rows(test) == before
+    assert rows(isolated_runtime) == before
 
     writer.execute("ROLLBACK")
     DOINGS[doing](ticket)
-    assert rows(test) != before
+    assert rows(isolated_runtime) != before
 
 
 @pytest.mark.parametrize(
@@ -90,9 +90,9 @@ def test_what_cannot_be_written_is_told_in_one_error_and_can_be_tried_again(
     ids=["one", "many"],
 )
 def test_an_insert_that_fails_in_a_session_of_the_application_shows_no_secret(
-    test: Isolated, ticket: Any, writer: sqlite3.Connection, send: Callable[[Session], Any]
+    isolated_runtime: Isolated, ticket: Any, writer: sqlite3.Connection, send: Callable[[Session], Any]
 ) -> None:
-    path = test.runtime.store.database.path
+    path = isolated_runtime.runtime.store.database.path
     engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 0.2})
     with Session(engine) as session, pytest.raises(OperationalError) as told:
         send(session)
@@ -119,28 +119,26 @@ interruptions: list[Callable[[], Any]] = []
 
 
 def test_a_key_that_cannot_be_freed_at_once_is_freed_when_the_database_is_back(
-    test: Isolated, ticket: Any, writer: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+    isolated_runtime: Isolated, ticket: Any, writer: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(heart, "SQLITE_BEAT_EVERY_S", 0.05)
-    # What a connection gets back after an insert with a key.
-    monkeypatch.setattr(keys, "BUSY_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(heartbeat, "SQLITE_HEARTBEAT_INTERVAL_S", 0.05)
     writer.execute("ROLLBACK")
     interruptions.append(lambda: writer.execute("BEGIN IMMEDIATE"))
 
     with pytest.raises(ConnectionError):
         Charge(order=1).call()
-    (left,) = [row for row in rows(test) if row["name"] == "busy.charge"]
+    (left,) = [row for row in rows(isolated_runtime) if row["name"] == "busy.charge"]
     assert left["status"] == "running", "nobody could write that it has ended"
     writer.execute("ROLLBACK")
 
     # Waits for whoever has the key, which is this very process: it lives, so nobody else would free it.
     assert Charge(order=1).call() == 7
-    shown = [(row["status"], row["error"]) for row in rows(test) if row["name"] == "busy.charge"]
+    shown = [(row["status"], row["error"]) for row in rows(isolated_runtime) if row["name"] == "busy.charge"]
     assert sorted(shown) == [("done", None), ("failed", "ConnectionError")]
 
 
 def test_a_call_that_is_only_recorded_is_not_broken_by_it(
-    test: Isolated, ticket: Any, writer: sqlite3.Connection, caplog: pytest.LogCaptureFixture
+    isolated_runtime: Isolated, ticket: Any, writer: sqlite3.Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("DEBUG"):
         assert Open(token=SECRET).call() == len(SECRET)

@@ -10,12 +10,12 @@ from dexpy import DeclarationError, Err, Error, Ok, Operation, Ref, after, aroun
 
 from .shop import Customer, Shop
 
-ran: list[str] = []
+performed: list[str] = []
 
 
 @pytest.fixture(autouse=True)
 def _nothing_ran() -> None:
-    ran.clear()
+    performed.clear()
 
 
 class Base(Operation):
@@ -24,7 +24,7 @@ class Base(Operation):
     fails: str = ""
 
     def step(self, name: str) -> None:
-        ran.append(name)
+        performed.append(name)
         if self.fails == name:
             raise Error("stopped", f"in {name}")
 
@@ -72,10 +72,10 @@ ORDER = [
 
 def test_callbacks_run_in_order_those_of_the_base_first() -> None:
     assert Base().call() == "done"
-    assert ran == ["outer in", "before", "perform", "after", "outer out"]
-    ran.clear()
+    assert performed == ["outer in", "before", "perform", "after", "outer out"]
+    performed.clear()
     assert Sub().call() == "done"
-    assert ran == ORDER
+    assert performed == ORDER
 
 
 @pytest.mark.parametrize("name", ORDER)
@@ -86,7 +86,7 @@ def test_an_error_in_any_of_them_ends_the_run_there(shop: Shop, name: str) -> No
             self.session.add(Customer(name=name))
 
     assert Writes(fails=name).safe.call() == Err("stopped", f"in {name}")
-    assert ran == ORDER[: ORDER.index(name) + 1]
+    assert performed == ORDER[: ORDER.index(name) + 1]
     assert shop.names() == []
 
 
@@ -97,19 +97,19 @@ def test_an_error_of_perform_passes_the_arounds_as_an_exception_does() -> None:
             try:
                 proceed()
             except Exception:
-                ran.append("not for a business error")
+                performed.append("not for a business error")
             finally:
-                ran.append("tidied")
+                performed.append("tidied")
 
         @after
         def skipped(self) -> None:
-            ran.append("after")
+            performed.append("after")
 
         def perform(self) -> None:
             raise Error("no")
 
     assert Tidy().safe.call() == Err("no", "no")
-    assert ran == ["tidied"]
+    assert performed == ["tidied"]
 
 
 def test_an_error_wins_even_if_an_around_swallows_everything() -> None:
@@ -119,7 +119,7 @@ def test_an_error_wins_even_if_an_around_swallows_everything() -> None:
             try:
                 proceed()
             except BaseException:
-                ran.append("swallowed")
+                performed.append("swallowed")
 
         def perform(self) -> None:
             raise Error("no")
@@ -134,7 +134,7 @@ def test_a_crash_passes_the_arounds() -> None:
             try:
                 proceed()
             except ZeroDivisionError:
-                ran.append("seen")
+                performed.append("seen")
                 raise
 
         def perform(self) -> float:
@@ -142,10 +142,10 @@ def test_a_crash_passes_the_arounds() -> None:
 
     with pytest.raises(ZeroDivisionError):
         Watches().call()
-    assert ran == ["seen"]
+    assert performed == ["seen"]
 
 
-def test_an_around_that_swallows_a_crash_is_told_that_there_is_no_result() -> None:
+def test_an_around_that_swallows_a_crash_is_refused_for_want_of_a_result() -> None:
     class Swallows(Operation):
         @around
         def swallow(self, proceed: Callable[[], None]) -> None:
@@ -173,19 +173,19 @@ def test_an_around_calls_proceed_once(crashes: bool) -> None:
             try:
                 proceed()
             except ZeroDivisionError:
-                ran.append("again")
+                performed.append("again")
             proceed()
 
         def perform(self) -> float:
-            ran.append("perform")
+            performed.append("perform")
             return 1 / (0 if crashes else 1)
 
     with pytest.raises(DeclarationError, match=r"Twice\.again called proceed\(\) twice\. Call it once"):
         Twice().call()
-    assert ran.count("perform") == 1
+    assert performed.count("perform") == 1
 
 
-def test_an_around_that_never_calls_proceed_is_told_to() -> None:
+def test_an_around_that_never_calls_proceed_is_refused_with_the_fix() -> None:
     class Never(Operation):
         @around
         def forgets(self, proceed: Callable[[], None]) -> None: ...
@@ -208,12 +208,12 @@ def test_callbacks_run_after_the_guards_and_see_the_rows_and_the_transaction(sho
 
         @guard("never")
         def threat(self) -> bool:
-            ran.append("guard")
+            performed.append("guard")
             return False
 
         @before
         def count(self) -> None:
-            ran.append(f"before {self.customer.name}")
+            performed.append(f"before {self.customer.name}")
             self.customer.balance += 1
 
         @after
@@ -226,7 +226,7 @@ def test_callbacks_run_after_the_guards_and_see_the_rows_and_the_transaction(sho
             return self.customer.balance
 
     assert Counted(customer=1).call() == 1
-    assert ran == ["guard", "before ann"]
+    assert performed == ["guard", "before ann"]
     with pytest.raises(ZeroDivisionError):
         Counted(customer=1).call()
     assert shop.balance() == 1
@@ -235,14 +235,14 @@ def test_callbacks_run_after_the_guards_and_see_the_rows_and_the_transaction(sho
 def test_an_override_counts_as_the_subclass_has_it() -> None:
     class Quiet(Base):
         def first(self) -> None:
-            ran.append("never called")
+            performed.append("never called")
 
         @before
         def last(self) -> None:
-            ran.append("was after")
+            performed.append("was after")
 
     assert Quiet().safe.call() == Ok("done")
-    assert ran == ["outer in", "was after", "perform", "outer out"]
+    assert performed == ["outer in", "was after", "perform", "outer out"]
 
 
 def test_a_callback_cannot_have_a_name_that_operations_need_and_is_no_coroutine() -> None:

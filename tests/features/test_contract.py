@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Annotated, Any
 
 import attrs
 import pytest
@@ -14,12 +15,14 @@ from dexpy import (
     DeclarationError,
     Error,
     Operation,
+    PropsError,
     Record,
     Reset,
     ResultTypeError,
     Retry,
     after,
     guard,
+    prop,
     records,
 )
 from dexpy.testing import Isolated
@@ -88,7 +91,7 @@ def attempts(cls: type[Operation], error: BaseException) -> int | None:
 # -------------------------------------------------------------------------------------------- what is inherited
 
 
-def test_a_subclass_that_says_nothing_has_the_policies_of_its_base() -> None:
+def test_a_subclass_without_policies_has_those_of_its_base() -> None:
     contract, base = Plain.contract, ApplicationOperation.contract
     assert contract.name == "features.test_contract.Plain"
     assert contract.aliases == ()
@@ -239,8 +242,9 @@ retry = Retry(ConnectionError)
         ),
         (declared(rescue_from={"code": ValueError}), "Wrong.rescue_from: 'code' is no exception class."),
         (
-            declared(rescue_from={(ValueError, KeyError): "code"}),
-            "Wrong.rescue_from: (<class 'ValueError'>, <class 'KeyError'>) is no exception class.",
+            declared(rescue_from={(ValueError, "busy"): "code"}),
+            "Wrong.rescue_from: 'busy' is no exception class. In (<class 'ValueError'>, 'busy'), which takes exception "
+            "classes.",
         ),
         (
             declared(rescue_from={Error: "code"}),
@@ -364,7 +368,7 @@ def test_a_retry_that_cannot_be_is_refused(make: Callable[[], object], message: 
     assert str(caught.value) == message
 
 
-def test_a_perform_that_would_not_run_as_it_looks_is_refused() -> None:
+def test_a_perform_that_would_not_run_as_written_is_refused() -> None:
     with pytest.raises(DeclarationError, match=r"Yields\.perform has a yield, so that nothing of it would run\."):
 
         class Yields(Operation):
@@ -388,7 +392,7 @@ def test_a_perform_that_would_not_run_as_it_looks_is_refused() -> None:
     )
 
 
-def test_a_class_without_perform_is_a_base_and_says_so_when_it_is_called() -> None:
+def test_a_class_without_perform_is_a_base_and_cannot_be_called() -> None:
     class Common(Operation):
         pass
 
@@ -421,7 +425,7 @@ class Nothing(Answer):
         return self.answer
 
 
-def test_the_return_annotation_is_the_success_contract(test: Isolated) -> None:
+def test_the_return_annotation_is_the_success_contract(isolated_runtime: Isolated) -> None:
     assert Answer(answer=3).call() == 3
     with pytest.raises(ResultTypeError) as caught:
         Answer(answer="3").call()
@@ -440,3 +444,27 @@ def test_without_an_annotation_anything_goes_and_none_means_none() -> None:
     assert Nothing(answer=None).call() is None
     with pytest.raises(ResultTypeError, match="Nothing.perform returned int, and says it returns None"):
         Nothing(answer=3).call()
+
+
+class Unlock(Operation, name="contract.unlock"):
+    pin: str = prop(sensitive=True, choices=("c1", "c2"), default="c1")
+    key: str = prop(encrypted=True, choices=("c3", "c4"), default="c3")
+    keys: tuple[Annotated[str, prop(sensitive=True, choices=("c5", "c6"))], ...] = ("c5",)
+    door: str = prop(choices=("front", "back"), default="front")
+
+    def perform(self) -> None: ...
+
+
+class UnlockEncrypted(Unlock, name="contract.unlock_encrypted"):
+    encrypt = True
+
+
+@pytest.mark.parametrize("operation", [Unlock, UnlockEncrypted])
+def test_defaults_and_choices_of_sensitive_props_are_in_no_contract(operation: type[Operation]) -> None:
+    exported = json.dumps([operation.contract.to_dict(), operation.contract.to_json_schema("full")])
+
+    assert not [secret for secret in ("c1", "c2", "c3", "c4", "c5", "c6") if f'"{secret}"' in exported]
+    assert ("back" in exported) is (operation is Unlock)
+    with pytest.raises(PropsError) as refused:
+        operation.parse({"pin": "x", "key": "x", "keys": ["x"], "door": "front"})
+    assert not [secret for secret in ("c1", "c2", "c3", "c4", "c5", "c6") if secret in str(refused.value)]

@@ -74,7 +74,7 @@ def test_a_subclass_adds_codes_and_describes_them_anew() -> None:
         Charge(code="too_late").call()
 
 
-def test_an_undeclared_code_is_a_crash_that_says_what_to_do(test: Isolated) -> None:
+def test_an_undeclared_code_is_a_crash_with_the_fix_in_its_message(isolated_runtime: Isolated) -> None:
     with pytest.raises(UndeclaredError) as caught:
         Charge(code="no_balanc").safe.call()
     error = caught.value
@@ -94,7 +94,7 @@ def test_a_class_that_declares_nothing_may_raise_anything() -> None:
     assert Open().safe.call() == Err("whatever", "whatever")
 
 
-def test_the_details_and_the_code_are_in_the_record(test: Isolated) -> None:
+def test_the_details_and_the_code_are_in_the_record(isolated_runtime: Isolated) -> None:
     Charge(code="no_balance").safe.call()
     record = records.all().first()
     assert record is not None
@@ -102,7 +102,7 @@ def test_the_details_and_the_code_are_in_the_record(test: Isolated) -> None:
     assert (record.error_message, record.error_details) == ("There is nothing to charge", {"attempt": 1})
 
 
-def test_an_error_of_a_nested_run_keeps_its_code_and_its_operation(test: Isolated) -> None:
+def test_an_error_of_a_nested_run_keeps_its_code_and_its_operation(isolated_runtime: Isolated) -> None:
     with pytest.raises(Error) as caught:
         Order(inner="no_balance").call()
     error = caught.value
@@ -151,7 +151,7 @@ def test_a_run_inside_a_run_of_the_same_class_is_checked_too() -> None:
 
 
 @pytest.mark.parametrize("code", ["", None, 3])
-def test_an_error_wants_a_code(code: Any) -> None:
+def test_an_error_requires_a_code(code: Any) -> None:
     with pytest.raises(TypeError, match=r"Error\(code, \.\.\.\) wants a non-empty str as its code, got "):
         Error(code)
 

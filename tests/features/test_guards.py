@@ -13,12 +13,12 @@ from dexpy.testing import Isolated
 
 from .shop import Customer, Shop
 
-ran: list[str] = []
+performed: list[str] = []
 
 
 @pytest.fixture(autouse=True)
 def _nothing_ran() -> None:
-    ran.clear()
+    performed.clear()
 
 
 class Withdraw(Operation):
@@ -30,26 +30,26 @@ class Withdraw(Operation):
 
     @guard("The amount must be positive")
     def not_positive(self) -> bool:
-        ran.append("not_positive")
+        performed.append("not_positive")
         return self.amount <= 0
 
     @guard()
     def account_frozen(self) -> bool:
-        ran.append("account_frozen")
+        performed.append("account_frozen")
         return self.frozen
 
     @guard("The balance is too small", requires=("not_positive", "account_frozen"))
     def too_much(self) -> bool:
-        ran.append("too_much")
+        performed.append("too_much")
         return self.amount > self.balance
 
     @guard("Never told alone", requires="too_much")
     def last(self) -> bool:
-        ran.append("last")
+        performed.append("last")
         return True
 
     def perform(self) -> int:
-        ran.append("perform")
+        performed.append("perform")
         return self.balance - self.amount
 
 
@@ -58,7 +58,7 @@ class Careful(Withdraw):
 
     @guard("Only small amounts")
     def not_small(self) -> str | None:
-        ran.append("not_small")
+        performed.append("not_small")
         return "yes" if self.amount > 10 else None
 
     def last(self) -> bool:
@@ -85,10 +85,10 @@ def test_a_guard_that_returns_something_true_refuses_the_run_with_its_name_as_th
         "not_small", "Only small amounts",
         {"guards": [{"guard": "not_small", "message": "Only small amounts"}]}, rejected=True,
     )  # fmt: skip
-    assert "perform" not in ran
+    assert "perform" not in performed
 
 
-def test_every_refusal_is_told_and_a_guard_that_requires_a_refusing_one_is_skipped() -> None:
+def test_every_refusal_is_reported_and_a_guard_that_requires_a_refusing_one_is_skipped() -> None:
     with pytest.raises(Error) as caught:
         Withdraw(amount=0, frozen=True).call()
     error = caught.value
@@ -100,19 +100,19 @@ def test_every_refusal_is_told_and_a_guard_that_requires_a_refusing_one_is_skipp
         ]
     }
     assert error.operation == Withdraw.contract.name
-    assert ran == ["not_positive", "account_frozen"]
+    assert performed == ["not_positive", "account_frozen"]
 
 
 def test_what_requires_a_skipped_guard_is_skipped_too() -> None:
     outcome = Withdraw(amount=500).safe.call()
     assert isinstance(outcome, Err)
     assert [told["guard"] for told in outcome.details["guards"]] == ["too_much"]
-    assert ran == ["not_positive", "account_frozen", "too_much"]
+    assert performed == ["not_positive", "account_frozen", "too_much"]
 
 
 def test_guards_of_the_base_come_first_and_an_override_without_the_decorator_is_no_guard() -> None:
     assert Careful(amount=5).call() == 95
-    assert ran == ["not_positive", "account_frozen", "too_much", "not_small", "perform"]
+    assert performed == ["not_positive", "account_frozen", "too_much", "not_small", "perform"]
 
 
 def test_guards_see_the_rows_and_a_refusal_leaves_no_effects_and_a_rejected_row(shop: Shop) -> None:
@@ -129,7 +129,7 @@ def test_guards_see_the_rows_and_a_refusal_leaves_no_effects_and_a_rejected_row(
     assert record.error_details == refused.details
 
 
-def test_what_a_guard_writes_is_undone_by_a_refusal(shop: Shop) -> None:
+def test_what_a_guard_writes_is_rolled_back_by_a_refusal(shop: Shop) -> None:
     class Nosy(Operation):
         @guard("always")
         def always(self) -> bool:
@@ -143,7 +143,7 @@ def test_what_a_guard_writes_is_undone_by_a_refusal(shop: Shop) -> None:
     assert shop.names() == []
 
 
-def test_a_guard_that_raises_an_error_is_told_how_guards_work() -> None:
+def test_a_guard_that_raises_an_error_is_refused_with_how_guards_work() -> None:
     class Confused(Operation):
         @guard("x")
         def threat(self) -> bool:
@@ -279,8 +279,8 @@ def test_guards_run_inside_a_joined_session(shop: Shop) -> None:
 class TestCallable:
     """Asking without calling."""
 
-    def test_every_refusal_is_told_and_nothing_runs_or_stays(self, test: Isolated) -> None:
-        ran: list[str] = []
+    def test_every_refusal_is_reported_and_nothing_runs_or_stays(self, isolated_runtime: Isolated) -> None:
+        performed: list[str] = []
 
         class Pay(Operation):
             amount: int
@@ -295,7 +295,7 @@ class TestCallable:
                 return self.amount < -10 or self.amount > 10
 
             def perform(self) -> None:
-                ran.append("perform")
+                performed.append("perform")
 
         refused = Pay.callable(amount=-11)
 
@@ -304,9 +304,9 @@ class TestCallable:
         assert [one["guard"] for one in refused.details["guards"]] == ["not_positive", "too_much"]
         assert Pay.callable(amount=1) == Ok(None)
         assert (Pay.is_callable(amount=1), Pay.is_callable(amount=11)) == (True, False)
-        assert ran == []
+        assert performed == []
         assert dexpy.records.all().count() == 0
-        assert "left_behind" not in sa.inspect(test.runtime.store.database.engine).get_table_names()
+        assert "left_behind" not in sa.inspect(isolated_runtime.runtime.store.database.engine).get_table_names()
 
     def test_an_operation_without_guards_is_callable_and_touches_nothing(self) -> None:
         class Free(Operation):

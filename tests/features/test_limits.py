@@ -43,10 +43,10 @@ from dexpy import (
     guard,
     records,
 )
-from dexpy.background import watch
-from dexpy.background.relay import Relay
-from dexpy.recording import signals
+from dexpy.maintenance.relay import Relay
+from dexpy.recording import run_signals
 from dexpy.testing import Isolated
+from dexpy.worker import watchdog
 
 from .ledger import Entry, lines
 from .shop import Shop
@@ -56,14 +56,14 @@ WAIT_S = 20.0
 LONG_S = 30.0
 """Longer than any test waits."""
 
-noted: list[Any] = []
+notes: list[Any] = []
 """What runs have said about themselves, in order."""
-signs: dict[str, threading.Event] = {}
+signals: dict[str, threading.Event] = {}
 
 
 def sign(name: str) -> threading.Event:
     """What runs and tests tell each other."""
-    return signs.setdefault(name, threading.Event())
+    return signals.setdefault(name, threading.Event())
 
 
 def wait_for(name: str) -> None:
@@ -79,31 +79,31 @@ def sleep_in_slices(seconds: float = LONG_S) -> None:
 
 @pytest.fixture(autouse=True)
 def _fresh() -> Generator[None]:
-    noted.clear()
-    signs.clear()
+    notes.clear()
+    signals.clear()
     yield
-    for one in signs.values():
+    for one in signals.values():
         one.set()
 
 
 @contextmanager
-def serving(test: Isolated, threads: int = 2, queues: set[str] | None = None) -> Generator[dramatiq.Worker]:
+def serving(isolated_runtime: Isolated, threads: int = 2, queues: set[str] | None = None) -> Generator[dramatiq.Worker]:
     """A worker in this process, of all queues or of some."""
-    test.runtime.dispatcher.prepare()
-    test.runtime.broker.declare_queue("default")
-    worker = dramatiq.Worker(test.runtime.broker, queues=queues, worker_threads=threads, worker_timeout=50)
+    isolated_runtime.runtime.dispatcher.require_tables()
+    isolated_runtime.runtime.broker.declare_queue("default")
+    worker = dramatiq.Worker(isolated_runtime.runtime.broker, queues=queues, worker_threads=threads, worker_timeout=50)
     worker.start()
     try:
         yield worker
     finally:
-        for one in signs.values():
+        for one in signals.values():
             one.set()
         worker.stop(timeout=5000)
 
 
 @pytest.fixture
 def worker(shop: Shop) -> Generator[dramatiq.Worker]:
-    with serving(shop.test) as found:
+    with serving(shop.isolated_runtime) as found:
         yield found
 
 
@@ -116,22 +116,17 @@ def ended(ticket: Ticket[Any]) -> tuple[str, str | None]:
     return ticket.status, ticket.failure
 
 
-def eventually(look: Callable[[], Any], what: str) -> Any:
+def eventually(observe: Callable[[], Any], what: str) -> Any:
     until = time.monotonic() + WAIT_S
-    while not (found := look()):
+    while not (found := observe()):
         assert time.monotonic() < until, what
         time.sleep(0.01)
     return found
 
 
-def jobs_of(test: Isolated) -> Any:
-    """The bodies of this runtime's actors."""
-    return test.runtime.broker.get_actor("dexpy.RecordJob").fn.__self__
-
-
-def failures(test: Isolated, ticket: Ticket[Any]) -> list[str]:
+def failures(isolated_runtime: Isolated, ticket: Ticket[Any]) -> list[str]:
     """Of the attempts that are kept."""
-    return [each["failure"] for each in attempts(test, ticket.id)]
+    return [each["failure"] for each in attempts(isolated_runtime, ticket.id)]
 
 
 # ------------------------------------------------------------------------------------------------------- timeout
@@ -149,10 +144,10 @@ class Linger(Operation):
             self.session.flush()
             sleep_in_slices()
         except TimedOut:
-            noted.append("told")
+            notes.append("told")
             raise
         finally:
-            noted.append("tidied up")
+            notes.append("tidied up")
 
 
 class LingerTwice(Linger):
@@ -166,7 +161,7 @@ class LingerOnce(Linger):
     retry_on = (Retry(TimedOut, wait=0),)
 
     def perform(self) -> None:
-        if not noted:
+        if not notes:
             super().perform()
 
 
@@ -184,11 +179,11 @@ class LingerAsync(Operation):
             await self.in_session(write)
             await asyncio.sleep(LONG_S)
         except asyncio.CancelledError:
-            noted.append("told")
+            notes.append("told")
             await asyncio.sleep(0.01)
             raise
         finally:
-            noted.append("tidied up")
+            notes.append("tidied up")
 
 
 class LingerInside(Operation):
@@ -234,7 +229,7 @@ class TakeTimeAfterwards(Operation):
         self.session.add(Entry(text="afterwards"))
 
     def perform(self) -> None:
-        noted.append("performed")
+        notes.append("performed")
 
 
 class Stick(Operation):
@@ -243,8 +238,8 @@ class Stick(Operation):
     timeout = 0.2
 
     def perform(self) -> None:
-        noted.append("stuck")
-        signs["release"].wait()
+        notes.append("stuck")
+        signals["release"].wait()
         self.session.add(Entry(text="a zombie was here"))
 
 
@@ -252,7 +247,7 @@ class StickOnce(Stick):
     retry_on = (Retry(TimedOut, wait=0),)
 
     def perform(self) -> None:
-        if not noted:
+        if not notes:
             super().perform()
 
 
@@ -261,23 +256,25 @@ class StickInGuard(Operation):
 
     @guard("Never")
     def stuck(self) -> bool:
-        signs["release"].wait()
+        signals["release"].wait()
         return False
 
     def perform(self) -> None:
         self.session.add(Entry(text="a zombie was here"))
 
 
-def test_a_run_that_takes_too_long_is_told_inside_perform_and_may_tidy_up(shop: Shop, worker: dramatiq.Worker) -> None:
+def test_a_run_that_times_out_is_interrupted_inside_perform_and_may_clean_up(
+    shop: Shop, worker: dramatiq.Worker
+) -> None:
     ticket = Linger().async_().call()
 
     assert ended(ticket) == ("failed", "timeout")
-    assert noted == ["told", "tidied up"]
+    assert notes == ["told", "tidied up"]
     assert lines(shop) == [], "what it wrote is rolled back"
-    stored = row(shop.test, ticket.id)
+    stored = row(shop.isolated_runtime, ticket.id)
     assert (stored["error"], stored["num_attempts"]) == ("dexpy.TimedOut", 1)
     assert "longer than its class allows" in stored["error_message"]
-    assert failures(shop.test, ticket) == ["timeout"]
+    assert failures(shop.isolated_runtime, ticket) == ["timeout"]
     with pytest.raises(OperationFailed) as caught:
         ticket.result(1)
     assert (caught.value.failure, caught.value.exception_class) == ("timeout", "dexpy.TimedOut")
@@ -287,23 +284,23 @@ def test_a_coroutine_that_takes_too_long_is_cancelled_and_may_tidy_up(shop: Shop
     ticket = LingerAsync().async_().call()
 
     assert ended(ticket) == ("failed", "timeout")
-    assert noted == ["told", "tidied up"]
+    assert notes == ["told", "tidied up"]
     assert lines(shop) == []
-    assert row(shop.test, ticket.id)["error"] == "dexpy.TimedOut"
+    assert row(shop.isolated_runtime, ticket.id)["error"] == "dexpy.TimedOut"
 
 
 def test_a_rule_that_names_it_has_it_run_again(shop: Shop, worker: dramatiq.Worker) -> None:
     hopeless = LingerTwice().async_().call()
     assert ended(hopeless) == ("failed", "timeout")
-    assert failures(shop.test, hopeless) == ["timeout", "timeout"]
+    assert failures(shop.isolated_runtime, hopeless) == ["timeout", "timeout"]
 
-    noted.clear()
+    notes.clear()
     healed = LingerOnce().async_().call()
     assert ended(healed) == ("done", None)
-    assert failures(shop.test, healed) == ["timeout"]
+    assert failures(shop.isolated_runtime, healed) == ["timeout"]
 
 
-def test_a_run_that_ends_well_when_told_is_done(shop: Shop, worker: dramatiq.Worker) -> None:
+def test_a_run_that_succeeds_after_its_interruption_is_done(shop: Shop, worker: dramatiq.Worker) -> None:
     ticket = ComeToTerms().async_().call()
 
     assert ticket.result(WAIT_S) == "in short"
@@ -324,14 +321,14 @@ def test_it_never_lands_after_perform(shop: Shop, worker: dramatiq.Worker) -> No
     ticket = TakeTimeAfterwards().async_().call()
 
     assert ended(ticket) == ("done", None)
-    assert noted == ["performed"]
+    assert notes == ["performed"]
     assert lines(shop) == ["afterwards"]
 
 
 def test_a_direct_run_has_the_limit_too(shop: Shop, worker: dramatiq.Worker) -> None:
     LingerInvisibly().async_().call()
 
-    stored = eventually(lambda: rows(shop.test), "its row is written")[0]
+    stored = eventually(lambda: rows(shop.isolated_runtime), "its row is written")[0]
     assert (stored["status"], stored["failure"], stored["error"]) == ("failed", "timeout", "dexpy.TimedOut")
 
 
@@ -350,27 +347,27 @@ def test_a_run_that_nothing_gets_into_is_given_up_and_can_write_nothing_later(
     caplog: pytest.LogCaptureFixture,
     operation: type[Operation],
 ) -> None:
-    monkeypatch.setattr(watch, "HARD_AFTER_S", 0.3)
+    monkeypatch.setattr(watchdog, "HARD_AFTER_S", 0.3)
     caplog.set_level(logging.WARNING, "dexpy")
     sign("release")
-    with serving(shop.test):
+    with serving(shop.isolated_runtime):
         ticket = operation().async_().call()
 
         assert ended(ticket) == ("failed", "timeout")
         assert any("run.stuck" in line and ticket.id in line for line in caplog.messages)
-        stored = row(shop.test, ticket.id)
+        stored = row(shop.isolated_runtime, ticket.id)
         sign("release").set()
         eventually(lambda: [line for line in caplog.messages if "claim.lost" in line], "it comes back")
 
     assert lines(shop) == []
-    assert {**row(shop.test, ticket.id), "updated_at": None} == {**stored, "updated_at": None}
-    assert failures(shop.test, ticket) == ["timeout"]
+    assert {**row(shop.isolated_runtime, ticket.id), "updated_at": None} == {**stored, "updated_at": None}
+    assert failures(shop.isolated_runtime, ticket) == ["timeout"]
 
 
 def test_a_stuck_run_with_a_rule_is_run_again_beside_it(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "HARD_AFTER_S", 0.3)
+    monkeypatch.setattr(watchdog, "HARD_AFTER_S", 0.3)
     sign("release")
-    with serving(shop.test):
+    with serving(shop.isolated_runtime):
         ticket = StickOnce().async_().call()
 
         assert ended(ticket) == ("done", None)
@@ -385,7 +382,7 @@ class StickWithTheLock(Stick):
         wait_for("waiting")
         self.session.add(Entry(text="a zombie was here"))
         self.session.flush()
-        signs["release"].wait()
+        signals["release"].wait()
 
 
 class WaitToBeTold(Operation):
@@ -400,12 +397,12 @@ class WaitToBeTold(Operation):
             raise
 
 
-def test_a_stuck_run_whose_end_cannot_be_written_keeps_no_other_run_from_being_told(
+def test_a_stuck_run_whose_end_cannot_be_written_delays_no_other_timeout(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(watch, "HARD_AFTER_S", 0.3)
+    monkeypatch.setattr(watchdog, "HARD_AFTER_S", 0.3)
     sign("release")
-    with serving(shop.test):
+    with serving(shop.isolated_runtime):
         # Claimed by now, both of them, for nobody can write while the lock is held.
         tickets = [WaitToBeTold().async_().call(), StickWithTheLock().async_().call()]
 
@@ -434,13 +431,13 @@ class Patient(Operation):
 
     def perform(self) -> None:
         self.session.add(Entry(text="begun"))
-        self.after_commit(lambda: noted.append("after the commit"))
+        self.after_commit(lambda: notes.append("after the commit"))
         sign("running").set()
         try:
             with self.session.no_autoflush:
                 self.go_on()
         finally:
-            noted.append("tidied up")
+            notes.append("tidied up")
 
     def go_on(self) -> None:
         raise NotImplementedError
@@ -495,7 +492,7 @@ class Deaf(Patient):
                 time.sleep(0.005)
                 self.check_cancelled()
         except BaseException as error:
-            noted.append(type(error))
+            notes.append(type(error))
 
 
 class Awaiting(Operation):
@@ -504,7 +501,7 @@ class Awaiting(Operation):
         try:
             await asyncio.sleep(LONG_S)
         finally:
-            noted.append("tidied up")
+            notes.append("tidied up")
 
 
 class DeafAwaiting(Operation):
@@ -513,7 +510,7 @@ class DeafAwaiting(Operation):
         try:
             await asyncio.sleep(LONG_S)
         except asyncio.CancelledError:
-            noted.append("tidied up")
+            notes.append("tidied up")
         return "as if nothing had been"
 
 
@@ -544,7 +541,7 @@ class Crashing(Operation):
     retry_on = (Retry(ConnectionError, attempts=5, wait=0),)
 
     def perform(self) -> None:
-        noted.append("ran")
+        notes.append("ran")
         sign("running").set()
         wait_for("go on")
         raise ConnectionError("down")
@@ -556,14 +553,12 @@ class Waiting(Operation):
     retry_on = (Retry(ConnectionError, attempts=5, wait=3600, jitter=0),)
 
     def perform(self) -> None:
-        noted.append("ran")
+        notes.append("ran")
         raise ConnectionError("down")
 
 
 @pytest.mark.parametrize("operation", [Asking, Querying, QueryingAsBefore, Calling, Deaf])
-def test_a_running_run_sees_that_it_was_called_off(
-    shop: Shop, worker: dramatiq.Worker, operation: type[Operation]
-) -> None:
+def test_a_running_run_sees_its_cancellation(shop: Shop, worker: dramatiq.Worker, operation: type[Operation]) -> None:
     ticket = operation().async_().call()
     wait_for("running")
 
@@ -571,9 +566,9 @@ def test_a_running_run_sees_that_it_was_called_off(
     assert ticket.running, "it was asked, and has not ended yet"
 
     assert ended(ticket) == ("expired", "cancelled")
-    assert noted == [*([Cancelled] if operation is Deaf else []), "tidied up"]
+    assert notes == [*([Cancelled] if operation is Deaf else []), "tidied up"]
     assert lines(shop) == []
-    assert failures(shop.test, ticket) == ["cancelled"]
+    assert failures(shop.isolated_runtime, ticket) == ["cancelled"]
     with pytest.raises(OperationFailed) as caught:
         ticket.result(1)
     assert caught.value.failure == "cancelled"
@@ -587,15 +582,15 @@ def test_a_coroutine_sees_it_at_its_next_await(shop: Shop, worker: dramatiq.Work
     ticket.cancel()
 
     assert ended(ticket) == ("expired", "cancelled")
-    assert noted == ["tidied up"]
+    assert notes == ["tidied up"]
 
 
-def test_a_run_that_looks_at_nothing_sees_it_at_its_commit(shop: Shop, worker: dramatiq.Worker) -> None:
+def test_a_run_that_never_checks_sees_its_cancellation_at_its_commit(shop: Shop, worker: dramatiq.Worker) -> None:
     ticket = Untouched().async_().call()
     wait_for("running")
     ticket.cancel()
-    (run,) = jobs_of(shop.test).watch.runs
-    eventually(lambda: run.stop.is_cancelled, "the request is seen")
+    (run,) = shop.isolated_runtime.runtime.services.watchdog.runs
+    eventually(lambda: run.cancel_token.is_cancelled, "the request is seen")
 
     sign("go on").set()
 
@@ -612,7 +607,7 @@ def test_a_run_without_a_transaction_sees_it_at_its_next_part(shop: Shop, worker
     assert lines(shop) == ["first part"], "what was committed before stays"
 
 
-def test_a_run_that_is_called_off_is_not_run_again(shop: Shop, worker: dramatiq.Worker) -> None:
+def test_a_run_that_is_cancelled_is_not_run_again(shop: Shop, worker: dramatiq.Worker) -> None:
     ticket = Crashing().async_().call()
     wait_for("running")
 
@@ -620,55 +615,55 @@ def test_a_run_that_is_called_off_is_not_run_again(shop: Shop, worker: dramatiq.
     sign("go on").set()
 
     assert ended(ticket) == ("expired", "cancelled")
-    assert noted == ["ran"]
-    eventually(lambda: not messages(shop.test), "its message is gone")
+    assert notes == ["ran"]
+    eventually(lambda: not messages(shop.isolated_runtime), "its message is gone")
 
 
-def test_a_run_is_called_off_between_its_attempts(shop: Shop, worker: dramatiq.Worker) -> None:
+def test_a_run_is_cancelled_between_its_attempts(shop: Shop, worker: dramatiq.Worker) -> None:
     ticket = Waiting().async_().call()
-    eventually(lambda: ticket.reload().pending and failures(shop.test, ticket), "its first attempt is over")
+    eventually(lambda: ticket.reload().pending and failures(shop.isolated_runtime, ticket), "its first attempt is over")
 
     ticket.cancel()
 
     assert (ticket.status, ticket.failure) == ("expired", "cancelled")
-    shop.test.advance(3700)
-    eventually(lambda: not messages(shop.test), "its message came, and was not for anything")
-    assert noted == ["ran"]
+    shop.isolated_runtime.advance(3700)
+    eventually(lambda: not messages(shop.isolated_runtime), "its message came, and was not for anything")
+    assert notes == ["ran"]
 
 
-def test_a_pending_run_is_called_off_at_once(test: Isolated) -> None:
+def test_a_pending_run_is_cancelled_at_once(isolated_runtime: Isolated) -> None:
     ticket = Waiting().async_().call()
 
     ticket.cancel()
 
     assert (ticket.status, ticket.failure) == ("expired", "cancelled")
-    assert row(test, ticket.id)["completed_at"] is not None
-    assert [each.status for each in test.run_pending()] == ["expired"]
-    assert noted == []
+    assert row(isolated_runtime, ticket.id)["completed_at"] is not None
+    assert [each.status for each in isolated_runtime.run_pending()] == ["expired"]
+    assert notes == []
 
 
-def test_a_run_that_has_ended_cannot_be_called_off(test: Isolated) -> None:
+def test_a_run_that_has_ended_cannot_be_cancelled(isolated_runtime: Isolated) -> None:
     ticket = Glance().async_().call()
     with pytest.raises(NotRecorded):
         ticket.cancel()
     done = Recorded().async_().call()
-    test.run_pending()
-    before = row(test, done.id)
+    isolated_runtime.run_pending()
+    before = row(isolated_runtime, done.id)
 
     with pytest.raises(InvalidTransition, match="cancel of .* is not possible: it is done"):
         done.cancel()
 
-    assert row(test, done.id) == before
-    assert sql(test, "SELECT * FROM operation_signals") == []
+    assert row(isolated_runtime, done.id) == before
+    assert sql(isolated_runtime, "SELECT * FROM operation_signals") == []
 
 
 class Recorded(Operation):
     def perform(self) -> None:
         self.check_cancelled()
-        noted.append("ran")
+        notes.append("ran")
 
 
-def test_a_run_that_was_revived_is_not_called_off_any_more(shop: Shop, worker: dramatiq.Worker) -> None:
+def test_a_run_that_was_retried_is_not_cancelled_any_more(shop: Shop, worker: dramatiq.Worker) -> None:
     ticket = Asking().async_().call()
     wait_for("running")
     ticket.cancel()
@@ -678,21 +673,21 @@ def test_a_run_that_was_revived_is_not_called_off_any_more(shop: Shop, worker: d
     ticket.retry()
 
     wait_for("running")
-    sleep_in_slices(watch.EVERY_S * 3)
+    sleep_in_slices(watchdog.CHECK_EVERY_S * 3)
     assert ticket.reload().running
     ticket.cancel()
     ended(ticket)
 
 
-def test_a_run_that_is_called_off_while_its_worker_stops_does_not_come_back(shop: Shop) -> None:
-    with serving(shop.test, threads=1) as worker:
+def test_a_run_that_is_cancelled_while_its_worker_stops_is_not_run_again(shop: Shop) -> None:
+    with serving(shop.isolated_runtime, threads=1) as worker:
         ticket = Untouched().async_().call()
         wait_for("running")
         ticket.cancel()
         worker.stop(timeout=100)
 
         assert ended(ticket) == ("expired", "cancelled")
-        assert failures(shop.test, ticket) == ["cancelled"]
+        assert failures(shop.isolated_runtime, ticket) == ["cancelled"]
 
 
 class FailUnaware(Operation):
@@ -705,10 +700,10 @@ class FailUnaware(Operation):
         raise ValueError
 
 
-def test_a_run_that_fails_before_it_sees_that_it_was_called_off_does_not_wait_for_another_attempt(shop: Shop) -> None:
+def test_a_run_that_fails_before_it_sees_its_cancellation_does_not_wait_for_another_attempt(shop: Shop) -> None:
     ticket = FailUnaware().async_().call()
 
-    shop.test.run_pending()
+    shop.isolated_runtime.run_pending()
 
     assert (ticket.reload().status, ticket.failure) == ("expired", "cancelled")
 
@@ -719,7 +714,7 @@ class PerformAnother(Operation):
     other: str
 
     def perform(self) -> None:
-        noted.append(Ticket.get(self.other).perform())
+        notes.append(Ticket.get(self.other).perform())
         sign("running").set()
         while not sign("over").wait(0.005):
             self.check_cancelled()
@@ -730,14 +725,14 @@ def performing(shop: Shop) -> Generator[tuple[dramatiq.Worker, Ticket[None]]]:
     """A worker with one thread, and a run on it that has just performed another one."""
     # Of a queue that the worker does not serve, so that it waits for whoever performs it.
     other = Note(text="by hand").async_(queue="elsewhere").call()
-    with serving(shop.test, threads=1, queues={"default"}) as worker:
+    with serving(shop.isolated_runtime, threads=1, queues={"default"}) as worker:
         ticket = PerformAnother(other=other.id).async_().call()
         wait_for("running")
-        assert (other.reload().status, noted) == ("done", ["by hand", True])
+        assert (other.reload().status, notes) == ("done", ["by hand", True])
         yield worker, ticket
 
 
-def test_a_run_that_has_performed_another_one_can_still_be_called_off(
+def test_a_run_that_has_performed_another_one_can_still_be_cancelled(
     performing: tuple[dramatiq.Worker, Ticket[None]],
 ) -> None:
     _, ticket = performing
@@ -754,39 +749,39 @@ def test_a_run_that_has_performed_another_one_is_given_back_when_its_worker_ends
 
     worker.stop(timeout=100)
 
-    stored = row(shop.test, ticket.id)
+    stored = row(shop.isolated_runtime, ticket.id)
     assert (stored["status"], stored["num_attempts"]) == ("pending", 0)
 
 
 def test_a_request_that_an_attempt_has_just_missed_ends_the_next_one(shop: Shop) -> None:
     ticket = Recorded().async_().call()
-    with shop.test.runtime.store.begin() as connection:
+    with shop.isolated_runtime.runtime.store.begin() as connection:
         connection.execute(sa.text("UPDATE operation_records SET claim_token = 1"))
         connection.execute(
             sa.text("INSERT INTO operation_signals (record_id, cancel_requested_at) VALUES (:id, '2026-01-01')"),
             {"id": ticket.id},
         )
 
-    shop.test.run_pending()
+    shop.isolated_runtime.run_pending()
 
     assert ended(ticket) == ("expired", "cancelled")
-    assert noted == []
+    assert notes == []
 
 
-def test_a_request_to_a_run_that_waits_for_its_next_attempt_outlives_the_tidying_up(test: Isolated) -> None:
+def test_a_request_to_a_run_that_waits_for_its_next_attempt_outlives_the_tidying_up(isolated_runtime: Isolated) -> None:
     waits, over = Recorded().async_().call(), Recorded().async_().call().cancel()
-    with test.runtime.store.begin() as connection:
+    with isolated_runtime.runtime.store.begin() as connection:
         for ticket in (waits, over):
-            signals.request_cancel(connection, ticket.id)
+            run_signals.request_cancel(connection, ticket.id)
 
-    with test.runtime.store.begin() as connection:
-        assert signals.forget_ended(connection) == 1
-        assert signals.cancelled_among(connection, [waits.id, over.id]) == {waits.id}
+    with isolated_runtime.runtime.store.begin() as connection:
+        assert run_signals.delete_ended_requests(connection) == 1
+        assert run_signals.cancelled_among(connection, [waits.id, over.id]) == {waits.id}
 
 
-def test_check_cancelled_is_for_runs_and_lets_a_call_pass(test: Isolated) -> None:
+def test_check_cancelled_is_for_runs_and_lets_a_call_pass(isolated_runtime: Isolated) -> None:
     Recorded().call()
-    assert noted == ["ran"]
+    assert notes == ["ran"]
 
     with pytest.raises(NotRunning, match="check_cancelled"):
         Recorded().check_cancelled()
@@ -799,7 +794,7 @@ class Note(Operation):
     text: str = "noted"
 
     def perform(self) -> None:
-        noted.append(self.text)
+        notes.append(self.text)
 
 
 class Fleeting(Note):
@@ -813,7 +808,7 @@ class Tenacious(Note):
 
     def perform(self) -> None:
         super().perform()
-        if len(noted) == 1:
+        if len(notes) == 1:
             raise ConnectionError("down")
 
 
@@ -827,40 +822,42 @@ class DirectFleeting(Fleeting):
     record = False
 
 
-def relay(test: Isolated) -> Relay:
+def relay(isolated_runtime: Isolated) -> Relay:
     """One that a test sets going by itself."""
-    heart = test.runtime.dispatcher.heart
-    assert heart is not None
-    return Relay(test.runtime.dispatcher, heart, test.runtime.pace)
+    heartbeat = isolated_runtime.runtime.services.heartbeat
+    assert heartbeat is not None
+    return Relay(isolated_runtime.runtime.dispatcher, heartbeat, isolated_runtime.runtime.intervals)
 
 
-def test_what_another_broker_did_not_take_is_sent_where_the_database_carries_the_queue(test: Isolated) -> None:
+def test_what_another_broker_did_not_take_is_sent_where_the_database_carries_the_queue(
+    isolated_runtime: Isolated,
+) -> None:
     ticket = Note().async_().call()
     # As a process leaves it that has named a server that is not there.
-    with test.runtime.store.begin() as connection:
+    with isolated_runtime.runtime.store.begin() as connection:
         connection.execute(sa.text("UPDATE operation_records SET enqueued_at = NULL, scheduled_at = created_at"))
         connection.execute(sa.text("DELETE FROM dexpy_messages"))
-    assert test.run_pending() == []
+    assert isolated_runtime.run_pending() == []
 
-    assert relay(test).look_after()
-    assert relay(test).look_after()
+    assert relay(isolated_runtime).run_once()
+    assert relay(isolated_runtime).run_once()
 
-    assert [ran.id for ran in test.run_pending()] == [ticket.id]
+    assert [ran.id for ran in isolated_runtime.run_pending()] == [ticket.id]
     assert ticket.reload().done
 
 
-def test_a_message_is_owed_from_the_moment_at_which_its_record_is_due(test: Isolated) -> None:
+def test_a_message_is_missing_from_the_moment_at_which_its_record_is_due(isolated_runtime: Isolated) -> None:
     """A worker in a burst waits for what is owed, and must not wait for what is scheduled."""
     Note().async_(in_=60).call()
-    with test.runtime.store.begin() as connection:
+    with isolated_runtime.runtime.store.begin() as connection:
         connection.execute(sa.text("UPDATE operation_records SET enqueued_at = NULL"))
-    assert not test.runtime.store.owes(None)
+    assert not isolated_runtime.runtime.store.has_unpublished(None)
 
-    test.advance(61)
+    isolated_runtime.advance(61)
 
-    assert test.runtime.store.owes(None)
-    assert test.runtime.store.owes(["default"])
-    assert not test.runtime.store.owes(["other"])
+    assert isolated_runtime.runtime.store.has_unpublished(None)
+    assert isolated_runtime.runtime.store.has_unpublished(["default"])
+    assert not isolated_runtime.runtime.store.has_unpublished(["other"])
 
 
 @pytest.mark.parametrize(
@@ -874,68 +871,70 @@ def test_a_message_is_owed_from_the_moment_at_which_its_record_is_due(test: Isol
     ],
     ids=["in seconds", "as a timedelta", "declared", "declared, and sent later", "declared otherwise"],
 )
-def test_what_nobody_has_begun_in_time_is_expired_by_the_relay(test: Isolated, send: Callable[[], Any]) -> None:
+def test_what_no_worker_has_begun_in_time_is_expired_by_the_relay(
+    isolated_runtime: Isolated, send: Callable[[], Any]
+) -> None:
     ticket = send()
-    assert relay(test).look_after()
+    assert relay(isolated_runtime).run_once()
     assert ticket.reload().pending
 
-    test.advance(61)
-    assert relay(test).look_after()
+    isolated_runtime.advance(61)
+    assert relay(isolated_runtime).run_once()
 
     assert (ticket.reload().status, ticket.failure) == ("expired", "expired")
-    stored = row(test, ticket.id)
+    stored = row(isolated_runtime, ticket.id)
     assert stored["completed_at"] is not None
     assert "before a worker could begin it" in stored["error_message"]
     with pytest.raises(OperationFailed) as caught:
         ticket.result(1)
     assert caught.value.failure == "expired"
-    assert [each.status for each in test.run_pending()] == ["expired"]
-    assert noted == []
+    assert [each.status for each in isolated_runtime.run_pending()] == ["expired"]
+    assert notes == []
 
 
-def test_what_is_begun_in_time_runs(test: Isolated) -> None:
+def test_what_is_begun_in_time_runs(isolated_runtime: Isolated) -> None:
     ticket = Fleeting().async_(in_=50).call()
 
-    test.advance(55)
-    test.run_pending()
+    isolated_runtime.advance(55)
+    isolated_runtime.run_pending()
 
     assert ticket.reload().done
 
 
-def test_a_message_that_comes_too_late_ends_its_run_and_does_not_come_again(test: Isolated) -> None:
+def test_a_message_that_comes_too_late_ends_its_run_and_does_not_come_again(isolated_runtime: Isolated) -> None:
     late, other = Fleeting().async_().call(), Note().async_().call()
-    test.advance(61)
+    isolated_runtime.advance(61)
 
-    ran = test.run_pending()
+    ran = isolated_runtime.run_pending()
 
     assert [each.id for each in ran] == [late.id, other.id], "each message came once"
     assert (late.reload().status, late.failure, other.reload().status) == ("expired", "expired", "done")
-    assert noted == ["noted"]
-    assert messages(test) == []
-    assert attempts(test, late.id) == []
+    assert notes == ["noted"]
+    assert messages(isolated_runtime) == []
+    assert attempts(isolated_runtime, late.id) == []
 
 
-def test_an_attempt_that_would_come_too_late_is_not_begun(test: Isolated) -> None:
+def test_an_attempt_that_would_come_too_late_is_not_begun(isolated_runtime: Isolated) -> None:
     ticket = Tenacious().async_(expires_in=60).call()
-    test.run_pending()
+    isolated_runtime.run_pending()
     assert ticket.reload().pending
 
-    test.advance(121)
-    test.run_pending()
+    isolated_runtime.advance(121)
+    isolated_runtime.run_pending()
 
     assert (ticket.reload().status, ticket.failure) == ("expired", "expired")
-    assert failures(test, ticket) == ["crash"]
-    assert noted == ["noted"]
+    assert failures(isolated_runtime, ticket) == ["crash"]
+    assert notes == ["noted"]
 
 
-def test_a_person_may_have_it_run_after_all(test: Isolated) -> None:
+def test_a_person_may_have_it_run_after_all(isolated_runtime: Isolated) -> None:
     ticket = Fleeting().async_().call()
-    test.advance(61)
-    test.run_pending()
+    isolated_runtime.advance(61)
+    isolated_runtime.run_pending()
 
     ticket.retry()
-    test.advance(3600)
-    test.run_pending()
+    isolated_runtime.advance(3600)
+    isolated_runtime.run_pending()
 
     assert ticket.reload().done
 
@@ -953,31 +952,33 @@ def test_a_person_may_have_it_run_after_all(test: Isolated) -> None:
         ({"expires_in": 5, "in_": timedelta(hours=1)}, "due only in 3600 s"),
     ],
 )
-def test_an_expiry_that_cannot_be_is_refused_at_the_call(test: Isolated, options: dict[str, Any], said: str) -> None:
+def test_an_expiry_that_cannot_be_is_refused_at_the_call(
+    isolated_runtime: Isolated, options: dict[str, Any], said: str
+) -> None:
     with pytest.raises(OptionsError, match=said):
         Note().async_(**options).call()
-    assert rows(test) == []
+    assert rows(isolated_runtime) == []
 
 
-def test_a_declared_delay_and_a_shorter_expiry_of_the_call_are_refused(test: Isolated) -> None:
+def test_a_declared_delay_and_a_shorter_expiry_of_the_call_are_refused(isolated_runtime: Isolated) -> None:
     with pytest.raises(OptionsError, match="Fleeting.async_: it expires in 60 s"):
         Fleeting().async_(in_=61).call()
     with pytest.raises(DeclarationError, match="Wrong.async_: expires_in=0"):
         type("Wrong", (Operation,), {"async_": Async(expires_in=0), "perform": lambda self: None})
 
 
-def test_a_direct_run_cannot_expire_and_is_refused_at_the_call(test: Isolated) -> None:
+def test_a_direct_run_cannot_expire_and_is_refused_at_the_call(isolated_runtime: Isolated) -> None:
     with pytest.raises(OptionsError, match="Direct.async_: expires_in is kept in the record.*Leave expires_in out"):
         Direct().async_(expires_in=60).call()
-    assert messages(test) == []
+    assert messages(isolated_runtime) == []
 
     DirectFleeting().async_().call()
-    test.advance(61)
-    test.run_pending()
-    assert noted == ["noted"], "what its base says for those that have a record is not in force"
+    isolated_runtime.advance(61)
+    isolated_runtime.run_pending()
+    assert notes == ["noted"], "what its base says for those that have a record is not in force"
 
 
-def test_without_a_database_a_declared_expiry_is_refused(test: Isolated) -> None:
+def test_without_a_database_a_declared_expiry_is_refused(isolated_runtime: Isolated) -> None:
     from dramatiq.brokers.stub import StubBroker
 
     runtime = dexpy.configure(broker=StubBroker())
@@ -1033,11 +1034,13 @@ class LostLikeItsBase(LostFiveTimes):
         (LostLikeItsBase, 5),
     ],
 )
-def test_a_record_knows_how_many_workers_it_may_lose(test: Isolated, operation: type[Note], limit: int) -> None:
+def test_a_record_knows_how_many_workers_it_may_lose(
+    isolated_runtime: Isolated, operation: type[Note], limit: int
+) -> None:
     ticket = operation().async_().call()
 
-    assert row(test, ticket.id)["max_lost"] == limit
-    assert row(test, ticket.id)["num_lost"] == 0
+    assert row(isolated_runtime, ticket.id)["max_lost"] == limit
+    assert row(isolated_runtime, ticket.id)["num_lost"] == 0
 
 
 @pytest.mark.parametrize(
@@ -1073,7 +1076,7 @@ def test_an_unrecorded_class_that_declares_what_needs_a_record_is_refused(
         type("Wrong", (Operation,), {**declared, "record": record, "perform": lambda self: None})
 
 
-def test_an_unrecorded_class_may_have_a_base_that_declares_it(test: Isolated) -> None:
+def test_an_unrecorded_class_may_have_a_base_that_declares_it(isolated_runtime: Isolated) -> None:
     class Common(Operation):
         on_lost = "fail"
         max_lost = 2
@@ -1085,7 +1088,7 @@ def test_an_unrecorded_class_may_have_a_base_that_declares_it(test: Isolated) ->
         record = False
         timeout = 5
 
-    assert Bare.contract.options == dexpy.Operation.async_.over(Async(queue="mailers"))
+    assert Bare.contract.options == dexpy.Operation.async_.merged_over(Async(queue="mailers"))
     assert Bare.contract.timeout_s == 5
 
 
@@ -1099,9 +1102,9 @@ class Interrupted(Operation):
     retry_on = (Retry(Exception, attempts=5, wait=0),)
 
     def perform(self) -> None:
-        noted.append(self.kind)
+        notes.append(self.kind)
         self.session.add(Entry(text="interrupted"))
-        if len(noted) == 1:
+        if len(notes) == 1:
             raise {"limit": TimeLimitExceeded, "shutdown": Shutdown}[self.kind]()
 
 
@@ -1113,10 +1116,10 @@ def test_a_time_limit_of_dramatiq_ends_a_run_as_a_timeout(shop: Shop) -> None:
     ticket = Interrupted(kind="limit").async_().call()
 
     with pytest.raises(TimeLimitExceeded):
-        shop.test.run_pending()
+        shop.isolated_runtime.run_pending()
 
     assert ended(ticket) == ("failed", "timeout")
-    assert failures(shop.test, ticket) == ["timeout"]
+    assert failures(shop.isolated_runtime, ticket) == ["timeout"]
     assert lines(shop) == []
 
 
@@ -1124,12 +1127,12 @@ def test_a_shutdown_of_dramatiq_gives_a_run_back(shop: Shop) -> None:
     ticket = Interrupted(kind="shutdown").async_().call()
 
     with pytest.raises(Shutdown):
-        shop.test.run_pending()
+        shop.isolated_runtime.run_pending()
 
-    stored = row(shop.test, ticket.id)
+    stored = row(shop.isolated_runtime, ticket.id)
     assert (stored["status"], stored["num_attempts"], stored["claimed_by"]) == ("pending", 0, None)
-    assert (lines(shop), attempts(shop.test, ticket.id)) == ([], [])
-    shop.test.run_pending()
+    assert (lines(shop), attempts(shop.isolated_runtime, ticket.id)) == ([], [])
+    shop.isolated_runtime.run_pending()
     assert ended(ticket) == ("done", None)
     assert lines(shop) == ["interrupted"]
 
@@ -1137,17 +1140,17 @@ def test_a_shutdown_of_dramatiq_gives_a_run_back(shop: Shop) -> None:
 def test_a_direct_run_is_ended_by_a_time_limit_and_sent_again_by_a_shutdown(shop: Shop) -> None:
     InterruptedDirectly(kind="limit").async_().call()
     with pytest.raises(TimeLimitExceeded):
-        shop.test.run_pending()
-    (stored,) = rows(shop.test)
+        shop.isolated_runtime.run_pending()
+    (stored,) = rows(shop.isolated_runtime)
     assert (stored["status"], stored["failure"]) == ("failed", "timeout")
 
-    noted.clear()
+    notes.clear()
     ticket = InterruptedDirectly(kind="shutdown").async_().call()
     with pytest.raises(Shutdown):
-        shop.test.run_pending()
-    assert len(rows(shop.test)) == 1
-    shop.test.run_pending()
-    assert row(shop.test, ticket.id)["status"] == "done"
+        shop.isolated_runtime.run_pending()
+    assert len(rows(shop.isolated_runtime)) == 1
+    shop.isolated_runtime.run_pending()
+    assert row(shop.isolated_runtime, ticket.id)["status"] == "done"
 
 
 # --------------------------------------------------------------------------------------- what others see meanwhile
@@ -1173,7 +1176,7 @@ def test_a_run_that_ends_before_it_sees_the_request_has_ended_so(shop: Shop, wor
     assert ticket.wait(1) == Err("no_balance", "no_balance")
 
 
-def test_a_cancelled_run_holds_nobody_up(shop: Shop, worker: dramatiq.Worker) -> None:
+def test_a_cancelled_run_delays_no_other(shop: Shop, worker: dramatiq.Worker) -> None:
     cancelled = Asking().async_().call()
     wait_for("running")
     cancelled.cancel()

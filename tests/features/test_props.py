@@ -17,7 +17,7 @@ import pytest
 
 import dexpy
 from dexpy import DeclarationError, DexpyError, Error, Operation, OptRef, Problem, PropsError, Ref, Refs, prop
-from dexpy.declaration.definition import RESERVED
+from dexpy.declaration.class_definition import RESERVED
 from dexpy.testing import Isolated
 
 from . import postponed
@@ -115,7 +115,7 @@ def wrong_class(declare: Callable[[], object]) -> str:
 # ------------------------------------------------------------------------------------ all problems at once
 
 
-def test_every_problem_of_an_input_is_told_in_one_error() -> None:
+def test_every_problem_of_an_input_is_in_one_error() -> None:
     assert refusal(lambda: Pay(amount="1", note=7, items=[Item("a"), {"sku": 1}], colour="red")) == (
         "Pay cannot be made, its props have 5 problems:\n"
         "  amount: wants Decimal, got str '1'\n"
@@ -140,7 +140,7 @@ def test_a_props_error_is_a_type_error_and_a_value_error_and_carries_its_facts()
     )
 
 
-def test_positional_arguments_are_refused_with_the_way_to_write_it() -> None:
+def test_positional_arguments_are_refused_with_what_to_write() -> None:
     assert refusal(lambda: Pay(3)) == (
         "Pay cannot be made: its props are given by name, as in Pay(amount=..., day=...)."
     )
@@ -153,7 +153,7 @@ def test_an_unknown_prop_is_named_without_its_value() -> None:
     )
 
 
-def test_an_operation_without_props_says_so() -> None:
+def test_an_operation_without_props_refuses_all_arguments() -> None:
     assert refusal(lambda: Empty(a=1)) == (
         "Empty cannot be made, its props have 1 problem:\n  a: wants to be left out, for there are no props"
     )
@@ -228,8 +228,8 @@ def test_a_bound_that_does_not_fit_its_type_is_a_mistake_of_the_declaration() ->
     class Odd(Op):
         count: int = prop(min_length=3)
 
-    assert wrong_class(lambda: Odd(count=1)) == (
-        "prop count: its bounds do not fit its type int: object of type 'int' has no len(). Change one of them."
+    assert wrong_class(lambda: Odd(count=1)).endswith(
+        "Odd.count: prop(min_length=3) does not fit its type int. Change one of them."
     )
 
 
@@ -247,8 +247,8 @@ def test_a_factory_makes_a_value_for_each_operation() -> None:
 
 
 def test_what_a_factory_makes_is_checked_too() -> None:
-    assert refusal(MadeToday) == (
-        "MadeToday cannot be made, its props have 1 problem:\n  day: wants date, got str 'today'"
+    assert wrong_class(MadeToday) == (
+        "MadeToday.day: its factory does not fit: day: wants date, got str 'today'. Change the factory or the type."
     )
 
 
@@ -412,7 +412,7 @@ def test_an_int_is_taken_for_a_float_and_becomes_one() -> None:
     assert type(made.f) is float
 
 
-def test_a_place_inside_a_value_is_named() -> None:
+def test_a_path_inside_a_value_is_named() -> None:
     told = refusal(
         lambda: Strict(li=[1, "2", 3.0], di={"a": "x"}, pair=(1, 2), it=Item(sku=3), ad={"street": 1})  # type: ignore[arg-type]
     )
@@ -426,12 +426,12 @@ def test_a_place_inside_a_value_is_named() -> None:
     ]
 
 
-def test_a_union_whose_members_json_cannot_tell_apart_is_refused_naming_both() -> None:
+def test_a_union_whose_members_are_equal_in_json_is_refused_naming_both() -> None:
     class Either(Op):
         when: date | str
 
-    assert wrong_class(lambda: Either(when="a")) == (
-        "date | str cannot be: date and str can both be a JSON string, so a stored value could be either. "
+    assert wrong_class(lambda: Either(when="a")).endswith(
+        "Either.when: date | str cannot be: date and str can both be a JSON string, so a stored value could be either. "
         "Use one type, or wrap one of them in a class (attrs or dataclass)."
     )
 
@@ -462,7 +462,7 @@ FREE = """
 
 
 @pytest.mark.parametrize("name", FREE)
-def test_a_name_that_operations_do_not_need_is_free(test: Isolated, name: str) -> None:
+def test_a_name_that_operations_do_not_need_is_free(isolated_runtime: Isolated, name: str) -> None:
     cls: Any = type("Free", (Op,), {"__annotations__": {name: int}, "__module__": "nowhere"})
     made = cls(**{name: 7})
     assert getattr(made, name) == 7
@@ -515,7 +515,7 @@ def test_operations_are_equal_by_class_and_props() -> None:
     assert Sub(at_least=2, short=[1]) != one
 
 
-def test_operations_with_hashable_props_can_be_in_a_set_and_others_say_why_not() -> None:
+def test_operations_with_hashable_props_can_be_in_a_set_and_others_raise_the_reason() -> None:
     assert len({Greeting(name="a"), Greeting(name="a"), Greeting(name="b")}) == 2
     assert len({Owned(customer=1), Owned(customer=1), Owned(customer=2)}) == 2
     with pytest.raises(TypeError, match="unhashable type: 'list'"):
@@ -535,7 +535,7 @@ def test_references_compare_by_key_and_are_never_loaded_for_it() -> None:
     assert repr(by_key) == repr(by_instance) == "Owned(customer=3, other=None, friends=[1, 2])"
 
 
-def test_an_instance_without_a_key_is_only_equal_to_itself_and_says_so() -> None:
+def test_an_instance_without_a_key_is_only_equal_to_itself_and_its_repr_shows_it() -> None:
     new = Customer(name="new")
     assert Owned(customer=new) == Owned(customer=new)
     assert Owned(customer=new) != Owned(customer=Customer(name="new"))
@@ -593,12 +593,12 @@ def test_a_run_that_changes_a_mutable_prop_changes_neither_the_operation_nor_the
     assert made.item.tags == item.tags == []
 
 
-def test_the_record_has_the_params_as_they_were_given(test: Isolated) -> None:
+def test_the_record_has_the_params_as_they_were_given(isolated_runtime: Isolated) -> None:
     Changes(numbers=[], item=Item("a")).call()
     assert dexpy.records.all().first().params == {"numbers": [], "item": {"sku": "a", "tags": []}}  # type: ignore[union-attr]
 
 
-def test_what_somebody_put_into_an_operations_list_is_checked_before_it_runs() -> None:
+def test_what_was_appended_to_the_list_of_an_operation_is_checked_before_it_runs() -> None:
     made = Bounded(short=[1])
     made.short.append("2")  # type: ignore[arg-type]
     assert refusal(made.call) == "Bounded cannot be made, its props have 1 problem:\n  short[1]: wants int, got str '2'"
@@ -607,13 +607,13 @@ def test_what_somebody_put_into_an_operations_list_is_checked_before_it_runs() -
 # ------------------------------------------------------------------------------------------------- renamed ones
 
 
-def test_stored_params_may_have_a_prop_under_an_earlier_name(test: Isolated) -> None:
+def test_stored_params_may_have_a_prop_under_an_earlier_name(isolated_runtime: Isolated) -> None:
     def declare(name: str, **body: Any) -> Any:
         return type("Migrated", (Op,), {"__annotations__": {name: int}, "__module__": "nowhere", **body})
 
     ticket = declare("amount")(amount=3).async_().call()
     new = declare("price", price=prop(aliases=("cost", "amount")))
-    test.run_pending()
+    isolated_runtime.run_pending()
     assert ticket.result(1) == {"price": 3}
     assert refusal(lambda: new(amount=3)).splitlines()[1:] == [
         "  price: wants int, nothing was given",
@@ -629,7 +629,7 @@ def test_a_sensitive_value_is_in_no_repr_and_in_no_error() -> None:
         "Secret(name='a', pin=<sensitive>, keys=<sensitive>)"
     )
     assert refusal(lambda: Secret(name="a", pin=999_111)) == (
-        "Secret cannot be made, its props have 1 problem:\n  pin: wants one of 1234, 4711, got <sensitive>"
+        "Secret cannot be made, its props have 1 problem:\n  pin: wants one of its 2 declared choices, got <sensitive>"
     )
     assert refusal(lambda: Secret(name="a", pin="4711", keys={"k-4711": "v-4711"})) == (
         "Secret cannot be made, its props have 2 problems:\n"
@@ -660,7 +660,7 @@ class Leaks(Operation):
 
 
 def test_a_sensitive_value_is_in_no_text_about_a_failure_whatever_its_type(
-    test: Isolated, caplog: pytest.LogCaptureFixture
+    isolated_runtime: Isolated, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")
     Leaks().safe.call()
@@ -798,7 +798,7 @@ def test_a_type_that_only_a_checker_sees_gives_the_promised_error() -> None:
     )
 
 
-def test_a_result_type_that_only_a_checker_sees_is_told_before_perform_runs() -> None:
+def test_a_result_type_that_only_a_checker_sees_is_refused_before_perform_runs() -> None:
     assert wrong_class(postponed.InvisibleResult().call).startswith(
         "InvisibleResult.perform: its type 'Decimal' names 'Decimal', which does not exist at run time. "
     )
@@ -853,7 +853,7 @@ def test_parse_takes_ids_for_references() -> None:
     ]
 
 
-def test_parse_tells_everything_at_once_and_refuses_unknown_keys() -> None:
+def test_parse_reports_all_problems_at_once_and_refuses_unknown_keys() -> None:
     assert refusal(lambda: Pay.parse({"amount": "-1", "colour": "red", "items": [{"sku": "a", "qty": 1}]})) == (
         "Pay cannot be made, its props have 4 problems:\n"
         "  amount: wants a value >= 0, got Decimal Decimal('-1')\n"
@@ -864,13 +864,13 @@ def test_parse_tells_everything_at_once_and_refuses_unknown_keys() -> None:
 
 
 @pytest.mark.parametrize("data", [[], None, "{}", 3])
-def test_parse_wants_a_mapping(data: Any) -> None:
+def test_parse_requires_a_mapping(data: Any) -> None:
     assert refusal(lambda: Pay.parse(data)) == (
         f"Pay cannot be made: parse wants a mapping of its props, got {type(data).__name__}."
     )
 
 
-def test_a_reference_given_something_else_says_what_it_takes() -> None:
+def test_a_reference_given_something_else_is_refused_with_what_it_takes() -> None:
     told = refusal(lambda: Owned(customer=Country(code="de"), other="3", friends=[1, "x", None]))  # type: ignore[list-item]
     assert re.sub(r"object at 0x\w+", "object at 0x", told).splitlines()[1:] == [
         "  customer: wants a Customer or its key (int), got Country <features.shop.Country object at 0x>",

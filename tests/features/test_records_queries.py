@@ -76,7 +76,7 @@ class Greet(Operation):
     def perform(self) -> None: ...
 
 
-def send(test: Isolated, to: str = "Ada", ending: str = "well", **options: Any) -> str:
+def send(isolated_runtime: Isolated, to: str = "Ada", ending: str = "well", **options: Any) -> str:
     """The id of a run that has been sent."""
     return Send(to=to, ending=ending).async_(**options).call().id
 
@@ -88,8 +88,8 @@ def ids(query: Any) -> list[str]:
 # --------------------------------------------------------------------------------------------------- filters
 
 
-def test_without_a_filter_it_is_every_record_in_the_order_of_their_making(test: Isolated) -> None:
-    sent = [send(test, in_=3600) for _ in range(3)]
+def test_without_a_filter_it_is_every_record_in_the_order_of_their_making(isolated_runtime: Isolated) -> None:
+    sent = [send(isolated_runtime, in_=3600) for _ in range(3)]
 
     assert ids(records.all()) == ids(records.where()) == sorted(sent)
     assert ids(records.newest_first()) == sorted(sent, reverse=True)
@@ -97,26 +97,29 @@ def test_without_a_filter_it_is_every_record_in_the_order_of_their_making(test: 
 
 
 @pytest.mark.parametrize("operation", [Renamed, "sending.renamed"])
-def test_by_operation_its_class_or_its_name(test: Isolated, operation: Any) -> None:
-    send(test)
+def test_by_operation_its_class_or_its_name(isolated_runtime: Isolated, operation: Any) -> None:
+    send(isolated_runtime)
     mine = Renamed().async_().call().id
 
     assert ids(records.where(operation=operation)) == [mine]
 
 
-def test_a_class_finds_what_was_recorded_under_its_earlier_names(test: Isolated) -> None:
+def test_a_class_finds_what_was_recorded_under_its_earlier_names(isolated_runtime: Isolated) -> None:
     Renamed().async_().call()
     Renamed().async_().call()
-    sql(test, "UPDATE operation_records SET name = 'sending.old' WHERE id = (SELECT min(id) FROM operation_records)")
+    sql(
+        isolated_runtime,
+        "UPDATE operation_records SET name = 'sending.old' WHERE id = (SELECT min(id) FROM operation_records)",
+    )
 
     assert records.where(operation=Renamed).count() == 2
     assert records.where(operation="sending.old").count() == 1
 
 
-def test_by_status_one_or_many(test: Isolated) -> None:
-    done, failed = send(test), send(test, ending="error")
-    test.run_pending()
-    pending, expired = send(test, in_=60), send(test, in_=60)
+def test_by_status_one_or_many(isolated_runtime: Isolated) -> None:
+    done, failed = send(isolated_runtime), send(isolated_runtime, ending="error")
+    isolated_runtime.run_pending()
+    pending, expired = send(isolated_runtime, in_=60), send(isolated_runtime, in_=60)
     dexpy.Ticket.get(expired).expire()
 
     assert ids(records.where(status="done")) == ids(records.done()) == [done]
@@ -128,35 +131,35 @@ def test_by_status_one_or_many(test: Isolated) -> None:
     assert ids(records.where(status=[])) == []
 
 
-def test_by_failure(test: Isolated) -> None:
-    business, crash = send(test, ending="error"), send(test, ending="crash")
-    send(test)
-    test.run_pending()
+def test_by_failure(isolated_runtime: Isolated) -> None:
+    business, crash = send(isolated_runtime, ending="error"), send(isolated_runtime, ending="crash")
+    send(isolated_runtime)
+    isolated_runtime.run_pending()
 
     assert ids(records.where(failure="business")) == [business]
     assert set(ids(records.where(failure=["business", "crash"]))) == {business, crash}
 
 
-def test_by_error_code_or_class(test: Isolated) -> None:
-    business, crash = send(test, ending="error"), send(test, ending="crash")
-    test.run_pending()
+def test_by_error_code_or_class(isolated_runtime: Isolated) -> None:
+    business, crash = send(isolated_runtime, ending="error"), send(isolated_runtime, ending="crash")
+    isolated_runtime.run_pending()
 
     assert ids(records.where(error="no_balance")) == [business]
     assert ids(records.where(error="ConnectionError")) == [crash]
 
 
-def test_by_queue(test: Isolated) -> None:
-    mine = send(test, queue="mailers")
-    send(test)
+def test_by_queue(isolated_runtime: Isolated) -> None:
+    mine = send(isolated_runtime, queue="mailers")
+    send(isolated_runtime)
 
     assert ids(records.where(queue="mailers")) == [mine]
 
 
-def test_by_when_it_was_made_counted_back_or_as_a_moment(test: Isolated) -> None:
-    old = send(test, in_=10**6)
-    test.advance(3600)
+def test_by_when_it_was_made_counted_back_or_as_a_moment(isolated_runtime: Isolated) -> None:
+    old = send(isolated_runtime, in_=10**6)
+    isolated_runtime.advance(3600)
     between = clock.now() - timedelta(minutes=30)
-    new = send(test, in_=10**6)
+    new = send(isolated_runtime, in_=10**6)
 
     assert ids(records.where(since=timedelta(minutes=30))) == [new]
     assert ids(records.where(until=timedelta(minutes=30))) == [old]
@@ -164,18 +167,18 @@ def test_by_when_it_was_made_counted_back_or_as_a_moment(test: Isolated) -> None
     assert ids(records.where(until=between.astimezone(timezone(timedelta(hours=5))))) == [old]
     assert ids(records.where(since=timedelta(hours=2), until=timedelta(0))) == [old, new]
     query = records.where(since=timedelta(minutes=30))
-    test.advance(3600)
+    isolated_runtime.advance(3600)
     assert ids(query) == [], "back from now is from when it is asked"
 
 
-def test_by_actor_and_by_trace(test: Isolated) -> None:
+def test_by_actor_and_by_trace(isolated_runtime: Isolated) -> None:
     with dexpy.trace(actor={"type": "user", "id": 7}, trace_id="req-7"):
-        ada = send(test)
+        ada = send(isolated_runtime)
     with dexpy.trace(actor={"type": "user", "id": "8"}, trace_id="req-8"):
-        ben = send(test)
+        ben = send(isolated_runtime)
     with dexpy.trace(actor={"type": "cron"}):
-        cron = send(test)
-    send(test)
+        cron = send(isolated_runtime)
+    send(isolated_runtime)
 
     assert ids(records.where(actor="user")) == [ada, ben]
     assert ids(records.where(actor={"type": "user", "id": 7})) == [ada]
@@ -184,9 +187,9 @@ def test_by_actor_and_by_trace(test: Isolated) -> None:
     assert ids(records.for_trace("req-7")) == ids(records.where(trace="req-7")) == [ada]
 
 
-def test_by_the_run_that_called(test: Isolated) -> None:
+def test_by_the_run_that_called(isolated_runtime: Isolated) -> None:
     outer = Inside().async_().call().id
-    test.run_pending()
+    isolated_runtime.run_pending()
 
     (inner,) = records.where(parent=outer)
     assert inner.name.endswith(".Send")
@@ -209,14 +212,14 @@ def test_by_the_run_that_called(test: Isolated) -> None:
     ],
     ids=lambda params: " ".join(params),
 )
-def test_by_params_of_any_type_that_the_class_knows(test: Isolated, params: dict[str, Any]) -> None:
+def test_by_params_of_any_type_that_the_class_knows(isolated_runtime: Isolated, params: dict[str, Any]) -> None:
     Typed().async_().call()
     mine = Typed(**params).async_().call().id
 
     assert ids(records.where(operation=Typed, params=params)) == [mine]
 
 
-def test_a_param_may_be_none_or_false(test: Isolated) -> None:
+def test_a_param_may_be_none_or_false(isolated_runtime: Isolated) -> None:
     mine = Typed().async_().call().id
     Typed(maybe="x", flag=True).async_().call()
 
@@ -224,7 +227,7 @@ def test_a_param_may_be_none_or_false(test: Isolated) -> None:
     assert ids(records.where(operation=Typed, params={"flag": False})) == [mine]
 
 
-def test_by_a_reference_by_its_key_or_the_instance(test: Isolated, shop: Shop) -> None:
+def test_by_a_reference_by_its_key_or_the_instance(isolated_runtime: Isolated, shop: Shop) -> None:
     shop.add(Customer(id=1, name="Ada"), Customer(id=42, name="Ben"), Country(code="no"))
     Greet(customer=1).async_().call()
     mine = Greet(customer=42, country="no").async_().call().id
@@ -238,11 +241,15 @@ def test_by_a_reference_by_its_key_or_the_instance(test: Isolated, shop: Shop) -
         assert ids(records.where(operation=Greet, params={"customer": ben})) == [mine]
 
 
-def test_by_how_long_it_took(test: Isolated) -> None:
-    quick, slow = send(test), send(test)
-    send(test, in_=10**6)
-    test.run_pending()
-    sql(test, "UPDATE operation_records SET completed_at = datetime(started_at, '+90 seconds') WHERE id = ?", slow)
+def test_by_how_long_it_took(isolated_runtime: Isolated) -> None:
+    quick, slow = send(isolated_runtime), send(isolated_runtime)
+    send(isolated_runtime, in_=10**6)
+    isolated_runtime.run_pending()
+    sql(
+        isolated_runtime,
+        "UPDATE operation_records SET completed_at = datetime(started_at, '+90 seconds') WHERE id = ?",
+        slow,
+    )
 
     assert ids(records.where(min_duration=timedelta(seconds=30))) == [slow]
     assert ids(records.where(max_duration=timedelta(seconds=30))) == [quick]
@@ -250,20 +257,20 @@ def test_by_how_long_it_took(test: Isolated) -> None:
     assert records.get(quick).duration is not None
 
 
-def test_by_attempts(test: Isolated) -> None:
-    waiting = send(test, in_=10**6)
-    done = send(test)
-    test.run_pending()
+def test_by_attempts(isolated_runtime: Isolated) -> None:
+    waiting = send(isolated_runtime, in_=10**6)
+    done = send(isolated_runtime)
+    isolated_runtime.run_pending()
 
     assert ids(records.where(min_attempts=1)) == [done]
     assert ids(records.where(max_attempts=0)) == [waiting]
 
 
-def test_all_filters_must_hold(test: Isolated) -> None:
-    mine = send(test, ending="error", queue="mailers")
-    send(test, ending="error")
-    send(test, queue="mailers")
-    test.run_pending()
+def test_all_filters_must_hold(isolated_runtime: Isolated) -> None:
+    mine = send(isolated_runtime, ending="error", queue="mailers")
+    send(isolated_runtime, ending="error")
+    send(isolated_runtime, queue="mailers")
+    isolated_runtime.run_pending()
 
     assert ids(records.where(status="failed", queue="mailers", operation=Send)) == [mine]
     assert ids(records.failed().where(queue="mailers").where(operation=Send)) == [mine]
@@ -288,7 +295,7 @@ def test_all_filters_must_hold(test: Isolated) -> None:
         ({"operation": Typed, "params": {"tags": ["a"]}}, "not list"),
     ],
 )
-def test_a_filter_that_cannot_be_is_refused(test: Isolated, filters: dict[str, Any], message: str) -> None:
+def test_a_filter_that_cannot_be_is_refused(isolated_runtime: Isolated, filters: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionsError, match=message):
         records.where(**filters)
 
@@ -296,9 +303,9 @@ def test_a_filter_that_cannot_be_is_refused(test: Isolated, filters: dict[str, A
 # ------------------------------------------------------------------------------------------------- composing
 
 
-def test_a_query_never_changes(test: Isolated) -> None:
+def test_a_query_never_changes(isolated_runtime: Isolated) -> None:
     for _ in range(3):
-        send(test, in_=60)
+        send(isolated_runtime, in_=60)
     base = records.where(operation=Send)
 
     base.failed()
@@ -310,16 +317,16 @@ def test_a_query_never_changes(test: Isolated) -> None:
     assert ids(base) == sorted(ids(base))
 
 
-def test_a_query_is_asked_anew_each_time(test: Isolated) -> None:
+def test_a_query_is_asked_anew_each_time(isolated_runtime: Isolated) -> None:
     query = records.pending()
     assert query.count() == 0
-    send(test, in_=60)
+    send(isolated_runtime, in_=60)
     assert (query.count(), len(list(query)), query.first() is not None) == (1, 1, True)
 
 
-def test_first_is_the_first_or_none(test: Isolated) -> None:
+def test_first_is_the_first_or_none(isolated_runtime: Isolated) -> None:
     assert records.all().first() is None
-    sent = [send(test, in_=60) for _ in range(3)]
+    sent = [send(isolated_runtime, in_=60) for _ in range(3)]
 
     first, last = records.all().first(), records.newest_first().first()
     assert first is not None
@@ -327,9 +334,9 @@ def test_first_is_the_first_or_none(test: Isolated) -> None:
     assert (first.id, last.id) == (min(sent), max(sent))
 
 
-def test_count_counts_what_the_query_finds(test: Isolated) -> None:
+def test_count_counts_what_the_query_finds(isolated_runtime: Isolated) -> None:
     for _ in range(5):
-        send(test, in_=60)
+        send(isolated_runtime, in_=60)
 
     assert records.all().count() == 5
     assert records.newest_first().limit(2).count() == 2
@@ -337,15 +344,15 @@ def test_count_counts_what_the_query_finds(test: Isolated) -> None:
 
 
 @pytest.mark.parametrize("count", [0, -1, 1.5, True, "2", None])
-def test_a_limit_is_an_int_of_at_least_one(test: Isolated, count: Any) -> None:
+def test_a_limit_is_an_int_of_at_least_one(isolated_runtime: Isolated, count: Any) -> None:
     with pytest.raises(OptionsError, match="wants an int of at least 1"):
         records.all().limit(count)
 
 
-def test_the_page_of_the_docs(test: Isolated) -> None:
-    mine = send(test, ending="error")
-    send(test)
-    test.run_pending()
+def test_the_page_of_the_docs(isolated_runtime: Isolated) -> None:
+    mine = send(isolated_runtime, ending="error")
+    send(isolated_runtime)
+    isolated_runtime.run_pending()
 
     query = records.where(operation=Send, status="failed", since=timedelta(days=1)).newest_first().limit(20)
     assert ids(query) == [mine]
@@ -355,8 +362,8 @@ def test_the_page_of_the_docs(test: Isolated) -> None:
 
 
 @pytest.mark.parametrize("newest_first", [False, True])
-def test_pages_show_each_record_once_and_in_order(test: Isolated, newest_first: bool) -> None:
-    sent = sorted((send(test, in_=60) for _ in range(7)), reverse=newest_first)
+def test_pages_show_each_record_once_and_in_order(isolated_runtime: Isolated, newest_first: bool) -> None:
+    sent = sorted((send(isolated_runtime, in_=60) for _ in range(7)), reverse=newest_first)
     query = records.newest_first() if newest_first else records.all()
     seen: list[str] = []
     sizes: list[int] = []
@@ -373,9 +380,9 @@ def test_pages_show_each_record_once_and_in_order(test: Isolated, newest_first: 
     assert sizes == [3, 3, 1]
 
 
-def test_the_last_page_may_be_full(test: Isolated) -> None:
+def test_the_last_page_may_be_full(isolated_runtime: Isolated) -> None:
     for _ in range(4):
-        send(test, in_=60)
+        send(isolated_runtime, in_=60)
 
     first = records.all().page(2)
     second = records.all().page(2, after=first.next)
@@ -383,26 +390,26 @@ def test_the_last_page_may_be_full(test: Isolated) -> None:
     assert records.where(queue="nobody").page().records == ()
 
 
-def test_a_page_is_not_moved_by_what_comes_meanwhile(test: Isolated) -> None:
-    sent = sorted(send(test, in_=60) for _ in range(4))
+def test_a_page_is_not_moved_by_what_comes_meanwhile(isolated_runtime: Isolated) -> None:
+    sent = sorted(send(isolated_runtime, in_=60) for _ in range(4))
     page = records.newest_first().page(2)
-    test.advance(1)
-    send(test, in_=60)
+    isolated_runtime.advance(1)
+    send(isolated_runtime, in_=60)
 
     assert ids(records.newest_first().page(2, after=page.next).records) == sent[1::-1]
 
 
-def test_pages_keep_the_filters(test: Isolated) -> None:
-    mine = sorted(send(test, in_=60, queue="mailers") for _ in range(3))
+def test_pages_keep_the_filters(isolated_runtime: Isolated) -> None:
+    mine = sorted(send(isolated_runtime, in_=60, queue="mailers") for _ in range(3))
     for _ in range(3):
-        send(test, in_=60)
+        send(isolated_runtime, in_=60)
 
     page = records.where(queue="mailers").page(2)
     assert ids(page.records) + ids(records.where(queue="mailers").page(2, after=page.next).records) == mine
 
 
 @pytest.mark.parametrize("size", [0, -1, 2.0, True])
-def test_a_page_has_an_int_of_at_least_one(test: Isolated, size: Any) -> None:
+def test_a_page_has_an_int_of_at_least_one(isolated_runtime: Isolated, size: Any) -> None:
     with pytest.raises(OptionsError, match="wants an int of at least 1"):
         records.all().page(size)
 
@@ -410,23 +417,23 @@ def test_a_page_has_an_int_of_at_least_one(test: Isolated, size: Any) -> None:
 # ---------------------------------------------------------------------------------------- going on, one record
 
 
-def test_select_is_the_sqlalchemy_select_to_go_on_from(test: Isolated) -> None:
+def test_select_is_the_sqlalchemy_select_to_go_on_from(isolated_runtime: Isolated) -> None:
     for to in ("Ada", "Ben", "Ada"):
-        send(test, to=to, in_=60)
+        send(isolated_runtime, to=to, in_=60)
     select = records.where(operation=Send).select()
 
     assert isinstance(select, sa.Select)
     narrowed = select.where(records.table.c.params["to"].as_string() == "Ada")
-    with test.runtime.store.database.connect() as connection:
+    with isolated_runtime.runtime.store.database.connect() as connection:
         assert len(connection.execute(narrowed).all()) == 2
         grouped = sa.select(records.table.c.status, sa.func.count()).group_by(records.table.c.status)
         assert [tuple(each) for each in connection.execute(grouped)] == [("pending", 3)]
 
 
-def test_a_record_has_the_columns_of_its_row(test: Isolated) -> None:
+def test_a_record_has_the_columns_of_its_row(isolated_runtime: Isolated) -> None:
     with dexpy.trace(actor={"type": "user", "id": 7}, trace_id="req-7"):
-        sent = send(test, to="Ben", queue="mailers", priority=3)
-    test.run_pending()
+        sent = send(isolated_runtime, to="Ben", queue="mailers", priority=3)
+    isolated_runtime.run_pending()
 
     record = records.get(sent)
     assert isinstance(record, Record)
@@ -442,7 +449,7 @@ def test_a_record_has_the_columns_of_its_row(test: Isolated) -> None:
     assert repr(record) == f"<Record {__name__}.Send {sent} done>"
 
 
-def test_calls_are_recorded_beside_jobs(test: Isolated) -> None:
+def test_calls_are_recorded_beside_jobs(isolated_runtime: Isolated) -> None:
     Send().call()
     with pytest.raises(Error):
         Send(ending="error").call()
@@ -453,9 +460,13 @@ def test_calls_are_recorded_beside_jobs(test: Isolated) -> None:
     ]
 
 
-def test_attempts_are_shown_as_one_list(test: Isolated) -> None:
-    done, failed, waiting = send(test), send(test, ending="crash"), send(test, in_=60)
-    test.run_pending()
+def test_attempts_are_shown_as_one_list(isolated_runtime: Isolated) -> None:
+    done, failed, waiting = (
+        send(isolated_runtime),
+        send(isolated_runtime, ending="crash"),
+        send(isolated_runtime, in_=60),
+    )
+    isolated_runtime.run_pending()
     with pytest.raises(ConnectionError):
         Send(ending="crash").call()
     called = records.newest_first().first()
@@ -474,11 +485,11 @@ def test_attempts_are_shown_as_one_list(test: Isolated) -> None:
     assert attempt.ended_at is not None
 
 
-def test_an_id_sorts_by_its_time(test: Isolated) -> None:
+def test_an_id_sorts_by_its_time(isolated_runtime: Isolated) -> None:
     sent: list[str] = []
     for _ in range(3):
-        sent.append(send(test, in_=10**6))
-        test.advance(1)
+        sent.append(send(isolated_runtime, in_=10**6))
+        isolated_runtime.advance(1)
 
     assert sent == sorted(sent)
 
@@ -486,7 +497,7 @@ def test_an_id_sorts_by_its_time(test: Isolated) -> None:
 @pytest.mark.parametrize(
     "ask", [lambda: records.all().count(), lambda: list(records.failed()), lambda: records.all().page().records]
 )
-def test_a_database_that_is_new_has_no_records(test: Isolated, ask: Callable[[], Any]) -> None:
+def test_a_database_that_is_new_has_no_records(isolated_runtime: Isolated, ask: Callable[[], Any]) -> None:
     assert not ask()
 
 
@@ -496,7 +507,7 @@ class Timed(Operation):
     def perform(self) -> None: ...
 
 
-def test_due_times_are_readable(test: Isolated) -> None:
+def test_due_times_are_readable(isolated_runtime: Isolated) -> None:
     record = records.get(Timed().async_().call().id)
 
     assert record.scheduled_at is not None

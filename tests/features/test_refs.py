@@ -27,12 +27,12 @@ from dexpy import (
 
 from .shop import Country, Customer, Device, Line, Shop
 
-ran: list[str] = []
+performed: list[str] = []
 
 
 @pytest.fixture(autouse=True)
 def _nothing_ran() -> None:
-    ran.clear()
+    performed.clear()
 
 
 class Touch(Operation):
@@ -44,11 +44,11 @@ class Touch(Operation):
 
     @guard("never")
     def unwanted(self) -> bool:
-        ran.append(f"guard {self.customer.name}")
+        performed.append(f"guard {self.customer.name}")
         return False
 
     def perform(self) -> list[str | None]:
-        ran.append("perform")
+        performed.append("perform")
         other = self.other.name if self.other is not None else None
         return [self.customer.name, other, *(friend.name for friend in self.friends)]
 
@@ -118,7 +118,7 @@ def given(shop: Shop, key: int) -> Customer:
 
 def test_a_key_goes_in_and_an_instance_is_there_in_guards_and_in_perform(filled: Shop) -> None:
     assert Touch(customer=1, other=2, friends=[3, 1, 3]).call() == ["ann", "bob", "cid", "ann", "cid"]
-    assert ran == ["guard ann", "perform"]
+    assert performed == ["guard ann", "perform"]
 
 
 def test_an_instance_goes_in_and_counts_as_its_key(filled: Shop) -> None:
@@ -180,7 +180,11 @@ def test_a_reference_given_by_key_cannot_be_read_outside_of_a_run(filled: Shop) 
     for name, key in (("customer", 1), ("other", 2), ("friends", 3)):
         with pytest.raises(NotRunning) as caught:
             getattr(made, name)
-        assert str(caught.value) == f"Touch.{name} " + told.format(key) + "the instance itself."
+        outside = (
+            f" Outside of a run Touch.{name}.key_of(op) gives its key, op.replace(...) a copy with other props, and "
+            "op.to_dict() all props as JSON."
+        )
+        assert str(caught.value) == f"Touch.{name} " + told.format(key) + "the instance itself." + outside
     made.call()
     with pytest.raises(NotRunning):
         _ = made.customer
@@ -206,7 +210,7 @@ def test_a_missing_row_ends_the_run_before_guards_and_perform(
     assert isinstance(error, LookupError)
     assert (error.operation, error.prop, error.model, error.key) == ("Touch", prop_name, "Customer", key)
     assert str(error) == f"Touch: {prop_name} refers to Customer {key}, and there is no such row."
-    assert ran == []
+    assert performed == []
     record = records.all().first()
     assert record is not None
     assert (record.status, record.failure, record.error) == ("failed", "crash", "dexpy.RefNotFound")
@@ -252,7 +256,7 @@ def test_an_instance_that_was_never_flushed_is_refused_with_what_to_do(filled: S
         "Touch cannot be made, its props have 1 problem:\n"
         "  customer: wants a Customer that has a key. Flush it first, got one that was never flushed"
     )
-    assert ran == []
+    assert performed == []
     with filled.session() as session, dexpy.session(session):
         pending = Customer(name="new")
         session.add(pending)
@@ -413,11 +417,11 @@ class Stranger:
 
 
 PAGES: dict[Any, Page] = {}
-asked: list[tuple[type, list[Any]]] = []
+load_calls: list[tuple[type, list[Any]]] = []
 
 
 def load_pages(model: type, keys: Any) -> Iterator[Page]:
-    asked.append((model, list(keys)))
+    load_calls.append((model, list(keys)))
     return (PAGES[key] for key in keys if key in PAGES)
 
 
@@ -434,10 +438,10 @@ def test_a_loader_of_the_applications_own_loads_plain_classes_and_their_subclass
     register_model_loader(Page, load=load_pages, key=lambda page: page.slug)
     number = UUID(int=3)
     PAGES.update({"a": Page("a", "A"), number: Page(number, "B"), ("c", 1): Draft(("c", 1), "C")})
-    asked.clear()
+    load_calls.clear()
     made = Publish(page="a", others=[number, "a"], draft=("c", 1))
     assert made.call() == ["A", "B", "A", "C"]
-    assert sorted(asked, key=str) == [(Draft, [("c", 1)]), (Page, ["a", number])]
+    assert sorted(load_calls, key=str) == [(Draft, [("c", 1)]), (Page, ["a", number])]
     record = records.all().first()
     assert record is not None
     assert Publish.parse(record.params) == made
@@ -449,12 +453,13 @@ def test_a_loader_of_the_applications_own_loads_plain_classes_and_their_subclass
     with pytest.raises(PropsError) as caught:
         Publish(page=1.5, others=[None])
     assert str(caught.value).splitlines()[1:] == [
-        "  page: wants a Page or its key (int, str, UUID or a tuple of them), got float 1.5",
+        "  page: wants a Page or its key (int, str, UUID, date, datetime, time, Decimal or bytes, or a tuple of them), "
+        "got float 1.5",
         "  others[0]: wants a Page or its key, got None",
     ]
 
 
-def test_a_model_that_nobody_can_load_is_refused_with_the_two_ways_out() -> None:
+def test_a_model_without_a_loader_is_refused_with_both_remedies() -> None:
     class Lost(Operation):
         stranger: Ref[Stranger]
 

@@ -116,13 +116,13 @@ def test_a_module_may_be_loaded_again(tmp_path: Path, monkeypatch: pytest.Monkey
     assert registry.find("registry.reloaded") is registry.find("registry.reloaded_before") is again.Reloaded
 
 
-def test_a_local_class_works_in_place_and_is_refused_at_the_way_to_the_background(test: Isolated) -> None:
+def test_a_local_class_works_in_place_and_is_refused_by_an_enqueue(isolated_runtime: Isolated) -> None:
     class Local(Operation):
         def perform(self) -> int:
             return 1
 
     assert Local().call() == 1
-    name = "test_a_local_class_works_in_place_and_is_refused_at_the_way_to_the_background.<locals>.Local"
+    name = "test_a_local_class_works_in_place_and_is_refused_by_an_enqueue.<locals>.Local"
     assert Local.contract.name == f"features.test_registry.{name}"
     with pytest.raises(UnknownOperation):
         registry.find(Local.contract.name)
@@ -180,7 +180,7 @@ def test_a_script_that_is_imported_too_is_the_same_class(tmp_path: Path, environ
     assert said(environment, "tool.py", folder=tmp_path) == "tool.Job None 1\nTrue False"
 
 
-def test_a_class_of_an_interactive_session_works_in_place_and_is_refused_at_the_way_to_the_background(
+def test_a_class_of_an_interactive_session_works_in_place_and_is_refused_by_an_enqueue(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
     session = SCRIPT + (

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from dexpy import Async, Operation
-from dexpy.background.relay import Relay
-from dexpy.background.unwritable import BATCH
+from dexpy.maintenance.relay import Relay
+from dexpy.recording.batches import BATCH
 from dexpy.testing import Isolated
 
 from .tables import rows, sql
@@ -25,19 +25,19 @@ class Note(Operation):
 
 
 @pytest.fixture
-def relay(test: Isolated) -> Relay:
-    heart = test.runtime.dispatcher.heart
-    assert heart is not None
-    return Relay(test.runtime.dispatcher, heart, test.runtime.pace)
+def relay(isolated_runtime: Isolated) -> Relay:
+    heartbeat = isolated_runtime.runtime.services.heartbeat
+    assert heartbeat is not None
+    return Relay(isolated_runtime.runtime.dispatcher, heartbeat, isolated_runtime.runtime.intervals)
 
 
-def let_expire(test: Isolated) -> None:
-    test.advance(61)
+def let_expire(isolated_runtime: Isolated) -> None:
+    isolated_runtime.advance(61)
 
 
-def let_their_worker_die(test: Isolated) -> None:
+def let_their_worker_die(isolated_runtime: Isolated) -> None:
     sql(
-        test,
+        isolated_runtime,
         "UPDATE operation_records SET status = 'running', claimed_by = 'gone:1:x', claim_token = 1, num_attempts = 1, "
         "started_at = created_at",
     )
@@ -48,8 +48,8 @@ def let_their_worker_die(test: Isolated) -> None:
     ("happens", "after", "said"),
     [(let_expire, "expired", "expiry.failed"), (let_their_worker_die, "pending", "rescue.failed")],
 )
-def test_rows_that_cannot_be_written_keep_no_other_from_its_turn(
-    test: Isolated,
+def test_rows_that_cannot_be_written_delay_no_other(
+    isolated_runtime: Isolated,
     relay: Relay,
     caplog: pytest.LogCaptureFixture,
     happens: Callable[[Isolated], None],
@@ -60,20 +60,20 @@ def test_rows_that_cannot_be_written_keep_no_other_from_its_turn(
     for _ in range(stubborn):
         Note().async_(priority=STUBBORN).call()
     good = [Note().async_().call() for _ in range(3)]
-    happens(test)
-    before = {each["status"] for each in rows(test)}
+    happens(isolated_runtime)
+    before = {each["status"] for each in rows(isolated_runtime)}
     sql(
-        test,
+        isolated_runtime,
         f"CREATE TRIGGER stubborn BEFORE UPDATE ON operation_records WHEN OLD.priority = {STUBBORN} "
         "BEGIN SELECT RAISE(ABORT, 'stays as it is'); END",
     )
 
-    assert relay.look_after()
+    assert relay.run_once()
 
     assert [ticket.reload().status for ticket in good] == [after] * 3
-    assert {each["status"] for each in rows(test) if each["priority"] == STUBBORN} == before
+    assert {each["status"] for each in rows(isolated_runtime) if each["priority"] == STUBBORN} == before
     assert caplog.text.count(said) == stubborn, "each is told once in a look"
 
-    sql(test, "DROP TRIGGER stubborn")
-    assert relay.look_after()
-    assert {each["status"] for each in rows(test)} == {after}
+    sql(isolated_runtime, "DROP TRIGGER stubborn")
+    assert relay.run_once()
+    assert {each["status"] for each in rows(isolated_runtime)} == {after}

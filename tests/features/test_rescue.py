@@ -219,9 +219,9 @@ def test_a_result_that_a_function_gives_for_a_failed_commit_is_recorded(shop: Sh
     assert [(record.status, record.result) for record in records.all()] == [("done", "never mind")]
 
 
-def test_a_failed_commit_of_a_background_run_that_is_rescued_has_the_last_word_too(shop: Shop) -> None:
+def test_a_failed_commit_of_a_background_run_that_is_rescued_decides_its_end(shop: Shop) -> None:
     ticket = AddDeferred(answer="never mind").async_().call()
-    shop.test.run_pending()
+    shop.isolated_runtime.run_pending()
     assert ticket.reload().status == "done"
     assert ticket.result(1) == "never mind"
 
@@ -239,7 +239,7 @@ class Shadowing(Coded):
         raise PaymentFailed("from on_error")
 
 
-def test_on_error_is_told_of_every_exception_and_decides_nothing() -> None:
+def test_on_error_is_called_for_every_exception_and_decides_nothing() -> None:
     assert Watched(raises="CardError").safe.call() == Err("card_declined", "card_declined")
     with pytest.raises(ValueError, match="4711"):
         Watched(raises="ValueError").call()
@@ -253,7 +253,7 @@ def test_on_error_cannot_shadow_a_rule_or_the_exception(caplog: pytest.LogCaptur
     assert [line for line in caplog.messages if line.startswith("on_error.failed")]
 
 
-def test_on_error_is_not_told_of_business_errors() -> None:
+def test_on_error_is_not_called_for_business_errors() -> None:
     class Refuses(Watched):
         def perform(self) -> str:
             raise Error("other")

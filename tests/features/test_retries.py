@@ -33,13 +33,13 @@ script: list[Any] = []
 """What each run is to raise, in order; None ends it well."""
 seen: list[Any] = []
 """What observers were told."""
-ran: list[str] = []
+performed: list[str] = []
 """The ids of the runs, one for each attempt."""
 
 
 @pytest.fixture(autouse=True)
 def _clean() -> None:
-    for noted in (script, seen, ran):
+    for noted in (script, seen, performed):
         noted.clear()
 
 
@@ -47,24 +47,24 @@ class Scripted(Operation):
     """Does what the script says."""
 
     def perform(self) -> int:
-        ran.append(self.run_id)
+        performed.append(self.run_id)
         raised = script.pop(0) if script else None
         if raised is not None:
             raise raised
-        return len(ran)
+        return len(performed)
 
 
-def run_out(test: Isolated) -> list[float]:
+def run_out(isolated_runtime: Isolated) -> list[float]:
     """Run until nothing is left; how long it waited before each run, in seconds."""
     waits: list[float] = []
-    test.run_pending()
-    while waiting := messages(test):
+    isolated_runtime.run_pending()
+    while waiting := messages(isolated_runtime):
         due = datetime.fromisoformat(waiting[0]["due_at"])
-        recorded = [each for each in rows(test) if each["status"] == "pending"]
+        recorded = [each for each in rows(isolated_runtime) if each["status"] == "pending"]
         since = recorded[0]["updated_at"] if recorded else waiting[0]["created_at"]
         waits.append((due - datetime.fromisoformat(since)).total_seconds())
-        test.advance(waits[-1] + 1)
-        assert test.run_pending(), "what was waited for is due"
+        isolated_runtime.advance(waits[-1] + 1)
+        assert isolated_runtime.run_pending(), "what was waited for is due"
     return waits
 
 
@@ -84,40 +84,43 @@ class ThriceNoParams(Thrice):
     record = Record(params=False)
 
 
-def test_without_a_rule_there_is_one_attempt(test: Isolated) -> None:
+def test_without_a_rule_there_is_one_attempt(isolated_runtime: Isolated) -> None:
     script[:] = [ConnectionError("down")] * 5
 
     ticket = NoRule().async_().call()
-    assert run_out(test) == []
+    assert run_out(isolated_runtime) == []
 
-    assert len(ran) == 1
-    assert (row(test, ticket.id)["status"], row(test, ticket.id)["failure"]) == ("failed", "crash")
+    assert len(performed) == 1
+    assert (row(isolated_runtime, ticket.id)["status"], row(isolated_runtime, ticket.id)["failure"]) == (
+        "failed",
+        "crash",
+    )
 
 
-def test_attempts_of_three_are_three_runs_in_all(test: Isolated) -> None:
+def test_attempts_of_three_are_three_runs_in_all(isolated_runtime: Isolated) -> None:
     script[:] = [ConnectionError("down")] * 9
 
     ticket = Thrice().async_().call()
-    waits = run_out(test)
+    waits = run_out(isolated_runtime)
 
     assert waits == [pytest.approx(10, abs=0.1)] * 2
-    assert ran == [ticket.id] * 3
-    stored = row(test, ticket.id)
+    assert performed == [ticket.id] * 3
+    stored = row(isolated_runtime, ticket.id)
     assert (stored["status"], stored["failure"], stored["error"]) == ("failed", "crash", "ConnectionError")
     assert (stored["num_attempts"], stored["claim_token"]) == (3, 3)
     assert stored["completed_at"] is not None
 
 
-def test_a_run_that_succeeds_in_time_is_done_and_keeps_no_error(test: Isolated) -> None:
+def test_a_run_that_succeeds_in_time_is_done_and_keeps_no_error(isolated_runtime: Isolated) -> None:
     script[:] = [ConnectionError("down"), ConnectionError("still down")]
 
     ticket = Thrice().async_().call()
-    run_out(test)
+    run_out(isolated_runtime)
 
-    stored = row(test, ticket.id)
+    stored = row(isolated_runtime, ticket.id)
     assert (stored["status"], json.loads(stored["result"]), stored["num_attempts"]) == ("done", {"value": 3}, 3)
     assert [stored[column] for column in ("error", "failure", "error_message", "error_details")] == [None] * 4
-    kept = attempts(test, ticket.id)
+    kept = attempts(isolated_runtime, ticket.id)
     assert [(each["number"], each["failure"], each["error"], each["error_message"]) for each in kept] == [
         (1, "crash", "ConnectionError", "down"),
         (2, "crash", "ConnectionError", "still down"),
@@ -127,42 +130,42 @@ def test_a_run_that_succeeds_in_time_is_done_and_keeps_no_error(test: Isolated) 
     assert [(each.number, each.failure) for each in shown] == [(1, "crash"), (2, "crash"), (3, None)]
 
 
-def test_between_attempts_it_is_pending_with_its_last_error_to_read(test: Isolated) -> None:
+def test_between_attempts_it_is_pending_with_its_last_error_to_read(isolated_runtime: Isolated) -> None:
     script[:] = [ConnectionError("down")]
     ticket = Thrice().async_(queue="mailers", priority=4).call()
 
-    test.run_pending()
+    isolated_runtime.run_pending()
 
-    stored = row(test, ticket.id)
+    stored = row(isolated_runtime, ticket.id)
     assert (stored["status"], stored["error"], stored["failure"]) == ("pending", "ConnectionError", "crash")
     assert (stored["error_message"], stored["completed_at"], stored["claimed_by"]) == ("down", None, None)
-    (message,) = messages(test)
+    (message,) = messages(isolated_runtime)
     assert (message["queue"], message["priority"]) == ("mailers", 4)
     assert ticket.reload().pending
     assert ticket.outcome is None
     assert ticket.failure == "crash"
     assert ticket.wait(0.05) is None, "whoever waits is not told of a failure that a retry will heal"
-    run_out(test)
+    run_out(isolated_runtime)
     assert ticket.wait(WAIT_S) == Ok(2)
 
 
-def test_a_retry_runs_under_the_same_id(test: Isolated) -> None:
+def test_a_retry_runs_under_the_same_id(isolated_runtime: Isolated) -> None:
     script[:] = [ConnectionError(), ConnectionError()]
     ticket = Thrice().async_().call()
 
-    run_out(test)
+    run_out(isolated_runtime)
 
-    assert set(ran) == {ticket.id}
+    assert set(performed) == {ticket.id}
 
 
-def test_a_call_is_never_retried(test: Isolated) -> None:
+def test_a_call_is_never_retried(isolated_runtime: Isolated) -> None:
     script[:] = [ConnectionError("down")]
 
     with pytest.raises(ConnectionError):
         Thrice().call()
 
-    assert (len(ran), messages(test)) == (1, [])
-    assert [each["status"] for each in rows(test)] == ["failed"]
+    assert (len(performed), messages(isolated_runtime)) == (1, [])
+    assert [each["status"] for each in rows(isolated_runtime)] == ["failed"]
 
 
 # ----------------------------------------------------------------------------------------------------- waits
@@ -211,21 +214,21 @@ class BadWait(Scripted):
         (ByFunction, [3600, 7200, 10800]),
     ],
 )
-def test_a_wait_is_a_number_a_timedelta_a_word_or_a_function(
-    test: Isolated, operation: type[Scripted], waits: list[float]
+def test_a_wait_is_a_number_a_timedelta_a_name_or_a_function(
+    isolated_runtime: Isolated, operation: type[Scripted], waits: list[float]
 ) -> None:
     script[:] = [ConnectionError()] * 9
 
     operation().async_().call()
 
-    assert run_out(test) == [pytest.approx(wait, abs=0.1) for wait in waits]
+    assert run_out(isolated_runtime) == [pytest.approx(wait, abs=0.1) for wait in waits]
 
 
-def test_jitter_adds_up_to_fifteen_percent(test: Isolated) -> None:
+def test_jitter_adds_up_to_fifteen_percent(isolated_runtime: Isolated) -> None:
     script[:] = [ConnectionError()] * 20
 
     Jittery().async_().call()
-    waits = run_out(test)
+    waits = run_out(isolated_runtime)
 
     assert len(waits) == 20
     assert all(99.9 <= wait <= 115.1 for wait in waits)
@@ -233,14 +236,14 @@ def test_jitter_adds_up_to_fifteen_percent(test: Isolated) -> None:
 
 
 def test_a_wait_function_that_fails_ends_the_row_with_the_error_of_the_run(
-    test: Isolated, caplog: pytest.LogCaptureFixture
+    isolated_runtime: Isolated, caplog: pytest.LogCaptureFixture
 ) -> None:
     script[:] = [ConnectionError("down")]
 
     ticket = BadWait().async_().call()
-    run_out(test)
+    run_out(isolated_runtime)
 
-    stored = row(test, ticket.id)
+    stored = row(isolated_runtime, ticket.id)
     assert (stored["status"], stored["failure"], stored["error"]) == ("failed", "crash", "ConnectionError")
     assert f"retry.failed operation={__name__}.BadWait" in caplog.text
 
@@ -273,16 +276,16 @@ class PerRule(Scripted):
     )
 
 
-def test_each_rule_counts_its_own_attempts(test: Isolated) -> None:
+def test_each_rule_counts_its_own_attempts(isolated_runtime: Isolated) -> None:
     script[:] = [ConnectionError(), KeyError("k"), ConnectionError(), ConnectionError()]
 
     ticket = PerRule().async_().call()
-    waits = run_out(test)
+    waits = run_out(isolated_runtime)
 
     # Two of one kind, one of the other: neither rule was used up before the fourth run.
     assert waits == [pytest.approx(wait, abs=0.1) for wait in (10, 20, 10)]
-    stored = row(test, ticket.id)
-    assert (len(ran), stored["num_attempts"], stored["status"]) == (4, 4, "failed")
+    stored = row(isolated_runtime, ticket.id)
+    assert (len(performed), stored["num_attempts"], stored["status"]) == (4, 4, "failed")
     assert json.loads(stored["retry_counts"] or "{}") == {"ConnectionError": 2, "LookupError": 1}
 
 
@@ -290,13 +293,13 @@ class Shared(Scripted):
     retry_on = (Retry(ConnectionError, LookupError, attempts=3, wait=1, jitter=0),)
 
 
-def test_exceptions_of_one_rule_are_counted_together(test: Isolated) -> None:
+def test_exceptions_of_one_rule_are_counted_together(isolated_runtime: Isolated) -> None:
     script[:] = [ConnectionError(), KeyError("k"), ConnectionError(), None]
 
     ticket = Shared().async_().call()
-    run_out(test)
+    run_out(isolated_runtime)
 
-    assert (len(ran), row(test, ticket.id)["status"]) == (3, "failed")
+    assert (len(performed), row(isolated_runtime, ticket.id)["status"]) == (3, "failed")
 
 
 class Specific(Scripted):
@@ -308,12 +311,12 @@ class Specific(Scripted):
 
 
 @pytest.mark.parametrize(("raised", "wait"), [(Leak(), 7), (ConnectionError(), 3), (ValueError(), 1)])
-def test_the_rule_for_the_most_specific_class_wins(test: Isolated, raised: Exception, wait: float) -> None:
+def test_the_rule_for_the_most_specific_class_wins(isolated_runtime: Isolated, raised: Exception, wait: float) -> None:
     script[:] = [raised]
 
     Specific().async_().call()
 
-    assert run_out(test) == [pytest.approx(wait, abs=0.1)]
+    assert run_out(isolated_runtime) == [pytest.approx(wait, abs=0.1)]
 
 
 class ApplicationOperation(Scripted):
@@ -345,26 +348,26 @@ class Forgetful(ApplicationOperation):
     ids=["the later of the nearer", "the more specific of the farther", "forgotten", "its own"],
 )
 def test_rules_of_a_subclass_add_to_those_of_its_base_and_win(
-    test: Isolated, operation: type[Scripted], raised: Exception, waits: list[float]
+    isolated_runtime: Isolated, operation: type[Scripted], raised: Exception, waits: list[float]
 ) -> None:
     script[:] = [raised]
 
     operation().async_().call()
 
-    assert run_out(test) == [pytest.approx(wait, abs=0.1) for wait in waits]
+    assert run_out(isolated_runtime) == [pytest.approx(wait, abs=0.1) for wait in waits]
 
 
 class Endless(Scripted):
     retry_on = (Retry(ConnectionError, attempts=None, wait=1, jitter=0),)
 
 
-def test_no_number_of_attempts_is_no_end(test: Isolated) -> None:
+def test_no_number_of_attempts_is_no_end(isolated_runtime: Isolated) -> None:
     script[:] = [ConnectionError()] * 12
 
     ticket = Endless().async_().call()
-    run_out(test)
+    run_out(isolated_runtime)
 
-    assert (row(test, ticket.id)["status"], len(ran)) == ("done", 13)
+    assert (row(isolated_runtime, ticket.id)["status"], len(performed)) == ("done", 13)
 
 
 # ------------------------------------------------------------------------------------------------------- discards
@@ -380,13 +383,13 @@ class DiscardsMost(Scripted):
 
 
 @pytest.mark.parametrize("raised", [Gone("for ever"), KeyError("k")])
-def test_what_a_class_discards_is_not_tried_again(test: Isolated, raised: Exception) -> None:
+def test_what_a_class_discards_is_not_tried_again(isolated_runtime: Isolated, raised: Exception) -> None:
     script[:] = [raised]
 
     ticket = Discarding().async_().call()
-    run_out(test)
+    run_out(isolated_runtime)
 
-    stored = row(test, ticket.id)
+    stored = row(isolated_runtime, ticket.id)
     assert (stored["status"], stored["failure"], stored["num_attempts"]) == ("failed", "discarded", 1)
     assert stored["error"].endswith(type(raised).__name__)
     with pytest.raises(dexpy.OperationFailed) as failed:
@@ -394,16 +397,18 @@ def test_what_a_class_discards_is_not_tried_again(test: Isolated, raised: Except
     assert failed.value.failure == "discarded"
 
 
-def test_a_discard_for_a_more_specific_class_wins_over_a_retry_and_the_other_way_round(test: Isolated) -> None:
+def test_a_discard_for_a_more_specific_class_wins_over_a_retry_and_the_other_way_round(
+    isolated_runtime: Isolated,
+) -> None:
     script[:] = [Leak()]
     discarded = DiscardsMost().async_().call()
-    run_out(test)
-    assert row(test, discarded.id)["failure"] == "discarded"
+    run_out(isolated_runtime)
+    assert row(isolated_runtime, discarded.id)["failure"] == "discarded"
 
     script[:] = [OSError()]
     retried = DiscardsMost().async_().call()
-    assert len(run_out(test)) == 1
-    assert row(test, retried.id)["status"] == "done"
+    assert len(run_out(isolated_runtime)) == 1
+    assert row(isolated_runtime, retried.id)["status"] == "done"
 
 
 class Greets(Operation):
@@ -411,7 +416,7 @@ class Greets(Operation):
     retry_on = (Retry(Exception, attempts=5, wait=1, jitter=0),)
 
     def perform(self) -> str:
-        ran.append(self.run_id)
+        performed.append(self.run_id)
         return self.customer.name
 
 
@@ -421,28 +426,28 @@ class GreetsInside(Operation):
     retry_on = (Retry(LookupError, attempts=2, wait=1, jitter=0),)
 
     def perform(self) -> str:
-        ran.append(self.run_id)
+        performed.append(self.run_id)
         return Greets(customer=404).call()
 
 
 def test_a_reference_whose_row_is_gone_is_discarded_in_spite_of_a_rule_for_everything(
-    test: Isolated, shop: Shop
+    isolated_runtime: Isolated, shop: Shop
 ) -> None:
     ticket = Greets(customer=404).async_().call()
 
-    assert run_out(test) == []
-    stored = row(test, ticket.id)
+    assert run_out(isolated_runtime) == []
+    stored = row(isolated_runtime, ticket.id)
     assert (stored["failure"], stored["error"], stored["num_attempts"]) == ("discarded", "dexpy.RefNotFound", 1)
-    assert ran == []
+    assert performed == []
 
 
 def test_a_missing_row_of_an_operation_that_is_called_inside_is_an_exception_like_others(
-    test: Isolated, shop: Shop
+    isolated_runtime: Isolated, shop: Shop
 ) -> None:
     ticket = GreetsInside().async_().call()
 
-    assert len(run_out(test)) == 1
-    assert (row(test, ticket.id)["failure"], len(ran)) == ("crash", 2)
+    assert len(run_out(isolated_runtime)) == 1
+    assert (row(isolated_runtime, ticket.id)["failure"], len(performed)) == ("crash", 2)
 
 
 # ------------------------------------------------------------------------------------------------- business errors
@@ -476,70 +481,70 @@ class Patient(Refusing):
     retry_on = (Retry("closed", attempts=3, wait=60, jitter=0),)
 
 
-def test_a_business_error_is_not_retried_by_a_rule_for_exceptions(test: Isolated) -> None:
+def test_a_business_error_is_not_retried_by_a_rule_for_exceptions(isolated_runtime: Isolated) -> None:
     script[:] = [Error("no_balance", "Nothing to send")]
 
     ticket = Broke().async_().call()
 
-    assert run_out(test) == []
-    stored = row(test, ticket.id)
+    assert run_out(isolated_runtime) == []
+    stored = row(isolated_runtime, ticket.id)
     assert (stored["status"], stored["failure"], stored["error"]) == ("failed", "business", "no_balance")
     assert ticket.wait(WAIT_S) == Err("no_balance", "Nothing to send")
 
 
-def test_a_business_error_is_retried_by_a_rule_that_names_its_code(test: Isolated) -> None:
+def test_a_business_error_is_retried_by_a_rule_that_names_its_code(isolated_runtime: Isolated) -> None:
     script[:] = [Error("busy", "Later", details={"until": 7})] * 2
 
     healed = Broke().async_().call()
-    assert run_out(test) == [pytest.approx(5, abs=0.1)] * 2
-    stored = row(test, healed.id)
+    assert run_out(isolated_runtime) == [pytest.approx(5, abs=0.1)] * 2
+    stored = row(isolated_runtime, healed.id)
     assert stored["status"] == "done"
     assert [stored[column] for column in ("error", "failure", "error_message", "error_details")] == [None] * 4
 
     script[:] = [Error("busy", "Later")] * 9
     failed = Broke().async_().call()
-    assert len(run_out(test)) == 2
-    stored = row(test, failed.id)
+    assert len(run_out(isolated_runtime)) == 2
+    stored = row(isolated_runtime, failed.id)
     assert (stored["status"], stored["failure"], stored["error"]) == ("failed", "business", "busy")
-    assert [each["failure"] for each in attempts(test, failed.id)] == ["business"] * 3
+    assert [each["failure"] for each in attempts(isolated_runtime, failed.id)] == ["business"] * 3
 
 
-def test_a_rule_for_the_class_of_business_errors_names_them_all(test: Isolated) -> None:
+def test_a_rule_for_the_class_of_business_errors_names_them_all(isolated_runtime: Isolated) -> None:
     script[:] = [Error("anything")]
 
     ticket = AnyError().async_().call()
 
-    assert len(run_out(test)) == 1
-    assert row(test, ticket.id)["status"] == "done"
+    assert len(run_out(isolated_runtime)) == 1
+    assert row(isolated_runtime, ticket.id)["status"] == "done"
 
 
 @pytest.mark.parametrize(("code", "failure"), [("stale", "discarded"), ("other", "business")])
-def test_a_business_error_is_discarded_by_its_code_alone(test: Isolated, code: str, failure: str) -> None:
+def test_a_business_error_is_discarded_by_its_code_alone(isolated_runtime: Isolated, code: str, failure: str) -> None:
     script[:] = [Error(code)]
 
     ticket = DiscardsCode().async_().call()
-    run_out(test)
+    run_out(isolated_runtime)
 
-    assert (row(test, ticket.id)["failure"], row(test, ticket.id)["error"]) == (failure, code)
+    assert (row(isolated_runtime, ticket.id)["failure"], row(isolated_runtime, ticket.id)["error"]) == (failure, code)
 
 
-def test_a_refusal_by_a_guard_is_not_retried(test: Isolated) -> None:
+def test_a_refusal_by_a_guard_is_not_retried(isolated_runtime: Isolated) -> None:
     ticket = Refusing().async_().call()
 
-    assert run_out(test) == []
-    assert (row(test, ticket.id)["failure"], ran) == ("rejected", [])
+    assert run_out(isolated_runtime) == []
+    assert (row(isolated_runtime, ticket.id)["failure"], performed) == ("rejected", [])
 
 
-def test_a_refusal_is_retried_by_a_rule_that_names_the_guard(test: Isolated) -> None:
+def test_a_refusal_is_retried_by_a_rule_that_names_the_guard(isolated_runtime: Isolated) -> None:
     given_up = Patient().async_().call()
-    assert run_out(test) == [pytest.approx(60, abs=0.1)] * 2
-    assert (row(test, given_up.id)["failure"], ran) == ("rejected", [])
+    assert run_out(isolated_runtime) == [pytest.approx(60, abs=0.1)] * 2
+    assert (row(isolated_runtime, given_up.id)["failure"], performed) == ("rejected", [])
 
     healed = Patient().async_().call()
-    test.run_pending()
+    isolated_runtime.run_pending()
     seen.append("open")
-    run_out(test)
-    assert row(test, healed.id)["status"] == "done"
+    run_out(isolated_runtime)
+    assert row(isolated_runtime, healed.id)["status"] == "done"
 
 
 # ----------------------------------------------------------------------------------------------------- rescue, observer
@@ -550,16 +555,19 @@ class Rescued(Scripted):
     retry_on = (Retry(ConnectionError, attempts=2, wait=9, jitter=0),)
 
 
-def test_rules_see_what_rescue_from_makes_of_an_exception(test: Isolated) -> None:
+def test_rules_see_what_rescue_from_makes_of_an_exception(isolated_runtime: Isolated) -> None:
     script[:] = [ValueError("bad")]
     retried = Rescued().async_().call()
-    assert run_out(test) == [pytest.approx(9, abs=0.1)]
-    assert row(test, retried.id)["status"] == "done"
+    assert run_out(isolated_runtime) == [pytest.approx(9, abs=0.1)]
+    assert row(isolated_runtime, retried.id)["status"] == "done"
 
     script[:] = [KeyError("k")]
     refused = Rescued().async_().call()
-    assert run_out(test) == []
-    assert (row(test, refused.id)["failure"], row(test, refused.id)["error"]) == ("business", "no_key")
+    assert run_out(isolated_runtime) == []
+    assert (row(isolated_runtime, refused.id)["failure"], row(isolated_runtime, refused.id)["error"]) == (
+        "business",
+        "no_key",
+    )
 
 
 class Observed(ApplicationOperation):
@@ -568,14 +576,16 @@ class Observed(ApplicationOperation):
         raise RuntimeError("an observer decides nothing")
 
 
-def test_on_error_sees_each_attempt_and_decides_nothing(test: Isolated, caplog: pytest.LogCaptureFixture) -> None:
+def test_on_error_sees_each_attempt_and_decides_nothing(
+    isolated_runtime: Isolated, caplog: pytest.LogCaptureFixture
+) -> None:
     script[:] = [ConnectionError()] * 9
 
     ticket = Observed().async_().call()
-    run_out(test)
+    run_out(isolated_runtime)
 
     assert seen == [("ConnectionError", ticket.id)] * 4
-    stored = row(test, ticket.id)
+    stored = row(isolated_runtime, ticket.id)
     assert (stored["status"], stored["error"], stored["num_attempts"]) == ("failed", "ConnectionError", 4)
     assert caplog.text.count("on_error.failed") == 4
 
@@ -583,37 +593,37 @@ def test_on_error_sees_each_attempt_and_decides_nothing(test: Isolated, caplog: 
 # ----------------------------------------------------------------------------------------------------- direct jobs
 
 
-def test_a_direct_job_follows_the_same_rules_and_carries_its_counters(test: Isolated) -> None:
+def test_a_direct_job_follows_the_same_rules_and_carries_its_counters(isolated_runtime: Isolated) -> None:
     script[:] = [ConnectionError("down")] * 9
     ticket = ThriceDirect().async_(queue="counters", priority=6).call()
 
-    test.run_pending()
-    (message,) = messages(test)
+    isolated_runtime.run_pending()
+    (message,) = messages(isolated_runtime)
     assert (message["queue"], message["priority"]) == ("counters", 6)
     told = message["message"]["options"]["dexpy"]
     assert (told["v"], told["id"], told["attempt"], told["counts"]) == (1, ticket.id, 2, {"ConnectionError": 1})
     assert set(message["message"]["kwargs"]) == {"class_name", "params", "trace"}
     assert "down" not in message["payload"]
-    run_out(test)
+    run_out(isolated_runtime)
 
-    assert ran == [ticket.id] * 3
-    assert rows(test) == []
-    assert messages(test) == []
+    assert performed == [ticket.id] * 3
+    assert rows(isolated_runtime) == []
+    assert messages(isolated_runtime) == []
 
 
-def test_a_run_whose_record_has_no_params_leaves_one_row_after_its_last_attempt(test: Isolated) -> None:
+def test_a_run_whose_record_has_no_params_leaves_one_row_after_its_last_attempt(isolated_runtime: Isolated) -> None:
     script[:] = [ConnectionError("down")]
     ticket = ThriceNoParams().async_().call()
-    test.run_pending()
-    assert rows(test) == [], "it is not over yet"
-    run_out(test)
-    stored = row(test, ticket.id)
+    isolated_runtime.run_pending()
+    assert rows(isolated_runtime) == [], "it is not over yet"
+    run_out(isolated_runtime)
+    stored = row(isolated_runtime, ticket.id)
     assert (stored["status"], stored["num_attempts"], stored["params"]) == ("done", 2, None)
 
     script[:] = [ConnectionError("down")] * 9
     failed = ThriceNoParams().async_().call()
-    run_out(test)
-    stored = row(test, failed.id)
+    run_out(isolated_runtime)
+    stored = row(isolated_runtime, failed.id)
     assert (stored["status"], stored["failure"], stored["error"]) == ("failed", "crash", "ConnectionError")
     assert (stored["num_attempts"], stored["error_message"]) == (3, "down")
     assert [each.error for each in records.attempts(failed.id)] == ["ConnectionError"]
@@ -623,13 +633,13 @@ class RefusedDirect(Scripted):
     record = Record(params=False)
 
 
-def test_a_direct_job_that_ends_in_a_business_error_says_so_in_its_row(test: Isolated) -> None:
+def test_a_direct_job_that_ends_in_a_business_error_is_recorded_so(isolated_runtime: Isolated) -> None:
     script[:] = [Error("no_balance", "Nothing", details={"balance": 0})]
 
     ticket = RefusedDirect().async_().call()
-    run_out(test)
+    run_out(isolated_runtime)
 
-    stored = row(test, ticket.id)
+    stored = row(isolated_runtime, ticket.id)
     assert (stored["status"], stored["failure"], stored["error"]) == ("failed", "business", "no_balance")
     assert json.loads(stored["error_details"]) == {"balance": 0}
 
@@ -643,28 +653,28 @@ class AddsThenFails(Operation):
     retry_on = (Retry(ConnectionError, attempts=5, wait=1, jitter=0),)
 
     def perform(self) -> None:
-        ran.append(self.run_id)
+        performed.append(self.run_id)
         self.session.add(Customer(name=self.name))
         self.session.flush()
-        if len(ran) <= self.failures:
+        if len(performed) <= self.failures:
             raise ConnectionError("down")
 
 
-def test_what_an_attempt_wrote_before_it_failed_is_undone(test: Isolated, shop: Shop) -> None:
+def test_what_an_attempt_wrote_before_it_failed_is_rolled_back(isolated_runtime: Isolated, shop: Shop) -> None:
     ticket = AddsThenFails(name="Ada", failures=3).async_().call()
 
-    run_out(test)
+    run_out(isolated_runtime)
 
     assert shop.names() == ["Ada"]
-    assert (row(test, ticket.id)["status"], len(ran)) == ("done", 4)
+    assert (row(isolated_runtime, ticket.id)["status"], len(performed)) == ("done", 4)
 
 
-def test_the_log_tells_each_attempt_and_the_wait(test: Isolated, caplog: pytest.LogCaptureFixture) -> None:
+def test_each_attempt_and_the_wait_are_logged(isolated_runtime: Isolated, caplog: pytest.LogCaptureFixture) -> None:
     script[:] = [ConnectionError("down")]
 
     with caplog.at_level(logging.INFO, "dexpy"):
         ticket = Thrice().async_().call()
-        run_out(test)
+        run_out(isolated_runtime)
 
     told = [(each.levelname, each.getMessage()) for each in caplog.records]
     name = f"operation={__name__}.Thrice run={ticket.id}"
@@ -678,25 +688,25 @@ def test_the_log_tells_each_attempt_and_the_wait(test: Isolated, caplog: pytest.
     assert "seconds=10.000" in told[1][1]
 
 
-def test_a_failed_run_can_be_tried_again_by_hand_with_all_its_attempts(test: Isolated) -> None:
+def test_a_failed_run_can_be_tried_again_by_hand_with_all_its_attempts(isolated_runtime: Isolated) -> None:
     script[:] = [ConnectionError("down")] * 5
     ticket = Thrice().async_().call()
-    run_out(test)
-    assert row(test, ticket.id)["num_attempts"] == 3
+    run_out(isolated_runtime)
+    assert row(isolated_runtime, ticket.id)["num_attempts"] == 3
 
     ticket.retry()
-    stored = row(test, ticket.id)
+    stored = row(isolated_runtime, ticket.id)
     assert (stored["status"], stored["num_attempts"], stored["error"], stored["completed_at"]) == (
         "pending",
         0,
         None,
         None,
     )
-    run_out(test)
+    run_out(isolated_runtime)
 
     # Two of the five failures were left: the counters began anew.
-    assert (row(test, ticket.id)["status"], row(test, ticket.id)["num_attempts"]) == ("done", 3)
-    assert [each["claim_token"] for each in attempts(test, ticket.id)] == [1, 2, 3, 4, 5]
+    assert (row(isolated_runtime, ticket.id)["status"], row(isolated_runtime, ticket.id)["num_attempts"]) == ("done", 3)
+    assert [each["claim_token"] for each in attempts(isolated_runtime, ticket.id)] == [1, 2, 3, 4, 5]
     assert [each.number for each in records.attempts(ticket.id)] == [1, 2, 3, 1, 2, 3]
 
 
@@ -708,13 +718,13 @@ class Secretive(Operation):
         raise ConnectionError(f"refused {self.password!r}") from ValueError(self.password)
 
 
-def test_no_attempt_keeps_a_secret(test: Isolated, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_attempt_keeps_a_secret(isolated_runtime: Isolated, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
         ticket = Secretive(password="hunter2-Ω").async_().call()
-        run_out(test)
+        run_out(isolated_runtime)
 
-    assert len(attempts(test, ticket.id)) == 2
-    for told in (str(attempts(test, ticket.id)), str(records.attempts(ticket.id)), caplog.text):
+    assert len(attempts(isolated_runtime, ticket.id)) == 2
+    for told in (str(attempts(isolated_runtime, ticket.id)), str(records.attempts(ticket.id)), caplog.text):
         assert "hunter2" not in told
 
 
@@ -737,30 +747,33 @@ class Outside(Scripted):
     transaction = False
 
 
-def test_a_run_whose_transaction_gives_way_begins_anew_in_the_same_attempt(test: Isolated) -> None:
+def test_a_run_whose_transaction_meets_a_deadlock_begins_anew_in_the_same_attempt(isolated_runtime: Isolated) -> None:
     script[:] = [conflict()]
 
     ticket = NoRule().async_().call()
-    test.run_pending()
+    isolated_runtime.run_pending()
 
-    assert ran == [ticket.id] * 2
-    assert (row(test, ticket.id)["status"], row(test, ticket.id)["num_attempts"]) == ("done", 1)
-    assert attempts(test, ticket.id) == []
+    assert performed == [ticket.id] * 2
+    assert (row(isolated_runtime, ticket.id)["status"], row(isolated_runtime, ticket.id)["num_attempts"]) == ("done", 1)
+    assert attempts(isolated_runtime, ticket.id) == []
 
 
 def test_a_run_without_a_transaction_around_it_is_not_begun_anew_unless_that_counts_as_an_attempt(
-    test: Isolated,
+    isolated_runtime: Isolated,
 ) -> None:
     script[:] = [conflict()]
 
     ticket = Outside().async_().call()
-    test.run_pending()
+    isolated_runtime.run_pending()
 
-    assert ran == [ticket.id], "what it did before may not have been undone"
-    assert (row(test, ticket.id)["status"], row(test, ticket.id)["num_attempts"]) == ("pending", 1)
-    assert len(attempts(test, ticket.id)) == 1
-    run_out(test)
-    assert (row(test, ticket.id)["status"], row(test, ticket.id)["num_attempts"]) == ("done", 2)
+    assert performed == [ticket.id], "what it did before may not have been undone"
+    assert (row(isolated_runtime, ticket.id)["status"], row(isolated_runtime, ticket.id)["num_attempts"]) == (
+        "pending",
+        1,
+    )
+    assert len(attempts(isolated_runtime, ticket.id)) == 1
+    run_out(isolated_runtime)
+    assert (row(isolated_runtime, ticket.id)["status"], row(isolated_runtime, ticket.id)["num_attempts"]) == ("done", 2)
 
 
 def away(*, cut: bool) -> sa.exc.OperationalError:
@@ -772,20 +785,22 @@ class Direct(Scripted):
     record = False
 
 
-def test_a_direct_run_that_never_reached_the_database_is_sent_again(test: Isolated) -> None:
+def test_a_direct_run_that_never_reached_the_database_is_sent_again(isolated_runtime: Isolated) -> None:
     script[:] = [away(cut=False)] * 2
 
     Direct().async_().call()
-    waits = run_out(test)
+    waits = run_out(isolated_runtime)
 
-    assert len(ran) == 3
+    assert len(performed) == 3
     assert len(waits) == 2
 
 
-def test_a_direct_run_whose_connection_was_cut_may_have_committed_and_is_not_run_twice(test: Isolated) -> None:
+def test_a_direct_run_whose_connection_was_cut_may_have_committed_and_is_not_run_twice(
+    isolated_runtime: Isolated,
+) -> None:
     script[:] = [away(cut=True)]
 
     Direct().async_().call()
 
-    assert run_out(test) == []
-    assert len(ran) == 1
+    assert run_out(isolated_runtime) == []
+    assert len(performed) == 1

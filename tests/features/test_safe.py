@@ -79,7 +79,7 @@ def test_outcomes_cannot_be_changed() -> None:
         outcome.value = 2
 
 
-def test_safe_has_no_async_and_async_has_no_safe_and_both_say_what_to_do() -> None:
+def test_safe_has_no_async_and_async_has_no_safe_and_both_are_refused_with_the_fix() -> None:
     made: Any = Divide(a=1, b=2)
     hint = "ask the ticket: ticket.wait(timeout) gives Ok or Err"
     for wrong in (

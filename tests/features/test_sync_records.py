@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 import dexpy
 from dexpy import Error, Operation, Record, ResultTypeError, prop, records
-from dexpy.recording.tables import records as table
+from dexpy.database.tables import records as table
 from dexpy.runtime import install
 from dexpy.testing import Isolated, isolated
 
@@ -34,7 +34,7 @@ def within(seconds: float, work: Callable[[], Any]) -> None:
 
 def drop_records(shop: Shop) -> None:
     """Take the table away under a runtime that has seen it."""
-    shop.test.runtime.store.prepare()
+    shop.isolated_runtime.runtime.store.prepare()
     with shop.engine.begin() as connection:
         connection.exec_driver_sql("DROP TABLE operation_records")
 
@@ -85,7 +85,7 @@ def test_a_crash_leaves_one_row(shop: Shop) -> None:
     assert lines(shop) == []
 
 
-def test_the_run_id_is_the_id_of_the_row(test: Isolated) -> None:
+def test_the_run_id_is_the_id_of_the_row(isolated_runtime: Isolated) -> None:
     class Tell(Operation):
         def perform(self) -> str:
             return self.run_id
@@ -93,13 +93,13 @@ def test_the_run_id_is_the_id_of_the_row(test: Isolated) -> None:
     assert Tell().call() == only().id
 
 
-def test_bad_props_leave_no_row(test: Isolated) -> None:
+def test_bad_props_leave_no_row(isolated_runtime: Isolated) -> None:
     with pytest.raises(dexpy.PropsError):
         Write(text=7).call()  # type: ignore[arg-type]
     assert records.all().count() == 0
 
 
-def test_params_are_recorded_as_they_were_given_not_as_perform_left_them(test: Isolated) -> None:
+def test_params_are_recorded_as_they_were_given_not_as_perform_left_them(isolated_runtime: Isolated) -> None:
     class Change(Operation):
         items: list[int]
 
@@ -119,7 +119,7 @@ def test_a_second_call_is_a_second_row(shop: Shop) -> None:
     assert records.done().count() == 2
 
 
-def test_none_and_no_result_are_told_apart(test: Isolated) -> None:
+def test_none_and_no_result_are_distinguished(isolated_runtime: Isolated) -> None:
     class Nothing(Operation):
         def perform(self) -> None: ...
 
@@ -131,7 +131,7 @@ def test_none_and_no_result_are_told_apart(test: Isolated) -> None:
 
     Nothing().call()
     Unkept().call()
-    with test.runtime.store.database.engine.connect() as connection:
+    with isolated_runtime.runtime.store.database.engine.connect() as connection:
         stored = connection.exec_driver_sql("SELECT result FROM operation_records ORDER BY id").scalars().all()
     assert stored == ['{"value": null}', None]
 
@@ -155,14 +155,14 @@ def test_done_is_written_in_the_transaction_of_the_effects(shop: Shop) -> None:
 
 def test_done_and_the_effects_are_one_commit(shop: Shop) -> None:
     commits: list[int] = []
-    shop.test.runtime.store.prepare()
+    shop.isolated_runtime.runtime.store.prepare()
     sa.event.listen(shop.engine, "commit", lambda connection: commits.append(1))
     Write(text="a").call()
     assert len(commits) == 1
 
 
 def test_a_run_that_touches_no_session_is_recorded_in_one_insert(shop: Shop) -> None:
-    shop.test.runtime.store.prepare()
+    shop.isolated_runtime.runtime.store.prepare()
     statements: list[str] = []
     sa.event.listen(shop.engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
     Quiet().call()
@@ -172,7 +172,7 @@ def test_a_run_that_touches_no_session_is_recorded_in_one_insert(shop: Shop) -> 
 
 def test_a_failure_is_written_after_the_rollback(shop: Shop) -> None:
     seen: list[tuple[str, int]] = []
-    shop.test.runtime.store.prepare()
+    shop.isolated_runtime.runtime.store.prepare()
     sa.event.listen(shop.engine, "rollback", lambda connection: seen.append(("rollback", 0)))
     sa.event.listen(
         shop.engine,
@@ -216,7 +216,7 @@ class Outer(Operation):
 
 
 @pytest.mark.parametrize("end", ["error", "crash"])
-def test_a_nested_run_that_its_caller_undid_leaves_a_row_that_says_so(shop: Shop, end: str) -> None:
+def test_a_nested_run_that_its_caller_rolled_back_is_recorded_so(shop: Shop, end: str) -> None:
     with pytest.raises((Error, RuntimeError)):
         Outer(inner=[Write(text="a")], end=end).call()
     row = only(Write)
@@ -381,17 +381,18 @@ def test_a_joined_run_in_a_savepoint_that_is_rolled_back_leaves_no_row(shop: Sho
     assert records.all().count() == 0
 
 
-def test_a_joined_session_that_has_not_begun_is_recorded_at_once(shop: Shop) -> None:
+def test_a_run_that_joins_a_session_that_has_not_begun_is_recorded_at_the_end_of_its_transaction(shop: Shop) -> None:
     with shop.session() as session, dexpy.session(session):
         Quiet().call()
-        assert statuses() == {"Quiet": ("done", None)}
+        assert statuses() == {}
         session.commit()
+        assert statuses() == {"Quiet": ("done", None)}
 
 
 # ----------------------------------------------------------------------------------------- another database
 
 
-def test_effects_in_another_database_and_their_row_agree(test: Isolated, tmp_path: Path) -> None:
+def test_effects_in_another_database_and_their_row_agree(isolated_runtime: Isolated, tmp_path: Path) -> None:
     engine = sa.create_engine(f"sqlite:///{tmp_path / 'other.db'}")
     Base.metadata.create_all(engine)
     with isolated(session_factory=sessionmaker(engine)):
@@ -472,7 +473,7 @@ class Opaque:
     """Has no JSON form."""
 
 
-def test_params_without_a_json_form_are_left_out(test: Isolated) -> None:
+def test_params_without_a_json_form_are_left_out(isolated_runtime: Isolated) -> None:
     class Take(Operation):
         thing: Any
         number: int
@@ -484,7 +485,7 @@ def test_params_without_a_json_form_are_left_out(test: Isolated) -> None:
     assert (only().status, only().params) == ("done", None)
 
 
-def test_a_result_without_a_json_form_is_kept_out_and_the_row_says_why(shop: Shop) -> None:
+def test_a_result_without_a_json_form_is_not_stored_and_the_row_has_the_reason(shop: Shop) -> None:
     class Give(Operation):
         def perform(self) -> Any:
             self.session.add(Entry(text="a"))
@@ -540,7 +541,7 @@ class Plain(Operation):
         raise Error("no")
 
 
-def test_details_of_any_kind_do_not_keep_a_failure_from_being_recorded(test: Isolated) -> None:
+def test_details_of_any_kind_do_not_keep_a_failure_from_being_recorded(isolated_runtime: Isolated) -> None:
     class Odd(Operation):
         def perform(self) -> None:
             raise Error(
@@ -555,7 +556,7 @@ def test_details_of_any_kind_do_not_keep_a_failure_from_being_recorded(test: Iso
     assert row.error_details["thing"] == "<Opaque>"
 
 
-def test_an_exception_that_cannot_be_printed_is_recorded(test: Isolated) -> None:
+def test_an_exception_that_cannot_be_printed_is_recorded(isolated_runtime: Isolated) -> None:
     class Unprintable(Exception):
         def __str__(self) -> str:
             raise ValueError
@@ -569,7 +570,7 @@ def test_an_exception_that_cannot_be_printed_is_recorded(test: Isolated) -> None
     assert only().failure == "crash"
 
 
-def test_a_message_with_signs_that_no_database_takes_is_recorded(test: Isolated) -> None:
+def test_a_message_with_signs_that_no_database_takes_is_recorded(isolated_runtime: Isolated) -> None:
     class Fall(Operation):
         def perform(self) -> None:
             raise RuntimeError("lone \udc80 surrogate")
@@ -601,20 +602,20 @@ class Fails(Operation):
         raise type("E" * 300, (Exception,), {})("it is")
 
 
-def test_what_is_longer_than_its_column_is_cut_for_a_server_would_refuse_the_row(test: Isolated) -> None:
+def test_what_is_longer_than_its_column_is_cut_for_a_server_would_refuse_the_row(isolated_runtime: Isolated) -> None:
     with dexpy.trace(actor={"type": "user", "id": "7" * 300}):
         Fails(how="code").safe.call()
         with pytest.raises(Exception, match="it is"):
             Fails(how="class").call()
         ticket = Fails(how="code").async_().call()
-    test.run_pending()
+    isolated_runtime.run_pending()
 
     assert ticket.reload().failed
-    for row in test.runtime.store.rows(sa.select(table)):
+    for row in isolated_runtime.runtime.store.rows(sa.select(table)):
         assert (len(row.error), len(row.actor_id)) == (255, 255)
 
 
-def test_two_calls_without_a_trace_have_a_trace_each(test: Isolated) -> None:
+def test_two_calls_without_a_trace_have_a_trace_each(isolated_runtime: Isolated) -> None:
     Quiet().call()
     Quiet().call()
     assert len({each.trace_id for each in records.all()}) == 2
@@ -636,24 +637,26 @@ class Login(Operation):
         raise Error("denied", f"not with {self.password}", details={"tried": [self.password, {self.password: 1}]})
 
 
-def every_text(test: Isolated) -> str:
+def every_text(isolated_runtime: Isolated) -> str:
     """All that is in the records, as text."""
-    with test.runtime.store.database.engine.connect() as connection:
+    with isolated_runtime.runtime.store.database.engine.connect() as connection:
         columns = "error, error_message, error_details, result"
         return str(connection.exec_driver_sql(f"SELECT {columns} FROM operation_records").all())
 
 
 @pytest.mark.parametrize("how", ["crash", "error"])
-def test_sensitive_values_are_taken_out_of_what_is_recorded_about_a_failure(test: Isolated, how: str) -> None:
+def test_sensitive_values_are_taken_out_of_what_is_recorded_about_a_failure(
+    isolated_runtime: Isolated, how: str
+) -> None:
     with pytest.raises((RuntimeError, Error)):
         Login(user="anna", password="s3cr3t!", how=how).call()
-    assert "s3cr3t!" not in every_text(test)
+    assert "s3cr3t!" not in every_text(isolated_runtime)
     assert "<sensitive>" in only().error_message
 
 
 @pytest.mark.parametrize("how", ["crash", "error"])
 def test_the_secret_of_a_nested_run_is_taken_out_of_the_outer_ones_row(
-    test: Isolated, how: str, caplog: pytest.LogCaptureFixture
+    isolated_runtime: Isolated, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Asks(Operation):
         def perform(self) -> None:
@@ -661,12 +664,12 @@ def test_the_secret_of_a_nested_run_is_taken_out_of_the_outer_ones_row(
 
     with pytest.raises((RuntimeError, Error)):
         Asks().call()
-    assert "s3cr3t!" not in every_text(test)
+    assert "s3cr3t!" not in every_text(isolated_runtime)
     assert "s3cr3t!" not in caplog.text
     assert records.failed().count() == 2
 
 
-def test_the_secret_of_an_outer_run_is_taken_out_of_the_nested_ones_row(test: Isolated) -> None:
+def test_the_secret_of_an_outer_run_is_taken_out_of_the_nested_ones_row(isolated_runtime: Isolated) -> None:
     class Says(Operation):
         text: str = prop(sensitive=False)
         record = Record(params=False)
@@ -682,7 +685,7 @@ def test_the_secret_of_an_outer_run_is_taken_out_of_the_nested_ones_row(test: Is
 
     with pytest.raises(RuntimeError):
         Knows(password="s3cr3t!").call()
-    assert "s3cr3t!" not in every_text(test)
+    assert "s3cr3t!" not in every_text(isolated_runtime)
 
 
 # ----------------------------------------------------------------------------------------- nothing configured

@@ -22,19 +22,19 @@ from dexpy.testing import Isolated, isolated
 from .shop import Base, Customer
 from .tables import messages
 
-ran: list[Any] = []
+performed: list[Any] = []
 
 
 @pytest.fixture(autouse=True)
 def _nothing_ran() -> None:
-    ran.clear()
+    performed.clear()
 
 
 class Note(Operation):
     what: int = 0
 
     def perform(self) -> int:
-        ran.append((self.what, threading.get_ident()))
+        performed.append((self.what, threading.get_ident()))
         return self.what
 
 
@@ -44,7 +44,7 @@ class Chain(Operation):
     left: int
 
     def perform(self) -> None:
-        ran.append(self.left)
+        performed.append(self.left)
         if self.left:
             Chain(left=self.left - 1).async_().call()
 
@@ -59,7 +59,7 @@ class Fails(Operation):
     retry_on = (Retry(ConnectionError, attempts=2, wait=60, jitter=0),)
 
     def perform(self) -> None:
-        ran.append(self.kind)
+        performed.append(self.kind)
         if self.kind == "error":
             raise Error("no")
         if self.kind == "interrupt":
@@ -83,9 +83,9 @@ class Add(Operation):
 
 def test_a_runtime_is_in_force_inside_the_block_and_gone_after_it() -> None:
     before = dexpy.current_runtime()
-    with isolated() as test:
-        assert dexpy.current_runtime() is test.runtime
-        file = test.runtime.store.database.path
+    with isolated() as isolated_runtime:
+        assert dexpy.current_runtime() is isolated_runtime.runtime
+        file = isolated_runtime.runtime.store.database.path
         Note().async_().call()
         assert file is not None
         assert Path(file).exists()
@@ -107,95 +107,95 @@ def test_two_blocks_know_nothing_of_each_other() -> None:
 def test_the_block_is_left_as_it_was_found_after_an_exception() -> None:
     before = dexpy.current_runtime()
 
-    with pytest.raises(ZeroDivisionError), isolated() as test:
-        test.advance(1000)
+    with pytest.raises(ZeroDivisionError), isolated() as isolated_runtime:
+        isolated_runtime.advance(1000)
         raise ZeroDivisionError
 
     assert dexpy.current_runtime() is before
     assert abs(clock.timestamp() - time.time()) < 1
 
 
-def test_nothing_runs_by_itself(test: Isolated) -> None:
+def test_nothing_runs_by_itself(isolated_runtime: Isolated) -> None:
     Note().async_().call()
 
-    assert ran == []
+    assert performed == []
 
 
-def test_what_is_due_runs_in_this_thread_and_its_tickets_are_given_in_order(test: Isolated) -> None:
+def test_what_is_due_runs_in_this_thread_and_its_tickets_are_given_in_order(isolated_runtime: Isolated) -> None:
     sent = [Note(what=what).async_().call() for what in range(3)]
 
-    tickets = test.run_pending()
+    tickets = isolated_runtime.run_pending()
 
     assert [ticket.id for ticket in tickets] == [ticket.id for ticket in sent]
     assert [ticket.outcome for ticket in tickets] == [Ok(0), Ok(1), Ok(2)]
-    assert ran == [(what, threading.get_ident()) for what in range(3)]
-    assert test.run_pending() == []
+    assert performed == [(what, threading.get_ident()) for what in range(3)]
+    assert isolated_runtime.run_pending() == []
 
 
-def test_only_the_queues_that_are_named_are_served(test: Isolated) -> None:
+def test_only_the_queues_that_are_named_are_served(isolated_runtime: Isolated) -> None:
     Note(what=1).async_(queue="a").call()
     Note(what=2).async_(queue="b").call()
     Note(what=3).async_(queue="c").call()
 
-    test.run_pending(["a", "c"])
-    assert [what for what, _ in ran] == [1, 3]
-    test.run_pending()
-    assert [what for what, _ in ran] == [1, 3, 2]
+    isolated_runtime.run_pending(["a", "c"])
+    assert [what for what, _ in performed] == [1, 3]
+    isolated_runtime.run_pending()
+    assert [what for what, _ in performed] == [1, 3, 2]
 
 
-def test_what_is_sent_meanwhile_runs_too(test: Isolated) -> None:
+def test_what_is_sent_meanwhile_runs_too(isolated_runtime: Isolated) -> None:
     Chain(left=3).async_().call()
 
-    assert len(test.run_pending()) == 4
-    assert ran == [3, 2, 1, 0]
+    assert len(isolated_runtime.run_pending()) == 4
+    assert performed == [3, 2, 1, 0]
 
 
-def test_what_sends_itself_for_ever_is_stopped(test: Isolated, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dexpy.testing.MANY", 20)
+def test_what_sends_itself_for_ever_is_stopped(isolated_runtime: Isolated, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dexpy.testing.MAX_RUNS", 20)
     ForEver().async_().call()
 
     with pytest.raises(RuntimeError, match=r"20 runs in one run_pending\(\): does an operation send itself for ever\?"):
-        test.run_pending()
+        isolated_runtime.run_pending()
 
 
 @pytest.mark.parametrize("by", [60, 60.0, timedelta(minutes=1)])
-def test_the_clock_is_moved_by_seconds_or_a_timedelta(test: Isolated, by: Any) -> None:
+def test_the_clock_is_moved_by_seconds_or_a_timedelta(isolated_runtime: Isolated, by: Any) -> None:
     Note().async_(in_=60).call()
-    assert test.run_pending() == []
+    assert isolated_runtime.run_pending() == []
 
-    test.advance(by)
-    assert len(test.run_pending()) == 1
+    isolated_runtime.advance(by)
+    assert len(isolated_runtime.run_pending()) == 1
 
 
-def test_a_retry_waits_until_the_clock_is_moved_and_counts_as_one_more_run(test: Isolated) -> None:
+def test_a_retry_waits_until_the_clock_is_moved_and_counts_as_one_more_run(isolated_runtime: Isolated) -> None:
     sent = Fails(kind="crash").async_().call()
 
-    assert [ticket.status for ticket in test.run_pending()] == ["pending"]
-    assert test.run_pending() == []
-    test.advance(61)
-    assert [(ticket.id, ticket.status) for ticket in test.run_pending()] == [(sent.id, "failed")]
-    assert ran == ["crash", "crash"]
+    assert [ticket.status for ticket in isolated_runtime.run_pending()] == ["pending"]
+    assert isolated_runtime.run_pending() == []
+    isolated_runtime.advance(61)
+    assert [(ticket.id, ticket.status) for ticket in isolated_runtime.run_pending()] == [(sent.id, "failed")]
+    assert performed == ["crash", "crash"]
 
 
-def test_a_failed_run_is_no_exception_to_whoever_runs_it(test: Isolated) -> None:
+def test_a_failed_run_raises_nothing_in_run_pending(isolated_runtime: Isolated) -> None:
     Fails().async_().call()
 
-    (ticket,) = test.run_pending()
+    (ticket,) = isolated_runtime.run_pending()
     assert (ticket.status, ticket.failure) == ("failed", "business")
 
 
-def test_an_interrupt_gets_through(test: Isolated) -> None:
+def test_an_interrupt_gets_through(isolated_runtime: Isolated) -> None:
     Fails(kind="interrupt").async_().call()
 
     with pytest.raises(KeyboardInterrupt):
-        test.run_pending()
-    assert test.run_pending() == []
+        isolated_runtime.run_pending()
+    assert isolated_runtime.run_pending() == []
 
 
-def test_params_go_through_the_real_encoder_and_decoder(test: Isolated) -> None:
+def test_params_go_through_the_real_encoder_and_decoder(isolated_runtime: Isolated) -> None:
     ticket = Exact(items=[(1, "a"), (2, "b")]).async_().call()
-    assert messages(test)[0]["message"]["kwargs"]["record_id"] == ticket.id
-    test.run_pending()
+    assert messages(isolated_runtime)[0]["message"]["kwargs"]["record_id"] == ticket.id
+    isolated_runtime.run_pending()
 
     assert ticket.result(1) == "[(1, 'a'), (2, 'b')]"
 
@@ -209,9 +209,9 @@ def test_a_session_factory_of_the_application_makes_the_sessions(tmp_path: Path)
         made.append(Session(engine))
         return made[-1]
 
-    with isolated(database=f"sqlite:///{tmp_path}/app.db", session_factory=factory) as test:
+    with isolated(database=f"sqlite:///{tmp_path}/app.db", session_factory=factory) as isolated_runtime:
         ticket = Add(name="Ada").async_().call()
-        test.run_pending()
+        isolated_runtime.run_pending()
         assert ticket.reload().done
         with Session(engine) as session:
             assert session.scalars(sa.select(Customer.name)).all() == ["Ada"]
@@ -238,13 +238,68 @@ def application(tmp_path: Path) -> Generator[sessionmaker[Session]]:
 def test_records_and_application_share_a_transaction_with_a_session_factory(tmp_path: Path) -> None:
     with (
         application(tmp_path) as sessions,
-        isolated(database=f"sqlite:///{tmp_path}/app.db", session_factory=sessions) as test,
+        isolated(database=f"sqlite:///{tmp_path}/app.db", session_factory=sessions) as isolated_runtime,
     ):
         with sessions() as session:
             session.add(Customer(name="Ada"))
             Add(name="Ben").async_(session=session).call()
             session.commit()
-        test.run_pending()
+        isolated_runtime.run_pending()
         with sessions() as session:
             assert sorted(session.scalars(sa.select(Customer.name))) == ["Ada", "Ben"]
         assert [record.status for record in records.all()] == ["done"]
+
+
+class Unrecorded(Operation, name="kit.unrecorded"):
+    record = False
+
+    def perform(self) -> None: ...
+
+
+def change_messages(isolated_runtime: Isolated, before: str, after: str) -> None:
+    with isolated_runtime.runtime.store.database.engine.begin() as connection:
+        connection.execute(
+            sa.text("UPDATE dexpy_messages SET payload = replace(payload, :a, :b)"), {"a": before, "b": after}
+        )
+
+
+def dead(isolated_runtime: Isolated) -> int:
+    with isolated_runtime.runtime.store.database.engine.begin() as connection:
+        return int(connection.execute(sa.text("SELECT count(*) FROM dexpy_messages WHERE dead")).scalar_one())
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "reason"),
+    [
+        ("kit.unrecorded", "kit.recorded", "runs of its class are records"),
+        ('"params":{}', '"params":[]', "params: expected an object"),
+        ("{", "", "message"),
+    ],
+    ids=["another class", "another form", "no JSON"],
+)
+def test_a_message_that_is_put_with_the_dead_ones_warns_with_the_reason(
+    isolated_runtime: Isolated, before: str, after: str, reason: str
+) -> None:
+    Unrecorded().async_().call()
+    change_messages(isolated_runtime, before, after)
+    with pytest.warns(RuntimeWarning, match=f"put with the dead ones: .*{reason}"):
+        isolated_runtime.run_pending()
+
+    assert dead(isolated_runtime) == 1
+    Unrecorded().async_().call()
+    assert len(isolated_runtime.run_pending()) == 1
+
+
+def test_a_message_of_a_class_that_stays_unknown_warns_with_the_reason(isolated_runtime: Isolated) -> None:
+    Unrecorded().async_().call()
+    change_messages(isolated_runtime, "kit.unrecorded", "kit.removed")
+    isolated_runtime.run_pending()
+    isolated_runtime.advance(timedelta(days=2))
+    with pytest.warns(RuntimeWarning, match="kit.removed was put with the dead ones: its class is not declared"):
+        isolated_runtime.run_pending()
+
+    assert dead(isolated_runtime) == 1
+
+
+class Recorded(Operation, name="kit.recorded"):
+    def perform(self) -> None: ...

@@ -92,30 +92,30 @@ class KeepsNoParams(Operation):
         raise RuntimeError("crashed")
 
 
-def ended(test: Isolated, ending: str = "well") -> Ticket[Any]:
+def ended(isolated_runtime: Isolated, ending: str = "well") -> Ticket[Any]:
     """The ticket of a run that has ended, as it was given out: not loaded since."""
     ticket = Answer(ending=ending).async_().call()
-    test.run_pending()
+    isolated_runtime.run_pending()
     return ticket
 
 
-def in_state(test: Isolated, status: str) -> Ticket[Any]:
+def in_state(isolated_runtime: Isolated, status: str) -> Ticket[Any]:
     """A ticket of a record in some state."""
     ticket = Answer(ending="error" if status == "failed" else "well").async_().call()
     if status in ("done", "failed"):
-        test.run_pending()
+        isolated_runtime.run_pending()
     elif status == "expired":
         ticket.expire()
     elif status == "running":
-        sql(test, "UPDATE operation_records SET status = 'running', claim_token = 1, num_attempts = 1")
+        sql(isolated_runtime, "UPDATE operation_records SET status = 'running', claim_token = 1, num_attempts = 1")
     return ticket.reload()
 
 
 @contextmanager
-def questions(test: Isolated) -> Generator[list[str]]:
+def questions(isolated_runtime: Isolated) -> Generator[list[str]]:
     """The statements that are executed meanwhile."""
     asked: list[str] = []
-    engine = test.runtime.store.database.engine
+    engine = isolated_runtime.runtime.store.database.engine
 
     def note(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
         asked.append(statement)
@@ -130,7 +130,7 @@ def questions(test: Isolated) -> Generator[list[str]]:
 # ----------------------------------------------------------------------------------------------- what it says
 
 
-def test_it_is_true_and_says_what_it_stands_for(test: Isolated) -> None:
+def test_it_is_true_and_its_repr_names_the_run(isolated_runtime: Isolated) -> None:
     ticket = Answer().async_(in_=60).call()
 
     assert ticket
@@ -142,8 +142,8 @@ def test_it_is_true_and_says_what_it_stands_for(test: Isolated) -> None:
 
 
 @pytest.mark.parametrize("status", ["pending", "running", "done", "failed", "expired"])
-def test_one_predicate_holds_in_each_state(test: Isolated, status: str) -> None:
-    ticket = in_state(test, status)
+def test_one_predicate_holds_in_each_state(isolated_runtime: Isolated, status: str) -> None:
+    ticket = in_state(isolated_runtime, status)
 
     holds = {name: getattr(ticket, name) for name in ("pending", "running", "done", "failed", "expired")}
     assert holds == {name: name == status for name in holds}
@@ -151,16 +151,16 @@ def test_one_predicate_holds_in_each_state(test: Isolated, status: str) -> None:
     assert bool(ticket)
 
 
-def test_attributes_are_of_the_last_load_and_ask_nothing(test: Isolated) -> None:
-    ticket = ended(test)
+def test_attributes_are_of_the_last_load_and_ask_nothing(isolated_runtime: Isolated) -> None:
+    ticket = ended(isolated_runtime)
 
-    with questions(test) as asked:
+    with questions(isolated_runtime) as asked:
         assert (ticket.status, ticket.pending, ticket.done, ticket.terminal) == ("pending", True, False, False)
         assert (ticket.outcome, ticket.failure, ticket.scheduled_at) == (None, None, None)
         assert ticket.to_dict()["status"] == "pending"
         repr(ticket)
     assert asked == []
-    with questions(test) as asked:
+    with questions(isolated_runtime) as asked:
         assert ticket.reload() is ticket
     assert len(asked) == 1
     assert ticket.done
@@ -176,39 +176,39 @@ def test_attributes_are_of_the_last_load_and_ask_nothing(test: Isolated) -> None
         ("again", None),
     ],
 )
-def test_the_outcome_is_ok_err_or_none_and_never_raises(test: Isolated, ending: str, outcome: Any) -> None:
-    ticket = ended(test, ending)
+def test_the_outcome_is_ok_err_or_none_and_never_raises(isolated_runtime: Isolated, ending: str, outcome: Any) -> None:
+    ticket = ended(isolated_runtime, ending)
     assert ticket.outcome is None
 
     assert ticket.reload().outcome == outcome
 
 
-def test_a_refusal_is_an_err_that_says_so(test: Isolated) -> None:
-    outcome = ended(test, "guard").reload().outcome
+def test_a_refusal_is_an_err_with_rejected_set(isolated_runtime: Isolated) -> None:
+    outcome = ended(isolated_runtime, "guard").reload().outcome
 
     assert isinstance(outcome, Err)
     assert (outcome.code, outcome.message, outcome.rejected) == ("closed", "It is closed", True)
     assert outcome.details == {"guards": [{"guard": "closed", "message": "It is closed"}]}
 
 
-def test_a_result_comes_back_as_the_type_that_perform_names(test: Isolated) -> None:
+def test_a_result_comes_back_as_the_type_that_perform_names(isolated_runtime: Isolated) -> None:
     ticket = Price().async_().call()
-    test.run_pending()
+    isolated_runtime.run_pending()
 
     result = ticket.result(WAIT_S)
     assert (type(result), str(result)) == (Decimal, "0.10")
     assert Ticket.get(ticket.id).outcome == Ok(Decimal("0.10"))
 
 
-def test_a_result_that_fits_the_class_no_longer_is_given_as_it_was_stored(test: Isolated) -> None:
+def test_a_result_that_fits_the_class_no_longer_is_given_as_it_was_stored(isolated_runtime: Isolated) -> None:
     ticket = Price().async_().call()
-    test.run_pending()
-    sql(test, "UPDATE operation_records SET result = ?", json.dumps({"value": ["changed"]}))
+    isolated_runtime.run_pending()
+    sql(isolated_runtime, "UPDATE operation_records SET result = ?", json.dumps({"value": ["changed"]}))
 
     assert ticket.reload().outcome == Ok(["changed"])
 
 
-def test_match_works_on_what_a_wait_gives(test: Isolated) -> None:
+def test_match_works_on_what_a_wait_gives(isolated_runtime: Isolated) -> None:
     def told(ticket: Ticket[Any]) -> str:
         match ticket.wait(0.05):
             case Ok(value):
@@ -219,15 +219,15 @@ def test_match_works_on_what_a_wait_gives(test: Isolated) -> None:
                 return "not yet"
         raise AssertionError
 
-    assert told(ended(test, "error")) == "err no Not today"
-    assert told(ended(test)) == "ok {'day': datetime.date(2026, 1, 2)}"
+    assert told(ended(isolated_runtime, "error")) == "err no Not today"
+    assert told(ended(isolated_runtime)) == "ok {'day': datetime.date(2026, 1, 2)}"
     assert told(Answer().async_(in_=60).call()) == "not yet"
 
 
 # ------------------------------------------------------------------------------------------------------ waiting
 
 
-def test_wait_gives_none_when_the_time_is_over_and_result_raises(test: Isolated) -> None:
+def test_wait_gives_none_when_the_time_is_over_and_result_raises(isolated_runtime: Isolated) -> None:
     ticket = Answer().async_().call()
 
     began = time.monotonic()
@@ -239,25 +239,25 @@ def test_wait_gives_none_when_the_time_is_over_and_result_raises(test: Isolated)
     assert (late.value.id, late.value.operation_name, late.value.timeout_s) == (ticket.id, f"{__name__}.Answer", 0.05)
 
 
-def test_wait_looks_until_the_run_has_ended(test: Isolated) -> None:
+def test_wait_polls_until_the_run_has_ended(isolated_runtime: Isolated) -> None:
     ticket = Answer().async_().call()
-    runs = threading.Timer(0.2, test.run_pending)
+    runs = threading.Timer(0.2, isolated_runtime.run_pending)
     runs.start()
 
     assert ticket.wait(WAIT_S, interval=0.01) == Ok({"day": date(2026, 1, 2)})
     runs.join()
 
 
-def test_the_last_look_comes_when_the_time_is_over_however_long_the_interval(test: Isolated) -> None:
+def test_the_last_poll_is_at_the_timeout_however_long_the_interval(isolated_runtime: Isolated) -> None:
     ticket = Answer().async_().call()
-    runs = threading.Timer(0.1, test.run_pending)
+    runs = threading.Timer(0.1, isolated_runtime.run_pending)
     runs.start()
 
     assert ticket.wait(0.5, interval=60) is not None
     runs.join()
 
 
-def test_the_interval_may_be_a_function_of_the_looks_so_far(test: Isolated) -> None:
+def test_the_interval_may_be_a_function_of_the_number_of_polls(isolated_runtime: Isolated) -> None:
     asked: list[int] = []
 
     def pause(looks: int) -> float:
@@ -270,8 +270,8 @@ def test_the_interval_may_be_a_function_of_the_looks_so_far(test: Isolated) -> N
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), None, "5", True])
 @pytest.mark.parametrize("method", ["wait", "result", "aresult"])
-def test_a_timeout_that_cannot_be_is_refused(test: Isolated, method: str, timeout: Any) -> None:
-    ticket = ended(test)
+def test_a_timeout_that_cannot_be_is_refused(isolated_runtime: Isolated, method: str, timeout: Any) -> None:
+    ticket = ended(isolated_runtime)
 
     with pytest.raises(OptionsError, match=r"timeout=.* wants seconds, more than 0"):
         answer = getattr(ticket, method)(timeout)
@@ -279,13 +279,13 @@ def test_a_timeout_that_cannot_be_is_refused(test: Isolated, method: str, timeou
 
 
 @pytest.mark.parametrize("interval", [0, -1, float("nan"), None, "5", True])
-def test_an_interval_that_cannot_be_is_refused(test: Isolated, interval: Any) -> None:
+def test_an_interval_that_cannot_be_is_refused(isolated_runtime: Isolated, interval: Any) -> None:
     with pytest.raises(OptionsError, match=r"interval=.* wants seconds, more than 0, or a function"):
-        ended(test).wait(1, interval=interval)
+        ended(isolated_runtime).wait(1, interval=interval)
 
 
-def test_a_business_error_is_an_err_to_wait_and_raised_by_result(test: Isolated) -> None:
-    ticket = ended(test, "error")
+def test_a_business_error_is_an_err_to_wait_and_raised_by_result(isolated_runtime: Isolated) -> None:
+    ticket = ended(isolated_runtime, "error")
 
     assert ticket.wait(WAIT_S) == Err("no", "Not today", {"day": 1})
     with pytest.raises(Error) as raised:
@@ -296,8 +296,8 @@ def test_a_business_error_is_an_err_to_wait_and_raised_by_result(test: Isolated)
 
 
 @pytest.mark.parametrize("method", ["wait", "result"])
-def test_a_crash_is_raised_by_both(test: Isolated, method: str) -> None:
-    ticket = ended(test, "crash")
+def test_a_crash_is_raised_by_both(isolated_runtime: Isolated, method: str) -> None:
+    ticket = ended(isolated_runtime, "crash")
 
     with pytest.raises(OperationFailed) as raised:
         getattr(ticket, method)(WAIT_S)
@@ -311,7 +311,9 @@ def test_a_crash_is_raised_by_both(test: Isolated, method: str) -> None:
 @pytest.mark.parametrize(
     ("by_hand", "failure"), [("expire", "expired"), ("cancel", "cancelled"), ("fail", "discarded")]
 )
-def test_what_was_ended_by_hand_is_a_failure_to_whoever_waits(test: Isolated, by_hand: str, failure: str) -> None:
+def test_a_run_that_was_ended_by_hand_is_a_failure_for_a_wait(
+    isolated_runtime: Isolated, by_hand: str, failure: str
+) -> None:
     ticket = Answer().async_().call()
     EVENTS[by_hand](Ticket.get(ticket.id))
 
@@ -321,9 +323,9 @@ def test_what_was_ended_by_hand_is_a_failure_to_whoever_waits(test: Isolated, by
     assert failed.value.failure == failure
 
 
-def test_aresult_is_result_for_asyncio_and_the_loop_goes_on(test: Isolated) -> None:
+def test_aresult_is_result_for_asyncio_and_the_loop_goes_on(isolated_runtime: Isolated) -> None:
     ticket = Price().async_().call()
-    refused = ended(test, "error")
+    refused = ended(isolated_runtime, "error")
     waiting = Price().async_(in_=60).call()
     ticks: list[int] = []
 
@@ -350,79 +352,84 @@ def test_aresult_is_result_for_asyncio_and_the_loop_goes_on(test: Isolated) -> N
 # ----------------------------------------------------------------------------------------------- doing something
 
 
-def test_expire_says_that_it_should_no_longer_run(test: Isolated) -> None:
+def test_expire_ends_a_pending_run_as_expired(isolated_runtime: Isolated) -> None:
     ticket = Answer().async_().call()
 
     assert ticket.expire() is ticket
 
-    stored = row(test, ticket.id)
+    stored = row(isolated_runtime, ticket.id)
     assert (stored["status"], stored["failure"]) == ("expired", "expired")
     assert stored["completed_at"] is not None
     assert (ticket.expired, ticket.failure) == (True, "expired")
-    test.run_pending()
-    assert row(test, ticket.id)["num_attempts"] == 0
-    assert messages(test) == []
+    isolated_runtime.run_pending()
+    assert row(isolated_runtime, ticket.id)["num_attempts"] == 0
+    assert messages(isolated_runtime) == []
 
 
-def test_cancel_calls_it_off(test: Isolated) -> None:
+def test_cancel_ends_a_pending_run(isolated_runtime: Isolated) -> None:
     ticket = Answer().async_().call().cancel()
 
-    assert (row(test, ticket.id)["status"], row(test, ticket.id)["failure"]) == ("expired", "cancelled")
-    test.run_pending()
-    assert row(test, ticket.id)["num_attempts"] == 0
+    assert (row(isolated_runtime, ticket.id)["status"], row(isolated_runtime, ticket.id)["failure"]) == (
+        "expired",
+        "cancelled",
+    )
+    isolated_runtime.run_pending()
+    assert row(isolated_runtime, ticket.id)["num_attempts"] == 0
 
 
-def test_fail_marks_it_as_failed_with_a_reason(test: Isolated) -> None:
+def test_fail_marks_it_as_failed_with_a_reason(isolated_runtime: Isolated) -> None:
     ticket = Answer().async_().call().fail("no longer wanted")
 
-    stored = row(test, ticket.id)
+    stored = row(isolated_runtime, ticket.id)
     assert (stored["status"], stored["failure"], stored["error_message"]) == ("failed", "discarded", "no longer wanted")
     assert (ticket.failed, ticket.failure) == (True, "discarded")
 
 
 @pytest.mark.parametrize("status", ["failed", "expired"])
-def test_retry_runs_it_again(test: Isolated, status: str) -> None:
-    ticket = in_state(test, status)
-    before = row(test, ticket.id)
-    test.advance(5)
+def test_retry_runs_it_again(isolated_runtime: Isolated, status: str) -> None:
+    ticket = in_state(isolated_runtime, status)
+    before = row(isolated_runtime, ticket.id)
+    isolated_runtime.advance(5)
 
     assert ticket.retry() is ticket
 
-    stored = row(test, ticket.id)
+    stored = row(isolated_runtime, ticket.id)
     assert (stored["status"], stored["num_attempts"], stored["error"], stored["failure"]) == ("pending", 0, None, None)
     assert (stored["completed_at"], stored["params"]) == (None, before["params"])
     assert ticket.pending
-    test.run_pending()
-    assert row(test, ticket.id)["status"] == ("failed" if status == "failed" else "done")
-    assert row(test, ticket.id)["claim_token"] > before["claim_token"]
+    isolated_runtime.run_pending()
+    assert row(isolated_runtime, ticket.id)["status"] == ("failed" if status == "failed" else "done")
+    assert row(isolated_runtime, ticket.id)["claim_token"] > before["claim_token"]
 
 
-def test_reschedule_moves_it_to_another_moment_either_way(test: Isolated) -> None:
+def test_reschedule_moves_it_to_an_earlier_or_later_moment(isolated_runtime: Isolated) -> None:
     later, sooner = Answer().async_().call(), Answer().async_(in_=3600).call()
     at = clock.now() + timedelta(seconds=600)
 
     assert later.reschedule(at=at).scheduled_at == at
     sooner.reschedule(at=at)
 
-    assert test.run_pending() == [] or {row(test, each.id)["status"] for each in (later, sooner)} == {"pending"}
-    test.advance(601)
-    test.run_pending()
-    assert [row(test, each.id)["status"] for each in (later, sooner)] == ["done", "done"]
-    assert [row(test, each.id)["num_attempts"] for each in (later, sooner)] == [1, 1]
-    test.advance(3600)
-    test.run_pending()
-    assert [row(test, each.id)["num_attempts"] for each in (later, sooner)] == [1, 1]
-    assert messages(test) == []
+    assert isolated_runtime.run_pending() == [] or {
+        row(isolated_runtime, each.id)["status"] for each in (later, sooner)
+    } == {"pending"}
+    isolated_runtime.advance(601)
+    isolated_runtime.run_pending()
+    assert [row(isolated_runtime, each.id)["status"] for each in (later, sooner)] == ["done", "done"]
+    assert [row(isolated_runtime, each.id)["num_attempts"] for each in (later, sooner)] == [1, 1]
+    isolated_runtime.advance(3600)
+    isolated_runtime.run_pending()
+    assert [row(isolated_runtime, each.id)["num_attempts"] for each in (later, sooner)] == [1, 1]
+    assert messages(isolated_runtime) == []
 
 
-def test_reschedule_wants_an_aware_moment(test: Isolated) -> None:
+def test_reschedule_requires_an_aware_moment(isolated_runtime: Isolated) -> None:
     ticket = Answer().async_().call()
 
     with pytest.raises(OptionsError, match=r"reschedule\(\): at=.* is naive"):
         ticket.reschedule(at=datetime(2100, 1, 1))
     with pytest.raises(OptionsError, match="wants an aware datetime"):
         ticket.reschedule(at=None)  # type: ignore[arg-type]
-    assert row(test, ticket.id)["scheduled_at"] is None
+    assert row(isolated_runtime, ticket.id)["scheduled_at"] is None
 
 
 ALLOWED = {
@@ -437,19 +444,19 @@ ALLOWED = {
 @pytest.mark.parametrize("status", ["pending", "running", "done", "failed", "expired"])
 @pytest.mark.parametrize("asked", EVENTS)
 def test_what_a_state_does_not_allow_is_refused_and_the_row_is_unchanged(
-    test: Isolated, asked: str, status: str
+    isolated_runtime: Isolated, asked: str, status: str
 ) -> None:
-    ticket = in_state(test, status)
-    before, sent = row(test, ticket.id), messages(test)
+    ticket = in_state(isolated_runtime, status)
+    before, sent = row(isolated_runtime, ticket.id), messages(isolated_runtime)
 
     if (asked, status) == ("cancel", "running"):
         # Asked to end, which the run itself does; its row stays as it is until then.
         assert ticket.cancel().running
-        assert row(test, ticket.id) == before
+        assert row(isolated_runtime, ticket.id) == before
         return
     if status in ALLOWED[asked]:
         EVENTS[asked](ticket)
-        assert row(test, ticket.id) != before
+        assert row(isolated_runtime, ticket.id) != before
         return
     with pytest.raises(InvalidTransition) as refused:
         EVENTS[asked](ticket)
@@ -458,22 +465,22 @@ def test_what_a_state_does_not_allow_is_refused_and_the_row_is_unchanged(
     sources = " or ".join(sorted(ALLOWED[asked], reverse=True))
     assert str(error).startswith(f"{asked} of {ticket.id} is not possible: it is {status}. It can be done while")
     assert all(source in str(error) for source in sources.split(" or "))
-    assert row(test, ticket.id) == before
-    assert messages(test) == sent
+    assert row(isolated_runtime, ticket.id) == before
+    assert messages(isolated_runtime) == sent
 
 
-def test_a_record_without_params_cannot_be_run_again(test: Isolated) -> None:
+def test_a_record_without_params_cannot_be_run_again(isolated_runtime: Isolated) -> None:
     sent = KeepsNoParams().async_().call()
-    test.run_pending()
-    before = row(test, sent.id)
+    isolated_runtime.run_pending()
+    before = row(isolated_runtime, sent.id)
 
     with pytest.raises(InvalidTransition, match=r"retry of .* it is failed\. Its record keeps no params"):
         records.get(sent.id).retry()
-    assert row(test, sent.id) == before
-    assert messages(test) == []
+    assert row(isolated_runtime, sent.id) == before
+    assert messages(isolated_runtime) == []
 
 
-def test_two_who_do_the_same_at_once_do_it_once(test: Isolated) -> None:
+def test_two_callers_of_one_verb_at_once_do_it_once(isolated_runtime: Isolated) -> None:
     ticket = Answer().async_().call()
     gate = threading.Barrier(8)
     told: list[str] = []
@@ -499,8 +506,8 @@ def test_two_who_do_the_same_at_once_do_it_once(test: Isolated) -> None:
 # --------------------------------------------------------------------------------------------- get, to_dict, records
 
 
-def test_get_finds_it_by_its_id(test: Isolated) -> None:
-    ticket = ended(test)
+def test_get_finds_it_by_its_id(isolated_runtime: Isolated) -> None:
+    ticket = ended(isolated_runtime)
 
     found = Ticket.get(ticket.id)
     assert (found.id, found.operation_name, found.status, found.done) == (ticket.id, f"{__name__}.Answer", "done", True)
@@ -508,16 +515,16 @@ def test_get_finds_it_by_its_id(test: Isolated) -> None:
 
 
 @pytest.mark.parametrize("id", ["op_nobody", "", "'; DROP TABLE operation_records; --"])
-def test_an_id_that_nobody_has_is_not_found(test: Isolated, id: str) -> None:
+def test_an_unknown_id_is_not_found(isolated_runtime: Isolated, id: str) -> None:
     for get in (Ticket.get, records.get, records.attempts):
         with pytest.raises(RecordNotFound, match="No record has the id") as missing:
             get(id)
         assert isinstance(missing.value, LookupError)
 
 
-def test_a_record_that_was_deleted_is_not_found_by_its_ticket(test: Isolated) -> None:
+def test_a_record_that_was_deleted_is_not_found_by_its_ticket(isolated_runtime: Isolated) -> None:
     ticket = Answer().async_().call()
-    sql(test, "DELETE FROM operation_records")
+    sql(isolated_runtime, "DELETE FROM operation_records")
 
     for ask in (ticket.reload, ticket.cancel, ticket.retry, lambda: ticket.wait(1)):
         with pytest.raises(RecordNotFound):
@@ -534,23 +541,23 @@ def test_a_record_that_was_deleted_is_not_found_by_its_ticket(test: Isolated) ->
         ("again", {"status": "pending"}),
     ],
 )
-def test_as_json_it_says_nothing_of_a_crash_but_that_there_was_one(
-    test: Isolated, ending: str, rest: dict[str, Any]
+def test_as_json_it_shows_nothing_of_a_crash_but_that_there_was_one(
+    isolated_runtime: Isolated, ending: str, rest: dict[str, Any]
 ) -> None:
-    ticket = ended(test, ending).reload()
+    ticket = ended(isolated_runtime, ending).reload()
 
     told = ticket.to_dict()
     assert told == {"id": ticket.id, "name": f"{__name__}.Answer", **rest}
     assert json.loads(json.dumps(told)) == told
 
 
-def test_as_json_a_refusal_has_its_code(test: Isolated) -> None:
-    told = ended(test, "guard").reload().to_dict()
+def test_as_json_a_refusal_has_its_code(isolated_runtime: Isolated) -> None:
+    told = ended(isolated_runtime, "guard").reload().to_dict()
 
     assert told["error"]["code"] == "closed"
 
 
-def test_a_record_does_what_its_ticket_does(test: Isolated) -> None:
+def test_a_record_does_what_its_ticket_does(isolated_runtime: Isolated) -> None:
     ticket = Answer().async_().call()
 
     assert records.get(ticket.id).fail("by hand").status == "failed"
@@ -560,10 +567,10 @@ def test_a_record_does_what_its_ticket_does(test: Isolated) -> None:
     moved = records.get(ticket.id).retry().reschedule(at=datetime(2100, 1, 1, tzinfo=timezone.utc))
     assert moved.scheduled_at == datetime(2100, 1, 1, tzinfo=timezone.utc)
     assert moved.ticket.pending
-    assert len(rows(test)) == 1
+    assert len(rows(isolated_runtime)) == 1
 
 
-def test_the_ticket_of_what_is_not_recorded_knows_its_id_and_name(test: Isolated) -> None:
+def test_the_ticket_of_what_is_not_recorded_knows_its_id_and_name(isolated_runtime: Isolated) -> None:
     ticket = Unrecorded().async_().call()
 
     assert ticket

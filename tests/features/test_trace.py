@@ -91,10 +91,10 @@ def test_a_block_inside_a_run_keeps_the_runs_above() -> None:
     assert len(told["stack"]) == 2
 
 
-def test_the_trace_is_in_the_records_of_all_runs_also_of_those_in_a_worker(test: Isolated) -> None:
+def test_the_trace_is_in_the_records_of_all_runs_also_of_those_in_a_worker(isolated_runtime: Isolated) -> None:
     with dexpy.trace(actor={"type": "user", "id": 7}, trace_id="req-1"):
         Branch().call()
-    test.run_pending()
+    isolated_runtime.run_pending()
     found = {record.name.rpartition(".")[2]: record for record in records.for_trace("req-1").where(actor="user")}
     assert set(found) == {"Branch", "Leaf"}
     assert records.for_trace("req-1").count() == 3

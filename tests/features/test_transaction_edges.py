@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 import dexpy
 from dexpy import Error, Operation, TransactionOwned, records
-from dexpy.recording import sqlite
+from dexpy.database import sqlite
 from dexpy.testing import isolated
 
 from .ledger import Crash, Entry, Quiet, Refuse, Write, lines, only, statuses
@@ -150,7 +150,7 @@ def test_a_session_without_one_bind_can_be_joined(shop: Shop) -> None:
 
 def test_a_session_on_a_connection_in_an_outer_transaction_can_be_joined(shop: Shop) -> None:
     """As test suites do it, to roll everything back at the end."""
-    shop.test.runtime.store.prepare()
+    shop.isolated_runtime.runtime.store.prepare()
     with shop.engine.connect() as connection:
         outer = connection.begin()
         with Session(connection, join_transaction_mode="create_savepoint") as session:
@@ -165,7 +165,7 @@ def test_a_session_on_a_connection_in_an_outer_transaction_can_be_joined(shop: S
 # ------------------------------------------------------------------------------------------- transaction = False
 
 
-def test_a_block_that_joined_its_caller_is_undone_with_it_and_the_row_says_so(shop: Shop) -> None:
+def test_a_block_that_joined_its_caller_is_rolled_back_with_it_and_recorded_so(shop: Shop) -> None:
     def inner(op: Apart) -> None:
         with op.transaction() as session:
             session.add(Entry(text="inner"))
@@ -180,7 +180,7 @@ def test_a_block_that_joined_its_caller_is_undone_with_it_and_the_row_says_so(sh
     assert statuses() == {"Apart": ("failed", "discarded"), "Do": ("failed", "business")}
 
 
-def test_a_failed_run_whose_block_was_undone_keeps_its_own_failure(shop: Shop) -> None:
+def test_a_failed_run_whose_block_was_rolled_back_keeps_its_own_failure(shop: Shop) -> None:
     def inner(op: Apart) -> None:
         with op.transaction() as session:
             session.add(Entry(text="inner"))
@@ -282,10 +282,10 @@ def test_a_run_that_only_reads_takes_no_write_lock(shop: Shop) -> None:
     assert lines(shop) == ["by another", "there"]
 
 
-def test_holding_the_write_lock_long_is_said_with_the_operation(
+def test_holding_the_write_lock_long_is_logged_with_the_operation(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shop.test.runtime.store.prepare()
+    shop.isolated_runtime.runtime.store.prepare()
     monkeypatch.setattr(sqlite, "LONG_LOCK_S", 0.01)
 
     def work(op: Do) -> str:
@@ -301,7 +301,7 @@ def test_holding_the_write_lock_long_is_said_with_the_operation(
     assert "transaction = False" in said
 
 
-def test_a_short_lock_is_not_said(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_short_lock_is_not_logged(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
     Write(text="a").call()
     assert "database.locked_long" not in caplog.text
 

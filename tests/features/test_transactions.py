@@ -65,7 +65,7 @@ def boom() -> None:
 
 
 def test_what_never_touches_the_session_opens_no_connection(shop: Shop) -> None:
-    shop.test.runtime.store.prepare()
+    shop.isolated_runtime.runtime.store.prepare()
     taken: list[int] = []
 
     def note(*_: Any) -> None:
@@ -92,12 +92,12 @@ def test_ok_commits_and_an_error_or_a_crash_rolls_back(shop: Shop) -> None:
 def test_the_session_is_the_same_one_all_through_the_run_and_closed_after_it(shop: Shop) -> None:
     kept: list[Session] = []
 
-    def look(op: Do) -> bool:
+    def observe(op: Do) -> bool:
         kept.append(op.session)
         op.session.execute(sa.select(1))
         return op.session is op.session is dexpy.current_session()
 
-    assert Do(what=look).call()
+    assert Do(what=observe).call()
     assert not kept[0].in_transaction()
 
 
@@ -275,7 +275,7 @@ def test_transaction_false_has_a_session_only_inside_its_blocks(shop: Shop) -> N
     assert shop.names() == ["ann", "bob"]
 
 
-def test_a_block_that_fails_is_undone_and_the_next_one_begins_anew(shop: Shop) -> None:
+def test_a_block_that_fails_is_rolled_back_and_the_next_one_begins_anew(shop: Shop) -> None:
     shop.add(Customer(id=1, name="ann"))
 
     def work(op: Do) -> None:
@@ -337,7 +337,7 @@ def test_runs_inside_a_block_join_it_and_runs_outside_of_it_do_not(shop: Shop) -
 # --------------------------------------------------------------------------------------------- nested runs
 
 
-def test_a_nested_run_is_undone_with_its_caller(shop: Shop) -> None:
+def test_a_nested_run_is_rolled_back_with_its_caller(shop: Shop) -> None:
     def work(op: Do) -> None:
         Add(name="ann").call()
         raise Error("no")
@@ -415,7 +415,7 @@ def test_hooks_are_dropped_with_a_rollback(shop: Shop, touches: bool, end: str) 
     assert hooks == []
 
 
-def test_hooks_run_once_the_run_is_over_even_without_a_session(test: Isolated) -> None:
+def test_hooks_run_once_the_run_is_over_even_without_a_session(isolated_runtime: Isolated) -> None:
     def work(op: Do) -> None:
         op.after_commit(hook("a"))
         op.after_commit(hook("b"))
@@ -536,7 +536,7 @@ def test_what_a_hook_calls_or_sends_is_a_run_of_its_own(shop: Shop, joined: bool
             Do(what=work).call()
     assert hooks == ["from the hook", "pending"]
     assert shop.names() == ["ann", "from the hook"]
-    shop.test.run_pending()
+    shop.isolated_runtime.run_pending()
     assert shop.names() == ["ann", "from the hook", "later"]
 
 
@@ -620,7 +620,7 @@ def test_what_is_no_session_is_refused(wrong: Any) -> None:
     )
 
 
-def test_the_applications_own_sessions_are_used_when_it_says_so(shop: Shop) -> None:
+def test_the_session_factory_of_the_application_is_used_where_configured(shop: Shop) -> None:
     made: list[Session] = []
 
     class Own(Session):

@@ -53,7 +53,7 @@ def test_a_database_error_keeps_neither_statement_nor_parameters() -> None:
     assert message_of(failed.value) == "no such table: nowhere"
 
 
-def test_an_exception_that_cannot_be_printed_is_still_told() -> None:
+def test_an_exception_that_cannot_be_printed_is_still_reported() -> None:
     class Mute(Exception):
         def __str__(self) -> str:
             raise RuntimeError
@@ -66,7 +66,7 @@ def test_a_class_path_is_what_people_import() -> None:
     assert class_path(json.JSONDecodeError) == "json.decoder.JSONDecodeError"
 
 
-def test_a_traceback_has_places_and_no_values() -> None:
+def test_a_traceback_has_lines_and_no_values() -> None:
     password = "hunter2"
     try:
         raise ValueError(password)

@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-import shop as application
 import sqlalchemy as sa
-from workers import Shop
+from apps import accounts as application
+from harness.pairs import PAIRS, Pair, open_pair
+from harness.workers import Deployment
 
 import dexpy
 from dexpy.runtime import install
-
-sys.path.append(str(Path(__file__).parents[1] / "conformance"))
-
-from pairs import PAIRS, Pair, opened
 
 BARE = "sqlite+sql"
 
 
 @pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Shop]:
-    """A shop of the test's own, with its database configured in this process."""
-    place = Shop(tmp_path)
-    engine = sa.create_engine(place.url)
-    application.furnish(engine)
+def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Deployment]:
+    """A deployment for one test, with its database configured in this process."""
+    deployment = Deployment(tmp_path)
+    engine = sa.create_engine(deployment.url)
+    application.create_tables(engine)
     engine.dispose()
     monkeypatch.chdir(tmp_path)
-    runtime = dexpy.configure(database=place.url)
-    yield place
-    place.close()
+    runtime = dexpy.configure(database=deployment.url)
+    yield deployment
+    deployment.close()
     runtime.close()
 
 
@@ -44,35 +40,35 @@ def pair_name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def open_shop(pair_name: str, tmp_path_factory: pytest.TempPathFactory) -> Generator[Pair]:
-    """A shop for all tests of a file, with one worker that serves all queues."""
-    with opened(pair_name, tmp_path_factory.mktemp("shop"), application) as place:
-        place.configure()
-        place.start(threads=4)
-        yield place
+def served_deployment(pair_name: str, tmp_path_factory: pytest.TempPathFactory) -> Generator[Pair]:
+    """A deployment for all tests of a file, with one worker that serves all queues."""
+    with open_pair(pair_name, tmp_path_factory.mktemp("shop"), application) as deployment:
+        deployment.configure()
+        deployment.start(threads=4)
+        yield deployment
     install(None)
 
 
 @pytest.fixture(scope="module")
-def closed_shop(pair_name: str, tmp_path_factory: pytest.TempPathFactory) -> Generator[Pair]:
-    """A shop for all tests of a file that nobody serves."""
-    with opened(pair_name, tmp_path_factory.mktemp("closed"), application) as place:
-        place.configure()
-        yield place
+def unserved_deployment(pair_name: str, tmp_path_factory: pytest.TempPathFactory) -> Generator[Pair]:
+    """A deployment for all tests of a file, without a worker."""
+    with open_pair(pair_name, tmp_path_factory.mktemp("closed"), application) as deployment:
+        deployment.configure()
+        yield deployment
     install(None)
 
 
 @pytest.fixture
-def served(open_shop: Pair) -> Generator[Pair]:
-    """The shop with the worker, in force for one test."""
-    install(open_shop.runtime)
-    yield open_shop
+def served(served_deployment: Pair) -> Generator[Pair]:
+    """The deployment with the worker, current for one test."""
+    install(served_deployment.runtime)
+    yield served_deployment
     install(None)
 
 
 @pytest.fixture
-def unserved(closed_shop: Pair) -> Generator[Pair]:
-    """The shop without one, in force for one test."""
-    install(closed_shop.runtime)
-    yield closed_shop
+def unserved(unserved_deployment: Pair) -> Generator[Pair]:
+    """The deployment without a worker, current for one test."""
+    install(unserved_deployment.runtime)
+    yield unserved_deployment
     install(None)

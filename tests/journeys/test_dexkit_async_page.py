@@ -15,8 +15,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from pairs import Captured, Pair
-from shop import (
+from apps.accounts import (
     Attach,
     Attachment,
     Color,
@@ -30,7 +29,8 @@ from shop import (
     SendReport,
     SendWelcomeEmail,
 )
-from workers import eventually
+from harness.pairs import CapturedMessages, Pair
+from harness.workers import eventually
 
 import dexpy
 from dexpy.runtime import install
@@ -47,7 +47,7 @@ def row(place: Pair, id: str) -> dict[str, Any]:
 
 def become(place: Pair, ticket: Any, status: str) -> dict[str, Any]:
     """Wait until a record has a status, and return it."""
-    place.becomes(ticket.id, status, within_s=WAIT_S)
+    place.wait_for_status(ticket.id, status, within_s=WAIT_S)
     return row(place, ticket.id)
 
 
@@ -69,7 +69,7 @@ def count_records(place: Pair) -> int:
 
 def message(place: Pair, ticket: Any, queue: str) -> str:
     """The one message of a run, as it lies in the broker."""
-    (found,) = (payload for payload in place.lying(queue) if ticket.id in payload)
+    (found,) = (payload for payload in place.queued(queue) if ticket.id in payload)
     return found
 
 
@@ -77,7 +77,7 @@ def message(place: Pair, ticket: Any, queue: str) -> str:
 def handed_over(served: Pair) -> Generator[list[Any]]:
     """The messages that a test hands to the broker."""
     broker: Any = dexpy.current_runtime().broker
-    capturing = Captured()
+    capturing = CapturedMessages()
     broker.add_middleware(capturing)
     yield capturing.messages
     broker.middleware.remove(capturing)
@@ -261,16 +261,16 @@ def test_each_type_survives_the_round_trip(served: Pair, echoed: dict[str, Any],
 
 
 @pytest.fixture(scope="module")
-def echoed(open_shop: Pair) -> dict[str, Any]:
+def echoed(served_deployment: Pair) -> dict[str, Any]:
     """One run of an operation with all types, and what it got."""
-    before = install(open_shop.runtime)
+    before = install(served_deployment.runtime)
     ticket = EchoAll(**SENT).async_().call()
     result = ticket.result(WAIT_S)
     install(before)
     return {"id": ticket.id, "result": result}
 
 
-def test_a_reference_travels_as_its_id_and_is_found_again_in_the_worker(served: Pair) -> None:
+def test_a_reference_is_sent_as_its_id_and_loaded_again_in_the_worker(served: Pair) -> None:
     ticket = GreetCustomer(customer=7, friend=9, others=[9, 8, 9], order=("north", 3)).async_().call()
 
     params = value(row(served, ticket.id)["params"])
@@ -278,8 +278,8 @@ def test_a_reference_travels_as_its_id_and_is_found_again_in_the_worker(served: 
     assert ticket.result(WAIT_S) == ["Customer Ada", "Cy", "Cy,Ben,Cy", "north/3"]
 
 
-def test_an_instance_travels_as_its_id_too(served: Pair) -> None:
-    from shop import Customer
+def test_an_instance_is_sent_as_its_id_too(served: Pair) -> None:
+    from apps.accounts import Customer
     from sqlalchemy.orm import Session
 
     with Session(served.engine) as session:
@@ -316,7 +316,7 @@ def test_with_a_record_the_message_holds_its_id_and_no_params(unserved: Pair) ->
     assert (found["status"], found["queue"], found["priority"]) == ("pending", "mailers", 3)
     assert (sent["queue_name"], sent["actor_name"], sent["args"]) == ("mailers", "dexpy.RecordJob", [])
     assert sent["kwargs"] == {
-        "class_name": "shop.SendNewsletter",
+        "class_name": "apps.accounts.SendNewsletter",
         "record_id": ticket.id,
         "trace": {"id": found["trace_id"]},
     }
@@ -331,7 +331,7 @@ def test_everything_else_goes_with_its_params_in_the_message(unserved: Pair, ope
     with dexpy.trace(actor={"type": "user", "id": 5}, trace_id="req-1"):
         ticket = operation.async_(queue="counters").call()
 
-    name = f"shop.{type(operation).__name__}"
+    name = f"apps.accounts.{type(operation).__name__}"
     sent = json.loads(message(unserved, ticket, "counters"))
     assert (sent["queue_name"], sent["actor_name"], sent["args"]) == ("counters", "dexpy.DirectJob", [])
     assert sent["kwargs"] == {
@@ -346,7 +346,7 @@ def test_everything_else_goes_with_its_params_in_the_message(unserved: Pair, ope
 def test_a_direct_job_runs_and_leaves_no_record(served: Pair) -> None:
     ticket = CountVisit(page="/pricing").async_().call()
 
-    eventually(lambda: "visit /pricing" in served.effects(), "the visit is counted", WAIT_S, served.tell)
+    eventually(lambda: "visit /pricing" in served.effects(), "the visit is counted", WAIT_S, served.output)
     assert served.sql("SELECT * FROM operation_records WHERE id = :id", id=ticket.id) == []
     assert not ticket.recorded
 
@@ -354,10 +354,10 @@ def test_a_direct_job_runs_and_leaves_no_record(served: Pair) -> None:
 def test_a_record_without_params_is_one_row_at_the_end(served: Pair) -> None:
     ticket = CountClick(page="/buy").async_().call()
 
-    def look() -> list[Any]:
+    def observe() -> list[Any]:
         return list(served.sql("SELECT status, params, result FROM operation_records WHERE id = :id", id=ticket.id))
 
-    (found,) = eventually(look, "the row is written", WAIT_S, served.tell)
+    (found,) = eventually(observe, "the row is written", WAIT_S, served.output)
     assert (found.status, found.params, value(found.result)) == ("done", None, {"value": "/buy"})
 
 
@@ -405,7 +405,7 @@ def test_a_crash_fails_the_record_with_the_name_of_the_exception(served: Pair) -
     assert served.effects("report 67") == []
     (attempt,) = served.sql("SELECT * FROM operation_attempts WHERE record_id = :id", id=ticket.id)
     assert (attempt.number, attempt.error) == (1, "ConnectionError")
-    assert "shop.py" in attempt.traceback
+    assert "accounts.py" in attempt.traceback
     with pytest.raises(dexpy.OperationFailed) as raised:
         ticket.result(WAIT_S)
     assert (raised.value.failure, raised.value.exception_class) == ("crash", "ConnectionError")
@@ -436,6 +436,11 @@ def test_a_direct_job_is_retried_by_the_same_rules(served: Pair, tmp_path: Path)
 
     ticket = FlakyVisit(ledger=str(ledger), failures=2).async_(queue="flaky").call()
 
-    eventually(lambda: ledger.exists() and len(ledger.read_text().splitlines()) == 3, "three runs", WAIT_S, served.tell)
+    eventually(
+        lambda: ledger.exists() and len(ledger.read_text().splitlines()) == 3,
+        "three runs",
+        WAIT_S,
+        served.output,
+    )
     assert ledger.read_text().splitlines() == [ticket.id] * 3
-    eventually(lambda: served.lying("flaky") == [], "no message is left", WAIT_S, served.tell)
+    eventually(lambda: served.queued("flaky") == [], "no message is left", WAIT_S, served.output)

@@ -12,61 +12,61 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from deaths import (
+from apps.shop_failpoints import Linger, Mark
+from harness.kills import (
     RESCUE_WITHIN_S,
     WAIT_S,
-    Deaths,
-    all_final,
-    die_again_and_again,
+    Kills,
+    assert_done_once,
+    assert_nothing_left,
     effects_of,
-    is_done_once,
-    is_quiet,
     kill_enqueuers_at_each_point,
     kill_workers_at_each_point,
-    mortal_pair,
+    killed_pair,
     pid_of,
+    run_crash_loops,
+    wait_until_final,
 )
-from mortals import Linger, Mark
-from workers import eventually
+from harness.workers import eventually
 
 FROZEN_S = RESCUE_WITHIN_S / 2 + 1.0
 """Longer than a lease, for which a worker on a server may be silent."""
 
 
 @pytest.fixture
-def deaths(tmp_path: Path) -> Generator[Deaths]:
+def kills(tmp_path: Path) -> Generator[Kills]:
     """A SQLite file that carries everything, served by nobody yet."""
-    with mortal_pair("sqlite+sql", tmp_path) as found:
+    with killed_pair("sqlite+sql", tmp_path) as found:
         yield found
 
 
 # -------------------------------------------------------------------------------------------------------- SIGKILL
 
 
-def test_a_worker_that_is_killed_at_any_point_of_a_run_loses_nothing_and_does_nothing_twice(deaths: Deaths) -> None:
-    kill_workers_at_each_point(deaths)
+def test_a_worker_that_is_killed_at_any_point_of_a_run_loses_nothing_and_does_nothing_twice(kills: Kills) -> None:
+    kill_workers_at_each_point(kills)
 
 
-def test_a_process_that_is_killed_while_it_enqueues_leaves_all_or_nothing(deaths: Deaths) -> None:
-    kill_enqueuers_at_each_point(deaths)
+def test_a_process_that_is_killed_while_it_enqueues_leaves_all_or_nothing(kills: Kills) -> None:
+    kill_enqueuers_at_each_point(kills)
 
 
-def test_an_operation_that_kills_its_workers_ends_as_lost_and_the_others_go_on(deaths: Deaths) -> None:
-    die_again_and_again(deaths)
+def test_an_operation_that_kills_its_workers_ends_as_lost_and_the_others_go_on(kills: Kills) -> None:
+    run_crash_loops(kills)
 
 
 # -------------------------------------------------------------------------------------------------------- SIGSTOP
 
 
-def test_a_frozen_worker_is_not_taken_for_dead_and_goes_on_when_it_is_thawed(deaths: Deaths) -> None:
-    pair = deaths.pair
+def test_a_frozen_worker_is_not_recovered_and_continues_when_it_is_resumed(kills: Kills) -> None:
+    pair = kills.pair
     healthy = pair.start("-Q", "elsewhere")
-    frozen = deaths.serve(["begun=wait", "before_commit=wait"], "-Q", "default", processes=2)
+    frozen = kills.serve(["begun=wait", "before_commit=wait"], "-Q", "default", processes=2)
     before_it_writes = Mark(number=1).async_().call()
-    stopped = [deaths.at("begun").pid]
+    stopped = [kills.wait_for("begun").pid]
     # The second one holds the lock of the file.
     before_it_commits = Mark(number=2).async_().call()
-    stopped.append(deaths.at("before_commit").pid)
+    stopped.append(kills.wait_for("before_commit").pid)
     assert stopped[0] != stopped[1]
 
     for pid in stopped:
@@ -74,14 +74,14 @@ def test_a_frozen_worker_is_not_taken_for_dead_and_goes_on_when_it_is_thawed(dea
     time.sleep(FROZEN_S)
     rows = [pair.row(ticket.id) for ticket in (before_it_writes, before_it_commits)]
     claims = [(row["status"], row["claimed_by"], row["num_lost"]) for row in rows]
-    deaths.go()
+    kills.release()
     for pid in stopped:
         os.kill(pid, signal.SIGCONT)
 
     assert [(status, num_lost) for status, _, num_lost in claims] == [("running", 0)] * 2, claims
     assert [pid_of(worker) for _, worker, _ in claims] == stopped
-    ended = all_final(pair)
-    is_done_once(pair, ended, effects_of([1, 2]))
+    ended = wait_until_final(pair)
+    assert_done_once(pair, ended, effects_of([1, 2]))
     assert [row.num_attempts for row in ended] == [1, 1]
     assert not healthy.lines("workers.dead")
     assert not healthy.lines("lost.rescue")
@@ -89,35 +89,35 @@ def test_a_frozen_worker_is_not_taken_for_dead_and_goes_on_when_it_is_thawed(dea
     assert [row.pid for row in pair.sql("SELECT pid FROM effects ORDER BY what")] == stopped
     after = [Mark(number=3).async_(queue=queue).call() for queue in ("default", "elsewhere")]
     assert [ticket.result(WAIT_S) for ticket in after] == [3, 3]
-    is_quiet(pair)
+    assert_nothing_left(pair)
 
 
 # -------------------------------------------------------------------------------------------------------- SIGTERM
 
 
 @pytest.mark.parametrize("program", ["dexpy worker", "dramatiq"])
-def test_a_worker_that_is_told_to_end_gives_back_what_it_cannot_finish(deaths: Deaths, program: str) -> None:
-    pair, gate = deaths.pair, deaths.pair.folder / "gate"
+def test_a_worker_that_is_stopped_gives_back_what_it_cannot_finish(kills: Kills, program: str) -> None:
+    pair, gate = kills.pair, kills.pair.folder / "gate"
     if program == "dramatiq":
         options = ["-p", "1", "-t", "2", "--worker-shutdown-timeout", "300"]
-        worker = pair.dramatiq("dexpy.broker:from_settings", "mortals", *options)
+        worker = pair.dramatiq("dexpy.broker:from_settings", "apps.shop_failpoints", *options)
     else:
         worker = pair.start("--shutdown-timeout", "0.3", threads=2)
     tickets = [Linger(number=number, gate=str(gate)).async_().call() for number in (1, 2)]
     for ticket in tickets:
-        pair.becomes(ticket.id, "running")
+        pair.wait_for_status(ticket.id, "running")
 
     worker.signal(signal.SIGTERM)
 
     assert worker.ended() == 0
-    eventually(lambda: not worker.family(), "all its processes end", tell=worker.output)
+    eventually(lambda: not worker.processes(), "all its processes end", details=worker.output)
     for ticket in tickets:
         row = pair.row(ticket.id)
         assert (row["status"], row["num_attempts"], row["num_lost"], row["claimed_by"]) == ("pending", 0, 0, None)
     assert pair.effects() == []
     gate.touch()
     pair.start()
-    rows = all_final(pair)
-    is_done_once(pair, rows, ["linger 1", "linger 2"])
+    rows = wait_until_final(pair)
+    assert_done_once(pair, rows, ["linger 1", "linger 2"])
     assert {row.num_attempts for row in rows} == {1}
-    is_quiet(pair)
+    assert_nothing_left(pair)

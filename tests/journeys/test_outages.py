@@ -11,27 +11,35 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from deaths import RESCUE_WITHIN_S, Deaths, all_final, deliver_ten_times, is_done_once, is_quiet, mortal_pair
-from market import Count
-from workers import eventually
+from apps.shop import Count
+from harness.kills import (
+    RESCUE_WITHIN_S,
+    Kills,
+    assert_done_once,
+    assert_nothing_left,
+    deliver_ten_times,
+    killed_pair,
+    wait_until_final,
+)
+from harness.workers import eventually
 
 
 @pytest.fixture
-def deaths(tmp_path: Path) -> Generator[Deaths]:
+def kills(tmp_path: Path) -> Generator[Kills]:
     """A SQLite file that carries everything, served by nobody yet."""
-    with mortal_pair("sqlite+sql", tmp_path) as found:
+    with killed_pair("sqlite+sql", tmp_path) as found:
         yield found
 
 
-def test_a_message_that_is_delivered_ten_times_is_one_run(deaths: Deaths) -> None:
-    deliver_ten_times(deaths.pair)
+def test_a_message_that_is_delivered_ten_times_is_one_run(kills: Kills) -> None:
+    deliver_ten_times(kills.pair)
 
 
-def test_a_lock_that_somebody_holds_longer_than_a_lease_makes_no_worker_seem_dead(deaths: Deaths) -> None:
-    pair = deaths.pair
+def test_a_lock_that_is_held_longer_than_a_lease_makes_no_worker_seem_dead(kills: Kills) -> None:
+    pair = kills.pair
     workers = [pair.start(threads=2) for _ in range(2)]
     tickets = [Count(number=number, seconds=0.2).async_().call() for number in range(30)]
-    eventually(pair.effects, "some have run", tell=pair.tell)
+    eventually(pair.effects, "some have run", details=pair.output)
     blocker = sqlite3.connect(pair.folder / "records.db", timeout=30, isolation_level=None)
     blocker.execute("BEGIN IMMEDIATE")
     time.sleep(RESCUE_WITHIN_S / 2 + 1)
@@ -39,13 +47,13 @@ def test_a_lock_that_somebody_holds_longer_than_a_lease_makes_no_worker_seem_dea
     blocker.execute("COMMIT")
     blocker.close()
 
-    rows = all_final(pair)
+    rows = wait_until_final(pair)
 
     assert 0 < done < len(rows) == len(tickets)
-    is_done_once(pair, rows, [f"count {number}" for number in range(30)])
+    assert_done_once(pair, rows, [f"count {number}" for number in range(30)])
     assert {row.num_attempts for row in rows} == {1}
     for worker in workers:
         assert not worker.lines("workers.dead")
         assert not worker.lines("worker.taken_for_dead")
         assert "Traceback" not in worker.output()
-    is_quiet(pair)
+    assert_nothing_left(pair)

@@ -5,31 +5,35 @@ from __future__ import annotations
 import time
 
 import sqlalchemy as sa
-from shop import Effect, Increment, NapBeside
+from apps.accounts import Effect, Increment, NapBeside
+from harness.workers import Deployment, eventually
 from sqlalchemy.orm import Session
-from workers import Shop, eventually
 
 SLEEP_S = 3.0
 AT_ONCE_S = 0.5
 
 
-def test_eight_operations_with_a_loaded_row_run_side_by_side_and_nobody_waits_for_them(shop: Shop) -> None:
-    worker = shop.start(processes=1, threads=8)
+def test_eight_operations_with_a_loaded_row_run_side_by_side_and_block_no_other(deployment: Deployment) -> None:
+    worker = deployment.start(processes=1, threads=8)
     began = time.monotonic()
     eight = [NapBeside(customer=7, seconds=SLEEP_S).async_().call() for _ in range(8)]
-    eventually(lambda: [shop.status(ticket.id) for ticket in eight] == ["running"] * 8, "all eight run", tell=shop.tell)
+    eventually(
+        lambda: [deployment.status(ticket.id) for ticket in eight] == ["running"] * 8,
+        "all eight run",
+        details=deployment.output,
+    )
 
     before = time.monotonic()
     ninth = Increment(number=9).async_().call()
     enqueued_s = time.monotonic() - before
-    engine = sa.create_engine(shop.url)
+    engine = sa.create_engine(deployment.url)
     before = time.monotonic()
     with Session(engine) as unrelated:
         unrelated.add(Effect(what="unrelated", run="", pid=0, thread=0, at=0.0))
         unrelated.commit()
     written_s = time.monotonic() - before
     engine.dispose()
-    assert [shop.status(ticket.id) for ticket in eight] == ["running"] * 8, "all of it happened meanwhile"
+    assert [deployment.status(ticket.id) for ticket in eight] == ["running"] * 8, "all of it happened meanwhile"
     spans = [ticket.result(20) for ticket in eight]
     total_s = time.monotonic() - began
 
@@ -38,7 +42,7 @@ def test_eight_operations_with_a_loaded_row_run_side_by_side_and_nobody_waits_fo
     assert total_s < 2 * SLEEP_S
     assert max(start for start, _ in spans) < min(end for _, end in spans), "there was a moment when all eight slept"
     assert ninth.result(10) is None
-    beside = shop.sql("SELECT pid, thread FROM effects WHERE what = 'beside Ada'")
+    beside = deployment.sql("SELECT pid, thread FROM effects WHERE what = 'beside Ada'")
     assert {row["pid"] for row in beside} == set(worker.children())
     assert len({row["thread"] for row in beside}) == 8
     assert "database is locked" not in worker.output()

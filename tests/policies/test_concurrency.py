@@ -11,26 +11,26 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from workers import eventually
+from harness.workers import eventually
 
 from dexpy import Async, Concurrency, DeclarationError, Operation, Record, Retry, Ticket, configure, records
-from dexpy.background.limits import Limits
-from dexpy.recording import slots
-from dexpy.recording.metadata import after
+from dexpy.database.column_types import after
+from dexpy.database.tables import gates
+from dexpy.database.tables import records as table
+from dexpy.enqueue.concurrency_limiter import ConcurrencyLimiter
+from dexpy.recording import concurrency_slots
 from dexpy.recording.store import Store
-from dexpy.recording.tables import gates
-from dexpy.recording.tables import records as table
 from dexpy.runtime import install
 from dexpy.testing import Isolated
 
-began: list[Any] = []
-inside: list[Callable[[], Any]] = []
+started_runs: list[Any] = []
+during_run: list[Callable[[], Any]] = []
 
 
 @pytest.fixture(autouse=True)
 def nothing_left() -> None:
-    began.clear()
-    inside.clear()
+    started_runs.clear()
+    during_run.clear()
 
 
 class Limited(Operation):
@@ -42,9 +42,9 @@ class Limited(Operation):
     concurrency = Concurrency(1, "account")
 
     def perform(self) -> int:
-        began.append(self.number)
-        if inside:
-            inside.pop()()
+        started_runs.append(self.number)
+        if during_run:
+            during_run.pop()()
         return self.number
 
 
@@ -63,7 +63,7 @@ class Retried(Limited):
 
     def perform(self) -> int:
         super().perform()
-        if began.count(1) == 1 and self.number == 1:
+        if started_runs.count(1) == 1 and self.number == 1:
             raise RuntimeError("broken")
         return self.number
 
@@ -99,333 +99,334 @@ def blocked() -> list[str]:
     return [record.id for record in records.all() if record.blocked_key is not None]
 
 
-def test_a_run_that_finds_no_slot_waits_and_begins_when_the_other_has_ended(test: Isolated) -> None:
+def test_a_run_that_finds_no_slot_waits_and_begins_when_the_other_has_ended(isolated_runtime: Isolated) -> None:
     one, two = sent(1, 2)
     seen: list[Any] = []
 
-    def look() -> None:
-        test.run_pending()
-        seen.append((list(began), two.reload().status, blocked()))
+    def observe() -> None:
+        isolated_runtime.run_pending()
+        seen.append((list(started_runs), two.reload().status, blocked()))
 
-    inside.append(look)
+    during_run.append(observe)
 
-    test.run_pending()
+    isolated_runtime.run_pending()
 
     assert seen == [([1], "pending", [two.id])]
-    assert began == [1, 2]
+    assert started_runs == [1, 2]
     assert [one.reload().status, two.reload().status] == ["done", "done"]
     assert blocked() == []
-    assert two.reload()._facts["num_attempts"] == 1, "to wait for a slot is no attempt"
+    assert two.reload()._columns["num_attempts"] == 1, "to wait for a slot is no attempt"
 
 
-def test_another_key_has_slots_of_its_own(test: Isolated) -> None:
+def test_another_key_has_slots_of_its_own(isolated_runtime: Isolated) -> None:
     sent(1)
     sent(2, account=9)
-    inside.append(test.run_pending)
-    test.run_pending()
-    assert began == [1, 2]
+    during_run.append(isolated_runtime.run_pending)
+    isolated_runtime.run_pending()
+    assert started_runs == [1, 2]
     assert blocked() == []
 
 
-def test_as_many_run_at_once_as_the_limit_says(test: Isolated) -> None:
+def test_as_many_run_at_once_as_the_limit_says(isolated_runtime: Isolated) -> None:
     seen: list[int] = []
 
     def second() -> None:
-        inside.append(third)
-        test.run_pending()
+        during_run.append(third)
+        isolated_runtime.run_pending()
 
     def third() -> None:
-        test.run_pending()
-        seen.append(len(began))
+        isolated_runtime.run_pending()
+        seen.append(len(started_runs))
 
     for number in (1, 2, 3):
         Pair(number=number).async_().call()
-    inside.append(second)
-    test.run_pending()
+    during_run.append(second)
+    isolated_runtime.run_pending()
     assert seen == [2]
-    assert began == [1, 2, 3]
+    assert started_runs == [1, 2, 3]
 
 
-def test_those_who_wait_go_by_priority_and_then_by_age(test: Isolated) -> None:
+def test_runs_that_wait_go_by_priority_and_then_by_age(isolated_runtime: Isolated) -> None:
     sent(1, priority=9)
     waiting = [*sent(2, priority=1), *sent(3, priority=5), *sent(4, priority=1), *sent(5, priority=5)]
-    inside.append(test.run_pending)
-    test.run_pending()
+    during_run.append(isolated_runtime.run_pending)
+    isolated_runtime.run_pending()
     assert len(waiting) == 4
-    assert began == [1, 3, 5, 2, 4]
+    assert started_runs == [1, 3, 5, 2, 4]
 
 
-def test_a_newer_run_does_not_overtake_one_that_waits(test: Isolated) -> None:
+def test_a_newer_run_does_not_overtake_one_that_waits(isolated_runtime: Isolated) -> None:
     sent(1)
     sent(2)
 
     def later() -> None:
-        test.run_pending()
+        isolated_runtime.run_pending()
         # Sent while the slot is taken, and delivered first when it is free: its message lies in front.
         sent(3)
 
-    inside.append(later)
-    test.run_pending()
-    assert began == [1, 2, 3]
+    during_run.append(later)
+    isolated_runtime.run_pending()
+    assert started_runs == [1, 2, 3]
 
 
-def test_a_slot_is_free_again_however_its_run_has_ended(test: Isolated) -> None:
+def test_a_slot_is_free_again_however_its_run_has_ended(isolated_runtime: Isolated) -> None:
     Fails(number=1).async_().call()
     Fails(number=2).async_().call()
-    inside.append(test.run_pending)
-    test.run_pending()
-    assert began == [1, 2]
+    during_run.append(isolated_runtime.run_pending)
+    isolated_runtime.run_pending()
+    assert started_runs == [1, 2]
 
 
-def test_a_run_that_waits_for_its_next_attempt_holds_no_slot(test: Isolated) -> None:
+def test_a_run_that_waits_for_its_next_attempt_holds_no_slot(isolated_runtime: Isolated) -> None:
     one = Retried(number=1).async_().call()
     two = Retried(number=2).async_().call()
     while_two_runs: list[str] = []
-    inside[:] = [lambda: while_two_runs.append(one.reload().status), test.run_pending]
+    during_run[:] = [lambda: while_two_runs.append(one.reload().status), isolated_runtime.run_pending]
 
     def both_are_done() -> bool:
-        test.run_pending()
+        isolated_runtime.run_pending()
         return one.reload().done and two.reload().done
 
     eventually(both_are_done, "its wait is over")
     assert while_two_runs == ["pending"]
-    assert began == [1, 2, 1]
+    assert started_runs == [1, 2, 1]
 
 
-def test_a_run_that_is_to_be_discarded_fails_with_the_reason(test: Isolated) -> None:
+def test_a_run_that_is_to_be_discarded_fails_with_the_reason(isolated_runtime: Isolated) -> None:
     one = Dropped(number=1).async_().call()
     two = Dropped(number=2).async_().call()
-    inside.append(test.run_pending)
-    test.run_pending()
-    assert began == [1]
+    during_run.append(isolated_runtime.run_pending)
+    isolated_runtime.run_pending()
+    assert started_runs == [1]
     assert one.reload().status == "done"
     assert (two.reload().status, two.failure) == ("failed", "discarded")
     message = records.get(two.id).error_message
     assert message == "1 of its key ran already, and its class discards what finds no slot."
     assert two.retry().status == "pending"
-    test.run_pending()
-    assert began == [1, 2]
+    isolated_runtime.run_pending()
+    assert started_runs == [1, 2]
 
 
-def test_classes_that_name_a_group_share_its_slots(test: Isolated) -> None:
+def test_classes_that_name_a_group_share_its_slots(isolated_runtime: Isolated) -> None:
     Reads(number=1).async_().call()
     other = Writes(number=2).async_().call()
     seen: list[list[str]] = []
 
-    def look() -> None:
-        test.run_pending()
+    def observe() -> None:
+        isolated_runtime.run_pending()
         seen.append(blocked())
 
-    inside.append(look)
-    test.run_pending()
+    during_run.append(observe)
+    isolated_runtime.run_pending()
     assert seen == [[other.id]]
-    assert began == [1, 2]
+    assert started_runs == [1, 2]
 
 
-def test_a_function_makes_the_key(test: Isolated) -> None:
+def test_a_function_makes_the_key(isolated_runtime: Isolated) -> None:
     for number in (1, 2, 3):
         Odd(number=number).async_().call()
-    inside.append(test.run_pending)
-    test.run_pending()
-    assert began == [1, 2, 3]
+    during_run.append(isolated_runtime.run_pending)
+    isolated_runtime.run_pending()
+    assert started_runs == [1, 2, 3]
     assert records.where(status="done").count() == 3
 
 
-def test_a_call_in_place_is_not_limited(test: Isolated) -> None:
+def test_a_call_in_place_is_not_limited(isolated_runtime: Isolated) -> None:
     sent(1)
-    inside.append(lambda: Limited(number=2).call())
-    test.run_pending()
-    assert began == [1, 2]
+    during_run.append(lambda: Limited(number=2).call())
+    isolated_runtime.run_pending()
+    assert started_runs == [1, 2]
 
 
-def test_one_that_waits_can_be_cancelled_and_expires(test: Isolated) -> None:
+def test_one_that_waits_can_be_cancelled_and_expires(isolated_runtime: Isolated) -> None:
     (one,) = sent(1)
     (two,) = sent(2)
     (three,) = sent(3, expires_in=5)
     (four,) = sent(4)
 
     def end_them() -> None:
-        test.run_pending()
+        isolated_runtime.run_pending()
         assert len(blocked()) == 3
         assert two.cancel().failure == "cancelled"
         assert three.expire().status == "expired"
         assert four.reschedule(at=datetime.now(timezone.utc) + timedelta(days=1)).status == "pending"
         assert blocked() == []
 
-    inside.append(end_them)
-    test.run_pending()
-    assert began == [1]
+    during_run.append(end_them)
+    isolated_runtime.run_pending()
+    assert started_runs == [1]
     assert one.reload().status == "done"
     assert four.reload().status == "pending"
 
 
-def test_one_whose_time_is_over_is_passed_over(test: Isolated) -> None:
+def test_one_whose_time_is_over_is_passed_over(isolated_runtime: Isolated) -> None:
     sent(1)
     sent(2, expires_in=3600)
     sent(3)
 
     def late() -> None:
-        test.run_pending()
+        isolated_runtime.run_pending()
         past = sa.update(table).where(table.c.expires_at.is_not(None)).values(expires_at=table.c.created_at)
-        with test.runtime.store.begin() as connection:
+        with isolated_runtime.runtime.store.begin() as connection:
             connection.execute(past)
 
-    inside.append(late)
-    test.run_pending()
-    mend(test)
-    assert began == [1, 3]
+    during_run.append(late)
+    isolated_runtime.run_pending()
+    mend(isolated_runtime)
+    assert started_runs == [1, 3]
 
 
-def test_a_limit_that_was_raised_holds_for_those_who_wait_already(test: Isolated, monkeypatch: Any) -> None:
+def test_a_limit_that_was_raised_holds_for_those_who_wait_already(isolated_runtime: Isolated, monkeypatch: Any) -> None:
     def raised() -> None:
-        test.run_pending()
+        isolated_runtime.run_pending()
         assert len(blocked()) == 2
         object.__setattr__(Limited.contract, "concurrency", Concurrency(3, "account"))
-        mend(test)
-        test.run_pending()
-        assert began == [1, 2, 3]
+        mend(isolated_runtime)
+        isolated_runtime.run_pending()
+        assert started_runs == [1, 2, 3]
 
     declared = Limited.contract.concurrency
     try:
         sent(1, 2, 3)
-        inside.append(raised)
-        test.run_pending()
+        during_run.append(raised)
+        isolated_runtime.run_pending()
     finally:
         object.__setattr__(Limited.contract, "concurrency", declared)
-    assert began == [1, 2, 3]
+    assert started_runs == [1, 2, 3]
 
 
-def test_a_limit_that_was_taken_back_lets_all_go(test: Isolated) -> None:
+def test_a_limit_that_was_taken_back_lets_all_go(isolated_runtime: Isolated) -> None:
     def taken_back() -> None:
-        test.run_pending()
+        isolated_runtime.run_pending()
         object.__setattr__(Limited.contract, "concurrency", None)
-        mend(test)
-        test.run_pending()
-        assert began == [1, 2, 3]
+        mend(isolated_runtime)
+        isolated_runtime.run_pending()
+        assert started_runs == [1, 2, 3]
 
     declared = Limited.contract.concurrency
     try:
         sent(1, 2, 3)
-        inside.append(taken_back)
-        test.run_pending()
+        during_run.append(taken_back)
+        isolated_runtime.run_pending()
     finally:
         object.__setattr__(Limited.contract, "concurrency", declared)
 
 
-def mend(test: Isolated) -> int:
+def mend(isolated_runtime: Isolated) -> int:
     """What the relay of a worker does with each look."""
-    return Limits(test.runtime.store, test.runtime.dispatcher).mend()
+    return ConcurrencyLimiter(isolated_runtime.runtime.store, isolated_runtime.runtime.dispatcher).refill_slots()
 
 
-def test_the_relay_finds_slots_that_are_free_although_somebody_waits(test: Isolated) -> None:
+def test_the_relay_finds_slots_that_are_free_although_a_run_waits(isolated_runtime: Isolated) -> None:
     one, two, three = sent(1, 2, 3)
     # As a worker leaves it that dies after its run has ended, and before it has told the others.
     wait = {"blocked_key": table.c.concurrency_key, "enqueued_at": None, "scheduled_at": None}
-    with test.runtime.store.begin() as connection:
+    with isolated_runtime.runtime.store.begin() as connection:
         connection.execute(sa.update(table).values(wait))
         connection.execute(sa.text("DELETE FROM dexpy_messages"))
-    assert test.run_pending() == []
-    assert mend(test) == 1
-    assert mend(test) == 0, "what was sent is on its way"
-    test.run_pending()
-    assert began == [1, 2, 3]
+    assert isolated_runtime.run_pending() == []
+    assert mend(isolated_runtime) == 1
+    assert mend(isolated_runtime) == 0, "what was sent is on its way"
+    isolated_runtime.run_pending()
+    assert started_runs == [1, 2, 3]
     assert {one.reload().status, two.reload().status, three.reload().status} == {"done"}
 
 
-def test_the_relay_finds_the_free_slots_of_every_key(test: Isolated) -> None:
+def test_the_relay_finds_the_free_slots_of_every_key(isolated_runtime: Isolated) -> None:
     for account in (1, 2, 3):
         sent(10 * account, 10 * account + 1, account=account)
     wait = {"blocked_key": table.c.concurrency_key, "enqueued_at": None, "scheduled_at": None}
-    with test.runtime.store.begin() as connection:
+    with isolated_runtime.runtime.store.begin() as connection:
         connection.execute(sa.update(table).values(wait))
         connection.execute(sa.text("DELETE FROM dexpy_messages"))
 
-    assert mend(test) == 3
-    test.run_pending()
+    assert mend(isolated_runtime) == 3
+    isolated_runtime.run_pending()
 
-    assert sorted(began) == [10, 11, 20, 21, 30, 31]
+    assert sorted(started_runs) == [10, 11, 20, 21, 30, 31]
 
 
-def test_a_message_that_nobody_takes_keeps_a_free_slot_from_the_others_for_a_while_and_no_longer(
-    test: Isolated,
+def test_a_message_that_no_worker_takes_keeps_a_free_slot_for_a_while_and_no_longer(
+    isolated_runtime: Isolated,
 ) -> None:
     one, two = sent(1, 2)
     wait = {"blocked_key": table.c.concurrency_key, "enqueued_at": None, "scheduled_at": None}
-    with test.runtime.store.begin() as connection:
+    with isolated_runtime.runtime.store.begin() as connection:
         connection.execute(sa.update(table).values(wait))
         connection.execute(sa.text("DELETE FROM dexpy_messages"))
-    assert (mend(test), mend(test)) == (1, 0)
-    with test.runtime.store.begin() as connection:
+    assert (mend(isolated_runtime), mend(isolated_runtime)) == (1, 0)
+    with isolated_runtime.runtime.store.begin() as connection:
         # What was sent to the first one was lost on its way, or lies in a queue that nobody serves.
         connection.execute(sa.text("DELETE FROM dexpy_messages"))
-        sent_at = sa.update(table).where(table.c.id == one.id).values(enqueued_at=after(-slots.MESSAGE_S - 1))
+        long_ago = after(-concurrency_slots.MESSAGE_S - 1)
+        sent_at = sa.update(table).where(table.c.id == one.id).values(enqueued_at=long_ago)
         connection.execute(sent_at)
 
-    assert mend(test) == 1
-    test.run_pending()
+    assert mend(isolated_runtime) == 1
+    isolated_runtime.run_pending()
 
     assert two.reload().status == "done"
 
 
-def test_nobody_looks_at_a_row_that_waits_for_a_slot(test: Isolated) -> None:
+def test_no_poll_reads_a_row_that_waits_for_a_slot(isolated_runtime: Isolated) -> None:
     sent(1, 2)
 
-    def look() -> None:
-        test.run_pending()
-        store: Store = test.runtime.store
-        assert not store.owes(None)
-        assert test.runtime.dispatcher.carrier.mailbox.pending().due == 0
-        assert mend(test) == 0
+    def observe() -> None:
+        isolated_runtime.run_pending()
+        store: Store = isolated_runtime.runtime.store
+        assert not store.has_unpublished(None)
+        assert isolated_runtime.runtime.dispatcher.transport.sql_queue.pending().due == 0
+        assert mend(isolated_runtime) == 0
 
-    inside.append(look)
-    test.run_pending()
-    assert began == [1, 2]
+    during_run.append(observe)
+    isolated_runtime.run_pending()
+    assert started_runs == [1, 2]
 
 
-def test_gates_that_nobody_needs_are_forgotten(test: Isolated) -> None:
+def test_rows_of_limits_that_are_not_in_use_are_deleted(isolated_runtime: Isolated) -> None:
     sent(1)
     seen: list[int] = []
 
     def forget() -> None:
-        with test.runtime.store.begin() as connection:
-            slots.forget(connection)
+        with isolated_runtime.runtime.store.begin() as connection:
+            concurrency_slots.delete_unused_keys(connection)
             seen.append(len(connection.execute(sa.select(gates)).all()))
 
-    inside.append(forget)
-    test.run_pending()
+    during_run.append(forget)
+    isolated_runtime.run_pending()
     forget()
-    has_gates = test.runtime.store.database.url.get_backend_name() != "sqlite"
+    has_gates = isolated_runtime.runtime.store.database.url.get_backend_name() != "sqlite"
     assert seen == [int(has_gates), 0]
     sent(2)
-    test.run_pending()
-    assert began == [1, 2]
+    isolated_runtime.run_pending()
+    assert started_runs == [1, 2]
 
 
-def test_a_row_from_before_the_limit_runs_as_it_is(test: Isolated) -> None:
+def test_a_row_from_before_the_limit_runs_as_it_is(isolated_runtime: Isolated) -> None:
     sent(1)
-    with test.runtime.store.begin() as connection:
+    with isolated_runtime.runtime.store.begin() as connection:
         connection.execute(sa.update(table).values(concurrency_key=None))
-    test.run_pending()
-    assert began == [1]
+    isolated_runtime.run_pending()
+    assert started_runs == [1]
 
 
-def test_the_key_tells_nothing_of_a_secret(test: Isolated) -> None:
+def test_the_key_reveals_nothing_of_a_secret(isolated_runtime: Isolated) -> None:
     sent(1)
     (key,) = {record.concurrency_key for record in records.all()}
     assert len(key) == 64
     assert set(key) <= set("0123456789abcdef")
 
 
-def test_explain_says_who_runs_and_who_waits(test: Isolated) -> None:
+def test_explain_shows_which_runs_have_slots_and_which_wait(isolated_runtime: Isolated) -> None:
     sent(1, 2)
     seen: list[Any] = []
 
-    def look() -> None:
-        test.run_pending()
+    def observe() -> None:
+        isolated_runtime.run_pending()
         seen.append(Limited.explain(account=0).concurrency)
 
-    inside.append(look)
-    test.run_pending()
+    during_run.append(observe)
+    isolated_runtime.run_pending()
     (told,) = seen
     assert (told["limit"], told["running"], told["blocked"], told["on_conflict"]) == (1, 1, 1, "wait")
     idle = Limited.explain(account=5).concurrency
@@ -487,10 +488,10 @@ def test_a_class_whose_limit_cannot_be_is_refused() -> None:
             record = Record(params=False)
 
 
-def test_a_subclass_takes_its_limit_back(test: Isolated) -> None:
+def test_a_subclass_takes_its_limit_back(isolated_runtime: Isolated) -> None:
     Free(number=1).async_().call()
     Free(number=2).async_().call()
-    inside.append(test.run_pending)
-    test.run_pending()
-    assert began == [1, 2]
+    during_run.append(isolated_runtime.run_pending)
+    isolated_runtime.run_pending()
+    assert started_runs == [1, 2]
     assert {record.concurrency_key for record in records.all()} == {None}

@@ -7,17 +7,17 @@ import signal
 import time
 from collections import Counter
 
-import limited_shop
 import pytest
 import sqlalchemy as sa
-from crew import ON_SERVERS, RESCUE_WITHIN_S, Crew
-from limited_shop import Limited, Single
-from marked import WAIT_S, all_final, effects, marks, most_at_once, nothing_is_left
-from workers import eventually
+from apps import shop_limits
+from apps.shop_limits import Limited, Single
+from harness.marks import WAIT_S, assert_nothing_left, effects, marks, max_at_once, wait_until_final
+from harness.policy_workers import ON_SERVERS, RESCUE_WITHIN_S, PolicyPair
+from harness.workers import eventually
 
-from dexpy.recording.tables import records
+from dexpy.database.tables import records
 
-APPLICATION = limited_shop
+APPLICATION = shop_limits
 RUNS = 200
 SLACK_S = 3.0
 """What a busy machine takes to run what was offered."""
@@ -25,88 +25,89 @@ SLACK_S = 3.0
 POINTS = ("gate_entered", "blocked", "holding", "slot_releasing", "slot_offered")
 
 
-def test_two_workers_never_run_more_than_the_limit(crew: Crew) -> None:
-    workers = [crew.start(threads=4), crew.start(threads=4)]
+def test_two_workers_never_run_more_than_the_limit(pair: PolicyPair) -> None:
+    workers = [pair.start(threads=4), pair.start(threads=4)]
     began = time.monotonic()
     operations = [Limited(key="one", number=number, hold_s=0.02) for number in range(RUNS)]
     for operation in operations:
         operation.async_().call()
-    rows = all_final(crew)
+    rows = wait_until_final(pair)
     took_s = time.monotonic() - began
 
-    assert Counter(row.status for row in rows) == {"done": RUNS}, crew.tell()
+    assert Counter(row.status for row in rows) == {"done": RUNS}, pair.output()
     assert {row.num_attempts for row in rows} == {1}
-    assert most_at_once(crew) == {"one": 2}, "never three, and two at some time"
-    assert effects(crew) == Counter(range(RUNS))
-    assert len({mark.pid for mark in marks(crew)}) == len(workers), "both took part"
-    nothing_is_left(crew)
+    assert max_at_once(pair) == {"one": 2}, "never three, and two at some time"
+    assert effects(pair) == Counter(range(RUNS))
+    assert len({mark.pid for mark in marks(pair)}) == len(workers), "both took part"
+    assert_nothing_left(pair)
     print(f"{RUNS} runs of 20 ms, two at a time: {took_s:.2f} s")
 
 
-def test_one_that_waits_keeps_no_thread(crew: Crew) -> None:
-    crew.start(threads=2)
+def test_one_that_waits_keeps_no_thread(pair: PolicyPair) -> None:
+    pair.start(threads=2)
     long = Single(key="one", number=0, hold_s=1.5).async_().call()
-    eventually(lambda: marks(crew), "it has begun", WAIT_S, crew.tell)
+    eventually(lambda: marks(pair), "it has begun", WAIT_S, pair.output)
     waiting = [Single(key="one", number=number).async_().call() for number in range(1, 6)]
     blocked = sa.select(records.c.id).where(records.c.blocked_key.is_not(None))
-    eventually(lambda: len(crew.sql(blocked)) == len(waiting), "they wait", WAIT_S, crew.tell)
+    eventually(lambda: len(pair.sql(blocked)) == len(waiting), "they wait", WAIT_S, pair.output)
     other = Single(key="two", number=9).async_().call()
     assert other.result(WAIT_S) == 9
     assert long.reload().running
-    all_final(crew)
-    order = [mark.number for mark in marks(crew) if mark.what == "begin" and mark.key == "one"]
+    wait_until_final(pair)
+    order = [mark.number for mark in marks(pair) if mark.what == "begin" and mark.key == "one"]
     assert order == [0, 1, 2, 3, 4, 5], "in the order of their age"
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_a_worker_that_is_killed_leaves_no_slot_taken(crew: Crew, point: str) -> None:
-    deadly = crew.start_deadly(point, threads=2)
+def test_a_worker_that_is_killed_leaves_no_slot_taken(pair: PolicyPair, point: str) -> None:
+    first = pair.start_killed_at(point, threads=2)
     for number in range(6):
         Single(key="one", number=number, hold_s=0.1).async_().call()
-    eventually(lambda: crew.reached(point), f"somebody dies at {point}", WAIT_S, crew.tell)
-    pid, survivor = crew.reached(point), crew.start(threads=2)
-    deadly.stop()
+    eventually(lambda: pair.reached(point), f"somebody dies at {point}", WAIT_S, pair.output)
+    pid, survivor = pair.reached(point), pair.start(threads=2)
+    first.stop()
     since = time.time()
 
-    rows = all_final(crew)
+    rows = wait_until_final(pair)
 
-    assert Counter(row.status for row in rows) == {"done": 6}, crew.tell()
-    killed = {mark.pid for mark in marks(crew)} - set(survivor.children())
-    assert most_at_once(crew, killed) == {"one": 1}
-    assert effects(crew) == Counter(range(6))
-    nothing_is_left(crew)
-    after = [mark.at for mark in marks(crew) if mark.what == "begin" and mark.pid != pid]
+    assert Counter(row.status for row in rows) == {"done": 6}, pair.output()
+    killed = {mark.pid for mark in marks(pair)} - set(survivor.children())
+    assert max_at_once(pair, killed) == {"one": 1}
+    assert effects(pair) == Counter(range(6))
+    assert_nothing_left(pair)
+    after = [mark.at for mark in marks(pair) if mark.what == "begin" and mark.pid != pid]
     assert min(after) - since < RESCUE_WITHIN_S + SLACK_S
 
 
 @ON_SERVERS
-def test_a_worker_that_is_frozen_inside_the_gate_keeps_its_key_from_nobody_for_longer_than_its_lease(
-    crew: Crew,
+def test_a_worker_that_is_frozen_while_it_takes_a_slot_blocks_the_key_no_longer_than_its_lease(
+    pair: PolicyPair,
 ) -> None:
-    first = crew.start(threads=2)
-    Single(key="one", number=0, hold_s=1.5).async_().call()
-    eventually(lambda: marks(crew), "it has begun", WAIT_S, crew.tell)
+    first = pair.start_killed_at("holding=wait", threads=2)
+    Single(key="one", number=0).async_().call()
+    eventually(lambda: pair.reached("holding"), "it has begun", WAIT_S, pair.output)
     for number in range(1, 4):
         Single(key="one", number=number).async_().call()
     blocked = sa.select(records.c.id).where(records.c.blocked_key.is_not(None))
-    eventually(lambda: len(crew.sql(blocked)) == 3, "they wait", WAIT_S, crew.tell)
-    crew.start_deadly("gate_entered=wait", threads=1)
-    # Its run ends, and the slot is offered to the next one: who takes that is the other worker.
+    eventually(lambda: len(pair.sql(blocked)) == 3, "they wait", WAIT_S, pair.output)
+    pair.start_killed_at("gate_entered=wait", threads=1)
+    # Its run ends while it stops, and the slot is offered to the next one: the other worker takes that.
     first.signal(signal.SIGTERM)
+    pair.release_waiting("holding")
     assert first.ended() == 0
-    eventually(lambda: crew.reached("gate_entered"), "one is at the gate", WAIT_S, crew.tell)
-    frozen = crew.reached("gate_entered")
+    eventually(lambda: pair.reached("gate_entered"), "one is at the gate", WAIT_S, pair.output)
+    frozen = pair.reached("gate_entered")
     assert frozen is not None
     os.kill(frozen, signal.SIGSTOP)
     since = time.time()
     try:
-        crew.start(threads=2)
-        rows = all_final(crew)
-        assert Counter(row.status for row in rows) == {"done": 4}, crew.tell()
-        begun = [mark.at for mark in marks(crew) if mark.what == "begin" and mark.number > 0]
+        pair.start(threads=2)
+        rows = wait_until_final(pair)
+        assert Counter(row.status for row in rows) == {"done": 4}, pair.output()
+        begun = [mark.at for mark in marks(pair) if mark.what == "begin" and mark.number > 0]
         assert min(begun) - since < RESCUE_WITHIN_S + SLACK_S
     finally:
-        crew.let_go()
+        pair.release_waiting()
         os.kill(frozen, signal.SIGCONT)
-    assert effects(crew) == Counter(range(4))
-    nothing_is_left(crew)
+    assert effects(pair) == Counter(range(4))
+    assert_nothing_left(pair)

@@ -11,10 +11,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import encryption_shop as shop
 import pytest
 import sqlalchemy as sa
-from encryption_shop import (
+from apps import shop_encryption as shop
+from apps.shop_encryption import (
     NEW_KEY,
     OLD_KEY,
     SECRET,
@@ -28,6 +28,7 @@ from encryption_shop import (
     PayOrder,
     Spill,
     Tell,
+    TellDirectly,
 )
 
 import dexpy
@@ -47,27 +48,27 @@ from dexpy import (
     prop,
     records,
 )
-from dexpy.declaration.encryption import Encryptors
+from dexpy.database.tables import messages
+from dexpy.foundation.encryption import Encryptors
 from dexpy.foundation.settings import Settings
-from dexpy.recording import sealing
-from dexpy.recording.messages import messages
+from dexpy.recording import encryption
 from dexpy.testing import Isolated, isolated
 
 fernet = pytest.importorskip("cryptography.fernet")
 
 
 @pytest.fixture
-def test(database_url: str) -> Generator[Isolated]:
+def isolated_runtime(database_url: str) -> Generator[Isolated]:
     """A runtime that encrypts, on each database."""
-    shop.ran.clear()
+    shop.performed.clear()
     with isolated(database=database_url, encryptors={"default": FernetEncryptor(OLD_KEY), "vault": Backwards()}) as it:
         yield it
 
 
-def configured(test: Isolated, *keys: str) -> None:
+def configured(isolated_runtime: Isolated, *keys: str) -> None:
     """Another set of keys, as after a deploy."""
-    test.runtime.given_encryptors = {"default": FernetEncryptor(*keys)} if keys else {}
-    test.runtime._encryptors = None
+    isolated_runtime.runtime.given_encryptors = {"default": FernetEncryptor(*keys)} if keys else {}
+    isolated_runtime.runtime._encryptors = None
 
 
 def stored(engine: sa.Engine, column: str = "params") -> Any:
@@ -97,11 +98,11 @@ def forms(secret: str) -> list[str]:
 
 
 def test_params_and_result_of_an_encrypted_class_are_stored_encrypted_and_come_back_with_their_types(
-    test: Isolated, engine: sa.Engine
+    isolated_runtime: Isolated, engine: sa.Engine
 ) -> None:
     ticket = Pay(card=SECRET, amount=Decimal("9.50")).async_().call()
     assert list(stored(engine)) == ["$encrypted"]
-    test.run_pending()
+    isolated_runtime.run_pending()
 
     assert ticket.result(5) == {"receipt": f"9.50 by {SECRET} on 2026-01-31"}
     assert list(stored(engine, "result")) == ["$encrypted"]
@@ -109,9 +110,9 @@ def test_params_and_result_of_an_encrypted_class_are_stored_encrypted_and_come_b
     assert not any(form in everything(engine) for form in forms(SECRET))
 
 
-def test_a_prop_alone_is_encrypted_beside_others_that_are_not(test: Isolated, engine: sa.Engine) -> None:
+def test_a_prop_alone_is_encrypted_beside_others_that_are_not(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     ticket = PayOrder(order=7, card=SECRET).async_().call()
-    test.run_pending()
+    isolated_runtime.run_pending()
 
     params = stored(engine)
     assert (params.pop("order"), list(params)) == (7, ["$encrypted"])
@@ -120,39 +121,41 @@ def test_a_prop_alone_is_encrypted_beside_others_that_are_not(test: Isolated, en
     assert not any(form in everything(engine) for form in forms(SECRET))
 
 
-def test_the_name_of_each_encryptor_is_in_the_row(test: Isolated, engine: sa.Engine) -> None:
+def test_the_name_of_each_encryptor_is_in_the_row(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     ticket = PayByBoth(card=SECRET, pin=1234).async_().call()
-    test.run_pending()
+    isolated_runtime.run_pending()
 
     assert sorted(stored(engine)["$encrypted"]) == ["default", "vault"]
     assert ticket.result(5) == f"{SECRET} 1234"
 
 
-def test_a_reference_is_encrypted_by_its_key(test: Isolated, engine: sa.Engine) -> None:
-    shop.furnish(engine)
+def test_a_reference_is_encrypted_by_its_key(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+    shop.create_tables(engine)
     ticket = PayFor(customer=77).async_().call()
-    test.run_pending()
+    isolated_runtime.run_pending()
 
     assert list(stored(engine)) == ["$encrypted"]
     assert ticket.result(5) == "Ada"
 
 
-def test_a_call_in_place_is_recorded_encrypted(test: Isolated, engine: sa.Engine) -> None:
+def test_a_call_in_place_is_recorded_encrypted(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     assert Pay(card=SECRET, amount=Decimal(1)).call()["receipt"].startswith("1 by")
 
     assert (list(stored(engine)), list(stored(engine, "result"))) == (["$encrypted"], ["$encrypted"])
     assert SECRET not in everything(engine)
 
 
-def test_an_encrypted_argument_of_a_deferred_call_travels_like_a_prop(test: Isolated, engine: sa.Engine) -> None:
+def test_an_encrypted_argument_of_a_deferred_call_is_sent_like_a_prop(
+    isolated_runtime: Isolated, engine: sa.Engine
+) -> None:
     ticket = defer(shop.call_out, number=1, token=SECRET)
-    test.run_pending()
+    isolated_runtime.run_pending()
 
     assert ticket.result(5) == "1 True"
     assert SECRET not in everything(engine)
 
 
-def test_two_rows_of_the_same_params_are_not_alike(test: Isolated, engine: sa.Engine) -> None:
+def test_two_rows_of_the_same_params_are_not_alike(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     rows = []
     for _ in range(2):
         PayOrder(order=1, card=SECRET).async_().call()
@@ -162,11 +165,13 @@ def test_two_rows_of_the_same_params_are_not_alike(test: Isolated, engine: sa.En
 
 
 def test_what_was_stored_before_a_class_was_encrypted_is_read_and_so_is_what_was_stored_while_it_was(
-    test: Isolated, engine: sa.Engine
+    isolated_runtime: Isolated, engine: sa.Engine
 ) -> None:
     before = PayOrder(order=1, card=SECRET).async_().call()
     while_it_was = Keep(data={"word": SECRET}).async_().call()
-    token = base64.b64encode(FernetEncryptor(OLD_KEY).encrypt(json.dumps({"data": {"word": "kept"}}).encode())).decode()
+    plain = {"$bound": [while_it_was.operation_name, "params", while_it_was.id, "default"]}
+    plain |= {"$data": {"data": {"word": "kept"}}}
+    token = base64.b64encode(FernetEncryptor(OLD_KEY).encrypt(json.dumps(plain).encode())).decode()
     with engine.begin() as connection:
         for id, params in (
             (before.id, {"order": 1, "card": SECRET}),
@@ -174,16 +179,16 @@ def test_what_was_stored_before_a_class_was_encrypted_is_read_and_so_is_what_was
         ):
             changed = sa.update(records.table).where(records.table.c.id == id).values(params=params)
             connection.execute(changed)
-    test.run_pending()
+    isolated_runtime.run_pending()
 
     assert (before.result(5), while_it_was.result(5)) == (1, {"word": "kept"})
 
 
-def test_data_that_looks_encrypted_is_only_data(test: Isolated, engine: sa.Engine) -> None:
+def test_data_that_looks_encrypted_is_only_data(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     PayOrder(order=1, card=SECRET).async_().call()
     stolen = {"$encrypted": stored(engine)["$encrypted"]}
     ticket = Keep(data=stolen).async_().call()
-    test.run_pending()
+    isolated_runtime.run_pending()
 
     assert ticket.result(5) == stolen
 
@@ -191,21 +196,23 @@ def test_data_that_looks_encrypted_is_only_data(test: Isolated, engine: sa.Engin
 # ---------------------------------------------------------------------------------------------------- keys
 
 
-def test_after_a_rotation_old_rows_are_read_and_new_ones_are_by_the_new_key(test: Isolated, engine: sa.Engine) -> None:
+def test_after_a_rotation_old_rows_are_read_and_new_ones_are_by_the_new_key(
+    isolated_runtime: Isolated, engine: sa.Engine
+) -> None:
     old = PayOrder(order=1, card=SECRET).async_().call()
-    configured(test, NEW_KEY, OLD_KEY)
+    configured(isolated_runtime, NEW_KEY, OLD_KEY)
     new = PayOrder(order=2, card=SECRET).async_().call()
     token = base64.b64decode(stored(engine)["$encrypted"]["default"])
 
-    assert json.loads(fernet.Fernet(NEW_KEY).decrypt(token)) == {"card": SECRET}
+    assert json.loads(fernet.Fernet(NEW_KEY).decrypt(token))["$data"] == {"card": SECRET}
     with pytest.raises(fernet.InvalidToken):
         fernet.Fernet(OLD_KEY).decrypt(token)
-    test.run_pending()
+    isolated_runtime.run_pending()
     assert (old.result(5), new.result(5)) == (1, 2)
 
 
-def test_without_an_encryptor_nothing_is_enqueued(test: Isolated, engine: sa.Engine) -> None:
-    configured(test)
+def test_without_an_encryptor_nothing_is_enqueued(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+    configured(isolated_runtime)
     for operation in (Pay(card=SECRET, amount=Decimal(1)), PayOrder(order=1, card=SECRET)):
         with pytest.raises(
             EncryptorMissing, match="is encrypted by 'default', and this process has no encryptor"
@@ -219,12 +226,12 @@ def test_without_an_encryptor_nothing_is_enqueued(test: Isolated, engine: sa.Eng
     assert records.all().count() == 0
 
 
-def test_without_an_encryptor_a_call_that_would_be_recorded_is_not_made(test: Isolated) -> None:
-    configured(test)
+def test_without_an_encryptor_a_call_that_would_be_recorded_is_not_made(isolated_runtime: Isolated) -> None:
+    configured(isolated_runtime)
     with pytest.raises(EncryptorMissing):
         Pay(card=SECRET, amount=Decimal(1)).call()
 
-    assert shop.ran == []
+    assert shop.performed == []
 
 
 @pytest.mark.parametrize(
@@ -237,22 +244,22 @@ def test_without_an_encryptor_a_call_that_would_be_recorded_is_not_made(test: Is
 )
 @pytest.mark.parametrize("operation", [Pay(card=SECRET, amount=Decimal(1)), PayOrder(order=1, card=SECRET)])
 def test_a_worker_without_the_key_parks_the_row_which_runs_when_the_key_is_back(
-    test: Isolated, operation: Any, keys: tuple[str, ...], error: str, said: str
+    isolated_runtime: Isolated, operation: Any, keys: tuple[str, ...], error: str, said: str
 ) -> None:
     ticket = operation.async_().call()
-    configured(test, *keys)
-    test.run_pending()
+    configured(isolated_runtime, *keys)
+    isolated_runtime.run_pending()
 
     record = records.get(ticket.id)
-    assert (record.status, record.failure, record.error, shop.ran) == ("failed", "undecodable", error, [])
+    assert (record.status, record.failure, record.error, shop.performed) == ("failed", "undecodable", error, [])
     assert said in (record.error_message or "")
     with pytest.raises(OperationFailed, match="undecodable"):
         ticket.result(5)
-    configured(test, OLD_KEY)
+    configured(isolated_runtime, OLD_KEY)
     record.retry()
-    test.run_pending()
+    isolated_runtime.run_pending()
     ticket.result(5)
-    assert shop.ran == [type(operation).__name__]
+    assert shop.performed == [type(operation).__name__]
 
 
 @pytest.mark.parametrize(
@@ -266,32 +273,32 @@ def test_a_worker_without_the_key_parks_the_row_which_runs_when_the_key_is_back(
     ],
     ids=["tampered", "text", "null", "no json", "no object"],
 )
-def test_a_row_that_somebody_has_changed_is_never_run_with_what_comes_of_it(
-    test: Isolated, engine: sa.Engine, spoilt: Any
+def test_a_row_whose_ciphertext_was_changed_is_never_run(
+    isolated_runtime: Isolated, engine: sa.Engine, spoilt: Any
 ) -> None:
     ticket = Pay(card=SECRET, amount=Decimal(1)).async_().call()
     params = {"$encrypted": {"default": spoilt(stored(engine)["$encrypted"]["default"])}}
     with engine.begin() as connection:
         connection.execute(sa.update(records.table).values(params=params))
-    test.run_pending()
+    isolated_runtime.run_pending()
 
-    assert (ticket.reload().failure, shop.ran) == ("undecodable", [])
+    assert (ticket.reload().failure, shop.performed) == ("undecodable", [])
     assert records.get(ticket.id).error == "dexpy.DecryptionFailed"
 
 
-def test_a_result_without_its_key_is_told_as_that_and_there_when_the_key_is_back(test: Isolated) -> None:
+def test_a_result_without_its_key_is_reported_and_readable_when_the_key_is_back(isolated_runtime: Isolated) -> None:
     ticket = Pay(card=SECRET, amount=Decimal(1)).async_().call()
-    test.run_pending()
-    configured(test, NEW_KEY)
+    isolated_runtime.run_pending()
+    configured(isolated_runtime, NEW_KEY)
 
     assert ticket.reload().done
     assert ticket.outcome is None
     with pytest.raises(DecryptionFailed, match="Give it the key that encrypted it"):
         ticket.result(5)
-    configured(test)
+    configured(isolated_runtime)
     with pytest.raises(EncryptorMissing):
         ticket.wait(5)
-    configured(test, NEW_KEY, OLD_KEY)
+    configured(isolated_runtime, NEW_KEY, OLD_KEY)
     assert SECRET in ticket.result(5)["receipt"]
 
 
@@ -305,7 +312,7 @@ def test_keys_come_from_the_environment_the_first_one_encrypts(monkeypatch: pyte
     runtime.close()
 
 
-def test_what_configure_says_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_arguments_of_configure_win_over_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'app.db'}"
     monkeypatch.setenv("DEXPY_ENCRYPTION_KEYS", OLD_KEY)
     by_keys = dexpy.configure(database=url, encryption_keys=[NEW_KEY])
@@ -321,51 +328,47 @@ def test_what_configure_says_goes_before_the_environment(monkeypatch: pytest.Mon
 # ------------------------------------------------------------------------------------------ direct messages
 
 
-def test_a_run_without_a_record_travels_encrypted_in_its_message_also_when_it_is_tried_again(
-    test: Isolated, engine: sa.Engine
+def test_a_run_without_a_record_is_encrypted_in_its_message_also_when_it_is_retried(
+    isolated_runtime: Isolated, engine: sa.Engine
 ) -> None:
     ticket = PayDirectly(order=0, card=SECRET).async_().call()
     assert "PayDirectly" in everything(engine)
     assert not any(form in everything(engine) for form in forms(SECRET))
-    test.run_pending()
+    isolated_runtime.run_pending()
 
-    assert shop.ran == ["PayDirectly 0 True", "PayDirectly 0 True"]
+    assert shop.performed == ["PayDirectly 0 True", "PayDirectly 0 True"]
     assert not ticket.recorded
     assert SECRET not in everything(engine)
 
 
-def test_a_sensitive_prop_that_is_not_encrypted_is_still_refused_in_a_message(test: Isolated) -> None:
-    class TellDirectly(Tell):
-        record = False
-
-    TellDirectly.__qualname__ = "TellDirectly"
-    with pytest.raises((SensitiveInTransit, DeclarationError)):
+def test_a_sensitive_prop_that_is_not_encrypted_is_still_refused_in_a_message(isolated_runtime: Isolated) -> None:
+    with pytest.raises(SensitiveInTransit):
         TellDirectly(token=SECRET).async_().call()
 
 
-def test_a_message_whose_key_is_not_there_yet_waits_for_it(test: Isolated, engine: sa.Engine) -> None:
+def test_a_message_whose_key_is_not_there_yet_waits_for_it(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     PayDirectly(order=1, card=SECRET).async_().call()
-    configured(test)
-    test.run_pending()
-    assert shop.ran == []
-    configured(test, OLD_KEY)
-    test.advance(31)
+    configured(isolated_runtime)
+    isolated_runtime.run_pending()
+    assert shop.performed == []
+    configured(isolated_runtime, OLD_KEY)
+    isolated_runtime.advance(31)
     if engine.dialect.name != "sqlite":
         # The clock of a server cannot be moved, but what waits there can.
         with engine.begin() as connection:
             connection.execute(sa.update(messages).values(due_at=messages.c.created_at))
-    test.run_pending()
+    isolated_runtime.run_pending()
 
-    assert shop.ran == ["PayDirectly 1 True"]
+    assert shop.performed == ["PayDirectly 1 True"]
 
 
 # ------------------------------------------------------------------------------------- what is shown to people
 
 
-def test_what_is_encrypted_is_sensitive_too_and_not_shown_with_the_record(test: Isolated) -> None:
+def test_what_is_encrypted_is_sensitive_too_and_not_shown_with_the_record(isolated_runtime: Isolated) -> None:
     whole, part = Pay(card=SECRET, amount=Decimal(1)), PayOrder(order=1, card=SECRET)
     tickets = [whole.async_().call(), part.async_().call()]
-    test.run_pending()
+    isolated_runtime.run_pending()
     first, second = records.all()
 
     assert repr(whole) == "Pay(card=<sensitive>, amount=<sensitive>, day=<sensitive>)"
@@ -376,7 +379,7 @@ def test_what_is_encrypted_is_sensitive_too_and_not_shown_with_the_record(test: 
 
 
 def test_a_sensitive_prop_that_is_not_encrypted_lies_readable_in_the_row_and_is_not_shown(
-    test: Isolated, engine: sa.Engine
+    isolated_runtime: Isolated, engine: sa.Engine
 ) -> None:
     ticket = Tell(token=SECRET).async_().call()
 
@@ -386,14 +389,14 @@ def test_a_sensitive_prop_that_is_not_encrypted_lies_readable_in_the_row_and_is_
     assert report.encryption == {"props": {}, "result": None, "missing": [], "readable": ["token"]}
 
 
-def test_explain_says_what_is_encrypted_by_what_and_whether_that_is_there(test: Isolated) -> None:
+def test_explain_shows_what_is_encrypted_by_which_encryptor_and_whether_it_exists(isolated_runtime: Isolated) -> None:
     assert PayByBoth.explain(card=SECRET, pin=1).encryption == {
         "props": {"card": "vault", "pin": "default"},
         "result": "vault",
         "missing": [],
         "readable": [],
     }
-    configured(test)
+    configured(isolated_runtime)
     report = PayOrder.explain(order=1, card=SECRET)
     assert report.encryption is not None
     assert report.encryption["missing"] == ["default"]
@@ -401,7 +404,7 @@ def test_explain_says_what_is_encrypted_by_what_and_whether_that_is_there(test: 
     assert Keep.explain(data={}).encryption is None
 
 
-def test_params_that_are_encrypted_are_no_filter(test: Isolated) -> None:
+def test_params_that_are_encrypted_are_no_filter(isolated_runtime: Isolated) -> None:
     PayOrder(order=1, card=SECRET).async_().call()
 
     assert records.where(operation=PayOrder, params={"order": 1}).count() == 1
@@ -412,12 +415,16 @@ def test_params_that_are_encrypted_are_no_filter(test: Isolated) -> None:
 
 @pytest.mark.parametrize("how", ["done", "business", "crash", "retry", "database"])
 def test_a_secret_is_found_in_no_sink_whatever_becomes_of_the_run(
-    test: Isolated, engine: sa.Engine, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], how: str
+    isolated_runtime: Isolated,
+    engine: sa.Engine,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    how: str,
 ) -> None:
     caplog.set_level(logging.DEBUG)
     operation = Spill(card=SECRET, how=how)
     ticket = operation.async_().call()
-    ran = test.run_pending()
+    ran = isolated_runtime.run_pending()
     told = [repr(operation), str(ran), str(ticket.reload().to_dict()), str(Spill.explain(card=SECRET, how=how))]
     try:
         assert ticket.result(5) == SECRET
@@ -435,15 +442,15 @@ def test_a_secret_is_found_in_no_sink_whatever_becomes_of_the_run(
 # ------------------------------------------------------------------------------------------- other policies
 
 
-def test_a_run_with_a_key_is_compared_and_replayed_in_the_clear(test: Isolated, engine: sa.Engine) -> None:
+def test_a_run_with_a_key_is_compared_and_replayed_in_the_clear(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     first = PayOnce(order=1, card=SECRET).async_().call()
     again = PayOnce(order=1, card=SECRET).async_().call()
-    test.run_pending()
+    isolated_runtime.run_pending()
 
     assert (again.duplicate, again.id) == (True, first.id)
     assert again.reload().result(5) == f"1 by {SECRET}"
     assert PayOnce(order=1, card=SECRET).call() == f"1 by {SECRET}"
-    assert shop.ran == ["PayOnce"]
+    assert shop.performed == ["PayOnce"]
     with pytest.raises(OnceConflict):
         PayOnce(order=1, card="another").async_().call()
     with pytest.raises(OnceConflict):
@@ -452,14 +459,14 @@ def test_a_run_with_a_key_is_compared_and_replayed_in_the_clear(test: Isolated, 
 
 
 def test_a_class_that_encrypts_nothing_never_asks_for_an_encryptor(
-    test: Isolated, monkeypatch: pytest.MonkeyPatch
+    isolated_runtime: Isolated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def asked() -> Encryptors:
         raise AssertionError("nobody needs one")
 
-    monkeypatch.setattr(sealing, "encryptors_in_force", asked)
+    monkeypatch.setattr(encryption, "current_encryptors", asked)
     ticket = Keep(data={"a": 1}).async_().call()
-    test.run_pending()
+    isolated_runtime.run_pending()
 
     assert ticket.result(5) == {"a": 1}
     assert Keep(data={}).call() == {}
@@ -488,7 +495,7 @@ def test_an_encryptor_that_cannot_be_is_refused_without_showing_its_key(make: An
 
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cryptography.fernet", None)
-    with pytest.raises(MissingExtra, match=r'pip install "dexpy\[crypto\]"'):
+    with pytest.raises(MissingExtra, match=r'pip install "dexpy-operations\[crypto\]"'):
         FernetEncryptor(OLD_KEY)
 
 

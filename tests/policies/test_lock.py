@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import servers
 import sqlalchemy as sa
+from harness.workers import eventually
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
-from workers import eventually
 
 import dexpy
 from dexpy import (
@@ -36,22 +36,22 @@ from dexpy import (
     prop,
     records,
 )
-from dexpy.declaration.keys import digest
-from dexpy.execution.steps import lock as lock_step
-from dexpy.foundation import checkpoint
-from dexpy.recording.locks.hold import Hold
+from dexpy.declaration.key_digests import digest, lock_key
+from dexpy.execution.middleware import lock as lock_step
+from dexpy.foundation import failpoints
+from dexpy.locks.base import LockHandle
 from dexpy.runtime import current_runtime, install
 from dexpy.testing import Isolated, isolated
 
-began: list[Any] = []
-inside: list[Callable[[], Any]] = []
+started_runs: list[Any] = []
+during_run: list[Callable[[], Any]] = []
 WAIT_S = 20.0
 
 
 @pytest.fixture(autouse=True)
 def nothing_left() -> None:
-    began.clear()
-    inside.clear()
+    started_runs.clear()
+    during_run.clear()
 
 
 class Model(DeclarativeBase):
@@ -76,9 +76,9 @@ class Transfer(Operation):
     lock = Lock("account:{account}", timeout=0.1)
 
     def perform(self) -> int:
-        began.append(self.account)
-        if inside:
-            inside.pop()()
+        started_runs.append(self.account)
+        if during_run:
+            during_run.pop()()
         return self.account
 
 
@@ -110,8 +110,8 @@ class NestedOther(Transfer):
 
     def perform(self) -> int:
         answer = Transfer(account=self.account + 1).call()
-        if inside:
-            inside.pop()()
+        if during_run:
+            during_run.pop()()
         return answer
 
 
@@ -158,8 +158,8 @@ class Secret(Operation):
     lock = Lock("card:{card}", timeout=0)
 
     def perform(self) -> None:
-        if inside:
-            inside.pop()()
+        if during_run:
+            during_run.pop()()
 
 
 class Pays(Operation):
@@ -168,8 +168,8 @@ class Pays(Operation):
     lock = Lock("account:{account}", timeout=0.1)
 
     def perform(self) -> str:
-        if inside:
-            inside.pop()()
+        if during_run:
+            during_run.pop()()
         return self.account.owner
 
 
@@ -186,16 +186,16 @@ class PaidOnce(Transfer):
 
 
 class Coroutine(Operation):
-    lock = Lock("coroutine", timeout=0.1)
+    lock = Lock(template="coroutine", timeout=0.1)
 
     async def perform(self) -> int:
         return 1
 
 
 @contextmanager
-def held(key: str, backend: str | None = None) -> Generator[Hold]:
+def held(key: str, backend: str | None = None) -> Generator[LockHandle]:
     """Somebody else has a lock until the end of the block."""
-    hold = current_runtime().store.locks.hold(digest("lock", key), backend)
+    hold = current_runtime().store.locks.handle(digest("lock", key), backend)
     assert hold.wait(WAIT_S)
     try:
         yield hold
@@ -205,7 +205,7 @@ def held(key: str, backend: str | None = None) -> Generator[Hold]:
 
 def is_free(key: str) -> bool:
     """Whether a lock could be had at once."""
-    hold = current_runtime().store.locks.hold(digest("lock", key))
+    hold = current_runtime().store.locks.handle(digest("lock", key))
     try:
         return hold.wait(0)
     finally:
@@ -227,9 +227,9 @@ def in_thread(action: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
     return thread, answers
 
 
-def test_a_second_run_of_the_key_does_not_get_in(test: Isolated) -> None:
+def test_a_second_run_of_the_key_does_not_get_in(isolated_runtime: Isolated) -> None:
     seen: list[Any] = []
-    inside.append(lambda: seen.append(in_another_thread(lambda: Transfer(account=7).safe.call())))
+    during_run.append(lambda: seen.append(in_another_thread(lambda: Transfer(account=7).safe.call())))
     assert Transfer(account=7).call() == 7
     (refused,) = seen
     assert refused == Err(
@@ -238,7 +238,7 @@ def test_a_second_run_of_the_key_does_not_get_in(test: Isolated) -> None:
         {"timeout_s": 0.1, "lock": "account:7"},
     )
     assert Transfer(account=7).safe.call() == Ok(7)
-    assert began == [7, 7]
+    assert started_runs == [7, 7]
 
 
 def in_another_thread(action: Callable[[], Any]) -> Any:
@@ -248,30 +248,30 @@ def in_another_thread(action: Callable[[], Any]) -> Any:
     return answers[0]
 
 
-def test_call_raises_and_the_code_need_not_be_declared(test: Isolated) -> None:
+def test_call_raises_and_the_code_need_not_be_declared(isolated_runtime: Isolated) -> None:
     with held("account:7"), pytest.raises(Error) as refused:
         Declared(account=7).call()
     assert refused.value.code == "lock_timeout"
-    assert began == []
+    assert started_runs == []
 
 
-def test_another_key_is_another_lock(test: Isolated) -> None:
+def test_another_key_is_another_lock(isolated_runtime: Isolated) -> None:
     with held("account:7"):
         assert Transfer(account=8).call() == 8
 
 
-def test_it_waits_for_its_turn_and_gets_it(test: Isolated) -> None:
+def test_it_waits_for_its_turn_and_gets_it(isolated_runtime: Isolated) -> None:
     with held("account:7") as hold:
         thread, answers = in_thread(lambda: Patient(account=7).call())
         time.sleep(0.2)
-        assert began == []
+        assert started_runs == []
         hold.release()
         thread.join(WAIT_S)
     assert answers == [7]
 
 
-def test_without_a_time_it_waits_on(test: Isolated, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock_step, "SLICE_S", 0.05)
+def test_without_a_time_it_waits_on(isolated_runtime: Isolated, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock_step, "WAIT_SLICE_S", 0.05)
     with held("account:7") as hold:
         thread, answers = in_thread(lambda: Endless(account=7).call())
         time.sleep(0.3)
@@ -280,7 +280,7 @@ def test_without_a_time_it_waits_on(test: Isolated, monkeypatch: pytest.MonkeyPa
     assert answers == [7]
 
 
-def test_with_no_time_it_tries_once(test: Isolated) -> None:
+def test_with_no_time_it_tries_once(isolated_runtime: Isolated) -> None:
     assert Hasty(account=7).call() == 7
     with held("account:7"):
         began_at = time.monotonic()
@@ -288,23 +288,25 @@ def test_with_no_time_it_tries_once(test: Isolated) -> None:
         assert time.monotonic() - began_at < 5
 
 
-def test_the_lock_is_given_back_however_the_run_ends(test: Isolated) -> None:
+def test_the_lock_is_given_back_however_the_run_ends(isolated_runtime: Isolated) -> None:
     def crash() -> None:
         raise RuntimeError("broken")
 
     def refuse() -> None:
         raise Error("no_money", "None left")
 
-    inside.append(crash)
+    during_run.append(crash)
     with pytest.raises(RuntimeError):
         Transfer(account=7).call()
     assert is_free("account:7")
-    inside.append(refuse)
+    during_run.append(refuse)
     assert isinstance(Transfer(account=7).safe.call(), Err)
     assert is_free("account:7")
 
 
-def test_it_is_held_until_the_transaction_has_ended(test: Isolated, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_held_until_the_transaction_has_ended(
+    isolated_runtime: Isolated, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[str] = []
     store = current_runtime().store
     new_session = store.new_session
@@ -316,29 +318,29 @@ def test_it_is_held_until_the_transaction_has_ended(test: Isolated, monkeypatch:
         return session
 
     monkeypatch.setattr(store, "new_session", watched)
-    monkeypatch.setattr(checkpoint, "reached", seen.append)
+    monkeypatch.setattr(failpoints, "reached", seen.append)
     Writes(account=7).call()
     inner = [word for word in seen if word in ("lock_taken", "begun", "committed", "lock_releasing")]
     assert inner == ["lock_taken", "begun", "committed", "lock_releasing"]
 
 
-def test_a_run_inside_another_one_with_the_key_goes_right_in(test: Isolated) -> None:
+def test_a_run_inside_another_one_with_the_key_goes_right_in(isolated_runtime: Isolated) -> None:
     assert Nested(account=7).call() == 14
     assert NestedOutside(account=7).call() == 14
     assert is_free("account:7")
 
 
-def test_the_lock_of_an_inner_run_is_held_until_the_outer_transaction_has_ended(test: Isolated) -> None:
+def test_the_lock_of_an_inner_run_is_held_until_the_outer_transaction_has_ended(isolated_runtime: Isolated) -> None:
     free: list[bool] = []
-    inside.append(lambda: None)
-    inside.append(lambda: free.append(in_another_thread(lambda: is_free("account:8"))))
-    inside.reverse()
+    during_run.append(lambda: None)
+    during_run.append(lambda: free.append(in_another_thread(lambda: is_free("account:8"))))
+    during_run.reverse()
     assert NestedOther(account=7).call() == 8
     assert free == [False]
     assert is_free("account:8")
 
 
-def test_in_a_session_of_the_application_it_is_held_until_its_end(test: Isolated) -> None:
+def test_in_a_session_of_the_application_it_is_held_until_its_end(isolated_runtime: Isolated) -> None:
     with current_runtime().store.new_session() as session:
         with dexpy.session(session):
             assert Writes(account=7).call() == 7
@@ -348,14 +350,14 @@ def test_in_a_session_of_the_application_it_is_held_until_its_end(test: Isolated
     assert is_free("account:7")
 
 
-def test_a_run_in_an_event_loop_takes_it_too(test: Isolated) -> None:
+def test_a_run_in_an_event_loop_takes_it_too(isolated_runtime: Isolated) -> None:
     assert asyncio.run(Coroutine().acall()) == 1
     with held("coroutine"), pytest.raises(Error):
         asyncio.run(Coroutine().acall())
 
 
-def test_a_cancelled_await_stops_waiting(test: Isolated, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock_step, "SLICE_S", 0.05)
+def test_a_cancelled_await_stops_waiting(isolated_runtime: Isolated, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock_step, "WAIT_SLICE_S", 0.05)
 
     async def give_up() -> None:
         with contextlib.suppress(TimeoutError):
@@ -363,11 +365,11 @@ def test_a_cancelled_await_stops_waiting(test: Isolated, monkeypatch: pytest.Mon
 
     with held("account:7"):
         asyncio.run(give_up())
-        assert began == []
+        assert started_runs == []
     assert is_free("account:7")
 
 
-def test_a_sync_call_that_is_refused_leaves_a_record(test: Isolated) -> None:
+def test_a_sync_call_that_is_refused_leaves_a_record(isolated_runtime: Isolated) -> None:
     with held("account:7"):
         Transfer(account=7).safe.call()
     (record,) = records.all()
@@ -376,69 +378,71 @@ def test_a_sync_call_that_is_refused_leaves_a_record(test: Isolated) -> None:
     assert record.params == {"account": 7, "note": ""}
 
 
-def test_in_a_worker_it_is_tried_again_with_a_wait(test: Isolated) -> None:
+def test_in_a_worker_it_is_tried_again_with_a_wait(isolated_runtime: Isolated) -> None:
     ticket = Transfer(account=7).async_().call()
     with held("account:7"):
-        test.run_pending()
+        isolated_runtime.run_pending()
     row = records.get(ticket.id)
     assert (row.status, row.error, row.num_attempts) == ("pending", "lock_timeout", 1)
     assert row.scheduled_at is not None
     assert 1.5 < (row.scheduled_at - row.updated_at).total_seconds() < 3, "2 s, and some jitter"
-    eventually(lambda: test.run_pending() and ticket.reload().done, "the lock is free at the next try")
-    assert began == [7]
+    eventually(lambda: isolated_runtime.run_pending() and ticket.reload().done, "the lock is free at the next try")
+    assert started_runs == [7]
 
 
-def test_a_rule_of_the_class_wins_and_at_the_end_it_has_failed(test: Isolated) -> None:
+def test_a_rule_of_the_class_wins_and_at_the_end_it_has_failed(isolated_runtime: Isolated) -> None:
     ticket = Ruled(account=7).async_().call()
     dropped = Discarded(account=7).async_().call()
     with held("account:7"):
-        eventually(lambda: test.run_pending() or ticket.reload().failed, "all attempts are spent")
+        eventually(lambda: isolated_runtime.run_pending() or ticket.reload().failed, "all attempts are spent")
     assert (ticket.reload().status, ticket.failure) == ("failed", "business")
     assert ticket.outcome == Err(
         "lock_timeout", records.get(ticket.id).error_message or "", {"timeout_s": 0.1, "lock": "account:7"}
     )
     assert records.get(ticket.id).num_attempts == 2
     assert dropped.reload().failure == "discarded"
-    assert began == []
+    assert started_runs == []
 
 
-def test_waiting_counts_against_the_time_that_a_run_has(test: Isolated, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock_step, "SLICE_S", 0.05)
+def test_waiting_counts_against_the_time_that_a_run_has(
+    isolated_runtime: Isolated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock_step, "WAIT_SLICE_S", 0.05)
     ticket = Waits(account=7).async_().call()
     with held("account:7"):
-        test.run_pending()
+        isolated_runtime.run_pending()
     assert (ticket.reload().status, ticket.failure) == ("failed", "timeout")
     assert records.get(ticket.id).error_message == "Waits ran out of time while it waited for its lock."
 
 
-def test_a_run_that_is_called_off_stops_waiting(test: Isolated, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock_step, "SLICE_S", 0.05)
+def test_a_run_that_is_cancelled_stops_waiting(isolated_runtime: Isolated, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock_step, "WAIT_SLICE_S", 0.05)
     ticket = Endless(account=7).async_().call()
-    watch = test.runtime.dispatcher.watch
+    watch = isolated_runtime.runtime.services.watchdog
     assert watch is not None
     with held("account:7"):
-        thread, _ = in_thread(test.run_pending)
+        thread, _ = in_thread(isolated_runtime.run_pending)
         eventually(lambda: watch.runs, "it waits")
         ticket.cancel()
-        watch.look()
+        watch.check()
         thread.join(WAIT_S)
         assert not thread.is_alive()
     assert (ticket.reload().status, ticket.failure) == ("expired", "cancelled")
-    assert began == []
+    assert started_runs == []
 
 
-def test_a_lock_that_was_lost_rolls_the_run_back(test: Isolated, engine: sa.Engine) -> None:
+def test_a_lock_that_was_lost_rolls_the_run_back(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     if engine.dialect.name == "sqlite":
         pytest.skip("nobody can take a lock of the operating system away from a process that lives")
-    inside.append(lambda: cut_others(engine))
+    during_run.append(lambda: cut_others(engine))
     with pytest.raises(LockLost, match="Transfer: its lock was lost while it ran"):
         Transfer(account=7).call()
     assert is_free("account:7")
     ticket = Transfer(account=8).async_().call()
-    inside.append(lambda: cut_others(engine))
-    test.run_pending()
+    during_run.append(lambda: cut_others(engine))
+    isolated_runtime.run_pending()
     assert (ticket.reload().status, records.get(ticket.id).error) == ("pending", "dexpy.LockLost")
-    eventually(lambda: test.run_pending() and ticket.reload().done, "it is tried again")
+    eventually(lambda: isolated_runtime.run_pending() and ticket.reload().done, "it is tried again")
 
 
 def cut_others(engine: sa.Engine) -> None:
@@ -464,7 +468,7 @@ def cut_others(engine: sa.Engine) -> None:
             connection.exec_driver_sql(statement.format(int(number)))
 
 
-def test_many_threads_and_all_get_in_one_at_a_time(test: Isolated) -> None:
+def test_many_threads_and_all_get_in_one_at_a_time(isolated_runtime: Isolated) -> None:
     now: list[int] = []
     most: list[int] = []
 
@@ -474,7 +478,7 @@ def test_many_threads_and_all_get_in_one_at_a_time(test: Isolated) -> None:
         time.sleep(0.01)
         now.pop()
 
-    inside.extend([work] * 40)
+    during_run.extend([work] * 40)
     threads = [in_thread(lambda: [Patient(account=7).call() for _ in range(5)]) for _ in range(8)]
     for thread, _ in threads:
         thread.join(WAIT_S)
@@ -482,12 +486,12 @@ def test_many_threads_and_all_get_in_one_at_a_time(test: Isolated) -> None:
     assert max(most) == 1
 
 
-def test_two_that_want_what_the_other_has_end_in_time(test: Isolated) -> None:
+def test_two_that_want_what_the_other_has_end_in_time(isolated_runtime: Isolated) -> None:
     met = threading.Barrier(2)
 
     def crossed(first: str, second: str) -> bool:
         locks = current_runtime().store.locks
-        mine, other = locks.hold(digest("lock", first)), locks.hold(digest("lock", second))
+        mine, other = locks.handle(digest("lock", first)), locks.handle(digest("lock", second))
         try:
             assert mine.wait(WAIT_S)
             met.wait(WAIT_S)
@@ -502,7 +506,7 @@ def test_two_that_want_what_the_other_has_end_in_time(test: Isolated) -> None:
     assert sum([got, *answers]) <= 1
 
 
-def test_a_template_takes_props_as_they_are_stored(test: Isolated) -> None:
+def test_a_template_takes_props_as_they_are_stored(isolated_runtime: Isolated) -> None:
     class Sent(Operation):
         a: str
         b: str
@@ -511,7 +515,7 @@ def test_a_template_takes_props_as_they_are_stored(test: Isolated) -> None:
 
     def key(**props: Any) -> str:
         operation = Sent(**props)
-        return Sent.contract.lock.text(operation, Sent.contract)  # type: ignore[union-attr]
+        return lock_key(operation, Sent.contract)
 
     assert key(a="x", b="y") == "x/y={null}"
     assert key(a="x/y", b="") == "x%2Fy/={null}"
@@ -519,43 +523,43 @@ def test_a_template_takes_props_as_they_are_stored(test: Isolated) -> None:
     assert key(a="ä%", b="=") == "%C3%A4%25/%3D={null}"
 
 
-def test_a_reference_counts_by_its_key_and_makes_no_query(test: Isolated, engine: sa.Engine) -> None:
-    furnish(engine)
+def test_a_reference_counts_by_its_key_and_makes_no_query(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+    create_tables(engine)
     seen: list[Any] = []
-    inside.append(lambda: seen.append(in_another_thread(lambda: Pays(account=1).safe.call())))
+    during_run.append(lambda: seen.append(in_another_thread(lambda: Pays(account=1).safe.call())))
     assert Pays(account=1).call() == "ann"
     assert seen[0].details["lock"] == "account:1"
 
 
-def test_a_function_may_read_the_row_behind_a_reference(test: Isolated, engine: sa.Engine) -> None:
-    furnish(engine)
+def test_a_function_may_read_the_row_behind_a_reference(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+    create_tables(engine)
     seen: list[Any] = []
-    inside.append(lambda: seen.append(in_another_thread(lambda: PaysOwner(account=2).safe.call())))
+    during_run.append(lambda: seen.append(in_another_thread(lambda: PaysOwner(account=2).safe.call())))
     assert PaysOwner(account=1).call() == "ann"
     assert seen[0].details["lock"] == "ann", "both accounts are hers"
 
 
-def furnish(engine: sa.Engine) -> None:
+def create_tables(engine: sa.Engine) -> None:
     Model.metadata.create_all(engine)
     with Session(engine) as session:
         session.add_all([Account(id=1, owner="ann"), Account(id=2, owner="ann")])
         session.commit()
 
 
-def test_a_function_makes_the_key_and_classes_with_one_key_share_the_lock(test: Isolated) -> None:
+def test_a_function_makes_the_key_and_classes_with_one_key_share_the_lock(isolated_runtime: Isolated) -> None:
     with held("account:7"):
         assert isinstance(Made(account=7).safe.call(), Err)
     assert Made(account=7).call() == 7
 
 
-def test_without_a_key_it_is_for_the_whole_class(test: Isolated) -> None:
+def test_without_a_key_it_is_for_the_whole_class(isolated_runtime: Isolated) -> None:
     with held(Tidy.contract.name):
         refused = Tidy(account=1).safe.call()
     assert isinstance(refused, Err)
     assert f"'{Tidy.contract.name}'" in refused.message
 
 
-def test_a_function_that_gives_no_key_is_refused(test: Isolated) -> None:
+def test_a_function_that_gives_no_key_is_refused(isolated_runtime: Isolated) -> None:
     class Nothing(Transfer):
         lock = Lock(lambda op: None)
 
@@ -568,7 +572,7 @@ def test_a_function_that_gives_no_key_is_refused(test: Isolated) -> None:
         Strange(account=1).call()
 
 
-def test_a_secret_in_the_key_is_told_nowhere(test: Isolated, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_secret_in_the_key_is_shown_nowhere(isolated_runtime: Isolated, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG", "dexpy")
     with held("card:4711%2F0815"):
         refused = Secret(card="4711/0815").safe.call()
@@ -580,7 +584,7 @@ def test_a_secret_in_the_key_is_told_nowhere(test: Isolated, caplog: pytest.LogC
     assert "4711" not in told
 
 
-def test_a_subclass_takes_its_lock_back(test: Isolated) -> None:
+def test_a_subclass_takes_its_lock_back(isolated_runtime: Isolated) -> None:
     class Free(Transfer):
         lock = None
 
@@ -590,7 +594,7 @@ def test_a_subclass_takes_its_lock_back(test: Isolated) -> None:
     assert not Free.explain(account=7).steps["lock"]
 
 
-def test_explain_says_which_lock_and_takes_none(test: Isolated) -> None:
+def test_explain_shows_which_lock_and_takes_none(isolated_runtime: Isolated) -> None:
     told = Transfer.explain(account=7).lock
     assert told is not None
     assert (told["active"], told["key"], told["timeout_s"], told["backend"]) == (True, "account:7", 0.1, "database")
@@ -602,18 +606,18 @@ def test_explain_says_which_lock_and_takes_none(test: Isolated) -> None:
     assert Tidy.explain(account="seven").lock["key"] == Tidy.contract.name, "it depends on no prop"
 
 
-def test_a_run_without_its_lock_frees_its_idempotency_key(test: Isolated) -> None:
+def test_a_run_without_its_lock_frees_its_idempotency_key(isolated_runtime: Isolated) -> None:
     with held("account:7"):
         assert isinstance(PaidOnce(account=7).safe.call(), Err)
     with held("account:8"):
         ticket = PaidOnce(account=8).async_().call()
-        test.run_pending()
+        isolated_runtime.run_pending()
         assert ticket.reload().failed
     assert PaidOnce(account=7).call() == 7
     assert PaidOnce(account=8).call() == 8
 
 
-def test_callable_asks_for_no_lock(test: Isolated) -> None:
+def test_callable_asks_for_no_lock(isolated_runtime: Isolated) -> None:
     with held("account:7"):
         assert Transfer.is_callable(account=7)
 
@@ -637,7 +641,7 @@ def test_a_lock_on_redis_excludes_and_is_given_back(tmp_path: Path, monkeypatch:
             assert OnRedis(account=7).call() == 7
 
             client, prefix = current_runtime()._redis()
-            inside.append(lambda: client.delete(*client.keys(f"{prefix}:dexpy.lock:*")))
+            during_run.append(lambda: client.delete(*client.keys(f"{prefix}:dexpy.lock:*")))
             with pytest.raises(LockLost):
                 OnRedis(account=7).call()
         finally:
@@ -648,7 +652,7 @@ def test_a_lock_on_redis_excludes_and_is_given_back(tmp_path: Path, monkeypatch:
 @pytest.mark.servers
 @pytest.mark.anywhere
 def test_a_lock_on_redis_is_renewed_while_its_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dexpy.recording.locks import redis as on_redis
+    from dexpy.locks import redis as on_redis
 
     monkeypatch.setattr(on_redis, "LEASE_S", 0.6)
     monkeypatch.setattr(on_redis, "RENEW_EVERY_S", 0.15)
@@ -656,7 +660,7 @@ def test_a_lock_on_redis_is_renewed_while_its_run_goes_on(tmp_path: Path, monkey
         configure(broker=url)
         try:
             locks = current_runtime().store.locks
-            assert locks.place(None) == "redis", "there is no database that all share"
+            assert locks.backend_name(None) == "redis", "there is no database that all share"
             with held("account:7", "redis") as hold:
                 until = time.monotonic() + 1.5
                 while time.monotonic() < until:
@@ -667,7 +671,7 @@ def test_a_lock_on_redis_is_renewed_while_its_run_goes_on(tmp_path: Path, monkey
             install(None)
 
 
-def test_without_a_place_that_all_share_a_lock_is_refused(tmp_path: Path) -> None:
+def test_without_a_backend_that_all_processes_share_a_lock_is_refused(tmp_path: Path) -> None:
     class OnRedis(Transfer):
         lock = Lock("account:{account}", backend="redis")
 
@@ -697,7 +701,7 @@ def test_a_forked_process_has_none_of_the_locks_and_keeps_none(tmp_path: Path) -
 
 REFUSED = {
     "a number": (lambda: Lock(7), "Lock(7) takes a template over props, Lock('account:{account}'), or a function"),
-    "nothing in it": (lambda: Lock(""), "Lock('') has no key. Write Lock('account:{account}'), or Lock() for"),
+    "nothing in it": (lambda: Lock(""), "Lock('') has no key. Write Lock('account:{account}'), or name"),
     "open": (lambda: Lock("a:{b"), "Lock('a:{b') is no template"),
     "by position": (lambda: Lock("a:{}"), "{} is not the name of a prop alone"),
     "part of a prop": (lambda: Lock("a:{b.id}"), "{b.id} is not the name of a prop alone"),

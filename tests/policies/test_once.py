@@ -36,8 +36,8 @@ from dexpy import (
     guard,
     records,
 )
-from dexpy.declaration.once import once_key
-from dexpy.recording.tables import records as table
+from dexpy.database.tables import records as table
+from dexpy.declaration.key_digests import once_keys
 from dexpy.testing import Isolated, isolated
 
 runs: list[Any] = []
@@ -185,17 +185,19 @@ def at_once(*actions: Callable[[], Any]) -> list[Any]:
 # -------------------------------------------------------------------- in place
 
 
-def test_a_second_call_is_given_the_first_ones_result_with_its_types(test: Isolated, engine: sa.Engine) -> None:
+def test_a_second_call_is_given_the_first_ones_result_with_its_types(
+    isolated_runtime: Isolated, engine: sa.Engine
+) -> None:
     first, second = Charge(order=7).call(), Charge(order=7).call()
     assert first == second == Receipt(1, Decimal(10), date(2026, 11, 21))
     assert runs == [7]
     (row,) = rows(engine)
-    assert (row.status, row.once_key) == ("done", once_key(Charge(order=7), Charge.contract))
+    assert (row.status, row.once_key) == ("done", once_keys(Charge(order=7), Charge.contract)[0])
     assert row.claimed_by is None
     assert Charge(order=8).call().number == 2
 
 
-def test_a_business_error_is_given_again_with_its_code_message_and_details(test: Isolated) -> None:
+def test_a_business_error_is_given_again_with_its_code_message_and_details(isolated_runtime: Isolated) -> None:
     for _ in range(2):
         with pytest.raises(Error) as told:
             Refuse(order=1).call()
@@ -207,14 +209,14 @@ def test_a_business_error_is_given_again_with_its_code_message_and_details(test:
     assert runs == [1]
 
 
-def test_safe_gives_the_replay_as_a_value(test: Isolated) -> None:
+def test_safe_gives_the_replay_as_a_value(isolated_runtime: Isolated) -> None:
     assert Charge(order=1).safe.call() == Charge(order=1).safe.call() == Ok(Receipt(1, Decimal(10), date(2026, 11, 21)))
     first, again = Refuse(order=1).safe.call(), Refuse(order=1).safe.call()
     assert isinstance(again, Err)
     assert first == again == Err("no_balance", "Nothing to send", {"order": 1})
 
 
-def test_a_crash_frees_the_key_and_its_row_stays(test: Isolated, engine: sa.Engine) -> None:
+def test_a_crash_frees_the_key_and_its_row_stays(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     with pytest.raises(RuntimeError):
         Crash(order=1).call()
     assert Crash(order=1).call() == 2
@@ -222,7 +224,7 @@ def test_a_crash_frees_the_key_and_its_row_stays(test: Isolated, engine: sa.Engi
     assert [(row.status, row.once_key is None) for row in rows(engine)] == [("failed", True), ("done", False)]
 
 
-def test_a_refusal_by_a_guard_is_not_given_again_and_a_replay_asks_no_guard(test: Isolated) -> None:
+def test_a_refusal_by_a_guard_is_not_given_again_and_a_replay_asks_no_guard(isolated_runtime: Isolated) -> None:
     refused.add(1)
     assert Guarded(order=1).safe.call() == Err(
         "is_refused", "refused", {"guards": [{"guard": "is_refused", "message": "refused"}]}, rejected=True
@@ -233,7 +235,7 @@ def test_a_refusal_by_a_guard_is_not_given_again_and_a_replay_asks_no_guard(test
     assert Guarded(order=1).call() == 1
 
 
-def test_another_call_waits_for_the_one_that_runs_and_gets_its_result(test: Isolated) -> None:
+def test_another_call_waits_for_the_one_that_runs_and_gets_its_result(isolated_runtime: Isolated) -> None:
     gates.update(begun=threading.Event(), go=threading.Event())
 
     def second() -> int:
@@ -245,7 +247,7 @@ def test_another_call_waits_for_the_one_that_runs_and_gets_its_result(test: Isol
     assert runs == [1]
 
 
-def test_another_call_that_waits_gets_the_error_too(test: Isolated) -> None:
+def test_another_call_that_waits_gets_the_error_too(isolated_runtime: Isolated) -> None:
     gates.update(begun=threading.Event(), go=threading.Event())
 
     def second() -> int:
@@ -258,7 +260,7 @@ def test_another_call_that_waits_gets_the_error_too(test: Isolated) -> None:
     assert runs == [1]
 
 
-def test_another_call_that_waits_runs_itself_when_the_first_one_crashes(test: Isolated) -> None:
+def test_another_call_that_waits_runs_itself_when_the_first_one_crashes(isolated_runtime: Isolated) -> None:
     gates.update(begun=threading.Event(), go=threading.Event())
 
     def second() -> int:
@@ -270,7 +272,7 @@ def test_another_call_that_waits_runs_itself_when_the_first_one_crashes(test: Is
     assert (str(crash), value, runs) == ("crash", 2, [1, 1])
 
 
-def test_a_lock_that_could_not_be_had_frees_the_key(test: Isolated, engine: sa.Engine) -> None:
+def test_a_lock_that_could_not_be_had_frees_the_key(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     gates.update(begun=threading.Event(), go=threading.Event())
 
     def second() -> int:
@@ -288,7 +290,7 @@ def test_a_lock_that_could_not_be_had_frees_the_key(test: Isolated, engine: sa.E
     assert Locked(order=2).call() == 2
 
 
-def test_a_call_that_waits_too_long_is_told_who_has_the_key(test: Isolated) -> None:
+def test_a_call_that_waits_too_long_names_the_run_that_has_the_key(isolated_runtime: Isolated) -> None:
     gates.update(begun=threading.Event(), go=threading.Event())
 
     def second() -> int:
@@ -308,13 +310,13 @@ def test_a_call_that_waits_too_long_is_told_who_has_the_key(test: Isolated) -> N
     )
 
 
-def test_of_many_calls_at_once_one_runs(test: Isolated) -> None:
+def test_of_many_calls_at_once_one_runs(isolated_runtime: Isolated) -> None:
     answers = at_once(*[lambda: Charge(order=1).call()] * 6)
     assert answers == [Receipt(1, Decimal(10), date(2026, 11, 21))] * 6
     assert runs == [1]
 
 
-def test_a_call_inside_of_itself_is_told_at_once(test: Isolated) -> None:
+def test_a_call_inside_of_itself_is_refused_at_once(isolated_runtime: Isolated) -> None:
     with pytest.raises(KeyBusy):
         Within(order=1).call()
     assert runs == [1]
@@ -329,7 +331,7 @@ class Within(Operation, name="once.within"):
         return Within(order=self.order).call()
 
 
-def test_the_key_with_other_params_is_a_conflict(test: Isolated) -> None:
+def test_the_key_with_other_params_is_a_conflict(isolated_runtime: Isolated) -> None:
     Charge(order=1).call()
     with pytest.raises(OnceConflict) as told:
         Charge(order=1, amount=Decimal(11)).call()
@@ -343,12 +345,12 @@ class Lenient(Charge, name="once.lenient"):
     once = Once("order", params="ignore")
 
 
-def test_other_params_are_ignored_where_the_class_says_so(test: Isolated) -> None:
+def test_other_params_are_ignored_where_the_class_allows_it(isolated_runtime: Isolated) -> None:
     assert Lenient(order=1).call() == Lenient(order=1, amount=Decimal(11)).call()
     assert runs == [1]
 
 
-def test_a_key_of_the_call_needs_no_declaration(test: Isolated) -> None:
+def test_a_key_of_the_call_needs_no_declaration(isolated_runtime: Isolated) -> None:
     assert Plain(order=1).once("a").call() == 1
     assert Plain(order=1).once("a").call() == 1
     assert Plain(order=1).once("b").call() == 2
@@ -360,14 +362,14 @@ def test_a_key_of_the_call_needs_no_declaration(test: Isolated) -> None:
         Plain(order=2).once("a").call()
 
 
-def test_no_key_is_a_run_of_its_own_whatever_the_class_declares(test: Isolated, engine: sa.Engine) -> None:
+def test_no_key_is_a_run_of_its_own_whatever_the_class_declares(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     assert [Guarded(order=1).once(None).call() for _ in range(2)] == [1, 2]
     assert Guarded(order=1).call() == 3
     assert Guarded(order=1).once("x").once(None).call() == 4
     assert [row.once_key is None for row in rows(engine)] == [True, True, False, True]
 
 
-def test_two_operations_with_one_key_have_nothing_to_do_with_each_other(test: Isolated) -> None:
+def test_two_operations_with_one_key_have_nothing_to_do_with_each_other(isolated_runtime: Isolated) -> None:
     assert Plain(order=1).once("a").call() == 1
     assert Guarded(order=1).once("a").call() == 2
 
@@ -380,7 +382,7 @@ class Without(Guarded, name="once.without"):
     once = Once.never()
 
 
-def test_a_subclass_inherits_the_declaration_and_has_keys_of_its_own(test: Isolated) -> None:
+def test_a_subclass_inherits_the_declaration_and_has_keys_of_its_own(isolated_runtime: Isolated) -> None:
     assert [Guarded(order=1).call(), Derived(order=1).call(), Derived(order=1).call()] == [1, 2, 2]
     assert [Without(order=1).call(), Without(order=1).call()] == [3, 4]
 
@@ -399,14 +401,16 @@ class Keyless(ByFunction, name="once.keyless"):
     once = Once(lambda op: None)
 
 
-def test_a_function_makes_the_key(test: Isolated) -> None:
+def test_a_function_makes_the_key(isolated_runtime: Isolated) -> None:
     assert ByFunction(order=1).call() == ByFunction(order=1, note="again").call() == 1
     assert ByFunction(order=5).once("order-1").call() == 1
     with pytest.raises(OptionsError, match=r"Keyless\.once: its function gave None, which is no key\."):
         Keyless(order=1).call()
 
 
-def test_after_its_time_a_key_is_taken_over_and_the_call_runs_again(test: Isolated, engine: sa.Engine) -> None:
+def test_after_its_time_a_key_is_taken_over_and_the_call_runs_again(
+    isolated_runtime: Isolated, engine: sa.Engine
+) -> None:
     assert [Short(order=1).call(), Short(order=1).call()] == [1, 1]
     with engine.begin() as connection:
         early = sa.update(table).values(once_expires_at=table.c.created_at)
@@ -418,16 +422,16 @@ def test_after_its_time_a_key_is_taken_over_and_the_call_runs_again(test: Isolat
     assert new.once_key is not None
 
 
-def test_a_run_that_goes_on_keeps_its_key_after_its_time(test: Isolated, engine: sa.Engine) -> None:
+def test_a_run_that_goes_on_keeps_its_key_after_its_time(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     first = Short(order=1).async_().call()
     with engine.begin() as connection:
         connection.execute(sa.update(table).values(once_expires_at=table.c.created_at))
     assert Short(order=1).async_().call().id == first.id
-    test.run_pending()
+    isolated_runtime.run_pending()
     assert not Short(order=1).async_().call().duplicate
 
 
-def test_a_key_is_cleared_by_props_or_by_its_text(test: Isolated) -> None:
+def test_a_key_is_cleared_by_props_or_by_its_text(isolated_runtime: Isolated) -> None:
     assert not Charge.clear_once(order=1)
     Charge(order=1).call()
     assert Charge.clear_once(order=1)
@@ -442,13 +446,13 @@ def test_a_key_is_cleared_by_props_or_by_its_text(test: Isolated) -> None:
         Charge.clear_once()
 
 
-def test_a_key_of_a_run_that_goes_on_is_not_cleared(test: Isolated) -> None:
+def test_a_key_of_a_run_that_goes_on_is_not_cleared(isolated_runtime: Isolated) -> None:
     ticket = Charge(order=1).async_().call()
     assert not Charge.clear_once(order=1)
     assert ticket.reload().pending
 
 
-def test_from_asyncio_it_is_the_same(test: Isolated) -> None:
+def test_from_asyncio_it_is_the_same(isolated_runtime: Isolated) -> None:
     async def both() -> list[Receipt]:
         return list(await asyncio.gather(Charge(order=1).acall(), Charge(order=1).acall()))
 
@@ -460,8 +464,8 @@ def test_from_asyncio_it_is_the_same(test: Isolated) -> None:
 # -------------------------------------------------------------------- in the caller's transaction
 
 
-def test_a_rollback_of_the_caller_frees_the_key(test: Isolated, engine: sa.Engine) -> None:
-    own = test.runtime.store.database.engine
+def test_a_rollback_of_the_caller_frees_the_key(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+    own = isolated_runtime.runtime.store.database.engine
     with Session(own) as session, dexpy.session(session):
         assert Charge(order=1).call().number == 1
         assert Charge(order=1).call().number == 1
@@ -499,8 +503,10 @@ def test_a_rollback_of_the_caller_frees_the_key_where_the_effects_are_in_another
     assert runs == [1, 1]
 
 
-def test_an_error_in_the_callers_transaction_keeps_its_key_with_the_commit(test: Isolated, engine: sa.Engine) -> None:
-    own = test.runtime.store.database.engine
+def test_an_error_in_the_callers_transaction_keeps_its_key_with_the_commit(
+    isolated_runtime: Isolated, engine: sa.Engine
+) -> None:
+    own = isolated_runtime.runtime.store.database.engine
     with Session(own) as session, dexpy.session(session):
         with pytest.raises(RuntimeError):
             Crash(order=1).call()
@@ -513,9 +519,9 @@ def test_an_error_in_the_callers_transaction_keeps_its_key_with_the_commit(test:
 
 
 def test_a_failure_in_a_transaction_that_is_rolled_back_leaves_a_row_without_a_key(
-    test: Isolated, engine: sa.Engine
+    isolated_runtime: Isolated, engine: sa.Engine
 ) -> None:
-    own = test.runtime.store.database.engine
+    own = isolated_runtime.runtime.store.database.engine
     with Session(own) as session, dexpy.session(session):
         Refuse(order=1).safe.call()
         session.rollback()
@@ -525,51 +531,51 @@ def test_a_failure_in_a_transaction_that_is_rolled_back_leaves_a_row_without_a_k
 # -------------------------------------------------------------------- in the background
 
 
-def test_a_second_enqueue_is_given_the_first_ones_ticket(test: Isolated, engine: sa.Engine) -> None:
+def test_a_second_enqueue_is_given_the_first_ones_ticket(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     first, second = Charge(order=1).async_().call(), Charge(order=1).async_().call()
     assert (first.duplicate, second.duplicate, first.id == second.id) == (False, True, True)
-    assert len(test.run_pending()) == 1
+    assert len(isolated_runtime.run_pending()) == 1
     third = Charge(order=1).async_().call()
     assert (third.duplicate, third.status, third.outcome) == (
         True,
         "done",
         Ok(Receipt(1, Decimal(10), date(2026, 11, 21))),
     )
-    assert (runs, len(rows(engine)), test.run_pending()) == ([1], 1, [])
+    assert (runs, len(rows(engine)), isolated_runtime.run_pending()) == ([1], 1, [])
 
 
-def test_a_call_in_place_is_given_what_the_background_came_to(test: Isolated) -> None:
+def test_a_call_in_place_returns_the_result_of_the_background_run(isolated_runtime: Isolated) -> None:
     Charge(order=1).async_().call()
-    test.run_pending()
+    isolated_runtime.run_pending()
     assert Charge(order=1).call().number == 1
     assert runs == [1]
 
 
-def test_a_background_call_is_given_what_the_call_in_place_came_to(test: Isolated) -> None:
+def test_a_background_call_returns_the_result_of_the_call_in_place(isolated_runtime: Isolated) -> None:
     Charge(order=1).call()
     ticket = Charge(order=1).async_().call()
-    assert (ticket.duplicate, ticket.result(1).number, test.run_pending()) == (True, 1, [])
+    assert (ticket.duplicate, ticket.result(1).number, isolated_runtime.run_pending()) == (True, 1, [])
 
 
-def test_between_attempts_a_run_keeps_its_key_and_a_crash_frees_it(test: Isolated) -> None:
+def test_between_attempts_a_run_keeps_its_key_and_a_crash_frees_it(isolated_runtime: Isolated) -> None:
     first = Retried(order=1).async_().call()
-    test.run_pending()
+    isolated_runtime.run_pending()
     assert Retried(order=1).async_().call().id == first.id
     Crash(order=1).async_().call()
     runs.clear()
-    test.run_pending()
+    isolated_runtime.run_pending()
     assert not Crash(order=1).async_().call().duplicate
 
 
 @pytest.mark.parametrize("end", ["cancel", "expire", "fail"])
-def test_what_ends_a_run_before_it_began_frees_its_key(test: Isolated, end: str) -> None:
+def test_what_ends_a_run_before_it_began_frees_its_key(isolated_runtime: Isolated, end: str) -> None:
     ticket = Charge(order=1).async_().call()
     ticket.fail("by hand") if end == "fail" else getattr(ticket, end)()
     assert not Charge(order=1).async_().call().duplicate
 
 
-def test_a_rolled_back_enqueue_frees_its_key(test: Isolated, engine: sa.Engine) -> None:
-    own = test.runtime.store.database.engine
+def test_a_rolled_back_enqueue_frees_its_key(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+    own = isolated_runtime.runtime.store.database.engine
     with Session(own) as session:
         first = Charge(order=1).async_(session=session).call()
         again = Charge(order=1).async_(session=session).call()
@@ -580,23 +586,23 @@ def test_a_rolled_back_enqueue_frees_its_key(test: Isolated, engine: sa.Engine) 
     assert (rows(engine), Charge(order=1).async_().call().duplicate) == ([], False)
 
 
-def test_a_duplicate_does_not_spoil_the_callers_transaction(test: Isolated, engine: sa.Engine) -> None:
+def test_a_duplicate_does_not_spoil_the_callers_transaction(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     first = Charge(order=1).async_().call()
-    with Session(test.runtime.store.database.engine) as session:
+    with Session(isolated_runtime.runtime.store.database.engine) as session:
         second = Charge(order=1).async_(session=session).call()
         third = Charge(order=2).async_(session=session).call()
         session.rollback()
     assert second.reload().id == first.id
     assert not third.duplicate
-    with Session(test.runtime.store.database.engine) as session:
+    with Session(isolated_runtime.runtime.store.database.engine) as session:
         Charge(order=1).async_(session=session).call()
         Charge(order=2).async_(session=session).call()
         session.commit()
     assert len(rows(engine)) == 2
 
 
-def test_a_key_is_seen_that_was_committed_after_the_callers_transaction_began(test: Isolated) -> None:
-    with Session(engine_of(test, "REPEATABLE READ")) as session:
+def test_a_key_is_seen_that_was_committed_after_the_callers_transaction_began(isolated_runtime: Isolated) -> None:
+    with Session(engine_of(isolated_runtime, "REPEATABLE READ")) as session:
         session.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
         first = Charge(order=1).async_().call()
         second = Charge(order=1).async_(session=session).call()
@@ -607,14 +613,14 @@ def test_a_key_is_seen_that_was_committed_after_the_callers_transaction_began(te
             assert third.reload().pending
 
 
-def engine_of(test: Isolated, level: str) -> sa.Engine:
+def engine_of(isolated_runtime: Isolated, level: str) -> sa.Engine:
     """The engine of an application whose transactions see one moment."""
-    own = test.runtime.store.database.engine
+    own = isolated_runtime.runtime.store.database.engine
     return own if own.dialect.name == "sqlite" else own.execution_options(isolation_level=level)
 
 
-def test_two_open_transactions_with_one_key_wait_for_each_other(test: Isolated) -> None:
-    own = test.runtime.store.database.engine
+def test_two_open_transactions_with_one_key_wait_for_each_other(isolated_runtime: Isolated) -> None:
+    own = isolated_runtime.runtime.store.database.engine
     held, go = threading.Event(), threading.Event()
 
     def first() -> dexpy.Ticket[Receipt]:
@@ -637,8 +643,10 @@ def test_two_open_transactions_with_one_key_wait_for_each_other(test: Isolated) 
     assert (one.id == two.id, one.duplicate, two.duplicate) == (True, False, True)
 
 
-def test_when_the_first_of_two_open_transactions_is_rolled_back_the_second_has_the_key(test: Isolated) -> None:
-    own = test.runtime.store.database.engine
+def test_when_the_first_of_two_open_transactions_is_rolled_back_the_second_has_the_key(
+    isolated_runtime: Isolated,
+) -> None:
+    own = isolated_runtime.runtime.store.database.engine
     held, go = threading.Event(), threading.Event()
 
     def first() -> None:
@@ -662,10 +670,10 @@ class Hasty(Charge, name="once.hasty"):
 
 
 @pytest.mark.parametrize("in_place", [True, False], ids=["in place", "in the background"])
-def test_a_transaction_that_stays_open_makes_the_next_one_busy(test: Isolated, in_place: bool) -> None:
+def test_a_transaction_that_stays_open_makes_the_next_one_busy(isolated_runtime: Isolated, in_place: bool) -> None:
     # A process enters itself among the living with its first call in place.
     Hasty(order=2).call()
-    with Session(test.runtime.store.database.engine) as session:
+    with Session(isolated_runtime.runtime.store.database.engine) as session:
         Hasty(order=1).async_(session=session).call()
         session.flush()
         began = time.monotonic()
@@ -677,8 +685,8 @@ def test_a_transaction_that_stays_open_makes_the_next_one_busy(test: Isolated, i
     assert not Hasty(order=1).async_().call().duplicate
 
 
-def test_a_busy_key_leaves_the_callers_transaction_as_it_was(test: Isolated, engine: sa.Engine) -> None:
-    own = test.runtime.store.database.engine
+def test_a_busy_key_leaves_the_callers_transaction_as_it_was(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+    own = isolated_runtime.runtime.store.database.engine
     if own.dialect.name == "sqlite":
         pytest.skip("one writer at a time: there is no second transaction to spoil")
     with Session(own) as holder, Session(own) as other:
@@ -691,8 +699,8 @@ def test_a_busy_key_leaves_the_callers_transaction_as_it_was(test: Isolated, eng
     assert [row.name for row in rows(engine)] == ["once.plain"]
 
 
-def test_whoever_gets_the_connection_next_waits_for_locks_as_long_as_before(test: Isolated) -> None:
-    own = test.runtime.store.database.engine
+def test_a_connection_returns_to_its_pool_with_its_lock_timeout_restored(isolated_runtime: Isolated) -> None:
+    own = isolated_runtime.runtime.store.database.engine
     asked = {
         "sqlite": "PRAGMA busy_timeout",
         "postgresql": "SHOW lock_timeout",
@@ -718,7 +726,7 @@ def test_whoever_gets_the_connection_next_waits_for_locks_as_long_as_before(test
         session.rollback()
 
 
-def test_retry_claims_the_key_again_unless_another_run_has_it(test: Isolated, engine: sa.Engine) -> None:
+def test_retry_claims_the_key_again_unless_another_run_has_it(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     first = Charge(order=1).async_().call().cancel()
     second = Charge(order=1).async_().call()
     with pytest.raises(KeyTaken) as told:
@@ -730,7 +738,7 @@ def test_retry_claims_the_key_again_unless_another_run_has_it(test: Isolated, en
     assert Charge(order=1).async_().call().id == first.id
 
 
-def test_retry_takes_the_key_from_a_run_whose_time_is_over(test: Isolated, engine: sa.Engine) -> None:
+def test_retry_takes_the_key_from_a_run_whose_time_is_over(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     first = Short(order=1).async_().call().cancel()
     assert Short(order=1).call() == 1
     with pytest.raises(KeyTaken):
@@ -758,7 +766,7 @@ class Robbed(Operation, name="once.robbed"):
         return self.order
 
 
-def test_a_call_in_place_that_was_taken_for_dead_commits_nothing(test: Isolated, engine: sa.Engine) -> None:
+def test_a_call_in_place_whose_lease_expired_commits_nothing(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     with engine.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE robbed (number INTEGER)")
     with pytest.raises(OperationFailed, match="was taken for dead"):
@@ -769,7 +777,7 @@ def test_a_call_in_place_that_was_taken_for_dead_commits_nothing(test: Isolated,
     assert (row.status, row.failure, row.result) == ("failed", "lost", None)
 
 
-def test_a_lost_call_in_place_is_failed_and_its_key_is_free(test: Isolated, engine: sa.Engine) -> None:
+def test_a_lost_call_in_place_is_failed_and_its_key_is_free(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     Charge(order=1).call()
     with engine.begin() as connection:
         gone = {"status": "running", "completed_at": None, "result": None, "claimed_by": "gone:1:x"}
@@ -833,8 +841,8 @@ def test_a_key_is_refused_at_the_call_where_nothing_could_keep_it() -> None:
         Unrecorded().once("a")
     with pytest.raises(OptionsError, match=r"once\(\.\.\.\) wants a text that is not empty, or None: got 7\."):
         Plain(order=1).once(7)  # type: ignore[arg-type]
-    with isolated() as test:
-        test.runtime.settings = test.runtime.settings.__class__()
+    with isolated() as isolated_runtime:
+        isolated_runtime.runtime.settings = isolated_runtime.runtime.settings.__class__()
         with pytest.raises(dexpy.ConfigurationError, match="there is no database to keep it in"):
             Charge(order=1).call()
         with pytest.raises(dexpy.ConfigurationError, match="there is no database to keep it in"):
@@ -842,13 +850,13 @@ def test_a_key_is_refused_at_the_call_where_nothing_could_keep_it() -> None:
         assert Charge(order=1).once(None).call().number == 1
 
 
-def test_explain_says_who_has_the_key_and_changes_nothing(test: Isolated, engine: sa.Engine) -> None:
+def test_explain_shows_which_run_has_the_key_and_changes_nothing(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     told = Charge.explain(order=1).once
     assert told is not None
     assert (told["active"], told["status"], told["expires_in"], len(told["key"])) == (True, "fresh", None, 12)
     ticket = Charge(order=1).async_().call()
     assert (Charge.explain(order=1).once or {})["status"] == "pending"
     assert (Charge.explain(order=1).once or {})["held_by"] == ticket.id
-    test.run_pending()
+    isolated_runtime.run_pending()
     assert (Charge.explain(order=1).once or {})["status"] == "exists"
     assert (len(rows(engine)), runs, Plain.explain(order=1).once) == (1, [1], None)

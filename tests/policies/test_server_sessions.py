@@ -9,9 +9,8 @@ import pytest
 import sqlalchemy as sa
 
 from dexpy import Operation
-from dexpy.recording import database
-from dexpy.recording.metadata import moment
-from dexpy.recording.steps import holds_claim
+from dexpy.database.column_types import moment
+from dexpy.recording.durable_steps import holds_claim
 from dexpy.recording.transitions import apply, is_applied
 from dexpy.testing import Isolated
 
@@ -25,8 +24,8 @@ class Note(Operation, name="sessions.note"):
 
 
 @pytest.mark.parametrize("database_url", [ON_POSTGRESQL, ON_MARIADB], indirect=True)
-def test_moments_are_in_utc_whatever_the_zone_of_a_session(test: Isolated) -> None:
-    engine = test.runtime.store.database.engine
+def test_moments_are_in_utc_whatever_the_zone_of_a_session(isolated_runtime: Isolated) -> None:
+    engine = isolated_runtime.runtime.store.database.engine
 
     @sa.event.listens_for(engine, "connect")
     def elsewhere(driver: Any, _record: Any) -> None:
@@ -36,11 +35,11 @@ def test_moments_are_in_utc_whatever_the_zone_of_a_session(test: Isolated) -> No
 
     engine.dispose()
     ticket = Note().async_(expires_in=3600).call()
-    test.run_pending()
+    isolated_runtime.run_pending()
 
-    row, now = test.runtime.store.row(ticket.id), datetime.now(timezone.utc)
+    row, now = isolated_runtime.runtime.store.row(ticket.id), datetime.now(timezone.utc)
     assert row.status == "done"
-    with test.runtime.store.begin() as connection:
+    with isolated_runtime.runtime.store.begin() as connection:
         moments = [row.created_at, row.started_at, row.completed_at, row.updated_at, moment(connection)]
     assert all(abs(each - now) < timedelta(minutes=5) for each in moments), moments
     assert abs(row.expires_at - now - timedelta(hours=1)) < timedelta(minutes=5)
@@ -48,22 +47,24 @@ def test_moments_are_in_utc_whatever_the_zone_of_a_session(test: Isolated) -> No
 
 @pytest.mark.parametrize("database_url", [ON_POSTGRESQL], indirect=True)
 @pytest.mark.parametrize("last", ["the end of a run", "the end of a step"])
-def test_a_transaction_that_hangs_before_its_commit_is_ended_by_the_server(test: Isolated, last: str) -> None:
+def test_a_transaction_that_hangs_before_its_commit_is_ended_by_the_server(
+    isolated_runtime: Isolated, last: str
+) -> None:
     """Where nobody may end the session of a frozen worker: its successor needs the row that it has locked."""
     ticket = Note().async_().call()
-    with test.runtime.store.begin() as connection:
+    with isolated_runtime.runtime.store.begin() as connection:
         row = apply(connection, "claim", ticket.id, claimed_by="host:1:x")
     assert row is not None
     asked = "SHOW idle_in_transaction_session_timeout"
 
-    with test.runtime.store.begin() as connection:
+    with isolated_runtime.runtime.store.begin() as connection:
         usual = connection.exec_driver_sql(asked).scalar_one()
         if last == "the end of a run":
             assert is_applied(connection, "succeed", row.id, claim_token=row.claim_token, result=None)
         else:
             assert holds_claim(connection, row.id, row.claim_token)
         assert connection.exec_driver_sql(asked).scalar_one() == "10s"
-    with test.runtime.store.begin() as connection:
+    with isolated_runtime.runtime.store.begin() as connection:
         assert connection.exec_driver_sql(asked).scalar_one() == usual != "10s"
 
 
@@ -72,18 +73,18 @@ END = {"postgresql": "SELECT pg_terminate_backend({})", "mysql": "KILL CONNECTIO
 
 
 @pytest.mark.parametrize("database_url", [ON_POSTGRESQL, ON_MARIADB], indirect=True)
-def test_a_connection_that_was_cut_while_it_was_idle_is_made_anew_and_nobody_is_told(
-    test: Isolated, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+def test_a_connection_that_was_cut_while_it_was_idle_is_made_anew_without_an_error(
+    isolated_runtime: Isolated, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kind = engine.dialect.name
-    monkeypatch.setattr(database, "PING_AFTER_S", 0.0)
+    monkeypatch.setattr("dexpy.database.engine_options.PING_AFTER_S", 0.0)
     # One connection alone in the pool, so that it is the next one too.
-    test.runtime.store.prepare()
-    test.runtime.store.database.engine.dispose()
-    with test.runtime.store.begin() as connection:
+    isolated_runtime.runtime.store.prepare()
+    isolated_runtime.runtime.store.database.engine.dispose()
+    with isolated_runtime.runtime.store.begin() as connection:
         number = connection.exec_driver_sql(OWN_NUMBER[kind]).scalar_one()
     with engine.connect() as connection:
         connection.exec_driver_sql(END[kind].format(number))
 
-    with test.runtime.store.begin() as connection:
+    with isolated_runtime.runtime.store.begin() as connection:
         assert connection.exec_driver_sql(OWN_NUMBER[kind]).scalar_one() != number

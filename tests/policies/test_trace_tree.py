@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 import dexpy
 from dexpy import Operation, Retry, records
-from dexpy.recording.metadata import after
+from dexpy.database.column_types import after
 from dexpy.testing import Isolated
 
 ACTOR = {"type": "user", "id": 7}
@@ -50,11 +50,11 @@ WHOLE = ("Root", [("Later", [("Leaf", [])]), ("Leaf", [])])
 """What comes of a `Root`, when its background runs have run."""
 
 
-def test_nested_and_background_runs_are_under_those_that_started_them(test: Isolated) -> None:
+def test_nested_and_background_runs_are_under_those_that_started_them(isolated_runtime: Isolated) -> None:
     with dexpy.trace(actor=ACTOR, trace_id="req-1"):
         Root().call()
         Leaf(number=3).call()
-    test.run_pending()
+    isolated_runtime.run_pending()
     tree = records.tree("req-1")
     assert shape(tree.roots) == [("Leaf", []), WHOLE]
     assert [node.depth for node in tree.walk()].count(2) == 1
@@ -66,7 +66,7 @@ def test_nested_and_background_runs_are_under_those_that_started_them(test: Isol
     assert records.where(trace="req-1", actor="user").count() == 5, "each run in the worker has the actor too"
 
 
-def test_a_tree_is_plain_json_and_can_be_printed(test: Isolated) -> None:
+def test_a_tree_is_plain_json_and_can_be_printed(isolated_runtime: Isolated) -> None:
     with dexpy.trace(actor=ACTOR, trace_id="req-1"):
         Root().call()
     tree = records.tree("req-1")
@@ -84,7 +84,7 @@ def test_a_tree_is_plain_json_and_can_be_printed(test: Isolated) -> None:
     assert "pending" in lines[2] + lines[3]
 
 
-def test_a_trace_that_nobody_knows_is_an_empty_tree(test: Isolated) -> None:
+def test_an_unknown_trace_is_an_empty_tree(isolated_runtime: Isolated) -> None:
     tree = records.tree("req-0")
     assert (len(tree), tree.roots, tree.actor, str(tree)) == (0, (), None, "req-0")
 
@@ -102,10 +102,10 @@ class Flaky(Operation):
         return self.run_id
 
 
-def test_a_retry_is_the_same_run_with_the_same_id_and_parent(test: Isolated) -> None:
+def test_a_retry_is_the_same_run_with_the_same_id_and_parent(isolated_runtime: Isolated) -> None:
     with dexpy.trace(trace_id="req-1"):
         ticket = Flaky().async_().call()
-    test.run_pending()
+    isolated_runtime.run_pending()
     tree = records.tree("req-1")
     root = tree.roots[0]
     assert (root.id, root.attempts, root.status, len(tree.roots)) == (ticket.id, 3, "done", 1)
@@ -118,14 +118,14 @@ class Gathers(Operation):
         return sum(await asyncio.gather(*(Leaf(number=number).acall() for number in range(5))))
 
 
-def test_runs_that_are_gathered_are_children_of_the_run_that_gathers_them(test: Isolated) -> None:
+def test_runs_that_are_gathered_are_children_of_the_run_that_gathers_them(isolated_runtime: Isolated) -> None:
     with dexpy.trace(actor=ACTOR, trace_id="req-1"):
         assert asyncio.run(Gathers().acall()) == 10
     assert shape(records.tree("req-1").roots) == [("Gathers", [("Leaf", [])] * 5)]
     assert records.where(trace="req-1", actor="user").count() == 6
 
 
-def test_coroutines_side_by_side_keep_their_own_traces(test: Isolated) -> None:
+def test_coroutines_side_by_side_keep_their_own_traces(isolated_runtime: Isolated) -> None:
     async def request(number: int) -> None:
         with dexpy.trace(trace_id=f"req-{number}"):
             await Root().acall()
@@ -134,12 +134,12 @@ def test_coroutines_side_by_side_keep_their_own_traces(test: Isolated) -> None:
         await asyncio.gather(*(request(number) for number in range(4)))
 
     asyncio.run(all_of_them())
-    test.run_pending()
+    isolated_runtime.run_pending()
     for number in range(4):
         assert shape(records.tree(f"req-{number}").roots) == [WHOLE]
 
 
-def test_children_of_a_pruned_run_are_at_the_root(test: Isolated, engine: sa.Engine) -> None:
+def test_children_of_a_pruned_run_are_at_the_root(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     with dexpy.trace(trace_id="req-1"):
         Root().call()
     gone = records.tree("req-1").roots[0].id
@@ -172,7 +172,7 @@ def insert(engine: sa.Engine, *family: tuple[str, str | None]) -> None:
             connection.execute(sa.insert(records.table).values(row))
 
 
-@pytest.mark.usefixtures("test")
+@pytest.mark.usefixtures("isolated_runtime")
 def test_a_circle_is_cut_where_it_is_oldest(engine: sa.Engine) -> None:
     records.all().count()
     insert(engine, ("op_1", "op_3"), ("op_2", "op_1"), ("op_3", "op_2"), ("op_4", "op_3"), ("op_5", "op_5"))
@@ -187,7 +187,7 @@ def test_a_circle_is_cut_where_it_is_oldest(engine: sa.Engine) -> None:
     assert len(str(tree).splitlines()) == 6
 
 
-def test_thousands_of_runs_deep_and_wide_take_one_query(test: Isolated, engine: sa.Engine) -> None:
+def test_thousands_of_runs_deep_and_wide_take_one_query(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     deep = [(f"op_{number:05}", f"op_{number - 1:05}" if number else None) for number in range(3000)]
     wide = [(f"op_w{number:05}", "op_00000") for number in range(2000)]
     values = [{**row, "created_at": None, "updated_at": None} for row in rows(*deep, *wide)]
@@ -197,7 +197,7 @@ def test_thousands_of_runs_deep_and_wide_take_one_query(test: Isolated, engine: 
         bare = [{key: value for key, value in row.items() if not key.endswith("_at")} for row in values]
         connection.execute(statement, bare)
     queries: list[str] = []
-    own = test.runtime.store.database.engine
+    own = isolated_runtime.runtime.store.database.engine
     records.all().count()
 
     def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:

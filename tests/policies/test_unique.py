@@ -25,21 +25,21 @@ from dexpy import (
     Retry,
     Unique,
 )
-from dexpy.background.keyed import KeyedInsert
+from dexpy.database.tables import records as table
+from dexpy.enqueue.keyed_insert import KeyedInsert
 from dexpy.foundation.settings import Settings
-from dexpy.recording.tables import records as table
 from dexpy.runtime import Runtime, install
 from dexpy.testing import Isolated
 
 runs: list[int] = []
-inside: list[Callable[[], Any]] = []
+during_run: list[Callable[[], Any]] = []
 """What a run does while it runs."""
 
 
 @pytest.fixture(autouse=True)
 def _nothing_has_run() -> None:
     runs.clear()
-    inside.clear()
+    during_run.clear()
 
 
 class Reindex(Operation, name="unique.reindex"):
@@ -49,7 +49,7 @@ class Reindex(Operation, name="unique.reindex"):
 
     def perform(self) -> int:
         runs.append(self.shop)
-        for action in inside:
+        for action in during_run:
             action()
         return len(runs)
 
@@ -110,46 +110,46 @@ def fail() -> None:
 # -------------------------------------------------------------------- the scopes
 
 
-def test_until_finished_no_second_one_is_taken_in_while_one_waits_or_runs(test: Isolated) -> None:
+def test_until_finished_no_second_one_is_stored_while_one_waits_or_runs(isolated_runtime: Isolated) -> None:
     first, second = Reindex(shop=1).async_().call(), Reindex(shop=1, note="other").async_().call()
     assert (first.duplicate, second.duplicate, second.id) == (False, True, first.id)
     assert not Reindex(shop=2).async_().call().duplicate
     met: list[dexpy.Ticket[int]] = []
-    inside.append(lambda: met.append(Reindex(shop=runs[-1]).async_().call()))
-    test.run_pending()
+    during_run.append(lambda: met.append(Reindex(shop=runs[-1]).async_().call()))
+    isolated_runtime.run_pending()
     assert [ticket.duplicate for ticket in met] == [True, True]
     assert runs == [1, 2]
     assert not Reindex(shop=1).async_().call().duplicate
 
 
-def test_until_finished_lasts_between_attempts(test: Isolated) -> None:
+def test_until_finished_lasts_between_attempts(isolated_runtime: Isolated) -> None:
     first = Retried(shop=1).async_().call()
-    inside.append(fail)
-    test.run_pending()
+    during_run.append(fail)
+    isolated_runtime.run_pending()
     assert first.reload().pending
     assert Retried(shop=1).async_().call().id == first.id
 
 
-def test_until_started_ends_with_the_first_claim(test: Isolated) -> None:
+def test_until_started_ends_with_the_first_claim(isolated_runtime: Isolated) -> None:
     first = UntilStarted(shop=1).async_().call()
     assert UntilStarted(shop=1).async_().call().id == first.id
     met: list[dexpy.Ticket[int]] = []
-    inside.append(lambda: met.append(UntilStarted(shop=1).async_().call()) if not met else None)
-    test.run_pending()
+    during_run.append(lambda: met.append(UntilStarted(shop=1).async_().call()) if not met else None)
+    isolated_runtime.run_pending()
     assert [ticket.duplicate for ticket in met] == [False]
     assert runs == [1, 1]
 
 
-def test_until_started_does_not_come_back_between_attempts(test: Isolated) -> None:
+def test_until_started_does_not_come_back_between_attempts(isolated_runtime: Isolated) -> None:
     RetriedUntilStarted(shop=1).async_().call()
-    inside.append(fail)
-    test.run_pending()
+    during_run.append(fail)
+    isolated_runtime.run_pending()
     assert not RetriedUntilStarted(shop=1).async_().call().duplicate
 
 
-def test_for_a_length_of_time_lasts_after_the_end_and_no_longer(test: Isolated, engine: sa.Engine) -> None:
+def test_for_a_length_of_time_lasts_after_the_end_and_no_longer(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     first = Hourly(shop=1).async_().call()
-    test.run_pending()
+    isolated_runtime.run_pending()
     second = Hourly(shop=1).async_().call()
     assert (second.duplicate, second.id, second.status) == (True, first.id, "done")
     with engine.begin() as connection:
@@ -159,12 +159,12 @@ def test_for_a_length_of_time_lasts_after_the_end_and_no_longer(test: Isolated, 
 
 
 @pytest.mark.parametrize("kind", [Reindex, UntilStarted, Hourly])
-def test_a_run_that_is_called_off_before_it_began_frees_its_key(test: Isolated, kind: type[Reindex]) -> None:
+def test_a_run_that_is_cancelled_before_it_began_frees_its_key(isolated_runtime: Isolated, kind: type[Reindex]) -> None:
     kind(shop=1).async_().call().cancel()
     assert not kind(shop=1).async_().call().duplicate
 
 
-def test_a_call_in_place_is_none_of_it(test: Isolated) -> None:
+def test_a_call_in_place_claims_no_unique_key(isolated_runtime: Isolated) -> None:
     ticket = Reindex(shop=1).async_().call()
     assert [Reindex(shop=1).call(), Reindex(shop=1).call()] == [1, 2]
     assert ticket.reload().pending
@@ -173,7 +173,7 @@ def test_a_call_in_place_is_none_of_it(test: Isolated) -> None:
 # -------------------------------------------------------------------- the key
 
 
-def test_the_key_is_of_props_of_all_props_or_of_a_function(test: Isolated) -> None:
+def test_the_key_is_of_props_of_all_props_or_of_a_function(isolated_runtime: Isolated) -> None:
     assert not Whole(shop=1).async_().call().duplicate
     assert not Whole(shop=1, note="other").async_().call().duplicate
     assert Whole(shop=1).async_().call().duplicate
@@ -182,18 +182,18 @@ def test_the_key_is_of_props_of_all_props_or_of_a_function(test: Isolated) -> No
     assert not ByFunction(shop=2).async_().call().duplicate
 
 
-def test_two_operations_with_one_key_have_nothing_to_do_with_each_other(test: Isolated) -> None:
+def test_two_operations_with_one_key_have_nothing_to_do_with_each_other(isolated_runtime: Isolated) -> None:
     assert [kind(shop=1).async_().call().duplicate for kind in (Reindex, UntilStarted, Hourly)] == [False] * 3
 
 
-def test_a_subclass_takes_the_declaration_back(test: Isolated) -> None:
+def test_a_subclass_takes_the_declaration_back(isolated_runtime: Isolated) -> None:
     assert [Free(shop=1).async_().call().duplicate for _ in range(2)] == [False, False]
 
 
 # -------------------------------------------------------------------- the conflict
 
 
-def test_skip_gives_a_ticket_of_no_run(test: Isolated, engine: sa.Engine) -> None:
+def test_skip_gives_a_ticket_of_no_run(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     Skip(shop=1).async_().call()
     ticket = Skip(shop=1).async_().call()
     assert (ticket.duplicate, ticket.recorded, bool(ticket), len(rows(engine))) == (True, False, True, 1)
@@ -201,7 +201,7 @@ def test_skip_gives_a_ticket_of_no_run(test: Isolated, engine: sa.Engine) -> Non
         ticket.wait(1)
 
 
-def test_raise_tells_who_has_the_key(test: Isolated, engine: sa.Engine) -> None:
+def test_raise_names_the_run_that_has_the_key(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     first = Raise(shop=1).async_().call()
     with pytest.raises(NotUnique) as told:
         Raise(shop=1).async_().call()
@@ -210,9 +210,9 @@ def test_raise_tells_who_has_the_key(test: Isolated, engine: sa.Engine) -> None:
     assert len(rows(engine)) == 1
 
 
-def test_raise_leaves_the_callers_transaction_as_it_was(test: Isolated, engine: sa.Engine) -> None:
+def test_raise_leaves_the_callers_transaction_as_it_was(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     Raise(shop=1).async_().call()
-    with Session(test.runtime.store.database.engine) as session:
+    with Session(isolated_runtime.runtime.store.database.engine) as session:
         Free(shop=1).async_(session=session).call()
         with pytest.raises(NotUnique):
             Raise(shop=1).async_(session=session).call()
@@ -220,7 +220,7 @@ def test_raise_leaves_the_callers_transaction_as_it_was(test: Isolated, engine: 
     assert [row.name for row in rows(engine)] == ["unique.raise", "unique.free"]
 
 
-def test_replace_takes_the_place_of_one_that_waits(test: Isolated) -> None:
+def test_replace_replaces_one_that_waits(isolated_runtime: Isolated) -> None:
     first = Replace(shop=1, note="old").async_(in_=60).call()
     second = Replace(shop=1, note="new").async_().call()
     assert not second.duplicate
@@ -228,28 +228,28 @@ def test_replace_takes_the_place_of_one_that_waits(test: Isolated) -> None:
     assert (
         dexpy.records.get(first.id).error_message == f"It was replaced by {second.id}, which has the same unique key."
     )
-    test.run_pending()
+    isolated_runtime.run_pending()
     assert (runs, second.reload().status) == ([1], "done")
 
 
-def test_replace_gives_the_ticket_of_one_that_runs(test: Isolated) -> None:
+def test_replace_gives_the_ticket_of_one_that_runs(isolated_runtime: Isolated) -> None:
     first = Replace(shop=1).async_().call()
     met: list[dexpy.Ticket[int]] = []
-    inside.append(lambda: met.append(Replace(shop=1).async_().call()))
-    test.run_pending()
+    during_run.append(lambda: met.append(Replace(shop=1).async_().call()))
+    isolated_runtime.run_pending()
     assert [(ticket.duplicate, ticket.id) for ticket in met] == [(True, first.id)]
 
 
-def test_replace_in_a_transaction_that_is_rolled_back_replaces_nothing(test: Isolated) -> None:
+def test_replace_in_a_transaction_that_is_rolled_back_replaces_nothing(isolated_runtime: Isolated) -> None:
     first = Replace(shop=1).async_().call()
-    with Session(test.runtime.store.database.engine) as session:
+    with Session(isolated_runtime.runtime.store.database.engine) as session:
         second = Replace(shop=1).async_(session=session).call()
         assert not second.duplicate
         session.rollback()
     assert first.reload().pending
 
 
-def test_of_many_that_replace_at_once_one_is_left(test: Isolated, engine: sa.Engine) -> None:
+def test_of_many_that_replace_at_once_one_is_left(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     Replace(shop=1).async_().call()
     failures: list[BaseException] = []
 
@@ -269,7 +269,9 @@ def test_of_many_that_replace_at_once_one_is_left(test: Isolated, engine: sa.Eng
 
 
 @pytest.mark.parametrize("kind", [Reindex, UntilStarted, Hourly])
-def test_of_many_enqueues_at_once_one_is_stored(test: Isolated, engine: sa.Engine, kind: type[Reindex]) -> None:
+def test_of_many_enqueues_at_once_one_is_stored(
+    isolated_runtime: Isolated, engine: sa.Engine, kind: type[Reindex]
+) -> None:
     tickets: list[dexpy.Ticket[int]] = []
     threads = [threading.Thread(target=lambda: tickets.append(kind(shop=1).async_().call())) for _ in range(6)]
     for thread in threads:
@@ -279,17 +281,17 @@ def test_of_many_enqueues_at_once_one_is_stored(test: Isolated, engine: sa.Engin
     (row,) = rows(engine)
     assert {ticket.id for ticket in tickets} == {row.id}
     assert sorted(ticket.duplicate for ticket in tickets) == [False] + [True] * 5
-    assert len(test.run_pending()) == 1
+    assert len(isolated_runtime.run_pending()) == 1
 
 
-def seeing_one_moment(test: Isolated) -> sa.Engine:
+def seeing_one_moment(isolated_runtime: Isolated) -> sa.Engine:
     """The engine of an application whose transactions see one moment, where there are such."""
-    own = test.runtime.store.database.engine
+    own = isolated_runtime.runtime.store.database.engine
     return own if own.dialect.name == "sqlite" else own.execution_options(isolation_level="REPEATABLE READ")
 
 
-def test_what_was_committed_after_the_callers_transaction_began_counts(test: Isolated) -> None:
-    with Session(seeing_one_moment(test)) as session:
+def test_what_was_committed_after_the_callers_transaction_began_counts(isolated_runtime: Isolated) -> None:
+    with Session(seeing_one_moment(isolated_runtime)) as session:
         session.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
         first = Reindex(shop=1).async_().call()
         second = Reindex(shop=1).async_(session=session).call()
@@ -297,44 +299,44 @@ def test_what_was_committed_after_the_callers_transaction_began_counts(test: Iso
     assert (second.duplicate, second.reload().id) == (True, first.id)
 
 
-def test_a_run_that_has_ended_since_the_callers_transaction_began_is_in_nobodys_way(test: Isolated) -> None:
+def test_a_run_that_has_ended_since_the_callers_transaction_began_holds_no_key(isolated_runtime: Isolated) -> None:
     Reindex(shop=1).async_().call()
-    with Session(seeing_one_moment(test)) as session:
+    with Session(seeing_one_moment(isolated_runtime)) as session:
         session.execute(sa.select(table.c.status)).all()
-        test.run_pending()
+        isolated_runtime.run_pending()
         assert not Reindex(shop=1).async_(session=session).call().duplicate
         session.commit()
-    assert len(test.run_pending()) == 1
+    assert len(isolated_runtime.run_pending()) == 1
 
 
-def test_a_duplicate_in_an_open_transaction_does_not_hold_up_the_run(test: Isolated) -> None:
+def test_a_duplicate_in_an_open_transaction_does_not_hold_up_the_run(isolated_runtime: Isolated) -> None:
     first = Reindex(shop=1).async_().call()
-    with Session(test.runtime.store.database.engine) as session:
+    with Session(isolated_runtime.runtime.store.database.engine) as session:
         assert Reindex(shop=1).async_(session=session).call().duplicate
         if session.get_bind().dialect.name != "sqlite":
-            test.run_pending()
+            isolated_runtime.run_pending()
             assert first.reload().done
 
 
-def test_two_that_replace_in_one_transaction(test: Isolated) -> None:
+def test_two_that_replace_in_one_transaction(isolated_runtime: Isolated) -> None:
     first = Replace(shop=1).async_().call()
-    with Session(test.runtime.store.database.engine) as session:
+    with Session(isolated_runtime.runtime.store.database.engine) as session:
         second = Replace(shop=1).async_(session=session).call()
         third = Replace(shop=1).async_(session=session).call()
         session.commit()
     assert [ticket.reload().status for ticket in (first, second, third)] == ["expired", "expired", "pending"]
 
 
-def test_with_an_idempotency_key_both_keys_are_held(test: Isolated, engine: sa.Engine) -> None:
+def test_with_an_idempotency_key_both_keys_are_held(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     first = Both(shop=1, note="a").async_().call()
     assert Both(shop=1, note="b").async_().call().id == first.id
     assert Both(shop=2, note="a").async_().call().id == first.id
-    test.run_pending()
+    isolated_runtime.run_pending()
     assert not Both(shop=1, note="b").async_().call().duplicate
     assert Both(shop=3, note="a").async_().call().id == first.id
 
 
-def test_retry_claims_the_key_again_unless_another_run_has_it(test: Isolated) -> None:
+def test_retry_claims_the_key_again_unless_another_run_has_it(isolated_runtime: Isolated) -> None:
     first = Reindex(shop=1).async_().call().cancel()
     second = Reindex(shop=1).async_().call()
     with pytest.raises(KeyTaken, match=f"the run {second.id} holds its unique key. Nothing was changed."):
@@ -348,7 +350,9 @@ def test_retry_claims_the_key_again_unless_another_run_has_it(test: Isolated) ->
 # -------------------------------------------------------------------- the caller's own token
 
 
-def test_a_second_call_with_a_token_is_given_the_first_ones_ticket(test: Isolated, engine: sa.Engine) -> None:
+def test_a_second_call_with_a_token_is_given_the_first_ones_ticket(
+    isolated_runtime: Isolated, engine: sa.Engine
+) -> None:
     first = Free(shop=1).async_(idempotence_token="t-1").call()
     assert Free(shop=2).async_(idempotence_token="t-1").call().id == first.id
     other = Reindex(shop=1).async_(idempotence_token="t-1").call()
@@ -357,14 +361,14 @@ def test_a_second_call_with_a_token_is_given_the_first_ones_ticket(test: Isolate
     assert Reindex(shop=2).async_(idempotence_token="t-1").call().id == other.id
     assert Free(shop=2).async_(idempotence_token="t-1").call().id == first.id
     assert not Free(shop=1).async_(idempotence_token="t-2").call().duplicate
-    test.run_pending()
+    isolated_runtime.run_pending()
     again = Free(shop=3).async_(idempotence_token="t-1").call()
     assert (again.duplicate, again.id, again.status) == (True, first.id, "done")
     assert len(rows(engine)) == 3
 
 
-def test_a_token_in_the_callers_transaction(test: Isolated, engine: sa.Engine) -> None:
-    with Session(test.runtime.store.database.engine) as session:
+def test_a_token_in_the_callers_transaction(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+    with Session(isolated_runtime.runtime.store.database.engine) as session:
         first = Free(shop=1).async_(idempotence_token="t", session=session).call()
         second = Free(shop=1).async_(idempotence_token="t", session=session).call()
         assert second.id == first.id
@@ -374,12 +378,12 @@ def test_a_token_in_the_callers_transaction(test: Isolated, engine: sa.Engine) -
     assert (second.reload().status, len(rows(engine))) == ("pending", 1)
 
 
-def test_tokens_are_compared_by_their_letters(test: Isolated) -> None:
+def test_tokens_are_compared_by_their_letters(isolated_runtime: Isolated) -> None:
     tokens = ["t-1", "T-1", "ť-1"]
     assert len({Free(shop=1).async_(idempotence_token=token).call().id for token in tokens}) == 3
 
 
-def test_tokens_that_differ_in_a_blank_at_their_end_differ(test: Isolated) -> None:
+def test_tokens_that_differ_in_a_blank_at_their_end_differ(isolated_runtime: Isolated) -> None:
     """MariaDB pads what it compares, unless it is told not to."""
     tickets = [Free(shop=1).async_(idempotence_token=token).call() for token in ("t-1", "t-1 ", " t-1")]
 
@@ -440,7 +444,7 @@ def test_without_records_a_key_is_refused_at_the_call() -> None:
         install(before)
 
 
-def test_explain_says_who_has_the_key(test: Isolated) -> None:
+def test_explain_shows_which_run_has_the_key(isolated_runtime: Isolated) -> None:
     told = Reindex.explain(shop=1).unique
     assert told is not None
     assert (told["until"], told["on_conflict"], told["status"]) == ("finished", "ticket", "fresh")
@@ -450,7 +454,7 @@ def test_explain_says_who_has_the_key(test: Isolated) -> None:
     assert Free.explain(shop=1).unique is None
 
 
-def test_nothing_of_a_plain_enqueue_asks_for_a_key(test: Isolated, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_of_a_plain_enqueue_asks_for_a_key(isolated_runtime: Isolated, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: Any, **__: Any) -> bool:
         raise AssertionError("a plain enqueue has no key")
 

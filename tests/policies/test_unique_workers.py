@@ -1,4 +1,4 @@
-"""Unique under real workers, and their deaths."""
+"""Unique under real workers, and their kills."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ import sys
 import threading
 from typing import Any
 
-import keyed_shop
 import pytest
 import sqlalchemy as sa
-from crew import RESCUE_WITHIN_S, Crew
-from keyed_shop import Open, Reindex
-from workers import eventually
+from apps import shop_keys
+from apps.shop_keys import Open, Reindex
+from harness.policy_workers import RESCUE_WITHIN_S, PolicyPair
+from harness.workers import eventually
 
-from dexpy.recording.tables import records
+from dexpy.database.tables import records
 
-APPLICATION = keyed_shop
-
-
-def reached(crew: Crew, point: str) -> int:
-    return eventually(lambda: crew.reached(point), f"somebody reaches {point}", 30, crew.tell)
+APPLICATION = shop_keys
 
 
-def keys_held(crew: Crew) -> list[str]:
-    return [row.status for row in crew.sql(sa.select(records.c.status).where(records.c.unique_key.is_not(None)))]
+def reached(pair: PolicyPair, point: str) -> int:
+    return eventually(lambda: pair.reached(point), f"somebody reaches {point}", 30, pair.output)
+
+
+def keys_held(pair: PolicyPair) -> list[str]:
+    return [row.status for row in pair.sql(sa.select(records.c.status).where(records.c.unique_key.is_not(None)))]
 
 
 @pytest.mark.parametrize("kind", [Reindex, Open])
-def test_two_workers_never_run_two_that_were_one(crew: Crew, kind: type[Reindex]) -> None:
-    crew.start(processes=2)
+def test_two_workers_never_run_two_that_were_one(pair: PolicyPair, kind: type[Reindex]) -> None:
+    pair.start(processes=2)
     tickets: list[Any] = []
 
     def enqueue() -> None:
@@ -45,40 +45,41 @@ def test_two_workers_never_run_two_that_were_one(crew: Crew, kind: type[Reindex]
     assert stored == {ticket.id for ticket in tickets}
     for ticket in tickets:
         ticket.wait(30)
-    assert len(crew.effects()) == len(stored)
-    assert keys_held(crew) == []
+    assert len(pair.effects()) == len(stored)
+    assert keys_held(pair) == []
 
 
-def test_while_a_dead_workers_run_waits_for_another_one_its_key_is_held(crew: Crew) -> None:
-    crew.start_deadly("in_perform")
+def test_while_a_dead_workers_run_waits_for_another_one_its_key_is_held(pair: PolicyPair) -> None:
+    pair.start_killed_at("in_perform")
     ticket = Reindex(shop=1).async_().call()
-    reached(crew, "in_perform")
+    reached(pair, "in_perform")
     assert Reindex(shop=1).async_().call().id == ticket.id
-    crew.start()
+    pair.start()
     assert ticket.result(30) == 1
-    assert (crew.effects(), keys_held(crew)) == (["reindex 1"], [])
+    assert (pair.effects(), keys_held(pair)) == (["reindex 1"], [])
     assert not Reindex(shop=1).async_().call().duplicate
 
 
 @pytest.mark.parametrize("point", ["after_claim", "before_commit", "before_ack"])
-def test_a_worker_that_is_killed_leaves_no_key_behind(crew: Crew, point: str) -> None:
-    crew.start_deadly(point)
+def test_a_worker_that_is_killed_leaves_no_key_behind(pair: PolicyPair, point: str) -> None:
+    pair.start_killed_at(point)
     tickets = [Reindex(shop=shop).async_().call() for shop in range(4)]
-    reached(crew, point)
-    crew.start()
+    reached(pair, point)
+    pair.start()
     for ticket in tickets:
         ticket.result(RESCUE_WITHIN_S + 20)
-    assert keys_held(crew) == []
-    assert sorted(crew.effects()) == [f"reindex {shop}" for shop in range(4)]
+    assert keys_held(pair) == []
+    assert sorted(pair.effects()) == [f"reindex {shop}" for shop in range(4)]
 
 
-def test_a_process_that_is_killed_while_it_enqueues_leaves_no_key(crew: Crew) -> None:
+def test_a_process_that_is_killed_while_it_enqueues_leaves_no_key(pair: PolicyPair) -> None:
     script = (
-        "import sys, keyed_shop; from deadly import Deadly; from pathlib import Path;"
-        "from dexpy.foundation import checkpoint as c; c.reached = Deadly(Path(sys.argv[1]), 'key_claimed').reach;"
-        "keyed_shop.Reindex(shop=1).async_().call()"
+        "import sys; from apps import shop_keys; from harness.die_at_failpoints import FailpointActions;"
+        "from pathlib import Path;"
+        "from dexpy.foundation import failpoints as c; c.reached = FailpointActions(Path(sys.argv[1]), "
+        "'key_claimed').reach;shop_keys.Reindex(shop=1).async_().call()"
     )
-    dead = crew.serve([sys.executable, "-c", script, str(crew.folder)])
+    dead = pair.serve([sys.executable, "-c", script, str(pair.folder)])
     assert dead.ended() == -signal.SIGKILL
-    eventually(lambda: not keys_held(crew), "the transaction is gone", RESCUE_WITHIN_S, crew.tell)
+    eventually(lambda: not keys_held(pair), "the transaction is gone", RESCUE_WITHIN_S, pair.output)
     assert not Reindex(shop=1).async_().call().duplicate

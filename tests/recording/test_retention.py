@@ -16,14 +16,14 @@ from click.testing import CliRunner
 
 import dexpy
 from dexpy import Error, Operation, OptionsError, RecordNotFound, Retry, Unique, records
-from dexpy.background.relay import warn_of_many
 from dexpy.cli.main import main
-from dexpy.recording import signals
-from dexpy.recording.metadata import after
-from dexpy.recording.retention import are_many
-from dexpy.recording.tables import attempts
-from dexpy.recording.tables import records as table
-from dexpy.recording.tables import signals as signals_table
+from dexpy.database.column_types import after
+from dexpy.database.tables import attempts
+from dexpy.database.tables import records as table
+from dexpy.database.tables import signals as signals_table
+from dexpy.maintenance.relay import warn_of_many
+from dexpy.recording import run_signals
+from dexpy.recording.retention import has_more_than
 from dexpy.runtime import install
 from dexpy.testing import Isolated, isolated
 
@@ -50,39 +50,39 @@ class Seasonal(Operation):
 
 
 @pytest.fixture
-def test() -> Generator[Isolated]:
+def isolated_runtime() -> Generator[Isolated]:
     with isolated() as found:
         yield found
 
 
-def count(test: Isolated, of: sa.Table = table) -> int:
-    (row,) = test.runtime.store.rows(sa.select(sa.func.count()).select_from(of))
+def count(isolated_runtime: Isolated, of: sa.Table = table) -> int:
+    (row,) = isolated_runtime.runtime.store.rows(sa.select(sa.func.count()).select_from(of))
     return int(row[0])
 
 
-def test_what_ended_long_ago_is_deleted_with_its_attempts_and_what_is_open_stays(test: Isolated) -> None:
+def test_what_ended_long_ago_is_deleted_with_its_attempts_and_what_is_open_stays(isolated_runtime: Isolated) -> None:
     for how in ("done", "failed", "crashed"):
         Keep(how=how).async_().call()
     Keep().async_(in_=1000 * DAY).call()
-    test.run_pending()
-    test.advance(31 * DAY)
+    isolated_runtime.run_pending()
+    isolated_runtime.advance(31 * DAY)
     young = Keep().async_().call()
-    test.run_pending()
-    assert count(test, attempts) == 3
+    isolated_runtime.run_pending()
+    assert count(isolated_runtime, attempts) == 3
 
     assert records.prune(older_than=30 * DAY, dry_run=True) == 3
-    assert count(test) == 5
+    assert count(isolated_runtime) == 5
     assert records.prune(older_than=30 * DAY) == 3
 
     assert sorted(record.status for record in records.all()) == ["done", "pending"]
     assert young.reload().done
-    assert count(test, attempts) == 0
+    assert count(isolated_runtime, attempts) == 0
 
 
-def test_only_the_statuses_that_were_named_are_deleted(test: Isolated) -> None:
+def test_only_the_statuses_that_were_named_are_deleted(isolated_runtime: Isolated) -> None:
     kept, gone = Keep().async_().call(), Keep(how="failed").async_().call()
-    test.run_pending()
-    test.advance(DAY)
+    isolated_runtime.run_pending()
+    isolated_runtime.advance(DAY)
 
     assert records.prune(older_than=timedelta(hours=1), statuses=["failed"]) == 1
 
@@ -91,39 +91,39 @@ def test_only_the_statuses_that_were_named_are_deleted(test: Isolated) -> None:
     assert gone.id not in [record.id for record in records.all()]
 
 
-def test_a_key_for_replay_is_kept_until_it_expires(test: Isolated) -> None:
+def test_a_key_for_replay_is_kept_until_it_expires(isolated_runtime: Isolated) -> None:
     tickets = [Keep().async_().call() for _ in range(3)]
-    test.run_pending()
-    with test.runtime.store.begin() as connection:
+    isolated_runtime.run_pending()
+    with isolated_runtime.runtime.store.begin() as connection:
         for ticket, expires in zip(tickets[:2], (None, after(10 * 24 * 3600.0)), strict=True):
             values = {"once_key": ticket.id, "once_expires_at": expires}
             connection.execute(sa.update(table).where(table.c.id == ticket.id).values(values))
-    test.advance(5 * DAY)
+    isolated_runtime.advance(5 * DAY)
     assert records.prune(older_than=DAY) == 1
 
-    test.advance(6 * DAY)
+    isolated_runtime.advance(6 * DAY)
 
     assert records.prune(older_than=DAY) == 1
     assert [record.id for record in records.all()] == [tickets[0].id]
 
 
-def test_a_key_that_is_unique_for_a_length_of_time_is_kept_until_that_is_over(test: Isolated) -> None:
+def test_a_key_that_is_unique_for_a_length_of_time_is_kept_until_that_is_over(isolated_runtime: Isolated) -> None:
     first = Seasonal().async_().call()
-    test.run_pending()
-    test.advance(5 * DAY)
+    isolated_runtime.run_pending()
+    isolated_runtime.advance(5 * DAY)
     assert records.prune(older_than=DAY) == 0
     assert Seasonal().async_().call().id == first.id
 
-    test.advance(6 * DAY)
+    isolated_runtime.advance(6 * DAY)
 
     assert records.prune(older_than=DAY) == 1
     assert not Seasonal().async_().call().duplicate
 
 
-def test_a_record_that_a_person_revives_meanwhile_is_kept_or_was_gone_before(test: Isolated) -> None:
+def test_a_record_that_is_retried_meanwhile_is_kept_or_was_deleted_before(isolated_runtime: Isolated) -> None:
     ticket = Keep(how="failed").async_().call()
-    test.run_pending()
-    test.advance(2 * DAY)
+    isolated_runtime.run_pending()
+    isolated_runtime.advance(2 * DAY)
     revived: list[bool] = []
 
     def revive() -> None:
@@ -136,29 +136,29 @@ def test_a_record_that_a_person_revives_meanwhile_is_kept_or_was_gone_before(tes
 
     person = threading.Thread(target=revive)
 
-    @sa.event.listens_for(test.runtime.store.database.engine, "after_cursor_execute")
+    @sa.event.listens_for(isolated_runtime.runtime.store.database.engine, "after_cursor_execute")
     def intervene(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
         # Between finding what is old and deleting it; waits only as long as somebody who is not kept out needs.
-        if statement.startswith("SELECT operation_records.id") and not person.ident:
+        if statement.startswith("SELECT") and "operation_records.id" in statement.split()[1] and not person.ident:
             person.start()
             person.join(1)
 
     records.prune(older_than=DAY)
     person.join()
 
-    assert revived == [count(test) == 1]
+    assert revived == [count(isolated_runtime) == 1]
 
 
-def test_what_was_said_to_a_run_goes_with_its_record(test: Isolated) -> None:
+def test_the_signals_of_a_run_are_deleted_with_its_record(isolated_runtime: Isolated) -> None:
     ticket = Keep().async_().call()
-    test.run_pending()
-    with test.runtime.store.begin() as connection:
-        signals.request_cancel(connection, ticket.id)
-    test.advance(2 * DAY)
+    isolated_runtime.run_pending()
+    with isolated_runtime.runtime.store.begin() as connection:
+        run_signals.request_cancel(connection, ticket.id)
+    isolated_runtime.advance(2 * DAY)
 
     records.prune(older_than=DAY)
 
-    assert count(test, signals_table) == 0
+    assert count(isolated_runtime, signals_table) == 0
 
 
 @pytest.mark.parametrize(
@@ -166,28 +166,30 @@ def test_what_was_said_to_a_run_goes_with_its_record(test: Isolated) -> None:
     [{"statuses": ["running"]}, {"older_than": timedelta(-1)}, {"batch": 0}],
     ids=["open", "the future", "no batch"],
 )
-def test_what_cannot_be_meant_is_refused_and_nothing_is_deleted(test: Isolated, given: dict[str, Any]) -> None:
+def test_what_cannot_be_meant_is_refused_and_nothing_is_deleted(
+    isolated_runtime: Isolated, given: dict[str, Any]
+) -> None:
     Keep().async_().call()
-    test.run_pending()
-    test.advance(DAY)
+    isolated_runtime.run_pending()
+    isolated_runtime.advance(DAY)
 
     with pytest.raises(OptionsError, match="prune"):
         records.prune(**{"older_than": timedelta(0), **given})
-    assert count(test) == 1
+    assert count(isolated_runtime) == 1
 
 
-def test_the_command_says_how_many(test: Isolated) -> None:
+def test_the_command_prints_how_many(isolated_runtime: Isolated) -> None:
     for _ in range(5):
         Keep().async_().call()
-    test.run_pending()
-    test.advance(2 * DAY)
+    isolated_runtime.run_pending()
+    isolated_runtime.advance(2 * DAY)
 
     counted = CliRunner().invoke(main, ["prune", "--older-than", "1d", "--dry-run"])
     ended = CliRunner().invoke(main, ["prune", "--older-than", "24h", "--batch", "2", "--status", "done"])
 
     assert counted.output.endswith(": 5 records would be deleted.\n"), counted
     assert ended.output.endswith(": 5 records deleted.\n"), ended
-    assert count(test) == 0
+    assert count(isolated_runtime) == 0
 
 
 @pytest.mark.parametrize("wrong", ["30", "d", "-1d", "1y"])
@@ -198,15 +200,17 @@ def test_a_duration_that_is_none_is_refused(wrong: str) -> None:
     assert "is no duration" in ended.output
 
 
-def test_many_records_that_have_ended_are_a_warning(test: Isolated, caplog: pytest.LogCaptureFixture) -> None:
+def test_many_records_that_have_ended_are_a_warning(
+    isolated_runtime: Isolated, caplog: pytest.LogCaptureFixture
+) -> None:
     for _ in range(4):
         Keep().async_().call()
-    test.run_pending()
+    isolated_runtime.run_pending()
     Keep().async_().call()
-    store = test.runtime.store
+    store = isolated_runtime.runtime.store
 
     with caplog.at_level(logging.WARNING, "dexpy"):
-        assert [are_many(store, many) for many in (3, 4)] == [True, False]
+        assert [has_more_than(store, many) for many in (3, 4)] == [True, False]
         assert not warn_of_many(store, 4)
         assert caplog.records == []
         assert warn_of_many(store, 3)

@@ -33,16 +33,20 @@ from hypothesis.stateful import (
 )
 
 from dexpy import Error, InvalidTransition, Operation, Retry, Ticket, TimedOut, guard
-from dexpy.background.brokers.sql import SqlBroker
-from dexpy.background.jobs import Jobs
-from dexpy.background.relay import Relay
+from dexpy.brokers.sql.broker import SqlBroker
+from dexpy.database.tables import FINAL, attempts, records, signals, workers
+from dexpy.database.tables import messages as message_table
 from dexpy.foundation.clock import clock
-from dexpy.foundation.pace import Pace
 from dexpy.foundation.settings import Settings
-from dexpy.recording import liveness
-from dexpy.recording.messages import messages as message_table
-from dexpy.recording.tables import FINAL, attempts, records, signals, workers
+from dexpy.liveness import worker_registry
+from dexpy.liveness.heartbeat import HeldRecords
+from dexpy.liveness.intervals import RecoveryIntervals
+from dexpy.maintenance.relay import Relay
+from dexpy.recording.end_writer import EndWriter
 from dexpy.runtime import Runtime, install
+from dexpy.worker.record_job import RecordJob
+from dexpy.worker.unknown_operations import UnknownOperations
+from dexpy.worker.watchdog import Watchdog
 
 BOUNDS = settings(
     max_examples=20,
@@ -111,7 +115,7 @@ ENDINGS = {
     "time out": Ending("crash", TimedOut),
     "discard": Ending("crash", Gone),
     "retry": Ending("retry", Flaky),
-    "shutdown": Ending("give_back", Shutdown),
+    "shutdown": Ending("release", Shutdown),
 }
 
 
@@ -144,7 +148,7 @@ TABLE = {
     "crash": Effect("failed", kept=1, frees=BOTH),
     "retry": Effect("pending", kept=1),
     "abandon": Effect("expired", kept=1, frees=BOTH),
-    "give_back": Effect("pending", counted=-1),
+    "release": Effect("pending", counted=-1),
     "rescue": Effect("pending", kept=1, lost=1),
     "lose": Effect("failed", kept=1, lost=1, frees=BOTH),
     "expire": Effect("expired", frees=BOTH),
@@ -225,7 +229,7 @@ class Attempt:
         self._by_thread[threading.get_ident()] = self
         CurrentMessage().before_process_message(None, self.message)
         try:
-            self.worker.jobs.run_record(**self.message.kwargs)
+            self.worker.jobs.run(**self.message.kwargs)
         except BaseException as error:
             self.error = error
         finally:
@@ -253,7 +257,7 @@ class Attempt:
 
 
 class Worker:
-    """A worker process, as far as others can see it: a row, a lock, its claims. It is also the heart of its `Jobs`.
+    """A worker process as others see it: a row, a lock, its claims. It is also the heartbeat of its `RecordJob`.
 
     Args:
         runtime: Whose operations it runs.
@@ -263,37 +267,47 @@ class Worker:
     def __init__(self, runtime: Runtime, number: int) -> None:
         self.worker_id = f"worker:{number}"
         self.own_ids = (self.worker_id,)
-        self.may_judge = True
-        self.lifelines = liveness.Lifelines(runtime.store.database)
+        self.may_recover = True
+        self.liveness_locks = worker_registry.SqliteLivenessLocks(runtime.store.database)
         self.is_alive = True
+        self.held_records = HeldRecords()
         self._store = runtime.store
-        self.jobs: Any = Jobs(
+        self.watchdog = Watchdog(runtime.store, lambda run: None)
+        self.jobs: Any = RecordJob(
             runtime.dispatcher,
             runtime.store,
             runtime.redactor,
-            runtime.session_store,
             self,  # type: ignore[arg-type]
+            EndWriter(runtime.store),
+            UnknownOperations(runtime.dispatcher, runtime.store, None),
+            self.watchdog,
         )
-        self.lifelines.hold(self.worker_id)
+        self.liveness_locks.acquire(self.worker_id)
         with self._store.begin() as connection:
-            liveness.enter(connection, self.worker_id, WAIT_S, host="here", pid=number, threads=1, queues=None)
+            worker_registry.register(
+                connection, self.worker_id, WAIT_S, host="here", pid=number, threads=1, queues=None
+            )
 
     def __repr__(self) -> str:
         return self.worker_id
 
-    def await_soundness(self) -> None:
-        """It is sound."""
+    def start(self) -> str:
+        """It has started: its worker's id."""
+        return self.worker_id
+
+    def require_lease(self, **facts: Any) -> None:
+        """It has its lease."""
 
     def die(self) -> None:
         """Killed: nobody says goodbye."""
         self.is_alive = False
-        self.lifelines.let_go(self.worker_id)
+        self.liveness_locks.release(self.worker_id)
 
     def leave(self) -> None:
         """Stopped: it gives back what it has, and says goodbye."""
-        self.jobs.give_back()
+        self.jobs.release_runs()
         with self._store.begin() as connection:
-            liveness.leave(connection, self.own_ids)
+            worker_registry.unregister(connection, self.own_ids)
         self.die()
 
 
@@ -378,7 +392,7 @@ class Lives(RuleBasedStateMachine):
         self.reader.row_factory = sqlite3.Row
         self.messages = self.carry()
         self.messages.forget(self.runtime)
-        self.relay = Relay(self.runtime.dispatcher, _Onlooker(self.store), Pace())  # type: ignore[arg-type]
+        self.relay = Relay(self.runtime.dispatcher, _Onlooker(self.store), RecoveryIntervals())  # type: ignore[arg-type]
         self.models: dict[str, Model] = {}
         self.live: dict[str, Attempt] = {}
         self.zombies: list[Attempt] = []
@@ -443,11 +457,11 @@ class Lives(RuleBasedStateMachine):
         """End an attempt; what it does to its row depends on whether it still has the claim."""
         model = self.models[str(attempt.run_id)]
         holds = model.status == "running" and model.token == attempt.token
-        was_seen = any(run.stop.is_cancelled for run in attempt.worker.jobs.watch.runs if run.id == model.id)
+        was_seen = any(run.cancel_token.is_cancelled for run in attempt.worker.watchdog.runs if run.id == model.id)
         event = ENDINGS[ending].event
         if event == "retry" and model.retries == 2:
             event = "crash"
-        if (was_seen and ending != "reject") or (model.is_called_off and event in ("retry", "give_back")):
+        if (was_seen and ending != "reject") or (model.is_called_off and event in ("retry", "release")):
             # Seen at the next use of the session, to which a guard that refuses does not come; or before it runs again.
             event = "abandon"
         attempt.end(ending)
@@ -541,13 +555,13 @@ class Lives(RuleBasedStateMachine):
         for run_id, attempt in self.live.items():
             if attempt.worker is worker:
                 model = self.models[run_id]
-                model.happen("abandon" if model.is_called_off else "give_back")
+                model.happen("abandon" if model.is_called_off else "release")
         worker.leave()
         self.lose_claims_of(worker)
 
     def look_after(self) -> None:
         before = self.rows()
-        assert self.relay.look_after()
+        assert self.relay.run_once()
         alive = {worker.worker_id for worker in self.alive}
         for id, row in before.items():
             model = self.models[id]
@@ -559,7 +573,7 @@ class Lives(RuleBasedStateMachine):
                 model.happen("expire")
 
     def send_what_is_owed(self) -> None:
-        assert self.relay.send()
+        assert self.relay.publish_unpublished()
 
     def forget(self) -> None:
         self.messages.forget(self.runtime)
@@ -570,7 +584,7 @@ class Lives(RuleBasedStateMachine):
     def tell_runs(self) -> None:
         """The workers look for requests."""
         for worker in self.workers:
-            assert worker.jobs.watch.look()
+            assert worker.watchdog.check()
 
     def cancel(self, model: Model) -> None:
         if model.status in FINAL:
@@ -656,7 +670,7 @@ class Lives(RuleBasedStateMachine):
             for attempt in (*self.live.values(), *self.zombies):
                 attempt.let_go()
             for worker in self.workers:
-                worker.lifelines.let_go(worker.worker_id)
+                worker.liveness_locks.release(worker.worker_id)
             self.reader.close()
             clock.reset()
 
@@ -685,10 +699,10 @@ class _Onlooker:
     """The heart of a relay that runs alone."""
 
     own_ids = ()
-    may_judge = True
+    may_recover = True
 
     def __init__(self, store: Any) -> None:
-        self.lifelines = liveness.Lifelines(store.database)
+        self.liveness_locks = worker_registry.SqliteLivenessLocks(store.database)
 
 
 def _in_haste(driver: Any, _record: Any) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from dexpy.database.tables import FINAL, STATUSES
 from dexpy.foundation.clock import clock
-from dexpy.recording.store import facts_of
-from dexpy.recording.tables import FINAL, STATUSES
+from dexpy.recording.store import row_dict
 from dexpy.recording.transitions import TRANSITIONS, apply, is_applied
 from dexpy.testing import Isolated
 
@@ -26,7 +26,7 @@ TABLE = {
     "crash": ("running", "failed", ALL),
     "retry": ("running", "pending", NONE),
     "abandon": ("running", "expired", ALL),
-    "give_back": ("running", "pending", NONE),
+    "release": ("running", "pending", NONE),
     "rescue": ("running", "pending", NONE),
     "lose": ("running", "failed", ALL),
     "expire": ("pending", "expired", ALL),
@@ -34,14 +34,14 @@ TABLE = {
     "discard": ("pending", "failed", ALL),
     "park": ("pending", "failed", ALL),
     "reschedule": ("pending", "pending", NONE),
-    "owe": ("pending", "pending", NONE),
-    "put_off": ("pending", "pending", NONE),
+    "mark_unpublished": ("pending", "pending", NONE),
+    "defer_republish": ("pending", "pending", NONE),
     "block": ("pending", "pending", NONE),
     "revive": ("failed expired", "pending", NONE),
 }
 """Event to the states that it leaves, the state that it enters, and the keys of the row that it frees."""
 
-FENCED = ("succeed", "refuse", "reject", "crash", "retry", "abandon", "give_back", "rescue", "lose")
+FENCED = ("succeed", "refuse", "reject", "crash", "retry", "abandon", "release", "rescue", "lose")
 """What only the holder of the claim may do."""
 
 GIVEN: dict[str, Any] = {
@@ -58,25 +58,26 @@ GIVEN: dict[str, Any] = {
 
 def values_for(event: str, token: int) -> dict[str, Any]:
     transition = TRANSITIONS[event]
-    values = {column: GIVEN[column] for column in transition.given}
+    values = {column: GIVEN[column] for column in transition.inputs}
     if transition.fenced:
         values["claim_token"] = token
-    if event in ("retry", "rescue", "put_off"):
+    if event in ("retry", "rescue", "defer_republish"):
         values["wait_s"] = 5.0
-    if event in ("retry", "rescue", "give_back", "reschedule", "revive"):
+    if event in ("retry", "rescue", "release", "reschedule", "revive"):
         values["sent"] = True
     return values
 
 
-def insert(test: Isolated, status: str, id: str = "op_1", **columns: Any) -> None:
+def insert(isolated_runtime: Isolated, status: str, id: str = "op_1", **columns: Any) -> None:
     values = {"id": id, "name": "n", "status": status, "queue": "default", "claim_token": 7, **columns}
-    with test.runtime.store.begin() as connection:
-        test.runtime.store.insert(connection, values)
+    with isolated_runtime.runtime.store.begin() as connection:
+        isolated_runtime.runtime.store.insert(connection, values)
 
 
-def move(test: Isolated, event: str, id: str = "op_1", token: int = 7, **values: Any) -> Any:
-    with test.runtime.store.begin() as connection:
-        return apply(connection, event, id, **(values_for(event, token) | values))
+def move(isolated_runtime: Isolated, event: str, id: str = "op_1", token: int = 7, **values: Any) -> Any:
+    with isolated_runtime.runtime.store.begin() as connection:
+        applied = apply(connection, event, id, **(values_for(event, token) | values))
+    return None if applied is None else isolated_runtime.runtime.store.row(id)
 
 
 def test_the_table_is_whole() -> None:
@@ -85,15 +86,15 @@ def test_the_table_is_whole() -> None:
 
 
 @pytest.mark.parametrize("event", TABLE)
-def test_an_event_moves_a_row_only_from_where_the_table_says(test: Isolated, event: str) -> None:
+def test_an_event_moves_a_row_only_from_the_states_of_the_table(isolated_runtime: Isolated, event: str) -> None:
     sources, target, frees = TABLE[event]
     for status in STATUSES:
         keys = {name: f"{value} of {status}" for name, value in KEYS.items()}
-        insert(test, status, status, num_attempts=1, **keys)
+        insert(isolated_runtime, status, status, num_attempts=1, **keys)
 
-        row = move(test, event, status)
+        row = move(isolated_runtime, event, status)
 
-        after = test.runtime.store.row(status)
+        after = isolated_runtime.runtime.store.row(status)
         if status in sources.split():
             assert row is not None
             assert (row.status, after.status) == (target, target)
@@ -107,17 +108,17 @@ def test_an_event_moves_a_row_only_from_where_the_table_says(test: Isolated, eve
 
 
 @pytest.mark.parametrize("event", TABLE)
-def test_whoever_has_no_use_for_the_row_moves_it_alike(test: Isolated, event: str) -> None:
+def test_a_transition_without_the_row_as_its_result_moves_it_alike(isolated_runtime: Isolated, event: str) -> None:
     for status in STATUSES:
         for way in ("told", "untold"):
-            insert(test, status, f"{status} {way}", num_attempts=1)
+            insert(isolated_runtime, status, f"{status} {way}", num_attempts=1)
 
-        row = move(test, event, f"{status} told")
-        with test.runtime.store.begin() as connection:
+        row = move(isolated_runtime, event, f"{status} told")
+        with isolated_runtime.runtime.store.begin() as connection:
             is_moved = is_applied(connection, event, f"{status} untold", **values_for(event, 7))
 
         assert is_moved == (row is not None)
-        told, untold = (facts_of(test.runtime.store.row(f"{status} {way}")) for way in ("told", "untold"))
+        told, untold = (row_dict(isolated_runtime.runtime.store.row(f"{status} {way}")) for way in ("told", "untold"))
         moments = {name: told[name] is None for name in told if name.endswith("_at")}
         assert moments == {name: untold[name] is None for name in moments}
         for name in ("id", *moments):
@@ -126,156 +127,160 @@ def test_whoever_has_no_use_for_the_row_moves_it_alike(test: Isolated, event: st
 
 
 @pytest.mark.parametrize("event", FENCED)
-def test_a_worker_that_lost_its_claim_can_write_nothing(test: Isolated, event: str) -> None:
-    insert(test, "running")
+def test_a_worker_that_lost_its_claim_can_write_nothing(isolated_runtime: Isolated, event: str) -> None:
+    insert(isolated_runtime, "running")
 
-    assert move(test, event, token=6) is None
+    assert move(isolated_runtime, event, token=6) is None
 
-    row = test.runtime.store.row("op_1")
+    row = isolated_runtime.runtime.store.row("op_1")
     assert (row.status, row.error, row.num_attempts, row.num_lost) == ("running", None, 0, 0)
 
 
-def test_a_claim_counts_the_attempt_and_grows_the_token(test: Isolated) -> None:
-    insert(test, "pending")
+def test_a_claim_counts_the_attempt_and_grows_the_token(isolated_runtime: Isolated) -> None:
+    insert(isolated_runtime, "pending")
 
-    with test.runtime.store.begin() as connection:
+    with isolated_runtime.runtime.store.begin() as connection:
         row = apply(connection, "claim", "op_1", claimed_by="w")
 
     assert row is not None
     assert (row.num_attempts, row.claim_token, row.claimed_by) == (1, 8, "w")
-    assert row.started_at is not None
+    assert isolated_runtime.runtime.store.row("op_1").started_at is not None
 
 
-def test_a_row_is_not_claimed_before_it_is_due(test: Isolated) -> None:
-    insert(test, "running")
-    with test.runtime.store.begin() as connection:
+def test_a_row_is_not_claimed_before_it_is_due(isolated_runtime: Isolated) -> None:
+    insert(isolated_runtime, "running")
+    with isolated_runtime.runtime.store.begin() as connection:
         apply(connection, "retry", "op_1", **values_for("retry", 7))
-    with test.runtime.store.begin() as connection:
+    with isolated_runtime.runtime.store.begin() as connection:
         assert apply(connection, "claim", "op_1", claimed_by="w") is None
 
-    test.advance(6)
+    isolated_runtime.advance(6)
 
-    with test.runtime.store.begin() as connection:
+    with isolated_runtime.runtime.store.begin() as connection:
         assert apply(connection, "claim", "op_1", claimed_by="w") is not None
 
 
-def test_success_clears_the_error_of_an_earlier_attempt(test: Isolated) -> None:
-    insert(test, "running")
-    with test.runtime.store.begin() as connection:
+def test_success_clears_the_error_of_an_earlier_attempt(isolated_runtime: Isolated) -> None:
+    insert(isolated_runtime, "running")
+    with isolated_runtime.runtime.store.begin() as connection:
         apply(connection, "retry", "op_1", **values_for("retry", 7) | {"error_details": {"n": 1}})
-    row = test.runtime.store.row("op_1")
+    row = isolated_runtime.runtime.store.row("op_1")
     assert (row.error, row.error_details) == ("E", {"n": 1})
-    test.advance(6)
-    with test.runtime.store.begin() as connection:
+    isolated_runtime.advance(6)
+    with isolated_runtime.runtime.store.begin() as connection:
         apply(connection, "claim", "op_1", claimed_by="w")
         apply(connection, "succeed", "op_1", claim_token=8, result={"value": 1})
 
-    row = test.runtime.store.row("op_1")
+    row = isolated_runtime.runtime.store.row("op_1")
     assert (row.status, row.error, row.failure, row.error_message) == ("done", None, None, None)
     assert row.error_details is None
 
 
 @pytest.mark.parametrize("event", TABLE)
-def test_a_row_says_when_it_was_moved_last(test: Isolated, event: str) -> None:
-    insert(test, TABLE[event][0].split()[0])
-    test.advance(60)
+def test_a_row_has_the_time_of_its_last_transition(isolated_runtime: Isolated, event: str) -> None:
+    insert(isolated_runtime, TABLE[event][0].split()[0])
+    isolated_runtime.advance(60)
 
-    row = move(test, event)
+    row = move(isolated_runtime, event)
 
     assert (row.updated_at - row.created_at).total_seconds() >= 60
 
 
 @pytest.mark.parametrize(
     ("event", "num_attempts", "num_lost"),
-    [("claim", 3, 1), ("retry", 2, 1), ("give_back", 1, 1), ("rescue", 2, 2), ("lose", 2, 2), ("revive", 0, 0)],
+    [("claim", 3, 1), ("retry", 2, 1), ("release", 1, 1), ("rescue", 2, 2), ("lose", 2, 2), ("revive", 0, 0)],
 )
-def test_attempts_and_lost_workers_are_counted(test: Isolated, event: str, num_attempts: int, num_lost: int) -> None:
-    insert(test, TABLE[event][0].split()[0], num_attempts=2, num_lost=1, retry_counts={"E": 2})
+def test_attempts_and_lost_workers_are_counted(
+    isolated_runtime: Isolated, event: str, num_attempts: int, num_lost: int
+) -> None:
+    insert(isolated_runtime, TABLE[event][0].split()[0], num_attempts=2, num_lost=1, retry_counts={"E": 2})
 
-    row = move(test, event)
+    row = move(isolated_runtime, event)
 
     assert (row.num_attempts, row.num_lost) == (num_attempts, num_lost)
     assert (row.retry_counts is None) == (event == "revive")
     assert row.claim_token == (8 if event == "claim" else 7), "it only grows"
 
 
-def test_a_row_is_not_claimed_when_its_time_is_over(test: Isolated) -> None:
+def test_a_row_is_not_claimed_when_its_time_is_over(isolated_runtime: Isolated) -> None:
     soon = clock.now() + timedelta(seconds=60)
     for id in ("in time", "too late"):
-        insert(test, "pending", id, expires_at=soon)
-    assert move(test, "claim", "in time") is not None
+        insert(isolated_runtime, "pending", id, expires_at=soon)
+    assert move(isolated_runtime, "claim", "in time") is not None
 
-    test.advance(61)
+    isolated_runtime.advance(61)
 
-    assert move(test, "claim", "too late") is None
-    assert test.runtime.store.row("too late").num_attempts == 0
+    assert move(isolated_runtime, "claim", "too late") is None
+    assert isolated_runtime.runtime.store.row("too late").num_attempts == 0
 
 
-def test_a_run_of_a_dead_worker_waits_as_long_as_it_is_told(test: Isolated) -> None:
-    insert(test, "running", started_at=clock.now())
+def test_a_run_of_a_dead_worker_waits_as_long_as_the_recovery_says(isolated_runtime: Isolated) -> None:
+    insert(isolated_runtime, "running", started_at=clock.now())
 
-    row = move(test, "rescue", wait_s=30.0, sent=False)
+    row = move(isolated_runtime, "rescue", wait_s=30.0, sent=False)
 
     assert (row.scheduled_at - row.updated_at).total_seconds() == pytest.approx(30, abs=1)
     assert (row.enqueued_at, row.error) == (None, "E"), "the relay owes it a message"
-    assert move(test, "claim") is None
+    assert move(isolated_runtime, "claim") is None
 
 
-def test_a_run_that_is_given_back_is_as_if_it_had_not_begun(test: Isolated) -> None:
+def test_a_run_that_is_given_back_is_as_if_it_had_not_begun(isolated_runtime: Isolated) -> None:
     # Without a moment at which it is due, nobody would look for one that has no message.
-    insert(test, "running", started_at=clock.now(), scheduled_at=None, enqueued_at=clock.now(), num_attempts=1)
+    insert(
+        isolated_runtime, "running", started_at=clock.now(), scheduled_at=None, enqueued_at=clock.now(), num_attempts=1
+    )
 
-    row = move(test, "give_back", sent=False)
+    row = move(isolated_runtime, "release", sent=False)
 
     assert (row.started_at, row.enqueued_at, row.num_attempts) == (None, None, 0)
     assert abs((row.scheduled_at - row.updated_at).total_seconds()) < 1
-    assert test.runtime.store.owes(None)
+    assert isolated_runtime.runtime.store.has_unpublished(None)
 
 
-def test_a_call_in_place_that_was_lost_may_lose_workers_when_it_is_revived(test: Isolated) -> None:
+def test_a_call_in_place_that_was_lost_may_lose_workers_when_it_is_retried(isolated_runtime: Isolated) -> None:
     for id, max_lost in (("in place", 0), ("in the background", 2), ("as usual", None)):
-        insert(test, "failed", id, max_lost=max_lost)
+        insert(isolated_runtime, "failed", id, max_lost=max_lost)
 
-    assert [move(test, "revive", id).max_lost for id in ("in place", "in the background", "as usual")] == [
+    assert [move(isolated_runtime, "revive", id).max_lost for id in ("in place", "in the background", "as usual")] == [
         None,
         2,
         None,
     ]
 
 
-def test_a_row_that_is_not_due_does_not_wait_for_a_slot(test: Isolated) -> None:
+def test_a_row_that_is_not_due_does_not_wait_for_a_slot(isolated_runtime: Isolated) -> None:
     """It would be forgotten when it is due: one that waits for a slot has no moment any more."""
     later = clock.now() + timedelta(days=1)
-    insert(test, "pending", scheduled_at=later, concurrency_key="k")
+    insert(isolated_runtime, "pending", scheduled_at=later, concurrency_key="k")
 
-    assert move(test, "block") is None
-    test.advance(2 * 24 * 3600)
+    assert move(isolated_runtime, "block") is None
+    isolated_runtime.advance(2 * 24 * 3600)
 
-    row = move(test, "block")
+    row = move(isolated_runtime, "block")
     assert (row.blocked_key, row.scheduled_at, row.enqueued_at) == ("k", None, None)
 
 
 @pytest.mark.parametrize("in_s", [None, 3600])
-def test_what_is_revived_is_due_at_once_whenever_it_was_to_be(test: Isolated, in_s: int | None) -> None:
+def test_what_is_retried_is_due_at_once_whenever_it_was_due(isolated_runtime: Isolated, in_s: int | None) -> None:
     moment = None if in_s is None else clock.now() + timedelta(seconds=in_s)
-    insert(test, "expired", scheduled_at=moment)
+    insert(isolated_runtime, "expired", scheduled_at=moment)
 
-    move(test, "revive", sent=False)
+    move(isolated_runtime, "revive", sent=False)
 
-    assert test.runtime.store.owes(None)
-    assert move(test, "claim") is not None
+    assert isolated_runtime.runtime.store.has_unpublished(None)
+    assert move(isolated_runtime, "claim") is not None
 
 
-def test_a_record_that_a_person_revives_begins_anew(test: Isolated) -> None:
-    insert(test, "pending", expires_at=clock.now() + timedelta(seconds=60))
-    move(test, "expire")
+def test_a_record_that_is_retried_by_hand_begins_anew(isolated_runtime: Isolated) -> None:
+    insert(isolated_runtime, "pending", expires_at=clock.now() + timedelta(seconds=60))
+    move(isolated_runtime, "expire")
 
-    row = move(test, "revive")
+    row = move(isolated_runtime, "revive")
 
     assert (row.error, row.failure, row.error_message, row.started_at) == (None, None, None, None)
     assert row.expires_at is None
-    test.advance(3600)
-    assert move(test, "claim") is not None
+    isolated_runtime.advance(3600)
+    assert move(isolated_runtime, "claim") is not None
 
 
 def test_nothing_else_writes_the_status() -> None:
@@ -298,8 +303,8 @@ def test_nothing_else_writes_the_status() -> None:
     assert writers <= {
         "recording/transitions.py",
         "recording/recorder.py",  # a synchronous run is born in its final state
-        "recording/once.py",  # one with an idempotency key is born running
-        "execution/steps/once.py",  # explains, and writes nothing
-        "background/parcels.py",  # a background run is born pending
+        "recording/idempotent_recorder.py",  # one with an idempotency key is born running
+        "execution/middleware/once.py",  # explains, and writes nothing
+        "enqueue/prepare.py",  # a background run is born pending
         "recording/queries.py",  # asks, and writes nothing
     }

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1] / "journeys"))
-
-import harbour
-from places import RESCUE_WITHIN_S, Place
+from apps import mailer
+from harness.trap_workers import RESCUE_WITHIN_S, TrapDeployment
 
 import dexpy
 from dexpy.runtime import install
@@ -19,17 +15,17 @@ from dexpy.testing import Isolated
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Generator[Place]:
-    """A place of the test's own, with its database configured in this process."""
-    found = Place(tmp_path)
-    runtime = dexpy.configure(database=found.url, rescue_within=RESCUE_WITHIN_S)
-    yield found
+def deployment(tmp_path: Path) -> Generator[TrapDeployment]:
+    """A deployment for one test, with its database configured in this process."""
+    trap_deployment = TrapDeployment(tmp_path)
+    runtime = dexpy.configure(database=trap_deployment.url, rescue_within=RESCUE_WITHIN_S)
+    yield trap_deployment
     install(None)
-    found.close()
+    trap_deployment.close()
     runtime.close()
 
 
 @pytest.fixture
-def harbour_tables(test: Isolated) -> None:
+def mailer_tables(isolated_runtime: Isolated) -> None:
     """The application's tables beside the records of an isolated runtime."""
-    harbour.furnish(test.runtime.database_url)
+    mailer.create_tables(isolated_runtime.runtime.database_url)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-OVER_SERVERS = HERE.parent / "conformance" / "test_traps.py"
+OVER_SERVERS = HERE.parent / "conformance" / "test_traps_on_servers.py"
 LISTS = {"test_traps_of_ancestors.py": 20, "test_traps_of_peers.py": 15}
 """File to the number of its traps."""
 

@@ -1,32 +1,32 @@
-"""Twenty traps that earlier systems for operations and jobs fell into, in order; each has a test that steps into it.
+"""Twenty traps that earlier systems for operations and jobs fell into, in order; each has a test that reproduces it.
 
- 1. test_a_run_that_a_retry_has_healed_keeps_its_old_error
- 2. test_a_message_that_is_delivered_twice_runs_twice
- 3. test_a_guard_that_refuses_in_a_worker_leaves_the_row_running
- 4. test_a_lock_that_is_not_got_in_time_keeps_the_key_for_replay
- 5. test_a_killed_worker_keeps_its_run_for_ever_or_writes_when_it_is_too_late
- 6. test_a_prop_that_was_added_after_the_enqueue_comes_as_none
- 7. test_a_value_loses_a_part_of_itself_on_its_way_through_json,
-    test_a_value_that_is_no_json_is_found_out_in_the_worker
- 8. test_a_delay_of_the_class_wins_over_one_of_the_call
- 9. test_a_rollback_leaves_a_row_or_a_message,
-    over servers: test_a_broker_that_is_down_loses_what_was_committed
-10. test_an_observer_in_the_base_class_takes_the_place_of_the_retry_rule
-11. test_three_attempts_are_four_runs_or_are_counted_for_all_rules_together
-12. test_a_hundred_workers_with_one_row_claim_it_more_than_once,
-    over servers: test_a_hundred_deliveries_of_one_row_claim_it_more_than_once;
+ 1. test_a_run_that_succeeds_on_retry_keeps_no_old_error
+ 2. test_a_message_that_is_delivered_twice_runs_once
+ 3. test_a_guard_that_refuses_in_a_worker_ends_the_run
+ 4. test_a_lock_timeout_frees_the_idempotency_key
+ 5. test_the_run_of_a_killed_worker_is_recovered_and_its_late_writes_are_refused
+ 6. test_a_prop_that_was_added_after_the_enqueue_has_its_default
+ 7. test_a_value_comes_back_equal_from_json,
+    test_a_value_without_a_json_form_is_refused_at_the_enqueue
+ 8. test_a_delay_of_the_call_wins_over_one_of_the_class
+ 9. test_a_rollback_leaves_no_row_and_no_message,
+    over servers: test_a_broker_that_is_down_loses_nothing_that_was_committed
+10. test_an_observer_in_the_base_class_leaves_the_retry_rule_in_force
+11. test_attempts_3_allows_three_attempts_and_each_rule_counts_its_own
+12. test_a_hundred_workers_with_one_row_claim_it_once,
+    over servers: test_a_hundred_deliveries_of_one_row_claim_it_once;
     two schedulers and one tick: to be written with schedules.
-13. test_a_business_error_is_retried_like_a_crash
-14. test_a_wait_reports_a_failure_that_a_retry_heals
-15. test_a_run_that_is_under_way_or_over_is_expired_or_failed_all_the_same
-16. test_an_expired_key_for_replay_is_used_again_by_two_at_once
-17. test_an_interrupt_leaves_the_row_running, test_a_time_limit_in_a_worker_leaves_the_row_running
-18. test_a_queue_that_nobody_serves_swallows_operations_in_silence
-19. test_the_text_of_an_error_carries_a_secret_to_where_others_read
-20. test_trace_and_actor_end_where_the_worker_begins, test_values_of_the_surroundings_end_where_the_worker_begins
+13. test_a_business_error_is_not_retried_like_a_crash
+14. test_a_wait_reports_no_failure_that_is_retried
+15. test_a_run_that_is_running_or_has_ended_cannot_be_expired_or_failed
+16. test_an_expired_idempotency_key_is_claimed_again_by_one_call_only
+17. test_an_interrupt_leaves_no_row_running, test_a_time_limit_in_a_worker_leaves_no_row_running
+18. test_a_queue_that_no_worker_serves_is_warned_of_and_loses_nothing
+19. test_the_text_of_an_error_shows_no_secret
+20. test_trace_and_actor_reach_the_worker, test_propagated_context_reaches_the_worker
 
-A name says the trap as a sentence; the test shows that it does not close.
-What stands after "over servers" is in ``tests/conformance/test_traps.py``.
+Each test reproduces its trap; its name states what holds instead.
+What stands after "over servers" is in ``tests/conformance/test_traps_on_servers.py``.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any
 
-import harbour
 import pytest
+from apps import mailer
 from dramatiq.middleware.shutdown import Shutdown
 from dramatiq.middleware.time_limit import TimeLimitExceeded
 from features.tables import attempts, messages, nothing_is_stored, row, rows, sql
-from places import Place
+from harness.trap_workers import TrapDeployment
+from harness.workers import eventually, is_alive
 from sqlalchemy.orm import Session
-from workers import eventually, is_alive
 
 import dexpy
 from dexpy import (
@@ -76,13 +76,13 @@ from dexpy.runtime import install
 from dexpy.testing import Isolated
 
 WAIT_S = 20.0
-LOOK_S = 0.02
+POLL_S = 0.02
 THREADS = 4
 SECRET = "hunter2-Ω"
 
 script: list[BaseException | None] = []
 """What each run is to raise, in order; None ends it well."""
-ran: list[Any] = []
+performed: list[Any] = []
 """One entry for each run of `perform`."""
 seen: list[str] = []
 """What an observer was told."""
@@ -90,24 +90,24 @@ seen: list[str] = []
 
 @pytest.fixture(autouse=True)
 def _clean() -> None:
-    for noted in (script, ran, seen):
+    for noted in (script, performed, seen):
         noted.clear()
 
 
 @pytest.fixture(scope="module")
-def open_place(tmp_path_factory: pytest.TempPathFactory) -> Generator[Place]:
-    """A place for all tests of this file, with one worker that serves all queues."""
-    found = Place(tmp_path_factory.mktemp("place"))
+def served_deployment(tmp_path_factory: pytest.TempPathFactory) -> Generator[TrapDeployment]:
+    """A deployment for all tests of this file, with one worker that serves all queues."""
+    found = TrapDeployment(tmp_path_factory.mktemp("shop"))
     found.start(threads=THREADS)
     yield found
     found.close()
 
 
 @pytest.fixture
-def served(open_place: Place, monkeypatch: pytest.MonkeyPatch) -> Generator[Place]:
-    """The place with the worker, its database configured in this process for one test."""
-    runtime = dexpy.configure(database=open_place.url)
-    yield open_place
+def served(served_deployment: TrapDeployment, monkeypatch: pytest.MonkeyPatch) -> Generator[TrapDeployment]:
+    """The deployment with the worker, its database configured in this process for one test."""
+    runtime = dexpy.configure(database=served_deployment.url)
+    yield served_deployment
     install(None)
     runtime.close()
 
@@ -118,34 +118,34 @@ class Scripted(Operation):
     number: int = 0
 
     def perform(self) -> int:
-        ran.append(self.number)
+        performed.append(self.number)
         raised = script.pop(0) if script else None
         if raised is not None:
             raise raised
-        return len(ran)
+        return len(performed)
 
 
 class Patient(Scripted):
     retry_on = (Retry(ConnectionError, attempts=3, wait=10, jitter=0),)
 
 
-def run_out(test: Isolated) -> None:
+def run_out(isolated_runtime: Isolated) -> None:
     """Run until nothing is left, however long it waits for its next try."""
-    test.run_pending()
-    while messages(test):
-        test.advance(3600)
-        assert test.run_pending(), "what was waited for is due"
+    isolated_runtime.run_pending()
+    while messages(isolated_runtime):
+        isolated_runtime.advance(3600)
+        assert isolated_runtime.run_pending(), "what was waited for is due"
 
 
 # -------------------------------------------------------------------------------------------- 1 to 5: whose row it is
 
 
-def test_a_run_that_a_retry_has_healed_keeps_its_old_error(test: Isolated) -> None:
+def test_a_run_that_succeeds_on_retry_keeps_no_old_error(isolated_runtime: Isolated) -> None:
     script.append(ConnectionError("no line"))
     ticket = Patient().async_().call()
-    run_out(test)
+    run_out(isolated_runtime)
 
-    stored = row(test, ticket.id)
+    stored = row(isolated_runtime, ticket.id)
     assert (stored["status"], stored["num_attempts"]) == ("done", 2)
     assert {name: stored[name] for name in stored if name.startswith(("error", "failure"))} == {
         "error": None, "error_message": None, "error_details": None, "failure": None,
@@ -155,17 +155,17 @@ def test_a_run_that_a_retry_has_healed_keeps_its_old_error(test: Isolated) -> No
     assert (second.number, second.failure, second.error) == (2, None, None)
 
 
-def test_a_message_that_is_delivered_twice_runs_twice(test: Isolated) -> None:
+def test_a_message_that_is_delivered_twice_runs_once(isolated_runtime: Isolated) -> None:
     ticket = Scripted().async_().call()
-    kwargs = messages(test)[0]["message"]["kwargs"]
+    kwargs = messages(isolated_runtime)[0]["message"]["kwargs"]
     columns = "queue, priority, due_at, message_id, payload, dead, created_at"
-    sql(test, f"INSERT INTO dexpy_messages ({columns}) SELECT {columns} FROM dexpy_messages")
-    test.run_pending()
-    over = row(test, ticket.id)
-    assert (ran, over["status"], over["num_attempts"]) == ([0], "done", 1)
+    sql(isolated_runtime, f"INSERT INTO dexpy_messages ({columns}) SELECT {columns} FROM dexpy_messages")
+    isolated_runtime.run_pending()
+    over = row(isolated_runtime, ticket.id)
+    assert (performed, over["status"], over["num_attempts"]) == ([0], "done", 1)
 
     # Twelve at once, while it runs and when it is over.
-    again, actor = Scripted(number=1).async_().call(), test.runtime.broker.get_actor("dexpy.RecordJob")
+    again, actor = Scripted(number=1).async_().call(), isolated_runtime.runtime.broker.get_actor("dexpy.RecordJob")
     gate = threading.Barrier(12)
 
     def deliver(id: str) -> None:
@@ -178,55 +178,55 @@ def test_a_message_that_is_delivered_twice_runs_twice(test: Isolated) -> None:
             thread.start()
         for thread in threads:
             thread.join(WAIT_S)
-    assert ran == [0, 1]
-    assert row(test, again.id)["num_attempts"] == 1
-    assert row(test, ticket.id) == over
+    assert performed == [0, 1]
+    assert row(isolated_runtime, again.id)["num_attempts"] == 1
+    assert row(isolated_runtime, ticket.id) == over
 
 
 class Guarded(Scripted):
-    @guard("The harbour is closed")
+    @guard("The office is closed")
     def closed(self) -> bool:
         return self.number < 0
 
 
-def test_a_guard_that_refuses_in_a_worker_leaves_the_row_running(test: Isolated) -> None:
+def test_a_guard_that_refuses_in_a_worker_ends_the_run(isolated_runtime: Isolated) -> None:
     ticket = Guarded(number=-1).async_().call()
-    test.run_pending()
+    isolated_runtime.run_pending()
 
-    stored = row(test, ticket.id)
+    stored = row(isolated_runtime, ticket.id)
     assert (stored["status"], stored["failure"], stored["error"]) == ("failed", "rejected", "closed")
     assert stored["completed_at"] is not None
     outcome = ticket.wait(WAIT_S)
     assert isinstance(outcome, Err)
-    assert (outcome.code, outcome.rejected, ran) == ("closed", True, [])
+    assert (outcome.code, outcome.rejected, performed) == ("closed", True, [])
 
 
-def test_a_killed_worker_keeps_its_run_for_ever_or_writes_when_it_is_too_late(place: Place) -> None:
-    place.start()
-    ticket = place.unload(1)
-    killed = place.begun(1)
-    token = place.row(ticket.id)["claim_token"]
+def test_the_run_of_a_killed_worker_is_recovered_and_its_late_writes_are_refused(deployment: TrapDeployment) -> None:
+    deployment.start()
+    ticket = deployment.send_batch(1)
+    killed = deployment.begun(1)
+    token = deployment.row(ticket.id)["claim_token"]
 
     os.kill(killed, signal.SIGKILL)
 
-    assert place.begun(1, times=2) != killed
-    taken_up = place.row(ticket.id)
+    assert deployment.begun(1, times=2) != killed
+    taken_up = deployment.row(ticket.id)
     assert (taken_up["status"], taken_up["num_attempts"]) == ("running", 2)
     store = dexpy.current_runtime().store
     late: dict[str, dict[str, Any]] = {
         "succeed": {"result": {"value": 0}},
         "crash": {"error": "x", "failure": "crash", "error_message": "x", "error_details": None},
-        "give_back": {"sent": True},
+        "release": {"sent": True},
     }
     for event, values in late.items():
         with store.begin() as connection:
             assert apply(connection, event, ticket.id, claim_token=token, **values) is None, event
-    assert place.row(ticket.id) == taken_up
+    assert deployment.row(ticket.id) == taken_up
 
-    place.open_gate(1)
-    assert ticket.result(WAIT_S, LOOK_S) == 1
-    eventually(lambda: place.effects("whistle%"), "the child runs", WAIT_S, place.tell)
-    assert place.effects() == ["unload 1", "whistle 1"]
+    deployment.open_gate(1)
+    assert ticket.result(WAIT_S, POLL_S) == 1
+    eventually(lambda: deployment.effects("mail%"), "the child runs", WAIT_S, deployment.output)
+    assert deployment.effects() == ["batch 1", "mail 1"]
     lost, done = records.attempts(ticket.id)
     assert (lost.number, lost.failure, lost.error) == (1, "lost", "dexpy.WorkerLost")
     assert (done.number, done.failure) == (2, None)
@@ -242,31 +242,31 @@ class Grown(Operation):
     made: list[int] = prop(factory=lambda: [7])
 
     def perform(self) -> list[Any]:
-        ran.append([self.old, self.added, self.made])
-        return ran[-1]
+        performed.append([self.old, self.added, self.made])
+        return performed[-1]
 
 
 class GrownDirect(Grown):
     record = False
 
 
-def test_a_prop_that_was_added_after_the_enqueue_comes_as_none(test: Isolated) -> None:
+def test_a_prop_that_was_added_after_the_enqueue_has_its_default(isolated_runtime: Isolated) -> None:
     Grown(old=1, added="now", made=[]).async_().call()
     GrownDirect(old=2, added="now", made=[]).async_().call()
-    sql(test, """UPDATE operation_records SET params = '{"old": 1}'""")
-    for message in messages(test):
+    sql(isolated_runtime, """UPDATE operation_records SET params = '{"old": 1}'""")
+    for message in messages(isolated_runtime):
         if "params" in message["message"]["kwargs"]:
             message["message"]["kwargs"]["params"] = {"old": 2}
             sql(
-                test,
+                isolated_runtime,
                 "UPDATE dexpy_messages SET payload = ? WHERE id = ?",
                 json.dumps(message["message"]),
                 message["id"],
             )
 
-    test.run_pending()
+    isolated_runtime.run_pending()
 
-    assert ran == [[1, "by default", [7]], [2, "by default", [7]]]
+    assert performed == [[1, "by default", [7]], [2, "by default", [7]]]
 
 
 class Flag(Enum):
@@ -274,7 +274,7 @@ class Flag(Enum):
     TWO = 2
 
 
-class Cargo(Operation):
+class Values(Operation):
     moment: datetime
     naive: datetime
     day: date
@@ -285,11 +285,11 @@ class Cargo(Operation):
     plain: dict = prop(factory=dict)
 
     def perform(self) -> None:
-        ran.append(self)
+        performed.append(self)
 
 
-def test_a_value_loses_a_part_of_itself_on_its_way_through_json(test: Isolated) -> None:
-    sent = Cargo(
+def test_a_value_comes_back_equal_from_json(isolated_runtime: Isolated) -> None:
+    sent = Values(
         moment=datetime(2026, 10, 25, 2, 30, 0, 123456, tzinfo=timezone(timedelta(hours=5, minutes=30))),
         naive=datetime(2026, 10, 25, 2, 30, 0, 1),
         day=date(2024, 2, 29),
@@ -300,9 +300,9 @@ def test_a_value_loses_a_part_of_itself_on_its_way_through_json(test: Isolated) 
         plain={"a": [1, 2.5, None, True, {"b": []}]},
     )
     sent.async_().call()
-    test.run_pending()
+    isolated_runtime.run_pending()
 
-    (came,) = ran
+    (came,) = performed
     assert came == sent
     for name in ("moment", "naive", "day", "amount", "flag", "other", "nested", "plain"):
         assert repr(getattr(came, name)) == repr(getattr(sent, name)), name
@@ -327,14 +327,14 @@ NO_JSON: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("kind", NO_JSON)
-def test_a_value_that_is_no_json_is_found_out_in_the_worker(test: Isolated, kind: str) -> None:
+def test_a_value_without_a_json_form_is_refused_at_the_enqueue(isolated_runtime: Isolated, kind: str) -> None:
     given, path = NO_JSON[kind]
     with pytest.raises(NotSerializable) as refused:
         Loose(**given).async_().call()
     assert isinstance(refused.value, TypeError)
     assert refused.value.path.lstrip(".").startswith(path), refused.value
     assert path in str(refused.value)
-    assert nothing_is_stored(test)
+    assert nothing_is_stored(isolated_runtime)
 
 
 # ---------------------------------------------------------------------------------------- 8 and 9: when, and whether
@@ -344,11 +344,11 @@ class OnceUponATime(Scripted):
     async_ = Async(at=datetime(2100, 1, 1, tzinfo=timezone.utc))
 
 
-def test_a_delay_of_the_class_wins_over_one_of_the_call(test: Isolated) -> None:
+def test_a_delay_of_the_call_wins_over_one_of_the_class(isolated_runtime: Isolated) -> None:
     ticket = OnceUponATime().async_(in_=60).call()
-    assert test.run_pending() == []
-    test.advance(61)
-    test.run_pending()
+    assert isolated_runtime.run_pending() == []
+    isolated_runtime.advance(61)
+    isolated_runtime.run_pending()
     assert ticket.reload().done
 
     moment = datetime(2100, 1, 1, tzinfo=timezone.utc)
@@ -360,14 +360,14 @@ def test_a_delay_of_the_class_wins_over_one_of_the_call(test: Isolated) -> None:
             async_ = Async(in_=60, at=moment)
 
 
-def test_a_rollback_leaves_a_row_or_a_message(test: Isolated, harbour_tables: None) -> None:
-    engine = test.runtime.store.database.engine
+def test_a_rollback_leaves_no_row_and_no_message(isolated_runtime: Isolated, mailer_tables: None) -> None:
+    engine = isolated_runtime.runtime.store.database.engine
     with Session(engine) as session, dexpy.session(session):
-        session.add(harbour.Effect(what="with it", run=""))
+        session.add(mailer.Effect(what="with it", run=""))
         undone = Scripted(number=1).async_().call()
         GrownDirect(old=1).async_(session=session).call()
         session.rollback()
-    assert nothing_is_stored(test)
+    assert nothing_is_stored(isolated_runtime)
     with pytest.raises(dexpy.RolledBack):
         undone.wait(WAIT_S)
 
@@ -376,10 +376,10 @@ def test_a_rollback_leaves_a_row_or_a_message(test: Isolated, harbour_tables: No
         with session.begin_nested() as savepoint:
             Scripted(number=3).async_(session=session).call()
             savepoint.rollback()
-        assert nothing_is_stored(test), "nobody sees it before the commit"
+        assert nothing_is_stored(isolated_runtime), "nobody sees it before the commit"
         session.commit()
-    test.run_pending()
-    assert (ran, kept.reload().done, len(rows(test))) == ([2], True, 1)
+    isolated_runtime.run_pending()
+    assert (performed, kept.reload().done, len(rows(isolated_runtime))) == ([2], True, 1)
 
 
 # -------------------------------------------------------------------------------------------- 10 to 16: retries, waits
@@ -401,51 +401,65 @@ class WatchedToo(Watched):
 
 
 @pytest.mark.parametrize("kind", [Watched, WatchedToo])
-def test_an_observer_in_the_base_class_takes_the_place_of_the_retry_rule(test: Isolated, kind: type[Watched]) -> None:
+def test_an_observer_in_the_base_class_leaves_the_retry_rule_in_force(
+    isolated_runtime: Isolated, kind: type[Watched]
+) -> None:
     rule = Watched.retry_on[0]
     script.extend(ConnectionError(f"time {number}") for number in range(1, 10))
     ticket = kind().async_().call()
-    run_out(test)
+    run_out(isolated_runtime)
 
     assert rule.attempts is not None
-    assert len(ran) - 1 == rule.attempts - 1, "tried again attempts - 1 times"
+    assert len(performed) - 1 == rule.attempts - 1, "tried again attempts - 1 times"
     assert seen == [f"time {number}" for number in range(1, rule.attempts + 1)]
-    assert row(test, ticket.id)["status"] == "failed"
+    assert row(isolated_runtime, ticket.id)["status"] == "failed"
 
 
 class TwoRules(Scripted):
     retry_on = (Retry(ConnectionError, attempts=3, wait=10), Retry(TimeoutError, KeyError, attempts=2, wait=10))
 
 
-def test_three_attempts_are_four_runs_or_are_counted_for_all_rules_together(test: Isolated) -> None:
+def test_attempts_3_allows_three_attempts_and_each_rule_counts_its_own(isolated_runtime: Isolated) -> None:
     script.extend(ConnectionError() for _ in range(9))
     ticket = Patient().async_().call()
-    run_out(test)
-    assert (len(ran), row(test, ticket.id)["num_attempts"], row(test, ticket.id)["status"]) == (3, 3, "failed")
+    run_out(isolated_runtime)
+    assert (
+        len(performed),
+        row(isolated_runtime, ticket.id)["num_attempts"],
+        row(isolated_runtime, ticket.id)["status"],
+    ) == (
+        3,
+        3,
+        "failed",
+    )
 
-    ran.clear()
+    performed.clear()
     script[:] = [ConnectionError(), TimeoutError(), ConnectionError(), None]
     ticket = TwoRules().async_().call()
-    run_out(test)
-    assert (len(ran), row(test, ticket.id)["status"]) == (4, "done"), "two of one kind and one of the other: none is up"
+    run_out(isolated_runtime)
+    assert (len(performed), row(isolated_runtime, ticket.id)["status"]) == (4, "done"), (
+        "two of one kind and one of the other: none is up"
+    )
 
-    ran.clear()
+    performed.clear()
     script[:] = [ConnectionError(), KeyError("a"), TimeoutError(), None]
     ticket = TwoRules().async_().call()
-    run_out(test)
-    assert (len(ran), row(test, ticket.id)["error"]) == (3, "TimeoutError"), "two causes of one rule count together"
+    run_out(isolated_runtime)
+    assert (len(performed), row(isolated_runtime, ticket.id)["error"]) == (3, "TimeoutError"), (
+        "two causes of one rule count together"
+    )
 
 
-def test_a_hundred_workers_with_one_row_claim_it_more_than_once(test: Isolated) -> None:
+def test_a_hundred_workers_with_one_row_claim_it_once(isolated_runtime: Isolated) -> None:
     ticket = Scripted().async_().call()
-    kwargs = messages(test)[0]["message"]["kwargs"]
-    workers = [Runtime(test.runtime.settings) for _ in range(100)]
+    kwargs = messages(isolated_runtime)[0]["message"]["kwargs"]
+    workers = [Runtime(isolated_runtime.runtime.settings) for _ in range(100)]
     gate = threading.Barrier(len(workers))
 
     def deliver(worker: Runtime) -> None:
         actor = worker.broker.get_actor("dexpy.RecordJob")
-        assert worker.dispatcher.heart is not None
-        ids.append(worker.dispatcher.heart.worker_id)
+        assert worker.services.heartbeat is not None
+        ids.append(worker.services.heartbeat.start())
         gate.wait(60)
         actor(**kwargs)
 
@@ -459,8 +473,8 @@ def test_a_hundred_workers_with_one_row_claim_it_more_than_once(test: Isolated) 
         worker.close()
 
     assert len(set(ids)) == len(workers)
-    stored = row(test, ticket.id)
-    assert (ran, stored["status"], stored["num_attempts"], stored["claim_token"]) == ([0], "done", 1, 1)
+    stored = row(isolated_runtime, ticket.id)
+    assert (performed, stored["status"], stored["num_attempts"], stored["claim_token"]) == ([0], "done", 1, 1)
 
 
 class Refuses(Scripted):
@@ -468,23 +482,23 @@ class Refuses(Scripted):
     retry_on = (Retry(Exception, attempts=2, wait=10),)
 
 
-def test_a_business_error_is_retried_like_a_crash(test: Isolated) -> None:
+def test_a_business_error_is_not_retried_like_a_crash(isolated_runtime: Isolated) -> None:
     script.append(Error("not_today", "Come tomorrow", details={"day": 1}))
     refused = Refuses().async_().call()
-    run_out(test)
-    assert len(ran) == 1
-    stored = row(test, refused.id)
+    run_out(isolated_runtime)
+    assert len(performed) == 1
+    stored = row(isolated_runtime, refused.id)
     assert (stored["status"], stored["failure"], stored["error"]) == ("failed", "business", "not_today")
     assert refused.wait(WAIT_S) == Err("not_today", "Come tomorrow", {"day": 1})
 
-    ran.clear()
+    performed.clear()
     script.append(ValueError())
     crashed = Refuses().async_().call()
-    run_out(test)
-    assert (len(ran), row(test, crashed.id)["status"]) == (2, "done")
+    run_out(isolated_runtime)
+    assert (len(performed), row(isolated_runtime, crashed.id)["status"]) == (2, "done")
 
 
-def test_a_wait_reports_a_failure_that_a_retry_heals(test: Isolated) -> None:
+def test_a_wait_reports_no_failure_that_is_retried(isolated_runtime: Isolated) -> None:
     script.append(ConnectionError("this time"))
     ticket = Patient().async_().call()
     looks: list[int] = []
@@ -492,16 +506,16 @@ def test_a_wait_reports_a_failure_that_a_retry_heals(test: Isolated) -> None:
 
     def look_soon(number: int) -> float:
         looks.append(number)
-        return LOOK_S
+        return POLL_S
 
     waiting = threading.Thread(target=lambda: outcomes.append(ticket.wait(WAIT_S, interval=look_soon)), daemon=True)
     waiting.start()
-    test.run_pending()
-    between = row(test, ticket.id)
+    isolated_runtime.run_pending()
+    between = row(isolated_runtime, ticket.id)
     assert (between["status"], between["error"], between["num_attempts"]) == ("pending", "ConnectionError", 1)
     before = len(looks)
     eventually(lambda: len(looks) > before + 2, "it looks at the row between the tries")
-    run_out(test)
+    run_out(isolated_runtime)
     waiting.join(WAIT_S)
     assert outcomes == [Ok(2)]
 
@@ -514,25 +528,25 @@ class EndsItself(Operation):
         for event in (ticket.expire, lambda: ticket.fail("no")):
             with pytest.raises(InvalidTransition, match="it is running") as refused:
                 event()
-            ran.append((refused.value.status, records.get(self.run_id).status))
+            performed.append((refused.value.status, records.get(self.run_id).status))
 
 
-def test_a_run_that_is_under_way_or_over_is_expired_or_failed_all_the_same(test: Isolated) -> None:
+def test_a_run_that_is_running_or_has_ended_cannot_be_expired_or_failed(isolated_runtime: Isolated) -> None:
     EndsItself().async_().call()
-    test.run_pending()
-    assert ran == [("running", "running")] * 2
+    isolated_runtime.run_pending()
+    assert performed == [("running", "running")] * 2
 
     script[:] = [None, KeyError("x")]
     done, failed = Scripted().async_().call(), Scripted().async_().call()
-    test.run_pending()
+    isolated_runtime.run_pending()
     expired = Scripted().async_().call().expire()
     for ticket, status in ((done, "done"), (failed, "failed"), (expired, "expired")):
-        before = row(test, ticket.id)
+        before = row(isolated_runtime, ticket.id)
         assert before["status"] == status
         for event in (ticket.expire, lambda: ticket.fail("no")):  # noqa: B023 - called in this very round
             with pytest.raises(InvalidTransition, match=f"it is {status}"):
                 event()
-        assert row(test, ticket.id) == before
+        assert row(isolated_runtime, ticket.id) == before
 
 
 # ------------------------------------------------------------------------------------------- 17 to 20: who is told
@@ -542,44 +556,46 @@ def test_a_run_that_is_under_way_or_over_is_expired_or_failed_all_the_same(test:
     ("interrupt", "status", "failure", "counted"),
     [(TimeLimitExceeded, "failed", "timeout", 1), (Shutdown, "pending", None, 0)],
 )
-def test_an_interrupt_leaves_the_row_running(
-    test: Isolated, interrupt: type[BaseException], status: str, failure: str | None, counted: int
+def test_an_interrupt_leaves_no_row_running(
+    isolated_runtime: Isolated, interrupt: type[BaseException], status: str, failure: str | None, counted: int
 ) -> None:
     script.append(interrupt())
     ticket = Scripted().async_().call()
     with pytest.raises(interrupt):
-        test.run_pending()
+        isolated_runtime.run_pending()
 
-    stored = row(test, ticket.id)
+    stored = row(isolated_runtime, ticket.id)
     assert (stored["status"], stored["failure"], stored["num_attempts"]) == (status, failure, counted)
     assert stored["claimed_by"] is None
-    test.run_pending()
-    assert (row(test, ticket.id)["status"], len(ran)) == (("done", 2) if status == "pending" else (status, 1))
+    isolated_runtime.run_pending()
+    assert (row(isolated_runtime, ticket.id)["status"], len(performed)) == (
+        ("done", 2) if status == "pending" else (status, 1)
+    )
 
 
-def test_a_time_limit_in_a_worker_leaves_the_row_running(served: Place) -> None:
-    for ticket in [harbour.Drift().async_().call() for _ in range(THREADS)]:
+def test_a_time_limit_in_a_worker_leaves_no_row_running(served: TrapDeployment) -> None:
+    for ticket in [mailer.Overrun().async_().call() for _ in range(THREADS)]:
         with pytest.raises(OperationFailed) as failed:
-            ticket.result(WAIT_S, LOOK_S)
+            ticket.result(WAIT_S, POLL_S)
         assert failed.value.failure == "timeout"
         assert served.row(ticket.id)["num_attempts"] == 1
-    assert harbour.Whistle(number=17).async_().call().result(WAIT_S, LOOK_S) == 17, "its threads are free again"
+    assert mailer.SendMail(number=17).async_().call().result(WAIT_S, POLL_S) == 17, "its threads are free again"
 
 
-def test_a_queue_that_nobody_serves_swallows_operations_in_silence(
-    place: Place, caplog: pytest.LogCaptureFixture
+def test_a_queue_that_no_worker_serves_is_warned_of_and_loses_nothing(
+    deployment: TrapDeployment, caplog: pytest.LogCaptureFixture
 ) -> None:
-    place.start("-Q", "default")
-    unserved = harbour.WhistleElsewhere(number=1).async_().call()
-    harbour.WhistleElsewhere(number=2).async_().call()
-    assert harbour.Whistle(number=3).async_().call().result(WAIT_S, LOOK_S) == 3
+    deployment.start("-Q", "default")
+    unserved = mailer.SendMailElsewhere(number=1).async_().call()
+    mailer.SendMailElsewhere(number=2).async_().call()
+    assert mailer.SendMail(number=3).async_().call().result(WAIT_S, POLL_S) == 3
 
     (warned,) = [record.getMessage() for record in caplog.records if "queue.unserved" in record.getMessage()]
     assert "queue=elsewhere" in warned
-    assert place.status(unserved.id) == "pending"
+    assert deployment.status(unserved.id) == "pending"
     assert records.where(queue="elsewhere").pending().count() == 2
-    place.start("-Q", "elsewhere")
-    assert unserved.result(WAIT_S, LOOK_S) == 1
+    deployment.start("-Q", "elsewhere")
+    assert unserved.result(WAIT_S, POLL_S) == 1
 
 
 class Login(Operation):
@@ -594,19 +610,19 @@ class Login(Operation):
 
 
 @pytest.mark.parametrize("business", [True, False])
-def test_the_text_of_an_error_carries_a_secret_to_where_others_read(
-    test: Isolated, caplog: pytest.LogCaptureFixture, business: bool
+def test_the_text_of_an_error_shows_no_secret(
+    isolated_runtime: Isolated, caplog: pytest.LogCaptureFixture, business: bool
 ) -> None:
     with caplog.at_level(logging.INFO):
         ticket = Login(password=SECRET, business=business).async_().call()
-        sent = str(messages(test))
-        test.run_pending()
+        sent = str(messages(isolated_runtime))
+        isolated_runtime.run_pending()
     shown = json.dumps(ticket.reload().to_dict(), ensure_ascii=False)
 
     assert shown.count("<sensitive>") == (2 if business else 0), shown
     assert ("RuntimeError" in shown, "log in" in shown) == (False, False), "of a crash nothing is shown but that it was"
     assert f"run={ticket.id}" in caplog.text
-    assert attempts(test, ticket.id)
+    assert attempts(isolated_runtime, ticket.id)
     for told in (shown, sent, caplog.text):
         assert SECRET not in told
         assert SECRET.encode("unicode_escape").decode() not in told
@@ -621,8 +637,8 @@ class Replays(Operation):
     retry_on = (Retry("lock_timeout", attempts=1),)
 
     def perform(self) -> str:
-        ran.append(self.account)
-        return f"run {len(ran)}"
+        performed.append(self.account)
+        return f"run {len(performed)}"
 
 
 class Holds(Operation):
@@ -650,9 +666,9 @@ class Occupies(Operation):
         assert over.wait(WAIT_S)
 
 
-def test_a_lock_that_is_not_got_in_time_keeps_the_key_for_replay(test: Isolated) -> None:
+def test_a_lock_timeout_frees_the_idempotency_key(isolated_runtime: Isolated) -> None:
     assert Holds(account=4).call() == "lock_timeout"
-    assert ran == []
+    assert performed == []
     assert Replays(account=4).call() == "run 1", "the key is free, and it runs"
     assert Replays(account=4).call() == "run 1", "and now it has a result to give again"
 
@@ -661,7 +677,7 @@ def test_a_lock_that_is_not_got_in_time_keeps_the_key_for_replay(test: Isolated)
         holder = pool.submit(Occupies(account=5).call)
         assert held.wait(WAIT_S)
         refused = Replays(account=5).async_().call()
-        test.run_pending()
+        isolated_runtime.run_pending()
         over.set()
         holder.result(WAIT_S)
     assert (refused.reload().status, refused.failure) == ("failed", "business")
@@ -675,45 +691,51 @@ class Monthly(Operation):
     once = Once("month", expires_in=60)
 
     def perform(self) -> int:
-        ran.append(self.month)
-        return len(ran)
+        performed.append(self.month)
+        return len(performed)
 
 
-def test_an_expired_key_for_replay_is_used_again_by_two_at_once(test: Isolated) -> None:
+def test_an_expired_idempotency_key_is_claimed_again_by_one_call_only(isolated_runtime: Isolated) -> None:
     assert [Monthly(month=1).call(), Monthly(month=1).call()] == [1, 1]
-    test.advance(61)
+    isolated_runtime.advance(61)
 
     with ThreadPoolExecutor(THREADS) as pool:
         answers = list(pool.map(lambda _: Monthly(month=1).call(), range(THREADS)))
     assert answers == [2] * THREADS, "one of them ran, and the others were given its result"
-    kept = sql(test, "SELECT once_key FROM operation_records ORDER BY id")
+    kept = sql(isolated_runtime, "SELECT once_key FROM operation_records ORDER BY id")
     assert [each["once_key"] is None for each in kept] == [True, False], (
         "the old key is cleared, and there are two rows"
     )
 
 
-def test_values_of_the_surroundings_end_where_the_worker_begins(served: Place) -> None:
-    with dexpy.context(harbour_tongue=dexpy.Travels("nl"), harbour_weather="fog"):
-        ticket = harbour.Listen(number=201).async_().call()
-    told = ticket.result(WAIT_S, LOOK_S)
+def test_propagated_context_reaches_the_worker(served: TrapDeployment) -> None:
+    with dexpy.context(mailer_locale=dexpy.Travels("nl"), mailer_theme="fog"):
+        ticket = mailer.ReadContext(number=201).async_().call()
+    told = ticket.result(WAIT_S, POLL_S)
 
     assert told == {"heard": "nl", "weather": None, "nested": "nl"}, "what travels is there, and only that"
-    child = served.becomes(records.where(operation=harbour.Listen, params={"number": 202}).first().id, "done")  # type: ignore[union-attr]
+    child = served.wait_for_status(
+        records.where(operation=mailer.ReadContext, params={"number": 202}).first().id, "done"
+    )  # type: ignore[union-attr]
     assert '"heard": "nl"' in child["result"], "and goes on to what the run sends in turn"
 
 
-def test_trace_and_actor_end_where_the_worker_begins(served: Place) -> None:
-    actor = {"type": "pilot", "id": 7}
-    with dexpy.trace(actor=actor, trace_id="voyage-20"):
-        ticket = harbour.Announce(number=200).async_().call()
-    told = ticket.result(WAIT_S, LOOK_S)
+def test_trace_and_actor_reach_the_worker(served: TrapDeployment) -> None:
+    actor = {"type": "user", "id": 7}
+    with dexpy.trace(actor=actor, trace_id="request-20"):
+        ticket = mailer.SendTwice(number=200).async_().call()
+    told = ticket.result(WAIT_S, POLL_S)
 
-    served.becomes(told["child"], "done")
-    found = list(records.for_trace("voyage-20"))
-    assert [record.name for record in found] == ["harbour.Announce", "harbour.Whistle", "harbour.Whistle"]
+    served.wait_for_status(told["child"], "done")
+    found = list(records.for_trace("request-20"))
+    assert [record.name for record in found] == [
+        "apps.mailer.SendTwice",
+        "apps.mailer.SendMail",
+        "apps.mailer.SendMail",
+    ]
     for record in found:
-        assert (record.trace["actor"], record.actor_type, record.actor_id) == (actor, "pilot", "7")
+        assert (record.trace["actor"], record.actor_type, record.actor_id) == (actor, "user", "7")
         assert record.status == "done"
     assert [record.parent_id for record in found] == [None, ticket.id, ticket.id]
-    runs = served.sql("SELECT run FROM effects WHERE what LIKE 'whistle 20_' ORDER BY run")
+    runs = served.sql("SELECT run FROM effects WHERE what LIKE 'mail 20_' ORDER BY run")
     assert [each["run"] for each in runs] == [record.id for record in found[1:]]

@@ -1,33 +1,33 @@
-"""Fifteen traps that other job queues fell into, in order; each has a test that steps into it.
+"""Fifteen traps that other job queues fell into, in order; each has a test that reproduces it.
 
- 1. test_enqueuer_and_worker_both_write_the_row,
-    test_a_send_whose_answer_is_lost_takes_back_what_the_worker_wrote
- 2. test_the_copies_of_a_message_are_as_many_runs
- 3. test_who_finishes_after_its_rescue_still_has_its_hooks_and_children,
-    over servers: test_a_worker_that_thaws_after_its_rescue_still_writes
- 4. test_a_row_that_the_same_worker_has_claimed_again_looks_like_its_own
- 5. test_a_worker_whose_clock_is_ahead_takes_the_living_for_dead,
-    over servers: test_a_worker_whose_clock_is_wrong_takes_the_living_for_dead_or_lives_for_ever,
-    test_a_delay_counts_by_a_clock_that_is_wrong; cron steps: to be written with schedules.
- 6. test_one_bad_row_or_an_unknown_class_stops_the_rescue_of_all_others,
-    over servers: test_a_bad_row_an_unknown_class_or_a_cut_database_stops_the_relay
- 7. test_a_shutdown_costs_an_attempt_or_a_crash_costs_none
- 8. test_params_that_cannot_be_read_are_tried_for_ever,
-    test_what_else_a_row_says_in_a_form_that_nobody_knows_keeps_it_running
- 9. test_a_message_whose_row_is_over_is_kept, test_an_exception_after_the_end_keeps_the_message
-10. test_a_result_without_a_json_form_undoes_or_repeats_the_work,
-    test_a_result_of_the_wrong_type_is_found_after_the_commit
-11. test_a_retry_that_cannot_be_says_nothing_of_why, test_a_retry_runs_into_a_unique_key_and_says_nothing_of_why
+ 1. test_only_the_worker_writes_a_row_that_it_has_claimed,
+    test_a_publish_whose_answer_is_lost_leaves_what_the_worker_wrote
+ 2. test_the_copies_of_a_message_are_one_run
+ 3. test_a_run_that_finishes_after_its_recovery_has_no_hooks_and_children,
+    over servers: test_a_worker_that_resumes_after_its_recovery_writes_nothing
+ 4. test_an_earlier_claim_of_the_same_worker_writes_nothing
+ 5. test_a_worker_whose_clock_is_ahead_recovers_nothing_from_live_workers,
+    over servers: test_workers_whose_clocks_are_wrong_recover_runs_of_dead_workers_only,
+    test_a_delay_does_not_depend_on_a_wrong_clock; cron steps: to be written with schedules.
+ 6. test_a_bad_row_or_an_unknown_class_does_not_stop_the_recovery_of_others,
+    over servers: test_a_bad_row_an_unknown_class_or_a_cut_database_does_not_stop_the_relay
+ 7. test_a_shutdown_costs_no_attempt_and_a_killed_worker_costs_one
+ 8. test_params_that_cannot_be_read_end_the_run_at_once,
+    test_a_trace_or_a_counter_that_cannot_be_read_does_not_keep_a_row_running
+ 9. test_a_message_whose_run_has_ended_is_acknowledged, test_an_exception_after_the_end_does_not_keep_the_message
+10. test_a_result_without_a_json_form_neither_rolls_back_nor_repeats_the_work,
+    test_a_result_of_the_wrong_type_is_found_before_the_commit
+11. test_a_retry_that_is_refused_names_the_reason, test_a_retry_whose_unique_key_is_taken_names_the_run_that_has_it
     (there are no bulk actions that could go beyond a filter)
-12. test_a_secret_leaks_at_one_of_its_sinks, test_a_secret_leaks_from_a_worker,
-    test_a_redactor_that_fails_lets_the_secret_through_or_keeps_the_row_running,
-    over servers: test_a_secret_leaks_from_a_server
-13. test_counting_with_a_limit_costs_as_much_as_counting_all; counts of a page: to be written with the page.
-14. test_a_worker_that_starts_anew_with_the_same_pid_has_the_same_name
-15. test_a_fork_shares_the_connections_of_its_parent, with the same name over servers
+12. test_a_secret_reaches_no_sink, test_a_secret_reaches_no_sink_of_a_worker,
+    test_a_redactor_that_fails_hides_the_text_and_leaves_no_row_running,
+    over servers: test_a_secret_reaches_no_server
+13. test_counting_with_a_limit_costs_less_than_counting_all; counts of a page: to be written with the page.
+14. test_a_worker_that_starts_anew_with_the_same_pid_has_a_new_name
+15. test_a_fork_does_not_share_the_connections_of_its_parent, with the same name over servers
 
-A name says the trap as a sentence; the test shows that it does not close.
-What stands after "over servers" is in ``tests/conformance/test_traps.py``.
+Each test reproduces its trap; its name states what holds instead.
+What stands after "over servers" is in ``tests/conformance/test_traps_on_servers.py``.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ from pathlib import Path
 from typing import Any
 
 import dramatiq
-import harbour
 import pytest
+from apps import mailer
 from dramatiq.brokers.stub import StubBroker
 from features.tables import attempts, messages, row, rows, sql
-from places import HERE, RESCUE_WITHIN_S, Place
+from harness.trap_workers import RESCUE_WITHIN_S, TrapDeployment
+from harness.workers import HARNESS, eventually, is_alive
 from sqlalchemy import event
-from workers import eventually, is_alive
 
 import dexpy
 from dexpy import (
@@ -70,22 +70,22 @@ from dexpy.runtime import Runtime, install
 from dexpy.testing import Isolated
 
 WAIT_S = 20.0
-LOOK_S = 0.02
+POLL_S = 0.02
 SECRET = "hunter2-Ω'q"
 
-ran: list[Any] = []
+performed: list[Any] = []
 
 
 @pytest.fixture(autouse=True)
 def _nothing_ran() -> None:
-    ran.clear()
+    performed.clear()
 
 
 class Note(Operation):
     what: int = 0
 
     def perform(self) -> int:
-        ran.append(self.what)
+        performed.append(self.what)
         return self.what
 
 
@@ -117,21 +117,21 @@ def fast(tmp_path: Path) -> Any:
     runtime.close()
 
 
-def test_enqueuer_and_worker_both_write_the_row(fast: FastBroker) -> None:
+def test_only_the_worker_writes_a_row_that_it_has_claimed(fast: FastBroker) -> None:
     ticket = Note(what=1).async_().call()
 
-    assert (fast.seen.id, fast.seen.status, ran) == (ticket.id, "done", [1])
+    assert (fast.seen.id, fast.seen.status, performed) == (ticket.id, "done", [1])
     after = records.get(ticket.id)
     assert (after.status, after.result, after.num_attempts) == ("done", 1, 1)
     assert (after.updated_at, after.enqueued_at) == (fast.seen.updated_at, fast.seen.enqueued_at)
 
 
-def test_a_send_whose_answer_is_lost_takes_back_what_the_worker_wrote(fast: FastBroker) -> None:
+def test_a_publish_whose_answer_is_lost_leaves_what_the_worker_wrote(fast: FastBroker) -> None:
     fast.answer_is_lost = True
     ticket = Note(what=1).async_().call()
 
     after = records.get(ticket.id)
-    assert (after.status, after.result, after.num_attempts, ran) == ("done", 1, 1, [1])
+    assert (after.status, after.result, after.num_attempts, performed) == ("done", 1, 1, [1])
     assert after.enqueued_at is not None, "the relay owes nothing for it"
 
 
@@ -143,9 +143,9 @@ class Unsteady(Note):
 
     def perform(self) -> int:
         super().perform()
-        if len(ran) == 1:
+        if len(performed) == 1:
             raise ConnectionError("once")
-        return len(ran)
+        return len(performed)
 
 
 COPY = "INSERT INTO dexpy_messages ({0}) SELECT {0} FROM dexpy_messages".format(
@@ -153,11 +153,13 @@ COPY = "INSERT INTO dexpy_messages ({0}) SELECT {0} FROM dexpy_messages".format(
 )
 
 
-def test_the_copies_of_a_message_are_as_many_runs(test: Isolated) -> None:
+def test_the_copies_of_a_message_are_one_run(isolated_runtime: Isolated) -> None:
     ticket = Unsteady().async_().call()
-    original = messages(test)[0]
-    test.run_pending()
-    assert (len(messages(test)), row(test, ticket.id)["status"]) == (1, "pending"), "the retry waits"
+    original = messages(isolated_runtime)[0]
+    isolated_runtime.run_pending()
+    assert (len(messages(isolated_runtime)), row(isolated_runtime, ticket.id)["status"]) == (1, "pending"), (
+        "the retry waits"
+    )
 
     # Whoever ran it dies before the acknowledgement: the original is delivered again, beside the one of the retry.
     for _ in range(3):
@@ -165,68 +167,72 @@ def test_the_copies_of_a_message_are_as_many_runs(test: Isolated) -> None:
         names = ", ".join(columns)
         marks = ", ".join("?" * len(columns))
         statement = f"INSERT INTO dexpy_messages ({names}, created_at) VALUES ({marks}, ?)"
-        sql(test, statement, *columns.values(), original["created_at"])
-        test.run_pending()
-    assert (len(ran), row(test, ticket.id)["num_attempts"]) == (1, 1), "none of them runs before its time"
+        sql(isolated_runtime, statement, *columns.values(), original["created_at"])
+        isolated_runtime.run_pending()
+    assert (len(performed), row(isolated_runtime, ticket.id)["num_attempts"]) == (1, 1), (
+        "none of them runs before its time"
+    )
 
-    test.advance(61)
-    sql(test, COPY)
-    test.run_pending()
-    stored = row(test, ticket.id)
-    assert (len(ran), stored["status"], stored["num_attempts"]) == (2, "done", 2)
-    assert messages(test) == [], "all copies are gone"
+    isolated_runtime.advance(61)
+    sql(isolated_runtime, COPY)
+    isolated_runtime.run_pending()
+    stored = row(isolated_runtime, ticket.id)
+    assert (len(performed), stored["status"], stored["num_attempts"]) == (2, "done", 2)
+    assert messages(isolated_runtime) == [], "all copies are gone"
 
 
-class Late(harbour.HarbourOperation):
+class Late(mailer.MailerOperation):
     """Its claim goes to somebody else while it runs, and it goes on as if nothing had happened."""
 
     def perform(self) -> None:
-        robberies.pop()(self.run_id)
+        claim_losses.pop()(self.run_id)
         self.note("late")
         Note(what=2).async_().call()
-        harbour.Whistle(number=3).call()
-        self.after_commit(lambda: ran.append("committed"))
+        mailer.SendMail(number=3).call()
+        self.after_commit(lambda: performed.append("committed"))
 
 
-robberies: list[Callable[[str], None]] = []
+claim_losses: list[Callable[[str], None]] = []
 
 
-def test_who_finishes_after_its_rescue_still_has_its_hooks_and_children(test: Isolated, harbour_tables: None) -> None:
+def test_a_run_that_finishes_after_its_recovery_has_no_hooks_and_children(
+    isolated_runtime: Isolated, mailer_tables: None
+) -> None:
     def rescue(id: str) -> None:
-        with test.runtime.store.begin() as connection:
+        with isolated_runtime.runtime.store.begin() as connection:
             apply(connection, "rescue", id, claim_token=1, wait_s=0, sent=True, **LOST)
             apply(connection, "claim", id, claimed_by="another")
-        taken.append(row(test, id))
+        taken.append(row(isolated_runtime, id))
 
     taken: list[dict[str, Any]] = []
-    robberies.append(rescue)
+    claim_losses.append(rescue)
     ticket = Late().async_().call()
-    test.run_pending()
+    isolated_runtime.run_pending()
 
-    assert (ran, sql(test, "SELECT * FROM effects")) == ([], []), "neither hooks nor effects"
+    assert (performed, sql(isolated_runtime, "SELECT * FROM effects")) == ([], []), "neither hooks nor effects"
     assert (taken[0]["status"], taken[0]["claimed_by"], taken[0]["claim_token"]) == ("running", "another", 2)
-    assert row(test, ticket.id) == taken[0], "it is the other one's now"
-    (inner,) = [each for each in rows(test) if each["id"] != ticket.id]
+    assert row(isolated_runtime, ticket.id) == taken[0], "it is the other one's now"
+    (inner,) = [each for each in rows(isolated_runtime) if each["id"] != ticket.id]
     assert (inner["status"], inner["error"]) == ("failed", "dexpy.RolledBack"), (
         "of the child that it sent there is none"
     )
-    assert messages(test) == []
-    assert attempts(test, ticket.id) == []
+    assert messages(isolated_runtime) == []
+    assert attempts(isolated_runtime, ticket.id) == []
 
 
 LOST = {"error": "dexpy.WorkerLost", "failure": "lost", "error_message": "lost", "error_details": None}
 
 
-class Twice(harbour.HarbourOperation):
+class Twice(mailer.MailerOperation):
     """Waits for a word before it writes; the first and the second run for a word each."""
 
     def perform(self) -> int:
         with turn:
-            number = len(ran)
-            ran.append(f"begun {number}")
+            number = len(performed)
+            performed.append(f"begun {number}")
         assert words[number].wait(WAIT_S)
         self.note(f"run {number}")
-        self.after_commit(lambda: ran.append(f"committed {number}"))
+        self.after_commit(lambda: performed.append(f"committed {number}"))
         return number
 
 
@@ -234,116 +240,121 @@ turn = threading.Lock()
 words: list[threading.Event] = []
 
 
-def test_a_row_that_the_same_worker_has_claimed_again_looks_like_its_own(test: Isolated, harbour_tables: None) -> None:
+def test_an_earlier_claim_of_the_same_worker_writes_nothing(isolated_runtime: Isolated, mailer_tables: None) -> None:
     words[:] = [threading.Event(), threading.Event()]
     ticket = Twice().async_().call()
-    kwargs, actor = messages(test)[0]["message"]["kwargs"], test.runtime.broker.get_actor("dexpy.RecordJob")
+    kwargs, actor = (
+        messages(isolated_runtime)[0]["message"]["kwargs"],
+        isolated_runtime.runtime.broker.get_actor("dexpy.RecordJob"),
+    )
     first, second = (threading.Thread(target=actor, kwargs=kwargs, daemon=True) for _ in range(2))
     first.start()
     try:
-        eventually(lambda: ran == ["begun 0"], "the first run begins")
-        claimed_first = row(test, ticket.id)
-        with test.runtime.store.begin() as connection:
+        eventually(lambda: performed == ["begun 0"], "the first run begins")
+        claimed_first = row(isolated_runtime, ticket.id)
+        with isolated_runtime.runtime.store.begin() as connection:
             assert apply(connection, "rescue", ticket.id, claim_token=1, wait_s=0, sent=True, **LOST) is not None
         second.start()
-        eventually(lambda: ran == ["begun 0", "begun 1"], "the second run begins")
-        claimed_again = row(test, ticket.id)
+        eventually(lambda: performed == ["begun 0", "begun 1"], "the second run begins")
+        claimed_again = row(isolated_runtime, ticket.id)
         assert claimed_again["status"] == claimed_first["status"] == "running"
         assert claimed_again["claimed_by"] == claimed_first["claimed_by"]
 
         words[0].set()
         first.join(WAIT_S)
-        assert row(test, ticket.id) == claimed_again, "the first one has written nothing"
-        assert sql(test, "SELECT what FROM effects") == []
+        assert row(isolated_runtime, ticket.id) == claimed_again, "the first one has written nothing"
+        assert sql(isolated_runtime, "SELECT what FROM effects") == []
     finally:
         for word in words:
             word.set()
         second.join(WAIT_S)
-    stored = row(test, ticket.id)
+    stored = row(isolated_runtime, ticket.id)
     assert (stored["status"], json.loads(stored["result"])) == ("done", {"value": 1})
-    assert [each["what"] for each in sql(test, "SELECT what FROM effects")] == ["run 1"]
-    assert ran[2:] == ["committed 1"]
+    assert [each["what"] for each in sql(isolated_runtime, "SELECT what FROM effects")] == ["run 1"]
+    assert performed[2:] == ["committed 1"]
 
 
 # -------------------------------------------------------------------------------------- 5 to 7: the dead, the stopped
 
 
-def test_a_worker_whose_clock_is_ahead_takes_the_living_for_dead(place: Place) -> None:
-    place.rescue_within_s = 600
-    place.start("-Q", "default")
-    ticket = place.unload(1)
-    place.begun(1)
-    place.rescue_within_s = RESCUE_WITHIN_S
-    ahead = place.start_ahead(3600)
-    running = place.row(ticket.id)
+def test_a_worker_whose_clock_is_ahead_recovers_nothing_from_live_workers(deployment: TrapDeployment) -> None:
+    deployment.rescue_within_s = 600
+    deployment.start("-Q", "default")
+    ticket = deployment.send_batch(1)
+    deployment.begun(1)
+    deployment.rescue_within_s = RESCUE_WITHIN_S
+    ahead = deployment.start_ahead(3600)
+    running = deployment.row(ticket.id)
 
     # The other one looks but seldom: what is taken up now shows that this one has looked.
     # Due late even by the clock that is ahead: nobody is to run it before it is lost.
-    other = harbour.WhistleElsewhere(number=5).async_(in_=86_400).call()
-    place.change("UPDATE operation_records SET status = 'running', claimed_by = 'gone', claim_token = 1 WHERE id = ?",
-                 other.id)  # fmt: skip
-    eventually(lambda: place.row(other.id)["num_lost"], "it takes up what a dead one held", WAIT_S, place.tell)
+    other = mailer.SendMailElsewhere(number=5).async_(in_=86_400).call()
+    deployment.change(
+        "UPDATE operation_records SET status = 'running', claimed_by = 'gone', claim_token = 1 WHERE id = ?", other.id
+    )
+    eventually(
+        lambda: deployment.row(other.id)["num_lost"], "it takes up what a dead one held", WAIT_S, deployment.output
+    )
 
-    assert place.row(ticket.id) == running
+    assert deployment.row(ticket.id) == running
     assert [other.id in line for line in ahead.lines("lost.rescue")] == [True]
-    place.open_gate(1)
-    assert ticket.result(WAIT_S, LOOK_S) == 1
-    assert place.row(ticket.id)["num_attempts"] == 1
-    eventually(lambda: len(place.said(1)) == 2, "it has committed", WAIT_S, place.tell)
-    assert [what for what, _ in place.said(1)] == ["begun", "committed"]
+    deployment.open_gate(1)
+    assert ticket.result(WAIT_S, POLL_S) == 1
+    assert deployment.row(ticket.id)["num_attempts"] == 1
+    eventually(lambda: len(deployment.said(1)) == 2, "it has committed", WAIT_S, deployment.output)
+    assert [what for what, _ in deployment.said(1)] == ["begun", "committed"]
 
 
-def test_one_bad_row_or_an_unknown_class_stops_the_rescue_of_all_others(place: Place) -> None:
-    worker = place.start(threads=6)
-    tickets = [place.unload(crate) for crate in range(5)]
-    pid = {place.begun(crate) for crate in range(5)}.pop()
+def test_a_bad_row_or_an_unknown_class_does_not_stop_the_recovery_of_others(deployment: TrapDeployment) -> None:
+    worker = deployment.start(threads=6)
+    tickets = [deployment.send_batch(batch) for batch in range(5)]
+    pid = {deployment.begun(batch) for batch in range(5)}.pop()
     garbled, unknown, conflicting, *good = tickets
-    place.change("UPDATE operation_records SET params = '{\"crate\": ' WHERE id = ?", garbled.id)
-    place.change("UPDATE operation_records SET name = 'harbour.Gone' WHERE id = ?", unknown.id)
-    place.change(
-        "INSERT INTO operation_attempts (record_id, number, claim_token, ended_at, failure)"
-        " SELECT id, num_attempts, claim_token, created_at, 'crash' FROM operation_records WHERE id = ?",
-        conflicting.id,
+    deployment.change("UPDATE operation_records SET params = '{\"batch\": ' WHERE id = ?", garbled.id)
+    deployment.change("UPDATE operation_records SET name = 'apps.mailer.Gone' WHERE id = ?", unknown.id)
+    deployment.change(
+        f"CREATE TRIGGER picky BEFORE UPDATE ON operation_records WHEN OLD.id = '{conflicting.id}' "
+        "BEGIN SELECT RAISE(ABORT, 'stays as it is'); END"
     )
 
     os.kill(pid, signal.SIGKILL)
 
-    for crate, ticket in enumerate(tickets[3:], 3):
-        place.begun(crate, times=2)
-        place.open_gate(crate)
-        assert ticket.result(WAIT_S, LOOK_S) == crate
-    assert place.becomes(garbled.id, "failed")["failure"] == "undecodable"
-    waiting = place.becomes(unknown.id, "pending")
+    for batch, ticket in enumerate(tickets[3:], 3):
+        deployment.begun(batch, times=2)
+        deployment.open_gate(batch)
+        assert ticket.result(WAIT_S, POLL_S) == batch
+    assert deployment.wait_for_status(garbled.id, "failed")["failure"] == "undecodable"
+    waiting = deployment.wait_for_status(unknown.id, "pending")
     assert (waiting["num_lost"], waiting["num_attempts"]) == (1, 1), "what this worker does not know it does not judge"
     assert len(good) == len(tickets) - 3
-    bad = place.row(conflicting.id)
+    bad = deployment.row(conflicting.id)
     assert (bad["status"], bad["num_lost"]) == ("running", 0), "what cannot be written waits for who mends it"
     assert conflicting.id in worker.lines("rescue.failed")[0], worker.output()
-    place.change("DELETE FROM operation_attempts WHERE record_id = ?", conflicting.id)
-    place.begun(2, times=2)
-    place.open_gate(2)
-    assert conflicting.result(WAIT_S, LOOK_S) == 2
+    deployment.change("DROP TRIGGER picky")
+    deployment.begun(2, times=2)
+    deployment.open_gate(2)
+    assert conflicting.result(WAIT_S, POLL_S) == 2
 
 
-def test_a_shutdown_costs_an_attempt_or_a_crash_costs_none(place: Place) -> None:
-    stopped = place.start("--shutdown-timeout", "0.5")
-    ticket = place.unload(1)
-    place.begun(1)
+def test_a_shutdown_costs_no_attempt_and_a_killed_worker_costs_one(deployment: TrapDeployment) -> None:
+    stopped = deployment.start("--shutdown-timeout", "0.5")
+    ticket = deployment.send_batch(1)
+    deployment.begun(1)
     stopped.signal(signal.SIGTERM)
     stopped.ended()
-    given_back = place.row(ticket.id)
+    given_back = deployment.row(ticket.id)
     assert (given_back["status"], given_back["num_attempts"], given_back["num_lost"]) == ("pending", 0, 0)
     assert records.attempts(ticket.id) == []
 
-    place.start()
-    killed = place.begun(1, times=2)
-    assert place.row(ticket.id)["num_attempts"] == 1
+    deployment.start()
+    killed = deployment.begun(1, times=2)
+    assert deployment.row(ticket.id)["num_attempts"] == 1
     os.kill(killed, signal.SIGKILL)
-    place.begun(1, times=3)
-    place.open_gate(1)
-    assert ticket.result(WAIT_S, LOOK_S) == 1
+    deployment.begun(1, times=3)
+    deployment.open_gate(1)
+    assert ticket.result(WAIT_S, POLL_S) == 1
     assert [(each.number, each.failure) for each in records.attempts(ticket.id)] == [(1, "lost"), (2, None)]
-    assert place.row(ticket.id)["num_lost"] == 1
+    assert deployment.row(ticket.id)["num_lost"] == 1
     assert not is_alive(killed)
 
 
@@ -359,16 +370,16 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize("kind", UNREADABLE)
-def test_params_that_cannot_be_read_are_tried_for_ever(test: Isolated, kind: str) -> None:
+def test_params_that_cannot_be_read_end_the_run_at_once(isolated_runtime: Isolated, kind: str) -> None:
     ticket, sound = Note(what=1).async_().call(), Note(what=2).async_().call()
-    sql(test, "UPDATE operation_records SET params = ? WHERE id = ?", UNREADABLE[kind], ticket.id)
-    test.run_pending()
+    sql(isolated_runtime, "UPDATE operation_records SET params = ? WHERE id = ?", UNREADABLE[kind], ticket.id)
+    isolated_runtime.run_pending()
 
-    stored = row(test, ticket.id)
+    stored = row(isolated_runtime, ticket.id)
     assert (stored["status"], stored["failure"], stored["num_attempts"]) == ("failed", "undecodable", 1)
-    assert [each["failure"] for each in attempts(test, ticket.id)] == ["undecodable"]
+    assert [each["failure"] for each in attempts(isolated_runtime, ticket.id)] == ["undecodable"]
     assert stored["params"] == UNREADABLE[kind], "kept, for who mends them"
-    assert (ran, messages(test), sound.reload().done) == ([2], [], True)
+    assert (performed, messages(isolated_runtime), sound.reload().done) == ([2], [], True)
     assert [record.id for record in records.failed()] == [ticket.id], "and it can be asked about"
 
 
@@ -377,16 +388,16 @@ WRONG_FORMS = ("[]", '"x"', "{}", '{"stack": 7}', '{"id": ')
 
 @pytest.mark.parametrize("column", ["trace", "retry_counts"])
 @pytest.mark.parametrize("form", WRONG_FORMS)
-def test_what_else_a_row_says_in_a_form_that_nobody_knows_keeps_it_running(
-    test: Isolated, column: str, form: str
+def test_a_trace_or_a_counter_that_cannot_be_read_does_not_keep_a_row_running(
+    isolated_runtime: Isolated, column: str, form: str
 ) -> None:
     ticket = Unsteady().async_().call()
-    sql(test, f"UPDATE operation_records SET {column} = ? WHERE id = ?", form, ticket.id)
-    test.run_pending()
-    assert row(test, ticket.id)["status"] == "pending", "the first attempt fails"
-    test.advance(61)
-    test.run_pending()
-    assert (row(test, ticket.id)["status"], len(ran)) == ("done", 2)
+    sql(isolated_runtime, f"UPDATE operation_records SET {column} = ? WHERE id = ?", form, ticket.id)
+    isolated_runtime.run_pending()
+    assert row(isolated_runtime, ticket.id)["status"] == "pending", "the first attempt fails"
+    isolated_runtime.advance(61)
+    isolated_runtime.run_pending()
+    assert (row(isolated_runtime, ticket.id)["status"], len(performed)) == ("done", 2)
 
 
 class Breaks(Note):
@@ -404,33 +415,33 @@ SPOILED: dict[str, str | None] = {
 
 
 @pytest.mark.parametrize("kind", SPOILED)
-def test_a_message_whose_row_is_over_is_kept(test: Isolated, kind: str) -> None:
+def test_a_message_whose_run_has_ended_is_acknowledged(isolated_runtime: Isolated, kind: str) -> None:
     done, failed, expired = Note(what=1).async_().call(), Breaks(what=2).async_().call(), Note(what=3).async_().call()
-    sql(test, "CREATE TABLE copies AS SELECT * FROM dexpy_messages")
+    sql(isolated_runtime, "CREATE TABLE copies AS SELECT * FROM dexpy_messages")
     expired.expire()
-    test.run_pending()
-    assert [each["status"] for each in rows(test)] == ["done", "failed", "expired"]
+    isolated_runtime.run_pending()
+    assert [each["status"] for each in rows(isolated_runtime)] == ["done", "failed", "expired"]
     if (spoil := SPOILED[kind]) is not None:
-        sql(test, spoil)
+        sql(isolated_runtime, spoil)
         if "name" in spoil:
-            sql(test, "UPDATE copies SET payload = replace(payload, 'test_traps_of_peers.', 'gone.')")
-    before = rows(test)
+            sql(isolated_runtime, "UPDATE copies SET payload = replace(payload, 'test_traps_of_peers.', 'gone.')")
+    before = rows(isolated_runtime)
 
-    sql(test, "INSERT INTO dexpy_messages SELECT * FROM copies")
-    test.run_pending()
+    sql(isolated_runtime, "INSERT INTO dexpy_messages SELECT * FROM copies")
+    isolated_runtime.run_pending()
 
-    assert messages(test) == [], "acknowledged: neither kept as dead nor sent again"
-    assert rows(test) == before
-    assert ran == [1, 2]
+    assert messages(isolated_runtime) == [], "acknowledged: neither kept as dead nor sent again"
+    assert rows(isolated_runtime) == before
+    assert performed == [1, 2]
     assert {done.id, failed.id, expired.id} >= {each["id"] for each in before}
 
 
 class Refuses(Note):
     def perform(self) -> int:
-        raise dexpy.Error("refused", "no such berth")
+        raise dexpy.Error("refused", "no such mailbox")
 
 
-class EndsBadly(harbour.HarbourOperation):
+class EndsBadly(mailer.MailerOperation):
     """Is over and committed when something is raised after all."""
 
     raised: str
@@ -440,62 +451,64 @@ class EndsBadly(harbour.HarbourOperation):
         self.after_commit(self.fail)
 
     def fail(self) -> None:
-        ran.append(self.raised)
+        performed.append(self.raised)
         raise {"an exception": ValueError, "an exit": SystemExit, "a lost claim": dexpy.LostClaim}[self.raised]
 
 
 @pytest.mark.parametrize("raised", ["an exception", "an exit", "a lost claim"])
-def test_an_exception_after_the_end_keeps_the_message(test: Isolated, harbour_tables: None, raised: str) -> None:
+def test_an_exception_after_the_end_does_not_keep_the_message(
+    isolated_runtime: Isolated, mailer_tables: None, raised: str
+) -> None:
     ticket = EndsBadly(raised=raised).async_().call()
-    test.run_pending()
+    isolated_runtime.run_pending()
 
-    assert ran == [raised]
-    assert row(test, ticket.id)["status"] == "done"
-    assert (messages(test), attempts(test, ticket.id)) == ([], [])
-    assert [each["what"] for each in sql(test, "SELECT what FROM effects")] == ["ends"]
-    assert test.run_pending() == []
+    assert performed == [raised]
+    assert row(isolated_runtime, ticket.id)["status"] == "done"
+    assert (messages(isolated_runtime), attempts(isolated_runtime, ticket.id)) == ([], [])
+    assert [each["what"] for each in sql(isolated_runtime, "SELECT what FROM effects")] == ["ends"]
+    assert isolated_runtime.run_pending() == []
 
 
-class Returns(harbour.HarbourOperation):
+class Returns(mailer.MailerOperation):
     retry_on = (Retry(Exception, attempts=3, wait=0),)
     value: str
 
     def perform(self) -> object:
-        ran.append(self.run_id)
+        performed.append(self.run_id)
         self.note(self.value)
         return {"an object": object(), "deep": {"a": [object()]}, "a generator": iter([1])}[self.value]
 
 
 @pytest.mark.parametrize("value", ["an object", "deep", "a generator"])
-def test_a_result_without_a_json_form_undoes_or_repeats_the_work(
-    test: Isolated, harbour_tables: None, value: str
+def test_a_result_without_a_json_form_neither_rolls_back_nor_repeats_the_work(
+    isolated_runtime: Isolated, mailer_tables: None, value: str
 ) -> None:
     ticket = Returns(value=value).async_().call()
-    test.run_pending()
+    isolated_runtime.run_pending()
 
     record = records.get(ticket.id)
-    assert (record.status, record.failure, record.num_attempts, len(ran)) == ("done", None, 1, 1)
+    assert (record.status, record.failure, record.num_attempts, len(performed)) == ("done", None, 1, 1)
     assert record.result is None
     assert record.result_error
-    assert [each["what"] for each in sql(test, "SELECT what FROM effects")] == [value]
+    assert [each["what"] for each in sql(isolated_runtime, "SELECT what FROM effects")] == [value]
     with pytest.raises(ResultNotStored):
         ticket.result(WAIT_S)
 
 
-class Promises(harbour.HarbourOperation):
+class Promises(mailer.MailerOperation):
     def perform(self) -> int:
         self.note("promised")
-        self.after_commit(lambda: ran.append("committed"))
+        self.after_commit(lambda: performed.append("committed"))
         return "seven"  # type: ignore[return-value]
 
 
-def test_a_result_of_the_wrong_type_is_found_after_the_commit(test: Isolated, harbour_tables: None) -> None:
+def test_a_result_of_the_wrong_type_is_found_before_the_commit(isolated_runtime: Isolated, mailer_tables: None) -> None:
     ticket = Promises().async_().call()
-    test.run_pending()
+    isolated_runtime.run_pending()
 
-    stored = row(test, ticket.id)
+    stored = row(isolated_runtime, ticket.id)
     assert (stored["status"], stored["failure"], stored["error"]) == ("failed", "crash", "dexpy.ResultTypeError")
-    assert (sql(test, "SELECT * FROM effects"), ran) == ([], [])
+    assert (sql(isolated_runtime, "SELECT * FROM effects"), performed) == ([], [])
 
 
 # ------------------------------------------------------------------------------------------ 11 to 13: who looks
@@ -511,35 +524,35 @@ class Forgets(Note):
 class Alone(Operation):
     """One at a time."""
 
-    berth: int
-    unique = Unique("berth")
+    mailbox: int
+    unique = Unique("mailbox")
 
     def perform(self) -> None: ...
 
 
-def test_a_retry_runs_into_a_unique_key_and_says_nothing_of_why(test: Isolated) -> None:
-    first = Alone(berth=1).async_().call()
+def test_a_retry_whose_unique_key_is_taken_names_the_run_that_has_it(isolated_runtime: Isolated) -> None:
+    first = Alone(mailbox=1).async_().call()
     first.fail("not now")
-    second = Alone(berth=1).async_().call()
+    second = Alone(mailbox=1).async_().call()
     assert not second.duplicate
 
-    before = row(test, first.id)
+    before = row(isolated_runtime, first.id)
     with pytest.raises(KeyTaken) as refused:
         first.retry()
     assert second.id in str(refused.value)
     assert "unique" in str(refused.value)
-    assert row(test, first.id) == before
+    assert row(isolated_runtime, first.id) == before
 
-    test.run_pending()
+    isolated_runtime.run_pending()
     first.retry()
-    test.run_pending()
+    isolated_runtime.run_pending()
     assert first.reload().done
 
 
-def test_a_retry_that_cannot_be_says_nothing_of_why(test: Isolated) -> None:
+def test_a_retry_that_is_refused_names_the_reason(isolated_runtime: Isolated) -> None:
     done, waiting = Note().async_().call(), Note().async_(in_=60).call()
     Forgets().async_().call()
-    test.run_pending()
+    isolated_runtime.run_pending()
     (forgotten,) = records.failed()
 
     for ticket, status, why in (
@@ -547,15 +560,15 @@ def test_a_retry_that_cannot_be_says_nothing_of_why(test: Isolated) -> None:
         (waiting, "pending", "It can be done while a record is failed or expired"),
         (forgotten.ticket, "failed", "Its record keeps no params to run it with again"),
     ):
-        before = row(test, ticket.id)
+        before = row(isolated_runtime, ticket.id)
         with pytest.raises(InvalidTransition) as refused:
             ticket.retry()
         assert (
             str(refused.value) == f"retry of {ticket.id} is not possible: it is {status}. {why}. Nothing was changed."
         )
         assert (refused.value.event, refused.value.status, refused.value.id) == ("retry", status, ticket.id)
-        assert row(test, ticket.id) == before
-    assert len(messages(test)) == 1
+        assert row(isolated_runtime, ticket.id) == before
+    assert len(messages(isolated_runtime)) == 1
 
 
 def forms_of(secret: str) -> set[str]:
@@ -585,21 +598,22 @@ class Keeps(Operation):
     def perform(self) -> None: ...
 
 
-def test_a_secret_leaks_at_one_of_its_sinks(
-    test: Isolated, harbour_tables: None, caplog: pytest.LogCaptureFixture
+def test_a_secret_reaches_no_sink(
+    isolated_runtime: Isolated, mailer_tables: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     sinks: dict[str, str] = {}
     caplog.set_level(logging.DEBUG)
-    for ending in harbour.ENDINGS:
-        operation = harbour.Moor(secret=SECRET, ending=ending)
-        sinks[f"{ending}: repr"] = f"{operation} {operation!r} {operation.async_()!r} {operation.safe!r}"
+    for ending in mailer.ENDINGS:
+        operation = mailer.LogIn(secret=SECRET, ending=ending)
+        sending = operation.async_()
+        sinks[f"{ending}: repr"] = f"{operation} {operation!r} {sending!r} {operation.safe!r}"
         # Who calls it gets the exception as it was raised, and knows the secret anyway.
         with contextlib.suppress(Exception):
             operation.call()
-        ticket = operation.async_().call()
-        sinks[f"{ending}: message"] = str(messages(test))
+        ticket = sending.call()
+        sinks[f"{ending}: message"] = str(messages(isolated_runtime))
         assert ticket.id in sinks[f"{ending}: message"]
-        test.run_pending()
+        isolated_runtime.run_pending()
         sinks[f"{ending}: ticket"] = f"{ticket.reload()!r} {ticket.to_dict()} {ticket.outcome}"
         try:
             ticket.result(WAIT_S)
@@ -607,63 +621,65 @@ def test_a_secret_leaks_at_one_of_its_sinks(
             sinks[f"{ending}: outcome"] = f"{told!r} {told} {vars(told)}"
         record = records.get(ticket.id)
         sinks[f"{ending}: record"] = f"{record!r} {record.error_message} {record.error_details}"
-        sinks[f"{ending}: attempts"] = str(records.attempts(ticket.id)) + str(attempts(test, ticket.id))
-        assert ending == "hook" or "harbour.py:" in sinks[f"{ending}: attempts"] or ending == "error"
+        sinks[f"{ending}: attempts"] = str(records.attempts(ticket.id)) + str(attempts(isolated_runtime, ticket.id))
+        assert ending == "hook" or "mailer.py:" in sinks[f"{ending}: attempts"] or ending == "error"
     with pytest.raises(PropsError) as refused:
         Keeps(word=SECRET + "!", raw=SECRET, table={SECRET: [7]})  # type: ignore[arg-type,list-item]
     sinks["refusal"] = f"{refused.value} {refused.value!r} {refused.value.problems}"
     sinks["values"] = repr(Keeps(word=SECRET, raw=SECRET.encode(), table={SECRET: [SECRET]}))
-    sinks["tables"] = str([{**each, "params": None} for each in rows(test)])
+    sinks["tables"] = str([{**each, "params": None} for each in rows(isolated_runtime)])
     sinks["log"] = caplog.text
 
-    assert "crashed operation=harbour.Moor" in sinks["log"]
+    assert "crashed operation=apps.mailer.LogIn" in sinks["log"]
     assert leaks(sinks) == {}
 
 
-def test_a_secret_leaks_from_a_worker(place: Place) -> None:
-    worker = place.start("-v")
-    tickets = [harbour.Moor(secret=SECRET, ending=ending).async_().call() for ending in harbour.ENDINGS]
+def test_a_secret_reaches_no_sink_of_a_worker(deployment: TrapDeployment) -> None:
+    worker = deployment.start("-v")
+    tickets = [mailer.LogIn(secret=SECRET, ending=ending).async_().call() for ending in mailer.ENDINGS]
     for ticket in tickets:
-        place.becomes(ticket.id, "done", "failed")
-    knocking = harbour.Knock(file=str(place.folder / "door")).async_().call()
-    eventually(lambda: place.row(knocking.id)["num_attempts"] > 1, "what came last is seen too", WAIT_S, place.tell)
-    (place.folder / "door").touch()
-    knocking.result(WAIT_S, LOOK_S)
+        deployment.wait_for_status(ticket.id, "done", "failed")
+    waiting = mailer.AwaitFile(file=str(deployment.folder / "door")).async_().call()
+    eventually(
+        lambda: deployment.row(waiting.id)["num_attempts"] > 1, "what came last is seen too", WAIT_S, deployment.output
+    )
+    (deployment.folder / "door").touch()
+    waiting.result(WAIT_S, POLL_S)
     worker.signal(signal.SIGTERM)
     worker.ended()
 
-    place.change("UPDATE operation_records SET params = NULL")
-    names = [each["name"] for each in place.sql("SELECT name FROM sqlite_master WHERE type = 'table'")]
-    sinks = {name: str([dict(each) for each in place.sql(f"SELECT * FROM {name}")]) for name in names}
+    deployment.change("UPDATE operation_records SET params = NULL")
+    names = [each["name"] for each in deployment.sql("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    sinks = {name: str([dict(each) for each in deployment.sql(f"SELECT * FROM {name}")]) for name in names}
     assert "<sensitive>" in sinks["operation_records"]
     sinks["output"] = worker.output()
-    assert sum("crashed operation=harbour.Moor" in line for line in worker.output().splitlines()) >= 4
+    assert sum("crashed operation=apps.mailer.LogIn" in line for line in worker.output().splitlines()) >= 4
     assert leaks(sinks) == {}
 
 
-def test_a_redactor_that_fails_lets_the_secret_through_or_keeps_the_row_running(
+def test_a_redactor_that_fails_hides_the_text_and_leaves_no_row_running(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(text: str) -> str:
         raise KeyError(text)
 
     runtime = dexpy.configure(database=f"sqlite:///{tmp_path}/records.db", redactor=fail)
-    test = Isolated(runtime)
+    isolated_runtime = Isolated(runtime)
     crashes, refused = Breaks().async_().call(), Refuses().async_().call()
     with caplog.at_level(logging.DEBUG):
-        test.run_pending()
+        isolated_runtime.run_pending()
 
-    for ticket, said in ((crashes, "broken"), (refused, "no such berth")):
-        stored = row(test, ticket.id)
+    for ticket, said in ((crashes, "broken"), (refused, "no such mailbox")):
+        stored = row(isolated_runtime, ticket.id)
         assert (stored["status"], stored["error_message"]) == ("failed", "<sensitive>")
-        assert said not in caplog.text + str(rows(test)) + str(attempts(test, ticket.id))
+        assert said not in caplog.text + str(rows(isolated_runtime)) + str(attempts(isolated_runtime, ticket.id))
     install(None)
     runtime.close()
 
 
-def steps_of(test: Isolated, query: Callable[[], Any]) -> int:
+def steps_of(isolated_runtime: Isolated, query: Callable[[], Any]) -> int:
     """How many steps of SQLite's machine a query takes."""
-    engine, steps = test.runtime.store.database.engine, [0]
+    engine, steps = isolated_runtime.runtime.store.database.engine, [0]
 
     def step() -> int:
         steps[0] += 1
@@ -685,10 +701,10 @@ def steps_of(test: Isolated, query: Callable[[], Any]) -> int:
     return steps[0]
 
 
-def test_counting_with_a_limit_costs_as_much_as_counting_all(test: Isolated) -> None:
+def test_counting_with_a_limit_costs_less_than_counting_all(isolated_runtime: Isolated) -> None:
     Note().async_().call()
-    test.run_pending()
-    columns = [name for name in rows(test)[0] if name != "id"]
+    isolated_runtime.run_pending()
+    columns = [name for name in rows(isolated_runtime)[0] if name != "id"]
     names, limit = ", ".join(columns), 20
 
     def grow(number: int) -> None:
@@ -698,7 +714,7 @@ def test_counting_with_a_limit_costs_as_much_as_counting_all(test: Isolated) -> 
             f" INSERT INTO operation_records (id, {names})"
             f" SELECT printf('op_%d_%06d', ?, i), {values} FROM n, operation_records WHERE status = 'done'"
         )
-        sql(test, statement, number, number)
+        sql(isolated_runtime, statement, number, number)
 
     queries = {
         "failed": records.failed(),
@@ -707,11 +723,11 @@ def test_counting_with_a_limit_costs_as_much_as_counting_all(test: Isolated) -> 
         "of a queue": records.where(queue="default", status="failed"),
     }
     grow(400)
-    few = {name: steps_of(test, query.limit(limit).count) for name, query in queries.items()}
-    few_all = {name: steps_of(test, query.count) for name, query in queries.items()}
+    few = {name: steps_of(isolated_runtime, query.limit(limit).count) for name, query in queries.items()}
+    few_all = {name: steps_of(isolated_runtime, query.count) for name, query in queries.items()}
     grow(8000)
-    many = {name: steps_of(test, query.limit(limit).count) for name, query in queries.items()}
-    many_all = {name: steps_of(test, query.count) for name, query in queries.items()}
+    many = {name: steps_of(isolated_runtime, query.limit(limit).count) for name, query in queries.items()}
+    many_all = {name: steps_of(isolated_runtime, query.count) for name, query in queries.items()}
 
     for name, query in queries.items():
         assert query.limit(limit).count() == limit
@@ -722,19 +738,19 @@ def test_counting_with_a_limit_costs_as_much_as_counting_all(test: Isolated) -> 
 # ----------------------------------------------------------------------------------------- 14 and 15: processes
 
 
-def test_a_worker_that_starts_anew_with_the_same_pid_has_the_same_name(test: Isolated) -> None:
+def test_a_worker_that_starts_anew_with_the_same_pid_has_a_new_name(isolated_runtime: Isolated) -> None:
     ids: list[str] = []
     for number in range(3):
-        start = Runtime(test.runtime.settings)
+        start = Runtime(isolated_runtime.runtime.settings)
         before = install(start)
         ticket = Note(what=number).async_().call()
-        start.broker.get_actor("dexpy.RecordJob")(**messages(test)[-1]["message"]["kwargs"])
+        start.broker.get_actor("dexpy.RecordJob")(**messages(isolated_runtime)[-1]["message"]["kwargs"])
         assert ticket.reload().done
-        heart = start.dispatcher.heart
-        assert heart is not None
-        ids.append(heart.worker_id)
-        assert [each["id"] for each in sql(test, "SELECT id FROM operation_workers")] == [ids[-1]]
-        assert heart.worker_id == ids[-1], "one start has one name"
+        heartbeat = start.services.heartbeat
+        assert heartbeat is not None
+        ids.append(heartbeat.start())
+        assert [each["id"] for each in sql(isolated_runtime, "SELECT id FROM operation_workers")] == [ids[-1]]
+        assert heartbeat.start() == ids[-1], "one start has one name"
         install(before)
         start.close()
 
@@ -742,8 +758,8 @@ def test_a_worker_that_starts_anew_with_the_same_pid_has_the_same_name(test: Iso
     assert {id.split(":")[1] for id in ids} == {str(os.getpid())}, "the pid is the same, as in containers"
 
 
-def test_a_fork_shares_the_connections_of_its_parent(place: Place) -> None:
-    ended = place.run([sys.executable, str(HERE / "forks.py"), place.url])
+def test_a_fork_does_not_share_the_connections_of_its_parent(deployment: TrapDeployment) -> None:
+    ended = deployment.run([sys.executable, str(HARNESS / "forking_program.py"), deployment.url])
 
     assert ended.returncode == 0, ended.stderr
     sides = {found["side"]: found for found in map(json.loads, ended.stdout.splitlines())}
@@ -752,7 +768,7 @@ def test_a_fork_shares_the_connections_of_its_parent(place: Place) -> None:
     assert child
     assert not child & (before | parent | after)
     assert sides["child"]["worker"] != sides["parent"]["worker"] == sides["after"]["worker"]
-    told = [each["what"] for each in place.sql("SELECT what FROM effects")]
+    told = [each["what"] for each in deployment.sql("SELECT what FROM effects")]
     assert len(told) == len(set(told)) == 4 * 10
     assert records.pending().count() == records.done().count() == len(told)
     assert "Traceback" not in ended.stderr

@@ -112,6 +112,36 @@ class SendWelcome(Operation, name="customers.welcome", aliases=("old.Welcome",))
         return len(self.customer.mail) + sum(len(friend.mail) for friend in self.friends)
 
 
+class CustomerOperation(Operation):
+    """References that a base class declares."""
+
+    customer: Ref[Customer]
+    referrer: OptRef[Customer] = prop(default=None)
+    friends: Refs[Customer] = prop(factory=list)
+
+
+class Greet(CustomerOperation):
+    """A subclass that reads them."""
+
+    def perform(self) -> str:
+        others = [friend.mail for friend in self.friends]
+        return ", ".join([self.customer.mail, *others, self.referrer.mail if self.referrer else ""])
+
+
+class GreetWarmly(Greet):
+    """One level more, with a prop of its own."""
+
+    warmth: int = 1
+
+    def perform(self) -> str:
+        return f"{self.customer.mail}{'!' * self.warmth}"
+
+
+def greetings() -> list[str]:
+    """Both of them, called."""
+    return [Greet(customer=1, friends=[2, 3]).call(), GreetWarmly(customer=1, referrer=2, warmth=3).call()]
+
+
 class Download(Operation):
     """An ``async def perform``."""
 
@@ -362,9 +392,9 @@ def running(factory: Callable[[], Session], session: Session) -> None:
         assert_type(dexpy.current_session(), Session)
     with trace(actor={"type": "user", "id": 7}) as frame:
         assert_type(frame.trace_id, str)
-    with isolated() as test:
-        assert_type(test.run_pending(), list[Ticket[Any]])
-        test.advance(dt.timedelta(days=1))
+    with isolated() as isolated_runtime:
+        assert_type(isolated_runtime.run_pending(), list[Ticket[Any]])
+        isolated_runtime.advance(dt.timedelta(days=1))
 
 
 def errors_carry_their_facts(op: SendStatement) -> None:

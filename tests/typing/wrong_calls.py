@@ -71,6 +71,15 @@ class Bare(Operation):
     errors = "gone"  # wrong: a set of codes
 
 
+class Inherited(Send):
+    """A subclass that reads what its base declares."""
+
+    def wrong(self) -> None:
+        self.customer.email  # wrong: the model has no such attribute
+
+
+Inherited(customer=1, month=dt.date(2026, 1, 1)).customer = 2  # wrong: props cannot be assigned to
+
 around()(Send.suspended)  # wrong: around is written without parentheses
 guard(Send.suspended)  # wrong: guard is written with them
 Retry(OSError, wait="polynomially")  # wrong: not a word for a wait
@@ -80,12 +89,12 @@ prop(greater=1)  # wrong: prop has no such option
 
 jan = dt.date(2026, 1, 1)
 op = Send(customer=3, month=jan)
-Send(customer=1.5, month=jan)  # wrong: no key
-Send(customer=None, month=jan)  # wrong: Ref takes no None
-Send(customer=Download(), month=jan)  # wrong: another class than the model
-Send(customer=1, month=jan, referrer=b"")  # wrong: no key for an OptRef
-Send(customer=1, month=jan, friends=3)  # wrong: Refs take a list
-Send(customer=1, month=jan, friends=[None])  # wrong: not of Nones
+Send(customer=1.5, month=jan)  # wrong for pyright: no key
+Send(customer=None, month=jan)  # wrong for pyright: Ref takes no None
+Send(customer=Download(), month=jan)  # wrong for pyright: another class than the model
+Send(customer=1, month=jan, referrer=b"")  # wrong for pyright: no key for an OptRef
+Send(customer=1, month=jan, friends=3)  # wrong for pyright: Refs take a list
+Send(customer=1, month=jan, friends=[None])  # wrong for pyright: not of Nones
 Send(customer=1, month="2026-01-01")  # wrong: the prop's type
 Send(customer=1)  # wrong: a prop is missing
 Send(customer=1, month=jan, nmae="x")  # wrong: no such prop

@@ -9,7 +9,7 @@ import attrs
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from dexpy.recording.tables import STATUSES, records
+from dexpy.database.tables import STATUSES, records
 from dexpy.recording.transitions import PREFIX, TRANSITIONS, apply, is_applied
 
 

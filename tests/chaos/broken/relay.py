@@ -1,17 +1,17 @@
 """No relay: nobody looks for the dead, for what is owed, or for what was lost."""
 
-from dexpy.background.relay import Relay
+from dexpy.maintenance.relay import Relay
 
 
 class IdleRelay(Relay):
     """Says that all is well."""
 
-    def look_after(self) -> bool:
+    def run_once(self) -> bool:
         return True
 
-    def send(self) -> bool:
+    def publish_unpublished(self) -> bool:
         return True
 
 
-Relay.look_after = IdleRelay.look_after  # type: ignore[method-assign]
-Relay.send = IdleRelay.send  # type: ignore[method-assign]
+Relay.run_once = IdleRelay.run_once  # type: ignore[method-assign]
+Relay.publish_unpublished = IdleRelay.publish_unpublished  # type: ignore[method-assign]

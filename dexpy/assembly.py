@@ -1,0 +1,252 @@
+"""The one place where the objects of a runtime are made and wired: `build_store` and `build`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from typing import Any
+
+import attrs
+import dramatiq
+from sqlalchemy.orm import Session
+
+from dexpy.brokers.sql.broker import SqlBroker
+from dexpy.brokers.urls import broker_from_url, is_database
+from dexpy.brokers.validation import MessageValidator, ValidationMiddleware
+from dexpy.database.current_transaction import current_transaction
+from dexpy.database.engine import Database
+from dexpy.declaration.contract import Contract
+from dexpy.enqueue import queues
+from dexpy.enqueue.dispatcher import Dispatcher
+from dexpy.enqueue.keyed_insert import build_call_key_claim
+from dexpy.enqueue.transports import ServerTransport, SqlTransport, Transport
+from dexpy.foundation.log_events import log_event
+from dexpy.foundation.periodic import PeriodicTask
+from dexpy.foundation.redaction import Redactor
+from dexpy.foundation.trace import Frame
+from dexpy.liveness.heartbeat import Heartbeat
+from dexpy.liveness.intervals import RecoveryIntervals
+from dexpy.locks.backends import Locks
+from dexpy.maintenance.once_call_leases import HeartbeatLease
+from dexpy.maintenance.recovery import Recovery
+from dexpy.maintenance.relay import EVERY_S as PUBLISH_EVERY_S
+from dexpy.maintenance.relay import Relay
+from dexpy.maintenance.unfinished_claims import UnfinishedClaims
+from dexpy.policies.once import OnceOptions
+from dexpy.recording.end_writer import EndWriter
+from dexpy.recording.idempotent_recorder import IdempotentRecorder
+from dexpy.recording.store import Sender, Store
+from dexpy.worker.actors import declare_actors, refuse_record
+from dexpy.worker.direct_job import DirectJob
+from dexpy.worker.periodic import PeriodicTasks
+from dexpy.worker.record_job import RecordJob
+from dexpy.worker.services import WorkerServices
+from dexpy.worker.threads import CHECK_EVERY_S as REPLACE_EVERY_S
+from dexpy.worker.threads import ThreadReplacer
+from dexpy.worker.unknown_operations import UnknownOperations, unknown_policy
+from dexpy.worker.watchdog import CHECK_EVERY_S as WATCH_EVERY_S
+from dexpy.worker.watchdog import Watchdog
+
+
+@attrs.frozen
+class Recorded:
+    """What there is only where runs are recorded.
+
+    Attributes:
+        heartbeat: Of this process.
+        end_writer: Writes the ends of runs, as soon as the database takes them.
+        lease: Keeps calls with an idempotency key alive.
+        record_job: Runs records.
+        relay: Publishes, recovers and expires.
+    """
+
+    heartbeat: Heartbeat
+    end_writer: EndWriter
+    lease: HeartbeatLease
+    record_job: RecordJob
+    relay: Relay
+
+    def once_recorder(
+        self,
+        store: Store,
+        operation: Any,
+        contract: Contract,
+        once: OnceOptions,
+        run_id: str,
+        frame: Frame,
+        redactor: Redactor,
+    ) -> IdempotentRecorder:
+        """Make the recorder of a synchronous run with an idempotency key."""
+        outer = current_transaction()
+        key_claim = build_call_key_claim(operation, contract, once, store, outer)
+        return IdempotentRecorder(
+            store, contract, operation, run_id, frame, redactor, lease=self.lease, outer=outer, key_claim=key_claim
+        )
+
+
+@attrs.frozen
+class Services:
+    """The objects behind a runtime's background runs.
+
+    Attributes:
+        dispatcher: Stores records and publishes messages.
+        watchdog: Enforces timeouts and delivers cancellations.
+        recorded: What there is only where runs are recorded; None elsewhere.
+    """
+
+    dispatcher: Dispatcher
+    watchdog: Watchdog
+    recorded: Recorded | None
+
+    @property
+    def heartbeat(self) -> Heartbeat | None:
+        """That of this process; None where nothing is recorded."""
+        return None if self.recorded is None else self.recorded.heartbeat
+
+    @property
+    def worker(self) -> WorkerServices:
+        """What a worker process uses."""
+        return WorkerServices(self.dispatcher, self.watchdog, self.heartbeat, self.close)
+
+    def close(self) -> None:
+        """Close the connections that this process holds."""
+        if self.recorded is not None:
+            self.recorded.end_writer.close()
+            self.recorded.heartbeat.stop()
+        self.dispatcher.close()
+
+
+def build_store(
+    url: str,
+    *,
+    session_factory: Callable[[], Session] | None,
+    run_context: Callable[[], AbstractContextManager[Any]] | None,
+    redactor: Redactor,
+    create_tables: bool,
+    init_command: Callable[[], str],
+    find_sender: Callable[[], Sender | None],
+    is_shared: bool,
+    redis: Callable[[], tuple[Any, str]] | None,
+) -> Store:
+    """Make the store of records, with its locks.
+
+    Args:
+        url: Of the database.
+        session_factory: Makes the sessions of runs.
+        run_context: Makes what is entered around each run in the background.
+        redactor: Redacts texts about failures.
+        create_tables: Whether missing tables are made on a server too.
+        init_command: Returns the command that makes them, for messages.
+        find_sender: Returns what publishes the messages of records; None where nothing does.
+        is_shared: Whether other processes use the database too.
+        redis: Returns the client of the broker's Redis and the prefix of its keys; None without one.
+    """
+    database = Database(url)
+    return Store(
+        database,
+        locks=Locks(database, is_shared=is_shared, redis=redis),
+        session_factory=session_factory,
+        run_context=run_context,
+        redactor=redactor,
+        create_tables=create_tables,
+        init_command=init_command,
+        find_sender=find_sender,
+    )
+
+
+def build_transport(
+    broker: str | dramatiq.Broker | None, store: Store | None, intervals: RecoveryIntervals, *, is_in_database: bool
+) -> Transport:
+    """Make what carries the messages.
+
+    Args:
+        broker: A URL, or the application's own.
+        store: Of records; None when nothing is recorded.
+        intervals: How soon what is lost is recovered.
+        is_in_database: Whether the records' database carries the messages too.
+    """
+    if store is not None and is_in_database:
+        return SqlTransport(SqlBroker(store.database, lease_s=intervals.lease_s))
+    if isinstance(broker, str):
+        if not is_database(broker):
+            broker = broker_from_url(broker, heartbeat_timeout_s=intervals.lease_s)
+        elif store is None:
+            return SqlTransport(SqlBroker(Database(broker)))
+        else:
+            broker = SqlBroker(Database(broker))
+            broker.create_tables()
+    assert broker is not None  # noqa: S101 - without a store a broker was named
+    return ServerTransport(broker, None if store is None else SqlBroker(store.database))
+
+
+def build(
+    transport: Transport,
+    store: Store | None,
+    *,
+    intervals: RecoveryIntervals,
+    redactor: Redactor,
+    session_store: Callable[[], Store],
+    unknown_grace: timedelta | None,
+    requires_broker: bool,
+    create_tables: bool,
+) -> Services:
+    """Make every object behind background runs, and put the actors and the middleware on the broker.
+
+    Args:
+        transport: Carries the messages.
+        store: Of records; None when nothing is recorded.
+        intervals: How soon what is lost is recovered.
+        redactor: Redacts texts about failures.
+        session_store: Returns the store that makes the sessions of runs.
+        unknown_grace: How long a run of an unknown class waits for a worker that knows it.
+        requires_broker: Whether an enqueue is refused while the broker is away.
+        create_tables: Whether missing tables are made on a server too.
+    """
+    broker = transport.broker
+    dispatcher = Dispatcher(transport, store, requires_broker=requires_broker, create_tables=create_tables)
+    unknown_operations = UnknownOperations(dispatcher, store, unknown_policy(unknown_grace))
+
+    def declare_new_queues() -> bool:
+        dispatcher.require_tables()
+        return queues.declare_new_queues(transport)
+
+    tasks = [PeriodicTask("queues", queues.DISCOVERY_INTERVAL_S, declare_new_queues)]
+    recorded: Recorded | None = None
+    if store is None:
+        log_event(logging.WARNING, "recording.off", why="a broker is named and no database")
+        watchdog = Watchdog(None, give_up=lambda run: None)
+        run_record, release_runs = refuse_record, lambda: None
+    else:
+        # What the callbacks name is made below; they are called once a process serves or calls something.
+        heartbeat = Heartbeat(
+            store,
+            intervals,
+            transport.keep_alive,
+            reconcile=lambda: unfinished_claims.run_once(),
+            names_registered=unknown_operations.make_due,
+        )
+        watchdog = Watchdog(store, give_up=lambda run: record_job.give_up(run))
+        end_writer = EndWriter(store)
+        record_job = RecordJob(dispatcher, store, redactor, heartbeat, end_writer, unknown_operations, watchdog)
+        unfinished_claims = UnfinishedClaims(dispatcher, store, heartbeat, end_writer)
+        own_relay = Relay(dispatcher, heartbeat, intervals)
+        lease = HeartbeatLease(heartbeat, Recovery(dispatcher, store, heartbeat), end_writer)
+        recorded = Recorded(heartbeat, end_writer, lease, record_job, own_relay)
+        run_record, release_runs = record_job.run, record_job.release_runs
+        # Before the actors' middleware: it ends after what was still running has been given back.
+        broker.add_middleware(heartbeat)
+        tasks.append(PeriodicTask("relay", intervals.recovery_interval_s, own_relay.run_once))
+        if not transport.transactional:
+            tasks.append(PeriodicTask("send", PUBLISH_EVERY_S, own_relay.publish_unpublished))
+    direct_job = DirectJob(dispatcher, store, redactor, session_store, unknown_operations, watchdog)
+    tasks.append(PeriodicTask("watch", WATCH_EVERY_S, watchdog.check))
+    thread_replacer = ThreadReplacer()
+    broker.add_middleware(thread_replacer)
+    tasks.append(PeriodicTask("threads", REPLACE_EVERY_S, thread_replacer.check))
+    if not hasattr(broker, "validator"):
+        broker.add_middleware(ValidationMiddleware(MessageValidator(broker)))
+    broker.add_middleware(PeriodicTasks(*tasks))
+    declare_actors(broker, watchdog, run_record=run_record, run_direct=direct_job.run, release_runs=release_runs)
+    return Services(dispatcher, watchdog, recorded)

@@ -1,0 +1,90 @@
+"""Inserts of messages into the table of the SQL broker: one, or many in one statement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import attrs
+import dramatiq
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from dexpy.brokers.sql import statements as sql
+from dexpy.database.column_types import moment
+from dexpy.database.dialects import DIALECTS
+from dexpy.database.tables import messages
+from dexpy.foundation.clock import clock
+from dexpy.foundation.errors import ConfigurationError
+
+
+@attrs.frozen
+class MessageRow:
+    """One message to be inserted.
+
+    Attributes:
+        message: Of any queue.
+        due_at: An aware moment; None to count from now.
+        wait_s: The delay in seconds from now, by the database's clock; used if *due_at* is None.
+        priority: Higher runs sooner.
+    """
+
+    message: dramatiq.Message[Any]
+    due_at: datetime | None = None
+    wait_s: float = 0.0
+    priority: int = 0
+
+    @property
+    def delay_ms(self) -> int | None:
+        """The delay in milliseconds, as Dramatiq's middleware expects it."""
+        if self.due_at is None:
+            return round(self.wait_s * 1000) or None
+        return max(0, round((self.due_at - clock.now()).total_seconds() * 1000))
+
+
+def insert(connection: Connection, message_row: MessageRow) -> None:
+    """Insert one message; on PostgreSQL its commit notifies the workers if the message is due."""
+    values: dict[str, Any] = {f"p_{name}": value for name, value in _message_values(message_row).items()}
+    if message_row.due_at is None:
+        statement, is_due = sql.INSERT_AFTER, message_row.wait_s <= 0
+        values["p_wait_s"] = message_row.wait_s
+    else:
+        statement, is_due = sql.INSERT_AT, message_row.due_at <= clock.now()
+        values["p_due_at"] = message_row.due_at
+    notifies = is_due and DIALECTS[connection.dialect.name].notifies
+    connection.execute(sql.NOTIFYING[statement] if notifies else statement, values)
+
+
+def insert_many(connection: Connection, message_rows: Sequence[MessageRow]) -> None:
+    """Insert messages in one statement, and notify as `insert` does."""
+    # Read once, so that every value is a plain one and the driver can send all rows together.
+    now = moment(connection)
+    rows: list[dict[str, Any]] = []
+    for message_row in message_rows:
+        due_at = message_row.due_at or now + timedelta(seconds=message_row.wait_s)
+        rows.append(_message_values(message_row) | {"due_at": due_at, "dead": False, "created_at": now})
+    connection.execute(sa.insert(messages), rows)
+    if DIALECTS[connection.dialect.name].notifies:
+        for queue in {row["queue"] for row in rows if row["due_at"] <= now}:
+            connection.execute(sql.NOTIFY, {"p_queue": queue})
+
+
+def _message_values(message_row: MessageRow) -> dict[str, Any]:
+    message = message_row.message
+    return {
+        "queue": message.queue_name,
+        "priority": message_row.priority,
+        "message_id": message.message_id,
+        "payload": _encoded_text(message),
+    }
+
+
+def _encoded_text(message: dramatiq.Message[Any]) -> str:
+    try:
+        return message.encode().decode()
+    except UnicodeDecodeError:
+        raise ConfigurationError(
+            "The SQL broker keeps messages as text, and Dramatiq's encoder here makes bytes that are not UTF-8. "
+            "Use dramatiq.JSONEncoder, or another one that writes text."
+        ) from None

@@ -1,0 +1,47 @@
+"""Fields of attrs in the body of an operation: what dexpy would ignore of them is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from dexpy.foundation.errors import DeclarationError
+
+OWN_FIELDS = "__dexpy_fields__"
+"""The attribute of a class with the attrs fields that dexpy has added."""
+
+_REMEDIES: Mapping[str, str] = {
+    "validator": "Write prop(ge=..., pattern=..., choices=...) for a bound, or a @guard for a rule.",
+    "converter": "Declare the type that is given and convert it in perform, or give a type of its own one with "
+    "dexpy.register_type.",
+    "repr": "Write prop(sensitive=True) for a value that is not to be shown.",
+    "init": "Write a functools.cached_property for a value that is computed.",
+    "alias": "Rename the prop; prop(aliases=(...,)) reads stored params of an earlier name.",
+    "type": "Write the type as the annotation.",
+    "default": "Write prop(default=...), or prop(factory=...) with a function without arguments.",
+}
+
+
+def check_field(field: Any, where: str) -> None:
+    """Refuse a prop with options of attrs that dexpy would ignore.
+
+    Args:
+        field: The result of `prop(...)` or ``attrs.field(...)``.
+        where: The prop.
+    """
+    plain: Any = attrs.field()
+    changed_options = {
+        name.lstrip("_"): getattr(field, name)
+        for name in plain.__slots__
+        if name not in ("counter", "metadata", "_default", "kw_only") and getattr(field, name) != getattr(plain, name)
+    }
+    if isinstance(field._default, attrs.Factory) and field._default.takes_self:  # type: ignore[arg-type]
+        changed_options["default"] = "of self"
+    if field.kw_only is False and plain.kw_only is not False:
+        changed_options["kw_only"] = False
+    for name in changed_options:
+        description = "a default made of self" if name == "default" else f"attrs' {name}"
+        remedy = _REMEDIES.get(name, f"Leave {name} out.")
+        raise DeclarationError(f"{where}: {description} would be ignored, for dexpy constructs operations. {remedy}")

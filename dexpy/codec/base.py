@@ -1,0 +1,94 @@
+"""Shapes: parsed annotations with their JSON kinds and the hooks that check, decode and encode their values.
+
+A hook is built once for each annotation and called with a value and, as cattrs does, its type.
+While an error propagates, each enclosing hook prepends its part of the path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import NoneType
+from typing import Any, Protocol, TypeAlias
+
+import attrs
+
+Hook: TypeAlias = Callable[..., Any]
+"""``(value)`` or ``(value, type)`` to a value; raises `InvalidValue` on the way in, `NotSerializable` on the way out.
+
+Nested hooks are called with both arguments. Python 3.13 does not count calls that omit a default
+(python/cpython#132744), and a value that contains itself would use all memory instead of raising RecursionError.
+"""
+
+JSON_TYPES: Mapping[str, tuple[type, ...]] = {
+    "null": (NoneType,),
+    "boolean": (bool,),
+    "integer": (int,),
+    "number": (float, int),
+    "string": (str,),
+    "array": (list,),
+    "object": (dict,),
+}
+"""The kinds of JSON, with the Python types of each kind; the first is the usual one."""
+
+# With the classes' own names, type checkers narrow `type(value) is dict` to a dict of unknowns.
+DICT: type[Any] = dict
+LIST: type[Any] = list
+TUPLE: type[Any] = tuple
+
+
+class Way(Protocol):
+    """One direction of conversion: where a shape finds the hooks of its nested annotations.
+
+    Attributes:
+        takes_python: Values may be Python's own.
+        takes_json: Values may be JSON.
+    """
+
+    takes_python: bool
+    takes_json: bool
+
+    def hook(self, annotation: Any) -> Hook:
+        """Return the hook that converts values of an annotation."""
+        ...
+
+    def checker(self, annotation: Any) -> Hook:
+        """Return the hook that checks values of an annotation at construction, whatever this direction accepts."""
+        ...
+
+    def encoder(self, annotation: Any) -> Hook:
+        """Return the hook that encodes values of an annotation as JSON, or for keys."""
+        ...
+
+
+@attrs.frozen
+class Shape:
+    """A parsed annotation.
+
+    Attributes:
+        kinds: The JSON kinds that it encodes to.
+        structure: Builds the hook that decodes, for one direction.
+        encode: Builds the hook that encodes.
+        key: Builds the hook for keys, if equal values have several JSON forms; None otherwise.
+        types: The exact Python types of its values.
+        is_open: Values may be of other types too.
+        mutable: The values themselves, not only nested ones, are mutable.
+        parts: The nested annotations.
+        tag: Identifies a class in a union; empty for everything but classes with fields.
+        reads: The JSON kinds that an application's rule may decode too.
+        sensitive: The values must not be shown.
+    """
+
+    kinds: frozenset[str]
+    structure: Callable[[Way], Hook]
+    encode: Callable[[Way], Hook]
+    types: frozenset[type] = frozenset()
+    is_open: bool = False
+    mutable: bool = False
+    parts: tuple[Any, ...] = ()
+    tag: str = ""
+    reads: frozenset[str] = frozenset()
+    sensitive: bool = False
+    key: Callable[[Way], Hook] | None = None
+
+
+Reader: TypeAlias = Callable[[Any], Shape]

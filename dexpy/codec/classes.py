@@ -1,0 +1,249 @@
+"""Attrs classes, dataclasses and TypedDicts, which are objects with known keys in JSON."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
+
+import attrs
+
+from dexpy.codec.annotations import label_of, origin_of
+from dexpy.codec.base import DICT, Hook, Shape, Way
+from dexpy.codec.fields import Field, comparison_of, fields_of, has_fields, is_named_tuple, keys_of
+from dexpy.codec.problems import InvalidValue, changed, cut, invalid_value, short
+from dexpy.foundation.errors import NotSerializable, Problem, listed
+
+_MAX_ERROR_LENGTH = 200
+
+# ------------------------------------------------------------------------------------------- reading
+
+
+def is_typed_dict(annotation: Any) -> bool:
+    """Return True for a TypedDict, whichever of typing and typing_extensions it is from."""
+    cls = origin_of(annotation)
+    return isinstance(cls, type) and hasattr(cls, "__required_keys__") and hasattr(cls, "__total__")
+
+
+def typed_dict_shape(annotation: Any) -> Shape:
+    """Return the shape of a TypedDict."""
+    keys, label = keys_of(annotation), label_of(annotation)
+
+    def structure(way: Way) -> Hook:
+        return _take_object(_hooks(way.hook, keys), build=None, refuses_unknown=way.takes_python, expected=label)
+
+    return Shape(
+        frozenset({"object"}),
+        structure,
+        lambda way: _encode_typed_dict(_hooks(way.encoder, keys), label=label),
+        types=frozenset({dict}),
+        mutable=True,
+        parts=tuple(key.type for key in keys),
+    )
+
+
+def is_record(annotation: Any) -> bool:
+    """Return True for an attrs class or a dataclass that its fields can build again."""
+    return has_fields(origin_of(annotation))
+
+
+def record_shape(annotation: Any) -> Shape:
+    """Return the shape of an attrs class or a dataclass."""
+    cls = origin_of(annotation)
+    fields, label, is_mutable = fields_of(annotation), label_of(annotation), not _is_frozen(cls)
+
+    def structure(way: Way) -> Hook:
+        if not way.takes_json:
+            return _take_instance(cls, _hooks(way.hook, fields), is_mutable=is_mutable, expected=label)
+        build = _take_object(
+            _hooks(way.hook, fields),
+            build=_instance_builder(cls, way.checker(annotation) if any(field.converts for field in fields) else None),
+            refuses_unknown=way.takes_python,
+            expected=f"object for {label}",
+        )
+        if not way.takes_python:
+            return build
+        check = way.checker(annotation)
+
+        def parse(value: Any, _: Any = None) -> Any:
+            return check(value, None) if type(value) is cls else build(value, None)
+
+        return parse
+
+    return Shape(
+        frozenset({"object"}),
+        structure,
+        lambda way: _encode_instance(cls, _hooks(way.encoder, fields), label=label),
+        types=frozenset({cls}),
+        mutable=is_mutable,
+        parts=tuple(field.type for field in fields),
+        tag=cls.__name__,
+        key=lambda way: _encode_instance(cls, _key_hooks(cls, fields, way), label=label),
+    )
+
+
+def _is_frozen(cls: Any) -> bool:
+    if is_named_tuple(cls):
+        return True
+    if attrs.has(cls):
+        return cls.__setattr__.__name__ == "_frozen_setattrs"
+    return bool(cls.__dataclass_params__.frozen)
+
+
+_Hooks: TypeAlias = Sequence[tuple[Field, Hook]]
+
+
+def _hooks(hook_of: Callable[[Any], Hook], fields: Iterable[Field]) -> _Hooks:
+    return tuple((field, hook_of(field.type)) for field in fields)
+
+
+def _key_hooks(cls: Any, fields: Iterable[Field], way: Way) -> _Hooks:
+    """Return the hooks of the fields that instances are compared by."""
+    hooks: list[tuple[Field, Hook]] = []
+    for field in fields:
+        is_compared, key_function = comparison_of(cls, field.name)
+        if is_compared:
+            hooks.append((field, way.encoder(field.type) if key_function is None else _key_of(key_function, way)))
+    return hooks
+
+
+def _key_of(key_function: Callable[[Any], Any], way: Way) -> Hook:
+    """Return a hook for a field that is compared by what a function makes of it."""
+
+    def encode(value: Any) -> Any:
+        key_value = key_function(value)
+        return way.encoder(type(key_value))(key_value)
+
+    return encode
+
+
+# -------------------------------------------------------------------------------------------- decoding
+
+
+def _take_instance(cls: type, fields: _Hooks, *, is_mutable: bool, expected: str) -> Hook:
+    """Return a hook for an instance of a class: it checks the fields, and copies what could be changed later."""
+
+    kind: Any = cls
+
+    def check(value: Any, _: Any = None) -> Any:
+        if type(value) is not kind:
+            raise invalid_value(expected, value, cls)
+        copies: dict[str, Any] = {}
+        problems: list[Problem] = []
+        for field, hook in fields:
+            try:
+                field_value = getattr(value, field.name)
+                checked = hook(field_value, None)
+            except InvalidValue as error:
+                problems += error.under(field.path)
+            except AttributeError:
+                problems.append(Problem(field.path, f"{label_of(field.type)}, and the instance has none"))
+            else:
+                if checked is not field_value:
+                    copies[field.name] = checked
+        if problems:
+            raise InvalidValue(problems)
+        if not is_mutable and not copies:
+            return value
+        if is_named_tuple(cls):
+            return value._replace(**copies)
+        copied = copy.copy(value)
+        for name, checked in copies.items():
+            object.__setattr__(copied, name, checked)  # a frozen one too
+        return copied
+
+    return check
+
+
+def _take_object(
+    fields: _Hooks, *, build: Callable[[dict[str, Any]], Any] | None, refuses_unknown: bool, expected: str
+) -> Hook:
+    """Return a hook for a dict with known keys; `build` makes an instance of it, None leaves the dict."""
+    keys = frozenset(field.key for field, _ in fields)
+
+    def structure(value: Any, _: Any = None) -> Any:
+        if type(value) is not DICT:
+            raise invalid_value(expected, value)
+        result: dict[str, Any] = {}
+        problems: list[Problem] = []
+        for field, hook in fields:
+            if field.key in value:
+                try:
+                    result[field.key] = hook(value[field.key], None)
+                except InvalidValue as error:
+                    if field.converts and build is not None:
+                        result[field.key] = value[field.key]  # the class's own rule may read it
+                    else:
+                        problems += error.under(field.path)
+            elif field.required:
+                problems.append(Problem(field.path, f"{label_of(field.type)}, nothing was given"))
+        if refuses_unknown and not value.keys() <= keys:
+            unknown = ", ".join(short(key) for key in value if key not in keys)
+            problems.append(Problem("", f"only the keys {listed(keys)}", cut(unknown)))
+        if problems:
+            raise InvalidValue(problems)
+        return result if build is None else build(result)
+
+    return structure
+
+
+def _instance_builder(cls: type, check: Hook | None) -> Callable[[dict[str, Any]], Any]:
+    """Make an instance through its ``__init__``, so that converters and validators run, and checks what they made."""
+
+    def build(arguments: dict[str, Any]) -> Any:
+        try:
+            instance = cls(**arguments)
+        except Exception as error:
+            # a validator may raise anything; in each case the value does not fit
+            # attrs puts more than the message into args, and str() of that is a tuple
+            text = error.args[0] if error.args and type(error.args[0]) is str else short(error)
+            got = cut(f"{type(error).__name__}: {text}", _MAX_ERROR_LENGTH)
+            raise InvalidValue([Problem("", f"values that {cls.__name__} takes", got)]) from error
+        return instance if check is None else check(instance, None)
+
+    return build
+
+
+# ------------------------------------------------------------------------------------------- encoding
+
+
+def _encode_instance(cls: type[Any], fields: _Hooks, *, label: str) -> Hook:
+    """Return a hook that makes a JSON object of an instance."""
+
+    def encode(value: Any) -> dict[str, Any]:
+        if type(value) is not cls:
+            raise changed(value, label, cls)
+        result: dict[str, Any] = {}
+        for field, hook in fields:
+            try:
+                result[field.key] = hook(getattr(value, field.name))
+            except NotSerializable as error:
+                described = error.about(f"the field {cls.__name__}.{field.name}")
+                raise described.under(field.path) from error.__cause__
+            except AttributeError:
+                raise NotSerializable(f"has no value for the field {field.name}", path=field.path) from None
+        return result
+
+    return encode
+
+
+def _encode_typed_dict(keys: _Hooks, *, label: str) -> Hook:
+    """Return a hook that makes a JSON object of a dict with known keys."""
+    allowed = {key.name for key, _ in keys}
+    required = {key.name for key, _ in keys if key.required}
+
+    def encode(value: Any) -> dict[str, Any]:
+        if type(value) is not DICT:
+            raise changed(value, label)
+        if not required <= value.keys() <= allowed:
+            raise NotSerializable(f"has other keys than {label} declares")
+        result: dict[str, Any] = {}
+        for key, hook in keys:
+            if key.name in value:
+                try:
+                    result[key.name] = hook(value[key.name])
+                except NotSerializable as error:
+                    raise error.about(f"the key {label}[{key.name!r}]").under(key.path) from error.__cause__
+        return result
+
+    return encode

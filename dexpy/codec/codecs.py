@@ -1,0 +1,198 @@
+"""Codecs: everything about one annotation, from the check at construction to JSON and back.
+
+An annotation is read once into a `Shape`, which holds its JSON kinds and makes its hooks;
+which shape it has is in `converter`, what the hooks do in the file of each kind of value.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import attrs
+
+from dexpy.codec.annotations import label_of, simplified, unwrapped
+from dexpy.codec.base import Hook, Shape
+from dexpy.codec.converters import CONSTRUCTION, KEYS, OUTSIDE, STORED, converter, shape_of
+from dexpy.codec.plain_json import TOO_DEEP, is_anything, plain_json
+from dexpy.codec.problems import InvalidValue, TooDeep, shown
+from dexpy.codec.registered import Registration, registered
+from dexpy.codec.scalars import SCALARS
+from dexpy.foundation.errors import DeclarationError, NotSerializable, Problem
+
+__all__ = ["Codec", "InvalidValue", "codec_of", "converter", "plain_json", "register_type"]
+
+_lock = threading.RLock()
+
+
+@attrs.frozen
+class Codec:
+    """The checks and conversions of one annotation.
+
+    Attributes:
+        type: The annotation.
+        label: Its name in messages: ``int``, ``list[date]``, ``Color``.
+        kinds: The JSON kinds that it encodes to; empty for a type without a JSON form.
+        mutable: Its values contain containers or instances that could be changed later.
+        sensitive: A part of its values is secret.
+        check: Takes a Python value at construction, strictly; returns it, with copies of its containers;
+            raises `InvalidValue`.
+        encode: Makes JSON of a checked value; raises `NotSerializable`.
+        key: Makes JSON of a checked value that is the same of equal values; raises `NotSerializable`.
+        decode: Makes a value of stored JSON; raises `InvalidValue`. Unknown keys of classes are ignored.
+        parse: Makes a value of JSON from outside or of a Python value; raises `InvalidValue`. Unknown keys are refused.
+
+    Example:
+        >>> form = codec_of(list[int])
+        >>> form.label, sorted(form.kinds), form.mutable
+        ('list[int]', ['array'], True)
+    """
+
+    type: object
+    label: str
+    kinds: frozenset[str]
+    mutable: bool
+    sensitive: bool
+    check: Callable[[Any], Any]
+    encode: Callable[[Any], Any]
+    key: Callable[[Any], Any]
+    decode: Callable[[Any], Any]
+    parse: Callable[[Any], Any]
+
+
+def codec_of(annotation: object) -> Codec:
+    """Return the codec of an annotation.
+
+    Args:
+        annotation: A class or a typing form, resolved: not its text.
+
+    Returns:
+        Its codec, the same object every time.
+
+    Raises:
+        DeclarationError: It can never work: a union whose members JSON cannot tell apart, a name that is not
+            found, something that is no type.
+
+    Example:
+        >>> from datetime import date
+        >>> dates = codec_of(dict[str, date])
+        >>> dates.encode({"due": date(2026, 1, 31)})
+        {'due': '2026-01-31'}
+        >>> dates.parse({"due": "2026-01-31"})
+        {'due': datetime.date(2026, 1, 31)}
+        >>> dates.check({"due": "2026-01-31"})
+        Traceback (most recent call last):
+        ...
+        dexpy.codec.problems.InvalidValue: ['due']: wants date, got str '2026-01-31'
+    """
+    with _lock:
+        return _codec_of(simplified(annotation))
+
+
+def register_type(cls: type, *, to_json: Callable[[Any], Any], from_json: Callable[[Any], Any]) -> None:
+    """Register a JSON form of a type, so that props can have it.
+
+    Call it before the operations with such props are used; a codec that is in use already does not change.
+
+    Args:
+        cls: The class. Its instances, those of subclasses too, are taken at construction.
+        to_json: Makes plain JSON of an instance, anything but None.
+        from_json: Makes an equal instance of that JSON; an exception means that the JSON does not fit.
+
+    Raises:
+        DeclarationError: `cls` is not a class, or one with a built-in codec.
+
+    Example:
+        >>> from fractions import Fraction
+        >>> register_type(Fraction, to_json=str, from_json=Fraction)
+        >>> codec_of(list[Fraction]).encode([Fraction(1, 3)])
+        ['1/3']
+    """
+    if not isinstance(cls, type):
+        raise DeclarationError(f"register_type wants a class, got {shown(cls)}.")
+    if cls in SCALARS or cls in (Any, object, list, set, frozenset, tuple, dict):
+        raise DeclarationError(f"register_type({cls.__name__}) is not possible: dexpy's own form of it is fixed.")
+    with _lock:
+        registered[cls] = Registration(to_json, from_json)
+        _codec_of.cache_clear()
+        for way in (CONSTRUCTION, STORED, OUTSIDE, KEYS):
+            way.refresh(cls)
+
+
+def codec_at(annotation: object, where: str) -> Codec:
+    """Return the codec of an annotation, with its place in the message of an error.
+
+    Raises:
+        DeclarationError: As `codec_of` raises it.
+    """
+    try:
+        return codec_of(annotation)
+    except DeclarationError as error:
+        raise DeclarationError(f"{where}: {error}") from error.__cause__
+    except (TypeError, ValueError) as error:
+        raise DeclarationError(f"{where}: its type {annotation!r} cannot be understood: {error}.") from error
+    except RecursionError:
+        raise DeclarationError(f"{where}: its type {annotation!r} holds itself and nothing else.") from None
+
+
+@cache
+def _codec_of(annotation: Any) -> Codec:
+    shapes, is_deep = _nested_shapes(annotation)
+    hooks = [way.hook(annotation) for way in (CONSTRUCTION, STORED, OUTSIDE)]
+    encode, key = STORED.encoder(annotation), KEYS.encoder(annotation)
+    if is_deep:
+        hooks = [_with_depth_error(hook, _invalid_too_deep) for hook in hooks]
+        encode, key = (_with_depth_error(hook, _unserializable_too_deep) for hook in (encode, key))
+    check, decode, parse = hooks
+    return Codec(
+        type=annotation,
+        label=label_of(annotation),
+        kinds=shapes[0].kinds,
+        mutable=any(shape.mutable for shape in shapes),
+        sensitive=any(shape.sensitive for shape in shapes),
+        check=check,
+        encode=encode,
+        key=key,
+        decode=decode,
+        parse=parse,
+    )
+
+
+def _nested_shapes(annotation: Any) -> tuple[list[Shape], bool]:
+    """Return the shapes of an annotation and of all inside it, and whether values may nest without end.
+
+    Made before any hook, so that an invalid annotation is refused before cattrs has cached a part of it.
+    """
+    shapes: dict[Any, Shape] = {}
+    pending, is_deep = [unwrapped(annotation)], False
+    while pending:
+        current = pending.pop()
+        if current in shapes:
+            is_deep = is_deep or bool(shapes[current].parts)
+            continue
+        shapes[current] = shape = shape_of(current)
+        is_deep = is_deep or is_anything(current)
+        pending.extend(unwrapped(part) for part in shape.parts)
+    return list(shapes.values()), is_deep
+
+
+def _with_depth_error(hook: Hook, refuse: Callable[[], Exception]) -> Hook:
+    """Return the hook, with a refusal where Python's stack ends."""
+
+    def guarded(value: Any) -> Any:
+        try:
+            return hook(value)
+        except RecursionError:
+            raise refuse() from None
+
+    return guarded
+
+
+def _invalid_too_deep() -> InvalidValue:
+    return TooDeep([Problem("", "a value that does not hold itself and is not nested as deeply")])
+
+
+def _unserializable_too_deep() -> NotSerializable:
+    return NotSerializable(TOO_DEEP)

@@ -1,0 +1,48 @@
+"""Types with constraints inside of other types: ``list[Annotated[int, prop(gt=0)]]``."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import attrs
+
+from dexpy.codec.annotations import label_of, unwrapped
+from dexpy.codec.base import Hook, Reader, Shape, Way
+from dexpy.codec.constraint_checks import checked_constraints
+from dexpy.codec.problems import invalid_value
+
+
+def constrained_shape(annotation: Any, shape_of: Reader) -> Shape:
+    """Return the shape of a type with constraints: that of the type, with checks in all directions."""
+    wrapped, *constraints = get_args(annotation)
+    shape = shape_of(unwrapped(wrapped))
+    label = label_of(wrapped)
+
+    def structure(way: Way) -> Hook:
+        hook = way.hook(wrapped)
+        bounds = [
+            checked_constraints(options, wrapped, label, way.checker(wrapped))
+            for options in constraints
+            if options.bounded
+        ]
+
+        def take(value: Any, _: Any = None) -> Any:
+            checked = hook(value, None)
+            for options in bounds:
+                expected = options.problem(checked)
+                if expected is not None:
+                    raise invalid_value(expected, checked)
+            return checked
+
+        return take
+
+    def encode(way: Way) -> Hook:
+        return way.encoder(wrapped)
+
+    return attrs.evolve(
+        shape,
+        structure=structure,
+        encode=encode,
+        parts=(wrapped,),
+        sensitive=any(one.sensitive for one in constraints),
+    )

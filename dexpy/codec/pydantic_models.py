@@ -1,0 +1,202 @@
+"""Models of pydantic, by their own validation; pydantic is there when the application has imported it, and only then.
+
+JSON is validated strictly, as pydantic has it for JSON: text for a date, and no text for an int.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from typing import Any, Literal, cast, get_args, get_origin
+
+from dexpy.codec.annotated_metadata import is_prop
+from dexpy.codec.annotations import label_of
+from dexpy.codec.base import JSON_TYPES, Hook, Shape, Way
+from dexpy.codec.plain_json import plain_json
+from dexpy.codec.problems import InvalidValue, changed, cut, invalid_value, shown
+from dexpy.foundation.errors import DeclarationError, NotSerializable, Problem
+
+
+def is_pydantic_model(annotation: Any) -> bool:
+    """Return True for a model of pydantic with fields, or with a root."""
+    pydantic = sys.modules.get("pydantic")
+    base = getattr(pydantic, "BaseModel", None)
+    return base is not None and isinstance(annotation, type) and issubclass(annotation, base) and annotation is not base
+
+
+def pydantic_shape(cls: Any) -> Shape:
+    """Return the shape of a model of pydantic."""
+    label, is_root = label_of(cls), bool(getattr(cls, "__pydantic_root_model__", False))
+    _check_model(cls)
+    kinds = frozenset(JSON_TYPES.keys() - {"null"}) if is_root else frozenset({"object"})
+    json_types = tuple(json_type for kind in kinds for json_type in JSON_TYPES[kind])
+
+    def check(value: Any, _: Any = None) -> Any:
+        if type(value) is not cls:
+            raise invalid_value(label, value, cls)
+        try:
+            value.model_dump(warnings="error")  # raises for values that were assigned after validation
+            return value.model_copy(deep=True)
+        except RecursionError:
+            raise
+        except Exception as error:
+            raise InvalidValue([Problem("", f"{label} with values of its types", _error_text(error))]) from error
+
+    def decode(value: Any, _: Any = None) -> Any:
+        return _decode(cls, is_json(value))
+
+    def is_json(value: Any) -> Any:
+        if type(value) not in json_types:
+            raise invalid_value(f"object for {label}", value, cls)
+        return value
+
+    def structure(way: Way) -> Hook:
+        if not way.takes_json:
+            return check
+        if not way.takes_python:
+            return decode
+
+        def parse(value: Any, _: Any = None) -> Any:
+            return check(value) if type(value) is cls else _validate(cls, is_json(value))
+
+        return parse
+
+    def encode(value: Any) -> Any:
+        if type(value) is not cls:
+            raise changed(value, label, cls)
+        return _encode(cls, value, label)
+
+    def key(way: Way) -> Hook:
+        def make_key(value: Any) -> Any:
+            stored = encode(value)
+            try:
+                return _key_of(value.model_dump(mode="python", round_trip=True), way)
+            except NotSerializable:
+                # A type of pydantic's own is compared by its stored form.
+                return stored
+
+        return make_key
+
+    return Shape(
+        kinds,
+        structure,
+        lambda _: encode,
+        types=frozenset({cls}),
+        mutable=True,
+        tag="" if is_root else cls.__name__,
+        key=key,
+    )
+
+
+def _key_of(value: Any, way: Way) -> Any:
+    """Return the result of `model_dump` as JSON that is the same of equal values."""
+    if isinstance(value, (list, tuple)):
+        return [_key_of(item, way) for item in cast("list[Any]", value)]
+    if isinstance(value, (set, frozenset)):
+        return sorted((_key_of(item, way) for item in cast("set[Any]", value)), key=json.dumps)
+    if isinstance(value, dict):
+        items: dict[Any, Any] = value  # pyright: ignore[reportUnknownVariableType]
+        return {json.dumps(_key_of(name, way)): _key_of(item, way) for name, item in items.items()}
+    kind: Any = value.__class__
+    return way.encoder(kind)(value)
+
+
+def _check_model(cls: Any) -> None:
+    try:
+        if not cls.__pydantic_complete__:
+            cls.model_rebuild()
+    except Exception as error:
+        raise DeclarationError(f"{cls.__qualname__} cannot be resolved: {str(error).splitlines()[0]}") from error
+    for name, field in cls.model_fields.items():
+        if any(map(is_prop, field.metadata)) or is_prop(field.default) or _has_prop(field.annotation):
+            raise DeclarationError(
+                f"{cls.__qualname__}.{name}: prop() has no meaning in a pydantic model. Write pydantic.Field(...)."
+            )
+
+
+def _has_prop(annotation: Any) -> bool:
+    metadata = getattr(annotation, "__metadata__", ())
+    arguments = [get_origin(annotation), *get_args(annotation)] if get_args(annotation) else []
+    return any(map(is_prop, metadata)) or any(_has_prop(argument) for argument in arguments if argument is not None)
+
+
+def _decode(cls: Any, value: Any) -> Any:
+    """Return a model of stored JSON, which may have the names of its fields beside their aliases."""
+    takes_names = "by_name" in inspect.signature(cls.model_validate_json).parameters  # since pydantic 2.11
+    return _validate(cls, value, **({"by_alias": True, "by_name": True} if takes_names else {}))
+
+
+def _validate(cls: Any, value: Any, **how: bool) -> Any:
+    try:
+        return cls.model_validate_json(json.dumps(value), strict=True, **how)
+    except RecursionError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a validator of the application may raise anything
+        problems = _problems(error)
+        raise InvalidValue(problems or [Problem("", f"values that {cls.__name__} takes", _error_text(error))]) from None
+
+
+def _problems(error: Exception) -> list[Problem]:
+    """Return the errors of pydantic as problems, each with its path."""
+    errors: Any = getattr(error, "errors", None)
+    if not callable(errors):
+        return []
+    entries: Any = errors(include_url=False, include_context=False)
+    return [
+        Problem(
+            "".join(_path_step(location) for location in entry["loc"]),
+            f"{entry['msg']} ({entry['type']})",
+            shown(entry["input"]),
+        )
+        for entry in entries
+    ]
+
+
+def _path_step(location: Any) -> str:
+    return f"[{location}]" if isinstance(location, int) else f".{location}"
+
+
+def _error_text(error: Exception) -> str:
+    return cut(f"{type(error).__name__}: {error}", 200)
+
+
+def _encode(cls: Any, value: Any, label: str) -> Any:
+    """Return a model as JSON, by its aliases or else by the names of its fields, if that decodes to an equal one."""
+    reason = "it does not come back equal: a field is left out or masked"
+    for by_alias in (True, False):
+        try:
+            data = plain_json(value.model_dump(mode="json", by_alias=by_alias, round_trip=True, warnings="error"))
+            if _decode(cls, data) == value:
+                return data
+        except RecursionError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a serializer of the application may raise anything
+            reason = _reason_without_values(error)
+    raise NotSerializable(f"is a {label} that has no JSON form: {reason}")
+
+
+def _reason_without_values(error: Exception) -> str:
+    """Return why a model does not travel, with nothing of what is in it."""
+    if isinstance(error, InvalidValue):
+        paths = ", ".join(problem.path.lstrip(".") or "the model" for problem in error.problems)
+        return f"its own validation does not take it again: {paths}"
+    return str(error) if isinstance(error, NotSerializable) else f"pydantic raised {type(error).__name__}"
+
+
+def schema_of(cls: Any, side: Literal["in", "out"], template: str) -> dict[str, Any]:
+    """Return a model's own JSON Schema; only a title if pydantic has no schema for one of its fields."""
+    generator: Any = sys.modules["pydantic"].json_schema.GenerateJsonSchema
+    generator_class = type("Quiet", (generator,), {"ignored_warning_kinds": _KINDS_OF_WARNINGS})
+    try:
+        schema: dict[str, Any] = cls.model_json_schema(
+            mode="validation" if side == "in" else "serialization",
+            ref_template=template,
+            schema_generator=generator_class,
+        )
+    except Exception:  # noqa: BLE001 - a field that pydantic has no schema for
+        return {"title": label_of(cls)}
+    return schema
+
+
+_KINDS_OF_WARNINGS = frozenset({"skipped-choice", "non-serializable-default", "skipped-discriminator"})

@@ -1,0 +1,60 @@
+"""Functions for an application's Alembic migrations: exclude or create dexpy's tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy.engine import Connection
+
+from dexpy.database import schema
+
+OWN_TABLE_NAMES = frozenset(table.name for table in schema.TABLES)
+
+
+def include_object(object: Any, name: str | None, type_: str, reflected: bool, compare_to: Any) -> bool:
+    """For ``context.configure(include_object=...)`` of Alembic: exclude the tables of dexpy.
+
+    Args:
+        object: A table, column, index or constraint.
+        name: Its name.
+        type_: ``"table"``, ``"column"``, ``"index"`` and so on.
+        reflected: Whether it was reflected from the database.
+        compare_to: The object that it is compared with, if any.
+
+    Returns:
+        Whether Alembic compares it: False for the tables of dexpy with their columns and indexes.
+
+    Example:
+        >>> from dexpy import records
+        >>> records.include_object(records.table, "operation_records", "table", True, None)
+        False
+        >>> records.include_object(None, "accounts", "table", True, None)
+        True
+    """
+    if type_ == "table":
+        return name not in OWN_TABLE_NAMES
+    return getattr(getattr(object, "table", None), "name", None) not in OWN_TABLE_NAMES
+
+
+def create_tables(connection: Connection) -> list[str]:
+    """Create the missing tables of dexpy, as ``dexpy db init`` does, in a migration of the application.
+
+    Args:
+        connection: The connection of the migration: ``op.get_bind()`` in a revision of Alembic.
+
+    Returns:
+        The names of the created tables.
+
+    Raises:
+        DatabaseUnavailable: Another process has held the lock for a minute.
+
+    Example:
+        >>> import sqlalchemy as sa
+        >>> from dexpy import records
+        >>> engine = sa.create_engine("sqlite://")
+        >>> with engine.begin() as connection:
+        ...     names = records.create_tables(connection)
+        >>> "operation_records" in names
+        True
+    """
+    return schema.create(connection)

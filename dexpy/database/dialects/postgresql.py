@@ -1,0 +1,173 @@
+"""PostgreSQL."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.types import TypeEngine
+
+from dexpy.database.dialects.base import ConnectionLimit, Dialect
+from dexpy.database.error_codes import SERIALIZATION_FAILURE, code_of
+
+_TAKE_NONCE = sa.text(
+    "SELECT pg_try_advisory_xact_lock(:p_first, :p_second), CAST(to_regclass('operation_records') AS oid)"
+)
+# Two keys of a lock have the mark 2. The schema counts too: the same words must find the same table.
+_SEE_NONCE = sa.text(
+    "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND granted"
+    " AND classid = CAST(:p_first AS oid) AND objid = CAST(:p_second AS oid)"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))"
+    " AND (:p_any OR CAST(to_regclass('operation_records') AS oid) IS NOT DISTINCT FROM CAST(:p_table AS oid))"
+)
+_LIMITS = sa.text(
+    "SELECT current_setting('max_connections')::int AS most,"
+    " current_setting('superuser_reserved_connections')::int"
+    " + coalesce(current_setting('reserved_connections', true)::int, 0) AS kept,"
+    " (SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user) AS of_role,"
+    " (SELECT datconnlimit FROM pg_database WHERE datname = current_database()) AS of_database"
+)
+_BITS = {sa.SmallInteger: 16, sa.BigInteger: 64, sa.Integer: 32}
+"""The width of integer columns, a subclass before its base."""
+_BACKEND = sa.text("SELECT pg_backend_pid()")
+_USER = sa.text("SELECT current_user")
+_MAY_END = sa.text("SELECT pg_has_role(CAST(:p_user AS name), 'MEMBER') OR pg_has_role('pg_signal_backend', 'MEMBER')")
+_ACTIVITY = sa.table("pg_stat_activity", sa.column("pid"), sa.column("backend_start"))
+# In seconds since 1970: as text a moment looks different in each time zone.
+_BORN = sa.cast(sa.extract("epoch", _ACTIVITY.c.backend_start), sa.Text)
+_SESSION_NAME = sa.cast(_ACTIVITY.c.pid, sa.Text).op("||")("/").op("||")(_BORN)
+
+
+class PostgresqlDialect(Dialect):
+    """See `Dialect`."""
+
+    __slots__ = ()
+
+    name = "postgresql"
+    sync_driver = "psycopg"
+    schema_query = (
+        "SELECT coalesce((SELECT nspname FROM pg_catalog.pg_namespace AS n"
+        " JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid"
+        " WHERE c.oid = to_regclass('operation_records')), current_schema())"
+    )
+    stores_time_zones = True
+    stores_nul = False
+    # One round trip, where a transaction takes three.
+    saves_by_autocommit = True
+    ends_idle_transactions = True
+    reads_index_in_order = True
+    notifies = True
+
+    def moment_type(self) -> TypeEngine[Any]:
+        """See `Dialect`."""
+        return sa.DateTime(timezone=True)
+
+    def integer_bounds(self, kind: sa.Integer) -> tuple[int, int]:
+        """See `Dialect`."""
+        most: int = 2 ** (next(bits for known, bits in _BITS.items() if isinstance(kind, known)) - 1)
+        return -most, most - 1
+
+    def order_by_value(self, column: sa.ColumnElement[Any], kind: TypeEngine[Any]) -> Any:
+        """See `Dialect`."""
+        if not isinstance(kind, sa.String):
+            return column
+        # An enumeration type of the server has no collation.
+        return (sa.cast(column, sa.Text) if isinstance(kind, sa.Enum) else column).collate("C")
+
+    def _commits_by_itself(self, connection: Connection) -> bool:
+        return getattr(connection.connection.dbapi_connection, "autocommit", False) is True
+
+    @contextmanager
+    def limit_lock_waits(self, connection: Connection, seconds: int) -> Generator[None]:
+        """See `Dialect`: to the end of the transaction, not of the block."""
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {seconds * 1000:d}")
+        yield
+
+    @contextmanager
+    def hold_lock(self, connection: Connection, number: int, wait_s: int) -> Generator[bool]:
+        """See `Dialect`: released by the end of the transaction, so that the next one sees what it has written."""
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(number)))
+        yield True
+
+    def insert_new(
+        self, connection: Connection, table: sa.Table, values: Mapping[str, Any], wait_s: float, *, alone: bool
+    ) -> bool:
+        """See `Dialect`."""
+        statement = insert(table).values(values).on_conflict_do_nothing().returning(*table.primary_key.columns)
+        timeout = sa.func.set_config("lock_timeout", f"{max(1, round(wait_s * 1000))}ms", True)
+        if alone:
+            connection.execute(sa.select(timeout))
+            return connection.execute(statement).first() is not None
+        try:
+            # A savepoint, for the time-out is an error, and an error spoils all that is around it.
+            with connection.begin_nested():
+                before = connection.execute(sa.select(sa.func.current_setting("lock_timeout"), timeout)).scalar_one()
+                is_inserted = connection.execute(statement).first() is not None
+                connection.execute(sa.select(sa.func.set_config("lock_timeout", before, True)))
+                return is_inserted
+        except DBAPIError as error:
+            if code_of(error) == SERIALIZATION_FAILURE:
+                # Committed after this transaction has begun, which at its level must not see it.
+                return False
+            raise
+
+    def insert_or_ignore(self, table: sa.Table) -> Any:
+        """See `Dialect`."""
+        return insert(table).on_conflict_do_nothing()
+
+    def share_database(self, own: Connection, other: Connection, *, any_schema: bool = False) -> bool:
+        """See `Dialect`."""
+        keys = {"p_first": secrets.randbelow(2**31), "p_second": secrets.randbelow(2**31)}
+        table = own.execute(_TAKE_NONCE, keys).one()[1]
+        return bool(other.execute(_SEE_NONCE, {**keys, "p_table": table, "p_any": any_schema}).scalar())
+
+    def _connection_limits(self, connection: Connection) -> Sequence[ConnectionLimit]:
+        most, kept, of_role, of_database = connection.execute(_LIMITS).one()
+        limits = [ConnectionLimit(most - kept, f"max_connections = {most}, of which {kept} are reserved")]
+        # -1 is none.
+        if of_role >= 0:
+            limits.append(ConnectionLimit(of_role, f"CONNECTION LIMIT {of_role} of the role"))
+        if of_database >= 0:
+            limits.append(ConnectionLimit(of_database, f"CONNECTION LIMIT {of_database} of the database"))
+        return limits
+
+    def can_listen(self, engine: Engine) -> bool:
+        """See `Dialect`."""
+        return engine.dialect.driver == "psycopg"
+
+    def is_pooled(self, one: Connection, other: Connection) -> bool:
+        """See `Dialect`."""
+
+        def backend() -> Any:
+            with one.begin():
+                return one.execute(_BACKEND).scalar()
+
+        # In turn where sessions are handed out in turn; else another one takes what was just given back.
+        seen = {backend(), backend(), backend()}
+        with other.begin():
+            other.execute(_BACKEND)
+            return len(seen | {backend()}) > 1
+
+    def session_name(self, connection: Connection) -> sa.Select[Any] | None:
+        """See `Dialect`."""
+        driver: Any = connection.connection.driver_connection
+        pid = driver.info.backend_pid if hasattr(driver, "info") else driver.get_backend_pid()
+        return sa.select(_SESSION_NAME).where(_ACTIVITY.c.pid == pid)
+
+    def sessions_named(self, names: sa.Select[Any]) -> sa.Select[Any] | None:
+        """See `Dialect`."""
+        return sa.select(_ACTIVITY.c.pid).where(_SESSION_NAME.in_(names))
+
+    def end_session(self, number: int) -> str:
+        """See `Dialect`."""
+        return f"SELECT pg_terminate_backend({number:d})"
+
+    def may_end_sessions(self, own: Connection, others: Connection) -> bool:
+        """See `Dialect`."""
+        return bool(own.execute(_MAY_END, {"p_user": others.execute(_USER).scalar()}).scalar())

@@ -1,0 +1,427 @@
+"""The database of the records: one engine for each process.
+
+Everything that dexpy writes for itself goes through `Database.begin`. This one long class holds each rule about dexpy's
+own connections, with their errors.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, cast
+
+import sqlalchemy as sa
+from sqlalchemy import event, exc
+from sqlalchemy.engine import URL, Connection, Engine, make_url
+
+from dexpy.database import lock_timeouts, same_database, schema_names, self_deadlock, server_info
+from dexpy.database.current_transaction import transaction_scope
+from dexpy.database.dialects import SQLITE, dialect_named, dialect_of
+from dexpy.database.engine_options import new_engine, synchronous
+from dexpy.database.sqlite import (
+    BUSY_TIMEOUT_S,
+    WITHOUT_WAL,
+    OpenFile,
+    await_wal,
+    create_private_files,
+    is_busy,
+    prepare_sqlite,
+)
+from dexpy.foundation.errors import ConfigurationError, DatabaseBusy, DatabaseUnavailable, DexpyError
+from dexpy.foundation.log_events import log_event
+from dexpy.foundation.redaction import class_path
+from dexpy.foundation.urls import displayed_url, without_secrets
+
+ALWAYS_ACCEPTED = 16_000
+"""Every server accepts so many characters, so that its limit need not be read."""
+ROW_OVERHEAD_BYTES = 64_000
+"""Space for everything else in a statement, in bytes."""
+MAX_BYTES = 500_000_000
+"""Half of the maximum size of a value on PostgreSQL and SQLite."""
+
+
+class Database:
+    """Engines for one database URL, made on first use and never shared between processes.
+
+    Args:
+        url: A SQLAlchemy URL, for example ``sqlite:///dexpy.db``.
+        engine: An engine of the application, used as it is.
+
+    Attributes:
+        url: The parsed URL.
+        backend: The kind of database, as SQLAlchemy names it, ``postgresql`` for example.
+        dialect: What differs for this kind of database.
+    """
+
+    def __init__(self, url: str | URL, *, engine: Engine | None = None) -> None:
+        self._url_text = url if isinstance(url, str) else url.render_as_string(hide_password=False)
+        try:
+            self.url = make_url(url)
+        except (exc.ArgumentError, ValueError) as error:
+            # The part that is parsed as the port may be the end of a password.
+            why = error if isinstance(error, exc.ArgumentError) else "its port is no number; @ in a password is %40"
+            raise ConfigurationError(
+                f"The database URL {displayed_url(self._url_text)!r} cannot be read "
+                f"({without_secrets(why, self._url_text)}). "
+                "It looks like sqlite:///dexpy.db or postgresql+psycopg://user@host/name."
+            ) from None
+        if any(character in (self.url.host or "") for character in "@/?#\\ "):
+            raise ConfigurationError(
+                f"The database URL {displayed_url(self._url_text)!r} cannot be read: its host cannot be told from its "
+                "password. A sign like / ? # @ in a password is written %2F %3F %23 %40."
+            )
+        self.backend = self.url.get_backend_name()
+        self.dialect = dialect_named(self.backend)
+        self._refuse_asyncio()
+        self._external_engine = engine
+        self._file = None if self.path is None else OpenFile(self.path, self._file_deleted_error)
+        self._engine: Engine | None = engine
+        self._pid = os.getpid()
+        self._schema: str | None = None
+        self._max_packet: int | None = None
+        self._same_database_pools: weakref.WeakKeyDictionary[sa.Pool, bool] = weakref.WeakKeyDictionary()
+        # One for each process: a fork may copy a lock while it is held.
+        self._locks: dict[int, threading.Lock] = {}
+        self.watcher: Callable[[Connection], None] | None = None
+        """Called with each connection before dexpy begins a transaction on it, in a worker."""
+
+    def _refuse_asyncio(self) -> None:
+        try:
+            # The dialect alone: its driver may not be installed.
+            is_async = "+" in self.url.drivername and self.url.get_dialect().is_async
+        except (exc.NoSuchModuleError, ImportError):
+            # The first use raises this error, as for every other unknown kind.
+            return
+        if is_async:
+            raise ConfigurationError(
+                f"The database {self.display_url}: {self.url.get_driver_name()} is a driver of asyncio; dexpy uses a "
+                f"synchronous one, in threads beside an event loop. Write {synchronous(self.url)}"
+            )
+
+    @property
+    def path(self) -> str | None:
+        """The absolute path of the SQLite file, None for a server or for memory."""
+        name = (self.url.database or "").removeprefix("file:")
+        if self.dialect.has_server or not name or name == ":memory:":
+            return None
+        return os.path.realpath(name)
+
+    @property
+    def display_url(self) -> str:
+        """Scheme, host, port and path of the URL."""
+        # Rendered by SQLAlchemy, which accepts characters in a password that end it for other parsers.
+        return displayed_url(self.url.render_as_string(hide_password=False))
+
+    def describe_error(self, error: exc.DBAPIError) -> str:
+        """Return the driver's message in one line, without secrets of the URL."""
+        # Messages of PostgreSQL's client have several lines.
+        return without_secrets(" ".join(str(error.orig).split()), self._url_text)
+
+    @property
+    def engine(self) -> Engine:
+        """This process's engine."""
+        if self._engine is not None and self._pid == os.getpid():
+            return self._engine
+        with self._locks.setdefault(os.getpid(), threading.Lock()):
+            if self._engine is not None and self._pid != os.getpid():
+                # The fork copied the parent's connections: drop them without closing them.
+                self._engine.dispose(close=False)
+                self._engine = self._external_engine
+            if self._engine is None:
+                self._engine = self._create_engine()
+            self._pid = os.getpid()
+            return self._engine
+
+    def _create_engine(self) -> Engine:
+        try:
+            engine = new_engine(self.url, self.dialect, self.path, self.display_url)
+        except (ValueError, TypeError, exc.ArgumentError) as error:
+            raise self._url_error(error) from None
+        if self.dialect is SQLITE:
+            prepare_sqlite(
+                engine,
+                self._refuse_self_wait,
+                lambda: self_deadlock.refuse_wait_for_own_thread(self.display_url, self.path),
+            )
+            if self._file is not None:
+                self._file.listen(engine)
+            # A URI with a mode may require that the file exists.
+            if self.path is not None and "mode" not in self.url.query:
+                create_private_files(engine, self.path)
+        else:
+            event.listen(engine, "connect", lambda *_: schema_names.name_tables(engine, self._schema or ""))
+        return engine
+
+    @contextmanager
+    def begin(self) -> Generator[Connection, None, None]:
+        """A connection in a transaction, committed at the end of the block, rolled back on an exception.
+
+        Raises:
+            DatabaseUnavailable: The database cannot be opened.
+            DatabaseBusy: Another connection held SQLite's write lock for too long; nothing was written.
+        """
+        connection = self.connect()
+        try:
+            if self.dialect is SQLITE and connection.info.get(WITHOUT_WAL):
+                await_wal(connection)
+            if self.watcher is not None:
+                self.watcher(connection)
+            waits = lock_timeouts.limit_waits(connection) if self.dialect.has_server else nullcontext()
+            with connection.begin(), waits:
+                yield connection
+        except exc.OperationalError as error:
+            if is_busy(error):
+                raise self.busy() from error
+            raise
+        finally:
+            connection.close()
+
+    def autocommit(self) -> AbstractContextManager[Connection]:
+        """A connection on which each statement is committed by itself, for a single statement.
+
+        It takes one round trip to PostgreSQL, where a transaction takes three. On other databases it would save
+        nothing: there it is a transaction, as in `begin`.
+
+        Raises:
+            DatabaseUnavailable: The database cannot be opened.
+        """
+        return self._autocommit() if self.dialect.saves_by_autocommit else self.begin()
+
+    @contextmanager
+    def _autocommit(self) -> Generator[Connection, None, None]:
+        connection = self.connect()
+        try:
+            # For this use only: the pool resets the isolation level.
+            connection.execution_options(isolation_level="AUTOCOMMIT")
+            yield connection
+        finally:
+            connection.close()
+
+    def connect(self) -> Connection:
+        """Return a connection of this process's pool; the caller closes it.
+
+        Raises:
+            DatabaseUnavailable: The database cannot be opened.
+        """
+        try:
+            connection = self.engine.connect()
+            try:
+                # An earlier run may have changed the schema of a pooled connection.
+                if self.dialect.fixed_schema is None or schema_names.OPTION in connection.get_execution_options():
+                    schema_names.name_schema(connection, self.schema_of_tables(connection))
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+        except (TypeError, ValueError) as error:
+            raise self._url_error(error) from None
+        except exc.DBAPIError as error:
+            if is_busy(error):
+                raise self.busy("opened") from error
+            message = self.describe_error(error)
+            end = "" if message.endswith((".", "?")) else "."
+            raise DatabaseUnavailable(
+                f"The database {self.display_url} cannot be opened: {message}{end} {self._advice(error)}"
+            ) from error
+
+    @contextmanager
+    def with_own_schema(self, other: Connection) -> Generator[Connection, None, None]:
+        """Name the schema of dexpy's tables in statements on an application's connection.
+
+        After the block the connection's search path, database and map of schemas are as before.
+
+        Args:
+            other: A connection to this database, in any transaction.
+        """
+        before = schema_names.schema_map_of(other)
+        schema_names.name_schema(other, self.schema_of_tables(None))
+        try:
+            yield other
+        finally:
+            schema_names.restore(other, before)
+
+    def schema_of_tables(self, own: Connection | None) -> str:
+        """Return the schema of dexpy's tables, or their database on MariaDB; read once in a process.
+
+        Args:
+            own: One of this database's own connections to read it by; None opens one.
+        """
+        if self.dialect.fixed_schema is not None:
+            return self.dialect.fixed_schema
+        if self._schema is None:
+            if own is not None:
+                self._schema = schema_names.read_schema(own)
+                if self._external_engine is None:
+                    schema_names.name_tables(own.engine, self._schema or "")
+            else:
+                self.connect().close()
+        return self._schema or ""
+
+    def _refuse_self_wait(self, is_mine: bool) -> None:
+        """Refuse to wait for the write lock if the wait could not end; see `self_deadlock.refuse_self_wait`."""
+        if is_mine or transaction_scope.innermost().value is not None:
+            self_deadlock.refuse_self_wait(self.display_url, self.same_as, is_mine)
+
+    def _url_error(self, error: Exception) -> ConfigurationError:
+        """Build the error for options in the URL that the driver does not accept."""
+        why = without_secrets(" ".join(str(error).split()).rstrip("."), self._url_text)
+        return ConfigurationError(
+            f"The database {self.display_url} cannot be opened: {why}. Are the options of its URL right?"
+        )
+
+    def busy(self, action: str = "written to") -> DatabaseBusy:
+        """Build the error of a statement that waited too long for SQLite's write lock.
+
+        Args:
+            action: What the statement could not do, for the message.
+        """
+        return DatabaseBusy(
+            f"The database {self.display_url} could not be {action}: for {BUSY_TIMEOUT_S} s somebody else has held "
+            "SQLite's one write lock. Nothing was changed; try again. If a session of this thread holds it, commit "
+            "that first or join it, `with dexpy.session(session):`. Else the log says which operation holds it long "
+            "(database.locked_long): let that write late in perform, or say transaction = False."
+        )
+
+    def _advice(self, error: exc.DBAPIError) -> str:
+        if self.path is not None:
+            return self._advice_on_file(os.path.dirname(self.path), str(error.orig))
+        if server_info.is_only_down(error.orig):
+            return "Is the server running, and are host and port right?"
+        return "Are user, password, database and options right?"
+
+    def _advice_on_file(self, folder: str, message: str) -> str:
+        if "not a database" in message or "malformed" in message:
+            return "Is it a SQLite file? Name another one, or move it away."
+        if not os.path.isdir(folder):
+            return f"There is no folder {folder}. Create it, or correct the path."
+        if self.path is not None and os.path.isdir(self.path):
+            return "It is a folder. Name a file in it."
+        return f"Is {folder} a folder that this user may write to?"
+
+    def same_as(self, other: Connection) -> bool:
+        """Whether an application's connection leads to this database, whatever its URL.
+
+        The result is cached for all connections of its pool.
+
+        Args:
+            other: A connection in any transaction; it is used to read only.
+        """
+        pool = other.engine.pool
+        if self._engine is not None and pool is self._engine.pool:
+            return True
+        if pool not in self._same_database_pools:
+            try:
+                self._same_database_pools[pool] = self._is_same_database(other)
+            except DatabaseUnavailable:
+                # Not cached: until the database is back, compare host, port and name.
+                url = other.engine.url
+                return (self.url.host, self.url.port, self.url.database) == (url.host, url.port, url.database)
+        return self._same_database_pools[pool]
+
+    def _is_same_database(self, other: Connection) -> bool:
+        if dialect_of(other) is not self.dialect:
+            return False
+        if self.dialect.has_one_write_lock:
+            # Not by a connection of dexpy's own, which might wait for the other one's transaction.
+            return self.path is not None and same_database.has_open(other, self.path)
+        with self.begin() as own:
+            # The default schema of its engine, not the current one: the result is for all of its connections.
+            is_default = other.dialect.default_schema_name == self.schema_of_tables(own)
+            return self.dialect.share_database(own, other, any_schema=is_default)
+
+    def why_too_large(self, *values: Any) -> str | None:
+        """Return why the database would refuse a row with these values as JSON; None if it accepts them.
+
+        MariaDB and MySQL cut the connection of a client that sends too much, which looks like an outage, and recurs.
+        """
+        size = 0
+        dialect = self.dialect
+        levels = dialect.json_levels
+        for value in values:
+            if value is None:
+                continue
+            try:
+                text = json.dumps(value)
+            except (RecursionError, TypeError, ValueError) as error:
+                return f"it cannot be written as JSON ({class_path(error)})"
+            if text.count("[") + text.count("{") > levels and _is_deeper(value, levels):
+                return f"it is nested more than {levels} levels deep, and the database does not take that"
+            size += len(text)
+            if dialect.cuts_connections:
+                # Characters that are escaped in the statement.
+                size += sum(text.count(character) for character in "\"'\\")
+        if size <= ALWAYS_ACCEPTED:
+            return None
+        limit = self._max_statement_bytes()
+        if limit is None or size + ROW_OVERHEAD_BYTES <= limit:
+            return None
+        setting = " (max_allowed_packet)" if dialect.cuts_connections else ""
+        return f"it takes {size} bytes in a statement, and the database takes {limit}{setting}"
+
+    def _max_statement_bytes(self) -> int | None:
+        """Return the maximum size of a statement in bytes; None if the server cannot be reached now."""
+        if not self.dialect.cuts_connections:
+            return MAX_BYTES
+        if self._max_packet is None:
+            try:
+                with self.connect() as connection:
+                    self._max_packet = int(connection.execute(sa.text("SELECT @@max_allowed_packet")).scalar_one())
+            except Exception as error:  # noqa: BLE001 - the write that follows raises the same error
+                log_event(logging.DEBUG, "database.not_asked", error=class_path(error))
+        return self._max_packet
+
+    def _file_deleted_error(self) -> DatabaseUnavailable:
+        return DatabaseUnavailable(
+            f"{self.display_url}: the file was deleted while this process had it open. What it had is lost to others. "
+            "Nothing was written. Restore the file, or restart the process to begin with an empty one."
+        )
+
+    @property
+    def is_file_replaced(self) -> bool:
+        """Whether the SQLite file that this process has opened was deleted or replaced."""
+        return self._file is not None and self._file.is_replaced
+
+    def follow_file(self) -> bool:
+        """Close idle connections if the file at the path changed since the last call; return whether it did.
+
+        Connections opened from then on lead to the new file.
+        """
+        if self._file is None or not self._file.has_changed():
+            return False
+        if self._engine is not None:
+            self._engine.dispose()
+        return True
+
+    def dispose(self) -> None:
+        """Close the connections of this process; an engine of the application is not disposed."""
+        if self._engine is not None and self._external_engine is None:
+            self._engine.dispose(close=self._pid == os.getpid())
+            self._engine = None
+
+
+def is_only_down(error: DexpyError) -> bool:
+    """Whether an error means that the server is down or starting, so that waiting may help."""
+    cause = error.__cause__
+    if not isinstance(error, DatabaseUnavailable) or not isinstance(cause, exc.DBAPIError):
+        return False
+    return server_info.is_only_down(cause.orig)
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    level = [value]
+    for _ in range(levels):
+        level = [item for container in level for item in _items_of(container)]
+        if not level:
+            return False
+    return any(isinstance(item, (list, dict, tuple)) for item in level)
+
+
+def _items_of(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(cast("Any", value).values())
+    return list(cast("list[Any]", value)) if isinstance(value, (list, tuple)) else []

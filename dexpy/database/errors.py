@@ -1,0 +1,103 @@
+"""Errors of an unreachable database, and retries with backoff until it is back."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from sqlalchemy import exc
+
+from dexpy.database.error_codes import DEADLOCK, SERIALIZATION_FAILURE, code_of
+from dexpy.foundation.backoff import Backoff
+from dexpy.foundation.errors import DatabaseBusy, DatabaseUnavailable, SchemaMissing
+from dexpy.foundation.exception_groups import is_group, leaves_of
+from dexpy.foundation.log_events import log_event
+from dexpy.foundation.redaction import class_path
+
+BACKOFF = Backoff(first_s=0.1, longest_s=5.0)
+"""The pauses before the second try and later ones."""
+
+AWAY_STATES = ("08", "57P0", "53300", "40001", "40P01")
+"""Prefixes of PostgreSQL's SQLSTATE for: no connection, shutting down or starting, too many connections, retry."""
+AWAY_CODES = frozenset({1040, 1053, 1205, 1213, 2002, 2003, 2006, 2013, 2055})
+"""The same for MariaDB."""
+
+T = TypeVar("T")
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether an error means that the database is unreachable or busy now, and not that the statement is wrong."""
+    if is_group(error):
+        return all(is_away(leaf) for leaf in leaves_of(error))
+    if isinstance(error, DatabaseBusy):
+        return error.may_end
+    if isinstance(error, DatabaseUnavailable):
+        return not isinstance(error, SchemaMissing)
+    if isinstance(error, exc.TimeoutError):
+        return True
+    if not isinstance(error, exc.DBAPIError):
+        return False
+    return error.connection_invalidated or _is_away_code(error.orig)
+
+
+CONFLICTS = (SERIALIZATION_FAILURE, 1205, *DEADLOCK)
+
+
+def is_conflict(error: BaseException) -> bool:
+    """Whether the database rolled back this transaction in favour of another one, so that a retry may succeed."""
+    return all(isinstance(leaf, exc.DBAPIError) and code_of(leaf) in CONFLICTS for leaf in leaves_of(error))
+
+
+def is_lock_timeout(error: BaseException) -> bool:
+    """Whether an error only means that locks or connections are in use: a shorter text would not help."""
+    return is_conflict(error) or isinstance(error, (DatabaseBusy, exc.TimeoutError))
+
+
+def _is_away_code(error: BaseException | None) -> bool:
+    code = code_of(error)
+    if isinstance(code, int):
+        return code in AWAY_CODES
+    if isinstance(code, str):
+        return code.startswith(AWAY_STATES)
+    if hasattr(error, "sqlstate") or hasattr(error, "pgcode"):
+        # An error of PostgreSQL's client without an answer of the server.
+        return type(error).__name__ == "OperationalError"
+    return "database is locked" in str(error)
+
+
+MAX_RECURRENCES = 3
+"""After so many failures while the database answers it is no outage."""
+
+
+def retry_while_away(
+    what: str, action: Callable[[], T], answers: Callable[[], bool] | None = None, /, **facts: Any
+) -> T:
+    """Call an action, and retry it with backoff while the database is away.
+
+    The action must be idempotent: its result can be lost after it was committed.
+
+    Args:
+        what: The name of the action, for the log.
+        action: Runs in a transaction of its own.
+        answers: Returns whether the database answers; if it does while the action keeps failing, the error is raised.
+        facts: Fields for the log.
+    """
+    failures = recurred = 0
+    while True:
+        try:
+            return action()
+        except Exception as error:
+            if not is_away(error):
+                raise
+            if answers is not None and not is_lock_timeout(error):
+                recurred = recurred + 1 if answers() else 0
+                if recurred >= MAX_RECURRENCES:
+                    raise
+            pause_s = BACKOFF.pause_s(failures)
+            failures += 1
+            log_event(
+                logging.WARNING, "database.away", waits=what, **facts, error=class_path(error), again_in_seconds=pause_s
+            )
+        time.sleep(pause_s)

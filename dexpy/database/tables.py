@@ -1,0 +1,217 @@
+"""The table `operation_records`, where one row is one run, and `operation_attempts` beside it.
+
+The row is authoritative; a broker message only signals that there may be work.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql
+from sqlalchemy.ext.compiler import compiles
+
+from dexpy.database.column_types import Integer, Json, String, Text, UtcDateTime, metadata
+
+STATUSES = ("pending", "running", "done", "failed", "expired")
+"""Every status of a record."""
+
+FINAL = ("done", "failed", "expired")
+"""The final statuses of a record."""
+
+FAILURES = (
+    "business",
+    "rejected",
+    "crash",
+    "lost",
+    "timeout",
+    "discarded",
+    "cancelled",
+    "expired",
+    "unknown",
+    "undecodable",
+)
+"""The reasons why a record did not end in `done`."""
+
+
+class Key(String):
+    """Text that is compared by its bytes: MariaDB's default treats "A" and "a " as equal to "a"."""
+
+
+# Compiled on table creation: only then the kind of server is known.
+@compiles(Key, "mysql", "mariadb")
+def _by_bytes(column_type: Key, compiler: Any, **_: Any) -> str:
+    collation = "utf8mb4_nopad_bin" if compiler.dialect.is_mariadb else "utf8mb4_0900_bin"
+    return f"VARCHAR({column_type.length}) COLLATE {collation}"
+
+
+def _where(condition: str) -> dict[str, Any]:
+    return {"postgresql_where": sa.text(condition), "sqlite_where": sa.text(condition)}
+
+
+records = sa.Table(
+    "operation_records",
+    metadata,
+    sa.Column("id", Key(40), primary_key=True),
+    sa.Column("name", Key(255), nullable=False),
+    sa.Column("params", Json()),
+    sa.Column("result", Json()),
+    sa.Column("status", String(16), nullable=False),
+    sa.Column("error", String(255)),
+    sa.Column("failure", String(16)),
+    sa.Column("error_message", Text),
+    sa.Column("error_details", Json()),
+    sa.Column("queue", Key(64), nullable=False, server_default="default"),
+    sa.Column("priority", Integer, nullable=False, server_default="0"),
+    sa.Column("scheduled_at", UtcDateTime),
+    sa.Column("enqueued_at", UtcDateTime),
+    sa.Column("send_count", Integer, nullable=False, server_default="0"),
+    sa.Column("started_at", UtcDateTime),
+    sa.Column("completed_at", UtcDateTime),
+    sa.Column("expires_at", UtcDateTime),
+    sa.Column("num_attempts", Integer, nullable=False, server_default="0"),
+    sa.Column("num_lost", Integer, nullable=False, server_default="0"),
+    sa.Column("max_lost", Integer),
+    sa.Column("retry_counts", Json()),
+    sa.Column("claim_token", Integer, nullable=False, server_default="0"),
+    sa.Column("claimed_by", String(64)),
+    sa.Column("once_key", Key(64), unique=True),
+    sa.Column("once_digest", Key(64)),
+    sa.Column("once_expires_at", UtcDateTime),
+    sa.Column("unique_key", Key(64), unique=True),
+    sa.Column("unique_digest", Key(64)),
+    sa.Column("unique_until", String(8)),
+    sa.Column("unique_expires_at", UtcDateTime),
+    sa.Column("idempotence_token", Key(255)),
+    sa.Column("concurrency_key", Key(64)),
+    sa.Column("blocked_key", Key(64)),
+    sa.Column("recurring_key", Key(255)),
+    sa.Column("run_at", UtcDateTime),
+    sa.Column("parent_id", Key(40)),
+    sa.Column("trace_id", Key(64)),
+    sa.Column("trace", Json()),
+    sa.Column("actor_type", String(64)),
+    sa.Column("actor_id", Key(255)),
+    sa.Column("tags", Json()),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("updated_at", UtcDateTime, nullable=False),
+    sa.CheckConstraint(f"status IN ({', '.join(repr(status) for status in STATUSES)})", name="ck_operation_status"),
+    sa.UniqueConstraint("name", "idempotence_token", name="uq_operation_token"),
+    sa.UniqueConstraint("recurring_key", "run_at", name="uq_operation_tick"),
+    sa.Index("ix_operation_due", "status", "queue", "priority", "scheduled_at"),
+    sa.Index("ix_operation_owed", "status", "enqueued_at", "scheduled_at"),
+    # Partial where the database supports it: most rows have no key, and an index costs at each write.
+    sa.Index("ix_operation_slots", "concurrency_key", "status", **_where("concurrency_key IS NOT NULL")),
+    sa.Index("ix_operation_blocked", "blocked_key", "priority", "id", **_where("blocked_key IS NOT NULL")),
+    sa.Index("ix_operation_name", "name", "status", "id"),
+    sa.Index("ix_operation_trace", "trace_id"),
+    sa.Index("ix_operation_actor", "actor_type", "actor_id"),
+    sa.Index("ix_operation_completed", "completed_at"),
+    sa.Index("ix_operation_expires", "expires_at"),
+)
+"""One row for each run."""
+
+attempts = sa.Table(
+    "operation_attempts",
+    metadata,
+    sa.Column("record_id", Key(40), primary_key=True),
+    sa.Column("number", Integer, primary_key=True),
+    sa.Column("claim_token", Integer, primary_key=True),
+    sa.Column("worker", String(64)),
+    sa.Column("started_at", UtcDateTime),
+    sa.Column("ended_at", UtcDateTime, nullable=False),
+    sa.Column("failure", String(16), nullable=False),
+    sa.Column("error", String(255)),
+    sa.Column("error_message", Text),
+    sa.Column("traceback", Text),
+)
+"""One row for each attempt that did not end in `done`: a retry overwrites nothing."""
+
+gates = sa.Table(
+    "operation_gates",
+    metadata,
+    sa.Column("key", Key(64), primary_key=True),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+)
+"""One row for each key with a concurrency limit: locked while its running runs are counted."""
+
+workers = sa.Table(
+    "operation_workers",
+    metadata,
+    sa.Column("id", Key(64), primary_key=True),
+    sa.Column("host", String(255), nullable=False),
+    sa.Column("pid", Integer, nullable=False),
+    sa.Column("threads", Integer, nullable=False),
+    sa.Column("queues", Json()),
+    sa.Column("started_at", UtcDateTime, nullable=False),
+    sa.Column("beat_at", UtcDateTime, nullable=False),
+    sa.Column("leased_until", UtcDateTime, nullable=False),
+)
+"""One row for each live worker process; when its lease expires, its runs are recovered."""
+
+worker_names = sa.Table(
+    "operation_worker_names",
+    metadata,
+    sa.Column("worker", Key(64), primary_key=True),
+    sa.Column("names", Json()),
+)
+"""The names of the operations that a worker process has declared; messages of others are requeued for other workers."""
+
+worker_sessions = sa.Table(
+    "operation_worker_sessions",
+    metadata,
+    sa.Column("worker", Key(64), primary_key=True),
+    sa.Column("backend", Key(96), primary_key=True),
+)
+"""The database sessions of a worker's runs, by their ids on the server: ended before its runs are recovered."""
+
+signals = sa.Table(
+    "operation_signals",
+    metadata,
+    sa.Column("record_id", Key(40), primary_key=True),
+    sa.Column("cancel_requested_at", UtcDateTime),
+    sa.Column("progress", Json()),
+    sa.Index("ix_operation_signals_cancelled", "cancel_requested_at"),
+)
+"""Signals to and from a running run; not in its record, where they would fail its end in REPEATABLE READ."""
+
+steps = sa.Table(
+    "operation_steps",
+    metadata,
+    sa.Column("record_id", Key(40), primary_key=True),
+    sa.Column("position", Integer, primary_key=True, autoincrement=False),
+    sa.Column("name", Key(255), nullable=False),
+    sa.Column("finished", sa.Boolean, nullable=False),
+    sa.Column("cursor", Json()),
+    sa.Column("value", Json()),
+    sa.Column("claim_token", Integer, nullable=False),
+    sa.Column("updated_at", UtcDateTime, nullable=False),
+)
+"""The checkpoints of a run: one row for each step, written in the step's own transaction."""
+
+queues = sa.Table(
+    "operation_queues",
+    metadata,
+    sa.Column("name", Key(64), primary_key=True),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+)
+"""Every queue with messages, for workers to discover those that no class names."""
+
+messages = sa.Table(
+    "dexpy_messages",
+    metadata,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), primary_key=True, autoincrement=True),
+    sa.Column("queue", String(255), nullable=False),
+    sa.Column("priority", Integer, nullable=False, server_default="0"),
+    sa.Column("due_at", UtcDateTime, nullable=False),
+    sa.Column("owner", String(64)),
+    sa.Column("leased_until", UtcDateTime),
+    sa.Column("message_id", String(255), nullable=False),
+    sa.Column("payload", Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb"), nullable=False),
+    sa.Column("dead", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Index("ix_message_next", "queue", "dead", "priority", "due_at", "id"),
+    # Ids must not be reused: a late acknowledgement refers to its message by id.
+    sqlite_autoincrement=True,
+)
+"""One row for each waiting, leased or dead message."""

@@ -1,0 +1,191 @@
+"""The definition of a class: its props become attrs fields, references descriptors, and invalid ones are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import InitVar
+from typing import Annotated, Any, Final, get_args, get_origin
+
+import attrs
+
+from dexpy.codec.annotated_metadata import is_prop, merge_metadata, split_metadata
+from dexpy.codec.annotations import origin_of, special_name
+from dexpy.codec.attrs_fields import OWN_FIELDS, check_field
+from dexpy.codec.constraints import MARK, PropOptions, is_shared
+from dexpy.codec.hints import early_annotation, is_classvar, own_annotations
+from dexpy.declaration.misused_attributes import check_decorators, check_default, check_methods
+from dexpy.declaration.refs import reference_kind
+from dexpy.foundation.context import forbid_propagation
+from dexpy.foundation.errors import DeclarationError, listed
+
+POLICIES = frozenset(
+    """
+    async_ concurrency discard_on encrypt errors lock max_lost on_lost once record rescue_from retry_on steps timeout
+    transaction unique
+    """.split()
+)
+"""What a class declares about itself by a value; an annotation of it makes no prop."""
+
+RESERVED = POLICIES | frozenset(
+    """
+    acall after_commit call callable check_cancelled clear_once contract each expires_in explain in_session is_callable
+    on_error on_failure parse perform replace report_progress run_id safe self session step to_dict
+    """.split()
+)
+"""Names that a prop may not have: the methods and policies of an operation, and ``self``."""
+
+READ = "dexpy.read"
+"""Marks a field whose annotation could be read in full at the class statement."""
+_FROM_BASE = ("__setattr__", "__delattr__", "__replace__")
+
+
+def define(cls: type) -> None:
+    """Make a class an attrs class of props, and its references descriptors.
+
+    Raises:
+        DeclarationError: A prop that cannot be: its name, its default, its place.
+    """
+    check_decorators(cls)
+    check_methods(cls)
+    early = {name: early_annotation(annotation, cls) for name, annotation in own_annotations(cls).items()}
+    own_annotations_ = {
+        name: annotation
+        for name, (annotation, _) in early.items()
+        if not (is_classvar(annotation, own_annotations(cls)[name]) or _is_policy(cls, name, annotation))
+    }
+    for name, annotation in own_annotations_.items():
+        _check_name(cls, name)
+        refuse_qualifiers(annotation, f"{cls.__qualname__}.{name}")
+    _check_bases(cls, own_annotations_)
+    untyped = ", ".join(
+        sorted(name for name, value in vars(cls).items() if is_prop(value) and name not in own_annotations_)
+    )
+    if untyped:
+        raise DeclarationError(
+            f"{cls.__qualname__}: {untyped} is a prop() without a type. Write {untyped}: int = prop(...)."
+        )
+    fields = {name: _field(cls, name, *early[name]) for name in own_annotations_}
+    for name in fields:
+        if name in vars(cls):
+            delattr(cls, name)
+    attrs.define(cls, these=fields, init=False, repr=False, frozen=True, slots=False, eq=False, kw_only=True)
+    setattr(cls, OWN_FIELDS, attrs.fields(cls))
+    for method in _FROM_BASE:
+        # Those of attrs would be found before the ones of `Operation`.
+        if method in vars(cls):
+            delattr(cls, method)
+    for name, annotation in own_annotations_.items():
+        kind = reference_kind(split_metadata(annotation)[0])
+        if kind is not None:
+            setattr(cls, name, kind(name))
+
+
+def why_no_contract(cls: type, base: type) -> str:
+    """Return why a class was never defined: it is `Operation`, or an `__init_subclass__` does not call dexpy's.
+
+    Args:
+        cls: The class.
+        base: `Operation`.
+    """
+    if cls is base:
+        return f"{cls.__qualname__} is the base of all operations and has no contract."
+    bases = cls.__mro__[1 : cls.__mro__.index(base)]
+    hooks = [base_class.__qualname__ for base_class in bases if "__init_subclass__" in vars(base_class)]
+    return (
+        f"{cls.__qualname__}: its declaration was not read, because "
+        f"{' or '.join(f'{base_class}.__init_subclass__' for base_class in hooks) or 'an __init_subclass__'} does not "
+        "call dexpy's. Write super().__init_subclass__(**keywords) in it."
+    )
+
+
+def _field(cls: type, name: str, annotation: Any, is_complete: bool) -> Any:
+    """Return the attrs field of a prop, from its annotation and its value in the class body."""
+    where = f"{cls.__qualname__}.{name}"
+    value = vars(cls).get(name, attrs.NOTHING)
+    check_default(value, where)
+    field = value if is_prop(value) else attrs.field(default=value)
+    metadata = split_metadata(annotation)[1] if is_complete else []
+    for item in (field, *filter(is_prop, metadata)):
+        check_field(item, where)
+    options, default = merge_metadata(metadata, field, where)
+    if is_shared(default):
+        raise DeclarationError(
+            f"{where}: the default {default!r} would be shared by all operations. "
+            f"Write prop(factory={type(default).__name__}) or a lambda."
+        )
+    prop_metadata = {MARK: options, READ: True} if is_complete else {MARK: options}
+    return attrs.field(default=default, kw_only=True, metadata={**field.metadata, **prop_metadata})
+
+
+def refuse_qualifiers(annotation: Any, where: str) -> None:
+    """Refuse what qualifies a field of another kind of class, and would mean nothing for a prop."""
+    while get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    name = "InitVar" if annotation is InitVar or type(annotation) is InitVar else special_name(origin_of(annotation))
+    remedy = {
+        "InitVar": "Declare a prop: every prop is given once and kept",
+        "Required": "Leave it out: a prop without a default is required",
+        "NotRequired": "Give the prop a default",
+        "ReadOnly": "Leave it out: no prop can be changed",
+    }.get(name)
+    if name == "Final" and annotation is Final:
+        remedy = "Write Final[int] with a type, or ClassVar[int] for what is no prop"
+    if remedy is not None:
+        raise DeclarationError(f"{where}: {name} has no meaning for a prop. {remedy}.")
+
+
+def forbid_secret_propagation(cls: type, *, is_encrypted: bool) -> None:
+    """Refuse to propagate ambient values that a prop of a class declares secret.
+
+    Args:
+        cls: The class.
+        is_encrypted: Whether the class encrypts all of its props.
+    """
+    for field in attrs.fields(cls):
+        options: PropOptions = field.metadata.get(MARK) or PropOptions()
+        if options.context is not None and (options.sensitive or is_encrypted):
+            forbid_propagation(options.context or field.name, f"{cls.__qualname__}.{field.name}")
+
+
+def _check_bases(cls: type, prop_names: Collection[str]) -> None:
+    """Refuse what would be silently ignored: a prop of a class that is no operation, a new value for an old prop."""
+    for base in cls.__mro__[1:]:
+        if not attrs.has(base):
+            for name, value in vars(base).items():
+                if is_prop(value):
+                    raise DeclarationError(
+                        f"{cls.__qualname__}: {base.__qualname__}.{name} is a prop(), and {base.__qualname__} is no "
+                        f"Operation, so nobody would read it. Write: class {base.__name__}(Operation)."
+                    )
+            continue
+        for field in attrs.fields(base):
+            if field.name in vars(cls) and field.name not in prop_names:
+                raise DeclarationError(
+                    f"{cls.__qualname__}.{field.name}: it is a prop of {base.__qualname__}, and would stay as it is "
+                    f"there. Declare it with its type, {field.name}: ... = ..., or choose another name."
+                )
+
+
+def _is_policy(cls: type, name: str, annotation: Any) -> bool:
+    """Return whether an annotation is that of a policy: of its name, and with a value, which is checked as one."""
+    if name not in POLICIES or name not in vars(cls):
+        return False
+    return not any(is_prop(item) for item in (vars(cls)[name], *split_metadata(annotation)[1]))
+
+
+def _check_name(cls: type, name: str) -> None:
+    if name.startswith("_"):
+        raise DeclarationError(
+            f"{cls.__qualname__}.{name}: a prop's name cannot begin with an underscore. Write {name.lstrip('_')!r}, "
+            "or ClassVar[...] for what is not a prop."
+        )
+    if name in RESERVED:
+        raise DeclarationError(reserved_name(cls.__qualname__, name, "no prop"))
+
+
+def reserved_name(owner: str, name: str, use: str) -> str:
+    """Return the message for something that has a reserved name."""
+    return (
+        f"{owner}.{name}: {name!r} is a name that operations need themselves, so {use} can have it. "
+        f"The reserved names are {listed(RESERVED)}. Choose another."
+    )

@@ -1,0 +1,347 @@
+"""`Async`: the policy of background runs, and ``op.async_``."""
+
+from __future__ import annotations
+
+import datetime as dt
+import inspect
+import sys
+import warnings
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
+
+import attrs
+
+from dexpy.execution.blocking_work import off_loop
+from dexpy.foundation.errors import OptionsError
+from dexpy.foundation.safe_text import is_plain_text, shortened
+from dexpy.foundation.services import Provider
+from dexpy.policies.options import AsyncOptions, Delay
+from dexpy.transactions.sessions import check_session_or_connection, is_async
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from sqlalchemy.engine import Connection
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+    from sqlalchemy.orm import Session
+
+    from dexpy.recording.ticket import Ticket
+
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Performs(Protocol[R_co]):
+    """An operation with a plain `perform`."""
+
+    def perform(self) -> R_co:
+        """Do the work."""
+        ...
+
+
+class PerformsAsync(Protocol[R_co]):
+    """An operation with an ``async def perform``."""
+
+    def perform(self) -> Coroutine[Any, Any, R_co]:
+        """Do the work."""
+        ...
+
+
+class Enqueues(Protocol):
+    """Enqueues operations."""
+
+    def enqueue(
+        self, operation: Any, options: AsyncOptions, session: Session | Connection | None, token: str | None = None
+    ) -> Ticket[Any]:
+        """See `Dispatcher.enqueue`."""
+        ...
+
+    def enqueue_all(
+        self, operations: Sequence[Any], options: AsyncOptions, session: Session | Connection | None
+    ) -> list[Ticket[Any]]:
+        """See `Dispatcher.enqueue_all`."""
+        ...
+
+
+current_dispatcher: Provider[Enqueues] = Provider("dispatcher")
+"""The dispatcher of the current runtime."""
+
+_NO_SAFE = (
+    "has no `safe`: nothing has run yet when the call returns. "
+    "Ask the ticket: ticket.wait(timeout) gives Ok or Err, ticket.result(timeout) the value."
+)
+
+
+def _signature(*extra: str, first: str | None = None) -> inspect.Signature:
+    """Build the signature of a function that takes the options of `AsyncOptions` by name, for tools."""
+    names = ("queue", "in_", "at", "priority", "expires_in", *extra)
+    named = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in names]
+    positional = [] if first is None else [inspect.Parameter(first, inspect.Parameter.POSITIONAL_OR_KEYWORD)]
+    return inspect.Signature([*positional, *named])
+
+
+@attrs.define
+class Enqueue(Generic[R]):
+    """An operation to enqueue with `call`; without the call nothing happens, and Python warns."""
+
+    _operation: Any
+    _options: AsyncOptions
+    _session: Any
+    _token: str | None = None
+    _was_called: bool = attrs.field(default=False, init=False, eq=False, repr=False)
+
+    def __del__(self) -> None:
+        # As of a coroutine that nobody awaited. What could not even be expression has no such attribute.
+        if getattr(self, "_was_called", True) or sys.is_finalizing():
+            return
+        expression = f"{type(self._operation).__qualname__}(...).async_(...)"
+        warnings.warn(
+            f"{expression} was never called: nothing was stored or sent. Write {expression}.call()",
+            RuntimeWarning,
+            stacklevel=2,
+            source=self,
+        )
+
+    def call(self) -> Ticket[R]:
+        """Store the record and send the message.
+
+        Returns:
+            The ticket, at once; a worker runs the operation.
+
+        Raises:
+            NotSerializable: A prop has no JSON form; nothing was stored or published.
+            DatabaseUnavailable: The database cannot be opened.
+        """
+        self._was_called = True
+        if self._session is not None and self._is_awaited:
+            name = type(self._operation).__qualname__
+            raise OptionsError(
+                f"{name}.async_(session=...).call() got an {type(self._session).__name__}, which can only be awaited. "
+                "Write: ticket = await op.async_(session=...).acall()."
+            )
+        return self._enqueue(self._session)
+
+    async def acall(self) -> Ticket[R]:
+        """`call` for asyncio; does not block the event loop."""
+        self._was_called = True
+        if self._session is not None and self._is_awaited:
+            ticket: Ticket[R] = await self._session.run_sync(self._enqueue)
+            return ticket
+        return await off_loop(self.call)
+
+    @property
+    def _is_awaited(self) -> bool:
+        return is_async(self._session)
+
+    def _enqueue(self, session: Session | Connection | None) -> Ticket[R]:
+        dispatcher = current_dispatcher.get()
+        return dispatcher.enqueue(self._operation, self._options, session, self._token)
+
+    if not TYPE_CHECKING:
+
+        @property
+        def safe(self) -> Any:
+            """Raise an error with the alternative."""
+            self._was_called = True
+            raise OptionsError(f"{type(self._operation).__qualname__}.async_(...) {_NO_SAFE}")
+
+
+@attrs.frozen(eq=False, repr=False)
+class BoundAsync(Generic[R]):
+    """The value of ``op.async_``: call it with options."""
+
+    _operation: Any
+
+    if TYPE_CHECKING:
+
+        def __call__(
+            self,
+            *,
+            queue: str | Callable[[Any], str] | None = None,
+            in_: Delay | None = None,
+            at: dt.datetime | None = None,
+            priority: int | None = None,
+            expires_in: Delay | None = None,
+            idempotence_token: str | None = None,
+            session: Session | Connection | AsyncSession | AsyncConnection | None = None,
+        ) -> Enqueue[R]:
+            """Set the options of the enqueue.
+
+            Args:
+                queue: A name, or a function of the operation.
+                in_: Seconds or a timedelta from now on.
+                at: An aware datetime.
+                priority: Higher runs sooner; the default is 0.
+                expires_in: Seconds or a timedelta from now on; a run that has not started by then is ``expired``.
+                idempotence_token: Your own id for this call, up to 255 characters; a second call of the operation
+                    with it stores nothing, and returns the ticket of the first.
+                session: The SQLAlchemy session or connection whose transaction the record belongs to; for an
+                    async one, use `acall`. A connection has no commit event, so the relay publishes its messages.
+
+            Raises:
+                OptionsError: An option is unknown or invalid.
+            """
+            ...
+
+    else:
+        __signature__ = _signature("idempotence_token", "session")
+
+        def __call__(self, *arguments: Any, **options: Any) -> Enqueue[R]:
+            """Set the options of the enqueue."""
+            where = f"{type(self._operation).__qualname__}.async_(...)"
+            if arguments:
+                raise OptionsError(f"{where} takes its options by name: async_(queue='mailers').")
+            session = options.pop("session", None)
+            token = options.pop("idempotence_token", None)
+            if token is not None:
+                token = check_token(token, where)
+            async_options = AsyncOptions.of(where, options, extra=("idempotence_token", "session"))
+            if session is not None:
+                session = check_session_or_connection(session, f"{where} session=")
+            return Enqueue(self._operation, async_options, session, token)
+
+        @property
+        def call(self) -> Any:
+            """Raise an error with the alternative."""
+            raise OptionsError(
+                f"{type(self._operation).__qualname__}.async_ is called before it is sent: write async_().call()."
+            )
+
+        acall = call
+
+        @property
+        def safe(self) -> Any:
+            """Raise an error with the alternative."""
+            raise OptionsError(f"{type(self._operation).__qualname__}.async_ {_NO_SAFE}")
+
+
+def check_token(token: object, where: str, kind: str = "text") -> str | None:
+    """Check the caller's own id for a call.
+
+    Raises:
+        OptionsError: The token is not a text of 1 to 255 characters.
+    """
+    if token is None or (is_plain_text(token) and 0 < len(token) <= 255):
+        return token
+    raise OptionsError(
+        f"{where}: idempotence_token={shortened(token)} wants a {kind} of 1 to 255 characters, "
+        "without NUL and lone surrogates."
+    )
+
+
+@overload
+def enqueue_all(
+    operations: Iterable[PerformsAsync[R]],
+    *,
+    queue: str | Callable[[Any], str] | None = None,
+    in_: Delay | None = None,
+    at: dt.datetime | None = None,
+    priority: int | None = None,
+    expires_in: Delay | None = None,
+    session: Session | Connection | None = None,
+) -> list[Ticket[R]]: ...
+@overload
+def enqueue_all(
+    operations: Iterable[Performs[R]],
+    *,
+    queue: str | Callable[[Any], str] | None = None,
+    in_: Delay | None = None,
+    at: dt.datetime | None = None,
+    priority: int | None = None,
+    expires_in: Delay | None = None,
+    session: Session | Connection | None = None,
+) -> list[Ticket[R]]: ...
+def enqueue_all(operations: Iterable[Any], *, session: Any = None, **options: Any) -> list[Ticket[Any]]:
+    """Enqueue many operations at once: all of them, or none.
+
+    One statement stores their records, and one round trip publishes their messages.
+    Operations with keys are stored one after another, in the same transaction.
+
+    Args:
+        operations: Of one class or of several.
+        queue: For all of them, as in `Operation.async_`; options that are left out come from each class.
+        in_: Seconds or a timedelta from now on.
+        at: An aware datetime.
+        priority: Higher runs sooner; the default is 0.
+        expires_in: Seconds or a timedelta from now on; a run that has not started by then is ``expired``.
+        session: The SQLAlchemy session or connection whose transaction the records belong to. With an AsyncSession:
+            ``await session.run_sync(lambda sync: enqueue_all(operations, session=sync))``.
+
+    Returns:
+        Their tickets, in order.
+
+    Raises:
+        OptionsError: An option is invalid, or an item is not an operation.
+        NotSerializable: A prop has no JSON form; a note on the exception states which. Nothing was stored.
+
+    Example:
+        >>> from dexpy import Operation, enqueue_all
+        >>> from dexpy.testing import isolated
+        >>> class Greet(Operation, name="docs.greet_all"):
+        ...     name: str
+        ...     def perform(self) -> str:
+        ...         return f"Hello {self.name}"
+        >>> with isolated() as test:
+        ...     tickets = enqueue_all(Greet(name=name) for name in ("Ada", "Ben"))
+        ...     _ = test.run_pending()
+        ...     [ticket.result(timeout=5) for ticket in tickets]
+        ['Hello Ada', 'Hello Ben']
+    """
+    where = "enqueue_all(...)"
+    async_options = AsyncOptions.of(where, options, extra=("session",))
+    if hasattr(operations, "contract"):
+        raise OptionsError(f"{where} wants many operations, and got one. Write: enqueue_all([op]).")
+    batch = list(operations)
+    for number, operation in enumerate(batch):
+        if not hasattr(operation, "contract") or isinstance(operation, type):
+            raise OptionsError(
+                f"{where} wants operations, and number {number + 1} is {operation!r}. Make each with its props, "
+                "without async_(): enqueue_all([Greet(name='Ada'), Greet(name='Ben')])."
+            )
+    if session is not None:
+        if is_async(session):
+            raise OptionsError(
+                f"{where} got an {type(session).__name__}, which can only be awaited. "
+                "Write: await session.run_sync(lambda sync: enqueue_all(operations, session=sync))."
+            )
+        session = check_session_or_connection(session, f"{where} session=")
+    dispatcher = current_dispatcher.get()
+    return dispatcher.enqueue_all(batch, async_options, session)
+
+
+enqueue_all.__dict__["__signature__"] = _signature("session", first="operations")
+
+
+@attrs.frozen
+class Async(AsyncOptions):
+    """The default options of background runs of an operation; a call can override them.
+
+    Attributes:
+        queue: A name, or a function of the operation that returns one.
+        priority: Higher runs sooner; the default is 0.
+        in_: Seconds or a timedelta from the call on.
+        at: An aware datetime.
+        expires_in: Seconds or a timedelta from the call on, after which a run that has not started is ``expired``.
+
+    Example:
+        >>> from dexpy import Async, Operation
+        >>> class SendMail(Operation):
+        ...     to: str
+        ...     async_ = Async(queue="mailers", priority=5)
+        ...     def perform(self) -> None: ...
+    """
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __get__(self, obj: None, owner: Any) -> Self: ...
+        @overload
+        def __get__(self, obj: PerformsAsync[R], owner: Any) -> BoundAsync[R]: ...
+        @overload
+        def __get__(self, obj: Performs[R], owner: Any) -> BoundAsync[R]: ...
+        def __get__(self, obj: Any, owner: Any) -> Any: ...
+
+    else:
+
+        def __get__(self, obj: Any, owner: Any) -> Any:
+            return self if obj is None else BoundAsync(obj)

@@ -1,0 +1,365 @@
+"""Enqueue operations: prepare a job, store it, publish its message."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import dramatiq
+from sqlalchemy.engine import Connection, Row
+
+from dexpy.brokers.bulk_publish import enqueue_together
+from dexpy.database.current_transaction import transaction_scope
+from dexpy.enqueue.jobs import (
+    DirectPayload,
+    PreparedJob,
+    direct_message,
+    note_position,
+    publish_jobs,
+    record_message,
+    store_jobs,
+)
+from dexpy.enqueue.keyed_insert import RETRY_PAUSE_S
+from dexpy.enqueue.prepare import EnqueueTransaction, JobPreparer
+from dexpy.enqueue.transports import Transport
+from dexpy.foundation.errors import OptionsError
+from dexpy.foundation.failpoints import failpoint
+from dexpy.foundation.log_events import log_event
+from dexpy.foundation.redaction import class_path
+from dexpy.liveness import worker_registry
+from dexpy.policies.options import AsyncOptions
+from dexpy.recording.keys import RetryTransaction
+from dexpy.recording.store import Store
+from dexpy.recording.ticket import Ticket
+from dexpy.recording.transitions import is_applied
+from dexpy.transactions import commit_hooks
+from dexpy.transactions.async_commits import run_off_loop
+from dexpy.transactions.commit_hooks import CommitState
+from dexpy.transactions.sessions import ExternalConnection, ExternalSession, as_external, check_transactional
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+
+StoreJobs: TypeAlias = Callable[[Connection], None]
+"""Stores the records and messages of prepared jobs."""
+
+
+class Dispatcher:
+    """Stores records and publishes messages.
+
+    Args:
+        transport: Takes the messages to the workers.
+        store: Where records go; None when nothing is recorded.
+        requires_broker: Whether an enqueue is refused while the broker does not answer.
+        create_tables: Whether missing tables are made on a server too, where messages are rows and nothing is recorded.
+    """
+
+    def __init__(
+        self, transport: Transport, store: Store | None, *, requires_broker: bool = False, create_tables: bool = False
+    ) -> None:
+        self.transport = transport
+        self._requires_broker = requires_broker
+        self.store = store
+        self._checked_queues: set[str] = set()
+        sql_queue = transport.sql_queue
+        self._tables = store
+        if store is None and sql_queue is not None:
+            self._tables = Store(sql_queue.database, create_tables=create_tables)
+        self._preparer = JobPreparer(store, transport, self._is_joined)
+
+    @property
+    def broker(self) -> dramatiq.Broker:
+        """The broker underneath."""
+        return self.transport.broker
+
+    @property
+    def transactional(self) -> bool:
+        """Whether a message is part of the transaction that stores its record."""
+        return self.transport.transactional
+
+    def enqueue(
+        self,
+        operation: Any,
+        options: AsyncOptions,
+        session: Session | Connection | None,
+        token: str | None = None,
+    ) -> Ticket[Any]:
+        """Enqueue an operation.
+
+        Args:
+            operation: The operation.
+            options: The options of the call.
+            session: The session or connection whose transaction stores the record; the current session when None.
+            token: The caller's own name for this call; a second one of the class with it is not stored.
+
+        Returns:
+            Its ticket, or that of the earlier call with the token.
+
+        Raises:
+            NotSerializable: A prop has no JSON form; nothing was stored or published.
+            DeclarationError: No worker could find the class.
+            BrokerUnavailable: The broker does not answer, and the settings require it.
+            SensitiveInTransit: The broker would get a sensitive prop in plain text.
+            OptionsError: An option is invalid, or requires a record where none is stored.
+        """
+        transaction = _resolve_transaction(session)
+        commit_state = CommitState()
+        prepared = self._preparer.prepare(operation, options, transaction, token, commit_state)
+        self._store_and_publish([prepared], transaction, commit_state)
+        return prepared.ticket
+
+    def enqueue_all(
+        self, operations: Sequence[Any], options: AsyncOptions, session: Session | Connection | None
+    ) -> list[Ticket[Any]]:
+        """Enqueue many operations, all or none; see `enqueue`.
+
+        Returns:
+            Their tickets, in order.
+        """
+        transaction = _resolve_transaction(session)
+        commit_state = CommitState()
+        prepared_jobs: list[PreparedJob] = []
+        for number, operation in enumerate(operations):
+            try:
+                prepared_jobs.append(self._preparer.prepare(operation, options, transaction, None, commit_state))
+            except Exception as error:
+                note_position(error, number, len(operations))
+                raise
+        if prepared_jobs:
+            self._store_and_publish(prepared_jobs, transaction, commit_state)
+        return [prepared.ticket for prepared in prepared_jobs]
+
+    def _is_joined(self, transaction: EnqueueTransaction) -> bool:
+        """Whether a record is written in a transaction of the application."""
+        if transaction is None or self._tables is None:
+            return False
+        return isinstance(transaction, ExternalConnection) or self._tables.shares_database(transaction.session())
+
+    def _store_and_publish(
+        self, jobs: Sequence[PreparedJob], transaction: EnqueueTransaction, commit_state: CommitState
+    ) -> None:
+        """Write in the session's transaction if it is on the records' database, else after it; at once without it."""
+        if self._requires_broker:
+            self.transport.require_reachable()
+        queues = {job.options.queue for job in jobs}
+        for queue in queues:
+            self.transport.broker.declare_queue(queue)
+        store: StoreJobs | None = None
+        if any(job.columns is not None or job.has_message_row for job in jobs):
+            store = partial(store_jobs, jobs, store=self.store, sql_queue=self.transport.sql_queue)
+        publish = partial(self._publish, jobs, queues, commit_state)
+        if transaction is None:
+            self._store_then_publish(store, publish, commit_state)
+        elif isinstance(transaction, ExternalConnection):
+            self._store_on_connection(transaction.connection, store, commit_state)
+        else:
+            self._store_in_session(transaction.session(), store, publish, commit_state)
+
+    def _store_then_publish(
+        self, store: StoreJobs | None, publish: Callable[[], None], commit_state: CommitState
+    ) -> None:
+        """Write in a transaction of its own, and publish."""
+        try:
+            if store is not None:
+                self._write(store)
+            else:
+                # Queue names are stored as rows.
+                self.require_tables()
+        except BaseException:
+            commit_state.roll_back()
+            raise
+        publish()
+
+    def _store_in_session(
+        self, session: Session, store: StoreJobs | None, publish: Callable[[], None], commit_state: CommitState
+    ) -> None:
+        """Write in the session's transaction if it is on the records' database, else after it; publish after it."""
+        commit_state.open = True
+        if self._tables is not None and store is not None and self._tables.shares_database(session):
+            self._write_on(session.connection(), store)
+        else:
+            if self._tables is not None and not self._tables.database.dialect.has_one_write_lock:
+                # Now, so that the caller gets the error; on SQLite after this thread has released the write lock.
+                self.require_tables()
+            publish = partial(self._store_then_publish, store, publish, commit_state)
+        commit_hooks.after_commit(session, run_off_loop(publish), commit_state.roll_back)
+
+    def _store_on_connection(self, connection: Connection, store: StoreJobs | None, commit_state: CommitState) -> None:
+        """Write in a connection's transaction, with the message if messages are rows; else the relay publishes it."""
+        if self._tables is None or store is None or not self._tables.is_own_connection(connection):
+            raise OptionsError(
+                "async_(session=...) got a Connection that does not lead to the database of the records, and it does "
+                "not say when it commits. Give the Session, or leave it out and send after the commit."
+            )
+        self._write_on(connection, store)
+        commit_state.transaction = connection.get_transaction()
+
+    def _write_on(self, connection: Connection, write: Callable[[Connection], None]) -> None:
+        """Write in an application's transaction on the records' database."""
+        assert self._tables is not None  # noqa: S101 - callers have checked
+        self._tables.prepare(connection)
+        with self._tables.database.with_own_schema(connection):
+            write(connection)
+
+    def _publish(self, jobs: Sequence[PreparedJob], queues: Collection[str], commit_state: CommitState) -> None:
+        """Publish what is committed."""
+        commit_state.open = False
+        failpoint("after_commit")
+        if self.transport.transactional:
+            self.transport.wake_workers()
+        else:
+            for refused in publish_jobs(jobs, self.transport):
+                self._mark_unpublished(refused)
+        for queue in queues:
+            if queue not in self._checked_queues:
+                self._warn_if_unserved(queue)
+
+    def _mark_unpublished(self, prepared: PreparedJob) -> None:
+        """Record that the broker refused a message, so that the relay publishes it later."""
+        if prepared.columns is None:
+            wait_s = prepared.options.delay_s
+            self._write(lambda connection: self._insert_message(connection, prepared.message, wait_s=wait_s))
+        elif self.store is not None:
+            with self.store.begin() as connection:
+                is_applied(connection, "mark_unpublished", prepared.ticket.id)
+
+    def _warn_if_unserved(self, queue: str) -> None:
+        """Log once for each queue that no live worker serves it."""
+        if self.store is None:
+            return
+        self._checked_queues.add(queue)
+        liveness_locks = worker_registry.SqliteLivenessLocks(self.store.database)
+        try:
+            with self.store.begin() as connection:
+                alive = worker_registry.live_workers(connection, liveness_locks)
+        except Exception as error:  # noqa: BLE001 - the job is enqueued: this check is advice only
+            log_event(logging.DEBUG, "queue.not_checked_queues", queue=queue, error=class_path(error))
+            return
+        if alive and not any(worker_registry.serves_queue(worker, queue) for worker in alive):
+            log_event(
+                logging.WARNING, "queue.unserved", queue=queue, advice=f"start a worker with -Q {queue}, or without -Q"
+            )
+
+    def _write(self, write: Callable[[Connection], None]) -> None:
+        """Write in a transaction of its own, and again in a new one after each `RetryTransaction`."""
+        assert self._tables is not None  # noqa: S101 - without tables there is nothing to write
+        while True:
+            try:
+                with self._tables.begin() as connection:
+                    write(connection)
+            except RetryTransaction:
+                time.sleep(RETRY_PAUSE_S)
+            else:
+                return
+
+    def _insert_message(
+        self,
+        connection: Connection,
+        message: dramatiq.Message[Any],
+        due_at: datetime | None = None,
+        wait_s: float = 0.0,
+        priority: int = 0,
+    ) -> None:
+        sql_queue = self.transport.sql_queue
+        assert sql_queue is not None  # noqa: S101 - callers have checked
+        sql_queue.insert(connection, message, due_at=due_at, wait_s=wait_s, priority=priority)
+
+    def require_tables(self) -> None:
+        """Require that the tables exist; see `Store.prepare`.
+
+        Raises:
+            DatabaseUnavailable: The database cannot be opened.
+        """
+        if self._tables is not None:
+            self._tables.prepare()
+
+    def is_idle(self, queues: Collection[str] | None) -> bool:
+        """Whether nothing is due, unpublished or running in these queues, or in any."""
+        return not (self.store is not None and self.store.has_unpublished(queues)) and self.transport.is_idle(queues)
+
+    def close(self) -> None:
+        """Close the connections of this process."""
+        self.broker.close()
+        if self._tables is not None:
+            self._tables.database.dispose()
+
+    def message_of(self, row: Row[Any]) -> dramatiq.Message[Any]:
+        """The message of a record."""
+        return record_message(row.name, row.id, row.trace_id or "", row.queue, row.priority)
+
+    def publish_row(self, row: Row[Any]) -> bool:
+        """Publish the message of a row now; False if the broker refuses it."""
+        return self.transport.publish([self.message_of(row)])
+
+    def mark_unpublished(self, rows: Iterable[Row[Any]]) -> None:
+        """Record that the messages of these rows were not published: the relay publishes them."""
+        assert self.store is not None  # noqa: S101 - rows exist only with a store
+        with self.store.begin() as connection:
+            for row in rows:
+                is_applied(connection, "mark_unpublished", row.id)
+
+    def publish_with(self, connection: Connection, row: Row[Any]) -> None:
+        """Publish a pending row: with the connection's commit where messages are rows; else the relay publishes it."""
+        if self.transactional:
+            self._insert_message(connection, self.message_of(row), row.scheduled_at, priority=row.priority)
+
+    def republish_direct(self, payload: DirectPayload, queue: str, wait_s: float) -> None:
+        """Publish the message of a direct run again, after a delay."""
+        self.republish_later(direct_message(payload, queue), wait_s, payload.priority)
+
+    def republish_later(
+        self, message: dramatiq.Message[Any], wait_s: float, priority: int = 0, record_id: str | None = None
+    ) -> None:
+        """Publish a message again, after a delay; `record_id` names its record, if it has one."""
+        if self.transport.sql_queue is None:
+            enqueue_together(self.broker, [message], wait_s)
+            return
+
+        def write(connection: Connection) -> None:
+            self._insert_message(connection, message, wait_s=wait_s, priority=priority)
+            if record_id is not None:
+                is_applied(connection, "defer_republish", record_id, wait_s=wait_s)
+
+        self._write(write)
+        self.wake_workers()
+
+    def return_to_queue(self, message: dramatiq.Message[Any], class_name: str, record_id: str | None) -> bool:
+        """Requeue a message whose class this process does not know, for a worker that declares it.
+
+        Args:
+            message: The message to publish again.
+            class_name: The stable name of the class.
+            record_id: The id of its record, if it has one.
+
+        Returns:
+            Whether this process claims no messages of the class for a while; else it may get this one again at once.
+        """
+        sql_queue = self.transport.sql_queue
+        is_passed_over = self.transactional and sql_queue is not None and sql_queue.skip_class(message, class_name)
+        if self.transactional or not self.transport.publish([message]):
+            self.republish_later(message, 0.0, getattr(message, "priority", 0), record_id)
+        return is_passed_over
+
+    def wake_workers(self) -> None:
+        """Wake the workers of this process."""
+        self.transport.wake_workers()
+
+
+def _resolve_transaction(session: Session | Connection | None) -> EnqueueTransaction:
+    """Return the transaction that stores a record: that of the given session, else the current one.
+
+    Raises:
+        OptionsError: The session or connection commits each statement by itself.
+    """
+    if session is not None:
+        check_transactional(session, "async_(session=...)")
+        return as_external(session)
+    transaction = transaction_scope.innermost().value
+    if isinstance(transaction, ExternalSession):
+        check_transactional(transaction.sqlalchemy_session, "dexpy.session(...)")
+    return transaction

@@ -1,0 +1,172 @@
+"""Prepare an enqueue: build a `PreparedJob` from an operation, without storing or publishing anything.
+
+All validation happens here, so that `enqueue_all` stores either all jobs or none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+from dexpy.database.current_transaction import CurrentTransaction
+from dexpy.database.engine import Database
+from dexpy.declaration.contract import Contract
+from dexpy.declaration.key_digests import check_lock_key, concurrency_key
+from dexpy.declaration.props import encoded
+from dexpy.enqueue.jobs import DirectPayload, EnqueueOptions, PreparedJob, direct_message, is_direct, record_message
+from dexpy.enqueue.keyed_insert import KeyedInsert, build_key_claim, with_loaded_rows
+from dexpy.enqueue.transports import SHORT_DELAY_S, Transport, check_delay
+from dexpy.foundation.clock import clock
+from dexpy.foundation.errors import (
+    ConfigurationError,
+    DeclarationError,
+    NotSerializable,
+    OptionsError,
+    SensitiveInTransit,
+    listed,
+)
+from dexpy.foundation.ids import new_id
+from dexpy.foundation.trace import Frame, current_frame
+from dexpy.policies.options import AsyncOptions
+from dexpy.recording.encryption import encrypt_params
+from dexpy.recording.store import Store
+from dexpy.recording.ticket import Ticket
+from dexpy.transactions.commit_hooks import CommitState
+from dexpy.transactions.sessions import ExternalConnection
+
+EnqueueTransaction = CurrentTransaction | ExternalConnection | None
+"""The transaction that stores a job; None for a transaction of its own."""
+
+
+class JobPreparer:
+    """Prepares operations for the background.
+
+    Args:
+        store: Where records go; None when nothing is recorded.
+        transport: Takes the messages to the workers.
+        is_joined: Returns whether jobs are stored in a given transaction of the application.
+    """
+
+    def __init__(
+        self, store: Store | None, transport: Transport, is_joined: Callable[[EnqueueTransaction], bool]
+    ) -> None:
+        self._store = store
+        self._transport = transport
+        # Also beside a broker: delayed, retried and refused messages wait in the database.
+        self._message_database = None if transport.sql_queue is None else transport.sql_queue.database
+        self._is_joined = is_joined
+
+    def prepare(
+        self,
+        operation: Any,
+        options: AsyncOptions,
+        transaction: EnqueueTransaction,
+        token: str | None,
+        commit_state: CommitState,
+    ) -> PreparedJob:
+        """Prepare an operation; see `Dispatcher.enqueue` for the exceptions."""
+        contract: Contract = operation.contract
+        store, owner = self._store, contract.cls.__qualname__
+        if contract.unreachable is not None:
+            raise DeclarationError(
+                f"{owner} cannot go to the background: {contract.unreachable}. call() works as it is."
+            )
+        run_id = new_id("op")
+        params = encoded(owner, contract.props, operation.__dict__)
+        if contract.encrypted_props:
+            params = encrypt_params(contract, params, run_id)
+        if contract.lock is not None:
+            check_lock_key(operation, contract)
+        resolve = partial(EnqueueOptions.of, call_options=options)
+        if callable(contract.options.queue if options.queue is None else options.queue):
+            # The queue function may read the rows behind references.
+            resolved = with_loaded_rows(resolve, operation, contract, store, transaction)
+        else:
+            resolved = resolve(operation, contract)
+        frame = current_frame().child(run_id, contract.name).in_background()
+        if store is None or is_direct(contract, store):
+            _check_no_record_required(contract, resolved, token)
+            return self._prepare_direct(contract, params, resolved, frame, run_id, transaction)
+        if store.database.dialect.cuts_connections:
+            _check_size(store.database, owner, params, frame)
+        due_at = resolved.at if resolved.wait_s is None else clock.now() + timedelta(seconds=resolved.wait_s)
+        snapshot: dict[str, Any] = {"id": run_id, "name": contract.name, "status": "pending", "params": params}
+        snapshot |= {"scheduled_at": due_at, "progress": None}
+        ticket = Ticket[Any](run_id, contract.name, store, snapshot, commit_state)
+        keyed = None
+        if contract.once is not None or contract.unique is not None or token is not None:
+            claim = build_key_claim(operation, contract, token, store, transaction)
+            keyed = KeyedInsert(store, contract, claim, ticket, self._is_joined(transaction))
+        columns = {
+            "id": run_id,
+            "name": contract.name,
+            **frame.columns(),
+            "params": params,
+            "status": "pending",
+            "queue": resolved.queue,
+            "priority": resolved.priority,
+            "max_lost": contract.loss_limit,
+        }
+        if contract.concurrency is not None:
+            columns["concurrency_key"] = with_loaded_rows(concurrency_key, operation, contract, store, transaction)
+        message = record_message(contract.name, run_id, frame.trace_id, resolved.queue, resolved.priority)
+        # A connection has no commit event: the relay publishes its messages.
+        is_due = resolved.delay_s == 0 and not isinstance(transaction, ExternalConnection)
+        return PreparedJob(ticket, resolved, message, is_due, self._transport.transactional, columns, keyed)
+
+    def _prepare_direct(
+        self,
+        contract: Contract,
+        params: Mapping[str, Any],
+        resolved: EnqueueOptions,
+        frame: Frame,
+        run_id: str,
+        transaction: EnqueueTransaction,
+    ) -> PreparedJob:
+        """Prepare a job whose message carries the params, because no record stores them."""
+        if self._message_database is not None and self._message_database.dialect.cuts_connections:
+            _check_size(self._message_database, contract.cls.__qualname__, params, frame)
+        delay_s, is_left_to_relay = resolved.delay_s, isinstance(transaction, ExternalConnection)
+        is_delayed = delay_s > SHORT_DELAY_S or is_left_to_relay
+        has_message_row = self._transport.transactional or (self._message_database is not None and is_delayed)
+        if not has_message_row:
+            check_delay(delay_s, "async_(...)")
+        payload = DirectPayload(contract.name, params, frame.to_dict(), run_id)
+        message, ticket = direct_message(payload, resolved.queue), Ticket[Any](run_id, contract.name, None, None)
+        return PreparedJob(ticket, resolved, message, delay_s == 0 and not is_left_to_relay, has_message_row)
+
+
+def _check_size(database: Database, owner: str, params: Mapping[str, Any], frame: Frame) -> None:
+    """Refuse params that are too large: the server would cut the connection and roll back the caller's transaction."""
+    reason = database.why_too_large(params, frame.to_dict())
+    if reason is not None:
+        largest = max(params, key=lambda name: len(str(params[name])), default="props")
+        raise NotSerializable(f"is too large: {reason}. Pass an id or a path instead", path=largest, owner=owner)
+
+
+def _check_no_record_required(contract: Contract, options: EnqueueOptions, token: str | None) -> None:
+    """Refuse options that are stored in a record, where none exists before the run ends."""
+    owner = contract.cls.__qualname__
+    if contract.once is not None or contract.unique is not None or contract.concurrency is not None:
+        raise ConfigurationError(
+            f"{owner} has a key, which is kept in the record of a run, and nothing is recorded here. "
+            "Name a database: dexpy.configure(database=...)."
+        )
+    if plain_text_props := [name for name in contract.sensitive_props if name not in contract.encrypted_props]:
+        raise SensitiveInTransit(
+            f"{owner} would go to the broker with {listed(plain_text_props)} in the clear: it has no record that keeps "
+            "its params. Turn recording on, record = True and dexpy.configure(database=...), or encrypt it: "
+            "prop(encrypted=True)."
+        )
+    if token is not None:
+        raise OptionsError(
+            f"{owner}: idempotence_token is kept in the record of a run, and this one would have none. "
+            "Leave it out, or turn recording on: record = True, dexpy.configure(database=...)."
+        )
+    if options.expires_in_s is not None:
+        raise OptionsError(
+            f"{owner}.async_: expires_in is kept in the record of a run, and this one would have none before "
+            "it ends. Leave expires_in out, or turn recording on: record = True, dexpy.configure(database=...)."
+        )

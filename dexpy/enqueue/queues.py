@@ -1,0 +1,43 @@
+"""Discover queues that are named only at run time: a worker serves them soon after their first message.
+
+An operation may be sent to a queue that no class names, by ``async_(queue="urgent")`` or by a queue function.
+A Dramatiq worker consumes only queues that its broker has declared, so a periodic task declares new ones.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from dexpy.enqueue.transports import Transport
+from dexpy.foundation.errors import OptionsError
+from dexpy.foundation.throttle import LogThrottle
+from dexpy.policies.options import check_queue
+
+DISCOVERY_INTERVAL_S = 1.0
+"""How often a worker checks for new queues, in seconds."""
+
+_invalid_names = LogThrottle(every_s=float("inf"))
+
+
+def is_queue_name(name: object) -> bool:
+    """Whether this is a valid queue name: a stored name may be any value."""
+    try:
+        check_queue(name, "")
+    except OptionsError:
+        return False
+    return True
+
+
+def declare_new_queues(transport: Transport) -> bool:
+    """Declare the queues that have messages, so that a worker of this process consumes them.
+
+    Returns:
+        True, as a periodic task must.
+    """
+    for name in set(transport.known_queues()) - transport.broker.get_declared_queues():
+        if is_queue_name(name):
+            transport.broker.declare_queue(name)
+        else:
+            advice = "nothing is run from it: delete what lies there"
+            _invalid_names.log(logging.WARNING, "queue.invalid", name, queue=name, advice=advice)
+    return True

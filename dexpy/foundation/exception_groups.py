@@ -1,0 +1,22 @@
+"""Groups of exceptions, seen as the exceptions that they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+
+def is_group(error: BaseException) -> bool:
+    """Return whether an exception is a group of others."""
+    return isinstance(error, BaseExceptionGroup)
+
+
+def leaves_of(error: BaseException) -> Iterator[BaseException]:
+    """Yield the exceptions in a group, however deep, in order; an exception that is no group is its own."""
+    pending = [error]
+    while pending:
+        current = pending.pop()
+        if isinstance(current, BaseExceptionGroup):
+            members: tuple[BaseException, ...] = current.exceptions  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+            pending += reversed(members)
+        else:
+            yield current

@@ -1,0 +1,64 @@
+"""The intervals of heartbeat, recovery and republishing, derived from the setting ``rescue_within``."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import attrs
+
+from dexpy.foundation.errors import ConfigurationError
+
+SHORTEST_S = 5.0
+"""The smallest setting, in seconds: below it the lease of a busy worker would expire."""
+
+
+@attrs.frozen
+class RecoveryIntervals:
+    """The intervals of heartbeat and relay.
+
+    Attributes:
+        rescue_within_s: The longest time, in seconds, from a worker's death or a message's loss until the run is
+            published again.
+    """
+
+    rescue_within_s: float = 60.0
+
+    @classmethod
+    def of(cls, value: timedelta | float | str | None) -> RecoveryIntervals:
+        """Return the intervals for a setting.
+
+        Raises:
+            ConfigurationError: It is not a number of seconds, or less than 5.
+        """
+        if value is None:
+            return cls()
+        try:
+            seconds = value.total_seconds() if isinstance(value, timedelta) else float(value)
+        except (TypeError, ValueError):
+            seconds = 0.0
+        if isinstance(value, bool) or not SHORTEST_S <= seconds < 10**7:
+            raise ConfigurationError(
+                f"rescue_within={value!r} wants seconds or a timedelta, at least {SHORTEST_S:g} s: a shorter pause of "
+                "a busy machine would be taken for a death."
+            )
+        return cls(seconds)
+
+    @property
+    def lease_s(self) -> float:
+        """A worker whose last heartbeat is older than this is dead."""
+        return self.rescue_within_s / 2
+
+    @property
+    def heartbeat_interval_s(self) -> float:
+        """A sixth of the lease, so that a few heartbeats may fail."""
+        return self.lease_s / 6
+
+    @property
+    def recovery_interval_s(self) -> float:
+        """Between two checks for dead workers, lost messages and expired records."""
+        return self.rescue_within_s / 12
+
+    @property
+    def resend_after_s(self) -> float:
+        """A message that has not been claimed for this long may be lost."""
+        return self.rescue_within_s / 2

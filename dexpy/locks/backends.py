@@ -1,0 +1,108 @@
+"""The lock backends of a runtime."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sqlalchemy.engine import Connection
+
+from dexpy.database.dialects import MARIADB, POSTGRESQL
+from dexpy.database.dialects.base import Dialect
+from dexpy.database.engine import Database
+from dexpy.foundation.errors import ConfigurationError
+from dexpy.locks.base import LockBackend, LockHandle
+from dexpy.locks.mariadb import MariadbLocks
+from dexpy.locks.postgresql import PostgresqlLocks
+from dexpy.locks.session_locks import LockDialect, SessionLockBackend
+
+_DIALECTS: Mapping[Dialect, LockDialect] = {POSTGRESQL: PostgresqlLocks(), MARIADB: MariadbLocks()}
+
+
+class Locks:
+    """The lock backends, created on first use.
+
+    Args:
+        database: Of the records.
+        is_shared: Whether the processes of the application share it.
+        redis: Returns the client and the key prefix; None if the broker is not Redis.
+    """
+
+    def __init__(
+        self, database: Database, *, is_shared: bool = True, redis: Callable[[], tuple[Any, str]] | None = None
+    ) -> None:
+        self._database = database
+        self._redis = redis
+        self._default = "redis" if redis is not None and not is_shared else "database" if is_shared else None
+        self._backends: dict[str, LockBackend] = {}
+        self._lock = threading.Lock()
+        self.on_new_connection: Callable[[Connection], None] | None = None
+        """Called with each connection that a lock uses, in a worker."""
+
+    def handle(self, key: str, backend: str | None = None) -> LockHandle:
+        """Return the handle of a lock, not acquired yet.
+
+        Args:
+            key: 64 hexadecimal digits.
+            backend: ``"database"`` or ``"redis"``; None for the default.
+
+        Raises:
+            ConfigurationError: There is no such backend.
+        """
+        return self._backend(backend).lock(key)
+
+    def is_taken(self, key: str, backend: str | None = None) -> bool | None:
+        """Return whether a lock is held now; None if that cannot be known without acquiring it."""
+        return self._backend(backend).is_taken(key)
+
+    def close(self) -> None:
+        """Close the connections of this process for locks."""
+        for backend in self._backends.values():
+            backend.close()
+
+    def backend_name(self, backend: str | None) -> str:
+        """Return the name of the backend.
+
+        Raises:
+            ConfigurationError: There is none.
+        """
+        name = backend or self._default
+        if name is None:
+            raise ConfigurationError(
+                "A lock needs a place that all processes share, and there is neither a database nor Redis. "
+                "Name a database: dexpy.configure(database=..., broker=...)."
+            )
+        if name == "redis" and self._redis is None:
+            raise ConfigurationError(
+                "Lock(backend='redis') needs a broker on Redis, which the lock shares. "
+                "Name one, dexpy.configure(broker='redis://...'), or leave backend out."
+            )
+        return name
+
+    def _backend(self, backend: str | None) -> LockBackend:
+        name = self.backend_name(backend)
+        with self._lock:
+            lock_backend = self._backends.get(name)
+            if lock_backend is None:
+                lock_backend = self._backends[name] = self._create(name)
+            return lock_backend
+
+    def _create(self, name: str) -> LockBackend:
+        if name == "redis":
+            from dexpy.locks.redis import RedisLockBackend
+
+            assert self._redis is not None  # noqa: S101 - checked by `backend_name`
+            return RedisLockBackend(self._redis)
+        if not self._database.dialect.has_server:
+            from dexpy.locks.sqlite import FileLockBackend
+
+            return FileLockBackend(self._database.path)
+        return SessionLockBackend(self._database, self._dialect(), lambda: self.on_new_connection)
+
+    def _dialect(self) -> LockDialect:
+        dialect = _DIALECTS.get(self._database.dialect)
+        if dialect is None:
+            kind = self._database.backend
+            raise ConfigurationError(f"dexpy knows no locks on {kind}. It knows PostgreSQL, MariaDB, SQLite and Redis.")
+        return dialect

@@ -1,0 +1,92 @@
+"""Locks on Redis: a key that expires unless it is renewed.
+
+It is the Redis client's lock: set if absent, with a token, renewed and deleted only with the token.
+Mutual exclusion is not guaranteed. After a process was frozen for longer than the lease, or Redis has failed over to a
+replica, a second run may start while the first one continues.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+from dexpy.foundation.periodic import PeriodicTask, PeriodicThread
+
+LEASE_S = 30.0
+"""A key that is not renewed for this long, in seconds, expires: its process is dead, frozen or cut off."""
+RENEW_EVERY_S = LEASE_S / 4
+POLL_S = 0.05
+"""How often a lock that another run holds is tried again, in seconds."""
+
+
+class RedisLockBackend:
+    """Stores locks in Redis.
+
+    Args:
+        connect: Returns the client and the key prefix.
+    """
+
+    def __init__(self, connect: Callable[[], tuple[Any, str]]) -> None:
+        self._connect = connect
+
+    def lock(self, key: str) -> RedisLockHandle:
+        """See `LockBackend`."""
+        return RedisLockHandle(self._lock(key))
+
+    def is_taken(self, key: str) -> bool:
+        """See `LockBackend`."""
+        return bool(self._lock(key).locked())
+
+    def close(self) -> None:
+        """See `LockBackend`: the client is the broker's."""
+
+    def _lock(self, key: str) -> Any:
+        client, prefix = self._connect()
+        # Another thread than the one that acquired it may release it: no thread-local storage.
+        return client.lock(f"{prefix}:dexpy.lock:{key}", timeout=LEASE_S, sleep=POLL_S, thread_local=False)
+
+
+class RedisLockHandle:
+    """A lock in Redis, renewed by its own thread while it is held.
+
+    Args:
+        lock: Of the Redis client.
+    """
+
+    def __init__(self, lock: Any) -> None:
+        self._lock = lock
+        self._renewer: PeriodicThread | None = None
+        self._is_acquired = False
+
+    def wait(self, seconds: float) -> bool:
+        """See `LockHandle`."""
+        self._is_acquired = bool(
+            self._lock.acquire(blocking=seconds > 0, blocking_timeout=seconds if seconds > 0 else None)
+        )
+        if self._is_acquired:
+            self._renewer = PeriodicTask("lock", RENEW_EVERY_S, self._renew, waits_first=True).start()
+        return self._is_acquired
+
+    def _renew(self) -> bool:
+        # A renewal that failed is tried again; a lost lock is reported at the end of the run.
+        with contextlib.suppress(Exception):
+            self._lock.reacquire()
+        return True
+
+    def is_held(self) -> bool:
+        """See `LockHandle`."""
+        try:
+            return self._is_acquired and bool(self._lock.owned())
+        except Exception:  # noqa: BLE001 - whatever the error is, the lock is not known to be held
+            return False
+
+    def release(self) -> None:
+        """See `LockHandle`."""
+        if self._renewer is not None:
+            self._renewer.stop()
+        if self._is_acquired:
+            self._is_acquired = False
+            # A lock that cannot be released expires.
+            with contextlib.suppress(Exception):
+                self._lock.release()

@@ -1,0 +1,275 @@
+"""The relay, which ensures that every record ends, whatever happens to messages and workers.
+
+It runs in every worker, or alone as ``dexpy relay``; several relays share the work row by row.
+It publishes due records without a message, republishes lost messages, recovers the runs of dead workers, expires
+overdue records, and deletes what is no longer used. A task that fails does not stop the others.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime, timezone
+from typing import Any, cast
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from dexpy.brokers.sql.leases import ClaimedMessage
+from dexpy.database import lock_timeouts
+from dexpy.database.column_types import as_of
+from dexpy.database.tables import records
+from dexpy.database.unreadable_rows import read_rows, report_unreadable
+from dexpy.enqueue.concurrency_limiter import ConcurrencyLimiter
+from dexpy.enqueue.dispatcher import Dispatcher
+from dexpy.enqueue.queues import is_queue_name
+from dexpy.foundation.failpoints import failpoint
+from dexpy.foundation.log_events import log_event
+from dexpy.foundation.redaction import class_path
+from dexpy.foundation.throttle import LogThrottle
+from dexpy.liveness.heartbeat import Heartbeat
+from dexpy.liveness.intervals import RecoveryIntervals
+from dexpy.maintenance.recovery import LOCK_WAIT_S, Recovery
+from dexpy.maintenance.republish import PUBLISHED, BrokerRepublisher
+from dexpy.maintenance.republish_sql import SqlRepublisher
+from dexpy.recording import concurrency_slots, expiry, retention, run_signals
+from dexpy.recording.batches import update_each, write_all_or_each, write_each
+from dexpy.recording.store import Store
+from dexpy.recording.transitions import is_applied
+
+EVERY_S = 0.5
+"""How often a relay polls for due, unpublished records, in seconds."""
+BATCH = 100
+SET_ASIDE_S = 30.0
+"""How long messages that the broker refuses are skipped, in seconds; less than a message's lease."""
+CLEANUP_EVERY_S = 3600.0
+COUNTERS = ("sent", "sent again", "taken from dead workers", "expired")
+"""The keys of `Relay.counts` that are shown."""
+
+_r = records.c
+_UNPUBLISHED = (
+    sa.select(_r.id, _r.name)
+    .where(_r.status == "pending", _r.enqueued_at.is_(None), _r.scheduled_at <= as_of(0))
+    .order_by(_r.scheduled_at)
+    .limit(BATCH)
+    .with_for_update(skip_locked=True)
+)
+# After the last datetime of Python; also text and bytes in SQLite that are not a datetime, if they sort after it.
+_NEVER_DUE = (
+    sa.select(_r.id)
+    .where(_r.status == "pending", _r.scheduled_at > datetime.max.replace(tzinfo=timezone.utc))
+    .limit(BATCH)
+)
+_HAS_ID = _r.id.in_(sa.bindparam("p_ids", expanding=True))
+_MARK_PUBLISHED = sa.update(records).where(_HAS_ID).values(PUBLISHED)
+_ROWS = sa.select(records).order_by(_r.priority.desc(), _r.scheduled_at)
+
+
+class Relay:
+    """One relay.
+
+    Args:
+        dispatcher: Publishes the messages.
+        heartbeat: Of this process.
+        intervals: Of recovery and republishing.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, heartbeat: Heartbeat, intervals: RecoveryIntervals) -> None:
+        store = dispatcher.store
+        assert store is not None  # noqa: S101 - there is no relay without records
+        self._dispatcher = dispatcher
+        self._store = store
+        self._set_aside: dict[str, float] = {}
+        self._refused: deque[tuple[float, ClaimedMessage]] = deque()
+        self._log_throttle = LogThrottle()
+        self._cleaned_up_at = time.monotonic()
+        self.counts: Counter[str] = Counter()
+        """The number of records so far, by task."""
+        self.tasks: list[tuple[str, Callable[[], int]]] = [
+            ("taken from dead workers", Recovery(dispatcher, store, heartbeat).run_once),
+            ("expired", self._expire),
+            ("given a free slot", ConcurrencyLimiter(store, dispatcher).refill_slots),
+        ]
+        sql_queue = dispatcher.transport.sql_queue
+        if dispatcher.transactional and sql_queue is not None:
+            self.tasks.append(("sent", self._insert_unpublished))
+            self.tasks.append(("sent again", SqlRepublisher(dispatcher, sql_queue, store, intervals).run_once))
+        else:
+            self.tasks.append(("sent again", BrokerRepublisher(dispatcher, store, intervals).run_once))
+        self.tasks.append(("reported", self._report_never_due))
+        self.tasks.append(("forgotten", self._clean_up_if_due))
+
+    def run_once(self) -> bool:
+        """Run all tasks once.
+
+        Returns:
+            Whether every task succeeded.
+        """
+        is_successful = True
+        for name, task in self.tasks:
+            try:
+                with lock_timeouts.limited(LOCK_WAIT_S):
+                    self.counts[name] += task()
+            except Exception as error:  # noqa: BLE001 - a task that fails must not stop the others
+                is_successful = False
+                facts = {"step": task.__qualname__, "error": class_path(error)}
+                self._log_throttle.log(logging.WARNING, "relay.failed", str(facts), **facts)
+        return is_successful
+
+    def publish_unpublished(self) -> bool:
+        """Publish all due records without a message.
+
+        Returns:
+            Whether the broker is reachable.
+        """
+        if self._dispatcher.transactional:
+            return True
+        with lock_timeouts.limited(LOCK_WAIT_S):
+            while batch := self._claim():
+                if not self._publish(batch):
+                    return False
+            return self._publish_stored()
+
+    def _insert_unpublished(self) -> int:
+        """Insert the messages of records from a process that uses another broker, which was away."""
+
+        def find(connection: Connection, limit: int, without: Collection[str]) -> Sequence[Row[Any]]:
+            unpublished = _UNPUBLISHED.where(_r.id.not_in(list(without))) if without else _UNPUBLISHED
+            rows: Sequence[Row[Any]] = cast("Any", connection.execute(unpublished.limit(limit))).all()
+            return rows
+
+        def publish(connection: Connection, unpublished: Row[Any]) -> bool:
+            connection.execute(_MARK_PUBLISHED, {"p_ids": [unpublished.id]})
+            for row in self._rows(connection, [unpublished.id]):
+                if not is_queue_name(row.queue):
+                    return is_applied(connection, "park", row.id, **_invalid_queue(row))
+                self._dispatcher.publish_with(connection, row)
+                return True
+            return False
+
+        if num_published := update_each(self._store, "send", find, publish):
+            self._dispatcher.wake_workers()
+        return num_published
+
+    def _claim(self) -> Sequence[Row[Any]]:
+        now = time.monotonic()
+        self._set_aside = {run: until for run, until in self._set_aside.items() if until > now}
+        unpublished = _UNPUBLISHED.where(_r.id.not_in(list(self._set_aside))) if self._set_aside else _UNPUBLISHED
+
+        def mark(each: bool) -> Sequence[Row[Any]]:
+            with self._store.begin() as connection:
+                ids = connection.execute(unpublished).scalars().all()
+                if not ids:
+                    return ()
+                marked = ids
+                if each:
+                    marked = write_each(
+                        connection, "send", ids, lambda one: connection.execute(_MARK_PUBLISHED, {"p_ids": [one]})
+                    )
+                    self._set_aside |= {run: now + SET_ASIDE_S for run in ids if run not in marked}
+                else:
+                    connection.execute(_MARK_PUBLISHED, {"p_ids": ids})
+                return self._rows(connection, marked)
+
+        return write_all_or_each(mark)
+
+    def _rows(self, connection: Connection, ids: Sequence[str]) -> Sequence[Row[Any]]:
+        return read_rows(connection, _ROWS.where(_r.id.in_(ids)), lambda one: _ROWS.where(_r.id == one))
+
+    def _publish(self, rows: Sequence[Row[Any]]) -> bool:
+        failpoint("relay_marked")
+        refused: list[Row[Any]] = []
+        for index, row in enumerate(rows):
+            if not is_queue_name(row.queue):
+                self._fail_invalid_queue(row)
+                continue
+            if self._dispatcher.publish_row(row):
+                self.counts["sent"] += 1
+                continue
+            if not self._dispatcher.transport.is_reachable():
+                self._dispatcher.mark_unpublished([*refused, *rows[index:]])
+                return False
+            refused.append(row)
+        if refused:
+            # The broker is reachable and refuses these messages: they must not delay the others.
+            until = time.monotonic() + SET_ASIDE_S
+            self._set_aside |= {row.id: until for row in refused}
+            self._dispatcher.mark_unpublished(refused)
+        return True
+
+    def _fail_invalid_queue(self, row: Row[Any]) -> None:
+        """Fail a record whose queue has an invalid name, which dexpy has not written."""
+        with self._store.begin() as connection:
+            if is_applied(connection, "park", row.id, **_invalid_queue(row)):
+                log_event(
+                    logging.ERROR, "parked", operation=row.name, run=row.id, failure="undecodable", queue=row.queue
+                )
+
+    def _publish_stored(self) -> bool:
+        """Publish the direct messages that are stored in the database."""
+        sql_queue = self._dispatcher.transport.sql_queue
+        if sql_queue is None:
+            return True
+        self._release_refused()
+        while (message := sql_queue.take()) is not None:
+            if not is_queue_name(message.queue_name):
+                self._log_throttle.log(
+                    logging.ERROR, "queue.invalid", message.queue_name, queue=message.queue_name, dead=True
+                )
+                message.nack()
+                continue
+            if self._dispatcher.transport.publish([message.content]):
+                message.ack()
+            elif self._dispatcher.transport.is_reachable():
+                # Its lease is held meanwhile: otherwise it would be the next message again, before the others.
+                self._refused.append((time.monotonic() + SET_ASIDE_S, message))
+            else:
+                message.release()
+                return False
+        return True
+
+    def _release_refused(self) -> None:
+        now = time.monotonic()
+        while self._refused and self._refused[0][0] <= now:
+            _, message = self._refused.popleft()
+            message.release()
+
+    def _expire(self) -> int:
+        def expire(connection: Connection, row: Row[Any]) -> bool:
+            is_expired = expiry.expire(connection, row.id)
+            if is_expired:
+                log_event(logging.WARNING, "expired", operation=row.name, run=row.id)
+            return is_expired
+
+        return update_each(self._store, "expiry", expiry.find_overdue, expire)
+
+    def _report_never_due(self) -> int:
+        """Log the records whose time cannot be read: nothing else would report them."""
+        for row in self._store.rows(_NEVER_DUE):
+            report_unreadable(row.id, ["scheduled_at"])
+        return 0
+
+    def _clean_up_if_due(self) -> int:
+        if time.monotonic() - self._cleaned_up_at < CLEANUP_EVERY_S:
+            return 0
+        self._cleaned_up_at = time.monotonic()
+        with self._store.begin() as connection:
+            num_deleted = run_signals.delete_ended_requests(connection)
+            num_deleted += concurrency_slots.delete_unused_keys(connection)
+        warn_of_many(self._store)
+        return num_deleted
+
+
+def _invalid_queue(row: Row[Any]) -> dict[str, Any]:
+    message = f"queue: invalid name {row.queue!r:.100}. Correct the record's queue in the database and retry."
+    return {"error": None, "failure": "undecodable", "error_message": message, "error_details": None}
+
+
+def warn_of_many(store: Store, many: int = retention.MANY) -> bool:
+    """Log a warning if more than this many records have ended and are not pruned."""
+    if not retention.has_more_than(store, many):
+        return False
+    log_event(logging.WARNING, "records.many", more_than=many, advice="dexpy prune --older-than 30d deletes old ones")
+    return True

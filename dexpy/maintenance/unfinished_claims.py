@@ -1,0 +1,93 @@
+"""Reconciliation: records that this process has claimed but does not run are ended, or recovered.
+
+It covers the runs whose end was not written after their attempt.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from dexpy.database import lock_timeouts
+from dexpy.database.tables import records
+from dexpy.enqueue.dispatcher import Dispatcher
+from dexpy.foundation.log_events import log_event
+from dexpy.foundation.redaction import class_path
+from dexpy.liveness.heartbeat import Heartbeat
+from dexpy.maintenance.recovery import Recovery
+from dexpy.recording.end_writer import EndWriter
+from dexpy.recording.store import Store, row_dict
+from dexpy.recording.transitions import apply
+
+BATCH = 100
+LOCK_WAIT_S = 1
+
+UNKNOWN_END: dict[str, Any] = {
+    "error": "dexpy.WorkerLost",
+    "failure": "crash",
+    "error_message": "The run is over, and how it ended could not be written: see the worker's log.",
+    "error_details": None,
+}
+"""The error columns of a run that was started here and no longer runs."""
+
+_r = records.c
+
+
+class UnfinishedClaims:
+    """Compares the claims of this process with its runs.
+
+    Args:
+        dispatcher: Wakes the workers for recovered runs.
+        store: Of the records.
+        heartbeat: Of this process.
+        end_writer: Of the ends that are not written yet.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, store: Store, heartbeat: Heartbeat, end_writer: EndWriter) -> None:
+        self._dispatcher = dispatcher
+        self._end_writer = end_writer
+        self._store = store
+        self._heartbeat = heartbeat
+        self._held_records = heartbeat.held_records
+        self._recovery = Recovery(dispatcher, store, heartbeat)
+
+    def run_once(self) -> int:
+        """End or recover the unfinished records, and return how many."""
+        own = self._heartbeat.own_ids
+        if not own:
+            return 0
+        claimed_here = sa.select(_r.id).where(_r.status == "running", _r.claimed_by.in_(own))
+        # The database before the memory: an id is held here before its record is claimed.
+        claimed = [row.id for row in self._store.rows(claimed_here)]
+        unfinished = [
+            run_id for run_id in claimed if run_id not in self._held_records and not self._end_writer.is_pending(run_id)
+        ]
+        return sum(self._is_ended(run_id, own) for run_id in unfinished)
+
+    def _is_ended(self, record_id: str, own: tuple[str, ...]) -> bool:
+        query = sa.select(records).where(_r.id == record_id, _r.status == "running", _r.claimed_by.in_(own))
+        try:
+            with lock_timeouts.limited(LOCK_WAIT_S), self._store.begin() as connection:
+                row = connection.execute(query).first()
+                is_ended = row is not None and self._end(connection, row)
+        except Exception as error:  # noqa: BLE001 - it is tried again, and must not stop the others
+            log_event(logging.WARNING, "leftover.failed", run=record_id, error=class_path(error))
+            return False
+        if is_ended:
+            self._held_records.end(record_id)
+            self._dispatcher.wake_workers()
+        return is_ended
+
+    def _end(self, connection: Connection, row: Row[Any]) -> bool:
+        if not self._held_records.has_begun(row.id):
+            why = f"The worker {row.claimed_by} claimed this and does not run it"
+            return self._recovery.end_attempt(connection, row, why)
+        after = apply(connection, "crash", row.id, claim_token=row.claim_token, **UNKNOWN_END)
+        if after is None:
+            return False
+        self._store.insert_attempt(connection, {**row_dict(after), "claimed_by": row.claimed_by}, None)
+        log_event(logging.ERROR, "run.end_unknown", operation=row.name, run=row.id, attempt=row.num_attempts)
+        return True

@@ -1,0 +1,83 @@
+"""`Concurrency`: a limit of concurrent background runs for each key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import attrs
+
+from dexpy.foundation.errors import DeclarationError, did_you_mean, listed
+from dexpy.policies.keys import KeyRule, check_group
+
+if TYPE_CHECKING:
+    from dexpy.policies.options import Record
+
+Conflict: TypeAlias = Literal["wait", "discard"]
+CONFLICTS = ("wait", "discard")
+
+
+@attrs.frozen(init=False)
+class Concurrency:
+    """Limit the concurrent background runs of a key, in all workers together.
+
+    A run without a slot waits in its record, without a thread or a message, and starts when a run of the key has ended:
+    the highest priority first, then the oldest record.
+    A run has its slot while its record is ``running``: a dead worker's slot is free once its run is recovered, and a
+    run that waits for its next attempt has none.
+    A call in place is not limited.
+
+    Args:
+        limit: How many at once, at least 1.
+        by: The parts of the key, beside the class: names of props, or one function of the operation;
+            nothing for one key for the whole class.
+        on_conflict: ``"wait"`` for a slot, or ``"discard"`` the run: it fails as ``discarded``.
+        template: Text with props in braces, ``"account:{account}"``, instead of *by*.
+        group: A name that replaces the class in the key: classes with the same group share their slots.
+
+    Raises:
+        DeclarationError: An argument is invalid.
+
+    Example:
+        >>> from dexpy import Operation
+        >>> class Sync(Operation):
+        ...     account: int
+        ...     concurrency = Concurrency(2, "account")
+        ...     def perform(self) -> None: ...
+    """
+
+    limit: int
+    rule: KeyRule | None
+    on_conflict: Conflict
+    group: str | None
+
+    def __init__(
+        self,
+        limit: int,
+        *by: str | Callable[[Any], object],
+        on_conflict: Conflict = "wait",
+        template: str | None = None,
+        group: str | None = None,
+    ) -> None:
+        if type(limit) is not int or limit < 1:
+            raise DeclarationError(
+                f"Concurrency({limit!r}) wants an int of at least 1: how many runs at once. "
+                "Write Concurrency(2, 'account'), for one."
+            )
+        if on_conflict not in CONFLICTS:
+            raise DeclarationError(
+                f"Concurrency(on_conflict={on_conflict!r}) is not known. It is one of {listed(CONFLICTS)}."
+                f"{did_you_mean(str(on_conflict), CONFLICTS)}"
+            )
+        group = check_group(group, "Concurrency")
+        rule = KeyRule.of(by, "Concurrency", template) if by or template is not None else None
+        instance: Any = self
+        instance.__attrs_init__(limit, rule, on_conflict, group)
+
+
+def why_not_limited(record: Record | None) -> str | None:
+    """Return why runs with this record cannot be limited; None if they can."""
+    if record is not None and record.params:
+        return None
+    setting = "record = False" if record is None else "record = Record(params=False)"
+    return f"a slot is the record of a run from its start, and by {setting} there is none"

@@ -1,0 +1,128 @@
+"""The key rules of idempotency, uniqueness, locks and concurrency limits.
+
+A key consists of props, by their names or in a template, or is returned by a function of the operation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from string import Formatter
+from typing import Any, TypeAlias, cast
+
+import attrs
+
+from dexpy.foundation.errors import DeclarationError, OptionsError, did_you_mean, listed
+from dexpy.foundation.safe_text import why_not_plain
+
+KeyFunction: TypeAlias = Callable[[Any], object]
+"""Gets the operation; returns a str, or anything that has a JSON form."""
+
+
+@attrs.frozen
+class KeyRule:
+    """How a key is computed.
+
+    Attributes:
+        props: The names of its props; empty for all of them, without a function and a template.
+        function: Returns the key instead.
+        template: Text with props in braces, instead.
+    """
+
+    props: tuple[str, ...] = ()
+    function: KeyFunction | None = None
+    template: str | None = None
+
+    @classmethod
+    def of(cls, by: Sequence[object], where: str, template: object = None) -> KeyRule:
+        """Return the rule for a policy's arguments: ``("customer", "month")``, ``(function,)``, ``()`` or a template.
+
+        Raises:
+            DeclarationError: They are neither names nor one function, contain a name twice, or the template is invalid.
+        """
+        policy = where.partition("(")[0]
+        if template is not None:
+            if by:
+                raise DeclarationError(f"{policy}(template={template!r}) and {by[0]!r} were both given. Give one.")
+            return cls(template=_checked_template(template, policy))
+        if len(by) == 1 and callable(by[0]):
+            return cls(function=by[0])
+        names = cast("tuple[str, ...]", tuple(by))
+        for name in by:
+            if not isinstance(name, str) or not name:
+                raise DeclarationError(f"{where} takes names of props, or one function of the operation: got {name!r}.")
+            if names.count(name) > 1:
+                raise DeclarationError(f"{where} names {name!r} twice. Name each prop once.")
+        return cls(names)
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The props of the key, including those of its template."""
+        return self.props if self.template is None else tuple(dict.fromkeys(_fields(self.template)))
+
+    def check(self, where: str, known: Sequence[str], hint: str = "") -> None:
+        """Refuse props that the class does not have.
+
+        Args:
+            where: The policy, for the message.
+            known: The names of the props.
+            hint: Another suggestion for the message.
+
+        Raises:
+            DeclarationError: Names the prop, and those that there are.
+        """
+        for name in self.named:
+            if name not in known:
+                choices = f"The props are {listed(known)}." if known else "The class has no props."
+                raise DeclarationError(
+                    f"{where} names {name!r}, which is no prop. {choices}{did_you_mean(name, known)}{hint}"
+                )
+
+
+def check_text(text: object, where: str) -> str:
+    """Check a key that the caller passed as text.
+
+    Raises:
+        OptionsError: It is not a str, empty, or not storable in JSON and databases.
+    """
+    if isinstance(text, str) and text:
+        plain = str.__str__(text)
+        if (reason := why_not_plain(plain)) is not None:
+            raise OptionsError(f"{where} wants a text that is valid: it {reason}.")
+        return plain
+    raise OptionsError(f"{where} wants a text that is not empty, or None: got {text!r}.")
+
+
+def check_group(group: object, policy: str) -> str | None:
+    """Check the name of a group of classes that share keys.
+
+    Raises:
+        DeclarationError: It is not a name.
+    """
+    if group is not None and not (isinstance(group, str) and group):
+        raise DeclarationError(f"{policy}(group={group!r}) wants a name, a str that is not empty.")
+    return group
+
+
+def _fields(template: str) -> list[str]:
+    return [name for _, name, _, _ in Formatter().parse(template) if name is not None]
+
+
+def _checked_template(template: object, policy: str) -> str:
+    if not isinstance(template, str):
+        raise DeclarationError(f"{policy}(template={template!r}) wants a str: template='account:{{account}}'.")
+    try:
+        parsed = list(Formatter().parse(template))
+    except ValueError as error:
+        raise DeclarationError(
+            f"{policy}({template!r}) is no template: {error}. Write {policy}(template='account:{{account}}'); "
+            "a brace itself is '{{'."
+        ) from None
+    if not template:
+        raise DeclarationError(f"{policy}('') has no key. Write {policy}('account:{{account}}'), or name a prop.")
+    for _, name, spec, conversion in parsed:
+        if name is not None and (not name.isidentifier() or spec or conversion):
+            raise DeclarationError(
+                f"{policy}({template!r}): {{{name}}} is not the name of a prop alone. A template takes props as they "
+                f"are; for anything else give a function: {policy}(lambda op: ...)."
+            )
+    return template

@@ -1,0 +1,127 @@
+"""Batches of row updates in which one row that cannot be written, e.g. because of a trigger, stops no other."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy.engine import Connection, Row
+
+from dexpy.database.error_codes import is_locked
+from dexpy.database.errors import is_away
+from dexpy.foundation.failpoints import failpoint
+from dexpy.foundation.log_events import log_event
+from dexpy.foundation.redaction import class_path
+from dexpy.foundation.throttle import LogThrottle
+from dexpy.recording.store import Store
+
+BATCH = 100
+
+T = TypeVar("T")
+
+_refused = LogThrottle(every_s=float("inf"))
+
+
+def update_each(
+    store: Store,
+    action: str,
+    find: Callable[[Connection, int, Sequence[str]], Sequence[Row[Any]]],
+    change: Callable[[Connection, Row[Any]], bool],
+) -> int:
+    """Update the rows that a query finds, batch by batch; a row that fails is skipped.
+
+    Args:
+        store: Where the rows are.
+        action: For the log: ``rescue`` becomes ``rescue.failed``.
+        find: Reads and locks at most this many rows, without those of the ids.
+        change: Updates one row in its own savepoint; False if there was nothing to update.
+
+    Returns:
+        The number of updated rows.
+    """
+    changed = 0
+    skipped: list[str] = []
+    while True:
+        num_skipped = len(skipped)
+        with store.begin() as connection:
+            rows = find(connection, BATCH, skipped)
+            num_changed = sum(_is_changed(connection, action, row, change, skipped) for row in rows)
+            if num_changed:
+                failpoint(f"before_{action}_commit")
+        changed += num_changed
+        if len(rows) < BATCH or not (num_changed or len(skipped) > num_skipped):
+            return changed
+
+
+def _is_changed(
+    connection: Connection,
+    action: str,
+    row: Row[Any],
+    change: Callable[[Connection, Row[Any]], bool],
+    skipped: list[str],
+) -> bool:
+    try:
+        with connection.begin_nested():
+            if change(connection, row):
+                return True
+    except Exception as error:
+        if is_locked(error):
+            # E.g. its key, by an open transaction: it is tried again later.
+            log_event(logging.DEBUG, f"{action}.waits", operation=row.name, run=row.id)
+        elif is_away(error):
+            raise
+        else:
+            log_refused_row(action, row.id, error, row.name)
+    # A row that no statement finds by its id is in every batch: counted once, so that the loop ends.
+    if row.id not in skipped:
+        skipped.append(row.id)
+    return False
+
+
+def log_refused_row(action: str, run_id: Any, error: BaseException, operation: Any = None) -> None:
+    """Log a row that could not be updated, once."""
+    error_path = class_path(error)
+    _refused.log(
+        logging.ERROR,
+        f"{action}.failed",
+        f"{action} {run_id} {error_path}",
+        operation=operation,
+        run=run_id,
+        error=error_path,
+    )
+
+
+def write_each(connection: Connection, action: str, ids: Sequence[str], write: Callable[[str], object]) -> list[str]:
+    """Write rows one by one, each in its own savepoint, after a statement for all of them failed.
+
+    Returns:
+        The ids of the written rows.
+    """
+    written: list[str] = []
+    for run_id in ids:
+        try:
+            with connection.begin_nested():
+                write(run_id)
+            written.append(run_id)
+        except Exception as error:
+            if is_locked(error):
+                continue
+            if is_away(error):
+                raise
+            log_refused_row(action, run_id, error)
+    return written
+
+
+def write_all_or_each(write: Callable[[bool], T]) -> T:
+    """Write many rows in one statement, or one by one if that fails because of one of them.
+
+    Args:
+        write: Writes in its own transaction; its argument is whether to write each row separately.
+    """
+    try:
+        return write(False)
+    except Exception as error:
+        if is_away(error) or is_locked(error):
+            raise
+    return write(True)

@@ -1,0 +1,17 @@
+"""The parts of the current runtime that records use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from dexpy.foundation.services import Provider
+
+if TYPE_CHECKING:
+    from dexpy.recording.store import Store
+
+current_store: Provider[Store] = Provider("store")
+"""The store of records."""
+
+run_record_now: Provider[Callable[[str], bool]] = Provider("record runner")
+"""Runs a record by id in the calling thread, as a worker would; False if it cannot run yet."""

@@ -1,1 +1,0 @@
-"""Advisory locks: a way for each place that can keep them."""

@@ -1,0 +1,83 @@
+"""The outcome of a run, read from its row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from dexpy.codec.codecs import InvalidValue
+from dexpy.declaration import registry
+from dexpy.declaration.contract import Contract
+from dexpy.foundation.errors import OperationFailed, ResultNotStored
+from dexpy.foundation.outcome import Err, Ok
+from dexpy.recording.encryption import DECRYPT_ERRORS, decrypt
+
+
+def outcome_of(id: str, name: str, columns: Mapping[str, Any]) -> Ok[Any] | Err | None:
+    """Return the outcome of a run; None if it has none, or if its result cannot be read.
+
+    Args:
+        id: Of the run.
+        name: The operation's stable name.
+        columns: The row, by the names of its columns.
+    """
+    if columns.get("status") == "done":
+        try:
+            envelope = _envelope(id, name, columns)
+        except DECRYPT_ERRORS:
+            return None
+        return Ok(_decoded(name, envelope["value"])) if "value" in envelope else None
+    if columns.get("status") == "failed" and columns.get("failure") in ("business", "rejected"):
+        return Err(
+            columns["error"],
+            columns.get("error_message") or columns["error"],
+            columns.get("error_details") or {},
+            rejected=columns["failure"] == "rejected",
+        )
+    return None
+
+
+def require_outcome(id: str, name: str, columns: Mapping[str, Any]) -> Ok[Any] | Err:
+    """Return the outcome of a run that has ended.
+
+    Args:
+        id: Of the run.
+        name: The operation's stable name.
+        columns: The row, by the names of its columns.
+
+    Raises:
+        OperationFailed: It ended in neither `Ok` nor `Err`.
+        ResultNotStored: It is done, and its result was not stored.
+        EncryptorMissing: It is done, and this process does not have the encryptor of its result.
+        DecryptionFailed: It is done, and its result cannot be decrypted.
+    """
+    outcome = outcome_of(id, name, columns)
+    if outcome is not None:
+        return outcome
+    if columns["status"] == "done":
+        envelope = _envelope(id, name, columns)
+        reason = envelope.get("unstorable", "its record keeps no result: record = Record(result=False)")
+        raise ResultNotStored(f"{name} {id} is done, but its result was not stored: {reason}.")
+    raise OperationFailed(
+        id,
+        name,
+        columns.get("failure") or columns["status"],
+        columns.get("error"),
+        columns.get("error_message"),
+    )
+
+
+def _envelope(id: str, name: str, columns: Mapping[str, Any]) -> dict[str, Any]:
+    # By the row's name: classes of one key group share records, and the ticket may be of another class.
+    envelope: object = decrypt(columns.get("name") or name, columns.get("result"), id, "result")
+    return cast("dict[str, Any]", envelope) if isinstance(envelope, dict) else {}
+
+
+def _decoded(name: str, value: Any) -> Any:
+    contract: Contract | None = registry.contract_of(name)
+    codec = None if contract is None else contract.success
+    try:
+        return value if codec is None else codec.decode(value)
+    except InvalidValue:
+        # The class has changed since then: return the stored JSON.
+        return value

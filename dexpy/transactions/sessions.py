@@ -1,0 +1,260 @@
+"""The current session, which operations join and records are written in."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Any, cast
+
+import attrs
+
+from dexpy.database.current_transaction import (
+    CurrentTransaction,
+    current_transaction,
+    enter_transaction,
+    leave_transaction,
+)
+from dexpy.foundation.errors import DexpyError, NotRunning, OptionsError
+from dexpy.transactions import commit_hooks
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+    from sqlalchemy.orm import Session
+
+    from dexpy.database.dialects.base import Dialect
+
+
+@attrs.frozen
+class ExternalSession:
+    """A session of the application.
+
+    Attributes:
+        sqlalchemy_session: The session.
+        outer: The transaction around it: of a run that continues after this session's transaction has ended.
+        lock: Serializes the use of the session by several threads.
+    """
+
+    sqlalchemy_session: Session
+    outer: CurrentTransaction | None = None
+    is_run: bool = False
+    lock: threading.Lock = attrs.field(factory=threading.Lock, eq=False, repr=False)
+
+    def session(self) -> Session:
+        """The session itself.
+
+        Raises:
+            OptionsError: Its transaction has not begun, and only the application may begin it.
+        """
+        check_begun(self.sqlalchemy_session, "dexpy.session(...)")
+        return self.sqlalchemy_session
+
+    def open_session(self) -> Session | None:
+        """See `CurrentTransaction`."""
+        return self.sqlalchemy_session if self.sqlalchemy_session.in_transaction() else None
+
+    @property
+    def holds_write_lock(self) -> bool:
+        """See `CurrentTransaction`: unknown here; the caller checks the database."""
+        return False
+
+    def after_commit(self, action: Callable[[], None]) -> None:
+        """See `CurrentTransaction`."""
+        if self._is_bracketed:
+            commit_hooks.after_commit(self.sqlalchemy_session, action)
+        else:
+            commit_hooks.run_hook(action)
+
+    def at_end(self, action: Callable[[], None]) -> None:
+        """See `CurrentTransaction`."""
+
+        def run_action() -> None:
+            if self.outer is None:
+                commit_hooks.run_hook(action)
+            else:
+                self.outer.at_end(action)
+
+        if self._is_bracketed:
+            commit_hooks.at_end(self.sqlalchemy_session, run_action)
+        else:
+            run_action()
+
+    @property
+    def _is_bracketed(self) -> bool:
+        """Whether the session will commit or roll back, even if it has not executed anything yet."""
+        return self.sqlalchemy_session.autobegin or self.sqlalchemy_session.in_transaction()
+
+
+@attrs.frozen
+class ExternalConnection:
+    """A connection of the application, in whose transaction records are stored.
+
+    It has no commit hooks, so publishing is left to the relay.
+    """
+
+    connection: Connection
+
+    def session(self) -> Session:
+        """Create a session for a short read in the connection's transaction."""
+        from sqlalchemy.orm import Session
+
+        return Session(bind=self.connection, join_transaction_mode="create_savepoint")
+
+
+def check_session_or_connection(session_or_connection: Any, where: str) -> Any:
+    """Check that a value is a session or a connection, of asyncio or not, in which a record can be stored.
+
+    Raises:
+        OptionsError: It is something else.
+    """
+    from sqlalchemy.engine import Connection
+
+    return (
+        session_or_connection
+        if isinstance(session_or_connection, Connection) or is_async(session_or_connection)
+        else check_session(session_or_connection, where)
+    )
+
+
+def check_begun(session: Session, where: str, error: type[DexpyError] = OptionsError) -> None:
+    """Refuse a session whose transaction has not begun, and does not begin with its first statement.
+
+    Args:
+        session: Any.
+        where: For the message.
+        error: The exception class.
+
+    Raises:
+        OptionsError: It has autobegin=False, and is not in a transaction.
+    """
+    if not (session.autobegin or session.in_transaction()):
+        raise error(
+            f"{where}: expected a session in a transaction, got one with autobegin=False whose transaction has not "
+            "begun. Call session.begin() first, or make the session with autobegin=True."
+        )
+
+
+def check_transactional(
+    session_or_connection: Session | Connection, where: str, error: type[DexpyError] = OptionsError
+) -> None:
+    """Refuse a session or connection in autocommit mode, which has no transaction that a run could join.
+
+    Args:
+        session_or_connection: In the transaction that it has, or would begin.
+        where: For the message.
+        error: The exception class.
+
+    Raises:
+        OptionsError: Its isolation level is AUTOCOMMIT, or it has not begun.
+    """
+    from sqlalchemy.engine import Connection
+    from sqlalchemy.exc import UnboundExecutionError
+
+    if not isinstance(session_or_connection, Connection):
+        check_begun(session_or_connection, where, error)
+    try:
+        connection = (
+            session_or_connection
+            if isinstance(session_or_connection, Connection)
+            else session_or_connection.connection()
+        )
+    except UnboundExecutionError:
+        # A bind for each model: there is no single connection.
+        return
+    if dialects()(connection).commits_by_itself(connection):
+        raise error(
+            f"{where}: expected a session with transactions, got one that commits each statement by itself "
+            "(isolation level AUTOCOMMIT), so that a rollback would undo nothing. Use an engine or session without "
+            'AUTOCOMMIT; engine.execution_options(isolation_level="READ COMMITTED") makes one of the same pool.'
+        )
+
+
+@cache
+def dialects() -> Callable[[Connection], Dialect]:
+    """Return `dexpy.database.dialects.dialect_of`, loaded once there is a connection: it needs SQLAlchemy."""
+    from dexpy.database.dialects import dialect_of
+
+    return dialect_of
+
+
+def as_external(session_or_connection: Session | Connection) -> ExternalSession | ExternalConnection:
+    """Wrap the session or connection that a call stores its record in."""
+    from sqlalchemy.orm import Session
+
+    return (
+        ExternalSession(session_or_connection)
+        if isinstance(session_or_connection, Session)
+        else ExternalConnection(session_or_connection)
+    )
+
+
+def check_session(session: Any, where: str) -> Session:
+    """Return the session that runs can join.
+
+    Raises:
+        OptionsError: It is not a session.
+    """
+    from sqlalchemy.orm import Session, scoped_session
+
+    if isinstance(session, scoped_session):
+        return cast("scoped_session[Session]", session)()
+    if isinstance(session, Session):
+        return session
+    raise OptionsError(
+        f"{where} wants a SQLAlchemy Session, got {type(session).__name__}. "
+        "Give the session itself, of an AsyncSession its sync_session inside run_sync."
+    )
+
+
+def is_async(session: Any) -> bool:
+    """Return whether it is an AsyncSession or AsyncConnection, which can only be awaited."""
+    # Without the import there can be no instance.
+    module = sys.modules.get("sqlalchemy.ext.asyncio")
+    return isinstance(session, (getattr(module, "AsyncSession", ()), getattr(module, "AsyncConnection", ())))
+
+
+@cache
+def _listen() -> None:
+    from dexpy.transactions.session_listeners import listen
+
+    listen()
+
+
+@contextmanager
+def session(session: Session) -> Generator[Session, None, None]:
+    """Make a SQLAlchemy session the current one.
+
+    Operations called in the block join its transaction in their own savepoints, and their background runs are stored
+    in it: rolled back with it, published after its commit.
+    The caller commits and closes the session.
+
+    Args:
+        session: A `Session`, or a `scoped_session`.
+
+    Raises:
+        OptionsError: It is neither.
+    """
+    checked = check_session(session, "dexpy.session(...)")
+    _listen()
+    token = enter_transaction(ExternalSession(checked, current_transaction()))
+    try:
+        yield checked
+    finally:
+        leave_transaction(token)
+
+
+def current_session() -> Session:
+    """Return the session of the run, or the current one of `session`.
+
+    Raises:
+        NotRunning: There is none.
+    """
+    transaction = current_transaction()
+    if transaction is None:
+        raise NotRunning(
+            "current_session() was called outside of a run and of `with dexpy.session(...)`. "
+            "Call it inside one of them."
+        )
+    return transaction.session()

@@ -1,0 +1,408 @@
+"""Claims: selects the record that a delivery of a message runs, and claims it.
+
+A message is only a hint: it may come late, twice or too early. The claim is a compare-and-set of the record's row.
+
+So priorities work on every broker. Redis and RabbitMQ deliver messages in the order of arrival; if a more urgent record
+is pending in the queue, the delivery runs that one. The same transaction marks the delivery's own record as
+unpublished, so that the relay republishes it or a late delivery claims it. Each pending record has a message or is
+marked as unpublished, and each delivery starts at most one run. The SQL broker orders its messages by priority itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, cast
+
+import attrs
+import sqlalchemy as sa
+from dramatiq.middleware import CurrentMessage
+from sqlalchemy.engine import Connection, Row
+
+from dexpy.database.column_types import as_of
+from dexpy.database.dialects import dialect_of
+from dexpy.database.errors import retry_while_away
+from dexpy.database.tables import records
+from dexpy.declaration import registry
+from dexpy.declaration.contract import Contract
+from dexpy.enqueue.concurrency_limiter import ConcurrencyLimiter, SlotClaim, limit_of
+from dexpy.enqueue.dispatcher import Dispatcher
+from dexpy.enqueue.jobs import VERSION
+from dexpy.foundation.errors import InvalidTransition, RecordNotFound
+from dexpy.foundation.failpoints import failpoint
+from dexpy.foundation.log_events import log_event
+from dexpy.foundation.throttle import LogThrottle
+from dexpy.liveness.heartbeat import HeldRecords
+from dexpy.policies.concurrency import Concurrency
+from dexpy.recording import concurrency_slots
+from dexpy.recording.expiry import expire_if_overdue
+from dexpy.recording.store import Store
+from dexpy.recording.transitions import apply, is_applied
+
+PRIORITY_POLL_S = 1.0
+"""How often a process reads the highest pending priority of a queue, in seconds."""
+MAX_PRIORITY_LEVELS = 16
+"""How many priorities of a queue are searched for a due record."""
+
+_r = records.c
+_IN_QUEUE = (_r.status == "pending", _r.queue == sa.bindparam("p_queue", type_=_r.queue.type))
+_NOT_EXPIRED = sa.or_(_r.expires_at.is_(None), _r.expires_at > as_of(0))
+_LEVEL: sa.BindParameter[int] = sa.bindparam("p_level", type_=sa.Integer)
+
+# ORDER BY and LIMIT instead of max(): not every database stops early for max().
+_HIGHEST = sa.select(_r.priority).where(*_IN_QUEUE).order_by(_r.priority.desc()).limit(1)
+_LOWER = _HIGHEST.where(_r.priority < _LEVEL)
+
+# Records with a concurrency key wait for their own messages: their free slots are checked then.
+_CLAIMABLE = (_NOT_EXPIRED, _r.concurrency_key.is_(None))
+_NEXT_ROW = sa.select(_r.id, _r.name).where(*_IN_QUEUE, *_CLAIMABLE).limit(1).with_for_update(skip_locked=True)
+_NEXT_OF_LEVEL = _NEXT_ROW.where(_r.priority == _LEVEL)
+
+# Two queries instead of one with OR: each is one index lookup, however many records are scheduled for later.
+_SCHEDULED_AND_DUE = _NEXT_OF_LEVEL.where(_r.scheduled_at <= as_of(0)).order_by(_r.scheduled_at)
+_UNSCHEDULED = _NEXT_OF_LEVEL.where(_r.scheduled_at.is_(None))
+# Without an order PostgreSQL may scan the table from its start; with one MariaDB sorts and locks all rows.
+_UNSCHEDULED_IN_ORDER = _UNSCHEDULED.order_by(_r.scheduled_at)
+
+_UNPUBLISHED = _NEXT_ROW.where(_r.enqueued_at.is_(None), _r.scheduled_at <= as_of(0)).order_by(_r.scheduled_at)
+
+
+_missing_record_log = LogThrottle(every_s=5.0)
+
+
+def why_version_unsupported() -> str | None:
+    """Return why this process cannot read the current message's version; None if it can."""
+    message = CurrentMessage.get_current_message()
+    facts: object = {} if message is None else message.options.get("dexpy")
+    version: object = cast("Mapping[str, Any]", facts).get("v", VERSION) if isinstance(facts, Mapping) else VERSION
+    if isinstance(version, int) and version <= VERSION:
+        return None
+    return f"its message is of form {version!r}, and this worker reads {VERSION}: upgrade dexpy here"
+
+
+@attrs.define(eq=False)
+class _Delivery:
+    """One delivery of a message.
+
+    Attributes:
+        class_name: The class name in the message.
+        record_id: The id of the message's record.
+        queue: The queue of the message; None if unknown.
+        priority: The priority in the message.
+        held: The record ids that this delivery has added to the held records.
+        unconfirmed_claim: Record id and worker id of a claim whose reply has not arrived; None if there is none.
+        is_settled: Whether the record found no free slot and is blocked or discarded.
+    """
+
+    class_name: str
+    record_id: str
+    queue: str | None
+    priority: int
+    held: list[str] = attrs.field(factory=list[str])
+    unconfirmed_claim: tuple[str, str] | None = None
+    is_settled: bool = False
+
+    @classmethod
+    def current(cls, class_name: str, record_id: str) -> _Delivery:
+        """Return the delivery of this thread's current message."""
+        message: Any = CurrentMessage.get_current_message()
+        if message is None:
+            return cls(class_name, record_id, None, 0)
+        return cls(class_name, record_id, message.queue_name, message.options.get("dexpy", {}).get("priority", 0))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The fields of log lines."""
+        return {"operation": self.class_name, "run": self.record_id}
+
+
+@attrs.define(eq=False)
+class _QueuePriority:
+    """The highest pending priority of a queue, as last read.
+
+    Attributes:
+        highest: The priority; None if nothing is pending.
+        polled_at: When it was read, by `time.monotonic`.
+    """
+
+    highest: int | None = None
+    polled_at: float = -PRIORITY_POLL_S
+
+
+class Claims:
+    """Claims a record for each delivery.
+
+    Args:
+        store: The store of records.
+        dispatcher: Republishes records that cannot run yet.
+        worker_id: Returns the worker id of this process.
+        held_records: The records that this process holds.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        dispatcher: Dispatcher,
+        worker_id: Callable[[], str],
+        held_records: HeldRecords | None = None,
+    ) -> None:
+        self._store = store
+        self._dispatcher = dispatcher
+        self._worker_id = worker_id
+        self._held_records = held_records or HeldRecords()
+        self._queue_priorities: dict[str, _QueuePriority] = {}
+        self._held: set[tuple[str, int]] = set()
+        self._lock = threading.Lock()
+        self.limits = ConcurrencyLimiter(store, dispatcher)
+
+    @contextmanager
+    def claim_for_message(self, class_name: str, record_id: str) -> Generator[Row[Any] | None]:
+        """Claim the record that a delivery runs, and hold it until the end of the block; None if there is none.
+
+        Args:
+            class_name: The operation's stable name in the message.
+            record_id: The id of the message's record; the claimed record may be another one.
+        """
+        delivery = _Delivery.current(class_name, record_id)
+        facts = {"operation": class_name, "run": record_id}
+        try:
+            row = retry_while_away("claim", partial(self._claim, delivery), **facts)
+            if row is None and not delivery.is_settled:
+                row = retry_while_away("look", partial(self._handle_unclaimed, delivery), **facts)
+            if row is None or not self._try_hold(row):
+                yield None
+                return
+            try:
+                yield row
+            finally:
+                self._release(row)
+        finally:
+            self._held_records.release(delivery.held)
+
+    def _release(self, row: Row[Any]) -> None:
+        with self._lock:
+            self._held.discard((row.id, row.claim_token))
+        if row.concurrency_key is not None:
+            failpoint("slot_releasing")
+            facts = {"operation": row.name, "run": row.id}
+            retry_while_away("offer", lambda: self.limits.offer_slots(row.concurrency_key, row.name), **facts)
+
+    @contextmanager
+    def claim_by_id(self, record_id: str) -> Generator[Row[Any] | None]:
+        """Claim a record by its id, and hold it until the end of the block.
+
+        None if it is not due, or if all slots of its key are in use.
+
+        Raises:
+            RecordNotFound: There is no such record.
+            InvalidTransition: It is not pending; nothing was changed.
+        """
+        self._held_records.hold(record_id)
+        try:
+            with self._claim_pending(record_id) as row:
+                yield row
+        finally:
+            self._held_records.release([record_id])
+
+    @contextmanager
+    def _claim_pending(self, record_id: str) -> Generator[Row[Any] | None]:
+        # First: a process that is no worker yet registers itself in its own transaction.
+        worker = self._worker_id()
+        with self._store.begin() as connection:
+            expire_if_overdue(connection, record_id)
+        with self._store.begin() as connection:
+            has_slot = self._has_slot(connection, record_id)
+            row = apply(connection, "claim", record_id, claimed_by=worker) if has_slot else None
+        if row is None:
+            record = self._store.row(record_id)
+            if record.status != "pending":
+                why = "It can be done while a record is pending. Nothing was changed."
+                raise InvalidTransition(record_id, "perform", record.status, why)
+            facts = {"operation": record.name, "run": record_id, "scheduled_at": record.scheduled_at}
+            log_event(logging.INFO, "not_due" if has_slot else "no_slot", **facts)
+            yield None
+            return
+        self._try_hold(row)
+        try:
+            yield row
+        finally:
+            self._release(row)
+
+    def _has_slot(self, connection: Connection, record_id: str) -> bool:
+        """Whether the limit of a record's class has a free slot; locks the key until the end of the transaction."""
+        record = concurrency_slots.read_for_claim(connection, record_id)
+        if record is None or record.concurrency_key is None or (limit := limit_of(record.name)) is None:
+            return True
+        concurrency_slots.lock_key(connection, record.concurrency_key)
+        return limit.limit > concurrency_slots.count_running(connection, record.concurrency_key)
+
+    def _try_hold(self, row: Row[Any]) -> bool:
+        """Hold a claim for this thread; False if another thread has it: after lost replies both may find it."""
+        claim = (row.id, row.claim_token)
+        with self._lock:
+            if claim in self._held:
+                return False
+            self._held.add(claim)
+            return True
+
+    def holds(self, row: Row[Any]) -> bool:
+        """Whether a thread of this process holds this claim."""
+        return (row.id, row.claim_token) in self._held
+
+    def _claim(self, delivery: _Delivery) -> Row[Any] | None:
+        if delivery.unconfirmed_claim is not None and (row := self._recover_lost_reply(delivery)) is not None:
+            return row
+        if not self._dispatcher.transport.transactional:
+            queue_priority = self._poll_more_urgent(delivery)
+            if queue_priority is not None and (row := self._claim_more_urgent(delivery, queue_priority)) is not None:
+                return row
+        contract: Contract | None = registry.contract_of(delivery.class_name)
+        if contract is not None and contract.concurrency is not None:
+            return self._claim_slot(delivery, contract.concurrency)
+        with self._store.autocommit() as connection:
+            row = self._apply(connection, delivery, delivery.record_id, delivery.class_name)
+        delivery.unconfirmed_claim = None
+        return row
+
+    def _claim_slot(self, delivery: _Delivery, concurrency: Concurrency) -> Row[Any] | None:
+        """Claim a record whose class has a concurrency limit."""
+        with self._store.begin() as connection:
+            own = concurrency_slots.read_for_claim(connection, delivery.record_id)
+            if own is None or own.concurrency_key is None or own.name != delivery.class_name:
+                # Deleted, enqueued before its class had a limit, or of another class than in the message.
+                slot = SlotClaim(self._apply(connection, delivery, delivery.record_id, delivery.class_name))
+            else:
+                slot = self.limits.claim_slot(connection, own, concurrency, partial(self._apply, connection, delivery))
+        delivery.unconfirmed_claim = None
+        delivery.is_settled = slot.is_settled
+        if slot.is_settled:
+            failpoint("blocked")
+        if slot.has_free_slots and own is not None and own.concurrency_key is not None:
+            key, name = own.concurrency_key, own.name
+            retry_while_away("offer", lambda: self.limits.offer_slots(key, name), **delivery.facts)
+        return slot.row
+
+    def _apply(self, connection: Connection, delivery: _Delivery, id: str, name: str | None = None) -> Row[Any] | None:
+        """Claim a record; with a name, only if it is of that class, whose limit was checked."""
+        worker = self._worker_id()
+        if id not in delivery.held:
+            # First: recovery would end a record that is claimed and not held.
+            self._held_records.hold(id)
+            delivery.held.append(id)
+        delivery.unconfirmed_claim = id, worker
+        return apply(connection, "claim", id, claimed_by=worker, name=name)
+
+    def _recover_lost_reply(self, delivery: _Delivery) -> Row[Any] | None:
+        """Return the row that this delivery has claimed, if the connection was lost before the reply."""
+        if delivery.unconfirmed_claim is None:
+            return None
+        record_id, worker = delivery.unconfirmed_claim
+        rows = self._store.rows(sa.select(records).where(_r.id == record_id))
+        delivery.unconfirmed_claim = None
+        return next((row for row in rows if self._is_reply_lost(row, worker)), None)
+
+    def _is_reply_lost(self, row: Row[Any], worker: str) -> bool:
+        is_claimed_here = row.status == "running" and row.claimed_by == worker
+        return is_claimed_here and (row.id, row.claim_token) not in self._held
+
+    def _poll_more_urgent(self, delivery: _Delivery) -> _QueuePriority | None:
+        """Return the queue's highest pending priority if it is above the delivery's; reads it once a second."""
+        if delivery.queue is None:
+            return None
+        queue_priority = self._queue_priorities.setdefault(delivery.queue, _QueuePriority())
+        now = time.monotonic()
+        if now - queue_priority.polled_at >= PRIORITY_POLL_S:
+            # Set before the query, so that one thread reads and the others continue.
+            queue_priority.polled_at = now
+            with self._store.autocommit() as connection:
+                queue_priority.highest = connection.execute(_HIGHEST, {"p_queue": delivery.queue}).scalar()
+        return (
+            queue_priority
+            if queue_priority.highest is not None and queue_priority.highest > delivery.priority
+            else None
+        )
+
+    def _claim_more_urgent(self, delivery: _Delivery, queue_priority: _QueuePriority) -> Row[Any] | None:
+        with self._store.begin() as connection:
+            # Its own row first: no other lock is held while it waits for that one, and the other row skips locked ones.
+            is_applied(connection, "mark_unpublished", delivery.record_id)
+            level, other = self._find_more_urgent(connection, delivery, queue_priority)
+            row = None if other is None else self._apply(connection, delivery, other)
+            if row is None:
+                connection.rollback()
+        delivery.unconfirmed_claim = None
+        # The next delivery continues from this priority; higher ones are searched again after the next poll.
+        queue_priority.highest = level
+        if row is not None:
+            log_event(logging.DEBUG, "outranked", **delivery.facts, by=row.id, priority=row.priority)
+        return row
+
+    def _find_more_urgent(
+        self, connection: Connection, delivery: _Delivery, queue_priority: _QueuePriority
+    ) -> tuple[int | None, str | None]:
+        """Return the priority at which the search ended, and the id of the most urgent due record known here."""
+        parameters = {"p_queue": delivery.queue}
+        unscheduled = _UNSCHEDULED_IN_ORDER if dialect_of(connection).reads_index_in_order else _UNSCHEDULED
+        level = queue_priority.highest
+        for _ in range(MAX_PRIORITY_LEVELS):
+            if level is None or level <= delivery.priority:
+                break
+            for query in (unscheduled, _SCHEDULED_AND_DUE):
+                if (record_id := _first_known(connection, query, {**parameters, "p_level": level})) is not None:
+                    return level, record_id
+            level = connection.execute(_LOWER, {**parameters, "p_level": level}).scalar()
+        return level, None
+
+    def _handle_unclaimed(self, delivery: _Delivery) -> Row[Any] | None:
+        """Handle a late or early delivery: republish its record if needed, and perhaps run an unpublished one."""
+        if (row := self._recover_lost_reply(delivery)) is not None:
+            return row
+        queue = delivery.queue
+        try:
+            own = self._store.row(delivery.record_id)
+        except RecordNotFound:
+            _missing_record_log.log(logging.WARNING, "record.gone", delivery.class_name, **delivery.facts)
+        else:
+            queue = own.queue
+            if own.status == "pending" and own.name != delivery.class_name and registry.is_known(own.name):
+                # The row decides about its class and limit, not the message.
+                delivery.class_name = own.name
+                row = self._claim(delivery)
+                return row if row is not None or delivery.is_settled else self._handle_unclaimed(delivery)
+            if own.status == "pending":
+                self._republish(own)
+            log_event(logging.DEBUG, "not_claimed", **delivery.facts, status=own.status)
+        if self._dispatcher.transactional or queue is None:
+            return None
+        return self._claim_unpublished(delivery, queue)
+
+    def _republish(self, row: Row[Any]) -> None:
+        with self._store.begin() as connection:
+            if expire_if_overdue(connection, row.id):
+                # Republished, it would come back at once, until the relay expires it.
+                log_event(logging.WARNING, "expired", operation=row.name, run=row.id)
+                return
+            if not self._dispatcher.transactional:
+                is_applied(connection, "mark_unpublished", row.id)
+            self._dispatcher.publish_with(connection, row)
+        self._dispatcher.wake_workers()
+
+    def _claim_unpublished(self, delivery: _Delivery, queue: str) -> Row[Any] | None:
+        """Claim a record that has no message, the longest due first."""
+        with self._store.begin() as connection:
+            other = _first_known(connection, _UNPUBLISHED, {"p_queue": queue})
+            row = None if other is None else self._apply(connection, delivery, other)
+        delivery.unconfirmed_claim = None
+        return row
+
+
+def _first_known(connection: Connection, query: sa.Select[Any, Any], parameters: dict[str, Any]) -> str | None:
+    """Return the id of the first row whose class is declared in this process."""
+    row = connection.execute(query, parameters).first()
+    if row is not None and not registry.is_known(row.name):
+        row = connection.execute(query.where(_r.name.in_(registry.names())), parameters).first()
+    return None if row is None else str(row.id)

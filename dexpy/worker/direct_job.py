@@ -1,0 +1,277 @@
+"""`DirectJob`: runs one attempt of a run without a record, whose message has all its data.
+
+A retry is a new message; if the class is recorded, a single row is written when the run has ended.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from contextvars import Context
+from typing import Any, Literal
+
+import attrs
+from dramatiq.middleware import CurrentMessage
+from dramatiq.middleware.shutdown import Shutdown
+
+from dexpy.brokers.validation import mark_dead
+from dexpy.database.errors import retry_while_away
+from dexpy.declaration.contract import Contract
+from dexpy.enqueue.dispatcher import Dispatcher
+from dexpy.enqueue.jobs import DirectPayload, is_direct
+from dexpy.execution import pipeline
+from dexpy.foundation.errors import DecryptionFailed, EncryptorMissing, PropsError, Undecodable
+from dexpy.foundation.forks import in_this_process, run_contained
+from dexpy.foundation.ids import new_id
+from dexpy.foundation.log_events import log_event, run_redactor
+from dexpy.foundation.outcome import Err, Outcome
+from dexpy.foundation.redaction import Redactor, class_path
+from dexpy.foundation.throttle import LogThrottle
+from dexpy.foundation.trace import Frame
+from dexpy.recording.encryption import is_encrypted_for, redactor_of
+from dexpy.recording.recorder import SyncRecorder
+from dexpy.recording.store import Store
+from dexpy.worker.retry_decisions import (
+    WORKER_INTERRUPTS,
+    Decision,
+    crash_decision,
+    decide,
+    log_crash_before_run,
+    undecodable_decision,
+    unreachable_database_rule,
+)
+from dexpy.worker.unknown_operations import UnknownOperations
+from dexpy.worker.watchdog import Watchdog
+
+
+@attrs.define(eq=False)
+class _Run:
+    """One delivery of a direct run.
+
+    Attributes:
+        contract: The operation's contract.
+        payload: The data in the message.
+        queue: The queue of the message.
+        state: "finished" once its row is written or its next message is published.
+        why: Why it is deferred or dead, for the log.
+    """
+
+    contract: Contract
+    payload: DirectPayload
+    queue: str
+    state: Literal["open", "finished", "deferred", "dead"] = "open"
+    why: str = ""
+
+
+class DirectJob:
+    """The body of the actor for runs without a record.
+
+    Args:
+        dispatcher: Publishes retries.
+        store: The store of the row that is written at the end; None when nothing is recorded.
+        redactor: Redacts the stored texts of failures.
+        store_for_sessions: Returns the store for the sessions of runs.
+        unknown_operations: Defers messages of unknown classes.
+        watchdog: Tracks the runs of this process.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        store: Store | None,
+        redactor: Redactor,
+        store_for_sessions: Callable[[], Store],
+        unknown_operations: UnknownOperations,
+        watchdog: Watchdog,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._store = store
+        self._redactor = redactor
+        self._store_for_sessions = store_for_sessions
+        self._unknown_operations = unknown_operations
+        self._watchdog = watchdog
+        self._throttled_log = LogThrottle()
+
+    @in_this_process
+    def run(self, class_name: str, params: Mapping[str, Any], trace: Mapping[str, Any], **_later: Any) -> None:
+        """Run the operation of a message.
+
+        Args:
+            class_name: The operation's stable name.
+            params: The props as JSON.
+            trace: The frame as JSON.
+            _later: Keyword arguments of later message versions.
+        """
+        message = CurrentMessage.get_current_message()
+        message_options: Mapping[str, Any] = message.options.get("dexpy", {}) if message is not None else {}
+        queue = message.queue_name if message is not None else "default"
+        payload = DirectPayload(
+            class_name,
+            params,
+            trace,
+            message_options.get("id") or new_id("op"),
+            int(message_options.get("attempt", 1)),
+            message_options.get("counts") or {},
+            getattr(message, "priority", 0),
+        )
+        contract = self._unknown_operations.contract_of(class_name, payload.run_id)
+        if contract is None:
+            return
+        if (why := self._refusal(contract, payload)) is not None:
+            facts = {"operation": contract.name, "run": payload.run_id, "why": why}
+            self._throttled_log.log(logging.ERROR, "message.refused", f"{contract.name} {why}", **facts, dead=True)
+            mark_dead(message, why)
+            return
+        run = _Run(contract, payload, queue)
+        Context().run(self._execute, run)
+        if run.state == "deferred":
+            # The message has all data of the run: it waits for a worker with the key, like one of an unknown class.
+            why = run.why
+            retry_while_away(
+                "look",
+                lambda: self._unknown_operations.defer_unknown(class_name, payload.run_id, why),
+                run=payload.run_id,
+            )
+        elif run.state == "dead" and message is not None:
+            log_event(
+                logging.ERROR, "message.refused", operation=contract.name, run=payload.run_id, why=run.why, dead=True
+            )
+            mark_dead(message, run.why)
+
+    def _refusal(self, contract: Contract, payload: DirectPayload) -> str | None:
+        """Return why a message must not run this class: everyone with access to the broker can write messages."""
+        if not is_direct(contract, self._store):
+            return "runs of its class are records, and only a record says what is run"
+        if not is_encrypted_for(contract, payload.params):
+            return "its class is encrypted, and its params came in the clear"
+        return None
+
+    def _execute(self, run: _Run) -> None:
+        """Run the attempt and finish it, whatever is raised; raises only interrupts of the worker."""
+        try:
+            self._attempt(run)
+        except BaseException as error:
+            if run.state == "open":
+                # Raised before the run, or while its end was written.
+                self._finish_after_error(run, error)
+            if isinstance(error, WORKER_INTERRUPTS):
+                raise
+
+    def _finish_after_error(self, run: _Run, error: BaseException) -> None:
+        facts = {"operation": run.contract.name, "run": run.payload.run_id}
+        try:
+            if isinstance(error, WORKER_INTERRUPTS):
+                self._republish(run, run.payload, 0, "give_back")
+                return
+            log_event(logging.ERROR, "crashed", **facts, error=class_path(error))
+            recorder = self._recorder(run.contract, None, run.payload, Frame(new_id("tr")), self._redactor)
+            self._finish(run, recorder, crash_decision(error))
+        except Exception as write_error:  # noqa: BLE001 - the dead message keeps the run's data
+            run.state, run.why = "dead", f"its end could not be written: {class_path(write_error)}"
+
+    def _attempt(self, run: _Run) -> None:
+        contract, payload = run.contract, run.payload
+        redactor, frame = self._redactor, Frame.restored(payload.trace, None)
+        recorder = self._recorder(contract, None, payload, frame, redactor)
+        try:
+            operation = run_contained(os.getpid(), pipeline.decode_operation, contract, payload.params, payload.run_id)
+        except EncryptorMissing as error:
+            run.state, run.why = "deferred", str(error)
+            return
+        except (Undecodable, PropsError, DecryptionFailed) as error:
+            self._finish(run, recorder, undecodable_decision(error, contract, payload.run_id))
+            if isinstance(error, DecryptionFailed):
+                run.state, run.why = "dead", str(error)
+            return
+        except Exception as error:  # noqa: BLE001 - as for a recorded run
+            redactor = redactor_of(contract, payload.params, payload.run_id, redactor)
+            run_redactor.set(redactor)
+            log_crash_before_run(error, contract, payload.run_id, redactor)
+            self._finish(run, recorder, decide(contract, error, payload.counts, redactor))
+            return
+        redactor = pipeline.redactor_for(operation, contract, redactor)
+        # The context belongs to this run only.
+        run_redactor.set(redactor)
+        recorder = self._recorder(contract, operation, payload, frame, redactor)
+        ended: Err | Exception
+        try:
+            with (
+                self._watchdog.track(payload.run_id, contract, None) as watched,
+                self._store_for_sessions().run_context(),
+            ):
+                outcome = pipeline.run(
+                    operation,
+                    contract,
+                    id=payload.run_id,
+                    frame=frame,
+                    recorder=recorder,
+                    redactor=redactor,
+                    store=self._store_for_sessions,
+                    outer=None,
+                    attempt=payload.attempt,
+                    stop=watched.cancel_token,
+                )
+        except Exception as error:  # noqa: BLE001 - the class's rules decide about every exception
+            ended = error
+        except Shutdown:
+            self._republish(run, payload, 0, "give_back")
+            raise
+        except BaseException as error:
+            self._finish(run, recorder, decide(contract, error, payload.counts, redactor))
+            if isinstance(error, WORKER_INTERRUPTS):
+                raise
+            return
+        else:
+            if not isinstance(outcome, Err):
+                run.state = "finished"
+                return
+            ended = outcome
+        self._finish(run, recorder, decide(contract, ended, payload.counts, redactor, unreachable_database_rule(ended)))
+
+    def _finish(self, run: _Run, recorder: DirectRecorder | None, decision: Decision) -> None:
+        """Publish a retry, or write the row of a run that has finally failed."""
+        if decision.event == "retry" and decision.wait_s is not None:
+            next_attempt = attrs.evolve(run.payload, attempt=run.payload.attempt + 1, counts=decision.counts)
+            self._republish(run, next_attempt, decision.wait_s, "retry")
+            facts = {"operation": run.contract.name, "run": run.payload.run_id}
+            log_event(logging.INFO, "retrying", **facts, seconds=decision.wait_s)
+        elif recorder is not None:
+            recorder.fail(decision.values)
+        run.state = "finished"
+
+    def _republish(self, run: _Run, payload: DirectPayload, wait_s: float, what: str) -> None:
+        facts = {"operation": run.contract.name, "run": payload.run_id}
+        retry_while_away(what, lambda: self._dispatcher.republish_direct(payload, run.queue, wait_s), **facts)
+        run.state = "finished"
+
+    def _recorder(
+        self, contract: Contract, operation: Any, payload: DirectPayload, frame: Frame, redactor: Redactor
+    ) -> DirectRecorder | None:
+        if self._store is None or contract.record is None:
+            return None
+        return DirectRecorder(
+            self._store, contract, operation, payload.run_id, frame, redactor, attempt=payload.attempt
+        )
+
+
+class DirectRecorder(SyncRecorder):
+    """Writes the row of a direct run when the run has ended; the job writes a failure.
+
+    Its operation is None when the params do not decode.
+    """
+
+    def _params(self) -> Any:
+        return None if self.operation is None else super()._params()
+
+    def ended(self, at_end: Callable[[Callable[[], None]], None], outcome: Outcome) -> None:
+        """See `Recorder`."""
+        if not isinstance(outcome, Err):
+            super().ended(at_end, outcome)
+
+    def crashed(self, at_end: Callable[[Callable[[], None]], None], error: BaseException) -> None:
+        """Do nothing: the job writes the failure."""
+
+    def fail(self, values: Mapping[str, Any]) -> None:
+        """Write the row of a run that has finally failed."""
+        self.write(self.values("failed", **values))

@@ -1,0 +1,129 @@
+"""Imports the application's modules for a command, and turns whatever they raise into errors with a fix."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import PurePath
+
+from dexpy.foundation.errors import ConfigurationError, DexpyError
+from dexpy.foundation.settings import command_modules
+
+
+class CannotStart(ConfigurationError):
+    """An error at the start of a process that a restart would not fix."""
+
+    exit_status = 2
+
+
+class ModuleExited(CannotStart):
+    """A module of the application tried to end the program when it was imported or called."""
+
+
+def import_modules(modules: tuple[str, ...]) -> None:
+    """Import the application.
+
+    Raises:
+        CannotStart: A module cannot be imported; the message has its name and the reason.
+        DexpyError: Raised by a module itself, for example by its settings.
+    """
+    for module in modules:
+        check_name(module)
+    if modules:
+        command_modules.set(modules)
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    for module in modules:
+        try:
+            with contain_exits(f"The module {module!r} cannot be imported"):
+                importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name is not None and (module == error.name or module.startswith(error.name + ".")):
+                raise CannotStart(
+                    f"The module {module!r} cannot be imported: there is no {error.name!r} in {os.getcwd()} or on the "
+                    f"Python path. Give the dotted name, as in `import`{_for_example(module)}, and start in the "
+                    "folder that holds it."
+                ) from error
+            raise CannotStart(f"The module {module!r} cannot be imported: {error}.") from error
+        except DexpyError:
+            raise
+        except Exception as error:
+            raise CannotStart(
+                f"The module {module!r} cannot be imported: {describe_error(error)}. Run with -v for the traceback."
+            ) from error
+
+
+@contextmanager
+def contain_exits(what: str) -> Generator[None, None, None]:
+    """Turn exceptions that would end the program, raised by the application in the block, into `ModuleExited`.
+
+    Args:
+        what: The beginning of the message: what failed.
+
+    Raises:
+        ModuleEnds: Something was raised that ends an interpreter, or a coroutine: no `Exception`.
+    """
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException as error:
+        raise ModuleExited(
+            f"{what}: it raised {describe_error(error)}, which ends a program. "
+            'Call what ends it under `if __name__ == "__main__":`.'
+        ) from error
+
+
+def describe_error(error: BaseException) -> str:
+    """Return the class of an exception and its text, if that can be computed."""
+    text = ""
+    with contextlib.suppress(Exception):
+        text = str(error)
+    name = type(error).__name__
+    if isinstance(error, SystemExit):
+        return f"{name}({error.code!r})" if isinstance(error.code, (int, str)) else f"{name}()"
+    return f"{name}: {text}" if text else name
+
+
+def check_name(module: str) -> None:
+    """Refuse what cannot be the name of a module: a path, for example.
+
+    Raises:
+        CannotStart: It is no dotted name; the message shows an example.
+    """
+    if all(module.split(".")) and not set(module) & set('/\\:" \t\n\0'):
+        return
+    raise CannotStart(
+        f"MODULE: {module!r} is not the name of a module; expected a dotted name, as in `import`{_for_example(module)}."
+        " Start in the folder that holds it."
+    )
+
+
+def _for_example(module: str) -> str:
+    """Return an example: the dotted name for a path, a file, or a name with an attribute."""
+    path = PurePath(module.replace("\\", "/").partition(":")[0])
+    if path.is_absolute():
+        path = PurePath(path.name)
+    parts = [part for part in path.parts if part not in (".", "..")]
+    dotted = ".".join(parts).removesuffix(".py").removesuffix(".__init__").strip(".")
+    is_name = dotted != module and dotted and all(part.isidentifier() for part in dotted.split("."))
+    return f", for example {dotted!r}" if is_name else ""
+
+
+def call_application(what: str, function: Callable[[], object]) -> None:
+    """Call a function that may call the application.
+
+    Raises:
+        DexpyError: The function failed; another exception is the cause of a `CannotStart`.
+    """
+    try:
+        with contain_exits(what):
+            function()
+    except DexpyError:
+        raise
+    except Exception as error:
+        raise CannotStart(f"{what}: {describe_error(error)}.") from error

@@ -1,0 +1,105 @@
+"""Logging of a worker process: the application's configuration, with the worker's defaults for the rest.
+
+The worker's handler is `logging.lastResort`, which is used only if no other handler is configured.
+So whatever the application configures replaces it at any time, and no line is logged twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import time
+
+from dexpy.foundation import log_events
+
+REPEAT_AFTER_S = 10.0
+"""How often the log repeats that the broker is unreachable, in seconds."""
+CONSUMER_LOST_PREFIX = "Consumer encountered a connection error"
+"""The beginning of Dramatiq's message about that."""
+FORMAT = "%(asctime)s %(levelname)-7s [%(process)d] %(message)s"
+WORKER_LOGGERS = ("dexpy", "dramatiq")
+"""The loggers of a worker's own lines, with their children."""
+
+
+class LastResort(logging.Handler):
+    """Writes to standard error, also if the application has closed or replaced `sys.stderr`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stream = sys.stderr
+        self.setFormatter(logging.Formatter(FORMAT))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line."""
+        text = f"{self.format(record)}\n"
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except Exception:  # noqa: BLE001 - closed, or a stream that takes no such text
+            with contextlib.suppress(OSError):
+                os.write(2, text.encode(errors="backslashreplace"))
+
+
+def set_up_logging(level: int) -> None:
+    """Log what no handler takes to standard error, before the application is imported."""
+    log_events.last_resort = logging.lastResort = LastResort()
+    for handler in log_events.logger.handlers[:]:
+        if isinstance(handler, logging.NullHandler):
+            # `logging` counts it as a handler, so `lastResort` would not be used.
+            log_events.logger.removeHandler(handler)
+    if not logging.root.handlers:
+        # A parent that has no application to import may have set it.
+        logging.root.setLevel(logging.WARNING)
+    if level <= logging.DEBUG:
+        log_events.logger.setLevel(level)
+
+
+def complete_logging(level: int) -> None:
+    """Complete the configuration after the application was imported: set what it has not configured."""
+    for name, existing in list(logging.root.manager.loggerDict.items()):
+        if isinstance(existing, logging.Logger) and name.partition(".")[0] in WORKER_LOGGERS:
+            # `logging.config` disables all existing loggers by default.
+            existing.disabled = False
+    if not logging.root.handlers and logging.root.level == logging.WARNING:
+        logging.root.setLevel(level)
+    _quieten("dramatiq", logging.WARNING if level > logging.DEBUG else logging.INFO)
+    if level > logging.DEBUG:
+        # It logs long tracebacks for each attempt; the consumers log the same in one line.
+        _quieten("pika", logging.CRITICAL + 1)
+        # It logs an error for each connection that is lost on its return; the pool opens a new one.
+        _quieten("sqlalchemy.pool", logging.CRITICAL + 1)
+        consumer_filter = ConsumerErrorFilter()
+        for handler in (*logging.root.handlers, log_events.last_resort):
+            if handler is not None:
+                handler.addFilter(consumer_filter)
+    else:
+        log_events.logger.setLevel(level)
+
+
+def _quieten(name: str, level: int) -> None:
+    logger = logging.getLogger(name)
+    if logger.level == logging.NOTSET:
+        logger.setLevel(level)
+
+
+class ConsumerErrorFilter(logging.Filter):
+    """Limits the lines about an unreachable broker to one every few seconds for all consumers of a process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._logged_at = -REPEAT_AFTER_S
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether a line is logged; one about an unreachable broker is rewritten as dexpy's event."""
+        if not record.name.startswith("dramatiq.worker") or not str(record.msg).startswith(CONSUMER_LOST_PREFIX):
+            return True
+        now = time.monotonic()
+        if now - self._logged_at < REPEAT_AFTER_S:
+            return False
+        self._logged_at = now
+        message = " ".join(record.getMessage().partition(":")[2].split())
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
+        record.msg, record.args = "broker.unreachable message=%r advice='the worker goes on trying'", (message,)
+        return True

@@ -1,0 +1,29 @@
+"""The periodic tasks of a worker process, each in its own thread."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dramatiq
+
+from dexpy.foundation.periodic import PeriodicTask, PeriodicThread, end_all
+
+
+class PeriodicTasks(dramatiq.Middleware):
+    """Runs tasks in every worker process; works the same under ``dexpy worker`` and plain ``dramatiq``.
+
+    Args:
+        tasks: The tasks.
+    """
+
+    def __init__(self, *tasks: PeriodicTask) -> None:
+        self._tasks = tasks
+        self._threads: dict[int, list[PeriodicThread]] = {}
+
+    def after_worker_boot(self, broker: Any, worker: Any) -> None:
+        """Start a thread for each task."""
+        self._threads[id(worker)] = [task.start() for task in self._tasks]
+
+    def before_worker_shutdown(self, broker: Any, worker: Any) -> None:
+        """Stop the threads of the tasks."""
+        end_all(self._threads.pop(id(worker), []))

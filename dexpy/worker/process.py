@@ -1,0 +1,184 @@
+"""One worker process: imports the application, serves its queues with Dramatiq's worker, and stops on a signal."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import dramatiq
+
+from dexpy.brokers.bulk_publish import is_rabbitmq
+from dexpy.database.engine import is_only_down
+from dexpy.declaration import registry
+from dexpy.enqueue.jobs import DEFAULT_QUEUE
+from dexpy.enqueue.queues import declare_new_queues
+from dexpy.enqueue.transports import Transport
+from dexpy.foundation.errors import DexpyError
+from dexpy.foundation.log_events import log_event
+from dexpy.worker.importing import contain_exits, describe_error, import_modules
+from dexpy.worker.log_setup import complete_logging, set_up_logging
+from dexpy.worker.services import WorkerServices, current_worker
+from dexpy.worker.signals import StopSignals, reset_signals_in_children, terminate_children
+from dexpy.worker.startup import compare_clocks, compare_databases, wait_for_broker, wait_for_database
+
+STOP_POLL_S = 0.2
+"""How often the main thread checks whether the worker should stop, in seconds."""
+POLL_MS = 100
+"""The longest pause of a Redis consumer between two polls of an empty queue, in milliseconds."""
+EXIT_REASON_LOGGED = 75
+"""The exit status of a process that ends by itself and has logged the reason."""
+
+
+@attrs.frozen
+class WorkerOptions:
+    """The options of one worker process.
+
+    Attributes:
+        modules: The modules to import: they declare the operations, and may configure dexpy.
+        threads: How many runs at a time.
+        queues: The only queues to serve; None for all.
+        burst: Whether to stop when nothing is due or running.
+        shutdown_timeout_s: How long running operations may take to end after a signal, in seconds.
+        log_level: The level of `logging`.
+    """
+
+    modules: tuple[str, ...]
+    threads: int = 8
+    queues: frozenset[str] | None = None
+    burst: bool = False
+    shutdown_timeout_s: float = 30.0
+    log_level: int = logging.INFO
+
+
+def run_process(options: WorkerOptions, parent: int, report: Callable[[str, str], None]) -> int:
+    """Run a worker until it is stopped.
+
+    Args:
+        options: The options of the process.
+        parent: The pid of the parent; the worker stops when its parent has ended.
+        report: Called once: with "ready", or with a text and "error", or "away" for a server that is only unreachable.
+
+    Returns:
+        The exit status.
+    """
+    set_up_logging(options.log_level)
+    stop = StopSignals()
+    stop.install()
+    reset_signals_in_children()
+    try:
+        with contain_exits("The worker cannot start"):
+            services, worker = _prepare(options, parent, stop)
+    except DexpyError as error:
+        if options.log_level <= logging.DEBUG:
+            traceback.print_exc()
+        report("away" if is_only_down(error) else "error", str(error))
+        return 2
+    if worker is None:
+        return 0
+    # Before the worker starts: an operation that kills it at once does not mean that workers cannot start.
+    report("ready", "")
+    worker.start()
+    served = "all" if options.queues is None else ",".join(sorted(options.queues))
+    log_event(logging.INFO, "worker.started", pid=os.getpid(), threads=options.threads, queues=served)
+    exit_status, patience_s = 0, options.shutdown_timeout_s
+    try:
+        exit_status, patience_s = _wait_for_stop(services, worker, options, parent, stop)
+    except BaseException as error:  # noqa: BLE001 - from a signal handler of the application
+        log_event(logging.ERROR, "worker.interrupted", pid=os.getpid(), error=describe_error(error))
+        exit_status = EXIT_REASON_LOGGED
+    stop.install()
+    worker.stop(timeout=int(patience_s * 1000))
+    services.close()
+    terminate_children()
+    log_event(logging.INFO, "worker.stopped", pid=os.getpid())
+    return exit_status
+
+
+def _prepare(
+    options: WorkerOptions, parent: int, stop: StopSignals
+) -> tuple[WorkerServices, dramatiq.Worker] | tuple[WorkerServices, None]:
+    """Import the application and connect to its servers; no worker if the process was stopped meanwhile."""
+    try:
+        import_modules(options.modules)
+    finally:
+        stop.install()
+        complete_logging(options.log_level)
+    services = current_worker.get()
+    dispatcher = services.dispatcher
+    if options.burst:
+        dispatcher.require_tables()
+    elif not wait_for_database(dispatcher.require_tables, lambda: bool(stop) or os.getppid() != parent):
+        return services, None
+    wait_for_broker(dispatcher.broker, options.queues if options.queues is not None else class_queues())
+    if dispatcher.store is not None:
+        compare_clocks(dispatcher.store.database)
+        compare_databases(dispatcher.store)
+    if services.heartbeat is not None:
+        services.heartbeat.serve(options.threads, options.queues)
+    worker = make_worker(dispatcher.transport, options)
+    # Again: code of the application may have changed the handlers meanwhile.
+    stop.install()
+    return services, worker
+
+
+def _wait_for_stop(
+    services: WorkerServices, worker: dramatiq.Worker, options: WorkerOptions, parent: int, stop: StopSignals
+) -> tuple[int, float]:
+    """Wait until the worker should stop; return the exit status and the shutdown timeout in seconds."""
+    dispatcher = services.dispatcher
+    idle_polls = 0
+    while not stop:
+        time.sleep(STOP_POLL_S)
+        # A library may have replaced the handlers since.
+        stop.install()
+        if os.getppid() != parent:
+            log_event(logging.WARNING, "worker.orphaned", pid=os.getpid())
+            break
+        if dispatcher.store is not None and dispatcher.store.database.is_file_replaced:
+            log_event(
+                logging.ERROR,
+                "database.file_replaced",
+                path=dispatcher.store.database.path,
+                advice="it was deleted or replaced while the worker had it open: the worker ends",
+            )
+            return EXIT_REASON_LOGGED, options.shutdown_timeout_s
+        if services.watchdog.stuck_threads >= options.threads:
+            log_event(logging.ERROR, "worker.stuck", pid=os.getpid(), why="no thread is left that could run anything")
+            # The ends of these runs are written already, and none of them can be stopped.
+            return EXIT_REASON_LOGGED, 0.0
+        if options.burst and dispatcher.is_idle(options.queues) and not worker.work_queue.unfinished_tasks:
+            # Twice, because a consumer may have a message that the worker has not received yet.
+            idle_polls += 1
+            if dispatcher.transactional or idle_polls > 1:
+                break
+        else:
+            idle_polls = 0
+    return 0, options.shutdown_timeout_s
+
+
+def make_worker(transport: Transport, options: WorkerOptions) -> dramatiq.Worker:
+    """Return a Dramatiq worker for the queues known now; it serves others as soon as they are declared."""
+    for name in class_queues() | (options.queues or frozenset()):
+        transport.broker.declare_queue(name)
+    declare_new_queues(transport)
+    queues = None if options.queues is None else set(options.queues)
+    worker = dramatiq.Worker(transport.broker, queues=queues, worker_threads=options.threads, worker_timeout=POLL_MS)
+    if is_rabbitmq(transport.broker) and not hasattr(transport.broker, "places"):
+        # The application's own broker: prefetch at most one message for each thread and queue.
+        worker.queue_prefetch = options.threads
+    return worker
+
+
+def class_queues() -> frozenset[str]:
+    """Return the queues that the declared operations name."""
+    queues: set[str] = {DEFAULT_QUEUE}
+    for name in registry.names():
+        queue: Any = registry.find(name).contract.options.queue
+        if isinstance(queue, str):
+            queues.add(queue)
+    return frozenset(queues)

@@ -1,0 +1,340 @@
+"""`RecordJob`: runs one attempt of a recorded run for a message, and writes its end.
+
+The stages of an attempt, in the order of `RecordJob.run`: resolve the class (the registry, or `UnknownOperations`),
+claim a record (`Claims`), decode its params and run the operation (`pipeline`), decide about a failure
+(`retry_decisions`), finish the record (`EndWriter`), and release the claim.
+
+The job raises no exception for an outcome that it has handled, so Dramatiq acknowledges the message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import Context
+from functools import partial
+from typing import Any
+
+import sqlalchemy as sa
+from dramatiq.middleware.shutdown import Shutdown
+from sqlalchemy.engine import Connection, Row
+from sqlalchemy.exc import DBAPIError
+
+from dexpy.database.errors import is_away, is_conflict, retry_while_away
+from dexpy.database.tables import records
+from dexpy.declaration import registry
+from dexpy.declaration.contract import Contract
+from dexpy.enqueue.dispatcher import Dispatcher
+from dexpy.execution import pipeline
+from dexpy.foundation.backoff import Backoff
+from dexpy.foundation.errors import (
+    Cancelled,
+    Interrupted,
+    LostClaim,
+    PropsError,
+    TimedOut,
+    Undecodable,
+)
+from dexpy.foundation.failpoints import failpoint
+from dexpy.foundation.forks import in_this_process, run_contained
+from dexpy.foundation.log_events import log_event, run_redactor
+from dexpy.foundation.outcome import Err, Outcome
+from dexpy.foundation.redaction import Redactor, class_path
+from dexpy.foundation.trace import Frame
+from dexpy.liveness.heartbeat import Heartbeat
+from dexpy.recording.encryption import DECRYPT_ERRORS, redactor_of
+from dexpy.recording.end_writer import EndWriter
+from dexpy.recording.recorder import ClaimRecorder
+from dexpy.recording.run_signals import is_cancel_requested
+from dexpy.recording.store import Store, row_dict
+from dexpy.recording.transitions import apply
+from dexpy.worker.claims import Claims, why_version_unsupported
+from dexpy.worker.retry_decisions import (
+    CANCELLED,
+    DISCONNECT_RETRY,
+    WORKER_INTERRUPTS,
+    Decision,
+    cancelled_decision,
+    crash_decision,
+    decide,
+    log_crash_before_run,
+    lost_claim_decision,
+    shorter_decisions,
+    undecodable_decision,
+)
+from dexpy.worker.unknown_operations import UnknownOperations
+from dexpy.worker.watchdog import Run, Watchdog
+
+MAX_CONFLICT_RERUNS = 3
+"""How often a run is rerun after a serialization failure or deadlock within one attempt."""
+CONFLICT_BACKOFF = Backoff(first_s=0.02, longest_s=0.08, jitter=0.5)
+"""The pauses before these reruns."""
+
+
+class RecordJob:
+    """The body of the actor ``dexpy.RecordJob``, where runs are recorded.
+
+    Args:
+        dispatcher: Publishes what has to run again.
+        store: Of records.
+        redactor: Redacts what is stored of failures.
+        heartbeat: Of this process.
+        end_writer: Writes the ends of attempts.
+        unknown_operations: Defers messages of unknown classes.
+        watchdog: Tracks what runs here.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        store: Store,
+        redactor: Redactor,
+        heartbeat: Heartbeat,
+        end_writer: EndWriter,
+        unknown_operations: UnknownOperations,
+        watchdog: Watchdog,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._store = store
+        self._redactor = redactor
+        self._heartbeat = heartbeat
+        self._held_records = heartbeat.held_records
+        self._end_writer = end_writer
+        self._unknown_operations = unknown_operations
+        self._watchdog = watchdog
+        self._claims = Claims(store, dispatcher, heartbeat.start, heartbeat.held_records)
+
+    @in_this_process
+    def run(self, class_name: str, record_id: str, trace: Mapping[str, Any], **_later: Any) -> None:
+        """Run a record, if it is still pending.
+
+        Args:
+            class_name: The operation's stable name.
+            record_id: The id of the record.
+            trace: The trace's id; the record has the rest.
+            _later: Keyword arguments of later message versions.
+        """
+        # The message's class name is used without reading the row: the claim succeeds only if it is right.
+        if why_version_unsupported() is not None or not registry.is_known(class_name):
+            resolved_name = self._unknown_operations.resolve_class_name(self._store, class_name, record_id)
+            if resolved_name is None:
+                return
+            class_name = resolved_name
+        self._heartbeat.require_lease(operation=class_name, run=record_id)
+        with self._claims.claim_for_message(class_name, record_id) as row:
+            if row is None:
+                return
+            failpoint("after_claim")
+            # The claimed row may be another one than the message's, or of another class.
+            contract = registry.find(row.name).contract
+            # A new context: context variables of this thread must not be visible in the run.
+            with self._watchdog.track(row.id, contract, row) as run:
+                if row.claim_token > 1:
+                    # The run may have been cancelled at the moment when an earlier attempt ended.
+                    retry_while_away(
+                        "look", lambda: self._watchdog.deliver_cancellations([run]), operation=contract.name, run=row.id
+                    )
+                Context().run(self._execute, contract, row, run)
+        failpoint("before_ack")
+
+    def run_now(self, record_id: str) -> bool:
+        """Claim and run a record in this thread, as a worker does.
+
+        Returns:
+            False if it is not due yet or its concurrency limit is reached; nothing was changed then.
+
+        Raises:
+            RecordNotFound: There is no such record.
+            UnknownOperation: Its class is not declared here.
+            InvalidTransition: It is not pending.
+        """
+        contract = registry.find(self._store.row(record_id).name).contract
+        # Starts the heartbeat in a process that is no worker: it is listed as one from now on, and serves no queue.
+        self._heartbeat.require_lease(run=record_id)
+        with self._claims.claim_by_id(record_id) as row:
+            if row is None:
+                return False
+            with self._watchdog.run_periodically(), self._watchdog.track(row.id, contract, row) as run:
+                Context().run(self._execute, contract, row, run)
+        return True
+
+    def release_runs(self) -> None:
+        """Release the runs that have not ended when the worker stops; their attempts do not count."""
+        for run in self._watchdog.runs:
+            if run.row is not None:
+                try:
+                    self._release(run.row)
+                except Exception as error:  # noqa: BLE001 - the other runs must be released all the same
+                    log_event(logging.ERROR, "give_back.failed", run=run.id, error=class_path(error))
+
+    def _release(self, row: Row[Any]) -> None:
+        with self._store.begin() as connection:
+            if is_cancel_requested(connection, row.id):
+                ended = apply(connection, "abandon", row.id, claim_token=row.claim_token, **CANCELLED)
+                if ended is not None:
+                    self._store.insert_attempt(connection, {**row_dict(ended), "claimed_by": row.claimed_by}, None)
+                return
+            sent = self._dispatcher.transactional
+            updated = apply(connection, "release", row.id, claim_token=row.claim_token, sent=sent)
+            if updated is not None:
+                self._dispatcher.publish_with(connection, updated)
+                log_event(logging.WARNING, "given_back", operation=row.name, run=row.id, attempt=row.num_attempts)
+
+    def _execute(self, contract: Contract, row: Row[Any], run: Run) -> None:
+        """Run the attempt and write its end, whatever is raised."""
+        self._held_records.begin(row.id)
+        try:
+            self._attempt(contract, row, run)
+        except BaseException as error:
+            if self._held_records.has_begun(row.id) and not self._end_writer.is_pending(row.id):
+                # Raised before or after the run: `_attempt` handles all exceptions of the run itself.
+                if isinstance(error, WORKER_INTERRUPTS):
+                    self._write(contract, row, [lambda: self._release(row)])
+                else:
+                    self._finish(contract, row, crash_decision(error))
+            if isinstance(error, WORKER_INTERRUPTS):
+                raise
+
+    def _attempt(self, contract: Contract, row: Row[Any], run: Run) -> None:
+        redactor = self._redactor
+        counts = row.retry_counts
+        try:
+            operation = run_contained(run.pid, pipeline.decode_operation, contract, row.params, row.id)
+        except (Undecodable, PropsError, *DECRYPT_ERRORS) as error:
+            self._finish(contract, row, undecodable_decision(error, contract, row.id))
+            return
+        except Exception as error:  # noqa: BLE001 - from a default's factory, for example; the row must not stay running
+            redactor = redactor_of(contract, row.params, row.id, redactor)
+            run_redactor.set(redactor)
+            log_crash_before_run(error, contract, row.id, redactor)
+            self._finish(contract, row, decide(contract, error, counts, redactor))
+            return
+        redactor = pipeline.redactor_for(operation, contract, redactor)
+        # This context is the run's own.
+        run_redactor.set(redactor)
+        frame = Frame.restored(row.trace, row.trace_id)
+        recorder = ClaimRecorder(self._store, contract, row, redactor)
+        try:
+            run.cancel_token.check()
+            with self._store.run_context():
+                outcome = self._run_again_on_conflict(
+                    contract,
+                    partial(
+                        pipeline.run,
+                        operation,
+                        contract,
+                        id=row.id,
+                        frame=frame,
+                        recorder=recorder,
+                        redactor=redactor,
+                        store=lambda: self._store,
+                        outer=None,
+                        attempt=row.num_attempts,
+                        stop=run.cancel_token,
+                    ),
+                )
+        except LostClaim as lost:
+            # Written only if the run has changed its own row; otherwise another worker has the claim.
+            self._finish(contract, row, lost_claim_decision(lost))
+        except Cancelled as error:
+            self._finish(contract, row, cancelled_decision(error, counts))
+        except Exception as error:  # noqa: BLE001 - the class's rules decide about every exception
+            if error is recorder.decryption_error:
+                # As for params that do not decrypt: no retry can succeed before the key or the row is restored.
+                self._finish(contract, row, undecodable_decision(error, contract, row.id))
+                return
+            # Safe even if the connection was lost during the commit: the event requires a row that is running.
+            rule = DISCONNECT_RETRY if is_away(error) else None
+            self._finish(contract, row, decide(contract, error, counts, redactor, rule))
+        except Shutdown:
+            self._write(contract, row, [lambda: self._release(row)])
+            raise
+        except BaseException as error:
+            if issubclass(type(error), Interrupted) and run.cancel_token.is_interrupted:
+                # Not if the application raised it: the run would be released again and again.
+                self._write(contract, row, [lambda: self._release(row)])
+                return
+            # A coroutine gets CancelledError when its run is cancelled.
+            is_cancelled = isinstance(error, asyncio.CancelledError) and run.cancel_token.is_cancelled
+            decision = cancelled_decision(error, counts) if is_cancelled else decide(contract, error, counts, redactor)
+            self._finish(contract, row, decision)
+            if isinstance(error, WORKER_INTERRUPTS):
+                raise
+        else:
+            if isinstance(outcome, Err):
+                self._finish(contract, row, decide(contract, outcome, counts, redactor))
+            else:
+                self._held_records.end(row.id)
+
+    def _run_again_on_conflict(self, contract: Contract, run: Callable[[], Outcome]) -> Outcome:
+        """Rerun a transaction that failed because of a conflict and left nothing, in the same attempt.
+
+        After a pause: otherwise the rerun would take the lock before the other transaction and conflict again.
+        """
+        for number in range(MAX_CONFLICT_RERUNS if contract.transactional else 0):
+            try:
+                return run()
+            except (DBAPIError, ExceptionGroup) as error:
+                if not is_conflict(error):
+                    raise
+                log_event(logging.INFO, "run.conflict", operation=contract.name, error=class_path(error))
+            time.sleep(CONFLICT_BACKOFF.pause_s(number))
+        return run()
+
+    def give_up(self, run: Run) -> None:
+        """End the attempt of a run that does not stop; it loses its claim, so it can commit nothing."""
+        if run.row is not None:
+            counts = run.row.retry_counts
+            self._finish(run.contract, run.row, decide(run.contract, TimedOut(), counts, self._redactor))
+
+    def _finish(self, contract: Contract, row: Row[Any], decision: Decision) -> None:
+        """Write the end of an attempt, with retries if the database is unreachable, and shorter if it refuses it."""
+        variants = (decision, *shorter_decisions(decision))
+        if self._store.database.why_too_large(decision.values.get("error_details")) is not None:
+            variants = variants[1:]
+        self._write(contract, row, [partial(self._write_end, contract, row, variant) for variant in variants])
+
+    def _write(self, contract: Contract, row: Row[Any], writes: Sequence[Callable[[], object]]) -> None:
+        self._end_writer.write(row.id, writes, lambda: self._held_records.end(row.id), operation=contract.name)
+
+    def _write_end(self, contract: Contract, row: Row[Any], decision: Decision) -> None:
+        """Write record, message and attempt in one transaction."""
+        with self._store.begin() as connection:
+            updated = self._end(connection, row, decision)
+        if updated is None and (changed := self._row_changed_by_run(row)) is not None:
+            with self._store.begin() as connection:
+                updated = self._end(connection, changed, decision)
+        if updated is None:
+            log_event(logging.WARNING, "claim.lost", operation=contract.name, run=row.id)
+        elif updated.status == "pending":
+            log_event(logging.INFO, "retrying", operation=contract.name, run=row.id, seconds=decision.wait_s)
+            self._dispatcher.wake_workers()
+
+    def _end(self, connection: Connection, row: Row[Any], decision: Decision) -> Row[Any] | None:
+        event, values = decision.event, {**decision.values, "claim_token": row.claim_token}
+        if event == "retry":
+            is_sent = self._dispatcher.transactional and not decision.is_bare
+            values |= {"retry_counts": dict(decision.counts), "wait_s": decision.wait_s, "sent": is_sent}
+            if is_cancel_requested(connection, row.id):
+                event = "abandon"
+                values = {**CANCELLED, "claim_token": row.claim_token}
+        updated = apply(connection, event, row.id, **values)
+        if updated is not None and not decision.is_bare:
+            self._store.insert_attempt(
+                connection, {**row_dict(updated), "claimed_by": row.claimed_by}, decision.traceback
+            )
+            if event == "retry":
+                self._dispatcher.publish_with(connection, updated)
+        return updated
+
+    def _row_changed_by_run(self, row: Row[Any]) -> Row[Any] | None:
+        """Return the current row if the run itself changed it: it is running, and no other worker has its claim."""
+        current_row = next(iter(self._store.rows(sa.select(records).where(records.c.id == row.id))), None)
+        if current_row is None or current_row.status != "running" or current_row.claim_token == row.claim_token:
+            return None
+        is_claimed_here = current_row.claimed_by is None or current_row.claimed_by in self._heartbeat.own_ids
+        # Another thread may have claimed it since.
+        is_held_elsewhere = self._held_records.is_shared(row.id) or self._claims.holds(current_row)
+        return current_row if is_claimed_here and not is_held_elsewhere else None

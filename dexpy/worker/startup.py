@@ -1,0 +1,124 @@
+"""Checks of the database and the broker when a worker process starts.
+
+A server that refuses the connection ends the start; one that is only unreachable is retried with backoff.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection
+
+import dramatiq
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from dexpy.brokers.urls import BrokerNotAnswering, check_queues, check_reachable
+from dexpy.database import server_info
+from dexpy.database.engine import Database, is_only_down
+from dexpy.database.server_info import SKEW_S, clock_ahead_s
+from dexpy.foundation.backoff import Backoff
+from dexpy.foundation.errors import ConfigurationError, DatabaseUnavailable, first_line
+from dexpy.foundation.log_events import log_event
+from dexpy.recording.store import Store
+
+OWN_CONNECTIONS = 8
+"""The most database connections of a process besides one for each thread: heartbeat, relay, queues."""
+BACKOFF = Backoff(first_s=0.5, longest_s=10.0)
+"""The pauses before the second attempt and later ones."""
+STOP_POLL_S = 0.2
+"""How often a pause checks whether the process should stop, in seconds."""
+
+
+def wait_for_database(prepare: Callable[[], None], should_stop: Callable[[], bool]) -> bool:
+    """Wait until the records' database is reachable.
+
+    Args:
+        prepare: Connects and checks the tables.
+        should_stop: Whether the process should stop instead.
+
+    Returns:
+        Whether the database is reachable; False if the process should stop.
+
+    Raises:
+        DatabaseUnavailable: It refuses the connection or lacks the tables, so a retry would not help.
+    """
+    for pause_s in BACKOFF:
+        if should_stop():
+            break
+        try:
+            prepare()
+            return True
+        except DatabaseUnavailable as error:
+            if not is_only_down(error):
+                raise
+            log_event(logging.WARNING, "database.unreachable", message=str(error), again_in_seconds=pause_s)
+        retry_at = time.monotonic() + pause_s
+        while time.monotonic() < retry_at and not should_stop():
+            time.sleep(STOP_POLL_S)
+    return False
+
+
+def wait_for_broker(broker: dramatiq.Broker, queues: Collection[str] = ()) -> None:
+    """Check the connection to the broker's server; if it is only unreachable, the consumers reconnect later.
+
+    Args:
+        broker: The broker.
+        queues: The queues that the worker serves.
+
+    Raises:
+        ConfigurationError: The server refuses the connection, so a retry would not help.
+    """
+    try:
+        check_reachable(broker)
+        check_queues(broker, queues)
+    except BrokerNotAnswering as error:
+        log_event(logging.WARNING, "broker.unreachable", message=str(error), advice="the worker goes on trying")
+
+
+SEPARATE_DATABASES_ADVICE = (
+    "effects through self.session happen at least once, not exactly once: key them by self.run_id, or let "
+    "session_factory and database name one database"
+)
+
+
+def compare_databases(store: Store) -> None:
+    """Log a warning if the sessions of runs use another database than the records: the guarantees are weaker then.
+
+    Raises:
+        ConfigurationError: The sessions of `session_factory` do not work, and a retry would not help.
+    """
+    try:
+        is_same_database = store.shares_sessions()
+    except DBAPIError as error:
+        if error.connection_invalidated or server_info.is_only_down(error.orig):
+            # Each run logs this itself.
+            return
+        raise ConfigurationError(f"session_factory: its database refuses it: {first_line(error)}.") from error
+    except SQLAlchemyError as error:
+        raise ConfigurationError(
+            f"session_factory: its sessions do not work: {type(error).__name__}: {first_line(error)}."
+        ) from error
+    except DatabaseUnavailable:
+        return
+    if not is_same_database:
+        log_event(
+            logging.WARNING, "sessions.elsewhere", records=store.database.display_url, advice=SEPARATE_DATABASES_ADVICE
+        )
+
+
+def compare_clocks(database: Database) -> None:
+    """Log a warning if the clocks of this machine and the database differ."""
+    try:
+        with database.begin() as connection:
+            ahead_s = clock_ahead_s(connection)
+    except (DatabaseUnavailable, SQLAlchemyError):
+        # Unreachable again; this comparison must not end the start.
+        return
+    if ahead_s is not None and abs(ahead_s) > SKEW_S:
+        log_event(
+            logging.WARNING,
+            "clock.skewed",
+            database=database.display_url,
+            database_ahead_seconds=ahead_s,
+            advice="set the clocks of both machines by NTP; what is due counts by the database's",
+        )

@@ -1,0 +1,182 @@
+"""The parent of worker processes: starts them, replaces those that die, and stops them together.
+
+It never imports the application: only the children do, so that processes share no engine, connection or thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from multiprocessing.connection import Connection
+from typing import Any
+
+import attrs
+
+from dexpy.foundation.backoff import Backoff
+from dexpy.foundation.errors import ConfigurationError
+from dexpy.foundation.log_events import log_event
+from dexpy.worker.importing import CannotStart
+from dexpy.worker.process import EXIT_REASON_LOGGED, WorkerOptions, run_process
+from dexpy.worker.signals import STOP_SIGNALS
+
+POLL_S = 0.1
+BACKOFF = Backoff(first_s=0.5, longest_s=30.0)
+"""The pauses before a process that dies again and again is replaced."""
+HEALTHY_AFTER_S = 60.0
+"""A process that ran at least so long is replaced without a longer pause, in seconds."""
+SHUTDOWN_GRACE_S = 5.0
+"""How long after the shutdown timeout a process that has not ended is killed, in seconds."""
+
+
+def _child(options: WorkerOptions, parent: int, pipe: Connection) -> None:
+    def report(event: str, text: str) -> None:
+        pipe.send((event, text))
+        pipe.close()
+
+    sys.exit(run_process(options, parent, report))
+
+
+@attrs.define(eq=False)
+class Child:
+    """One worker process, or a dead one that is to be replaced."""
+
+    process: Any
+    pipe: Connection
+    started_at: float
+    deaths: int = 0
+    """How many predecessors have died in a row."""
+    is_ready: bool = False
+    restart_at: float | None = None
+    """When a dead one is replaced."""
+
+
+class Supervisor:
+    """Keeps worker processes running.
+
+    Args:
+        options: The options of each process.
+        processes: The number of processes.
+    """
+
+    def __init__(self, options: WorkerOptions, processes: int) -> None:
+        self._options = options
+        self._count = processes
+        # Forking is safe here: this process has one thread and has opened nothing.
+        self._context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+        self._signals = 0
+        self._kills_now = False
+
+    def run(self) -> int:
+        """Run until a stop signal, or until a burst is over.
+
+        Returns:
+            The exit status: 0 if all processes ended normally.
+
+        Raises:
+            ConfigurationError: The processes cannot start; the message has the reason.
+        """
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._on_signal)
+        children = [self._start() for _ in range(self._count)]
+        try:
+            self._await_ready(children)
+            return self._monitor(children)
+        finally:
+            self._stop(children)
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        self._signals += 1
+        self._kills_now = self._kills_now or (self._signals > 1 and number == signal.SIGINT)
+
+    def _start(self, deaths: int = 0) -> Child:
+        receiver, sender = self._context.Pipe(duplex=False)
+        process = self._context.Process(target=_child, args=(self._options, os.getpid(), sender), name="dexpy-worker")
+        # Blocked until the child has its own handlers: a signal before that would be lost.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        sender.close()
+        return Child(process, receiver, time.monotonic(), deaths)
+
+    def _await_ready(self, children: list[Child]) -> None:
+        for child in children:
+            while not child.is_ready and not self._signals:
+                event, text = self._receive_event(child)
+                if self._signals:
+                    # The child got the signal too, and has ended because of it.
+                    return
+                if event == "error":
+                    raise CannotStart(text)
+                if event == "away":
+                    raise ConfigurationError(text)
+                if event is None and not child.process.is_alive():
+                    raise ConfigurationError(
+                        f"A worker process ended before it was ready, with status {child.process.exitcode}. "
+                        "Its output is above."
+                    )
+
+    def _receive_event(self, child: Child) -> tuple[str | None, str]:
+        try:
+            if child.pipe.poll(POLL_S):
+                event, text = child.pipe.recv()
+                child.is_ready = event == "ready"
+                return event, text
+        except (EOFError, OSError):
+            child.process.join(POLL_S)
+        return None, ""
+
+    def _monitor(self, children: list[Child]) -> int:
+        while not self._signals:
+            for index, child in enumerate(children):
+                if child.process.is_alive():
+                    continue
+                if child.process.exitcode == 0 and self._options.burst:
+                    continue
+                children[index] = self._replace_when_due(child)
+            if self._options.burst and all(child.process.exitcode == 0 for child in children):
+                return 0
+            time.sleep(POLL_S)
+        return 0
+
+    def _replace_when_due(self, dead: Child) -> Child:
+        """Return the replacement of a dead process when its pause is over; until then, the dead one."""
+        now = time.monotonic()
+        if dead.restart_at is None:
+            lived_s = now - dead.started_at
+            if lived_s > HEALTHY_AFTER_S:
+                dead.deaths = 0
+            pause_s = BACKOFF.pause_s(dead.deaths)
+            dead.restart_at = now + pause_s
+            facts = {
+                "pid": dead.process.pid,
+                "status": dead.process.exitcode,
+                "why": self._receive_event(dead)[1] or None,
+            }
+            # No second error for one event: a process that ended by itself has logged the reason.
+            is_reason_logged = dead.process.exitcode == EXIT_REASON_LOGGED
+            level, event = (logging.INFO, "worker.ended") if is_reason_logged else (logging.ERROR, "worker.died")
+            log_event(level, event, **facts, lived_seconds=lived_s, replaced_in_seconds=pause_s)
+        return dead if now < dead.restart_at else self._start(dead.deaths + 1)
+
+    def _stop(self, children: list[Child]) -> None:
+        """Send a TERM to each process; kill those that run after timeout and grace period, or at a second SIGINT."""
+        for child in children:
+            if child.process.is_alive():
+                child.process.terminate()
+        deadline = time.monotonic() + self._options.shutdown_timeout_s + SHUTDOWN_GRACE_S
+        for child in children:
+            while child.process.is_alive() and time.monotonic() < deadline and not self._kills_now:
+                child.process.join(POLL_S)
+        if self._kills_now:
+            log_event(logging.WARNING, "worker.interrupted", why="a second signal")
+        for child in children:
+            if child.process.is_alive():
+                log_event(logging.ERROR, "worker.killed", pid=child.process.pid)
+                child.process.kill()
+                child.process.join()

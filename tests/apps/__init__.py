@@ -1,0 +1,1 @@
+"""Example applications that tests and the processes that they start share."""

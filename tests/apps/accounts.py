@@ -1,0 +1,275 @@
+"""The application of the journeys: imported by the tests and by the worker processes that they start.
+
+What an operation did is a row in `effects`, which no constraint keeps unique: a run too many shows.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from datetime import date, datetime
+from decimal import Decimal
+from enum import Enum
+
+import attrs
+import sqlalchemy as sa
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from dexpy import Async, Error, Operation, OptRef, Record, Ref, Refs, Retry, prop
+
+
+class Model(DeclarativeBase):
+    pass
+
+
+class Customer(Model):
+    __tablename__ = "customers"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(sa.String(50))
+
+
+class Order(Model):
+    __tablename__ = "orders"
+
+    shop: Mapped[str] = mapped_column(sa.String(50), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    customer_id: Mapped[int] = mapped_column(sa.ForeignKey("customers.id"))
+
+
+class Effect(Model):
+    __tablename__ = "effects"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    what: Mapped[str] = mapped_column(sa.String(200))
+    run: Mapped[str] = mapped_column(sa.String(40))
+    pid: Mapped[int]
+    thread: Mapped[int] = mapped_column(sa.BigInteger)
+    at: Mapped[float] = mapped_column(sa.Float(53))
+
+
+def create_tables(engine: sa.Engine) -> None:
+    """Make the application's own tables, with a few rows."""
+    Model.metadata.create_all(engine)
+    with engine.begin() as connection:
+        people = [{"id": 7, "name": "Ada"}, {"id": 8, "name": "Ben"}, {"id": 9, "name": "Cy"}]
+        connection.execute(sa.insert(Customer), people)
+        connection.execute(sa.insert(Order), [{"shop": "north", "number": 3, "customer_id": 7}])
+
+
+class AccountsOperation(Operation):
+    """The base of this application's operations."""
+
+    def note(self, what: str) -> None:
+        """Leave an effect in the run's own transaction."""
+        self.session.add(
+            Effect(what=what, run=self.run_id, pid=os.getpid(), thread=threading.get_ident(), at=time.time())
+        )
+
+
+class SendWelcomeEmail(AccountsOperation):
+    """The operation of Dexkit's page."""
+
+    user_id: int
+
+    def perform(self) -> str:
+        self.note(f"welcome {self.user_id}")
+        return f"welcomed {self.user_id}"
+
+
+class SendNewsletter(SendWelcomeEmail):
+    """The same with a default queue."""
+
+    async_ = Async(queue="mailers")
+
+
+class Color(Enum):
+    RED = "red"
+    GREEN = "green"
+
+
+class EchoAll(AccountsOperation):
+    """Takes every type of Dexkit's table and gives it back."""
+
+    text: str
+    whole: int
+    broken: float
+    flag: bool
+    nothing: None
+    color: Color
+    moment: datetime
+    day: date
+    amount: Decimal
+    table: dict[str, date]
+    items: list[Decimal]
+    plain: dict
+    row: list
+
+    def perform(self) -> dict[str, str]:
+        names = "text whole broken flag nothing color moment day amount table items plain row".split()
+        return {name: repr(getattr(self, name)) for name in names}
+
+
+class GreetCustomer(AccountsOperation):
+    """Refers to rows in every way."""
+
+    customer: Ref[Customer]
+    friend: OptRef[Customer] = None
+    others: Refs[Customer] = prop(factory=list)
+    order: OptRef[Order] = None
+
+    def perform(self) -> list[str | None]:
+        self.note(f"greet {self.customer.name}")
+        return [
+            f"{type(self.customer).__name__} {self.customer.name}",
+            self.friend.name if self.friend is not None else None,
+            ",".join(other.name for other in self.others),
+            f"{self.order.shop}/{self.order.number}" if self.order is not None else None,
+        ]
+
+
+@attrs.frozen
+class Attachment:
+    name: str
+    file: object
+
+
+class Attach(AccountsOperation):
+    """Has props that cannot travel."""
+
+    payload: object = None
+    items: list[Attachment] = prop(factory=list)
+    table: dict = prop(factory=dict)
+
+    def perform(self) -> None:
+        self.note("attached")
+
+
+class CountVisit(AccountsOperation):
+    """Not recorded: goes as a direct job."""
+
+    page: str
+    record = False
+
+    def perform(self) -> None:
+        self.note(f"visit {self.page}")
+
+
+class CountClick(AccountsOperation):
+    """Recorded without its params: goes as a direct job, and leaves a row when it is over."""
+
+    page: str
+    record = Record(params=False)
+
+    def perform(self) -> str:
+        self.note(f"click {self.page}")
+        return self.page
+
+
+class SendReport(AccountsOperation):
+    """Runs until a file is there, if it is told of one, and ends as it is told."""
+
+    user_id: int
+    gate: str = ""
+    ending: str = "done"
+    errors = {"no_report"}
+
+    def perform(self) -> str:
+        self.note(f"report {self.user_id}")
+        self.session.flush()
+        while self.gate and not os.path.exists(self.gate):
+            time.sleep(0.02)
+        if self.ending == "error":
+            raise Error("no_report", "Nothing to report", details={"user": self.user_id})
+        if self.ending == "crash":
+            raise ConnectionError(f"no line to {self.user_id}")
+        return "sent"
+
+
+class Flaky(AccountsOperation):
+    """Fails a few times, and says in a file how often it ran: its transaction is rolled back each time."""
+
+    ledger: str
+    failures: int = 2
+    retry_on = (Retry(ConnectionError, attempts=3, wait=0.2),)
+
+    def perform(self) -> int:
+        with open(self.ledger, "a") as ledger:
+            ledger.write(f"{self.run_id}\n")
+        with open(self.ledger) as ledger:
+            runs = len(ledger.readlines())
+        if runs <= self.failures:
+            raise ConnectionError(f"failed in run {runs}")
+        return runs
+
+
+class FlakyVisit(Flaky):
+    """The same as a direct job."""
+
+    record = False
+
+
+class Nap(AccountsOperation):
+    """Sleeps, and says when it began and ended."""
+
+    number: int
+    seconds: float
+
+    def perform(self) -> list[float]:
+        began = time.time()
+        time.sleep(self.seconds)
+        self.note(f"nap {self.number}")
+        return [began, time.time()]
+
+
+class NapBeside(AccountsOperation):
+    """Loads a row, then sleeps and writes: as most operations that talk to somebody outside do."""
+
+    customer: Ref[Customer]
+    seconds: float
+
+    def perform(self) -> list[float]:
+        began = time.time()
+        time.sleep(self.seconds)
+        self.note(f"beside {self.customer.name}")
+        return [began, time.time()]
+
+
+class Increment(AccountsOperation):
+    """One effect, and nothing else."""
+
+    number: int
+
+    def perform(self) -> None:
+        self.note(f"increment {self.number}")
+
+
+class Sum(AccountsOperation):
+    """Sends others to the background from inside, and may fail afterwards."""
+
+    numbers: list[int]
+    fails: bool = False
+
+    def perform(self) -> list[str]:
+        tickets = [Increment(number=number).async_().call() for number in self.numbers]
+        if self.fails:
+            raise Error("not_today")
+        return [ticket.id for ticket in tickets]
+
+
+class AskAsync(AccountsOperation):
+    """An ``async def perform`` in a worker."""
+
+    question: str
+
+    async def perform(self) -> str:
+        import asyncio
+
+        await asyncio.sleep(0.01)
+        await self.in_session(lambda session: self.note_on(session))
+        return self.question[::-1]
+
+    def note_on(self, session: object) -> None:
+        """Leave an effect, in the run's thread."""
+        self.note(f"asked {self.question}")

@@ -1,0 +1,211 @@
+"""The application of the trap tests: imported by the tests and by the worker processes that they start.
+
+What an operation did is a row in `effects`, which no constraint keeps unique: a run too many shows.
+What it said is a line in a file, written at once: a run that was rolled back shows too.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from dexpy import Async, Error, Operation, Retry, current_context, prop
+
+POLL_S = 0.02
+
+
+class Model(DeclarativeBase):
+    pass
+
+
+class Effect(Model):
+    __tablename__ = "effects"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    what: Mapped[str] = mapped_column(sa.String(200))
+    run: Mapped[str] = mapped_column(sa.String(40))
+
+
+class Mailbox(Model):
+    """Takes each address once."""
+
+    __tablename__ = "mailboxes"
+
+    address: Mapped[str] = mapped_column(sa.String(50), primary_key=True)
+
+
+class MailerOperation(Operation):
+    """The base of this application's operations."""
+
+    def note(self, what: str) -> None:
+        """Leave an effect in the run's own transaction."""
+        self.session.add(Effect(what=what, run=self.run_id))
+
+
+class SendMail(MailerOperation):
+    """One effect, and nothing else."""
+
+    number: int
+
+    def perform(self) -> int:
+        self.note(f"mail {self.number}")
+        return self.number
+
+
+class SendMailElsewhere(SendMail):
+    """The same on a queue of its own."""
+
+    async_ = Async(queue="elsewhere")
+
+
+class SendBatch(MailerOperation):
+    """Waits at the gate, then leaves all that a run can leave: a row, a child, a word after the commit."""
+
+    folder: str
+    batch: int
+
+    def perform(self) -> int:
+        self.say("begun")
+        while not (Path(self.folder) / f"gate-{self.batch}").exists():
+            time.sleep(POLL_S)
+        self.note(f"batch {self.batch}")
+        SendMail(number=self.batch).async_().call()
+        self.after_commit(lambda: self.say("committed"))
+        return self.batch
+
+    def say(self, what: str) -> None:
+        """Write a line that no rollback takes back."""
+        with open(Path(self.folder) / f"said-{self.batch}", "a") as file:
+            file.write(f"{what} {os.getpid()}\n")
+
+
+class Overrun(MailerOperation):
+    """Goes on for much longer than it may."""
+
+    timeout = 0.5
+
+    def perform(self) -> None:
+        while True:
+            time.sleep(POLL_S)
+
+
+class SendTwice(MailerOperation):
+    """Runs one inside and sends one to the background."""
+
+    number: int
+
+    def perform(self) -> dict[str, str]:
+        SendMail(number=self.number).call()
+        return {"child": SendMail(number=self.number + 1).async_().call().id, "run": self.run_id}
+
+
+class ReadLocale(MailerOperation):
+    """Says what is in force around it."""
+
+    def perform(self) -> Any:
+        return current_context().get("mailer_locale")
+
+
+class ReadContext(MailerOperation):
+    """Says what is in force around it and inside of it, and sends another one like it."""
+
+    number: int
+
+    def perform(self) -> dict[str, Any]:
+        if self.number == 201:
+            ReadContext(number=202).async_().call()
+        found = current_context()
+        return {
+            "heard": found.get("mailer_locale"),
+            "weather": found.get("mailer_theme"),
+            "nested": ReadLocale().call(),
+        }
+
+
+class LogIn(MailerOperation):
+    """Knows a secret, and ends in each way that could tell it."""
+
+    secret: str = prop(sensitive=True)
+    ending: str
+    errors = {"refused"}
+
+    def on_error(self, error: Exception) -> None:
+        if self.ending == "observer":
+            raise ValueError(f"the observer of {self.secret}")
+
+    def perform(self) -> None:
+        logging.getLogger("dexpy").debug("logs in")
+        local_of_the_frame = self.secret
+        if self.ending == "error":
+            raise Error("refused", f"no mailbox for {self.secret}", details={"for": self.secret, self.secret: [1]})
+        if self.ending == "chain":
+            try:
+                raise KeyError(self.secret)
+            except KeyError as error:
+                raise ConnectionError(f"no line to {self.secret!r}") from error
+        if self.ending == "database":
+            self.session.add(Mailbox(address=self.secret))
+            self.session.flush()
+            self.session.execute(sa.insert(Mailbox).values(address=self.secret))
+        if self.ending == "hook":
+            self.after_commit(lambda: tell(local_of_the_frame))
+        elif self.ending == "repr":
+            raise RuntimeError(f"{self!r} {self.__dict__!r}")
+        else:
+            raise RuntimeError(local_of_the_frame)
+
+
+ENDINGS = ("error", "chain", "database", "hook", "repr", "observer", "crash")
+"""Of `LogIn`."""
+
+
+def tell(what: str) -> None:
+    raise ValueError(f"cannot tell {what}")
+
+
+class AwaitFile(MailerOperation):
+    """Fails until there is a file, and is tried again soon."""
+
+    file: str
+    retry_on = (Retry(ConnectionError, attempts=50, wait=0.1, jitter=0),)
+
+    def perform(self) -> str:
+        if not Path(self.file).exists():
+            raise ConnectionError("nobody opens")
+        return "open"
+
+
+def create_tables(url: str) -> None:
+    """The application's own tables."""
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    Model.metadata.create_all(engine)
+    engine.dispose()
+
+
+def connection_name(connection: sa.Connection) -> Any:
+    """What the server calls this connection; which process has opened it, where there is no server."""
+    queries = {"postgresql": "SELECT pg_backend_pid()", "mysql": "SELECT connection_id()"}
+    queries["mariadb"] = queries["mysql"]
+    query = queries.get(connection.dialect.name)
+    return connection.info["opened_by"] if query is None else connection.exec_driver_sql(query).scalar()
+
+
+@sa.event.listens_for(sa.Engine, "connect")
+def _opened(_driver: Any, record: Any) -> None:
+    record.info["opened_by"] = os.getpid()
+
+
+class NameConnection(MailerOperation):
+    """Which database connection the run has."""
+
+    number: int
+
+    def perform(self) -> Any:
+        self.note(f"told {self.number}")
+        return connection_name(self.session.connection())

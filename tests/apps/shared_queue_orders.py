@@ -1,0 +1,12 @@
+"""One of two applications that share a queue: it takes orders."""
+
+from dexpy import Operation
+
+
+class TakeOrder(Operation):
+    """Takes an order."""
+
+    n: int
+
+    def perform(self) -> int:
+        return self.n

@@ -1,0 +1,292 @@
+"""The application of the conformance suite: the same on every database and broker.
+
+Imported by the tests and by the worker processes that they start.
+What an operation did is a row in `effects`, which no constraint keeps unique: a run too many shows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from datetime import date, datetime, timedelta
+from datetime import time as clock_time
+from decimal import Decimal
+from enum import Enum
+from pathlib import Path
+from typing import Literal, TypedDict
+from uuid import UUID
+
+import attrs
+import sqlalchemy as sa
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+import dexpy
+from dexpy import Async, Error, Operation, OptRef, Record, Ref, Refs, Retry, prop
+
+
+class Model(DeclarativeBase):
+    pass
+
+
+class Customer(Model):
+    __tablename__ = "customers"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(sa.String(50))
+
+
+class Parcel(Model):
+    """Has a key of two columns, one of them text."""
+
+    __tablename__ = "parcels"
+
+    town: Mapped[str] = mapped_column(sa.String(50), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+
+
+class Device(Model):
+    __tablename__ = "devices"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+
+
+class Effect(Model):
+    __tablename__ = "effects"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    what: Mapped[str] = mapped_column(sa.String(200))
+    run: Mapped[str] = mapped_column(sa.String(40))
+    pid: Mapped[int]
+    at: Mapped[float] = mapped_column(sa.Float(53))
+
+
+def create_tables(engine: sa.Engine) -> None:
+    """Make the application's own tables, with a few rows."""
+    Model.metadata.create_all(engine)
+    with engine.begin() as connection:
+        people = [{"id": number, "name": name} for number, name in ((1, "Ada"), (2, "Ben"), (3, "Cy"))]
+        connection.execute(sa.insert(Customer), people)
+        connection.execute(sa.insert(Parcel), [{"town": "Ulm", "number": 3}])
+        connection.execute(sa.insert(Device), [{"id": UUID(int=7)}])
+
+
+class ShopOperation(Operation):
+    """The base of this application's operations."""
+
+    def note(self, what: str) -> None:
+        """Leave an effect in the run's own transaction."""
+        self.session.add(Effect(what=what, run=self.run_id, pid=os.getpid(), at=time.time()))
+
+
+class Greet(ShopOperation):
+    name: str
+    errors = {"nobody"}
+
+    def perform(self) -> str:
+        if not self.name:
+            raise Error("nobody", "Nobody to greet", details={"asked": 1})
+        self.note(f"greet {self.name}")
+        return f"hello {self.name}"
+
+
+class GreetLoudly(Greet):
+    """The same with a queue of the class."""
+
+    async_ = Async(queue="loud")
+
+
+class Stumble(ShopOperation):
+    """Fails a few times, and says in a file how often it ran: its transaction is rolled back each time."""
+
+    ledger: str
+    failures: int
+    retry_on = (Retry(ConnectionError, attempts=3, wait=0.2),)
+
+    def perform(self) -> int:
+        self.note("stumble")
+        with open(self.ledger, "a") as ledger:
+            ledger.write(f"{self.run_id}\n")
+        with open(self.ledger) as ledger:
+            runs = len(ledger.readlines())
+        if runs <= self.failures:
+            raise ConnectionError(f"failed in run {runs}")
+        return runs
+
+
+class StumbleDirectly(Stumble):
+    """The same with no record."""
+
+    record = False
+
+
+class Visit(ShopOperation):
+    """Goes as a direct job, and leaves no record."""
+
+    page: str
+    record = False
+
+    def perform(self) -> None:
+        self.note(f"visit {self.page}")
+
+
+class Click(ShopOperation):
+    """Goes as a direct job, and leaves a record when it is over."""
+
+    page: str
+    record = Record(params=False)
+
+    def perform(self) -> str:
+        self.note(f"click {self.page}")
+        return self.page
+
+
+class Count(ShopOperation):
+    """One effect, after a while if it is told so."""
+
+    number: int
+    seconds: float = 0.0
+
+    def perform(self) -> None:
+        time.sleep(self.seconds)
+        self.note(f"count {self.number}")
+
+
+class LoseClaim(ShopOperation):
+    """Gives its own claim to another worker, as if its own had been taken for dead, and then writes."""
+
+    def perform(self) -> None:
+        other = "(SELECT max(id) FROM operation_workers WHERE id <> claimed_by)"
+        statement = sa.text(
+            f"UPDATE operation_records SET claim_token = claim_token + 1, claimed_by = {other} WHERE id = :id"
+        )
+        with dexpy.current_runtime().store.begin() as connection:
+            connection.execute(statement, {"id": self.run_id})
+        self.note("effect of a lost claim")
+
+
+class TellIsolation(ShopOperation):
+    """What the transactions of runs are."""
+
+    def perform(self) -> str:
+        return str(self.session.connection().get_isolation_level())
+
+
+class Deliver(ShopOperation):
+    """Refers to rows in every way, and returns what it found."""
+
+    customer: Ref[Customer]
+    other: OptRef[Customer] = None
+    friends: Refs[Customer] = prop(factory=list)
+    parcel: OptRef[Parcel] = None
+    device: OptRef[Device] = None
+
+    def perform(self) -> list[str]:
+        assert all(isinstance(found, Customer) for found in (self.customer, *self.friends))
+        return [
+            self.customer.name,
+            str(self.other),
+            ",".join(friend.name for friend in self.friends),
+            f"{self.parcel.town}/{self.parcel.number}" if self.parcel else "",
+            str(self.device.id) if self.device else "",
+        ]
+
+
+class Color(Enum):
+    RED = "red"
+    BLUE = 2
+
+
+@attrs.frozen
+class Point:
+    x: int
+    y: Decimal
+
+
+@dataclasses.dataclass(frozen=True)
+class Label:
+    text: str
+    since: date | None = None
+
+
+class Address(TypedDict):
+    street: str
+    floor: int
+
+
+@attrs.frozen
+class Everything:
+    """A value of every type that props and results may have."""
+
+    text: str
+    whole: int
+    broken: float
+    flag: bool
+    nothing: None
+    raw: bytes
+    moment: datetime
+    naive: datetime
+    day: date
+    hour: clock_time
+    span: timedelta
+    amount: Decimal
+    uuid: UUID
+    color: Color
+    literal: Literal["a", 1]
+    path: Path
+    maybe: int | None
+    either: int | str | None
+    items: list[Decimal]
+    distinct: set[int]
+    frozen: frozenset[str]
+    couple: tuple[int, date]
+    many: tuple[UUID, ...]
+    table: dict[str, date]
+    point: Point
+    shape: Point | Label
+    label: Label
+    address: Address
+    plain: dict
+    row: list
+
+
+class Echo(ShopOperation):
+    """Takes a value of every type, alone and together, and gives it back."""
+
+    value: Everything
+    text: str
+    whole: int
+    broken: float
+    flag: bool
+    nothing: None
+    raw: bytes
+    moment: datetime
+    naive: datetime
+    day: date
+    hour: clock_time
+    span: timedelta
+    amount: Decimal
+    uuid: UUID
+    color: Color
+    literal: Literal["a", 1]
+    path: Path
+    maybe: int | None
+    either: int | str | None
+    items: list[Decimal]
+    distinct: set[int]
+    frozen: frozenset[str]
+    couple: tuple[int, date]
+    many: tuple[UUID, ...]
+    table: dict[str, date]
+    point: Point
+    shape: Point | Label
+    label: Label
+    address: Address
+    plain: dict
+    row: list
+
+    def perform(self) -> Everything:
+        names = [field.name for field in attrs.fields(Everything)]
+        alone = Everything(**{name: getattr(self, name) for name in names})
+        assert alone == self.value
+        return alone

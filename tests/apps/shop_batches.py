@@ -1,0 +1,48 @@
+"""The application of the tests of `enqueue_all`.
+
+Usage: python shop_batches.py FOLDER POINT COUNT
+
+sends so many at once, and dies, as by ``kill -9``, at a checkpoint; see ``harness/die_at_failpoints.py``.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from apps.shop import ShopOperation, create_tables
+from dexpy import Once, enqueue_all
+
+__all__ = ["Charge", "Mark", "create_tables"]
+
+
+class Mark(ShopOperation):
+    """One effect for each."""
+
+    number: int
+
+    def perform(self) -> int:
+        self.note(f"mark {self.number}")
+        return self.number
+
+
+class Charge(ShopOperation):
+    """One effect for each order."""
+
+    order: int
+    once = Once("order")
+
+    def perform(self) -> int:
+        self.note(f"charge {self.order}")
+        return self.order
+
+
+if __name__ == "__main__":
+    from pathlib import Path
+
+    from harness.die_at_failpoints import FailpointActions
+
+    from apps import shop_batches
+    from dexpy.foundation import failpoints
+
+    failpoints.reached = FailpointActions(Path(sys.argv[1]), sys.argv[2]).reach
+    enqueue_all([shop_batches.Mark(number=number) for number in range(int(sys.argv[3]))])

@@ -1,0 +1,60 @@
+"""The application of the tests of enqueues that wait for a key.
+
+Usage: python shop_key_waits.py NAME
+
+sends one operation of that name, and says when it asks and what came of it.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from apps.shop import ShopOperation, create_tables
+from dexpy import Once, Unique
+
+__all__ = ["Charge", "Named", "Reindex", "create_tables", "send"]
+
+
+class Charge(ShopOperation):
+    """Once for each order."""
+
+    order: int
+    once = Once("order", wait=30)
+
+    def perform(self) -> None:
+        self.note(f"charge {self.order}")
+
+
+class Reindex(ShopOperation):
+    """One at a time for each shop."""
+
+    shop: int
+    unique = Unique("shop")
+
+    def perform(self) -> None:
+        self.note(f"reindex {self.shop}")
+
+
+class Named(ShopOperation):
+    """Has the caller's own name for it."""
+
+    def perform(self) -> None:
+        self.note("named")
+
+
+def send(name: str, session: Any = None) -> Any:
+    """Send the one operation of this name."""
+    if name == "Charge":
+        return Charge(order=1).async_(session=session).call()
+    if name == "Reindex":
+        return Reindex(shop=1).async_(session=session).call()
+    return Named().async_(session=session, idempotence_token="the one").call()
+
+
+if __name__ == "__main__":
+    from apps import shop_key_waits
+
+    print("asking", flush=True)
+    ticket = shop_key_waits.send(sys.argv[1])
+    print("answer", ticket.duplicate, flush=True)

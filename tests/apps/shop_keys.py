@@ -1,0 +1,91 @@
+"""The application of the tests of `Once` and `Unique`: imported by them, by workers, and by processes that call.
+
+Usage: python shop_keys.py FOLDER POINTS NAME ORDER
+
+calls the operation of that name in place and prints its result. POINTS are those of ``harness/die_at_failpoints.py``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from apps.shop import ShopOperation, create_tables
+from dexpy import Error, Once, Unique
+from dexpy.foundation import failpoints as points
+from dexpy.foundation.failpoints import failpoint
+
+__all__ = ["Charge", "Decline", "Fail", "Open", "Reindex", "create_tables"]
+
+
+class Charge(ShopOperation):
+    """One effect for each key."""
+
+    order: int
+    once = Once("order", wait=20)
+
+    def perform(self) -> str:
+        failpoint("begun")
+        self.note(f"charge {self.order}")
+        self.session.flush()
+        failpoint("in_perform")
+        return f"charged by {os.getpid()}"
+
+
+class Fail(Charge):
+    """Comes to no end the first time."""
+
+    def perform(self) -> str:
+        super().perform()
+        if not Path(f"failed-{self.order}").exists():
+            Path(f"failed-{self.order}").touch()
+            raise RuntimeError("not this time")
+        return "well"
+
+
+class Decline(Charge):
+    """Ends in a business error."""
+
+    def perform(self) -> str:
+        super().perform()
+        raise Error("declined", f"by {os.getpid()}", details={"order": self.order})
+
+
+class Reindex(ShopOperation):
+    """One at a time for each shop."""
+
+    shop: int
+    unique = Unique("shop")
+
+    def perform(self) -> int:
+        self.note(f"reindex {self.shop}")
+        self.session.flush()
+        failpoint("in_perform")
+        return self.shop
+
+
+class Open(Reindex):
+    """One that waits for each shop."""
+
+    unique = Unique("shop", until="started")
+
+
+def call(folder: str, at: str, name: str, order: str) -> str:
+    """Call an operation in place, with points at which this process dies or waits."""
+    from harness.die_at_failpoints import FailpointActions
+
+    points.reached = FailpointActions(Path(folder), at).reach
+    kinds: dict[str, type[Charge]] = {kind.__name__: kind for kind in (Charge, Fail, Decline)}
+    try:
+        return kinds[name](order=int(order)).call()
+    except Error as error:
+        return f"{error.code}: {error.message} {error.details}"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+if __name__ == "__main__":
+    from apps import shop_keys
+
+    print("answer", shop_keys.call(*sys.argv[1:]), flush=True)

@@ -1,0 +1,90 @@
+"""The application of the tests of `Lock` and `Concurrency` with real workers.
+
+Each run says when it began and ended its work, on a connection of its own: in a table that knows nothing of records.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+import sqlalchemy as sa
+
+from dexpy import Concurrency, Lock, Operation, Retry
+from dexpy.database.engine import Database
+from dexpy.foundation.failpoints import failpoint
+
+metadata = sa.MetaData()
+marks = sa.Table(
+    "marks",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("key", sa.String(40), nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("run", sa.String(40), nullable=False),
+    sa.Column("what", sa.String(8), nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("at", sa.Float(53), nullable=False),
+)
+effects = sa.Table(
+    "effects",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("number", sa.Integer, nullable=False),
+)
+
+_database: Database | None = None
+
+
+def create_tables(engine: sa.Engine) -> None:
+    """Make the application's own tables."""
+    metadata.create_all(engine)
+
+
+def mark(key: str, number: int, run: str, what: str) -> None:
+    """Leave a mark that is there whatever becomes of the run."""
+    global _database
+    if _database is None:
+        _database = Database(os.environ["DEXPY_DATABASE"])
+    # The moment is taken inside: what is marked is never longer than what is limited.
+    values = {"key": key, "number": number, "run": run, "what": what, "pid": os.getpid(), "at": time.time()}
+    with _database.begin() as connection:
+        connection.execute(sa.insert(marks).values(values))
+
+
+class Marked(Operation):
+    """Marks its beginning and its end, works for a while in between, and leaves one effect."""
+
+    key: str
+    number: int
+    hold_s: float = 0.0
+
+    def perform(self) -> int:
+        mark(self.key, self.number, self.run_id, "begin")
+        failpoint("holding")
+        time.sleep(self.hold_s)
+        mark(self.key, self.number, self.run_id, "end")
+        self.session.execute(sa.insert(effects).values(number=self.number))
+        return self.number
+
+
+class Limited(Marked):
+    concurrency = Concurrency(2, "key")
+
+
+class Single(Marked):
+    concurrency = Concurrency(1, "key")
+
+
+class Locked(Marked):
+    lock = Lock("shop:{key}", timeout=20)
+
+
+class LockedForEver(Marked):
+    lock = Lock("shop:{key}", timeout=None)
+    timeout = 60
+
+
+class Contended(Marked):
+    lock = Lock("shop:{key}", timeout=0)
+    retry_on = (Retry("lock_timeout", attempts=None, wait=0.1),)

@@ -1,0 +1,31 @@
+"""The application of the tests of steps of one's own, in workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from apps.shop import ShopOperation, create_tables
+from dexpy import Call, Err, Insert, Ok, Step
+from dexpy.foundation.failpoints import failpoint
+
+__all__ = ["Counted", "create_tables"]
+
+
+def count(call: Call, proceed: Callable[[Call], Ok[Any] | Err]) -> Ok[Any] | Err:
+    """Leave a row for each run that came through, in the run's own transaction."""
+    call.operation.note(f"entered {call.operation.number}")
+    call.operation.session.flush()
+    failpoint("in_step")
+    return proceed(call)
+
+
+class Counted(ShopOperation):
+    """Has a step of its own inside the transaction."""
+
+    number: int
+    steps = (Insert(Step("count", count), after="transaction"),)
+
+    def perform(self) -> int:
+        self.note(f"counted {self.number}")
+        return self.number

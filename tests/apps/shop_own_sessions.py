@@ -1,0 +1,12 @@
+"""The shop on sessions of its own, at REPEATABLE READ."""
+
+import os
+
+import sqlalchemy as sa
+from sqlalchemy.orm import sessionmaker
+
+import dexpy
+from apps.shop import *  # noqa: F403 - all of it
+
+engine = sa.create_engine(os.environ["DEXPY_DATABASE"], isolation_level="REPEATABLE READ")
+runtime = dexpy.configure(session_factory=sessionmaker(engine))

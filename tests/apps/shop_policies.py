@@ -1,0 +1,96 @@
+"""The application of the tests of several policies at once with real workers.
+
+Imported by the tests and by the processes that they kill. Outside of ``die_at_failpoints`` a point does nothing.
+"""
+
+from __future__ import annotations
+
+import time
+
+import sqlalchemy as sa
+
+import dexpy
+from apps import shop_limits, shop_steps
+from apps.shop_limits import mark
+from apps.shop_steps import Line
+from dexpy import Concurrency, Lock, Once, Operation, Retry, Unique, defer, deferrable, prop
+from dexpy.foundation.failpoints import failpoint
+
+PARTS = 3
+
+
+def create_tables(engine: sa.Engine) -> None:
+    """Make the application's own tables."""
+    shop_steps.create_tables(engine)
+    shop_limits.create_tables(engine)
+
+
+@deferrable(encrypt=True, once=Once("number"))
+def receipt(number: int, card: str) -> str:
+    """What is deferred by a step."""
+    dexpy.current_session().add(Line(what=f"{number} receipt", attempt=card[-4:]))
+    return card
+
+
+class Settle(Operation):
+    """A chain of transactions under a lock, a limit and two keys, of which nobody can read anything."""
+
+    encrypt = True
+    account: int
+    number: int
+    card: str
+    tenant: str = prop(context="shop_tenant", default="nobody")
+    once = Once("number")
+    unique = Unique("account", "number")
+    lock = Lock("account:{account}", timeout=30)
+    concurrency = Concurrency(2, "account")
+    retry_on = (Retry(ConnectionError, attempts=3, wait=0.05),)
+    max_lost = 10
+
+    def perform(self) -> str:
+        booked = self.step(self.book)
+        failpoint("between_steps")
+        for part in self.each("parts", range(PARTS)):
+            self.note(f"part {part}")
+        self.step(self.send, booked)
+        return f"{booked} for {self.tenant}"
+
+    def note(self, what: str) -> None:
+        self.session.add(Line(what=f"{self.number} {what}", attempt=str(self.account)))
+        self.session.flush()
+
+    def book(self) -> str:
+        mark(str(self.account), self.number, self.run_id, "begin")
+        time.sleep(0.02)
+        mark(str(self.account), self.number, self.run_id, "end")
+        self.note("book")
+        return f"booked {self.card}"
+
+    def send(self, booked: str) -> None:
+        self.note("send")
+        defer(receipt, number=self.number, card=booked)
+
+
+class Stall(Operation):
+    """Holds its lock and its slot, between two steps, until it is called off."""
+
+    account: int
+    number: int
+    once = Once("number")
+    lock = Lock("stall:{account}", timeout=None)
+
+    def perform(self) -> None:
+        self.step(self.begin)
+        while True:
+            self.check_cancelled()
+            time.sleep(0.02)
+
+    def begin(self) -> None:
+        self.session.add(Line(what=f"{self.number} begun", attempt=""))
+
+
+class Slot(Stall):
+    """One at a time, by a limit instead of a lock."""
+
+    lock = None
+    concurrency = Concurrency(1, "account")

@@ -1,0 +1,100 @@
+"""Operations of many steps, for the tests of continuations: they write lines to a table without a unique constraint.
+
+Imported by the tests and by the processes that they kill. Outside of ``die_at_failpoints`` a point does nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from dexpy import Operation
+from dexpy.foundation.failpoints import failpoint
+
+ROWS = 12
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Line(Base):
+    """What was done, as often as it was done."""
+
+    __tablename__ = "ladder_lines"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    what: Mapped[str] = mapped_column(sa.String(100))
+    attempt: Mapped[str] = mapped_column(sa.String(100))
+
+
+class Rung(Base):
+    """What a loop goes over."""
+
+    __tablename__ = "ladder_rungs"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    visits: Mapped[Any] = mapped_column(sa.Integer)
+
+
+def create_tables(engine: sa.Engine) -> None:
+    """Make the tables; the rungs have gaps between their keys."""
+    Base.metadata.create_all(engine)
+    with engine.begin() as connection:
+        connection.execute(sa.insert(Rung), [{"id": 7 * number, "visits": 0} for number in range(1, ROWS + 1)])
+
+
+class Ladder(Operation):
+    """Two steps, a loop, and a step."""
+
+    number: int
+    max_lost = 10
+
+    def perform(self) -> int:
+        first = self.step(self.first)
+        self.step(self.second, first)
+        for rung in self.each("rungs", sa.select(Rung)):
+            rung.visits = Rung.visits + 1
+            self.note(f"rung {rung.id}")
+            self.session.flush()
+            failpoint(f"on_rung_{rung.id}")
+        failpoint("before_last")
+        return self.step(self.last, first)
+
+    def note(self, what: str) -> None:
+        self.session.add(Line(what=f"{self.number} {what}", attempt=str(os.getpid())))
+
+    def first(self) -> int:
+        self.note("first")
+        self.session.flush()
+        failpoint("in_first")
+        return self.number + 1
+
+    def second(self, first: int) -> None:
+        self.note(f"second {first}")
+        self.session.flush()
+        failpoint("in_second")
+
+    def last(self, first: int) -> int:
+        self.note("last")
+        return first * 10
+
+
+class Climb(Operation):
+    """A long loop, some time for each item."""
+
+    number: int
+    steps_to_go: int
+    pause_s: float = 0.05
+
+    def perform(self) -> int:
+        for item in self.each("items", range(self.steps_to_go)):
+            failpoint(f"before_{item}")
+            self.session.add(Line(what=f"{self.number} item {item}", attempt=str(os.getpid())))
+            self.report_progress(item + 1, self.steps_to_go, f"item {item}")
+            self.session.flush()
+            failpoint(f"item_{item}")
+            time.sleep(self.pause_s)
+        return self.steps_to_go

@@ -1,0 +1,78 @@
+"""A fork inside a run: the parent goes on, the child leaves nothing and ends where it leaves the run's own code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers import database
+
+TESTS = Path(__file__).parents[1]
+CASES = (
+    "Forks", "InTransaction", "InBlock", "InStep", "InHooks", "InCoroutine", "InCoroutineThatAwaits", "InTask",
+    "InSession", "InThread", "Inside", "Asks", "Calls", "InSavepoint", "Holds",
+)  # fmt: skip
+STATUSES = {"return": {0}, "raise": {1}, "exit": {3}, "os_exit": {4}}
+"""How a child ends, by how it leaves."""
+OTHERS = {"InTask": {0}, "InThread": {0}, "InSavepoint": {1}}
+"""It ends with the loop or the thread around it, or when the savepoint cannot be ended that is its parent's."""
+
+
+def forked(url: str, folder: Path, environment: dict[str, str]) -> dict[str, list[dict[str, Any]]]:
+    """What became of each fork, by the case."""
+    command = [sys.executable, str(TESTS / "apps" / "forking.py"), url]
+    ended = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200, check=False
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    found: dict[str, list[dict[str, Any]]] = {}
+    for line in ended.stdout.splitlines():
+        told = json.loads(line)
+        found.setdefault(told["case"], []).append(told)
+    return found
+
+
+def check(told: list[dict[str, Any]], case: str) -> None:
+    assert len(told) == 6, "two ways in place, all four in the background, and no child came back"
+    assert len({one["pid"] for one in told}) == 1
+    for one in told:
+        assert one["result"] == "parent", one
+        assert one["written"] == (2 if case == "Inside" else 1), one
+        if case == "Calls":
+            assert one["children"] == []
+        elif case in ("Asks", "Holds"):
+            assert one["children"] == [1], "a session of the parent's is refused"
+        else:
+            assert set(one["children"]) <= STATUSES[one["how"]] | OTHERS.get(case, set()), one
+            assert one["children"]
+
+
+@pytest.fixture(scope="module")
+def on_sqlite(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+    """The whole program once, on a file."""
+    folder = tmp_path_factory.mktemp("forks")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("DEXPY_")}
+    return forked(f"sqlite:///{folder}/a.db", folder, kept | {"PYTHONPATH": str(TESTS.parent)})
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_n11_a_forked_child_leaves_nothing_behind_and_its_parent_goes_on(
+    on_sqlite: dict[str, list[dict[str, Any]]], case: str
+) -> None:
+    check(on_sqlite[case], case)
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
+def test_n11_a_forked_child_sends_nothing_over_its_parents_connection(
+    kind: str, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    with database(kind, tmp_path) as url:
+        found = forked(url, tmp_path, environment)
+    for case in CASES:
+        check(found[case], case)

@@ -1,0 +1,239 @@
+"""`isolated()` in the tests of an application: what it configured stays, what the block made goes."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import servers
+import sqlalchemy as sa
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+
+import dexpy
+from dexpy import Once, Operation, Ref, prop, records
+from dexpy.database.schema import TABLES
+from dexpy.runtime import install
+from dexpy.testing import isolated
+
+
+class Base(DeclarativeBase): ...
+
+
+class Stall(Base):
+    __tablename__ = "stalls"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    open: Mapped[bool] = mapped_column(default=False)
+
+
+class Show(Operation, name="isolated.show"):
+    stall: Ref[Stall]
+
+    def perform(self) -> int:
+        self.stall.open = True
+        return self.stall.id
+
+
+class Walk(Operation, name="isolated.walk"):
+    """Leaves a row in as many tables as it can."""
+
+    number: int = 1
+    once = Once("number")
+    retry_on = (dexpy.Retry(ValueError, attempts=2, wait=0),)
+
+    def perform(self) -> int:
+        self.step(self.one)
+        self.report_progress(1, 2)
+        if self.number == 2:
+            raise ValueError("again")
+        return self.number
+
+    def one(self) -> int:
+        return 1
+
+
+class Secret(Operation, name="isolated.secret"):
+    card: str = prop(encrypted=True)
+
+    def perform(self) -> str:
+        return self.card
+
+
+@contextmanager
+def market(url: str) -> Generator[sa.Engine]:
+    """An application with a table of its own, one row in it, and its own sessions."""
+    engine = sa.create_engine(url)
+    Base.metadata.create_all(engine)
+    with Session(engine) as session, session.begin():
+        session.merge(Stall(id=1))
+    runtime = dexpy.configure(database=url, session_factory=sessionmaker(engine))
+    try:
+        yield engine
+    finally:
+        install(None)
+        runtime.close()
+        engine.dispose()
+
+
+def rows(url: str) -> dict[str, int]:
+    """How many rows dexpy's tables have; those that are there."""
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        present = set(sa.inspect(connection).get_table_names())
+        count = sa.select(sa.func.count())
+        return {
+            table.name: int(connection.execute(count.select_from(table)).scalar_one())
+            for table in TABLES
+            if table.name in present
+        }
+
+
+def test_d9_the_session_factory_of_the_application_is_kept(tmp_path: Path) -> None:
+    with market(f"sqlite:///{tmp_path}/market.db") as engine:
+        with isolated() as isolated_runtime:
+            assert Show(stall=1).call() == 1
+            ticket = Show(stall=1).async_().call()
+            isolated_runtime.run_pending()
+            assert ticket.result(timeout=5) == 1
+            assert records.all().count() == 2
+            with isolated():
+                assert Show(stall=1).call() == 1
+        with Session(engine) as session:
+            assert session.get_one(Stall, 1).open
+        assert records.all().count() == 0
+
+
+def test_d9_another_session_factory_wins(tmp_path: Path) -> None:
+    with market(f"sqlite:///{tmp_path}/market.db"):
+        other = sa.create_engine(f"sqlite:///{tmp_path}/other.db")
+        with isolated(session_factory=sessionmaker(other)), pytest.raises(sa.exc.OperationalError):
+            Show(stall=1).call()
+        other.dispose()
+
+
+def test_d9_the_redactor_encryptors_and_keys_of_the_application_are_kept(tmp_path: Path) -> None:
+    from cryptography.fernet import Fernet
+
+    runtime = dexpy.configure(
+        database=f"sqlite:///{tmp_path}/market.db",
+        redactor=lambda text: text.replace("hush", "..."),
+        encryption_keys=Fernet.generate_key().decode(),
+        unknown_grace=timedelta(hours=1),
+        rescue_within=30,
+    )
+    with isolated() as isolated_runtime:
+        ticket = Secret(card="4111").async_().call()
+        isolated_runtime.run_pending()
+        assert ticket.result(timeout=5) == "4111"
+        assert isolated_runtime.runtime.redactor("hush, hush") == "..., ..."
+        assert (isolated_runtime.runtime.unknown_grace, isolated_runtime.runtime.rescue_within) == (
+            timedelta(hours=1),
+            30,
+        )
+    assert dexpy.current_runtime() is runtime
+    runtime.close()
+
+
+def test_d9_keys_of_the_environment_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cryptography.fernet import Fernet
+
+    monkeypatch.setenv("DEXPY_ENCRYPTION_KEYS", Fernet.generate_key().decode())
+    with isolated():
+        assert Secret(card="4111").call() == "4111"
+        assert records.all().count() == 1
+
+
+def test_d9_the_broker_of_the_application_is_not_used(tmp_path: Path) -> None:
+    runtime = dexpy.configure(database=f"sqlite:///{tmp_path}/a.db", broker="redis://127.0.0.1:1/0")
+    with isolated() as isolated_runtime:
+        ticket = Walk().async_().call()
+        assert len(isolated_runtime.run_pending()) == 1
+        assert ticket.result(timeout=5) == 1
+    runtime.close()
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("sqlite"),
+        pytest.param("postgresql", marks=pytest.mark.servers),
+        pytest.param("mariadb", marks=pytest.mark.servers),
+    ]
+)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[str]:
+    with servers.database(request.param, tmp_path) as found:
+        yield found
+
+
+def test_d9_the_tables_are_made_and_the_rows_of_a_block_are_gone_after_it(url: str) -> None:
+    with market(url) as engine:
+        for number in (1, 2):
+            with isolated(database=url) as isolated_runtime:
+                assert records.all().count() == 0
+                tickets = [Show(stall=1).async_().call(), Walk().async_().call(), Walk(number=2).async_().call()]
+                isolated_runtime.run_pending()
+                Walk(number=3).async_(in_=60).call()
+                assert [ticket.reload().status for ticket in tickets] == ["done", "done", "failed"]
+                assert Walk(number=4).call() == 4
+                made = rows(url)
+                assert min(made["operation_records"], made["operation_attempts"], made["dexpy_messages"]) > 0
+            assert set(rows(url).values()) == {0}, number
+        with Session(engine) as session:
+            assert session.get_one(Stall, 1).open
+
+
+@pytest.mark.parametrize("raised", [ZeroDivisionError, KeyboardInterrupt, AssertionError])
+def test_d9_the_rows_are_gone_when_the_block_raised(url: str, raised: type[BaseException]) -> None:
+    with market(url):
+        with pytest.raises(raised), isolated(database=url):
+            Walk().async_().call()
+            assert records.all().count() == 1
+            raise raised
+        assert set(rows(url).values()) == {0}
+
+
+def test_d9_what_was_there_before_stays(url: str) -> None:
+    with market(url):
+        with isolated(database=url, session_factory=None) as outer:
+            kept = Show(stall=1).async_(in_=60).call()
+            outer.runtime.store.prepare()
+            before = rows(url)
+            with isolated(database=url) as isolated_runtime:
+                Walk().async_().call()
+                isolated_runtime.run_pending()
+                assert records.all().count() == 2
+            assert rows(url) == before
+            assert [record.id for record in records.all()] == [kept.id]
+        assert set(rows(url).values()) == {0}
+
+
+def test_d9_many_rows_are_deleted_in_batches(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/many.db"
+    with isolated(database=url):
+        dexpy.enqueue_all([Show(stall=number) for number in range(1201)])
+        assert records.all().count() == 1201
+    assert set(rows(url).values()) == {0}
+
+
+def test_d9_a_session_that_the_block_left_open_does_not_hold_it_up(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/market.db"
+    with market(url) as engine:
+        session = Session(engine)
+        with isolated(database=url), dexpy.session(session):
+            Show(stall=1).async_().call()
+            session.flush()
+        session.rollback()
+        session.close()
+    assert set(rows(url).values()) <= {0}
+
+
+def test_d9_nothing_configured_is_a_fresh_file(tmp_path: Path) -> None:
+    seen: list[Any] = []
+    for _ in range(2):
+        with isolated():
+            seen.append(records.all().count())
+            Walk().call()
+    assert seen == [0, 0]
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,114 @@
+"""A statement that stands alone is committed as it is done, and its connection is as before when others get it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+import servers
+import sqlalchemy as sa
+
+from dexpy.database.engine import Database
+
+LEVELS = [None, "REPEATABLE READ", "SERIALIZABLE"]
+
+
+@pytest.fixture
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[str]:
+    with servers.database(request.param, tmp_path) as found:
+        yield found
+
+
+def on(*kinds: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("url", kinds, indirect=True)
+
+
+def open_one(url: str, level: str | None) -> tuple[Database, sa.Engine]:
+    """A database with one connection, and a way to look at it from outside."""
+    options = {} if level is None else {"isolation_level": level}
+    database = Database(url, engine=sa.create_engine(url, pool_size=1, max_overflow=0, **options))
+    with database.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE numbers (number INTEGER)")
+    return database, sa.create_engine(url, poolclass=sa.NullPool)
+
+
+def numbers(engine: sa.Engine) -> list[int]:
+    with engine.connect() as connection:
+        return list(connection.exec_driver_sql("SELECT number FROM numbers ORDER BY number").scalars())
+
+
+@on("postgresql")
+@pytest.mark.parametrize("level", LEVELS)
+def test_postgresql_gets_no_transaction_around_it_and_its_level_back(url: str, level: str | None) -> None:
+    database, outside = open_one(url, level)
+    with database.connect() as connection:
+        before = connection.get_isolation_level()
+        session = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+
+    with database.autocommit() as connection:
+        connection.exec_driver_sql("INSERT INTO numbers VALUES (1)")
+        assert numbers(outside) == [1], "committed within the block"
+
+    with pytest.raises(ZeroDivisionError), database.begin() as connection:
+        assert connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one() == session
+        assert connection.get_isolation_level() == before
+        connection.exec_driver_sql("INSERT INTO numbers VALUES (2)")
+        raise ZeroDivisionError
+    assert numbers(outside) == [1]
+    database.engine.dispose()
+
+
+@on("postgresql")
+def test_it_goes_to_postgresql_and_back_once(url: str, tmp_path: Path) -> None:
+    database, _ = open_one(url, None)
+    file = (tmp_path / "said").open("w+")
+    with database.connect() as connection:
+        line = connection.connection.driver_connection.pgconn
+
+    def trips(block: Callable[[], AbstractContextManager[sa.Connection]]) -> int:
+        """How often the server was waited for."""
+        said = os.path.getsize(file.name)
+        line.trace(file.fileno())
+        with block() as connection:
+            connection.exec_driver_sql("INSERT INTO numbers VALUES (1)")
+        line.untrace()
+        file.seek(said)
+        return sum(entry.split("\t")[1:4:2] in (["F", "Sync"], ["F", "Query"]) for entry in file)
+
+    assert trips(database.autocommit) == 1
+    assert trips(database.begin) > 1
+    file.close()
+    database.engine.dispose()
+
+
+@on("postgresql")
+def test_its_level_comes_back_after_a_failure_too(url: str) -> None:
+    database, outside = open_one(url, None)
+
+    with pytest.raises(sa.exc.ProgrammingError), database.autocommit() as connection:
+        connection.exec_driver_sql("INSERT INTO numbers VALUES (1)")
+        connection.exec_driver_sql("INSERT INTO nowhere VALUES (1)")
+
+    assert numbers(outside) == [1]
+    with pytest.raises(ZeroDivisionError), database.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO numbers VALUES (2)")
+        raise ZeroDivisionError
+    assert numbers(outside) == [1]
+    database.engine.dispose()
+
+
+@on("sqlite", "mariadb")
+def test_elsewhere_it_is_a_transaction(url: str) -> None:
+    database, outside = open_one(url, None)
+
+    with database.autocommit() as connection:
+        connection.exec_driver_sql("INSERT INTO numbers VALUES (1)")
+    with pytest.raises(ZeroDivisionError), database.autocommit() as connection:
+        connection.exec_driver_sql("INSERT INTO numbers VALUES (2)")
+        raise ZeroDivisionError
+
+    assert numbers(outside) == [1]
+    database.engine.dispose()

@@ -1,0 +1,157 @@
+"""Where a record is stored: a connection's transaction, a broker that has to answer, sessions of another database."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from apps.shop import Count, Greet
+from harness.pairs import Pair, open_pair
+from harness.proxy import Proxy
+from harness.workers import eventually
+
+import dexpy
+from dexpy import BrokerUnavailable, NotCommitted, OptionsError, RecordNotFound
+from dexpy.runtime import install
+
+WAIT_S = 30.0
+ALL_KINDS = pytest.mark.parametrize(
+    "own_pair", ["sqlite+sql", "postgresql+redis", "mariadb+rabbitmq", "postgresql+sql"], indirect=True
+)
+
+
+def count_of_records(pair: Pair) -> int:
+    return int(pair.sql("SELECT count(*) FROM operation_records")[0][0])
+
+
+# ------------------------------------------------------------------------------------------------- a connection
+
+
+@ALL_KINDS
+def test_what_is_sent_on_a_connection_runs_after_its_commit(own_pair: Pair) -> None:
+    own_pair.start()
+    with own_pair.engine.connect() as connection:
+        with connection.begin():
+            ticket = Greet(name="Ada").async_(session=connection).call()
+            with pytest.raises(NotCommitted):
+                ticket.wait(1)
+        assert ticket.result(WAIT_S) == Greet(name="Ada").call()
+    assert own_pair.row(ticket.id)["num_attempts"] == 1
+
+
+@ALL_KINDS
+def test_what_is_sent_on_a_connection_is_gone_with_its_rollback(own_pair: Pair) -> None:
+    own_pair.start()
+    with own_pair.engine.connect() as connection:
+        with connection.begin() as transaction:
+            dropped = Greet(name="Ada").async_(session=connection).call()
+            transaction.rollback()
+        with connection.begin():
+            with connection.begin_nested() as savepoint:
+                inner = Greet(name="Ben").async_(session=connection).call()
+                savepoint.rollback()
+            kept = Greet(name="Cy").async_(session=connection).call()
+    kept.result(WAIT_S)
+
+    for gone in (dropped, inner):
+        with pytest.raises(RecordNotFound):
+            gone.reload()
+    assert own_pair.queued("default") == []
+    assert count_of_records(own_pair) == 1
+
+
+@pytest.mark.parametrize("own_pair", ["postgresql+redis"], indirect=True)
+def test_a_connection_of_asyncio_is_awaited(own_pair: Pair) -> None:
+    from sqlalchemy.ext.asyncio import create_async_engine
+
+    own_pair.start()
+
+    async def enqueue() -> dexpy.Ticket[Any]:
+        engine = create_async_engine(own_pair.url)
+        async with engine.begin() as connection:
+            with pytest.raises(OptionsError, match="got an AsyncConnection, which can only be awaited"):
+                Greet(name="Ada").async_(session=connection).call()
+            ticket: dexpy.Ticket[Any] = await Greet(name="Ada").async_(session=connection).acall()
+        await engine.dispose()
+        return ticket
+
+    assert asyncio.run(enqueue()).result(WAIT_S)
+
+
+@pytest.mark.parametrize("own_pair", ["postgresql+redis"], indirect=True)
+def test_a_connection_to_another_database_is_refused(own_pair: Pair, tmp_path: Path) -> None:
+    elsewhere = sa.create_engine(f"sqlite:///{tmp_path / 'elsewhere.db'}")
+    with elsewhere.begin() as connection, pytest.raises(OptionsError, match="does not lead to the database of the re"):
+        Greet(name="Ada").async_(session=connection).call()
+    elsewhere.dispose()
+    assert count_of_records(own_pair) == 0
+
+
+# ------------------------------------------------------------------------------------ a broker that has to answer
+
+
+@pytest.fixture(params=["redis", "rabbitmq"])
+def behind_a_proxy(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[tuple[Pair, Proxy]]:
+    """A SQLite file, and a broker that the test can take away."""
+    with open_pair(f"sqlite+{request.param}", tmp_path) as pair:
+        assert pair.broker is not None
+        proxy = Proxy(pair.broker)
+        pair.broker = proxy.url
+        pair.runtime = dexpy.configure(database=pair.url, broker=proxy.url, on_broker_error="raise")
+        yield pair, proxy
+        proxy.end()
+    install(None)
+
+
+def test_with_require_broker_a_broker_that_is_away_raises_and_nothing_is_stored(
+    behind_a_proxy: tuple[Pair, Proxy],
+) -> None:
+    pair, proxy = behind_a_proxy
+    first = Count(number=1).async_().call()
+    proxy.close()
+
+    began = time.monotonic()
+    with pytest.raises(BrokerUnavailable, match="does not answer: .* Nothing was stored or sent"):
+        Count(number=2).async_().call()
+    assert time.monotonic() - began < 10
+    assert count_of_records(pair) == 1
+
+    proxy.open()
+    second = Count(number=3).async_().call()
+    pair.start()
+    assert [ticket.wait(WAIT_S) is not None for ticket in (first, second)] == [True, True]
+
+
+def test_a_connection_to_the_broker_that_was_cut_while_it_lay_idle_is_no_error(
+    behind_a_proxy: tuple[Pair, Proxy],
+) -> None:
+    pair, proxy = behind_a_proxy
+    Count(number=1).async_().call()
+    assert proxy.cut()
+    Count(number=2).async_().call()
+    eventually(lambda: len(pair.queued("default")) == 2, "both are there", WAIT_S)
+
+
+# ------------------------------------------------------------------------------------ sessions in another database
+
+
+@pytest.mark.parametrize("own_pair", ["sqlite+sql"], indirect=True)
+def test_a_worker_and_check_report_sessions_in_another_database(own_pair: Pair) -> None:
+    own_pair.variables = {"ELSEWHERE": f"sqlite:///{own_pair.folder / 'elsewhere.db'}"}
+    worker = own_pair.start(module="apps.shop_other_database")
+    eventually(lambda: worker.lines("sessions.elsewhere"), "it is said", WAIT_S, worker.output)
+    (said,) = worker.lines("sessions.elsewhere")
+    assert "at least once, not exactly once: key them by self.run_id" in said
+    check = own_pair.dexpy("check", "apps.shop_other_database")
+    assert check.returncode == 0
+    assert "sessions: they are in another database than the records: effects through self.session" in check.stdout
+    worker.stop()
+
+    usual = own_pair.start()
+    assert usual.lines("sessions.elsewhere") == []
+    assert "sessions" not in own_pair.dexpy("check", "apps.shop").stdout

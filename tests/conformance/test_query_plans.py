@@ -1,0 +1,348 @@
+"""Finding what is next costs the same, however much waits for another time: what a database reads is counted."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import servers
+import sqlalchemy as sa
+from apps.shop import Count
+from dramatiq.brokers.stub import StubBroker
+from dramatiq.middleware import CurrentMessage
+
+import dexpy
+from dexpy.brokers.sql.statements import claimable, most_urgent
+from dexpy.database.engine import Database
+from dexpy.database.tables import messages, records
+from dexpy.foundation.clock import clock
+from dexpy.recording import durable_steps
+from dexpy.recording.expiry import expire_if_overdue
+from dexpy.recording.transitions import apply, is_applied
+from dexpy.runtime import install
+from dexpy.worker.claims import Claims
+
+FEW, MANY = 20, 3000
+FACTOR = 4
+"""Between few and many rows: an index that is a level or two deeper, and nothing like a walk."""
+URGENT = 5
+everywhere = pytest.mark.parametrize("kind", servers.DATABASES)
+
+
+class Effort:
+    """Counts what a database reads for the statements of an engine: rows, pages or steps, whatever it can say."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self.total = 0
+        self._engine = engine
+        sa.event.listen(engine, "before_cursor_execute", self._before)
+        sa.event.listen(engine, "after_cursor_execute", self._after)
+
+    def _before(self, connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        kind = connection.dialect.name
+        driver = connection.connection.driver_connection
+        if kind == "sqlite":
+            driver.set_progress_handler(self._step, 1)
+        elif kind == "postgresql" and statement.startswith(("SELECT", "WITH")):
+            with driver.cursor() as own:
+                own.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", parameters)
+                plan = own.fetchone()[0][0]["Plan"]
+            self.total += plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+        elif kind != "postgresql":
+            with driver.cursor() as own:
+                own.execute("FLUSH STATUS")
+
+    def _after(self, connection: Any, *_: Any) -> None:
+        driver = connection.connection.driver_connection
+        if connection.dialect.name == "sqlite":
+            driver.set_progress_handler(None, 1)
+        elif connection.dialect.name != "postgresql":
+            with driver.cursor() as own:
+                own.execute("SHOW SESSION STATUS LIKE 'Handler_read%'")
+                self.total += sum(int(value) for _, value in own.fetchall())
+
+    def _step(self) -> int:
+        self.total += 1
+        return 0
+
+    def spent(self) -> int:
+        """Since the last time."""
+        found, self.total = self.total, 0
+        return found
+
+
+BY_KEY = {"sqlite": "autoindex_operation_records_1 (id=?)", "postgresql": "using operation_records_pkey"}
+
+
+@contextmanager
+def plans(engine: sa.Engine) -> Generator[list[tuple[str, bool]]]:
+    """The statements of an engine, each with whether its rows are found by their keys, as the planner tells."""
+    found: list[tuple[str, bool]] = []
+
+    def observe(connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        kind = connection.dialect.name
+        with contextlib.closing(connection.connection.driver_connection.cursor()) as own:
+            own.execute(f"EXPLAIN {'QUERY PLAN ' if kind == 'sqlite' else ''}{statement}", parameters)
+            lines = own.fetchall()
+            if kind in BY_KEY:
+                reads = [str(line[-1]) for line in lines if re.search(r"SCAN|SEARCH|Scan", str(line[-1]))]
+                found.append((statement, bool(reads) and all(BY_KEY[kind] in read for read in reads)))
+            else:
+                key = [column[0] for column in own.description].index("key")
+                # A row that is read before there is a plan, by its key, and is not as it should be.
+                is_seen = [line[key] == "PRIMARY" or "after reading const tables" in str(line[-1]) for line in lines]
+                found.append((statement, all(is_seen)))
+
+    sa.event.listen(engine, "before_cursor_execute", observe)
+    yield found
+    sa.event.remove(engine, "before_cursor_execute", observe)
+
+
+def analyze(engine: sa.Engine, table: sa.Table) -> None:
+    """Let the planner know what there is, as it does by itself after a while."""
+    statement = f"ANALYZE {'TABLE ' if engine.dialect.name in ('mysql', 'mariadb') else ''}{table.name}"
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql(statement)
+
+
+# Messages
+
+WAITING_MESSAGES: dict[str, dict[str, Any]] = {
+    "later and more urgent": {"priority": URGENT, "due_at": timedelta(days=1)},
+    "later and as urgent": {"due_at": timedelta(days=1)},
+    "later and less urgent": {"priority": -URGENT, "due_at": timedelta(days=1)},
+    "due, and behind it": {},
+    "due, and less urgent": {"priority": -URGENT},
+}
+
+
+@pytest.fixture
+def database(kind: str, tmp_path: Path) -> Generator[Database]:
+    with servers.database(kind, tmp_path) as url:
+        database = Database(url)
+        with database.begin() as connection:
+            messages.create(connection)
+        yield database
+        database.dispose()
+
+
+def put(database: Database, count: int, **values: Any) -> None:
+    now = clock.now()
+    given = {"queue": "default", "priority": 0, "dead": False, "message_id": "x", "payload": "{}", "created_at": now}
+    due_at = now + values.pop("due_at", timedelta(0))
+    with database.begin() as connection:
+        connection.execute(sa.insert(messages), [{**given, **values, "due_at": due_at}] * count)
+    analyze(database.engine, messages)
+
+
+@everywhere
+@pytest.mark.parametrize("name", WAITING_MESSAGES)
+def test_the_next_message_is_found_without_a_scan(database: Database, name: str) -> None:
+    put(database, 1)
+    put(database, FEW, **WAITING_MESSAGES[name])
+    effort = Effort(database.engine)
+
+    def observe() -> list[int]:
+        with database.connect() as connection:
+            assert most_urgent(connection, "default") == 0
+            spent = [effort.spent()]
+            assert claimable(connection, "default", 1)[0].priority == 0
+            return [*spent, effort.spent()]
+
+    few = observe()
+    put(database, MANY, **WAITING_MESSAGES[name])
+    effort.spent()
+    many = observe()
+
+    assert all(few)
+    assert all(after <= before * FACTOR for before, after in zip(few, many, strict=True)), (few, many)
+
+
+@everywhere
+def test_that_nothing_is_due_is_found_without_a_scan(database: Database) -> None:
+    put(database, FEW, due_at=timedelta(days=1))
+    effort = Effort(database.engine)
+
+    def observe() -> int:
+        with database.connect() as connection:
+            assert most_urgent(connection, "default") is None
+        return effort.spent()
+
+    few = observe()
+    put(database, MANY, due_at=timedelta(days=1))
+    effort.spent()
+
+    assert few
+    assert observe() <= few * FACTOR
+
+
+@everywhere
+def test_messages_come_by_priority_and_then_by_the_moment_at_which_they_are_due(database: Database) -> None:
+    put(database, 1, priority=9, due_at=timedelta(days=1))
+    for priority, minutes in ((3, -1), (3, -2), (7, -1), (-2, -1), (7, 60)):
+        put(database, 1, priority=priority, due_at=timedelta(minutes=minutes))
+    order = []
+
+    while True:
+        with database.begin() as connection:
+            level = most_urgent(connection, "default")
+            found = claimable(connection, "default", 2)
+            assert {row.priority for row in found} == ({level} if level is not None else set())
+            if not found:
+                break
+            order.append([row.priority for row in found])
+            connection.execute(sa.delete(messages).where(messages.c.id.in_([row.id for row in found])))
+
+    assert order == [[7], [3, 3], [-2]]
+
+
+@everywhere
+def test_two_that_claim_at_once_get_different_messages(database: Database, kind: str) -> None:
+    if kind == "sqlite":
+        # One writer at a time: the other one waits for the lock, and finds what is left.
+        return
+    put(database, 2)
+    put(database, FEW, priority=URGENT, due_at=timedelta(days=1))
+
+    with database.begin() as one, database.begin() as other:
+        first, second = claimable(one, "default", 1), claimable(other, "default", 1)
+
+    assert len({first[0].id, second[0].id}) == 2
+
+
+# Records
+
+LATER: dict[str, Any] = {"scheduled_at": timedelta(days=1), "enqueued_at": None}
+WAITING_RECORDS: dict[str, list[dict[str, Any]]] = {
+    "later and more urgent": [{"priority": URGENT, **LATER}],
+    "later and as urgent": [LATER],
+    "sent, and as urgent": [{}],
+    "sent, and in another queue": [{"queue": "other", "priority": URGENT}],
+    # PostgreSQL believes then that there are many rows of that priority that are not for later.
+    "sent, and later and more urgent": [{}, {"priority": URGENT, **LATER}],
+}
+
+
+class Inbox:
+    """A runtime whose messages are delivered by hand."""
+
+    def __init__(self, url: str) -> None:
+        self.broker = StubBroker()
+        self.runtime = dexpy.configure(database=url, broker=self.broker, create_tables=True)
+        self.runtime.dispatcher.require_tables()
+        self.engine = self.runtime.store.database.engine
+
+    def send(self, priority: int = 0) -> str:
+        return Count(number=0).async_(priority=priority).call().id
+
+    def wait(self, count: int, *, noticed: bool = True, **values: Any) -> None:
+        """Have so many rows wait besides; the planner is told, or has not noticed yet."""
+        with self.engine.begin() as connection:
+            model = dict(connection.execute(sa.select(records).limit(1)).one()._mapping)
+            given = {**model, "priority": 0, "status": "pending", "scheduled_at": None, "enqueued_at": clock.now()}
+            if "scheduled_at" in values:
+                values = {**values, "scheduled_at": clock.now() + values["scheduled_at"]}
+            rows = [{**given, **values, "id": f"op_{os.urandom(12).hex()}"} for _ in range(count)]
+            connection.execute(sa.insert(records), rows)
+        if noticed:
+            analyze(self.engine, records)
+
+    @contextmanager
+    def delivered(self, id: str) -> Generator[str | None]:
+        """The row that a message gets, in a process that has looked at nothing yet."""
+        claims = Claims(self.runtime.store, self.runtime.dispatcher, lambda: "this")
+        message, current = self.runtime.dispatcher.message_of(self.runtime.store.row(id)), CurrentMessage()
+        current.before_process_message(self.broker, message)
+        with claims.claim_for_message(message.kwargs["class_name"], id) as row:
+            yield None if row is None else row.id
+        current.after_process_message(self.broker, message)
+
+    def deliver(self, id: str) -> str | None:
+        with self.delivered(id) as got:
+            return got
+
+
+@pytest.fixture
+def inbox(kind: str, tmp_path: Path) -> Generator[Inbox]:
+    with servers.database(kind, tmp_path) as url:
+        found = Inbox(url)
+        yield found
+        found.runtime.close()
+    install(None)
+
+
+@everywhere
+@pytest.mark.parametrize("name", WAITING_RECORDS)
+def test_what_is_more_urgent_is_found_without_a_scan(inbox: Inbox, name: str) -> None:
+    inbox.send()
+    effort = Effort(inbox.engine)
+
+    def spend(waiting: int) -> list[int]:
+        for values in WAITING_RECORDS[name]:
+            inbox.wait(waiting, **values)
+        one, other = inbox.send(), inbox.send()
+        effort.spent()
+        assert inbox.deliver(one) == one, "nothing is more urgent"
+        vain = effort.spent()
+        urgent = inbox.send(URGENT - 1)
+        effort.spent()
+        assert inbox.deliver(other) == urgent
+        found = effort.spent()
+        assert inbox.deliver(urgent) == other, "a late message, for what is owed one"
+        return [vain, found, effort.spent()]
+
+    few, many = spend(FEW), spend(MANY)
+
+    assert all(few)
+    assert all(after <= before * FACTOR for before, after in zip(few, many, strict=True)), (few, many)
+
+
+@everywhere
+@pytest.mark.parametrize("planner", ["knows nothing", "knows what was"])
+def test_a_row_that_is_named_is_found_by_its_key_whatever_the_planner_believes(inbox: Inbox, planner: str) -> None:
+    one, other = inbox.send(), inbox.send()
+    if planner == "knows what was":
+        inbox.wait(MANY, status="done", completed_at=clock.now())
+    # As a queue that has filled up just now.
+    inbox.wait(MANY, noticed=False)
+
+    with plans(inbox.engine) as found, inbox.engine.begin() as connection:
+        claimed = apply(connection, "claim", one, claimed_by="this")
+        assert claimed is not None
+        assert durable_steps.holds_claim(connection, one, claimed.claim_token)
+        assert is_applied(connection, "succeed", one, claim_token=claimed.claim_token, result=None)
+        assert not expire_if_overdue(connection, other)
+        assert is_applied(connection, "mark_unpublished", other)
+        assert apply(connection, "cancel", other, error=None, failure="cancelled", error_message="", error_details=None)
+        ended = apply(connection, "revive", other, sent=False)
+        assert ended is not None
+
+    assert len(found) >= 7
+    assert [statement for statement, is_by_key in found if not is_by_key] == []
+
+
+@everywhere
+def test_deliveries_at_once_share_what_is_urgent_without_waiting(inbox: Inbox) -> None:
+    calm = [inbox.send() for _ in range(6)]
+    urgent = [inbox.send(URGENT) for _ in range(6)]
+    start, got = threading.Barrier(len(calm), timeout=30), set()
+
+    def run(id: str) -> None:
+        start.wait()
+        got.add(inbox.deliver(id))
+
+    threads = [threading.Thread(target=run, args=(id,)) for id in calm]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert got == set(urgent)

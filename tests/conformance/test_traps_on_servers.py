@@ -1,0 +1,349 @@
+"""Traps that only a server can reproduce, on PostgreSQL and MariaDB with each kind of broker.
+
+The lists of all of them are at the head of ``tests/traps/test_traps_of_ancestors.py`` and ``test_traps_of_peers.py``;
+the numbers here are theirs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import servers
+import sqlalchemy as sa
+from apps import mailer
+from harness.pairs import Pair
+from harness.proxy import Proxy
+from harness.trap_workers import RESCUE_WITHIN_S, BatchRuns, start_ahead
+from harness.workers import HARNESS, eventually
+from sqlalchemy.orm import Session
+
+import dexpy
+from dexpy import records
+from dexpy.database.tables import records as table
+from dexpy.foundation.clock import clock
+from dexpy.runtime import install
+
+WAIT_S = 40.0
+POLL_S = 0.05
+SECRET = "hunter2-Ω'q"
+
+
+class TrapPair(Pair, BatchRuns):
+    """The mailer on a pair of database and broker; workers take up soon what was lost."""
+
+    def create_tables(self) -> None:
+        """Make the tables of dexpy and of the mailer."""
+        made = self.dexpy("db", "init")
+        assert made.returncode == 0, made.stderr
+        mailer.create_tables(self.url)
+        self.variables = {
+            "DEXPY_RESCUE_WITHIN": str(RESCUE_WITHIN_S),
+        }
+
+    def configure(self) -> dexpy.Runtime:
+        """Put it in force for the process of the tests."""
+        self.runtime = dexpy.configure(database=self.url, broker=self.broker, rescue_within=RESCUE_WITHIN_S)
+        return self.runtime
+
+    def start(self, *arguments: str, module: str = "apps.mailer", processes: int = 1, threads: int = 4) -> Any:
+        """Start ``dexpy worker``; see `Deployment.start`."""
+        return super().start(*arguments, module=module, processes=processes, threads=threads)
+
+
+@contextlib.contextmanager
+def opened(
+    name: str, folder: Path, make_proxy: Callable[[str], Proxy] | None = None
+) -> Generator[tuple[TrapPair, Proxy | None]]:
+    kind, _, transport = name.partition("+")
+    with servers.database(kind, folder) as url, servers.broker(transport) as broker:
+        proxy = make_proxy(str(broker)) if make_proxy is not None else None
+        pair = TrapPair(folder, url, proxy.url if proxy is not None else broker)
+        try:
+            pair.create_tables()
+            pair.configure()
+            yield pair, proxy
+        finally:
+            pair.close()
+            install(None)
+            if proxy is not None:
+                proxy.end()
+
+
+@pytest.fixture
+def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[TrapPair]:
+    """A pair for one test, named by an indirect parameter; nothing serves it yet."""
+    with opened(request.param, tmp_path) as (found, _):
+        yield found
+
+
+def on(*names: str) -> Any:
+    return pytest.mark.parametrize("pair", names, indirect=True)
+
+
+# --------------------------------------------------------------------- 9 of the first list: row and message
+
+
+@pytest.mark.parametrize("name", ["postgresql+redis", "mariadb+rabbitmq"])
+def test_a_broker_that_is_down_loses_nothing_that_was_committed(name: str, tmp_path: Path) -> None:
+    with opened(name, tmp_path, lambda url: Proxy(url, open=False)) as (pair, proxy):
+        assert proxy is not None
+        with Session(pair.engine) as session, dexpy.session(session):
+            session.add(mailer.Effect(what="with it", run=""))
+            kept = mailer.SendMail(number=1).async_().call()
+            session.commit()
+        with Session(pair.engine) as session:
+            undone = mailer.SendMail(number=2).async_(session=session).call()
+            session.rollback()
+        assert pair.row(kept.id)["enqueued_at"] is None, "a message is owed"
+        assert pair.sql(sa.select(table.c.id)) == [(kept.id,)]
+
+        worker = pair.start()
+        eventually(lambda: worker.lines("broker.unreachable"), "the worker misses it too", WAIT_S, worker.output)
+        proxy.open()
+
+        assert kept.result(WAIT_S, POLL_S) == 1
+        assert pair.effects() == ["with it", "mail 1"]
+        with pytest.raises(dexpy.RolledBack):
+            undone.wait(1)
+
+
+# ------------------------------------------- 5 and 12 of the first list, 3 of the second: whose row it is
+
+
+@on("postgresql+redis", "mariadb+sql")
+@pytest.mark.parametrize("thaws", ["while its successor runs", "when all is over"])
+def test_a_worker_that_resumes_after_its_recovery_writes_nothing(pair: TrapPair, thaws: str) -> None:
+    for _ in range(2):
+        pair.start()
+    ticket = pair.send_batch(1)
+    frozen = pair.begun(1)
+    (late,) = [worker for worker in pair.workers if frozen in worker.children()]
+    os.kill(frozen, signal.SIGSTOP)
+    try:
+        successor = pair.begun(1, times=2)
+        assert successor != frozen
+        if thaws == "when all is over":
+            pair.open_gate(1)
+            assert ticket.result(WAIT_S, POLL_S) == 1
+    finally:
+        os.kill(frozen, signal.SIGCONT)
+    pair.open_gate(1)
+
+    assert ticket.result(WAIT_S, POLL_S) == 1
+    eventually(lambda: late.lines("claim.lost"), "the late one finds that it is late", WAIT_S, pair.output)
+    eventually(lambda: len(pair.said(1)) == 3, "the other one has committed", WAIT_S, pair.output)
+    assert pair.said(1) == [("begun", frozen), ("begun", successor), ("committed", successor)]
+    (child,) = records.where(operation=mailer.SendMail)
+    assert child.ticket.result(WAIT_S, POLL_S) == 1
+    assert child.parent_id == ticket.id
+    assert pair.effects() == ["batch 1", "mail 1"]
+    assert [(each.number, each.failure) for each in records.attempts(ticket.id)] == [(1, "lost"), (2, None)]
+    assert f":{frozen}:" in str(records.attempts(ticket.id)[0].worker)
+
+    # It has a new name, and is as good as any other.
+    more = [mailer.SendMail(number=number).async_().call() for number in range(100, 120)]
+    assert [each.result(WAIT_S, POLL_S) for each in more] == list(range(100, 120))
+
+
+@on("postgresql+redis", "mariadb+rabbitmq", "postgresql+sql")
+def test_a_hundred_deliveries_of_one_row_claim_it_once(pair: TrapPair) -> None:
+    ticket = pair.send_batch(1)
+    dispatcher = dexpy.current_runtime().dispatcher
+    row = dexpy.current_runtime().store.row(ticket.id)
+    for _ in range(100):
+        assert dispatcher.publish_row(row)
+    workers = [pair.start(processes=2, threads=4) for _ in range(2)]
+    pair.begun(1)
+    # One thread is at the gate; all other deliveries come and go.
+    eventually(lambda: dispatcher.transport.count_due("default") == 0, "all are delivered", WAIT_S, pair.output)
+    pair.open_gate(1)
+    assert ticket.result(WAIT_S, POLL_S) == 1
+    for worker in workers:
+        worker.signal(signal.SIGTERM)
+    for worker in workers:
+        assert worker.ended() == 0
+
+    assert [what for what, _ in pair.said(1)] == ["begun", "committed"]
+    assert pair.effects("batch%") == ["batch 1"]
+    assert (pair.row(ticket.id)["num_attempts"], pair.row(ticket.id)["claim_token"]) == (1, 1)
+
+
+# ------------------------------------------------------------------------- 5 and 6 of the second list: time, relay
+
+
+HELD_BY_NOBODY = "UPDATE operation_records SET status = 'running', claimed_by = 'gone', claim_token = 1 WHERE id = :id"
+
+
+@on("postgresql+redis", "mariadb+sql")
+def test_workers_whose_clocks_are_wrong_recover_runs_of_dead_workers_only(pair: TrapPair) -> None:
+    workers = [start_ahead(pair, seconds, threads=1) for seconds in (3600, -3600)]
+    tickets = [pair.send_batch(batch) for batch in (1, 2)]
+    pids = {pair.begun(batch): ticket for batch, ticket in enumerate(tickets, 1)}
+    assert len(pids) == 2, "one on each"
+
+    def have_looked() -> bool:
+        # What neither of them has a thread for is given away by whoever looks first: until each has done so.
+        other = mailer.SendMailElsewhere(number=7).async_(in_=3600).call()
+        pair.change(HELD_BY_NOBODY, id=other.id)
+        eventually(lambda: pair.row(other.id)["num_lost"], "it is taken up", WAIT_S, pair.output)
+        return all(worker.lines("lost.rescue") for worker in workers)
+
+    eventually(have_looked, "both look for the dead", WAIT_S, pair.output)
+    assert [pair.row(ticket.id)["num_lost"] for ticket in tickets] == [0, 0]
+    assert not any(worker.lines("worker.taken_for_dead") for worker in workers)
+
+    # One by one, each the last one that a wrong clock could keep alive.
+    for batch, (pid, ticket) in enumerate(pids.items(), 1):
+        os.kill(pid, signal.SIGKILL)
+        pair.begun(batch, times=2)
+        pair.open_gate(batch)
+        assert ticket.result(WAIT_S, POLL_S) == batch
+        assert pair.row(ticket.id)["num_lost"] == 1
+
+
+@on("postgresql+redis", "mariadb+sql", "postgresql+sql")
+@pytest.mark.parametrize("ahead_s", [3600, -3600])
+def test_a_delay_does_not_depend_on_a_wrong_clock(pair: TrapPair, ahead_s: int) -> None:
+    pair.start()
+    clock.advance(ahead_s)
+    try:
+        ticket = mailer.SendMail(number=1).async_(in_=1.5).call()
+        at_once = mailer.SendMail(number=2).async_().call()
+    finally:
+        clock.reset()
+    assert at_once.result(WAIT_S, POLL_S) == 2
+    assert ticket.result(WAIT_S, POLL_S) == 1
+    ran = pair.row(ticket.id)
+    assert (ran["started_at"] - ran["created_at"]).total_seconds() >= 1.5
+    assert ran["started_at"] >= ran["scheduled_at"]
+
+
+def refuse_queue(pair: TrapPair) -> str:
+    """The name of a queue that the broker refuses."""
+    if "redis" not in str(pair.broker):
+        return "amq.refused"
+    with servers._redis(servers.need("redis")) as client:
+        client.set(f"{str(pair.broker).rpartition('=')[2]}:refused", "no list")
+    return "refused"
+
+
+@on("postgresql+redis", "mariadb+rabbitmq")
+def test_a_bad_row_an_unknown_class_or_a_cut_database_does_not_stop_the_relay(pair: TrapPair) -> None:
+    owed = [mailer.SendMail(number=number).async_(in_=1).call() for number in range(60)]
+    refused, unknown = mailer.SendMail(number=98).async_(in_=1).call(), mailer.SendMail(number=99).async_(in_=1).call()
+    pair.change("UPDATE operation_records SET queue = :queue WHERE id = :id", queue=refuse_queue(pair), id=refused.id)
+    pair.change("UPDATE operation_records SET name = 'apps.mailer.Gone' WHERE id = :id", id=unknown.id)
+
+    cut = pair.folder / "cut"
+    cut.touch()
+    script = [sys.executable, str(HARNESS / "cut_connections.py"), str(cut)]
+    worker = pair.serve([*script, "worker", "apps.mailer", "-p", "1", "-t", "4"])
+    worker.await_started(1)
+
+    def await_done(*tickets: dexpy.Ticket[int]) -> None:
+        left = {ticket.id for ticket in tickets}
+
+        def observe() -> bool:
+            # This process is cut off with all others.
+            with contextlib.suppress(sa.exc.DBAPIError):
+                done = sa.select(table.c.id).where(table.c.id.in_(left), table.c.status == "done")
+                left.difference_update(row.id for row in pair.sql(done))
+            return not left
+
+        eventually(observe, "all are done", WAIT_S, pair.output)
+
+    def told() -> list[str]:
+        return [line for line in worker.output().splitlines() if "the database has cut" in line]
+
+    await_done(*owed)
+    for number in range(60, 63):
+        # Its own connections are cut as well, and may not know it yet.
+        dexpy.current_runtime().store.database.dispose()
+        ticket = mailer.SendMail(number=number).async_(in_=0.5).call()
+        cut.touch()
+        await_done(ticket)
+        eventually(lambda number=number: len(told()) == number - 58, "it was cut once more", WAIT_S, pair.output)
+
+    assert all(" 0 connections" not in line for line in told())
+    assert sorted(pair.effects()) == sorted(f"mail {number}" for number in range(63))
+    assert pair.row(refused.id)["status"] == "pending"
+    eventually(lambda: worker.lines("class.unknown"), "what is unknown is said", WAIT_S, pair.output)
+    waiting = pair.row(unknown.id)
+    assert (waiting["status"], waiting["num_attempts"]) == ("pending", 0), "what one does not know one does not end"
+    assert worker.children() == [worker.children()[0]], "no process has died of it"
+
+
+# ----------------------------------------------------------------------- 12 and 15 of the second list: secrets, forks
+
+
+def broker_content(pair: TrapPair) -> str:
+    """All that the broker holds, as text."""
+    if "redis" in str(pair.broker):
+        found: list[Any] = []
+        with servers._redis(servers.need("redis")) as client:
+            for key in client.scan_iter(f"{str(pair.broker).rpartition('=')[2]}:*"):
+                readers = {b"list": lambda k: client.lrange(k, 0, -1), b"hash": client.hgetall,
+                           b"set": client.smembers, b"zset": lambda k: client.zrange(k, 0, -1)}  # fmt: skip
+                found.append((key, readers.get(client.type(key), client.get)(key)))
+        return str(found)
+    import pika
+
+    bodies: list[bytes] = []
+    with contextlib.closing(pika.BlockingConnection(pika.URLParameters(str(pair.broker)))) as connection:
+        channel = connection.channel()
+        while (got := channel.basic_get("default"))[0] is not None:
+            bodies.append(got[2])
+        # What was got and not acknowledged lies in the queue again when the connection is closed.
+    return str(bodies)
+
+
+@on("postgresql+redis", "mariadb+rabbitmq")
+def test_a_secret_reaches_no_server(pair: TrapPair) -> None:
+    tickets = [mailer.LogIn(secret=SECRET, ending=ending).async_().call() for ending in mailer.ENDINGS]
+    sinks = {"broker": broker_content(pair)}
+    assert all(ticket.id in sinks["broker"] for ticket in tickets)
+    worker = pair.start("-v")
+    for ticket in tickets:
+        eventually(lambda ticket=ticket: ticket.reload().terminal, "it ends", WAIT_S, pair.output)
+    worker.signal(signal.SIGTERM)
+    worker.ended()
+    sinks["broker afterwards"] = broker_content(pair)
+    sinks["output"] = worker.output()
+    with pair.engine.connect() as connection:
+        for name in sa.inspect(connection).get_table_names():
+            columns = [column["name"] for column in sa.inspect(connection).get_columns(name)]
+            kept = [column for column in columns if (name, column) != ("operation_records", "params")]
+            sinks[name] = str(connection.execute(sa.select(*map(sa.column, kept)).select_from(sa.table(name))).all())
+
+    assert "<sensitive>" in sinks["operation_records"]
+    assert "crashed operation=apps.mailer.LogIn" in sinks["output"]
+    for form in (SECRET, SECRET.partition("-")[0], SECRET.encode("unicode_escape").decode()):
+        assert [name for name, text in sinks.items() if form in text] == [], form
+
+
+@on("postgresql+sql", "mariadb+sql", "postgresql+redis")
+def test_a_fork_does_not_share_the_connections_of_its_parent(pair: TrapPair) -> None:
+    ended = pair.run([sys.executable, str(HARNESS / "forking_program.py"), pair.url])
+
+    assert ended.returncode == 0, ended.stderr
+    sides = {found["side"]: found for found in map(json.loads, ended.stdout.splitlines())}
+    assert set(sides) == {"before", "child", "parent", "after"}
+    before, child, parent, after = (set(sides[side]["connections"]) for side in ("before", "child", "parent", "after"))
+    assert before
+    assert child
+    assert not child & (before | parent | after)
+    assert parent
+    of_parent = {session for worker, session in sides["child"]["noted"] if worker == sides["before"]["worker"]}
+    assert of_parent
+    assert not child & of_parent, "sessions of a child would be ended with those of its parent"
+    told = pair.effects()
+    assert len(told) == len(set(told)) == records.done().count() == records.pending().count()
+    assert "Traceback" not in ended.stderr

@@ -1,0 +1,445 @@
+"""Steps of the application's own: put in, placed and taken out by name, per class."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, with_loader_criteria
+
+from dexpy import (
+    Call,
+    DeclarationError,
+    Err,
+    Error,
+    Insert,
+    Ok,
+    Operation,
+    Ref,
+    Remove,
+    Reset,
+    ResultTypeError,
+    Retry,
+    Step,
+    Travels,
+    UndeclaredError,
+    after,
+    context,
+    current_context,
+    guard,
+    records,
+)
+from dexpy.testing import Isolated
+
+Outcome: TypeAlias = Ok[Any] | Err
+Proceed: TypeAlias = Callable[[Call], Outcome]
+
+calls: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def _nothing_went() -> None:
+    calls.clear()
+
+
+def noting(name: str) -> Step:
+    """A step that notes its way in and out."""
+
+    def run(call: Call, proceed: Proceed) -> Outcome:
+        calls.append(f"{name} in")
+        outcome = proceed(call)
+        calls.append(f"{name} out")
+        return outcome
+
+    return Step(name, run)
+
+
+class Base(Operation):
+    steps = (Insert(noting("a"), after="trace"), Insert(noting("b"), before="perform"))
+
+    def perform(self) -> int:
+        calls.append("perform")
+        return 1
+
+
+class Sub(Base):
+    steps = (Insert(noting("c"), before="b"), Insert(noting("d"), after="a"))
+
+
+class Anew(Base):
+    steps = (Reset(), Insert(noting("e"), before="trace"))
+
+
+class Plain(Operation):
+    def perform(self) -> int:
+        return 1
+
+
+def order(cls: type[Operation]) -> str:
+    return " > ".join(cls.explain().steps)
+
+
+def test_middleware_is_placed_by_name_and_that_of_a_subclass_adds_to_the_bases() -> None:
+    assert Base().call() == 1
+    assert calls == ["a in", "b in", "perform", "b out", "a out"]
+    calls.clear()
+    Sub().call()
+    assert calls == ["a in", "d in", "c in", "b in", "perform", "b out", "c out", "d out", "a out"]
+    assert order(Base).startswith("trace > a > result")
+    assert order(Sub).startswith("trace > a > d > result")
+    assert order(Sub).endswith("callbacks > c > b > perform")
+
+
+def test_a_subclass_can_forget_those_of_the_base() -> None:
+    Anew().call()
+    assert calls == ["e in", "perform", "e out"]
+    assert order(Anew).startswith("e > trace > result")
+
+
+def test_other_classes_have_none_of_it() -> None:
+    assert order(Plain).startswith("trace > result")
+    Plain().call()
+    assert calls == []
+
+
+class Watched(Operation):
+    @guard("Never")
+    def refuses(self) -> bool:
+        return True
+
+    @after
+    def tell(self) -> None:
+        calls.append("after")
+
+    def perform(self) -> int:
+        return 1
+
+
+class Unguarded(Watched):
+    steps = (Remove("guard"), Remove("callbacks"), Remove("result"))
+
+
+class Replaced(Unguarded):
+    steps = (Insert(noting("result"), after="callbacks"),)
+
+
+def test_a_middleware_that_is_removed_does_nothing_and_shows_as_inactive() -> None:
+    assert isinstance(Watched().safe.call(), Err)
+    assert Unguarded().call() == 1
+    assert calls == []
+    assert Unguarded.is_callable()
+    told = Unguarded.explain()
+    assert [name for name in ("guard", "callbacks", "result") if not told.steps[name]] == [
+        "guard",
+        "callbacks",
+        "result",
+    ]
+    assert (told.guards, told.callbacks) == ({}, None)
+    assert order(Unguarded) == order(Plain)
+
+
+def test_a_name_in_the_pipeline_can_be_taken_again_by_another_middleware() -> None:
+    Replaced().call()
+    assert calls == ["result in", "result out"]
+    assert order(Replaced).endswith("callbacks > result > perform")
+
+
+def test_the_same_middleware_runs_in_a_worker(isolated_runtime: Isolated) -> None:
+    ticket = Sub().async_().call()
+    isolated_runtime.run_pending()
+    assert ticket.reload().result(1) == 1
+    assert calls[0] == "a in"
+
+
+class Awaited(Base):
+    async def perform(self) -> int:  # type: ignore[override]
+        await asyncio.sleep(0)
+        return 2
+
+
+def test_the_same_middleware_runs_around_a_coroutine() -> None:
+    assert asyncio.run(Awaited().acall()) == 2
+    assert calls == ["a in", "b in", "b out", "a out"]
+
+
+def test_a_middleware_is_left_out_where_a_class_does_not_need_it() -> None:
+    step = Step("mine", noting("mine").run, needed=lambda contract: bool(contract.guards))
+
+    class Placed(Operation):
+        steps = (Insert(step, before="guard"),)
+
+        def perform(self) -> int:
+            return 1
+
+    class Guarded(Placed):
+        @guard("Never")
+        def never(self) -> bool:
+            return False
+
+    assert (Placed.explain().steps["mine"], Guarded.explain().steps["mine"]) == (False, True)
+    Placed().call()
+    assert calls == []
+    Guarded().call()
+    assert calls == ["mine in", "mine out"]
+
+
+# ----------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("entries", "told"),
+    [
+        (
+            (Insert(noting("x"), after="tracing"),),
+            r"'tracing', and there is none. The steps are trace > .*Did you mean",
+        ),
+        ((Remove("gard"),), r"Wrong.steps names the step 'gard', and there is none.*Did you mean 'guard'"),
+        ((Insert(noting("x")),), r"Insert\('x'\) wants one place. Write before= or after="),
+        ((Insert(noting("x"), before="trace", after="trace"),), r"Insert\('x'\) wants one place"),
+        ((Insert(noting("x"), after="perform"),), r"perform is innermost. Write before='perform'"),
+        ((Insert(noting("guard"), after="trace"),), r"there is a step 'guard' already. Take it out first"),
+        ((Insert(noting("perform"), after="trace"),), r"there is a step 'perform' already"),
+        ((Insert(noting("x"), after="trace"),) * 2, r"there is a step 'x' already"),
+        ((Remove("perform"),), r"Remove\('perform'\) cannot be: nothing would run"),
+        ((Remove("record"),), r"a worker's row would stay running. Write record = False"),
+        ((Remove("transaction"),), r"effects would stay without their record.*Write transaction = False"),
+        ((Remove("once"),), r"a key would be declared and not held"),
+        ((Remove("lock"),), r"a lock would be declared and not taken"),
+        ((Remove("trace"),), r"a run would not know itself"),
+        ((Remove("refs"),), r"a Ref would be a key where perform expects a row"),
+        ((noting("x"),), r"does not belong there. It takes .*Insert"),
+        ((Insert("x", after="trace"),), r"does not belong there"),  # type: ignore[arg-type]
+        (Remove("guard"), r"wants a tuple. Mind the comma: steps = \(...,\)"),
+    ],
+)
+def test_a_placement_that_cannot_be_is_refused_at_the_class(entries: Any, told: str) -> None:
+    with pytest.raises(DeclarationError, match=told):
+
+        class Wrong(Operation):
+            steps = entries
+
+
+def outcome_of(run: Callable[[Call, Proceed], Any], after: str = "transaction", **rest: Any) -> type[Operation]:
+    class Made(Operation):
+        steps = (Insert(Step("mine", run), after=after),)
+        errors = {"no_tenant"}
+
+        def perform(self) -> int:
+            return 1
+
+    return Made
+
+
+def test_a_middleware_that_returns_no_outcome_is_refused_with_what_to_return() -> None:
+    def forgets(call: Call, proceed: Proceed) -> None:
+        proceed(call)
+
+    with pytest.raises(
+        DeclarationError, match="The step 'mine' returned NoneType, and no outcome. Return what proceed"
+    ):
+        outcome_of(forgets)().call()
+
+
+def test_a_middleware_proceeds_once() -> None:
+    def twice(call: Call, proceed: Proceed) -> Outcome:
+        proceed(call)
+        return proceed(call)
+
+    with pytest.raises(DeclarationError, match="The step 'mine' called proceed twice"):
+        outcome_of(twice)().call()
+
+
+def test_a_middleware_may_end_the_run_with_an_outcome_that_the_class_declares() -> None:
+    assert outcome_of(lambda call, proceed: Err("no_tenant", "Who?"))().safe.call() == Err("no_tenant", "Who?")
+    assert outcome_of(lambda call, proceed: Ok(7))().call() == 7
+    with pytest.raises(UndeclaredError):
+        outcome_of(lambda call, proceed: Err("other", "x"))().call()
+    with pytest.raises(ResultTypeError):
+        outcome_of(lambda call, proceed: Ok("7"))().call()
+
+    def refuses(call: Call, proceed: Proceed) -> Outcome:
+        raise Error("no_tenant", "Who?")
+
+    assert outcome_of(refuses)().safe.call() == Err("no_tenant", "Who?")
+
+
+def test_what_is_committed_is_not_made_an_error() -> None:
+    def spoils(call: Call, proceed: Proceed) -> Outcome:
+        proceed(call)
+        return Err("no_tenant", "Too late")
+
+    assert isinstance(outcome_of(spoils)().safe.call(), Err), "inside, the transaction sees it and rolls back"
+    with pytest.raises(DeclarationError, match="made an Err of an Ok whose effects are committed. Put it inside"):
+        outcome_of(spoils, after="trace")().call()
+
+
+def test_a_session_is_there_inside_of_the_transaction_alone(isolated_runtime: Isolated) -> None:
+    def asks(call: Call, proceed: Proceed) -> Outcome:
+        call.session.execute(sa.select(1))
+        return proceed(call)
+
+    assert outcome_of(asks)().call() == 1
+
+
+# ------------------------------------------------------------------------ the two examples of the how-to
+
+
+class Metrics:
+    """Counts how runs end, and how long they take, by operation."""
+
+    def __init__(self) -> None:
+        self.ended: Counter[tuple[str, str]] = Counter()
+
+    def run(self, call: Call, proceed: Proceed) -> Outcome:
+        try:
+            outcome = proceed(call)
+        except BaseException:
+            self.ended[call.contract.cls.__name__, "crashed"] += 1
+            raise
+        self.ended[call.contract.cls.__name__, "done" if isinstance(outcome, Ok) else outcome.code] += 1
+        return outcome
+
+
+metrics = Metrics()
+
+
+class Counted(Operation):
+    steps = (Insert(Step("metrics", metrics.run), after="trace"),)
+    retry_on = (Retry(ConnectionError, attempts=3, wait=0),)
+    how: str = "done"
+
+    def perform(self) -> int:
+        if self.how == "crashed":
+            raise ConnectionError
+        if self.how != "done":
+            raise Error(self.how)
+        return 1
+
+
+def test_a_metrics_middleware_counts_every_end_of_every_attempt(isolated_runtime: Isolated) -> None:
+    metrics.ended.clear()
+    Counted().call()
+    Counted(how="refused").safe.call()
+    with pytest.raises(ConnectionError):
+        Counted(how="crashed").call()
+    Counted(how="crashed").async_().call()
+    Counted.explain()
+    Counted.callable()
+    isolated_runtime.run_pending()
+    assert metrics.ended == {("Counted", "done"): 1, ("Counted", "refused"): 1, ("Counted", "crashed"): 4}
+
+
+class Rows(DeclarativeBase):
+    pass
+
+
+class Note(Rows):
+    __tablename__ = "step_notes"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    tenant: Mapped[str] = mapped_column(sa.String(20))
+
+
+@event.listens_for(Session, "do_orm_execute")
+def _only_the_tenants_rows(state: Any) -> None:
+    tenant = state.session.info.get("tenant")
+    if tenant is not None:
+        state.statement = state.statement.options(
+            with_loader_criteria(Note, Note.tenant == tenant, track_closure_variables=False)
+        )
+
+
+def in_tenant(call: Call, proceed: Proceed) -> Outcome:
+    """Run the rest among the rows of one tenant."""
+    tenant = current_context().get("tenant")
+    if tenant is None:
+        raise Error("no_tenant", "Nobody said which tenant")
+    call.session.info["tenant"] = tenant
+    try:
+        return proceed(call)
+    finally:
+        call.session.info.pop("tenant", None)
+
+
+TENANT = Step("tenant", in_tenant, explain=lambda call: {"tenant": current_context().get("tenant")}, rehearsed=True)
+
+
+class ReadNote(Operation):
+    note: Ref[Note]
+    steps = (Insert(TENANT, after="transaction"),)
+    errors = {"no_tenant"}
+
+    @guard("There are too many notes")
+    def too_many(self) -> bool:
+        return self.session.scalar(sa.select(sa.func.count()).select_from(Note)) != 1
+
+    def perform(self) -> str:
+        return self.note.tenant
+
+
+@pytest.fixture
+def notes(engine: sa.Engine) -> Any:
+    """Note 1 of acme and note 2 of bolt."""
+    Rows.metadata.create_all(engine)
+    with engine.begin() as connection:
+        connection.execute(sa.insert(Note), [{"id": 1, "tenant": "acme"}, {"id": 2, "tenant": "bolt"}])
+    yield
+    Rows.metadata.drop_all(engine)
+
+
+@pytest.mark.usefixtures("notes")
+def test_a_tenant_middleware_is_around_refs_and_guards_in_place_in_workers_and_in_dry_runs(
+    isolated_runtime: Isolated,
+) -> None:
+    with context(tenant=Travels("acme")):
+        assert ReadNote(note=1).call() == "acme"
+        assert ReadNote.is_callable(note=1)
+        told = ReadNote.explain(note=1)
+        assert told.callable
+        assert told.extras == {"tenant": {"tenant": "acme"}}
+        ticket, wrong = ReadNote(note=1).async_().call(), ReadNote(note=2).async_().call()
+    assert ReadNote(note=1).safe.call() == Err("no_tenant", "Nobody said which tenant")
+    assert not ReadNote.is_callable(note=1)
+    told = ReadNote.explain(note=1)
+    assert (told.callable, told.error) == (False, "Nobody said which tenant")
+    isolated_runtime.run_pending()
+    assert ticket.reload().result(1) == "acme"
+    assert (wrong.reload().failure, records.get(wrong.id).error) == ("discarded", "dexpy.RefNotFound")
+
+
+def in_schema(call: Call, proceed: Proceed) -> Outcome:
+    """Run the rest in the PostgreSQL schema of one tenant."""
+    # Before the others: the run's own record is written in the same transaction.
+    path = "SELECT set_config('search_path', quote_ident(:schema) || ',' || current_setting('search_path'), true)"
+    call.session.execute(sa.text(path), {"schema": current_context()["tenant"]})
+    return proceed(call)
+
+
+class WhichSchema(Operation):
+    steps = (Insert(Step("tenant", in_schema, rehearsed=True), after="transaction"),)
+
+    def perform(self) -> str:
+        return str(self.session.scalar(sa.text("SELECT current_schema()")))
+
+
+class WhichSchemaAfterwards(Operation):
+    def perform(self) -> str:
+        return str(self.session.scalar(sa.text("SELECT current_schema()")))
+
+
+@pytest.mark.parametrize("database_url", [pytest.param("postgresql", marks=pytest.mark.servers)], indirect=True)
+def test_a_tenant_middleware_sets_the_search_path_for_its_transaction_only(
+    isolated_runtime: Isolated, engine: sa.Engine
+) -> None:
+    with engine.begin() as connection:
+        connection.execute(sa.text("CREATE SCHEMA acme"))
+    with context(tenant=Travels("acme")):
+        assert WhichSchema().call() == "acme"
+        ticket = WhichSchema().async_().call()
+    isolated_runtime.run_pending()
+    assert ticket.reload().result(1) == "acme"
+    assert WhichSchemaAfterwards().call() == "public"

@@ -1,0 +1,36 @@
+"""Steps of one's own under real workers."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from apps import shop_middleware
+from apps.shop_middleware import Counted
+from harness.policy_workers import RESCUE_WITHIN_S, PolicyPair
+from harness.workers import eventually
+
+APPLICATION = shop_middleware
+WAIT_S = 40.0
+MANY = 12
+
+
+def both(numbers: range) -> Counter[str]:
+    """What the step and `perform` leave, once each."""
+    return Counter(f"{what} {number}" for number in numbers for what in ("entered", "counted"))
+
+
+def test_each_run_passes_the_middleware_once_under_two_workers(pair: PolicyPair) -> None:
+    pair.start(processes=2)
+    tickets = [Counted(number=number).async_().call() for number in range(MANY)]
+    assert [ticket.result(WAIT_S) for ticket in tickets] == list(range(MANY))
+    assert Counter(pair.effects()) == both(range(MANY))
+
+
+def test_what_a_middleware_wrote_is_gone_with_the_worker_that_is_killed_in_it(pair: PolicyPair) -> None:
+    pair.start_killed_at("in_step")
+    ticket = Counted(number=1).async_().call()
+    eventually(lambda: pair.reached("in_step"), "a worker dies in the step", WAIT_S, pair.output)
+    pair.start()
+    assert ticket.result(RESCUE_WITHIN_S + WAIT_S) == 1
+    assert Counter(pair.effects()) == both(range(1, 2))
+    assert pair.row(ticket.id)["num_attempts"] == 2

@@ -1,0 +1,206 @@
+"""Steps under real workers that are killed, frozen and stopped: every effect is there once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from typing import Any
+
+import sqlalchemy as sa
+from apps import shop_steps
+from apps.shop_steps import ROWS, Climb, Ladder, Line, Rung
+from harness.policy_workers import ON_SERVERS, PolicyPair
+from harness.workers import eventually
+
+from dexpy import Ticket, records
+
+APPLICATION = shop_steps
+WAIT_S = 60.0
+
+
+def reached(pair: PolicyPair, point: str) -> int:
+    """The process that came to a point, once one has."""
+    return eventually(lambda: pair.reached(point), f"somebody reaches {point}", WAIT_S, pair.output)
+
+
+def effects(pair: PolicyPair) -> Counter[str]:
+    """What was done, and how often."""
+    return Counter(row.what for row in pair.sql(sa.select(Line.what)))
+
+
+def writers(pair: PolicyPair) -> dict[str, int]:
+    """Which process did what."""
+    return {row.what: int(row.attempt) for row in pair.sql(sa.select(Line.what, Line.attempt))}
+
+
+def ladder_of(number: int) -> Counter[str]:
+    """What one `Ladder` does."""
+    rungs = [f"{number} rung {7 * rung}" for rung in range(1, ROWS + 1)]
+    return Counter([f"{number} first", f"{number} second {number + 1}", *rungs, f"{number} last"])
+
+
+def visits(pair: PolicyPair) -> set[int]:
+    return {row.visits for row in pair.sql(sa.select(Rung.visits))}
+
+
+def is_done(pair: PolicyPair, ticket: Ticket[Any], *, lost: int) -> None:
+    """A run has ended well after so many kills, each of which is told of."""
+    assert ticket.wait(WAIT_S), pair.output()
+    assert (ticket.reload().num_attempts, ticket.done) == (1 + lost, True)
+    assert [each.failure for each in records.attempts(ticket.id)] == ["lost"] * lost + [None]
+
+
+def test_two_workers_take_every_step_of_every_run_once(pair: PolicyPair) -> None:
+    pair.start(processes=2, threads=2)
+    tickets = [Ladder(number=number).async_().call() for number in range(6)]
+
+    assert [ticket.result(WAIT_S) for ticket in tickets] == [(number + 1) * 10 for number in range(6)]
+    assert effects(pair) == sum((ladder_of(number) for number in range(6)), Counter())
+    assert visits(pair) == {6}
+    assert all([step.name for step in records.steps(ticket.id)] == ["first", "second", "rungs", "last"]
+               for ticket in tickets)  # fmt: skip
+
+
+def test_a_run_whose_worker_is_killed_again_and_again_goes_on_where_it_was(pair: PolicyPair) -> None:
+    points = ["in_first", "before_step_commit", "after_step_commit", "on_rung_21"]
+    pair.start_killed_at(*points, threads=1)
+    ticket = Ladder(number=1).async_().call()
+
+    is_done(pair, ticket, lost=len(points))
+
+    assert effects(pair) == ladder_of(1)
+    assert visits(pair) == {1}
+    died = [reached(pair, point) for point in points]
+    did = writers(pair)
+    # Two fell with nothing behind them, the third behind the first step, the fourth behind the second rung.
+    assert did["1 first"] == died[2]
+    assert {did["1 second 2"], did["1 rung 7"], did["1 rung 14"]} == {died[3]}
+    last = {did[f"1 rung {rung}"] for rung in range(21, 7 * ROWS + 1, 7)} | {did["1 last"]}
+    assert len(last) == 1
+    assert not last & set(died)
+    assert [step.claim_token for step in records.steps(ticket.id)] == [3, 4, 5, 5]
+
+
+def test_a_worker_that_is_frozen_in_a_loop_can_commit_nothing_more_when_it_is_resumed(pair: PolicyPair) -> None:
+    frozen = pair.start_killed_at("on_rung_21=wait", threads=1)
+    ticket = Ladder(number=1).async_().call()
+    pid = reached(pair, "on_rung_21")
+    os.kill(pid, signal.SIGSTOP)
+
+    if pair.engine.dialect.name == "sqlite":
+        # A process that is frozen there, and not dead, is waited for.
+        thaw(pair, pid)
+        is_done(pair, ticket, lost=0)
+        assert effects(pair) == ladder_of(1)
+        return
+    pair.start()
+    is_done(pair, ticket, lost=1)
+    before = effects(pair)
+    thaw(pair, pid)
+
+    eventually(lambda: frozen.lines("claim.lost"), "its run is undone", WAIT_S, pair.output)
+    assert before == effects(pair) == ladder_of(1)
+    assert visits(pair) == {1}
+    assert writers(pair)["1 rung 14"] == pid
+    assert writers(pair)["1 rung 21"] != pid
+    assert [step.claim_token for step in records.steps(ticket.id)] == [1, 1, 2, 2]
+
+
+@ON_SERVERS
+def test_a_worker_that_is_frozen_while_it_has_no_transaction_finds_its_claim_gone(pair: PolicyPair) -> None:
+    # No session of it can be ended then: what keeps it from going on is the claim alone.
+    frozen = pair.start_killed_at("before_3=wait", threads=1)
+    ticket = Climb(number=1, steps_to_go=6, pause_s=0).async_().call()
+    pid = reached(pair, "before_3")
+    os.kill(pid, signal.SIGSTOP)
+    pair.start()
+
+    is_done(pair, ticket, lost=1)
+    thaw(pair, pid)
+
+    eventually(lambda: frozen.lines("claim.lost"), "its run is undone", WAIT_S, pair.output)
+    assert effects(pair) == Counter(f"1 item {item}" for item in range(6))
+    assert {what for what, writer in writers(pair).items() if writer == pid} == {f"1 item {item}" for item in range(3)}
+
+
+@ON_SERVERS
+def test_a_worker_that_is_frozen_before_the_commit_of_a_step_delays_no_other(pair: PolicyPair) -> None:
+    frozen = pair.start_killed_at("before_step_commit=wait", threads=1)
+    ticket = Ladder(number=1).async_().call()
+    pid = reached(pair, "before_step_commit")
+    os.kill(pid, signal.SIGSTOP)
+    pair.start()
+
+    is_done(pair, ticket, lost=1)
+    thaw(pair, pid)
+
+    eventually(lambda: frozen.lines("claim.lost"), "its run is undone", WAIT_S, pair.output)
+    assert effects(pair) == ladder_of(1)
+    assert pid not in writers(pair).values()
+
+
+def thaw(pair: PolicyPair, pid: int) -> None:
+    pair.release_waiting()
+    os.kill(pid, signal.SIGCONT)
+
+
+def test_a_worker_that_is_asked_to_stop_gives_a_long_loop_back_at_its_next_item(pair: PolicyPair) -> None:
+    first = pair.start()
+    ticket = Climb(number=1, steps_to_go=160).async_().call()
+    eventually(lambda: len(effects(pair)) >= 3, "some items are done", WAIT_S, pair.output)
+
+    first.signal(signal.SIGTERM)
+    asked = time.monotonic()
+    assert first.ended() == 0
+    # All of its items would have taken eight seconds, and it was given thirty.
+    assert time.monotonic() - asked < 6
+    done = len(effects(pair))
+    assert 3 <= done < 160
+    assert first.lines("given_back")
+    second = pair.start(threads=1)
+    again = Climb(number=2, steps_to_go=1, pause_s=0).async_().call()
+
+    assert ticket.result(WAIT_S) == 160
+    assert again.result(WAIT_S) == 1
+    is_done(pair, ticket, lost=0)
+    assert effects(pair) == Counter([*(f"1 item {item}" for item in range(160)), "2 item 0"])
+    (successor,) = second.children()
+    by_successor = {int(what.split()[2]) for what, pid in writers(pair).items() if pid == successor and what[0] == "1"}
+    assert by_successor == set(range(done, 160))
+
+
+def test_a_worker_that_dies_in_a_loop_costs_the_item_under_way_and_no_other(pair: PolicyPair) -> None:
+    pair.start_killed_at("item_5", threads=1)
+    ticket = Climb(number=1, steps_to_go=8, pause_s=0).async_().call()
+
+    is_done(pair, ticket, lost=1)
+
+    pid = reached(pair, "item_5")
+    assert effects(pair) == Counter(f"1 item {item}" for item in range(8))
+    assert {what for what, writer in writers(pair).items() if writer == pid} == {f"1 item {item}" for item in range(5)}
+
+
+READ = """
+import sys, dexpy
+dexpy.configure()
+found = dexpy.Ticket.get(sys.argv[1]).progress
+print(found.done if found else 0, found.total if found else 0, found.note if found else "")
+"""
+
+
+def test_progress_of_a_worker_is_read_by_another_process_while_it_runs_and_after(pair: PolicyPair) -> None:
+    pair.start_killed_at("item_1=wait", threads=1)
+    ticket = Climb(number=1, steps_to_go=4, pause_s=0).async_().call()
+    reached(pair, "item_1")
+
+    def read() -> str:
+        return pair.run([sys.executable, "-c", READ, ticket.id]).stdout.strip()
+
+    assert read() == "1 4 item 0"
+    pair.release_waiting()
+    assert ticket.result(WAIT_S) == 4
+    assert read() == "4 4 item 3"
+    assert ticket.reload().progress is not None

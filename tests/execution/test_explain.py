@@ -1,0 +1,482 @@
+"""`explain`: what a call would do, told by each step and policy, with nothing done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+import dexpy
+from dexpy import (
+    Async,
+    Call,
+    Err,
+    Error,
+    Explanation,
+    Insert,
+    Ok,
+    Operation,
+    OptRef,
+    PropsError,
+    Record,
+    Ref,
+    RefNotFound,
+    Remove,
+    Retry,
+    Step,
+    after,
+    around,
+    before,
+    guard,
+    prop,
+    records,
+)
+from dexpy.foundation.settings import Settings
+from dexpy.runtime import Runtime, install
+from dexpy.testing import Isolated
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Account(Base):
+    __tablename__ = "explain_accounts"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    name: Mapped[str] = mapped_column(sa.String(40))
+    balance: Mapped[int]
+
+
+@pytest.fixture
+def accounts(engine: sa.Engine) -> Generator[None]:
+    """One account, number 1, with 10 in it."""
+    Base.metadata.create_all(engine)
+    with engine.begin() as connection:
+        connection.execute(sa.insert(Account).values(id=1, name="Ann", balance=10))
+    yield
+    Base.metadata.drop_all(engine)
+
+
+def queue_of(operation: Any) -> str:
+    return "rich" if operation.account.balance > 5 else "poor"
+
+
+class Declined(Exception):
+    """The bank said no."""
+
+
+class Withdraw(Operation):
+    """Take money out.
+
+    At the counter.
+    """
+
+    account: Ref[Account] = prop(lock=True)
+    amount: int = prop(ge=1)
+    pin: str = prop(default="0000", sensitive=True)
+    note: str | None = None
+
+    async_ = Async(queue=queue_of, priority=3, in_=timedelta(minutes=1), expires_in=3600)
+    retry_on = (
+        Retry(ConnectionError, TimeoutError, attempts=3, wait="exponentially_longer"),
+        Retry("busy", attempts=None, wait=timedelta(seconds=5)),
+    )
+    discard_on = (KeyError,)
+    rescue_from = {Declined: "declined", OSError: Declined}
+    errors = {"declined", "busy"}
+    timeout = 30
+
+    @guard("Not so much money is there")
+    def too_little(self) -> bool:
+        return bool(self.account.balance < self.amount)
+
+    @guard("It has to be a multiple of ten", requires="too_little")
+    def odd_amount(self) -> bool:
+        return self.amount % 10 != 0
+
+    @before
+    def count(self) -> None:
+        raise AssertionError("a callback ran")
+
+    @around
+    def time(self, proceed: Callable[[], None]) -> None:
+        raise AssertionError("a callback ran")
+
+    @after
+    def tell(self) -> None: ...
+
+    def perform(self) -> int:
+        raise AssertionError("it ran")
+
+
+@pytest.mark.usefixtures("isolated_runtime", "accounts")
+def test_every_fact_of_a_call_is_in_the_report() -> None:
+    told = Withdraw.explain(account=1, amount=10)
+    assert told.operation == Withdraw.contract.name
+    assert told.description == "Take money out."
+    assert told.error is None
+    assert told.callable
+    assert told.props == {"account": 1, "amount": 10, "pin": "<sensitive>", "note": None}
+    assert told.guards == {
+        "too_little": {"status": "passed", "message": "Not so much money is there"},
+        "odd_amount": {"status": "passed", "message": "It has to be a multiple of ten"},
+    }
+    assert told.record == {"enabled": True, "params": True, "result": True}
+    assert told.transaction == {"enabled": True, "effects": "exactly once"}
+    assert told.background == {
+        "job": "RecordJob",
+        "queue": "rich",
+        "priority": 3,
+        "in": 60.0,
+        "expires_in": 3600,
+        "retry_on": [
+            {"causes": ["ConnectionError", "TimeoutError"], "attempts": 3, "wait": "exponentially_longer"},
+            {"causes": ["busy"], "attempts": None, "wait": 5.0},
+        ],
+        "discard_on": ["KeyError"],
+        "timeout": 30.0,
+        "on_lost": "retry",
+        "max_lost": 3,
+    }
+    assert told.rescue_from == {f"{__name__}.Declined": "declined", "OSError": f"{__name__}.Declined"}
+    assert told.callbacks == {"before": 1, "after": 1, "around": 1}
+
+
+@pytest.mark.usefixtures("isolated_runtime", "accounts")
+def test_each_guard_shows_whether_it_passed_refused_or_was_skipped() -> None:
+    told = Withdraw.explain(account=1, amount=15)
+    assert [answer["status"] for answer in told.guards.values()] == ["refused", "skipped"]
+    assert not told.callable
+    assert [answer["status"] for answer in Withdraw.explain(account=1, amount=5).guards.values()] == [
+        "passed",
+        "refused",
+    ]
+
+
+def test_the_pipeline_is_in_order_with_the_middleware_that_is_left_out_marked(isolated_runtime: Isolated) -> None:
+    told = Bare.explain()
+    assert list(told.steps) == [
+        "trace",
+        "result",
+        "once",
+        "lock",
+        "record",
+        "rescue",
+        "transaction",
+        "refs",
+        "guard",
+        "callbacks",
+        "perform",
+    ]
+    active = [name for name, is_active in told.steps.items() if is_active]
+    assert active == ["trace", "result", "record", "transaction", "perform"]
+    assert (told.once, told.lock, told.unique, told.rescue_from, told.callbacks) == (None,) * 5
+    assert told.guards == {}
+
+
+class Bare(Operation):
+    def perform(self) -> None:
+        raise AssertionError("it ran")
+
+
+class Unrecorded(Operation):
+    record = False
+    transaction = False
+
+    def perform(self) -> None: ...
+
+
+class WithoutParams(Operation):
+    record = Record(params=False)
+
+    def perform(self) -> None: ...
+
+
+def test_what_is_not_recorded_and_not_one_transaction_is_reported(isolated_runtime: Isolated) -> None:
+    told = Unrecorded.explain()
+    assert told.record == {"enabled": False}
+    assert told.transaction == {"enabled": False, "effects": "at least once"}
+    assert told.background is not None
+    assert told.background["job"] == "DirectJob"
+    assert WithoutParams.explain().record == {"enabled": True, "params": False, "result": True}
+
+
+@pytest.mark.usefixtures("isolated_runtime", "accounts")
+def test_invalid_props_give_a_partial_report() -> None:
+    told = Withdraw.explain(account=1, amount=0, pin=7)
+    assert not told.callable
+    assert told.error is not None
+    assert "amount: wants a value >= 1, got int 0" in told.error
+    assert "pin: wants str, got <sensitive>" in told.error
+    assert told.props == {"account": 1, "note": None}
+    assert told.guards == {}
+    assert told.background == {"unknown": "it depends on the props"}
+    assert told.record == {"enabled": True, "params": True, "result": True}
+    assert Withdraw.explain().error is not None
+    assert "other: wants to be one of the props" in str(Withdraw.explain(account=1, amount=1, other=2).error)
+
+
+@pytest.mark.usefixtures("isolated_runtime", "accounts")
+def test_a_row_that_was_never_flushed_is_a_problem_of_the_props() -> None:
+    told = Withdraw.explain(account=Account(id=2, name="Bob", balance=1), amount=1)
+    assert not told.callable
+    assert "Flush it first" in str(told.error)
+
+
+@pytest.mark.usefixtures("isolated_runtime", "accounts")
+def test_what_is_no_problem_of_the_props_is_raised() -> None:
+    with pytest.raises(RefNotFound):
+        Withdraw.explain(account=7, amount=1)
+    with pytest.raises(ZeroDivisionError):
+        Broken.explain()
+    with pytest.raises(PropsError, match="Withdraw cannot be made"):
+        Confused.explain()
+
+
+class Broken(Operation):
+    @guard("Never")
+    def never(self) -> bool:
+        return bool(1 / 0)
+
+    def perform(self) -> None: ...
+
+
+class Confused(Operation):
+    @guard("Never")
+    def never(self) -> bool:
+        Withdraw(amount=0)
+        return False
+
+    def perform(self) -> None: ...
+
+
+class Meddler(Operation):
+    """Has a guard that does what no guard should."""
+
+    account: OptRef[Account] = prop(default=None)
+
+    @guard("Never")
+    def meddles(self) -> bool:
+        self.session.execute(sa.update(Account).values(balance=0))
+        Bare().async_().call()
+        Unrecorded().async_().call()
+        Fine().call()
+        Fails().safe.call()
+        return False
+
+    def perform(self) -> None: ...
+
+
+class LooseMeddler(Operation):
+    """The same, without a transaction of its own."""
+
+    transaction = False
+
+    @guard("Never")
+    def meddles(self) -> bool:
+        with self.transaction() as session:
+            session.execute(sa.update(Account).values(balance=0))
+        Bare().async_().call()
+        Unrecorded().async_().call()
+        Fine().call()
+        Fails().safe.call()
+        return False
+
+    def perform(self) -> None: ...
+
+
+class Fine(Operation):
+    def perform(self) -> int:
+        return 1
+
+
+class Fails(Operation):
+    def perform(self) -> int:
+        raise Error("no")
+
+
+@pytest.mark.parametrize("cls", [Meddler, LooseMeddler])
+@pytest.mark.parametrize("ask", ["explain", "callable"])
+@pytest.mark.usefixtures("accounts")
+def test_nothing_is_kept_of_what_a_guard_does(
+    isolated_runtime: Isolated, engine: sa.Engine, cls: type[Operation], ask: str
+) -> None:
+    getattr(cls, ask)()
+    with engine.connect() as connection:
+        assert connection.scalar(sa.select(Account.balance)) == 10
+    assert records.all().count() == 0
+    assert isolated_runtime.run_pending() == []
+
+
+@pytest.mark.parametrize("ask", ["explain", "callable"])
+@pytest.mark.usefixtures("isolated_runtime", "accounts")
+def test_a_dry_run_waits_for_no_lock_on_a_row_that_a_run_would_lock(engine: sa.Engine, ask: str) -> None:
+    with engine.connect() as other, ThreadPoolExecutor(1) as threads:
+        if engine.dialect.name == "sqlite":
+            other.exec_driver_sql("BEGIN IMMEDIATE")
+        else:
+            other.execute(sa.select(Account).with_for_update())
+        asked = threads.submit(getattr(Withdraw, ask), account=1, amount=10)
+        try:
+            asked.result(4)
+        finally:
+            other.rollback()
+
+
+@pytest.mark.usefixtures("accounts")
+def test_a_session_that_is_current_stays_as_it_was(isolated_runtime: Isolated) -> None:
+    with isolated_runtime.runtime.store.new_session() as session, session.begin():
+        session.execute(sa.update(Account).values(balance=500))
+        with dexpy.session(session):
+            assert Withdraw.explain(account=1, amount=400).callable, "it sees what the transaction has done"
+            assert session.scalar(sa.select(Account.balance)) == 500
+    assert not Withdraw.explain(account=1, amount=600).callable
+    assert Withdraw.explain(account=1, amount=400).callable
+
+
+@pytest.mark.usefixtures("isolated_runtime", "accounts")
+def test_the_report_is_frozen_plain_json_and_readable() -> None:
+    told = Withdraw.explain(account=1, amount=15)
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        told.callable = True  # type: ignore[misc]
+    data = told.to_dict()
+    assert json.loads(json.dumps(data)) == data
+    assert list(data)[:2] == ["operation", "callable"]
+    text = str(told)
+    assert text.startswith(f"{told.operation}: not callable\n  Take money out.\n")
+    assert "    too_little: status refused, message Not so much money is there" in text
+    assert "    pin: <sensitive>" in text
+    assert "(once) > (lock) > record > rescue > transaction > refs > guard > callbacks > perform" in text
+
+
+SECRET = "hunter2hunter2"
+
+
+@pytest.mark.usefixtures("isolated_runtime", "accounts")
+def test_a_secret_is_nowhere_in_a_report() -> None:
+    for told in (Withdraw.explain(account=1, amount=10, pin=SECRET), Talkative.explain(pin=SECRET, number=0)):
+        assert SECRET not in str(told) + repr(told) + json.dumps(told.to_dict())
+
+
+def say_it(call: Call) -> Mapping[str, Any]:
+    return {"pin": call.operation.pin, "nested": [{"x": f"it is {call.operation.pin}"}]}
+
+
+def fail(call: Call) -> Mapping[str, Any]:
+    raise ValueError(f"cannot tell {call.operation.pin}")
+
+
+def pass_on(call: Call, proceed: Callable[[Call], Ok[Any] | Err]) -> Ok[Any] | Err:
+    raise AssertionError("a step ran")
+
+
+class Talkative(Operation):
+    pin: str = prop(sensitive=True)
+    number: int = 1
+    async_ = Async(queue=lambda operation: f"q{operation.pin}")
+    steps = (
+        Insert(Step("says", pass_on, explain=say_it), after="trace"),
+        Insert(Step("fails", pass_on, explain=fail), after="says"),
+        Insert(Step("mute", pass_on), after="says"),
+        Insert(Step("stops", pass_on, explain=lambda call: {"callable": call.operation.number > 0}), before="perform"),
+        Remove("result"),
+    )
+
+    def perform(self) -> None: ...
+
+
+def test_a_middleware_of_the_application_explains_itself_and_a_bad_one_breaks_nothing(
+    isolated_runtime: Isolated,
+) -> None:
+    told = Talkative.explain(pin=SECRET)
+    assert told.extras == {
+        "says": {"pin": "<sensitive>", "nested": [{"x": "it is <sensitive>"}]},
+        "fails": {"failed": "ValueError: cannot tell <sensitive>"},
+        "stops": {"callable": True},
+    }
+    assert told.callable
+    assert not Talkative.explain(pin=SECRET, number=0).callable
+    assert Talkative.explain(pin=1).extras == {}, "there is no operation to look at"
+    assert list(told.steps)[:5] == ["trace", "says", "mute", "fails", "result"]
+    assert told.steps["says"]
+    assert not told.steps["result"]
+
+
+class Greeting(Operation):
+    tenant: str = prop(context="current_tenant")
+    locale: str = prop(context=True, default="en")
+
+    def perform(self) -> None: ...
+
+
+def test_the_source_of_each_ambient_value_is_shown(isolated_runtime: Isolated) -> None:
+    assert Greeting.explain().context == {"tenant": "missing", "locale": "default"}
+    assert not Greeting.explain().callable
+    with dexpy.context(current_tenant="acme", locale="de"):
+        told = Greeting.explain(locale="fr")
+        assert told.context == {"tenant": "ambient", "locale": "explicit"}
+        assert told.props == {"tenant": "acme", "locale": "fr"}
+        assert told.callable
+
+
+def test_a_report_is_an_explanation_by_its_type(isolated_runtime: Isolated) -> None:
+    assert type(Bare.explain()) is Explanation
+
+
+class Loose(Operation):
+    transaction = False
+    account: Ref[Account]
+
+    @guard("Nothing is left")
+    def empty(self) -> bool:
+        with self.transaction() as session:
+            session.execute(sa.update(Account).values(balance=self.account.balance - 10))
+            session.flush()
+            session.refresh(self.account)
+        return self.account.balance == 0
+
+    def perform(self) -> None: ...
+
+
+@pytest.mark.usefixtures("isolated_runtime", "accounts")
+def test_a_dry_run_of_a_class_without_a_transaction_has_its_rows_and_keeps_nothing(engine: sa.Engine) -> None:
+    assert Loose.explain(account=1).guards["empty"]["status"] == "refused"
+    assert not Loose.is_callable(account=1)
+    with engine.connect() as connection:
+        assert connection.scalar(sa.select(Account.balance)) == 10
+
+
+def test_an_unconfigured_program_touches_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = install(None)
+    try:
+        assert Greeting.explain(tenant="a").callable
+        assert Bare.is_callable()
+    finally:
+        install(before)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_explain_shows_that_a_runtime_records_nothing(tmp_path: Path) -> None:
+    before = install(Runtime(Settings(broker="redis://localhost:1/0", home=tmp_path)))
+    try:
+        told = Bare.explain()
+    finally:
+        install(before)
+    assert told.record == {"enabled": False}
+    assert told.background is not None
+    assert told.background["job"] == "DirectJob"
+
+
+def test_what_a_middleware_explains_is_printed_once(isolated_runtime: Isolated) -> None:
+    text = str(Talkative.explain(pin=SECRET))
+    assert text.count("ValueError") == 1
+    assert "extras" not in text

@@ -1,0 +1,1 @@
+"""Servers, worker processes and programs that tests start."""

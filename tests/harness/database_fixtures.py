@@ -1,0 +1,74 @@
+"""Fixtures of tests on databases: each test runs on SQLite, PostgreSQL and MariaDB; with real workers where it says so.
+
+On SQLite a test is for every machine; the others carry the mark ``servers``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from dexpy.runtime import install
+from dexpy.testing import Isolated, isolated
+from harness.policy_workers import PolicyPair, open_pair
+from harness.reused_databases import ReusedDatabases, create_tables
+
+DATABASES = [
+    pytest.param("sqlite"),
+    pytest.param("postgresql", marks=pytest.mark.servers),
+    pytest.param("mariadb", marks=pytest.mark.servers),
+]
+PAIRS = [
+    pytest.param("sqlite+sql"),
+    pytest.param("postgresql+redis", marks=pytest.mark.servers),
+    # Once more with real workers, and the longest: not at every change.
+    pytest.param("mariadb+sql", marks=[pytest.mark.servers, pytest.mark.wide]),
+    pytest.param("postgresql+rabbitmq", marks=[pytest.mark.servers, pytest.mark.wide]),
+]
+
+
+@pytest.fixture(scope="session")
+def reused_databases(tmp_path_factory: pytest.TempPathFactory) -> Generator[ReusedDatabases]:
+    """The databases on servers that the tests of this process use in turn."""
+    with ExitStack() as stack:
+        yield ReusedDatabases(stack, tmp_path_factory.mktemp("reused_databases"))
+
+
+@pytest.fixture(params=DATABASES)
+def database_url(request: pytest.FixtureRequest, tmp_path: Path, reused_databases: ReusedDatabases) -> Generator[str]:
+    """An empty database with dexpy's tables, of each kind in turn."""
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path / 'records.db'}"
+        create_tables(url)
+        yield url
+        return
+    with reused_databases.database(request.param) as url:
+        yield url
+
+
+@pytest.fixture
+def isolated_runtime(database_url: str) -> Generator[Isolated]:
+    """A runtime on that database, whose queue is in it too; `run_pending` is its worker."""
+    with isolated(database=database_url) as found:
+        yield found
+
+
+@pytest.fixture
+def engine(database_url: str) -> Generator[sa.Engine]:
+    """To look at that database, and to change it, past dexpy."""
+    database_engine = sa.create_engine(database_url, poolclass=sa.NullPool)
+    yield database_engine
+    database_engine.dispose()
+
+
+@pytest.fixture(params=PAIRS)
+def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[PolicyPair]:
+    """A database and a broker, configured in this process; the test starts the workers, which rescue within 5 s."""
+    with open_pair(request.param, tmp_path, request.module.APPLICATION) as policy_pair:
+        policy_pair.configure()
+        yield policy_pair
+    install(None)

@@ -1,0 +1,68 @@
+"""A configured program that forks, and goes on on both sides: prints what each found, as JSON, a line for each.
+
+Usage: python forking_program.py DATABASE_URL
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+
+import sqlalchemy as sa
+from apps.mailer import NameConnection, connection_name
+from sqlalchemy.orm import Session
+
+import dexpy
+from dexpy.database.tables import worker_sessions
+
+ROUNDS = 10
+
+
+def use_connections(side: str, first: int) -> None:
+    """Call, enqueue and ask, in turns with the other side, and say over which connections."""
+    connections = set()
+    for number in range(first, first + ROUNDS):
+        connections.add(NameConnection(number=number).call())
+        ticket = NameConnection(number=number + 1000).async_().call()
+        assert ticket.reload().pending
+        with Session(dexpy.current_runtime().store.database.engine) as session:
+            connections.add(connection_name(session.connection()))
+    runtime = dexpy.current_runtime()
+    # Before this side has a name of its own: what it has opened is nobody else's either.
+    with runtime.store.begin() as connection:
+        session_rows = connection.execute(sa.select(worker_sessions.c.backend, worker_sessions.c.worker)).all()
+    assert runtime.services.heartbeat is not None
+    report = {"side": side, "connections": sorted(connections), "worker": runtime.services.heartbeat.start()}
+    report["noted"] = [[row.worker, int(row.backend.split("/")[0])] for row in session_rows]
+    # In one write: both sides may speak at once.
+    os.write(1, f"{json.dumps(report)}\n".encode())
+
+
+def fork_and_run(work: Callable[[], None]) -> int:
+    """Do it in a forked process; its pid."""
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        work()
+        dexpy.current_runtime().close()
+        status = 0
+    finally:
+        os._exit(status)
+
+
+if __name__ == "__main__":
+    runtime = dexpy.configure(database=sys.argv[1])
+    # Engine, pool, broker and heartbeat are there; while it forks, one connection is in use and another one is idle.
+    use_connections("before", 0)
+    with runtime.store.database.engine.connect() as held:
+        runtime.store.database.engine.connect().close()
+        name = connection_name(held)
+        child = fork_and_run(lambda: use_connections("child", 100))
+        use_connections("parent", 200)
+        ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert connection_name(held) == name, "the parent goes on with what it had"
+    use_connections("after", 300)
+    runtime.close()
+    sys.exit(ended)

@@ -1,0 +1,74 @@
+"""What the runs of `apps.shop_limits` have marked, read without their records."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from typing import Any
+
+import sqlalchemy as sa
+from apps import shop_limits
+
+from dexpy.database.tables import FINAL, attempts, gates, records
+from harness.policy_workers import PolicyPair
+from harness.workers import eventually
+
+WAIT_S = 60.0
+"""A busy machine is no failure, where nothing was promised."""
+
+
+def wait_until_final(pair: PolicyPair) -> list[Any]:
+    """Wait until every record has ended; all of them."""
+    unfinished = sa.select(records.c.id, records.c.status, records.c.blocked_key, records.c.error).where(
+        records.c.status.not_in(FINAL)
+    )
+    eventually(
+        lambda: not pair.sql(unfinished),
+        "all have ended",
+        WAIT_S,
+        lambda: f"{pair.sql(unfinished)}\n{pair.output()}",
+    )
+    return list(pair.sql(sa.select(records).order_by(records.c.id)))
+
+
+def marks(pair: PolicyPair) -> list[Any]:
+    """All marks, in the order of their moments; of one moment an end before a beginning."""
+    table = shop_limits.marks.c
+    return list(pair.sql(sa.select(shop_limits.marks).order_by(table.at, table.what.desc())))
+
+
+def max_at_once(pair: PolicyPair, dead: Collection[int] = ()) -> dict[str, int]:
+    """For each key how many were at work at once at most.
+
+    Args:
+        pair: Whose runs they are.
+        dead: Processes that were killed: what they began ended with them, at a moment that nobody marked.
+    """
+    all_marks = marks(pair)
+    ended = {(mark.run, mark.pid) for mark in all_marks if mark.what == "end"}
+    current: Counter[str] = Counter()
+    maximum: Counter[str] = Counter()
+    for mark in all_marks:
+        if mark.pid in dead and (mark.run, mark.pid) not in ended:
+            continue
+        current[mark.key] += 1 if mark.what == "begin" else -1
+        maximum[mark.key] = max(maximum[mark.key], current[mark.key])
+    assert not any(current.values()), current
+    return dict(maximum)
+
+
+def effects(pair: PolicyPair) -> Counter[int]:
+    """What the runs have done."""
+    return Counter(row.number for row in pair.sql(sa.select(shop_limits.effects.c.number)))
+
+
+def assert_nothing_left(pair: PolicyPair) -> None:
+    """No record runs or waits for a slot."""
+    assert pair.sql(sa.select(records.c.id).where(records.c.blocked_key.is_not(None))) == []
+    assert pair.sql(sa.select(records.c.id).where(records.c.status == "running")) == []
+    assert len(pair.sql(sa.select(gates.c.key))) <= 20
+
+
+def lost_by(pair: PolicyPair, pid: int) -> list[Any]:
+    """The attempts that a killed process has left."""
+    return [row for row in pair.sql(sa.select(attempts)) if row.worker and row.worker.split(":")[1] == str(pid)]

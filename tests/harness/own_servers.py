@@ -1,0 +1,166 @@
+"""Servers that a test starts for itself, because it kills, empties or restarts them.
+
+Where a program is missing the test is skipped with the reason; with ``CI=true`` it fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import own_redis
+import pytest
+import redis
+import sqlalchemy as sa
+
+from harness.workers import KILLED_WITH_PARENT, eventually
+
+STARTS_WITHIN_S = 30.0
+
+
+def need(name: str, path: str | None) -> str:
+    """The path of a program; skips the test where there is none, or fails it with ``CI=true``."""
+    if path is not None:
+        return path
+    reason = f"{name} is not installed"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+class OwnRedis:
+    """A Redis server that keeps nothing on disk.
+
+    Args:
+        folder: A temporary one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._program = need("redis-server", own_redis.program())
+        self._folder = folder
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.client: Any = redis.Redis.from_url(self.url, retry=None)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        command = [*KILLED_WITH_PARENT, self._program, *options, "--dir", str(self._folder)]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+        eventually(self._answers, "Redis starts", STARTS_WITHIN_S)
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(redis.ConnectionError):
+            return bool(self.client.ping())
+        return False
+
+    def kill(self) -> None:
+        """End it at once; all that it had is gone."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+
+@contextlib.contextmanager
+def redis_server(folder: Path) -> Generator[OwnRedis]:
+    """A Redis server for one test."""
+    server = OwnRedis(folder)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.client.close()
+        server.kill()
+
+
+class OwnPostgres:
+    """A cluster of PostgreSQL with one database, ``postgres``.
+
+    Args:
+        folder: That its user may enter.
+        user: Whose it is: the server refuses to be root's.
+    """
+
+    def __init__(self, folder: Path, user: str) -> None:
+        # Not on the path, where packages put them.
+        packaged = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+        search_path = os.pathsep.join([os.environ.get("PATH", ""), *map(str, packaged)])
+        initdb, self._program = (need(name, shutil.which(name, path=search_path)) for name in ("initdb", "postgres"))
+        self._folder = folder
+        self._port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url = f"postgresql+psycopg://{user}@127.0.0.1:{self._port}/postgres"
+        self._options: dict[str, Any] = {"user": user} if os.geteuid() == 0 else {}
+        completed = subprocess.run(
+            [initdb, "-D", str(folder / "data"), "-U", user, "-A", "trust", "--no-sync"],
+            cwd="/", capture_output=True, text=True, timeout=60, check=False, **self._options,
+        )  # fmt: skip
+        assert completed.returncode == 0, completed.stderr
+
+    def start(self) -> None:
+        """Start it, and wait until it lets somebody in."""
+        locations = ["-D", str(self._folder / "data"), "-k", str(self._folder), "-p", str(self._port)]
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*KILLED_WITH_PARENT, self._program, *locations, "-c", "listen_addresses=127.0.0.1"],
+                cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log, **self._options,
+            )  # fmt: skip
+        eventually(self._lets_in, "PostgreSQL starts", STARTS_WITHIN_S, (self._folder / "log").read_text)
+
+    def _lets_in(self) -> bool:
+        engine = sa.create_engine(self.url, poolclass=sa.NullPool)
+        with contextlib.suppress(sa.exc.OperationalError), engine.connect():
+            return True
+        return False
+
+    def restart(self) -> None:
+        """Restart it as ``pg_ctl restart -m fast`` does: every connection is cut."""
+        self._end(signal.SIGINT)
+        self.start()
+
+    def stop(self) -> None:
+        """End it without tidying up."""
+        self._end(signal.SIGQUIT)
+
+    def _end(self, number: int) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+            self._process.wait(STARTS_WITHIN_S)
+            self._process = None
+
+
+@contextlib.contextmanager
+def postgres_server() -> Generator[OwnPostgres]:
+    """A PostgreSQL server for one test."""
+    # Beside the folders of the tests, which only root may enter.
+    folder = Path(tempfile.mkdtemp(prefix="dexpy-postgres-", dir="/tmp"))
+    user = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
+    try:
+        if os.geteuid() == 0:
+            os.chown(folder, pwd.getpwnam(user).pw_uid, -1)
+        server = OwnPostgres(folder, user)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
+    finally:
+        shutil.rmtree(folder)

@@ -1,0 +1,77 @@
+"""Databases that tests use in turn: making one takes longer than most tests, so it is only emptied in between."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import servers
+import sqlalchemy as sa
+
+from dexpy.database import schema
+from dexpy.database.engine import Database
+
+SESSION_QUERIES = {
+    "postgresql": "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND pid <> pg_backend_pid()",
+    "mysql": "SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND id <> CONNECTION_ID()",
+}
+"""What ends the sessions that a test has left, or finds them."""
+
+
+class ReusedDatabases:
+    """One database of each kind, made when it is first asked for.
+
+    Args:
+        stack: Takes them away in the end.
+        folder: A temporary one.
+    """
+
+    def __init__(self, stack: ExitStack, folder: Path) -> None:
+        self._stack = stack
+        self._folder = folder
+        self._urls: dict[str, str] = {}
+
+    @contextmanager
+    def database(self, kind: str) -> Generator[str]:
+        """The URL of a database with nothing in it but dexpy's tables, for one test at a time."""
+        url = self._urls.pop(kind, None) or self._made(kind)
+        yield url
+        if empty(url):
+            self._urls[kind] = url
+
+    def _made(self, kind: str) -> str:
+        url = self._stack.enter_context(servers.database(kind, self._folder))
+        create_tables(url)
+        return url
+
+
+def create_tables(url: str) -> None:
+    """Make dexpy's tables."""
+    database = Database(url)
+    with database.begin() as connection:
+        schema.create(connection)
+    database.dispose()
+
+
+def empty(url: str) -> bool:
+    """Leave only dexpy's tables, with nothing in them; False if they are not as they were made."""
+    engine = sa.create_engine(url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        session_ids = connection.exec_driver_sql(SESSION_QUERIES[engine.dialect.name]).scalars().all()
+        dexpy_tables = {table.name for table in schema.TABLES}
+        other_tables = [name for name in sa.inspect(connection).get_table_names() if name not in dexpy_tables]
+        if engine.dialect.name == "postgresql":
+            for name in other_tables:
+                connection.exec_driver_sql(f'DROP TABLE "{name}" CASCADE')
+            connection.exec_driver_sql(f"TRUNCATE {', '.join(sorted(dexpy_tables))}")
+        else:
+            for session_id in session_ids:
+                connection.exec_driver_sql(f"KILL CONNECTION {session_id}")
+            connection.exec_driver_sql("SET foreign_key_checks = 0")
+            for name in other_tables:
+                connection.exec_driver_sql(f"DROP TABLE `{name}`")
+            for name in dexpy_tables:
+                connection.exec_driver_sql(f"DELETE FROM {name}")
+        return schema.problems(connection) == []

@@ -1,0 +1,93 @@
+"""The deployment of the trap tests: a database with real worker processes."""
+
+from __future__ import annotations
+
+import abc
+import sqlite3
+import sys
+from pathlib import Path
+from typing import Any
+
+from apps import mailer
+
+import dexpy
+from harness.workers import HARNESS, Deployment, Worker, eventually
+
+RESCUE_WITHIN_S = 5
+"""The shortest promise that there is."""
+BEGIN_S = 30.0
+"""How long a run may take to begin, after a rescue for one, in seconds: a busy machine is no failure."""
+
+
+class BatchRuns(abc.ABC):
+    """What tests do with `mailer.SendBatch`, wherever it runs."""
+
+    folder: Path
+
+    @abc.abstractmethod
+    def output(self) -> str:
+        """More about a failure."""
+
+    def send_batch(self, batch: int) -> dexpy.Ticket[int]:
+        """Send one that waits at its gate."""
+        return mailer.SendBatch(folder=str(self.folder), batch=batch).async_().call()
+
+    def said(self, batch: int) -> list[tuple[str, int]]:
+        """What the runs of one batch have said so far, and in which process."""
+        file = self.folder / f"said-{batch}"
+        lines = file.read_text().splitlines() if file.exists() else []
+        return [(event, int(pid)) for event, pid in (line.split() for line in lines)]
+
+    def begun(self, batch: int, times: int = 1) -> int:
+        """Wait until one has begun so often; the process of the last time."""
+
+        def observe() -> int | None:
+            pids = [pid for event, pid in self.said(batch) if event == "begun"]
+            return pids[times - 1] if len(pids) >= times else None
+
+        return eventually(observe, f"batch {batch} is begun {times} times", BEGIN_S, self.output)
+
+    def open_gate(self, batch: int) -> None:
+        """Let one go on."""
+        (self.folder / f"gate-{batch}").touch()
+
+
+class TrapDeployment(Deployment, BatchRuns):
+    """A folder with a database of one's own, whose workers take up soon what was lost.
+
+    Args:
+        folder: A temporary one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.rescue_within_s = RESCUE_WITHIN_S
+        mailer.create_tables(self.url)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of a process of this deployment."""
+        return super().environment | {"DEXPY_RESCUE_WITHIN": str(self.rescue_within_s)}
+
+    def start(self, *arguments: str, module: str = "apps.mailer", processes: int = 1, threads: int = 4) -> Worker:
+        """Start ``dexpy worker``; see `Deployment.start`."""
+        return super().start(*arguments, module=module, processes=processes, threads=threads)
+
+    def start_ahead(self, seconds: float) -> Worker:
+        """Start a worker on a machine whose clock is ahead."""
+        return start_ahead(self, seconds)
+
+    def change(self, statement: str, *parameters: Any) -> None:
+        """Change the file by plain SQL, without dexpy."""
+        connection = sqlite3.connect(self.file, timeout=30)
+        with connection:
+            connection.execute(statement, parameters)
+        connection.close()
+
+
+def start_ahead(deployment: Deployment, seconds: float, threads: int = 4) -> Worker:
+    """Start a worker on a machine whose clock is so many seconds ahead, or behind."""
+    script = [sys.executable, str(HARNESS / "shifted_clock.py"), str(seconds)]
+    worker = deployment.serve([*script, "worker", "apps.mailer", "-p", "1", "-t", str(threads)])
+    worker.await_started(1)
+    return worker

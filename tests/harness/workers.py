@@ -1,0 +1,289 @@
+"""Real worker processes for tests: started, waited for, and gone afterwards.
+
+Every process that is started here, and whatever that starts, carries `MARK` in its environment,
+so that a stray worker of an earlier test is found, wherever it hangs in the tree of processes.
+Each process of a run of tests has its own mark: what another one started is no stray, and is on other databases.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from harness.fork_server import CAN_FORK, ForkedProcess, ForkServer
+
+HARNESS = Path(__file__).parent
+TESTS = HARNESS.parent
+ROOT = TESTS.parent
+MARK = "JOURNEY_OF"
+START_S = 30.0
+"""How long workers may take to start, in seconds: a busy machine is no failure."""
+# Whoever kills the tests takes their workers with them, where the kernel can be asked for that.
+KILLED_WITH_PARENT = [found, "--pdeathsig", "KILL"] if (found := shutil.which("setpriv")) else []
+STARTED = re.compile(r"worker\.started pid=(\d+)")
+SECRET_FREE = {name: value for name, value in os.environ.items() if not name.startswith("DEXPY_")}
+
+_fork_server = ForkServer(MARK)
+
+T = TypeVar("T")
+
+
+def eventually(observe: Callable[[], T], what: str, within_s: float = 15.0, details: Callable[[], str] = str) -> T:
+    """Poll until the result is true, and return it.
+
+    Args:
+        observe: Returns the value that is waited for, or something false.
+        what: What is waited for, for the message.
+        within_s: Seconds until it is a failure.
+        details: Returns more about a failure.
+    """
+    deadline = time.monotonic() + within_s
+    while True:
+        if result := observe():
+            return result
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what}: not within {within_s:g} s\n{details()}")
+        time.sleep(0.02)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def marked_processes() -> set[int]:
+    """The living processes that carry the mark of this process of the tests."""
+    pids: set[int] = set()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) in (os.getpid(), _fork_server.pid):
+            continue
+        try:
+            environment = (entry / "environ").read_bytes()
+        except OSError:
+            continue
+        if f"{MARK}={os.getpid()}".encode() in environment.split(b"\0") and is_alive(int(entry.name)):
+            pids.add(int(entry.name))
+    return pids
+
+
+def can_be_forked(command: list[str]) -> bool:
+    """Whether a command can be started by a fork: what is dexpy's or the tests' own, and not another program."""
+    python, *arguments = command
+    is_ours = arguments[:2] == ["-m", "dexpy"] or arguments[0].endswith(".py")
+    return CAN_FORK and python == sys.executable and is_ours
+
+
+_numbers = itertools.count()
+_open: list[Deployment] = []
+"""The deployments that may have live workers."""
+
+
+class Deployment:
+    """A folder with a database, and the worker processes on it.
+
+    Args:
+        folder: A temporary one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.file = folder / "shop.db"
+        self.url = f"sqlite:///{self.file}"
+        self.workers: list[Worker] = []
+        _open.append(self)
+        # The settings of whatever project the folder lies in are not meant.
+        (folder / "pyproject.toml").touch()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of a process of the deployment."""
+        return SECRET_FREE | {
+            "DEXPY_DATABASE": self.url,
+            "PYTHONPATH": os.pathsep.join([str(TESTS), str(ROOT)]),
+            "PYTHONUNBUFFERED": "1",
+            MARK: str(os.getpid()),
+        }
+
+    def start(self, *arguments: str, module: str = "apps.accounts", processes: int = 1, threads: int = 4) -> Worker:
+        """Start ``dexpy worker`` and wait until every process of it serves.
+
+        Refuses while a worker lives that no test has on its list.
+        """
+        worker = self.serve([sys.executable, "-m", "dexpy", "worker", module,
+                             *arguments, "-p", str(processes), "-t", str(threads)])  # fmt: skip
+        worker.await_started(processes)
+        return worker
+
+    def serve(self, command: list[str]) -> Worker:
+        """Start a command that serves; it may not have begun to when this returns."""
+        self._refuse_strays()
+        worker = Worker(self, command)
+        self.workers.append(worker)
+        return worker
+
+    def _refuse_strays(self) -> None:
+        known = {pid for deployment in _open for worker in deployment.workers for pid in worker.processes()}
+        if stray := marked_processes() - known:
+            raise RuntimeError(f"workers of an earlier test still live: {sorted(stray)}. End them first.")
+
+    def dexpy(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run the command line to its end."""
+        return self.run([sys.executable, "-m", "dexpy", *arguments], **environment)
+
+    def run(self, command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
+        variables = self.environment | environment
+        # What a test says of the environment may be about the start of Python itself: a module that is missing, say.
+        if can_be_forked(command) and not environment:
+            number = next(_numbers)
+            output, errors = (self.folder / f"command-{number}.{kind}" for kind in ("out", "err"))
+            forked = _fork_server.fork(command[1:], self.folder, variables, output, errors)
+            try:
+                status = forked.wait(60)
+            finally:
+                forked.send_signal(signal.SIGKILL)
+            return subprocess.CompletedProcess(command, status, output.read_text(), errors.read_text())
+        return subprocess.run(
+            command, cwd=self.folder, env=variables, capture_output=True, text=True, timeout=60, check=False
+        )  # fmt: skip
+
+    def sql(self, statement: str, *parameters: Any) -> list[sqlite3.Row]:
+        """Ask the file by plain SQL, without dexpy."""
+        connection = sqlite3.connect(f"file:{self.file}?mode=ro", uri=True, timeout=30)
+        connection.row_factory = sqlite3.Row
+        try:
+            return connection.execute(statement, parameters).fetchall()
+        finally:
+            connection.close()
+
+    def row(self, id: str) -> dict[str, Any]:
+        """One record by plain SQL."""
+        (record,) = self.sql("SELECT * FROM operation_records WHERE id = ?", id)
+        return dict(record)
+
+    def status(self, id: str) -> str:
+        """The status of one record by plain SQL."""
+        return str(self.row(id)["status"])
+
+    def wait_for_status(self, id: str, *statuses: str, within_s: float = 15.0) -> dict[str, Any]:
+        """Wait until a record has one of these statuses, and return it."""
+
+        def observe() -> dict[str, Any] | None:
+            row = self.row(id)
+            return row if row["status"] in statuses else None
+
+        return eventually(observe, f"{id} becomes {' or '.join(statuses)}", within_s, self.output)
+
+    def effects(self, pattern: str = "%") -> list[str]:
+        """What operations have done, in order."""
+        return [row["what"] for row in self.sql("SELECT what FROM effects WHERE what LIKE ? ORDER BY id", pattern)]
+
+    def output(self) -> str:
+        """What the workers said, for the message of a failure."""
+        return "\n".join(f"--- {worker.command}\n{worker.output()[-4000:]}" for worker in self.workers)
+
+    def close(self) -> None:
+        """End what is left over."""
+        for worker in self.workers:
+            worker.stop()
+        leftover = [pid for worker in self.workers for pid in worker.processes()]
+        for pid in leftover:
+            os.kill(pid, signal.SIGKILL)
+        _open.remove(self)
+        eventually(lambda: not any(is_alive(pid) for pid in leftover), "leftover workers end")
+
+
+class Worker:
+    """One ``dexpy worker`` with its processes, or another command that serves.
+
+    Args:
+        deployment: The deployment that it belongs to.
+        command: To start.
+    """
+
+    def __init__(self, deployment: Deployment, command: list[str]) -> None:
+        self.deployment = deployment
+        self.command = command
+        self._log = deployment.folder / f"worker-{len(deployment.workers)}.log"
+        self.process = self._begin()
+
+    def _begin(self) -> ForkedProcess | subprocess.Popen[bytes]:
+        if can_be_forked(self.command):
+            return _fork_server.fork(self.command[1:], self.deployment.folder, self.deployment.environment, self._log)
+        with self._log.open("wb") as log:
+            return subprocess.Popen(
+                [*KILLED_WITH_PARENT, *self.command], cwd=self.deployment.folder, env=self.deployment.environment,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+
+    @property
+    def pid(self) -> int:
+        """Of the supervisor."""
+        return self.process.pid
+
+    def output(self) -> str:
+        """What it has said so far."""
+        return self._log.read_text("utf-8", errors="replace")
+
+    def lines(self, event: str) -> list[str]:
+        """The log lines of one event."""
+        return [line for line in self.output().splitlines() if f" {event} " in line]
+
+    def children(self) -> list[int]:
+        """The pids of the worker processes that have said so."""
+        return [int(pid) for pid in STARTED.findall(self.output())]
+
+    def processes(self) -> set[int]:
+        """The supervisor and everything in its session that is alive."""
+        return {pid for pid in marked_processes() if self._is_ours(pid)}
+
+    def _is_ours(self, pid: int) -> bool:
+        try:
+            return os.getsid(pid) == self.pid
+        except ProcessLookupError:
+            return False
+
+    def await_started(self, processes: int) -> None:
+        """Wait until so many processes have said that they serve."""
+
+        def observe() -> bool:
+            if self.process.poll() is not None:
+                raise AssertionError(f"{self.command} ended with {self.process.returncode}\n{self.output()}")
+            return len(self.children()) >= processes
+
+        eventually(observe, f"{processes} worker processes start", START_S, self.output)
+        assert all(is_alive(pid) for pid in self.children()), self.output()
+
+    def signal(self, number: int, *, to_all: bool = False) -> None:
+        """Send a signal to the supervisor, or to all processes as a terminal does."""
+        if to_all:
+            os.killpg(self.pid, number)
+        else:
+            self.process.send_signal(number)
+
+    def ended(self, within_s: float = 20.0) -> int:
+        """Wait for its end, and return its exit status."""
+        try:
+            return self.process.wait(within_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{self.command} has not ended within {within_s:g} s\n{self.output()}") from None
+
+    def stop(self) -> None:
+        """End it if it lives, without asking: how it ends when it is asked is what tests are about."""
+        if self.process.poll() is None:
+            os.killpg(self.pid, signal.SIGKILL)
+            self.process.wait()

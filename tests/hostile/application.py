@@ -1,0 +1,65 @@
+"""The application of the hostile suite: what its worker imports, and its own process too."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from dexpy import Concurrency, Operation, Retry
+
+WITHOUT_VALIDATOR = "HOSTILE_WITHOUT_VALIDATOR"
+"""Set for the control: messages go to Dramatiq as they are."""
+
+
+class Canary(Operation, name="hostile.canary"):
+    """A small run that must not be late, whatever lies around it."""
+
+    number: int
+
+    def perform(self) -> int:
+        return self.number
+
+
+class Kept(Operation, name="hostile.kept"):
+    """A run whose row is changed."""
+
+    number: int
+    retry_on = (Retry(ConnectionError, attempts=3, wait=0),)
+
+    def perform(self) -> int:
+        return self.number
+
+
+class Limited(Operation, name="hostile.limited_kept"):
+    """The same, of a class with a limit."""
+
+    number: int
+    concurrency = Concurrency(1)
+
+    def perform(self) -> int:
+        return self.number
+
+
+class Plain(Operation, name="hostile.plain"):
+    """A run without a record."""
+
+    record = False
+
+    def perform(self) -> None:
+        pass
+
+
+def _take_validator_out() -> None:
+    import dramatiq
+
+    from dexpy.brokers.validation import MessageValidator
+
+    def read(self: MessageValidator, data: bytes, queue: str, *, moves: bool = False) -> Any:
+        message: Any = dramatiq.Message
+        return message.decode(data)
+
+    MessageValidator.read = read  # type: ignore[method-assign]
+
+
+if os.environ.get(WITHOUT_VALIDATOR):
+    _take_validator_out()

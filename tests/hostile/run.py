@@ -1,0 +1,166 @@
+"""One run of the hostile suite on one pair: messages and rows at random, and after each batch a canary."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+
+from dexpy.foundation.errors import WaitTimeout
+from hostile import messages
+from hostile.application import Canary
+from hostile.rows import Rows
+from hostile.sender import SqlSender, sender
+from hostile.stage import RESCUE_WITHIN_S, Stage, open_stage, wait_for
+
+MESSAGES = 40
+ROWS = 20
+URGENT = 10
+"""The canary's priority: what it is measured by are the hostile things, and not the sound runs among them."""
+LATEST_S = 8.0
+"""A canary that takes longer, in seconds, is late. One takes some milliseconds, and on a busy machine a second."""
+IDLE_S = 3.0
+"""How long the worker is watched when all is over, in seconds."""
+MOST_CPU = 0.5
+"""Of one core, in that time."""
+MOST_LOG = 64_000
+"""Bytes of log in that time."""
+LOG_PER_THING = 1500
+"""Bytes of log for each message, row and canary, on average."""
+SETTLED_WITHIN_S = 4 * RESCUE_WITHIN_S
+OPERATIONS = ("hostile.kept", "hostile.plain", "nobody.knows")
+
+
+@attrs.define
+class Outcome:
+    """What came of a run.
+
+    Attributes:
+        pair: On which it was.
+        seed: That makes it again.
+        messages: How many were tried.
+        rows: How many changes the database has taken.
+        canaries: How many there were.
+        latest_s: The latest one.
+        running: Records that were left running.
+        deaths: Threads and processes of the worker.
+        threads: More than before.
+        cpu: Share of a core when all was over.
+        log: Its bytes.
+        log_after: Of that when all was over.
+    """
+
+    pair: str
+    seed: int
+    messages: int = 0
+    rows: int = 0
+    canaries: int = 0
+    latest_s: float = 0.0
+    running: int = 0
+    deaths: int = 0
+    threads: int = 0
+    cpu: float = 0.0
+    log: int = 0
+    log_after: int = 0
+
+    def faults(self) -> Iterator[str]:
+        """What is not good."""
+        if self.latest_s > LATEST_S:
+            yield f"a canary took {self.latest_s:.1f} s"
+        if self.running:
+            yield f"{self.running} records are left running"
+        if self.deaths:
+            yield f"{self.deaths} threads or processes died"
+        if self.threads > 0:
+            yield f"{self.threads} more threads than before"
+        if self.cpu > MOST_CPU:
+            yield f"{self.cpu:.0%} of a core when all was over"
+        if self.log_after > MOST_LOG or self.log > 100_000 + LOG_PER_THING * (
+            self.messages + self.rows + self.canaries
+        ):
+            yield f"{self.log} bytes of log, {self.log_after} of them when all was over"
+
+    def __str__(self) -> str:
+        faults = "; ".join(self.faults())
+        return (
+            f"{self.pair:18} seed {self.seed}: {self.messages} messages, {self.rows} rows, {self.canaries} canaries, "
+            f"latest {self.latest_s:.2f} s, {self.running} left running, {self.deaths} deaths, cpu {self.cpu:.0%}, "
+            f"log {self.log / 1000:.0f} kB: {'BAD: ' + faults if faults else 'good'}"
+        )
+
+
+def run(pair: str, seconds: float, seed: int, folder: Path, *, validates: bool = True) -> Outcome:
+    """Attack a pair for a while, and see what is left.
+
+    Args:
+        pair: Of `stage.PAIRS`.
+        seconds: How long.
+        seed: Of the random numbers.
+        folder: For the log, and a SQLite file.
+        validates: Whether messages are checked; without it the outcome must not be good.
+    """
+    given = random.Random(seed)
+    outcome = Outcome(pair, seed)
+    with open_stage(pair, folder, validates=validates) as stage:
+        putting, rows = sender(stage.database, stage.broker), Rows(stage.database, given)
+        _canary(outcome)
+        threads = _settled(stage)
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and outcome.latest_s <= LATEST_S:
+            if given.random() < 0.5:
+                outcome.rows += rows.change(ROWS)
+            else:
+                bodies = [messages.mutated(given, given.choice(OPERATIONS))[1] for _ in range(MESSAGES)]
+                is_delayed = given.random() < 0.1 and not isinstance(putting, SqlSender)
+                putting.put(*bodies, queue="default.DQ" if is_delayed else "default")
+                outcome.messages += len(bodies)
+            _canary(outcome)
+        # A run of the backlog may be under way whenever one looks; what is left behind is never gone.
+        is_late = outcome.latest_s > LATEST_S
+        if is_late or not wait_for(lambda: rows.running() == 0, SETTLED_WITHIN_S):
+            outcome.running = rows.running()
+        _watch(outcome, stage, max(SETTLED_WITHIN_S, seconds))
+        outcome.deaths = stage.deaths()
+        if not outcome.deaths:
+            wait_for(lambda: stage.threads() <= threads, IDLE_S)
+            outcome.threads = stage.threads() - threads
+    return outcome
+
+
+def _settled(stage: Stage) -> int:
+    """How many threads a worker has that has begun all of them: no more come within a second."""
+    most, since = stage.threads(), time.monotonic()
+    while time.monotonic() - since < 1.0:
+        time.sleep(0.05)
+        if (now := stage.threads()) > most:
+            most, since = now, time.monotonic()
+    return most
+
+
+def _canary(outcome: Outcome) -> None:
+    outcome.canaries += 1
+    began = time.monotonic()
+    try:
+        Canary(number=outcome.canaries).async_(priority=URGENT).call().result(2 * LATEST_S, 0.02)
+    except WaitTimeout:
+        pass
+    outcome.latest_s = max(outcome.latest_s, time.monotonic() - began)
+
+
+def _watch(outcome: Outcome, stage: Stage, within_s: float) -> None:
+    """What the worker does when nothing is to be done any more.
+
+    What was sent in the last seconds is worked off first; a worker that spins does not become idle in any time.
+    """
+    deadline = time.monotonic() + within_s
+    while stage.worker.poll() is None:
+        cpu_s, size = stage.cpu_s(), stage.log.stat().st_size
+        time.sleep(IDLE_S)
+        outcome.cpu = (stage.cpu_s() - cpu_s) / IDLE_S
+        outcome.log = stage.log.stat().st_size
+        outcome.log_after = outcome.log - size
+        if outcome.cpu <= MOST_CPU or time.monotonic() > deadline:
+            return

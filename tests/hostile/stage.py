@@ -1,0 +1,110 @@
+"""A pair of database and broker, with a worker process whose threads, CPU and log are counted."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import servers
+
+import dexpy
+from dexpy.runtime import install
+from hostile.application import WITHOUT_VALIDATOR
+
+PAIRS = ("sqlite+sql", "postgresql+redis", "mariadb+rabbitmq")
+ROOT = Path(__file__).parents[2]
+RESCUE_WITHIN_S = 5
+START_S = 60
+DEATHS = ("worker.thread_died", "worker.died", "worker.killed", "worker.stuck")
+
+
+@attrs.define
+class Stage:
+    """What is attacked.
+
+    Attributes:
+        database: Its URL.
+        broker: Its URL; None for the records' own database.
+        worker: The supervisor of one worker process.
+        log: Of both.
+    """
+
+    database: str
+    broker: str | None
+    worker: subprocess.Popen[bytes]
+    log: Path
+
+    def text(self) -> str:
+        """The log so far."""
+        return self.log.read_text(errors="replace")
+
+    def deaths(self) -> int:
+        """Threads and processes that have died."""
+        text = self.text()
+        return sum(text.count(event) for event in DEATHS) + (self.worker.poll() is not None)
+
+    def pid(self) -> int:
+        """Of the worker process under the supervisor."""
+        children = Path(f"/proc/{self.worker.pid}/task/{self.worker.pid}/children").read_text().split()
+        return int(children[0])
+
+    def threads(self) -> int:
+        """Of the worker process."""
+        return len(os.listdir(f"/proc/{self.pid()}/task"))
+
+    def cpu_s(self) -> float:
+        """Seconds of CPU that the worker process has used."""
+        fields = Path(f"/proc/{self.pid()}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def wait_for(holds: Callable[[], bool], within_s: float) -> bool:
+    """Whether something becomes true in time."""
+    deadline = time.monotonic() + within_s
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+@contextlib.contextmanager
+def open_stage(pair: str, folder: Path, *, validates: bool = True) -> Generator[Stage]:
+    """A pair with a worker on it; dexpy is configured for it in this process too."""
+    kind, _, transport = pair.partition("+")
+    with servers.database(kind, folder) as database, servers.broker(transport) as broker:
+        runtime = dexpy.configure(database=database, broker=broker, create_tables=True, rescue_within=RESCUE_WITHIN_S)
+        runtime.dispatcher.require_tables()
+        environment: dict[str, Any] = {
+            **os.environ,
+            "DEXPY_DATABASE": database,
+            "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
+        }
+        environment |= {"DEXPY_RESCUE_WITHIN": str(RESCUE_WITHIN_S)}
+        environment |= {} if broker is None else {"DEXPY_BROKER": broker}
+        environment |= {} if validates else {WITHOUT_VALIDATOR: "1"}
+        command = [sys.executable, "-m", "dexpy", "worker", "hostile.application", "-p", "1", "-t", "2"]
+        log = folder / "worker.log"
+        with log.open("wb") as sink:
+            worker = subprocess.Popen(command, cwd=folder, env=environment, stdout=sink, stderr=sink)
+        try:
+            stage = Stage(database, broker, worker, log)
+            if not wait_for(lambda: "worker.started" in stage.text(), START_S):
+                raise RuntimeError(f"the worker did not start: {stage.text()}")
+            yield stage
+        finally:
+            worker.terminate()
+            try:
+                worker.wait(20)
+            except subprocess.TimeoutExpired:
+                worker.kill()
+                worker.wait()
+            runtime.close()
+            install(None)

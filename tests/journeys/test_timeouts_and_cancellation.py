@@ -1,0 +1,220 @@
+"""Runs in real workers that are ended from outside: by a time limit, a person, an expiry, the death of the worker."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from apps import accounts as application
+from apps.accounts import Increment
+from apps.accounts_timeouts import (
+    Dawdle,
+    DawdleAsync,
+    DawdleOnce,
+    Ignore,
+    KillAndEnd,
+    KillOnce,
+    LimitedOperation,
+    Obey,
+    ObeyAsync,
+    Promise,
+    Stick,
+)
+from harness.workers import HARNESS, Deployment, Worker, eventually, is_alive
+
+import dexpy
+from dexpy import OperationFailed, records
+from dexpy.runtime import install
+
+WAIT_S = 30.0
+HARD_AFTER_S = 2.0
+RESCUE_WITHIN_S = 5
+
+
+def start(deployment: Deployment, *arguments: str) -> Worker:
+    """A worker that gives up soon what is stuck."""
+    script = [
+        sys.executable,
+        str(HARNESS / "short_hard_timeout.py"),
+        str(HARD_AFTER_S),
+        "worker",
+        "apps.accounts_timeouts",
+        "-p",
+        "1",
+    ]
+    worker = deployment.serve([*script, *arguments])
+    worker.await_started(1)
+    return worker
+
+
+@pytest.fixture(scope="module")
+def served_deployment(tmp_path_factory: pytest.TempPathFactory) -> Generator[Deployment]:
+    deployment = Deployment(tmp_path_factory.mktemp("shop"))
+    (deployment.folder / "pyproject.toml").write_text(f"[tool.dexpy]\nrescue_within = {RESCUE_WITHIN_S}\n")
+    engine = sa.create_engine(deployment.url)
+    application.create_tables(engine)
+    engine.dispose()
+    # Not the queue of promises: nobody is to keep those.
+    start(deployment, "-Q", "default", "-t", "4")
+    yield deployment
+    deployment.close()
+
+
+@pytest.fixture
+def deployment(served_deployment: Deployment) -> Generator[Deployment]:
+    """The deployment with its worker, current for one test."""
+    runtime = dexpy.configure(database=served_deployment.url)
+    yield served_deployment
+    install(None)
+    runtime.close()
+
+
+@pytest.fixture
+def diary(tmp_path: Path) -> Path:
+    return tmp_path / "diary"
+
+
+def written(diary: Path) -> list[str]:
+    return diary.read_text().splitlines() if diary.exists() else []
+
+
+def failures(id: str) -> list[str | None]:
+    """Of the attempts."""
+    return [attempt.failure for attempt in records.attempts(id)]
+
+
+def ended(deployment: Deployment, id: str) -> dict[str, Any]:
+    return deployment.wait_for_status(id, "done", "failed", "expired", within_s=WAIT_S)
+
+
+def require_outcome(row: dict[str, Any]) -> tuple[str, str | None]:
+    return row["status"], row["failure"]
+
+
+# --------------------------------------------------------------------------------------------------- time limits
+
+
+@pytest.mark.parametrize("operation", [Dawdle, DawdleAsync])
+def test_a_run_that_takes_too_long_tidies_up_and_fails(
+    deployment: Deployment, diary: Path, operation: type[LimitedOperation]
+) -> None:
+    ticket = operation(diary=str(diary)).async_().call()
+
+    row = ended(deployment, ticket.id)
+
+    assert require_outcome(row) == ("failed", "timeout")
+    assert row["error"] == "dexpy.TimedOut"
+    assert written(diary) == ["tidied up"]
+    assert failures(ticket.id) == ["timeout"]
+    assert deployment.effects("dawdled") == []
+
+
+def test_a_rule_that_names_it_gives_it_another_attempt(deployment: Deployment, diary: Path) -> None:
+    ticket = DawdleOnce(diary=str(diary)).async_().call()
+
+    assert ticket.result(WAIT_S) == 2
+    assert failures(ticket.id) == ["timeout", None]
+    assert deployment.effects("in time") == ["in time"]
+
+
+def test_a_run_that_nothing_gets_into_is_given_up_and_the_others_go_on(deployment: Deployment, diary: Path) -> None:
+    (worker,) = deployment.workers
+    began = time.monotonic()
+    ticket = Stick(diary=str(diary)).async_().call()
+
+    row = ended(deployment, ticket.id)
+
+    assert require_outcome(row) == ("failed", "timeout")
+    assert written(diary) == ["stuck"]
+    assert time.monotonic() - began >= Stick.timeout + HARD_AFTER_S
+    (noted,) = worker.lines("run.stuck")
+    assert ticket.id in noted
+    assert Increment(number=1).async_().call().wait(WAIT_S)
+    assert all(is_alive(pid) for pid in worker.children())
+
+
+def test_a_worker_whose_threads_are_all_stuck_ends_and_another_takes_its_place(
+    deployment: Deployment, diary: Path
+) -> None:
+    worker = start(deployment, "-Q", "narrow", "-t", "2")
+    (first,) = worker.children()
+    stuck = [Stick(diary=str(diary)).async_(queue="narrow").call() for _ in range(2)]
+    waiting = Increment(number=2).async_(queue="narrow").call()
+    try:
+        assert waiting.wait(WAIT_S), worker.output()
+        assert [require_outcome(ended(deployment, ticket.id)) for ticket in stuck] == [("failed", "timeout")] * 2
+        assert deployment.row(waiting.id)["num_attempts"] == 1
+        assert len(worker.lines("worker.stuck")) == 1
+        assert [is_alive(pid) for pid in worker.children()] == [False, True]
+        assert worker.children()[0] == first
+    finally:
+        worker.stop()
+
+
+# ----------------------------------------------------------------------------------------------------- called off
+
+
+@pytest.mark.parametrize("operation", [Obey, ObeyAsync, Ignore])
+def test_a_run_is_cancelled_from_another_process(
+    deployment: Deployment, diary: Path, operation: type[LimitedOperation]
+) -> None:
+    ticket = operation(diary=str(diary)).async_().call()
+    eventually(lambda: written(diary) == ["running"], "it runs", WAIT_S, deployment.output)
+
+    cancelled = deployment.run([sys.executable, "-c", f"import dexpy; dexpy.Ticket.get({ticket.id!r}).cancel()"])
+
+    assert cancelled.returncode == 0, cancelled.stderr
+    assert require_outcome(ended(deployment, ticket.id)) == ("expired", "cancelled")
+    assert written(diary) == ["running", "ignored it" if operation is Ignore else "tidied up"]
+    assert failures(ticket.id) == ["cancelled"]
+    with pytest.raises(OperationFailed, match="cancelled"):
+        ticket.result(1)
+
+
+# -------------------------------------------------------------------------------------------------------- expired
+
+
+def test_what_no_worker_has_begun_in_time_is_expired_by_one_that_does_not_serve_it(
+    deployment: Deployment, diary: Path
+) -> None:
+    ticket = Promise(diary=str(diary)).async_().call()
+    assert ticket.pending
+
+    assert require_outcome(ended(deployment, ticket.id)) == ("expired", "expired")
+
+    begun = start(deployment, "-Q", "promises", "-t", "1")
+    kept = Promise(diary=str(diary)).async_(expires_in=60).call()
+    deployment.wait_for_status(kept.id, "done", within_s=WAIT_S)
+    left = "SELECT 1 FROM dexpy_messages WHERE queue = 'promises'"
+    eventually(lambda: not deployment.sql(left), "the late message came too", WAIT_S, deployment.output)
+    assert written(diary) == ["ran"], "the one that was begun in time"
+    begun.stop()
+
+
+# ---------------------------------------------------------------------------------------------- its worker is lost
+
+
+@pytest.mark.parametrize(
+    ("operation", "ending", "attempts"),
+    [(KillOnce, ("done", None), ["lost", None]), (KillAndEnd, ("failed", "lost"), ["lost"])],
+)
+def test_a_run_whose_worker_dies_ends_as_its_class_says(
+    deployment: Deployment,
+    diary: Path,
+    operation: type[LimitedOperation],
+    ending: tuple[str, str | None],
+    attempts: list[str | None],
+) -> None:
+    ticket = operation(diary=str(diary)).async_().call()
+
+    assert require_outcome(ended(deployment, ticket.id)) == ending
+
+    assert failures(ticket.id) == attempts
+    assert len(written(diary)) == len(attempts)
+    survived = deployment.sql("SELECT what FROM effects WHERE run = ?", ticket.id)
+    assert [row["what"] for row in survived] == ["survived"] * (ending[0] == "done")

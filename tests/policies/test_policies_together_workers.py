@@ -1,0 +1,116 @@
+"""Several policies in one class under two real workers, and their kills."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from apps import shop_policies
+from apps.shop_policies import PARTS, Settle, Slot, Stall, receipt
+from apps.shop_steps import Line
+from harness.marks import WAIT_S, assert_nothing_left, max_at_once, wait_until_final
+from harness.policy_workers import PolicyPair
+from harness.workers import eventually
+
+import dexpy
+from dexpy import FernetEncryptor, Ticket, enqueue_all
+from dexpy import records as runs
+from dexpy.database.tables import records, steps
+
+fernet = pytest.importorskip("cryptography.fernet")
+
+APPLICATION = shop_policies
+SECRET = "4111-secret-1111"
+KEY = fernet.Fernet.generate_key().decode()
+
+
+@pytest.fixture(autouse=True)
+def _encrypts(pair: PolicyPair) -> None:
+    pair.variables["DEXPY_ENCRYPTION_KEYS"] = KEY
+    assert pair.runtime is not None
+    pair.runtime.given_encryptors = {"default": FernetEncryptor(KEY)}
+    pair.runtime._encryptors = None
+
+
+def settle(*numbers: int, accounts: int = 2) -> list[Ticket[str]]:
+    """Enqueue them together, each of them twice; the tickets of the first ones."""
+    with dexpy.trace(trace_id="req-1"), dexpy.context(shop_tenant="acme"):
+        batch = [Settle(account=number % accounts, number=number, card=SECRET) for number in numbers]
+        tickets = enqueue_all([*batch, *batch])
+    assert [ticket.duplicate for ticket in tickets] == [False] * len(batch) + [True] * len(batch)
+    return tickets[: len(batch)]
+
+
+def done_once(pair: PolicyPair, tickets: list[Ticket[str]]) -> None:
+    """Each has ended well, left each effect once, and holds nothing; nobody can read what it was about."""
+    assert {ticket.result(WAIT_S) for ticket in tickets} == {f"booked {SECRET} for acme"}, pair.output()
+    rows = wait_until_final(pair)
+    assert Counter(row.status for row in rows) == {"done": 2 * len(tickets)}, pair.output()
+    whats = ["book", *(f"part {part}" for part in range(PARTS)), "send", "receipt"]
+    numbers = range(len(tickets))
+    assert Counter(row.what for row in pair.sql(sa.select(Line.what))) == Counter(
+        f"{number} {what}" for number in numbers for what in whats
+    )
+    assert_nothing_left(pair)
+    assert [row.id for row in rows if row.unique_key is not None] == []
+    assert SECRET not in str(rows) + str(pair.sql(sa.select(steps))) + pair.output()
+    tree = runs.tree("req-1")
+    assert sorted((root.id, len(root.children)) for root in tree.roots) == sorted((one.id, 1) for one in tickets)
+
+
+def test_two_workers_keep_every_promise_of_a_class_that_makes_them_all(pair: PolicyPair) -> None:
+    pair.start(processes=2)
+    tickets = settle(*range(12))
+    done_once(pair, tickets)
+    assert max_at_once(pair) == {"0": 1, "1": 1}, "the lock is narrower than the limit"
+    again = Settle(account=0, number=0, card=SECRET, tenant="acme").async_().call()
+    assert (again.duplicate, again.id) == (True, tickets[0].id)
+
+
+@pytest.mark.parametrize("point", ["between_steps", "before_step_commit", "lock_releasing", "slot_releasing"])
+def test_a_worker_that_is_killed_leaves_neither_lock_nor_slot_nor_key_and_no_step_twice(
+    pair: PolicyPair, point: str
+) -> None:
+    pair.start_killed_at(point, threads=2)
+    tickets = settle(*range(4), accounts=1)
+    eventually(lambda: pair.reached(point), f"somebody dies at {point}", WAIT_S, pair.output)
+    pair.start(threads=2)
+    done_once(pair, tickets)
+
+
+@pytest.mark.parametrize("kind", [Stall, Slot])
+def test_a_cancelled_run_frees_its_lock_and_slot_wherever_it_was(pair: PolicyPair, kind: type[Stall]) -> None:
+    pair.start(processes=2, threads=2)
+    first = kind(account=1, number=1).async_().call()
+    eventually(lambda: begun(pair) == {"1 begun"}, "the first is between steps", WAIT_S, pair.output)
+    waiting = kind(account=1, number=2).async_().call()
+    last = kind(account=1, number=3).async_().call()
+    eventually(lambda: is_held_back(pair, kind, waiting), "the second is held back", WAIT_S, pair.output)
+    waiting.cancel()
+    eventually(lambda: waiting.reload().expired, "the second is off", WAIT_S, pair.output)
+    first.cancel()
+    eventually(lambda: "3 begun" in begun(pair), "the third has got in", WAIT_S, pair.output)
+    last.cancel()
+    rows = wait_until_final(pair)
+    assert [(row.status, row.failure, row.once_key) for row in rows] == [("expired", "cancelled", None)] * 3
+    assert begun(pair) == {"1 begun", "3 begun"}
+    assert_nothing_left(pair)
+
+
+def begun(pair: PolicyPair) -> set[Any]:
+    return {row.what for row in pair.sql(sa.select(Line.what))}
+
+
+def is_held_back(pair: PolicyPair, kind: type[Stall], ticket: Ticket[Any]) -> bool:
+    """A lock is waited for with a thread, and a slot without one."""
+    (row,) = pair.sql(sa.select(records).where(records.c.id == ticket.id))
+    return row.blocked_key is not None if kind is Slot else row.status == "running"
+
+
+def test_an_encrypted_deferred_call_is_one_row_for_its_key(pair: PolicyPair) -> None:
+    pair.start(processes=2)
+    tickets = [dexpy.defer(receipt, number=1, card=SECRET) for _ in range(3)]
+    assert [ticket.result(WAIT_S) for ticket in tickets] == [SECRET] * 3
+    assert begun(pair) == {"1 receipt"}

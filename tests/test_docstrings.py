@@ -1,0 +1,39 @@
+"""What docstrings say of arguments is true of the functions below them."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1] / "dexpy"
+
+
+def stale_arguments(source: str) -> Iterator[str]:
+    """The names under ``Args:`` that their function does not take; one that takes ``**`` may describe any."""
+    for node in ast.walk(ast.parse(source)):
+        own = [node] if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else []
+        if isinstance(node, ast.ClassDef):
+            own = [one for one in node.body if isinstance(one, ast.FunctionDef) and one.name == "__init__"]
+        if not own or own[0].args.kwarg is not None:
+            continue
+        given = own[0].args
+        taken = {one.arg for one in (*given.posonlyargs, *given.args, *given.kwonlyargs)}
+        taken |= {given.vararg.arg} if given.vararg is not None else set()
+        text = ast.get_docstring(node) if isinstance(node, ast.ClassDef) else ast.get_docstring(own[0])
+        section = re.search(r"^Args:\n((?: {4}.*\n|\n)+)", f"{text or ''}\n", re.MULTILINE)
+        named = re.findall(r"^ {4}(\w+): ", section[1], re.MULTILINE) if section is not None else []
+        yield from (f"{node.name}: {name}" for name in named if name not in taken)
+
+
+def test_docstrings_name_arguments_that_there_are() -> None:
+    stale = {
+        str(file.relative_to(PACKAGE)): list(stale_arguments(file.read_text("utf-8"))) for file in PACKAGE.rglob("*.py")
+    }
+    assert {file: names for file, names in stale.items() if names} == {}
+
+
+def test_an_argument_that_is_gone_is_found() -> None:
+    source = 'def publish(message: str) -> None:\n    """Publish.\n\n    Args:\n        parcel: What.\n    """\n'
+    assert list(stale_arguments(source)) == ["publish: parcel"]

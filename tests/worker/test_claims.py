@@ -1,0 +1,568 @@
+"""Which row a delivery runs, where messages come in any order, late, twice, and their answers not at all.
+
+The broker is Dramatiq's stub: a plain queue, whose messages a test delivers by hand, in the order that it wants.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from contextvars import copy_context
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import dramatiq
+import pytest
+import sqlalchemy as sa
+from dramatiq.brokers.stub import StubBroker
+from dramatiq.middleware import CurrentMessage
+
+import dexpy
+from dexpy import Operation, Ticket
+from dexpy.database.tables import records
+from dexpy.foundation.clock import clock
+from dexpy.maintenance.relay import Relay
+from dexpy.runtime import install
+from dexpy.worker import claims as claims_module
+from dexpy.worker.claims import Claims
+
+URGENT = 5
+WAIT_S = 30.0
+GONE = sa.exc.OperationalError("COMMIT", {}, Exception("database is locked"))
+"""What SQLite says when somebody else does not let go: it will be back."""
+
+ran: Counter[int] = Counter()
+logged: list[str] = []
+
+
+class Note(Operation):
+    """Says that it ran."""
+
+    number: int = 0
+
+    def perform(self) -> None:
+        ran[self.number] += 1
+
+
+class Renamed(Note, name="tests.renamed", aliases=("tests.before",)):
+    """Once had another name."""
+
+
+class Shout(Operation):
+    """Another class, with other props."""
+
+    word: str
+
+    def perform(self) -> None:
+        logged.append(self.word)
+
+
+class Inbox:
+    """One runtime, and the messages that wait in front of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.broker = StubBroker()
+        self.runtime = dexpy.configure(database=f"sqlite:///{folder / 'records.db'}", broker=self.broker)
+        self.store = self.runtime.store
+        self.claims = Claims(self.store, self.runtime.dispatcher, lambda: "this")
+        self.sent: dict[str, list[dramatiq.Message[Any]]] = {}
+
+    def send(self, number: int = 0, **options: Any) -> str:
+        """Enqueue one, and put its message aside; returns its id."""
+        ticket = Note(number=number).async_(**options).call()
+        self.collect()
+        return ticket.id
+
+    def collect(self) -> None:
+        """Put the messages of the broker aside, by the id of their rows."""
+        for queue in list(self.broker.queues.values()):
+            while not queue.empty():
+                one: Any = dramatiq.Message.decode(queue.get_nowait())
+                self.sent.setdefault(one.kwargs["record_id"], []).append(one)
+
+    def relay(self) -> None:
+        """Let the relay send what is owed."""
+        dispatcher = self.runtime.dispatcher
+        assert self.runtime.services.heartbeat is not None
+        assert Relay(dispatcher, self.runtime.services.heartbeat, self.runtime.intervals).publish_unpublished()
+        self.collect()
+
+    @contextmanager
+    def delivered(self, id: str, claims: Claims | None = None) -> Generator[str | None]:
+        """The id of the row that the first message for a row gets, held while the block lasts."""
+        message = self.sent[id][0]
+        current = CurrentMessage()
+        current.before_process_message(self.broker, message)
+        try:
+            with (claims or self.claims).claim_for_message(message.kwargs["class_name"], id) as row:
+                yield None if row is None else row.id
+        finally:
+            current.after_process_message(self.broker, message)
+
+    def deliver(self, id: str, claims: Claims | None = None) -> str | None:
+        """The same, held no longer."""
+        with self.delivered(id, claims) as got:
+            return got
+
+    def work(self) -> None:
+        """Run every message as a worker does, until there is none and none is owed."""
+        while True:
+            self.relay()
+            waiting, self.sent = self.sent, {}
+            if not waiting:
+                return
+            for message in (one for each in waiting.values() for one in each):
+                self.broker.emit_before("process_message", message)
+                self.broker.get_actor(message.actor_name)(*message.args, **message.kwargs)
+                self.broker.emit_after("process_message", message)
+
+    def row(self, id: str) -> Any:
+        return self.store.row(id)
+
+    def change(self, id: str, **values: Any) -> None:
+        """Change a row past dexpy."""
+        with self.store.database.begin() as connection:
+            connection.execute(sa.update(records).where(records.c.id == id).values(**values))
+
+    def needs_message(self, id: str) -> bool:
+        """Whether a row waits, and has no message."""
+        row = self.row(id)
+        return row.status == "pending" and row.enqueued_at is None
+
+    @contextmanager
+    def statements(self) -> Generator[list[str]]:
+        """What is said to the database meanwhile, by the first word of each."""
+        said: list[str] = []
+
+        def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+            said.append(statement.split()[0])
+
+        sa.event.listen(self.store.database.engine, "before_cursor_execute", note)
+        try:
+            yield said
+        finally:
+            sa.event.remove(self.store.database.engine, "before_cursor_execute", note)
+
+
+@pytest.fixture
+def inbox(tmp_path: Path) -> Generator[Inbox]:
+    ran.clear()
+    found = Inbox(tmp_path)
+    yield found
+    clock.reset()
+    found.runtime.close()
+    install(None)
+
+
+@pytest.fixture
+def looking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each delivery looks for what is more urgent, not one a second."""
+    monkeypatch.setattr(claims_module, "PRIORITY_POLL_S", 0.0)
+
+
+# What is more urgent
+
+
+def test_a_delivery_runs_what_is_more_urgent_and_its_own_row_needs_a_message(inbox: Inbox) -> None:
+    calm, urgent = inbox.send(), inbox.send(priority=URGENT)
+
+    assert inbox.deliver(calm) == urgent
+
+    assert inbox.row(urgent).status == "running"
+    assert inbox.needs_message(calm)
+    inbox.relay()
+    assert len(inbox.sent[calm]) == 2
+    assert inbox.deliver(urgent) is None, "its message comes late"
+    assert inbox.deliver(calm) == calm
+
+
+def test_what_is_more_urgent_is_run_as_the_class_that_it_is_of(inbox: Inbox) -> None:
+    logged.clear()
+    calm, urgent = inbox.send(7), Shout(word="help").async_(priority=URGENT).call().id
+
+    inbox.work()
+
+    assert (ran, logged) == (Counter([7]), ["help"])
+    assert {(inbox.row(id).status, inbox.row(id).num_attempts) for id in (calm, urgent)} == {("done", 1)}
+
+
+def test_a_message_that_comes_late_for_its_own_row_serves_one_that_needs_a_message(inbox: Inbox) -> None:
+    calm, urgent = inbox.send(), inbox.send(priority=URGENT)
+    assert inbox.deliver(calm) == urgent
+
+    assert inbox.deliver(urgent) == calm
+
+    inbox.relay()
+    assert len(inbox.sent[calm]) == 1, "the relay owes it none any more"
+
+
+def test_all_is_run_once_whatever_the_order_of_the_priorities(inbox: Inbox, looking: None) -> None:
+    numbers = range(40)
+    for number in numbers:
+        inbox.send(number, priority=number * 7 % 10)
+
+    inbox.work()
+
+    assert ran == Counter(numbers)
+    with inbox.store.database.connect() as connection:
+        ended = connection.execute(sa.select(records.c.status, records.c.num_attempts).distinct()).all()
+    assert [tuple(row) for row in ended] == [("done", 1)]
+
+
+def test_a_delivery_of_the_most_urgent_row_searches_no_further(inbox: Inbox) -> None:
+    first, second = inbox.send(priority=URGENT), inbox.send(priority=URGENT)
+    inbox.send()
+    assert inbox.deliver(second) == second
+
+    with inbox.statements() as said:
+        assert inbox.deliver(first) == first
+
+    assert said == ["UPDATE"]
+
+
+def test_in_a_queue_of_one_priority_a_claim_is_one_statement(inbox: Inbox) -> None:
+    first, second = inbox.send(), inbox.send()
+    with inbox.statements() as said:
+        assert inbox.deliver(first) == first
+        assert said == ["SELECT", "UPDATE"], "the look, once in a while"
+        del said[:]
+        assert inbox.deliver(second) == second
+
+    assert said == ["UPDATE"]
+
+
+def test_a_search_without_a_result_is_not_repeated_by_every_delivery(inbox: Inbox) -> None:
+    inbox.send(priority=URGENT, in_=3600)
+    first, second = inbox.send(), inbox.send()
+    assert inbox.deliver(first) == first
+
+    with inbox.statements() as said:
+        assert inbox.deliver(second) == second
+
+    assert said == ["UPDATE"]
+    assert inbox.row(first).enqueued_at is not None, "the search has left no trace"
+
+
+def test_the_sql_broker_sorts_its_messages_and_no_delivery_searches_for_others(inbox: Inbox) -> None:
+    runtime = dexpy.configure(database=inbox.runtime.database_url)
+    first = Note().async_().call()
+    Note().async_(priority=URGENT).call()
+    claims = Claims(runtime.store, runtime.dispatcher, lambda: "this")
+    inbox.store = runtime.store
+    name = runtime.store.row(first.id).name
+    current: Any = CurrentMessage()
+    current.before_process_message(runtime.broker, runtime.dispatcher.message_of(runtime.store.row(first.id)))
+
+    with inbox.statements() as said, claims.claim_for_message(name, first.id) as row:
+        assert row is not None
+        assert row.id == first.id
+
+    current.after_process_message(runtime.broker, None)
+    assert said == ["UPDATE"]
+    runtime.close()
+
+
+NOT_FOR_US: dict[str, dict[str, Any]] = {
+    "due later": {"scheduled_at": clock.now() + timedelta(days=1)},
+    "too late": {"expires_at": clock.now() - timedelta(seconds=1)},
+    "in another queue": {"queue": "other"},
+    "running": {"status": "running"},
+    "ended": {"status": "done"},
+    "of an unknown class": {"name": "elsewhere.Unknown"},
+    "of a key that has slots": {"concurrency_key": "whoever claims it has to ask for a slot"},
+}
+
+
+@pytest.mark.parametrize("name", NOT_FOR_US)
+def test_what_is_more_urgent_and_not_to_be_run_is_left_alone(inbox: Inbox, name: str) -> None:
+    calm, other = inbox.send(), inbox.send(priority=URGENT)
+    inbox.change(other, **NOT_FOR_US[name])
+    before = tuple(inbox.row(other))
+
+    assert inbox.deliver(calm) == calm
+
+    assert tuple(inbox.row(other)) == before
+
+
+@pytest.mark.parametrize("name", NOT_FOR_US)
+def test_behind_it_the_next_one_is_found(inbox: Inbox, name: str) -> None:
+    calm = inbox.send()
+    for number in range(3):
+        inbox.change(inbox.send(priority=URGENT + number), **NOT_FOR_US[name])
+    next_one = inbox.send(priority=URGENT)
+
+    assert inbox.deliver(calm) == next_one
+
+
+def test_what_became_due_is_found_also_before_the_relay_has_sent_it(inbox: Inbox) -> None:
+    calm, later = inbox.send(), inbox.send(priority=URGENT, in_=60)
+    clock.advance(61)
+
+    assert inbox.deliver(calm) == later
+
+    inbox.relay()
+    assert later not in inbox.sent, "it runs, and needs no message"
+    assert len(inbox.sent[calm]) == 2
+
+
+def test_a_class_is_known_by_its_old_names_too(inbox: Inbox) -> None:
+    calm, urgent = inbox.send(), inbox.send(priority=URGENT)
+    inbox.change(urgent, name="tests.before")
+
+    assert inbox.deliver(calm) == urgent
+
+
+def test_a_message_of_an_earlier_release_has_no_priority_and_is_run_all_the_same(inbox: Inbox) -> None:
+    urgent, more_urgent = inbox.send(priority=URGENT), inbox.send(priority=URGENT + 1)
+    for id in (urgent, more_urgent):
+        inbox.sent[id][0].options["dexpy"].pop("priority")
+
+    assert {inbox.deliver(urgent), inbox.deliver(more_urgent)} == {urgent, more_urgent}
+
+
+# Late, early, twice
+
+
+def test_a_message_that_is_delivered_ten_times_starts_one_run_and_moves_nothing_else(inbox: Inbox) -> None:
+    once, others = inbox.send(), [inbox.send() for _ in range(20)]
+
+    assert [inbox.deliver(once) for _ in range(10)] == [once] + [None] * 9
+
+    assert {(inbox.row(id).status, inbox.needs_message(id)) for id in others} == {("pending", False)}
+    assert [inbox.deliver(id) for id in others] == others
+
+
+def test_a_message_before_its_time_is_republished_and_serves_another(inbox: Inbox) -> None:
+    early, displaced, urgent = inbox.send(), inbox.send(), inbox.send(priority=URGENT)
+    assert inbox.deliver(displaced) == urgent
+    inbox.change(early, scheduled_at=clock.now() + timedelta(seconds=60))
+
+    assert inbox.deliver(early) == displaced
+
+    assert inbox.needs_message(early)
+    clock.advance(61)
+    inbox.relay()
+    assert inbox.deliver(early) == early
+
+
+def test_the_message_of_a_row_that_is_gone_serves_another(inbox: Inbox) -> None:
+    gone, displaced, urgent = inbox.send(), inbox.send(), inbox.send(priority=URGENT)
+    assert inbox.deliver(displaced) == urgent
+    with inbox.store.database.begin() as connection:
+        connection.execute(sa.delete(records).where(records.c.id == gone))
+
+    assert inbox.deliver(gone) == displaced
+
+
+def test_a_late_message_leaves_what_needs_a_message_and_is_unknown(inbox: Inbox) -> None:
+    calm, urgent, unknown = inbox.send(), inbox.send(priority=URGENT), inbox.send()
+    assert inbox.deliver(calm) == urgent
+    inbox.change(unknown, name="elsewhere.Unknown", enqueued_at=None, scheduled_at=clock.now() - timedelta(days=1))
+
+    assert inbox.deliver(urgent) == calm
+    assert inbox.deliver(urgent) is None
+    assert inbox.needs_message(unknown)
+
+
+def test_a_late_message_leaves_what_needs_a_message_and_a_slot(inbox: Inbox) -> None:
+    ended, limited = inbox.send(), inbox.send()
+    inbox.change(ended, status="done")
+    since = clock.now() - timedelta(seconds=1)
+    inbox.change(limited, concurrency_key="of its class", enqueued_at=None, scheduled_at=since)
+
+    assert inbox.deliver(ended) is None
+
+    assert inbox.needs_message(limited)
+
+
+def test_a_row_that_was_passed_over_and_then_cancelled_is_not_run(inbox: Inbox) -> None:
+    calm, urgent = inbox.send(), inbox.send(priority=URGENT)
+    assert inbox.deliver(calm) == urgent
+    Ticket.get(calm).cancel()
+
+    assert inbox.deliver(urgent) is None
+    inbox.relay()
+    assert len(inbox.sent[calm]) == 1
+
+
+def test_a_message_that_cannot_be_published_is_not_missing_when_its_row_runs_already(inbox: Inbox) -> None:
+    calm, urgent = inbox.send(), inbox.send(priority=URGENT)
+    assert inbox.deliver(calm) == urgent
+
+    # What the sender of the urgent one says when the broker has not taken its message after all.
+    inbox.runtime.dispatcher.mark_unpublished([inbox.row(urgent)])
+
+    assert inbox.row(urgent).status == "running"
+    assert inbox.needs_message(calm)
+
+
+# Races
+
+
+def at_once(*actions: Callable[[], Any]) -> list[Any]:
+    """What these give when they begin in the same moment, each in a thread of its own."""
+    start, found = threading.Barrier(len(actions), timeout=WAIT_S), [None] * len(actions)
+
+    def run(index: int) -> None:
+        start.wait()
+        found[index] = actions[index]()
+
+    threads = [threading.Thread(target=copy_context().run, args=(run, index)) for index in range(len(actions))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+def test_many_deliveries_after_a_few_urgent_rows_run_each_of_them_once(inbox: Inbox, looking: None) -> None:
+    calm = [inbox.send() for _ in range(8)]
+    urgent = [inbox.send(priority=URGENT) for _ in range(3)]
+
+    got = at_once(*[lambda id=id: inbox.deliver(id) for id in calm])
+
+    assert len(set(got)) == len(calm)
+    assert None not in got
+    assert set(urgent) <= set(got)
+    running = {id for id in (*calm, *urgent) if inbox.row(id).status == "running"}
+    assert running == set(got)
+    assert {id for id in calm if inbox.needs_message(id)} == set(calm) - running
+
+
+def test_two_processes_after_one_urgent_row_run_it_once(inbox: Inbox) -> None:
+    others = [Claims(inbox.store, inbox.runtime.dispatcher, lambda name=name: name) for name in ("one", "two")]
+    calm = [inbox.send() for _ in others]
+    urgent = inbox.send(priority=URGENT)
+
+    got = at_once(*[lambda i=i: inbox.deliver(calm[i], others[i]) for i in range(2)])
+
+    assert urgent in got
+    assert len(set(got)) == 2
+    assert [inbox.row(id).num_attempts for id in got] == [1, 1]
+
+
+# Answers that are lost
+
+
+@contextmanager
+def losing(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch, *, after_commit: bool, times: int = 1
+) -> Generator[list[str]]:
+    """The next writing transactions end without an answer, having been committed or not."""
+    begin, lost = inbox.store.database.begin, []
+
+    @contextmanager
+    def begin_and_lose() -> Generator[sa.Connection]:
+        wrote: list[str] = []
+        with begin() as connection:
+            sa.event.listen(connection, "before_cursor_execute", lambda *given: wrote.append(given[2].split()[0]))
+            yield connection
+            loses = "UPDATE" in wrote and len(lost) < times
+            if loses and not after_commit:
+                lost.append("before")
+                raise GONE
+        if loses:
+            lost.append("after")
+            raise GONE
+
+    with monkeypatch.context() as patch:
+        patch.setattr(inbox.store.database, "begin", begin_and_lose)
+        yield lost
+
+
+@pytest.mark.parametrize("after_commit", [True, False])
+def test_a_row_whose_claim_got_no_answer_is_run_once(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch, after_commit: bool
+) -> None:
+    own = inbox.send()
+
+    with losing(inbox, monkeypatch, after_commit=after_commit) as lost:
+        assert inbox.deliver(own) == own
+
+    assert lost
+    assert inbox.row(own).num_attempts == 1
+
+
+@pytest.mark.parametrize("after_commit", [True, False])
+def test_a_more_urgent_row_whose_claim_got_no_answer_is_run_once_and_no_other(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch, after_commit: bool
+) -> None:
+    calm, urgent, next_one = inbox.send(), inbox.send(priority=URGENT), inbox.send(priority=URGENT)
+
+    with losing(inbox, monkeypatch, after_commit=after_commit) as lost:
+        got = inbox.deliver(calm)
+
+    assert lost
+    assert [got, inbox.row(urgent).num_attempts, inbox.row(next_one).status] == [urgent, 1, "pending"]
+    assert inbox.needs_message(calm)
+
+
+@pytest.mark.parametrize("after_commit", [True, False])
+def test_a_late_message_whose_answer_is_lost_runs_one_row(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch, after_commit: bool
+) -> None:
+    calm, another = inbox.send(), inbox.send()
+    first, second = inbox.send(priority=URGENT), inbox.send(priority=URGENT)
+
+    with inbox.delivered(calm), inbox.delivered(another):
+        assert [inbox.row(id).status for id in (first, second)] == ["running"] * 2
+        assert inbox.needs_message(calm)
+        assert inbox.needs_message(another)
+        with losing(inbox, monkeypatch, after_commit=after_commit, times=2) as lost:
+            got = at_once(lambda: inbox.deliver(first))[0]
+
+    assert len(lost) == 2, "the claim of its own row, and that of another one"
+    assert got in (calm, another)
+    assert sum(inbox.needs_message(id) for id in (calm, another)) == 1
+
+
+def test_two_deliveries_of_one_row_that_both_lose_their_answers_run_it_once(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, observe = inbox.send(), inbox.store.rows
+    looked, answered = threading.Barrier(2, timeout=WAIT_S), threading.Barrier(2, timeout=WAIT_S)
+    met: set[int] = set()
+
+    def look_together(query: Any) -> Any:
+        found = observe(query)
+        if threading.get_ident() not in met:
+            met.add(threading.get_ident())
+            looked.wait()
+        return found
+
+    def deliver() -> str | None:
+        with inbox.delivered(own) as got:
+            answered.wait()
+            return got
+
+    monkeypatch.setattr(inbox.store, "rows", look_together)
+    with losing(inbox, monkeypatch, after_commit=True, times=2) as lost:
+        got = at_once(deliver, deliver)
+
+    assert len(lost) == 2
+    assert set(got) == {None, own}
+
+
+def test_a_row_that_another_worker_claimed_while_the_answer_was_lost_is_left_to_it(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, observe = inbox.send(), inbox.store.rows
+
+    def look_too_late(query: Any) -> Any:
+        inbox.change(own, status="running", claimed_by="other", claim_token=1)
+        return observe(query)
+
+    monkeypatch.setattr(inbox.store, "rows", look_too_late)
+    with losing(inbox, monkeypatch, after_commit=False):
+        assert inbox.deliver(own) is None
+
+
+def test_a_row_that_this_process_runs_is_not_begun_again_by_its_own_message(inbox: Inbox) -> None:
+    calm, urgent = inbox.send(), inbox.send(priority=URGENT)
+
+    with inbox.delivered(calm) as got:
+        assert got == urgent
+        assert at_once(lambda: inbox.deliver(urgent))[0] == calm
