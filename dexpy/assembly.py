@@ -55,6 +55,7 @@ class Recorded:
     """What there is only where runs are recorded.
 
     Attributes:
+        store: Of the records.
         heartbeat: Of this process.
         end_writer: Writes the ends of runs, as soon as the database takes them.
         lease: Keeps calls with an idempotency key alive.
@@ -62,6 +63,7 @@ class Recorded:
         relay: Publishes, recovers and expires.
     """
 
+    store: Store
     heartbeat: Heartbeat
     end_writer: EndWriter
     lease: HeartbeatLease
@@ -69,17 +71,10 @@ class Recorded:
     relay: Relay
 
     def once_recorder(
-        self,
-        store: Store,
-        operation: Any,
-        contract: Contract,
-        once: OnceOptions,
-        run_id: str,
-        frame: Frame,
-        redactor: Redactor,
+        self, operation: Any, contract: Contract, once: OnceOptions, run_id: str, frame: Frame, redactor: Redactor
     ) -> IdempotentRecorder:
         """Make the recorder of a synchronous run with an idempotency key."""
-        outer = current_transaction()
+        store, outer = self.store, current_transaction()
         key_claim = build_call_key_claim(operation, contract, once, store, outer)
         return IdempotentRecorder(
             store, contract, operation, run_id, frame, redactor, lease=self.lease, outer=outer, key_claim=key_claim
@@ -233,7 +228,7 @@ def build(
         unfinished_claims = UnfinishedClaims(dispatcher, store, heartbeat, end_writer)
         own_relay = Relay(dispatcher, heartbeat, intervals)
         lease = HeartbeatLease(heartbeat, Recovery(dispatcher, store, heartbeat), end_writer)
-        recorded = Recorded(heartbeat, end_writer, lease, record_job, own_relay)
+        recorded = Recorded(store, heartbeat, end_writer, lease, record_job, own_relay)
         run_record, release_runs = record_job.run, record_job.release_runs
         # Before the actors' middleware: it ends after what was still running has been given back.
         broker.add_middleware(heartbeat)

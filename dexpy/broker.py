@@ -12,6 +12,6 @@ def from_settings() -> dramatiq.Broker:
 
     Without it, or a module that calls `dexpy.configure`, plain ``dramatiq`` looks for a broker on this machine.
     """
-    broker = current_runtime().broker
+    broker = current_runtime().start().dispatcher.broker
     dramatiq.set_broker(broker)
     return broker

@@ -91,7 +91,7 @@ def _start(
         frame=frame,
         recorder=runtime.recorder(operation, contract, run_id, frame, redactor),
         redactor=redactor,
-        store=runtime.session_store,
+        store=runtime.open_store,
         outer=transaction_scope.innermost().value,
         loop=loop,
         bridge=bridge,
@@ -113,7 +113,7 @@ def _check_background_keys(operation: Any, contract: Contract, runtime: Runtime)
                 raise
             # The run itself raises this, where the class may have an answer for it.
             with contextlib.suppress(RefNotFound):
-                make(copy_with_rows(operation, contract, runtime.session_store(), current_transaction()), contract)
+                make(copy_with_rows(operation, contract, runtime.open_store(), current_transaction()), contract)
 
 
 def value_of(operation: Any, outcome: Outcome) -> Any:

@@ -331,7 +331,7 @@ class Operation(metaclass=OperationType):
             id=run_id,
             frame=current_frame().child(run_id, contract.name),
             redactor=redactor_for(operation, contract, runtime.redactor),
-            store=runtime.session_store,
+            store=runtime.open_store,
             outer=current_transaction(),
         )
 
@@ -375,7 +375,7 @@ class Operation(metaclass=OperationType):
             id=run_id,
             frame=current_frame().child(run_id, contract.name),
             redactor=runtime.redactor,
-            store=runtime.session_store,
+            store=runtime.open_store,
             outer=current_transaction(),
         )
         return report if runtime.is_recording else report.without_records()
@@ -406,7 +406,7 @@ class Operation(metaclass=OperationType):
             (7, True, False)
         """
         digests = once_keys_by(cls.contract, key, props)
-        store = current_runtime().store
+        store = current_runtime().open_store()
         return sum(store.clear_once(digest, current_transaction()) for digest in digests) > 0
 
     def replace(self, **props: Any) -> Self:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import attrs
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from dexpy.recording.store import Store
 
 OnBrokerError: TypeAlias = Literal["send_later", "raise"]
+T = TypeVar("T")
 RunContext: TypeAlias = Callable[[], AbstractContextManager[Any]]
 
 
@@ -44,6 +45,7 @@ class Runtime:
     """Where records and messages go, and with which sessions operations run.
 
     Nothing is opened before it is needed: an unconfigured program that only calls operations touches no disk.
+    `start` makes the objects behind it, once; `configure` calls it, and the first enqueue or worker elsewhere.
 
     Args:
         settings: What was named.
@@ -56,6 +58,9 @@ class Runtime:
         on_broker_error: What an enqueue does while the broker is away.
         encryptors: The application's own, by name.
         run_context: Gives what is entered around each run in the background.
+
+    Raises:
+        ConfigurationError: An encryptor, a key or *rescue_within* cannot be used.
     """
 
     def __init__(
@@ -83,7 +88,10 @@ class Runtime:
         self.rescue_within = rescue_within
         self.on_broker_error = on_broker_error
         self.given_encryptors = encryptors
-        self._encryptors: Encryptors | None = None
+        self.encryptors = Encryptors(
+            encryptors, settings.encryption_keys, accepts_unbound=settings.accept_unbound_ciphertext
+        )
+        self.intervals = RecoveryIntervals.of(rescue_within if rescue_within is not None else settings.rescue_within)
         self.redactor = Redactor(custom=redactor)
         self._lock = threading.RLock()
         self._store: Store | None = None
@@ -105,30 +113,49 @@ class Runtime:
         named = self.given_broker or self.settings.broker
         return self.is_recording and (named is None or named == self.settings.database)
 
-    @property
-    def encryptors(self) -> Encryptors:
-        """What encrypts, by name; made at the first use."""
-        if self._encryptors is None:
-            self._encryptors = Encryptors(
-                self.given_encryptors,
-                self.settings.encryption_keys,
-                accepts_unbound=self.settings.accept_unbound_ciphertext,
-            )
-        return self._encryptors
+    def open_store(self) -> Store:
+        """Make the store of records, once, and return it; its tables are required when they are used."""
+        if self._store is None:
+            with self._lock:
+                if self._store is None:
+                    self._store = self._make_store()
+        return self._store
 
-    def session_store(self) -> Store:
-        """The store, for the sessions of runs."""
-        return self.store
+    def start(self) -> Services:
+        """Make the objects behind background runs, once, and declare the two actors on the broker.
+
+        Returns:
+            Them.
+
+        Raises:
+            ConfigurationError: A URL cannot be used.
+            MissingExtra: A broker or driver that an extra installs.
+        """
+        if self._services is None:
+            with self._lock:
+                if self._services is None:
+                    self._services = self._make_services()
+        return self._services
 
     @property
     def store(self) -> Store:
-        """The store of records."""
-        if self._store is not None:
-            return self._store
-        with self._lock:
-            if self._store is None:
-                self._store = self._make_store()
-            return self._store
+        """The store of records, once `open_store` or `start` has made it."""
+        return _made(self._store, "store")
+
+    @property
+    def services(self) -> Services:
+        """The objects behind background runs, once `start` has made them."""
+        return _made(self._services, "services")
+
+    @property
+    def dispatcher(self) -> Dispatcher:
+        """Stores records and publishes messages."""
+        return self.services.dispatcher
+
+    @property
+    def broker(self) -> dramatiq.Broker:
+        """The broker that carries the messages."""
+        return self.dispatcher.broker
 
     def _make_store(self) -> Store:
         from dexpy.assembly import build_store
@@ -140,7 +167,7 @@ class Runtime:
             redactor=self.redactor,
             create_tables=self.create_tables,
             init_command=self.settings.init_command,
-            find_sender=lambda: self.dispatcher if self.is_recording else None,
+            find_sender=lambda: self.start().dispatcher if self.is_recording else None,
             is_shared=self.is_recording,
             redis=self._redis if self._is_on_redis else None,
         )
@@ -157,23 +184,13 @@ class Runtime:
 
     def _redis(self) -> tuple[Any, str]:
         """The client of a broker on Redis, and the prefix of its keys."""
-        broker: Any = self.broker
+        broker: Any = self.start().dispatcher.broker
         return broker.client, broker.namespace
-
-    @property
-    def services(self) -> Services:
-        """The objects behind background runs, made at the first use, with the two actors declared on the broker."""
-        if self._services is not None:
-            return self._services
-        with self._lock:
-            if self._services is None:
-                self._services = self._make_services()
-            return self._services
 
     def _make_services(self) -> Services:
         from dexpy.assembly import build, build_transport
 
-        store = self.store if self.is_recording else None
+        store = self.open_store() if self.is_recording else None
         named = self.given_broker or self.settings.broker
         transport = build_transport(named, store, self.intervals, is_in_database=self.carries_its_queue)
         return build(
@@ -181,16 +198,11 @@ class Runtime:
             store,
             intervals=self.intervals,
             redactor=self.redactor,
-            session_store=self.session_store,
+            session_store=self.open_store,
             unknown_grace=self.unknown_grace,
             requires_broker=self.on_broker_error == "raise",
             create_tables=self.create_tables,
         )
-
-    @property
-    def dispatcher(self) -> Dispatcher:
-        """Stores records and publishes messages."""
-        return self.services.dispatcher
 
     def run_record_now(self, record_id: str) -> bool:
         """Run a record in this thread; see `RecordJob.run_now`.
@@ -198,22 +210,10 @@ class Runtime:
         Raises:
             NotRecorded: Nothing is recorded in this process.
         """
-        recorded = self.services.recorded
+        recorded = self.start().recorded
         if recorded is None:
             raise NotRecorded(f"{record_id} cannot be run by hand: nothing is recorded in this process.")
         return recorded.record_job.run_now(record_id)
-
-    @property
-    def intervals(self) -> RecoveryIntervals:
-        """How soon what is lost is taken up again."""
-        return RecoveryIntervals.of(
-            self.rescue_within if self.rescue_within is not None else self.settings.rescue_within
-        )
-
-    @property
-    def broker(self) -> dramatiq.Broker:
-        """The broker that carries the messages."""
-        return self.dispatcher.broker
 
     def recorder(
         self, operation: Any, contract: Contract, run_id: str, frame: Frame, redactor: Redactor
@@ -231,10 +231,10 @@ class Runtime:
         if contract.encrypted_props or contract.encryptor is not None:
             check_encryptable(contract)
         if contract.once is not None:
-            recorded = self.services.recorded
+            recorded = self.start().recorded
             assert recorded is not None  # noqa: S101 - calls are recorded here
-            return recorded.once_recorder(self.store, operation, contract, contract.once, run_id, frame, redactor)
-        return _sync_recorder()(self._store or self.store, contract, operation, run_id, frame, redactor)
+            return recorded.once_recorder(operation, contract, contract.once, run_id, frame, redactor)
+        return _sync_recorder()(self._store or self.open_store(), contract, operation, run_id, frame, redactor)
 
     def close(self) -> None:
         """Close the connections that this runtime holds."""
@@ -243,6 +243,12 @@ class Runtime:
         if self._store is not None:
             self._store.locks.close()
             self._store.database.dispose()
+
+
+def _made(value: T | None, name: str) -> T:
+    if value is None:
+        raise ConfigurationError(f"Runtime.{name}: not made yet. Call runtime.start() or dexpy.configure() first.")
+    return value
 
 
 @cache
@@ -374,19 +380,18 @@ def configure(
         encryptors=encryptors,
         run_context=run_context,
     )
-    runtime.encryptors  # noqa: B018 - made now, so that a wrong key is told here
-    runtime.intervals  # noqa: B018 - read now, so that a wrong one is told here
     if runtime.is_recording:
-        runtime.store.database.engine  # noqa: B018 - made now, so that a wrong URL is told here
+        runtime.open_store().database.load_driver()
+    dispatcher = runtime.start().dispatcher
     import dramatiq
 
-    dramatiq.set_broker(runtime.broker)
+    dramatiq.set_broker(dispatcher.broker)
     install(runtime)
     return runtime
 
 
-current_store.get = lambda: current_runtime().store
+current_store.get = lambda: current_runtime().open_store()
 run_record_now.get = lambda: current_runtime().run_record_now
 current_encryptors.get = lambda: current_runtime().encryptors
-current_dispatcher.get = lambda: current_runtime().services.dispatcher
-current_worker.get = lambda: current_runtime().services.worker
+current_dispatcher.get = lambda: current_runtime().start().dispatcher
+current_worker.get = lambda: current_runtime().start().worker

@@ -67,7 +67,7 @@ def load_store(modules: tuple[str, ...]) -> Store:
             "No database: the settings name a broker and no database, so no records are kept. "
             "Set DEXPY_DATABASE, or call dexpy.configure(database=...) in a module and name it: --app MODULE."
         )
-    store = runtime.store
+    store = runtime.open_store()
     if (note := origin_of(runtime, modules)) is not None:
         click.echo(f"Note: {store.database.display_url} is {note}", err=True)
     return store

@@ -110,7 +110,7 @@ def findings(modules: tuple[str, ...], processes: int, threads: int) -> Iterator
         return
     yield _check_settings(runtime, modules)
     if runtime.is_recording:
-        store_result = _try("database", lambda: runtime.store)
+        store_result = _try("database", runtime.open_store)
         if store_result.failed:
             yield store_result
             return
@@ -127,7 +127,7 @@ def findings(modules: tuple[str, ...], processes: int, threads: int) -> Iterator
     yield from _check_functions(runtime)
     yield from _check_encryptors(runtime)
     yield from _check_queue_functions()
-    broker = _try("broker", lambda: runtime.broker)
+    broker = _try("broker", runtime.start)
     if not broker.failed:
         broker = _try(_display_name(runtime.broker), lambda: _check_reachable(runtime.broker))
         if not broker.failed:
@@ -168,7 +168,7 @@ def _check_functions(runtime: Runtime) -> Iterator[Finding]:
     if custom is not None:
         yield _try("redactor", partial(_call_redactor, custom))
     if runtime.run_context is not None:
-        yield _try("run_context", partial(_enter_run_context, runtime.session_store()))
+        yield _try("run_context", partial(_enter_run_context, runtime.open_store()))
 
 
 def _call_redactor(custom: Callable[[str], str]) -> None:

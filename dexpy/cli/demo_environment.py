@@ -160,6 +160,7 @@ def demo_environment() -> Generator[tuple[Runtime, Worker]]:
         url = f"sqlite:///{folder / 'demo.db'}"
         runtime = Runtime(Settings(database=url, home=folder))
         install(runtime)
+        runtime.start()
         Model.metadata.create_all(runtime.store.database.engine)
         with runtime.store.new_session() as session, session.begin():
             session.add(Customer(id=1, name="Ada", balance=120))

@@ -34,7 +34,8 @@ def relay(modules: tuple[str, ...], once: bool, verbose: bool) -> None:
     set_up_logging(level)
     runtime = load(modules)
     complete_logging(level)
-    dispatcher, recorded = runtime.dispatcher, runtime.services.recorded
+    services = runtime.start()
+    dispatcher, recorded = services.dispatcher, services.recorded
     if recorded is None:
         raise ConfigurationError(
             "A relay looks after records, and none are kept: a broker is named and no database. "
@@ -44,7 +45,7 @@ def relay(modules: tuple[str, ...], once: bool, verbose: bool) -> None:
     relay_service = recorded.relay
     if once:
         all_succeeded = all([relay_service.run_once(), relay_service.publish_unpublished()])
-        runtime.services.close()
+        services.close()
         click.echo(", ".join(f"{relay_service.counts[counter]} {counter}" for counter in relays.COUNTERS) + ".")
         sys.exit(0 if all_succeeded else 1)
     # From here on its database sessions carry its id, and can be ended if it freezes during a recovery.
@@ -62,4 +63,4 @@ def relay(modules: tuple[str, ...], once: bool, verbose: bool) -> None:
         # A library may have replaced the signal handlers since.
         signals.install()
     end_all(threads)
-    runtime.services.close()
+    services.close()

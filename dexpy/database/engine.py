@@ -127,6 +127,9 @@ class Database:
         """This process's engine."""
         if self._engine is not None and self._pid == os.getpid():
             return self._engine
+        return self._open_engine()
+
+    def _open_engine(self) -> Engine:
         with self._locks.setdefault(os.getpid(), threading.Lock()):
             if self._engine is not None and self._pid != os.getpid():
                 # The fork copied the parent's connections: drop them without closing them.
@@ -136,6 +139,15 @@ class Database:
                 self._engine = self._create_engine()
             self._pid = os.getpid()
             return self._engine
+
+    def load_driver(self) -> None:
+        """Make this process's engine, without a connection: the driver is imported and the URL's options are read.
+
+        Raises:
+            ConfigurationError: The URL cannot be used.
+            MissingExtra: The driver is not installed.
+        """
+        self._open_engine()
 
     def _create_engine(self) -> Engine:
         try:

@@ -173,6 +173,7 @@ def isolated(
         configured = install(None)
         try:
             runtime = _isolated_runtime(configured, url, Path(folder), session_factory, encryptors)
+            runtime.start()
             rows = None if database is None else NewRows(runtime.store)
         finally:
             install(configured)

@@ -15,6 +15,7 @@ import dexpy
 from dexpy import DecryptionFailed, FernetEncryptor, Once, Operation, ResultNotStored, Retry, Ticket, prop, records
 from dexpy.database.tables import messages, steps
 from dexpy.declaration import registry
+from dexpy.foundation.encryption import Encryptors
 from dexpy.testing import Isolated, isolated
 
 KEY = "b2xkLWtleS1vZi0zMi1ieXRlcy1mb3ItdGVzdHMtISE="
@@ -370,10 +371,7 @@ def test_s1_an_encryptor_that_ends_the_program_does_not_decrypt() -> None:
 def test_s1_what_an_earlier_release_encrypted_is_decrypted_by_a_setting_for_a_class_that_encrypts(
     isolated_runtime: Isolated, operation: Any, accepts: bool
 ) -> None:
-    isolated_runtime.runtime.settings = attrs.evolve(
-        isolated_runtime.runtime.settings, accept_unbound_ciphertext=accepts
-    )
-    isolated_runtime.runtime._encryptors = None
+    isolated_runtime.runtime.encryptors.accepts_unbound = accepts
     ticket = operation(card="x").async_().call()
     write(isolated_runtime, ticket.id, params=unbound(isolated_runtime, {"card": SECRET}))
     isolated_runtime.run_pending()
@@ -404,8 +402,7 @@ def test_s1_old_and_new_names_of_a_class_and_old_keys_decrypt_what_they_stored(i
     contract = Pay.contract
     # As after a deploy that renames the class and puts a new key first.
     renamed = attrs.evolve(contract, name="bound.payment", aliases=("bound.pay",))
-    isolated_runtime.runtime.given_encryptors = {"default": FernetEncryptor(NEW_KEY, KEY)}
-    isolated_runtime.runtime._encryptors = None
+    isolated_runtime.runtime.encryptors = Encryptors({"default": FernetEncryptor(NEW_KEY, KEY)})
     type.__setattr__(Pay, "contract", renamed)
     registry._by_name["bound.payment"] = Pay
     try:

@@ -61,7 +61,7 @@ def test_d6_a_url_of_an_asyncio_driver_names_the_url_to_write(
     def by_file() -> None:
         (tmp_path / "pyproject.toml").write_text(f'[tool.dexpy]\ndatabase = "{url}"\n')
         try:
-            dexpy.current_runtime().store  # noqa: B018 - made now
+            dexpy.current_runtime().open_store()
         finally:
             (tmp_path / "pyproject.toml").unlink()
 

@@ -1355,6 +1355,7 @@ def test_a_broker_without_a_database_runs_everything_as_direct_jobs(tmp_path: An
     monkeypatch.chdir(tmp_path)
     runtime = Runtime(Settings(broker=f"sqlite:///{tmp_path}/queue.db", home=tmp_path))
     install(runtime)
+    runtime.start()
     isolated_runtime = Isolated(runtime)
 
     ticket = Note(what=2).async_().call()

@@ -67,8 +67,7 @@ def isolated_runtime(database_url: str) -> Generator[Isolated]:
 
 def configured(isolated_runtime: Isolated, *keys: str) -> None:
     """Another set of keys, as after a deploy."""
-    isolated_runtime.runtime.given_encryptors = {"default": FernetEncryptor(*keys)} if keys else {}
-    isolated_runtime.runtime._encryptors = None
+    isolated_runtime.runtime.encryptors = Encryptors({"default": FernetEncryptor(*keys)} if keys else {})
 
 
 def stored(engine: sa.Engine, column: str = "params") -> Any:

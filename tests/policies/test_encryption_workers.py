@@ -16,6 +16,7 @@ from harness.workers import eventually
 from test_encryption import forms
 
 from dexpy import Error, FernetEncryptor, OperationFailed, Ticket, records
+from dexpy.foundation.encryption import Encryptors
 from dexpy.runtime import install
 
 pytest.importorskip("cryptography")
@@ -29,8 +30,7 @@ def encrypting(pair: PolicyPair, *keys: str) -> CapturedMessages:
     pair.variables["DEXPY_ENCRYPTION_KEYS"] = ",".join(keys)
     runtime = pair.runtime
     assert runtime is not None
-    runtime.given_encryptors = {"default": FernetEncryptor(*keys)} if keys else {}
-    runtime._encryptors = None
+    runtime.encryptors = Encryptors({"default": FernetEncryptor(*keys)} if keys else {})
     captured = CapturedMessages()
     runtime.broker.add_middleware(captured)
     return captured

@@ -18,6 +18,7 @@ import dexpy
 from dexpy import FernetEncryptor, Ticket, enqueue_all
 from dexpy import records as runs
 from dexpy.database.tables import records, steps
+from dexpy.foundation.encryption import Encryptors
 
 fernet = pytest.importorskip("cryptography.fernet")
 
@@ -30,8 +31,7 @@ KEY = fernet.Fernet.generate_key().decode()
 def _encrypts(pair: PolicyPair) -> None:
     pair.variables["DEXPY_ENCRYPTION_KEYS"] = KEY
     assert pair.runtime is not None
-    pair.runtime.given_encryptors = {"default": FernetEncryptor(KEY)}
-    pair.runtime._encryptors = None
+    pair.runtime.encryptors = Encryptors({"default": FernetEncryptor(KEY)})
 
 
 def settle(*numbers: int, accounts: int = 2) -> list[Ticket[str]]:

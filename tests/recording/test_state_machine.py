@@ -715,7 +715,7 @@ def _in_haste(driver: Any, _record: Any) -> None:
 def test_every_order_of_events(carry: type[Any], tmp_path: Path) -> None:
     broker = StubBroker() if carry is StubMessages else None
     runtime = Runtime(Settings(database=f"sqlite:///{tmp_path / 'records.db'}"), broker=broker)
-    runtime.broker.declare_queue("default")
+    runtime.start().dispatcher.broker.declare_queue("default")
     sa.event.listen(runtime.store.database.engine, "connect", _in_haste)
     with runtime.store.begin() as connection:
         effects.create(connection)

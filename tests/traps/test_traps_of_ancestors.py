@@ -457,7 +457,7 @@ def test_a_hundred_workers_with_one_row_claim_it_once(isolated_runtime: Isolated
     gate = threading.Barrier(len(workers))
 
     def deliver(worker: Runtime) -> None:
-        actor = worker.broker.get_actor("dexpy.RecordJob")
+        actor = worker.start().dispatcher.broker.get_actor("dexpy.RecordJob")
         assert worker.services.heartbeat is not None
         ids.append(worker.services.heartbeat.start())
         gate.wait(60)
