@@ -45,7 +45,7 @@ from dexpy.worker.record_job import RecordJob
 from dexpy.worker.services import WorkerServices
 from dexpy.worker.threads import CHECK_EVERY_S as REPLACE_EVERY_S
 from dexpy.worker.threads import ThreadReplacer
-from dexpy.worker.unknown_operations import UnknownOperations, unknown_policy
+from dexpy.worker.unknown_operations import UnknownOperations, UnknownRecords, unknown_policy
 from dexpy.worker.watchdog import CHECK_EVERY_S as WATCH_EVERY_S
 from dexpy.worker.watchdog import Watchdog
 
@@ -200,8 +200,10 @@ def build(
         create_tables: Whether missing tables are made on a server too.
     """
     broker = transport.broker
-    dispatcher = Dispatcher(transport, store, requires_broker=requires_broker, create_tables=create_tables)
-    unknown_operations = UnknownOperations(dispatcher, store, unknown_policy(unknown_grace))
+    tables = store
+    if store is None and transport.sql_queue is not None:
+        tables = Store(transport.sql_queue.database, create_tables=create_tables)
+    dispatcher = Dispatcher(transport, store, tables, requires_broker=requires_broker)
 
     def declare_new_queues() -> bool:
         dispatcher.require_tables()
@@ -209,22 +211,25 @@ def build(
 
     tasks = [PeriodicTask("queues", queues.DISCOVERY_INTERVAL_S, declare_new_queues)]
     recorded: Recorded | None = None
+    unknown_operations: UnknownOperations
     if store is None:
         log_event(logging.WARNING, "recording.off", why="a broker is named and no database")
-        watchdog = Watchdog(None, give_up=lambda run: None)
+        unknown_operations = UnknownOperations(dispatcher, unknown_policy(unknown_grace, is_alone=True))
+        watchdog = Watchdog(lambda ids: (), give_up=lambda run: None)
         run_record, release_runs = refuse_record, lambda: None
     else:
+        unknown_operations = unknown_records = UnknownRecords(dispatcher, unknown_policy(unknown_grace), store)
         # What the callbacks name is made below; they are called once a process serves or calls something.
         heartbeat = Heartbeat(
             store,
             intervals,
             transport.keep_alive,
             reconcile=lambda: unfinished_claims.run_once(),
-            names_registered=unknown_operations.make_due,
+            names_registered=unknown_records.make_due,
         )
-        watchdog = Watchdog(store, give_up=lambda run: record_job.give_up(run))
+        watchdog = Watchdog(store.cancelled_among, give_up=lambda run: record_job.give_up(run))
         end_writer = EndWriter(store)
-        record_job = RecordJob(dispatcher, store, redactor, heartbeat, end_writer, unknown_operations, watchdog)
+        record_job = RecordJob(dispatcher, store, redactor, heartbeat, end_writer, unknown_records, watchdog)
         unfinished_claims = UnfinishedClaims(dispatcher, store, heartbeat, end_writer)
         own_relay = Relay(dispatcher, heartbeat, intervals)
         lease = HeartbeatLease(heartbeat, Recovery(dispatcher, store, heartbeat), end_writer)

@@ -55,21 +55,19 @@ class Dispatcher:
     Args:
         transport: Takes the messages to the workers.
         store: Where records go; None when nothing is recorded.
+        tables: The database of records or messages; None where there is none.
         requires_broker: Whether an enqueue is refused while the broker does not answer.
-        create_tables: Whether missing tables are made on a server too, where messages are rows and nothing is recorded.
     """
 
     def __init__(
-        self, transport: Transport, store: Store | None, *, requires_broker: bool = False, create_tables: bool = False
+        self, transport: Transport, store: Store | None, tables: Store | None, *, requires_broker: bool = False
     ) -> None:
         self.transport = transport
         self._requires_broker = requires_broker
+        # Both are optional: a server carries messages without a database, and rows of messages need no records.
         self.store = store
+        self._tables = tables
         self._checked_queues: set[str] = set()
-        sql_queue = transport.sql_queue
-        self._tables = store
-        if store is None and sql_queue is not None:
-            self._tables = Store(sql_queue.database, create_tables=create_tables)
         self._preparer = JobPreparer(store, transport, self._is_joined)
 
     @property
@@ -151,7 +149,7 @@ class Dispatcher:
             self.transport.broker.declare_queue(queue)
         store: StoreJobs | None = None
         if any(job.columns is not None or job.has_message_row for job in jobs):
-            store = partial(store_jobs, jobs, store=self.store, sql_queue=self.transport.sql_queue)
+            store = partial(store_jobs, jobs, sql_queue=self.transport.sql_queue)
         publish = partial(self._publish, jobs, queues, commit_state)
         if transaction is None:
             self._store_then_publish(store, publish, commit_state)

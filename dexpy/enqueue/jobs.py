@@ -29,7 +29,7 @@ from dexpy.enqueue.transports import Transport, seconds_until
 from dexpy.foundation.errors import OptionsError
 from dexpy.foundation.failpoints import failpoint
 from dexpy.policies.options import AsyncOptions, check_queue, delay_seconds
-from dexpy.recording.store import Store
+from dexpy.recording.store import insert_record, insert_records
 from dexpy.recording.ticket import Ticket
 
 DEFAULT_QUEUE = "default"
@@ -137,14 +137,9 @@ def note_position(error: Exception, number: int, of: int) -> None:
     error.add_note(f"It is number {number + 1} of {of}; nothing of them was stored or sent.")
 
 
-def is_direct(contract: Contract, store: object | None) -> bool:
-    """Whether a message carries the params of a class, because no record does.
-
-    Args:
-        contract: The contract of the class.
-        store: The store of records; None when nothing is recorded.
-    """
-    return store is None or contract.record is None or not contract.record.params
+def is_direct(contract: Contract) -> bool:
+    """Whether a message carries the params of a class, although runs are recorded."""
+    return contract.record is None or not contract.record.params
 
 
 @attrs.frozen
@@ -201,22 +196,18 @@ def direct_message(payload: DirectPayload, queue: str) -> dramatiq.Message[Any]:
     return dramatiq.Message(queue_name=queue, actor_name=DIRECT_JOB, args=(), kwargs=payload.kwargs(), options=options)
 
 
-def store_jobs(
-    jobs: Sequence[PreparedJob], connection: Connection, store: Store | None, sql_queue: SqlBroker | None
-) -> None:
+def store_jobs(jobs: Sequence[PreparedJob], connection: Connection, sql_queue: SqlBroker | None) -> None:
     """Store records and messages in a transaction that the caller commits; an exception leaves nothing of them.
 
     Args:
         jobs: At least one.
         connection: In the transaction.
-        store: Of the records; None when nothing is recorded.
         sql_queue: Takes the messages that are rows.
     """
     # Only keyed inserts fail here; a transaction of dexpy's own is rolled back as a whole.
     in_savepoint = len(jobs) > 1 and any(job.keyed is not None and job.keyed.is_joined for job in jobs)
     with savepoint_block(connection) if in_savepoint else nullcontext():
-        if store is not None:
-            _store_records(jobs, connection, store)
+        _store_records(jobs, connection)
         failpoint("after_insert")
         rows: list[MessageRow] = []
         for job in jobs:
@@ -227,18 +218,18 @@ def store_jobs(
             sql_queue.insert_all(connection, rows)
 
 
-def _store_records(jobs: Sequence[PreparedJob], connection: Connection, store: Store) -> None:
+def _store_records(jobs: Sequence[PreparedJob], connection: Connection) -> None:
     plain: list[PreparedJob] = []
     keyed: list[PreparedJob] = []
     for job in jobs:
         if job.columns is not None:
             (plain if job.keyed is None else keyed).append(job)
     if len(plain) == 1:
-        store.insert(connection, plain[0].row())
+        insert_record(connection, plain[0].row())
     elif plain:
         # One query for the time, so that all values are plain and the driver can send all rows together.
         now = moment(connection)
-        store.insert_all(connection, [job.row(now) for job in plain], now)
+        insert_records(connection, [job.row(now) for job in plain], now)
     # One order in all processes, so that two such transactions never deadlock.
     keyed.sort(key=_key_order)
     for job in keyed:

@@ -86,6 +86,7 @@ def with_loaded_rows(
     try:
         return function(operation, contract)
     except NotRunning:
+        # Optional as in `JobPreparer`: without records only a queue function reads rows.
         if not contract.references or store is None:
             raise
     return function(copy_with_rows(operation, contract, store, transaction), contract)

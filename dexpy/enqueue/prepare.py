@@ -86,7 +86,8 @@ class JobPreparer:
         else:
             resolved = resolve(operation, contract)
         frame = current_frame().child(run_id, contract.name).in_background()
-        if store is None or is_direct(contract, store):
+        # Optional: without records every message carries its params, as it does for some classes with them.
+        if store is None or is_direct(contract):
             _check_no_record_required(contract, resolved, token)
             return self._prepare_direct(contract, params, resolved, frame, run_id, transaction)
         if store.database.dialect.cuts_connections:

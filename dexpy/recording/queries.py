@@ -32,6 +32,7 @@ class RecordQuery:
     _conditions: tuple[sa.ColumnElement[bool], ...] = ()
     _newest_first: bool = False
     _limit: int | None = None
+    # None for the store of the current runtime, whichever that is when the query runs.
     _store: Store | None = None
 
     def where(

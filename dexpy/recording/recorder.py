@@ -34,7 +34,7 @@ from dexpy.recording.checkpoints import Checkpoint
 from dexpy.recording.encryption import encrypt_params, encrypt_result
 from dexpy.recording.progress import Progress
 from dexpy.recording.step_records import KeptStep, stored_steps
-from dexpy.recording.store import Store
+from dexpy.recording.store import Store, insert_record
 from dexpy.recording.transitions import is_applied
 
 AtEnd = Callable[[Callable[[], None]], None]
@@ -228,7 +228,7 @@ class SyncRecorder:
             self.write(values)
         else:
             self.store.prepare(connection)
-            self.store.insert(connection, values)
+            insert_record(connection, values)
         self._is_written = True
 
     def rolled_back(self) -> None:
@@ -287,7 +287,7 @@ class SyncRecorder:
         while columns is not None:
             try:
                 with self.store.begin() as connection:
-                    self.store.insert(connection, columns)
+                    insert_record(connection, columns)
             except reraised:
                 raise
             except Exception as error:  # noqa: BLE001 - the call has its outcome, whatever the error is

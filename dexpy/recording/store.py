@@ -56,6 +56,46 @@ def _insertion(*timestamps: str) -> sa.Insert:
 _CREATED_NOW: Final = {"created_at": FromNow(), "updated_at": FromNow()}
 
 
+def insert_record(connection: Connection, values: Mapping[str, Any]) -> None:
+    """Insert a row; the default times are the database's.
+
+    Args:
+        connection: In a transaction.
+        values: Columns of the row; a time may be a `FromNow`.
+    """
+    parameters: dict[str, Any] = {}
+    timestamps: list[str] = []
+    for name, value in {**_CREATED_NOW, **values}.items():
+        if isinstance(value, FromNow):
+            timestamps.append(name)
+            parameters["from_now_" + name] = value
+        else:
+            parameters[name] = value
+    try:
+        connection.execute(_insertion(*timestamps), parameters)
+    except StatementError as error:
+        # The parameters contain props, which an application's engine would show.
+        error.hide_parameters = True
+        raise
+
+
+def insert_records(connection: Connection, rows: Sequence[Mapping[str, Any]], now: datetime) -> None:
+    """Insert rows in one statement, without SQL expressions among their values.
+
+    Args:
+        connection: In a transaction.
+        rows: Columns of each; a missing one is null.
+        now: When they were created.
+    """
+    names = dict.fromkeys(name for row in rows for name in row)
+    stamped = [{"created_at": now, "updated_at": now, **dict.fromkeys(names), **row} for row in rows]
+    try:
+        connection.execute(sa.insert(records), stamped)
+    except StatementError as error:
+        error.hide_parameters = True
+        raise
+
+
 def with_progress(query: sa.Select[Any]) -> sa.Select[Any]:
     """Return a query over records with the column ``progress``."""
     joined = records.outerjoin(signals_table, signals_table.c.record_id == records.c.id)
@@ -187,44 +227,6 @@ class Store:
             self.prepare()
         return self.database.autocommit()
 
-    def insert(self, connection: Connection, values: Mapping[str, Any]) -> None:
-        """Insert a row; the default times are the database's.
-
-        Args:
-            connection: In a transaction.
-            values: Columns of the row; a time may be a `FromNow`.
-        """
-        parameters: dict[str, Any] = {}
-        timestamps: list[str] = []
-        for name, value in {**_CREATED_NOW, **values}.items():
-            if isinstance(value, FromNow):
-                timestamps.append(name)
-                parameters["from_now_" + name] = value
-            else:
-                parameters[name] = value
-        try:
-            connection.execute(_insertion(*timestamps), parameters)
-        except StatementError as error:
-            # The parameters contain props, which an application's engine would show.
-            error.hide_parameters = True
-            raise
-
-    def insert_all(self, connection: Connection, rows: Sequence[Mapping[str, Any]], now: datetime) -> None:
-        """Insert rows in one statement, without SQL expressions among their values.
-
-        Args:
-            connection: In a transaction.
-            rows: Columns of each; a missing one is null.
-            now: When they were created.
-        """
-        names = dict.fromkeys(name for row in rows for name in row)
-        stamped = [{"created_at": now, "updated_at": now, **dict.fromkeys(names), **row} for row in rows]
-        try:
-            connection.execute(sa.insert(records), stamped)
-        except StatementError as error:
-            error.hide_parameters = True
-            raise
-
     def insert_attempt(self, connection: Connection, row: Row[Any] | Mapping[str, Any], traceback: str | None) -> None:
         """Insert an attempt that did not end in `done`."""
         record = row_dict(row) if isinstance(row, Row) else row
@@ -340,6 +342,11 @@ class Store:
             return keys.find_holder(connection, claim)
         finally:
             connection.close()
+
+    def cancelled_among(self, ids: Collection[str]) -> Collection[str]:
+        """Return the ids of those records whose cancellation is requested."""
+        with self.begin() as connection:
+            return run_signals.cancelled_among(connection, ids)
 
     def concurrency_of(self, key: str) -> tuple[int, int]:
         """Return how many records of a concurrency key run, and how many wait for a slot."""

@@ -61,6 +61,7 @@ class Ticket(Generic[R]):
         self.id = id
         self.operation_name = operation_name
         self.duplicate = duplicate
+        # None is a fact about the run: it has no record.
         self._store = store
         self._columns: dict[str, Any] = dict(columns or {})
         self._commit_state = commit_state or CommitState()

@@ -1,6 +1,6 @@
 """`RecordJob`: runs one attempt of a recorded run for a message, and writes its end.
 
-The stages of an attempt, in the order of `RecordJob.run`: resolve the class (the registry, or `UnknownOperations`),
+The stages of an attempt, in the order of `RecordJob.run`: resolve the class (the registry, or `UnknownRecords`),
 claim a record (`Claims`), decode its params and run the operation (`pipeline`), decide about a failure
 (`retry_decisions`), finish the record (`EndWriter`), and release the claim.
 
@@ -64,7 +64,7 @@ from dexpy.worker.retry_decisions import (
     shorter_decisions,
     undecodable_decision,
 )
-from dexpy.worker.unknown_operations import UnknownOperations
+from dexpy.worker.unknown_operations import UnknownRecords
 from dexpy.worker.watchdog import Run, Watchdog
 
 MAX_CONFLICT_RERUNS = 3
@@ -93,7 +93,7 @@ class RecordJob:
         redactor: Redactor,
         heartbeat: Heartbeat,
         end_writer: EndWriter,
-        unknown_operations: UnknownOperations,
+        unknown_operations: UnknownRecords,
         watchdog: Watchdog,
     ) -> None:
         self._dispatcher = dispatcher
@@ -118,7 +118,7 @@ class RecordJob:
         """
         # The message's class name is used without reading the row: the claim succeeds only if it is right.
         if why_version_unsupported() is not None or not registry.is_known(class_name):
-            resolved_name = self._unknown_operations.resolve_class_name(self._store, class_name, record_id)
+            resolved_name = self._unknown_operations.resolve_class_name(class_name, record_id)
             if resolved_name is None:
                 return
             class_name = resolved_name

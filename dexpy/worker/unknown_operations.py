@@ -81,32 +81,32 @@ DEFAULT_POLICY = UnknownPolicy()
 """The default policy."""
 
 
-def unknown_policy(grace: timedelta | None) -> UnknownPolicy:
-    """Return the default policy, with another grace period if one is given."""
-    return DEFAULT_POLICY if grace is None else attrs.evolve(DEFAULT_POLICY, grace_s=grace.total_seconds())
+def unknown_policy(grace: timedelta | None, *, is_alone: bool = False) -> UnknownPolicy:
+    """Return the default policy, with another grace period if one is given.
+
+    Args:
+        grace: From the due time until the run fails.
+        is_alone: Whether no database shows a worker that starts which messages are deferred.
+    """
+    policy = DEFAULT_POLICY if grace is None else attrs.evolve(DEFAULT_POLICY, grace_s=grace.total_seconds())
+    return attrs.evolve(policy, first_wait_s=min(policy.first_wait_s, FIRST_WAIT_ALONE_S)) if is_alone else policy
 
 
 class UnknownOperations:
-    """Returns messages that this process cannot run to the queue, defers them, or fails their runs.
+    """Returns messages that this process cannot run to the queue, defers them, or marks them as dead.
+
+    It is used where nothing is recorded: a message has all data of its run, and other workers are not visible.
 
     Args:
         dispatcher: Publishes the messages again.
-        store: The store of records; None when nothing is recorded.
         policy: How long messages are deferred.
     """
 
-    def __init__(self, dispatcher: Dispatcher, store: Store | None, policy: UnknownPolicy | None) -> None:
+    def __init__(self, dispatcher: Dispatcher, policy: UnknownPolicy) -> None:
         self._dispatcher = dispatcher
-        self._store = store
-        self._policy = policy or DEFAULT_POLICY
-        if store is None:
-            # Without a database, a worker that starts cannot make deferred messages due.
-            first_wait_s = min(self._policy.first_wait_s, FIRST_WAIT_ALONE_S)
-            self._policy = attrs.evolve(self._policy, first_wait_s=first_wait_s)
+        self._policy = policy
         self._unknown_log = LogThrottle(every_s=float("inf"))
-        self._missing_record_log = LogThrottle(every_s=5.0)
         self._consecutive_passes = 0
-        self._known_classes: dict[str, tuple[float, worker_registry.KnownClasses]] = {}
 
     def contract_of(self, class_name: str, run_id: str, *, is_recorded: bool = False) -> Contract | None:
         """Return the contract of the current message; None if it cannot run here and was returned or deferred.
@@ -135,11 +135,99 @@ class UnknownOperations:
         )
         return None
 
-    def resolve_class_name(self, store: Store, class_name: str, record_id: str) -> str | None:
+    def _return_to_queue(self, class_name: str, run_id: str) -> bool:
+        """Return the current message to the queue for a worker that knows its class; False if no such one is known."""
+        message = _current_message()
+        if message is None:
+            return False
+        facts = _facts(message)
+        passes = int(facts.get("passes", 0))
+        is_known = self._is_known_elsewhere(class_name, message.queue_name)
+        if is_known is False or (is_known is None and passes >= MAX_PASSES):
+            return False
+        if self._waited_s(message, run_id) is None:
+            log_event(logging.DEBUG, "not_claimed", operation=class_name, run=run_id)
+            return True
+        if is_known:
+            facts = {name: fact for name, fact in facts.items() if name not in ("looks", "unknown_since")}
+        options = {**message.options, "dexpy": {**facts, "passes": passes + 1}}
+        message_copy: dramatiq.Message[Any] = cast(Any, message).copy(options=options)
+        log_event(logging.DEBUG, "message.passed_on", operation=class_name, run=run_id)
+        if not self._dispatcher.return_to_queue(message_copy, class_name, _record_id(message, run_id)):
+            self._pause()
+        return True
+
+    def _pause(self) -> None:
+        pause_s = BACKOFF.pause_s(self._consecutive_passes)
+        self._consecutive_passes += 1
+        # The message is in the queue again, so a shutdown may end this pause.
+        with contextlib.suppress(Interrupt):
+            time.sleep(pause_s)
+
+    def defer_unknown(self, class_name: str, run_id: str, why: str) -> None:
+        """Defer the current message, or fail its run if its grace period is over.
+
+        Args:
+            class_name: The class name in the message.
+            run_id: The run's id.
+            why: The reason why it cannot run here, for the log and the record.
+        """
+        about = f"{class_name}: {why}"
+        self._unknown_log.log(logging.WARNING, "class.unknown", about, operation=class_name, run=run_id, why=why)
+        message = _current_message()
+        if message is None:
+            return
+        waited_s = self._waited_s(message, run_id)
+        if waited_s is None:
+            log_event(logging.DEBUG, "not_claimed", operation=class_name, run=run_id)
+        elif waited_s < self._policy.grace_s:
+            self._dispatcher.republish_later(*self._deferred_copy(message), _record_id(message, run_id))
+        else:
+            self._fail(message, class_name, run_id, why)
+
+    def _deferred_copy(self, message: dramatiq.Message[Any]) -> tuple[dramatiq.Message[Any], float, int]:
+        facts = _facts(message)
+        looks = int(facts.get("looks", 0))
+        since = facts.get("unknown_since", clock.now().timestamp())
+        options = {**message.options, "dexpy": {**facts, "looks": looks + 1, "unknown_since": since}}
+        message_copy: dramatiq.Message[Any] = cast(Any, message).copy(options=options)
+        return message_copy, self._policy.wait_s(looks), getattr(message, "priority", 0)
+
+    def _is_known_elsewhere(self, class_name: str, queue: str) -> bool | None:
+        """Whether a live worker of a queue knows a class; None if one may, and it is not registered."""
+        return None
+
+    def _waited_s(self, message: dramatiq.Message[Any], run_id: str) -> float | None:
+        """Return the seconds since a run was due, or its message deferred for the first time; None if it is over."""
+        now = clock.now().timestamp()
+        return now - float(_facts(message).get("unknown_since", now))
+
+    def _fail(self, message: dramatiq.Message[Any], class_name: str, run_id: str, why: str) -> None:
+        """Fail a run whose grace period is over."""
+        log_event(logging.ERROR, "class.unknown", operation=class_name, run=run_id, dead=True, why=why)
+        mark_dead(message, why)
+
+
+class UnknownRecords(UnknownOperations):
+    """`UnknownOperations` where runs are recorded: the database has their state, and the classes of each worker.
+
+    Args:
+        dispatcher: See `UnknownOperations`.
+        policy: See `UnknownOperations`.
+        store: The store of records.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, policy: UnknownPolicy, store: Store) -> None:
+        super().__init__(dispatcher, policy)
+        self._store = store
+        self._missing_record_log = LogThrottle(every_s=5.0)
+        self._known_classes: dict[str, tuple[float, worker_registry.KnownClasses]] = {}
+
+    def resolve_class_name(self, class_name: str, record_id: str) -> str | None:
         """Return the class name in the record, if it is known here; None if the message was returned or deferred."""
         found = retry_while_away(
             "look",
-            lambda: store.rows(sa.select(records.c.name).where(records.c.id == record_id)),
+            lambda: self._store.rows(sa.select(records.c.name).where(records.c.id == record_id)),
             operation=class_name,
             run=record_id,
         )
@@ -153,54 +241,6 @@ class UnknownOperations:
             return name
         self.contract_of(name, record_id, is_recorded=True)
         return None
-
-    def _return_to_queue(self, class_name: str, run_id: str) -> bool:
-        """Return the current message to the queue for a worker that knows its class; False if no such one is known."""
-        message = _current_message()
-        if message is None:
-            return False
-        recorded = message.actor_name == RECORD_JOB
-        facts = _facts(message)
-        passes = int(facts.get("passes", 0))
-        store = self._store
-        is_known = None if store is None else self._is_known_elsewhere(store, class_name, message.queue_name)
-        if is_known is False or (is_known is None and passes >= MAX_PASSES):
-            return False
-        if recorded and store is not None and self._waited_s(store, run_id) is None:
-            log_event(logging.DEBUG, "not_claimed", operation=class_name, run=run_id)
-            return True
-        if is_known:
-            facts = {name: fact for name, fact in facts.items() if name not in ("looks", "unknown_since")}
-        options = {**message.options, "dexpy": {**facts, "passes": passes + 1}}
-        message_copy: dramatiq.Message[Any] = cast(Any, message).copy(options=options)
-        log_event(logging.DEBUG, "message.passed_on", operation=class_name, run=run_id)
-        if not self._dispatcher.return_to_queue(message_copy, class_name, run_id if recorded else None):
-            self._pause()
-        return True
-
-    def _pause(self) -> None:
-        pause_s = BACKOFF.pause_s(self._consecutive_passes)
-        self._consecutive_passes += 1
-        # The message is in the queue again, so a shutdown may end this pause.
-        with contextlib.suppress(Interrupt):
-            time.sleep(pause_s)
-
-    def _is_known_elsewhere(self, store: Store, class_name: str, queue: str) -> bool | None:
-        """Whether a live worker of a queue knows a class; None if one has not registered its classes.
-
-        True is cached for a moment; False and None are not.
-        """
-        read_at, known = self._known_classes.get(queue, (0.0, None))
-        if known is not None and class_name in known.names and time.monotonic() - read_at < KNOWN_FOR_S:
-            return True
-        with store.begin() as connection:
-            known = worker_registry.known_classes(
-                connection, worker_registry.SqliteLivenessLocks(store.database), queue
-            )
-        self._known_classes[queue] = time.monotonic(), known
-        if class_name in known.names:
-            return True
-        return False if known.is_complete else None
 
     def make_due(self, names: Collection[str], queues: Collection[str] | None) -> None:
         """Make the deferred messages due that this worker can run.
@@ -221,37 +261,27 @@ class UnknownOperations:
             with sql_queue.database.begin() as connection:
                 connection.execute(statements.MAKE_DUE, {"p_ids": ids[start : start + MAKE_DUE_BATCH]})
 
-    def defer_unknown(self, class_name: str, run_id: str, why: str) -> None:
-        """Defer the current message, or fail its run if its grace period is over.
+    def _is_known_elsewhere(self, class_name: str, queue: str) -> bool | None:
+        # True is cached for a moment; False and None are not.
+        read_at, known = self._known_classes.get(queue, (0.0, None))
+        if known is not None and class_name in known.names and time.monotonic() - read_at < KNOWN_FOR_S:
+            return True
+        with self._store.begin() as connection:
+            known = worker_registry.known_classes(
+                connection, worker_registry.SqliteLivenessLocks(self._store.database), queue
+            )
+        self._known_classes[queue] = time.monotonic(), known
+        if class_name in known.names:
+            return True
+        return False if known.is_complete else None
 
-        Args:
-            class_name: The class name in the message.
-            run_id: The run's id.
-            why: The reason why it cannot run here, for the log and the record.
-        """
-        about = f"{class_name}: {why}"
-        self._unknown_log.log(logging.WARNING, "class.unknown", about, operation=class_name, run=run_id, why=why)
-        message = _current_message()
-        if message is None:
-            return
-        recorded = message.actor_name == RECORD_JOB and self._store is not None
-        waited_s = self._waited_s(self._store, run_id) if recorded and self._store is not None else _waited_s(message)
-        if waited_s is None:
-            log_event(logging.DEBUG, "not_claimed", operation=class_name, run=run_id)
-        elif waited_s < self._policy.grace_s:
-            self._dispatcher.republish_later(*self._deferred_copy(message), run_id if recorded else None)
-        elif recorded and self._store is not None:
-            self._fail_unknown(self._store, class_name, run_id, why)
-        else:
-            log_event(logging.ERROR, "class.unknown", operation=class_name, run=run_id, dead=True, why=why)
-            mark_dead(message, why)
-
-    def _waited_s(self, store: Store, run_id: str) -> float | None:
-        """Return the seconds since a record was due; None if it is not pending."""
+    def _waited_s(self, message: dramatiq.Message[Any], run_id: str) -> float | None:
+        if message.actor_name != RECORD_JOB:
+            return super()._waited_s(message, run_id)
         since = sa.func.coalesce(records.c.scheduled_at, records.c.created_at, type_=records.c.created_at.type)
         # Both by the database's clock, which may differ from this machine's.
         query: Any = sa.select(since.label("since"), as_of(0).label("now"))
-        found = store.rows(query.where(records.c.id == run_id, of_this_row(records.c.status == "pending")))
+        found = self._store.rows(query.where(records.c.id == run_id, of_this_row(records.c.status == "pending")))
         if not found:
             return None
         waiting_since = found[0].since
@@ -259,15 +289,10 @@ class UnknownOperations:
         waited: timedelta = timedelta(0) if waiting_since is None else found[0].now - waiting_since
         return waited.total_seconds()
 
-    def _deferred_copy(self, message: dramatiq.Message[Any]) -> tuple[dramatiq.Message[Any], float, int]:
-        facts = _facts(message)
-        looks = int(facts.get("looks", 0))
-        since = facts.get("unknown_since", clock.now().timestamp())
-        options = {**message.options, "dexpy": {**facts, "looks": looks + 1, "unknown_since": since}}
-        message_copy: dramatiq.Message[Any] = cast(Any, message).copy(options=options)
-        return message_copy, self._policy.wait_s(looks), getattr(message, "priority", 0)
-
-    def _fail_unknown(self, store: Store, class_name: str, run_id: str, why: str) -> None:
+    def _fail(self, message: dramatiq.Message[Any], class_name: str, run_id: str, why: str) -> None:
+        if message.actor_name != RECORD_JOB:
+            super()._fail(message, class_name, run_id, why)
+            return
         values = {
             "error": class_path(UnknownOperation),
             "failure": "unknown",
@@ -275,7 +300,7 @@ class UnknownOperations:
             "Import its module in a worker, then retry.",
             "error_details": None,
         }
-        with store.begin() as connection:
+        with self._store.begin() as connection:
             failed_row = apply(connection, "park", run_id, **values)
         if failed_row is not None:
             log_event(logging.ERROR, "parked", operation=class_name, run=run_id, failure="unknown", why=why)
@@ -295,14 +320,12 @@ def _current_message() -> dramatiq.Message[Any] | None:
     return CurrentMessage.get_current_message()
 
 
+def _record_id(message: dramatiq.Message[Any], run_id: str) -> str | None:
+    return run_id if message.actor_name == RECORD_JOB else None
+
+
 def _facts(message: dramatiq.Message[Any] | None) -> dict[str, Any]:
     return valid_facts(message.options.get("dexpy")) if message is not None else {}
-
-
-def _waited_s(message: dramatiq.Message[Any]) -> float:
-    """Return the seconds since a message was deferred for the first time."""
-    now = clock.now().timestamp()
-    return now - float(_facts(message).get("unknown_since", now))
 
 
 def _format_duration(seconds: float) -> str:

@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Collection, Generator, Iterable
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -19,8 +19,6 @@ from dexpy.foundation.backoff import Backoff
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.periodic import PeriodicTask
 from dexpy.foundation.redaction import class_path
-from dexpy.recording.run_signals import cancelled_among
-from dexpy.recording.store import Store
 
 CHECK_EVERY_S = 0.25
 _RETRY_PAUSE = Backoff(first_s=CHECK_EVERY_S, longest_s=CHECK_EVERY_S)
@@ -60,12 +58,14 @@ class Watchdog:
     """Tracks the runs of this process, and delivers timeouts and cancellations to them.
 
     Args:
-        store: The store of cancellation requests; None when nothing is recorded.
+        cancelled_among: Returns the ids of those records whose cancellation is requested.
         give_up: Writes the end of a run that does not stop.
     """
 
-    def __init__(self, store: Store | None, give_up: Callable[[Run], None]) -> None:
-        self._store = store
+    def __init__(
+        self, cancelled_among: Callable[[Collection[str]], Collection[str]], give_up: Callable[[Run], None]
+    ) -> None:
+        self._cancelled_among = cancelled_among
         self._give_up = give_up
         # With the thread of each: a run may perform another run in the same thread.
         self._runs: dict[Run, int] = {}
@@ -142,11 +142,8 @@ class Watchdog:
     def deliver_cancellations(self, runs: Iterable[Run]) -> None:
         """Cancel those of the runs whose cancellation was requested."""
         recorded = {run.row.id: run for run in runs if run.row is not None and not run.cancel_token.is_cancelled}
-        if recorded and self._store is not None:
-            with self._store.begin() as connection:
-                cancelled = cancelled_among(connection, list(recorded))
-            for run_id in cancelled:
-                recorded[run_id].cancel_token.cancel()
+        for run_id in self._cancelled_among(recorded) if recorded else ():
+            recorded[run_id].cancel_token.cancel()
 
     def _deliver_timeouts(self, run: Run) -> None:
         now = time.monotonic()

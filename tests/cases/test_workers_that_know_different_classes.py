@@ -25,7 +25,7 @@ from dexpy.database.tables import messages, worker_names, workers
 from dexpy.liveness import worker_registry
 from dexpy.runtime import current_runtime
 from dexpy.testing import Isolated
-from dexpy.worker.unknown_operations import UnknownOperations
+from dexpy.worker.unknown_operations import UnknownRecords, unknown_policy
 
 WITHIN_S = 12.0
 TESTS = Path(__file__).parents[1]
@@ -228,7 +228,7 @@ def test_l1_a_class_that_a_dead_worker_knew_waits_as_one_that_none_knows(isolate
 def test_l1_only_what_waits_for_a_class_that_a_new_worker_knows_is_made_due(isolated_runtime: Isolated) -> None:
     store = isolated_runtime.runtime.store
     assert store is not None
-    unknown_operations = UnknownOperations(isolated_runtime.runtime.dispatcher, store, None)
+    unknown_operations = UnknownRecords(isolated_runtime.runtime.dispatcher, unknown_policy(None), store)
     later = after(30)
     with store.begin() as connection:
         for number, (name, put_off, due_at) in enumerate(

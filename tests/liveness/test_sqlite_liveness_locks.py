@@ -17,6 +17,7 @@ from dexpy.foundation.clock import clock
 from dexpy.liveness.worker_registry import SqliteLivenessLocks
 from dexpy.maintenance.relay import Relay
 from dexpy.recording import batches
+from dexpy.recording.store import insert_record
 from dexpy.testing import Isolated
 
 
@@ -92,9 +93,9 @@ def test_what_dead_workers_held_and_what_has_expired_is_handled_batch_by_batch(
     with store.begin() as connection:
         for number in range(5):
             facts = {"name": "n", "queue": "default", "params": {}}
-            store.insert(connection, {"id": f"run {number}", "status": "running", "claimed_by": "gone:1:x", **facts})
+            insert_record(connection, {"id": f"run {number}", "status": "running", "claimed_by": "gone:1:x", **facts})
             late = {"scheduled_at": clock.now(), "expires_at": clock.now() - timedelta(seconds=1)}
-            store.insert(connection, {"id": f"late {number}", "status": "pending", **late, **facts})
+            insert_record(connection, {"id": f"late {number}", "status": "pending", **late, **facts})
     moved: Counter[str] = Counter()
     most: Counter[str] = Counter()
 

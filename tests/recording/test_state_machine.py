@@ -45,7 +45,7 @@ from dexpy.maintenance.relay import Relay
 from dexpy.recording.end_writer import EndWriter
 from dexpy.runtime import Runtime, install
 from dexpy.worker.record_job import RecordJob
-from dexpy.worker.unknown_operations import UnknownOperations
+from dexpy.worker.unknown_operations import UnknownRecords, unknown_policy
 from dexpy.worker.watchdog import Watchdog
 
 BOUNDS = settings(
@@ -272,14 +272,14 @@ class Worker:
         self.is_alive = True
         self.held_records = HeldRecords()
         self._store = runtime.store
-        self.watchdog = Watchdog(runtime.store, lambda run: None)
+        self.watchdog = Watchdog(runtime.store.cancelled_among, lambda run: None)
         self.jobs: Any = RecordJob(
             runtime.dispatcher,
             runtime.store,
             runtime.redactor,
             self,  # type: ignore[arg-type]
             EndWriter(runtime.store),
-            UnknownOperations(runtime.dispatcher, runtime.store, None),
+            UnknownRecords(runtime.dispatcher, unknown_policy(None), runtime.store),
             self.watchdog,
         )
         self.liveness_locks.acquire(self.worker_id)

@@ -9,7 +9,7 @@ import pytest
 
 from dexpy.database.tables import FINAL, STATUSES
 from dexpy.foundation.clock import clock
-from dexpy.recording.store import row_dict
+from dexpy.recording.store import insert_record, row_dict
 from dexpy.recording.transitions import TRANSITIONS, apply, is_applied
 from dexpy.testing import Isolated
 
@@ -71,7 +71,7 @@ def values_for(event: str, token: int) -> dict[str, Any]:
 def insert(isolated_runtime: Isolated, status: str, id: str = "op_1", **columns: Any) -> None:
     values = {"id": id, "name": "n", "status": status, "queue": "default", "claim_token": 7, **columns}
     with isolated_runtime.runtime.store.begin() as connection:
-        isolated_runtime.runtime.store.insert(connection, values)
+        insert_record(connection, values)
 
 
 def move(isolated_runtime: Isolated, event: str, id: str = "op_1", token: int = 7, **values: Any) -> Any:
