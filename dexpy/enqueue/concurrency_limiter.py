@@ -72,7 +72,7 @@ class ConcurrencyLimiter:
             # Not due yet, or expired: the message stays.
             return SlotClaim()
         concurrency_slots.lock_key(connection, key)
-        failpoint("gate_entered")
+        failpoint("concurrency_key_locked")
         row, num_free = None, concurrency.limit - concurrency_slots.count_running(connection, key)
         if num_free > 0:
             candidates = self._candidates(connection, delivered, concurrency)
@@ -117,7 +117,7 @@ class ConcurrencyLimiter:
             if is_transactional:
                 for row in rows:
                     self._dispatcher.publish_with(connection, row)
-        failpoint("slot_offered")
+        failpoint("slots_filled")
         if not rows:
             return 0
         if is_transactional:

@@ -260,9 +260,9 @@ def publish_jobs(jobs: Sequence[PreparedJob], transport: Transport) -> Iterator[
         transport.wake_workers()
     for queue in dict.fromkeys(job.options.queue for job in jobs):
         transport.register_queue(queue)
-    failpoint("before_send")
+    failpoint("before_publish")
     refused = list(_publish_due(jobs, transport))
-    failpoint("after_send")
+    failpoint("after_publish")
     yield from refused
 
 

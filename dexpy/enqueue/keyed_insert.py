@@ -152,7 +152,7 @@ class KeyedInsert:
                 self._release(connection, earlier)
             try:
                 if keys.insert(connection, row, max(self._remaining_s, 0.0), alone=not self.is_joined):
-                    failpoint("key_claimed")
+                    failpoint("enqueue_key_claimed")
                     return True
             except KeyLocked as busy:
                 raise KeyBusy(self.contract.name, self._wait_s) from busy

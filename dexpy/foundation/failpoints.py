@@ -1,18 +1,47 @@
-"""Named points on the way of a run, between two writes: where a test ends a worker, and nothing happens otherwise."""
+"""Failpoints: named points between two writes, at which a test kills or stops a process; otherwise without effect."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 reached: Callable[[str], None] | None = None
-"""Called with the name of each point. No setting changes it: a test's own entry point sets it in its own process."""
+"""Called with the name of each failpoint. No setting changes it: a test's own entry point sets it in its process."""
+
+FAILPOINTS = {
+    "after_insert": "An enqueue has inserted its record; not committed.",
+    "after_commit": "The transaction of an enqueue is committed; its message is not published.",
+    "before_publish": "A message is about to be published.",
+    "after_publish": "A message is published; the record does not store that yet.",
+    "enqueue_key_claimed": "An enqueue has claimed its keys with its record; not committed.",
+    "after_claim": "A worker has claimed a record.",
+    "before_commit": "A run is marked as done; not committed.",
+    "before_ack": "A run is committed; its message is not acknowledged.",
+    "before_step_commit": "The checkpoint of a durable step is written; not committed.",
+    "after_step_commit": "The checkpoint of a durable step is committed.",
+    "concurrency_key_locked": "A worker has locked a concurrency key to count its running runs.",
+    "run_blocked": "A run found no free slot and is stored as blocked.",
+    "before_slot_release": "A run has ended; its slot is not offered to blocked runs yet.",
+    "slots_filled": "Free slots are assigned to blocked runs; on a message broker nothing is published for them yet.",
+    "lock_busy": "A run did not get its lock within one slice of its wait.",
+    "lock_acquired": "A run has acquired its lock.",
+    "before_lock_release": "A run is about to release its lock.",
+    "once_key_claimed": "A call has committed its claim of an idempotency key.",
+    "once_key_busy": "A call found its idempotency key claimed by a run that has not ended.",
+    "before_key_release": "A call has failed; its idempotency key is not released yet.",
+    "database_session_recorded": "The database session of a run is recorded; not committed.",
+    "relay_rows_marked": "The relay has marked records as published; nothing is published yet.",
+    "before_recovery_commit": "The relay has recovered runs of dead workers; not committed.",
+    "before_expiry_commit": "The relay has expired overdue runs; not committed.",
+    "before_publish_commit": "The relay has published due runs through the database; not committed.",
+}
+"""Every failpoint of dexpy, and the state at it."""
 
 
 def failpoint(name: str) -> None:
-    """Pass a point; does nothing.
+    """Call the function that a test has set; do nothing without one.
 
     Args:
-        name: Where, as in ``"after_claim"``.
+        name: One of `FAILPOINTS`, or of a test's own application.
     """
     if reached is not None:
         reached(name)

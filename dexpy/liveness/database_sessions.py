@@ -66,7 +66,7 @@ class DatabaseSessions:
         def write(statement: sa.Insert) -> None:
             with self._store.begin() as own_connection:
                 own_connection.execute(statement)
-                failpoint("session_noted")
+                failpoint("database_session_recorded")
 
         self._record(connection, write)
 
@@ -76,7 +76,7 @@ class DatabaseSessions:
         def write(statement: sa.Insert) -> None:
             with connection.begin():
                 connection.execute(statement)
-                failpoint("session_noted")
+                failpoint("database_session_recorded")
 
         self._record(connection, write)
 

@@ -114,7 +114,7 @@ class Recovery:
             # It may have ended, and started on another worker, since it was read.
             return [row for row in rows if row.claimed_by is None or row.claimed_by in dead]
 
-        num_recovered = update_each(self._store, "rescue", find, self.end_attempt)
+        num_recovered = update_each(self._store, "recovery", find, self.end_attempt)
         if num_recovered:
             self._dispatcher.wake_workers()
         return num_recovered

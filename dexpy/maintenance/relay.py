@@ -149,7 +149,7 @@ class Relay:
                 return True
             return False
 
-        if num_published := update_each(self._store, "send", find, publish):
+        if num_published := update_each(self._store, "publish", find, publish):
             self._dispatcher.wake_workers()
         return num_published
 
@@ -166,7 +166,7 @@ class Relay:
                 marked = ids
                 if each:
                     marked = write_each(
-                        connection, "send", ids, lambda one: connection.execute(_MARK_PUBLISHED, {"p_ids": [one]})
+                        connection, "publish", ids, lambda one: connection.execute(_MARK_PUBLISHED, {"p_ids": [one]})
                     )
                     self._set_aside |= {run: now + SET_ASIDE_S for run in ids if run not in marked}
                 else:
@@ -179,7 +179,7 @@ class Relay:
         return read_rows(connection, _ROWS.where(_r.id.in_(ids)), lambda one: _ROWS.where(_r.id == one))
 
     def _publish(self, rows: Sequence[Row[Any]]) -> bool:
-        failpoint("relay_marked")
+        failpoint("relay_rows_marked")
         refused: list[Row[Any]] = []
         for index, row in enumerate(rows):
             if not is_queue_name(row.queue):

@@ -131,7 +131,7 @@ class BrokerRepublisher:
                 statement = sa.update(records).values(PUBLISHED)
                 ids = [row.id for row in rows]
                 marked = write_each(
-                    connection, "resend", ids, lambda one: connection.execute(statement.where(_r.id == one))
+                    connection, "republish", ids, lambda one: connection.execute(statement.where(_r.id == one))
                 )
                 rows = [row for row in rows if row.id in marked]
             elif rows:

@@ -86,4 +86,4 @@ class SqlRepublisher:
         with self._store.begin() as connection:
             locked = stale.with_for_update(skip_locked=True)
             rows = {row.id: row for row in read_rows(connection, locked, lambda run_id: by_id.where(_r.id == run_id))}
-            return len(write_each(connection, "send", list(rows), lambda run_id: publish(connection, rows[run_id])))
+            return len(write_each(connection, "publish", list(rows), lambda run_id: publish(connection, rows[run_id])))

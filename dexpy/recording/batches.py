@@ -33,7 +33,7 @@ def update_each(
 
     Args:
         store: Where the rows are.
-        action: For the log: ``rescue`` becomes ``rescue.failed``.
+        action: For the log: ``recovery`` becomes ``recovery.failed``.
         find: Reads and locks at most this many rows, without those of the ids.
         change: Updates one row in its own savepoint; False if there was nothing to update.
 

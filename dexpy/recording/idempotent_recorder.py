@@ -144,7 +144,7 @@ class IdempotentRecorder(SyncRecorder):
         except RetryTransaction:
             return None
         if self.claimed:
-            failpoint("once_claimed")
+            failpoint("once_key_claimed")
         return holder
 
     def _claim(
@@ -257,7 +257,7 @@ class IdempotentRecorder(SyncRecorder):
 
     def _fail(self, at_end: AtEnd, event: str, values: Mapping[str, Any]) -> None:
         self._is_failed = True
-        failpoint("before_release")
+        failpoint("before_key_release")
         if self._joined:
             self._fail_in_transaction(event, values)
             return

@@ -187,7 +187,7 @@ class Claims:
         with self._lock:
             self._held.discard((row.id, row.claim_token))
         if row.concurrency_key is not None:
-            failpoint("slot_releasing")
+            failpoint("before_slot_release")
             facts = {"operation": row.name, "run": row.id}
             retry_while_away("offer", lambda: self.limits.offer_slots(row.concurrency_key, row.name), **facts)
 
@@ -280,7 +280,7 @@ class Claims:
         delivery.unconfirmed_claim = None
         delivery.is_settled = slot.is_settled
         if slot.is_settled:
-            failpoint("blocked")
+            failpoint("run_blocked")
         if slot.has_free_slots and own is not None and own.concurrency_key is not None:
             key, name = own.concurrency_key, own.name
             retry_while_away("offer", lambda: self.limits.offer_slots(key, name), **delivery.facts)

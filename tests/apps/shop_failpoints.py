@@ -27,10 +27,10 @@ class Mark(ShopOperation):
     number: int
 
     def perform(self) -> int:
-        failpoint("begun")
+        failpoint("perform_started")
         self.note(f"mark {self.number}")
         self.session.flush()
-        self.after_commit(lambda: failpoint("in_after_commit"))
+        self.after_commit(lambda: failpoint("in_after_commit_hook"))
         failpoint("in_perform")
         return self.number
 
@@ -114,6 +114,6 @@ def enqueue(number: int) -> None:
         session.add(Customer(id=WITH_ITS_ROW + number, name="committed together"))
         session.flush()
         Mark(number=number).async_(session=session).call()
-        failpoint("not_committed")
+        failpoint("before_application_commit")
         session.commit()
     engine.dispose()

@@ -26,7 +26,7 @@ class Charge(ShopOperation):
     once = Once("order", wait=20)
 
     def perform(self) -> str:
-        failpoint("begun")
+        failpoint("perform_started")
         self.note(f"charge {self.order}")
         self.session.flush()
         failpoint("in_perform")

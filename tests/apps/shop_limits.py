@@ -61,7 +61,7 @@ class Marked(Operation):
 
     def perform(self) -> int:
         mark(self.key, self.number, self.run_id, "begin")
-        failpoint("holding")
+        failpoint("in_perform")
         time.sleep(self.hold_s)
         mark(self.key, self.number, self.run_id, "end")
         self.session.execute(sa.insert(effects).values(number=self.number))

@@ -16,7 +16,7 @@ def count(call: Call, proceed: Callable[[Call], Ok[Any] | Err]) -> Ok[Any] | Err
     """Leave a row for each run that came through, in the run's own transaction."""
     call.operation.note(f"entered {call.operation.number}")
     call.operation.session.flush()
-    failpoint("in_step")
+    failpoint("in_middleware")
     return proceed(call)
 
 

@@ -59,8 +59,8 @@ class Ladder(Operation):
             rung.visits = Rung.visits + 1
             self.note(f"rung {rung.id}")
             self.session.flush()
-            failpoint(f"on_rung_{rung.id}")
-        failpoint("before_last")
+            failpoint(f"on_item_{rung.id}")
+        failpoint("before_last_step")
         return self.step(self.last, first)
 
     def note(self, what: str) -> None:
@@ -69,13 +69,13 @@ class Ladder(Operation):
     def first(self) -> int:
         self.note("first")
         self.session.flush()
-        failpoint("in_first")
+        failpoint("in_first_step")
         return self.number + 1
 
     def second(self, first: int) -> None:
         self.note(f"second {first}")
         self.session.flush()
-        failpoint("in_second")
+        failpoint("in_second_step")
 
     def last(self, first: int) -> int:
         self.note("last")
@@ -91,10 +91,10 @@ class Climb(Operation):
 
     def perform(self) -> int:
         for item in self.each("items", range(self.steps_to_go)):
-            failpoint(f"before_{item}")
+            failpoint(f"before_item_{item}")
             self.session.add(Line(what=f"{self.number} item {item}", attempt=str(os.getpid())))
             self.report_progress(item + 1, self.steps_to_go, f"item {item}")
             self.session.flush()
-            failpoint(f"item_{item}")
+            failpoint(f"on_item_{item}")
             time.sleep(self.pause_s)
         return self.steps_to_go

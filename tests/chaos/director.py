@@ -16,10 +16,10 @@ from chaos.stage import Stage
 
 WORKER_PLACES = {"in_perform": 22, "before_ack": 10, "after_claim": 9, "before_commit": 9}
 """Checkpoints of workers, and how often each is chosen."""
-RELAY_PLACES = {"relay_marked": 5}
+RELAY_PLACES = {"relay_rows_marked": 5}
 """Of those that there are only where messages go to a server."""
 PRODUCER_PLACES = {"after_insert": 4, "after_commit": 5}
-SENDING_PLACES = {"before_send": 4, "after_send": 2}
+SENDING_PLACES = {"before_publish": 4, "after_publish": 2}
 OUTSIDE = {"at random": 18, "supervisor and process": 8, "supervisor, alone": 3, "producer, at random": 4}
 """Kills from outside, at any moment."""
 AT_LEAST = {"in_perform": 0.1, "before_ack": 0.02}

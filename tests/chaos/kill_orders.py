@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from harness.failpoint_names import check_failpoints
+
 from chaos.journal import DEATHS, Journal
 
 KILL_ORDERS = "kill_orders"
@@ -43,6 +45,7 @@ class FailpointActions:
     """
 
     def __init__(self, folder: Path, probabilities: dict[str, float]) -> None:
+        check_failpoints(probabilities)
         self._folder = str(folder / KILL_ORDERS)
         self._probabilities = probabilities
 

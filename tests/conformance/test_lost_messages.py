@@ -56,7 +56,7 @@ def test_a_message_lost_while_others_run_is_sent_again_in_time(
     eventually(lambda: running(quick_pair) == 3, "three of four threads are busy", 10, quick_pair.output)
 
     def die_before_send(place: str) -> None:
-        if place == "before_send":
+        if place == "before_publish":
             raise Killed
 
     with monkeypatch.context() as context, pytest.raises(Killed):

@@ -140,11 +140,11 @@ def test_a_relay_that_is_frozen_in_the_middle_of_a_recovery_does_not_block_the_r
     first = kills.serve(["in_perform=wait"])
     ticket = Mark(number=1).async_().call()
     doomed = kills.wait_for("in_perform").pid
-    rescuer = kills.serve(["before_rescue_commit=wait"], "-Q", "elsewhere")
+    rescuer = kills.serve(["before_recovery_commit=wait"], "-Q", "elsewhere")
     rescuer.await_started(1)
     first.signal(signal.SIGKILL, to_all=True)
     # Its transaction holds the row, and it is not there to end it.
-    frozen = kills.wait_for("before_rescue_commit").pid
+    frozen = kills.wait_for("before_recovery_commit").pid
     os.kill(frozen, signal.SIGSTOP)
     pair.start()
     # From then on there is somebody who can take it up.
@@ -177,7 +177,7 @@ def test_a_worker_whose_lease_expires_during_a_recovery_is_recovered_by_the_next
     pair.change(sa.update(records).where(records.c.id == ticket.id).values(status="running", claimed_by="gone"))
 
     def lapse(point: str) -> None:
-        if point == "before_rescue_commit":
+        if point == "before_recovery_commit":
             pair.change(sa.update(workers).where(workers.c.id == "late").values(leased_until=as_of(-1)))
 
     monkeypatch.setattr(failpoints, "reached", lapse)

@@ -92,7 +92,7 @@ def test_a_worker_that_is_killed_inside_a_call_takes_its_effects_with_it(pair: P
 def test_a_process_that_is_killed_while_it_holds_a_token_uncommitted_leaves_it_free(
     pair: PolicyPair, child: Child
 ) -> None:
-    dead = child("key_claimed", "defer", "order-1")
+    dead = child("enqueue_key_claimed", "defer", "order-1")
     assert dead.wait(WAIT_S) == -signal.SIGKILL
     ticket = defer(OrderClient.fulfill, order_number=1, idempotence_token="order-1")
 
@@ -103,8 +103,8 @@ def test_a_process_that_is_killed_while_it_holds_a_token_uncommitted_leaves_it_f
 
 
 def test_a_process_that_is_killed_while_it_waits_for_a_token_changes_nothing(pair: PolicyPair, child: Child) -> None:
-    holder = child("key_claimed=wait", "defer", "order-1")
-    eventually(lambda: pair.reached("key_claimed"), "the token is held", WAIT_S)
+    holder = child("enqueue_key_claimed=wait", "defer", "order-1")
+    eventually(lambda: pair.reached("enqueue_key_claimed"), "the token is held", WAIT_S)
     waiting = child("nowhere", "defer", "order-1")
     with pytest.raises(subprocess.TimeoutExpired):
         waiting.wait(1.0)

@@ -69,11 +69,11 @@ def test_two_batches_that_want_the_same_keys_in_opposite_order_share_them(pair: 
     assert Counter(pair.effects("charge %")) == Counter(f"charge {number}" for number in orders)
 
 
-@pytest.mark.parametrize("point", ["after_insert", "after_commit", "before_send", "after_send"])
+@pytest.mark.parametrize("point", ["after_insert", "after_commit", "before_publish", "after_publish"])
 def test_a_process_that_is_killed_half_way_has_sent_all_of_them_or_none(pair: PolicyPair, point: str) -> None:
     script = [sys.executable, shop_batches.__file__, str(pair.folder), point, "20"]
     dead = subprocess.run(script, env=pair.environment, capture_output=True, text=True, timeout=WAIT_S, check=False)
-    if pair.is_transactional and point in ("before_send", "after_send"):
+    if pair.is_transactional and point in ("before_publish", "after_publish"):
         assert dead.returncode == 0, "there is nothing to send after the commit"
     else:
         assert dead.returncode == -9, dead.stderr

@@ -27,9 +27,9 @@ def test_each_run_passes_the_middleware_once_under_two_workers(pair: PolicyPair)
 
 
 def test_what_a_middleware_wrote_is_gone_with_the_worker_that_is_killed_in_it(pair: PolicyPair) -> None:
-    pair.start_killed_at("in_step")
+    pair.start_killed_at("in_middleware")
     ticket = Counted(number=1).async_().call()
-    eventually(lambda: pair.reached("in_step"), "a worker dies in the step", WAIT_S, pair.output)
+    eventually(lambda: pair.reached("in_middleware"), "a worker dies in the step", WAIT_S, pair.output)
     pair.start()
     assert ticket.result(RESCUE_WITHIN_S + WAIT_S) == 1
     assert Counter(pair.effects()) == both(range(1, 2))

@@ -65,7 +65,7 @@ def test_two_workers_take_every_step_of_every_run_once(pair: PolicyPair) -> None
 
 
 def test_a_run_whose_worker_is_killed_again_and_again_goes_on_where_it_was(pair: PolicyPair) -> None:
-    points = ["in_first", "before_step_commit", "after_step_commit", "on_rung_21"]
+    points = ["in_first_step", "before_step_commit", "after_step_commit", "on_item_21"]
     pair.start_killed_at(*points, threads=1)
     ticket = Ladder(number=1).async_().call()
 
@@ -85,9 +85,9 @@ def test_a_run_whose_worker_is_killed_again_and_again_goes_on_where_it_was(pair:
 
 
 def test_a_worker_that_is_frozen_in_a_loop_can_commit_nothing_more_when_it_is_resumed(pair: PolicyPair) -> None:
-    frozen = pair.start_killed_at("on_rung_21=wait", threads=1)
+    frozen = pair.start_killed_at("on_item_21=wait", threads=1)
     ticket = Ladder(number=1).async_().call()
-    pid = reached(pair, "on_rung_21")
+    pid = reached(pair, "on_item_21")
     os.kill(pid, signal.SIGSTOP)
 
     if pair.engine.dialect.name == "sqlite":
@@ -112,9 +112,9 @@ def test_a_worker_that_is_frozen_in_a_loop_can_commit_nothing_more_when_it_is_re
 @ON_SERVERS
 def test_a_worker_that_is_frozen_while_it_has_no_transaction_finds_its_claim_gone(pair: PolicyPair) -> None:
     # No session of it can be ended then: what keeps it from going on is the claim alone.
-    frozen = pair.start_killed_at("before_3=wait", threads=1)
+    frozen = pair.start_killed_at("before_item_3=wait", threads=1)
     ticket = Climb(number=1, steps_to_go=6, pause_s=0).async_().call()
-    pid = reached(pair, "before_3")
+    pid = reached(pair, "before_item_3")
     os.kill(pid, signal.SIGSTOP)
     pair.start()
 
@@ -173,12 +173,12 @@ def test_a_worker_that_is_asked_to_stop_gives_a_long_loop_back_at_its_next_item(
 
 
 def test_a_worker_that_dies_in_a_loop_costs_the_item_under_way_and_no_other(pair: PolicyPair) -> None:
-    pair.start_killed_at("item_5", threads=1)
+    pair.start_killed_at("on_item_5", threads=1)
     ticket = Climb(number=1, steps_to_go=8, pause_s=0).async_().call()
 
     is_done(pair, ticket, lost=1)
 
-    pid = reached(pair, "item_5")
+    pid = reached(pair, "on_item_5")
     assert effects(pair) == Counter(f"1 item {item}" for item in range(8))
     assert {what for what, writer in writers(pair).items() if writer == pid} == {f"1 item {item}" for item in range(5)}
 
@@ -192,9 +192,9 @@ print(found.done if found else 0, found.total if found else 0, found.note if fou
 
 
 def test_progress_of_a_worker_is_read_by_another_process_while_it_runs_and_after(pair: PolicyPair) -> None:
-    pair.start_killed_at("item_1=wait", threads=1)
+    pair.start_killed_at("on_item_1=wait", threads=1)
     ticket = Climb(number=1, steps_to_go=4, pause_s=0).async_().call()
-    reached(pair, "item_1")
+    reached(pair, "on_item_1")
 
     def read() -> str:
         return pair.run([sys.executable, "-c", READ, ticket.id]).stdout.strip()

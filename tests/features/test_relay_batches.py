@@ -46,7 +46,7 @@ def let_their_worker_die(isolated_runtime: Isolated) -> None:
 @pytest.mark.parametrize("stubborn", [1, BATCH + 1])
 @pytest.mark.parametrize(
     ("happens", "after", "said"),
-    [(let_expire, "expired", "expiry.failed"), (let_their_worker_die, "pending", "rescue.failed")],
+    [(let_expire, "expired", "expiry.failed"), (let_their_worker_die, "pending", "recovery.failed")],
 )
 def test_rows_that_cannot_be_written_delay_no_other(
     isolated_runtime: Isolated,

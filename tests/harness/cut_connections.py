@@ -16,7 +16,7 @@ if __name__ == "__main__":
     trigger = Path(sys.argv[1])
 
     def cut_connections(name: str) -> None:
-        if name == "relay_marked" and trigger.exists():
+        if name == "relay_rows_marked" and trigger.exists():
             trigger.unlink()
             with servers.cutting(os.environ["DEXPY_DATABASE"]) as cut_all:
                 print(f"the database has cut {cut_all()} connections", file=sys.stderr, flush=True)

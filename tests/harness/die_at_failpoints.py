@@ -22,6 +22,7 @@ from pathlib import Path
 import dexpy
 from dexpy.cli.main import run
 from dexpy.foundation import failpoints
+from harness.failpoint_names import check_failpoints
 
 GO = "go"
 LONGEST_WAIT_S = 60.0
@@ -37,16 +38,17 @@ class FailpointActions:
 
     def __init__(self, folder: Path, points: str) -> None:
         self._folder = folder
-        self._fates = {name: action for name, _, action in (point.partition("=") for point in points.split(","))}
+        self._actions = {name: action for name, _, action in (point.partition("=") for point in points.split(","))}
+        check_failpoints(self._actions)
 
     def reach(self, name: str) -> None:
         """Come to a point."""
-        if name not in self._fates or not self._is_first(name):
+        if name not in self._actions or not self._is_first(name):
             return
-        if self._fates[name] == "freeze":
+        if self._actions[name] == "freeze":
             # It may take a moment until this very thread stops.
             os.kill(os.getpid(), signal.SIGSTOP)
-        if self._fates[name] in ("wait", "freeze"):
+        if self._actions[name] in ("wait", "freeze"):
             deadline = time.monotonic() + LONGEST_WAIT_S
             released = (self._folder / GO, self._folder / f"{GO}.{name}")
             while not any(file.exists() for file in released) and time.monotonic() < deadline:

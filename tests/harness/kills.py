@@ -242,22 +242,22 @@ def kill_workers_at_each_point(kills: Kills, *, freezes: bool = False) -> None:
     steps: list[tuple[str, Any, dict[str, Any]]] = [
         ("in_perform", Mark(number=10), {}),
         ("before_commit", Mark(number=11), {}),
-        ("in_after_commit", Mark(number=12), {}),
+        ("in_after_commit_hook", Mark(number=12), {}),
         ("before_ack", Mark(number=13), {}),
     ]
     if not pair.is_transactional:
-        steps += [("before_send", Spawn(number=14), {}), ("relay_marked", Mark(number=15), {"in_": 0.05})]
+        steps += [("before_publish", Spawn(number=14), {}), ("relay_rows_marked", Mark(number=15), {"in_": 0.05})]
     points = ["after_claim", *(point for point, _, _ in steps)]
     tickets = [Mark(number=number).async_().call() for number in range(BACKLOG)]
     if freezes:
         # Nobody replaces one that is frozen. The first one notes a session, which nobody else knows of then.
-        points.append("session_noted")
+        points.append("database_session_recorded")
         kills.serve([f"{point}=freeze" for point in points], processes=len(points) + 1)
     else:
         kills.serve(points, processes=4)
     kills_by_point = {"after_claim": kills.wait_for("after_claim")}
     if freezes:
-        kills_by_point["session_noted"] = kills.wait_for("session_noted")
+        kills_by_point["database_session_recorded"] = kills.wait_for("database_session_recorded")
     ticket_by_point: dict[str, Any] = {}
     for point, operation, options in steps:
         ticket_by_point[point] = operation.async_(**options).call()
@@ -275,7 +275,7 @@ def kill_workers_at_each_point(kills: Kills, *, freezes: bool = False) -> None:
             attempts.c.worker == death.worker, attempts.c.ended_at >= death.at
         )
         lost = pair.sql(attempts_of_worker)
-        if death.point not in ("relay_marked", "session_noted"):
+        if death.point not in ("relay_rows_marked", "database_session_recorded"):
             assert len(lost) == (death.point in LOSES_THE_RUN), (death, lost, pair.output())
         for attempt in lost:
             late_s = (attempt.ended_at - max(death.at, survived_since)).total_seconds()
@@ -284,10 +284,10 @@ def kill_workers_at_each_point(kills: Kills, *, freezes: bool = False) -> None:
         late_s = (by_id[ticket.id].started_at - max(kills_by_point["after_claim"].at, survived_since)).total_seconds()
         assert late_s < RESCUE_WITHIN_S + RUN_S, (by_id[ticket.id], pair.output())
     if not pair.is_transactional:
-        (child,) = (row for row in rows if row.parent_id == ticket_by_point["before_send"].id)
-        assert_offered_in_time(pair, child, max(kills_by_point["before_send"].at, survived_since))
-        relayed = by_id[ticket_by_point["relay_marked"].id]
-        assert_offered_in_time(pair, relayed, max(kills_by_point["relay_marked"].at, survived_since))
+        (child,) = (row for row in rows if row.parent_id == ticket_by_point["before_publish"].id)
+        assert_offered_in_time(pair, child, max(kills_by_point["before_publish"].at, survived_since))
+        relayed = by_id[ticket_by_point["relay_rows_marked"].id]
+        assert_offered_in_time(pair, relayed, max(kills_by_point["relay_rows_marked"].at, survived_since))
     if freezes:
         kills.release()
         for death in kills_by_point.values():
@@ -307,10 +307,10 @@ def kill_enqueuers_at_each_point(kills: Kills) -> None:
     """Kill scripts at each point of an enqueue, while a worker serves: all of it is there, or nothing."""
     pair = kills.pair
     pair.start()
-    uncommitted = ["after_insert", "not_committed"]
+    uncommitted = ["after_insert", "before_application_commit"]
     points = [*uncommitted, "after_commit"]
     if not pair.is_transactional:
-        points += ["before_send", "after_send"]
+        points += ["before_publish", "after_publish"]
     statuses = kills.enqueue(points)
     deaths = [kills.wait_for(point) for point in points]
 

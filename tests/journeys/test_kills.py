@@ -61,9 +61,9 @@ def test_an_operation_that_kills_its_workers_ends_as_lost_and_the_others_go_on(k
 def test_a_frozen_worker_is_not_recovered_and_continues_when_it_is_resumed(kills: Kills) -> None:
     pair = kills.pair
     healthy = pair.start("-Q", "elsewhere")
-    frozen = kills.serve(["begun=wait", "before_commit=wait"], "-Q", "default", processes=2)
+    frozen = kills.serve(["perform_started=wait", "before_commit=wait"], "-Q", "default", processes=2)
     before_it_writes = Mark(number=1).async_().call()
-    stopped = [kills.wait_for("begun").pid]
+    stopped = [kills.wait_for("perform_started").pid]
     # The second one holds the lock of the file.
     before_it_commits = Mark(number=2).async_().call()
     stopped.append(kills.wait_for("before_commit").pid)

@@ -22,7 +22,7 @@ RUNS = 200
 SLACK_S = 3.0
 """What a busy machine takes to run what was offered."""
 
-POINTS = ("gate_entered", "blocked", "holding", "slot_releasing", "slot_offered")
+POINTS = ("concurrency_key_locked", "run_blocked", "in_perform", "before_slot_release", "slots_filled")
 
 
 def test_two_workers_never_run_more_than_the_limit(pair: PolicyPair) -> None:
@@ -83,20 +83,20 @@ def test_a_worker_that_is_killed_leaves_no_slot_taken(pair: PolicyPair, point: s
 def test_a_worker_that_is_frozen_while_it_takes_a_slot_blocks_the_key_no_longer_than_its_lease(
     pair: PolicyPair,
 ) -> None:
-    first = pair.start_killed_at("holding=wait", threads=2)
+    first = pair.start_killed_at("in_perform=wait", threads=2)
     Single(key="one", number=0).async_().call()
-    eventually(lambda: pair.reached("holding"), "it has begun", WAIT_S, pair.output)
+    eventually(lambda: pair.reached("in_perform"), "it has begun", WAIT_S, pair.output)
     for number in range(1, 4):
         Single(key="one", number=number).async_().call()
     blocked = sa.select(records.c.id).where(records.c.blocked_key.is_not(None))
     eventually(lambda: len(pair.sql(blocked)) == 3, "they wait", WAIT_S, pair.output)
-    pair.start_killed_at("gate_entered=wait", threads=1)
+    pair.start_killed_at("concurrency_key_locked=wait", threads=1)
     # Its run ends while it stops, and the slot is offered to the next one: the other worker takes that.
     first.signal(signal.SIGTERM)
-    pair.release_waiting("holding")
+    pair.release_waiting("in_perform")
     assert first.ended() == 0
-    eventually(lambda: pair.reached("gate_entered"), "one is at the gate", WAIT_S, pair.output)
-    frozen = pair.reached("gate_entered")
+    eventually(lambda: pair.reached("concurrency_key_locked"), "one is at the gate", WAIT_S, pair.output)
+    frozen = pair.reached("concurrency_key_locked")
     assert frozen is not None
     os.kill(frozen, signal.SIGSTOP)
     since = time.time()

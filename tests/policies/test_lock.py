@@ -320,8 +320,8 @@ def test_it_is_held_until_the_transaction_has_ended(
     monkeypatch.setattr(store, "new_session", watched)
     monkeypatch.setattr(failpoints, "reached", seen.append)
     Writes(account=7).call()
-    inner = [word for word in seen if word in ("lock_taken", "begun", "committed", "lock_releasing")]
-    assert inner == ["lock_taken", "begun", "committed", "lock_releasing"]
+    inner = [word for word in seen if word in ("lock_acquired", "begun", "committed", "before_lock_release")]
+    assert inner == ["lock_acquired", "begun", "committed", "before_lock_release"]
 
 
 def test_a_run_inside_another_one_with_the_key_goes_right_in(isolated_runtime: Isolated) -> None:

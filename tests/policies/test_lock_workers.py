@@ -23,7 +23,7 @@ RUNS = 60
 SLACK_S = 3.0
 """What a busy machine takes to run what was offered."""
 
-POINTS = ("lock_waiting", "lock_taken", "holding", "lock_releasing")
+POINTS = ("lock_busy", "lock_acquired", "in_perform", "before_lock_release")
 
 
 def test_two_workers_never_hold_a_lock_at_once(pair: PolicyPair) -> None:
@@ -43,7 +43,7 @@ def test_two_workers_never_hold_a_lock_at_once(pair: PolicyPair) -> None:
 def test_a_worker_that_is_killed_leaves_no_lock_behind(pair: PolicyPair, point: str) -> None:
     first = pair.start_killed_at(point, threads=2)
     for number in range(4):
-        Locked(key="one", number=number, hold_s=1.3 if point == "lock_waiting" else 0.05).async_().call()
+        Locked(key="one", number=number, hold_s=1.3 if point == "lock_busy" else 0.05).async_().call()
     eventually(lambda: pair.reached(point), f"somebody dies at {point}", WAIT_S, pair.output)
     pid, survivor = pair.reached(point), pair.start(threads=2)
     first.stop()
@@ -63,9 +63,9 @@ def test_a_worker_that_is_killed_leaves_no_lock_behind(pair: PolicyPair, point: 
 def test_a_worker_that_is_frozen_with_a_lock_loses_it_with_its_run(pair: PolicyPair) -> None:
     if "sqlite" in pair.url:
         pytest.skip("on SQLite a frozen worker is alive, and its runs and locks are its own")
-    frozen = pair.start_killed_at("holding=wait", threads=1)
+    frozen = pair.start_killed_at("in_perform=wait", threads=1)
     ticket = Locked(key="one", number=1).async_().call()
-    pid = eventually(lambda: pair.reached("holding"), "it holds the lock", WAIT_S, pair.output)
+    pid = eventually(lambda: pair.reached("in_perform"), "it holds the lock", WAIT_S, pair.output)
     os.kill(pid, signal.SIGSTOP)
     pair.start(threads=1)
 

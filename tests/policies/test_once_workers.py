@@ -83,11 +83,11 @@ def test_a_process_that_has_called_removes_its_heartbeat_when_it_ends(pair: Poli
 
 def test_a_process_waits_for_the_call_of_another_one(pair: PolicyPair) -> None:
     first = calling(pair, "begun=wait", "Charge", 1)
-    reached(pair, "begun")
-    second = calling(pair, "once_waiting", "Charge", 2)
+    reached(pair, "perform_started")
+    second = calling(pair, "once_key_busy", "Charge", 2)
     assert answer(second).startswith("charged by ")
-    waiting = calling(pair, "once_waiting=wait", "Charge", 1)
-    reached(pair, "once_waiting")
+    waiting = calling(pair, "once_key_busy=wait", "Charge", 1)
+    reached(pair, "once_key_busy")
     pair.release_waiting()
     assert answer(waiting) == answer(first) == f"charged by {reached(pair, 'begun')}"
     assert sorted(pair.effects()) == ["charge 1", "charge 2"]
@@ -96,7 +96,7 @@ def test_a_process_waits_for_the_call_of_another_one(pair: PolicyPair) -> None:
 # -------------------------------------------------------------------- kills
 
 
-@pytest.mark.parametrize("point", ["once_claimed", "in_perform", "before_commit"])
+@pytest.mark.parametrize("point", ["once_key_claimed", "in_perform", "before_commit"])
 def test_the_key_of_a_process_that_is_killed_is_free_within_the_promise(pair: PolicyPair, point: str) -> None:
     pair.start()
     dead = calling(pair, point, "Charge", 1)
@@ -123,7 +123,7 @@ def test_without_any_worker_a_waiting_call_frees_the_key_of_a_dead_process(pair:
 
 def test_a_process_that_is_killed_before_it_frees_its_key_leaves_it_no_longer(pair: PolicyPair) -> None:
     pair.start()
-    dead = calling(pair, "before_release", "Fail", 1)
+    dead = calling(pair, "before_key_release", "Fail", 1)
     assert dead.ended() == -signal.SIGKILL
     assert keys_held(pair) == [("running", None)]
     eventually(lambda: not keys_held(pair), "the key is free", RESCUE_WITHIN_S + HEARD_S, pair.output)
@@ -132,8 +132,8 @@ def test_a_process_that_is_killed_before_it_frees_its_key_leaves_it_no_longer(pa
 
 def test_a_process_that_is_killed_while_it_waits_leaves_nothing(pair: PolicyPair) -> None:
     first = calling(pair, "begun=wait", "Charge", 1)
-    reached(pair, "begun")
-    assert calling(pair, "once_waiting", "Charge", 1).ended() == -signal.SIGKILL
+    reached(pair, "perform_started")
+    assert calling(pair, "once_key_busy", "Charge", 1).ended() == -signal.SIGKILL
     assert keys_held(pair) == [("running", None)]
     pair.release_waiting()
     assert answer(first) == Charge(order=1).call()
@@ -145,7 +145,7 @@ def test_a_process_that_is_killed_while_it_enqueues_leaves_no_key(pair: PolicyPa
         "import sys; from apps import shop_keys; from harness.die_at_failpoints import FailpointActions;"
         "from pathlib import Path;"
         "from dexpy.foundation import failpoints as c; c.reached = FailpointActions(Path(sys.argv[1]), "
-        "'key_claimed').reach;shop_keys.Charge(order=1).async_().call()"
+        "'enqueue_key_claimed').reach;shop_keys.Charge(order=1).async_().call()"
     )
     dead = pair.serve([sys.executable, "-c", script, str(pair.folder)])
     assert dead.ended() == -signal.SIGKILL

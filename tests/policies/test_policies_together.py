@@ -437,7 +437,7 @@ def test_a_run_that_is_cancelled_while_it_waits_for_a_lock_ends_and_frees_its_ke
     ticket = Endless(account=1).async_().call()
 
     def cancel(point: str) -> None:
-        if point == "lock_waiting":
+        if point == "lock_busy":
             assert ticket.reload().running, "the record is inside the lock, and runs while it waits"
             call_off(isolated_runtime, ticket)
 

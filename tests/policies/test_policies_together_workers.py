@@ -69,7 +69,7 @@ def test_two_workers_keep_every_promise_of_a_class_that_makes_them_all(pair: Pol
     assert (again.duplicate, again.id) == (True, tickets[0].id)
 
 
-@pytest.mark.parametrize("point", ["between_steps", "before_step_commit", "lock_releasing", "slot_releasing"])
+@pytest.mark.parametrize("point", ["between_steps", "before_step_commit", "before_lock_release", "before_slot_release"])
 def test_a_worker_that_is_killed_leaves_neither_lock_nor_slot_nor_key_and_no_step_twice(
     pair: PolicyPair, point: str
 ) -> None:

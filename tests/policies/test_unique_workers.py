@@ -77,7 +77,7 @@ def test_a_process_that_is_killed_while_it_enqueues_leaves_no_key(pair: PolicyPa
         "import sys; from apps import shop_keys; from harness.die_at_failpoints import FailpointActions;"
         "from pathlib import Path;"
         "from dexpy.foundation import failpoints as c; c.reached = FailpointActions(Path(sys.argv[1]), "
-        "'key_claimed').reach;shop_keys.Reindex(shop=1).async_().call()"
+        "'enqueue_key_claimed').reach;shop_keys.Reindex(shop=1).async_().call()"
     )
     dead = pair.serve([sys.executable, "-c", script, str(pair.folder)])
     assert dead.ended() == -signal.SIGKILL

@@ -329,7 +329,7 @@ def test_a_bad_row_or_an_unknown_class_does_not_stop_the_recovery_of_others(depl
     assert len(good) == len(tickets) - 3
     bad = deployment.row(conflicting.id)
     assert (bad["status"], bad["num_lost"]) == ("running", 0), "what cannot be written waits for who mends it"
-    assert conflicting.id in worker.lines("rescue.failed")[0], worker.output()
+    assert conflicting.id in worker.lines("recovery.failed")[0], worker.output()
     deployment.change("DROP TRIGGER picky")
     deployment.begun(2, times=2)
     deployment.open_gate(2)

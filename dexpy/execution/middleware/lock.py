@@ -52,7 +52,7 @@ def run(call: Call, proceed: Callable[[Call], Outcome]) -> Outcome:
     root = call.unit_of_work.root
 
     def release() -> None:
-        failpoint("lock_releasing")
+        failpoint("before_lock_release")
         _held[root].discard(address)
         hold.release()
 
@@ -64,7 +64,7 @@ def run(call: Call, proceed: Callable[[Call], Outcome]) -> Outcome:
         if not wait(call, hold.wait, lock.timeout_s):
             hold.release()
             return lock_timeout_outcome(call, lock, text)
-        failpoint("lock_taken")
+        failpoint("lock_acquired")
         _held.setdefault(root, set()).add(address)
         call.unit_of_work.before_commit(check)
         outcome = proceed(call)
@@ -130,7 +130,7 @@ def wait(call: Call, try_acquire: Callable[[float], bool], timeout_s: float | No
             return True
         if lock_deadline is not None and time.monotonic() >= lock_deadline:
             return False
-        failpoint("lock_waiting")
+        failpoint("lock_busy")
 
 
 def lock_timeout_outcome(call: Call, lock: Lock, text: str) -> Outcome:

@@ -99,7 +99,7 @@ def _claim_or_wait(call: Call, recorder: IdempotentRecorder) -> Row[Any] | None:
             # The holder is in this transaction or around this call: it cannot end while this one waits.
             if not holder.is_committed or holder.row.id in _outer_ids(call):
                 raise KeyBusy(name, 0.0, holder.row.id)
-            failpoint("once_waiting")
+            failpoint("once_key_busy")
             _wait_for(call, recorder, holder.row.id, deadline)
         if time.monotonic() >= deadline:
             raise KeyBusy(name, once.wait_s, None if row is None else row.id)
