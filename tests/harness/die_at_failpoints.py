@@ -38,7 +38,9 @@ class FailpointActions:
 
     def __init__(self, folder: Path, points: str) -> None:
         self._folder = folder
-        self._actions = {name: action for name, _, action in (point.partition("=") for point in points.split(","))}
+        self._actions = {
+            name: action for name, _, action in (point.partition("=") for point in points.split(",") if point)
+        }
         check_failpoints(self._actions)
 
     def reach(self, name: str) -> None:

@@ -82,14 +82,14 @@ def test_a_process_that_has_called_removes_its_heartbeat_when_it_ends(pair: Poli
 
 
 def test_a_process_waits_for_the_call_of_another_one(pair: PolicyPair) -> None:
-    first = calling(pair, "begun=wait", "Charge", 1)
+    first = calling(pair, "perform_started=wait", "Charge", 1)
     reached(pair, "perform_started")
     second = calling(pair, "once_key_busy", "Charge", 2)
     assert answer(second).startswith("charged by ")
     waiting = calling(pair, "once_key_busy=wait", "Charge", 1)
     reached(pair, "once_key_busy")
     pair.release_waiting()
-    assert answer(waiting) == answer(first) == f"charged by {reached(pair, 'begun')}"
+    assert answer(waiting) == answer(first) == f"charged by {reached(pair, 'perform_started')}"
     assert sorted(pair.effects()) == ["charge 1", "charge 2"]
 
 
@@ -131,7 +131,7 @@ def test_a_process_that_is_killed_before_it_frees_its_key_leaves_it_no_longer(pa
 
 
 def test_a_process_that_is_killed_while_it_waits_leaves_nothing(pair: PolicyPair) -> None:
-    first = calling(pair, "begun=wait", "Charge", 1)
+    first = calling(pair, "perform_started=wait", "Charge", 1)
     reached(pair, "perform_started")
     assert calling(pair, "once_key_busy", "Charge", 1).ended() == -signal.SIGKILL
     assert keys_held(pair) == [("running", None)]
