@@ -137,11 +137,11 @@ def violations(root: Path) -> Iterator[str]:
             yield f"{package} has a circle: {' > '.join(reversed(error.args[1]))}"
 
 
-def test_packages_import_downwards_and_their_files_have_no_circle() -> None:
+def test_packages_import_lower_ones_only_and_their_files_have_no_cycle() -> None:
     assert list(violations(PACKAGE)) == []
 
 
-def test_every_import_that_may_be_inside_of_a_function_is_there() -> None:
+def test_every_allowed_import_inside_of_a_function_exists() -> None:
     modules = modules_of(PACKAGE)
     lazy = {name: {one.target for one in imports_of(name, modules[name], modules) if one.is_lazy} for name in LAZY}
     assert lazy == {name: set(targets) for name, (_, *targets) in LAZY.items()}
@@ -236,12 +236,12 @@ def add(package: Path, name: str, text: str) -> list[str]:
 
 
 @pytest.mark.parametrize(("name", "text", "complaint"), WRONG.values(), ids=WRONG)
-def test_an_import_that_does_not_belong_is_found(package: Path, name: str, text: str, complaint: str) -> None:
+def test_a_forbidden_import_is_found(package: Path, name: str, text: str, complaint: str) -> None:
     found = add(package, name, text)
     assert len(found) == 1
     assert complaint in found[0]
 
 
 @pytest.mark.parametrize(("name", "text"), RIGHT.values(), ids=RIGHT)
-def test_an_import_that_belongs_is_left_alone(package: Path, name: str, text: str) -> None:
+def test_an_allowed_import_is_not_reported(package: Path, name: str, text: str) -> None:
     assert add(package, name, text) == []

@@ -52,7 +52,7 @@ def test_every_argument_of_configure_is_on_the_page() -> None:
     assert [row[2] for row in table if signature[names(row[0])[0]].default is False] == ["`False`"]
 
 
-def test_every_setting_from_outside_is_on_the_page() -> None:
+def test_every_setting_of_the_environment_and_pyproject_is_on_the_page() -> None:
     (table,) = tables("Where a setting comes from")
     (variables,) = tables("The environment")
 
@@ -69,7 +69,7 @@ def test_no_other_variable_of_the_environment_is_read() -> None:
     assert set(re.findall(r"\bDEXPY_[A-Z_]+\b", sources)) <= {f"DEXPY_{name.upper()}" for name in (*NAMES, *SECRETS)}
 
 
-def test_every_extra_is_on_the_page_with_what_it_installs() -> None:
+def test_every_extra_is_on_the_page_with_its_packages() -> None:
     (table,) = tables("Extras")
     project = tomllib.loads((test_docs.HOME / "pyproject.toml").read_text("utf-8"))["project"]
     extras: dict[str, Any] = {name: needs for name, needs in project["optional-dependencies"].items() if name != "dev"}
@@ -127,7 +127,7 @@ def test_parameters_of_a_url_on_the_page_reach_the_client(tmp_path: Path) -> Non
     assert urls.broker_from_url("amqp://h/shop?heartbeat=7").parameters.heartbeat == 7  # type: ignore[attr-defined]
 
 
-def test_a_database_is_connected_to_within_the_time_on_the_page_unless_its_url_says_otherwise() -> None:
+def test_connecting_to_a_database_times_out_as_on_the_page_unless_its_url_sets_another_timeout() -> None:
     for query, expected in (("", engine_options.CONNECT_TIMEOUT_S), ("?connect_timeout=3", 3)):
         for url in ("postgresql+psycopg://nobody@127.0.0.1:1/x", "mysql+pymysql://nobody@127.0.0.1:1/x"):
             asked: dict[str, Any] = {}

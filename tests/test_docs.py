@@ -189,7 +189,7 @@ def follow(page: Path, folder: Path, environment: dict[str, str]) -> None:
 
 
 @each_page
-def test_every_fence_is_understood_and_every_omission_has_a_reason(page: Path) -> None:
+def test_every_code_fence_is_run_or_has_a_reason_for_its_omission(page: Path) -> None:
     text = page.read_text("utf-8")
     blocks = list(blocks_of(text))
     fences = len(re.findall(r"^\s*```", text, re.MULTILINE))
@@ -200,7 +200,7 @@ def test_every_fence_is_understood_and_every_omission_has_a_reason(page: Path) -
 
 
 @each_page
-def test_there_is_one_sentence_on_a_line(page: Path) -> None:
+def test_each_line_has_one_sentence(page: Path) -> None:
     prose = re.sub(r"`[^`]*`", "code", FENCE.sub("", page.read_text("utf-8")))
     more = re.compile(r"[.!?][)\"']?\s+[A-Z\[*(]")
     lines = [line for line in prose.splitlines() if not line.startswith(("|", "#", "<!--"))]
@@ -209,7 +209,7 @@ def test_there_is_one_sentence_on_a_line(page: Path) -> None:
 
 
 @each_page
-def test_the_links_of_the_page_lead_somewhere(page: Path) -> None:
+def test_the_links_of_the_page_have_existing_targets(page: Path) -> None:
     text = FENCE.sub("", page.read_text("utf-8"))
     broken: list[str] = []
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
@@ -244,7 +244,7 @@ def test_every_page_can_be_reached_from_the_index() -> None:
     assert sorted({page.resolve() for page in PAGES} - seen - {(HOME / "README.md").resolve()}) == []
 
 
-def test_the_arrow_line_on_the_pages_is_the_order_of_the_pipeline() -> None:
+def test_the_pipeline_order_on_the_pages_is_that_of_the_code() -> None:
     from dexpy.execution.pipeline import DEFAULT_STEPS
 
     order = " > ".join([*(step.name for step in DEFAULT_STEPS), "perform"])

@@ -27,13 +27,13 @@ def stale_arguments(source: str) -> Iterator[str]:
         yield from (f"{node.name}: {name}" for name in named if name not in taken)
 
 
-def test_docstrings_name_arguments_that_there_are() -> None:
+def test_docstrings_name_existing_arguments() -> None:
     stale = {
         str(file.relative_to(PACKAGE)): list(stale_arguments(file.read_text("utf-8"))) for file in PACKAGE.rglob("*.py")
     }
     assert {file: names for file, names in stale.items() if names} == {}
 
 
-def test_an_argument_that_is_gone_is_found() -> None:
+def test_a_documented_argument_that_does_not_exist_is_found() -> None:
     source = 'def publish(message: str) -> None:\n    """Publish.\n\n    Args:\n        parcel: What.\n    """\n'
     assert list(stale_arguments(source)) == ["publish: parcel"]

@@ -89,7 +89,7 @@ OURS = [(page, command) for page, command in commands() if command[0] in ("dexpy
 
 
 @pytest.mark.parametrize("command", [command for _, command in OURS], ids=" ".join)
-def test_a_command_on_the_pages_is_one_that_its_program_takes(command: list[str]) -> None:
+def test_a_command_on_the_pages_is_accepted_by_its_program(command: list[str]) -> None:
     assert accepted(command) is not None
 
 
@@ -146,7 +146,7 @@ def unit() -> configparser.ConfigParser:
     return parser
 
 
-def test_the_unit_starts_a_worker_and_lets_it_end() -> None:
+def test_the_systemd_unit_starts_a_worker_and_stops_it_gracefully() -> None:
     found = unit()
     service = found["Service"]
     command = shlex.split(service["ExecStart"])
@@ -161,7 +161,7 @@ def test_the_unit_starts_a_worker_and_lets_it_end() -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not there to be asked")
-def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
+def test_systemd_analyze_accepts_the_unit(tmp_path: Path) -> None:
     text = only(PRODUCTION, "systemd")
     place = tmp_path / "srv" / "shop"
     program = place / ".venv" / "bin" / "dexpy"
@@ -196,7 +196,7 @@ def dockerfile() -> dict[str, str]:
     return found
 
 
-def test_the_image_starts_a_worker_that_gets_the_signal_to_stop() -> None:
+def test_the_image_starts_a_worker_that_receives_the_stop_signal() -> None:
     found = dockerfile()
 
     assert next(iter(found)) == "FROM"
@@ -257,7 +257,7 @@ def _flow(text: str) -> Any:
     return json.loads(text) if text[0] in "[0123456789" else text
 
 
-def test_the_reader_of_yaml_reads_what_it_should() -> None:
+def test_the_yaml_reader_of_the_tests_reads_the_supported_subset() -> None:
     assert read_yaml('a:\n  b: 1\n  c: {d: e}\nf:\n  - g: h\n    i: ["j", 2]\n  - g: k\n') == {
         "a": {"b": 1, "c": {"d": "e"}},
         "f": [{"g": "h", "i": ["j", 2]}, {"g": "k"}],
@@ -267,7 +267,7 @@ def test_the_reader_of_yaml_reads_what_it_should() -> None:
             read_yaml(wrong)
 
 
-def test_the_deployment_starts_workers_that_may_end() -> None:
+def test_the_deployment_starts_workers_with_a_grace_period() -> None:
     found = read_yaml(only(PRODUCTION, "Kubernetes"))
     template = found["spec"]["template"]
     pod = template["spec"]
@@ -288,7 +288,9 @@ def test_the_deployment_starts_workers_that_may_end() -> None:
 
 
 @pytest.mark.servers
-def test_the_move_to_postgresql_and_redis_goes_as_the_page_says(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_the_migration_to_postgresql_and_redis_works_as_on_the_page(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "__init__.py").touch()
     (tmp_path / "shop" / "operations.py").write_text(

@@ -94,7 +94,7 @@ def journeys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Journey]:
 
 
 @pytest.mark.parametrize("name", LIMITS)
-def test_a_journey_gets_no_longer(journeys: dict[str, Journey], name: str) -> None:
+def test_a_journey_stays_within_its_limits(journeys: dict[str, Journey], name: str) -> None:
     journey = journeys[name]
 
     files, calls = len(journey), sum(sum(functions.values()) for functions in journey.values())

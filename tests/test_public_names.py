@@ -32,7 +32,7 @@ def test_all_is_sorted_and_names_nothing_twice() -> None:
     assert dexpy.__all__ == sorted(set(dexpy.__all__))
 
 
-def test_all_is_what_can_be_imported() -> None:
+def test_all_lists_exactly_the_public_names() -> None:
     own = {
         name
         for name, value in vars(dexpy).items()
@@ -43,7 +43,7 @@ def test_all_is_what_can_be_imported() -> None:
 
 
 @pytest.mark.parametrize("name", dexpy.__all__)
-def test_every_name_is_there_and_has_a_docstring_of_its_own(name: str) -> None:
+def test_every_public_name_exists_and_has_its_own_docstring(name: str) -> None:
     value = getattr(dexpy, name)
     assert (value.__doc__ or "").strip(), f"dexpy.{name} has no docstring"
 

@@ -28,7 +28,7 @@ def find(folder: Path, **environment: str) -> Settings:
     return Settings.find(environment, folder)
 
 
-def test_nothing_named_means_a_file_beside_the_nearest_pyproject(tmp_path: Path) -> None:
+def test_without_settings_the_database_is_a_file_beside_the_nearest_pyproject(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text("")
     inner = tmp_path / "app" / "jobs"
     inner.mkdir(parents=True)
@@ -69,14 +69,14 @@ def test_an_unknown_setting_is_refused_with_a_hint(tmp_path: Path) -> None:
     )
 
 
-def test_a_setting_that_is_no_text_is_refused(tmp_path: Path) -> None:
+def test_a_setting_that_is_not_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text("[tool.dexpy]\ndatabase = 3\n")
 
     with pytest.raises(ConfigurationError, match=r"\[tool.dexpy\] database = 3 wants text, a URL"):
         find(tmp_path)
 
 
-def test_a_pyproject_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_an_unreadable_pyproject_is_named(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text("[tool.dexpy\n")
 
     with pytest.raises(ConfigurationError, match=r"pyproject.toml cannot be read: .* Mend the file"):
@@ -93,7 +93,7 @@ def test_configure_wins_over_the_environment(tmp_path: Path, monkeypatch: pytest
     runtime.close()
 
 
-def test_configure_takes_the_database_of_the_applications_sessions(tmp_path: Path) -> None:
+def test_configure_uses_the_database_of_the_applications_sessions(tmp_path: Path) -> None:
     import sqlalchemy as sa
     from sqlalchemy.orm import sessionmaker
 
@@ -106,7 +106,7 @@ def test_configure_takes_the_database_of_the_applications_sessions(tmp_path: Pat
     engine.dispose()
 
 
-def test_a_database_url_that_cannot_be_read_is_one_error() -> None:
+def test_an_invalid_database_url_is_one_error() -> None:
     with pytest.raises(ConfigurationError) as refused:
         dexpy.configure(database="not a url")
 
@@ -170,7 +170,7 @@ def test_a_database_that_cannot_be_opened_is_one_error_at_the_enqueue() -> None:
     runtime.close()
 
 
-def test_a_file_that_is_no_database_is_one_error(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("these are notes, " * 100)
     runtime = dexpy.configure(database=f"sqlite:///{tmp_path / 'notes.txt'}")
 
@@ -180,7 +180,7 @@ def test_a_file_that_is_no_database_is_one_error(tmp_path: Path) -> None:
     runtime.close()
 
 
-def test_an_unconfigured_call_touches_no_disk_and_an_enqueue_makes_the_file(
+def test_an_unconfigured_call_touches_no_disk_and_an_enqueue_creates_the_file(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
     (tmp_path / "app.py").write_text(

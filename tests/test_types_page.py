@@ -56,7 +56,7 @@ def annotation_of(cell: str, names: dict[str, Any]) -> Any:
     return eval(cell.strip("`").replace("&#124;", "|"), names)  # noqa: S307 - the page's own words
 
 
-def test_what_is_taken_is_stored_as_the_page_says(names: dict[str, Any]) -> None:
+def test_accepted_values_are_stored_as_on_the_page(names: dict[str, Any]) -> None:
     rows = rows_of("Taken")
     assert len(rows) > 40
     for cell, stored, _ in rows:
@@ -64,14 +64,14 @@ def test_what_is_taken_is_stored_as_the_page_says(names: dict[str, Any]) -> None
         assert codec_of(annotation_of(cell, names)).kinds == kinds, cell
 
 
-def test_every_type_that_has_a_form_is_on_the_page(names: dict[str, Any]) -> None:
+def test_every_type_with_a_json_form_is_on_the_page(names: dict[str, Any]) -> None:
     named = [annotation_of(cell, names) for cell, *_ in rows_of("Taken")]
     origins = {typing.get_origin(one) or (type(None) if one is None else one) for one in named}
     abstract = {one for one in vars(collections.abc).values() if isinstance(one, type) and is_dict(one)}
     assert origins >= {*SCALARS, *arrays._KINDS, tuple, dict, *abstract}
 
 
-def test_what_is_for_in_place_only_is_checked_and_has_no_json_form(names: dict[str, Any]) -> None:
+def test_types_for_calls_in_place_are_checked_and_have_no_json_form(names: dict[str, Any]) -> None:
     rows = rows_of("In place only")
     assert len(rows) > 6
     for cell, _ in rows:
@@ -83,7 +83,7 @@ def test_what_is_for_in_place_only_is_checked_and_has_no_json_form(names: dict[s
             form.check(object())
 
 
-def test_what_is_refused_is_refused(names: dict[str, Any]) -> None:
+def test_types_that_the_page_refuses_are_refused(names: dict[str, Any]) -> None:
     rows = rows_of("Refused at the class")
     assert len(rows) > 4
     for cell, _ in rows:
@@ -91,7 +91,7 @@ def test_what_is_refused_is_refused(names: dict[str, Any]) -> None:
             codec_of(annotation_of(cell, names))
 
 
-def test_names_that_the_code_knows_are_on_the_page() -> None:
+def test_names_in_the_code_are_on_the_page() -> None:
     for word in (*misused_attributes.IGNORED_METHODS, *annotated_metadata._BOUNDS_OF):
         if word not in ("__attrs_pre_init__", "__delattr__"):
             assert f"`{word}`" in TEXT, word

@@ -110,7 +110,7 @@ def keepers() -> int:
 # Putting and taking
 
 
-def test_nothing_can_be_taken_before_the_commit_of_a_publish_and_all_of_it_after(broker: SqlBroker) -> None:
+def test_messages_can_be_claimed_only_after_the_commit_of_their_publish(broker: SqlBroker) -> None:
     taken: list[object] = []
     with broker.database.begin() as connection:
         broker.insert(connection, message())
@@ -131,7 +131,7 @@ def test_a_publish_that_is_rolled_back_leaves_no_message(broker: SqlBroker) -> N
     assert broker.pending() == Pending(due=0, delayed=0, leased=0)
 
 
-def test_the_most_urgent_is_taken_first_then_the_longest_due_then_the_first_put(broker: SqlBroker) -> None:
+def test_messages_are_claimed_by_priority_then_due_time_then_insertion_order(broker: SqlBroker) -> None:
     put(broker, message("late"), in_s=-1)
     put(broker, message("first"), message("second"), message("third"), in_s=-5)
     put(broker, message("urgent, late"), in_s=-2, priority=7)
@@ -141,7 +141,7 @@ def test_the_most_urgent_is_taken_first_then_the_longest_due_then_the_first_put(
     assert order == ["urgent", "urgent, late", "first", "second", "third", "late", "unloved"]
 
 
-def test_take_reads_only_the_queues_that_it_names(broker: SqlBroker) -> None:
+def test_a_claim_reads_only_the_queues_that_it_names(broker: SqlBroker) -> None:
     put(broker, message("a", queue="alpha"), message("b", queue="beta"))
     assert broker.take(["gamma"]) is None
     assert broker.take([]) is None
@@ -160,7 +160,7 @@ def test_a_message_is_read_as_it_was_published(broker: SqlBroker) -> None:
     assert dramatiq.Message(**{name: getattr(found, name) for name in sent.asdict()}) == sent
 
 
-def test_an_acknowledged_message_is_gone_and_its_id_never_comes_back(broker: SqlBroker) -> None:
+def test_an_acknowledged_message_is_deleted_and_its_id_is_never_reused(broker: SqlBroker) -> None:
     put(broker, message())
     first = row(broker).id
     take(broker).ack()
@@ -169,7 +169,7 @@ def test_an_acknowledged_message_is_gone_and_its_id_never_comes_back(broker: Sql
     assert row(broker).id > first
 
 
-def test_a_refused_message_is_kept_as_dead_and_never_taken_again(broker: SqlBroker) -> None:
+def test_a_rejected_message_is_dead_lettered_and_never_claimed_again(broker: SqlBroker) -> None:
     put(broker, message())
     take(broker).nack()
     clock.advance(timedelta(days=400))
@@ -180,7 +180,7 @@ def test_a_refused_message_is_kept_as_dead_and_never_taken_again(broker: SqlBrok
     assert '"actor_name":"job"' in kept.payload
 
 
-def test_a_message_that_cannot_be_read_is_dead_and_does_not_hold_up_the_next(broker: SqlBroker) -> None:
+def test_an_undecodable_message_is_dead_lettered_and_does_not_delay_the_next_one(broker: SqlBroker) -> None:
     put(broker, message("broken"), message("sound"))
     with broker.database.begin() as connection:
         connection.execute(sa.update(messages).where(messages.c.id == 1).values(payload="{"))
@@ -189,7 +189,7 @@ def test_a_message_that_cannot_be_read_is_dead_and_does_not_hold_up_the_next(bro
         assert connection.execute(sa.select(messages.c.id).where(messages.c.dead)).scalars().all() == [1]
 
 
-def test_an_encoder_that_makes_no_text_is_refused_when_a_message_is_put(broker: SqlBroker) -> None:
+def test_an_encoder_that_returns_no_text_is_refused_at_the_publish(broker: SqlBroker) -> None:
     dramatiq.set_encoder(dramatiq.PickleEncoder())
     try:
         with pytest.raises(ConfigurationError, match="text"):
@@ -201,7 +201,7 @@ def test_an_encoder_that_makes_no_text_is_refused_when_a_message_is_put(broker: 
 # Time
 
 
-def test_a_delayed_message_is_due_when_its_time_has_come(broker: SqlBroker) -> None:
+def test_a_delayed_message_is_due_after_its_delay(broker: SqlBroker) -> None:
     broker.enqueue(message(), delay=3_600_000)
     assert broker.take() is None
     assert broker.pending() == Pending(due=0, delayed=1, leased=0)
@@ -212,7 +212,7 @@ def test_a_delayed_message_is_due_when_its_time_has_come(broker: SqlBroker) -> N
     assert take(broker).actor_name == "job"
 
 
-def test_a_delayed_message_runs_soon_after_its_time_in_a_worker(broker: SqlBroker) -> None:
+def test_a_worker_runs_a_delayed_message_soon_after_its_delay(broker: SqlBroker) -> None:
     ran: list[float] = []
 
     @dramatiq.actor(broker=broker)
@@ -226,7 +226,7 @@ def test_a_delayed_message_runs_soon_after_its_time_in_a_worker(broker: SqlBroke
     assert 0.4 <= ran[0] - sent < 2
 
 
-def test_sixty_thousand_messages_of_the_future_delay_neither_a_due_one_nor_an_idle_poll(broker: SqlBroker) -> None:
+def test_sixty_thousand_delayed_messages_slow_down_neither_a_due_message_nor_an_idle_poll(broker: SqlBroker) -> None:
     @dramatiq.actor(broker=broker)
     def note() -> None:
         pass
@@ -254,7 +254,7 @@ def elapsed(work: Callable[[], object]) -> float:
 # Leases
 
 
-def test_a_message_whose_lease_is_over_goes_to_another_owner(broker: SqlBroker) -> None:
+def test_a_message_whose_lease_has_expired_goes_to_another_owner(broker: SqlBroker) -> None:
     put(broker, message())
     take(broker)
     other = sibling(broker)
@@ -282,7 +282,7 @@ def test_the_owner_of_an_expired_lease_does_not_change_its_successors_message(br
     consumer.close()
 
 
-def test_a_message_that_still_runs_here_is_not_delivered_here_a_second_time(broker: SqlBroker) -> None:
+def test_a_message_that_is_running_in_a_process_is_not_delivered_to_it_again(broker: SqlBroker) -> None:
     put(broker, message())
     mine = take(broker)
     clock.advance(61)
@@ -312,7 +312,7 @@ def test_a_run_longer_than_its_lease_is_not_delivered_again(database: Database) 
     assert len(runs) == 1
 
 
-def test_leases_are_renewed_from_one_thread_as_long_as_anything_is_consumed_or_held(database: Database) -> None:
+def test_one_thread_renews_leases_as_long_as_a_message_is_consumed_or_held(database: Database) -> None:
     broker = SqlBroker(database, lease_s=0.5)
     broker.create_tables()
     assert keepers() == 0
@@ -335,7 +335,7 @@ def test_leases_are_renewed_from_one_thread_as_long_as_anything_is_consumed_or_h
     assert keepers() == 0
 
 
-def test_a_stopped_worker_leaves_what_it_has_not_begun(broker: SqlBroker) -> None:
+def test_a_stopped_worker_releases_the_messages_that_it_has_not_started(broker: SqlBroker) -> None:
     begun, go_on = threading.Event(), threading.Event()
     ran: list[int] = []
 
@@ -361,7 +361,7 @@ def test_a_stopped_worker_leaves_what_it_has_not_begun(broker: SqlBroker) -> Non
     assert take(broker).args == (1,), "and it keeps its place in the order"
 
 
-def test_a_closed_consumer_gives_back_what_had_not_reached_the_worker(broker: SqlBroker) -> None:
+def test_a_closed_consumer_releases_the_messages_that_had_not_reached_the_worker(broker: SqlBroker) -> None:
     broker.declare_queue("default")
     put(broker, *(message("job", number) for number in range(6)))
     consumer = broker.consume("default", prefetch=8, timeout=100)
@@ -427,7 +427,7 @@ def test_a_notification_wakes_an_idle_consumer_long_before_its_next_poll(databas
 
 
 @pytest.mark.parametrize("end", ["ack", "nack"])
-def test_a_full_consumer_waits_for_the_end_of_a_message_and_not_for_a_poll(broker: SqlBroker, end: str) -> None:
+def test_a_full_consumer_claims_at_the_end_of_a_message_without_waiting_for_a_poll(broker: SqlBroker, end: str) -> None:
     broker.declare_queue("default")
     put(broker, message(), message())
     consumer = broker.consume("default", prefetch=1, timeout=8_000)
@@ -456,7 +456,7 @@ def delay_until_next(consumer: dramatiq.Consumer, act: Callable[[], None]) -> fl
     return got[0] - acted
 
 
-def test_a_consumer_polls_often_for_a_while_after_a_message_and_then_seldom(
+def test_a_consumer_polls_often_for_a_while_after_a_message_and_rarely_later(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broker = SqlBroker(database, poll_s=0.01, idle_poll_s=0.4)
@@ -474,7 +474,7 @@ def test_a_consumer_polls_often_for_a_while_after_a_message_and_then_seldom(
     consumer.close()
 
 
-def test_an_idle_consumer_takes_no_write_lock(broker: SqlBroker) -> None:
+def test_an_idle_consumer_acquires_no_write_lock(broker: SqlBroker) -> None:
     broker.declare_queue("default")
     consumer = broker.consume("default", prefetch=2, timeout=10)
     with broker.database.begin() as connection:
@@ -512,7 +512,7 @@ def test_a_message_whose_row_was_moved_to_another_queue_runs_there(broker: SqlBr
     assert ran == ["there"]
 
 
-def test_an_actor_that_fails_for_good_leaves_a_dead_message_and_the_queue_goes_on(broker: SqlBroker) -> None:
+def test_an_actor_that_finally_fails_leaves_a_dead_message_and_the_queue_continues(broker: SqlBroker) -> None:
     @dramatiq.actor(broker=broker, max_retries=0)
     def fail() -> None:
         raise LookupError("no such thing")
@@ -627,7 +627,7 @@ def test_the_table_is_created_once_by_the_first_broker(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [{"lease_s": 0}, {"poll_s": -1}, {"idle_poll_s": 0}])
-def test_a_time_that_cannot_be_is_refused(database: Database, options: dict[str, float]) -> None:
+def test_an_invalid_duration_is_refused(database: Database, options: dict[str, float]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(options))):
         SqlBroker(database, **options)
 
@@ -654,7 +654,7 @@ def locked() -> BaseException:
     return sa.exc.OperationalError("DELETE", {}, sqlite3.OperationalError("database is locked"))
 
 
-def test_an_acknowledgement_survives_a_hiccup_of_the_database(broker: SqlBroker) -> None:
+def test_an_acknowledgement_survives_a_short_outage_of_the_database(broker: SqlBroker) -> None:
     put(broker, message())
     mine = take(broker)
     with failing(broker, "DELETE", [locked(), locked()]):
@@ -662,7 +662,7 @@ def test_an_acknowledgement_survives_a_hiccup_of_the_database(broker: SqlBroker)
     assert broker.pending() == Pending(due=0, delayed=0, leased=0)
 
 
-def test_an_acknowledgement_that_finds_no_database_gives_up_and_the_message_runs_again(
+def test_an_acknowledgement_without_a_database_times_out_and_the_message_is_redelivered(
     broker: SqlBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
     put(broker, message())
@@ -675,7 +675,7 @@ def test_an_acknowledgement_that_finds_no_database_gives_up_and_the_message_runs
     assert broker.pending() == Pending(due=0, delayed=0, leased=0)
 
 
-def test_a_time_limit_that_comes_too_late_does_not_keep_the_acknowledgement_from_being_written(
+def test_an_acknowledgement_is_written_although_the_time_limit_interrupts_it(
     broker: SqlBroker,
 ) -> None:
     put(broker, message())
@@ -690,7 +690,7 @@ def test_enqueueing_without_a_table_is_a_connection_error_of_the_broker(database
         SqlBroker(database).enqueue(message())
 
 
-def test_a_worker_outlives_a_database_that_is_away_for_a_while(
+def test_a_worker_survives_a_temporary_outage_of_its_database(
     broker: SqlBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dramatiq.worker, "CONSUMER_RESTART_DELAY_SECS", 0.05)
@@ -721,7 +721,7 @@ def test_a_worker_outlives_a_database_that_is_away_for_a_while(
     assert ran == [1, 2]
 
 
-def test_leases_are_renewed_again_after_a_hiccup(database: Database) -> None:
+def test_leases_are_renewed_again_after_a_short_outage(database: Database) -> None:
     broker = SqlBroker(database, lease_s=0.9)
     broker.create_tables()
     broker.declare_queue("default")
@@ -827,7 +827,7 @@ def test_two_processes_of_four_threads_run_two_hundred_messages_once_each(
     assert min(share.values()) > 20, "neither hoards while the other idles"
 
 
-def test_what_a_killed_process_held_runs_elsewhere_once_its_lease_is_over(
+def test_messages_of_a_killed_process_run_elsewhere_after_their_lease_has_expired(
     broker: SqlBroker, application: Application
 ) -> None:
     put(broker, *(message("mark", number, 60) for number in range(3)))
@@ -854,7 +854,7 @@ def test_a_stopped_process_leaves_no_lease(broker: SqlBroker, application: Appli
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_child_takes_messages_as_an_owner_of_its_own(broker: SqlBroker) -> None:
+def test_a_forked_child_claims_messages_as_a_separate_owner(broker: SqlBroker) -> None:
     put(broker, message("parents"), message("childs"))
     mine = take(broker)
     pid = os.fork()

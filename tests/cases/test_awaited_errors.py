@@ -278,7 +278,7 @@ def test_n6_any_exception_ends_the_loop_of_its_caller(isolated_runtime: Isolated
         assert ends_in_thread(lambda operation=operation: asyncio.run(operation().acall()))  # type: ignore[misc]
 
 
-def test_n6_an_exception_that_no_loop_can_raise_is_the_cause_of_one_that_it_can(isolated_runtime: Isolated) -> None:
+def test_n6_an_exception_that_no_loop_can_raise_is_the_cause_of_another_exception(isolated_runtime: Isolated) -> None:
     raised.append(Unclassed)
     with pytest.raises(RuntimeError, match="Unclassed was raised; a future does not accept it") as caught:
         asyncio.run(FailsPlainly().acall())
@@ -316,7 +316,7 @@ def recursion_limit() -> Generator[None]:
 
 
 @pytest.mark.parametrize("limit", [500, 507, 514, 521, 528])
-def test_n6_calls_nested_too_deep_are_one_error_wherever_the_stack_ends(
+def test_n6_calls_nested_too_deeply_raise_one_error_wherever_the_stack_ends(
     isolated_runtime: Isolated, recursion_limit: None, limit: int
 ) -> None:
     Nested(depth=2).call()
@@ -347,7 +347,7 @@ def test_n6_calls_nested_too_deep_are_one_error_wherever_the_stack_ends(
 
 
 @pytest.mark.parametrize("made", [MemoryError, RecursionError, TimedOut])
-def test_n6_an_answer_that_does_not_reach_its_loop_ends_the_wait(
+def test_n6_a_result_that_does_not_reach_its_loop_ends_the_wait(
     isolated_runtime: Isolated, made: type[Exception]
 ) -> None:
     class Loop(asyncio.SelectorEventLoop):
@@ -385,7 +385,9 @@ def test_n6_the_loop_of_a_process_that_breaks_ends_its_runs_and_is_replaced(isol
 
 
 @pytest.mark.parametrize("made", [KeyboardInterrupt, SystemExit])
-def test_n6_what_ends_a_program_ends_an_await_too(isolated_runtime: Isolated, made: type[BaseException]) -> None:
+def test_n6_exceptions_that_end_a_program_end_an_await_too(
+    isolated_runtime: Isolated, made: type[BaseException]
+) -> None:
     class Ends(Operation):
         def perform(self) -> int:
             raise made
@@ -426,7 +428,7 @@ def test_n6_a_stop_iteration_from_the_background_is_the_recorded_crash(isolated_
     assert records.get(tickets[0].id).error == "StopIteration"
 
 
-def test_n6_a_loop_that_cannot_begin_a_task_ends_the_call(isolated_runtime: Isolated) -> None:
+def test_n6_a_loop_that_cannot_start_a_task_ends_the_call(isolated_runtime: Isolated) -> None:
     class Answers(Operation):
         async def perform(self) -> int:
             return 1
@@ -471,7 +473,7 @@ def test_n6_a_loop_that_was_closed_ends_the_thread_that_waits_for_its_coroutine(
         ThreadBridge().serve(never(), loop)
 
 
-def test_n6_a_future_that_does_not_take_an_error_is_settled_nevertheless() -> None:
+def test_n6_a_future_that_does_not_accept_an_exception_is_settled_nevertheless() -> None:
     class Picky(Future[int]):
         def set_exception(self, exception: BaseException | None) -> None:
             if not isinstance(exception, RuntimeError):
@@ -486,7 +488,7 @@ def test_n6_a_future_that_does_not_take_an_error_is_settled_nevertheless() -> No
     assert found.__cause__ is error
 
 
-def test_n6_an_awaited_commit_ends_though_what_follows_it_raises_stop_iteration() -> None:
+def test_n6_an_awaited_commit_ends_although_a_later_hook_raises_stop_iteration() -> None:
     async def main() -> None:
         await asyncio.wait_for(greenlet_spawn(run_off_loop(stop_iteration)), WAIT_S)  # type: ignore[arg-type]
 

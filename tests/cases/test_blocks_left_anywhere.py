@@ -156,7 +156,7 @@ def test_l7_blocks_may_be_left_in_any_order(make: Make, observe: Look, order: tu
 
 
 @kinds
-def test_l7_what_a_task_has_taken_along_stays_in_force_there(make: Make, observe: Look) -> None:
+def test_l7_context_that_a_task_has_copied_stays_in_force_in_the_task(make: Make, observe: Look) -> None:
     async def main() -> list[str | None]:
         go_on = asyncio.Event()
 
@@ -178,7 +178,7 @@ class Told(Operation):
         return current_context().get("tenant")
 
 
-def test_l7_runs_see_what_goes_on_after_a_block_was_left_out_of_order() -> None:
+def test_l7_runs_see_the_context_that_remains_after_blocks_were_left_out_of_order() -> None:
     with isolated():
         first, second = dexpy.context(tenant="first"), dexpy.context(tenant="second")
         first.__enter__()

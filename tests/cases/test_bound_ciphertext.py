@@ -209,7 +209,7 @@ def test_s2_the_result_of_another_run_is_not_replayed(isolated_runtime: Isolated
         PayOnce(order=2, card="other").call()
 
 
-def test_s2_the_value_of_a_step_of_another_run_is_not_taken_up(isolated_runtime: Isolated) -> None:
+def test_s2_the_value_of_a_step_of_another_run_is_not_used(isolated_runtime: Isolated) -> None:
     first, second = PayInSteps(card=SECRET).async_().call(), PayInSteps(card="other").async_().call()
     isolated_runtime.run_pending()
     with isolated_runtime.runtime.store.begin() as connection:
@@ -265,7 +265,7 @@ class AsksForAnother(Operation, name="bound.asks"):
         return Ticket.get(self.id).result(1)
 
 
-def test_s2_what_another_run_has_stored_and_does_not_decrypt_is_for_the_rules_of_the_class(
+def test_s2_a_value_of_another_run_that_does_not_decrypt_follows_the_rules_of_the_class(
     isolated_runtime: Isolated,
 ) -> None:
     other = Pay(card=SECRET).async_().call()
@@ -308,7 +308,7 @@ def test_s2_params_in_the_message_of_another_direct_run_are_not_decrypted(
     [lambda token: token[:-8] + "AAAAAAA=", lambda token: "no base64", lambda token: None],
     ids=["tampered", "text", "null"],
 )
-def test_s2_a_direct_message_that_does_not_decrypt_is_dead_at_once(
+def test_s2_a_direct_message_that_does_not_decrypt_is_dead_lettered_at_once(
     isolated_runtime: Isolated, caplog: pytest.LogCaptureFixture, spoil: Any
 ) -> None:
     PayDirectly(card=SECRET).async_().call()
@@ -368,7 +368,7 @@ def test_s1_an_encryptor_that_ends_the_program_does_not_decrypt() -> None:
 
 @pytest.mark.parametrize("accepts", [True, False])
 @pytest.mark.parametrize("operation", [Pay, Echo])
-def test_s1_what_an_earlier_release_encrypted_is_decrypted_by_a_setting_for_a_class_that_encrypts(
+def test_s1_a_setting_decrypts_values_of_an_earlier_release_for_a_class_that_encrypts(
     isolated_runtime: Isolated, operation: Any, accepts: bool
 ) -> None:
     isolated_runtime.runtime.encryptors.accepts_unbound = accepts
@@ -385,7 +385,7 @@ def test_s1_what_an_earlier_release_encrypted_is_decrypted_by_a_setting_for_a_cl
 
 
 @pytest.mark.parametrize("value", ["1", "true", "0", None])
-def test_s1_the_setting_for_what_an_earlier_release_encrypted_comes_from_the_environment(
+def test_s1_the_setting_for_values_of_an_earlier_release_is_read_from_the_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any, value: str | None
 ) -> None:
     if value is not None:
@@ -443,7 +443,7 @@ def test_s1_a_run_that_is_retried_by_a_rule_or_by_hand_decrypts_its_params(isola
 @pytest.mark.parametrize("in_place", [True, False], ids=["in place", "in a worker"])
 @pytest.mark.parametrize("first", [PayFirst, PayAgain, PayInClear])
 @pytest.mark.parametrize("second", [PayFirst, PayAgain, PayInClear])
-def test_p12_classes_of_a_group_are_given_results_that_another_one_encrypted(
+def test_p12_classes_of_a_group_replay_results_that_another_class_encrypted(
     isolated_runtime: Isolated, first: type[PayFirst], second: type[PayFirst], in_place: bool
 ) -> None:
     if in_place:

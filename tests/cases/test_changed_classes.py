@@ -187,7 +187,7 @@ def test_p19_a_callback_that_is_replaced_added_or_deleted_is_in_force(
     assert calls == ["audit"]
 
 
-def test_p19_a_guard_that_is_deleted_and_set_again_keeps_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_p19_a_guard_that_is_deleted_and_set_again_keeps_its_position(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(Charge, "frozen")
     monkeypatch.delattr(Charge, "blocked")
     assert not Charge.contract.guards
@@ -196,13 +196,13 @@ def test_p19_a_guard_that_is_deleted_and_set_again_keeps_its_place(monkeypatch: 
     assert [one.code for one in Inherits.contract.guards] == ["blocked", "frozen"]
 
 
-def test_p19_a_guard_that_another_one_requires_is_not_deleted_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_p19_deleting_a_guard_that_another_guard_requires_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DeclarationError, match="requires 'blocked'"):
         monkeypatch.delattr(Charge, "blocked")
     assert Inherits().call() == 1
 
 
-def test_p19_an_override_without_its_decorator_is_no_hook_also_when_it_is_patched() -> None:
+def test_p19_a_patched_override_without_its_decorator_is_not_a_hook() -> None:
     class Silent(Charge):
         def audit(self) -> None: ...
 
@@ -334,7 +334,7 @@ def test_p19_middleware_that_is_patched_in_runs_and_is_gone_afterwards(run: Call
 
 
 @everywhere
-def test_p19_errors_and_rescues_that_are_patched_are_in_force(run: Callable[[Any], Any]) -> None:
+def test_p19_patched_errors_and_rescues_are_in_force(run: Callable[[Any], Any]) -> None:
     with (
         mock.patch.object(Fails, "retry_on", ()),
         mock.patch.object(Fails, "rescue_from", {ConnectionError: "offline"}),
@@ -345,7 +345,7 @@ def test_p19_errors_and_rescues_that_are_patched_are_in_force(run: Callable[[Any
 
 
 @everywhere
-def test_p19_helper_methods_and_other_attributes_are_what_they_were_set_to(
+def test_p19_helper_methods_and_other_attributes_can_be_set(
     run: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     earlier = Charge.contract
@@ -355,7 +355,7 @@ def test_p19_helper_methods_and_other_attributes_are_what_they_were_set_to(
     assert Charge.contract is earlier  # nothing of it is in the contract, which is not read again
 
 
-def test_p19_a_mock_stands_for_the_policies_that_are_methods_too() -> None:
+def test_p19_a_mock_can_replace_policies_that_are_methods() -> None:
     for patched in (Charge, Operation):
         with mock.patch.object(patched, "async_") as async_:
             Charge().async_(in_=3).call()
@@ -409,7 +409,7 @@ def test_p19_a_transaction_that_is_set_to_false_leaves_the_method_as_it_is(monke
         ("__dataclass_fields__", {}),
     ],
 )
-def test_p19_what_cannot_be_changed_is_refused_with_what_to_do(name: str, value: Any, is_used: bool) -> None:
+def test_p19_a_change_that_is_not_supported_is_refused_with_the_fix(name: str, value: Any, is_used: bool) -> None:
     class Pay(Operation):
         amount: int = 1
 
@@ -501,7 +501,7 @@ def test_p19_class_decorators_and_init_subclass_may_set_policies_and_hooks() -> 
     assert Base.contract.options.queue is None
 
 
-def test_p19_a_base_that_is_no_operation_may_change_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_p19_a_base_that_is_not_an_operation_may_change_too(monkeypatch: pytest.MonkeyPatch) -> None:
     class Audited:
         timeout = 5
         seen = 0
@@ -552,7 +552,7 @@ def test_p19_an_operation_from_before_the_change_runs_by_the_class_as_it_is() ->
     assert pickle.loads(pickle.dumps(operation)) == copy.deepcopy(operation) == operation  # noqa: S301 - our own
 
 
-def test_p19_generic_abstract_and_protocol_mixins_stand_beside_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_p19_generic_abstract_and_protocol_mixins_work_beside_operations(monkeypatch: pytest.MonkeyPatch) -> None:
     class Priced(Protocol):
         def price(self) -> int: ...
 

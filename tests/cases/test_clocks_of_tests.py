@@ -33,7 +33,7 @@ def moved_s() -> float:
     return clock.timestamp() - time.time()
 
 
-def test_l8_an_inner_block_leaves_the_clock_of_the_outer_one() -> None:
+def test_l8_an_inner_block_does_not_reset_the_clock_of_the_outer_block() -> None:
     with isolated() as isolated_runtime:
         ticket = Job().async_(in_=60).call()
         isolated_runtime.advance(61)
@@ -43,7 +43,7 @@ def test_l8_an_inner_block_leaves_the_clock_of_the_outer_one() -> None:
         assert ticket.reload().status == "done"
 
 
-def test_l8_each_block_takes_back_only_what_it_has_moved_itself() -> None:
+def test_l8_each_block_reverts_only_its_own_changes_to_the_clock() -> None:
     with isolated() as first:
         first.advance(100)
         with isolated() as second:
@@ -58,7 +58,7 @@ def test_l8_each_block_takes_back_only_what_it_has_moved_itself() -> None:
     assert clock.offset_s == 0.0
 
 
-def test_l8_the_outer_block_may_move_the_clock_while_an_inner_one_lasts() -> None:
+def test_l8_the_outer_block_may_move_the_clock_inside_an_inner_block() -> None:
     with isolated() as outer:
         ticket = Job().async_(in_=60).call()
         with isolated() as inner:
@@ -68,7 +68,7 @@ def test_l8_the_outer_block_may_move_the_clock_while_an_inner_one_lasts() -> Non
         assert ticket.reload().status == "done"
 
 
-def test_l8_blocks_that_end_in_another_order_leave_real_time() -> None:
+def test_l8_blocks_that_end_in_another_order_restore_real_time() -> None:
     first, second = ExitStack(), ExitStack()
     first.enter_context(isolated()).advance(0.3)
     second.enter_context(isolated()).advance(7)
@@ -80,7 +80,7 @@ def test_l8_blocks_that_end_in_another_order_leave_real_time() -> None:
 
 @pytest.mark.servers
 @pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
-def test_l8_the_clock_moves_what_a_server_has_as_due_expired_or_unique(kind: str, tmp_path: Path) -> None:
+def test_l8_the_clock_applies_to_due_times_expiry_and_unique_keys_on_a_server(kind: str, tmp_path: Path) -> None:
     with database(kind, tmp_path) as url:
         runtime = dexpy.configure(database=url, create_tables=True)
         assert records.all().count() == 0

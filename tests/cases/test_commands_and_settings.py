@@ -107,7 +107,9 @@ def test_d2_every_command_takes_the_modules_of_the_application(
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_d2_a_module_that_cannot_be_imported_is_one_message(run: Runner, tmp_path: Path, command: str) -> None:
+def test_d2_a_module_that_cannot_be_imported_is_reported_in_one_message(
+    run: Runner, tmp_path: Path, command: str
+) -> None:
     (tmp_path / "broken.py").write_text("import no_such_thing\n")
     for module, said in (("nowhere", "there is no 'nowhere'"), ("broken", "No module named 'no_such_thing'")):
         status, shown, noted = run(*command.split(), module)
@@ -118,7 +120,7 @@ def test_d2_a_module_that_cannot_be_imported_is_one_message(run: Runner, tmp_pat
         assert not list(tmp_path.glob("*.db"))
 
 
-def test_d2_modules_may_be_dotted_several_and_configure_in_any_of_them(run: Runner, tmp_path: Path) -> None:
+def test_d2_several_dotted_modules_are_accepted_and_any_of_them_may_configure(run: Runner, tmp_path: Path) -> None:
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "__init__.py").touch()
     (tmp_path / "shop" / "settings.py").write_text(MARKET)
@@ -162,7 +164,7 @@ def test_d2_an_application_without_records_is_reported(run: Runner, tmp_path: Pa
     assert not list(tmp_path.glob("*.db"))
 
 
-def test_d3_check_calls_nothing_ok_that_a_broken_module_may_configure(run: Runner, tmp_path: Path) -> None:
+def test_d3_check_reports_no_ok_for_settings_that_a_broken_module_may_configure(run: Runner, tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("1 / 0\n")
 
     status, shown, _ = run("check", "broken")
@@ -292,7 +294,7 @@ def test_d11_the_advised_command_is_that_of_the_situation() -> None:
         del os.environ["DEXPY_DATABASE"]
 
 
-def test_d11_tables_and_columns_that_are_missing_are_both_advised_on() -> None:
+def test_d11_advice_is_printed_for_missing_tables_and_for_missing_columns() -> None:
     said = str(SchemaMissing("x", ["no table a", "table b lacks c"]))
 
     assert "Run: dexpy db init. Then add the missing columns" in said
@@ -318,7 +320,7 @@ def overwritten(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("code", ["import dexpy.operation", "from dexpy.cli.main import run"])
 @pytest.mark.parametrize("is_removed", [False, True], ids=["overwritten", "removed"])
-def test_another_dexpy_in_place_of_this_one_is_reported_by_every_submodule(
+def test_every_submodule_reports_another_distribution_of_the_same_name(
     environment: dict[str, str], overwritten: Path, code: str, is_removed: bool
 ) -> None:
     if is_removed:

@@ -90,7 +90,7 @@ def is_taken(cls: Any, text: str) -> bool:
 
 
 @pytest.mark.parametrize("pattern", [*PATTERNS, *FLAGS], ids=label)
-def test_l6_the_schema_never_refuses_a_text_that_parse_takes(pattern: Any) -> None:
+def test_l6_the_schema_accepts_every_text_that_parse_accepts(pattern: Any) -> None:
     cls = taking(str, prop(pattern=pattern))
     schema = Draft202012Validator(cls.contract.to_json_schema())
     refused_texts = [text for text in TEXTS if is_taken(cls, text) and not schema.is_valid({"item": text})]
@@ -124,7 +124,7 @@ def test_l6_a_pattern_means_the_same_in_javascript() -> None:
     assert json.loads(done.stdout) == []
 
 
-def test_l6_what_means_the_same_is_kept_and_the_rest_is_left_out() -> None:
+def test_l6_equivalent_patterns_are_exported_and_others_are_omitted() -> None:
     class Name(Op):
         given: str = prop(pattern=re.compile("[a-z]+", re.IGNORECASE))
         family: str = prop(pattern=r"\w+")
@@ -231,7 +231,7 @@ def test_l12_a_constraint_that_does_not_fit_is_refused_at_the_declaration(
     ],
     ids=label,
 )
-def test_l12_an_argument_of_prop_that_cannot_be_is_refused_at_once(options: dict[str, Any]) -> None:
+def test_l12_an_invalid_argument_of_prop_is_refused_at_once(options: dict[str, Any]) -> None:
     assert f"prop({next(iter(options))}=" in refused(lambda: prop(**options))
 
 
@@ -325,12 +325,12 @@ SENT: list[tuple[Any, dict[str, Any], Any]] = [
 
 
 @pytest.mark.parametrize(("annotation", "options", "value"), SENT, ids=label)
-def test_l12_what_a_user_sends_is_answered_by_a_props_error(annotation: Any, options: Any, value: Any) -> None:
+def test_l12_invalid_input_of_a_user_raises_a_props_error(annotation: Any, options: Any, value: Any) -> None:
     cls = taking(annotation, prop(**options))
     assert "item" in refused(lambda: cls.parse({"item": value}), PropsError)
 
 
-def test_l12_a_fault_in_what_a_user_sends_at_construction_is_a_props_error() -> None:
+def test_l12_invalid_input_of_a_user_at_construction_raises_a_props_error() -> None:
     for annotation, options, value in [
         (Moody, {"ge": 1}, Moody()),
         (set[Moody], {}, [Moody()]),

@@ -66,7 +66,7 @@ class Add(Operation):
 # --------------------------------------------------------------------------------------- p20
 
 
-def test_p20_a_copy_with_another_prop_keeps_the_key_that_was_given() -> None:
+def test_p20_a_copy_with_another_prop_keeps_its_explicit_key() -> None:
     show = Show(account=1, more=[2, 3], tags=["a"])
     again = show.replace(amount=5)
     assert again == Show(account=1, more=[2, 3], tags=["a"], amount=5)
@@ -83,7 +83,7 @@ def test_p20_replace_checks_as_the_constructor_does() -> None:
         Show(account=1).replace(amuont=5)
 
 
-def test_p20_replace_drops_what_was_cached_and_keeps_a_key_of_once() -> None:
+def test_p20_replace_drops_cached_properties_and_keeps_a_key_of_once() -> None:
     show = Show(account=1, amount=2).once("k")
     assert show.doubled == 4
     again = show.replace(amount=5)
@@ -92,12 +92,12 @@ def test_p20_replace_drops_what_was_cached_and_keeps_a_key_of_once() -> None:
 
 
 @pytest.mark.parametrize("make", [lambda op: attrs.evolve(op, amount=5), attrs.asdict, lambda op: op.account])
-def test_p20_what_does_not_work_names_what_does(make: Any) -> None:
+def test_p20_an_unsupported_copy_names_the_supported_one(make: Any) -> None:
     with pytest.raises(NotRunning, match=r"Show.account.key_of\(op\).*op.replace\(.*op.to_dict\(\)"):
         make(Show(account=1))
 
 
-def test_p20_evolve_and_asdict_work_where_there_is_no_key() -> None:
+def test_p20_evolve_and_asdict_work_without_a_key() -> None:
     assert attrs.evolve(Add(a=1), b=5) == Add(a=1, b=5)
     assert attrs.asdict(Add(a=1)) == {"a": 1, "b": 1}
 
@@ -111,7 +111,7 @@ def test_p20_copies_are_equal_and_run(way: Any) -> None:
     assert way(Add(a=1)).call() == 2
 
 
-def test_p20_keys_are_read_outside_of_a_run_whatever_was_given() -> None:
+def test_p20_reference_keys_can_be_read_outside_of_a_run() -> None:
     engine = sa.create_engine("sqlite://")
     Base.metadata.create_all(engine)
     with Session(engine) as session:
@@ -191,7 +191,7 @@ class Sum(Operation):
         ("cached", "kept", "computed at its first use"),
     ],
 )
-def test_p22_an_attribute_that_is_set_is_refused_with_its_name_and_the_remedy(how: str, name: str, advice: str) -> None:
+def test_p22_setting_an_attribute_is_refused_with_its_name_and_the_fix(how: str, name: str, advice: str) -> None:
     with pytest.raises(FrozenOperation, match=rf"^Sum\.{name}: operations are frozen.*{advice}") as caught:
         Sum(n=1, how=how).call()
     assert isinstance(caught.value, attrs.exceptions.FrozenInstanceError)
@@ -228,7 +228,7 @@ def test_p14_the_signature_shows_the_props() -> None:
     assert "Add(*, a: int, b: int = 1)" in pydoc.plain(pydoc.render_doc(Add))
 
 
-def test_p14_a_type_that_is_not_there_yet_keeps_its_text() -> None:
+def test_p14_a_type_that_is_not_defined_yet_keeps_its_text() -> None:
     parameters = inspect.signature(Later).parameters
     assert list(parameters) == ["a", "b", "c", "user", "at"]
     assert parameters["at"].annotation == "Missing"
@@ -252,7 +252,7 @@ def test_p14_the_signature_of_async_shows_its_options() -> None:
     assert list(parameters) == ["queue", "in_", "at", "priority", "expires_in", "idempotence_token", "session"]
 
 
-def test_p14_what_takes_props_by_name_shows_them() -> None:
+def test_p14_functions_that_take_props_by_name_show_them() -> None:
     for method in (Add.callable, Add.is_callable, Add.explain, Add(a=1).explain):
         parameters = inspect.signature(method).parameters
         assert list(parameters) == ["a", "b"]

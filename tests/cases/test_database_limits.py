@@ -88,7 +88,7 @@ class Keyed(Operation):
 
 @pytest.mark.parametrize("kind", [Deep, DeepList])
 @pytest.mark.parametrize("levels", [250, 5_000, 100_000])
-def test_q12_a_result_that_is_nested_too_deep_is_done_and_not_stored(
+def test_q12_a_run_whose_result_is_nested_too_deeply_is_done_without_a_stored_result(
     kind: Any, levels: int, isolated_runtime: Isolated
 ) -> None:
     ticket = kind(levels=levels).async_().call()
@@ -99,7 +99,7 @@ def test_q12_a_result_that_is_nested_too_deep_is_done_and_not_stored(
         ticket.result(1)
 
 
-def test_q12_a_call_gives_a_result_that_is_nested_too_deep(isolated_runtime: Isolated) -> None:
+def test_q12_a_call_returns_a_result_that_is_nested_too_deeply(isolated_runtime: Isolated) -> None:
     assert type(Deep(levels=5_000).call()) is list
     assert [record.status for record in records.all()] == ["done"]
 
@@ -122,7 +122,7 @@ class Whole(int):
 NUMBERS: tuple[Any, ...] = (0, 7, 0.5, 10**18, 10**299, 1e299, 5e-324, Whole(3), True, -1, float("nan"))
 
 
-def test_l14_progress_that_is_taken_can_be_read_again(isolated_runtime: Isolated) -> None:
+def test_l14_accepted_progress_can_be_read_again(isolated_runtime: Isolated) -> None:
     for done, total in [*((done, None) for done in NUMBERS), (7, 10**250), (10**299, 5e-324), (0.5, Whole(3))]:
         given.update(done=done, total=total)
         ticket = Report().async_().call()
@@ -138,7 +138,7 @@ def test_l14_progress_that_is_taken_can_be_read_again(isolated_runtime: Isolated
 
 
 @pytest.mark.parametrize("digits", [301, 4_301, 100_000])
-def test_l14_a_number_of_too_many_digits_is_refused(digits: int, isolated_runtime: Isolated) -> None:
+def test_l14_a_number_with_too_many_digits_is_refused(digits: int, isolated_runtime: Isolated) -> None:
     given.update(done=10**digits, total=None)
     ticket = Report().async_().call()
     isolated_runtime.run_pending()
@@ -157,7 +157,7 @@ REFUSING = {
 }
 
 
-def test_q9_no_record_is_older_than_the_longest_time(isolated_runtime: Isolated) -> None:
+def test_q9_the_longest_duration_is_accepted_as_the_age_of_a_record(isolated_runtime: Isolated) -> None:
     Kept().call()
 
     assert records.prune(older_than=timedelta.max) == 0
@@ -166,7 +166,7 @@ def test_q9_no_record_is_older_than_the_longest_time(isolated_runtime: Isolated)
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 1000])
 @pytest.mark.parametrize("when", list(REFUSING))
-def test_l13_a_record_that_cannot_be_deleted_keeps_no_other(
+def test_l13_other_records_are_deleted_although_one_cannot_be_deleted(
     when: str, batch: int, isolated_runtime: Isolated, caplog: pytest.LogCaptureFixture
 ) -> None:
     check_pruning(REFUSING[when], batch, caplog)
@@ -177,7 +177,7 @@ def test_l13_a_record_that_cannot_be_deleted_keeps_no_other(
     ("kind", "when"),
     [("postgresql", "at the statement"), ("postgresql", "at the commit"), ("mariadb", "at the statement")],
 )
-def test_l13_a_record_that_cannot_be_deleted_keeps_no_other_on_servers(
+def test_l13_other_records_are_deleted_although_one_cannot_be_deleted_on_servers(
     kind: str, when: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with servers.database(kind, tmp_path) as url, isolated(database=url) as isolated_runtime:
@@ -219,7 +219,7 @@ def mariadb(tmp_path: Path) -> Iterator[Isolated]:
 
 
 @pytest.mark.servers
-def test_n8_a_result_that_is_too_large_is_done_and_not_stored(mariadb: Isolated) -> None:
+def test_n8_a_run_whose_result_is_too_large_is_done_without_a_stored_result(mariadb: Isolated) -> None:
     ticket = Export().async_().call()
     mariadb.run_pending()
 
@@ -230,7 +230,7 @@ def test_n8_a_result_that_is_too_large_is_done_and_not_stored(mariadb: Isolated)
 
 @pytest.mark.servers
 @pytest.mark.parametrize("levels", [31, 32, 100])
-def test_n8_a_result_that_mariadb_does_not_take_for_its_depth_is_done(levels: int, mariadb: Isolated) -> None:
+def test_n8_a_run_whose_result_is_too_deep_for_mariadb_is_done(levels: int, mariadb: Isolated) -> None:
     ticket = Deep(levels=levels).async_().call()
     mariadb.run_pending()
 
@@ -247,7 +247,7 @@ def test_n8_details_that_are_too_large_are_left_out(mariadb: Isolated) -> None:
 
 
 @pytest.mark.servers
-def test_n8_the_end_of_a_run_that_seems_an_outage_each_time_is_written_in_a_shorter_form(
+def test_n8_an_end_that_repeatedly_fails_like_an_outage_is_written_in_a_shorter_form(
     mariadb: Isolated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Database, "why_too_large", lambda *_: None)
@@ -298,7 +298,7 @@ def test_n8_a_prop_that_is_too_large_for_a_message_is_refused_at_the_enqueue(tex
 @pytest.mark.servers
 @pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
 @pytest.mark.parametrize("wait", [None, timedelta(hours=1)], ids=["at once", "later"])
-def test_n8_a_prop_that_is_too_large_for_a_message_that_may_wait_is_refused_beside_a_broker(
+def test_n8_a_prop_that_is_too_large_for_a_stored_message_is_refused_beside_a_broker(
     broker: str, wait: timedelta | None, tmp_path: Path
 ) -> None:
     with servers.database("mariadb", tmp_path) as url, servers.broker(broker) as named:

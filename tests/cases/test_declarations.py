@@ -96,7 +96,7 @@ class Sheet(pydantic.BaseModel, Generic[T]):
 
 
 @pytest.mark.parametrize("cls", [KeepDate, KeepAgain])
-def test_p2_a_subclass_defines_what_the_variable_of_its_base_is(isolated_runtime: Isolated, cls: Any) -> None:
+def test_p2_a_subclass_binds_the_type_variable_of_its_base(isolated_runtime: Isolated, cls: Any) -> None:
     assert "item: wants date, got str" in refused(lambda: cls(item="31 January"), PropsError)
     assert cls.parse({"item": "2026-01-31"}).item == date(2026, 1, 31)
     assert cls.contract.to_dict()["params"]["item"]["type"] == "date"
@@ -183,7 +183,7 @@ def test_p2_a_variable_without_an_argument_is_its_default_its_constraints_or_its
     ]
 
 
-def test_p2_a_default_of_a_variable_fills_what_an_argument_leaves_out() -> None:
+def test_p2_a_default_of_a_type_variable_replaces_a_missing_argument() -> None:
     one, other = te.TypeVar("one"), te.TypeVar("other", default=date)  # type: ignore[misc]
 
     class Two(Op, Generic[one, other]):  # type: ignore[misc, valid-type]
@@ -206,7 +206,7 @@ def test_p2_a_pydantic_model_is_generic_too() -> None:
     assert "sheet.rows[0]" in refused(lambda: Dates.parse({"sheet": {"rows": ["x"]}}), PropsError)
 
 
-def test_p2_a_parameter_specification_is_no_type_of_values() -> None:
+def test_p2_a_parameter_specification_is_refused_as_a_type() -> None:
     class Odd(Op, Generic[P]):
         item: P  # type: ignore[valid-type]
 
@@ -245,7 +245,7 @@ class OfRows(Operation, Generic[M]):
 class OfUsers(OfRows[User]): ...
 
 
-def test_p2_references_take_the_model_that_a_subclass_names() -> None:
+def test_p2_references_use_the_model_that_a_subclass_names() -> None:
     made = OfUsers(one=1, maybe=2, many=[3, 4])
     assert repr(made) == "OfUsers(one=1, maybe=2, many=[3, 4])"
     assert OfUsers.contract.to_dict()["params"]["many"]["type"] == "Refs[User]"
@@ -296,7 +296,7 @@ FIELDS: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("name", FIELDS)
-def test_p3_what_other_libraries_keep_to_and_dexpy_does_not_is_refused(name: str) -> None:
+def test_p3_rules_of_other_libraries_that_dexpy_does_not_apply_are_refused(name: str) -> None:
     def declare() -> None:
         class Pay(Op):
             amount: int = FIELDS[name]()
@@ -326,7 +326,7 @@ def test_p3_decorators_of_a_field_are_refused() -> None:
     assert "Pay.amount: a default made of self would be ignored" in refused(defaulted)
 
 
-def test_p3_what_attrs_and_dexpy_both_keep_to_is_in_force() -> None:
+def test_p3_rules_that_attrs_and_dexpy_share_are_in_force() -> None:
     class Pay(Op):
         amount: int = attrs.field(default=3, kw_only=True, metadata={"unit": "EUR"})
         items: list[int] = attrs.field(factory=list)
@@ -341,7 +341,7 @@ HOOKS = ["__init__", "__new__", "__post_init__", "__attrs_post_init__", "__attrs
 
 @pytest.mark.parametrize("hook", HOOKS)
 @pytest.mark.parametrize("place", ["own", "mixin before", "mixin after", "base"])
-def test_p3_a_hook_of_construction_is_refused_wherever_it_stands(hook: str, place: str) -> None:
+def test_p3_a_construction_hook_is_refused_wherever_it_is_declared(hook: str, place: str) -> None:
     def method(self: Any, *arguments: Any, **named: Any) -> None: ...
 
     def declare() -> None:
@@ -356,7 +356,7 @@ def test_p3_a_hook_of_construction_is_refused_wherever_it_stands(hook: str, plac
     assert f"{hook} would be ignored" in refused(declare)
 
 
-def test_p3_slots_do_not_fit() -> None:
+def test_p3_slots_are_refused() -> None:
     def declare() -> None:
         class Pay(Op):
             __slots__ = ("amount",)
@@ -377,7 +377,7 @@ DECORATORS: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("name", DECORATORS)
-def test_p3_a_decorator_that_makes_another_class_of_it_is_refused(name: str) -> None:
+def test_p3_a_decorator_that_returns_another_class_is_refused(name: str) -> None:
     def use() -> None:
         class Pay(Op):
             amount: int
@@ -500,7 +500,7 @@ def test_p4_constraints_inside_of_a_type_are_in_force(annotation: Any, right: An
     assert schema.is_valid({"item": form.encode(right)})
 
 
-def test_p4_a_result_keeps_to_its_constraints() -> None:
+def test_p4_a_result_is_checked_against_its_constraints() -> None:
     class Count(Operation):
         record = False
 
@@ -523,7 +523,7 @@ def test_p4_a_result_keeps_to_its_constraints() -> None:
         {"encrypted": True},
     ],
 )
-def test_p4_what_is_for_a_whole_prop_is_refused_inside_of_a_type(option: dict[str, Any]) -> None:
+def test_p4_options_of_a_whole_prop_are_refused_inside_of_a_type(option: dict[str, Any]) -> None:
     class Odd(Op):
         items: list[Annotated[str, prop(**option)]]
 
@@ -531,7 +531,7 @@ def test_p4_what_is_for_a_whole_prop_is_refused_inside_of_a_type(option: dict[st
     assert f"Odd.items: prop({next(iter(option))}=...) stands inside of a type" in said
 
 
-def test_p4_both_notations_together() -> None:
+def test_p4_both_notations_work_together() -> None:
     class Pay(Op):
         amount: Annotated[int, prop(gt=0)] = prop(default=5, lt=10)
 
@@ -579,7 +579,7 @@ def test_p4_a_rule_of_another_library_that_dexpy_does_not_have_is_refused(rule: 
     assert "Inside.amounts: Annotated[" in refused(lambda: Inside(amounts=[]))
 
 
-def test_p4_metadata_of_others_is_left_alone() -> None:
+def test_p4_metadata_of_other_libraries_is_ignored() -> None:
     class Pay(Op):
         amount: Annotated[int, ["no hash"], te.Doc("What is paid")]
 
@@ -590,7 +590,7 @@ def test_p4_metadata_of_others_is_left_alone() -> None:
 # ----------------------------------------------------------------------------------- p5: class variables
 
 
-def test_p5_a_class_variable_under_any_name_is_no_prop() -> None:
+def test_p5_a_class_variable_under_any_name_is_not_a_prop() -> None:
     class Send(Op):
         a: tp.ClassVar[int] = 1
         b: te.ClassVar[int] = 2
@@ -657,7 +657,7 @@ def test_p4_a_prop_in_a_type_argument_is_in_force(base: Any) -> None:
     assert "item: wants a value > 0, got int -1" in refused(lambda: Argued(item=-1), PropsError)
 
 
-def test_p4_a_type_argument_adds_to_what_stands_at_the_prop() -> None:
+def test_p4_a_type_argument_adds_to_the_options_of_the_prop() -> None:
     class Argued(KeepBelow[Positive]): ...
 
     assert "wants a value < 10" in refused(lambda: Argued(item=10), PropsError)
@@ -693,7 +693,7 @@ def test_p3_decorators_of_pydantic_are_refused() -> None:
         assert "Refused.check has a decorator of pydantic" in text
 
 
-def test_p3_a_subclass_hook_that_ends_there_is_named() -> None:
+def test_p3_a_subclass_hook_that_does_not_call_super_is_named() -> None:
     class Base(Operation):
         def __init_subclass__(cls, **keywords: Any) -> None: ...
 
@@ -735,7 +735,7 @@ def test_p11_a_plain_annotation_of_a_policy_makes_no_prop() -> None:
     assert "timeout" in refused(lambda: Annotates(timeout=3), PropsError)  # type: ignore[call-arg]
 
 
-def test_p11_its_value_is_the_policy() -> None:
+def test_p11_the_value_of_an_annotated_policy_is_the_policy() -> None:
     contract = Annotates.contract
     assert (contract.timeout_s, contract.record, contract.transactional) == (30, None, False)
     assert (contract.lock, contract.options.queue) == (Annotates.lock, "shop")
@@ -753,6 +753,6 @@ def test_p11_without_a_value_or_with_prop_the_name_is_reserved() -> None:
         assert "'timeout' is a name that operations need" in refused(lambda made=made: type("Taken", (Op,), made))  # type: ignore[misc]
 
 
-def test_p11_a_value_that_is_no_policy_is_refused_as_one() -> None:
+def test_p11_a_value_that_is_not_a_policy_is_refused() -> None:
     made = {"__annotations__": {"lock": str}, "__module__": __name__, "lock": "door"}
     assert "Locked.lock = 'door' is no policy" in refused(lambda: type("Locked", (Op,), made))

@@ -121,7 +121,7 @@ def test_d6_a_factory_of_asyncio_is_refused_at_configure(kind: str, database: st
 
 
 @pytest.mark.parametrize("kind", ["session", "coroutine", "none"])
-def test_d6_a_function_that_returns_one_is_refused_at_its_first_use(kind: str, tmp_path: Path) -> None:
+def test_d6_a_function_that_returns_an_asyncio_session_is_refused_at_its_first_use(kind: str, tmp_path: Path) -> None:
     engine = create_async_engine("sqlite+aiosqlite:///app.db")
 
     async def coroutine() -> AsyncSession:

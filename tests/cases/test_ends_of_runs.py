@@ -173,7 +173,7 @@ HARD = {
 
 
 @pytest.mark.parametrize("hard", list(HARD))
-def test_n1_details_that_are_no_json_end_the_run_as_a_business_failure(hard: str, ended: Ended) -> None:
+def test_n1_details_without_a_json_form_end_the_run_as_a_business_failure(hard: str, ended: Ended) -> None:
     given["details"] = {"body": HARD[hard](), "kept": 7}
 
     ticket = ended(Refuse())
@@ -185,7 +185,7 @@ def test_n1_details_that_are_no_json_end_the_run_as_a_business_failure(hard: str
     assert ticket.outcome.details["kept"] == 7
 
 
-def test_n1_details_from_a_users_deep_json_end_the_run_at_once(ended: Ended) -> None:
+def test_n1_details_from_deeply_nested_json_end_the_run_at_once(ended: Ended) -> None:
     given.update(code="bad_body", details={"body": json.loads('{"a":' * 600 + "1" + "}" * 600)})
 
     ticket = ended(Refuse())
@@ -195,7 +195,7 @@ def test_n1_details_from_a_users_deep_json_end_the_run_at_once(ended: Ended) -> 
     assert "nested too deeply" in json.dumps(ticket.outcome.details)
 
 
-def test_n1_a_value_without_end_or_beyond_all_measure_is_cut() -> None:
+def test_n1_an_endless_or_oversized_value_is_cut() -> None:
     assert len(to_json(EndlessMapping(), str)) <= MAX_VALUES + 1
     assert "<too many values>" in json.dumps(to_json(doubled(25), str))
 
@@ -216,7 +216,7 @@ def test_n1_a_subclass_that_overrides_its_methods_keeps_its_value(value: Any) ->
     assert to_json(value if kind is None else kind(value), text_of) == value
 
 
-def test_n2_a_key_that_will_not_be_text_ends_the_run_as_a_business_failure(ended: Ended) -> None:
+def test_n2_a_key_that_cannot_be_text_ends_the_run_as_a_business_failure(ended: Ended) -> None:
     given.update(code="bad", details={Leaves(): 2, "kept": 3})
 
     ticket = ended(Refuse())
@@ -227,7 +227,7 @@ def test_n2_a_key_that_will_not_be_text_ends_the_run_as_a_business_failure(ended
 
 @pytest.mark.parametrize("code", ["declined " + chr(0xD800), "nul\0", "x" * 400, "ü" * 300], ids=range(4))
 @pytest.mark.parametrize("kind", [str, StrBut])
-def test_n3_a_code_that_no_column_takes_is_stored_cleaned(code: str, kind: type[str], ended: Ended) -> None:
+def test_n3_a_code_that_no_column_accepts_is_stored_sanitized(code: str, kind: type[str], ended: Ended) -> None:
     given["code"] = kind(code)
 
     ticket = ended(Refuse())
@@ -239,7 +239,7 @@ def test_n3_a_code_that_no_column_takes_is_stored_cleaned(code: str, kind: type[
 @pytest.mark.parametrize(
     "kind", ["sqlite", *(pytest.param(name, marks=pytest.mark.servers) for name in ("postgresql", "mariadb"))]
 )
-def test_p1_a_code_that_no_column_takes_ends_the_run_at_once(kind: str, tmp_path: Path) -> None:
+def test_p1_a_code_that_no_column_accepts_ends_the_run_at_once(kind: str, tmp_path: Path) -> None:
     with servers.database(kind, tmp_path) as url, isolated(database=url) as isolated_runtime:
         for code in ("declined " + chr(0xD800), "declined \0"):
             given.clear()
@@ -263,7 +263,7 @@ TEXTS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("text", list(TEXTS))
-def test_n3_a_message_that_is_no_text_is_stored_as_another_text(text: str, ended: Ended) -> None:
+def test_n3_a_message_that_is_not_text_is_stored_as_text(text: str, ended: Ended) -> None:
     given["message"] = TEXTS[text]()
 
     ticket = ended(Refuse())
@@ -314,7 +314,7 @@ def test_n3_an_exception_of_any_class_ends_the_run_as_a_crash(hostile: str, ende
 
 
 @pytest.mark.parametrize("hostile", list(CRASHES))
-def test_n3_the_texts_of_an_exception_can_always_be_made(hostile: str) -> None:
+def test_n3_an_exception_always_has_a_text(hostile: str) -> None:
     error = CRASHES[hostile]()
 
     assert type(message_of(error)) is str
@@ -324,7 +324,7 @@ def test_n3_the_texts_of_an_exception_can_always_be_made(hostile: str) -> None:
 
 
 @pytest.mark.usefixtures("isolated_runtime")
-def test_n3_a_call_in_place_with_such_a_code_leaves_its_record() -> None:
+def test_n3_a_call_in_place_with_an_invalid_code_leaves_its_record() -> None:
     given["code"] = "declined in place " + chr(0xD800)
     with pytest.raises(Error):
         Refuse().call()
@@ -332,7 +332,7 @@ def test_n3_a_call_in_place_with_such_a_code_leaves_its_record() -> None:
     assert "declined in place \\ud800" in [record.error for record in records.all()]
 
 
-def test_n3_a_redactor_of_the_applications_that_fails_hides_the_text() -> None:
+def test_n3_a_failing_redactor_of_the_application_hides_the_text() -> None:
     def leaves(_text: str) -> str:
         raise SystemExit(3)
 
@@ -358,7 +358,7 @@ def test_n3_a_redactor_of_the_applications_that_fails_hides_the_text() -> None:
     ],
     ids=range(11),
 )
-def test_n3_a_trace_that_no_column_takes_is_refused(trace: Any, isolated_runtime: Isolated) -> None:
+def test_n3_a_trace_that_no_column_accepts_is_refused(trace: Any, isolated_runtime: Isolated) -> None:
     with pytest.raises(OptionsError), dexpy.trace(**trace):
         Refuse().async_().call()
 
@@ -367,7 +367,7 @@ def test_n3_a_trace_that_no_column_takes_is_refused(trace: Any, isolated_runtime
 
 @pytest.mark.parametrize("text", list(TEXTS))
 @pytest.mark.usefixtures("isolated_runtime")
-def test_n3_a_reason_is_stored_cleaned(text: str) -> None:
+def test_n3_a_reason_is_stored_sanitized(text: str) -> None:
     ticket = Refuse().async_().call()
 
     assert ticket.fail(TEXTS[text]()).failure == "discarded"
@@ -404,7 +404,7 @@ READABLE = {
 
 
 @pytest.mark.parametrize("kind", list(READABLE))
-def test_p18_details_keep_the_text_of_what_a_prop_may_have(kind: str, ended: Ended) -> None:
+def test_p18_details_keep_the_text_of_every_type_of_a_prop(kind: str, ended: Ended) -> None:
     value, stored = READABLE[kind]
     given["details"] = {"value": value}
 
@@ -425,5 +425,5 @@ def test_p18_details_keep_a_type_that_the_application_has_registered(ended: Ende
 
 
 @pytest.mark.parametrize("secret", [datetime(2026, 1, 31, 12), Color.RED, timedelta(hours=1), UUID(int=5), b"abcdef"])
-def test_p18_a_sensitive_value_is_redacted_from_details_in_the_form_that_they_write(secret: Any) -> None:
+def test_p18_a_sensitive_value_is_redacted_from_details_in_its_written_form(secret: Any) -> None:
     assert "sensitive" in str(to_json({"value": secret}, Redactor().knowing([secret])))

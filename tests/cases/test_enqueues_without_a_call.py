@@ -61,7 +61,7 @@ def test_async_that_was_called_does_not_warn(isolated_runtime: Isolated) -> None
     assert records.all().count() == 4
 
 
-def test_async_that_is_refused_does_not_warn_too(isolated_runtime: Isolated) -> None:
+def test_async_that_is_refused_does_not_warn_as_well(isolated_runtime: Isolated) -> None:
     def refused(given: dict[str, Any]) -> None:
         with pytest.raises(OptionsError):
             Ship(order=1).async_(**given)

@@ -251,7 +251,7 @@ class Index(Operation):
 
 @pytest.mark.parametrize("call", ["call", "async_"])
 @pytest.mark.parametrize("cls", [Charge, ChargeOrder])
-def test_p12_an_equal_request_is_answered_by_the_first(cls: type[Charge], call: str) -> None:
+def test_p12_an_equal_request_replays_the_first_one(cls: type[Charge], call: str) -> None:
     one, other = cls(order=1, amount=Decimal(10)), cls(order=1, amount=Decimal("10.00"))
     with isolated() as isolated_runtime:
         if call == "call":
@@ -266,7 +266,7 @@ def test_p12_an_equal_request_is_answered_by_the_first(cls: type[Charge], call: 
         assert cls.clear_once(**({"order": 1} if cls is ChargeOrder else {"order": 1, "amount": Decimal("10.0")}))
 
 
-def test_p12_what_is_stored_stays_exact() -> None:
+def test_p12_stored_values_stay_exact() -> None:
     with isolated() as isolated_runtime:
         first = Charge(order=1, amount=Decimal("10.00")).async_().call()
         moment = Index(at=NOON.astimezone(EAST)).async_().call()
@@ -303,7 +303,7 @@ class Pay(Operation):
 inside = threading.Event()
 
 
-def test_p12_equal_values_take_the_same_lock() -> None:
+def test_p12_equal_values_acquire_the_same_lock() -> None:
     with isolated():
         leave = threading.Event()
         run: Callable[[], object] = Pay(amount=Decimal("5.00"), hold=leave).call

@@ -130,7 +130,7 @@ def test_p8_every_exception_class_of_the_package_is_tested() -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_p8_its_cause_comes_along_where_it_can(way: str) -> None:
+def test_p8_a_picklable_cause_is_pickled_too(way: str) -> None:
     try:
         try:
             raise errors.KeyBusy("shop.Pay", 1.0) from ValueError("below")
@@ -171,7 +171,7 @@ def raised() -> Iterator[BaseException]:
         yield caught.value
 
 
-def test_p8_what_operations_raise_comes_through() -> None:
+def test_p8_exceptions_of_operations_can_be_pickled() -> None:
     with isolated():
         found = list(raised())
     for error in found:
@@ -185,7 +185,7 @@ def test_p8_what_operations_raise_comes_through() -> None:
     }
 
 
-def test_p8_a_pool_of_processes_raises_them_here_and_goes_on() -> None:
+def test_p8_a_process_pool_raises_them_in_its_caller_and_continues() -> None:
     made = [made_of(cls) for cls in ALL if issubclass(cls, dexpy.DexpyError) and cls.__module__ == "dexpy"]
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
@@ -204,7 +204,7 @@ class Plain(Operation):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_p8_outcomes_operations_and_policies_come_through_too(way: str) -> None:
+def test_p8_outcomes_operations_and_policies_can_be_pickled(way: str) -> None:
     keyed = Plain(amount=1, tags=["a"]).once("k")
     for value in (Ok([1]), Err("a", "b", {"c": 1}, operation="d", rejected=True), Plain(amount=1, tags=[]), keyed):
         assert WAYS[way](value) == value

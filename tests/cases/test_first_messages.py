@@ -86,7 +86,7 @@ WAYS: dict[str, Callable[[Runtime], Any]] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_d10_the_first_thing_sent_makes_the_tables(url: str, broker: str, way: str) -> None:
+def test_d10_the_first_enqueue_creates_the_tables(url: str, broker: str, way: str) -> None:
     runtime = dexpy.configure(database=url, broker=broker, create_tables=True)
     try:
         WAYS[way](runtime)
@@ -98,7 +98,7 @@ def test_d10_the_first_thing_sent_makes_the_tables(url: str, broker: str, way: s
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_d10_without_create_tables_the_missing_ones_are_named(url: str, broker: str, way: str) -> None:
+def test_d10_without_create_tables_the_missing_tables_are_named(url: str, broker: str, way: str) -> None:
     runtime = dexpy.configure(database=url, broker=broker)
     try:
         with pytest.raises(DatabaseUnavailable, match="no table operation_queues") as refused:
@@ -109,7 +109,7 @@ def test_d10_without_create_tables_the_missing_ones_are_named(url: str, broker: 
         runtime.close()
 
 
-def test_d10_a_database_that_is_only_a_broker_has_its_tables_made_too(url: str) -> None:
+def test_d10_the_tables_of_a_database_that_is_only_a_broker_are_created_too(url: str) -> None:
     runtime = dexpy.configure(broker=url, create_tables=True)
     try:
         assert Ping().async_().call()
@@ -117,7 +117,7 @@ def test_d10_a_database_that_is_only_a_broker_has_its_tables_made_too(url: str) 
         runtime.close()
 
 
-def test_d10_sessions_of_the_applications_own_too(url: str, broker: str) -> None:
+def test_d10_an_enqueue_in_a_session_of_the_application_creates_the_tables_too(url: str, broker: str) -> None:
     engine = sa.create_engine(url)
     runtime = dexpy.configure(session_factory=sessionmaker(engine), broker=broker, create_tables=True)
     try:

@@ -91,7 +91,7 @@ def test_d1_the_page_shows_how_tables_that_a_first_call_created_are_kept(tmp_pat
 
 
 @pytest.mark.parametrize("compares", [{}, {"compare_type": True}], ids=["names", "types"])
-def test_d1_alembic_leaves_the_tables_alone_or_finds_no_difference(
+def test_d1_alembic_ignores_the_tables_or_finds_no_difference(
     connection: sa.Connection, compares: dict[str, Any]
 ) -> None:
     mine = application()
@@ -102,7 +102,7 @@ def test_d1_alembic_leaves_the_tables_alone_or_finds_no_difference(
     assert proposed(connection, [mine, records.table.metadata], **compares) == []
 
 
-def test_d1_what_the_application_changes_is_still_found(connection: sa.Connection) -> None:
+def test_d1_changes_of_the_application_are_still_found(connection: sa.Connection) -> None:
     mine = application()
     mine.tables["accounts"].append_column(sa.Column("closed", sa.Boolean))
     sa.Table("orders", mine, sa.Column("id", sa.Integer, primary_key=True))

@@ -61,7 +61,7 @@ def on_sqlite(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[s
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_n11_a_forked_child_leaves_nothing_behind_and_its_parent_goes_on(
+def test_n11_a_forked_child_leaves_nothing_and_its_parent_continues(
     on_sqlite: dict[str, list[dict[str, Any]]], case: str
 ) -> None:
     check(on_sqlite[case], case)

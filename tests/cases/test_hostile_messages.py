@@ -161,7 +161,7 @@ def refused(served: Served, *bodies: bytes, queue: str = "default") -> None:
     eventually(lambda: served.sender.waiting(queue) == 0, "and nothing waits")
 
 
-def test_h1_what_is_no_message_is_put_with_the_dead_ones_and_logged_once(
+def test_h1_an_invalid_message_is_dead_lettered_and_logged_once(
     served: Served, caplog: pytest.LogCaptureFixture
 ) -> None:
     refused(served, *[b"this is not json"] * 3)
@@ -170,7 +170,7 @@ def test_h1_what_is_no_message_is_put_with_the_dead_ones_and_logged_once(
     assert all(len(record.getMessage()) < 2000 for record in caplog.records)
 
 
-def test_h1_the_same_in_the_queue_of_delayed_messages(served: Served) -> None:
+def test_h1_an_invalid_delayed_message_is_dead_lettered_too(served: Served) -> None:
     if served.is_on("sql"):
         # A delay is a moment in a row there.
         return
@@ -179,7 +179,7 @@ def test_h1_the_same_in_the_queue_of_delayed_messages(served: Served) -> None:
     refused(served, valid(queue_name="default.DQ", options=later), queue="default.DQ")
 
 
-def test_h1_an_id_without_a_body_and_ids_that_are_no_text_leave_the_list(served: Served) -> None:
+def test_h1_ids_without_a_body_and_ids_that_are_not_text_are_removed_from_the_list(served: Served) -> None:
     if not isinstance(served.sender, RedisSender):
         return
     served.sender.put_as(b"nothing", None)
@@ -193,11 +193,11 @@ def test_h1_an_id_without_a_body_and_ids_that_are_no_text_leave_the_list(served:
 
 
 @pytest.mark.parametrize("options", [None, [], "x", 5, True, {"dexpy": 5}, {"dexpy": [1]}, {"dexpy": {"v": "x"}}])
-def test_h2_options_of_a_wrong_type_cost_no_thread(served: Served, options: Any) -> None:
+def test_h2_options_of_a_wrong_type_do_not_kill_a_thread(served: Served, options: Any) -> None:
     refused(served, *[valid(options=options)] * 3)
 
 
-def test_h2_every_part_of_every_wrong_type_costs_no_thread(served: Served) -> None:
+def test_h2_no_field_of_any_wrong_type_kills_a_thread(served: Served) -> None:
     bodies = [body for _, body in messages.every(SMALL)]
     sample = random.Random(7).sample(bodies, 80)
     served.sender.put(*sample)
@@ -221,7 +221,7 @@ def test_h2_options_that_dexpy_never_writes_have_no_effect(served: Served, actor
     assert paid == (["once"] if actor.endswith("DirectJob") else [])
 
 
-def test_h2_the_intake_raises_nothing_but_its_own_error(served: Served) -> None:
+def test_h2_validation_raises_no_error_but_its_own(served: Served) -> None:
     validator = MessageValidator(served.runtime.broker)
     passed = 0
     for what, body in messages.every(SMALL):
@@ -261,7 +261,7 @@ def test_h4_a_direct_message_runs_no_class_that_is_recorded(served: Served) -> N
     assert served.sql("SELECT count(*) FROM operation_records WHERE id = 'op_forged'") == [(0,)]
 
 
-def test_h4_an_encrypted_class_without_records_runs_no_params_in_the_clear(served: Served) -> None:
+def test_h4_an_encrypted_class_without_records_refuses_plain_params(served: Served) -> None:
     clear = {"class_name": "hostile.sealed", "params": {"text": "FORGED"}, "trace": {"id": "t"}}
     both = {**clear, "params": {"text": "FORGED", "$encrypted": {"default": "x"}}}
     for kwargs in (clear, {**clear, "params": {}}, {**clear, "params": {"$encrypted": {}}}, both):
@@ -270,7 +270,7 @@ def test_h4_an_encrypted_class_without_records_runs_no_params_in_the_clear(serve
     eventually(lambda: paid == ["mine"], "what was encrypted runs")
 
 
-def test_h4_classes_without_records_go_on_as_they_did(served: Served) -> None:
+def test_h4_classes_without_records_run_as_before(served: Served) -> None:
     NoRecord(text="one").async_().call()
     WithoutParams(text="two").async_().call()
     eventually(lambda: sorted(paid) == ["one", "two"], "both run")
@@ -289,7 +289,7 @@ def lost(served: Served) -> Ticket[Any]:
 @pytest.mark.parametrize(
     ("class_name", "version"), [("nobody.knows", 1), ("hostile.pay", 1), (SMALL, 99), ("nobody.knows", 99)]
 )
-def test_h5_a_hint_with_another_class_or_form_parks_no_record_that_is_sound(
+def test_h5_a_hint_with_another_class_or_form_does_not_park_a_valid_record(
     served: Served, class_name: str, version: int
 ) -> None:
     ticket = lost(served)
@@ -298,7 +298,7 @@ def test_h5_a_hint_with_another_class_or_form_parks_no_record_that_is_sound(
     assert ticket.result(10, 0.02) == 1
 
 
-def test_h5_a_hint_with_another_class_passes_no_limit(served: Served) -> None:
+def test_h5_a_hint_with_another_class_does_not_bypass_a_concurrency_limit(served: Served) -> None:
     release.clear()
     first = Limited(number=1).async_().call()
     try:
@@ -321,7 +321,7 @@ def test_h5_a_hint_with_another_class_passes_no_limit(served: Served) -> None:
         {"attempt": -1, "counts": {"x": -5}}, {"priority": 10**30}, {"counts": 5},
     ],
 )  # fmt: skip
-def test_h6_counters_that_cannot_be_count_as_none(served: Served, facts: dict[str, Any]) -> None:
+def test_h6_invalid_counters_count_as_zero(served: Served, facts: dict[str, Any]) -> None:
     served.sql("DELETE FROM dexpy_messages")
     body = messages.direct("nobody.knows", options={"dexpy": {"v": 1, "id": "op_1", **facts}})
     served.sender.put(messages.encoded(body))
@@ -332,7 +332,7 @@ def test_h6_counters_that_cannot_be_count_as_none(served: Served, facts: dict[st
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_h2_threads_that_die_are_replaced(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+def test_h2_dead_threads_are_replaced(served: Served, caplog: pytest.LogCaptureFixture) -> None:
     worker = served.worker
     for thread in [worker.workers[0], worker.consumers["default"]]:
         raise_thread_exception(thread.ident, SystemExit)
@@ -344,7 +344,7 @@ def test_h2_threads_that_die_are_replaced(served: Served, caplog: pytest.LogCapt
     eventually(lambda: caplog.text.count("worker.thread_died") == 2, "each is said once")
 
 
-def test_a_message_of_some_megabytes_is_not_logged_whole(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_message_of_some_megabytes_is_logged_shortened(served: Served, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "dexpy")
     served.sender.put(valid(kwargs={"class_name": "x" * 3_000_000, "record_id": "op_none", "trace": {}}))
     canary()
@@ -355,19 +355,19 @@ def test_a_message_of_some_megabytes_is_not_logged_whole(served: Served, caplog:
 @pytest.mark.parametrize(
     "option", ["decode_responses=true", "encoding=utf-16", "encoding_errors=ignore", "parser_class=x", "db=0&retry=x"]
 )
-def test_q7_options_that_change_answers_are_refused_where_the_url_is_read(option: str) -> None:
+def test_q7_options_that_change_replies_are_refused_when_the_url_is_parsed(option: str) -> None:
     for query in (option, f"namespace=a&{option}"):
         with pytest.raises(ConfigurationError, match="Remove it from the URL"):
             broker_from_url(f"redis://127.0.0.1:6379/0?{query}")
 
 
-def test_q7_options_of_the_connection_are_taken() -> None:
+def test_q7_options_of_the_connection_are_accepted() -> None:
     broker_from_url("redis://127.0.0.1:6379/0?socket_timeout=3&client_name=me&health_check_interval=5&protocol=3")
 
 
 @pytest.mark.servers
 @pytest.mark.parametrize("taken", ["orders", "orders.DQ", "orders.XQ"])
-def test_q6_a_queue_that_was_declared_otherwise_is_no_outage(
+def test_q6_a_queue_with_other_arguments_is_not_treated_as_an_outage(
     taken: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import subprocess

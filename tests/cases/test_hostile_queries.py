@@ -45,7 +45,7 @@ def isolated_runtime(request: pytest.FixtureRequest, tmp_path: Path) -> Generato
         yield it
 
 
-def test_s9_an_odd_id_is_of_no_record(isolated_runtime: Isolated) -> None:
+def test_s9_an_odd_id_matches_no_record(isolated_runtime: Isolated) -> None:
     CountStock().async_().call()
     for id in (*ODD_TEXTS, *ODD_VALUES):
         for ask in (records.get, records.steps, records.attempts, Ticket.get):
@@ -55,7 +55,7 @@ def test_s9_an_odd_id_is_of_no_record(isolated_runtime: Isolated) -> None:
             str(refused.value).encode()
 
 
-def test_s9_odd_text_in_a_filter_finds_nothing(isolated_runtime: Isolated) -> None:
+def test_s9_odd_text_in_a_filter_matches_nothing(isolated_runtime: Isolated) -> None:
     CountStock(item="x").async_().call()
     for text in ODD_TEXTS:
         for name in ("operation", "queue", "error", "trace", "parent"):
@@ -88,7 +88,7 @@ def test_s9_a_filter_of_another_type_is_refused(isolated_runtime: Isolated) -> N
         str(refused.value).encode()
 
 
-def test_s9_moments_and_numbers_out_of_every_range_are_no_errors_of_a_driver(isolated_runtime: Isolated) -> None:
+def test_s9_datetimes_and_numbers_out_of_range_raise_no_driver_error(isolated_runtime: Isolated) -> None:
     CountStock(n=5).async_().call()
     far = dt.datetime.max.replace(tzinfo=ZoneInfo("America/New_York"))
     early = dt.datetime.min.replace(tzinfo=ZoneInfo("Asia/Tokyo"))
@@ -148,7 +148,7 @@ def on_sqlite() -> Generator[Isolated]:
     ],
     ids=["late", "early", "fixed offset"],
 )
-def test_q9_a_moment_that_leaves_the_range_of_dates_in_utc_is_refused(
+def test_q9_a_datetime_that_is_out_of_range_in_utc_is_refused(
     on_sqlite: Isolated, enqueue: Callable[..., None], moment: dt.datetime
 ) -> None:
     with pytest.raises(OptionsError, match="in UTC it is outside of the years 1 to 9999"):

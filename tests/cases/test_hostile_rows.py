@@ -103,7 +103,7 @@ def break_row(ticket: Ticket[Any], column: str, value: Any) -> None:
             connection.exec_driver_sql("SET SESSION sql_mode = DEFAULT")
 
 
-def test_h7_h8_a_moment_that_cannot_be_read_costs_its_row_only(
+def test_h7_h8_an_unreadable_datetime_affects_only_its_row(
     runtime: Runtime, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     # Each value in one column, and each column with one value.
@@ -137,7 +137,7 @@ def test_h7_h8_runs_of_a_dead_worker_are_recovered_beside_one_that_cannot_be_rea
     assert [ticket.reload().status for ticket in tickets[2:]] == ["pending"] * 2
 
 
-def test_h7_h8_a_record_that_waits_for_a_moment_that_cannot_be_read_is_logged_once(
+def test_h7_h8_a_pending_record_with_an_unreadable_due_time_is_logged_once(
     runtime: Runtime, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     if kind in ("mysql", "mariadb"):
@@ -157,7 +157,7 @@ ODD = (b"\xff\xfe\0", "garbage", 1e308, "[1, 2]", "5")
 
 
 @pytest.mark.parametrize("table", ["operation_records", "operation_signals", "operation_attempts", "operation_steps"])
-def test_every_view_of_a_record_stands_any_value(tmp_path: Path, table: str) -> None:
+def test_every_view_of_a_record_accepts_any_stored_value(tmp_path: Path, table: str) -> None:
     runtime = dexpy.configure(database=f"sqlite:///{tmp_path / 'a.db'}")
     ticket = Small().async_().call()
     ticket.perform()
@@ -207,7 +207,7 @@ LONG = "1" * 5000
 
 @pytest.mark.parametrize("column", ["params", "result", "trace", "retry_counts", "error_details", "tags"])
 @pytest.mark.parametrize("value", [pytest.param("[" * 3000 + "]" * 3000, id="deep"), pytest.param(LONG, id="long")])
-def test_h9_json_that_cannot_be_decoded_costs_its_row_only(
+def test_h9_undecodable_json_affects_only_its_row(
     runtime: Runtime, kind: str, column: str, value: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     tickets = late(3)
@@ -232,7 +232,7 @@ def test_h9_json_that_cannot_be_decoded_costs_its_row_only(
 @pytest.mark.parametrize(
     "name", ["..", ".", "", "/", "a/../../b", "x" * 60, "nul\0", "~", "ünï", "-rf *", "host:1:x\n", b"\xff\xfe"]
 )
-def test_h10_a_worker_with_an_odd_name_keeps_no_run_from_being_recovered(tmp_path: Path, name: Any) -> None:
+def test_h10_runs_are_recovered_beside_a_worker_with_an_odd_name(tmp_path: Path, name: Any) -> None:
     runtime = dexpy.configure(database=f"sqlite:///{tmp_path / 'a.db'}", rescue_within=5)
     tickets = late(3)
     execute("UPDATE operation_records SET status = 'running', claimed_by = 'dead:1:x', claim_token = 1")
@@ -254,7 +254,7 @@ def test_h10_a_worker_with_an_odd_name_keeps_no_run_from_being_recovered(tmp_pat
     install(None)
 
 
-def test_h10_a_run_that_no_worker_is_named_for_is_recovered(runtime: Runtime) -> None:
+def test_h10_a_run_without_a_worker_is_recovered(runtime: Runtime) -> None:
     ticket = late(1)[0]
     execute("UPDATE operation_records SET status = 'running', claimed_by = NULL, claim_token = 1")
 
@@ -264,9 +264,7 @@ def test_h10_a_run_that_no_worker_is_named_for_is_recovered(runtime: Runtime) ->
 
 
 @pytest.mark.parametrize("column", ["started_at", "beat_at", "leased_until"])
-def test_h10_a_worker_with_odd_times_keeps_no_run_from_being_recovered(
-    runtime: Runtime, kind: str, column: str
-) -> None:
+def test_h10_runs_are_recovered_beside_a_worker_with_odd_times(runtime: Runtime, kind: str, column: str) -> None:
     tickets = late(2)
     execute("UPDATE operation_records SET status = 'running', claimed_by = 'dead:1:x', claim_token = 1")
     execute(
@@ -285,7 +283,7 @@ def test_h10_a_worker_with_odd_times_keeps_no_run_from_being_recovered(
 
 
 @pytest.mark.parametrize("column", ["send_count", "num_attempts", "num_lost", "claim_token"])
-def test_a_counter_at_the_end_of_its_type_stops_no_batch(runtime: Runtime, column: str) -> None:
+def test_a_counter_at_the_limit_of_its_type_does_not_stop_a_batch(runtime: Runtime, column: str) -> None:
     tickets = late()
     execute(f"UPDATE operation_records SET {column} = 2147483647 WHERE id = :id", id=tickets[0].id)
 
@@ -295,7 +293,7 @@ def test_a_counter_at_the_end_of_its_type_stops_no_batch(runtime: Runtime, colum
     assert [performed(ticket) for ticket in tickets] == ["done"] * 4
 
 
-def test_a_row_that_cannot_be_deleted_keeps_no_other_from_being_pruned(tmp_path: Path) -> None:
+def test_other_rows_are_pruned_although_one_cannot_be_deleted(tmp_path: Path) -> None:
     runtime = dexpy.configure(database=f"sqlite:///{tmp_path / 'a.db'}")
     tickets = late()
     execute(f"UPDATE operation_records SET status = 'done', completed_at = '{PAST}'")
@@ -310,7 +308,7 @@ def test_a_row_that_cannot_be_deleted_keeps_no_other_from_being_pruned(tmp_path:
     install(None)
 
 
-def test_bytes_in_columns_of_text_end_every_loop(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_every_loop_ends_with_bytes_in_text_columns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "dexpy")
     runtime = dexpy.configure(database=f"sqlite:///{tmp_path / 'a.db'}", rescue_within=5)
     tickets = late()
@@ -339,7 +337,7 @@ def test_a_record_with_an_invalid_queue_fails_with_the_reason(runtime: Runtime) 
     assert tickets[1].id in sent()
 
 
-def test_an_attempt_that_is_there_already_keeps_no_run_from_its_end(runtime: Runtime) -> None:
+def test_a_run_ends_although_its_attempt_is_already_stored(runtime: Runtime) -> None:
     ticket = late(1)[0]
     execute(
         "INSERT INTO operation_attempts (record_id, number, claim_token, ended_at, failure) "
@@ -373,7 +371,7 @@ class Halves(Operation):
 
 @pytest.mark.parametrize("column", ["value", "cursor"])
 @pytest.mark.parametrize("stored", ['{"value": 7', "", "[" * 3000 + "]" * 3000, "null", "7", '{"other": 7}'])
-def test_a_step_whose_stored_json_cannot_be_read_parks_its_run(
+def test_a_step_with_unreadable_json_parks_its_run(
     runtime: Runtime, kind: str, column: str, stored: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

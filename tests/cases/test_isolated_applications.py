@@ -194,7 +194,7 @@ def test_d9_the_rows_are_gone_when_the_block_raised(url: str, raised: type[BaseE
         assert set(rows(url).values()) == {0}
 
 
-def test_d9_what_was_there_before_stays(url: str) -> None:
+def test_d9_earlier_rows_stay(url: str) -> None:
     with market(url):
         with isolated(database=url, session_factory=None) as outer:
             kept = Show(stall=1).async_(in_=60).call()
@@ -217,7 +217,7 @@ def test_d9_many_rows_are_deleted_in_batches(tmp_path: Path) -> None:
     assert set(rows(url).values()) == {0}
 
 
-def test_d9_a_session_that_the_block_left_open_does_not_hold_it_up(tmp_path: Path) -> None:
+def test_d9_a_session_that_the_block_left_open_does_not_block_its_end(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/market.db"
     with market(url) as engine:
         session = Session(engine)
@@ -229,7 +229,7 @@ def test_d9_a_session_that_the_block_left_open_does_not_hold_it_up(tmp_path: Pat
     assert set(rows(url).values()) <= {0}
 
 
-def test_d9_nothing_configured_is_a_fresh_file(tmp_path: Path) -> None:
+def test_d9_without_configuration_a_fresh_file_is_used(tmp_path: Path) -> None:
     seen: list[Any] = []
     for _ in range(2):
         with isolated():

@@ -165,7 +165,7 @@ def keys_of(name: str, operation: Any) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_p24_a_name_that_is_no_prop_is_refused_with_the_near_one(name: str) -> None:
+def test_p24_a_name_that_is_not_a_prop_is_refused_with_a_suggestion(name: str) -> None:
     with pytest.raises(DeclarationError, match=r"names 'acount', which is no prop.*Did you mean 'account'\?"):
         declare(name, "acount")
     with pytest.raises(DeclarationError, match=r"names 'acount', which is no prop.*Did you mean 'account'\?"):
@@ -180,7 +180,7 @@ def test_p24_a_name_that_is_no_prop_is_refused_with_the_near_one(name: str) -> N
         declare(name, "account", group="")
 
 
-def test_p24_a_text_that_was_meant_as_one_lock_is_refused_with_what_to_write() -> None:
+def test_p24_a_text_that_was_meant_as_one_lock_is_refused_with_the_fix() -> None:
     with pytest.raises(DeclarationError, match=r"write Lock\(template='bank'\)"):
         declare("lock", "bank")
 
@@ -266,7 +266,7 @@ def later_locked(value: str) -> None: ...
 
 
 @pytest.mark.parametrize("value", NO_KEYS)
-def test_l11_what_is_no_key_is_refused_by_every_kind_of_call(value: str) -> None:
+def test_l11_a_value_without_a_canonical_form_is_refused_by_every_kind_of_call(value: str) -> None:
     with isolated() as isolated_runtime:
         for cls in CLASSES:
             operation = cls(value=value)
@@ -302,7 +302,9 @@ KEYS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("value", KEYS)
-def test_l11_what_has_a_canonical_form_is_a_key_in_all_four(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_l11_a_value_with_a_canonical_form_is_a_key_in_all_four_policies(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(NO_KEYS, value, KEYS[value])
     with isolated() as isolated_runtime:
         for cls in CLASSES:
@@ -335,7 +337,7 @@ def test_l11_equal_results_of_functions_are_one_key(name: str, one: Any, other: 
 
 
 @pytest.mark.parametrize("key", ["", "a\0", chr(0xD800), b"a", 7, (), True])
-def test_l11_a_key_that_is_given_obeys_the_same_rule(key: Any) -> None:
+def test_l11_an_explicit_key_follows_the_same_rule(key: Any) -> None:
     with isolated():
         with pytest.raises(OptionsError):
             Sent().once(key)
@@ -374,7 +376,9 @@ class OpenLimited(OpenUnique):
 
 @pytest.mark.parametrize("cls", [OpenUnique, OpenLimited])
 @pytest.mark.parametrize("in_session", [False, True])
-def test_l11_a_function_that_reads_a_row_obeys_the_same_rule_in_place(cls: type[OpenUnique], in_session: bool) -> None:
+def test_l11_a_function_that_reads_a_row_follows_the_same_rule_in_place(
+    cls: type[OpenUnique], in_session: bool
+) -> None:
     with isolated() as isolated_runtime:
         engine = isolated_runtime.runtime.store.database.engine
         Base.metadata.create_all(engine)

@@ -98,7 +98,7 @@ def _asked_after(folder: Path) -> None:
 @pytest.mark.parametrize(
     "happens", [_read_all, _copy, _in_a_thread, _in_a_child, _another_lock_is_released, _asked_after]
 )
-def test_l4_a_lock_stays_whatever_else_the_process_does_with_its_file(
+def test_l4_a_lock_survives_other_uses_of_its_file_in_the_process(
     folder: Path, happens: Callable[[Path], None]
 ) -> None:
     with held(folder):
@@ -130,7 +130,7 @@ def test_l4_a_forked_child_keeps_no_lock_of_a_dead_parent(folder: Path) -> None:
         os.close(end)
 
 
-def test_l4_a_child_that_leaves_the_block_of_a_lock_gives_nothing_back(folder: Path) -> None:
+def test_l4_a_child_that_leaves_the_block_of_a_lock_releases_nothing(folder: Path) -> None:
     with held(folder):
         hold = FileLockBackend(str(folder / "app.db")).lock(OTHER)
         assert hold.wait(0)
@@ -145,7 +145,7 @@ def test_l4_a_child_that_leaves_the_block_of_a_lock_gives_nothing_back(folder: P
         assert another_process_sees(folder) == "lock held, worker alive"
 
 
-def test_l4_threads_of_one_process_take_turns(folder: Path) -> None:
+def test_l4_threads_of_one_process_exclude_each_other(folder: Path) -> None:
     keeper = FileLockBackend(str(folder / "app.db"))
     first, second = keeper.lock(KEY), keeper.lock(KEY)
     assert first.wait(0)
@@ -156,7 +156,7 @@ def test_l4_threads_of_one_process_take_turns(folder: Path) -> None:
     assert not file_locks._open, "no file stays open"
 
 
-def test_l4_a_file_system_without_such_locks_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_l4_a_file_system_without_such_locks_is_detected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fcntl = file_locks.fcntl
     real = fcntl.fcntl
 

@@ -161,7 +161,7 @@ class Starter(Operation):
         Outer().async_().call()
 
 
-def test_l2_runs_that_are_called_in_place_know_all_runs_around_them(isolated_runtime: Isolated) -> None:
+def test_l2_runs_that_are_called_in_place_have_all_enclosing_runs_in_their_trace(isolated_runtime: Isolated) -> None:
     assert Outer().call() == ["Outer", "Middle", "Inner"]
     Starter().async_().call()
     isolated_runtime.run_pending()
@@ -172,7 +172,7 @@ def test_l2_runs_that_are_called_in_place_know_all_runs_around_them(isolated_run
     assert [name.rpartition(".")[2] for _, name in row.trace["stack"]][-3:] == ["Outer", "Middle", "Inner"]
 
 
-def test_l2_a_frame_names_no_more_than_so_many_runs() -> None:
+def test_l2_a_trace_frame_names_a_limited_number_of_runs() -> None:
     frame = current_frame()
     for number in range(MAX_ANCESTORS + 50):
         frame = frame.child(f"op_{number}", "shop.Poll")

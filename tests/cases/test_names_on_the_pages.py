@@ -62,7 +62,7 @@ PAGES = [page for page in test_docs.PAGES if "decisions" not in page.parts]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=test_docs.title)
-def test_d12_what_the_page_names_can_be_imported(page: Path) -> None:
+def test_d12_names_on_the_page_can_be_imported(page: Path) -> None:
     missing: list[str] = []
     for name in sorted(set(claims_of(current(page.read_text("utf-8"))))):
         try:
@@ -83,7 +83,7 @@ def test_d12_every_error_in_the_tree_of_the_page_is_importable_from_dexpy() -> N
     assert {"BaseException"} == {name for name in names if not hasattr(dexpy, name)}
 
 
-def test_d12_the_check_finds_what_is_not_there() -> None:
+def test_d12_the_check_finds_a_missing_name() -> None:
     page = "Use `dexpy.nothing()`.\n```python\nfrom dexpy import Operation, Missing\nfrom dexpy.gone import x\n```\n"
 
     with pytest.raises(AttributeError, match="no 'Missing' in dexpy"):
@@ -99,5 +99,5 @@ LISTS_OF_WHAT_IS_MISSING = re.compile(
 
 
 @pytest.mark.parametrize("page", PAGES, ids=test_docs.title)
-def test_d5_the_page_does_not_list_what_is_not_there_yet(page: Path) -> None:
+def test_d5_the_page_lists_only_existing_features(page: Path) -> None:
     assert LISTS_OF_WHAT_IS_MISSING.findall(current(page.read_text("utf-8"))) == []

@@ -439,7 +439,7 @@ def test_o1_composite_keys_many_references_and_keys_of_policies_have_the_declare
     assert ReadDocs(docs=instances, page=(ids[0], 7)) == made
 
 
-def test_o1_a_column_without_any_declared_type_takes_the_usual_types_of_keys(app: Application) -> None:
+def test_o1_a_column_without_a_declared_type_accepts_the_usual_key_types(app: Application) -> None:
     app.add(Leaf(id=uuid.UUID(int=9)))
     assert app.run(ReadLeaf(leaf=uuid.UUID(int=9))).result(5) == 9
     with pytest.raises(PropsError, match="a value that Guid takes"):
@@ -480,7 +480,7 @@ def test_o2_column_types_that_normalise_and_padded_columns_find_their_rows(every
 
 
 @pytest.mark.servers
-def test_o2_the_usual_collation_of_mariadb_finds_another_case(tmp_path: Path) -> None:
+def test_o2_the_default_collation_of_mariadb_ignores_case(tmp_path: Path) -> None:
     with servers.database("mariadb", tmp_path) as url:
         for app in _application(url):
             app.add(Coupon(code="SUMMER"), Coupon(code="winter"))
@@ -511,7 +511,7 @@ def is_locked(app: Application, model: Any, key: Any) -> bool:
     ],
     ids=["nothing joined", "outer join", "inner join", "subclasses", "joined inheritance"],
 )
-def test_o3_a_lock_is_on_the_row_that_was_asked_for_and_on_no_other(
+def test_o3_only_the_referenced_row_is_locked(
     on_server: Application,
     make: Callable[[], Operation],
     rows: Callable[[], list[Any]],
@@ -537,7 +537,7 @@ def test_o3_a_key_of_an_enumeration_is_locked(everywhere: Application) -> None:
     assert Pack(boxes=[Size.LARGE, Size.SMALL]).call() == ["large", "small"]
 
 
-def test_o3_what_the_model_loads_eagerly_is_there(everywhere: Application) -> None:
+def test_o3_eagerly_loaded_relationships_are_loaded(everywhere: Application) -> None:
     everywhere.add(Shop(id=3))
     everywhere.add(Order(id=1, shop_id=3), Order(id=2), Parcel(id=1, shop_id=3), Dog(id=1, shop_id=3))
     assert [Ship(order=1).call(), Ship(order=2).call(), Send(parcel=1).call()] == [3, None, 3]
@@ -563,7 +563,7 @@ def test_o4_references_are_split_for_the_limits_of_a_statement(
 
 
 @pytest.mark.servers
-def test_o4_more_references_than_a_statement_takes_parameters(everywhere: Application) -> None:
+def test_o4_more_references_than_a_statement_has_parameters_are_loaded(everywhere: Application) -> None:
     count = 70_000
     with everywhere.engine.begin() as connection:
         connection.execute(sa.insert(Account), [{"id": number, "is_deleted": False} for number in range(1, count + 1)])
@@ -571,7 +571,7 @@ def test_o4_more_references_than_a_statement_takes_parameters(everywhere: Applic
 
 
 @pytest.mark.servers
-def test_o4_pieces_are_locked_in_one_order_whatever_the_order_of_the_references(
+def test_o4_batches_are_locked_in_one_order_whatever_the_order_of_the_references(
     on_server: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(row_loading, "MAX_PARAMETERS", 3)
@@ -599,7 +599,7 @@ def test_o4_pieces_are_locked_in_one_order_whatever_the_order_of_the_references(
 
 
 @pytest.mark.parametrize("key", [2**31, -(2**31) - 1, 2**63, 2**64, 2**70, -(2**70), 10**100])
-def test_o5_a_number_that_is_too_large_for_the_column_is_a_missing_row(everywhere: Application, key: int) -> None:
+def test_o5_a_number_that_is_too_large_for_the_column_raises_ref_not_found(everywhere: Application, key: int) -> None:
     everywhere.add(Account(id=1), Account(id=2))
     for made in (Show(account=key), Show(account=1, other=key), Show(account=1, more=[2, key])):
         with pytest.raises(RefNotFound):
@@ -617,7 +617,7 @@ def test_o5_a_number_that_is_too_large_for_the_column_is_a_missing_row(everywher
 
 
 @pytest.mark.parametrize("key", ["a\0b", "a\ud800", "x" * 1000, "\U0001f600"])
-def test_o5_text_that_no_column_can_hold_is_a_missing_row(everywhere: Application, key: str) -> None:
+def test_o5_text_that_no_column_can_hold_raises_ref_not_found(everywhere: Application, key: str) -> None:
     everywhere.add(Coupon(code="SUMMER"))
     for made in (UseCoupon(coupon=key), UseCoupons(coupons=["SUMMER", key]), UseLocked(coupon="SUMMER", other=key)):
         with pytest.raises(RefNotFound):
@@ -625,14 +625,14 @@ def test_o5_text_that_no_column_can_hold_is_a_missing_row(everywhere: Applicatio
 
 
 @pytest.mark.parametrize("key", [Decimal("1E+30"), Decimal("NaN"), Decimal("0.001"), Decimal("Infinity")])
-def test_o5_a_decimal_beyond_the_column_is_a_missing_row(everywhere: Application, key: Decimal) -> None:
+def test_o5_a_decimal_beyond_the_column_raises_ref_not_found(everywhere: Application, key: Decimal) -> None:
     everywhere.add(Price(amount=Decimal("1.50")))
     assert ShowPrice(price=Decimal("1.5")).call() == "1.50"  # type: ignore[arg-type]
     with pytest.raises(RefNotFound):
         ShowPrice(price=key).call()  # type: ignore[arg-type]
 
 
-def test_o5_days_at_the_ends_of_the_calendar_are_missing_rows(everywhere: Application) -> None:
+def test_o5_dates_at_the_limits_of_the_calendar_raise_ref_not_found(everywhere: Application) -> None:
     everywhere.add(Price(amount=Decimal("1.50")))
     for day in (dt.date.min, dt.date.max):
         with pytest.raises(RefNotFound):
@@ -661,7 +661,7 @@ def hiding(tmp_path: Path) -> Generator[Application]:
     engine.dispose()
 
 
-def test_o6_execution_options_of_a_prop_load_a_row_that_the_session_hides(hiding: Application) -> None:
+def test_o6_execution_options_of_a_prop_load_a_row_that_the_session_filters_out(hiding: Application) -> None:
     hiding.add(Account(id=1, is_deleted=True), Account(id=2))
     assert Purge(account=1, seen=2).call() == 1
     assert hiding.run(Purge(account=1)).result(5) == 1
@@ -684,11 +684,11 @@ def test_o6_execution_options_are_checked_at_the_declaration(isolated_runtime: I
         Wrong(amount=1)
 
 
-def test_o6_options_of_models_of_another_kind_are_refused(isolated_runtime: Isolated) -> None:
+def test_o6_execution_options_of_other_kinds_of_models_are_refused(isolated_runtime: Isolated) -> None:
     with pytest.raises(DeclarationError, match=r"Ref\[Slug\]: prop\(lock=\) is for mapped classes of SQLAlchemy"):
         LockSlug(slug="a").call()
 
 
-def test_o5_a_number_too_long_to_write_is_a_missing_row(app: Application) -> None:
+def test_o5_a_number_too_long_to_write_raises_ref_not_found(app: Application) -> None:
     with pytest.raises(RefNotFound, match="<int>"):
         CountAccounts(accounts=[10**5000]).call()

@@ -22,7 +22,7 @@ def lines_of(source: str) -> list[str]:
     return sorted(text for text in statements if not text.startswith(("import", "from")))
 
 
-def test_p11_the_code_of_the_page_is_checked_by_both_checkers() -> None:
+def test_p11_both_type_checkers_accept_the_code_of_the_page() -> None:
     code = "\n\n".join(re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL))
     assert lines_of(code) == lines_of(CHECKED.read_text("utf-8"))
 

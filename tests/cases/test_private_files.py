@@ -39,7 +39,7 @@ def modes(folder: Path) -> dict[str, str]:
     return {file.name: oct(stat.S_IMODE(file.lstat().st_mode)) for file in folder.rglob("*")}
 
 
-def test_s7_every_file_of_a_new_database_is_its_owners_alone(tmp_path: Path) -> None:
+def test_s7_every_file_of_a_new_database_is_accessible_to_its_owner_only(tmp_path: Path) -> None:
     CountStock().async_().call()
     CountStock().call()
     runtime = dexpy.current_runtime()
@@ -58,7 +58,7 @@ def test_s7_every_file_of_a_new_database_is_its_owners_alone(tmp_path: Path) -> 
     assert {mode for name, mode in found.items() if name not in folders} == {"0o600"}
 
 
-def test_s7_a_file_that_is_there_keeps_its_rights(tmp_path: Path) -> None:
+def test_s7_an_existing_file_keeps_its_permissions(tmp_path: Path) -> None:
     path = tmp_path / "shared.db"
     path.touch(0o640)
     database = Database(f"sqlite:///{path}")
@@ -68,7 +68,7 @@ def test_s7_a_file_that_is_there_keeps_its_rights(tmp_path: Path) -> None:
     assert modes(tmp_path)["shared.db"] == "0o640"
 
 
-def test_s7_a_database_in_no_folder_is_refused_with_the_error_of_sqlite(tmp_path: Path) -> None:
+def test_s7_a_database_in_a_missing_folder_is_refused_with_the_error_of_sqlite(tmp_path: Path) -> None:
     with pytest.raises(dexpy.DatabaseUnavailable, match="unable to open database file"):
         Database(f"sqlite:///{tmp_path}/nowhere/x.db").connect()
 
@@ -135,7 +135,7 @@ FILES = ("app.db", "app.db-wal", "app.db-shm")
 
 
 @pytest.mark.parametrize("is_idle", [True, False])
-def test_s7_nothing_is_written_to_a_file_that_was_deleted(tmp_path: Path, is_idle: bool) -> None:
+def test_s7_a_deleted_file_is_not_written(tmp_path: Path, is_idle: bool) -> None:
     runtime = dexpy.configure(database=f"sqlite:///{tmp_path}/app.db")
     ticket = Small().async_().call()
     if not is_idle:
@@ -151,7 +151,7 @@ def test_s7_nothing_is_written_to_a_file_that_was_deleted(tmp_path: Path, is_idl
     runtime.close()
 
 
-def test_s7_a_process_goes_on_with_a_file_that_was_put_in_place_of_another(tmp_path: Path) -> None:
+def test_s7_a_process_continues_with_a_file_that_replaced_another(tmp_path: Path) -> None:
     runtime = dexpy.configure(database=f"sqlite:///{tmp_path}/app.db")
     ticket = Small().async_().call()
     with sqlite3.connect(tmp_path / "app.db") as old, sqlite3.connect(tmp_path / "copy.db") as new:

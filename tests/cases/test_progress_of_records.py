@@ -85,7 +85,7 @@ def _waited(id: str) -> Progress | None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_d4_the_progress_of_a_loaded_record_is_there(ticket: Ticket[int], way: str) -> None:
+def test_d4_a_loaded_record_has_its_progress(ticket: Ticket[int], way: str) -> None:
     assert said(WAYS[way](ticket.id)) == (3, 4, "c.png")
 
 
@@ -113,7 +113,7 @@ def test_d4_the_ticket_of_an_earlier_run_has_its_progress(isolated_runtime: Isol
     assert said(again.progress) == (3, 4, "c.png")
 
 
-def test_d4_what_moves_a_record_keeps_its_progress_and_a_retry_forgets_it(isolated_runtime: Isolated) -> None:
+def test_d4_transitions_keep_the_progress_of_a_record_and_a_retry_deletes_it(isolated_runtime: Isolated) -> None:
     ticket = Resize(fails=True).async_().call()
     isolated_runtime.run_pending()
     record = records.get(ticket.id)
@@ -126,7 +126,7 @@ def test_d4_what_moves_a_record_keeps_its_progress_and_a_retry_forgets_it(isolat
     assert said(again.ticket.reload().progress) == (3, 4, "c.png")
 
 
-def test_d4_no_progress_is_none_without_another_query(isolated_runtime: Isolated) -> None:
+def test_d4_missing_progress_is_none_without_another_query(isolated_runtime: Isolated) -> None:
     with counted(isolated_runtime) as statements:
         ticket = Silent().async_().call()
         before = len(statements)
@@ -134,5 +134,5 @@ def test_d4_no_progress_is_none_without_another_query(isolated_runtime: Isolated
         assert len(statements) == before
 
 
-def test_d4_the_select_underneath_is_as_it_was(ticket: Ticket[int]) -> None:
+def test_d4_the_underlying_select_is_unchanged(ticket: Ticket[int]) -> None:
     assert "progress" not in records.all().select().selected_columns

@@ -116,7 +116,7 @@ def test_l9_an_idempotency_key_is_found_under_earlier_names(
 
 
 @pytest.mark.parametrize(("old", "new"), RENAMED, ids=IDS)
-def test_l9_a_key_and_a_token_that_were_given_are_found_under_earlier_names(
+def test_l9_an_explicit_key_and_a_token_are_found_under_earlier_names(
     isolated_runtime: Isolated, old: dict[str, Any], new: dict[str, Any]
 ) -> None:
     cls = declare(**old)
@@ -134,7 +134,7 @@ def test_l9_a_key_and_a_token_that_were_given_are_found_under_earlier_names(
 @pytest.mark.parametrize("scope", [{"until": "started"}, {"until": "finished"}, {"for_": 60}], ids=str)
 @pytest.mark.parametrize("on_conflict", ["ticket", "skip", "raise", "replace"])
 @pytest.mark.parametrize("new", [NEW, {"name": "sync3", "aliases": ("sync2", "sync")}], ids=["index", "look"])
-def test_l9_every_scope_and_answer_of_unique_holds_under_earlier_names(
+def test_l9_every_scope_and_conflict_of_unique_works_under_earlier_names(
     isolated_runtime: Isolated, scope: dict[str, Any], on_conflict: Any, new: dict[str, Any]
 ) -> None:
     first = made(declare(**OLD, unique=Unique("shop", **scope))).async_().call()
@@ -154,7 +154,7 @@ def test_l9_every_scope_and_answer_of_unique_holds_under_earlier_names(
         assert not made(cls).async_().call().duplicate
 
 
-def test_l9_a_key_whose_time_is_over_is_free_under_earlier_names(isolated_runtime: Isolated) -> None:
+def test_l9_an_expired_key_is_free_under_earlier_names(isolated_runtime: Isolated) -> None:
     made(declare(**OLD, once=Once("shop", expires_in=60))).call()
     cls = declare("sync3", ("sync2", "sync"), once=Once("shop", expires_in=60))
     made(cls).call()
@@ -199,7 +199,7 @@ def test_l9_deferred_calls_keep_their_tokens(isolated_runtime: Isolated) -> None
     assert runs == [1]
 
 
-def test_l9_a_class_without_aliases_asks_nothing_more(isolated_runtime: Isolated) -> None:
+def test_l9_a_class_without_aliases_makes_no_extra_query(isolated_runtime: Isolated) -> None:
     cls = declare("sync", unique=Unique("shop"))
     made(cls).async_().call()
     statements: list[str] = []

@@ -103,7 +103,7 @@ def test_q1_the_causes_of_one_rule_are_counted_together(isolated_runtime: Isolat
     assert (record.status, record.num_attempts, record.error) == ("failed", 3, "shop.A")
 
 
-def test_q1_a_run_between_two_attempts_at_a_deploy_keeps_its_count() -> None:
+def test_q1_a_run_keeps_its_count_of_attempts_over_a_deploy() -> None:
     class SyncSlowly(Operation, name="retries.sync_slowly"):
         retry_on = (Retry(ShopError, attempts=3, wait=60, jitter=0), Retry(MailError, attempts=3, wait=0))
         __qualname__ = "SyncSlowly"
@@ -184,7 +184,7 @@ def test_q4_a_wait_that_grows_too_large_is_capped(isolated_runtime: Isolated, wa
     ],
     ids=repr,
 )
-def test_q4_a_mistake_of_a_wait_function_is_reported_beside_the_first_error(
+def test_q4_an_error_in_a_wait_function_is_reported_beside_the_first_error(
     isolated_runtime: Isolated, wait: Any, said: str
 ) -> None:
     current[:] = [wait]
@@ -246,7 +246,7 @@ def test_q5_a_wait_function_of_two_parameters_gets_the_exception(way: str) -> No
     assert retry.wait_s(1, error=ExceptionGroup("g", [TooMany(2), ExceptionGroup("h", [TooMany(500)])])) == 500
 
 
-def test_q5_the_next_attempt_is_due_when_the_exception_says(isolated_runtime: Isolated) -> None:
+def test_q5_the_next_attempt_is_due_at_the_time_in_the_exception(isolated_runtime: Isolated) -> None:
     record: Any = record_after(isolated_runtime, ImportOrders(way="class"), TooMany(500))
 
     assert record.status == "pending"
@@ -315,7 +315,7 @@ def test_q5_a_rule_for_a_lost_worker_gets_the_exception() -> None:
     assert isinstance(seen[0], WorkerLost)
 
 
-def test_q5_options_of_a_call_still_refuse_what_a_function_may_return() -> None:
+def test_q5_options_of_a_call_refuse_values_that_only_a_function_may_return() -> None:
     with pytest.raises(ValueError, match="must not be negative"):
         delay_seconds(-1, "in_", "Op.async_(...)")
 
@@ -355,7 +355,7 @@ def group_of(*errors: Exception) -> ExceptionGroup[Exception]:
     return ExceptionGroup("several", list(errors))
 
 
-def test_q8_a_rule_sees_through_the_group_of_a_task_group(isolated_runtime: Isolated) -> None:
+def test_q8_a_rule_matches_the_member_of_a_task_group_exception(isolated_runtime: Isolated) -> None:
     record: Any = record_after(isolated_runtime, SyncInTasks())
 
     assert (record.status, record.num_attempts, record.error) == ("failed", 3, "ExceptionGroup")
@@ -376,22 +376,20 @@ def test_q8_a_rule_sees_through_the_group_of_a_task_group(isolated_runtime: Isol
     ],
     ids=["deep", "kinds of one rule", "mixed", "two rules", "codes", "another code", "code and class", "discarded"],
 )
-def test_q8_a_rule_is_for_a_group_all_of_whose_members_match_it(
-    isolated_runtime: Isolated, errors: Any, attempts: int
-) -> None:
+def test_q8_a_rule_matches_a_group_if_all_members_match(isolated_runtime: Isolated, errors: Any, attempts: int) -> None:
     record: Any = record_after(isolated_runtime, RetryBoth(), *(errors * 3))
 
     assert (record.status, record.num_attempts) == ("failed", attempts)
     assert record.failure == ("discarded" if isinstance(errors[0].exceptions[0], KeyError) else "crash")
 
 
-def test_q8_rescue_from_sees_through_a_group(isolated_runtime: Isolated) -> None:
+def test_q8_rescue_from_matches_the_member_of_a_group(isolated_runtime: Isolated) -> None:
     record: Any = record_after(isolated_runtime, SyncBoth(), group_of(KeyError("a"), group_of(IndexError("b"))))
 
     assert (record.status, record.failure, record.error) == ("failed", "business", "not_there")
 
 
-def test_q8_a_function_that_rescues_gets_the_member_that_it_is_about(isolated_runtime: Isolated) -> None:
+def test_q8_a_rescue_function_receives_the_matching_member(isolated_runtime: Isolated) -> None:
     class Answer(Operation, name="retries.answer"):
         __qualname__ = "Answer"
         rescue_from = {TooMany: lambda operation, error: f"after {error.after}"}
@@ -402,7 +400,7 @@ def test_q8_a_function_that_rescues_gets_the_member_that_it_is_about(isolated_ru
     assert Answer().call() == "after 1"
 
 
-def test_q8_a_rule_that_names_a_class_of_groups_goes_first(isolated_runtime: Isolated) -> None:
+def test_q8_a_rule_for_a_group_class_wins(isolated_runtime: Isolated) -> None:
     class Named(Operation, name="retries.named"):
         __qualname__ = "Named"
         discard_on = (ExceptionGroup,)
@@ -416,7 +414,7 @@ def test_q8_a_rule_that_names_a_class_of_groups_goes_first(isolated_runtime: Iso
 
 
 @pytest.mark.parametrize("depth", [1, 3])
-def test_q8_a_business_error_alone_in_a_group_is_the_business_error(isolated_runtime: Isolated, depth: int) -> None:
+def test_q8_a_group_with_only_a_business_error_is_that_business_error(isolated_runtime: Isolated, depth: int) -> None:
     class Refuse(Operation, name="retries.refuse"):
         __qualname__ = "Refuse"
         errors = {"no_stock": "Nothing is left."}
@@ -444,7 +442,7 @@ def test_q8_a_business_error_alone_in_a_group_is_the_business_error(isolated_run
     ],
     ids=["two business errors", "an exit"],
 )
-def test_q8_what_else_is_in_a_group_ends_the_run_as_a_crash(
+def test_q8_a_group_with_other_members_ends_the_run_as_a_crash(
     isolated_runtime: Isolated, error: BaseException, error_name: str
 ) -> None:
     record: Any = record_after(isolated_runtime, SyncStock(), error)

@@ -118,7 +118,7 @@ def test_n4_a_claim_that_a_run_clears_in_another_transaction_ends_with_it(
     assert (ticket.status, ticket.failure, len(runs)) == ("failed", "crash", 1)
 
 
-def test_n4_a_claim_that_another_worker_has_is_left_to_it(isolated_runtime: Isolated) -> None:
+def test_n4_the_claim_of_another_worker_is_left_unchanged(isolated_runtime: Isolated) -> None:
     statement = "UPDATE operation_records SET claim_token = 99, claimed_by = 'another' WHERE id = :id"
     ticket = ChangesApart(statement=statement).async_().call()
     isolated_runtime.run_pending()
@@ -189,7 +189,7 @@ def test_n5_an_end_that_a_trigger_refuses_is_written_in_a_shorter_form(
     assert ticket.failure == ("business" if kind is Refuse else "crash")
 
 
-def test_n5_an_attempt_that_cannot_be_kept_does_not_keep_the_run_from_its_end(isolated_runtime: Isolated) -> None:
+def test_n5_a_run_ends_although_its_attempt_cannot_be_stored(isolated_runtime: Isolated) -> None:
     ticket = Crash().async_().call()
     execute(
         isolated_runtime.runtime.store,
@@ -201,7 +201,7 @@ def test_n5_an_attempt_that_cannot_be_kept_does_not_keep_the_run_from_its_end(is
 
 
 @pytest.mark.parametrize("kind", [Refuse, Crash])
-def test_n5_an_end_that_is_refused_in_every_form_is_written_once_it_is_taken(
+def test_n5_an_end_that_was_refused_in_every_form_is_written_when_the_database_accepts_it(
     kind: type[Operation], isolated_runtime: Isolated
 ) -> None:
     ticket = kind().async_().call()
@@ -235,7 +235,7 @@ class Limits(Operation):
 
 @pytest.mark.parametrize("pragma", ["max_page_count", "query_only"])
 @pytest.mark.parametrize("fails", [True, False])
-def test_n5_a_run_ends_once_a_full_or_read_only_database_takes_writes_again(
+def test_n5_a_run_ends_when_a_full_or_read_only_database_accepts_writes_again(
     fails: bool, pragma: str, isolated_runtime: Isolated
 ) -> None:
     on_off = {"max_page_count": ("1", "1000000"), "query_only": ("ON", "OFF")}[pragma]
@@ -266,7 +266,7 @@ class Simple(Operation):
         return 1
 
 
-def test_n5_what_is_claimed_here_and_run_by_nothing_is_offered_again(isolated_runtime: Isolated) -> None:
+def test_n5_a_claimed_record_that_no_thread_runs_is_released(isolated_runtime: Isolated) -> None:
     ticket = Simple().async_().call()
     assert isolated_runtime.runtime.services.heartbeat is not None
     with isolated_runtime.runtime.store.begin() as connection:
@@ -281,7 +281,7 @@ def test_n5_what_is_claimed_here_and_run_by_nothing_is_offered_again(isolated_ru
     assert ticket.reload().result(1) == 1
 
 
-def test_n5_what_was_begun_here_and_has_no_end_is_failed_and_not_run_again(isolated_runtime: Isolated) -> None:
+def test_n5_a_started_run_without_an_end_is_failed_and_not_run_again(isolated_runtime: Isolated) -> None:
     ticket = Simple().async_().call()
     assert isolated_runtime.runtime.services.heartbeat is not None
     with isolated_runtime.runtime.store.begin() as connection:
@@ -302,7 +302,7 @@ class Compares(Operation):
         runs.append(str(compare()))
 
 
-def test_n5_what_runs_is_left_alone_by_the_comparison(isolated_runtime: Isolated) -> None:
+def test_n5_the_comparison_does_not_change_running_runs(isolated_runtime: Isolated) -> None:
     ticket = Compares().async_().call()
     isolated_runtime.run_pending()
 
@@ -319,7 +319,7 @@ class ComparesOnce(Operation):
         return 1
 
 
-def test_n5_a_call_with_a_key_is_left_alone_by_the_comparison(isolated_runtime: Isolated) -> None:
+def test_n5_the_comparison_does_not_change_a_call_with_a_key(isolated_runtime: Isolated) -> None:
     assert ComparesOnce(key="a").call() == 1
     assert runs == ["0"]
 
@@ -352,7 +352,7 @@ def test_n5_the_end_of_a_call_with_a_key_is_written_in_a_shorter_form(what: str,
     assert [(record.status, record.failure) for record in records.all()] == [("failed", "business")]
 
 
-def test_n5_the_end_of_a_call_with_a_key_is_written_once_it_is_taken(isolated_runtime: Isolated) -> None:
+def test_n5_the_end_of_a_call_with_a_key_is_written_when_the_database_accepts_it(isolated_runtime: Isolated) -> None:
     isolated_runtime.runtime.dispatcher.require_tables()
     refuse(isolated_runtime.runtime.store, REFUSED["everything"])
     in_place(KeyedRefuse, key="a")
@@ -392,7 +392,7 @@ class Unrecorded(Direct):
 
 @pytest.mark.parametrize("error", [RuntimeError("early"), SystemExit(3), GeneratorExit()], ids=repr)
 @pytest.mark.parametrize("place", ["Frame.restored", "pipeline.decode_operation", "pipeline.redactor_for"])
-def test_n1_what_comes_before_a_direct_run_ends_it_as_failed_and_never_leaves_its_actor(
+def test_n1_an_error_before_a_direct_run_fails_it_and_never_leaves_its_actor(
     isolated_runtime: Isolated, monkeypatch: pytest.MonkeyPatch, place: str, error: BaseException
 ) -> None:
     def fail(*_arguments: Any, **_named: Any) -> None:
@@ -410,7 +410,7 @@ def test_n1_what_comes_before_a_direct_run_ends_it_as_failed_and_never_leaves_it
 
 
 @pytest.mark.parametrize("place", ["Frame.restored", "pipeline.decode_operation"])
-def test_n1_a_direct_run_that_is_stopped_before_it_began_is_sent_again(
+def test_n1_a_direct_run_that_is_stopped_before_its_start_is_republished(
     isolated_runtime: Isolated, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     def stop(*_arguments: Any, **_named: Any) -> None:
@@ -427,7 +427,7 @@ def test_n1_a_direct_run_that_is_stopped_before_it_began_is_sent_again(
     assert records.get(ticket.id).status == "done"
 
 
-def test_n1_a_direct_run_whose_end_can_be_neither_written_nor_sent_is_dead(
+def test_n1_a_direct_run_whose_end_can_be_neither_written_nor_sent_is_dead_lettered(
     isolated_runtime: Isolated, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*_arguments: Any, **_named: Any) -> None:

@@ -195,7 +195,7 @@ WAYS: list[Callable[[Site], Session]] = [
 
 
 @pytest.mark.servers
-def test_l3_what_is_sent_from_a_tenants_session_is_stored_and_run(site: Site) -> None:
+def test_l3_an_enqueue_in_the_session_of_a_tenant_is_stored_and_run(site: Site) -> None:
     with Session(site.engine) as session:
         tickets: list[Any] = [Count().async_(session=session).call()]
         session.commit()
@@ -223,7 +223,7 @@ def test_l3_what_is_sent_from_a_tenants_session_is_stored_and_run(site: Site) ->
 
 
 @pytest.mark.servers
-def test_l3_what_a_tenants_session_rolls_back_is_gone(site: Site) -> None:
+def test_l3_an_enqueue_in_a_rolled_back_session_of_a_tenant_leaves_nothing(site: Site) -> None:
     for way in (_set, _set_local, _session_map, _engine_map, _factory_map, _listener):
         with way(site) as session:
             Count().async_(session=session).call()
@@ -277,7 +277,7 @@ def test_l3_statements_name_the_schema_without_a_map_for_each_of_them(server: st
 
 
 @pytest.mark.servers
-def test_l3_a_connection_that_was_left_in_a_tenants_schema_makes_tables_at_home(server: str) -> None:
+def test_l3_a_connection_left_in_the_schema_of_a_tenant_creates_tables_in_the_default_schema(server: str) -> None:
     is_postgresql = sa.make_url(server).get_backend_name() == "postgresql"
     kind, tenant = ("SCHEMA", TENANT) if is_postgresql else ("DATABASE", f"{sa.make_url(server).database}_{TENANT}")
     database = Database(server)
@@ -296,7 +296,7 @@ def test_l3_a_connection_that_was_left_in_a_tenants_schema_makes_tables_at_home(
 
 @pytest.mark.servers
 @pytest.mark.parametrize("server", ["postgresql"], indirect=True)
-def test_l3_an_async_session_in_a_tenants_schema(server: str) -> None:
+def test_l3_an_async_session_enqueues_from_the_schema_of_a_tenant(server: str) -> None:
     from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
     dexpy.configure(database=server)
@@ -338,7 +338,7 @@ def test_l3_a_map_of_schemas_on_sqlite_leads_to_an_attached_file(tmp_path: Path)
         engine.dispose()
 
 
-def test_l3_the_first_write_of_a_file_from_a_mapped_session_makes_the_tables_there(tmp_path: Path) -> None:
+def test_l3_the_first_write_from_a_mapped_session_creates_the_tables_in_the_file(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'app.db'}"
     before = install(None)
     runtime: Runtime = dexpy.configure(database=url)

@@ -143,20 +143,20 @@ def test_d7_the_current_session_is_that_of_the_run(scoped: Scoped) -> None:
     assert Like().safe.call().value
 
 
-def test_d7_what_is_written_through_it_is_committed_and_rolled_back_with_the_run(scoped: Scoped) -> None:
+def test_d7_writes_through_it_are_committed_and_rolled_back_with_the_run(scoped: Scoped) -> None:
     assert Add().call() == 1
     assert isinstance(Add(fails=True).safe.call(), Err)
     assert posts(scoped) == 1
 
 
-def test_d7_a_nested_run_that_fails_takes_back_what_was_written_through_it(scoped: Scoped) -> None:
+def test_d7_a_nested_run_that_fails_rolls_back_writes_through_it(scoped: Scoped) -> None:
     assert AddTwice().call()
     assert posts(scoped) == 2
 
 
 @pytest.mark.parametrize("ends", ["returns", "fails", "raises"])
 @pytest.mark.parametrize("has_one", [True, False])
-def test_d7_the_registry_has_afterwards_what_it_had_before(
+def test_d7_the_registry_is_restored_afterwards(
     scoped: Scoped, monkeypatch: pytest.MonkeyPatch, ends: str, has_one: bool
 ) -> None:
     before = scoped() if has_one else None
@@ -298,7 +298,7 @@ def test_d7_a_run_in_the_background_shares_it_and_leaves_nothing(scoped: Scoped)
     assert posts(scoped) == 3
 
 
-def test_d7_nothing_is_asked_of_a_database_that_the_run_does_not_use(tmp_path: Path) -> None:
+def test_d7_a_database_that_the_run_does_not_use_is_not_queried(tmp_path: Path) -> None:
     engine = sa.create_engine("sqlite:////nowhere/at/all.db")
     found = scoped_session(sessionmaker(engine))
     current["db"] = found
@@ -369,7 +369,7 @@ def test_d7_a_run_in_the_background_has_the_context_of_flask(app: flask.Flask) -
     assert notes(app, database) == 1
 
 
-def test_d7_a_factory_that_needs_the_context_of_flask_is_refused_with_what_to_write(app: flask.Flask) -> None:
+def test_d7_a_factory_that_needs_the_context_of_flask_is_refused_with_the_fix(app: flask.Flask) -> None:
     database = SQLAlchemy(app)
     with app.app_context():
         runtime = dexpy.configure(session_factory=database.session)

@@ -168,7 +168,7 @@ def test_q2_a_session_that_commits_each_statement_is_refused_and_keeps_the_rows_
 
 
 @pytest.mark.parametrize("op", [Plain(n=1), Single(n=2)], ids=["plain", "with a key"])
-def test_q2_a_raw_commit_is_found_out_by_the_ticket(url: str, op: Plain) -> None:
+def test_q2_a_ticket_detects_a_raw_commit(url: str, op: Plain) -> None:
     Plain(n=0).async_().call()
     engine = _with_table(sa.create_engine(url, poolclass=sa.NullPool))
     with Session(engine) as session:
@@ -193,7 +193,7 @@ def test_q2_a_rolled_back_record_is_still_reported_as_one(url: str) -> None:
 
 
 @pytest.mark.servers
-def test_q2_a_statement_that_commits_on_mariadb_is_found_out_by_the_ticket(tmp_path: Path) -> None:
+def test_q2_a_ticket_detects_a_statement_that_commits_on_mariadb(tmp_path: Path) -> None:
     for url in _database("mariadb", tmp_path):
         with Session(sa.create_engine(url, poolclass=sa.NullPool)) as session:
             ticket = Plain(n=1).async_(session=session).call()
@@ -215,7 +215,7 @@ def test_q2_a_session_factory_that_commits_each_statement_is_refused_before_anyt
 
 
 @pytest.mark.parametrize("option", [{}, {"isolation_level": "SERIALIZABLE"}], ids=["usual", "serializable"])
-def test_q2_sessions_with_transactions_are_taken_as_before(url: str, option: dict[str, Any]) -> None:
+def test_q2_sessions_with_transactions_are_accepted(url: str, option: dict[str, Any]) -> None:
     Plain(n=0).async_().call()
     engine = _with_table(sa.create_engine(url, poolclass=sa.NullPool, **option))
     with Session(engine) as session, dexpy.session(session):
@@ -288,7 +288,7 @@ def test_l10_hooks_of_a_call_wait_for_the_commit_of_the_callers_session(
 
 
 @pytest.mark.parametrize("is_begun", [False, True], ids=["not begun", "begun"])
-def test_l10_a_lock_is_held_to_the_end_of_the_callers_transaction(isolated_runtime: Isolated, is_begun: bool) -> None:
+def test_l10_a_lock_is_held_until_the_callers_transaction_ends(isolated_runtime: Isolated, is_begun: bool) -> None:
     with _session(isolated_runtime) as session, dexpy.session(session):
         if is_begun:
             session.execute(sa.text("select 1"))
@@ -300,7 +300,7 @@ def test_l10_a_lock_is_held_to_the_end_of_the_callers_transaction(isolated_runti
             assert TellLocked(what="a").safe.call() == dexpy.Ok(None)
 
 
-def test_l10_what_the_caller_writes_afterwards_is_committed_with_the_hooks(isolated_runtime: Isolated) -> None:
+def test_l10_later_writes_of_the_caller_are_committed_before_the_hooks(isolated_runtime: Isolated) -> None:
     _with_table(isolated_runtime.runtime.store.database.engine)  # type: ignore[union-attr]
     with _session(isolated_runtime) as session, dexpy.session(session):
         Tell().call()
@@ -310,7 +310,7 @@ def test_l10_what_the_caller_writes_afterwards_is_committed_with_the_hooks(isola
     assert reported_errors == ["told"]
 
 
-def test_l10_a_session_without_autobegin_is_no_transaction_before_it_begins(isolated_runtime: Isolated) -> None:
+def test_l10_a_session_without_autobegin_has_no_transaction_before_begin(isolated_runtime: Isolated) -> None:
     store = isolated_runtime.runtime.store
     assert store is not None
     with Session(store.database.engine, autobegin=False) as session, dexpy.session(session):
@@ -353,7 +353,7 @@ class ReadSession(Operation):
     ],
     ids=["once", "once async", "unique async", "self.session", "async", "enqueue_all"],
 )
-def test_l10_what_needs_the_transaction_of_a_session_that_has_not_begun_is_refused(
+def test_l10_calls_that_need_the_transaction_of_a_session_without_one_are_refused(
     isolated_runtime: Isolated, use: Callable[[], Any]
 ) -> None:
     engine = isolated_runtime.runtime.store.database.engine

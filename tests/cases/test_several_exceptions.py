@@ -40,7 +40,7 @@ def test_p25_each_class_of_a_tuple_is_rescued(kind: str) -> None:
         Net(kind=kind).call()
 
 
-def test_p25_which_rule_wins_stays_as_it_is() -> None:
+def test_p25_the_precedence_of_rules_is_unchanged() -> None:
     assert isinstance(Net(kind="ZeroDivisionError").safe.call(), Err)
     assert Net(kind="KeyError").call() == "KeyError"
     for kind in ("ConnectionResetError", "TimeoutError"):
@@ -107,13 +107,13 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_p25_what_is_no_exception_class_in_a_tuple_is_refused_and_named(case: str) -> None:
+def test_p25_a_member_of_a_tuple_that_is_not_an_exception_class_is_refused_by_name(case: str) -> None:
     body, match = WRONG[case]
     with pytest.raises(DeclarationError, match=match):
         type("Wrong", (Operation,), {**body, "perform": lambda self: None})
 
 
 @pytest.mark.parametrize("causes", [(), ((),), ((KeyError, 7),), ((KeyError, ""),), ((KeyError, SystemExit),)])
-def test_p25_retry_refuses_what_is_no_exception_in_a_tuple(causes: Any) -> None:
+def test_p25_retry_refuses_a_member_of_a_tuple_that_is_not_an_exception_class(causes: Any) -> None:
     with pytest.raises(DeclarationError, match="names no exception|neither an exception class nor an error code"):
         Retry(*causes)

@@ -135,7 +135,7 @@ def test_d13_every_entry_point_works_while_the_session_has_written(
 
 
 @pytest.mark.parametrize("way", ["call", "enqueue", "enqueue all"])
-def test_d13_what_was_made_in_a_transaction_that_is_rolled_back_is_made_again(
+def test_d13_tables_created_in_a_rolled_back_transaction_are_created_again(
     factory: sessionmaker[Session], way: str
 ) -> None:
     do, stored = WAYS[way]
@@ -150,7 +150,7 @@ def test_d13_what_was_made_in_a_transaction_that_is_rolled_back_is_made_again(
     assert records.all().count() == (2 if way == "call" else stored)
 
 
-def test_d13_asyncio_too(factory: sessionmaker[Session]) -> None:
+def test_d13_a_first_awaited_run_is_committed_at_once_too(factory: sessionmaker[Session]) -> None:
     async def main() -> list[int]:
         return [await Open().acall() for _ in range(3)]
 
@@ -170,7 +170,7 @@ def test_d13_the_file_is_switched_to_wal_with_a_later_use(factory: sessionmaker[
         assert plain.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-def test_d13_the_advice_fits_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_d13_the_advice_fits_the_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "text.db").write_text("This is a text of some length, and no database at all. " * 100)
     (tmp_path / "folder.db").mkdir()
     for name, advice in (

@@ -73,7 +73,7 @@ def test_p4_a_prop_in_annotated_is_in_force_as_text() -> None:
     assert "amount: wants a value > 0" in refused(lambda: Pay(amount=-1), PropsError)
 
 
-def test_p5_a_class_variable_is_recognised_by_what_it_is() -> None:
+def test_p5_a_class_variable_is_recognised_by_its_type() -> None:
     class Send(Op):
         a: tp.ClassVar[int] = 5
         b: te.ClassVar = 6
@@ -223,7 +223,7 @@ SELVES: list[tuple[Any, Any, Any, str]] = [
 
 @pytest.mark.parametrize(("annotation", "right", "wrong", "path"), SELVES, ids=lambda value: str(value)[:20])
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_p7_a_class_about_itself_is_checked_and_converted(
+def test_p7_a_recursive_class_is_checked_and_converted(
     annotation: Any, right: Any, wrong: Any, path: str, wrapped: bool
 ) -> None:
     if wrapped:
@@ -238,7 +238,7 @@ def test_p7_a_class_about_itself_is_checked_and_converted(
     assert cls.contract.to_json_schema()["$defs"]
 
 
-def test_p7_a_pydantic_model_about_itself() -> None:
+def test_p7_a_recursive_pydantic_model_is_checked_and_converted() -> None:
     class Takes(Op):
         item: Model
 
@@ -319,7 +319,7 @@ Loop = te.TypeAliasType("Loop", "Loop")
 
 
 @pytest.mark.parametrize(("annotation", "name"), UNRESOLVED)
-def test_p13_an_annotation_that_cannot_be_resolved_is_named_with_its_place(annotation: str, name: str) -> None:
+def test_p13_an_unresolvable_annotation_is_named_with_its_location(annotation: str, name: str) -> None:
     takes = type("Takes", (Op,), {"__annotations__": {"item": annotation}, "__module__": __name__})
 
     def perform(self: Any) -> None: ...

@@ -194,7 +194,7 @@ def test_p9_a_stored_run_is_read_by_the_rules_of_the_new_release(isolated_runtim
 
 
 @pytest.mark.parametrize("value", ["raise", "unknown", 7, 1.5, None])
-def test_p9_what_no_rule_reads_is_refused(value: Any) -> None:
+def test_p9_a_value_that_no_rule_reads_is_refused(value: Any) -> None:
     assert "item: wants 'red'" in refused(lambda: taking(Colour).parse({"item": value}), PropsError)
     refused(lambda: taking(Amount).parse({"item": {"value": [value]}}), PropsError)
 
@@ -235,7 +235,7 @@ def test_p15_an_abstract_container_is_one_class_in_place_and_in_a_worker(
     refused(lambda: cls(item=wrong), PropsError)
 
 
-def test_p15_an_immutable_default_of_a_sequence() -> None:
+def test_p15_a_sequence_prop_accepts_an_immutable_default() -> None:
     class Tagged(Op):
         tags: Sequence[str] = ()
 
@@ -311,7 +311,7 @@ def test_p16_a_class_of_an_earlier_load_is_named_as_one(cls: Any) -> None:
     assert "earlier load of the module" in refused(lambda: taking(cls)(item=value), PropsError)
 
 
-def test_p16_a_result_of_a_class_of_the_same_name() -> None:
+def test_p16_a_result_of_another_class_of_the_same_name_is_refused() -> None:
     class Gives(Operation):
         def perform(self) -> Line:
             return other("Line")()  # type: ignore[no-any-return]
@@ -407,7 +407,7 @@ CHANGING: list[tuple[Any, Any]] = [
 
 
 @pytest.mark.parametrize(("annotation", "value"), CHANGING, ids=label)
-def test_p21_a_value_that_would_come_back_as_another_class_is_refused(annotation: Any, value: Any) -> None:
+def test_p21_a_value_that_would_be_read_as_another_class_is_refused(annotation: Any, value: Any) -> None:
     class Takes(Operation):
         item: annotation
 
@@ -477,14 +477,14 @@ def test_p23_a_type_without_a_json_form_is_checked_in_place(annotation: Any, rig
 
 
 @pytest.mark.parametrize("annotation", [tp.Never, tp.NoReturn, tp.TypeGuard[int], 5, "tp.Never"], ids=label)
-def test_p23_what_is_no_type_of_values_is_refused_at_the_class(annotation: Any) -> None:
+def test_p23_an_annotation_that_is_not_a_type_is_refused_at_the_class(annotation: Any) -> None:
     assert "Takes.item: " in refused(lambda: taking(annotation)(item=1))
 
 
 # ------------------------------------------------------------------------------------------ p26: advice
 
 
-def test_p26_advice_names_what_has_to_be_changed(isolated_runtime: Isolated) -> None:
+def test_p26_advice_names_the_annotation_to_change(isolated_runtime: Isolated) -> None:
     class Prop(Operation):
         data: dict  # type: ignore[type-arg]
 
@@ -552,7 +552,7 @@ def test_p26_advice_on_a_step_names_the_step(isolated_runtime: Isolated) -> None
 # ------------------------------------------------------------------------------------ zones, for the page
 
 
-def test_p15_a_zone_becomes_the_offset_of_the_moment() -> None:
+def test_p15_a_zone_becomes_the_offset_at_its_datetime() -> None:
     berlin = datetime(2026, 1, 31, 8, tzinfo=ZoneInfo("Europe/Berlin"))
     form = codec_of(datetime)
     back = form.decode(form.encode(form.check(berlin)))
@@ -613,7 +613,7 @@ def test_p21_a_pydantic_model_refuses_by_its_own_validation() -> None:
     assert "order: wants object for Order" in refused(lambda: Buy.parse({"order": 7}), PropsError)
 
 
-def test_p21_a_pydantic_model_that_does_not_come_back_equal_is_refused() -> None:
+def test_p21_a_pydantic_model_that_does_not_round_trip_is_refused() -> None:
     small = Order(sku="ab", qty=1)
     small.quantity = 0
     for annotation, value in (
@@ -626,7 +626,7 @@ def test_p21_a_pydantic_model_that_does_not_come_back_equal_is_refused() -> None
         assert "s3cret" not in said
 
 
-def test_p23_what_was_put_into_a_pydantic_model_is_checked_in_place() -> None:
+def test_p23_a_changed_pydantic_model_is_checked_in_place() -> None:
     broken, listed = Order(sku="ab", qty=1), Roots([1])
     broken.quantity = "many"  # type: ignore[assignment]
     listed.root.append("no")  # type: ignore[arg-type]
@@ -639,7 +639,7 @@ class Aliased(pydantic.BaseModel):
     two: int = pydantic.Field(validation_alias="second", serialization_alias="deux")
 
 
-def test_p9_a_model_is_read_by_its_aliases_and_stored_so_that_it_comes_back() -> None:
+def test_p9_a_model_is_read_by_its_aliases_and_stored_readably() -> None:
     cls = taking(Aliased)
     made = cls.parse({"item": {"un": 1, "second": 2}})
     form = codec_of(Aliased)
@@ -654,7 +654,7 @@ def test_p21_a_model_is_copied_like_other_values_that_can_be_changed() -> None:
     assert made.order.sku == "ab"
 
 
-def test_p21_the_schema_takes_what_a_pydantic_model_takes() -> None:
+def test_p21_the_schema_accepts_what_a_pydantic_model_accepts() -> None:
     from jsonschema import Draft202012Validator
 
     schema = Buy.contract.to_json_schema("full")
@@ -668,7 +668,7 @@ def test_p21_the_schema_takes_what_a_pydantic_model_takes() -> None:
     assert not success.is_valid({"first": {"sku": 1, "qty": 1}})
 
 
-def test_p21_a_root_model_is_what_its_root_is() -> None:
+def test_p21_a_root_model_is_stored_as_its_root() -> None:
     cls = taking(Roots)
     assert cls.parse({"item": [1, 2]}).item == Roots([1, 2])
     form = codec_of(Roots)

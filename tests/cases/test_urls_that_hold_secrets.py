@@ -123,7 +123,7 @@ def test_s4_a_database_url_with_an_ambiguous_host_and_password_is_refused(url: s
     assert SECRET not in str(refused.value)
 
 
-def test_s4_signs_in_a_password_that_sqlalchemy_takes_are_no_mistake() -> None:
+def test_s4_characters_of_a_password_that_sqlalchemy_accepts_are_accepted() -> None:
     made = URL.create("postgresql+psycopg", "u", "a/b?c#d@hunter2", "db", 5432, "shop")
 
     assert (
@@ -134,12 +134,12 @@ def test_s4_signs_in_a_password_that_sqlalchemy_takes_are_no_mistake() -> None:
     assert make_url(made.render_as_string(False)).password == "a/b?c#d@hunter2"
 
 
-def test_s4_a_redis_url_with_two_readings_is_refused() -> None:
+def test_s4_an_ambiguous_redis_url_is_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"redis://<hidden> cannot be read.* written %2F %3F %23 %40"):
         broker_from_url("redis://u:12/hunter2@127.0.0.1:1/0")
 
 
-def test_s4_settings_of_a_file_that_are_no_text_are_not_shown(tmp_path: Path) -> None:
+def test_s4_settings_of_a_file_that_are_not_text_are_not_shown(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text('[tool.dexpy]\ndatabase = ["postgresql://u:hunter2@h/x"]\n')
     with pytest.raises(ConfigurationError, match="database: got list, wants text, a URL") as refused:
         Settings.find({}, tmp_path)
@@ -154,7 +154,7 @@ def test_s4_the_message_of_a_driver_stays_readable() -> None:
     assert without_secrets(said, url) == said
 
 
-def test_q13_a_byte_order_mark_at_the_beginning_of_a_settings_file_is_read_over(tmp_path: Path) -> None:
+def test_q13_a_byte_order_mark_at_the_start_of_a_settings_file_is_ignored(tmp_path: Path) -> None:
     text = '[tool.dexpy]\ndatabase = "sqlite:///other.db"\n'
     (tmp_path / "pyproject.toml").write_bytes(b"\xef\xbb\xbf" + text.encode())
 

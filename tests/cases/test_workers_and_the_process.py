@@ -76,7 +76,7 @@ def test_n7_a_program_that_a_run_starts_has_the_usual_signals(runtime: Runtime, 
 # ---------------------------------------------------------------------------------------- what it logs
 
 
-def test_q3_the_configuration_of_the_application_is_that_of_its_worker(served: Served, runtime: Runtime) -> None:
+def test_q3_a_worker_uses_the_configuration_of_its_application(served: Served, runtime: Runtime) -> None:
     run = process_changes.Boom().async_().call()
     with pytest.raises(dexpy.OperationFailed):
         run.result(WAIT_S)
@@ -93,7 +93,9 @@ def test_q3_the_configuration_of_the_application_is_that_of_its_worker(served: S
 # ---------------------------------------------------------------------------------------- how it stops
 
 
-def test_n9_a_worker_stops_in_time_whatever_its_modules_made_of_the_signals(served: Served, runtime: Runtime) -> None:
+def test_n9_a_worker_stops_in_time_although_its_modules_changed_the_signal_handlers(
+    served: Served, runtime: Runtime
+) -> None:
     left = process_changes.LeavesBehind().async_().call().result(WAIT_S)
     runs = [process_changes.Slow().async_().call().id for _ in range(4)]
     served.deployment.wait_for_status(runs[0], "running")
@@ -111,7 +113,7 @@ def test_n9_a_worker_stops_in_time_whatever_its_modules_made_of_the_signals(serv
     eventually(lambda: not any(map(is_alive, {*family, *left})), "what runs left behind ends too")
 
 
-def test_n9_a_relay_stops_though_its_module_took_the_signals(tmp_path: Path) -> None:
+def test_n9_a_relay_stops_although_its_module_changed_the_signal_handlers(tmp_path: Path) -> None:
     deployment = Deployment(tmp_path)
     (tmp_path / "taker.py").write_text(
         "import signal\n"
@@ -128,7 +130,7 @@ def test_n9_a_relay_stops_though_its_module_took_the_signals(tmp_path: Path) -> 
         deployment.close()
 
 
-def test_n9_plain_dramatiq_stops_though_a_module_took_the_signals(tmp_path: Path) -> None:
+def test_n9_plain_dramatiq_stops_although_a_module_changed_the_signal_handlers(tmp_path: Path) -> None:
     deployment = Deployment(tmp_path)
     (tmp_path / "taker.py").write_text(
         "import multiprocessing, signal, time\n"
@@ -159,7 +161,7 @@ def test_n9_plain_dramatiq_stops_though_a_module_took_the_signals(tmp_path: Path
     assert told.stdout.strip() == str(-signal.SIGTERM), told.stderr
 
 
-def test_q14_a_process_that_ends_for_a_reason_that_it_printed_is_one_error(tmp_path: Path) -> None:
+def test_q14_a_process_that_exits_after_an_error_message_is_one_error(tmp_path: Path) -> None:
     deployment = Deployment(tmp_path)
     (tmp_path / "stuck.py").write_text(
         "import time\n"
@@ -196,7 +198,7 @@ ENDS = {
 
 
 @pytest.mark.parametrize("case", ENDS)
-def test_n10_a_module_that_ends_the_program_cannot_be_imported(
+def test_n10_a_module_that_exits_is_reported_as_an_import_error(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "ends.py").write_text(ENDS[case])
@@ -213,7 +215,7 @@ def test_n10_a_module_that_ends_the_program_cannot_be_imported(
 
 
 @pytest.mark.parametrize("ends", ["SystemExit(0)", "KeyboardInterrupt", "GeneratorExit"])
-def test_n10_a_check_fails_when_what_it_calls_ends_the_program(
+def test_n10_a_check_fails_when_a_function_of_the_application_exits(
     ends: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "ends.py").write_text(
@@ -230,7 +232,7 @@ def test_n10_a_check_fails_when_what_it_calls_ends_the_program(
 
 
 @pytest.mark.parametrize("command", ["worker", "relay"])
-def test_n10_a_command_reports_with_status_two_that_a_module_ends_the_program(tmp_path: Path, command: str) -> None:
+def test_n10_a_command_exits_with_status_two_if_a_module_exits(tmp_path: Path, command: str) -> None:
     deployment = Deployment(tmp_path)
     (tmp_path / "ends.py").write_text(ENDS["exit"])
     try:
@@ -280,7 +282,7 @@ def test_q11_a_file_for_a_module_is_refused_with_the_name_that_is_meant(tmp_path
 
 
 @pytest.mark.parametrize("command", ["worker", "relay", "check"])
-def test_q11_every_command_names_what_it_was_given(command: str) -> None:
+def test_q11_every_command_names_its_invalid_argument(command: str) -> None:
     told = CliRunner().invoke(main, [command, "./app"])
 
     assert told.exit_code != 0
@@ -365,7 +367,7 @@ def test_q3_a_crash_is_logged_once_by_the_application_or_the_worker(
     assert errors.count("sold") + mine.count("sold") <= 1
 
 
-def test_q3_the_worker_configures_what_the_application_does_not(logged: dict[str, tuple[str, str]]) -> None:
+def test_q3_the_worker_configures_logging_that_the_application_does_not(logged: dict[str, tuple[str, str]]) -> None:
     errors, _ = logged["nothing"]
     assert [word in errors for word in ("done run=op_1", "crashed run=op_2", "sold")] == [True] * 3
     errors, mine = logged["its own logger"]

@@ -166,7 +166,7 @@ def _put(connection: sa.Connection, name: str, priority: int = 0) -> None:
     "kind",
     ["sqlite", *(pytest.param(kind, marks=pytest.mark.servers) for kind in ("postgresql", "mariadb"))],
 )
-def test_l1_messages_of_a_class_are_passed_over_whatever_their_priority(kind: str, tmp_path: Path) -> None:
+def test_l1_messages_of_an_unknown_class_are_skipped_whatever_their_priority(kind: str, tmp_path: Path) -> None:
     with servers.database(kind, tmp_path) as url:
         dexpy.configure(database=url)
         store = current_runtime().store
@@ -189,7 +189,7 @@ def test_l1_messages_of_a_class_are_passed_over_whatever_their_priority(kind: st
         current_runtime().close()
 
 
-def test_l1_at_most_so_many_classes_are_passed_over() -> None:
+def test_l1_a_limited_number_of_classes_is_skipped() -> None:
     passed = SkippedClasses()
     assert all(passed.add(f"shop.Job{number}") for number in range(50))
     assert not passed.add("shop.OneMore")
@@ -197,7 +197,7 @@ def test_l1_at_most_so_many_classes_are_passed_over() -> None:
     assert len(passed.names()) == 50
 
 
-def test_l1_a_class_that_a_dead_worker_knew_waits_as_one_that_none_knows(isolated_runtime: Isolated) -> None:
+def test_l1_a_class_that_only_a_dead_worker_knew_waits_like_an_unknown_class(isolated_runtime: Isolated) -> None:
     store = isolated_runtime.runtime.store
     assert store is not None
     liveness_locks = worker_registry.SqliteLivenessLocks(store.database)
@@ -225,7 +225,7 @@ def test_l1_a_class_that_a_dead_worker_knew_waits_as_one_that_none_knows(isolate
         liveness_locks.release("alive")
 
 
-def test_l1_only_what_waits_for_a_class_that_a_new_worker_knows_is_made_due(isolated_runtime: Isolated) -> None:
+def test_l1_a_new_worker_makes_only_runs_of_its_own_classes_due(isolated_runtime: Isolated) -> None:
     store = isolated_runtime.runtime.store
     assert store is not None
     unknown_operations = UnknownRecords(isolated_runtime.runtime.dispatcher, unknown_policy(None), store)

@@ -105,7 +105,9 @@ def test_l5_a_verb_joins_the_current_transaction_that_has_written(
 
 
 @verbs
-def test_l5_a_verb_in_a_run_that_has_written(name: str, verb: Verb, after: str, isolated_runtime: Isolated) -> None:
+def test_l5_a_verb_joins_the_transaction_of_a_run_that_has_written(
+    name: str, verb: Verb, after: str, isolated_runtime: Isolated
+) -> None:
     ticket = failed(isolated_runtime) if name == "retry" else Job().async_(in_=60).call()
 
     class Writes(Operation):
@@ -139,7 +141,7 @@ REFUSED: list[tuple[str, Verb]] = [
 
 
 @pytest.mark.parametrize(("name", "deed"), REFUSED, ids=[name for name, _ in REFUSED])
-def test_l5_what_needs_a_transaction_of_its_own_is_refused_with_the_reason(
+def test_l5_calls_that_need_a_separate_transaction_are_refused_with_the_reason(
     name: str, deed: Verb, isolated_runtime: Isolated
 ) -> None:
     Job().call()
@@ -160,7 +162,7 @@ def test_l5_what_needs_a_transaction_of_its_own_is_refused_with_the_reason(
     deed(ticket)
 
 
-def test_l5_everything_else_goes_on_at_once(isolated_runtime: Isolated) -> None:
+def test_l5_other_calls_do_not_wait(isolated_runtime: Isolated) -> None:
     JobOnce().call()
     ticket = Job().async_().call()
     with at_once(), writing(isolated_runtime) as session:
@@ -187,7 +189,7 @@ class Reports(Operation):
         return 1
 
 
-def test_l5_a_run_in_the_background_that_has_written(isolated_runtime: Isolated) -> None:
+def test_l5_a_background_run_that_has_written_does_not_wait_for_itself(isolated_runtime: Isolated) -> None:
     other = Job().async_(in_=60).call()
     ticket = Reports(ticket=other.id).async_().call()
     with at_once():
@@ -203,14 +205,14 @@ class CancelsItself(Operation):
         return 1
 
 
-def test_l5_a_run_that_asks_itself_to_end_does_not_wait(isolated_runtime: Isolated) -> None:
+def test_l5_a_run_that_cancels_itself_does_not_wait(isolated_runtime: Isolated) -> None:
     ticket = CancelsItself().async_().call()
     with at_once():
         isolated_runtime.run_pending()
     assert ticket.reload().terminal
 
 
-def test_l5_a_coroutine_is_refused_what_its_own_run_would_have_to_commit_first(isolated_runtime: Isolated) -> None:
+def test_l5_a_coroutine_is_refused_a_write_that_waits_for_its_own_commit(isolated_runtime: Isolated) -> None:
     ticket = Job().async_().call()
 
     class Writes(Operation):
@@ -223,7 +225,7 @@ def test_l5_a_coroutine_is_refused_what_its_own_run_would_have_to_commit_first(i
     assert ticket.reload().pending
 
 
-def test_l5_a_session_that_has_not_written_blocks_no_other(isolated_runtime: Isolated) -> None:
+def test_l5_a_session_that_has_not_written_blocks_no_other_session(isolated_runtime: Isolated) -> None:
     ticket = Job().async_().call()
     engine = sa.create_engine(isolated_runtime.runtime.store.database.url)  # type: ignore[union-attr]
     with at_once(), Session(engine) as session, dexpy.session(session):

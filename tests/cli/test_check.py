@@ -49,7 +49,7 @@ def words(ended: Ended) -> list[str]:
     return [" ".join(line.split()[:2]).rstrip(":") for line in ended.stdout.splitlines()]
 
 
-def test_what_will_do_is_ok(environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_valid_configuration_is_ok(environment: dict[str, str], tmp_path: Path) -> None:
     ended = dexpy(environment, "check", "dexpy.cli.demo_operations")
 
     assert ended.returncode == 0, ended.stderr
@@ -86,7 +86,7 @@ def test_operations_without_an_encryptor_are_named(environment: dict[str, str], 
     assert "'shop.Pay', 'shop.Refund' cannot be sent or run here" in told[0]
 
 
-def test_settings_that_cannot_be_read_end_it(environment: dict[str, str], tmp_path: Path) -> None:
+def test_check_ends_at_unreadable_settings(environment: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text("[tool.dexpy]\ndatabse = 'x'\n")
 
     ended = dexpy(environment, "check")
@@ -165,14 +165,14 @@ def test_more_threads_than_a_process_opens_connections_for_are_a_warning_that_ch
 
 
 @pytest.mark.parametrize("wrong", [["-p", "0"], ["-t", "many"], ["--thread"]])
-def test_a_wrong_call_is_refused_with_status_two(environment: dict[str, str], wrong: list[str]) -> None:
+def test_invalid_arguments_are_refused_with_status_two(environment: dict[str, str], wrong: list[str]) -> None:
     ended = dexpy(environment, "check", *wrong)
 
     assert ended.returncode == 2
     assert ended.stdout == ""
 
 
-def test_its_processes_and_threads_are_those_of_the_worker() -> None:
+def test_check_has_the_default_processes_and_threads_of_the_worker() -> None:
     def facts(command: str) -> dict[str, tuple[list[str], object, object]]:
         options = [each for each in main.commands[command].params if isinstance(each, click.Option)]
         return {str(each.name): (each.opts, each.type, each.default) for each in options}
@@ -233,7 +233,7 @@ def test_every_option_is_on_the_page() -> None:
                 )
 
 
-def test_the_working_folder_is_left_as_it_was_but_for_the_database(environment: dict[str, str]) -> None:
+def test_the_demo_leaves_only_its_database_in_the_working_folder(environment: dict[str, str]) -> None:
     before = set(os.listdir())
     assert dexpy(environment, "check").returncode == 0
 

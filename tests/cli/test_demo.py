@@ -130,7 +130,7 @@ def test_the_pages_that_the_demo_points_to_are_there() -> None:
     assert [page for page, _ in NEXT_PAGES if not (home / page).is_file()] == []
 
 
-def test_two_demos_at_once_do_not_meet(start_demo: StartDemo) -> None:
+def test_two_concurrent_demos_do_not_share_anything(start_demo: StartDemo) -> None:
     demos = [start_demo(), start_demo()]
     workers = [demo.worker_pid() for demo in demos]
     results = [demo.finish() for demo in demos]
@@ -165,7 +165,7 @@ sys.exit(not demo.run_demo(wrong))
 """
 
 
-def test_a_wrong_announcement_fails_and_shows_the_output_of_the_worker(start_demo: StartDemo) -> None:
+def test_a_result_other_than_announced_fails_and_shows_the_output_of_the_worker(start_demo: StartDemo) -> None:
     demo = start_demo("-c", WRONG_EXPECTATION)
     worker = demo.worker_pid()
     status, out, _ = demo.finish()
@@ -253,7 +253,7 @@ run(["demo"])
 """
 
 
-def test_a_signal_in_the_middle_of_a_poll_of_the_worker_comes_after_it(start_demo: StartDemo) -> None:
+def test_a_signal_during_a_poll_of_the_worker_is_handled_after_it(start_demo: StartDemo) -> None:
     status, out, err = start_demo("-c", INTERRUPTED).finish()
 
     assert "between" in out, "the look went on, and the signal came after it"
@@ -261,7 +261,7 @@ def test_a_signal_in_the_middle_of_a_poll_of_the_worker_comes_after_it(start_dem
     assert "Traceback" not in err
 
 
-def test_a_missing_temporary_folder_is_one_clear_error(start_demo: StartDemo, tmp_path: Path) -> None:
+def test_a_missing_temporary_folder_is_reported_in_one_error(start_demo: StartDemo, tmp_path: Path) -> None:
     program = "import tempfile; tempfile.tempdir = {!r}; from dexpy.cli.main import run; run(['demo'])"
     status, out, err = start_demo("-c", program.format(str(tmp_path / "none"))).finish()
 
@@ -270,14 +270,14 @@ def test_a_missing_temporary_folder_is_one_clear_error(start_demo: StartDemo, tm
     assert err.endswith("Name a folder in TMPDIR.\n")
 
 
-def test_an_output_without_ticks_gets_words(start_demo: StartDemo) -> None:
+def test_an_output_that_cannot_encode_check_marks_has_words(start_demo: StartDemo) -> None:
     status, out, _ = start_demo("-c", SHORT_DEMO, PYTHONIOENCODING="ascii").finish()
 
     assert status == 0
     assert out.count("\n  ok  ") == len(OPERATIONS)
 
 
-def test_on_a_terminal_the_progress_is_one_block_that_is_drawn_anew(start_demo: StartDemo) -> None:
+def test_on_a_terminal_the_progress_is_one_block_that_is_redrawn(start_demo: StartDemo) -> None:
     import pty
 
     reader, writer = pty.openpty()
@@ -298,7 +298,7 @@ def test_on_a_terminal_the_progress_is_one_block_that_is_drawn_anew(start_demo: 
     assert second == "  a          done\n  long name  done\n"
 
 
-def test_elsewhere_the_progress_is_a_line_for_each_change(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_terminal_the_progress_is_one_line_per_change(capsys: pytest.CaptureFixture[str]) -> None:
     board = StatusBoard(["a", "b"], sys.stdout)
     board.show(["pending", "pending"])
     board.show(["pending", "pending"])

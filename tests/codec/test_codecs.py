@@ -171,12 +171,12 @@ CROSSINGS = [
 
 
 @pytest.mark.parametrize("wanted", SCALAR_VALUES, ids=str)
-def test_a_scalar_is_taken_as_it_is(wanted: Any) -> None:
+def test_a_scalar_is_accepted_unchanged(wanted: Any) -> None:
     assert codec_of(wanted).check(SCALAR_VALUES[wanted]) is SCALAR_VALUES[wanted]
 
 
 @pytest.mark.parametrize(("wanted", "got"), CROSSINGS, ids=str)
-def test_no_scalar_is_taken_for_another(wanted: Any, got: Any) -> None:
+def test_a_scalar_of_another_type_is_refused(wanted: Any, got: Any) -> None:
     value, form = SCALAR_VALUES[got], codec_of(wanted)
     shown = "None" if value is None else f"{type(value).__name__} {value!r}"
     assert refusal(form.check, value) == f": wants {form.label}, got {shown}"
@@ -211,7 +211,7 @@ def test_subclasses_and_lookalikes_are_refused(annotation: Any, value: Any, mess
     assert refusal(codec_of(annotation).check, value) == message
 
 
-def test_a_path_is_taken_by_isinstance_and_a_pure_one_is_no_path() -> None:
+def test_a_path_is_accepted_by_isinstance_and_a_pure_path_is_refused() -> None:
     assert codec_of(PurePath).check(Path("a")) == Path("a")
     assert refusal(codec_of(Path).check, PurePath("a")) == ": wants Path, got PurePosixPath PurePosixPath('a')"
 
@@ -255,7 +255,7 @@ def test_a_problem_cuts_long_values_and_survives_a_repr_that_raises() -> None:
         (Point, Point(1.0), {"x": 1.0, "y": 0.0}),
     ],
 )
-def test_a_value_has_this_json(annotation: Any, value: Any, expected: Any) -> None:
+def test_each_value_has_the_expected_json(annotation: Any, value: Any, expected: Any) -> None:
     encoded = codec_of(annotation).encode(value)
     assert (encoded, type(encoded)) == (expected, type(expected))
 
@@ -308,7 +308,7 @@ NO_OFFSET = "has a time zone without an offset, which would not come back: use a
         (PurePath, Path("a"), "is of type PosixPath, and would come back as PurePosixPath"),
     ],
 )
-def test_a_value_that_would_not_come_back_is_not_serializable(annotation: Any, value: Any, reason: str) -> None:
+def test_a_value_that_would_not_round_trip_is_not_serializable(annotation: Any, value: Any, reason: str) -> None:
     error = unserializable(annotation, value)
     assert (error.reason, error.path) == (reason, "")
     nested = unserializable(dict[str, list[annotation]], {"k": [value]})
@@ -316,7 +316,7 @@ def test_a_value_that_would_not_come_back_is_not_serializable(annotation: Any, v
     assert "secret" not in str(nested)
 
 
-def test_the_longest_int_goes_through() -> None:
+def test_the_longest_int_round_trips() -> None:
     assert through_json(int, 10**4300 - 1) == 10**4300 - 1
 
 
@@ -339,7 +339,7 @@ def test_a_zone_keeps_its_offset_but_not_its_name() -> None:
     assert type(back.tzinfo) is timezone
 
 
-def test_naive_and_aware_stay_apart() -> None:
+def test_naive_and_aware_datetimes_stay_distinct() -> None:
     assert through_json(datetime, datetime(2024, 1, 1)).tzinfo is None
     assert through_json(datetime, datetime(2024, 1, 1, tzinfo=UTC)).utcoffset() == timedelta(0)
     assert through_json(time, time(1)).tzinfo is None
@@ -380,7 +380,7 @@ def test_naive_and_aware_stay_apart() -> None:
         (dict[date, int], {"2024-01-31": 1}, {date(2024, 1, 31): 1}),
     ],
 )
-def test_json_from_outside_and_the_value_itself_are_parsed(annotation: Any, text: Any, value: Any) -> None:
+def test_parse_accepts_external_json_and_the_value_itself(annotation: Any, text: Any, value: Any) -> None:
     parsed = codec_of(annotation).parse(text)
     assert (parsed, type(parsed)) == (value, type(value))
     assert codec_of(annotation).parse(value) == value
@@ -431,7 +431,7 @@ def test_parse_is_lenient_but_never_guesses(annotation: Any, value: Any, message
     assert refusal(codec_of(annotation).parse, value) == message
 
 
-def test_stored_json_is_taken_as_json_only() -> None:
+def test_decode_accepts_stored_json_only() -> None:
     assert (
         refusal(codec_of(date).decode, date(2024, 1, 1)) == ": wants ISO date text, got date datetime.date(2024, 1, 1)"
     )
@@ -472,7 +472,7 @@ def test_all_problems_of_a_value_are_reported_at_once_with_their_paths() -> None
     ]
 
 
-def test_a_bad_key_that_comes_first_does_not_hide_the_problem_of_its_value() -> None:
+def test_an_invalid_key_does_not_hide_the_problem_of_its_value() -> None:
     assert refusal(codec_of(dict[str, int]).check, {1: "a", "b": "c"}) == (
         "[1]: wants str as its key, got int 1; [1]: wants int, got str 'a'; ['b']: wants int, got str 'c'"
     )
@@ -501,7 +501,7 @@ def test_deep_problems_are_searched_for_once_and_not_once_more_at_each_level() -
     assert refusal(codec_of(annotation).check, value) == "[0]" * 60 + ": wants int, got str 'x'"
 
 
-def test_containers_are_not_the_callers_own() -> None:
+def test_containers_are_copied_from_the_caller() -> None:
     mine: dict[str, list[int]] = {"a": [1]}
     taken = codec_of(dict[str, list[int]]).check(mine)
     bare, untyped = codec_of(dict).check(mine), codec_of(Any).check(mine)
@@ -534,7 +534,7 @@ def test_a_codec_knows_whether_its_values_can_be_changed(annotation: Any, mutabl
     assert codec_of(annotation).mutable is mutable
 
 
-def test_keys_that_are_no_str_are_fine_until_they_should_become_json() -> None:
+def test_keys_that_are_not_str_are_refused_only_on_the_way_to_json() -> None:
     assert codec_of(dict[int, str]).check({1: "a"}) == {1: "a"}
     assert through_json(dict[int, str], {}) == {}
     error = unserializable(list[dict[int, str]], [{}, {1: "a"}])
@@ -544,13 +544,13 @@ def test_keys_that_are_no_str_are_fine_until_they_should_become_json() -> None:
     )
 
 
-def test_a_key_is_text_like_any_other() -> None:
+def test_dict_keys_are_checked_like_any_text() -> None:
     error = unserializable(dict[str, int], {"a\0": 1})
     assert error.path == ""
     assert error.reason.startswith("has a key that has a NUL character")
 
 
-def test_what_no_set_can_hold_is_a_problem_and_no_crash() -> None:
+def test_an_unhashable_element_of_a_set_is_reported_as_a_problem() -> None:
     assert refusal(codec_of(set[Any]).parse, [[1]]) == ": wants set[Any] of hashable elements, got list [[1]]"
 
 
@@ -572,7 +572,7 @@ def test_what_no_set_can_hold_is_a_problem_and_no_crash() -> None:
         (object, [1.5]),
     ],
 )
-def test_bare_and_typing_containers_go_through_json(annotation: Any, value: Any) -> None:
+def test_bare_and_typing_containers_round_trip_through_json(annotation: Any, value: Any) -> None:
     back = through_json(annotation, value)
     assert (back, type(back)) == (value, type(value))
 
@@ -626,14 +626,14 @@ def test_untyped_values_are_checked_strictly(value: Any, message: str) -> None:
     assert str(unserializable(list, [value])).startswith("[0]")
 
 
-def test_plain_json_is_given_back_equal_and_apart() -> None:
+def test_plain_json_is_returned_as_an_equal_copy() -> None:
     value: dict[str, Any] = {"a": [1, 1.5, None, True, "é", {}]}
     walked = plain_json(value)
     assert walked == value
     assert walked["a"] is not value["a"]
 
 
-def test_a_value_that_holds_itself_is_refused_by_a_message() -> None:
+def test_a_value_that_contains_itself_is_refused_with_a_message() -> None:
     endless: list[Any] = []
     endless.append(endless)
     assert not_plain(endless) == "the value is nested too deeply, or holds itself"
@@ -661,14 +661,14 @@ def test_a_union_names_the_types_of_all_its_members() -> None:
     assert refusal(form.parse, []) == ": wants int or str or None, got list []"
 
 
-def test_the_problem_is_that_of_the_member_that_was_meant() -> None:
+def test_a_union_reports_the_problem_of_the_matching_member() -> None:
     assert refusal(codec_of(date | None).parse, "x") == ": wants ISO date text or None, got str 'x'"
     assert refusal(codec_of(list[int] | None).check, ["a"]) == "[0]: wants int, got str 'a'"
     assert refusal(codec_of(Literal["a", "b"] | None).check, "c") == ": wants one of 'a', 'b' or None, got str 'c'"
 
 
 @pytest.mark.parametrize("annotation", [Path | None, Fraction | None, Path | int | None])
-def test_a_union_with_a_type_taken_by_isinstance(annotation: Any) -> None:
+def test_a_union_accepts_a_type_checked_by_isinstance(annotation: Any) -> None:
     register_type(Fraction, to_json=str, from_json=Fraction)
     value = Fraction(1, 3) if "Fraction" in codec_of(annotation).label else Path("a")
     assert through_json(annotation, value) == value
@@ -727,7 +727,7 @@ def test_classes_of_one_union_carry_their_name() -> None:
     assert codec_of(Item | None).encode(Item("a")) == {"sku": "a", "qty": 1}
 
 
-def test_a_union_of_classes_needs_the_name_of_one() -> None:
+def test_a_union_of_classes_requires_the_name_of_a_class() -> None:
     form = codec_of(Item | Point)
     wanted = "object whose '$type' is one of 'Item', 'Point'"
     assert refusal(form.decode, {"sku": "a"}) == f": wants {wanted}, got dict {{'sku': 'a'}}"
@@ -769,12 +769,12 @@ def test_a_class_is_json_by_the_names_of_its_arguments() -> None:
     assert codec_of(Basket).decode(encoded) == basket
 
 
-def test_stored_keys_come_and_go() -> None:
+def test_stored_keys_may_be_added_and_removed() -> None:
     assert codec_of(Item).decode({"sku": "a", "gone": 1}) == Item("a", 1)
     assert codec_of(Options).decode({"since": "2024-01-01", "gone": 1}) == {"since": date(2024, 1, 1)}
 
 
-def test_keys_from_outside_are_all_known() -> None:
+def test_unknown_external_keys_are_refused() -> None:
     form = codec_of(list[Item])
     assert refusal(form.parse, [{"sku": "a", "zzz": 1}]) == "[0]: wants only the keys 'qty', 'sku', got 'zzz'"
     assert refusal(codec_of(Address).parse, {"street": "a", "x": 1}) == ": wants only the keys 'street', 'zip', got 'x'"
@@ -790,7 +790,7 @@ def test_validators_run_when_an_instance_is_built_again() -> None:
     assert message == "[0]: wants values that Item takes, got ValueError: 'qty' must be >= 0: -1"
 
 
-def test_what_a_post_init_raises_is_a_problem_and_no_crash() -> None:
+def test_an_exception_of_post_init_is_reported_as_a_problem() -> None:
     @dataclasses.dataclass
     class Fussy:
         a: int
@@ -809,7 +809,7 @@ def test_attrs_converters_run_when_an_instance_is_built_again() -> None:
     assert codec_of(Tags).decode({"names": ["a"]}) == Tags(("a",))
 
 
-def test_a_tree_goes_through_json() -> None:
+def test_a_recursive_tree_round_trips_through_json() -> None:
     tree = Node("root", [Node("a", [Node("b")])], parent=Node("above"))
     assert through_json(Node, tree) == tree
     tree.children[0].children[0].name = 1  # type: ignore[assignment]
@@ -824,14 +824,14 @@ def test_a_class_inside_of_a_function_may_refer_to_itself() -> None:
     assert through_json(Local, Local(Local())) == Local(Local())
 
 
-def test_generic_classes_know_what_they_hold() -> None:
+def test_generic_classes_check_their_type_arguments() -> None:
     assert through_json(Box[date], Box(date(2024, 1, 1))) == Box(date(2024, 1, 1))
     assert through_json(DateBox, DateBox(date(2024, 1, 1))) == DateBox(date(2024, 1, 1))
     assert refusal(codec_of(Box[int]).check, Box("a")) == "content: wants int, got str 'a'"
     assert unserializable(Box, Box(date(2024, 1, 1))).path == ".content"
 
 
-def test_a_typed_dict_is_a_dict_of_its_own_with_known_keys() -> None:
+def test_a_typed_dict_is_a_copied_dict_with_known_keys() -> None:
     mine: Address = {"street": "a"}
     taken = codec_of(Address).check(mine)
     assert taken == mine
@@ -879,7 +879,7 @@ def test_a_name_that_does_not_exist_at_run_time_is_named() -> None:
     ],
     ids=repr,
 )
-def test_wrapped_annotations_are_what_they_wrap(annotation: Any) -> None:
+def test_wrapped_annotations_behave_like_the_wrapped_type(annotation: Any) -> None:
     assert refusal(codec_of(annotation).check, "a") == ": wants int, got str 'a'"
     assert through_json(list[annotation], [1]) == [1]
 
@@ -926,14 +926,14 @@ def test_a_codec_has_a_short_label(annotation: Any, label: str) -> None:
         ),
     ],
 )
-def test_an_opaque_value_is_taken_and_has_no_json_form(annotation: Any, value: Any, reason: str) -> None:
+def test_an_opaque_value_is_accepted_and_has_no_json_form(annotation: Any, value: Any, reason: str) -> None:
     form = codec_of(annotation)
     assert form.check(value) is value
     assert form.parse(value) is value
     assert unserializable(annotation, value).reason == reason
 
 
-def test_an_opaque_type_is_asked_where_that_is_possible() -> None:
+def test_an_opaque_type_is_checked_by_isinstance_where_possible() -> None:
     assert refusal(codec_of(complex).check, 1) == ": wants complex, got int 1"
     assert refusal(codec_of(complex).decode, 1) == ": wants nothing, because complex has no JSON form, got int 1"
     with Path(__file__).open() as file:
@@ -958,7 +958,7 @@ def test_a_subclass_of_a_scalar_does_not_get_its_codec() -> None:
         (typing.List["Missing"], "The annotation 'Missing' is still text: give the type itself, or resolve it first."),  # noqa: F821, UP006
     ],
 )
-def test_what_is_no_type_is_refused(annotation: Any, message: str) -> None:
+def test_an_annotation_that_is_not_a_type_is_refused(annotation: Any, message: str) -> None:
     assert declined(annotation) == message
 
 
@@ -988,7 +988,7 @@ class Odd:
         self.json = json
 
 
-def test_a_registered_type_goes_through_json_from_then_on() -> None:
+def test_a_registered_type_round_trips_through_json() -> None:
     class Version:
         def __init__(self, text: str) -> None:
             self.parts = [int(part) for part in text.split(".")]
@@ -1020,7 +1020,7 @@ def test_a_registered_codec_wins_over_the_fields_of_a_class() -> None:
         ("\0", "has no plain JSON form: in what to_json of Odd gives, the value has a NUL character"),
     ],
 )
-def test_what_to_json_gives_must_be_plain_json(json_value: Any, reason: str) -> None:
+def test_the_result_of_to_json_must_be_plain_json(json_value: Any, reason: str) -> None:
     register_type(Odd, to_json=lambda odd: odd.json, from_json=Odd)
     error = unserializable(list[Odd], [Odd(json_value)])
     assert error.path == "[0]"
@@ -1166,7 +1166,7 @@ OTHERS: list[tuple[Any, st.SearchStrategy[Any]]] = [
 
 
 @pytest.mark.parametrize(("annotation", "values"), HASHABLE + OTHERS, ids=lambda case: getattr(case, "__name__", None))
-def test_a_value_comes_back_exactly(annotation: Any, values: st.SearchStrategy[Any]) -> None:
+def test_a_value_round_trips_exactly(annotation: Any, values: st.SearchStrategy[Any]) -> None:
     @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(values)
     def comes_back(value: Any) -> None:
@@ -1204,7 +1204,7 @@ def containers_of(case: tuple[Any, st.SearchStrategy[Any]]) -> st.SearchStrategy
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(HASHABLE + OTHERS).flatmap(containers_of))
-def test_a_container_comes_back_exactly(case: tuple[Any, Any]) -> None:
+def test_a_container_round_trips_exactly(case: tuple[Any, Any]) -> None:
     annotation, value = case
     assert same(through_json(annotation, value), value)
 
@@ -1231,7 +1231,7 @@ def test_no_json_from_outside_crashes_a_codec(case: tuple[Any, Any], value: Any)
 
 
 @pytest.mark.parametrize("module", [codecs, hooks], ids=lambda module: module.__name__)
-def test_the_examples_in_the_docstrings_are_true(module: Any) -> None:
+def test_the_examples_in_the_docstrings_hold(module: Any) -> None:
     results = doctest.testmod(module)
     assert results.attempted > 0
     assert results.failed == 0

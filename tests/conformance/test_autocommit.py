@@ -42,7 +42,9 @@ def numbers(engine: sa.Engine) -> list[int]:
 
 @on("postgresql")
 @pytest.mark.parametrize("level", LEVELS)
-def test_postgresql_gets_no_transaction_around_it_and_its_level_back(url: str, level: str | None) -> None:
+def test_on_postgresql_the_block_has_no_transaction_and_the_isolation_level_is_restored(
+    url: str, level: str | None
+) -> None:
     database, outside = open_one(url, level)
     with database.connect() as connection:
         before = connection.get_isolation_level()
@@ -62,7 +64,7 @@ def test_postgresql_gets_no_transaction_around_it_and_its_level_back(url: str, l
 
 
 @on("postgresql")
-def test_it_goes_to_postgresql_and_back_once(url: str, tmp_path: Path) -> None:
+def test_a_statement_on_postgresql_is_one_round_trip(url: str, tmp_path: Path) -> None:
     database, _ = open_one(url, None)
     file = (tmp_path / "said").open("w+")
     with database.connect() as connection:
@@ -85,7 +87,7 @@ def test_it_goes_to_postgresql_and_back_once(url: str, tmp_path: Path) -> None:
 
 
 @on("postgresql")
-def test_its_level_comes_back_after_a_failure_too(url: str) -> None:
+def test_the_isolation_level_is_restored_after_a_failure(url: str) -> None:
     database, outside = open_one(url, None)
 
     with pytest.raises(sa.exc.ProgrammingError), database.autocommit() as connection:
@@ -101,7 +103,7 @@ def test_its_level_comes_back_after_a_failure_too(url: str) -> None:
 
 
 @on("sqlite", "mariadb")
-def test_elsewhere_it_is_a_transaction(url: str) -> None:
+def test_on_other_databases_the_block_is_a_transaction(url: str) -> None:
     database, outside = open_one(url, None)
 
     with database.autocommit() as connection:

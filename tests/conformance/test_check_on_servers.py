@@ -156,7 +156,7 @@ BROKERS: dict[Opens, list[str]] = {
 
 
 @pytest.mark.parametrize("opens", BROKERS, ids=lambda opens: opens.__name__)
-def test_a_broker_that_refuses_is_one_error_at_once(
+def test_a_refusal_by_the_broker_is_one_error_at_once(
     bare_pair: Pair, stack: ExitStack, tmp_path: Path, opens: Opens
 ) -> None:
     bare_pair.broker = opens(stack, tmp_path)
@@ -165,7 +165,7 @@ def test_a_broker_that_refuses_is_one_error_at_once(
     refuses(bare_pair, 2, ["worker", "apps.shop", "-p", "2"], ["does not let us in", *BROKERS[opens]])
 
 
-def test_a_server_that_is_silent_to_tls_is_not_waited_for(stack: ExitStack, tmp_path: Path) -> None:
+def test_a_server_that_does_not_answer_tls_times_out(stack: ExitStack, tmp_path: Path) -> None:
     broker = broker_from_url(tls_asked_of_plain_redis_with_password(stack, tmp_path))
     began = time.monotonic()
 
@@ -175,7 +175,9 @@ def test_a_server_that_is_silent_to_tls_is_not_waited_for(stack: ExitStack, tmp_
     assert time.monotonic() - began < REDIS_TIMEOUT_S / 2
 
 
-def test_brokers_whose_certificate_is_trusted_let_us_in(bare_pair: Pair, stack: ExitStack, tmp_path: Path) -> None:
+def test_brokers_with_a_trusted_certificate_accept_the_connection(
+    bare_pair: Pair, stack: ExitStack, tmp_path: Path
+) -> None:
     certificate = strict_servers.Certificate.make(tmp_path)
     port = stack.enter_context(strict_servers.redis_with_tls(certificate))
     bare_pair.broker = f"rediss://:{strict_servers.PASSWORD}@127.0.0.1:{port}/0?ssl_ca_certs={certificate.file}"
@@ -248,7 +250,7 @@ def test_a_wrong_password_on_mariadb_is_one_error_at_once(bare_pair: Pair, stack
     ],
     ids=str,
 )
-def test_a_database_that_refuses_is_one_error_at_once(
+def test_a_refusal_by_the_database_is_one_error_at_once(
     bare_pair: Pair, stack: ExitStack, server: str, parts: dict[str, Any], said: str
 ) -> None:
     if "port" in parts:
@@ -264,7 +266,7 @@ def test_a_database_that_refuses_is_one_error_at_once(
 
 
 @pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
-def test_a_database_that_comes_up_later_is_waited_for(kind: str, tmp_path: Path, stack: ExitStack) -> None:
+def test_a_worker_waits_for_a_database_that_starts_later(kind: str, tmp_path: Path, stack: ExitStack) -> None:
     pair = stack.enter_context(open_pair(f"{kind}+sql", tmp_path))
     proxy = Proxy(pair.url, open=False)
     stack.callback(proxy.end)
@@ -298,7 +300,7 @@ def test_a_worker_that_waits_for_its_database_can_be_stopped(bare_pair: Pair) ->
     assert SECRET not in worker.output()
 
 
-def test_a_burst_does_not_wait_for_a_database(bare_pair: Pair) -> None:
+def test_a_burst_worker_does_not_wait_for_a_database(bare_pair: Pair) -> None:
     bare_pair.url = f"postgresql+psycopg://nobody:{SECRET}@127.0.0.1:{strict_servers.free_port()}/nothing"
 
     refuses(bare_pair, 1, ["worker", "apps.shop", "--burst", "-p", "1"], ["Is the server running"])
@@ -364,7 +366,7 @@ def test_more_connections_than_a_server_has_are_a_warning(bare_pair: Pair, stack
 
 
 @pytest.mark.parametrize("name", ["postgresql+sql", "postgresql+redis"])
-def test_a_busy_process_opens_no_more_connections_than_the_check_reckons_with(name: str, tmp_path: Path) -> None:
+def test_a_busy_process_opens_at_most_as_many_connections_as_the_check_counts(name: str, tmp_path: Path) -> None:
     threads = 6
     with open_pair(name, tmp_path) as pair:
         pair.configure()

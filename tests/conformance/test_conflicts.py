@@ -32,7 +32,7 @@ def runs(folder: Path, id: str) -> int:
 
 
 @on("postgresql+sql", "postgresql+redis", "mariadb+sql", "mariadb+rabbitmq")
-def test_two_runs_in_a_deadlock_both_come_to_their_end_in_one_attempt(own_pair: Pair, tmp_path: Path) -> None:
+def test_two_deadlocked_runs_both_end_in_one_attempt(own_pair: Pair, tmp_path: Path) -> None:
     own_pair.start(module="apps.shop_deadlocks", processes=1, threads=2)
 
     tickets = [Cross(folder=str(tmp_path), first=a, second=b).async_().call() for a, b in ((1, 2), (2, 1))]
@@ -64,9 +64,7 @@ def test_a_run_is_restarted_after_a_deadlock_a_few_times_within_one_attempt(
 
 
 @on("postgresql+sql", "mariadb+sql")
-def test_a_run_that_meets_deadlocks_again_and_again_waits_before_its_next_attempt(
-    own_pair: Pair, tmp_path: Path
-) -> None:
+def test_a_run_with_repeated_deadlocks_waits_before_its_next_attempt(own_pair: Pair, tmp_path: Path) -> None:
     own_pair.start(module="apps.shop_deadlocks", processes=1, threads=2)
 
     ticket = Yield(folder=str(tmp_path), times=MAX_CONFLICT_RERUNS + 1).async_().call()

@@ -33,7 +33,7 @@ def count_of_records(pair: Pair) -> int:
 
 
 @ALL_KINDS
-def test_what_is_sent_on_a_connection_runs_after_its_commit(own_pair: Pair) -> None:
+def test_an_enqueue_on_a_connection_runs_after_its_commit(own_pair: Pair) -> None:
     own_pair.start()
     with own_pair.engine.connect() as connection:
         with connection.begin():
@@ -45,7 +45,7 @@ def test_what_is_sent_on_a_connection_runs_after_its_commit(own_pair: Pair) -> N
 
 
 @ALL_KINDS
-def test_what_is_sent_on_a_connection_is_gone_with_its_rollback(own_pair: Pair) -> None:
+def test_an_enqueue_on_a_connection_is_rolled_back_with_it(own_pair: Pair) -> None:
     own_pair.start()
     with own_pair.engine.connect() as connection:
         with connection.begin() as transaction:
@@ -66,7 +66,7 @@ def test_what_is_sent_on_a_connection_is_gone_with_its_rollback(own_pair: Pair) 
 
 
 @pytest.mark.parametrize("own_pair", ["postgresql+redis"], indirect=True)
-def test_a_connection_of_asyncio_is_awaited(own_pair: Pair) -> None:
+def test_an_enqueue_on_an_async_connection_can_be_awaited(own_pair: Pair) -> None:
     from sqlalchemy.ext.asyncio import create_async_engine
 
     own_pair.start()
@@ -108,7 +108,7 @@ def behind_a_proxy(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[
     install(None)
 
 
-def test_with_require_broker_a_broker_that_is_away_raises_and_nothing_is_stored(
+def test_with_require_broker_an_unavailable_broker_raises_and_nothing_is_stored(
     behind_a_proxy: tuple[Pair, Proxy],
 ) -> None:
     pair, proxy = behind_a_proxy
@@ -127,7 +127,7 @@ def test_with_require_broker_a_broker_that_is_away_raises_and_nothing_is_stored(
     assert [ticket.wait(WAIT_S) is not None for ticket in (first, second)] == [True, True]
 
 
-def test_a_connection_to_the_broker_that_was_cut_while_it_lay_idle_is_no_error(
+def test_a_broker_connection_that_was_cut_while_idle_is_reopened_without_an_error(
     behind_a_proxy: tuple[Pair, Proxy],
 ) -> None:
     pair, proxy = behind_a_proxy

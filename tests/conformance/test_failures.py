@@ -53,7 +53,7 @@ DATABASES_THAT_REFUSE: dict[str, tuple[str, Callable[[str], str], str]] = {
 
 
 @pytest.mark.parametrize("name", DATABASES_THAT_REFUSE)
-def test_a_database_that_refuses_is_one_error_at_the_start(bare_pair: Pair, name: str) -> None:
+def test_a_refusal_by_the_database_is_one_error_at_the_start(bare_pair: Pair, name: str) -> None:
     server, spoil, said = DATABASES_THAT_REFUSE[name]
     bare_pair.url = spoil(servers.need(server))
 
@@ -79,7 +79,7 @@ BROKERS_THAT_REFUSE: dict[str, tuple[str, Callable[[str], str]]] = {
 
 
 @pytest.mark.parametrize("name", BROKERS_THAT_REFUSE)
-def test_a_broker_that_refuses_is_one_error_at_the_start(bare_pair: Pair, name: str) -> None:
+def test_a_refusal_by_the_broker_is_one_error_at_the_start(bare_pair: Pair, name: str) -> None:
     server, spoil = BROKERS_THAT_REFUSE[name]
     bare_pair.broker = spoil(servers.need(server))
 
@@ -113,7 +113,7 @@ def test_a_database_without_the_tables_names_the_command(bare_pair: Pair, kind: 
 
 
 @pytest.mark.parametrize("kind", ["redis", "rabbitmq"])
-def test_a_broker_that_comes_up_later_is_waited_for(bare_pair: Pair, kind: str) -> None:
+def test_a_worker_waits_for_a_broker_that_starts_later(bare_pair: Pair, kind: str) -> None:
     with servers.broker(kind) as url, opened_proxy(str(url), open=False) as proxy:
         bare_pair.broker = proxy.url
         bare_pair.create_tables()
@@ -193,7 +193,7 @@ def test_connections_to_the_database_that_are_cut_lose_nothing(name: str, tmp_pa
 
 
 @pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
-def test_a_database_that_is_away_for_a_while_loses_nothing(kind: str, tmp_path: Path) -> None:
+def test_a_temporary_outage_of_the_database_loses_nothing(kind: str, tmp_path: Path) -> None:
     with open_pair(f"{kind}+sql", tmp_path) as pair, opened_proxy(pair.url) as proxy:
         pair.configure()
         pair.variables = {"DEXPY_DATABASE": proxy.url}
@@ -257,7 +257,7 @@ def kill_clients(name: str) -> int:
     return len(mine)
 
 
-def test_a_broker_that_is_away_holds_up_no_caller_and_no_transaction(tmp_path: Path) -> None:
+def test_an_unavailable_broker_delays_neither_callers_nor_transactions(tmp_path: Path) -> None:
     with open_pair("postgresql+redis", tmp_path) as pair, opened_proxy(str(pair.broker), open=False) as proxy:
         pair.broker = proxy.url
         pair.configure()
@@ -278,7 +278,7 @@ def test_a_broker_that_is_away_holds_up_no_caller_and_no_transaction(tmp_path: P
 
 
 @pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
-def test_four_processes_may_make_the_tables_at_once(bare_pair: Pair, kind: str, tmp_path: Path) -> None:
+def test_four_processes_may_create_the_tables_concurrently(bare_pair: Pair, kind: str, tmp_path: Path) -> None:
     import subprocess
     import sys
 

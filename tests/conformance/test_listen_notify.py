@@ -89,7 +89,7 @@ def test_an_idle_worker_is_notified_of_a_message_at_once(heard: list[Any], send:
     assert max(first_s, second_s) < SOON_S
 
 
-def test_no_notification_is_sent_for_what_is_rolled_back(heard: list[Any], database: Database) -> None:
+def test_a_rolled_back_enqueue_sends_no_notification(heard: list[Any], database: Database) -> None:
     other = Database(database.url)
     broker = SqlBroker(other)
     with other.connect() as connection:

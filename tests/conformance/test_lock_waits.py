@@ -158,7 +158,7 @@ def enter(connection: sa.Connection, ids: str) -> None:
 
 @on_servers
 @pytest.mark.parametrize("leaving", ["a", "abc"])
-def test_a_worker_that_leaves_waits_for_none_that_is_entering(server: Database, leaving: str) -> None:
+def test_a_worker_that_unregisters_does_not_wait_for_one_that_registers(server: Database, leaving: str) -> None:
     left = [sa.select(table.c[name]).order_by(table.c[name]) for table, name in KEYS]
     with server.begin() as connection:
         enter(connection, "abc")
@@ -174,7 +174,7 @@ def test_a_worker_that_leaves_waits_for_none_that_is_entering(server: Database, 
 
 
 @on_servers
-def test_sessions_of_workers_that_are_gone_are_forgotten_while_others_are_noted(server: Database) -> None:
+def test_sessions_of_dead_workers_are_deleted_while_others_are_recorded(server: Database) -> None:
     with server.begin() as connection:
         enter(connection, "abc")
         connection.execute(sa.delete(workers).where(workers.c.id != "a"))
@@ -188,7 +188,7 @@ def test_sessions_of_workers_that_are_gone_are_forgotten_while_others_are_noted(
 
 
 @on_servers
-def test_acknowledgements_wait_for_no_transaction_of_an_application_that_has_enqueued(server: Database) -> None:
+def test_acknowledgements_do_not_wait_for_open_transactions_that_have_enqueued(server: Database) -> None:
     broker = SqlBroker(server)
     broker.declare_queue("default")
     posted = {"p_queue": "default", "p_priority": 0, "p_wait_s": 0}

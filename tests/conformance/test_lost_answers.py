@@ -44,7 +44,7 @@ def redis_broker() -> Generator[Any]:
 
 
 @pytest.mark.anywhere
-def test_a_message_from_redis_that_reached_no_worker_comes_back(redis_broker: Any) -> None:
+def test_a_message_from_redis_that_reached_no_worker_is_redelivered(redis_broker: Any) -> None:
     for word in ("run", "lost", "later"):
         redis_broker.enqueue(message(word))
     first = redis_broker.consume("default", prefetch=1, timeout=10)
@@ -60,7 +60,7 @@ def test_a_message_from_redis_that_reached_no_worker_comes_back(redis_broker: An
 
 
 @pytest.mark.anywhere
-def test_a_message_that_redis_has_acknowledged_does_not_come_back(redis_broker: Any) -> None:
+def test_an_acknowledged_message_of_redis_is_not_redelivered(redis_broker: Any) -> None:
     for word in ("done", "refused", "returned"):
         redis_broker.enqueue(message(word))
     first = redis_broker.consume("default", prefetch=6, timeout=10)
@@ -75,7 +75,7 @@ def test_a_message_that_redis_has_acknowledged_does_not_come_back(redis_broker: 
 
 
 @pytest.mark.anywhere
-def test_what_waits_for_its_time_in_the_memory_of_a_consumer_comes_back_when_that_begins_anew(
+def test_delayed_messages_in_the_memory_of_a_consumer_are_redelivered_after_its_restart(
     redis_broker: Any,
 ) -> None:
     redis_broker.enqueue(message("soon"), delay=60_000)
@@ -89,7 +89,7 @@ def test_what_waits_for_its_time_in_the_memory_of_a_consumer_comes_back_when_tha
 
 
 @pytest.mark.anywhere
-def test_a_fetch_that_is_cut_keeps_no_capacity_for_what_it_would_have_fetched(
+def test_an_interrupted_fetch_releases_its_reserved_capacity(
     redis_broker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def cut(*_: Any, **__: Any) -> Any:
@@ -116,7 +116,7 @@ def test_a_fetch_that_is_cut_keeps_no_capacity_for_what_it_would_have_fetched(
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_a_message_whose_end_redis_does_not_take_keeps_no_thread_from_the_next_one(
+def test_a_failed_acknowledgement_to_redis_does_not_block_the_thread(
     redis_broker: Any, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     monkeypatch.setattr(dramatiq.worker, "POST_PROCESS_MESSAGE_RETRY_DELAY_SECS", 0.05)
@@ -153,12 +153,12 @@ def test_two_namespaces_of_one_redis_do_not_see_each_other(redis_broker: Any) ->
 
 
 @pytest.mark.parametrize("query", ["namespace=", "namespace=a&namespace=b"])
-def test_a_namespace_that_is_none_is_refused(query: str) -> None:
+def test_an_invalid_namespace_is_refused(query: str) -> None:
     with pytest.raises(ConfigurationError, match="Name one, as in"):
         broker_from_url(f"redis://127.0.0.1/0?{query}")
 
 
-def test_other_options_of_a_redis_url_stay() -> None:
+def test_other_options_of_a_redis_url_are_kept() -> None:
     broker: Any = broker_from_url("redis://127.0.0.1:7/3?client_name=me&namespace=shop")
     options = broker.client.connection_pool.connection_kwargs
     assert (broker.namespace, options["db"], options["client_name"]) == ("shop", 3, "me")
@@ -166,7 +166,7 @@ def test_other_options_of_a_redis_url_stay() -> None:
 
 
 @pytest.mark.parametrize("kind", servers.DATABASES)
-def test_a_message_from_a_database_that_reached_no_worker_comes_back(kind: str, tmp_path: Path) -> None:
+def test_a_message_from_a_database_that_reached_no_worker_is_redelivered(kind: str, tmp_path: Path) -> None:
     with servers.database(kind, tmp_path) as url:
         database = Database(url)
         broker = SqlBroker(database, lease_s=600)
@@ -197,7 +197,7 @@ def test_a_message_from_a_database_that_reached_no_worker_comes_back(kind: str, 
 
 
 @pytest.mark.parametrize("kind", servers.DATABASES)
-def test_an_acknowledgement_whose_answer_is_lost_holds_up_nothing(
+def test_an_acknowledgement_without_a_reply_delays_nothing(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with servers.database(kind, tmp_path) as url:

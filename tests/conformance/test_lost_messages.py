@@ -47,7 +47,7 @@ class Killed(BaseException):
     """Stands for a process that ends here."""
 
 
-def test_a_message_lost_while_others_run_is_sent_again_in_time(
+def test_a_message_lost_while_others_run_is_republished_in_time(
     quick_pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = quick_pair.start(threads=4)
@@ -70,7 +70,7 @@ def test_a_message_lost_while_others_run_is_sent_again_in_time(
     worker.signal(signal.SIGKILL, to_all=True)
 
 
-def test_what_waits_in_a_broker_that_is_left_for_the_database_is_run_all_the_same(pair_to_leave: Pair) -> None:
+def test_messages_of_an_abandoned_broker_run_after_a_switch_to_the_database(pair_to_leave: Pair) -> None:
     pair = pair_to_leave
     left = [Greet(name=f"left {number}").async_().call() for number in range(3)]
     assert pair.runtime is not None
@@ -88,7 +88,7 @@ def test_what_waits_in_a_broker_that_is_left_for_the_database_is_run_all_the_sam
 
 
 @pytest.mark.anywhere
-def test_what_a_dead_process_holds_is_back_in_its_queue_before_the_queue_is_counted() -> None:
+def test_messages_of_a_dead_process_are_requeued_before_the_queue_is_counted() -> None:
     heartbeat_timeout_s = 0.3
     with servers.broker("redis") as url:
         assert url is not None

@@ -96,7 +96,7 @@ def captured(pair: Pair) -> Any:
 
 
 @pytest.mark.anywhere
-def test_the_result_comes_back(pair: Pair) -> None:
+def test_the_ticket_returns_the_result(pair: Pair) -> None:
     ticket = Greet(name="Ada").async_().call()
 
     assert ticket.result(WAIT_S, POLL_S) == "hello Ada"
@@ -106,7 +106,7 @@ def test_the_result_comes_back(pair: Pair) -> None:
     assert pair.effects_of(ticket.id) == ["greet Ada"]
 
 
-def test_a_business_error_comes_back_as_such(pair: Pair) -> None:
+def test_a_business_error_reaches_the_ticket_as_such(pair: Pair) -> None:
     ticket = Greet(name="").async_().call()
 
     outcome = ticket.wait(WAIT_S, POLL_S)
@@ -117,7 +117,7 @@ def test_a_business_error_comes_back_as_such(pair: Pair) -> None:
 
 
 @pytest.mark.anywhere
-def test_a_crash_is_healed_by_a_retry(pair: Pair, tmp_path: Path) -> None:
+def test_a_retry_after_a_crash_succeeds(pair: Pair, tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     ticket = Stumble(ledger=str(ledger), failures=2).async_().call()
 
@@ -141,7 +141,7 @@ def test_a_crash_with_no_attempt_left_is_a_failure(pair: Pair, tmp_path: Path) -
 
 
 @pytest.mark.anywhere
-def test_a_direct_job_is_healed_by_a_retry(pair: Pair, tmp_path: Path) -> None:
+def test_a_retry_of_a_direct_job_succeeds(pair: Pair, tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     StumbleDirectly(ledger=str(ledger), failures=2).async_().call()
 
@@ -160,7 +160,7 @@ def test_a_direct_job_is_healed_by_a_retry(pair: Pair, tmp_path: Path) -> None:
 
 
 @pytest.mark.anywhere
-def test_a_delay_and_a_moment_are_kept(pair: Pair) -> None:
+def test_a_delay_and_a_due_time_are_respected(pair: Pair) -> None:
     sent = time.time()
     moment = datetime.now(timezone.utc) + timedelta(seconds=1.0)
     delayed = Greet(name="in").async_(in_=1.0).call()
@@ -211,7 +211,7 @@ def test_a_higher_priority_runs_sooner(pair: Pair) -> None:
 
 
 @pytest.mark.anywhere
-def test_a_recorded_operation_sends_its_id_and_nothing_else(pair: Pair, captured: list[Any]) -> None:
+def test_the_message_of_a_recorded_operation_holds_only_its_id(pair: Pair, captured: list[Any]) -> None:
     with dexpy.trace(trace_id="tr_conformance"):
         ticket = Greet(name="secret name").async_().call()
 
@@ -229,7 +229,9 @@ def test_a_recorded_operation_sends_its_id_and_nothing_else(pair: Pair, captured
 
 
 @pytest.mark.parametrize("operation", [Visit(page="/a"), Click(page="/b")], ids=["no record", "no params"])
-def test_what_has_no_params_on_record_sends_them(pair: Pair, captured: list[Any], operation: Any) -> None:
+def test_the_message_of_an_operation_without_recorded_params_holds_them(
+    pair: Pair, captured: list[Any], operation: Any
+) -> None:
     ticket = operation.async_().call()
 
     (message,) = captured
@@ -242,7 +244,7 @@ def test_what_has_no_params_on_record_sends_them(pair: Pair, captured: list[Any]
     assert rows == ([] if type(operation) is Visit else [("done", None)])
 
 
-def test_a_direct_job_that_is_due_much_later_waits_in_the_database(pair: Pair) -> None:
+def test_a_direct_job_with_a_long_delay_waits_in_the_database(pair: Pair) -> None:
     ticket = Visit(page="/later").async_(in_=3600).call()
 
     (waiting,) = pair.sql(sa.select(messages).where(messages.c.payload.contains(ticket.id)))
@@ -257,7 +259,7 @@ def test_a_direct_job_that_is_due_much_later_waits_in_the_database(pair: Pair) -
     eventually(lambda: not pair.sql(query), "its row is gone", WAIT_S, pair.output)
 
 
-def test_every_type_comes_through_params_and_result(pair: Pair) -> None:
+def test_every_type_round_trips_through_params_and_result(pair: Pair) -> None:
     alone = {field.name: getattr(EVERYTHING, field.name) for field in attrs.fields(Everything)}
 
     ticket = Echo(value=EVERYTHING, **alone).async_().call()
@@ -270,7 +272,7 @@ def test_every_type_comes_through_params_and_result(pair: Pair) -> None:
     assert found.moment.utcoffset() == EVERYTHING.moment.utcoffset()
 
 
-def test_refs_are_found_again_in_the_worker(pair: Pair) -> None:
+def test_the_worker_loads_refs(pair: Pair) -> None:
     with Session(pair.engine) as session:
         ada = session.get_one(Customer, 1)
         ticket = Deliver(
@@ -288,7 +290,7 @@ def test_refs_are_found_again_in_the_worker(pair: Pair) -> None:
 
 
 @pytest.mark.anywhere
-def test_what_is_sent_in_a_session_runs_with_its_commit_or_not_at_all(pair: Pair) -> None:
+def test_an_enqueue_in_a_session_runs_after_its_commit_and_never_after_a_rollback(pair: Pair) -> None:
     with Session(pair.engine) as session:
         with dexpy.session(session):
             undone = Greet(name="undone").async_().call()

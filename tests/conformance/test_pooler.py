@@ -81,6 +81,6 @@ def test_a_user_without_the_right_to_end_other_sessions_is_reported(pooled: tupl
     assert "warn takeover: the records' user may not end the sessions of the user in session_factory" in told.stdout
 
 
-def test_a_threshold_that_is_no_number_is_refused() -> None:
+def test_a_threshold_that_is_not_a_number_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="prepare_threshold wants a number of uses .*, or none for never"):
         _ = Database("postgresql+psycopg://nobody@127.0.0.1:1/x?prepare_threshold=often").engine

@@ -50,7 +50,7 @@ def enqueue_calm() -> list[Any]:
 
 
 @on(*PAIRS)
-def test_what_is_urgent_starts_before_most_of_what_was_delivered_before(own_pair: Pair) -> None:
+def test_urgent_runs_start_before_most_earlier_deliveries(own_pair: Pair) -> None:
     calm = enqueue_calm()
     own_pair.start(processes=1, threads=4)
     eventually(lambda: started(own_pair, calm), "the backlog is begun", WAIT_S, own_pair.output)
@@ -67,7 +67,7 @@ def test_what_is_urgent_starts_before_most_of_what_was_delivered_before(own_pair
 
 
 @on(*SERVERS)
-def test_several_processes_share_what_is_urgent_and_run_all_of_it_once(own_pair: Pair) -> None:
+def test_several_processes_share_urgent_runs_and_run_each_once(own_pair: Pair) -> None:
     numbers = range(300)
     own_pair.start(processes=2, threads=4)
 
@@ -79,7 +79,7 @@ def test_several_processes_share_what_is_urgent_and_run_all_of_it_once(own_pair:
 
 
 @on(*PAIRS)
-def test_a_worker_leaves_what_is_urgent_and_unknown_to_one_that_knows_it(own_pair: Pair) -> None:
+def test_a_worker_leaves_urgent_unknown_operations_to_a_worker_that_knows_them(own_pair: Pair) -> None:
     waves = [Wave(number=number).async_(priority=URGENT).call() for number in range(10)]
     own_pair.start_with_short_grace("apps.shop", grace_s=600)
     counts = [Count(number=number, seconds=0.01).async_(priority=number % 2).call() for number in range(60)]

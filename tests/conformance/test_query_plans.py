@@ -167,7 +167,7 @@ def test_the_next_message_is_found_without_a_scan(database: Database, name: str)
 
 
 @everywhere
-def test_that_nothing_is_due_is_found_without_a_scan(database: Database) -> None:
+def test_an_empty_queue_is_detected_without_a_scan(database: Database) -> None:
     put(database, FEW, due_at=timedelta(days=1))
     effort = Effort(database.engine)
 
@@ -185,7 +185,7 @@ def test_that_nothing_is_due_is_found_without_a_scan(database: Database) -> None
 
 
 @everywhere
-def test_messages_come_by_priority_and_then_by_the_moment_at_which_they_are_due(database: Database) -> None:
+def test_messages_are_claimed_by_priority_and_then_by_due_time(database: Database) -> None:
     put(database, 1, priority=9, due_at=timedelta(days=1))
     for priority, minutes in ((3, -1), (3, -2), (7, -1), (-2, -1), (7, 60)):
         put(database, 1, priority=priority, due_at=timedelta(minutes=minutes))
@@ -205,7 +205,7 @@ def test_messages_come_by_priority_and_then_by_the_moment_at_which_they_are_due(
 
 
 @everywhere
-def test_two_that_claim_at_once_get_different_messages(database: Database, kind: str) -> None:
+def test_concurrent_claims_get_different_messages(database: Database, kind: str) -> None:
     if kind == "sqlite":
         # One writer at a time: the other one waits for the lock, and finds what is left.
         return
@@ -281,7 +281,7 @@ def inbox(kind: str, tmp_path: Path) -> Generator[Inbox]:
 
 @everywhere
 @pytest.mark.parametrize("name", WAITING_RECORDS)
-def test_what_is_more_urgent_is_found_without_a_scan(inbox: Inbox, name: str) -> None:
+def test_a_more_urgent_row_is_found_without_a_scan(inbox: Inbox, name: str) -> None:
     inbox.send()
     effort = Effort(inbox.engine)
 
@@ -307,7 +307,7 @@ def test_what_is_more_urgent_is_found_without_a_scan(inbox: Inbox, name: str) ->
 
 @everywhere
 @pytest.mark.parametrize("planner", ["knows nothing", "knows what was"])
-def test_a_row_that_is_named_is_found_by_its_key_whatever_the_planner_believes(inbox: Inbox, planner: str) -> None:
+def test_a_row_is_found_by_its_key_whatever_the_statistics(inbox: Inbox, planner: str) -> None:
     one, other = inbox.send(), inbox.send()
     if planner == "knows what was":
         inbox.wait(MANY, status="done", completed_at=clock.now())
@@ -330,7 +330,7 @@ def test_a_row_that_is_named_is_found_by_its_key_whatever_the_planner_believes(i
 
 
 @everywhere
-def test_deliveries_at_once_share_what_is_urgent_without_waiting(inbox: Inbox) -> None:
+def test_concurrent_deliveries_share_urgent_rows_without_waiting(inbox: Inbox) -> None:
     calm = [inbox.send() for _ in range(6)]
     urgent = [inbox.send(URGENT) for _ in range(6)]
     start, got = threading.Barrier(len(calm), timeout=30), set()

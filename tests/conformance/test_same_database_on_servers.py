@@ -82,13 +82,13 @@ def test_two_databases_of_one_server_are_not_the_same(pair: Pair, tmp_path: Path
 
 
 @pytest.mark.parametrize("pair", ["postgresql"], indirect=True)
-def test_a_schema_in_which_the_tables_are_not_found_is_not_the_same(pair: Pair) -> None:
+def test_a_schema_without_the_tables_is_not_the_same_database(pair: Pair) -> None:
     pair.change("CREATE SCHEMA elsewhere")
 
     assert not is_same(pair, other(pair.url, query={"options": "-csearch_path=elsewhere"}))
 
 
-def test_the_question_leaves_nothing_behind_and_no_transaction_ended(pair: Pair) -> None:
+def test_the_comparison_leaves_no_rows_and_ends_no_transaction(pair: Pair) -> None:
     with by_another_port(pair) as url:
         engine = sa.create_engine(url, poolclass=sa.NullPool)
         database = Database(pair.url)
@@ -106,7 +106,7 @@ def test_the_question_leaves_nothing_behind_and_no_transaction_ended(pair: Pair)
         engine.dispose()
 
 
-def test_a_session_by_another_url_takes_the_record_into_its_transaction(pair: Pair) -> None:
+def test_a_session_with_another_url_stores_the_record_in_its_transaction(pair: Pair) -> None:
     with by_another_port(pair) as url:
         engine = sa.create_engine(url)
         with Session(engine) as session:
@@ -121,7 +121,7 @@ def test_a_session_by_another_url_takes_the_record_into_its_transaction(pair: Pa
 
 
 @pytest.mark.parametrize("pair", ["postgresql"], indirect=True)
-def test_an_async_session_by_another_url_takes_the_record_into_its_transaction(pair: Pair) -> None:
+def test_an_async_session_with_another_url_stores_the_record_in_its_transaction(pair: Pair) -> None:
     pytest.importorskip("greenlet")
     from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
@@ -140,7 +140,7 @@ def test_an_async_session_by_another_url_takes_the_record_into_its_transaction(p
     assert [record.id for record in records.pending()] == [id]
 
 
-def test_a_session_of_another_database_gets_its_record_after_its_commit(pair: Pair, tmp_path: Path) -> None:
+def test_the_record_of_a_session_on_another_database_is_stored_after_its_commit(pair: Pair, tmp_path: Path) -> None:
     kind = "postgresql" if pair.url.startswith("postgresql") else "mariadb"
     with servers.database(kind, tmp_path) as url:
         engine = sa.create_engine(url)
@@ -154,7 +154,7 @@ def test_a_session_of_another_database_gets_its_record_after_its_commit(pair: Pa
         engine.dispose()
 
 
-def test_a_records_database_that_is_away_breaks_no_call_on_another_one(pair: Pair, tmp_path: Path) -> None:
+def test_an_unavailable_records_database_breaks_no_call_on_another_database(pair: Pair, tmp_path: Path) -> None:
     kind = "postgresql" if pair.url.startswith("postgresql") else "mariadb"
     proxy = Proxy(pair.url, open=False)
     with servers.database(kind, tmp_path) as url:

@@ -63,29 +63,29 @@ def on(*names: str) -> pytest.MarkDecorator:
 
 
 @on(*PAIRS)
-def test_a_worker_that_is_killed_at_any_point_of_a_run_loses_nothing_and_does_nothing_twice(kills: Kills) -> None:
+def test_a_worker_that_is_killed_at_any_failpoint_loses_and_repeats_nothing(kills: Kills) -> None:
     kill_workers_at_each_point(kills)
 
 
 @on(*PAIRS)
-def test_a_worker_that_is_frozen_at_any_point_of_a_run_loses_nothing_and_delays_no_other(
+def test_a_worker_that_is_frozen_at_any_failpoint_loses_nothing_and_delays_no_other(
     kills: Kills,
 ) -> None:
     kill_workers_at_each_point(kills, freezes=True)
 
 
 @on(*PAIRS)
-def test_a_process_that_is_killed_while_it_enqueues_leaves_all_or_nothing(kills: Kills) -> None:
+def test_a_process_that_is_killed_while_it_enqueues_stores_all_or_nothing(kills: Kills) -> None:
     kill_enqueuers_at_each_point(kills)
 
 
 @on("postgresql+rabbitmq")
-def test_an_operation_that_kills_its_workers_ends_as_lost_and_the_others_go_on(kills: Kills) -> None:
+def test_an_operation_that_kills_its_workers_ends_as_lost_and_others_continue(kills: Kills) -> None:
     run_crash_loops(kills)
 
 
 @on("postgresql+redis", "mariadb+sql")
-def test_a_worker_that_is_frozen_past_its_lease_can_do_nothing_more_when_it_is_resumed(kills: Kills) -> None:
+def test_a_worker_that_was_frozen_past_its_lease_writes_nothing_after_it_is_resumed(kills: Kills) -> None:
     pair, ledger = kills.pair, kills.pair.folder / "ledger"
     frozen = kills.serve(["in_perform=wait", "before_commit=wait"], threads=2)
     holding = Hold(customer=1, ledger=str(ledger)).async_().call()
@@ -192,7 +192,7 @@ def test_a_worker_whose_lease_expires_during_a_recovery_is_recovered_by_the_next
 
 
 @on("postgresql+redis", "mariadb+sql")
-def test_a_database_that_stores_no_heartbeat_for_longer_than_a_lease_makes_no_live_worker_dead(
+def test_an_outage_longer_than_a_lease_makes_no_live_worker_dead(
     kills: Kills,
 ) -> None:
     pair, gate = kills.pair, kills.pair.folder / "gate"
@@ -221,7 +221,7 @@ def test_a_database_that_stores_no_heartbeat_for_longer_than_a_lease_makes_no_li
 
 
 @on("postgresql+redis", "mariadb+sql")
-def test_a_worker_that_was_late_itself_gives_the_others_time_before_it_recovers_their_runs(kills: Kills) -> None:
+def test_a_worker_with_a_late_heartbeat_waits_before_it_recovers_runs_of_others(kills: Kills) -> None:
     pair, intervals = kills.pair, RecoveryIntervals(RESCUE_WITHIN_S)
     store = dexpy.current_runtime().store
     heartbeat, beats = Heartbeat(store, intervals), []

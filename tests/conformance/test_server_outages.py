@@ -98,7 +98,7 @@ def pair_on_own_redis(folder: Path) -> Generator[tuple[Pair, Any]]:
             install(None)
 
 
-def test_a_flushed_redis_is_filled_again(tmp_path: Path) -> None:
+def test_messages_are_republished_to_a_flushed_redis(tmp_path: Path) -> None:
     with pair_on_own_redis(tmp_path) as (pair, server):
         worker, gate = occupied(pair)
 
@@ -128,7 +128,7 @@ def test_a_redis_that_is_killed_and_started_again_empty_loses_nothing(tmp_path: 
 
 
 @on("postgresql+rabbitmq")
-def test_a_purged_queue_is_filled_again(kills: Kills) -> None:
+def test_messages_are_republished_to_a_purged_queue(kills: Kills) -> None:
     import pika
 
     pair = kills.pair
@@ -198,7 +198,7 @@ def test_a_message_that_is_delivered_ten_times_is_one_run(kills: Kills) -> None:
 
 
 @on("postgresql+redis", "mariadb+rabbitmq")
-def test_two_relays_send_each_of_three_hundred_once(kills: Kills) -> None:
+def test_two_relays_publish_each_of_three_hundred_messages_once(kills: Kills) -> None:
     pair = kills.pair
     # The usual promise: with a shorter one a slow machine may take for lost what is still being sent.
     pair.variables = {}
@@ -270,7 +270,7 @@ REFUSALS: dict[str, Callable[[Pair, str], None]] = {
 
 
 @on(*REFUSALS)
-def test_what_the_broker_refuses_and_what_is_unknown_does_not_delay_the_others(
+def test_refused_messages_and_unknown_operations_do_not_delay_others(
     kills: Kills, request: pytest.FixtureRequest
 ) -> None:
     pair = kills.pair

@@ -34,7 +34,7 @@ def begun(pair: Pair, tickets: list[Ticket[None]]) -> list[str]:
 
 
 @pytest.mark.parametrize("own_pair", EACH, indirect=True)
-def test_nothing_waits_behind_a_long_run_of_another_queue_while_a_process_idles(own_pair: Pair) -> None:
+def test_a_long_run_of_another_queue_delays_nothing_while_a_process_is_idle(own_pair: Pair) -> None:
     own_pair.start("-Q", "default,loud", processes=2, threads=2)
     long = [Count(number=number, seconds=LONG_S).async_(queue="loud").call() for number in range(3)]
     # One process has both threads taken, and the other one has one that is free.

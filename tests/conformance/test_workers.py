@@ -85,7 +85,7 @@ def test_a_broker_of_the_applications_own_keeps_its_middleware_and_its_actors(
 
 
 @on("sqlite+redis", "postgresql+rabbitmq", "mariadb+sql")
-def test_a_burst_ends_when_all_has_run(own_pair: Pair) -> None:
+def test_a_burst_worker_ends_when_all_runs_have_ended(own_pair: Pair) -> None:
     tickets = [Count(number=number, seconds=0.02).async_().call() for number in range(60)]
 
     ended = own_pair.dexpy("worker", "apps.shop", "--burst", "-p", "2", "-t", "2")
@@ -135,7 +135,7 @@ def test_a_rolling_deploy_ends_with_every_operation_done(own_pair: Pair) -> None
 
 
 @on(*THREE)
-def test_an_operation_that_stays_unknown_is_failed_and_can_be_retried(own_pair: Pair) -> None:
+def test_an_operation_that_stays_unknown_fails_and_can_be_retried(own_pair: Pair) -> None:
     old = own_pair.start_with_short_grace("apps.shop", grace_s=1.0)
     ticket = Wave(number=1).async_().call()
     WaveDirectly(number=2).async_().call()
@@ -168,7 +168,7 @@ def test_an_unknown_operation_waits_in_the_database_and_does_not_count_as_lost(o
     assert own_pair.sql(kept) == [(3,)]
 
 
-def test_a_message_of_a_later_form_runs_its_record(tmp_path: Path) -> None:
+def test_a_message_of_a_later_format_runs_its_record(tmp_path: Path) -> None:
     from harness.pairs import open_pair
 
     with open_pair("sqlite+sql", tmp_path) as pair:

@@ -57,7 +57,7 @@ def codes(database: Database) -> list[str]:
         return list(connection.execute(sa.select(things.c.code).order_by(things.c.id)).scalars())
 
 
-def test_a_dialect_is_found_by_name_and_by_what_is_connected(database: Database, dialect: Dialect) -> None:
+def test_a_dialect_is_found_by_name_and_by_connection(database: Database, dialect: Dialect) -> None:
     with database.begin() as connection:
         assert dialect_of(connection) is dialect_of(database.engine) is dialect
     assert dialect_named(database.backend) is dialect
@@ -67,7 +67,7 @@ def test_mysql_and_mariadb_are_one_dialect() -> None:
     assert dialect_named("mysql") is dialect_named("mariadb") is MARIADB
 
 
-def test_a_database_of_another_kind_gets_answers_too() -> None:
+def test_a_database_of_another_kind_has_a_dialect_too() -> None:
     assert dialect_named("oracle") is UNKNOWN
     assert not UNKNOWN.has_one_write_lock
 
@@ -79,12 +79,12 @@ def test_a_dialect_cannot_be_changed(dialect: Dialect) -> None:
 
 
 @pytest.mark.parametrize("dialect", DIALECTS.values(), ids=repr)
-def test_a_dialect_answers_only_questions_that_the_common_type_asks(dialect: Dialect) -> None:
+def test_a_dialect_has_only_the_methods_of_the_base_class(dialect: Dialect) -> None:
     questions = {name for name, _ in inspect.getmembers(Dialect) if not name.startswith("_")}
     assert {name for name, _ in inspect.getmembers(dialect) if not name.startswith("_")} == questions
 
 
-def test_moments_are_stored_with_microseconds(database: Database, dialect: Dialect) -> None:
+def test_datetimes_are_stored_with_microseconds(database: Database, dialect: Dialect) -> None:
     assert isinstance(dialect.moment_type(), sa.DateTime)
     assert dialect.stores_time_zones == getattr(dialect.moment_type(), "timezone", False)
 
@@ -119,7 +119,7 @@ def test_texts_are_ordered_as_in_python(database: Database, dialect: Dialect) ->
         assert connection.execute(sa.select(things.c.code).order_by(order)).scalars().all() == sorted(texts)
 
 
-def test_a_statement_takes_so_many_parameters(database: Database, dialect: Dialect) -> None:
+def test_the_parameter_limit_of_a_statement_is_accepted(database: Database, dialect: Dialect) -> None:
     with database.begin() as connection:
         most = min(30_000, dialect.max_parameters(connection))
         assert most >= 999
@@ -137,7 +137,7 @@ def test_a_transaction_does_not_commit_by_itself_and_autocommit_does(database: D
     plain.dispose()
 
 
-def test_the_write_lock_is_taken_where_there_is_one(database: Database, dialect: Dialect) -> None:
+def test_the_write_lock_is_acquired_where_the_database_has_one(database: Database, dialect: Dialect) -> None:
     with database.begin() as connection:
         assert not dialect.holds_write_lock(connection)
         dialect.take_write_lock(connection)
@@ -187,20 +187,20 @@ def test_a_row_is_inserted_once(database: Database, dialect: Dialect, alone: boo
 
 
 @pytest.mark.parametrize("alone", [True, False], ids=["alone", "inside"])
-def test_a_row_that_breaks_another_rule_is_an_error(database: Database, dialect: Dialect, alone: bool) -> None:
+def test_a_row_that_violates_another_constraint_is_an_error(database: Database, dialect: Dialect, alone: bool) -> None:
     with pytest.raises(sa.exc.DBAPIError), database.begin() as connection:
         dialect.insert_new(connection, things, {"id": 1, "code": "a", "size": None}, 1.0, alone=alone)
     assert codes(database) == []
 
 
-def test_an_insert_ignores_a_row_that_is_there(database: Database, dialect: Dialect) -> None:
+def test_an_insert_ignores_an_existing_row(database: Database, dialect: Dialect) -> None:
     with database.begin() as connection:
         connection.execute(dialect.insert_or_ignore(things).values(thing(1, "a")))
         connection.execute(dialect.insert_or_ignore(things).values(thing(2, "a")))
     assert codes(database) == ["a"]
 
 
-def test_the_schema_is_known(database: Database, dialect: Dialect) -> None:
+def test_the_default_schema_is_reported(database: Database, dialect: Dialect) -> None:
     with database.begin() as connection:
         if dialect.fixed_schema is None:
             assert dialect.schema_query is not None
@@ -223,7 +223,7 @@ def test_the_same_database_is_recognized(database: Database, dialect: Dialect) -
 
 @pytest.mark.servers
 @pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
-def test_another_database_of_the_server_is_another_one(kind: str, tmp_path: Path) -> None:
+def test_another_database_of_the_server_is_distinguished(kind: str, tmp_path: Path) -> None:
     with servers.database(kind, tmp_path) as one, servers.database(kind, tmp_path) as other:
         database, plain = Database(one), sa.create_engine(other)
         with plain.connect() as connection:
@@ -232,7 +232,7 @@ def test_another_database_of_the_server_is_another_one(kind: str, tmp_path: Path
         database.dispose()
 
 
-def test_a_server_limits_connections(database: Database, dialect: Dialect) -> None:
+def test_the_connection_limit_of_a_server_is_reported(database: Database, dialect: Dialect) -> None:
     with database.begin() as connection:
         limit = dialect.connection_limit(connection)
     assert (limit is not None) == dialect.has_server
@@ -267,6 +267,6 @@ def test_a_plain_connection_is_not_pooled(database: Database, dialect: Dialect) 
         assert dialect.sessions_named(sa.select(sa.literal("x"))) is None or dialect.has_server
 
 
-def test_a_session_that_is_not_there_has_no_statement_to_end_it() -> None:
+def test_a_missing_session_has_no_statement_to_end_it() -> None:
     with pytest.raises(NotImplementedError):
         SQLITE.end_session(1)

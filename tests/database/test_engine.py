@@ -67,7 +67,7 @@ def in_a_fork(work: Callable[[], None]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def test_what_was_committed_outlives_a_power_cut(database: Database) -> None:
+def test_commits_are_synced_to_disk(database: Database) -> None:
     """Each connection of the engine waits for the disk at its commits: SQLite's FULL is 2."""
     with database.connect() as one, database.connect() as other:
         for connection in (one, other):
@@ -86,7 +86,7 @@ def test_a_transaction_that_only_reads_blocks_no_writer(database: Database, othe
         assert amounts(reader) == [1], "a read sees what is committed, whenever its transaction began"
 
 
-def test_the_first_write_takes_the_write_lock(database: Database, other_connection: sa.Connection) -> None:
+def test_the_first_write_acquires_the_write_lock(database: Database, other_connection: sa.Connection) -> None:
     with database.begin() as writer:
         assert amounts(writer) == []
         writer.execute(sa.text("UPDATE box SET amount = 0 WHERE id = 99"))
@@ -110,9 +110,7 @@ def test_a_transaction_that_has_read_can_still_write_after_another_wrote(
         assert amounts(connection) == [1, 2]
 
 
-def test_a_select_that_is_half_read_does_not_keep_its_transaction_from_writing(
-    database: Database, other_connection: sa.Connection
-) -> None:
+def test_a_transaction_with_an_unfinished_select_can_write(database: Database, other_connection: sa.Connection) -> None:
     with database.begin() as connection:
         for amount in range(500):
             add(connection, amount, "x" * 1000)
@@ -141,7 +139,7 @@ class Interrupted(BaseException):
 
 
 @pytest.mark.parametrize("at", ["INSERT", "SELECT"])
-def test_an_interrupt_inside_a_statement_comes_out_as_itself_and_rolls_back(
+def test_an_interrupt_inside_a_statement_is_raised_unchanged_and_rolls_back(
     database: Database, other_connection: sa.Connection, at: str
 ) -> None:
     def interrupt(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
@@ -180,7 +178,7 @@ def test_a_statement_is_recognised_as_a_write_by_its_text(statement: str, writes
     assert is_write(statement) is writes
 
 
-def test_what_is_read_under_the_write_lock_is_not_overwritten_by_eight_threads(database: Database) -> None:
+def test_eight_threads_do_not_overwrite_rows_read_under_the_write_lock(database: Database) -> None:
     with database.begin() as connection:
         add(connection, 0)
     failures: list[BaseException] = []
@@ -205,7 +203,7 @@ def test_what_is_read_under_the_write_lock_is_not_overwritten_by_eight_threads(d
         assert amounts(connection) == [320]
 
 
-def test_taking_the_write_lock_twice_or_after_a_write_is_no_mistake(database: Database) -> None:
+def test_the_write_lock_may_be_acquired_twice_or_after_a_write(database: Database) -> None:
     with database.begin() as connection:
         dialect_of(connection).take_write_lock(connection)
         dialect_of(connection).take_write_lock(connection)
@@ -218,7 +216,9 @@ def test_taking_the_write_lock_twice_or_after_a_write_is_no_mistake(database: Da
 # Savepoints
 
 
-def test_a_savepoint_before_the_first_write_takes_no_lock(database: Database, other_connection: sa.Connection) -> None:
+def test_a_savepoint_before_the_first_write_acquires_no_lock(
+    database: Database, other_connection: sa.Connection
+) -> None:
     with database.begin() as connection:
         with connection.begin_nested():
             assert amounts(connection) == []
@@ -277,7 +277,7 @@ def follow(connection: sa.Connection, steps: tuple[str, ...]) -> list[int]:
     return expected
 
 
-def test_noted_savepoints_of_a_transaction_that_ended_do_not_reach_the_next_one(database: Database) -> None:
+def test_deferred_savepoints_of_an_ended_transaction_do_not_reach_the_next_one(database: Database) -> None:
     for end in ("commit", "rollback"):
         with closing(database.connect()) as connection:
             transaction = connection.begin()
@@ -296,7 +296,7 @@ def test_a_process_has_one_engine(database: Database) -> None:
     assert database.engine is database.engine
 
 
-def test_threads_that_come_first_together_get_the_same_engine(tmp_path: Path) -> None:
+def test_threads_that_start_concurrently_get_the_same_engine(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path}/other.db")
     start, found = threading.Barrier(8), set[int]()
 
@@ -363,7 +363,7 @@ def test_a_fork_while_a_thread_makes_the_engine_leaves_the_child_able_to_make_it
         database.dispose()
 
 
-def test_an_engine_that_was_given_is_used_and_never_closed(tmp_path: Path) -> None:
+def test_an_engine_of_the_application_is_used_and_never_closed(tmp_path: Path) -> None:
     own = sa.create_engine(f"sqlite:///{tmp_path}/own.db")
     database = Database(own.url, engine=own)
     assert database.engine is own
@@ -392,14 +392,14 @@ def test_a_file_with_a_writer_in_another_journal_mode_is_waited_for(tmp_path: Pa
 # What cannot be opened
 
 
-def test_a_file_in_a_folder_that_is_not_there_is_an_unavailable_database(tmp_path: Path) -> None:
+def test_a_file_in_a_missing_folder_is_an_unavailable_database(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path}/nowhere/records.db")
     with pytest.raises(DatabaseUnavailable, match=r"nowhere/records\.db cannot be opened.*folder"):
         database.connect()
     database.dispose()
 
 
-def test_a_file_that_is_no_database_is_an_unavailable_database(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_an_unavailable_database(tmp_path: Path) -> None:
     (tmp_path / "records.db").write_bytes(b"no database at all" * 100)
     database = Database(f"sqlite:///{tmp_path}/records.db")
     with pytest.raises(DatabaseUnavailable, match="not a database"), database.begin():
@@ -407,7 +407,7 @@ def test_a_file_that_is_no_database_is_an_unavailable_database(tmp_path: Path) -
     database.dispose()
 
 
-def test_a_server_that_does_not_answer_is_an_unavailable_database_and_keeps_its_password_out() -> None:
+def test_a_server_that_does_not_answer_is_reported_unavailable_without_its_password() -> None:
     database = Database("postgresql+psycopg://user:hush@127.0.0.1:1/name")
     with pytest.raises(DatabaseUnavailable) as caught:
         database.connect()
@@ -416,12 +416,12 @@ def test_a_server_that_does_not_answer_is_an_unavailable_database_and_keeps_its_
 
 
 @pytest.mark.parametrize("url", ["nonsense", "", "sqlite", "wrongbase://x"])
-def test_a_url_that_cannot_be_read_is_a_configuration_error(url: str) -> None:
+def test_an_invalid_url_is_a_configuration_error(url: str) -> None:
     with pytest.raises(ConfigurationError, match="sqlite://"):
         _ = Database(url).engine
 
 
-def test_a_driver_that_is_missing_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_of_a_missing_driver_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     def create_engine(*_: Any, **__: Any) -> sa.Engine:
         raise ModuleNotFoundError("No module named 'psycopg'", name="psycopg")
 

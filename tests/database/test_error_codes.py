@@ -39,14 +39,14 @@ def test_a_state_of_postgresql_is_its_code() -> None:
     assert not is_away(DBAPIError("", {}, psycopg.errors.UndefinedTable("in its words")))
 
 
-def test_an_error_from_no_server_has_no_code() -> None:
+def test_an_error_of_the_driver_itself_has_no_code() -> None:
     no_server = DBAPIError("", {}, psycopg.OperationalError("connection refused"))
     assert code_of(no_server) is None
     assert is_away(no_server)
     assert not is_away(DBAPIError("", {}, psycopg.InterfaceError("a wrong call")))
 
 
-def test_a_busy_file_is_away_and_another_error_of_it_is_not() -> None:
+def test_a_busy_file_counts_as_unavailable_and_other_errors_of_it_do_not() -> None:
     assert is_away(DBAPIError("", {}, sqlite3.OperationalError("database is locked")))
     assert not is_away(DBAPIError("", {}, sqlite3.OperationalError("no such table: effects")))
     assert code_of(ValueError("no error of a database")) is None

@@ -79,7 +79,7 @@ def test_a_database_in_memory_is_that_of_its_own_engine_alone() -> None:
     database.dispose()
 
 
-def test_the_answer_waits_for_no_lock_and_leaves_the_transaction_as_it_is(tmp_path: Path) -> None:
+def test_the_comparison_waits_for_no_lock_and_leaves_the_transaction_unchanged(tmp_path: Path) -> None:
     # Not in WAL mode, where a connection of dexpy's own would have to wait for this transaction to end.
     engine = sa.create_engine(f"sqlite:///{tmp_path}/records.db")
     database = Database(engine.url)
@@ -93,7 +93,7 @@ def test_the_answer_waits_for_no_lock_and_leaves_the_transaction_as_it_is(tmp_pa
     engine.dispose()
 
 
-def test_the_answer_is_asked_for_once_for_all_connections_of_an_engine(database: Database) -> None:
+def test_the_comparison_is_made_once_for_all_connections_of_an_engine(database: Database) -> None:
     engine = sa.create_engine(database.url)
     asked: list[str] = []
     sa.event.listen(engine, "before_cursor_execute", lambda *told: asked.append(told[2]))
@@ -110,7 +110,7 @@ class Echo(Operation):
         assert self.session is not None
 
 
-def test_a_session_by_another_path_to_the_file_takes_the_record_into_its_transaction(tmp_path: Path) -> None:
+def test_a_session_with_another_path_to_the_file_stores_the_record_in_its_transaction(tmp_path: Path) -> None:
     (tmp_path / "way").symlink_to(tmp_path, target_is_directory=True)
     engine = sa.create_engine(f"sqlite:///{tmp_path}/way/app.db")
     runtime = dexpy.configure(database=f"sqlite:///{tmp_path}/app.db")

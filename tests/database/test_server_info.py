@@ -42,10 +42,10 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize("said", DOWN, ids=str)
-def test_a_server_that_may_come_back_is_only_down(said: Any) -> None:
+def test_a_temporary_error_counts_as_an_outage(said: Any) -> None:
     assert is_only_down(said)
 
 
 @pytest.mark.parametrize("said", REFUSALS, ids=str)
-def test_what_waiting_would_not_fix_is_a_refusal(said: Any) -> None:
+def test_a_permanent_error_counts_as_a_refusal(said: Any) -> None:
     assert not is_only_down(said)

@@ -179,7 +179,7 @@ def test_each_type_has_a_case() -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_schema_takes_what_parse_takes_and_refuses_what_parse_refuses(name: str) -> None:
+def test_the_schema_accepts_and_refuses_the_same_input_as_parse(name: str) -> None:
     good, bad = CASES[name]
     for value in good:
         assert parses(Everything, {**GOOD, name: value}), value
@@ -190,7 +190,7 @@ def test_the_schema_takes_what_parse_takes_and_refuses_what_parse_refuses(name: 
 
 
 @pytest.mark.parametrize("name", sorted(CASES.keys() - {"days"}))  # its keys are no str, so that it does not travel
-def test_what_is_written_of_an_operation_is_within_its_schema(name: str) -> None:
+def test_the_json_of_an_operation_is_valid_against_its_schema(name: str) -> None:
     for value in CASES[name][0]:
         operation = Everything.parse({**GOOD, name: value})
         written = {one.name: one.codec.encode(getattr(operation, one.name)) for one in Everything.contract.props}
@@ -225,7 +225,7 @@ json_values = st.recursive(
 
 @settings(max_examples=600, deadline=None, suppress_health_check=list(HealthCheck))
 @given(name=st.sampled_from(list(CASES)), value=json_values)
-def test_whatever_parse_takes_the_schema_takes(name: str, value: Any) -> None:
+def test_the_schema_accepts_all_generated_input_that_parse_accepts(name: str, value: Any) -> None:
     if parses(Everything, {**GOOD, name: value}):
         assert PARAMS.is_valid({**GOOD, name: value})
 
@@ -238,7 +238,7 @@ class Refers(Operation):
     def perform(self) -> None: ...
 
 
-def test_a_reference_is_its_key_with_the_name_of_its_model() -> None:
+def test_the_schema_of_a_reference_is_its_key_with_the_name_of_its_model() -> None:
     schema = Refers.contract.to_json_schema()
     check = validator(schema)
     assert schema["properties"]["customer"] == {
@@ -327,7 +327,7 @@ def test_defaults_descriptions_and_secrets_are_in_the_schema() -> None:
     )
 
 
-def test_the_schema_of_success_takes_what_is_stored_of_results() -> None:
+def test_the_schema_of_success_accepts_stored_results() -> None:
     check = validator(Told.contract.to_json_schema("success"))
     form = Told.contract.success
     assert form is not None
@@ -368,7 +368,7 @@ def test_all_sections_are_in_one_schema() -> None:
     assert not check.is_valid({**whole, "params": {}})
 
 
-def test_an_unknown_section_is_refused_with_those_that_there_are() -> None:
+def test_an_unknown_section_is_refused_with_the_known_ones() -> None:
     with pytest.raises(OptionsError, match="the sections are 'errors', 'full', 'params', 'success'.*Did you mean"):
         Told.contract.to_json_schema("param")  # type: ignore[arg-type]
 

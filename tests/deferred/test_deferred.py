@@ -97,7 +97,7 @@ def test_a_call_deferred_in_a_transaction_is_made_after_its_commit(
     assert effects(engine) == ["fulfilled 1"]
 
 
-def test_the_current_session_is_joined_and_a_savepoint_that_is_rolled_back_takes_its_calls_with_it(
+def test_the_current_session_is_joined_and_a_rolled_back_savepoint_drops_its_calls(
     isolated_runtime: Isolated, engine: sa.Engine
 ) -> None:
     with Session(engine) as session, dexpy.session(session):
@@ -120,7 +120,7 @@ def test_without_a_session_the_call_is_stored_at_once(isolated_runtime: Isolated
     assert ticket.result(5) == "OrderClient 7 late"
 
 
-def test_what_a_target_writes_is_rolled_back_with_its_attempt(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+def test_writes_of_a_target_are_rolled_back_with_its_attempt(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     broken = defer(OrderClient.break_down, order_number=1, customer_token="t")
     refused = defer(OrderClient.refuse, order_number=2)
     isolated_runtime.run_pending()
@@ -141,7 +141,7 @@ def test_transactions_of_a_target_are_savepoints_in_that_of_its_run(
 # --------------------------------------------------------------------------------------- what a target is
 
 
-def test_a_registered_function_is_called_as_ever(isolated_runtime: Isolated) -> None:
+def test_a_registered_function_can_still_be_called(isolated_runtime: Isolated) -> None:
     assert Subclient.cancel(3) == "Subclient 3"
     assert Mailer("me").send("you") == "me to you"
     assert shop.tick() == "tick"
@@ -188,14 +188,14 @@ def test_a_model_is_stored_by_its_key_and_loaded_in_the_runs_transaction(
     assert records.get(ticket.id).params == {"order": 1, "others": [1], "spare": 1}
 
 
-def test_a_default_is_no_ones_to_change(isolated_runtime: Isolated) -> None:
+def test_a_mutable_default_is_not_shared_between_calls(isolated_runtime: Isolated) -> None:
     tickets = [defer(shop.collect) for _ in range(2)]
     isolated_runtime.run_pending()
 
     assert [ticket.result(5) for ticket in tickets] == [[0], [0]]
 
 
-def test_the_call_goes_to_what_has_the_name_when_it_is_made(
+def test_a_stored_call_resolves_its_target_by_name_when_it_runs(
     isolated_runtime: Isolated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ticket = defer(OrderClient.cancel, order_number=1)
@@ -206,7 +206,7 @@ def test_the_call_goes_to_what_has_the_name_when_it_is_made(
     assert ticket.result(5) == "a stand-in got 1"
 
 
-def test_a_row_of_a_target_that_is_not_registered_is_not_run(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+def test_a_row_of_an_unregistered_target_is_not_run(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     ticket = defer(OrderClient.fulfill, order_number=1)
     with engine.begin() as connection:
         connection.execute(sa.delete(messages))
@@ -230,7 +230,7 @@ def test_a_target_without_a_record_is_sent_in_its_message(isolated_runtime: Isol
 # --------------------------------------------------------------------------------------------- arguments
 
 
-def test_arguments_are_held_against_the_signature_at_once_and_all_together(isolated_runtime: Isolated) -> None:
+def test_arguments_are_checked_against_the_signature_at_once_and_together(isolated_runtime: Isolated) -> None:
     with pytest.raises(PropsError) as refused:
         defer(OrderClient.fulfill, order_number="1", costumer_token="t", queue="orders")
 
@@ -249,7 +249,7 @@ def test_arguments_are_held_against_the_signature_at_once_and_all_together(isola
         ((), {}, "order_number: wants int, nothing was given"),
     ],
 )
-def test_arguments_that_no_call_could_have_are_refused(
+def test_invalid_arguments_are_refused(
     isolated_runtime: Isolated, arguments: tuple[Any, ...], given: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(PropsError, match=said):
@@ -262,7 +262,7 @@ def test_an_argument_that_has_no_json_form_is_refused_with_nothing_stored(isolat
     assert records.all().count() == 0
 
 
-def test_a_parameter_that_is_called_like_an_option_is_given_after_the_options(isolated_runtime: Isolated) -> None:
+def test_a_parameter_with_the_name_of_an_option_is_passed_after_the_options(isolated_runtime: Isolated) -> None:
     with pytest.raises(OptionsError, match=r"queue=\.\.\.\) may mean the option or the parameter"):
         defer(shop.dawdle, queue="x")
     ticket = defer.with_options(queue="orders")(shop.dawdle, queue="x")
@@ -290,7 +290,7 @@ def test_a_sensitive_argument_is_shown_nowhere(isolated_runtime: Isolated, caplo
 # ------------------------------------------------------------------------------------------------ options
 
 
-def test_a_call_is_not_made_before_its_time(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+def test_a_call_is_not_made_before_it_is_due(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     ticket = defer(shop.tick, scheduled_at=later())
     past = defer(shop.tick, scheduled_at=dt.datetime(2020, 1, 1, tzinfo=dt.timezone.utc))
 
@@ -299,7 +299,7 @@ def test_a_call_is_not_made_before_its_time(isolated_runtime: Isolated, engine: 
     assert [ran.id for ran in isolated_runtime.run_pending()] == [ticket.id]
 
 
-def test_queue_priority_and_expiry_are_those_of_the_call_over_those_of_the_target(isolated_runtime: Isolated) -> None:
+def test_queue_priority_and_expiry_of_the_call_win_over_those_of_the_target(isolated_runtime: Isolated) -> None:
     by_target = records.get(defer(shop.dawdle).id)
     by_call = records.get(defer(shop.tick, queue="slow", priority=-1, expires_in=60).id)
 
@@ -307,7 +307,7 @@ def test_queue_priority_and_expiry_are_those_of_the_call_over_those_of_the_targe
     assert (by_call.queue, by_call.priority, by_call.expires_at is None) == ("slow", -1, False)
 
 
-def test_a_policy_of_the_target_is_that_of_an_operation(isolated_runtime: Isolated) -> None:
+def test_a_policy_of_the_target_works_as_for_an_operation(isolated_runtime: Isolated) -> None:
     ticket = defer(shop.dawdle)
     contract = defer.operation_of(shop.dawdle).contract
     retried = defer(OrderClient.try_again)
@@ -320,7 +320,7 @@ def test_a_policy_of_the_target_is_that_of_an_operation(isolated_runtime: Isolat
     assert (retried.reload().status, retried.num_attempts) == ("failed", 2)
 
 
-def test_a_target_without_a_rule_is_tried_once(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+def test_a_target_without_a_rule_has_one_attempt(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     ticket = defer(OrderClient.break_twice)
     isolated_runtime.run_pending()
     pass_time(isolated_runtime, engine, LATER)
@@ -330,7 +330,7 @@ def test_a_target_without_a_rule_is_tried_once(isolated_runtime: Isolated, engin
     assert records.get(ticket.id).error_message == "the client is away"
 
 
-def test_asyncio_defers_by_acall(isolated_runtime: Isolated) -> None:
+def test_acall_defers_from_asyncio(isolated_runtime: Isolated) -> None:
     async def main() -> dexpy.Ticket[str]:
         return await defer.with_options(idempotence_token="a").acall(OrderClient.cancel, order_number=1)
 
@@ -342,7 +342,9 @@ def test_asyncio_defers_by_acall(isolated_runtime: Isolated) -> None:
 # -------------------------------------------------------------------------------------------------- tokens
 
 
-def test_a_second_call_with_a_token_is_not_stored_and_has_the_ticket_of_the_first(isolated_runtime: Isolated) -> None:
+def test_a_second_call_with_a_token_stores_nothing_and_returns_the_ticket_of_the_first(
+    isolated_runtime: Isolated,
+) -> None:
     first = defer(OrderClient.fulfill, order_number=1, idempotence_token="order-1")
     second = defer(OrderClient.fulfill, order_number=1, idempotence_token="order-1")
     isolated_runtime.run_pending()
@@ -355,7 +357,7 @@ def test_a_second_call_with_a_token_is_not_stored_and_has_the_ticket_of_the_firs
     assert OrderClient.calls == [1]
 
 
-def test_a_token_is_unique_for_its_target_alone_and_no_token_clashes_with_nothing(isolated_runtime: Isolated) -> None:
+def test_a_token_is_unique_per_target_and_calls_without_one_never_conflict(isolated_runtime: Isolated) -> None:
     tickets = [
         defer(OrderClient.fulfill, order_number=1, idempotence_token="order-1"),
         defer(OrderClient.cancel, order_number=1, idempotence_token="order-1"),
@@ -380,7 +382,7 @@ def test_a_token_of_a_call_that_was_rolled_back_is_free(isolated_runtime: Isolat
         again.wait(1)
 
 
-def test_a_duplicate_leaves_the_callers_transaction_as_it_is(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+def test_a_duplicate_leaves_the_callers_transaction_unchanged(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     first = defer(shop.tick, idempotence_token="a")
     with Session(engine) as session:
         session.add(Order(id=2, number=2))
@@ -428,7 +430,7 @@ def test_a_ticket_has_status_attempts_and_completion(isolated_runtime: Isolated)
 
 
 @pytest.mark.parametrize(("event", "status"), [("expire", "expired"), ("fail", "failed")])
-def test_a_call_that_waits_can_be_expired_or_failed_and_is_complete_then(
+def test_a_pending_call_can_be_expired_or_failed_and_is_then_complete(
     isolated_runtime: Isolated, event: str, status: str
 ) -> None:
     ticket = defer(OrderClient.fulfill, order_number=1)
@@ -448,7 +450,7 @@ def test_a_call_that_waits_can_be_expired_or_failed_and_is_complete_then(
 # -------------------------------------------------------------------------------------------- perform()
 
 
-def test_perform_makes_the_call_here_and_now(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+def test_perform_makes_the_call_at_once_in_this_thread(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     ticket = defer(OrderClient.fulfill, order_number=1)
 
     assert ticket.perform() is True
@@ -459,7 +461,7 @@ def test_perform_makes_the_call_here_and_now(isolated_runtime: Isolated, engine:
     assert (OrderClient.calls, ticket.reload().num_attempts) == ([1], 1)
 
 
-def test_perform_of_what_is_not_due_does_nothing_and_logs_it(
+def test_perform_of_a_call_that_is_not_due_only_logs(
     isolated_runtime: Isolated, engine: sa.Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     ticket = defer(OrderClient.fulfill, order_number=1, scheduled_at=later())
@@ -472,7 +474,7 @@ def test_perform_of_what_is_not_due_does_nothing_and_logs_it(
     assert ticket.perform() is True
 
 
-def test_perform_of_what_does_not_wait_is_refused_and_changes_nothing(isolated_runtime: Isolated) -> None:
+def test_perform_of_a_call_that_is_not_pending_is_refused_and_changes_nothing(isolated_runtime: Isolated) -> None:
     ticket = defer(OrderClient.fulfill, order_number=1)
     ticket.perform()
 
@@ -481,7 +483,7 @@ def test_perform_of_what_does_not_wait_is_refused_and_changes_nothing(isolated_r
     assert (ticket.reload().num_attempts, OrderClient.calls) == (1, [1])
 
 
-def test_perform_keeps_to_the_limit_of_the_target(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+def test_perform_respects_the_concurrency_limit_of_the_target(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     holder, waiting = defer(shop.limited, 1), defer(shop.limited, 1)
     with engine.begin() as connection:
         changed = sa.update(records.table).where(records.table.c.id == holder.id).values(status="running")
@@ -494,7 +496,7 @@ def test_perform_keeps_to_the_limit_of_the_target(isolated_runtime: Isolated, en
     assert waiting.perform() is True
 
 
-def test_an_error_in_perform_is_kept_with_the_attempt_and_decided_by_the_rules(isolated_runtime: Isolated) -> None:
+def test_an_error_in_perform_is_recorded_with_the_attempt_and_follows_the_rules(isolated_runtime: Isolated) -> None:
     retried, failed = defer(OrderClient.try_again), defer(OrderClient.refuse, order_number=1)
 
     assert retried.perform() is True
@@ -507,13 +509,13 @@ def test_an_error_in_perform_is_kept_with_the_attempt_and_decided_by_the_rules(i
         failed.result(5)
 
 
-def test_a_record_performs_too_and_gives_the_record_as_it_is_then(isolated_runtime: Isolated) -> None:
+def test_perform_of_a_record_returns_the_updated_record(isolated_runtime: Isolated) -> None:
     ticket = defer(shop.tick)
 
     assert records.get(ticket.id).perform().status == "done"
 
 
-def test_what_has_expired_is_not_performed(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+def test_an_expired_call_is_not_performed(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     ticket = defer(OrderClient.fulfill, order_number=1, expires_in=60)
     pass_time(isolated_runtime, engine, dt.timedelta(seconds=61))
 
@@ -522,7 +524,7 @@ def test_what_has_expired_is_not_performed(isolated_runtime: Isolated, engine: s
     assert OrderClient.calls == []
 
 
-def test_a_call_performed_by_hand_has_its_time_limit(isolated_runtime: Isolated) -> None:
+def test_a_call_by_perform_has_its_time_limit(isolated_runtime: Isolated) -> None:
     ticket = defer(shop.dawdle)
     ticket.perform()
 
@@ -532,7 +534,7 @@ def test_a_call_performed_by_hand_has_its_time_limit(isolated_runtime: Isolated)
 # ----------------------------------------------------------------------------------------- handle_error
 
 
-def test_a_handler_receives_the_error_which_is_recorded_all_the_same(isolated_runtime: Isolated) -> None:
+def test_a_handler_receives_the_error_and_the_error_is_recorded(isolated_runtime: Isolated) -> None:
     ticket = defer(OrderClient.break_down, order_number=1, customer_token="t")
     isolated_runtime.run_pending()
 
@@ -540,7 +542,9 @@ def test_a_handler_receives_the_error_which_is_recorded_all_the_same(isolated_ru
     assert (ticket.reload().status, ticket.completed_at is None) == ("failed", False)
 
 
-def test_a_handler_that_breaks_changes_nothing(isolated_runtime: Isolated, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_exception_in_a_handler_changes_nothing(
+    isolated_runtime: Isolated, caplog: pytest.LogCaptureFixture
+) -> None:
     ticket = defer(OrderClient.break_twice)
     isolated_runtime.run_pending()
 
@@ -608,7 +612,7 @@ def yielding() -> Any:
         (lambda: DeferredCall().perform(), r"DeferredCall calls nothing"),
     ],
 )
-def test_what_could_not_be_called_later_is_refused_where_it_is_declared(declare: Any, said: str) -> None:
+def test_a_target_that_cannot_be_called_later_is_refused_at_its_declaration(declare: Any, said: str) -> None:
     with pytest.raises(DeclarationError, match=said):
         declare()
 
@@ -637,7 +641,7 @@ def test_what_could_not_be_called_later_is_refused_where_it_is_declared(declare:
         (lambda: records.where(method="fulfill"), OptionsError, r"give target=OrderClient too"),
     ],
 )
-def test_what_cannot_be_deferred_is_refused_with_nothing_stored(
+def test_a_call_that_cannot_be_deferred_is_refused_and_nothing_is_stored(
     isolated_runtime: Isolated, call: Any, refusal: type[Exception], said: str
 ) -> None:
     with pytest.raises(refusal, match=said):

@@ -62,9 +62,7 @@ def test_two_workers_make_each_call_once_however_often_it_was_deferred_with_its_
 
 
 @pytest.mark.parametrize("point", ["after_claim", "before_commit", "before_ack"])
-def test_a_worker_that_is_killed_at_a_call_leaves_it_to_another_which_makes_it_once(
-    pair: PolicyPair, point: str
-) -> None:
+def test_the_call_of_a_killed_worker_is_made_once_by_another_worker(pair: PolicyPair, point: str) -> None:
     dead = pair.start_killed_at(point)
     ticket = defer(OrderClient.fulfill, order_number=1)
     eventually(lambda: pair.reached(point), f"a worker came to {point}", WAIT_S, dead.output)
@@ -76,7 +74,7 @@ def test_a_worker_that_is_killed_at_a_call_leaves_it_to_another_which_makes_it_o
     assert record.num_lost == (0 if point == "before_ack" else 1)
 
 
-def test_a_worker_that_is_killed_inside_a_call_takes_its_effects_with_it(pair: PolicyPair) -> None:
+def test_the_effects_of_a_call_are_rolled_back_with_its_killed_worker(pair: PolicyPair) -> None:
     ledger = pair.folder / "ledger"
     first = pair.start()
     ticket = defer(hold, str(ledger), 5)
@@ -89,9 +87,7 @@ def test_a_worker_that_is_killed_inside_a_call_takes_its_effects_with_it(pair: P
     assert effects(pair) == ["held 5"]
 
 
-def test_a_process_that_is_killed_while_it_holds_a_token_uncommitted_leaves_it_free(
-    pair: PolicyPair, child: Child
-) -> None:
+def test_the_uncommitted_token_of_a_killed_process_is_free(pair: PolicyPair, child: Child) -> None:
     dead = child("enqueue_key_claimed", "defer", "order-1")
     assert dead.wait(WAIT_S) == -signal.SIGKILL
     ticket = defer(OrderClient.fulfill, order_number=1, idempotence_token="order-1")
@@ -119,7 +115,7 @@ def test_a_process_that_is_killed_while_it_waits_for_a_token_changes_nothing(pai
     assert effects(pair) == ["fulfilled 1"]
 
 
-def test_a_process_that_is_killed_after_it_stored_a_call_has_stored_it(pair: PolicyPair, child: Child) -> None:
+def test_the_committed_call_of_a_killed_process_is_run(pair: PolicyPair, child: Child) -> None:
     dead = child("after_commit", "defer", "order-1")
     assert dead.wait(WAIT_S) == -signal.SIGKILL
     ticket = defer(OrderClient.fulfill, order_number=1, idempotence_token="order-1")
@@ -130,9 +126,7 @@ def test_a_process_that_is_killed_after_it_stored_a_call_has_stored_it(pair: Pol
     assert effects(pair) == ["fulfilled 1"]
 
 
-def test_a_call_performed_by_hand_in_a_process_that_is_killed_is_made_by_a_worker(
-    pair: PolicyPair, child: Child
-) -> None:
+def test_the_call_of_a_process_killed_in_perform_is_made_by_a_worker(pair: PolicyPair, child: Child) -> None:
     ticket = defer(OrderClient.fulfill, order_number=1)
     dead = child("before_commit", "perform", ticket.id)
     assert dead.wait(WAIT_S) == -signal.SIGKILL

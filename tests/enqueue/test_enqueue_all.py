@@ -119,7 +119,7 @@ def queued(isolated_runtime: Isolated, engine: sa.Engine) -> int:
 # ------------------------------------------------------------------------------------------------- all of them
 
 
-def test_all_run_and_the_tickets_are_in_order(isolated_runtime: Isolated) -> None:
+def test_all_operations_run_and_the_tickets_are_in_order(isolated_runtime: Isolated) -> None:
     tickets = enqueue_all([Greet(name="Ada"), Count(number=2), Greet(name="Ben")])
 
     assert all(ticket.pending for ticket in tickets)
@@ -129,7 +129,7 @@ def test_all_run_and_the_tickets_are_in_order(isolated_runtime: Isolated) -> Non
     assert [records.get(ticket.id).priority for ticket in tickets] == [0, 3, 0]
 
 
-def test_options_of_the_call_are_for_all_of_them(isolated_runtime: Isolated) -> None:
+def test_options_of_the_call_apply_to_all_operations(isolated_runtime: Isolated) -> None:
     tickets = enqueue_all(
         (Count(number=number) for number in range(3)), queue="late", in_=1, priority=7, expires_in=timedelta(minutes=5)
     )
@@ -148,14 +148,14 @@ def test_options_of_the_call_are_for_all_of_them(isolated_runtime: Isolated) -> 
     assert {records.get(ticket.id).scheduled_at for ticket in moments} == {at}
 
 
-def test_all_of_them_expire(isolated_runtime: Isolated) -> None:
+def test_all_operations_of_a_batch_expire(isolated_runtime: Isolated) -> None:
     late = enqueue_all([Greet(name="Dee"), Greet(name="Eve")], expires_in=0.2)
     time.sleep(0.3)
     isolated_runtime.run_pending()
     assert [ticket.reload().status for ticket in late] == ["expired", "expired"]
 
 
-def test_many_are_stored_by_one_statement_and_so_are_their_messages(isolated_runtime: Isolated) -> None:
+def test_many_operations_are_stored_by_one_statement_and_their_messages_too(isolated_runtime: Isolated) -> None:
     enqueue_all([Greet(name="warm"), Greet(name="up")])
     seen: list[tuple[str, int]] = []
 
@@ -173,7 +173,7 @@ def test_many_are_stored_by_one_statement_and_so_are_their_messages(isolated_run
     assert [ticket.result(5) for ticket in tickets] == [f"Hello {number}" for number in range(MANY)]
 
 
-def test_a_row_of_many_is_as_a_row_alone(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+def test_a_row_of_a_batch_equals_the_row_of_a_single_enqueue(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     with dexpy.trace(actor={"type": "user", "id": 7}, trace_id="req-1"):
         alone = Greet(name="x").async_(in_=30, expires_in=300).call()
         (one, _) = enqueue_all([Greet(name="x"), Greet(name="y")], in_=30, expires_in=300)
@@ -189,12 +189,12 @@ def test_a_row_of_many_is_as_a_row_alone(isolated_runtime: Isolated, engine: sa.
         assert None not in both, name
 
 
-def test_nothing_is_asked_for_nothing(isolated_runtime: Isolated) -> None:
+def test_an_empty_batch_makes_no_query(isolated_runtime: Isolated) -> None:
     assert enqueue_all([]) == []
     assert stored() == 0
 
 
-def test_direct_runs_go_along(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+def test_direct_runs_can_be_part_of_a_batch(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     tickets = enqueue_all([Greet(name="Ada"), Direct(number=1), Direct(number=2)])
     assert [ticket.recorded for ticket in tickets] == [True, False, False]
     assert queued(isolated_runtime, engine) == 3
@@ -218,7 +218,7 @@ def local_operation() -> Operation:
 
 
 @pytest.mark.parametrize("bad", BAD)
-def test_one_invalid_operation_refuses_all_and_is_named(
+def test_one_invalid_operation_is_named_and_nothing_is_stored(
     isolated_runtime: Isolated, engine: sa.Engine, bad: str
 ) -> None:
     make, kind, said = BAD[bad]
@@ -230,7 +230,7 @@ def test_one_invalid_operation_refuses_all_and_is_named(
     assert not Charge(order=1).async_().call().duplicate, "its key is free"
 
 
-def test_a_conflict_in_the_middle_leaves_nothing(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+def test_a_conflict_in_the_middle_of_a_batch_stores_nothing(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     Charge(order=7, amount=1).async_().call()
     with pytest.raises(OnceConflict):
         enqueue_all([Greet(name="Ada"), Charge(order=6), Charge(order=7, amount=2), Charge(order=8)])
@@ -239,7 +239,9 @@ def test_a_conflict_in_the_middle_leaves_nothing(isolated_runtime: Isolated, eng
     assert [ticket.duplicate for ticket in enqueue_all([Charge(order=6), Charge(order=8)])] == [False, False]
 
 
-def test_a_database_that_fails_in_the_middle_leaves_nothing(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+def test_a_database_error_in_the_middle_of_a_batch_stores_nothing(
+    isolated_runtime: Isolated, engine: sa.Engine
+) -> None:
     def fail(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
         if statement.startswith("INSERT INTO") and "dexpy_messages" in statement.split()[2]:
             raise RuntimeError("no more")
@@ -267,14 +269,14 @@ REFUSALS: dict[str, tuple[Callable[[], Any], str]] = {
 
 @pytest.mark.filterwarnings("ignore:.*was never called:RuntimeWarning")
 @pytest.mark.parametrize("refusal", REFUSALS)
-def test_what_cannot_be_is_refused(isolated_runtime: Isolated, refusal: str) -> None:
+def test_invalid_arguments_are_refused(isolated_runtime: Isolated, refusal: str) -> None:
     call, said = REFUSALS[refusal]
     with pytest.raises(OptionsError, match=said):
         call()
     assert stored() == 0
 
 
-def test_an_async_session_is_refused_with_what_to_write(isolated_runtime: Isolated) -> None:
+def test_an_async_session_is_refused_with_the_fix(isolated_runtime: Isolated) -> None:
     from sqlalchemy.ext.asyncio import AsyncSession
 
     with pytest.raises(OptionsError, match="await session.run_sync"):
@@ -284,7 +286,7 @@ def test_an_async_session_is_refused_with_what_to_write(isolated_runtime: Isolat
 # ----------------------------------------------------------------------------------------------- in a transaction
 
 
-def test_all_belong_to_the_callers_transaction(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+def test_a_batch_belongs_to_the_callers_transaction(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     with Session(engine) as session:
         dropped = enqueue_all([Greet(name="Ada"), Charge(order=1), Direct(number=1)], session=session)
         session.rollback()
@@ -299,7 +301,7 @@ def test_all_belong_to_the_callers_transaction(isolated_runtime: Isolated, engin
     assert len(isolated_runtime.run_pending()) == 3
 
 
-def test_they_join_the_current_session_and_a_savepoint(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+def test_a_batch_joins_the_current_session_and_a_savepoint(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     with Session(engine) as session, dexpy.session(session):
         with session.begin_nested() as savepoint:
             enqueue_all([Greet(name="gone"), Greet(name="gone too")])
@@ -313,7 +315,7 @@ def test_they_join_the_current_session_and_a_savepoint(isolated_runtime: Isolate
 @pytest.mark.parametrize(
     "database_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.servers)], indirect=True
 )
-def test_an_async_session_goes_by_run_sync(isolated_runtime: Isolated, database_url: str) -> None:
+def test_an_async_session_enqueues_a_batch_through_run_sync(isolated_runtime: Isolated, database_url: str) -> None:
     from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
     async def enqueue() -> list[Ticket[str]]:
@@ -334,7 +336,7 @@ def test_an_async_session_goes_by_run_sync(isolated_runtime: Isolated, database_
 # -------------------------------------------------------------------------------------- together with other policies
 
 
-def test_a_key_that_is_there_already_gives_the_earlier_ones_ticket(isolated_runtime: Isolated) -> None:
+def test_an_existing_key_returns_the_ticket_of_the_earlier_run(isolated_runtime: Isolated) -> None:
     first = Charge(order=1).async_().call()
     tickets = enqueue_all([Charge(order=2), Charge(order=1), Charge(order=2), Reindex(shop=1), Reindex(shop=1)])
 
@@ -345,7 +347,7 @@ def test_a_key_that_is_there_already_gives_the_earlier_ones_ticket(isolated_runt
     assert len(isolated_runtime.run_pending()) == 3
 
 
-def test_a_limit_holds_for_those_that_came_together(isolated_runtime: Isolated) -> None:
+def test_a_concurrency_limit_applies_to_the_runs_of_a_batch(isolated_runtime: Isolated) -> None:
     tickets = enqueue_all([Narrow(number=number) for number in range(7)])
     isolated_runtime.run_pending()
     assert [ticket.result(5) for ticket in tickets] == list(range(7))

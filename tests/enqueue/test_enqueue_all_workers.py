@@ -23,7 +23,7 @@ def ended(pair: PolicyPair, many: int) -> None:
     eventually(lambda: records.where(status="done").count() >= many, f"{many} are done", WAIT_S, pair.output)
 
 
-def test_many_run_once_each_under_two_workers(pair: PolicyPair) -> None:
+def test_two_workers_run_each_operation_of_a_batch_once(pair: PolicyPair) -> None:
     # What waits longer than half of it may be sent again, and a busy machine may need some seconds for all.
     pair.rescue_within_s = 2 * int(WAIT_S)
     pair.configure()
@@ -36,7 +36,7 @@ def test_many_run_once_each_under_two_workers(pair: PolicyPair) -> None:
     assert {row.send_count for row in pair.sql("SELECT send_count FROM operation_records")} == {1}
 
 
-def test_two_batches_that_want_the_same_keys_in_opposite_order_share_them(pair: PolicyPair) -> None:
+def test_two_batches_with_the_same_keys_in_opposite_order_do_not_deadlock(pair: PolicyPair) -> None:
     orders = list(range(40))
     found: dict[str, list[Ticket[str]]] = {}
     errors: list[BaseException] = []
@@ -70,7 +70,7 @@ def test_two_batches_that_want_the_same_keys_in_opposite_order_share_them(pair: 
 
 
 @pytest.mark.parametrize("point", ["after_insert", "after_commit", "before_publish", "after_publish"])
-def test_a_process_that_is_killed_half_way_has_sent_all_of_them_or_none(pair: PolicyPair, point: str) -> None:
+def test_a_process_that_is_killed_during_a_batch_enqueues_all_or_nothing(pair: PolicyPair, point: str) -> None:
     script = [sys.executable, shop_batches.__file__, str(pair.folder), point, "20"]
     dead = subprocess.run(script, env=pair.environment, capture_output=True, text=True, timeout=WAIT_S, check=False)
     if pair.is_transactional and point in ("before_publish", "after_publish"):
@@ -87,7 +87,7 @@ def test_a_process_that_is_killed_half_way_has_sent_all_of_them_or_none(pair: Po
 
 
 @pytest.mark.parametrize("pair", [pytest.param("postgresql+redis", marks=pytest.mark.servers)], indirect=True)
-def test_a_batch_that_its_broker_did_not_take_is_sent_later(pair: PolicyPair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_that_its_broker_refused_is_published_later(pair: PolicyPair, monkeypatch: pytest.MonkeyPatch) -> None:
     broker = pair.runtime.broker if pair.runtime else None
     with monkeypatch.context() as context:
 

@@ -47,7 +47,7 @@ class Strict(Operation):
         return self.tenant
 
 
-def test_explicit_beats_ambient_beats_default() -> None:
+def test_explicit_values_win_over_ambient_ones_and_those_over_defaults() -> None:
     assert Greet().call() == "nobody en"
     with context(current_tenant="acme", locale="de"):
         assert Greet().call() == "acme de"
@@ -55,18 +55,18 @@ def test_explicit_beats_ambient_beats_default() -> None:
     assert Greet().call() == "nobody en"
 
 
-def test_an_ambient_none_counts_as_given() -> None:
+def test_an_ambient_none_counts_as_a_value() -> None:
     with context(current_tenant=None):
         assert Greet().tenant is None
         assert Greet(tenant="x").tenant == "x"
 
 
-def test_names_that_no_prop_asks_for_are_fine() -> None:
+def test_names_without_a_prop_are_ignored() -> None:
     with context(anything=object()):
         assert Greet().call() == "nobody en"
 
 
-def test_blocks_nest_and_put_back_what_was_there() -> None:
+def test_nested_blocks_restore_the_outer_context() -> None:
     assert dict(current_context()) == {}
     with context(current_tenant="a", locale="de"):
         with context(current_tenant="b"):
@@ -78,14 +78,14 @@ def test_blocks_nest_and_put_back_what_was_there() -> None:
     assert dict(current_context()) == {}
 
 
-def test_a_value_is_taken_when_the_operation_is_made() -> None:
+def test_an_ambient_value_is_read_when_the_operation_is_constructed() -> None:
     with context(current_tenant="a"):
         made = Greet()
     with context(current_tenant="b"):
         assert made.call() == "a en"
 
 
-def test_a_prop_without_a_default_has_to_be_passed_or_in_the_context() -> None:
+def test_a_prop_without_a_default_must_be_passed_or_in_the_context() -> None:
     with pytest.raises(PropsError, match="tenant: wants str, nothing was given"):
         Strict()
     with context(current_tenant="acme"):
@@ -105,14 +105,14 @@ class Listed(Operation):
         self.tags.append("mine")
 
 
-def test_what_a_run_does_to_its_values_does_not_reach_the_context() -> None:
+def test_changes_of_a_run_to_its_values_do_not_reach_the_context() -> None:
     tags = ["a"]
     with context(tags=tags):
         Listed().call()
     assert tags == ["a"]
 
 
-def test_parse_takes_the_keys_it_is_given_and_ambient_values_for_the_rest() -> None:
+def test_parse_uses_ambient_values_for_missing_keys() -> None:
     with pytest.raises(PropsError, match="nothing was given"):
         Strict.parse({})
     with context(current_tenant="acme"):
@@ -136,12 +136,12 @@ class AsyncOuter(Operation):
             return await Greet().acall()
 
 
-def test_runs_inside_see_what_is_around_the_outermost() -> None:
+def test_nested_runs_see_the_context_of_the_outermost_run() -> None:
     with context(current_tenant="acme"):
         assert Outer().call() == "acme en"
 
 
-def test_coroutines_and_their_threads_each_have_their_own() -> None:
+def test_coroutines_and_their_threads_have_separate_contexts() -> None:
     async def main() -> list[str]:
         with context(current_tenant="acme", locale="de"):
             assert await Outer().acall() == "acme de"
@@ -150,7 +150,7 @@ def test_coroutines_and_their_threads_each_have_their_own() -> None:
     assert asyncio.run(main()) == ["0 de", "1 de", "2 de", "acme de"]
 
 
-def test_another_thread_has_none_of_it() -> None:
+def test_another_thread_has_no_context() -> None:
     seen: list[str] = []
     with context(current_tenant="acme"):
         thread = threading.Thread(target=lambda: seen.append(Greet().call()))
@@ -159,7 +159,7 @@ def test_another_thread_has_none_of_it() -> None:
     assert seen == ["nobody en"]
 
 
-def test_a_value_that_a_prop_took_is_stored_with_the_params(isolated_runtime: Isolated) -> None:
+def test_an_ambient_value_of_a_prop_is_stored_with_the_params(isolated_runtime: Isolated) -> None:
     with context(current_tenant="acme", locale="de"):
         ticket = Greet().async_().call()
     assert records.get(ticket.id).params == {"tenant": "acme", "locale": "de"}
@@ -168,7 +168,7 @@ def test_a_value_that_a_prop_took_is_stored_with_the_params(isolated_runtime: Is
     assert ticket.reload().result(1) == "acme de"
 
 
-def test_a_worker_gives_a_stored_run_no_ambient_value_of_its_own(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+def test_ambient_values_of_a_worker_do_not_reach_a_stored_run(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     with context(current_tenant="acme"):
         old, older = Greet().async_().call(), Strict().async_().call()
     with engine.begin() as connection:
@@ -198,7 +198,9 @@ class Deep(Operation):
 
 
 @pytest.mark.parametrize("cls", [Nested, DirectNested, Deep])
-def test_what_is_marked_goes_to_the_worker_and_on_from_there(isolated_runtime: Isolated, cls: type[Operation]) -> None:
+def test_propagated_values_reach_the_worker_and_the_runs_it_enqueues(
+    isolated_runtime: Isolated, cls: type[Operation]
+) -> None:
     with dexpy.trace(trace_id="req-1"), context(current_tenant="acme", locale=Travels("de")):
         cls().async_().call()
     isolated_runtime.run_pending()
@@ -209,7 +211,7 @@ def test_what_is_marked_goes_to_the_worker_and_on_from_there(isolated_runtime: I
     assert dict(current_context()) == {}
 
 
-def test_it_goes_beside_the_trace_and_not_into_the_params(isolated_runtime: Isolated) -> None:
+def test_propagated_values_are_stored_beside_the_trace_and_not_in_the_params(isolated_runtime: Isolated) -> None:
     with context(locale=Travels({"lang": "de"}), current_tenant="acme"):
         marked = Nested().async_().call()
     with context(current_tenant="acme"):
@@ -235,14 +237,14 @@ class Flaky(Operation):
         return Greet().call()
 
 
-def test_every_attempt_has_it(isolated_runtime: Isolated) -> None:
+def test_every_attempt_has_the_propagated_values(isolated_runtime: Isolated) -> None:
     with context(locale=Travels("de")):
         ticket = Flaky().async_().call()
     isolated_runtime.run_pending()
     assert ticket.reload().result(1) == "nobody de"
 
 
-def test_what_is_propagated_is_a_copy(isolated_runtime: Isolated) -> None:
+def test_propagated_values_are_copied(isolated_runtime: Isolated) -> None:
     value = {"lang": ["de"]}
     with context(locale=Travels(value)):
         value["lang"].append("fr")
@@ -262,7 +264,7 @@ def test_what_is_propagated_is_a_copy(isolated_runtime: Isolated) -> None:
         (["\ud800"], r"locale\[0\] has a NUL character or a lone surrogate"),
     ],
 )
-def test_what_is_no_plain_json_is_refused_at_the_block_with_its_path(value: Any, told: str) -> None:
+def test_a_propagated_value_that_is_not_plain_json_is_refused_at_the_block_with_its_path(value: Any, told: str) -> None:
     with pytest.raises(NotSerializable, match=told), context(locale=Travels(value)):
         raise AssertionError("it went in")
     assert dict(current_context()) == {}
@@ -296,7 +298,7 @@ def test_the_value_of_a_sensitive_prop_is_not_propagated(isolated_runtime: Isola
 
 
 @pytest.mark.usefixtures("secrets")
-def test_neither_does_that_of_an_encrypted_one() -> None:
+def test_the_value_of_an_encrypted_prop_is_not_propagated() -> None:
     class Sealed(Operation):
         encrypt = True
         account: str = prop(context=True)
@@ -324,7 +326,7 @@ def test_a_value_that_becomes_secret_inside_the_block_is_not_propagated_either(i
 
 
 @pytest.mark.usefixtures("secrets")
-def test_an_older_row_with_what_is_secret_now_runs_without_it(isolated_runtime: Isolated) -> None:
+def test_an_older_row_with_a_value_that_is_now_secret_runs_without_it(isolated_runtime: Isolated) -> None:
     with context(later=Travels("hunter2"), locale=Travels("de")):
         ticket = Nested().async_().call()
     ambient.forbid_propagation("later", "Pays.later")
@@ -349,7 +351,9 @@ class Signs(Operation):
         return self.user.name if self.user is not None else "nobody"
 
 
-def test_a_row_can_be_ambient_and_is_propagated_by_its_key(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+def test_a_model_instance_can_be_ambient_and_is_propagated_by_its_key(
+    isolated_runtime: Isolated, engine: sa.Engine
+) -> None:
     Base.metadata.create_all(engine)
     try:
         with isolated_runtime.runtime.store.new_session() as session:
@@ -366,7 +370,7 @@ def test_a_row_can_be_ambient_and_is_propagated_by_its_key(isolated_runtime: Iso
         Base.metadata.drop_all(engine)
 
 
-def test_a_declaration_that_cannot_be_is_refused() -> None:
+def test_an_invalid_declaration_is_refused() -> None:
     for wrong in (3, "", ["a"]):
         with pytest.raises(DeclarationError, match="wants the name of an ambient value, or True"):
             prop(context=wrong)  # type: ignore[arg-type]

@@ -48,7 +48,7 @@ def results(pair: PolicyPair, name: str) -> list[Any]:
     return [row.result["value"] for row in rows if row.name.endswith(f".{name}")]
 
 
-def test_a_chain_through_two_workers_has_its_values_its_actor_and_one_tree(pair: PolicyPair) -> None:
+def test_a_chain_through_two_workers_keeps_its_values_its_actor_and_one_trace_tree(pair: PolicyPair) -> None:
     pair.start(processes=2)
     send(Link(left=5))
     send(Link(left=5))
@@ -59,7 +59,7 @@ def test_a_chain_through_two_workers_has_its_values_its_actor_and_one_tree(pair:
     assert all(row.params == {"left": row.params["left"]} for row in pair.sql(sa.select(records)) if "Link" in row.name)
 
 
-def test_a_run_without_a_record_hands_them_on_by_its_message(pair: PolicyPair) -> None:
+def test_a_run_without_a_record_propagates_values_by_its_message(pair: PolicyPair) -> None:
     pair.start()
     send(Direct(left=1))
     tree = all_ended(pair, 3)
@@ -70,7 +70,7 @@ def test_a_run_without_a_record_hands_them_on_by_its_message(pair: PolicyPair) -
     assert len({root.parent_id for root in tree.roots}) == 1
 
 
-def test_coroutines_of_a_worker_have_them_too(pair: PolicyPair) -> None:
+def test_coroutines_of_a_worker_have_the_propagated_values(pair: PolicyPair) -> None:
     pair.start()
     send(Gather())
     tree = all_ended(pair, 4)
@@ -78,7 +78,7 @@ def test_coroutines_of_a_worker_have_them_too(pair: PolicyPair) -> None:
     assert {tuple(result[:2]) for result in results(pair, "Ask")} == {("de", "locale")}
 
 
-def test_a_retry_is_the_same_run_in_the_same_place_with_the_same_values(pair: PolicyPair) -> None:
+def test_a_retry_has_the_same_position_in_the_trace_and_the_same_values(pair: PolicyPair) -> None:
     pair.start()
     ticket = send(Flaky(left=0))
     assert ticket.result(WAIT_S)[:2] == ["de", "locale"]
@@ -87,7 +87,7 @@ def test_a_retry_is_the_same_run_in_the_same_place_with_the_same_values(pair: Po
     assert (flaky.id, flaky.attempts, len(tree.roots)) == (ticket.id, 2, 1)
 
 
-def test_a_worker_that_is_killed_takes_nothing_of_it_along(pair: PolicyPair) -> None:
+def test_a_run_keeps_its_propagated_values_after_its_worker_was_killed(pair: PolicyPair) -> None:
     pair.start_killed_at("in_perform=wait", threads=1)
     ticket = send(Link(left=1))
     pid = eventually(lambda: pair.reached("in_perform"), "it is in perform", WAIT_S, pair.output)

@@ -84,7 +84,7 @@ def order(cls: type[Operation]) -> str:
     return " > ".join(cls.explain().steps)
 
 
-def test_middleware_is_placed_by_name_and_that_of_a_subclass_adds_to_the_bases() -> None:
+def test_middleware_is_inserted_by_name_and_a_subclass_adds_to_its_base() -> None:
     assert Base().call() == 1
     assert calls == ["a in", "b in", "perform", "b out", "a out"]
     calls.clear()
@@ -95,13 +95,13 @@ def test_middleware_is_placed_by_name_and_that_of_a_subclass_adds_to_the_bases()
     assert order(Sub).endswith("callbacks > c > b > perform")
 
 
-def test_a_subclass_can_forget_those_of_the_base() -> None:
+def test_a_subclass_can_reset_the_middleware_of_its_base() -> None:
     Anew().call()
     assert calls == ["e in", "perform", "e out"]
     assert order(Anew).startswith("e > trace > result")
 
 
-def test_other_classes_have_none_of_it() -> None:
+def test_other_classes_do_not_have_the_middleware() -> None:
     assert order(Plain).startswith("trace > result")
     Plain().call()
     assert calls == []
@@ -143,7 +143,7 @@ def test_a_middleware_that_is_removed_does_nothing_and_shows_as_inactive() -> No
     assert order(Unguarded) == order(Plain)
 
 
-def test_a_name_in_the_pipeline_can_be_taken_again_by_another_middleware() -> None:
+def test_the_name_of_a_removed_middleware_can_be_reused() -> None:
     Replaced().call()
     assert calls == ["result in", "result out"]
     assert order(Replaced).endswith("callbacks > result > perform")
@@ -217,7 +217,7 @@ def test_a_middleware_is_left_out_where_a_class_does_not_need_it() -> None:
         (Remove("guard"), r"wants a tuple. Mind the comma: steps = \(...,\)"),
     ],
 )
-def test_a_placement_that_cannot_be_is_refused_at_the_class(entries: Any, told: str) -> None:
+def test_an_invalid_placement_is_refused_at_the_class(entries: Any, told: str) -> None:
     with pytest.raises(DeclarationError, match=told):
 
         class Wrong(Operation):
@@ -235,7 +235,7 @@ def outcome_of(run: Callable[[Call, Proceed], Any], after: str = "transaction", 
     return Made
 
 
-def test_a_middleware_that_returns_no_outcome_is_refused_with_what_to_return() -> None:
+def test_a_middleware_that_returns_no_outcome_is_refused_with_the_fix() -> None:
     def forgets(call: Call, proceed: Proceed) -> None:
         proceed(call)
 
@@ -245,7 +245,7 @@ def test_a_middleware_that_returns_no_outcome_is_refused_with_what_to_return() -
         outcome_of(forgets)().call()
 
 
-def test_a_middleware_proceeds_once() -> None:
+def test_a_middleware_may_call_proceed_only_once() -> None:
     def twice(call: Call, proceed: Proceed) -> Outcome:
         proceed(call)
         return proceed(call)
@@ -268,7 +268,7 @@ def test_a_middleware_may_end_the_run_with_an_outcome_that_the_class_declares() 
     assert outcome_of(refuses)().safe.call() == Err("no_tenant", "Who?")
 
 
-def test_what_is_committed_is_not_made_an_error() -> None:
+def test_an_error_after_the_commit_does_not_fail_the_run() -> None:
     def spoils(call: Call, proceed: Proceed) -> Outcome:
         proceed(call)
         return Err("no_tenant", "Too late")
@@ -278,7 +278,7 @@ def test_what_is_committed_is_not_made_an_error() -> None:
         outcome_of(spoils, after="trace")().call()
 
 
-def test_a_session_is_there_inside_of_the_transaction_alone(isolated_runtime: Isolated) -> None:
+def test_the_session_is_available_only_inside_of_the_transaction(isolated_runtime: Isolated) -> None:
     def asks(call: Call, proceed: Proceed) -> Outcome:
         call.session.execute(sa.select(1))
         return proceed(call)

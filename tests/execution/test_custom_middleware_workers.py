@@ -26,7 +26,7 @@ def test_each_run_passes_the_middleware_once_under_two_workers(pair: PolicyPair)
     assert Counter(pair.effects()) == both(range(MANY))
 
 
-def test_what_a_middleware_wrote_is_gone_with_the_worker_that_is_killed_in_it(pair: PolicyPair) -> None:
+def test_writes_of_a_middleware_are_rolled_back_with_its_killed_worker(pair: PolicyPair) -> None:
     pair.start_killed_at("in_middleware")
     ticket = Counted(number=1).async_().call()
     eventually(lambda: pair.reached("in_middleware"), "a worker dies in the step", WAIT_S, pair.output)

@@ -98,7 +98,7 @@ class Journey(Stepwise):
         return to
 
 
-def test_a_finished_step_is_left_out_in_the_next_attempt_and_gives_what_it_returned(
+def test_a_finished_step_is_skipped_in_the_next_attempt_and_returns_its_stored_value(
     isolated_runtime: Isolated, lines: Callable[[], list[str]]
 ) -> None:
     failures_left.append("packing")
@@ -147,7 +147,7 @@ class Parent(Stepwise):
         fall("sending")
 
 
-def test_what_a_step_sends_goes_with_its_commit_although_a_later_step_fails(
+def test_an_enqueue_in_a_step_is_published_after_its_commit_although_a_later_step_fails(
     isolated_runtime: Isolated, lines: Callable[[], list[str]]
 ) -> None:
     failures_left.append("sending")
@@ -174,7 +174,7 @@ class Refusing(Stepwise):
         raise Error("no", "Not this one")
 
 
-def test_a_business_error_undoes_its_own_step_and_what_was_finished_before_stays(
+def test_a_business_error_rolls_back_its_own_step_and_keeps_finished_ones(
     isolated_runtime: Isolated, lines: Callable[[], list[str]]
 ) -> None:
     ticket = Refusing().async_().call()
@@ -199,7 +199,7 @@ class Afterwards(Stepwise):
         self.note("after")
 
 
-def test_what_comes_behind_the_last_step_is_one_transaction_with_the_end_of_the_run(
+def test_writes_after_the_last_step_are_one_transaction_with_the_end_of_the_run(
     isolated_runtime: Isolated, lines: Callable[[], list[str]]
 ) -> None:
     failures_left.append("at the end")
@@ -245,7 +245,7 @@ class Walk(Stepwise):
 
 
 @pytest.mark.parametrize("source", ["rows", "listed", "given"])
-def test_a_loop_goes_on_after_the_last_item_that_was_committed(
+def test_a_loop_continues_after_the_last_committed_item(
     isolated_runtime: Isolated, lines: Callable[[], list[str]], source: str
 ) -> None:
     for count, batch in enumerate([1, 2, 5, 100], 1):
@@ -261,7 +261,7 @@ def test_a_loop_goes_on_after_the_last_item_that_was_committed(
         assert kept.cursor == {"rows": 35, "listed": 5, "given": [{"$date": "2026-03-01"}, 35]}[source]
 
 
-def test_a_function_gets_the_cursor_that_was_committed_as_it_was(isolated_runtime: Isolated) -> None:
+def test_a_function_receives_the_committed_cursor_unchanged(isolated_runtime: Isolated) -> None:
     failures_left.append("on 21")
     Walk(source="given", batch=2).async_().call()
     isolated_runtime.run_pending()
@@ -274,7 +274,7 @@ def test_a_function_gets_the_cursor_that_was_committed_as_it_was(isolated_runtim
     [1, "a", 2.5, UUID(int=3), date(2026, 1, 2), datetime(2026, 1, 2, 3, tzinfo=timezone.utc), (1, ("b", UUID(int=4)))],
     ids=repr,
 )
-def test_a_cursor_comes_back_as_it_was(cursor: object) -> None:
+def test_a_cursor_round_trips(cursor: object) -> None:
     import json
 
     from dexpy.execution.durable.item_sources import decode_cursor, encode_cursor
@@ -303,7 +303,7 @@ class WalkPairs(Stepwise):
             fall(f"{pair.a}{pair.b}")
 
 
-def test_a_select_goes_on_by_a_key_of_two_columns(
+def test_a_select_continues_by_a_key_of_two_columns(
     isolated_runtime: Isolated, engine: sa.Engine, lines: Callable[[], list[str]]
 ) -> None:
     keys = [(1, "x"), (1, "y"), (2, "a"), (2, "b"), (2, "c"), (3, "a")]
@@ -323,7 +323,7 @@ class Remove(Stepwise):
             self.session.delete(rung)
 
 
-def test_rows_may_be_deleted_while_a_loop_goes_over_them(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+def test_rows_may_be_deleted_during_their_loop(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     ticket = Remove().async_().call()
     isolated_runtime.run_pending()
 
@@ -339,7 +339,7 @@ class Joined(Stepwise):
             self.note(f"rung {rung.id}")
 
 
-def test_a_row_that_a_join_brings_twice_is_visited_once_and_none_is_left_out(
+def test_rows_duplicated_by_a_join_are_visited_once_and_none_is_skipped(
     isolated_runtime: Isolated, engine: sa.Engine, lines: Callable[[], list[str]]
 ) -> None:
     with engine.begin() as connection:
@@ -361,9 +361,7 @@ class Found(Stepwise):
         return None
 
 
-def test_a_loop_may_be_left_by_the_return_of_perform(
-    isolated_runtime: Isolated, lines: Callable[[], list[str]]
-) -> None:
+def test_perform_may_return_inside_a_loop(isolated_runtime: Isolated, lines: Callable[[], list[str]]) -> None:
     ticket = Found(wanted=2).async_().call()
     isolated_runtime.run_pending()
 
@@ -376,7 +374,7 @@ class Empty(Stepwise):
         return len([*self.each("none", []), *self.each("no rows", sa.select(Rung).where(Rung.id < 0))])
 
 
-def test_a_loop_over_nothing_is_finished_at_once(isolated_runtime: Isolated) -> None:
+def test_an_empty_loop_is_finished_at_once(isolated_runtime: Isolated) -> None:
     ticket = Empty().async_().call()
     isolated_runtime.run_pending()
 
@@ -410,7 +408,7 @@ class Robbed(Stepwise):
 
 
 @pytest.mark.parametrize("how", TAKEN)
-def test_a_step_of_a_run_that_was_taken_away_meanwhile_commits_nothing(
+def test_a_step_of_a_run_that_was_recovered_meanwhile_commits_nothing(
     isolated_runtime: Isolated, lines: Callable[[], list[str]], how: str
 ) -> None:
     ticket = Robbed(how=how).async_().call()
@@ -421,9 +419,7 @@ def test_a_step_of_a_run_that_was_taken_away_meanwhile_commits_nothing(
     assert ticket.reload().status == TAKEN[how].get("status", "running"), "as the other one has left it"
 
 
-def test_a_claim_that_a_step_relies_on_is_not_lost_before_its_commit(
-    isolated_runtime: Isolated, engine: sa.Engine
-) -> None:
+def test_the_claim_of_a_step_is_locked_until_its_commit(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     ticket = Journey().async_().call()
     with isolated_runtime.runtime.store.begin() as connection:
         row = apply(connection, "claim", ticket.id, claimed_by="host:1:x")
@@ -465,7 +461,7 @@ class Fresh(Stepwise):
             connection.execute(sa.update(Rung).where(Rung.id == 7).values(visits=visits))
 
 
-def test_each_step_sees_the_rows_of_its_references_as_they_are_then_and_locks_them_again(
+def test_each_step_reloads_and_locks_the_rows_of_its_references(
     isolated_runtime: Isolated,
 ) -> None:
     ticket = Fresh(rung=7).async_().call()
@@ -497,7 +493,7 @@ class Unwrapped(Stepwise):
         self.note("first")
 
 
-def test_with_transaction_false_each_step_is_a_transaction_of_its_own(
+def test_with_transaction_false_each_step_is_a_separate_transaction(
     isolated_runtime: Isolated, lines: Callable[[], list[str]]
 ) -> None:
     failures_left.append("number 2")
@@ -508,7 +504,7 @@ def test_with_transaction_false_each_step_is_a_transaction_of_its_own(
     assert lines() == ["first", "number 1", "number 2", "number 3", "a block"]
 
 
-def test_a_call_in_place_is_one_transaction_and_keeps_nothing_of_its_steps(
+def test_a_call_in_place_is_one_transaction_and_stores_no_steps(
     isolated_runtime: Isolated, lines: Callable[[], list[str]], engine: sa.Engine
 ) -> None:
     assert Journey().call() == "Rome"
@@ -543,7 +539,7 @@ class Forgiving(Stepwise):
 
 
 @pytest.mark.parametrize("begun", [True, False])
-def test_in_a_call_in_place_too_a_step_that_fails_is_rolled_back_alone(
+def test_a_failed_step_of_a_call_in_place_is_rolled_back_alone(
     isolated_runtime: Isolated, lines: Callable[[], list[str]], begun: bool
 ) -> None:
     assert Forgiving(begun=begun).call() == "caught"
@@ -562,7 +558,7 @@ class Nesting(Stepwise):
         return Journey().call()
 
 
-def test_an_operation_called_in_a_step_has_its_own_steps_in_that_ones_transaction(
+def test_steps_of_an_operation_called_in_a_step_join_the_transaction_of_that_step(
     isolated_runtime: Isolated, lines: Callable[[], list[str]]
 ) -> None:
     failures_left.extend(["packing", "outside"])
@@ -594,7 +590,7 @@ class Coroutine(Stepwise):
             fall(f"number {number}")
 
 
-def test_a_coroutine_hands_its_steps_to_the_thread_of_its_run(
+def test_the_steps_of_a_coroutine_run_in_the_thread_of_its_run(
     isolated_runtime: Isolated, lines: Callable[[], list[str]]
 ) -> None:
     failures_left.append("number 2")
@@ -621,7 +617,7 @@ class Doomed(Stepwise):
         return 2
 
 
-def test_retry_goes_on_after_the_finished_steps_and_from_start_begins_anew(
+def test_retry_continues_after_the_finished_steps_and_from_start_restarts_them(
     isolated_runtime: Isolated, lines: Callable[[], list[str]]
 ) -> None:
     failures_left.extend(["second", "second"])
@@ -639,7 +635,7 @@ def test_retry_goes_on_after_the_finished_steps_and_from_start_begins_anew(
     assert (ticket.result(1), lines()) == (2, ["first", "first"])
 
 
-def test_steps_go_with_their_record(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+def test_steps_are_deleted_with_their_record(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     Journey().async_().call()
     isolated_runtime.run_pending()
 
@@ -682,7 +678,7 @@ def test_a_run_that_is_cancelled_ends_between_two_items(
     assert lines() == ["first", "number 1", "number 2"]
 
 
-def test_a_run_whose_worker_is_to_end_is_given_back_between_two_items_and_its_attempt_does_not_count(
+def test_a_stopping_worker_releases_a_run_between_two_items_without_counting_the_attempt(
     isolated_runtime: Isolated, lines: Callable[[], list[str]]
 ) -> None:
     ticket = Stopped(how="interrupt").async_().call()
@@ -694,7 +690,7 @@ def test_a_run_whose_worker_is_to_end_is_given_back_between_two_items_and_its_at
     assert [each.failure for each in records.attempts(ticket.id)] == [None]
 
 
-def test_a_run_that_begins_when_its_worker_is_about_to_end_already_is_given_back_too(
+def test_a_run_that_starts_in_a_stopping_worker_is_released_too(
     isolated_runtime: Isolated, lines: Callable[[], list[str]]
 ) -> None:
     ticket = Stopped(how="interrupt").async_().call()
@@ -869,7 +865,7 @@ REFUSED = {
 }
 
 
-def test_what_cannot_be_gone_on_with_is_refused_and_leaves_nothing(
+def test_an_invalid_step_or_loop_is_refused_and_stores_nothing(
     isolated_runtime: Isolated, lines: Callable[[], list[str]]
 ) -> None:
     for how, message in REFUSED.items():
@@ -911,7 +907,7 @@ DEPLOYS: list[tuple[list[str], list[str], str | None]] = [
 """The steps of the first attempt, those of the next one, and how that is refused."""
 
 
-def test_a_deploy_may_add_steps_behind_the_others_and_change_no_order(isolated_runtime: Isolated) -> None:
+def test_a_deploy_may_append_steps_and_not_change_their_order(isolated_runtime: Isolated) -> None:
     for earlier, now, refused in DEPLOYS:
         versions[:] = [earlier, now]
         failures_left.append(f"after {earlier[-1]}")
@@ -984,7 +980,7 @@ def test_a_class_without_a_record_is_refused_wherever_it_runs(isolated_runtime: 
         WithoutParams().call()
 
 
-def test_steps_are_for_perform_alone(isolated_runtime: Isolated) -> None:
+def test_steps_are_refused_outside_of_perform(isolated_runtime: Isolated) -> None:
     with pytest.raises(StepError, match="was asked for outside of perform: guards and callbacks run in each attempt"):
         InGuard().call()
     with pytest.raises(StepError, match="was asked for outside of perform"):
@@ -997,7 +993,7 @@ def test_steps_are_for_perform_alone(isolated_runtime: Isolated) -> None:
     assert "is inside `with self.transaction():`" in failure_of(isolated_runtime, InBlock())
 
 
-def test_the_facts_of_a_refusal_are_attributes(isolated_runtime: Isolated) -> None:
+def test_the_facts_of_an_error_are_attributes(isolated_runtime: Isolated) -> None:
     with pytest.raises(StepError) as refused:
         Wrong(how="twice").call()
 
@@ -1014,7 +1010,7 @@ class Shrinking(Stepwise):
                 raise ConnectionError
 
 
-def test_a_list_that_has_become_shorter_is_refused(isolated_runtime: Isolated) -> None:
+def test_a_shortened_list_is_refused(isolated_runtime: Isolated) -> None:
     ticket = Shrinking().async_().call()
     isolated_runtime.run_pending()
 
@@ -1036,7 +1032,7 @@ class Sealed(Stepwise):
         return "the secret code"
 
 
-def test_what_is_kept_of_an_encrypted_class_is_encrypted(
+def test_steps_of_an_encrypted_class_are_stored_encrypted(
     database_url: str, engine: sa.Engine, lines: Callable[[], list[str]]
 ) -> None:
     pytest.importorskip("cryptography")

@@ -53,7 +53,7 @@ def is_done(pair: PolicyPair, ticket: Ticket[Any], *, lost: int) -> None:
     assert [each.failure for each in records.attempts(ticket.id)] == ["lost"] * lost + [None]
 
 
-def test_two_workers_take_every_step_of_every_run_once(pair: PolicyPair) -> None:
+def test_two_workers_run_every_step_of_every_run_once(pair: PolicyPair) -> None:
     pair.start(processes=2, threads=2)
     tickets = [Ladder(number=number).async_().call() for number in range(6)]
 
@@ -64,7 +64,7 @@ def test_two_workers_take_every_step_of_every_run_once(pair: PolicyPair) -> None
                for ticket in tickets)  # fmt: skip
 
 
-def test_a_run_whose_worker_is_killed_again_and_again_goes_on_where_it_was(pair: PolicyPair) -> None:
+def test_a_run_whose_workers_are_killed_repeatedly_continues_at_its_checkpoint(pair: PolicyPair) -> None:
     points = ["in_first_step", "before_step_commit", "after_step_commit", "on_item_21"]
     pair.start_killed_at(*points, threads=1)
     ticket = Ladder(number=1).async_().call()
@@ -84,7 +84,7 @@ def test_a_run_whose_worker_is_killed_again_and_again_goes_on_where_it_was(pair:
     assert [step.claim_token for step in records.steps(ticket.id)] == [3, 4, 5, 5]
 
 
-def test_a_worker_that_is_frozen_in_a_loop_can_commit_nothing_more_when_it_is_resumed(pair: PolicyPair) -> None:
+def test_a_worker_that_was_frozen_in_a_loop_commits_nothing_after_it_is_resumed(pair: PolicyPair) -> None:
     frozen = pair.start_killed_at("on_item_21=wait", threads=1)
     ticket = Ladder(number=1).async_().call()
     pid = reached(pair, "on_item_21")
@@ -110,7 +110,7 @@ def test_a_worker_that_is_frozen_in_a_loop_can_commit_nothing_more_when_it_is_re
 
 
 @ON_SERVERS
-def test_a_worker_that_is_frozen_while_it_has_no_transaction_finds_its_claim_gone(pair: PolicyPair) -> None:
+def test_a_worker_that_was_frozen_without_a_transaction_has_lost_its_claim(pair: PolicyPair) -> None:
     # No session of it can be ended then: what keeps it from going on is the claim alone.
     frozen = pair.start_killed_at("before_item_3=wait", threads=1)
     ticket = Climb(number=1, steps_to_go=6, pause_s=0).async_().call()
@@ -147,7 +147,7 @@ def thaw(pair: PolicyPair, pid: int) -> None:
     os.kill(pid, signal.SIGCONT)
 
 
-def test_a_worker_that_is_asked_to_stop_gives_a_long_loop_back_at_its_next_item(pair: PolicyPair) -> None:
+def test_a_stopping_worker_releases_a_long_loop_at_its_next_item(pair: PolicyPair) -> None:
     first = pair.start()
     ticket = Climb(number=1, steps_to_go=160).async_().call()
     eventually(lambda: len(effects(pair)) >= 3, "some items are done", WAIT_S, pair.output)
@@ -172,7 +172,7 @@ def test_a_worker_that_is_asked_to_stop_gives_a_long_loop_back_at_its_next_item(
     assert by_successor == set(range(done, 160))
 
 
-def test_a_worker_that_dies_in_a_loop_costs_the_item_under_way_and_no_other(pair: PolicyPair) -> None:
+def test_a_worker_killed_in_a_loop_loses_only_the_current_item(pair: PolicyPair) -> None:
     pair.start_killed_at("on_item_5", threads=1)
     ticket = Climb(number=1, steps_to_go=8, pause_s=0).async_().call()
 
@@ -191,7 +191,7 @@ print(found.done if found else 0, found.total if found else 0, found.note if fou
 """
 
 
-def test_progress_of_a_worker_is_read_by_another_process_while_it_runs_and_after(pair: PolicyPair) -> None:
+def test_another_process_reads_the_progress_of_a_run_during_and_after_it(pair: PolicyPair) -> None:
     pair.start_killed_at("on_item_1=wait", threads=1)
     ticket = Climb(number=1, steps_to_go=4, pause_s=0).async_().call()
     reached(pair, "on_item_1")

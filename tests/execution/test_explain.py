@@ -118,7 +118,7 @@ class Withdraw(Operation):
 
 
 @pytest.mark.usefixtures("isolated_runtime", "accounts")
-def test_every_fact_of_a_call_is_in_the_report() -> None:
+def test_the_report_has_every_fact_of_a_call() -> None:
     told = Withdraw.explain(account=1, amount=10)
     assert told.operation == Withdraw.contract.name
     assert told.description == "Take money out."
@@ -161,7 +161,7 @@ def test_each_guard_shows_whether_it_passed_refused_or_was_skipped() -> None:
     ]
 
 
-def test_the_pipeline_is_in_order_with_the_middleware_that_is_left_out_marked(isolated_runtime: Isolated) -> None:
+def test_the_pipeline_is_listed_in_order_with_inactive_middleware_marked(isolated_runtime: Isolated) -> None:
     told = Bare.explain()
     assert list(told.steps) == [
         "trace",
@@ -200,7 +200,7 @@ class WithoutParams(Operation):
     def perform(self) -> None: ...
 
 
-def test_what_is_not_recorded_and_not_one_transaction_is_reported(isolated_runtime: Isolated) -> None:
+def test_a_run_without_a_record_or_a_transaction_is_reported(isolated_runtime: Isolated) -> None:
     told = Unrecorded.explain()
     assert told.record == {"enabled": False}
     assert told.transaction == {"enabled": False, "effects": "at least once"}
@@ -210,7 +210,7 @@ def test_what_is_not_recorded_and_not_one_transaction_is_reported(isolated_runti
 
 
 @pytest.mark.usefixtures("isolated_runtime", "accounts")
-def test_invalid_props_give_a_partial_report() -> None:
+def test_invalid_props_return_a_partial_report() -> None:
     told = Withdraw.explain(account=1, amount=0, pin=7)
     assert not told.callable
     assert told.error is not None
@@ -232,7 +232,7 @@ def test_a_row_that_was_never_flushed_is_a_problem_of_the_props() -> None:
 
 
 @pytest.mark.usefixtures("isolated_runtime", "accounts")
-def test_what_is_no_problem_of_the_props_is_raised() -> None:
+def test_errors_that_are_not_about_props_are_raised() -> None:
     with pytest.raises(RefNotFound):
         Withdraw.explain(account=7, amount=1)
     with pytest.raises(ZeroDivisionError):
@@ -306,7 +306,7 @@ class Fails(Operation):
 @pytest.mark.parametrize("cls", [Meddler, LooseMeddler])
 @pytest.mark.parametrize("ask", ["explain", "callable"])
 @pytest.mark.usefixtures("accounts")
-def test_nothing_is_kept_of_what_a_guard_does(
+def test_writes_of_a_guard_are_rolled_back(
     isolated_runtime: Isolated, engine: sa.Engine, cls: type[Operation], ask: str
 ) -> None:
     getattr(cls, ask)()
@@ -332,7 +332,7 @@ def test_a_dry_run_waits_for_no_lock_on_a_row_that_a_run_would_lock(engine: sa.E
 
 
 @pytest.mark.usefixtures("accounts")
-def test_a_session_that_is_current_stays_as_it_was(isolated_runtime: Isolated) -> None:
+def test_the_current_session_is_unchanged(isolated_runtime: Isolated) -> None:
     with isolated_runtime.runtime.store.new_session() as session, session.begin():
         session.execute(sa.update(Account).values(balance=500))
         with dexpy.session(session):
@@ -361,7 +361,7 @@ SECRET = "hunter2hunter2"
 
 
 @pytest.mark.usefixtures("isolated_runtime", "accounts")
-def test_a_secret_is_nowhere_in_a_report() -> None:
+def test_a_report_contains_no_secret() -> None:
     for told in (Withdraw.explain(account=1, amount=10, pin=SECRET), Talkative.explain(pin=SECRET, number=0)):
         assert SECRET not in str(told) + repr(told) + json.dumps(told.to_dict())
 
@@ -393,7 +393,7 @@ class Talkative(Operation):
     def perform(self) -> None: ...
 
 
-def test_a_middleware_of_the_application_explains_itself_and_a_bad_one_breaks_nothing(
+def test_the_explain_of_a_middleware_is_shown_and_a_failing_one_breaks_nothing(
     isolated_runtime: Isolated,
 ) -> None:
     told = Talkative.explain(pin=SECRET)
@@ -427,7 +427,7 @@ def test_the_source_of_each_ambient_value_is_shown(isolated_runtime: Isolated) -
         assert told.callable
 
 
-def test_a_report_is_an_explanation_by_its_type(isolated_runtime: Isolated) -> None:
+def test_a_report_is_an_explanation(isolated_runtime: Isolated) -> None:
     assert type(Bare.explain()) is Explanation
 
 
@@ -447,7 +447,7 @@ class Loose(Operation):
 
 
 @pytest.mark.usefixtures("isolated_runtime", "accounts")
-def test_a_dry_run_of_a_class_without_a_transaction_has_its_rows_and_keeps_nothing(engine: sa.Engine) -> None:
+def test_a_dry_run_of_a_class_without_a_transaction_loads_rows_and_stores_nothing(engine: sa.Engine) -> None:
     assert Loose.explain(account=1).guards["empty"]["status"] == "refused"
     assert not Loose.is_callable(account=1)
     with engine.connect() as connection:
@@ -476,7 +476,7 @@ def test_explain_shows_that_a_runtime_records_nothing(tmp_path: Path) -> None:
     assert told.background["job"] == "DirectJob"
 
 
-def test_what_a_middleware_explains_is_printed_once(isolated_runtime: Isolated) -> None:
+def test_the_explanation_of_a_middleware_is_printed_once(isolated_runtime: Isolated) -> None:
     text = str(Talkative.explain(pin=SECRET))
     assert text.count("ValueError") == 1
     assert "extras" not in text

@@ -31,7 +31,7 @@ class Wide(Operation):
         return sum(self.numbers)
 
 
-def test_a_run_that_falls_too_deep_has_failed_and_its_frames_are_cut(isolated_runtime: Isolated) -> None:
+def test_a_run_that_recurses_too_deeply_fails_and_its_frames_are_cut(isolated_runtime: Isolated) -> None:
     ticket = Deep().async_().call()
     isolated_runtime.run_pending()
 
@@ -44,7 +44,7 @@ def test_a_run_that_falls_too_deep_has_failed_and_its_frames_are_cut(isolated_ru
     assert attempt.traceback.splitlines()[-1].endswith(" fall"), "where it ended"
 
 
-def test_params_with_thousands_of_mistakes_make_a_message_of_limited_length(isolated_runtime: Isolated) -> None:
+def test_params_with_thousands_of_problems_produce_a_message_of_limited_length(isolated_runtime: Isolated) -> None:
     ticket = Wide(numbers=[1]).async_().call()
     with isolated_runtime.runtime.store.begin() as connection:
         connection.execute(sa.update(table).values(params={"numbers": ["one"] * 5000}))

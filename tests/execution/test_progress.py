@@ -89,7 +89,7 @@ def test_the_first_progress_is_stored_at_once_and_the_last_one_stays(
     assert ticket.done
 
 
-def test_it_is_written_again_when_some_time_has_passed(
+def test_progress_is_written_again_after_an_interval(
     isolated_runtime: Isolated, writes: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress_writer, "WRITE_EVERY_S", 0.0)
@@ -250,7 +250,7 @@ def test_a_worker_whose_run_was_recovered_writes_no_progress_for_its_successor(i
     assert [row.progress for row in isolated_runtime.runtime.store.rows(progress_reports)] == [{"done": 1}]
 
 
-def test_the_last_progress_outlives_the_cleanup_and_is_deleted_with_its_record(
+def test_the_last_progress_survives_the_cleanup_and_is_deleted_with_its_record(
     isolated_runtime: Isolated, engine: sa.Engine
 ) -> None:
     ticket = Count(upto=1).async_().call()
@@ -268,7 +268,7 @@ def test_the_last_progress_outlives_the_cleanup_and_is_deleted_with_its_record(
         assert connection.execute(sa.select(signals_table)).all() == []
 
 
-def test_the_last_progress_outlives_a_cancel_that_came_too_late(isolated_runtime: Isolated) -> None:
+def test_the_last_progress_survives_a_cancel_that_came_too_late(isolated_runtime: Isolated) -> None:
     ticket = Count(upto=1).async_().call()
     isolated_runtime.run_pending()
 
@@ -278,7 +278,7 @@ def test_the_last_progress_outlives_a_cancel_that_came_too_late(isolated_runtime
     assert ticket.reload().progress.done == 1  # type: ignore[union-attr]
 
 
-def test_a_call_in_place_has_nothing_to_keep_it_beside(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+def test_a_call_in_place_stores_no_progress(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     class Alone(Operation):
         def perform(self) -> int:
             self.report_progress(1, 2, "half")
@@ -297,7 +297,7 @@ class Odd(Operation):
 progress_reports: list[Callable[[Any], None]] = []
 
 
-def test_what_is_no_progress_is_refused(isolated_runtime: Isolated) -> None:
+def test_invalid_progress_is_refused(isolated_runtime: Isolated) -> None:
     refused: dict[str, Callable[[Any], None]] = {
         r"Odd\.report_progress\(done='1'\) wants a number, 0 or more\.": lambda op: op.report_progress("1"),
         r"\(done=True\) wants a number": lambda op: op.report_progress(True),
@@ -312,7 +312,7 @@ def test_what_is_no_progress_is_refused(isolated_runtime: Isolated) -> None:
             Odd().call()
 
 
-def test_outside_of_a_run_there_is_nothing_to_report(isolated_runtime: Isolated) -> None:
+def test_progress_outside_of_a_run_is_refused(isolated_runtime: Isolated) -> None:
     with pytest.raises(dexpy.NotRunning, match=r"Count\.report_progress\(\) exists only inside a run"):
         Count(upto=1).report_progress(1)
 
@@ -320,7 +320,7 @@ def test_outside_of_a_run_there_is_nothing_to_report(isolated_runtime: Isolated)
 @pytest.mark.parametrize(
     ("done", "total", "fraction"), [(1, 4, 0.25), (5, 4, 1.0), (0, 0, 1.0), (3, None, None), (0.5, 2.0, 0.25)]
 )
-def test_a_fraction_is_from_nothing_to_one(done: float, total: float | None, fraction: float | None) -> None:
+def test_a_fraction_is_between_zero_and_one(done: float, total: float | None, fraction: float | None) -> None:
     assert Progress(done, total, None, datetime.now(timezone.utc)).fraction == fraction
 
 

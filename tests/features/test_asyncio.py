@@ -140,7 +140,7 @@ def test_in_session_runs_in_the_runs_own_thread_and_returns_the_result_of_the_fu
     assert run(Threads().acall()) == [True, True]
 
 
-def test_an_exception_in_in_session_comes_out_where_it_is_awaited(shop: Shop) -> None:
+def test_an_exception_in_in_session_is_raised_where_it_is_awaited(shop: Shop) -> None:
     class Fall(Operation):
         async def perform(self) -> str:
             try:
@@ -176,7 +176,7 @@ def test_references_and_guards_run_in_the_runs_thread_before_the_coroutine(shop:
 # ------------------------------------------------------------------------------------------- plain perform
 
 
-def test_a_plain_perform_is_awaited_in_a_thread_while_the_loop_goes_on(shop: Shop) -> None:
+def test_a_plain_perform_is_awaited_in_a_thread_without_blocking_the_loop(shop: Shop) -> None:
     class Wait(Operation):
         def perform(self) -> bool:
             return ticked.wait(LIMIT_S) and threading.get_ident() != loop_thread
@@ -249,7 +249,7 @@ def test_context_variables_reach_perform(isolated_runtime: Isolated, is_async: b
     assert run(main()) == "r-1"
 
 
-def test_context_variables_reach_what_runs_in_the_session(isolated_runtime: Isolated) -> None:
+def test_context_variables_reach_functions_run_in_the_session(isolated_runtime: Isolated) -> None:
     class Look(Operation):
         async def perform(self) -> str:
             request.set("r-2")
@@ -271,7 +271,7 @@ def test_trace_and_actor_reach_an_awaited_run(isolated_runtime: Isolated) -> Non
 
 
 @pytest.mark.parametrize("cls", [Refuse, RefuseAsync])
-def test_a_business_error_comes_out_of_acall(shop: Shop, cls: type[Any]) -> None:
+def test_acall_raises_a_business_error(shop: Shop, cls: type[Any]) -> None:
     with pytest.raises(Error, match="refused: Not today"):
         run(cls(text="a").acall())
     assert lines(shop) == []
@@ -279,7 +279,7 @@ def test_a_business_error_comes_out_of_acall(shop: Shop, cls: type[Any]) -> None
 
 
 @pytest.mark.parametrize("cls", [Crash, CrashAsync])
-def test_a_crash_comes_out_of_acall(shop: Shop, cls: type[Any]) -> None:
+def test_acall_raises_a_crash(shop: Shop, cls: type[Any]) -> None:
     with pytest.raises(RuntimeError):
         run(cls(text="a").acall())
     assert lines(shop) == []
@@ -287,14 +287,14 @@ def test_a_crash_comes_out_of_acall(shop: Shop, cls: type[Any]) -> None:
 
 
 @pytest.mark.parametrize("cls", [Refuse, RefuseAsync])
-def test_safe_acall_gives_err(shop: Shop, cls: type[Any]) -> None:
+def test_safe_acall_returns_err(shop: Shop, cls: type[Any]) -> None:
     outcome = run(cls(text="a").safe.acall())
     assert isinstance(outcome, Err)
     assert (outcome.code, outcome.message) == ("refused", "Not today")
 
 
 @pytest.mark.parametrize("cls", [Write, WriteAsync])
-def test_safe_acall_gives_ok(shop: Shop, cls: type[Any]) -> None:
+def test_safe_acall_returns_ok(shop: Shop, cls: type[Any]) -> None:
     assert run(cls(text="a").safe.acall()) == Ok("a")
 
 
@@ -361,7 +361,7 @@ def test_a_cancelled_await_of_a_plain_perform_rolls_back_and_is_recorded(shop: S
     assert statuses()["Hang"] == ("expired", "cancelled")
 
 
-def test_a_cancelled_run_is_no_crash_in_the_log(isolated_runtime: Isolated, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_cancelled_run_is_not_logged_as_a_crash(isolated_runtime: Isolated, caplog: pytest.LogCaptureFixture) -> None:
     class Hang(Operation):
         async def perform(self) -> None:
             await asyncio.Event().wait()
@@ -377,7 +377,7 @@ def test_a_cancelled_run_is_no_crash_in_the_log(isolated_runtime: Isolated, capl
     assert said.levelname == "WARNING"
 
 
-def test_a_coroutine_has_ended_when_its_cancelled_await_has(shop: Shop) -> None:
+def test_a_cancelled_await_ends_after_its_coroutine(shop: Shop) -> None:
     """It cleans up, awaits something, and is waited for."""
     steps: list[str] = []
 
@@ -487,7 +487,7 @@ def test_a_timeout_around_acall_cancels_the_run(shop: Shop) -> None:
     assert statuses()["Hang"] == ("expired", "cancelled")
 
 
-def test_a_cancelled_nested_run_leaves_the_outer_one_to_go_on(shop: Shop) -> None:
+def test_the_outer_run_continues_after_a_cancelled_nested_run(shop: Shop) -> None:
     class Hang(Operation):
         async def perform(self) -> None:
             await WriteAsync(text="inner").acall()
@@ -600,7 +600,7 @@ def test_a_nested_acall_joins_the_transaction(shop: Shop) -> None:
     assert lines(shop) == []
 
 
-def test_a_nested_acall_sees_what_the_outer_run_wrote(shop: Shop) -> None:
+def test_a_nested_acall_sees_writes_of_the_outer_run(shop: Shop) -> None:
     class Count(Operation):
         def perform(self) -> int:
             return self.session.query(Entry).count()
@@ -651,7 +651,7 @@ def test_a_nested_async_run_is_called_from_a_plain_perform(shop: Shop) -> None:
     assert lines(shop) == ["inner", "outer"]
 
 
-def test_acall_of_a_plain_run_that_calls_an_async_one(shop: Shop) -> None:
+def test_acall_of_a_plain_run_may_call_an_async_run(shop: Shop) -> None:
     class Outer(Operation):
         def perform(self) -> str:
             return WriteAsync(text="inner").call()
@@ -660,7 +660,7 @@ def test_acall_of_a_plain_run_that_calls_an_async_one(shop: Shop) -> None:
     assert lines(shop) == ["inner"]
 
 
-def test_a_nested_plain_call_on_the_loop_is_refused_with_what_to_write(shop: Shop) -> None:
+def test_a_nested_plain_call_on_the_loop_is_refused_with_the_fix(shop: Shop) -> None:
     class Outer(Operation):
         async def perform(self) -> str:
             return Write(text="inner").call()
@@ -743,7 +743,7 @@ def test_a_nested_run_that_outlives_the_outer_one_gets_a_clear_error(shop: Shop)
     assert lines(shop) == []
 
 
-def test_work_submitted_as_the_run_ends_is_refused_and_not_left_waiting(shop: Shop) -> None:
+def test_work_submitted_as_the_run_ends_is_refused_without_waiting(shop: Shop) -> None:
     tasks: list[Any] = []
 
     class Leave(Operation):
@@ -774,7 +774,7 @@ def test_acall_joins_a_session_given_in_the_same_task(shop: Shop) -> None:
     assert lines(shop) == ["a", "b"]
 
 
-def test_acalls_gathered_under_one_session_take_turns(shop: Shop) -> None:
+def test_acalls_gathered_under_one_session_run_one_after_another(shop: Shop) -> None:
     busy: list[str] = []
 
     class Busy(Operation):
@@ -878,7 +878,7 @@ def test_without_a_transaction_each_in_session_is_one(shop: Shop) -> None:
     assert lines(shop) == ["a", "b"]
 
 
-def test_without_a_transaction_a_crash_keeps_what_was_committed(shop: Shop) -> None:
+def test_without_a_transaction_a_crash_keeps_earlier_commits(shop: Shop) -> None:
     with pytest.raises(RuntimeError):
         run(Steps(texts=["a"], end="crash").acall())
     assert lines(shop) == ["a"]
@@ -929,7 +929,7 @@ class Mixed(Operation):
         return self.number
 
 
-def test_a_cancellation_at_any_moment_leaves_all_or_nothing(shop: Shop) -> None:
+def test_a_cancellation_at_any_point_stores_all_or_nothing(shop: Shop) -> None:
     chance = random.Random(7)
     before = threading.active_count()
 

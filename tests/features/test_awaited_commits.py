@@ -97,7 +97,7 @@ def test_a_slow_broker_does_not_stop_the_loop(broker: SlowBroker, tmp_path: Path
     assert threading.get_ident() not in broker.threads
 
 
-def test_what_a_broker_does_not_take_needs_a_message_after_an_awaited_commit(
+def test_a_refused_publish_after_an_awaited_commit_leaves_the_row_for_the_relay(
     broker: SlowBroker, tmp_path: Path
 ) -> None:
     broker.is_down = True
@@ -172,7 +172,7 @@ def test_a_time_limit_around_a_commit_is_reported_as_one(broker: SlowBroker, tmp
     assert len(broker.threads) == 1
 
 
-def test_a_plain_session_on_the_loop_sends_as_ever(broker: SlowBroker, tmp_path: Path) -> None:
+def test_a_plain_session_on_the_loop_publishes_after_its_commit(broker: SlowBroker, tmp_path: Path) -> None:
     from sqlalchemy import create_engine
     from sqlalchemy.orm import Session
 

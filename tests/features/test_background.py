@@ -285,7 +285,7 @@ def test_a_call_stores_a_pending_record_and_runs_nothing(isolated_runtime: Isola
     assert messages(isolated_runtime) == []
 
 
-def test_making_the_options_stores_nothing_and_they_can_be_used_twice(isolated_runtime: Isolated) -> None:
+def test_async_options_store_nothing_and_can_be_used_twice(isolated_runtime: Isolated) -> None:
     prepared = Note(what=1).async_(queue="a")
     assert nothing_is_stored(isolated_runtime)
 
@@ -325,7 +325,7 @@ def test_runtime_timing_of_either_kind_replaces_class_timing_of_either_kind(
 
 
 @pytest.mark.parametrize("delay", [0, 0.0, timedelta(0)])
-def test_a_delay_of_nothing_is_now_even_where_the_class_waits(isolated_runtime: Isolated, delay: Any) -> None:
+def test_a_delay_of_zero_wins_over_the_delay_of_the_class(isolated_runtime: Isolated, delay: Any) -> None:
     ByClass().async_(in_=delay).call()
 
     assert len(isolated_runtime.run_pending()) == 1
@@ -341,7 +341,7 @@ def test_a_delay_waits_in_the_table_until_it_is_due(isolated_runtime: Isolated) 
     assert [each.id for each in isolated_runtime.run_pending()] == [ticket.id]
 
 
-def test_a_moment_in_any_zone_is_that_moment(isolated_runtime: Isolated) -> None:
+def test_a_datetime_in_any_zone_is_accepted(isolated_runtime: Isolated) -> None:
     from zoneinfo import ZoneInfo
 
     at = datetime(2100, 3, 28, 12, 0, 0, 123456, tzinfo=ZoneInfo("Asia/Kathmandu"))
@@ -352,7 +352,7 @@ def test_a_moment_in_any_zone_is_that_moment(isolated_runtime: Isolated) -> None
     assert ticket.scheduled_at == ticket.reload().scheduled_at == at
 
 
-def test_a_moment_in_the_past_is_now(isolated_runtime: Isolated) -> None:
+def test_a_datetime_in_the_past_is_due_at_once(isolated_runtime: Isolated) -> None:
     Note().async_(at=datetime(1999, 1, 1, tzinfo=timezone.utc)).call()
 
     assert len(isolated_runtime.run_pending()) == 1
@@ -389,7 +389,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_options_that_cannot_be_are_refused_at_the_call(isolated_runtime: Isolated, case: str) -> None:
+def test_invalid_options_are_refused_at_the_call(isolated_runtime: Isolated, case: str) -> None:
     options, message = REFUSED[case]
 
     with pytest.raises(OptionsError, match=message) as refused:
@@ -401,7 +401,7 @@ def test_options_that_cannot_be_are_refused_at_the_call(isolated_runtime: Isolat
     assert nothing_is_stored(isolated_runtime)
 
 
-def test_options_are_given_by_name(isolated_runtime: Isolated) -> None:
+def test_options_are_keyword_only(isolated_runtime: Isolated) -> None:
     with pytest.raises(OptionsError, match=r"by name: async_\(queue='mailers'\)"):
         Note().async_("mailers")  # type: ignore[call-arg]
 
@@ -416,9 +416,7 @@ def test_options_are_given_by_name(isolated_runtime: Isolated) -> None:
         ({"priority": "high"}, "wants an int"),
     ],
 )
-def test_a_class_with_options_that_cannot_be_is_refused_when_it_is_declared(
-    options: dict[str, Any], message: str
-) -> None:
+def test_a_class_with_invalid_options_is_refused_at_its_declaration(options: dict[str, Any], message: str) -> None:
     with pytest.raises(DeclarationError, match=message):
         type("Refused", (Note,), {"async_": Async(**options), "__module__": __name__})
 
@@ -434,7 +432,7 @@ def test_a_class_with_options_that_cannot_be_is_refused_when_it_is_declared(
     ],
     ids=["async_.call", "async_.acall", "async_.safe", "async_().safe", "safe.async_"],
 )
-def test_a_name_that_does_not_exist_is_refused_with_what_to_write_instead(
+def test_an_unknown_attribute_is_refused_with_the_fix(
     isolated_runtime: Isolated, ask: Callable[[Any], Any], hint: str
 ) -> None:
     with pytest.raises(OptionsError, match=hint):
@@ -461,13 +459,13 @@ def test_a_queue_may_be_a_function_of_the_operation(isolated_runtime: Isolated) 
     assert [message["queue"] for message in messages(isolated_runtime)] == ["even", "odd", "q3"]
 
 
-def test_a_queue_function_that_gives_no_queue_name_is_refused_and_nothing_is_stored(isolated_runtime: Isolated) -> None:
+def test_a_queue_function_with_an_invalid_result_is_refused_and_nothing_is_stored(isolated_runtime: Isolated) -> None:
     with pytest.raises(OptionsError, match=r"Misrouted\.async_ \(its queue function\): queue='no good 7'"):
         Misrouted(what=7).async_().call()
     assert nothing_is_stored(isolated_runtime)
 
 
-def test_what_is_more_urgent_runs_sooner_and_equals_run_in_order(isolated_runtime: Isolated) -> None:
+def test_a_higher_priority_runs_sooner_and_equal_ones_run_in_order(isolated_runtime: Isolated) -> None:
     for what, priority in [(1, 0), (2, 10), (3, -10), (4, 10), (5, None)]:
         Note(what=what).async_(**({} if priority is None else {"priority": priority})).call()
 
@@ -491,9 +489,7 @@ def test_a_session_that_is_rolled_back_leaves_no_row_and_no_message(isolated_run
         ticket.wait(1)
 
 
-def test_a_session_that_is_committed_has_row_and_message_with_its_own_rows(
-    isolated_runtime: Isolated, shop: Shop
-) -> None:
+def test_a_committed_session_has_row_and_message_with_its_own_rows(isolated_runtime: Isolated, shop: Shop) -> None:
     with shop.session() as session:
         session.add(Customer(name="Ada"))
         ticket = Note(what=4).async_(session=session).call()
@@ -514,7 +510,7 @@ def test_a_session_that_is_closed_without_a_commit_is_rolled_back(isolated_runti
         ticket.reload()
 
 
-def test_the_current_session_is_joined_without_being_named(isolated_runtime: Isolated, shop: Shop) -> None:
+def test_the_current_session_is_joined_implicitly(isolated_runtime: Isolated, shop: Shop) -> None:
     with shop.session() as session, dexpy.session(session):
         ticket = Note().async_().call()
         assert nothing_is_stored(isolated_runtime)
@@ -530,7 +526,7 @@ def test_a_named_session_wins_over_the_current_one(isolated_runtime: Isolated, s
         assert row(isolated_runtime, ticket.id)["status"] == "pending"
 
 
-def test_a_scoped_session_will_do(isolated_runtime: Isolated, shop: Shop) -> None:
+def test_a_scoped_session_is_accepted(isolated_runtime: Isolated, shop: Shop) -> None:
     registry = scoped_session(sessionmaker(shop.engine))
 
     ticket = Note().async_(session=registry).call()  # type: ignore[arg-type]
@@ -541,7 +537,7 @@ def test_a_scoped_session_will_do(isolated_runtime: Isolated, shop: Shop) -> Non
     assert row(isolated_runtime, ticket.id)["status"] == "pending"
 
 
-def test_the_ticket_knows_what_became_of_the_transaction(isolated_runtime: Isolated, shop: Shop) -> None:
+def test_the_ticket_reports_the_end_of_the_transaction(isolated_runtime: Isolated, shop: Shop) -> None:
     with shop.session() as session:
         ticket = Note(what=3).async_(session=session).call()
         for ask in (lambda: ticket.wait(1), lambda: ticket.result(1), ticket.reload, ticket.expire, ticket.cancel):
@@ -577,7 +573,7 @@ def test_a_savepoint_that_is_rolled_back_drops_what_it_held_and_nothing_else(
             ticket.reload()
 
 
-def test_a_savepoint_is_no_commit(isolated_runtime: Isolated, shop: Shop) -> None:
+def test_releasing_a_savepoint_publishes_nothing(isolated_runtime: Isolated, shop: Shop) -> None:
     with shop.session() as session:
         with session.begin_nested():
             ticket = Note().async_(session=session).call()
@@ -674,7 +670,7 @@ def test_the_first_enqueue_may_make_the_tables_inside_a_transaction_that_is_roll
         assert performed == [2]
 
 
-def test_what_has_no_json_form_leaves_the_session_as_it_was(isolated_runtime: Isolated, shop: Shop) -> None:
+def test_a_value_without_a_json_form_leaves_the_session_unchanged(isolated_runtime: Isolated, shop: Shop) -> None:
     with shop.session() as session:
         session.add(Customer(name="Ada"))
         with pytest.raises(NotSerializable, match=r"Opaque cannot go to the background: payload "):
@@ -696,7 +692,7 @@ class Opaque(Operation):
 
 @pytest.mark.parametrize("end", ["well", "error", "crash"])
 @pytest.mark.parametrize("background", [False, True], ids=["call", "job"])
-def test_a_child_that_is_sent_from_inside_lives_and_dies_with_its_parent(
+def test_a_child_that_is_enqueued_in_a_run_commits_and_rolls_back_with_it(
     isolated_runtime: Isolated, shop: Shop, end: str, background: bool
 ) -> None:
     if background:
@@ -720,7 +716,7 @@ def test_a_child_of_an_inner_run_that_was_rolled_back_is_not_sent(isolated_runti
     assert shop.names() == ["child"]
 
 
-def test_a_child_knows_its_parent_and_their_trace(isolated_runtime: Isolated, shop: Shop) -> None:
+def test_a_child_has_its_parent_and_their_trace(isolated_runtime: Isolated, shop: Shop) -> None:
     with dexpy.trace(actor={"type": "user", "id": 9}, trace_id="req-9"):
         parent = Spawn().async_().call()
 
@@ -738,7 +734,7 @@ def test_without_a_transaction_around_perform_a_child_is_sent_at_once(isolated_r
     assert shop.names() == ["child"]
 
 
-def test_a_run_without_a_transaction_around_it_ends_as_others_do(isolated_runtime: Isolated, shop: Shop) -> None:
+def test_a_run_without_a_transaction_ends_like_others(isolated_runtime: Isolated, shop: Shop) -> None:
     done, failed, crashed = (SpawnApart(end=end).async_().call() for end in ("well", "error", "crash"))
 
     isolated_runtime.run_pending()
@@ -751,7 +747,7 @@ def test_a_run_without_a_transaction_around_it_ends_as_others_do(isolated_runtim
 
 
 @pytest.mark.parametrize("end", ["well", "error", "crash"])
-def test_sessions_on_another_database_than_the_records_end_the_row_all_the_same(tmp_path: Path, end: str) -> None:
+def test_the_row_of_a_run_on_another_database_is_ended(tmp_path: Path, end: str) -> None:
     engine = sa.create_engine(f"sqlite:///{tmp_path}/other.db")
     Base.metadata.create_all(engine)
     with isolated(session_factory=sessionmaker(engine)) as isolated_runtime:
@@ -786,7 +782,7 @@ def test_a_coroutine_sends_with_acall_in_the_run_s_own_transaction(isolated_runt
     assert shop.names() == ["child"]
 
 
-def test_acall_sends_from_asyncio_and_the_loop_goes_on(isolated_runtime: Isolated) -> None:
+def test_acall_enqueues_from_asyncio_without_blocking_the_loop(isolated_runtime: Isolated) -> None:
     async def send() -> list[str]:
         tickets = await asyncio.gather(*(Note(what=what).async_().acall() for what in range(5)))
         return [ticket.id for ticket in tickets]
@@ -813,7 +809,7 @@ def test_acall_joins_the_current_session(isolated_runtime: Isolated, shop: Shop)
 # ------------------------------------------------------------------------------------------------- in the worker
 
 
-def test_the_worker_builds_the_operation_anew_with_its_references(isolated_runtime: Isolated, shop: Shop) -> None:
+def test_the_worker_builds_the_operation_with_its_references(isolated_runtime: Isolated, shop: Shop) -> None:
     shop.add(Customer(id=1, name="Ada"), Customer(id=2, name="Ben"))
 
     ticket = ManyProps(customer=1, friend=2).async_().call()
@@ -859,7 +855,7 @@ def test_no_context_of_the_consumer_thread_is_in_force_in_the_run(isolated_runti
     assert rows(isolated_runtime)[0]["trace_id"] != "feeder"
 
 
-def test_a_guard_is_asked_in_the_worker_and_its_refusal_finishes_the_row(isolated_runtime: Isolated) -> None:
+def test_a_guard_runs_in_the_worker_and_its_refusal_finishes_the_row(isolated_runtime: Isolated) -> None:
     ticket = Guarded().async_().call()
     isolated_runtime.run_pending()
 
@@ -913,7 +909,7 @@ class Nothing(Operation):
     def perform(self) -> None: ...
 
 
-def test_what_is_delivered_twice_runs_once(isolated_runtime: Isolated) -> None:
+def test_a_message_that_is_delivered_twice_is_run_once(isolated_runtime: Isolated) -> None:
     ticket = Note(what=1).async_().call()
     columns = "queue, priority, due_at, message_id, payload, dead, created_at"
     sql(isolated_runtime, f"INSERT INTO dexpy_messages ({columns}) SELECT {columns} FROM dexpy_messages")
@@ -925,7 +921,7 @@ def test_what_is_delivered_twice_runs_once(isolated_runtime: Isolated) -> None:
     assert messages(isolated_runtime) == []
 
 
-def test_what_is_delivered_to_many_threads_at_once_runs_once(isolated_runtime: Isolated) -> None:
+def test_a_message_that_is_delivered_to_many_threads_at_once_is_run_once(isolated_runtime: Isolated) -> None:
     ticket = Note(what=1).async_().call()
     actor: Any = isolated_runtime.runtime.broker.get_actor("dexpy.RecordJob")
     kwargs = messages(isolated_runtime)[0]["message"]["kwargs"]
@@ -967,7 +963,7 @@ def rob(id: str) -> None:
     claim_thefts[-1](id)
 
 
-def test_a_run_that_lost_its_claim_commits_nothing_and_leaves_the_row_to_its_new_owner(
+def test_a_run_that_lost_its_claim_commits_nothing_and_leaves_the_row_unchanged(
     isolated_runtime: Isolated, shop: Shop, caplog: pytest.LogCaptureFixture
 ) -> None:
     new_owner = "UPDATE operation_records SET claim_token = 2, claimed_by = 'another' WHERE id = ?"
@@ -985,7 +981,7 @@ def test_a_run_that_lost_its_claim_commits_nothing_and_leaves_the_row_to_its_new
     assert f"claim.lost operation={__name__}.Robbed run={ticket.id}" in caplog.text
 
 
-def test_a_message_that_comes_before_its_time_is_put_back(isolated_runtime: Isolated) -> None:
+def test_an_early_message_is_republished_for_its_due_time(isolated_runtime: Isolated) -> None:
     ticket = Note(what=1).async_(in_=60).call()
     sql(isolated_runtime, "UPDATE dexpy_messages SET due_at = created_at")
 
@@ -996,7 +992,7 @@ def test_a_message_that_comes_before_its_time_is_put_back(isolated_runtime: Isol
     assert performed == [1]
 
 
-def test_a_message_whose_record_is_gone_is_acknowledged_and_logged(
+def test_a_message_of_a_deleted_record_is_acknowledged_and_logged(
     isolated_runtime: Isolated, caplog: pytest.LogCaptureFixture
 ) -> None:
     ticket = Note(what=1).async_().call()
@@ -1008,7 +1004,7 @@ def test_a_message_whose_record_is_gone_is_acknowledged_and_logged(
     assert f"record.gone operation={__name__}.Note run={ticket.id}" in caplog.text
 
 
-def test_what_exits_in_a_worker_ends_its_run_and_nothing_else(isolated_runtime: Isolated) -> None:
+def test_sys_exit_in_a_run_ends_only_the_run(isolated_runtime: Isolated) -> None:
     ticket = Quit().async_().call()
     isolated_runtime.run_pending()
 
@@ -1016,7 +1012,7 @@ def test_what_exits_in_a_worker_ends_its_run_and_nothing_else(isolated_runtime: 
     assert (stored["status"], stored["failure"], stored["error"]) == ("failed", "crash", "SystemExit")
 
 
-def test_a_direct_job_that_exits_is_recorded_so(isolated_runtime: Isolated) -> None:
+def test_sys_exit_in_a_direct_job_is_recorded(isolated_runtime: Isolated) -> None:
     ticket = QuitDirect().async_().call()
     isolated_runtime.run_pending()
 
@@ -1033,7 +1029,7 @@ def stored_as(isolated_runtime: Isolated, ticket: Any, params: dict[str, Any]) -
     sql(isolated_runtime, "UPDATE operation_records SET params = ? WHERE id = ?", json.dumps(params), ticket.id)
 
 
-def test_a_key_that_is_missing_takes_the_default(isolated_runtime: Isolated) -> None:
+def test_a_missing_key_uses_the_default(isolated_runtime: Isolated) -> None:
     ticket = Bounded(count=9).async_().call()
     stored_as(isolated_runtime, ticket, {"day": "2026-02-02"})
     isolated_runtime.run_pending()
@@ -1042,7 +1038,7 @@ def test_a_key_that_is_missing_takes_the_default(isolated_runtime: Isolated) -> 
 
 
 @pytest.mark.parametrize("key", ["title", "heading", "head"])
-def test_an_earlier_name_of_a_prop_is_understood(isolated_runtime: Isolated, key: str) -> None:
+def test_an_earlier_name_of_a_prop_is_accepted(isolated_runtime: Isolated, key: str) -> None:
     ticket = Bounded().async_().call()
     stored_as(isolated_runtime, ticket, {key: "News"})
     isolated_runtime.run_pending()
@@ -1050,7 +1046,7 @@ def test_an_earlier_name_of_a_prop_is_understood(isolated_runtime: Isolated, key
     assert ticket.result(WAIT_S)[2] == "News"
 
 
-def test_a_key_that_is_no_prop_any_more_is_left_out_and_logged(
+def test_a_key_of_a_removed_prop_is_ignored_and_logged(
     isolated_runtime: Isolated, caplog: pytest.LogCaptureFixture
 ) -> None:
     ticket = Bounded().async_().call()
@@ -1075,7 +1071,7 @@ def test_a_key_that_is_no_prop_any_more_is_left_out_and_logged(
     ],
     ids=lambda value: "" if isinstance(value, str) else json.dumps(value),
 )
-def test_params_that_no_longer_fit_fail_the_run_and_their_values_are_not_shown(
+def test_params_that_no_longer_match_fail_the_run_without_showing_values(
     isolated_runtime: Isolated, caplog: pytest.LogCaptureFixture, params: Any, problem: str
 ) -> None:
     ticket = Bounded().async_().call()
@@ -1106,7 +1102,7 @@ def test_a_run_that_failed_as_undecodable_can_be_retried_when_its_row_is_fixed(i
     assert ticket.result(WAIT_S)[0] == 9
 
 
-def test_params_in_a_message_that_no_longer_fit_leave_a_row_where_there_is_one_to_leave(
+def test_params_of_a_message_that_no_longer_match_leave_a_row_if_runs_are_recorded(
     isolated_runtime: Isolated, caplog: pytest.LogCaptureFixture
 ) -> None:
     sent = PlainDirect(count=1).async_().call()
@@ -1177,7 +1173,7 @@ def test_a_failure_that_the_database_refuses_is_written_in_a_shorter_form(
 # -------------------------------------------------------------------------------------------------- unknown class
 
 
-def test_an_unknown_class_is_put_back_without_an_attempt_and_warned_of_once(
+def test_an_unknown_operation_is_rescheduled_without_an_attempt_and_warned_of_once(
     isolated_runtime: Isolated, caplog: pytest.LogCaptureFixture
 ) -> None:
     tickets = [Note(what=what).async_(priority=3).call() for what in range(2)]
@@ -1210,7 +1206,7 @@ def test_an_unknown_class_is_put_back_without_an_attempt_and_warned_of_once(
     assert sorted(performed) == [0, 1]
 
 
-def test_an_unknown_class_of_a_direct_job_is_put_back_with_its_params(isolated_runtime: Isolated) -> None:
+def test_an_unknown_direct_job_is_rescheduled_with_its_params(isolated_runtime: Isolated) -> None:
     Untraceable(what=7).async_(queue="counters", priority=2).call()
     sql(isolated_runtime, "UPDATE dexpy_messages SET payload = replace(payload, '.Untraceable', '.Gone')")
     isolated_runtime.run_pending()
@@ -1229,7 +1225,7 @@ def hours_pass(isolated_runtime: Isolated, hours: int) -> None:
         isolated_runtime.run_pending()
 
 
-def test_a_direct_job_of_a_class_that_stays_unknown_for_a_day_is_dead(
+def test_a_direct_job_that_stays_unknown_for_a_day_is_dead_lettered(
     isolated_runtime: Isolated, caplog: pytest.LogCaptureFixture
 ) -> None:
     Untraceable(what=7).async_().call()
@@ -1256,7 +1252,7 @@ def test_a_message_makes_a_worker_run_nothing_that_is_not_declared(isolated_runt
     assert rows(isolated_runtime)[0]["status"] == "pending"
 
 
-def test_what_is_run_is_decided_by_the_record_and_not_by_its_message(isolated_runtime: Isolated) -> None:
+def test_the_record_and_not_its_message_decides_which_class_runs(isolated_runtime: Isolated) -> None:
     Note(what=5).async_().call()
     sql(isolated_runtime, f"UPDATE dexpy_messages SET payload = replace(payload, '{__name__}.Note', 'os.system')")
 
@@ -1288,7 +1284,7 @@ class Doubled(Note):
         return 2 * super().perform()
 
 
-def test_a_row_that_was_given_another_name_since_is_run_by_that(isolated_runtime: Isolated) -> None:
+def test_a_row_that_was_renamed_runs_under_its_new_name(isolated_runtime: Isolated) -> None:
     ticket = Note(what=5).async_().call()
     sql(isolated_runtime, f"UPDATE operation_records SET name = '{__name__}.Doubled'")
 
@@ -1310,7 +1306,7 @@ def test_without_a_record_the_message_carries_the_params(isolated_runtime: Isola
     assert rows(isolated_runtime) == []
 
 
-def test_a_ticket_without_a_record_raises_with_how_to_get_one(isolated_runtime: Isolated) -> None:
+def test_a_ticket_without_a_record_raises_with_the_fix(isolated_runtime: Isolated) -> None:
     ticket = Untraceable().async_().call()
 
     assert (bool(ticket), ticket.recorded, ticket.outcome) == (True, False, None)
@@ -1335,7 +1331,7 @@ def test_a_ticket_without_a_record_raises_with_how_to_get_one(isolated_runtime: 
             ask()
 
 
-def test_a_record_without_params_is_written_once_when_the_run_is_over(isolated_runtime: Isolated) -> None:
+def test_a_record_without_params_is_written_once_at_the_end_of_the_run(isolated_runtime: Isolated) -> None:
     ticket = NoParams(what=8).async_(queue="counters").call()
     assert rows(isolated_runtime) == []
     with pytest.raises(RecordNotFound):

@@ -63,7 +63,7 @@ DOINGS: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("doing", DOINGS)
-def test_what_cannot_be_written_is_one_error_and_can_be_retried(
+def test_a_failed_write_is_one_error_and_can_be_retried(
     isolated_runtime: Isolated, ticket: Any, writer: sqlite3.Connection, doing: str
 ) -> None:
     before = rows(isolated_runtime)
@@ -118,7 +118,7 @@ class Charge(Operation, name="busy.charge"):
 interruptions: list[Callable[[], Any]] = []
 
 
-def test_a_key_that_cannot_be_freed_at_once_is_freed_when_the_database_is_back(
+def test_a_key_that_cannot_be_released_at_once_is_released_after_the_outage(
     isolated_runtime: Isolated, ticket: Any, writer: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(heartbeat, "SQLITE_HEARTBEAT_INTERVAL_S", 0.05)
@@ -137,7 +137,7 @@ def test_a_key_that_cannot_be_freed_at_once_is_freed_when_the_database_is_back(
     assert sorted(shown) == [("done", None), ("failed", "ConnectionError")]
 
 
-def test_a_call_that_is_only_recorded_is_not_broken_by_it(
+def test_an_outage_does_not_break_a_call_that_is_only_recorded(
     isolated_runtime: Isolated, ticket: Any, writer: sqlite3.Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("DEBUG"):

@@ -70,7 +70,7 @@ ORDER = [
 ]  # fmt: skip
 
 
-def test_callbacks_run_in_order_those_of_the_base_first() -> None:
+def test_callbacks_run_in_order_and_those_of_the_base_first() -> None:
     assert Base().call() == "done"
     assert performed == ["outer in", "before", "perform", "after", "outer out"]
     performed.clear()
@@ -79,7 +79,7 @@ def test_callbacks_run_in_order_those_of_the_base_first() -> None:
 
 
 @pytest.mark.parametrize("name", ORDER)
-def test_an_error_in_any_of_them_ends_the_run_there(shop: Shop, name: str) -> None:
+def test_an_error_in_a_callback_ends_the_run(shop: Shop, name: str) -> None:
     class Writes(Sub):
         @before
         def write(self) -> None:
@@ -90,7 +90,7 @@ def test_an_error_in_any_of_them_ends_the_run_there(shop: Shop, name: str) -> No
     assert shop.names() == []
 
 
-def test_an_error_of_perform_passes_the_arounds_as_an_exception_does() -> None:
+def test_an_error_of_perform_propagates_through_around_callbacks_like_an_exception() -> None:
     class Tidy(Operation):
         @around
         def tidy(self, proceed: Callable[[], None]) -> None:
@@ -127,7 +127,7 @@ def test_an_error_wins_even_if_an_around_swallows_everything() -> None:
     assert Greedy().safe.call() == Err("no", "no")
 
 
-def test_a_crash_passes_the_arounds() -> None:
+def test_a_crash_propagates_through_around_callbacks() -> None:
     class Watches(Operation):
         @around
         def watch(self, proceed: Callable[[], None]) -> None:
@@ -145,7 +145,7 @@ def test_a_crash_passes_the_arounds() -> None:
     assert performed == ["seen"]
 
 
-def test_an_around_that_swallows_a_crash_is_refused_for_want_of_a_result() -> None:
+def test_an_around_that_swallows_a_crash_without_a_result_is_refused() -> None:
     class Swallows(Operation):
         @around
         def swallow(self, proceed: Callable[[], None]) -> None:
@@ -166,7 +166,7 @@ def test_an_around_that_swallows_a_crash_is_refused_for_want_of_a_result() -> No
 
 
 @pytest.mark.parametrize("crashes", [True, False])
-def test_an_around_calls_proceed_once(crashes: bool) -> None:
+def test_an_around_may_call_proceed_only_once(crashes: bool) -> None:
     class Twice(Operation):
         @around
         def again(self, proceed: Callable[[], None]) -> None:
@@ -245,7 +245,7 @@ def test_an_override_counts_as_the_subclass_has_it() -> None:
     assert performed == ["outer in", "was after", "perform", "outer out"]
 
 
-def test_a_callback_cannot_have_a_name_that_operations_need_and_is_no_coroutine() -> None:
+def test_a_callback_with_a_reserved_name_or_a_coroutine_is_refused() -> None:
     with pytest.raises(DeclarationError, match="'record' is a name that operations need themselves, so no before"):
 
         class Wrong(Operation):

@@ -142,7 +142,7 @@ def test_other_policies_of_a_subclass_replace_those_of_the_base() -> None:
     assert contract.methods("after") == ("noted",)
 
 
-def test_timing_of_either_kind_replaces_timing_of_either_kind() -> None:
+def test_timing_of_a_subclass_replaces_timing_of_either_kind() -> None:
     assert Send.contract.options.in_ is None
     assert Send.contract.options.at == datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -154,7 +154,7 @@ def test_timing_of_either_kind_replaces_timing_of_either_kind() -> None:
     assert Again.contract.options.queue == "mails"
 
 
-def test_reset_forgets_what_the_bases_declared() -> None:
+def test_reset_clears_the_declarations_of_the_bases() -> None:
     assert attempts(Fresh, TimeoutError()) == 3  # a TimeoutError is an OSError
     assert attempts(Fresh, ConnectionError()) == 3
     assert attempts(Fresh, Declined()) is None
@@ -182,7 +182,7 @@ def test_names_and_aliases_are_not_inherited() -> None:
     assert Sub.contract.name.endswith("Sub")
 
 
-def test_the_policies_of_a_class_can_be_read_and_not_changed() -> None:
+def test_the_policies_of_a_class_can_be_read_but_not_changed() -> None:
     assert Send.async_.queue == "mails"  # type: ignore[attr-defined, unused-ignore]
     assert Send.retry_on[0].attempts == 9
     frozen: Any = Send.contract
@@ -314,9 +314,7 @@ retry = Retry(ConnectionError)
         (keywords(aliases=(7,)), "class Wrong(aliases=(7,)) wants earlier names in a tuple: aliases=('old.Name',)."),
     ],
 )
-def test_a_policy_that_cannot_work_is_refused_at_the_class_statement(
-    statement: Callable[[], object], message: str
-) -> None:
+def test_an_invalid_policy_is_refused_at_the_class_statement(statement: Callable[[], object], message: str) -> None:
     with pytest.raises(DeclarationError) as caught:
         statement()
     assert str(caught.value) == message
@@ -362,7 +360,7 @@ def test_a_policy_that_cannot_work_is_refused_at_the_class_statement(
         (lambda: Retry(ValueError, jitter="x"), "Retry(jitter='x') wants a share between 0 and 1."),  # type: ignore[arg-type]
     ],
 )
-def test_a_retry_that_cannot_be_is_refused(make: Callable[[], object], message: str) -> None:
+def test_an_invalid_retry_is_refused(make: Callable[[], object], message: str) -> None:
     with pytest.raises(DeclarationError) as caught:
         make()
     assert str(caught.value) == message
@@ -439,7 +437,7 @@ def test_the_return_annotation_is_the_success_contract(isolated_runtime: Isolate
     assert (record.failure, record.error) == ("crash", "dexpy.ResultTypeError")
 
 
-def test_without_an_annotation_anything_goes_and_none_means_none() -> None:
+def test_without_an_annotation_any_result_is_accepted_and_none_is_checked() -> None:
     assert Anything(answer="3").call() == "3"
     assert Nothing(answer=None).call() is None
     with pytest.raises(ResultTypeError, match="Nothing.perform returned int, and says it returns None"):

@@ -66,7 +66,7 @@ def test_the_description_of_a_code_is_its_message() -> None:
     assert Charge(code="card_declined").safe.call() == Err("card_declined", "card_declined", {"attempt": 1})
 
 
-def test_a_subclass_adds_codes_and_describes_them_anew() -> None:
+def test_a_subclass_adds_codes_and_overrides_descriptions() -> None:
     assert ChargeAgain(code="card_declined").safe.call() == Err("card_declined", "The bank says no", {"attempt": 1})
     assert ChargeAgain(code="too_late").safe.call() == Err("too_late", "It is too late", {"attempt": 1})
     assert ChargeAgain(code="no_balance").safe.call() == Err("no_balance", "There is nothing to charge", {"attempt": 1})

@@ -103,14 +103,14 @@ def test_every_refusal_is_reported_and_a_guard_that_requires_a_refusing_one_is_s
     assert performed == ["not_positive", "account_frozen"]
 
 
-def test_what_requires_a_skipped_guard_is_skipped_too() -> None:
+def test_a_guard_that_requires_a_skipped_guard_is_skipped_too() -> None:
     outcome = Withdraw(amount=500).safe.call()
     assert isinstance(outcome, Err)
     assert [told["guard"] for told in outcome.details["guards"]] == ["too_much"]
     assert performed == ["not_positive", "account_frozen", "too_much"]
 
 
-def test_guards_of_the_base_come_first_and_an_override_without_the_decorator_is_no_guard() -> None:
+def test_guards_of_the_base_run_first_and_an_override_without_the_decorator_disables_one() -> None:
     assert Careful(amount=5).call() == 95
     assert performed == ["not_positive", "account_frozen", "too_much", "not_small", "perform"]
 
@@ -129,7 +129,7 @@ def test_guards_see_the_rows_and_a_refusal_leaves_no_effects_and_a_rejected_row(
     assert record.error_details == refused.details
 
 
-def test_what_a_guard_writes_is_rolled_back_by_a_refusal(shop: Shop) -> None:
+def test_writes_of_a_guard_are_rolled_back_by_a_refusal(shop: Shop) -> None:
     class Nosy(Operation):
         @guard("always")
         def always(self) -> bool:
@@ -195,7 +195,7 @@ def refused(declare: Any) -> str:
     return str(caught.value)
 
 
-def test_a_guard_may_only_require_what_is_declared_before_it() -> None:
+def test_a_guard_may_only_require_guards_declared_before_it() -> None:
     def declare() -> None:
         class Wrong(Operation):
             @guard("a", requires=("secnd",))
@@ -221,7 +221,7 @@ def test_a_guard_may_only_require_what_is_declared_before_it() -> None:
     )
 
 
-def test_a_guard_is_written_with_parentheses() -> None:
+def test_a_guard_without_parentheses_is_refused() -> None:
     def declare() -> None:
         class Wrong(Operation):
             @guard  # type: ignore[arg-type]
@@ -231,7 +231,7 @@ def test_a_guard_is_written_with_parentheses() -> None:
     assert refused(declare) == '@guard is written with parentheses: @guard("The customer must be active").'
 
 
-def test_a_guard_is_no_coroutine_and_no_property() -> None:
+def test_a_guard_that_is_a_coroutine_or_a_property_is_refused() -> None:
     def is_async() -> None:
         class Wrong(Operation):
             @guard("x")
@@ -253,7 +253,7 @@ def test_a_guard_is_no_coroutine_and_no_property() -> None:
     assert "@guard(...) wants a method, got <property object" in refused(is_property)
 
 
-def test_a_guard_cannot_have_a_name_that_operations_need() -> None:
+def test_a_guard_with_a_reserved_name_is_refused() -> None:
     def declare() -> None:
         class Wrong(Operation):
             @guard("x")
@@ -279,7 +279,7 @@ def test_guards_run_inside_a_joined_session(shop: Shop) -> None:
 class TestCallable:
     """Asking without calling."""
 
-    def test_every_refusal_is_reported_and_nothing_runs_or_stays(self, isolated_runtime: Isolated) -> None:
+    def test_every_refusal_is_reported_and_nothing_runs_or_is_stored(self, isolated_runtime: Isolated) -> None:
         performed: list[str] = []
 
         class Pay(Operation):
@@ -308,7 +308,7 @@ class TestCallable:
         assert dexpy.records.all().count() == 0
         assert "left_behind" not in sa.inspect(isolated_runtime.runtime.store.database.engine).get_table_names()
 
-    def test_an_operation_without_guards_is_callable_and_touches_nothing(self) -> None:
+    def test_an_operation_without_guards_is_callable_without_a_query(self) -> None:
         class Free(Operation):
             def perform(self) -> None: ...
 

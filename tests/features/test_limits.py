@@ -263,7 +263,7 @@ class StickInGuard(Operation):
         self.session.add(Entry(text="a zombie was here"))
 
 
-def test_a_run_that_times_out_is_interrupted_inside_perform_and_may_clean_up(
+def test_a_run_that_times_out_is_interrupted_inside_perform_and_can_clean_up(
     shop: Shop, worker: dramatiq.Worker
 ) -> None:
     ticket = Linger().async_().call()
@@ -280,7 +280,7 @@ def test_a_run_that_times_out_is_interrupted_inside_perform_and_may_clean_up(
     assert (caught.value.failure, caught.value.exception_class) == ("timeout", "dexpy.TimedOut")
 
 
-def test_a_coroutine_that_takes_too_long_is_cancelled_and_may_tidy_up(shop: Shop, worker: dramatiq.Worker) -> None:
+def test_a_coroutine_that_times_out_is_cancelled_and_can_clean_up(shop: Shop, worker: dramatiq.Worker) -> None:
     ticket = LingerAsync().async_().call()
 
     assert ended(ticket) == ("failed", "timeout")
@@ -289,7 +289,7 @@ def test_a_coroutine_that_takes_too_long_is_cancelled_and_may_tidy_up(shop: Shop
     assert row(shop.isolated_runtime, ticket.id)["error"] == "dexpy.TimedOut"
 
 
-def test_a_rule_that_names_it_has_it_run_again(shop: Shop, worker: dramatiq.Worker) -> None:
+def test_a_rule_for_timed_out_retries_the_run(shop: Shop, worker: dramatiq.Worker) -> None:
     hopeless = LingerTwice().async_().call()
     assert ended(hopeless) == ("failed", "timeout")
     assert failures(shop.isolated_runtime, hopeless) == ["timeout", "timeout"]
@@ -317,7 +317,7 @@ def test_the_limit_of_the_outer_run_holds_for_the_runs_inside(shop: Shop, worker
     assert (inner.status, inner.error) == ("failed", "dexpy.TimedOut")
 
 
-def test_it_never_lands_after_perform(shop: Shop, worker: dramatiq.Worker) -> None:
+def test_a_timeout_is_never_raised_after_perform(shop: Shop, worker: dramatiq.Worker) -> None:
     ticket = TakeTimeAfterwards().async_().call()
 
     assert ended(ticket) == ("done", None)
@@ -325,14 +325,14 @@ def test_it_never_lands_after_perform(shop: Shop, worker: dramatiq.Worker) -> No
     assert lines(shop) == ["afterwards"]
 
 
-def test_a_direct_run_has_the_limit_too(shop: Shop, worker: dramatiq.Worker) -> None:
+def test_a_direct_run_has_the_timeout_too(shop: Shop, worker: dramatiq.Worker) -> None:
     LingerInvisibly().async_().call()
 
     stored = eventually(lambda: rows(shop.isolated_runtime), "its row is written")[0]
     assert (stored["status"], stored["failure"], stored["error"]) == ("failed", "timeout", "dexpy.TimedOut")
 
 
-def test_a_call_has_no_limit(shop: Shop) -> None:
+def test_a_call_in_place_has_no_timeout(shop: Shop) -> None:
     class Unlimited(Linger):
         def perform(self) -> None:
             sleep_in_slices(0.5)
@@ -341,7 +341,7 @@ def test_a_call_has_no_limit(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("operation", [Stick, StickInGuard])
-def test_a_run_that_nothing_gets_into_is_given_up_and_can_write_nothing_later(
+def test_a_run_that_cannot_be_interrupted_is_failed_and_writes_nothing_later(
     shop: Shop,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -364,7 +364,7 @@ def test_a_run_that_nothing_gets_into_is_given_up_and_can_write_nothing_later(
     assert failures(shop.isolated_runtime, ticket) == ["timeout"]
 
 
-def test_a_stuck_run_with_a_rule_is_run_again_beside_it(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stuck_run_with_a_rule_is_retried_beside_it(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watchdog, "HARD_AFTER_S", 0.3)
     sign("release")
     with serving(shop.isolated_runtime):
@@ -415,7 +415,7 @@ def test_a_stuck_run_whose_end_cannot_be_written_delays_no_other_timeout(
 
 
 @pytest.mark.parametrize("wrong", [0, -1, "3", True, float("inf"), timedelta(0)])
-def test_a_limit_that_cannot_be_is_refused(wrong: Any) -> None:
+def test_an_invalid_limit_is_refused(wrong: Any) -> None:
     with pytest.raises(DeclarationError, match="Limited.*timeout"):
         type("Limited", (Operation,), {"timeout": wrong, "perform": lambda self: None})
 
@@ -575,7 +575,9 @@ def test_a_running_run_sees_its_cancellation(shop: Shop, worker: dramatiq.Worker
 
 
 @pytest.mark.parametrize("operation", [Awaiting, DeafAwaiting])
-def test_a_coroutine_sees_it_at_its_next_await(shop: Shop, worker: dramatiq.Worker, operation: type[Operation]) -> None:
+def test_a_coroutine_sees_its_cancellation_at_its_next_await(
+    shop: Shop, worker: dramatiq.Worker, operation: type[Operation]
+) -> None:
     ticket = operation().async_().call()
     wait_for("running")
 
@@ -597,7 +599,9 @@ def test_a_run_that_never_checks_sees_its_cancellation_at_its_commit(shop: Shop,
     assert ended(ticket) == ("expired", "cancelled")
 
 
-def test_a_run_without_a_transaction_sees_it_at_its_next_part(shop: Shop, worker: dramatiq.Worker) -> None:
+def test_a_run_without_a_transaction_sees_its_cancellation_at_its_next_transaction(
+    shop: Shop, worker: dramatiq.Worker
+) -> None:
     ticket = InParts().async_().call()
     wait_for("running")
 
@@ -742,7 +746,7 @@ def test_a_run_that_has_performed_another_one_can_still_be_cancelled(
     assert ended(ticket) == ("expired", "cancelled")
 
 
-def test_a_run_that_has_performed_another_one_is_given_back_when_its_worker_ends(
+def test_a_run_that_has_performed_another_one_is_released_when_its_worker_stops(
     shop: Shop, performing: tuple[dramatiq.Worker, Ticket[None]]
 ) -> None:
     worker, ticket = performing
@@ -753,7 +757,7 @@ def test_a_run_that_has_performed_another_one_is_given_back_when_its_worker_ends
     assert (stored["status"], stored["num_attempts"]) == ("pending", 0)
 
 
-def test_a_request_that_an_attempt_has_just_missed_ends_the_next_one(shop: Shop) -> None:
+def test_a_cancellation_that_an_attempt_missed_ends_the_next_one(shop: Shop) -> None:
     ticket = Recorded().async_().call()
     with shop.isolated_runtime.runtime.store.begin() as connection:
         connection.execute(sa.text("UPDATE operation_records SET claim_token = 1"))
@@ -768,7 +772,7 @@ def test_a_request_that_an_attempt_has_just_missed_ends_the_next_one(shop: Shop)
     assert notes == []
 
 
-def test_a_request_to_a_run_that_waits_for_its_next_attempt_outlives_the_tidying_up(isolated_runtime: Isolated) -> None:
+def test_a_cancellation_between_attempts_survives_the_cleanup(isolated_runtime: Isolated) -> None:
     waits, over = Recorded().async_().call(), Recorded().async_().call().cancel()
     with isolated_runtime.runtime.store.begin() as connection:
         for ticket in (waits, over):
@@ -829,7 +833,7 @@ def relay(isolated_runtime: Isolated) -> Relay:
     return Relay(isolated_runtime.runtime.dispatcher, heartbeat, isolated_runtime.runtime.intervals)
 
 
-def test_what_another_broker_did_not_take_is_sent_where_the_database_carries_the_queue(
+def test_a_message_that_another_broker_refused_is_published_by_the_sql_broker(
     isolated_runtime: Isolated,
 ) -> None:
     ticket = Note().async_().call()
@@ -846,7 +850,7 @@ def test_what_another_broker_did_not_take_is_sent_where_the_database_carries_the
     assert ticket.reload().done
 
 
-def test_a_message_is_missing_from_the_moment_at_which_its_record_is_due(isolated_runtime: Isolated) -> None:
+def test_a_message_counts_as_missing_from_the_due_time_of_its_record(isolated_runtime: Isolated) -> None:
     """A worker in a burst waits for what is owed, and must not wait for what is scheduled."""
     Note().async_(in_=60).call()
     with isolated_runtime.runtime.store.begin() as connection:
@@ -871,7 +875,7 @@ def test_a_message_is_missing_from_the_moment_at_which_its_record_is_due(isolate
     ],
     ids=["in seconds", "as a timedelta", "declared", "declared, and sent later", "declared otherwise"],
 )
-def test_what_no_worker_has_begun_in_time_is_expired_by_the_relay(
+def test_the_relay_expires_runs_that_no_worker_has_started_in_time(
     isolated_runtime: Isolated, send: Callable[[], Any]
 ) -> None:
     ticket = send()
@@ -892,7 +896,7 @@ def test_what_no_worker_has_begun_in_time_is_expired_by_the_relay(
     assert notes == []
 
 
-def test_what_is_begun_in_time_runs(isolated_runtime: Isolated) -> None:
+def test_a_run_that_is_started_in_time_runs(isolated_runtime: Isolated) -> None:
     ticket = Fleeting().async_(in_=50).call()
 
     isolated_runtime.advance(55)
@@ -901,7 +905,7 @@ def test_what_is_begun_in_time_runs(isolated_runtime: Isolated) -> None:
     assert ticket.reload().done
 
 
-def test_a_message_that_comes_too_late_ends_its_run_and_does_not_come_again(isolated_runtime: Isolated) -> None:
+def test_a_message_after_the_expiry_expires_its_run_and_is_acknowledged(isolated_runtime: Isolated) -> None:
     late, other = Fleeting().async_().call(), Note().async_().call()
     isolated_runtime.advance(61)
 
@@ -914,7 +918,7 @@ def test_a_message_that_comes_too_late_ends_its_run_and_does_not_come_again(isol
     assert attempts(isolated_runtime, late.id) == []
 
 
-def test_an_attempt_that_would_come_too_late_is_not_begun(isolated_runtime: Isolated) -> None:
+def test_an_attempt_after_the_expiry_is_not_started(isolated_runtime: Isolated) -> None:
     ticket = Tenacious().async_(expires_in=60).call()
     isolated_runtime.run_pending()
     assert ticket.reload().pending
@@ -927,7 +931,7 @@ def test_an_attempt_that_would_come_too_late_is_not_begun(isolated_runtime: Isol
     assert notes == ["noted"]
 
 
-def test_a_person_may_have_it_run_after_all(isolated_runtime: Isolated) -> None:
+def test_an_expired_run_can_be_retried(isolated_runtime: Isolated) -> None:
     ticket = Fleeting().async_().call()
     isolated_runtime.advance(61)
     isolated_runtime.run_pending()
@@ -952,7 +956,7 @@ def test_a_person_may_have_it_run_after_all(isolated_runtime: Isolated) -> None:
         ({"expires_in": 5, "in_": timedelta(hours=1)}, "due only in 3600 s"),
     ],
 )
-def test_an_expiry_that_cannot_be_is_refused_at_the_call(
+def test_an_invalid_expiry_is_refused_at_the_call(
     isolated_runtime: Isolated, options: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(OptionsError, match=said):
@@ -1034,7 +1038,7 @@ class LostLikeItsBase(LostFiveTimes):
         (LostLikeItsBase, 5),
     ],
 )
-def test_a_record_knows_how_many_workers_it_may_lose(
+def test_a_record_stores_how_many_workers_it_may_lose(
     isolated_runtime: Isolated, operation: type[Note], limit: int
 ) -> None:
     ticket = operation().async_().call()
@@ -1054,7 +1058,7 @@ def test_a_record_knows_how_many_workers_it_may_lose(
         ({"max_lost": "3"}, "max_lost = '3' wants"),
     ],
 )
-def test_a_policy_for_lost_workers_that_cannot_be_is_refused(declared: dict[str, Any], said: str) -> None:
+def test_an_invalid_policy_for_lost_workers_is_refused(declared: dict[str, Any], said: str) -> None:
     with pytest.raises(DeclarationError, match=f"Wrong.{said}"):
         type("Wrong", (Operation,), {**declared, "perform": lambda self: None})
 
@@ -1123,7 +1127,7 @@ def test_a_time_limit_of_dramatiq_ends_a_run_as_a_timeout(shop: Shop) -> None:
     assert lines(shop) == []
 
 
-def test_a_shutdown_of_dramatiq_gives_a_run_back(shop: Shop) -> None:
+def test_a_shutdown_of_dramatiq_releases_a_run(shop: Shop) -> None:
     ticket = Interrupted(kind="shutdown").async_().call()
 
     with pytest.raises(Shutdown):
@@ -1137,7 +1141,7 @@ def test_a_shutdown_of_dramatiq_gives_a_run_back(shop: Shop) -> None:
     assert lines(shop) == ["interrupted"]
 
 
-def test_a_direct_run_is_ended_by_a_time_limit_and_sent_again_by_a_shutdown(shop: Shop) -> None:
+def test_a_direct_run_is_ended_by_a_time_limit_and_republished_at_a_shutdown(shop: Shop) -> None:
     InterruptedDirectly(kind="limit").async_().call()
     with pytest.raises(TimeLimitExceeded):
         shop.isolated_runtime.run_pending()
@@ -1165,7 +1169,7 @@ class Refusing(Operation):
         raise Error("no_balance")
 
 
-def test_a_run_that_ends_before_it_sees_the_request_has_ended_so(shop: Shop, worker: dramatiq.Worker) -> None:
+def test_a_run_that_ends_before_it_sees_its_cancellation_keeps_its_end(shop: Shop, worker: dramatiq.Worker) -> None:
     ticket = Refusing().async_().call()
     wait_for("running")
 

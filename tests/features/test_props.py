@@ -140,7 +140,7 @@ def test_a_props_error_is_a_type_error_and_a_value_error_and_carries_its_facts()
     )
 
 
-def test_positional_arguments_are_refused_with_what_to_write() -> None:
+def test_positional_arguments_are_refused_with_the_fix() -> None:
     assert refusal(lambda: Pay(3)) == (
         "Pay cannot be made: its props are given by name, as in Pay(amount=..., day=...)."
     )
@@ -198,7 +198,7 @@ def test_a_value_out_of_bounds_is_refused_with_the_bound(given: dict[str, Any], 
     assert refusal(lambda: Bounded(**given)) == f"Bounded cannot be made, its props have 1 problem:\n  {told}"
 
 
-def test_values_within_bounds_are_taken_and_none_is_asked_for_no_bound() -> None:
+def test_values_within_bounds_are_accepted_and_none_is_not_checked_against_them() -> None:
     bounded = Bounded(
         at_least=1, above=0.1, at_most=Decimal(10), below=timedelta(hours=23), long="ab", short=[1, 2],
         code="ZZ-99", size="M", maybe=None,
@@ -213,7 +213,7 @@ def test_a_decimal_that_is_not_a_number_is_out_of_bounds() -> None:
     )
 
 
-def test_a_naive_moment_does_not_fit_an_aware_bound() -> None:
+def test_a_naive_datetime_is_refused_by_an_aware_bound() -> None:
     class Plan(Op):
         at: datetime = prop(ge=datetime(2026, 1, 1, tzinfo=UTC))
 
@@ -224,7 +224,7 @@ def test_a_naive_moment_does_not_fit_an_aware_bound() -> None:
     ) in refusal(lambda: Plan(at=datetime(2026, 1, 1)))
 
 
-def test_a_bound_that_does_not_fit_its_type_is_a_mistake_of_the_declaration() -> None:
+def test_a_bound_of_another_type_is_refused_at_the_declaration() -> None:
     class Odd(Op):
         count: int = prop(min_length=3)
 
@@ -233,7 +233,7 @@ def test_a_bound_that_does_not_fit_its_type_is_a_mistake_of_the_declaration() ->
     )
 
 
-def test_the_description_of_a_prop_stands_in_its_metadata() -> None:
+def test_the_description_of_a_prop_is_in_its_metadata() -> None:
     assert attrs.fields(Pay).amount.metadata["dexpy"].desc == "in euros"
 
 
@@ -246,7 +246,7 @@ def test_a_factory_makes_a_value_for_each_operation() -> None:
     assert one.short is not other.short
 
 
-def test_what_a_factory_makes_is_checked_too() -> None:
+def test_the_value_of_a_factory_is_checked_too() -> None:
     assert wrong_class(MadeToday) == (
         "MadeToday.day: its factory does not fit: day: wants date, got str 'today'. Change the factory or the type."
     )
@@ -260,11 +260,11 @@ def test_a_factory_that_cannot_be_called_is_refused() -> None:
     assert wrong_class(lambda: prop(factory=[])) == "prop(factory=[]) wants a function without arguments."  # type: ignore[arg-type]
 
 
-def test_a_pattern_that_is_no_regular_expression_is_refused() -> None:
+def test_an_invalid_regular_expression_is_refused_as_a_pattern() -> None:
     assert wrong_class(lambda: prop(pattern="[")).startswith("prop(pattern='[') is no regular expression: ")
 
 
-def test_aliases_and_choices_are_collections_and_not_one_text() -> None:
+def test_a_single_text_as_aliases_or_choices_is_refused() -> None:
     assert wrong_class(lambda: prop(aliases="old")) == (
         "prop(aliases='old') wants names in a tuple. Write aliases=('old',)."
     )
@@ -274,7 +274,7 @@ def test_aliases_and_choices_are_collections_and_not_one_text() -> None:
 
 
 @pytest.mark.parametrize("default", [[], {}, set()])
-def test_a_mutable_default_is_refused_with_what_to_write(default: Any) -> None:
+def test_a_mutable_default_is_refused_with_the_fix(default: Any) -> None:
     kind = type(default).__name__
     assert wrong_class(lambda: prop(default=default)) == (
         f"prop(default={default!r}) would be shared by all operations. Write prop(factory={kind}) or a lambda."
@@ -285,7 +285,7 @@ def test_a_mutable_default_is_refused_with_what_to_write(default: Any) -> None:
             items: list[int] = default
 
     assert wrong_class(declare) == (
-        f"{test_a_mutable_default_is_refused_with_what_to_write.__qualname__}.<locals>.declare.<locals>.Shared.items: "
+        f"{test_a_mutable_default_is_refused_with_the_fix.__qualname__}.<locals>.declare.<locals>.Shared.items: "
         f"the default {default!r} would be shared by all operations. Write prop(factory={kind}) or a lambda."
     )
 
@@ -397,7 +397,7 @@ class SubStr(str):
         ("an", "1", "int"),
     ],
 )
-def test_no_type_is_taken_for_another_one(name: str, value: object, wanted: str | None) -> None:
+def test_a_value_of_another_type_is_refused(name: str, value: object, wanted: str | None) -> None:
     told = refusal(lambda: Strict(**{name: value})).splitlines()[1:]
     if wanted is None:
         assert told
@@ -406,7 +406,7 @@ def test_no_type_is_taken_for_another_one(name: str, value: object, wanted: str 
         assert told[0].startswith(f"  {name}: wants {wanted}, got {type(value).__name__} ")
 
 
-def test_an_int_is_taken_for_a_float_and_becomes_one() -> None:
+def test_an_int_is_converted_to_an_expected_float() -> None:
     made = Strict(f=3)
     assert made.f == 3.0
     assert type(made.f) is float
@@ -440,7 +440,7 @@ def test_a_union_whose_members_are_equal_in_json_is_refused_naming_both() -> Non
 
 
 @pytest.mark.parametrize("name", sorted(RESERVED))
-def test_a_name_that_operations_need_is_refused_with_the_list(name: str) -> None:
+def test_a_reserved_name_is_refused_with_the_list(name: str) -> None:
     def declare() -> None:
         type("Taken", (Op,), {"__annotations__": {name: int}, "__module__": "nowhere"})
 
@@ -462,7 +462,7 @@ FREE = """
 
 
 @pytest.mark.parametrize("name", FREE)
-def test_a_name_that_operations_do_not_need_is_free(isolated_runtime: Isolated, name: str) -> None:
+def test_a_name_that_is_not_reserved_can_be_a_prop(isolated_runtime: Isolated, name: str) -> None:
     cls: Any = type("Free", (Op,), {"__annotations__": {name: int}, "__module__": "nowhere"})
     made = cls(**{name: 7})
     assert getattr(made, name) == 7
@@ -472,7 +472,7 @@ def test_a_name_that_operations_do_not_need_is_free(isolated_runtime: Isolated, 
     assert dexpy.records.all().first().params == {name: 7}  # type: ignore[union-attr]
 
 
-def test_a_name_with_an_underscore_is_refused_and_a_class_variable_is_no_prop() -> None:
+def test_a_name_with_an_underscore_is_refused_and_a_class_variable_is_not_a_prop() -> None:
     def declare() -> None:
         class Hidden(Op):
             _cache: int = 0
@@ -542,7 +542,7 @@ def test_an_instance_without_a_key_is_only_equal_to_itself_and_its_repr_shows_it
     assert repr(Owned(customer=new)) == "Owned(customer=<Customer without a key>, other=None, friends=[])"
 
 
-def test_an_operation_survives_copy_and_pickle() -> None:
+def test_an_operation_can_be_copied_and_pickled() -> None:
     made = Pay(amount=Decimal("1.50"), day=date(2026, 1, 1))
     assert copy.copy(made) == made
     assert copy.deepcopy(made) == made
@@ -550,7 +550,7 @@ def test_an_operation_survives_copy_and_pickle() -> None:
     assert pickle.loads(pickle.dumps(Owned(customer=3))) == Owned(customer=3)  # noqa: S301
 
 
-def test_attrs_knows_the_fields() -> None:
+def test_attrs_fields_lists_the_props() -> None:
     assert [field.name for field in attrs.fields(Pay)] == ["amount", "day", "note", "color", "items"]
     assert attrs.has(Pay)
 
@@ -558,7 +558,7 @@ def test_attrs_knows_the_fields() -> None:
 # -------------------------------------------------------------------------------------------- what is shared
 
 
-def test_a_caller_who_changes_a_list_later_does_not_change_the_operation() -> None:
+def test_changing_a_list_after_construction_does_not_change_the_operation() -> None:
     given, inner = [1], {"a": [1]}
 
     class Holds(Op):
@@ -593,12 +593,12 @@ def test_a_run_that_changes_a_mutable_prop_changes_neither_the_operation_nor_the
     assert made.item.tags == item.tags == []
 
 
-def test_the_record_has_the_params_as_they_were_given(isolated_runtime: Isolated) -> None:
+def test_the_record_has_the_params_as_passed(isolated_runtime: Isolated) -> None:
     Changes(numbers=[], item=Item("a")).call()
     assert dexpy.records.all().first().params == {"numbers": [], "item": {"sku": "a", "tags": []}}  # type: ignore[union-attr]
 
 
-def test_what_was_appended_to_the_list_of_an_operation_is_checked_before_it_runs() -> None:
+def test_values_appended_to_a_list_of_an_operation_are_checked_before_it_runs() -> None:
     made = Bounded(short=[1])
     made.short.append("2")  # type: ignore[arg-type]
     assert refusal(made.call) == "Bounded cannot be made, its props have 1 problem:\n  short[1]: wants int, got str '2'"
@@ -673,7 +673,7 @@ def test_a_sensitive_value_is_in_no_text_about_a_failure_whatever_its_type(
     assert record.error_details["<sensitive>"] == {"n": "<sensitive>"}
 
 
-def test_a_traceback_of_a_props_error_has_no_other_error_behind_it() -> None:
+def test_a_props_error_has_no_chained_exception() -> None:
     with pytest.raises(PropsError) as caught:
         Secret(name="a", pin="4711")
     assert caught.value.__cause__ is None
@@ -705,7 +705,7 @@ class Narrow(Listing):
     limit: int = prop(default=3, le=5)
 
 
-def test_props_are_inherited_from_every_base_and_a_subclass_may_declare_them_anew() -> None:
+def test_props_are_inherited_from_every_base_and_a_subclass_may_redeclare_them() -> None:
     assert Listing(query="a").call() == ("a", 10, 100)
     assert Narrow(query="a", page=2).call() == ("a", 3, 200)
     assert "limit: wants a value <= 5, got int 6" in refusal(lambda: Narrow(query="a", limit=6))
@@ -713,7 +713,7 @@ def test_props_are_inherited_from_every_base_and_a_subclass_may_declare_them_ane
     assert Listing(query="a", limit=6).limit == 6
 
 
-def test_a_reference_may_become_something_else_in_a_subclass() -> None:
+def test_a_subclass_may_redeclare_a_reference_with_another_type() -> None:
     class Plain(Owned):
         customer: int  # type: ignore[assignment]
         friends: list[int] = prop(factory=list)  # type: ignore[assignment]
@@ -723,7 +723,7 @@ def test_a_reference_may_become_something_else_in_a_subclass() -> None:
     assert made.friends == [1]
 
 
-def test_an_attribute_without_a_type_cannot_stand_for_an_inherited_prop() -> None:
+def test_an_attribute_without_a_type_cannot_replace_an_inherited_prop() -> None:
     def declare() -> None:
         class Smaller(WithLimit):
             limit = 3
@@ -745,7 +745,7 @@ class Mixin:
     page: int = prop(default=1)
 
 
-def test_a_prop_of_a_plain_mixin_is_refused_with_what_to_derive_it_from() -> None:
+def test_a_prop_of_a_plain_mixin_is_refused_with_the_fix() -> None:
     def declare() -> None:
         class Mixed(Mixin, Op):
             query: str
@@ -790,7 +790,7 @@ def test_a_model_may_be_declared_below_the_operation() -> None:
     assert postponed.Rename(page=page, aliased=page).aliased is page
 
 
-def test_a_type_that_only_a_checker_sees_gives_the_promised_error() -> None:
+def test_a_type_that_only_a_checker_sees_raises_an_error_with_the_fix() -> None:
     assert wrong_class(lambda: postponed.Invisible(amount=1)) == (  # type: ignore[arg-type]
         "Invisible.amount: its type 'Decimal' names 'Decimal', which does not exist at run time. "
         "Import it outside of `if TYPE_CHECKING:` and on module level "
@@ -808,7 +808,7 @@ def test_a_result_type_that_only_a_checker_sees_is_refused_before_perform_runs()
 # ------------------------------------------------------------------------------------------------------ parse
 
 
-def test_parse_takes_json_from_outside() -> None:
+def test_parse_accepts_external_json() -> None:
     made = Strict.parse(
         {
             "d": "2026-11-21", "dt": "2026-11-21T10:00:00+01:00", "t": "10:00", "td": "PT1H", "n": "1.50",
@@ -832,7 +832,7 @@ def test_parse_does_not_guess(name: str, value: object) -> None:
     assert refusal(lambda: Strict.parse({name: value})).count("\n") == 1
 
 
-def test_parse_takes_ids_for_references() -> None:
+def test_parse_accepts_ids_for_references() -> None:
     class Uses(Op):
         customer: Ref[Customer]
         country: OptRef[Country] = prop(default=None)
@@ -870,7 +870,7 @@ def test_parse_requires_a_mapping(data: Any) -> None:
     )
 
 
-def test_a_reference_given_something_else_is_refused_with_what_it_takes() -> None:
+def test_a_wrong_value_for_a_reference_is_refused_with_the_expected_types() -> None:
     told = refusal(lambda: Owned(customer=Country(code="de"), other="3", friends=[1, "x", None]))  # type: ignore[list-item]
     assert re.sub(r"object at 0x\w+", "object at 0x", told).splitlines()[1:] == [
         "  customer: wants a Customer or its key (int), got Country <features.shop.Country object at 0x>",

@@ -88,7 +88,7 @@ def ids(query: Any) -> list[str]:
 # --------------------------------------------------------------------------------------------------- filters
 
 
-def test_without_a_filter_it_is_every_record_in_the_order_of_their_making(isolated_runtime: Isolated) -> None:
+def test_without_a_filter_every_record_is_found_in_order_of_creation(isolated_runtime: Isolated) -> None:
     sent = [send(isolated_runtime, in_=3600) for _ in range(3)]
 
     assert ids(records.all()) == ids(records.where()) == sorted(sent)
@@ -97,14 +97,14 @@ def test_without_a_filter_it_is_every_record_in_the_order_of_their_making(isolat
 
 
 @pytest.mark.parametrize("operation", [Renamed, "sending.renamed"])
-def test_by_operation_its_class_or_its_name(isolated_runtime: Isolated, operation: Any) -> None:
+def test_records_are_filtered_by_operation_class_or_name(isolated_runtime: Isolated, operation: Any) -> None:
     send(isolated_runtime)
     mine = Renamed().async_().call().id
 
     assert ids(records.where(operation=operation)) == [mine]
 
 
-def test_a_class_finds_what_was_recorded_under_its_earlier_names(isolated_runtime: Isolated) -> None:
+def test_filtering_by_a_class_finds_records_under_its_earlier_names(isolated_runtime: Isolated) -> None:
     Renamed().async_().call()
     Renamed().async_().call()
     sql(
@@ -116,7 +116,7 @@ def test_a_class_finds_what_was_recorded_under_its_earlier_names(isolated_runtim
     assert records.where(operation="sending.old").count() == 1
 
 
-def test_by_status_one_or_many(isolated_runtime: Isolated) -> None:
+def test_records_are_filtered_by_one_or_many_statuses(isolated_runtime: Isolated) -> None:
     done, failed = send(isolated_runtime), send(isolated_runtime, ending="error")
     isolated_runtime.run_pending()
     pending, expired = send(isolated_runtime, in_=60), send(isolated_runtime, in_=60)
@@ -131,7 +131,7 @@ def test_by_status_one_or_many(isolated_runtime: Isolated) -> None:
     assert ids(records.where(status=[])) == []
 
 
-def test_by_failure(isolated_runtime: Isolated) -> None:
+def test_records_are_filtered_by_failure(isolated_runtime: Isolated) -> None:
     business, crash = send(isolated_runtime, ending="error"), send(isolated_runtime, ending="crash")
     send(isolated_runtime)
     isolated_runtime.run_pending()
@@ -140,7 +140,7 @@ def test_by_failure(isolated_runtime: Isolated) -> None:
     assert set(ids(records.where(failure=["business", "crash"]))) == {business, crash}
 
 
-def test_by_error_code_or_class(isolated_runtime: Isolated) -> None:
+def test_records_are_filtered_by_error_code_or_class(isolated_runtime: Isolated) -> None:
     business, crash = send(isolated_runtime, ending="error"), send(isolated_runtime, ending="crash")
     isolated_runtime.run_pending()
 
@@ -148,14 +148,14 @@ def test_by_error_code_or_class(isolated_runtime: Isolated) -> None:
     assert ids(records.where(error="ConnectionError")) == [crash]
 
 
-def test_by_queue(isolated_runtime: Isolated) -> None:
+def test_records_are_filtered_by_queue(isolated_runtime: Isolated) -> None:
     mine = send(isolated_runtime, queue="mailers")
     send(isolated_runtime)
 
     assert ids(records.where(queue="mailers")) == [mine]
 
 
-def test_by_when_it_was_made_counted_back_or_as_a_moment(isolated_runtime: Isolated) -> None:
+def test_records_are_filtered_by_creation_time_as_an_age_or_a_datetime(isolated_runtime: Isolated) -> None:
     old = send(isolated_runtime, in_=10**6)
     isolated_runtime.advance(3600)
     between = clock.now() - timedelta(minutes=30)
@@ -171,7 +171,7 @@ def test_by_when_it_was_made_counted_back_or_as_a_moment(isolated_runtime: Isola
     assert ids(query) == [], "back from now is from when it is asked"
 
 
-def test_by_actor_and_by_trace(isolated_runtime: Isolated) -> None:
+def test_records_are_filtered_by_actor_and_by_trace(isolated_runtime: Isolated) -> None:
     with dexpy.trace(actor={"type": "user", "id": 7}, trace_id="req-7"):
         ada = send(isolated_runtime)
     with dexpy.trace(actor={"type": "user", "id": "8"}, trace_id="req-8"):
@@ -187,7 +187,7 @@ def test_by_actor_and_by_trace(isolated_runtime: Isolated) -> None:
     assert ids(records.for_trace("req-7")) == ids(records.where(trace="req-7")) == [ada]
 
 
-def test_by_the_run_that_called(isolated_runtime: Isolated) -> None:
+def test_records_are_filtered_by_the_calling_run(isolated_runtime: Isolated) -> None:
     outer = Inside().async_().call().id
     isolated_runtime.run_pending()
 
@@ -212,14 +212,16 @@ def test_by_the_run_that_called(isolated_runtime: Isolated) -> None:
     ],
     ids=lambda params: " ".join(params),
 )
-def test_by_params_of_any_type_that_the_class_knows(isolated_runtime: Isolated, params: dict[str, Any]) -> None:
+def test_records_are_filtered_by_params_of_any_type_of_the_class(
+    isolated_runtime: Isolated, params: dict[str, Any]
+) -> None:
     Typed().async_().call()
     mine = Typed(**params).async_().call().id
 
     assert ids(records.where(operation=Typed, params=params)) == [mine]
 
 
-def test_a_param_may_be_none_or_false(isolated_runtime: Isolated) -> None:
+def test_records_are_filtered_by_a_param_of_none_or_false(isolated_runtime: Isolated) -> None:
     mine = Typed().async_().call().id
     Typed(maybe="x", flag=True).async_().call()
 
@@ -227,7 +229,7 @@ def test_a_param_may_be_none_or_false(isolated_runtime: Isolated) -> None:
     assert ids(records.where(operation=Typed, params={"flag": False})) == [mine]
 
 
-def test_by_a_reference_by_its_key_or_the_instance(isolated_runtime: Isolated, shop: Shop) -> None:
+def test_records_are_filtered_by_a_reference_as_key_or_instance(isolated_runtime: Isolated, shop: Shop) -> None:
     shop.add(Customer(id=1, name="Ada"), Customer(id=42, name="Ben"), Country(code="no"))
     Greet(customer=1).async_().call()
     mine = Greet(customer=42, country="no").async_().call().id
@@ -241,7 +243,7 @@ def test_by_a_reference_by_its_key_or_the_instance(isolated_runtime: Isolated, s
         assert ids(records.where(operation=Greet, params={"customer": ben})) == [mine]
 
 
-def test_by_how_long_it_took(isolated_runtime: Isolated) -> None:
+def test_records_are_filtered_by_duration(isolated_runtime: Isolated) -> None:
     quick, slow = send(isolated_runtime), send(isolated_runtime)
     send(isolated_runtime, in_=10**6)
     isolated_runtime.run_pending()
@@ -257,7 +259,7 @@ def test_by_how_long_it_took(isolated_runtime: Isolated) -> None:
     assert records.get(quick).duration is not None
 
 
-def test_by_attempts(isolated_runtime: Isolated) -> None:
+def test_records_are_filtered_by_attempts(isolated_runtime: Isolated) -> None:
     waiting = send(isolated_runtime, in_=10**6)
     done = send(isolated_runtime)
     isolated_runtime.run_pending()
@@ -266,7 +268,7 @@ def test_by_attempts(isolated_runtime: Isolated) -> None:
     assert ids(records.where(max_attempts=0)) == [waiting]
 
 
-def test_all_filters_must_hold(isolated_runtime: Isolated) -> None:
+def test_filters_are_combined_with_and(isolated_runtime: Isolated) -> None:
     mine = send(isolated_runtime, ending="error", queue="mailers")
     send(isolated_runtime, ending="error")
     send(isolated_runtime, queue="mailers")
@@ -295,7 +297,7 @@ def test_all_filters_must_hold(isolated_runtime: Isolated) -> None:
         ({"operation": Typed, "params": {"tags": ["a"]}}, "not list"),
     ],
 )
-def test_a_filter_that_cannot_be_is_refused(isolated_runtime: Isolated, filters: dict[str, Any], message: str) -> None:
+def test_an_invalid_filter_is_refused(isolated_runtime: Isolated, filters: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionsError, match=message):
         records.where(**filters)
 
@@ -303,7 +305,7 @@ def test_a_filter_that_cannot_be_is_refused(isolated_runtime: Isolated, filters:
 # ------------------------------------------------------------------------------------------------- composing
 
 
-def test_a_query_never_changes(isolated_runtime: Isolated) -> None:
+def test_a_query_is_immutable(isolated_runtime: Isolated) -> None:
     for _ in range(3):
         send(isolated_runtime, in_=60)
     base = records.where(operation=Send)
@@ -317,14 +319,14 @@ def test_a_query_never_changes(isolated_runtime: Isolated) -> None:
     assert ids(base) == sorted(ids(base))
 
 
-def test_a_query_is_asked_anew_each_time(isolated_runtime: Isolated) -> None:
+def test_each_iteration_executes_the_query_again(isolated_runtime: Isolated) -> None:
     query = records.pending()
     assert query.count() == 0
     send(isolated_runtime, in_=60)
     assert (query.count(), len(list(query)), query.first() is not None) == (1, 1, True)
 
 
-def test_first_is_the_first_or_none(isolated_runtime: Isolated) -> None:
+def test_first_returns_the_first_record_or_none(isolated_runtime: Isolated) -> None:
     assert records.all().first() is None
     sent = [send(isolated_runtime, in_=60) for _ in range(3)]
 
@@ -334,7 +336,7 @@ def test_first_is_the_first_or_none(isolated_runtime: Isolated) -> None:
     assert (first.id, last.id) == (min(sent), max(sent))
 
 
-def test_count_counts_what_the_query_finds(isolated_runtime: Isolated) -> None:
+def test_count_counts_the_records_of_the_query(isolated_runtime: Isolated) -> None:
     for _ in range(5):
         send(isolated_runtime, in_=60)
 
@@ -349,7 +351,7 @@ def test_a_limit_is_an_int_of_at_least_one(isolated_runtime: Isolated, count: An
         records.all().limit(count)
 
 
-def test_the_page_of_the_docs(isolated_runtime: Isolated) -> None:
+def test_the_keyset_pages_of_the_docs_work(isolated_runtime: Isolated) -> None:
     mine = send(isolated_runtime, ending="error")
     send(isolated_runtime)
     isolated_runtime.run_pending()
@@ -390,7 +392,7 @@ def test_the_last_page_may_be_full(isolated_runtime: Isolated) -> None:
     assert records.where(queue="nobody").page().records == ()
 
 
-def test_a_page_is_not_moved_by_what_comes_meanwhile(isolated_runtime: Isolated) -> None:
+def test_new_records_do_not_shift_a_page(isolated_runtime: Isolated) -> None:
     sent = sorted(send(isolated_runtime, in_=60) for _ in range(4))
     page = records.newest_first().page(2)
     isolated_runtime.advance(1)
@@ -409,7 +411,7 @@ def test_pages_keep_the_filters(isolated_runtime: Isolated) -> None:
 
 
 @pytest.mark.parametrize("size", [0, -1, 2.0, True])
-def test_a_page_has_an_int_of_at_least_one(isolated_runtime: Isolated, size: Any) -> None:
+def test_the_size_of_a_page_is_an_int_of_at_least_one(isolated_runtime: Isolated, size: Any) -> None:
     with pytest.raises(OptionsError, match="wants an int of at least 1"):
         records.all().page(size)
 
@@ -417,7 +419,7 @@ def test_a_page_has_an_int_of_at_least_one(isolated_runtime: Isolated, size: Any
 # ---------------------------------------------------------------------------------------- going on, one record
 
 
-def test_select_is_the_sqlalchemy_select_to_go_on_from(isolated_runtime: Isolated) -> None:
+def test_select_returns_the_underlying_sqlalchemy_select(isolated_runtime: Isolated) -> None:
     for to in ("Ada", "Ben", "Ada"):
         send(isolated_runtime, to=to, in_=60)
     select = records.where(operation=Send).select()
@@ -485,7 +487,7 @@ def test_attempts_are_shown_as_one_list(isolated_runtime: Isolated) -> None:
     assert attempt.ended_at is not None
 
 
-def test_an_id_sorts_by_its_time(isolated_runtime: Isolated) -> None:
+def test_ids_sort_by_creation_time(isolated_runtime: Isolated) -> None:
     sent: list[str] = []
     for _ in range(3):
         sent.append(send(isolated_runtime, in_=10**6))

@@ -116,12 +116,12 @@ def given(shop: Shop, key: int) -> Customer:
 # -------------------------------------------------------------------------------------------- in and out
 
 
-def test_a_key_goes_in_and_an_instance_is_there_in_guards_and_in_perform(filled: Shop) -> None:
+def test_a_reference_given_by_key_is_an_instance_in_guards_and_in_perform(filled: Shop) -> None:
     assert Touch(customer=1, other=2, friends=[3, 1, 3]).call() == ["ann", "bob", "cid", "ann", "cid"]
     assert performed == ["guard ann", "perform"]
 
 
-def test_an_instance_goes_in_and_counts_as_its_key(filled: Shop) -> None:
+def test_an_instance_is_accepted_and_equals_its_key(filled: Shop) -> None:
     ann, bob = given(filled, 1), given(filled, 2)
     made = Touch(customer=ann, other=bob, friends=[ann])
     assert made.customer is ann
@@ -232,7 +232,7 @@ def test_the_row_of_a_detached_instance_may_be_missing_too(filled: Shop) -> None
         Touch(customer=ann, other=2).call()
 
 
-def test_a_missing_row_undoes_a_nested_run_only(filled: Shop) -> None:
+def test_a_missing_row_rolls_back_a_nested_run_only(filled: Shop) -> None:
     class Outer(Operation):
         def perform(self) -> str:
             self.session.add(Customer(id=4, name="dan"))
@@ -249,7 +249,7 @@ def test_a_missing_row_undoes_a_nested_run_only(filled: Shop) -> None:
 # ------------------------------------------------------------------------------- instances of which session
 
 
-def test_an_instance_that_was_never_flushed_is_refused_with_what_to_do(filled: Shop) -> None:
+def test_an_instance_that_was_never_flushed_is_refused_with_the_fix(filled: Shop) -> None:
     with pytest.raises(PropsError) as caught:
         Touch(customer=Customer(name="new")).call()
     assert str(caught.value) == (
@@ -266,7 +266,7 @@ def test_an_instance_that_was_never_flushed_is_refused_with_what_to_do(filled: S
         assert Touch(customer=pending).call() == ["new", None]
 
 
-def test_an_instance_of_another_session_is_loaded_anew(filled: Shop) -> None:
+def test_an_instance_of_another_session_is_reloaded(filled: Shop) -> None:
     with filled.session() as other:
         stale = other.get_one(Customer, 1)
         with filled.session() as writer:
@@ -277,7 +277,7 @@ def test_an_instance_of_another_session_is_loaded_anew(filled: Shop) -> None:
         assert (fresh.name, stale.name) == ("anna", "ann")
 
 
-def test_an_instance_of_the_runs_session_is_used_as_it_is(filled: Shop) -> None:
+def test_an_instance_of_the_runs_session_is_used_without_a_query(filled: Shop) -> None:
     with filled.session() as session, dexpy.session(session):
         mine = session.get_one(Customer, 1)
         mine.name = "changed, not flushed"
@@ -340,7 +340,7 @@ def test_a_locked_reference_loses_no_update(filled: Shop) -> None:
     assert filled.balance() == 20
 
 
-def test_a_locked_reference_reads_the_row_anew_even_if_the_session_has_it(filled: Shop) -> None:
+def test_a_locked_reference_reloads_the_row_even_if_the_session_has_it(filled: Shop) -> None:
     with filled.session() as session, dexpy.session(session):
         mine = session.get_one(Customer, 1)
         with filled.session() as writer:
@@ -392,7 +392,7 @@ def test_a_reference_inside_another_type_is_refused_with_the_right_name(cls: Any
     )
 
 
-def test_a_reference_to_nothing_is_refused() -> None:
+def test_a_reference_without_a_model_is_refused() -> None:
     with pytest.raises(DeclarationError, match=r"Bare\.customer: Ref wants one model, as in Ref\[Customer\]\."):
         Bare(customer=1)
 
@@ -434,7 +434,7 @@ class Publish(Operation):
         return [self.page.text, *(other.text for other in self.others), self.draft.text if self.draft else ""]
 
 
-def test_a_loader_of_the_applications_own_loads_plain_classes_and_their_subclasses(shop: Shop) -> None:
+def test_a_registered_loader_loads_plain_classes_and_their_subclasses(shop: Shop) -> None:
     register_model_loader(Page, load=load_pages, key=lambda page: page.slug)
     number = UUID(int=3)
     PAGES.update({"a": Page("a", "A"), number: Page(number, "B"), ("c", 1): Draft(("c", 1), "C")})
@@ -459,7 +459,7 @@ def test_a_loader_of_the_applications_own_loads_plain_classes_and_their_subclass
     ]
 
 
-def test_a_model_without_a_loader_is_refused_with_both_remedies() -> None:
+def test_a_model_without_a_loader_is_refused_with_both_fixes() -> None:
     class Lost(Operation):
         stranger: Ref[Stranger]
 

@@ -42,7 +42,7 @@ def test_a_class_is_found_by_its_module_and_qualified_name() -> None:
     assert registry.find("features.test_registry.Outer.Inner") is Outer.Inner
 
 
-def test_a_class_with_a_name_of_its_own_is_found_by_it_and_by_its_earlier_names() -> None:
+def test_a_class_with_an_explicit_name_is_found_by_it_and_by_its_earlier_names() -> None:
     assert Named.contract.name == "registry.named"
     assert Named.contract.aliases == ("registry.before", "registry.long_before")
     for name in ("registry.named", "registry.before", "registry.long_before"):
@@ -74,9 +74,7 @@ def test_an_unknown_name_is_refused_with_a_hint_and_nothing_is_imported() -> Non
         ({"aliases": ("features.test_registry.Plain",)}, "features.test_registry.Plain"),
     ],
 )
-def test_a_name_that_another_class_has_is_refused_and_nothing_is_registered(
-    keywords: dict[str, Any], name: str
-) -> None:
+def test_a_duplicate_name_is_refused_and_nothing_is_registered(keywords: dict[str, Any], name: str) -> None:
     before = registry.names()
     with pytest.raises(DeclarationError) as caught:
         statement("Twin", **keywords)
@@ -156,9 +154,7 @@ def said(environment: dict[str, str], *arguments: str, folder: Path, text: str |
     return done.stdout.strip()
 
 
-def test_a_class_of_a_script_has_the_name_that_its_file_would_be_imported_by(
-    tmp_path: Path, environment: dict[str, str]
-) -> None:
+def test_a_class_of_a_script_is_named_like_the_module_of_its_file(tmp_path: Path, environment: dict[str, str]) -> None:
     package = tmp_path / "my jobs" / "mailing"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()

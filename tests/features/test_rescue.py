@@ -74,25 +74,25 @@ def _refuse(error: Exception) -> None:
 # ------------------------------------------------------------------------------------------ three answers
 
 
-def test_a_code_makes_it_a_business_error() -> None:
+def test_a_rescue_code_makes_an_exception_a_business_error() -> None:
     assert Coded(raises="CardError").safe.call() == Err("card_declined", "card_declined")
     assert Described(raises="StolenCard").safe.call() == Err("card_declined", "The bank says no")
     assert Coded().call() == "paid"
     assert "card_declined" in Coded.contract.errors
 
 
-def test_an_exception_class_is_raised_instead_with_the_first_one_as_its_cause() -> None:
+def test_a_rescue_class_is_raised_with_the_exception_as_its_cause() -> None:
     with pytest.raises(PaymentFailed, match="^4711$") as caught:
         Mapped(raises="CardError").safe.call()
     assert isinstance(caught.value.__cause__, CardError)
 
 
-def test_a_function_decides() -> None:
+def test_a_rescue_function_decides_the_outcome() -> None:
     assert Handled(raises="StolenCard").safe.call() == Ok("handled StolenCard of StolenCard")
     assert Handled(raises="ValueError").safe.call() == Err("refused", "4711")
 
 
-def test_a_function_may_raise_the_exception_again() -> None:
+def test_a_rescue_function_may_reraise_the_exception() -> None:
     class Again(Pay):
         rescue_from = {CardError: lambda _operation, error: _again(error)}
 
@@ -104,7 +104,7 @@ def _again(error: Exception) -> None:
     raise error
 
 
-def test_what_a_function_gives_is_checked_like_a_result() -> None:
+def test_the_value_of_a_rescue_function_is_checked_like_a_result() -> None:
     class Wrong(Pay):
         rescue_from = {CardError: lambda _operation, _error: 7}
 
@@ -112,7 +112,7 @@ def test_what_a_function_gives_is_checked_like_a_result() -> None:
         Wrong(raises="CardError").call()
 
 
-def test_what_is_not_named_passes() -> None:
+def test_an_exception_without_a_rule_is_raised_unchanged() -> None:
     with pytest.raises(ValueError, match="4711"):
         Coded(raises="ValueError").call()
 
@@ -153,7 +153,7 @@ def test_the_most_specific_class_wins_then_the_nearest_declaration(raises: str, 
     assert outcome.code == code
 
 
-def test_of_two_classes_equally_near_the_later_one_wins() -> None:
+def test_of_two_equally_specific_classes_the_later_declaration_wins() -> None:
     class Left(Exception): ...
 
     class Right(Exception): ...
@@ -214,7 +214,7 @@ def test_an_integrity_error_at_the_commit_is_mapped_and_recorded_once(shop: Shop
     ]
 
 
-def test_a_result_that_a_function_gives_for_a_failed_commit_is_recorded(shop: Shop) -> None:
+def test_the_result_of_a_rescue_function_for_a_failed_commit_is_recorded(shop: Shop) -> None:
     assert AddDeferred(answer="never mind").call() == "never mind"
     assert [(record.status, record.result) for record in records.all()] == [("done", "never mind")]
 

@@ -97,7 +97,7 @@ def test_without_a_rule_there_is_one_attempt(isolated_runtime: Isolated) -> None
     )
 
 
-def test_attempts_of_three_are_three_runs_in_all(isolated_runtime: Isolated) -> None:
+def test_attempts_3_allows_three_attempts_in_all(isolated_runtime: Isolated) -> None:
     script[:] = [ConnectionError("down")] * 9
 
     ticket = Thrice().async_().call()
@@ -111,7 +111,7 @@ def test_attempts_of_three_are_three_runs_in_all(isolated_runtime: Isolated) -> 
     assert stored["completed_at"] is not None
 
 
-def test_a_run_that_succeeds_in_time_is_done_and_keeps_no_error(isolated_runtime: Isolated) -> None:
+def test_a_run_that_succeeds_on_retry_is_done_without_an_error(isolated_runtime: Isolated) -> None:
     script[:] = [ConnectionError("down"), ConnectionError("still down")]
 
     ticket = Thrice().async_().call()
@@ -130,7 +130,7 @@ def test_a_run_that_succeeds_in_time_is_done_and_keeps_no_error(isolated_runtime
     assert [(each.number, each.failure) for each in shown] == [(1, "crash"), (2, "crash"), (3, None)]
 
 
-def test_between_attempts_it_is_pending_with_its_last_error_to_read(isolated_runtime: Isolated) -> None:
+def test_between_attempts_a_run_is_pending_with_its_last_error(isolated_runtime: Isolated) -> None:
     script[:] = [ConnectionError("down")]
     ticket = Thrice().async_(queue="mailers", priority=4).call()
 
@@ -261,7 +261,7 @@ def test_a_wait_function_that_fails_ends_the_row_with_the_error_of_the_run(
         (lambda: Retry(ConnectionError, jitter=2), "between 0 and 1"),
     ],
 )
-def test_a_rule_that_cannot_be_is_refused_when_it_is_declared(make: Callable[[], Any], message: str) -> None:
+def test_an_invalid_rule_is_refused_at_its_declaration(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(DeclarationError, match=message):
         make()
 
@@ -361,7 +361,7 @@ class Endless(Scripted):
     retry_on = (Retry(ConnectionError, attempts=None, wait=1, jitter=0),)
 
 
-def test_no_number_of_attempts_is_no_end(isolated_runtime: Isolated) -> None:
+def test_attempts_none_retries_without_a_limit(isolated_runtime: Isolated) -> None:
     script[:] = [ConnectionError()] * 12
 
     ticket = Endless().async_().call()
@@ -383,7 +383,7 @@ class DiscardsMost(Scripted):
 
 
 @pytest.mark.parametrize("raised", [Gone("for ever"), KeyError("k")])
-def test_what_a_class_discards_is_not_tried_again(isolated_runtime: Isolated, raised: Exception) -> None:
+def test_a_discarded_exception_is_not_retried(isolated_runtime: Isolated, raised: Exception) -> None:
     script[:] = [raised]
 
     ticket = Discarding().async_().call()
@@ -397,7 +397,7 @@ def test_what_a_class_discards_is_not_tried_again(isolated_runtime: Isolated, ra
     assert failed.value.failure == "discarded"
 
 
-def test_a_discard_for_a_more_specific_class_wins_over_a_retry_and_the_other_way_round(
+def test_a_discard_for_a_more_specific_class_wins_over_a_retry_and_vice_versa(
     isolated_runtime: Isolated,
 ) -> None:
     script[:] = [Leak()]
@@ -430,9 +430,7 @@ class GreetsInside(Operation):
         return Greets(customer=404).call()
 
 
-def test_a_reference_whose_row_is_gone_is_discarded_in_spite_of_a_rule_for_everything(
-    isolated_runtime: Isolated, shop: Shop
-) -> None:
+def test_a_missing_row_is_discarded_although_a_rule_retries_everything(isolated_runtime: Isolated, shop: Shop) -> None:
     ticket = Greets(customer=404).async_().call()
 
     assert run_out(isolated_runtime) == []
@@ -441,9 +439,7 @@ def test_a_reference_whose_row_is_gone_is_discarded_in_spite_of_a_rule_for_every
     assert performed == []
 
 
-def test_a_missing_row_of_an_operation_that_is_called_inside_is_an_exception_like_others(
-    isolated_runtime: Isolated, shop: Shop
-) -> None:
+def test_a_missing_row_of_a_nested_call_is_an_ordinary_exception(isolated_runtime: Isolated, shop: Shop) -> None:
     ticket = GreetsInside().async_().call()
 
     assert len(run_out(isolated_runtime)) == 1
@@ -555,7 +551,7 @@ class Rescued(Scripted):
     retry_on = (Retry(ConnectionError, attempts=2, wait=9, jitter=0),)
 
 
-def test_rules_see_what_rescue_from_makes_of_an_exception(isolated_runtime: Isolated) -> None:
+def test_rules_match_the_exception_that_rescue_from_raises(isolated_runtime: Isolated) -> None:
     script[:] = [ValueError("bad")]
     retried = Rescued().async_().call()
     assert run_out(isolated_runtime) == [pytest.approx(9, abs=0.1)]
@@ -633,7 +629,9 @@ class RefusedDirect(Scripted):
     record = Record(params=False)
 
 
-def test_a_direct_job_that_ends_in_a_business_error_is_recorded_so(isolated_runtime: Isolated) -> None:
+def test_a_direct_job_that_ends_in_a_business_error_is_recorded_as_rejected_or_failed(
+    isolated_runtime: Isolated,
+) -> None:
     script[:] = [Error("no_balance", "Nothing", details={"balance": 0})]
 
     ticket = RefusedDirect().async_().call()
@@ -660,7 +658,7 @@ class AddsThenFails(Operation):
             raise ConnectionError("down")
 
 
-def test_what_an_attempt_wrote_before_it_failed_is_rolled_back(isolated_runtime: Isolated, shop: Shop) -> None:
+def test_writes_of_a_failed_attempt_are_rolled_back(isolated_runtime: Isolated, shop: Shop) -> None:
     ticket = AddsThenFails(name="Ada", failures=3).async_().call()
 
     run_out(isolated_runtime)
@@ -688,7 +686,7 @@ def test_each_attempt_and_the_wait_are_logged(isolated_runtime: Isolated, caplog
     assert "seconds=10.000" in told[1][1]
 
 
-def test_a_failed_run_can_be_tried_again_by_hand_with_all_its_attempts(isolated_runtime: Isolated) -> None:
+def test_a_failed_run_can_be_retried_by_hand_with_all_its_attempts(isolated_runtime: Isolated) -> None:
     script[:] = [ConnectionError("down")] * 5
     ticket = Thrice().async_().call()
     run_out(isolated_runtime)
@@ -718,7 +716,7 @@ class Secretive(Operation):
         raise ConnectionError(f"refused {self.password!r}") from ValueError(self.password)
 
 
-def test_no_attempt_keeps_a_secret(isolated_runtime: Isolated, caplog: pytest.LogCaptureFixture) -> None:
+def test_attempts_store_no_secret(isolated_runtime: Isolated, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
         ticket = Secretive(password="hunter2-Ω").async_().call()
         run_out(isolated_runtime)
@@ -747,7 +745,7 @@ class Outside(Scripted):
     transaction = False
 
 
-def test_a_run_whose_transaction_meets_a_deadlock_begins_anew_in_the_same_attempt(isolated_runtime: Isolated) -> None:
+def test_a_deadlocked_run_restarts_within_the_same_attempt(isolated_runtime: Isolated) -> None:
     script[:] = [conflict()]
 
     ticket = NoRule().async_().call()
@@ -758,7 +756,7 @@ def test_a_run_whose_transaction_meets_a_deadlock_begins_anew_in_the_same_attemp
     assert attempts(isolated_runtime, ticket.id) == []
 
 
-def test_a_run_without_a_transaction_around_it_is_not_begun_anew_unless_that_counts_as_an_attempt(
+def test_a_run_without_a_transaction_restarts_only_as_a_new_attempt(
     isolated_runtime: Isolated,
 ) -> None:
     script[:] = [conflict()]
@@ -785,7 +783,7 @@ class Direct(Scripted):
     record = False
 
 
-def test_a_direct_run_that_never_reached_the_database_is_sent_again(isolated_runtime: Isolated) -> None:
+def test_a_direct_run_that_never_reached_the_database_is_republished(isolated_runtime: Isolated) -> None:
     script[:] = [away(cut=False)] * 2
 
     Direct().async_().call()
@@ -795,7 +793,7 @@ def test_a_direct_run_that_never_reached_the_database_is_sent_again(isolated_run
     assert len(waits) == 2
 
 
-def test_a_direct_run_whose_connection_was_cut_may_have_committed_and_is_not_run_twice(
+def test_a_direct_run_whose_connection_was_cut_is_not_run_twice(
     isolated_runtime: Isolated,
 ) -> None:
     script[:] = [away(cut=True)]

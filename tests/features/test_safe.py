@@ -45,7 +45,7 @@ def told(outcome: Ok[float] | Err) -> str:
             return code
 
 
-def test_the_answer_is_ok_with_the_value_or_err_with_code_message_and_details() -> None:
+def test_safe_call_returns_ok_with_the_value_or_err_with_code_message_and_details() -> None:
     assert Divide(a=1, b=2).safe.call() == Ok(0.5)
     assert Divide(a=1, b=0).safe.call() == Err("by_zero", "Nothing can be divided by 0", {"a": 1})
 
@@ -61,7 +61,7 @@ def test_crashes_still_raise() -> None:
         Divide(a=1, b=-1).safe.call()
 
 
-def test_asyncio_gets_the_same_answers() -> None:
+def test_safe_acall_returns_the_same_outcomes() -> None:
     async def both() -> list[str]:
         return [
             told(await Divide(a=1, b=2).safe.acall()),
@@ -79,7 +79,7 @@ def test_outcomes_cannot_be_changed() -> None:
         outcome.value = 2
 
 
-def test_safe_has_no_async_and_async_has_no_safe_and_both_are_refused_with_the_fix() -> None:
+def test_combining_safe_and_async_is_refused_with_the_fix() -> None:
     made: Any = Divide(a=1, b=2)
     hint = "ask the ticket: ticket.wait(timeout) gives Ok or Err"
     for wrong in (

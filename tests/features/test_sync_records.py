@@ -93,13 +93,13 @@ def test_the_run_id_is_the_id_of_the_row(isolated_runtime: Isolated) -> None:
     assert Tell().call() == only().id
 
 
-def test_bad_props_leave_no_row(isolated_runtime: Isolated) -> None:
+def test_invalid_props_leave_no_row(isolated_runtime: Isolated) -> None:
     with pytest.raises(dexpy.PropsError):
         Write(text=7).call()  # type: ignore[arg-type]
     assert records.all().count() == 0
 
 
-def test_params_are_recorded_as_they_were_given_not_as_perform_left_them(isolated_runtime: Isolated) -> None:
+def test_params_are_recorded_as_passed_and_not_as_perform_left_them(isolated_runtime: Isolated) -> None:
     class Change(Operation):
         items: list[int]
 
@@ -216,7 +216,7 @@ class Outer(Operation):
 
 
 @pytest.mark.parametrize("end", ["error", "crash"])
-def test_a_nested_run_that_its_caller_rolled_back_is_recorded_so(shop: Shop, end: str) -> None:
+def test_a_nested_run_that_its_caller_rolled_back_is_recorded_as_rolled_back(shop: Shop, end: str) -> None:
     with pytest.raises((Error, RuntimeError)):
         Outer(inner=[Write(text="a")], end=end).call()
     row = only(Write)
@@ -227,7 +227,7 @@ def test_a_nested_run_that_its_caller_rolled_back_is_recorded_so(shop: Shop, end
     assert lines(shop) == []
 
 
-def test_a_nested_run_that_is_kept_is_done(shop: Shop) -> None:
+def test_a_nested_run_that_is_committed_is_done(shop: Shop) -> None:
     Outer(inner=[Write(text="a"), Refuse(text="b")]).call()
     assert statuses() == {"Write": ("done", None), "Refuse": ("failed", "business"), "Outer": ("done", None)}
     assert lines(shop) == ["a", "outer"]
@@ -244,7 +244,7 @@ def test_rows_of_nested_runs_are_written_once_however_deep(shop: Shop) -> None:
     assert records.all().count() == 5
 
 
-def test_a_middle_run_that_fails_undoes_the_inner_and_not_the_outer_one(shop: Shop) -> None:
+def test_a_middle_run_that_fails_rolls_back_the_inner_and_not_the_outer_run(shop: Shop) -> None:
     class Middle(Operation):
         def perform(self) -> None:
             Write(text="inner").call()
@@ -310,7 +310,7 @@ def test_a_nested_run_with_transaction_false_is_recorded_after_the_outer_transac
 # ----------------------------------------------------------------------------------------- joined sessions
 
 
-def test_a_joined_run_shares_the_fate_of_the_callers_transaction(shop: Shop) -> None:
+def test_a_joined_run_commits_and_rolls_back_with_the_callers_transaction(shop: Shop) -> None:
     with shop.session() as session, dexpy.session(session):
         Write(text="a").call()
         session.rollback()
@@ -359,7 +359,7 @@ def test_a_joined_failure_is_written_when_the_caller_closes_the_session(shop: Sh
     assert statuses() == {"Refuse": ("failed", "business")}
 
 
-def test_a_joined_run_that_touches_nothing_waits_for_the_caller_too(shop: Shop) -> None:
+def test_a_joined_run_without_writes_waits_for_the_caller_too(shop: Shop) -> None:
     def work() -> None:
         with shop.session() as session, dexpy.session(session):
             session.add(Entry(text="mine"))
@@ -381,7 +381,7 @@ def test_a_joined_run_in_a_savepoint_that_is_rolled_back_leaves_no_row(shop: Sho
     assert records.all().count() == 0
 
 
-def test_a_run_that_joins_a_session_that_has_not_begun_is_recorded_at_the_end_of_its_transaction(shop: Shop) -> None:
+def test_a_run_that_joins_a_session_without_a_transaction_is_recorded_at_the_end_of_its_transaction(shop: Shop) -> None:
     with shop.session() as session, dexpy.session(session):
         Quiet().call()
         assert statuses() == {}
@@ -519,7 +519,7 @@ def test_a_row_that_cannot_be_written_does_not_break_a_call(shop: Shop, caplog: 
     assert "record.not_written" in caplog.text
 
 
-def test_a_failure_whose_row_cannot_be_written_comes_out_as_it_is(shop: Shop) -> None:
+def test_a_failure_whose_row_cannot_be_written_is_raised_unchanged(shop: Shop) -> None:
     drop_records(shop)
     with pytest.raises(Error, match="refused"):
         Refuse(text="a").call()
@@ -541,7 +541,7 @@ class Plain(Operation):
         raise Error("no")
 
 
-def test_details_of_any_kind_do_not_keep_a_failure_from_being_recorded(isolated_runtime: Isolated) -> None:
+def test_a_failure_with_details_of_any_kind_is_recorded(isolated_runtime: Isolated) -> None:
     class Odd(Operation):
         def perform(self) -> None:
             raise Error(
@@ -570,7 +570,7 @@ def test_an_exception_that_cannot_be_printed_is_recorded(isolated_runtime: Isola
     assert only().failure == "crash"
 
 
-def test_a_message_with_signs_that_no_database_takes_is_recorded(isolated_runtime: Isolated) -> None:
+def test_a_message_with_characters_that_no_database_accepts_is_recorded(isolated_runtime: Isolated) -> None:
     class Fall(Operation):
         def perform(self) -> None:
             raise RuntimeError("lone \udc80 surrogate")
@@ -602,7 +602,7 @@ class Fails(Operation):
         raise type("E" * 300, (Exception,), {})("it is")
 
 
-def test_what_is_longer_than_its_column_is_cut_for_a_server_would_refuse_the_row(isolated_runtime: Isolated) -> None:
+def test_values_longer_than_their_column_are_cut(isolated_runtime: Isolated) -> None:
     with dexpy.trace(actor={"type": "user", "id": "7" * 300}):
         Fails(how="code").safe.call()
         with pytest.raises(Exception, match="it is"):
@@ -645,9 +645,7 @@ def every_text(isolated_runtime: Isolated) -> str:
 
 
 @pytest.mark.parametrize("how", ["crash", "error"])
-def test_sensitive_values_are_taken_out_of_what_is_recorded_about_a_failure(
-    isolated_runtime: Isolated, how: str
-) -> None:
+def test_sensitive_values_are_redacted_from_the_record_of_a_failure(isolated_runtime: Isolated, how: str) -> None:
     with pytest.raises((RuntimeError, Error)):
         Login(user="anna", password="s3cr3t!", how=how).call()
     assert "s3cr3t!" not in every_text(isolated_runtime)
@@ -655,7 +653,7 @@ def test_sensitive_values_are_taken_out_of_what_is_recorded_about_a_failure(
 
 
 @pytest.mark.parametrize("how", ["crash", "error"])
-def test_the_secret_of_a_nested_run_is_taken_out_of_the_outer_ones_row(
+def test_the_secret_of_a_nested_run_is_redacted_from_the_outer_row(
     isolated_runtime: Isolated, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Asks(Operation):
@@ -669,7 +667,7 @@ def test_the_secret_of_a_nested_run_is_taken_out_of_the_outer_ones_row(
     assert records.failed().count() == 2
 
 
-def test_the_secret_of_an_outer_run_is_taken_out_of_the_nested_ones_row(isolated_runtime: Isolated) -> None:
+def test_the_secret_of_an_outer_run_is_redacted_from_the_nested_row(isolated_runtime: Isolated) -> None:
     class Says(Operation):
         text: str = prop(sensitive=False)
         record = Record(params=False)
@@ -699,7 +697,7 @@ def test_an_unconfigured_call_touches_no_disk(tmp_path: Path, monkeypatch: pytes
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unconfigured_call_that_uses_the_session_makes_the_default_file(
+def test_an_unconfigured_call_that_uses_the_session_creates_the_default_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Touch(Operation):

@@ -81,7 +81,7 @@ class Add(Operation):
         self.session.add(Customer(name=self.name))
 
 
-def test_a_runtime_is_in_force_inside_the_block_and_gone_after_it() -> None:
+def test_a_runtime_is_in_force_only_inside_the_block() -> None:
     before = dexpy.current_runtime()
     with isolated() as isolated_runtime:
         assert dexpy.current_runtime() is isolated_runtime.runtime
@@ -94,7 +94,7 @@ def test_a_runtime_is_in_force_inside_the_block_and_gone_after_it() -> None:
     assert not Path(file).exists()
 
 
-def test_two_blocks_know_nothing_of_each_other() -> None:
+def test_two_blocks_are_isolated_from_each_other() -> None:
     with isolated() as outer:
         Note(what=1).async_().call()
         with isolated() as inner:
@@ -104,7 +104,7 @@ def test_two_blocks_know_nothing_of_each_other() -> None:
         assert len(outer.run_pending()) == 1
 
 
-def test_the_block_is_left_as_it_was_found_after_an_exception() -> None:
+def test_the_block_restores_the_runtime_after_an_exception() -> None:
     before = dexpy.current_runtime()
 
     with pytest.raises(ZeroDivisionError), isolated() as isolated_runtime:
@@ -115,13 +115,13 @@ def test_the_block_is_left_as_it_was_found_after_an_exception() -> None:
     assert abs(clock.timestamp() - time.time()) < 1
 
 
-def test_nothing_runs_by_itself(isolated_runtime: Isolated) -> None:
+def test_pending_runs_do_not_start_on_their_own(isolated_runtime: Isolated) -> None:
     Note().async_().call()
 
     assert performed == []
 
 
-def test_what_is_due_runs_in_this_thread_and_its_tickets_are_given_in_order(isolated_runtime: Isolated) -> None:
+def test_due_runs_run_in_this_thread_and_their_tickets_are_returned_in_order(isolated_runtime: Isolated) -> None:
     sent = [Note(what=what).async_().call() for what in range(3)]
 
     tickets = isolated_runtime.run_pending()
@@ -132,7 +132,7 @@ def test_what_is_due_runs_in_this_thread_and_its_tickets_are_given_in_order(isol
     assert isolated_runtime.run_pending() == []
 
 
-def test_only_the_queues_that_are_named_are_served(isolated_runtime: Isolated) -> None:
+def test_only_the_named_queues_are_served(isolated_runtime: Isolated) -> None:
     Note(what=1).async_(queue="a").call()
     Note(what=2).async_(queue="b").call()
     Note(what=3).async_(queue="c").call()
@@ -143,14 +143,16 @@ def test_only_the_queues_that_are_named_are_served(isolated_runtime: Isolated) -
     assert [what for what, _ in performed] == [1, 3, 2]
 
 
-def test_what_is_sent_meanwhile_runs_too(isolated_runtime: Isolated) -> None:
+def test_runs_enqueued_meanwhile_run_too(isolated_runtime: Isolated) -> None:
     Chain(left=3).async_().call()
 
     assert len(isolated_runtime.run_pending()) == 4
     assert performed == [3, 2, 1, 0]
 
 
-def test_what_sends_itself_for_ever_is_stopped(isolated_runtime: Isolated, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_operation_that_enqueues_itself_endlessly_is_stopped(
+    isolated_runtime: Isolated, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("dexpy.testing.MAX_RUNS", 20)
     ForEver().async_().call()
 
@@ -184,7 +186,7 @@ def test_a_failed_run_raises_nothing_in_run_pending(isolated_runtime: Isolated) 
     assert (ticket.status, ticket.failure) == ("failed", "business")
 
 
-def test_an_interrupt_gets_through(isolated_runtime: Isolated) -> None:
+def test_an_interrupt_is_raised(isolated_runtime: Isolated) -> None:
     Fails(kind="interrupt").async_().call()
 
     with pytest.raises(KeyboardInterrupt):
@@ -192,7 +194,7 @@ def test_an_interrupt_gets_through(isolated_runtime: Isolated) -> None:
     assert isolated_runtime.run_pending() == []
 
 
-def test_params_go_through_the_real_encoder_and_decoder(isolated_runtime: Isolated) -> None:
+def test_params_pass_the_real_encoder_and_decoder(isolated_runtime: Isolated) -> None:
     ticket = Exact(items=[(1, "a"), (2, "b")]).async_().call()
     assert messages(isolated_runtime)[0]["message"]["kwargs"]["record_id"] == ticket.id
     isolated_runtime.run_pending()
@@ -219,7 +221,7 @@ def test_a_session_factory_of_the_application_makes_the_sessions(tmp_path: Path)
     engine.dispose()
 
 
-def test_a_database_of_one_s_own_is_used_and_left(tmp_path: Path) -> None:
+def test_a_given_database_is_used_and_kept(tmp_path: Path) -> None:
     file = tmp_path / "mine.db"
     with isolated(database=f"sqlite:///{file}"):
         Note().async_().call()
@@ -277,7 +279,7 @@ def dead(isolated_runtime: Isolated) -> int:
     ],
     ids=["another class", "another form", "no JSON"],
 )
-def test_a_message_that_is_put_with_the_dead_ones_warns_with_the_reason(
+def test_a_dead_lettered_message_warns_with_the_reason(
     isolated_runtime: Isolated, before: str, after: str, reason: str
 ) -> None:
     Unrecorded().async_().call()

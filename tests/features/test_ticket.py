@@ -130,7 +130,7 @@ def questions(isolated_runtime: Isolated) -> Generator[list[str]]:
 # ----------------------------------------------------------------------------------------------- what it says
 
 
-def test_it_is_true_and_its_repr_names_the_run(isolated_runtime: Isolated) -> None:
+def test_a_ticket_is_truthy_and_its_repr_names_the_run(isolated_runtime: Isolated) -> None:
     ticket = Answer().async_(in_=60).call()
 
     assert ticket
@@ -151,7 +151,7 @@ def test_one_predicate_holds_in_each_state(isolated_runtime: Isolated, status: s
     assert bool(ticket)
 
 
-def test_attributes_are_of_the_last_load_and_ask_nothing(isolated_runtime: Isolated) -> None:
+def test_attributes_are_of_the_last_load_and_make_no_query(isolated_runtime: Isolated) -> None:
     ticket = ended(isolated_runtime)
 
     with questions(isolated_runtime) as asked:
@@ -191,7 +191,7 @@ def test_a_refusal_is_an_err_with_rejected_set(isolated_runtime: Isolated) -> No
     assert outcome.details == {"guards": [{"guard": "closed", "message": "It is closed"}]}
 
 
-def test_a_result_comes_back_as_the_type_that_perform_names(isolated_runtime: Isolated) -> None:
+def test_a_result_has_the_type_of_the_annotation_of_perform(isolated_runtime: Isolated) -> None:
     ticket = Price().async_().call()
     isolated_runtime.run_pending()
 
@@ -200,7 +200,7 @@ def test_a_result_comes_back_as_the_type_that_perform_names(isolated_runtime: Is
     assert Ticket.get(ticket.id).outcome == Ok(Decimal("0.10"))
 
 
-def test_a_result_that_fits_the_class_no_longer_is_given_as_it_was_stored(isolated_runtime: Isolated) -> None:
+def test_a_result_that_no_longer_matches_the_class_is_returned_as_stored(isolated_runtime: Isolated) -> None:
     ticket = Price().async_().call()
     isolated_runtime.run_pending()
     sql(isolated_runtime, "UPDATE operation_records SET result = ?", json.dumps({"value": ["changed"]}))
@@ -208,7 +208,7 @@ def test_a_result_that_fits_the_class_no_longer_is_given_as_it_was_stored(isolat
     assert ticket.reload().outcome == Ok(["changed"])
 
 
-def test_match_works_on_what_a_wait_gives(isolated_runtime: Isolated) -> None:
+def test_match_works_on_the_outcome_of_wait(isolated_runtime: Isolated) -> None:
     def told(ticket: Ticket[Any]) -> str:
         match ticket.wait(0.05):
             case Ok(value):
@@ -227,7 +227,7 @@ def test_match_works_on_what_a_wait_gives(isolated_runtime: Isolated) -> None:
 # ------------------------------------------------------------------------------------------------------ waiting
 
 
-def test_wait_gives_none_when_the_time_is_over_and_result_raises(isolated_runtime: Isolated) -> None:
+def test_wait_returns_none_at_its_timeout_and_result_raises(isolated_runtime: Isolated) -> None:
     ticket = Answer().async_().call()
 
     began = time.monotonic()
@@ -270,7 +270,7 @@ def test_the_interval_may_be_a_function_of_the_number_of_polls(isolated_runtime:
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), None, "5", True])
 @pytest.mark.parametrize("method", ["wait", "result", "aresult"])
-def test_a_timeout_that_cannot_be_is_refused(isolated_runtime: Isolated, method: str, timeout: Any) -> None:
+def test_an_invalid_timeout_is_refused(isolated_runtime: Isolated, method: str, timeout: Any) -> None:
     ticket = ended(isolated_runtime)
 
     with pytest.raises(OptionsError, match=r"timeout=.* wants seconds, more than 0"):
@@ -279,7 +279,7 @@ def test_a_timeout_that_cannot_be_is_refused(isolated_runtime: Isolated, method:
 
 
 @pytest.mark.parametrize("interval", [0, -1, float("nan"), None, "5", True])
-def test_an_interval_that_cannot_be_is_refused(isolated_runtime: Isolated, interval: Any) -> None:
+def test_an_invalid_interval_is_refused(isolated_runtime: Isolated, interval: Any) -> None:
     with pytest.raises(OptionsError, match=r"interval=.* wants seconds, more than 0, or a function"):
         ended(isolated_runtime).wait(1, interval=interval)
 
@@ -323,7 +323,7 @@ def test_a_run_that_was_ended_by_hand_is_a_failure_for_a_wait(
     assert failed.value.failure == failure
 
 
-def test_aresult_is_result_for_asyncio_and_the_loop_goes_on(isolated_runtime: Isolated) -> None:
+def test_aresult_awaits_the_result_without_blocking_the_loop(isolated_runtime: Isolated) -> None:
     ticket = Price().async_().call()
     refused = ended(isolated_runtime, "error")
     waiting = Price().async_(in_=60).call()
@@ -402,7 +402,7 @@ def test_retry_runs_it_again(isolated_runtime: Isolated, status: str) -> None:
     assert row(isolated_runtime, ticket.id)["claim_token"] > before["claim_token"]
 
 
-def test_reschedule_moves_it_to_an_earlier_or_later_moment(isolated_runtime: Isolated) -> None:
+def test_reschedule_moves_a_run_to_an_earlier_or_later_time(isolated_runtime: Isolated) -> None:
     later, sooner = Answer().async_().call(), Answer().async_(in_=3600).call()
     at = clock.now() + timedelta(seconds=600)
 
@@ -422,7 +422,7 @@ def test_reschedule_moves_it_to_an_earlier_or_later_moment(isolated_runtime: Iso
     assert messages(isolated_runtime) == []
 
 
-def test_reschedule_requires_an_aware_moment(isolated_runtime: Isolated) -> None:
+def test_reschedule_requires_an_aware_datetime(isolated_runtime: Isolated) -> None:
     ticket = Answer().async_().call()
 
     with pytest.raises(OptionsError, match=r"reschedule\(\): at=.* is naive"):
@@ -443,7 +443,7 @@ ALLOWED = {
 
 @pytest.mark.parametrize("status", ["pending", "running", "done", "failed", "expired"])
 @pytest.mark.parametrize("asked", EVENTS)
-def test_what_a_state_does_not_allow_is_refused_and_the_row_is_unchanged(
+def test_a_transition_that_the_status_does_not_allow_is_refused(
     isolated_runtime: Isolated, asked: str, status: str
 ) -> None:
     ticket = in_state(isolated_runtime, status)
@@ -480,7 +480,7 @@ def test_a_record_without_params_cannot_be_run_again(isolated_runtime: Isolated)
     assert messages(isolated_runtime) == []
 
 
-def test_two_callers_of_one_verb_at_once_do_it_once(isolated_runtime: Isolated) -> None:
+def test_concurrent_calls_of_one_verb_apply_it_once(isolated_runtime: Isolated) -> None:
     ticket = Answer().async_().call()
     gate = threading.Barrier(8)
     told: list[str] = []
@@ -541,7 +541,7 @@ def test_a_record_that_was_deleted_is_not_found_by_its_ticket(isolated_runtime: 
         ("again", {"status": "pending"}),
     ],
 )
-def test_as_json_it_shows_nothing_of_a_crash_but_that_there_was_one(
+def test_to_dict_shows_of_a_crash_only_that_it_happened(
     isolated_runtime: Isolated, ending: str, rest: dict[str, Any]
 ) -> None:
     ticket = ended(isolated_runtime, ending).reload()
@@ -551,13 +551,13 @@ def test_as_json_it_shows_nothing_of_a_crash_but_that_there_was_one(
     assert json.loads(json.dumps(told)) == told
 
 
-def test_as_json_a_refusal_has_its_code(isolated_runtime: Isolated) -> None:
+def test_to_dict_shows_the_code_of_a_refusal(isolated_runtime: Isolated) -> None:
     told = ended(isolated_runtime, "guard").reload().to_dict()
 
     assert told["error"]["code"] == "closed"
 
 
-def test_a_record_does_what_its_ticket_does(isolated_runtime: Isolated) -> None:
+def test_a_record_has_the_verbs_of_its_ticket(isolated_runtime: Isolated) -> None:
     ticket = Answer().async_().call()
 
     assert records.get(ticket.id).fail("by hand").status == "failed"
@@ -570,7 +570,7 @@ def test_a_record_does_what_its_ticket_does(isolated_runtime: Isolated) -> None:
     assert len(rows(isolated_runtime)) == 1
 
 
-def test_the_ticket_of_what_is_not_recorded_knows_its_id_and_name(isolated_runtime: Isolated) -> None:
+def test_the_ticket_of_an_unrecorded_run_has_its_id_and_name(isolated_runtime: Isolated) -> None:
     ticket = Unrecorded().async_().call()
 
     assert ticket

@@ -30,7 +30,7 @@ class Branch(Operation):
         return {"leaf": Leaf().call(), **current_frame().to_dict(), "run": self.run_id}
 
 
-def test_every_run_has_a_trace_of_its_own_outside_of_a_block() -> None:
+def test_every_run_outside_of_a_block_has_a_new_trace() -> None:
     one, other = Leaf().call(), Leaf().call()
     assert one["id"].startswith("tr_")
     assert one["id"] != other["id"]
@@ -38,7 +38,7 @@ def test_every_run_has_a_trace_of_its_own_outside_of_a_block() -> None:
     assert one["stack"] == [[one["run"], "features.test_trace.Leaf"]]
 
 
-def test_a_block_names_the_actor_and_the_trace_of_what_is_called_inside() -> None:
+def test_a_block_sets_the_actor_and_the_trace_of_calls_inside() -> None:
     with dexpy.trace(actor={"type": "user", "id": 7}, trace_id="req-1") as frame:
         assert frame.trace_id == "req-1"
         told = Leaf().call()
@@ -51,7 +51,7 @@ def test_the_runs_of_one_block_share_its_trace() -> None:
         assert Leaf().call()["id"] == Leaf().call()["id"] == frame.trace_id
 
 
-def test_a_nested_run_carries_on_the_trace_with_the_outer_run_above_it() -> None:
+def test_a_nested_run_continues_the_trace_with_the_outer_run_as_parent() -> None:
     with dexpy.trace(actor={"type": "system"}):
         told = Branch().call()
     leaf = told["leaf"]
@@ -63,7 +63,7 @@ def test_a_nested_run_carries_on_the_trace_with_the_outer_run_above_it() -> None
     ]
 
 
-def test_a_block_inside_a_block_adds_to_it_and_gives_it_back() -> None:
+def test_a_nested_block_extends_the_outer_frame_and_restores_it() -> None:
     with dexpy.trace(actor={"type": "user", "id": 7}, trace_id="outer") as outer:
         with dexpy.trace(actor={"type": "admin", "id": 1}) as inner:
             assert (inner.trace_id, inner.actor) == ("outer", {"type": "admin", "id": 1})
@@ -73,7 +73,7 @@ def test_a_block_inside_a_block_adds_to_it_and_gives_it_back() -> None:
     assert current_frame().actor is None
 
 
-def test_a_block_that_raises_gives_the_outer_frame_back() -> None:
+def test_a_block_that_raises_restores_the_outer_frame() -> None:
     with dexpy.trace(trace_id="outer") as outer:
         with pytest.raises(ZeroDivisionError), dexpy.trace(trace_id="inner"):
             raise ZeroDivisionError
@@ -111,7 +111,7 @@ def test_the_trace_is_in_the_records_of_all_runs_also_of_those_in_a_worker(isola
     assert records.for_actor({"type": "user", "id": 8}).count() == 0
 
 
-def test_threads_have_frames_of_their_own() -> None:
+def test_threads_have_separate_frames() -> None:
     seen: list[Frame] = []
     with dexpy.trace(trace_id="here"):
         thread = threading.Thread(target=lambda: seen.append(current_frame()))
@@ -134,7 +134,7 @@ def test_an_actor_without_a_type_is_refused(actor: Any) -> None:
 
 
 @pytest.mark.parametrize("actor", [{"type": "user", "id": object()}, {"type": "user", "score": float("nan")}])
-def test_an_actor_that_is_no_json_is_refused(actor: Any) -> None:
+def test_an_actor_without_a_json_form_is_refused(actor: Any) -> None:
     with pytest.raises(OptionsError) as caught, dexpy.trace(actor=actor):
         pass
     assert str(caught.value).startswith("trace(actor=...) wants JSON, to go into records and messages: ")

@@ -50,7 +50,7 @@ def _nothing_waits_for_a_lock() -> Any:
 # ------------------------------------------------------------------------------------------- who ends what
 
 
-def test_a_flush_that_fails_as_a_nested_run_begins_leaves_the_callers_session_to_the_caller(shop: Shop) -> None:
+def test_a_failed_flush_before_a_nested_run_leaves_the_callers_session_unchanged(shop: Shop) -> None:
     shop.add(Entry(text="there"))
     with shop.session() as session, dexpy.session(session):
         session.add(Entry(text="kept"))
@@ -65,7 +65,7 @@ def test_a_flush_that_fails_as_a_nested_run_begins_leaves_the_callers_session_to
     assert statuses() == {"Write": ("failed", "crash")}
 
 
-def test_a_nested_run_that_fails_at_its_flush_leaves_the_outer_one_to_go_on(shop: Shop) -> None:
+def test_the_outer_run_continues_after_a_nested_run_fails_at_its_flush(shop: Shop) -> None:
     shop.add(Entry(text="there"))
 
     def work(op: Do) -> str:
@@ -80,7 +80,7 @@ def test_a_nested_run_that_fails_at_its_flush_leaves_the_outer_one_to_go_on(shop
 
 
 @pytest.mark.parametrize("end", ["commit", "rollback", "close"])
-def test_a_transaction_that_is_ended_by_its_own_handle_is_noticed(shop: Shop, end: str) -> None:
+def test_ending_the_transaction_by_its_own_handle_is_detected(shop: Shop, end: str) -> None:
     def work(op: Do) -> None:
         op.session.add(Entry(text="a"))
         transaction: Any = op.session.get_transaction()
@@ -104,7 +104,7 @@ def test_a_keyboard_interrupt_rolls_back(shop: Shop) -> None:
     assert Write(text="b").call() == "b"
 
 
-def test_the_guard_of_a_joined_session_goes_with_the_run_however_it_ends(shop: Shop) -> None:
+def test_the_guard_of_a_joined_session_is_removed_however_the_run_ends(shop: Shop) -> None:
     with shop.session() as session, dexpy.session(session):
         Write(text="a").call()
         Refuse(text="b").safe.call()
@@ -128,7 +128,7 @@ def test_the_guard_of_a_joined_session_stays_until_the_outermost_run_ends(shop: 
     assert lines(shop) == ["a"]
 
 
-def test_a_scoped_session_as_a_factory_gives_each_run_a_session_of_its_own(shop: Shop) -> None:
+def test_a_scoped_session_as_a_factory_gives_each_run_a_separate_session(shop: Shop) -> None:
     scoped = scoped_session(shop.sessions)
     with isolated(database=str(shop.engine.url), session_factory=scoped):
         mine = scoped()
@@ -165,7 +165,7 @@ def test_a_session_on_a_connection_in_an_outer_transaction_can_be_joined(shop: S
 # ------------------------------------------------------------------------------------------- transaction = False
 
 
-def test_a_block_that_joined_its_caller_is_rolled_back_with_it_and_recorded_so(shop: Shop) -> None:
+def test_a_block_that_joined_its_caller_is_recorded_as_rolled_back_with_it(shop: Shop) -> None:
     def inner(op: Apart) -> None:
         with op.transaction() as session:
             session.add(Entry(text="inner"))
@@ -195,7 +195,7 @@ def test_a_failed_run_whose_block_was_rolled_back_keeps_its_own_failure(shop: Sh
     assert statuses() == {"Apart": ("failed", "crash"), "Do": ("failed", "crash")}
 
 
-def test_nested_runs_between_the_blocks_stand_alone(shop: Shop) -> None:
+def test_nested_runs_between_the_blocks_are_independent(shop: Shop) -> None:
     def work(op: Apart) -> None:
         with op.transaction() as session:
             session.add(Entry(text="block"))
@@ -240,7 +240,7 @@ def test_a_hook_may_add_a_hook(shop: Shop) -> None:
     assert seen == ["first", "second"]
 
 
-def test_hooks_of_a_gone_savepoint_are_dropped_also_when_the_run_had_not_used_its_session(shop: Shop) -> None:
+def test_hooks_of_a_rolled_back_savepoint_are_dropped_even_if_the_session_was_unused(shop: Shop) -> None:
     seen: list[str] = []
 
     def inner(op: Do) -> None:
@@ -269,7 +269,7 @@ def test_a_hook_that_fails_does_not_fail_the_run_nor_its_row(shop: Shop, caplog:
 # ------------------------------------------------------------------------------------------- SQLite's one lock
 
 
-def test_a_run_that_only_reads_takes_no_write_lock(shop: Shop) -> None:
+def test_a_run_that_only_reads_acquires_no_write_lock(shop: Shop) -> None:
     shop.add(Entry(text="there"))
 
     def work(op: Do) -> int:
@@ -334,7 +334,7 @@ def test_a_run_in_another_database_inside_a_run_that_holds_the_lock_is_recorded_
     engine.dispose()
 
 
-def test_a_hook_of_another_database_that_calls_a_run_inside_a_run(shop: Shop, tmp_path: Path) -> None:
+def test_a_hook_on_another_database_may_call_a_run_inside_a_run(shop: Shop, tmp_path: Path) -> None:
     """The rows of what a hook calls wait for the lock's holder too."""
     engine = sa.create_engine(f"sqlite:///{tmp_path / 'other.db'}")
     Base.metadata.create_all(engine)

@@ -64,7 +64,7 @@ def boom() -> None:
 # ---------------------------------------------------------------------------------------------- begin and end
 
 
-def test_what_never_touches_the_session_opens_no_connection(shop: Shop) -> None:
+def test_a_run_that_never_uses_its_session_opens_no_connection(shop: Shop) -> None:
     shop.isolated_runtime.runtime.store.prepare()
     taken: list[int] = []
 
@@ -89,7 +89,7 @@ def test_ok_commits_and_an_error_or_a_crash_rolls_back(shop: Shop) -> None:
     assert shop.names() == ["ann"]
 
 
-def test_the_session_is_the_same_one_all_through_the_run_and_closed_after_it(shop: Shop) -> None:
+def test_a_run_has_one_session_that_is_closed_after_it(shop: Shop) -> None:
     kept: list[Session] = []
 
     def observe(op: Do) -> bool:
@@ -112,7 +112,7 @@ def test_rows_stay_readable_after_the_call(shop: Shop) -> None:
     assert (made.id, made.name, made.balance) == (1, "ann", 0)
 
 
-def test_a_failed_flush_that_perform_swallows_is_not_taken_for_success(shop: Shop) -> None:
+def test_a_failed_flush_that_perform_swallows_fails_the_run(shop: Shop) -> None:
     shop.add(Customer(name="ann"))
 
     def swallow(op: Do) -> str:
@@ -195,7 +195,7 @@ def test_the_transaction_belongs_to_the_run(
     assert shop.names() == []
 
 
-def test_a_transaction_that_was_ended_behind_the_runs_back_is_noticed(shop: Shop) -> None:
+def test_a_transaction_that_was_ended_outside_of_the_run_is_detected(shop: Shop) -> None:
     def sneak(op: Do) -> None:
         transaction = op.session.get_transaction()
         op.session.add(Customer(name="ann"))
@@ -205,7 +205,7 @@ def test_a_transaction_that_was_ended_behind_the_runs_back_is_noticed(shop: Shop
         Do(what=sneak).call()
 
 
-def test_a_session_that_is_given_back_can_do_everything_again(shop: Shop) -> None:
+def test_a_joined_session_is_unrestricted_after_the_run(shop: Shop) -> None:
     with shop.session() as session:
         with dexpy.session(session):
             Add(name="ann").call()
@@ -217,7 +217,7 @@ def test_a_session_that_is_given_back_can_do_everything_again(shop: Shop) -> Non
     assert shop.names() == ["ann", "cid"]
 
 
-def test_savepoints_pass(shop: Shop) -> None:
+def test_savepoints_are_allowed(shop: Shop) -> None:
     def parts(op: Do) -> None:
         savepoint = op.session.begin_nested()
         op.session.add(Customer(name="undone"))
@@ -249,7 +249,7 @@ def test_there_is_no_session_outside_of_a_run() -> None:
         dexpy.current_session()
 
 
-def test_an_operation_that_another_run_uses_is_not_running(shop: Shop) -> None:
+def test_an_operation_instance_outside_of_its_run_is_not_running(shop: Shop) -> None:
     made = Add(name="ann")
     with pytest.raises(NotRunning, match=r"Add\.session exists only inside a run of this operation"):
         Do(what=lambda _: made.session).call()
@@ -275,7 +275,7 @@ def test_transaction_false_has_a_session_only_inside_its_blocks(shop: Shop) -> N
     assert shop.names() == ["ann", "bob"]
 
 
-def test_a_block_that_fails_is_rolled_back_and_the_next_one_begins_anew(shop: Shop) -> None:
+def test_a_block_that_fails_is_rolled_back_and_the_next_one_starts_a_new_transaction(shop: Shop) -> None:
     shop.add(Customer(id=1, name="ann"))
 
     def work(op: Do) -> None:
@@ -360,7 +360,7 @@ def test_a_nested_failure_that_is_caught_keeps_the_effects_of_the_outer_run(shop
     assert shop.names() == ["after", "before"]
 
 
-def test_a_nested_run_sees_what_the_outer_one_has_not_flushed_yet(shop: Shop) -> None:
+def test_a_nested_run_sees_unflushed_changes_of_the_outer_run(shop: Shop) -> None:
     def count(op: Do) -> int:
         return op.session.scalar(sa.select(sa.func.count()).select_from(Customer))
 
@@ -385,7 +385,7 @@ def hook(name: str) -> Callable[[], None]:
     return lambda: hooks.append(name)
 
 
-def test_hooks_run_after_the_commit_in_the_order_in_which_they_were_given(shop: Shop) -> None:
+def test_hooks_run_after_the_commit_in_order_of_registration(shop: Shop) -> None:
     def work(op: Do) -> None:
         op.after_commit(hook("before the session is used"))
         op.session.add(Customer(name="ann"))
@@ -428,7 +428,7 @@ def test_hooks_run_once_the_run_is_over_even_without_a_session(isolated_runtime:
     assert hooks == ["a", "b"]
 
 
-def test_a_hook_inside_a_savepoint_shares_its_fate(shop: Shop) -> None:
+def test_a_hook_inside_a_savepoint_is_kept_or_dropped_with_it(shop: Shop) -> None:
     def work(op: Do) -> None:
         with op.session.begin_nested():
             op.after_commit(hook("kept"))
@@ -499,7 +499,7 @@ def test_a_hook_that_raises_is_logged_and_the_next_one_runs(shop: Shop, caplog: 
     assert [text for text in caplog.messages if text.startswith("after_commit.failed action=boom")]
 
 
-def test_a_hook_may_give_another_one(shop: Shop) -> None:
+def test_a_hook_may_register_another_hook(shop: Shop) -> None:
     def work(op: Do) -> None:
         op.session.add(Customer(name="ann"))
         op.after_commit(lambda: (hooks.append("first"), op.after_commit(hook("second"))))
@@ -508,7 +508,7 @@ def test_a_hook_may_give_another_one(shop: Shop) -> None:
     assert hooks == ["first", "second"]
 
 
-def test_a_hook_is_a_plain_function(shop: Shop) -> None:
+def test_a_hook_that_is_not_a_plain_function_is_refused(shop: Shop) -> None:
     async def later() -> None: ...
 
     for wrong in (None, later):
@@ -521,7 +521,7 @@ def test_a_hook_is_a_plain_function(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("joined", [False, True])
-def test_what_a_hook_calls_or_sends_is_a_run_of_its_own(shop: Shop, joined: bool) -> None:
+def test_calls_and_enqueues_of_a_hook_are_separate_runs(shop: Shop, joined: bool) -> None:
     def work(op: Do) -> None:
         op.session.add(Customer(name="ann"))
         op.after_commit(lambda: hooks.append(Add(name="from the hook").call()))
@@ -555,7 +555,7 @@ def test_a_hook_has_no_session_of_the_run(shop: Shop) -> None:
     assert hooks == ["refused"]
 
 
-def test_a_hook_of_a_run_without_a_transaction_belongs_to_the_block_that_it_is_in(shop: Shop) -> None:
+def test_a_hook_of_a_run_without_a_transaction_belongs_to_its_block(shop: Shop) -> None:
     def work(op: Do) -> None:
         op.after_commit(hook("run"))
         with op.transaction():
@@ -591,7 +591,7 @@ def test_with_session_joins_and_never_commits(shop: Shop) -> None:
     assert shop.names() == ["cid"]
 
 
-def test_a_crash_in_a_joined_session_undoes_the_run_and_nothing_else(shop: Shop) -> None:
+def test_a_crash_in_a_joined_session_rolls_back_only_the_run(shop: Shop) -> None:
     with shop.session() as session, dexpy.session(session):
         session.add(Customer(name="mine"))
         with pytest.raises(ZeroDivisionError):
@@ -600,7 +600,7 @@ def test_a_crash_in_a_joined_session_undoes_the_run_and_nothing_else(shop: Shop)
     assert shop.names() == ["mine"]
 
 
-def test_a_scoped_session_is_taken_for_its_session(shop: Shop) -> None:
+def test_a_scoped_session_is_resolved_to_its_session(shop: Shop) -> None:
     scoped = scoped_session(shop.sessions)
     with dexpy.session(scoped) as session:  # type: ignore[arg-type]
         Add(name="ann").call()
@@ -611,7 +611,7 @@ def test_a_scoped_session_is_taken_for_its_session(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("wrong", [None, "session", sessionmaker])
-def test_what_is_no_session_is_refused(wrong: Any) -> None:
+def test_a_value_that_is_not_a_session_is_refused(wrong: Any) -> None:
     with pytest.raises(OptionsError) as caught, dexpy.session(wrong):
         pass
     assert str(caught.value) == (
@@ -636,7 +636,7 @@ def test_the_session_factory_of_the_application_is_used_where_configured(shop: S
     assert shop.names() == ["ann"]
 
 
-def test_the_applications_database_may_be_another_one_than_that_of_the_records(shop: Shop, tmp_path: Any) -> None:
+def test_the_database_of_the_application_may_differ_from_that_of_the_records(shop: Shop, tmp_path: Any) -> None:
     engine = sa.create_engine(f"sqlite:///{tmp_path}/app.db")
     Base.metadata.create_all(engine)
     with isolated(session_factory=sessionmaker(engine)):
@@ -649,7 +649,7 @@ def test_the_applications_database_may_be_another_one_than_that_of_the_records(s
     assert shop.names() == []
 
 
-def test_a_factory_whose_database_cannot_be_seen_is_refused() -> None:
+def test_a_factory_without_a_visible_database_is_refused() -> None:
     with pytest.raises(dexpy.ConfigurationError, match="got a factory whose database cannot be seen. Name it"):
         configure(session_factory=lambda: Session())
 

@@ -18,7 +18,7 @@ def test_pauses_grow_by_another_factor() -> None:
     assert list(islice(Backoff(0.02, 0.3, factor=1.5), 4)) == pytest.approx([0.02, 0.03, 0.045, 0.0675])
 
 
-def test_each_iteration_begins_anew() -> None:
+def test_each_iteration_starts_with_the_first_pause() -> None:
     backoff = Backoff(1.0, 4.0)
     assert list(islice(backoff, 2)) == list(islice(backoff, 2)) == [1.0, 2.0]
 

@@ -35,7 +35,7 @@ def test_ids_of_one_thread_sort_as_they_were_made_within_a_millisecond_too() -> 
     assert len({one[:13] for one in made}) < 1000, "some were of one millisecond"
 
 
-def test_ids_of_threads_of_one_moment_differ() -> None:
+def test_ids_of_concurrent_threads_differ() -> None:
     with ThreadPoolExecutor(8) as pool:
         made = [one for some in pool.map(lambda _: [new_id("op") for _ in range(500)], range(8)) for one in some]
 
@@ -60,7 +60,7 @@ def test_ids_after_a_fork_differ() -> None:
     assert first != second
 
 
-def test_a_clock_moves_and_comes_back() -> None:
+def test_a_clock_can_be_moved_and_restored() -> None:
     watch = Clock()
     before = watch.now()
 

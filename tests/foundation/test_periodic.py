@@ -42,7 +42,7 @@ class Work:
         return [later - earlier for earlier, later in zip(self.moments, self.moments[1:], strict=False)]
 
 
-def test_a_task_is_run_at_once_and_again_until_its_end() -> None:
+def test_a_task_runs_at_once_and_periodically_until_it_is_stopped() -> None:
     work = Work(True)
     thread = PeriodicTask("test", 0.01, work.until(5)).start()
     assert thread.name == "dexpy-test"
@@ -83,12 +83,12 @@ def test_pauses_after_failures_are_those_of_the_backoff() -> None:
 
 
 @pytest.mark.parametrize(("every_s", "pauses"), [(1.0, [1.0, 2.0, 4.0, 8.0, 10.0]), (60.0, [60.0] * 5)])
-def test_pauses_after_failures_double_unless_others_are_given(every_s: float, pauses: list[float]) -> None:
+def test_pauses_after_failures_double_by_default(every_s: float, pauses: list[float]) -> None:
     task = PeriodicTask("test", every_s, lambda: False)
     assert list(islice(task.backoff, 5)) == pauses
 
 
-def test_an_exception_is_logged_and_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_exception_is_logged_and_the_task_continues(caplog: pytest.LogCaptureFixture) -> None:
     work = Work(ValueError("secret"), True)
     with caplog.at_level(logging.WARNING, logger="dexpy"):
         thread = PeriodicTask("test", 0.01, work.until(2), retry=Backoff(0.02, 0.02)).start()

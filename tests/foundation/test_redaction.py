@@ -17,14 +17,14 @@ SECRET = 'pä"ss\nword/1'
 @pytest.mark.parametrize(
     "form", [SECRET, repr(SECRET), json.dumps(SECRET), quote(SECRET), quote(SECRET, safe="")], ids=lambda form: form[:6]
 )
-def test_a_secret_is_taken_out_in_every_form_it_is_written_in(form: str) -> None:
+def test_a_secret_is_redacted_in_every_written_form(form: str) -> None:
     redactor = Redactor().knowing([SECRET])
 
     assert redactor(f"could not log in with {form}!").count("<sensitive>") == 1
     assert "word" not in redactor(f"could not log in with {form}!")
 
 
-def test_what_lies_inside_containers_is_secret_too() -> None:
+def test_values_inside_containers_are_secret_too() -> None:
     redactor = Redactor().knowing([{"card": ["4111", {"pin": 1234}]}, Decimal("9.75"), None, True])
 
     assert redactor("4111 with 1234 pays 9.75, True or None") == (
@@ -32,11 +32,11 @@ def test_what_lies_inside_containers_is_secret_too() -> None:
     )
 
 
-def test_the_longer_secret_goes_first() -> None:
+def test_the_longer_secret_is_redacted_first() -> None:
     assert Redactor().knowing(["abc", "abcdef"])("abcdef") == "<sensitive>"
 
 
-def test_the_applications_own_function_comes_last() -> None:
+def test_the_redactor_of_the_application_runs_last() -> None:
     assert Redactor(custom=lambda text: text.replace("4111", "XXXX"))("card 4111") == "card XXXX"
 
 
@@ -61,12 +61,12 @@ def test_an_exception_that_cannot_be_printed_is_still_reported() -> None:
     assert message_of(Mute()) == "<Mute cannot be printed>"
 
 
-def test_a_class_path_is_what_people_import() -> None:
+def test_a_class_path_is_importable() -> None:
     assert class_path(ConnectionError()) == "ConnectionError"
     assert class_path(json.JSONDecodeError) == "json.decoder.JSONDecodeError"
 
 
-def test_a_traceback_has_lines_and_no_values() -> None:
+def test_a_traceback_has_source_lines_and_no_values() -> None:
     password = "hunter2"
     try:
         raise ValueError(password)

@@ -125,7 +125,7 @@ def test_nothing_is_enqueued_before_call(served: Pair, handed_over: list[Any]) -
 # ---------------------------------------------------------------------------------- scheduling options
 
 
-def test_it_runs_on_a_queue_that_is_named_in_the_call(served: Pair) -> None:
+def test_an_operation_runs_on_the_queue_of_the_call(served: Pair) -> None:
     ticket = SendWelcomeEmail(user_id=123).async_(queue="mailers").call()
 
     assert ticket.result(WAIT_S) == "welcomed 123"
@@ -133,7 +133,7 @@ def test_it_runs_on_a_queue_that_is_named_in_the_call(served: Pair) -> None:
 
 
 @pytest.mark.parametrize("delay", [2, 1.25, timedelta(seconds=1.5)], ids=["seconds", "parts of seconds", "timedelta"])
-def test_it_runs_after_a_delay(served: Pair, delay: float | timedelta) -> None:
+def test_an_operation_runs_after_a_delay(served: Pair, delay: float | timedelta) -> None:
     ticket = SendWelcomeEmail(user_id=123).async_(in_=delay).call()
 
     found = row(served, ticket.id)
@@ -146,7 +146,7 @@ def test_it_runs_after_a_delay(served: Pair, delay: float | timedelta) -> None:
     assert moment(found["started_at"]) >= moment(found["scheduled_at"])
 
 
-def test_it_runs_at_a_moment(served: Pair) -> None:
+def test_an_operation_runs_at_a_datetime(served: Pair) -> None:
     at = (datetime.now(timezone.utc) + timedelta(seconds=1)).astimezone(ZoneInfo("Asia/Tokyo"))
 
     ticket = SendWelcomeEmail(user_id=123).async_(at=at).call()
@@ -156,7 +156,7 @@ def test_it_runs_at_a_moment(served: Pair) -> None:
     assert moment(row(served, ticket.id)["started_at"]) >= at
 
 
-def test_a_moment_that_has_passed_is_now(served: Pair) -> None:
+def test_a_past_datetime_is_due_at_once(served: Pair) -> None:
     ticket = SendWelcomeEmail(user_id=5).async_(at=datetime(2001, 1, 1, tzinfo=timezone.utc)).call()
 
     assert ticket.result(WAIT_S) == "welcomed 5"
@@ -202,7 +202,7 @@ def a_generator() -> Any:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_cannot_be_json_is_refused_at_enqueue_and_nothing_is_stored(
+def test_a_value_without_a_json_form_is_refused_at_enqueue_and_nothing_is_stored(
     served: Pair, handed_over: list[Any], props: dict[str, Any], path: str
 ) -> None:
     before = count_records(served)
@@ -327,7 +327,7 @@ def test_with_a_record_the_message_holds_its_id_and_no_params(unserved: Pair) ->
 
 
 @pytest.mark.parametrize("operation", [CountVisit(page="/a"), CountClick(page="/a")], ids=["record=False", "no params"])
-def test_everything_else_goes_with_its_params_in_the_message(unserved: Pair, operation: Any) -> None:
+def test_without_a_record_the_message_holds_the_params(unserved: Pair, operation: Any) -> None:
     with dexpy.trace(actor={"type": "user", "id": 5}, trace_id="req-1"):
         ticket = operation.async_(queue="counters").call()
 
@@ -411,7 +411,7 @@ def test_a_crash_fails_the_record_with_the_name_of_the_exception(served: Pair) -
     assert (raised.value.failure, raised.value.exception_class) == ("crash", "ConnectionError")
 
 
-def test_the_exception_goes_through_the_retry_mechanism(served: Pair, tmp_path: Path) -> None:
+def test_a_crash_is_retried_by_a_matching_rule(served: Pair, tmp_path: Path) -> None:
     ticket = Flaky(ledger=str(tmp_path / "ledger"), failures=2).async_(queue="mailers").call()
 
     assert ticket.result(WAIT_S) == 3

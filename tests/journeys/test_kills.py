@@ -43,15 +43,15 @@ def kills(tmp_path: Path) -> Generator[Kills]:
 # -------------------------------------------------------------------------------------------------------- SIGKILL
 
 
-def test_a_worker_that_is_killed_at_any_point_of_a_run_loses_nothing_and_does_nothing_twice(kills: Kills) -> None:
+def test_a_worker_that_is_killed_at_any_failpoint_loses_and_repeats_nothing(kills: Kills) -> None:
     kill_workers_at_each_point(kills)
 
 
-def test_a_process_that_is_killed_while_it_enqueues_leaves_all_or_nothing(kills: Kills) -> None:
+def test_a_process_that_is_killed_while_it_enqueues_stores_all_or_nothing(kills: Kills) -> None:
     kill_enqueuers_at_each_point(kills)
 
 
-def test_an_operation_that_kills_its_workers_ends_as_lost_and_the_others_go_on(kills: Kills) -> None:
+def test_an_operation_that_kills_its_workers_ends_as_lost_and_others_continue(kills: Kills) -> None:
     run_crash_loops(kills)
 
 
@@ -96,7 +96,7 @@ def test_a_frozen_worker_is_not_recovered_and_continues_when_it_is_resumed(kills
 
 
 @pytest.mark.parametrize("program", ["dexpy worker", "dramatiq"])
-def test_a_worker_that_is_stopped_gives_back_what_it_cannot_finish(kills: Kills, program: str) -> None:
+def test_a_stopped_worker_releases_runs_that_it_cannot_finish(kills: Kills, program: str) -> None:
     pair, gate = kills.pair, kills.pair.folder / "gate"
     if program == "dramatiq":
         options = ["-p", "1", "-t", "2", "--worker-shutdown-timeout", "300"]

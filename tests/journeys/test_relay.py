@@ -25,7 +25,7 @@ def orphaned(deployment: Deployment, count: int) -> list[str]:
     return ids
 
 
-def test_one_relay_pass_recovers_what_a_dead_worker_held(deployment: Deployment) -> None:
+def test_one_relay_pass_recovers_the_runs_of_a_dead_worker(deployment: Deployment) -> None:
     ids = orphaned(deployment, 3)
 
     ended = deployment.dexpy("relay", "--once", "apps.accounts")
@@ -52,7 +52,7 @@ def test_a_relay_runs_until_it_is_stopped(deployment: Deployment, number: int) -
     assert relay.ended() == 0, relay.output()
 
 
-def test_what_was_deleted_from_the_queue_is_republished_and_nothing_else(deployment: Deployment) -> None:
+def test_only_messages_missing_from_the_queue_are_republished(deployment: Deployment) -> None:
     kept = SendWelcomeEmail(user_id=1).async_().call()
     due_later = SendWelcomeEmail(user_id=2).async_(in_=1).call()
     (last,) = deployment.sql("SELECT max(id) FROM dexpy_messages")[0]
@@ -75,7 +75,7 @@ def test_what_was_deleted_from_the_queue_is_republished_and_nothing_else(deploym
     assert list(map(tuple, counted)) == [(1, 1), (1, 1), (2, 1), (2, 1)]
 
 
-def test_a_relay_without_records_names_what_is_missing(deployment: Deployment) -> None:
+def test_a_relay_without_records_reports_the_missing_database(deployment: Deployment) -> None:
     ended = deployment.dexpy("relay", "--once", DEXPY_DATABASE="", DEXPY_BROKER="redis://127.0.0.1:1/0")
 
     assert ended.returncode == 1

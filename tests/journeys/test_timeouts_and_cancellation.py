@@ -100,7 +100,7 @@ def require_outcome(row: dict[str, Any]) -> tuple[str, str | None]:
 
 
 @pytest.mark.parametrize("operation", [Dawdle, DawdleAsync])
-def test_a_run_that_takes_too_long_tidies_up_and_fails(
+def test_a_run_that_times_out_cleans_up_and_fails(
     deployment: Deployment, diary: Path, operation: type[LimitedOperation]
 ) -> None:
     ticket = operation(diary=str(diary)).async_().call()
@@ -114,7 +114,7 @@ def test_a_run_that_takes_too_long_tidies_up_and_fails(
     assert deployment.effects("dawdled") == []
 
 
-def test_a_rule_that_names_it_gives_it_another_attempt(deployment: Deployment, diary: Path) -> None:
+def test_a_rule_for_timed_out_gives_the_run_another_attempt(deployment: Deployment, diary: Path) -> None:
     ticket = DawdleOnce(diary=str(diary)).async_().call()
 
     assert ticket.result(WAIT_S) == 2
@@ -122,7 +122,7 @@ def test_a_rule_that_names_it_gives_it_another_attempt(deployment: Deployment, d
     assert deployment.effects("in time") == ["in time"]
 
 
-def test_a_run_that_nothing_gets_into_is_given_up_and_the_others_go_on(deployment: Deployment, diary: Path) -> None:
+def test_a_run_that_cannot_be_interrupted_is_failed_and_others_continue(deployment: Deployment, diary: Path) -> None:
     (worker,) = deployment.workers
     began = time.monotonic()
     ticket = Stick(diary=str(diary)).async_().call()
@@ -138,9 +138,7 @@ def test_a_run_that_nothing_gets_into_is_given_up_and_the_others_go_on(deploymen
     assert all(is_alive(pid) for pid in worker.children())
 
 
-def test_a_worker_whose_threads_are_all_stuck_ends_and_another_takes_its_place(
-    deployment: Deployment, diary: Path
-) -> None:
+def test_a_worker_whose_threads_are_all_stuck_is_replaced(deployment: Deployment, diary: Path) -> None:
     worker = start(deployment, "-Q", "narrow", "-t", "2")
     (first,) = worker.children()
     stuck = [Stick(diary=str(diary)).async_(queue="narrow").call() for _ in range(2)]
@@ -179,7 +177,7 @@ def test_a_run_is_cancelled_from_another_process(
 # -------------------------------------------------------------------------------------------------------- expired
 
 
-def test_what_no_worker_has_begun_in_time_is_expired_by_one_that_does_not_serve_it(
+def test_a_run_that_no_worker_started_in_time_is_expired_by_a_worker_of_another_queue(
     deployment: Deployment, diary: Path
 ) -> None:
     ticket = Promise(diary=str(diary)).async_().call()
@@ -203,7 +201,7 @@ def test_what_no_worker_has_begun_in_time_is_expired_by_one_that_does_not_serve_
     ("operation", "ending", "attempts"),
     [(KillOnce, ("done", None), ["lost", None]), (KillAndEnd, ("failed", "lost"), ["lost"])],
 )
-def test_a_run_whose_worker_dies_ends_as_its_class_says(
+def test_a_run_whose_worker_dies_ends_by_the_policy_of_its_class(
     deployment: Deployment,
     diary: Path,
     operation: type[LimitedOperation],

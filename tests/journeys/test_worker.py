@@ -55,7 +55,7 @@ def all_end(worker: Worker, pids: set[int], within_s: float = 10.0) -> None:
 # ------------------------------------------------------------------------------------------------ what it serves
 
 
-def test_it_starts_as_many_processes_as_the_option_says(deployment: Deployment) -> None:
+def test_the_worker_starts_the_given_number_of_processes(deployment: Deployment) -> None:
     worker = deployment.start(processes=2, threads=1)
 
     assert len(set(worker.children())) == 2
@@ -65,7 +65,7 @@ def test_it_starts_as_many_processes_as_the_option_says(deployment: Deployment) 
     )
 
 
-def test_as_many_run_at_once_as_there_are_threads(deployment: Deployment) -> None:
+def test_the_worker_runs_as_many_operations_as_it_has_threads(deployment: Deployment) -> None:
     deployment.start(threads=3)
 
     asleep(deployment, number=3)
@@ -75,7 +75,7 @@ def test_as_many_run_at_once_as_there_are_threads(deployment: Deployment) -> Non
     assert deployment.status(one_more.id) == "pending"
 
 
-def test_a_queue_that_it_does_not_serve_stays_pending(deployment: Deployment) -> None:
+def test_runs_of_a_queue_that_is_not_served_stay_pending(deployment: Deployment) -> None:
     deployment.start("-Q", "mailers,urgent")
     unserved = SendWelcomeEmail(user_id=1).async_().call()
     later = SendNewsletter(user_id=2).async_(in_=1.5).call()
@@ -118,7 +118,7 @@ def test_plain_dramatiq_serves_the_same_operations(deployment: Deployment, tmp_p
     assert worker.ended() == 0
 
 
-def test_it_runs_what_operations_send_from_inside_and_async_performs(deployment: Deployment) -> None:
+def test_the_worker_runs_nested_enqueues_and_async_performs(deployment: Deployment) -> None:
     deployment.start()
     total = Sum(numbers=[1, 2, 3]).async_().call()
     refused = Sum(numbers=[9], fails=True).async_().call()
@@ -175,7 +175,7 @@ def test_a_message_that_is_delivered_fifty_times_is_one_run(deployment: Deployme
     assert (deployment.row(ticket.id)["status"], deployment.row(ticket.id)["num_attempts"]) == ("done", 1)
 
 
-def test_a_script_and_a_worker_meet_in_the_default_file_with_nothing_configured(deployment: Deployment) -> None:
+def test_a_script_and_a_worker_share_the_default_file_without_configuration(deployment: Deployment) -> None:
     (deployment.folder / "script.py").write_text(
         "from dexpy import Operation\n"
         "class Add(Operation):\n"
@@ -211,7 +211,7 @@ def test_a_record_is_retried_from_a_process_that_never_enqueued_anything(deploym
 # -------------------------------------------------------------------------------------------------- how it ends
 
 
-def test_a_burst_runs_what_is_due_and_ends(deployment: Deployment, tmp_path: Path) -> None:
+def test_a_burst_worker_runs_due_runs_and_ends(deployment: Deployment, tmp_path: Path) -> None:
     due = [Increment(number=number).async_().call() for number in range(5)]
     elsewhere = SendWelcomeEmail(user_id=1).async_(queue="urgent").call()
     inside = Sum(numbers=[7]).async_().call()
@@ -226,7 +226,7 @@ def test_a_burst_runs_what_is_due_and_ends(deployment: Deployment, tmp_path: Pat
     assert "Traceback" not in worked.stderr
 
 
-def test_a_burst_with_nothing_to_do_ends_too(deployment: Deployment) -> None:
+def test_a_burst_worker_without_due_runs_ends(deployment: Deployment) -> None:
     assert deployment.dexpy("worker", "apps.accounts", "--burst", "-p", "1").returncode == 0
 
 
@@ -250,7 +250,7 @@ def test_term_lets_a_running_operation_finish_and_starts_no_other(deployment: De
 
 
 @pytest.mark.parametrize("to_all", [False, True], ids=["to the supervisor", "to all of them"])
-def test_a_signal_to_processes_that_have_only_just_begun_is_not_lost(deployment: Deployment, to_all: bool) -> None:
+def test_a_signal_to_starting_processes_is_not_lost(deployment: Deployment, to_all: bool) -> None:
     worker = deployment.serve([sys.executable, "-m", "dexpy", "worker", "apps.accounts", "-p", "2", "-t", "1"])
     eventually(lambda: len(worker.processes()) >= 2, "a process was made", details=worker.output)
 
@@ -296,7 +296,7 @@ def test_interrupts_in_quick_succession_end_at_once(deployment: Deployment) -> N
     assert "Traceback" not in worker.output()
 
 
-def test_an_operation_that_outlasts_the_shutdown_timeout_is_given_back(deployment: Deployment) -> None:
+def test_a_run_that_exceeds_the_shutdown_timeout_is_released(deployment: Deployment) -> None:
     worker = deployment.start("--shutdown-timeout", "0.5")
     family = worker.processes()
     (running,) = asleep(deployment)
@@ -312,7 +312,7 @@ def test_an_operation_that_outlasts_the_shutdown_timeout_is_given_back(deploymen
     assert [json.loads(message["payload"])["kwargs"]["record_id"] for message in free] == [running]
 
 
-def test_a_killed_process_is_replaced_and_the_others_go_on(deployment: Deployment) -> None:
+def test_a_killed_process_is_replaced_and_others_continue(deployment: Deployment) -> None:
     worker = deployment.start(processes=2, threads=1)
     killed, other = worker.children()
     began = time.monotonic()
@@ -326,7 +326,7 @@ def test_a_killed_process_is_replaced_and_the_others_go_on(deployment: Deploymen
     assert processes_of(deployment, asleep(deployment, number=2)) == {other, replacement}
 
 
-def test_what_the_others_ran_is_not_disturbed_by_a_killed_process(deployment: Deployment) -> None:
+def test_a_killed_process_does_not_affect_the_runs_of_others(deployment: Deployment) -> None:
     worker = deployment.start(processes=2, threads=1)
     (running,) = asleep(deployment, seconds=1.5)
     (idle,) = set(worker.children()) - processes_of(deployment, [running])
@@ -401,7 +401,7 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("case", REFUSALS)
-def test_what_keeps_it_from_starting_is_printed_once_and_without_a_traceback(deployment: Deployment, case: str) -> None:
+def test_an_error_at_the_start_is_printed_once_without_a_traceback(deployment: Deployment, case: str) -> None:
     arguments, environment, words = REFUSALS[case]
     environment = environment | blind(deployment)
 
@@ -457,7 +457,7 @@ def blind(deployment: Deployment) -> dict[str, str]:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_wrong_call_is_refused_with_status_two(
+def test_invalid_arguments_are_refused_with_status_two(
     deployment: Deployment, arguments: list[str], words: list[str]
 ) -> None:
     refused = deployment.dexpy("worker", *arguments)
@@ -468,7 +468,7 @@ def test_a_wrong_call_is_refused_with_status_two(
         assert word in refused.stderr
 
 
-def test_nothing_is_stored_by_an_enqueue_whose_database_cannot_be_opened(deployment: Deployment) -> None:
+def test_an_enqueue_whose_database_cannot_be_opened_stores_nothing(deployment: Deployment) -> None:
     dexpy.configure(database="sqlite:////nowhere/at/all/shop.db")
 
     with pytest.raises(dexpy.DatabaseUnavailable, match=r"/nowhere/at/all/shop\.db cannot be opened"):

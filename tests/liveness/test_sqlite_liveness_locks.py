@@ -26,7 +26,7 @@ def liveness_locks(tmp_path: Path) -> SqliteLivenessLocks:
     return SqliteLivenessLocks(Database(f"sqlite:///{tmp_path / 'records.db'}"))
 
 
-def test_a_worker_may_begin_while_the_last_one_ends(
+def test_a_worker_may_start_while_the_last_one_ends(
     liveness_locks: SqliteLivenessLocks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last one takes the folder of the locks away, between the moments in which another finds and uses it."""
@@ -47,14 +47,16 @@ def test_a_worker_may_begin_while_the_last_one_ends(
     assert liveness_locks.find_dead(["host:1:one"]) == {"host:1:one"}
 
 
-def test_a_lock_cannot_be_had_where_no_folder_can_be(tmp_path: Path) -> None:
+def test_a_lock_without_a_possible_folder_is_refused(tmp_path: Path) -> None:
     liveness_locks = SqliteLivenessLocks(Database(f"sqlite:///{tmp_path / 'nowhere' / 'records.db'}"))
     with pytest.raises(FileNotFoundError):
         liveness_locks.acquire("host:1:one")
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_to_a_forked_child_its_parent_lives_as_long_as_that_holds_its_lock(liveness_locks: SqliteLivenessLocks) -> None:
+def test_a_forked_child_sees_its_parent_alive_as_long_as_the_parent_holds_its_lock(
+    liveness_locks: SqliteLivenessLocks,
+) -> None:
     """The child has the parent's notes of its locks in its memory, and must not go by them."""
     liveness_locks.acquire("host:1:parent")
     asks, answers = os.pipe(), os.pipe()
@@ -83,9 +85,7 @@ def test_to_a_forked_child_its_parent_lives_as_long_as_that_holds_its_lock(liven
     assert (before, after) == (b"l", b"d")
 
 
-def test_what_dead_workers_held_and_what_has_expired_is_handled_batch_by_batch(
-    isolated_runtime: Isolated, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_recovery_and_expiry_work_batch_by_batch(isolated_runtime: Isolated, monkeypatch: pytest.MonkeyPatch) -> None:
     """No transaction holds more rows than a batch, however much is found, and one look sees to all of it."""
     monkeypatch.setattr(batches, "BATCH", 2)
     store, heartbeat = isolated_runtime.runtime.store, isolated_runtime.runtime.services.heartbeat

@@ -130,7 +130,7 @@ def uncounted(tmp_path: Path) -> Generator[Setup]:
 # What waited in the database
 
 
-def test_a_direct_run_that_waited_is_sent_once(setup: Setup) -> None:
+def test_a_delayed_direct_run_is_published_once(setup: Setup) -> None:
     ticket = Direct().async_(in_=LATER_S).call()
     assert setup.relay.publish_unpublished()
     assert setup.published_ids() == Counter(), "it is not due"
@@ -145,7 +145,7 @@ def test_a_direct_run_that_waited_is_sent_once(setup: Setup) -> None:
     assert setup.waiting() == 0
 
 
-def test_a_direct_run_that_the_broker_did_not_take_is_published_by_the_next_pass(setup: Setup) -> None:
+def test_a_direct_run_that_the_broker_refused_is_published_by_the_next_pass(setup: Setup) -> None:
     ticket = Direct().async_(in_=LATER_S).call()
     clock.advance(LATER_S + 1)
     setup.broker.is_away = True
@@ -170,7 +170,7 @@ def test_direct_runs_that_the_broker_refuses_delay_no_others(setup: Setup) -> No
     assert setup.waiting() == len(refused), "they are not lost"
 
 
-def test_direct_runs_that_the_broker_refused_are_published_when_it_takes_them_again(
+def test_direct_runs_that_the_broker_refused_are_published_when_it_accepts_them(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(relay_module, "SET_ASIDE_S", 0.0)
@@ -194,7 +194,7 @@ def owed(setup: Setup, **options: Any) -> str:
     return Recorded().async_(in_=LATER_S, **options).call().id
 
 
-def test_a_row_whose_message_the_broker_did_not_take_needs_a_message_at_once(setup: Setup) -> None:
+def test_a_row_whose_message_the_broker_refused_is_marked_unpublished_at_once(setup: Setup) -> None:
     setup.broker.is_away = True
     ticket = Recorded().async_().call()
     assert setup.row(ticket.id).enqueued_at is None
@@ -205,14 +205,14 @@ def test_a_row_whose_message_the_broker_did_not_take_needs_a_message_at_once(set
     assert setup.published_ids() == {ticket.id: 1}
 
 
-def test_what_is_not_stored_a_second_time_is_not_sent_a_second_time(setup: Setup) -> None:
+def test_a_publish_mark_that_is_not_stored_prevents_the_publish(setup: Setup) -> None:
     first, second = (Recorded().async_(idempotence_token="one").call() for _ in range(2))
 
     assert second.id == first.id
     assert setup.published_ids() == {first.id: 1}
 
 
-def test_a_row_that_the_broker_refuses_is_left_alone_for_a_while_and_not_for_ever(
+def test_a_row_that_the_broker_refuses_is_skipped_for_a_limited_time(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     setup.broker.refused = {"refused"}
@@ -232,7 +232,7 @@ def test_a_row_that_the_broker_refuses_is_left_alone_for_a_while_and_not_for_eve
     assert setup.published_ids() == {refused: 1}
 
 
-def test_what_was_refused_before_the_broker_went_away_needs_a_message_like_the_rest(
+def test_rows_refused_before_an_outage_are_marked_unpublished_like_the_rest(
     setup: Setup,
 ) -> None:
     setup.broker.refused = {"refused"}
@@ -254,7 +254,7 @@ def test_what_was_refused_before_the_broker_went_away_needs_a_message_like_the_r
 # What may be lost in a broker that cannot be counted
 
 
-def test_a_broker_that_cannot_be_counted_is_sent_each_row_again_less_and_less_often(uncounted: Setup) -> None:
+def test_rows_of_a_broker_without_a_count_are_republished_with_growing_pauses(uncounted: Setup) -> None:
     id = Recorded().async_().call().id
     assert uncounted.published_ids() == {id: 1}
     resend = BrokerRepublisher(uncounted.dispatcher, uncounted.runtime.store, uncounted.runtime.intervals)
@@ -275,7 +275,7 @@ def test_a_broker_that_cannot_be_counted_is_sent_each_row_again_less_and_less_of
     assert resend.run_once() == 1, "an hour is the longest"
 
 
-def test_rows_that_the_broker_did_not_take_when_they_were_republished_need_a_message(
+def test_rows_that_the_broker_refused_at_the_republish_are_marked_unpublished(
     setup: Setup,
 ) -> None:
     ids = [Recorded().async_().call().id for _ in range(3)]
@@ -292,7 +292,9 @@ def test_rows_that_the_broker_did_not_take_when_they_were_republished_need_a_mes
     assert setup.published_ids() == dict.fromkeys(ids, 1)
 
 
-def test_no_more_rows_are_sent_again_than_messages_are_missing(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_as_many_rows_are_republished_as_messages_are_missing(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ids = [Recorded().async_().call().id for _ in range(5)]
     setup.published_ids()
     monkeypatch.setattr(setup.broker, "get_queue_message_counts", lambda _queue: (3,))
@@ -306,7 +308,7 @@ def test_no_more_rows_are_sent_again_than_messages_are_missing(setup: Setup, mon
     assert set(found) < set(ids)
 
 
-def test_a_long_queue_whose_messages_are_all_there_is_not_made_longer(
+def test_a_long_queue_without_missing_messages_is_not_republished(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(5):
@@ -372,7 +374,7 @@ def repost_of(runtime: Runtime) -> SqlRepublisher:
     return SqlRepublisher(runtime.dispatcher, broker, runtime.store, runtime.intervals)
 
 
-def test_a_message_that_is_refused_time_and_again_is_offered_less_and_less_often(alone: Runtime) -> None:
+def test_a_repeatedly_refused_message_is_published_with_growing_pauses(alone: Runtime) -> None:
     Recorded().async_().call()
     repost, after_s, broker = repost_of(alone), alone.intervals.resend_after_s, alone.broker
     assert isinstance(broker, SqlBroker)
@@ -389,7 +391,7 @@ def test_a_message_that_is_refused_time_and_again_is_offered_less_and_less_often
     assert waits == pytest.approx([after_s, 2 * after_s, 4 * after_s, 8 * after_s], abs=after_s / 2 + 1)
 
 
-def test_more_rows_than_a_batch_have_their_messages_again_and_each_one(alone: Runtime) -> None:
+def test_more_rows_than_a_batch_are_republished_once_each(alone: Runtime) -> None:
     tickets = dexpy.enqueue_all([Recorded() for _ in range(2 * BATCH + 1)])
     repost, broker = repost_of(alone), alone.broker
     assert isinstance(broker, SqlBroker)
@@ -404,7 +406,7 @@ def test_more_rows_than_a_batch_have_their_messages_again_and_each_one(alone: Ru
     )
 
 
-def test_a_row_whose_message_is_held_by_a_worker_needs_no_other(alone: Runtime) -> None:
+def test_a_row_whose_message_is_held_by_a_worker_is_not_republished(alone: Runtime) -> None:
     Recorded().async_().call()
     lost = Recorded().async_().call()
     broker = alone.broker
@@ -431,7 +433,7 @@ def lose_a_worker(runtime: Runtime) -> None:
     assert Recovery(dispatcher, runtime.store, runtime.services.heartbeat).run_once() == 1
 
 
-def test_what_a_dead_worker_ran_has_a_message_again_whatever_became_of_the_first_one(alone: Runtime) -> None:
+def test_a_recovered_run_has_a_message_whatever_happened_to_the_first_one(alone: Runtime) -> None:
     """One that was performed by hand, say: its message was delivered meanwhile, and found it running."""
     ticket = Recorded().async_().call()
     broker: Any = alone.broker
@@ -443,7 +445,7 @@ def test_what_a_dead_worker_ran_has_a_message_again_whatever_became_of_the_first
     assert broker.take() is None
 
 
-def test_what_is_not_stored_a_second_time_has_one_message_beside_its_row(alone: Runtime) -> None:
+def test_a_republish_that_is_not_stored_leaves_one_message_beside_its_row(alone: Runtime) -> None:
     first, second = (Recorded().async_(idempotence_token="one").call() for _ in range(2))
     broker: Any = alone.broker
 
@@ -452,7 +454,7 @@ def test_what_is_not_stored_a_second_time_has_one_message_beside_its_row(alone: 
     assert broker.take() is None
 
 
-def test_what_a_dead_worker_ran_waits_as_long_as_its_rule_says(alone: Runtime) -> None:
+def test_a_recovered_run_waits_as_long_as_its_rule_defines(alone: Runtime) -> None:
     ticket = Recovering().async_().call()
     waits = []
     for _ in range(2):

@@ -99,7 +99,7 @@ def blocked() -> list[str]:
     return [record.id for record in records.all() if record.blocked_key is not None]
 
 
-def test_a_run_that_finds_no_slot_waits_and_begins_when_the_other_has_ended(isolated_runtime: Isolated) -> None:
+def test_a_run_without_a_slot_waits_and_starts_when_another_run_has_ended(isolated_runtime: Isolated) -> None:
     one, two = sent(1, 2)
     seen: list[Any] = []
 
@@ -127,7 +127,7 @@ def test_another_key_has_slots_of_its_own(isolated_runtime: Isolated) -> None:
     assert blocked() == []
 
 
-def test_as_many_run_at_once_as_the_limit_says(isolated_runtime: Isolated) -> None:
+def test_as_many_runs_run_at_once_as_the_limit_allows(isolated_runtime: Isolated) -> None:
     seen: list[int] = []
 
     def second() -> None:
@@ -146,7 +146,7 @@ def test_as_many_run_at_once_as_the_limit_says(isolated_runtime: Isolated) -> No
     assert started_runs == [1, 2, 3]
 
 
-def test_runs_that_wait_go_by_priority_and_then_by_age(isolated_runtime: Isolated) -> None:
+def test_blocked_runs_are_started_by_priority_and_then_by_age(isolated_runtime: Isolated) -> None:
     sent(1, priority=9)
     waiting = [*sent(2, priority=1), *sent(3, priority=5), *sent(4, priority=1), *sent(5, priority=5)]
     during_run.append(isolated_runtime.run_pending)
@@ -155,7 +155,7 @@ def test_runs_that_wait_go_by_priority_and_then_by_age(isolated_runtime: Isolate
     assert started_runs == [1, 3, 5, 2, 4]
 
 
-def test_a_newer_run_does_not_overtake_one_that_waits(isolated_runtime: Isolated) -> None:
+def test_a_newer_run_does_not_overtake_a_blocked_run(isolated_runtime: Isolated) -> None:
     sent(1)
     sent(2)
 
@@ -192,7 +192,7 @@ def test_a_run_that_waits_for_its_next_attempt_holds_no_slot(isolated_runtime: I
     assert started_runs == [1, 2, 1]
 
 
-def test_a_run_that_is_to_be_discarded_fails_with_the_reason(isolated_runtime: Isolated) -> None:
+def test_a_run_that_is_discarded_by_its_limit_fails_with_the_reason(isolated_runtime: Isolated) -> None:
     one = Dropped(number=1).async_().call()
     two = Dropped(number=2).async_().call()
     during_run.append(isolated_runtime.run_pending)
@@ -238,7 +238,7 @@ def test_a_call_in_place_is_not_limited(isolated_runtime: Isolated) -> None:
     assert started_runs == [1, 2]
 
 
-def test_one_that_waits_can_be_cancelled_and_expires(isolated_runtime: Isolated) -> None:
+def test_a_blocked_run_can_be_cancelled_and_can_expire(isolated_runtime: Isolated) -> None:
     (one,) = sent(1)
     (two,) = sent(2)
     (three,) = sent(3, expires_in=5)
@@ -259,7 +259,7 @@ def test_one_that_waits_can_be_cancelled_and_expires(isolated_runtime: Isolated)
     assert four.reload().status == "pending"
 
 
-def test_one_whose_time_is_over_is_passed_over(isolated_runtime: Isolated) -> None:
+def test_an_expired_blocked_run_is_skipped(isolated_runtime: Isolated) -> None:
     sent(1)
     sent(2, expires_in=3600)
     sent(3)
@@ -276,7 +276,7 @@ def test_one_whose_time_is_over_is_passed_over(isolated_runtime: Isolated) -> No
     assert started_runs == [1, 3]
 
 
-def test_a_limit_that_was_raised_holds_for_those_who_wait_already(isolated_runtime: Isolated, monkeypatch: Any) -> None:
+def test_a_raised_limit_applies_to_blocked_runs(isolated_runtime: Isolated, monkeypatch: Any) -> None:
     def raised() -> None:
         isolated_runtime.run_pending()
         assert len(blocked()) == 2
@@ -295,7 +295,7 @@ def test_a_limit_that_was_raised_holds_for_those_who_wait_already(isolated_runti
     assert started_runs == [1, 2, 3]
 
 
-def test_a_limit_that_was_taken_back_lets_all_go(isolated_runtime: Isolated) -> None:
+def test_a_removed_limit_releases_all_blocked_runs(isolated_runtime: Isolated) -> None:
     def taken_back() -> None:
         isolated_runtime.run_pending()
         object.__setattr__(Limited.contract, "concurrency", None)
@@ -317,7 +317,7 @@ def mend(isolated_runtime: Isolated) -> int:
     return ConcurrencyLimiter(isolated_runtime.runtime.store, isolated_runtime.runtime.dispatcher).refill_slots()
 
 
-def test_the_relay_finds_slots_that_are_free_although_a_run_waits(isolated_runtime: Isolated) -> None:
+def test_the_relay_fills_free_slots_with_blocked_runs(isolated_runtime: Isolated) -> None:
     one, two, three = sent(1, 2, 3)
     # As a worker leaves it that dies after its run has ended, and before it has told the others.
     wait = {"blocked_key": table.c.concurrency_key, "enqueued_at": None, "scheduled_at": None}
@@ -332,7 +332,7 @@ def test_the_relay_finds_slots_that_are_free_although_a_run_waits(isolated_runti
     assert {one.reload().status, two.reload().status, three.reload().status} == {"done"}
 
 
-def test_the_relay_finds_the_free_slots_of_every_key(isolated_runtime: Isolated) -> None:
+def test_the_relay_fills_the_free_slots_of_every_key(isolated_runtime: Isolated) -> None:
     for account in (1, 2, 3):
         sent(10 * account, 10 * account + 1, account=account)
     wait = {"blocked_key": table.c.concurrency_key, "enqueued_at": None, "scheduled_at": None}
@@ -346,7 +346,7 @@ def test_the_relay_finds_the_free_slots_of_every_key(isolated_runtime: Isolated)
     assert sorted(started_runs) == [10, 11, 20, 21, 30, 31]
 
 
-def test_a_message_that_no_worker_takes_keeps_a_free_slot_for_a_while_and_no_longer(
+def test_a_message_that_no_worker_claims_reserves_a_slot_for_a_limited_time(
     isolated_runtime: Isolated,
 ) -> None:
     one, two = sent(1, 2)
@@ -368,7 +368,7 @@ def test_a_message_that_no_worker_takes_keeps_a_free_slot_for_a_while_and_no_lon
     assert two.reload().status == "done"
 
 
-def test_no_poll_reads_a_row_that_waits_for_a_slot(isolated_runtime: Isolated) -> None:
+def test_polls_do_not_read_blocked_rows(isolated_runtime: Isolated) -> None:
     sent(1, 2)
 
     def observe() -> None:
@@ -433,7 +433,7 @@ def test_explain_shows_which_runs_have_slots_and_which_wait(isolated_runtime: Is
     assert (idle["running"], idle["blocked"]) == (0, 0)
 
 
-def test_nothing_recorded_is_nothing_limited(tmp_path: Any) -> None:
+def test_a_limit_of_an_unrecorded_class_is_refused(tmp_path: Any) -> None:
     from dexpy import ConfigurationError
 
     configure(broker="redis://127.0.0.1:1/0")
@@ -458,13 +458,13 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("made", "message"), REFUSED.values(), ids=REFUSED)
-def test_a_limit_that_cannot_be_is_refused(made: Callable[[], Any], message: str) -> None:
+def test_an_invalid_limit_is_refused(made: Callable[[], Any], message: str) -> None:
     with pytest.raises(DeclarationError) as refused:
         made()
     assert message in str(refused.value)
 
 
-def test_a_class_whose_limit_cannot_be_is_refused() -> None:
+def test_a_class_with_an_invalid_limit_is_refused() -> None:
     with pytest.raises(DeclarationError, match=r"Slow.concurrency names 'acount', which is no prop.*account"):
 
         class Slow(Operation):
@@ -488,7 +488,7 @@ def test_a_class_whose_limit_cannot_be_is_refused() -> None:
             record = Record(params=False)
 
 
-def test_a_subclass_takes_its_limit_back(isolated_runtime: Isolated) -> None:
+def test_a_subclass_disables_its_limit(isolated_runtime: Isolated) -> None:
     Free(number=1).async_().call()
     Free(number=2).async_().call()
     during_run.append(isolated_runtime.run_pending)

@@ -43,7 +43,7 @@ def test_two_workers_never_run_more_than_the_limit(pair: PolicyPair) -> None:
     print(f"{RUNS} runs of 20 ms, two at a time: {took_s:.2f} s")
 
 
-def test_one_that_waits_keeps_no_thread(pair: PolicyPair) -> None:
+def test_a_blocked_run_occupies_no_thread(pair: PolicyPair) -> None:
     pair.start(threads=2)
     long = Single(key="one", number=0, hold_s=1.5).async_().call()
     eventually(lambda: marks(pair), "it has begun", WAIT_S, pair.output)
@@ -59,7 +59,7 @@ def test_one_that_waits_keeps_no_thread(pair: PolicyPair) -> None:
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_a_worker_that_is_killed_leaves_no_slot_taken(pair: PolicyPair, point: str) -> None:
+def test_the_slot_of_a_killed_worker_becomes_free(pair: PolicyPair, point: str) -> None:
     first = pair.start_killed_at(point, threads=2)
     for number in range(6):
         Single(key="one", number=number, hold_s=0.1).async_().call()
@@ -80,7 +80,7 @@ def test_a_worker_that_is_killed_leaves_no_slot_taken(pair: PolicyPair, point: s
 
 
 @ON_SERVERS
-def test_a_worker_that_is_frozen_while_it_takes_a_slot_blocks_the_key_no_longer_than_its_lease(
+def test_a_worker_frozen_while_it_claims_a_slot_blocks_the_key_no_longer_than_its_lease(
     pair: PolicyPair,
 ) -> None:
     first = pair.start_killed_at("in_perform=wait", threads=2)

@@ -96,7 +96,7 @@ def forms(secret: str) -> list[str]:
 # ------------------------------------------------------------------------------------------ what is stored
 
 
-def test_params_and_result_of_an_encrypted_class_are_stored_encrypted_and_come_back_with_their_types(
+def test_params_and_result_of_an_encrypted_class_are_stored_encrypted_and_read_with_their_types(
     isolated_runtime: Isolated, engine: sa.Engine
 ) -> None:
     ticket = Pay(card=SECRET, amount=Decimal("9.50")).async_().call()
@@ -109,7 +109,7 @@ def test_params_and_result_of_an_encrypted_class_are_stored_encrypted_and_come_b
     assert not any(form in everything(engine) for form in forms(SECRET))
 
 
-def test_a_prop_alone_is_encrypted_beside_others_that_are_not(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+def test_a_single_prop_can_be_encrypted(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     ticket = PayOrder(order=7, card=SECRET).async_().call()
     isolated_runtime.run_pending()
 
@@ -154,7 +154,7 @@ def test_an_encrypted_argument_of_a_deferred_call_is_sent_like_a_prop(
     assert SECRET not in everything(engine)
 
 
-def test_two_rows_of_the_same_params_are_not_alike(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+def test_equal_params_have_different_ciphertexts(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     rows = []
     for _ in range(2):
         PayOrder(order=1, card=SECRET).async_().call()
@@ -163,7 +163,7 @@ def test_two_rows_of_the_same_params_are_not_alike(isolated_runtime: Isolated, e
     assert rows[0] != rows[1]
 
 
-def test_what_was_stored_before_a_class_was_encrypted_is_read_and_so_is_what_was_stored_while_it_was(
+def test_rows_from_before_and_during_the_encryption_of_a_class_are_read(
     isolated_runtime: Isolated, engine: sa.Engine
 ) -> None:
     before = PayOrder(order=1, card=SECRET).async_().call()
@@ -183,7 +183,7 @@ def test_what_was_stored_before_a_class_was_encrypted_is_read_and_so_is_what_was
     assert (before.result(5), while_it_was.result(5)) == (1, {"word": "kept"})
 
 
-def test_data_that_looks_encrypted_is_only_data(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+def test_data_that_looks_encrypted_is_read_as_data(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     PayOrder(order=1, card=SECRET).async_().call()
     stolen = {"$encrypted": stored(engine)["$encrypted"]}
     ticket = Keep(data=stolen).async_().call()
@@ -195,7 +195,7 @@ def test_data_that_looks_encrypted_is_only_data(isolated_runtime: Isolated, engi
 # ---------------------------------------------------------------------------------------------------- keys
 
 
-def test_after_a_rotation_old_rows_are_read_and_new_ones_are_by_the_new_key(
+def test_after_a_rotation_old_rows_are_read_and_new_rows_use_the_new_key(
     isolated_runtime: Isolated, engine: sa.Engine
 ) -> None:
     old = PayOrder(order=1, card=SECRET).async_().call()
@@ -225,7 +225,7 @@ def test_without_an_encryptor_nothing_is_enqueued(isolated_runtime: Isolated, en
     assert records.all().count() == 0
 
 
-def test_without_an_encryptor_a_call_that_would_be_recorded_is_not_made(isolated_runtime: Isolated) -> None:
+def test_without_an_encryptor_a_recorded_call_is_refused(isolated_runtime: Isolated) -> None:
     configured(isolated_runtime)
     with pytest.raises(EncryptorMissing):
         Pay(card=SECRET, amount=Decimal(1)).call()
@@ -301,7 +301,9 @@ def test_a_result_without_its_key_is_reported_and_readable_when_the_key_is_back(
     assert SECRET in ticket.result(5)["receipt"]
 
 
-def test_keys_come_from_the_environment_the_first_one_encrypts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_keys_are_read_from_the_environment_and_the_first_one_encrypts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("DEXPY_ENCRYPTION_KEYS", f"{NEW_KEY}, {OLD_KEY}")
     runtime = dexpy.configure(database=f"sqlite:///{tmp_path / 'app.db'}")
     token = runtime.encryptors["default"].encrypt(b"x")
@@ -345,7 +347,7 @@ def test_a_sensitive_prop_that_is_not_encrypted_is_still_refused_in_a_message(is
         TellDirectly(token=SECRET).async_().call()
 
 
-def test_a_message_whose_key_is_not_there_yet_waits_for_it(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+def test_a_message_waits_for_its_missing_key(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     PayDirectly(order=1, card=SECRET).async_().call()
     configured(isolated_runtime)
     isolated_runtime.run_pending()
@@ -364,7 +366,7 @@ def test_a_message_whose_key_is_not_there_yet_waits_for_it(isolated_runtime: Iso
 # ------------------------------------------------------------------------------------- what is shown to people
 
 
-def test_what_is_encrypted_is_sensitive_too_and_not_shown_with_the_record(isolated_runtime: Isolated) -> None:
+def test_encrypted_props_are_sensitive_and_not_shown_with_the_record(isolated_runtime: Isolated) -> None:
     whole, part = Pay(card=SECRET, amount=Decimal(1)), PayOrder(order=1, card=SECRET)
     tickets = [whole.async_().call(), part.async_().call()]
     isolated_runtime.run_pending()
@@ -377,7 +379,7 @@ def test_what_is_encrypted_is_sensitive_too_and_not_shown_with_the_record(isolat
     assert second.params == {"order": 1, "card": "<sensitive>"}
 
 
-def test_a_sensitive_prop_that_is_not_encrypted_lies_readable_in_the_row_and_is_not_shown(
+def test_a_sensitive_prop_without_encryption_is_stored_in_plain_text_and_not_shown(
     isolated_runtime: Isolated, engine: sa.Engine
 ) -> None:
     ticket = Tell(token=SECRET).async_().call()
@@ -388,7 +390,7 @@ def test_a_sensitive_prop_that_is_not_encrypted_lies_readable_in_the_row_and_is_
     assert report.encryption == {"props": {}, "result": None, "missing": [], "readable": ["token"]}
 
 
-def test_explain_shows_what_is_encrypted_by_which_encryptor_and_whether_it_exists(isolated_runtime: Isolated) -> None:
+def test_explain_shows_encrypted_parts_their_encryptor_and_whether_it_exists(isolated_runtime: Isolated) -> None:
     assert PayByBoth.explain(card=SECRET, pin=1).encryption == {
         "props": {"card": "vault", "pin": "default"},
         "result": "vault",
@@ -403,7 +405,7 @@ def test_explain_shows_what_is_encrypted_by_which_encryptor_and_whether_it_exist
     assert Keep.explain(data={}).encryption is None
 
 
-def test_params_that_are_encrypted_are_no_filter(isolated_runtime: Isolated) -> None:
+def test_filtering_by_encrypted_params_is_refused(isolated_runtime: Isolated) -> None:
     PayOrder(order=1, card=SECRET).async_().call()
 
     assert records.where(operation=PayOrder, params={"order": 1}).count() == 1
@@ -413,7 +415,7 @@ def test_params_that_are_encrypted_are_no_filter(isolated_runtime: Isolated) -> 
 
 
 @pytest.mark.parametrize("how", ["done", "business", "crash", "retry", "database"])
-def test_a_secret_is_found_in_no_sink_whatever_becomes_of_the_run(
+def test_a_secret_reaches_no_sink_however_the_run_ends(
     isolated_runtime: Isolated,
     engine: sa.Engine,
     caplog: pytest.LogCaptureFixture,
@@ -441,7 +443,9 @@ def test_a_secret_is_found_in_no_sink_whatever_becomes_of_the_run(
 # ------------------------------------------------------------------------------------------- other policies
 
 
-def test_a_run_with_a_key_is_compared_and_replayed_in_the_clear(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+def test_an_encrypted_run_with_a_key_is_compared_and_replayed_decrypted(
+    isolated_runtime: Isolated, engine: sa.Engine
+) -> None:
     first = PayOnce(order=1, card=SECRET).async_().call()
     again = PayOnce(order=1, card=SECRET).async_().call()
     isolated_runtime.run_pending()
@@ -457,7 +461,7 @@ def test_a_run_with_a_key_is_compared_and_replayed_in_the_clear(isolated_runtime
     assert SECRET not in everything(engine)
 
 
-def test_a_class_that_encrypts_nothing_never_asks_for_an_encryptor(
+def test_a_class_without_encryption_never_looks_up_an_encryptor(
     isolated_runtime: Isolated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def asked() -> Encryptors:
@@ -485,7 +489,7 @@ def test_a_class_that_encrypts_nothing_never_asks_for_an_encryptor(
         (lambda: dexpy.configure(encryption_keys="short"), r"its key 1 of 1 is no key"),
     ],
 )
-def test_an_encryptor_that_cannot_be_is_refused_without_showing_its_key(make: Any, said: str) -> None:
+def test_an_invalid_encryptor_is_refused_without_showing_its_key(make: Any, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said) as refused:
         make()
     assert OLD_KEY not in str(refused.value)

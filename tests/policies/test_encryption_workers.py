@@ -83,7 +83,7 @@ def test_a_secret_is_in_no_message_no_row_and_no_line_of_the_log_while_it_waits_
     is_silent([waiting, held(pair), worker.output(), *told, *encoded])
 
 
-def test_two_workers_run_what_is_encrypted_and_give_results_that_only_a_key_can_read(pair: PolicyPair) -> None:
+def test_two_workers_run_encrypted_operations_and_store_encrypted_results(pair: PolicyPair) -> None:
     encrypting(pair, OLD_KEY)
     pair.start(processes=2)
     tickets = [PayOrder(order=number, card=SECRET).async_().call() for number in range(10)]
@@ -91,7 +91,7 @@ def test_two_workers_run_what_is_encrypted_and_give_results_that_only_a_key_can_
     assert [ticket.result(WAIT_S) for ticket in tickets] == list(range(10))
 
 
-def test_a_rotation_goes_through_workers_with_old_and_new_keys_and_loses_nothing(pair: PolicyPair) -> None:
+def test_a_key_rotation_across_workers_with_old_and_new_keys_loses_nothing(pair: PolicyPair) -> None:
     encrypting(pair, OLD_KEY)
     late = pair.start()
     before = PayOrder(order=1, card=SECRET).async_().call()

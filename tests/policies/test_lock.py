@@ -227,7 +227,7 @@ def in_thread(action: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
     return thread, answers
 
 
-def test_a_second_run_of_the_key_does_not_get_in(isolated_runtime: Isolated) -> None:
+def test_a_second_run_with_the_key_does_not_get_the_lock(isolated_runtime: Isolated) -> None:
     seen: list[Any] = []
     during_run.append(lambda: seen.append(in_another_thread(lambda: Transfer(account=7).safe.call())))
     assert Transfer(account=7).call() == 7
@@ -248,7 +248,7 @@ def in_another_thread(action: Callable[[], Any]) -> Any:
     return answers[0]
 
 
-def test_call_raises_and_the_code_need_not_be_declared(isolated_runtime: Isolated) -> None:
+def test_a_lock_timeout_of_a_call_raises_with_an_undeclared_code(isolated_runtime: Isolated) -> None:
     with held("account:7"), pytest.raises(Error) as refused:
         Declared(account=7).call()
     assert refused.value.code == "lock_timeout"
@@ -260,7 +260,7 @@ def test_another_key_is_another_lock(isolated_runtime: Isolated) -> None:
         assert Transfer(account=8).call() == 8
 
 
-def test_it_waits_for_its_turn_and_gets_it(isolated_runtime: Isolated) -> None:
+def test_a_run_waits_for_the_lock_and_gets_it(isolated_runtime: Isolated) -> None:
     with held("account:7") as hold:
         thread, answers = in_thread(lambda: Patient(account=7).call())
         time.sleep(0.2)
@@ -270,7 +270,9 @@ def test_it_waits_for_its_turn_and_gets_it(isolated_runtime: Isolated) -> None:
     assert answers == [7]
 
 
-def test_without_a_time_it_waits_on(isolated_runtime: Isolated, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_timeout_a_run_waits_for_the_lock_indefinitely(
+    isolated_runtime: Isolated, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lock_step, "WAIT_SLICE_S", 0.05)
     with held("account:7") as hold:
         thread, answers = in_thread(lambda: Endless(account=7).call())
@@ -280,7 +282,7 @@ def test_without_a_time_it_waits_on(isolated_runtime: Isolated, monkeypatch: pyt
     assert answers == [7]
 
 
-def test_with_no_time_it_tries_once(isolated_runtime: Isolated) -> None:
+def test_with_a_timeout_of_zero_a_run_tries_once(isolated_runtime: Isolated) -> None:
     assert Hasty(account=7).call() == 7
     with held("account:7"):
         began_at = time.monotonic()
@@ -288,7 +290,7 @@ def test_with_no_time_it_tries_once(isolated_runtime: Isolated) -> None:
         assert time.monotonic() - began_at < 5
 
 
-def test_the_lock_is_given_back_however_the_run_ends(isolated_runtime: Isolated) -> None:
+def test_the_lock_is_released_however_the_run_ends(isolated_runtime: Isolated) -> None:
     def crash() -> None:
         raise RuntimeError("broken")
 
@@ -304,7 +306,7 @@ def test_the_lock_is_given_back_however_the_run_ends(isolated_runtime: Isolated)
     assert is_free("account:7")
 
 
-def test_it_is_held_until_the_transaction_has_ended(
+def test_the_lock_is_held_until_the_transaction_has_ended(
     isolated_runtime: Isolated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
@@ -324,7 +326,7 @@ def test_it_is_held_until_the_transaction_has_ended(
     assert inner == ["lock_acquired", "begun", "committed", "before_lock_release"]
 
 
-def test_a_run_inside_another_one_with_the_key_goes_right_in(isolated_runtime: Isolated) -> None:
+def test_a_nested_run_with_the_same_key_does_not_wait(isolated_runtime: Isolated) -> None:
     assert Nested(account=7).call() == 14
     assert NestedOutside(account=7).call() == 14
     assert is_free("account:7")
@@ -340,7 +342,7 @@ def test_the_lock_of_an_inner_run_is_held_until_the_outer_transaction_has_ended(
     assert is_free("account:8")
 
 
-def test_in_a_session_of_the_application_it_is_held_until_its_end(isolated_runtime: Isolated) -> None:
+def test_in_a_joined_session_the_lock_is_held_until_its_transaction_ends(isolated_runtime: Isolated) -> None:
     with current_runtime().store.new_session() as session:
         with dexpy.session(session):
             assert Writes(account=7).call() == 7
@@ -350,7 +352,7 @@ def test_in_a_session_of_the_application_it_is_held_until_its_end(isolated_runti
     assert is_free("account:7")
 
 
-def test_a_run_in_an_event_loop_takes_it_too(isolated_runtime: Isolated) -> None:
+def test_an_async_run_acquires_the_lock_too(isolated_runtime: Isolated) -> None:
     assert asyncio.run(Coroutine().acall()) == 1
     with held("coroutine"), pytest.raises(Error):
         asyncio.run(Coroutine().acall())
@@ -369,7 +371,7 @@ def test_a_cancelled_await_stops_waiting(isolated_runtime: Isolated, monkeypatch
     assert is_free("account:7")
 
 
-def test_a_sync_call_that_is_refused_leaves_a_record(isolated_runtime: Isolated) -> None:
+def test_a_call_that_does_not_get_its_lock_leaves_a_record(isolated_runtime: Isolated) -> None:
     with held("account:7"):
         Transfer(account=7).safe.call()
     (record,) = records.all()
@@ -378,7 +380,7 @@ def test_a_sync_call_that_is_refused_leaves_a_record(isolated_runtime: Isolated)
     assert record.params == {"account": 7, "note": ""}
 
 
-def test_in_a_worker_it_is_tried_again_with_a_wait(isolated_runtime: Isolated) -> None:
+def test_in_a_worker_a_lock_timeout_is_retried_after_a_wait(isolated_runtime: Isolated) -> None:
     ticket = Transfer(account=7).async_().call()
     with held("account:7"):
         isolated_runtime.run_pending()
@@ -390,7 +392,7 @@ def test_in_a_worker_it_is_tried_again_with_a_wait(isolated_runtime: Isolated) -
     assert started_runs == [7]
 
 
-def test_a_rule_of_the_class_wins_and_at_the_end_it_has_failed(isolated_runtime: Isolated) -> None:
+def test_a_rule_of_the_class_wins_and_its_last_attempt_fails(isolated_runtime: Isolated) -> None:
     ticket = Ruled(account=7).async_().call()
     dropped = Discarded(account=7).async_().call()
     with held("account:7"):
@@ -404,7 +406,7 @@ def test_a_rule_of_the_class_wins_and_at_the_end_it_has_failed(isolated_runtime:
     assert started_runs == []
 
 
-def test_waiting_counts_against_the_time_that_a_run_has(
+def test_waiting_for_the_lock_counts_against_the_timeout_of_the_run(
     isolated_runtime: Isolated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lock_step, "WAIT_SLICE_S", 0.05)
@@ -468,7 +470,7 @@ def cut_others(engine: sa.Engine) -> None:
             connection.exec_driver_sql(statement.format(int(number)))
 
 
-def test_many_threads_and_all_get_in_one_at_a_time(isolated_runtime: Isolated) -> None:
+def test_many_threads_acquire_the_lock_one_at_a_time(isolated_runtime: Isolated) -> None:
     now: list[int] = []
     most: list[int] = []
 
@@ -486,7 +488,7 @@ def test_many_threads_and_all_get_in_one_at_a_time(isolated_runtime: Isolated) -
     assert max(most) == 1
 
 
-def test_two_that_want_what_the_other_has_end_in_time(isolated_runtime: Isolated) -> None:
+def test_two_runs_that_wait_for_each_others_lock_time_out(isolated_runtime: Isolated) -> None:
     met = threading.Barrier(2)
 
     def crossed(first: str, second: str) -> bool:
@@ -506,7 +508,7 @@ def test_two_that_want_what_the_other_has_end_in_time(isolated_runtime: Isolated
     assert sum([got, *answers]) <= 1
 
 
-def test_a_template_takes_props_as_they_are_stored(isolated_runtime: Isolated) -> None:
+def test_a_template_formats_props_in_their_stored_form(isolated_runtime: Isolated) -> None:
     class Sent(Operation):
         a: str
         b: str
@@ -523,7 +525,7 @@ def test_a_template_takes_props_as_they_are_stored(isolated_runtime: Isolated) -
     assert key(a="ä%", b="=") == "%C3%A4%25/%3D={null}"
 
 
-def test_a_reference_counts_by_its_key_and_makes_no_query(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+def test_a_reference_in_a_key_is_its_key_and_makes_no_query(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     create_tables(engine)
     seen: list[Any] = []
     during_run.append(lambda: seen.append(in_another_thread(lambda: Pays(account=1).safe.call())))
@@ -552,14 +554,14 @@ def test_a_function_makes_the_key_and_classes_with_one_key_share_the_lock(isolat
     assert Made(account=7).call() == 7
 
 
-def test_without_a_key_it_is_for_the_whole_class(isolated_runtime: Isolated) -> None:
+def test_without_a_key_the_lock_covers_the_whole_class(isolated_runtime: Isolated) -> None:
     with held(Tidy.contract.name):
         refused = Tidy(account=1).safe.call()
     assert isinstance(refused, Err)
     assert f"'{Tidy.contract.name}'" in refused.message
 
 
-def test_a_function_that_gives_no_key_is_refused(isolated_runtime: Isolated) -> None:
+def test_a_function_that_returns_no_key_is_refused(isolated_runtime: Isolated) -> None:
     class Nothing(Transfer):
         lock = Lock(lambda op: None)
 
@@ -584,7 +586,7 @@ def test_a_secret_in_the_key_is_shown_nowhere(isolated_runtime: Isolated, caplog
     assert "4711" not in told
 
 
-def test_a_subclass_takes_its_lock_back(isolated_runtime: Isolated) -> None:
+def test_a_subclass_disables_its_lock(isolated_runtime: Isolated) -> None:
     class Free(Transfer):
         lock = None
 
@@ -594,7 +596,7 @@ def test_a_subclass_takes_its_lock_back(isolated_runtime: Isolated) -> None:
     assert not Free.explain(account=7).steps["lock"]
 
 
-def test_explain_shows_which_lock_and_takes_none(isolated_runtime: Isolated) -> None:
+def test_explain_shows_the_lock_without_acquiring_it(isolated_runtime: Isolated) -> None:
     told = Transfer.explain(account=7).lock
     assert told is not None
     assert (told["active"], told["key"], told["timeout_s"], told["backend"]) == (True, "account:7", 0.1, "database")
@@ -606,7 +608,7 @@ def test_explain_shows_which_lock_and_takes_none(isolated_runtime: Isolated) -> 
     assert Tidy.explain(account="seven").lock["key"] == Tidy.contract.name, "it depends on no prop"
 
 
-def test_a_run_without_its_lock_frees_its_idempotency_key(isolated_runtime: Isolated) -> None:
+def test_a_run_that_does_not_get_its_lock_releases_its_idempotency_key(isolated_runtime: Isolated) -> None:
     with held("account:7"):
         assert isinstance(PaidOnce(account=7).safe.call(), Err)
     with held("account:8"):
@@ -617,14 +619,14 @@ def test_a_run_without_its_lock_frees_its_idempotency_key(isolated_runtime: Isol
     assert PaidOnce(account=8).call() == 8
 
 
-def test_callable_asks_for_no_lock(isolated_runtime: Isolated) -> None:
+def test_callable_acquires_no_lock(isolated_runtime: Isolated) -> None:
     with held("account:7"):
         assert Transfer.is_callable(account=7)
 
 
 @pytest.mark.servers
 @pytest.mark.anywhere
-def test_a_lock_on_redis_excludes_and_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_on_redis_excludes_and_is_released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class OnRedis(Transfer):
         lock = Lock("account:{account}", timeout=0.2, backend="redis")
 
@@ -651,7 +653,7 @@ def test_a_lock_on_redis_excludes_and_is_given_back(tmp_path: Path, monkeypatch:
 
 @pytest.mark.servers
 @pytest.mark.anywhere
-def test_a_lock_on_redis_is_renewed_while_its_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_on_redis_is_renewed_during_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dexpy.locks import redis as on_redis
 
     monkeypatch.setattr(on_redis, "LEASE_S", 0.6)
@@ -716,13 +718,13 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("made", "message"), REFUSED.values(), ids=REFUSED)
-def test_a_lock_that_cannot_be_is_refused(made: Callable[[], Any], message: str) -> None:
+def test_an_invalid_lock_is_refused(made: Callable[[], Any], message: str) -> None:
     with pytest.raises(DeclarationError) as refused:
         made()
     assert message in str(refused.value)
 
 
-def test_a_class_whose_lock_cannot_be_is_refused() -> None:
+def test_a_class_with_an_invalid_lock_is_refused() -> None:
     with pytest.raises(DeclarationError, match=r"Typo.lock = Lock\('a:\{acount\}'\) names 'acount', which is no prop"):
 
         class Typo(Operation):

@@ -79,7 +79,7 @@ def test_a_worker_that_is_frozen_with_a_lock_loses_it_with_its_run(pair: PolicyP
     assert (row.status, row.num_lost) == ("done", 1)
 
 
-def test_a_run_that_waits_for_a_lock_is_given_back_when_its_worker_ends(pair: PolicyPair) -> None:
+def test_a_run_that_waits_for_a_lock_is_released_when_its_worker_stops(pair: PolicyPair) -> None:
     pair.start(threads=1)
     Locked(key="one", number=1, hold_s=5.0).async_().call()
     eventually(lambda: marks(pair), "it holds the lock", WAIT_S, pair.output)

@@ -185,7 +185,7 @@ def at_once(*actions: Callable[[], Any]) -> list[Any]:
 # -------------------------------------------------------------------- in place
 
 
-def test_a_second_call_is_given_the_first_ones_result_with_its_types(
+def test_a_second_call_returns_the_result_of_the_first_with_its_types(
     isolated_runtime: Isolated, engine: sa.Engine
 ) -> None:
     first, second = Charge(order=7).call(), Charge(order=7).call()
@@ -197,7 +197,7 @@ def test_a_second_call_is_given_the_first_ones_result_with_its_types(
     assert Charge(order=8).call().number == 2
 
 
-def test_a_business_error_is_given_again_with_its_code_message_and_details(isolated_runtime: Isolated) -> None:
+def test_a_business_error_is_replayed_with_its_code_message_and_details(isolated_runtime: Isolated) -> None:
     for _ in range(2):
         with pytest.raises(Error) as told:
             Refuse(order=1).call()
@@ -209,14 +209,14 @@ def test_a_business_error_is_given_again_with_its_code_message_and_details(isola
     assert runs == [1]
 
 
-def test_safe_gives_the_replay_as_a_value(isolated_runtime: Isolated) -> None:
+def test_safe_returns_the_replay_as_a_value(isolated_runtime: Isolated) -> None:
     assert Charge(order=1).safe.call() == Charge(order=1).safe.call() == Ok(Receipt(1, Decimal(10), date(2026, 11, 21)))
     first, again = Refuse(order=1).safe.call(), Refuse(order=1).safe.call()
     assert isinstance(again, Err)
     assert first == again == Err("no_balance", "Nothing to send", {"order": 1})
 
 
-def test_a_crash_frees_the_key_and_its_row_stays(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+def test_a_crash_releases_the_key_and_its_row_stays(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     with pytest.raises(RuntimeError):
         Crash(order=1).call()
     assert Crash(order=1).call() == 2
@@ -224,7 +224,7 @@ def test_a_crash_frees_the_key_and_its_row_stays(isolated_runtime: Isolated, eng
     assert [(row.status, row.once_key is None) for row in rows(engine)] == [("failed", True), ("done", False)]
 
 
-def test_a_refusal_by_a_guard_is_not_given_again_and_a_replay_asks_no_guard(isolated_runtime: Isolated) -> None:
+def test_a_refusal_by_a_guard_is_not_replayed_and_a_replay_runs_no_guard(isolated_runtime: Isolated) -> None:
     refused.add(1)
     assert Guarded(order=1).safe.call() == Err(
         "is_refused", "refused", {"guards": [{"guard": "is_refused", "message": "refused"}]}, rejected=True
@@ -247,7 +247,7 @@ def test_another_call_waits_for_the_one_that_runs_and_gets_its_result(isolated_r
     assert runs == [1]
 
 
-def test_another_call_that_waits_gets_the_error_too(isolated_runtime: Isolated) -> None:
+def test_a_waiting_call_gets_the_error_too(isolated_runtime: Isolated) -> None:
     gates.update(begun=threading.Event(), go=threading.Event())
 
     def second() -> int:
@@ -260,7 +260,7 @@ def test_another_call_that_waits_gets_the_error_too(isolated_runtime: Isolated) 
     assert runs == [1]
 
 
-def test_another_call_that_waits_runs_itself_when_the_first_one_crashes(isolated_runtime: Isolated) -> None:
+def test_a_waiting_call_runs_when_the_first_one_crashes(isolated_runtime: Isolated) -> None:
     gates.update(begun=threading.Event(), go=threading.Event())
 
     def second() -> int:
@@ -272,7 +272,7 @@ def test_another_call_that_waits_runs_itself_when_the_first_one_crashes(isolated
     assert (str(crash), value, runs) == ("crash", 2, [1, 1])
 
 
-def test_a_lock_that_could_not_be_had_frees_the_key(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+def test_a_lock_timeout_releases_the_key(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     gates.update(begun=threading.Event(), go=threading.Event())
 
     def second() -> int:
@@ -290,7 +290,7 @@ def test_a_lock_that_could_not_be_had_frees_the_key(isolated_runtime: Isolated, 
     assert Locked(order=2).call() == 2
 
 
-def test_a_call_that_waits_too_long_names_the_run_that_has_the_key(isolated_runtime: Isolated) -> None:
+def test_a_call_that_times_out_names_the_run_that_holds_the_key(isolated_runtime: Isolated) -> None:
     gates.update(begun=threading.Event(), go=threading.Event())
 
     def second() -> int:
@@ -310,13 +310,13 @@ def test_a_call_that_waits_too_long_names_the_run_that_has_the_key(isolated_runt
     )
 
 
-def test_of_many_calls_at_once_one_runs(isolated_runtime: Isolated) -> None:
+def test_one_of_many_concurrent_calls_runs(isolated_runtime: Isolated) -> None:
     answers = at_once(*[lambda: Charge(order=1).call()] * 6)
     assert answers == [Receipt(1, Decimal(10), date(2026, 11, 21))] * 6
     assert runs == [1]
 
 
-def test_a_call_inside_of_itself_is_refused_at_once(isolated_runtime: Isolated) -> None:
+def test_a_recursive_call_with_the_key_is_refused_at_once(isolated_runtime: Isolated) -> None:
     with pytest.raises(KeyBusy):
         Within(order=1).call()
     assert runs == [1]
@@ -350,7 +350,7 @@ def test_other_params_are_ignored_where_the_class_allows_it(isolated_runtime: Is
     assert runs == [1]
 
 
-def test_a_key_of_the_call_needs_no_declaration(isolated_runtime: Isolated) -> None:
+def test_a_key_of_a_call_requires_no_declaration(isolated_runtime: Isolated) -> None:
     assert Plain(order=1).once("a").call() == 1
     assert Plain(order=1).once("a").call() == 1
     assert Plain(order=1).once("b").call() == 2
@@ -362,14 +362,14 @@ def test_a_key_of_the_call_needs_no_declaration(isolated_runtime: Isolated) -> N
         Plain(order=2).once("a").call()
 
 
-def test_no_key_is_a_run_of_its_own_whatever_the_class_declares(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+def test_once_none_is_a_separate_run_whatever_the_class_declares(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     assert [Guarded(order=1).once(None).call() for _ in range(2)] == [1, 2]
     assert Guarded(order=1).call() == 3
     assert Guarded(order=1).once("x").once(None).call() == 4
     assert [row.once_key is None for row in rows(engine)] == [True, True, False, True]
 
 
-def test_two_operations_with_one_key_have_nothing_to_do_with_each_other(isolated_runtime: Isolated) -> None:
+def test_equal_keys_of_two_operations_are_independent(isolated_runtime: Isolated) -> None:
     assert Plain(order=1).once("a").call() == 1
     assert Guarded(order=1).once("a").call() == 2
 
@@ -382,7 +382,7 @@ class Without(Guarded, name="once.without"):
     once = Once.never()
 
 
-def test_a_subclass_inherits_the_declaration_and_has_keys_of_its_own(isolated_runtime: Isolated) -> None:
+def test_a_subclass_inherits_the_declaration_and_has_separate_keys(isolated_runtime: Isolated) -> None:
     assert [Guarded(order=1).call(), Derived(order=1).call(), Derived(order=1).call()] == [1, 2, 2]
     assert [Without(order=1).call(), Without(order=1).call()] == [3, 4]
 
@@ -408,9 +408,7 @@ def test_a_function_makes_the_key(isolated_runtime: Isolated) -> None:
         Keyless(order=1).call()
 
 
-def test_after_its_time_a_key_is_taken_over_and_the_call_runs_again(
-    isolated_runtime: Isolated, engine: sa.Engine
-) -> None:
+def test_an_expired_key_is_claimed_and_the_call_runs_again(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     assert [Short(order=1).call(), Short(order=1).call()] == [1, 1]
     with engine.begin() as connection:
         early = sa.update(table).values(once_expires_at=table.c.created_at)
@@ -422,7 +420,7 @@ def test_after_its_time_a_key_is_taken_over_and_the_call_runs_again(
     assert new.once_key is not None
 
 
-def test_a_run_that_goes_on_keeps_its_key_after_its_time(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+def test_a_running_run_keeps_its_key_after_the_expiry(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     first = Short(order=1).async_().call()
     with engine.begin() as connection:
         connection.execute(sa.update(table).values(once_expires_at=table.c.created_at))
@@ -446,13 +444,13 @@ def test_a_key_is_cleared_by_props_or_by_its_text(isolated_runtime: Isolated) ->
         Charge.clear_once()
 
 
-def test_a_key_of_a_run_that_goes_on_is_not_cleared(isolated_runtime: Isolated) -> None:
+def test_the_key_of_a_running_run_is_not_cleared(isolated_runtime: Isolated) -> None:
     ticket = Charge(order=1).async_().call()
     assert not Charge.clear_once(order=1)
     assert ticket.reload().pending
 
 
-def test_from_asyncio_it_is_the_same(isolated_runtime: Isolated) -> None:
+def test_once_works_from_asyncio(isolated_runtime: Isolated) -> None:
     async def both() -> list[Receipt]:
         return list(await asyncio.gather(Charge(order=1).acall(), Charge(order=1).acall()))
 
@@ -531,7 +529,7 @@ def test_a_failure_in_a_transaction_that_is_rolled_back_leaves_a_row_without_a_k
 # -------------------------------------------------------------------- in the background
 
 
-def test_a_second_enqueue_is_given_the_first_ones_ticket(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+def test_a_second_enqueue_returns_the_ticket_of_the_first(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     first, second = Charge(order=1).async_().call(), Charge(order=1).async_().call()
     assert (first.duplicate, second.duplicate, first.id == second.id) == (False, True, True)
     assert len(isolated_runtime.run_pending()) == 1
@@ -568,7 +566,7 @@ def test_between_attempts_a_run_keeps_its_key_and_a_crash_frees_it(isolated_runt
 
 
 @pytest.mark.parametrize("end", ["cancel", "expire", "fail"])
-def test_what_ends_a_run_before_it_began_frees_its_key(isolated_runtime: Isolated, end: str) -> None:
+def test_ending_a_run_before_its_start_releases_its_key(isolated_runtime: Isolated, end: str) -> None:
     ticket = Charge(order=1).async_().call()
     ticket.fail("by hand") if end == "fail" else getattr(ticket, end)()
     assert not Charge(order=1).async_().call().duplicate
@@ -586,7 +584,9 @@ def test_a_rolled_back_enqueue_frees_its_key(isolated_runtime: Isolated, engine:
     assert (rows(engine), Charge(order=1).async_().call().duplicate) == ([], False)
 
 
-def test_a_duplicate_does_not_spoil_the_callers_transaction(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+def test_the_callers_transaction_can_be_committed_after_a_duplicate(
+    isolated_runtime: Isolated, engine: sa.Engine
+) -> None:
     first = Charge(order=1).async_().call()
     with Session(isolated_runtime.runtime.store.database.engine) as session:
         second = Charge(order=1).async_(session=session).call()
@@ -601,7 +601,7 @@ def test_a_duplicate_does_not_spoil_the_callers_transaction(isolated_runtime: Is
     assert len(rows(engine)) == 2
 
 
-def test_a_key_is_seen_that_was_committed_after_the_callers_transaction_began(isolated_runtime: Isolated) -> None:
+def test_a_key_committed_after_the_start_of_the_callers_transaction_is_seen(isolated_runtime: Isolated) -> None:
     with Session(engine_of(isolated_runtime, "REPEATABLE READ")) as session:
         session.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
         first = Charge(order=1).async_().call()
@@ -643,7 +643,7 @@ def test_two_open_transactions_with_one_key_wait_for_each_other(isolated_runtime
     assert (one.id == two.id, one.duplicate, two.duplicate) == (True, False, True)
 
 
-def test_when_the_first_of_two_open_transactions_is_rolled_back_the_second_has_the_key(
+def test_the_second_of_two_open_transactions_gets_the_key_if_the_first_rolls_back(
     isolated_runtime: Isolated,
 ) -> None:
     own = isolated_runtime.runtime.store.database.engine
@@ -670,7 +670,7 @@ class Hasty(Charge, name="once.hasty"):
 
 
 @pytest.mark.parametrize("in_place", [True, False], ids=["in place", "in the background"])
-def test_a_transaction_that_stays_open_makes_the_next_one_busy(isolated_runtime: Isolated, in_place: bool) -> None:
+def test_a_key_in_an_open_transaction_is_busy_for_the_next_one(isolated_runtime: Isolated, in_place: bool) -> None:
     # A process enters itself among the living with its first call in place.
     Hasty(order=2).call()
     with Session(isolated_runtime.runtime.store.database.engine) as session:
@@ -685,7 +685,7 @@ def test_a_transaction_that_stays_open_makes_the_next_one_busy(isolated_runtime:
     assert not Hasty(order=1).async_().call().duplicate
 
 
-def test_a_busy_key_leaves_the_callers_transaction_as_it_was(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+def test_a_busy_key_leaves_the_callers_transaction_unchanged(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     own = isolated_runtime.runtime.store.database.engine
     if own.dialect.name == "sqlite":
         pytest.skip("one writer at a time: there is no second transaction to spoil")
@@ -726,7 +726,7 @@ def test_a_connection_returns_to_its_pool_with_its_lock_timeout_restored(isolate
         session.rollback()
 
 
-def test_retry_claims_the_key_again_unless_another_run_has_it(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+def test_retry_claims_the_key_again_unless_another_run_holds_it(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     first = Charge(order=1).async_().call().cancel()
     second = Charge(order=1).async_().call()
     with pytest.raises(KeyTaken) as told:
@@ -738,7 +738,7 @@ def test_retry_claims_the_key_again_unless_another_run_has_it(isolated_runtime: 
     assert Charge(order=1).async_().call().id == first.id
 
 
-def test_retry_takes_the_key_from_a_run_whose_time_is_over(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+def test_retry_claims_the_key_of_an_expired_run(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     first = Short(order=1).async_().call().cancel()
     assert Short(order=1).call() == 1
     with pytest.raises(KeyTaken):
@@ -807,7 +807,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("said", "message"), REFUSED)
-def test_a_declaration_that_cannot_work_is_refused(said: dict[str, Any], message: str) -> None:
+def test_an_invalid_declaration_is_refused(said: dict[str, Any], message: str) -> None:
     with pytest.raises(DeclarationError, match=message):
         declare(**{"once": Once("order"), **said})
 
@@ -824,7 +824,7 @@ ARGUMENTS: list[tuple[tuple[Any, ...], dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("by", "given", "message"), ARGUMENTS)
-def test_an_argument_that_cannot_be_is_refused(by: tuple[Any, ...], given: dict[str, Any], message: str) -> None:
+def test_an_invalid_argument_is_refused(by: tuple[Any, ...], given: dict[str, Any], message: str) -> None:
     with pytest.raises(DeclarationError, match=message):
         Once(*by, **given)
 
@@ -836,7 +836,7 @@ class Unrecorded(Operation, name="once.unrecorded"):
         return 1
 
 
-def test_a_key_is_refused_at_the_call_where_nothing_could_keep_it() -> None:
+def test_a_key_without_a_record_is_refused_at_the_call() -> None:
     with pytest.raises(OptionsError, match=r"by record = False there is none\. Let the class be recorded"):
         Unrecorded().once("a")
     with pytest.raises(OptionsError, match=r"once\(\.\.\.\) wants a text that is not empty, or None: got 7\."):
@@ -850,7 +850,9 @@ def test_a_key_is_refused_at_the_call_where_nothing_could_keep_it() -> None:
         assert Charge(order=1).once(None).call().number == 1
 
 
-def test_explain_shows_which_run_has_the_key_and_changes_nothing(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+def test_explain_shows_which_run_holds_the_key_and_changes_nothing(
+    isolated_runtime: Isolated, engine: sa.Engine
+) -> None:
     told = Charge.explain(order=1).once
     assert told is not None
     assert (told["active"], told["status"], told["expires_in"], len(told["key"])) == (True, "fresh", None, 12)

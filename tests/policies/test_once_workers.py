@@ -67,7 +67,7 @@ def test_two_workers_run_each_key_once(pair: PolicyPair) -> None:
     assert {Charge(order=order).call() for order in range(8)} == set(answers.values())
 
 
-def test_a_result_and_an_error_are_given_again_in_another_process(pair: PolicyPair) -> None:
+def test_a_result_and_an_error_are_replayed_in_another_process(pair: PolicyPair) -> None:
     assert answer(calling(pair, "", "Charge", 1)) == Charge(order=1).call()
     first = answer(calling(pair, "", "Decline", 1))
     with pytest.raises(Error) as told:
@@ -76,7 +76,7 @@ def test_a_result_and_an_error_are_given_again_in_another_process(pair: PolicyPa
     assert pair.effects() == ["charge 1"]
 
 
-def test_a_process_that_has_called_removes_its_heartbeat_when_it_ends(pair: PolicyPair) -> None:
+def test_a_calling_process_removes_its_heartbeat_when_it_ends(pair: PolicyPair) -> None:
     assert answer(calling(pair, "", "Charge", 1)).startswith("charged by ")
     assert pair.sql("SELECT id FROM operation_workers") == []
 
@@ -97,7 +97,7 @@ def test_a_process_waits_for_the_call_of_another_one(pair: PolicyPair) -> None:
 
 
 @pytest.mark.parametrize("point", ["once_key_claimed", "in_perform", "before_commit"])
-def test_the_key_of_a_process_that_is_killed_is_free_within_the_promise(pair: PolicyPair, point: str) -> None:
+def test_the_key_of_a_killed_process_is_free_within_recover_within(pair: PolicyPair, point: str) -> None:
     pair.start()
     dead = calling(pair, point, "Charge", 1)
     assert dead.ended() == -signal.SIGKILL
@@ -121,7 +121,7 @@ def test_without_any_worker_a_waiting_call_frees_the_key_of_a_dead_process(pair:
     assert pair.effects() == ["charge 1"]
 
 
-def test_a_process_that_is_killed_before_it_frees_its_key_leaves_it_no_longer(pair: PolicyPair) -> None:
+def test_the_key_of_a_process_killed_before_its_release_is_free_in_time(pair: PolicyPair) -> None:
     pair.start()
     dead = calling(pair, "before_key_release", "Fail", 1)
     assert dead.ended() == -signal.SIGKILL
@@ -153,7 +153,7 @@ def test_a_process_that_is_killed_while_it_enqueues_leaves_no_key(pair: PolicyPa
     assert not Charge(order=1).async_().call().duplicate
 
 
-def test_a_run_that_is_run_again_keeps_its_key(pair: PolicyPair) -> None:
+def test_a_recovered_run_keeps_its_key(pair: PolicyPair) -> None:
     pair.start_killed_at("in_perform")
     ticket = Charge(order=1).async_().call()
     reached(pair, "in_perform")

@@ -156,7 +156,7 @@ class Chain(Operation, name="together.chain"):
 HELD = [(where, "held") for where in ("first", "between steps", "item 0", "item 1", "last")]
 
 
-def test_a_lock_is_held_over_the_whole_chain_and_not_behind_it(isolated_runtime: Isolated) -> None:
+def test_a_lock_is_held_over_all_steps_and_released_after_them(isolated_runtime: Isolated) -> None:
     ticket = Chain(account=1).async_().call()
     isolated_runtime.run_pending()
     assert ticket.result(1) == f"first of {ticket.id}"
@@ -168,7 +168,7 @@ class SlowChain(Chain, name="together.slow_chain"):
     retry_on = (Retry(ConnectionError, attempts=2, wait=60, jitter=0),)
 
 
-def test_between_attempts_the_lock_is_free_and_the_next_attempt_goes_on_with_it(isolated_runtime: Isolated) -> None:
+def test_between_attempts_the_lock_is_free_and_the_next_attempt_acquires_it(isolated_runtime: Isolated) -> None:
     during_run.append(fail)
     ticket = SlowChain(account=1).async_().call()
     isolated_runtime.run_pending()
@@ -180,7 +180,7 @@ def test_between_attempts_the_lock_is_free_and_the_next_attempt_goes_on_with_it(
     assert events == [*HELD[:2], *HELD[1:]]
 
 
-def test_a_lock_that_is_lost_between_steps_stops_the_next_one_and_what_was_finished_stays(
+def test_a_lock_lost_between_steps_stops_the_next_step_and_keeps_finished_ones(
     isolated_runtime: Isolated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = [False]
@@ -238,7 +238,7 @@ def test_a_run_with_a_key_a_limit_and_a_rule_keeps_its_key_while_it_is_blocked_a
         Charge(order=1, amount=11).async_().call()
 
 
-def test_a_key_whose_run_fails_for_good_is_free_and_the_next_enqueue_runs(isolated_runtime: Isolated) -> None:
+def test_the_key_of_a_finally_failed_run_is_free_and_the_next_enqueue_runs(isolated_runtime: Isolated) -> None:
     during_run.extend([fail, fail])
     first = Charge(order=1).async_().call()
     isolated_runtime.run_pending()
@@ -256,7 +256,7 @@ class Dropped(Charge, name="together.dropped"):
     unique = Unique("order")
 
 
-def test_a_run_that_is_discarded_for_want_of_a_slot_frees_both_its_keys(isolated_runtime: Isolated) -> None:
+def test_a_run_that_is_discarded_without_a_slot_releases_both_its_keys(isolated_runtime: Isolated) -> None:
     Dropped(order=1).async_().call()
     two = Dropped(order=2).async_().call()
     during_run.append(isolated_runtime.run_pending)
@@ -474,7 +474,7 @@ class Cut(Operation, name="together.cut"):
         events.append("second")
 
 
-def test_a_run_that_is_cancelled_between_steps_keeps_what_is_finished_and_frees_lock_key_and_slot(
+def test_a_run_cancelled_between_steps_keeps_finished_steps_and_releases_lock_key_and_slot(
     isolated_runtime: Isolated,
 ) -> None:
     ticket = Cut(order=1).async_().call()
@@ -506,7 +506,7 @@ class Pay(Operation, name="together.pay"):
         return f"paid by {self.card}"
 
 
-def test_an_encrypted_run_with_a_key_is_tried_again_replayed_and_compared_in_the_clear(
+def test_an_encrypted_run_with_a_key_is_retried_replayed_and_compared_decrypted(
     isolated_runtime: Isolated, engine: sa.Engine
 ) -> None:
     during_run.append(fail)
@@ -616,12 +616,12 @@ def test_propagated_context_reaches_steps_retries_deferred_calls_and_keys(isolat
     assert [ticket.duplicate for ticket in tickets] == [False, True, False], "two tenants have two keys"
 
 
-def test_a_class_that_is_encrypted_makes_secrets_of_its_ambient_values(isolated_runtime: Isolated) -> None:
+def test_ambient_values_of_an_encrypted_class_are_secret(isolated_runtime: Isolated) -> None:
     with pytest.raises(SensitiveInTransit, match="Everything.customer says that nobody may read it"):
         context(customer=Travels("acme")).__enter__()
 
 
-def test_the_tree_has_runs_of_every_kind_once_however_many_attempts_there_were(isolated_runtime: Isolated) -> None:
+def test_the_tree_has_runs_of_every_kind_once_whatever_their_attempts(isolated_runtime: Isolated) -> None:
     during_run.append(fail)
     with dexpy.trace(trace_id="req-1", actor={"type": "user", "id": 7}):
         ticket = Campaign().async_().call()
@@ -690,7 +690,7 @@ class Watched(Operation, name="together.watched"):
         return "well"
 
 
-def test_outside_of_once_a_middleware_sees_replays_and_inside_of_it_none(isolated_runtime: Isolated) -> None:
+def test_a_middleware_sees_replays_only_outside_of_once(isolated_runtime: Isolated) -> None:
     assert Watched(account=2).call() == "well"
     assert events == ["perform", ("outside record", "well"), ("outside lock", "well"), ("outside once", "well")]
     events.clear()
@@ -705,7 +705,7 @@ def test_outside_of_lock_a_middleware_sees_the_lock_timeout_and_the_key_is_free(
     assert (Watched.explain(account=1).once or {})["status"] == "fresh"
 
 
-def test_outside_of_record_a_middleware_sees_a_refusal_whose_row_is_written(isolated_runtime: Isolated) -> None:
+def test_outside_of_record_a_middleware_sees_a_refusal_with_its_row_written(isolated_runtime: Isolated) -> None:
     assert isinstance(Watched(account=13).safe.call(), Err)
     assert events == [(f"outside {name}", "forbidden") for name in ("record", "lock", "once")]
     assert [record.failure for record in records.where(operation=Watched)] == ["rejected"]
@@ -771,7 +771,7 @@ def test_explain_of_a_class_with_every_policy_shows_each_one_and_has_no_effects(
     assert (rows(engine), events) == ([], [])
 
 
-def test_it_runs_with_all_of_them_and_explain_shows_what_is_held_meanwhile(
+def test_a_class_with_every_policy_runs_and_explain_shows_what_it_holds(
     isolated_runtime: Isolated, engine: sa.Engine
 ) -> None:
     seen: list[Any] = []
@@ -795,7 +795,7 @@ ASKED = ("status", "status", "held", "running")
 
 
 @pytest.mark.usefixtures("someone_has_the_lock")
-def test_callable_takes_no_lock_and_claims_no_key(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+def test_callable_acquires_no_lock_and_claims_no_key(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     assert Watched.callable(account=1) == Ok(None)
     assert Watched.is_callable(account=1)
     assert not Watched.is_callable(account=13)
@@ -830,7 +830,7 @@ class Reindex(Operation, name="together.reindex"):
         events.append(("reindex", self.shop))
 
 
-def test_duplicates_within_a_batch_and_of_earlier_runs_get_the_ticket_of_the_run_that_there_is(
+def test_duplicates_within_a_batch_and_of_earlier_runs_get_the_existing_ticket(
     isolated_runtime: Isolated, engine: sa.Engine
 ) -> None:
     earlier = [Charge(order=1).async_().call(), Reindex(shop=1).async_().call()]
@@ -858,7 +858,7 @@ BAD: list[tuple[str, Callable[[], Any], type[Exception]]] = [
 
 @pytest.mark.parametrize("joined", [False, True])
 @pytest.mark.parametrize(("bad", "error"), [(bad, error) for _, bad, error in BAD], ids=[name for name, _, _ in BAD])
-def test_a_bad_one_among_them_leaves_nothing_and_the_callers_transaction_goes_on(
+def test_an_invalid_operation_of_a_batch_stores_nothing_and_keeps_the_callers_transaction(
     isolated_runtime: Isolated, engine: sa.Engine, bad: Callable[[], Any], error: type[Exception], joined: bool
 ) -> None:
     Charge(order=1).async_().call()
@@ -895,7 +895,7 @@ def test_a_batch_in_a_transaction_that_rolls_back_leaves_no_row_message_or_key(
     assert events == [1, 1, ("reindex", 1)]
 
 
-def test_a_token_of_the_caller_stands_beside_a_batch(isolated_runtime: Isolated) -> None:
+def test_a_token_can_be_used_beside_a_batch(isolated_runtime: Isolated) -> None:
     first = Plain(number=1).async_(idempotence_token="t").call()
     (other,) = enqueue_all([Plain(number=1)])
     assert (first.duplicate, other.duplicate) == (False, False), "a token is of one call; a batch has none"

@@ -60,7 +60,7 @@ def done_once(pair: PolicyPair, tickets: list[Ticket[str]]) -> None:
     assert sorted((root.id, len(root.children)) for root in tree.roots) == sorted((one.id, 1) for one in tickets)
 
 
-def test_two_workers_keep_every_promise_of_a_class_that_makes_them_all(pair: PolicyPair) -> None:
+def test_two_workers_keep_every_guarantee_of_a_class_with_every_policy(pair: PolicyPair) -> None:
     pair.start(processes=2)
     tickets = settle(*range(12))
     done_once(pair, tickets)
@@ -81,7 +81,7 @@ def test_a_worker_that_is_killed_leaves_neither_lock_nor_slot_nor_key_and_no_ste
 
 
 @pytest.mark.parametrize("kind", [Stall, Slot])
-def test_a_cancelled_run_frees_its_lock_and_slot_wherever_it_was(pair: PolicyPair, kind: type[Stall]) -> None:
+def test_a_cancelled_run_releases_its_lock_and_slot_at_every_point(pair: PolicyPair, kind: type[Stall]) -> None:
     pair.start(processes=2, threads=2)
     first = kind(account=1, number=1).async_().call()
     eventually(lambda: begun(pair) == {"1 begun"}, "the first is between steps", WAIT_S, pair.output)

@@ -24,7 +24,7 @@ class Note(Operation, name="sessions.note"):
 
 
 @pytest.mark.parametrize("database_url", [ON_POSTGRESQL, ON_MARIADB], indirect=True)
-def test_moments_are_in_utc_whatever_the_zone_of_a_session(isolated_runtime: Isolated) -> None:
+def test_datetimes_are_in_utc_whatever_the_zone_of_a_session(isolated_runtime: Isolated) -> None:
     engine = isolated_runtime.runtime.store.database.engine
 
     @sa.event.listens_for(engine, "connect")
@@ -47,9 +47,7 @@ def test_moments_are_in_utc_whatever_the_zone_of_a_session(isolated_runtime: Iso
 
 @pytest.mark.parametrize("database_url", [ON_POSTGRESQL], indirect=True)
 @pytest.mark.parametrize("last", ["the end of a run", "the end of a step"])
-def test_a_transaction_that_hangs_before_its_commit_is_ended_by_the_server(
-    isolated_runtime: Isolated, last: str
-) -> None:
+def test_the_server_ends_a_transaction_that_hangs_before_its_commit(isolated_runtime: Isolated, last: str) -> None:
     """Where nobody may end the session of a frozen worker: its successor needs the row that it has locked."""
     ticket = Note().async_().call()
     with isolated_runtime.runtime.store.begin() as connection:
@@ -73,7 +71,7 @@ END = {"postgresql": "SELECT pg_terminate_backend({})", "mysql": "KILL CONNECTIO
 
 
 @pytest.mark.parametrize("database_url", [ON_POSTGRESQL, ON_MARIADB], indirect=True)
-def test_a_connection_that_was_cut_while_it_was_idle_is_made_anew_without_an_error(
+def test_a_connection_that_was_cut_while_idle_is_reopened_without_an_error(
     isolated_runtime: Isolated, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kind = engine.dialect.name

@@ -50,7 +50,7 @@ WHOLE = ("Root", [("Later", [("Leaf", [])]), ("Leaf", [])])
 """What comes of a `Root`, when its background runs have run."""
 
 
-def test_nested_and_background_runs_are_under_those_that_started_them(isolated_runtime: Isolated) -> None:
+def test_nested_and_background_runs_are_children_of_the_runs_that_started_them(isolated_runtime: Isolated) -> None:
     with dexpy.trace(actor=ACTOR, trace_id="req-1"):
         Root().call()
         Leaf(number=3).call()
@@ -125,7 +125,7 @@ def test_runs_that_are_gathered_are_children_of_the_run_that_gathers_them(isolat
     assert records.where(trace="req-1", actor="user").count() == 6
 
 
-def test_coroutines_side_by_side_keep_their_own_traces(isolated_runtime: Isolated) -> None:
+def test_concurrent_coroutines_keep_separate_traces(isolated_runtime: Isolated) -> None:
     async def request(number: int) -> None:
         with dexpy.trace(trace_id=f"req-{number}"):
             await Root().acall()
@@ -173,7 +173,7 @@ def insert(engine: sa.Engine, *family: tuple[str, str | None]) -> None:
 
 
 @pytest.mark.usefixtures("isolated_runtime")
-def test_a_circle_is_cut_where_it_is_oldest(engine: sa.Engine) -> None:
+def test_a_cycle_is_cut_at_its_oldest_run(engine: sa.Engine) -> None:
     records.all().count()
     insert(engine, ("op_1", "op_3"), ("op_2", "op_1"), ("op_3", "op_2"), ("op_4", "op_3"), ("op_5", "op_5"))
     tree = records.tree("req-1")
@@ -187,7 +187,7 @@ def test_a_circle_is_cut_where_it_is_oldest(engine: sa.Engine) -> None:
     assert len(str(tree).splitlines()) == 6
 
 
-def test_thousands_of_runs_deep_and_wide_take_one_query(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+def test_a_tree_of_thousands_of_runs_takes_one_query(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     deep = [(f"op_{number:05}", f"op_{number - 1:05}" if number else None) for number in range(3000)]
     wide = [(f"op_w{number:05}", "op_00000") for number in range(2000)]
     values = [{**row, "created_at": None, "updated_at": None} for row in rows(*deep, *wide)]

@@ -110,7 +110,7 @@ def fail() -> None:
 # -------------------------------------------------------------------- the scopes
 
 
-def test_until_finished_no_second_one_is_stored_while_one_waits_or_runs(isolated_runtime: Isolated) -> None:
+def test_until_finished_a_duplicate_is_not_stored_while_a_run_is_pending_or_running(isolated_runtime: Isolated) -> None:
     first, second = Reindex(shop=1).async_().call(), Reindex(shop=1, note="other").async_().call()
     assert (first.duplicate, second.duplicate, second.id) == (False, True, first.id)
     assert not Reindex(shop=2).async_().call().duplicate
@@ -140,14 +140,16 @@ def test_until_started_ends_with_the_first_claim(isolated_runtime: Isolated) -> 
     assert runs == [1, 1]
 
 
-def test_until_started_does_not_come_back_between_attempts(isolated_runtime: Isolated) -> None:
+def test_until_started_does_not_apply_again_between_attempts(isolated_runtime: Isolated) -> None:
     RetriedUntilStarted(shop=1).async_().call()
     during_run.append(fail)
     isolated_runtime.run_pending()
     assert not RetriedUntilStarted(shop=1).async_().call().duplicate
 
 
-def test_for_a_length_of_time_lasts_after_the_end_and_no_longer(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+def test_a_unique_period_lasts_after_the_end_of_the_run_until_it_expires(
+    isolated_runtime: Isolated, engine: sa.Engine
+) -> None:
     first = Hourly(shop=1).async_().call()
     isolated_runtime.run_pending()
     second = Hourly(shop=1).async_().call()
@@ -159,7 +161,9 @@ def test_for_a_length_of_time_lasts_after_the_end_and_no_longer(isolated_runtime
 
 
 @pytest.mark.parametrize("kind", [Reindex, UntilStarted, Hourly])
-def test_a_run_that_is_cancelled_before_it_began_frees_its_key(isolated_runtime: Isolated, kind: type[Reindex]) -> None:
+def test_a_run_that_is_cancelled_before_its_start_releases_its_key(
+    isolated_runtime: Isolated, kind: type[Reindex]
+) -> None:
     kind(shop=1).async_().call().cancel()
     assert not kind(shop=1).async_().call().duplicate
 
@@ -173,7 +177,7 @@ def test_a_call_in_place_claims_no_unique_key(isolated_runtime: Isolated) -> Non
 # -------------------------------------------------------------------- the key
 
 
-def test_the_key_is_of_props_of_all_props_or_of_a_function(isolated_runtime: Isolated) -> None:
+def test_the_key_is_built_from_some_props_all_props_or_a_function(isolated_runtime: Isolated) -> None:
     assert not Whole(shop=1).async_().call().duplicate
     assert not Whole(shop=1, note="other").async_().call().duplicate
     assert Whole(shop=1).async_().call().duplicate
@@ -182,18 +186,18 @@ def test_the_key_is_of_props_of_all_props_or_of_a_function(isolated_runtime: Iso
     assert not ByFunction(shop=2).async_().call().duplicate
 
 
-def test_two_operations_with_one_key_have_nothing_to_do_with_each_other(isolated_runtime: Isolated) -> None:
+def test_equal_keys_of_two_operations_are_independent(isolated_runtime: Isolated) -> None:
     assert [kind(shop=1).async_().call().duplicate for kind in (Reindex, UntilStarted, Hourly)] == [False] * 3
 
 
-def test_a_subclass_takes_the_declaration_back(isolated_runtime: Isolated) -> None:
+def test_a_subclass_disables_the_declaration(isolated_runtime: Isolated) -> None:
     assert [Free(shop=1).async_().call().duplicate for _ in range(2)] == [False, False]
 
 
 # -------------------------------------------------------------------- the conflict
 
 
-def test_skip_gives_a_ticket_of_no_run(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+def test_skip_returns_a_ticket_without_a_run(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     Skip(shop=1).async_().call()
     ticket = Skip(shop=1).async_().call()
     assert (ticket.duplicate, ticket.recorded, bool(ticket), len(rows(engine))) == (True, False, True, 1)
@@ -201,7 +205,7 @@ def test_skip_gives_a_ticket_of_no_run(isolated_runtime: Isolated, engine: sa.En
         ticket.wait(1)
 
 
-def test_raise_names_the_run_that_has_the_key(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+def test_raise_names_the_run_that_holds_the_key(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     first = Raise(shop=1).async_().call()
     with pytest.raises(NotUnique) as told:
         Raise(shop=1).async_().call()
@@ -210,7 +214,7 @@ def test_raise_names_the_run_that_has_the_key(isolated_runtime: Isolated, engine
     assert len(rows(engine)) == 1
 
 
-def test_raise_leaves_the_callers_transaction_as_it_was(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+def test_raise_leaves_the_callers_transaction_unchanged(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     Raise(shop=1).async_().call()
     with Session(isolated_runtime.runtime.store.database.engine) as session:
         Free(shop=1).async_(session=session).call()
@@ -220,7 +224,7 @@ def test_raise_leaves_the_callers_transaction_as_it_was(isolated_runtime: Isolat
     assert [row.name for row in rows(engine)] == ["unique.raise", "unique.free"]
 
 
-def test_replace_replaces_one_that_waits(isolated_runtime: Isolated) -> None:
+def test_replace_replaces_a_pending_run(isolated_runtime: Isolated) -> None:
     first = Replace(shop=1, note="old").async_(in_=60).call()
     second = Replace(shop=1, note="new").async_().call()
     assert not second.duplicate
@@ -232,7 +236,7 @@ def test_replace_replaces_one_that_waits(isolated_runtime: Isolated) -> None:
     assert (runs, second.reload().status) == ([1], "done")
 
 
-def test_replace_gives_the_ticket_of_one_that_runs(isolated_runtime: Isolated) -> None:
+def test_replace_returns_the_ticket_of_a_running_run(isolated_runtime: Isolated) -> None:
     first = Replace(shop=1).async_().call()
     met: list[dexpy.Ticket[int]] = []
     during_run.append(lambda: met.append(Replace(shop=1).async_().call()))
@@ -249,7 +253,7 @@ def test_replace_in_a_transaction_that_is_rolled_back_replaces_nothing(isolated_
     assert first.reload().pending
 
 
-def test_of_many_that_replace_at_once_one_is_left(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+def test_one_run_remains_of_many_concurrent_replacements(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     Replace(shop=1).async_().call()
     failures: list[BaseException] = []
 
@@ -269,7 +273,7 @@ def test_of_many_that_replace_at_once_one_is_left(isolated_runtime: Isolated, en
 
 
 @pytest.mark.parametrize("kind", [Reindex, UntilStarted, Hourly])
-def test_of_many_enqueues_at_once_one_is_stored(
+def test_one_of_many_concurrent_enqueues_is_stored(
     isolated_runtime: Isolated, engine: sa.Engine, kind: type[Reindex]
 ) -> None:
     tickets: list[dexpy.Ticket[int]] = []
@@ -290,7 +294,7 @@ def seeing_one_moment(isolated_runtime: Isolated) -> sa.Engine:
     return own if own.dialect.name == "sqlite" else own.execution_options(isolation_level="REPEATABLE READ")
 
 
-def test_what_was_committed_after_the_callers_transaction_began_counts(isolated_runtime: Isolated) -> None:
+def test_a_key_committed_after_the_start_of_the_callers_transaction_counts(isolated_runtime: Isolated) -> None:
     with Session(seeing_one_moment(isolated_runtime)) as session:
         session.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
         first = Reindex(shop=1).async_().call()
@@ -299,7 +303,7 @@ def test_what_was_committed_after_the_callers_transaction_began_counts(isolated_
     assert (second.duplicate, second.reload().id) == (True, first.id)
 
 
-def test_a_run_that_has_ended_since_the_callers_transaction_began_holds_no_key(isolated_runtime: Isolated) -> None:
+def test_a_run_that_ended_after_the_start_of_the_callers_transaction_holds_no_key(isolated_runtime: Isolated) -> None:
     Reindex(shop=1).async_().call()
     with Session(seeing_one_moment(isolated_runtime)) as session:
         session.execute(sa.select(table.c.status)).all()
@@ -309,7 +313,7 @@ def test_a_run_that_has_ended_since_the_callers_transaction_began_holds_no_key(i
     assert len(isolated_runtime.run_pending()) == 1
 
 
-def test_a_duplicate_in_an_open_transaction_does_not_hold_up_the_run(isolated_runtime: Isolated) -> None:
+def test_a_duplicate_in_an_open_transaction_does_not_delay_the_run(isolated_runtime: Isolated) -> None:
     first = Reindex(shop=1).async_().call()
     with Session(isolated_runtime.runtime.store.database.engine) as session:
         assert Reindex(shop=1).async_(session=session).call().duplicate
@@ -318,7 +322,7 @@ def test_a_duplicate_in_an_open_transaction_does_not_hold_up_the_run(isolated_ru
             assert first.reload().done
 
 
-def test_two_that_replace_in_one_transaction(isolated_runtime: Isolated) -> None:
+def test_two_replacements_in_one_transaction_leave_one_run(isolated_runtime: Isolated) -> None:
     first = Replace(shop=1).async_().call()
     with Session(isolated_runtime.runtime.store.database.engine) as session:
         second = Replace(shop=1).async_(session=session).call()
@@ -336,7 +340,7 @@ def test_with_an_idempotency_key_both_keys_are_held(isolated_runtime: Isolated, 
     assert Both(shop=3, note="a").async_().call().id == first.id
 
 
-def test_retry_claims_the_key_again_unless_another_run_has_it(isolated_runtime: Isolated) -> None:
+def test_retry_claims_the_key_again_unless_another_run_holds_it(isolated_runtime: Isolated) -> None:
     first = Reindex(shop=1).async_().call().cancel()
     second = Reindex(shop=1).async_().call()
     with pytest.raises(KeyTaken, match=f"the run {second.id} holds its unique key. Nothing was changed."):
@@ -350,7 +354,7 @@ def test_retry_claims_the_key_again_unless_another_run_has_it(isolated_runtime: 
 # -------------------------------------------------------------------- the caller's own token
 
 
-def test_a_second_call_with_a_token_is_given_the_first_ones_ticket(
+def test_a_second_call_with_a_token_returns_the_ticket_of_the_first(
     isolated_runtime: Isolated, engine: sa.Engine
 ) -> None:
     first = Free(shop=1).async_(idempotence_token="t-1").call()
@@ -367,7 +371,7 @@ def test_a_second_call_with_a_token_is_given_the_first_ones_ticket(
     assert len(rows(engine)) == 3
 
 
-def test_a_token_in_the_callers_transaction(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+def test_a_token_is_claimed_in_the_callers_transaction(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     with Session(isolated_runtime.runtime.store.database.engine) as session:
         first = Free(shop=1).async_(idempotence_token="t", session=session).call()
         second = Free(shop=1).async_(idempotence_token="t", session=session).call()
@@ -378,12 +382,12 @@ def test_a_token_in_the_callers_transaction(isolated_runtime: Isolated, engine: 
     assert (second.reload().status, len(rows(engine))) == ("pending", 1)
 
 
-def test_tokens_are_compared_by_their_letters(isolated_runtime: Isolated) -> None:
+def test_tokens_are_compared_exactly(isolated_runtime: Isolated) -> None:
     tokens = ["t-1", "T-1", "ť-1"]
     assert len({Free(shop=1).async_(idempotence_token=token).call().id for token in tokens}) == 3
 
 
-def test_tokens_that_differ_in_a_blank_at_their_end_differ(isolated_runtime: Isolated) -> None:
+def test_tokens_that_differ_in_a_trailing_space_differ(isolated_runtime: Isolated) -> None:
     """MariaDB pads what it compares, unless it is told not to."""
     tickets = [Free(shop=1).async_(idempotence_token=token).call() for token in ("t-1", "t-1 ", " t-1")]
 
@@ -392,7 +396,7 @@ def test_tokens_that_differ_in_a_blank_at_their_end_differ(isolated_runtime: Iso
 
 
 @pytest.mark.parametrize("token", ["", "x" * 256, 7])
-def test_a_token_that_cannot_be_is_refused(token: Any) -> None:
+def test_an_invalid_token_is_refused(token: Any) -> None:
     with pytest.raises(OptionsError, match="wants a text of 1 to 255 characters"):
         Free(shop=1).async_(idempotence_token=token)
 
@@ -413,7 +417,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("said", "message"), REFUSED)
-def test_a_declaration_that_cannot_work_is_refused(said: dict[str, Any], message: str) -> None:
+def test_an_invalid_declaration_is_refused(said: dict[str, Any], message: str) -> None:
     with pytest.raises(DeclarationError, match=message):
         declare(**{"unique": Unique("shop"), **said})
 
@@ -428,7 +432,7 @@ ARGUMENTS: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("given", "message"), ARGUMENTS)
-def test_an_argument_that_cannot_be_is_refused(given: dict[str, Any], message: str) -> None:
+def test_an_invalid_argument_is_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(DeclarationError, match=message):
         Unique("shop", **given)
 
@@ -444,7 +448,7 @@ def test_without_records_a_key_is_refused_at_the_call() -> None:
         install(before)
 
 
-def test_explain_shows_which_run_has_the_key(isolated_runtime: Isolated) -> None:
+def test_explain_shows_which_run_holds_the_key(isolated_runtime: Isolated) -> None:
     told = Reindex.explain(shop=1).unique
     assert told is not None
     assert (told["until"], told["on_conflict"], told["status"]) == ("finished", "ticket", "fresh")
@@ -454,7 +458,7 @@ def test_explain_shows_which_run_has_the_key(isolated_runtime: Isolated) -> None
     assert Free.explain(shop=1).unique is None
 
 
-def test_nothing_of_a_plain_enqueue_asks_for_a_key(isolated_runtime: Isolated, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plain_enqueue_makes_no_query_for_keys(isolated_runtime: Isolated, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: Any, **__: Any) -> bool:
         raise AssertionError("a plain enqueue has no key")
 

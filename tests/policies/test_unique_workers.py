@@ -28,7 +28,7 @@ def keys_held(pair: PolicyPair) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", [Reindex, Open])
-def test_two_workers_never_run_two_that_were_one(pair: PolicyPair, kind: type[Reindex]) -> None:
+def test_two_workers_never_run_a_duplicate(pair: PolicyPair, kind: type[Reindex]) -> None:
     pair.start(processes=2)
     tickets: list[Any] = []
 
@@ -49,7 +49,7 @@ def test_two_workers_never_run_two_that_were_one(pair: PolicyPair, kind: type[Re
     assert keys_held(pair) == []
 
 
-def test_while_a_dead_workers_run_waits_for_another_one_its_key_is_held(pair: PolicyPair) -> None:
+def test_the_key_of_a_dead_workers_run_is_held_until_it_is_recovered(pair: PolicyPair) -> None:
     pair.start_killed_at("in_perform")
     ticket = Reindex(shop=1).async_().call()
     reached(pair, "in_perform")

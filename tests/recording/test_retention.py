@@ -60,7 +60,7 @@ def count(isolated_runtime: Isolated, of: sa.Table = table) -> int:
     return int(row[0])
 
 
-def test_what_ended_long_ago_is_deleted_with_its_attempts_and_what_is_open_stays(isolated_runtime: Isolated) -> None:
+def test_old_ended_records_are_deleted_with_their_attempts_and_open_ones_stay(isolated_runtime: Isolated) -> None:
     for how in ("done", "failed", "crashed"):
         Keep(how=how).async_().call()
     Keep().async_(in_=1000 * DAY).call()
@@ -79,7 +79,7 @@ def test_what_ended_long_ago_is_deleted_with_its_attempts_and_what_is_open_stays
     assert count(isolated_runtime, attempts) == 0
 
 
-def test_only_the_statuses_that_were_named_are_deleted(isolated_runtime: Isolated) -> None:
+def test_only_records_of_the_named_statuses_are_deleted(isolated_runtime: Isolated) -> None:
     kept, gone = Keep().async_().call(), Keep(how="failed").async_().call()
     isolated_runtime.run_pending()
     isolated_runtime.advance(DAY)
@@ -107,7 +107,7 @@ def test_a_key_for_replay_is_kept_until_it_expires(isolated_runtime: Isolated) -
     assert [record.id for record in records.all()] == [tickets[0].id]
 
 
-def test_a_key_that_is_unique_for_a_length_of_time_is_kept_until_that_is_over(isolated_runtime: Isolated) -> None:
+def test_a_unique_key_with_a_period_is_kept_until_it_expires(isolated_runtime: Isolated) -> None:
     first = Seasonal().async_().call()
     isolated_runtime.run_pending()
     isolated_runtime.advance(5 * DAY)
@@ -166,7 +166,7 @@ def test_the_signals_of_a_run_are_deleted_with_its_record(isolated_runtime: Isol
     [{"statuses": ["running"]}, {"older_than": timedelta(-1)}, {"batch": 0}],
     ids=["open", "the future", "no batch"],
 )
-def test_what_cannot_be_meant_is_refused_and_nothing_is_deleted(
+def test_invalid_arguments_are_refused_and_nothing_is_deleted(
     isolated_runtime: Isolated, given: dict[str, Any]
 ) -> None:
     Keep().async_().call()
@@ -178,7 +178,7 @@ def test_what_cannot_be_meant_is_refused_and_nothing_is_deleted(
     assert count(isolated_runtime) == 1
 
 
-def test_the_command_prints_how_many(isolated_runtime: Isolated) -> None:
+def test_the_command_prints_the_number_of_deleted_records(isolated_runtime: Isolated) -> None:
     for _ in range(5):
         Keep().async_().call()
     isolated_runtime.run_pending()
@@ -193,14 +193,14 @@ def test_the_command_prints_how_many(isolated_runtime: Isolated) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["30", "d", "-1d", "1y"])
-def test_a_duration_that_is_none_is_refused(wrong: str) -> None:
+def test_an_invalid_duration_is_refused(wrong: str) -> None:
     ended = CliRunner().invoke(main, ["prune", f"--older-than={wrong}"])
 
     assert ended.exit_code == 2
     assert "is no duration" in ended.output
 
 
-def test_many_records_that_have_ended_are_a_warning(
+def test_many_ended_records_are_reported_as_a_warning(
     isolated_runtime: Isolated, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(4):

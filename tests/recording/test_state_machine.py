@@ -712,7 +712,7 @@ def _in_haste(driver: Any, _record: Any) -> None:
 
 @pytest.mark.timeout(400)  # for the search for the shortest story, when one goes wrong
 @pytest.mark.parametrize("carry", [SqlMessages, StubMessages], ids=["messages beside the records", "a server"])
-def test_every_order_of_events(carry: type[Any], tmp_path: Path) -> None:
+def test_every_order_of_events_keeps_the_invariants(carry: type[Any], tmp_path: Path) -> None:
     broker = StubBroker() if carry is StubMessages else None
     runtime = Runtime(Settings(database=f"sqlite:///{tmp_path / 'records.db'}"), broker=broker)
     runtime.start().dispatcher.broker.declare_queue("default")

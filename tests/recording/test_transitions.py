@@ -80,13 +80,13 @@ def move(isolated_runtime: Isolated, event: str, id: str = "op_1", token: int = 
     return None if applied is None else isolated_runtime.runtime.store.row(id)
 
 
-def test_the_table_is_whole() -> None:
+def test_the_table_has_every_transition() -> None:
     assert TABLE.keys() == TRANSITIONS.keys()
     assert {event for event, transition in TRANSITIONS.items() if transition.fenced} == set(FENCED)
 
 
 @pytest.mark.parametrize("event", TABLE)
-def test_an_event_moves_a_row_only_from_the_states_of_the_table(isolated_runtime: Isolated, event: str) -> None:
+def test_a_transition_applies_only_from_the_statuses_of_the_table(isolated_runtime: Isolated, event: str) -> None:
     sources, target, frees = TABLE[event]
     for status in STATUSES:
         keys = {name: f"{value} of {status}" for name, value in KEYS.items()}
@@ -108,7 +108,7 @@ def test_an_event_moves_a_row_only_from_the_states_of_the_table(isolated_runtime
 
 
 @pytest.mark.parametrize("event", TABLE)
-def test_a_transition_without_the_row_as_its_result_moves_it_alike(isolated_runtime: Isolated, event: str) -> None:
+def test_a_transition_that_does_not_return_the_row_has_the_same_effect(isolated_runtime: Isolated, event: str) -> None:
     for status in STATUSES:
         for way in ("told", "untold"):
             insert(isolated_runtime, status, f"{status} {way}", num_attempts=1)
@@ -136,7 +136,7 @@ def test_a_worker_that_lost_its_claim_can_write_nothing(isolated_runtime: Isolat
     assert (row.status, row.error, row.num_attempts, row.num_lost) == ("running", None, 0, 0)
 
 
-def test_a_claim_counts_the_attempt_and_grows_the_token(isolated_runtime: Isolated) -> None:
+def test_a_claim_increments_the_attempt_and_the_token(isolated_runtime: Isolated) -> None:
     insert(isolated_runtime, "pending")
 
     with isolated_runtime.runtime.store.begin() as connection:
@@ -202,7 +202,7 @@ def test_attempts_and_lost_workers_are_counted(
     assert row.claim_token == (8 if event == "claim" else 7), "it only grows"
 
 
-def test_a_row_is_not_claimed_when_its_time_is_over(isolated_runtime: Isolated) -> None:
+def test_an_expired_row_is_not_claimed(isolated_runtime: Isolated) -> None:
     soon = clock.now() + timedelta(seconds=60)
     for id in ("in time", "too late"):
         insert(isolated_runtime, "pending", id, expires_at=soon)
@@ -214,7 +214,7 @@ def test_a_row_is_not_claimed_when_its_time_is_over(isolated_runtime: Isolated) 
     assert isolated_runtime.runtime.store.row("too late").num_attempts == 0
 
 
-def test_a_run_of_a_dead_worker_waits_as_long_as_the_recovery_says(isolated_runtime: Isolated) -> None:
+def test_a_recovered_run_waits_as_long_as_the_recovery_sets(isolated_runtime: Isolated) -> None:
     insert(isolated_runtime, "running", started_at=clock.now())
 
     row = move(isolated_runtime, "rescue", wait_s=30.0, sent=False)
@@ -224,7 +224,7 @@ def test_a_run_of_a_dead_worker_waits_as_long_as_the_recovery_says(isolated_runt
     assert move(isolated_runtime, "claim") is None
 
 
-def test_a_run_that_is_given_back_is_as_if_it_had_not_begun(isolated_runtime: Isolated) -> None:
+def test_a_released_run_equals_a_run_that_has_not_started(isolated_runtime: Isolated) -> None:
     # Without a moment at which it is due, nobody would look for one that has no message.
     insert(
         isolated_runtime, "running", started_at=clock.now(), scheduled_at=None, enqueued_at=clock.now(), num_attempts=1
@@ -237,7 +237,7 @@ def test_a_run_that_is_given_back_is_as_if_it_had_not_begun(isolated_runtime: Is
     assert isolated_runtime.runtime.store.has_unpublished(None)
 
 
-def test_a_call_in_place_that_was_lost_may_lose_workers_when_it_is_retried(isolated_runtime: Isolated) -> None:
+def test_a_lost_call_in_place_may_lose_workers_after_a_retry(isolated_runtime: Isolated) -> None:
     for id, max_lost in (("in place", 0), ("in the background", 2), ("as usual", None)):
         insert(isolated_runtime, "failed", id, max_lost=max_lost)
 
@@ -248,7 +248,7 @@ def test_a_call_in_place_that_was_lost_may_lose_workers_when_it_is_retried(isola
     ]
 
 
-def test_a_row_that_is_not_due_does_not_wait_for_a_slot(isolated_runtime: Isolated) -> None:
+def test_a_row_that_is_not_due_is_not_blocked(isolated_runtime: Isolated) -> None:
     """It would be forgotten when it is due: one that waits for a slot has no moment any more."""
     later = clock.now() + timedelta(days=1)
     insert(isolated_runtime, "pending", scheduled_at=later, concurrency_key="k")
@@ -261,7 +261,7 @@ def test_a_row_that_is_not_due_does_not_wait_for_a_slot(isolated_runtime: Isolat
 
 
 @pytest.mark.parametrize("in_s", [None, 3600])
-def test_what_is_retried_is_due_at_once_whenever_it_was_due(isolated_runtime: Isolated, in_s: int | None) -> None:
+def test_a_retried_run_is_due_at_once(isolated_runtime: Isolated, in_s: int | None) -> None:
     moment = None if in_s is None else clock.now() + timedelta(seconds=in_s)
     insert(isolated_runtime, "expired", scheduled_at=moment)
 
@@ -271,7 +271,7 @@ def test_what_is_retried_is_due_at_once_whenever_it_was_due(isolated_runtime: Is
     assert move(isolated_runtime, "claim") is not None
 
 
-def test_a_record_that_is_retried_by_hand_begins_anew(isolated_runtime: Isolated) -> None:
+def test_a_record_that_is_retried_by_hand_starts_over(isolated_runtime: Isolated) -> None:
     insert(isolated_runtime, "pending", expires_at=clock.now() + timedelta(seconds=60))
     move(isolated_runtime, "expire")
 

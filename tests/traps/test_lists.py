@@ -24,7 +24,7 @@ def list_of(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", LISTS)
-def test_every_test_is_on_the_list_of_its_file_and_every_name_on_it_is_a_test(name: str) -> None:
+def test_the_list_of_each_file_names_exactly_its_tests(name: str) -> None:
     listed = set(re.findall(r"\btest_\w+\b(?!\.py)", list_of(name)))
     assert functions_of(HERE / name) <= listed
     assert listed <= functions_of(HERE / name) | functions_of(OVER_SERVERS)

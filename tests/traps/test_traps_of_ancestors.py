@@ -6,7 +6,7 @@
  4. test_a_lock_timeout_frees_the_idempotency_key
  5. test_the_run_of_a_killed_worker_is_recovered_and_its_late_writes_are_refused
  6. test_a_prop_that_was_added_after_the_enqueue_has_its_default
- 7. test_a_value_comes_back_equal_from_json,
+ 7. test_a_value_round_trips_through_json,
     test_a_value_without_a_json_form_is_refused_at_the_enqueue
  8. test_a_delay_of_the_call_wins_over_one_of_the_class
  9. test_a_rollback_leaves_no_row_and_no_message,
@@ -17,7 +17,7 @@
     over servers: test_a_hundred_deliveries_of_one_row_claim_it_once;
     two schedulers and one tick: to be written with schedules.
 13. test_a_business_error_is_not_retried_like_a_crash
-14. test_a_wait_reports_no_failure_that_is_retried
+14. test_wait_does_not_report_a_failure_that_will_be_retried
 15. test_a_run_that_is_running_or_has_ended_cannot_be_expired_or_failed
 16. test_an_expired_idempotency_key_is_claimed_again_by_one_call_only
 17. test_an_interrupt_leaves_no_row_running, test_a_time_limit_in_a_worker_leaves_no_row_running
@@ -288,7 +288,7 @@ class Values(Operation):
         performed.append(self)
 
 
-def test_a_value_comes_back_equal_from_json(isolated_runtime: Isolated) -> None:
+def test_a_value_round_trips_through_json(isolated_runtime: Isolated) -> None:
     sent = Values(
         moment=datetime(2026, 10, 25, 2, 30, 0, 123456, tzinfo=timezone(timedelta(hours=5, minutes=30))),
         naive=datetime(2026, 10, 25, 2, 30, 0, 1),
@@ -498,7 +498,7 @@ def test_a_business_error_is_not_retried_like_a_crash(isolated_runtime: Isolated
     assert (len(performed), row(isolated_runtime, crashed.id)["status"]) == (2, "done")
 
 
-def test_a_wait_reports_no_failure_that_is_retried(isolated_runtime: Isolated) -> None:
+def test_wait_does_not_report_a_failure_that_will_be_retried(isolated_runtime: Isolated) -> None:
     script.append(ConnectionError("this time"))
     ticket = Patient().async_().call()
     looks: list[int] = []

@@ -1,9 +1,9 @@
 """Fifteen traps that other job queues fell into, in order; each has a test that reproduces it.
 
  1. test_only_the_worker_writes_a_row_that_it_has_claimed,
-    test_a_publish_whose_answer_is_lost_leaves_what_the_worker_wrote
+    test_a_publish_without_a_reply_does_not_overwrite_the_worker
  2. test_the_copies_of_a_message_are_one_run
- 3. test_a_run_that_finishes_after_its_recovery_has_no_hooks_and_children,
+ 3. test_a_run_that_finishes_after_its_recovery_runs_no_hooks_and_enqueues_no_children,
     over servers: test_a_worker_that_resumes_after_its_recovery_writes_nothing
  4. test_an_earlier_claim_of_the_same_worker_writes_nothing
  5. test_a_worker_whose_clock_is_ahead_recovers_nothing_from_live_workers,
@@ -11,19 +11,20 @@
     test_a_delay_does_not_depend_on_a_wrong_clock; cron steps: to be written with schedules.
  6. test_a_bad_row_or_an_unknown_class_does_not_stop_the_recovery_of_others,
     over servers: test_a_bad_row_an_unknown_class_or_a_cut_database_does_not_stop_the_relay
- 7. test_a_shutdown_costs_no_attempt_and_a_killed_worker_costs_one
- 8. test_params_that_cannot_be_read_end_the_run_at_once,
-    test_a_trace_or_a_counter_that_cannot_be_read_does_not_keep_a_row_running
- 9. test_a_message_whose_run_has_ended_is_acknowledged, test_an_exception_after_the_end_does_not_keep_the_message
+ 7. test_a_shutdown_counts_no_attempt_and_a_killed_worker_counts_one
+ 8. test_unreadable_params_end_the_run_at_once,
+    test_a_row_with_an_unreadable_trace_or_counter_is_ended
+ 9. test_a_message_whose_run_has_ended_is_acknowledged,
+    test_a_message_is_acknowledged_despite_an_exception_after_the_end
 10. test_a_result_without_a_json_form_neither_rolls_back_nor_repeats_the_work,
-    test_a_result_of_the_wrong_type_is_found_before_the_commit
-11. test_a_retry_that_is_refused_names_the_reason, test_a_retry_whose_unique_key_is_taken_names_the_run_that_has_it
+    test_a_result_of_the_wrong_type_is_detected_before_the_commit
+11. test_a_retry_that_is_refused_names_the_reason, test_a_retry_whose_unique_key_is_held_names_the_holder
     (there are no bulk actions that could go beyond a filter)
 12. test_a_secret_reaches_no_sink, test_a_secret_reaches_no_sink_of_a_worker,
     test_a_redactor_that_fails_hides_the_text_and_leaves_no_row_running,
     over servers: test_a_secret_reaches_no_server
 13. test_counting_with_a_limit_costs_less_than_counting_all; counts of a page: to be written with the page.
-14. test_a_worker_that_starts_anew_with_the_same_pid_has_a_new_name
+14. test_a_worker_that_restarts_with_the_same_pid_has_a_new_id
 15. test_a_fork_does_not_share_the_connections_of_its_parent, with the same name over servers
 
 Each test reproduces its trap; its name states what holds instead.
@@ -126,7 +127,7 @@ def test_only_the_worker_writes_a_row_that_it_has_claimed(fast: FastBroker) -> N
     assert (after.updated_at, after.enqueued_at) == (fast.seen.updated_at, fast.seen.enqueued_at)
 
 
-def test_a_publish_whose_answer_is_lost_leaves_what_the_worker_wrote(fast: FastBroker) -> None:
+def test_a_publish_without_a_reply_does_not_overwrite_the_worker(fast: FastBroker) -> None:
     fast.answer_is_lost = True
     ticket = Note(what=1).async_().call()
 
@@ -195,7 +196,7 @@ class Late(mailer.MailerOperation):
 claim_losses: list[Callable[[str], None]] = []
 
 
-def test_a_run_that_finishes_after_its_recovery_has_no_hooks_and_children(
+def test_a_run_that_finishes_after_its_recovery_runs_no_hooks_and_enqueues_no_children(
     isolated_runtime: Isolated, mailer_tables: None
 ) -> None:
     def rescue(id: str) -> None:
@@ -336,7 +337,7 @@ def test_a_bad_row_or_an_unknown_class_does_not_stop_the_recovery_of_others(depl
     assert conflicting.result(WAIT_S, POLL_S) == 2
 
 
-def test_a_shutdown_costs_no_attempt_and_a_killed_worker_costs_one(deployment: TrapDeployment) -> None:
+def test_a_shutdown_counts_no_attempt_and_a_killed_worker_counts_one(deployment: TrapDeployment) -> None:
     stopped = deployment.start("--shutdown-timeout", "0.5")
     ticket = deployment.send_batch(1)
     deployment.begun(1)
@@ -370,7 +371,7 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize("kind", UNREADABLE)
-def test_params_that_cannot_be_read_end_the_run_at_once(isolated_runtime: Isolated, kind: str) -> None:
+def test_unreadable_params_end_the_run_at_once(isolated_runtime: Isolated, kind: str) -> None:
     ticket, sound = Note(what=1).async_().call(), Note(what=2).async_().call()
     sql(isolated_runtime, "UPDATE operation_records SET params = ? WHERE id = ?", UNREADABLE[kind], ticket.id)
     isolated_runtime.run_pending()
@@ -388,9 +389,7 @@ WRONG_FORMS = ("[]", '"x"', "{}", '{"stack": 7}', '{"id": ')
 
 @pytest.mark.parametrize("column", ["trace", "retry_counts"])
 @pytest.mark.parametrize("form", WRONG_FORMS)
-def test_a_trace_or_a_counter_that_cannot_be_read_does_not_keep_a_row_running(
-    isolated_runtime: Isolated, column: str, form: str
-) -> None:
+def test_a_row_with_an_unreadable_trace_or_counter_is_ended(isolated_runtime: Isolated, column: str, form: str) -> None:
     ticket = Unsteady().async_().call()
     sql(isolated_runtime, f"UPDATE operation_records SET {column} = ? WHERE id = ?", form, ticket.id)
     isolated_runtime.run_pending()
@@ -456,7 +455,7 @@ class EndsBadly(mailer.MailerOperation):
 
 
 @pytest.mark.parametrize("raised", ["an exception", "an exit", "a lost claim"])
-def test_an_exception_after_the_end_does_not_keep_the_message(
+def test_a_message_is_acknowledged_despite_an_exception_after_the_end(
     isolated_runtime: Isolated, mailer_tables: None, raised: str
 ) -> None:
     ticket = EndsBadly(raised=raised).async_().call()
@@ -502,7 +501,9 @@ class Promises(mailer.MailerOperation):
         return "seven"  # type: ignore[return-value]
 
 
-def test_a_result_of_the_wrong_type_is_found_before_the_commit(isolated_runtime: Isolated, mailer_tables: None) -> None:
+def test_a_result_of_the_wrong_type_is_detected_before_the_commit(
+    isolated_runtime: Isolated, mailer_tables: None
+) -> None:
     ticket = Promises().async_().call()
     isolated_runtime.run_pending()
 
@@ -530,7 +531,7 @@ class Alone(Operation):
     def perform(self) -> None: ...
 
 
-def test_a_retry_whose_unique_key_is_taken_names_the_run_that_has_it(isolated_runtime: Isolated) -> None:
+def test_a_retry_whose_unique_key_is_held_names_the_holder(isolated_runtime: Isolated) -> None:
     first = Alone(mailbox=1).async_().call()
     first.fail("not now")
     second = Alone(mailbox=1).async_().call()
@@ -738,7 +739,7 @@ def test_counting_with_a_limit_costs_less_than_counting_all(isolated_runtime: Is
 # ----------------------------------------------------------------------------------------- 14 and 15: processes
 
 
-def test_a_worker_that_starts_anew_with_the_same_pid_has_a_new_name(isolated_runtime: Isolated) -> None:
+def test_a_worker_that_restarts_with_the_same_pid_has_a_new_id(isolated_runtime: Isolated) -> None:
     ids: list[str] = []
     for number in range(3):
         start = Runtime(isolated_runtime.runtime.settings)

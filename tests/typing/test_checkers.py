@@ -95,7 +95,7 @@ def lines_of(file: str) -> dict[int, str]:
     return dict(enumerate((HERE / file).read_text("utf-8").splitlines(), 1))
 
 
-def test_right_calls_pass(errors: Errors) -> None:
+def test_correct_calls_pass_the_checkers(errors: Errors) -> None:
     complaints = {line: said for (file, line), said in errors.items() if file == RIGHT}
     assert complaints == {}
 
@@ -107,7 +107,7 @@ def test_each_wrong_call_is_an_error(checker: str, errors: Errors) -> None:
     assert unseen == {}
 
 
-def test_no_other_line_of_the_wrong_calls_is_an_error(checker: str, errors: Errors) -> None:
+def test_only_the_marked_lines_of_the_wrong_calls_are_errors(checker: str, errors: Errors) -> None:
     marked = marked_for(checker)
     complaints = {line: said for (file, line), said in errors.items() if file == WRONG and line not in marked}
     assert complaints == {}

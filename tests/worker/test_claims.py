@@ -166,7 +166,7 @@ def looking(monkeypatch: pytest.MonkeyPatch) -> None:
 # What is more urgent
 
 
-def test_a_delivery_runs_what_is_more_urgent_and_its_own_row_needs_a_message(inbox: Inbox) -> None:
+def test_a_delivery_runs_a_more_urgent_row_and_its_own_row_is_marked_unpublished(inbox: Inbox) -> None:
     calm, urgent = inbox.send(), inbox.send(priority=URGENT)
 
     assert inbox.deliver(calm) == urgent
@@ -179,7 +179,7 @@ def test_a_delivery_runs_what_is_more_urgent_and_its_own_row_needs_a_message(inb
     assert inbox.deliver(calm) == calm
 
 
-def test_what_is_more_urgent_is_run_as_the_class_that_it_is_of(inbox: Inbox) -> None:
+def test_a_more_urgent_row_is_run_as_its_own_class(inbox: Inbox) -> None:
     logged.clear()
     calm, urgent = inbox.send(7), Shout(word="help").async_(priority=URGENT).call().id
 
@@ -189,7 +189,7 @@ def test_what_is_more_urgent_is_run_as_the_class_that_it_is_of(inbox: Inbox) -> 
     assert {(inbox.row(id).status, inbox.row(id).num_attempts) for id in (calm, urgent)} == {("done", 1)}
 
 
-def test_a_message_that_comes_late_for_its_own_row_serves_one_that_needs_a_message(inbox: Inbox) -> None:
+def test_a_message_of_an_ended_row_runs_an_unpublished_row(inbox: Inbox) -> None:
     calm, urgent = inbox.send(), inbox.send(priority=URGENT)
     assert inbox.deliver(calm) == urgent
 
@@ -199,7 +199,7 @@ def test_a_message_that_comes_late_for_its_own_row_serves_one_that_needs_a_messa
     assert len(inbox.sent[calm]) == 1, "the relay owes it none any more"
 
 
-def test_all_is_run_once_whatever_the_order_of_the_priorities(inbox: Inbox, looking: None) -> None:
+def test_every_row_is_run_once_whatever_the_order_of_priorities(inbox: Inbox, looking: None) -> None:
     numbers = range(40)
     for number in numbers:
         inbox.send(number, priority=number * 7 % 10)
@@ -277,7 +277,7 @@ NOT_FOR_US: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", NOT_FOR_US)
-def test_what_is_more_urgent_and_not_to_be_run_is_left_alone(inbox: Inbox, name: str) -> None:
+def test_a_more_urgent_row_that_may_not_run_is_skipped(inbox: Inbox, name: str) -> None:
     calm, other = inbox.send(), inbox.send(priority=URGENT)
     inbox.change(other, **NOT_FOR_US[name])
     before = tuple(inbox.row(other))
@@ -288,7 +288,7 @@ def test_what_is_more_urgent_and_not_to_be_run_is_left_alone(inbox: Inbox, name:
 
 
 @pytest.mark.parametrize("name", NOT_FOR_US)
-def test_behind_it_the_next_one_is_found(inbox: Inbox, name: str) -> None:
+def test_the_row_after_a_skipped_row_is_found(inbox: Inbox, name: str) -> None:
     calm = inbox.send()
     for number in range(3):
         inbox.change(inbox.send(priority=URGENT + number), **NOT_FOR_US[name])
@@ -297,7 +297,7 @@ def test_behind_it_the_next_one_is_found(inbox: Inbox, name: str) -> None:
     assert inbox.deliver(calm) == next_one
 
 
-def test_what_became_due_is_found_also_before_the_relay_has_sent_it(inbox: Inbox) -> None:
+def test_a_row_that_became_due_is_found_before_the_relay_publishes_it(inbox: Inbox) -> None:
     calm, later = inbox.send(), inbox.send(priority=URGENT, in_=60)
     clock.advance(61)
 
@@ -308,14 +308,14 @@ def test_what_became_due_is_found_also_before_the_relay_has_sent_it(inbox: Inbox
     assert len(inbox.sent[calm]) == 2
 
 
-def test_a_class_is_known_by_its_old_names_too(inbox: Inbox) -> None:
+def test_a_class_is_known_by_its_earlier_names_too(inbox: Inbox) -> None:
     calm, urgent = inbox.send(), inbox.send(priority=URGENT)
     inbox.change(urgent, name="tests.before")
 
     assert inbox.deliver(calm) == urgent
 
 
-def test_a_message_of_an_earlier_release_has_no_priority_and_is_run_all_the_same(inbox: Inbox) -> None:
+def test_a_message_of_an_earlier_release_without_a_priority_is_run(inbox: Inbox) -> None:
     urgent, more_urgent = inbox.send(priority=URGENT), inbox.send(priority=URGENT + 1)
     for id in (urgent, more_urgent):
         inbox.sent[id][0].options["dexpy"].pop("priority")
@@ -326,7 +326,7 @@ def test_a_message_of_an_earlier_release_has_no_priority_and_is_run_all_the_same
 # Late, early, twice
 
 
-def test_a_message_that_is_delivered_ten_times_starts_one_run_and_moves_nothing_else(inbox: Inbox) -> None:
+def test_a_message_that_is_delivered_ten_times_starts_one_run_and_changes_nothing_else(inbox: Inbox) -> None:
     once, others = inbox.send(), [inbox.send() for _ in range(20)]
 
     assert [inbox.deliver(once) for _ in range(10)] == [once] + [None] * 9
@@ -335,7 +335,7 @@ def test_a_message_that_is_delivered_ten_times_starts_one_run_and_moves_nothing_
     assert [inbox.deliver(id) for id in others] == others
 
 
-def test_a_message_before_its_time_is_republished_and_serves_another(inbox: Inbox) -> None:
+def test_an_early_message_is_republished_and_runs_another_row(inbox: Inbox) -> None:
     early, displaced, urgent = inbox.send(), inbox.send(), inbox.send(priority=URGENT)
     assert inbox.deliver(displaced) == urgent
     inbox.change(early, scheduled_at=clock.now() + timedelta(seconds=60))
@@ -348,7 +348,7 @@ def test_a_message_before_its_time_is_republished_and_serves_another(inbox: Inbo
     assert inbox.deliver(early) == early
 
 
-def test_the_message_of_a_row_that_is_gone_serves_another(inbox: Inbox) -> None:
+def test_the_message_of_a_deleted_row_runs_another_row(inbox: Inbox) -> None:
     gone, displaced, urgent = inbox.send(), inbox.send(), inbox.send(priority=URGENT)
     assert inbox.deliver(displaced) == urgent
     with inbox.store.database.begin() as connection:
@@ -357,7 +357,7 @@ def test_the_message_of_a_row_that_is_gone_serves_another(inbox: Inbox) -> None:
     assert inbox.deliver(gone) == displaced
 
 
-def test_a_late_message_leaves_what_needs_a_message_and_is_unknown(inbox: Inbox) -> None:
+def test_a_late_message_skips_an_unpublished_row_of_an_unknown_operation(inbox: Inbox) -> None:
     calm, urgent, unknown = inbox.send(), inbox.send(priority=URGENT), inbox.send()
     assert inbox.deliver(calm) == urgent
     inbox.change(unknown, name="elsewhere.Unknown", enqueued_at=None, scheduled_at=clock.now() - timedelta(days=1))
@@ -367,7 +367,7 @@ def test_a_late_message_leaves_what_needs_a_message_and_is_unknown(inbox: Inbox)
     assert inbox.needs_message(unknown)
 
 
-def test_a_late_message_leaves_what_needs_a_message_and_a_slot(inbox: Inbox) -> None:
+def test_a_late_message_skips_an_unpublished_row_that_needs_a_slot(inbox: Inbox) -> None:
     ended, limited = inbox.send(), inbox.send()
     inbox.change(ended, status="done")
     since = clock.now() - timedelta(seconds=1)
@@ -378,7 +378,7 @@ def test_a_late_message_leaves_what_needs_a_message_and_a_slot(inbox: Inbox) -> 
     assert inbox.needs_message(limited)
 
 
-def test_a_row_that_was_passed_over_and_then_cancelled_is_not_run(inbox: Inbox) -> None:
+def test_a_skipped_and_cancelled_row_is_not_run(inbox: Inbox) -> None:
     calm, urgent = inbox.send(), inbox.send(priority=URGENT)
     assert inbox.deliver(calm) == urgent
     Ticket.get(calm).cancel()
@@ -388,7 +388,7 @@ def test_a_row_that_was_passed_over_and_then_cancelled_is_not_run(inbox: Inbox) 
     assert len(inbox.sent[calm]) == 1
 
 
-def test_a_message_that_cannot_be_published_is_not_missing_when_its_row_runs_already(inbox: Inbox) -> None:
+def test_a_failed_publish_does_not_mark_a_running_row_as_unpublished(inbox: Inbox) -> None:
     calm, urgent = inbox.send(), inbox.send(priority=URGENT)
     assert inbox.deliver(calm) == urgent
 
@@ -474,7 +474,7 @@ def losing(
 
 
 @pytest.mark.parametrize("after_commit", [True, False])
-def test_a_row_whose_claim_got_no_answer_is_run_once(
+def test_a_row_whose_claim_lost_its_reply_is_run_once(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch, after_commit: bool
 ) -> None:
     own = inbox.send()
@@ -487,7 +487,7 @@ def test_a_row_whose_claim_got_no_answer_is_run_once(
 
 
 @pytest.mark.parametrize("after_commit", [True, False])
-def test_a_more_urgent_row_whose_claim_got_no_answer_is_run_once_and_no_other(
+def test_a_more_urgent_row_whose_claim_lost_its_reply_is_run_once_and_no_other(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch, after_commit: bool
 ) -> None:
     calm, urgent, next_one = inbox.send(), inbox.send(priority=URGENT), inbox.send(priority=URGENT)
@@ -501,7 +501,7 @@ def test_a_more_urgent_row_whose_claim_got_no_answer_is_run_once_and_no_other(
 
 
 @pytest.mark.parametrize("after_commit", [True, False])
-def test_a_late_message_whose_answer_is_lost_runs_one_row(
+def test_a_late_message_that_lost_its_reply_runs_one_row(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch, after_commit: bool
 ) -> None:
     calm, another = inbox.send(), inbox.send()
@@ -519,7 +519,7 @@ def test_a_late_message_whose_answer_is_lost_runs_one_row(
     assert sum(inbox.needs_message(id) for id in (calm, another)) == 1
 
 
-def test_two_deliveries_of_one_row_that_both_lose_their_answers_run_it_once(
+def test_two_deliveries_of_one_row_that_both_lose_their_replies_run_it_once(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own, observe = inbox.send(), inbox.store.rows
@@ -546,7 +546,7 @@ def test_two_deliveries_of_one_row_that_both_lose_their_answers_run_it_once(
     assert set(got) == {None, own}
 
 
-def test_a_row_that_another_worker_claimed_while_the_answer_was_lost_is_left_to_it(
+def test_a_row_that_another_worker_claimed_after_a_lost_reply_is_left_to_it(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own, observe = inbox.send(), inbox.store.rows
@@ -560,7 +560,7 @@ def test_a_row_that_another_worker_claimed_while_the_answer_was_lost_is_left_to_
         assert inbox.deliver(own) is None
 
 
-def test_a_row_that_this_process_runs_is_not_begun_again_by_its_own_message(inbox: Inbox) -> None:
+def test_a_row_that_this_process_runs_is_not_started_again_by_its_own_message(inbox: Inbox) -> None:
     calm, urgent = inbox.send(), inbox.send(priority=URGENT)
 
     with inbox.delivered(calm) as got:
