@@ -34,7 +34,7 @@ from dexpy.declaration.contract_builder import compile_contract
 from dexpy.declaration.declared_attributes import DECLARED, Declared
 from dexpy.declaration.key_digests import once_contract, once_keys_by
 from dexpy.declaration.misused_attributes import check_constructor
-from dexpy.declaration.props import Prop, construct, parsed
+from dexpy.declaration.props import Prop, construct, parse_props
 from dexpy.declaration.signature import SignatureDescriptor, frozen_error, takes_props
 from dexpy.enqueue.api import Async, Performs, PerformsAsync
 from dexpy.execution import dry_run
@@ -291,7 +291,7 @@ class Operation(metaclass=OperationType):
             2026
         """
         contract = cls.contract
-        return cls(**parsed(cls.__qualname__, contract.props, data))
+        return cls(**parse_props(cls.__qualname__, contract.props, data))
 
     @takes_props
     def callable(cls, **props: Any) -> Ok[None] | Err:
@@ -452,11 +452,11 @@ class Operation(metaclass=OperationType):
             {'day': '2026-11-21'}
         """
         contract: Contract = type(self).contract
-        return {one.name: one.as_json(vars(self)[one.name]) for one in contract.props}
+        return {one.name: one.to_redacted_json(vars(self)[one.name]) for one in contract.props}
 
     def __repr__(self) -> str:
         contract: Contract = type(self).contract
-        shown = ", ".join(f"{one.name}={one.shown(vars(self)[one.name])}" for one in contract.props)
+        shown = ", ".join(f"{one.name}={one.display(vars(self)[one.name])}" for one in contract.props)
         return f"{type(self).__qualname__}({shown})"
 
     def __eq__(self, other: object) -> bool:
@@ -473,7 +473,7 @@ class Operation(metaclass=OperationType):
     def _compared(self) -> tuple[Any, ...]:
         """The props as they are compared: by what keys are made of, so that equal operations have equal keys."""
         contract: Contract = type(self).contract
-        return tuple(one.compared(vars(self)[one.name]) for one in contract.props)
+        return tuple(one.comparison_value(vars(self)[one.name]) for one in contract.props)
 
     def perform(self) -> Any:
         """Do the work: the one method that every operation writes."""

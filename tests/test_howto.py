@@ -29,7 +29,7 @@ from dexpy.database.server_info import SKEW_S
 from dexpy.enqueue.transports import SHORT_DELAY_S
 from dexpy.foundation.urls import displayed_url
 from dexpy.worker import signals, startup
-from dexpy.worker.supervisor import SHUTDOWN_GRACE_S, CannotStart
+from dexpy.worker.supervisor import SHUTDOWN_GRACE_S, StartupError
 from dexpy.worker.unknown_operations import DEFAULT_POLICY
 
 HOWTO = test_docs.HOME / "docs" / "howto"
@@ -115,7 +115,7 @@ def default_of(option: str) -> Any:
         (PRODUCTION, f"It opens {2 * POOL_SIZE} at most, so beyond {2 * POOL_SIZE - startup.OWN_CONNECTIONS} threads"),
         (PRODUCTION, f"up to every {'ten' if startup.BACKOFF.longest_s == 10 else startup.BACKOFF.longest_s} seconds"),
         (PRODUCTION, f"after {'half a' if startup.BACKOFF.first_s == 0.5 else startup.BACKOFF.first_s} second,"),
-        (PRODUCTION, f"one message and status {CannotStart.exit_status}:"),
+        (PRODUCTION, f"one message and status {StartupError.exit_status}:"),
         (PRODUCTION, f"`--shutdown-timeout`, {default_of('shutdown_timeout'):.0f} seconds unless said otherwise"),
         (PRODUCTION, f"not ended {SHUTDOWN_GRACE_S:.0f} seconds after that is killed"),
         (PRODUCTION, f"looks again after {DEFAULT_POLICY.first_wait_s:.0f} seconds"),
@@ -155,7 +155,7 @@ def test_the_systemd_unit_starts_a_worker_and_stops_it_gracefully() -> None:
     assert command[0].startswith(service["WorkingDirectory"])
     assert accepted(command)["modules"] == ("shop.operations",)
     assert float(service["TimeoutStopSec"]) > longest_stop_s(command)
-    assert int(service["RestartPreventExitStatus"]) == CannotStart.exit_status
+    assert int(service["RestartPreventExitStatus"]) == StartupError.exit_status
     # systemd's own signal, where none is named.
     assert signal.Signals[service.get("KillSignal", "SIGTERM")] in signals.STOP_SIGNALS
 

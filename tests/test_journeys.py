@@ -70,7 +70,7 @@ def measured() -> dict[str, Journey]:
         add.async_().call()
     journeys = {"call": journey_of(add.call), "enqueue": journey_of(lambda: add.async_().call())}
     broker: Any = runtime.broker
-    while (message := broker.take()) is not None:
+    while (message := broker.claim()) is not None:
         actor = broker.get_actor(message.actor_name)
         broker.emit_before("process_message", message)
         # The last one, when everything is warm.

@@ -276,7 +276,7 @@ def _check_session_rights(store: Store) -> Iterator[Finding]:
                 yield Finding("takeover", f"{message}: {effect}. Let workers connect to the server itself.", "warn")
                 return
         with store.run_context(), store.database.begin() as connection, store.new_session() as session:
-            if store.shares_database(session) and not store.database.dialect.may_end_sessions(
+            if store.shares_database(session) and not store.database.dialect.can_end_sessions(
                 connection, session.connection()
             ):
                 message = "the records' user may not end the sessions of the user in session_factory"
@@ -347,7 +347,7 @@ def _check_connections(limit: ConnectionLimit, processes: int, threads: int) -> 
         return Finding("connections", f"{total}, the server lets in {limit.connections}")
     message = (
         f"{total}, one for each thread and up to {OWN_CONNECTIONS} more in each process, and the server lets in "
-        f"{limit.connections} ({limit.named}). Lower -p or -t, or raise that limit."
+        f"{limit.connections} ({limit.setting}). Lower -p or -t, or raise that limit."
     )
     return Finding("connections", message, "warn")
 

@@ -9,7 +9,7 @@ from operator import length_hint
 from typing import Any, cast, get_args, get_origin
 
 from dexpy.codec.annotations import label_of, origin_of, special_name
-from dexpy.codec.base import TUPLE, Hook, Shape, Way
+from dexpy.codec.base import TUPLE, Conversion, Hook, Shape
 from dexpy.codec.problems import InvalidValue, changed, invalid_value
 from dexpy.foundation.errors import DeclarationError, NotSerializable, Problem
 
@@ -58,21 +58,21 @@ def array_shape(annotation: Any) -> Shape:
     alternatives = (_ALTERNATIVES[kind],) if is_abstract and kind in _ALTERNATIVES else ()
     return Shape(
         frozenset({"array"}),
-        lambda way: take_array(
-            way.hook(item),
-            accepted=(*_accepted_types(kind, way), *_accepted_alternatives(alternatives, way)),
+        lambda conversion: decode_array(
+            conversion.hook(item),
+            accepted=(*_accepted_types(kind, conversion), *_accepted_alternatives(alternatives, conversion)),
             build=build,
             expected=label,
         ),
-        lambda way: encode_array(way.encoder(item), kind=kind, label=label),
+        lambda conversion: encode_array(conversion.encoder(item), kind=kind, label=label),
         types=frozenset({kind, *alternatives}),
         mutable=kind in (list, set),
-        parts=(item,),
+        nested_annotations=(item,),
     )
 
 
-def _accepted_alternatives(alternatives: tuple[type, ...], way: Way) -> tuple[type, ...]:
-    return alternatives if way.takes_python else ()
+def _accepted_alternatives(alternatives: tuple[type, ...], conversion: Conversion) -> tuple[type, ...]:
+    return alternatives if conversion.takes_python else ()
 
 
 def is_tuple(annotation: Any) -> bool:
@@ -88,23 +88,25 @@ def tuple_shape(annotation: Any) -> Shape:
     arguments, label = get_args(annotation), label_of(annotation)
     return Shape(
         frozenset({"array"}),
-        lambda way: take_tuple(map(way.hook, arguments), accepted=_accepted_types(tuple, way), expected=label),
-        lambda way: encode_tuple(map(way.encoder, arguments), label=label),
+        lambda conversion: decode_tuple(
+            map(conversion.hook, arguments), accepted=_accepted_types(tuple, conversion), expected=label
+        ),
+        lambda conversion: encode_tuple(map(conversion.encoder, arguments), label=label),
         types=frozenset({tuple}),
-        parts=arguments,
+        nested_annotations=arguments,
     )
 
 
-def _accepted_types(kind: type, way: Way) -> tuple[type, ...]:
+def _accepted_types(kind: type, conversion: Conversion) -> tuple[type, ...]:
     """Return the containers that one direction accepts for one kind of array."""
-    python = (kind,) if way.takes_python else ()
-    return (*python, list) if way.takes_json else python
+    python = (kind,) if conversion.takes_python else ()
+    return (*python, list) if conversion.takes_json else python
 
 
 # -------------------------------------------------------------------------------------------- decoding
 
 
-def take_array(
+def decode_array(
     item_hook: Hook, *, accepted: tuple[type, ...], build: Callable[[list[Any]], Any] | None, expected: str
 ) -> Hook:
     """Return a hook for items of one type; `build` makes the container of a list, None leaves the list."""
@@ -158,7 +160,7 @@ def _set_builder(kind: Callable[[list[Any]], Any], expected: str) -> Callable[[l
     return build
 
 
-def take_tuple(hooks: Iterable[Hook], *, accepted: tuple[type, ...], expected: str) -> Hook:
+def decode_tuple(hooks: Iterable[Hook], *, accepted: tuple[type, ...], expected: str) -> Hook:
     """Return a hook for a tuple with a type for each position."""
     item_hooks: Sequence[Hook] = tuple(hooks)
 

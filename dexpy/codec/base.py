@@ -36,7 +36,7 @@ LIST: type[Any] = list
 TUPLE: type[Any] = tuple
 
 
-class Way(Protocol):
+class Conversion(Protocol):
     """One direction of conversion: where a shape finds the hooks of its nested annotations.
 
     Attributes:
@@ -72,23 +72,23 @@ class Shape:
         types: The exact Python types of its values.
         is_open: Values may be of other types too.
         mutable: The values themselves, not only nested ones, are mutable.
-        parts: The nested annotations.
+        nested_annotations: The nested annotations.
         tag: Identifies a class in a union; empty for everything but classes with fields.
-        reads: The JSON kinds that an application's rule may decode too.
+        decodable_kinds: The JSON kinds that an application's rule may decode too.
         sensitive: The values must not be shown.
     """
 
     kinds: frozenset[str]
-    structure: Callable[[Way], Hook]
-    encode: Callable[[Way], Hook]
+    structure: Callable[[Conversion], Hook]
+    encode: Callable[[Conversion], Hook]
     types: frozenset[type] = frozenset()
     is_open: bool = False
     mutable: bool = False
-    parts: tuple[Any, ...] = ()
+    nested_annotations: tuple[Any, ...] = ()
     tag: str = ""
-    reads: frozenset[str] = frozenset()
+    decodable_kinds: frozenset[str] = frozenset()
     sensitive: bool = False
-    key: Callable[[Way], Hook] | None = None
+    key: Callable[[Conversion], Hook] | None = None
 
 
 Reader: TypeAlias = Callable[[Any], Shape]

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import attrs
 
 from dexpy.codec.annotations import label_of, origin_of
-from dexpy.codec.base import DICT, Hook, Shape, Way
+from dexpy.codec.base import DICT, Conversion, Hook, Shape
 from dexpy.codec.fields import Field, comparison_of, fields_of, has_fields, is_named_tuple, keys_of
 from dexpy.codec.problems import InvalidValue, changed, cut, invalid_value, short
 from dexpy.foundation.errors import NotSerializable, Problem, listed
@@ -29,16 +29,18 @@ def typed_dict_shape(annotation: Any) -> Shape:
     """Return the shape of a TypedDict."""
     keys, label = keys_of(annotation), label_of(annotation)
 
-    def structure(way: Way) -> Hook:
-        return _take_object(_hooks(way.hook, keys), build=None, refuses_unknown=way.takes_python, expected=label)
+    def structure(conversion: Conversion) -> Hook:
+        return _decode_object(
+            _hooks(conversion.hook, keys), build=None, refuses_unknown=conversion.takes_python, expected=label
+        )
 
     return Shape(
         frozenset({"object"}),
         structure,
-        lambda way: _encode_typed_dict(_hooks(way.encoder, keys), label=label),
+        lambda conversion: _encode_typed_dict(_hooks(conversion.encoder, keys), label=label),
         types=frozenset({dict}),
         mutable=True,
-        parts=tuple(key.type for key in keys),
+        nested_annotations=tuple(key.type for key in keys),
     )
 
 
@@ -52,18 +54,20 @@ def record_shape(annotation: Any) -> Shape:
     cls = origin_of(annotation)
     fields, label, is_mutable = fields_of(annotation), label_of(annotation), not _is_frozen(cls)
 
-    def structure(way: Way) -> Hook:
-        if not way.takes_json:
-            return _take_instance(cls, _hooks(way.hook, fields), is_mutable=is_mutable, expected=label)
-        build = _take_object(
-            _hooks(way.hook, fields),
-            build=_instance_builder(cls, way.checker(annotation) if any(field.converts for field in fields) else None),
-            refuses_unknown=way.takes_python,
+    def structure(conversion: Conversion) -> Hook:
+        if not conversion.takes_json:
+            return _decode_instance(cls, _hooks(conversion.hook, fields), is_mutable=is_mutable, expected=label)
+        build = _decode_object(
+            _hooks(conversion.hook, fields),
+            build=_instance_builder(
+                cls, conversion.checker(annotation) if any(field.converts for field in fields) else None
+            ),
+            refuses_unknown=conversion.takes_python,
             expected=f"object for {label}",
         )
-        if not way.takes_python:
+        if not conversion.takes_python:
             return build
-        check = way.checker(annotation)
+        check = conversion.checker(annotation)
 
         def parse(value: Any, _: Any = None) -> Any:
             return check(value, None) if type(value) is cls else build(value, None)
@@ -73,12 +77,12 @@ def record_shape(annotation: Any) -> Shape:
     return Shape(
         frozenset({"object"}),
         structure,
-        lambda way: _encode_instance(cls, _hooks(way.encoder, fields), label=label),
+        lambda conversion: _encode_instance(cls, _hooks(conversion.encoder, fields), label=label),
         types=frozenset({cls}),
         mutable=is_mutable,
-        parts=tuple(field.type for field in fields),
+        nested_annotations=tuple(field.type for field in fields),
         tag=cls.__name__,
-        key=lambda way: _encode_instance(cls, _key_hooks(cls, fields, way), label=label),
+        key=lambda conversion: _encode_instance(cls, _key_hooks(cls, fields, conversion), label=label),
     )
 
 
@@ -97,22 +101,24 @@ def _hooks(hook_of: Callable[[Any], Hook], fields: Iterable[Field]) -> _Hooks:
     return tuple((field, hook_of(field.type)) for field in fields)
 
 
-def _key_hooks(cls: Any, fields: Iterable[Field], way: Way) -> _Hooks:
+def _key_hooks(cls: Any, fields: Iterable[Field], conversion: Conversion) -> _Hooks:
     """Return the hooks of the fields that instances are compared by."""
     hooks: list[tuple[Field, Hook]] = []
     for field in fields:
         is_compared, key_function = comparison_of(cls, field.name)
         if is_compared:
-            hooks.append((field, way.encoder(field.type) if key_function is None else _key_of(key_function, way)))
+            hooks.append(
+                (field, conversion.encoder(field.type) if key_function is None else _key_of(key_function, conversion))
+            )
     return hooks
 
 
-def _key_of(key_function: Callable[[Any], Any], way: Way) -> Hook:
+def _key_of(key_function: Callable[[Any], Any], conversion: Conversion) -> Hook:
     """Return a hook for a field that is compared by what a function makes of it."""
 
     def encode(value: Any) -> Any:
         key_value = key_function(value)
-        return way.encoder(type(key_value))(key_value)
+        return conversion.encoder(type(key_value))(key_value)
 
     return encode
 
@@ -120,7 +126,7 @@ def _key_of(key_function: Callable[[Any], Any], way: Way) -> Hook:
 # -------------------------------------------------------------------------------------------- decoding
 
 
-def _take_instance(cls: type, fields: _Hooks, *, is_mutable: bool, expected: str) -> Hook:
+def _decode_instance(cls: type, fields: _Hooks, *, is_mutable: bool, expected: str) -> Hook:
     """Return a hook for an instance of a class: it checks the fields, and copies what could be changed later."""
 
     kind: Any = cls
@@ -155,7 +161,7 @@ def _take_instance(cls: type, fields: _Hooks, *, is_mutable: bool, expected: str
     return check
 
 
-def _take_object(
+def _decode_object(
     fields: _Hooks, *, build: Callable[[dict[str, Any]], Any] | None, refuses_unknown: bool, expected: str
 ) -> Hook:
     """Return a hook for a dict with known keys; `build` makes an instance of it, None leaves the dict."""

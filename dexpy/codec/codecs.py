@@ -117,8 +117,8 @@ def register_type(cls: type, *, to_json: Callable[[Any], Any], from_json: Callab
     with _lock:
         registered[cls] = Registration(to_json, from_json)
         _codec_of.cache_clear()
-        for way in (CONSTRUCTION, STORED, OUTSIDE, KEYS):
-            way.refresh(cls)
+        for conversion in (CONSTRUCTION, STORED, OUTSIDE, KEYS):
+            conversion.refresh(cls)
 
 
 def codec_at(annotation: object, where: str) -> Codec:
@@ -140,7 +140,7 @@ def codec_at(annotation: object, where: str) -> Codec:
 @cache
 def _codec_of(annotation: Any) -> Codec:
     shapes, is_deep = _nested_shapes(annotation)
-    hooks = [way.hook(annotation) for way in (CONSTRUCTION, STORED, OUTSIDE)]
+    hooks = [conversion.hook(annotation) for conversion in (CONSTRUCTION, STORED, OUTSIDE)]
     encode, key = STORED.encoder(annotation), KEYS.encoder(annotation)
     if is_deep:
         hooks = [_with_depth_error(hook, _invalid_too_deep) for hook in hooks]
@@ -170,11 +170,11 @@ def _nested_shapes(annotation: Any) -> tuple[list[Shape], bool]:
     while pending:
         current = pending.pop()
         if current in shapes:
-            is_deep = is_deep or bool(shapes[current].parts)
+            is_deep = is_deep or bool(shapes[current].nested_annotations)
             continue
         shapes[current] = shape = shape_of(current)
         is_deep = is_deep or is_anything(current)
-        pending.extend(unwrapped(part) for part in shape.parts)
+        pending.extend(unwrapped(part) for part in shape.nested_annotations)
     return list(shapes.values()), is_deep
 
 

@@ -127,7 +127,7 @@ def _checked_choice(options: PropOptions, check: Callable[[Any], Any], choice: A
         checked = check(choice)
         expected = attrs.evolve(options, choices=None).problem(checked)
     except InvalidValue as invalid:
-        expected = "; ".join(problem.wanted for problem in invalid.problems)
+        expected = "; ".join(problem.expected for problem in invalid.problems)
     else:
         if expected is None:
             return checked

@@ -66,7 +66,7 @@ def enum_shape(annotation: Any) -> Shape:
         return walk_plain(json_of(member))
 
     shape = encoded_type(annotation, _kinds_of(member_by_json), encode_value=write, decode=decode)
-    return shape if by_rule is None else attrs.evolve(shape, reads=frozenset({"string", "integer"}))
+    return shape if by_rule is None else attrs.evolve(shape, decodable_kinds=frozenset({"string", "integer"}))
 
 
 def _rule_of(cls: Any) -> Callable[[Any], Any]:
@@ -147,7 +147,7 @@ def literal_shape(annotation: Any, encode_one: Callable[[Any], Any]) -> Shape:
 
     kinds = _kinds_of(json_of.values())
     shape = leaf(kinds, check=check, decode=decode, parse=parse, encode=encode, types=python_types)
-    return attrs.evolve(shape, reads=frozenset({"string", "integer"})) if by_rules else shape
+    return attrs.evolve(shape, decodable_kinds=frozenset({"string", "integer"})) if by_rules else shape
 
 
 def _kinds_of(json_values: Iterable[Any]) -> set[str]:

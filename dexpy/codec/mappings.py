@@ -27,15 +27,15 @@ def dict_shape(annotation: Any) -> Shape:
     key, item = get_args(annotation) or (Any, Any)
     return Shape(
         frozenset({"object"}),
-        lambda way: take_dict(way.hook(key), way.hook(item), expected=label),
-        lambda way: encode_dict(way.encoder(item), label=label),
+        lambda conversion: decode_dict(conversion.hook(key), conversion.hook(item), expected=label),
+        lambda conversion: encode_dict(conversion.encoder(item), label=label),
         types=frozenset({dict}),
         mutable=True,
-        parts=(key, item),
+        nested_annotations=(key, item),
     )
 
 
-def take_dict(take_key: Hook, item_hook: Hook, *, expected: str) -> Hook:
+def decode_dict(take_key: Hook, item_hook: Hook, *, expected: str) -> Hook:
     """Return a hook for a dict with keys of one type and values of another."""
 
     def structure(value: Any, _: Any = None) -> Any:
@@ -70,7 +70,7 @@ def _key_problems(key: Any, take_key: Hook) -> Iterator[Problem]:
         take_key(key, None)
     except InvalidValue as error:
         for problem in error.problems:
-            yield Problem(step(key), f"{problem.wanted} as its key", problem.got)
+            yield Problem(step(key), f"{problem.expected} as its key", problem.got)
 
 
 def _value_problems(key: Any, item: Any, item_hook: Hook) -> Iterator[Problem]:

@@ -7,7 +7,7 @@ from typing import Any, get_args
 import attrs
 
 from dexpy.codec.annotations import label_of, unwrapped
-from dexpy.codec.base import Hook, Reader, Shape, Way
+from dexpy.codec.base import Conversion, Hook, Reader, Shape
 from dexpy.codec.constraint_checks import checked_constraints
 from dexpy.codec.problems import invalid_value
 
@@ -18,15 +18,15 @@ def constrained_shape(annotation: Any, shape_of: Reader) -> Shape:
     shape = shape_of(unwrapped(wrapped))
     label = label_of(wrapped)
 
-    def structure(way: Way) -> Hook:
-        hook = way.hook(wrapped)
+    def structure(conversion: Conversion) -> Hook:
+        hook = conversion.hook(wrapped)
         bounds = [
-            checked_constraints(options, wrapped, label, way.checker(wrapped))
+            checked_constraints(options, wrapped, label, conversion.checker(wrapped))
             for options in constraints
             if options.bounded
         ]
 
-        def take(value: Any, _: Any = None) -> Any:
+        def decode(value: Any, _: Any = None) -> Any:
             checked = hook(value, None)
             for options in bounds:
                 expected = options.problem(checked)
@@ -34,15 +34,15 @@ def constrained_shape(annotation: Any, shape_of: Reader) -> Shape:
                     raise invalid_value(expected, checked)
             return checked
 
-        return take
+        return decode
 
-    def encode(way: Way) -> Hook:
-        return way.encoder(wrapped)
+    def encode(conversion: Conversion) -> Hook:
+        return conversion.encoder(wrapped)
 
     return attrs.evolve(
         shape,
         structure=structure,
         encode=encode,
-        parts=(wrapped,),
+        nested_annotations=(wrapped,),
         sensitive=any(one.sensitive for one in constraints),
     )

@@ -12,7 +12,7 @@ from typing import Any, Literal, cast, get_args, get_origin
 
 from dexpy.codec.annotated_metadata import is_prop
 from dexpy.codec.annotations import label_of
-from dexpy.codec.base import JSON_TYPES, Hook, Shape, Way
+from dexpy.codec.base import JSON_TYPES, Conversion, Hook, Shape
 from dexpy.codec.plain_json import plain_json
 from dexpy.codec.problems import InvalidValue, changed, cut, invalid_value, shown
 from dexpy.foundation.errors import DeclarationError, NotSerializable, Problem
@@ -51,10 +51,10 @@ def pydantic_shape(cls: Any) -> Shape:
             raise invalid_value(f"object for {label}", value, cls)
         return value
 
-    def structure(way: Way) -> Hook:
-        if not way.takes_json:
+    def structure(conversion: Conversion) -> Hook:
+        if not conversion.takes_json:
             return check
-        if not way.takes_python:
+        if not conversion.takes_python:
             return decode
 
         def parse(value: Any, _: Any = None) -> Any:
@@ -67,11 +67,11 @@ def pydantic_shape(cls: Any) -> Shape:
             raise changed(value, label, cls)
         return _encode(cls, value, label)
 
-    def key(way: Way) -> Hook:
+    def key(conversion: Conversion) -> Hook:
         def make_key(value: Any) -> Any:
             stored = encode(value)
             try:
-                return _key_of(value.model_dump(mode="python", round_trip=True), way)
+                return _key_of(value.model_dump(mode="python", round_trip=True), conversion)
             except NotSerializable:
                 # A type of pydantic's own is compared by its stored form.
                 return stored
@@ -89,17 +89,17 @@ def pydantic_shape(cls: Any) -> Shape:
     )
 
 
-def _key_of(value: Any, way: Way) -> Any:
+def _key_of(value: Any, conversion: Conversion) -> Any:
     """Return the result of `model_dump` as JSON that is the same of equal values."""
     if isinstance(value, (list, tuple)):
-        return [_key_of(item, way) for item in cast("list[Any]", value)]
+        return [_key_of(item, conversion) for item in cast("list[Any]", value)]
     if isinstance(value, (set, frozenset)):
-        return sorted((_key_of(item, way) for item in cast("set[Any]", value)), key=json.dumps)
+        return sorted((_key_of(item, conversion) for item in cast("set[Any]", value)), key=json.dumps)
     if isinstance(value, dict):
         items: dict[Any, Any] = value  # pyright: ignore[reportUnknownVariableType]
-        return {json.dumps(_key_of(name, way)): _key_of(item, way) for name, item in items.items()}
+        return {json.dumps(_key_of(name, conversion)): _key_of(item, conversion) for name, item in items.items()}
     kind: Any = value.__class__
-    return way.encoder(kind)(value)
+    return conversion.encoder(kind)(value)
 
 
 def _check_model(cls: Any) -> None:

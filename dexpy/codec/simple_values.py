@@ -1,4 +1,4 @@
-"""Simple values, which have no parts: how they are checked, written and read; numbers here, other types elsewhere."""
+"""Simple values: the shapes of values without nested annotations, and those of numbers; other types have own files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any, cast
 
-from dexpy.codec.base import Hook, Shape, Way
+from dexpy.codec.base import Conversion, Hook, Shape
 from dexpy.codec.problems import changed, invalid_value
 from dexpy.foundation.errors import NotSerializable
 
@@ -31,12 +31,12 @@ def leaf(
 ) -> Shape:
     """Build the shape of values without nested values."""
 
-    def structure(way: Way) -> Hook:
-        if way.takes_json:
-            return parse if way.takes_python else decode
+    def structure(conversion: Conversion) -> Hook:
+        if conversion.takes_json:
+            return parse if conversion.takes_python else decode
         return check
 
-    def make_key(_: Way) -> Hook:
+    def make_key(_: Conversion) -> Hook:
         return encode if key is None else key
 
     return Shape(frozenset(kinds), structure, lambda _: encode, frozenset(types), is_open, key=make_key)

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import attrs
 
 from dexpy.codec.annotations import label_of, members_of, origin_of, without_constraints
-from dexpy.codec.base import JSON_TYPES, Hook, Reader, Shape, Way
+from dexpy.codec.base import JSON_TYPES, Conversion, Hook, Reader, Shape
 from dexpy.codec.problems import InvalidValue, changed, invalid_value
 from dexpy.foundation.errors import DeclarationError, listed
 
@@ -38,43 +38,45 @@ def union_shape(annotation: Any, shape_of: Reader) -> Shape:
     classes = [cls for member, shape in members for cls in (*shape.types, origin_of(without_constraints(member)))]
     or_none = any(member is NoneType for member, _ in members)
 
-    def structure(way: Way) -> Hook:
+    def structure(conversion: Conversion) -> Hook:
         by_type: dict[type, Hook] = {}
         open_hooks: list[Hook] = []
         for member, shape in members:
-            hook = way.hook(member)
-            for cls in _types_of(shape, way):
+            hook = conversion.hook(member)
+            for cls in _types_of(shape, conversion):
                 by_type.setdefault(cls, hook)
-            if shape.is_open and way.takes_python:
+            if shape.is_open and conversion.takes_python:
                 open_hooks.append(hook)
         for member, shape in members:
-            for cls in itertools.chain.from_iterable(JSON_TYPES[kind] for kind in shape.reads if way.takes_json):
-                by_type.setdefault(cls, way.hook(member))
-        if tags and way.takes_json:
-            by_type[dict] = _take_tagged({tag: way.hook(member) for member, tag in tags.items()})
-        return _take_union(by_type, open_hooks, expected=expected, or_none=or_none, classes=classes)
+            for cls in itertools.chain.from_iterable(
+                JSON_TYPES[kind] for kind in shape.decodable_kinds if conversion.takes_json
+            ):
+                by_type.setdefault(cls, conversion.hook(member))
+        if tags and conversion.takes_json:
+            by_type[dict] = _decode_tagged({tag: conversion.hook(member) for member, tag in tags.items()})
+        return _decode_union(by_type, open_hooks, expected=expected, or_none=or_none, classes=classes)
 
-    def encode(way: Way) -> Hook:
+    def encode(conversion: Conversion) -> Hook:
         by_type: dict[type, Hook] = {}
         open_hooks: list[tuple[Hook, Hook]] = []
         for member, shape in members:
-            hook = way.encoder(member)
+            hook = conversion.encoder(member)
             hook = _encode_tagged(tags[member], hook) if member in tags else hook
             for cls in shape.types:
                 by_type.setdefault(cls, hook)
             if shape.is_open:
-                open_hooks.append((way.checker(member), hook))
+                open_hooks.append((conversion.checker(member), hook))
         return _encode_union(by_type, open_hooks, label=label)
 
     kinds = frozenset[str]().union(*(shape.kinds for _, shape in members))
-    return Shape(kinds, structure, encode, parts=tuple(member for member, _ in members))
+    return Shape(kinds, structure, encode, nested_annotations=tuple(member for member, _ in members))
 
 
-def _types_of(shape: Shape, way: Way) -> Iterator[type]:
+def _types_of(shape: Shape, conversion: Conversion) -> Iterator[type]:
     """Yield the types that identify values of a shape, in one direction."""
-    if way.takes_json:
+    if conversion.takes_json:
         yield from itertools.chain.from_iterable(JSON_TYPES[kind] for kind in shape.kinds)
-    if way.takes_python:
+    if conversion.takes_python:
         yield from shape.types
 
 
@@ -103,7 +105,7 @@ def _with_ints_as_numbers(kinds: frozenset[str]) -> frozenset[str]:
 # -------------------------------------------------------------------------------------------- decoding
 
 
-def _take_union(
+def _decode_union(
     by_type: Mapping[type, Hook], open_hooks: Sequence[Hook], *, expected: str, or_none: bool, classes: Sequence[type]
 ) -> Hook:
     """Return a hook that selects the member by the value's type, and else tries the others one by one."""
@@ -131,12 +133,12 @@ def _take_union(
 def _with_none(refusal: InvalidValue) -> InvalidValue:
     """Return the refusal of the member that was meant, saying that None would have done as well."""
     return InvalidValue(
-        problem if problem.path else attrs.evolve(problem, wanted=f"{problem.wanted} or None")
+        problem if problem.path else attrs.evolve(problem, expected=f"{problem.expected} or None")
         for problem in refusal.problems
     )
 
 
-def _take_tagged(by_tag: Mapping[str, Hook]) -> Hook:
+def _decode_tagged(by_tag: Mapping[str, Hook]) -> Hook:
     """Return a hook for JSON objects that name their class."""
     expected = f"object whose {TAG!r} is one of {listed(by_tag)}"
 

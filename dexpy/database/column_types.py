@@ -51,7 +51,7 @@ class _Collector(threading.local):
 _collector = _Collector()
 
 
-def note_unreadable(kind: str, error: BaseException | type[BaseException]) -> None:
+def report_unreadable_value(kind: str, error: BaseException | type[BaseException]) -> None:
     """Report an unreadable value: to `collecting_unreadable` inside its block, else to the log."""
     if _collector.kinds is not None:
         _collector.kinds.append(kind)
@@ -77,7 +77,7 @@ class UtcDateTime(TypeDecorator[datetime]):
 
     def load_dialect_impl(self, dialect: sa.Dialect) -> Any:
         """The column type of a database."""
-        return dialect.type_descriptor(dialect_named(dialect.name).moment_type())
+        return dialect.type_descriptor(dialect_named(dialect.name).datetime_type())
 
     def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
         """Convert an aware datetime for the driver."""
@@ -102,7 +102,7 @@ class UtcDateTime(TypeDecorator[datetime]):
             try:
                 moment: datetime | None = process(value)
             except (ValueError, TypeError, AttributeError, OverflowError) as error:
-                note_unreadable("moment", error)
+                report_unreadable_value("moment", error)
                 return None
             return moment
 
@@ -133,7 +133,7 @@ class Json(TypeDecorator[Any]):
             try:
                 return process(value)
             except (ValueError, TypeError, RecursionError, MemoryError) as error:
-                note_unreadable("json", error)
+                report_unreadable_value("json", error)
                 return None
 
         return read
@@ -152,7 +152,7 @@ class Integer(TypeDecorator[int]):
 
     def result_processor(self, dialect: sa.Dialect, coltype: Any) -> Any:
         """Convert a value if the database does not check its type."""
-        return super().result_processor(dialect, coltype) if _has_strict_types(dialect) else number
+        return super().result_processor(dialect, coltype) if _has_strict_types(dialect) else to_integer
 
 
 class String(sa.String):
@@ -160,7 +160,7 @@ class String(sa.String):
 
     def result_processor(self, dialect: sa.Dialect, coltype: Any) -> Any:
         """Convert a value if the database does not check its type."""
-        return super().result_processor(dialect, coltype) if _has_strict_types(dialect) else text
+        return super().result_processor(dialect, coltype) if _has_strict_types(dialect) else to_text
 
 
 class Text(sa.Text):
@@ -168,7 +168,7 @@ class Text(sa.Text):
 
     def result_processor(self, dialect: sa.Dialect, coltype: Any) -> Any:
         """Convert a value if the database does not check its type."""
-        return super().result_processor(dialect, coltype) if _has_strict_types(dialect) else text
+        return super().result_processor(dialect, coltype) if _has_strict_types(dialect) else to_text
 
 
 MAX_COUNT = 2**31 - 1
@@ -233,7 +233,7 @@ class FromNow(float):
     """A time in a new row: so many seconds from now, by the database's clock; `after` is its SQL."""
 
 
-def of_this_row(*conditions: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+def hide_from_planner(*conditions: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
     """Combine conditions on rows that are selected by key, hidden from the query planner.
 
     With missing or old statistics PostgreSQL rates an index on the status as good as the key, and reads every pending
@@ -242,11 +242,11 @@ def of_this_row(*conditions: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
     return sa.and_(*conditions).is_(sa.true())
 
 
-def moment(connection: Connection) -> datetime:
+def database_time(connection: Connection) -> datetime:
     """Return the time of the database's clock; on SQLite, which has none, of this process's."""
     if not dialect_of(connection).has_server:
         return clock.now()
-    now: datetime = connection.execute(_MOMENT).scalar_one()
+    now: datetime = connection.execute(_NOW).scalar_one()
     return now
 
 
@@ -255,7 +255,7 @@ def seconds_parameter(name: str) -> sa.BindParameter[Any]:
     return sa.bindparam(name, type_=_Seconds())
 
 
-_MOMENT = sa.select(after(0))
+_NOW = sa.select(after(0))
 
 
 @compiles(after, "sqlite")
@@ -286,18 +286,18 @@ def read_json(text: str | bytes) -> Any:
     try:
         return json.loads(text)
     except (ValueError, TypeError, RecursionError, MemoryError) as error:
-        note_unreadable("json", error)
+        report_unreadable_value("json", error)
         return None
 
 
-def number(value: Any) -> int | None:
+def to_integer(value: Any) -> int | None:
     """Convert a value of an integer column exactly as SQLite's CAST does.
 
     Comparisons in the database and in Python must agree.
     """
     if value is None or type(value) is int:
         return value
-    note_unreadable("number", TypeError)
+    report_unreadable_value("number", TypeError)
     if isinstance(value, float):
         # SQLite clamps floats beyond 64 bits; 2.0**63 itself is already too large.
         return int(value) if -(2.0**63) <= value < 2.0**63 else _LARGEST if value > 0 else _SMALLEST
@@ -305,11 +305,11 @@ def number(value: Any) -> int | None:
     return max(_SMALLEST, min(int(f"{sign}{digits or 0}"), _LARGEST))
 
 
-def text(value: Any) -> str | None:
+def to_text(value: Any) -> str | None:
     """Convert a value of a text column; bytes are decoded."""
     if value is None or type(value) is str:
         return value
-    note_unreadable("text", TypeError)
+    report_unreadable_value("text", TypeError)
     return text_of(value)
 
 
@@ -326,13 +326,13 @@ def read_any_text(engine: Engine) -> None:
         driver.text_factory = DECODE_TEXT
 
 
-def read_postgresql_moments(engine: Engine) -> None:
+def read_any_postgresql_datetime(engine: Engine) -> None:
     """Make psycopg read datetimes that Python cannot represent as None."""
     from psycopg import Error
     from psycopg.adapt import Loader
     from psycopg.types.datetime import TimestamptzLoader
 
-    class MomentLoader(Loader):
+    class DatetimeLoader(Loader):
         def load(self, data: Any) -> datetime | None:
             value = DECODE_TEXT(data) if isinstance(data, bytes) else DECODE_TEXT(bytes(data))
             try:
@@ -345,10 +345,10 @@ def read_postgresql_moments(engine: Engine) -> None:
             try:
                 moment: datetime = TimestamptzLoader(self.oid, self.connection).load(data)
             except (Error, ValueError, OverflowError) as error:
-                note_unreadable("moment", error)
+                report_unreadable_value("moment", error)
                 return None
             return moment
 
     @event.listens_for(engine, "connect")
     def connect(driver: Any, _record: Any) -> None:
-        driver.adapters.register_loader("timestamptz", MomentLoader)
+        driver.adapters.register_loader("timestamptz", DatetimeLoader)

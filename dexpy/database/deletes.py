@@ -51,7 +51,7 @@ def delete_unlocked(connection: Connection, table: sa.Table, condition: sa.Colum
     """
     key = table.primary_key.columns
     # On SQLite reading locks no row.
-    dialect_of(connection).take_write_lock(connection)
+    dialect_of(connection).acquire_write_lock(connection)
     unlocked = sa.select(*key).where(condition).with_for_update(skip_locked=True)
     keys = [
         {PREFIX + column.name: value for column, value in zip(key, row, strict=True)}

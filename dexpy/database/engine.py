@@ -202,7 +202,7 @@ class Database:
         Raises:
             DatabaseUnavailable: The database cannot be opened.
         """
-        return self._autocommit() if self.dialect.saves_by_autocommit else self.begin()
+        return self._autocommit() if self.dialect.is_faster_with_autocommit else self.begin()
 
     @contextmanager
     def _autocommit(self) -> Generator[Connection, None, None]:
@@ -344,7 +344,7 @@ class Database:
         with self.begin() as own:
             # The default schema of its engine, not the current one: the result is for all of its connections.
             is_default = other.dialect.default_schema_name == self.schema_of_tables(own)
-            return self.dialect.share_database(own, other, any_schema=is_default)
+            return self.dialect.is_same_database(own, other, any_schema=is_default)
 
     def why_too_large(self, *values: Any) -> str | None:
         """Return why the database would refuse a row with these values as JSON; None if it accepts them.
@@ -364,7 +364,7 @@ class Database:
             if text.count("[") + text.count("{") > levels and _is_deeper(value, levels):
                 return f"it is nested more than {levels} levels deep, and the database does not take that"
             size += len(text)
-            if dialect.cuts_connections:
+            if dialect.closes_on_large_statement:
                 # Characters that are escaped in the statement.
                 size += sum(text.count(character) for character in "\"'\\")
         if size <= ALWAYS_ACCEPTED:
@@ -372,12 +372,12 @@ class Database:
         limit = self._max_statement_bytes()
         if limit is None or size + ROW_OVERHEAD_BYTES <= limit:
             return None
-        setting = " (max_allowed_packet)" if dialect.cuts_connections else ""
+        setting = " (max_allowed_packet)" if dialect.closes_on_large_statement else ""
         return f"it takes {size} bytes in a statement, and the database takes {limit}{setting}"
 
     def _max_statement_bytes(self) -> int | None:
         """Return the maximum size of a statement in bytes; None if the server cannot be reached now."""
-        if not self.dialect.cuts_connections:
+        if not self.dialect.closes_on_large_statement:
             return MAX_BYTES
         if self._max_packet is None:
             try:

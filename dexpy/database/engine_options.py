@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import event, exc
 from sqlalchemy.engine import URL, Engine
 
-from dexpy.database.column_types import read_any_text, read_json, read_postgresql_moments
+from dexpy.database.column_types import read_any_postgresql_datetime, read_any_text, read_json
 from dexpy.database.dialects import dialect_named
 from dexpy.database.dialects.base import Dialect
 from dexpy.foundation.errors import ConfigurationError, MissingExtra
@@ -76,7 +76,7 @@ def new_engine(url: URL, dialect: Dialect, path: str | None, display_url: str) -
     else:
         read_any_text(engine)
     if engine.dialect.driver == "psycopg":
-        read_postgresql_moments(engine)
+        read_any_postgresql_datetime(engine)
     return engine
 
 

@@ -69,8 +69,8 @@ def create(connection: Connection) -> list[str]:
 @contextmanager
 def _creation_lock(connection: Connection) -> Generator[None, None, None]:
     dialect = dialect_of(connection)
-    dialect.take_write_lock(connection)
-    with dialect.hold_lock(connection, LOCK, LOCK_WAIT_S) as is_held:
+    dialect.acquire_write_lock(connection)
+    with dialect.advisory_lock(connection, LOCK, LOCK_WAIT_S) as is_held:
         if not is_held:
             raise DatabaseUnavailable(
                 f"The tables could not be made: another process has held the lock for {LOCK_WAIT_S} s. "

@@ -17,7 +17,7 @@ import attrs
 
 from dexpy.codec.plain_json import plain_key
 from dexpy.declaration.contract import Contract
-from dexpy.declaration.props import Prop, construct, decoded, keyed
+from dexpy.declaration.props import Prop, construct, decode_props, encode_key_props
 from dexpy.foundation.errors import (
     NotSerializable,
     OptionsError,
@@ -115,8 +115,8 @@ def is_same_request(contract: Contract, stored: Any, params: Any) -> bool:
 def _comparable(contract: Contract, params: Any) -> Mapping[str, Any]:
     # A prop that was added since has its default in the earlier run, and one that has gone does not count.
     owner = contract.cls.__qualname__
-    values, _ = decoded(owner, contract.props, params)
-    return keyed(owner, contract.props, contract.cls(**values).__dict__)
+    values, _ = decode_props(owner, contract.props, params)
+    return encode_key_props(owner, contract.props, contract.cls(**values).__dict__)
 
 
 def unique_keys(operation: Any, contract: Contract) -> tuple[str, ...]:
@@ -232,7 +232,7 @@ def _key_values(rule: KeyRule, operation: Any, contract: Contract, where: str) -
     if rule.function is not None:
         return _canonical_json(rule.function(operation), where)
     props = _props(rule, contract)
-    values = keyed(contract.cls.__qualname__, props, operation.__dict__)
+    values = encode_key_props(contract.cls.__qualname__, props, operation.__dict__)
     if rule.template is None:
         return values
     texts = {prop.name: _text(values[prop.key_name]) for prop in props}

@@ -89,7 +89,7 @@ class Prop:
         return next(iter(self.options.aliases), self.name)
 
     @property
-    def is_made(self) -> bool:
+    def has_factory(self) -> bool:
         """Whether its default is made by a factory."""
         return isinstance(self._default, attrs.Factory)  # type: ignore[arg-type]
 
@@ -100,7 +100,7 @@ class Prop:
             DeclarationError: It does not fit.
         """
         value, source = self._default, "default"
-        if self.is_made:
+        if self.has_factory:
             value, source = value.factory(), "factory"
         try:
             return self.check(value)
@@ -111,32 +111,32 @@ class Prop:
                 f"{self.where}: its {source} does not fit: {text}. Change the {source} or the type."
             ) from None
 
-    def compared(self, value: Any) -> Any:
+    def comparison_value(self, value: Any) -> Any:
         """Return a value as operations compare it: a reference by its key, a value without a key unchanged."""
         if self.reference is not None:
-            return self.reference.compared(value)
+            return self.reference.comparison_value(value)
         try:
             return (json.dumps(self.codec.key(value), sort_keys=True),)
         except NotSerializable:
             return value
 
-    def as_json(self, value: Any) -> Any:
+    def to_redacted_json(self, value: Any) -> Any:
         """Return a value as JSON for people: redacted, and as text if it has no JSON form."""
         if self.options.sensitive:
             return SENSITIVE
         try:
             return self.codec.encode(value)
         except NotSerializable:
-            return self.shown(value)
+            return self.display(value)
 
-    def shown(self, value: Any) -> str:
+    def display(self, value: Any) -> str:
         """Return a value for people: never a secret, never a query."""
         if self.options.sensitive:
             return SENSITIVE
         if self.reference is None or value is None:
             return repr(value)
         items = value if self.reference.many else [value]
-        keys = [self.reference.shown(item) for item in items]
+        keys = [self.reference.display(item) for item in items]
         return f"[{', '.join(keys)}]" if self.reference.many else keys[0]
 
 
@@ -190,7 +190,7 @@ def _resolve_one(cls: type, field: attrs.Attribute[Any]) -> Prop:
     except DeclarationError as error:
         raise DeclarationError(f"{where}: {error}") from None
     resolved = Prop(field.name, annotation, codec, options, default is attrs.NOTHING, reference, where, default)
-    if not resolved.required and not resolved.is_made:
+    if not resolved.required and not resolved.has_factory:
         resolved.default()
     return resolved
 
@@ -256,11 +256,11 @@ def _from_context(prop: Prop, key: str, value: Any) -> Any:
     except InvalidValue as invalid:
         where = f", as the ambient value {key!r}"
         raise InvalidValue(
-            attrs.evolve(problem, wanted=problem.wanted + where) for problem in invalid.problems
+            attrs.evolve(problem, expected=problem.expected + where) for problem in invalid.problems
         ) from None
 
 
-def parsed(owner: str, props: tuple[Prop, ...], data: Mapping[str, Any]) -> dict[str, Any]:
+def parse_props(owner: str, props: tuple[Prop, ...], data: Mapping[str, Any]) -> dict[str, Any]:
     """Parse the props in a JSON object from outside to Python values.
 
     Raises:
@@ -285,7 +285,7 @@ def parsed(owner: str, props: tuple[Prop, ...], data: Mapping[str, Any]) -> dict
     return values
 
 
-def copied(owner: str, props: tuple[Prop, ...], values: Mapping[str, Any]) -> dict[str, Any]:
+def copy_props(owner: str, props: tuple[Prop, ...], values: Mapping[str, Any]) -> dict[str, Any]:
     """Copy the values of these props, with new containers.
 
     Raises:
@@ -303,7 +303,7 @@ def copied(owner: str, props: tuple[Prop, ...], values: Mapping[str, Any]) -> di
     return copies
 
 
-def encoded(owner: str, props: tuple[Prop, ...], values: Mapping[str, Any]) -> dict[str, Any]:
+def encode_props(owner: str, props: tuple[Prop, ...], values: Mapping[str, Any]) -> dict[str, Any]:
     """Encode the props as a JSON object.
 
     Raises:
@@ -318,7 +318,7 @@ def encoded(owner: str, props: tuple[Prop, ...], values: Mapping[str, Any]) -> d
     return data
 
 
-def keyed(owner: str, props: tuple[Prop, ...], values: Mapping[str, Any]) -> dict[str, Any]:
+def encode_key_props(owner: str, props: tuple[Prop, ...], values: Mapping[str, Any]) -> dict[str, Any]:
     """Encode the props as JSON that is the same for equal values, by their names in keys.
 
     Raises:
@@ -333,7 +333,7 @@ def keyed(owner: str, props: tuple[Prop, ...], values: Mapping[str, Any]) -> dic
     return data
 
 
-def decoded(owner: str, props: tuple[Prop, ...], data: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
+def decode_props(owner: str, props: tuple[Prop, ...], data: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Decode the props in stored params to Python values; also return the keys that are not props any more.
 
     A missing key gets the prop's default.

@@ -280,10 +280,12 @@ class Reference:
         try:
             return Keyed(read_key(value))
         except InvalidValue as refused:
-            problems = [attrs.evolve(problem, wanted=f"{expected} ({problem.wanted})") for problem in refused.problems]
+            problems = [
+                attrs.evolve(problem, expected=f"{expected} ({problem.expected})") for problem in refused.problems
+            ]
         raise InvalidValue(problems)
 
-    def shown(self, item: Any) -> str:
+    def display(self, item: Any) -> str:
         """One stored item for people: its key."""
         key = self.key_of(item)
         return f"<{self.model.__name__} without a key>" if key is None else repr(key)
@@ -300,7 +302,7 @@ class Reference:
         """
         return self._encode(value, lambda key: key)
 
-    def compared(self, value: Any) -> Any:
+    def comparison_value(self, value: Any) -> Any:
         """Return a stored value as operations compare it: by its keys; an instance without a key is only itself."""
         items = value if self.many else () if value is None else (value,)
         keys = tuple(("new", id(item)) if (key := self.key_of(item)) is None else key for item in items)

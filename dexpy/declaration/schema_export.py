@@ -51,7 +51,7 @@ def _encoded(prop: Prop, value: Any) -> Any:
 
 def _default(prop: Prop) -> dict[str, Any]:
     """Return the default as JSON; empty for one that a factory makes, has no JSON form or is secret."""
-    if prop.required or prop.is_made or prop.options.sensitive:
+    if prop.required or prop.has_factory or prop.options.sensitive:
         return {}
     try:
         return {"default": prop.codec.encode(prop.default())}

@@ -21,7 +21,7 @@ from dexpy.brokers.bulk_publish import enqueue_together
 from dexpy.brokers.sql.broker import SqlBroker
 from dexpy.brokers.sql.inserts import MessageRow
 from dexpy.brokers.validation import DIRECT_JOB, RECORD_JOB
-from dexpy.database.column_types import FromNow, moment
+from dexpy.database.column_types import FromNow, database_time
 from dexpy.database.dialects import dialect_of
 from dexpy.declaration.contract import Contract
 from dexpy.enqueue.keyed_insert import KeyedInsert
@@ -228,7 +228,7 @@ def _store_records(jobs: Sequence[PreparedJob], connection: Connection) -> None:
         insert_record(connection, plain[0].row())
     elif plain:
         # One query for the time, so that all values are plain and the driver can send all rows together.
-        now = moment(connection)
+        now = database_time(connection)
         insert_records(connection, [job.row(now) for job in plain], now)
     # One order in all processes, so that two such transactions never deadlock.
     keyed.sort(key=_key_order)
@@ -291,7 +291,7 @@ def _publish(jobs: Sequence[PreparedJob], transport: Transport, delay_s: float =
 def savepoint_block(connection: Connection) -> Generator[None]:
     """A savepoint in an application's transaction, which continues when an exception has rolled back the block."""
     # On SQLite first: a savepoint that begins a transaction would commit with its release.
-    dialect_of(connection).take_write_lock(connection)
+    dialect_of(connection).acquire_write_lock(connection)
     savepoint = connection.begin_nested()
     try:
         yield

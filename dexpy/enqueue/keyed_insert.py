@@ -182,7 +182,7 @@ class KeyedInsert:
 
     def _is_duplicate_before_insert(self, connection: Connection, values: Mapping[str, Any]) -> bool:
         """On MariaDB, check first: a failed insert locks the conflicting row, whose run could not end meanwhile."""
-        if not dialect_of(connection).failed_inserts_lock:
+        if not dialect_of(connection).failed_insert_locks_row:
             return False
         holder = keys.find_holder(connection, self.claim, self.store.rows)
         if holder is None or not holder.is_visible or self._is_releasable(holder):

@@ -14,7 +14,7 @@ from dexpy.database.current_transaction import CurrentTransaction
 from dexpy.database.engine import Database
 from dexpy.declaration.contract import Contract
 from dexpy.declaration.key_digests import check_lock_key, concurrency_key
-from dexpy.declaration.props import encoded
+from dexpy.declaration.props import encode_props
 from dexpy.enqueue.jobs import DirectPayload, EnqueueOptions, PreparedJob, direct_message, is_direct, record_message
 from dexpy.enqueue.keyed_insert import KeyedInsert, build_key_claim, with_loaded_rows
 from dexpy.enqueue.transports import SHORT_DELAY_S, Transport, check_delay
@@ -74,7 +74,7 @@ class JobPreparer:
                 f"{owner} cannot go to the background: {contract.unreachable}. call() works as it is."
             )
         run_id = new_id("op")
-        params = encoded(owner, contract.props, operation.__dict__)
+        params = encode_props(owner, contract.props, operation.__dict__)
         if contract.encrypted_props:
             params = encrypt_params(contract, params, run_id)
         if contract.lock is not None:
@@ -90,7 +90,7 @@ class JobPreparer:
         if store is None or is_direct(contract):
             _check_no_record_required(contract, resolved, token)
             return self._prepare_direct(contract, params, resolved, frame, run_id, transaction)
-        if store.database.dialect.cuts_connections:
+        if store.database.dialect.closes_on_large_statement:
             _check_size(store.database, owner, params, frame)
         due_at = resolved.at if resolved.wait_s is None else clock.now() + timedelta(seconds=resolved.wait_s)
         snapshot: dict[str, Any] = {"id": run_id, "name": contract.name, "status": "pending", "params": params}
@@ -127,7 +127,7 @@ class JobPreparer:
         transaction: EnqueueTransaction,
     ) -> PreparedJob:
         """Prepare a job whose message carries the params, because no record stores them."""
-        if self._message_database is not None and self._message_database.dialect.cuts_connections:
+        if self._message_database is not None and self._message_database.dialect.closes_on_large_statement:
             _check_size(self._message_database, contract.cls.__qualname__, params, frame)
         delay_s, is_left_to_relay = resolved.delay_s, isinstance(transaction, ExternalConnection)
         is_delayed = delay_s > SHORT_DELAY_S or is_left_to_relay

@@ -87,7 +87,7 @@ current: ContextVar[Call | None] = ContextVar("dexpy_call", default=None)
 """The innermost run."""
 
 
-def call_of(operation: Any, wanted: str) -> Call:
+def call_of(operation: Any, member: str) -> Call:
     """The run of this very operation object.
 
     Raises:
@@ -98,7 +98,7 @@ def call_of(operation: Any, wanted: str) -> Call:
         call = call.outer
     if call is None:
         raise NotRunning(
-            f"{type(operation).__qualname__}.{wanted} exists only inside a run of this operation: in perform, a guard "
+            f"{type(operation).__qualname__}.{member} exists only inside a run of this operation: in perform, a guard "
             "or a callback. Call the operation, and use it there."
         )
     return call

@@ -315,7 +315,7 @@ def _shown_value(prop: Prop, call: Call) -> Any:
     try:
         return prop.codec.encode(value)
     except NotSerializable:
-        return prop.shown(value)
+        return prop.display(value)
 
 
 def _sources(contract: Contract, given_props: Mapping[str, Any]) -> dict[str, str]:

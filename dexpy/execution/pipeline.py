@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
 
 from dexpy.declaration.contract import Contract
-from dexpy.declaration.props import copied, decoded
+from dexpy.declaration.props import copy_props, decode_props
 from dexpy.execution.async_bridge import ThreadBridge
 from dexpy.execution.call import Call, current
 from dexpy.execution.middleware import (
@@ -73,7 +73,7 @@ def run(
     loop: asyncio.AbstractEventLoop | None = None,
     bridge: ThreadBridge | None = None,
     on_unit_of_work: Callable[[UnitOfWork], None] | None = None,
-    stop: CancelToken | None = None,
+    cancel_token: CancelToken | None = None,
 ) -> Outcome:
     """Run an operation in this thread.
 
@@ -90,7 +90,7 @@ def run(
         loop: The event loop for an ``async def perform``; the process's own when None.
         bridge: The bridge of an ``async def perform``, if the caller may cancel it.
         on_unit_of_work: Called with the unit of work before the run begins.
-        stop: Cancels, interrupts or times out the run; that of the outer run when None.
+        cancel_token: Cancels, interrupts or times out the run; that of the outer run when None.
 
     Returns:
         The outcome; exceptions that are no business errors are raised.
@@ -100,19 +100,33 @@ def run(
     if is_dry_run:
         recorder = None
     on_rollback = None if recorder is None else recorder.effects_rolled_back
-    if stop is None and outer_call is not None:
-        stop = outer_call.cancel_token
-    unit_of_work = UnitOfWork(contract.cls.__qualname__, store, outer, contract.transactional, on_rollback, stop)
+    if cancel_token is None and outer_call is not None:
+        cancel_token = outer_call.cancel_token
+    unit_of_work = UnitOfWork(
+        contract.cls.__qualname__, store, outer, contract.transactional, on_rollback, cancel_token
+    )
     if on_unit_of_work is not None:
         on_unit_of_work(unit_of_work)
     if bridge is None and contract.is_async:
         bridge = ThreadBridge()
     copy = copy_operation(operation, contract)
     call = Call(
-        copy, contract, id, frame, unit_of_work, recorder, redactor, attempt, loop, bridge, outer_call, stop, is_dry_run
+        copy,
+        contract,
+        id,
+        frame,
+        unit_of_work,
+        recorder,
+        redactor,
+        attempt,
+        loop,
+        bridge,
+        outer_call,
+        cancel_token,
+        is_dry_run,
     )
-    if stop is not None and bridge is not None:
-        stop.on_cancel(bridge.cancel)
+    if cancel_token is not None and bridge is not None:
+        cancel_token.on_cancel(bridge.cancel)
     token = run_redactor.set(redactor)
     try:
         outcome = run_contained(call.pid, _run_steps, call)
@@ -148,7 +162,7 @@ def copy_operation(operation: Any, contract: Contract) -> Any:
     for prop in contract.props:
         values[prop.name] = source_values[prop.name]
     if contract.mutable_props:
-        values.update(copied(contract.cls.__qualname__, contract.mutable_props, source_values))
+        values.update(copy_props(contract.cls.__qualname__, contract.mutable_props, source_values))
     return copy
 
 
@@ -163,7 +177,7 @@ def decode_operation(contract: Contract, params: Any, run_id: str) -> Any:
     """
     if contract.encrypted_props or (isinstance(params, Mapping) and ENCRYPTED in params):
         params = _decrypt_params(contract, cast("Mapping[str, Any]", params), run_id)
-    values, ignored = decoded(contract.cls.__qualname__, contract.props, params)
+    values, ignored = decode_props(contract.cls.__qualname__, contract.props, params)
     if ignored:
         log_event(logging.INFO, "params.ignored", operation=contract.name, run=run_id, keys=",".join(ignored))
     return contract.cls(**values)

@@ -92,17 +92,17 @@ class Problem:
 
     Attributes:
         path: Where, from the value's own root: ``""``, ``".sku"``, ``"[2].sku"``, ``"['k']"``.
-        wanted: What would have been right, as a noun phrase: ``"int"``, ``"a value >= 0"``.
+        expected: What would have been right, as a noun phrase: ``"int"``, ``"a value >= 0"``.
         got: What was there, as text; empty where nothing was.
     """
 
     path: str
-    wanted: str
+    expected: str
     got: str = ""
 
     def under(self, prefix: str) -> Problem:
         """Return the same problem, seen from one level further out."""
-        return Problem(prefix + self.path, self.wanted, self.got)
+        return Problem(prefix + self.path, self.expected, self.got)
 
     def hidden(self) -> Problem:
         """Return the same problem without its value."""
@@ -110,7 +110,7 @@ class Problem:
 
     def __str__(self) -> str:
         got = f", got {self.got}" if self.got else ""
-        return f"{self.path.lstrip('.')}: wants {self.wanted}{got}"
+        return f"{self.path.lstrip('.')}: wants {self.expected}{got}"
 
 
 class PropsError(DexpyError, TypeError, ValueError):

@@ -84,7 +84,7 @@ class DatabaseSessions:
         worker_id = self._worker_id()
         if worker_id is None or connection.info.get(_RECORDED) == worker_id:
             return
-        query = dialect_of(connection).session_name(connection)
+        query = dialect_of(connection).session_name_query(connection)
         if query is not None:
             values = query.add_columns(sa.literal(worker_id))
             write(sa.insert(worker_sessions).from_select(["backend", "worker"], values))
@@ -106,13 +106,15 @@ def end_sessions(connection: Connection, worker: str) -> None:
         worker: The worker's id.
     """
     dialect = dialect_of(connection)
-    query = dialect.sessions_named(sa.select(worker_sessions.c.backend).where(worker_sessions.c.worker == worker))
+    query = dialect.session_numbers_query(
+        sa.select(worker_sessions.c.backend).where(worker_sessions.c.worker == worker)
+    )
     if query is None:
         return
     for session_number in connection.execute(query).scalars().all():
         try:
             with connection.begin_nested():
-                connection.exec_driver_sql(dialect.end_session(int(session_number)))
+                connection.exec_driver_sql(dialect.end_session_statement(int(session_number)))
         except DBAPIError as error:
             # It may have ended meanwhile, or belong to a user whose sessions may not be ended.
             log_event(logging.WARNING, "takeover.refused", worker=worker, error=class_path(error))

@@ -52,9 +52,9 @@ class Locks:
         """
         return self._backend(backend).lock(key)
 
-    def is_taken(self, key: str, backend: str | None = None) -> bool | None:
+    def is_locked(self, key: str, backend: str | None = None) -> bool | None:
         """Return whether a lock is held now; None if that cannot be known without acquiring it."""
-        return self._backend(backend).is_taken(key)
+        return self._backend(backend).is_locked(key)
 
     def close(self) -> None:
         """Close the connections of this process for locks."""

@@ -38,7 +38,7 @@ class LockBackend(Protocol):
         """
         ...
 
-    def is_taken(self, key: str) -> bool | None:
+    def is_locked(self, key: str) -> bool | None:
         """Return whether a lock is held now; None if that cannot be known without acquiring it."""
 
     def close(self) -> None:

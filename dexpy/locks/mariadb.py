@@ -19,7 +19,7 @@ _ACQUIRE = sa.select(sa.func.get_lock(_NAME, sa.bindparam("p_wait", type_=sa.Flo
 _RELEASE = sa.select(sa.func.release_lock(_NAME))
 _HOLDER = sa.func.is_used_lock(_NAME)
 _IS_HELD = sa.select(sa.func.connection_id() == _HOLDER)
-_IS_TAKEN = sa.select(_HOLDER.is_not(None))
+_IS_LOCKED = sa.select(_HOLDER.is_not(None))
 
 
 class MariadbLocks:
@@ -42,6 +42,6 @@ class MariadbLocks:
         """See `LockDialect`."""
         return bool(connection.execute(_IS_HELD, {"p_key": key}).scalar())
 
-    def is_taken(self, connection: Connection, key: str) -> bool:
+    def is_locked(self, connection: Connection, key: str) -> bool:
         """See `LockDialect`."""
-        return bool(connection.execute(_IS_TAKEN, {"p_key": key}).scalar())
+        return bool(connection.execute(_IS_LOCKED, {"p_key": key}).scalar())

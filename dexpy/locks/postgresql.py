@@ -23,7 +23,7 @@ _IS_HELD = sa.text(
     " AND pid = pg_backend_pid() AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
     " AND classid = CAST(:high AS bigint)::oid AND objid = CAST(:low AS bigint)::oid)"
 )
-_IS_TAKEN = sa.text(str(_IS_HELD).replace(" AND pid = pg_backend_pid()", ""))
+_IS_LOCKED = sa.text(str(_IS_HELD).replace(" AND pid = pg_backend_pid()", ""))
 
 
 class PostgresqlLocks:
@@ -53,9 +53,9 @@ class PostgresqlLocks:
         """See `LockDialect`."""
         return bool(connection.execute(_IS_HELD, halves_of(key)).scalar())
 
-    def is_taken(self, connection: Connection, key: str) -> bool:
+    def is_locked(self, connection: Connection, key: str) -> bool:
         """See `LockDialect`."""
-        return bool(connection.execute(_IS_TAKEN, halves_of(key)).scalar())
+        return bool(connection.execute(_IS_LOCKED, halves_of(key)).scalar())
 
 
 def number_of(key: str) -> int:

@@ -34,7 +34,7 @@ class RedisLockBackend:
         """See `LockBackend`."""
         return RedisLockHandle(self._lock(key))
 
-    def is_taken(self, key: str) -> bool:
+    def is_locked(self, key: str) -> bool:
         """See `LockBackend`."""
         return bool(self._lock(key).locked())
 

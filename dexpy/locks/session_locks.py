@@ -32,7 +32,7 @@ class LockDialect(Protocol):
         """Return whether this session holds a lock."""
         ...
 
-    def is_taken(self, connection: Connection, key: str) -> bool:
+    def is_locked(self, connection: Connection, key: str) -> bool:
         """Return whether any session holds a lock."""
         ...
 
@@ -69,11 +69,11 @@ class SessionLockBackend:
         """See `LockBackend`."""
         return SessionLockHandle(self.connect, self._dialect, key)
 
-    def is_taken(self, key: str) -> bool:
+    def is_locked(self, key: str) -> bool:
         """See `LockBackend`."""
         connection = self.connect()
         try:
-            return self._dialect.is_taken(connection, key)
+            return self._dialect.is_locked(connection, key)
         finally:
             connection.close()
 

@@ -68,7 +68,7 @@ class FileLockBackend:
         """See `LockBackend`."""
         return FileLockHandle(self._path, int(key[:15], 16))
 
-    def is_taken(self, key: str) -> bool | None:
+    def is_locked(self, key: str) -> bool | None:
         """See `LockBackend`: known of this process only."""
         process_lock = _process_locks.get((os.getpid(), self._path or "", int(key[:15], 16)))
         return True if process_lock is not None and process_lock.lock.locked() else None

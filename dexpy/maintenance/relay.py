@@ -213,7 +213,7 @@ class Relay:
         if sql_queue is None:
             return True
         self._release_refused()
-        while (message := sql_queue.take()) is not None:
+        while (message := sql_queue.claim()) is not None:
             if not is_queue_name(message.queue_name):
                 self._log_throttle.log(
                     logging.ERROR, "queue.invalid", message.queue_name, queue=message.queue_name, dead=True

@@ -15,7 +15,7 @@ from typing import Any, cast
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from dexpy.database.column_types import after, as_of, next_count, of_this_row
+from dexpy.database.column_types import after, as_of, hide_from_planner, next_count
 from dexpy.database.deletes import delete_unlocked
 from dexpy.database.dialects import dialect_of
 from dexpy.database.tables import gates, records
@@ -51,7 +51,7 @@ _WAITING = sa.select(_r.id).where(*_BLOCKED, _IN_TIME, _r.enqueued_at.is_(None))
 _HAS_ID = _r.id.in_(sa.bindparam("p_ids", expanding=True))
 _MARK_PUBLISHED = (
     sa.update(records)
-    .where(_HAS_ID, of_this_row(_r.status == "pending", _r.blocked_key.is_not(None)))
+    .where(_HAS_ID, hide_from_planner(_r.status == "pending", _r.blocked_key.is_not(None)))
     .values(enqueued_at=after(0), send_count=next_count(_r.send_count))
 )
 
@@ -66,7 +66,7 @@ def lock_key(connection: Connection, key: str, *, waits: bool = True) -> None:
     """
     dialect = dialect_of(connection)
     if dialect.has_one_write_lock:
-        dialect.take_write_lock(connection)
+        dialect.acquire_write_lock(connection)
         return
     lock = _LOCK if waits else _LOCK_NOWAIT
     while connection.execute(lock, {"p_key": key}).first() is None:
@@ -128,7 +128,9 @@ def fill_free_slots(connection: Connection, key: str, limit: int, *, waits: bool
         return ()
     selected = list(ids)[:free]
     connection.execute(_MARK_PUBLISHED, {"p_ids": selected})
-    rows = connection.execute(sa.select(records).where(_r.id.in_(selected), of_this_row(_r.status == "pending"))).all()
+    rows = connection.execute(
+        sa.select(records).where(_r.id.in_(selected), hide_from_planner(_r.status == "pending"))
+    ).all()
     return sorted(rows, key=lambda row: selected.index(row.id))
 
 

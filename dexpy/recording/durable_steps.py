@@ -10,7 +10,7 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from dexpy.database.column_types import after, of_this_row
+from dexpy.database.column_types import after, hide_from_planner
 from dexpy.database.deletes import DeleteByKey
 from dexpy.database.dialects import dialect_of
 from dexpy.database.tables import records, steps
@@ -32,7 +32,7 @@ _LOCK_CLAIM: Final = (
     sa.select(records.c.id)
     .where(
         records.c.id == sa.bindparam("p_id"),
-        of_this_row(records.c.claim_token == sa.bindparam("p_token"), records.c.status == "running"),
+        hide_from_planner(records.c.claim_token == sa.bindparam("p_token"), records.c.status == "running"),
     )
     .with_for_update()
 )
@@ -45,7 +45,7 @@ _LOCK_CLAIM_WITH_TIMEOUT: Final = _LOCK_CLAIM.add_columns(
 def holds_claim(connection: Connection, record_id: str, claim_token: int) -> bool:
     """Return whether a claim is in force; it is locked until the transaction ends."""
     # Without the write lock another transaction could end the claim before the first write of this one.
-    dialect_of(connection).take_write_lock(connection)
+    dialect_of(connection).acquire_write_lock(connection)
     query = _LOCK_CLAIM_WITH_TIMEOUT if dialect_of(connection).ends_idle_transactions else _LOCK_CLAIM
     return connection.execute(query, {"p_id": record_id, "p_token": claim_token}).first() is not None
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from dexpy.database.column_types import as_of, of_this_row
+from dexpy.database.column_types import as_of, hide_from_planner
 from dexpy.database.tables import records
 from dexpy.recording.transitions import apply
 
@@ -41,5 +41,5 @@ def expire(connection: Connection, id: str) -> bool:
 
 def expire_if_overdue(connection: Connection, id: str) -> bool:
     """Expire a pending record that is overdue by the database's clock; False for any other."""
-    row = connection.execute(_LOCK.where(records.c.id == id, of_this_row(*_IS_OVERDUE))).first()
+    row = connection.execute(_LOCK.where(records.c.id == id, hide_from_planner(*_IS_OVERDUE))).first()
     return row is not None and expire(connection, row.id)

@@ -14,7 +14,7 @@ import attrs
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from dexpy.database.column_types import FromNow, of_this_row
+from dexpy.database.column_types import FromNow, hide_from_planner
 from dexpy.database.current_transaction import CurrentTransaction
 from dexpy.database.tables import records
 from dexpy.foundation.errors import KeyBusy, LostClaim
@@ -108,7 +108,7 @@ class IdempotentRecorder(SyncRecorder):
 
     def is_open(self, id: str) -> bool:
         """Return whether another run has not ended."""
-        query = sa.select(records.c.id).where(records.c.id == id, of_this_row(records.c.completed_at.is_(None)))
+        query = sa.select(records.c.id).where(records.c.id == id, hide_from_planner(records.c.completed_at.is_(None)))
         return bool(self.store.rows(query))
 
     @property

@@ -20,7 +20,7 @@ from dexpy.codec.codecs import codec_of
 from dexpy.database.column_types import FromNow
 from dexpy.database.engine import Database
 from dexpy.declaration.contract import Contract
-from dexpy.declaration.props import encoded
+from dexpy.declaration.props import encode_props
 from dexpy.foundation.error_details import to_json
 from dexpy.foundation.errors import DatabaseUnavailable, LostClaim, NotSerializable
 from dexpy.foundation.failpoints import failpoint
@@ -134,7 +134,7 @@ def result_envelope(
 
 def _fit_to_row(database: Database, values: dict[str, Any]) -> dict[str, Any]:
     """Return the columns of a row, without those of params, result and details that are too large together."""
-    if not database.dialect.cuts_connections:
+    if not database.dialect.closes_on_large_statement:
         return values
     stored_values: list[Any] = []
     columns = dict(values)
@@ -198,21 +198,23 @@ class SyncRecorder:
             **rest,
         }
         database = self.store.database
-        return _fit_to_row(database, values) if database.dialect.cuts_connections else values
+        return _fit_to_row(database, values) if database.dialect.closes_on_large_statement else values
 
     def _params(self) -> Any:
         if self.contract.record is None or not self.contract.record.params:
             return None
         try:
             values: dict[str, Any] = self.operation.__dict__
-            params = encoded(self.contract.cls.__qualname__, self.contract.props, values)
+            params = encode_props(self.contract.cls.__qualname__, self.contract.props, values)
             stored = encrypt_params(self.contract, params, self.id) if self.contract.encrypted_props else params
         except NotSerializable as error:
             log_event(
                 logging.DEBUG, "record.params_left_out", operation=self.contract.name, run=self.id, path=error.path
             )
             return None
-        if self.store.database.dialect.cuts_connections and (why_not := self.store.database.why_too_large(stored)):
+        if self.store.database.dialect.closes_on_large_statement and (
+            why_not := self.store.database.why_too_large(stored)
+        ):
             log_event(logging.WARNING, "record.params_left_out", operation=self.contract.name, run=self.id, why=why_not)
             return None
         return stored

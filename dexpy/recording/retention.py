@@ -111,7 +111,7 @@ def _delete_all(store: Store, deletable: sa.Select[str], ids: Sequence[str], und
     try:
         with store.begin() as connection:
             # On SQLite reading does not lock a row: it could be retried before it is deleted.
-            dialect_of(connection).take_write_lock(connection)
+            dialect_of(connection).acquire_write_lock(connection)
             locked = deletable.where(_r.id.in_(ids)).with_for_update(skip_locked=True)
             return _delete(connection, connection.execute(locked).scalars().all())
     except DBAPIError as error:

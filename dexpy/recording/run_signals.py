@@ -9,14 +9,14 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
-from dexpy.database.column_types import after, of_this_row
+from dexpy.database.column_types import after, hide_from_planner
 from dexpy.database.deletes import DeleteByKey, delete_unlocked
 from dexpy.database.tables import FINAL, records, signals
 
 _BY_RECORD = signals.c.record_id == sa.bindparam("p_id")
 _IS_CLAIMED = sa.and_(
     records.c.id == sa.bindparam("p_id"),
-    of_this_row(records.c.claim_token == sa.bindparam("p_token"), records.c.status == "running"),
+    hide_from_planner(records.c.claim_token == sa.bindparam("p_token"), records.c.status == "running"),
 )
 _PROGRESS = sa.bindparam("p_progress", type_=signals.c.progress.type)
 _UPDATE_PROGRESS = sa.update(signals).where(_BY_RECORD, sa.exists().where(_IS_CLAIMED)).values(progress=_PROGRESS)

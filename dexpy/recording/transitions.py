@@ -28,7 +28,7 @@ from sqlalchemy.engine import Connection, Row
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-from dexpy.database.column_types import after, as_of, next_count, next_token, of_this_row, seconds_parameter
+from dexpy.database.column_types import after, as_of, hide_from_planner, next_count, next_token, seconds_parameter
 from dexpy.database.dialects import DIALECTS
 from dexpy.database.tables import records
 
@@ -107,7 +107,7 @@ class Transition:
         """Return the compare-and-set update of one row."""
         values = {"status": self.target, "updated_at": after(0), **self.changes}
         values |= {column: _parameter(column) for column in self.inputs}
-        row = (records.c.id == _parameter("id"), of_this_row(*self.conditions()))
+        row = (records.c.id == _parameter("id"), hide_from_planner(*self.conditions()))
         return sa.update(records).where(*row).values(values)
 
 

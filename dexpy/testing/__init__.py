@@ -85,7 +85,7 @@ class Isolated:
         """Return the next valid message; invalid ones go to the dead messages."""
         broker: Any = self.runtime.broker
         refused: Counter[str] = Counter(broker.validator.refused)
-        message = broker.take(queues)
+        message = broker.claim(queues)
         for reason in broker.validator.refused - refused:
             _warn(f"A message was put with the dead ones: {reason}.")
         return message

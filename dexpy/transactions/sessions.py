@@ -163,7 +163,7 @@ def check_transactional(
     except UnboundExecutionError:
         # A bind for each model: there is no single connection.
         return
-    if dialects()(connection).commits_by_itself(connection):
+    if dialects()(connection).is_autocommit(connection):
         raise error(
             f"{where}: expected a session with transactions, got one that commits each statement by itself "
             "(isolation level AUTOCOMMIT), so that a rollback would undo nothing. Use an engine or session without "

@@ -346,7 +346,7 @@ class Claims:
     ) -> tuple[int | None, str | None]:
         """Return the priority at which the search ended, and the id of the most urgent due record known here."""
         parameters = {"p_queue": delivery.queue}
-        unscheduled = _UNSCHEDULED_IN_ORDER if dialect_of(connection).reads_index_in_order else _UNSCHEDULED
+        unscheduled = _UNSCHEDULED_IN_ORDER if dialect_of(connection).needs_order_for_index else _UNSCHEDULED
         level = queue_priority.highest
         for _ in range(MAX_PRIORITY_LEVELS):
             if level is None or level <= delivery.priority:

@@ -211,7 +211,7 @@ class DirectJob:
                     store=self._store_for_sessions,
                     outer=None,
                     attempt=payload.attempt,
-                    stop=watched.cancel_token,
+                    cancel_token=watched.cancel_token,
                 )
         except Exception as error:  # noqa: BLE001 - the class's rules decide about every exception
             ended = error

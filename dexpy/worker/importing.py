@@ -14,13 +14,13 @@ from dexpy.foundation.errors import ConfigurationError, DexpyError
 from dexpy.foundation.settings import command_modules
 
 
-class CannotStart(ConfigurationError):
+class StartupError(ConfigurationError):
     """An error at the start of a process that a restart would not fix."""
 
     exit_status = 2
 
 
-class ModuleExited(CannotStart):
+class ModuleExited(StartupError):
     """A module of the application tried to end the program when it was imported or called."""
 
 
@@ -28,7 +28,7 @@ def import_modules(modules: tuple[str, ...]) -> None:
     """Import the application.
 
     Raises:
-        CannotStart: A module cannot be imported; the message has its name and the reason.
+        StartupError: A module cannot be imported; the message has its name and the reason.
         DexpyError: Raised by a module itself, for example by its settings.
     """
     for module in modules:
@@ -43,16 +43,16 @@ def import_modules(modules: tuple[str, ...]) -> None:
                 importlib.import_module(module)
         except ModuleNotFoundError as error:
             if error.name is not None and (module == error.name or module.startswith(error.name + ".")):
-                raise CannotStart(
+                raise StartupError(
                     f"The module {module!r} cannot be imported: there is no {error.name!r} in {os.getcwd()} or on the "
                     f"Python path. Give the dotted name, as in `import`{_for_example(module)}, and start in the "
                     "folder that holds it."
                 ) from error
-            raise CannotStart(f"The module {module!r} cannot be imported: {error}.") from error
+            raise StartupError(f"The module {module!r} cannot be imported: {error}.") from error
         except DexpyError:
             raise
         except Exception as error:
-            raise CannotStart(
+            raise StartupError(
                 f"The module {module!r} cannot be imported: {describe_error(error)}. Run with -v for the traceback."
             ) from error
 
@@ -93,11 +93,11 @@ def check_name(module: str) -> None:
     """Refuse what cannot be the name of a module: a path, for example.
 
     Raises:
-        CannotStart: It is no dotted name; the message shows an example.
+        StartupError: It is no dotted name; the message shows an example.
     """
     if all(module.split(".")) and not set(module) & set('/\\:" \t\n\0'):
         return
-    raise CannotStart(
+    raise StartupError(
         f"MODULE: {module!r} is not the name of a module; expected a dotted name, as in `import`{_for_example(module)}."
         " Start in the folder that holds it."
     )
@@ -118,7 +118,7 @@ def call_application(what: str, function: Callable[[], object]) -> None:
     """Call a function that may call the application.
 
     Raises:
-        DexpyError: The function failed; another exception is the cause of a `CannotStart`.
+        DexpyError: The function failed; another exception is the cause of a `StartupError`.
     """
     try:
         with contain_exits(what):
@@ -126,4 +126,4 @@ def call_application(what: str, function: Callable[[], object]) -> None:
     except DexpyError:
         raise
     except Exception as error:
-        raise CannotStart(f"{what}: {describe_error(error)}.") from error
+        raise StartupError(f"{what}: {describe_error(error)}.") from error

@@ -232,7 +232,7 @@ class RecordJob:
                         store=lambda: self._store,
                         outer=None,
                         attempt=row.num_attempts,
-                        stop=run.cancel_token,
+                        cancel_token=run.cancel_token,
                     ),
                 )
         except LostClaim as lost:

@@ -19,7 +19,7 @@ import attrs
 from dexpy.foundation.backoff import Backoff
 from dexpy.foundation.errors import ConfigurationError
 from dexpy.foundation.log_events import log_event
-from dexpy.worker.importing import CannotStart
+from dexpy.worker.importing import StartupError
 from dexpy.worker.process import EXIT_REASON_LOGGED, WorkerOptions, run_process
 from dexpy.worker.signals import STOP_SIGNALS
 
@@ -112,7 +112,7 @@ class Supervisor:
                     # The child got the signal too, and has ended because of it.
                     return
                 if event == "error":
-                    raise CannotStart(text)
+                    raise StartupError(text)
                 if event == "away":
                     raise ConfigurationError(text)
                 if event is None and not child.process.is_alive():

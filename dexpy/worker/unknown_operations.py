@@ -26,7 +26,7 @@ from dramatiq.middleware.threading import Interrupt
 from dexpy.brokers.message_bounds import valid_facts
 from dexpy.brokers.sql import statements
 from dexpy.brokers.validation import RECORD_JOB, mark_dead
-from dexpy.database.column_types import as_of, of_this_row
+from dexpy.database.column_types import as_of, hide_from_planner
 from dexpy.database.errors import retry_while_away
 from dexpy.database.tables import records
 from dexpy.declaration import registry
@@ -281,7 +281,7 @@ class UnknownRecords(UnknownOperations):
         since = sa.func.coalesce(records.c.scheduled_at, records.c.created_at, type_=records.c.created_at.type)
         # Both by the database's clock, which may differ from this machine's.
         query: Any = sa.select(since.label("since"), as_of(0).label("now"))
-        found = self._store.rows(query.where(records.c.id == run_id, of_this_row(records.c.status == "pending")))
+        found = self._store.rows(query.where(records.c.id == run_id, hide_from_planner(records.c.status == "pending")))
         if not found:
             return None
         waiting_since = found[0].since

@@ -76,7 +76,7 @@ def put(broker: SqlBroker, *given: dramatiq.Message[Any], in_s: float = 0, prior
 
 
 def take(broker: SqlBroker) -> ClaimedMessage:
-    found = broker.take()
+    found = broker.claim()
     assert found is not None
     return found
 
@@ -114,7 +114,7 @@ def test_messages_can_be_claimed_only_after_the_commit_of_their_publish(broker: 
     taken: list[object] = []
     with broker.database.begin() as connection:
         broker.insert(connection, message())
-        other = threading.Thread(target=lambda: taken.append(broker.take()))
+        other = threading.Thread(target=lambda: taken.append(broker.claim()))
         other.start()
         other.join()
         assert broker.pending() == Pending(due=0, delayed=0, leased=0)
@@ -127,7 +127,7 @@ def test_a_publish_that_is_rolled_back_leaves_no_message(broker: SqlBroker) -> N
     with pytest.raises(ZeroDivisionError), broker.database.begin() as connection:
         broker.insert(connection, message())
         _ = 1 / 0
-    assert broker.take() is None
+    assert broker.claim() is None
     assert broker.pending() == Pending(due=0, delayed=0, leased=0)
 
 
@@ -143,9 +143,9 @@ def test_messages_are_claimed_by_priority_then_due_time_then_insertion_order(bro
 
 def test_a_claim_reads_only_the_queues_that_it_names(broker: SqlBroker) -> None:
     put(broker, message("a", queue="alpha"), message("b", queue="beta"))
-    assert broker.take(["gamma"]) is None
-    assert broker.take([]) is None
-    found = broker.take(["beta", "gamma"])
+    assert broker.claim(["gamma"]) is None
+    assert broker.claim([]) is None
+    found = broker.claim(["beta", "gamma"])
     assert found is not None
     assert (found.actor_name, found.queue_name) == ("b", "beta")
     assert broker.pending(["alpha"]) == Pending(due=1, delayed=0, leased=0)
@@ -173,7 +173,7 @@ def test_a_rejected_message_is_dead_lettered_and_never_claimed_again(broker: Sql
     put(broker, message())
     take(broker).nack()
     clock.advance(timedelta(days=400))
-    assert broker.take() is None
+    assert broker.claim() is None
     assert broker.pending() == Pending(due=0, delayed=0, leased=0)
     kept = row(broker)
     assert (kept.dead, kept.owner, kept.leased_until) == (True, None, None)
@@ -203,10 +203,10 @@ def test_an_encoder_that_returns_no_text_is_refused_at_the_publish(broker: SqlBr
 
 def test_a_delayed_message_is_due_after_its_delay(broker: SqlBroker) -> None:
     broker.enqueue(message(), delay=3_600_000)
-    assert broker.take() is None
+    assert broker.claim() is None
     assert broker.pending() == Pending(due=0, delayed=1, leased=0)
     clock.advance(3_590)
-    assert broker.take() is None
+    assert broker.claim() is None
     clock.advance(11)
     assert broker.pending() == Pending(due=1, delayed=0, leased=0)
     assert take(broker).actor_name == "job"
@@ -259,7 +259,7 @@ def test_a_message_whose_lease_has_expired_goes_to_another_owner(broker: SqlBrok
     take(broker)
     other = sibling(broker)
     clock.advance(59)
-    assert other.take() is None
+    assert other.claim() is None
     clock.advance(2)
     take(other).ack()
     assert broker.pending() == Pending(due=0, delayed=0, leased=0)
@@ -286,8 +286,8 @@ def test_a_message_that_is_running_in_a_process_is_not_delivered_to_it_again(bro
     put(broker, message())
     mine = take(broker)
     clock.advance(61)
-    assert broker.take() is None
-    assert sibling(broker).take() is None, "looking renewed the lease"
+    assert broker.claim() is None
+    assert sibling(broker).claim() is None, "looking renewed the lease"
     mine.ack()
     assert broker.pending() == Pending(due=0, delayed=0, leased=0)
 
@@ -307,7 +307,7 @@ def test_a_run_longer_than_its_lease_is_not_delivered_again(database: Database) 
         long.send()
         eventually(lambda: runs)
         while broker.pending() != Pending(due=0, delayed=0, leased=0):
-            assert other.take() is None
+            assert other.claim() is None
             time.sleep(0.01)
     assert len(runs) == 1
 
@@ -328,7 +328,7 @@ def test_one_thread_renews_leases_as_long_as_a_message_is_consumed_or_held(datab
     beta.close()
     other, until = sibling(broker), time.monotonic() + 1
     while time.monotonic() < until:
-        assert other.take() is None
+        assert other.claim() is None
     assert keepers() == 1
     alpha.ack(held)
     assert broker.pending() == Pending(due=0, delayed=0, leased=0)
@@ -478,9 +478,9 @@ def test_an_idle_consumer_acquires_no_write_lock(broker: SqlBroker) -> None:
     broker.declare_queue("default")
     consumer = broker.consume("default", prefetch=2, timeout=10)
     with broker.database.begin() as connection:
-        dialect_of(connection).take_write_lock(connection)
+        dialect_of(connection).acquire_write_lock(connection)
         assert next(consumer) is None
-        assert broker.take() is None
+        assert broker.claim() is None
     consumer.close()
 
 
@@ -863,7 +863,7 @@ def test_a_forked_child_claims_messages_as_a_separate_owner(broker: SqlBroker) -
         try:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.alarm(10)
-            if take(broker).actor_name == "childs" and broker.take() is None:
+            if take(broker).actor_name == "childs" and broker.claim() is None:
                 status = 0
         finally:
             os._exit(status)

@@ -414,7 +414,7 @@ ODD_NUMBERS = (
 def test_h9_a_number_is_read_as_sqlite_compares_it(value: Any) -> None:
     with sqlite3.connect(":memory:") as connection:
         (compared,) = connection.execute("SELECT CAST(? AS INTEGER)", (value,)).fetchone()
-    assert column_types.number(value) == compared
+    assert column_types.to_integer(value) == compared
 
 
 @pytest.mark.parametrize("token", ODD_NUMBERS, ids=lambda value: repr(value)[:30])

@@ -18,7 +18,7 @@ from harness.workers import SECRET_FREE, Deployment, Worker, eventually, is_aliv
 import dexpy
 from dexpy.cli.main import main
 from dexpy.runtime import Runtime, install
-from dexpy.worker.importing import CannotStart, import_modules
+from dexpy.worker.importing import StartupError, import_modules
 
 WAIT_S = 30.0
 
@@ -205,7 +205,7 @@ def test_n10_a_module_that_exits_is_reported_as_an_import_error(
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     monkeypatch.delitem(sys.modules, "ends", raising=False)
 
-    with pytest.raises(CannotStart, match=r"'ends' cannot be imported.*ends a program") as refused:
+    with pytest.raises(StartupError, match=r"'ends' cannot be imported.*ends a program") as refused:
         import_modules(("ends",))
     assert refused.value.exit_status == 2
 
@@ -262,7 +262,7 @@ def test_n10_a_command_exits_with_status_two_if_a_module_exits(tmp_path: Path, c
     ],
 )
 def test_q11_a_path_for_a_module_is_refused_with_the_name_that_is_meant(given: str, meant: str | None) -> None:
-    with pytest.raises(CannotStart) as refused:
+    with pytest.raises(StartupError) as refused:
         import_modules((given,))
 
     text = str(refused.value)
@@ -277,7 +277,7 @@ def test_q11_a_path_for_a_module_is_refused_with_the_name_that_is_meant(given: s
 def test_q11_a_file_for_a_module_is_refused_with_the_name_that_is_meant(tmp_path: Path) -> None:
     (tmp_path / "there.py").touch()
 
-    with pytest.raises(CannotStart, match=r"for example 'there'"):
+    with pytest.raises(StartupError, match=r"for example 'there'"):
         import_modules(("there.py",))
 
 

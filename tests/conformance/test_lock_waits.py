@@ -196,7 +196,7 @@ def test_acknowledgements_do_not_wait_for_open_transactions_that_have_enqueued(s
         for number in range(3):
             payload = dramatiq.Message("default", "actor", (), {}, {}).encode().decode()
             connection.execute(statements.INSERT_AFTER, {**posted, "p_message_id": str(number), "p_payload": payload})
-    held = [message for _ in range(3) if (message := broker.take()) is not None]
+    held = [message for _ in range(3) if (message := broker.claim()) is not None]
     other = sa.create_engine(server.url)
     with other.begin() as other_transaction:
         other_transaction.execute(statements.INSERT_AFTER, {**posted, "p_message_id": "open", "p_payload": "{}"})

@@ -289,7 +289,7 @@ def test_a_session_of_a_dead_worker_that_cannot_be_ended_does_not_delay_its_reco
 
     engine = dispatcher.store.database.engine
     with pair.engine.connect() as theirs:
-        name = dialect_of(theirs).session_name(theirs)
+        name = dialect_of(theirs).session_name_query(theirs)
         assert name is not None
         noted = sa.insert(worker_sessions).values(backend=theirs.execute(name).scalar_one(), worker="gone")
         pair.change(noted)

@@ -85,8 +85,8 @@ def test_a_dialect_has_only_the_methods_of_the_base_class(dialect: Dialect) -> N
 
 
 def test_datetimes_are_stored_with_microseconds(database: Database, dialect: Dialect) -> None:
-    assert isinstance(dialect.moment_type(), sa.DateTime)
-    assert dialect.stores_time_zones == getattr(dialect.moment_type(), "timezone", False)
+    assert isinstance(dialect.datetime_type(), sa.DateTime)
+    assert dialect.stores_time_zones == getattr(dialect.datetime_type(), "timezone", False)
 
 
 def test_numbers_are_compared_within_the_bounds_of_a_column(database: Database, dialect: Dialect) -> None:
@@ -128,34 +128,34 @@ def test_the_parameter_limit_of_a_statement_is_accepted(database: Database, dial
 
 def test_a_transaction_does_not_commit_by_itself_and_autocommit_does(database: Database, dialect: Dialect) -> None:
     with database.begin() as connection:
-        assert not dialect.commits_by_itself(connection)
+        assert not dialect.is_autocommit(connection)
     plain = sa.create_engine(database.url)
     with plain.connect() as connection:
-        assert not dialect.commits_by_itself(connection)
+        assert not dialect.is_autocommit(connection)
     with plain.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        assert dialect.commits_by_itself(connection)
+        assert dialect.is_autocommit(connection)
     plain.dispose()
 
 
 def test_the_write_lock_is_acquired_where_the_database_has_one(database: Database, dialect: Dialect) -> None:
     with database.begin() as connection:
         assert not dialect.holds_write_lock(connection)
-        dialect.take_write_lock(connection)
-        dialect.take_write_lock(connection)
+        dialect.acquire_write_lock(connection)
+        dialect.acquire_write_lock(connection)
         assert dialect.holds_write_lock(connection) == dialect.has_one_write_lock
 
 
 def test_a_lock_is_held_by_one_connection_at_a_time(database: Database, dialect: Dialect) -> None:
-    with database.begin() as one, dialect.hold_lock(one, 7, wait_s=1) as is_held:
+    with database.begin() as one, dialect.advisory_lock(one, 7, wait_s=1) as is_held:
         assert is_held
-    with database.begin() as other, dialect.hold_lock(other, 7, wait_s=1) as is_held:
+    with database.begin() as other, dialect.advisory_lock(other, 7, wait_s=1) as is_held:
         assert is_held, "it was released"
     if dialect is MARIADB:
         with (
             database.begin() as one,
-            dialect.hold_lock(one, 7, wait_s=1),
+            dialect.advisory_lock(one, 7, wait_s=1),
             database.begin() as other,
-            dialect.hold_lock(other, 7, wait_s=0) as is_held,
+            dialect.advisory_lock(other, 7, wait_s=0) as is_held,
         ):
             assert not is_held
 
@@ -216,8 +216,8 @@ def test_the_same_database_is_recognized(database: Database, dialect: Dialect) -
         assert database.same_as(other)
         if dialect.has_server:
             with database.begin() as own:
-                assert dialect.share_database(own, other)
-                assert dialect.share_database(own, other, any_schema=True)
+                assert dialect.is_same_database(own, other)
+                assert dialect.is_same_database(own, other, any_schema=True)
     plain.dispose()
 
 
@@ -236,26 +236,26 @@ def test_the_connection_limit_of_a_server_is_reported(database: Database, dialec
     with database.begin() as connection:
         limit = dialect.connection_limit(connection)
     assert (limit is not None) == dialect.has_server
-    assert limit is None or (limit.connections > 0 and "connections" in limit.named.lower())
+    assert limit is None or (limit.connections > 0 and "connections" in limit.setting.lower())
 
 
 def test_only_postgresql_notifies(database: Database, dialect: Dialect) -> None:
-    assert dialect.notifies == dialect.can_listen(database.engine) == (dialect is POSTGRESQL)
+    assert dialect.supports_notifications == dialect.can_listen(database.engine) == (dialect is POSTGRESQL)
 
 
 def test_a_session_is_found_by_its_name_and_ended(database: Database, dialect: Dialect) -> None:
     victim = database.connect()
-    query = dialect.session_name(victim)
+    query = dialect.session_name_query(victim)
     assert (query is not None) == dialect.has_server
     if query is not None:
         name: str = victim.execute(query).scalar_one()
         victim.rollback()
         with database.begin() as connection:
-            live = dialect.sessions_named(sa.select(sa.literal(name)))
+            live = dialect.session_numbers_query(sa.select(sa.literal(name)))
             assert live is not None
             (number,) = connection.execute(live).scalars().all()
-            assert dialect.may_end_sessions(connection, connection)
-            connection.exec_driver_sql(dialect.end_session(number))
+            assert dialect.can_end_sessions(connection, connection)
+            connection.exec_driver_sql(dialect.end_session_statement(number))
         with pytest.raises(sa.exc.DBAPIError):
             victim.exec_driver_sql("SELECT 1")
     victim.close()
@@ -264,9 +264,9 @@ def test_a_session_is_found_by_its_name_and_ended(database: Database, dialect: D
 def test_a_plain_connection_is_not_pooled(database: Database, dialect: Dialect) -> None:
     with database.connect() as one, database.connect() as other:
         assert not dialect.is_pooled(one, other)
-        assert dialect.sessions_named(sa.select(sa.literal("x"))) is None or dialect.has_server
+        assert dialect.session_numbers_query(sa.select(sa.literal("x"))) is None or dialect.has_server
 
 
 def test_a_missing_session_has_no_statement_to_end_it() -> None:
     with pytest.raises(NotImplementedError):
-        SQLITE.end_session(1)
+        SQLITE.end_session_statement(1)

@@ -187,7 +187,7 @@ def test_eight_threads_do_not_overwrite_rows_read_under_the_write_lock(database:
         try:
             for _ in range(40):
                 with database.begin() as connection:
-                    dialect_of(connection).take_write_lock(connection)
+                    dialect_of(connection).acquire_write_lock(connection)
                     amount = connection.execute(sa.text("SELECT amount FROM box")).scalar_one()
                     connection.execute(sa.text("UPDATE box SET amount = :a"), {"a": amount + 1})
         except BaseException as failure:
@@ -205,10 +205,10 @@ def test_eight_threads_do_not_overwrite_rows_read_under_the_write_lock(database:
 
 def test_the_write_lock_may_be_acquired_twice_or_after_a_write(database: Database) -> None:
     with database.begin() as connection:
-        dialect_of(connection).take_write_lock(connection)
-        dialect_of(connection).take_write_lock(connection)
+        dialect_of(connection).acquire_write_lock(connection)
+        dialect_of(connection).acquire_write_lock(connection)
         add(connection, 1)
-        dialect_of(connection).take_write_lock(connection)
+        dialect_of(connection).acquire_write_lock(connection)
     with database.begin() as connection:
         assert amounts(connection) == [1]
 

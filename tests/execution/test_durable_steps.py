@@ -695,7 +695,7 @@ def test_a_run_that_starts_in_a_stopping_worker_is_released_too(
 ) -> None:
     ticket = Stopped(how="interrupt").async_().call()
     broker: Any = isolated_runtime.runtime.broker
-    message = broker.take()
+    message = broker.claim()
     actor = broker.get_actor(message.actor_name)
     isolated_runtime.runtime.services.watchdog.interrupt()
 

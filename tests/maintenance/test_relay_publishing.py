@@ -383,7 +383,7 @@ def test_a_repeatedly_refused_message_is_published_with_growing_pauses(alone: Ru
         if repost.run_once():
             offered_at.append(halves * after_s / 2)
         # Dead, as Dramatiq leaves what fails in a way that nobody has thought of.
-        if (message := broker.take()) is not None:
+        if (message := broker.claim()) is not None:
             message.nack()
         clock.advance(after_s / 2)
 
@@ -411,9 +411,9 @@ def test_a_row_whose_message_is_held_by_a_worker_is_not_republished(alone: Runti
     lost = Recorded().async_().call()
     broker = alone.broker
     assert isinstance(broker, SqlBroker)
-    held = broker.take()
+    held = broker.claim()
     assert held is not None
-    broker.take().ack()  # type: ignore[union-attr]
+    broker.claim().ack()  # type: ignore[union-attr]
     clock.advance(alone.intervals.resend_after_s + 1)
 
     assert repost_of(alone).run_once() == 1
@@ -437,12 +437,12 @@ def test_a_recovered_run_has_a_message_whatever_happened_to_the_first_one(alone:
     """One that was performed by hand, say: its message was delivered meanwhile, and found it running."""
     ticket = Recorded().async_().call()
     broker: Any = alone.broker
-    broker.take().ack()
+    broker.claim().ack()
 
     lose_a_worker(alone)
 
-    assert broker.take().kwargs["record_id"] == ticket.id
-    assert broker.take() is None
+    assert broker.claim().kwargs["record_id"] == ticket.id
+    assert broker.claim() is None
 
 
 def test_a_republish_that_is_not_stored_leaves_one_message_beside_its_row(alone: Runtime) -> None:
@@ -450,8 +450,8 @@ def test_a_republish_that_is_not_stored_leaves_one_message_beside_its_row(alone:
     broker: Any = alone.broker
 
     assert second.id == first.id
-    assert broker.take().kwargs["record_id"] == first.id
-    assert broker.take() is None
+    assert broker.claim().kwargs["record_id"] == first.id
+    assert broker.claim() is None
 
 
 def test_a_recovered_run_waits_as_long_as_its_rule_defines(alone: Runtime) -> None:

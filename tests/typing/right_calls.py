@@ -404,7 +404,7 @@ def errors_carry_their_facts(op: SendStatement) -> None:
         assert_type(error.code, str)
         assert_type(error.details, dict[str, Any])
     except PropsError as error:
-        print([problem.wanted for problem in error.problems])
+        print([problem.expected for problem in error.problems])
 
 
 def what_a_class_says(op: SendStatement) -> None:

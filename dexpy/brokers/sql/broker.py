@@ -121,7 +121,7 @@ class SqlBroker(dramatiq.Broker):
         with self.database.begin() as connection:
             inspector, schema = inspector_of(connection)
             if not inspector.has_table(messages.name, schema=schema):
-                dialect_of(connection).take_write_lock(connection)
+                dialect_of(connection).acquire_write_lock(connection)
                 messages.create(connection, checkfirst=True)
 
     def declare_queue(self, queue_name: str) -> None:
@@ -223,7 +223,7 @@ class SqlBroker(dramatiq.Broker):
             self._leases.add_inbox(inbox)
         return Consumer(self._leases, inbox, timeout_s=timeout / 1000, poll_s=self.poll_s, idle_poll_s=self.idle_poll_s)
 
-    def take(self, queues: Collection[str] | None = None) -> ClaimedMessage | None:
+    def claim(self, queues: Collection[str] | None = None) -> ClaimedMessage | None:
         """Claim the next message in the calling thread; its `ack` or `nack` ends the claim.
 
         Its lease is renewed only while a worker runs in this process.
@@ -235,7 +235,7 @@ class SqlBroker(dramatiq.Broker):
             ConnectionClosed: The database did not answer.
         """
         with broker_errors():
-            while claim := self._leases.take(queues):
+            while claim := self._leases.claim(queues):
                 if message := self._leases.open(claim):
                     return message
         return None

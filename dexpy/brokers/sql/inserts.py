@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from dexpy.brokers.sql import statements as sql
-from dexpy.database.column_types import moment
+from dexpy.database.column_types import database_time
 from dexpy.database.dialects import DIALECTS
 from dexpy.database.tables import messages
 from dexpy.foundation.clock import clock
@@ -52,20 +52,20 @@ def insert(connection: Connection, message_row: MessageRow) -> None:
     else:
         statement, is_due = sql.INSERT_AT, message_row.due_at <= clock.now()
         values["p_due_at"] = message_row.due_at
-    notifies = is_due and DIALECTS[connection.dialect.name].notifies
+    notifies = is_due and DIALECTS[connection.dialect.name].supports_notifications
     connection.execute(sql.NOTIFYING[statement] if notifies else statement, values)
 
 
 def insert_many(connection: Connection, message_rows: Sequence[MessageRow]) -> None:
     """Insert messages in one statement, and notify as `insert` does."""
     # Read once, so that every value is a plain one and the driver can send all rows together.
-    now = moment(connection)
+    now = database_time(connection)
     rows: list[dict[str, Any]] = []
     for message_row in message_rows:
         due_at = message_row.due_at or now + timedelta(seconds=message_row.wait_s)
         rows.append(_message_values(message_row) | {"due_at": due_at, "dead": False, "created_at": now})
     connection.execute(sa.insert(messages), rows)
-    if DIALECTS[connection.dialect.name].notifies:
+    if DIALECTS[connection.dialect.name].supports_notifications:
         for queue in {row["queue"] for row in rows if row["due_at"] <= now}:
             connection.execute(sql.NOTIFY, {"p_queue": queue})
 

@@ -187,7 +187,7 @@ class Leases:
             inbox.add(claims)
         return bool(claims)
 
-    def take(self, queues: Collection[str] | None) -> Claim | None:
+    def claim(self, queues: Collection[str] | None) -> Claim | None:
         """Claim the next message."""
         statement_for_next = sql.next_of(queues)
         with self._database.connect() as connection:
@@ -223,7 +223,7 @@ class Leases:
     def _claim(
         self, connection: Connection, find: Callable[[], Sequence[Row[Any]]], inbox: Inbox | None
     ) -> list[Claim]:
-        dialect_of(connection).take_write_lock(connection)
+        dialect_of(connection).acquire_write_lock(connection)
         rows = find()
         if not rows:
             return []

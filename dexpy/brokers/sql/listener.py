@@ -103,5 +103,5 @@ class NotificationListener(threading.Thread):
 
 
 def _notified_queues(pgconn: Any) -> Generator[str, None, None]:
-    while (notification := pgconn.notifies()) is not None:
+    while (notification := pgconn.supports_notifications()) is not None:
         yield notification.extra.decode()

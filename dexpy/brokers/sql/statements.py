@@ -174,7 +174,7 @@ def most_urgent(connection: Connection, queue: str, without: frozenset[str] = NO
         without: Names of classes whose messages are skipped.
     """
     statements = _statements(without)
-    if not dialect_of(connection).recursion_scans:
+    if not dialect_of(connection).recursive_query_scans:
         level: int | None = connection.execute(statements.most_urgent, {"p_queue": queue}).scalar()
         return level
     parameters = {"p_queue": queue}
@@ -185,7 +185,7 @@ def most_urgent(connection: Connection, queue: str, without: frozenset[str] = NO
 def claimable(connection: Connection, queue: str, limit: int, without: frozenset[str] = NONE) -> Sequence[Row[Any]]:
     """Return claimable messages of a queue, locked: up to *limit* of its highest priority, the longest due first."""
     statements = _statements(without)
-    if not dialect_of(connection).recursion_scans:
+    if not dialect_of(connection).recursive_query_scans:
         return connection.execute(statements.next, {"p_queue": queue, "p_limit": limit}).all()
     parameters = {"p_queue": queue}
     for level in _levels(connection, parameters):
@@ -235,7 +235,7 @@ _DELETE_ONE = by_key(messages).where(_m.owner == sa.bindparam("p_owner"))
 
 def delete(connection: Connection, ids: Collection[int], owner: str) -> int:
     """Delete those of the messages that the owner still holds; return their number."""
-    if dialect_of(connection).deletes_wait_for_others:
+    if dialect_of(connection).multi_key_delete_locks_gaps:
         return connection.execute(_DELETE_ONE, [{"p_id": message_id, "p_owner": owner} for message_id in ids]).rowcount
     return connection.execute(_DELETE, {"p_ids": ids, "p_owner": owner}).rowcount
 

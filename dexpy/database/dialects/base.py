@@ -1,6 +1,6 @@
-"""The questions that each database answers in its own way; the answers here are for a kind that dexpy does not know.
+"""Dialects: what differs between databases; the base class holds the defaults for an unknown kind.
 
-A dialect has no state: it is one object for each kind of database, and works on the connections that it is given.
+A dialect has no state: there is one object for each kind of database, and its methods take connections.
 """
 
 from __future__ import annotations
@@ -17,41 +17,41 @@ from sqlalchemy.types import TypeEngine
 
 @attrs.frozen
 class ConnectionLimit:
-    """How many connections a server lets in.
+    """The number of connections that a server accepts.
 
     Attributes:
-        connections: For this user, all its processes together.
-        named: The setting that says so, with its value.
+        connections: The number for this user, over all processes.
+        setting: The setting that defines it, with its value.
     """
 
     connections: int
-    named: str
+    setting: str
 
 
 class Dialect:
     """One kind of database.
 
     Attributes:
-        name: Of the kind.
-        sync_driver: The synchronous driver that dexpy recommends; None where the kind's own default will do.
-        has_server: Whether a server of its own has the data, with a clock, sessions and limits; else this process.
-        has_one_write_lock: Whether one lock serves everything that is written.
-        creates_tables: Whether missing tables are made with the first use, without a command.
-        fixed_schema: The schema that has dexpy's tables on every connection; None where a connection may change it.
-        schema_query: Asks for the schema in which a connection finds dexpy's tables, or would make them.
-        isolation_level: Of dexpy's own transactions, where the default will not do.
-        has_strict_types: Whether a column takes values of its own type only.
-        stores_time_zones: Whether the driver takes and gives aware moments.
+        name: The name of the kind.
+        sync_driver: The synchronous driver that dexpy recommends; None for SQLAlchemy's default.
+        has_server: Whether a server process holds the data, with a clock, sessions and limits; otherwise this process.
+        has_one_write_lock: Whether one lock covers all writes.
+        creates_tables: Whether missing tables are created at the first use, without a command.
+        fixed_schema: The schema of dexpy's tables on every connection; None where a connection can change it.
+        schema_query: Selects the schema in which a connection finds dexpy's tables, or would create them.
+        isolation_level: The isolation level of dexpy's own transactions; None for the default.
+        has_strict_types: Whether a column accepts only values of its type.
+        stores_time_zones: Whether the driver accepts and returns aware datetimes.
         stores_nul: Whether text may contain the character 0.
-        json_levels: How deep a JSON column takes nested values.
-        cuts_connections: Whether a statement that is too large costs the connection, and so is refused before.
-        saves_by_autocommit: Whether a statement that is committed by itself takes fewer round trips.
+        json_levels: The deepest nesting that a JSON column accepts.
+        closes_on_large_statement: Whether a too large statement closes the connection, so that dexpy checks the size.
+        is_faster_with_autocommit: Whether a single statement in AUTOCOMMIT takes fewer round trips.
         ends_idle_transactions: Whether a statement can set when the server ends its idle transaction.
-        deletes_wait_for_others: Whether a DELETE with a list of keys may wait for rows that are not meant.
-        recursion_scans: Whether a step of a recursive query reads all rows up to the next one.
-        failed_inserts_lock: Whether an insert that fails locks the row in its way.
-        reads_index_in_order: Whether a query with a limit may miss its index unless it has an order.
-        notifies: Whether a commit can wake listeners.
+        multi_key_delete_locks_gaps: Whether a DELETE with a list of keys may wait for rows of other keys.
+        recursive_query_scans: Whether a step of a recursive query reads all rows up to the next one.
+        failed_insert_locks_row: Whether an insert that fails locks the conflicting row.
+        needs_order_for_index: Whether a query with a limit may miss its index unless it has an order.
+        supports_notifications: Whether a commit can wake listeners.
     """
 
     __slots__ = ()
@@ -68,61 +68,61 @@ class Dialect:
     stores_time_zones: ClassVar[bool] = False
     stores_nul: ClassVar[bool] = True
     json_levels: ClassVar[int] = 200
-    cuts_connections: ClassVar[bool] = False
-    saves_by_autocommit: ClassVar[bool] = False
+    closes_on_large_statement: ClassVar[bool] = False
+    is_faster_with_autocommit: ClassVar[bool] = False
     ends_idle_transactions: ClassVar[bool] = False
-    deletes_wait_for_others: ClassVar[bool] = False
-    recursion_scans: ClassVar[bool] = False
-    failed_inserts_lock: ClassVar[bool] = False
-    reads_index_in_order: ClassVar[bool] = False
-    notifies: ClassVar[bool] = False
+    multi_key_delete_locks_gaps: ClassVar[bool] = False
+    recursive_query_scans: ClassVar[bool] = False
+    failed_insert_locks_row: ClassVar[bool] = False
+    needs_order_for_index: ClassVar[bool] = False
+    supports_notifications: ClassVar[bool] = False
 
     def __repr__(self) -> str:
         return f"<dialect {self.name}>"
 
     # Types.
 
-    def moment_type(self) -> TypeEngine[Any]:
-        """Return the column type of moments with microseconds."""
+    def datetime_type(self) -> TypeEngine[Any]:
+        """Return the column type of datetimes with microseconds."""
         return sa.DateTime()
 
     def integer_bounds(self, kind: sa.Integer) -> tuple[int, int]:
-        """Return the least and the largest number that can be compared with a column of a type; others are an error."""
+        """Return the smallest and largest integer that can be compared with a column of a type without an error."""
         return -(2**63), 2**64 - 1
 
     def order_by_value(self, column: sa.ColumnElement[Any], kind: TypeEngine[Any]) -> Any:
-        """Return what to order by for the order in which Python sorts the values of a column, whatever the collation.
+        """Return an ORDER BY expression that sorts the values of a column as Python does, whatever the collation.
 
         Args:
-            column: Of the order.
+            column: The column.
             kind: Its type on this database.
         """
         return column
 
     def max_parameters(self, connection: Connection) -> int:
-        """Return how many bound parameters a statement takes."""
+        """Return the maximum number of bound parameters of a statement."""
         return 65_535
 
     # Transactions and locks.
 
-    def commits_by_itself(self, connection: Connection) -> bool:
-        """Whether nothing that is written through a connection waits for a commit; no statement is sent to find out.
+    def is_autocommit(self, connection: Connection) -> bool:
+        """Whether a connection commits every statement; sends no statement to detect it.
 
-        SQLAlchemy's isolation level AUTOCOMMIT does that, and so does a driver that was set to it behind SQLAlchemy.
+        SQLAlchemy's isolation level AUTOCOMMIT does, and so does a driver that was set to it without SQLAlchemy.
 
         Args:
-            connection: In the transaction that SQLAlchemy has begun, or would begin.
+            connection: With or without a transaction of SQLAlchemy.
         """
         if connection.in_transaction():
-            return self._commits_by_itself(connection)
+            return self._is_autocommit(connection)
         with connection.begin():
-            return self._commits_by_itself(connection)
+            return self._is_autocommit(connection)
 
-    def _commits_by_itself(self, connection: Connection) -> bool:
+    def _is_autocommit(self, connection: Connection) -> bool:
         return False
 
-    def take_write_lock(self, connection: Connection) -> None:
-        """Begin the writing part of a transaction now, before what is read under it, where one lock serves all."""
+    def acquire_write_lock(self, connection: Connection) -> None:
+        """Acquire the write lock now, before reads that the writes depend on, where one lock covers all writes."""
 
     def holds_write_lock(self, connection: Connection) -> bool:
         """Whether the transaction of a connection holds the one write lock."""
@@ -130,22 +130,22 @@ class Dialect:
 
     @contextmanager
     def limit_lock_waits(self, connection: Connection, seconds: int) -> Generator[None]:
-        """Let the transaction wait no longer for each lock in this block.
+        """Limit how long the transaction waits for each lock in this block.
 
         Args:
             connection: In a transaction.
-            seconds: At least 1.
+            seconds: The limit, at least 1.
         """
         yield
 
     @contextmanager
-    def hold_lock(self, connection: Connection, number: int, wait_s: int) -> Generator[bool]:
-        """Exclude other processes that hold a lock of this number on the same database; gives whether it was held.
+    def advisory_lock(self, connection: Connection, number: int, wait_s: int) -> Generator[bool]:
+        """Hold an advisory lock on the database inside the block; yield whether it was acquired.
 
         Args:
             connection: In a transaction.
-            number: Of the lock.
-            wait_s: How long to wait for it, in seconds, where the dialect knows a limit.
+            number: The number of the lock.
+            wait_s: How long to wait for it, in seconds, where the database supports a limit.
         """
         yield True
 
@@ -154,36 +154,36 @@ class Dialect:
     def insert_new(
         self, connection: Connection, table: sa.Table, values: Mapping[str, Any], wait_s: float, *, alone: bool
     ) -> bool:
-        """Insert a row unless another one has one of its unique keys; return whether it was inserted.
+        """Insert a row unless another row has one of its unique keys; return whether it was inserted.
 
         Args:
-            connection: In a transaction, which such a row does not spoil.
-            table: Of the row.
-            values: Of its columns.
+            connection: In a transaction, which stays usable after a conflict.
+            table: The table of the row.
+            values: The values of its columns.
             wait_s: How long to wait for an open transaction that holds a key, in seconds.
-            alone: Whether the transaction is for this insert.
+            alone: Whether the transaction is only for this insert.
         """
         connection.execute(sa.insert(table).values(values))
         return True
 
     def insert_or_ignore(self, table: sa.Table) -> Any:
-        """Return an INSERT that does nothing where a row has one of the keys."""
+        """Return an INSERT that ignores a row with one of the keys."""
         return sa.insert(table)
 
     # The database and its server.
 
-    def share_database(self, own: Connection, other: Connection, *, any_schema: bool = False) -> bool:
-        """Whether a lock that is taken through one connection is seen through the other.
+    def is_same_database(self, own: Connection, other: Connection, *, any_schema: bool = False) -> bool:
+        """Whether a lock of one connection is visible through the other.
 
         Args:
-            own: In a transaction of its own.
-            other: Of the same kind of server; whatever transaction it is in goes on.
-            any_schema: Whether it does not matter which schema, or database of MariaDB, the other is in at the moment.
+            own: A connection of dexpy, in a transaction.
+            other: A connection to the same kind of server; its transaction continues.
+            any_schema: Whether to ignore the current schema, or database of MariaDB, of the other connection.
         """
         return False
 
     def connection_limit(self, connection: Connection) -> ConnectionLimit | None:
-        """Return the nearest of the limits on this user's connections; None where there is none."""
+        """Return the lowest limit on the connections of this user; None without a limit."""
         return min(self._connection_limits(connection), key=lambda limit: limit.connections, default=None)
 
     def _connection_limits(self, connection: Connection) -> Sequence[ConnectionLimit]:
@@ -196,34 +196,34 @@ class Dialect:
     # Sessions of the server.
 
     def is_pooled(self, one: Connection, other: Connection) -> bool:
-        """Whether connections get another session of the server for each transaction, as behind a transaction pooler.
+        """Whether each transaction may get another session of the server, as behind a transaction pooler.
 
         Args:
-            one: In no transaction.
-            other: Likewise.
+            one: A connection without a transaction.
+            other: Another one.
         """
         return False
 
-    def session_name(self, connection: Connection) -> sa.Select[Any] | None:
-        """Return a query for the name of a connection's session in the server's list; None where there is no list.
+    def session_name_query(self, connection: Connection) -> sa.Select[Any] | None:
+        """Return a query for the name of a connection's session in the list of the server; None without a list.
 
-        Its number alone may come back after a restart, so the moment or address of its birth belongs to it.
+        A server reuses session numbers, so the name includes the start time or the client address.
         """
         return None
 
-    def sessions_named(self, names: sa.Select[Any]) -> sa.Select[Any] | None:
-        """Return a query for the numbers of the live sessions with these names; None where there is no list."""
+    def session_numbers_query(self, names: sa.Select[Any]) -> sa.Select[Any] | None:
+        """Return a query for the numbers of the live sessions with these names; None without a list."""
         return None
 
-    def end_session(self, number: int) -> str:
+    def end_session_statement(self, number: int) -> str:
         """Return the statement that ends a session of the server."""
         raise NotImplementedError(self.name)
 
-    def may_end_sessions(self, own: Connection, others: Connection) -> bool:
-        """Whether the user of one connection may end sessions of another one's user.
+    def can_end_sessions(self, own: Connection, others: Connection) -> bool:
+        """Whether the user of one connection may end sessions of the user of another.
 
         Args:
-            own: Of the records' own user.
-            others: To the same server, of the user of the sessions in which operations run.
+            own: A connection of the user of the records.
+            others: A connection to the same server, of the user of the sessions in which operations run.
         """
         return True

@@ -16,32 +16,34 @@ from sqlalchemy.types import TypeEngine
 from dexpy.database.dialects.base import ConnectionLimit, Dialect
 from dexpy.database.error_codes import SERIALIZATION_FAILURE, code_of
 
-_TAKE_NONCE = sa.text(
+_LOCK_NONCE = sa.text(
     "SELECT pg_try_advisory_xact_lock(:p_first, :p_second), CAST(to_regclass('operation_records') AS oid)"
 )
-# Two keys of a lock have the mark 2. The schema counts too: the same words must find the same table.
-_SEE_NONCE = sa.text(
+# objsubid 2 marks locks with two keys. The schema counts too: the table name must resolve to the same table.
+_IS_NONCE_LOCKED = sa.text(
     "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND granted"
     " AND classid = CAST(:p_first AS oid) AND objid = CAST(:p_second AS oid)"
     " AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))"
     " AND (:p_any OR CAST(to_regclass('operation_records') AS oid) IS NOT DISTINCT FROM CAST(:p_table AS oid))"
 )
 _LIMITS = sa.text(
-    "SELECT current_setting('max_connections')::int AS most,"
+    "SELECT current_setting('max_connections')::int AS server_limit,"
     " current_setting('superuser_reserved_connections')::int"
-    " + coalesce(current_setting('reserved_connections', true)::int, 0) AS kept,"
-    " (SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user) AS of_role,"
-    " (SELECT datconnlimit FROM pg_database WHERE datname = current_database()) AS of_database"
+    " + coalesce(current_setting('reserved_connections', true)::int, 0) AS reserved,"
+    " (SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user) AS role_limit,"
+    " (SELECT datconnlimit FROM pg_database WHERE datname = current_database()) AS database_limit"
 )
 _BITS = {sa.SmallInteger: 16, sa.BigInteger: 64, sa.Integer: 32}
 """The width of integer columns, a subclass before its base."""
 _BACKEND = sa.text("SELECT pg_backend_pid()")
 _USER = sa.text("SELECT current_user")
-_MAY_END = sa.text("SELECT pg_has_role(CAST(:p_user AS name), 'MEMBER') OR pg_has_role('pg_signal_backend', 'MEMBER')")
+_CAN_END_SESSIONS = sa.text(
+    "SELECT pg_has_role(CAST(:p_user AS name), 'MEMBER') OR pg_has_role('pg_signal_backend', 'MEMBER')"
+)
 _ACTIVITY = sa.table("pg_stat_activity", sa.column("pid"), sa.column("backend_start"))
-# In seconds since 1970: as text a moment looks different in each time zone.
-_BORN = sa.cast(sa.extract("epoch", _ACTIVITY.c.backend_start), sa.Text)
-_SESSION_NAME = sa.cast(_ACTIVITY.c.pid, sa.Text).op("||")("/").op("||")(_BORN)
+# In seconds since 1970: the text of a timestamp depends on the time zone of the session.
+_STARTED_AT = sa.cast(sa.extract("epoch", _ACTIVITY.c.backend_start), sa.Text)
+_SESSION_NAME = sa.cast(_ACTIVITY.c.pid, sa.Text).op("||")("/").op("||")(_STARTED_AT)
 
 
 class PostgresqlDialect(Dialect):
@@ -59,39 +61,39 @@ class PostgresqlDialect(Dialect):
     stores_time_zones = True
     stores_nul = False
     # One round trip, where a transaction takes three.
-    saves_by_autocommit = True
+    is_faster_with_autocommit = True
     ends_idle_transactions = True
-    reads_index_in_order = True
-    notifies = True
+    needs_order_for_index = True
+    supports_notifications = True
 
-    def moment_type(self) -> TypeEngine[Any]:
+    def datetime_type(self) -> TypeEngine[Any]:
         """See `Dialect`."""
         return sa.DateTime(timezone=True)
 
     def integer_bounds(self, kind: sa.Integer) -> tuple[int, int]:
         """See `Dialect`."""
-        most: int = 2 ** (next(bits for known, bits in _BITS.items() if isinstance(kind, known)) - 1)
-        return -most, most - 1
+        bound: int = 2 ** (next(bits for known, bits in _BITS.items() if isinstance(kind, known)) - 1)
+        return -bound, bound - 1
 
     def order_by_value(self, column: sa.ColumnElement[Any], kind: TypeEngine[Any]) -> Any:
         """See `Dialect`."""
         if not isinstance(kind, sa.String):
             return column
-        # An enumeration type of the server has no collation.
+        # An ENUM type of the server has no collation.
         return (sa.cast(column, sa.Text) if isinstance(kind, sa.Enum) else column).collate("C")
 
-    def _commits_by_itself(self, connection: Connection) -> bool:
+    def _is_autocommit(self, connection: Connection) -> bool:
         return getattr(connection.connection.dbapi_connection, "autocommit", False) is True
 
     @contextmanager
     def limit_lock_waits(self, connection: Connection, seconds: int) -> Generator[None]:
-        """See `Dialect`: to the end of the transaction, not of the block."""
+        """See `Dialect`; the limit lasts until the end of the transaction."""
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = {seconds * 1000:d}")
         yield
 
     @contextmanager
-    def hold_lock(self, connection: Connection, number: int, wait_s: int) -> Generator[bool]:
-        """See `Dialect`: released by the end of the transaction, so that the next one sees what it has written."""
+    def advisory_lock(self, connection: Connection, number: int, wait_s: int) -> Generator[bool]:
+        """See `Dialect`; released at the end of the transaction, so that the next holder sees its writes."""
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(number)))
         yield True
 
@@ -105,7 +107,7 @@ class PostgresqlDialect(Dialect):
             connection.execute(sa.select(timeout))
             return connection.execute(statement).first() is not None
         try:
-            # A savepoint, for the time-out is an error, and an error spoils all that is around it.
+            # A timeout is an error, and without a savepoint an error fails the whole transaction.
             with connection.begin_nested():
                 before = connection.execute(sa.select(sa.func.current_setting("lock_timeout"), timeout)).scalar_one()
                 is_inserted = connection.execute(statement).first() is not None
@@ -113,7 +115,7 @@ class PostgresqlDialect(Dialect):
                 return is_inserted
         except DBAPIError as error:
             if code_of(error) == SERIALIZATION_FAILURE:
-                # Committed after this transaction has begun, which at its level must not see it.
+                # The row was committed after this transaction started, and its isolation level hides it.
                 return False
             raise
 
@@ -121,20 +123,21 @@ class PostgresqlDialect(Dialect):
         """See `Dialect`."""
         return insert(table).on_conflict_do_nothing()
 
-    def share_database(self, own: Connection, other: Connection, *, any_schema: bool = False) -> bool:
+    def is_same_database(self, own: Connection, other: Connection, *, any_schema: bool = False) -> bool:
         """See `Dialect`."""
         keys = {"p_first": secrets.randbelow(2**31), "p_second": secrets.randbelow(2**31)}
-        table = own.execute(_TAKE_NONCE, keys).one()[1]
-        return bool(other.execute(_SEE_NONCE, {**keys, "p_table": table, "p_any": any_schema}).scalar())
+        table = own.execute(_LOCK_NONCE, keys).one()[1]
+        return bool(other.execute(_IS_NONCE_LOCKED, {**keys, "p_table": table, "p_any": any_schema}).scalar())
 
     def _connection_limits(self, connection: Connection) -> Sequence[ConnectionLimit]:
-        most, kept, of_role, of_database = connection.execute(_LIMITS).one()
-        limits = [ConnectionLimit(most - kept, f"max_connections = {most}, of which {kept} are reserved")]
-        # -1 is none.
-        if of_role >= 0:
-            limits.append(ConnectionLimit(of_role, f"CONNECTION LIMIT {of_role} of the role"))
-        if of_database >= 0:
-            limits.append(ConnectionLimit(of_database, f"CONNECTION LIMIT {of_database} of the database"))
+        server_limit, reserved, role_limit, database_limit = connection.execute(_LIMITS).one()
+        setting = f"max_connections = {server_limit}, of which {reserved} are reserved"
+        limits = [ConnectionLimit(server_limit - reserved, setting)]
+        # -1 means no limit.
+        if role_limit >= 0:
+            limits.append(ConnectionLimit(role_limit, f"CONNECTION LIMIT {role_limit} of the role"))
+        if database_limit >= 0:
+            limits.append(ConnectionLimit(database_limit, f"CONNECTION LIMIT {database_limit} of the database"))
         return limits
 
     def can_listen(self, engine: Engine) -> bool:
@@ -148,26 +151,26 @@ class PostgresqlDialect(Dialect):
             with one.begin():
                 return one.execute(_BACKEND).scalar()
 
-        # In turn where sessions are handed out in turn; else another one takes what was just given back.
-        seen = {backend(), backend(), backend()}
+        # A pooler either rotates its sessions, or gives the session just returned to the other connection.
+        backends = {backend(), backend(), backend()}
         with other.begin():
             other.execute(_BACKEND)
-            return len(seen | {backend()}) > 1
+            return len(backends | {backend()}) > 1
 
-    def session_name(self, connection: Connection) -> sa.Select[Any] | None:
+    def session_name_query(self, connection: Connection) -> sa.Select[Any] | None:
         """See `Dialect`."""
         driver: Any = connection.connection.driver_connection
         pid = driver.info.backend_pid if hasattr(driver, "info") else driver.get_backend_pid()
         return sa.select(_SESSION_NAME).where(_ACTIVITY.c.pid == pid)
 
-    def sessions_named(self, names: sa.Select[Any]) -> sa.Select[Any] | None:
+    def session_numbers_query(self, names: sa.Select[Any]) -> sa.Select[Any] | None:
         """See `Dialect`."""
         return sa.select(_ACTIVITY.c.pid).where(_SESSION_NAME.in_(names))
 
-    def end_session(self, number: int) -> str:
+    def end_session_statement(self, number: int) -> str:
         """See `Dialect`."""
         return f"SELECT pg_terminate_backend({number:d})"
 
-    def may_end_sessions(self, own: Connection, others: Connection) -> bool:
+    def can_end_sessions(self, own: Connection, others: Connection) -> bool:
         """See `Dialect`."""
-        return bool(own.execute(_MAY_END, {"p_user": others.execute(_USER).scalar()}).scalar())
+        return bool(own.execute(_CAN_END_SESSIONS, {"p_user": others.execute(_USER).scalar()}).scalar())

@@ -1,4 +1,4 @@
-"""SQLite: a file or memory of this process, with one write lock."""
+"""SQLite: a file, or a database in memory of this process, with one write lock."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class SqliteDialect(Dialect):
     has_server = False
     has_one_write_lock = True
     creates_tables = True
-    # The name of the file itself, beside those that are attached: without a map of schemas it is searched first.
+    # The schema of the file itself; attached files have other names.
     fixed_schema = "main"
     has_strict_types = False
 
@@ -33,22 +33,22 @@ class SqliteDialect(Dialect):
         return -(2**63), 2**63 - 1
 
     def max_parameters(self, connection: Connection) -> int:
-        """See `Dialect`: 32,766, unless the library was built otherwise."""
+        """See `Dialect`; 32,766 in the default build of the library."""
         driver: Any = connection.connection.driver_connection
-        # Drivers of asyncio wrap the connection, and know nothing of limits.
+        # Drivers of asyncio wrap the connection without its limits.
         return driver.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) if isinstance(driver, sqlite3.Connection) else 999
 
-    def _commits_by_itself(self, connection: Connection) -> bool:
+    def _is_autocommit(self, connection: Connection) -> bool:
         if sqlite.begins_at_first_write(connection):
             return False
-        # Of asyncio's driver too: it has the attributes of the one underneath.
+        # Drivers of asyncio have these attributes too.
         driver: Any = connection.connection.driver_connection
         if getattr(driver, "autocommit", sqlite3.__dict__.get("LEGACY_TRANSACTION_CONTROL", -1)) is True:
             return True
-        # Without an isolation level the driver begins nothing; an application may have sent BEGIN itself.
+        # Without an isolation level the driver sends no BEGIN; the application may have sent one.
         return driver.isolation_level is None and not driver.in_transaction
 
-    def take_write_lock(self, connection: Connection) -> None:
+    def acquire_write_lock(self, connection: Connection) -> None:
         """See `Dialect`."""
         driver: Any = connection.connection.driver_connection
         if not driver.in_transaction:
@@ -64,14 +64,14 @@ class SqliteDialect(Dialect):
     ) -> bool:
         """See `Dialect`."""
         if alone:
-            # Any writer has the one lock, with this key or without: at least as long as a writer usually takes.
+            # Every writer holds the one lock, whatever its key: wait at least as long as a usual write.
             with _busy_timeout(connection, max(wait_s, 1.0)):
                 return self._insert_new(connection, table, values)
-        # Its owner has set how long it waits; and it may hold the one lock there is already.
+        # The owner of the transaction has set its busy timeout, and may hold the lock already.
         return self._insert_new(connection, table, values)
 
     def _insert_new(self, connection: Connection, table: sa.Table, values: Mapping[str, Any]) -> bool:
-        self.take_write_lock(connection)
+        self.acquire_write_lock(connection)
         statement = insert(table).values(values).on_conflict_do_nothing()
         return connection.execute(statement.returning(*table.primary_key.columns)).first() is not None
 

@@ -245,7 +245,7 @@ class DurableSteps:
             return codec.encode(codec.check(value))
         except InvalidValue as invalid:
             problems = "; ".join(
-                f"{('its result' + problem.path)} wants {problem.wanted}" for problem in invalid.problems
+                f"{('its result' + problem.path)} wants {problem.expected}" for problem in invalid.problems
             )
             raise ResultTypeError(
                 f"{self._owner}.{name} returned {type(value).__name__}, and says it returns {codec.label}: {problems}. "

@@ -159,5 +159,5 @@ def explain(call: Call) -> Mapping[str, Any]:
         "key": SENSITIVE if is_lock_key_secret(call.contract) else text,
         "timeout_s": lock.timeout_s,
         "backend": locks.backend_name(lock.backend),
-        "held": locks.is_taken(digest("lock", text), lock.backend),
+        "held": locks.is_locked(digest("lock", text), lock.backend),
     }

@@ -64,7 +64,7 @@ def check_result(contract: Contract, value: Any) -> Any:
         # Its type may be right; it is treated as a result that cannot be stored.
         return value
     except InvalidValue as invalid:
-        problems = "; ".join(f"{('result' + problem.path)} wants {problem.wanted}" for problem in invalid.problems)
+        problems = "; ".join(f"{('result' + problem.path)} wants {problem.expected}" for problem in invalid.problems)
         raise ResultTypeError(
             f"{contract.cls.__qualname__}.perform returned {type(value).__name__}, and says it returns "
             f"{contract.success.label}: {problems}. Change the return value or the annotation."

@@ -50,7 +50,7 @@ def load(call: Call, session: Callable[[], Any]) -> None:
                 keys_by_group.setdefault(_Group.of(reference, locking=locking), {})[key] = None
     if any(group.lock for group in keys_by_group):
         connection = session().connection()
-        dialects()(connection).take_write_lock(connection)
+        dialects()(connection).acquire_write_lock(connection)
     rows_by_group: dict[_Group, Mapping[Any, Any]] = {}
     # Locked rows first and always in the same order, so that two runs never deadlock.
     for group in sorted(keys_by_group, key=lambda group: (not group.lock, _table_of(group.model))):
