@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import timedelta
@@ -22,6 +21,7 @@ from dexpy.enqueue import queues
 from dexpy.enqueue.dispatcher import Dispatcher
 from dexpy.enqueue.keyed_insert import build_call_key_claim
 from dexpy.enqueue.transports import ServerTransport, SqlTransport, Transport
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.periodic import PeriodicTask
 from dexpy.foundation.redaction import Redactor
@@ -213,7 +213,7 @@ def build(
     recorded: Recorded | None = None
     unknown_operations: UnknownOperations
     if store is None:
-        log_event(logging.WARNING, "recording.off", why="a broker is named and no database")
+        log_event(LogEvent.RECORDING_DISABLED, reason="a broker is configured and no database")
         unknown_operations = UnknownOperations(dispatcher, unknown_policy(unknown_grace, is_alone=True))
         watchdog = Watchdog(lambda ids: (), give_up=lambda run: None)
         run_record, release_runs = refuse_record, lambda: None

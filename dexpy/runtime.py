@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -18,6 +17,7 @@ from dexpy.enqueue.api import current_dispatcher
 from dexpy.foundation import log_events
 from dexpy.foundation.encryption import DEFAULT, Encryptor, Encryptors, current_encryptors
 from dexpy.foundation.errors import ConfigurationError, NotRecorded
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.redaction import Redactor
 from dexpy.foundation.settings import CONFIGURED, Settings
@@ -172,7 +172,7 @@ class Runtime:
             redis=self._redis if self._is_on_redis else None,
         )
         if self.settings.database is None:
-            log_event(logging.INFO, "database.default", path=store.database.path)
+            log_event(LogEvent.DATABASE_DEFAULTED, path=store.database.path)
         return store
 
     @property

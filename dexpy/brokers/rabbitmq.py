@@ -10,7 +10,6 @@ that were pushed meanwhile go back to the server, for another process.
 from __future__ import annotations
 
 import importlib
-import logging
 import time
 from collections.abc import Iterable
 from typing import Any, cast
@@ -27,6 +26,7 @@ from dramatiq.errors import ConnectionClosed
 from dexpy.brokers.diagnostics import queue_refusal
 from dexpy.brokers.prefetch import Prefetch, ThreadCount
 from dexpy.brokers.validation import InvalidMessage, MessageValidator
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.throttle import LogThrottle
 
 _AMQP: Any = importlib.import_module("pika.exceptions")
@@ -69,7 +69,7 @@ class DexpyRabbitmqBroker(RabbitmqBroker):
             if reason is None:
                 raise
             # Permanent, unlike an outage: requested again in case it is deleted, and logged now and then.
-            self._refused.log(logging.ERROR, "queue.refused", q_name(queue_name), queue=q_name(queue_name), why=reason)
+            self._refused.log(LogEvent.QUEUE_REFUSED, q_name(queue_name), queue=q_name(queue_name), reason=reason)
             return _RefusedQueueConsumer(timeout / 1000)
 
 

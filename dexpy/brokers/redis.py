@@ -28,6 +28,8 @@ from redis.exceptions import OutOfMemoryError, ReadOnlyError
 
 from dexpy.brokers.prefetch import Prefetch, ThreadCount
 from dexpy.brokers.validation import DELAY_SUFFIX, InvalidMessage, MessageValidator
+from dexpy.foundation.log_catalog import LogEvent
+from dexpy.foundation.log_events import log_event
 from dexpy.foundation.trace import MAX_NAME_LENGTH, is_name
 
 _ID = "redis_message_id"
@@ -159,7 +161,7 @@ class _Consumer(_RedisConsumer):
         # As bytes: an id in the list may be any bytes.
         if lost := set(pending) - {message_id.encode() for message_id in self._in_progress}:
             broker.do_requeue(queue, *lost)
-            self.logger.warning("%d messages of queue %r were fetched and never came: put back.", len(lost), queue)
+            log_event(LogEvent.MESSAGE_REQUEUED, queue=queue, count=len(lost))
 
     def __next__(self) -> Any:
         cached: Any = cast("Any", self).message_cache

@@ -7,7 +7,6 @@ to the dead messages, without a retry.
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, cast
@@ -18,6 +17,7 @@ from dramatiq.message import get_encoder
 from dramatiq.middleware import SkipMessage
 
 from dexpy.brokers.message_bounds import MAX_ID_LENGTH, is_count, is_number, valid_facts
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.throttle import LogThrottle
 from dexpy.foundation.trace import MAX_NAME_LENGTH, is_name
 
@@ -187,9 +187,8 @@ class MessageValidator:
         """
         reason = str(error)
         self.refused[reason] += 1
-        facts = {"queue": queue, "message": message_id, "why": reason, "refused": self.refused[reason]}
-        advice = "it was put with the dead messages" if is_kept else None
-        self._throttle.log(logging.ERROR, "message.refused", reason, **facts, advice=advice)
+        facts = {"queue": queue, "message_id": message_id, "reason": reason, "num_refused": self.refused[reason]}
+        self._throttle.log(LogEvent.MESSAGE_REFUSED, reason, **facts, dead=is_kept)
 
 
 class ValidationMiddleware(dramatiq.Middleware):

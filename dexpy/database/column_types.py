@@ -11,7 +11,6 @@ raises for such a value would hide the rows around it.
 from __future__ import annotations
 
 import json
-import logging
 import re
 import threading
 from collections.abc import Callable, Generator
@@ -29,6 +28,7 @@ from sqlalchemy.types import TypeDecorator
 
 from dexpy.database.dialects import DIALECTS, UNKNOWN, dialect_named, dialect_of
 from dexpy.foundation.clock import clock
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.redaction import class_path
 from dexpy.foundation.throttle import LogThrottle
 
@@ -56,7 +56,7 @@ def report_unreadable_value(kind: str, error: BaseException | type[BaseException
     if _collector.kinds is not None:
         _collector.kinds.append(kind)
     else:
-        _throttle.log(logging.WARNING, f"{kind}.unreadable", kind, error=class_path(error))
+        _throttle.log(LogEvent.VALUE_UNREADABLE, kind, kind=kind, error=class_path(error))
 
 
 @contextmanager

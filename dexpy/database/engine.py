@@ -33,6 +33,7 @@ from dexpy.database.sqlite import (
     prepare_sqlite,
 )
 from dexpy.foundation.errors import ConfigurationError, DatabaseBusy, DatabaseUnavailable, DexpyError
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.redaction import class_path
 from dexpy.foundation.urls import displayed_url, without_secrets
@@ -384,7 +385,7 @@ class Database:
                 with self.connect() as connection:
                     self._max_packet = int(connection.execute(sa.text("SELECT @@max_allowed_packet")).scalar_one())
             except Exception as error:  # noqa: BLE001 - the write that follows raises the same error
-                log_event(logging.DEBUG, "database.not_asked", error=class_path(error))
+                log_event(LogEvent.DATABASE_UNREACHABLE, logging.DEBUG, error=class_path(error))
         return self._max_packet
 
     def _file_deleted_error(self) -> DatabaseUnavailable:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -13,6 +12,7 @@ from dexpy.database.error_codes import DEADLOCK, SERIALIZATION_FAILURE, code_of
 from dexpy.foundation.backoff import Backoff
 from dexpy.foundation.errors import DatabaseBusy, DatabaseUnavailable, SchemaMissing
 from dexpy.foundation.exception_groups import is_group, leaves_of
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.redaction import class_path
 
@@ -97,7 +97,5 @@ def retry_while_away(
                     raise
             pause_s = BACKOFF.pause_s(failures)
             failures += 1
-            log_event(
-                logging.WARNING, "database.away", waits=what, **facts, error=class_path(error), again_in_seconds=pause_s
-            )
+            log_event(LogEvent.DATABASE_UNREACHABLE, action=what, **facts, error=class_path(error), retry_in_s=pause_s)
         time.sleep(pause_s)

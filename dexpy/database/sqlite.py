@@ -11,7 +11,6 @@ write after it would fail with "database is locked" as soon as another connectio
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import re
 import sqlite3
@@ -26,6 +25,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.engine.cursor import FullyBufferedCursorFetchStrategy
 
 from dexpy.database.current_transaction import current_transaction
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.trace import current_frame
 
@@ -251,12 +251,12 @@ def prepare_sqlite(
         since = connection.info.pop(_LOCKED_SINCE, None)
         if since is not None and (held_s := time.monotonic() - since) > LONG_LOCK_S:
             log_event(
-                logging.WARNING,
-                "database.locked_long",
+                LogEvent.DATABASE_LOCKED_LONG,
                 operation=current_frame().operation,
-                run=current_frame().run_id,
-                seconds=held_s,
-                advice="write late in perform, or say transaction = False",
+                run_id=current_frame().run_id,
+                trace_id=current_frame().trace_id,
+                duration_ms=held_s * 1000,
+                advice="write late in perform, or set transaction = False",
             )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from sqlalchemy.engine import Connection, Row
 from sqlalchemy.exc import DataError
 
 from dexpy.database.column_types import collecting_unreadable
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.redaction import class_path
 from dexpy.foundation.throttle import LogThrottle
 
@@ -19,9 +19,9 @@ _rows = LogThrottle(every_s=float("inf"))
 
 def report_unreadable(run_id: Any, kinds: Sequence[str]) -> None:
     """Log once that a row has values that cannot be read."""
-    unreadable = ", ".join(sorted(set(kinds)))
+    unreadable = ",".join(sorted(set(kinds)))
     advice = "correct the row in the database, or delete it"
-    _rows.log(logging.WARNING, "row.unreadable", f"{run_id} {unreadable}", run=run_id, values=unreadable, advice=advice)
+    _rows.log(LogEvent.RECORD_UNREADABLE, f"{run_id} {unreadable}", run_id=run_id, columns=unreadable, advice=advice)
 
 
 def read_rows(

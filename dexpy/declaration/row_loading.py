@@ -5,7 +5,6 @@ Imported with the first load: it needs SQLAlchemy.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
@@ -20,6 +19,7 @@ from sqlalchemy.sql.base import ExecutableOption
 
 from dexpy.database.dialects import dialect_named, dialect_of
 from dexpy.database.dialects.base import Dialect as DatabaseDialect
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.redaction import class_path
 
@@ -127,7 +127,7 @@ class RowLoader:
             if not _is_refusal(error):
                 raise
             if len(keys) == 1:
-                log_event(logging.WARNING, "ref.key_refused", model=self.model.__qualname__, error=class_path(error))
+                log_event(LogEvent.REF_KEY_REFUSED, model=self.model.__qualname__, error=class_path(error))
             return []
 
     def _query(self, keys: list[Any], dialect: Dialect) -> sa.Select[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +13,7 @@ from dexpy.database.errors import is_away
 from dexpy.declaration import registry
 from dexpy.enqueue.dispatcher import Dispatcher
 from dexpy.foundation.failpoints import failpoint
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.policies.concurrency import Concurrency
 from dexpy.recording import concurrency_slots
@@ -84,8 +84,8 @@ class ConcurrencyLimiter:
         else:
             updated = apply(connection, "block", delivered.id)
         if updated is not None:
-            event = "discarded" if concurrency.on_conflict == "discard" else "blocked"
-            log_event(logging.INFO, event, operation=delivered.name, run=delivered.id, limit=concurrency.limit)
+            event = LogEvent.RUN_DISCARDED if concurrency.on_conflict == "discard" else LogEvent.RUN_BLOCKED
+            log_event(event, operation=delivered.name, run_id=delivered.id, limit=concurrency.limit)
         return SlotClaim(row, updated is not None, row is not None and num_free > 1)
 
     def _candidates(self, connection: Connection, delivered: Row[Any], concurrency: Concurrency) -> list[str]:
@@ -150,7 +150,7 @@ class ConcurrencyLimiter:
                 if is_away(error):
                     raise
                 # One row of this key may be the cause: continue with the other keys.
-                log_refused_row("slot", key, error, name)
+                log_refused_row("offer_slot", key, error, name)
             # The lock's holder offers the slots, or hangs: then a later refill finds them free.
             return 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime
@@ -28,6 +27,7 @@ from dexpy.enqueue.prepare import EnqueueTransaction, JobPreparer
 from dexpy.enqueue.transports import Transport
 from dexpy.foundation.errors import OptionsError
 from dexpy.foundation.failpoints import failpoint
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.redaction import class_path
 from dexpy.liveness import worker_registry
@@ -236,12 +236,10 @@ class Dispatcher:
             with self.store.begin() as connection:
                 alive = worker_registry.live_workers(connection, liveness_locks)
         except Exception as error:  # noqa: BLE001 - the job is enqueued: this check is advice only
-            log_event(logging.DEBUG, "queue.not_checked_queues", queue=queue, error=class_path(error))
+            log_event(LogEvent.QUEUE_NOT_CHECKED, queue=queue, error=class_path(error))
             return
         if alive and not any(worker_registry.serves_queue(worker, queue) for worker in alive):
-            log_event(
-                logging.WARNING, "queue.unserved", queue=queue, advice=f"start a worker with -Q {queue}, or without -Q"
-            )
+            log_event(LogEvent.QUEUE_UNSERVED, queue=queue, advice=f"start a worker with -Q {queue}, or without -Q")
 
     def _write(self, write: Callable[[Connection], None]) -> None:
         """Write in a transaction of its own, and again in a new one after each `RetryTransaction`."""

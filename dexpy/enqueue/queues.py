@@ -6,10 +6,9 @@ A Dramatiq worker consumes only queues that its broker has declared, so a period
 
 from __future__ import annotations
 
-import logging
-
 from dexpy.enqueue.transports import Transport
 from dexpy.foundation.errors import OptionsError
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.throttle import LogThrottle
 from dexpy.policies.options import check_queue
 
@@ -38,6 +37,6 @@ def declare_new_queues(transport: Transport) -> bool:
         if is_queue_name(name):
             transport.broker.declare_queue(name)
         else:
-            advice = "nothing is run from it: delete what lies there"
-            _invalid_names.log(logging.WARNING, "queue.invalid", name, queue=name, advice=advice)
+            advice = "nothing is run from it: delete its messages"
+            _invalid_names.log(LogEvent.QUEUE_IGNORED, name, queue=name, advice=advice)
     return True

@@ -8,7 +8,6 @@ the database until the relay publishes it.
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -27,6 +26,7 @@ from dexpy.database.column_types import after
 from dexpy.database.tables import messages, queues
 from dexpy.foundation.clock import clock
 from dexpy.foundation.errors import BrokerUnavailable, ConfigurationError, OptionsError
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.redaction import Redactor, class_path
 from dexpy.foundation.throttle import LogThrottle
@@ -178,14 +178,13 @@ class ServerTransport:
         except Exception as error:  # noqa: BLE001 - each broker has its own connection errors
             queue_names = ",".join(queues)
             if (reason := queue_refusal(error)) is not None:
-                self._throttle.log(logging.ERROR, "queue.refused", queue_names, queue=queue_names, why=reason)
+                self._throttle.log(LogEvent.QUEUE_REFUSED, queue_names, queue=queue_names, reason=reason)
                 return False
             log_event(
-                logging.WARNING,
-                "broker.unreachable",
+                LogEvent.BROKER_UNREACHABLE,
                 queue=queue_names,
                 error=class_path(error),
-                message=Redactor().of(error),
+                error_message=Redactor().of(error),
             )
             return False
         return True

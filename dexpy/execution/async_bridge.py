@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import logging
 import os
 import queue
 import threading
@@ -24,6 +23,7 @@ import attrs
 from dexpy.foundation.errors import NotRunning
 from dexpy.foundation.forks import run_contained
 from dexpy.foundation.futures import Answer, settle_with_error
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.safe_text import class_path
 
@@ -283,7 +283,7 @@ def _try_pass_on(answer: Answer[Any]) -> bool:
     try:
         answer.pass_on()
     except Exception as error:  # noqa: BLE001 - no memory, for example, or a loop of the application's: tried again
-        log_event(logging.WARNING, "answer.not_passed_on", error=class_path(error))
+        log_event(LogEvent.RESULT_NOT_DELIVERED, error=class_path(error))
         return False
     return True
 

@@ -67,6 +67,11 @@ class Call:
     objects: dict[type[Any], Any] = attrs.field(factory=dict[type[Any], Any], repr=False)
 
     @property
+    def is_attempt(self) -> bool:
+        """Whether a job runs it, which decides what happens after a failure, and logs that."""
+        return self.outer is None and self.cancel_token is not None
+
+    @property
     def session(self) -> Session:
         """The run's session, begun at the first use; for middleware inside of ``transaction``.
 

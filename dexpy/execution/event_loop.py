@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import logging
 import os
 import threading
 from typing import cast
 
 from dexpy.foundation.forks import leave_if_forked
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.safe_text import class_path
 
@@ -39,7 +39,7 @@ def _run_for_ever(loop: asyncio.AbstractEventLoop) -> None:
                 loop.run_forever()
             leave_if_forked(pid)
     except Exception as error:  # noqa: BLE001 - its selector is broken, for example; the next run starts a new loop
-        log_event(logging.ERROR, "loop.failed", error=class_path(error))
+        log_event(LogEvent.EVENT_LOOP_FAILED, error=class_path(error))
     finally:
         # A thread that waits for one of its coroutines checks that it is closed; a broken loop may fail to close.
         for close in (loop.close, functools.partial(asyncio.BaseEventLoop.close, cast("asyncio.BaseEventLoop", loop))):

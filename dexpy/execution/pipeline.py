@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -29,6 +28,7 @@ from dexpy.execution.middleware import (
 from dexpy.execution.pipeline_edits import INNERMOST, Pipeline, Proceed, Step, apply_edits, validated
 from dexpy.execution.unit_of_work import UnitOfWork
 from dexpy.foundation.forks import run_contained
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event, run_redactor
 from dexpy.foundation.outcome import Err, Outcome
 from dexpy.foundation.redaction import Redactor
@@ -179,7 +179,7 @@ def decode_operation(contract: Contract, params: Any, run_id: str) -> Any:
         params = _decrypt_params(contract, cast("Mapping[str, Any]", params), run_id)
     values, ignored = decode_props(contract.cls.__qualname__, contract.props, params)
     if ignored:
-        log_event(logging.INFO, "params.ignored", operation=contract.name, run=run_id, keys=",".join(ignored))
+        log_event(LogEvent.PARAMS_IGNORED, operation=contract.name, run_id=run_id, keys=",".join(ignored))
     return contract.cls(**values)
 
 

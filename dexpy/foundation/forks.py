@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import collections.abc
 import functools
-import logging
 import os
 from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 
 P = ParamSpec("P")
@@ -39,7 +39,11 @@ def _leave(error: BaseException | None) -> NoReturn:
             # StopIteration is how a coroutine returns.
             status = 1
             facts = {"pid": os.getpid(), "error": type(error).__name__}
-            log_event(logging.ERROR, "fork.crashed", **facts, advice="a forked child ends where it leaves perform")
+            log_event(
+                LogEvent.FORK_FAILED,
+                **facts,
+                advice="a forked child ends where it leaves perform; start a new interpreter instead",
+            )
     finally:
         os._exit(status & 0xFF)
 

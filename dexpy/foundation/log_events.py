@@ -1,24 +1,26 @@
-"""Log lines: an event first, then ``key=value``.
+"""Log lines: an event of the catalog, with its facts as fields of the record and as ``key=value`` in the text.
 
-The life of a run speaks in four levels: called (DEBUG), done (INFO), refused (WARNING), crashed (ERROR).
 Params and results are in none of them, and the texts pass the redactor of the run, or else that of the process:
 names come from messages, rows and exceptions too.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, TypeAlias
 
-from dexpy.foundation.safe_text import text_of
+from dexpy.foundation.log_catalog import LogEvent
+from dexpy.foundation.safe_text import storable, text_of
 
 logger = logging.getLogger("dexpy")
+"""The parent of all loggers of dexpy."""
 logger.addHandler(logging.NullHandler())
 last_resort: logging.Handler | None = None
-"""Of a worker: takes the errors that no handler of the application's takes."""
+"""Of a worker: takes the errors that no handler of the application takes."""
 
 Redact: TypeAlias = Callable[[str], str]
 process_redactor: Redact | None = None
@@ -31,32 +33,67 @@ run_redactor: ContextVar[Redact | None] = ContextVar("dexpy_log_redactor", defau
 _OWN_ID = re.compile(r"(op|tr)_[0-9a-z]{26}", re.ASCII)
 
 
-def log_event(level: int, event: str, **facts: Any) -> None:
-    """Write one line.
+RESERVED = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "event"}
+"""The attributes of a record that no fact may replace."""
+MAX_LENGTH = 1000
+"""The longest text of one fact, in characters."""
+
+
+def log_event(event: LogEvent, level: int | None = None, /, **facts: Any) -> None:
+    """Log an event; never raises, whatever the facts, handlers and filters do.
 
     Args:
-        level: As in `logging`.
-        event: A short name: ``done``, ``broker.unreachable``.
-        facts: What belongs to it; None is left out; a text with spaces is quoted.
+        event: Of the catalog: it has the logger and the level.
+        level: Another level, as in `logging`, for example for a repetition.
+        facts: The fields, named as in `dexpy.foundation.log_catalog.FIELDS`; None is left out.
+
+    Example:
+        >>> log_event(LogEvent.RUN_SUCCEEDED, operation="shop.Pay", run_id="op_1", duration_ms=12.5)
     """
-    is_enabled = logger.isEnabledFor(level)
-    if not is_enabled and (last_resort is None or level < logging.ERROR):
+    try:
+        _log(event, event.level if level is None else level, facts)
+    except Exception as error:  # noqa: BLE001 - a line must not decide how a run ends
+        if last_resort is not None:
+            with contextlib.suppress(Exception):
+                text = f"(not logged: {type(error).__name__})"
+                last_resort.handle(_record(event, event.level, text, {}))
+
+
+def _log(event: LogEvent, level: int, facts: Mapping[str, Any]) -> None:
+    is_enabled = event.logger.isEnabledFor(level)
+    is_last_resort_used = last_resort is not None and level >= logging.ERROR
+    if not is_enabled and not is_last_resort_used:
         return
-    text = " ".join(f"{key}={_shown(key, value)}" for key, value in facts.items() if value is not None)
-    if last_resort is not None and level >= logging.ERROR and not (is_enabled and _is_taken(level)):
-        last_resort.handle(logger.makeRecord(logger.name, level, "", 0, "%s %s", (event, text), None))
+    fields = {key: _field(key, value) for key, value in facts.items() if value is not None}
+    text = " ".join(f"{key}={_shown(value)}" for key, value in fields.items())
+    if last_resort is not None and is_last_resort_used and not (is_enabled and _is_taken(event.logger, level)):
+        last_resort.handle(_record(event, level, text, fields))
         return
     try:
-        logger.log(level, "%s %s", event, text)
-    except Exception as error:  # noqa: BLE001 - a handler of the application's; a line must not decide how a run ends
+        event.logger.handle(_record(event, level, text, fields))
+    except Exception as error:  # noqa: BLE001 - a handler of the application's
         if last_resort is not None:
-            failed = f"{text} (not logged: {type(error).__name__})"
-            last_resort.handle(logger.makeRecord(logger.name, level, "", 0, "%s %s", (event, failed), None))
+            last_resort.handle(_record(event, level, f"{text} (not logged: {type(error).__name__})", fields))
 
 
-def _is_taken(level: int) -> bool:
+def _record(event: LogEvent, level: int, text: str, fields: Mapping[str, Any]) -> logging.LogRecord:
+    # The event is in the format, so that tools which group by it tell events apart.
+    form = f"{event.event} %s" if text else event.event
+    arguments = (text,) if text else ()
+    try:
+        # The caller of `log_event`, which is two functions above `_log`.
+        file, line, function, _ = event.logger.findCaller(False, 4)
+        record = event.logger.makeRecord(event.logger.name, level, file, line, form, arguments, None, function)
+    except Exception:  # noqa: BLE001 - a logger class or record factory of the application's
+        record = logging.LogRecord(event.logger.name, level, "", 0, form, arguments, None)
+    # Not by `extra`: it raises if a record factory has set an attribute of that name.
+    record.__dict__.update({key: value for key, value in fields.items() if key not in RESERVED}, event=event.event)
+    return record
+
+
+def _is_taken(child: logging.Logger, level: int) -> bool:
     """Return whether a handler takes a line of this level."""
-    current: logging.Logger | None = logger
+    current: logging.Logger | None = child
     while current is not None:
         if any(level >= handler.level and not isinstance(handler, logging.NullHandler) for handler in current.handlers):
             return True
@@ -64,20 +101,26 @@ def _is_taken(level: int) -> bool:
     return False
 
 
-MOST_SHOWN = 1000
-"""Characters of one fact that a line shows."""
-
-
-def _shown(key: str, value: Any) -> str:
+def _field(key: str, value: Any) -> Any:
+    """Return a fact as a number, or as a text without secrets and of a bounded length."""
+    if type(value) is bool or (type(value) is int and abs(value) < 2**63):
+        return value
     if type(value) is float:
-        return f"{value:.3f}"
+        return round(value, 3)
     text = text_of(value)
     length = len(text)
     # Advice is always dexpy's own text.
-    if not isinstance(value, (int, float)) and key != "advice":
+    if key != "advice":
         text = _redacted(text)
-    if len(text) > MOST_SHOWN:
-        text = f"{text[:MOST_SHOWN]}… ({length} characters)"
+    if len(text) > MAX_LENGTH:
+        text = f"{text[:MAX_LENGTH]}… ({length} characters)"
+    return storable(text)
+
+
+def _shown(field: Any) -> str:
+    if type(field) is float:
+        return f"{field:.3f}"
+    text = str(field)
     # What no stream can write, or what would write a line of its own, is shown as escapes.
     is_plain = text.isprintable() and not any(sign.isspace() for sign in text)
     return text if is_plain and text else repr(text)

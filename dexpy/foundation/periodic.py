@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 
 import attrs
 
 from dexpy.foundation.backoff import Backoff
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.redaction import class_path
 
@@ -71,7 +71,7 @@ class PeriodicThread(threading.Thread):
             if task.run_once():
                 return task.every_s, 0
         except Exception as error:  # noqa: BLE001 - the next run must happen whatever this one raised
-            log_event(logging.WARNING, f"{task.name}.failed", error=class_path(error), again_in_seconds=retry_s)
+            log_event(LogEvent.TASK_FAILED, task=task.name, error=class_path(error), retry_in_s=retry_s)
         return retry_s, failures + 1
 
     def stop(self) -> None:

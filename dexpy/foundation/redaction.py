@@ -6,7 +6,6 @@ Rows, log lines, tickets and pages take their texts from here.
 from __future__ import annotations
 
 import dataclasses
-import logging
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date, time
@@ -18,6 +17,7 @@ import attrs
 
 from dexpy.foundation.errors import SENSITIVE
 from dexpy.foundation.exception_groups import is_group, leaves_of
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.safe_text import class_name, class_path, storable, text_of
 from dexpy.foundation.secrets import SHORT, bytes_forms_of, forms_of, replace_secrets
@@ -55,7 +55,7 @@ class Redactor:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - no memory, for example; the run must end in spite of it
-            log_event(logging.ERROR, "redactor.failed", error=class_path(error))
+            log_event(LogEvent.REDACTOR_FAILED, error=class_path(error))
             return SENSITIVE
 
     def _redacted(self, text: str) -> str:
@@ -78,7 +78,7 @@ class Redactor:
             raise
         except BaseException as error:  # noqa: BLE001 - the application's own; the failure must be reported
             # Rather nothing than what it would have taken out.
-            log_event(logging.ERROR, "redactor.failed", error=class_path(error))
+            log_event(LogEvent.REDACTOR_FAILED, error=class_path(error))
             return SENSITIVE
 
     def knowing(self, values: Iterable[Any]) -> Redactor:
@@ -101,7 +101,7 @@ class Redactor:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - no memory, for example; the run must end in spite of it
-            log_event(logging.ERROR, "redactor.failed", error=class_path(error))
+            log_event(LogEvent.REDACTOR_FAILED, error=class_path(error))
             return SENSITIVE
 
 
@@ -112,7 +112,7 @@ def _written(value: Any) -> Iterator[str]:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001 - an application's class may raise anything in any method
-        log_event(logging.DEBUG, "redactor.value_skipped", error=class_path(error))
+        log_event(LogEvent.REDACTOR_VALUE_SKIPPED, error=class_path(error))
 
 
 def _forms(value: Any) -> Iterator[str]:

@@ -6,6 +6,7 @@ import threading
 import time
 from typing import Any
 
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 
 EVERY_S = 60.0
@@ -26,12 +27,11 @@ class LogThrottle:
         self._logged: dict[str, tuple[float, int]] = {}
         self._lock = threading.Lock()
 
-    def log(self, level: int, event: str, subject: str, **facts: Any) -> bool:
+    def log(self, event: LogEvent, subject: str, /, **facts: Any) -> bool:
         """Write a line unless the subject had one just now.
 
         Args:
-            level: As in `logging`.
-            event: As in `dexpy.foundation.log_events.line`.
+            event: As in `dexpy.foundation.log_events.log_event`.
             subject: Lines with the same subject are the same line.
             facts: What belongs to it.
 
@@ -48,5 +48,5 @@ class LogThrottle:
                 self._logged[subject] = logged_at, left_out + 1
                 return False
             self._logged[subject] = now, 0
-        log_event(level, event, **facts, left_out=left_out or None)
+        log_event(event, **facts, left_out=left_out or None)
         return True

@@ -5,7 +5,6 @@ A frozen worker may hold locks, in the transaction of a run or of its relay, tha
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +17,7 @@ from sqlalchemy.orm import Session
 from dexpy.database.dialects import dialect_of
 from dexpy.database.tables import worker_sessions
 from dexpy.foundation.failpoints import failpoint
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.redaction import class_path
 from dexpy.recording.store import Store
@@ -117,4 +117,4 @@ def end_sessions(connection: Connection, worker: str) -> None:
                 connection.exec_driver_sql(dialect.end_session_statement(int(session_number)))
         except DBAPIError as error:
             # It may have ended meanwhile, or belong to a user whose sessions may not be ended.
-            log_event(logging.WARNING, "takeover.refused", worker=worker, error=class_path(error))
+            log_event(LogEvent.SESSION_NOT_ENDED, worker_id=worker, error=class_path(error))

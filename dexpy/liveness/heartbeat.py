@@ -24,6 +24,7 @@ from dexpy.database.errors import retry_while_away
 from dexpy.declaration import registry
 from dexpy.foundation.backoff import Backoff
 from dexpy.foundation.ids import new_id
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.periodic import PeriodicTask, PeriodicThread, end_all
 from dexpy.foundation.redaction import class_path
@@ -215,7 +216,7 @@ class Heartbeat(dramatiq.Middleware):
         """
         heartbeat = self._by_pid.get(os.getpid())
         if heartbeat is None or heartbeat.worker_id is None:
-            retry_while_away("begin", self.start, **facts)
+            retry_while_away("register", self.start, **facts)
             heartbeat = self._current
         if heartbeat.is_late():
             heartbeat.wait_for_lease()
@@ -311,14 +312,14 @@ class _ProcessHeartbeat:
         try:
             self._names_registered(self._registered_names, self._queues)
         except Exception as error:  # noqa: BLE001 - the waiting messages are polled anyway
-            log_event(logging.DEBUG, "names.not_reported", error=class_path(error))
+            log_event(LogEvent.OPERATIONS_NOT_ANNOUNCED, error=class_path(error))
 
     def _beat(self) -> bool:
         try:
             if self._columns["threads"]:
                 self._keep_alive()
         except Exception as error:  # noqa: BLE001 - each broker has its own errors, and the heartbeat must go on
-            log_event(logging.DEBUG, "broker.unreachable", error=class_path(error))
+            log_event(LogEvent.BROKER_UNREACHABLE, logging.DEBUG, error=class_path(error))
         self._renew()
         return True
 
@@ -328,7 +329,7 @@ class _ProcessHeartbeat:
             if self._current_worker_id() is not None:
                 self._reconcile()
         except Exception as error:  # noqa: BLE001 - the reconciliation is tried again, whatever the error is
-            log_event(logging.DEBUG, "leftovers.failed", error=class_path(error))
+            log_event(LogEvent.RECONCILIATION_FAILED, logging.DEBUG, error=class_path(error))
         return True
 
     def _current_worker_id(self) -> str | None:
@@ -338,10 +339,9 @@ class _ProcessHeartbeat:
     def _renew(self) -> None:
         if self._store.database.follow_file():
             log_event(
-                logging.ERROR,
-                "database.file_replaced",
+                LogEvent.DATABASE_FILE_REPLACED,
                 path=self._store.database.path,
-                advice="the file was deleted or replaced while this process had it open: restore it, and restart",
+                advice="the file was deleted or replaced while this process had it open: restore it and restart",
             )
         renewed_at = self._renew_lease()
         if self.is_late():
@@ -365,10 +365,9 @@ class _ProcessHeartbeat:
             return started_at
         # The lease had expired and its runs were recovered: the process continues under a new id.
         log_event(
-            logging.WARNING,
-            "worker.taken_for_dead",
-            worker=worker_id,
-            advice="was it paused, or cut off from the database?",
+            LogEvent.WORKER_LEASE_EXPIRED,
+            worker_id=worker_id,
+            advice="check whether it was paused or disconnected from the database",
         )
         with self._lock:
             self.liveness_locks.release(worker_id)
@@ -380,7 +379,11 @@ class _ProcessHeartbeat:
         while self.is_late() and not self._is_stopped:
             if not is_logged:
                 is_logged = True
-                log_event(logging.WARNING, "worker.unsound", why="its heartbeat fails", advice="it begins nothing new")
+                log_event(
+                    LogEvent.WORKER_PAUSED,
+                    reason="the heartbeat fails",
+                    advice="nothing new is started until it succeeds",
+                )
             time.sleep(self._every_s / 4)
 
     @property

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 
 import attrs
 
 from dexpy.database import lock_timeouts
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.redaction import class_path
 from dexpy.liveness.heartbeat import Heartbeat
@@ -42,7 +42,7 @@ class HeartbeatLease:
             with lock_timeouts.limited(LOCK_WAIT_S):
                 self.recovery.run_once()
         except Exception as error:  # noqa: BLE001 - the waiting call goes on waiting
-            log_event(logging.DEBUG, "vigil.failed", error=class_path(error))
+            log_event(LogEvent.RECOVERY_FAILED, error=class_path(error))
 
     def hold(self, id: str) -> None:
         """See `dexpy.recording.idempotent_recorder.ProcessLease`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -15,6 +14,7 @@ from dexpy.declaration import registry
 from dexpy.declaration.contract import Contract
 from dexpy.enqueue.dispatcher import Dispatcher
 from dexpy.foundation.errors import WorkerLost
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.redaction import class_path
 from dexpy.liveness import worker_registry
@@ -22,6 +22,7 @@ from dexpy.liveness.database_sessions import end_sessions
 from dexpy.liveness.heartbeat import Heartbeat
 from dexpy.policies.retry import Retry
 from dexpy.recording.batches import update_each, write_each
+from dexpy.recording.end_log import log_end, run_facts
 from dexpy.recording.run_signals import is_cancel_requested
 from dexpy.recording.store import Store, row_dict
 from dexpy.recording.transitions import apply
@@ -69,7 +70,8 @@ class Recovery:
             ended = worker_registry.removable_workers(dead, self._heartbeat.own_ids, by_lease=self._by_lease)
             if removed := self._unless_late(connection.execute(ended).scalars()):
                 worker_registry.unregister(connection, removed)
-                log_event(logging.WARNING, "workers.dead", workers=",".join(removed))
+                for worker_id in removed:
+                    log_event(LogEvent.WORKER_REMOVED, worker_id=worker_id)
             if self._by_lease:
                 worker_registry.delete_orphaned_names(connection)
         return num_recovered
@@ -91,7 +93,7 @@ class Recovery:
                 return self._heartbeat.liveness_locks.find_dead(worker_ids) or ()
             expired = self._unless_late(row.id for row in workers if not row.is_leased)
             dead = set(expired).difference(self._heartbeat.own_ids)
-            write_each(connection, "takeover", sorted(dead), lambda worker: end_sessions(connection, worker))
+            write_each(connection, "end_sessions", sorted(dead), lambda worker: end_sessions(connection, worker))
         return dead
 
     def _unless_late(self, items: Iterable[T]) -> Sequence[T]:
@@ -140,8 +142,11 @@ class Recovery:
         self._store.insert_attempt(connection, attempt, None)
         if event == "rescue":
             self._dispatcher.publish_with(connection, after)
-        facts = {"operation": row.name, "run": row.id, "worker": row.claimed_by, "lost": after.num_lost}
-        log_event(logging.WARNING if event == "rescue" else logging.ERROR, f"lost.{event}", **facts)
+        facts = {"worker_id": row.claimed_by, "num_lost": after.num_lost, "error_message": values["error_message"]}
+        if event == "rescue":
+            log_event(LogEvent.RUN_RECOVERED, **facts, **run_facts(row))
+        else:
+            log_end(after, **facts)
         return True
 
 
@@ -186,5 +191,5 @@ def _wait_s(row: Row[Any]) -> float:
     try:
         return retry.wait_s(row.num_lost + 1, error=WorkerLost()) if isinstance(retry, Retry) else 0.0
     except Exception as error:  # noqa: BLE001 - the rule's own function; the run must be recovered all the same
-        log_event(logging.ERROR, "retry.failed", operation=row.name, run=row.id, error=class_path(error))
+        log_event(LogEvent.RETRY_RULE_FAILED, operation=row.name, run_id=row.id, error=class_path(error))
         return 0.0

@@ -7,7 +7,6 @@ overdue records, and deletes what is no longer used. A task that fails does not 
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
@@ -26,6 +25,7 @@ from dexpy.enqueue.concurrency_limiter import ConcurrencyLimiter
 from dexpy.enqueue.dispatcher import Dispatcher
 from dexpy.enqueue.queues import is_queue_name
 from dexpy.foundation.failpoints import failpoint
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.redaction import class_path
 from dexpy.foundation.throttle import LogThrottle
@@ -36,6 +36,7 @@ from dexpy.maintenance.republish import PUBLISHED, BrokerRepublisher
 from dexpy.maintenance.republish_sql import SqlRepublisher
 from dexpy.recording import concurrency_slots, expiry, retention, run_signals
 from dexpy.recording.batches import update_each, write_all_or_each, write_each
+from dexpy.recording.end_log import run_facts
 from dexpy.recording.store import Store
 from dexpy.recording.transitions import is_applied
 
@@ -114,8 +115,8 @@ class Relay:
                     self.counts[name] += task()
             except Exception as error:  # noqa: BLE001 - a task that fails must not stop the others
                 is_successful = False
-                facts = {"step": task.__qualname__, "error": class_path(error)}
-                self._log_throttle.log(logging.WARNING, "relay.failed", str(facts), **facts)
+                facts = {"task": task.__qualname__, "error": class_path(error)}
+                self._log_throttle.log(LogEvent.RELAY_FAILED, str(facts), **facts)
         return is_successful
 
     def publish_unpublished(self) -> bool:
@@ -203,9 +204,8 @@ class Relay:
         """Fail a record whose queue has an invalid name, which dexpy has not written."""
         with self._store.begin() as connection:
             if is_applied(connection, "park", row.id, **_invalid_queue(row)):
-                log_event(
-                    logging.ERROR, "parked", operation=row.name, run=row.id, failure="undecodable", queue=row.queue
-                )
+                reason = "the name of its queue is invalid"
+                log_event(LogEvent.RUN_FAILED, **run_facts(row), failure="undecodable", reason=reason)
 
     def _publish_stored(self) -> bool:
         """Publish the direct messages that are stored in the database."""
@@ -215,9 +215,7 @@ class Relay:
         self._release_refused()
         while (message := sql_queue.claim()) is not None:
             if not is_queue_name(message.queue_name):
-                self._log_throttle.log(
-                    logging.ERROR, "queue.invalid", message.queue_name, queue=message.queue_name, dead=True
-                )
+                self._log_throttle.log(LogEvent.QUEUE_IGNORED, message.queue_name, queue=message.queue_name, dead=True)
                 message.nack()
                 continue
             if self._dispatcher.transport.publish([message.content]):
@@ -240,7 +238,7 @@ class Relay:
         def expire(connection: Connection, row: Row[Any]) -> bool:
             is_expired = expiry.expire(connection, row.id)
             if is_expired:
-                log_event(logging.WARNING, "expired", operation=row.name, run=row.id)
+                log_event(LogEvent.RUN_EXPIRED, **run_facts(row))
             return is_expired
 
         return update_each(self._store, "expiry", expiry.find_overdue, expire)
@@ -271,5 +269,5 @@ def warn_of_many(store: Store, many: int = retention.MANY) -> bool:
     """Log a warning if more than this many records have ended and are not pruned."""
     if not retention.has_more_than(store, many):
         return False
-    log_event(logging.WARNING, "records.many", more_than=many, advice="dexpy prune --older-than 30d deletes old ones")
+    log_event(LogEvent.RECORDS_ACCUMULATED, count=many, advice="delete old ones: dexpy prune --older-than 30d")
     return True

@@ -20,6 +20,8 @@ from dexpy.database.tables import records
 from dexpy.database.unreadable_rows import read_rows
 from dexpy.enqueue.dispatcher import Dispatcher
 from dexpy.enqueue.queues import is_queue_name
+from dexpy.foundation.log_catalog import LogEvent
+from dexpy.foundation.log_events import log_event
 from dexpy.liveness.intervals import RecoveryIntervals
 from dexpy.recording.batches import write_all_or_each, write_each
 from dexpy.recording.store import Store
@@ -64,6 +66,12 @@ def _read(connection: Connection, stale: sa.Select[Any]) -> Sequence[Row[Any]]:
     return read_rows(connection, stale, lambda run_id: with_now.where(_r.id == run_id))
 
 
+def log_republished(queue: str, rows: Sequence[Row[Any]]) -> None:
+    """Log that the messages of these records were republished, if there are any."""
+    if rows:
+        log_event(LogEvent.MESSAGE_REPUBLISHED, queue=queue, count=len(rows), first_run_id=rows[0].id)
+
+
 class BrokerRepublisher:
     """Republishes lost messages to a broker.
 
@@ -104,8 +112,10 @@ class BrokerRepublisher:
             for index, row in enumerate(rows):
                 if not self._dispatcher.publish_row(row):
                     self._dispatcher.mark_unpublished(rows[index:])
+                    log_republished(queue, rows[:index])
                     return num_sent, False
                 num_sent += 1
+            log_republished(queue, rows)
             if len(rows) < BATCH:
                 break
         return num_sent, True

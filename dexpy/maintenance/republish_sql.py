@@ -18,7 +18,14 @@ from dexpy.database.tables import records
 from dexpy.database.unreadable_rows import read_rows
 from dexpy.enqueue.dispatcher import Dispatcher
 from dexpy.liveness.intervals import RecoveryIntervals
-from dexpy.maintenance.republish import BATCH, PUBLISHED, is_overdue, queues_of_waiting, waiting_for
+from dexpy.maintenance.republish import (
+    BATCH,
+    PUBLISHED,
+    is_overdue,
+    log_republished,
+    queues_of_waiting,
+    waiting_for,
+)
 from dexpy.recording.batches import write_each
 from dexpy.recording.store import Store
 
@@ -50,7 +57,7 @@ class SqlRepublisher:
         num_sent = 0
         for queue in queues_of_waiting(self._store, self._after_s):
             if self._is_short(queue):
-                num_sent += sum(map(self._send, self._without_message(queue)))
+                num_sent += sum(self._send(queue, ids) for ids in self._without_message(queue))
         if num_sent:
             self._dispatcher.wake_workers()
         return num_sent
@@ -75,7 +82,7 @@ class SqlRepublisher:
         for start in range(0, len(missing), BATCH):
             yield missing[start : start + BATCH]
 
-    def _send(self, ids: Collection[str]) -> int:
+    def _send(self, queue: str, ids: Collection[str]) -> int:
         stale = sa.select(records).where(_r.id.in_(ids), *waiting_for(self._after_s))
         by_id = sa.select(records)
 
@@ -86,4 +93,6 @@ class SqlRepublisher:
         with self._store.begin() as connection:
             locked = stale.with_for_update(skip_locked=True)
             rows = {row.id: row for row in read_rows(connection, locked, lambda run_id: by_id.where(_r.id == run_id))}
-            return len(write_each(connection, "publish", list(rows), lambda run_id: publish(connection, rows[run_id])))
+            written = write_each(connection, "publish", list(rows), lambda run_id: publish(connection, rows[run_id]))
+        log_republished(queue, [rows[run_id] for run_id in written])
+        return len(written)

@@ -5,7 +5,6 @@ It covers the runs whose end was not written after their attempt.
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,10 +13,12 @@ from sqlalchemy.engine import Connection, Row
 from dexpy.database import lock_timeouts
 from dexpy.database.tables import records
 from dexpy.enqueue.dispatcher import Dispatcher
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.redaction import class_path
 from dexpy.liveness.heartbeat import Heartbeat
 from dexpy.maintenance.recovery import Recovery
+from dexpy.recording.end_log import log_end
 from dexpy.recording.end_writer import EndWriter
 from dexpy.recording.store import Store, row_dict
 from dexpy.recording.transitions import apply
@@ -28,7 +29,7 @@ LOCK_WAIT_S = 1
 UNKNOWN_END: dict[str, Any] = {
     "error": "dexpy.WorkerLost",
     "failure": "crash",
-    "error_message": "The run is over, and how it ended could not be written: see the worker's log.",
+    "error_message": "The run ended, and its end could not be written: see the log of the worker.",
     "error_details": None,
 }
 """The error columns of a run that was started here and no longer runs."""
@@ -74,7 +75,7 @@ class UnfinishedClaims:
                 row = connection.execute(query).first()
                 is_ended = row is not None and self._end(connection, row)
         except Exception as error:  # noqa: BLE001 - it is tried again, and must not stop the others
-            log_event(logging.WARNING, "leftover.failed", run=record_id, error=class_path(error))
+            log_event(LogEvent.RECONCILIATION_FAILED, run_id=record_id, error=class_path(error))
             return False
         if is_ended:
             self._held_records.end(record_id)
@@ -89,5 +90,5 @@ class UnfinishedClaims:
         if after is None:
             return False
         self._store.insert_attempt(connection, {**row_dict(after), "claimed_by": row.claimed_by}, None)
-        log_event(logging.ERROR, "run.end_unknown", operation=row.name, run=row.id, attempt=row.num_attempts)
+        log_end(after, error_message=UNKNOWN_END["error_message"])
         return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -11,6 +10,7 @@ from sqlalchemy.engine import Connection, Row
 from dexpy.database.error_codes import is_locked
 from dexpy.database.errors import is_away
 from dexpy.foundation.failpoints import failpoint
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.redaction import class_path
 from dexpy.foundation.throttle import LogThrottle
@@ -33,7 +33,7 @@ def update_each(
 
     Args:
         store: Where the rows are.
-        action: For the log: ``recovery`` becomes ``recovery.failed``.
+        action: What is done, for the log and for failpoints: ``recovery``.
         find: Reads and locks at most this many rows, without those of the ids.
         change: Updates one row in its own savepoint; False if there was nothing to update.
 
@@ -68,7 +68,7 @@ def _is_changed(
     except Exception as error:
         if is_locked(error):
             # E.g. its key, by an open transaction: it is tried again later.
-            log_event(logging.DEBUG, f"{action}.waits", operation=row.name, run=row.id)
+            log_event(LogEvent.RECORD_LOCKED, action=action, operation=row.name, run_id=row.id)
         elif is_away(error):
             raise
         else:
@@ -83,11 +83,11 @@ def log_refused_row(action: str, run_id: Any, error: BaseException, operation: A
     """Log a row that could not be updated, once."""
     error_path = class_path(error)
     _refused.log(
-        logging.ERROR,
-        f"{action}.failed",
+        LogEvent.RECORD_NOT_UPDATED,
         f"{action} {run_id} {error_path}",
+        action=action,
         operation=operation,
-        run=run_id,
+        run_id=run_id,
         error=error_path,
     )
 

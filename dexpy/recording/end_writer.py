@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from dexpy.database.errors import is_away, retry_while_away
 from dexpy.foundation.backoff import Backoff
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.redaction import Redactor, class_path
 from dexpy.recording.store import Store
@@ -77,12 +78,12 @@ class EndWriter:
         Returns:
             Whether it is written already.
         """
-        facts["run"] = record_id
+        facts["run_id"] = record_id
         is_logged = False
         for write in variants:
             try:
                 if waits:
-                    retry_while_away("finish", write, self._is_reachable, **facts)
+                    retry_while_away("write_end", write, self._is_reachable, **facts)
                 else:
                     write()
             except Exception as error:  # noqa: BLE001 - a full disk, a trigger, a short column: try the next variant
@@ -100,7 +101,7 @@ class EndWriter:
             with self._store.database.connect() as connection:
                 connection.execute(sa.text("SELECT 1"))
         except Exception as error:  # noqa: BLE001 - whatever it is, there was no answer
-            log_event(logging.DEBUG, "database.no_answer", error=class_path(error))
+            log_event(LogEvent.DATABASE_UNREACHABLE, logging.DEBUG, error=class_path(error))
             return False
         return True
 
@@ -134,7 +135,7 @@ class EndWriter:
                 if is_away(error):
                     return False
             else:
-                log_event(logging.WARNING, "end.written_late", **unwritten.facts)
+                log_event(LogEvent.RUN_END_WRITTEN, **unwritten.facts)
                 return True
         return False
 
@@ -144,5 +145,6 @@ class EndWriter:
 
 
 def _log(level: int, error: Exception, facts: Mapping[str, Any]) -> None:
-    advice = "it is written in fewer words, or when the database takes it"
-    log_event(level, "end.not_written", **facts, error=class_path(error), message=Redactor().of(error), advice=advice)
+    advice = "it is written with shorter texts, or when the database accepts it"
+    error_facts = {"error": class_path(error), "error_message": Redactor().of(error), "advice": advice}
+    log_event(LogEvent.RUN_END_NOT_WRITTEN, level, **facts, **error_facts)

@@ -19,6 +19,7 @@ from dexpy.database.current_transaction import CurrentTransaction
 from dexpy.database.tables import records
 from dexpy.foundation.errors import KeyBusy, LostClaim
 from dexpy.foundation.failpoints import failpoint
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.outcome import Err, Outcome
 from dexpy.foundation.redaction import class_path
@@ -253,7 +254,7 @@ class IdempotentRecorder(SyncRecorder):
         elif not self._is_failed and self.key_claim.once is not None:
             with self.store.begin() as connection:
                 keys.release_once_key(connection, self.key_claim.once)
-            log_event(logging.WARNING, "once.undone", operation=self.contract.name, run=self.id)
+            log_event(LogEvent.ONCE_ROLLED_BACK, operation=self.contract.name, run_id=self.id)
 
     def _fail(self, at_end: AtEnd, event: str, values: Mapping[str, Any]) -> None:
         self._is_failed = True
@@ -288,7 +289,7 @@ class IdempotentRecorder(SyncRecorder):
             with self.store.database.with_own_schema(session.connection()) as connection:
                 is_applied(connection, event, self.id, claim_token=TOKEN, **values)
         except Exception as error:  # noqa: BLE001 - an aborted transaction cannot be committed either
-            log_event(logging.DEBUG, "once.transaction_spoilt", run=self.id, error=class_path(error))
+            log_event(LogEvent.RECORD_NOT_WRITTEN, logging.DEBUG, run_id=self.id, error=class_path(error))
 
 
 def _do_nothing() -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from typing import TypeAlias
 
 from dexpy.foundation.errors import OptionsError
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 
 Interval: TypeAlias = float | Callable[[int], float]
@@ -25,7 +25,7 @@ class PollIntervals:
         ):
             raise OptionsError(f"wait(interval={interval!r}) wants seconds, more than 0, or a function.")
         if timeout > 10:
-            log_event(logging.DEBUG, "wait.long", timeout_s=float(timeout))
+            log_event(LogEvent.WAIT_EXTENDED, timeout_s=float(timeout))
         self._deadline = time.monotonic() + timeout
         self._interval = interval
         self._num_polls = 0

@@ -25,6 +25,7 @@ from dexpy.foundation.error_details import to_json
 from dexpy.foundation.errors import DatabaseUnavailable, LostClaim, NotSerializable
 from dexpy.foundation.failpoints import failpoint
 from dexpy.foundation.forks import leave_if_forked
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.outcome import Err, Outcome
 from dexpy.foundation.redaction import Redactor, class_path
@@ -142,9 +143,7 @@ def _fit_to_row(database: Database, values: dict[str, Any]) -> dict[str, Any]:
         why_not = database.why_too_large(*stored_values, columns.get(column))
         if why_not is not None:
             columns[column] = {"unstorable": why_not} if column == "result" else None
-            log_event(
-                logging.WARNING, "record.column_left_out", operation=values.get("name"), column=column, why=why_not
-            )
+            log_event(LogEvent.RECORD_COLUMN_OMITTED, operation=values.get("name"), column=column, reason=why_not)
         stored_values.append(columns.get(column))
     return columns
 
@@ -209,13 +208,17 @@ class SyncRecorder:
             stored = encrypt_params(self.contract, params, self.id) if self.contract.encrypted_props else params
         except NotSerializable as error:
             log_event(
-                logging.DEBUG, "record.params_left_out", operation=self.contract.name, run=self.id, path=error.path
+                LogEvent.RECORD_PARAMS_OMITTED,
+                logging.DEBUG,
+                operation=self.contract.name,
+                run_id=self.id,
+                params_path=error.path,
             )
             return None
         if self.store.database.dialect.closes_on_large_statement and (
             why_not := self.store.database.why_too_large(stored)
         ):
-            log_event(logging.WARNING, "record.params_left_out", operation=self.contract.name, run=self.id, why=why_not)
+            log_event(LogEvent.RECORD_PARAMS_OMITTED, operation=self.contract.name, run_id=self.id, reason=why_not)
             return None
         return stored
 
@@ -293,8 +296,8 @@ class SyncRecorder:
             except reraised:
                 raise
             except Exception as error:  # noqa: BLE001 - the call has its outcome, whatever the error is
-                facts = {"operation": self.contract.name, "run": self.id, "error": class_path(error)}
-                log_event(logging.ERROR, "record.not_written", **facts, message=self.redactor.of(error))
+                facts = {"operation": self.contract.name, "run_id": self.id, "error": class_path(error)}
+                log_event(LogEvent.RECORD_NOT_WRITTEN, **facts, error_message=self.redactor.of(error))
                 if isinstance(error, DatabaseUnavailable):
                     return
             else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Sequence
 from datetime import timedelta
 
@@ -15,6 +14,7 @@ from dexpy.database.dialects import dialect_of
 from dexpy.database.error_codes import DEADLOCK, SERIALIZATION_FAILURE, code_of, is_locked
 from dexpy.database.tables import FINAL, attempts, records, signals, steps
 from dexpy.foundation.errors import OptionsError, listed
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.redaction import class_path
 from dexpy.foundation.throttle import LogThrottle
@@ -99,7 +99,7 @@ def prune(
             break
     if undeleted:
         log_event(
-            logging.WARNING, "records.not_deleted", count=len(undeleted), first=undeleted[0], advice="see prune.failed"
+            LogEvent.RECORDS_SKIPPED, count=len(undeleted), first_run_id=undeleted[0], advice="see record.not_deleted"
         )
     return deleted
 
@@ -121,7 +121,7 @@ def _delete_all(store: Store, deletable: sa.Select[str], ids: Sequence[str], und
         if len(ids) == 1:
             undeleted.append(ids[0])
             error_path = class_path(error)
-            _refused.log(logging.ERROR, "prune.failed", f"{ids[0]} {error_path}", run=ids[0], error=error_path)
+            _refused.log(LogEvent.RECORD_NOT_DELETED, f"{ids[0]} {error_path}", run_id=ids[0], error=error_path)
             return 0
     half = len(ids) // 2
     return _delete_all(store, deletable, ids[:half], undeleted) + _delete_all(store, deletable, ids[half:], undeleted)

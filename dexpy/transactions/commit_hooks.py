@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import attrs
 
 from dexpy.database.current_transaction import enter_transaction, leave_transaction
-from dexpy.foundation.log_events import log_event, logger
+from dexpy.foundation.log_catalog import LogEvent
+from dexpy.foundation.log_events import log_event
 from dexpy.foundation.redaction import class_path, frames_of
 
 if TYPE_CHECKING:
@@ -72,9 +73,9 @@ def run_hook(action: Action) -> None:
         action()
     except Exception as error:  # noqa: BLE001 - anything an application's hook may raise
         name = getattr(action, "__qualname__", type(action).__name__)
-        log_event(logging.ERROR, "after_commit.failed", action=name, error=class_path(error))
+        log_event(LogEvent.AFTER_COMMIT_FAILED, hook=name, error=class_path(error))
         # Without its message, which may contain secrets of a run.
-        logger.debug("the frames of the failed action:\n%s", frames_of(error))
+        log_event(LogEvent.AFTER_COMMIT_FAILED, logging.DEBUG, hook=name, traceback=frames_of(error))
     finally:
         leave_transaction(token)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import sys
 import weakref
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from dexpy.foundation.errors import NotRunning, TransactionOwned
 from dexpy.foundation.forks import leave_if_forked
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.redaction import class_path
 from dexpy.transactions import session_events
@@ -156,7 +156,7 @@ class GuardedSession:
                 self.session.rollback()
                 self.session.close()
         except Exception as error:  # noqa: BLE001 - the error that caused the rollback is raised
-            log_event(logging.WARNING, "rollback.failed", operation=self._owner, error=class_path(error))
+            log_event(LogEvent.ROLLBACK_FAILED, operation=self._owner, error=class_path(error))
 
     def end_segment(self, *, commits: bool) -> None:
         """End the session's transaction and keep the session, for a run of several transactions."""

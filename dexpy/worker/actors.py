@@ -11,6 +11,7 @@ from dramatiq.middleware import CurrentMessage
 
 from dexpy.brokers.validation import DIRECT_JOB, RECORD_JOB
 from dexpy.foundation.errors import UnknownOperation
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.worker.signals import DramatiqSignals
 from dexpy.worker.watchdog import Watchdog
@@ -46,7 +47,8 @@ def refuse_record(class_name: str, record_id: str, trace: Mapping[str, Any], **_
     Raises:
         UnknownOperation: Always.
     """
-    log_event(logging.ERROR, "record.no_database", operation=class_name, run=record_id, trace=trace.get("id"))
+    reason = "the run has a record, and this worker has no database"
+    log_event(LogEvent.MESSAGE_REFUSED, operation=class_name, run_id=record_id, trace_id=trace.get("id"), reason=reason)
     raise UnknownOperation(
         f"{class_name} {record_id} has a record, and this worker has no database to find it in. "
         "Start it with the settings of the application."

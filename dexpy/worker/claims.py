@@ -10,7 +10,6 @@ marked as unpublished, and each delivery starts at most one run. The SQL broker 
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -34,11 +33,13 @@ from dexpy.enqueue.dispatcher import Dispatcher
 from dexpy.enqueue.jobs import VERSION
 from dexpy.foundation.errors import InvalidTransition, RecordNotFound
 from dexpy.foundation.failpoints import failpoint
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.throttle import LogThrottle
 from dexpy.liveness.heartbeat import HeldRecords
 from dexpy.policies.concurrency import Concurrency
 from dexpy.recording import concurrency_slots
+from dexpy.recording.end_log import run_facts
 from dexpy.recording.expiry import expire_if_overdue
 from dexpy.recording.store import Store
 from dexpy.recording.transitions import apply, is_applied
@@ -117,7 +118,7 @@ class _Delivery:
     @property
     def facts(self) -> dict[str, Any]:
         """The fields of log lines."""
-        return {"operation": self.class_name, "run": self.record_id}
+        return {"operation": self.class_name, "run_id": self.record_id}
 
 
 @attrs.define(eq=False)
@@ -168,11 +169,11 @@ class Claims:
             record_id: The id of the message's record; the claimed record may be another one.
         """
         delivery = _Delivery.current(class_name, record_id)
-        facts = {"operation": class_name, "run": record_id}
+        facts = {"operation": class_name, "run_id": record_id}
         try:
             row = retry_while_away("claim", partial(self._claim, delivery), **facts)
             if row is None and not delivery.is_settled:
-                row = retry_while_away("look", partial(self._handle_unclaimed, delivery), **facts)
+                row = retry_while_away("handle_unclaimed", partial(self._handle_unclaimed, delivery), **facts)
             if row is None or not self._try_hold(row):
                 yield None
                 return
@@ -188,8 +189,8 @@ class Claims:
             self._held.discard((row.id, row.claim_token))
         if row.concurrency_key is not None:
             failpoint("before_slot_release")
-            facts = {"operation": row.name, "run": row.id}
-            retry_while_away("offer", lambda: self.limits.offer_slots(row.concurrency_key, row.name), **facts)
+            facts = {"operation": row.name, "run_id": row.id}
+            retry_while_away("offer_slots", lambda: self.limits.offer_slots(row.concurrency_key, row.name), **facts)
 
     @contextmanager
     def claim_by_id(self, record_id: str) -> Generator[Row[Any] | None]:
@@ -222,8 +223,9 @@ class Claims:
             if record.status != "pending":
                 why = "It can be done while a record is pending. Nothing was changed."
                 raise InvalidTransition(record_id, "perform", record.status, why)
-            facts = {"operation": record.name, "run": record_id, "scheduled_at": record.scheduled_at}
-            log_event(logging.INFO, "not_due" if has_slot else "no_slot", **facts)
+            facts = {"operation": record.name, "run_id": record_id, "scheduled_at": record.scheduled_at}
+            reason = "not due" if has_slot else "no free slot"
+            log_event(LogEvent.RUN_POSTPONED, **facts, reason=reason)
             yield None
             return
         self._try_hold(row)
@@ -283,7 +285,7 @@ class Claims:
             failpoint("run_blocked")
         if slot.has_free_slots and own is not None and own.concurrency_key is not None:
             key, name = own.concurrency_key, own.name
-            retry_while_away("offer", lambda: self.limits.offer_slots(key, name), **delivery.facts)
+            retry_while_away("offer_slots", lambda: self.limits.offer_slots(key, name), **delivery.facts)
         return slot.row
 
     def _apply(self, connection: Connection, delivery: _Delivery, id: str, name: str | None = None) -> Row[Any] | None:
@@ -338,7 +340,7 @@ class Claims:
         # The next delivery continues from this priority; higher ones are searched again after the next poll.
         queue_priority.highest = level
         if row is not None:
-            log_event(logging.DEBUG, "outranked", **delivery.facts, by=row.id, priority=row.priority)
+            log_event(LogEvent.RECORD_OUTRANKED, **delivery.facts, claimed_run_id=row.id, priority=row.priority)
         return row
 
     def _find_more_urgent(
@@ -365,7 +367,7 @@ class Claims:
         try:
             own = self._store.row(delivery.record_id)
         except RecordNotFound:
-            _missing_record_log.log(logging.WARNING, "record.gone", delivery.class_name, **delivery.facts)
+            _missing_record_log.log(LogEvent.RECORD_NOT_FOUND, delivery.class_name, **delivery.facts)
         else:
             queue = own.queue
             if own.status == "pending" and own.name != delivery.class_name and registry.is_known(own.name):
@@ -375,7 +377,7 @@ class Claims:
                 return row if row is not None or delivery.is_settled else self._handle_unclaimed(delivery)
             if own.status == "pending":
                 self._republish(own)
-            log_event(logging.DEBUG, "not_claimed", **delivery.facts, status=own.status)
+            log_event(LogEvent.RECORD_NOT_CLAIMED, **delivery.facts, status=own.status)
         if self._dispatcher.transactional or queue is None:
             return None
         return self._claim_unpublished(delivery, queue)
@@ -384,7 +386,7 @@ class Claims:
         with self._store.begin() as connection:
             if expire_if_overdue(connection, row.id):
                 # Republished, it would come back at once, until the relay expires it.
-                log_event(logging.WARNING, "expired", operation=row.name, run=row.id)
+                log_event(LogEvent.RUN_EXPIRED, **run_facts(row))
                 return
             if not self._dispatcher.transactional:
                 is_applied(connection, "mark_unpublished", row.id)

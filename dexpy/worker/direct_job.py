@@ -5,8 +5,8 @@ A retry is a new message; if the class is recorded, a single row is written when
 
 from __future__ import annotations
 
-import logging
 import os
+import time
 from collections.abc import Callable, Mapping
 from contextvars import Context
 from typing import Any, Literal
@@ -24,12 +24,14 @@ from dexpy.execution import pipeline
 from dexpy.foundation.errors import DecryptionFailed, EncryptorMissing, PropsError, Undecodable
 from dexpy.foundation.forks import in_this_process, run_contained
 from dexpy.foundation.ids import new_id
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event, run_redactor
 from dexpy.foundation.outcome import Err, Outcome
 from dexpy.foundation.redaction import Redactor, class_path
 from dexpy.foundation.throttle import LogThrottle
 from dexpy.foundation.trace import Frame
 from dexpy.recording.encryption import is_encrypted_for, redactor_of
+from dexpy.recording.end_log import event_of_failure
 from dexpy.recording.recorder import SyncRecorder
 from dexpy.recording.store import Store
 from dexpy.worker.retry_decisions import (
@@ -37,7 +39,6 @@ from dexpy.worker.retry_decisions import (
     Decision,
     crash_decision,
     decide,
-    log_crash_before_run,
     undecodable_decision,
     unreachable_database_rule,
 )
@@ -55,6 +56,7 @@ class _Run:
         queue: The queue of the message.
         state: "finished" once its row is written or its next message is published.
         why: Why it is deferred or dead, for the log.
+        started_at: When the attempt began, by the monotonic clock.
     """
 
     contract: Contract
@@ -62,6 +64,14 @@ class _Run:
     queue: str
     state: Literal["open", "finished", "deferred", "dead"] = "open"
     why: str = ""
+    started_at: float = attrs.field(factory=time.monotonic)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The fields that name it in the log."""
+        trace_id = self.payload.trace.get("id")
+        names = {"operation": self.contract.name, "run_id": self.payload.run_id, "trace_id": trace_id}
+        return {**names, "attempt": self.payload.attempt, "queue": self.queue}
 
 
 class DirectJob:
@@ -120,8 +130,8 @@ class DirectJob:
         if contract is None:
             return
         if (why := self._refusal(contract, payload)) is not None:
-            facts = {"operation": contract.name, "run": payload.run_id, "why": why}
-            self._throttled_log.log(logging.ERROR, "message.refused", f"{contract.name} {why}", **facts, dead=True)
+            facts = {"operation": contract.name, "run_id": payload.run_id, "reason": why}
+            self._throttled_log.log(LogEvent.MESSAGE_REFUSED, f"{contract.name} {why}", **facts, dead=True)
             mark_dead(message, why)
             return
         run = _Run(contract, payload, queue)
@@ -130,13 +140,13 @@ class DirectJob:
             # The message has all data of the run: it waits for a worker with the key, like one of an unknown class.
             why = run.why
             retry_while_away(
-                "look",
+                "defer_message",
                 lambda: self._unknown_operations.defer_unknown(class_name, payload.run_id, why),
-                run=payload.run_id,
+                run_id=payload.run_id,
             )
         elif run.state == "dead" and message is not None:
             log_event(
-                logging.ERROR, "message.refused", operation=contract.name, run=payload.run_id, why=run.why, dead=True
+                LogEvent.MESSAGE_REFUSED, operation=contract.name, run_id=payload.run_id, reason=run.why, dead=True
             )
             mark_dead(message, run.why)
 
@@ -160,15 +170,14 @@ class DirectJob:
                 raise
 
     def _finish_after_error(self, run: _Run, error: BaseException) -> None:
-        facts = {"operation": run.contract.name, "run": run.payload.run_id}
         try:
             if isinstance(error, WORKER_INTERRUPTS):
-                self._republish(run, run.payload, 0, "give_back")
+                self._republish(run, run.payload, 0, "release")
                 return
-            log_event(logging.ERROR, "crashed", **facts, error=class_path(error))
             recorder = self._recorder(run.contract, None, run.payload, Frame(new_id("tr")), self._redactor)
             self._finish(run, recorder, crash_decision(error))
         except Exception as write_error:  # noqa: BLE001 - the dead message keeps the run's data
+            self._log_end(run, crash_decision(error))
             run.state, run.why = "dead", f"its end could not be written: {class_path(write_error)}"
 
     def _attempt(self, run: _Run) -> None:
@@ -181,14 +190,13 @@ class DirectJob:
             run.state, run.why = "deferred", str(error)
             return
         except (Undecodable, PropsError, DecryptionFailed) as error:
-            self._finish(run, recorder, undecodable_decision(error, contract, payload.run_id))
+            self._finish(run, recorder, undecodable_decision(error))
             if isinstance(error, DecryptionFailed):
                 run.state, run.why = "dead", str(error)
             return
         except Exception as error:  # noqa: BLE001 - as for a recorded run
             redactor = redactor_of(contract, payload.params, payload.run_id, redactor)
             run_redactor.set(redactor)
-            log_crash_before_run(error, contract, payload.run_id, redactor)
             self._finish(run, recorder, decide(contract, error, payload.counts, redactor))
             return
         redactor = pipeline.redactor_for(operation, contract, redactor)
@@ -216,7 +224,7 @@ class DirectJob:
         except Exception as error:  # noqa: BLE001 - the class's rules decide about every exception
             ended = error
         except Shutdown:
-            self._republish(run, payload, 0, "give_back")
+            self._republish(run, payload, 0, "release")
             raise
         except BaseException as error:
             self._finish(run, recorder, decide(contract, error, payload.counts, redactor))
@@ -235,14 +243,26 @@ class DirectJob:
         if decision.event == "retry" and decision.wait_s is not None:
             next_attempt = attrs.evolve(run.payload, attempt=run.payload.attempt + 1, counts=decision.counts)
             self._republish(run, next_attempt, decision.wait_s, "retry")
-            facts = {"operation": run.contract.name, "run": run.payload.run_id}
-            log_event(logging.INFO, "retrying", **facts, seconds=decision.wait_s)
         elif recorder is not None:
             recorder.fail(decision.values)
+        self._log_end(run, decision)
         run.state = "finished"
 
+    def _log_end(self, run: _Run, decision: Decision) -> None:
+        failure = decision.values.get("failure")
+        facts = {
+            **run.facts,
+            "duration_ms": (time.monotonic() - run.started_at) * 1000,
+            "error": decision.values.get("error"),
+            "error_message": decision.logged_message or decision.values.get("error_message"),
+        }
+        if decision.event == "retry":
+            log_event(LogEvent.RUN_RETRY_SCHEDULED, **facts, retry_in_s=decision.wait_s)
+        else:
+            log_event(event_of_failure(failure), **facts, failure=failure)
+
     def _republish(self, run: _Run, payload: DirectPayload, wait_s: float, what: str) -> None:
-        facts = {"operation": run.contract.name, "run": payload.run_id}
+        facts = {"operation": run.contract.name, "run_id": payload.run_id}
         retry_while_away(what, lambda: self._dispatcher.republish_direct(payload, run.queue, wait_s), **facts)
         run.state = "finished"
 

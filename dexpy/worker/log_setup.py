@@ -13,6 +13,7 @@ import sys
 import time
 
 from dexpy.foundation import log_events
+from dexpy.foundation.log_catalog import LogEvent
 
 REPEAT_AFTER_S = 10.0
 """How often the log repeats that the broker is unreachable, in seconds."""
@@ -85,21 +86,25 @@ def _quieten(name: str, level: int) -> None:
 
 
 class ConsumerErrorFilter(logging.Filter):
-    """Limits the lines about an unreachable broker to one every few seconds for all consumers of a process."""
+    """Limits Dramatiq's lines about an unreachable broker to one event every few seconds in a process."""
 
     def __init__(self) -> None:
         super().__init__()
         self._logged_at = -REPEAT_AFTER_S
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether a line is logged; one about an unreachable broker is rewritten as dexpy's event."""
+        """Return whether a line is logged; one about an unreachable broker becomes the event `broker.unreachable`."""
         if not record.name.startswith("dramatiq.worker") or not str(record.msg).startswith(CONSUMER_LOST_PREFIX):
             return True
         now = time.monotonic()
         if now - self._logged_at < REPEAT_AFTER_S:
             return False
         self._logged_at = now
-        message = " ".join(record.getMessage().partition(":")[2].split())
-        record.levelno, record.levelname = logging.WARNING, "WARNING"
-        record.msg, record.args = "broker.unreachable message=%r advice='the worker goes on trying'", (message,)
-        return True
+        event = LogEvent.BROKER_UNREACHABLE
+        error_message = " ".join(record.getMessage().partition(":")[2].split())
+        advice = "the worker retries"
+        record.name = event.logger.name
+        record.levelno, record.levelname = event.level, logging.getLevelName(event.level)
+        record.msg, record.args = f"{event.event} error_message=%r advice=%r", (error_message, advice)
+        record.__dict__.update(event=event.event, error_message=error_message, advice=advice)
+        return event.logger.isEnabledFor(event.level)

@@ -19,7 +19,9 @@ from dexpy.enqueue.jobs import DEFAULT_QUEUE
 from dexpy.enqueue.queues import declare_new_queues
 from dexpy.enqueue.transports import Transport
 from dexpy.foundation.errors import DexpyError
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
+from dexpy.foundation.redaction import class_path
 from dexpy.worker.importing import contain_exits, describe_error, import_modules
 from dexpy.worker.log_setup import complete_logging, set_up_logging
 from dexpy.worker.services import WorkerServices, current_worker
@@ -84,18 +86,20 @@ def run_process(options: WorkerOptions, parent: int, report: Callable[[str, str]
     report("ready", "")
     worker.start()
     served = "all" if options.queues is None else ",".join(sorted(options.queues))
-    log_event(logging.INFO, "worker.started", pid=os.getpid(), threads=options.threads, queues=served)
+    log_event(LogEvent.WORKER_STARTED, pid=os.getpid(), threads=options.threads, queues=served)
     exit_status, patience_s = 0, options.shutdown_timeout_s
     try:
         exit_status, patience_s = _wait_for_stop(services, worker, options, parent, stop)
     except BaseException as error:  # noqa: BLE001 - from a signal handler of the application
-        log_event(logging.ERROR, "worker.interrupted", pid=os.getpid(), error=describe_error(error))
+        log_event(LogEvent.WORKER_FAILED, pid=os.getpid(), error=class_path(error), error_message=describe_error(error))
         exit_status = EXIT_REASON_LOGGED
+    reason = "a signal" if stop else "the burst is over" if options.burst else None
+    log_event(LogEvent.WORKER_DRAINING, pid=os.getpid(), reason=reason, timeout_s=patience_s)
     stop.install()
     worker.stop(timeout=int(patience_s * 1000))
     services.close()
     terminate_children()
-    log_event(logging.INFO, "worker.stopped", pid=os.getpid())
+    log_event(LogEvent.WORKER_STOPPED, pid=os.getpid())
     return exit_status
 
 
@@ -137,18 +141,19 @@ def _wait_for_stop(
         # A library may have replaced the handlers since.
         stop.install()
         if os.getppid() != parent:
-            log_event(logging.WARNING, "worker.orphaned", pid=os.getpid())
+            log_event(LogEvent.WORKER_ORPHANED, pid=os.getpid())
             break
         if dispatcher.store is not None and dispatcher.store.database.is_file_replaced:
             log_event(
-                logging.ERROR,
-                "database.file_replaced",
+                LogEvent.DATABASE_FILE_REPLACED,
                 path=dispatcher.store.database.path,
-                advice="it was deleted or replaced while the worker had it open: the worker ends",
+                advice="the file was deleted or replaced while the worker had it open: the worker ends",
             )
             return EXIT_REASON_LOGGED, options.shutdown_timeout_s
         if services.watchdog.stuck_threads >= options.threads:
-            log_event(logging.ERROR, "worker.stuck", pid=os.getpid(), why="no thread is left that could run anything")
+            log_event(
+                LogEvent.WORKER_STUCK, pid=os.getpid(), reason="every thread runs something that ignores its timeout"
+            )
             # The ends of these runs are written already, and none of them can be stopped.
             return EXIT_REASON_LOGGED, 0.0
         if options.burst and dispatcher.is_idle(options.queues) and not worker.work_queue.unfinished_tasks:

@@ -10,7 +10,6 @@ The job raises no exception for an outcome that it has handled, so Dramatiq ackn
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context
@@ -39,12 +38,14 @@ from dexpy.foundation.errors import (
 )
 from dexpy.foundation.failpoints import failpoint
 from dexpy.foundation.forks import in_this_process, run_contained
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event, run_redactor
 from dexpy.foundation.outcome import Err, Outcome
 from dexpy.foundation.redaction import Redactor, class_path
 from dexpy.foundation.trace import Frame
 from dexpy.liveness.heartbeat import Heartbeat
 from dexpy.recording.encryption import DECRYPT_ERRORS, redactor_of
+from dexpy.recording.end_log import log_end, run_facts
 from dexpy.recording.end_writer import EndWriter
 from dexpy.recording.recorder import ClaimRecorder
 from dexpy.recording.run_signals import is_cancel_requested
@@ -59,7 +60,6 @@ from dexpy.worker.retry_decisions import (
     cancelled_decision,
     crash_decision,
     decide,
-    log_crash_before_run,
     lost_claim_decision,
     shorter_decisions,
     undecodable_decision,
@@ -122,7 +122,7 @@ class RecordJob:
             if resolved_name is None:
                 return
             class_name = resolved_name
-        self._heartbeat.require_lease(operation=class_name, run=record_id)
+        self._heartbeat.require_lease(operation=class_name, run_id=record_id)
         with self._claims.claim_for_message(class_name, record_id) as row:
             if row is None:
                 return
@@ -134,7 +134,10 @@ class RecordJob:
                 if row.claim_token > 1:
                     # The run may have been cancelled at the moment when an earlier attempt ended.
                     retry_while_away(
-                        "look", lambda: self._watchdog.deliver_cancellations([run]), operation=contract.name, run=row.id
+                        "check_cancellation",
+                        lambda: self._watchdog.deliver_cancellations([run]),
+                        operation=contract.name,
+                        run_id=row.id,
                     )
                 Context().run(self._execute, contract, row, run)
         failpoint("before_ack")
@@ -152,7 +155,7 @@ class RecordJob:
         """
         contract = registry.find(self._store.row(record_id).name).contract
         # Starts the heartbeat in a process that is no worker: it is listed as one from now on, and serves no queue.
-        self._heartbeat.require_lease(run=record_id)
+        self._heartbeat.require_lease(run_id=record_id)
         with self._claims.claim_by_id(record_id) as row:
             if row is None:
                 return False
@@ -167,7 +170,7 @@ class RecordJob:
                 try:
                     self._release(run.row)
                 except Exception as error:  # noqa: BLE001 - the other runs must be released all the same
-                    log_event(logging.ERROR, "give_back.failed", run=run.id, error=class_path(error))
+                    log_event(LogEvent.RUN_RELEASE_FAILED, run_id=run.id, error=class_path(error))
 
     def _release(self, row: Row[Any]) -> None:
         with self._store.begin() as connection:
@@ -180,7 +183,7 @@ class RecordJob:
             updated = apply(connection, "release", row.id, claim_token=row.claim_token, sent=sent)
             if updated is not None:
                 self._dispatcher.publish_with(connection, updated)
-                log_event(logging.WARNING, "given_back", operation=row.name, run=row.id, attempt=row.num_attempts)
+                log_event(LogEvent.RUN_RELEASED, **run_facts(row))
 
     def _execute(self, contract: Contract, row: Row[Any], run: Run) -> None:
         """Run the attempt and write its end, whatever is raised."""
@@ -193,7 +196,7 @@ class RecordJob:
                 if isinstance(error, WORKER_INTERRUPTS):
                     self._write(contract, row, [lambda: self._release(row)])
                 else:
-                    self._finish(contract, row, crash_decision(error))
+                    self._finish(run, row, crash_decision(error))
             if isinstance(error, WORKER_INTERRUPTS):
                 raise
 
@@ -203,13 +206,12 @@ class RecordJob:
         try:
             operation = run_contained(run.pid, pipeline.decode_operation, contract, row.params, row.id)
         except (Undecodable, PropsError, *DECRYPT_ERRORS) as error:
-            self._finish(contract, row, undecodable_decision(error, contract, row.id))
+            self._finish(run, row, undecodable_decision(error))
             return
         except Exception as error:  # noqa: BLE001 - from a default's factory, for example; the row must not stay running
             redactor = redactor_of(contract, row.params, row.id, redactor)
             run_redactor.set(redactor)
-            log_crash_before_run(error, contract, row.id, redactor)
-            self._finish(contract, row, decide(contract, error, counts, redactor))
+            self._finish(run, row, decide(contract, error, counts, redactor))
             return
         redactor = pipeline.redactor_for(operation, contract, redactor)
         # This context is the run's own.
@@ -237,17 +239,17 @@ class RecordJob:
                 )
         except LostClaim as lost:
             # Written only if the run has changed its own row; otherwise another worker has the claim.
-            self._finish(contract, row, lost_claim_decision(lost))
+            self._finish(run, row, lost_claim_decision(lost))
         except Cancelled as error:
-            self._finish(contract, row, cancelled_decision(error, counts))
+            self._finish(run, row, cancelled_decision(error, counts))
         except Exception as error:  # noqa: BLE001 - the class's rules decide about every exception
             if error is recorder.decryption_error:
                 # As for params that do not decrypt: no retry can succeed before the key or the row is restored.
-                self._finish(contract, row, undecodable_decision(error, contract, row.id))
+                self._finish(run, row, undecodable_decision(error))
                 return
             # Safe even if the connection was lost during the commit: the event requires a row that is running.
             rule = DISCONNECT_RETRY if is_away(error) else None
-            self._finish(contract, row, decide(contract, error, counts, redactor, rule))
+            self._finish(run, row, decide(contract, error, counts, redactor, rule))
         except Shutdown:
             self._write(contract, row, [lambda: self._release(row)])
             raise
@@ -259,12 +261,12 @@ class RecordJob:
             # A coroutine gets CancelledError when its run is cancelled.
             is_cancelled = isinstance(error, asyncio.CancelledError) and run.cancel_token.is_cancelled
             decision = cancelled_decision(error, counts) if is_cancelled else decide(contract, error, counts, redactor)
-            self._finish(contract, row, decision)
+            self._finish(run, row, decision)
             if isinstance(error, WORKER_INTERRUPTS):
                 raise
         else:
             if isinstance(outcome, Err):
-                self._finish(contract, row, decide(contract, outcome, counts, redactor))
+                self._finish(run, row, decide(contract, outcome, counts, redactor))
             else:
                 self._held_records.end(row.id)
 
@@ -279,7 +281,7 @@ class RecordJob:
             except (DBAPIError, ExceptionGroup) as error:
                 if not is_conflict(error):
                     raise
-                log_event(logging.INFO, "run.conflict", operation=contract.name, error=class_path(error))
+                log_event(LogEvent.ATTEMPT_RESTARTED, operation=contract.name, error=class_path(error))
             time.sleep(CONFLICT_BACKOFF.pause_s(number))
         return run()
 
@@ -287,29 +289,36 @@ class RecordJob:
         """End the attempt of a run that does not stop; it loses its claim, so it can commit nothing."""
         if run.row is not None:
             counts = run.row.retry_counts
-            self._finish(run.contract, run.row, decide(run.contract, TimedOut(), counts, self._redactor))
+            self._finish(run, run.row, decide(run.contract, TimedOut(), counts, self._redactor))
 
-    def _finish(self, contract: Contract, row: Row[Any], decision: Decision) -> None:
+    def _finish(self, run: Run, row: Row[Any], decision: Decision) -> None:
         """Write the end of an attempt, with retries if the database is unreachable, and shorter if it refuses it."""
         variants = (decision, *shorter_decisions(decision))
         if self._store.database.why_too_large(decision.values.get("error_details")) is not None:
             variants = variants[1:]
-        self._write(contract, row, [partial(self._write_end, contract, row, variant) for variant in variants])
+        facts = {
+            "duration_ms": run.duration_ms,
+            "error": decision.values.get("error"),
+            "error_message": decision.logged_message or decision.values.get("error_message"),
+        }
+        writes = [partial(self._write_end, run.contract, row, variant, facts) for variant in variants]
+        self._write(run.contract, row, writes, run_error=facts["error"])
 
-    def _write(self, contract: Contract, row: Row[Any], writes: Sequence[Callable[[], object]]) -> None:
-        self._end_writer.write(row.id, writes, lambda: self._held_records.end(row.id), operation=contract.name)
+    def _write(self, contract: Contract, row: Row[Any], writes: Sequence[Callable[[], object]], **facts: Any) -> None:
+        self._end_writer.write(row.id, writes, lambda: self._held_records.end(row.id), operation=contract.name, **facts)
 
-    def _write_end(self, contract: Contract, row: Row[Any], decision: Decision) -> None:
-        """Write record, message and attempt in one transaction."""
+    def _write_end(self, contract: Contract, row: Row[Any], decision: Decision, facts: Mapping[str, Any]) -> None:
+        """Write record, message and attempt in one transaction, and log the end with these facts."""
         with self._store.begin() as connection:
             updated = self._end(connection, row, decision)
         if updated is None and (changed := self._row_changed_by_run(row)) is not None:
             with self._store.begin() as connection:
                 updated = self._end(connection, changed, decision)
         if updated is None:
-            log_event(logging.WARNING, "claim.lost", operation=contract.name, run=row.id)
-        elif updated.status == "pending":
-            log_event(logging.INFO, "retrying", operation=contract.name, run=row.id, seconds=decision.wait_s)
+            log_event(LogEvent.CLAIM_LOST, operation=contract.name, run_id=row.id, **facts)
+            return
+        log_end(updated, **facts, retry_in_s=decision.wait_s if updated.status == "pending" else None)
+        if updated.status == "pending":
             self._dispatcher.wake_workers()
 
     def _end(self, connection: Connection, row: Row[Any], decision: Decision) -> Row[Any] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -25,6 +24,7 @@ from dexpy.foundation.errors import (
     Undecodable,
 )
 from dexpy.foundation.exception_groups import leaves_of
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.outcome import Err
 from dexpy.foundation.redaction import Redactor, class_path, frames_of
@@ -44,6 +44,7 @@ class Decision:
         wait_s: Seconds until the next attempt, for a retry.
         traceback: The traceback of the exception, if there was one.
         is_bare: Whether only the record is written, without an attempt and a message.
+        logged_message: The redacted message for the log, if it is another one than that of the record.
     """
 
     event: str
@@ -52,6 +53,7 @@ class Decision:
     wait_s: float | None = None
     traceback: str | None = None
     is_bare: bool = False
+    logged_message: str | None = None
 
 
 def shorter_decisions(decision: Decision) -> tuple[Decision, ...]:
@@ -112,13 +114,13 @@ def decide(
         return _decide(contract, failure, valid_counts(counts), redactor, default_rule)
     except BaseException as failed:  # noqa: BLE001 - an application's class may raise anything in any method
         log_event(
-            logging.ERROR,
-            "rules.failed",
+            LogEvent.RETRY_RULE_FAILED,
             operation=contract.name,
             error=class_path(failed),
-            message=redactor.of(failed),
+            error_message=redactor.of(failed),
         )
-        return crash_decision(cast("BaseException", failure) if issubclass(type(failure), BaseException) else failed)
+        ended = cast("BaseException", failure) if issubclass(type(failure), BaseException) else failed
+        return attrs.evolve(crash_decision(ended), logged_message=redactor.of(ended))
 
 
 def _decide(
@@ -170,7 +172,7 @@ def _decide(
         raise
     except BaseException as failed:  # noqa: BLE001 - raised by the rule's own function; the run must end all the same
         message = redactor.of(failed)
-        log_event(logging.ERROR, "retry.failed", operation=contract.name, error=class_path(failed), message=message)
+        log_event(LogEvent.RETRY_RULE_FAILED, operation=contract.name, error=class_path(failed), error_message=message)
         reason = f"No other attempt: the wait function of its retry rule failed: {class_path(failed)}: {message}"[:700]
         message_and_reason = f"{(values['error_message'] or '')[:1200]} ({reason})"
         return Decision(
@@ -208,13 +210,7 @@ def cancelled_decision(error: BaseException, counts: object) -> Decision:
     return Decision("abandon", CANCELLED, valid_counts(counts), traceback=frames_of(error))
 
 
-def log_crash_before_run(error: Exception, contract: Contract, run_id: str, redactor: Redactor) -> None:
-    """Log an exception that was raised before the pipeline, as the pipeline does."""
-    facts = {"operation": contract.name, "run": run_id, "error": class_path(error), "message": redactor.of(error)}
-    log_event(logging.ERROR, "crashed", **facts)
-
-
-def undecodable_decision(error: Exception, contract: Contract, run_id: str) -> Decision:
+def undecodable_decision(error: Exception) -> Decision:
     """Return the decision for params that no longer fit or do not decrypt: failed, with the reason, without values."""
     error_class: type[Exception]
     if isinstance(error, (Undecodable, PropsError)):
@@ -224,7 +220,6 @@ def undecodable_decision(error: Exception, contract: Contract, run_id: str) -> D
         message, error_class = str(error), type(error)
     # Shortens and cleans the text, so that the row can be written whatever the names contain.
     message = Redactor()(message)
-    log_event(logging.ERROR, "undecodable", operation=contract.name, run=run_id, message=message)
     values = {
         "error": class_path(error_class),
         "failure": "undecodable",

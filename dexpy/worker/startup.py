@@ -5,7 +5,6 @@ A server that refuses the connection ends the start; one that is only unreachabl
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Collection
 
@@ -18,6 +17,7 @@ from dexpy.database.engine import Database, is_only_down
 from dexpy.database.server_info import SKEW_S, clock_ahead_s
 from dexpy.foundation.backoff import Backoff
 from dexpy.foundation.errors import ConfigurationError, DatabaseUnavailable, first_line
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.recording.store import Store
 
@@ -51,7 +51,7 @@ def wait_for_database(prepare: Callable[[], None], should_stop: Callable[[], boo
         except DatabaseUnavailable as error:
             if not is_only_down(error):
                 raise
-            log_event(logging.WARNING, "database.unreachable", message=str(error), again_in_seconds=pause_s)
+            log_event(LogEvent.DATABASE_UNREACHABLE, error_message=str(error), retry_in_s=pause_s)
         retry_at = time.monotonic() + pause_s
         while time.monotonic() < retry_at and not should_stop():
             time.sleep(STOP_POLL_S)
@@ -72,12 +72,12 @@ def wait_for_broker(broker: dramatiq.Broker, queues: Collection[str] = ()) -> No
         check_reachable(broker)
         check_queues(broker, queues)
     except BrokerNotAnswering as error:
-        log_event(logging.WARNING, "broker.unreachable", message=str(error), advice="the worker goes on trying")
+        log_event(LogEvent.BROKER_UNREACHABLE, error_message=str(error), advice="the worker retries")
 
 
 SEPARATE_DATABASES_ADVICE = (
-    "effects through self.session happen at least once, not exactly once: key them by self.run_id, or let "
-    "session_factory and database name one database"
+    "effects through self.session happen at least once: make them idempotent by self.run_id, or use one database for "
+    "session_factory and records"
 )
 
 
@@ -101,9 +101,7 @@ def compare_databases(store: Store) -> None:
     except DatabaseUnavailable:
         return
     if not is_same_database:
-        log_event(
-            logging.WARNING, "sessions.elsewhere", records=store.database.display_url, advice=SEPARATE_DATABASES_ADVICE
-        )
+        log_event(LogEvent.SESSIONS_SEPARATED, database=store.database.display_url, advice=SEPARATE_DATABASES_ADVICE)
 
 
 def compare_clocks(database: Database) -> None:
@@ -116,9 +114,8 @@ def compare_clocks(database: Database) -> None:
         return
     if ahead_s is not None and abs(ahead_s) > SKEW_S:
         log_event(
-            logging.WARNING,
-            "clock.skewed",
+            LogEvent.CLOCK_SKEWED,
             database=database.display_url,
-            database_ahead_seconds=ahead_s,
-            advice="set the clocks of both machines by NTP; what is due counts by the database's",
+            ahead_s=ahead_s,
+            advice="synchronize both clocks by NTP; due times are compared with the clock of the database",
         )

@@ -5,7 +5,6 @@ It never imports the application: only the children do, so that processes share 
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import os
 import signal
@@ -18,6 +17,7 @@ import attrs
 
 from dexpy.foundation.backoff import Backoff
 from dexpy.foundation.errors import ConfigurationError
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.worker.importing import StartupError
 from dexpy.worker.process import EXIT_REASON_LOGGED, WorkerOptions, run_process
@@ -155,13 +155,13 @@ class Supervisor:
             dead.restart_at = now + pause_s
             facts = {
                 "pid": dead.process.pid,
-                "status": dead.process.exitcode,
-                "why": self._receive_event(dead)[1] or None,
+                "exit_status": dead.process.exitcode,
+                "reason": self._receive_event(dead)[1] or None,
             }
             # No second error for one event: a process that ended by itself has logged the reason.
             is_reason_logged = dead.process.exitcode == EXIT_REASON_LOGGED
-            level, event = (logging.INFO, "worker.ended") if is_reason_logged else (logging.ERROR, "worker.died")
-            log_event(level, event, **facts, lived_seconds=lived_s, replaced_in_seconds=pause_s)
+            event = LogEvent.WORKER_EXITED if is_reason_logged else LogEvent.WORKER_DIED
+            log_event(event, **facts, uptime_s=lived_s, restart_in_s=pause_s)
         return dead if now < dead.restart_at else self._start(dead.deaths + 1)
 
     def _stop(self, children: list[Child]) -> None:
@@ -174,9 +174,9 @@ class Supervisor:
             while child.process.is_alive() and time.monotonic() < deadline and not self._kills_now:
                 child.process.join(POLL_S)
         if self._kills_now:
-            log_event(logging.WARNING, "worker.interrupted", why="a second signal")
+            log_event(LogEvent.WORKER_STOP_FORCED, reason="a second signal")
         for child in children:
             if child.process.is_alive():
-                log_event(logging.ERROR, "worker.killed", pid=child.process.pid)
+                log_event(LogEvent.WORKER_KILLED, pid=child.process.pid)
                 child.process.kill()
                 child.process.join()

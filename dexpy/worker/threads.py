@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from typing import Any
 
 import dramatiq
 
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.redaction import class_path
 
@@ -68,7 +68,7 @@ class ThreadReplacer(dramatiq.Middleware):
 
     def _log_replacement(self, kind: str, thread: threading.Thread) -> None:
         self.deaths += 1
-        log_event(logging.ERROR, "worker.thread_died", thread=thread.name, kind=kind, advice="it was replaced")
+        log_event(LogEvent.WORKER_THREAD_DIED, thread_name=thread.name, kind=kind, advice="the thread was replaced")
 
     def _discard_message(self, worker: Any, message: Any) -> None:
         """Reject the message that a thread died of: run again, it would end the next thread."""
@@ -85,4 +85,4 @@ class ThreadReplacer(dramatiq.Middleware):
         try:
             thread.close()
         except Exception as error:  # noqa: BLE001 - from the broker's client; another consumer starts all the same
-            log_event(logging.WARNING, "consumer.not_closed", error=class_path(error))
+            log_event(LogEvent.CONSUMER_NOT_CLOSED, error=class_path(error))

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import time
 from collections.abc import Collection
 from datetime import timedelta
@@ -35,10 +34,12 @@ from dexpy.enqueue.dispatcher import Dispatcher
 from dexpy.foundation.backoff import Backoff
 from dexpy.foundation.clock import clock
 from dexpy.foundation.errors import UnknownOperation
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.redaction import class_path
 from dexpy.foundation.throttle import LogThrottle
 from dexpy.liveness import worker_registry
+from dexpy.recording.end_log import run_facts
 from dexpy.recording.store import Store
 from dexpy.recording.transitions import apply
 from dexpy.worker.claims import why_version_unsupported
@@ -126,12 +127,12 @@ class UnknownOperations:
                 self._consecutive_passes = 0
                 return found
             if retry_while_away(
-                "look", lambda: self._return_to_queue(class_name, run_id), operation=class_name, run=run_id
+                "return_message", lambda: self._return_to_queue(class_name, run_id), operation=class_name, run_id=run_id
             ):
                 return None
         reason = why
         retry_while_away(
-            "look", lambda: self.defer_unknown(class_name, run_id, reason), operation=class_name, run=run_id
+            "defer_message", lambda: self.defer_unknown(class_name, run_id, reason), operation=class_name, run_id=run_id
         )
         return None
 
@@ -146,13 +147,13 @@ class UnknownOperations:
         if is_known is False or (is_known is None and passes >= MAX_PASSES):
             return False
         if self._waited_s(message, run_id) is None:
-            log_event(logging.DEBUG, "not_claimed", operation=class_name, run=run_id)
+            log_event(LogEvent.RECORD_NOT_CLAIMED, operation=class_name, run_id=run_id)
             return True
         if is_known:
             facts = {name: fact for name, fact in facts.items() if name not in ("looks", "unknown_since")}
         options = {**message.options, "dexpy": {**facts, "passes": passes + 1}}
         message_copy: dramatiq.Message[Any] = cast(Any, message).copy(options=options)
-        log_event(logging.DEBUG, "message.passed_on", operation=class_name, run=run_id)
+        log_event(LogEvent.MESSAGE_RETURNED, operation=class_name, run_id=run_id)
         if not self._dispatcher.return_to_queue(message_copy, class_name, _record_id(message, run_id)):
             self._pause()
         return True
@@ -173,13 +174,13 @@ class UnknownOperations:
             why: The reason why it cannot run here, for the log and the record.
         """
         about = f"{class_name}: {why}"
-        self._unknown_log.log(logging.WARNING, "class.unknown", about, operation=class_name, run=run_id, why=why)
+        self._unknown_log.log(LogEvent.MESSAGE_DEFERRED, about, operation=class_name, run_id=run_id, reason=why)
         message = _current_message()
         if message is None:
             return
         waited_s = self._waited_s(message, run_id)
         if waited_s is None:
-            log_event(logging.DEBUG, "not_claimed", operation=class_name, run=run_id)
+            log_event(LogEvent.RECORD_NOT_CLAIMED, operation=class_name, run_id=run_id)
         elif waited_s < self._policy.grace_s:
             self._dispatcher.republish_later(*self._deferred_copy(message), _record_id(message, run_id))
         else:
@@ -204,7 +205,7 @@ class UnknownOperations:
 
     def _fail(self, message: dramatiq.Message[Any], class_name: str, run_id: str, why: str) -> None:
         """Fail a run whose grace period is over."""
-        log_event(logging.ERROR, "class.unknown", operation=class_name, run=run_id, dead=True, why=why)
+        log_event(LogEvent.MESSAGE_REFUSED, operation=class_name, run_id=run_id, dead=True, reason=why)
         mark_dead(message, why)
 
 
@@ -226,15 +227,13 @@ class UnknownRecords(UnknownOperations):
     def resolve_class_name(self, class_name: str, record_id: str) -> str | None:
         """Return the class name in the record, if it is known here; None if the message was returned or deferred."""
         found = retry_while_away(
-            "look",
+            "resolve_operation",
             lambda: self._store.rows(sa.select(records.c.name).where(records.c.id == record_id)),
             operation=class_name,
-            run=record_id,
+            run_id=record_id,
         )
         if not found:
-            self._missing_record_log.log(
-                logging.WARNING, "record.gone", "record.gone", operation=class_name, run=record_id
-            )
+            self._missing_record_log.log(LogEvent.RECORD_NOT_FOUND, "", operation=class_name, run_id=record_id)
             return None
         name = str(found[0].name)
         if registry.is_known(name):
@@ -303,7 +302,7 @@ class UnknownRecords(UnknownOperations):
         with self._store.begin() as connection:
             failed_row = apply(connection, "park", run_id, **values)
         if failed_row is not None:
-            log_event(logging.ERROR, "parked", operation=class_name, run=run_id, failure="unknown", why=why)
+            log_event(LogEvent.RUN_FAILED, **run_facts(failed_row), failure="unknown", reason=why)
 
 
 def _class_name_in(payload: object) -> str | None:

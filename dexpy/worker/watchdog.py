@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -16,6 +15,7 @@ from sqlalchemy.engine import Row
 from dexpy.declaration.contract import Contract
 from dexpy.execution.cancellation import CancelToken
 from dexpy.foundation.backoff import Backoff
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.periodic import PeriodicTask
 from dexpy.foundation.redaction import class_path
@@ -42,6 +42,7 @@ class Run:
         timed_out_at: When `TimedOut` was raised in it; None before.
         is_given_up: Whether its end was written although it still runs.
         pid: The process that runs it.
+        started_at: When it began, by the monotonic clock.
     """
 
     id: str
@@ -52,6 +53,12 @@ class Run:
     timed_out_at: float | None = None
     is_given_up: bool = False
     pid: int = attrs.field(factory=os.getpid)
+    started_at: float = attrs.field(factory=time.monotonic)
+
+    @property
+    def duration_ms(self) -> float:
+        """How long it has run, in milliseconds."""
+        return (time.monotonic() - self.started_at) * 1000
 
 
 class Watchdog:
@@ -153,8 +160,8 @@ class Watchdog:
             run.timed_out_at = now
         if now - (run.timed_out_at or run.deadline) >= HARD_AFTER_S and not run.is_given_up:
             run.is_given_up = True
-            facts = {"operation": run.contract.name, "run": run.id, "timeout_s": run.contract.timeout_s}
-            log_event(logging.ERROR, "run.stuck", **facts, advice="it keeps a thread until it returns")
+            facts = {"operation": run.contract.name, "run_id": run.id, "timeout_s": run.contract.timeout_s}
+            log_event(LogEvent.RUN_STUCK, **facts, advice="it occupies a thread until it returns")
             # In its own thread: a database that is unreachable or locked by this run must not block the watchdog.
             threading.Thread(target=self._give_up_contained, args=(run,), name="dexpy-give-up", daemon=True).start()
 
@@ -162,4 +169,4 @@ class Watchdog:
         try:
             self._give_up(run)
         except Exception as error:  # noqa: BLE001 - the thread's outermost function
-            log_event(logging.ERROR, "run.not_given_up", run=run.id, error=class_path(error))
+            log_event(LogEvent.RUN_END_NOT_WRITTEN, run_id=run.id, error=class_path(error))

@@ -108,7 +108,7 @@ class SqlBroker(dramatiq.Broker):
         pid = os.getpid()
         leases = self._leases_by_pid.get(pid)
         if leases is None:
-            new_leases = Leases(self.database, self.validator, self.lease_s, self.logger)
+            new_leases = Leases(self.database, self.validator, self.lease_s)
             leases = self._leases_by_pid.setdefault(pid, new_leases)
         return leases
 

@@ -14,7 +14,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from contextlib import contextmanager
-from logging import Logger
 from typing import Any
 
 import dramatiq
@@ -33,7 +32,10 @@ from dexpy.database.dialects import dialect_of
 from dexpy.database.engine import Database
 from dexpy.foundation.backoff import Backoff
 from dexpy.foundation.errors import DatabaseUnavailable
+from dexpy.foundation.log_catalog import LogEvent
+from dexpy.foundation.log_events import log_event
 from dexpy.foundation.periodic import PeriodicTask, PeriodicThread
+from dexpy.foundation.redaction import Redactor, class_path
 
 RETRY_PAUSES_S = (0.05, 0.25, 1.0)
 """How long an acknowledgement waits between its attempts, in seconds."""
@@ -86,14 +88,12 @@ class Leases:
         database: The database that has the table.
         validator: Validates messages that are read from the table.
         lease_s: How long a message is held without a renewal, in seconds.
-        logger: Of the broker.
     """
 
-    def __init__(self, database: Database, validator: MessageValidator, lease_s: float, logger: Logger) -> None:
+    def __init__(self, database: Database, validator: MessageValidator, lease_s: float) -> None:
         self.declare_lock = threading.RLock()
         self.skipped_classes = SkippedClasses()
         self.owner = f"{socket.gethostname()[:32]}:{os.getpid()}:{secrets.token_hex(6)}"
-        self._logger = logger
         self._database = database
         self._validator = validator
         self._lease_s = lease_s
@@ -133,7 +133,7 @@ class Leases:
     def _free_unheld_on(self, connection: Connection, queue: str) -> None:
         held = {"p_owner": self.owner, "p_queue": queue, "p_ids": list(self._held)}
         if freed := connection.execute(sql.FREE_UNHELD, held).rowcount:
-            self._logger.warning("%d messages of queue %r were held by nobody here: freed.", freed, queue)
+            log_event(LogEvent.MESSAGE_LEASE_RELEASED, queue=queue, count=freed)
 
     def remove_inbox(self, inbox: Inbox) -> None:
         """Remove the inbox of a consumer that stops; after this nothing is claimed for it."""
@@ -276,7 +276,8 @@ class Leases:
                 with self._database.begin() as connection:
                     self._execute(connection, sql.RENEW, ids, p_lease_s=self._lease_s)
         except DATABASE_ERRORS as error:
-            self._logger.warning("The leases of %d messages could not be renewed: %s", len(ids), error)
+            error_facts = {"error": class_path(error), "error_message": Redactor().of(error)}
+            log_event(LogEvent.MESSAGE_LEASE_NOT_RENEWED, count=len(ids), **error_facts)
             return False
         return True
 
@@ -334,9 +335,10 @@ class Leases:
             except DATABASE_ERRORS as error:
                 failure = error
                 self._is_last_write_unknown = True
-        self._logger.error(
-            "The end of message row %d of queue %r could not be written; it runs again when its lease is over: %s",
-            *(claim.id, claim.queue, failure),
+        error_facts = {} if failure is None else {"error": class_path(failure), "error_message": Redactor().of(failure)}
+        advice = "it is delivered again when its lease expires"
+        log_event(
+            LogEvent.MESSAGE_NOT_ACKNOWLEDGED, message_id=claim.id, queue=claim.queue, **error_facts, advice=advice
         )
         self._remove_held([claim])
 
@@ -347,7 +349,5 @@ class Leases:
 
     def _warn_of_lost(self, ids: list[int], changed: int) -> None:
         if changed < len(ids):
-            self._logger.warning(
-                "%d of the message rows %s were not ours any more: a lease was lost, or the queue was flushed.",
-                *(len(ids) - changed, ids),
-            )
+            message_ids = ",".join(map(str, ids))
+            log_event(LogEvent.MESSAGE_LEASE_LOST, count=len(ids) - changed, message_ids=message_ids)

@@ -6,7 +6,6 @@ transaction pooler or between two connections, costs some milliseconds and no me
 
 from __future__ import annotations
 
-import logging
 import selectors
 import socket
 import threading
@@ -17,6 +16,7 @@ from typing import Any
 from dexpy.brokers.sql.statements import NOTIFY_CHANNEL
 from dexpy.database.engine import Database
 from dexpy.foundation.backoff import Backoff
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.redaction import Redactor, class_path
 
@@ -38,7 +38,7 @@ class NotificationListener(threading.Thread):
     """
 
     def __init__(self, database: Database, wake_consumers: Callable[[Collection[str] | None], None]) -> None:
-        super().__init__(name="dexpy-doorbell", daemon=True)
+        super().__init__(name="dexpy-listener", daemon=True)
         self._database = database
         self._wake_consumers = wake_consumers
         self._stopped = threading.Event()
@@ -59,12 +59,11 @@ class NotificationListener(threading.Thread):
                     break
                 pause_s = next(pauses)
                 log_event(
-                    logging.WARNING,
-                    "doorbell.lost",
+                    LogEvent.LISTENER_DISCONNECTED,
                     error=class_path(error),
-                    message=Redactor().of(error),
-                    meanwhile="polling",
-                    again_in_seconds=pause_s,
+                    error_message=Redactor().of(error),
+                    advice="consumers poll meanwhile",
+                    retry_in_s=pause_s,
                 )
                 self._stopped.wait(pause_s)
         self._stop_receiver.close()

@@ -6,12 +6,12 @@ the run's own transaction once this has written; there it goes with the next com
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.redaction import class_path
 from dexpy.recording.progress import Progress
@@ -65,7 +65,7 @@ class ProgressWriter:
                 with self._claim.store.autocommit() as connection:
                     self._write_on(connection)
         except Exception as error:  # noqa: BLE001 - progress is informational and must not fail the run
-            log_event(logging.WARNING, "progress.not_written", run=self._claim.row.id, error=class_path(error))
+            log_event(LogEvent.PROGRESS_NOT_WRITTEN, run_id=self._claim.row.id, error=class_path(error))
 
     def settle(self, connection: Connection) -> None:
         """Write unwritten progress in the run's own commit, on SQLite; elsewhere it was written before."""

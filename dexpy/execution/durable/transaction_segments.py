@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.redaction import class_path
 
@@ -97,7 +97,7 @@ class Segments:
         try:
             self._restart_transaction(unit_of_work.guarded, commits=False)
         except Exception as error:  # noqa: BLE001 - the original error is the one to raise
-            log_event(logging.WARNING, "rollback.failed", operation=unit_of_work.owner, error=class_path(error))
+            log_event(LogEvent.ROLLBACK_FAILED, operation=unit_of_work.owner, error=class_path(error))
             unit_of_work.roll_back_session()
 
     def _restart_transaction(self, guarded: GuardedSession, *, commits: bool) -> None:

@@ -7,7 +7,6 @@ Left out for a class without `rescue_from` and `on_error`.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -17,6 +16,7 @@ from dexpy.execution.middleware.perform import call_user, check_result
 from dexpy.foundation.errors import Error
 from dexpy.foundation.exception_groups import leaves_of
 from dexpy.foundation.forks import run_contained
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.outcome import Err, Ok, Outcome
 from dexpy.foundation.redaction import class_path
@@ -55,12 +55,11 @@ def observe(call: Call, error: Exception) -> None:
         run_contained(call.pid, call.operation.on_error, error)
     except Exception as failed:  # noqa: BLE001 - an observer cannot change how the run ends
         log_event(
-            logging.ERROR,
-            "on_error.failed",
+            LogEvent.ON_ERROR_FAILED,
             operation=call.contract.name,
-            run=call.id,
+            run_id=call.id,
             error=class_path(failed),
-            message=call.redactor.of(failed),
+            error_message=call.redactor.of(failed),
         )
 
 
