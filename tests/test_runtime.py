@@ -217,8 +217,8 @@ def test_a_broker_without_a_database_turns_recording_off(tmp_path: Path, caplog:
     ticket = Echo(text="hi").async_().call()
 
     assert not ticket.recorded
-    assert [record.getMessage() for record in caplog.records if "recording.off" in record.getMessage()] == [
-        "recording.off why='a broker is named and no database'"
+    assert [record.getMessage() for record in caplog.records if "recording.disabled" in record.getMessage()] == [
+        "recording.disabled reason='a broker is configured and no database'"
     ]
     runtime.close()
 

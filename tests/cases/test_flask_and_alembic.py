@@ -186,6 +186,6 @@ def test_flask_application_of_the_page_migrates_enqueues_runs_and_tests_on_a_ser
         run("alembic upgrade head")
         assert "No new upgrade operations detected." in run("alembic check")
         ticket = run(f"{shlex.quote(sys.executable)} request.py").strip()
-        assert "done operation=blog.Like" in run("dexpy worker wsgi -p 1 -t 2 --burst")
+        assert "run.succeeded operation=blog.Like" in run("dexpy worker wsgi -p 1 -t 2 --burst")
         assert "'result': 1, 'status': 'done'" in run(f"{shlex.quote(sys.executable)} answer.py {ticket}")
         assert "1 passed" in run("pytest -q -p no:valkey test_blog.py -k counted")

@@ -150,7 +150,7 @@ def test_h7_h8_a_pending_record_with_an_unreadable_due_time_is_logged_once(
         assert relay().run_once()
 
     assert tickets[1].id in sent()
-    assert caplog.text.count(f"row.unreadable run={tickets[0].id}") == 1
+    assert caplog.text.count(f"record.unreadable run_id={tickets[0].id}") == 1
 
 
 ODD = (b"\xff\xfe\0", "garbage", 1e308, "[1, 2]", "5")
@@ -320,7 +320,7 @@ def test_every_loop_ends_with_bytes_in_text_columns(tmp_path: Path, caplog: pyte
 
     assert tickets[3].id in sent()
     assert len(list(records.all())) == 3, "but for the one whose id no statement finds"
-    assert caplog.text.count("row.unreadable") == 3, "each once"
+    assert caplog.text.count("record.unreadable") == 3, "each once"
     runtime.close()
     install(None)
 

@@ -82,12 +82,12 @@ def test_q3_a_worker_uses_the_configuration_of_its_application(served: Served, r
         run.result(WAIT_S)
 
     def crashed() -> list[str]:
-        return [line for line in served.log().splitlines() if run.id in line and " crashed " in line]
+        return [line for line in served.log().splitlines() if run.id in line and " run.failed " in line]
 
     lines = eventually(crashed, "the crash is in the log of the application")
     assert len(lines) == 1, lines
-    assert lines[0].startswith("MINE ERROR crashed operation=apps.process_changes.Boom")
-    assert "crashed" not in served.worker.output()
+    assert lines[0].startswith("MINE ERROR run.failed operation=apps.process_changes.Boom")
+    assert "run.failed" not in served.worker.output()
 
 
 # ---------------------------------------------------------------------------------------- how it stops
@@ -177,7 +177,7 @@ def test_q14_a_process_that_exits_after_an_error_message_is_one_error(tmp_path: 
     code = "import stuck; stuck.Stuck().async_().call()"
     try:
         subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=deployment.environment, timeout=60, check=True)
-        ended = eventually(lambda: worker.lines("worker.ended"), "the process is replaced", WAIT_S, worker.output)
+        ended = eventually(lambda: worker.lines("worker.exited"), "the process is replaced", WAIT_S, worker.output)
     finally:
         deployment.close()
 
@@ -318,6 +318,7 @@ SCRIPT = """
 import json, logging, logging.config, os, sys
 import dexpy
 from dexpy.worker.log_setup import complete_logging, set_up_logging
+from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 
 for number, code in enumerate(json.loads(sys.argv[1])):
@@ -336,8 +337,8 @@ for number, code in enumerate(json.loads(sys.argv[1])):
     exec(code, given)
     complete_logging(logging.INFO)
     given.get("later", int)()
-    log_event(logging.INFO, "done", run="op_1")
-    log_event(logging.ERROR, "crashed", run="op_2")
+    log_event(LogEvent.RUN_SUCCEEDED, run_id="op_1")
+    log_event(LogEvent.RUN_FAILED, run_id="op_2")
     logging.getLogger("shop").info("sold")
     os._exit(0)
 """
@@ -362,15 +363,15 @@ def test_q3_a_crash_is_logged_once_by_the_application_or_the_worker(
 ) -> None:
     errors, mine = logged[case]
 
-    assert (errors.count("crashed"), mine.count("crashed")) == ((0, 1) if case in IN_FILE else (1, 0))
-    assert errors.count("done") + mine.count("done") <= 1
+    assert (errors.count("run.failed"), mine.count("run.failed")) == ((0, 1) if case in IN_FILE else (1, 0))
+    assert errors.count("run.succeeded") + mine.count("run.succeeded") <= 1
     assert errors.count("sold") + mine.count("sold") <= 1
 
 
 def test_q3_the_worker_configures_logging_that_the_application_does_not(logged: dict[str, tuple[str, str]]) -> None:
     errors, _ = logged["nothing"]
-    assert [word in errors for word in ("done run=op_1", "crashed run=op_2", "sold")] == [True] * 3
+    assert [word in errors for word in ("run.succeeded run_id=op_1", "run.failed run_id=op_2", "sold")] == [True] * 3
     errors, mine = logged["its own logger"]
-    assert "done" in errors
+    assert "run.succeeded" in errors
     assert "sold" in mine
     assert "sold" not in errors

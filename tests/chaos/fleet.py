@@ -17,7 +17,7 @@ from chaos.journal import DEATHS, FOLDER, Journal
 
 ROOT = Path(__file__).parents[2]
 STARTED = re.compile(r"worker\.started pid=(\d+)")
-DIED = re.compile(r"worker\.died pid=(\d+) status=(-?\d+)")
+DIED = re.compile(r"worker\.died pid=(\d+) exit_status=(-?\d+)")
 KILLED = -signal.SIGKILL
 REPLACED_AFTER_S = 0.3
 STOP_S = 40.0

@@ -144,8 +144,8 @@ def test_a_broker_connection_that_was_cut_while_idle_is_reopened_without_an_erro
 def test_a_worker_and_check_report_sessions_in_another_database(own_pair: Pair) -> None:
     own_pair.variables = {"ELSEWHERE": f"sqlite:///{own_pair.folder / 'elsewhere.db'}"}
     worker = own_pair.start(module="apps.shop_other_database")
-    eventually(lambda: worker.lines("sessions.elsewhere"), "it is said", WAIT_S, worker.output)
-    (said,) = worker.lines("sessions.elsewhere")
+    eventually(lambda: worker.lines("sessions.separated"), "it is said", WAIT_S, worker.output)
+    (said,) = worker.lines("sessions.separated")
     assert "at least once, not exactly once: key them by self.run_id" in said
     check = own_pair.dexpy("check", "apps.shop_other_database")
     assert check.returncode == 0
@@ -153,5 +153,5 @@ def test_a_worker_and_check_report_sessions_in_another_database(own_pair: Pair) 
     worker.stop()
 
     usual = own_pair.start()
-    assert usual.lines("sessions.elsewhere") == []
+    assert usual.lines("sessions.separated") == []
     assert "sessions" not in own_pair.dexpy("check", "apps.shop").stdout

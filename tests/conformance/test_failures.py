@@ -202,7 +202,7 @@ def test_a_temporary_outage_of_the_database_loses_nothing(kind: str, tmp_path: P
 
         for _ in while_they_run(pair, 1):
             proxy.close()
-        tried = lambda: worker.output().count("again_in_seconds") >= TRIES  # noqa: E731
+        tried = lambda: worker.output().count("retry_in_s") >= TRIES  # noqa: E731
         eventually(tried, "the worker tries again, and again", WAIT_S, worker.output)
         proxy.open()
 

@@ -115,7 +115,7 @@ def test_a_worker_that_was_frozen_past_its_lease_writes_nothing_after_it_is_resu
     kills.release()
     os.kill(pid, signal.SIGCONT)
 
-    eventually(lambda: frozen.lines("worker.taken_for_dead"), "it is told", WAIT_S, pair.output)
+    eventually(lambda: frozen.lines("worker.lease_expired"), "it is told", WAIT_S, pair.output)
     eventually(lambda: len(frozen.lines("claim.lost")) == 2, "both of its runs are undone", WAIT_S, pair.output)
     (new_id,) = eventually(lambda: worker_ids(pair, pid), "it has a new name", WAIT_S, pair.output)
     assert new_id != old_id
@@ -157,7 +157,7 @@ def test_a_relay_that_is_frozen_in_the_middle_of_a_recovery_does_not_block_the_r
     assert [pid_of(lost.worker) for lost in lost_attempts(pair, ticket.id)] == [doomed], "once, and by the other one"
     kills.release()
     os.kill(frozen, signal.SIGCONT)
-    eventually(lambda: rescuer.lines("worker.taken_for_dead"), "it is told", WAIT_S, pair.output)
+    eventually(lambda: rescuer.lines("worker.lease_expired"), "it is told", WAIT_S, pair.output)
     assert wait_until_final(pair) == rows
 
 
@@ -216,7 +216,7 @@ def test_an_outage_longer_than_a_lease_makes_no_live_worker_dead(
     assert pair.sql(running) == before
     gate.touch()
     assert [ticket.result(WAIT_S) for ticket in tickets] == [None] * 3
-    assert worker.lines("worker.taken_for_dead") == []
+    assert worker.lines("worker.lease_expired") == []
     assert [one.record_id for one in pair.sql(sa.select(attempts))] == [lost.id]
 
 
@@ -257,7 +257,7 @@ def test_a_worker_without_a_heartbeat_claims_nothing_until_it_has_one(kills: Kil
         # So long without a beat that its lease may be over before its next look.
         time.sleep(RESCUE_WITHIN_S / 2)
         ticket = Mark(number=2).async_().call()
-        eventually(lambda: worker.lines("worker.unsound"), "it has the message, and waits", WAIT_S, pair.output)
+        eventually(lambda: worker.lines("worker.paused"), "it has the message, and waits", WAIT_S, pair.output)
         assert pair.row(ticket.id)["status"] == "pending"
 
     assert ticket.result(WAIT_S) == 2

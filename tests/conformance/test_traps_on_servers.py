@@ -194,11 +194,11 @@ def test_workers_whose_clocks_are_wrong_recover_runs_of_dead_workers_only(pair: 
         other = mailer.SendMailElsewhere(number=7).async_(in_=3600).call()
         pair.change(HELD_BY_NOBODY, id=other.id)
         eventually(lambda: pair.row(other.id)["num_lost"], "it is taken up", WAIT_S, pair.output)
-        return all(worker.lines("lost.rescue") for worker in workers)
+        return all(worker.lines("run.recovered") for worker in workers)
 
     eventually(have_looked, "both look for the dead", WAIT_S, pair.output)
     assert [pair.row(ticket.id)["num_lost"] for ticket in tickets] == [0, 0]
-    assert not any(worker.lines("worker.taken_for_dead") for worker in workers)
+    assert not any(worker.lines("worker.lease_expired") for worker in workers)
 
     # One by one, each the last one that a wrong clock could keep alive.
     for batch, (pid, ticket) in enumerate(pids.items(), 1):
@@ -275,7 +275,7 @@ def test_a_bad_row_an_unknown_class_or_a_cut_database_does_not_stop_the_relay(pa
     assert all(" 0 connections" not in line for line in told())
     assert sorted(pair.effects()) == sorted(f"mail {number}" for number in range(63))
     assert pair.row(refused.id)["status"] == "pending"
-    eventually(lambda: worker.lines("class.unknown"), "what is unknown is said", WAIT_S, pair.output)
+    eventually(lambda: worker.lines("message.deferred"), "what is unknown is said", WAIT_S, pair.output)
     waiting = pair.row(unknown.id)
     assert (waiting["status"], waiting["num_attempts"]) == ("pending", 0), "what one does not know one does not end"
     assert worker.children() == [worker.children()[0]], "no process has died of it"
@@ -324,7 +324,7 @@ def test_a_secret_reaches_no_server(pair: TrapPair) -> None:
             sinks[name] = str(connection.execute(sa.select(*map(sa.column, kept)).select_from(sa.table(name))).all())
 
     assert "<sensitive>" in sinks["operation_records"]
-    assert "crashed operation=apps.mailer.LogIn" in sinks["output"]
+    assert "run.failed operation=apps.mailer.LogIn" in sinks["output"]
     for form in (SECRET, SECRET.partition("-")[0], SECRET.encode("unicode_escape").decode()):
         assert [name for name, text in sinks.items() if form in text] == [], form
 

@@ -119,7 +119,7 @@ def test_a_rolling_deploy_ends_with_every_operation_done(own_pair: Pair) -> None
     known = Greet(name="old").async_().call()
     assert known.result(WAIT_S, POLL_S) == "hello old"
     eventually(
-        lambda: len(old.lines("class.unknown")) == 2, "the old worker says what it does not know", WAIT_S, old.output
+        lambda: len(old.lines("message.deferred")) == 2, "the old worker says what it does not know", WAIT_S, old.output
     )
 
     own_pair.start_with_short_grace("apps.shop_next_release", grace_s=3600)
@@ -131,7 +131,7 @@ def test_a_rolling_deploy_ends_with_every_operation_done(own_pair: Pair) -> None
     assert direct
     attempts = sa.select(sa.func.max(records.c.num_attempts)).where(records.c.name == "apps.shop_next_release.Wave")
     assert own_pair.sql(attempts) == [(1,)]
-    assert len(old.lines("class.unknown")) == 2, "once for each class, not for each message"
+    assert len(old.lines("message.deferred")) == 2, "once for each class, not for each message"
 
 
 @on(*THREE)

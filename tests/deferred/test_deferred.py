@@ -468,7 +468,8 @@ def test_perform_of_a_call_that_is_not_due_only_logs(
     with caplog.at_level(logging.INFO):
         assert ticket.perform() is False
 
-    assert "not_due" in caplog.text
+    assert "run.postponed" in caplog.text
+    assert "reason='not due'" in caplog.text
     assert (ticket.status, ticket.num_attempts, OrderClient.calls) == ("pending", 0, [])
     pass_time(isolated_runtime, engine, LATER + dt.timedelta(seconds=5))
     assert ticket.perform() is True

@@ -159,7 +159,7 @@ def test_a_stopping_worker_releases_a_long_loop_at_its_next_item(pair: PolicyPai
     assert time.monotonic() - asked < 6
     done = len(effects(pair))
     assert 3 <= done < 160
-    assert first.lines("given_back")
+    assert first.lines("run.released")
     second = pair.start(threads=1)
     again = Climb(number=2, steps_to_go=1, pause_s=0).async_().call()
 

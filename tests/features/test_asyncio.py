@@ -372,8 +372,8 @@ def test_a_cancelled_run_is_not_logged_as_a_crash(isolated_runtime: Isolated, ca
 
     with pytest.raises(TimeoutError):
         run(main())
-    (said,) = [record for record in caplog.records if record.name == "dexpy"]
-    assert said.getMessage().startswith("cancelled operation=")
+    (said,) = [record for record in caplog.records if record.name.startswith("dexpy.")]
+    assert said.getMessage().startswith("run.cancelled operation=")
     assert said.levelname == "WARNING"
 
 

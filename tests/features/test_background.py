@@ -978,7 +978,7 @@ def test_a_run_that_lost_its_claim_commits_nothing_and_leaves_the_row_unchanged(
     assert records.where(operation=AddCustomer).count() == 0
     assert attempts(isolated_runtime, ticket.id) == []
     assert messages(isolated_runtime) == []
-    assert f"claim.lost operation={__name__}.Robbed run={ticket.id}" in caplog.text
+    assert f"claim.lost operation={__name__}.Robbed run_id={ticket.id}" in caplog.text
 
 
 def test_an_early_message_is_republished_for_its_due_time(isolated_runtime: Isolated) -> None:
@@ -1001,7 +1001,7 @@ def test_a_message_of_a_deleted_record_is_acknowledged_and_logged(
     isolated_runtime.run_pending()
 
     assert (performed, messages(isolated_runtime)) == ([], [])
-    assert f"record.gone operation={__name__}.Note run={ticket.id}" in caplog.text
+    assert f"record.not_found operation={__name__}.Note run_id={ticket.id}" in caplog.text
 
 
 def test_sys_exit_in_a_run_ends_only_the_run(isolated_runtime: Isolated) -> None:
@@ -1055,7 +1055,7 @@ def test_a_key_of_a_removed_prop_is_ignored_and_logged(
         isolated_runtime.run_pending()
 
     assert ticket.result(WAIT_S)[0] == 4
-    assert f"params.ignored operation={__name__}.Bounded run={ticket.id} keys=colour" in caplog.text
+    assert f"params.ignored operation={__name__}.Bounded run_id={ticket.id} keys=colour" in caplog.text
     assert SECRET not in caplog.text
 
 
@@ -1084,7 +1084,7 @@ def test_params_that_no_longer_match_fail_the_run_without_showing_values(
     assert stored["completed_at"] is not None
     for told in (stored["error_message"], str(attempts(isolated_runtime, ticket.id)), caplog.text):
         assert SECRET not in told
-    assert f"undecodable operation={__name__}.Bounded run={ticket.id}" in caplog.text
+    assert f"run.failed operation={__name__}.Bounded run_id={ticket.id}" in caplog.text
     with pytest.raises(dexpy.OperationFailed) as failed:
         ticket.result(WAIT_S)
     assert failed.value.failure == "undecodable"
@@ -1114,7 +1114,7 @@ def test_params_of_a_message_that_no_longer_match_leave_a_row_if_runs_are_record
 
     stored = row(isolated_runtime, sent.id)
     assert (stored["status"], stored["failure"], stored["params"]) == ("failed", "undecodable", None)
-    assert f"undecodable operation={__name__}.PlainDirect run={sent.id}" in caplog.text
+    assert f"run.failed operation={__name__}.PlainDirect run_id={sent.id}" in caplog.text
     assert SECRET not in caplog.text + str(stored)
     assert messages(isolated_runtime) == []
 
@@ -1138,7 +1138,7 @@ def test_a_default_that_fails_in_the_worker_ends_the_row(
     stored = row(isolated_runtime, ticket.id)
     assert (stored["status"], stored["failure"], stored["error"]) == ("failed", "crash", "LookupError")
     assert "the shelf is empty" in stored["error_message"]
-    assert f"crashed operation={__name__}.BadDefault run={ticket.id}" in caplog.text
+    assert f"run.failed operation={__name__}.BadDefault run_id={ticket.id}" in caplog.text
 
 
 class Verbose(Operation):
@@ -1167,7 +1167,7 @@ def test_a_failure_that_the_database_refuses_is_written_in_a_shorter_form(
     assert stored["error"] == ("ValueError" if broken else "ConnectionError")
     assert "see the worker's log" in stored["error_message"]
     assert len(attempts(isolated_runtime, ticket.id)) == attempted
-    assert caplog.text.count("end.not_written") == attempted
+    assert caplog.text.count("run.end_not_written") == attempted
 
 
 # -------------------------------------------------------------------------------------------------- unknown class
@@ -1187,7 +1187,7 @@ def test_an_unknown_operation_is_rescheduled_without_an_attempt_and_warned_of_on
             "pending",
             0,
         )
-    assert caplog.text.count("class.unknown") == 1
+    assert caplog.text.count("message.deferred") == 1
     assert [message["priority"] for message in messages(isolated_runtime)] == [3, 3]
 
     waits: list[float] = []
@@ -1198,7 +1198,7 @@ def test_an_unknown_operation_is_rescheduled_without_an_attempt_and_warned_of_on
         isolated_runtime.advance(waits[-1] + 1)
         isolated_runtime.run_pending()
     assert waits == [30, 60, 120, 240, 480, 600]
-    assert caplog.text.count("class.unknown") == 1
+    assert caplog.text.count("message.deferred") == 1
 
     sql(isolated_runtime, "UPDATE operation_records SET name = replace(name, '.Gone', '.Note')")
     isolated_runtime.advance(601)
@@ -1388,12 +1388,12 @@ def test_the_life_of_a_run_is_logged_in_four_levels_with_its_id(
         isolated_runtime.run_pending()
 
     def lines(id: str) -> list[tuple[str, str]]:
-        told = [(each.levelname, each.getMessage()) for each in caplog.records if each.name == "dexpy"]
-        return [(level, text.split()[0]) for level, text in told if f"run={id}" in text]
+        told = [(each.levelname, each.getMessage()) for each in caplog.records if each.name.startswith("dexpy.")]
+        return [(level, text.split()[0]) for level, text in told if f"run_id={id}" in text]
 
-    assert lines(done.id) == [("DEBUG", "called"), ("INFO", "done")]
-    assert lines(refused.id) == [("DEBUG", "called"), ("WARNING", "refused")]
-    assert lines(crashed.id) == [("DEBUG", "called"), ("ERROR", "crashed")]
+    assert lines(done.id) == [("DEBUG", "run.started"), ("INFO", "run.succeeded")]
+    assert lines(refused.id) == [("DEBUG", "run.started"), ("WARNING", "run.rejected")]
+    assert lines(crashed.id) == [("DEBUG", "run.started"), ("ERROR", "run.failed")]
 
 
 def test_a_secret_is_in_no_log_no_error_column_and_no_message(

@@ -46,7 +46,10 @@ def let_their_worker_die(isolated_runtime: Isolated) -> None:
 @pytest.mark.parametrize("stubborn", [1, BATCH + 1])
 @pytest.mark.parametrize(
     ("happens", "after", "said"),
-    [(let_expire, "expired", "expiry.failed"), (let_their_worker_die, "pending", "recovery.failed")],
+    [
+        (let_expire, "expired", "record.not_updated action=expiry"),
+        (let_their_worker_die, "pending", "record.not_updated action=recovery"),
+    ],
 )
 def test_rows_that_cannot_be_written_delay_no_other(
     isolated_runtime: Isolated,

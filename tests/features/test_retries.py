@@ -245,7 +245,7 @@ def test_a_wait_function_that_fails_ends_the_row_with_the_error_of_the_run(
 
     stored = row(isolated_runtime, ticket.id)
     assert (stored["status"], stored["failure"], stored["error"]) == ("failed", "crash", "ConnectionError")
-    assert f"retry.failed operation={__name__}.BadWait" in caplog.text
+    assert f"retry_rule.failed operation={__name__}.BadWait" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -675,15 +675,14 @@ def test_each_attempt_and_the_wait_are_logged(isolated_runtime: Isolated, caplog
         run_out(isolated_runtime)
 
     told = [(each.levelname, each.getMessage()) for each in caplog.records]
-    name = f"operation={__name__}.Thrice run={ticket.id}"
+    name = f"operation={__name__}.Thrice run_id={ticket.id}"
     assert [(level, text.split()[0]) for level, text in told] == [
-        ("ERROR", "crashed"),
-        ("INFO", "retrying"),
-        ("INFO", "done"),
+        ("WARNING", "run.retry_scheduled"),
+        ("INFO", "run.succeeded"),
     ]
     assert all(name in text for _, text in told)
     assert "attempt=1" in told[0][1]
-    assert "seconds=10.000" in told[1][1]
+    assert "retry_in_s=10.000" in told[0][1]
 
 
 def test_a_failed_run_can_be_retried_by_hand_with_all_its_attempts(isolated_runtime: Isolated) -> None:

@@ -297,7 +297,7 @@ def test_holding_the_write_lock_long_is_logged_with_the_operation(
     run_id = Do(what=work).call()
     (said,) = [text for text in caplog.messages if text.startswith("database.locked_long")]
     assert f"operation={Do.contract.name}" in said
-    assert f"run={run_id}" in said
+    assert f"run_id={run_id}" in said
     assert "transaction = False" in said
 
 

@@ -496,7 +496,7 @@ def test_a_hook_that_raises_is_logged_and_the_next_one_runs(shop: Shop, caplog: 
     assert Do(what=work).call() == "done"
     assert hooks == ["next"]
     assert shop.names() == ["ann"]
-    assert [text for text in caplog.messages if text.startswith("after_commit.failed action=boom")]
+    assert [text for text in caplog.messages if text.startswith("after_commit.failed hook=boom")]
 
 
 def test_a_hook_may_register_another_hook(shop: Shop) -> None:

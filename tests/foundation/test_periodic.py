@@ -96,7 +96,7 @@ def test_an_exception_is_logged_and_the_task_continues(caplog: pytest.LogCapture
         thread.end()
     (record,) = caplog.records
     message = record.getMessage()
-    assert "test.failed" in message
+    assert "task.failed task=test" in message
     assert "ValueError" in message
-    assert "again_in_seconds=0.02" in message
+    assert "retry_in_s=0.02" in message
     assert "secret" not in message

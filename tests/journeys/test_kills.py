@@ -83,9 +83,9 @@ def test_a_frozen_worker_is_not_recovered_and_continues_when_it_is_resumed(kills
     ended = wait_until_final(pair)
     assert_done_once(pair, ended, effects_of([1, 2]))
     assert [row.num_attempts for row in ended] == [1, 1]
-    assert not healthy.lines("workers.dead")
-    assert not healthy.lines("lost.rescue")
-    assert not frozen.lines("worker.taken_for_dead")
+    assert not healthy.lines("worker.removed")
+    assert not healthy.lines("run.recovered")
+    assert not frozen.lines("worker.lease_expired")
     assert [row.pid for row in pair.sql("SELECT pid FROM effects ORDER BY what")] == stopped
     after = [Mark(number=3).async_(queue=queue).call() for queue in ("default", "elsewhere")]
     assert [ticket.result(WAIT_S) for ticket in after] == [3, 3]

@@ -53,7 +53,7 @@ def test_a_lock_that_is_held_longer_than_a_lease_makes_no_worker_seem_dead(kills
     assert_done_once(pair, rows, [f"count {number}" for number in range(30)])
     assert {row.num_attempts for row in rows} == {1}
     for worker in workers:
-        assert not worker.lines("workers.dead")
-        assert not worker.lines("worker.taken_for_dead")
+        assert not worker.lines("worker.removed")
+        assert not worker.lines("worker.lease_expired")
         assert "Traceback" not in worker.output()
     assert_nothing_left(pair)

@@ -76,7 +76,10 @@ def test_a_secret_is_in_no_message_no_row_and_no_line_of_the_log_while_it_waits_
         except (Error, OperationFailed) as error:
             told.append(f"{error!r} {error}")
     eventually(
-        lambda: worker.lines("done operation=apps.shop_encryption.PayDirectly"), "the direct run", WAIT_S, worker.output
+        lambda: worker.lines("run.succeeded operation=apps.shop_encryption.PayDirectly"),
+        "the direct run",
+        WAIT_S,
+        worker.output,
     )
 
     encoded = [message.encode().decode() for message in captured.messages]
@@ -132,7 +135,10 @@ def test_a_direct_run_is_encrypted_in_its_message_on_rabbitmq(tmp_path: Path) ->
         PayDirectly(order=5, card=SECRET).async_().call()
         worker = pair.start()
         eventually(
-            lambda: worker.lines("done operation=apps.shop_encryption.PayDirectly"), "it ran", WAIT_S, worker.output
+            lambda: worker.lines("run.succeeded operation=apps.shop_encryption.PayDirectly"),
+            "it ran",
+            WAIT_S,
+            worker.output,
         )
 
         assert captured.messages

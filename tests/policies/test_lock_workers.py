@@ -72,7 +72,9 @@ def test_a_worker_that_is_frozen_with_a_lock_loses_it_with_its_run(pair: PolicyP
     assert ticket.result(WAIT_S) == 1
     pair.release_waiting()
     os.kill(pid, signal.SIGCONT)
-    eventually(lambda: frozen.lines("crashed") or frozen.lines("claim.lost"), "it is told", WAIT_S, pair.output)
+    eventually(
+        lambda: frozen.lines("run.retry_scheduled") or frozen.lines("claim.lost"), "it is told", WAIT_S, pair.output
+    )
 
     assert effects(pair) == Counter({1: 1}), "what the frozen one did was rolled back"
     (row,) = pair.sql(sa.select(records))

@@ -621,7 +621,7 @@ def test_the_text_of_an_error_shows_no_secret(
 
     assert shown.count("<sensitive>") == (2 if business else 0), shown
     assert ("RuntimeError" in shown, "log in" in shown) == (False, False), "of a crash nothing is shown but that it was"
-    assert f"run={ticket.id}" in caplog.text
+    assert f"run_id={ticket.id}" in caplog.text
     assert attempts(isolated_runtime, ticket.id)
     for told in (shown, sent, caplog.text):
         assert SECRET not in told

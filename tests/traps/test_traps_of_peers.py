@@ -298,7 +298,7 @@ def test_a_worker_whose_clock_is_ahead_recovers_nothing_from_live_workers(deploy
     )
 
     assert deployment.row(ticket.id) == running
-    assert [other.id in line for line in ahead.lines("lost.rescue")] == [True]
+    assert [other.id in line for line in ahead.lines("run.recovered")] == [True]
     deployment.open_gate(1)
     assert ticket.result(WAIT_S, POLL_S) == 1
     assert deployment.row(ticket.id)["num_attempts"] == 1
@@ -330,7 +330,7 @@ def test_a_bad_row_or_an_unknown_class_does_not_stop_the_recovery_of_others(depl
     assert len(good) == len(tickets) - 3
     bad = deployment.row(conflicting.id)
     assert (bad["status"], bad["num_lost"]) == ("running", 0), "what cannot be written waits for who mends it"
-    assert conflicting.id in worker.lines("recovery.failed")[0], worker.output()
+    assert conflicting.id in worker.lines("record.not_updated")[0], worker.output()
     deployment.change("DROP TRIGGER picky")
     deployment.begun(2, times=2)
     deployment.open_gate(2)
@@ -631,7 +631,7 @@ def test_a_secret_reaches_no_sink(
     sinks["tables"] = str([{**each, "params": None} for each in rows(isolated_runtime)])
     sinks["log"] = caplog.text
 
-    assert "crashed operation=apps.mailer.LogIn" in sinks["log"]
+    assert "run.failed operation=apps.mailer.LogIn" in sinks["log"]
     assert leaks(sinks) == {}
 
 
@@ -654,7 +654,7 @@ def test_a_secret_reaches_no_sink_of_a_worker(deployment: TrapDeployment) -> Non
     sinks = {name: str([dict(each) for each in deployment.sql(f"SELECT * FROM {name}")]) for name in names}
     assert "<sensitive>" in sinks["operation_records"]
     sinks["output"] = worker.output()
-    assert sum("crashed operation=apps.mailer.LogIn" in line for line in worker.output().splitlines()) >= 4
+    assert sum("run.failed operation=apps.mailer.LogIn" in line for line in worker.output().splitlines()) >= 4
     assert leaks(sinks) == {}
 
 
