@@ -43,7 +43,7 @@ def _logs(call: ast.Call) -> bool:
 
 
 def fact_names() -> Iterator[tuple[str, str]]:
-    """The names of facts with their places: keywords, keys of mappings called facts, and of functions that return such."""
+    """The names of facts with their places: keywords, and keys of mappings and results of functions called facts."""
     for file, call in log_calls():
         yield from ((f"{file}:{call.lineno}", keyword.arg) for keyword in call.keywords if keyword.arg is not None)
     for file, node in nodes():
