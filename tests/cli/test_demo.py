@@ -173,7 +173,7 @@ def test_a_result_other_than_announced_fails_and_shows_the_output_of_the_worker(
     assert status == 1
     assert re.search(r"✗  Withdraw +done +failed: no_balance\n", out)
     assert out.count("✓") == len(OPERATIONS) - 1
-    assert "refused operation=dexpy.cli.demo_operations.Withdraw" in out
+    assert "run.rejected operation=dexpy.cli.demo_operations.Withdraw" in out
     assert "Not all went as announced." in out
     assert "docs/" not in out
     assert list(demo.folder.iterdir()) == []
