@@ -6,6 +6,7 @@ __distribution__ = "dexpy-operations"
 
 from typing import TYPE_CHECKING, Any
 
+from dexpy import errors
 from dexpy.codec.codecs import register_type
 from dexpy.codec.constraints import prop
 from dexpy.declaration.export import export
@@ -21,58 +22,23 @@ from dexpy.deferred.registration import deferrable
 # Declaring
 from dexpy.enqueue.api import Async, enqueue_all
 
-# The steps of a run, and what is around it
+# The pipeline of a run, and its context
 from dexpy.execution.call import Call
 from dexpy.execution.explain import Explanation
-from dexpy.execution.pipeline_edits import Insert, Remove, Step
-from dexpy.foundation.context import Travels, context, current_context
+from dexpy.execution.pipeline_edits import Insert, Middleware, Remove
+from dexpy.foundation.context import Propagate, context, current_context
 from dexpy.foundation.encryption import Encryptor, FernetEncryptor
 
 # Outcomes and errors
 from dexpy.foundation.errors import (
-    BrokerUnavailable,
     Cancelled,
     ConfigurationError,
-    DatabaseBusy,
-    DatabaseUnavailable,
-    DeclarationError,
-    DecryptionFailed,
     DexpyError,
-    EncryptorMissing,
     Error,
-    FrozenOperation,
-    Interrupted,
-    InvalidTransition,
-    KeyBusy,
-    KeyTaken,
-    LockLost,
-    LostClaim,
-    MissingExtra,
-    NotCommitted,
-    NotRecorded,
-    NotRunning,
     NotSerializable,
-    NotUnique,
-    OnceConflict,
     OperationFailed,
-    OptionsError,
-    Problem,
     PropsError,
-    RecordNotFound,
-    RefNotFound,
-    ResultNotStored,
-    ResultTypeError,
-    RolledBack,
-    SchemaMissing,
-    SensitiveInTransit,
-    SessionOnLoop,
-    StepError,
-    TicketError,
     TimedOut,
-    TransactionOwned,
-    UndeclaredError,
-    Undecodable,
-    UnknownOperation,
     WaitTimeout,
     WorkerLost,
 )
@@ -84,7 +50,7 @@ from dexpy.operation import Operation
 from dexpy.policies.concurrency import Concurrency
 from dexpy.policies.lock import Lock
 from dexpy.policies.once import Once
-from dexpy.policies.options import Record, Reset
+from dexpy.policies.options import Recording, Reset
 from dexpy.policies.retry import Retry
 from dexpy.policies.unique import Unique
 from dexpy.runtime import Runtime, configure, current_runtime
@@ -98,73 +64,38 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Async",
-    "BrokerUnavailable",
     "Call",
     "Cancelled",
     "Concurrency",
     "ConfigurationError",
-    "DatabaseBusy",
-    "DatabaseUnavailable",
-    "DeclarationError",
-    "DecryptionFailed",
     "DeferredCall",
     "DexpyError",
     "Encryptor",
-    "EncryptorMissing",
     "Err",
     "Error",
     "Explanation",
     "FernetEncryptor",
-    "FrozenOperation",
     "Insert",
-    "Interrupted",
-    "InvalidTransition",
-    "KeyBusy",
-    "KeyTaken",
     "Lock",
-    "LockLost",
-    "LostClaim",
-    "MissingExtra",
-    "NotCommitted",
-    "NotRecorded",
-    "NotRunning",
+    "Middleware",
     "NotSerializable",
-    "NotUnique",
     "Ok",
     "Once",
-    "OnceConflict",
     "Operation",
     "OperationFailed",
     "OptRef",
-    "OptionsError",
-    "Problem",
+    "Propagate",
     "PropsError",
-    "Record",
-    "RecordNotFound",
+    "Recording",
     "Ref",
-    "RefNotFound",
     "Refs",
     "Remove",
     "Reset",
-    "ResultNotStored",
-    "ResultTypeError",
     "Retry",
-    "RolledBack",
     "Runtime",
-    "SchemaMissing",
-    "SensitiveInTransit",
-    "SessionOnLoop",
-    "Step",
-    "StepError",
     "Ticket",
-    "TicketError",
     "TimedOut",
-    "TransactionOwned",
-    "Travels",
-    "UndeclaredError",
-    "Undecodable",
     "Unique",
-    "UnknownOperation",
     "WaitTimeout",
     "WorkerLost",
     "after",
@@ -178,6 +109,7 @@ __all__ = [
     "defer",
     "deferrable",
     "enqueue_all",
+    "errors",
     "export",
     "guard",
     "prop",

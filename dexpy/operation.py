@@ -50,7 +50,7 @@ from dexpy.foundation.trace import current_frame
 from dexpy.policies.concurrency import Concurrency
 from dexpy.policies.lock import Lock
 from dexpy.policies.once import KEY_ATTRIBUTE, Once
-from dexpy.policies.options import MYPY, Delay, Record, Reset, policy
+from dexpy.policies.options import MYPY, Delay, Recording, Reset, policy
 from dexpy.policies.retry import Causes, Exceptions, Retry
 from dexpy.policies.unique import Unique
 from dexpy.runtime import current_runtime
@@ -105,7 +105,7 @@ class Transaction:
         return call_of(obj, "transaction()").unit_of_work.block
 
 
-_STORED_OTHERWISE = frozenset({"transaction", "retry_on", "discard_on", "rescue_from", "errors", "steps"})
+_STORED_OTHERWISE = frozenset({"transaction", "retry_on", "discard_on", "rescue_from", "errors", "pipeline"})
 
 
 def _stored_as(name: str, value: Any) -> Any:
@@ -139,7 +139,7 @@ class Operation(metaclass=OperationType):
         on_lost: Whether a run whose worker died is run again (``"retry"``) or ``"fail"``.
         max_lost: So many workers may be lost with a run, in all, before it is failed as ``lost``.
         timeout: Seconds or a timedelta that a background run may take; None for no limit. `TimedOut` is raised in it.
-        steps: What it changes about the steps of the pipeline: `Insert` and `Remove`.
+        pipeline: Edits of the pipeline, `Insert` and `Remove`; those of a subclass add to the base's.
         once: The idempotency key, whose result is given again; ``op.once("key")`` gives a call its own.
         unique: The key of which there is one background run at a time.
         lock: One run at a time for each key; see `Lock`.
@@ -183,7 +183,7 @@ class Operation(metaclass=OperationType):
             @policy
             def timeout(self) -> Delay | None: ...  # noqa: D102
             @policy
-            def steps(self) -> tuple[Insert | Remove | Reset, ...]: ...  # noqa: D102
+            def pipeline(self) -> tuple[Insert | Remove | Reset, ...]: ...  # noqa: D102
             @policy
             def once(self) -> Once: ...  # noqa: D102
             @policy
@@ -193,7 +193,7 @@ class Operation(metaclass=OperationType):
             @policy
             def concurrency(self) -> Concurrency | None: ...  # noqa: D102
             @policy
-            def record(self) -> bool | Record: ...  # noqa: D102
+            def record(self) -> bool | Recording: ...  # noqa: D102
             @policy
             def encrypt(self) -> bool | str: ...  # noqa: D102
     else:
@@ -206,12 +206,12 @@ class Operation(metaclass=OperationType):
         on_lost: ClassVar[Literal["retry", "fail"]] = "retry"
         max_lost: ClassVar[int] = 3
         timeout: ClassVar[Delay | None] = None
-        steps: ClassVar[tuple[Insert | Remove | Reset, ...]] = ()
+        pipeline: ClassVar[tuple[Insert | Remove | Reset, ...]] = ()
         once: ClassVar[Once] = Once.never()
         unique: ClassVar[Unique] = Unique.never()
         lock: ClassVar[Lock | None] = None
         concurrency: ClassVar[Concurrency | None] = None
-        record: ClassVar[bool | Record] = True
+        record: ClassVar[bool | Recording] = True
         encrypt: ClassVar[bool | str] = False
     transaction: ClassVar[Any] = Transaction(declared=True)
 

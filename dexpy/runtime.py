@@ -54,13 +54,13 @@ class Runtime:
         broker: The application's own, instead of one by URL.
         create_tables: Whether tables are made on a server too, where they are missing.
         unknown_grace: How long what no worker knows is kept waiting.
-        rescue_within: How soon what is lost is taken up again.
+        recover_within: How soon what is lost is taken up again.
         on_broker_error: What an enqueue does while the broker is away.
         encryptors: The application's own, by name.
         run_context: Gives what is entered around each run in the background.
 
     Raises:
-        ConfigurationError: An encryptor, a key or *rescue_within* cannot be used.
+        ConfigurationError: An encryptor, a key or *recover_within* cannot be used.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Runtime:
         *,
         create_tables: bool = False,
         unknown_grace: timedelta | None = None,
-        rescue_within: timedelta | float | None = None,
+        recover_within: timedelta | float | None = None,
         on_broker_error: OnBrokerError = "send_later",
         encryptors: Mapping[str, Encryptor] | None = None,
         run_context: RunContext | None = None,
@@ -85,13 +85,13 @@ class Runtime:
         self.given_broker = broker
         self.create_tables = create_tables
         self.unknown_grace = unknown_grace
-        self.rescue_within = rescue_within
+        self.recover_within = recover_within
         self.on_broker_error = on_broker_error
         self.given_encryptors = encryptors
         self.encryptors = Encryptors(
             encryptors, settings.encryption_keys, accepts_unbound=settings.accept_unbound_ciphertext
         )
-        self.intervals = RecoveryIntervals.of(rescue_within if rescue_within is not None else settings.rescue_within)
+        self.intervals = RecoveryIntervals.of(recover_within if recover_within is not None else settings.recover_within)
         self.redactor = Redactor(custom=redactor)
         self._lock = threading.RLock()
         self._store: Store | None = None
@@ -285,7 +285,7 @@ def configure(
     redactor: Callable[[str], str] | None = None,
     create_tables: bool = False,
     unknown_grace: timedelta | None = None,
-    rescue_within: timedelta | float | None = None,
+    recover_within: timedelta | float | None = None,
     on_broker_error: OnBrokerError = "send_later",
     encryptors: Mapping[str, Encryptor] | None = None,
     encryption_keys: str | Sequence[str] | None = None,
@@ -309,8 +309,8 @@ def configure(
         create_tables: Make missing tables on a server too; for tests and demos. Else ``dexpy db init`` makes them.
         unknown_grace: How long an operation whose class no worker knows waits for one that does, as during a rolling
             deploy, before it is ``failed`` as ``unknown``; a day when left out.
-        rescue_within: Seconds or a timedelta, at least 5 s, within which what a dead worker ran, or a lost message
-            stood for, is offered to the workers again; a minute when left out, or as ``DEXPY_RESCUE_WITHIN`` says.
+        recover_within: Seconds or a timedelta, at least 5 s, within which what a dead worker ran, or a lost message
+            stood for, is offered to the workers again; a minute when left out, or as ``DEXPY_RECOVER_WITHIN`` says.
         on_broker_error: What an enqueue does while the broker is away. ``"send_later"`` stores the record, and the
             relay sends it when the broker is back; ``"raise"`` asks the broker first, one more round trip each time,
             and raises `BrokerUnavailable` with nothing stored. A broker that goes away after that is no error.
@@ -375,7 +375,7 @@ def configure(
         own,
         create_tables=create_tables,
         unknown_grace=unknown_grace,
-        rescue_within=rescue_within,
+        recover_within=recover_within,
         on_broker_error=on_broker_error,
         encryptors=encryptors,
         run_context=run_context,

@@ -36,7 +36,7 @@ LAYERS = {
     "top": 8,
     "surfaces": 9,
 }
-TOP = ("__init__", "assembly", "calls", "deferred", "operation", "records", "runtime")
+TOP = ("__init__", "assembly", "calls", "deferred", "errors", "operation", "records", "runtime")
 """Modules and packages above the layers."""
 SURFACES = ("__main__", "cli", "broker", "testing", "web", "contrib")
 """They import everything below, and are imported by nothing."""

@@ -92,7 +92,7 @@ def test_every_kind_of_url_is_on_the_page() -> None:
     ("heading", "said"),
     [
         ("Where a setting comes from", f"`sqlite:///{DEFAULT_FILE}`"),
-        ("Where a setting comes from", f"{RecoveryIntervals().rescue_within_s:.0f} seconds"),
+        ("Where a setting comes from", f"{RecoveryIntervals().recover_within_s:.0f} seconds"),
         ("configure()", f"of {SHORTEST_S:.0f} s or more"),
         ("configure()", f"{timedelta(seconds=unknown_policy(None).grace_s).days} day |"),
         ("URLs of databases", f"in | {engine_options.CONNECT_TIMEOUT_S} |"),
@@ -137,7 +137,7 @@ def test_connecting_to_a_database_times_out_as_on_the_page_unless_its_url_sets_a
                 into.update(options)
 
             sa.event.listen(found.engine, "do_connect", connect)
-            with pytest.raises(dexpy.DatabaseUnavailable):
+            with pytest.raises(dexpy.errors.DatabaseUnavailable):
                 found.connect()
             assert int(asked["connect_timeout"]) == expected
             found.dispose()

@@ -245,9 +245,9 @@ def test_every_page_can_be_reached_from_the_index() -> None:
 
 
 def test_the_pipeline_order_on_the_pages_is_that_of_the_code() -> None:
-    from dexpy.execution.pipeline import DEFAULT_STEPS
+    from dexpy.execution.pipeline import DEFAULT_PIPELINE
 
-    order = " > ".join([*(step.name for step in DEFAULT_STEPS), "perform"])
+    order = " > ".join([*(step.name for step in DEFAULT_PIPELINE), "perform"])
     lines = [
         (title(page), line.strip(" `"))
         for page in PAGES
@@ -283,7 +283,7 @@ def test_every_error_is_in_the_tree() -> None:
     "name",
     [
         *("once", "unique", "lock", "concurrency", "context", "explain", "contract", "encryption", "deferred"),
-        *("enqueue-all", "continuations", "progress", "steps"),
+        *("enqueue-all", "continuations", "progress", "middleware"),
     ],
 )
 def test_the_page_of_a_policy_has_the_headings_of_all_of_them(name: str) -> None:

@@ -12,6 +12,7 @@ from types import ModuleType
 import pytest
 
 import dexpy
+from dexpy.foundation import errors as foundation_errors
 
 HEAVY = ("sqlalchemy", "dramatiq", "click", "redis")
 LATE = {"Ticket", "records"}
@@ -39,7 +40,20 @@ def test_all_lists_exactly_the_public_names() -> None:
         if not (name.startswith("_") or isinstance(value, ModuleType))
         and getattr(value, "__module__", "").partition(".")[0] == "dexpy"
     }
-    assert own | LATE == set(dexpy.__all__)
+    assert own | LATE | {"errors"} == set(dexpy.__all__)
+
+
+def test_dexpy_errors_lists_every_exception() -> None:
+    classes = {
+        name
+        for name, value in vars(foundation_errors).items()
+        if isinstance(value, type) and issubclass(value, BaseException) and value.__module__ == "dexpy.errors"
+    }
+    assert dexpy.errors.__all__ == sorted(classes | {"Problem"})
+    assert {name for name in classes if hasattr(dexpy, name)} == {
+        *("Cancelled", "ConfigurationError", "DexpyError", "Error", "NotSerializable", "OperationFailed", "PropsError"),
+        *("TimedOut", "WaitTimeout", "WorkerLost"),
+    }
 
 
 @pytest.mark.parametrize("name", dexpy.__all__)

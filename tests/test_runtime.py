@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import dexpy
-from dexpy import ConfigurationError, DatabaseUnavailable, MissingExtra, Operation
+from dexpy import ConfigurationError, Operation
+from dexpy.errors import DatabaseUnavailable, MissingExtra
 from dexpy.foundation.settings import Settings
 from dexpy.runtime import install
 
@@ -65,7 +66,7 @@ def test_an_unknown_setting_is_refused_with_a_hint(tmp_path: Path) -> None:
 
     assert str(refused.value) == (
         f"{tmp_path / 'pyproject.toml'}: [tool.dexpy] has 'databse', which is no setting. "
-        "The settings are 'broker', 'database', 'rescue_within'. Did you mean 'database'?"
+        "The settings are 'broker', 'database', 'recover_within'. Did you mean 'database'?"
     )
 
 

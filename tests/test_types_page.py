@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from dexpy import DeclarationError, NotSerializable
+from dexpy import NotSerializable
 from dexpy.codec import annotated_metadata, arrays
 from dexpy.codec.codecs import codec_of
 from dexpy.codec.mappings import is_dict
 from dexpy.codec.scalars import SCALARS
 from dexpy.declaration import misused_attributes
+from dexpy.errors import DeclarationError
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "types.md"
 TEXT = PAGE.read_text()

@@ -139,7 +139,7 @@ def prop(
         >>> Greet(times=0)
         Traceback (most recent call last):
         ...
-        dexpy.PropsError: Greet cannot be made, its props have 1 problem:
+        dexpy.errors.PropsError: Greet cannot be made, its props have 1 problem:
           times: wants a value >= 1, got int 0
     """
     if default is not attrs.NOTHING and factory is not None:

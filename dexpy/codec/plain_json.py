@@ -39,7 +39,7 @@ def plain_json(value: Any) -> Any:
         >>> plain_json({"k": [float("nan")]})
         Traceback (most recent call last):
         ...
-        dexpy.NotSerializable: ['k'][0] is NaN or infinite, and JSON has neither: use None
+        dexpy.errors.NotSerializable: ['k'][0] is NaN or infinite, and JSON has neither: use None
     """
     try:
         return walk_plain(value)

@@ -25,7 +25,7 @@ from dexpy.policies.concurrency import Concurrency
 from dexpy.policies.error_rules import ErrorRule, choose_rule
 from dexpy.policies.lock import Lock
 from dexpy.policies.once import OnceOptions
-from dexpy.policies.options import AsyncOptions, Record
+from dexpy.policies.options import AsyncOptions, Recording
 from dexpy.policies.retry import Retry
 from dexpy.policies.unique import Unique
 
@@ -58,7 +58,7 @@ class Contract:
         guards: Its guards, in order.
         callbacks: Its callbacks, in order.
         is_async: Whether `perform` is an ``async def``.
-        placements: Its changes of the pipeline, the farthest base's first.
+        pipeline_edits: Its edits of the pipeline, those of the farthest base first.
     """
 
     cls: type[Any]
@@ -66,7 +66,7 @@ class Contract:
     aliases: tuple[str, ...]
     description: str | None
     options: AsyncOptions
-    record: Record | None
+    record: Recording | None
     transactional: bool
     rules: tuple[ErrorRule, ...]
     rescues: tuple[ErrorRule, ...]
@@ -81,7 +81,7 @@ class Contract:
     guards: tuple[Guard, ...]
     callbacks: tuple[Callback, ...]
     is_async: bool
-    placements: tuple[object, ...]
+    pipeline_edits: tuple[object, ...]
 
     @cached_property
     def props(self) -> tuple[Prop, ...]:
@@ -136,7 +136,7 @@ class Contract:
         if codec.sensitive:
             raise DeclarationError(
                 f"{where}: prop(sensitive=True) in its return type {codec.label} has no meaning for a result. "
-                "Write record = Record(result=False), or encrypt = True."
+                "Write record = Recording(result=False), or encrypt = True."
             )
         return codec
 

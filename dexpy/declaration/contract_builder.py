@@ -21,7 +21,7 @@ from dexpy.policies.concurrency import Concurrency, why_not_limited
 from dexpy.policies.error_rules import ErrorRule, choose_rule
 from dexpy.policies.lock import Lock
 from dexpy.policies.once import Once, OnceOptions, why_not_replayable
-from dexpy.policies.options import AsyncOptions, Record, Reset, delay_seconds
+from dexpy.policies.options import AsyncOptions, Recording, Reset, delay_seconds
 from dexpy.policies.retry import Retry, causes_in
 from dexpy.policies.unique import Unique, why_not_unique
 
@@ -74,7 +74,7 @@ def compile_contract(cls: type[Any], name: str | None, aliases: Sequence[str]) -
         guards=guards,
         callbacks=tuple(hook for hook in hooks if isinstance(hook, Callback)),
         is_async=_is_async(perform),
-        placements=_placements(cls, where),
+        pipeline_edits=_pipeline_edits(cls, where),
     )
 
 
@@ -148,26 +148,26 @@ def _options(cls: type, where: str) -> AsyncOptions:
     return merged
 
 
-def _record(cls: Any, where: str) -> Record | None:
+def _record(cls: Any, where: str) -> Recording | None:
     declared = cls.record
     if declared is True:
-        return Record()
+        return Recording()
     if declared is False:
         return None
-    if isinstance(declared, Record) and {type(declared.params), type(declared.result)} == {bool}:
+    if isinstance(declared, Recording) and {type(declared.params), type(declared.result)} == {bool}:
         return declared
     raise DeclarationError(
-        f"{where}.record = {declared!r} is no policy. Write True, False or Record(params=True, result=False)."
+        f"{where}.record = {declared!r} is no policy. Write True, False or Recording(params=True, result=False)."
     )
 
 
-def _check_needs_no_record(cls: type, where: str, record: Record | None) -> None:
+def _check_needs_no_record(cls: type, where: str, record: Recording | None) -> None:
     attributes = vars(cls)
     names = [name for name in ("on_lost", "max_lost") if name in attributes]
     if getattr(attributes.get("async_"), "expires_in", None) is not None:
         names.append("async_ with expires_in")
     if names:
-        cause = "record = False" if record is None else "record = Record(params=False)"
+        cause = "record = False" if record is None else "record = Recording(params=False)"
         raise DeclarationError(
             f"{where} declares {' and '.join(names)}: that takes a record from the start, and by {cause} there is "
             "none. Leave one of them out."
@@ -183,7 +183,7 @@ def _transactional(cls: type, where: str) -> bool:
     return declared
 
 
-def _once(cls: Any, where: str, record: Record | None) -> OnceOptions | None:
+def _once(cls: Any, where: str, record: Recording | None) -> OnceOptions | None:
     *_, (_, declared) = (0, Once.never()), *_declarations(cls, "once")
     if not isinstance(declared, Once):
         raise DeclarationError(
@@ -198,7 +198,7 @@ def _once(cls: Any, where: str, record: Record | None) -> OnceOptions | None:
     return declared
 
 
-def _unique(cls: Any, where: str, record: Record | None) -> Unique | None:
+def _unique(cls: Any, where: str, record: Recording | None) -> Unique | None:
     declared = cls.unique
     if not isinstance(declared, Unique):
         raise DeclarationError(
@@ -219,13 +219,13 @@ def _lock(cls: Any, where: str) -> Lock | None:
         return None
     if not isinstance(declared, Lock):
         raise DeclarationError(
-            f'{where}.lock = {declared!r} is no policy. Write lock = Lock("account:{{account}}"), or None.'
+            f'{where}.lock = {declared!r} is no policy. Write lock = Lock(template="account:{{account}}"), or None.'
         )
     declared.check(f"{where}.lock", [field.name for field in attrs.fields(cls)])
     return declared
 
 
-def _concurrency(cls: Any, where: str, record: Record | None) -> Concurrency | None:
+def _concurrency(cls: Any, where: str, record: Recording | None) -> Concurrency | None:
     declared = cls.concurrency
     if declared is None:
         return None
@@ -308,11 +308,14 @@ def _check_contradictions(rules: Sequence[ErrorRule], where: str) -> None:
             raise DeclarationError(f"{where}: retry_on and discard_on both name {cause}. Leave it in one of them.")
 
 
-def _placements(cls: type, where: str) -> tuple[object, ...]:
+def _pipeline_edits(cls: type, where: str) -> tuple[object, ...]:
     merged: list[object] = []
-    for _, declared in _declarations(cls, "steps"):
+    for _, declared in _declarations(cls, "pipeline"):
         if not isinstance(declared, (tuple, list)):
-            raise DeclarationError(f"{where}.steps = {declared!r} wants a tuple. Mind the comma: steps = (...,).")
+            raise DeclarationError(
+                f"{where}.pipeline: expected a tuple, got {declared!r}. A tuple of one entry needs a comma: "
+                "pipeline = (...,)."
+            )
         for entry in cast("Sequence[object]", declared):
             if isinstance(entry, Reset):
                 merged.clear()

@@ -35,7 +35,8 @@ class DeferOptions:
     """Options of a deferred call; see `Defer.with_options`."""
 
     idempotence_token: str | None = None
-    scheduled_at: datetime | None = None
+    at: datetime | None = None
+    in_: Delay | None = None
     session: Any = None
     queue: QueueChoice | None = None
     priority: int | None = None
@@ -52,8 +53,8 @@ class DeferOptions:
         where = f"defer({registered.label})"
         _check_names(registered, kwargs, where)
         operation = operation_of_target(registered)(**_kwargs_of(registered, arguments, kwargs))
-        options = AsyncOptions(self.queue, self.priority, None, self.scheduled_at, self.expires_in)
-        options.check(where, at="scheduled_at")
+        options = AsyncOptions(self.queue, self.priority, self.in_, self.at, self.expires_in)
+        options.check(where)
         token = check_token(self.idempotence_token, where, "str")
         session = self.session
         if session is not None:
@@ -148,7 +149,7 @@ class Defer:
         >>> defer(fulfill, order_number="7")
         Traceback (most recent call last):
         ...
-        dexpy.PropsError: fulfill cannot be made, its props have 1 problem:
+        dexpy.errors.PropsError: fulfill cannot be made, its props have 1 problem:
           order_number: wants int, got str '7'
     """
 
@@ -164,11 +165,13 @@ class Defer:
             self, target: Callable[..., R], /, *, idempotence_token: str | None, **kwargs: Any
         ) -> Ticket[R]: ...
         @overload
-        def __call__(self, target: _Later[R], /, *, scheduled_at: datetime | None, **kwargs: Any) -> Ticket[R]: ...
+        def __call__(self, target: _Later[R], /, *, at: datetime | None, **kwargs: Any) -> Ticket[R]: ...
         @overload
-        def __call__(
-            self, target: Callable[..., R], /, *, scheduled_at: datetime | None, **kwargs: Any
-        ) -> Ticket[R]: ...
+        def __call__(self, target: Callable[..., R], /, *, at: datetime | None, **kwargs: Any) -> Ticket[R]: ...
+        @overload
+        def __call__(self, target: _Later[R], /, *, in_: Delay | None, **kwargs: Any) -> Ticket[R]: ...
+        @overload
+        def __call__(self, target: Callable[..., R], /, *, in_: Delay | None, **kwargs: Any) -> Ticket[R]: ...
         @overload
         def __call__(self, target: _Later[R], /, *, session: AnySession | None, **kwargs: Any) -> Ticket[R]: ...
         @overload
@@ -213,7 +216,8 @@ class Defer:
         self,
         *,
         idempotence_token: str | None = None,
-        scheduled_at: datetime | None = None,
+        at: datetime | None = None,
+        in_: Delay | None = None,
         session: AnySession | None = None,
         queue: QueueChoice | None = None,
         priority: int | None = None,
@@ -223,14 +227,15 @@ class Defer:
 
         Args:
             idempotence_token: A name for this very call, unique for its target: a second call with it is not stored.
-            scheduled_at: An aware moment before which it is not made.
+            at: An aware datetime before which the call does not run.
+            in_: Seconds or a timedelta from now on, instead of *at*.
             session: The SQLAlchemy session or connection whose transaction the row belongs to; the current session
                 when left out. With one of asyncio, ``await defer.with_options(session=...).acall(...)``.
             queue: A name, or a function of the operation behind the target.
             priority: Higher runs sooner; 0 is usual.
             expires_in: Seconds or a timedelta from now on; not begun by then, it is ``expired``.
         """
-        return Deferral(DeferOptions(idempotence_token, scheduled_at, session, queue, priority, expires_in))
+        return Deferral(DeferOptions(idempotence_token, at, in_, session, queue, priority, expires_in))
 
     def operation_of(self, target: Callable[..., Any]) -> type[DeferredCall]:
         """Return the operation behind a target: for `explain`, its contract, and queries.

@@ -1,4 +1,4 @@
-"""Dry runs: run the steps that guards need, and roll back their effects."""
+"""Dry runs: run the middleware that guards need, and roll back its effects."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dexpy.declaration.contract import Contract
 from dexpy.declaration.props import construct
 from dexpy.execution.call import Call, current
 from dexpy.execution.explain import Explanation, explain_fully, explain_partly
-from dexpy.execution.pipeline import copy_operation, dry_run_steps, redactor_for
+from dexpy.execution.pipeline import copy_operation, dry_run_pipeline, redactor_for
 from dexpy.execution.unit_of_work import UnitOfWork
 from dexpy.foundation.errors import PropsError
 from dexpy.foundation.outcome import Ok, Outcome
@@ -42,7 +42,7 @@ def dry_run(
     with _rolled_back(contract, store, outer) as unit_of_work:
         copy = copy_operation(operation, contract)
         call = Call(copy, contract, id, frame, unit_of_work, None, redactor, outer=current.get(), is_dry_run=True)
-        return dry_run_steps(call, _perform_nothing)
+        return dry_run_pipeline(call, _perform_nothing)
 
 
 def _perform_nothing(_call: Call) -> Outcome:

@@ -1,4 +1,4 @@
-"""`Operation.explain`: reports what a call would do; each step and policy returns its section of the report."""
+"""`Operation.explain`: reports what a call would do; each middleware and policy returns its section of the report."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from dexpy.recording.encryption import explain_encryption
 Section = Mapping[str, Any]
 
 FIELD_OF = {"guard": "guards", "rescue": "rescue_from"}
-"""The field names of steps whose section has another name than the step."""
+"""The field names of middleware whose section has another name."""
 
 
 @attrs.frozen(kw_only=True)
@@ -52,8 +52,8 @@ class Explanation:
         background: Queue, priority, time, rules and limits of a background run.
         rescue_from: What each exception becomes.
         callbacks: How many there are of each moment.
-        steps: The steps of the pipeline in their order, and whether each is in force for this class.
-        extras: What steps of the application's own say, by the step's name.
+        pipeline: The names in the pipeline, outermost first, and whether each is active for this class.
+        extras: What the application's own middleware explains, by its name.
     """
 
     operation: str
@@ -73,7 +73,7 @@ class Explanation:
     background: Section | None = None
     rescue_from: Section | None = None
     callbacks: Section | None = None
-    steps: Mapping[str, bool] = attrs.field(factory=dict[str, bool])
+    pipeline: Mapping[str, bool] = attrs.field(factory=dict[str, bool])
     extras: Mapping[str, Section] = attrs.field(factory=dict[str, Section])
 
     def without_records(self) -> Explanation:
@@ -106,14 +106,14 @@ def _lines(report: Explanation) -> Iterator[str]:
     if facts["error"]:
         yield from (f"  {text}" for text in str(facts["error"]).splitlines())
     del facts["error"]
-    steps = cast("dict[str, bool]", facts.pop("steps"))
+    layers = cast("dict[str, bool]", facts.pop("pipeline"))
     extras = cast("dict[str, Any]", facts.pop("extras"))
     for name, section in {**facts, **extras}.items():
         if section and isinstance(section, dict):
             yield f"  {name}"
             yield from (f"    {key}: {_short(value)}" for key, value in cast("dict[str, Any]", section).items())
-    yield "  steps"
-    yield "    " + " > ".join(name if is_active else f"({name})" for name, is_active in steps.items())
+    yield "  pipeline"
+    yield "    " + " > ".join(name if is_active else f"({name})" for name, is_active in layers.items())
 
 
 def _short(value: Any) -> str:
@@ -124,7 +124,7 @@ def _short(value: Any) -> str:
     return {None: "none", True: "yes", False: "no"}[value] if value is None or type(value) is bool else str(value)
 
 
-# -------------------------------------------------------------------- policies that are no step
+# -------------------------------------------------------------------- policies without middleware
 
 
 def unique(call: Call) -> Section | None:
@@ -204,7 +204,7 @@ POLICIES: tuple[tuple[str, Callable[[Call], Section | None]], ...] = (
     ("concurrency", concurrency),
     ("background", background),
 )
-"""Policies that are no step of the pipeline: the section's name, and its function; None leaves the section out."""
+"""Policies without middleware in the pipeline: the section's name, and its function; None leaves the section out."""
 
 # -------------------------------------------------------------------- the report
 
@@ -230,7 +230,7 @@ def explain_fully(call: Call, given_props: Mapping[str, Any]) -> Explanation:
 
     try:
         # Without guard: the report asks the guards itself.
-        outcome = pipeline.dry_run_steps(call, report, without="guard")
+        outcome = pipeline.dry_run_pipeline(call, report, without="guard")
     except PropsError as error:
         if is_reached:
             raise
@@ -256,7 +256,7 @@ def explain_partly(call: Call, given_props: Mapping[str, Any], error: str) -> Ex
 def _report(
     call: Call, props: Mapping[str, Any], given_props: Mapping[str, Any], error: str | None = None
 ) -> Explanation:
-    contract, steps = call.contract, pipeline.steps_of(call.contract)
+    contract = call.contract
     told: dict[str, Any] = {}
     extras: dict[str, Section] = {}
     for name, explain_section, is_own in _explainers(contract):
@@ -277,7 +277,7 @@ def _report(
         error=None if error is None else call.redactor(error),
         props=props,
         context=_sources(contract, given_props),
-        steps=steps,
+        pipeline=pipeline.middleware_of(contract),
         extras=extras,
         **told,
     )
@@ -285,10 +285,10 @@ def _report(
 
 def _explainers(contract: Contract) -> Iterator[tuple[str, Callable[[Call], Section | None], bool]]:
     """Yield the name and function of each section, and whether it belongs to dexpy."""
-    arranged_steps = pipeline.pipeline_of(contract)
-    for step in arranged_steps.in_force:
-        if step.explain is not None and step.needed(contract):
-            yield step.name, step.explain, step.name not in arranged_steps.own
+    edited = pipeline.pipeline_of(contract)
+    for middleware in edited.active:
+        if middleware.explain is not None and middleware.needed(contract):
+            yield middleware.name, middleware.explain, middleware.name not in edited.custom
     yield from ((name, explain_section, True) for name, explain_section in POLICIES)
 
 

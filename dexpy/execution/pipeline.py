@@ -25,7 +25,7 @@ from dexpy.execution.middleware import (
     trace,
     transaction,
 )
-from dexpy.execution.pipeline_edits import INNERMOST, Pipeline, Proceed, Step, apply_edits, validated
+from dexpy.execution.pipeline_edits import INNERMOST, Middleware, Pipeline, Proceed, apply_edits, validated
 from dexpy.execution.unit_of_work import UnitOfWork
 from dexpy.foundation.forks import run_contained
 from dexpy.foundation.log_catalog import LogEvent
@@ -41,17 +41,17 @@ if TYPE_CHECKING:
     from dexpy.recording.recorder import Recorder
     from dexpy.recording.store import Store
 
-DEFAULT_STEPS: tuple[Step, ...] = (
-    Step("trace", trace.run, rehearsed=True),
-    Step("result", result.run),
-    Step("once", once.run, once.needed, once.explain),
-    Step("lock", lock.run, lock.needed, lock.explain),
-    Step("record", record.run, explain=record.explain),
-    Step("rescue", rescue.run, rescue.needed, rescue.explain),
-    Step("transaction", transaction.run, explain=transaction.explain),
-    Step("refs", refs.run, refs.needed, rehearsed=True),
-    Step("guard", guard.run, guard.needed, guard.explain, rehearsed=True),
-    Step("callbacks", callbacks.run, callbacks.needed, callbacks.explain),
+DEFAULT_PIPELINE: tuple[Middleware, ...] = (
+    Middleware("trace", trace.run, in_dry_run=True),
+    Middleware("result", result.run),
+    Middleware("once", once.run, once.needed, once.explain),
+    Middleware("lock", lock.run, lock.needed, lock.explain),
+    Middleware("record", record.run, explain=record.explain),
+    Middleware("rescue", rescue.run, rescue.needed, rescue.explain),
+    Middleware("transaction", transaction.run, explain=transaction.explain),
+    Middleware("refs", refs.run, refs.needed, in_dry_run=True),
+    Middleware("guard", guard.run, guard.needed, guard.explain, in_dry_run=True),
+    Middleware("callbacks", callbacks.run, callbacks.needed, callbacks.explain),
 )
 """trace > result > once > lock > record > rescue > transaction > refs > guard > callbacks, and `perform` inside."""
 
@@ -129,7 +129,7 @@ def run(
         cancel_token.on_cancel(bridge.cancel)
     token = run_redactor.set(redactor)
     try:
-        outcome = run_contained(call.pid, _run_steps, call)
+        outcome = run_contained(call.pid, _run_pipeline, call)
     except BaseException:
         if outer_call is not None:
             outer_call.redactor.learn(redactor)
@@ -141,8 +141,8 @@ def run(
     return outcome
 
 
-def _run_steps(call: Call) -> Outcome:
-    """Run a call through the steps of its class.
+def _run_pipeline(call: Call) -> Outcome:
+    """Run a call through the pipeline of its class.
 
     Returns:
         The outcome; an exception that is no business error is raised.
@@ -150,7 +150,7 @@ def _run_steps(call: Call) -> Outcome:
     proceed = _composed.get(call.contract)
     if proceed is None:
         pipeline = pipeline_of(call.contract)
-        proceed = _composed[call.contract] = compose(pipeline, pipeline.in_force, call.contract, perform.run)
+        proceed = _composed[call.contract] = compose(pipeline, pipeline.active, call.contract, perform.run)
     return proceed(call)
 
 
@@ -204,52 +204,52 @@ def pipeline_of(contract: Contract) -> Pipeline:
     """Return the pipeline of a class.
 
     Raises:
-        DeclarationError: Its `steps` are invalid.
+        DeclarationError: Its `pipeline` is invalid.
     """
     pipeline = _pipelines.get(contract)
     if pipeline is None:
-        pipeline = _pipelines[contract] = apply_edits(DEFAULT_STEPS, contract)
+        pipeline = _pipelines[contract] = apply_edits(DEFAULT_PIPELINE, contract)
     return pipeline
 
 
-def steps_of(contract: Contract) -> dict[str, bool]:
-    """Return the step names of a class in their order, and whether each is in force."""
+def middleware_of(contract: Contract) -> dict[str, bool]:
+    """Return the names in the pipeline of a class, outermost first, and whether each is active."""
     pipeline = pipeline_of(contract)
-    is_in_force = {step.name: step.name not in pipeline.removed and step.needed(contract) for step in pipeline.steps}
-    return {**is_in_force, INNERMOST: True}
+    is_active = {one.name: one.name not in pipeline.removed and one.needed(contract) for one in pipeline.middleware}
+    return {**is_active, INNERMOST: True}
 
 
-def dry_run_steps(call: Call, innermost: Proceed, *, without: str | None = None) -> Outcome:
-    """Run a call through the steps that a dry run needs; the caller rolls back their effects.
+def dry_run_pipeline(call: Call, innermost: Proceed, *, without: str | None = None) -> Outcome:
+    """Run a call through the middleware that a dry run needs, and roll back its effects.
 
     Args:
         call: A call of a dry run.
         innermost: Called instead of `perform`.
-        without: The name of a step that is left out.
+        without: The name of a middleware that is left out.
 
     Returns:
         What *innermost* returned, or the `Err` that a run would be refused with.
     """
     pipeline = pipeline_of(call.contract)
-    steps = tuple(step for step in pipeline.in_force if step.rehearsed and step.name != without)
+    layers = tuple(one for one in pipeline.active if one.in_dry_run and one.name != without)
     with call.unit_of_work.entered():
         try:
-            return compose(pipeline, steps, call.contract, innermost)(call)
+            return compose(pipeline, layers, call.contract, innermost)(call)
         finally:
             call.unit_of_work.rollback()
 
 
-def compose(pipeline: Pipeline, steps: tuple[Step, ...], contract: Contract, innermost: Proceed) -> Proceed:
-    """Compose steps of a class around the innermost function; the first step is outermost."""
-    names = [step.name for step in pipeline.steps]
+def compose(pipeline: Pipeline, layers: tuple[Middleware, ...], contract: Contract, innermost: Proceed) -> Proceed:
+    """Compose the middleware of a class around the innermost function; the first one is outermost."""
+    transaction_index = pipeline.names.index("transaction")
 
-    def around(step: Step, inner: Proceed) -> Proceed:
-        entered: Callable[..., Outcome] = step.run
-        if step.name in pipeline.own:
-            entered = validated(step, is_outside=names.index(step.name) < names.index("transaction"))
-        return partial(entered, proceed=inner)
+    def around(middleware: Middleware, inner: Proceed) -> Proceed:
+        run: Callable[..., Outcome] = middleware.run
+        if middleware.name in pipeline.custom:
+            run = validated(middleware, is_outside=pipeline.names.index(middleware.name) < transaction_index)
+        return partial(run, proceed=inner)
 
-    for step in reversed(steps):
-        if step.needed(contract):
-            innermost = around(step, innermost)
+    for middleware in reversed(layers):
+        if middleware.needed(contract):
+            innermost = around(middleware, innermost)
     return innermost

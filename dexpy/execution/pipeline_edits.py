@@ -1,4 +1,4 @@
-"""Steps of the pipeline, and how a class puts in one of its own or takes one out."""
+"""The middleware of the pipeline, and how a class inserts its own or removes one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dexpy.foundation.outcome import Err, Ok, Outcome
 Proceed: TypeAlias = Callable[[Call], Outcome]
 
 INNERMOST = "perform"
-"""The innermost name of a pipeline; it is no step, and no step can be inserted after it."""
+"""The innermost name of a pipeline. It is not a middleware, and nothing can be inserted after it."""
 
 REQUIRED: Mapping[str, str] = {
     "trace": "a run would not know itself: no self.session, no run_id, no nested runs",
@@ -28,63 +28,67 @@ REQUIRED: Mapping[str, str] = {
     "refs": "a Ref would be a key where perform expects a row. Declare the key itself as a prop",
     INNERMOST: "nothing would run",
 }
-"""Steps that cannot be removed, with what would break."""
+"""Middleware that cannot be removed, with what would break."""
 
 
 @attrs.frozen
-class Step:
-    """One word of the arrow line.
+class Middleware:
+    """One layer of the pipeline around `perform`.
 
     Attributes:
-        name: The word.
-        run: Gets the call and what comes after; returns the outcome.
-        needed: Says whether a class needs it; one that is not needed is left out.
-        explain: Says what it would do with a call, for `Operation.explain`; it changes nothing.
-        rehearsed: Whether `Operation.callable` and `Operation.explain` go through it too, because guards need what it
-            does; it must change nothing that outlives a rollback.
+        name: Its name in the pipeline.
+        run: Takes the call and the next layer, ``proceed``; returns the outcome.
+        needed: Returns whether a class needs it; a middleware that a class does not need is left out of its pipeline.
+        explain: Returns what it would do with a call, for `Operation.explain`; it must change nothing.
+        in_dry_run: Whether `Operation.callable` and `Operation.explain` run it too, because guards need its effect.
+            Its effects must end with a rollback.
 
     Example:
         >>> def run(call, proceed):
-        ...     print("in", call.contract.name)
+        ...     print("started", call.contract.name)
         ...     return proceed(call)
-        >>> Step("loud", run).name
-        'loud'
+        >>> Middleware("announce", run).name
+        'announce'
     """
 
     name: str
     run: Callable[[Call, Proceed], Outcome]
     needed: Callable[[Contract], bool] = lambda _contract: True
     explain: Callable[[Call], Mapping[str, Any]] | None = None
-    rehearsed: bool = False
+    in_dry_run: bool = False
 
 
 @attrs.frozen
 class Insert:
-    """In `steps`: puts a step right outside of another one, or right inside of it.
+    """An entry of `pipeline`: insert a middleware directly outside or directly inside another one.
 
     Attributes:
-        step: The step.
-        before: The name of the step that it is put around.
-        after: The name of the step that is put around it.
+        middleware: The middleware to insert.
+        before: The name of the middleware that it is placed around.
+        after: The name of the middleware that is placed around it.
 
     Example:
         >>> def run(call, proceed):
         ...     return proceed(call)
-        >>> Insert(Step("metrics", run), after="trace").after
+        >>> Insert(Middleware("metrics", run), after="trace").after
         'trace'
     """
 
-    step: Step
+    middleware: Middleware
     before: str | None = attrs.field(default=None, kw_only=True)
     after: str | None = attrs.field(default=None, kw_only=True)
 
 
 @attrs.frozen
 class Remove:
-    """In `steps`: takes a step out.
+    """An entry of `pipeline`: remove a middleware.
 
     Attributes:
-        name: Of the step.
+        name: The name of the middleware.
+
+    Example:
+        >>> Remove("callbacks").name
+        'callbacks'
     """
 
     name: str
@@ -92,103 +96,112 @@ class Remove:
 
 @attrs.frozen
 class Pipeline:
-    """The steps of one class.
+    """The middleware of one class.
 
     Attributes:
-        steps: All of them, outermost first, those that were taken out too.
-        removed: The names of those.
-        own: The names of those that dexpy did not bring.
+        middleware: All of it, outermost first, including what the class removes.
+        removed: The names of what the class removes.
+        custom: The names of the application's own middleware.
     """
 
-    steps: tuple[Step, ...]
+    middleware: tuple[Middleware, ...]
     removed: frozenset[str] = frozenset()
-    own: frozenset[str] = frozenset()
+    custom: frozenset[str] = frozenset()
 
     @property
-    def in_force(self) -> tuple[Step, ...]:
-        """The steps that are not removed."""
-        return tuple(step for step in self.steps if step.name not in self.removed)
+    def names(self) -> list[str]:
+        """All names, outermost first, without `perform`."""
+        return [middleware.name for middleware in self.middleware]
+
+    @property
+    def active(self) -> tuple[Middleware, ...]:
+        """The middleware that is not removed."""
+        return tuple(middleware for middleware in self.middleware if middleware.name not in self.removed)
 
     def index_of(self, name: str, where: str) -> int:
-        """Return the index of a step, counted from the outermost.
+        """Return the index of a middleware, counted from the outermost.
 
         Raises:
-            DeclarationError: There is no such step.
+            DeclarationError: There is none with this name.
         """
-        names = [step.name for step in self.steps]
-        if name not in names:
+        if name not in self.names:
+            known = [*self.names, INNERMOST]
             raise DeclarationError(
-                f"{where} names the step {name!r}, and there is none. "
-                f"The steps are {' > '.join([*names, INNERMOST])}.{did_you_mean(name, [*names, INNERMOST])}"
+                f"{where}: unknown middleware {name!r}; expected one of {' > '.join(known)}.{did_you_mean(name, known)}"
             )
-        return names.index(name)
+        return self.names.index(name)
 
     def insert(self, insert: Insert, where: str) -> Pipeline:
-        """Return this pipeline with one more step."""
-        step = insert.step
+        """Return this pipeline with one more middleware."""
+        added = insert.middleware
         if (insert.before is None) == (insert.after is None):
             raise DeclarationError(
-                f"{where}: Insert({step.name!r}) wants one place. Write before= or after= with the name of a step."
+                f"{where}: Insert({added.name!r}): expected before= or after= with the name of a middleware, "
+                f"got {'neither' if insert.before is None else 'both'}."
             )
-        if step.name in self.removed:
-            removed_index = self.index_of(step.name, where)
+        if added.name in self.removed:
+            index = self.index_of(added.name, where)
             without_removed = Pipeline(
-                self.steps[:removed_index] + self.steps[removed_index + 1 :], self.removed - {step.name}, self.own
+                self.middleware[:index] + self.middleware[index + 1 :], self.removed - {added.name}, self.custom
             )
             return without_removed.insert(insert, where)
-        if step.name == INNERMOST or step.name in [one.name for one in self.steps]:
+        if added.name == INNERMOST or added.name in self.names:
             raise DeclarationError(
-                f"{where}: there is a step {step.name!r} already. Take it out first, Remove({step.name!r}), or choose "
-                "another name."
+                f"{where}: Insert({added.name!r}): the pipeline already has a middleware of this name. "
+                f"Remove it first with Remove({added.name!r}), or choose another name."
             )
         if insert.after == INNERMOST:
             raise DeclarationError(
-                f"{where}: Insert(after={INNERMOST!r}) cannot be: {INNERMOST} is innermost. Write before={INNERMOST!r}."
+                f"{where}: Insert(after={INNERMOST!r}): {INNERMOST} is innermost. Write before={INNERMOST!r}."
             )
         if insert.before == INNERMOST:
-            index = len(self.steps)
+            index = len(self.middleware)
         elif insert.before is not None:
             index = self.index_of(insert.before, where)
         else:
             index = self.index_of(cast("str", insert.after), where) + 1
-        return attrs.evolve(self, steps=(*self.steps[:index], step, *self.steps[index:]), own=self.own | {step.name})
+        return attrs.evolve(
+            self,
+            middleware=(*self.middleware[:index], added, *self.middleware[index:]),
+            custom=self.custom | {added.name},
+        )
 
     def remove(self, name: str, where: str) -> Pipeline:
-        """Return this pipeline without one step."""
+        """Return this pipeline without one middleware."""
         if name in REQUIRED:
-            raise DeclarationError(f"{where}: Remove({name!r}) cannot be: {REQUIRED[name]}.")
+            raise DeclarationError(f"{where}: Remove({name!r}): {name} is required: {REQUIRED[name]}.")
         self.index_of(name, where)
         return attrs.evolve(self, removed=self.removed | {name})
 
 
-def apply_edits(steps: Sequence[Step], contract: Contract) -> Pipeline:
-    """Return the pipeline of a class: the default steps with its edits.
+def apply_edits(default: Sequence[Middleware], contract: Contract) -> Pipeline:
+    """Return the pipeline of a class: the default pipeline with its edits.
 
     Raises:
         DeclarationError: An edit is invalid.
     """
-    where = f"{contract.cls.__qualname__}.steps"
-    pipeline = Pipeline(tuple(steps))
-    for placement in contract.placements:
-        if isinstance(placement, Insert) and isinstance(placement.step, Step):
-            pipeline = pipeline.insert(placement, where)
-        elif isinstance(placement, Remove):
-            pipeline = pipeline.remove(placement.name, where)
+    where = f"{contract.cls.__qualname__}.pipeline"
+    pipeline = Pipeline(tuple(default))
+    for edit in contract.pipeline_edits:
+        if isinstance(edit, Insert) and isinstance(edit.middleware, Middleware):
+            pipeline = pipeline.insert(edit, where)
+        elif isinstance(edit, Remove):
+            pipeline = pipeline.remove(edit.name, where)
         else:
             raise DeclarationError(
-                f"{where}: {placement!r} does not belong there. "
-                f"It takes {listed(['Insert(Step(...), after=...)', 'Remove(...)', 'Reset()'])}."
+                f"{where}: expected {listed(['Insert(Middleware(...), after=...)', 'Remove(...)', 'Reset()'])}, "
+                f"got {edit!r}."
             )
     return pipeline
 
 
-def validated(step: Step, *, is_outside: bool) -> Callable[[Call, Proceed], Outcome]:
-    """Return the function of an application's step with checks of its behaviour.
+def validated(middleware: Middleware, *, is_outside: bool) -> Callable[[Call, Proceed], Outcome]:
+    """Return the function of an application's middleware with checks of its behaviour.
 
     An `Error` that it raises becomes an `Err`; its own outcomes are checked against what the class declares.
 
     Args:
-        step: The step.
+        middleware: The middleware.
         is_outside: Whether the transaction has ended when it gets the outcome.
     """
 
@@ -200,7 +213,8 @@ def validated(step: Step, *, is_outside: bool) -> Callable[[Call, Proceed], Outc
             nonlocal is_called
             if is_called:
                 raise DeclarationError(
-                    f"The step {step.name!r} called proceed twice. Call it once; retry_on runs all of it again."
+                    f"Middleware {middleware.name!r}: called proceed twice. "
+                    "Call it once; to run the operation again, declare retry_on."
                 )
             is_called = True
             leave_if_forked(call.pid)
@@ -209,13 +223,13 @@ def validated(step: Step, *, is_outside: bool) -> Callable[[Call, Proceed], Outc
 
         outcome: object
         try:
-            outcome = run_contained(call.pid, step.run, call, proceed_once)
+            outcome = run_contained(call.pid, middleware.run, call, proceed_once)
         except (Error, BaseExceptionGroup) as error:
             outcome = to_err(call.contract, business_error(error))
         if not isinstance(outcome, (Ok, Err)):
             raise DeclarationError(
-                f"The step {step.name!r} returned {type(outcome).__name__}, and no outcome. "
-                "Return what proceed(call) returned, or an Ok or Err of your own."
+                f"Middleware {middleware.name!r}: expected an Ok or Err, got {type(outcome).__name__}. "
+                "Return what proceed(call) returned, or an outcome of your own."
             )
         if outcomes and outcome is outcomes[0]:
             return outcome
@@ -223,8 +237,8 @@ def validated(step: Step, *, is_outside: bool) -> Callable[[Call, Proceed], Outc
             return Ok(check_result(call.contract, outcome.value))
         if is_outside and outcomes and isinstance(outcomes[0], Ok):
             raise DeclarationError(
-                f"The step {step.name!r} made an Err of an Ok whose effects are committed. "
-                "Put it inside of the transaction: Insert(step, after='transaction')."
+                f"Middleware {middleware.name!r}: returned an Err for an Ok whose effects are already committed. "
+                "Place it inside the transaction: Insert(middleware, after='transaction')."
             )
         return to_err(call.contract, Error(outcome.code, outcome.message, details=outcome.details))
 

@@ -1,7 +1,7 @@
 """Ambient values: set once around many calls, such as a tenant or a locale, and read by props that name them.
 
 They apply in a block, in the threads and coroutines that it starts, and in the runs inside.
-Those marked by `Travels` are propagated to the worker with what is enqueued in the block, beside the trace.
+Those marked by `Propagate` are propagated to the worker with what is enqueued in the block, beside the trace.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from dexpy.foundation.scoped_values import Entered, ScopedValue
 
 
 @attrs.frozen
-class Travels:
+class Propagate:
     """Marks an ambient value that is propagated to the worker too; plain JSON, and nothing secret.
 
     It is stored with the record, or sent with the message, in the clear.
 
     Example:
-        >>> with context(locale=Travels("de")):
+        >>> with context(locale=Propagate("de")):
         ...     current_context()["locale"]
         'de'
     """
@@ -46,8 +46,8 @@ class ContextValues:
 
     def inside(self, values: Mapping[str, Any]) -> ContextValues:
         """Return the values inside a block; a plain value replaces a propagated one of its name, here only."""
-        plain = {name: value.value if isinstance(value, Travels) else value for name, value in values.items()}
-        propagated = {name: plain[name] for name, value in values.items() if isinstance(value, Travels)}
+        plain = {name: value.value if isinstance(value, Propagate) else value for name, value in values.items()}
+        propagated = {name: plain[name] for name, value in values.items() if isinstance(value, Propagate)}
         inherited = {name: value for name, value in self.propagated.items() if name not in values}
         return ContextValues(MappingProxyType({**self.values, **plain}), MappingProxyType({**inherited, **propagated}))
 
@@ -64,7 +64,7 @@ def context(**values: Any) -> Generator[None, None, None]:
 
     Args:
         values: By the names that props declare: ``prop(context="current_tenant")``.
-            ``Travels(...)`` around one sends it to the workers with what is enqueued inside.
+            ``Propagate(...)`` around one sends it to the workers with what is enqueued inside.
 
     Raises:
         NotSerializable: A value that is to travel is no plain JSON; names its path.
@@ -81,7 +81,7 @@ def context(**values: Any) -> Generator[None, None, None]:
         ('Hallo', 'Hello')
     """
     checked = {
-        name: Travels(_plain_copy(value.value, name)) if isinstance(value, Travels) else value
+        name: Propagate(_plain_copy(value.value, name)) if isinstance(value, Propagate) else value
         for name, value in values.items()
     }
     context_values = context_scope.innermost().value.inside(checked)
@@ -104,7 +104,7 @@ def attach(values: Mapping[str, Any]) -> Entered[ContextValues] | None:
     if values is current.propagated:
         return None
     # Those that became secret since are left out: they were sent by an older program.
-    public = {name: Travels(value) for name, value in values.items() if name not in _secret_owners}
+    public = {name: Propagate(value) for name, value in values.items() if name not in _secret_owners}
     return context_scope.enter(current.inside(public))
 
 
@@ -127,8 +127,8 @@ def check_no_secrets(values: Mapping[str, Any]) -> None:
     for name in values:
         if name in _secret_owners:
             raise SensitiveInTransit(
-                f"context({name}=Travels(...)) would travel in the clear, and {_secret_owners[name]} says that nobody "
-                "may read it. Leave Travels out: the prop itself goes to the worker with the operation."
+                f"context({name}=Propagate(...)): {name} would be propagated in the clear, and {_secret_owners[name]} "
+                "is sensitive. Pass it without Propagate: the prop itself is sent with the operation."
             )
 
 
@@ -151,4 +151,6 @@ def _plain_copy(value: object, path: str) -> Any:
                 raise NotSerializable(f"has a key of type {type(key).__name__}; keys must be str in JSON", path=path)
         return {_plain_copy(key, path): _plain_copy(item, f"{path}[{key!r}]") for key, item in entries.items()}
     reason = "is NaN or infinite" if type(value) is float else f"is of type {type(value).__name__}"
-    raise NotSerializable(f"{reason}, and only plain JSON travels: leave Travels out, or pass an id", path=path)
+    raise NotSerializable(
+        f"{reason}, and only plain JSON is propagated. Pass it without Propagate, or pass an id", path=path
+    )

@@ -1,4 +1,4 @@
-"""Every exception that dexpy raises, drawn as a tree.
+"""Every exception of dexpy, as a tree. `dexpy.errors` is their public module.
 
 ::
 
@@ -303,7 +303,7 @@ class Error(DexpyError):
         >>> raise Error("no_balance", "Nothing to send", details={"balance": "0"})
         Traceback (most recent call last):
         ...
-        dexpy.Error: no_balance: Nothing to send
+        dexpy.errors.Error: no_balance: Nothing to send
     """
 
     def __init__(
@@ -645,9 +645,9 @@ class SensitiveInTransit(DexpyError):
     """A sensitive prop would lie in a broker message for anybody to read."""
 
 
-# The public module: it is what people import, and what records store as an exception's class path.
+# The public module: users import it, and records store it in an exception's class path.
 for _error in [value for value in vars().values() if isinstance(value, type) and issubclass(value, BaseException)]:
-    _error.__module__ = "dexpy"
+    _error.__module__ = "dexpy.errors"
 
 
 MAX_WORD_LENGTH = 100

@@ -14,7 +14,7 @@ from dexpy.foundation.errors import ConfigurationError, did_you_mean, listed
 from dexpy.foundation.urls import displayed_url
 
 DEFAULT_FILE = "dexpy.db"
-NAMES = ("database", "broker", "rescue_within", "accept_unbound_ciphertext")
+NAMES = ("database", "broker", "recover_within", "accept_unbound_ciphertext")
 """Settings that may come from outside the program."""
 FLAGS = ("accept_unbound_ciphertext",)
 """Those of them that are on or off."""
@@ -53,7 +53,7 @@ class Settings:
     Attributes:
         database: A SQLAlchemy URL.
         broker: A broker's URL; a database URL for a queue in that database.
-        rescue_within: How soon what is lost is taken up again, in seconds, as text.
+        recover_within: How soon what is lost is taken up again, in seconds, as text.
         home: The folder of the nearest pyproject.toml upwards, else the working folder.
         encryption_keys: Of the default encryptor, joined by commas; the first one encrypts.
         accept_unbound_ciphertext: Whether what earlier releases encrypted is opened.
@@ -62,7 +62,7 @@ class Settings:
 
     database: str | None = attrs.field(default=None, repr=_displayed)
     broker: str | None = attrs.field(default=None, repr=_displayed)
-    rescue_within: str | None = None
+    recover_within: str | None = None
     home: Path = attrs.field(factory=Path.cwd)
     encryption_keys: str | None = attrs.field(default=None, repr=False)
     accept_unbound_ciphertext: bool = False
@@ -141,7 +141,7 @@ def _from_file(file: Path) -> dict[str, Any]:
             if not isinstance(value, bool):
                 raise ConfigurationError(f"{file}: [tool.dexpy] {name}: expected true or false.")
             continue
-        if name == "rescue_within" and type(value) in (int, float):
+        if name == "recover_within" and type(value) in (int, float):
             table[name] = str(value)
         elif not isinstance(value, str):
             # A list or a table may hold a URL with a password.

@@ -1,4 +1,4 @@
-"""The intervals of heartbeat, recovery and republishing, derived from the setting ``rescue_within``."""
+"""The intervals of heartbeat, recovery and republishing, derived from the setting ``recover_within``."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class RecoveryIntervals:
     """The intervals of heartbeat and relay.
 
     Attributes:
-        rescue_within_s: The longest time, in seconds, from a worker's death or a message's loss until the run is
+        recover_within_s: The longest time, in seconds, from a worker's death or a message's loss until the run is
             published again.
     """
 
-    rescue_within_s: float = 60.0
+    recover_within_s: float = 60.0
 
     @classmethod
     def of(cls, value: timedelta | float | str | None) -> RecoveryIntervals:
@@ -38,7 +38,7 @@ class RecoveryIntervals:
             seconds = 0.0
         if isinstance(value, bool) or not SHORTEST_S <= seconds < 10**7:
             raise ConfigurationError(
-                f"rescue_within={value!r} wants seconds or a timedelta, at least {SHORTEST_S:g} s: a shorter pause of "
+                f"recover_within={value!r} wants seconds or a timedelta, at least {SHORTEST_S:g} s: a shorter pause of "
                 "a busy machine would be taken for a death."
             )
         return cls(seconds)
@@ -46,7 +46,7 @@ class RecoveryIntervals:
     @property
     def lease_s(self) -> float:
         """A worker whose last heartbeat is older than this is dead."""
-        return self.rescue_within_s / 2
+        return self.recover_within_s / 2
 
     @property
     def heartbeat_interval_s(self) -> float:
@@ -56,9 +56,9 @@ class RecoveryIntervals:
     @property
     def recovery_interval_s(self) -> float:
         """Between two checks for dead workers, lost messages and expired records."""
-        return self.rescue_within_s / 12
+        return self.recover_within_s / 12
 
     @property
     def resend_after_s(self) -> float:
         """A message that has not been claimed for this long may be lost."""
-        return self.rescue_within_s / 2
+        return self.recover_within_s / 2

@@ -27,7 +27,7 @@ BATCH = 100
 LOCK_WAIT_S = 1
 
 UNKNOWN_END: dict[str, Any] = {
-    "error": "dexpy.WorkerLost",
+    "error": "dexpy.errors.WorkerLost",
     "failure": "crash",
     "error_message": "The run ended, and its end could not be written: see the log of the worker.",
     "error_details": None,

@@ -11,7 +11,7 @@ from dexpy.foundation.errors import DeclarationError, did_you_mean, listed
 from dexpy.policies.keys import KeyRule, check_group
 
 if TYPE_CHECKING:
-    from dexpy.policies.options import Record
+    from dexpy.policies.options import Recording
 
 Conflict: TypeAlias = Literal["wait", "discard"]
 CONFLICTS = ("wait", "discard")
@@ -75,9 +75,9 @@ class Concurrency:
         instance.__attrs_init__(limit, rule, on_conflict, group)
 
 
-def why_not_limited(record: Record | None) -> str | None:
+def why_not_limited(record: Recording | None) -> str | None:
     """Return why runs with this record cannot be limited; None if they can."""
     if record is not None and record.params:
         return None
-    setting = "record = False" if record is None else "record = Record(params=False)"
+    setting = "record = False" if record is None else "record = Recording(params=False)"
     return f"a slot is the record of a run from its start, and by {setting} there is none"

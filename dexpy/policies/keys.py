@@ -49,7 +49,13 @@ class KeyRule:
         names = cast("tuple[str, ...]", tuple(by))
         for name in by:
             if not isinstance(name, str) or not name:
-                raise DeclarationError(f"{where} takes names of props, or one function of the operation: got {name!r}.")
+                raise DeclarationError(
+                    f"{policy}(...): expected names of props, one function of the operation or template=, got {name!r}."
+                )
+            if set(name) & set("{}"):
+                raise DeclarationError(
+                    f"{policy}({name!r}): expected names of props, got a template. Write {policy}(template={name!r})."
+                )
             if names.count(name) > 1:
                 raise DeclarationError(f"{where} names {name!r} twice. Name each prop once.")
         return cls(names)
@@ -109,20 +115,20 @@ def _fields(template: str) -> list[str]:
 
 def _checked_template(template: object, policy: str) -> str:
     if not isinstance(template, str):
-        raise DeclarationError(f"{policy}(template={template!r}) wants a str: template='account:{{account}}'.")
+        raise DeclarationError(f"{policy}(template={template!r}): expected a str such as 'account:{{account}}'.")
     try:
         parsed = list(Formatter().parse(template))
     except ValueError as error:
         raise DeclarationError(
-            f"{policy}({template!r}) is no template: {error}. Write {policy}(template='account:{{account}}'); "
-            "a brace itself is '{{'."
+            f"{policy}(template={template!r}): invalid template: {error}. "
+            f"Write {policy}(template='account:{{account}}'), and '{{{{' for a brace."
         ) from None
     if not template:
-        raise DeclarationError(f"{policy}('') has no key. Write {policy}('account:{{account}}'), or name a prop.")
+        raise DeclarationError(f"{policy}(template=''): expected text, got an empty str. Name a prop in braces.")
     for _, name, spec, conversion in parsed:
         if name is not None and (not name.isidentifier() or spec or conversion):
             raise DeclarationError(
-                f"{policy}({template!r}): {{{name}}} is not the name of a prop alone. A template takes props as they "
-                f"are; for anything else give a function: {policy}(lambda op: ...)."
+                f"{policy}(template={template!r}): expected only names of props in braces, got {{{name}}}. "
+                f"For anything else pass a function: {policy}(lambda op: ...)."
             )
     return template

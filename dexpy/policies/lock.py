@@ -31,8 +31,8 @@ class Lock:
     Args:
         by: The parts of the key, beside the class: names of props, or one function of the operation, whose key is
             shared by the classes that return it; nothing for one lock for the whole class.
-            Text with props in braces is a template.
-        template: Text with props in braces, ``"account:{account}"``, instead: the same lock for all classes with it.
+        template: Text with props in braces, ``"account:{account}"``, instead of *by*; classes with the same template
+            share the lock.
         group: A name that replaces the class in the key: classes with the same group share their locks.
         timeout: Seconds, or a timedelta, to wait for it; 0 tries once, None waits for ever.
             A run that does not get it in time ends with the code ``lock_timeout``; in a worker it is retried.
@@ -70,17 +70,7 @@ class Lock:
         timeout: Delay | None = DEFAULT_TIMEOUT_S,
         backend: Backend | None = None,
     ) -> None:
-        key_parts: tuple[object, ...] = by
-        if len(by) == 1 and template is None:
-            (only,) = key_parts
-            if isinstance(only, str) and (not only or set(only) & set("{}")):
-                key_parts, template = (), only
-            elif not (isinstance(only, str) or callable(only)):
-                raise DeclarationError(
-                    f"Lock({only!r}) takes a template over props, Lock('account:{{account}}'), or a function of the "
-                    "operation, or names of props; nothing for one lock for the whole class."
-                )
-        rule = KeyRule.of(key_parts, "Lock(...)", template) if key_parts or template is not None else None
+        rule = KeyRule.of(by, "Lock(...)", template) if by or template is not None else None
         group = check_group(group, "Lock")
         if group is not None and template is not None:
             raise DeclarationError(
@@ -100,9 +90,12 @@ class Lock:
         """
         if self.rule is None:
             return
-        by = self.rule.template if self.rule.template is not None else ", ".join(self.rule.props)
-        hint = "" if self.rule.template is not None else f" For one lock by a text write Lock(template={by!r})."
-        self.rule.check(f"{where} = Lock({by!r})", known, hint)
+        if self.rule.template is not None:
+            self.rule.check(f"{where} = Lock(template={self.rule.template!r})", known)
+        else:
+            names = ", ".join(self.rule.props)
+            hint = f" To lock on a fixed text, write Lock(template={names!r})."
+            self.rule.check(f"{where} = Lock({names!r})", known, hint)
 
 
 def _seconds(timeout: object) -> float:

@@ -8,7 +8,7 @@ import attrs
 
 from dexpy.foundation.errors import DeclarationError, OptionsError
 from dexpy.policies.keys import KeyFunction, KeyRule, check_group, check_text
-from dexpy.policies.options import Delay, Record, delay_seconds
+from dexpy.policies.options import Delay, Recording, delay_seconds
 
 if TYPE_CHECKING:
     from typing import Self
@@ -150,12 +150,14 @@ def declared_seconds(delay: object, name: str, policy: str) -> float:
         raise DeclarationError(str(error)) from None
 
 
-def why_not_replayable(record: Record | None) -> str | None:
+def why_not_replayable(record: Recording | None) -> str | None:
     """Return why a class with this record cannot have an idempotency key; None if it can."""
     if record is None:
         return "a key for replay is kept in the record of a run, and by record = False there is none"
     if not record.params:
-        return "a key for replay is claimed with the record, and by Record(params=False) there is none from the start"
+        return (
+            "a key for replay is claimed with the record, and by Recording(params=False) there is none from the start"
+        )
     if not record.result:
-        return "the second call is given the result of the first, and by Record(result=False) none is kept"
+        return "the second call is given the result of the first, and by Recording(result=False) none is kept"
     return None

@@ -91,12 +91,11 @@ class AsyncOptions:
     at: datetime | None = None
     expires_in: Delay | None = None
 
-    def check(self, where: str, at: str = "at") -> None:
+    def check(self, where: str) -> None:
         """Refuse invalid options.
 
         Args:
             where: The call, for the message.
-            at: The name of the option for the time there.
 
         Raises:
             OptionsError: An option is invalid.
@@ -115,13 +114,13 @@ class AsyncOptions:
             raise OptionsError(f"{where}: expires_in={shortened(self.expires_in)} wants more than 0 seconds.")
         if self.at is not None:
             if not isinstance(self.at, datetime):
-                raise OptionsError(f"{where}: {at}={shortened(self.at)} wants an aware datetime.")
+                raise OptionsError(f"{where}: at={shortened(self.at)}: expected an aware datetime.")
             if self.at.tzinfo is None or self.at.utcoffset() is None:
                 raise OptionsError(
-                    f"{where}: {at}={self.at!r} is naive, so nobody knows which moment it is. "
-                    "Say which zone: datetime(..., tzinfo=timezone.utc), or ZoneInfo('Europe/Berlin')."
+                    f"{where}: at={self.at!r}: expected an aware datetime, got a naive one. "
+                    "Pass a time zone: datetime(..., tzinfo=timezone.utc) or ZoneInfo('Europe/Berlin')."
                 )
-            check_in_utc(self.at, f"{where}: {at}")
+            check_in_utc(self.at, f"{where}: at")
 
     def merged_over(self, base: AsyncOptions) -> AsyncOptions:
         """Return these options, with those of *base* for what is not set; `in_` or `at` replaces both."""
@@ -157,11 +156,11 @@ class AsyncOptions:
 
 @attrs.frozen
 class Reset:
-    """First in `retry_on`, `discard_on` or `steps`: discard what the base classes declare."""
+    """First in `retry_on`, `discard_on` or `pipeline`: discard what the base classes declare."""
 
 
 @attrs.frozen
-class Record:
+class Recording:
     """What the record of a run stores.
 
     Attributes:

@@ -9,7 +9,7 @@ import attrs
 from dexpy.foundation.errors import DeclarationError
 from dexpy.policies.keys import KeyFunction, KeyRule, check_group
 from dexpy.policies.once import declared_seconds
-from dexpy.policies.options import Delay, Record
+from dexpy.policies.options import Delay, Recording
 
 Until = Literal["started", "finished"]
 OnConflict = Literal["ticket", "skip", "raise", "replace"]
@@ -90,10 +90,10 @@ class Unique:
         return instance
 
 
-def why_not_unique(record: Record | None) -> str | None:
+def why_not_unique(record: Recording | None) -> str | None:
     """Return why a class with this record cannot be unique; None if it can."""
     if record is None:
         return "a unique key is kept in the record of a run, and by record = False there is none"
     if not record.params:
-        return "a unique key is claimed with the record, and by Record(params=False) there is none from the start"
+        return "a unique key is claimed with the record, and by Recording(params=False) there is none from the start"
     return None

@@ -15,10 +15,11 @@ from dexpy.codec.codecs import InvalidValue
 from dexpy.database.column_types import as_of
 from dexpy.database.tables import records
 from dexpy.foundation.errors import OptionsError, did_you_mean, listed
-from dexpy.foundation.safe_text import is_plain_text, shortened
+from dexpy.foundation.safe_text import class_path, is_plain_text, shortened
 from dexpy.policies.options import check_in_utc
 from dexpy.recording.param_values import LARGEST, member_is
 
+ERRORS_MODULE = "dexpy.errors."
 _LONGEST = timedelta(days=365 * 3000)
 
 
@@ -38,6 +39,16 @@ def text_is(column: str, value: object, filter_name: str) -> sa.ColumnElement[bo
     if not isinstance(value, str):
         raise OptionsError(f"where({filter_name}={shortened(value)}): expected a str, got {type(value).__name__}.")
     return records.c[column] == value if is_plain_text(value) else sa.false()
+
+
+def error_is(error: object) -> sa.ColumnElement[bool]:
+    """Return the condition for runs with an error code or an exception class."""
+    path = class_path(error) if isinstance(error, type) and issubclass(error, BaseException) else error
+    condition = text_is("error", path, "error")
+    if not isinstance(path, str) or not path.startswith(ERRORS_MODULE):
+        return condition
+    # Rows of earlier versions name these classes as members of `dexpy`.
+    return sa.or_(condition, text_is("error", f"dexpy.{path.removeprefix(ERRORS_MODULE)}", "error"))
 
 
 def actor_is(actor: Mapping[str, Any] | str) -> list[sa.ColumnElement[bool]]:

@@ -56,7 +56,7 @@ def require_outcome(id: str, name: str, columns: Mapping[str, Any]) -> Ok[Any] |
         return outcome
     if columns["status"] == "done":
         envelope = _envelope(id, name, columns)
-        reason = envelope.get("unstorable", "its record keeps no result: record = Record(result=False)")
+        reason = envelope.get("unstorable", "its record keeps no result: record = Recording(result=False)")
         raise ResultNotStored(f"{name} {id} is done, but its result was not stored: {reason}.")
     raise OperationFailed(
         id,

@@ -46,7 +46,7 @@ class RecordQuery:
         queue: str | None = None,
         since: datetime | timedelta | None = None,
         until: datetime | timedelta | None = None,
-        error: str | None = None,
+        error: str | type[BaseException] | None = None,
         actor: Mapping[str, Any] | str | None = None,
         trace: str | None = None,
         parent: str | None = None,
@@ -67,7 +67,7 @@ class RecordQuery:
             queue: The queue's name.
             since: Created at this time or later; a timedelta counts back from now.
             until: Created before this time; a timedelta counts back from now.
-            error: An error code, or the class path of an exception.
+            error: An error code, an exception class or its class path.
             actor: Its type, or a mapping with ``type`` and ``id``.
             trace: A trace id.
             parent: The id of the run that started them.
@@ -92,11 +92,13 @@ class RecordQuery:
             conditions.append(table.status.in_(filters.check_choices(status, STATUSES, "status")))
         if failure is not None:
             conditions.append(table.failure.in_(filters.check_choices(failure, FAILURES, "failure")))
-        texts = {"queue": queue, "error": error, "trace": trace, "parent": parent}
+        texts = {"queue": queue, "trace": trace, "parent": parent}
         for filter_name, value in texts.items():
             if value is not None:
                 column = f"{filter_name}_id" if filter_name in ("trace", "parent") else filter_name
                 conditions.append(filters.text_is(column, value, filter_name))
+        if error is not None:
+            conditions.append(filters.error_is(error))
         if since is not None:
             conditions.append(table.created_at >= filters.check_moment(since, "since"))
         if until is not None:

@@ -271,7 +271,7 @@ class SyncRecorder:
             return
         self._is_rolled_back = True
         message = "The run that called this one rolled its transaction back, and its effects with it."
-        self.write(self.values("failed", error="dexpy.RolledBack", failure="discarded", error_message=message))
+        self.write(self.values("failed", error="dexpy.errors.RolledBack", failure="discarded", error_message=message))
 
     def write(self, values: Mapping[str, Any]) -> None:
         """Write the row in its own transaction; a record that cannot be written must not fail the call."""

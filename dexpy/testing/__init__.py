@@ -211,7 +211,7 @@ def _isolated_runtime(
         configured.redactor.custom,
         create_tables=True,
         unknown_grace=configured.unknown_grace,
-        rescue_within=configured.rescue_within,
+        recover_within=configured.recover_within,
         encryptors=configured.given_encryptors if encryptors is None else encryptors,
         run_context=configured.run_context,
     )

@@ -16,7 +16,7 @@ import attrs
 import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from dexpy import Async, Error, Operation, OptRef, Record, Ref, Refs, Retry, prop
+from dexpy import Async, Error, Operation, OptRef, Recording, Ref, Refs, Retry, prop
 
 
 class Model(DeclarativeBase):
@@ -160,7 +160,7 @@ class CountClick(AccountsOperation):
     """Recorded without its params: goes as a direct job, and leaves a row when it is over."""
 
     page: str
-    record = Record(params=False)
+    record = Recording(params=False)
 
     def perform(self) -> str:
         self.note(f"click {self.page}")

@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import dexpy
-from dexpy import Async, Error, Operation, OptRef, Record, Ref, Refs, Retry, prop
+from dexpy import Async, Error, Operation, OptRef, Recording, Ref, Refs, Retry, prop
 
 
 class Model(DeclarativeBase):
@@ -134,7 +134,7 @@ class Click(ShopOperation):
     """Goes as a direct job, and leaves a record when it is over."""
 
     page: str
-    record = Record(params=False)
+    record = Recording(params=False)
 
     def perform(self) -> str:
         self.note(f"click {self.page}")

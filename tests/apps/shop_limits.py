@@ -77,14 +77,14 @@ class Single(Marked):
 
 
 class Locked(Marked):
-    lock = Lock("shop:{key}", timeout=20)
+    lock = Lock(template="shop:{key}", timeout=20)
 
 
 class LockedForEver(Marked):
-    lock = Lock("shop:{key}", timeout=None)
+    lock = Lock(template="shop:{key}", timeout=None)
     timeout = 60
 
 
 class Contended(Marked):
-    lock = Lock("shop:{key}", timeout=0)
+    lock = Lock(template="shop:{key}", timeout=0)
     retry_on = (Retry("lock_timeout", attempts=None, wait=0.1),)

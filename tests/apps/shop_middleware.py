@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from apps.shop import ShopOperation, create_tables
-from dexpy import Call, Err, Insert, Ok, Step
+from dexpy import Call, Err, Insert, Middleware, Ok
 from dexpy.foundation.failpoints import failpoint
 
 __all__ = ["Counted", "create_tables"]
@@ -24,7 +24,7 @@ class Counted(ShopOperation):
     """Has a step of its own inside the transaction."""
 
     number: int
-    steps = (Insert(Step("count", count), after="transaction"),)
+    pipeline = (Insert(Middleware("count", count), after="transaction"),)
 
     def perform(self) -> int:
         self.note(f"counted {self.number}")

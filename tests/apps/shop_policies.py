@@ -42,7 +42,7 @@ class Settle(Operation):
     tenant: str = prop(context="shop_tenant", default="nobody")
     once = Once("number")
     unique = Unique("account", "number")
-    lock = Lock("account:{account}", timeout=30)
+    lock = Lock(template="account:{account}", timeout=30)
     concurrency = Concurrency(2, "account")
     retry_on = (Retry(ConnectionError, attempts=3, wait=0.05),)
     max_lost = 10
@@ -77,7 +77,7 @@ class Stall(Operation):
     account: int
     number: int
     once = Once("number")
-    lock = Lock("stall:{account}", timeout=None)
+    lock = Lock(template="stall:{account}", timeout=None)
 
     def perform(self) -> None:
         self.step(self.begin)

@@ -17,7 +17,8 @@ import pytest
 from sqlalchemy.orm import Session
 from sqlalchemy.util import greenlet_spawn
 
-from dexpy import Error, Interrupted, NotRunning, Operation, TimedOut, after, before, guard, records
+from dexpy import Error, Operation, TimedOut, after, before, guard, records
+from dexpy.errors import Interrupted, NotRunning
 from dexpy.execution.async_bridge import ThreadBridge
 from dexpy.foundation.futures import settle_with_error
 from dexpy.testing import Isolated

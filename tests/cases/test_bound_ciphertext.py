@@ -12,9 +12,10 @@ import pytest
 import sqlalchemy as sa
 
 import dexpy
-from dexpy import DecryptionFailed, FernetEncryptor, Once, Operation, ResultNotStored, Retry, Ticket, prop, records
+from dexpy import FernetEncryptor, Once, Operation, Retry, Ticket, prop, records
 from dexpy.database.tables import messages, steps
 from dexpy.declaration import registry
+from dexpy.errors import DecryptionFailed, ResultNotStored
 from dexpy.foundation.encryption import Encryptors
 from dexpy.testing import Isolated, isolated
 
@@ -150,7 +151,7 @@ def test_s1_params_of_one_run_are_not_decrypted_in_the_row_of_another(
     isolated_runtime.run_pending()
 
     record = records.get(other.id)
-    assert (record.status, record.failure, record.error) == ("failed", "undecodable", "dexpy.DecryptionFailed")
+    assert (record.status, record.failure, record.error) == ("failed", "undecodable", "dexpy.errors.DecryptionFailed")
     assert "for another operation, column or run" in (record.error_message or "")
     assert seen == [SECRET]
     assert SECRET not in str(
@@ -220,17 +221,17 @@ def test_s2_the_value_of_a_step_of_another_run_is_not_used(isolated_runtime: Iso
 
     assert first.result(1) == f"reserved by {SECRET}"
     record = records.get(second.id)
-    assert (record.status, record.failure, record.error) == ("failed", "undecodable", "dexpy.DecryptionFailed")
+    assert (record.status, record.failure, record.error) == ("failed", "undecodable", "dexpy.errors.DecryptionFailed")
     assert seen.count(f"reserved by {SECRET}") == 2
 
 
 @pytest.mark.parametrize(
     ("spoil", "error"),
     [
-        (lambda token: {"default": token[:-8] + "AAAAAAA="}, "dexpy.DecryptionFailed"),
-        (lambda token: {"default": "no base64"}, "dexpy.DecryptionFailed"),
-        (lambda token: "no object", "dexpy.DecryptionFailed"),
-        (lambda token: {"gone": token}, "dexpy.EncryptorMissing"),
+        (lambda token: {"default": token[:-8] + "AAAAAAA="}, "dexpy.errors.DecryptionFailed"),
+        (lambda token: {"default": "no base64"}, "dexpy.errors.DecryptionFailed"),
+        (lambda token: "no object", "dexpy.errors.DecryptionFailed"),
+        (lambda token: {"gone": token}, "dexpy.errors.EncryptorMissing"),
     ],
     ids=["tampered", "text", "no object", "no encryptor"],
 )

@@ -17,19 +17,18 @@ import pytest
 from dexpy import (
     Async,
     Concurrency,
-    DeclarationError,
     Err,
     Error,
     Insert,
     Lock,
+    Middleware,
     Ok,
     Once,
     Operation,
     OperationFailed,
-    Record,
+    Recording,
     Reset,
     Retry,
-    Step,
     Unique,
     after,
     around,
@@ -37,6 +36,7 @@ from dexpy import (
     guard,
     prop,
 )
+from dexpy.errors import DeclarationError
 from dexpy.testing import isolated
 
 T = TypeVar("T")
@@ -268,12 +268,12 @@ POLICIES: dict[str, tuple[Any, Callable[[Any], Any]]] = {
     "on_lost": ("fail", lambda found: found.loss_limit),
     "max_lost": (9, lambda found: found.loss_limit),
     "timeout": (5, lambda found: found.timeout_s),
-    "steps": ((Insert(Step("count", step_run), before="guard"),), lambda found: found.placements),
+    "pipeline": ((Insert(Middleware("count", step_run), before="guard"),), lambda found: found.pipeline_edits),
     "once": (Once("amount"), lambda found: found.once),
     "unique": (Unique("amount"), lambda found: found.unique),
-    "lock": (Lock("charge:{amount}"), lambda found: found.lock),
+    "lock": (Lock(template="charge:{amount}"), lambda found: found.lock),
     "concurrency": (Concurrency(2), lambda found: found.concurrency),
-    "record": (Record(result=False), lambda found: found.record),
+    "record": (Recording(result=False), lambda found: found.record),
     "encrypt": (True, lambda found: found.encryptor),
     "transaction": (False, lambda found: found.transactional),
     "__doc__": ("Another description.", lambda found: found.description),
@@ -326,7 +326,7 @@ def test_p19_a_wrong_value_in_a_patch_is_refused_and_restored() -> None:
 
 @everywhere
 def test_p19_middleware_that_is_patched_in_runs_and_is_gone_afterwards(run: Callable[[Any], Any]) -> None:
-    with mock.patch.object(Charge, "steps", (Insert(Step("count", step_run), before="guard"),)):
+    with mock.patch.object(Charge, "pipeline", (Insert(Middleware("count", step_run), before="guard"),)):
         assert run(ChargeTwice()) == Ok(2)
     assert calls == ["step", "audit"]
     run(ChargeTwice())

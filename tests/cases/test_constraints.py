@@ -20,7 +20,8 @@ from jsonschema import Draft202012Validator
 from labels import label
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from dexpy import DeclarationError, Operation, OptRef, PropsError, Ref, Refs, prop, register_type
+from dexpy import Operation, OptRef, PropsError, Ref, Refs, prop, register_type
+from dexpy.errors import DeclarationError
 
 
 class Op(Operation):

@@ -16,18 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from dexpy import (
-    DexpyError,
-    FrozenOperation,
-    NotRunning,
-    Operation,
-    OptRef,
-    PropsError,
-    Ref,
-    Refs,
-    enqueue_all,
-    prop,
-)
+from dexpy import DexpyError, Operation, OptRef, PropsError, Ref, Refs, enqueue_all, prop
+from dexpy.errors import FrozenOperation, NotRunning
 from dexpy.policies.once import KEY_ATTRIBUTE
 
 

@@ -13,9 +13,10 @@ import servers
 import sqlalchemy as sa
 
 import dexpy
-from dexpy import Error, NotSerializable, Once, Operation, ResultNotStored, enqueue_all, prop, records
+from dexpy import Error, NotSerializable, Once, Operation, enqueue_all, prop, records
 from dexpy.database.column_types import metadata
 from dexpy.database.engine import Database
+from dexpy.errors import ResultNotStored
 from dexpy.runtime import current_runtime, install
 from dexpy.testing import Isolated, isolated
 
@@ -144,7 +145,7 @@ def test_l14_a_number_with_too_many_digits_is_refused(digits: int, isolated_runt
     isolated_runtime.run_pending()
 
     assert ticket.reload().status == "failed"
-    assert records.get(ticket.id).error == "dexpy.OptionsError"
+    assert records.get(ticket.id).error == "dexpy.errors.OptionsError"
 
 
 class Kept(Operation):
@@ -263,7 +264,7 @@ def test_n8_a_step_whose_result_is_too_large_ends_the_run(mariadb: Isolated) -> 
     mariadb.run_pending()
 
     assert (ticket.reload().status, len(runs)) == ("failed", 1)
-    assert records.get(ticket.id).error == "dexpy.StepError"
+    assert records.get(ticket.id).error == "dexpy.errors.StepError"
 
 
 @pytest.mark.servers

@@ -17,7 +17,8 @@ import pytest
 import typing_extensions as te
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from dexpy import Async, DeclarationError, Lock, Operation, OptRef, PropsError, Ref, Refs, Retry, prop
+from dexpy import Async, Lock, Operation, OptRef, PropsError, Ref, Refs, Retry, prop
+from dexpy.errors import DeclarationError
 from dexpy.testing import Isolated, isolated
 
 T = TypeVar("T")
@@ -507,7 +508,7 @@ def test_p4_a_result_is_checked_against_its_constraints() -> None:
         def perform(self) -> Annotated[int, prop(gt=0)]:
             return 0
 
-    from dexpy import ResultTypeError
+    from dexpy.errors import ResultTypeError
 
     assert "result wants a value > 0" in refused(lambda: Count().call(), ResultTypeError)
 

@@ -17,7 +17,8 @@ import pytest
 import servers
 
 import dexpy
-from dexpy import Error, Operation, OptionsError, Ticket, records
+from dexpy import Error, Operation, Ticket, records
+from dexpy.errors import OptionsError
 from dexpy.foundation.error_details import MAX_VALUES, to_json
 from dexpy.foundation.redaction import Redactor, class_path, frames_of, message_of
 from dexpy.foundation.safe_text import storable, text_of

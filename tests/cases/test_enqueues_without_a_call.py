@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from dexpy import Operation, OptionsError, enqueue_all, records
+from dexpy import Operation, enqueue_all, records
+from dexpy.errors import OptionsError
 from dexpy.testing import Isolated
 
 

@@ -21,9 +21,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from dexpy import Concurrency, Lock, Once, OnceConflict, Operation, Ref, Refs, Unique, register_type
+from dexpy import Concurrency, Lock, Once, Operation, Ref, Refs, Unique, register_type
 from dexpy.codec.codecs import codec_of
 from dexpy.declaration.key_digests import concurrency_key, lock_key, once_keys, unique_keys
+from dexpy.errors import OnceConflict
 from dexpy.testing import isolated
 
 HOUR = timedelta(hours=1)

@@ -16,7 +16,8 @@ import pytest
 from apps.pool import raise_it
 
 import dexpy
-from dexpy import Err, Error, Lock, NotSerializable, Ok, Once, Operation, Problem, PropsError, Retry, Unique
+from dexpy import Err, Error, Lock, NotSerializable, Ok, Once, Operation, PropsError, Retry, Unique
+from dexpy.errors import Problem
 from dexpy.foundation import errors
 from dexpy.testing import isolated
 
@@ -208,5 +209,5 @@ def test_p8_outcomes_operations_and_policies_can_be_pickled(way: str) -> None:
     keyed = Plain(amount=1, tags=["a"]).once("k")
     for value in (Ok([1]), Err("a", "b", {"c": 1}, operation="d", rejected=True), Plain(amount=1, tags=[]), keyed):
         assert WAYS[way](value) == value
-    for policy in (Retry(LookupError), Once("a"), Unique("a"), Lock("a:{a}"), dexpy.Concurrency(1, "a")):
+    for policy in (Retry(LookupError), Once("a"), Unique("a"), Lock(template="a:{a}"), dexpy.Concurrency(1, "a")):
         assert WAYS[way](policy) == policy

@@ -15,7 +15,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
 import dexpy
-from dexpy import DatabaseUnavailable, Operation, enqueue_all
+from dexpy import Operation, enqueue_all
+from dexpy.errors import DatabaseUnavailable
 from dexpy.foundation.errors import SchemaMissing
 from dexpy.runtime import Runtime
 

@@ -19,7 +19,7 @@ from hostile import messages
 from hostile.sender import RedisSender, sender
 
 import dexpy
-from dexpy import Concurrency, Once, Operation, Record, Ticket
+from dexpy import Concurrency, Once, Operation, Recording, Ticket
 from dexpy.brokers.urls import broker_from_url
 from dexpy.brokers.validation import InvalidMessage, MessageValidator
 from dexpy.foundation.errors import ConfigurationError
@@ -77,7 +77,7 @@ class Sealed(Operation, name="hostile.sealed"):
 
 
 class WithoutParams(Operation, name="hostile.without_params"):
-    record = Record(params=False)
+    record = Recording(params=False)
     text: str
 
     def perform(self) -> None:
@@ -112,7 +112,7 @@ def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp("hostile")
     with servers.database("sqlite", folder) as url, servers.broker(kind) as broker:
         keys = Fernet.generate_key().decode()
-        runtime = dexpy.configure(database=url, broker=broker, rescue_within=5, encryption_keys=keys)
+        runtime = dexpy.configure(database=url, broker=broker, recover_within=5, encryption_keys=keys)
         runtime.dispatcher.require_tables()
         worker = make_worker(runtime.dispatcher.transport, WorkerOptions((), threads=2))
         worker.start()

@@ -12,8 +12,9 @@ from zoneinfo import ZoneInfo
 import pytest
 import servers
 
-from dexpy import Operation, OptionsError, RecordNotFound, Ticket, deferrable, enqueue_all, records
+from dexpy import Operation, Ticket, deferrable, enqueue_all, records
 from dexpy.deferred.deferral import defer
+from dexpy.errors import OptionsError, RecordNotFound
 from dexpy.testing import Isolated, isolated
 
 ODD_TEXTS = ["a\0b", "\ud800", "x" * 100_000, "", "'; DROP TABLE x", "\U0010ffff"]
@@ -125,7 +126,7 @@ def by_batch(**options: Any) -> None:
 
 
 def by_deferral(**options: Any) -> None:
-    defer.with_options(scheduled_at=options["at"])(note, text="x")
+    defer.with_options(at=options["at"])(note, text="x")
 
 
 def by_ticket(**options: Any) -> None:

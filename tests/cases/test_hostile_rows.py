@@ -37,7 +37,7 @@ class Small(Operation):
 @pytest.fixture(params=["sqlite", *ON_SERVERS])
 def runtime(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Runtime]:
     with servers.database(request.param, tmp_path) as url:
-        found = dexpy.configure(database=url, create_tables=True, rescue_within=5)
+        found = dexpy.configure(database=url, create_tables=True, recover_within=5)
         yield found
         found.close()
         install(None)
@@ -233,7 +233,7 @@ def test_h9_undecodable_json_affects_only_its_row(
     "name", ["..", ".", "", "/", "a/../../b", "x" * 60, "nul\0", "~", "ünï", "-rf *", "host:1:x\n", b"\xff\xfe"]
 )
 def test_h10_runs_are_recovered_beside_a_worker_with_an_odd_name(tmp_path: Path, name: Any) -> None:
-    runtime = dexpy.configure(database=f"sqlite:///{tmp_path / 'a.db'}", rescue_within=5)
+    runtime = dexpy.configure(database=f"sqlite:///{tmp_path / 'a.db'}", recover_within=5)
     tickets = late(3)
     execute("UPDATE operation_records SET status = 'running', claimed_by = 'dead:1:x', claim_token = 1")
     execute("UPDATE operation_records SET claimed_by = :name WHERE id = :id", name=name, id=tickets[0].id)
@@ -310,7 +310,7 @@ def test_other_rows_are_pruned_although_one_cannot_be_deleted(tmp_path: Path) ->
 
 def test_every_loop_ends_with_bytes_in_text_columns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "dexpy")
-    runtime = dexpy.configure(database=f"sqlite:///{tmp_path / 'a.db'}", rescue_within=5)
+    runtime = dexpy.configure(database=f"sqlite:///{tmp_path / 'a.db'}", recover_within=5)
     tickets = late()
     for index, column in enumerate(("name", "queue", "id")):
         execute(f"UPDATE operation_records SET {column} = :value WHERE id = :id", value=b"\xff", id=tickets[index].id)
@@ -419,7 +419,7 @@ def test_h9_a_number_is_read_as_sqlite_compares_it(value: Any) -> None:
 
 @pytest.mark.parametrize("token", ODD_NUMBERS, ids=lambda value: repr(value)[:30])
 def test_h9_a_dead_workers_run_with_an_odd_claim_token_is_recovered(token: Any, tmp_path: Path) -> None:
-    runtime = dexpy.configure(database=f"sqlite:///{tmp_path / 'app.db'}", rescue_within=5)
+    runtime = dexpy.configure(database=f"sqlite:///{tmp_path / 'app.db'}", recover_within=5)
     try:
         ticket = Small().async_().call()
         execute(

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import pytest
 
-from dexpy import Operation, OptionsError, PropsError, defer, deferrable, prop
+from dexpy import Operation, PropsError, defer, deferrable, prop
+from dexpy.errors import OptionsError
 
 MANY = 10_000
 Size = Enum("Size", {f"size_{number}": f"value_{number}" for number in range(2000)})  # type: ignore[misc]

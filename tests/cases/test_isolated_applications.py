@@ -122,14 +122,14 @@ def test_d9_the_redactor_encryptors_and_keys_of_the_application_are_kept(tmp_pat
         redactor=lambda text: text.replace("hush", "..."),
         encryption_keys=Fernet.generate_key().decode(),
         unknown_grace=timedelta(hours=1),
-        rescue_within=30,
+        recover_within=30,
     )
     with isolated() as isolated_runtime:
         ticket = Secret(card="4111").async_().call()
         isolated_runtime.run_pending()
         assert ticket.result(timeout=5) == "4111"
         assert isolated_runtime.runtime.redactor("hush, hush") == "..., ..."
-        assert (isolated_runtime.runtime.unknown_grace, isolated_runtime.runtime.rescue_within) == (
+        assert (isolated_runtime.runtime.unknown_grace, isolated_runtime.runtime.recover_within) == (
             timedelta(hours=1),
             30,
         )

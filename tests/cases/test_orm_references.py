@@ -29,8 +29,9 @@ from sqlalchemy.orm import (
 )
 
 import dexpy
-from dexpy import DeclarationError, Once, Operation, OptRef, PropsError, Ref, RefNotFound, Refs, prop
+from dexpy import Once, Operation, OptRef, PropsError, Ref, Refs, prop
 from dexpy.declaration import row_loading
+from dexpy.errors import DeclarationError, RefNotFound
 from dexpy.runtime import install
 from dexpy.testing import Isolated
 

@@ -15,8 +15,9 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 import dexpy
-from dexpy import ConfigurationError, DatabaseUnavailable, Lock, Operation, RecordNotFound
+from dexpy import ConfigurationError, Lock, Operation
 from dexpy.database.engine import Database
+from dexpy.errors import DatabaseUnavailable, RecordNotFound
 from dexpy.liveness.worker_registry import SqliteLivenessLocks
 from dexpy.runtime import install
 
@@ -69,7 +70,7 @@ def test_s7_an_existing_file_keeps_its_permissions(tmp_path: Path) -> None:
 
 
 def test_s7_a_database_in_a_missing_folder_is_refused_with_the_error_of_sqlite(tmp_path: Path) -> None:
-    with pytest.raises(dexpy.DatabaseUnavailable, match="unable to open database file"):
+    with pytest.raises(dexpy.errors.DatabaseUnavailable, match="unable to open database file"):
         Database(f"sqlite:///{tmp_path}/nowhere/x.db").connect()
 
 

@@ -140,7 +140,7 @@ def test_l9_every_scope_and_conflict_of_unique_works_under_earlier_names(
     first = made(declare(**OLD, unique=Unique("shop", **scope))).async_().call()
     cls = declare(**new, unique=Unique("shop", on_conflict=on_conflict, **scope))
     if on_conflict == "raise":
-        with pytest.raises(dexpy.NotUnique):
+        with pytest.raises(dexpy.errors.NotUnique):
             made(cls).async_().call()
     else:
         second = made(cls).async_().call()

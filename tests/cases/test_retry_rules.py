@@ -14,7 +14,8 @@ import pytest
 import redis.exceptions
 import sqlalchemy as sa
 
-from dexpy import DeclarationError, Error, Operation, Record, Retry, WorkerLost, records
+from dexpy import Error, Operation, Retry, WorkerLost, records
+from dexpy.errors import DeclarationError
 from dexpy.policies.options import delay_seconds
 from dexpy.policies.retry import LONGEST_WAIT_S
 from dexpy.testing import Isolated, isolated
@@ -35,11 +36,11 @@ def isolated_runtime() -> Generator[Isolated]:
         yield it
 
 
-def record_after(isolated_runtime: Isolated, operation: Any, *errors: BaseException) -> Record:
+def record_after(isolated_runtime: Isolated, operation: Any, *errors: BaseException) -> records.Record:
     reported_errors[:] = errors
     ticket = operation.async_().call()
     isolated_runtime.run_pending()
-    return records.get(ticket.id)  # type: ignore[return-value]
+    return records.get(ticket.id)
 
 
 def due_in_s(isolated_runtime: Isolated, record: Any) -> float:
@@ -179,7 +180,7 @@ def test_q4_a_wait_that_grows_too_large_is_capped(isolated_runtime: Isolated, wa
         (dt.datetime(2030, 1, 1), "got datetime"),
         (ValueError("no idea"), "ValueError: no idea"),
         (ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero"),
-        (Error("busy"), "dexpy.Error"),
+        (Error("busy"), "dexpy.errors.Error"),
         (SystemExit(3), "SystemExit: 3"),
     ],
     ids=repr,
@@ -449,7 +450,7 @@ def test_q8_a_group_with_other_members_ends_the_run_as_a_crash(
 
     assert (record.status, record.failure, record.error) == ("failed", "crash", error_name)
     if error_name == "ExceptionGroup":
-        assert "dexpy.Error: one; dexpy.Error: two" in record.error_message
+        assert "dexpy.errors.Error: one; dexpy.Error: two" in record.error_message
 
 
 def test_q8_the_message_of_a_large_group_names_its_first_members_and_the_number_of_the_others(

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from dramatiq.middleware.shutdown import Shutdown
 
 import dexpy
-from dexpy import Error, Once, Operation, OperationFailed, Record, Retry, Ticket, records
+from dexpy import Error, Once, Operation, OperationFailed, Recording, Retry, Ticket, records
 from dexpy.database.tables import records as table
 from dexpy.recording.store import Store
 from dexpy.recording.transitions import apply
@@ -89,7 +89,7 @@ def test_n4_a_run_that_changes_its_own_record_ends_as_failed(how: str, isolated_
 
     ticket.reload()
     assert (ticket.status, ticket.failure, len(runs)) == ("failed", "crash", 1)
-    assert records.get(ticket.id).error == "dexpy.LostClaim"
+    assert records.get(ticket.id).error == "dexpy.errors.LostClaim"
 
 
 @pytest.mark.parametrize("how", list(OWN_ROW))
@@ -379,7 +379,7 @@ def test_n5_the_record_of_a_call_is_written_in_a_shorter_form(
 
 
 class Direct(Operation):
-    record = Record(params=False)
+    record = Recording(params=False)
     retry_on = (Retry(Exception, attempts=3, wait=0),)
 
     def perform(self) -> None:

@@ -276,7 +276,7 @@ def test_d7_a_commit_through_it_is_refused_as_through_the_runs(scoped: Scoped) -
             getattr(current["db"], self.method)()
 
     for method in ("commit", "rollback", "remove"):
-        with pytest.raises(dexpy.TransactionOwned):
+        with pytest.raises(dexpy.errors.TransactionOwned):
             Commits(method=method).call()
     assert posts(scoped) == 0
     assert not scoped.registry.has()

@@ -13,17 +13,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
 import dexpy
-from dexpy import (
-    ConfigurationError,
-    NotCommitted,
-    Once,
-    Operation,
-    OptionsError,
-    RolledBack,
-    Unique,
-    enqueue_all,
-    records,
-)
+from dexpy import ConfigurationError, Once, Operation, Unique, enqueue_all, records
+from dexpy.errors import NotCommitted, OptionsError, RolledBack
 from dexpy.runtime import install
 from dexpy.testing import Isolated
 
@@ -71,7 +62,7 @@ class TellUnrecorded(Tell):
 
 
 class TellLocked(Tell):
-    lock = dexpy.Lock("tell:{what}", timeout=0)
+    lock = dexpy.Lock(template="tell:{what}", timeout=0)
 
 
 def _database(kind: str, folder: Path) -> Generator[str]:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from dexpy import DeclarationError, Err, Error, Operation, Reset, Retry
+from dexpy import Err, Error, Operation, Reset, Retry
+from dexpy.errors import DeclarationError
 from dexpy.testing import isolated
 
 

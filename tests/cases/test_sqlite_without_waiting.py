@@ -14,9 +14,10 @@ import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 import dexpy
-from dexpy import DatabaseBusy, DatabaseUnavailable, Lock, Once, Operation, Unique, enqueue_all, records
+from dexpy import Lock, Once, Operation, Unique, enqueue_all, records
 from dexpy.database import schema
 from dexpy.database.engine import Database
+from dexpy.errors import DatabaseBusy, DatabaseUnavailable
 from dexpy.foundation.errors import SchemaMissing
 
 SOON_S = 5.0
@@ -106,7 +107,7 @@ WAYS: dict[str, tuple[Callable[[Session], Any], int]] = {
 
 
 def _missing() -> None:
-    with pytest.raises(dexpy.RecordNotFound):
+    with pytest.raises(dexpy.errors.RecordNotFound):
         records.get("op_nothing")
 
 

@@ -16,7 +16,8 @@ import pydantic
 import pytest
 import typing_extensions as te
 
-from dexpy import DeclarationError, Err, Error, Operation, PropsError, prop
+from dexpy import Err, Error, Operation, PropsError, prop
+from dexpy.errors import DeclarationError
 
 if TYPE_CHECKING:
     from decimal import Decimal as Money

@@ -34,17 +34,9 @@ import pydantic
 import pytest
 from labels import label
 
-from dexpy import (
-    DeclarationError,
-    NotSerializable,
-    Operation,
-    PropsError,
-    ResultTypeError,
-    prop,
-    records,
-    register_type,
-)
+from dexpy import NotSerializable, Operation, PropsError, prop, records, register_type
 from dexpy.codec.codecs import codec_of
+from dexpy.errors import DeclarationError, ResultTypeError
 from dexpy.testing import Isolated, isolated
 
 
@@ -536,7 +528,7 @@ def test_p26_advice_names_the_field_inside_of_a_prop(annotation: Any, value: Any
 
 
 def test_p26_advice_on_a_step_names_the_step(isolated_runtime: Isolated) -> None:
-    from dexpy import StepError
+    from dexpy.errors import StepError
 
     class Ship(Operation, name="shipping.ship"):
         def perform(self) -> None:

@@ -16,7 +16,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 import dexpy
-from dexpy import DatabaseBusy, Once, Operation, Ticket, records
+from dexpy import Once, Operation, Ticket, records
+from dexpy.errors import DatabaseBusy
 from dexpy.testing import Isolated
 
 AT_ONCE_S = 5.0
@@ -126,7 +127,7 @@ def test_l5_a_verb_that_does_not_fit_is_refused_and_leaves_the_transaction_as_it
     with at_once(), writing(isolated_runtime) as session:
         ticket.cancel()
         for verb in (ticket.cancel, ticket.expire, lambda: ticket.fail("again")):
-            with pytest.raises(dexpy.InvalidTransition):
+            with pytest.raises(dexpy.errors.InvalidTransition):
                 verb()
         assert ticket.retry().pending
         session.commit()

@@ -25,7 +25,8 @@ from chaos.application import LOUD, Await, Crash, Deed, Doom, Linger, Parent, Pa
 from chaos.journal import COMMITTED, FOLDER, REPEATED, UNDONE, Journal
 from chaos.kill_orders import DOOM, KILL_ORDERS, FailpointActions, chances, take
 from chaos.tables import ACCOUNTS, Wish
-from dexpy import DatabaseUnavailable, InvalidTransition, Ticket
+from dexpy import Ticket
+from dexpy.errors import DatabaseUnavailable, InvalidTransition
 from dexpy.foundation import failpoints
 
 AGAIN_AFTER_S = 0.5

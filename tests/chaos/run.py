@@ -14,7 +14,7 @@ from chaos.director import Director
 from chaos.fleet import ROOT, Death, Fleet
 from chaos.kill_orders import KILL_ORDERS
 from chaos.remains import idle_transactions, rows_left
-from chaos.scenario import RESCUE_WITHIN_S, Scenario
+from chaos.scenario import RECOVER_WITHIN_S, Scenario
 from chaos.stage import Stage, create_tables
 
 STEP_S = 0.05
@@ -93,7 +93,7 @@ def run(scenario: Scenario, stage: Stage, folder: Path) -> Finding:
     count = audit.count(stage, events, director.emptied)
     bad = [*count.lost, *count.doubled, *count.ghosts, *count.disagreeing, *count.not_final, *count.vanished]
     stories = [line for key in dict.fromkeys(bad[:8]) for line in audit.story(key)]
-    late = [wait for wait in (*count.recoveries, *count.waits) if wait.is_late(RESCUE_WITHIN_S)]
+    late = [wait for wait in (*count.recoveries, *count.waits) if wait.is_late(RECOVER_WITHIN_S)]
     for wait in late[:3]:
         stories.append(
             f"{wait.seconds:.1f} s until it was begun, {wait.queued:.1f} s in the queue, {wait.faults} faults:"
@@ -122,7 +122,7 @@ def _chronicle(events: list[Death], emptied: list[float], stage: Stage) -> list[
 
 def _environment(stage: Stage) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("DEXPY_")}
-    named = {"DEXPY_DATABASE": stage.database, "DEXPY_RESCUE_WITHIN": f"{RESCUE_WITHIN_S:g}"}
+    named = {"DEXPY_DATABASE": stage.database, "DEXPY_RECOVER_WITHIN": f"{RECOVER_WITHIN_S:g}"}
     if stage.broker is not None:
         named["DEXPY_BROKER"] = stage.broker
     return kept | named | {"PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), str(ROOT)]), "PYTHONUNBUFFERED": "1"}

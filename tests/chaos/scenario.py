@@ -7,7 +7,7 @@ import attrs
 from chaos.director import Plan, places_of
 from chaos.stage import Stage
 
-RESCUE_WITHIN_S = 5.0
+RECOVER_WITHIN_S = 5.0
 """The promise that dexpy is given to keep, in seconds: the shortest there is."""
 HARM = {"fence": "doubled", "relay": "lost", "claim-count": "doubled"}
 """What is taken out to what has to be seen then."""
@@ -77,7 +77,7 @@ def under_fire(stage: Stage, seconds: float, operations: int, kills: int, freeze
         freezes=0 if stage.is_sqlite else max(1, round(seconds / 40)) if freezes is None else freezes,
         # Longer than was promised: whoever has to wait for its thaw is late. But not where messages are pushed: one
         # and the same may be pushed to it time and again, and nobody sees how often.
-        frozen_s=RESCUE_WITHIN_S * (0.8 if stage.pushes else 1.6),
+        frozen_s=RECOVER_WITHIN_S * (0.8 if stage.pushes else 1.6),
         empties=0 if stage.empty is None else 2,
         shakes=0 if stage.shake is None else 1,
         dooms=round(seconds / 60),
@@ -102,7 +102,7 @@ def broken(stage: Stage, promise: str, seconds: float) -> Scenario:
     )  # fmt: skip
     if promise == "fence":
         # In the middle of what they do, before their first statement: no session of theirs can be ended then.
-        plan = Plan(seconds / 2, 0, {}, freezes=1, frozen_s=RESCUE_WITHIN_S * 1.1)
+        plan = Plan(seconds / 2, 0, {}, freezes=1, frozen_s=RECOVER_WITHIN_S * 1.1)
         # The other worker has threads enough for all: what it takes over it begins before the frozen one goes on.
         return attrs.evolve(calm, plan=plan, rate=15.0, takes_s=2.0, threads=40)
     if promise == "claim-count":
@@ -110,7 +110,7 @@ def broken(stage: Stage, promise: str, seconds: float) -> Scenario:
     places = {place: weight for place, weight in places_of(stage).items() if place in ("in_perform", "after_claim")}
     mix = {"deed": 2.0, "delayed": 1.0, "stumble": 1.0}
     # As long as was promised, and not a moment less: what is open then is lost.
-    return attrs.evolve(calm, plan=Plan(seconds, 3, places), mix=mix, settle_s=RESCUE_WITHIN_S * 1.2)
+    return attrs.evolve(calm, plan=Plan(seconds, 3, places), mix=mix, settle_s=RECOVER_WITHIN_S * 1.2)
 
 
 def whole(stage: Stage, promise: str, seconds: float) -> Scenario:

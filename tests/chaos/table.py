@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from chaos.audit import Wait
 from chaos.director import AT_LEAST
 from chaos.run import Finding
-from chaos.scenario import HARM, RESCUE_WITHIN_S
+from chaos.scenario import HARM, RECOVER_WITHIN_S
 
 MESSAGES_AT_MOST = 1.2
 """For each turn of an operation: its first, and one more after each retry and each rescue."""
@@ -55,13 +55,13 @@ def rows(found: Finding) -> Iterator[Row]:
 
 
 def _waits(what: str, waits: list[Wait]) -> Iterator[Row]:
-    late = sum(wait.is_late(RESCUE_WITHIN_S) for wait in waits)
+    late = sum(wait.is_late(RECOVER_WITHIN_S) for wait in waits)
     longest = max((wait.seconds for wait in waits), default=0.0)
     queued = max((wait.queued for wait in waits), default=0.0)
     of_one_fault = max((wait.seconds for wait in waits if wait.faults <= 1), default=0.0)
     yield what, f"{longest:.2f} (the queue alone: up to {queued:.2f})", True
     yield "  of what was hit once at most", f"{of_one_fault:.2f}", True
-    yield f"  later than {RESCUE_WITHIN_S:g} s for each fault, and the queue", str(late), not late
+    yield f"  later than {RECOVER_WITHIN_S:g} s for each fault, and the queue", str(late), not late
 
 
 def _kills(found: Finding) -> Iterator[Row]:

@@ -16,7 +16,7 @@ from harness.proxy import Proxy
 from harness.workers import eventually
 
 import dexpy
-from dexpy import BrokerUnavailable, NotCommitted, OptionsError, RecordNotFound
+from dexpy.errors import BrokerUnavailable, NotCommitted, OptionsError, RecordNotFound
 from dexpy.runtime import install
 
 WAIT_S = 30.0

@@ -16,7 +16,7 @@ import servers
 import sqlalchemy as sa
 from apps.shop_failpoints import Mark
 from harness.kills import (
-    RESCUE_WITHIN_S,
+    RECOVER_WITHIN_S,
     WAIT_S,
     Kills,
     assert_done_once,
@@ -109,7 +109,7 @@ def test_a_relay_pass_waits_for_no_lock_for_long_and_does_its_other_tasks(kills:
     late = Mark(number=2).async_(in_=86_400).call()
     pair.change(sa.update(records).where(records.c.id == held.id).values(status="running", claimed_by="gone"))
     pair.change(sa.update(records).where(records.c.id == late.id).values(expires_at=now(pair)))
-    relay = Relay(dispatcher, heartbeat, RecoveryIntervals(RESCUE_WITHIN_S))
+    relay = Relay(dispatcher, heartbeat, RecoveryIntervals(RECOVER_WITHIN_S))
 
     with pair.engine.begin() as other_transaction:
         other_transaction.execute(sa.select(workers).with_for_update())

@@ -20,14 +20,14 @@ from dexpy.enqueue.transports import ServerTransport
 from dexpy.foundation import failpoints
 from dexpy.runtime import install
 
-RESCUE_WITHIN_S = 5.0
+RECOVER_WITHIN_S = 5.0
 BUSY_S = 14.0
 """Longer than a lost message may take to be sent again, and the run after it."""
 
 
 def quick(name: str, folder: Path) -> Generator[Pair]:
     with open_pair(name, folder) as pair:
-        pair.variables = {"DEXPY_RESCUE_WITHIN": f"{RESCUE_WITHIN_S:g}"}
+        pair.variables = {"DEXPY_RECOVER_WITHIN": f"{RECOVER_WITHIN_S:g}"}
         pair.configure()
         yield pair
     install(None)
@@ -63,7 +63,7 @@ def test_a_message_lost_while_others_run_is_republished_in_time(
         context.setattr(failpoints, "reached", die_before_send)
         Greet(name="unsent").async_().call()
 
-    eventually(lambda: "greet unsent" in quick_pair.effects(), "it runs", RESCUE_WITHIN_S + 1, quick_pair.output)
+    eventually(lambda: "greet unsent" in quick_pair.effects(), "it runs", RECOVER_WITHIN_S + 1, quick_pair.output)
     assert running(quick_pair) == 3
     (row,) = quick_pair.sql("SELECT send_count FROM operation_records WHERE name LIKE '%Greet'")
     assert row.send_count == 2, "sent again, once"
@@ -81,7 +81,7 @@ def test_messages_of_an_abandoned_broker_run_after_a_switch_to_the_database(pair
 
     worker = pair.start(threads=4)
 
-    eventually(lambda: len(pair.effects()) == 4, "all have run", RESCUE_WITHIN_S + 1, pair.output)
+    eventually(lambda: len(pair.effects()) == 4, "all have run", RECOVER_WITHIN_S + 1, pair.output)
     assert sorted(pair.effects()) == [*(f"greet left {number}" for number in range(3)), "greet new"]
     assert [pair.row(ticket.id)["send_count"] for ticket in (*left, new)] == [2, 2, 2, 1]
     worker.signal(signal.SIGKILL, to_all=True)

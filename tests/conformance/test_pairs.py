@@ -356,7 +356,7 @@ def test_a_ticket_reschedules_and_cancels_a_run(pair: Pair) -> None:
     assert moved.result(WAIT_S, POLL_S) == "hello moved"
     row = pair.row(off.id)
     assert (row["status"], row["failure"]) == ("expired", "expired")
-    with pytest.raises(dexpy.InvalidTransition):
+    with pytest.raises(dexpy.errors.InvalidTransition):
         off.expire()
     assert off.retry().wait(WAIT_S, POLL_S) == Ok("hello off")
 

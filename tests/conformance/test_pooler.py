@@ -11,9 +11,10 @@ from apps.shop import Count
 from harness.pairs import Pair, open_pair
 from harness.pooler import Pooler
 
-from dexpy import ConfigurationError, DatabaseUnavailable
+from dexpy import ConfigurationError
 from dexpy.database import schema
 from dexpy.database.engine import Database
+from dexpy.errors import DatabaseUnavailable
 from dexpy.recording.store import Store
 from dexpy.runtime import install
 

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from apps.shop import Customer
 from apps.shop_failpoints import Hold, Linger, Mark
 from harness.kills import (
-    RESCUE_WITHIN_S,
+    RECOVER_WITHIN_S,
     WAIT_S,
     Kills,
     assert_done_once,
@@ -207,7 +207,7 @@ def test_an_outage_longer_than_a_lease_makes_no_live_worker_dead(
     with pair.engine.begin() as connection:
         connection.execute(sa.select(workers).with_for_update())
         # As long as it takes, for this is what is tried: a lease is half of the promise.
-        time.sleep(RESCUE_WITHIN_S * 0.8)
+        time.sleep(RECOVER_WITHIN_S * 0.8)
     held_by_nobody = {"status": "running", "claimed_by": "gone"}
     pair.change(sa.update(records).where(records.c.id == lost.id).values(held_by_nobody))
 
@@ -222,7 +222,7 @@ def test_an_outage_longer_than_a_lease_makes_no_live_worker_dead(
 
 @on("postgresql+redis", "mariadb+sql")
 def test_a_worker_with_a_late_heartbeat_waits_before_it_recovers_runs_of_others(kills: Kills) -> None:
-    pair, intervals = kills.pair, RecoveryIntervals(RESCUE_WITHIN_S)
+    pair, intervals = kills.pair, RecoveryIntervals(RECOVER_WITHIN_S)
     store = dexpy.current_runtime().store
     heartbeat, beats = Heartbeat(store, intervals), []
 
@@ -255,7 +255,7 @@ def test_a_worker_without_a_heartbeat_claims_nothing_until_it_has_one(kills: Kil
     with pair.engine.begin() as connection:
         connection.execute(sa.select(workers).with_for_update())
         # So long without a beat that its lease may be over before its next look.
-        time.sleep(RESCUE_WITHIN_S / 2)
+        time.sleep(RECOVER_WITHIN_S / 2)
         ticket = Mark(number=2).async_().call()
         eventually(lambda: worker.lines("worker.paused"), "it has the message, and waits", WAIT_S, pair.output)
         assert pair.row(ticket.id)["status"] == "pending"

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from apps import shop_failpoints
 from apps.shop_failpoints import Linger, Mark
 from harness.kills import (
-    RESCUE_WITHIN_S,
+    RECOVER_WITHIN_S,
     RUN_S,
     Kills,
     assert_nothing_left,
@@ -75,7 +75,7 @@ def end_in_time(pair: Pair, since: datetime, *, lingering: int = 2, more: int = 
     assert {(row.status, row.num_lost) for row in rows} == {("done", 0)}
     assert len(rows) == len(effects)
     last = max(row.started_at for row in rows)
-    assert (last - since).total_seconds() < RESCUE_WITHIN_S + RUN_S, pair.output()
+    assert (last - since).total_seconds() < RECOVER_WITHIN_S + RUN_S, pair.output()
     assert_nothing_left(pair)
     return rows
 

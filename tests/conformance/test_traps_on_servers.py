@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from apps import mailer
 from harness.pairs import Pair
 from harness.proxy import Proxy
-from harness.trap_workers import RESCUE_WITHIN_S, BatchRuns, start_ahead
+from harness.trap_workers import RECOVER_WITHIN_S, BatchRuns, start_ahead
 from harness.workers import HARNESS, eventually
 from sqlalchemy.orm import Session
 
@@ -45,12 +45,12 @@ class TrapPair(Pair, BatchRuns):
         assert made.returncode == 0, made.stderr
         mailer.create_tables(self.url)
         self.variables = {
-            "DEXPY_RESCUE_WITHIN": str(RESCUE_WITHIN_S),
+            "DEXPY_RECOVER_WITHIN": str(RECOVER_WITHIN_S),
         }
 
     def configure(self) -> dexpy.Runtime:
         """Put it in force for the process of the tests."""
-        self.runtime = dexpy.configure(database=self.url, broker=self.broker, rescue_within=RESCUE_WITHIN_S)
+        self.runtime = dexpy.configure(database=self.url, broker=self.broker, recover_within=RECOVER_WITHIN_S)
         return self.runtime
 
     def start(self, *arguments: str, module: str = "apps.mailer", processes: int = 1, threads: int = 4) -> Any:
@@ -111,7 +111,7 @@ def test_a_broker_that_is_down_loses_nothing_that_was_committed(name: str, tmp_p
 
         assert kept.result(WAIT_S, POLL_S) == 1
         assert pair.effects() == ["with it", "mail 1"]
-        with pytest.raises(dexpy.RolledBack):
+        with pytest.raises(dexpy.errors.RolledBack):
             undone.wait(1)
 
 

@@ -141,7 +141,7 @@ def test_an_operation_that_stays_unknown_fails_and_can_be_retried(own_pair: Pair
     WaveDirectly(number=2).async_().call()
 
     row = own_pair.wait_for_status(ticket.id, "failed", within_s=WAIT_S)
-    assert (row["failure"], row["error"], row["num_attempts"]) == ("unknown", "dexpy.UnknownOperation", 0)
+    assert (row["failure"], row["error"], row["num_attempts"]) == ("unknown", "dexpy.errors.UnknownOperation", 0)
     assert "apps.shop_next_release.Wave" in row["error_message"]
     eventually(lambda: "dead=True" in old.output(), "the direct one is dead", WAIT_S, old.output)
     if own_pair.is_transactional:
@@ -155,7 +155,7 @@ def test_an_operation_that_stays_unknown_fails_and_can_be_retried(own_pair: Pair
 
 @on("postgresql+redis", "mariadb+rabbitmq")
 def test_an_unknown_operation_waits_in_the_database_and_does_not_count_as_lost(own_pair: Pair) -> None:
-    own_pair.variables = {"DEXPY_RESCUE_WITHIN": "5"}
+    own_pair.variables = {"DEXPY_RECOVER_WITHIN": "5"}
     worker = own_pair.start()
     tickets = [Wave(number=number).async_().call() for number in range(3)]
     kept = sa.select(sa.func.count()).select_from(messages)

@@ -20,8 +20,9 @@ from jsonschema import Draft202012Validator
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import dexpy
-from dexpy import Operation, OptionsError, OptRef, PropsError, Ref, Refs, guard, prop
+from dexpy import Operation, OptRef, PropsError, Ref, Refs, guard, prop
 from dexpy.declaration import registry
+from dexpy.errors import OptionsError
 
 
 class Base(DeclarativeBase):

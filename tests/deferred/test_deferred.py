@@ -15,23 +15,9 @@ from apps.shop_deferred import Effect, Mailer, Order, OrderClient, Subclient
 from sqlalchemy.orm import Session
 
 import dexpy
-from dexpy import (
-    DeclarationError,
-    DeferredCall,
-    Error,
-    InvalidTransition,
-    NotSerializable,
-    OperationFailed,
-    OptionsError,
-    PropsError,
-    RecordNotFound,
-    RolledBack,
-    UnknownOperation,
-    defer,
-    deferrable,
-    records,
-)
+from dexpy import DeferredCall, Error, NotSerializable, OperationFailed, PropsError, defer, deferrable, records
 from dexpy.database.tables import messages
+from dexpy.errors import DeclarationError, InvalidTransition, OptionsError, RecordNotFound, RolledBack, UnknownOperation
 from dexpy.testing import Isolated
 
 LATER = dt.timedelta(hours=1)
@@ -291,8 +277,8 @@ def test_a_sensitive_argument_is_shown_nowhere(isolated_runtime: Isolated, caplo
 
 
 def test_a_call_is_not_made_before_it_is_due(isolated_runtime: Isolated, engine: sa.Engine) -> None:
-    ticket = defer(shop.tick, scheduled_at=later())
-    past = defer(shop.tick, scheduled_at=dt.datetime(2020, 1, 1, tzinfo=dt.timezone.utc))
+    ticket = defer(shop.tick, at=later())
+    past = defer(shop.tick, at=dt.datetime(2020, 1, 1, tzinfo=dt.timezone.utc))
 
     assert [ran.id for ran in isolated_runtime.run_pending()] == [past.id]
     pass_time(isolated_runtime, engine, LATER)
@@ -464,7 +450,7 @@ def test_perform_makes_the_call_at_once_in_this_thread(isolated_runtime: Isolate
 def test_perform_of_a_call_that_is_not_due_only_logs(
     isolated_runtime: Isolated, engine: sa.Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ticket = defer(OrderClient.fulfill, order_number=1, scheduled_at=later())
+    ticket = defer(OrderClient.fulfill, order_number=1, at=later())
     with caplog.at_level(logging.INFO):
         assert ticket.perform() is False
 
@@ -631,7 +617,7 @@ def test_a_target_that_cannot_be_called_later_is_refused_at_its_declaration(decl
         ),
         (lambda: defer(Mailer("me").send, "you"), OptionsError, r"which is another one than was given"),
         (lambda: defer(shop.one.shout), DeclarationError, r"the one Crowd of its module, .* has 2 of them"),
-        (lambda: defer(shop.tick, scheduled_at=dt.datetime(2026, 1, 1)), OptionsError, r"scheduled_at=.* naive"),
+        (lambda: defer(shop.tick, at=dt.datetime(2026, 1, 1)), OptionsError, r"at=.* got a naive one"),
         (lambda: defer(shop.tick, idempotency_token="a"), OptionsError, r"option\. Did you mean 'idempotence_token'"),
         (lambda: defer(shop.tick, queue="no queue"), OptionsError, r"defer\(tick\): queue='no queue'"),
         (lambda: defer(shop.tick, idempotence_token=""), OptionsError, r"idempotence_token='' wants a str of 1 to 255"),

@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 from apps import shop_deferred
 from apps.shop_deferred import Effect, OrderClient, hold
-from harness.policy_workers import RESCUE_WITHIN_S, PolicyPair
+from harness.policy_workers import RECOVER_WITHIN_S, PolicyPair
 from harness.workers import HARNESS, eventually
 
 from dexpy import Ticket, defer, records
@@ -83,7 +83,7 @@ def test_the_effects_of_a_call_are_rolled_back_with_its_killed_worker(pair: Poli
     pair.release_waiting()
     pair.start()
 
-    assert ticket.result(RESCUE_WITHIN_S + WAIT_S) == 5
+    assert ticket.result(RECOVER_WITHIN_S + WAIT_S) == 5
     assert effects(pair) == ["held 5"]
 
 
@@ -122,7 +122,7 @@ def test_the_committed_call_of_a_killed_process_is_run(pair: PolicyPair, child: 
 
     assert ticket.duplicate
     pair.start()
-    assert ticket.result(RESCUE_WITHIN_S + WAIT_S) == "order 1 is on its way"
+    assert ticket.result(RECOVER_WITHIN_S + WAIT_S) == "order 1 is on its way"
     assert effects(pair) == ["fulfilled 1"]
 
 
@@ -132,6 +132,6 @@ def test_the_call_of_a_process_killed_in_perform_is_made_by_a_worker(pair: Polic
     assert dead.wait(WAIT_S) == -signal.SIGKILL
     pair.start()
 
-    assert ticket.result(RESCUE_WITHIN_S + WAIT_S) == "order 1 is on its way"
+    assert ticket.result(RECOVER_WITHIN_S + WAIT_S) == "order 1 is on its way"
     assert effects(pair) == ["fulfilled 1"]
     assert records.get(ticket.id).num_lost == 1

@@ -19,19 +19,17 @@ import dexpy
 from dexpy import (
     Async,
     Concurrency,
-    DeclarationError,
     NotSerializable,
     Once,
-    OnceConflict,
     Operation,
-    OptionsError,
-    Record,
+    Recording,
     Ticket,
     Unique,
     enqueue_all,
     prop,
     records,
 )
+from dexpy.errors import DeclarationError, OnceConflict, OptionsError
 from dexpy.testing import Isolated
 
 MANY = 40
@@ -61,7 +59,7 @@ class Direct(Operation):
     """Leaves no record before its end."""
 
     number: int
-    record = Record(params=False)
+    record = Recording(params=False)
 
     def perform(self) -> int:
         return self.number
@@ -291,7 +289,7 @@ def test_a_batch_belongs_to_the_callers_transaction(isolated_runtime: Isolated, 
         dropped = enqueue_all([Greet(name="Ada"), Charge(order=1), Direct(number=1)], session=session)
         session.rollback()
         assert stored() == 0
-        with pytest.raises(dexpy.RolledBack):
+        with pytest.raises(dexpy.errors.RolledBack):
             dropped[0].reload()
         kept = enqueue_all([Greet(name="Ada"), Charge(order=1), Direct(number=1)], session=session)
         assert stored() == 0, "not committed yet"

@@ -12,7 +12,8 @@ from apps import shop_batches
 from harness.policy_workers import PolicyPair
 from harness.workers import eventually
 
-from dexpy import KeyBusy, Ticket, enqueue_all, records
+from dexpy import Ticket, enqueue_all, records
+from dexpy.errors import KeyBusy
 
 APPLICATION = shop_batches
 WAIT_S = 60.0
@@ -25,7 +26,7 @@ def ended(pair: PolicyPair, many: int) -> None:
 
 def test_two_workers_run_each_operation_of_a_batch_once(pair: PolicyPair) -> None:
     # What waits longer than half of it may be sent again, and a busy machine may need some seconds for all.
-    pair.rescue_within_s = 2 * int(WAIT_S)
+    pair.recover_within_s = 2 * int(WAIT_S)
     pair.configure()
     pair.start(processes=2)
     tickets = enqueue_all([shop_batches.Mark(number=number) for number in range(MANY)])

@@ -15,19 +15,18 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import dexpy
 from dexpy import (
-    DeclarationError,
     NotSerializable,
     Operation,
     OptRef,
+    Propagate,
     PropsError,
     Retry,
-    SensitiveInTransit,
-    Travels,
     context,
     current_context,
     prop,
     records,
 )
+from dexpy.errors import DeclarationError, SensitiveInTransit
 from dexpy.foundation import context as ambient
 from dexpy.testing import Isolated
 
@@ -201,7 +200,7 @@ class Deep(Operation):
 def test_propagated_values_reach_the_worker_and_the_runs_it_enqueues(
     isolated_runtime: Isolated, cls: type[Operation]
 ) -> None:
-    with dexpy.trace(trace_id="req-1"), context(current_tenant="acme", locale=Travels("de")):
+    with dexpy.trace(trace_id="req-1"), context(current_tenant="acme", locale=Propagate("de")):
         cls().async_().call()
     isolated_runtime.run_pending()
     results = {record.name.rpartition(".")[2]: record.result for record in records.where(trace="req-1")}
@@ -212,7 +211,7 @@ def test_propagated_values_reach_the_worker_and_the_runs_it_enqueues(
 
 
 def test_propagated_values_are_stored_beside_the_trace_and_not_in_the_params(isolated_runtime: Isolated) -> None:
-    with context(locale=Travels({"lang": "de"}), current_tenant="acme"):
+    with context(locale=Propagate({"lang": "de"}), current_tenant="acme"):
         marked = Nested().async_().call()
     with context(current_tenant="acme"):
         bare = Nested().async_().call()
@@ -222,7 +221,7 @@ def test_propagated_values_are_stored_beside_the_trace_and_not_in_the_params(iso
 
 
 def test_a_plain_value_over_a_propagated_one_is_not_propagated(isolated_runtime: Isolated) -> None:
-    with context(locale=Travels("de"), zone=Travels("CET")), context(locale="fr"):
+    with context(locale=Propagate("de"), zone=Propagate("CET")), context(locale="fr"):
         ticket = Nested().async_().call()
         assert Greet().locale == "fr"
     assert records.get(ticket.id).trace["context"] == {"zone": "CET"}
@@ -238,7 +237,7 @@ class Flaky(Operation):
 
 
 def test_every_attempt_has_the_propagated_values(isolated_runtime: Isolated) -> None:
-    with context(locale=Travels("de")):
+    with context(locale=Propagate("de")):
         ticket = Flaky().async_().call()
     isolated_runtime.run_pending()
     assert ticket.reload().result(1) == "nobody de"
@@ -246,7 +245,7 @@ def test_every_attempt_has_the_propagated_values(isolated_runtime: Isolated) -> 
 
 def test_propagated_values_are_copied(isolated_runtime: Isolated) -> None:
     value = {"lang": ["de"]}
-    with context(locale=Travels(value)):
+    with context(locale=Propagate(value)):
         value["lang"].append("fr")
         assert current_context()["locale"] == {"lang": ["de"]}
 
@@ -254,7 +253,7 @@ def test_propagated_values_are_copied(isolated_runtime: Isolated) -> None:
 @pytest.mark.parametrize(
     ("value", "told"),
     [
-        (date(2026, 11, 21), "locale is of type date, and only plain JSON travels"),
+        (date(2026, 11, 21), "locale is of type date, and only plain JSON is propagated"),
         ({"a": [1, {2}]}, r"locale\['a'\]\[1\] is of type set"),
         ({"a": math.nan}, r"locale\['a'\] is NaN or infinite"),
         ({1: 2}, "locale has a key of type int"),
@@ -265,7 +264,7 @@ def test_propagated_values_are_copied(isolated_runtime: Isolated) -> None:
     ],
 )
 def test_a_propagated_value_that_is_not_plain_json_is_refused_at_the_block_with_its_path(value: Any, told: str) -> None:
-    with pytest.raises(NotSerializable, match=told), context(locale=Travels(value)):
+    with pytest.raises(NotSerializable, match=told), context(locale=Propagate(value)):
         raise AssertionError("it went in")
     assert dict(current_context()) == {}
 
@@ -288,8 +287,8 @@ def test_the_value_of_a_sensitive_prop_is_not_propagated(isolated_runtime: Isola
 
         def perform(self) -> None: ...
 
-    told = r"context\(api_token=Travels\(...\)\) would travel in the clear, and .*Pays.token says that nobody may"
-    with pytest.raises(SensitiveInTransit, match=told) as refused, context(api_token=Travels("hunter2")):
+    told = r"context\(api_token=Propagate\(...\)\): .* propagated in the clear, and .*Pays.token is sensitive"
+    with pytest.raises(SensitiveInTransit, match=told) as refused, context(api_token=Propagate("hunter2")):
         raise AssertionError("it went in")
     assert "hunter2" not in str(refused.value)
     with context(api_token="hunter2"):
@@ -307,13 +306,13 @@ def test_the_value_of_an_encrypted_prop_is_not_propagated() -> None:
         iban: str = prop(context=True, encrypted=True)
 
     for name in ("account", "iban"):
-        with pytest.raises(SensitiveInTransit, match=name), context(**{name: Travels("DE00")}):
+        with pytest.raises(SensitiveInTransit, match=name), context(**{name: Propagate("DE00")}):
             raise AssertionError("it went in")
 
 
 @pytest.mark.usefixtures("secrets")
 def test_a_value_that_becomes_secret_inside_the_block_is_not_propagated_either(isolated_runtime: Isolated) -> None:
-    with context(later=Travels("hunter2")):
+    with context(later=Propagate("hunter2")):
 
         class Pays(Operation):
             later: str = prop(context=True, sensitive=True)
@@ -327,7 +326,7 @@ def test_a_value_that_becomes_secret_inside_the_block_is_not_propagated_either(i
 
 @pytest.mark.usefixtures("secrets")
 def test_an_older_row_with_a_value_that_is_now_secret_runs_without_it(isolated_runtime: Isolated) -> None:
-    with context(later=Travels("hunter2"), locale=Travels("de")):
+    with context(later=Propagate("hunter2"), locale=Propagate("de")):
         ticket = Nested().async_().call()
     ambient.forbid_propagation("later", "Pays.later")
     isolated_runtime.run_pending()

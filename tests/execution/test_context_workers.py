@@ -13,7 +13,7 @@ from harness.policy_workers import PolicyPair
 from harness.workers import eventually
 
 import dexpy
-from dexpy import Operation, Travels
+from dexpy import Operation, Propagate
 from dexpy import records as runs
 from dexpy.database.tables import FINAL, records
 
@@ -23,7 +23,7 @@ ACTOR = {"type": "user", "id": 7}
 
 
 def send(operation: Operation) -> Any:
-    with dexpy.trace(actor=ACTOR, trace_id="req-1"), dexpy.context(locale=Travels("de"), user=object()):
+    with dexpy.trace(actor=ACTOR, trace_id="req-1"), dexpy.context(locale=Propagate("de"), user=object()):
         return operation.async_().call()
 
 

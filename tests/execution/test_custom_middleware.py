@@ -14,26 +14,24 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, with
 
 from dexpy import (
     Call,
-    DeclarationError,
     Err,
     Error,
     Insert,
+    Middleware,
     Ok,
     Operation,
+    Propagate,
     Ref,
     Remove,
     Reset,
-    ResultTypeError,
     Retry,
-    Step,
-    Travels,
-    UndeclaredError,
     after,
     context,
     current_context,
     guard,
     records,
 )
+from dexpy.errors import DeclarationError, ResultTypeError, UndeclaredError
 from dexpy.testing import Isolated
 
 Outcome: TypeAlias = Ok[Any] | Err
@@ -47,7 +45,7 @@ def _nothing_went() -> None:
     calls.clear()
 
 
-def noting(name: str) -> Step:
+def noting(name: str) -> Middleware:
     """A step that notes its way in and out."""
 
     def run(call: Call, proceed: Proceed) -> Outcome:
@@ -56,11 +54,11 @@ def noting(name: str) -> Step:
         calls.append(f"{name} out")
         return outcome
 
-    return Step(name, run)
+    return Middleware(name, run)
 
 
 class Base(Operation):
-    steps = (Insert(noting("a"), after="trace"), Insert(noting("b"), before="perform"))
+    pipeline = (Insert(noting("a"), after="trace"), Insert(noting("b"), before="perform"))
 
     def perform(self) -> int:
         calls.append("perform")
@@ -68,11 +66,11 @@ class Base(Operation):
 
 
 class Sub(Base):
-    steps = (Insert(noting("c"), before="b"), Insert(noting("d"), after="a"))
+    pipeline = (Insert(noting("c"), before="b"), Insert(noting("d"), after="a"))
 
 
 class Anew(Base):
-    steps = (Reset(), Insert(noting("e"), before="trace"))
+    pipeline = (Reset(), Insert(noting("e"), before="trace"))
 
 
 class Plain(Operation):
@@ -81,7 +79,7 @@ class Plain(Operation):
 
 
 def order(cls: type[Operation]) -> str:
-    return " > ".join(cls.explain().steps)
+    return " > ".join(cls.explain().pipeline)
 
 
 def test_middleware_is_inserted_by_name_and_a_subclass_adds_to_its_base() -> None:
@@ -121,11 +119,11 @@ class Watched(Operation):
 
 
 class Unguarded(Watched):
-    steps = (Remove("guard"), Remove("callbacks"), Remove("result"))
+    pipeline = (Remove("guard"), Remove("callbacks"), Remove("result"))
 
 
 class Replaced(Unguarded):
-    steps = (Insert(noting("result"), after="callbacks"),)
+    pipeline = (Insert(noting("result"), after="callbacks"),)
 
 
 def test_a_middleware_that_is_removed_does_nothing_and_shows_as_inactive() -> None:
@@ -134,7 +132,7 @@ def test_a_middleware_that_is_removed_does_nothing_and_shows_as_inactive() -> No
     assert calls == []
     assert Unguarded.is_callable()
     told = Unguarded.explain()
-    assert [name for name in ("guard", "callbacks", "result") if not told.steps[name]] == [
+    assert [name for name in ("guard", "callbacks", "result") if not told.pipeline[name]] == [
         "guard",
         "callbacks",
         "result",
@@ -168,10 +166,10 @@ def test_the_same_middleware_runs_around_a_coroutine() -> None:
 
 
 def test_a_middleware_is_left_out_where_a_class_does_not_need_it() -> None:
-    step = Step("mine", noting("mine").run, needed=lambda contract: bool(contract.guards))
+    step = Middleware("mine", noting("mine").run, needed=lambda contract: bool(contract.guards))
 
     class Placed(Operation):
-        steps = (Insert(step, before="guard"),)
+        pipeline = (Insert(step, before="guard"),)
 
         def perform(self) -> int:
             return 1
@@ -181,7 +179,7 @@ def test_a_middleware_is_left_out_where_a_class_does_not_need_it() -> None:
         def never(self) -> bool:
             return False
 
-    assert (Placed.explain().steps["mine"], Guarded.explain().steps["mine"]) == (False, True)
+    assert (Placed.explain().pipeline["mine"], Guarded.explain().pipeline["mine"]) == (False, True)
     Placed().call()
     assert calls == []
     Guarded().call()
@@ -196,37 +194,40 @@ def test_a_middleware_is_left_out_where_a_class_does_not_need_it() -> None:
     [
         (
             (Insert(noting("x"), after="tracing"),),
-            r"'tracing', and there is none. The steps are trace > .*Did you mean",
+            r"unknown middleware 'tracing'; expected one of trace > .*Did you mean",
         ),
-        ((Remove("gard"),), r"Wrong.steps names the step 'gard', and there is none.*Did you mean 'guard'"),
-        ((Insert(noting("x")),), r"Insert\('x'\) wants one place. Write before= or after="),
-        ((Insert(noting("x"), before="trace", after="trace"),), r"Insert\('x'\) wants one place"),
+        ((Remove("gard"),), r"Wrong.pipeline: unknown middleware 'gard'.*Did you mean 'guard'"),
+        ((Insert(noting("x")),), r"Insert\('x'\): expected before= or after= .*, got neither"),
+        (
+            (Insert(noting("x"), before="trace", after="trace"),),
+            r"Insert\('x'\): expected before= or after= .*, got both",
+        ),
         ((Insert(noting("x"), after="perform"),), r"perform is innermost. Write before='perform'"),
-        ((Insert(noting("guard"), after="trace"),), r"there is a step 'guard' already. Take it out first"),
-        ((Insert(noting("perform"), after="trace"),), r"there is a step 'perform' already"),
-        ((Insert(noting("x"), after="trace"),) * 2, r"there is a step 'x' already"),
-        ((Remove("perform"),), r"Remove\('perform'\) cannot be: nothing would run"),
+        ((Insert(noting("guard"), after="trace"),), r"Insert\('guard'\): the pipeline already has .*Remove it first"),
+        ((Insert(noting("perform"), after="trace"),), r"Insert\('perform'\): the pipeline already has"),
+        ((Insert(noting("x"), after="trace"),) * 2, r"Insert\('x'\): the pipeline already has"),
+        ((Remove("perform"),), r"Remove\('perform'\): perform is required: nothing would run"),
         ((Remove("record"),), r"a worker's row would stay running. Write record = False"),
         ((Remove("transaction"),), r"effects would stay without their record.*Write transaction = False"),
         ((Remove("once"),), r"a key would be declared and not held"),
         ((Remove("lock"),), r"a lock would be declared and not taken"),
         ((Remove("trace"),), r"a run would not know itself"),
         ((Remove("refs"),), r"a Ref would be a key where perform expects a row"),
-        ((noting("x"),), r"does not belong there. It takes .*Insert"),
-        ((Insert("x", after="trace"),), r"does not belong there"),  # type: ignore[arg-type]
-        (Remove("guard"), r"wants a tuple. Mind the comma: steps = \(...,\)"),
+        ((noting("x"),), r"Wrong.pipeline: expected .*Insert.*, got Middleware"),
+        ((Insert("x", after="trace"),), r"Wrong.pipeline: expected .*, got Insert"),  # type: ignore[arg-type]
+        (Remove("guard"), r"Wrong.pipeline: expected a tuple, got Remove.* needs a comma: pipeline = \(...,\)"),
     ],
 )
 def test_an_invalid_placement_is_refused_at_the_class(entries: Any, told: str) -> None:
     with pytest.raises(DeclarationError, match=told):
 
         class Wrong(Operation):
-            steps = entries
+            pipeline = entries
 
 
 def outcome_of(run: Callable[[Call, Proceed], Any], after: str = "transaction", **rest: Any) -> type[Operation]:
     class Made(Operation):
-        steps = (Insert(Step("mine", run), after=after),)
+        pipeline = (Insert(Middleware("mine", run), after=after),)
         errors = {"no_tenant"}
 
         def perform(self) -> int:
@@ -240,7 +241,7 @@ def test_a_middleware_that_returns_no_outcome_is_refused_with_the_fix() -> None:
         proceed(call)
 
     with pytest.raises(
-        DeclarationError, match="The step 'mine' returned NoneType, and no outcome. Return what proceed"
+        DeclarationError, match="Middleware 'mine': expected an Ok or Err, got NoneType. Return what proceed"
     ):
         outcome_of(forgets)().call()
 
@@ -250,7 +251,7 @@ def test_a_middleware_may_call_proceed_only_once() -> None:
         proceed(call)
         return proceed(call)
 
-    with pytest.raises(DeclarationError, match="The step 'mine' called proceed twice"):
+    with pytest.raises(DeclarationError, match="Middleware 'mine': called proceed twice"):
         outcome_of(twice)().call()
 
 
@@ -274,7 +275,9 @@ def test_an_error_after_the_commit_does_not_fail_the_run() -> None:
         return Err("no_tenant", "Too late")
 
     assert isinstance(outcome_of(spoils)().safe.call(), Err), "inside, the transaction sees it and rolls back"
-    with pytest.raises(DeclarationError, match="made an Err of an Ok whose effects are committed. Put it inside"):
+    with pytest.raises(
+        DeclarationError, match="returned an Err for an Ok whose effects are already committed. Place it inside"
+    ):
         outcome_of(spoils, after="trace")().call()
 
 
@@ -309,7 +312,7 @@ metrics = Metrics()
 
 
 class Counted(Operation):
-    steps = (Insert(Step("metrics", metrics.run), after="trace"),)
+    pipeline = (Insert(Middleware("metrics", metrics.run), after="trace"),)
     retry_on = (Retry(ConnectionError, attempts=3, wait=0),)
     how: str = "done"
 
@@ -365,12 +368,14 @@ def in_tenant(call: Call, proceed: Proceed) -> Outcome:
         call.session.info.pop("tenant", None)
 
 
-TENANT = Step("tenant", in_tenant, explain=lambda call: {"tenant": current_context().get("tenant")}, rehearsed=True)
+TENANT = Middleware(
+    "tenant", in_tenant, explain=lambda call: {"tenant": current_context().get("tenant")}, in_dry_run=True
+)
 
 
 class ReadNote(Operation):
     note: Ref[Note]
-    steps = (Insert(TENANT, after="transaction"),)
+    pipeline = (Insert(TENANT, after="transaction"),)
     errors = {"no_tenant"}
 
     @guard("There are too many notes")
@@ -395,7 +400,7 @@ def notes(engine: sa.Engine) -> Any:
 def test_a_tenant_middleware_is_around_refs_and_guards_in_place_in_workers_and_in_dry_runs(
     isolated_runtime: Isolated,
 ) -> None:
-    with context(tenant=Travels("acme")):
+    with context(tenant=Propagate("acme")):
         assert ReadNote(note=1).call() == "acme"
         assert ReadNote.is_callable(note=1)
         told = ReadNote.explain(note=1)
@@ -408,7 +413,7 @@ def test_a_tenant_middleware_is_around_refs_and_guards_in_place_in_workers_and_i
     assert (told.callable, told.error) == (False, "Nobody said which tenant")
     isolated_runtime.run_pending()
     assert ticket.reload().result(1) == "acme"
-    assert (wrong.reload().failure, records.get(wrong.id).error) == ("discarded", "dexpy.RefNotFound")
+    assert (wrong.reload().failure, records.get(wrong.id).error) == ("discarded", "dexpy.errors.RefNotFound")
 
 
 def in_schema(call: Call, proceed: Proceed) -> Outcome:
@@ -420,7 +425,7 @@ def in_schema(call: Call, proceed: Proceed) -> Outcome:
 
 
 class WhichSchema(Operation):
-    steps = (Insert(Step("tenant", in_schema, rehearsed=True), after="transaction"),)
+    pipeline = (Insert(Middleware("tenant", in_schema, in_dry_run=True), after="transaction"),)
 
     def perform(self) -> str:
         return str(self.session.scalar(sa.text("SELECT current_schema()")))
@@ -437,7 +442,7 @@ def test_a_tenant_middleware_sets_the_search_path_for_its_transaction_only(
 ) -> None:
     with engine.begin() as connection:
         connection.execute(sa.text("CREATE SCHEMA acme"))
-    with context(tenant=Travels("acme")):
+    with context(tenant=Propagate("acme")):
         assert WhichSchema().call() == "acme"
         ticket = WhichSchema().async_().call()
     isolated_runtime.run_pending()

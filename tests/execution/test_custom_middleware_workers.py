@@ -6,7 +6,7 @@ from collections import Counter
 
 from apps import shop_middleware
 from apps.shop_middleware import Counted
-from harness.policy_workers import RESCUE_WITHIN_S, PolicyPair
+from harness.policy_workers import RECOVER_WITHIN_S, PolicyPair
 from harness.workers import eventually
 
 APPLICATION = shop_middleware
@@ -31,6 +31,6 @@ def test_writes_of_a_middleware_are_rolled_back_with_its_killed_worker(pair: Pol
     ticket = Counted(number=1).async_().call()
     eventually(lambda: pair.reached("in_middleware"), "a worker dies in the step", WAIT_S, pair.output)
     pair.start()
-    assert ticket.result(RESCUE_WITHIN_S + WAIT_S) == 1
+    assert ticket.result(RECOVER_WITHIN_S + WAIT_S) == 1
     assert Counter(pair.effects()) == both(range(1, 2))
     assert pair.row(ticket.id)["num_attempts"] == 2

@@ -14,21 +14,10 @@ from apps import shop_steps
 from apps.shop_steps import Line, Rung
 
 import dexpy
-from dexpy import (
-    Error,
-    Operation,
-    Record,
-    Ref,
-    Retry,
-    StepError,
-    after,
-    before,
-    guard,
-    prop,
-    records,
-)
+from dexpy import Error, Operation, Recording, Ref, Retry, after, before, guard, prop, records
 from dexpy.database.tables import records as records_table
 from dexpy.database.tables import steps as steps_table
+from dexpy.errors import StepError
 from dexpy.execution.call import current
 from dexpy.recording.durable_steps import holds_claim
 from dexpy.recording.transitions import apply
@@ -713,7 +702,9 @@ def failure_of(isolated_runtime: Isolated, operation: Operation) -> str:
     ticket = operation.async_().call()
     isolated_runtime.run_pending()
     (attempt, *_) = records.attempts(ticket.id)
-    assert attempt.error in ("dexpy.StepError", "dexpy.OptionsError", "dexpy.ResultTypeError"), attempt
+    assert attempt.error in ("dexpy.errors.StepError", "dexpy.errors.OptionsError", "dexpy.errors.ResultTypeError"), (
+        attempt
+    )
     return str(attempt.error_message)
 
 
@@ -932,7 +923,7 @@ class Unrecorded(Stepwise):
 
 
 class WithoutParams(Unrecorded):
-    record = Record(params=False)
+    record = Recording(params=False)
 
 
 class InGuard(Stepwise):
@@ -976,7 +967,7 @@ class InBlock(Stepwise):
 def test_a_class_without_a_record_is_refused_wherever_it_runs(isolated_runtime: Isolated) -> None:
     with pytest.raises(StepError, match="needs a record to be kept with, and the class says record = False"):
         Unrecorded().call()
-    with pytest.raises(StepError, match=r"the class says Record\(params=False\)\. Leave that out\."):
+    with pytest.raises(StepError, match=r"the class says record = Recording\(params=False\)\. Leave that out\."):
         WithoutParams().call()
 
 
@@ -987,7 +978,7 @@ def test_steps_are_refused_outside_of_perform(isolated_runtime: Isolated) -> Non
         InBefore().call()
     with pytest.raises(StepError, match=r"on the event loop.*Write: await self\.in_session\(lambda session: "):
         InCoroutine().call()
-    with pytest.raises(dexpy.NotRunning, match=r"Journey\.step\(\) exists only inside a run"):
+    with pytest.raises(dexpy.errors.NotRunning, match=r"Journey\.step\(\) exists only inside a run"):
         operation = Journey()
         operation.step(operation.buy)
     assert "is inside `with self.transaction():`" in failure_of(isolated_runtime, InBlock())

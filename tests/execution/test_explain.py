@@ -22,16 +22,15 @@ from dexpy import (
     Error,
     Explanation,
     Insert,
+    Middleware,
     Ok,
     Operation,
     OptRef,
     PropsError,
-    Record,
+    Recording,
     Ref,
-    RefNotFound,
     Remove,
     Retry,
-    Step,
     after,
     around,
     before,
@@ -39,6 +38,7 @@ from dexpy import (
     prop,
     records,
 )
+from dexpy.errors import RefNotFound
 from dexpy.foundation.settings import Settings
 from dexpy.runtime import Runtime, install
 from dexpy.testing import Isolated
@@ -163,7 +163,7 @@ def test_each_guard_shows_whether_it_passed_refused_or_was_skipped() -> None:
 
 def test_the_pipeline_is_listed_in_order_with_inactive_middleware_marked(isolated_runtime: Isolated) -> None:
     told = Bare.explain()
-    assert list(told.steps) == [
+    assert list(told.pipeline) == [
         "trace",
         "result",
         "once",
@@ -176,7 +176,7 @@ def test_the_pipeline_is_listed_in_order_with_inactive_middleware_marked(isolate
         "callbacks",
         "perform",
     ]
-    active = [name for name, is_active in told.steps.items() if is_active]
+    active = [name for name, is_active in told.pipeline.items() if is_active]
     assert active == ["trace", "result", "record", "transaction", "perform"]
     assert (told.once, told.lock, told.unique, told.rescue_from, told.callbacks) == (None,) * 5
     assert told.guards == {}
@@ -195,7 +195,7 @@ class Unrecorded(Operation):
 
 
 class WithoutParams(Operation):
-    record = Record(params=False)
+    record = Recording(params=False)
 
     def perform(self) -> None: ...
 
@@ -382,11 +382,13 @@ class Talkative(Operation):
     pin: str = prop(sensitive=True)
     number: int = 1
     async_ = Async(queue=lambda operation: f"q{operation.pin}")
-    steps = (
-        Insert(Step("says", pass_on, explain=say_it), after="trace"),
-        Insert(Step("fails", pass_on, explain=fail), after="says"),
-        Insert(Step("mute", pass_on), after="says"),
-        Insert(Step("stops", pass_on, explain=lambda call: {"callable": call.operation.number > 0}), before="perform"),
+    pipeline = (
+        Insert(Middleware("says", pass_on, explain=say_it), after="trace"),
+        Insert(Middleware("fails", pass_on, explain=fail), after="says"),
+        Insert(Middleware("mute", pass_on), after="says"),
+        Insert(
+            Middleware("stops", pass_on, explain=lambda call: {"callable": call.operation.number > 0}), before="perform"
+        ),
         Remove("result"),
     )
 
@@ -405,9 +407,9 @@ def test_the_explain_of_a_middleware_is_shown_and_a_failing_one_breaks_nothing(
     assert told.callable
     assert not Talkative.explain(pin=SECRET, number=0).callable
     assert Talkative.explain(pin=1).extras == {}, "there is no operation to look at"
-    assert list(told.steps)[:5] == ["trace", "says", "mute", "fails", "result"]
-    assert told.steps["says"]
-    assert not told.steps["result"]
+    assert list(told.pipeline)[:5] == ["trace", "says", "mute", "fails", "result"]
+    assert told.pipeline["says"]
+    assert not told.pipeline["result"]
 
 
 class Greeting(Operation):

@@ -13,8 +13,9 @@ from apps import shop_steps
 from apps.shop_steps import Line
 
 import dexpy
-from dexpy import InvalidTransition, Operation, OptionsError, Retry, Ticket, prop, records
+from dexpy import Operation, Retry, Ticket, prop, records
 from dexpy.database.tables import signals as signals_table
+from dexpy.errors import InvalidTransition, OptionsError
 from dexpy.execution.durable import progress, progress_writer
 from dexpy.recording import run_signals
 from dexpy.recording.progress import Progress
@@ -313,7 +314,7 @@ def test_invalid_progress_is_refused(isolated_runtime: Isolated) -> None:
 
 
 def test_progress_outside_of_a_run_is_refused(isolated_runtime: Isolated) -> None:
-    with pytest.raises(dexpy.NotRunning, match=r"Count\.report_progress\(\) exists only inside a run"):
+    with pytest.raises(dexpy.errors.NotRunning, match=r"Count\.report_progress\(\) exists only inside a run"):
         Count(upto=1).report_progress(1)
 
 

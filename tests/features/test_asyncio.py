@@ -16,7 +16,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 import dexpy
-from dexpy import Err, Error, NotRunning, Ok, Operation, SessionOnLoop, records
+from dexpy import Err, Error, Ok, Operation, records
+from dexpy.errors import NotRunning, SessionOnLoop
 from dexpy.testing import Isolated
 
 from .ledger import (
@@ -830,7 +831,7 @@ def test_an_async_session_can_only_be_awaited(shop: Shop) -> None:
     pytest.importorskip("greenlet")
     from sqlalchemy.ext.asyncio import AsyncSession
 
-    with pytest.raises(dexpy.OptionsError) as caught:
+    with pytest.raises(dexpy.errors.OptionsError) as caught:
         Brief().async_(session=AsyncSession()).call()
     assert str(caught.value) == (
         "Brief.async_(session=...).call() got an AsyncSession, which can only be awaited. "
@@ -844,7 +845,7 @@ def test_an_async_session_is_not_made_current(shop: Shop) -> None:
     from sqlalchemy.ext.asyncio import AsyncSession
 
     wrong: Any = AsyncSession()
-    with pytest.raises(dexpy.OptionsError, match="got AsyncSession"), dexpy.session(wrong):
+    with pytest.raises(dexpy.errors.OptionsError, match="got AsyncSession"), dexpy.session(wrong):
         pass
 
 

@@ -18,27 +18,29 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 import dexpy
 from dexpy import (
     Async,
-    DeclarationError,
     Err,
     Error,
-    NotCommitted,
-    NotRecorded,
     NotSerializable,
     Ok,
     Operation,
-    OptionsError,
     OptRef,
     PropsError,
-    Record,
-    RecordNotFound,
+    Recording,
     Ref,
-    ResultNotStored,
     Retry,
-    RolledBack,
-    SensitiveInTransit,
     guard,
     prop,
     records,
+)
+from dexpy.errors import (
+    DeclarationError,
+    NotCommitted,
+    NotRecorded,
+    OptionsError,
+    RecordNotFound,
+    ResultNotStored,
+    RolledBack,
+    SensitiveInTransit,
 )
 from dexpy.foundation.clock import clock
 from dexpy.foundation.trace import current_frame
@@ -155,11 +157,11 @@ class Untraceable(Note):
 
 
 class NoParams(Note):
-    record = Record(params=False)
+    record = Recording(params=False)
 
 
 class NoResult(Note):
-    record = Record(result=False)
+    record = Recording(result=False)
 
 
 class Login(Operation):
@@ -175,7 +177,7 @@ class LoginDirect(Login):
 
 
 class LoginNoParams(Login):
-    record = Record(params=False)
+    record = Recording(params=False)
 
 
 class Bounded(Operation):
@@ -253,7 +255,7 @@ class Quit(Operation):
 
 
 class QuitDirect(Quit):
-    record = Record(params=False)
+    record = Recording(params=False)
 
 
 class Traced(Operation):
@@ -369,9 +371,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a delay that is no number": ({"in_": float("nan")}, "must not be negative"),
     "a delay as text": ({"in_": "5"}, r"in_='5' wants seconds or a timedelta"),
     "a delay as bool": ({"in_": True}, "in_=True wants seconds"),
-    "a naive moment": ({"at": datetime(2100, 1, 1)}, r"is naive.*Say which zone"),
-    "a date": ({"at": date(2100, 1, 1)}, "wants an aware datetime"),
-    "a moment as text": ({"at": "2100-01-01"}, "wants an aware datetime"),
+    "a naive moment": ({"at": datetime(2100, 1, 1)}, r"expected an aware datetime, got a naive one\. Pass a time zone"),
+    "a date": ({"at": date(2100, 1, 1)}, "expected an aware datetime"),
+    "a moment as text": ({"at": "2100-01-01"}, "expected an aware datetime"),
     "an unknown option": (
         {"que": "mailers"},
         r"'que' is no option.*'at', 'expires_in', 'idempotence_token', 'in_', 'priority', 'queue', .*mean 'queue'",
@@ -884,7 +886,7 @@ def test_a_result_of_the_wrong_type_is_a_crash_without_effects(isolated_runtime:
     isolated_runtime.run_pending()
 
     stored = row(isolated_runtime, ticket.id)
-    assert (stored["status"], stored["failure"], stored["error"]) == ("failed", "crash", "dexpy.ResultTypeError")
+    assert (stored["status"], stored["failure"], stored["error"]) == ("failed", "crash", "dexpy.errors.ResultTypeError")
     assert shop.names() == []
 
 
@@ -893,7 +895,7 @@ def test_a_record_may_leave_the_result_out(isolated_runtime: Isolated) -> None:
     isolated_runtime.run_pending()
 
     assert (row(isolated_runtime, ticket.id)["status"], row(isolated_runtime, ticket.id)["result"]) == ("done", None)
-    with pytest.raises(ResultNotStored, match=r"Record\(result=False\)"):
+    with pytest.raises(ResultNotStored, match=r"Recording\(result=False\)"):
         ticket.result(WAIT_S)
 
 
@@ -1079,7 +1081,11 @@ def test_params_that_no_longer_match_fail_the_run_without_showing_values(
     isolated_runtime.run_pending()
 
     stored = row(isolated_runtime, ticket.id)
-    assert (stored["status"], stored["failure"], stored["error"]) == ("failed", "undecodable", "dexpy.Undecodable")
+    assert (stored["status"], stored["failure"], stored["error"]) == (
+        "failed",
+        "undecodable",
+        "dexpy.errors.Undecodable",
+    )
     assert problem in stored["error_message"]
     assert stored["completed_at"] is not None
     for told in (stored["error_message"], str(attempts(isolated_runtime, ticket.id)), caplog.text):
@@ -1121,7 +1127,7 @@ def test_params_of_a_message_that_no_longer_match_leave_a_row_if_runs_are_record
 
 class PlainDirect(Operation):
     count: int
-    record = Record(params=False)
+    record = Recording(params=False)
 
     def perform(self) -> int:
         return self.count

@@ -11,8 +11,9 @@ import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from dexpy import DatabaseBusy, DatabaseUnavailable, Once, Operation, enqueue_all, prop
+from dexpy import Once, Operation, enqueue_all, prop
 from dexpy.database import sqlite
+from dexpy.errors import DatabaseBusy, DatabaseUnavailable
 from dexpy.liveness import heartbeat
 from dexpy.testing import Isolated
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from dexpy import DeclarationError, Err, Error, Ok, Operation, Ref, after, around, before, guard
+from dexpy import Err, Error, Ok, Operation, Ref, after, around, before, guard
+from dexpy.errors import DeclarationError
 
 from .shop import Customer, Shop
 

@@ -10,21 +10,8 @@ from typing import Annotated, Any
 import attrs
 import pytest
 
-from dexpy import (
-    Async,
-    DeclarationError,
-    Error,
-    Operation,
-    PropsError,
-    Record,
-    Reset,
-    ResultTypeError,
-    Retry,
-    after,
-    guard,
-    prop,
-    records,
-)
+from dexpy import Async, Error, Operation, PropsError, Recording, Reset, Retry, after, guard, prop, records
+from dexpy.errors import DeclarationError, ResultTypeError
 from dexpy.testing import Isolated
 
 
@@ -42,7 +29,7 @@ class ApplicationOperation(Operation):
     discard_on = (Declined,)
     rescue_from = {KeyError: "no_key"}
     errors = {"common": "A common one"}
-    record = Record(result=False)
+    record = Recording(result=False)
     transaction = False
 
     @guard("closed")
@@ -98,7 +85,7 @@ def test_a_subclass_without_policies_has_those_of_its_base() -> None:
     assert contract.description is None
     assert contract.options == base.options
     assert (contract.options.queue, contract.options.priority, contract.options.in_) == ("slow", 3, 60)
-    assert contract.record == Record(result=False)
+    assert contract.record == Recording(result=False)
     assert not contract.transactional
     assert attempts(Plain, ConnectionError()) == 5
     assert attempts(Plain, Stolen()) == 0
@@ -134,7 +121,7 @@ def test_tuples_and_mappings_of_a_subclass_add_to_those_of_the_base_and_win_over
 
 def test_other_policies_of_a_subclass_replace_those_of_the_base() -> None:
     contract = Send.contract
-    assert contract.record == Record()
+    assert contract.record == Recording()
     assert contract.transactional
     assert contract.description == "Send a mail."
     assert (contract.options.queue, contract.options.priority) == ("mails", 3)
@@ -265,12 +252,12 @@ retry = Retry(ConnectionError)
         (declared(errors={"a": 7}), "Wrong.errors['a'] = 7 wants a description, a str."),
         (
             declared(record="yes"),
-            "Wrong.record = 'yes' is no policy. Write True, False or Record(params=True, result=False).",
+            "Wrong.record = 'yes' is no policy. Write True, False or Recording(params=True, result=False).",
         ),
         (
-            declared(record=Record(params="no")),  # type: ignore[arg-type]
-            "Wrong.record = Record(params='no', result=True) is no policy. "
-            "Write True, False or Record(params=True, result=False).",
+            declared(record=Recording(params="no")),  # type: ignore[arg-type]
+            "Wrong.record = Recording(params='no', result=True) is no policy. "
+            "Write True, False or Recording(params=True, result=False).",
         ),
         (declared(transaction="no"), "Wrong.transaction = 'no' wants True or False."),
         (
@@ -296,8 +283,8 @@ retry = Retry(ConnectionError)
         ),
         (
             declared(async_=Async(at=datetime(2030, 1, 1))),
-            "Wrong.async_: at=datetime.datetime(2030, 1, 1, 0, 0) is naive, so nobody knows which moment it is. "
-            "Say which zone: datetime(..., tzinfo=timezone.utc), or ZoneInfo('Europe/Berlin').",
+            "Wrong.async_: at=datetime.datetime(2030, 1, 1, 0, 0): expected an aware datetime, got a naive one. "
+            "Pass a time zone: datetime(..., tzinfo=timezone.utc) or ZoneInfo('Europe/Berlin').",
         ),
         (
             declared(perform=staticmethod(lambda: 1)),
@@ -434,7 +421,7 @@ def test_the_return_annotation_is_the_success_contract(isolated_runtime: Isolate
     assert isinstance(caught.value, TypeError)
     record = records.failed().first()
     assert record is not None
-    assert (record.failure, record.error) == ("crash", "dexpy.ResultTypeError")
+    assert (record.failure, record.error) == ("crash", "dexpy.errors.ResultTypeError")
 
 
 def test_without_an_annotation_any_result_is_accepted_and_none_is_checked() -> None:

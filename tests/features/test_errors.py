@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from dexpy import Err, Error, Ok, Operation, UndeclaredError, records
+from dexpy import Err, Error, Ok, Operation, records
+from dexpy.errors import UndeclaredError
 from dexpy.testing import Isolated
 
 
@@ -87,7 +88,7 @@ def test_an_undeclared_code_is_a_crash_with_the_fix_in_its_message(isolated_runt
     assert not isinstance(error, Error)
     record = records.all().first()
     assert record is not None
-    assert (record.status, record.failure, record.error) == ("failed", "crash", "dexpy.UndeclaredError")
+    assert (record.status, record.failure, record.error) == ("failed", "crash", "dexpy.errors.UndeclaredError")
 
 
 def test_a_class_that_declares_nothing_may_raise_anything() -> None:

@@ -8,7 +8,8 @@ import pytest
 import sqlalchemy as sa
 
 import dexpy
-from dexpy import DeclarationError, Err, Error, Ok, Operation, PropsError, Ref, guard, records
+from dexpy import Err, Error, Ok, Operation, PropsError, Ref, guard, records
+from dexpy.errors import DeclarationError
 from dexpy.testing import Isolated
 
 from .shop import Customer, Shop

@@ -24,17 +24,12 @@ import dexpy
 from dexpy import (
     Async,
     Cancelled,
-    DeclarationError,
     Err,
     Error,
-    InvalidTransition,
-    NotRecorded,
-    NotRunning,
     Ok,
     Operation,
     OperationFailed,
-    OptionsError,
-    Record,
+    Recording,
     Retry,
     Ticket,
     TimedOut,
@@ -43,6 +38,7 @@ from dexpy import (
     guard,
     records,
 )
+from dexpy.errors import DeclarationError, InvalidTransition, NotRecorded, NotRunning, OptionsError
 from dexpy.maintenance.relay import Relay
 from dexpy.recording import run_signals
 from dexpy.testing import Isolated
@@ -199,7 +195,7 @@ class LingerInvisibly(Operation):
     """Leaves only a row at its end."""
 
     timeout = 0.2
-    record = Record(params=False)
+    record = Recording(params=False)
 
     def perform(self) -> None:
         sleep_in_slices()
@@ -272,12 +268,12 @@ def test_a_run_that_times_out_is_interrupted_inside_perform_and_can_clean_up(
     assert notes == ["told", "tidied up"]
     assert lines(shop) == [], "what it wrote is rolled back"
     stored = row(shop.isolated_runtime, ticket.id)
-    assert (stored["error"], stored["num_attempts"]) == ("dexpy.TimedOut", 1)
+    assert (stored["error"], stored["num_attempts"]) == ("dexpy.errors.TimedOut", 1)
     assert "longer than its class allows" in stored["error_message"]
     assert failures(shop.isolated_runtime, ticket) == ["timeout"]
     with pytest.raises(OperationFailed) as caught:
         ticket.result(1)
-    assert (caught.value.failure, caught.value.exception_class) == ("timeout", "dexpy.TimedOut")
+    assert (caught.value.failure, caught.value.exception_class) == ("timeout", "dexpy.errors.TimedOut")
 
 
 def test_a_coroutine_that_times_out_is_cancelled_and_can_clean_up(shop: Shop, worker: dramatiq.Worker) -> None:
@@ -286,7 +282,7 @@ def test_a_coroutine_that_times_out_is_cancelled_and_can_clean_up(shop: Shop, wo
     assert ended(ticket) == ("failed", "timeout")
     assert notes == ["told", "tidied up"]
     assert lines(shop) == []
-    assert row(shop.isolated_runtime, ticket.id)["error"] == "dexpy.TimedOut"
+    assert row(shop.isolated_runtime, ticket.id)["error"] == "dexpy.errors.TimedOut"
 
 
 def test_a_rule_for_timed_out_retries_the_run(shop: Shop, worker: dramatiq.Worker) -> None:
@@ -314,7 +310,7 @@ def test_the_limit_of_the_outer_run_holds_for_the_runs_inside(shop: Shop, worker
     assert lines(shop) == []
     inner = records.where(parent=ticket.id).first()
     assert inner is not None
-    assert (inner.status, inner.error) == ("failed", "dexpy.TimedOut")
+    assert (inner.status, inner.error) == ("failed", "dexpy.errors.TimedOut")
 
 
 def test_a_timeout_is_never_raised_after_perform(shop: Shop, worker: dramatiq.Worker) -> None:
@@ -329,7 +325,7 @@ def test_a_direct_run_has_the_timeout_too(shop: Shop, worker: dramatiq.Worker) -
     LingerInvisibly().async_().call()
 
     stored = eventually(lambda: rows(shop.isolated_runtime), "its row is written")[0]
-    assert (stored["status"], stored["failure"], stored["error"]) == ("failed", "timeout", "dexpy.TimedOut")
+    assert (stored["status"], stored["failure"], stored["error"]) == ("failed", "timeout", "dexpy.errors.TimedOut")
 
 
 def test_a_call_in_place_has_no_timeout(shop: Shop) -> None:
@@ -1063,7 +1059,7 @@ def test_an_invalid_policy_for_lost_workers_is_refused(declared: dict[str, Any],
         type("Wrong", (Operation,), {**declared, "perform": lambda self: None})
 
 
-@pytest.mark.parametrize("record", [False, Record(params=False)], ids=["no record", "no params"])
+@pytest.mark.parametrize("record", [False, Recording(params=False)], ids=["no record", "no params"])
 @pytest.mark.parametrize(
     ("declared", "named"),
     [
@@ -1113,7 +1109,7 @@ class Interrupted(Operation):
 
 
 class InterruptedDirectly(Interrupted):
-    record = Record(params=False)
+    record = Recording(params=False)
 
 
 def test_a_time_limit_of_dramatiq_ends_a_run_as_a_timeout(shop: Shop) -> None:

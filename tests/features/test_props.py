@@ -16,8 +16,9 @@ import attrs
 import pytest
 
 import dexpy
-from dexpy import DeclarationError, DexpyError, Error, Operation, OptRef, Problem, PropsError, Ref, Refs, prop
+from dexpy import DexpyError, Error, Operation, OptRef, PropsError, Ref, Refs, prop
 from dexpy.declaration.class_definition import RESERVED
+from dexpy.errors import DeclarationError, Problem
 from dexpy.testing import Isolated
 
 from . import postponed
@@ -782,9 +783,9 @@ def test_a_model_may_be_declared_below_the_operation() -> None:
     made = postponed.Rename(page=3, aliased=4)
     assert repr(made) == "Rename(page=3, parent=None, others=[], aliased=4, title=None)"
     assert [field.name for field in attrs.fields(postponed.Rename)] == ["page", "parent", "others", "aliased", "title"]
-    with pytest.raises(dexpy.NotRunning):
+    with pytest.raises(dexpy.errors.NotRunning):
         _ = made.page
-    with pytest.raises(dexpy.NotRunning):
+    with pytest.raises(dexpy.errors.NotRunning):
         _ = made.aliased
     page = postponed.Page(id=1, title="a")
     assert postponed.Rename(page=page, aliased=page).aliased is page

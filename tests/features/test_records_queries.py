@@ -13,7 +13,8 @@ import pytest
 import sqlalchemy as sa
 
 import dexpy
-from dexpy import Async, Error, Operation, OptionsError, OptRef, Ref, Refs, prop, records
+from dexpy import Async, Error, Operation, OptRef, Ref, Refs, prop, records
+from dexpy.errors import OptionsError
 from dexpy.foundation.clock import clock
 from dexpy.records import Record
 from dexpy.testing import Isolated
@@ -145,7 +146,16 @@ def test_records_are_filtered_by_error_code_or_class(isolated_runtime: Isolated)
     isolated_runtime.run_pending()
 
     assert ids(records.where(error="no_balance")) == [business]
-    assert ids(records.where(error="ConnectionError")) == [crash]
+    assert ids(records.where(error="ConnectionError")) == ids(records.where(error=ConnectionError)) == [crash]
+
+
+def test_an_exception_of_dexpy_is_found_under_the_class_path_that_earlier_versions_stored(
+    isolated_runtime: Isolated,
+) -> None:
+    late = send(isolated_runtime)
+    for stored in ("dexpy.TimedOut", "dexpy.errors.TimedOut"):
+        sql(isolated_runtime, f"UPDATE operation_records SET error = '{stored}'")
+        assert ids(records.where(error=dexpy.TimedOut)) == ids(records.where(error="dexpy.errors.TimedOut")) == [late]
 
 
 def test_records_are_filtered_by_queue(isolated_runtime: Isolated) -> None:

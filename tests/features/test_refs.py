@@ -10,20 +10,8 @@ from uuid import UUID, uuid4
 import pytest
 
 import dexpy
-from dexpy import (
-    DeclarationError,
-    NotRunning,
-    Operation,
-    OptRef,
-    PropsError,
-    Ref,
-    RefNotFound,
-    Refs,
-    guard,
-    prop,
-    records,
-    register_model_loader,
-)
+from dexpy import Operation, OptRef, PropsError, Ref, Refs, guard, prop, records, register_model_loader
+from dexpy.errors import DeclarationError, NotRunning, RefNotFound
 
 from .shop import Country, Customer, Device, Line, Shop
 
@@ -213,7 +201,7 @@ def test_a_missing_row_ends_the_run_before_guards_and_perform(
     assert performed == []
     record = records.all().first()
     assert record is not None
-    assert (record.status, record.failure, record.error) == ("failed", "crash", "dexpy.RefNotFound")
+    assert (record.status, record.failure, record.error) == ("failed", "crash", "dexpy.errors.RefNotFound")
 
 
 def test_safe_does_not_hide_a_missing_row(filled: Shop) -> None:

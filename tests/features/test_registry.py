@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from dexpy import DeclarationError, Operation, UnknownOperation
+from dexpy import Operation
 from dexpy.declaration import registry
+from dexpy.errors import DeclarationError, UnknownOperation
 from dexpy.testing import Isolated
 
 

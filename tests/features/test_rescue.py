@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from dexpy import Err, Error, Ok, Operation, ResultTypeError, records
+from dexpy import Err, Error, Ok, Operation, records
+from dexpy.errors import ResultTypeError
 
 from .shop import Customer, Deferred, Shop
 

@@ -12,7 +12,8 @@ import pytest
 import sqlalchemy as sa
 
 import dexpy
-from dexpy import DeclarationError, Err, Error, Ok, Operation, Record, Ref, Reset, Retry, guard, prop, records
+from dexpy import Err, Error, Ok, Operation, Recording, Ref, Reset, Retry, guard, prop, records
+from dexpy.errors import DeclarationError
 from dexpy.testing import Isolated
 
 from .shop import Customer, Shop
@@ -81,7 +82,7 @@ class ThriceDirect(Thrice):
 
 
 class ThriceNoParams(Thrice):
-    record = Record(params=False)
+    record = Recording(params=False)
 
 
 def test_without_a_rule_there_is_one_attempt(isolated_runtime: Isolated) -> None:
@@ -435,7 +436,7 @@ def test_a_missing_row_is_discarded_although_a_rule_retries_everything(isolated_
 
     assert run_out(isolated_runtime) == []
     stored = row(isolated_runtime, ticket.id)
-    assert (stored["failure"], stored["error"], stored["num_attempts"]) == ("discarded", "dexpy.RefNotFound", 1)
+    assert (stored["failure"], stored["error"], stored["num_attempts"]) == ("discarded", "dexpy.errors.RefNotFound", 1)
     assert performed == []
 
 
@@ -626,7 +627,7 @@ def test_a_run_whose_record_has_no_params_leaves_one_row_after_its_last_attempt(
 
 
 class RefusedDirect(Scripted):
-    record = Record(params=False)
+    record = Recording(params=False)
 
 
 def test_a_direct_job_that_ends_in_a_business_error_is_recorded_as_rejected_or_failed(

@@ -8,7 +8,8 @@ from typing import Any
 import attrs
 import pytest
 
-from dexpy import Err, Error, Ok, Operation, OptionsError
+from dexpy import Err, Error, Ok, Operation
+from dexpy.errors import OptionsError
 
 
 class Divide(Operation):

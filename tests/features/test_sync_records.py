@@ -13,8 +13,9 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
 import dexpy
-from dexpy import Error, Operation, Record, ResultTypeError, prop, records
+from dexpy import Error, Operation, Recording, prop, records
 from dexpy.database.tables import records as table
+from dexpy.errors import ResultTypeError
 from dexpy.runtime import install
 from dexpy.testing import Isolated, isolated
 
@@ -124,7 +125,7 @@ def test_none_and_no_result_are_distinguished(isolated_runtime: Isolated) -> Non
         def perform(self) -> None: ...
 
     class Unkept(Operation):
-        record = Record(result=False)
+        record = Recording(result=False)
 
         def perform(self) -> int:
             return 3
@@ -220,7 +221,7 @@ def test_a_nested_run_that_its_caller_rolled_back_is_recorded_as_rolled_back(sho
     with pytest.raises((Error, RuntimeError)):
         Outer(inner=[Write(text="a")], end=end).call()
     row = only(Write)
-    assert (row.status, row.failure, row.error) == ("failed", "discarded", "dexpy.RolledBack")
+    assert (row.status, row.failure, row.error) == ("failed", "discarded", "dexpy.errors.RolledBack")
     assert row.error_message == "The run that called this one rolled its transaction back, and its effects with it."
     assert row.parent_id == only(Outer).id
     assert row.result is None
@@ -448,7 +449,7 @@ def test_record_false_leaves_no_row(shop: Shop) -> None:
 def test_record_without_params_leaves_a_row_without_them(shop: Shop) -> None:
     class Thin(Operation):
         text: str
-        record = Record(params=False)
+        record = Recording(params=False)
 
         def perform(self) -> str:
             return self.text
@@ -460,7 +461,7 @@ def test_record_without_params_leaves_a_row_without_them(shop: Shop) -> None:
 def test_record_without_result_leaves_a_row_without_it(shop: Shop) -> None:
     class Thin(Operation):
         text: str
-        record = Record(result=False)
+        record = Recording(result=False)
 
         def perform(self) -> str:
             return self.text
@@ -507,7 +508,7 @@ def test_a_result_of_the_wrong_type_rolls_back(shop: Shop) -> None:
     with pytest.raises(ResultTypeError, match=r"Lie\.perform returned str, and says it returns int"):
         Lie().call()
     assert lines(shop) == []
-    assert (only().status, only().failure, only().error) == ("failed", "crash", "dexpy.ResultTypeError")
+    assert (only().status, only().failure, only().error) == ("failed", "crash", "dexpy.errors.ResultTypeError")
 
 
 # -------------------------------------------------------------------------------- a row that cannot be written
@@ -670,7 +671,7 @@ def test_the_secret_of_a_nested_run_is_redacted_from_the_outer_row(
 def test_the_secret_of_an_outer_run_is_redacted_from_the_nested_row(isolated_runtime: Isolated) -> None:
     class Says(Operation):
         text: str = prop(sensitive=False)
-        record = Record(params=False)
+        record = Recording(params=False)
 
         def perform(self) -> None:
             raise RuntimeError(self.text)

@@ -19,20 +19,17 @@ from dexpy import (
     DexpyError,
     Err,
     Error,
-    InvalidTransition,
-    NotRecorded,
     Ok,
     Operation,
     OperationFailed,
-    OptionsError,
-    Record,
-    RecordNotFound,
+    Recording,
     Retry,
     Ticket,
     WaitTimeout,
     guard,
     records,
 )
+from dexpy.errors import InvalidTransition, NotRecorded, OptionsError, RecordNotFound
 from dexpy.foundation.clock import clock
 from dexpy.testing import Isolated
 
@@ -86,7 +83,7 @@ class Unrecorded(Operation):
 
 
 class KeepsNoParams(Operation):
-    record = Record(params=False)
+    record = Recording(params=False)
 
     def perform(self) -> None:
         raise RuntimeError("crashed")
@@ -425,9 +422,9 @@ def test_reschedule_moves_a_run_to_an_earlier_or_later_time(isolated_runtime: Is
 def test_reschedule_requires_an_aware_datetime(isolated_runtime: Isolated) -> None:
     ticket = Answer().async_().call()
 
-    with pytest.raises(OptionsError, match=r"reschedule\(\): at=.* is naive"):
+    with pytest.raises(OptionsError, match=r"reschedule\(\): at=.*: expected an aware datetime, got a naive one"):
         ticket.reschedule(at=datetime(2100, 1, 1))
-    with pytest.raises(OptionsError, match="wants an aware datetime"):
+    with pytest.raises(OptionsError, match="expected an aware datetime"):
         ticket.reschedule(at=None)  # type: ignore[arg-type]
     assert row(isolated_runtime, ticket.id)["scheduled_at"] is None
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 import dexpy
-from dexpy import Operation, OptionsError, records
+from dexpy import Operation, records
+from dexpy.errors import OptionsError
 from dexpy.foundation.trace import Frame, current_frame
 from dexpy.testing import Isolated
 

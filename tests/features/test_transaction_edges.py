@@ -14,8 +14,9 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 import dexpy
-from dexpy import Error, Operation, TransactionOwned, records
+from dexpy import Error, Operation, records
 from dexpy.database import sqlite
+from dexpy.errors import TransactionOwned
 from dexpy.testing import isolated
 
 from .ledger import Crash, Entry, Quiet, Refuse, Write, lines, only, statuses
@@ -382,4 +383,4 @@ def test_only_one_row_is_written_when_the_outer_transaction_cannot_commit(shop: 
     with pytest.raises(IntegrityError):
         Do(what=work).call()
     assert statuses() == {"Write": ("failed", "discarded"), "Do": ("failed", "crash")}
-    assert only(Write).error == "dexpy.RolledBack"
+    assert only(Write).error == "dexpy.errors.RolledBack"

@@ -12,7 +12,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 import dexpy
-from dexpy import Err, Error, NotRunning, Operation, OptionsError, TransactionOwned, configure, records
+from dexpy import Err, Error, Operation, configure, records
+from dexpy.errors import NotRunning, OptionsError, TransactionOwned
 from dexpy.testing import Isolated, isolated
 
 from .shop import Base, Customer, Deferred, Shop

@@ -27,8 +27,8 @@ from harness.die_at_failpoints import GO
 from harness.pairs import Pair, open_pair
 from harness.workers import HARNESS, START_S, Worker, eventually, is_alive
 
-RESCUE_WITHIN_S = 5.0
-"""The shortest promise that can be given: as ``DEXPY_RESCUE_WITHIN`` in every process of these tests."""
+RECOVER_WITHIN_S = 5.0
+"""The shortest promise that can be given: as ``DEXPY_RECOVER_WITHIN`` in every process of these tests."""
 WAIT_S = 40.0
 """A busy machine is no failure, where nothing was promised."""
 
@@ -61,7 +61,7 @@ class Kills:
         self.pair = pair
         self.folder = pair.folder / "kills"
         self.folder.mkdir()
-        pair.variables = {**pair.variables, "DEXPY_RESCUE_WITHIN": f"{RESCUE_WITHIN_S:g}"}
+        pair.variables = {**pair.variables, "DEXPY_RECOVER_WITHIN": f"{RECOVER_WITHIN_S:g}"}
 
     def command(self, points: Iterable[str], *arguments: str) -> list[str]:
         """A command of dexpy whose processes die."""
@@ -132,7 +132,7 @@ def lost_attempts(pair: Pair, id: str) -> list[Any]:
     """The attempts of a record that did not end well: here, all of them by the death of a worker."""
     lost = list(pair.sql(sa.select(attempts).where(attempts.c.record_id == id).order_by(attempts.c.claim_token)))
     assert {attempt.failure for attempt in lost} <= {"lost"}, lost
-    assert {attempt.error for attempt in lost} <= {"dexpy.WorkerLost"}, lost
+    assert {attempt.error for attempt in lost} <= {"dexpy.errors.WorkerLost"}, lost
     return lost
 
 
@@ -279,10 +279,10 @@ def kill_workers_at_each_point(kills: Kills, *, freezes: bool = False) -> None:
             assert len(lost) == (death.point in LOSES_THE_RUN), (death, lost, pair.output())
         for attempt in lost:
             late_s = (attempt.ended_at - max(death.at, survived_since)).total_seconds()
-            assert late_s < RESCUE_WITHIN_S, (death, attempt, pair.output())
+            assert late_s < RECOVER_WITHIN_S, (death, attempt, pair.output())
     for ticket in tickets:
         late_s = (by_id[ticket.id].started_at - max(kills_by_point["after_claim"].at, survived_since)).total_seconds()
-        assert late_s < RESCUE_WITHIN_S + RUN_S, (by_id[ticket.id], pair.output())
+        assert late_s < RECOVER_WITHIN_S + RUN_S, (by_id[ticket.id], pair.output())
     if not pair.is_transactional:
         (child,) = (row for row in rows if row.parent_id == ticket_by_point["before_publish"].id)
         assert_offered_in_time(pair, child, max(kills_by_point["before_publish"].at, survived_since))
@@ -300,7 +300,7 @@ def assert_offered_in_time(pair: Pair, row: Any, since: datetime) -> None:
     """What was lost at a moment was offered to others within the promise: sent to them, or begun anyway."""
     was_sent = row.enqueued_at is not None and row.enqueued_at > since
     offered_at = row.enqueued_at if was_sent else row.started_at
-    assert (offered_at - since).total_seconds() < RESCUE_WITHIN_S, (since, row, pair.output())
+    assert (offered_at - since).total_seconds() < RECOVER_WITHIN_S, (since, row, pair.output())
 
 
 def kill_enqueuers_at_each_point(kills: Kills) -> None:
@@ -346,7 +346,7 @@ def run_crash_loops(kills: Kills) -> None:
     for operation, times in {Die: 3, DieOnce: 1, DieTwice: 2}.items():
         row = rows[tickets[operation].id]
         lost = lost_attempts(pair, row.id)
-        assert (row.status, row.failure, row.error) == ("failed", "lost", "dexpy.WorkerLost"), row
+        assert (row.status, row.failure, row.error) == ("failed", "lost", "dexpy.errors.WorkerLost"), row
         assert (row.num_attempts, row.num_lost, row.claimed_by) == (times, times, None), row
         assert [attempt.number for attempt in lost] == list(range(1, times + 1)), lost
         assert len({attempt.worker for attempt in lost}) == times, lost

@@ -25,23 +25,23 @@ ON_SERVERS = pytest.mark.parametrize(
     indirect=True,
 )
 """For a test that says nothing of SQLite, where a frozen process is alive as long as it has its lock file."""
-RESCUE_WITHIN_S = 5
+RECOVER_WITHIN_S = 5
 """The shortest promise that there is: what a dead process held is free again by then."""
 
 
 class PolicyPair(Pair):
-    """A pair whose workers, and this process, take up soon what was lost: `rescue_within_s`, before they start."""
+    """A pair whose workers, and this process, take up soon what was lost: `recover_within_s`, before they start."""
 
-    rescue_within_s = RESCUE_WITHIN_S
+    recover_within_s = RECOVER_WITHIN_S
 
     @property
     def environment(self) -> dict[str, str]:
         """For a process of the pair."""
-        return super().environment | {"DEXPY_RESCUE_WITHIN": str(self.rescue_within_s)}
+        return super().environment | {"DEXPY_RECOVER_WITHIN": str(self.recover_within_s)}
 
     def configure(self) -> dexpy.Runtime:
         """Put this pair in force for the process of the tests."""
-        self.runtime = dexpy.configure(database=self.url, broker=self.broker, rescue_within=self.rescue_within_s)
+        self.runtime = dexpy.configure(database=self.url, broker=self.broker, recover_within=self.recover_within_s)
         return self.runtime
 
     def start_killed_at(self, *points: str, threads: int = 4) -> Worker:

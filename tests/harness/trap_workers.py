@@ -13,7 +13,7 @@ from apps import mailer
 import dexpy
 from harness.workers import HARNESS, Deployment, Worker, eventually
 
-RESCUE_WITHIN_S = 5
+RECOVER_WITHIN_S = 5
 """The shortest promise that there is."""
 BEGIN_S = 30.0
 """How long a run may take to begin, after a rescue for one, in seconds: a busy machine is no failure."""
@@ -61,13 +61,13 @@ class TrapDeployment(Deployment, BatchRuns):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.rescue_within_s = RESCUE_WITHIN_S
+        self.recover_within_s = RECOVER_WITHIN_S
         mailer.create_tables(self.url)
 
     @property
     def environment(self) -> dict[str, str]:
         """The environment of a process of this deployment."""
-        return super().environment | {"DEXPY_RESCUE_WITHIN": str(self.rescue_within_s)}
+        return super().environment | {"DEXPY_RECOVER_WITHIN": str(self.recover_within_s)}
 
     def start(self, *arguments: str, module: str = "apps.mailer", processes: int = 1, threads: int = 4) -> Worker:
         """Start ``dexpy worker``; see `Deployment.start`."""

@@ -14,7 +14,7 @@ from hostile import messages
 from hostile.application import Canary
 from hostile.rows import Rows
 from hostile.sender import SqlSender, sender
-from hostile.stage import RESCUE_WITHIN_S, Stage, open_stage, wait_for
+from hostile.stage import RECOVER_WITHIN_S, Stage, open_stage, wait_for
 
 MESSAGES = 40
 ROWS = 20
@@ -30,7 +30,7 @@ MOST_LOG = 64_000
 """Bytes of log in that time."""
 LOG_PER_THING = 1500
 """Bytes of log for each message, row and canary, on average."""
-SETTLED_WITHIN_S = 4 * RESCUE_WITHIN_S
+SETTLED_WITHIN_S = 4 * RECOVER_WITHIN_S
 OPERATIONS = ("hostile.kept", "hostile.plain", "nobody.knows")
 
 

@@ -20,7 +20,7 @@ from hostile.application import WITHOUT_VALIDATOR
 
 PAIRS = ("sqlite+sql", "postgresql+redis", "mariadb+rabbitmq")
 ROOT = Path(__file__).parents[2]
-RESCUE_WITHIN_S = 5
+RECOVER_WITHIN_S = 5
 START_S = 60
 DEATHS = ("worker.thread_died", "worker.died", "worker.killed", "worker.stuck")
 
@@ -80,14 +80,14 @@ def open_stage(pair: str, folder: Path, *, validates: bool = True) -> Generator[
     """A pair with a worker on it; dexpy is configured for it in this process too."""
     kind, _, transport = pair.partition("+")
     with servers.database(kind, folder) as database, servers.broker(transport) as broker:
-        runtime = dexpy.configure(database=database, broker=broker, create_tables=True, rescue_within=RESCUE_WITHIN_S)
+        runtime = dexpy.configure(database=database, broker=broker, create_tables=True, recover_within=RECOVER_WITHIN_S)
         runtime.dispatcher.require_tables()
         environment: dict[str, Any] = {
             **os.environ,
             "DEXPY_DATABASE": database,
             "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
         }
-        environment |= {"DEXPY_RESCUE_WITHIN": str(RESCUE_WITHIN_S)}
+        environment |= {"DEXPY_RECOVER_WITHIN": str(RECOVER_WITHIN_S)}
         environment |= {} if broker is None else {"DEXPY_BROKER": broker}
         environment |= {} if validates else {WITHOUT_VALIDATOR: "1"}
         command = [sys.executable, "-m", "dexpy", "worker", "hostile.application", "-p", "1", "-t", "2"]

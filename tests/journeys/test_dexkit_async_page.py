@@ -294,7 +294,7 @@ def test_a_reference_whose_row_is_gone_is_discarded(served: Pair) -> None:
     ticket = GreetCustomer(customer=404).async_().call()
 
     found = become(served, ticket, "failed")
-    assert (found["error"], found["failure"], found["num_attempts"]) == ("dexpy.RefNotFound", "discarded", 1)
+    assert (found["error"], found["failure"], found["num_attempts"]) == ("dexpy.errors.RefNotFound", "discarded", 1)
     with pytest.raises(dexpy.OperationFailed, match="Customer 404"):
         ticket.result(WAIT_S)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from apps.shop_failpoints import Linger, Mark
 from harness.kills import (
-    RESCUE_WITHIN_S,
+    RECOVER_WITHIN_S,
     WAIT_S,
     Kills,
     assert_done_once,
@@ -29,7 +29,7 @@ from harness.kills import (
 )
 from harness.workers import eventually
 
-FROZEN_S = RESCUE_WITHIN_S / 2 + 1.0
+FROZEN_S = RECOVER_WITHIN_S / 2 + 1.0
 """Longer than a lease, for which a worker on a server may be silent."""
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from apps.shop import Count
 from harness.kills import (
-    RESCUE_WITHIN_S,
+    RECOVER_WITHIN_S,
     Kills,
     assert_done_once,
     assert_nothing_left,
@@ -42,7 +42,7 @@ def test_a_lock_that_is_held_longer_than_a_lease_makes_no_worker_seem_dead(kills
     eventually(pair.effects, "some have run", details=pair.output)
     blocker = sqlite3.connect(pair.folder / "records.db", timeout=30, isolation_level=None)
     blocker.execute("BEGIN IMMEDIATE")
-    time.sleep(RESCUE_WITHIN_S / 2 + 1)
+    time.sleep(RECOVER_WITHIN_S / 2 + 1)
     done = len(pair.effects())
     blocker.execute("COMMIT")
     blocker.close()

@@ -62,7 +62,7 @@ def test_only_messages_missing_from_the_queue_are_republished(deployment: Deploy
     connection.close()
 
     def observe() -> str:
-        return deployment.dexpy("relay", "--once", "apps.accounts", DEXPY_RESCUE_WITHIN="5").stdout
+        return deployment.dexpy("relay", "--once", "apps.accounts", DEXPY_RECOVER_WITHIN="5").stdout
 
     eventually(lambda: observe().startswith("0 sent, 2 sent again,"), "both are", 10)
     assert observe().startswith("0 sent, 0 sent again,")

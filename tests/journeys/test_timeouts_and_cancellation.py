@@ -33,7 +33,7 @@ from dexpy.runtime import install
 
 WAIT_S = 30.0
 HARD_AFTER_S = 2.0
-RESCUE_WITHIN_S = 5
+RECOVER_WITHIN_S = 5
 
 
 def start(deployment: Deployment, *arguments: str) -> Worker:
@@ -55,7 +55,7 @@ def start(deployment: Deployment, *arguments: str) -> Worker:
 @pytest.fixture(scope="module")
 def served_deployment(tmp_path_factory: pytest.TempPathFactory) -> Generator[Deployment]:
     deployment = Deployment(tmp_path_factory.mktemp("shop"))
-    (deployment.folder / "pyproject.toml").write_text(f"[tool.dexpy]\nrescue_within = {RESCUE_WITHIN_S}\n")
+    (deployment.folder / "pyproject.toml").write_text(f"[tool.dexpy]\nrecover_within = {RECOVER_WITHIN_S}\n")
     engine = sa.create_engine(deployment.url)
     application.create_tables(engine)
     engine.dispose()
@@ -108,7 +108,7 @@ def test_a_run_that_times_out_cleans_up_and_fails(
     row = ended(deployment, ticket.id)
 
     assert require_outcome(row) == ("failed", "timeout")
-    assert row["error"] == "dexpy.TimedOut"
+    assert row["error"] == "dexpy.errors.TimedOut"
     assert written(diary) == ["tidied up"]
     assert failures(ticket.id) == ["timeout"]
     assert deployment.effects("dawdled") == []

@@ -471,5 +471,5 @@ def test_invalid_arguments_are_refused_with_status_two(
 def test_an_enqueue_whose_database_cannot_be_opened_stores_nothing(deployment: Deployment) -> None:
     dexpy.configure(database="sqlite:////nowhere/at/all/shop.db")
 
-    with pytest.raises(dexpy.DatabaseUnavailable, match=r"/nowhere/at/all/shop\.db cannot be opened"):
+    with pytest.raises(dexpy.errors.DatabaseUnavailable, match=r"/nowhere/at/all/shop\.db cannot be opened"):
         Increment(number=1).async_().call()

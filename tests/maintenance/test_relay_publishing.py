@@ -17,7 +17,7 @@ from dramatiq.brokers.stub import StubBroker
 from dramatiq.errors import ConnectionClosed
 
 import dexpy
-from dexpy import Operation, Record, Retry, WorkerLost
+from dexpy import Operation, Recording, Retry, WorkerLost
 from dexpy.brokers.sql.broker import SqlBroker
 from dexpy.database.tables import messages, records
 from dexpy.foundation.clock import clock
@@ -47,7 +47,7 @@ class Recovering(Recorded):
 class Direct(Operation):
     """Its message is all there is of it."""
 
-    record = Record(params=False)
+    record = Recording(params=False)
 
     def perform(self) -> None: ...
 

@@ -13,11 +13,12 @@ import pytest
 import sqlalchemy as sa
 from harness.workers import eventually
 
-from dexpy import Async, Concurrency, DeclarationError, Operation, Record, Retry, Ticket, configure, records
+from dexpy import Async, Concurrency, Operation, Recording, Retry, Ticket, configure, records
 from dexpy.database.column_types import after
 from dexpy.database.tables import gates
 from dexpy.database.tables import records as table
 from dexpy.enqueue.concurrency_limiter import ConcurrencyLimiter
+from dexpy.errors import DeclarationError
 from dexpy.recording import concurrency_slots
 from dexpy.recording.store import Store
 from dexpy.runtime import install
@@ -482,10 +483,10 @@ def test_a_class_with_an_invalid_limit_is_refused() -> None:
             record = False
             concurrency = Concurrency(1)
 
-    with pytest.raises(DeclarationError, match=r"by record = Record\(params=False\) there is none"):
+    with pytest.raises(DeclarationError, match=r"by record = Recording\(params=False\) there is none"):
 
         class Direct(Limited):
-            record = Record(params=False)
+            record = Recording(params=False)
 
 
 def test_a_subclass_disables_its_limit(isolated_runtime: Isolated) -> None:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from apps import shop_limits
 from apps.shop_limits import Limited, Single
 from harness.marks import WAIT_S, assert_nothing_left, effects, marks, max_at_once, wait_until_final
-from harness.policy_workers import ON_SERVERS, RESCUE_WITHIN_S, PolicyPair
+from harness.policy_workers import ON_SERVERS, RECOVER_WITHIN_S, PolicyPair
 from harness.workers import eventually
 
 from dexpy.database.tables import records
@@ -76,7 +76,7 @@ def test_the_slot_of_a_killed_worker_becomes_free(pair: PolicyPair, point: str) 
     assert effects(pair) == Counter(range(6))
     assert_nothing_left(pair)
     after = [mark.at for mark in marks(pair) if mark.what == "begin" and mark.pid != pid]
-    assert min(after) - since < RESCUE_WITHIN_S + SLACK_S
+    assert min(after) - since < RECOVER_WITHIN_S + SLACK_S
 
 
 @ON_SERVERS
@@ -105,7 +105,7 @@ def test_a_worker_frozen_while_it_claims_a_slot_blocks_the_key_no_longer_than_it
         rows = wait_until_final(pair)
         assert Counter(row.status for row in rows) == {"done": 4}, pair.output()
         begun = [mark.at for mark in marks(pair) if mark.what == "begin" and mark.number > 0]
-        assert min(begun) - since < RESCUE_WITHIN_S + SLACK_S
+        assert min(begun) - since < RECOVER_WITHIN_S + SLACK_S
     finally:
         pair.release_waiting()
         os.kill(frozen, signal.SIGCONT)

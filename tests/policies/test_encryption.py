@@ -32,23 +32,17 @@ from apps.shop_encryption import (
 )
 
 import dexpy
-from dexpy import (
-    ConfigurationError,
+from dexpy import ConfigurationError, Error, FernetEncryptor, OperationFailed, defer, prop, records
+from dexpy.database.tables import messages
+from dexpy.errors import (
     DeclarationError,
     DecryptionFailed,
     EncryptorMissing,
-    Error,
-    FernetEncryptor,
     MissingExtra,
     OnceConflict,
-    OperationFailed,
     OptionsError,
     SensitiveInTransit,
-    defer,
-    prop,
-    records,
 )
-from dexpy.database.tables import messages
 from dexpy.foundation.encryption import Encryptors
 from dexpy.foundation.settings import Settings
 from dexpy.recording import encryption
@@ -236,8 +230,12 @@ def test_without_an_encryptor_a_recorded_call_is_refused(isolated_runtime: Isola
 @pytest.mark.parametrize(
     ("keys", "error", "said"),
     [
-        ((), "dexpy.EncryptorMissing", "this process has no encryptor of that name"),
-        ((NEW_KEY,), "dexpy.DecryptionFailed", "does not decrypt by 'default' (cryptography.fernet.InvalidToken)"),
+        ((), "dexpy.errors.EncryptorMissing", "this process has no encryptor of that name"),
+        (
+            (NEW_KEY,),
+            "dexpy.errors.DecryptionFailed",
+            "does not decrypt by 'default' (cryptography.fernet.InvalidToken)",
+        ),
     ],
     ids=["no encryptor", "another key"],
 )
@@ -282,7 +280,7 @@ def test_a_row_whose_ciphertext_was_changed_is_never_run(
     isolated_runtime.run_pending()
 
     assert (ticket.reload().failure, shop.performed) == ("undecodable", [])
-    assert records.get(ticket.id).error == "dexpy.DecryptionFailed"
+    assert records.get(ticket.id).error == "dexpy.errors.DecryptionFailed"
 
 
 def test_a_result_without_its_key_is_reported_and_readable_when_the_key_is_back(isolated_runtime: Isolated) -> None:

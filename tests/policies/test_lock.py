@@ -19,24 +19,9 @@ from harness.workers import eventually
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 import dexpy
-from dexpy import (
-    ConfigurationError,
-    DeclarationError,
-    Err,
-    Error,
-    Lock,
-    LockLost,
-    Ok,
-    Once,
-    Operation,
-    OptionsError,
-    Ref,
-    Retry,
-    configure,
-    prop,
-    records,
-)
+from dexpy import ConfigurationError, Err, Error, Lock, Ok, Once, Operation, Ref, Retry, configure, prop, records
 from dexpy.declaration.key_digests import digest, lock_key
+from dexpy.errors import DeclarationError, LockLost, OptionsError
 from dexpy.execution.middleware import lock as lock_step
 from dexpy.foundation import failpoints
 from dexpy.locks.base import LockHandle
@@ -73,7 +58,7 @@ class Transfer(Operation):
     account: int
     note: str = ""
 
-    lock = Lock("account:{account}", timeout=0.1)
+    lock = Lock(template="account:{account}", timeout=0.1)
 
     def perform(self) -> int:
         started_runs.append(self.account)
@@ -83,15 +68,15 @@ class Transfer(Operation):
 
 
 class Patient(Transfer):
-    lock = Lock("account:{account}", timeout=WAIT_S)
+    lock = Lock(template="account:{account}", timeout=WAIT_S)
 
 
 class Endless(Transfer):
-    lock = Lock("account:{account}", timeout=None)
+    lock = Lock(template="account:{account}", timeout=None)
 
 
 class Hasty(Transfer):
-    lock = Lock("account:{account}", timeout=0)
+    lock = Lock(template="account:{account}", timeout=0)
 
 
 class Nested(Transfer):
@@ -124,7 +109,7 @@ class Writes(Transfer):
 
 
 class Waits(Transfer):
-    lock = Lock("account:{account}", timeout=None)
+    lock = Lock(template="account:{account}", timeout=None)
     timeout = 0.5
 
 
@@ -155,7 +140,7 @@ class Secret(Operation):
 
     card: str = prop(sensitive=True)
 
-    lock = Lock("card:{card}", timeout=0)
+    lock = Lock(template="card:{card}", timeout=0)
 
     def perform(self) -> None:
         if during_run:
@@ -165,7 +150,7 @@ class Secret(Operation):
 class Pays(Operation):
     account: Ref[Account]
 
-    lock = Lock("account:{account}", timeout=0.1)
+    lock = Lock(template="account:{account}", timeout=0.1)
 
     def perform(self) -> str:
         if during_run:
@@ -181,7 +166,7 @@ class PaidOnce(Transfer):
     """Has an idempotency key beside its lock."""
 
     once = Once("account")
-    lock = Lock("account:{account}", timeout=0)
+    lock = Lock(template="account:{account}", timeout=0)
     retry_on = (Retry("lock_timeout", attempts=1),)
 
 
@@ -443,7 +428,7 @@ def test_a_lock_that_was_lost_rolls_the_run_back(isolated_runtime: Isolated, eng
     ticket = Transfer(account=8).async_().call()
     during_run.append(lambda: cut_others(engine))
     isolated_runtime.run_pending()
-    assert (ticket.reload().status, records.get(ticket.id).error) == ("pending", "dexpy.LockLost")
+    assert (ticket.reload().status, records.get(ticket.id).error) == ("pending", "dexpy.errors.LockLost")
     eventually(lambda: isolated_runtime.run_pending() and ticket.reload().done, "it is tried again")
 
 
@@ -513,7 +498,7 @@ def test_a_template_formats_props_in_their_stored_form(isolated_runtime: Isolate
         a: str
         b: str
         c: int | None = None
-        lock = Lock("{a}/{b}={{{c}}}")
+        lock = Lock(template="{a}/{b}={{{c}}}")
 
     def key(**props: Any) -> str:
         operation = Sent(**props)
@@ -592,8 +577,8 @@ def test_a_subclass_disables_its_lock(isolated_runtime: Isolated) -> None:
 
     with held("account:7"):
         assert Free(account=7).call() == 7
-    assert "lock" in Transfer.explain(account=7).steps
-    assert not Free.explain(account=7).steps["lock"]
+    assert "lock" in Transfer.explain(account=7).pipeline
+    assert not Free.explain(account=7).pipeline["lock"]
 
 
 def test_explain_shows_the_lock_without_acquiring_it(isolated_runtime: Isolated) -> None:
@@ -628,7 +613,7 @@ def test_callable_acquires_no_lock(isolated_runtime: Isolated) -> None:
 @pytest.mark.anywhere
 def test_a_lock_on_redis_excludes_and_is_released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class OnRedis(Transfer):
-        lock = Lock("account:{account}", timeout=0.2, backend="redis")
+        lock = Lock(template="account:{account}", timeout=0.2, backend="redis")
 
     with servers.broker("redis") as url:
         configure(database=f"sqlite:///{tmp_path / 'r.db'}", broker=url)
@@ -675,7 +660,7 @@ def test_a_lock_on_redis_is_renewed_during_its_run(tmp_path: Path, monkeypatch: 
 
 def test_without_a_backend_that_all_processes_share_a_lock_is_refused(tmp_path: Path) -> None:
     class OnRedis(Transfer):
-        lock = Lock("account:{account}", backend="redis")
+        lock = Lock(template="account:{account}", backend="redis")
 
     with isolated(), pytest.raises(ConfigurationError, match=r"Lock\(backend='redis'\) needs a broker on Redis"):
         OnRedis(account=7).call()
@@ -702,12 +687,22 @@ def test_a_forked_process_has_none_of_the_locks_and_keeps_none(tmp_path: Path) -
 
 
 REFUSED = {
-    "a number": (lambda: Lock(7), "Lock(7) takes a template over props, Lock('account:{account}'), or a function"),
-    "nothing in it": (lambda: Lock(""), "Lock('') has no key. Write Lock('account:{account}'), or name"),
-    "open": (lambda: Lock("a:{b"), "Lock('a:{b') is no template"),
-    "by position": (lambda: Lock("a:{}"), "{} is not the name of a prop alone"),
-    "part of a prop": (lambda: Lock("a:{b.id}"), "{b.id} is not the name of a prop alone"),
-    "formatted": (lambda: Lock("a:{b:>3}"), "{b} is not the name of a prop alone"),
+    "a number": (
+        lambda: Lock(7),
+        "Lock(...): expected names of props, one function of the operation or template=, got 7.",
+    ),
+    "nothing in it": (
+        lambda: Lock(""),
+        "Lock(...): expected names of props, one function of the operation or template=, got ''.",
+    ),
+    "a template by position": (
+        lambda: Lock("a:{b}"),
+        "Lock('a:{b}'): expected names of props, got a template. Write Lock(template='a:{b}').",
+    ),
+    "open": (lambda: Lock(template="a:{b"), "Lock(template='a:{b'): invalid template"),
+    "by position": (lambda: Lock(template="a:{}"), "expected only names of props in braces, got {}"),
+    "part of a prop": (lambda: Lock(template="a:{b.id}"), "expected only names of props in braces, got {b.id}"),
+    "formatted": (lambda: Lock(template="a:{b:>3}"), "expected only names of props in braces, got {b}"),
     "no time": (lambda: Lock(timeout="5"), "Lock: timeout='5' wants seconds or a timedelta."),
     "negative": (lambda: Lock(timeout=-1), "must not be negative or without end. Write timeout=0 for now. None waits"),
     "no place": (
@@ -725,11 +720,13 @@ def test_an_invalid_lock_is_refused(made: Callable[[], Any], message: str) -> No
 
 
 def test_a_class_with_an_invalid_lock_is_refused() -> None:
-    with pytest.raises(DeclarationError, match=r"Typo.lock = Lock\('a:\{acount\}'\) names 'acount', which is no prop"):
+    with pytest.raises(
+        DeclarationError, match=r"Typo.lock = Lock\(template='a:\{acount\}'\) names 'acount', which is no prop"
+    ):
 
         class Typo(Operation):
             account: int
-            lock = Lock("a:{acount}")
+            lock = Lock(template="a:{acount}")
 
     with pytest.raises(DeclarationError, match=r"Text.lock = 'account' is no policy. Write lock = Lock\("):
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from apps import shop_limits
 from apps.shop_limits import Contended, Locked, LockedForEver
 from harness.marks import WAIT_S, assert_nothing_left, effects, marks, max_at_once, wait_until_final
-from harness.policy_workers import RESCUE_WITHIN_S, PolicyPair
+from harness.policy_workers import RECOVER_WITHIN_S, PolicyPair
 from harness.workers import eventually
 
 from dexpy import Ticket
@@ -57,7 +57,7 @@ def test_a_worker_that_is_killed_leaves_no_lock_behind(pair: PolicyPair, point: 
     assert effects(pair) == Counter(range(4))
     assert_nothing_left(pair)
     after = [mark.at for mark in marks(pair) if mark.what == "begin" and mark.pid != pid]
-    assert min(after) - since < RESCUE_WITHIN_S + SLACK_S
+    assert min(after) - since < RECOVER_WITHIN_S + SLACK_S
 
 
 def test_a_worker_that_is_frozen_with_a_lock_loses_it_with_its_run(pair: PolicyPair) -> None:

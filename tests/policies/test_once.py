@@ -18,26 +18,10 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
 import dexpy
-from dexpy import (
-    DeclarationError,
-    Err,
-    Error,
-    KeyBusy,
-    KeyTaken,
-    Lock,
-    Ok,
-    Once,
-    OnceConflict,
-    Operation,
-    OperationFailed,
-    OptionsError,
-    Record,
-    Retry,
-    guard,
-    records,
-)
+from dexpy import Err, Error, Lock, Ok, Once, Operation, OperationFailed, Recording, Retry, guard, records
 from dexpy.database.tables import records as table
 from dexpy.declaration.key_digests import once_keys
+from dexpy.errors import DeclarationError, KeyBusy, KeyTaken, OnceConflict, OptionsError
 from dexpy.testing import Isolated, isolated
 
 runs: list[Any] = []
@@ -579,7 +563,7 @@ def test_a_rolled_back_enqueue_frees_its_key(isolated_runtime: Isolated, engine:
         again = Charge(order=1).async_(session=session).call()
         assert (again.duplicate, again.id) == (True, first.id)
         session.rollback()
-    with pytest.raises(dexpy.RolledBack):
+    with pytest.raises(dexpy.errors.RolledBack):
         first.reload()
     assert (rows(engine), Charge(order=1).async_().call().duplicate) == ([], False)
 
@@ -800,8 +784,8 @@ REFUSED = [
     ({"once": "order"}, "once = 'order' is no policy. Write once = Once"),
     ({"once": None}, "once = None is no policy."),
     ({"record": False}, "a key for replay is kept in the record of a run, and by record = False there is none."),
-    ({"record": Record(params=False)}, r"by Record\(params=False\) there is none from the start"),
-    ({"record": Record(result=False)}, r"by Record\(result=False\) none is kept"),
+    ({"record": Recording(params=False)}, r"by Recording\(params=False\) there is none from the start"),
+    ({"record": Recording(result=False)}, r"by Recording\(result=False\) none is kept"),
     ({"once": Once("odrer")}, "names 'odrer', which is no prop. The props are 'order'. Did you mean 'order'?"),
 ]
 

@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 from apps import shop_keys
 from apps.shop_keys import Charge, Decline
-from harness.policy_workers import RESCUE_WITHIN_S, PolicyPair
+from harness.policy_workers import RECOVER_WITHIN_S, PolicyPair
 from harness.workers import Worker, eventually
 
 from dexpy import Error
@@ -103,7 +103,7 @@ def test_the_key_of_a_killed_process_is_free_within_recover_within(pair: PolicyP
     assert dead.ended() == -signal.SIGKILL
     died = time.monotonic()
     mine = Charge(order=1).call()
-    assert time.monotonic() - died < RESCUE_WITHIN_S + HEARD_S
+    assert time.monotonic() - died < RECOVER_WITHIN_S + HEARD_S
     assert mine == f"charged by {os.getpid()}"
     assert pair.effects() == ["charge 1"]
     assert sorted((row.status, row.failure) for row in pair.sql(sa.select(records))) == [
@@ -117,7 +117,7 @@ def test_without_any_worker_a_waiting_call_frees_the_key_of_a_dead_process(pair:
     assert dead.ended() == -signal.SIGKILL
     died = time.monotonic()
     assert Charge(order=1).call() == f"charged by {os.getpid()}"
-    assert time.monotonic() - died < RESCUE_WITHIN_S + HEARD_S
+    assert time.monotonic() - died < RECOVER_WITHIN_S + HEARD_S
     assert pair.effects() == ["charge 1"]
 
 
@@ -126,7 +126,7 @@ def test_the_key_of_a_process_killed_before_its_release_is_free_in_time(pair: Po
     dead = calling(pair, "before_key_release", "Fail", 1)
     assert dead.ended() == -signal.SIGKILL
     assert keys_held(pair) == [("running", None)]
-    eventually(lambda: not keys_held(pair), "the key is free", RESCUE_WITHIN_S + HEARD_S, pair.output)
+    eventually(lambda: not keys_held(pair), "the key is free", RECOVER_WITHIN_S + HEARD_S, pair.output)
     assert answer(calling(pair, "", "Fail", 1)) == "well"
 
 
@@ -149,7 +149,7 @@ def test_a_process_that_is_killed_while_it_enqueues_leaves_no_key(pair: PolicyPa
     )
     dead = pair.serve([sys.executable, "-c", script, str(pair.folder)])
     assert dead.ended() == -signal.SIGKILL
-    eventually(lambda: not keys_held(pair), "the transaction is gone", RESCUE_WITHIN_S, pair.output)
+    eventually(lambda: not keys_held(pair), "the transaction is gone", RECOVER_WITHIN_S, pair.output)
     assert not Charge(order=1).async_().call().duplicate
 
 

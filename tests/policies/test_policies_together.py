@@ -21,20 +21,15 @@ from dexpy import (
     Error,
     FernetEncryptor,
     Insert,
-    KeyTaken,
     Lock,
-    LockLost,
+    Middleware,
     NotSerializable,
-    NotUnique,
     Ok,
     Once,
-    OnceConflict,
     Operation,
+    Propagate,
     Retry,
-    SensitiveInTransit,
-    Step,
     Ticket,
-    Travels,
     Unique,
     context,
     current_context,
@@ -49,6 +44,7 @@ from dexpy.database.tables import messages
 from dexpy.database.tables import records as table
 from dexpy.database.tables import steps as steps_table
 from dexpy.declaration.key_digests import digest
+from dexpy.errors import KeyTaken, LockLost, NotUnique, OnceConflict, SensitiveInTransit
 from dexpy.execution.middleware import lock as lock_step
 from dexpy.maintenance.relay import Relay
 from dexpy.testing import Isolated, isolated
@@ -117,7 +113,7 @@ def elsewhere(call: Callable[[], Any]) -> Any:
 
 class Rival(Operation, name="together.rival"):
     account: int
-    lock = Lock("account:{account}", timeout=0)
+    lock = Lock(template="account:{account}", timeout=0)
 
     def perform(self) -> None: ...
 
@@ -126,7 +122,7 @@ class Chain(Operation, name="together.chain"):
     """Two steps and a loop, under a lock; says at each point whether somebody else would get in."""
 
     account: int
-    lock = Lock("account:{account}", timeout=0)
+    lock = Lock(template="account:{account}", timeout=0)
     retry_on = (*AT_ONCE, Retry(LockLost, attempts=3, wait=0))
 
     def perform(self) -> str:
@@ -193,7 +189,7 @@ def test_a_lock_lost_between_steps_stops_the_next_step_and_keeps_finished_ones(
     ticket = Chain(account=1).async_().call()
     isolated_runtime.run_pending()
     attempts = [(attempt.number, attempt.error) for attempt in records.attempts(ticket.id)]
-    assert attempts == [(1, "dexpy.LockLost"), (2, None)]
+    assert attempts == [(1, "dexpy.errors.LockLost"), (2, None)]
     assert ticket.reload().done
     assert [where for where, _ in events].count("first") == 1
     assert [step.claim_token for step in records.steps(ticket.id)] == [1, 2, 2]
@@ -401,7 +397,7 @@ def test_a_blocked_run_that_is_cancelled_frees_its_keys_and_never_runs(isolated_
 
 class Endless(Operation, name="together.endless"):
     account: int
-    lock = Lock("account:{account}", timeout=None)
+    lock = Lock(template="account:{account}", timeout=None)
     unique = Unique("account")
 
     def perform(self) -> None:
@@ -459,7 +455,7 @@ def test_the_time_limit_counts_while_a_run_waits_for_its_lock(isolated_runtime: 
 class Cut(Operation, name="together.cut"):
     order: int
     once = Once("order")
-    lock = Lock("cut:{order}", timeout=0)
+    lock = Lock(template="cut:{order}", timeout=0)
     concurrency = Concurrency(1)
 
     def perform(self) -> None:
@@ -605,7 +601,7 @@ class Campaign(Operation, name="together.campaign"):
 
 def test_propagated_context_reaches_steps_retries_deferred_calls_and_keys(isolated_runtime: Isolated) -> None:
     during_run.append(fail)
-    with context(tenant=Travels("acme"), locale="de"):
+    with context(tenant=Propagate("acme"), locale="de"):
         Campaign().async_().call()
     isolated_runtime.run_pending()
     assert events == [("now", "acme"), ("later", {"tenant": "acme"}), ("later", "acme")]
@@ -618,7 +614,7 @@ def test_propagated_context_reaches_steps_retries_deferred_calls_and_keys(isolat
 
 def test_ambient_values_of_an_encrypted_class_are_secret(isolated_runtime: Isolated) -> None:
     with pytest.raises(SensitiveInTransit, match="Everything.customer says that nobody may read it"):
-        context(customer=Travels("acme")).__enter__()
+        context(customer=Propagate("acme")).__enter__()
 
 
 def test_the_tree_has_runs_of_every_kind_once_whatever_their_attempts(isolated_runtime: Isolated) -> None:
@@ -641,7 +637,9 @@ def shape(nodes: Iterable[records.Node]) -> list[Any]:
     return sorted((node.operation, shape(node.children)) for node in nodes)
 
 
-@deferrable(name="together.capture", once=Once("order"), lock=Lock("order:{order}"), concurrency=Concurrency(1))
+@deferrable(
+    name="together.capture", once=Once("order"), lock=Lock(template="order:{order}"), concurrency=Concurrency(1)
+)
 def capture(order: int, amount: int = 1) -> int:
     events.append(order)
     return amount
@@ -662,20 +660,20 @@ def test_a_deferred_call_has_the_policies_of_an_operation(isolated_runtime: Isol
 # -------------------------------------------------------------------- steps of the application's own
 
 
-def noting(name: str) -> Step:
+def noting(name: str) -> Middleware:
     def run(call: Call, proceed: Callable[[Call], Outcome]) -> Outcome:
         outcome = proceed(call)
         events.append((name, outcome.code if isinstance(outcome, Err) else outcome.value))
         return outcome
 
-    return Step(name, run)
+    return Middleware(name, run)
 
 
 class Watched(Operation, name="together.watched"):
     account: int
     once = Once("account")
-    lock = Lock("account:{account}", timeout=0)
-    steps = (
+    lock = Lock(template="account:{account}", timeout=0)
+    pipeline = (
         Insert(noting("outside once"), before="once"),
         Insert(noting("outside lock"), before="lock"),
         Insert(noting("outside record"), before="record"),
@@ -724,7 +722,7 @@ class Everything(Operation, name="together.everything"):
     async_ = Async(queue="bank", priority=5, expires_in=60)
     once = Once("order", expires_in=timedelta(days=1))
     unique = Unique("order", until="started")
-    lock = Lock("order:{order}", timeout=0)
+    lock = Lock(template="order:{order}", timeout=0)
     concurrency = Concurrency(2, "customer", group="bank")
     retry_on = (Retry(ConnectionError, attempts=3, wait=0),)
     discard_on = (KeyError,)
@@ -732,7 +730,7 @@ class Everything(Operation, name="together.everything"):
     errors = {"odd": "Odd"}
     timeout = 30
     max_lost = 2
-    steps = (Insert(noting("noted"), after="trace"),)
+    pipeline = (Insert(noting("noted"), after="trace"),)
 
     @guard("Too large")
     def too_large(self) -> bool:
@@ -765,8 +763,8 @@ def test_explain_of_a_class_with_every_policy_shows_each_one_and_has_no_effects(
     background = report.background or {}
     assert [background[name] for name in ("queue", "priority", "timeout", "max_lost")] == ["bank", 5, 30, 2]
     assert (report.encryption or {})["result"] == "default"
-    assert all(report.steps[name] for name in ("noted", "once", "lock", "rescue", "guard"))
-    assert not report.steps["refs"]
+    assert all(report.pipeline[name] for name in ("noted", "once", "lock", "rescue", "guard"))
+    assert not report.pipeline["refs"]
     assert SECRET not in json.dumps(report.to_dict()) + str(report)
     assert (rows(engine), events) == ([], [])
 

@@ -12,21 +12,10 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 import dexpy
-from dexpy import (
-    ConfigurationError,
-    DeclarationError,
-    KeyTaken,
-    NotRecorded,
-    NotUnique,
-    Once,
-    Operation,
-    OptionsError,
-    Record,
-    Retry,
-    Unique,
-)
+from dexpy import ConfigurationError, Once, Operation, Recording, Retry, Unique
 from dexpy.database.tables import records as table
 from dexpy.enqueue.keyed_insert import KeyedInsert
+from dexpy.errors import DeclarationError, KeyTaken, NotRecorded, NotUnique, OptionsError
 from dexpy.foundation.settings import Settings
 from dexpy.runtime import Runtime, install
 from dexpy.testing import Isolated
@@ -376,7 +365,7 @@ def test_a_token_is_claimed_in_the_callers_transaction(isolated_runtime: Isolate
         first = Free(shop=1).async_(idempotence_token="t", session=session).call()
         second = Free(shop=1).async_(idempotence_token="t", session=session).call()
         assert second.id == first.id
-        with pytest.raises(dexpy.NotCommitted):
+        with pytest.raises(dexpy.errors.NotCommitted):
             second.reload()
         session.commit()
     assert (second.reload().status, len(rows(engine))) == ("pending", 1)
@@ -411,7 +400,7 @@ def declare(**said: Any) -> type[Operation]:
 REFUSED = [
     ({"unique": True}, "unique = True is no policy. Write unique = Unique"),
     ({"record": False}, "a unique key is kept in the record of a run, and by record = False there is none"),
-    ({"record": Record(params=False)}, r"by Record\(params=False\) there is none from the start"),
+    ({"record": Recording(params=False)}, r"by Recording\(params=False\) there is none from the start"),
     ({"unique": Unique("shpo")}, "names 'shpo', which is no prop. The props are 'shop'. Did you mean 'shop'?"),
 ]
 

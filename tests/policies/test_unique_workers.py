@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from apps import shop_keys
 from apps.shop_keys import Open, Reindex
-from harness.policy_workers import RESCUE_WITHIN_S, PolicyPair
+from harness.policy_workers import RECOVER_WITHIN_S, PolicyPair
 from harness.workers import eventually
 
 from dexpy.database.tables import records
@@ -67,7 +67,7 @@ def test_a_worker_that_is_killed_leaves_no_key_behind(pair: PolicyPair, point: s
     reached(pair, point)
     pair.start()
     for ticket in tickets:
-        ticket.result(RESCUE_WITHIN_S + 20)
+        ticket.result(RECOVER_WITHIN_S + 20)
     assert keys_held(pair) == []
     assert sorted(pair.effects()) == [f"reindex {shop}" for shop in range(4)]
 
@@ -81,5 +81,5 @@ def test_a_process_that_is_killed_while_it_enqueues_leaves_no_key(pair: PolicyPa
     )
     dead = pair.serve([sys.executable, "-c", script, str(pair.folder)])
     assert dead.ended() == -signal.SIGKILL
-    eventually(lambda: not keys_held(pair), "the transaction is gone", RESCUE_WITHIN_S, pair.output)
+    eventually(lambda: not keys_held(pair), "the transaction is gone", RECOVER_WITHIN_S, pair.output)
     assert not Reindex(shop=1).async_().call().duplicate

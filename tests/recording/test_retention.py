@@ -15,12 +15,13 @@ import sqlalchemy as sa
 from click.testing import CliRunner
 
 import dexpy
-from dexpy import Error, Operation, OptionsError, RecordNotFound, Retry, Unique, records
+from dexpy import Error, Operation, Retry, Unique, records
 from dexpy.cli.main import main
 from dexpy.database.column_types import after
 from dexpy.database.tables import attempts
 from dexpy.database.tables import records as table
 from dexpy.database.tables import signals as signals_table
+from dexpy.errors import OptionsError, RecordNotFound
 from dexpy.maintenance.relay import warn_of_many
 from dexpy.recording import run_signals
 from dexpy.recording.retention import has_more_than

@@ -32,10 +32,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from dexpy import Error, InvalidTransition, Operation, Retry, Ticket, TimedOut, guard
+from dexpy import Error, Operation, Retry, Ticket, TimedOut, guard
 from dexpy.brokers.sql.broker import SqlBroker
 from dexpy.database.tables import FINAL, attempts, records, signals, workers
 from dexpy.database.tables import messages as message_table
+from dexpy.errors import InvalidTransition
 from dexpy.foundation.clock import clock
 from dexpy.foundation.settings import Settings
 from dexpy.liveness import worker_registry

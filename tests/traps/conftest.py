@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from apps import mailer
-from harness.trap_workers import RESCUE_WITHIN_S, TrapDeployment
+from harness.trap_workers import RECOVER_WITHIN_S, TrapDeployment
 
 import dexpy
 from dexpy.runtime import install
@@ -18,7 +18,7 @@ from dexpy.testing import Isolated
 def deployment(tmp_path: Path) -> Generator[TrapDeployment]:
     """A deployment for one test, with its database configured in this process."""
     trap_deployment = TrapDeployment(tmp_path)
-    runtime = dexpy.configure(database=trap_deployment.url, rescue_within=RESCUE_WITHIN_S)
+    runtime = dexpy.configure(database=trap_deployment.url, recover_within=RECOVER_WITHIN_S)
     yield trap_deployment
     install(None)
     trap_deployment.close()

@@ -57,20 +57,19 @@ from dexpy import (
     Async,
     Err,
     Error,
-    InvalidTransition,
     Lock,
     NotSerializable,
     Ok,
     Once,
     Operation,
     OperationFailed,
-    OptionsError,
     Retry,
     Runtime,
     guard,
     prop,
     records,
 )
+from dexpy.errors import InvalidTransition, OptionsError
 from dexpy.recording.transitions import apply
 from dexpy.runtime import install
 from dexpy.testing import Isolated
@@ -228,7 +227,7 @@ def test_the_run_of_a_killed_worker_is_recovered_and_its_late_writes_are_refused
     eventually(lambda: deployment.effects("mail%"), "the child runs", WAIT_S, deployment.output)
     assert deployment.effects() == ["batch 1", "mail 1"]
     lost, done = records.attempts(ticket.id)
-    assert (lost.number, lost.failure, lost.error) == (1, "lost", "dexpy.WorkerLost")
+    assert (lost.number, lost.failure, lost.error) == (1, "lost", "dexpy.errors.WorkerLost")
     assert (done.number, done.failure) == (2, None)
     assert not is_alive(killed)
 
@@ -354,7 +353,7 @@ def test_a_delay_of_the_call_wins_over_one_of_the_class(isolated_runtime: Isolat
     moment = datetime(2100, 1, 1, tzinfo=timezone.utc)
     with pytest.raises(OptionsError, match="in_.*at|at.*in_"):
         Scripted().async_(in_=60, at=moment)
-    with pytest.raises(dexpy.DeclarationError, match="in_.*at|at.*in_"):
+    with pytest.raises(dexpy.errors.DeclarationError, match="in_.*at|at.*in_"):
 
         class Both(Scripted):
             async_ = Async(in_=60, at=moment)
@@ -368,7 +367,7 @@ def test_a_rollback_leaves_no_row_and_no_message(isolated_runtime: Isolated, mai
         GrownDirect(old=1).async_(session=session).call()
         session.rollback()
     assert nothing_is_stored(isolated_runtime)
-    with pytest.raises(dexpy.RolledBack):
+    with pytest.raises(dexpy.errors.RolledBack):
         undone.wait(WAIT_S)
 
     with Session(engine) as session:
@@ -632,7 +631,7 @@ class Replays(Operation):
     """Has a key for replay, and waits for nobody's lock."""
 
     account: int
-    lock = Lock("account:{account}", timeout=0)
+    lock = Lock(template="account:{account}", timeout=0)
     once = Once("account")
     retry_on = (Retry("lock_timeout", attempts=1),)
 
@@ -645,7 +644,7 @@ class Holds(Operation):
     """Has the lock, and calls the other one from a thread of its own meanwhile."""
 
     account: int
-    lock = Lock("account:{account}")
+    lock = Lock(template="account:{account}")
 
     def perform(self) -> str:
         with ThreadPoolExecutor(1) as pool:
@@ -659,7 +658,7 @@ class Occupies(Operation):
     """Has the lock until the test lets it go."""
 
     account: int
-    lock = Lock("account:{account}")
+    lock = Lock(template="account:{account}")
 
     def perform(self) -> None:
         held.set()
@@ -709,7 +708,7 @@ def test_an_expired_idempotency_key_is_claimed_again_by_one_call_only(isolated_r
 
 
 def test_propagated_context_reaches_the_worker(served: TrapDeployment) -> None:
-    with dexpy.context(mailer_locale=dexpy.Travels("nl"), mailer_theme="fog"):
+    with dexpy.context(mailer_locale=dexpy.Propagate("nl"), mailer_theme="fog"):
         ticket = mailer.ReadContext(number=201).async_().call()
     told = ticket.result(WAIT_S, POLL_S)
 

@@ -49,23 +49,13 @@ import pytest
 from apps import mailer
 from dramatiq.brokers.stub import StubBroker
 from features.tables import attempts, messages, row, rows, sql
-from harness.trap_workers import RESCUE_WITHIN_S, TrapDeployment
+from harness.trap_workers import RECOVER_WITHIN_S, TrapDeployment
 from harness.workers import HARNESS, eventually, is_alive
 from sqlalchemy import event
 
 import dexpy
-from dexpy import (
-    InvalidTransition,
-    KeyTaken,
-    Operation,
-    PropsError,
-    Record,
-    ResultNotStored,
-    Retry,
-    Unique,
-    prop,
-    records,
-)
+from dexpy import Operation, PropsError, Recording, Retry, Unique, prop, records
+from dexpy.errors import InvalidTransition, KeyTaken, ResultNotStored
 from dexpy.recording.transitions import apply
 from dexpy.runtime import Runtime, install
 from dexpy.testing import Isolated
@@ -214,14 +204,14 @@ def test_a_run_that_finishes_after_its_recovery_runs_no_hooks_and_enqueues_no_ch
     assert (taken[0]["status"], taken[0]["claimed_by"], taken[0]["claim_token"]) == ("running", "another", 2)
     assert row(isolated_runtime, ticket.id) == taken[0], "it is the other one's now"
     (inner,) = [each for each in rows(isolated_runtime) if each["id"] != ticket.id]
-    assert (inner["status"], inner["error"]) == ("failed", "dexpy.RolledBack"), (
+    assert (inner["status"], inner["error"]) == ("failed", "dexpy.errors.RolledBack"), (
         "of the child that it sent there is none"
     )
     assert messages(isolated_runtime) == []
     assert attempts(isolated_runtime, ticket.id) == []
 
 
-LOST = {"error": "dexpy.WorkerLost", "failure": "lost", "error_message": "lost", "error_details": None}
+LOST = {"error": "dexpy.errors.WorkerLost", "failure": "lost", "error_message": "lost", "error_details": None}
 
 
 class Twice(mailer.MailerOperation):
@@ -279,11 +269,11 @@ def test_an_earlier_claim_of_the_same_worker_writes_nothing(isolated_runtime: Is
 
 
 def test_a_worker_whose_clock_is_ahead_recovers_nothing_from_live_workers(deployment: TrapDeployment) -> None:
-    deployment.rescue_within_s = 600
+    deployment.recover_within_s = 600
     deployment.start("-Q", "default")
     ticket = deployment.send_batch(1)
     deployment.begun(1)
-    deployment.rescue_within_s = RESCUE_WITHIN_S
+    deployment.recover_within_s = RECOVER_WITHIN_S
     ahead = deployment.start_ahead(3600)
     running = deployment.row(ticket.id)
 
@@ -451,7 +441,7 @@ class EndsBadly(mailer.MailerOperation):
 
     def fail(self) -> None:
         performed.append(self.raised)
-        raise {"an exception": ValueError, "an exit": SystemExit, "a lost claim": dexpy.LostClaim}[self.raised]
+        raise {"an exception": ValueError, "an exit": SystemExit, "a lost claim": dexpy.errors.LostClaim}[self.raised]
 
 
 @pytest.mark.parametrize("raised", ["an exception", "an exit", "a lost claim"])
@@ -508,7 +498,7 @@ def test_a_result_of_the_wrong_type_is_detected_before_the_commit(
     isolated_runtime.run_pending()
 
     stored = row(isolated_runtime, ticket.id)
-    assert (stored["status"], stored["failure"], stored["error"]) == ("failed", "crash", "dexpy.ResultTypeError")
+    assert (stored["status"], stored["failure"], stored["error"]) == ("failed", "crash", "dexpy.errors.ResultTypeError")
     assert (sql(isolated_runtime, "SELECT * FROM effects"), performed) == ([], [])
 
 
@@ -516,7 +506,7 @@ def test_a_result_of_the_wrong_type_is_detected_before_the_commit(
 
 
 class Forgets(Note):
-    record = Record(params=False)
+    record = Recording(params=False)
 
     def perform(self) -> int:
         raise ValueError("forgotten")

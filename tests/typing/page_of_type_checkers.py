@@ -4,7 +4,7 @@ from typing import Any, ClassVar, TypeAlias
 
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from dexpy import Async, Concurrency, Lock, Once, Operation, Record, Ref, Reset, Retry, Unique
+from dexpy import Async, Concurrency, Lock, Once, Operation, Recording, Ref, Reset, Retry, Unique
 
 Cause: TypeAlias = type[Exception] | str
 Answer: TypeAlias = str | type[Exception] | Callable[[Any, Any], Any]
@@ -22,7 +22,7 @@ class ShopOperation(Operation):
     unique: ClassVar[Unique] = Unique.never()
     lock: ClassVar[Lock | None] = None
     concurrency: ClassVar[Concurrency | None] = None
-    record: ClassVar[bool | Record] = True
+    record: ClassVar[bool | Recording] = True
     timeout: ClassVar[timedelta | float | int | None] = 60
 
 
@@ -34,7 +34,7 @@ class Reserve(ShopOperation):
     errors = {"gone": "The item is gone"}
     once = Once("item")
     lock = Lock("item")
-    record = Record(result=True)
+    record = Recording(result=True)
     timeout = timedelta(minutes=5)
 
     def perform(self) -> int:

@@ -25,7 +25,7 @@ from dexpy import (
     Operation,
     OptRef,
     PropsError,
-    Record,
+    Recording,
     Ref,
     Refs,
     Reset,
@@ -165,7 +165,7 @@ class ApplicationOperation(Operation):
     retry_on: ClassVar[tuple[Retry | Reset, ...]] = (
         Retry(ConnectionError, TimeoutError, attempts=None, wait=dt.timedelta(seconds=2), jitter=0),
     )
-    record: ClassVar[bool | Record] = False
+    record: ClassVar[bool | Recording] = False
     rescue_from = {CardError: "card_declined", KeyError: ValueError}
     errors = {"card_declined": "The card was declined"}
 
@@ -180,7 +180,7 @@ class Charge(ApplicationOperation):
     discard_on = (MailboxClosed, "gone")
     rescue_from = {OSError: lambda operation, error: None}
     errors = {"gone": "The card is gone"}
-    record = Record(params=True, result=False)
+    record = Recording(params=True, result=False)
     transaction = False
 
     def perform(self) -> None:
@@ -416,7 +416,7 @@ def what_a_class_says(op: SendStatement) -> None:
     assert_type(Crawl.max_lost, int)
     assert_type(Crawl.contract.timeout_s, float | None)
     assert_type(Crawl.contract.lock, dexpy.Lock | None)
-    assert_type(dexpy.Lock("crawl:{url}", timeout=dt.timedelta(seconds=2)).timeout_s, float | None)
+    assert_type(dexpy.Lock(template="crawl:{url}", timeout=dt.timedelta(seconds=2)).timeout_s, float | None)
     assert_type(dexpy.Concurrency(2, "url", on_conflict="discard").limit, int)
     print(dexpy.Lock(lambda op: op.url, timeout=None), dexpy.Concurrency(1, lambda op: op.url, group="web"))
 
@@ -467,8 +467,8 @@ class OfTenant(Operation):
 
     tenant: str = prop(context="current_tenant", default=...)
     locale: str = prop(context=True, default="en")
-    steps = (
-        dexpy.Insert(dexpy.Step("timed", lambda call, proceed: proceed(call)), after="trace"),
+    pipeline = (
+        dexpy.Insert(dexpy.Middleware("timed", lambda call, proceed: proceed(call)), after="trace"),
         dexpy.Remove("result"),
     )
 
@@ -484,18 +484,18 @@ def timed(call: dexpy.Call, proceed: Callable[[dexpy.Call], Ok[Any] | Err]) -> O
 
 
 def what_is_around() -> None:
-    with dexpy.context(current_tenant="acme", locale=dexpy.Travels("de")):
+    with dexpy.context(current_tenant="acme", locale=dexpy.Propagate("de")):
         assert_type(OfTenant().call(), str)
         assert_type(OfTenant(locale="fr").tenant, str)
         print(dexpy.current_context()["locale"])
-    assert_type(dexpy.Step("timed", timed, rehearsed=True).name, str)
+    assert_type(dexpy.Middleware("timed", timed, in_dry_run=True).name, str)
 
 
 def what_would_happen() -> None:
     report = OfTenant.explain(locale="de")
     assert_type(report, dexpy.Explanation)
     assert_type(report.callable, bool)
-    assert_type(report.steps["once"], bool)
+    assert_type(report.pipeline["once"], bool)
     assert_type(report.guards["suspended"]["status"], str)
     assert_type(report.to_dict(), dict[str, Any])
     print(report.background["queue"] if report.background is not None else "")
@@ -578,7 +578,7 @@ def calls_for_later(session: Session, moment: dt.datetime) -> None:
     assert_type(dexpy.defer(Client.fulfill, order_number=1, token="t"), Ticket[str])
     assert_type(dexpy.defer(Client.fulfill, 1), Ticket[str])
     assert_type(dexpy.defer(Client.cancel, order_number=1, idempotence_token="a"), Ticket[bool])
-    assert_type(dexpy.defer(Client.fulfill, order_number=1, session=session, scheduled_at=moment), Ticket[str])
+    assert_type(dexpy.defer(Client.fulfill, order_number=1, session=session, at=moment), Ticket[str])
     assert_type(dexpy.defer(fetch, url="x"), Ticket[bytes])
     assert_type(dexpy.defer(fetch, url="x", queue="slow"), Ticket[bytes])
     assert_type(dexpy.defer.with_options(priority=3)(Client.fulfill, order_number=1), Ticket[str])

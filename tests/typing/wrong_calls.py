@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 import dexpy
-from dexpy import Async, Err, Ok, Operation, OptRef, Record, Ref, Refs, Retry, Ticket, around, guard, prop, records
+from dexpy import Async, Err, Ok, Operation, OptRef, Recording, Ref, Refs, Retry, Ticket, around, guard, prop, records
 
 
 class Customer:
@@ -51,7 +51,7 @@ class Misdeclared(Operation):
     rescue_from = {"card_declined": OSError}  # wrong: the other way round
     errors = {"gone": 404}  # wrong: a description is text
     async_.queue = "mailers"  # wrong: policies are frozen
-    record = "params"  # wrong: neither bool nor Record
+    record = "params"  # wrong: neither bool nor Recording
     timeout = "30s"  # wrong: seconds or a timedelta
     on_lost = "ignore"  # wrong: retry or fail
     max_lost = "3"  # wrong: a number
@@ -84,7 +84,7 @@ around()(Send.suspended)  # wrong: around is written without parentheses
 guard(Send.suspended)  # wrong: guard is written with them
 Retry(OSError, wait="polynomially")  # wrong: not a word for a wait
 Retry(OSError, attempts="three")  # wrong: attempts is a number
-Record(parms=True)  # wrong: Record has no such option
+Recording(parms=True)  # wrong: Recording has no such option
 prop(greater=1)  # wrong: prop has no such option
 
 jan = dt.date(2026, 1, 1)
@@ -174,7 +174,7 @@ class Ambient(Operation):
 
 
 class Misplaced(Operation):
-    steps = (dexpy.Remove(1),)  # wrong: a name
+    pipeline = (dexpy.Remove(1),)  # wrong: a name
     tenant: str = prop(context=1)  # wrong: a name, or True
 
     def perform(self) -> None: ...
@@ -183,8 +183,8 @@ class Misplaced(Operation):
 def what_is_around() -> None:
     Ambient()  # wrong: without default=... it has to be given
     Ambient(tenant="a", locale=1)  # wrong: the type of the prop
-    dexpy.Insert("metrics", after="trace")  # wrong: a Step
-    dexpy.Insert(dexpy.Step("x", lambda call: None), after="trace")  # wrong: a step gets the call and proceed
+    dexpy.Insert("metrics", after="trace")  # wrong: a Middleware
+    dexpy.Insert(dexpy.Middleware("x", lambda call: None), after="trace")  # wrong: a step gets the call and proceed
     dexpy.export("yaml")  # wrong: dict or json_schema
     Ambient.contract.to_json_schema("param")  # wrong: no such section
 
@@ -237,6 +237,6 @@ def later() -> None:
     dexpy.defer(fulfill)  # wrong: an argument is missing
     dexpy.defer.with_options(queue="orders")(fulfill, order_number="1")  # wrong: beside options too
     dexpy.defer.with_options(que="orders")  # wrong: no such option
-    dexpy.defer(fulfill, order_number=1, scheduled_at="now")  # wrong: a moment
+    dexpy.defer(fulfill, order_number=1, at="now")  # wrong: a moment
     dexpy.defer(fulfill, 1).result(3).day  # wrong: a str has no day
     dexpy.configure(encryptors={"default": HalfAnEncryptor()})  # wrong: it cannot decrypt

@@ -310,7 +310,7 @@ def _steps_of(call: Call, name: str) -> DurableSteps:
     def begin() -> DurableSteps:
         record, claim = call.contract.record, claim_of(call)
         if record is None or not record.params:
-            setting = "record = False" if record is None else "Record(params=False)"
+            setting = "record = False" if record is None else "record = Recording(params=False)"
             raise StepError(
                 owner, name, f"needs a record to be kept with, and the class says {setting}. Leave that out."
             )
