@@ -43,7 +43,7 @@ def text_is(column: str, value: object, filter_name: str) -> sa.ColumnElement[bo
 
 def error_is(error: object) -> sa.ColumnElement[bool]:
     """Return the condition for runs with an error code or an exception class."""
-    path = class_path(error) if isinstance(error, type) and issubclass(error, BaseException) else error
+    path: object = class_path(cast("type", error)) if isinstance(error, type) else error
     condition = text_is("error", path, "error")
     if not isinstance(path, str) or not path.startswith(ERRORS_MODULE):
         return condition
