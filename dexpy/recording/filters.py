@@ -41,11 +41,11 @@ def text_is(column: str, value: object, filter_name: str) -> sa.ColumnElement[bo
     return records.c[column] == value if is_plain_text(value) else sa.false()
 
 
-def error_is(error: object) -> sa.ColumnElement[bool]:
+def error_is(error: str | type[BaseException]) -> sa.ColumnElement[bool]:
     """Return the condition for runs with an error code or an exception class."""
-    path: object = class_path(cast("type", error)) if isinstance(error, type) else error
+    path = class_path(error) if isinstance(error, type) else error
     condition = text_is("error", path, "error")
-    if not isinstance(path, str) or not path.startswith(ERRORS_MODULE):
+    if not path.startswith(ERRORS_MODULE):
         return condition
     # Rows of earlier versions name these classes as members of `dexpy`.
     return sa.or_(condition, text_is("error", f"dexpy.{path.removeprefix(ERRORS_MODULE)}", "error"))
