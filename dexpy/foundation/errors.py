@@ -648,7 +648,6 @@ class SensitiveInTransit(DexpyError):
 # The public module: users import it, and records store it in an exception's class path.
 for _error in [value for value in vars().values() if isinstance(value, type) and issubclass(value, BaseException)]:
     _error.__module__ = "dexpy.errors"
-del _error
 
 
 MAX_WORD_LENGTH = 100
