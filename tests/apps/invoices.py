@@ -1,0 +1,74 @@
+"""The application of a database that an earlier version made; its operations keep the names that are in those rows."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import sqlalchemy as sa
+
+from dexpy import Error, Once, Operation
+
+metadata = sa.MetaData()
+
+sent = sa.Table(
+    "sent_invoices",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("run", sa.String(40), nullable=False),
+)
+"""Without a unique key: a run too many shows."""
+
+
+def create_tables(engine: sa.Engine) -> None:
+    """Make the application's own table."""
+    metadata.create_all(engine)
+
+
+class Send(Operation, name="invoices.send"):
+    """Send one invoice."""
+
+    number: int
+    errors = {"no_customer"}
+
+    def perform(self) -> int:
+        if self.number == 0:
+            raise Error("no_customer", "Invoice 0 has no customer")
+        if self.number == 13 and "INVOICES_FAIL" in os.environ:
+            raise ConnectionError("the mail server is away")
+        self.session.execute(sa.insert(sent).values(number=self.number, run=self.run_id))
+        return self.number
+
+
+class SendOnce(Send, name="invoices.send_once"):
+    """The same, once for each number."""
+
+    once = Once("number")
+
+
+class Collect(Operation, name="invoices.collect"):
+    """Send an invoice after a durable step."""
+
+    number: int
+
+    def perform(self) -> int:
+        total: int = self.step(self.total)
+        if "INVOICES_DIE" in os.environ:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.session.execute(sa.insert(sent).values(number=total, run=self.run_id))
+        return total
+
+    def total(self) -> int:
+        return 100 + self.number
+
+
+class CancelItself(Operation, name="invoices.cancel_itself"):
+    """Is cancelled while it runs."""
+
+    def perform(self) -> None:
+        from dexpy import Ticket
+
+        Ticket.get(self.run_id).cancel()
+        while True:
+            self.check_cancelled()
