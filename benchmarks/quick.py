@@ -84,7 +84,7 @@ class Bench:
         connection = psycopg.connect(
             host=url.host, port=url.port, user=url.username, password=url.password, dbname=self.name, autocommit=True
         )
-        columns = "id, name, params, status, queue, priority, trace_id, enqueued_at, created_at, updated_at"
+        columns = "id, operation, params, status, queue, priority, trace_id, enqueued_at, created_at, updated_at"
         insert = (
             f"INSERT INTO operation_records ({columns}) "  # noqa: S608 - fixed names
             "VALUES (%s, 'bench', %s, 'pending', 'raw', 0, 'tr', now(), now(), now())"

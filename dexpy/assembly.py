@@ -120,7 +120,7 @@ def build_store(
     run_context: Callable[[], AbstractContextManager[Any]] | None,
     redactor: Redactor,
     create_tables: bool,
-    init_command: Callable[[], str],
+    db_command: Callable[[str], str],
     find_sender: Callable[[], Sender | None],
     is_shared: bool,
     redis: Callable[[], tuple[Any, str]] | None,
@@ -133,7 +133,7 @@ def build_store(
         run_context: Makes what is entered around each run in the background.
         redactor: Redacts texts about failures.
         create_tables: Whether missing tables are made on a server too.
-        init_command: Returns the command that makes them, for messages.
+        db_command: Returns the command of ``dexpy db`` for an action, for messages.
         find_sender: Returns what publishes the messages of records; None where nothing does.
         is_shared: Whether other processes use the database too.
         redis: Returns the client of the broker's Redis and the prefix of its keys; None without one.
@@ -146,7 +146,7 @@ def build_store(
         run_context=run_context,
         redactor=redactor,
         create_tables=create_tables,
-        init_command=init_command,
+        db_command=db_command,
         find_sender=find_sender,
     )
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import timedelta
 
-from dexpy.database.alembic import create_tables, include_object
+from dexpy.database.alembic import create_tables, include_object, upgrade_tables
 from dexpy.database.column_types import metadata
 from dexpy.database.tables import FINAL
 from dexpy.database.tables import attempts as attempts_table
@@ -36,6 +36,7 @@ __all__ = [
     "all",
     "attempts",
     "attempts_table",
+    "cancelled",
     "create_tables",
     "done",
     "expired",
@@ -52,6 +53,7 @@ __all__ = [
     "steps",
     "table",
     "tree",
+    "upgrade_tables",
     "where",
 ]
 
@@ -62,6 +64,7 @@ running = _every.running
 done = _every.done
 failed = _every.failed
 expired = _every.expired
+cancelled = _every.cancelled
 for_trace = _every.for_trace
 for_actor = _every.for_actor
 newest_first = _every.newest_first
@@ -79,7 +82,7 @@ def prune(
 
     Args:
         older_than: They ended at least so long ago.
-        statuses: Of done, failed and expired.
+        statuses: Of done, failed, expired and cancelled.
         batch: How many in one transaction.
         dry_run: Count them only.
 

@@ -166,7 +166,7 @@ class Runtime:
             run_context=self.run_context,
             redactor=self.redactor,
             create_tables=self.create_tables,
-            init_command=self.settings.init_command,
+            db_command=self.settings.db_command,
             find_sender=lambda: self.start().dispatcher if self.is_recording else None,
             is_shared=self.is_recording,
             redis=self._redis if self._is_on_redis else None,

@@ -195,7 +195,7 @@ def test_an_unconfigured_call_touches_no_disk_and_an_enqueue_creates_the_file(
         "    assert Echo(text='hi').call() == 'hi'\n"
         "    assert os.listdir('.') == ['app.py'], os.listdir('.')\n"
         "    assert 'sqlalchemy' not in sys.modules\n"
-        "    print(Echo(text='hi').async_().call().operation_name)\n"
+        "    print(Echo(text='hi').async_().call().operation)\n"
         "    assert 'dexpy.db' in os.listdir('.')\n"
     )
 

@@ -1,26 +1,31 @@
-"""``dexpy db``: the tables."""
+"""``dexpy db``: create, upgrade and check the tables."""
 
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from dexpy.cli.application import load_store, module_arguments, verbose_option
-from dexpy.foundation.errors import SchemaMissing
+
+if TYPE_CHECKING:
+    from dexpy.database.engine import Database
+    from dexpy.database.schema import SchemaState
 
 
 @click.group()
 def db() -> None:
-    """Make the tables, or compare them with what this version needs."""
+    """Create the tables, upgrade them, or compare them with what this version needs."""
 
 
 @db.command()
 @module_arguments()
 @verbose_option
 def init(modules: tuple[str, ...], verbose: bool) -> None:
-    """Make the tables that are not there, one process at a time.
+    """Create the tables that are missing, one process at a time.
 
+    Tables of an earlier version stay as they are: `dexpy db upgrade` alters those.
     MODULE is a dotted name, as for `dexpy worker`: the one that calls dexpy.configure().
     """
     from dexpy.database import schema
@@ -28,12 +33,32 @@ def init(modules: tuple[str, ...], verbose: bool) -> None:
     database = load_store(modules).database
     with database.begin() as connection:
         created = schema.create(connection)
-    with database.begin() as connection:
-        problems = schema.problems(connection)
-    if problems:
-        click.echo(f"Error: {SchemaMissing(database.display_url, problems, _init_command(modules))}", err=True)
-        sys.exit(1)
-    click.echo(f"{database.display_url}: {'made ' + ', '.join(created) if created else 'all tables are there'}.")
+    with database.connect() as connection:
+        _exit_unless_complete(database, schema.read_state(connection), modules)
+    click.echo(f"{database.display_url}: {'created ' + ', '.join(created) if created else 'all tables are there'}.")
+
+
+@db.command()
+@module_arguments()
+@verbose_option
+def upgrade(modules: tuple[str, ...], verbose: bool) -> None:
+    """Upgrade the tables to the version that this release needs; create them in an empty database.
+
+    It may run twice, in two processes at once, and again after it was interrupted.
+    Stop the processes that run an earlier release first.
+    MODULE is a dotted name, as for `dexpy worker`: the one that calls dexpy.configure().
+    """
+    from dexpy.database import schema
+
+    database = load_store(modules).database
+    before, after = schema.upgrade(database)
+    _exit_unless_complete(database, after, modules)
+    if before.version == after.version:
+        click.echo(f"{database.display_url}: already at schema version {after.version}.")
+    elif before.version == 0:
+        click.echo(f"{database.display_url}: created the tables at schema version {after.version}.")
+    else:
+        click.echo(f"{database.display_url}: upgraded from schema version {before.version} to {after.version}.")
 
 
 @db.command()
@@ -47,13 +72,55 @@ def check(modules: tuple[str, ...], verbose: bool) -> None:
     from dexpy.database import schema
 
     database = load_store(modules).database
-    with database.begin() as connection:
-        problems = schema.problems(connection)
-    if problems:
-        click.echo(f"Error: {SchemaMissing(database.display_url, problems, _init_command(modules))}", err=True)
+    with database.connect() as connection:
+        state = schema.read_state(connection)
+    _exit_unless_complete(database, state, modules)
+    click.echo(f"{database.display_url}: all tables are there, schema version {state.version}.")
+
+
+@db.command()
+@module_arguments()
+@click.option(
+    "--from",
+    "start",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="The schema version of the database; 0 without tables.  [default: what it has]",
+)
+@click.option("--to", "end", type=click.IntRange(min=1), metavar="N", help="[default: the newest]")
+@click.option("--dialect", type=click.Choice(["sqlite", "postgresql", "mariadb"]), help="[default: the database's]")
+@verbose_option
+def sql(modules: tuple[str, ...], start: int | None, end: int | None, dialect: str | None, verbose: bool) -> None:
+    """Print the SQL that `dexpy db init` or `dexpy db upgrade` would run, and run nothing.
+
+    With --from and --dialect it needs no database.
+    MODULE is a dotted name, as for `dexpy worker`: the one that calls dexpy.configure().
+    """
+    from dexpy.database import schema
+    from dexpy.database.migrations.history import NEWEST
+    from dexpy.database.schema_sql import schema_sql
+
+    if dialect is None or start is None:
+        database = load_store(modules).database
+        dialect = dialect or database.dialect.name
+        if start is None:
+            with database.connect() as connection:
+                start = schema.read_state(connection).version
+    end = NEWEST if end is None else end
+    if end > NEWEST or (start == 0 and end != NEWEST):
+        raise click.UsageError(
+            f"--to {end}: expected {NEWEST}, the newest version."
+            if start == 0
+            else f"--to {end}: expected at most {NEWEST}, the newest version."
+        )
+    text = schema_sql(dialect, start, end)
+    click.echo(text, nl=False)
+    if not text:
+        click.echo(f"Nothing to do: the schema has version {start}.", err=True)
+
+
+def _exit_unless_complete(database: Database, state: SchemaState, modules: tuple[str, ...]) -> None:
+    if not state.is_complete:
+        error = state.error(database.display_url, lambda action: " ".join(["dexpy db", action, *modules]))
+        click.echo(f"Error: {error}", err=True)
         sys.exit(1)
-    click.echo(f"{database.display_url}: all tables are there.")
-
-
-def _init_command(modules: tuple[str, ...]) -> str:
-    return " ".join(["dexpy db init", *modules])

@@ -109,7 +109,7 @@ def demo_runs(delay_s: float = DELAY_S) -> tuple[DemoRun, ...]:
 def _record_row(record: Record) -> tuple[str, ...]:
     duration = "" if record.duration is None else f"{record.duration.total_seconds():.2f} s"
     result = "" if record.result is None else repr(record.result)
-    title = record.name.rpartition(".")[2]
+    title = record.operation.rpartition(".")[2]
     return (record.id, title, record.status, str(record.num_attempts), record.error or "", duration, result)
 
 

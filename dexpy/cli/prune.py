@@ -27,8 +27,8 @@ def _duration(_context: click.Context, _option: click.Parameter, value: str) -> 
 @click.option(
     "--status",
     multiple=True,
-    type=click.Choice(["done", "failed", "expired"]),
-    help="Only these; may be given more than once.  [default: all three]",
+    type=click.Choice(["done", "failed", "expired", "cancelled"]),
+    help="Only these; may be given more than once.  [default: all four]",
 )
 @click.option("--batch", type=click.IntRange(min=1), default=1000, show_default=True, help="How many at a time.")
 @click.option("--dry-run", is_flag=True, help="Count them, and delete nothing.")

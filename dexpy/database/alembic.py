@@ -1,4 +1,4 @@
-"""Functions for an application's Alembic migrations: exclude or create dexpy's tables."""
+"""Functions for an application's Alembic migrations: exclude, create or upgrade dexpy's tables."""
 
 from __future__ import annotations
 
@@ -39,6 +39,8 @@ def include_object(object: Any, name: str | None, type_: str, reflected: bool, c
 def create_tables(connection: Connection) -> list[str]:
     """Create the missing tables of dexpy, as ``dexpy db init`` does, in a migration of the application.
 
+    Tables of an earlier version stay as they are; see `upgrade_tables`.
+
     Args:
         connection: The connection of the migration: ``op.get_bind()`` in a revision of Alembic.
 
@@ -58,3 +60,30 @@ def create_tables(connection: Connection) -> list[str]:
         True
     """
     return schema.create(connection)
+
+
+def upgrade_tables(connection: Connection) -> list[int]:
+    """Apply dexpy's missing migrations, as ``dexpy db upgrade`` does, in a migration of the application.
+
+    Missing tables are created.
+
+    Args:
+        connection: The connection of the migration: ``op.get_bind()`` in a revision of Alembic.
+
+    Returns:
+        The versions of the schema that were applied; empty if it was up to date.
+
+    Raises:
+        DatabaseUnavailable: Another process or an open transaction has held a lock for a minute.
+        ConfigurationError: SQLite would lose columns of the application, or follow references to a replaced table.
+
+    Example:
+        >>> import sqlalchemy as sa
+        >>> from dexpy import records
+        >>> engine = sa.create_engine("sqlite://")
+        >>> with engine.begin() as connection:
+        ...     names = records.create_tables(connection)
+        ...     records.upgrade_tables(connection)
+        []
+    """
+    return schema.upgrade_in(connection)

@@ -1,14 +1,22 @@
-"""All tables of dexpy: checked and created together."""
+"""The schema of dexpy's tables: its version, its creation and its upgrade."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
+import attrs
+import sqlalchemy as sa
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
 
-from dexpy.database.column_types import metadata
+from dexpy.database.column_types import after, metadata
 from dexpy.database.dialects import dialect_of
+from dexpy.database.error_codes import is_locked
+from dexpy.database.migrations import sqlite_rebuilds
+from dexpy.database.migrations.history import NEWEST, UNNUMBERED, migrations_between
+from dexpy.database.migrations.migration import Migration
 from dexpy.database.schema_names import inspector as inspector_of
 from dexpy.database.tables import (
     attempts,
@@ -18,62 +26,251 @@ from dexpy.database.tables import (
     records,
     signals,
     steps,
+    versions,
     worker_names,
     worker_sessions,
     workers,
 )
-from dexpy.foundation.errors import DatabaseUnavailable
+from dexpy.foundation.errors import DatabaseUnavailable, SchemaMissing
+from dexpy.foundation.failpoints import failpoint
 
-TABLES = (records, gates, attempts, signals, steps, workers, worker_names, worker_sessions, queues, messages)
+if TYPE_CHECKING:
+    from dexpy.database.engine import Database
+
+DATA_TABLES = (records, gates, attempts, signals, steps, workers, worker_names, worker_sessions, queues, messages)
+"""The tables with the application's runs and messages."""
+
+TABLES = (versions, *DATA_TABLES)
 """In the order in which they are created."""
 
 LOCK_WAIT_S = 60
 LOCK = 0x64657870
-"""The advisory lock for the creation of the tables on a server: "dexp"."""
+"""The advisory lock for the creation and upgrade of the tables on a server: "dexp"."""
+
+FIRST_NUMBERED = UNNUMBERED + 1
+_STORED_VERSION = sa.select(sa.func.max(versions.c.version))
+
+
+@attrs.frozen
+class SchemaState:
+    """What a database has of dexpy's tables.
+
+    Attributes:
+        version: Of the schema; 0 without tables.
+        is_stamped: Whether the version is stored in its table.
+        missing_tables: The tables that the database lacks for the newest version.
+        missing_columns: Likewise the columns, by table.
+    """
+
+    version: int
+    is_stamped: bool
+    missing_tables: tuple[str, ...]
+    missing_columns: Mapping[str, tuple[str, ...]]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether this release of dexpy can use the tables."""
+        return self.version == NEWEST and not self.missing_tables and not self.missing_columns
+
+    @property
+    def lacks_only_tables(self) -> bool:
+        """Whether `create` makes it complete."""
+        return self.version in (0, NEWEST) and bool(self.missing_tables) and not self.missing_columns
+
+    def problems(self) -> list[str]:
+        """Describe what is missing; an empty list if the schema is complete."""
+        if self.version > NEWEST:
+            return [f"its schema has version {self.version}, and this release of dexpy knows versions up to {NEWEST}"]
+        if 0 < self.version < NEWEST:
+            return [f"its schema has version {self.version}, and this release of dexpy needs version {NEWEST}"]
+        lacking = [f"table {table} lacks {', '.join(columns)}" for table, columns in self.missing_columns.items()]
+        return [f"no table {name}" for name in self.missing_tables] + lacking
+
+    def advice(self, command: Callable[[str], str]) -> str:
+        """Return how to make the schema complete.
+
+        Args:
+            command: Returns the command of ``dexpy db`` for an action: init or upgrade.
+        """
+        if self.version > NEWEST:
+            return "Install the release of dexpy that upgraded it in this process's environment too, and restart."
+        if 0 < self.version < NEWEST:
+            return f"Stop the processes that run an earlier release. Run: {command('upgrade')}"
+        if not self.missing_columns:
+            return f"Run: {command('init')}"
+        advice = "Another program has dropped it; add it again as `dexpy db sql --from 0` prints it."
+        return f"{advice} Then run: {command('init')}" if self.missing_tables else advice
+
+    def error(self, display_url: str, command: Callable[[str], str]) -> SchemaMissing:
+        """Return the error for a process that needs the tables.
+
+        Args:
+            display_url: Of the database, without secrets.
+            command: As for `advice`.
+        """
+        return SchemaMissing(display_url, self.problems(), self.advice(command))
+
+
+def read_state(connection: Connection) -> SchemaState:
+    """Return what a database has of dexpy's tables."""
+    inspector, table_schema = inspector_of(connection)
+    present = set(inspector.get_table_names(schema=table_schema))
+    missing_columns: dict[str, tuple[str, ...]] = {}
+    for table in TABLES:
+        if table.name in present:
+            columns = {column["name"] for column in inspector.get_columns(table.name, schema=table_schema)}
+            if missing := tuple(column.name for column in table.columns if column.name not in columns):
+                missing_columns[table.name] = missing
+    stored = connection.execute(_STORED_VERSION).scalar() if versions.name in present else None
+    if stored is not None:
+        version = int(stored)
+    elif records.name not in present:
+        version = 0
+    else:
+        # A test suite may have emptied all tables: a column tells the first numbered version from the one before.
+        version = UNNUMBERED if "operation" in missing_columns.get(records.name, ()) else FIRST_NUMBERED
+    missing_tables = tuple(table.name for table in TABLES if table.name not in present)
+    return SchemaState(version, stored is not None, missing_tables, missing_columns)
 
 
 def problems(connection: Connection) -> list[str]:
     """Describe what is missing; an empty list if the schema is complete."""
-    inspector, table_schema = inspector_of(connection)
-    present = set(inspector.get_table_names(schema=table_schema))
-    problems_found: list[str] = []
-    for table in TABLES:
-        if table.name not in present:
-            problems_found.append(f"no table {table.name}")
-            continue
-        columns = {column["name"] for column in inspector.get_columns(table.name, schema=table_schema)}
-        missing = [column.name for column in table.columns if column.name not in columns]
-        if missing:
-            problems_found.append(f"table {table.name} lacks {', '.join(missing)}")
-    return problems_found
+    return read_state(connection).problems()
 
 
 def create(connection: Connection) -> list[str]:
-    """Make the tables that are not there, in the caller's transaction, one process at a time.
+    """Create the missing tables at the newest version, in the caller's transaction, one process at a time.
+
+    A schema of another version stays as it is.
 
     Returns:
-        Their names.
+        The names of the created tables.
 
     Raises:
-        DatabaseUnavailable: Another process has been making them for a minute.
+        DatabaseUnavailable: Another process has held a lock for a minute.
     """
-    with _creation_lock(connection):
-        inspector, table_schema = inspector_of(connection)
-        present = set(inspector.get_table_names(schema=table_schema))
-        missing = [table for table in TABLES if table.name not in present]
-        # Without `checkfirst`: SQLAlchemy would check the connection's own schema.
-        metadata.create_all(connection, tables=missing, checkfirst=False)
+    with _lock(connection):
+        return _create_missing(connection)
+
+
+def _create_missing(connection: Connection) -> list[str]:
+    state = read_state(connection)
+    if state.version not in (0, NEWEST):
+        return []
+    missing = [table for table in TABLES if table.name in state.missing_tables]
+    if versions in missing:
+        # Before the others, and with its row: on MariaDB a creation may end in the middle.
+        versions.create(connection, checkfirst=False)
+    if not state.is_stamped:
+        _stamp(connection, NEWEST)
+    # Without `checkfirst`: SQLAlchemy would check the connection's own schema.
+    metadata.create_all(connection, tables=[table for table in missing if table is not versions], checkfirst=False)
     return [table.name for table in missing]
 
 
+def _stamp(connection: Connection, version: int) -> None:
+    dialect = dialect_of(connection)
+    connection.execute(dialect.insert_or_ignore(versions).values(version=version, applied_at=after(0)))
+    if dialect.commits_ddl:
+        # As the statements before it were; the lock may be released before the transaction ends.
+        connection.exec_driver_sql("COMMIT")
+
+
+def upgrade(database: Database) -> tuple[SchemaState, SchemaState]:
+    """Apply the missing migrations, each in a transaction of its own where the database has transactional DDL.
+
+    Safe to run twice, by two processes at once, and again after it was killed. Missing tables are created.
+
+    Args:
+        database: The database of the tables.
+
+    Returns:
+        The state before and after.
+
+    Raises:
+        DatabaseUnavailable: Another process or an open transaction has held a lock for a minute.
+        ConfigurationError: A table has columns of the application that the migration would lose.
+    """
+    with database.connect() as connection:
+        before = state = read_state(connection)
+    while migrations_between(state.version or NEWEST, NEWEST):
+        with database.begin() as connection:
+            if state.version and migrations_between(state.version, NEWEST)[0].rebuilds:
+                sqlite_rebuilds.stop_enforcing_references(connection)
+            with _lock(connection):
+                # Another process may have been faster.
+                state = read_state(connection)
+                if pending := migrations_between(state.version or NEWEST, NEWEST):
+                    _apply(connection, pending[0])
+                    state = read_state(connection)
+    with database.begin() as connection:
+        create(connection)
+    with database.connect() as connection:
+        return before, read_state(connection)
+
+
+def upgrade_in(connection: Connection) -> list[int]:
+    """Apply the missing migrations and create missing tables in the caller's transaction.
+
+    Returns:
+        The versions that were applied.
+
+    Raises:
+        DatabaseUnavailable: Another process or an open transaction has held a lock for a minute.
+        ConfigurationError: A table has columns of the application that the migration would lose, or SQLite would
+            follow references to a table that it replaces.
+    """
+    with _lock(connection):
+        pending = migrations_between(read_state(connection).version or NEWEST, NEWEST)
+        for migration in pending:
+            sqlite_rebuilds.require_no_enforced_references(connection, migration)
+            _apply(connection, migration)
+        _create_missing(connection)
+        return [migration.version for migration in pending]
+
+
+def _apply(connection: Connection, migration: Migration) -> None:
+    inspector, table_schema = inspector_of(connection)
+    prefix = schema_prefix(connection, table_schema)
+    kept_objects: list[str] = []
+    for statement in migration.statements[dialect_of(connection).name]:
+        failpoint("before_migration_statement")
+        inspector.clear_cache()
+        if not statement.is_needed(inspector, table_schema):
+            continue
+        kept_objects += sqlite_rebuilds.objects_to_keep(connection, migration, statement)
+        connection.exec_driver_sql(statement.text(prefix))
+    for sql in kept_objects:
+        connection.exec_driver_sql(sql)
+    failpoint("before_migration_stamp")
+    _stamp(connection, migration.version)
+
+
+def schema_prefix(connection: Connection, table_schema: str | None) -> str:
+    """Return the quoted schema of dexpy's tables with a dot, as the text of a statement names it."""
+    if not dialect_of(connection).has_server or not table_schema:
+        return ""
+    return f"{connection.dialect.identifier_preparer.quote_identifier(table_schema)}."
+
+
 @contextmanager
-def _creation_lock(connection: Connection) -> Generator[None, None, None]:
+def _lock(connection: Connection) -> Generator[None, None, None]:
     dialect = dialect_of(connection)
     dialect.acquire_write_lock(connection)
-    with dialect.advisory_lock(connection, LOCK, LOCK_WAIT_S) as is_held:
-        if not is_held:
-            raise DatabaseUnavailable(
-                f"The tables could not be made: another process has held the lock for {LOCK_WAIT_S} s. "
-                "Is a dexpy db init hanging? End it, and run it again."
-            )
-        yield
+    try:
+        with dialect.limit_ddl_waits(connection, LOCK_WAIT_S):
+            with dialect.advisory_lock(connection, LOCK, LOCK_WAIT_S) as is_held:
+                if not is_held:
+                    raise _blocked()
+                yield
+    except DBAPIError as error:
+        if is_locked(error):
+            raise _blocked() from error
+        raise
+
+
+def _blocked() -> DatabaseUnavailable:
+    return DatabaseUnavailable(
+        f"The tables were not changed: another process or an open transaction has held a lock on them for "
+        f"{LOCK_WAIT_S} s. Stop the workers, end long transactions and other dexpy db commands, and run it again."
+    )

@@ -10,23 +10,23 @@ from sqlalchemy.exc import DBAPIError
 
 from dexpy.database import schema
 from dexpy.database.engine import Database
+from dexpy.database.schema import SchemaState
 from dexpy.database.server_info import NOT_PREPARED
 from dexpy.database.sqlite import is_busy
-from dexpy.database.tables import records
-from dexpy.foundation.errors import DatabaseUnavailable, SchemaMissing
+from dexpy.foundation.errors import DatabaseUnavailable
 
 
 class SchemaCheck:
-    """Knows whether the tables of a database exist.
+    """Knows whether the tables of a database exist, in the version that this release needs.
 
     Args:
         database: The database of the tables.
         create_tables: Whether missing tables are created on a server too.
-        init_command: Returns the command that creates them, for messages.
+        db_command: Returns the command of ``dexpy db`` for an action, for messages.
     """
 
-    def __init__(self, database: Database, *, create_tables: bool, init_command: Callable[[], str]) -> None:
-        self._init_command = init_command
+    def __init__(self, database: Database, *, create_tables: bool, db_command: Callable[[str], str]) -> None:
+        self._db_command = db_command
         self._database = database
         self._create_tables = create_tables
         self.is_prepared = False
@@ -35,14 +35,16 @@ class SchemaCheck:
         self._lock = threading.Lock()
 
     def require(self, connection: Connection | None = None) -> None:
-        """Require that the tables exist; missing ones are created on SQLite, and by ``dexpy db init`` on a server.
+        """Require the tables; missing ones are created on SQLite, and by ``dexpy db init`` on a server.
+
+        A schema of an earlier version is never upgraded here: a process of that release may still use it.
 
         Args:
             connection: In a transaction that may hold SQLite's write lock already, and so must create them itself.
 
         Raises:
             DatabaseUnavailable: The database cannot be opened.
-            SchemaMissing: Tables are missing on a server, or outdated.
+            SchemaMissing: Tables are missing on a server, or the schema has another version.
         """
         if self.is_prepared:
             return
@@ -51,36 +53,42 @@ class SchemaCheck:
                 with self._database.with_own_schema(connection):
                     self._require_in(connection)
                 return
-            if problems := self._problems():
-                if not (self._database.dialect.creates_tables or self._create_tables):
-                    raise SchemaMissing(self._database.display_url, problems, self._init_command())
+            state = self._read_state()
+            may_create = self._database.dialect.creates_tables or self._create_tables
+            if state.lacks_only_tables and may_create:
                 with self._database.begin() as own:
                     schema.create(own)
-                if problems := self._problems():
-                    raise SchemaMissing(self._database.display_url, problems, self._init_command())
+                state = self._read_state()
+            self._require_complete(state)
             self.is_prepared = True
 
     def _require_in(self, connection: Connection) -> None:
         """Check by the connection itself: another one might wait for its transaction, in this thread."""
-        if not schema.problems(connection):
+        state = schema.read_state(connection)
+        if state.is_complete:
             # Tables created in this transaction may be rolled back: check again until it ends.
             self.is_prepared = self._created_in is None or not self._created_in.is_active
             return
-        schema.create(connection)
-        self._created_in = connection.get_transaction()
-        if problems := schema.problems(connection):
-            raise SchemaMissing(self._database.display_url, problems, self._init_command())
+        if state.lacks_only_tables:
+            schema.create(connection)
+            self._created_in = connection.get_transaction()
+            state = schema.read_state(connection)
+        self._require_complete(state)
+
+    def _require_complete(self, state: SchemaState) -> None:
+        if not state.is_complete:
+            raise state.error(self._database.display_url, self._db_command)
 
     def is_empty_file(self) -> bool:
         """Whether this SQLite file has no tables yet; a read does not create them, as its thread may hold the lock."""
         if self.is_prepared or not self._database.dialect.creates_tables:
             return False
-        return f"no table {records.name}" in self._problems()
+        return self._read_state().version == 0
 
-    def _problems(self) -> list[str]:
+    def _read_state(self) -> SchemaState:
         connection = self._database.connect()
         try:
-            return schema.problems(connection)
+            return schema.read_state(connection)
         except DBAPIError as error:
             if is_busy(error):
                 raise self._database.busy("read") from error

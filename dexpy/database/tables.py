@@ -13,10 +13,10 @@ from sqlalchemy.ext.compiler import compiles
 
 from dexpy.database.column_types import Integer, Json, String, Text, UtcDateTime, metadata
 
-STATUSES = ("pending", "running", "done", "failed", "expired")
+STATUSES = ("pending", "running", "done", "failed", "expired", "cancelled")
 """Every status of a record."""
 
-FINAL = ("done", "failed", "expired")
+FINAL = ("done", "failed", "expired", "cancelled")
 """The final statuses of a record."""
 
 FAILURES = (
@@ -49,11 +49,19 @@ def _where(condition: str) -> dict[str, Any]:
     return {"postgresql_where": sa.text(condition), "sqlite_where": sa.text(condition)}
 
 
+versions = sa.Table(
+    "operation_schema",
+    metadata,
+    sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("applied_at", UtcDateTime, nullable=False),
+)
+"""One row for each version of the schema that was created or migrated to; the highest one counts."""
+
 records = sa.Table(
     "operation_records",
     metadata,
     sa.Column("id", Key(40), primary_key=True),
-    sa.Column("name", Key(255), nullable=False),
+    sa.Column("operation", Key(255), nullable=False),
     sa.Column("params", Json()),
     sa.Column("result", Json()),
     sa.Column("status", String(16), nullable=False),
@@ -96,14 +104,14 @@ records = sa.Table(
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("updated_at", UtcDateTime, nullable=False),
     sa.CheckConstraint(f"status IN ({', '.join(repr(status) for status in STATUSES)})", name="ck_operation_status"),
-    sa.UniqueConstraint("name", "idempotence_token", name="uq_operation_token"),
+    sa.UniqueConstraint("operation", "idempotence_token", name="uq_operation_token"),
     sa.UniqueConstraint("recurring_key", "run_at", name="uq_operation_tick"),
     sa.Index("ix_operation_due", "status", "queue", "priority", "scheduled_at"),
     sa.Index("ix_operation_owed", "status", "enqueued_at", "scheduled_at"),
     # Partial where the database supports it: most rows have no key, and an index costs at each write.
     sa.Index("ix_operation_slots", "concurrency_key", "status", **_where("concurrency_key IS NOT NULL")),
     sa.Index("ix_operation_blocked", "blocked_key", "priority", "id", **_where("blocked_key IS NOT NULL")),
-    sa.Index("ix_operation_name", "name", "status", "id"),
+    sa.Index("ix_operation_name", "operation", "status", "id"),
     sa.Index("ix_operation_trace", "trace_id"),
     sa.Index("ix_operation_actor", "actor_type", "actor_id"),
     sa.Index("ix_operation_completed", "completed_at"),

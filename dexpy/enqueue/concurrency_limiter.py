@@ -85,7 +85,7 @@ class ConcurrencyLimiter:
             updated = apply(connection, "block", delivered.id)
         if updated is not None:
             event = LogEvent.RUN_DISCARDED if concurrency.on_conflict == "discard" else LogEvent.RUN_BLOCKED
-            log_event(event, operation=delivered.name, run_id=delivered.id, limit=concurrency.limit)
+            log_event(event, operation=delivered.operation, run_id=delivered.id, limit=concurrency.limit)
         return SlotClaim(row, updated is not None, row is not None and num_free > 1)
 
     def _candidates(self, connection: Connection, delivered: Row[Any], concurrency: Concurrency) -> list[str]:
@@ -94,7 +94,7 @@ class ConcurrencyLimiter:
         if concurrency.on_conflict == "discard":
             return own_ids
         next_row = concurrency_slots.next_waiting(connection, delivered.concurrency_key)
-        if next_row is not None and not registry.is_known(next_row.name):
+        if next_row is not None and not registry.is_known(next_row.operation):
             next_row = concurrency_slots.next_waiting(connection, delivered.concurrency_key, registry.names())
         if next_row is None or next_row.id == delivered.id:
             return own_ids
@@ -137,9 +137,9 @@ class ConcurrencyLimiter:
         with self._store.begin() as connection:
             keys = concurrency_slots.blocked_keys(connection)
         return sum(
-            self._refill_key(key_count.key, key_count.name)
+            self._refill_key(key_count.key, key_count.operation)
             for key_count in keys
-            if key_count.running < _limit_of(key_count.name)
+            if key_count.running < _limit_of(key_count.operation)
         )
 
     def _refill_key(self, key: str, name: str) -> int:

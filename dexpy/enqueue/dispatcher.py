@@ -286,7 +286,7 @@ class Dispatcher:
 
     def message_of(self, row: Row[Any]) -> dramatiq.Message[Any]:
         """The message of a record."""
-        return record_message(row.name, row.id, row.trace_id or "", row.queue, row.priority)
+        return record_message(row.operation, row.id, row.trace_id or "", row.queue, row.priority)
 
     def publish_row(self, row: Row[Any]) -> bool:
         """Publish the message of a row now; False if the broker refuses it."""

@@ -218,6 +218,6 @@ class KeyedInsert:
         self.ticket.become_duplicate_of(row, committed=holder.is_committed)
 
     def _is_same_request(self, row: Row[Any], values: Mapping[str, Any]) -> bool:
-        stored = decrypt(row.name, row.params, row.id, "params")
+        stored = decrypt(row.operation, row.params, row.id, "params")
         new = decrypt(self.contract.name, values["params"], values["id"], "params")
         return is_same_request(self.contract, stored, new)

@@ -93,7 +93,7 @@ class JobPreparer:
         if store.database.dialect.closes_on_large_statement:
             _check_size(store.database, owner, params, frame)
         due_at = resolved.at if resolved.wait_s is None else clock.now() + timedelta(seconds=resolved.wait_s)
-        snapshot: dict[str, Any] = {"id": run_id, "name": contract.name, "status": "pending", "params": params}
+        snapshot: dict[str, Any] = {"id": run_id, "operation": contract.name, "status": "pending", "params": params}
         snapshot |= {"scheduled_at": due_at, "progress": None}
         ticket = Ticket[Any](run_id, contract.name, store, snapshot, commit_state)
         keyed = None
@@ -102,7 +102,7 @@ class JobPreparer:
             keyed = KeyedInsert(store, contract, claim, ticket, self._is_joined(transaction))
         columns = {
             "id": run_id,
-            "name": contract.name,
+            "operation": contract.name,
             **frame.columns(),
             "params": params,
             "status": "pending",

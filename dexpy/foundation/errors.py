@@ -13,7 +13,7 @@
     │  └─ EncryptorMissing                 an encryptor that no configuration names
     ├─ DatabaseUnavailable                 the database cannot be opened
     │  ├─ DatabaseBusy                     SQLite's one write lock was not to be had
-    │  └─ SchemaMissing                    without the tables of dexpy, or with old ones
+    │  └─ SchemaMissing                    without the tables of dexpy, or with those of another version
     ├─ BrokerUnavailable                   the broker does not answer, and the settings insist on it
     ├─ Error                               a business error: code, message, details
     ├─ UndeclaredError                     a business error with a code that was never declared
@@ -269,24 +269,15 @@ class BrokerUnavailable(DexpyError):
 
 
 class SchemaMissing(DatabaseUnavailable):
-    """The database has no tables of dexpy, or old ones.
+    """The database has no tables of dexpy, or those of another version.
 
     Attributes:
-        problems: Which tables and columns are missing.
+        problems: What is missing.
     """
 
-    def __init__(self, database: str, problems: Sequence[str], init_command: str = "dexpy db init") -> None:
+    def __init__(self, database: str, problems: Sequence[str], advice: str = "Run: dexpy db init") -> None:
         self.problems = tuple(problems)
-        missing = [problem for problem in self.problems if problem.startswith("no table ")]
-        advice = f" Run: {init_command}" if missing else ""
-        if len(missing) < len(self.problems):
-            # What is there holds records: no command of dexpy's alters it.
-            advice += (
-                f"{'. Then' if missing else ' Tables that exist are not altered by `dexpy db init`:'} add the missing "
-                "columns by a migration, as in docs/howto/alembic.md; if the records can go, drop all tables of dexpy "
-                "and make them again."
-            )
-        super().__init__(f"The database {database} is not ready for dexpy: {'; '.join(self.problems)}.{advice}")
+        super().__init__(f"The database {database} is not ready for dexpy: {'; '.join(self.problems)}. {advice}")
 
 
 class Error(DexpyError):
@@ -533,7 +524,7 @@ class OperationFailed(TicketError):
 
     Attributes:
         id: The record's id.
-        operation_name: The operation's stable name.
+        operation: The operation's stable name.
         failure: crash, lost, timeout, discarded, cancelled, expired, unknown or undecodable.
         exception_class: Class path of the exception, where there was one.
         exception_message: Its redacted message.
@@ -542,18 +533,18 @@ class OperationFailed(TicketError):
     def __init__(
         self,
         id: str,
-        operation_name: str,
+        operation: str,
         failure: str,
         exception_class: str | None,
         exception_message: str | None,
     ) -> None:
         self.id = id
-        self.operation_name = operation_name
+        self.operation = operation
         self.failure = failure
         self.exception_class = exception_class
         self.exception_message = exception_message
         description = ": ".join(part for part in (exception_class, exception_message) if part)
-        super().__init__(f"{operation_name} {id} failed ({failure}){': ' + description if description else ''}")
+        super().__init__(f"{operation} {id} failed ({failure}){': ' + description if description else ''}")
 
 
 class WaitTimeout(TicketError, TimeoutError):
@@ -561,15 +552,15 @@ class WaitTimeout(TicketError, TimeoutError):
 
     Attributes:
         id: The record's id.
-        operation_name: The operation's stable name.
+        operation: The operation's stable name.
         timeout_s: How long was waited, in seconds.
     """
 
-    def __init__(self, id: str, operation_name: str, timeout_s: float, status: str) -> None:
+    def __init__(self, id: str, operation: str, timeout_s: float, status: str) -> None:
         self.id = id
-        self.operation_name = operation_name
+        self.operation = operation
         self.timeout_s = timeout_s
-        super().__init__(f"{operation_name} {id} has not ended after {timeout_s:g} s; it is {status} and goes on.")
+        super().__init__(f"{operation} {id} has not ended after {timeout_s:g} s; it is {status} and goes on.")
 
 
 class LostClaim(PicklableError, BaseException):

@@ -90,13 +90,17 @@ class Settings:
         source = "DEXPY_DATABASE" if environment.get("DEXPY_DATABASE") else f"{file}" if "database" in values else None
         return cls(**values, home=home, encryption_keys=keys, database_source=source)
 
-    def init_command(self) -> str:
-        """Return the command that makes the tables of this database, with the modules that it has to import."""
+    def db_command(self, action: str) -> str:
+        """Return the command of ``dexpy db`` for this database, with the modules that it has to import.
+
+        Args:
+            action: init or upgrade.
+        """
         if modules := command_modules.get():
-            return f"dexpy db init {' '.join(modules)}"
+            return f"dexpy db {action} {' '.join(modules)}"
         if self.database_source == CONFIGURED:
-            return "dexpy db init --app MODULE, where MODULE is the one that calls dexpy.configure()"
-        return "dexpy db init"
+            return f"dexpy db {action} --app MODULE, where MODULE is the one that calls dexpy.configure()"
+        return f"dexpy db {action}"
 
     @property
     def default_database(self) -> str:

@@ -183,7 +183,7 @@ def recovery_decision(row: Row[Any], is_cancelled: bool, why: str | None = None)
 
 def _wait_s(row: Row[Any]) -> float:
     """Return the seconds until the next attempt, by the class's rule for `WorkerLost` if there is one."""
-    contract: Contract | None = registry.contract_of(row.name)
+    contract: Contract | None = registry.contract_of(row.operation)
     if contract is None:
         return 0.0
     rule = contract.rule_for(WorkerLost())
@@ -191,5 +191,5 @@ def _wait_s(row: Row[Any]) -> float:
     try:
         return retry.wait_s(row.num_lost + 1, error=WorkerLost()) if isinstance(retry, Retry) else 0.0
     except Exception as error:  # noqa: BLE001 - the rule's own function; the run must be recovered all the same
-        log_event(LogEvent.RETRY_RULE_FAILED, operation=row.name, run_id=row.id, error=class_path(error))
+        log_event(LogEvent.RETRY_RULE_FAILED, operation=row.operation, run_id=row.id, error=class_path(error))
         return 0.0

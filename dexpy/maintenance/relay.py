@@ -51,7 +51,7 @@ COUNTERS = ("sent", "sent again", "taken from dead workers", "expired")
 
 _r = records.c
 _UNPUBLISHED = (
-    sa.select(_r.id, _r.name)
+    sa.select(_r.id, _r.operation)
     .where(_r.status == "pending", _r.enqueued_at.is_(None), _r.scheduled_at <= as_of(0))
     .order_by(_r.scheduled_at)
     .limit(BATCH)

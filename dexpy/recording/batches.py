@@ -68,11 +68,11 @@ def _is_changed(
     except Exception as error:
         if is_locked(error):
             # E.g. its key, by an open transaction: it is tried again later.
-            log_event(LogEvent.RECORD_LOCKED, action=action, operation=row.name, run_id=row.id)
+            log_event(LogEvent.RECORD_LOCKED, action=action, operation=row.operation, run_id=row.id)
         elif is_away(error):
             raise
         else:
-            log_refused_row(action, row.id, error, row.name)
+            log_refused_row(action, row.id, error, row.operation)
     # A row that no statement finds by its id is in every batch: counted once, so that the loop ends.
     if row.id not in skipped:
         skipped.append(row.id)

@@ -32,7 +32,7 @@ _LOCK = sa.select(gates.c.key).where(gates.c.key == _KEY).with_for_update()
 _LOCK_NOWAIT = sa.select(gates.c.key).where(gates.c.key == _KEY).with_for_update(nowait=True)
 _FOR_CLAIM = sa.select(
     _r.id,
-    _r.name,
+    _r.operation,
     _r.priority,
     _r.status,
     _r.concurrency_key,
@@ -45,7 +45,10 @@ _PUBLISHED = sa.select(sa.func.count()).where(*_BLOCKED, _r.enqueued_at > as_of(
 # Two index look-ups, however many records wait: the highest priority, then its oldest record.
 _HIGHEST = sa.select(sa.func.max(_r.priority)).where(_r.blocked_key == _KEY).scalar_subquery()
 _FIRST = (
-    sa.select(_r.id, _r.name, _r.priority).where(*_BLOCKED, _IN_TIME, _r.priority == _HIGHEST).order_by(_r.id).limit(1)
+    sa.select(_r.id, _r.operation, _r.priority)
+    .where(*_BLOCKED, _IN_TIME, _r.priority == _HIGHEST)
+    .order_by(_r.id)
+    .limit(1)
 )
 _WAITING = sa.select(_r.id).where(*_BLOCKED, _IN_TIME, _r.enqueued_at.is_(None)).order_by(_r.priority.desc(), _r.id)
 _HAS_ID = _r.id.in_(sa.bindparam("p_ids", expanding=True))
@@ -94,10 +97,10 @@ def next_waiting(connection: Connection, key: str, names: Collection[str] | None
     """
     query: Any = _FIRST
     if names is not None:
-        highest = sa.select(sa.func.max(_r.priority)).where(_r.blocked_key == _KEY, _r.name.in_(names))
+        highest = sa.select(sa.func.max(_r.priority)).where(_r.blocked_key == _KEY, _r.operation.in_(names))
         query = (
-            sa.select(_r.id, _r.name, _r.priority)
-            .where(*_BLOCKED, _IN_TIME, _r.name.in_(names), _r.priority == highest.scalar_subquery())
+            sa.select(_r.id, _r.operation, _r.priority)
+            .where(*_BLOCKED, _IN_TIME, _r.operation.in_(names), _r.priority == highest.scalar_subquery())
             .order_by(_r.id)
             .limit(1)
         )
@@ -141,8 +144,8 @@ def _blocked_keys_query() -> Any:
     keys = lowest.union_all(sa.select(higher).where(lowest.c.key.is_not(None)))
     key = keys.c.key
     running = sa.select(sa.func.count()).where(_r.concurrency_key == key, _r.status == "running").scalar_subquery()
-    name = sa.select(_r.name).where(_r.blocked_key == key).limit(1).scalar_subquery()
-    return sa.select(key.label("key"), name.label("name"), running.label("running")).where(key.is_not(None))
+    operation = sa.select(_r.operation).where(_r.blocked_key == key).limit(1).scalar_subquery()
+    return sa.select(key.label("key"), operation.label("operation"), running.label("running")).where(key.is_not(None))
 
 
 _BLOCKED_KEYS: sa.Select[Any] = _blocked_keys_query()

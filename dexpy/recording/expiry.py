@@ -13,7 +13,7 @@ from dexpy.database.tables import records
 from dexpy.recording.transitions import apply
 
 _IS_OVERDUE = (records.c.status == "pending", records.c.expires_at <= as_of(0))
-_LOCK = sa.select(*records.c["id", "name"]).with_for_update(skip_locked=True)
+_LOCK = sa.select(*records.c["id", "operation"]).with_for_update(skip_locked=True)
 _EXPIRED: Final = {
     "error": None,
     "failure": "expired",

@@ -26,12 +26,12 @@ _LONGEST = timedelta(days=365 * 3000)
 def is_operation(operation: Any) -> sa.ColumnElement[bool]:
     """Return the condition for runs of an operation class, under all of its names, or of one name."""
     if isinstance(operation, str):
-        return text_is("name", operation, "operation")
+        return text_is("operation", operation, "operation")
     contract = getattr(operation, "contract", None)
     if contract is None:
         raise OptionsError(f"where(operation={shortened(operation)}) wants an operation class or its name.")
     names = (contract.name, *contract.aliases)
-    return records.c.name == names[0] if len(names) == 1 else records.c.name.in_(names)
+    return records.c.operation == names[0] if len(names) == 1 else records.c.operation.in_(names)
 
 
 def text_is(column: str, value: object, filter_name: str) -> sa.ColumnElement[bool]:

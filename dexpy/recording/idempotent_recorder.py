@@ -95,7 +95,7 @@ class IdempotentRecorder(SyncRecorder):
 
     def params_of_both(self, other: Row[Any]) -> tuple[Any, Any]:
         """Return the decrypted props of another run and of this one; None for what is not stored."""
-        stored = decrypt(other.name, other.params, other.id, "params")
+        stored = decrypt(other.operation, other.params, other.id, "params")
         return stored, decrypt(self.contract.name, self._params(), self.id, "params")
 
     def outcome_of(self, other: Row[Any]) -> Outcome:
@@ -168,7 +168,7 @@ class IdempotentRecorder(SyncRecorder):
             keys.release_expired(connection, holder)
         values = {
             "id": self.id,
-            "name": self.contract.name,
+            "operation": self.contract.name,
             **self.frame.columns(),
             "params": self._params(),
             "status": "running",
@@ -281,7 +281,7 @@ class IdempotentRecorder(SyncRecorder):
     def _fail_in_transaction(self, event: str, values: Mapping[str, Any]) -> None:
         """Write the failure in the caller's transaction; if that is rolled back, in a row without the key."""
         assert self.outer is not None  # noqa: S101 - callers have looked
-        status = "expired" if event == "abandon" else "failed"
+        status = "cancelled" if event == "abandon" else "failed"
         fallback = self.values(status, **values)
         session = self.outer.session()
         commit_hooks.after_commit(session, _do_nothing, lambda: self.write(fallback))

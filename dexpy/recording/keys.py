@@ -92,7 +92,9 @@ class KeyClaim:
         """Return the condition for a row that holds a key, by kind of key."""
         conditions: dict[str, sa.ColumnElement[bool]] = {}
         if self.token is not None:
-            conditions["token"] = sa.and_(_is_any(_r.name, self.name, self.names), _r.idempotence_token == self.token)
+            conditions["token"] = sa.and_(
+                _is_any(_r.operation, self.name, self.names), _r.idempotence_token == self.token
+            )
         if self.once is not None:
             conditions["once"] = _is_any(_r.once_key, self.once, self.once_earlier)
         if self.unique is not None:

@@ -69,7 +69,7 @@ def require_outcome(id: str, name: str, columns: Mapping[str, Any]) -> Ok[Any] |
 
 def _envelope(id: str, name: str, columns: Mapping[str, Any]) -> dict[str, Any]:
     # By the row's name: classes of one key group share records, and the ticket may be of another class.
-    envelope: object = decrypt(columns.get("name") or name, columns.get("result"), id, "result")
+    envelope: object = decrypt(columns.get("operation") or name, columns.get("result"), id, "result")
     return cast("dict[str, Any]", envelope) if isinstance(envelope, dict) else {}
 
 

@@ -87,7 +87,7 @@ class RecordQuery:
         if method is not None and target is None:
             raise OptionsError(f"where(method={method!r}) is the method of a target: give target=OrderClient too.")
         if target is not None:
-            conditions.append(table.name.in_(names_of(target, method)))
+            conditions.append(table.operation.in_(names_of(target, method)))
         if status is not None:
             conditions.append(table.status.in_(filters.check_choices(status, STATUSES, "status")))
         if failure is not None:
@@ -137,8 +137,12 @@ class RecordQuery:
         return self.where(status="failed")
 
     def expired(self) -> RecordQuery:
-        """Only runs that expired or were cancelled."""
+        """Only runs that were not started in time, or were expired by hand."""
         return self.where(status="expired")
+
+    def cancelled(self) -> RecordQuery:
+        """Only runs that were cancelled."""
+        return self.where(status="cancelled")
 
     def for_trace(self, trace_id: str) -> RecordQuery:
         """Only runs of one trace."""

@@ -27,7 +27,7 @@ class Record:
     """
 
     id: str
-    name: str
+    operation: str
     params: dict[str, Any] | None
     status: str
     error: str | None
@@ -62,15 +62,15 @@ class Record:
         for name, value in row_dict(row).items():
             if name not in ("result", "progress"):
                 setattr(self, name, value)
-        self.params = redact_params(row.name, row.params)
+        self.params = redact_params(row.operation, row.params)
 
     def __repr__(self) -> str:
-        return f"<Record {self.name} {self.id} {self.status}>"
+        return f"<Record {self.operation} {self.id} {self.status}>"
 
     @property
     def ticket(self) -> Ticket[Any]:
         """The ticket of this run."""
-        return Ticket(self.id, self.name, self._store, row_dict(self._row))
+        return Ticket(self.id, self.operation, self._store, row_dict(self._row))
 
     @property
     def progress(self) -> Progress | None:

@@ -143,7 +143,7 @@ def _fit_to_row(database: Database, values: dict[str, Any]) -> dict[str, Any]:
         why_not = database.why_too_large(*stored_values, columns.get(column))
         if why_not is not None:
             columns[column] = {"unstorable": why_not} if column == "result" else None
-            log_event(LogEvent.RECORD_COLUMN_OMITTED, operation=values.get("name"), column=column, reason=why_not)
+            log_event(LogEvent.RECORD_COLUMN_OMITTED, operation=values.get("operation"), column=column, reason=why_not)
         stored_values.append(columns.get(column))
     return columns
 
@@ -187,7 +187,7 @@ class SyncRecorder:
         elapsed = time.monotonic() - self._started_at
         values = {
             "id": self.id,
-            "name": self.contract.name,
+            "operation": self.contract.name,
             **self.frame.columns(),
             "params": self._params(),
             "status": status,
@@ -261,7 +261,7 @@ class SyncRecorder:
         """See `Recorder`."""
         self._is_failed = True
         cancelled = not isinstance(error, Exception)
-        status, failure = ("expired", "cancelled") if cancelled else ("failed", "crash")
+        status, failure = ("cancelled", "cancelled") if cancelled else ("failed", "crash")
         values = self.values(status, **crash_values(error, failure, self.redactor))
         at_end(lambda: self.write(values))
 
@@ -347,7 +347,7 @@ class ClaimRecorder:
         Raises:
             LostClaim: Another worker has the claim; the transaction must not commit.
         """
-        run = self.row.name, self.row.id
+        run = self.row.operation, self.row.id
         envelope = result_envelope(self.contract, value, run, self.store.database, self.redactor)
         if connection is not None:
             self._succeed(connection, envelope)

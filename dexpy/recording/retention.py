@@ -60,7 +60,7 @@ def prune(
     Args:
         store: Of the records.
         older_than: The minimal time since they ended, by the database's clock.
-        statuses: Of done, failed and expired.
+        statuses: Of done, failed, expired and cancelled.
         batch: How many in one transaction.
         dry_run: Only count them.
         not_deleted: A list to which the ids of those are added that cannot be deleted, e.g. because of a foreign key.

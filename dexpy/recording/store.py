@@ -128,7 +128,7 @@ class Store:
         redactor: Redacts every text about a failure.
         find_sender: Returns the dispatcher that publishes the messages of records; None if there is none.
         create_tables: Whether missing tables are created on a server too.
-        init_command: Returns the command that creates them, for messages.
+        db_command: Returns the command of ``dexpy db`` for an action, for messages.
     """
 
     def __init__(
@@ -141,10 +141,10 @@ class Store:
         redactor: Redactor | None = None,
         find_sender: Callable[[], Sender | None] = lambda: None,
         create_tables: bool = False,
-        init_command: Callable[[], str] = lambda: "dexpy db init",
+        db_command: Callable[[str], str] = "dexpy db {}".format,
     ) -> None:
         self.database = database
-        self._schema = SchemaCheck(database, create_tables=create_tables, init_command=init_command)
+        self._schema = SchemaCheck(database, create_tables=create_tables, db_command=db_command)
         self.redactor = redactor or Redactor()
         self.locks = locks or Locks(database)
         self._find_sender = find_sender
@@ -211,7 +211,7 @@ class Store:
 
         Raises:
             DatabaseUnavailable: The database cannot be opened.
-            SchemaMissing: A server has no tables of dexpy, or old ones.
+            SchemaMissing: A server has no tables of dexpy, or the schema has another version.
         """
         self._schema.require(connection)
 

@@ -43,7 +43,7 @@ class Ticket(Generic[R]):
 
     Attributes:
         id: Of the run and its record.
-        operation_name: The operation's stable name.
+        operation: The operation's stable name.
         recorded: Whether the run has a record.
         duplicate: Whether this is the ticket of an earlier run with the same key.
     """
@@ -51,7 +51,7 @@ class Ticket(Generic[R]):
     def __init__(
         self,
         id: str,
-        operation_name: str,
+        operation: str,
         store: Store | None,
         columns: Mapping[str, Any] | None,
         commit_state: CommitState | None = None,
@@ -59,7 +59,7 @@ class Ticket(Generic[R]):
         duplicate: bool = False,
     ) -> None:
         self.id = id
-        self.operation_name = operation_name
+        self.operation = operation
         self.duplicate = duplicate
         # None is a fact about the run: it has no record.
         self._store = store
@@ -76,13 +76,13 @@ class Ticket(Generic[R]):
         """
         store = current_store.get()
         row = store.row_and_progress(id)
-        return Ticket(row.id, row.name, store, row_dict(row))
+        return Ticket(row.id, row.operation, store, row_dict(row))
 
     def __bool__(self) -> bool:
         return True
 
     def __repr__(self) -> str:
-        return f"<Ticket {self.operation_name} {self.id} {self._columns.get('status') or 'not recorded'}>"
+        return f"<Ticket {self.operation} {self.id} {self._columns.get('status') or 'not recorded'}>"
 
     @property
     def recorded(self) -> bool:
@@ -92,12 +92,12 @@ class Ticket(Generic[R]):
     def _require_store(self) -> Store:
         if self._store is None and self.duplicate:
             raise NotRecorded(
-                f"{self.operation_name} was not stored: another run has its unique key, and the class says "
+                f"{self.operation} was not stored: another run has its unique key, and the class says "
                 'on_conflict="skip". Leave that out to be given the ticket of the other one.'
             )
         if self._store is None:
             raise NotRecorded(
-                f"{self.operation_name} {self.id} has no record, so there is nothing to ask. Turn recording on: "
+                f"{self.operation} {self.id} has no record, so there is nothing to ask. Turn recording on: "
                 "dexpy.configure(database=...), and record = True on the class."
             )
         return self._store
@@ -109,19 +109,19 @@ class Ticket(Generic[R]):
             self._commit_state = CommitState()
         if self._commit_state.rolled_back:
             raise RolledBack(
-                f"{self.operation_name} {self.id} was stored in a transaction that was rolled back: "
+                f"{self.operation} {self.id} was stored in a transaction that was rolled back: "
                 "there is no record, and nothing will run."
             )
         if self._commit_state.is_open:
             raise NotCommitted(
-                f"{self.operation_name} {self.id} is stored in a transaction that is still open, so no worker can see "
+                f"{self.operation} {self.id} is stored in a transaction that is still open, so no worker can see "
                 "it yet. Commit, and wait then."
             )
         return store
 
     @property
     def status(self) -> str:
-        """pending, running, done, failed or expired, as of the last load."""
+        """pending, running, done, failed, expired or cancelled, as of the last load."""
         self._require_store()
         status: str = self._columns["status"]
         return status
@@ -148,8 +148,13 @@ class Ticket(Generic[R]):
 
     @property
     def expired(self) -> bool:
-        """Whether it expired or was cancelled."""
+        """Whether it was not started in time, or was expired by hand."""
         return self.status == "expired"
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it was cancelled."""
+        return self.status == "cancelled"
 
     @property
     def terminal(self) -> bool:
@@ -226,7 +231,7 @@ class Ticket(Generic[R]):
     @property
     def outcome(self) -> Ok[R] | Err | None:
         """The outcome at the last load: `Ok`, `Err`, or None while there is neither."""
-        return outcome_of(self.id, self.operation_name, self._columns)
+        return outcome_of(self.id, self.operation, self._columns)
 
     def wait(self, timeout: float, interval: Interval = 0.2) -> Ok[R] | Err | None:
         """Wait until the run has ended.
@@ -257,7 +262,7 @@ class Ticket(Generic[R]):
             time.sleep(pause_s)
 
     def _final_outcome(self) -> Ok[R] | Err:
-        return require_outcome(self.id, self.operation_name, self._columns)
+        return require_outcome(self.id, self.operation, self._columns)
 
     def result(self, timeout: float, interval: Interval = 0.2) -> R:
         """Wait for the run's result.
@@ -288,8 +293,8 @@ class Ticket(Generic[R]):
         if isinstance(outcome, Ok):
             return outcome.value
         if isinstance(outcome, Err):
-            raise Error(outcome.code, outcome.message, details=outcome.details, operation=self.operation_name)
-        raise WaitTimeout(self.id, self.operation_name, timeout, self.status)
+            raise Error(outcome.code, outcome.message, details=outcome.details, operation=self.operation)
+        raise WaitTimeout(self.id, self.operation, timeout, self.status)
 
     def expire(self) -> Ticket[R]:
         """Expire the run; only while it is pending.
@@ -302,7 +307,7 @@ class Ticket(Generic[R]):
     def cancel(self) -> Ticket[R]:
         """Cancel the run, unless it has ended.
 
-        A pending run is ``expired`` at once. A running one is requested to end, and ends at its next check:
+        A pending run is ``cancelled`` at once. A running one is requested to end, and ends at its next check:
         ``self.check_cancelled()``, the next use of its session, the next await, its commit. It may finish before that;
         see `wait`.
 
@@ -327,7 +332,7 @@ class Ticket(Generic[R]):
     def _redactor(self, store: Store) -> Redactor:
         """Return a redactor of the run's secrets, which a person may quote in a reason."""
         row = store.row(self.id)
-        contract: Contract | None = registry.contract_of(row.name)
+        contract: Contract | None = registry.contract_of(row.operation)
         if contract is None:
             return store.redactor
         return redactor_of(contract, row.params, row.id, store.redactor)
@@ -359,14 +364,14 @@ class Ticket(Generic[R]):
         return performed
 
     def retry(self, *, from_start: bool = False) -> Ticket[R]:
-        """Run a failed or expired one again; its attempts are counted from 0, their history stays.
+        """Run a failed, expired or cancelled one again; its attempts are counted from 0, their history stays.
 
         Args:
             from_start: Start with the first step again, although the effects of finished steps stay; otherwise the run
                 continues after its last finished step.
 
         Raises:
-            InvalidTransition: It is neither failed nor expired; nothing was changed.
+            InvalidTransition: It is not failed, expired or cancelled; nothing was changed.
         """
         row = self._require_committed().apply_event("revive", self.id, from_start=from_start)
         self._load(row)
@@ -390,7 +395,7 @@ class Ticket(Generic[R]):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the ticket as JSON for clients: of a crash only that the run failed."""
-        data: dict[str, Any] = {"id": self.id, "name": self.operation_name, "status": self._columns.get("status")}
+        data: dict[str, Any] = {"id": self.id, "operation": self.operation, "status": self._columns.get("status")}
         envelope: dict[str, Any] = self._columns.get("result") or {}
         if self._columns.get("status") == "done" and is_encrypted(envelope):
             data["result"] = SENSITIVE

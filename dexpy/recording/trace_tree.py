@@ -25,7 +25,7 @@ MOST_NESTED = 50
 
 _COLUMNS = (
     "id",
-    "name",
+    "operation",
     "status",
     "failure",
     "error",
@@ -46,7 +46,7 @@ class Node:
     Attributes:
         id: Of the run.
         operation: Its stable name.
-        status: pending, running, done, failed or expired.
+        status: pending, running, done, failed, expired or cancelled.
         failure: Why it did not end in `done`.
         error: Error code or exception class.
         attempts: The number of attempts so far.
@@ -229,7 +229,7 @@ def _nodes_by_id(nodes: Mapping[str, Node], ids: Iterable[str]) -> tuple[Node, .
 def _node(row: Row[Any], depth: int, *, is_orphan: bool, children: tuple[Node, ...]) -> Node:
     return Node(
         row.id,
-        row.name,
+        row.operation,
         row.status,
         row.failure,
         row.error,

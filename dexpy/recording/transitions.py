@@ -8,9 +8,9 @@
     rescue    running  > pending          crash      running > failed     an exception, no attempt left
     expire    pending  > expired          lose       running > failed     its worker died; too often
     discard   pending  > failed           retry      running > pending    an exception, attempts left
-    cancel    pending  > expired          abandon    running > expired    cancelled
+    cancel    pending  > cancelled        abandon    running > cancelled  cancelled while it ran
     park      pending  > failed           release    running > pending    shutdown; the attempt does not count
-    block     pending  > pending          revive     failed, expired > pending
+    block     pending  > pending          revive     failed, expired, cancelled > pending
     mark_unpublished, defer_republish, reschedule    pending > pending
 
 Nothing else writes the column `status`, except the insert of a row: ``pending``, or for a synchronous run its final
@@ -59,7 +59,7 @@ def _token_on_sqlite(element: _token_of, compiler: Any, **options: Any) -> str:
     return f"CAST({compiler.process(element.clauses, **options)} AS INTEGER)"
 
 
-_ANY_NAME: sa.BindParameter[Any] = sa.bindparam(PREFIX + "name", None, type_=records.c.name.type)
+_ANY_OPERATION: sa.BindParameter[Any] = sa.bindparam(PREFIX + "operation", None, type_=records.c.operation.type)
 
 
 @attrs.frozen
@@ -98,7 +98,7 @@ class Transition:
             conditions.append(sa.or_(table.scheduled_at.is_(None), table.scheduled_at <= as_of(0)))
             conditions.append(sa.or_(table.expires_at.is_(None), table.expires_at > as_of(0)))
         if self.named:
-            conditions.append(table.name == sa.func.coalesce(_ANY_NAME, table.name))
+            conditions.append(table.operation == sa.func.coalesce(_ANY_OPERATION, table.operation))
         if self.fenced:
             conditions.append(_token_of(table.claim_token) == _parameter("claim_token"))
         return tuple(conditions)
@@ -138,7 +138,7 @@ _RETRIED: Final = {"scheduled_at": after(seconds_parameter("p_wait_s"))} | _PUBL
 # Only what a worker needs: each column must be decoded.
 _CLAIMED: Final = (
     "id",
-    "name",
+    "operation",
     "params",
     "trace",
     "trace_id",
@@ -174,7 +174,9 @@ TRANSITIONS: Final[dict[str, Transition]] = {
     "retry": Transition(
         ("running",), "pending", _RETRIED | _CLAIM_ENDED, inputs=(*_ERROR, "retry_counts"), fenced=True
     ),
-    "abandon": Transition(("running",), "expired", _ENDED | _CLAIM_ENDED | _KEYS_RELEASED, inputs=_ERROR, fenced=True),
+    "abandon": Transition(
+        ("running",), "cancelled", _ENDED | _CLAIM_ENDED | _KEYS_RELEASED, inputs=_ERROR, fenced=True
+    ),
     "release": Transition(
         ("running",),
         "pending",
@@ -186,7 +188,7 @@ TRANSITIONS: Final[dict[str, Transition]] = {
         ("running",), "failed", _ENDED | _CLAIM_ENDED | _LOST | _KEYS_RELEASED, inputs=_ERROR, fenced=True
     ),
     "expire": Transition(("pending",), "expired", _ENDED_WAITING, inputs=_ERROR),
-    "cancel": Transition(("pending",), "expired", _ENDED_WAITING, inputs=_ERROR),
+    "cancel": Transition(("pending",), "cancelled", _ENDED_WAITING, inputs=_ERROR),
     "discard": Transition(("pending",), "failed", _ENDED_WAITING, inputs=_ERROR),
     "park": Transition(("pending",), "failed", _ENDED_WAITING, inputs=_ERROR),
     "reschedule": Transition(("pending",), "pending", _PUBLISHED | {"blocked_key": None}, inputs=("scheduled_at",)),
@@ -209,7 +211,7 @@ TRANSITIONS: Final[dict[str, Transition]] = {
         {"enqueued_at": sa.case((records.c.enqueued_at.is_not(None), after(seconds_parameter("p_wait_s"))))},
     ),
     "revive": Transition(
-        ("failed", "expired"),
+        ("failed", "expired", "cancelled"),
         "pending",
         _NO_ERROR
         | _PUBLISHED
@@ -250,9 +252,9 @@ def apply(connection: Connection, event: str, id: str, **values: Any) -> Row[Any
         connection: In a transaction; the caller commits it.
         event: A key of `TRANSITIONS`.
         id: The record's id.
-        values: The transition's inputs; ``name`` to claim a row of that operation only; ``claim_token`` for a fenced
-            transition; ``wait_s`` for a retry; ``sent`` if the row becomes pending again: whether its message is
-            published with this transaction.
+        values: The transition's inputs; ``operation`` to claim a row of that operation only; ``claim_token`` for a
+            fenced transition; ``wait_s`` for a retry; ``sent`` if the row becomes pending again: whether its message
+            is published with this transaction.
 
     Returns:
         The updated row, or of a claim the columns that a worker needs; None if its state does not allow the event:

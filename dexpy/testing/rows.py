@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from dexpy.database.schema import TABLES
+from dexpy.database.schema import DATA_TABLES
 
 if TYPE_CHECKING:
     from dexpy.recording.store import Store
@@ -29,9 +29,9 @@ class NewRows:
         if not store.database.dialect.creates_tables:
             # SQLite's tables are created at the first write: this thread may hold its lock now.
             store.prepare()
-        self._before = {table.name: set[tuple[Any, ...]]() for table in TABLES}
+        self._before = {table.name: set[tuple[Any, ...]]() for table in DATA_TABLES}
         if not self._is_file_missing:
-            self._before = {table.name: self._keys(table) for table in TABLES}
+            self._before = {table.name: self._keys(table) for table in DATA_TABLES}
 
     @property
     def _is_file_missing(self) -> bool:
@@ -45,7 +45,7 @@ class NewRows:
         """Delete the added rows."""
         if self._is_file_missing:
             return
-        new = {table: sorted(self._keys(table) - self._before[table.name]) for table in TABLES}
+        new = {table: sorted(self._keys(table) - self._before[table.name]) for table in DATA_TABLES}
         if not any(new.values()):
             # No transaction: a session that the block left open may hold SQLite's lock.
             return

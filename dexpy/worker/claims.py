@@ -60,7 +60,7 @@ _LOWER = _HIGHEST.where(_r.priority < _LEVEL)
 
 # Records with a concurrency key wait for their own messages: their free slots are checked then.
 _CLAIMABLE = (_NOT_EXPIRED, _r.concurrency_key.is_(None))
-_NEXT_ROW = sa.select(_r.id, _r.name).where(*_IN_QUEUE, *_CLAIMABLE).limit(1).with_for_update(skip_locked=True)
+_NEXT_ROW = sa.select(_r.id, _r.operation).where(*_IN_QUEUE, *_CLAIMABLE).limit(1).with_for_update(skip_locked=True)
 _NEXT_OF_LEVEL = _NEXT_ROW.where(_r.priority == _LEVEL)
 
 # Two queries instead of one with OR: each is one index lookup, however many records are scheduled for later.
@@ -189,8 +189,8 @@ class Claims:
             self._held.discard((row.id, row.claim_token))
         if row.concurrency_key is not None:
             failpoint("before_slot_release")
-            facts = {"operation": row.name, "run_id": row.id}
-            retry_while_away("offer_slots", lambda: self.limits.offer_slots(row.concurrency_key, row.name), **facts)
+            facts = {"operation": row.operation, "run_id": row.id}
+            retry_while_away("offer_slots", lambda: self.limits.offer_slots(row.concurrency_key, row.operation), **facts)
 
     @contextmanager
     def claim_by_id(self, record_id: str) -> Generator[Row[Any] | None]:
@@ -223,7 +223,7 @@ class Claims:
             if record.status != "pending":
                 why = "It can be done while a record is pending. Nothing was changed."
                 raise InvalidTransition(record_id, "perform", record.status, why)
-            facts = {"operation": record.name, "run_id": record_id, "scheduled_at": record.scheduled_at}
+            facts = {"operation": record.operation, "run_id": record_id, "scheduled_at": record.scheduled_at}
             reason = "not due" if has_slot else "no free slot"
             log_event(LogEvent.RUN_POSTPONED, **facts, reason=reason)
             yield None
@@ -237,7 +237,7 @@ class Claims:
     def _has_slot(self, connection: Connection, record_id: str) -> bool:
         """Whether the limit of a record's class has a free slot; locks the key until the end of the transaction."""
         record = concurrency_slots.read_for_claim(connection, record_id)
-        if record is None or record.concurrency_key is None or (limit := limit_of(record.name)) is None:
+        if record is None or record.concurrency_key is None or (limit := limit_of(record.operation)) is None:
             return True
         concurrency_slots.lock_key(connection, record.concurrency_key)
         return limit.limit > concurrency_slots.count_running(connection, record.concurrency_key)
@@ -274,7 +274,7 @@ class Claims:
         """Claim a record whose class has a concurrency limit."""
         with self._store.begin() as connection:
             own = concurrency_slots.read_for_claim(connection, delivery.record_id)
-            if own is None or own.concurrency_key is None or own.name != delivery.class_name:
+            if own is None or own.concurrency_key is None or own.operation != delivery.class_name:
                 # Deleted, enqueued before its class had a limit, or of another class than in the message.
                 slot = SlotClaim(self._apply(connection, delivery, delivery.record_id, delivery.class_name))
             else:
@@ -284,19 +284,21 @@ class Claims:
         if slot.is_settled:
             failpoint("run_blocked")
         if slot.has_free_slots and own is not None and own.concurrency_key is not None:
-            key, name = own.concurrency_key, own.name
-            retry_while_away("offer_slots", lambda: self.limits.offer_slots(key, name), **delivery.facts)
+            key, operation = own.concurrency_key, own.operation
+            retry_while_away("offer_slots", lambda: self.limits.offer_slots(key, operation), **delivery.facts)
         return slot.row
 
-    def _apply(self, connection: Connection, delivery: _Delivery, id: str, name: str | None = None) -> Row[Any] | None:
-        """Claim a record; with a name, only if it is of that class, whose limit was checked."""
+    def _apply(
+        self, connection: Connection, delivery: _Delivery, id: str, operation: str | None = None
+    ) -> Row[Any] | None:
+        """Claim a record; with *operation*, only if it is of that class, whose limit was checked."""
         worker = self._worker_id()
         if id not in delivery.held:
             # First: recovery would end a record that is claimed and not held.
             self._held_records.hold(id)
             delivery.held.append(id)
         delivery.unconfirmed_claim = id, worker
-        return apply(connection, "claim", id, claimed_by=worker, name=name)
+        return apply(connection, "claim", id, claimed_by=worker, operation=operation)
 
     def _recover_lost_reply(self, delivery: _Delivery) -> Row[Any] | None:
         """Return the row that this delivery has claimed, if the connection was lost before the reply."""
@@ -370,9 +372,9 @@ class Claims:
             _missing_record_log.log(LogEvent.RECORD_NOT_FOUND, delivery.class_name, **delivery.facts)
         else:
             queue = own.queue
-            if own.status == "pending" and own.name != delivery.class_name and registry.is_known(own.name):
+            if own.status == "pending" and own.operation != delivery.class_name and registry.is_known(own.operation):
                 # The row decides about its class and limit, not the message.
-                delivery.class_name = own.name
+                delivery.class_name = own.operation
                 row = self._claim(delivery)
                 return row if row is not None or delivery.is_settled else self._handle_unclaimed(delivery)
             if own.status == "pending":
@@ -405,6 +407,6 @@ class Claims:
 def _first_known(connection: Connection, query: sa.Select[Any, Any], parameters: dict[str, Any]) -> str | None:
     """Return the id of the first row whose class is declared in this process."""
     row = connection.execute(query, parameters).first()
-    if row is not None and not registry.is_known(row.name):
-        row = connection.execute(query.where(_r.name.in_(registry.names())), parameters).first()
+    if row is not None and not registry.is_known(row.operation):
+        row = connection.execute(query.where(_r.operation.in_(registry.names())), parameters).first()
     return None if row is None else str(row.id)

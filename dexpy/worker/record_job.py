@@ -128,7 +128,7 @@ class RecordJob:
                 return
             failpoint("after_claim")
             # The claimed row may be another one than the message's, or of another class.
-            contract = registry.find(row.name).contract
+            contract = registry.find(row.operation).contract
             # A new context: context variables of this thread must not be visible in the run.
             with self._watchdog.track(row.id, contract, row) as run:
                 if row.claim_token > 1:
@@ -153,7 +153,7 @@ class RecordJob:
             UnknownOperation: Its class is not declared here.
             InvalidTransition: It is not pending.
         """
-        contract = registry.find(self._store.row(record_id).name).contract
+        contract = registry.find(self._store.row(record_id).operation).contract
         # Starts the heartbeat in a process that is no worker: it is listed as one from now on, and serves no queue.
         self._heartbeat.require_lease(run_id=record_id)
         with self._claims.claim_by_id(record_id) as row:

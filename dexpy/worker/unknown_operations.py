@@ -228,14 +228,14 @@ class UnknownRecords(UnknownOperations):
         """Return the class name in the record, if it is known here; None if the message was returned or deferred."""
         found = retry_while_away(
             "resolve_operation",
-            lambda: self._store.rows(sa.select(records.c.name).where(records.c.id == record_id)),
+            lambda: self._store.rows(sa.select(records.c.operation).where(records.c.id == record_id)),
             operation=class_name,
             run_id=record_id,
         )
         if not found:
             self._missing_record_log.log(LogEvent.RECORD_NOT_FOUND, "", operation=class_name, run_id=record_id)
             return None
-        name = str(found[0].name)
+        name = str(found[0].operation)
         if registry.is_known(name):
             return name
         self.contract_of(name, record_id, is_recorded=True)

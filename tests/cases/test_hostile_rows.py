@@ -312,7 +312,7 @@ def test_every_loop_ends_with_bytes_in_text_columns(tmp_path: Path, caplog: pyte
     caplog.set_level(logging.WARNING, "dexpy")
     runtime = dexpy.configure(database=f"sqlite:///{tmp_path / 'a.db'}", recover_within=5)
     tickets = late()
-    for index, column in enumerate(("name", "queue", "id")):
+    for index, column in enumerate(("operation", "queue", "id")):
         execute(f"UPDATE operation_records SET {column} = :value WHERE id = :id", value=b"\xff", id=tickets[index].id)
 
     for _ in range(2):

@@ -185,7 +185,7 @@ def deep(isolated_runtime: Isolated) -> Any:
     now = datetime.now(timezone.utc)
     rows = [
         {
-            "id": f"op_{number:026d}", "name": "shop.Poll", "status": "done", "trace_id": "req-1",
+            "id": f"op_{number:026d}", "operation": "shop.Poll", "status": "done", "trace_id": "req-1",
             "parent_id": f"op_{number - 1:026d}" if number else None, "updated_at": now, "created_at": now,
         }
         for number in range(5000)

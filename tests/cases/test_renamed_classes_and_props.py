@@ -145,7 +145,7 @@ def test_l9_every_scope_and_conflict_of_unique_works_under_earlier_names(
     else:
         second = made(cls).async_().call()
         assert second.duplicate is (on_conflict != "replace")
-        assert first.reload().status == ("expired" if on_conflict == "replace" else "pending")
+        assert first.reload().status == ("cancelled" if on_conflict == "replace" else "pending")
     isolated_runtime.run_pending()
     assert runs == [1]
     if "for_" in scope and on_conflict == "ticket":

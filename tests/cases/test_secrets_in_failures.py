@@ -238,7 +238,7 @@ def test_s8_a_log_line_hides_the_secrets_of_the_run_in_the_names_of_classes(
     assert "hunter2" not in caplog.text
 
 
-@pytest.mark.parametrize("column", ["name", "queue"])
+@pytest.mark.parametrize("column", ["operation", "queue"])
 def test_s8_a_log_line_hides_secrets_in_the_names_of_messages_and_rows(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, column: str
 ) -> None:

@@ -500,7 +500,7 @@ def test_p26_advice_names_the_annotation_to_change(isolated_runtime: Isolated) -
     assert "give the prop a type such as dict[str, Decimal]" in advice
     for cls in (Result, Untyped, File):
         cls().call()
-    told = {record.name.rpartition(".")[2]: str(record.result_error) for record in records.where()}
+    told = {record.operation.rpartition(".")[2]: str(record.result_error) for record in records.where()}
     assert re.search(r"give the return annotation of \S*Result\.perform a type such as dict", told["Result"])
     assert re.search(r"return annotation of \S*Untyped\.perform", told["Untyped"])
     assert "return an id or a path" in told["File"]

@@ -73,7 +73,7 @@ def failed(isolated_runtime: Isolated) -> Ticket[Any]:
 
 Verb = Callable[[Ticket[Any]], Any]
 VERBS: list[tuple[str, Verb, str]] = [
-    ("cancel", lambda ticket: ticket.cancel(), "expired"),
+    ("cancel", lambda ticket: ticket.cancel(), "cancelled"),
     ("expire", lambda ticket: ticket.expire(), "expired"),
     ("fail", lambda ticket: ticket.fail("no need"), "failed"),
     ("reschedule", lambda ticket: ticket.reschedule(at=LATER), "pending"),
@@ -331,6 +331,6 @@ def test_l5_the_transaction_of_another_thread_is_waited_for(isolated_runtime: Is
     assert has_written.wait(10)
     with own_session(engine) as reading:
         reading.execute(sa.text("SELECT 1")).all()
-        assert ticket.cancel().expired
+        assert ticket.cancel().cancelled
     writer.join()
     engine.dispose()

@@ -28,7 +28,7 @@ AFTER_THAW_S = 1.0
 NEARBY_S = 1.0
 """Two that were begun within so many seconds came through the same queue."""
 TOLD = (
-    "id", "name", "status", "failure", "error_message", "queue", "priority", "created_at", "scheduled_at",
+    "id", "operation", "status", "failure", "error_message", "queue", "priority", "created_at", "scheduled_at",
     "enqueued_at", "send_count", "started_at", "completed_at", "num_attempts", "num_lost", "claim_token", "claimed_by",
 )  # fmt: skip
 """What is told of a record when something is wrong with it."""

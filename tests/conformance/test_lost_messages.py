@@ -65,7 +65,7 @@ def test_a_message_lost_while_others_run_is_republished_in_time(
 
     eventually(lambda: "greet unsent" in quick_pair.effects(), "it runs", RECOVER_WITHIN_S + 1, quick_pair.output)
     assert running(quick_pair) == 3
-    (row,) = quick_pair.sql("SELECT send_count FROM operation_records WHERE name LIKE '%Greet'")
+    (row,) = quick_pair.sql("SELECT send_count FROM operation_records WHERE operation LIKE '%Greet'")
     assert row.send_count == 2, "sent again, once"
     worker.signal(signal.SIGKILL, to_all=True)
 

@@ -237,7 +237,7 @@ def enqueue_stranger(pair: Pair, at: datetime) -> Any:
     with Session(pair.engine) as session:
         # Far away at first: the message of one that is due by now would go with the commit, under the name it had.
         ticket = Mark(number=1001).async_(session=session, in_=3600).call()
-        named = {"name": "apps.shop_failpoints.Gone", "scheduled_at": at}
+        named = {"operation": "apps.shop_failpoints.Gone", "scheduled_at": at}
         session.execute(sa.update(records).where(records.c.id == ticket.id).values(named))
         session.commit()
     return ticket

@@ -240,7 +240,7 @@ def test_a_bad_row_an_unknown_class_or_a_cut_database_does_not_stop_the_relay(pa
     owed = [mailer.SendMail(number=number).async_(in_=1).call() for number in range(60)]
     refused, unknown = mailer.SendMail(number=98).async_(in_=1).call(), mailer.SendMail(number=99).async_(in_=1).call()
     pair.change("UPDATE operation_records SET queue = :queue WHERE id = :id", queue=refuse_queue(pair), id=refused.id)
-    pair.change("UPDATE operation_records SET name = 'apps.mailer.Gone' WHERE id = :id", id=unknown.id)
+    pair.change("UPDATE operation_records SET operation = 'apps.mailer.Gone' WHERE id = :id", id=unknown.id)
 
     cut = pair.folder / "cut"
     cut.touch()

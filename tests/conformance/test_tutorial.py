@@ -25,7 +25,7 @@ def test_the_application_of_the_tutorial_runs_unchanged(name: str, tmp_path: Pat
         follow(PAGE, tmp_path, named)
 
         crashed = "SELECT record_id FROM operation_attempts WHERE failure = 'crash'"
-        query = f"SELECT name, status FROM operation_records WHERE id IN ({crashed})"
+        query = f"SELECT operation, status FROM operation_records WHERE id IN ({crashed})"
         with sa.create_engine(url, poolclass=sa.NullPool).connect() as connection:
             assert connection.execute(sa.text(query)).all() == [("money.Convert", "done")]
         assert list(tmp_path.glob("*.db")) == []

@@ -129,7 +129,9 @@ def test_a_rolling_deploy_ends_with_every_operation_done(own_pair: Pair) -> None
     waved = lambda: Counted(own_pair.effects("wave %")) == Counted(f"wave {n}" for n in range(25))  # noqa: E731
     eventually(waved, "the direct ones have run", WAIT_S, own_pair.output)
     assert direct
-    attempts = sa.select(sa.func.max(records.c.num_attempts)).where(records.c.name == "apps.shop_next_release.Wave")
+    attempts = sa.select(sa.func.max(records.c.num_attempts)).where(
+        records.c.operation == "apps.shop_next_release.Wave"
+    )
     assert own_pair.sql(attempts) == [(1,)]
     assert len(old.lines("message.deferred")) == 2, "once for each class, not for each message"
 

@@ -198,7 +198,7 @@ def test_a_row_of_an_unregistered_target_is_not_run(isolated_runtime: Isolated, 
         connection.execute(sa.delete(messages))
         connection.execute(sa.update(records.table).values(name="os.getpid", params={}))
     records.get(ticket.id).reschedule(at=dt.datetime.now(dt.timezone.utc))
-    assert [ran.operation_name for ran in isolated_runtime.run_pending()] == ["os.getpid"]
+    assert [ran.operation for ran in isolated_runtime.run_pending()] == ["os.getpid"]
 
     record = records.get(ticket.id)
     assert (record.status, record.num_attempts, OrderClient.calls) == ("pending", 0, [])

@@ -203,7 +203,7 @@ def test_propagated_values_reach_the_worker_and_the_runs_it_enqueues(
     with dexpy.trace(trace_id="req-1"), context(current_tenant="acme", locale=Propagate("de")):
         cls().async_().call()
     isolated_runtime.run_pending()
-    results = {record.name.rpartition(".")[2]: record.result for record in records.where(trace="req-1")}
+    results = {record.operation.rpartition(".")[2]: record.result for record in records.where(trace="req-1")}
     assert results["Greet"] == "nobody de"
     if cls is not DirectNested:
         assert results["Nested"] == "nobody de ['locale']"

@@ -44,7 +44,7 @@ def chain(length: int) -> list[Any]:
 
 
 def results(pair: PolicyPair, name: str) -> list[Any]:
-    rows = pair.sql(sa.select(records.c.result, records.c.name).order_by(records.c.id))
+    rows = pair.sql(sa.select(records.c.result, records.c.operation).order_by(records.c.id))
     return [row.result["value"] for row in rows if row.name.endswith(f".{name}")]
 
 

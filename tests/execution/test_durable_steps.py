@@ -663,7 +663,7 @@ def test_a_run_that_is_cancelled_ends_between_two_items(
     ticket = Stopped(how="cancel").async_().call()
     isolated_runtime.run_pending()
 
-    assert (ticket.reload().status, ticket.failure) == ("expired", "cancelled")
+    assert (ticket.reload().status, ticket.failure) == ("cancelled", "cancelled")
     assert lines() == ["first", "number 1", "number 2"]
 
 

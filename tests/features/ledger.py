@@ -36,7 +36,7 @@ def only(operation: type[Operation] | str | None = None) -> Any:
 
 def statuses() -> dict[str, tuple[str, str | None]]:
     """The status and failure of each record, by the last word of the operation's name."""
-    return {each.name.rpartition(".")[2]: (each.status, each.failure) for each in records.all()}
+    return {each.operation.rpartition(".")[2]: (each.status, each.failure) for each in records.all()}
 
 
 def count_in_own_transaction() -> int:

@@ -332,7 +332,7 @@ def test_a_cancelled_await_of_an_async_perform_rolls_back_and_is_recorded(shop: 
     begun: Any = None
     run(main())
     assert lines(shop) == []
-    assert statuses()["Hang"] == ("expired", "cancelled")
+    assert statuses()["Hang"] == ("cancelled", "cancelled")
 
 
 def test_a_cancelled_await_of_a_plain_perform_rolls_back_and_is_recorded(shop: Shop) -> None:
@@ -359,7 +359,7 @@ def test_a_cancelled_await_of_a_plain_perform_rolls_back_and_is_recorded(shop: S
     go_on = threading.Event()
     run(main())
     assert lines(shop) == []
-    assert statuses()["Hang"] == ("expired", "cancelled")
+    assert statuses()["Hang"] == ("cancelled", "cancelled")
 
 
 def test_a_cancelled_run_is_not_logged_as_a_crash(isolated_runtime: Isolated, caplog: pytest.LogCaptureFixture) -> None:
@@ -457,7 +457,7 @@ def test_a_perform_that_swallows_its_cancellation_commits_nothing(shop: Shop) ->
     begun: Any = None
     run(main())
     assert lines(shop) == []
-    assert statuses()["Stubborn"] == ("expired", "cancelled")
+    assert statuses()["Stubborn"] == ("cancelled", "cancelled")
 
 
 def test_a_timeout_inside_perform_is_an_exception_of_perform(shop: Shop) -> None:
@@ -485,7 +485,7 @@ def test_a_timeout_around_acall_cancels_the_run(shop: Shop) -> None:
 
     with pytest.raises(TimeoutError):
         run(main())
-    assert statuses()["Hang"] == ("expired", "cancelled")
+    assert statuses()["Hang"] == ("cancelled", "cancelled")
 
 
 def test_the_outer_run_continues_after_a_cancelled_nested_run(shop: Shop) -> None:
@@ -506,7 +506,7 @@ def test_the_outer_run_continues_after_a_cancelled_nested_run(shop: Shop) -> Non
 
     assert run(Outer().acall()) == "went on"
     assert lines(shop) == ["outer"]
-    found = {each.name.rpartition(".")[2]: each for each in records.all() if "WriteAsync" not in each.name}
+    found = {each.operation.rpartition(".")[2]: each for each in records.all() if "WriteAsync" not in each.operation}
     assert found["Hang"].failure == "cancelled"
     assert found["Outer"].status == "done"
 
@@ -955,7 +955,7 @@ def test_a_cancellation_at_any_point_stores_all_or_nothing(shop: Shop) -> None:
     done = [each.params["number"] for each in records.done().where(operation=Mixed)]
     assert set(kept) <= set(done)
     assert lines(shop) == sorted(f"{number} {part}" for number in done for part in ("async", "own", "plain"))
-    assert {each.status for each in records.where(operation=Mixed)} <= {"done", "expired"}
+    assert {each.status for each in records.where(operation=Mixed)} <= {"done", "cancelled"}
     assert records.where(operation=Mixed).count() == 60
     assert records.running().count() == 0
     assert threading.active_count() <= before + 1

@@ -1184,7 +1184,7 @@ def test_an_unknown_operation_is_rescheduled_without_an_attempt_and_warned_of_on
 ) -> None:
     tickets = [Note(what=what).async_(priority=3).call() for what in range(2)]
     sql(isolated_runtime, "UPDATE dexpy_messages SET payload = replace(payload, '.Note', '.Gone')")
-    sql(isolated_runtime, "UPDATE operation_records SET name = replace(name, '.Note', '.Gone')")
+    sql(isolated_runtime, "UPDATE operation_records SET operation = replace(operation, '.Note', '.Gone')")
 
     assert len(isolated_runtime.run_pending()) == 2
     assert isolated_runtime.run_pending() == []
@@ -1206,7 +1206,7 @@ def test_an_unknown_operation_is_rescheduled_without_an_attempt_and_warned_of_on
     assert waits == [30, 60, 120, 240, 480, 600]
     assert caplog.text.count("message.deferred") == 1
 
-    sql(isolated_runtime, "UPDATE operation_records SET name = replace(name, '.Gone', '.Note')")
+    sql(isolated_runtime, "UPDATE operation_records SET operation = replace(operation, '.Gone', '.Note')")
     isolated_runtime.advance(601)
     isolated_runtime.run_pending()
     assert sorted(performed) == [0, 1]
@@ -1252,7 +1252,7 @@ def test_a_direct_job_that_stays_unknown_for_a_day_is_dead_lettered(
 def test_a_message_makes_a_worker_run_nothing_that_is_not_declared(isolated_runtime: Isolated) -> None:
     Note().async_().call()
     sql(isolated_runtime, f"UPDATE dexpy_messages SET payload = replace(payload, '{__name__}.Note', 'os.system')")
-    sql(isolated_runtime, "UPDATE operation_records SET name = 'os.system'")
+    sql(isolated_runtime, "UPDATE operation_records SET operation = 'os.system'")
 
     isolated_runtime.run_pending()
     assert rows(isolated_runtime)[0]["status"] == "pending"
@@ -1263,7 +1263,7 @@ def test_the_record_and_not_its_message_decides_which_class_runs(isolated_runtim
     sql(isolated_runtime, f"UPDATE dexpy_messages SET payload = replace(payload, '{__name__}.Note', 'os.system')")
 
     isolated_runtime.run_pending()
-    assert (performed, rows(isolated_runtime)[0]["status"], rows(isolated_runtime)[0]["name"]) == (
+    assert (performed, rows(isolated_runtime)[0]["status"], rows(isolated_runtime)[0]["operation"]) == (
         [5],
         "done",
         f"{__name__}.Note",
@@ -1276,9 +1276,9 @@ class Renamed(Note, name="notes.take", aliases=("notes.old",)):
 
 def test_an_alias_finds_the_class_by_its_earlier_name(isolated_runtime: Isolated) -> None:
     ticket = Renamed(what=5).async_().call()
-    assert row(isolated_runtime, ticket.id)["name"] == "notes.take"
+    assert row(isolated_runtime, ticket.id)["operation"] == "notes.take"
     sql(isolated_runtime, "UPDATE dexpy_messages SET payload = replace(payload, 'notes.take', 'notes.old')")
-    sql(isolated_runtime, "UPDATE operation_records SET name = 'notes.old'")
+    sql(isolated_runtime, "UPDATE operation_records SET operation = 'notes.old'")
 
     isolated_runtime.run_pending()
     assert ticket.result(WAIT_S) == 5
@@ -1292,7 +1292,7 @@ class Doubled(Note):
 
 def test_a_row_that_was_renamed_runs_under_its_new_name(isolated_runtime: Isolated) -> None:
     ticket = Note(what=5).async_().call()
-    sql(isolated_runtime, f"UPDATE operation_records SET name = '{__name__}.Doubled'")
+    sql(isolated_runtime, f"UPDATE operation_records SET operation = '{__name__}.Doubled'")
 
     isolated_runtime.run_pending()
     assert ticket.result(WAIT_S) == 10

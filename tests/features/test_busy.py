@@ -128,13 +128,13 @@ def test_a_key_that_cannot_be_released_at_once_is_released_after_the_outage(
 
     with pytest.raises(ConnectionError):
         Charge(order=1).call()
-    (left,) = [row for row in rows(isolated_runtime) if row["name"] == "busy.charge"]
+    (left,) = [row for row in rows(isolated_runtime) if row["operation"] == "busy.charge"]
     assert left["status"] == "running", "nobody could write that it has ended"
     writer.execute("ROLLBACK")
 
     # Waits for whoever has the key, which is this very process: it lives, so nobody else would free it.
     assert Charge(order=1).call() == 7
-    shown = [(row["status"], row["error"]) for row in rows(isolated_runtime) if row["name"] == "busy.charge"]
+    shown = [(row["status"], row["error"]) for row in rows(isolated_runtime) if row["operation"] == "busy.charge"]
     assert sorted(shown) == [("done", None), ("failed", "ConnectionError")]
 
 

@@ -561,7 +561,7 @@ def test_a_running_run_sees_its_cancellation(shop: Shop, worker: dramatiq.Worker
     assert ticket.cancel() is ticket
     assert ticket.running, "it was asked, and has not ended yet"
 
-    assert ended(ticket) == ("expired", "cancelled")
+    assert ended(ticket) == ("cancelled", "cancelled")
     assert notes == [*([Cancelled] if operation is Deaf else []), "tidied up"]
     assert lines(shop) == []
     assert failures(shop.isolated_runtime, ticket) == ["cancelled"]
@@ -579,7 +579,7 @@ def test_a_coroutine_sees_its_cancellation_at_its_next_await(
 
     ticket.cancel()
 
-    assert ended(ticket) == ("expired", "cancelled")
+    assert ended(ticket) == ("cancelled", "cancelled")
     assert notes == ["tidied up"]
 
 
@@ -592,7 +592,7 @@ def test_a_run_that_never_checks_sees_its_cancellation_at_its_commit(shop: Shop,
 
     sign("go on").set()
 
-    assert ended(ticket) == ("expired", "cancelled")
+    assert ended(ticket) == ("cancelled", "cancelled")
 
 
 def test_a_run_without_a_transaction_sees_its_cancellation_at_its_next_transaction(
@@ -603,7 +603,7 @@ def test_a_run_without_a_transaction_sees_its_cancellation_at_its_next_transacti
 
     ticket.cancel()
 
-    assert ended(ticket) == ("expired", "cancelled")
+    assert ended(ticket) == ("cancelled", "cancelled")
     assert lines(shop) == ["first part"], "what was committed before stays"
 
 
@@ -614,7 +614,7 @@ def test_a_run_that_is_cancelled_is_not_run_again(shop: Shop, worker: dramatiq.W
     ticket.cancel()
     sign("go on").set()
 
-    assert ended(ticket) == ("expired", "cancelled")
+    assert ended(ticket) == ("cancelled", "cancelled")
     assert notes == ["ran"]
     eventually(lambda: not messages(shop.isolated_runtime), "its message is gone")
 
@@ -625,7 +625,7 @@ def test_a_run_is_cancelled_between_its_attempts(shop: Shop, worker: dramatiq.Wo
 
     ticket.cancel()
 
-    assert (ticket.status, ticket.failure) == ("expired", "cancelled")
+    assert (ticket.status, ticket.failure) == ("cancelled", "cancelled")
     shop.isolated_runtime.advance(3700)
     eventually(lambda: not messages(shop.isolated_runtime), "its message came, and was not for anything")
     assert notes == ["ran"]
@@ -636,7 +636,7 @@ def test_a_pending_run_is_cancelled_at_once(isolated_runtime: Isolated) -> None:
 
     ticket.cancel()
 
-    assert (ticket.status, ticket.failure) == ("expired", "cancelled")
+    assert (ticket.status, ticket.failure) == ("cancelled", "cancelled")
     assert row(isolated_runtime, ticket.id)["completed_at"] is not None
     assert [each.status for each in isolated_runtime.run_pending()] == ["expired"]
     assert notes == []
@@ -686,7 +686,7 @@ def test_a_run_that_is_cancelled_while_its_worker_stops_is_not_run_again(shop: S
         ticket.cancel()
         worker.stop(timeout=100)
 
-        assert ended(ticket) == ("expired", "cancelled")
+        assert ended(ticket) == ("cancelled", "cancelled")
         assert failures(shop.isolated_runtime, ticket) == ["cancelled"]
 
 
@@ -705,7 +705,7 @@ def test_a_run_that_fails_before_it_sees_its_cancellation_does_not_wait_for_anot
 
     shop.isolated_runtime.run_pending()
 
-    assert (ticket.reload().status, ticket.failure) == ("expired", "cancelled")
+    assert (ticket.reload().status, ticket.failure) == ("cancelled", "cancelled")
 
 
 class PerformAnother(Operation):
@@ -739,7 +739,7 @@ def test_a_run_that_has_performed_another_one_can_still_be_cancelled(
 
     ticket.cancel()
 
-    assert ended(ticket) == ("expired", "cancelled")
+    assert ended(ticket) == ("cancelled", "cancelled")
 
 
 def test_a_run_that_has_performed_another_one_is_released_when_its_worker_stops(
@@ -764,7 +764,7 @@ def test_a_cancellation_that_an_attempt_missed_ends_the_next_one(shop: Shop) -> 
 
     shop.isolated_runtime.run_pending()
 
-    assert ended(ticket) == ("expired", "cancelled")
+    assert ended(ticket) == ("cancelled", "cancelled")
     assert notes == []
 
 

@@ -110,7 +110,7 @@ def test_filtering_by_a_class_finds_records_under_its_earlier_names(isolated_run
     Renamed().async_().call()
     sql(
         isolated_runtime,
-        "UPDATE operation_records SET name = 'sending.old' WHERE id = (SELECT min(id) FROM operation_records)",
+        "UPDATE operation_records SET operation = 'sending.old' WHERE id = (SELECT min(id) FROM operation_records)",
     )
 
     assert records.where(operation=Renamed).count() == 2
@@ -449,7 +449,7 @@ def test_a_record_has_the_columns_of_its_row(isolated_runtime: Isolated) -> None
 
     record = records.get(sent)
     assert isinstance(record, Record)
-    assert (record.id, record.name, record.status) == (sent, f"{__name__}.Send", "done")
+    assert (record.id, record.operation, record.status) == (sent, f"{__name__}.Send", "done")
     assert (record.params, record.result, record.result_error) == ({"to": "Ben", "ending": "well"}, "Ben", None)
     assert (record.queue, record.priority, record.num_attempts) == ("mailers", 3, 1)
     assert (record.actor_type, record.actor_id, record.trace_id) == ("user", "7", "req-7")

@@ -103,6 +103,8 @@ def in_state(isolated_runtime: Isolated, status: str) -> Ticket[Any]:
         isolated_runtime.run_pending()
     elif status == "expired":
         ticket.expire()
+    elif status == "cancelled":
+        ticket.cancel()
     elif status == "running":
         sql(isolated_runtime, "UPDATE operation_records SET status = 'running', claim_token = 1, num_attempts = 1")
     return ticket.reload()
@@ -131,20 +133,20 @@ def test_a_ticket_is_truthy_and_its_repr_names_the_run(isolated_runtime: Isolate
     ticket = Answer().async_(in_=60).call()
 
     assert ticket
-    assert (ticket.id[:3], ticket.operation_name) == ("op_", f"{__name__}.Answer")
+    assert (ticket.id[:3], ticket.operation) == ("op_", f"{__name__}.Answer")
     assert (ticket.recorded, ticket.duplicate, ticket.status) == (True, False, "pending")
     assert ticket.scheduled_at is not None
     assert abs(ticket.scheduled_at - clock.now() - timedelta(seconds=60)) < timedelta(seconds=5)
     assert repr(ticket) == f"<Ticket {__name__}.Answer {ticket.id} pending>"
 
 
-@pytest.mark.parametrize("status", ["pending", "running", "done", "failed", "expired"])
+@pytest.mark.parametrize("status", ["pending", "running", "done", "failed", "expired", "cancelled"])
 def test_one_predicate_holds_in_each_state(isolated_runtime: Isolated, status: str) -> None:
     ticket = in_state(isolated_runtime, status)
 
-    holds = {name: getattr(ticket, name) for name in ("pending", "running", "done", "failed", "expired")}
+    holds = {name: getattr(ticket, name) for name in ("pending", "running", "done", "failed", "expired", "cancelled")}
     assert holds == {name: name == status for name in holds}
-    assert ticket.terminal == (status in ("done", "failed", "expired"))
+    assert ticket.terminal == (status in ("done", "failed", "expired", "cancelled"))
     assert bool(ticket)
 
 
@@ -233,7 +235,7 @@ def test_wait_returns_none_at_its_timeout_and_result_raises(isolated_runtime: Is
     with pytest.raises(WaitTimeout, match=r"has not ended after 0\.05 s; it is pending and goes on") as late:
         ticket.result(0.05)
     assert isinstance(late.value, TimeoutError)
-    assert (late.value.id, late.value.operation_name, late.value.timeout_s) == (ticket.id, f"{__name__}.Answer", 0.05)
+    assert (late.value.id, late.value.operation, late.value.timeout_s) == (ticket.id, f"{__name__}.Answer", 0.05)
 
 
 def test_wait_polls_until_the_run_has_ended(isolated_runtime: Isolated) -> None:
@@ -299,7 +301,7 @@ def test_a_crash_is_raised_by_both(isolated_runtime: Isolated, method: str) -> N
     with pytest.raises(OperationFailed) as raised:
         getattr(ticket, method)(WAIT_S)
     failed = raised.value
-    assert (failed.id, failed.operation_name, failed.failure) == (ticket.id, f"{__name__}.Answer", "crash")
+    assert (failed.id, failed.operation, failed.failure) == (ticket.id, f"{__name__}.Answer", "crash")
     assert (failed.exception_class, failed.exception_message) == ("RuntimeError", "the inner secret")
     assert str(failed) == f"{__name__}.Answer {ticket.id} failed (crash): RuntimeError: the inner secret"
     assert isinstance(failed, DexpyError)
@@ -367,7 +369,7 @@ def test_cancel_ends_a_pending_run(isolated_runtime: Isolated) -> None:
     ticket = Answer().async_().call().cancel()
 
     assert (row(isolated_runtime, ticket.id)["status"], row(isolated_runtime, ticket.id)["failure"]) == (
-        "expired",
+        "cancelled",
         "cancelled",
     )
     isolated_runtime.run_pending()
@@ -382,7 +384,7 @@ def test_fail_marks_it_as_failed_with_a_reason(isolated_runtime: Isolated) -> No
     assert (ticket.failed, ticket.failure) == (True, "discarded")
 
 
-@pytest.mark.parametrize("status", ["failed", "expired"])
+@pytest.mark.parametrize("status", ["failed", "expired", "cancelled"])
 def test_retry_runs_it_again(isolated_runtime: Isolated, status: str) -> None:
     ticket = in_state(isolated_runtime, status)
     before = row(isolated_runtime, ticket.id)
@@ -434,11 +436,11 @@ ALLOWED = {
     "cancel": {"pending", "running"},
     "fail": {"pending"},
     "reschedule": {"pending"},
-    "retry": {"failed", "expired"},
+    "retry": {"failed", "expired", "cancelled"},
 }
 
 
-@pytest.mark.parametrize("status", ["pending", "running", "done", "failed", "expired"])
+@pytest.mark.parametrize("status", ["pending", "running", "done", "failed", "expired", "cancelled"])
 @pytest.mark.parametrize("asked", EVENTS)
 def test_a_transition_that_the_status_does_not_allow_is_refused(
     isolated_runtime: Isolated, asked: str, status: str
@@ -507,7 +509,7 @@ def test_get_finds_it_by_its_id(isolated_runtime: Isolated) -> None:
     ticket = ended(isolated_runtime)
 
     found = Ticket.get(ticket.id)
-    assert (found.id, found.operation_name, found.status, found.done) == (ticket.id, f"{__name__}.Answer", "done", True)
+    assert (found.id, found.operation, found.status, found.done) == (ticket.id, f"{__name__}.Answer", "done", True)
     assert found.outcome == Ok({"day": date(2026, 1, 2)})
 
 
@@ -544,7 +546,7 @@ def test_to_dict_shows_of_a_crash_only_that_it_happened(
     ticket = ended(isolated_runtime, ending).reload()
 
     told = ticket.to_dict()
-    assert told == {"id": ticket.id, "name": f"{__name__}.Answer", **rest}
+    assert told == {"id": ticket.id, "operation": f"{__name__}.Answer", **rest}
     assert json.loads(json.dumps(told)) == told
 
 
@@ -571,7 +573,7 @@ def test_the_ticket_of_an_unrecorded_run_has_its_id_and_name(isolated_runtime: I
     ticket = Unrecorded().async_().call()
 
     assert ticket
-    assert (ticket.recorded, ticket.outcome, ticket.operation_name) == (False, None, f"{__name__}.Unrecorded")
+    assert (ticket.recorded, ticket.outcome, ticket.operation) == (False, None, f"{__name__}.Unrecorded")
     assert repr(ticket) == f"<Ticket {__name__}.Unrecorded {ticket.id} not recorded>"
     with pytest.raises(NotRecorded):
         asyncio.run(ticket.aresult(1))

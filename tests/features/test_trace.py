@@ -96,7 +96,7 @@ def test_the_trace_is_in_the_records_of_all_runs_also_of_those_in_a_worker(isola
     with dexpy.trace(actor={"type": "user", "id": 7}, trace_id="req-1"):
         Branch().call()
     isolated_runtime.run_pending()
-    found = {record.name.rpartition(".")[2]: record for record in records.for_trace("req-1").where(actor="user")}
+    found = {record.operation.rpartition(".")[2]: record for record in records.for_trace("req-1").where(actor="user")}
     assert set(found) == {"Branch", "Leaf"}
     assert records.for_trace("req-1").count() == 3
     branch = records.where(operation=Branch).first()

@@ -107,7 +107,7 @@ def killed_pair(name: str, folder: Path) -> Generator[Kills]:
 
 def wait_until_final(pair: Pair, within_s: float = WAIT_S) -> list[Any]:
     """Wait until every record that there is has ended; all of them."""
-    unfinished = sa.select(records.c.id, records.c.name, records.c.status).where(records.c.status.not_in(FINAL))
+    unfinished = sa.select(records.c.id, records.c.operation, records.c.status).where(records.c.status.not_in(FINAL))
     eventually(
         lambda: not pair.sql(unfinished),
         "all have ended",

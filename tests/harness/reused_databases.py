@@ -60,8 +60,12 @@ def empty(url: str) -> bool:
     engine = sa.create_engine(url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         session_ids = connection.exec_driver_sql(SESSION_QUERIES[engine.dialect.name]).scalars().all()
-        dexpy_tables = {table.name for table in schema.TABLES}
-        other_tables = [name for name in sa.inspect(connection).get_table_names() if name not in dexpy_tables]
+        dexpy_tables = {table.name for table in schema.DATA_TABLES}
+        other_tables = [
+            name
+            for name in sa.inspect(connection).get_table_names()
+            if name not in {*dexpy_tables, schema.versions.name}
+        ]
         if engine.dialect.name == "postgresql":
             for name in other_tables:
                 connection.exec_driver_sql(f'DROP TABLE "{name}" CASCADE')

@@ -28,7 +28,7 @@ BYTES = (
     "x" * 5000, "[" * 100_000 + "]" * 100_000, None,
 )  # fmt: skip
 """SQLite takes any of these in any column."""
-STATUSES = ("pending", "running", "done", "failed", "expired", "weird", "")
+STATUSES = ("pending", "running", "done", "failed", "expired", "cancelled", "weird", "")
 # Where the row of a run is in its life before it is changed.
 LIVES = (
     {"scheduled_at": PAST, "enqueued_at": None},

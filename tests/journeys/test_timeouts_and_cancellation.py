@@ -89,7 +89,7 @@ def failures(id: str) -> list[str | None]:
 
 
 def ended(deployment: Deployment, id: str) -> dict[str, Any]:
-    return deployment.wait_for_status(id, "done", "failed", "expired", within_s=WAIT_S)
+    return deployment.wait_for_status(id, "done", "failed", "expired", "cancelled", within_s=WAIT_S)
 
 
 def require_outcome(row: dict[str, Any]) -> tuple[str, str | None]:
@@ -167,7 +167,7 @@ def test_a_run_is_cancelled_from_another_process(
     cancelled = deployment.run([sys.executable, "-c", f"import dexpy; dexpy.Ticket.get({ticket.id!r}).cancel()"])
 
     assert cancelled.returncode == 0, cancelled.stderr
-    assert require_outcome(ended(deployment, ticket.id)) == ("expired", "cancelled")
+    assert require_outcome(ended(deployment, ticket.id)) == ("cancelled", "cancelled")
     assert written(diary) == ["running", "ignored it" if operation is Ignore else "tidied up"]
     assert failures(ticket.id) == ["cancelled"]
     with pytest.raises(OperationFailed, match="cancelled"):

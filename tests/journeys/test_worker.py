@@ -193,7 +193,7 @@ def test_a_script_and_a_worker_share_the_default_file_without_configuration(depl
     assert worked.returncode == 0, worked.stderr
     assert f"database.defaulted path={deployment.folder / 'dexpy.db'}" in worked.stderr, "the absolute path is said"
     deployment.file = deployment.folder / "dexpy.db"
-    (row,) = deployment.sql("SELECT id, name, status, result FROM operation_records")
+    (row,) = deployment.sql("SELECT id, operation, status, result FROM operation_records")
     assert tuple(row) == (sent.stdout.strip(), "script.Add", "done", '{"value": 2}')
 
 

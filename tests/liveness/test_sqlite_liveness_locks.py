@@ -92,7 +92,7 @@ def test_recovery_and_expiry_work_batch_by_batch(isolated_runtime: Isolated, mon
     assert heartbeat is not None
     with store.begin() as connection:
         for number in range(5):
-            facts = {"name": "n", "queue": "default", "params": {}}
+            facts = {"operation": "n", "queue": "default", "params": {}}
             insert_record(connection, {"id": f"run {number}", "status": "running", "claimed_by": "gone:1:x", **facts})
             late = {"scheduled_at": clock.now(), "expires_at": clock.now() - timedelta(seconds=1)}
             insert_record(connection, {"id": f"late {number}", "status": "pending", **late, **facts})

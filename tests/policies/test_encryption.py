@@ -162,7 +162,7 @@ def test_rows_from_before_and_during_the_encryption_of_a_class_are_read(
 ) -> None:
     before = PayOrder(order=1, card=SECRET).async_().call()
     while_it_was = Keep(data={"word": SECRET}).async_().call()
-    plain = {"$bound": [while_it_was.operation_name, "params", while_it_was.id, "default"]}
+    plain = {"$bound": [while_it_was.operation, "params", while_it_was.id, "default"]}
     plain |= {"$data": {"data": {"word": "kept"}}}
     token = base64.b64encode(FernetEncryptor(OLD_KEY).encrypt(json.dumps(plain).encode())).decode()
     with engine.begin() as connection:

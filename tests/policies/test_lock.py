@@ -414,7 +414,7 @@ def test_a_run_that_is_cancelled_stops_waiting(isolated_runtime: Isolated, monke
         watch.check()
         thread.join(WAIT_S)
         assert not thread.is_alive()
-    assert (ticket.reload().status, ticket.failure) == ("expired", "cancelled")
+    assert (ticket.reload().status, ticket.failure) == ("cancelled", "cancelled")
     assert started_runs == []
 
 

@@ -103,6 +103,6 @@ def test_a_run_that_waits_for_a_lock_can_be_cancelled(pair: PolicyPair) -> None:
     eventually(lambda: waiting.reload().running, "another one waits for it", WAIT_S, pair.output)
     waiting.cancel()
     eventually(lambda: waiting.reload().terminal, "it has stopped waiting", 3.5, pair.output)
-    assert (waiting.status, waiting.failure) == ("expired", "cancelled")
+    assert (waiting.status, waiting.failure) == ("cancelled", "cancelled")
     wait_until_final(pair)
     assert effects(pair) == Counter({1: 1})

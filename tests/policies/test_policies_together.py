@@ -440,7 +440,7 @@ def test_a_run_that_is_cancelled_while_it_waits_for_a_lock_ends_and_frees_its_ke
     monkeypatch.setattr(lock_step, "WAIT_SLICE_S", 0.05)
     monkeypatch.setattr(lock_step, "failpoint", cancel)
     isolated_runtime.run_pending()
-    assert (ticket.reload().status, ticket.failure, events) == ("expired", "cancelled", [])
+    assert (ticket.reload().status, ticket.failure, events) == ("cancelled", "cancelled", [])
     assert not Endless(account=1).async_().call().duplicate
 
 
@@ -477,7 +477,7 @@ def test_a_run_cancelled_between_steps_keeps_finished_steps_and_releases_lock_ke
 
     during_run.append(lambda: call_off(isolated_runtime, ticket))
     isolated_runtime.run_pending()
-    assert (ticket.reload().status, ticket.failure, events) == ("expired", "cancelled", ["first"])
+    assert (ticket.reload().status, ticket.failure, events) == ("cancelled", "cancelled", ["first"])
     assert [step.name for step in records.steps(ticket.id)] == ["first"]
     again = Cut(order=1).async_().call()
     assert not again.duplicate

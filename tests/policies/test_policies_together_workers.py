@@ -94,7 +94,7 @@ def test_a_cancelled_run_releases_its_lock_and_slot_at_every_point(pair: PolicyP
     eventually(lambda: "3 begun" in begun(pair), "the third has got in", WAIT_S, pair.output)
     last.cancel()
     rows = wait_until_final(pair)
-    assert [(row.status, row.failure, row.once_key) for row in rows] == [("expired", "cancelled", None)] * 3
+    assert [(row.status, row.failure, row.once_key) for row in rows] == [("cancelled", "cancelled", None)] * 3
     assert begun(pair) == {"1 begun", "3 begun"}
     assert_nothing_left(pair)
 

@@ -155,7 +155,7 @@ def rows(*family: tuple[str, str | None]) -> list[dict[str, Any]]:
     return [
         {
             "id": id,
-            "name": "made.up",
+            "operation": "made.up",
             "status": "done",
             "trace_id": "req-1",
             "parent_id": parent,

@@ -217,7 +217,7 @@ def test_replace_replaces_a_pending_run(isolated_runtime: Isolated) -> None:
     first = Replace(shop=1, note="old").async_(in_=60).call()
     second = Replace(shop=1, note="new").async_().call()
     assert not second.duplicate
-    assert (first.reload().status, first.failure) == ("expired", "cancelled")
+    assert (first.reload().status, first.failure) == ("cancelled", "cancelled")
     assert (
         dexpy.records.get(first.id).error_message == f"It was replaced by {second.id}, which has the same unique key."
     )

@@ -148,12 +148,12 @@ TABLE = {
     "reject": Effect("failed", kept=1, frees=BOTH),
     "crash": Effect("failed", kept=1, frees=BOTH),
     "retry": Effect("pending", kept=1),
-    "abandon": Effect("expired", kept=1, frees=BOTH),
+    "abandon": Effect("cancelled", kept=1, frees=BOTH),
     "release": Effect("pending", counted=-1),
     "rescue": Effect("pending", kept=1, lost=1),
     "lose": Effect("failed", kept=1, lost=1, frees=BOTH),
     "expire": Effect("expired", frees=BOTH),
-    "cancel": Effect("expired", frees=BOTH),
+    "cancel": Effect("cancelled", frees=BOTH),
     "fail": Effect("failed", frees=BOTH),
     "revive": Effect("pending", counted=None),
 }
@@ -496,7 +496,7 @@ class Lives(RuleBasedStateMachine):
         elif event in ("deliver", "kill", "stop"):
             getattr(self, event)(data.draw(st.sampled_from(self.alive), "worker"))
         elif event in ("send_twice", "cancel", "expire", "fail", "revive", "reschedule"):
-            fits = {"revive": ("failed", "expired"), "cancel": ("pending", "running"), "send_twice": ()}
+            fits = {"revive": ("failed", "expired", "cancelled"), "cancel": ("pending", "running"), "send_twice": ()}
             states = fits.get(event, ("pending",))
             fitting = [id for id, model in self.models.items() if model.status in states] or sorted(self.models)
             getattr(self, event)(self.models[data.draw(st.sampled_from(fitting), "record")])
@@ -509,7 +509,7 @@ class Lives(RuleBasedStateMachine):
         unseen = [zombie for zombie in self.zombies if self.models[str(zombie.run_id)].token == zombie.token]
         found = ["look_after", "advance", "send_twice", "cancel", "tell_runs"]
         found += ["expire", "fail", "reschedule"] * ("pending" in states)
-        found += ["revive", "revive"] * ("failed" in states or "expired" in states)
+        found += ["revive", "revive"] * (not {"failed", "expired", "cancelled"}.isdisjoint(states))
         found += ["send"] * 4 * (len(states) - sum(state in FINAL for state in states) < 3)
         found += ["start_worker"] * 6 * (len(self.alive) < 2)
         found += ["kill", "stop"] * bool(self.alive)
@@ -606,7 +606,7 @@ class Lives(RuleBasedStateMachine):
         self.ask(model, "fail", lambda ticket: ticket.fail("not today"))
 
     def revive(self, model: Model) -> None:
-        self.ask(model, "revive", lambda ticket: ticket.retry(), "failed", "expired")
+        self.ask(model, "revive", lambda ticket: ticket.retry(), "failed", "expired", "cancelled")
 
     def reschedule(self, model: Model) -> None:
         self.ask(model, None, lambda ticket: ticket.reschedule(at=clock.now() + timedelta(seconds=30)))
@@ -640,7 +640,7 @@ class Lives(RuleBasedStateMachine):
             assert {name for name in BOTH if row[name] is not None} == model.keys, id
             assert (row["completed_at"] is not None) == (row["status"] in FINAL), id
             assert (row["claimed_by"] is not None) == (row["status"] == "running"), id
-            assert (row["failure"] is not None) or row["status"] not in ("failed", "expired"), id
+            assert (row["failure"] is not None) or row["status"] not in ("failed", "expired", "cancelled"), id
             assert (row["result"] == '{"value": "done"}') == (row["status"] == "done"), id
 
     def no_run_is_lost(self, rows: dict[str, Any]) -> None:

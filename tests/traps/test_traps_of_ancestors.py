@@ -727,7 +727,7 @@ def test_trace_and_actor_reach_the_worker(served: TrapDeployment) -> None:
 
     served.wait_for_status(told["child"], "done")
     found = list(records.for_trace("request-20"))
-    assert [record.name for record in found] == [
+    assert [record.operation for record in found] == [
         "apps.mailer.SendTwice",
         "apps.mailer.SendMail",
         "apps.mailer.SendMail",

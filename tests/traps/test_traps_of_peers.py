@@ -302,7 +302,7 @@ def test_a_bad_row_or_an_unknown_class_does_not_stop_the_recovery_of_others(depl
     pid = {deployment.begun(batch) for batch in range(5)}.pop()
     garbled, unknown, conflicting, *good = tickets
     deployment.change("UPDATE operation_records SET params = '{\"batch\": ' WHERE id = ?", garbled.id)
-    deployment.change("UPDATE operation_records SET name = 'apps.mailer.Gone' WHERE id = ?", unknown.id)
+    deployment.change("UPDATE operation_records SET operation = 'apps.mailer.Gone' WHERE id = ?", unknown.id)
     deployment.change(
         f"CREATE TRIGGER picky BEFORE UPDATE ON operation_records WHEN OLD.id = '{conflicting.id}' "
         "BEGIN SELECT RAISE(ABORT, 'stays as it is'); END"
@@ -397,7 +397,7 @@ class Breaks(Note):
 
 SPOILED: dict[str, str | None] = {
     "as it is": None,
-    "of an unknown class": "UPDATE operation_records SET name = 'gone.Gone'",
+    "of an unknown class": "UPDATE operation_records SET operation = 'gone.Gone'",
     "with params that cannot be read": "UPDATE operation_records SET params = '{'",
     "that is deleted": "DELETE FROM operation_records",
 }
@@ -412,7 +412,7 @@ def test_a_message_whose_run_has_ended_is_acknowledged(isolated_runtime: Isolate
     assert [each["status"] for each in rows(isolated_runtime)] == ["done", "failed", "expired"]
     if (spoil := SPOILED[kind]) is not None:
         sql(isolated_runtime, spoil)
-        if "name" in spoil:
+        if "operation =" in spoil:
             sql(isolated_runtime, "UPDATE copies SET payload = replace(payload, 'test_traps_of_peers.', 'gone.')")
     before = rows(isolated_runtime)
 
@@ -547,8 +547,8 @@ def test_a_retry_that_is_refused_names_the_reason(isolated_runtime: Isolated) ->
     (forgotten,) = records.failed()
 
     for ticket, status, why in (
-        (done, "done", "It can be done while a record is failed or expired"),
-        (waiting, "pending", "It can be done while a record is failed or expired"),
+        (done, "done", "It can be done while a record is failed, expired or cancelled"),
+        (waiting, "pending", "It can be done while a record is failed, expired or cancelled"),
         (forgotten.ticket, "failed", "Its record keeps no params to run it with again"),
     ):
         before = row(isolated_runtime, ticket.id)

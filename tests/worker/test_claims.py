@@ -252,7 +252,7 @@ def test_the_sql_broker_sorts_its_messages_and_no_delivery_searches_for_others(i
     Note().async_(priority=URGENT).call()
     claims = Claims(runtime.store, runtime.dispatcher, lambda: "this")
     inbox.store = runtime.store
-    name = runtime.store.row(first.id).name
+    name = runtime.store.row(first.id).operation
     current: Any = CurrentMessage()
     current.before_process_message(runtime.broker, runtime.dispatcher.message_of(runtime.store.row(first.id)))
 
@@ -271,7 +271,7 @@ NOT_FOR_US: dict[str, dict[str, Any]] = {
     "in another queue": {"queue": "other"},
     "running": {"status": "running"},
     "ended": {"status": "done"},
-    "of an unknown class": {"name": "elsewhere.Unknown"},
+    "of an unknown class": {"operation": "elsewhere.Unknown"},
     "of a key that has slots": {"concurrency_key": "whoever claims it has to ask for a slot"},
 }
 

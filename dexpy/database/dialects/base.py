@@ -52,6 +52,7 @@ class Dialect:
         failed_insert_locks_row: Whether an insert that fails locks the conflicting row.
         needs_order_for_index: Whether a query with a limit may miss its index unless it has an order.
         supports_notifications: Whether a commit can wake listeners.
+        commits_ddl: Whether a statement that changes the schema commits the transaction.
     """
 
     __slots__ = ()
@@ -76,6 +77,7 @@ class Dialect:
     failed_insert_locks_row: ClassVar[bool] = False
     needs_order_for_index: ClassVar[bool] = False
     supports_notifications: ClassVar[bool] = False
+    commits_ddl: ClassVar[bool] = False
 
     def __repr__(self) -> str:
         return f"<dialect {self.name}>"
@@ -135,6 +137,16 @@ class Dialect:
         Args:
             connection: In a transaction.
             seconds: The limit, at least 1.
+        """
+        yield
+
+    @contextmanager
+    def limit_ddl_waits(self, connection: Connection, seconds: int) -> Generator[None]:
+        """Let a change of the schema wait no longer for transactions that use a table, in this block.
+
+        Args:
+            connection: In a transaction.
+            seconds: At least 1.
         """
         yield
 

@@ -46,6 +46,7 @@ class MariadbDialect(Dialect):
     multi_key_delete_locks_gaps = True
     recursive_query_scans = True
     failed_insert_locks_row = True
+    commits_ddl = True
 
     def datetime_type(self) -> TypeEngine[Any]:
         """See `Dialect`."""
@@ -66,15 +67,14 @@ class MariadbDialect(Dialect):
     @contextmanager
     def limit_lock_waits(self, connection: Connection, seconds: int) -> Generator[None]:
         """See `Dialect`."""
-        before = connection.exec_driver_sql("SELECT @@innodb_lock_wait_timeout").scalar_one()
-        connection.exec_driver_sql(f"SET innodb_lock_wait_timeout = {seconds:d}")
-        try:
+        with _setting(connection, "innodb_lock_wait_timeout", seconds):
             yield
-        finally:
-            # The settings of a lost connection are gone with it.
-            if not connection.invalidated:
-                with contextlib.suppress(SQLAlchemyError):
-                    connection.exec_driver_sql(f"SET innodb_lock_wait_timeout = {int(before)}")
+
+    @contextmanager
+    def limit_ddl_waits(self, connection: Connection, seconds: int) -> Generator[None]:
+        """See `Dialect`."""
+        with _setting(connection, "lock_wait_timeout", seconds):
+            yield
 
     @contextmanager
     def advisory_lock(self, connection: Connection, number: int, wait_s: int) -> Generator[bool]:
@@ -144,3 +144,16 @@ class MariadbDialect(Dialect):
             return True
         grants = " ".join(str(row[0]) for row in own.execute(sa.text("SHOW GRANTS")))
         return any(privilege in grants for privilege in _PRIVILEGES)
+
+
+@contextmanager
+def _setting(connection: Connection, name: str, value: int) -> Generator[None]:
+    before = connection.exec_driver_sql(f"SELECT @@{name}").scalar_one()
+    connection.exec_driver_sql(f"SET {name} = {value:d}")
+    try:
+        yield
+    finally:
+        # The settings of a lost connection are gone with it.
+        if not connection.invalidated:
+            with contextlib.suppress(SQLAlchemyError):
+                connection.exec_driver_sql(f"SET {name} = {int(before)}")

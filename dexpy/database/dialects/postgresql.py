@@ -35,6 +35,7 @@ _LIMITS = sa.text(
 )
 _BITS = {sa.SmallInteger: 16, sa.BigInteger: 64, sa.Integer: 32}
 """The width of integer columns, a subclass before its base."""
+_LOCK_TIMEOUT = sa.select(sa.func.current_setting("lock_timeout"))
 _BACKEND = sa.text("SELECT pg_backend_pid()")
 _USER = sa.text("SELECT current_user")
 _CAN_END_SESSIONS = sa.text(
@@ -90,6 +91,15 @@ class PostgresqlDialect(Dialect):
         """See `Dialect`; the limit lasts until the end of the transaction."""
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = {seconds * 1000:d}")
         yield
+
+    @contextmanager
+    def limit_ddl_waits(self, connection: Connection, seconds: int) -> Generator[None]:
+        """See `Dialect`."""
+        before = connection.execute(_LOCK_TIMEOUT).scalar_one()
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {seconds * 1000:d}")
+        yield
+        # Not after an error, which ends the transaction, and the setting with it.
+        connection.execute(sa.select(sa.func.set_config("lock_timeout", before, True)))
 
     @contextmanager
     def advisory_lock(self, connection: Connection, number: int, wait_s: int) -> Generator[bool]:

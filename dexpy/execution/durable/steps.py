@@ -63,7 +63,7 @@ class DurableSteps:
         self._unit_of_work = call.unit_of_work
         self._segments = Segments(call.unit_of_work)
         self._owner = call.contract.cls.__qualname__
-        self._record_name: str = call.contract.name if claim is None else claim.row.name
+        self._record_name: str = call.contract.name if claim is None else claim.row.operation
         self._commits = claim is not None or not call.contract.transactional
         self._step_names: list[str] = []
         self._active: str | None = None

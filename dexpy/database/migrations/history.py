@@ -1,0 +1,22 @@
+"""All migrations, in order. A new version is a new file and a new entry here; an entry is never changed."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from dexpy.database.migrations import version_2
+from dexpy.database.migrations.migration import Migration
+
+MIGRATIONS: Final[tuple[Migration, ...]] = (version_2.MIGRATION,)
+"""Ascending, without gaps."""
+
+UNNUMBERED: Final = 1
+"""The version of a schema without a table of versions."""
+
+NEWEST: Final = MIGRATIONS[-1].version
+"""The version that this release of dexpy needs."""
+
+
+def migrations_between(start: int, end: int) -> tuple[Migration, ...]:
+    """Return the migrations from one version to another."""
+    return tuple(migration for migration in MIGRATIONS if start < migration.version <= end)

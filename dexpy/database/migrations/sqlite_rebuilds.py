@@ -1,0 +1,77 @@
+"""Tables that SQLite creates anew, because it cannot alter their constraints: what must outlive the old table.
+
+The procedure is that of https://www.sqlite.org/lang_altertable.html#otheralter.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy.engine import Connection
+
+from dexpy.database.dialects import SQLITE, dialect_of
+from dexpy.database.migrations.migration import Migration, Rebuild, Statement
+from dexpy.foundation.errors import ConfigurationError, listed
+
+
+def stop_enforcing_references(connection: Connection) -> None:
+    """Let a connection of dexpy's drop a table to which others refer; the pool replaces it after its use.
+
+    Args:
+        connection: Before its first write.
+    """
+    if dialect_of(connection) is SQLITE:
+        connection.exec_driver_sql("PRAGMA foreign_keys = OFF")
+        connection.connection.invalidate(soft=True)
+
+
+def require_no_enforced_references(connection: Connection, migration: Migration) -> None:
+    """Require that a migration in an application's transaction does not follow references to a table it replaces.
+
+    Raises:
+        ConfigurationError: SQLite enforces foreign keys on this connection, and a table refers to the replaced one.
+    """
+    if dialect_of(connection) is not SQLITE or not connection.exec_driver_sql("PRAGMA foreign_keys").scalar():
+        return
+    tables: Any = connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'").scalars().all()
+    for rebuild in migration.rebuilds:
+        referring = {
+            table
+            for table in tables
+            for row in connection.exec_driver_sql('SELECT "table" FROM pragma_foreign_key_list(?)', (table,))
+            if str(row[0]).lower() == rebuild.table
+        }
+        if referring:
+            raise ConfigurationError(
+                f"{rebuild.table}: SQLite cannot replace the table while it enforces the references of "
+                f"{listed(referring)}. Run dexpy db upgrade, or send PRAGMA foreign_keys = OFF before the transaction."
+            )
+
+
+def objects_to_keep(connection: Connection, migration: Migration, statement: Statement) -> list[str]:
+    """Return the SQL of an application's indexes and triggers that a statement drops with a table.
+
+    Raises:
+        ConfigurationError: The table has columns of the application, which the new one would not have.
+    """
+    if dialect_of(connection) is not SQLITE:
+        return []
+    for rebuild in migration.rebuilds:
+        if statement.sql == rebuild.drop:
+            _require_known_columns(connection, rebuild)
+            objects = connection.exec_driver_sql(
+                "SELECT name, sql FROM sqlite_master"
+                " WHERE tbl_name = ? AND type IN ('index', 'trigger') AND sql IS NOT NULL ORDER BY rowid",
+                (rebuild.table,),
+            )
+            return [row.sql for row in objects if row.name not in rebuild.indexes]
+    return []
+
+
+def _require_known_columns(connection: Connection, rebuild: Rebuild) -> None:
+    present = connection.exec_driver_sql("SELECT name FROM pragma_table_xinfo(?)", (rebuild.table,)).scalars()
+    if unknown := set(present) - set(rebuild.columns):
+        raise ConfigurationError(
+            f"{rebuild.table}: the columns {listed(unknown)} are not dexpy's, and SQLite would lose them in this "
+            "migration. Move them to a table of your own, drop them here, and run the upgrade again."
+        )
