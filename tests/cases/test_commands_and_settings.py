@@ -15,6 +15,8 @@ from dexpy import ConfigurationError
 from dexpy.cli.main import main
 from dexpy.database import schema
 from dexpy.database.engine import Database
+from dexpy.database.migrations.history import NEWEST
+from dexpy.database.schema import SchemaState
 from dexpy.foundation import package_conflict
 from dexpy.foundation.errors import SchemaMissing
 from dexpy.foundation.settings import command_modules
@@ -64,8 +66,10 @@ class Runner:
 
 
 COMMANDS = {
-    "db init": ("sqlite:///market.db: made operation_records",),
-    "db check": ("sqlite:///market.db: all tables are there.",),
+    "db init": ("sqlite:///market.db: created operation_schema, operation_records",),
+    "db check": ("sqlite:///market.db: all tables are there, schema version",),
+    "db upgrade": ("sqlite:///market.db: already at schema version",),
+    "db sql": (),
     "prune --older-than 1d": ("sqlite:///market.db: 0 records deleted.",),
     "relay --once": ("0 sent",),
     "check": ("ok   database sqlite:///market.db",),
@@ -78,7 +82,7 @@ def test_d2_db_init_acts_on_the_database_of_the_module(environment: dict[str, st
     ended = dexpy(environment, "db", "init", "market")
 
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert ended.stdout.startswith("sqlite:///market.db: made operation_records")
+    assert ended.stdout.startswith("sqlite:///market.db: created operation_schema, operation_records")
     assert "operation_records" in sa.inspect(sa.create_engine("sqlite:///market.db")).get_table_names()
     assert not (tmp_path / "dexpy.db").exists()
 
@@ -131,7 +135,7 @@ def test_d2_several_dotted_modules_are_accepted_and_any_of_them_may_configure(ru
 
 
 def _made(url: str) -> str:
-    return f"{url}: made {', '.join(table.name for table in schema.TABLES)}.\n"
+    return f"{url}: created {', '.join(table.name for table in schema.TABLES)}.\n"
 
 
 @pytest.mark.parametrize("command", ["db init", "prune --older-than 1d"])
@@ -258,12 +262,12 @@ def test_d11_db_init_is_not_advised_for_a_missing_column(run: Runner, tmp_path: 
     with sa.create_engine("sqlite:///market.db").begin() as connection:
         connection.exec_driver_sql("ALTER TABLE operation_queues DROP COLUMN created_at")
 
-    for command in ("db check", "db init", "check", "prune --older-than 1d"):
+    for command in ("db check", "db init", "db upgrade", "check", "prune --older-than 1d"):
         status, shown, noted = run(*command.split(), "market")
         assert (command, status) == (command, 1)
         assert "table operation_queues lacks created_at" in shown + noted
-        assert "add the missing columns by a migration" in shown + noted
-        assert "Run: dexpy db init" not in shown + noted
+        assert "add it again as `dexpy db sql --from 0` prints it" in shown + noted
+        assert "Run: " not in shown + noted
 
 
 def test_d11_db_check_advises_the_command_that_makes_its_own_tables(run: Runner, tmp_path: Path) -> None:
@@ -279,7 +283,7 @@ def test_d11_db_check_advises_the_command_that_makes_its_own_tables(run: Runner,
 
 def test_d11_the_advised_command_is_that_of_the_situation() -> None:
     def advised(runtime: Runtime) -> str:
-        return str(SchemaMissing("x", ["no table y"], runtime.settings.init_command())).partition("Run: ")[2]
+        return runtime.settings.db_command("init")
 
     assert advised(configure(database="sqlite:///a.db")).startswith("dexpy db init --app MODULE")
     command_modules.set(("shop.settings",))
@@ -295,9 +299,12 @@ def test_d11_the_advised_command_is_that_of_the_situation() -> None:
 
 
 def test_d11_advice_is_printed_for_missing_tables_and_for_missing_columns() -> None:
-    said = str(SchemaMissing("x", ["no table a", "table b lacks c"]))
+    state = SchemaState(NEWEST, True, ("a",), {"b": ("c",)})
 
-    assert "Run: dexpy db init. Then add the missing columns" in said
+    said = str(state.error("sqlite:///a.db", "dexpy db {} shop".format))
+
+    assert "no table a; table b lacks c. Another program has dropped it; add it again" in said
+    assert said.endswith("Then run: dexpy db init shop")
     assert Database("sqlite:///a.db").display_url == "sqlite:///a.db"
 
 

@@ -40,7 +40,7 @@ def started(pair: Pair, tickets: Sequence[Any]) -> list[Any]:
 
 def all_done(pair: Pair, tickets: Sequence[Any]) -> None:
     def left() -> list[Any]:
-        return [(row.id, row.name, row.status) for row in rows_of(pair, tickets) if row.status != "done"]
+        return [(row.id, row.operation, row.status) for row in rows_of(pair, tickets) if row.status != "done"]
 
     eventually(lambda: not left(), "all are done", WAIT_S, lambda: f"{left()}\n{pair.output()}")
 

@@ -164,7 +164,7 @@ def test_connections_to_postgresql_that_are_cut_in_mid_run_lose_nothing(kills: K
 
 def were_cut_off(rows: list[Any]) -> None:
     """What was in a transaction has begun anew, and nothing else."""
-    attempts_of = {(row.name, row.num_attempts) for row in rows}
+    attempts_of = {(row.operation, row.num_attempts) for row in rows}
     assert attempts_of == {("apps.shop_failpoints.Linger", 2), ("apps.shop_failpoints.Mark", 1)}, attempts_of
 
 

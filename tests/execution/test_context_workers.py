@@ -45,7 +45,7 @@ def chain(length: int) -> list[Any]:
 
 def results(pair: PolicyPair, name: str) -> list[Any]:
     rows = pair.sql(sa.select(records.c.result, records.c.operation).order_by(records.c.id))
-    return [row.result["value"] for row in rows if row.name.endswith(f".{name}")]
+    return [row.result["value"] for row in rows if row.operation.endswith(f".{name}")]
 
 
 def test_a_chain_through_two_workers_keeps_its_values_its_actor_and_one_trace_tree(pair: PolicyPair) -> None:
@@ -56,7 +56,9 @@ def test_a_chain_through_two_workers_keeps_its_values_its_actor_and_one_trace_tr
     assert shape(tree.roots) == chain(6) * 2
     assert {tuple(result[:2]) for result in results(pair, "Ask")} == {("de", "locale")}
     assert runs.for_trace("req-1").where(actor="user").count() == 24
-    assert all(row.params == {"left": row.params["left"]} for row in pair.sql(sa.select(records)) if "Link" in row.name)
+    assert all(
+        row.params == {"left": row.params["left"]} for row in pair.sql(sa.select(records)) if "Link" in row.operation
+    )
 
 
 def test_a_run_without_a_record_propagates_values_by_its_message(pair: PolicyPair) -> None:

@@ -46,7 +46,7 @@ def drop_records(shop: Shop) -> None:
 def test_a_done_run_leaves_one_row(shop: Shop) -> None:
     Write(text="a").call()
     row = only()
-    assert (row.name, row.status, row.params, row.result) == (Write.contract.name, "done", {"text": "a"}, "a")
+    assert (row.operation, row.status, row.params, row.result) == (Write.contract.name, "done", {"text": "a"}, "a")
     assert row.id.startswith("op_")
     assert (row.error, row.failure, row.error_message, row.error_details) == (None, None, None, None)
     assert row.num_attempts == 1

@@ -494,7 +494,7 @@ def test_an_error_in_the_callers_transaction_keeps_its_key_with_the_commit(
             Crash(order=1).call()
         assert isinstance(Refuse(order=1).safe.call(), Err)
         session.commit()
-    found = {row.name: (row.status, row.failure, row.once_key is None) for row in rows(engine)}
+    found = {row.operation: (row.status, row.failure, row.once_key is None) for row in rows(engine)}
     assert found == {"once.refuse": ("failed", "business", False), "once.crash": ("failed", "crash", True)}
     assert isinstance(Refuse(order=1).safe.call(), Err)
     assert runs == [1, 1]
@@ -680,7 +680,7 @@ def test_a_busy_key_leaves_the_callers_transaction_unchanged(isolated_runtime: I
             Hasty(order=1).async_(session=other).call()
         other.commit()
         holder.rollback()
-    assert [row.name for row in rows(engine)] == ["once.plain"]
+    assert [row.operation for row in rows(engine)] == ["once.plain"]
 
 
 def test_a_connection_returns_to_its_pool_with_its_lock_timeout_restored(isolated_runtime: Isolated) -> None:

@@ -210,7 +210,7 @@ def test_raise_leaves_the_callers_transaction_unchanged(isolated_runtime: Isolat
         with pytest.raises(NotUnique):
             Raise(shop=1).async_(session=session).call()
         session.commit()
-    assert [row.name for row in rows(engine)] == ["unique.raise", "unique.free"]
+    assert [row.operation for row in rows(engine)] == ["unique.raise", "unique.free"]
 
 
 def test_replace_replaces_a_pending_run(isolated_runtime: Isolated) -> None:
