@@ -15,7 +15,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sess
 
 import dexpy
 from dexpy import Once, Operation, Ref, prop, records
-from dexpy.database.schema import TABLES
+from dexpy.database.schema import DATA_TABLES
 from dexpy.runtime import install
 from dexpy.testing import isolated
 
@@ -86,7 +86,7 @@ def rows(url: str) -> dict[str, int]:
         count = sa.select(sa.func.count())
         return {
             table.name: int(connection.execute(count.select_from(table)).scalar_one())
-            for table in TABLES
+            for table in DATA_TABLES
             if table.name in present
         }
 

@@ -123,7 +123,7 @@ def structure(url: str) -> dict[str, Any]:
 
 
 def options_of(index: Any) -> str:
-    return str({name: str(value) for name, value in index["dialect_options"].items()})
+    return str({name: str(value) for name, value in index.get("dialect_options", {}).items()})
 
 
 def stored_versions(pair: Pair) -> list[int]:

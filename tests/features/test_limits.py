@@ -638,7 +638,7 @@ def test_a_pending_run_is_cancelled_at_once(isolated_runtime: Isolated) -> None:
 
     assert (ticket.status, ticket.failure) == ("cancelled", "cancelled")
     assert row(isolated_runtime, ticket.id)["completed_at"] is not None
-    assert [each.status for each in isolated_runtime.run_pending()] == ["expired"]
+    assert [each.status for each in isolated_runtime.run_pending()] == ["cancelled"]
     assert notes == []
 
 

@@ -202,7 +202,7 @@ def test_records_are_filtered_by_the_calling_run(isolated_runtime: Isolated) -> 
     isolated_runtime.run_pending()
 
     (inner,) = records.where(parent=outer)
-    assert inner.name.endswith(".Send")
+    assert inner.operation.endswith(".Send")
     assert inner.trace_id == records.get(outer).trace_id
 
 

@@ -590,7 +590,7 @@ def test_trace_parent_and_actor_are_columns(shop: Shop) -> None:
     outer, inner = only(Outer), only(Write)
     assert (outer.trace_id, outer.actor_type, outer.actor_id, outer.parent_id) == ("req-1", "user", "7", None)
     assert (inner.trace_id, inner.actor_type, inner.actor_id, inner.parent_id) == ("req-1", "user", "7", outer.id)
-    assert inner.trace["stack"] == [[outer.id, outer.name], [inner.id, inner.name]]
+    assert inner.trace["stack"] == [[outer.id, outer.operation], [inner.id, inner.operation]]
     assert inner.trace["actor"] == {"type": "user", "id": 7, "role": "clerk"}
 
 

@@ -107,7 +107,7 @@ def test_the_trace_is_in_the_records_of_all_runs_also_of_those_in_a_worker(isola
         assert leaf.status == "done"
         assert leaf.result["id"] == "req-1"
         assert leaf.result["actor"] == {"type": "user", "id": 7}
-        assert leaf.result["stack"] == leaf.trace["stack"] == [[branch.id, branch.name], [leaf.id, leaf.name]]
+        assert leaf.result["stack"] == leaf.trace["stack"] == [[branch.id, branch.operation], [leaf.id, leaf.operation]]
     assert records.for_actor({"type": "user", "id": 7}).count() == 3
     assert records.for_actor({"type": "user", "id": 8}).count() == 0
 
