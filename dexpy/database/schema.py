@@ -258,11 +258,13 @@ def _lock(connection: Connection) -> Generator[None, None, None]:
     dialect = dialect_of(connection)
     dialect.acquire_write_lock(connection)
     try:
-        with dialect.limit_ddl_waits(connection, LOCK_WAIT_S):
-            with dialect.advisory_lock(connection, LOCK, LOCK_WAIT_S) as is_held:
-                if not is_held:
-                    raise _blocked()
-                yield
+        with (
+            dialect.limit_ddl_waits(connection, LOCK_WAIT_S),
+            dialect.advisory_lock(connection, LOCK, LOCK_WAIT_S) as is_held,
+        ):
+            if not is_held:
+                raise _blocked()
+            yield
     except DBAPIError as error:
         if is_locked(error):
             raise _blocked() from error
