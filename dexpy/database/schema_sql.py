@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.schema import CreateIndex, CreateTable
@@ -44,8 +44,12 @@ def schema_sql(dialect: str, start: int, end: int = NEWEST) -> str:
     return "\n\n".join(f"{statement};" for statement in statements) + "\n"
 
 
+def _execute_nothing(*_statement: Any, **_parameters: Any) -> None:
+    return None
+
+
 def _creation(name: str) -> Iterator[str]:
-    dialect = sa.create_mock_engine(f"{name}://", lambda *_: None).dialect
+    dialect = sa.create_mock_engine(f"{name}://", _execute_nothing).dialect
     for table in TABLES:
         yield str(CreateTable(table).compile(dialect=dialect)).strip().expandtabs(4).replace(" \n", "\n")
         for index in sorted(table.indexes, key=lambda index: str(index.name)):
