@@ -22,7 +22,7 @@ _EVENTS = {
 def run_facts(row: Row[Any]) -> dict[str, Any]:
     """Return the fields that name the run of a record; the row may have other columns only in part."""
     return {
-        "operation": row.name,
+        "operation": row.operation,
         "run_id": row.id,
         "trace_id": getattr(row, "trace_id", None),
         "attempt": getattr(row, "num_attempts", None) or None,

@@ -190,7 +190,9 @@ class Claims:
         if row.concurrency_key is not None:
             failpoint("before_slot_release")
             facts = {"operation": row.operation, "run_id": row.id}
-            retry_while_away("offer_slots", lambda: self.limits.offer_slots(row.concurrency_key, row.operation), **facts)
+            retry_while_away(
+                "offer_slots", lambda: self.limits.offer_slots(row.concurrency_key, row.operation), **facts
+            )
 
     @contextmanager
     def claim_by_id(self, record_id: str) -> Generator[Row[Any] | None]:
