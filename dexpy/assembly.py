@@ -82,35 +82,20 @@ class Recorded:
 
 
 @attrs.frozen
-class Services:
+class Services(WorkerServices):
     """The objects behind a runtime's background runs.
 
     Attributes:
-        dispatcher: Stores records and publishes messages.
-        watchdog: Enforces timeouts and delivers cancellations.
         recorded: What there is only where runs are recorded; None elsewhere.
     """
 
-    dispatcher: Dispatcher
-    watchdog: Watchdog
     recorded: Recorded | None
-
-    @property
-    def heartbeat(self) -> Heartbeat | None:
-        """That of this process; None where nothing is recorded."""
-        return None if self.recorded is None else self.recorded.heartbeat
-
-    @property
-    def worker(self) -> WorkerServices:
-        """What a worker process uses."""
-        return WorkerServices(self.dispatcher, self.watchdog, self.heartbeat, self.close)
 
     def close(self) -> None:
         """Close the connections that this process holds."""
         if self.recorded is not None:
             self.recorded.end_writer.close()
-            self.recorded.heartbeat.stop()
-        self.dispatcher.close()
+        WorkerServices.close(self)
 
 
 def build_store(
@@ -249,4 +234,4 @@ def build(
         broker.add_middleware(ValidationMiddleware(MessageValidator(broker)))
     broker.add_middleware(PeriodicTasks(*tasks))
     declare_actors(broker, watchdog, run_record=run_record, run_direct=direct_job.run, release_runs=release_runs)
-    return Services(dispatcher, watchdog, recorded)
+    return Services(dispatcher, watchdog, None if recorded is None else recorded.heartbeat, recorded)

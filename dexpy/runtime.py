@@ -394,4 +394,4 @@ current_store.get = lambda: current_runtime().open_store()
 run_record_now.get = lambda: current_runtime().run_record_now
 current_encryptors.get = lambda: current_runtime().encryptors
 current_dispatcher.get = lambda: current_runtime().start().dispatcher
-current_worker.get = lambda: current_runtime().start().worker
+current_worker.get = lambda: current_runtime().start()

@@ -41,14 +41,13 @@ TOP = ("__init__", "assembly", "calls", "deferred", "errors", "operation", "reco
 SURFACES = ("__main__", "cli", "broker", "testing", "web", "contrib")
 """They import everything below, and are imported by nothing."""
 LIGHT = "`import dexpy` imports neither SQLAlchemy nor Dramatiq"
-DRIVER = "only the driver that the URL or the database names is needed"
+DRIVER = "only the driver that the URL names is needed"
 LAZY = {
     "dexpy": (LIGHT, "dexpy.recording.ticket", "dexpy.records"),
     "dexpy.runtime": (LIGHT, "dexpy.assembly", "dexpy.recording.recorder", "dexpy.transactions.run_sessions"),
     "dexpy.transactions.sessions": (LIGHT, "dexpy.database.dialects", "dexpy.transactions.session_listeners"),
     "dexpy.declaration.model_loaders": (LIGHT, "dexpy.declaration.row_loading"),
     "dexpy.brokers.urls": (DRIVER, "dexpy.brokers.redis", "dexpy.brokers.rabbitmq"),
-    "dexpy.locks.backends": (DRIVER, "dexpy.locks.redis", "dexpy.locks.sqlite"),
 }
 """The modules that import others inside of functions: the reason, and what they import there."""
 LAZY_PACKAGES = ("dexpy.cli",)

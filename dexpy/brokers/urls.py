@@ -11,9 +11,8 @@ import dramatiq
 from dramatiq.common import dq_name
 
 from dexpy.brokers.bulk_publish import is_rabbitmq
-from dexpy.brokers.diagnostics import describe_error, lacks_tls, one_line, queue_refusal, refusal
+from dexpy.brokers.diagnostics import one_line
 from dexpy.brokers.sql.broker import SqlBroker
-from dexpy.brokers.tls_probe import Address
 from dexpy.foundation.errors import ConfigurationError, MissingExtra, did_you_mean, listed
 from dexpy.foundation.urls import displayed_url, is_unambiguous, without_secrets
 
@@ -164,75 +163,9 @@ def ping(broker: Any) -> None:
         queue_depth(broker, "default")
 
 
-class BrokerNotAnswering(ConfigurationError):
-    """The broker's server does not answer; it may do so later."""
-
-
-def check_reachable(broker: Any) -> None:
-    """Check that the server answers.
-
-    Raises:
-        BrokerNotAnswering: It does not answer, or not now.
-        ConfigurationError: It refuses the connection.
-    """
-    name, address, is_redis = display_of(broker), _address_of(broker), _is_redis(broker)
-    if is_redis and broker.client.connection_pool.connection_kwargs.get("decode_responses"):
-        raise ConfigurationError(
-            f"{name}: its client decodes answers, and messages are bytes. Leave decode_responses out."
-        )
-    if (reason := lacks_tls(address, is_redis)) is not None:
-        raise ConfigurationError(f"{name} does not let us in: {reason}")
-    try:
-        queue_depth(broker, "default")
-    except Exception as error:
-        if (reason := queue_refusal(error)) is not None:
-            raise ConfigurationError(f"{name}: {reason}") from error
-        if (reason := refusal(error, address, is_redis)) is not None:
-            raise ConfigurationError(f"{name} does not let us in: {reason}") from error
-        raise BrokerNotAnswering(
-            f"{name} does not answer: {describe_error(error)} Is the server running, and are host and port right?"
-        ) from error
-    finally:
-        close_thread_connection(broker)
-
-
-def check_queues(broker: Any, queues: Collection[str]) -> None:
-    """Declare queues on a server that may refuse one of them for good; the others have nothing to refuse.
-
-    Raises:
-        BrokerNotAnswering: It does not answer, or not now.
-        ConfigurationError: A queue, or the one of its delayed or dead messages, exists with other arguments.
-    """
-    if not is_rabbitmq(broker):
-        return
-    try:
-        for queue in sorted(queues):
-            broker.declare_queue(queue, ensure=True)
-    except Exception as error:
-        if (reason := queue_refusal(error)) is not None:
-            raise ConfigurationError(f"{display_of(broker)}: {reason}") from error
-        raise BrokerNotAnswering(f"{display_of(broker)} does not answer: {describe_error(error)}") from error
-    finally:
-        close_thread_connection(broker)
-
-
-def _is_redis(broker: Any) -> bool:
+def is_redis(broker: Any) -> bool:
+    """Return whether a broker is on Redis."""
     return hasattr(broker, "do_qsize")
-
-
-def _address_of(broker: Any) -> Address | None:
-    """Where a broker's server listens; None where that cannot be seen."""
-    if _is_redis(broker):
-        pool: Any = broker.client.connection_pool
-        facts: dict[str, Any] = getattr(pool, "connection_kwargs", {})
-        if "host" not in facts:
-            return None
-        secure = "SSL" in getattr(pool, "connection_class", type(None)).__name__
-        return Address(facts["host"], facts.get("port", 6379), secure)
-    parameters: Any = getattr(broker, "parameters", None)
-    if hasattr(parameters, "virtual_host"):
-        return Address(parameters.host, parameters.port, parameters.ssl_options is not None)
-    return None
 
 
 def close_thread_connection(broker: Any) -> None:
@@ -245,7 +178,7 @@ def display_of(broker: Any) -> str:
     """Return the name of a broker for messages, without its password."""
     if isinstance(broker, SqlBroker):
         return f"The broker {broker.database.display_url}"
-    if _is_redis(broker):
+    if is_redis(broker):
         facts: dict[str, Any] = broker.client.connection_pool.connection_kwargs
         where = facts.get("path") or f"{facts.get('host', 'localhost')}:{facts.get('port', 6379)}"
         return f"The broker Redis at {where}"
@@ -257,7 +190,7 @@ def display_of(broker: Any) -> str:
 
 def num_waiting(broker: Any, queue: str) -> int | None:
     """Return how many messages of a queue no worker holds; None if the broker cannot count them."""
-    return int(broker.client.llen(f"{broker.namespace}:{queue}")) if _is_redis(broker) else queue_depth(broker, queue)
+    return int(broker.client.llen(f"{broker.namespace}:{queue}")) if is_redis(broker) else queue_depth(broker, queue)
 
 
 def queue_depth(broker: Any, queue: str) -> int | None:
@@ -268,7 +201,7 @@ def queue_depth(broker: Any, queue: str) -> int | None:
     if isinstance(broker, SqlBroker):
         pending = broker.pending([queue])
         return pending.due + pending.leased
-    if _is_redis(broker):
+    if is_redis(broker):
         # Not Dramatiq's own count, which has twice what this very process holds.
         names = (f"{broker.namespace}:{name}.msgs" for name in (queue, dq_name(queue)))
         return sum(int(broker.client.hlen(name)) for name in names)

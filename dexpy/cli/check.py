@@ -139,7 +139,7 @@ def _declare_queues(runtime: Runtime) -> None:
     """Declare the queues of the classes, and those that have messages."""
     from sqlalchemy.exc import SQLAlchemyError
 
-    from dexpy.brokers.urls import check_queues
+    from dexpy.brokers.server_check import check_queues
     from dexpy.enqueue.queues import is_queue_name
     from dexpy.worker.process import class_queues
 
@@ -372,7 +372,7 @@ def _display_name(broker: object) -> str:
 
 
 def _check_reachable(broker: object) -> None:
-    from dexpy.brokers.urls import check_reachable
+    from dexpy.brokers.server_check import check_reachable
 
     check_reachable(broker)
 

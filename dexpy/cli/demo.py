@@ -235,21 +235,17 @@ class Demo:
         return all_as_expected
 
 
-def run_demo(
-    runs: Sequence[DemoRun] | None = None, *, out: IO[str] | None = None, timeout_s: float = TIMEOUT_S
-) -> bool:
+def run_demo(runs: Sequence[DemoRun] | None = None, *, timeout_s: float = TIMEOUT_S) -> bool:
     """Run the demo in an environment of its own.
 
     Args:
         runs: The runs; those of `demo_runs` by default.
-        out: The stream to write to; standard output by default.
         timeout_s: How long the operations may take together, in seconds.
 
     Returns:
         Whether every operation ended as expected.
     """
-    stdout: IO[str] = sys.stdout
-    out = out or stdout
+    out: IO[str] = sys.stdout
     with ended_by_signals(), demo_environment() as (runtime, worker):
         all_as_expected = Demo(runs or demo_runs(), runtime, worker, out).run(timeout_s)
     click.echo("", file=out)

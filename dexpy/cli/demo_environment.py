@@ -11,10 +11,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 from dexpy.foundation.errors import ConfigurationError
 
@@ -100,13 +101,20 @@ def ended_by_signals() -> Generator[None]:
     def end(number: int, _frame: object) -> None:
         sys.exit(128 + number)
 
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    previous_handlers = [(number, signal.signal(number, end)) for number in numbers]
+    with _handled_by(end, "SIGTERM", "SIGHUP"):
+        yield
+
+
+@contextmanager
+def _handled_by(handler: Callable[[int, FrameType | None], Any] | signal.Handlers, *names: str) -> Generator[None]:
+    """Handle signals in another way inside this block."""
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    previous_handlers = [(number, signal.signal(number, handler)) for number in numbers]
     try:
         yield
     finally:
-        for number, handler in previous_handlers:
-            signal.signal(number, handler)
+        for number, previous in previous_handlers:
+            signal.signal(number, previous)
 
 
 @contextmanager
@@ -128,14 +136,8 @@ def _signals_ignored() -> Generator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    names = ("SIGINT", "SIGTERM", "SIGHUP")
-    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    previous_handlers = [(number, signal.signal(number, signal.SIG_IGN)) for number in numbers]
-    try:
+    with _handled_by(signal.SIG_IGN, "SIGINT", "SIGTERM", "SIGHUP"):
         yield
-    finally:
-        for number, handler in previous_handlers:
-            signal.signal(number, handler)
 
 
 @contextmanager

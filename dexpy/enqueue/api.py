@@ -6,7 +6,7 @@ import datetime as dt
 import inspect
 import sys
 import warnings
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 
 import attrs
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
     from sqlalchemy.orm import Session
 
+    from dexpy.enqueue.dispatcher import Dispatcher
     from dexpy.recording.ticket import Ticket
 
 R = TypeVar("R")
@@ -47,23 +48,7 @@ class PerformsAsync(Protocol[R_co]):
         ...
 
 
-class Enqueues(Protocol):
-    """Enqueues operations."""
-
-    def enqueue(
-        self, operation: Any, options: AsyncOptions, session: Session | Connection | None, token: str | None = None
-    ) -> Ticket[Any]:
-        """See `Dispatcher.enqueue`."""
-        ...
-
-    def enqueue_all(
-        self, operations: Sequence[Any], options: AsyncOptions, session: Session | Connection | None
-    ) -> list[Ticket[Any]]:
-        """See `Dispatcher.enqueue_all`."""
-        ...
-
-
-current_dispatcher: Provider[Enqueues] = Provider("dispatcher")
+current_dispatcher: Provider[Dispatcher] = Provider("dispatcher")
 """The dispatcher of the current runtime."""
 
 _NO_SAFE = (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -12,6 +11,7 @@ import dramatiq
 from sqlalchemy.engine import Connection, Row
 
 from dexpy.brokers.bulk_publish import enqueue_together
+from dexpy.brokers.sql.broker import SqlBroker
 from dexpy.database.current_transaction import transaction_scope
 from dexpy.enqueue.jobs import (
     DirectPayload,
@@ -23,7 +23,7 @@ from dexpy.enqueue.jobs import (
     store_jobs,
 )
 from dexpy.enqueue.keyed_insert import RETRY_PAUSE_S
-from dexpy.enqueue.prepare import EnqueueTransaction, JobPreparer
+from dexpy.enqueue.prepare import JobPreparer
 from dexpy.enqueue.transports import Transport
 from dexpy.foundation.errors import OptionsError
 from dexpy.foundation.failpoints import failpoint
@@ -39,7 +39,13 @@ from dexpy.recording.transitions import is_applied
 from dexpy.transactions import commit_hooks
 from dexpy.transactions.async_commits import run_off_loop
 from dexpy.transactions.commit_hooks import CommitState
-from dexpy.transactions.sessions import ExternalConnection, ExternalSession, as_external, check_transactional
+from dexpy.transactions.sessions import (
+    EnqueueTransaction,
+    ExternalConnection,
+    ExternalSession,
+    as_external,
+    check_transactional,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -221,7 +227,7 @@ class Dispatcher:
         """Record that the broker refused a message, so that the relay publishes it later."""
         if prepared.columns is None:
             wait_s = prepared.options.delay_s
-            self._write(lambda connection: self._insert_message(connection, prepared.message, wait_s=wait_s))
+            self._write(lambda connection: self._sql_queue.insert(connection, prepared.message, wait_s=wait_s))
         elif self.store is not None:
             with self.store.begin() as connection:
                 is_applied(connection, "mark_unpublished", prepared.ticket.id)
@@ -253,17 +259,11 @@ class Dispatcher:
             else:
                 return
 
-    def _insert_message(
-        self,
-        connection: Connection,
-        message: dramatiq.Message[Any],
-        due_at: datetime | None = None,
-        wait_s: float = 0.0,
-        priority: int = 0,
-    ) -> None:
+    @property
+    def _sql_queue(self) -> SqlBroker:
         sql_queue = self.transport.sql_queue
         assert sql_queue is not None  # noqa: S101 - callers have checked
-        sql_queue.insert(connection, message, due_at=due_at, wait_s=wait_s, priority=priority)
+        return sql_queue
 
     def require_tables(self) -> None:
         """Require that the tables exist; see `Store.prepare`.
@@ -302,7 +302,7 @@ class Dispatcher:
     def publish_with(self, connection: Connection, row: Row[Any]) -> None:
         """Publish a pending row: with the connection's commit where messages are rows; else the relay publishes it."""
         if self.transactional:
-            self._insert_message(connection, self.message_of(row), row.scheduled_at, priority=row.priority)
+            self._sql_queue.insert(connection, self.message_of(row), due_at=row.scheduled_at, priority=row.priority)
 
     def republish_direct(self, payload: DirectPayload, queue: str, wait_s: float) -> None:
         """Publish the message of a direct run again, after a delay."""
@@ -317,7 +317,7 @@ class Dispatcher:
             return
 
         def write(connection: Connection) -> None:
-            self._insert_message(connection, message, wait_s=wait_s, priority=priority)
+            self._sql_queue.insert(connection, message, wait_s=wait_s, priority=priority)
             if record_id is not None:
                 is_applied(connection, "defer_republish", record_id, wait_s=wait_s)
 

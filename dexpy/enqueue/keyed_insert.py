@@ -23,7 +23,7 @@ from dexpy.recording.encryption import decrypt
 from dexpy.recording.keys import KeyClaim, KeyHolder, KeyLocked, RetryTransaction
 from dexpy.recording.store import Store
 from dexpy.recording.ticket import Ticket
-from dexpy.transactions.sessions import ExternalConnection
+from dexpy.transactions.sessions import EnqueueTransaction
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ def build_key_claim(
     contract: Contract,
     token: str | None,
     store: Store,
-    transaction: CurrentTransaction | ExternalConnection | None,
+    transaction: EnqueueTransaction,
 ) -> KeyClaim:
     """Build the claim of a background run to its keys; the operation has at least one.
 
@@ -72,7 +72,7 @@ def with_loaded_rows(
     operation: Any,
     contract: Contract,
     store: Store | None,
-    transaction: CurrentTransaction | ExternalConnection | None,
+    transaction: EnqueueTransaction,
 ) -> T:
     """Call a function of a class with an operation, and again with its rows loaded if the function reads them.
 

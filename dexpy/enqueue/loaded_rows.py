@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dexpy.database.current_transaction import CurrentTransaction
 from dexpy.declaration.contract import Contract
 from dexpy.declaration.refs import Keyed
 from dexpy.execution.pipeline import copy_operation
 from dexpy.foundation.errors import RefNotFound
-from dexpy.transactions.sessions import ExternalConnection
+from dexpy.transactions.sessions import EnqueueTransaction
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -18,9 +17,7 @@ if TYPE_CHECKING:
     from dexpy.recording.store import Store
 
 
-def copy_with_rows(
-    operation: Any, contract: Contract, store: Store, transaction: CurrentTransaction | ExternalConnection | None
-) -> Any:
+def copy_with_rows(operation: Any, contract: Contract, store: Store, transaction: EnqueueTransaction) -> Any:
     """Return a copy of an operation with its rows, read without a lock.
 
     Args:

@@ -10,7 +10,6 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from dexpy.database.current_transaction import CurrentTransaction
 from dexpy.database.engine import Database
 from dexpy.declaration.contract import Contract
 from dexpy.declaration.key_digests import check_lock_key, concurrency_key
@@ -34,10 +33,7 @@ from dexpy.recording.encryption import encrypt_params
 from dexpy.recording.store import Store
 from dexpy.recording.ticket import Ticket
 from dexpy.transactions.commit_hooks import CommitState
-from dexpy.transactions.sessions import ExternalConnection
-
-EnqueueTransaction = CurrentTransaction | ExternalConnection | None
-"""The transaction that stores a job; None for a transaction of its own."""
+from dexpy.transactions.sessions import EnqueueTransaction, ExternalConnection
 
 
 class JobPreparer:

@@ -21,11 +21,11 @@ from dexpy.brokers.bulk_publish import enqueue_together
 from dexpy.brokers.diagnostics import describe_error, queue_refusal
 from dexpy.brokers.sql.broker import SqlBroker
 from dexpy.brokers.sql.inserts import MessageRow
-from dexpy.brokers.urls import check_reachable, close_thread_connection, display_of, num_waiting, ping, queue_depth
+from dexpy.brokers.urls import close_thread_connection, display_of, num_waiting, ping, queue_depth
 from dexpy.database.column_types import after
 from dexpy.database.tables import messages, queues
 from dexpy.foundation.clock import clock
-from dexpy.foundation.errors import BrokerUnavailable, ConfigurationError, OptionsError
+from dexpy.foundation.errors import BrokerUnavailable, OptionsError
 from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.redaction import Redactor, class_path
@@ -210,9 +210,11 @@ class ServerTransport:
     def is_reachable(self) -> bool:
         """See `Transport`."""
         try:
-            check_reachable(self.broker)
-        except ConfigurationError:
+            queue_depth(self.broker, "default")
+        except Exception:  # noqa: BLE001 - each broker has its own errors
             return False
+        finally:
+            close_thread_connection(self.broker)
         return True
 
     def require_reachable(self) -> None:

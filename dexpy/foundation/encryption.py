@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, cast
 
 from dexpy.foundation.errors import ConfigurationError, DeclarationError, EncryptorMissing, MissingExtra, did_you_mean
@@ -72,7 +72,7 @@ class Encryptors(Mapping[str, Encryptor]):
 
     Args:
         named: The application's own.
-        keys: Of the default one, by Fernet; joined by commas, or one by one.
+        keys: Of the default one, by Fernet, joined by commas.
         accepts_unbound: Whether ciphertext that does not name its operation, column and run is opened.
 
     Raises:
@@ -82,7 +82,7 @@ class Encryptors(Mapping[str, Encryptor]):
     def __init__(
         self,
         named: Mapping[str, Encryptor] | None = None,
-        keys: str | Sequence[str] | None = None,
+        keys: str | None = None,
         *,
         accepts_unbound: bool = False,
     ) -> None:
@@ -102,8 +102,8 @@ class Encryptors(Mapping[str, Encryptor]):
                 raise ConfigurationError(
                     "There are encryption keys and an encryptor of the name 'default'. Leave one of them out."
                 )
-            key_texts = keys.split(",") if isinstance(keys, str) else keys
-            self._named[DEFAULT] = FernetEncryptor(*(key_text.strip() for key_text in key_texts if key_text.strip()))
+            key_texts = (key_text.strip() for key_text in keys.split(","))
+            self._named[DEFAULT] = FernetEncryptor(*filter(None, key_texts))
 
     def __getitem__(self, name: str) -> Encryptor:
         return self._named[name]

@@ -6,9 +6,8 @@ Those that one thread makes in one millisecond sort as they were made, too: each
 
 from __future__ import annotations
 
-import secrets
 import threading
-from collections.abc import Callable
+from secrets import randbits
 
 from dexpy.foundation.clock import clock
 
@@ -34,12 +33,11 @@ class _Last(threading.local):
 _last = _Last()
 
 
-def new_id(prefix: str, random_bits: Callable[[int], int] = secrets.randbits) -> str:
+def new_id(prefix: str) -> str:
     """Return a new identifier.
 
     Args:
         prefix: What it names: ``op`` for a run, ``tr`` for a trace.
-        random_bits: Returns that many random bits.
 
     Example:
         >>> new_id("op").startswith("op_"), len(new_id("op"))
@@ -47,9 +45,9 @@ def new_id(prefix: str, random_bits: Callable[[int], int] = secrets.randbits) ->
     """
     now = int(clock.timestamp() * 1000)
     if now == _last.millisecond:
-        _last.bits += 1 + random_bits(ADDED_BITS)
+        _last.bits += 1 + randbits(ADDED_BITS)
     else:
-        _last.millisecond, _last.bits = now, random_bits(FIRST_BITS)
+        _last.millisecond, _last.bits = now, randbits(FIRST_BITS)
     number = now << _RANDOM_BITS | _last.bits & (1 << _RANDOM_BITS) - 1
     text = prefix + "_"
     for shift in _SHIFTS:

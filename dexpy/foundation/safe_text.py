@@ -83,10 +83,13 @@ def is_plain_text(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and why_not_plain(value) is None
 
 
-def shortened(value: object, length: int = 100) -> str:
+_SHOWN = 100
+
+
+def shortened(value: object) -> str:
     """Return the repr of a value from outside, for a message: of a bounded length."""
     try:
-        text = repr(value[: length + 1] if isinstance(value, (str, bytes)) else value)
+        text = repr(value[: _SHOWN + 1] if isinstance(value, (str, bytes)) else value)
     except Exception:  # noqa: BLE001 - an int of very many digits has none, and what a class raises is its own
         return f"<{type(value).__name__}>"
-    return text if len(text) <= length else f"{text[: length - 1]}…"
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"

@@ -15,7 +15,9 @@ from dexpy.foundation.errors import ConfigurationError
 from dexpy.locks.base import LockBackend, LockHandle
 from dexpy.locks.mariadb import MariadbLocks
 from dexpy.locks.postgresql import PostgresqlLocks
+from dexpy.locks.redis import RedisLockBackend
 from dexpy.locks.session_locks import LockDialect, SessionLockBackend
+from dexpy.locks.sqlite import FileLockBackend
 
 _DIALECTS: Mapping[Dialect, LockDialect] = {POSTGRESQL: PostgresqlLocks(), MARIADB: MariadbLocks()}
 
@@ -90,13 +92,9 @@ class Locks:
 
     def _create(self, name: str) -> LockBackend:
         if name == "redis":
-            from dexpy.locks.redis import RedisLockBackend
-
             assert self._redis is not None  # noqa: S101 - checked by `backend_name`
             return RedisLockBackend(self._redis)
         if not self._database.dialect.has_server:
-            from dexpy.locks.sqlite import FileLockBackend
-
             return FileLockBackend(self._database.path)
         return SessionLockBackend(self._database, self._dialect(), lambda: self.on_new_connection)
 

@@ -1,8 +1,11 @@
 """Locks on Redis: a key that expires unless it is renewed.
 
+They do not exclude for certain. A second run may start while the first one continues, when the first one's process was
+frozen or cut off from Redis for longer than the lease, when Redis failed over to a replica that had not received the
+key, and when Redis lost the key by a restart or a flush. `is_held` finds most of these before the commit, not all.
+Where that matters, use the locks of the database.
+
 It is the Redis client's lock: set if absent, with a token, renewed and deleted only with the token.
-Mutual exclusion is not guaranteed. After a process was frozen for longer than the lease, or Redis has failed over to a
-replica, a second run may start while the first one continues.
 """
 
 from __future__ import annotations

@@ -55,12 +55,10 @@ class Ticket(Generic[R]):
         store: Store | None,
         columns: Mapping[str, Any] | None,
         commit_state: CommitState | None = None,
-        *,
-        duplicate: bool = False,
     ) -> None:
         self.id = id
         self.operation = operation
-        self.duplicate = duplicate
+        self.duplicate = False
         # None is a fact about the run: it has no record.
         self._store = store
         self._columns: dict[str, Any] = dict(columns or {})

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import attrs
 
@@ -101,6 +101,10 @@ class ExternalConnection:
         from sqlalchemy.orm import Session
 
         return Session(bind=self.connection, join_transaction_mode="create_savepoint")
+
+
+EnqueueTransaction: TypeAlias = CurrentTransaction | ExternalConnection | None
+"""The transaction that stores a job; None for a transaction of its own."""
 
 
 def check_session_or_connection(session_or_connection: Any, where: str) -> Any:

@@ -1,17 +1,13 @@
 """Claims: selects the record that a delivery of a message runs, and claims it.
 
 A message is only a hint: it may come late, twice or too early. The claim is a compare-and-set of the record's row.
-
-So priorities work on every broker. Redis and RabbitMQ deliver messages in the order of arrival; if a more urgent record
-is pending in the queue, the delivery runs that one. The same transaction marks the delivery's own record as
-unpublished, so that the relay republishes it or a late delivery claims it. Each pending record has a message or is
-marked as unpublished, and each delivery starts at most one run. The SQL broker orders its messages by priority itself.
+Each pending record has a message or is marked as unpublished, and each delivery starts at most one run, which may be
+that of another record: see `priority_overtaking`.
 """
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -22,8 +18,6 @@ import sqlalchemy as sa
 from dramatiq.middleware import CurrentMessage
 from sqlalchemy.engine import Connection, Row
 
-from dexpy.database.column_types import as_of
-from dexpy.database.dialects import dialect_of
 from dexpy.database.errors import retry_while_away
 from dexpy.database.tables import records
 from dexpy.declaration import registry
@@ -43,35 +37,9 @@ from dexpy.recording.end_log import run_facts
 from dexpy.recording.expiry import expire_if_overdue
 from dexpy.recording.store import Store
 from dexpy.recording.transitions import apply, is_applied
-
-PRIORITY_POLL_S = 1.0
-"""How often a process reads the highest pending priority of a queue, in seconds."""
-MAX_PRIORITY_LEVELS = 16
-"""How many priorities of a queue are searched for a due record."""
+from dexpy.worker.priority_overtaking import PriorityOvertaking
 
 _r = records.c
-_IN_QUEUE = (_r.status == "pending", _r.queue == sa.bindparam("p_queue", type_=_r.queue.type))
-_NOT_EXPIRED = sa.or_(_r.expires_at.is_(None), _r.expires_at > as_of(0))
-_LEVEL: sa.BindParameter[int] = sa.bindparam("p_level", type_=sa.Integer)
-
-# ORDER BY and LIMIT instead of max(): not every database stops early for max().
-_HIGHEST = sa.select(_r.priority).where(*_IN_QUEUE).order_by(_r.priority.desc()).limit(1)
-_LOWER = _HIGHEST.where(_r.priority < _LEVEL)
-
-# Records with a concurrency key wait for their own messages: their free slots are checked then.
-_CLAIMABLE = (_NOT_EXPIRED, _r.concurrency_key.is_(None))
-_NEXT_ROW = sa.select(_r.id, _r.operation).where(*_IN_QUEUE, *_CLAIMABLE).limit(1).with_for_update(skip_locked=True)
-_NEXT_OF_LEVEL = _NEXT_ROW.where(_r.priority == _LEVEL)
-
-# Two queries instead of one with OR: each is one index lookup, however many records are scheduled for later.
-_SCHEDULED_AND_DUE = _NEXT_OF_LEVEL.where(_r.scheduled_at <= as_of(0)).order_by(_r.scheduled_at)
-_UNSCHEDULED = _NEXT_OF_LEVEL.where(_r.scheduled_at.is_(None))
-# Without an order PostgreSQL may scan the table from its start; with one MariaDB sorts and locks all rows.
-_UNSCHEDULED_IN_ORDER = _UNSCHEDULED.order_by(_r.scheduled_at)
-
-_UNPUBLISHED = _NEXT_ROW.where(_r.enqueued_at.is_(None), _r.scheduled_at <= as_of(0)).order_by(_r.scheduled_at)
-
-
 _missing_record_log = LogThrottle(every_s=5.0)
 
 
@@ -121,19 +89,6 @@ class _Delivery:
         return {"operation": self.class_name, "run_id": self.record_id}
 
 
-@attrs.define(eq=False)
-class _QueuePriority:
-    """The highest pending priority of a queue, as last read.
-
-    Attributes:
-        highest: The priority; None if nothing is pending.
-        polled_at: When it was read, by `time.monotonic`.
-    """
-
-    highest: int | None = None
-    polled_at: float = -PRIORITY_POLL_S
-
-
 class Claims:
     """Claims a record for each delivery.
 
@@ -155,7 +110,8 @@ class Claims:
         self._dispatcher = dispatcher
         self._worker_id = worker_id
         self._held_records = held_records or HeldRecords()
-        self._queue_priorities: dict[str, _QueuePriority] = {}
+        # The broker in the database delivers by priority itself.
+        self._overtaking = None if dispatcher.transactional else PriorityOvertaking(store)
         self._held: set[tuple[str, int]] = set()
         self._lock = threading.Lock()
         self.limits = ConcurrencyLimiter(store, dispatcher)
@@ -260,15 +216,22 @@ class Claims:
     def _claim(self, delivery: _Delivery) -> Row[Any] | None:
         if delivery.unconfirmed_claim is not None and (row := self._recover_lost_reply(delivery)) is not None:
             return row
-        if not self._dispatcher.transport.transactional:
-            queue_priority = self._poll_more_urgent(delivery)
-            if queue_priority is not None and (row := self._claim_more_urgent(delivery, queue_priority)) is not None:
+        if self._overtaking is not None and delivery.queue is not None:
+            row = self._overtaking.claim_more_urgent(
+                delivery.queue,
+                delivery.priority,
+                delivery.record_id,
+                partial(self._apply, delivery),
+            )
+            delivery.unconfirmed_claim = None
+            if row is not None:
+                log_event(LogEvent.RECORD_OUTRANKED, **delivery.facts, claimed_run_id=row.id, priority=row.priority)
                 return row
         contract: Contract | None = registry.contract_of(delivery.class_name)
         if contract is not None and contract.concurrency is not None:
             return self._claim_slot(delivery, contract.concurrency)
         with self._store.autocommit() as connection:
-            row = self._apply(connection, delivery, delivery.record_id, delivery.class_name)
+            row = self._apply(delivery, connection, delivery.record_id, delivery.class_name)
         delivery.unconfirmed_claim = None
         return row
 
@@ -278,9 +241,9 @@ class Claims:
             own = concurrency_slots.read_for_claim(connection, delivery.record_id)
             if own is None or own.concurrency_key is None or own.operation != delivery.class_name:
                 # Deleted, enqueued before its class had a limit, or of another class than in the message.
-                slot = SlotClaim(self._apply(connection, delivery, delivery.record_id, delivery.class_name))
+                slot = SlotClaim(self._apply(delivery, connection, delivery.record_id, delivery.class_name))
             else:
-                slot = self.limits.claim_slot(connection, own, concurrency, partial(self._apply, connection, delivery))
+                slot = self.limits.claim_slot(connection, own, concurrency, partial(self._apply, delivery, connection))
         delivery.unconfirmed_claim = None
         delivery.is_settled = slot.is_settled
         if slot.is_settled:
@@ -291,7 +254,7 @@ class Claims:
         return slot.row
 
     def _apply(
-        self, connection: Connection, delivery: _Delivery, id: str, operation: str | None = None
+        self, delivery: _Delivery, connection: Connection, id: str, operation: str | None = None
     ) -> Row[Any] | None:
         """Claim a record; with *operation*, only if it is of that class, whose limit was checked."""
         worker = self._worker_id()
@@ -315,54 +278,6 @@ class Claims:
         is_claimed_here = row.status == "running" and row.claimed_by == worker
         return is_claimed_here and (row.id, row.claim_token) not in self._held
 
-    def _poll_more_urgent(self, delivery: _Delivery) -> _QueuePriority | None:
-        """Return the queue's highest pending priority if it is above the delivery's; reads it once a second."""
-        if delivery.queue is None:
-            return None
-        queue_priority = self._queue_priorities.setdefault(delivery.queue, _QueuePriority())
-        now = time.monotonic()
-        if now - queue_priority.polled_at >= PRIORITY_POLL_S:
-            # Set before the query, so that one thread reads and the others continue.
-            queue_priority.polled_at = now
-            with self._store.autocommit() as connection:
-                queue_priority.highest = connection.execute(_HIGHEST, {"p_queue": delivery.queue}).scalar()
-        return (
-            queue_priority
-            if queue_priority.highest is not None and queue_priority.highest > delivery.priority
-            else None
-        )
-
-    def _claim_more_urgent(self, delivery: _Delivery, queue_priority: _QueuePriority) -> Row[Any] | None:
-        with self._store.begin() as connection:
-            # Its own row first: no other lock is held while it waits for that one, and the other row skips locked ones.
-            is_applied(connection, "mark_unpublished", delivery.record_id)
-            level, other = self._find_more_urgent(connection, delivery, queue_priority)
-            row = None if other is None else self._apply(connection, delivery, other)
-            if row is None:
-                connection.rollback()
-        delivery.unconfirmed_claim = None
-        # The next delivery continues from this priority; higher ones are searched again after the next poll.
-        queue_priority.highest = level
-        if row is not None:
-            log_event(LogEvent.RECORD_OUTRANKED, **delivery.facts, claimed_run_id=row.id, priority=row.priority)
-        return row
-
-    def _find_more_urgent(
-        self, connection: Connection, delivery: _Delivery, queue_priority: _QueuePriority
-    ) -> tuple[int | None, str | None]:
-        """Return the priority at which the search ended, and the id of the most urgent due record known here."""
-        parameters = {"p_queue": delivery.queue}
-        unscheduled = _UNSCHEDULED_IN_ORDER if dialect_of(connection).needs_order_for_index else _UNSCHEDULED
-        level = queue_priority.highest
-        for _ in range(MAX_PRIORITY_LEVELS):
-            if level is None or level <= delivery.priority:
-                break
-            for query in (unscheduled, _SCHEDULED_AND_DUE):
-                if (record_id := _first_known(connection, query, {**parameters, "p_level": level})) is not None:
-                    return level, record_id
-            level = connection.execute(_LOWER, {**parameters, "p_level": level}).scalar()
-        return level, None
-
     def _handle_unclaimed(self, delivery: _Delivery) -> Row[Any] | None:
         """Handle a late or early delivery: republish its record if needed, and perhaps run an unpublished one."""
         if (row := self._recover_lost_reply(delivery)) is not None:
@@ -382,9 +297,11 @@ class Claims:
             if own.status == "pending":
                 self._republish(own)
             log_event(LogEvent.RECORD_NOT_CLAIMED, **delivery.facts, status=own.status)
-        if self._dispatcher.transactional or queue is None:
+        if self._overtaking is None or queue is None:
             return None
-        return self._claim_unpublished(delivery, queue)
+        row = self._overtaking.claim_unpublished(queue, partial(self._apply, delivery))
+        delivery.unconfirmed_claim = None
+        return row
 
     def _republish(self, row: Row[Any]) -> None:
         with self._store.begin() as connection:
@@ -396,19 +313,3 @@ class Claims:
                 is_applied(connection, "mark_unpublished", row.id)
             self._dispatcher.publish_with(connection, row)
         self._dispatcher.wake_workers()
-
-    def _claim_unpublished(self, delivery: _Delivery, queue: str) -> Row[Any] | None:
-        """Claim a record that has no message, the longest due first."""
-        with self._store.begin() as connection:
-            other = _first_known(connection, _UNPUBLISHED, {"p_queue": queue})
-            row = None if other is None else self._apply(connection, delivery, other)
-        delivery.unconfirmed_claim = None
-        return row
-
-
-def _first_known(connection: Connection, query: sa.Select[Any, Any], parameters: dict[str, Any]) -> str | None:
-    """Return the id of the first row whose class is declared in this process."""
-    row = connection.execute(query, parameters).first()
-    if row is not None and not registry.is_known(row.operation):
-        row = connection.execute(query.where(_r.operation.in_(registry.names())), parameters).first()
-    return None if row is None else str(row.id)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import attrs
@@ -23,13 +22,17 @@ class WorkerServices:
         dispatcher: Publishes messages.
         watchdog: Tracks the runs of this process.
         heartbeat: The heartbeat of this process; None when nothing is recorded.
-        close: Closes the connections that this process holds.
     """
 
     dispatcher: Dispatcher
     watchdog: Watchdog
     heartbeat: Heartbeat | None
-    close: Callable[[], None]
+
+    def close(self) -> None:
+        """Close the connections that this process holds."""
+        if self.heartbeat is not None:
+            self.heartbeat.stop()
+        self.dispatcher.close()
 
 
 current_worker: Provider[WorkerServices] = Provider("worker services")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 import dramatiq
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from dexpy.brokers.urls import BrokerNotAnswering, check_queues, check_reachable
+from dexpy.brokers.server_check import BrokerNotAnswering, check_queues, check_reachable
 from dexpy.database import server_info
 from dexpy.database.engine import Database, is_only_down
 from dexpy.database.server_info import SKEW_S, clock_ahead_s

@@ -20,7 +20,8 @@ from harness.pairs import Pair, open_pair
 from harness.proxy import Proxy
 from harness.workers import eventually
 
-from dexpy.brokers.urls import REDIS_TIMEOUT_S, broker_from_url, check_reachable
+from dexpy.brokers.server_check import check_reachable
+from dexpy.brokers.urls import REDIS_TIMEOUT_S, broker_from_url
 from dexpy.database.server_info import SKEW_S
 from dexpy.foundation.errors import ConfigurationError
 from dexpy.runtime import install

@@ -26,7 +26,7 @@ from dexpy.database.tables import records
 from dexpy.foundation.clock import clock
 from dexpy.maintenance.relay import Relay
 from dexpy.runtime import install
-from dexpy.worker import claims as claims_module
+from dexpy.worker import priority_overtaking
 from dexpy.worker.claims import Claims
 
 URGENT = 5
@@ -160,7 +160,7 @@ def inbox(tmp_path: Path) -> Generator[Inbox]:
 @pytest.fixture
 def looking(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each delivery looks for what is more urgent, not one a second."""
-    monkeypatch.setattr(claims_module, "PRIORITY_POLL_S", 0.0)
+    monkeypatch.setattr(priority_overtaking, "PRIORITY_POLL_S", 0.0)
 
 
 # What is more urgent

@@ -1,0 +1,82 @@
+"""Checks of a broker's server when a worker starts, and by ``dexpy check``: the reason of a refusal, and how to fix it.
+
+No other code imports this module, so that nothing probes TLS while messages are published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from dexpy.brokers.bulk_publish import is_rabbitmq
+from dexpy.brokers.diagnostics import describe_error, lacks_tls, queue_refusal, refusal
+from dexpy.brokers.tls_probe import Address
+from dexpy.brokers.urls import close_thread_connection, display_of, is_redis, queue_depth
+from dexpy.foundation.errors import ConfigurationError
+
+
+class BrokerNotAnswering(ConfigurationError):
+    """The broker's server does not answer; it may do so later."""
+
+
+def check_reachable(broker: Any) -> None:
+    """Check that the server answers.
+
+    Raises:
+        BrokerNotAnswering: It does not answer, or not now.
+        ConfigurationError: It refuses the connection.
+    """
+    name, address, on_redis = display_of(broker), _address_of(broker), is_redis(broker)
+    if on_redis and broker.client.connection_pool.connection_kwargs.get("decode_responses"):
+        raise ConfigurationError(
+            f"{name}: its client decodes answers, and messages are bytes. Leave decode_responses out."
+        )
+    if (reason := lacks_tls(address, on_redis)) is not None:
+        raise ConfigurationError(f"{name} does not let us in: {reason}")
+    try:
+        queue_depth(broker, "default")
+    except Exception as error:
+        if (reason := queue_refusal(error)) is not None:
+            raise ConfigurationError(f"{name}: {reason}") from error
+        if (reason := refusal(error, address, on_redis)) is not None:
+            raise ConfigurationError(f"{name} does not let us in: {reason}") from error
+        raise BrokerNotAnswering(
+            f"{name} does not answer: {describe_error(error)} Is the server running, and are host and port right?"
+        ) from error
+    finally:
+        close_thread_connection(broker)
+
+
+def check_queues(broker: Any, queues: Collection[str]) -> None:
+    """Declare queues on a server that may refuse one of them for good; the others have nothing to refuse.
+
+    Raises:
+        BrokerNotAnswering: It does not answer, or not now.
+        ConfigurationError: A queue, or the one of its delayed or dead messages, exists with other arguments.
+    """
+    if not is_rabbitmq(broker):
+        return
+    try:
+        for queue in sorted(queues):
+            broker.declare_queue(queue, ensure=True)
+    except Exception as error:
+        if (reason := queue_refusal(error)) is not None:
+            raise ConfigurationError(f"{display_of(broker)}: {reason}") from error
+        raise BrokerNotAnswering(f"{display_of(broker)} does not answer: {describe_error(error)}") from error
+    finally:
+        close_thread_connection(broker)
+
+
+def _address_of(broker: Any) -> Address | None:
+    """Where a broker's server listens; None where that cannot be seen."""
+    if is_redis(broker):
+        pool: Any = broker.client.connection_pool
+        facts: dict[str, Any] = getattr(pool, "connection_kwargs", {})
+        if "host" not in facts:
+            return None
+        secure = "SSL" in getattr(pool, "connection_class", type(None)).__name__
+        return Address(facts["host"], facts.get("port", 6379), secure)
+    parameters: Any = getattr(broker, "parameters", None)
+    if hasattr(parameters, "virtual_host"):
+        return Address(parameters.host, parameters.port, parameters.ssl_options is not None)
+    return None
