@@ -386,7 +386,7 @@ class Ticket(Generic[R]):
             InvalidTransition: It is not pending; nothing was changed.
         """
         if at is None:  # pyright: ignore[reportUnnecessaryComparison]
-            raise OptionsError("reschedule(at=None) wants an aware datetime.")
+            raise OptionsError("reschedule(): at=None: expected an aware datetime.")
         AsyncOptions(at=at).check("reschedule()")
         self._load(self._require_committed().apply_event("reschedule", self.id, scheduled_at=at))
         return self

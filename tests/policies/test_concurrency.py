@@ -453,7 +453,7 @@ REFUSED = {
     "group": (lambda: Concurrency(1, group=""), "Concurrency(group='') wants a name"),
     "no name": (
         lambda: Concurrency(1, 7),
-        "Concurrency takes names of props, or one function of the operation: got 7.",
+        "Concurrency(...): expected names of props, one function of the operation or template=, got 7.",
     ),
 }
 

@@ -798,8 +798,8 @@ def test_an_invalid_declaration_is_refused(said: dict[str, Any], message: str) -
 
 ARGUMENTS: list[tuple[tuple[Any, ...], dict[str, Any], str]] = [
     (("a", "a"), {}, r"Once\(\.\.\.\) names 'a' twice"),
-    ((1,), {}, "takes names of props, or one function of the operation"),
-    (("a", print), {}, "takes names of props, or one function of the operation"),
+    ((1,), {}, "expected names of props, one function of the operation or template=, got"),
+    (("a", print), {}, "expected names of props, one function of the operation or template=, got"),
     ((), {"expires_in": "1 h"}, "expires_in='1 h' wants seconds or a timedelta"),
     ((), {"expires_in": 0}, "wants more than 0 seconds, or None for never"),
     ((), {"params": "look"}, "wants 'check' or 'ignore'"),
