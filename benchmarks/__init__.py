@@ -1,1 +1,1 @@
-"""Measurements: dexpy beside what it stands on, in one run."""
+"""Benchmarks: dexpy beside raw psycopg and raw Dramatiq, in one run."""

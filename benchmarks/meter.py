@@ -12,7 +12,7 @@ import attrs
 import dramatiq
 
 FOLDER = "BENCH_FOLDER"
-"""The environment variable that says where each process leaves its figures."""
+"""The environment variable with the folder to which each process writes its figures."""
 
 
 @attrs.define

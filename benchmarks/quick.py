@@ -1,6 +1,6 @@
 """``make bench-quick``: enqueue and drain on PostgreSQL and Redis, beside raw psycopg and raw Dramatiq, interleaved.
 
-Prints a table with the ratio first. Ratios are what counts: all that is compared ran in turn, on one machine.
+Prints a table with the ratio first. Compare ratios: the variants ran interleaved on one machine.
 Servers: ``DEXPY_TEST_POSTGRES`` and ``DEXPY_TEST_REDIS``, else the usual local addresses.
 """
 
@@ -30,11 +30,11 @@ HOME = Path(__file__).parents[1]
 POSTGRES = os.environ.get("DEXPY_TEST_POSTGRES", "postgresql+psycopg://postgres@127.0.0.1/postgres")
 REDIS = os.environ.get("DEXPY_TEST_REDIS", "redis://127.0.0.1:6379/0")
 LONGEST_S = 165.0
-"""No round of drains is begun that would end later than so many seconds after the start: a busy machine gets fewer."""
+"""The time limit in seconds: no round of drains starts that would exceed it, so a busy machine runs fewer."""
 
 
 class Bench:
-    """One run: a database and a namespace of its own."""
+    """One benchmark run with a separate database and namespace."""
 
     def __init__(self, rounds: int, enqueues: int, jobs: int) -> None:
         self.rounds, self.enqueues, self.jobs = rounds, enqueues, jobs
@@ -77,7 +77,7 @@ class Bench:
         engine.dispose()
 
     def enqueue(self) -> dict[str, float]:
-        """Microseconds for one enqueue, the median over all rounds, for each way."""
+        """Return the microseconds of one enqueue for each variant, as the median over all rounds."""
         import benchmarks.raw as raw
 
         url = sa.make_url(self.database)

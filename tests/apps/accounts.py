@@ -1,6 +1,6 @@
-"""The application of the journeys: imported by the tests and by the worker processes that they start.
+"""The accounts application of the journey tests; the tests and their worker processes import it.
 
-What an operation did is a row in `effects`, which no constraint keeps unique: a run too many shows.
+What an operation did is a row in `effects`, which has no unique constraint: a duplicate run shows.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Effect(Model):
 
 
 def create_tables(engine: sa.Engine) -> None:
-    """Make the application's own tables, with a few rows."""
+    """Create the application's own tables, with a few rows."""
     Model.metadata.create_all(engine)
     with engine.begin() as connection:
         people = [{"id": 7, "name": "Ada"}, {"id": 8, "name": "Ben"}, {"id": 9, "name": "Cy"}]
@@ -90,7 +90,7 @@ class Color(Enum):
 
 
 class EchoAll(AccountsOperation):
-    """Takes every type of Dexkit's table and gives it back."""
+    """Takes a value of every type of Dexkit's table and returns them."""
 
     text: str
     whole: int
@@ -147,7 +147,7 @@ class Attach(AccountsOperation):
 
 
 class CountVisit(AccountsOperation):
-    """Not recorded: goes as a direct job."""
+    """An unrecorded operation; it is sent as a direct job."""
 
     page: str
     record = False
@@ -157,7 +157,7 @@ class CountVisit(AccountsOperation):
 
 
 class CountClick(AccountsOperation):
-    """Recorded without its params: goes as a direct job, and leaves a row when it is over."""
+    """Recorded without its params: it is sent as a direct job, and leaves a row at its end."""
 
     page: str
     record = Recording(params=False)
@@ -168,7 +168,7 @@ class CountClick(AccountsOperation):
 
 
 class SendReport(AccountsOperation):
-    """Runs until a file is there, if it is told of one, and ends as it is told."""
+    """Waits for a file, if one is passed, and ends with the given outcome."""
 
     user_id: int
     gate: str = ""
@@ -188,7 +188,7 @@ class SendReport(AccountsOperation):
 
 
 class Flaky(AccountsOperation):
-    """Fails a few times, and says in a file how often it ran: its transaction is rolled back each time."""
+    """Fails a few times, and counts its attempts in a file, because each transaction is rolled back."""
 
     ledger: str
     failures: int = 2
@@ -210,8 +210,8 @@ class FlakyVisit(Flaky):
     record = False
 
 
-class Nap(AccountsOperation):
-    """Sleeps, and says when it began and ended."""
+class TimedVisit(AccountsOperation):
+    """Sleeps, and records when it started and ended."""
 
     number: int
     seconds: float
@@ -223,8 +223,8 @@ class Nap(AccountsOperation):
         return [began, time.time()]
 
 
-class NapBeside(AccountsOperation):
-    """Loads a row, then sleeps and writes: as most operations that talk to somebody outside do."""
+class SlowOrder(AccountsOperation):
+    """Loads a row, sleeps and then writes, like an operation that calls an external service."""
 
     customer: Ref[Customer]
     seconds: float
@@ -246,7 +246,7 @@ class Increment(AccountsOperation):
 
 
 class Sum(AccountsOperation):
-    """Sends others to the background from inside, and may fail afterwards."""
+    """Enqueues others from inside, and may fail afterwards."""
 
     numbers: list[int]
     fails: bool = False
@@ -258,7 +258,7 @@ class Sum(AccountsOperation):
         return [ticket.id for ticket in tickets]
 
 
-class AskAsync(AccountsOperation):
+class SleepAsync(AccountsOperation):
     """An ``async def perform`` in a worker."""
 
     question: str

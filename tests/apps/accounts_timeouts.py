@@ -1,4 +1,4 @@
-"""Operations of the shop that somebody or something ends: the clock, a person, the death of their worker."""
+"""Operations of the accounts application that time out, are cancelled, or lose their worker."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from apps.accounts import AccountsOperation
 from dexpy import Async, Retry, TimedOut
 
 LONG_S = 60.0
-"""Longer than any test waits."""
+"""Longer than the timeout of any test."""
 
 
-class LimitedOperation(AccountsOperation):
-    """The base of these; each says in a file what it comes to."""
+class TimedOperation(AccountsOperation):
+    """The base class; each operation logs its progress to a file."""
 
     diary: str
 
     def write(self, what: str) -> None:
-        """Outside of every transaction, for the test to read."""
+        """Append a line outside of every transaction, for the test to read."""
         with Path(self.diary).open("a") as file:
             file.write(f"{what}\n")
 
     def entries(self) -> list[str]:
-        """What was written so far."""
+        """Return the lines written so far."""
         return Path(self.diary).read_text().splitlines() if Path(self.diary).exists() else []
 
 
-class Dawdle(LimitedOperation):
-    """Takes too long."""
+class SlowReport(TimedOperation):
+    """Exceeds its timeout."""
 
     timeout = 0.4
 
     def perform(self) -> None:
-        self.note("dawdled")
+        self.note("timed out")
         try:
             until = time.monotonic() + LONG_S
             while time.monotonic() < until:
                 time.sleep(0.01)
         finally:
-            self.write("tidied up")
+            self.write("cleaned up")
 
 
-class DawdleAsync(LimitedOperation):
-    """Takes too long in a coroutine."""
+class SlowAsyncReport(TimedOperation):
+    """Exceeds its timeout in a coroutine."""
 
     timeout = 0.4
 
@@ -55,11 +55,11 @@ class DawdleAsync(LimitedOperation):
             await asyncio.sleep(LONG_S)
         finally:
             await asyncio.sleep(0.01)
-            self.write("tidied up")
+            self.write("cleaned up")
 
 
-class DawdleOnce(LimitedOperation):
-    """Takes too long the first time."""
+class SlowFirstReport(TimedOperation):
+    """Exceeds its timeout in the first attempt."""
 
     timeout = 0.4
     retry_on = (Retry(TimedOut, attempts=2, wait=0.1),)
@@ -72,8 +72,8 @@ class DawdleOnce(LimitedOperation):
         return len(self.entries())
 
 
-class Stick(LimitedOperation):
-    """Waits where nothing gets in."""
+class UninterruptibleReport(TimedOperation):
+    """Blocks where no exception can interrupt it."""
 
     timeout = 0.4
 
@@ -82,8 +82,8 @@ class Stick(LimitedOperation):
         time.sleep(LONG_S)
 
 
-class Obey(LimitedOperation):
-    """Works on until it is called off."""
+class CancellableReport(TimedOperation):
+    """Runs until it is cancelled."""
 
     def perform(self) -> None:
         self.write("running")
@@ -92,37 +92,37 @@ class Obey(LimitedOperation):
                 time.sleep(0.01)
                 self.check_cancelled()
         finally:
-            self.write("tidied up")
+            self.write("cleaned up")
 
 
-class ObeyAsync(LimitedOperation):
-    """Waits for something that never comes, and may be called off."""
+class CancellableAsyncReport(TimedOperation):
+    """Awaits for a long time, until it is cancelled."""
 
     async def perform(self) -> None:
         self.write("running")
         try:
             await asyncio.sleep(LONG_S)
         finally:
-            self.write("tidied up")
+            self.write("cleaned up")
 
 
-class Ignore(LimitedOperation):
-    """Takes no notice when it is told, and would be done if its commit did not look."""
+class ReportThatIgnoresCancellation(TimedOperation):
+    """Ignores its cancellation, so that only the check at the commit sees it."""
 
     def perform(self) -> None:
         self.write("running")
-        is_told = False
-        while not is_told:
+        is_cancelled = False
+        while not is_cancelled:
             time.sleep(0.01)
             try:
                 self.check_cancelled()
             except BaseException:
-                is_told = True
-        self.write("ignored it")
+                is_cancelled = True
+        self.write("ignored cancellation")
 
 
-class Promise(LimitedOperation):
-    """Good for a while only."""
+class ExpiringReport(TimedOperation):
+    """Expires soon."""
 
     async_ = Async(queue="promises", expires_in=1.5)
 
@@ -130,8 +130,8 @@ class Promise(LimitedOperation):
         self.write("ran")
 
 
-class KillOnce(LimitedOperation):
-    """Takes its worker along, the first time."""
+class KillWorkerOnce(TimedOperation):
+    """Kills its worker in the first attempt."""
 
     def perform(self) -> int:
         self.write("ran")
@@ -141,7 +141,7 @@ class KillOnce(LimitedOperation):
         return len(self.entries())
 
 
-class KillAndEnd(KillOnce):
-    """The same, with something outside that must not happen twice."""
+class KillWorkerWithoutRetry(KillWorkerOnce):
+    """The same without a retry, because of an external effect."""
 
     on_lost = "fail"

@@ -1,3 +1,3 @@
-"""A module that cannot be imported, by its own fault."""
+"""A module whose import raises an exception."""
 
 raise RuntimeError("the shelf is empty")

@@ -1,4 +1,4 @@
-"""A program whose operations fork in the middle of a run: prints what became of each, as JSON.
+"""A program whose operations fork in the middle of a run; prints the result of each, as JSON.
 
 Usage: python forking.py DATABASE_URL
 """
@@ -26,7 +26,7 @@ children: list[int] = []
 
 
 def fork_and(how: str) -> bool:
-    """Fork; the child comes back with True, or leaves in another way. The parent waits until it has gone."""
+    """Fork; the child returns True or exits in another way. The parent waits until it has ended."""
     child = os.fork()
     if child:
         await_end(child)
@@ -208,7 +208,7 @@ class Inside(Operation):
 
 
 class Asks(Operation):
-    """The child wants the session of its parent, and is refused."""
+    """The child uses the session of its parent, and is refused."""
 
     how: str
 
@@ -223,7 +223,7 @@ class Asks(Operation):
 
 
 class Calls(Operation):
-    """A process of `multiprocessing` calls an operation of its own, with a session of its own."""
+    """A process of `multiprocessing` calls another operation with a separate session."""
 
     how: str
 
@@ -254,7 +254,7 @@ CASES: tuple[type[Operation], ...] = (
 
 
 def tell(where: str, case: type[Operation], how: str, run: Callable[[], object]) -> None:
-    """Run it, and say what it returned, how its children ended, and in which process we are then."""
+    """Run it, and print its result, the exit statuses of its children, and the current process."""
     children.clear()
     before = records.all().count()
     try:

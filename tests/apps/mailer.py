@@ -1,7 +1,7 @@
-"""The application of the trap tests: imported by the tests and by the worker processes that they start.
+"""The mailer application of the trap tests; the tests and their worker processes import it.
 
-What an operation did is a row in `effects`, which no constraint keeps unique: a run too many shows.
-What it said is a line in a file, written at once: a run that was rolled back shows too.
+Each effect is a row in `effects`, which has no unique constraint: a duplicate run shows.
+Each event is a line in a file, written at once: a run that was rolled back shows too.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Effect(Model):
 
 
 class Mailbox(Model):
-    """Takes each address once."""
+    """Has a unique address."""
 
     __tablename__ = "mailboxes"
 
@@ -59,13 +59,13 @@ class SendMail(MailerOperation):
 
 
 class SendMailElsewhere(SendMail):
-    """The same on a queue of its own."""
+    """The same on another queue."""
 
     async_ = Async(queue="elsewhere")
 
 
 class SendBatch(MailerOperation):
-    """Waits at the gate, then leaves all that a run can leave: a row, a child, a word after the commit."""
+    """Waits for a file, then leaves a row, a child run and an event after the commit."""
 
     folder: str
     batch: int
@@ -86,7 +86,7 @@ class SendBatch(MailerOperation):
 
 
 class Overrun(MailerOperation):
-    """Goes on for much longer than it may."""
+    """Exceeds its time limit."""
 
     timeout = 0.5
 
@@ -96,7 +96,7 @@ class Overrun(MailerOperation):
 
 
 class SendTwice(MailerOperation):
-    """Runs one inside and sends one to the background."""
+    """Runs one operation inside and enqueues another."""
 
     number: int
 
@@ -106,14 +106,14 @@ class SendTwice(MailerOperation):
 
 
 class ReadLocale(MailerOperation):
-    """Says what is in force around it."""
+    """Returns the current context."""
 
     def perform(self) -> Any:
         return current_context().get("mailer_locale")
 
 
 class ReadContext(MailerOperation):
-    """Says what is in force around it and inside of it, and sends another one like it."""
+    """Returns the context around it and inside of it, and enqueues another run."""
 
     number: int
 
@@ -129,7 +129,7 @@ class ReadContext(MailerOperation):
 
 
 class LogIn(MailerOperation):
-    """Knows a secret, and ends in each way that could tell it."""
+    """Has a secret, and ends in each way that could leak it."""
 
     secret: str = prop(sensitive=True)
     ending: str
@@ -170,7 +170,7 @@ def tell(what: str) -> None:
 
 
 class AwaitFile(MailerOperation):
-    """Fails until there is a file, and is tried again soon."""
+    """Fails until a file exists, and is retried soon."""
 
     file: str
     retry_on = (Retry(ConnectionError, attempts=50, wait=0.1, jitter=0),)
@@ -202,7 +202,7 @@ def _opened(_driver: Any, record: Any) -> None:
 
 
 class NameConnection(MailerOperation):
-    """Which database connection the run has."""
+    """Returns the database connection of the run."""
 
     number: int
 

@@ -1,4 +1,4 @@
-"""What a pool of processes runs; it imports little, because each process does it anew."""
+"""Functions for a process pool; this module imports little, because each process imports it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An application that takes over the process while it is imported: signals, their mask, the log."""
+"""An application that changes signal handlers, the signal mask and logging at its import."""
 
 import concurrent.futures
 import faulthandler
@@ -36,7 +36,7 @@ def ignore_sigterm() -> None:
 
 
 class Terminated(Operation):
-    """How a process ends that a run starts and terminates at once."""
+    """Returns the status of a process that a run starts and terminates at once."""
 
     method: str
 
@@ -52,7 +52,7 @@ class Terminated(Operation):
 
 
 class Signalled(Operation):
-    """How a program ends that a run starts, and sends a signal."""
+    """Returns the status of a program that a run starts and sends a signal."""
 
     number: int
 
@@ -72,7 +72,7 @@ class Boom(Operation):
 
 
 class LeavesBehind(Operation):
-    """Leaves processes behind: a daemon, one that is none, one that ignores SIGTERM, and a pool."""
+    """Leaves processes running: a daemon, another process, one that ignores SIGTERM, and a pool."""
 
     def perform(self) -> list[int | None]:
         children = [

@@ -1,4 +1,4 @@
-"""One of two applications that share a queue: it takes orders."""
+"""One of two applications that share a queue: it stores orders."""
 
 from dexpy import Operation
 

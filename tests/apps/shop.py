@@ -1,4 +1,4 @@
-"""The application of the conformance suite: the same on every database and broker.
+"""The shop application of the conformance suite, for every database and broker.
 
 Imported by the tests and by the worker processes that they start.
 What an operation did is a row in `effects`, which no constraint keeps unique: a run too many shows.
@@ -62,7 +62,7 @@ class Effect(Model):
 
 
 def create_tables(engine: sa.Engine) -> None:
-    """Make the application's own tables, with a few rows."""
+    """Create the application's own tables, with a few rows."""
     Model.metadata.create_all(engine)
     with engine.begin() as connection:
         people = [{"id": number, "name": name} for number, name in ((1, "Ada"), (2, "Ben"), (3, "Cy"))]
@@ -96,8 +96,8 @@ class GreetLoudly(Greet):
     async_ = Async(queue="loud")
 
 
-class Stumble(ShopOperation):
-    """Fails a few times, and says in a file how often it ran: its transaction is rolled back each time."""
+class FlakyGreeting(ShopOperation):
+    """Fails a few times, and counts its attempts in a file, because each transaction is rolled back."""
 
     ledger: str
     failures: int
@@ -114,14 +114,14 @@ class Stumble(ShopOperation):
         return runs
 
 
-class StumbleDirectly(Stumble):
+class FlakyDirectGreeting(FlakyGreeting):
     """The same with no record."""
 
     record = False
 
 
-class Visit(ShopOperation):
-    """Goes as a direct job, and leaves no record."""
+class DirectVisit(ShopOperation):
+    """A direct job without a record."""
 
     page: str
     record = False
@@ -130,8 +130,8 @@ class Visit(ShopOperation):
         self.note(f"visit {self.page}")
 
 
-class Click(ShopOperation):
-    """Goes as a direct job, and leaves a record when it is over."""
+class RecordedClick(ShopOperation):
+    """A direct job that leaves a record at its end."""
 
     page: str
     record = Recording(params=False)
@@ -142,7 +142,7 @@ class Click(ShopOperation):
 
 
 class Count(ShopOperation):
-    """One effect, after a while if it is told so."""
+    """One effect, after an optional delay."""
 
     number: int
     seconds: float = 0.0
@@ -153,7 +153,7 @@ class Count(ShopOperation):
 
 
 class LoseClaim(ShopOperation):
-    """Gives its own claim to another worker, as if its own had been taken for dead, and then writes."""
+    """Gives its claim to another worker, as a recovery would, and then writes."""
 
     def perform(self) -> None:
         other = "(SELECT max(id) FROM operation_workers WHERE id <> claimed_by)"
@@ -165,15 +165,15 @@ class LoseClaim(ShopOperation):
         self.note("effect of a lost claim")
 
 
-class TellIsolation(ShopOperation):
-    """What the transactions of runs are."""
+class ReadIsolationLevel(ShopOperation):
+    """Returns the isolation level of the run's transaction."""
 
     def perform(self) -> str:
         return str(self.session.connection().get_isolation_level())
 
 
 class Deliver(ShopOperation):
-    """Refers to rows in every way, and returns what it found."""
+    """Has every kind of reference, and returns the loaded rows."""
 
     customer: Ref[Customer]
     other: OptRef[Customer] = None
@@ -251,7 +251,7 @@ class Everything:
 
 
 class Echo(ShopOperation):
-    """Takes a value of every type, alone and together, and gives it back."""
+    """Takes a value of every type, alone and together, and returns it."""
 
     value: Everything
     text: str

@@ -1,8 +1,8 @@
-"""The application of the tests of `enqueue_all`.
+"""Operations of the shop for the tests of `enqueue_all`.
 
 Usage: python shop_batches.py FOLDER POINT COUNT
 
-sends so many at once, and dies, as by ``kill -9``, at a checkpoint; see ``harness/die_at_failpoints.py``.
+enqueues COUNT operations in one batch, and kills itself at a failpoint; see ``harness/die_at_failpoints.py``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["Charge", "Mark", "create_tables"]
 
 
 class Mark(ShopOperation):
-    """One effect for each."""
+    """Writes one effect per run."""
 
     number: int
 
@@ -26,7 +26,7 @@ class Mark(ShopOperation):
 
 
 class Charge(ShopOperation):
-    """One effect for each order."""
+    """Writes one effect per order."""
 
     order: int
     once = Once("order")

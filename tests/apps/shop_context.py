@@ -1,4 +1,4 @@
-"""The application of the tests of ambient values and traces across workers: imported by them and by the workers."""
+"""Operations of the shop for the tests of ambient values and traces across workers."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from apps.shop import ShopOperation, create_tables
 from dexpy import Operation, Retry, current_context, prop
 from dexpy.foundation.failpoints import failpoint
 
-__all__ = ["Ask", "Direct", "Flaky", "Gather", "Link", "create_tables"]
+__all__ = ["ChainedRun", "Direct", "Flaky", "Gather", "ReadContext", "create_tables"]
 
 
-class Ask(Operation):
-    """Tells what is around it."""
+class ReadContext(Operation):
+    """Returns the current context."""
 
     locale: str = prop(context=True, default="en")
 
@@ -21,8 +21,8 @@ class Ask(Operation):
         return [self.locale, ",".join(sorted(current_context())), str(os.getpid())]
 
 
-class Link(ShopOperation):
-    """One of a chain: each asks, and sends the next one from inside."""
+class ChainedRun(ShopOperation):
+    """One run of a chain: each reads the context and enqueues the next run."""
 
     left: int
 
@@ -31,25 +31,25 @@ class Link(ShopOperation):
         self.session.flush()
         failpoint("in_perform")
         if self.left:
-            Link(left=self.left - 1).async_().call()
-        return Ask().call()
+            ChainedRun(left=self.left - 1).async_().call()
+        return ReadContext().call()
 
 
-class Direct(Link):
-    """The first one of a chain, without a record that could keep anything."""
+class Direct(ChainedRun):
+    """The first run of a chain, without a record."""
 
     record = False
 
 
 class Gather(Operation):
-    """Asks three times side by side."""
+    """Reads the context three times concurrently."""
 
     async def perform(self) -> list[list[str]]:
-        return await asyncio.gather(*(Ask().acall() for _ in range(3)))
+        return await asyncio.gather(*(ReadContext().acall() for _ in range(3)))
 
 
-class Flaky(Link):
-    """Fails the first time."""
+class Flaky(ChainedRun):
+    """Fails in its first attempt."""
 
     retry_on = (Retry(ConnectionError, attempts=2, wait=0),)
 

@@ -1,4 +1,4 @@
-"""Operations of the shop that get in each other's way, or are told by the server that they did."""
+"""Operations of the shop that deadlock, or raise a deadlock error of their server."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from dexpy import Retry
 PATIENCE_S = 20.0
 
 
-class Conflicting(ShopOperation):
-    """The base of these; counts its runs in a file, for their transactions are rolled back."""
+class ConflictingOperation(ShopOperation):
+    """The base class; counts its runs in a file, because their transactions are rolled back."""
 
     folder: str
 
@@ -31,10 +31,10 @@ class Conflicting(ShopOperation):
         self.session.execute(change)
 
 
-class Cross(Conflicting):
-    """Locks one row and then another one; meets its opposite in the middle, the first time.
+class LockTwoRows(ConflictingOperation):
+    """Locks one row and then another; deadlocks with the opposite order in its first run.
 
-    After that it goes the same way as its opposite: behind it, where the two cannot meet again.
+    Later runs lock in the same order as the other operation, and wait for it.
     """
 
     first: int
@@ -55,8 +55,8 @@ class Cross(Conflicting):
         self.touch(self.second)
 
 
-class Yield(Conflicting):
-    """Is told so often that it has to give way."""
+class RaiseDeadlocks(ConflictingOperation):
+    """Raises a deadlock error a given number of times."""
 
     times: int
 
@@ -69,8 +69,8 @@ class Yield(Conflicting):
         return run
 
 
-class YieldWithRule(Yield):
-    """Would wait long after any exception."""
+class RaiseDeadlocksWithRule(RaiseDeadlocks):
+    """The same with a rule that waits long after any exception."""
 
     retry_on = (Retry(Exception, attempts=5, wait=3600),)
 
@@ -80,4 +80,4 @@ GIVE_WAY = {
     "mariadb": "SIGNAL SQLSTATE '40001' SET MYSQL_ERRNO = 1213, MESSAGE_TEXT = 'Deadlock found'",
 }
 GIVE_WAY["mysql"] = GIVE_WAY["mariadb"]
-"""How a server says so."""
+"""The statement that raises a deadlock error, for each server."""

@@ -1,4 +1,4 @@
-"""Targets of deferred calls: what a shop says to others, and writes down in the records' own database."""
+"""Targets of deferred calls of the shop, which write to the database of the records."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Order(Base):
 
 
 class Effect(Base):
-    """One line for each effect, without anything that would keep a second one out."""
+    """One line per effect, without a unique constraint."""
 
     __tablename__ = "deferred_effects"
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
@@ -46,7 +46,7 @@ def note(text: str) -> None:
 
 
 handled_errors: list[str] = []
-"""What the handlers of errors were told in this process."""
+"""The errors that the handlers of this process received."""
 
 
 def record_error(error: Exception) -> None:
@@ -137,7 +137,7 @@ class Mailer:
 mailer = Mailer("shop")
 
 
-class Crowd:
+class BulkMailer:
     @deferrable
     def shout(self) -> None: ...
 
@@ -145,7 +145,7 @@ class Crowd:
         return "one of them"
 
 
-one, other = Crowd(), Crowd()
+one, other = BulkMailer(), BulkMailer()
 ping_shop = deferrable(mailer.ping, name="shop.ping")
 name_one = deferrable(one.name, name="shop.crowd.name")
 
@@ -212,7 +212,7 @@ def nest(word: str) -> None:
 
 @deferrable
 def hold(ledger: str, number: int) -> int:
-    """Write an effect, then say so in a file and wait until there is a file ``go``; once it is there, do not wait."""
+    """Write an effect and a file, then wait for the file ``go``."""
     note(f"held {number}")
     dexpy.current_session().flush()
     with open(ledger, "a") as file:

@@ -1,4 +1,4 @@
-"""Operations whose params and results are encrypted, and the secret that is looked for everywhere."""
+"""Operations with encrypted params and results, and the secret that must reach no sink."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ OLD_KEY = "b2xkLWtleS1vZi0zMi1ieXRlcy1mb3ItdGVzdHMtISE="
 NEW_KEY = "bmV3LWtleS1vZi0zMi1ieXRlcy1mb3ItdGVzdHMtISE="
 
 
-class Backwards:
-    """Any object with two methods will do; nobody should take this one."""
+class ReverseEncryptor:
+    """An encryptor of the application; it reverses bytes and protects nothing."""
 
     def encrypt(self, data: bytes) -> bytes:
         return b"\xff" + data[::-1]
@@ -112,8 +112,8 @@ class PayFor(Operation):
         return self.customer.name
 
 
-class Keep(Operation):
-    """Not encrypted: what looks like it is only data."""
+class StorePlain(Operation):
+    """Not encrypted; its data looks like ciphertext."""
 
     data: dict[str, Any]
 
@@ -121,18 +121,18 @@ class Keep(Operation):
         return self.data
 
 
-class Tell(Operation):
+class EchoSecret(Operation):
     token: str = prop(sensitive=True)
 
     def perform(self) -> None: ...
 
 
-class TellDirectly(Tell):
+class EchoSecretDirectly(EchoSecret):
     record = False
 
 
-class Spill(Operation):
-    """Says its secret wherever it can."""
+class LeakSecret(Operation):
+    """Writes its secret to every sink."""
 
     encrypt = True
     retry_on = (Retry(KeyError, attempts=2, wait=0),)

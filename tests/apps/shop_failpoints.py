@@ -1,6 +1,6 @@
-"""What the kill suite runs: operations that pass named points, beside those of the shop.
+"""Operations of the shop with failpoints, for the kill suite.
 
-Imported by the tests and by the processes that they kill. Outside of `die_at_failpoints` a point does nothing.
+The tests and the killed processes import it. Failpoints have an effect only under `die_at_failpoints`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ WITH_ITS_ROW = 1000
 
 
 class Mark(ShopOperation):
-    """One effect, with a point before it, one after it and one after its commit."""
+    """One effect, with failpoints before it, after it and after its commit."""
 
     number: int
 
@@ -35,8 +35,8 @@ class Mark(ShopOperation):
         return self.number
 
 
-class Spawn(ShopOperation):
-    """Sends a mark of the same number to the background, from inside."""
+class EnqueueMark(ShopOperation):
+    """Enqueues a mark of the same number."""
 
     number: int
 
@@ -45,8 +45,8 @@ class Spawn(ShopOperation):
         return Mark(number=self.number).async_().call().id
 
 
-class Hold(ShopOperation):
-    """Holds a row's lock, has a child and a hook on its way, and then passes a point."""
+class LockCustomer(ShopOperation):
+    """Holds a row lock, enqueues a child, registers a hook, and then passes a failpoint."""
 
     customer: int
     ledger: str
@@ -56,22 +56,22 @@ class Hold(ShopOperation):
         self.session.execute(mine.values(name=f"held by {os.getpid()}"))
         self.note(f"hold {self.customer}")
         child = Mark(number=self.customer).async_().call()
-        self.after_commit(self.tell)
+        self.after_commit(self.write_to_ledger)
         self.session.flush()
         failpoint("in_perform")
         return child.id
 
-    def tell(self) -> None:
-        """What a hook does cannot be rolled back."""
+    def write_to_ledger(self) -> None:
+        """Write a line that no rollback removes."""
         with open(self.ledger, "a") as ledger:
             ledger.write(f"{self.customer} {os.getpid()}\n")
 
 
-class Linger(ShopOperation):
-    """Goes on until a file is there; if it is told so, in a transaction that it has begun before."""
+class WaitForFile(ShopOperation):
+    """Waits for a file; with `writes_first`, in an open transaction."""
 
     number: int
-    gate: str
+    file: str
     writes_first: bool = False
 
     def perform(self) -> None:
@@ -79,14 +79,14 @@ class Linger(ShopOperation):
             self.note(f"linger {self.number}")
             self.session.flush()
         until = time.monotonic() + 60
-        while not os.path.exists(self.gate) and time.monotonic() < until:
+        while not os.path.exists(self.file) and time.monotonic() < until:
             time.sleep(0.02)
         if not self.writes_first:
             self.note(f"linger {self.number}")
 
 
-class Die(ShopOperation):
-    """Ends its worker, each time."""
+class KillWorker(ShopOperation):
+    """Kills its worker in every attempt."""
 
     def perform(self) -> None:
         self.note("died")
@@ -95,20 +95,20 @@ class Die(ShopOperation):
         time.sleep(60)
 
 
-class DieOnce(Die):
-    """Is not run again."""
+class KillWorkerWithoutRetry(KillWorker):
+    """The same without a retry."""
 
     on_lost = "fail"
 
 
-class DieTwice(Die):
-    """Is run again by a rule of its own."""
+class KillWorkerWithRule(KillWorker):
+    """The same with a retry rule."""
 
     retry_on = (Retry(WorkerLost, attempts=2, wait=0),)
 
 
 def enqueue(number: int) -> None:
-    """Send a mark to the background in a transaction of the application, together with a row of it."""
+    """Enqueue a mark in a transaction of the application, together with a row of it."""
     engine = sa.create_engine(os.environ["DEXPY_DATABASE"])
     with Session(engine) as session:
         session.add(Customer(id=WITH_ITS_ROW + number, name="committed together"))

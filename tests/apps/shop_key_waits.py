@@ -1,8 +1,8 @@
-"""The application of the tests of enqueues that wait for a key.
+"""Operations of the shop for the tests of enqueues that wait for a key.
 
 Usage: python shop_key_waits.py NAME
 
-sends one operation of that name, and says when it asks and what came of it.
+enqueues one operation of that name, and prints when it starts and the outcome.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 from apps.shop import ShopOperation, create_tables
 from dexpy import Once, Unique
 
-__all__ = ["Charge", "Named", "Reindex", "create_tables", "send"]
+__all__ = ["Charge", "Reindex", "ReindexWithToken", "create_tables", "send"]
 
 
 class Charge(ShopOperation):
-    """Once for each order."""
+    """Has an idempotency key per order."""
 
     order: int
     once = Once("order", wait=30)
@@ -27,7 +27,7 @@ class Charge(ShopOperation):
 
 
 class Reindex(ShopOperation):
-    """One at a time for each shop."""
+    """Has a unique key per shop."""
 
     shop: int
     unique = Unique("shop")
@@ -36,8 +36,8 @@ class Reindex(ShopOperation):
         self.note(f"reindex {self.shop}")
 
 
-class Named(ShopOperation):
-    """Has the caller's own name for it."""
+class ReindexWithToken(ShopOperation):
+    """Is enqueued with a token."""
 
     def perform(self) -> None:
         self.note("named")
@@ -49,7 +49,7 @@ def send(name: str, session: Any = None) -> Any:
         return Charge(order=1).async_(session=session).call()
     if name == "Reindex":
         return Reindex(shop=1).async_(session=session).call()
-    return Named().async_(session=session, idempotence_token="the one").call()
+    return ReindexWithToken().async_(session=session, idempotence_token="the one").call()
 
 
 if __name__ == "__main__":

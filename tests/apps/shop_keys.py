@@ -1,4 +1,4 @@
-"""The application of the tests of `Once` and `Unique`: imported by them, by workers, and by processes that call.
+"""Operations of the shop for the tests of `Once` and `Unique`.
 
 Usage: python shop_keys.py FOLDER POINTS NAME ORDER
 
@@ -20,7 +20,7 @@ __all__ = ["Charge", "Decline", "Fail", "Open", "Reindex", "create_tables"]
 
 
 class Charge(ShopOperation):
-    """One effect for each key."""
+    """Writes one effect per key."""
 
     order: int
     once = Once("order", wait=20)
@@ -34,18 +34,18 @@ class Charge(ShopOperation):
 
 
 class Fail(Charge):
-    """Comes to no end the first time."""
+    """Fails in its first run."""
 
     def perform(self) -> str:
         super().perform()
         if not Path(f"failed-{self.order}").exists():
             Path(f"failed-{self.order}").touch()
             raise RuntimeError("not this time")
-        return "well"
+        return "done"
 
 
 class Decline(Charge):
-    """Ends in a business error."""
+    """Ends with a business error."""
 
     def perform(self) -> str:
         super().perform()
@@ -53,7 +53,7 @@ class Decline(Charge):
 
 
 class Reindex(ShopOperation):
-    """One at a time for each shop."""
+    """Has a unique key per shop."""
 
     shop: int
     unique = Unique("shop")
@@ -66,13 +66,13 @@ class Reindex(ShopOperation):
 
 
 class Open(Reindex):
-    """One that waits for each shop."""
+    """Has a unique key per shop until its start."""
 
     unique = Unique("shop", until="started")
 
 
 def call(folder: str, at: str, name: str, order: str) -> str:
-    """Call an operation in place, with points at which this process dies or waits."""
+    """Call an operation in place, with failpoints at which this process dies or waits."""
     from harness.die_at_failpoints import FailpointActions
 
     points.reached = FailpointActions(Path(folder), at).reach

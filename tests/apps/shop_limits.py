@@ -1,6 +1,6 @@
-"""The application of the tests of `Lock` and `Concurrency` with real workers.
+"""Operations of the shop for the tests of `Lock` and `Concurrency` with real workers.
 
-Each run says when it began and ended its work, on a connection of its own: in a table that knows nothing of records.
+Each run writes marks at the start and end of its work, on a separate connection.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ _database: Database | None = None
 
 
 def create_tables(engine: sa.Engine) -> None:
-    """Make the application's own tables."""
+    """Create the application's own tables."""
     metadata.create_all(engine)
 
 
 def mark(key: str, number: int, run: str, what: str) -> None:
-    """Leave a mark that is there whatever becomes of the run."""
+    """Write a mark that no rollback of the run removes."""
     global _database
     if _database is None:
         _database = Database(os.environ["DEXPY_DATABASE"])
-    # The moment is taken inside: what is marked is never longer than what is limited.
+    # The time is read here, so that the marked period is never longer than the limited one.
     values = {"key": key, "number": number, "run": run, "what": what, "pid": os.getpid(), "at": time.time()}
     with _database.begin() as connection:
         connection.execute(sa.insert(marks).values(values))
 
 
-class Marked(Operation):
-    """Marks its beginning and its end, works for a while in between, and leaves one effect."""
+class MarkedOperation(Operation):
+    """Marks its start and its end, sleeps in between, and writes one effect."""
 
     key: str
     number: int
@@ -68,23 +68,23 @@ class Marked(Operation):
         return self.number
 
 
-class Limited(Marked):
+class Limited(MarkedOperation):
     concurrency = Concurrency(2, "key")
 
 
-class Single(Marked):
+class Single(MarkedOperation):
     concurrency = Concurrency(1, "key")
 
 
-class Locked(Marked):
+class Locked(MarkedOperation):
     lock = Lock(template="shop:{key}", timeout=20)
 
 
-class LockedForEver(Marked):
+class LockedForEver(MarkedOperation):
     lock = Lock(template="shop:{key}", timeout=None)
     timeout = 60
 
 
-class Contended(Marked):
+class Contended(MarkedOperation):
     lock = Lock(template="shop:{key}", timeout=0)
     retry_on = (Retry("lock_timeout", attempts=None, wait=0.1),)

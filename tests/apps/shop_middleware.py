@@ -1,4 +1,4 @@
-"""The application of the tests of steps of one's own, in workers."""
+"""An operation of the shop with a middleware of the application, for tests with workers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Counted", "create_tables"]
 
 
 def count(call: Call, proceed: Callable[[Call], Ok[Any] | Err]) -> Ok[Any] | Err:
-    """Leave a row for each run that came through, in the run's own transaction."""
+    """Write a row for each run, in its transaction."""
     call.operation.note(f"entered {call.operation.number}")
     call.operation.session.flush()
     failpoint("in_middleware")
@@ -21,7 +21,7 @@ def count(call: Call, proceed: Callable[[Call], Ok[Any] | Err]) -> Ok[Any] | Err
 
 
 class Counted(ShopOperation):
-    """Has a step of its own inside the transaction."""
+    """Has a middleware inside the transaction."""
 
     number: int
     pipeline = (Insert(Middleware("count", count), after="transaction"),)

@@ -1,4 +1,4 @@
-"""The next release of the shop: what it had, and one class more."""
+"""The next release of the shop, with new operations."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from apps.shop import *  # noqa: F403 - all that was there
 from apps.shop import ShopOperation
 
 
-class Wave(ShopOperation):
-    """Not known to workers of the release before."""
+class GreetInNextRelease(ShopOperation):
+    """Unknown to workers of the release before."""
 
     number: int
 
@@ -16,7 +16,7 @@ class Wave(ShopOperation):
         return f"wave {self.number}"
 
 
-class WaveDirectly(Wave):
-    """The same with no record."""
+class GreetDirectlyInNextRelease(GreetInNextRelease):
+    """The same without a record."""
 
     record = False

@@ -1,4 +1,4 @@
-"""The shop on sessions of another database than that of the records."""
+"""The shop with sessions on another database than the records."""
 
 import os
 

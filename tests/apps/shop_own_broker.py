@@ -1,4 +1,4 @@
-"""The shop on a Dramatiq broker of the application's own, with middleware and an actor that were there before."""
+"""The shop on a Dramatiq broker of the application, with its own middleware and actor."""
 
 import os
 from typing import Any
@@ -20,7 +20,7 @@ class Stamp(dramatiq.Middleware):
 
 
 def make_broker(url: str) -> dramatiq.Broker:
-    """As an application makes it, which knows nothing of dexpy."""
+    """A middleware of the application, independent of dexpy."""
     if url.startswith("amqp"):
         return RabbitmqBroker(url=url)
     address, _, namespace = url.partition("?namespace=")

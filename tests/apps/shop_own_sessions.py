@@ -1,4 +1,4 @@
-"""The shop on sessions of its own, at REPEATABLE READ."""
+"""The shop with a session factory of the application, at REPEATABLE READ."""
 
 import os
 

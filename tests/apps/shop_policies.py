@@ -1,6 +1,6 @@
-"""The application of the tests of several policies at once with real workers.
+"""Operations of the shop with several policies, for tests with real workers.
 
-Imported by the tests and by the processes that they kill. Outside of ``die_at_failpoints`` a point does nothing.
+Failpoints have an effect only under ``die_at_failpoints``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PARTS = 3
 
 
 def create_tables(engine: sa.Engine) -> None:
-    """Make the application's own tables."""
+    """Create the application's own tables."""
     shop_steps.create_tables(engine)
     shop_limits.create_tables(engine)
 
@@ -32,8 +32,8 @@ def receipt(number: int, card: str) -> str:
     return card
 
 
-class Settle(Operation):
-    """A chain of transactions under a lock, a limit and two keys, of which nobody can read anything."""
+class SettleOrder(Operation):
+    """Several encrypted steps with a lock, a limit and two keys."""
 
     encrypt = True
     account: int
@@ -71,8 +71,8 @@ class Settle(Operation):
         defer(receipt, number=self.number, card=booked)
 
 
-class Stall(Operation):
-    """Holds its lock and its slot, between two steps, until it is called off."""
+class SlowSettlement(Operation):
+    """Holds its lock and its slot, between two steps, until it is cancelled."""
 
     account: int
     number: int
@@ -89,8 +89,8 @@ class Stall(Operation):
         self.session.add(Line(what=f"{self.number} begun", attempt=""))
 
 
-class Slot(Stall):
-    """One at a time, by a limit instead of a lock."""
+class LimitedSettlement(SlowSettlement):
+    """The same with a limit instead of a lock."""
 
     lock = None
     concurrency = Concurrency(1, "account")

@@ -1,4 +1,4 @@
-"""The shop in processes that run operations before their start is over: a middleware of the application is slow."""
+"""The shop with a slow middleware, so that processes run operations before they report their start."""
 
 import time
 from typing import Any

@@ -1,6 +1,6 @@
-"""Operations of many steps, for the tests of continuations: they write lines to a table without a unique constraint.
+"""Operations with durable steps; they write lines to a table without a unique constraint.
 
-Imported by the tests and by the processes that they kill. Outside of ``die_at_failpoints`` a point does nothing.
+Failpoints have an effect only under ``die_at_failpoints``.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ class Base(DeclarativeBase):
 
 
 class Line(Base):
-    """What was done, as often as it was done."""
+    """One line per effect."""
 
-    __tablename__ = "ladder_lines"
+    __tablename__ = "step_lines"
     id: Mapped[int] = mapped_column(primary_key=True)
     what: Mapped[str] = mapped_column(sa.String(100))
     attempt: Mapped[str] = mapped_column(sa.String(100))
 
 
-class Rung(Base):
-    """What a loop goes over."""
+class Item(Base):
+    """A row of a loop."""
 
-    __tablename__ = "ladder_rungs"
+    __tablename__ = "step_items"
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     visits: Mapped[Any] = mapped_column(sa.Integer)
 
 
 def create_tables(engine: sa.Engine) -> None:
-    """Make the tables; the rungs have gaps between their keys."""
+    """Create the tables; the keys of the items have gaps."""
     Base.metadata.create_all(engine)
     with engine.begin() as connection:
-        connection.execute(sa.insert(Rung), [{"id": 7 * number, "visits": 0} for number in range(1, ROWS + 1)])
+        connection.execute(sa.insert(Item), [{"id": 7 * number, "visits": 0} for number in range(1, ROWS + 1)])
 
 
-class Ladder(Operation):
+class ProcessOrder(Operation):
     """Two steps, a loop, and a step."""
 
     number: int
@@ -55,11 +55,11 @@ class Ladder(Operation):
     def perform(self) -> int:
         first = self.step(self.first)
         self.step(self.second, first)
-        for rung in self.each("rungs", sa.select(Rung)):
-            rung.visits = Rung.visits + 1
-            self.note(f"rung {rung.id}")
+        for item in self.each("items", sa.select(Item)):
+            item.visits = Item.visits + 1
+            self.note(f"item {item.id}")
             self.session.flush()
-            failpoint(f"on_item_{rung.id}")
+            failpoint(f"on_item_{item.id}")
         failpoint("before_last_step")
         return self.step(self.last, first)
 
@@ -82,8 +82,8 @@ class Ladder(Operation):
         return first * 10
 
 
-class Climb(Operation):
-    """A long loop, some time for each item."""
+class ProcessItems(Operation):
+    """A long loop with a pause per item."""
 
     number: int
     steps_to_go: int

@@ -1,4 +1,4 @@
-"""The shop, whose sessions belong to another user of the database than the records do."""
+"""The shop with sessions of another database user than the records."""
 
 import os
 

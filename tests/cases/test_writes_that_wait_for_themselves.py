@@ -141,26 +141,26 @@ REFUSED: list[tuple[str, Verb]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "deed"), REFUSED, ids=[name for name, _ in REFUSED])
+@pytest.mark.parametrize(("name", "verb"), REFUSED, ids=[name for name, _ in REFUSED])
 def test_l5_calls_that_need_a_separate_transaction_are_refused_with_the_reason(
-    name: str, deed: Verb, isolated_runtime: Isolated
+    name: str, verb: Verb, isolated_runtime: Isolated
 ) -> None:
     Job().call()
     ticket = Job().async_().call()
     with at_once(), writing(isolated_runtime) as session:
         with pytest.raises(DatabaseBusy, match="would wait for the transaction around it"):
-            deed(ticket)
+            verb(ticket)
         session.commit()
     assert ticket.reload().status == "pending"
 
     class Writes(Operation):
         def perform(self) -> None:
             self.session.execute(sa.text("CREATE TABLE written (n INTEGER)"))
-            deed(ticket)
+            verb(ticket)
 
     with at_once(), pytest.raises(DatabaseBusy, match="would wait for the transaction around it"):
         Writes().call()
-    deed(ticket)
+    verb(ticket)
 
 
 def test_l5_other_calls_do_not_wait(isolated_runtime: Isolated) -> None:
@@ -285,10 +285,10 @@ WRITES: list[tuple[str, Verb]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "deed"), WRITES, ids=[name for name, _ in WRITES])
+@pytest.mark.parametrize(("name", "verb"), WRITES, ids=[name for name, _ in WRITES])
 @pytest.mark.parametrize("kind", [own_session, own_connection])
 def test_l5_a_write_beside_a_session_that_is_not_current_is_refused_at_once(
-    kind: Any, name: str, deed: Verb, isolated_runtime: Isolated
+    kind: Any, name: str, verb: Verb, isolated_runtime: Isolated
 ) -> None:
     ticket = Job().async_().call()
     engine = sa.create_engine(isolated_runtime.runtime.store.database.url)  # type: ignore[union-attr]
@@ -296,11 +296,11 @@ def test_l5_a_write_beside_a_session_that_is_not_current_is_refused_at_once(
         connection.execute(sa.text("CREATE TABLE orders (n INTEGER)"))
         connection.execute(sa.text("INSERT INTO orders VALUES (1)"))
         with pytest.raises(DatabaseBusy, match="of this very thread") as caught:
-            deed(ticket)
+            verb(ticket)
         assert not caught.value.may_end
         connection.commit()
     assert ticket.reload().pending
-    deed(ticket)
+    verb(ticket)
     engine.dispose()
 
 

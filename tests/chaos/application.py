@@ -29,7 +29,7 @@ LOUD = "loud"
 calls = Journal(CALLS)
 
 
-class Deed(Operation):
+class Booking(Operation):
     """Calls out, takes its time, and leaves an effect in the run's transaction."""
 
     key: str
@@ -53,13 +53,13 @@ class Deed(Operation):
         self.leave_effect(self.session)
 
 
-class Parent(Deed):
+class Parent(Booking):
     """Enqueues a child in its transaction."""
 
     def perform(self) -> None:
         super().perform()
         child = f"{self.key}-child"
-        ticket = Deed(key=child, seconds=self.seconds / 2).async_().call()
+        ticket = Booking(key=child, seconds=self.seconds / 2).async_().call()
         self.session.add(Wish(key=child, kind="child", expected="effect", run=ticket.id, made_by=os.getpid()))
 
 
@@ -67,7 +67,7 @@ class Flaky(Exception):
     """Passes."""
 
 
-class Stumble(Deed):
+class FlakyBooking(Booking):
     """Fails half of the time, after it has written."""
 
     retry_on = (Retry(Flaky, attempts=None, wait=0.3),)
@@ -78,7 +78,7 @@ class Stumble(Deed):
             raise Flaky("try again")
 
 
-class Refuse(Deed):
+class Refuse(Booking):
     """Fails for a reason of business, after it has written."""
 
     errors = {"refused"}
@@ -88,7 +88,7 @@ class Refuse(Deed):
         raise Error("refused", "As meant")
 
 
-class Crash(Deed):
+class Crash(Booking):
     """Fails by an exception that no rule names, after it has written."""
 
     def perform(self) -> None:
@@ -96,7 +96,7 @@ class Crash(Deed):
         raise ArithmeticError("as meant")
 
 
-class Await(Deed):
+class Await(Booking):
     """Does the same on an event loop."""
 
     async def perform(self) -> None:  # type: ignore[override]
@@ -105,7 +105,7 @@ class Await(Deed):
         await self.in_session(self.leave_effect)
 
 
-class Pay(Deed):
+class Pay(Booking):
     """Holds a row that others want."""
 
     account: Ref[Account] = prop(lock=True)
@@ -117,7 +117,7 @@ class Pay(Deed):
         self.leave_effect(self.session)
 
 
-class Linger(Deed):
+class AwaitCancellation(Booking):
     """Listens for being called off."""
 
     def perform(self) -> None:
@@ -128,7 +128,7 @@ class Linger(Deed):
         self.leave_effect(self.session)
 
 
-class Doom(Deed):
+class KillWorker(Booking):
     """Ends every worker that it runs on."""
 
     max_lost = 2

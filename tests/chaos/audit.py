@@ -108,7 +108,7 @@ class Count:
 
 
 @attrs.frozen
-class Hold:
+class LockCustomer:
     """That a process had a message in hand, with which it may have died.
 
     Attributes:
@@ -137,7 +137,7 @@ class Faults:
     deaths: Sequence[Death]
     emptied: Sequence[float]
     outages: Sequence[tuple[float, float]]
-    holds: Mapping[str, Sequence[Hold]]
+    holds: Mapping[str, Sequence[LockCustomer]]
     makers: Mapping[str, int]
 
     def wait(self, at: float, began: float, run: str, *, after_fault: bool) -> Wait:
@@ -217,16 +217,16 @@ class Audit:
         found.waits, found.recoveries = _beside(found.waits, smooth), _beside(found.recoveries, smooth)
         return found
 
-    def _holds(self) -> dict[str, list[Hold]]:
-        holds: dict[str, list[Hold]] = {}
+    def _holds(self) -> dict[str, list[LockCustomer]]:
+        holds: dict[str, list[LockCustomer]] = {}
         for run, pid, at in Journal(FETCHED, self._folder).lines():
-            holds.setdefault(run, []).append(Hold(int(pid), float(at)))
+            holds.setdefault(run, []).append(LockCustomer(int(pid), float(at)))
         handed: dict[tuple[str, str], list[float]] = {}
         for run, pid, at in Journal(HANDED, self._folder).lines():
             handed.setdefault((run, pid), []).append(float(at))
         for run, pid, at in Journal(MARKED, self._folder).lines():
             later = [moment for moment in handed.get((run, pid), ()) if moment >= float(at)]
-            holds.setdefault(run, []).append(Hold(int(pid), float(at), min(later, default=None)))
+            holds.setdefault(run, []).append(LockCustomer(int(pid), float(at), min(later, default=None)))
         return holds
 
     def _count_effects(self, found: Count) -> None:

@@ -1,6 +1,6 @@
 """Enqueues operations all the time, inside transactions of the application's own; some of them are rolled back.
 
-Usage: python -m chaos.producer --rate 10 --mix deed=40,delayed=8 [--die PLACE=PROBABILITY]...
+Usage: python -m chaos.producer --rate 10 --mix booking=40,delayed=8 [--die PLACE=PROBABILITY]...
 """
 
 from __future__ import annotations
@@ -21,7 +21,19 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 import dexpy
-from chaos.application import LOUD, Await, Crash, Deed, Doom, Linger, Parent, Pay, Refuse, Stumble, runtime
+from chaos.application import (
+    LOUD,
+    Await,
+    AwaitCancellation,
+    Booking,
+    Crash,
+    FlakyBooking,
+    KillWorker,
+    Parent,
+    Pay,
+    Refuse,
+    runtime,
+)
 from chaos.journal import COMMITTED, FOLDER, REPEATED, UNDONE, Journal
 from chaos.kill_orders import DOOM, KILL_ORDERS, FailpointActions, chances, take
 from chaos.tables import ACCOUNTS, Wish
@@ -45,27 +57,27 @@ class Kind:
         expected: See `Wish`.
     """
 
-    make: Callable[[str, float], Deed]
+    make: Callable[[str, float], Booking]
     options: Callable[[], dict[str, Any]] = dict
     expected: str = "effect"
 
 
 KINDS = {
-    "deed": Kind(lambda key, s: Deed(key=key, seconds=s)),
-    "delayed": Kind(lambda key, s: Deed(key=key, seconds=s), lambda: {"in_": random.uniform(0.2, 3.0)}),
-    "urgent": Kind(lambda key, s: Deed(key=key, seconds=s), lambda: {"priority": random.randint(1, 5)}),
-    "loud": Kind(lambda key, s: Deed(key=key, seconds=s), lambda: {"queue": LOUD}),
+    "booking": Kind(lambda key, s: Booking(key=key, seconds=s)),
+    "delayed": Kind(lambda key, s: Booking(key=key, seconds=s), lambda: {"in_": random.uniform(0.2, 3.0)}),
+    "urgent": Kind(lambda key, s: Booking(key=key, seconds=s), lambda: {"priority": random.randint(1, 5)}),
+    "loud": Kind(lambda key, s: Booking(key=key, seconds=s), lambda: {"queue": LOUD}),
     "parent": Kind(lambda key, s: Parent(key=key, seconds=s)),
     "await": Kind(lambda key, s: Await(key=key, seconds=s)),
     "pay": Kind(lambda key, s: Pay(key=key, seconds=min(s, 0.03), account=random.randint(1, ACCOUNTS))),
-    "stumble": Kind(lambda key, s: Stumble(key=key, seconds=s)),
+    "flaky": Kind(lambda key, s: FlakyBooking(key=key, seconds=s)),
     "refuse": Kind(lambda key, s: Refuse(key=key, seconds=s), expected="nothing"),
     "crash": Kind(lambda key, s: Crash(key=key, seconds=s), expected="nothing"),
-    "linger": Kind(lambda key, s: Linger(key=key, seconds=s + 0.3), expected="either"),
-    "hasty": Kind(lambda key, s: Deed(key=key, seconds=s), lambda: {"expires_in": 2.0}, expected="either"),
-    "doom": Kind(lambda key, s: Doom(key=key, seconds=s), expected="nothing"),
+    "cancelled": Kind(lambda key, s: AwaitCancellation(key=key, seconds=s + 0.3), expected="either"),
+    "expiring": Kind(lambda key, s: Booking(key=key, seconds=s), lambda: {"expires_in": 2.0}, expected="either"),
+    "worker_killer": Kind(lambda key, s: KillWorker(key=key, seconds=s), expected="nothing"),
 }
-"""What can be in the mix; ``linger`` is called off at some moment."""
+"""What can be in the mix; ``cancelled`` is called off at some moment."""
 
 
 class Producer:
@@ -107,7 +119,7 @@ class Producer:
             session.commit()
         self._committed.write(*keys, safely=True)
         for key, kind, ticket in made:
-            if kind == "linger":
+            if kind == "cancelled":
                 self._after(random.uniform(0.0, 1.0), lambda ticket=ticket: call_off(ticket))
             if random.random() < self._repeated:
                 self._after(random.uniform(0.3, 1.5), lambda key=key, ticket=ticket: self._send_again(key, ticket))
@@ -115,7 +127,7 @@ class Producer:
 
     def _choose(self, count: int) -> list[str]:
         chosen = random.choices(self._kinds, self._weights, k=count)
-        return ["doom", *chosen[1:]] if take(str(self._folder / KILL_ORDERS), DOOM) else chosen
+        return ["worker_killer", *chosen[1:]] if take(str(self._folder / KILL_ORDERS), DOOM) else chosen
 
     def _enqueue(self, session: Session, kind: str) -> tuple[str, str, Ticket[Any]]:
         key = f"{kind}-{os.getpid()}-{uuid4().hex[:12]}"

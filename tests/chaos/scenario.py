@@ -16,8 +16,8 @@ SETTLE_S = 60.0
 """The longest time that is waited until all is over."""
 
 MIX = {
-    "deed": 36.0, "delayed": 8.0, "urgent": 8.0, "loud": 8.0, "parent": 7.0, "await": 6.0, "pay": 8.0,
-    "stumble": 5.0, "refuse": 4.0, "crash": 3.0, "linger": 3.0, "hasty": 2.0,
+    "booking": 36.0, "delayed": 8.0, "urgent": 8.0, "loud": 8.0, "parent": 7.0, "await": 6.0, "pay": 8.0,
+    "flaky": 5.0, "refuse": 4.0, "crash": 3.0, "cancelled": 3.0, "expiring": 2.0,
 }  # fmt: skip
 """Kind of operation to weight; see `chaos.producer`."""
 
@@ -95,7 +95,7 @@ def broken(stage: Stage, promise: str, seconds: float) -> Scenario:
         promise: A key of `HARM`.
         seconds: How long it is tried.
     """
-    quiet = {"deed": 1.0}
+    quiet = {"booking": 1.0}
     calm = Scenario(
         Plan(seconds, 0, {}), 10.0, mix=quiet, workers=2, long=0.0, undone=0.0, repeated=0.0,
         control=promise, broken=True,
@@ -108,7 +108,7 @@ def broken(stage: Stage, promise: str, seconds: float) -> Scenario:
     if promise == "claim-count":
         return attrs.evolve(calm, rate=20.0, takes_s=0.02, repeated=0.5)
     places = {place: weight for place, weight in places_of(stage).items() if place in ("in_perform", "after_claim")}
-    mix = {"deed": 2.0, "delayed": 1.0, "stumble": 1.0}
+    mix = {"booking": 2.0, "delayed": 1.0, "flaky": 1.0}
     # As long as was promised, and not a moment less: what is open then is lost.
     return attrs.evolve(calm, plan=Plan(seconds, 3, places), mix=mix, settle_s=RECOVER_WITHIN_S * 1.2)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from apps.shop import Customer
-from apps.shop_deadlocks import Cross, Yield, YieldWithRule
+from apps.shop_deadlocks import LockTwoRows, RaiseDeadlocks, RaiseDeadlocksWithRule
 from harness.pairs import Pair
 
 from dexpy.database.tables import attempts
@@ -35,7 +35,7 @@ def runs(folder: Path, id: str) -> int:
 def test_two_deadlocked_runs_both_end_in_one_attempt(own_pair: Pair, tmp_path: Path) -> None:
     own_pair.start(module="apps.shop_deadlocks", processes=1, threads=2)
 
-    tickets = [Cross(folder=str(tmp_path), first=a, second=b).async_().call() for a, b in ((1, 2), (2, 1))]
+    tickets = [LockTwoRows(folder=str(tmp_path), first=a, second=b).async_().call() for a, b in ((1, 2), (2, 1))]
 
     for ticket in tickets:
         ticket.result(WAIT_S)
@@ -49,9 +49,9 @@ def test_two_deadlocked_runs_both_end_in_one_attempt(own_pair: Pair, tmp_path: P
 
 
 @on("postgresql+sql", "mariadb+sql")
-@pytest.mark.parametrize("operation", [Yield, YieldWithRule])
+@pytest.mark.parametrize("operation", [RaiseDeadlocks, RaiseDeadlocksWithRule])
 def test_a_run_is_restarted_after_a_deadlock_a_few_times_within_one_attempt(
-    own_pair: Pair, tmp_path: Path, operation: type[Yield]
+    own_pair: Pair, tmp_path: Path, operation: type[RaiseDeadlocks]
 ) -> None:
     own_pair.start(module="apps.shop_deadlocks", processes=1, threads=2)
 
@@ -67,7 +67,7 @@ def test_a_run_is_restarted_after_a_deadlock_a_few_times_within_one_attempt(
 def test_a_run_with_repeated_deadlocks_waits_before_its_next_attempt(own_pair: Pair, tmp_path: Path) -> None:
     own_pair.start(module="apps.shop_deadlocks", processes=1, threads=2)
 
-    ticket = Yield(folder=str(tmp_path), times=MAX_CONFLICT_RERUNS + 1).async_().call()
+    ticket = RaiseDeadlocks(folder=str(tmp_path), times=MAX_CONFLICT_RERUNS + 1).async_().call()
 
     assert ticket.result(WAIT_S) == MAX_CONFLICT_RERUNS + 2
     assert own_pair.row(ticket.id)["num_attempts"] == 2

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import servers
 import sqlalchemy as sa
-from apps.shop import Count, Greet, Visit
+from apps.shop import Count, DirectVisit, Greet
 from harness.pairs import Pair, open_pair
 from harness.proxy import Proxy
 from harness.workers import eventually
@@ -123,7 +123,7 @@ def test_a_worker_waits_for_a_broker_that_starts_later(bare_pair: Pair, kind: st
         assert "does not answer" in checked.stdout
         worker = bare_pair.start(processes=1)
         recorded = [Greet(name=f"early {number}").async_().call() for number in range(5)]
-        Visit(page="/early").async_().call()
+        DirectVisit(page="/early").async_().call()
         eventually(lambda: worker.lines("broker.unreachable"), "the worker says so", WAIT_S, worker.output)
         assert "Traceback" not in worker.output(), worker.output()
 

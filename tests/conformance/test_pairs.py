@@ -16,21 +16,21 @@ import pytest
 import sqlalchemy as sa
 from apps.shop import (
     Address,
-    Click,
     Color,
     Count,
     Customer,
     Deliver,
+    DirectVisit,
     Echo,
     Everything,
+    FlakyDirectGreeting,
+    FlakyGreeting,
     Greet,
     GreetLoudly,
     Label,
     LoseClaim,
     Point,
-    Stumble,
-    StumbleDirectly,
-    Visit,
+    RecordedClick,
 )
 from harness.pairs import CapturedMessages, Pair
 from harness.workers import eventually
@@ -119,7 +119,7 @@ def test_a_business_error_reaches_the_ticket_as_such(pair: Pair) -> None:
 @pytest.mark.anywhere
 def test_a_retry_after_a_crash_succeeds(pair: Pair, tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
-    ticket = Stumble(ledger=str(ledger), failures=2).async_().call()
+    ticket = FlakyGreeting(ledger=str(ledger), failures=2).async_().call()
 
     assert ticket.result(WAIT_S, POLL_S) == 3
     assert pair.row(ticket.id)["num_attempts"] == 3
@@ -131,7 +131,7 @@ def test_a_retry_after_a_crash_succeeds(pair: Pair, tmp_path: Path) -> None:
 
 
 def test_a_crash_with_no_attempt_left_is_a_failure(pair: Pair, tmp_path: Path) -> None:
-    ticket = Stumble(ledger=str(tmp_path / "ledger"), failures=9).async_().call()
+    ticket = FlakyGreeting(ledger=str(tmp_path / "ledger"), failures=9).async_().call()
 
     with pytest.raises(OperationFailed, match="failed in run 3"):
         ticket.result(WAIT_S, POLL_S)
@@ -143,7 +143,7 @@ def test_a_crash_with_no_attempt_left_is_a_failure(pair: Pair, tmp_path: Path) -
 @pytest.mark.anywhere
 def test_a_retry_of_a_direct_job_succeeds(pair: Pair, tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
-    StumbleDirectly(ledger=str(ledger), failures=2).async_().call()
+    FlakyDirectGreeting(ledger=str(ledger), failures=2).async_().call()
 
     eventually(
         lambda: ledger.exists() and len(ledger.read_text().split()) == 3,
@@ -228,7 +228,9 @@ def test_the_message_of_a_recorded_operation_holds_only_its_id(pair: Pair, captu
     ticket.result(WAIT_S, POLL_S)
 
 
-@pytest.mark.parametrize("operation", [Visit(page="/a"), Click(page="/b")], ids=["no record", "no params"])
+@pytest.mark.parametrize(
+    "operation", [DirectVisit(page="/a"), RecordedClick(page="/b")], ids=["no record", "no params"]
+)
 def test_the_message_of_an_operation_without_recorded_params_holds_them(
     pair: Pair, captured: list[Any], operation: Any
 ) -> None:
@@ -241,11 +243,11 @@ def test_the_message_of_an_operation_without_recorded_params_holds_them(
     assert not ticket.recorded
     eventually(lambda: pair.effects_of(ticket.id), "it runs", WAIT_S, pair.output)
     rows = pair.sql(sa.select(records.c.status, records.c.params).where(records.c.id == ticket.id))
-    assert rows == ([] if type(operation) is Visit else [("done", None)])
+    assert rows == ([] if type(operation) is DirectVisit else [("done", None)])
 
 
 def test_a_direct_job_with_a_long_delay_waits_in_the_database(pair: Pair) -> None:
-    ticket = Visit(page="/later").async_(in_=3600).call()
+    ticket = DirectVisit(page="/later").async_(in_=3600).call()
 
     (waiting,) = pair.sql(sa.select(messages).where(messages.c.payload.contains(ticket.id)))
     assert 3500 < (waiting.due_at - datetime.now(timezone.utc)).total_seconds() <= 3601
@@ -294,7 +296,7 @@ def test_an_enqueue_in_a_session_runs_after_its_commit_and_never_after_a_rollbac
     with Session(pair.engine) as session:
         with dexpy.session(session):
             undone = Greet(name="undone").async_().call()
-            visit = Visit(page="/undone").async_().call()
+            visit = DirectVisit(page="/undone").async_().call()
         session.rollback()
 
         with dexpy.session(session):
@@ -335,7 +337,7 @@ def test_the_effects_of_a_run_and_its_done_are_one_transaction(pair: Pair) -> No
 
 def test_a_ticket_retries_a_failed_run(pair: Pair, tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
-    ticket = Stumble(ledger=str(ledger), failures=4).async_().call()
+    ticket = FlakyGreeting(ledger=str(ledger), failures=4).async_().call()
     with pytest.raises(OperationFailed):
         ticket.result(WAIT_S, POLL_S)
 

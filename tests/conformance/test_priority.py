@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from apps.shop import Count
-from apps.shop_next_release import Wave
+from apps.shop_next_release import GreetInNextRelease
 from harness.pairs import Pair
 from harness.workers import eventually
 
@@ -80,7 +80,7 @@ def test_several_processes_share_urgent_runs_and_run_each_once(own_pair: Pair) -
 
 @on(*PAIRS)
 def test_a_worker_leaves_urgent_unknown_operations_to_a_worker_that_knows_them(own_pair: Pair) -> None:
-    waves = [Wave(number=number).async_(priority=URGENT).call() for number in range(10)]
+    waves = [GreetInNextRelease(number=number).async_(priority=URGENT).call() for number in range(10)]
     own_pair.start_with_short_grace("apps.shop", grace_s=600)
     counts = [Count(number=number, seconds=0.01).async_(priority=number % 2).call() for number in range(60)]
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import servers
 import sqlalchemy as sa
-from apps.shop import Customer, Greet, TellIsolation
+from apps.shop import Customer, Greet, ReadIsolationLevel
 from harness.pairs import Pair, open_pair
 from harness.proxy import Proxy
 from sqlalchemy.orm import Session, sessionmaker
@@ -161,7 +161,7 @@ def test_an_unavailable_records_database_breaks_no_call_on_another_database(pair
         engine = sa.create_engine(url)
         runtime = dexpy.configure(database=proxy.url, session_factory=sessionmaker(engine))
 
-        assert TellIsolation().call()
+        assert ReadIsolationLevel().call()
 
         runtime.close()
         engine.dispose()

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from apps.shop import Customer
-from apps.shop_failpoints import Hold, Linger, Mark
+from apps.shop_failpoints import LockCustomer, Mark, WaitForFile
 from harness.kills import (
     RECOVER_WITHIN_S,
     WAIT_S,
@@ -88,9 +88,9 @@ def test_an_operation_that_kills_its_workers_ends_as_lost_and_others_continue(ki
 def test_a_worker_that_was_frozen_past_its_lease_writes_nothing_after_it_is_resumed(kills: Kills) -> None:
     pair, ledger = kills.pair, kills.pair.folder / "ledger"
     frozen = kills.serve(["in_perform=wait", "before_commit=wait"], threads=2)
-    holding = Hold(customer=1, ledger=str(ledger)).async_().call()
+    holding = LockCustomer(customer=1, ledger=str(ledger)).async_().call()
     pid = kills.wait_for("in_perform").pid
-    committing = Hold(customer=2, ledger=str(ledger)).async_().call()
+    committing = LockCustomer(customer=2, ledger=str(ledger)).async_().call()
     assert kills.wait_for("before_commit").pid == pid
     # Perhaps fetched by it, and perhaps not: they lie behind what it runs.
     for number in (5, 6):
@@ -198,7 +198,7 @@ def test_an_outage_longer_than_a_lease_makes_no_live_worker_dead(
     pair, gate = kills.pair, kills.pair.folder / "gate"
     worker = pair.start(processes=3, threads=1)
     # Each in a transaction: its session is one of those that would be ended.
-    tickets = [Linger(number=number, gate=str(gate), writes_first=True).async_().call() for number in range(3)]
+    tickets = [WaitForFile(number=number, file=str(gate), writes_first=True).async_().call() for number in range(3)]
     running = sa.select(records).where(records.c.status == "running").order_by(records.c.id)
     before = eventually(lambda: len(found := pair.sql(running)) == 3 and found, "all run", WAIT_S, pair.output)
     lost = Mark(number=3).async_(in_=86_400).call()

@@ -18,7 +18,7 @@ import pytest
 import servers
 import sqlalchemy as sa
 from apps import shop_failpoints
-from apps.shop_failpoints import Linger, Mark
+from apps.shop_failpoints import Mark, WaitForFile
 from harness.kills import (
     RECOVER_WITHIN_S,
     RUN_S,
@@ -59,7 +59,7 @@ def occupied(pair: Pair, *, threads: int = 2) -> tuple[Any, Path]:
     """A worker all of whose threads are in the middle of a run while others wait, and the file that lets them end."""
     gate = pair.folder / "gate"
     worker = pair.start(threads=threads)
-    begun = [Linger(number=number, gate=str(gate), writes_first=True).async_().call() for number in range(threads)]
+    begun = [WaitForFile(number=number, file=str(gate), writes_first=True).async_().call() for number in range(threads)]
     for ticket in begun:
         pair.wait_for_status(ticket.id, "running", within_s=30)
     for number in range(WAITING):
@@ -165,7 +165,7 @@ def test_connections_to_postgresql_that_are_cut_in_mid_run_lose_nothing(kills: K
 def were_cut_off(rows: list[Any]) -> None:
     """What was in a transaction has begun anew, and nothing else."""
     attempts_of = {(row.operation, row.num_attempts) for row in rows}
-    assert attempts_of == {("apps.shop_failpoints.Linger", 2), ("apps.shop_failpoints.Mark", 1)}, attempts_of
+    assert attempts_of == {("apps.shop_failpoints.WaitForFile", 2), ("apps.shop_failpoints.Mark", 1)}, attempts_of
 
 
 def test_a_postgresql_that_is_restarted_in_mid_run_loses_nothing(tmp_path: Path) -> None:

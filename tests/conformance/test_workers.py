@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from apps.shop import Count, Greet, LoseClaim, Stumble, TellIsolation
-from apps.shop_next_release import Wave, WaveDirectly
+from apps.shop import Count, FlakyGreeting, Greet, LoseClaim, ReadIsolationLevel
+from apps.shop_next_release import GreetDirectlyInNextRelease, GreetInNextRelease
 from harness.pairs import Pair
 from harness.workers import eventually
 
@@ -42,9 +42,9 @@ def all_done(pair: Pair, tickets: list[Any]) -> None:
 def test_the_applications_own_sessions_at_repeatable_read(own_pair: Pair, tmp_path: Path) -> None:
     own_pair.start(module="apps.shop_own_sessions", processes=2, threads=4)
 
-    assert TellIsolation().async_().call().result(WAIT_S, POLL_S) == "REPEATABLE READ"
+    assert ReadIsolationLevel().async_().call().result(WAIT_S, POLL_S) == "REPEATABLE READ"
     counts = [Count(number=number).async_().call() for number in range(40)]
-    healed = Stumble(ledger=str(tmp_path / "ledger"), failures=2).async_().call()
+    healed = FlakyGreeting(ledger=str(tmp_path / "ledger"), failures=2).async_().call()
     lost = LoseClaim().async_().call()
 
     all_done(own_pair, [*counts, healed])
@@ -114,8 +114,8 @@ def test_plain_dramatiq_and_dexpy_worker_serve_one_queue_at_the_same_time(own_pa
 @on(*THREE)
 def test_a_rolling_deploy_ends_with_every_operation_done(own_pair: Pair) -> None:
     old = own_pair.start_with_short_grace("apps.shop", grace_s=3600)
-    before = [Wave(number=number).async_().call() for number in range(10)]
-    direct = [WaveDirectly(number=number).async_().call() for number in range(10, 15)]
+    before = [GreetInNextRelease(number=number).async_().call() for number in range(10)]
+    direct = [GreetDirectlyInNextRelease(number=number).async_().call() for number in range(10, 15)]
     known = Greet(name="old").async_().call()
     assert known.result(WAIT_S, POLL_S) == "hello old"
     eventually(
@@ -123,14 +123,14 @@ def test_a_rolling_deploy_ends_with_every_operation_done(own_pair: Pair) -> None
     )
 
     own_pair.start_with_short_grace("apps.shop_next_release", grace_s=3600)
-    during = [Wave(number=number).async_().call() for number in range(15, 25)]
+    during = [GreetInNextRelease(number=number).async_().call() for number in range(15, 25)]
 
     all_done(own_pair, [*before, *during])
     waved = lambda: Counted(own_pair.effects("wave %")) == Counted(f"wave {n}" for n in range(25))  # noqa: E731
     eventually(waved, "the direct ones have run", WAIT_S, own_pair.output)
     assert direct
     attempts = sa.select(sa.func.max(records.c.num_attempts)).where(
-        records.c.operation == "apps.shop_next_release.Wave"
+        records.c.operation == "apps.shop_next_release.GreetInNextRelease"
     )
     assert own_pair.sql(attempts) == [(1,)]
     assert len(old.lines("message.deferred")) == 2, "once for each class, not for each message"
@@ -139,12 +139,12 @@ def test_a_rolling_deploy_ends_with_every_operation_done(own_pair: Pair) -> None
 @on(*THREE)
 def test_an_operation_that_stays_unknown_fails_and_can_be_retried(own_pair: Pair) -> None:
     old = own_pair.start_with_short_grace("apps.shop", grace_s=1.0)
-    ticket = Wave(number=1).async_().call()
-    WaveDirectly(number=2).async_().call()
+    ticket = GreetInNextRelease(number=1).async_().call()
+    GreetDirectlyInNextRelease(number=2).async_().call()
 
     row = own_pair.wait_for_status(ticket.id, "failed", within_s=WAIT_S)
     assert (row["failure"], row["error"], row["num_attempts"]) == ("unknown", "dexpy.errors.UnknownOperation", 0)
-    assert "apps.shop_next_release.Wave" in row["error_message"]
+    assert "apps.shop_next_release.GreetInNextRelease" in row["error_message"]
     eventually(lambda: "dead=True" in old.output(), "the direct one is dead", WAIT_S, old.output)
     if own_pair.is_transactional:
         assert own_pair.sql(sa.select(sa.func.count()).where(messages.c.dead)) == [(1,)]
@@ -159,7 +159,7 @@ def test_an_operation_that_stays_unknown_fails_and_can_be_retried(own_pair: Pair
 def test_an_unknown_operation_waits_in_the_database_and_does_not_count_as_lost(own_pair: Pair) -> None:
     own_pair.variables = {"DEXPY_RECOVER_WITHIN": "5"}
     worker = own_pair.start()
-    tickets = [Wave(number=number).async_().call() for number in range(3)]
+    tickets = [GreetInNextRelease(number=number).async_().call() for number in range(3)]
     kept = sa.select(sa.func.count()).select_from(messages)
     eventually(lambda: own_pair.sql(kept) == [(3,)], "each has been looked at", WAIT_S, worker.output)
 

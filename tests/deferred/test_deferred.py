@@ -616,7 +616,7 @@ def test_a_target_that_cannot_be_called_later_is_refused_at_its_declaration(decl
             r"a worker would call OrderClient\.cancel of apps.shop_deferred",
         ),
         (lambda: defer(Mailer("me").send, "you"), OptionsError, r"which is another one than was given"),
-        (lambda: defer(shop.one.shout), DeclarationError, r"the one Crowd of its module, .* has 2 of them"),
+        (lambda: defer(shop.one.shout), DeclarationError, r"the one BulkMailer of its module, .* has 2 of them"),
         (lambda: defer(shop.tick, at=dt.datetime(2026, 1, 1)), OptionsError, r"at=.* got a naive one"),
         (lambda: defer(shop.tick, idempotency_token="a"), OptionsError, r"option\. Did you mean 'idempotence_token'"),
         (lambda: defer(shop.tick, queue="no queue"), OptionsError, r"defer\(tick\): queue='no queue'"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from apps import shop_context
-from apps.shop_context import Direct, Flaky, Gather, Link
+from apps.shop_context import ChainedRun, Direct, Flaky, Gather
 from harness.policy_workers import PolicyPair
 from harness.workers import eventually
 
@@ -40,7 +40,7 @@ def shape(nodes: Any) -> list[Any]:
 
 def chain(length: int) -> list[Any]:
     below = chain(length - 1) if length > 1 else []
-    return [("Link", sorted([("Ask", []), *below]))]
+    return [("ChainedRun", sorted([("ReadContext", []), *below]))]
 
 
 def results(pair: PolicyPair, name: str) -> list[Any]:
@@ -50,14 +50,16 @@ def results(pair: PolicyPair, name: str) -> list[Any]:
 
 def test_a_chain_through_two_workers_keeps_its_values_its_actor_and_one_trace_tree(pair: PolicyPair) -> None:
     pair.start(processes=2)
-    send(Link(left=5))
-    send(Link(left=5))
+    send(ChainedRun(left=5))
+    send(ChainedRun(left=5))
     tree = all_ended(pair, 24)
     assert shape(tree.roots) == chain(6) * 2
-    assert {tuple(result[:2]) for result in results(pair, "Ask")} == {("de", "locale")}
+    assert {tuple(result[:2]) for result in results(pair, "ReadContext")} == {("de", "locale")}
     assert runs.for_trace("req-1").where(actor="user").count() == 24
     assert all(
-        row.params == {"left": row.params["left"]} for row in pair.sql(sa.select(records)) if "Link" in row.operation
+        row.params == {"left": row.params["left"]}
+        for row in pair.sql(sa.select(records))
+        if "ChainedRun" in row.operation
     )
 
 
@@ -65,9 +67,9 @@ def test_a_run_without_a_record_propagates_values_by_its_message(pair: PolicyPai
     pair.start()
     send(Direct(left=1))
     tree = all_ended(pair, 3)
-    assert {tuple(result[:2]) for result in results(pair, "Ask")} == {("de", "locale")}
+    assert {tuple(result[:2]) for result in results(pair, "ReadContext")} == {("de", "locale")}
     # The direct run has no record: what it started stands at the root.
-    assert shape(tree.roots) == [("Ask", []), *chain(1)]
+    assert shape(tree.roots) == sorted([("ReadContext", []), *chain(1)])
     assert all(root.is_orphan for root in tree.roots)
     assert len({root.parent_id for root in tree.roots}) == 1
 
@@ -76,8 +78,8 @@ def test_coroutines_of_a_worker_have_the_propagated_values(pair: PolicyPair) -> 
     pair.start()
     send(Gather())
     tree = all_ended(pair, 4)
-    assert shape(tree.roots) == [("Gather", [("Ask", [])] * 3)]
-    assert {tuple(result[:2]) for result in results(pair, "Ask")} == {("de", "locale")}
+    assert shape(tree.roots) == [("Gather", [("ReadContext", [])] * 3)]
+    assert {tuple(result[:2]) for result in results(pair, "ReadContext")} == {("de", "locale")}
 
 
 def test_a_retry_has_the_same_position_in_the_trace_and_the_same_values(pair: PolicyPair) -> None:
@@ -91,13 +93,13 @@ def test_a_retry_has_the_same_position_in_the_trace_and_the_same_values(pair: Po
 
 def test_a_run_keeps_its_propagated_values_after_its_worker_was_killed(pair: PolicyPair) -> None:
     pair.start_killed_at("in_perform=wait", threads=1)
-    ticket = send(Link(left=1))
+    ticket = send(ChainedRun(left=1))
     pid = eventually(lambda: pair.reached("in_perform"), "it is in perform", WAIT_S, pair.output)
     os.kill(pid, signal.SIGKILL)
     pair.start()
     tree = all_ended(pair, 4)
     assert shape(tree.roots) == chain(2)
     assert tree.roots[0].id == ticket.id
-    assert {tuple(result[:2]) for result in results(pair, "Ask")} == {("de", "locale")}
-    assert str(pid) not in {result[2] for result in results(pair, "Ask")}
+    assert {tuple(result[:2]) for result in results(pair, "ReadContext")} == {("de", "locale")}
+    assert str(pid) not in {result[2] for result in results(pair, "ReadContext")}
     assert sorted(pair.effects()) == ["link 0", "link 1"]

@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 import sqlalchemy as sa
 from apps import shop_steps
-from apps.shop_steps import Line, Rung
+from apps.shop_steps import Item, Line
 
 import dexpy
 from dexpy import Error, Operation, Recording, Ref, Retry, after, before, guard, prop, records
@@ -209,15 +209,15 @@ class Walk(Stepwise):
     def perform(self) -> int:
         count = 0
         for item in self.each("items", getattr(self, self.source)(), batch=self.batch):
-            shown = item.id if isinstance(item, Rung) else item
+            shown = item.id if isinstance(item, Item) else item
             self.note(f"item {shown}")
             self.session.flush()
             fall(f"on {shown}")
             count += 1
         return count
 
-    def rows(self) -> sa.Select[Rung]:
-        return sa.select(Rung).where(Rung.id <= 35)
+    def rows(self) -> sa.Select[Item]:
+        return sa.select(Item).where(Item.id <= 35)
 
     def listed(self) -> list[int]:
         return [7, 14, 21, 28, 35]
@@ -276,7 +276,7 @@ def test_a_cursor_round_trips(cursor: object) -> None:
 class Pair(shop_steps.Base):
     """A row with a key of two columns."""
 
-    __tablename__ = "ladder_pairs"
+    __tablename__ = "step_pairs"
     a: sa.orm.Mapped[int] = sa.orm.mapped_column(primary_key=True, autoincrement=False)
     b: sa.orm.Mapped[str] = sa.orm.mapped_column(sa.String(20), primary_key=True)
 
@@ -308,8 +308,8 @@ def test_a_select_continues_by_a_key_of_two_columns(
 
 class Remove(Stepwise):
     def perform(self) -> None:
-        for rung in self.each("rungs", sa.select(Rung).with_for_update(), batch=5):
-            self.session.delete(rung)
+        for item in self.each("items", sa.select(Item).with_for_update(), batch=5):
+            self.session.delete(item)
 
 
 def test_rows_may_be_deleted_during_their_loop(isolated_runtime: Isolated, engine: sa.Engine) -> None:
@@ -317,15 +317,15 @@ def test_rows_may_be_deleted_during_their_loop(isolated_runtime: Isolated, engin
     isolated_runtime.run_pending()
 
     with engine.connect() as connection:
-        assert connection.execute(sa.select(Rung.id)).all() == []
+        assert connection.execute(sa.select(Item.id)).all() == []
     assert ticket.reload().done
 
 
 class Joined(Stepwise):
     def perform(self) -> None:
-        twice = sa.select(Rung).join(Line, sa.or_(Line.what == "one", Line.what == "two"))
-        for rung in self.each("rungs", twice, batch=3):
-            self.note(f"rung {rung.id}")
+        twice = sa.select(Item).join(Line, sa.or_(Line.what == "one", Line.what == "two"))
+        for item in self.each("items", twice, batch=3):
+            self.note(f"item {item.id}")
 
 
 def test_rows_duplicated_by_a_join_are_visited_once_and_none_is_skipped(
@@ -336,7 +336,7 @@ def test_rows_duplicated_by_a_join_are_visited_once_and_none_is_skipped(
     Joined().async_().call()
     isolated_runtime.run_pending()
 
-    assert lines() == ["one", "two", *(f"rung {7 * number}" for number in range(1, shop_steps.ROWS + 1))]
+    assert lines() == ["one", "two", *(f"item {7 * number}" for number in range(1, shop_steps.ROWS + 1))]
 
 
 class Found(Stepwise):
@@ -360,7 +360,7 @@ def test_perform_may_return_inside_a_loop(isolated_runtime: Isolated, lines: Cal
 
 class Empty(Stepwise):
     def perform(self) -> int:
-        return len([*self.each("none", []), *self.each("no rows", sa.select(Rung).where(Rung.id < 0))])
+        return len([*self.each("none", []), *self.each("no rows", sa.select(Item).where(Item.id < 0))])
 
 
 def test_an_empty_loop_is_finished_at_once(isolated_runtime: Isolated) -> None:
@@ -425,21 +425,21 @@ def test_the_claim_of_a_step_is_locked_until_its_commit(isolated_runtime: Isolat
 
 
 class Fresh(Stepwise):
-    rung: Ref[Rung] = prop(lock=True)
+    item: Ref[Item] = prop(lock=True)
 
     def perform(self) -> list[int]:
-        seen = [self.rung.visits]
+        seen = [self.item.visits]
         self.step(self.change)
         self.elsewhere(7)
         return [*seen, self.step(self.observe)]
 
     def change(self) -> None:
-        self.rung.visits += 1
+        self.item.visits += 1
 
     def observe(self) -> int:
         with pytest.raises(sa.exc.OperationalError):
             self.elsewhere(9)
-        return self.rung.visits
+        return self.item.visits
 
     def elsewhere(self, visits: int) -> None:
         """Somebody else's change, who waits for nobody."""
@@ -447,13 +447,13 @@ class Fresh(Stepwise):
         patience = {"sqlite": "PRAGMA busy_timeout = 0", "postgresql": "SET lock_timeout = 100"}
         with engine.begin() as connection:
             connection.exec_driver_sql(patience.get(engine.dialect.name, "SET innodb_lock_wait_timeout = 1"))
-            connection.execute(sa.update(Rung).where(Rung.id == 7).values(visits=visits))
+            connection.execute(sa.update(Item).where(Item.id == 7).values(visits=visits))
 
 
 def test_each_step_reloads_and_locks_the_rows_of_its_references(
     isolated_runtime: Isolated,
 ) -> None:
-    ticket = Fresh(rung=7).async_().call()
+    ticket = Fresh(item=7).async_().call()
     isolated_runtime.run_pending()
 
     assert ticket.result(1) == [0, 7]
@@ -755,11 +755,11 @@ class Wrong(Stepwise):
         self.step(self.fine)
 
     def behind_an_update(self) -> None:
-        self.session.execute(sa.update(Rung).values(visits=9))
+        self.session.execute(sa.update(Item).values(visits=9))
         self.step(self.fine)
 
     def behind_plain_sql(self) -> None:
-        self.session.execute(sa.text("UPDATE ladder_rungs SET visits = 9"))
+        self.session.execute(sa.text("UPDATE step_items SET visits = 9"))
         self.step(self.fine)
 
     def behind_a_hook(self) -> None:
@@ -808,13 +808,13 @@ class Wrong(Stepwise):
         list(self.each("numbers", [1], batch=0))
 
     def ordered(self) -> None:
-        list(self.each("rungs", sa.select(Rung).order_by(Rung.visits).limit(3)))
+        list(self.each("items", sa.select(Item).order_by(Item.visits).limit(3)))
 
     def skipping(self) -> None:
-        list(self.each("rungs", sa.select(Rung).with_for_update(skip_locked=True)))
+        list(self.each("items", sa.select(Item).with_for_update(skip_locked=True)))
 
     def of_columns(self) -> None:
-        list(self.each("rungs", sa.select(Rung.id)))
+        list(self.each("items", sa.select(Item.id)))
 
     def no_pairs(self) -> None:
         list(self.each("numbers", lambda _: [1]))  # type: ignore[list-item,return-value]
@@ -847,9 +847,9 @@ REFUSED = {
     "an_iterator": "wants a list, a tuple or a range; a select of one model; or a function of the cursor",
     "no_name": "wants a name of 1 to 255 characters first",
     "no_batch": "Wrong.each('numbers', batch=0) wants a whole number, 1 or more.",
-    "ordered": "the step 'rungs' has a select with order_by, limit. The loop goes by the primary key",
+    "ordered": "the step 'items' has a select with order_by, limit. The loop goes by the primary key",
     "skipping": "has a select with with_for_update(skip_locked=True)",
-    "of_columns": "the step 'rungs' wants a select of one model, as in select(Order).where(...).",
+    "of_columns": "the step 'items' wants a select of one model, as in select(Order).where(...).",
     "no_pairs": "the step 'numbers' wants (cursor, item) pairs of its function, got int.",
     "same_cursor": "was given the cursor 1 twice in a row",
     "odd_cursor": "has a cursor that is of type NoneType; it wants int, str, float, UUID",

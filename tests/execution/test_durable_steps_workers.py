@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from apps import shop_steps
-from apps.shop_steps import ROWS, Climb, Ladder, Line, Rung
+from apps.shop_steps import ROWS, Item, Line, ProcessItems, ProcessOrder
 from harness.policy_workers import ON_SERVERS, PolicyPair
 from harness.workers import eventually
 
@@ -36,14 +36,14 @@ def writers(pair: PolicyPair) -> dict[str, int]:
     return {row.what: int(row.attempt) for row in pair.sql(sa.select(Line.what, Line.attempt))}
 
 
-def ladder_of(number: int) -> Counter[str]:
-    """What one `Ladder` does."""
-    rungs = [f"{number} rung {7 * rung}" for rung in range(1, ROWS + 1)]
-    return Counter([f"{number} first", f"{number} second {number + 1}", *rungs, f"{number} last"])
+def expected_lines(number: int) -> Counter[str]:
+    """What one `ProcessOrder` does."""
+    items = [f"{number} item {7 * item}" for item in range(1, ROWS + 1)]
+    return Counter([f"{number} first", f"{number} second {number + 1}", *items, f"{number} last"])
 
 
 def visits(pair: PolicyPair) -> set[int]:
-    return {row.visits for row in pair.sql(sa.select(Rung.visits))}
+    return {row.visits for row in pair.sql(sa.select(Item.visits))}
 
 
 def is_done(pair: PolicyPair, ticket: Ticket[Any], *, lost: int) -> None:
@@ -55,30 +55,30 @@ def is_done(pair: PolicyPair, ticket: Ticket[Any], *, lost: int) -> None:
 
 def test_two_workers_run_every_step_of_every_run_once(pair: PolicyPair) -> None:
     pair.start(processes=2, threads=2)
-    tickets = [Ladder(number=number).async_().call() for number in range(6)]
+    tickets = [ProcessOrder(number=number).async_().call() for number in range(6)]
 
     assert [ticket.result(WAIT_S) for ticket in tickets] == [(number + 1) * 10 for number in range(6)]
-    assert effects(pair) == sum((ladder_of(number) for number in range(6)), Counter())
+    assert effects(pair) == sum((expected_lines(number) for number in range(6)), Counter())
     assert visits(pair) == {6}
-    assert all([step.name for step in records.steps(ticket.id)] == ["first", "second", "rungs", "last"]
+    assert all([step.name for step in records.steps(ticket.id)] == ["first", "second", "items", "last"]
                for ticket in tickets)  # fmt: skip
 
 
 def test_a_run_whose_workers_are_killed_repeatedly_continues_at_its_checkpoint(pair: PolicyPair) -> None:
     points = ["in_first_step", "before_step_commit", "after_step_commit", "on_item_21"]
     pair.start_killed_at(*points, threads=1)
-    ticket = Ladder(number=1).async_().call()
+    ticket = ProcessOrder(number=1).async_().call()
 
     is_done(pair, ticket, lost=len(points))
 
-    assert effects(pair) == ladder_of(1)
+    assert effects(pair) == expected_lines(1)
     assert visits(pair) == {1}
     died = [reached(pair, point) for point in points]
     did = writers(pair)
-    # Two fell with nothing behind them, the third behind the first step, the fourth behind the second rung.
+    # Two fell with nothing behind them, the third behind the first step, the fourth behind the second item.
     assert did["1 first"] == died[2]
-    assert {did["1 second 2"], did["1 rung 7"], did["1 rung 14"]} == {died[3]}
-    last = {did[f"1 rung {rung}"] for rung in range(21, 7 * ROWS + 1, 7)} | {did["1 last"]}
+    assert {did["1 second 2"], did["1 item 7"], did["1 item 14"]} == {died[3]}
+    last = {did[f"1 item {item}"] for item in range(21, 7 * ROWS + 1, 7)} | {did["1 last"]}
     assert len(last) == 1
     assert not last & set(died)
     assert [step.claim_token for step in records.steps(ticket.id)] == [3, 4, 5, 5]
@@ -86,7 +86,7 @@ def test_a_run_whose_workers_are_killed_repeatedly_continues_at_its_checkpoint(p
 
 def test_a_worker_that_was_frozen_in_a_loop_commits_nothing_after_it_is_resumed(pair: PolicyPair) -> None:
     frozen = pair.start_killed_at("on_item_21=wait", threads=1)
-    ticket = Ladder(number=1).async_().call()
+    ticket = ProcessOrder(number=1).async_().call()
     pid = reached(pair, "on_item_21")
     os.kill(pid, signal.SIGSTOP)
 
@@ -94,7 +94,7 @@ def test_a_worker_that_was_frozen_in_a_loop_commits_nothing_after_it_is_resumed(
         # A process that is frozen there, and not dead, is waited for.
         thaw(pair, pid)
         is_done(pair, ticket, lost=0)
-        assert effects(pair) == ladder_of(1)
+        assert effects(pair) == expected_lines(1)
         return
     pair.start()
     is_done(pair, ticket, lost=1)
@@ -102,10 +102,10 @@ def test_a_worker_that_was_frozen_in_a_loop_commits_nothing_after_it_is_resumed(
     thaw(pair, pid)
 
     eventually(lambda: frozen.lines("claim.lost"), "its run is undone", WAIT_S, pair.output)
-    assert before == effects(pair) == ladder_of(1)
+    assert before == effects(pair) == expected_lines(1)
     assert visits(pair) == {1}
-    assert writers(pair)["1 rung 14"] == pid
-    assert writers(pair)["1 rung 21"] != pid
+    assert writers(pair)["1 item 14"] == pid
+    assert writers(pair)["1 item 21"] != pid
     assert [step.claim_token for step in records.steps(ticket.id)] == [1, 1, 2, 2]
 
 
@@ -113,7 +113,7 @@ def test_a_worker_that_was_frozen_in_a_loop_commits_nothing_after_it_is_resumed(
 def test_a_worker_that_was_frozen_without_a_transaction_has_lost_its_claim(pair: PolicyPair) -> None:
     # No session of it can be ended then: what keeps it from going on is the claim alone.
     frozen = pair.start_killed_at("before_item_3=wait", threads=1)
-    ticket = Climb(number=1, steps_to_go=6, pause_s=0).async_().call()
+    ticket = ProcessItems(number=1, steps_to_go=6, pause_s=0).async_().call()
     pid = reached(pair, "before_item_3")
     os.kill(pid, signal.SIGSTOP)
     pair.start()
@@ -129,7 +129,7 @@ def test_a_worker_that_was_frozen_without_a_transaction_has_lost_its_claim(pair:
 @ON_SERVERS
 def test_a_worker_that_is_frozen_before_the_commit_of_a_step_delays_no_other(pair: PolicyPair) -> None:
     frozen = pair.start_killed_at("before_step_commit=wait", threads=1)
-    ticket = Ladder(number=1).async_().call()
+    ticket = ProcessOrder(number=1).async_().call()
     pid = reached(pair, "before_step_commit")
     os.kill(pid, signal.SIGSTOP)
     pair.start()
@@ -138,7 +138,7 @@ def test_a_worker_that_is_frozen_before_the_commit_of_a_step_delays_no_other(pai
     thaw(pair, pid)
 
     eventually(lambda: frozen.lines("claim.lost"), "its run is undone", WAIT_S, pair.output)
-    assert effects(pair) == ladder_of(1)
+    assert effects(pair) == expected_lines(1)
     assert pid not in writers(pair).values()
 
 
@@ -149,7 +149,7 @@ def thaw(pair: PolicyPair, pid: int) -> None:
 
 def test_a_stopping_worker_releases_a_long_loop_at_its_next_item(pair: PolicyPair) -> None:
     first = pair.start()
-    ticket = Climb(number=1, steps_to_go=160).async_().call()
+    ticket = ProcessItems(number=1, steps_to_go=160).async_().call()
     eventually(lambda: len(effects(pair)) >= 3, "some items are done", WAIT_S, pair.output)
 
     first.signal(signal.SIGTERM)
@@ -161,7 +161,7 @@ def test_a_stopping_worker_releases_a_long_loop_at_its_next_item(pair: PolicyPai
     assert 3 <= done < 160
     assert first.lines("run.released")
     second = pair.start(threads=1)
-    again = Climb(number=2, steps_to_go=1, pause_s=0).async_().call()
+    again = ProcessItems(number=2, steps_to_go=1, pause_s=0).async_().call()
 
     assert ticket.result(WAIT_S) == 160
     assert again.result(WAIT_S) == 1
@@ -174,7 +174,7 @@ def test_a_stopping_worker_releases_a_long_loop_at_its_next_item(pair: PolicyPai
 
 def test_a_worker_killed_in_a_loop_loses_only_the_current_item(pair: PolicyPair) -> None:
     pair.start_killed_at("on_item_5", threads=1)
-    ticket = Climb(number=1, steps_to_go=8, pause_s=0).async_().call()
+    ticket = ProcessItems(number=1, steps_to_go=8, pause_s=0).async_().call()
 
     is_done(pair, ticket, lost=1)
 
@@ -193,7 +193,7 @@ print(found.done if found else 0, found.total if found else 0, found.note if fou
 
 def test_another_process_reads_the_progress_of_a_run_during_and_after_it(pair: PolicyPair) -> None:
     pair.start_killed_at("on_item_1=wait", threads=1)
-    ticket = Climb(number=1, steps_to_go=4, pause_s=0).async_().call()
+    ticket = ProcessItems(number=1, steps_to_go=4, pause_s=0).async_().call()
     reached(pair, "on_item_1")
 
     def read() -> str:

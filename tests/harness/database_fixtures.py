@@ -1,6 +1,6 @@
-"""Fixtures of tests on databases: each test runs on SQLite, PostgreSQL and MariaDB; with real workers where it says so.
+"""Fixtures of tests on databases: each test runs on SQLite, PostgreSQL and MariaDB.
 
-On SQLite a test is for every machine; the others carry the mark ``servers``.
+On SQLite a test runs on every machine; the others have the mark ``servers``.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ PAIRS = [
 
 @pytest.fixture(scope="session")
 def reused_databases(tmp_path_factory: pytest.TempPathFactory) -> Generator[ReusedDatabases]:
-    """The databases on servers that the tests of this process use in turn."""
+    """The databases on servers that the tests of this process share, one test at a time."""
     with ExitStack() as stack:
         yield ReusedDatabases(stack, tmp_path_factory.mktemp("reused_databases"))
 
 
 @pytest.fixture(params=DATABASES)
 def database_url(request: pytest.FixtureRequest, tmp_path: Path, reused_databases: ReusedDatabases) -> Generator[str]:
-    """An empty database with dexpy's tables, of each kind in turn."""
+    """An empty database with dexpy's tables, of each kind."""
     if request.param == "sqlite":
         url = f"sqlite:///{tmp_path / 'records.db'}"
         create_tables(url)
@@ -52,14 +52,14 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path, reused_database
 
 @pytest.fixture
 def isolated_runtime(database_url: str) -> Generator[Isolated]:
-    """A runtime on that database, whose queue is in it too; `run_pending` is its worker."""
+    """A runtime with that database and the SQL broker; `run_pending` is its worker."""
     with isolated(database=database_url) as found:
         yield found
 
 
 @pytest.fixture
 def engine(database_url: str) -> Generator[sa.Engine]:
-    """To look at that database, and to change it, past dexpy."""
+    """An engine to read and change that database without dexpy."""
     database_engine = sa.create_engine(database_url, poolclass=sa.NullPool)
     yield database_engine
     database_engine.dispose()

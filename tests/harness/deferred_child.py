@@ -1,4 +1,4 @@
-"""A process that defers or performs, and dies where it first comes to a named point, as by ``kill -9``.
+"""A process that defers or performs a call, and kills itself at its first pass of a failpoint.
 
 Usage: python deferred_child.py FOLDER POINTS defer TOKEN
        python deferred_child.py FOLDER POINTS perform ID

@@ -1,13 +1,14 @@
-"""``dexpy`` as it is, but the first process that comes to a named point dies there, as by ``kill -9``, or waits.
+"""The ``dexpy`` command, whose first process at a failpoint is killed, stopped or made to wait.
 
 Usage: python die_at_failpoints.py FOLDER POINTS worker MODULE ...
        python die_at_failpoints.py FOLDER POINTS enqueue
 
-POINTS are joined by commas: ``before_commit`` dies there, ``before_commit=wait`` waits until FOLDER has a file ``go``
-or ``go.before_commit``, ``before_commit=freeze`` stops the whole process, as by ``kill -STOP``.
-Who came first leaves a file of the point's name in FOLDER, with its pid, the moment and its name among the workers;
-all others pass.
-With ``enqueue`` there is one process for each point, which enqueues the point's number.
+POINTS are separated by commas: ``before_commit`` kills the process, as by ``kill -9``;
+``before_commit=wait`` waits until FOLDER has a file ``go`` or ``go.before_commit``;
+``before_commit=freeze`` stops the process, as by ``kill -STOP``.
+The first process writes a file of the failpoint's name to FOLDER, with its pid, the time and its worker id.
+Later processes pass.
+With ``enqueue`` there is one process for each failpoint, which enqueues the failpoint's number.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ LONGEST_WAIT_S = 60.0
 
 
 class FailpointActions:
-    """What happens at the points.
+    """The actions at the failpoints.
 
     Args:
-        folder: Where the files are.
+        folder: The folder of the files.
         points: As on the command line.
     """
 
@@ -44,11 +45,11 @@ class FailpointActions:
         check_failpoints(self._actions)
 
     def reach(self, name: str) -> None:
-        """Come to a point."""
+        """Execute the action of a failpoint, if it has one."""
         if name not in self._actions or not self._is_first(name):
             return
         if self._actions[name] == "freeze":
-            # It may take a moment until this very thread stops.
+            # The kernel may stop this thread a little later.
             os.kill(os.getpid(), signal.SIGSTOP)
         if self._actions[name] in ("wait", "freeze"):
             deadline = time.monotonic() + LONGEST_WAIT_S
@@ -62,7 +63,7 @@ class FailpointActions:
     def _is_first(self, name: str) -> bool:
         if (self._folder / name).exists():
             return False
-        # Written before it has its name, so that nobody reads half of it; a name is given once.
+        # Written under another name first, so that no reader sees half of it; the link succeeds once.
         draft = self._folder / f"{name}.{os.getpid()}.{threading.get_ident()}"
         heartbeat = dexpy.current_runtime().services.heartbeat
         worker_ids = heartbeat.own_ids if heartbeat is not None else ()
@@ -77,7 +78,7 @@ class FailpointActions:
 
 
 def enqueue(folder: Path, points: list[str]) -> None:
-    """Enqueue once for each point, each time in a process of its own, and say how these have ended."""
+    """Enqueue once for each failpoint, in a separate process, and print the exit statuses."""
     from apps import shop_failpoints
 
     pids = []

@@ -1,10 +1,10 @@
-"""A server that forks the worker processes of tests: a process that has imported what each of them imports, and forks.
+"""A server that forks the worker processes of tests, after it has imported their common modules.
 
-A worker that a test starts is a process of its own, with its own environment, folder, output and signals, and runs the
-command line as ``python -m dexpy`` would. Only the second that it takes to import SQLAlchemy, Dramatiq and the drivers
-is saved, a thousand times over. Nothing but imports happens here before the fork: no thread, no connection, no setting.
+A forked worker has its own environment, folder, output and signals, and runs the command line as ``python -m dexpy``
+would. This saves about a second of imports of SQLAlchemy, Dramatiq and the drivers for each process.
+Nothing but imports happens before the fork: no thread, no connection, no setting.
 
-The other half, which a run of tests talks to, is `ForkServer`; this file is also the program of the process itself.
+`ForkServer` is the client in the test process; this file is also the program of the server process.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ class ForkedProcess:
 
 
 class ForkServer:
-    """The process that forks, as a run of tests sees it: begun with the first birth, it ends when the tests do.
+    """The client of the server process, which starts with the first fork and ends with the tests.
 
     Args:
-        mark: Name of an environment variable; the processes that are forked have it, with the id of the tests' process.
+        mark: An environment variable of the forked processes, with the pid of the test process.
     """
 
     def __init__(self, mark: str) -> None:
@@ -81,11 +81,11 @@ class ForkServer:
         """Start a process.
 
         Args:
-            arguments: What would come after ``python``: ``-m module ...``, or a script and its arguments.
-            folder: Where it runs.
-            environment: All of it.
-            log: Where its output goes.
-            errors: Where its standard error goes; the same place when left out.
+            arguments: The arguments of ``python``: ``-m module ...``, or a script and its arguments.
+            folder: The working folder.
+            environment: The complete environment.
+            log: The file of its output.
+            errors: The file of its standard error; that of the output by default.
         """
         with self._lock:
             self._begin()
@@ -112,7 +112,7 @@ class ForkServer:
         for end in (self._line, child_end):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_REQUEST_BYTES)
         with child_end:
-            # What a worker may import is said by its own environment, not by this one.
+            # The module path comes from the environment of the worker, not from this process.
             environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
             self._process = subprocess.Popen(
                 [sys.executable, __file__, str(child_end.fileno())], env=environment | {self._mark: str(os.getpid())},
@@ -129,7 +129,7 @@ class ForkServer:
 
 
 def die_with(parent: int) -> None:
-    """End when the parent does: whoever kills the tests takes their workers with them."""
+    """End with the parent process, so that killing the tests ends their workers."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
@@ -147,7 +147,7 @@ def fork_child(request: dict[str, Any]) -> int:
     die_with(parent)
     os.setsid()
     for number, output in enumerate(request["outputs"], start=1):
-        # Both may be one file: neither may write over what the other one wrote.
+        # Both may be one file: appending keeps them from overwriting each other.
         file = os.open(output, os.O_WRONLY | os.O_APPEND)
         os.dup2(file, number)
         os.close(file)
@@ -177,7 +177,7 @@ def run_command(forked: dict[str, Any], base: list[str]) -> None:
 
 
 def serve(line: socket.socket) -> None:
-    """Fork when asked, and answer how forked processes ended."""
+    """Fork on request, and send the exit statuses of forked processes."""
     # Each process has its own folder first instead.
     base = sys.path[1:]
     while request := line.recv(MAX_REQUEST_BYTES):

@@ -1,4 +1,4 @@
-"""A configured program that forks, and goes on on both sides: prints what each found, as JSON, a line for each.
+"""A configured program that forks and continues in both processes; each prints its result as a line of JSON.
 
 Usage: python forking_program.py DATABASE_URL
 """
@@ -19,7 +19,7 @@ ROUNDS = 10
 
 
 def use_connections(side: str, first: int) -> None:
-    """Call, enqueue and ask, in turns with the other side, and say over which connections."""
+    """Call, enqueue and query, alternating with the other process, and return the used connections."""
     connections = set()
     for number in range(first, first + ROUNDS):
         connections.add(NameConnection(number=number).call())
@@ -28,7 +28,7 @@ def use_connections(side: str, first: int) -> None:
         with Session(dexpy.current_runtime().store.database.engine) as session:
             connections.add(connection_name(session.connection()))
     runtime = dexpy.current_runtime()
-    # Before this side has a name of its own: what it has opened is nobody else's either.
+    # Before this process has an application name of its own: its connections are identified by pid too.
     with runtime.store.begin() as connection:
         session_rows = connection.execute(sa.select(worker_sessions.c.backend, worker_sessions.c.worker)).all()
     assert runtime.services.heartbeat is not None

@@ -1,4 +1,4 @@
-"""A pair whose processes die at named points, and what must be true of it afterwards, wherever they died."""
+"""A pair whose processes are killed at failpoints, and the invariants that hold afterwards."""
 
 from __future__ import annotations
 
@@ -15,7 +15,15 @@ from typing import Any
 import attrs
 import sqlalchemy as sa
 from apps import shop_failpoints
-from apps.shop_failpoints import WITH_ITS_ROW, Customer, Die, DieOnce, DieTwice, Mark, Spawn
+from apps.shop_failpoints import (
+    WITH_ITS_ROW,
+    Customer,
+    EnqueueMark,
+    KillWorker,
+    KillWorkerWithoutRetry,
+    KillWorkerWithRule,
+    Mark,
+)
 from innodb import open_but_idle
 
 import dexpy
@@ -28,20 +36,20 @@ from harness.pairs import Pair, open_pair
 from harness.workers import HARNESS, START_S, Worker, eventually, is_alive
 
 RECOVER_WITHIN_S = 5.0
-"""The shortest promise that can be given: as ``DEXPY_RECOVER_WITHIN`` in every process of these tests."""
+"""The lowest possible ``DEXPY_RECOVER_WITHIN``, set in every process of these tests."""
 WAIT_S = 40.0
-"""A busy machine is no failure, where nothing was promised."""
+"""A generous timeout for waits without a guaranteed limit."""
 
 
 @attrs.frozen
 class Kill:
-    """One process that came first to a point.
+    """The first process at a failpoint.
 
     Attributes:
-        point: Its name.
-        pid: Of the process.
-        at: The moment, by the database's clock.
-        worker: Its name among the workers then; None if it has none. One that was slow and taken for dead has several.
+        point: The name of the failpoint.
+        pid: The pid of the process.
+        at: The time, by the database's clock.
+        worker: Its worker id at that time; None without one. A process whose lease expired has had several.
     """
 
     point: str
@@ -54,7 +62,7 @@ class Kills:
     """The kills of one test.
 
     Args:
-        pair: Whose processes die; its promise is the shortest from now on.
+        pair: The pair of the processes; its ``DEXPY_RECOVER_WITHIN`` is set to the minimum.
     """
 
     def __init__(self, pair: Pair) -> None:
@@ -64,22 +72,22 @@ class Kills:
         pair.variables = {**pair.variables, "DEXPY_RECOVER_WITHIN": f"{RECOVER_WITHIN_S:g}"}
 
     def command(self, points: Iterable[str], *arguments: str) -> list[str]:
-        """A command of dexpy whose processes die."""
+        """Return a command of dexpy whose processes are killed at failpoints."""
         return [sys.executable, str(HARNESS / "die_at_failpoints.py"), str(self.folder), ",".join(points), *arguments]
 
     def serve(self, points: Iterable[str], *arguments: str, processes: int = 1, threads: int = 1) -> Worker:
-        """Start a worker whose processes die, perhaps before all of them have begun."""
+        """Start a worker whose processes are killed at failpoints, perhaps before all of them have started."""
         counts = ["-p", str(processes), "-t", str(threads)]
         return self.pair.serve(self.command(points, "worker", "apps.shop_failpoints", *counts, *arguments))
 
     def enqueue(self, points: Iterable[str]) -> list[str]:
-        """Have one process for each point enqueue, and say how each has ended, as ``pid:status``."""
+        """Enqueue in one process per failpoint, and return the exit statuses as ``pid:status``."""
         completed = self.pair.run(self.command(points, "enqueue"))
         assert completed.returncode == 0, completed.stderr
         return completed.stdout.split()
 
     def wait_for(self, point: str) -> Kill:
-        """Wait until a process has come to a point."""
+        """Wait until a process has reached a failpoint."""
         file = self.folder / point
         eventually(file.exists, f"somebody comes to {point}", START_S, self.pair.output)
         pid, at, *name = file.read_text().split()
@@ -87,17 +95,17 @@ class Kills:
         return Kill(point, int(pid), moment, *name)
 
     def release(self) -> None:
-        """Let those who wait at a point go on."""
+        """Release the processes that wait at a failpoint."""
         (self.folder / GO).touch()
 
 
 @contextlib.contextmanager
 def killed_pair(name: str, folder: Path) -> Generator[Kills]:
-    """A pair whose processes may die, in force for the process of the tests; nobody serves it yet.
+    """A configured pair whose processes may be killed; no worker serves it yet.
 
     Args:
-        name: As `pairs.open_pair` has it.
-        folder: A temporary one.
+        name: The name of the pair, as for `pairs.open_pair`.
+        folder: A temporary folder.
     """
     with open_pair(name, folder, shop_failpoints) as pair:
         pair.configure()
@@ -118,7 +126,7 @@ def wait_until_final(pair: Pair, within_s: float = WAIT_S) -> list[Any]:
 
 
 def assert_done_once(pair: Pair, rows: Iterable[Any], effects: Iterable[str]) -> None:
-    """Every record is done, every effect is there once, and every attempt that was lost is told of."""
+    """Assert that every record is done, every effect exists once, and every lost attempt is recorded."""
     for row in rows:
         lost = lost_attempts(pair, row.id)
         assert row.status == "done", (row, pair.output())
@@ -142,13 +150,13 @@ def pid_of(worker_id: str) -> int:
 
 
 def by_the_database(pair: Pair, moment: datetime) -> datetime:
-    """A moment of this machine as the database's clock had it."""
+    """Convert a time of this machine to the database's clock."""
     with pair.engine.connect() as connection:
         return moment + timedelta(seconds=clock_ahead_s(connection) or 0.0)
 
 
 def now(pair: Pair) -> datetime:
-    """This moment, by the database's clock."""
+    """Return the current time of the database's clock."""
     return by_the_database(pair, datetime.now(timezone.utc))
 
 
@@ -159,10 +167,10 @@ def survivors_since(pair: Pair) -> datetime:
 
 
 def assert_nothing_left(pair: Pair) -> None:
-    """Nothing runs, nobody sits in a transaction, and no message is left."""
+    """Assert that nothing runs, no transaction is open, and no message is left."""
     running = sa.select(records.c.id).where(records.c.status == "running")
     assert pair.sql(running) == []
-    # These very ones: whoever lives begins others all the time, and a busy machine leaves them idle for a moment.
+    # Compared by session: live workers open new transactions all the time, which may be idle for a short time.
     idle = set(open_transactions(pair))
     eventually(
         lambda: idle.isdisjoint(open_transactions(pair)),
@@ -179,7 +187,7 @@ def describe_leftovers(pair: Pair) -> str:
 
 
 def open_transactions(pair: Pair) -> list[Any]:
-    """The sessions that have begun a transaction and do nothing."""
+    """Return the sessions that are idle in a transaction."""
     kind = pair.engine.dialect.name
     if kind == "postgresql":
         return list(
@@ -189,7 +197,7 @@ def open_transactions(pair: Pair) -> list[Any]:
             )
         )
     if kind == "sqlite":
-        # Only one at a time can write: whoever can, is alone.
+        # Only one writer at a time: acquiring the lock shows that no other transaction is open.
         with pair.engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA busy_timeout = 50")
             try:
@@ -203,7 +211,7 @@ def open_transactions(pair: Pair) -> list[Any]:
 def count_messages(pair: Pair, queue: str = "default") -> int:
     """How many messages a queue holds; those that are being run too, but on RabbitMQ."""
     if pair.broker is not None and pair.broker.startswith("amqp"):
-        # To look at them there would take them from the workers for a moment.
+        # Reading messages there would claim them from the workers.
         return int(queue_depth(dexpy.current_runtime().broker, queue) or 0)
     return len(pair.queued(queue))
 
@@ -223,20 +231,20 @@ def effects_of(numbers: Collection[int]) -> list[str]:
     return [f"mark {number}" for number in numbers]
 
 
-# ----------------------------------------------------------------------------------------------- everybody dies once
+# ----------------------------------------------------------------------------------------- every process dies once
 
 LOSES_THE_RUN = ("after_claim", "in_perform", "before_commit")
-"""Points at which a worker has begun a run and not committed it."""
+"""Failpoints at which a worker has started a run and not committed it."""
 BACKLOG = 10
 RUN_S = 5.0
-"""So long may whoever is there need for the rest, beside what was promised."""
+"""The time that the remaining workers need for the backlog, beside the recovery interval."""
 
 
 def kill_workers_at_each_point(kills: Kills, *, freezes: bool = False) -> None:
-    """Kill workers at each point of a run and of the relay, or freeze them, and see what has become of everything.
+    """Kill or freeze workers at each failpoint of a run and of the relay, and check all records and effects.
 
-    There is a backlog, which the first to die has fetched. Then comes one operation for each point: it passes the
-    points whose dead have been found, and kills whoever takes it at its own.
+    There is a backlog, which the first killed worker has fetched. Then one operation is enqueued for each failpoint: it
+    passes the failpoints that were reached before, and kills its worker at its own.
     """
     pair = kills.pair
     steps: list[tuple[str, Any, dict[str, Any]]] = [
@@ -246,11 +254,11 @@ def kill_workers_at_each_point(kills: Kills, *, freezes: bool = False) -> None:
         ("before_ack", Mark(number=13), {}),
     ]
     if not pair.is_transactional:
-        steps += [("before_publish", Spawn(number=14), {}), ("relay_rows_marked", Mark(number=15), {"in_": 0.05})]
+        steps += [("before_publish", EnqueueMark(number=14), {}), ("relay_rows_marked", Mark(number=15), {"in_": 0.05})]
     points = ["after_claim", *(point for point, _, _ in steps)]
     tickets = [Mark(number=number).async_().call() for number in range(BACKLOG)]
     if freezes:
-        # Nobody replaces one that is frozen. The first one notes a session, which nobody else knows of then.
+        # A frozen process is not replaced. The first one stops while it records its session, uncommitted.
         points.append("database_session_recorded")
         kills.serve([f"{point}=freeze" for point in points], processes=len(points) + 1)
     else:
@@ -270,7 +278,7 @@ def kill_workers_at_each_point(kills: Kills, *, freezes: bool = False) -> None:
     by_id = {row.id: row for row in rows}
     survived_since = survivors_since(pair)
     for death in kills_by_point.values():
-        # What was taken from it before is not by its death: a machine that is busy for long may look dead.
+        # Earlier recoveries are not due to the kill: a busy process may have lost its lease before.
         attempts_of_worker = sa.select(attempts).where(
             attempts.c.worker == death.worker, attempts.c.ended_at >= death.at
         )
@@ -293,11 +301,11 @@ def kill_workers_at_each_point(kills: Kills, *, freezes: bool = False) -> None:
         for death in kills_by_point.values():
             os.kill(death.pid, signal.SIGCONT)
     assert_nothing_left(pair)
-    assert wait_until_final(pair) == rows, "whoever thaws has left nothing"
+    assert wait_until_final(pair) == rows, "resumed processes change nothing"
 
 
 def assert_offered_in_time(pair: Pair, row: Any, since: datetime) -> None:
-    """What was lost at a moment was offered to others within the promise: sent to them, or begun anyway."""
+    """Assert that a run lost at a time was published, or started, within the recovery interval."""
     was_sent = row.enqueued_at is not None and row.enqueued_at > since
     offered_at = row.enqueued_at if was_sent else row.started_at
     assert (offered_at - since).total_seconds() < RECOVER_WITHIN_S, (since, row, pair.output())
@@ -331,19 +339,21 @@ def kill_enqueuers_at_each_point(kills: Kills) -> None:
 
 
 def run_crash_loops(kills: Kills) -> None:
-    """Run operations that end their worker each time: they end too, and what waits beside them is run.
+    """Run operations that kill their worker each time: they end as lost, and other runs are executed.
 
-    They wait when the worker starts, and end its processes before these have told it that they serve.
+    They are pending when the worker starts, and kill its processes before these report their start.
     """
     pair = kills.pair
-    tickets = {operation: operation().async_().call() for operation in (Die, DieOnce, DieTwice)}
+    tickets = {
+        operation: operation().async_().call() for operation in (KillWorker, KillWorkerWithoutRetry, KillWorkerWithRule)
+    }
     other_tickets = [Mark(number=number).async_().call() for number in range(5)]
     worker = pair.serve([sys.executable, "-m", "dexpy", "worker", "apps.shop_slow_start", "-p", "2", "-t", "1"])
 
     rows = {row.id: row for row in wait_until_final(pair)}
 
-    expected_texts = {Die: "3 times", DieOnce: "no other attempt", DieTwice: "2 times"}
-    for operation, times in {Die: 3, DieOnce: 1, DieTwice: 2}.items():
+    expected_texts = {KillWorker: "3 times", KillWorkerWithoutRetry: "no other attempt", KillWorkerWithRule: "2 times"}
+    for operation, times in {KillWorker: 3, KillWorkerWithoutRetry: 1, KillWorkerWithRule: 2}.items():
         row = rows[tickets[operation].id]
         lost = lost_attempts(pair, row.id)
         assert (row.status, row.failure, row.error) == ("failed", "lost", "dexpy.errors.WorkerLost"), row

@@ -14,7 +14,7 @@ from harness.policy_workers import PolicyPair
 from harness.workers import eventually
 
 WAIT_S = 60.0
-"""A busy machine is no failure, where nothing was promised."""
+"""A generous timeout for waits without a guaranteed limit."""
 
 
 def wait_until_final(pair: PolicyPair) -> list[Any]:
@@ -32,17 +32,17 @@ def wait_until_final(pair: PolicyPair) -> list[Any]:
 
 
 def marks(pair: PolicyPair) -> list[Any]:
-    """All marks, in the order of their moments; of one moment an end before a beginning."""
+    """Return all marks in order of time; at equal times an end precedes a start."""
     table = shop_limits.marks.c
     return list(pair.sql(sa.select(shop_limits.marks).order_by(table.at, table.what.desc())))
 
 
 def max_at_once(pair: PolicyPair, dead: Collection[int] = ()) -> dict[str, int]:
-    """For each key how many were at work at once at most.
+    """Return the largest number of concurrent runs for each key.
 
     Args:
-        pair: Whose runs they are.
-        dead: Processes that were killed: what they began ended with them, at a moment that nobody marked.
+        pair: The pair of the runs.
+        dead: The pids of killed processes; their started runs have no mark of an end.
     """
     all_marks = marks(pair)
     ended = {(mark.run, mark.pid) for mark in all_marks if mark.what == "end"}

@@ -38,7 +38,7 @@ def need(name: str, path: str | None) -> str:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Return a free port."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
@@ -72,7 +72,7 @@ class OwnRedis:
         return False
 
     def kill(self) -> None:
-        """End it at once; all that it had is gone."""
+        """Kill the server; its data is lost."""
         if self._process is not None:
             self._process.send_signal(signal.SIGKILL)
             self._process.wait()
@@ -81,7 +81,7 @@ class OwnRedis:
 
 @contextlib.contextmanager
 def redis_server(folder: Path) -> Generator[OwnRedis]:
-    """A Redis server for one test."""
+    """Start a Redis server for one test."""
     server = OwnRedis(folder)
     try:
         server.start()
@@ -92,15 +92,15 @@ def redis_server(folder: Path) -> Generator[OwnRedis]:
 
 
 class OwnPostgres:
-    """A cluster of PostgreSQL with one database, ``postgres``.
+    """A PostgreSQL cluster with one database, ``postgres``.
 
     Args:
-        folder: That its user may enter.
-        user: Whose it is: the server refuses to be root's.
+        folder: A folder that its user can access.
+        user: The user of the server process, which refuses to run as root.
     """
 
     def __init__(self, folder: Path, user: str) -> None:
-        # Not on the path, where packages put them.
+        # Packages install the programs outside of the PATH.
         packaged = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
         search_path = os.pathsep.join([os.environ.get("PATH", ""), *map(str, packaged)])
         initdb, self._program = (need(name, shutil.which(name, path=search_path)) for name in ("initdb", "postgres"))
@@ -116,7 +116,7 @@ class OwnPostgres:
         assert completed.returncode == 0, completed.stderr
 
     def start(self) -> None:
-        """Start it, and wait until it lets somebody in."""
+        """Start the server, and wait until it accepts connections."""
         locations = ["-D", str(self._folder / "data"), "-k", str(self._folder), "-p", str(self._port)]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -149,7 +149,7 @@ class OwnPostgres:
 
 @contextlib.contextmanager
 def postgres_server() -> Generator[OwnPostgres]:
-    """A PostgreSQL server for one test."""
+    """Start a PostgreSQL server for one test."""
     # Beside the folders of the tests, which only root may enter.
     folder = Path(tempfile.mkdtemp(prefix="dexpy-postgres-", dir="/tmp"))
     user = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name

@@ -35,13 +35,13 @@ class CapturedMessages(dramatiq.Middleware):
 
 
 class Pair(Deployment):
-    """A folder, a database and a broker of one's own.
+    """A deployment with a database and a broker.
 
     Args:
-        folder: A temporary one.
-        url: Of the database.
-        broker: Its URL; None where the database carries the messages.
-        application: The module of its operations, which can `create_tables` a database.
+        folder: A temporary folder.
+        url: The URL of the database.
+        broker: The URL of the broker; None for the SQL broker.
+        application: The module of its operations, with a function `create_tables`.
     """
 
     def __init__(self, folder: Path, url: str, broker: str | None, application: ModuleType = shop) -> None:
@@ -70,7 +70,7 @@ class Pair(Deployment):
         }  # fmt: skip
 
     def create_tables(self) -> None:
-        """Make dexpy's tables, by what ``dexpy db init`` calls, and the application's with a few rows."""
+        """Create dexpy's tables, as ``dexpy db init`` does, and those of the application with a few rows."""
         database = Database(self.url)
         with database.begin() as connection:
             schema.create(connection)
@@ -78,7 +78,7 @@ class Pair(Deployment):
         self.application.create_tables(self.engine)
 
     def configure(self) -> dexpy.Runtime:
-        """Put this pair in force for the process of the tests."""
+        """Configure dexpy in the test process with this pair."""
         self.runtime = dexpy.configure(database=self.url, broker=self.broker)
         return self.runtime
 
@@ -88,7 +88,7 @@ class Pair(Deployment):
         return super().start(*arguments, module=module, processes=processes, threads=threads)
 
     def start_with_short_grace(self, module: str, grace_s: float) -> Any:
-        """Start a worker that looks again soon at what it does not know; see `short_grace`."""
+        """Start a worker that checks unknown operations again soon; see `short_grace`."""
         script = str(HARNESS / "short_grace.py")
         worker = self.serve([sys.executable, script, str(grace_s), "worker", module, "-p", "1", "-t", "4"])
         worker.await_started(1)
@@ -101,13 +101,13 @@ class Pair(Deployment):
         return worker
 
     def sql(self, statement: Any, *parameters: Any, **values: Any) -> Any:
-        """Ask the database without dexpy."""
+        """Query the database without dexpy."""
         assert not parameters
         with self.engine.connect() as connection:
             return connection.execute(sa.text(statement) if isinstance(statement, str) else statement, values).all()
 
     def change(self, statement: Any, **values: Any) -> int:
-        """Change the database without dexpy, and say how many rows."""
+        """Change the database without dexpy, and return the number of rows."""
         with self.engine.begin() as connection:
             changed = connection.execute(sa.text(statement) if isinstance(statement, str) else statement, values)
             return int(changed.rowcount)
@@ -126,14 +126,14 @@ class Pair(Deployment):
         return [row[0] for row in self.sql("SELECT what FROM effects WHERE run = :run ORDER BY id", run=run_id)]
 
     def queued(self, queue: str) -> list[str]:
-        """The messages that wait in a queue, or are held by whoever runs them; read without dexpy."""
+        """Return the messages that wait in a queue or are held by a worker; read without dexpy."""
         if self.broker is None:
             rows = self.sql("SELECT payload FROM dexpy_messages WHERE queue = :queue AND NOT dead", queue=queue)
             return [row.payload for row in rows]
         return servers.queued(self.broker, queue)
 
     def end(self) -> None:
-        """End the workers and what this process has open, before the servers are taken away."""
+        """Stop the workers and close connections of this process, before the servers are removed."""
         for worker in self.workers:
             worker.stop()
         if self.runtime is not None:

@@ -24,13 +24,13 @@ ON_SERVERS = pytest.mark.parametrize(
     ],
     indirect=True,
 )
-"""For a test that says nothing of SQLite, where a frozen process is alive as long as it has its lock file."""
+"""For tests that do not apply to SQLite, where a frozen process is alive as long as it holds its lock file."""
 RECOVER_WITHIN_S = 5
-"""The shortest promise that there is: what a dead process held is free again by then."""
+"""The lowest possible recovery interval: by then everything that a dead process held is free."""
 
 
 class PolicyPair(Pair):
-    """A pair whose workers, and this process, take up soon what was lost: `recover_within_s`, before they start."""
+    """A pair whose processes recover lost runs within `recover_within_s`; set it before they start."""
 
     recover_within_s = RECOVER_WITHIN_S
 
@@ -40,15 +40,14 @@ class PolicyPair(Pair):
         return super().environment | {"DEXPY_RECOVER_WITHIN": str(self.recover_within_s)}
 
     def configure(self) -> dexpy.Runtime:
-        """Put this pair in force for the process of the tests."""
+        """Configure dexpy in the test process with this pair."""
         self.runtime = dexpy.configure(database=self.url, broker=self.broker, recover_within=self.recover_within_s)
         return self.runtime
 
     def start_killed_at(self, *points: str, threads: int = 4) -> Worker:
-        """Start a worker that dies, as by ``kill -9``, where it first comes to one of these checkpoints.
+        """Start a worker that is killed, as by ``kill -9``, when it first reaches one of these failpoints.
 
-        A point may be ``name=wait``: the first process there waits until `release_waiting`; see
-        ``harness/die_at_failpoints.py``.
+        At ``name=wait`` the first process waits until `release_waiting`; see ``harness/die_at_failpoints.py``.
         """
         script = [sys.executable, str(HARNESS / "die_at_failpoints.py"), str(self.folder), ",".join(points)]
         worker = self.serve([*script, "worker", self.application.__name__, "-p", "1", "-t", str(threads)])
@@ -56,23 +55,23 @@ class PolicyPair(Pair):
         return worker
 
     def reached(self, point: str) -> int | None:
-        """The process that came to a checkpoint first, if one did."""
+        """Return the pid of the first process at a failpoint; None if none has reached it."""
         file = self.folder / point
         return int(file.read_text().split()[0]) if file.exists() else None
 
     def release_waiting(self, point: str | None = None) -> None:
-        """Let the processes continue that wait at a checkpoint, or at any."""
+        """Release the processes that wait at a failpoint, or at any."""
         (self.folder / ("go" if point is None else f"go.{point}")).touch()
 
 
 @contextmanager
 def open_pair(name: str, folder: Path, application: ModuleType) -> Generator[PolicyPair]:
-    """A pair, e.g. ``postgresql+redis``, with the application's tables.
+    """Open a pair, e.g. ``postgresql+redis``, with the application's tables.
 
     Args:
-        name: Of the pair.
-        folder: A temporary one.
-        application: The module of its operations; its ``create_tables(engine)`` makes its tables.
+        name: The name of the pair.
+        folder: A temporary folder.
+        application: The module of its operations, with a function ``create_tables(engine)``.
     """
     kind, _, transport = name.partition("+")
     with servers.database(kind, folder) as url, servers.broker(transport) as broker:

@@ -1,6 +1,6 @@
-"""A transaction pooler for PostgreSQL: a connection has a session of the server only while it is in a transaction.
+"""A transaction pooler for PostgreSQL: a connection has a server session only during a transaction.
 
-As PgBouncer does it, in its mode ``transaction`` and without prepared statements; for one user and one database.
+Like PgBouncer with ``pool_mode = transaction`` and without prepared statements; for one user and one database.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ READY, KEY, TERMINATE, IDLE = b"Z", b"K", b"X", b"I"
 
 
 class Session:
-    """A session of the server, and what it said when it began."""
+    """A session of the server, with its startup messages."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
@@ -26,10 +26,10 @@ class Session:
 
 
 class Pooler:
-    """Listens on a port of its own.
+    """Listens on a free port.
 
     Args:
-        url: Of the server.
+        url: The URL of the server.
     """
 
     def __init__(self, url: str) -> None:
@@ -70,7 +70,7 @@ class Pooler:
             startup = await self._startup(reader, writer)
             if startup is None:
                 return
-            # Whoever came last goes first, so that sessions are shared as soon as they can be.
+            # Last in, first out, so that connections share sessions as soon as possible.
             session = self._idle.pop() if self._idle else await self._begin(startup)
             writer.write(session.greeting)
             self._idle.append(session)
@@ -93,7 +93,7 @@ class Pooler:
         self._all.append(session)
         session.writer.write(startup)
         async for kind, message in messages(session.reader):
-            # A number of nobody's instead of the session's own, which the next transaction need not have.
+            # A number of no session: the next transaction may get another one.
             session.greeting += message[:5] + secrets.token_bytes(8) if kind == KEY else message
             if kind == READY:
                 break
@@ -123,7 +123,7 @@ class Pooler:
 
 
 async def messages(reader: asyncio.StreamReader) -> AsyncIterator[tuple[bytes, bytes]]:
-    """What the server says, message by message: its kind, and all of it."""
+    """Yield the messages of the server: the kind and the whole message."""
     while True:
         header = await reader.readexactly(5)
         yield header[:1], header + await reader.readexactly(int.from_bytes(header[1:]) - 4)

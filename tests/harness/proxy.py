@@ -45,7 +45,7 @@ class Proxy:
         self._do(self._close())
 
     def cut(self) -> int:
-        """Cut every connection; new ones are let through. Says how many there were."""
+        """Cut every connection, accept new ones, and return the number of cut ones."""
         cut = len(self._writers) // 2
         self._do(self._cut())
         return cut
@@ -68,7 +68,7 @@ class Proxy:
         if self._server is not None:
             for socket in self._server.sockets:
                 self._loop.remove_reader(socket.fileno())
-            # Whoever knocked a moment ago is let in first: a server that is closed meanwhile forgets its connection.
+            # Accept pending connections first: a server that is closed meanwhile drops them.
             for _ in range(2):
                 await asyncio.sleep(0)
             self._server.close()
@@ -83,7 +83,7 @@ class Proxy:
 
     async def _end(self) -> None:
         await self._close()
-        # A connection that was let in at the last moment is known as soon as its task has begun.
+        # A connection that was just accepted is registered when its task has started.
         while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
             await self._cut()
             await asyncio.wait(tasks, timeout=0.05)

@@ -1,4 +1,4 @@
-"""Databases that tests use in turn: making one takes longer than most tests, so it is only emptied in between."""
+"""Databases that tests reuse: creating one takes longer than most tests, so it is only emptied in between."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ SESSION_QUERIES = {
 
 
 class ReusedDatabases:
-    """One database of each kind, made when it is first asked for.
+    """One database of each kind, created at its first use.
 
     Args:
-        stack: Takes them away in the end.
-        folder: A temporary one.
+        stack: Drops them at its end.
+        folder: A temporary folder.
     """
 
     def __init__(self, stack: ExitStack, folder: Path) -> None:
@@ -35,7 +35,7 @@ class ReusedDatabases:
 
     @contextmanager
     def database(self, kind: str) -> Generator[str]:
-        """The URL of a database with nothing in it but dexpy's tables, for one test at a time."""
+        """Yield the URL of a database with only dexpy's empty tables, for one test at a time."""
         url = self._urls.pop(kind, None) or self._made(kind)
         yield url
         if empty(url):
@@ -48,7 +48,7 @@ class ReusedDatabases:
 
 
 def create_tables(url: str) -> None:
-    """Make dexpy's tables."""
+    """Create dexpy's tables."""
     database = Database(url)
     with database.begin() as connection:
         schema.create(connection)
@@ -56,7 +56,7 @@ def create_tables(url: str) -> None:
 
 
 def empty(url: str) -> bool:
-    """Leave only dexpy's tables, with nothing in them; False if they are not as they were made."""
+    """Remove everything but dexpy's empty tables; return False if these have changed."""
     engine = sa.create_engine(url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         session_ids = connection.exec_driver_sql(SESSION_QUERIES[engine.dialect.name]).scalars().all()

@@ -1,4 +1,4 @@
-"""``dexpy`` as it is, on a machine whose clock is wrong.
+"""The ``dexpy`` command with a wrong clock.
 
 Usage: python shifted_clock.py SECONDS worker MODULE ...
 """

@@ -1,4 +1,4 @@
-"""``dexpy`` as it is, but looking again soon at what it does not know: a deploy in a test takes seconds.
+"""The ``dexpy`` command with short intervals for unknown operations, so that a deploy in a test takes seconds.
 
 Usage: python short_grace.py SHUTDOWN_GRACE_S worker MODULE ...
 """

@@ -1,4 +1,4 @@
-"""Servers of a test's own that are strict: they ask for a password, or speak TLS."""
+"""Servers for single tests that require a password or TLS."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ def program(name: str, *places: str) -> str:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Return a free port."""
     with socket.create_server(("127.0.0.1", 0)) as found:
         return int(found.getsockname()[1])
 
 
 @attrs.frozen
 class Certificate:
-    """A certificate that only those trust who are told to.
+    """A self-signed certificate.
 
     Attributes:
-        file: The certificate.
-        key: Its key.
+        file: The file of the certificate.
+        key: The file of its key.
     """
 
     file: Path
@@ -81,7 +81,7 @@ def running(command: list[str], port: int, *, user: str | None = None) -> Genera
 
 
 def listens(port: int) -> bool:
-    """Whether somebody listens on a port."""
+    """Whether a port accepts connections."""
     try:
         socket.create_connection(("127.0.0.1", port), 1).close()
     except OSError:
@@ -91,7 +91,7 @@ def listens(port: int) -> bool:
 
 @contextlib.contextmanager
 def redis(*options: str) -> Generator[int]:
-    """The port of a Redis server that asks for `PASSWORD`."""
+    """Yield the port of a Redis server that requires `PASSWORD`."""
     port = free_port()
     fixed = ["--bind", "127.0.0.1", "--save", "", "--requirepass", PASSWORD]
     with running([program("redis-server"), "--port", str(port), *fixed, *options], port):
@@ -100,7 +100,7 @@ def redis(*options: str) -> Generator[int]:
 
 @contextlib.contextmanager
 def redis_with_tls(certificate: Certificate, *, asks_clients: bool = False) -> Generator[int]:
-    """The port of a Redis server that speaks nothing but TLS, and asks for `PASSWORD`."""
+    """Yield the port of a Redis server that requires TLS and `PASSWORD`."""
     port = free_port()
     fixed = ["--port", "0", "--tls-port", str(port), "--bind", "127.0.0.1", "--save", "", "--requirepass", PASSWORD]
     files = ["--tls-cert-file", str(certificate.file), "--tls-key-file", str(certificate.key)]
@@ -140,9 +140,9 @@ def tls_listener(certificate: Certificate) -> Generator[int]:
 
 @contextlib.contextmanager
 def postgresql() -> Generator[int]:
-    """The port of a PostgreSQL server that asks for a password; its one user is `owner`, with `PASSWORD`."""
+    """Yield the port of a PostgreSQL server that requires a password; its user is `owner`, with `PASSWORD`."""
     places = "/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin"
-    # It runs as no administrator, who would own pytest's folders too.
+    # The server does not run as root, so pytest's folders of root are not accessible.
     user = "postgres" if os.geteuid() == 0 else None
     folder, port = tempfile.mkdtemp(prefix="dexpy-pg-"), free_port()
     try:

@@ -14,9 +14,9 @@ import dexpy
 from harness.workers import HARNESS, Deployment, Worker, eventually
 
 RECOVER_WITHIN_S = 5
-"""The shortest promise that there is."""
+"""The lowest possible recovery interval, in seconds."""
 BEGIN_S = 30.0
-"""How long a run may take to begin, after a rescue for one, in seconds: a busy machine is no failure."""
+"""How long a run may take to start, e.g. after a recovery, in seconds; generous for busy machines."""
 
 
 class BatchRuns(abc.ABC):
@@ -29,17 +29,17 @@ class BatchRuns(abc.ABC):
         """More about a failure."""
 
     def send_batch(self, batch: int) -> dexpy.Ticket[int]:
-        """Send one that waits at its gate."""
+        """Enqueue one batch that waits for its file."""
         return mailer.SendBatch(folder=str(self.folder), batch=batch).async_().call()
 
     def said(self, batch: int) -> list[tuple[str, int]]:
-        """What the runs of one batch have said so far, and in which process."""
+        """Return the events of the runs of one batch so far, with their pids."""
         file = self.folder / f"said-{batch}"
         lines = file.read_text().splitlines() if file.exists() else []
         return [(event, int(pid)) for event, pid in (line.split() for line in lines)]
 
     def begun(self, batch: int, times: int = 1) -> int:
-        """Wait until one has begun so often; the process of the last time."""
+        """Wait until a batch has started so often, and return the pid of the last start."""
 
         def observe() -> int | None:
             pids = [pid for event, pid in self.said(batch) if event == "begun"]
@@ -48,15 +48,15 @@ class BatchRuns(abc.ABC):
         return eventually(observe, f"batch {batch} is begun {times} times", BEGIN_S, self.output)
 
     def open_gate(self, batch: int) -> None:
-        """Let one go on."""
+        """Release one batch."""
         (self.folder / f"gate-{batch}").touch()
 
 
 class TrapDeployment(Deployment, BatchRuns):
-    """A folder with a database of one's own, whose workers take up soon what was lost.
+    """A deployment whose workers recover lost runs soon.
 
     Args:
-        folder: A temporary one.
+        folder: A temporary folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -74,7 +74,7 @@ class TrapDeployment(Deployment, BatchRuns):
         return super().start(*arguments, module=module, processes=processes, threads=threads)
 
     def start_ahead(self, seconds: float) -> Worker:
-        """Start a worker on a machine whose clock is ahead."""
+        """Start a worker with a clock that is ahead."""
         return start_ahead(self, seconds)
 
     def change(self, statement: str, *parameters: Any) -> None:
@@ -86,7 +86,7 @@ class TrapDeployment(Deployment, BatchRuns):
 
 
 def start_ahead(deployment: Deployment, seconds: float, threads: int = 4) -> Worker:
-    """Start a worker on a machine whose clock is so many seconds ahead, or behind."""
+    """Start a worker whose clock is so many seconds ahead, or behind."""
     script = [sys.executable, str(HARNESS / "shifted_clock.py"), str(seconds)]
     worker = deployment.serve([*script, "worker", "apps.mailer", "-p", "1", "-t", str(threads)])
     worker.await_started(1)

@@ -1,8 +1,8 @@
-"""Real worker processes for tests: started, waited for, and gone afterwards.
+"""Real worker processes for tests: started, awaited, and ended afterwards.
 
-Every process that is started here, and whatever that starts, carries `MARK` in its environment,
-so that a stray worker of an earlier test is found, wherever it hangs in the tree of processes.
-Each process of a run of tests has its own mark: what another one started is no stray, and is on other databases.
+Every process that is started here, and its children, have `MARK` in their environment,
+so that a stray worker of an earlier test is found anywhere in the process tree.
+Each test process has its own mark: workers of other test processes use other databases and are not strays.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ROOT = TESTS.parent
 MARK = "JOURNEY_OF"
 START_S = 30.0
 """How long workers may take to start, in seconds: a busy machine is no failure."""
-# Whoever kills the tests takes their workers with them, where the kernel can be asked for that.
+# Killing the tests ends their workers, where the kernel supports it.
 KILLED_WITH_PARENT = [found, "--pdeathsig", "KILL"] if (found := shutil.which("setpriv")) else []
 STARTED = re.compile(r"worker\.started pid=(\d+)")
 SECRET_FREE = {name: value for name, value in os.environ.items() if not name.startswith("DEXPY_")}
@@ -105,7 +105,7 @@ class Deployment:
         self.url = f"sqlite:///{self.file}"
         self.workers: list[Worker] = []
         _open.append(self)
-        # The settings of whatever project the folder lies in are not meant.
+        # Ignore the settings of a project around the folder.
         (folder / "pyproject.toml").touch()
 
     @property
@@ -129,7 +129,7 @@ class Deployment:
         return worker
 
     def serve(self, command: list[str]) -> Worker:
-        """Start a command that serves; it may not have begun to when this returns."""
+        """Start a worker command; it may not be ready when this returns."""
         self._refuse_strays()
         worker = Worker(self, command)
         self.workers.append(worker)
@@ -147,7 +147,7 @@ class Deployment:
     def run(self, command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
         variables = self.environment | environment
-        # What a test says of the environment may be about the start of Python itself: a module that is missing, say.
+        # The environment of a test may affect the start of Python itself, e.g. a missing module.
         if can_be_forked(command) and not environment:
             number = next(_numbers)
             output, errors = (self.folder / f"command-{number}.{kind}" for kind in ("out", "err"))
@@ -162,7 +162,7 @@ class Deployment:
         )  # fmt: skip
 
     def sql(self, statement: str, *parameters: Any) -> list[sqlite3.Row]:
-        """Ask the file by plain SQL, without dexpy."""
+        """Query the file by plain SQL, without dexpy."""
         connection = sqlite3.connect(f"file:{self.file}?mode=ro", uri=True, timeout=30)
         connection.row_factory = sqlite3.Row
         try:
@@ -193,7 +193,7 @@ class Deployment:
         return [row["what"] for row in self.sql("SELECT what FROM effects WHERE what LIKE ? ORDER BY id", pattern)]
 
     def output(self) -> str:
-        """What the workers said, for the message of a failure."""
+        """Return the output of the workers, for the message of a failure."""
         return "\n".join(f"--- {worker.command}\n{worker.output()[-4000:]}" for worker in self.workers)
 
     def close(self) -> None:
@@ -236,7 +236,7 @@ class Worker:
         return self.process.pid
 
     def output(self) -> str:
-        """What it has said so far."""
+        """Return its output so far."""
         return self._log.read_text("utf-8", errors="replace")
 
     def lines(self, event: str) -> list[str]:
@@ -244,7 +244,7 @@ class Worker:
         return [line for line in self.output().splitlines() if f" {event} " in line]
 
     def children(self) -> list[int]:
-        """The pids of the worker processes that have said so."""
+        """Return the pids of the worker processes in lines of an event."""
         return [int(pid) for pid in STARTED.findall(self.output())]
 
     def processes(self) -> set[int]:
@@ -258,7 +258,7 @@ class Worker:
             return False
 
     def await_started(self, processes: int) -> None:
-        """Wait until so many processes have said that they serve."""
+        """Wait until so many processes have reported their start."""
 
         def observe() -> bool:
             if self.process.poll() is not None:
@@ -283,7 +283,7 @@ class Worker:
             raise AssertionError(f"{self.command} has not ended within {within_s:g} s\n{self.output()}") from None
 
     def stop(self) -> None:
-        """End it if it lives, without asking: how it ends when it is asked is what tests are about."""
+        """Kill it if it is running: how it stops on a signal is a matter of the tests."""
         if self.process.poll() is None:
             os.killpg(self.pid, signal.SIGKILL)
             self.process.wait()

@@ -20,7 +20,7 @@ class Canary(Operation, name="hostile.canary"):
         return self.number
 
 
-class Kept(Operation, name="hostile.kept"):
+class StoredRun(Operation, name="hostile.kept"):
     """A run whose row is changed."""
 
     number: int

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from dexpy.database.column_types import Json, UtcDateTime
 from dexpy.database.tables import attempts, gates, messages, queues, records, signals, steps, workers
 from dexpy.enqueue.queues import is_queue_name
-from hostile.application import Kept, Limited
+from hostile.application import Limited, StoredRun
 
 PAST = "2020-01-01 00:00:00.000000"
 NAMES = ("..", ".", "/", "", "a/../../b", "x" * 59 + "!", "-rf *", "~", "%s{}", "dead:1:x", "ünï", "'; --")
@@ -77,7 +77,7 @@ class Rows:
         return taken
 
     def _class(self) -> Any:
-        return self._random.choice((Kept, Kept, Limited))
+        return self._random.choice((StoredRun, StoredRun, Limited))
 
     def _permit(self, connection: sa.Connection) -> None:
         if self.kind == "mariadb":

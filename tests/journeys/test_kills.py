@@ -12,7 +12,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from apps.shop_failpoints import Linger, Mark
+from apps.shop_failpoints import Mark, WaitForFile
 from harness.kills import (
     RECOVER_WITHIN_S,
     WAIT_S,
@@ -103,7 +103,7 @@ def test_a_stopped_worker_releases_runs_that_it_cannot_finish(kills: Kills, prog
         worker = pair.dramatiq("dexpy.broker:from_settings", "apps.shop_failpoints", *options)
     else:
         worker = pair.start("--shutdown-timeout", "0.3", threads=2)
-    tickets = [Linger(number=number, gate=str(gate)).async_().call() for number in (1, 2)]
+    tickets = [WaitForFile(number=number, file=str(gate)).async_().call() for number in (1, 2)]
     for ticket in tickets:
         pair.wait_for_status(ticket.id, "running")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import sqlalchemy as sa
-from apps.accounts import Effect, Increment, NapBeside
+from apps.accounts import Effect, Increment, SlowOrder
 from harness.workers import Deployment, eventually
 from sqlalchemy.orm import Session
 
@@ -16,7 +16,7 @@ AT_ONCE_S = 0.5
 def test_eight_operations_with_a_loaded_row_run_side_by_side_and_block_no_other(deployment: Deployment) -> None:
     worker = deployment.start(processes=1, threads=8)
     began = time.monotonic()
-    eight = [NapBeside(customer=7, seconds=SLEEP_S).async_().call() for _ in range(8)]
+    eight = [SlowOrder(customer=7, seconds=SLEEP_S).async_().call() for _ in range(8)]
     eventually(
         lambda: [deployment.status(ticket.id) for ticket in eight] == ["running"] * 8,
         "all eight run",

@@ -13,17 +13,17 @@ import sqlalchemy as sa
 from apps import accounts as application
 from apps.accounts import Increment
 from apps.accounts_timeouts import (
-    Dawdle,
-    DawdleAsync,
-    DawdleOnce,
-    Ignore,
-    KillAndEnd,
-    KillOnce,
-    LimitedOperation,
-    Obey,
-    ObeyAsync,
-    Promise,
-    Stick,
+    CancellableAsyncReport,
+    CancellableReport,
+    ExpiringReport,
+    KillWorkerOnce,
+    KillWorkerWithoutRetry,
+    ReportThatIgnoresCancellation,
+    SlowAsyncReport,
+    SlowFirstReport,
+    SlowReport,
+    TimedOperation,
+    UninterruptibleReport,
 )
 from harness.workers import HARNESS, Deployment, Worker, eventually, is_alive
 
@@ -99,9 +99,9 @@ def require_outcome(row: dict[str, Any]) -> tuple[str, str | None]:
 # --------------------------------------------------------------------------------------------------- time limits
 
 
-@pytest.mark.parametrize("operation", [Dawdle, DawdleAsync])
+@pytest.mark.parametrize("operation", [SlowReport, SlowAsyncReport])
 def test_a_run_that_times_out_cleans_up_and_fails(
-    deployment: Deployment, diary: Path, operation: type[LimitedOperation]
+    deployment: Deployment, diary: Path, operation: type[TimedOperation]
 ) -> None:
     ticket = operation(diary=str(diary)).async_().call()
 
@@ -109,13 +109,13 @@ def test_a_run_that_times_out_cleans_up_and_fails(
 
     assert require_outcome(row) == ("failed", "timeout")
     assert row["error"] == "dexpy.errors.TimedOut"
-    assert written(diary) == ["tidied up"]
+    assert written(diary) == ["cleaned up"]
     assert failures(ticket.id) == ["timeout"]
-    assert deployment.effects("dawdled") == []
+    assert deployment.effects("timed out") == []
 
 
 def test_a_rule_for_timed_out_gives_the_run_another_attempt(deployment: Deployment, diary: Path) -> None:
-    ticket = DawdleOnce(diary=str(diary)).async_().call()
+    ticket = SlowFirstReport(diary=str(diary)).async_().call()
 
     assert ticket.result(WAIT_S) == 2
     assert failures(ticket.id) == ["timeout", None]
@@ -125,13 +125,13 @@ def test_a_rule_for_timed_out_gives_the_run_another_attempt(deployment: Deployme
 def test_a_run_that_cannot_be_interrupted_is_failed_and_others_continue(deployment: Deployment, diary: Path) -> None:
     (worker,) = deployment.workers
     began = time.monotonic()
-    ticket = Stick(diary=str(diary)).async_().call()
+    ticket = UninterruptibleReport(diary=str(diary)).async_().call()
 
     row = ended(deployment, ticket.id)
 
     assert require_outcome(row) == ("failed", "timeout")
     assert written(diary) == ["stuck"]
-    assert time.monotonic() - began >= Stick.timeout + HARD_AFTER_S
+    assert time.monotonic() - began >= UninterruptibleReport.timeout + HARD_AFTER_S
     (noted,) = worker.lines("run.stuck")
     assert ticket.id in noted
     assert Increment(number=1).async_().call().wait(WAIT_S)
@@ -141,7 +141,7 @@ def test_a_run_that_cannot_be_interrupted_is_failed_and_others_continue(deployme
 def test_a_worker_whose_threads_are_all_stuck_is_replaced(deployment: Deployment, diary: Path) -> None:
     worker = start(deployment, "-Q", "narrow", "-t", "2")
     (first,) = worker.children()
-    stuck = [Stick(diary=str(diary)).async_(queue="narrow").call() for _ in range(2)]
+    stuck = [UninterruptibleReport(diary=str(diary)).async_(queue="narrow").call() for _ in range(2)]
     waiting = Increment(number=2).async_(queue="narrow").call()
     try:
         assert waiting.wait(WAIT_S), worker.output()
@@ -157,9 +157,9 @@ def test_a_worker_whose_threads_are_all_stuck_is_replaced(deployment: Deployment
 # ----------------------------------------------------------------------------------------------------- called off
 
 
-@pytest.mark.parametrize("operation", [Obey, ObeyAsync, Ignore])
+@pytest.mark.parametrize("operation", [CancellableReport, CancellableAsyncReport, ReportThatIgnoresCancellation])
 def test_a_run_is_cancelled_from_another_process(
-    deployment: Deployment, diary: Path, operation: type[LimitedOperation]
+    deployment: Deployment, diary: Path, operation: type[TimedOperation]
 ) -> None:
     ticket = operation(diary=str(diary)).async_().call()
     eventually(lambda: written(diary) == ["running"], "it runs", WAIT_S, deployment.output)
@@ -168,7 +168,10 @@ def test_a_run_is_cancelled_from_another_process(
 
     assert cancelled.returncode == 0, cancelled.stderr
     assert require_outcome(ended(deployment, ticket.id)) == ("cancelled", "cancelled")
-    assert written(diary) == ["running", "ignored it" if operation is Ignore else "tidied up"]
+    assert written(diary) == [
+        "running",
+        "ignored cancellation" if operation is ReportThatIgnoresCancellation else "cleaned up",
+    ]
     assert failures(ticket.id) == ["cancelled"]
     with pytest.raises(OperationFailed, match="cancelled"):
         ticket.result(1)
@@ -180,13 +183,13 @@ def test_a_run_is_cancelled_from_another_process(
 def test_a_run_that_no_worker_started_in_time_is_expired_by_a_worker_of_another_queue(
     deployment: Deployment, diary: Path
 ) -> None:
-    ticket = Promise(diary=str(diary)).async_().call()
+    ticket = ExpiringReport(diary=str(diary)).async_().call()
     assert ticket.pending
 
     assert require_outcome(ended(deployment, ticket.id)) == ("expired", "expired")
 
     begun = start(deployment, "-Q", "promises", "-t", "1")
-    kept = Promise(diary=str(diary)).async_(expires_in=60).call()
+    kept = ExpiringReport(diary=str(diary)).async_(expires_in=60).call()
     deployment.wait_for_status(kept.id, "done", within_s=WAIT_S)
     left = "SELECT 1 FROM dexpy_messages WHERE queue = 'promises'"
     eventually(lambda: not deployment.sql(left), "the late message came too", WAIT_S, deployment.output)
@@ -199,12 +202,12 @@ def test_a_run_that_no_worker_started_in_time_is_expired_by_a_worker_of_another_
 
 @pytest.mark.parametrize(
     ("operation", "ending", "attempts"),
-    [(KillOnce, ("done", None), ["lost", None]), (KillAndEnd, ("failed", "lost"), ["lost"])],
+    [(KillWorkerOnce, ("done", None), ["lost", None]), (KillWorkerWithoutRetry, ("failed", "lost"), ["lost"])],
 )
 def test_a_run_whose_worker_dies_ends_by_the_policy_of_its_class(
     deployment: Deployment,
     diary: Path,
-    operation: type[LimitedOperation],
+    operation: type[TimedOperation],
     ending: tuple[str, str | None],
     attempts: list[str | None],
 ) -> None:

@@ -15,15 +15,15 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from apps.accounts import (
-    AskAsync,
     CountVisit,
     Flaky,
     Increment,
-    Nap,
     SendNewsletter,
     SendReport,
     SendWelcomeEmail,
+    SleepAsync,
     Sum,
+    TimedVisit,
 )
 from harness.workers import Deployment, Worker, eventually, is_alive
 from sqlalchemy.orm import Session
@@ -37,7 +37,7 @@ LONG_S = 60.0
 
 def asleep(deployment: Deployment, *, number: int = 1, seconds: float = LONG_S) -> list[str]:
     """Runs that have begun and will take long; their ids."""
-    naps = [Nap(number=1, seconds=seconds).async_().call().id for _ in range(number)]
+    naps = [TimedVisit(number=1, seconds=seconds).async_().call().id for _ in range(number)]
     for nap in naps:
         deployment.wait_for_status(nap, "running")
     return naps
@@ -122,7 +122,7 @@ def test_the_worker_runs_nested_enqueues_and_async_performs(deployment: Deployme
     deployment.start()
     total = Sum(numbers=[1, 2, 3]).async_().call()
     refused = Sum(numbers=[9], fails=True).async_().call()
-    asked = AskAsync(question="why").async_().call()
+    asked = SleepAsync(question="why").async_().call()
 
     children = total.result(WAIT_S)
     for child in children:

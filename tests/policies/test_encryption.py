@@ -18,17 +18,17 @@ from apps.shop_encryption import (
     NEW_KEY,
     OLD_KEY,
     SECRET,
-    Backwards,
-    Keep,
+    EchoSecret,
+    EchoSecretDirectly,
+    LeakSecret,
     Pay,
     PayByBoth,
     PayDirectly,
     PayFor,
     PayOnce,
     PayOrder,
-    Spill,
-    Tell,
-    TellDirectly,
+    ReverseEncryptor,
+    StorePlain,
 )
 
 import dexpy
@@ -55,7 +55,9 @@ fernet = pytest.importorskip("cryptography.fernet")
 def isolated_runtime(database_url: str) -> Generator[Isolated]:
     """A runtime that encrypts, on each database."""
     shop.performed.clear()
-    with isolated(database=database_url, encryptors={"default": FernetEncryptor(OLD_KEY), "vault": Backwards()}) as it:
+    with isolated(
+        database=database_url, encryptors={"default": FernetEncryptor(OLD_KEY), "vault": ReverseEncryptor()}
+    ) as it:
         yield it
 
 
@@ -161,7 +163,7 @@ def test_rows_from_before_and_during_the_encryption_of_a_class_are_read(
     isolated_runtime: Isolated, engine: sa.Engine
 ) -> None:
     before = PayOrder(order=1, card=SECRET).async_().call()
-    while_it_was = Keep(data={"word": SECRET}).async_().call()
+    while_it_was = StorePlain(data={"word": SECRET}).async_().call()
     plain = {"$bound": [while_it_was.operation, "params", while_it_was.id, "default"]}
     plain |= {"$data": {"data": {"word": "kept"}}}
     token = base64.b64encode(FernetEncryptor(OLD_KEY).encrypt(json.dumps(plain).encode())).decode()
@@ -180,7 +182,7 @@ def test_rows_from_before_and_during_the_encryption_of_a_class_are_read(
 def test_data_that_looks_encrypted_is_read_as_data(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     PayOrder(order=1, card=SECRET).async_().call()
     stolen = {"$encrypted": stored(engine)["$encrypted"]}
-    ticket = Keep(data=stolen).async_().call()
+    ticket = StorePlain(data=stolen).async_().call()
     isolated_runtime.run_pending()
 
     assert ticket.result(5) == stolen
@@ -315,7 +317,7 @@ def test_arguments_of_configure_win_over_the_environment(monkeypatch: pytest.Mon
     url = f"sqlite:///{tmp_path / 'app.db'}"
     monkeypatch.setenv("DEXPY_ENCRYPTION_KEYS", OLD_KEY)
     by_keys = dexpy.configure(database=url, encryption_keys=[NEW_KEY])
-    mine = Backwards()
+    mine = ReverseEncryptor()
     by_object = dexpy.configure(database=url, encryptors={"default": mine})
 
     assert fernet.Fernet(NEW_KEY).decrypt(by_keys.encryptors["default"].encrypt(b"x")) == b"x"
@@ -342,7 +344,7 @@ def test_a_run_without_a_record_is_encrypted_in_its_message_also_when_it_is_retr
 
 def test_a_sensitive_prop_that_is_not_encrypted_is_still_refused_in_a_message(isolated_runtime: Isolated) -> None:
     with pytest.raises(SensitiveInTransit):
-        TellDirectly(token=SECRET).async_().call()
+        EchoSecretDirectly(token=SECRET).async_().call()
 
 
 def test_a_message_waits_for_its_missing_key(isolated_runtime: Isolated, engine: sa.Engine) -> None:
@@ -380,11 +382,11 @@ def test_encrypted_props_are_sensitive_and_not_shown_with_the_record(isolated_ru
 def test_a_sensitive_prop_without_encryption_is_stored_in_plain_text_and_not_shown(
     isolated_runtime: Isolated, engine: sa.Engine
 ) -> None:
-    ticket = Tell(token=SECRET).async_().call()
+    ticket = EchoSecret(token=SECRET).async_().call()
 
     assert stored(engine) == {"token": SECRET}
     assert records.get(ticket.id).params == {"token": "<sensitive>"}
-    report = Tell.explain(token=SECRET)
+    report = EchoSecret.explain(token=SECRET)
     assert report.encryption == {"props": {}, "result": None, "missing": [], "readable": ["token"]}
 
 
@@ -400,7 +402,7 @@ def test_explain_shows_encrypted_parts_their_encryptor_and_whether_it_exists(iso
     assert report.encryption is not None
     assert report.encryption["missing"] == ["default"]
     assert SECRET not in f"{report} {report.to_dict()}"
-    assert Keep.explain(data={}).encryption is None
+    assert StorePlain.explain(data={}).encryption is None
 
 
 def test_filtering_by_encrypted_params_is_refused(isolated_runtime: Isolated) -> None:
@@ -421,10 +423,10 @@ def test_a_secret_reaches_no_sink_however_the_run_ends(
     how: str,
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    operation = Spill(card=SECRET, how=how)
+    operation = LeakSecret(card=SECRET, how=how)
     ticket = operation.async_().call()
     ran = isolated_runtime.run_pending()
-    told = [repr(operation), str(ran), str(ticket.reload().to_dict()), str(Spill.explain(card=SECRET, how=how))]
+    told = [repr(operation), str(ran), str(ticket.reload().to_dict()), str(LeakSecret.explain(card=SECRET, how=how))]
     try:
         assert ticket.result(5) == SECRET
     except (Error, OperationFailed) as error:
@@ -466,11 +468,11 @@ def test_a_class_without_encryption_never_looks_up_an_encryptor(
         raise AssertionError("nobody needs one")
 
     monkeypatch.setattr(encryption, "current_encryptors", asked)
-    ticket = Keep(data={"a": 1}).async_().call()
+    ticket = StorePlain(data={"a": 1}).async_().call()
     isolated_runtime.run_pending()
 
     assert ticket.result(5) == {"a": 1}
-    assert Keep(data={}).call() == {}
+    assert StorePlain(data={}).call() == {}
 
 
 # ------------------------------------------------------------------------------------------------- refusals
@@ -481,9 +483,9 @@ def test_a_class_without_encryption_never_looks_up_an_encryptor(
     [
         (lambda: FernetEncryptor(), r"got no key\. Make one: Fernet\.generate_key\(\)"),
         (lambda: FernetEncryptor(OLD_KEY, "short"), r"its key 2 of 2 is no key: 32 bytes in URL-safe base64"),
-        (lambda: Encryptors({"": Backwards()}), r"'' is no name of an encryptor"),
+        (lambda: Encryptors({"": ReverseEncryptor()}), r"'' is no name of an encryptor"),
         (lambda: Encryptors({"default": object()}), r"wants an object with encrypt\(bytes\) and decrypt"),  # type: ignore[dict-item]
-        (lambda: Encryptors({"default": Backwards()}, OLD_KEY), r"encryption keys and an encryptor of the name"),
+        (lambda: Encryptors({"default": ReverseEncryptor()}, OLD_KEY), r"encryption keys and an encryptor of the name"),
         (lambda: dexpy.configure(encryption_keys="short"), r"its key 1 of 1 is no key"),
     ],
 )

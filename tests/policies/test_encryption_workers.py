@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from apps import shop_encryption
-from apps.shop_encryption import NEW_KEY, OLD_KEY, SECRET, PayDirectly, PayOrder, Spill
+from apps.shop_encryption import NEW_KEY, OLD_KEY, SECRET, LeakSecret, PayDirectly, PayOrder
 from harness.pairs import CapturedMessages
 from harness.policy_workers import PolicyPair, open_pair
 from harness.workers import eventually
@@ -62,11 +62,11 @@ def test_a_secret_is_in_no_message_no_row_and_no_line_of_the_log_while_it_waits_
 ) -> None:
     captured = encrypting(pair, OLD_KEY)
     end_writer = ("done", "business", "crash", "retry", "database")
-    tickets: list[Ticket[Any]] = [Spill(card=SECRET, how=how).async_().call() for how in end_writer]
+    tickets: list[Ticket[Any]] = [LeakSecret(card=SECRET, how=how).async_().call() for how in end_writer]
     tickets += [PayOrder(order=1, card=SECRET).async_().call()]
     PayDirectly(order=5, card=SECRET).async_().call()
     waiting = held(pair)
-    assert "Spill" in waiting
+    assert "LeakSecret" in waiting
     assert "PayDirectly" in waiting + str(captured.messages)
     worker = pair.start(processes=2)
     told = []

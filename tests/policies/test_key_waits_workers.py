@@ -30,7 +30,7 @@ def waits(pair: PolicyPair) -> bool:
     return bool(pair.sql(WAITING)) if kind == "postgresql" else is_waited(pair.sql)
 
 
-@pytest.mark.parametrize("name", ["Charge", "Reindex", "Named"])
+@pytest.mark.parametrize("name", ["Charge", "Reindex", "ReindexWithToken"])
 @pytest.mark.parametrize("holder", ["commits", "rolls back"])
 def test_a_process_that_is_killed_while_it_waits_for_a_key_leaves_nothing_behind(
     pair: PolicyPair, name: str, holder: str

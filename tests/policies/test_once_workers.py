@@ -127,7 +127,7 @@ def test_the_key_of_a_process_killed_before_its_release_is_free_in_time(pair: Po
     assert dead.ended() == -signal.SIGKILL
     assert keys_held(pair) == [("running", None)]
     eventually(lambda: not keys_held(pair), "the key is free", RECOVER_WITHIN_S + HEARD_S, pair.output)
-    assert answer(calling(pair, "", "Fail", 1)) == "well"
+    assert answer(calling(pair, "", "Fail", 1)) == "done"
 
 
 def test_a_process_that_is_killed_while_it_waits_leaves_nothing(pair: PolicyPair) -> None:

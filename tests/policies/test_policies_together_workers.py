@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from apps import shop_policies
-from apps.shop_policies import PARTS, Settle, Slot, Stall, receipt
+from apps.shop_policies import PARTS, LimitedSettlement, SettleOrder, SlowSettlement, receipt
 from apps.shop_steps import Line
 from harness.marks import WAIT_S, assert_nothing_left, max_at_once, wait_until_final
 from harness.policy_workers import PolicyPair
@@ -37,7 +37,7 @@ def _encrypts(pair: PolicyPair) -> None:
 def settle(*numbers: int, accounts: int = 2) -> list[Ticket[str]]:
     """Enqueue them together, each of them twice; the tickets of the first ones."""
     with dexpy.trace(trace_id="req-1"), dexpy.context(shop_tenant="acme"):
-        batch = [Settle(account=number % accounts, number=number, card=SECRET) for number in numbers]
+        batch = [SettleOrder(account=number % accounts, number=number, card=SECRET) for number in numbers]
         tickets = enqueue_all([*batch, *batch])
     assert [ticket.duplicate for ticket in tickets] == [False] * len(batch) + [True] * len(batch)
     return tickets[: len(batch)]
@@ -65,7 +65,7 @@ def test_two_workers_keep_every_guarantee_of_a_class_with_every_policy(pair: Pol
     tickets = settle(*range(12))
     done_once(pair, tickets)
     assert max_at_once(pair) == {"0": 1, "1": 1}, "the lock is narrower than the limit"
-    again = Settle(account=0, number=0, card=SECRET, tenant="acme").async_().call()
+    again = SettleOrder(account=0, number=0, card=SECRET, tenant="acme").async_().call()
     assert (again.duplicate, again.id) == (True, tickets[0].id)
 
 
@@ -80,8 +80,10 @@ def test_a_worker_that_is_killed_leaves_neither_lock_nor_slot_nor_key_and_no_ste
     done_once(pair, tickets)
 
 
-@pytest.mark.parametrize("kind", [Stall, Slot])
-def test_a_cancelled_run_releases_its_lock_and_slot_at_every_point(pair: PolicyPair, kind: type[Stall]) -> None:
+@pytest.mark.parametrize("kind", [SlowSettlement, LimitedSettlement])
+def test_a_cancelled_run_releases_its_lock_and_slot_at_every_point(
+    pair: PolicyPair, kind: type[SlowSettlement]
+) -> None:
     pair.start(processes=2, threads=2)
     first = kind(account=1, number=1).async_().call()
     eventually(lambda: begun(pair) == {"1 begun"}, "the first is between steps", WAIT_S, pair.output)
@@ -103,10 +105,10 @@ def begun(pair: PolicyPair) -> set[Any]:
     return {row.what for row in pair.sql(sa.select(Line.what))}
 
 
-def is_held_back(pair: PolicyPair, kind: type[Stall], ticket: Ticket[Any]) -> bool:
+def is_held_back(pair: PolicyPair, kind: type[SlowSettlement], ticket: Ticket[Any]) -> bool:
     """A lock is waited for with a thread, and a slot without one."""
     (row,) = pair.sql(sa.select(records).where(records.c.id == ticket.id))
-    return row.blocked_key is not None if kind is Slot else row.status == "running"
+    return row.blocked_key is not None if kind is LimitedSettlement else row.status == "running"
 
 
 def test_an_encrypted_deferred_call_is_one_row_for_its_key(pair: PolicyPair) -> None:
