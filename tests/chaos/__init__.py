@@ -1,5 +1,5 @@
-"""Operations under fire: workers and producers are killed, servers emptied and cut off, and every effect is counted.
+"""Chaos tests: workers and producers are killed, servers are emptied or cut off, and every effect is counted.
 
-Run by ``make chaos``; see `chaos.__main__` for what can be chosen. The promise that it looks for holes in: nothing that
-was committed is lost, nothing is done twice, and what a dead worker ran is taken up again within the time that was set.
+Run by ``make chaos``; see `chaos.__main__` for its options. They check that no committed operation is lost, that none
+has its effect twice, and that runs of a dead worker are recovered within the configured time.
 """

@@ -1,12 +1,12 @@
-"""``make chaos``: kills workers and producers at random and at chosen places, and counts what came of it.
+"""``make chaos``: kills workers and producers at random and at failpoints, and counts the effects.
 
     make chaos
     make chaos ARGS="--pair mariadb+rabbitmq --seconds 300 --operations 3000 --kills 100"
     make chaos ARGS="--break fence"
     make chaos-quick
 
-Ends with 0 when nothing was lost, doubled or late. With ``--break``, the same is run without a promise and then with
-it: it ends with 0 only when the harm of its absence was seen, and none in its presence.
+Ends with 0 when nothing was lost, doubled or late. With ``--break``, the same is run without a guarantee and then with
+it: it ends with 0 only when its absence did the expected harm, and its presence none.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from chaos.stage import PAIRS, Stage, missing, open_stage
 from chaos.table import is_good, show
 
 OPERATIONS_EACH_S = 10
-"""How many operations there are in a second, unless asked for otherwise."""
+"""The default number of operations per second."""
 KILL_EVERY_S = 3
 """The same for kills."""
 BREAK_S = 6.0
-"""How long a promise is missing."""
+"""How long a guarantee is disabled, in seconds."""
 BROKEN_ON = "postgresql+redis"
 
 Made = Callable[[Stage], Scenario]
 
 
 def arguments() -> argparse.Namespace:
-    """What was asked for."""
+    """Parse the arguments."""
     parser = argparse.ArgumentParser(prog="make chaos", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--pair", choices=PAIRS, default="postgresql+redis", metavar="PAIR", help=", ".join(PAIRS))
     parser.add_argument("--seconds", type=float, help="how long  [default: 60]")
@@ -68,12 +68,12 @@ def chosen(given: argparse.Namespace) -> list[tuple[str, list[Made]]]:
 
 
 def controlled(promise: str, seconds: float) -> list[Made]:
-    """A promise that is taken out, and the same with it in its place."""
+    """Run without a guarantee, and again with it."""
     return [lambda stage: broken(stage, promise, seconds), lambda stage: whole(stage, promise, seconds)]
 
 
 def main() -> int:
-    """Run what was asked for, and print the tables."""
+    """Run the chosen scenarios, and print the tables."""
     given = arguments()
     began = time.monotonic()
     # So that servers and processes end with this one.

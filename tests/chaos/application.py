@@ -30,7 +30,7 @@ calls = Journal(CALLS)
 
 
 class Booking(Operation):
-    """Calls out, takes its time, and leaves an effect in the run's transaction."""
+    """Calls an external service, sleeps, and writes an effect in the run's transaction."""
 
     key: str
     seconds: float = 0.0
@@ -38,11 +38,11 @@ class Booking(Operation):
     max_lost = 1000
 
     def call_out(self) -> None:
-        """Say outside of the database that this ran."""
+        """Record outside of the database that this ran."""
         calls.write(self.key, self.run_id, os.getpid())
 
     def leave_effect(self, session: Session) -> None:
-        """Write, and pass the place in the middle of `perform`."""
+        """Write, and pass the failpoint in the middle of `perform`."""
         session.add(Effect(key=self.key, run=self.run_id, pid=os.getpid(), at=time.time()))
         session.flush()
         failpoint("in_perform")
@@ -68,7 +68,7 @@ class Flaky(Exception):
 
 
 class FlakyBooking(Booking):
-    """Fails half of the time, after it has written."""
+    """Fails half of the time, after its write."""
 
     retry_on = (Retry(Flaky, attempts=None, wait=0.3),)
 
@@ -79,7 +79,7 @@ class FlakyBooking(Booking):
 
 
 class Refuse(Booking):
-    """Fails for a reason of business, after it has written."""
+    """Ends with a business error, after its write."""
 
     errors = {"refused"}
 
@@ -89,7 +89,7 @@ class Refuse(Booking):
 
 
 class Crash(Booking):
-    """Fails by an exception that no rule names, after it has written."""
+    """Raises an exception without a rule, after its write."""
 
     def perform(self) -> None:
         super().perform()
@@ -106,7 +106,7 @@ class Await(Booking):
 
 
 class Pay(Booking):
-    """Holds a row that others want."""
+    """Locks a row for which other runs wait."""
 
     account: Ref[Account] = prop(lock=True)
 
@@ -118,7 +118,7 @@ class Pay(Booking):
 
 
 class AwaitCancellation(Booking):
-    """Listens for being called off."""
+    """Checks for its cancellation."""
 
     def perform(self) -> None:
         self.call_out()
@@ -129,7 +129,7 @@ class AwaitCancellation(Booking):
 
 
 class KillWorker(Booking):
-    """Ends every worker that it runs on."""
+    """Kills every worker that runs it."""
 
     max_lost = 2
 
@@ -139,7 +139,7 @@ class KillWorker(Booking):
 
 
 class Deliveries(dramatiq.Middleware):
-    """Writes down which messages come, and how often."""
+    """Records each delivery of a message."""
 
     def __init__(self) -> None:
         self._journal = Journal(DELIVERIES)
@@ -149,7 +149,7 @@ class Deliveries(dramatiq.Middleware):
 
 
 class Noted:
-    """A consumer that writes down which messages its process holds from now on."""
+    """A consumer that records which messages its process holds."""
 
     def __init__(self, consumer: Any) -> None:
         self._consumer = consumer
@@ -189,7 +189,7 @@ def note_what_relays_hold() -> None:
 
 
 def sessions() -> Any:
-    """Of the application's own, where a level is asked for that is not its database's usual one."""
+    """The sessions of the application, where another isolation level than the default is chosen."""
     isolation = os.environ.get("CHAOS_ISOLATION")
     if not isolation:
         return None

@@ -1,7 +1,6 @@
-"""What came of it: counted from the application's own tables and files, without the records.
+"""The audit of a run: effects are counted from the tables and files of the application, without the records.
 
-Only then the records are looked at: whether they say the same, whether any of them is not over, and how long it took
-until what a dead worker ran was begun again.
+Then the records are compared with the effects: whether they agree, whether all are final, and how long recoveries took.
 """
 
 from __future__ import annotations
@@ -22,29 +21,28 @@ from chaos.journal import CALLS, COMMITTED, DELIVERIES, FETCHED, HANDED, MARKED,
 from chaos.stage import Stage
 
 WORKER_PID = re.compile(r":(\d+):")
-"""In a worker's id: host, pid, and what makes it unique."""
+"""The parts of a worker id: host, pid, and a unique suffix."""
 AFTER_THAW_S = 1.0
-"""So many seconds after it was let go on, a process has read what was sent to it while it was frozen."""
+"""Seconds after its resumption within which a frozen process reads the messages pushed to it."""
 NEARBY_S = 1.0
-"""Two that were begun within so many seconds came through the same queue."""
+"""Two runs started within so many seconds count as in the same queue."""
 TOLD = (
     "id", "operation", "status", "failure", "error_message", "queue", "priority", "created_at", "scheduled_at",
     "enqueued_at", "send_count", "started_at", "completed_at", "num_attempts", "num_lost", "claim_token", "claimed_by",
 )  # fmt: skip
-"""What is told of a record when something is wrong with it."""
+"""The columns that are printed of a record with a problem."""
 
 
 @attrs.frozen
 class Wait:
-    """How long something took until it was begun.
+    """The time until a run was started.
 
     Attributes:
-        seconds: From the fault, or from when it was due, without those in which there was no database.
-        faults: That it was, or may have been, hit by: each takes as long as was promised, at most.
-        run: The record's id.
-        began: When it was begun.
-        queued: How many seconds those took at that moment to which nothing was done: the promise is to be offered to
-            the workers in time, and a busy machine begins it later.
+        seconds: From the fault, or from its due time, without outages of the database.
+        faults: The faults that may have affected it; each costs at most the recovery interval.
+        run: The id of the record.
+        began: When it was started.
+        queued: The wait of unaffected runs at that time, in seconds: a busy machine starts offered runs late.
     """
 
     seconds: float
@@ -60,29 +58,29 @@ class Wait:
 
 @attrs.define
 class Count:
-    """What was counted; each list has keys of wishes.
+    """The counts; each list has keys of wishes.
 
     Attributes:
-        committed: Everything that was asked for.
-        expected: Of these, how many are to have an effect.
-        done: How many have one.
-        lost: Committed, meant to have an effect, and without one.
-        doubled: With more than one.
-        ghosts: With an effect of what failed, or was rolled back.
-        unsaid: With an effect, and never said outside.
-        vanished: Committed as the producer was told, and not in the database.
-        disagreeing: Whose record says something else than its effect.
-        failed_as_meant: With no effect, as it should be.
-        not_final: Whose record is not over.
-        running: Whose record says that it runs.
-        unpaid: The difference between what was paid into the accounts and what is in them.
-        attempts: Runs that were begun, as said outside.
-        sends: Messages that were sent for all of them.
-        redeliveries: Messages that came again.
-        turns: How often one of them waited for a worker: once, and again after each retry and rescue.
-        recoveries: From each kill or freeze until what ran there was begun again.
-        waits: From when an operation was due until it was first begun.
-        unprovoked: Attempts that were taken from a worker to which nothing had been done.
+        committed: All committed wishes.
+        expected: The number of wishes that must have an effect.
+        done: The number of wishes with an effect.
+        lost: Committed wishes without their expected effect.
+        doubled: Wishes with several effects.
+        ghosts: Effects of failed runs or rolled back wishes.
+        unsaid: Wishes with an effect but without an external call.
+        vanished: Wishes whose commit was confirmed, and that are not in the database.
+        disagreeing: Wishes whose record contradicts their effect.
+        failed_as_meant: Wishes that have no effect, as expected.
+        not_final: Wishes whose record is not final.
+        running: Wishes whose record is running.
+        unpaid: The difference between the payments and the balances of the accounts.
+        attempts: Started runs, by their external calls.
+        sends: All published messages.
+        redeliveries: Redelivered messages.
+        turns: Waits for a worker: one per run, and one more after each retry and recovery.
+        recoveries: Times from each kill or freeze until its run was started again.
+        waits: Times from when an operation was due until its first start.
+        unprovoked: Attempts recovered from a worker without a fault.
     """
 
     committed: list[str] = attrs.field(factory=list)
@@ -109,12 +107,12 @@ class Count:
 
 @attrs.frozen
 class LockCustomer:
-    """That a process had a message in hand, with which it may have died.
+    """A period in which a process held a message that its death may have lost.
 
     Attributes:
         pid: The process.
-        since: From when on.
-        until: When it had handed the message on; None where nobody says.
+        since: The start.
+        until: The end; None if unknown.
     """
 
     pid: int
@@ -124,14 +122,14 @@ class LockCustomer:
 
 @attrs.frozen
 class Faults:
-    """What was done to processes and servers, and which records it may have hit.
+    """The faults of processes and servers, and the records that they may have affected.
 
     Attributes:
-        deaths: Kills, and freezes.
-        emptied: When the broker was emptied, which hits all that wait.
-        outages: When the database was away.
-        holds: For each record, who has taken a message of it from the broker, or was about to send one.
-        makers: For each record, who has enqueued it.
+        deaths: Kills and freezes.
+        emptied: When the broker was emptied, which affects all waiting runs.
+        outages: When the database was unavailable.
+        holds: For each record, the processes that held or published a message of it.
+        makers: For each record, the process that enqueued it.
     """
 
     deaths: Sequence[Death]
@@ -141,13 +139,13 @@ class Faults:
     makers: Mapping[str, int]
 
     def wait(self, at: float, began: float, run: str, *, after_fault: bool) -> Wait:
-        """The time from one moment to another, and what may have cost the record a message in between.
+        """Return the time until a start, with the faults that may have lost a message of the record in between.
 
         Args:
-            at: The fault, or the moment from which it is due.
-            began: When it was begun.
+            at: The time of the fault, or the due time.
+            began: When the run was started.
             run: The record.
-            after_fault: Whether it begins with a fault.
+            after_fault: Whether `at` is a fault.
         """
         moments = [*self.emptied, *(until for _, until in self.outages)]
         moments += [death.at for death in self.deaths if self._hits(death, run)]
@@ -167,11 +165,11 @@ class Faults:
 
 
 class Audit:
-    """One look at everything.
+    """One audit of a run.
 
     Args:
-        engine: To the database; not dexpy's.
-        folder: Of the run.
+        engine: An engine of the database; not dexpy's.
+        folder: The folder of the run.
     """
 
     def __init__(self, engine: sa.Engine, folder: Path) -> None:
@@ -189,7 +187,7 @@ class Audit:
 
     @property
     def committed(self) -> int:
-        """How much was asked for."""
+        """Return the number of wishes."""
         return self.number("SELECT count(*) FROM chaos_wishes")
 
     @property
@@ -198,10 +196,10 @@ class Audit:
         return self.number("SELECT count(*) FROM operation_records WHERE status IN ('pending', 'running')")
 
     def count(self, stage: Stage, events: Sequence[Death], emptied: Sequence[float]) -> Count:
-        """Count it all.
+        """Count everything.
 
         Args:
-            stage: Where it took place.
+            stage: The database and broker of the run.
             events: Kills and freezes.
             emptied: When the broker was emptied.
         """
@@ -277,7 +275,7 @@ class Audit:
         delivered = [words[0] for words in Journal(DELIVERIES, self._folder).lines()]
         distinct = len(set(delivered))
         sent = self.number("SELECT coalesce(sum(send_count), 0) FROM operation_records")
-        # Where messages are rows, a record does not count those of its later turns.
+        # On the SQL broker a record does not count the messages of its retries.
         found.sends = max(sent, distinct - repeated)
         found.redeliveries = len(delivered) - distinct
         again = "SELECT count(*) FROM operation_attempts a JOIN operation_records r ON r.id = a.record_id"
@@ -293,7 +291,7 @@ class Audit:
         starts: dict[str, list[tuple[int, float]]] = {}
         for row in self.ask("SELECT record_id, claim_token, started_at FROM operation_attempts"):
             starts.setdefault(row.record_id, []).append((row.claim_token, _seconds(row.started_at)))
-        # Of an attempt that was given back the row keeps nothing, but it has called out.
+        # A released attempt leaves nothing in its row, but it has made its external call.
         calls: dict[str, list[float]] = {}
         for _, run, _, at in Journal(CALLS, self._folder).lines():
             calls.setdefault(run, []).append(float(at))
@@ -321,7 +319,7 @@ class Audit:
             found.waits.append(faults.wait(due, _seconds(row.started_at), row.id, after_fault=False))
 
     def story(self, key: str) -> list[str]:
-        """All that is known of one wish."""
+        """Return all known facts of one wish."""
         of_run = "(SELECT run FROM chaos_wishes WHERE wish = :key)"
         queries = {
             "wish": "SELECT * FROM chaos_wishes WHERE wish = :key",
@@ -346,7 +344,7 @@ class Audit:
 
 
 def _beside(waits: Sequence[Wait], smooth: Sequence[Wait]) -> list[Wait]:
-    """The longest first, each with what it took others at that moment."""
+    """Sort the longest first, each with the wait of unaffected runs at that time."""
     found: list[Wait] = []
     for wait in waits:
         others = [other.seconds for other in smooth if abs(other.began - wait.began) < NEARBY_S]
@@ -355,6 +353,6 @@ def _beside(waits: Sequence[Wait], smooth: Sequence[Wait]) -> list[Wait]:
 
 
 def _seconds(moment: Any) -> float:
-    """A moment in UTC as the database gives it to plain SQL, in seconds since 1970."""
+    """Convert a UTC time of plain SQL to seconds since 1970."""
     found = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
     return (found if found.tzinfo else found.replace(tzinfo=timezone.utc)).timestamp()

@@ -1,4 +1,4 @@
-"""Who is killed when, and where; when the broker is emptied, the database shaken, and a worker frozen."""
+"""The director of a run: it decides on kills, freezes, outages of the database and losses of the broker."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ from chaos.journal import CALLS, Journal
 from chaos.stage import Stage
 
 WORKER_PLACES = {"in_perform": 22, "before_ack": 10, "after_claim": 9, "before_commit": 9}
-"""Checkpoints of workers, and how often each is chosen."""
+"""Failpoints of workers, and how often each is chosen."""
 RELAY_PLACES = {"relay_rows_marked": 5}
-"""Of those that there are only where messages go to a server."""
+"""Failpoints that exist only with a message broker."""
 PRODUCER_PLACES = {"after_insert": 4, "after_commit": 5}
 SENDING_PLACES = {"before_publish": 4, "after_publish": 2}
 OUTSIDE = {"at random": 18, "supervisor and process": 8, "supervisor, alone": 3, "producer, at random": 4}
-"""Kills from outside, at any moment."""
+"""Kills from outside, at any time."""
 AT_LEAST = {"in_perform": 0.1, "before_ack": 0.02}
-"""Shares of the kills: in the middle of `perform`, and between the commit of a run and the acknowledgement."""
+"""Minimum shares of the kills in the middle of `perform`, and between commit and acknowledgement."""
 FIRST = ("in_perform", "before_ack", "at random")
-"""Before chance decides, so that a short run has these too."""
+"""Chosen before random places, so that a short run has these too."""
 FORGOTTEN_AFTER_S = 4.0
-"""A kill order that no process has taken for so long is withdrawn."""
+"""A kill order that no process has executed for so long is withdrawn."""
 SPARED = 0.6
-"""The share of the workers that has to serve before one is killed: what is promised is that others take over."""
+"""The share of the workers that must be running before one is killed, so that others can take over."""
 OVERTIME = 1.5
-"""So many times longer it may take, where a busy machine starts workers too slowly to kill as many as planned."""
+"""The factor by which the time may be exceeded, if a busy machine starts workers too slowly."""
 TIRED_AFTER = 3
-"""A supervisor whose processes have died so often waits long before the next one; it is then killed itself."""
+"""After so many deaths of its processes a supervisor waits long before the next one; it is then killed itself."""
 
 
 @attrs.frozen
 class Plan:
-    """What is to happen in a run.
+    """The faults of a run.
 
     Attributes:
-        seconds: How long.
+        seconds: The length of the run.
         kills: How many processes are killed.
         places: The kinds of kills, with weights.
-        freezes: How often a worker is stopped for longer than its lease, and lives on.
+        freezes: How often a worker is stopped for longer than its lease, and resumed.
         frozen_s: For how long.
         empties: How often the broker is emptied.
-        shakes: How often the database is shaken.
-        dooms: How many operations end each worker that they run on.
-        deploys: How often a worker is asked to stop, and started anew.
+        shakes: How often the database is restarted or cut off.
+        dooms: How many operations kill every worker that runs them.
+        deploys: How often a worker is stopped gracefully and replaced.
     """
 
     seconds: float
@@ -73,9 +73,9 @@ class Director:
     """Carries out a plan.
 
     Args:
-        plan: What is to happen.
-        fleet: To whom.
-        stage: Where.
+        plan: The faults.
+        fleet: The processes.
+        stage: The database and the broker.
     """
 
     def __init__(self, plan: Plan, fleet: Fleet, stage: Stage) -> None:
@@ -108,10 +108,10 @@ class Director:
             self._agenda.append((now + share * self._plan.seconds, action))
 
     def is_over(self, has_enough: Callable[[], bool]) -> bool:
-        """Whether the time is over, and nobody is frozen any more.
+        """Whether the time is over, and no process is frozen.
 
         Args:
-            has_enough: Whether as much was enqueued as was asked for; asked when the time is over.
+            has_enough: Returns whether enough was enqueued; called when the time is over.
         """
         now = time.monotonic()
         if now < self._ends_at:
@@ -135,7 +135,7 @@ class Director:
         self._withdraw_kill_orders()
         left = self._kills_left()
         if left > 0 and self._next_kill_at <= now < self._ends_at and self._kill():
-            # As many as are asked for, spread over the time that is left, in spite of those that came to nothing.
+            # Spread the remaining kills over the remaining time, including replacements of failed ones.
             self._next_kill_at = now + max(0.25, (self._ends_at - now) / (left + 1)) * random.uniform(0.5, 1.3)
 
     def end(self) -> None:
@@ -174,7 +174,7 @@ class Director:
         return True
 
     def _drawn(self) -> str:
-        """By chance, but for the places that have had less than their share."""
+        """Choose at random, but first the places with less than their share."""
         kills = self._fleet.kills
         for place, share in AT_LEAST.items():
             if place in self._plan.places and sum(kill.place.startswith(place) for kill in kills) <= share * len(kills):
@@ -212,6 +212,6 @@ class Director:
         return len(self._fleet.ready()) >= max(2, SPARED * len(self._fleet.of("worker")))
 
     def _busiest(self, workers: list[Member]) -> Member:
-        """Who has begun most lately: to freeze one that does nothing proves nothing."""
+        """Return the process that started a run last: freezing an idle one proves nothing."""
         begun = Counter(int(words[2]) for words in Journal(CALLS, self._fleet.folder).lines()[-20:])
         return max(workers, key=lambda worker: begun[worker.pid or 0])

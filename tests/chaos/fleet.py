@@ -1,4 +1,4 @@
-"""The processes of a run: workers with their supervisors, and producers. Whoever dies is noted, and replaced."""
+"""The processes of a run: workers with their supervisors, and producers. Dead ones are recorded and replaced."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Death:
     """A process that was killed, or frozen for a while.
 
     Attributes:
-        place: Where it was, in words of the table.
-        pid: Whose.
-        at: When, by this machine's clock.
-        counts: Whether it is a kill of its own, and no part of another one.
-        until: When a frozen one was let go on; None for one that was killed, or is frozen still.
+        place: The failpoint or kind of the kill, as in the table.
+        pid: The pid of the process.
+        at: The time, by this machine's clock.
+        counts: Whether it counts as a kill, and is not part of another one.
+        until: When a frozen process was resumed; None if it was killed or is still frozen.
     """
 
     place: str
@@ -74,12 +74,12 @@ class Member:
             )  # fmt: skip
 
     def restart(self) -> None:
-        """Take the place of a process that has ended."""
+        """Start a process in place of one that has ended."""
         self.process = self._start()
         self.ended_at = 0.0
 
     def news(self) -> Iterator[str]:
-        """The lines of its log since the last look."""
+        """Return the lines of its log since the last call."""
         with self._log.open("rb") as log:
             log.seek(self._read)
             found = log.read()
@@ -120,7 +120,7 @@ class Fleet:
 
     def add_worker(self, arguments: Sequence[str], threads: int) -> None:
         """Start a worker of one process."""
-        # So short that what runs then is given back.
+        # So short that running operations are released.
         dexpy = ["-p", "1", "-t", str(threads), "--shutdown-timeout", "0.1"]
         command = [sys.executable, "-m", "chaos.worker", *arguments, "--", *dexpy]
         self._add("worker", command)
@@ -148,7 +148,7 @@ class Fleet:
         return [death for death in self.deaths if death.counts]
 
     def tend(self) -> None:
-        """Note who has died, and start others in their place."""
+        """Record dead processes, and replace them."""
         self._hear_of_deaths()
         for member in self.members:
             self._look_at(member)
@@ -178,14 +178,14 @@ class Fleet:
             return
         if not member.ended_at:
             member.ended_at = time.time()
-            # By TERM itself, where it came before there was a handler for it.
+            # Ended by TERM itself, if it arrived before the handler was installed.
             if status not in (0, -signal.SIGTERM) or not (self._is_stopping or member.is_asked):
                 self._check_end(member.process.pid, status, member)
         elif time.time() - member.ended_at > REPLACED_AFTER_S and not self._is_stopping:
             member.restart()
 
     def _check_end(self, pid: int, status: int, member: Member) -> None:
-        """Whoever ends must have been killed, and by us."""
+        """Check that an ended process was killed by this run."""
         self._hear_of_deaths()
         if status != KILLED:
             self.oddities.append(f"{member.name} (pid {pid}) ended by itself with status {status}")
@@ -209,7 +209,7 @@ class Fleet:
             self._kill(pid, "supervisor and process", counts=False)
 
     def deploy(self, worker: Member) -> None:
-        """Have a worker end as it should; another one takes its place."""
+        """Stop a worker gracefully; another one replaces it."""
         worker.is_asked = True
         worker.process.terminate()
         self.deploys += 1
@@ -221,7 +221,7 @@ class Fleet:
             self.freezes.append(Death("frozen", pid, time.time()))
 
     def thaw(self, frozen_for_s: float = 0.0) -> None:
-        """Let those go on that were stopped so long ago."""
+        """Resume processes that were frozen long enough."""
         for pid, since in list(self.frozen.items()):
             if time.time() - since >= frozen_for_s:
                 _signal(pid, signal.SIGCONT)
@@ -243,7 +243,7 @@ class Fleet:
         self._is_stopping = True
         self._end(self.of("worker"))
         deadline = time.monotonic() + STOP_S
-        # Orphans too, which nobody here can wait for.
+        # Orphans too, which are not children of this process.
         while left := [pid for pid in self._pids if self._is_ours(pid)]:
             if time.monotonic() > deadline:
                 self.oddities.append(f"processes {left} have not ended within {STOP_S:g} s")

@@ -1,4 +1,4 @@
-"""Files that many processes append lines to, each line written at once: they are whole whoever is killed meanwhile."""
+"""Files to which many processes append lines, each with one write, so that a kill leaves no partial line."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Journal:
         self._file: int | None = None
 
     def write(self, *words: object, safely: bool = False) -> None:
-        """Append a line of words, with the moment as the last one.
+        """Append a line of words and the time.
 
         Args:
-            words: Without spaces in them.
-            safely: Return when it is on the disk.
+            words: Words without spaces.
+            safely: Whether to sync it to the disk.
         """
         if self._file is None:
             self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -43,13 +43,13 @@ class Journal:
 
 
 DEATHS = "deaths"
-"""Place, pid and moment of whoever ended itself, written just before."""
+"""Place, pid and time of a process that kills itself, written just before."""
 CALLS = "calls"
-"""Key, run, pid and moment of each call to the outside world."""
+"""Key, run, pid and time of each external call."""
 FETCHED = "fetched"
 """The record of each message that a worker took from the broker, and its pid: it may die with it in hand."""
 MARKED = "marked"
-"""The record of each message that a relay is about to send, and its pid: the row says by then that it was sent."""
+"""The record of each message that a relay is about to publish, and its pid; the row is already marked as published."""
 HANDED = "handed"
 """The same, after the broker has taken it."""
 DELIVERIES = "deliveries"

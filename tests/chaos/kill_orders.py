@@ -1,7 +1,7 @@
-"""Kill orders: a file for each place where some process is to end itself, taken by the first one that comes by.
+"""Kill orders: a file for each failpoint where a process must kill itself, executed by the first process there.
 
-Which kind of process takes which orders, and with what probability it does so each time it passes, is said on its
-command line: ``--die in_perform=0.5``. So the harness decides when, and chance whom, and at which of many passes.
+The command line of a process defines the orders that it executes, and the probability at each pass:
+``--die in_perform=0.5``. So the harness decides on the time, and chance on the process and the pass.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from chaos.journal import DEATHS, Journal
 KILL_ORDERS = "kill_orders"
 """The folder of the files, in the run's own."""
 DOOM = "enqueue_doomed"
-"""No place to die at: asks a producer for an operation that ends every worker it runs on."""
+"""Not a failpoint: a producer enqueues an operation that kills every worker that runs it."""
 
 
 def chances(given: Sequence[str]) -> dict[str, float]:
-    """Place to probability, from ``place=probability`` words."""
+    """Parse ``place=probability`` words."""
     pairs = (word.partition("=") for word in given)
     return {place: float(probability) for place, _, probability in pairs}
 
 
 def die(place: str) -> NoReturn:
-    """End this process as ``kill -9`` does, and leave the place behind."""
+    """Kill this process, as ``kill -9`` does, after recording the place."""
     Journal(DEATHS).write(place, os.getpid())
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError("killed, and still here")
 
 
 class FailpointActions:
-    """What stands at the checkpoints of a process.
+    """The action at the failpoints of a process.
 
     Args:
-        folder: Of the run.
-        probabilities: Place to the probability that a pass of it looks for a kill order.
+        folder: The folder of the run.
+        probabilities: Failpoint to the probability that a pass checks for a kill order.
     """
 
     def __init__(self, folder: Path, probabilities: dict[str, float]) -> None:
@@ -56,12 +56,12 @@ class FailpointActions:
 
 
 def issue(folder: Path, place: str) -> None:
-    """Have one process end at a place."""
+    """Order one process to kill itself at a failpoint."""
     (folder / KILL_ORDERS / place).touch()
 
 
 def take(folder: str, place: str) -> bool:
-    """Take a kill order off the table: for one process only."""
+    """Remove a kill order; True for one process only."""
     try:
         os.unlink(f"{folder}/{place}")
     except FileNotFoundError:
@@ -70,5 +70,5 @@ def take(folder: str, place: str) -> bool:
 
 
 def withdraw(folder: Path, place: str) -> bool:
-    """Take a kill order back; False if a process was quicker."""
+    """Withdraw a kill order; False if a process has executed it."""
     return take(str(folder / KILL_ORDERS), place)

@@ -1,4 +1,4 @@
-"""Enqueues operations all the time, inside transactions of the application's own; some of them are rolled back.
+"""Enqueues operations continuously, in transactions of the application; some of them are rolled back.
 
 Usage: python -m chaos.producer --rate 10 --mix booking=40,delayed=8 [--die PLACE=PROBABILITY]...
 """
@@ -42,9 +42,9 @@ from dexpy.errors import DatabaseUnavailable, InvalidTransition
 from dexpy.foundation import failpoints
 
 AGAIN_AFTER_S = 0.5
-"""Before a database that is away is asked again."""
+"""The pause before a retry while the database is unavailable."""
 LONG_S = (1.5, 4.0)
-"""What a long operation takes, from and to."""
+"""The duration of a long operation, from and to."""
 
 
 @attrs.frozen
@@ -52,8 +52,8 @@ class Kind:
     """One kind of operation.
 
     Attributes:
-        make: The operation, from its key and the seconds it takes.
-        options: For `async_`.
+        make: Builds the operation from its key and its duration in seconds.
+        options: Returns the options of `async_`.
         expected: See `Wish`.
     """
 
@@ -77,17 +77,17 @@ KINDS = {
     "expiring": Kind(lambda key, s: Booking(key=key, seconds=s), lambda: {"expires_in": 2.0}, expected="either"),
     "worker_killer": Kind(lambda key, s: KillWorker(key=key, seconds=s), expected="nothing"),
 }
-"""What can be in the mix; ``cancelled`` is called off at some moment."""
+"""The kinds of the mix; ``cancelled`` is cancelled at a random time."""
 
 
 class Producer:
     """One producer.
 
     Args:
-        folder: Of the run.
+        folder: The folder of the run.
         mix: Kind to weight.
-        seconds: Which an operation takes, on average.
-        long: The share of those that take some seconds: so that there is always something to kill.
+        seconds: The average duration of an operation.
+        long: The share of operations that take some seconds, so that there is always one to kill.
         undone: The share of transactions that are rolled back.
         repeated: The share of operations whose message is sent a second time later.
     """
@@ -150,7 +150,7 @@ class Producer:
         self._later.append((time.monotonic() + seconds, action))
 
     def do_what_is_due(self) -> None:
-        """What was put off until now."""
+        """Execute the actions that are due."""
         now = time.monotonic()
         due = [action for at, action in self._later if at <= now]
         self._later = [(at, action) for at, action in self._later if at > now]
@@ -167,7 +167,7 @@ def call_off(ticket: Ticket[Any]) -> None:
 
 
 def main() -> None:
-    """Produce until told to stop."""
+    """Produce until the process is stopped."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rate", type=float, required=True, help="operations a second")
     parser.add_argument("--mix", required=True)
@@ -194,7 +194,7 @@ def main() -> None:
             made = 0
             time.sleep(AGAIN_AFTER_S)
         now = time.monotonic()
-        # What it missed while the database was away is not made up for all at once.
+        # Operations missed during an outage are not enqueued all at once.
         next_at = max(next_at + made / given.rate, now - 2.0)
         time.sleep(max(0.0, next_at - now))
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from chaos.stage import Stage
 
 IDLE_AFTER_S = 2
-"""A transaction that does nothing for so long, in seconds, is one that somebody has left open."""
+"""A transaction that is idle for so long, in seconds, counts as left open."""
 
 
 def idle_transactions(engine: sa.Engine) -> int:
@@ -30,7 +30,7 @@ def idle_transactions(engine: sa.Engine) -> int:
 
 
 def _is_locked(engine: sa.Engine) -> bool:
-    """Whether somebody holds SQLite's write lock for longer than a transaction takes."""
+    """Whether SQLite's write lock is held for longer than a transaction takes."""
     with engine.connect() as connection:
         driver: Any = connection.connection.driver_connection
         driver.execute(f"PRAGMA busy_timeout = {IDLE_AFTER_S * 1000}")

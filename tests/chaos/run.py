@@ -21,27 +21,27 @@ STEP_S = 0.05
 START_S = 40.0
 """How long the workers may take to start: a busy machine is no failure."""
 PROBABILITY = 0.5
-"""How probable it is that a process that passes a place looks for a kill order."""
+"""The probability that a process that passes a failpoint checks for a kill order."""
 SETTLED_S = 1.0
-"""So long no record may be open before all counts as over: one that ends may enqueue another."""
+"""The run counts as over when no record was open for so long: an ending run may enqueue another."""
 
 
 @attrs.frozen
 class Finding:
-    """What one run has shown.
+    """The result of one run.
 
     Attributes:
-        scenario: What was run.
-        stage: Where.
-        count: Of effects and records.
+        scenario: The scenario.
+        stage: The database and the broker.
+        count: The counts of effects and records.
         deaths: Kills, each once.
-        freezes: Workers that were stopped for a while.
-        deploys: How often a worker was asked to stop.
+        freezes: Workers that were frozen for a while.
+        deploys: How often a worker was stopped gracefully.
         emptied: When the broker was emptied.
-        left: What has stayed behind, by name.
-        oddities: Ends that nobody here has brought about.
-        seconds: That the workers went on for after the producers.
-        stories: All that is known of some of what went wrong.
+        left: Remains in the database, by name.
+        oddities: Ends of processes that the run has not caused.
+        seconds: How long the workers continued after the producers.
+        stories: All known facts of some of the problems.
     """
 
     scenario: Scenario
@@ -61,14 +61,14 @@ def run(scenario: Scenario, stage: Stage, folder: Path) -> Finding:
     """Run a scenario.
 
     Args:
-        scenario: What.
-        stage: Where; its tables are made anew.
-        folder: An empty one, for files and logs.
+        scenario: The scenario.
+        stage: The database and the broker; the tables are recreated.
+        folder: An empty folder for files and logs.
     """
     engine = create_tables(stage)
     stage.outages.clear()
     (folder / KILL_ORDERS).mkdir()
-    # The settings of whatever project the folder lies in are not meant.
+    # Ignore the settings of a project around the folder.
     (folder / "pyproject.toml").touch()
     audit = Audit(engine, folder)
     fleet = Fleet(folder, _environment(stage))
@@ -156,7 +156,7 @@ def _await(fleet: Fleet, is_there: Callable[[], bool]) -> None:
 
 
 def _settle(scenario: Scenario, fleet: Fleet, audit: Audit) -> float:
-    """Let the workers go on until nothing is open, or the time is over."""
+    """Wait until no record is open, or the time is over."""
     began = time.monotonic()
     quiet_since: float | None = None
     while (now := time.monotonic()) - began < scenario.settle_s:

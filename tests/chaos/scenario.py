@@ -1,4 +1,4 @@
-"""What is run, and what has to come of it."""
+"""Scenarios, and their expected results."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from chaos.director import Plan, places_of
 from chaos.stage import Stage
 
 RECOVER_WITHIN_S = 5.0
-"""The promise that dexpy is given to keep, in seconds: the shortest there is."""
+"""The recovery interval, in seconds: the lowest possible one."""
 HARM = {"fence": "doubled", "relay": "lost", "claim-count": "doubled"}
 """What is taken out to what has to be seen then."""
 
@@ -27,20 +27,20 @@ class Scenario:
     """One run.
 
     Attributes:
-        plan: What is done to the processes and servers.
-        rate: Operations a second.
-        asked: How many operations there have to be at least.
-        takes_s: Seconds that an operation takes, on average.
-        mix: Kinds of operations.
-        workers: How many, of one process each.
-        producers: How many.
-        threads: Of each worker.
+        plan: The faults of processes and servers.
+        rate: Operations per second.
+        asked: The minimum number of operations.
+        takes_s: The average duration of an operation, in seconds.
+        mix: Kinds of operations, with weights.
+        workers: The number of workers, of one process each.
+        producers: The number of producers.
+        threads: The number of threads of each worker.
         long: The share of operations that take some seconds.
         undone: The share of transactions that are rolled back.
         repeated: The share of operations whose message is sent twice.
-        settle_s: The longest time that the workers go on after the producers have stopped.
-        control: The promise that is tried, without it and with it; None where all of them are.
-        broken: Whether that promise is taken out.
+        settle_s: The longest time that the workers continue after the producers have stopped.
+        control: The guarantee that is tested, without it and with it; None for all of them.
+        broken: Whether that guarantee is disabled.
     """
 
     plan: Plan
@@ -60,14 +60,14 @@ class Scenario:
 
 
 def under_fire(stage: Stage, seconds: float, operations: int, kills: int, freezes: int | None = None) -> Scenario:
-    """Everything at once: what dexpy has to stand.
+    """All kinds of faults at once.
 
     Args:
-        stage: Where.
-        seconds: How long.
-        operations: So many at least.
-        kills: So many at least.
-        freezes: So many; one every 40 seconds if left out.
+        stage: The database and the broker.
+        seconds: The length of the run.
+        operations: The minimum number of operations.
+        kills: The minimum number of kills.
+        freezes: The number of freezes; by default one every 40 seconds.
     """
     plan = Plan(
         seconds,
@@ -75,8 +75,8 @@ def under_fire(stage: Stage, seconds: float, operations: int, kills: int, freeze
         places_of(stage),
         # Where a file carries the records a frozen process is alive, and keeps what it holds.
         freezes=0 if stage.is_sqlite else max(1, round(seconds / 40)) if freezes is None else freezes,
-        # Longer than was promised: whoever has to wait for its thaw is late. But not where messages are pushed: one
-        # and the same may be pushed to it time and again, and nobody sees how often.
+        # Longer than the recovery interval, so that a run that waits for its resumption is late. Not where messages are
+        # pushed: the same message may be pushed to a frozen process repeatedly, which no count shows.
         frozen_s=RECOVER_WITHIN_S * (0.8 if stage.pushes else 1.6),
         empties=0 if stage.empty is None else 2,
         shakes=0 if stage.shake is None else 1,
@@ -88,12 +88,12 @@ def under_fire(stage: Stage, seconds: float, operations: int, kills: int, freeze
 
 
 def broken(stage: Stage, promise: str, seconds: float) -> Scenario:
-    """What has to end badly without a promise.
+    """A run that must fail without a guarantee.
 
     Args:
-        stage: Where.
+        stage: The database and the broker.
         promise: A key of `HARM`.
-        seconds: How long it is tried.
+        seconds: The length of the run.
     """
     quiet = {"booking": 1.0}
     calm = Scenario(
@@ -103,16 +103,16 @@ def broken(stage: Stage, promise: str, seconds: float) -> Scenario:
     if promise == "fence":
         # In the middle of what they do, before their first statement: no session of theirs can be ended then.
         plan = Plan(seconds / 2, 0, {}, freezes=1, frozen_s=RECOVER_WITHIN_S * 1.1)
-        # The other worker has threads enough for all: what it takes over it begins before the frozen one goes on.
+        # The other worker has enough threads for all: it starts recovered runs before the frozen one is resumed.
         return attrs.evolve(calm, plan=plan, rate=15.0, takes_s=2.0, threads=40)
     if promise == "claim-count":
         return attrs.evolve(calm, rate=20.0, takes_s=0.02, repeated=0.5)
     places = {place: weight for place, weight in places_of(stage).items() if place in ("in_perform", "after_claim")}
     mix = {"booking": 2.0, "delayed": 1.0, "flaky": 1.0}
-    # As long as was promised, and not a moment less: what is open then is lost.
+    # Exactly the recovery interval: runs that are open then are lost.
     return attrs.evolve(calm, plan=Plan(seconds, 3, places), mix=mix, settle_s=RECOVER_WITHIN_S * 1.2)
 
 
 def whole(stage: Stage, promise: str, seconds: float) -> Scenario:
-    """The same with the promise in its place: what is seen without it comes from that, and from nothing else."""
+    """The same with the guarantee: harm that is seen only without it comes from its absence."""
     return attrs.evolve(broken(stage, promise, seconds), broken=False, settle_s=SETTLE_S)

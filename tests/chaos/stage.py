@@ -1,8 +1,8 @@
-"""Where a run takes place: a database and a broker of its own, with ways to do them harm.
+"""The stage of a run: a separate database and broker, and functions that damage them.
 
-PostgreSQL and Redis are started for this alone, where their programs are here: then the one is restarted without a
-shutdown, and the other emptied as a whole. Otherwise the servers of the tests are used, with a database, a namespace or
-a virtual host of their own, and connections are cut from outside. Nobody else's data is touched either way.
+PostgreSQL and Redis servers are started for the run if their programs are installed: then PostgreSQL is restarted
+without a shutdown, and Redis is emptied. Otherwise the servers of the tests are used, with a separate database,
+namespace or virtual host, and connections are cut from outside. Other data is never touched.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ START_S = 30.0
 
 @attrs.define
 class Stage:
-    """One run's database and broker.
+    """The database and the broker of one run.
 
     Attributes:
         pair: Their names.
-        database: URL.
-        broker: URL; None where the database carries the messages.
-        shake: Cuts off or restarts the database's server; None for SQLite.
-        shake_is: What that is called in the table.
-        empty: Throws away all messages of the broker; None where they are rows of the database.
-        outages: When the database was away, from and to.
+        database: The URL of the database.
+        broker: The URL of the broker; None for the SQL broker.
+        shake: Cuts off or restarts the database server; None for SQLite.
+        shake_is: The name of that fault in the table.
+        empty: Deletes all messages of the broker; None for the SQL broker.
+        outages: When the database was unavailable, from and to.
     """
 
     pair: str
@@ -57,16 +57,16 @@ class Stage:
 
     @property
     def is_sqlite(self) -> bool:
-        """Whether the database is a file, and a lock on another file says who lives."""
+        """Whether the database is a file, and worker liveness is a file lock."""
         return self.database.startswith("sqlite")
 
     @property
     def pushes(self) -> bool:
-        """Whether the broker gives messages to who has not asked for them at this moment."""
+        """Whether the broker pushes messages to consumers."""
         return self.broker is not None and self.broker.startswith("amqp")
 
     def shake_database(self) -> None:
-        """Cut the database off, and note for how long it was away."""
+        """Cut the database off, and record for how long it was unavailable."""
         assert self.shake is not None
         began = time.time()
         self.shake()
@@ -86,11 +86,11 @@ def missing(pair: str) -> str | None:
 
 @contextlib.contextmanager
 def open_stage(pair: str, folder: Path) -> Generator[Stage]:
-    """A stage, gone afterwards.
+    """Yield a stage, and remove it afterwards.
 
     Args:
         pair: One of `PAIRS`.
-        folder: For a SQLite file.
+        folder: The folder of a SQLite file.
     """
     kind, _, transport = pair.partition("+")
     with contextlib.ExitStack() as stack:
@@ -110,7 +110,7 @@ def open_stage(pair: str, folder: Path) -> Generator[Stage]:
 
 
 def _free_port() -> int:
-    """A port that nobody listens on: none of those that outgoing connections get, or one of them might be quicker."""
+    """Return a free port outside of the range of outgoing connections, which might take it."""
     while True:
         port = random.randint(20_000, 32_000)
         with socket.socket() as found, contextlib.suppress(OSError):
@@ -119,7 +119,7 @@ def _free_port() -> int:
 
 
 def _postgresql_programs() -> Path | None:
-    """The folder of initdb and pg_ctl, if a server can be made by this user."""
+    """Return the folder of initdb and pg_ctl, if this user can create a server."""
     places = [shutil.which("initdb"), *sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"), reverse=True)]
     for place in filter(None, places):
         programs = Path(place).resolve().parent
@@ -138,11 +138,11 @@ def _knows(user: str) -> bool:
 
 @contextlib.contextmanager
 def _own_postgresql() -> Generator[tuple[str, Callable[[], None]]]:
-    """The URL of a server of one's own, and its restart as after a power cut."""
+    """Yield the URL of a separate server, and a function that restarts it without a shutdown."""
     programs = _postgresql_programs()
     assert programs is not None
     is_root = os.getuid() == 0
-    # PostgreSQL refuses to run as root, and the folder for temporary files may be closed to others.
+    # PostgreSQL refuses to run as root, and other users may not have access to the temporary folder.
     home = Path(tempfile.mkdtemp(prefix="chaos-postgresql-", dir="/tmp" if is_root else None))
     other: dict[str, Any] = {"user": "postgres", "group": "postgres", "extra_groups": []} if is_root else {}
     if is_root:
@@ -170,7 +170,7 @@ def _own_postgresql() -> Generator[tuple[str, Callable[[], None]]]:
 
 @contextlib.contextmanager
 def _own_redis(folder: Path) -> Generator[tuple[str, Callable[[], None]]]:
-    """The URL of a server of one's own, and how to empty it."""
+    """Yield the URL of a separate server, and a function that empties it."""
     import redis
 
     port = _free_port()
@@ -226,7 +226,7 @@ def _purge_queues(broker: str) -> None:
 
 
 def create_tables(stage: Stage) -> sa.Engine:
-    """Make all tables anew, and an engine for whoever counts: without dexpy, and with a new connection each time."""
+    """Recreate all tables, and return an engine for the audit: without dexpy, and with a new connection each time."""
     from dexpy.database import schema
     from dexpy.database.column_types import metadata
 

@@ -1,4 +1,4 @@
-"""The table of a run, and the verdict."""
+"""The table of a run, and its result line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from chaos.run import Finding
 from chaos.scenario import HARM, RECOVER_WITHIN_S
 
 MESSAGES_AT_MOST = 1.2
-"""For each turn of an operation: its first, and one more after each retry and each rescue."""
+"""The limit of messages per wait for a worker: the first, and one more after each retry and recovery."""
 WIDTH = 46
 BROKEN = "BROKEN:"
 
@@ -92,7 +92,7 @@ def show(found: Finding) -> str:
     """Print the table of a run.
 
     Returns:
-        The verdict, a line; see `is_good`.
+        The result line; see `is_good`.
     """
     scenario = found.scenario
     title = f"{found.stage.pair}, {scenario.plan.seconds:g} s"
@@ -115,7 +115,7 @@ def show(found: Finding) -> str:
 
 
 def _of_control(found: Finding, promise: str) -> str:
-    """Whether the one harm was seen that comes from the promise's absence, or none at all where it is kept."""
+    """Whether exactly the expected harm was seen without the guarantee, or none with it."""
     harm = {"lost": found.count.lost, "doubled": found.count.doubled}
     told = ", ".join(f"{len(keys)} {kind}" for kind, keys in harm.items())
     if not found.scenario.broken:
@@ -126,5 +126,5 @@ def _of_control(found: Finding, promise: str) -> str:
 
 
 def is_good(decision: str) -> bool:
-    """Whether a run went as it should, by its verdict."""
+    """Whether a run had the expected result, by its result line."""
     return BROKEN not in decision

@@ -1,7 +1,7 @@
-"""The application's tables, which say what should have been done and what was.
+"""The tables of the application: expected and actual effects.
 
-A `Wish` is written in the transaction that enqueues an operation: it is there exactly if that was committed, and is the
-truth of what has to be done. An `Effect` is written by the run, in a table where nothing keeps a second one out.
+A `Wish` is written in the transaction that enqueues an operation, so it exists exactly if that was committed.
+An `Effect` is written by the run, in a table without a unique constraint.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 ACCOUNTS = 5
-"""So many rows do all the runs of `Pay` lock in turn."""
+"""The number of rows that the runs of `Pay` lock."""
 
 
 class Model(DeclarativeBase):
@@ -18,10 +18,10 @@ class Model(DeclarativeBase):
 
 
 class Wish(Model):
-    """What was asked for, in the transaction that asked for it.
+    """An enqueued operation, written in the same transaction.
 
     Attributes:
-        expected: ``effect``, ``nothing`` for what fails as meant, or ``either``.
+        expected: ``effect``, ``nothing`` for an expected failure, or ``either``.
         run: The id of its record.
         made_by: The pid of the producer, or of the worker whose run enqueued it.
     """

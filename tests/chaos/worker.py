@@ -1,4 +1,4 @@
-"""``dexpy worker`` with failpoints that end it, and on demand with a promise taken out.
+"""The ``dexpy worker`` command with failpoints that kill it, and optionally with a disabled guarantee.
 
 Usage: python -m chaos.worker [--die PLACE=PROBABILITY]... [--break PROMISE] -- ARGUMENTS OF dexpy worker
 """

@@ -21,14 +21,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def is_for_every_machine(item: pytest.Item) -> bool:
-    """Whether a test says so, and this time is on nothing but SQLite and Redis."""
+    """Whether a test has the mark, and runs only on SQLite and Redis."""
     params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
     return item.get_closest_marker("anywhere") is not None and params.get("served_pair", REDIS_ALONE) == REDIS_ALONE
 
 
 @pytest.fixture(scope="module", params=PAIRS)
 def served_pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Generator[Pair]:
-    """Every pair in turn, with two worker processes that serve all queues."""
+    """Each pair, with two worker processes that serve all queues."""
     with open_pair(request.param, tmp_path_factory.mktemp("pair")) as pair:
         pair.configure()
         pair.start(processes=2, threads=4)
@@ -38,7 +38,7 @@ def served_pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 
 @pytest.fixture
 def pair(served_pair: Pair) -> Generator[Pair]:
-    """The served pair, in force for one test."""
+    """The served pair, configured for one test."""
     install(served_pair.runtime)
     yield served_pair
     install(None)
@@ -46,7 +46,7 @@ def pair(served_pair: Pair) -> Generator[Pair]:
 
 @pytest.fixture
 def own_pair(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Pair]:
-    """A pair for one test, named by an indirect parameter; nothing serves it yet."""
+    """A pair for one test, named by an indirect parameter, without a worker."""
     with open_pair(request.param, tmp_path) as pair:
         pair.configure()
         yield pair

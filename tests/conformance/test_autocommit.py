@@ -1,4 +1,4 @@
-"""A statement that stands alone is committed as it is done, and its connection is as before when others get it."""
+"""A single statement is committed at once, and its connection is restored before it returns to the pool."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def on(*kinds: str) -> pytest.MarkDecorator:
 
 
 def open_one(url: str, level: str | None) -> tuple[Database, sa.Engine]:
-    """A database with one connection, and a way to look at it from outside."""
+    """A database with one connection, and a function that reads its state from outside."""
     options = {} if level is None else {"isolation_level": level}
     database = Database(url, engine=sa.create_engine(url, pool_size=1, max_overflow=0, **options))
     with database.begin() as connection:

@@ -1,4 +1,4 @@
-"""What a start with servers can run into: a refusal is one clear error, who is away is waited for, limits are told."""
+"""Starts with servers: a refusal is one clear error, an unavailable server is awaited, limits are reported."""
 
 from __future__ import annotations
 
@@ -93,12 +93,12 @@ def plain_asked_of_a_rabbitmq_port_with_tls(stack: ExitStack, folder: Path) -> s
     return f"amqp://guest:{SECRET}@127.0.0.1:{port}/"
 
 
-def certificate_of_nobody_on_redis(stack: ExitStack, folder: Path) -> str:
+def untrusted_certificate_on_redis(stack: ExitStack, folder: Path) -> str:
     port = stack.enter_context(strict_servers.redis_with_tls(strict_servers.Certificate.make(folder)))
     return f"rediss://:{SECRET}@127.0.0.1:{port}/0"
 
 
-def certificate_of_nobody_on_rabbitmq(stack: ExitStack, folder: Path) -> str:
+def untrusted_certificate_on_rabbitmq(stack: ExitStack, folder: Path) -> str:
     port = stack.enter_context(strict_servers.tls_listener(strict_servers.Certificate.make(folder)))
     return f"amqps://guest:{SECRET}@127.0.0.1:{port}/"
 
@@ -144,8 +144,8 @@ BROKERS: dict[Opens, list[str]] = {
     tls_asked_of_plain_rabbitmq: ["does not speak TLS", "Write amqp://"],
     plain_asked_of_redis_with_tls: ["speaks only TLS", "Write rediss://"],
     plain_asked_of_a_rabbitmq_port_with_tls: ["speaks only TLS", "Write amqps://"],
-    certificate_of_nobody_on_redis: ["its certificate is not trusted", "?ssl_ca_certs="],
-    certificate_of_nobody_on_rabbitmq: ["its certificate is not trusted", "?ssl_options="],
+    untrusted_certificate_on_redis: ["its certificate is not trusted", "?ssl_ca_certs="],
+    untrusted_certificate_on_rabbitmq: ["its certificate is not trusted", "?ssl_options="],
     certificate_of_another_host: ["its certificate is not trusted", "not valid for '127.0.0.1'"],
     no_certificate_for_a_server_that_asks: ["wants a certificate of this client", "?ssl_certfile="],
     a_certificate_file_that_is_not_there: ["No such file", "path of the certificate"],
@@ -263,7 +263,7 @@ def test_a_refusal_by_the_database_is_one_error_at_once(
         refuses(bare_pair, status, command, [said, "Are user, password, database and options right?"])
 
 
-# -------------------------------------------------------------------------------------------------- who is only away
+# -------------------------------------------------------------------------------------------------- temporary outages
 
 
 @pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
@@ -388,7 +388,7 @@ def test_a_busy_process_opens_at_most_as_many_connections_as_the_check_counts(na
             return all(ticket.reload().done for ticket in tickets[-3:])
 
         eventually(observe, "they ran", WAIT_S, pair.output)
-        # How many of them a look sees at once is chance, but for the most that there may be.
+        # How many of them one check sees varies, up to the maximum.
         assert 1 < most <= threads + OWN_CONNECTIONS
         install(None)
 

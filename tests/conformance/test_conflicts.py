@@ -1,4 +1,4 @@
-"""Transactions that have to give way to others: run again at once, in the same attempt."""
+"""Deadlocks and serialization failures: the run restarts at once, in the same attempt."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def test_a_connection_to_another_database_is_refused(own_pair: Pair, tmp_path: P
 
 @pytest.fixture(params=["redis", "rabbitmq"])
 def behind_a_proxy(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[tuple[Pair, Proxy]]:
-    """A SQLite file, and a broker that the test can take away."""
+    """A SQLite file, and a broker that the test can stop."""
     with open_pair(f"sqlite+{request.param}", tmp_path) as pair:
         assert pair.broker is not None
         proxy = Proxy(pair.broker)

@@ -1,4 +1,4 @@
-"""Servers that are away, refuse, or are cut off: one clear error at a start, and nothing lost after it."""
+"""Servers that are unavailable, refuse, or are cut off: one clear error at a start, and nothing lost after it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_refusal_by_the_database_is_one_error_at_the_start(bare_pair: Pair, na
     server, spoil, said = DATABASES_THAT_REFUSE[name]
     bare_pair.url = spoil(servers.need(server))
 
-    # A worker waits for one that is only down; a burst does not.
+    # A worker waits for an unavailable server; a burst worker does not.
     worker = ["worker", "apps.shop", "-p", "2", *(["--burst"] if "closed port" in name else [])]
     for command in (worker, ["check", "apps.shop"], ["db", "init"], ["db", "check"]):
         ended = bare_pair.dexpy(*command)

@@ -20,7 +20,7 @@ from dexpy.database.engine import Database
 IDLE_POLL_S = 5.0
 """So long that nothing is found by polling unless a test waits for it."""
 SOON_S = IDLE_POLL_S / 2
-"""Later than a bell, on a busy machine too, and sooner than a look that was not asked for."""
+"""Longer than a notification takes, also on a busy machine, and shorter than the poll interval."""
 IDLE_AFTER_S = 1.3
 """After so long without a message the consumers poll at the slow pace."""
 
@@ -54,7 +54,7 @@ def heard(database: Database) -> Generator[list[tuple[str, float]]]:
 
 @pytest.fixture
 def send(database: Database) -> Generator[Callable[[str], float]]:
-    """Sends a word as another process would: over another broker, so that nothing but the bell is heard here."""
+    """Enqueues as another process would: over another broker, so that only the notification wakes the consumer."""
     other = Database(database.url)
     broker = SqlBroker(other)
 

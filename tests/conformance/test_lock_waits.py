@@ -1,4 +1,4 @@
-"""Locks of others, on servers: who looks after the dead waits for none of them, and a delete waits for its own rows."""
+"""Locks of other transactions, on servers: recovery waits for none of them, and a delete only for its own rows."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ on_both = pytest.mark.parametrize("kills", ["postgresql+redis", "mariadb+sql"], 
 on_servers = pytest.mark.parametrize("server", ["postgresql", "mariadb"], indirect=True)
 KEYS = [(workers, "id"), (worker_sessions, "worker")]
 POLL_S = 15.0
-"""A look that waited for a lock as long as a server lets it would take 50 s at least."""
+"""A pass that waited for a lock until the server's timeout would take at least 50 s."""
 
 
 @pytest.fixture
 def kills(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Kills]:
-    """A pair, named by an indirect parameter, that nobody serves yet."""
+    """A pair, named by an indirect parameter, without a worker."""
     with killed_pair(request.param, tmp_path) as found:
         yield found
 
@@ -67,7 +67,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Database
 
 
 def enter_dead(id: str) -> dict[str, Any]:
-    """A worker whose lease is over."""
+    """A worker whose lease has expired."""
     return {"id": id, "lease_s": -1.0, "host": "elsewhere", "pid": 1, "threads": 1, "queues": None}
 
 
@@ -85,7 +85,7 @@ def test_a_worker_that_is_frozen_while_it_registers_a_session_does_not_block_the
     frozen_at = now(pair)
     try:
         with pair.engine.begin() as as_it_froze:
-            # Nobody knows of this session, so nobody ends it.
+            # This session is not recorded, so no recovery ends it.
             as_it_froze.execute(sa.insert(worker_sessions).values(worker=worker, backend="7/elsewhere"))
             (row,) = wait_until_final(pair)
     finally:

@@ -1,4 +1,4 @@
-"""A connection that is cut between a claim and its answer: the messages come back, and only those."""
+"""A connection that is cut between a claim and its reply: exactly the claimed messages are redelivered."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def message(word: str) -> dramatiq.Message[Any]:
 
 
 def read(consumer: Any) -> list[Any]:
-    """What a consumer gives, one look after another, until it gives nothing."""
+    """Return the messages of a consumer, until a poll returns none."""
     found = []
     while (one := next(consumer)) is not None:
         found.append(one)
@@ -49,7 +49,7 @@ def test_a_message_from_redis_that_reached_no_worker_is_redelivered(redis_broker
         redis_broker.enqueue(message(word))
     first = redis_broker.consume("default", prefetch=1, timeout=10)
     (running,) = read(first)
-    # Past what the broker counts, as a cut connection is: the server has done it, and nobody here knows.
+    # Outside of the broker's accounting, as with a cut connection: the server has executed it without a reply.
     assert len(redis_broker._dispatch("fetch")("default", 1)) == 1, "handed out, and its answer lost"
 
     second = redis_broker.consume("default", prefetch=8, timeout=10)
@@ -129,7 +129,7 @@ def test_a_failed_acknowledgement_to_redis_does_not_block_the_thread(
 
     monkeypatch.setattr(redis_broker, "do_ack", fail_once)
     dramatiq.actor(heard.append, actor_name="hear", broker=redis_broker)
-    # The only thread there is, and so the only place for a message.
+    # The only thread, and so the capacity for one message.
     worker = dramatiq.Worker(redis_broker, worker_threads=1, worker_timeout=50)
     worker.start()
     try:

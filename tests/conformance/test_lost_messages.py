@@ -44,7 +44,7 @@ def pair_to_leave(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[P
 
 
 class Killed(BaseException):
-    """Stands for a process that ends here."""
+    """Raised in place of the end of a process."""
 
 
 def test_a_message_lost_while_others_run_is_republished_in_time(

@@ -156,7 +156,7 @@ def test_a_retry_of_a_direct_job_succeeds(pair: Pair, tmp_path: Path) -> None:
     eventually(lambda: pair.effects_of(*run_ids) == ["stumble"], "the third one ends well", WAIT_S, pair.output)
 
 
-# ------------------------------------------------------------------------------------------- when, and where it goes
+# ------------------------------------------------------------------------------------------- delays and queues
 
 
 @pytest.mark.anywhere
@@ -327,7 +327,7 @@ def test_the_effects_of_a_run_and_its_done_are_one_transaction(pair: Pair) -> No
     eventually(lambda: any(lost.id in line for worker in pair.workers for line in worker.lines("claim.lost")),
                "the worker says that its claim was lost", WAIT_S, pair.output)  # fmt: skip
     assert pair.effects_of(lost.id) == []
-    # It belongs to whoever has the claim now, and that worker ends what it does not run.
+    # The row belongs to the current claim, whose worker ends it without running it.
     assert pair.status(lost.id) in ("running", "failed")
     pair.change(sa.delete(records).where(records.c.id == lost.id))
 

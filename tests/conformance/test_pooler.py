@@ -1,4 +1,4 @@
-"""Behind a transaction pooler: what `dexpy check` says, and that operations run."""
+"""Behind a transaction pooler: `dexpy check` reports its findings, and operations run."""
 
 from __future__ import annotations
 

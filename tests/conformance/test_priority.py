@@ -19,10 +19,10 @@ WAIT_S = 60.0
 URGENT = 5
 CALM = 200
 SECONDS = 0.1
-"""Of one calm run: long enough for many looks at what is urgent before all of them are over."""
+"""The duration of one ordinary run: long enough for many polls for urgent rows before all have ended."""
 PAIRS = ["postgresql+redis", "postgresql+rabbitmq", "mariadb+redis", "sqlite+sql"]
 SERVERS = PAIRS[:-1]
-"""The SQL broker sorts its messages: nobody there holds one that is less urgent than another."""
+"""The SQL broker sorts its messages, so no worker holds a less urgent one."""
 
 
 def on(*names: str) -> pytest.MarkDecorator:
@@ -34,7 +34,7 @@ def rows_of(pair: Pair, tickets: Sequence[Any]) -> list[Any]:
 
 
 def started(pair: Pair, tickets: Sequence[Any]) -> list[Any]:
-    """The moments at which these began, in order; those that wait have none."""
+    """Return the start times of these runs, in order; pending ones have none."""
     return sorted(row.started_at for row in rows_of(pair, tickets) if row.started_at is not None)
 
 

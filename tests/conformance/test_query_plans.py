@@ -38,7 +38,7 @@ everywhere = pytest.mark.parametrize("kind", servers.DATABASES)
 
 
 class Effort:
-    """Counts what a database reads for the statements of an engine: rows, pages or steps, whatever it can say."""
+    """Counts the rows, pages or steps that a database reads for the statements of an engine."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self.total = 0
@@ -84,7 +84,7 @@ BY_KEY = {"sqlite": "autoindex_operation_records_1 (id=?)", "postgresql": "using
 
 @contextmanager
 def plans(engine: sa.Engine) -> Generator[list[tuple[str, bool]]]:
-    """The statements of an engine, each with whether its rows are found by their keys, as the planner tells."""
+    """The statements of an engine, each with whether the planner uses a key lookup."""
     found: list[tuple[str, bool]] = []
 
     def observe(connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
@@ -107,7 +107,7 @@ def plans(engine: sa.Engine) -> Generator[list[tuple[str, bool]]]:
 
 
 def analyze(engine: sa.Engine, table: sa.Table) -> None:
-    """Let the planner know what there is, as it does by itself after a while."""
+    """Update the statistics of the planner, as the server does periodically."""
     statement = f"ANALYZE {'TABLE ' if engine.dialect.name in ('mysql', 'mariadb') else ''}{table.name}"
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.exec_driver_sql(statement)
@@ -232,7 +232,7 @@ WAITING_RECORDS: dict[str, list[dict[str, Any]]] = {
 
 
 class Inbox:
-    """A runtime whose messages are delivered by hand."""
+    """A runtime whose messages the test delivers."""
 
     def __init__(self, url: str) -> None:
         self.broker = StubBroker()
@@ -244,7 +244,7 @@ class Inbox:
         return Count(number=0).async_(priority=priority).call().id
 
     def wait(self, count: int, *, noticed: bool = True, **values: Any) -> None:
-        """Have so many rows wait besides; the planner is told, or has not noticed yet."""
+        """Add so many pending rows, with or without updated statistics."""
         with self.engine.begin() as connection:
             model = dict(connection.execute(sa.select(records).limit(1)).one()._mapping)
             given = {**model, "priority": 0, "status": "pending", "scheduled_at": None, "enqueued_at": clock.now()}

@@ -1,4 +1,4 @@
-"""Whether an application's connection leads to the database of the records: asked of servers by a nonce."""
+"""Servers detect by a nonce whether a connection of the application leads to the database of the records."""
 
 from __future__ import annotations
 

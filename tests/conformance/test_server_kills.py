@@ -1,4 +1,4 @@
-"""Processes that are killed and frozen, on servers: every operation ends once, within the promise, and nothing is lost.
+"""Killed and frozen processes, on servers: every operation ends once and in time, and nothing is lost.
 
 The same on a SQLite file is in ``tests/journeys/test_kills.py``.
 """
@@ -53,7 +53,7 @@ PAIRS = ["postgresql+redis", "postgresql+rabbitmq", "mariadb+sql"]
 
 @pytest.fixture
 def kills(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Kills]:
-    """A pair, named by an indirect parameter, that nobody serves yet."""
+    """A pair, named by an indirect parameter, without a worker."""
     with killed_pair(request.param, tmp_path) as found:
         yield found
 
@@ -140,14 +140,14 @@ def test_a_relay_that_is_frozen_in_the_middle_of_a_recovery_does_not_block_the_r
     first = kills.serve(["in_perform=wait"])
     ticket = Mark(number=1).async_().call()
     doomed = kills.wait_for("in_perform").pid
-    rescuer = kills.serve(["before_recovery_commit=wait"], "-Q", "elsewhere")
-    rescuer.await_started(1)
+    recovering = kills.serve(["before_recovery_commit=wait"], "-Q", "elsewhere")
+    recovering.await_started(1)
     first.signal(signal.SIGKILL, to_all=True)
     # Its transaction holds the row, and it is not there to end it.
     frozen = kills.wait_for("before_recovery_commit").pid
     os.kill(frozen, signal.SIGSTOP)
     pair.start()
-    # From then on there is somebody who can take it up.
+    # From here on a worker can recover it.
     since = now(pair)
 
     rows = wait_until_final(pair)
@@ -157,7 +157,7 @@ def test_a_relay_that_is_frozen_in_the_middle_of_a_recovery_does_not_block_the_r
     assert [pid_of(lost.worker) for lost in lost_attempts(pair, ticket.id)] == [doomed], "once, and by the other one"
     kills.release()
     os.kill(frozen, signal.SIGCONT)
-    eventually(lambda: rescuer.lines("worker.lease_expired"), "it is told", WAIT_S, pair.output)
+    eventually(lambda: recovering.lines("worker.lease_expired"), "it is told", WAIT_S, pair.output)
     assert wait_until_final(pair) == rows
 
 
@@ -185,7 +185,7 @@ def test_a_worker_whose_lease_expires_during_a_recovery_is_recovered_by_the_next
     left = sa.select(workers.c.id).where(workers.c.host == "elsewhere")
 
     assert rescue.run_once() == 1
-    # Its sessions are known by its row, and nobody has ended them yet: they may hold what others need.
+    # Its row records its sessions, which are not ended yet and may hold locks.
     assert [row.id for row in pair.sql(left)] == ["late"]
     assert rescue.run_once() == 0
     assert pair.sql(left) == []
@@ -203,15 +203,15 @@ def test_an_outage_longer_than_a_lease_makes_no_live_worker_dead(
     before = eventually(lambda: len(found := pair.sql(running)) == 3 and found, "all run", WAIT_S, pair.output)
     lost = Mark(number=3).async_(in_=86_400).call()
 
-    # All writes of beats wait, and everybody can read that nobody has beaten.
+    # All writes of heartbeats wait, and every process reads expired leases.
     with pair.engine.begin() as connection:
         connection.execute(sa.select(workers).with_for_update())
-        # As long as it takes, for this is what is tried: a lease is half of the promise.
+        # Longer than a lease, which is half of the recovery interval.
         time.sleep(RECOVER_WITHIN_S * 0.8)
     held_by_nobody = {"status": "running", "claimed_by": "gone"}
     pair.change(sa.update(records).where(records.c.id == lost.id).values(held_by_nobody))
 
-    # Whoever takes this one up has looked, and so has judged the others too.
+    # A process that recovers this run has checked the other workers too.
     eventually(lambda: lost_attempts(pair, lost.id), "the dead one's run is taken up", WAIT_S, pair.output)
     assert pair.sql(running) == before
     gate.touch()
@@ -254,7 +254,7 @@ def test_a_worker_without_a_heartbeat_claims_nothing_until_it_has_one(kills: Kil
 
     with pair.engine.begin() as connection:
         connection.execute(sa.select(workers).with_for_update())
-        # So long without a beat that its lease may be over before its next look.
+        # So long without a heartbeat that its lease may expire before its next pass.
         time.sleep(RECOVER_WITHIN_S / 2)
         ticket = Mark(number=2).async_().call()
         eventually(lambda: worker.lines("worker.paused"), "it has the message, and waits", WAIT_S, pair.output)
@@ -278,7 +278,7 @@ def test_a_session_of_a_dead_worker_that_cannot_be_ended_does_not_delay_its_reco
     refused: list[str] = []
 
     def refuse(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> tuple[str, Any]:
-        """Have the server itself say no, for that may end a transaction."""
+        """Make the server raise an error, which may end a transaction."""
         if statement.startswith("SELECT pg_terminate_backend("):
             refused.append(statement)
             return "SELECT 1 / 0", parameters

@@ -1,6 +1,6 @@
-"""Servers that lose what they had, restart, refuse or repeat: every operation ends once, and within the promise.
+"""Servers that lose data, restart, refuse or redeliver: every operation ends once and in time.
 
-That cut connections and closed proxies lose nothing is in ``test_failures.py``.
+``test_failures.py`` tests cut connections and closed proxies.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from dexpy.runtime import install
 
 @pytest.fixture
 def kills(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Kills]:
-    """A pair, named by an indirect parameter, that nobody serves yet."""
+    """A pair, named by an indirect parameter, without a worker."""
     with killed_pair(request.param, tmp_path) as found:
         yield found
 
@@ -56,7 +56,7 @@ WAITING = 60
 
 
 def occupied(pair: Pair, *, threads: int = 2) -> tuple[Any, Path]:
-    """A worker all of whose threads are in the middle of a run while others wait, and the file that lets them end."""
+    """A worker with a run in every thread and pending ones, and the file that ends these runs."""
     gate = pair.folder / "gate"
     worker = pair.start(threads=threads)
     begun = [WaitForFile(number=number, file=str(gate), writes_first=True).async_().call() for number in range(threads)]
@@ -68,7 +68,7 @@ def occupied(pair: Pair, *, threads: int = 2) -> tuple[Any, Path]:
 
 
 def end_in_time(pair: Pair, since: datetime, *, lingering: int = 2, more: int = 0) -> list[Any]:
-    """All of them are done, with one effect each, none by a second worker, and the last one was begun in time."""
+    """Assert that all are done with one effect each and one worker, and that the last one was started in time."""
     rows = wait_until_final(pair)
     effects = [*(f"linger {number}" for number in range(lingering)), *effects_of(range(WAITING + more))]
     assert Counter(pair.effects()) == Counter(effects)
@@ -145,7 +145,7 @@ def test_messages_are_republished_to_a_purged_queue(kills: Kills) -> None:
     assert "Traceback" not in worker.output()
 
 
-# ----------------------------------------------------------------------------------------- a database that is gone
+# ----------------------------------------------------------------------------------------- a database that restarts
 
 
 @on("postgresql+rabbitmq")
@@ -163,7 +163,7 @@ def test_connections_to_postgresql_that_are_cut_in_mid_run_lose_nothing(kills: K
 
 
 def were_cut_off(rows: list[Any]) -> None:
-    """What was in a transaction has begun anew, and nothing else."""
+    """Assert that exactly the runs in a transaction were restarted."""
     attempts_of = {(row.operation, row.num_attempts) for row in rows}
     assert attempts_of == {("apps.shop_failpoints.WaitForFile", 2), ("apps.shop_failpoints.Mark", 1)}, attempts_of
 
@@ -189,7 +189,7 @@ def test_a_postgresql_that_is_restarted_in_mid_run_loses_nothing(tmp_path: Path)
             install(None)
 
 
-# ------------------------------------------------------------------------------------ once, however often it is said
+# ------------------------------------------------------------------------------------ one run per message
 
 
 @on("postgresql+redis", "postgresql+rabbitmq", "mariadb+sql")
@@ -200,13 +200,13 @@ def test_a_message_that_is_delivered_ten_times_is_one_run(kills: Kills) -> None:
 @on("postgresql+redis", "mariadb+rabbitmq")
 def test_two_relays_publish_each_of_three_hundred_messages_once(kills: Kills) -> None:
     pair = kills.pair
-    # The usual promise: with a shorter one a slow machine may take for lost what is still being sent.
+    # The default recovery interval: with a shorter one a slow machine republishes messages that are being sent.
     pair.variables = {}
     # They relay everything, and take nothing of this queue.
     relays = [pair.start("-Q", "elsewhere") for _ in range(2)]
     due_at = now(pair) + timedelta(seconds=2)
     enqueue_all([Mark(number=number) for number in range(300)], pair, at=due_at)
-    # Both come to them while somebody has them in hand, so that both wait for the same moment.
+    # Both reach the rows while these are locked, so that both wait for the same release.
     with pair.engine.begin() as connection:
         connection.execute(sa.select(records.c.id).with_for_update())
         while now(pair) < due_at + timedelta(seconds=1.5):
@@ -232,10 +232,10 @@ def enqueue_all(operations: list[Any], pair: Pair, **options: Any) -> list[Any]:
     return tickets
 
 
-def enqueue_stranger(pair: Pair, at: datetime) -> Any:
-    """Enqueue an operation of a class that nobody has."""
+def enqueue_unknown(pair: Pair, at: datetime) -> Any:
+    """Enqueue an operation of an undeclared class."""
     with Session(pair.engine) as session:
-        # Far away at first: the message of one that is due by now would go with the commit, under the name it had.
+        # Due far in the future: the message of a due one would be published with the commit, under its earlier name.
         ticket = Mark(number=1001).async_(session=session, in_=3600).call()
         named = {"operation": "apps.shop_failpoints.Gone", "scheduled_at": at}
         session.execute(sa.update(records).where(records.c.id == ticket.id).values(named))
@@ -243,11 +243,11 @@ def enqueue_stranger(pair: Pair, at: datetime) -> Any:
     return ticket
 
 
-# ------------------------------------------------------------------------------------------- one that nobody wants
+# ------------------------------------------------------------------------------------------- refused messages
 
 
 def refuse_on_redis(pair: Pair, queue: str) -> None:
-    """Let the queue's key be of another type: whoever pushes to it is refused."""
+    """Make the key of the queue another type, so that a push is refused."""
     import redis
 
     address, _, namespace = str(pair.broker).partition("?namespace=")
@@ -256,7 +256,7 @@ def refuse_on_redis(pair: Pair, queue: str) -> None:
 
 
 def refuse_on_rabbitmq(pair: Pair, queue: str) -> None:
-    """Declare the queue with other arguments than Dramatiq's: whoever declares it again is refused."""
+    """Declare the queue with other arguments than Dramatiq's, so that another declaration is refused."""
     import pika
 
     with contextlib.closing(pika.BlockingConnection(pika.URLParameters(str(pair.broker)))) as connection:
@@ -279,7 +279,7 @@ def test_refused_messages_and_unknown_operations_do_not_delay_others(
     due_at = now(pair) + timedelta(seconds=1)
     # The first in the relay's proxy, and one between the others.
     first = Mark(number=1000).async_(queue="refused", at=due_at - timedelta(milliseconds=500)).call()
-    stranger = enqueue_stranger(pair, at=due_at - timedelta(milliseconds=400))
+    stranger = enqueue_unknown(pair, at=due_at - timedelta(milliseconds=400))
     tickets = enqueue_all([Mark(number=number) for number in range(110)], pair, at=due_at)
     between = Mark(number=1002).async_(queue="refused").call()
 

@@ -26,7 +26,7 @@ EACH = [
 
 
 def begun(pair: Pair, tickets: list[Ticket[None]]) -> list[str]:
-    """Who has begun each of these; waits until all are."""
+    """Wait until all of these have started, and return the worker of each."""
     ids = [ticket.id for ticket in tickets]
     running = sa.select(records.c.claimed_by).where(records.c.id.in_(ids), records.c.status == "running")
     eventually(lambda: len(pair.sql(running)) == len(ids), "all are begun", WAIT_S, pair.output)
@@ -47,7 +47,7 @@ def test_a_long_run_of_another_queue_delays_nothing_while_a_process_is_idle(own_
 
 @pytest.mark.parametrize("own_pair", EACH, indirect=True)
 def test_a_queue_that_is_never_empty_starves_no_other(own_pair: Pair) -> None:
-    # Many, and there before anybody serves: so there is no moment at which both threads are free.
+    # Many, and enqueued before the worker starts, so that both threads are never free.
     crowd = [Count(number=number, seconds=0.05).async_(queue="loud").call() for number in range(CROWD)]
     own_pair.start("-Q", "default,loud", processes=1, threads=2)
 
@@ -59,7 +59,7 @@ def test_a_queue_that_is_never_empty_starves_no_other(own_pair: Pair) -> None:
         of_crowd = (records.c.queue == "loud", records.c.started_at > greet["created_at"])
         before = sa.select(sa.func.count()).where(*of_crowd, records.c.started_at < greet["started_at"])
         passed += own_pair.sql(before)[0][0]
-    # Of two hundred: each has its turn after a few.
+    # Of two hundred: each queue is served after a few runs.
     assert passed < CROWD / 5, own_pair.output()
     left = sa.select(sa.func.count()).where(records.c.status == "pending")
     assert own_pair.sql(left)[0][0] > 0, "they were many enough to tell"

@@ -40,7 +40,7 @@ class TrapPair(Pair, BatchRuns):
     """The mailer on a pair of database and broker; workers take up soon what was lost."""
 
     def create_tables(self) -> None:
-        """Make the tables of dexpy and of the mailer."""
+        """Create the tables of dexpy and of the mailer."""
         made = self.dexpy("db", "init")
         assert made.returncode == 0, made.stderr
         mailer.create_tables(self.url)
@@ -49,7 +49,7 @@ class TrapPair(Pair, BatchRuns):
         }
 
     def configure(self) -> dexpy.Runtime:
-        """Put it in force for the process of the tests."""
+        """Configure dexpy in the test process."""
         self.runtime = dexpy.configure(database=self.url, broker=self.broker, recover_within=RECOVER_WITHIN_S)
         return self.runtime
 
@@ -79,7 +79,7 @@ def opened(
 
 @pytest.fixture
 def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[TrapPair]:
-    """A pair for one test, named by an indirect parameter; nothing serves it yet."""
+    """A pair for one test, named by an indirect parameter, without a worker."""
     with opened(request.param, tmp_path) as (found, _):
         yield found
 
@@ -115,7 +115,7 @@ def test_a_broker_that_is_down_loses_nothing_that_was_committed(name: str, tmp_p
             undone.wait(1)
 
 
-# ------------------------------------------- 5 and 12 of the first list, 3 of the second: whose row it is
+# ------------------------------------------- 5 and 12 of the first list, 3 of the second: ownership of rows
 
 
 @on("postgresql+redis", "mariadb+sql")
@@ -162,7 +162,7 @@ def test_a_hundred_deliveries_of_one_row_claim_it_once(pair: TrapPair) -> None:
         assert dispatcher.publish_row(row)
     workers = [pair.start(processes=2, threads=4) for _ in range(2)]
     pair.begun(1)
-    # One thread is at the gate; all other deliveries come and go.
+    # One thread waits for the file; all other deliveries are acknowledged.
     eventually(lambda: dispatcher.transport.count_due("default") == 0, "all are delivered", WAIT_S, pair.output)
     pair.open_gate(1)
     assert ticket.result(WAIT_S, POLL_S) == 1
@@ -190,7 +190,7 @@ def test_workers_whose_clocks_are_wrong_recover_runs_of_dead_workers_only(pair: 
     assert len(pids) == 2, "one on each"
 
     def have_looked() -> bool:
-        # What neither of them has a thread for is given away by whoever looks first: until each has done so.
+        # Rows beyond the threads of both are republished by the first relay pass: wait until each had one.
         other = mailer.SendMailElsewhere(number=7).async_(in_=3600).call()
         pair.change(HELD_BY_NOBODY, id=other.id)
         eventually(lambda: pair.row(other.id)["num_lost"], "it is taken up", WAIT_S, pair.output)
@@ -265,7 +265,7 @@ def test_a_bad_row_an_unknown_class_or_a_cut_database_does_not_stop_the_relay(pa
 
     await_done(*owed)
     for number in range(60, 63):
-        # Its own connections are cut as well, and may not know it yet.
+        # Its own connections are cut as well, and may not have detected it.
         dexpy.current_runtime().store.database.dispose()
         ticket = mailer.SendMail(number=number).async_(in_=0.5).call()
         cut.touch()
@@ -301,7 +301,7 @@ def broker_content(pair: TrapPair) -> str:
         channel = connection.channel()
         while (got := channel.basic_get("default"))[0] is not None:
             bodies.append(got[2])
-        # What was got and not acknowledged lies in the queue again when the connection is closed.
+        # Unacknowledged messages are requeued when the connection is closed.
     return str(bodies)
 
 

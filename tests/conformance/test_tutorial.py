@@ -1,4 +1,4 @@
-"""The application of the tutorial on servers: only two variables differ, and its tables are made beforehand."""
+"""The application of the tutorial on servers: only two variables differ, and its tables are created before."""
 
 from __future__ import annotations
 

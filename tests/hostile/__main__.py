@@ -1,4 +1,4 @@
-"""``make hostile``: hostile messages in the broker and hostile rows in the database, and what came of it.
+"""``make hostile``: hostile messages in the broker and hostile rows in the database, and their effect.
 
     make hostile
     make hostile ARGS="--pair postgresql+redis --seconds 300"
@@ -28,7 +28,7 @@ CONTROL_S = 5.0
 
 
 def arguments() -> argparse.Namespace:
-    """What was asked for."""
+    """Parse the arguments."""
     parser = argparse.ArgumentParser(prog="make hostile", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--pair", choices=PAIRS, action="append", metavar="PAIR", help=", ".join(PAIRS))
     parser.add_argument("--seconds", type=float, default=60.0, help="how long on each pair  [default: 60]")
@@ -40,7 +40,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Run what was asked for; the exit status."""
+    """Run the chosen pairs, and return the exit status."""
     given = arguments()
     seed = secrets.randbelow(10**6) if given.seed is None else given.seed
     is_good = True
@@ -61,7 +61,7 @@ def main() -> int:
 
 
 def attempt(given: argparse.Namespace, pair: str, seconds: float, seed: int, *, validates: bool = True) -> Outcome:
-    """One run, in a folder of its own."""
+    """Run once, in a new folder."""
     folder = Path(tempfile.mkdtemp(prefix="dexpy-hostile-"))
     try:
         return run(pair, seconds, seed, folder, validates=validates)

@@ -12,7 +12,7 @@ WITHOUT_VALIDATOR = "HOSTILE_WITHOUT_VALIDATOR"
 
 
 class Canary(Operation, name="hostile.canary"):
-    """A small run that must not be late, whatever lies around it."""
+    """A small run that must not be late, whatever hostile messages are queued."""
 
     number: int
 
@@ -31,7 +31,7 @@ class StoredRun(Operation, name="hostile.kept"):
 
 
 class Limited(Operation, name="hostile.limited_kept"):
-    """The same, of a class with a limit."""
+    """The same with a concurrency limit."""
 
     number: int
     concurrency = Concurrency(1)

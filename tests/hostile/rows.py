@@ -40,11 +40,11 @@ LIVES = (
 
 
 class Rows:
-    """Changes rows of one database, as somebody who may write to it could.
+    """Changes rows of one database, as an attacker with write access could.
 
     Args:
-        url: Of the database.
-        given: Random numbers.
+        url: The URL of the database.
+        given: The random number generator.
     """
 
     def __init__(self, url: str, given: random.Random) -> None:
@@ -55,7 +55,7 @@ class Rows:
         self._number = 0
 
     def change(self, count: int) -> int:
-        """Make some records and change them, and some rows of the other tables; how many changes were taken."""
+        """Create and change records, and rows of the other tables; return the number of accepted changes."""
         tickets = [self._class()(number=n).async_(in_=dt.timedelta(days=30)).call() for n in range(count)]
         taken = 0
         with self.engine.connect() as connection:
@@ -63,7 +63,7 @@ class Rows:
             for ticket in tickets:
                 life = self._random.choice(LIVES)
                 self._write(connection, records, ticket.id, life)
-                # By its id a running row is given back: one whose id no statement finds is nobody's.
+                # A running row is released by its id: one whose id no statement matches stays.
                 kept = {"status", "id"} if life.get("status") == "running" else {"status"}
                 column = self._random.choice([column for column in records.columns if column.name not in kept])
                 taken += self._write(connection, records, ticket.id, {column.name: self._value(column)})
@@ -126,7 +126,7 @@ class Rows:
 
     def _value(self, column: sa.Column[Any]) -> Any:
         value = self._odd(column)
-        # A queue with a name that is one is served, by a thread of its own.
+        # A queue with a valid name is served by a separate thread.
         return f"no name {value}" if column.name == "queue" and is_queue_name(value) else value
 
     def _odd(self, column: sa.Column[Any]) -> Any:

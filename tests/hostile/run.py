@@ -36,21 +36,21 @@ OPERATIONS = ("hostile.kept", "hostile.plain", "nobody.knows")
 
 @attrs.define
 class Outcome:
-    """What came of a run.
+    """The result of a run.
 
     Attributes:
-        pair: On which it was.
-        seed: That makes it again.
-        messages: How many were tried.
-        rows: How many changes the database has taken.
-        canaries: How many there were.
-        latest_s: The latest one.
+        pair: The pair of database and broker.
+        seed: The seed that reproduces it.
+        messages: The number of hostile messages.
+        rows: The number of changed rows.
+        canaries: The number of canary runs.
+        latest_s: The longest delay of a canary, in seconds.
         running: Records that were left running.
-        deaths: Threads and processes of the worker.
-        threads: More than before.
-        cpu: Share of a core when all was over.
-        log: Its bytes.
-        log_after: Of that when all was over.
+        deaths: Dead threads and processes of the worker.
+        threads: Additional threads.
+        cpu: The share of a core after the end.
+        log: The size of the log in bytes.
+        log_after: The growth of the log after the end.
     """
 
     pair: str
@@ -118,7 +118,7 @@ def run(pair: str, seconds: float, seed: int, folder: Path, *, validates: bool =
                 putting.put(*bodies, queue="default.DQ" if is_delayed else "default")
                 outcome.messages += len(bodies)
             _canary(outcome)
-        # A run of the backlog may be under way whenever one looks; what is left behind is never gone.
+        # A run of the backlog may be running at any check; one that is left behind stays in every check.
         is_late = outcome.latest_s > LATEST_S
         if is_late or not wait_for(lambda: rows.running() == 0, SETTLED_WITHIN_S):
             outcome.running = rows.running()
@@ -131,7 +131,7 @@ def run(pair: str, seconds: float, seed: int, folder: Path, *, validates: bool =
 
 
 def _settled(stage: Stage) -> int:
-    """How many threads a worker has that has begun all of them: no more come within a second."""
+    """Return the number of threads of a worker that has started all: no new one within a second."""
     most, since = stage.threads(), time.monotonic()
     while time.monotonic() - since < 1.0:
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""Puts raw messages into a broker, past Dramatiq and dexpy, as somebody else could; and counts what became of them."""
+"""Sends raw messages to a broker without Dramatiq and dexpy, as an attacker could, and counts the remaining ones."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ PAST = "2020-01-01 00:00:00.000000"
 
 
 class Sender(Protocol):
-    """One broker, for whoever has its address."""
+    """A client of one broker."""
 
     def put(self, *bodies: bytes, queue: str = "default") -> None:
-        """Put messages into a queue."""
+        """Send messages to a queue."""
 
     def waiting(self, queue: str = "default") -> int:
         """How many messages a queue has that are not dead."""
@@ -79,7 +79,7 @@ class RedisSender:
             self.put_as(f"m{next(self._numbers)}".encode(), body, queue)
 
     def put_as(self, message_id: bytes, body: bytes | None, queue: str = "default") -> None:
-        """Put a message under an id; without a body the id alone."""
+        """Send a message under an id; without a body only the id."""
         if body is not None:
             self.client.hset(f"{self.namespace}:{queue}.msgs", message_id, body)
         self.client.rpush(f"{self.namespace}:{queue}", message_id)

@@ -1,1 +1,1 @@
-"""dexpy with one promise taken out, for workers that import one of these modules: what the count is worth shows."""
+"""Modules that disable one guarantee of dexpy in workers that import them, to prove that the audit detects it."""

@@ -1,4 +1,4 @@
-"""The state machine with one transition that looks at nothing: no compare, only set."""
+"""The state machine with one transition without conditions: no compare, only set."""
 
 from __future__ import annotations
 

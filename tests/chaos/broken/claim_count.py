@@ -1,4 +1,4 @@
-"""No claim: a run begins with every delivery of its message, whatever has become of the row, and is not counted."""
+"""No claim: every delivery of a message starts a run, whatever the status of the row, without counting the attempt."""
 
 from chaos.broken.anyway import apply_anyway
 from dexpy.worker import claims

@@ -1,4 +1,4 @@
-"""No fence: `done` is written whoever holds the claim by now, and whatever has become of the row."""
+"""No fencing: `done` is written without a check of the claim or the status of the row."""
 
 from chaos.broken.anyway import apply_anyway
 from dexpy.recording import recorder

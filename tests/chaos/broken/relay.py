@@ -1,10 +1,10 @@
-"""No relay: nobody looks for the dead, for what is owed, or for what was lost."""
+"""No relay: dead workers, unpublished rows and lost messages are not recovered."""
 
 from dexpy.maintenance.relay import Relay
 
 
 class IdleRelay(Relay):
-    """Says that all is well."""
+    """Does nothing."""
 
     def run_once(self) -> bool:
         return True
