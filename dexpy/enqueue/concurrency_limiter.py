@@ -150,7 +150,7 @@ class ConcurrencyLimiter:
                 if is_away(error):
                     raise
                 # One row of this key may be the cause: continue with the other keys.
-                log_refused_row("offer_slot", key, error, name)
+                log_refused_row("offer_slot", error, operation=name, concurrency_key=key)
             # The lock's holder offers the slots, or hangs: then a later refill finds them free.
             return 0
 

@@ -56,6 +56,7 @@ FIELDS = {
     "traceback": "file, line and function of each frame",
     "keys": "names of params, separated by commas",
     "limit": "the concurrency limit",
+    "concurrency_key": "the stored key of a concurrency limit",
     "status": "the status of the record",
     "scheduled_at": "when the run is due",
     "claimed_run_id": "the run that was claimed instead",

@@ -93,7 +93,9 @@ class Recovery:
                 return self._heartbeat.liveness_locks.find_dead(worker_ids) or ()
             expired = self._unless_late(row.id for row in workers if not row.is_leased)
             dead = set(expired).difference(self._heartbeat.own_ids)
-            write_each(connection, "end_sessions", sorted(dead), lambda worker: end_sessions(connection, worker))
+            write_each(
+                connection, "end_sessions", sorted(dead), lambda worker: end_sessions(connection, worker), "worker_id"
+            )
         return dead
 
     def _unless_late(self, items: Iterable[T]) -> Sequence[T]:

@@ -72,28 +72,38 @@ def _is_changed(
         elif is_away(error):
             raise
         else:
-            log_refused_row(action, row.id, error, row.operation)
+            log_refused_row(action, error, operation=row.operation, run_id=row.id)
     # A row that no statement finds by its id is in every batch: counted once, so that the loop ends.
     if row.id not in skipped:
         skipped.append(row.id)
     return False
 
 
-def log_refused_row(action: str, run_id: Any, error: BaseException, operation: Any = None) -> None:
-    """Log a row that could not be updated, once."""
+def log_refused_row(action: str, error: BaseException, **facts: Any) -> None:
+    """Log a row that could not be updated, once.
+
+    Args:
+        action: What was done.
+        error: The error.
+        facts: The fields that name the row.
+    """
     error_path = class_path(error)
     _refused.log(
-        LogEvent.RECORD_NOT_UPDATED,
-        f"{action} {run_id} {error_path}",
-        action=action,
-        operation=operation,
-        run_id=run_id,
-        error=error_path,
+        LogEvent.RECORD_NOT_UPDATED, f"{action} {facts} {error_path}", action=action, **facts, error=error_path
     )
 
 
-def write_each(connection: Connection, action: str, ids: Sequence[str], write: Callable[[str], object]) -> list[str]:
+def write_each(
+    connection: Connection, action: str, ids: Sequence[str], write: Callable[[str], object], field: str = "run_id"
+) -> list[str]:
     """Write rows one by one, each in its own savepoint, after a statement for all of them failed.
+
+    Args:
+        connection: In a transaction.
+        action: What is done, for the log.
+        ids: Of the rows.
+        write: Writes the row of an id.
+        field: The field of the log that names a row.
 
     Returns:
         The ids of the written rows.
@@ -109,7 +119,7 @@ def write_each(connection: Connection, action: str, ids: Sequence[str], write: C
                 continue
             if is_away(error):
                 raise
-            log_refused_row(action, run_id, error)
+            log_refused_row(action, error, **{field: run_id})
     return written
 
 

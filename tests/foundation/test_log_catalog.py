@@ -19,6 +19,8 @@ COMPUTED = {"event", "event_of_failure(failure)", "LogEvent.RUN_CANCELLED if is_
 """First arguments that are events by their types."""
 FACTS_OF_MESSAGES = {"unknown_operations.py", "message_bounds.py", "jobs.py"}
 """Files in which facts are also those of a message."""
+PASS_FACTS_ON = {"log_refused_row", "log_end", "retry_while_away"}
+"""Functions whose keywords are facts."""
 LOG_BY_OTHER_MEANS = {"foundation/log_catalog.py", "foundation/log_events.py", "worker/log_setup.py"}
 
 
@@ -42,9 +44,14 @@ def _logs(call: ast.Call) -> bool:
     return isinstance(call.func, ast.Attribute) and call.func.attr == "log" and len(call.args) == 2
 
 
+def _takes_facts(call: ast.Call) -> bool:
+    return _logs(call) or (isinstance(call.func, ast.Name) and call.func.id in PASS_FACTS_ON)
+
+
 def fact_names() -> Iterator[tuple[str, str]]:
     """The names of facts with their places: keywords, and keys of mappings and results of functions called facts."""
-    for file, call in log_calls():
+    with_facts = [(file, node) for file, node in nodes() if isinstance(node, ast.Call) and _takes_facts(node)]
+    for file, call in with_facts:
         yield from ((f"{file}:{call.lineno}", keyword.arg) for keyword in call.keywords if keyword.arg is not None)
     for file, node in nodes():
         if isinstance(node, ast.Assign) and "facts" in ast.unparse(node.targets[0]):

@@ -249,6 +249,18 @@ def test_term_lets_a_running_operation_finish_and_starts_no_other(deployment: De
     assert deployment.status(waiting.id) == "done"
 
 
+def test_the_start_and_the_stop_of_a_process_are_logged(deployment: Deployment) -> None:
+    worker = deployment.start(processes=1, threads=1)
+    (pid,) = worker.children()
+
+    worker.signal(signal.SIGTERM)
+
+    assert worker.ended() == 0
+    events = [line.split("] ", 1)[1] for line in worker.output().splitlines() if f"pid={pid} " in f"{line} "]
+    assert [event.split()[0] for event in events] == ["worker.started", "worker.draining", "worker.stopped"]
+    assert "reason='a signal'" in events[1]
+
+
 @pytest.mark.parametrize("to_all", [False, True], ids=["to the supervisor", "to all of them"])
 def test_a_signal_to_starting_processes_is_not_lost(deployment: Deployment, to_all: bool) -> None:
     worker = deployment.serve([sys.executable, "-m", "dexpy", "worker", "apps.accounts", "-p", "2", "-t", "1"])
