@@ -14,7 +14,6 @@ from typing import (
     TYPE_CHECKING,
     Any,
     ClassVar,
-    Literal,
     ParamSpec,
     TypeVar,
     dataclass_transform,
@@ -136,8 +135,8 @@ class Operation(metaclass=OperationType):
         rescue_from: Exception class, or a tuple of them, to error code, exception class, or function of operation and
             exception.
         errors: Declared error codes, with descriptions if it is a mapping; empty allows any.
-        on_lost: Whether a run whose worker died is run again (``"retry"``) or ``"fail"``.
-        max_lost: So many workers may be lost with a run, in all, before it is failed as ``lost``.
+        max_lost: How many times a run is retried after its worker was lost; one more loss and it fails as ``lost``.
+            0: a lost run is never run again.
         timeout: Seconds or a timedelta that a background run may take; None for no limit. `TimedOut` is raised in it.
         pipeline: Edits of the pipeline, `Insert` and `Remove`; those of a subclass add to the base's.
         once: The idempotency key, whose result is given again; ``op.once("key")`` gives a call its own.
@@ -177,8 +176,6 @@ class Operation(metaclass=OperationType):
             @policy
             def errors(self) -> Set[str] | tuple[str, ...] | list[str] | Mapping[str, str]: ...  # noqa: D102
             @policy
-            def on_lost(self) -> Literal["retry", "fail"]: ...  # noqa: D102
-            @policy
             def max_lost(self) -> int: ...  # noqa: D102
             @policy
             def timeout(self) -> Delay | None: ...  # noqa: D102
@@ -203,7 +200,6 @@ class Operation(metaclass=OperationType):
             MappingProxyType({})
         )
         errors: ClassVar[Set[str] | tuple[str, ...] | list[str] | Mapping[str, str]] = frozenset()
-        on_lost: ClassVar[Literal["retry", "fail"]] = "retry"
         max_lost: ClassVar[int] = 3
         timeout: ClassVar[Delay | None] = None
         pipeline: ClassVar[tuple[Insert | Remove | Reset, ...]] = ()

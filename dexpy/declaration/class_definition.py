@@ -20,7 +20,7 @@ from dexpy.foundation.errors import DeclarationError, listed
 
 POLICIES = frozenset(
     """
-    async_ concurrency discard_on encrypt errors lock max_lost on_lost once record rescue_from retry_on pipeline timeout
+    async_ concurrency discard_on encrypt errors lock max_lost once record rescue_from retry_on pipeline timeout
     transaction unique
     """.split()
 )

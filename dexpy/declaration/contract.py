@@ -48,7 +48,7 @@ class Contract:
         rules: `retry_on` and `discard_on`.
         rescues: `rescue_from`.
         declared_errors: The codes in `errors`, with their descriptions.
-        loss_limit: How many workers may be lost with a run.
+        loss_limit: The number of lost workers that ends a run.
         timeout_s: How long a background run may take, in seconds; None for no limit.
         once: Its idempotency key; None without one.
         unique: The key with at most one background run at a time; None without one.

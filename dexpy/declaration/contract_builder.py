@@ -163,7 +163,7 @@ def _record(cls: Any, where: str) -> Recording | None:
 
 def _check_needs_no_record(cls: type, where: str, record: Recording | None) -> None:
     attributes = vars(cls)
-    names = [name for name in ("on_lost", "max_lost") if name in attributes]
+    names = [name for name in ("max_lost",) if name in attributes]
     if getattr(attributes.get("async_"), "expires_in", None) is not None:
         names.append("async_ with expires_in")
     if names:
@@ -245,17 +245,13 @@ ENDLESS = 2**31 - 1
 
 
 def _loss_limit(cls: Any, where: str, rules: Sequence[ErrorRule]) -> int:
-    if cls.on_lost not in ("retry", "fail"):
-        raise DeclarationError(f"{where}.on_lost = {cls.on_lost!r} wants 'retry' or 'fail'.")
-    if type(cls.max_lost) is not int or cls.max_lost < 1:
-        raise DeclarationError(f"{where}.max_lost = {cls.max_lost!r} wants an int of at least 1.")
-    if cls.on_lost == "fail":
-        return 1
+    if type(cls.max_lost) is not int or not 0 <= cls.max_lost < ENDLESS:
+        raise DeclarationError(f"{where}.max_lost: expected an int of at least 0, got {cls.max_lost!r}.")
     # Only a rule that names it: one for Exception means what the operation itself raises.
     rule = choose_rule([rule for rule in rules if rule.cause is WorkerLost], WorkerLost())
     if rule is None:
-        limit: int = cls.max_lost
-        return limit
+        max_lost: int = cls.max_lost
+        return max_lost + 1
     if not isinstance(rule.answer, Retry):
         return 1
     return ENDLESS if rule.answer.attempts is None else rule.answer.attempts

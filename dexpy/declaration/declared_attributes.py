@@ -16,7 +16,7 @@ DECLARED = "__dexpy_declared__"
 """The attribute of a class that holds its `Declared`; a class without it is still in its class statement."""
 READ_ATTRIBUTES = frozenset(
     """
-    __doc__ async_ concurrency discard_on encrypt errors lock max_lost on_error on_lost once perform record rescue_from
+    __doc__ async_ concurrency discard_on encrypt errors lock max_lost on_error once perform record rescue_from
     retry_on pipeline timeout transaction unique
     """.split()
 )

@@ -8,6 +8,7 @@ from typing import Any, cast
 import attrs
 
 from dexpy.declaration.contract import Contract
+from dexpy.declaration.contract_builder import ENDLESS
 from dexpy.declaration.key_digests import concurrency_key, unique_keys
 from dexpy.declaration.props import Prop
 from dexpy.execution import pipeline
@@ -171,8 +172,7 @@ def background(call: Call) -> Section:
         "retry_on": [_retry_section(rule) for rule in dict.fromkeys(_answers(contract))],
         "discard_on": [_cause(rule.cause) for rule in contract.rules if rule.answer is None],
         "timeout": contract.timeout_s,
-        "on_lost": contract.cls.on_lost,
-        "max_lost": contract.loss_limit,
+        "max_lost": None if contract.loss_limit == ENDLESS else contract.loss_limit - 1,
     }
     return {name: fact for name, fact in told.items() if fact is not None}
 

@@ -12,6 +12,7 @@ from dexpy.database.tables import records
 from dexpy.database.unreadable_rows import read_rows
 from dexpy.declaration import registry
 from dexpy.declaration.contract import Contract
+from dexpy.declaration.contract_builder import ENDLESS
 from dexpy.enqueue.dispatcher import Dispatcher
 from dexpy.foundation.errors import WorkerLost
 from dexpy.foundation.log_catalog import LogEvent
@@ -27,7 +28,7 @@ from dexpy.recording.run_signals import is_cancel_requested
 from dexpy.recording.store import Store, row_dict
 from dexpy.recording.transitions import apply
 
-MAX_LOST = 3
+LOSS_LIMIT = 4
 """How many workers may be lost with a run, unless its row has another limit."""
 
 LOCK_WAIT_S = 1
@@ -167,19 +168,21 @@ def recovery_decision(row: Row[Any], is_cancelled: bool, why: str | None = None)
     if is_cancelled:
         message = "It was cancelled while it ran, and its worker died."
         return "abandon", values | {"failure": "cancelled", "error_message": message}
-    num_lost, limit = row.num_lost + 1, row.max_lost if row.max_lost is not None else MAX_LOST
+    num_lost, limit = row.num_lost + 1, row.max_lost if row.max_lost is not None else LOSS_LIMIT
     why = why or f"The worker {row.claimed_by} stopped giving signs of life while it ran this"
     text = f"{why} (attempt {row.num_attempts})."
     if num_lost < limit:
-        return "rescue", values | {"error_message": f"{text} It is run again; {limit} such ends are one too many."}
+        allowed = "" if limit == ENDLESS else f" ({num_lost} of {limit - 1} allowed)"
+        return "rescue", values | {"error_message": f"{text} Worker lost{allowed}; the run will be retried."}
     if limit == 0:
-        message = f"The process {row.claimed_by}, which called this in place, ended or froze before it was done."
+        message = f"The process {row.claimed_by} ended or froze during this call in place."
         return "lose", values | {"error_message": message}
-    if limit <= 1:
-        return "lose", values | {"error_message": f"{text} Its class wants no other attempt then. retry() begins anew."}
+    text = f"{text} Worker lost ({limit - 1} allowed, {num_lost} lost)"
+    if limit == 1:
+        return "lose", values | {"error_message": f"{text}; the run is not retried. Call retry() to run it again."}
     return "lose", values | {
-        "error_message": f"{text} That makes {num_lost} times: most likely the operation itself ends its workers, by "
-        "the memory it takes for one. Mend it, then retry()."
+        "error_message": f"{text}: the operation probably ends its workers itself, for example by the memory it uses. "
+        "Fix the cause, then call retry()."
     }
 
 

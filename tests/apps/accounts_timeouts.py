@@ -144,4 +144,4 @@ class KillWorkerOnce(TimedOperation):
 class KillWorkerWithoutRetry(KillWorkerOnce):
     """The same without a retry, because of an external effect."""
 
-    on_lost = "fail"
+    max_lost = 0

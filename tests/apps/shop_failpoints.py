@@ -98,7 +98,7 @@ class KillWorker(ShopOperation):
 class KillWorkerWithoutRetry(KillWorker):
     """The same without a retry."""
 
-    on_lost = "fail"
+    max_lost = 0
 
 
 class KillWorkerWithRule(KillWorker):

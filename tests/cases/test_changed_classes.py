@@ -265,7 +265,6 @@ POLICIES: dict[str, tuple[Any, Callable[[Any], Any]]] = {
     "discard_on": ((KeyError,), lambda found: found.rules),
     "rescue_from": ({KeyError: "missing"}, lambda found: found.rescues),
     "errors": ({"no_balance"}, lambda found: found.declared_errors),
-    "on_lost": ("fail", lambda found: found.loss_limit),
     "max_lost": (9, lambda found: found.loss_limit),
     "timeout": (5, lambda found: found.timeout_s),
     "pipeline": ((Insert(Middleware("count", step_run), before="guard"),), lambda found: found.pipeline_edits),
@@ -305,7 +304,7 @@ def test_p19_a_policy_that_is_set_is_in_the_contracts_of_the_class_and_its_subcl
     assert read(Pay.contract) != earlier[Pay]
 
 
-@pytest.mark.parametrize("name", sorted({*POLICIES} - {"encrypt", "record", "on_lost", "__doc__"} | {"perform"}))
+@pytest.mark.parametrize("name", sorted({*POLICIES} - {"encrypt", "record", "__doc__"} | {"perform"}))
 def test_p19_a_wrong_value_is_refused_when_it_is_set_and_changes_nothing(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

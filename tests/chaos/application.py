@@ -131,7 +131,7 @@ class AwaitCancellation(Booking):
 class KillWorker(Booking):
     """Kills every worker that runs it."""
 
-    max_lost = 2
+    max_lost = 1
 
     def perform(self) -> None:
         super().perform()

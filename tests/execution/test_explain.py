@@ -143,7 +143,6 @@ def test_the_report_has_every_fact_of_a_call() -> None:
         ],
         "discard_on": ["KeyError"],
         "timeout": 30.0,
-        "on_lost": "retry",
         "max_lost": 3,
     }
     assert told.rescue_from == {f"{__name__}.Declined": "declined", "OSError": f"{__name__}.Declined"}

@@ -990,11 +990,11 @@ def test_without_a_database_a_declared_expiry_is_refused(isolated_runtime: Isola
         runtime.close()
 
 
-# -------------------------------------------------------------------------------------------- on_lost and max_lost
+# ----------------------------------------------------------------------------------------------------- max_lost
 
 
-class LostOnce(Note):
-    on_lost = "fail"
+class NeverAgain(Note):
+    max_lost = 0
 
 
 class LostFiveTimes(Note):
@@ -1024,14 +1024,14 @@ class LostLikeItsBase(LostFiveTimes):
 @pytest.mark.parametrize(
     ("operation", "limit"),
     [
-        (Note, 3),
-        (LostOnce, 1),
-        (LostFiveTimes, 5),
+        (Note, 4),
+        (NeverAgain, 1),
+        (LostFiveTimes, 6),
         (LostByRule, 7),
         (LostForEver, 2**31 - 1),
         (LostAndDiscarded, 1),
-        (LostWithWideRule, 3),
-        (LostLikeItsBase, 5),
+        (LostWithWideRule, 4),
+        (LostLikeItsBase, 6),
     ],
 )
 def test_a_record_stores_how_many_workers_it_may_lose(
@@ -1046,12 +1046,11 @@ def test_a_record_stores_how_many_workers_it_may_lose(
 @pytest.mark.parametrize(
     ("declared", "said"),
     [
-        ({"on_lost": "ignore"}, "on_lost = 'ignore' wants 'retry' or 'fail'"),
-        ({"on_lost": None}, "on_lost = None wants"),
-        ({"max_lost": 0}, "max_lost = 0 wants an int of at least 1"),
-        ({"max_lost": True}, "max_lost = True wants"),
-        ({"max_lost": 2.0}, "max_lost = 2.0 wants"),
-        ({"max_lost": "3"}, "max_lost = '3' wants"),
+        ({"max_lost": -1}, "max_lost: expected an int of at least 0, got -1"),
+        ({"max_lost": 2**31}, "max_lost: expected an int of at least 0, got 2147483648"),
+        ({"max_lost": True}, "max_lost: expected .*, got True"),
+        ({"max_lost": 2.0}, "max_lost: expected .*, got 2.0"),
+        ({"max_lost": "3"}, "max_lost: expected .*, got '3'"),
     ],
 )
 def test_an_invalid_policy_for_lost_workers_is_refused(declared: dict[str, Any], said: str) -> None:
@@ -1063,11 +1062,10 @@ def test_an_invalid_policy_for_lost_workers_is_refused(declared: dict[str, Any],
 @pytest.mark.parametrize(
     ("declared", "named"),
     [
-        ({"on_lost": "fail"}, "on_lost"),
         ({"max_lost": 3}, "max_lost"),
         ({"async_": Async(expires_in=60)}, "async_ with expires_in"),
     ],
-    ids=["on_lost", "max_lost", "expires_in"],
+    ids=["max_lost", "expires_in"],
 )
 def test_an_unrecorded_class_that_declares_what_needs_a_record_is_refused(
     record: Any, declared: dict[str, Any], named: str
@@ -1078,7 +1076,6 @@ def test_an_unrecorded_class_that_declares_what_needs_a_record_is_refused(
 
 def test_an_unrecorded_class_may_have_a_base_that_declares_it(isolated_runtime: Isolated) -> None:
     class Common(Operation):
-        on_lost = "fail"
         max_lost = 2
         async_ = Async(expires_in=60, queue="mailers")
 

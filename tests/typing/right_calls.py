@@ -192,7 +192,6 @@ class Crawl(Operation):
 
     url: str
     timeout = 30
-    on_lost = "fail"
     max_lost = 5
     async_ = Async(expires_in=dt.timedelta(hours=1))
     retry_on = (Retry(TimedOut, WorkerLost, attempts=2, wait=60),)
@@ -209,7 +208,7 @@ class CrawlFast(Operation):
     """Limits in their other forms."""
 
     timeout = dt.timedelta(seconds=2.5)
-    on_lost = "retry"
+    max_lost = 0
 
     async def perform(self) -> None:
         try:

@@ -53,7 +53,6 @@ class Misdeclared(Operation):
     async_.queue = "mailers"  # wrong: policies are frozen
     record = "params"  # wrong: neither bool nor Recording
     timeout = "30s"  # wrong: seconds or a timedelta
-    on_lost = "ignore"  # wrong: retry or fail
     max_lost = "3"  # wrong: a number
 
     def perform(self) -> str:
