@@ -30,14 +30,13 @@ from dexpy.foundation.safe_text import class_path
 T = TypeVar("T")
 WAKE_S = 0.5
 """The longest single wait of the thread, in seconds, so that an exception raised into it is delivered."""
-FORKED = "The run that this coroutine belongs to is in another process, and this is a fork of it."
+FORKED = "The run of this coroutine is in the parent process, not in this fork. Await it in the parent process."
 LOOP_CLOSED = (
-    "The event loop of the coroutine was closed while it ran, so it never ends. "
-    "Await what runs on a loop before closing the loop."
+    "The event loop was closed while it ran the coroutine of this run. Await the operation before closing the loop."
 )
 RUN_ENDED = (
-    "The run that this coroutine belonged to is over, and its session with it. "
-    "Await what perform starts before it returns."
+    "The run of this coroutine has ended, and its session is closed. Await everything that perform starts before it "
+    "returns."
 )
 
 
@@ -104,7 +103,7 @@ class ThreadBridge:
         A cancelled await calls *cancel*, waits until the function has ended, and is cancelled then.
 
         Raises:
-            NotRunning: The run is over, or is in another process.
+            NotRunning: The run has ended, or is in another process.
         """
         if not self.is_in_process:
             raise NotRunning(FORKED)
@@ -189,7 +188,7 @@ class ThreadBridge:
     def _begin(self, coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop, ended: Future[T]) -> None:
         try:
             task = loop.create_task(coroutine)
-        except BaseException as error:  # noqa: BLE001 - a task factory of the application's; the run's thread waits
+        except BaseException as error:  # noqa: BLE001 - from the application's task factory; the run's thread waits
             coroutine.close()
             self._end(ended, error)
             return
@@ -238,7 +237,7 @@ class ThreadBridge:
         for work in remaining:
             try:
                 work.refuse(NotRunning(RUN_ENDED))
-            except BaseException as error:  # noqa: BLE001 - each of them is awaited; raised once all are refused
+            except BaseException as error:  # noqa: BLE001 - each of them is awaited; raised after the last one
                 failed = error
                 work.refuse(NotRunning(RUN_ENDED))
         if failed is not None:
@@ -282,7 +281,7 @@ def _work(answer: Answer[Any], context: contextvars.Context, function: Callable[
 def _try_pass_on(answer: Answer[Any]) -> bool:
     try:
         answer.pass_on()
-    except Exception as error:  # noqa: BLE001 - no memory, for example, or a loop of the application's: tried again
+    except Exception as error:  # noqa: BLE001 - for example out of memory, or from the application's loop; retried
         log_event(LogEvent.RESULT_NOT_DELIVERED, error=class_path(error))
         return False
     return True

@@ -44,8 +44,8 @@ class Call:
         loop: The event loop for an ``async def perform``; the process's own when None.
         bridge: Runs blocking work of the run's coroutines in the run's thread.
         outer: The run around this one, if any.
-        cancel_token: Cancels, interrupts or times out the run; None if nothing can.
-        is_dry_run: Whether nothing of it is stored, not even a record.
+        cancel_token: Cancels, interrupts or times out the run; None if that is not possible.
+        is_dry_run: Whether the call has no side effects, not even a record.
         pid: The process in which it began.
         objects: Objects that exist once for the run, by class; see `once_per_run`.
     """
@@ -68,7 +68,7 @@ class Call:
 
     @property
     def is_attempt(self) -> bool:
-        """Whether a job runs it, which decides what happens after a failure, and logs that."""
+        """Whether a job runs it; the job decides what happens after a failure, and logs it."""
         return self.outer is None and self.cancel_token is not None
 
     @property
@@ -93,17 +93,17 @@ current: ContextVar[Call | None] = ContextVar("dexpy_call", default=None)
 
 
 def call_of(operation: Any, member: str) -> Call:
-    """The run of this very operation object.
+    """Return the run of this operation object.
 
     Raises:
-        NotRunning: It is not running here.
+        NotRunning: The operation is not running in this context.
     """
     call = current.get()
     while call is not None and call.operation is not operation:
         call = call.outer
     if call is None:
         raise NotRunning(
-            f"{type(operation).__qualname__}.{member} exists only inside a run of this operation: in perform, a guard "
-            "or a callback. Call the operation, and use it there."
+            f"{type(operation).__qualname__}.{member}: available only during a run of this operation, in perform, a "
+            "guard or a callback. Call the operation and use it there."
         )
     return call

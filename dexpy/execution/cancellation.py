@@ -51,7 +51,7 @@ class CancelToken:
         return self._interrupted
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
-        """Call a function when the run is cancelled; at once if it is already."""
+        """Call a function when the run is cancelled; immediately if it already was."""
         with self._lock:
             if not self._cancelled:
                 self._on_cancel.append(callback)
@@ -63,13 +63,13 @@ class CancelToken:
         self._interrupted = True
 
     def check_interrupted(self) -> None:
-        """Raise if the run was interrupted; called where everything that it has done is committed.
+        """Raise if the run was interrupted; called only when all effects of the run are committed.
 
         Raises:
             Interrupted: The run was interrupted.
         """
         if self._interrupted:
-            raise Interrupted("The worker is about to end: the run goes on elsewhere, after what it has committed.")
+            raise Interrupted("The worker is stopping; another worker continues the run after its last committed step.")
 
     def check(self) -> None:
         """Raise if the run was cancelled.
@@ -78,7 +78,7 @@ class CancelToken:
             Cancelled: The run was cancelled.
         """
         if self._cancelled:
-            raise Cancelled("The run was called off while it ran.")
+            raise Cancelled("The run was cancelled while it ran.")
 
     def time_out(self) -> bool:
         """Raise `TimedOut` inside `perform`; False if `perform` does not run now."""

@@ -71,7 +71,7 @@ def explain(
         outer: As for `run`.
 
     Raises:
-        RefNotFound: The row behind a reference is gone.
+        RefNotFound: The row of a reference does not exist.
     """
     error: PropsError | None = None
     try:

@@ -26,11 +26,11 @@ def process_loop() -> asyncio.AbstractEventLoop:
         if _loop is None or _pid != os.getpid() or _loop.is_closed():
             _loop = asyncio.new_event_loop()
             _pid = os.getpid()
-            threading.Thread(target=_run_for_ever, args=(_loop,), name="dexpy-loop", daemon=True).start()
+            threading.Thread(target=_run_forever, args=(_loop,), name="dexpy-loop", daemon=True).start()
         return _loop
 
 
-def _run_for_ever(loop: asyncio.AbstractEventLoop) -> None:
+def _run_forever(loop: asyncio.AbstractEventLoop) -> None:
     pid = os.getpid()
     try:
         while True:

@@ -30,31 +30,31 @@ FIELD_OF = {"guard": "guards", "rescue": "rescue_from"}
 
 @attrs.frozen(kw_only=True)
 class Explanation:
-    """What a call with these props would do; nothing of it has been done.
+    """The report of `Operation.explain`: what a call with these props would do, without side effects.
 
-    A section is None where the class declares nothing of the kind. A section that says ``"callable": False`` has a
-    reason why the call would not come through.
+    A section is None if the class does not declare the policy. A section with ``"callable": False`` states why the
+    call would not reach `perform`.
 
     Attributes:
         operation: The operation's stable name.
-        callable: Whether the call would come as far as `perform`.
+        callable: Whether the call would reach `perform`.
         description: The first line of its docstring.
         error: What is wrong with the props; the report is partial then.
         props: Every prop as JSON, defaults and ambient values included; a sensitive one is redacted.
-        context: For each prop with an ambient value where it came from: explicit, ambient, default or missing.
+        context: The source of each prop with ``context=``: explicit, ambient, default or missing.
         guards: For each guard ``status`` (passed, refused or skipped) and ``message``.
-        once: The idempotency key and who holds it.
-        unique: The key of uniqueness and who holds it.
+        once: The idempotency key, and the run that holds it.
+        unique: The unique key, and the run that holds it.
         lock: The advisory lock's key.
-        concurrency: The limit's key, and how many may run at once.
-        record: What is kept of a run.
-        encryption: What of it is encrypted, and by what.
+        concurrency: The key, its limit, and the numbers of running and blocked runs.
+        record: Which parts of a run are stored.
+        encryption: The encrypted props and result, and their encryptors.
         transaction: Whether `perform` is one transaction.
         background: Queue, priority, time, rules and limits of a background run.
-        rescue_from: What each exception becomes.
-        callbacks: How many there are of each moment.
+        rescue_from: The error code, exception or handler of each exception.
+        callbacks: The number of callbacks of each kind.
         pipeline: The names in the pipeline, outermost first, and whether each is active for this class.
-        extras: What the application's own middleware explains, by its name.
+        extras: The sections of the application's own middleware, by its name.
     """
 
     operation: str
@@ -78,17 +78,17 @@ class Explanation:
     extras: Mapping[str, Section] = attrs.field(factory=dict[str, Section])
 
     def without_records(self) -> Explanation:
-        """The report where the runtime in force records nothing."""
+        """Return the report for a runtime that records nothing."""
         background = None if self.background is None else {**self.background, "job": "DirectJob"}
         return attrs.evolve(self, record={"enabled": False}, background=background)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain JSON."""
-        told: dict[str, Any] = to_json(attrs.asdict(self, recurse=False), _unredacted)
-        return told
+        """Return the report as plain JSON."""
+        plain: dict[str, Any] = to_json(attrs.asdict(self, recurse=False), _unredacted)
+        return plain
 
     def __str__(self) -> str:
-        """The report for people: a line for each fact."""
+        """Return the report as text, with a line for each fact."""
         return "\n".join(_lines(self))
 
 
@@ -134,12 +134,12 @@ def unique(call: Call) -> Section | None:
     if rule is None:
         return None
     keys = unique_keys(call.operation, call.contract)
-    told: dict[str, Any] = {"active": True, "key": keys[0][:12], "until": rule.until, "for": rule.for_s}
-    told |= {"on_conflict": rule.on_conflict}
+    section: dict[str, Any] = {"active": True, "key": keys[0][:12], "until": rule.until, "for": rule.for_s}
+    section |= {"on_conflict": rule.on_conflict}
     holder = current_store.get().holder(call.contract.name, unique=keys)
     if holder is None or holder.is_expired:
-        return told | {"status": "fresh"}
-    return told | {"status": "held", "held_by": holder.row.id}
+        return section | {"status": "fresh"}
+    return section | {"status": "held", "held_by": holder.row.id}
 
 
 def concurrency(call: Call) -> Section | None:
@@ -162,7 +162,7 @@ def background(call: Call) -> Section:
     """Return the options, rules and limits of a background run."""
     contract, options = call.contract, call.contract.options
     queue = options.queue(call.operation) if callable(options.queue) else options.queue
-    told: dict[str, Any] = {
+    section: dict[str, Any] = {
         "job": "RecordJob" if contract.record is not None and contract.record.params else "DirectJob",
         "queue": call.redactor(queue or "default"),
         "priority": options.priority or 0,
@@ -174,7 +174,7 @@ def background(call: Call) -> Section:
         "timeout": contract.timeout_s,
         "max_lost": None if contract.loss_limit == ENDLESS else contract.loss_limit - 1,
     }
-    return {name: fact for name, fact in told.items() if fact is not None}
+    return {name: fact for name, fact in section.items() if fact is not None}
 
 
 def _answers(contract: Contract) -> Iterator[Retry]:
@@ -217,7 +217,7 @@ def explain_fully(call: Call, given_props: Mapping[str, Any]) -> Explanation:
         given_props: The props that were passed, to distinguish them from ambient values and defaults.
 
     Raises:
-        RefNotFound: The row behind a reference is gone.
+        RefNotFound: The row of a reference does not exist.
         Exception: Whatever a guard, or a function of a policy, raises.
     """
     props = {prop.name: _shown_value(prop, call) for prop in call.contract.props}
@@ -229,7 +229,7 @@ def explain_fully(call: Call, given_props: Mapping[str, Any]) -> Explanation:
         return Ok(_report(call, props, given_props))
 
     try:
-        # Without guard: the report asks the guards itself.
+        # Without guard: the report calls the guards itself.
         outcome = pipeline.dry_run_pipeline(call, report, without="guard")
     except PropsError as error:
         if is_reached:
@@ -257,19 +257,19 @@ def _report(
     call: Call, props: Mapping[str, Any], given_props: Mapping[str, Any], error: str | None = None
 ) -> Explanation:
     contract = call.contract
-    told: dict[str, Any] = {}
+    sections: dict[str, Any] = {}
     extras: dict[str, Section] = {}
     for name, explain_section, is_own in _explainers(contract):
         section = _explain_section(call, explain_section, name, is_own=is_own, is_partial=error is not None)
         if section is None:
             continue
         if is_own:
-            told[FIELD_OF.get(name, name)] = section
+            sections[FIELD_OF.get(name, name)] = section
         else:
             extras[name] = to_json(section, call.redactor)
-    guards = told.get("guards", {})
+    guards = sections.get("guards", {})
     refused = any(answer["status"] == "refused" for answer in guards.values())
-    stopped = any(section.get("callable") is False for section in (*told.values(), *extras.values()))
+    stopped = any(section.get("callable") is False for section in (*sections.values(), *extras.values()))
     return Explanation(
         operation=contract.name,
         callable=error is None and not refused and not stopped,
@@ -279,7 +279,7 @@ def _report(
         context=_sources(contract, given_props),
         pipeline=pipeline.middleware_of(contract),
         extras=extras,
-        **told,
+        **sections,
     )
 
 
@@ -296,7 +296,7 @@ def _explain_section(
     call: Call, explain_section: Callable[[Call], Section | None], name: str, *, is_own: bool, is_partial: bool
 ) -> Section | None:
     if is_partial and (name == "guard" or not is_own):
-        # They read the operation, which is incomplete.
+        # Guards and custom middleware read the operation, which is incomplete.
         return None
     try:
         return explain_section(call)

@@ -93,7 +93,7 @@ def run(
         cancel_token: Cancels, interrupts or times out the run; that of the outer run when None.
 
     Returns:
-        The outcome; exceptions that are no business errors are raised.
+        The outcome. Exceptions other than business errors are raised.
     """
     outer_call = current.get()
     is_dry_run = outer_call is not None and outer_call.is_dry_run
@@ -145,7 +145,7 @@ def _run_pipeline(call: Call) -> Outcome:
     """Run a call through the pipeline of its class.
 
     Returns:
-        The outcome; an exception that is no business error is raised.
+        The outcome. Exceptions other than business errors are raised.
     """
     proceed = _composed.get(call.contract)
     if proceed is None:
@@ -170,10 +170,10 @@ def decode_operation(contract: Contract, params: Any, run_id: str) -> Any:
     """Return the operation of stored params.
 
     Raises:
-        EncryptorMissing: They or the result are encrypted, and this process has no encryptor for them.
-        DecryptionFailed: They do not decrypt.
-        Undecodable: They no longer fit.
-        PropsError: They violate a constraint.
+        EncryptorMissing: The params or the result are encrypted, and this process has no encryptor for them.
+        DecryptionFailed: The params cannot be decrypted.
+        Undecodable: The params no longer match the props of the class.
+        PropsError: The params violate a constraint.
     """
     if contract.encrypted_props or (isinstance(params, Mapping) and ENCRYPTED in params):
         params = _decrypt_params(contract, cast("Mapping[str, Any]", params), run_id)

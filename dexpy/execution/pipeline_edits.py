@@ -20,15 +20,15 @@ INNERMOST = "perform"
 """The innermost name of a pipeline. It is not a middleware, and nothing can be inserted after it."""
 
 REQUIRED: Mapping[str, str] = {
-    "trace": "a run would not know itself: no self.session, no run_id, no nested runs",
-    "once": "a key would be declared and not held. Write once = Once.never()",
-    "lock": "a lock would be declared and not taken. Write lock = None",
-    "record": "a worker's row would stay running. Write record = False",
-    "transaction": "effects would stay without their record, and never be committed. Write transaction = False",
-    "refs": "a Ref would be a key where perform expects a row. Declare the key itself as a prop",
-    INNERMOST: "nothing would run",
+    "trace": "self.session, run_id and nested runs depend on it",
+    "once": "the declared key would not be claimed. Write once = Once.never() instead",
+    "lock": "the declared lock would not be acquired. Write lock = None instead",
+    "record": "the record of a background run would stay running. Write record = False instead",
+    "transaction": "effects would never be committed. Write transaction = False instead",
+    "refs": "perform would get a key instead of a row. Declare the key as a prop instead",
+    INNERMOST: "the operation would do nothing",
 }
-"""Middleware that cannot be removed, with what would break."""
+"""Middleware that a pipeline requires, with the reason and the alternative."""
 
 
 @attrs.frozen

@@ -113,29 +113,29 @@ class UnitOfWork:
         self._checks.append(check)
 
     def session(self) -> Session:
-        """The run's session.
+        """Return the run's session.
 
         Raises:
             SessionOnLoop: This is not the run's thread.
-            NotRunning: The run is over, or has no transaction at this point, or is in another process.
+            NotRunning: The run has ended, has no transaction at this point, or is in another process.
         """
         if os.getpid() != self._pid:
             raise NotRunning(
-                f"{self.owner}: self.session belongs to the process that performs the run, and this is a fork of it. "
-                "Open a session of its own there, or call an operation."
+                f"{self.owner}: self.session belongs to the parent process, which performs the run. Open another "
+                "session in this process, or call an operation."
             )
         if threading.get_ident() != self._thread:
             raise SessionOnLoop(
-                f"{self.owner}: self.session was used on another thread than the run's; in an `async def perform` "
-                "that is the event loop, where blocking work must not run. "
+                f"{self.owner}: self.session was used outside of the run's thread. An `async def perform` runs on the "
+                "event loop, which the session would block. "
                 "Write: value = await self.in_session(lambda session: ...)."
             )
         if not self.is_open:
             raise NotRunning(
-                f"{self.owner} says transaction = False, so there is a session only inside "
-                "`with self.transaction() as session:`."
+                f"{self.owner}: self.session is not available here, because the class declares transaction = False. "
+                "Write: `with self.transaction() as session:`."
                 if not self.transactional
-                else f"{self.owner}: the run is over, and its session with it."
+                else f"{self.owner}: the run has ended, and its session is closed."
             )
         if self._cancel_token is not None:
             self._cancel_token.check()

@@ -510,7 +510,7 @@ def test_p4_a_result_is_checked_against_its_constraints() -> None:
 
     from dexpy.errors import ResultTypeError
 
-    assert "result wants a value > 0" in refused(lambda: Count().call(), ResultTypeError)
+    assert "result: expected a value > 0" in refused(lambda: Count().call(), ResultTypeError)
 
 
 @pytest.mark.parametrize(

@@ -827,32 +827,32 @@ class Wrong(Stepwise):
 
 
 REFUSED = {
-    "twice": "Wrong: the step 'fine' was asked for twice in one attempt. Give each its own name.",
-    "inside": "the step 'fine' is inside the step 'nested', and steps follow one another",
+    "twice": "Wrong: the step 'fine' was started twice in one attempt. Give each step its own name.",
+    "inside": "the step 'fine' is inside the step 'nested', whose transaction it would end",
     "in_a_loop": "the step 'fine' is inside the step 'numbers'",
-    "behind_a_failure": "the step 'fine' comes after 'fails', which did not come to its end in this attempt",
-    "behind_a_broken_loop": "the step 'fine' comes after 'numbers', which did not come to its end in this attempt",
-    "behind_a_write": "the step 'fine' comes after something was written outside of a step",
-    "behind_a_flushed_write": "written outside of a step",
-    "behind_an_update": "written outside of a step",
-    "behind_plain_sql": "written outside of a step",
-    "behind_a_hook": "or left for after the commit, which each attempt would do again. Do it in a step.",
-    "behind_a_call": "written outside of a step",
-    "behind_a_message": "written outside of a step",
+    "behind_a_failure": "the step 'fine' follows 'fails', which did not finish in this attempt",
+    "behind_a_broken_loop": "the step 'fine' follows 'numbers', which did not finish in this attempt",
+    "behind_a_write": "the step 'fine' follows a write or an after-commit action outside of a step",
+    "behind_a_flushed_write": "follows a write or an after-commit action outside of a step",
+    "behind_an_update": "follows a write or an after-commit action outside of a step",
+    "behind_plain_sql": "follows a write or an after-commit action outside of a step",
+    "behind_a_hook": "outside of a step, which every attempt would repeat. Move it into a step.",
+    "behind_a_call": "follows a write or an after-commit action outside of a step",
+    "behind_a_message": "follows a write or an after-commit action outside of a step",
     "in_a_savepoint": "the step 'fine' is inside `with self.session.begin_nested():`",
-    "a_function": "wants a method of the operation itself, whose name the next attempt knows it by",
-    "a_coroutine": "wants a plain method; awaited is an async def. Write a def.",
-    "no_json": "the step 'gives_an_object' returned what cannot be kept for the next attempt",
-    "wrong_type": "Wrong.says_int returned str, and says it returns int: its result wants int",
-    "an_iterator": "wants a list, a tuple or a range; a select of one model; or a function of the cursor",
-    "no_name": "wants a name of 1 to 255 characters first",
-    "no_batch": "Wrong.each('numbers', batch=0) wants a whole number, 1 or more.",
-    "ordered": "the step 'items' has a select with order_by, limit. The loop goes by the primary key",
+    "a_function": "Wrong.step: expected a method of the operation, which has a name, got",
+    "a_coroutine": "Wrong.step(self.awaited): expected a plain method, got an async def. Write `def awaited`.",
+    "no_json": "the step 'gives_an_object' returned a value that cannot be stored for the next attempt",
+    "wrong_type": "Wrong.says_int: expected to return int, got str: its result: expected int",
+    "an_iterator": "expected a list, tuple or range; a select of one model; or a function of the cursor",
+    "no_name": "Wrong.each: name: expected a str of 1 to 255 characters, got ''.",
+    "no_batch": "Wrong.each('numbers', ...): batch: expected an int >= 1, got 0.",
+    "ordered": "the step 'items' has a select with order_by, limit. Remove it: the loop orders the rows by primary key",
     "skipping": "has a select with with_for_update(skip_locked=True)",
-    "of_columns": "the step 'items' wants a select of one model, as in select(Order).where(...).",
-    "no_pairs": "the step 'numbers' wants (cursor, item) pairs of its function, got int.",
-    "same_cursor": "was given the cursor 1 twice in a row",
-    "odd_cursor": "has a cursor that is of type NoneType; it wants int, str, float, UUID",
+    "of_columns": "the step 'items' expected a select of one model, for example select(Order).where(...).",
+    "no_pairs": "the step 'numbers' expected (cursor, item) pairs from its function, got int.",
+    "same_cursor": "got the cursor 1 twice in a row",
+    "odd_cursor": "has a cursor that is of type NoneType; expected int, str, float, UUID",
 }
 
 
@@ -891,9 +891,17 @@ class Deployed(Stepwise):
 DEPLOYS: list[tuple[list[str], list[str], str | None]] = [
     (["first"], ["first", "second", "third"], None),
     (["first", "second"], ["first"], None),
-    (["first", "second"], ["second", "first"], "the step 'second' comes where an earlier attempt had 'first'"),
-    (["first", "third"], ["first", "second", "third"], "the step 'second' comes where an earlier attempt had 'third'"),
-    (["first", "third"], ["third"], "the step 'third' comes where an earlier attempt had 'first'"),
+    (
+        ["first", "second"],
+        ["second", "first"],
+        "the step 'second' is in the place of 'first', a step of an earlier attempt",
+    ),
+    (
+        ["first", "third"],
+        ["first", "second", "third"],
+        "the step 'second' is in the place of 'third', a step of an earlier attempt",
+    ),
+    (["first", "third"], ["third"], "the step 'third' is in the place of 'first', a step of an earlier attempt"),
 ]
 """The steps of the first attempt, those of the next one, and how that is refused."""
 
@@ -965,20 +973,23 @@ class InBlock(Stepwise):
 
 
 def test_a_class_without_a_record_is_refused_wherever_it_runs(isolated_runtime: Isolated) -> None:
-    with pytest.raises(StepError, match="needs a record to be kept with, and the class says record = False"):
+    with pytest.raises(StepError, match="needs a record for its checkpoint, but the class declares record = False"):
         Unrecorded().call()
-    with pytest.raises(StepError, match=r"the class says record = Recording\(params=False\)\. Leave that out\."):
+    with pytest.raises(StepError, match=r"the class declares record = Recording\(params=False\)\. Remove that\."):
         WithoutParams().call()
 
 
 def test_steps_are_refused_outside_of_perform(isolated_runtime: Isolated) -> None:
-    with pytest.raises(StepError, match="was asked for outside of perform: guards and callbacks run in each attempt"):
+    with pytest.raises(
+        StepError,
+        match="was started outside of perform. Move it into perform: guards and callbacks run in every attempt",
+    ):
         InGuard().call()
-    with pytest.raises(StepError, match="was asked for outside of perform"):
+    with pytest.raises(StepError, match="was started outside of perform"):
         InBefore().call()
     with pytest.raises(StepError, match=r"on the event loop.*Write: await self\.in_session\(lambda session: "):
         InCoroutine().call()
-    with pytest.raises(dexpy.errors.NotRunning, match=r"Journey\.step\(\) exists only inside a run"):
+    with pytest.raises(dexpy.errors.NotRunning, match=r"Journey\.step\(\): available only during a run"):
         operation = Journey()
         operation.step(operation.buy)
     assert "is inside `with self.transaction():`" in failure_of(isolated_runtime, InBlock())
@@ -1005,7 +1016,7 @@ def test_a_shortened_list_is_refused(isolated_runtime: Isolated) -> None:
     ticket = Shrinking().async_().call()
     isolated_runtime.run_pending()
 
-    assert "has 2 items behind it, and the list has only 1 now" in str(records.attempts(ticket.id)[-1].error_message)
+    assert "has already processed 2 items, but the list now has 1" in str(records.attempts(ticket.id)[-1].error_message)
 
 
 class Sealed(Stepwise):

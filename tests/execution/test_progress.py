@@ -300,12 +300,12 @@ progress_reports: list[Callable[[Any], None]] = []
 
 def test_invalid_progress_is_refused(isolated_runtime: Isolated) -> None:
     refused: dict[str, Callable[[Any], None]] = {
-        r"Odd\.report_progress\(done='1'\) wants a number, 0 or more\.": lambda op: op.report_progress("1"),
-        r"\(done=True\) wants a number": lambda op: op.report_progress(True),
-        r"\(done=-1\) wants a number, 0 or more": lambda op: op.report_progress(-1),
-        r"\(done=nan\) wants a number": lambda op: op.report_progress(float("nan")),
-        r"\(total='2'\) wants a number": lambda op: op.report_progress(1, "2"),
-        r"report_progress\(note=3\) wants text\.": lambda op: op.report_progress(1, 2, 3),
+        r"Odd\.report_progress: done: expected a number >= 0, got '1'\.": lambda op: op.report_progress("1"),
+        r"done: expected a number >= 0, got True": lambda op: op.report_progress(True),
+        r"done: expected a number >= 0, got -1": lambda op: op.report_progress(-1),
+        r"done: expected a number >= 0, got nan": lambda op: op.report_progress(float("nan")),
+        r"total: expected a number >= 0, got '2'": lambda op: op.report_progress(1, "2"),
+        r"report_progress: note: expected str, got 3\.": lambda op: op.report_progress(1, 2, 3),
     }
     for message, says in refused.items():
         progress_reports[:] = [says]
@@ -314,7 +314,7 @@ def test_invalid_progress_is_refused(isolated_runtime: Isolated) -> None:
 
 
 def test_progress_outside_of_a_run_is_refused(isolated_runtime: Isolated) -> None:
-    with pytest.raises(dexpy.errors.NotRunning, match=r"Count\.report_progress\(\) exists only inside a run"):
+    with pytest.raises(dexpy.errors.NotRunning, match=r"Count\.report_progress\(\): available only during a run"):
         Count(upto=1).report_progress(1)
 
 

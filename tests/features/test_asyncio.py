@@ -127,7 +127,7 @@ def test_in_session_of_a_plain_perform_is_refused(shop: Shop) -> None:
 
 
 def test_in_session_outside_of_a_run_is_refused() -> None:
-    with pytest.raises(NotRunning, match=r"WriteAsync\.in_session\(\) exists only inside a run"):
+    with pytest.raises(NotRunning, match=r"WriteAsync\.in_session\(\): available only during a run"):
         run(WriteAsync(text="a").in_session(lambda session: None))
 
 
@@ -712,7 +712,9 @@ def test_a_coroutine_that_outlives_its_run_gets_a_clear_error(shop: Shop) -> Non
         over = asyncio.Event()
         await Leave().acall()
         over.set()
-        with pytest.raises(NotRunning, match=r"is over, and its session with it\. Await what perform starts"):
+        with pytest.raises(
+            NotRunning, match=r"has ended, and its session is closed\. Await everything that perform starts"
+        ):
             await tasks[0]
 
     over: Any = None

@@ -161,8 +161,8 @@ def test_an_around_that_swallows_a_crash_without_a_result_is_refused() -> None:
     with pytest.raises(DeclarationError) as caught:
         Swallows().call()
     assert str(caught.value).endswith(
-        "Swallows.swallow is an around callback and caught what proceed() raised, so the run has no result. "
-        "Raise it again, or raise an Error; rescue_from answers exceptions."
+        "Swallows.swallow: this around callback suppressed the exception of proceed(), so the run has no result. "
+        "Re-raise it, or raise an Error; to map exceptions, declare rescue_from."
     )
 
 
@@ -181,7 +181,7 @@ def test_an_around_may_call_proceed_only_once(crashes: bool) -> None:
             performed.append("perform")
             return 1 / (0 if crashes else 1)
 
-    with pytest.raises(DeclarationError, match=r"Twice\.again called proceed\(\) twice\. Call it once"):
+    with pytest.raises(DeclarationError, match=r"Twice\.again: called proceed\(\) twice\. Call it once"):
         Twice().call()
     assert performed.count("perform") == 1
 
@@ -196,8 +196,7 @@ def test_an_around_that_never_calls_proceed_is_refused_with_the_fix() -> None:
     with pytest.raises(DeclarationError) as caught:
         Never().call()
     assert str(caught.value).endswith(
-        "Never.forgets is an around callback and never called proceed(). "
-        "Call it once; raise an Error to refuse the run."
+        "Never.forgets: this around callback did not call proceed(). Call it once, or raise an Error to refuse the run."
     )
 
 

@@ -415,7 +415,7 @@ def test_the_return_annotation_is_the_success_contract(isolated_runtime: Isolate
     with pytest.raises(ResultTypeError) as caught:
         Answer(answer="3").call()
     assert str(caught.value) == (
-        "Answer.perform returned str, and says it returns int: result wants int. "
+        "Answer.perform: expected to return int, got str: result: expected int. "
         "Change the return value or the annotation."
     )
     assert isinstance(caught.value, TypeError)
@@ -427,7 +427,7 @@ def test_the_return_annotation_is_the_success_contract(isolated_runtime: Isolate
 def test_without_an_annotation_any_result_is_accepted_and_none_is_checked() -> None:
     assert Anything(answer="3").call() == "3"
     assert Nothing(answer=None).call() is None
-    with pytest.raises(ResultTypeError, match="Nothing.perform returned int, and says it returns None"):
+    with pytest.raises(ResultTypeError, match="Nothing.perform: expected to return None, got int"):
         Nothing(answer=3).call()
 
 

@@ -155,8 +155,8 @@ def test_a_guard_that_raises_an_error_is_refused_with_how_guards_work() -> None:
     with pytest.raises(DeclarationError) as caught:
         Confused().call()
     assert str(caught.value).endswith(
-        "Confused.threat is a guard and raised Error('threat'). "
-        "A guard returns something true when the threat is there; its name is the code."
+        "Confused.threat: this guard raised Error('threat'). "
+        "Return a true value to refuse the run; the name of the guard is the error code."
     )
 
 

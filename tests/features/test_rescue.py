@@ -109,7 +109,7 @@ def test_the_value_of_a_rescue_function_is_checked_like_a_result() -> None:
     class Wrong(Pay):
         rescue_from = {CardError: lambda _operation, _error: 7}
 
-    with pytest.raises(ResultTypeError, match="says it returns str"):
+    with pytest.raises(ResultTypeError, match="expected to return str"):
         Wrong(raises="CardError").call()
 
 

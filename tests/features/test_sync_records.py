@@ -505,7 +505,7 @@ def test_a_result_of_the_wrong_type_rolls_back(shop: Shop) -> None:
             self.session.add(Entry(text="a"))
             return "seven"  # type: ignore[return-value]
 
-    with pytest.raises(ResultTypeError, match=r"Lie\.perform returned str, and says it returns int"):
+    with pytest.raises(ResultTypeError, match=r"Lie\.perform: expected to return int, got str"):
         Lie().call()
     assert lines(shop) == []
     assert (only().status, only().failure, only().error) == ("failed", "crash", "dexpy.errors.ResultTypeError")

@@ -244,7 +244,7 @@ def test_there_is_no_session_outside_of_a_run() -> None:
         lambda: made.after_commit(boom),
         lambda: made.transaction(),
     ):
-        with pytest.raises(NotRunning, match=r"Add\..* exists only inside a run of this operation"):
+        with pytest.raises(NotRunning, match=r"Add\..*: available only during a run of this operation"):
             use()
     with pytest.raises(NotRunning, match=r"current_session\(\) was called outside of a run"):
         dexpy.current_session()
@@ -252,7 +252,7 @@ def test_there_is_no_session_outside_of_a_run() -> None:
 
 def test_an_operation_instance_outside_of_its_run_is_not_running(shop: Shop) -> None:
     made = Add(name="ann")
-    with pytest.raises(NotRunning, match=r"Add\.session exists only inside a run of this operation"):
+    with pytest.raises(NotRunning, match=r"Add\.session: available only during a run of this operation"):
         Do(what=lambda _: made.session).call()
 
 
@@ -261,7 +261,8 @@ def test_transaction_false_has_a_session_only_inside_its_blocks(shop: Shop) -> N
         with pytest.raises(NotRunning) as caught:
             _ = op.session
         assert str(caught.value) == (
-            "DoApart says transaction = False, so there is a session only inside `with self.transaction() as session:`."
+            "DoApart: self.session is not available here, because the class declares transaction = False. "
+            "Write: `with self.transaction() as session:`."
         )
         with op.transaction() as session:
             assert session is op.session is dexpy.current_session()
@@ -546,7 +547,7 @@ def test_a_hook_has_no_session_of_the_run(shop: Shop) -> None:
         op.session.add(Customer(name="ann"))
 
         def late() -> None:
-            with pytest.raises(NotRunning, match="the run is over, and its session with it"):
+            with pytest.raises(NotRunning, match="the run has ended, and its session is closed"):
                 _ = op.session
             hooks.append("refused")
 

@@ -399,7 +399,7 @@ def test_waiting_for_the_lock_counts_against_the_timeout_of_the_run(
     with held("account:7"):
         isolated_runtime.run_pending()
     assert (ticket.reload().status, ticket.failure) == ("failed", "timeout")
-    assert records.get(ticket.id).error_message == "Waits ran out of time while it waited for its lock."
+    assert records.get(ticket.id).error_message == "Waits: timed out while it waited for its lock."
 
 
 def test_a_run_that_is_cancelled_stops_waiting(isolated_runtime: Isolated, monkeypatch: pytest.MonkeyPatch) -> None:

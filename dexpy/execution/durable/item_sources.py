@@ -27,7 +27,7 @@ TAGGED: dict[str, type] = {"$uuid": UUID, "$datetime": datetime, "$date": date, 
 """Cursor types without a JSON form, by their tag."""
 CURSOR_TYPES = "int, str, float, UUID, datetime, date, Decimal, or a tuple of them"
 EXPECTED_SOURCE = (
-    "a list, a tuple or a range; a select of one model; or a function of the cursor that gives (cursor, item) pairs"
+    "a list, tuple or range; a select of one model; or a function of the cursor that yields (cursor, item) pairs"
 )
 
 
@@ -58,8 +58,8 @@ def source_of(source: Any, operation: str, name: str) -> Source:
     """Return the source for an argument of `each`.
 
     Raises:
-        OptionsError: It cannot be read from a cursor.
-        StepError: It is a select whose order is not that of its keys.
+        OptionsError: The type of the source is not supported.
+        StepError: The source is a select that cannot be ordered by its primary key.
     """
     if isinstance(source, (list, tuple, range)):
         return ListSource(cast("Sequence[Any]", source), operation, name)
@@ -70,8 +70,8 @@ def source_of(source: Any, operation: str, name: str) -> Source:
     if isinstance(source, Select):
         return QuerySource.of(cast("Select[Any]", source), operation, name)
     raise OptionsError(
-        f"{operation}.each({name!r}, ...) wants {EXPECTED_SOURCE}; got {type(source).__name__}, "
-        "which another attempt could not go on with in the middle."
+        f"{operation}.each({name!r}, ...): expected {EXPECTED_SOURCE}; got {type(source).__name__}, "
+        "which a retry could not resume."
     )
 
 
@@ -90,8 +90,8 @@ class ListSource:
             raise StepError(
                 self.operation,
                 self.name,
-                f"has {start} items behind it, and the list has only {len(self.items)} now. "
-                "A list has to be the same in every attempt; give a select, or a function of the cursor.",
+                f"has already processed {start} items, but the list now has {len(self.items)}. "
+                "Pass the same list in every attempt, or a select or a function of the cursor.",
             )
         while True:
             end = min(start + batch, len(self.items))
@@ -119,8 +119,8 @@ class FunctionSource:
                     raise StepError(
                         self.operation,
                         self.name,
-                        f"was given the cursor {pair_cursor!r} twice in a row, so nobody could tell after which of the "
-                        "two to go on. Each item needs a cursor of its own.",
+                        f"got the cursor {pair_cursor!r} twice in a row, so a retry could not resume between the two "
+                        "items. Yield a different cursor for each item.",
                     )
                 cursor = next_cursor
                 items.append(item)
@@ -130,7 +130,7 @@ class FunctionSource:
         parts: tuple[Any, ...] = cast("tuple[object, ...]", pair) if isinstance(pair, tuple) else ()
         if len(parts) != 2:
             got = type(cast("object", pair)).__name__
-            raise StepError(self.operation, self.name, f"wants (cursor, item) pairs of its function, got {got}.")
+            raise StepError(self.operation, self.name, f"expected (cursor, item) pairs from its function, got {got}.")
         return parts[0], parts[1]
 
     def _encoded(self, cursor: Any) -> Any:
@@ -153,7 +153,7 @@ class QuerySource:
         """Return the source for a select.
 
         Raises:
-            StepError: It selects no model, or has its own order or limit.
+            StepError: The select is not of one model, or has its own order or limit.
         """
         from sqlalchemy import inspect as sa_inspect
 
@@ -161,7 +161,7 @@ class QuerySource:
         entity: Any = described[0]["expr"] if len(described) == 1 else None
         inspected_entity: Any = sa_inspect(entity, raiseerr=False)
         if not (getattr(inspected_entity, "is_mapper", False) or getattr(inspected_entity, "is_aliased_class", False)):
-            raise StepError(operation, name, "wants a select of one model, as in select(Order).where(...).")
+            raise StepError(operation, name, "expected a select of one model, for example select(Order).where(...).")
         clauses = {
             "order_by": "_order_by_clauses",
             "limit": "_limit_clause",
@@ -177,8 +177,8 @@ class QuerySource:
             raise StepError(
                 operation,
                 name,
-                f"has a select with {', '.join(extra)}. The loop goes by the primary key, so that it can go on after "
-                "any row and leaves none out: give the select without it.",
+                f"has a select with {', '.join(extra)}. Remove it: the loop orders the rows by primary key, so that a "
+                "retry resumes after the last processed row.",
             )
         loader = SqlAlchemyLoader.of(inspected_entity.mapper.class_)
         return cls(query, loader, tuple(getattr(entity, column.key) for column in loader.columns))
@@ -226,14 +226,14 @@ def encode_cursor(cursor: Any) -> Any:
     for tag, cls in TAGGED.items():
         if type(cursor) is cls:
             return {tag: codec_of(cls).encode(cursor)}
-    raise NotSerializable(f"is of type {type(cursor).__name__}; it wants {CURSOR_TYPES}")
+    raise NotSerializable(f"is of type {type(cursor).__name__}; expected {CURSOR_TYPES}")
 
 
 def decode_cursor(stored: Any) -> Any:
     """Return the cursor that `encode_cursor` encoded; None for None.
 
     Raises:
-        InvalidValue: It is no encoded cursor.
+        InvalidValue: The value is not an encoded cursor.
     """
     if isinstance(stored, list):
         return tuple(decode_cursor(part) for part in cast("list[object]", stored))

@@ -29,7 +29,7 @@ def report(call: Call, done: float, total: float | None, note: str | None) -> No
     done = _number(where, "done", done)
     total = None if total is None else _number(where, "total", total)
     if note is not None and not isinstance(note, str):
-        raise OptionsError(f"{where}(note={note!r}) wants text.")
+        raise OptionsError(f"{where}: note: expected str, got {note!r}.")
     claim = claim_of(call)
     if claim is None:
         return
@@ -58,18 +58,18 @@ def _number(where: str, name: str, value: Any) -> float:
     elif issubclass(kind, float):
         number = float.__float__(value)
     if not 0 <= number <= MAX_NUMBER:
-        expected = f" of at most {MAX_NUMBER:g}" if number > MAX_NUMBER else ", 0 or more"
-        raise OptionsError(f"{where}({name}={storable(_safe_repr(value), 100)}) wants a number{expected}.")
+        expected = f"<= {MAX_NUMBER:g}" if number > MAX_NUMBER else ">= 0"
+        raise OptionsError(f"{where}: {name}: expected a number {expected}, got {storable(_safe_repr(value), 100)}.")
     return number
 
 
 def _safe_repr(value: Any) -> str:
     try:
         return repr(value)
-    except Exception:  # noqa: BLE001 - it may be an int of too many digits, or of a class whose methods raise
+    except Exception:  # noqa: BLE001 - for example an int with too many digits, or a class whose methods raise
         return f"<{class_name(value)}>"
 
 
 def claim_of(call: Call) -> ClaimRecorder | None:
-    """Return the claim of a run; None for a call in place or without a record."""
+    """Return the claim of a run; None for a synchronous call or without a record."""
     return None if call.recorder is None else call.recorder.worker_claim

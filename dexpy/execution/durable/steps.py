@@ -1,7 +1,7 @@
 """Durable steps: a run as a chain of transactions, each exactly once; a retry continues after the last committed one.
 
-A step's effects, its checkpoint and the check of the claim are one transaction. A call in place has no checkpoints:
-there a step is a part of the call's single transaction.
+A step's effects, its checkpoint and the check of the claim are one transaction. A synchronous call has no checkpoints:
+its steps are parts of the call's single transaction.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ def step(call: Call, method: Callable[..., T], arguments: tuple[Any, ...], named
 
 
 def each(call: Call, name: str, source: Any, batch: int) -> Iterator[Any]:
-    """Walk over items as a step; see `Operation.each`."""
+    """Iterate over items as a step; see `Operation.each`."""
     owner = call.contract.cls.__qualname__
     if not is_plain_text(name) or not 0 < len(name) <= 255:
-        raise OptionsError(f"{owner}.each({name!r}, ...) wants a name of 1 to 255 characters first.")
+        raise OptionsError(f"{owner}.each: name: expected a str of 1 to 255 characters, got {name!r}.")
     if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
-        raise OptionsError(f"{owner}.each({name!r}, batch={batch!r}) wants a whole number, 1 or more.")
+        raise OptionsError(f"{owner}.each({name!r}, ...): batch: expected an int >= 1, got {batch!r}.")
     return _steps_of(call, name).iterate(name, source_of(source, owner, name), batch)
 
 
@@ -54,7 +54,7 @@ class DurableSteps:
 
     Args:
         call: The run.
-        claim: Writes the checkpoints; None for a call in place, which has none.
+        claim: Writes the checkpoints; None for a synchronous call, which has none.
     """
 
     def __init__(self, call: Call, claim: ClaimRecorder | None) -> None:
@@ -70,16 +70,20 @@ class DurableSteps:
         self._unfinished: str | None = None
         self._stored_steps: list[KeptStep] = [] if claim is None else claim.load_steps()
 
-    # ---------------------------------------------------------------------------------------- the two kinds
+    # ---------------------------------------------------------------------------------------- steps and loops
 
     def step(self, name: str, codec: Codec, method: Callable[[], Any]) -> Any:
         """Run a method once over all attempts, and return its result."""
         position, stored = self._enter(name)
         if stored is not None:
             if not stored.finished:
-                raise self._error(name, "was a loop in an earlier attempt, of self.each. Let it be one still.")
+                raise self._error(
+                    name,
+                    "was a self.each loop in an earlier attempt. Keep it a loop, or start over with "
+                    "ticket.retry(from_start=True).",
+                )
             return self._decode_result(name, codec, stored)
-        # In a call in place, a savepoint rolls back a failed step alone.
+        # In a synchronous call, a savepoint rolls back only the failed step.
         with self._track_step(name), self._segments.segment() if self._commits else self._segments.savepoint():
             self._reload_locked_refs()
             value = method()
@@ -108,7 +112,7 @@ class DurableSteps:
                 if not is_last:
                     self._check_interrupted()
 
-    # --------------------------------------------------------------------------------------- what is refused
+    # --------------------------------------------------------------------------------------- checks
 
     def _enter(self, name: str) -> tuple[int, KeptStep | None]:
         """Return the position of a step, and its stored checkpoint."""
@@ -116,20 +120,23 @@ class DurableSteps:
         if self._active is not None:
             raise self._error(
                 name,
-                f"is inside the step {self._active!r}, and steps follow one another: its commit would be a part of "
-                "that one's. Call the method itself.",
+                f"is inside the step {self._active!r}, whose transaction it would end. Call the method directly.",
             )
         if current.get() is not call:
-            raise self._error(name, "was asked for inside another operation's run, whose transaction goes on.")
+            raise self._error(
+                name, "was started inside the run of another operation, whose transaction its commit would end."
+            )
         if not unit_of_work.performing:
-            raise self._error(name, "was asked for outside of perform: guards and callbacks run in each attempt.")
+            raise self._error(
+                name, "was started outside of perform. Move it into perform: guards and callbacks run in every attempt."
+            )
         if name in self._step_names:
-            raise self._error(name, "was asked for twice in one attempt. Give each its own name.")
+            raise self._error(name, "was started twice in one attempt. Give each step its own name.")
         if self._unfinished is not None:
             raise self._error(
                 name,
-                f"comes after {self._unfinished!r}, which did not come to its end in this attempt. Let what a step "
-                "raises pass, or catch it inside the step; have a loop end by itself.",
+                f"follows {self._unfinished!r}, which did not finish in this attempt. Let the exception of a step "
+                "propagate, or catch it inside the step; iterate a loop to its end.",
             )
         self._check_transaction(name)
         position = len(self._step_names)
@@ -138,9 +145,9 @@ class DurableSteps:
         if stored is not None and stored.name != name:
             raise self._error(
                 name,
-                f"comes where an earlier attempt had {stored.name!r}. Steps come in the same order in every attempt: "
-                "put conditions into the steps, add new ones behind the others, "
-                "or begin anew with ticket.retry(from_start=True).",
+                f"is in the place of {stored.name!r}, a step of an earlier attempt. Run the same steps in the same "
+                "order in every attempt: put conditions inside the steps, append new steps at the end, "
+                "or start over with ticket.retry(from_start=True).",
             )
         if stored is None or not stored.finished:
             self._check_cancelled()
@@ -154,18 +161,20 @@ class DurableSteps:
         if not self._call.contract.transactional:
             if unit_of_work.is_open:
                 raise self._error(
-                    name, "is inside `with self.transaction():`, and is a transaction of its own. Move it out of that."
+                    name,
+                    "is inside `with self.transaction():`, but has its own transaction. Move it out of that block.",
                 )
             return
         if unit_of_work.is_nested:
             raise self._error(
-                name, "is inside `with self.session.begin_nested():`, and commits more than that. Move it out of that."
+                name,
+                "is inside `with self.session.begin_nested():`, but commits the session. Move it out of that block.",
             )
         if unit_of_work.has_written():
             raise self._error(
                 name,
-                "comes after something was written outside of a step, or left for after the commit, "
-                "which each attempt would do again. Do it in a step.",
+                "follows a write or an after-commit action outside of a step, which every attempt would repeat. "
+                "Move it into a step.",
             )
 
     def _error(self, name: str, why: str) -> StepError:
@@ -231,32 +240,32 @@ class DurableSteps:
     def _check_size(self, claim: ClaimRecorder, name: str, checkpoint: Checkpoint) -> None:
         why = claim.why_too_large(checkpoint)
         if why is not None:
-            raise self._error(name, f"has a result or a cursor that cannot be kept: {why}. Keep an id or a path.")
+            raise self._error(name, f"has a result or a cursor that is too large: {why}. Use an id or a path instead.")
 
     def _settle(self, claim: ClaimRecorder, connection: Connection | None, checkpoint: Checkpoint) -> None:
         claim.write_checkpoint(connection, checkpoint)
         if connection is not None:
             self._unit_of_work.settle_progress(connection)
 
-    # ----------------------------------------------------------------------------------- what is kept of it
+    # ----------------------------------------------------------------------------------- stored results and cursors
 
     def _encode_result(self, name: str, codec: Codec, value: Any) -> Any:
         try:
             return codec.encode(codec.check(value))
         except InvalidValue as invalid:
             problems = "; ".join(
-                f"{('its result' + problem.path)} wants {problem.expected}" for problem in invalid.problems
+                f"{('its result' + problem.path)}: expected {problem.expected}" for problem in invalid.problems
             )
             raise ResultTypeError(
-                f"{self._owner}.{name} returned {type(value).__name__}, and says it returns {codec.label}: {problems}. "
+                f"{self._owner}.{name}: expected to return {codec.label}, got {type(value).__name__}: {problems}. "
                 "Change the return value or the annotation."
             ) from None
         except NotSerializable as error:
             reason = error.about(f"the return annotation of the step {self._owner}.{name}", is_result=True)
             raise self._error(
                 name,
-                f"returned what cannot be kept for the next attempt: {reason}. Return plain JSON, annotate what it "
-                "returns, or return None.",
+                f"returned a value that cannot be stored for the next attempt: {reason}. Return plain JSON, annotate "
+                "the return type, or return None.",
             ) from None
 
     def _decode_result(self, name: str, codec: Codec, stored: KeptStep) -> Any:
@@ -265,8 +274,8 @@ class DurableSteps:
         except InvalidValue:
             raise self._error(
                 name,
-                f"has kept a result in an earlier attempt that is no {codec.label} now. Give the method the annotation "
-                "that it had, or begin anew with ticket.retry(from_start=True).",
+                f"has a stored result that does not match the return annotation {codec.label}. Restore the earlier "
+                "annotation, or start over with ticket.retry(from_start=True).",
             ) from None
 
     def _encrypt(self, value: Any, column: str) -> Any:
@@ -282,8 +291,8 @@ class DurableSteps:
             if not is_envelope(entry):
                 raise self._error(
                     name,
-                    f"has a stored {column} that cannot be read: expected JSON with the entry 'value'. Restore the "
-                    "row in operation_steps and retry, or begin anew with ticket.retry(from_start=True).",
+                    f"has an unreadable stored {column}: expected JSON with the entry 'value'. Restore the "
+                    "row in operation_steps and retry, or start over with ticket.retry(from_start=True).",
                 )
             return entry["value"]
         except (StepError, *DECRYPT_ERRORS) as error:
@@ -303,7 +312,7 @@ def _steps_of(call: Call, name: str) -> DurableSteps:
         raise StepError(
             owner,
             name,
-            "was asked for on the event loop, where nothing may wait for a commit. "
+            "was started on the event loop, which its commit would block. "
             "Write: await self.in_session(lambda session: self.step(self.method)).",
         )
 
@@ -312,13 +321,13 @@ def _steps_of(call: Call, name: str) -> DurableSteps:
         if record is None or not record.params:
             setting = "record = False" if record is None else "record = Recording(params=False)"
             raise StepError(
-                owner, name, f"needs a record to be kept with, and the class says {setting}. Leave that out."
+                owner, name, f"needs a record for its checkpoint, but the class declares {setting}. Remove that."
             )
         if claim is None and call.cancel_token is not None and call.outer is None:
             raise StepError(
                 owner,
                 name,
-                "needs a record to be kept with, and this worker has no database: name one in its settings.",
+                "needs a record for its checkpoint, but this worker has no database. Configure one in its settings.",
             )
         return DurableSteps(call, claim)
 
@@ -329,17 +338,17 @@ def _step_method(call: Call, method: Any) -> tuple[str, Codec]:
     """Return the name of a step, and the codec of its result.
 
     Raises:
-        OptionsError: It is no plain method of the operation itself.
+        OptionsError: It is not a plain method of the operation.
     """
     owner = call.contract.cls.__qualname__
     name: str | None = getattr(method, "__name__", None)
     if not inspect.ismethod(method) or method.__self__ is not call.operation or name is None:
         raise OptionsError(
-            f"{owner}.step({method!r}) wants a method of the operation itself, whose name the next attempt knows it "
-            "by. Write: self.step(self.method)."
+            f"{owner}.step: expected a method of the operation, which has a name, got {method!r}. "
+            "Write: self.step(self.method)."
         )
     if inspect.iscoroutinefunction(method):
-        raise OptionsError(f"{owner}.step(self.{name}) wants a plain method; {name} is an async def. Write a def.")
+        raise OptionsError(f"{owner}.step(self.{name}): expected a plain method, got an async def. Write `def {name}`.")
     annotation = method.__func__.__annotations__.get("return", Any)
     base: type = next(base for base in call.contract.cls.__mro__ if name in vars(base))
     return name, codec_of(resolve_annotation(annotation, base, f"{base.__qualname__}.{name}"))

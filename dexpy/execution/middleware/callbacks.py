@@ -1,7 +1,7 @@
 """callbacks: `before`, `after` and `around`.
 
-In: enters the arounds, then the befores. Out: the afters, when `perform` returned; then the arounds end.
-All of it inside the transaction. Left out for a class without callbacks.
+In: enters the around callbacks, then calls the before callbacks. Out: calls the after callbacks if `perform` returned,
+then leaves the around callbacks. All of them run inside the transaction. Left out for a class without callbacks.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class _ErrRaised(BaseException):
 
 
 def run(call: Call, proceed: Callable[[Call], Outcome]) -> Outcome:
-    """Run the rest among the callbacks."""
+    """Run the rest inside the callbacks."""
     contract, operation = call.contract, call.operation
 
     def inner() -> Outcome:
@@ -58,7 +58,7 @@ def _around(call: Call, name: str, inner: Callable[[], Outcome]) -> Callable[[],
         def proceed() -> None:
             nonlocal is_called
             if is_called:
-                raise DeclarationError(f"{where} called proceed() twice. Call it once; retry_on runs all of it again.")
+                raise DeclarationError(f"{where}: called proceed() twice. Call it once; to retry, declare retry_on.")
             is_called = True
             outcomes.append(inner())
             if isinstance(outcomes[0], Err):
@@ -74,11 +74,11 @@ def _around(call: Call, name: str, inner: Callable[[], Outcome]) -> Callable[[],
             return outcomes[0]
         if is_called:
             raise DeclarationError(
-                f"{where} is an around callback and caught what proceed() raised, so the run has no result. "
-                "Raise it again, or raise an Error; rescue_from answers exceptions."
+                f"{where}: this around callback suppressed the exception of proceed(), so the run has no result. "
+                "Re-raise it, or raise an Error; to map exceptions, declare rescue_from."
             )
         raise DeclarationError(
-            f"{where} is an around callback and never called proceed(). Call it once; raise an Error to refuse the run."
+            f"{where}: this around callback did not call proceed(). Call it once, or raise an Error to refuse the run."
         )
 
     return enter_around

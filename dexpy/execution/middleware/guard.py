@@ -65,6 +65,6 @@ def _is_refused(call: Call, code: str) -> bool:
         return bool(run_contained(call.pid, getattr(call.operation, code)))
     except Error as error:
         raise DeclarationError(
-            f"{call.contract.cls.__qualname__}.{code} is a guard and raised Error({error.code!r}). "
-            "A guard returns something true when the threat is there; its name is the code."
+            f"{call.contract.cls.__qualname__}.{code}: this guard raised Error({error.code!r}). "
+            "Return a true value to refuse the run; the name of the guard is the error code."
         ) from error

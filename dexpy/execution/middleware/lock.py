@@ -81,7 +81,7 @@ def run(call: Call, proceed: Callable[[Call], Outcome]) -> Outcome:
 
 
 def is_held_by_run(call: Call, address: tuple[str, str]) -> bool:
-    """Whether the run, or one around it, or its transaction has the lock already."""
+    """Whether the run, an outer run, or its transaction already holds the lock."""
     enclosing: Call | None = call
     while enclosing is not None:
         if address in _held.get(enclosing.unit_of_work.root, ()):
@@ -91,7 +91,7 @@ def is_held_by_run(call: Call, address: tuple[str, str]) -> bool:
 
 
 def key_of(call: Call) -> str:
-    """The text of the run's key; a function that reads a row gets it by a short read of its own."""
+    """Return the text of the run's key; a key function that uses a row reads it in a separate short transaction."""
     try:
         return lock_key(call.operation, call.contract)
     except NotRunning:
@@ -108,7 +108,7 @@ def key_of(call: Call) -> str:
 
 
 def wait(call: Call, try_acquire: Callable[[float], bool], timeout_s: float | None) -> bool:
-    """Wait for a lock; False if it was not free in time.
+    """Wait for a lock; return False if it was not free in time.
 
     Raises:
         Cancelled: The run was cancelled meanwhile.
@@ -124,7 +124,7 @@ def wait(call: Call, try_acquire: Callable[[float], bool], timeout_s: float | No
             raise asyncio.CancelledError("the run was cancelled")
         now = time.monotonic()
         if deadline is not None and now >= deadline:
-            raise TimedOut(f"{call.contract.cls.__qualname__} ran out of time while it waited for its lock.")
+            raise TimedOut(f"{call.contract.cls.__qualname__}: timed out while it waited for its lock.")
         ends = [end - now for end in (lock_deadline, deadline) if end is not None]
         if try_acquire(max(0.0, min([WAIT_SLICE_S, *ends]))):
             return True

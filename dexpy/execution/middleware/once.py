@@ -34,7 +34,7 @@ RECOVER_EVERY_S = 1.0
 
 
 def needed(contract: Contract) -> bool:
-    """Whether the class, or this call of it, has a key."""
+    """Whether the class, or this call, has a key."""
     return contract.once is not None
 
 
@@ -133,7 +133,7 @@ def _wait_for(call: Call, recorder: IdempotentRecorder, id: str, deadline: float
 def explain(call: Call) -> Mapping[str, Any]:
     """Return the key that a call would have, and the run that holds it now."""
     once = call.contract.once
-    assert once is not None  # noqa: S101 - asked only where it is needed
+    assert once is not None  # noqa: S101 - called only for a class with a key
     keys = once_keys(call.operation, call.contract)
     report: dict[str, Any] = {"active": True, "key": keys[0][:12], "expires_in": once.expires_in_s}
     store = current_store.get()

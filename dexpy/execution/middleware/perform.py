@@ -64,10 +64,12 @@ def check_result(contract: Contract, value: Any) -> Any:
         # Its type may be right; it is treated as a result that cannot be stored.
         return value
     except InvalidValue as invalid:
-        problems = "; ".join(f"{('result' + problem.path)} wants {problem.expected}" for problem in invalid.problems)
+        problems = "; ".join(
+            f"{('result' + problem.path)}: expected {problem.expected}" for problem in invalid.problems
+        )
         raise ResultTypeError(
-            f"{contract.cls.__qualname__}.perform returned {type(value).__name__}, and says it returns "
-            f"{contract.success.label}: {problems}. Change the return value or the annotation."
+            f"{contract.cls.__qualname__}.perform: expected to return {contract.success.label}, "
+            f"got {type(value).__name__}: {problems}. Change the return value or the annotation."
         ) from None
 
 
@@ -87,10 +89,10 @@ def call_user(call: Call, function: Callable[..., Any], *arguments: Any) -> Outc
 
 
 def business_error(error: BaseException) -> Error:
-    """The business error that was raised, or that is alone in a group.
+    """Return the business error that was raised, or that is the only member of a group.
 
     Raises:
-        BaseException: It is no business error: the first member of a group that is no `Exception`, or else itself.
+        BaseException: Any other error; of a group, the first member that is not an `Exception`, or else the group.
     """
     if isinstance(error, Error):
         return error
@@ -105,7 +107,7 @@ def business_error(error: BaseException) -> Error:
 
 
 def to_err(contract: Contract, error: Error) -> Err:
-    """A business error as an outcome; codes are checked for the class that raised it.
+    """Return a business error as an outcome; its code is checked for the class that raised it.
 
     Raises:
         UndeclaredError: The class does not declare the code.

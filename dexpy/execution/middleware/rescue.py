@@ -42,7 +42,7 @@ def run(call: Call, proceed: Callable[[Call], Outcome]) -> Outcome:
 
 
 def matching_exception(rule: ErrorRule, error: Exception) -> Exception:
-    """The exception that a rule is about: itself, or the first one of a group that it sees through."""
+    """Return the exception that a rule matches: the error itself, or the first member of a group."""
     if isinstance(rule.cause, type) and isinstance(error, rule.cause):
         return error
     first = next(leaves_of(error))
@@ -85,7 +85,7 @@ def _raise(error: Exception) -> None:
 
 
 def explain(call: Call) -> Mapping[str, Any]:
-    """What each exception becomes: a code, another exception, or what a function makes of it."""
+    """Return what each exception is mapped to: a code, another exception, or the result of a function."""
     return {
         class_path(cast("type[Exception]", rule.cause)): _describe_answer(rule.answer) for rule in call.contract.rescues
     }

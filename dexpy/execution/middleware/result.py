@@ -1,6 +1,6 @@
 """result: logs how the run ended, in one line.
 
-In: `run.started`. Out: `run.succeeded`, or for a call in place `run.rejected`, `run.cancelled` or `run.failed`.
+In: `run.started`. Out: `run.succeeded`, or for a synchronous call `run.rejected`, `run.cancelled` or `run.failed`.
 The job of a background run logs the failure of an attempt, because it decides whether the run is retried.
 Outside of record, so that the line comes when the row is written. Params and results are not in it.
 """

@@ -52,6 +52,6 @@ def run(call: Call, proceed: Callable[[Call], Outcome]) -> Outcome:
 
 
 def explain(call: Call) -> Mapping[str, Any]:
-    """Whether `perform` is one transaction, and so its effects and its record's `done` one commit."""
+    """Return whether `perform` is one transaction, which commits its effects together with the record."""
     is_transactional = call.contract.transactional
     return {"enabled": is_transactional, "effects": "exactly once" if is_transactional else "at least once"}
