@@ -251,7 +251,7 @@ def test_a_lost_call_in_place_may_lose_workers_after_a_retry(isolated_runtime: I
 def test_a_row_that_is_not_due_is_not_blocked(isolated_runtime: Isolated) -> None:
     """It would be forgotten when it is due: one that waits for a slot has no moment any more."""
     later = clock.now() + timedelta(days=1)
-    insert(isolated_runtime, "pending", at=later, concurrency_key="k")
+    insert(isolated_runtime, "pending", scheduled_at=later, concurrency_key="k")
 
     assert move(isolated_runtime, "block") is None
     isolated_runtime.advance(2 * 24 * 3600)
@@ -263,7 +263,7 @@ def test_a_row_that_is_not_due_is_not_blocked(isolated_runtime: Isolated) -> Non
 @pytest.mark.parametrize("in_s", [None, 3600])
 def test_a_retried_run_is_due_at_once(isolated_runtime: Isolated, in_s: int | None) -> None:
     moment = None if in_s is None else clock.now() + timedelta(seconds=in_s)
-    insert(isolated_runtime, "expired", at=moment)
+    insert(isolated_runtime, "expired", scheduled_at=moment)
 
     move(isolated_runtime, "revive", sent=False)
 
