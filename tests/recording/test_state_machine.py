@@ -324,7 +324,7 @@ class SqlMessages:
         """A message for a worker, if there is one."""
         if worker not in self._brokers:
             self._brokers[worker] = SqlBroker(runtime.store.database, lease_s=2 * WAIT_S)
-        return self._brokers[worker].take()
+        return self._brokers[worker].claim()
 
     def is_due(self, lives: Lives) -> bool:
         """Whether there is something to take."""
