@@ -161,7 +161,7 @@ def test_s1_params_of_one_run_are_not_decrypted_in_the_row_of_another(
 
 def test_s1_a_row_that_was_given_the_name_of_another_operation_is_not_decrypted(isolated_runtime: Isolated) -> None:
     ticket = Pay(card=SECRET).async_().call()
-    write(isolated_runtime, ticket.id, name="bound.echo")
+    write(isolated_runtime, ticket.id, operation="bound.echo")
     isolated_runtime.run_pending()
 
     assert (records.get(ticket.id).failure, seen) == ("undecodable", [])

@@ -232,9 +232,9 @@ def test_l5_a_session_that_has_not_written_blocks_no_other_session(isolated_runt
     with at_once(), Session(engine) as session, dexpy.session(session):
         session.execute(sa.text("SELECT 1")).all()
         ticket.cancel()
-        assert Ticket.get(ticket.id).expired, "it was committed at once"
+        assert Ticket.get(ticket.id).cancelled, "it was committed at once"
         session.rollback()
-    assert ticket.reload().expired
+    assert ticket.reload().cancelled
     engine.dispose()
 
 

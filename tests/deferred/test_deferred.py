@@ -196,7 +196,7 @@ def test_a_row_of_an_unregistered_target_is_not_run(isolated_runtime: Isolated, 
     ticket = defer(OrderClient.fulfill, order_number=1)
     with engine.begin() as connection:
         connection.execute(sa.delete(messages))
-        connection.execute(sa.update(records.table).values(name="os.getpid", params={}))
+        connection.execute(sa.update(records.table).values(operation="os.getpid", params={}))
     records.get(ticket.id).reschedule(at=dt.datetime.now(dt.timezone.utc))
     assert [ran.operation for ran in isolated_runtime.run_pending()] == ["os.getpid"]
 

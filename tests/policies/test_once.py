@@ -716,7 +716,7 @@ def test_retry_claims_the_key_again_unless_another_run_holds_it(isolated_runtime
     with pytest.raises(KeyTaken) as told:
         first.retry()
     assert (told.value.id, told.value.kind, told.value.holder) == (first.id, "once", second.id)
-    assert first.reload().expired
+    assert first.reload().cancelled
     second.cancel()
     assert first.retry().pending
     assert Charge(order=1).async_().call().id == first.id

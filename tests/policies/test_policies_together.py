@@ -392,7 +392,7 @@ def test_a_blocked_run_that_is_cancelled_frees_its_keys_and_never_runs(isolated_
     during_run.append(cancel)
     isolated_runtime.run_pending()
     assert events == [1, 2]
-    assert two.reload().expired
+    assert two.reload().cancelled
 
 
 class Endless(Operation, name="together.endless"):

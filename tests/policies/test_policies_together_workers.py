@@ -91,7 +91,7 @@ def test_a_cancelled_run_releases_its_lock_and_slot_at_every_point(
     last = kind(account=1, number=3).async_().call()
     eventually(lambda: is_held_back(pair, kind, waiting), "the second is held back", WAIT_S, pair.output)
     waiting.cancel()
-    eventually(lambda: waiting.reload().expired, "the second is off", WAIT_S, pair.output)
+    eventually(lambda: waiting.reload().cancelled, "the second is off", WAIT_S, pair.output)
     first.cancel()
     eventually(lambda: "3 begun" in begun(pair), "the third has got in", WAIT_S, pair.output)
     last.cancel()

@@ -258,7 +258,7 @@ def test_one_run_remains_of_many_concurrent_replacements(isolated_runtime: Isola
     for thread in threads:
         thread.join(30)
     assert failures == []
-    assert sorted(row.status for row in rows(engine)) == ["expired"] * 6 + ["pending"]
+    assert sorted(row.status for row in rows(engine)) == ["cancelled"] * 6 + ["pending"]
 
 
 @pytest.mark.parametrize("kind", [Reindex, UntilStarted, Hourly])
@@ -317,7 +317,7 @@ def test_two_replacements_in_one_transaction_leave_one_run(isolated_runtime: Iso
         second = Replace(shop=1).async_(session=session).call()
         third = Replace(shop=1).async_(session=session).call()
         session.commit()
-    assert [ticket.reload().status for ticket in (first, second, third)] == ["expired", "expired", "pending"]
+    assert [ticket.reload().status for ticket in (first, second, third)] == ["cancelled", "cancelled", "pending"]
 
 
 def test_with_an_idempotency_key_both_keys_are_held(isolated_runtime: Isolated, engine: sa.Engine) -> None:
@@ -334,7 +334,7 @@ def test_retry_claims_the_key_again_unless_another_run_holds_it(isolated_runtime
     second = Reindex(shop=1).async_().call()
     with pytest.raises(KeyTaken, match=f"the run {second.id} holds its unique key. Nothing was changed."):
         first.retry()
-    assert first.reload().expired
+    assert first.reload().cancelled
     second.cancel()
     first.retry()
     assert Reindex(shop=1).async_().call().id == first.id

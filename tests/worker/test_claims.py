@@ -310,7 +310,7 @@ def test_a_row_that_became_due_is_found_before_the_relay_publishes_it(inbox: Inb
 
 def test_a_class_is_known_by_its_earlier_names_too(inbox: Inbox) -> None:
     calm, urgent = inbox.send(), inbox.send(priority=URGENT)
-    inbox.change(urgent, name="tests.before")
+    inbox.change(urgent, operation="tests.before")
 
     assert inbox.deliver(calm) == urgent
 
@@ -360,7 +360,7 @@ def test_the_message_of_a_deleted_row_runs_another_row(inbox: Inbox) -> None:
 def test_a_late_message_skips_an_unpublished_row_of_an_unknown_operation(inbox: Inbox) -> None:
     calm, urgent, unknown = inbox.send(), inbox.send(priority=URGENT), inbox.send()
     assert inbox.deliver(calm) == urgent
-    inbox.change(unknown, name="elsewhere.Unknown", enqueued_at=None, scheduled_at=clock.now() - timedelta(days=1))
+    inbox.change(unknown, operation="elsewhere.Unknown", enqueued_at=None, scheduled_at=clock.now() - timedelta(days=1))
 
     assert inbox.deliver(urgent) == calm
     assert inbox.deliver(urgent) is None
