@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from dexpy import Operation
-from dexpy.database.column_types import moment
+from dexpy.database.column_types import database_time
 from dexpy.recording.durable_steps import holds_claim
 from dexpy.recording.transitions import apply, is_applied
 from dexpy.testing import Isolated
@@ -40,7 +40,7 @@ def test_datetimes_are_in_utc_whatever_the_zone_of_a_session(isolated_runtime: I
     row, now = isolated_runtime.runtime.store.row(ticket.id), datetime.now(timezone.utc)
     assert row.status == "done"
     with isolated_runtime.runtime.store.begin() as connection:
-        moments = [row.created_at, row.started_at, row.completed_at, row.updated_at, moment(connection)]
+        moments = [row.created_at, row.started_at, row.completed_at, row.updated_at, database_time(connection)]
     assert all(abs(each - now) < timedelta(minutes=5) for each in moments), moments
     assert abs(row.expires_at - now - timedelta(hours=1)) < timedelta(minutes=5)
 
