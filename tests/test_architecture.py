@@ -152,6 +152,22 @@ def test_importing_dexpy_stays_light(module: str) -> None:
     assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("module", "importers"),
+    [
+        ("dexpy.brokers.tls_probe", {"dexpy.brokers.diagnostics", "dexpy.brokers.server_check"}),
+        ("dexpy.brokers.server_check", {"dexpy.cli.check", "dexpy.worker.startup"}),
+        ("dexpy.worker.priority_overtaking", {"dexpy.worker.claims"}),
+    ],
+)
+def test_a_special_case_is_imported_where_it_applies(module: str, importers: set[str]) -> None:
+    modules = modules_of(PACKAGE)
+
+    found = {name for name, file in modules.items() for one in imports_of(name, file, modules) if one.target == module}
+
+    assert found == importers
+
+
 def test_every_package_is_checked() -> None:
     checked = {package_of(module) for module in modules_of(PACKAGE)}
     assert checked == LAYERS.keys()

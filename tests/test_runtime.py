@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 import dexpy
 from dexpy import ConfigurationError, Operation
+from dexpy.database.tables import records
 from dexpy.errors import DatabaseUnavailable, MissingExtra
 from dexpy.foundation.settings import Settings
-from dexpy.runtime import install
+from dexpy.runtime import Runtime, install
 
 
 class Echo(Operation):
@@ -232,3 +236,48 @@ def test_two_runtimes_can_follow_each_other(tmp_path: Path) -> None:
         runtime.close()
     install(None)
     assert sorted(file for file in os.listdir(tmp_path) if file.endswith(".db")) == ["one.db", "two.db"]
+
+
+@pytest.mark.parametrize("name", ["store", "services", "dispatcher", "broker"])
+def test_a_property_of_a_runtime_makes_nothing(name: str, tmp_path: Path) -> None:
+    runtime = Runtime(Settings(database=f"sqlite:///{tmp_path}/runs.db"))
+
+    with pytest.raises(ConfigurationError, match=r"not made yet\. Call runtime\.start\(\)"):
+        getattr(runtime, name)
+    runtime.start()
+
+    assert getattr(runtime, name) is getattr(runtime, name)
+    runtime.close()
+
+
+def test_a_runtime_that_several_threads_start_is_made_once(tmp_path: Path) -> None:
+    runtime = Runtime(Settings(database=f"sqlite:///{tmp_path}/runs.db"))
+    barrier = threading.Barrier(8)
+
+    def start(_: int) -> int:
+        barrier.wait(30)
+        return id(runtime.start())
+
+    with ThreadPoolExecutor(8) as pool:
+        started = set(pool.map(start, range(8)))
+
+    assert started == {id(runtime.services)}
+    assert runtime.open_store() is runtime.store is runtime.dispatcher.store
+    runtime.close()
+
+
+def test_the_store_is_opened_without_the_package_of_the_broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pika", None)
+    runtime = Runtime(Settings(database=f"sqlite:///{tmp_path}/runs.db", broker="amqp://guest@localhost"))
+
+    assert runtime.open_store().rows(sa.select(records)) == []
+    with pytest.raises(MissingExtra, match="pika"):
+        runtime.start()
+    runtime.close()
+
+
+def test_a_wrong_key_in_the_environment_is_one_error_at_the_first_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEXPY_ENCRYPTION_KEYS", "short")
+
+    with pytest.raises(ConfigurationError, match="key 1 of 1"):
+        Echo(text="x").call()
