@@ -116,15 +116,13 @@ def test_an_invalid_database_url_is_one_error() -> None:
         dexpy.configure(database="not a url")
 
     assert str(refused.value) == (
-        "The database URL 'not a url' cannot be read (Could not parse SQLAlchemy URL from given URL string). "
-        "It looks like sqlite:///dexpy.db or postgresql+psycopg://user@host/name."
+        "database: invalid URL 'not a url' (Could not parse SQLAlchemy URL from given URL string); "
+        "expected a URL such as sqlite:///dexpy.db or postgresql+psycopg://user@host/name."
     )
 
 
 def test_an_unknown_kind_of_database_is_one_error() -> None:
-    with pytest.raises(
-        ConfigurationError, match=r"^The database oracel://x/y is of a kind that SQLAlchemy does not know"
-    ):
+    with pytest.raises(ConfigurationError, match=r"^database oracel://x/y: unknown kind; expected sqlite://, "):
         dexpy.configure(database="oracel://x/y")
 
 
@@ -132,7 +130,7 @@ def test_an_unknown_kind_of_broker_is_one_error_without_its_password(tmp_path: P
     with pytest.raises(ConfigurationError) as refused:
         dexpy.configure(database=f"sqlite:///{tmp_path / 'a.db'}", broker="kafka://me:secret@host")
 
-    assert str(refused.value).startswith("The broker kafka://host is of a kind that dexpy does not know.")
+    assert str(refused.value).startswith("broker kafka://host: unknown kind; expected redis://, ")
 
 
 @pytest.mark.parametrize(
@@ -169,8 +167,8 @@ def test_a_database_that_cannot_be_opened_is_one_error_at_the_enqueue() -> None:
         Echo(text="hi").async_().call()
 
     assert str(refused.value) == (
-        "The database sqlite:////no/such/folder/app.db cannot be opened: unable to open database file. "
-        "There is no folder /no/such/folder. Create it, or correct the path."
+        "Cannot open sqlite:////no/such/folder/app.db: unable to open database file. "
+        "The folder /no/such/folder does not exist. Create it, or correct the path."
     )
     runtime.close()
 

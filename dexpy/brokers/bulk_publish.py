@@ -1,7 +1,7 @@
 """Publishes many messages in one round trip, where the kind of broker allows it.
 
-Dramatiq sends one at a time, and waits for each answer. Here only the waiting is left out: the middleware is called
-for each message.
+Dramatiq sends one message at a time and waits for each answer. dexpy does not wait between messages, and calls the
+middleware for each of them.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import dramatiq
 
 
 def enqueue_together(broker: Any, messages: Sequence[dramatiq.Message[Any]], delay_s: float = 0.0) -> None:
-    """Publish messages; after an error, some of them may have been published.
+    """Publish messages; if an error is raised, some of them may have been published.
 
     Args:
-        broker: Any broker; an unknown kind receives the messages one after another.
-        messages: To queues that are declared.
+        broker: Any broker; to an unknown kind, messages are sent one after another.
+        messages: Messages for declared queues.
         delay_s: Seconds until they are due; with a delay they are sent one after another.
     """
     if delay_s or len(messages) == 1:
@@ -34,12 +34,12 @@ def enqueue_together(broker: Any, messages: Sequence[dramatiq.Message[Any]], del
 
 
 def is_rabbitmq(broker: Any) -> bool:
-    """Return whether this is Dramatiq's broker over RabbitMQ or a subclass, without importing pika."""
+    """Return whether a broker is Dramatiq's for RabbitMQ or of a subclass, without importing pika."""
     return any(cls.__name__ == "RabbitmqBroker" for cls in type(broker).__mro__)
 
 
 def _publish(broker: Any, messages: Sequence[dramatiq.Message[Any]]) -> None:
-    """In a transaction of RabbitMQ: all messages are in their queues when the commit is confirmed."""
+    """Publish in a transaction of RabbitMQ: all messages are in their queues when the commit is confirmed."""
     pika: Any = importlib.import_module("pika")
     try:
         for name in {message.queue_name for message in messages}:
@@ -55,6 +55,6 @@ def _publish(broker: Any, messages: Sequence[dramatiq.Message[Any]]) -> None:
         channel.tx_commit()
         channel.close()
     except (pika.exceptions.AMQPError, OSError):
-        # As Dramatiq does: the next one gets a new connection.
+        # As in Dramatiq, the next message gets a new connection.
         del broker.connection
         raise

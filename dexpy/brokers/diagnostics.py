@@ -1,4 +1,4 @@
-"""Why a broker refuses a connection, and how to fix it; or that it is only unreachable."""
+"""The reason why a broker refuses a connection, with the fix, or that it is only unreachable."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 from dexpy.brokers.tls_probe import Address
 
 REFUSAL_CLASSES = ("Auth", "Access", "Permission", "ResponseError", "SSL", "Certificate")
-"""Parts of the class names of errors that waiting does not fix: a server or its certificate refuses."""
+"""Parts of the class names of errors that persist: the server refuses the client, or its certificate is invalid."""
 REFUSAL_TEXTS = ("ACCESS_REFUSED", "NOT_ALLOWED", "PRECONDITION_FAILED", "RESOURCE_LOCKED", "[SSL")
-"""The same in the texts of errors."""
+"""The same, as parts of the texts of errors."""
 TEMPORARY_ERRORS = (
     "BusyLoading", "ReadOnly", "MasterDown", "ClusterDown", "TryAgain", "OutOfMemory",
     "SSLEOF", "SSLZeroReturn", "UNEXPECTED_EOF", "is down",
 )  # fmt: skip
-"""Exceptions to both: a server has these for a while, when it starts, fails over, is full or hangs up."""
+"""Exceptions to both: temporary errors of a server that starts, fails over, is full or closes connections."""
 
 SCHEMES = {True: ("redis", "rediss"), False: ("amqp", "amqps")}
-"""In plain text and with TLS, of Redis and of RabbitMQ."""
+"""The URL schemes without and with TLS; the keys are whether it is Redis, as below."""
 AUTHORITY = {True: "?ssl_ca_certs=/path/ca.pem", False: "?ssl_options={'cafile': '/path/ca.pem'}"}
 CLIENT = {
     True: "?ssl_certfile=/path/client.pem&ssl_keyfile=/path/client.key",
@@ -29,7 +29,7 @@ CLIENT = {
 
 
 def lacks_tls(address: Address | None, is_redis: bool) -> str | None:
-    """Return the refusal of a Redis server without TLS where the URL asks for TLS, before a client waits for it."""
+    """Return the error of a Redis server without TLS whose URL requires TLS, before a client waits for its answer."""
     if address is None or not (is_redis and address.is_tls) or address.speaks_tls() or not address.speaks_redis():
         return None
     return _no_tls(is_redis)
@@ -47,22 +47,24 @@ def refusal(error: BaseException, address: Address | None, is_redis: bool) -> st
     for cause in errors:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return (
-                f"its certificate is not trusted: {cause.verify_message.rstrip('.')}. Use the host's name that stands "
-                f"in it, and name the file of who has signed it in SSL_CERT_FILE, or in the URL: {AUTHORITY[is_redis]}."
+                f"its certificate is not trusted: {cause.verify_message.rstrip('.')}. Use the host name of the "
+                "certificate, and set the file of its certificate authority in SSL_CERT_FILE or in the URL: "
+                f"{AUTHORITY[is_redis]}."
             )
     if any("WRONG_VERSION_NUMBER" in str(cause) for cause in errors):
         return _no_tls(is_redis)
     if any("CERTIFICATE_REQUIRED" in str(cause) for cause in errors):
         return _no_client_certificate(is_redis)
     if _is_refusal(errors):
-        return f"{describe_error(error)} Are user, password, virtual host and certificate right?"
+        database = "database number" if is_redis else "virtual host"
+        return f"{describe_error(error)} Check user, password, {database} and certificate."
     if address is None:
         return None
     if not address.is_tls and address.speaks_tls():
         secure = SCHEMES[is_redis][1]
-        return f"it speaks only TLS there. Write {secure}:// in the URL, or give its port without TLS."
+        return f"this port requires TLS. Use {secure}:// in the URL, or the port without TLS."
     if address.is_tls and any(isinstance(cause, FileNotFoundError) for cause in errors):
-        return f"{describe_error(error)} Is the path of the certificate in the URL right?"
+        return f"{describe_error(error)} Check the path of the certificate in the URL."
     if address.is_tls and address.requires_certificate():
         return _no_client_certificate(is_redis)
     return None
@@ -77,12 +79,10 @@ def queue_refusal(error: BaseException) -> str | None:
         queue, reply = match[1], _server_reply(text)
         if "PRECONDITION_FAILED" in text:
             return (
-                f"queue {queue!r}: it exists with other arguments than dexpy declares; got {reply!r}. "
-                f"Delete it when it is empty, rabbitmqctl delete_queue {queue}, or use another queue name."
+                f"queue {queue!r}: it exists with other arguments than dexpy declares ({reply}). "
+                f"Delete it when it is empty (rabbitmqctl delete_queue {queue}), or use another queue name."
             )
-        return (
-            f"queue {queue!r}: the server refuses it; got {reply!r}. Permit this user to use it, or use another name."
-        )
+        return f"queue {queue!r}: the server refuses it ({reply}). Grant this user access, or use another queue name."
     return None
 
 
@@ -96,25 +96,24 @@ def _server_reply(text: str) -> str:
 
 
 def describe_error(error: BaseException) -> str:
-    """Return an error in one line: its class and its text."""
+    """Return the class and the text of an error on one line."""
     return f"{type(error).__name__}: {one_line(error)}."
 
 
 def one_line(error: BaseException) -> str:
-    """Return the text of an error, without a full stop."""
+    """Return the text of an error on one line, without a full stop."""
     return " ".join(str(error).split()).rstrip(".")
 
 
 def _no_tls(is_redis: bool) -> str:
     plain, secure = SCHEMES[is_redis]
     return (
-        f"it does not speak TLS there, and {secure}:// asks for it. "
-        f"Write {plain}:// in the URL, or give its port with TLS."
+        f"this port does not support TLS, which {secure}:// requires. Use {plain}:// in the URL, or the port with TLS."
     )
 
 
 def _no_client_certificate(is_redis: bool) -> str:
-    return f"it wants a certificate of this client. Name its files in the URL: {CLIENT[is_redis]}."
+    return f"it requires a client certificate. Set its files in the URL: {CLIENT[is_redis]}."
 
 
 def _is_refusal(errors: list[BaseException]) -> bool:
@@ -134,7 +133,7 @@ def _causes_of(error: BaseException) -> Iterator[BaseException]:
     current: Any = error
     while isinstance(current, BaseException):
         yield current
-        # Dramatiq wraps Pika's error, and drops it as the cause.
+        # Dramatiq wraps Pika's error without setting it as the cause.
         wrapped = getattr(current, "message", None)
         if isinstance(wrapped, BaseException):
             yield wrapped

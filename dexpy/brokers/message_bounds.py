@@ -1,4 +1,4 @@
-"""The bounds of values in messages and rows: dexpy writes nothing beyond them."""
+"""The bounds of values in messages and rows; dexpy writes only values within them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dexpy.database.column_types import MAX_COUNT
 from dexpy.foundation.clock import clock
 
 MAX_ID_LENGTH = 40
-"""Characters of a record's id."""
+"""The maximum length of a record's id, in characters."""
 MAX_CLOCK_SKEW_S = 60.0
-"""How far the clock of another machine may be ahead, in seconds."""
+"""How far ahead the clock of another machine may be, in seconds."""
 
 
 def is_count(value: object) -> TypeGuard[int]:
-    """Return whether a value is an integer that a counter may have."""
+    """Return whether a value is valid for a counter."""
     return type(value) is int and 0 <= value <= MAX_COUNT
 
 
@@ -26,13 +26,13 @@ def is_number(value: object) -> TypeGuard[float]:
 
 
 def valid_counts(stored: object) -> dict[str, int]:
-    """Return counts by the names of rules, without invalid entries."""
+    """Return the counts of rules, by name, without invalid entries."""
     entries = cast("dict[object, object]", stored) if isinstance(stored, dict) else {}
     return {key: value for key, value in entries.items() if isinstance(key, str) and is_count(value)}
 
 
 def valid_facts(stored: object) -> dict[str, Any]:
-    """Return ``options["dexpy"]`` of a message without counters and timestamps that are invalid."""
+    """Return ``options["dexpy"]`` of a message, without invalid counters and timestamps."""
     facts = dict(cast("Mapping[str, Any]", stored)) if isinstance(stored, Mapping) else {}
     for name in ("attempt", "looks", "passes"):
         if name in facts and not is_count(facts[name]):

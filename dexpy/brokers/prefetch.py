@@ -1,7 +1,7 @@
 """The prefetch limit: a process holds one message for each of its threads, over all of its queues.
 
-Dramatiq has a consumer for each queue, and each takes as many messages as there are threads, or twice as many. Messages
-without a free thread then wait behind a running job while another process idles.
+Dramatiq's consumer of each queue fetches as many messages as there are threads, or twice as many. Messages without a
+free thread would then wait behind a running job while another process is idle.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import attrs
 import dramatiq
 
 MAX_POLL_AGE_S = 0.02
-"""A queue that was not polled for so long comes first, in seconds; before that, the one that last had a message."""
+"""A queue that was not polled for this long, in seconds, is polled first; otherwise the one that last had a message."""
 
 
 class ThreadCount(dramatiq.Middleware):
-    """Stores how many threads the worker of this process has; Dramatiq passes consumers a multiple of it."""
+    """Stores the number of threads of this process's worker; Dramatiq passes a multiple of it to consumers."""
 
     def __init__(self) -> None:
         self._threads: int | None = None
@@ -29,20 +29,20 @@ class ThreadCount(dramatiq.Middleware):
         self._threads = worker.worker_threads
 
     def capacity(self, prefetch: int) -> int:
-        """Return how many messages the process may hold, given Dramatiq's prefetch for one consumer."""
-        # Without a worker: Dramatiq's prefetch is two messages for a thread, one to run and one in reserve.
+        """Return how many messages the process may hold, by Dramatiq's prefetch of one consumer."""
+        # Without a worker, Dramatiq's prefetch is two messages for each thread, one of them in reserve.
         return self._threads or max(1, prefetch // 2)
 
 
 @attrs.define(eq=False)
 class PrefetchWaiter:
-    """The consumer of one queue, which waits for free slots.
+    """The consumer of one queue, as it waits for a free slot.
 
     Attributes:
         wake: Called, in any thread, when a slot is free.
-        fetched: How many messages it has fetched that no thread has begun.
-        polled_at: When it last polled, by `time.monotonic`.
-        received_at: When it last received a message.
+        fetched: The number of messages that it has fetched and no thread has started.
+        polled_at: The time of its last poll, by `time.monotonic`.
+        received_at: The time of its last message.
         is_waiting: Whether it waits for a slot.
     """
 
@@ -61,15 +61,15 @@ class Prefetch:
         self._capacity = 1
         self._reserved = 0
         self._waiters: dict[str, PrefetchWaiter] = {}
-        # By identity, as one message may come twice; the objects are kept, so that no id is reused.
+        # By identity, because a message may be delivered twice; references keep the ids from being reused.
         self._in_progress: dict[int, Any] = {}
 
     def register(self, queue: str, capacity: int, wake: Callable[[], None]) -> PrefetchWaiter:
-        """Register a consumer; it replaces an earlier one of its queue.
+        """Register a consumer, which replaces an earlier one of its queue.
 
         Args:
-            queue: The queue that it reads.
-            capacity: How many messages the process may hold, of all queues.
+            queue: The queue of the consumer.
+            capacity: The number of messages of all queues that the process may hold.
             wake: See `PrefetchWaiter`.
         """
         with self._lock:
@@ -78,7 +78,7 @@ class Prefetch:
             return waiter
 
     def has_free_slot(self, waiter: PrefetchWaiter) -> bool:
-        """Return whether a slot is free; if not, the waiter is woken when it is its turn."""
+        """Return whether a slot is free; if not, the waiter is woken later, in its turn."""
         with self._lock:
             waiter.is_waiting = self._free <= 0
             return not waiter.is_waiting
@@ -87,7 +87,7 @@ class Prefetch:
         """Reserve slots for a fetch.
 
         Returns:
-            How many, at most `count`.
+            The number of reserved slots, at most `count`.
         """
         with self._lock:
             granted = max(0, min(count, self._free))
@@ -97,7 +97,7 @@ class Prefetch:
             return granted
 
     def finish_fetch(self, queue: str, granted: int, fetched: int) -> None:
-        """Return reserved slots after a fetch; each fetched message takes one."""
+        """Free the reserved slots after a fetch, except one for each fetched message."""
         with self._lock:
             waiter = self._waiters[queue]
             self._reserved -= granted
@@ -107,7 +107,7 @@ class Prefetch:
         self._wake_next()
 
     def try_take(self, waiter: PrefetchWaiter, message: Any) -> bool:
-        """Take a slot for a message that was pushed; return whether one was free."""
+        """Take a slot for a message that the server has pushed; return whether one was free."""
         with self._lock:
             waiter.polled_at = waiter.received_at = time.monotonic()
             waiter.is_waiting = self._free <= 0
@@ -116,13 +116,13 @@ class Prefetch:
             return not waiter.is_waiting
 
     def start(self, waiter: PrefetchWaiter, message: Any) -> None:
-        """A fetched message goes to a thread."""
+        """Record that a fetched message goes to a thread."""
         with self._lock:
             waiter.fetched = max(0, waiter.fetched - 1)
             self._in_progress[id(message)] = message
 
     def discard(self, waiter: PrefetchWaiter) -> None:
-        """A fetched message is not run: free its slot."""
+        """Free the slot of a fetched message that is not run."""
         with self._lock:
             waiter.fetched = max(0, waiter.fetched - 1)
         self._wake_next()
@@ -134,7 +134,7 @@ class Prefetch:
         self._wake_next()
 
     def yield_turn(self, waiter: PrefetchWaiter) -> None:
-        """A consumer has polled and waits for messages: another one may use a free slot meanwhile."""
+        """Let other consumers use a free slot while this one waits for messages."""
         waiter.polled_at = time.monotonic()
         self._wake_next()
 
@@ -144,7 +144,7 @@ class Prefetch:
         return self._capacity - len(self._in_progress) - self._reserved - fetched
 
     def _wake_next(self) -> None:
-        """Wake the waiter whose turn it is, so that a queue that is never empty does not starve another."""
+        """Wake the next waiter in turn, so that a queue that is never empty does not starve another."""
         with self._lock:
             waiting = [waiter for waiter in self._waiters.values() if waiter.is_waiting]
             if not waiting or self._free <= 0:

@@ -1,7 +1,7 @@
-"""Dramatiq's broker over RabbitMQ, made to hold no more messages than it runs.
+"""Dramatiq's broker for RabbitMQ, changed to hold no more messages than it runs.
 
-RabbitMQ pushes messages to its consumers. While no thread is free here, this process does not consume, and messages
-that were pushed meanwhile go back to the server, for another process.
+RabbitMQ pushes messages to its consumers. While no thread is free, this process does not consume, and requeues messages
+that were pushed meanwhile for other processes.
 """
 
 # mypy: disable-error-code=no-untyped-call
@@ -31,13 +31,13 @@ from dexpy.foundation.throttle import LogThrottle
 
 _AMQP: Any = importlib.import_module("pika.exceptions")
 ASK_AGAIN_S = 60.0
-"""How often a refused queue is requested again, in seconds."""
+"""How often a refused queue is declared again, in seconds."""
 HOLD_S = 0.1
-"""How long a pushed message may wait for a slot, in seconds, before it goes back: most runs are shorter."""
+"""How long a pushed message waits for a slot, in seconds, before it is requeued: most runs are shorter."""
 
 
 class DexpyRabbitmqBroker(RabbitmqBroker):
-    """See the module.
+    """A broker for RabbitMQ with a limit on its messages; see the module.
 
     Attributes:
         prefetch: The slots for the messages of all queues but those of delayed messages.
@@ -57,7 +57,7 @@ class DexpyRabbitmqBroker(RabbitmqBroker):
 
         Args:
             queue_name: The queue.
-            prefetch: How many messages Dramatiq's worker would fetch ahead.
+            prefetch: The number of messages that Dramatiq's worker would fetch ahead.
             timeout: The longest time that the consumer waits for a message, in milliseconds.
         """
         try:
@@ -68,7 +68,7 @@ class DexpyRabbitmqBroker(RabbitmqBroker):
             reason = queue_refusal(error)
             if reason is None:
                 raise
-            # Permanent, unlike an outage: requested again in case it is deleted, and logged now and then.
+            # The refusal lasts until the queue is deleted: log it now and then, and declare the queue again later.
             self._refused.log(LogEvent.QUEUE_REFUSED, q_name(queue_name), queue=q_name(queue_name), reason=reason)
             return _RefusedQueueConsumer(timeout / 1000)
 
@@ -82,21 +82,21 @@ class _RefusedQueueConsumer(dramatiq.Consumer):
 
     def __next__(self) -> None:
         if time.monotonic() > self._until:
-            raise ConnectionClosed("asking once more for a queue that was refused")
+            raise ConnectionClosed("the refused queue is declared again")
         time.sleep(self._pause_s)
 
     def ack(self, message: Any) -> None:
-        """Do nothing: there are no messages."""
+        """Do nothing: a refused queue has no messages."""
 
     def nack(self, message: Any) -> None:
-        """Do nothing: there are no messages."""
+        """Do nothing: a refused queue has no messages."""
 
     def requeue(self, messages: Iterable[Any]) -> None:
-        """Do nothing: there are no messages."""
+        """Do nothing: a refused queue has no messages."""
 
 
 class _CheckedConsumer(_RabbitmqConsumer):
-    """Returns valid messages only; the others are rejected, and go to the dead-letter queue."""
+    """Returns valid messages only; rejects the others, which go to the dead-letter queue."""
 
     def __next__(self) -> Any:
         consumer: Any = self
@@ -104,7 +104,7 @@ class _CheckedConsumer(_RabbitmqConsumer):
             method, _, body = next(consumer.iterator)
         except (AssertionError, _AMQP.AMQPConnectionError, _AMQP.AMQPChannelError) as error:
             if getattr(error, "reply_code", None) == 404:
-                # The queue was deleted: declare it when the consumer starts again.
+                # The queue was deleted: declare it when the consumer restarts.
                 consumer.broker.queues_pending.add(q_name(consumer.queue_name))
             raise ConnectionClosed(error) from None
         if method is None:
@@ -151,15 +151,15 @@ class _Consumer(_CheckedConsumer):
         return message
 
     def _wake(self) -> None:
-        # Interrupts the thread that waits on this connection.
+        # Interrupt the thread that waits on this connection.
         try:
             self._link.add_callback_threadsafe(lambda: None)
         except _AMQP.AMQPError:
-            # Closed: the next consumer polls by itself.
+            # The connection is closed; the next consumer polls anyway.
             return
 
     def _await_slot(self) -> None:
-        """Wait a little, and process the server's events meanwhile."""
+        """Wait for a short time while processing the server's events."""
         now = time.monotonic()
         self._full_since = self._full_since or now
         full_s = now - self._full_since
@@ -172,7 +172,7 @@ class _Consumer(_CheckedConsumer):
             raise ConnectionClosed(error) from None
 
     def _stop_listening(self) -> None:
-        """Cancel the consumer, and requeue the message that no thread has begun."""
+        """Cancel the consumer, and requeue the message that no thread has started."""
         self.channel.cancel()
         self._is_listening = False
         message, self._pushed = self._pushed, None

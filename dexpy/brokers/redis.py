@@ -1,10 +1,10 @@
-"""Dramatiq's broker over Redis, made to recover messages after a lost connection, and to hold no more than it runs.
+"""Dramatiq's broker for Redis, changed to recover messages after a lost connection and to hold no more than it runs.
 
 A fetch moves messages into the set of those that this process holds, and returns them. If the connection is lost before
-the answer is read, no process runs them while this one sends heartbeats.
-So a consumer that starts requeues the messages of the set that are not in progress.
+the answer is read, no process runs the messages while this one sends heartbeats.
+Therefore a consumer that starts requeues the messages of the set that are not in progress.
 
-A message is identified by its id in the list, and its content is validated, see `validation`.
+A message is identified by its id in the list; `validation` checks its content.
 """
 
 # mypy: disable-error-code=no-untyped-call
@@ -34,14 +34,14 @@ from dexpy.foundation.trace import MAX_NAME_LENGTH, is_name
 
 _ID = "redis_message_id"
 MAX_FETCHED = 1000
-"""Messages in one answer."""
+"""The number of messages in one answer."""
 TEMPORARY_ERRORS: tuple[type[Exception], ...] = (
     redis.ConnectionError,
     redis.TimeoutError,
     ReadOnlyError,
     OutOfMemoryError,
 )
-"""Errors of a server that hangs, fails over or is full: Dramatiq's consumer would acknowledge no message after one."""
+"""Errors of a server that hangs, fails over or is full, after which Dramatiq's consumer would acknowledge nothing."""
 
 
 FETCH = """
@@ -58,14 +58,14 @@ for number = 1, tonumber(ARGV[4]) do
 end
 return found
 """
-"""As Dramatiq's own fetch, but returns each message's id too; a message without a body was deleted."""
+"""Dramatiq's fetch, changed to return each message's id too; a message without a body was deleted."""
 
 
 class DexpyRedisBroker(RedisBroker):
-    """See the module.
+    """A broker for Redis with recovery and a limit on its messages; see the module.
 
     Attributes:
-        in_progress: Ids of the messages that this process has fetched and not ended, for each queue.
+        in_progress: The ids of the messages that this process has fetched and not ended, by queue.
         prefetch: The slots for the messages of all queues but those of delayed messages.
         threads: The number of the worker's threads.
     """
@@ -81,7 +81,7 @@ class DexpyRedisBroker(RedisBroker):
         self._maintenance = threading.local()
 
     def do_fetch(self, queue: str, count: int) -> list[Any]:
-        """Fetch messages of a queue, at most as many as there are free slots."""
+        """Fetch at most as many messages of a queue as there are free slots."""
         if queue.endswith(DELAY_SUFFIX):
             return self._fetch_messages(queue, count)
         granted = self.prefetch.reserve(queue, count)
@@ -108,7 +108,7 @@ class DexpyRedisBroker(RedisBroker):
         copies = [cast("Any", message).copy(options={_ID: str(uuid4())}) for message in messages]
         for copy in copies:
             broker.emit_before("enqueue", copy, None)
-            # What `do_enqueue` would call, with the pipeline instead of the client.
+            # The call of `do_enqueue`, on the pipeline instead of the client.
             arguments = ["enqueue", current_millis(), copy.queue_name, broker.broker_id, broker.heartbeat_timeout]
             arguments += [broker.dead_message_ttl, 0, broker._max_unpack_size(), copy.options[_ID], copy.encode()]
             broker.scripts["dispatch"](keys=[broker.namespace], args=arguments, client=pipeline)
@@ -117,7 +117,7 @@ class DexpyRedisBroker(RedisBroker):
             broker.emit_after("enqueue", copy, None)
 
     def recover_messages(self, queue: str) -> None:
-        """Requeue the messages of processes without a heartbeat; Dramatiq does so at random fetches only."""
+        """Requeue the messages of processes without a heartbeat, which Dramatiq does at random fetches only."""
         broker: Any = self
         self._maintenance.is_due = True
         try:
@@ -147,7 +147,7 @@ class _Consumer(_RedisConsumer):
         self._waiter = self._prefetch.register(queue_name, capacity, self._freed.set)
         self._in_progress = broker.in_progress.setdefault(queue_name, set())
         if self._is_delay:
-            # Dramatiq drops the delayed messages of a consumer with the consumer.
+            # Dramatiq drops a consumer together with its delayed messages.
             self._in_progress.clear()
         try:
             self._requeue_lost()
@@ -158,7 +158,7 @@ class _Consumer(_RedisConsumer):
         broker: Any = self.broker
         queue = self._queue
         pending: Iterable[bytes] = broker.client.smembers(f"{broker.namespace}:__acks__.{broker.broker_id}.{queue}")
-        # As bytes: an id in the list may be any bytes.
+        # Compare bytes: an id in the list may be any bytes.
         if lost := set(pending) - {message_id.encode() for message_id in self._in_progress}:
             broker.do_requeue(queue, *lost)
             log_event(LogEvent.MESSAGE_REQUEUED, queue=queue, count=len(lost))
@@ -166,16 +166,16 @@ class _Consumer(_RedisConsumer):
     def __next__(self) -> Any:
         cached: Any = cast("Any", self).message_cache
         if not (cached or self._is_delay):
-            # Cleared before the check, so that a slot that is freed meanwhile is noticed.
+            # Clear before the check, to notice a slot that is freed meanwhile.
             self._freed.clear()
             if not self._prefetch.has_free_slot(self._waiter):
-                # No thread is free until a message ends; Dramatiq would sleep, and longer each time.
+                # No thread is free until a message ends; Dramatiq would sleep, longer each time.
                 self._freed.wait(self._timeout_s)
                 self.misses = 0
         try:
             return self._next_valid()
         except redis.RedisError as error:
-            # Also for a key of another type, which Dramatiq would log with a traceback each time.
+            # This includes a key of another type, which Dramatiq would log with a traceback each time.
             raise ConnectionClosed(error) from None
 
     def _next_valid(self) -> Any:
@@ -210,7 +210,7 @@ class _Consumer(_RedisConsumer):
 
     def _read(self, message_id: bytes, body: bytes | None) -> dramatiq.MessageProxy:
         if body is None:
-            raise InvalidMessage("message: there is none of the id in the list")
+            raise InvalidMessage("message: no message has the id in the list")
         broker: Any = self.broker
         message = broker.validator.read(body, self._queue)
         text_id = message_id.decode("utf-8", "replace")
@@ -229,7 +229,7 @@ class _Consumer(_RedisConsumer):
 
     @contextmanager
     def _released_after(self, message: Any) -> Generator[None]:
-        """Free the slot of a message after the block, unless Dramatiq is to try once more."""
+        """Free the slot of a message after the block, unless Dramatiq retries the block."""
         try:
             yield
         except TEMPORARY_ERRORS as error:

@@ -1,7 +1,7 @@
 """Probes which protocol a server speaks: TLS, plain text, or an unknown one.
 
-To a client of the other kind it is only silent, or hangs up, which resembles an unreachable server.
-Nothing secret is sent, so no certificate is checked.
+A server of one kind does not answer a client of the other, or closes the connection, as if it were unreachable.
+The probe sends no secrets, so it checks no certificate.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import attrs
 
 TIMEOUT_S = 1.0
-"""How long a server may take to answer, in seconds; a slower one counts as unknown."""
+"""How long to wait for the server's answer, in seconds; after that its protocol counts as unknown."""
 
 
 @attrs.frozen
@@ -22,9 +22,9 @@ class Address:
     """The address of a server.
 
     Attributes:
-        host: Its name or IP address.
-        port: Its TCP port.
-        is_tls: Whether the URL asks for TLS.
+        host: The name or IP address.
+        port: The TCP port.
+        is_tls: Whether the URL requires TLS.
     """
 
     host: str
@@ -32,7 +32,7 @@ class Address:
     is_tls: bool
 
     def speaks_tls(self) -> bool:
-        """Return whether a TLS handshake begins."""
+        """Return whether the server starts a TLS handshake."""
         try:
             with self._handshake():
                 return True
@@ -45,7 +45,7 @@ class Address:
         """Return whether the server refuses a client without a certificate."""
         try:
             with self._handshake() as channel:
-                # In TLS 1.3 the refusal comes when the handshake is over on this side.
+                # In TLS 1.3 the server refuses after the client has finished the handshake.
                 channel.recv(1)
         except ssl.SSLError as error:
             return _is_alert(error) and "certificate" in str(error).lower()
@@ -54,7 +54,7 @@ class Address:
         return False
 
     def speaks_redis(self) -> bool:
-        """Return whether it answers Redis's PING in plain text, even with an authentication error."""
+        """Return whether the server answers Redis's PING in plain text, possibly with an authentication error."""
         try:
             with self._opened() as channel:
                 channel.sendall(b"PING\r\n")

@@ -1,4 +1,4 @@
-"""Brokers by URL: Redis and RabbitMQ, with settings that suit dexpy."""
+"""Brokers by URL: Redis and RabbitMQ, with the settings that dexpy requires."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ RABBITMQ_SCHEMES = ("amqp", "amqps")
 DATABASE_SCHEMES = ("sqlite", "postgresql", "mysql", "mariadb")
 
 DEFAULT_NAMESPACE = "dramatiq"
-"""Prefix of all keys on Redis, unless the URL names one."""
+"""The prefix of all keys on Redis, unless the URL has one."""
 REDIS_MAINTENANCE_CHANCE = 100_000
-"""In a million: one fetch in ten also requeues the messages of dead processes, not one in a thousand."""
+"""How many of a million fetches also requeue the messages of dead processes; by Dramatiq's default, a thousand."""
 REDIS_TIMEOUT_S = 10.0
-"""A Redis server that does not answer for so long, in seconds, counts as unreachable."""
+"""A Redis server that does not answer for this long, in seconds, is unreachable."""
 
 
 def is_database(url: str) -> bool:
-    """Return whether a broker's URL names a database."""
+    """Return whether the URL of a broker is that of a database."""
     return url.partition(":")[0].partition("+")[0] in DATABASE_SCHEMES
 
 
@@ -37,20 +37,20 @@ def broker_from_url(url: str, *, heartbeat_timeout_s: float = 60.0) -> dramatiq.
     """Return a Dramatiq broker for a server.
 
     Args:
-        url: ``redis://``, ``rediss://``, ``unix://``, ``amqp://`` or ``amqps://``. One of Redis may end in
-            ``?namespace=shop``: the prefix of all keys, so that several applications share a server.
-            On RabbitMQ a virtual host does that: ``amqp://user@host/shop``.
-        heartbeat_timeout_s: A process without a heartbeat for so long, in seconds, loses its messages on Redis.
+        url: A URL with ``redis://``, ``rediss://``, ``unix://``, ``amqp://`` or ``amqps://``. To share a server between
+            applications, end a URL of Redis in ``?namespace=shop``, the prefix of all keys, and use a virtual host on
+            RabbitMQ: ``amqp://user@host/shop``.
+        heartbeat_timeout_s: On Redis, a process without a heartbeat for this long, in seconds, loses its messages.
 
     Raises:
-        ConfigurationError: Another kind of URL.
-        MissingExtra: The package that it needs is not installed.
+        ConfigurationError: The URL is invalid or of another kind.
+        MissingExtra: A package that the broker requires is not installed.
     """
     scheme = url.partition(":")[0]
     if scheme in REDIS_SCHEMES + RABBITMQ_SCHEMES and not is_unambiguous(url):
         raise ConfigurationError(
-            f"The broker {displayed_url(url)} cannot be read: its host and port cannot be told from its password. "
-            "A sign like / ? # @ in a password is written %2F %3F %23 %40."
+            f"broker: ambiguous URL {displayed_url(url)!r}; its password is not escaped. "
+            "Write / ? # @ in a password as %2F %3F %23 %40."
         )
     try:
         if scheme in REDIS_SCHEMES:
@@ -58,18 +58,17 @@ def broker_from_url(url: str, *, heartbeat_timeout_s: float = 60.0) -> dramatiq.
         if scheme in RABBITMQ_SCHEMES:
             return _rabbitmq(url)
     except (ValueError, SyntaxError, OSError, TypeError, LookupError, AttributeError) as error:
-        # Pika reads its options as Python, and opens the files that they name.
+        # Pika evaluates its options as Python, and opens their files.
         reason = without_secrets(one_line(error), url)
-        raise ConfigurationError(f"The broker {displayed_url(url)} cannot be read: {reason}.") from None
+        raise ConfigurationError(f"broker: invalid URL {displayed_url(url)!r}: {reason}.") from None
     raise ConfigurationError(
-        f"The broker {displayed_url(url)} is of a kind that dexpy does not know. "
-        "It knows redis://, rediss://, amqp://, amqps:// and database URLs; any other dramatiq.Broker can be given "
-        "itself: configure(broker=MyBroker(...))."
+        f"broker {displayed_url(url)}: unknown kind; expected redis://, rediss://, unix://, amqp://, amqps:// or a "
+        "database URL. Pass any other dramatiq.Broker as an instance: configure(broker=MyBroker(...))."
     )
 
 
 def _without_namespace(url: str) -> tuple[str, str]:
-    """Return a URL for the Redis client, and the namespace that it had."""
+    """Return a URL without its namespace, for the Redis client, and the namespace."""
     query = parse_qsl(urlsplit(url).query, keep_blank_values=True)
     namespaces = [value for key, value in query if key == "namespace"]
     if not namespaces:
@@ -77,12 +76,12 @@ def _without_namespace(url: str) -> tuple[str, str]:
         return url, DEFAULT_NAMESPACE
     if len(namespaces) > 1 or not namespaces[0]:
         raise ConfigurationError(
-            f"The broker {displayed_url(url)} cannot be read: it names {len(namespaces)} namespaces, or an empty one. "
-            "Name one, as in redis://host/0?namespace=shop."
+            f"broker: invalid URL {displayed_url(url)!r}; expected one namespace that is not empty, got "
+            f"{len(namespaces)}: {listed(namespaces)}. Write one, for example redis://host/0?namespace=shop."
         )
     other_options = [(key, value) for key, value in query if key != "namespace"]
     _check_options(url, other_options)
-    # Not put together again from its parts: that forgets the empty host of unix:///path.
+    # Do not rebuild the URL from its parts: that drops the empty host of unix:///path.
     return url.partition("?")[0] + (f"?{urlencode(other_options)}" if other_options else ""), namespaces[0]
 
 
@@ -90,24 +89,23 @@ CLIENT_OPTIONS = frozenset({
     "client_name", "db", "health_check_interval", "lib_name", "lib_version", "max_connections", "password", "protocol",
     "socket_connect_timeout", "socket_keepalive", "socket_read_size", "socket_timeout", "timeout", "username",
 })  # fmt: skip
-"""Options that a Redis URL may have, beside those of TLS: they do not change the answers."""
+"""The options that a Redis URL may have besides those of TLS; none of them changes the server's answers."""
 
 
 def _check_options(url: str, query: Collection[tuple[str, str]]) -> None:
-    """Refuse an option that would change the types or bytes of answers, or repeat commands.
+    """Refuse an option that would change the types or bytes of answers, or retry commands.
 
     Raises:
-        ConfigurationError: Names the option.
+        ConfigurationError: An option is unknown or invalid.
     """
     for name, value in query:
         if name not in CLIENT_OPTIONS and not name.startswith("ssl_"):
             raise ConfigurationError(
-                f"The broker {displayed_url(url)}: option {name!r} is not for a broker; expected namespace, "
-                f"one that begins with ssl_, or {listed(CLIENT_OPTIONS)}. "
-                f"Remove it from the URL.{did_you_mean(name, CLIENT_OPTIONS)}"
+                f"broker {displayed_url(url)}: unsupported option {name!r}; expected namespace, an option that starts "
+                f"with ssl_, or {listed(CLIENT_OPTIONS)}. Remove it from the URL.{did_you_mean(name, CLIENT_OPTIONS)}"
             )
         if name == "protocol" and value not in ("2", "3"):
-            raise ConfigurationError(f"The broker {displayed_url(url)}: protocol: expected 2 or 3, got {value!r}.")
+            raise ConfigurationError(f"broker {displayed_url(url)}: protocol: expected 2 or 3, got {value!r}.")
 
 
 def _redis(url: str, namespace: str, heartbeat_timeout_s: float) -> dramatiq.Broker:
@@ -128,7 +126,7 @@ def _pool(pools: Any, url: str) -> Any:
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 
-    # Tried again by dexpy and Dramatiq, not by the client: a fetch done twice leaves the messages of the first behind.
+    # dexpy and Dramatiq retry, not the client: the messages of a fetch that the client repeats would be lost.
     never = Retry(NoBackoff(), 0)
     return pools.from_url(
         url,
@@ -143,10 +141,10 @@ def _rabbitmq(url: str) -> dramatiq.Broker:
     try:
         importlib.import_module("pika")
     except ModuleNotFoundError:
-        raise MissingExtra(f"The broker {displayed_url(url)}", "pika", "rabbitmq") from None
+        raise MissingExtra(f"broker {displayed_url(url)}", "pika", "rabbitmq") from None
     from dexpy.brokers.rabbitmq import DexpyRabbitmqBroker
 
-    # With confirms: a message that RabbitMQ has not taken is one that the relay still owes.
+    # Confirm deliveries: the relay must republish messages that RabbitMQ has not accepted.
     return DexpyRabbitmqBroker(url=url, confirm_delivery=True)
 
 
@@ -154,7 +152,7 @@ def ping(broker: Any) -> None:
     """Check that the server answers, over this thread's own connection, which stays open for the next message.
 
     Raises:
-        Exception: The client's error, if it does not.
+        Exception: The server does not answer; the error is the client's.
     """
     try:
         queue_depth(broker, "default")
@@ -169,40 +167,40 @@ def is_redis(broker: Any) -> bool:
 
 
 def close_thread_connection(broker: Any) -> None:
-    """Close the connection of this thread, which would not answer RabbitMQ's heartbeats."""
+    """Close the connection of this thread, on which no code would answer RabbitMQ's heartbeats."""
     if is_rabbitmq(broker) and getattr(broker.state, "connection", None) is not None:
         del broker.connection
 
 
 def display_of(broker: Any) -> str:
-    """Return the name of a broker for messages, without its password."""
+    """Return the name of a broker for messages, without its password: ``Redis at host:6379``."""
     if isinstance(broker, SqlBroker):
-        return f"The broker {broker.database.display_url}"
+        return broker.database.display_url
     if is_redis(broker):
         facts: dict[str, Any] = broker.client.connection_pool.connection_kwargs
         where = facts.get("path") or f"{facts.get('host', 'localhost')}:{facts.get('port', 6379)}"
-        return f"The broker Redis at {where}"
+        return f"Redis at {where}"
     parameters: Any = getattr(broker, "parameters", None)
     if hasattr(parameters, "virtual_host"):
-        return f"The broker RabbitMQ at {parameters.host}:{parameters.port}, virtual host {parameters.virtual_host!r}"
-    return f"The broker {type(broker).__name__}"
+        return f"RabbitMQ at {parameters.host}:{parameters.port}, virtual host {parameters.virtual_host!r}"
+    return type(broker).__name__
 
 
 def num_waiting(broker: Any, queue: str) -> int | None:
-    """Return how many messages of a queue no worker holds; None if the broker cannot count them."""
+    """Return the number of messages of a queue that no worker holds; None for a broker that does not count."""
     return int(broker.client.llen(f"{broker.namespace}:{queue}")) if is_redis(broker) else queue_depth(broker, queue)
 
 
 def queue_depth(broker: Any, queue: str) -> int | None:
-    """Return how many messages a queue has, with delayed ones and, except on RabbitMQ, those in progress.
+    """Return the number of messages of a queue, with delayed ones and, except on RabbitMQ, those in progress.
 
-    None if the broker cannot count them.
+    None for a broker that does not count.
     """
     if isinstance(broker, SqlBroker):
         pending = broker.pending([queue])
         return pending.due + pending.leased
     if is_redis(broker):
-        # Not Dramatiq's own count, which has twice what this very process holds.
+        # Dramatiq's own count includes the messages that this process holds twice.
         names = (f"{broker.namespace}:{name}.msgs" for name in (queue, dq_name(queue)))
         return sum(int(broker.client.hlen(name)) for name in names)
     if hasattr(broker, "get_queue_message_counts"):

@@ -1,4 +1,4 @@
-"""The validator of messages: each is checked before Dramatiq sees it, the same on every broker.
+"""The validator of messages, which checks each message before Dramatiq reads it, the same on every broker.
 
 Other programs may write to a broker. A valid message has text where Dramatiq uses it as a key, is in the queue that
 it names, and has no option that would make Dramatiq delay it, retry it or send another message. An invalid one goes
@@ -22,17 +22,17 @@ from dexpy.foundation.throttle import LogThrottle
 from dexpy.foundation.trace import MAX_NAME_LENGTH, is_name
 
 DEAD_REASON = "dexpy_dead_reason"
-"""The attribute of a message that says why it is kept as dead."""
+"""The attribute of a dead message with the reason."""
 MAX_BYTES = 16 * 2**20
-"""Of one message."""
+"""The maximum size of a message, in bytes."""
 MAX_DEPTH = 500
-"""Of lists and objects in one another."""
+"""The maximum nesting of lists and objects."""
 MAX_TIMESTAMP_MS = 253_402_300_799_999
 """The end of the year 9999, in milliseconds since 1970."""
 LONGEST_DELAY_MS = (7 * 24 + 1) * 3600 * 1000
-"""A broker delays a week at most; its clock may differ a little."""
+"""Brokers delay a message for at most a week, by clocks that may differ."""
 DELAY_SUFFIX = ".DQ"
-"""Of a queue whose messages wait for their time."""
+"""The suffix of a queue of delayed messages."""
 
 FIELDS = frozenset({"queue_name", "actor_name", "args", "kwargs", "options", "message_id", "message_timestamp"})
 RECORD_JOB = "dexpy.RecordJob"
@@ -77,49 +77,49 @@ DRAMATIQ_OPTIONS: Mapping[str, Callable[[object], bool]] = {
     "time_limit": _is_moment,
     "traceback": lambda value: isinstance(value, str),
 }
-"""The options that Dramatiq and its middleware read, and their validators. None of them is dexpy's."""
+"""The options that Dramatiq and its middleware read, with their validators; dexpy uses none of them."""
 
 
 class InvalidMessage(Exception):
-    """An invalid message; the text gives the reason, without values of the message."""
+    """An invalid message; the text states the reason, without values of the message."""
 
 
 class MessageValidator:
     """Reads the messages of one broker.
 
     Args:
-        broker: Whose actors are known; with none declared, any is.
+        broker: The broker whose actors are valid; without declared actors, any actor is.
     """
 
     def __init__(self, broker: dramatiq.Broker) -> None:
         self._broker = broker
         self._throttle = LogThrottle()
         self.refused: Counter[str] = Counter()
-        """Reason to the number of messages that were refused for it."""
+        """The number of refused messages by reason."""
 
     def read(self, data: bytes, queue: str, *, moves: bool = False) -> dramatiq.Message[Any]:
-        """Return a message from what a broker has in a queue.
+        """Decode and check a message.
 
         Args:
-            data: Its bytes.
-            queue: Where it lay.
-            moves: Whether it may name another queue; it counts as one of this queue then.
+            data: The bytes of the message.
+            queue: The queue that it was in.
+            moves: Whether it may name another queue, and is then a message of *queue*.
 
         Raises:
-            InvalidMessage: It must not reach Dramatiq.
+            InvalidMessage: The message is invalid and must not reach Dramatiq.
         """
         if len(data) > MAX_BYTES:
             raise InvalidMessage(f"message: too large; at most {MAX_BYTES} bytes")
         try:
             fields = cast("object", get_encoder().decode(data))
         except Exception:  # noqa: BLE001 - each encoder has errors of its own, for depth and length too
-            raise InvalidMessage("message: cannot be decoded") from None
+            raise InvalidMessage("message: invalid encoding") from None
         if not isinstance(fields, dict):
             raise InvalidMessage("message: expected a JSON object")
         return self._checked(cast("dict[str, Any]", fields), queue, moves=moves)
 
     def check(self, fields: dict[str, Any]) -> dramatiq.Message[Any]:
-        """Return a message that was decoded already, by a broker of the application's own; see `read`."""
+        """Check a message that a broker of the application has already decoded; see `read`."""
         queue = fields["queue_name"]
         return self._checked(fields, queue.removesuffix(DELAY_SUFFIX) if isinstance(queue, str) else "", moves=True)
 
@@ -137,10 +137,10 @@ class MessageValidator:
         if not (type(fields["message_timestamp"]) is int and 0 <= fields["message_timestamp"] <= MAX_TIMESTAMP_MS):
             raise InvalidMessage("message_timestamp: expected milliseconds since 1970")
         if fields["queue_name"] != queue and not moves:
-            raise InvalidMessage("queue_name: expected that of the queue in which the message lies")
+            raise InvalidMessage("queue_name: expected the name of the queue that the message is in")
         actors: Collection[str] = cast("Any", self._broker).actors
         if actors and fields["actor_name"] not in actors:
-            raise InvalidMessage("actor_name: no such actor is declared here")
+            raise InvalidMessage("actor_name: unknown actor")
         _check_depth([fields["args"], fields["kwargs"], fields["options"]])
         args = cast("list[Any]", fields["args"])
         options = self._options(fields, is_delayed=queue.endswith(DELAY_SUFFIX))
@@ -158,14 +158,14 @@ class MessageValidator:
         options = {name: value for name, value in fields["options"].items() if value is not None}
         for name, value in options.items():
             if (is_valid := DRAMATIQ_OPTIONS.get(name)) is not None and not is_valid(value):
-                raise InvalidMessage(f"options: {name} has a value that Dramatiq does not write")
+                raise InvalidMessage(f"options: invalid value of {name}")
         eta = options.get("eta")
         if (eta is not None) != is_delayed:
-            raise InvalidMessage("options: expected eta in the queue of delayed messages, and nowhere else")
+            raise InvalidMessage("options: expected eta exactly in the queue of delayed messages")
         if fields["actor_name"] not in OWN_ACTORS:
             return options
         if eta is not None and eta > current_millis() + LONGEST_DELAY_MS:
-            raise InvalidMessage("options: eta is further away than any broker delays")
+            raise InvalidMessage("options: eta is later than any broker delays a message")
         _check_job(fields["actor_name"], fields["args"], fields["kwargs"], options.get("dexpy", {}))
         # A message must not set retries, limits or follow-up messages.
         declared = self._broker.actor_options
@@ -177,13 +177,13 @@ class MessageValidator:
         return allowed | {"dexpy": valid_facts(options.get("dexpy", {}))}
 
     def refuse(self, error: InvalidMessage, queue: str, message_id: object, *, is_kept: bool = True) -> None:
-        """Count a message that goes to the dead messages, and log its reason now and then.
+        """Count an invalid message, and log its reason from time to time.
 
         Args:
             error: The reason.
             queue: The queue that it was in.
-            message_id: Its id on the broker.
-            is_kept: Whether the broker keeps it.
+            message_id: The id of the message on the broker.
+            is_kept: Whether the broker stores it as a dead message.
         """
         reason = str(error)
         self.refused[reason] += 1
@@ -192,13 +192,13 @@ class MessageValidator:
 
 
 class ValidationMiddleware(dramatiq.Middleware):
-    """Checks the messages of a broker of the application's own, which hands them to Dramatiq itself."""
+    """Checks the messages of an application's own broker, which passes them to Dramatiq itself."""
 
     def __init__(self, validator: MessageValidator) -> None:
         self._validator = validator
 
     def before_process_message(self, broker: Any, message: Any) -> None:
-        """Refuse an invalid message of dexpy's actors, and drop options that it must not set."""
+        """Refuse an invalid message of dexpy's actors, and remove options that it must not set."""
         if message.actor_name not in OWN_ACTORS:
             return
         fields = dict(message.asdict())
@@ -216,7 +216,7 @@ class ValidationMiddleware(dramatiq.Middleware):
 
 def _check_job(actor: str, args: Collection[Any], kwargs: Mapping[str, Any], facts: object) -> None:
     if args or "self" in kwargs:
-        raise InvalidMessage("kwargs: expected those of dexpy's actors, and no args")
+        raise InvalidMessage("kwargs: expected exactly the kwargs of dexpy's actors, without args")
     if not is_name(kwargs.get("class_name"), MAX_NAME_LENGTH):
         raise InvalidMessage("class_name: expected the name of an operation")
     if not isinstance(kwargs.get("trace"), dict):
@@ -226,16 +226,16 @@ def _check_job(actor: str, args: Collection[Any], kwargs: Mapping[str, Any], fac
     if actor == DIRECT_JOB and not isinstance(kwargs.get("params"), dict):
         raise InvalidMessage("params: expected an object")
     if not isinstance(facts, dict):
-        raise InvalidMessage("options: dexpy must be an object")
+        raise InvalidMessage("options.dexpy: expected an object")
     fields = cast("dict[str, object]", facts)
     if not is_count(fields.get("v", 1)) or fields.get("v", 1) == 0:
-        raise InvalidMessage("options: dexpy.v must be the number of a form")
+        raise InvalidMessage("options.dexpy.v: expected the number of a message format")
     if "id" in fields and not is_name(fields["id"], MAX_ID_LENGTH):
-        raise InvalidMessage("options: dexpy.id must be the id of a run")
+        raise InvalidMessage("options.dexpy.id: expected the id of a run")
 
 
 def _check_depth(values: list[Any]) -> None:
-    """Refuse what cannot be encoded again, or would overflow the stack."""
+    """Refuse values that cannot be encoded again or would overflow the stack."""
     level = values
     for _ in range(MAX_DEPTH):
         below: list[Any] = []
@@ -251,6 +251,6 @@ def _check_depth(values: list[Any]) -> None:
 
 
 def mark_dead(message: Any, why: str) -> None:
-    """Have the current message kept as dead when its actor returns, instead of acknowledged."""
+    """Make the broker store the current message as dead when its actor returns, instead of acknowledging it."""
     setattr(message, DEAD_REASON, why)
     message.fail()

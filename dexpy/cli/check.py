@@ -368,7 +368,7 @@ def _check_pool(threads: int) -> Iterator[Finding]:
 def _display_name(broker: object) -> str:
     from dexpy.brokers.urls import display_of
 
-    return display_of(broker).removeprefix("The ")
+    return f"broker {display_of(broker)}"
 
 
 def _check_reachable(broker: object) -> None:

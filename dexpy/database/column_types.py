@@ -3,9 +3,9 @@
 Moments are aware UTC with microseconds on every database.
 Servers compute them from their own clock; SQLite runs in this process, so its clock is bound.
 
-A database stores values that Python cannot represent: SQLite any bytes in any column, PostgreSQL datetimes before the
-year 1 and after 9999, MariaDB the zero date. They read as None, as 0 or as text, with a log line, because a driver that
-raises for such a value would hide the rows around it.
+A database can store values that Python cannot represent: any bytes in any column on SQLite, datetimes before the year
+1 or after 9999 on PostgreSQL, the zero date on MariaDB. Such a value reads as None, as 0 or as text, and is logged.
+If the driver raised an error instead, the other rows of the query would be lost too.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def report_unreadable_value(kind: str, error: BaseException | type[BaseException
 
 @contextmanager
 def collecting_unreadable() -> Generator[list[str]]:
-    """Collect the kinds of values that cannot be read inside the block, instead of logging them."""
+    """Collect the kinds of unreadable values inside the block instead of logging them."""
     before, _collector.kinds = _collector.kinds, []
     try:
         yield _collector.kinds
@@ -84,7 +84,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         if value is None:
             return None
         if value.tzinfo is None:
-            raise ValueError(f"a moment needs a time zone, got {value!r}")
+            raise ValueError(f"datetime: expected an aware datetime, got naive {value!r}. Give it a time zone.")
         value = value.astimezone(timezone.utc)
         return value if DIALECTS.get(dialect.name, UNKNOWN).stores_time_zones else value.replace(tzinfo=None)
 
@@ -95,7 +95,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=timezone.utc) if value.tzinfo is None else value.astimezone(timezone.utc)
 
     def result_processor(self, dialect: sa.Dialect, coltype: Any) -> Any:
-        """Read a datetime; None, with a log line, for one that Python cannot represent."""
+        """Return the function that reads a datetime; one that Python cannot represent reads as None and is logged."""
         process: Any = super().result_processor(dialect, coltype)
 
         def read(value: Any) -> datetime | None:
@@ -110,7 +110,7 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class Json(TypeDecorator[Any]):
-    """JSON; None is NULL in SQL, and invalid JSON reads as None, so that it does not hide the rows around it."""
+    """JSON; None is NULL in SQL. Invalid JSON reads as None, so that the other rows of the query stay readable."""
 
     # `json`, not `jsonb` on PostgreSQL, and text elsewhere: jsonb rewrites numbers.
     impl = sa.JSON
@@ -124,7 +124,7 @@ class Json(TypeDecorator[Any]):
         return self.impl_instance.coerce_compared_value(op, value)
 
     def result_processor(self, dialect: sa.Dialect, coltype: Any) -> Any:
-        """Read a value; None, with a log line, for an unreadable one."""
+        """Return the function that reads a value; an unreadable one reads as None and is logged."""
         process: Any = super().result_processor(dialect, coltype)
         if process is None:
             return None
@@ -156,7 +156,7 @@ class Integer(TypeDecorator[int]):
 
 
 class String(sa.String):
-    """Text of a limited length; on SQLite, which stores bytes too, always read as text."""
+    """Text of a limited length; SQLite may store bytes there, which are read as text."""
 
     def result_processor(self, dialect: sa.Dialect, coltype: Any) -> Any:
         """Convert a value if the database does not check its type."""
@@ -164,7 +164,7 @@ class String(sa.String):
 
 
 class Text(sa.Text):
-    """Text of any length, read as `String` is."""
+    """Text of any length, read like `String`."""
 
     def result_processor(self, dialect: sa.Dialect, coltype: Any) -> Any:
         """Convert a value if the database does not check its type."""
@@ -176,12 +176,12 @@ MAX_COUNT = 2**31 - 1
 
 
 def next_count(column: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
-    """Increment a counter; at its maximum it stays there, so that no statement fails for one row."""
+    """Return a counter plus 1, at most its maximum, so that one row at the maximum fails no statement."""
     return sa.case((column < 0, 1), (column < MAX_COUNT, column + 1), else_=MAX_COUNT)
 
 
 def next_token(column: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
-    """Return the next claim token; after the maximum they start again at 1."""
+    """Return the next claim token; after the maximum, tokens start again at 1."""
     return sa.case((sa.and_(column >= 0, column < MAX_COUNT), column + 1), else_=1)
 
 
@@ -206,10 +206,10 @@ class _Seconds(TypeDecorator[float]):
 
 
 class after(FunctionElement[datetime]):  # noqa: N801 - reads as a SQL function
-    """The time so many seconds from now, by the database's clock; ``after(0)`` is now.
+    """The time a number of seconds from now, by the database's clock; ``after(0)`` is now.
 
     Args:
-        seconds: A number, or a bind parameter that will be one.
+        seconds: A number, or a bind parameter for one.
     """
 
     inherit_cache = True
@@ -230,20 +230,20 @@ class as_of(after):  # noqa: N801 - reads as a SQL function
 
 
 class FromNow(float):
-    """A time in a new row: so many seconds from now, by the database's clock; `after` is its SQL."""
+    """A time in a new row, as seconds from now by the database's clock; `after` is its SQL."""
 
 
 def hide_from_planner(*conditions: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
     """Combine conditions on rows that are selected by key, hidden from the query planner.
 
-    With missing or old statistics PostgreSQL rates an index on the status as good as the key, and reads every pending
-    row to find one.
+    With missing or old statistics PostgreSQL estimates that an index on the status is as good as the primary key, and
+    reads every pending row to find one.
     """
     return sa.and_(*conditions).is_(sa.true())
 
 
 def database_time(connection: Connection) -> datetime:
-    """Return the time of the database's clock; on SQLite, which has none, of this process's."""
+    """Return the time of the database's clock; SQLite has none, so there it is the time of this process."""
     if not dialect_of(connection).has_server:
         return clock.now()
     now: datetime = connection.execute(_NOW).scalar_one()
@@ -251,7 +251,7 @@ def database_time(connection: Connection) -> datetime:
 
 
 def seconds_parameter(name: str) -> sa.BindParameter[Any]:
-    """Return a bind parameter for `after`; its value at execution is seconds."""
+    """Return a bind parameter for `after`, whose value is in seconds."""
     return sa.bindparam(name, type_=_Seconds())
 
 
@@ -319,7 +319,7 @@ def text_of(value: Any) -> str:
 
 
 def read_any_text(engine: Engine) -> None:
-    """Make SQLite's driver read invalid UTF-8 as well."""
+    """Make SQLite's driver accept invalid UTF-8."""
 
     @event.listens_for(engine, "connect")
     def connect(driver: Any, _record: Any) -> None:

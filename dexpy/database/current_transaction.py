@@ -21,11 +21,11 @@ class CurrentTransaction(Protocol):
         ...
 
     def session(self) -> Session:
-        """Return the session; begins its transaction if necessary."""
+        """The session; its transaction is begun if necessary."""
         ...
 
     def open_session(self) -> Session | None:
-        """Return the session if its transaction has begun in this thread; never begins one."""
+        """Return the session if its transaction has begun in this thread; never begin one."""
         ...
 
     @property
@@ -37,11 +37,11 @@ class CurrentTransaction(Protocol):
         """Run an action when the outermost transaction has committed, or now if there is none."""
 
     def at_end(self, action: Callable[[], None]) -> None:
-        """Run an action when the outermost transaction has ended, either way, or now if there is none."""
+        """Run an action when the outermost transaction has committed or rolled back, or now if there is none."""
 
 
 class SharedSessions:
-    """Whether any runtime of this process has a `scoped_session`, whose current session is that of the run."""
+    """A flag: whether any runtime of this process has a `scoped_session`, whose current session is that of the run."""
 
     exist = False
 
@@ -51,12 +51,12 @@ shared_sessions = SharedSessions()
 transaction_scope: ScopedValue[CurrentTransaction | None] = ScopedValue("dexpy_session", None)
 """The transaction that a new run joins."""
 
-# The connection of that session belongs to the parent: a fork opens its own.
+# The connection of that session belongs to the parent process: a fork opens its own.
 os.register_at_fork(after_in_child=transaction_scope.clear)
 
 
 def current_transaction() -> CurrentTransaction | None:
-    """The transaction that a new run joins."""
+    """Return the transaction that a new run joins."""
     return transaction_scope.innermost().value
 
 

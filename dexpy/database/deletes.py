@@ -1,7 +1,7 @@
 """Deletes that do not wait for locks on other rows.
 
-MariaDB and MySQL scan a whole small table if a list of keys contains most of it, and a DELETE waits for the lock of
-each scanned row, for example one that an application's open transaction has just inserted.
+If a list of keys contains most of a small table, MariaDB and MySQL scan all of it. The DELETE then waits for the lock
+of every scanned row, for example of one that an open transaction of the application has just inserted.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ PREFIX = "p_"
 
 
 class DeleteByKey(sa.Delete):
-    """A DELETE whose condition has one value for the primary key, or for its first columns: it locks no other row."""
+    """A DELETE by one value of the primary key, or of its first columns, which locks no other row."""
 
     inherit_cache = True
 
 
 @compiles(DeleteByKey, "mysql", "mariadb")
 def _compiled(statement: DeleteByKey, compiler: Any, **rest: Any) -> str:
-    # The multi-table form always looks the row up by the key.
+    # MariaDB looks up the row of a multi-table DELETE by its key.
     name = compiler.preparer.format_table(statement.table)
     plain: str = compiler.visit_delete(statement, **rest)
     return plain.replace(f"DELETE FROM {name}", f"DELETE {name} FROM {name} FORCE INDEX (PRIMARY)", 1)  # noqa: S608
 
 
 def by_key(table: sa.Table) -> DeleteByKey:
-    """Return the delete of one row by its key; the parameters are named ``p_`` and the column."""
+    """Return the DELETE of one row by its key; each parameter is named ``p_`` plus the column's name."""
     parameters = {column: sa.bindparam(PREFIX + column.name, type_=column.type) for column in table.primary_key.columns}
     return DeleteByKey(table).where(*(column == value for column, value in parameters.items()))
 
 
 def delete_unlocked(connection: Connection, table: sa.Table, condition: sa.ColumnElement[bool]) -> int:
-    """Delete the rows that match a condition, except locked ones; a later call deletes those.
+    """Delete the rows that match a condition, except locked rows, which a later call deletes.
 
     Args:
-        connection: In a transaction.
+        connection: A connection in a transaction.
         table: The table of the rows.
         condition: The condition on the rows.
 
     Returns:
-        How many were deleted.
+        The number of deleted rows.
     """
     key = table.primary_key.columns
     # On SQLite reading locks no row.

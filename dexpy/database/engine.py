@@ -1,7 +1,7 @@
 """The database of the records: one engine for each process.
 
-Everything that dexpy writes for itself goes through `Database.begin`. This one long class holds each rule about dexpy's
-own connections, with their errors.
+All writes of dexpy on its own connections go through `Database.begin`. This long class has all rules for these
+connections, and their errors.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ from dexpy.foundation.redaction import class_path
 from dexpy.foundation.urls import displayed_url, without_secrets
 
 ALWAYS_ACCEPTED = 16_000
-"""Every server accepts so many characters, so that its limit need not be read."""
+"""A statement of at most this many characters is accepted by every server, whose limit then need not be read."""
 ROW_OVERHEAD_BYTES = 64_000
-"""Space for everything else in a statement, in bytes."""
+"""The space for the other parts of a statement, in bytes."""
 MAX_BYTES = 500_000_000
-"""Half of the maximum size of a value on PostgreSQL and SQLite."""
+"""The maximum size of a value, in bytes: half of that of PostgreSQL and SQLite."""
 
 
 class Database:
-    """Engines for one database URL, made on first use and never shared between processes.
+    """Engines for one database URL, one for each process, created at the first use.
 
     Args:
         url: A SQLAlchemy URL, for example ``sqlite:///dexpy.db``.
-        engine: An engine of the application, used as it is.
+        engine: An engine of the application, to use instead of a new one.
 
     Attributes:
         url: The parsed URL.
         backend: The kind of database, as SQLAlchemy names it, ``postgresql`` for example.
-        dialect: What differs for this kind of database.
+        dialect: The `Dialect` of this kind of database.
     """
 
     def __init__(self, url: str | URL, *, engine: Engine | None = None) -> None:
@@ -65,16 +65,16 @@ class Database:
             self.url = make_url(url)
         except (exc.ArgumentError, ValueError) as error:
             # The part that is parsed as the port may be the end of a password.
-            why = error if isinstance(error, exc.ArgumentError) else "its port is no number; @ in a password is %40"
+            is_unparsed = isinstance(error, exc.ArgumentError)
+            why = error if is_unparsed else "the port is not a number; write @ in a password as %40"
             raise ConfigurationError(
-                f"The database URL {displayed_url(self._url_text)!r} cannot be read "
-                f"({without_secrets(why, self._url_text)}). "
-                "It looks like sqlite:///dexpy.db or postgresql+psycopg://user@host/name."
+                f"database: invalid URL {displayed_url(self._url_text)!r} ({without_secrets(why, self._url_text)}); "
+                "expected a URL such as sqlite:///dexpy.db or postgresql+psycopg://user@host/name."
             ) from None
         if any(character in (self.url.host or "") for character in "@/?#\\ "):
             raise ConfigurationError(
-                f"The database URL {displayed_url(self._url_text)!r} cannot be read: its host cannot be told from its "
-                "password. A sign like / ? # @ in a password is written %2F %3F %23 %40."
+                f"database: ambiguous URL {displayed_url(self._url_text)!r}; its password is not escaped. "
+                "Write / ? # @ in a password as %2F %3F %23 %40."
             )
         self.backend = self.url.get_backend_name()
         self.dialect = dialect_named(self.backend)
@@ -89,24 +89,24 @@ class Database:
         # One for each process: a fork may copy a lock while it is held.
         self._locks: dict[int, threading.Lock] = {}
         self.watcher: Callable[[Connection], None] | None = None
-        """Called with each connection before dexpy begins a transaction on it, in a worker."""
+        """In a worker: called with each connection before dexpy begins a transaction on it."""
 
     def _refuse_asyncio(self) -> None:
         try:
-            # The dialect alone: its driver may not be installed.
+            # Load the dialect only: its driver may not be installed.
             is_async = "+" in self.url.drivername and self.url.get_dialect().is_async
         except (exc.NoSuchModuleError, ImportError):
-            # The first use raises this error, as for every other unknown kind.
+            # The first use reports it, as for every other unknown kind.
             return
         if is_async:
             raise ConfigurationError(
-                f"The database {self.display_url}: {self.url.get_driver_name()} is a driver of asyncio; dexpy uses a "
-                f"synchronous one, in threads beside an event loop. Write {synchronous(self.url)}"
+                f"database {self.display_url}: expected a synchronous driver, which dexpy calls in threads; got the "
+                f"asyncio driver {self.url.get_driver_name()!r}. Use {synchronous(self.url)}"
             )
 
     @property
     def path(self) -> str | None:
-        """The absolute path of the SQLite file, None for a server or for memory."""
+        """The absolute path of the SQLite file; None for a server or a database in memory."""
         name = (self.url.database or "").removeprefix("file:")
         if self.dialect.has_server or not name or name == ":memory:":
             return None
@@ -114,13 +114,13 @@ class Database:
 
     @property
     def display_url(self) -> str:
-        """Scheme, host, port and path of the URL."""
-        # Rendered by SQLAlchemy, which accepts characters in a password that end it for other parsers.
+        """The URL for messages: its scheme, host, port and path."""
+        # Render by SQLAlchemy: other parsers end a password at some characters that it accepts.
         return displayed_url(self.url.render_as_string(hide_password=False))
 
     def describe_error(self, error: exc.DBAPIError) -> str:
-        """Return the driver's message in one line, without secrets of the URL."""
-        # Messages of PostgreSQL's client have several lines.
+        """Return the driver's message on one line, without secrets of the URL."""
+        # PostgreSQL's client writes several lines.
         return without_secrets(" ".join(str(error.orig).split()), self._url_text)
 
     @property
@@ -133,7 +133,7 @@ class Database:
     def _open_engine(self) -> Engine:
         with self._locks.setdefault(os.getpid(), threading.Lock()):
             if self._engine is not None and self._pid != os.getpid():
-                # The fork copied the parent's connections: drop them without closing them.
+                # A fork has copies of the parent's connections: drop them without closing them.
                 self._engine.dispose(close=False)
                 self._engine = self._external_engine
             if self._engine is None:
@@ -142,10 +142,10 @@ class Database:
             return self._engine
 
     def load_driver(self) -> None:
-        """Make this process's engine, without a connection: the driver is imported and the URL's options are read.
+        """Create this process's engine, which imports the driver and reads the options of the URL; open no connection.
 
         Raises:
-            ConfigurationError: The URL cannot be used.
+            ConfigurationError: The URL is invalid.
             MissingExtra: The driver is not installed.
         """
         self._open_engine()
@@ -163,7 +163,7 @@ class Database:
             )
             if self._file is not None:
                 self._file.listen(engine)
-            # A URI with a mode may require that the file exists.
+            # The mode of a URI may require that the file exists.
             if self.path is not None and "mode" not in self.url.query:
                 create_private_files(engine, self.path)
         else:
@@ -172,11 +172,11 @@ class Database:
 
     @contextmanager
     def begin(self) -> Generator[Connection, None, None]:
-        """A connection in a transaction, committed at the end of the block, rolled back on an exception.
+        """Yield a connection in a transaction, which commits at the end of the block and rolls back on an exception.
 
         Raises:
-            DatabaseUnavailable: The database cannot be opened.
-            DatabaseBusy: Another connection held SQLite's write lock for too long; nothing was written.
+            DatabaseUnavailable: The database does not open.
+            DatabaseBusy: Waiting for SQLite's write lock has timed out; nothing was written.
         """
         connection = self.connect()
         try:
@@ -195,13 +195,13 @@ class Database:
             connection.close()
 
     def autocommit(self) -> AbstractContextManager[Connection]:
-        """A connection on which each statement is committed by itself, for a single statement.
+        """Return a context manager of a connection in autocommit mode, for a single statement.
 
-        It takes one round trip to PostgreSQL, where a transaction takes three. On other databases it would save
-        nothing: there it is a transaction, as in `begin`.
+        On PostgreSQL this takes one round trip instead of the three of a transaction. Other databases save nothing by
+        it, so there it is a transaction, as in `begin`.
 
         Raises:
-            DatabaseUnavailable: The database cannot be opened.
+            DatabaseUnavailable: The database does not open.
         """
         return self._autocommit() if self.dialect.is_faster_with_autocommit else self.begin()
 
@@ -209,17 +209,17 @@ class Database:
     def _autocommit(self) -> Generator[Connection, None, None]:
         connection = self.connect()
         try:
-            # For this use only: the pool resets the isolation level.
+            # The pool resets the isolation level.
             connection.execution_options(isolation_level="AUTOCOMMIT")
             yield connection
         finally:
             connection.close()
 
     def connect(self) -> Connection:
-        """Return a connection of this process's pool; the caller closes it.
+        """Return a connection of this process's pool, which the caller closes.
 
         Raises:
-            DatabaseUnavailable: The database cannot be opened.
+            DatabaseUnavailable: The database does not open.
         """
         try:
             connection = self.engine.connect()
@@ -235,11 +235,11 @@ class Database:
             raise self._url_error(error) from None
         except exc.DBAPIError as error:
             if is_busy(error):
-                raise self.busy("opened") from error
+                raise self.busy("open") from error
             message = self.describe_error(error)
             end = "" if message.endswith((".", "?")) else "."
             raise DatabaseUnavailable(
-                f"The database {self.display_url} cannot be opened: {message}{end} {self._advice(error)}"
+                f"Cannot open {self.display_url}: {message}{end} {self._advice(error)}"
             ) from error
 
     @contextmanager
@@ -283,46 +283,44 @@ class Database:
     def _url_error(self, error: Exception) -> ConfigurationError:
         """Build the error for options in the URL that the driver does not accept."""
         why = without_secrets(" ".join(str(error).split()).rstrip("."), self._url_text)
-        return ConfigurationError(
-            f"The database {self.display_url} cannot be opened: {why}. Are the options of its URL right?"
-        )
+        return ConfigurationError(f"Cannot open {self.display_url}: {why}. Check the options of the URL.")
 
-    def busy(self, action: str = "written to") -> DatabaseBusy:
+    def busy(self, action: str = "write to") -> DatabaseBusy:
         """Build the error of a statement that waited too long for SQLite's write lock.
 
         Args:
-            action: What the statement could not do, for the message.
+            action: The verb for what failed, in the message.
         """
         return DatabaseBusy(
-            f"The database {self.display_url} could not be {action}: for {BUSY_TIMEOUT_S} s somebody else has held "
-            "SQLite's one write lock. Nothing was changed; try again. If a session of this thread holds it, commit "
-            "that first or join it, `with dexpy.session(session):`. Else the log says which operation holds it long "
-            "(database.locked_long): let that write late in perform, or say transaction = False."
+            f"Cannot {action} {self.display_url}: another connection has held SQLite's only write lock for "
+            f"{BUSY_TIMEOUT_S} s. Nothing was changed. If a session of this thread holds it, commit that session or "
+            "join it: `with dexpy.session(session):`. Otherwise find the operation in the log (database.locked_long), "
+            "and write late in its perform or set transaction = False. Then retry."
         )
 
     def _advice(self, error: exc.DBAPIError) -> str:
         if self.path is not None:
             return self._advice_on_file(os.path.dirname(self.path), str(error.orig))
         if server_info.is_only_down(error.orig):
-            return "Is the server running, and are host and port right?"
-        return "Are user, password, database and options right?"
+            return "Check that the server is running, and check host and port."
+        return "Check user, password, database and options."
 
     def _advice_on_file(self, folder: str, message: str) -> str:
         if "not a database" in message or "malformed" in message:
-            return "Is it a SQLite file? Name another one, or move it away."
+            return "Check that it is a SQLite file; use another path, or move the file."
         if not os.path.isdir(folder):
-            return f"There is no folder {folder}. Create it, or correct the path."
+            return f"The folder {folder} does not exist. Create it, or correct the path."
         if self.path is not None and os.path.isdir(self.path):
-            return "It is a folder. Name a file in it."
-        return f"Is {folder} a folder that this user may write to?"
+            return "The path is a folder. Use the path of a file."
+        return f"Check that this user may write to {folder}."
 
     def same_as(self, other: Connection) -> bool:
-        """Whether an application's connection leads to this database, whatever its URL.
+        """Return whether an application's connection is to this database, whatever its URL.
 
         The result is cached for all connections of its pool.
 
         Args:
-            other: A connection in any transaction; it is used to read only.
+            other: A connection in any transaction; only read from.
         """
         pool = other.engine.pool
         if self._engine is not None and pool is self._engine.pool:
@@ -331,7 +329,7 @@ class Database:
             try:
                 self._same_database_pools[pool] = self._is_same_database(other)
             except DatabaseUnavailable:
-                # Not cached: until the database is back, compare host, port and name.
+                # While the database is unreachable, compare host, port and name, and cache nothing.
                 url = other.engine.url
                 return (self.url.host, self.url.port, self.url.database) == (url.host, url.port, url.database)
         return self._same_database_pools[pool]
@@ -340,7 +338,7 @@ class Database:
         if dialect_of(other) is not self.dialect:
             return False
         if self.dialect.has_one_write_lock:
-            # Not by a connection of dexpy's own, which might wait for the other one's transaction.
+            # A connection of dexpy could wait for the transaction of the other one.
             return self.path is not None and same_database.has_open(other, self.path)
         with self.begin() as own:
             # The default schema of its engine, not the current one: the result is for all of its connections.
@@ -350,7 +348,8 @@ class Database:
     def why_too_large(self, *values: Any) -> str | None:
         """Return why the database would refuse a row with these values as JSON; None if it accepts them.
 
-        MariaDB and MySQL cut the connection of a client that sends too much, which looks like an outage, and recurs.
+        MariaDB and MySQL close the connection after a statement that is too large. That looks like an outage, but a
+        retry fails in the same way.
         """
         size = 0
         dialect = self.dialect
@@ -361,9 +360,9 @@ class Database:
             try:
                 text = json.dumps(value)
             except (RecursionError, TypeError, ValueError) as error:
-                return f"it cannot be written as JSON ({class_path(error)})"
+                return f"it has no JSON form ({class_path(error)})"
             if text.count("[") + text.count("{") > levels and _is_deeper(value, levels):
-                return f"it is nested more than {levels} levels deep, and the database does not take that"
+                return f"its nesting is deeper than the {levels} levels that the database accepts"
             size += len(text)
             if dialect.closes_on_large_statement:
                 # Characters that are escaped in the statement.
@@ -374,10 +373,10 @@ class Database:
         if limit is None or size + ROW_OVERHEAD_BYTES <= limit:
             return None
         setting = " (max_allowed_packet)" if dialect.closes_on_large_statement else ""
-        return f"it takes {size} bytes in a statement, and the database takes {limit}{setting}"
+        return f"it has {size} bytes in a statement; the database accepts at most {limit}{setting}"
 
     def _max_statement_bytes(self) -> int | None:
-        """Return the maximum size of a statement in bytes; None if the server cannot be reached now."""
+        """Return the maximum size of a statement in bytes; None if the server is unreachable."""
         if not self.dialect.closes_on_large_statement:
             return MAX_BYTES
         if self._max_packet is None:
@@ -390,8 +389,8 @@ class Database:
 
     def _file_deleted_error(self) -> DatabaseUnavailable:
         return DatabaseUnavailable(
-            f"{self.display_url}: the file was deleted while this process had it open. What it had is lost to others. "
-            "Nothing was written. Restore the file, or restart the process to begin with an empty one."
+            f"{self.display_url}: the file was deleted while this process had it open. Nothing was written, and other "
+            "processes cannot see its data. Restore the file, or restart this process to start with an empty file."
         )
 
     @property
@@ -400,9 +399,9 @@ class Database:
         return self._file is not None and self._file.is_replaced
 
     def follow_file(self) -> bool:
-        """Close idle connections if the file at the path changed since the last call; return whether it did.
+        """Close idle connections if the file at the path has changed since the last call; return whether it has.
 
-        Connections opened from then on lead to the new file.
+        Connections that are opened later use the new file.
         """
         if self._file is None or not self._file.has_changed():
             return False
@@ -411,7 +410,7 @@ class Database:
         return True
 
     def dispose(self) -> None:
-        """Close the connections of this process; an engine of the application is not disposed."""
+        """Close the connections of this process; does not dispose of an engine of the application."""
         if self._engine is not None and self._external_engine is None:
             self._engine.dispose(close=self._pid == os.getpid())
             self._engine = None

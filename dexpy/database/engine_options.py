@@ -1,4 +1,4 @@
-"""Create an engine for a URL: options, drivers, and a check of idle connections."""
+"""The engine for a URL: options, drivers, and a check of idle connections."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from dexpy.foundation.errors import ConfigurationError, MissingExtra
 from dexpy.foundation.urls import displayed_url
 
 CONNECT_TIMEOUT_S = 10
-"""Timeout of a new connection, in seconds, unless the URL sets `connect_timeout`."""
+"""The timeout of a new connection, in seconds, unless the URL sets `connect_timeout`."""
 PING_AFTER_S = 1.0
-"""A connection that was idle for so long, in seconds, is pinged before it is used."""
+"""A connection that was idle for longer than this, in seconds, is pinged before its next use."""
 POOL_SIZE = 20
-"""How many connections a process keeps open; it may open as many again for a while."""
+"""The number of connections in the pool of a process; as many more may be open for a while."""
 
 THRESHOLD = "prepare_threshold"
-"""Option of psycopg in a URL: after how many uses it prepares a statement; none behind a pooler without support."""
+"""An option of psycopg in a URL: the number of uses before a statement is prepared; none for never."""
 DRIVER_EXTRAS = {"psycopg": "postgres", "pymysql": "mysql", "psycopg2": "postgres"}
-"""The extra that installs each driver."""
+"""The extra of dexpy that installs each driver."""
 
 
 def new_engine(url: URL, dialect: Dialect, path: str | None, display_url: str) -> Engine:
-    """Create an engine, which has opened no connection yet.
+    """Create an engine, without a connection.
 
     Args:
         url: The URL of the database.
@@ -39,8 +39,8 @@ def new_engine(url: URL, dialect: Dialect, path: str | None, display_url: str) -
 
     Raises:
         MissingExtra: The driver is not installed, and an extra of dexpy installs it.
-        ConfigurationError: The kind of database or its driver is not known.
-        ValueError: An option of the URL cannot be read.
+        ConfigurationError: The kind of database or its driver is unknown.
+        ValueError: An option of the URL is invalid.
     """
     options: dict[str, Any] = {"pool_size": POOL_SIZE, "max_overflow": POOL_SIZE}
     engine_url, connect_args = _split_threshold(url)
@@ -55,21 +55,19 @@ def new_engine(url: URL, dialect: Dialect, path: str | None, display_url: str) -
     else:
         options["connect_args"] = {"check_same_thread": False}
     try:
-        # Parameters contain props: errors of the driver must not show them.
+        # Parameters contain props, so the driver's errors must not show them.
         engine = sa.create_engine(engine_url, hide_parameters=True, json_deserializer=read_json, **options)
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
         extra = DRIVER_EXTRAS.get(package.lower())
         if extra is None:
             raise ConfigurationError(
-                f"The database {display_url} needs the package {package!r}, which is not installed. "
-                f"Run: pip install {package}"
+                f"database {display_url}: the package {package!r} is not installed. Run: pip install {package}"
             ) from None
-        raise MissingExtra(f"The database {display_url}", package, extra) from None
+        raise MissingExtra(f"database {display_url}", package, extra) from None
     except exc.NoSuchModuleError:
         raise ConfigurationError(
-            f"The database {display_url} is of a kind that SQLAlchemy does not know. "
-            "dexpy knows sqlite://, postgresql+psycopg:// and mysql+pymysql://."
+            f"database {display_url}: unknown kind; expected sqlite://, postgresql+psycopg:// or mysql+pymysql://."
         ) from None
     if dialect.has_server:
         _ping_idle_connections(engine)
@@ -87,8 +85,8 @@ def _split_threshold(url: URL) -> tuple[URL, dict[str, Any]]:
     threshold = str(url.query[THRESHOLD])
     if threshold.lower() != "none" and not threshold.isdecimal():
         raise ConfigurationError(
-            f"The database {displayed_url(url.render_as_string(hide_password=False))}: {THRESHOLD} wants a number of "
-            "uses after which a statement is prepared, or none for never."
+            f"database {displayed_url(url.render_as_string(hide_password=False))}: {THRESHOLD}: expected a number of "
+            f"uses before a statement is prepared, or none for never; got {threshold!r}."
         )
     return url.difference_update_query([THRESHOLD]), {
         THRESHOLD: None if threshold.lower() == "none" else int(threshold)
@@ -116,7 +114,7 @@ def _ping_idle_connections(engine: Engine) -> None:
         try:
             engine.dialect.do_ping(driver)
         except engine.dialect.loaded_dbapi.Error as error:
-            # The pool replaces it by a new one.
+            # The pool replaces it with a new one.
             raise exc.DisconnectionError("the connection was lost while it was idle") from error
 
 

@@ -9,9 +9,9 @@ from sqlalchemy.exc import DBAPIError
 DUPLICATE: Final = 1062
 """MariaDB: a unique index already has such a row."""
 LOCKED: Final = ("55P03", 1205, 3572)
-"""Lock timeout. On MariaDB only the statement is rolled back, and the transaction continues."""
+"""A lock timeout. On MariaDB only the statement is rolled back, and the transaction continues."""
 DEADLOCK: Final = ("40P01", 1213)
-"""Deadlock, of which this transaction is the victim."""
+"""A deadlock that the server has resolved by rolling back this transaction."""
 SERIALIZATION_FAILURE: Final = "40001"
 """PostgreSQL: a concurrent commit conflicts with the isolation level of this transaction."""
 
@@ -27,7 +27,7 @@ def code_of(error: BaseException | None) -> str | int | None:
     driver_error: Any = error.orig if isinstance(error, DBAPIError) else error
     first = driver_error.args[0] if getattr(driver_error, "args", ()) else None
     if isinstance(first, int):
-        # First: PyMySQL has a SQLSTATE too, which is less specific.
+        # Before the SQLSTATE, which PyMySQL has too and which is less specific.
         return first
     # psycopg has `sqlstate`, psycopg2 `pgcode`.
     state = getattr(driver_error, "sqlstate", None) or getattr(driver_error, "pgcode", None)

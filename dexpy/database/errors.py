@@ -17,10 +17,10 @@ from dexpy.foundation.log_events import log_event
 from dexpy.foundation.redaction import class_path
 
 BACKOFF = Backoff(first_s=0.1, longest_s=5.0)
-"""The pauses before the second try and later ones."""
+"""The pauses before the second attempt and later ones."""
 
 AWAY_STATES = ("08", "57P0", "53300", "40001", "40P01")
-"""Prefixes of PostgreSQL's SQLSTATE for: no connection, shutting down or starting, too many connections, retry."""
+"""Prefixes of PostgreSQL's SQLSTATE: no connection, starting or stopping, too many connections, conflict."""
 AWAY_CODES = frozenset({1040, 1053, 1205, 1213, 2002, 2003, 2006, 2013, 2055})
 """The same for MariaDB."""
 
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 def is_away(error: BaseException) -> bool:
-    """Whether an error means that the database is unreachable or busy now, and not that the statement is wrong."""
+    """Return whether the database is unreachable or busy; False if the statement itself is wrong."""
     if is_group(error):
         return all(is_away(leaf) for leaf in leaves_of(error))
     if isinstance(error, DatabaseBusy):
@@ -51,7 +51,7 @@ def is_conflict(error: BaseException) -> bool:
 
 
 def is_lock_timeout(error: BaseException) -> bool:
-    """Whether an error only means that locks or connections are in use: a shorter text would not help."""
+    """Return whether an error only means that locks or connections are in use, whatever the statement writes."""
     return is_conflict(error) or isinstance(error, (DatabaseBusy, exc.TimeoutError))
 
 
@@ -62,13 +62,13 @@ def _is_away_code(error: BaseException | None) -> bool:
     if isinstance(code, str):
         return code.startswith(AWAY_STATES)
     if hasattr(error, "sqlstate") or hasattr(error, "pgcode"):
-        # An error of PostgreSQL's client without an answer of the server.
+        # PostgreSQL's client raises this without an answer of the server.
         return type(error).__name__ == "OperationalError"
     return "database is locked" in str(error)
 
 
 MAX_RECURRENCES = 3
-"""After so many failures while the database answers it is no outage."""
+"""After this many failures while the database answers, the error is not an outage."""
 
 
 def retry_while_away(
@@ -76,12 +76,12 @@ def retry_while_away(
 ) -> T:
     """Call an action, and retry it with backoff while the database is away.
 
-    The action must be idempotent: its result can be lost after it was committed.
+    The action must be idempotent: the connection may be lost after its commit.
 
     Args:
         what: The name of the action, for the log.
-        action: Runs in a transaction of its own.
-        answers: Returns whether the database answers; if it does while the action keeps failing, the error is raised.
+        action: The action, which uses its own transaction.
+        answers: Returns whether the database answers; if so while the action keeps failing, its error is raised.
         facts: Fields for the log.
     """
     failures = recurred = 0

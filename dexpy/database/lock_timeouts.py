@@ -1,7 +1,7 @@
 """Limit how long a transaction waits for locked rows.
 
-The server's default is without limit on PostgreSQL and 50 s on MariaDB. The recovery of dead workers must not wait that
-long for a lock of one of them.
+By default PostgreSQL waits without a limit, and MariaDB for 50 s. Recovery must not wait that long for a lock that a
+dead worker still holds.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def limit_waits(connection: Connection) -> AbstractContextManager[None]:
     """Return a context manager that applies the limit to a transaction.
 
     Args:
-        connection: In a transaction that has just begun when the block is entered.
+        connection: A connection whose transaction has just begun when the block is entered.
     """
     seconds = _longest_s.get()
     return _UNLIMITED if seconds is None else dialect_of(connection).limit_lock_waits(connection, seconds)

@@ -1,4 +1,4 @@
-"""Whether connections and paths lead to the same SQLite file."""
+"""Tests whether connections and paths are of the same SQLite file."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from sqlalchemy.engine import Connection
 
 
 def has_open(other: Connection, path: str) -> bool:
-    """Whether a connection of SQLite has this file open, by any path to it."""
+    """Return whether a connection to SQLite has this file open, by any path."""
     files = {row.name: row.file for row in other.exec_driver_sql("PRAGMA database_list")}
     return bool(files.get("main")) and is_same_file(files["main"], path)
 
 
 def is_same_file(first: str, second: str) -> bool:
-    """Whether two paths lead to the same SQLite file under the same name."""
+    """Return whether two paths are of the same SQLite file, with the same file name."""
     first, second = os.path.realpath(first), os.path.realpath(second)
-    # Under a second name SQLite uses a second write-ahead log, and neither side sees the other's.
+    # Under another name (a hard link) SQLite uses another write-ahead log, which the first one does not read.
     return os.path.basename(first) == os.path.basename(second) and _is_same_folder(first, second)
 
 

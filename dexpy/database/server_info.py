@@ -1,4 +1,4 @@
-"""Whether a database server refuses connections or is down, and the time of its clock."""
+"""Facts about a database server: whether it is down or refuses the connection, and the time of its clock."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dexpy.database.dialects import dialect_of
 from dexpy.foundation.clock import clock
 
 SKEW_S = 2.0
-"""Clocks that differ by more, in seconds, cause a warning."""
+"""The difference of two clocks, in seconds, above which dexpy warns."""
 
 REFUSING_CODES = frozenset({1044, 1045, 1049, 1130, 1251, 1524, 1698, 1820, 1862, 2026, 2059, 4151})
 """MariaDB: the server permanently refuses this user, password, host, database or encryption."""
@@ -21,15 +21,15 @@ REFUSALS = (
     "not permitted to log in", "permission denied", "not currently accepting connections", "does not support ssl",
     "certificate", "ssl error", "invalid",
 )  # fmt: skip
-"""The same in messages of PostgreSQL and its client, which have no code for a failed connection."""
+"""The same, as texts in messages of PostgreSQL and its client, which have no code for a failed connection."""
 
 
 NOT_PREPARED = ("DuplicatePreparedStatement", "InvalidSqlStatementName")
-"""Errors of psycopg when a prepared statement is missing in the server's session."""
+"""Errors of psycopg for a prepared statement that does not exist in the server's session."""
 
 
 def is_only_down(error: BaseException | None) -> bool:
-    """Whether a driver's error on connecting means that the server is down, so that waiting may help."""
+    """Return whether a driver could not connect because the server is down, so that waiting may help."""
     code: Any = error.args[0] if error is not None and error.args else None
     if isinstance(code, int):
         return code not in REFUSING_CODES and "[SSL" not in str(error)

@@ -1,11 +1,11 @@
 """SQLite with many concurrent writers.
 
 SQLite allows one writer at a time, and a transaction that has read cannot write after another one has written.
-So dexpy's own engine begins no transaction at a read: the first *write* of a transaction executes ``BEGIN IMMEDIATE``,
-which waits for the write lock, and reads before it see the latest committed rows, as in READ COMMITTED.
-A savepoint before the first write is stored, and executed with that write.
-The rows of such a read are fetched at once, unless a stream was requested: an open cursor pins its snapshot, and a
-write after it would fail with "database is locked" as soon as another connection had written.
+So dexpy's engine begins no transaction at a read: the first *write* of a transaction executes ``BEGIN IMMEDIATE``,
+which waits for the write lock. Reads before it see the latest committed rows, as in READ COMMITTED.
+A savepoint before the first write is executed together with that write.
+The rows of such a read are fetched at once, unless a stream was requested: an open cursor keeps its snapshot, and a
+later write would fail with "database is locked" if another connection has written since.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from dexpy.foundation.log_events import log_event
 from dexpy.foundation.trace import current_frame
 
 BUSY_TIMEOUT_S = 30
-"""How long a writer on SQLite waits for another one, in seconds."""
+"""How long a writer waits for SQLite's write lock, in seconds."""
 
 _READS = re.compile(r"\s*(SELECT|PRAGMA|EXPLAIN|VALUES|BEGIN|COMMIT|ROLLBACK|END)\b", re.IGNORECASE)
 _WITH = re.compile(r"\s*WITH\b", re.IGNORECASE)
@@ -42,14 +42,14 @@ BEGIN_IMMEDIATE = "BEGIN IMMEDIATE"
 _LOCKED_SINCE = "dexpy_locked_since"
 _BEGINS_AT_FIRST_WRITE = "dexpy_begins_at_first_write"
 WITHOUT_WAL = "dexpy_without_wal"
-"""In the `info` of a connection: whether its file is not switched to WAL yet."""
+"""The key in the `info` of a connection for whether its file is still to be switched to WAL."""
 _FILE = "dexpy_file"
 WAL_WAIT_S = 1.0
-"""How long the begin of a transaction waits to switch a file to WAL, in seconds, before it continues without."""
+"""How long the start of a transaction waits to switch a file to WAL, in seconds, before it continues without WAL."""
 LONG_LOCK_S = 5.0
-"""Holding SQLite's write lock longer than this, in seconds, is logged: every other writer waits."""
+"""A transaction that holds SQLite's write lock for longer than this, in seconds, is logged: all other writers wait."""
 _OWN = "dexpy_own"
-"""The mark of dexpy's own connections, in the `info` of their pool's records."""
+"""The key in the `info` of a pool's record that marks a connection of dexpy."""
 
 
 @attrs.frozen
@@ -60,8 +60,7 @@ class _Use:
 
 
 _uses: dict[int, _Use] = {}
-"""Checked-out connections of the application, by the id of their pool's record: a write must not wait for its thread's.
-"""
+"""The checked-out connections of the application, by the id of their pool's record, to detect deadlocks in a thread."""
 
 
 def files_written_in_this_thread() -> list[str]:
@@ -91,32 +90,32 @@ def _written_by(use: _Use) -> list[str]:
     try:
         if not use.driver.in_transaction:
             return []
-        # Python's driver begins a transaction only before a write, unless the application begins it.
+        # Python's driver begins a transaction only before a write, unless the application begins one.
         if use.driver.isolation_level is None and use.driver.total_changes == use.num_changes:
             return []
         return [file for _, _, file in use.driver.execute("PRAGMA database_list") if file]
     except sqlite3.Error:
-        # Closed, or created by another thread.
+        # The connection is closed, or another thread has created it.
         return []
 
 
 def create_private_files(engine: Engine, path: str) -> None:
-    """Create new SQLite files with permissions for their owner only; SQLite copies them to the files beside."""
+    """Create new SQLite files with permissions for their owner only, which SQLite copies to its -wal and -shm files."""
 
     @event.listens_for(engine, "do_connect")
     def before_connect(_dialect: Any, _record: Any, _arguments: Any, _options: Any) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
-        # The file exists already, or cannot be created: then SQLite raises its own error.
+        # The file exists already, or its creation fails and SQLite raises its own error.
         with contextlib.suppress(OSError):
             os.close(os.open(path, flags, 0o600))
 
 
 class OpenFile:
-    """The file that this process has open at a path; after a deletion or replacement its writes would be lost.
+    """The file that this process has open at a path; writes to a deleted or replaced file would be lost.
 
     Args:
         path: The path of the file.
-        deleted_error: Makes the error to raise if the file was deleted.
+        deleted_error: Returns the error to raise if the file was deleted.
     """
 
     def __init__(self, path: str, deleted_error: Callable[[], Exception]) -> None:
@@ -146,7 +145,7 @@ class OpenFile:
         return True
 
     def listen(self, engine: Engine) -> None:
-        """Refuse connections if the file was deleted, and discard those to a replaced file."""
+        """Refuse connections to a deleted file, and discard those to a replaced file."""
 
         @event.listens_for(engine, "do_connect")
         def before_connect(_dialect: Any, _record: Any, _arguments: Any, _options: Any) -> None:
@@ -177,9 +176,9 @@ def prepare_sqlite(
 
     Args:
         engine: The engine of the file.
-        refuse: Called before a connection waits for the write lock, with whether this thread holds it by another
-            connection of the engine; raises if the wait could not end.
-        refuse_own: Called if the lock is held; raises if this thread holds it by an application's connection.
+        refuse: Called before a connection waits for the write lock, with whether this thread holds it through another
+            connection of the engine; raises if the wait would never end.
+        refuse_own: Called if the lock is held; raises if this thread holds it through a connection of the application.
     """
     writers = _Writers()
     _track_pools()
@@ -191,7 +190,7 @@ def prepare_sqlite(
         cursor = driver.cursor()
         cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_S * 1000}")
         entry.info[WITHOUT_WAL] = not _switch_to_wal(cursor)
-        # FULL: commits survive a power failure, not only a killed process.
+        # FULL: a commit survives a power failure, not only a killed process.
         cursor.execute("PRAGMA synchronous = FULL")
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.close()
@@ -242,8 +241,8 @@ def prepare_sqlite(
     @event.listens_for(engine, "commit")
     @event.listens_for(engine, "rollback")
     def ended(connection: Connection) -> None:
-        # An interrupt inside a statement makes SQLAlchemy invalidate the connection:
-        # reading its `info` would raise, and hide the interrupt.
+        # An interrupt inside a statement makes SQLAlchemy invalidate the connection;
+        # reading its `info` would then raise and hide the interrupt.
         if connection.invalidated:
             return
         connection.info.pop(_PENDING_SAVEPOINTS, None)
@@ -261,7 +260,7 @@ def prepare_sqlite(
 
 
 def _try_begin(cursor: Any, refuse_own: Callable[[], None]) -> bool:
-    """Try to acquire the write lock without waiting; calls `refuse_own` if it is held."""
+    """Try to acquire the write lock without waiting; call `refuse_own` if it is held."""
     cursor.execute("PRAGMA busy_timeout = 0")
     try:
         cursor.execute(BEGIN_IMMEDIATE)
@@ -292,9 +291,9 @@ class _Writers:
         self._drivers[threading.get_ident()] = driver
 
     def discard(self, ended: Any) -> None:
-        """Remove a connection whose transaction ends, in any thread, and those that hold no lock any more.
+        """Remove a connection whose transaction ends, in any thread, and those that no longer hold the lock.
 
-        Called before the end: afterwards the pool may give the connection to another thread, which writes with it.
+        Called before the end: after it the pool may pass the connection to another thread, which writes with it.
         """
         for thread, driver in list(self._drivers.items()):
             if driver is ended or not _is_writing(driver):
@@ -305,25 +304,25 @@ def _is_writing(driver: Any) -> bool:
     try:
         return bool(driver.in_transaction)
     except sqlite3.ProgrammingError:
-        # Closed.
+        # The connection is closed.
         return False
 
 
 def begins_at_first_write(connection: Connection) -> bool:
-    """Whether a connection belongs to an engine with the listeners of this module."""
+    """Return whether a connection is of an engine with the listeners of this module."""
     return _BEGINS_AT_FIRST_WRITE in connection.info
 
 
 def _begin_before_savepoint(connection: Connection, _name: str) -> None:
-    """Begin a transaction before a run's savepoint on an application's engine, where the driver would not.
+    """Begin a transaction before a run's savepoint on an application's engine, where the driver does not.
 
-    Python's driver begins a transaction only before an INSERT or the like: a savepoint before that is a transaction of
-    its own, and its release a commit that cannot be rolled back.
+    Python's driver begins a transaction only before a statement such as INSERT. An earlier savepoint would itself start
+    the transaction, and its release would commit it.
     """
     if current_transaction() is None:
         return
     driver: Any = connection.connection.driver_connection
-    # None: the engine begins by itself, as dexpy's own or by the recipe of SQLAlchemy's documentation.
+    # None: the engine itself sends BEGIN, as dexpy's engines do and as SQLAlchemy's documentation recommends.
     if isinstance(driver, sqlite3.Connection) and driver.isolation_level is not None and not driver.in_transaction:
         driver.execute("BEGIN")
 
@@ -340,15 +339,15 @@ def _connected(driver: Any, _entry: Any) -> None:
         _listen_for_savepoints()
 
 
-# Not in a process without SQLite: one listener makes SQLAlchemy dispatch all events on every connection.
+# Only in a process that uses SQLite: a listener makes SQLAlchemy dispatch events on every connection.
 if any(name.startswith("sqlite") for name in dialects.registry.impls):
     _listen_for_savepoints()
 
 
 def _switch_to_wal(cursor: Any) -> bool:
-    """Switch the file to WAL, unless a transaction is open on it: then at a later use of the connection.
+    """Switch the file to WAL; if a transaction is open on it, return False, and a later use of the connection retries.
 
-    It does not wait, because that transaction may be this thread's; without WAL writers and readers wait for each
+    It does not wait, because the open transaction may be of this thread. Without WAL, writers and readers wait for each
     other.
     """
     try:
@@ -371,13 +370,13 @@ def await_wal(connection: Connection) -> None:
 
 
 def is_write(statement: str) -> bool:
-    """Whether a SQL statement writes, by its first keyword."""
+    """Return whether a SQL statement writes, by its first keyword."""
     if _READS.match(statement):
         return False
     return not _WITH.match(statement) or _WRITES.search(statement) is not None
 
 
 def is_busy(error: exc.DBAPIError) -> bool:
-    """Whether another connection held the write lock for the whole busy timeout."""
-    # By its text: only errors of SQLite itself have a code.
+    """Return whether another connection held the write lock for the whole busy timeout."""
+    # Compare the text: errors of Python's driver itself have no code.
     return isinstance(error.orig, sqlite3.OperationalError) and "database is locked" in str(error.orig)

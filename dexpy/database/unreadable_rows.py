@@ -1,4 +1,4 @@
-"""Read rows with values that Python cannot represent: each is logged once, and hides no other row."""
+"""Reads rows that may have values that Python cannot represent; logs each such row once and returns all others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _rows = LogThrottle(every_s=float("inf"))
 
 
 def report_unreadable(run_id: Any, kinds: Sequence[str]) -> None:
-    """Log once that a row has values that cannot be read."""
+    """Log once that a row has unreadable values."""
     unreadable = ",".join(sorted(set(kinds)))
     advice = "correct the row in the database, or delete it"
     _rows.log(LogEvent.RECORD_UNREADABLE, f"{run_id} {unreadable}", run_id=run_id, columns=unreadable, advice=advice)
@@ -27,14 +27,14 @@ def report_unreadable(run_id: Any, kinds: Sequence[str]) -> None:
 def read_rows(
     connection: Connection, query: sa.Select[Any], row_query: Callable[[Any], sa.Select[Any]]
 ) -> Sequence[Row[Any]]:
-    """Return the rows of a query over records, with a log line for each row that has an unreadable value.
+    """Return the rows of a query over records, and log each row that has an unreadable value.
 
-    One statement if all values can be read; else each row is read separately, so that the log can name it,
-    and a row that the driver cannot decode is left out.
+    One statement is enough if all values are readable. Otherwise each row is read separately, so that the log names it;
+    a row that the driver cannot decode is left out.
 
     Args:
-        connection: In a transaction.
-        query: Has the column ``id``; executed again for the ids alone.
+        connection: A connection in a transaction.
+        query: A query with the column ``id``; executed a second time for the ids only.
         row_query: Returns the query for one row by its id.
     """
     try:
@@ -57,7 +57,7 @@ def _read_one(connection: Connection, query: sa.Select[Any], run_id: Any, all_ki
         report_unreadable(run_id, [class_path(error)])
         return None
     if row is None and "text" in all_kinds:
-        # Its id itself is no text: no statement selects it.
+        # No statement selects the row, because its id is not text.
         report_unreadable(run_id, ["id"])
     elif kinds:
         report_unreadable(run_id, kinds)

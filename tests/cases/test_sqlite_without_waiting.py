@@ -175,9 +175,9 @@ def test_d13_the_advice_fits_the_error(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "text.db").write_text("This is a text of some length, and no database at all. " * 100)
     (tmp_path / "folder.db").mkdir()
     for name, advice in (
-        ("text.db", "Is it a SQLite file?"),
-        ("folder.db", "It is a folder."),
-        ("nowhere/app.db", f"There is no folder {tmp_path / 'nowhere'}."),
+        ("text.db", "Check that it is a SQLite file; "),
+        ("folder.db", "The path is a folder."),
+        ("nowhere/app.db", f"The folder {tmp_path / 'nowhere'} does not exist."),
     ):
         with pytest.raises(DatabaseUnavailable, match=advice) as refused, Database(f"sqlite:///{name}").begin():
             pass

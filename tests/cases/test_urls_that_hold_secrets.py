@@ -141,7 +141,7 @@ def test_s4_characters_of_a_password_that_sqlalchemy_accepts_are_accepted() -> N
 
 
 def test_s4_an_ambiguous_redis_url_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match=r"redis://<hidden> cannot be read.* written %2F %3F %23 %40"):
+    with pytest.raises(ConfigurationError, match=r"broker: ambiguous URL 'redis://<hidden>'.* as %2F %3F %23 %40"):
         broker_from_url("redis://u:12/hunter2@127.0.0.1:1/0")
 
 

@@ -139,20 +139,20 @@ def database_of_redis_that_is_not_there(stack: ExitStack, _folder: Path) -> str:
 
 
 BROKERS: dict[Opens, list[str]] = {
-    tls_asked_of_plain_redis: ["does not speak TLS", "Write redis://"],
-    tls_asked_of_plain_redis_with_password: ["does not speak TLS", "Write redis://"],
-    tls_asked_of_plain_rabbitmq: ["does not speak TLS", "Write amqp://"],
-    plain_asked_of_redis_with_tls: ["speaks only TLS", "Write rediss://"],
-    plain_asked_of_a_rabbitmq_port_with_tls: ["speaks only TLS", "Write amqps://"],
+    tls_asked_of_plain_redis: ["does not support TLS", "Use redis://"],
+    tls_asked_of_plain_redis_with_password: ["does not support TLS", "Use redis://"],
+    tls_asked_of_plain_rabbitmq: ["does not support TLS", "Use amqp://"],
+    plain_asked_of_redis_with_tls: ["requires TLS", "Use rediss://"],
+    plain_asked_of_a_rabbitmq_port_with_tls: ["requires TLS", "Use amqps://"],
     untrusted_certificate_on_redis: ["its certificate is not trusted", "?ssl_ca_certs="],
     untrusted_certificate_on_rabbitmq: ["its certificate is not trusted", "?ssl_options="],
     certificate_of_another_host: ["its certificate is not trusted", "not valid for '127.0.0.1'"],
-    no_certificate_for_a_server_that_asks: ["wants a certificate of this client", "?ssl_certfile="],
-    a_certificate_file_that_is_not_there: ["No such file", "path of the certificate"],
-    wrong_password_on_redis: ["does not let us in", "password"],
-    no_password_on_redis: ["does not let us in", "Authentication required"],
-    wrong_password_by_tls: ["does not let us in", "password"],
-    database_of_redis_that_is_not_there: ["does not let us in", "DB index is out of range"],
+    no_certificate_for_a_server_that_asks: ["requires a client certificate", "?ssl_certfile="],
+    a_certificate_file_that_is_not_there: ["No such file", "Check the path of the certificate"],
+    wrong_password_on_redis: ["Cannot connect to ", "password"],
+    no_password_on_redis: ["Cannot connect to ", "Authentication required"],
+    wrong_password_by_tls: ["Cannot connect to ", "password"],
+    database_of_redis_that_is_not_there: ["Cannot connect to ", "DB index is out of range"],
 }
 
 
@@ -162,15 +162,15 @@ def test_a_refusal_by_the_broker_is_one_error_at_once(
 ) -> None:
     bare_pair.broker = opens(stack, tmp_path)
 
-    refuses(bare_pair, 1, ["check", "apps.shop"], ["does not let us in", *BROKERS[opens]])
-    refuses(bare_pair, 2, ["worker", "apps.shop", "-p", "2"], ["does not let us in", *BROKERS[opens]])
+    refuses(bare_pair, 1, ["check", "apps.shop"], ["Cannot connect to ", *BROKERS[opens]])
+    refuses(bare_pair, 2, ["worker", "apps.shop", "-p", "2"], ["Cannot connect to ", *BROKERS[opens]])
 
 
 def test_a_server_that_does_not_answer_tls_times_out(stack: ExitStack, tmp_path: Path) -> None:
     broker = broker_from_url(tls_asked_of_plain_redis_with_password(stack, tmp_path))
     began = time.monotonic()
 
-    with pytest.raises(ConfigurationError, match="does not speak TLS"):
+    with pytest.raises(ConfigurationError, match="does not support TLS"):
         check_reachable(broker)
 
     assert time.monotonic() - began < REDIS_TIMEOUT_S / 2
@@ -218,7 +218,7 @@ def test_a_wrong_password_on_postgresql_is_one_error_at_once(bare_pair: Pair, st
     bare_pair.url = f"postgresql+psycopg://{given}@127.0.0.1:{port}/postgres"
 
     for status, command in ((1, ["check", "apps.shop"]), (1, ["db", "init"]), (2, ["worker", "apps.shop", "-p", "2"])):
-        refuses(bare_pair, status, command, ["password", "cannot be opened", "Are user, password"])
+        refuses(bare_pair, status, command, ["password", "Cannot open", "Check user, password"])
 
     bare_pair.url = f"postgresql+psycopg://owner:{strict_servers.PASSWORD}@127.0.0.1:{port}/postgres"
     assert bare_pair.dexpy("db", "init").returncode == 0
@@ -233,7 +233,7 @@ def test_a_wrong_password_on_mariadb_is_one_error_at_once(bare_pair: Pair, stack
             (1, ["db", "init"]),
             (2, ["worker", "apps.shop", "-p", "2"]),
         ):
-            refuses(bare_pair, status, command, ["Access denied", "Are user, password"])
+            refuses(bare_pair, status, command, ["Access denied", "Check user, password"])
 
     bare_pair.url = url_of("mariadb", username=user, password=strict_servers.PASSWORD, database=name)
     assert bare_pair.dexpy("db", "init").returncode == 0
@@ -260,7 +260,7 @@ def test_a_refusal_by_the_database_is_one_error_at_once(
     bare_pair.url = url_of(server, **parts)
 
     for status, command in ((1, ["check", "apps.shop"]), (1, ["db", "check"]), (2, ["worker", "apps.shop", "-p", "2"])):
-        refuses(bare_pair, status, command, [said, "Are user, password, database and options right?"])
+        refuses(bare_pair, status, command, [said, "Check user, password, database and options."])
 
 
 # -------------------------------------------------------------------------------------------------- temporary outages
@@ -276,7 +276,7 @@ def test_a_worker_waits_for_a_database_that_starts_later(kind: str, tmp_path: Pa
     pair.variables = {"DEXPY_DATABASE": proxy.url}
     checked = pair.dexpy("check")
     assert checked.returncode == 1
-    assert "Is the server running, and are host and port right?" in checked.stdout
+    assert "Check that the server is running, and check host and port." in checked.stdout
     worker = pair.serve([sys.executable, "-m", "dexpy", "worker", "apps.shop", "-p", "2", "-t", "2"])
     eventually(lambda: len(worker.lines("database.unreachable")) >= 4, "it goes on trying", WAIT_S, worker.output)
     assert worker.children() == []
@@ -304,7 +304,7 @@ def test_a_worker_that_waits_for_its_database_can_be_stopped(bare_pair: Pair) ->
 def test_a_burst_worker_does_not_wait_for_a_database(bare_pair: Pair) -> None:
     bare_pair.url = f"postgresql+psycopg://nobody:{SECRET}@127.0.0.1:{strict_servers.free_port()}/nothing"
 
-    refuses(bare_pair, 1, ["worker", "apps.shop", "--burst", "-p", "1"], ["Is the server running"])
+    refuses(bare_pair, 1, ["worker", "apps.shop", "--burst", "-p", "1"], ["Check that the server is running"])
 
 
 # ------------------------------------------------------------------------------------------------- limits and clocks

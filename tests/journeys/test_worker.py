@@ -377,7 +377,7 @@ REFUSALS = {
     "a database in no folder": (
         ["worker", "apps.accounts"],
         {"DEXPY_DATABASE": "sqlite:////nowhere/at/all/shop.db"},
-        ["sqlite:////nowhere/at/all/shop.db", "cannot be opened", "/nowhere/at/all"],
+        ["Cannot open sqlite:////nowhere/at/all/shop.db: ", "The folder /nowhere/at/all does not exist."],
     ),
     "a database that is none": (
         ["worker", "apps.accounts"],
@@ -407,7 +407,7 @@ REFUSALS = {
     "a server that does not answer a burst": (
         ["worker", "apps.accounts", "--burst"],
         {"DEXPY_DATABASE": "postgresql+psycopg://u:hunter2@127.0.0.1:1/x"},
-        ["postgresql+psycopg://127.0.0.1:1/x", "cannot be opened", "Is the server running"],
+        ["Cannot open postgresql+psycopg://127.0.0.1:1/x: ", "Check that the server is running"],
     ),
 }
 
@@ -483,5 +483,5 @@ def test_invalid_arguments_are_refused_with_status_two(
 def test_an_enqueue_whose_database_cannot_be_opened_stores_nothing(deployment: Deployment) -> None:
     dexpy.configure(database="sqlite:////nowhere/at/all/shop.db")
 
-    with pytest.raises(dexpy.errors.DatabaseUnavailable, match=r"/nowhere/at/all/shop\.db cannot be opened"):
+    with pytest.raises(dexpy.errors.DatabaseUnavailable, match=r"^Cannot open sqlite:////nowhere/at/all/shop\.db: "):
         Increment(number=1).async_().call()

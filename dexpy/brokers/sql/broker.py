@@ -6,8 +6,8 @@
                 ^               │ └──nack─> dead
                 └─ release, lease expired ─┘
 
-A message stays in the table until a consumer has a thread for it. A delay is stored as the row's due time, and due
-messages are claimed by priority, so neither delayed messages nor a long queue hold up an urgent one.
+A message stays in the table until a consumer has a free thread. A delay is stored as the row's due time, and due
+messages are claimed by priority, so neither delayed messages nor a long queue delay an urgent one.
 All writes to held messages go through one `Leases` object for each process.
 """
 
@@ -61,16 +61,16 @@ class SqlBroker(dramatiq.Broker):
     """A Dramatiq broker over one table of a SQL database.
 
     Args:
-        database: The database that has the table.
-        lease_s: How long the messages of a dead process stay held, in seconds.
+        database: The database of the table.
+        lease_s: How long a dead process still holds its messages, in seconds.
             A live process renews its leases after a third of that time, however long a message runs.
         poll_s: How often an empty queue is polled within a second of its last message, in seconds.
         idle_poll_s: How often it is polled after that, in seconds. Messages that this process enqueues itself wake
             its consumers at once.
-        middleware: The Dramatiq middleware to use instead of the default.
+        middleware: The middleware of Dramatiq to use instead of the default.
 
     Raises:
-        ConfigurationError: A number of seconds is not above 0.
+        ConfigurationError: A number of seconds is not more than 0.
 
     Example:
         >>> broker = SqlBroker(Database("sqlite:///:memory:"))
@@ -90,7 +90,7 @@ class SqlBroker(dramatiq.Broker):
     ) -> None:
         for name, value in {"lease_s": lease_s, "poll_s": poll_s, "idle_poll_s": idle_poll_s}.items():
             if value <= 0:
-                raise ConfigurationError(f"SqlBroker({name}={value!r}) wants a number of seconds above 0.")
+                raise ConfigurationError(f"SqlBroker({name}=): expected seconds, more than 0; got {value!r}.")
         super().__init__(middleware)
         self.validator = MessageValidator(self)
         self._threads = ThreadCount()
@@ -104,7 +104,7 @@ class SqlBroker(dramatiq.Broker):
 
     @property
     def _leases(self) -> Leases:
-        # By process, and without a lock: a fork could copy a lock that is held.
+        # For each process, without a lock: a fork could copy a lock that is held.
         pid = os.getpid()
         leases = self._leases_by_pid.get(pid)
         if leases is None:
@@ -116,7 +116,7 @@ class SqlBroker(dramatiq.Broker):
         """Create the table where it is missing.
 
         Raises:
-            DatabaseUnavailable: The database cannot be opened.
+            DatabaseUnavailable: The database does not open.
         """
         with self.database.begin() as connection:
             inspector, schema = inspector_of(connection)
@@ -125,7 +125,7 @@ class SqlBroker(dramatiq.Broker):
                 messages.create(connection, checkfirst=True)
 
     def declare_queue(self, queue_name: str) -> None:
-        """Declare a queue; a worker that runs here begins to consume it."""
+        """Declare a queue, which a worker of this process then consumes."""
         with self._leases.declare_lock:
             if queue_name not in self.queues:
                 self.emit_before("declare_queue", queue_name)
@@ -145,16 +145,16 @@ class SqlBroker(dramatiq.Broker):
         wait_s: float = 0.0,
         priority: int = 0,
     ) -> None:
-        """Enqueue a message in the caller's own transaction: it exists if and when that commits.
+        """Enqueue a message in the caller's transaction, with which it is committed or rolled back.
 
         Call `wake_consumers` after the commit, so that workers of this process poll at once.
 
         Args:
-            connection: Of this broker's database, in a transaction.
-            message: Of any queue, declared here or not.
-            due_at: An aware moment; None to count from now.
+            connection: A connection to this broker's database, in a transaction.
+            message: A message of any queue, declared here or not.
+            due_at: An aware datetime; None to count from now.
             wait_s: The delay in seconds from now, by the database's clock; used if *due_at* is None.
-            priority: Higher runs sooner.
+            priority: The priority; higher runs sooner.
         """
         message_row = MessageRow(message, due_at, wait_s, priority)
         delay = message_row.delay_ms
@@ -163,10 +163,10 @@ class SqlBroker(dramatiq.Broker):
         self.emit_after("enqueue", message, delay)
 
     def insert_all(self, connection: Connection, message_rows: Sequence[MessageRow]) -> None:
-        """Enqueue many messages in the caller's own transaction, in one statement; see `insert`.
+        """Enqueue many messages in the caller's transaction, in one statement; see `insert`.
 
         Args:
-            connection: Of this broker's database, in a transaction.
+            connection: A connection to this broker's database, in a transaction.
             message_rows: The messages with their due times and priorities.
         """
         if len(message_rows) == 1:
@@ -180,16 +180,17 @@ class SqlBroker(dramatiq.Broker):
             self.emit_after("enqueue", message_row.message, message_row.delay_ms)
 
     def enqueue(self, message: dramatiq.Message[Any], *, delay: int | None = None) -> dramatiq.Message[Any]:
-        """Enqueue a message in a transaction of its own.
+        """Enqueue a message in a separate transaction.
 
         Args:
-            message: Of any queue, declared here or not. One that was claimed here (a retry) keeps its priority.
-            delay: How many milliseconds from now it is due; it waits in the table.
+            message: A message of any queue, declared here or not. One that was claimed here, a retry, keeps its
+                priority.
+            delay: The time until it is due, in milliseconds; it waits in the table.
 
         Raises:
-            ConnectionClosed: The database did not take it.
+            ConnectionClosed: The database was unreachable or busy.
         """
-        # Dramatiq enqueues a retry as the proxy of the first attempt.
+        # Dramatiq enqueues a retry as the message proxy of the first attempt.
         priority = message.priority if isinstance(message, ClaimedMessage) else 0
         self.emit_before("enqueue", message, delay)
         with broker_errors(), self.database.begin() as connection:
@@ -204,11 +205,11 @@ class SqlBroker(dramatiq.Broker):
         self._leases.wake()
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 30000) -> dramatiq.Consumer:
-        """A consumer of one queue.
+        """Return a consumer of one queue.
 
         Args:
             queue_name: A declared queue.
-            prefetch: How many messages Dramatiq's worker would have it fetch ahead.
+            prefetch: The number of messages that Dramatiq's worker would have it fetch ahead.
             timeout: The longest time that the consumer waits for a message, in milliseconds.
 
         Raises:
@@ -216,8 +217,8 @@ class SqlBroker(dramatiq.Broker):
         """
         if queue_name not in self.queues:
             raise QueueNotFound(queue_name)  # type: ignore[no-untyped-call]
-        # No prefetch beyond the threads: a prefetched message waits behind a run while another process idles, and
-        # a more urgent one cannot overtake it. An acknowledgement claims the next message in the same transaction.
+        # No prefetch beyond the threads: a prefetched message would wait behind a run while another process is idle or
+        # a more urgent message is due. An acknowledgement claims the next message in its transaction.
         inbox = Inbox(queue_name, capacity=self._threads.capacity(prefetch))
         with broker_errors():
             self._leases.add_inbox(inbox)
@@ -245,17 +246,17 @@ class SqlBroker(dramatiq.Broker):
 
         Args:
             queues: The queues to count; None for every queue of the table.
-            without: Names of classes whose messages do not count as due.
+            without: The names of classes whose messages do not count as due.
         """
         with self.database.connect() as connection:
-            # MariaDB sums up to a Decimal.
+            # MariaDB returns sums as Decimal.
             return Pending(*map(int, connection.execute(sql.counts(queues, without)).one()))
 
     def skip_class(self, message: dramatiq.Message[Any], class_name: str) -> bool:
-        """Claim no messages of a class for a while, so that other processes get them.
+        """Claim no messages of a class for a while, so that other processes claim them.
 
         Args:
-            message: A message of the class, which its worker is about to return to the queue.
+            message: A message of the class, which its worker is about to requeue.
             class_name: The class, as the message names it.
 
         Returns:
@@ -278,17 +279,17 @@ class SqlBroker(dramatiq.Broker):
                     yield self.validator.read(payload.encode("utf-8", "replace"), queue, moves=True)
 
     def record_ids(self, queue: str) -> set[str]:
-        """Return the ids of the records that the messages of a queue are for."""
+        """Return the ids of the records of a queue's messages."""
         return {
             str(message.kwargs["record_id"]) for message in self.iter_messages(queue) if "record_id" in message.kwargs
         }
 
     def join(self, queue_name: str, *, timeout: int | None = None) -> None:
-        """Wait until a queue holds nothing that is due, delayed or being run.
+        """Wait until a queue has no due, delayed or running message.
 
         Args:
             queue_name: A declared queue.
-            timeout: The longest time to wait, in milliseconds; None is for ever.
+            timeout: The longest time to wait, in milliseconds; None to wait without a limit.
 
         Raises:
             QueueNotFound: The queue was never declared.
@@ -319,5 +320,5 @@ class SqlBroker(dramatiq.Broker):
             connection.execute(sql.delete_all_in(queues))
 
     def close(self) -> None:
-        """Stop this process's threads of the broker; the database stays open."""
+        """Stop the broker's threads of this process; the database stays open."""
         self._leases.close()

@@ -20,7 +20,7 @@ class Consumer(dramatiq.Consumer):
 
     Args:
         leases: Claims messages and ends them.
-        inbox: Of the queue.
+        inbox: The inbox of the queue.
         timeout_s: The longest wait of one read, in seconds.
         poll_s: Seconds between two polls of a queue that had messages recently.
         idle_poll_s: Seconds between two polls of any other queue.
@@ -34,7 +34,7 @@ class Consumer(dramatiq.Consumer):
         self._idle_poll_s = idle_poll_s
 
     def __next__(self) -> ClaimedMessage | None:
-        # Cleared before the poll, so that a wake-up during the poll is not lost.
+        # Clear before the poll, so that a wake-up during the poll is not lost.
         self._inbox.wake.clear()
         if not self._inbox.claimed and not self._fetch():
             self._inbox.wake.wait(self._pause_s())
@@ -44,7 +44,7 @@ class Consumer(dramatiq.Consumer):
         return None
 
     def _fetch(self) -> bool:
-        # One poll even without free capacity: an acknowledgement claims only for queues known to have messages.
+        # Poll once even without free capacity: an acknowledgement claims only for queues known to have messages.
         if self._inbox.may_have_more and self._leases.free_capacity(self._inbox) <= 0:
             return False
         with broker_errors():
@@ -71,7 +71,7 @@ class Consumer(dramatiq.Consumer):
             self._leases.release([cast(ClaimedMessage, message).claim for message in messages])
 
     def close(self) -> None:
-        """Release the messages that have not reached the worker; running ones stay held until acknowledged."""
+        """Release the messages that have not reached the worker; running ones are held until acknowledged."""
         self._leases.remove_inbox(self._inbox)
         unread = list(self._inbox.claimed)
         self._inbox.claimed.clear()

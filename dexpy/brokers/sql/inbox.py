@@ -23,11 +23,11 @@ class Claim:
 
 
 class Inbox:
-    """The messages that are claimed for the consumer of one queue and have not reached the worker yet.
+    """The messages that are claimed for the consumer of one queue and have not reached the worker.
 
     Args:
-        queue: Its name.
-        capacity: How many messages of all queues the process may hold at once.
+        queue: The name of the queue.
+        capacity: The number of messages of all queues that the process may hold at once.
     """
 
     def __init__(self, queue: str, capacity: int) -> None:
@@ -47,6 +47,6 @@ class Inbox:
         self.wake_consumer()
 
     def wake_consumer(self) -> None:
-        """Make the consumer poll now, and at the short interval for a while."""
+        """Make the consumer poll now, and then at the short interval for a while."""
         self.last_active_at = time.monotonic()
         self.wake.set()

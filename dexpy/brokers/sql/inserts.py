@@ -1,4 +1,4 @@
-"""Inserts of messages into the table of the SQL broker: one, or many in one statement."""
+"""Inserts one message, or many in one statement, into the table of the SQL broker."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class MessageRow:
     """One message to be inserted.
 
     Attributes:
-        message: Of any queue.
-        due_at: An aware moment; None to count from now.
+        message: A message of any queue.
+        due_at: An aware datetime; None to count from now.
         wait_s: The delay in seconds from now, by the database's clock; used if *due_at* is None.
-        priority: Higher runs sooner.
+        priority: The priority; higher runs sooner.
     """
 
     message: dramatiq.Message[Any]
@@ -44,7 +44,7 @@ class MessageRow:
 
 
 def insert(connection: Connection, message_row: MessageRow) -> None:
-    """Insert one message; on PostgreSQL its commit notifies the workers if the message is due."""
+    """Insert one message; on PostgreSQL the commit notifies workers if the message is due."""
     values: dict[str, Any] = {f"p_{name}": value for name, value in _message_values(message_row).items()}
     if message_row.due_at is None:
         statement, is_due = sql.INSERT_AFTER, message_row.wait_s <= 0
@@ -58,7 +58,7 @@ def insert(connection: Connection, message_row: MessageRow) -> None:
 
 def insert_many(connection: Connection, message_rows: Sequence[MessageRow]) -> None:
     """Insert messages in one statement, and notify as `insert` does."""
-    # Read once, so that every value is a plain one and the driver can send all rows together.
+    # Read the clock once: with plain values only, the driver sends all rows together.
     now = database_time(connection)
     rows: list[dict[str, Any]] = []
     for message_row in message_rows:
@@ -85,6 +85,6 @@ def _encoded_text(message: dramatiq.Message[Any]) -> str:
         return message.encode().decode()
     except UnicodeDecodeError:
         raise ConfigurationError(
-            "The SQL broker keeps messages as text, and Dramatiq's encoder here makes bytes that are not UTF-8. "
-            "Use dramatiq.JSONEncoder, or another one that writes text."
+            "SQL broker: expected an encoder of Dramatiq that writes UTF-8 text, got one that writes other bytes. "
+            "Use dramatiq.JSONEncoder."
         ) from None

@@ -1,7 +1,8 @@
 """Leases: claims, renews, acknowledges and releases the messages that one process holds.
 
-All writes to held messages are here, one transaction at a time: concurrent acknowledgements share a transaction, which
-also claims the next messages. Claims and acknowledgements have one lock order, so they are in one file.
+All writes to held messages are in this module, one transaction at a time: concurrent acknowledgements share a
+transaction, which also claims the next messages. Claims and acknowledgements are in one file, because they have one
+lock order.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from dexpy.foundation.periodic import PeriodicTask, PeriodicThread
 from dexpy.foundation.redaction import Redactor, class_path
 
 RETRY_PAUSES_S = (0.05, 0.25, 1.0)
-"""How long an acknowledgement waits between its attempts, in seconds."""
+"""The pauses between the attempts to write an acknowledgement, in seconds."""
 TRANSIENT_ERRORS = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError, DatabaseUnavailable)
 """Errors of a database that is unreachable, restarting, locked or in a deadlock."""
 DATABASE_ERRORS = (exc.SQLAlchemyError, DatabaseUnavailable)
@@ -55,7 +56,7 @@ def broker_errors() -> Generator[None, None, None]:
 
 
 class ClaimedMessage(dramatiq.MessageProxy):
-    """A message that this process holds, to be acknowledged or refused."""
+    """A message that this process holds, to be acknowledged or rejected."""
 
     def __init__(self, message: dramatiq.Message[Any], claim: Claim, leases: Leases) -> None:
         super().__init__(message)  # pyright: ignore[reportUnknownMemberType]
@@ -65,7 +66,7 @@ class ClaimedMessage(dramatiq.MessageProxy):
         self._leases = leases
 
     def ack(self) -> None:
-        """Delete the message, which is done; does nothing if another process has its lease."""
+        """Delete the message, which is done; do nothing if another process has its lease."""
         self._leases.ack(self.claim)
 
     def nack(self) -> None:
@@ -81,13 +82,13 @@ class Leases:
     """The leases of one process on one broker's messages.
 
     The owner in the table is the process, not the consumer, because Dramatiq replaces a consumer after an error or a
-    pause while messages of the old one still run. A process never gives out a message twice while it holds it, so the
-    owner is enough to fence late writes.
+    pause while messages of the old one still run. A process never starts a message that it already holds, so the owner
+    is enough to fence late writes.
 
     Args:
-        database: The database that has the table.
+        database: The database of the table.
         validator: Validates messages that are read from the table.
-        lease_s: How long a message is held without a renewal, in seconds.
+        lease_s: The length of a lease without a renewal, in seconds.
     """
 
     def __init__(self, database: Database, validator: MessageValidator, lease_s: float) -> None:
@@ -97,9 +98,9 @@ class Leases:
         self._database = database
         self._validator = validator
         self._lease_s = lease_s
-        # Only one transaction at a time claims or acknowledges; acknowledgements that wait for it are written together.
+        # One transaction at a time claims or acknowledges; acknowledgements that wait for it are written together.
         self._write_lock = threading.Lock()
-        # Guards the attributes below; never held during a statement.
+        # This lock guards the attributes below; it is never held during a statement.
         self._state_lock = threading.Lock()
         self._held: dict[int, Claim] = {}
         self._inboxes: list[Inbox] = []
@@ -126,7 +127,7 @@ class Leases:
                 self._listener.start()
 
     def _free_unheld(self, queue: str) -> None:
-        """Free rows that this process owns and does not hold: the reply to a claim or a release was lost."""
+        """Free rows that this process owns and does not hold: the answer to a claim or a release was lost."""
         with self._write_lock, self._database.begin() as connection:
             self._free_unheld_on(connection, queue)
 
@@ -136,7 +137,7 @@ class Leases:
             log_event(LogEvent.MESSAGE_LEASE_RELEASED, queue=queue, count=freed)
 
     def remove_inbox(self, inbox: Inbox) -> None:
-        """Remove the inbox of a consumer that stops; after this nothing is claimed for it."""
+        """Remove the inbox of a consumer that stops; nothing is claimed for it any more."""
         with self._write_lock, self._state_lock:
             if inbox in self._inboxes:
                 self._inboxes.remove(inbox)
@@ -149,20 +150,20 @@ class Leases:
                 inbox.wake_consumer()
 
     def close(self, *, only_if_idle: bool = False) -> None:
-        """Stop renewing and listening; with *only_if_idle*, only if nothing is held and no consumer is left."""
+        """Stop renewing and listening; with *only_if_idle*, only if there is no held message and no consumer."""
         with self._state_lock:
             if only_if_idle and (self._inboxes or self._held):
                 return
             renewer, self._renewer = self._renewer, None
             listener, self._listener = self._listener, None
         if renewer is not None:
-            # Waits for a renewal in progress, so that the database is closed after it.
+            # Wait for a renewal in progress, so that the database is closed after it.
             renewer.end()
         if listener is not None:
             listener.stop()
 
     def free_capacity(self, inbox: Inbox, done: Collection[int] = ()) -> int:
-        """Return how many more messages a consumer may claim, not counting those that are done.
+        """Return how many more messages a consumer may claim; those that are done do not count.
 
         All consumers of a process share one capacity, one message for each thread.
         """
@@ -171,7 +172,7 @@ class Leases:
 
     def fetch(self, inbox: Inbox) -> bool:
         """Claim as many messages as the consumer has capacity for; return whether there were any."""
-        # A plain read first: an idle poller must not take SQLite's write lock.
+        # Read without a lock first: polls of an empty queue must not take SQLite's write lock.
         with self._database.connect() as connection:
             skipped = self.skipped_classes.names()
             inbox.may_have_more = sql.most_urgent(connection, inbox.queue, skipped) is not None
@@ -201,7 +202,7 @@ class Leases:
         return claims[0] if claims else None
 
     def open(self, claim: Claim) -> ClaimedMessage | None:
-        """Return the message of a claim; None if it cannot be read, and then mark it dead."""
+        """Return the message of a claim; mark an invalid one dead and return None."""
         try:
             # The row may have been moved to another queue; Dramatiq finds the consumer by the message's queue name.
             message = self._validator.read(claim.payload.encode("utf-8", "replace"), claim.queue, moves=True)
@@ -212,7 +213,7 @@ class Leases:
         return ClaimedMessage(message, claim, self)
 
     def _claim_for(self, inbox: Inbox, connection: Connection, capacity: int) -> list[Claim]:
-        """Claim up to so many messages, all of one priority; the next poll claims those of the next priority."""
+        """Claim messages of one priority, up to a capacity; the next poll claims those of the next priority."""
         if capacity <= 0:
             return []
         skipped = self.skipped_classes.names()
@@ -228,7 +229,7 @@ class Leases:
         if not rows:
             return []
         self._execute(connection, sql.LEASE, [row.id for row in rows], p_lease_s=self._lease_s)
-        # A message whose lease expired while it runs here gets a new lease and is not run a second time.
+        # A message whose lease has expired while it runs here gets a new lease and is not started again.
         return [Claim(row.id, row.queue, row.priority, row.payload, inbox) for row in rows if row.id not in self._held]
 
     def _add_held(self, claims: list[Claim]) -> None:
@@ -236,7 +237,7 @@ class Leases:
             self._held.update({claim.id: claim for claim in claims})
 
     def _remove_held(self, claims: Iterable[Claim]) -> None:
-        """Remove claims from the held ones, and wake the consumers that can claim now."""
+        """Remove claims from the held ones, and wake the consumers that can claim more."""
         with self._state_lock:
             for claim in claims:
                 if self._held.get(claim.id) is claim:
@@ -292,7 +293,7 @@ class Leases:
                 acks[claim.id] = claim
             with self._database.begin() as connection:
                 if self._is_last_write_unknown:
-                    # The previous attempt may have committed, with claims whose reply was lost.
+                    # The previous attempt may have committed claims whose answer was lost.
                     for queue in {inbox.queue for inbox in self._inboxes}:
                         self._free_unheld_on(connection, queue)
                 self._warn_of_lost(list(acks), sql.delete(connection, list(acks), self.owner))
@@ -306,7 +307,7 @@ class Leases:
                 inbox.add(claims)
 
     def _claim_for_waiting(self, connection: Connection, done: Collection[int]) -> list[tuple[Inbox, list[Claim]]]:
-        # Round robin, so that a queue that is never empty does not take all capacity.
+        # Round robin, so that a queue that is never empty does not use all capacity.
         waiting_inboxes = sorted(
             (inbox for inbox in self._inboxes if inbox.may_have_more), key=lambda inbox: inbox.last_claimed_at
         )
@@ -323,20 +324,20 @@ class Leases:
             self._remove_held(claims)
 
     def _write_with_retries(self, write: Callable[[], None], claim: Claim) -> None:
-        """Write the end of a message, with retries; if all fail, it runs again when its lease expires."""
+        """Write the end of a message, with retries; if all fail, the message runs again after its lease."""
         failure: BaseException | None = None
         for pause_s in (0.0, *RETRY_PAUSES_S):
             try:
                 time.sleep(pause_s)
                 return write()
             except Interrupt as interrupt:
-                # A time limit or shutdown that was meant for the job, which has ended: it must not end the thread.
+                # A time limit or shutdown for the job, which has ended: it must not end the thread.
                 failure = interrupt
             except DATABASE_ERRORS as error:
                 failure = error
                 self._is_last_write_unknown = True
         error_facts = {} if failure is None else {"error": class_path(failure), "error_message": Redactor().of(failure)}
-        advice = "it is delivered again when its lease expires"
+        advice = "the message is delivered again when its lease expires"
         log_event(
             LogEvent.MESSAGE_NOT_ACKNOWLEDGED, message_id=claim.id, queue=claim.queue, **error_facts, advice=advice
         )

@@ -1,7 +1,7 @@
 """Notifications of the SQL broker on PostgreSQL: a worker polls as soon as the transaction of a message commits.
 
-A notification only saves the wait for the next poll. Consumers keep polling, so a lost one, for example behind a
-transaction pooler or between two connections, costs some milliseconds and no message.
+A notification only shortens the wait for the next poll. Consumers continue to poll, so a notification that is lost, for
+example behind a transaction pooler or between two connections, costs some milliseconds but no message.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dexpy.foundation.log_events import log_event
 from dexpy.foundation.redaction import Redactor, class_path
 
 BACKOFF = Backoff(first_s=0.2, longest_s=10.0)
-"""The pauses before a lost connection is tried again."""
+"""The pauses before a reconnect."""
 
 
 def has_notifications(database: Database) -> bool:
@@ -30,11 +30,11 @@ def has_notifications(database: Database) -> bool:
 
 
 class NotificationListener(threading.Thread):
-    """Listens on a connection of its own, and wakes the consumers of this process.
+    """Listens on its own connection, and wakes the consumers of this process.
 
     Args:
         database: The database of the messages.
-        wake_consumers: Wakes the consumers of these queues; of all queues for None.
+        wake_consumers: Wakes the consumers of the queues that it is called with; None for all.
     """
 
     def __init__(self, database: Database, wake_consumers: Callable[[Collection[str] | None], None]) -> None:
@@ -45,13 +45,13 @@ class NotificationListener(threading.Thread):
         self._stop_receiver, self._stop_sender = socket.socketpair()
 
     def run(self) -> None:
-        """Listen until `stop` is called; reconnect after a lost connection."""
+        """Listen until `stop` is called, and reconnect after a lost connection."""
         pauses = iter(BACKOFF)
         while not self._stopped.is_set():
             try:
                 with self._connected() as psycopg_connection:
                     pauses = iter(BACKOFF)
-                    # For messages that were inserted before the connection listened.
+                    # Messages may have been inserted before the connection listened.
                     self._wake_consumers(None)
                     self._listen(psycopg_connection)
             except Exception as error:  # noqa: BLE001 - the driver's errors, SQLAlchemy's and the system's
@@ -73,7 +73,7 @@ class NotificationListener(threading.Thread):
         connection = self._database.connect()
         psycopg_connection: Any = connection.connection.driver_connection
         try:
-            # Never returned to the pool: another user would get a connection that still listens.
+            # Do not return it to the pool: its next user would get a connection that still listens.
             connection.detach()
             psycopg_connection.autocommit = True
             psycopg_connection.execute(f"LISTEN {NOTIFY_CHANNEL}")
@@ -84,7 +84,7 @@ class NotificationListener(threading.Thread):
             connection.close()
 
     def _listen(self, psycopg_connection: Any) -> None:
-        # By libpq's own calls: every version of psycopg has them, and `stop` can interrupt them.
+        # Use the calls of libpq: every version of psycopg has them, and `stop` can interrupt them.
         with selectors.DefaultSelector() as selector:
             selector.register(psycopg_connection.pgconn.socket, selectors.EVENT_READ)
             selector.register(self._stop_receiver, selectors.EVENT_READ)

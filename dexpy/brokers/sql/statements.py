@@ -1,10 +1,10 @@
-"""The SQL statements of the SQL broker; one row of the table `dexpy_messages` is one message.
+"""The SQL statements of the SQL broker; a row of the table `dexpy_messages` is a message.
 
-A row is *free*, *held* by a worker process until its lease expires, or *dead*: rejected and kept for inspection.
+A row is *free*, *held* by a worker process until its lease expires, or *dead*: rejected and stored for inspection.
 Acknowledging a message deletes its row.
 
-The statements need few features: no RETURNING, recursive common table expressions except on MariaDB, and SKIP LOCKED
-on servers only. SQLite's dialect omits SKIP LOCKED; its single write lock replaces it.
+The statements require few features: no RETURNING, SKIP LOCKED on servers only, and recursive common table expressions
+except on MariaDB. SQLite's dialect omits SKIP LOCKED, because its write lock covers all rows.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _m = messages.c
 
 
 def now() -> sa.ColumnElement[datetime]:
-    """The time that due times and leases are compared with, by the server's own clock."""
+    """Return the time that due times and leases are compared with, by the server's clock."""
     return as_of(0)
 
 
@@ -53,14 +53,14 @@ def _in_queue() -> sa.ColumnElement[bool]:
 
 
 def _highest_priority() -> sa.Select[Any]:
-    """The highest priority in a queue."""
+    """Return the query for the highest priority in a queue."""
     # ORDER BY and LIMIT instead of max(): not every database stops early for max().
     alive = (_in_queue(), _m.dead == sa.false())
     return sa.select(_m.priority).where(*alive).order_by(_m.priority.desc()).limit(1)
 
 
 class position(FunctionElement[int]):  # noqa: N801 - a function of SQL
-    """The byte position of a text in another one; 0 if it does not occur."""
+    """The byte position of a text in another text; 0 if it does not occur."""
 
     inherit_cache = True
     type = sa.Integer()
@@ -83,7 +83,7 @@ def _position_in_mysql(element: position, compiler: Any, **options: Any) -> str:
 
 
 def class_marker(class_name: str) -> str:
-    """The text by which the JSON payload of a message names its class."""
+    """Return the text in the JSON payload of a message that names its class."""
     return f'"class_name":{json.dumps(class_name)}'
 
 
@@ -95,13 +95,13 @@ _LOWER = _highest_priority().where(_m.priority < _THIS_LEVEL)
 
 @attrs.frozen(eq=False)
 class _Statements:
-    """The statements that find the next messages, without those of skipped classes.
+    """The statements that find the next messages, except those of skipped classes.
 
     Attributes:
-        most_urgent: The highest priority with a claimable message.
-        next: Claimable messages of it.
-        is_due: Whether the priority ``p_level`` has one.
-        next_of_level: Claimable messages of that.
+        most_urgent: Selects the highest priority with a claimable message.
+        next: Selects claimable messages of that priority.
+        is_due: Selects whether the priority ``p_level`` has a claimable message.
+        next_of_level: Selects claimable messages of the priority ``p_level``.
     """
 
     most_urgent: sa.Select[Any]
@@ -128,7 +128,7 @@ _Conditions = tuple[sa.ColumnElement[bool], ...]
 def _mentions_no_class(names: Collection[str]) -> _Conditions:
     if not names:
         return ()
-    # One sum: MariaDB treats two conditions as equal that differ only in the case of a constant.
+    # One sum, because MariaDB treats conditions as equal whose constants differ only in case.
     positions: list[sa.ColumnElement[int]] = [
         position(_m.payload, sa.literal(class_marker(name))) for name in sorted(names)
     ]
@@ -136,7 +136,7 @@ def _mentions_no_class(names: Collection[str]) -> _Conditions:
 
 
 def _first_due_at(level: sa.ColumnElement[int], not_skipped: _Conditions) -> sa.Select[Any]:
-    """The due time of the first free message of a priority."""
+    """Return the query for the due time of the first free message of a priority."""
     alive = (_in_queue(), _m.dead == sa.false())
     return (
         sa.select(_m.due_at).where(*alive, _m.priority == level, _is_free(), *not_skipped).order_by(_m.due_at).limit(1)
@@ -162,16 +162,16 @@ NONE: frozenset[str] = frozenset()
 
 
 def most_urgent(connection: Connection, queue: str, without: frozenset[str] = NONE) -> int | None:
-    """Return the highest priority with a claimable message in a queue; None if nothing is claimable. A plain read.
+    """Return the highest priority with a claimable message in a queue, or None; locks nothing.
 
-    The index starts with the priority, so a query for due messages by priority would scan every scheduled message that
-    is more urgent than the first due one. This query steps from priority to priority, reads the first free message of
-    each, and costs the same with a million scheduled messages.
+    The index starts with the priority, so a query for due messages by priority would scan all scheduled messages that
+    are more urgent than the first due one. This query instead reads the first free message of each priority, and costs
+    the same with a million scheduled messages.
 
     Args:
         connection: A connection to the database.
         queue: The name of the queue.
-        without: Names of classes whose messages are skipped.
+        without: The names of classes whose messages are skipped.
     """
     statements = _statements(without)
     if not dialect_of(connection).recursive_query_scans:
@@ -183,7 +183,7 @@ def most_urgent(connection: Connection, queue: str, without: frozenset[str] = NO
 
 
 def claimable(connection: Connection, queue: str, limit: int, without: frozenset[str] = NONE) -> Sequence[Row[Any]]:
-    """Return claimable messages of a queue, locked: up to *limit* of its highest priority, the longest due first."""
+    """Lock and return up to *limit* claimable messages of a queue's highest priority, the longest due first."""
     statements = _statements(without)
     if not dialect_of(connection).recursive_query_scans:
         return connection.execute(statements.next, {"p_queue": queue, "p_limit": limit}).all()
@@ -213,7 +213,7 @@ _LEASE = {"leased_until": after(seconds_parameter("p_lease_s"))}
 _NO_OWNER = {"owner": None, "leased_until": None}
 
 LEASE = sa.update(messages).where(_IN_IDS).values(owner=sa.bindparam("p_owner"), **_LEASE)
-"""Lease ``p_ids``, which were selected for update before, to ``p_owner`` for ``p_lease_s`` seconds."""
+"""Lease ``p_ids``, which are already locked, to ``p_owner`` for ``p_lease_s`` seconds."""
 
 RENEW = sa.update(messages).where(_OWNED).values(**_LEASE)
 """Extend the leases of those of ``p_ids`` that ``p_owner`` still holds, by ``p_lease_s`` seconds from now."""
@@ -227,14 +227,14 @@ FREE_UNHELD = (
 """Free all messages that ``p_owner`` holds in ``p_queue``, except ``p_ids``."""
 
 MARK_DEAD = sa.update(messages).where(_OWNED).values(dead=True, **_NO_OWNER)
-"""Mark those of ``p_ids`` dead that ``p_owner`` still holds."""
+"""Mark as dead those of ``p_ids`` that ``p_owner`` still holds."""
 
 _DELETE = sa.delete(messages).where(_OWNED)
 _DELETE_ONE = by_key(messages).where(_m.owner == sa.bindparam("p_owner"))
 
 
 def delete(connection: Connection, ids: Collection[int], owner: str) -> int:
-    """Delete those of the messages that the owner still holds; return their number."""
+    """Delete the messages that the owner still holds, and return their number."""
     if dialect_of(connection).multi_key_delete_locks_gaps:
         return connection.execute(_DELETE_ONE, [{"p_id": message_id, "p_owner": owner} for message_id in ids]).rowcount
     return connection.execute(_DELETE, {"p_ids": ids, "p_owner": owner}).rowcount
@@ -253,9 +253,9 @@ INSERT_AFTER = _insertion(after(seconds_parameter("p_wait_s")))
 """A new message, due ``p_wait_s`` seconds from now."""
 
 INSERT_AT = _insertion(sa.bindparam("p_due_at", type_=UtcDateTime()))
-"""A new message, due at the moment ``p_due_at``."""
+"""A new message, due at ``p_due_at``."""
 
-# In the same statement, to save a round trip. PostgreSQL delivers the notification when the transaction commits.
+# Notify in the same statement, to save a round trip. PostgreSQL delivers the notification with the commit.
 _NOTIFY = sa.func.pg_notify(NOTIFY_CHANNEL, sa.bindparam("p_queue", type_=_m.queue.type))
 NOTIFYING = {statement: statement.returning(_NOTIFY) for statement in (INSERT_AFTER, INSERT_AT)}
 """The same two statements with a notification, for due messages on PostgreSQL."""
@@ -264,7 +264,7 @@ NOTIFY = sa.select(_NOTIFY)
 """Notify the workers of ``p_queue`` when the transaction commits, on PostgreSQL."""
 
 ANY_ALIVE = sa.select(sa.select(sa.literal(1)).where(_in_queue(), _m.dead == sa.false()).exists())
-"""Whether ``p_queue`` holds any message that is not dead."""
+"""Whether ``p_queue`` has any message that is not dead."""
 
 
 PAYLOADS = sa.select(_m.payload).where(_in_queue(), _m.dead == sa.false(), _m.due_at <= now())
@@ -272,13 +272,13 @@ PAYLOADS = sa.select(_m.payload).where(_in_queue(), _m.dead == sa.false(), _m.du
 
 
 def next_of(queues: Collection[str] | None) -> sa.Select[*tuple[Any, ...]]:
-    """The next of all claimable messages in these queues, or in all. A plain read."""
+    """Return the query for the next claimable message of these queues, or of all; locks nothing."""
     statement = _CLAIMED.where(*_is_claimable(), *_in_queues(queues))
     return statement.order_by(_m.priority.desc(), _m.due_at, _m.id).limit(1)
 
 
 def counts(queues: Collection[str] | None, without: Collection[str] = ()) -> sa.Executable:
-    """The numbers of due, delayed and leased messages in these queues or in all; *without* names skipped classes."""
+    """Return the query that counts due, delayed and leased messages of these queues or all, *without* some classes."""
     due = sa.and_(_is_free(), _m.due_at <= now(), *_mentions_no_class(without))
     delayed = sa.and_(_is_free(), _m.due_at > now())
     leased = sa.not_(_is_free())
@@ -286,14 +286,14 @@ def counts(queues: Collection[str] | None, without: Collection[str] = ()) -> sa.
 
 
 DEFERRED_MARK = '"unknown_since"'
-"""The text in the JSON payload of a deferred message: one that waits for a worker that knows its class."""
+"""The text in the JSON payload of a deferred message, which waits for a worker with its class."""
 
 
 def select_deferred(queues: Collection[str] | None, longest_wait_s: float) -> sa.Select[*tuple[Any, ...]]:
-    """The id and payload of each message that waits for a worker that knows its class. A plain read.
+    """Return the query for the id and payload of each message that waits for a worker with its class; locks nothing.
 
     Args:
-        queues: Names of queues; None for all.
+        queues: The names of queues; None for all.
         longest_wait_s: The longest delay of such a message in seconds; messages that are due later are not read.
     """
     soon = (_m.due_at > now(), _m.due_at <= as_of(longest_wait_s), _m.owner.is_(None))
@@ -303,11 +303,11 @@ def select_deferred(queues: Collection[str] | None, longest_wait_s: float) -> sa
 
 
 MAKE_DUE = sa.update(messages).where(_IN_IDS, _m.owner.is_(None), _m.due_at > now()).values(due_at=now())
-"""Make ``p_ids`` due now, except those that are held or due already."""
+"""Make ``p_ids`` due now, except held or due messages."""
 
 
 def delete_all_in(queues: Collection[str]) -> sa.Executable:
-    """Delete every message of these queues, including the dead ones."""
+    """Return the statement that deletes all messages of these queues, including dead ones."""
     return sa.delete(messages).where(*_in_queues(queues))
 
 

@@ -1,4 +1,4 @@
-"""Unknown classes whose messages this process does not claim for a while, because another worker knows them."""
+"""Unknown classes: this process does not claim their messages for a while, so that workers with the class do."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import threading
 import time
 
 SKIP_FOR_S = 2.0
-"""How long a process claims no messages of a class that it does not know, in seconds."""
+"""How long a process skips the messages of an unknown class, in seconds."""
 MAX_SKIPPED_CLASSES = 50
-"""The most classes that are skipped at a time: each is a condition in every statement that claims messages."""
+"""The maximum number of skipped classes: each adds a condition to every statement that claims messages."""
 
 
 class SkippedClasses:
@@ -19,7 +19,7 @@ class SkippedClasses:
         self._lock = threading.Lock()
 
     def add(self, class_name: str) -> bool:
-        """Skip the messages of a class from now on; False if too many classes are skipped already."""
+        """Skip the messages of a class from now on; return False if too many classes are already skipped."""
         now = time.monotonic()
         with self._lock:
             self._until = {name: until for name, until in self._until.items() if until > now}

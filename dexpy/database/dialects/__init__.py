@@ -1,4 +1,4 @@
-"""One object for each kind of database, which answers everything in which the kinds differ."""
+"""One object for each kind of database; it holds everything in which they differ."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SQLITE: Final = SqliteDialect()
 POSTGRESQL: Final = PostgresqlDialect()
 MARIADB: Final = MariadbDialect()
 UNKNOWN: Final = Dialect()
-"""Of the sessions of an application that keeps its own data elsewhere."""
+"""The dialect of an unknown kind of database, which an application may use for its own data."""
 
 DIALECTS: Final[dict[str, Dialect]] = {
     "sqlite": SQLITE,
@@ -23,11 +23,11 @@ DIALECTS: Final[dict[str, Dialect]] = {
     "mysql": MARIADB,
     "mariadb": MARIADB,
 }
-"""By SQLAlchemy's name of each."""
+"""The dialects by their SQLAlchemy names."""
 
 
 def dialect_named(name: str) -> Dialect:
-    """Return the dialect by SQLAlchemy's name of it."""
+    """Return the dialect with a SQLAlchemy name."""
     return DIALECTS.get(name, UNKNOWN)
 
 

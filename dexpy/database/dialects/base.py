@@ -1,4 +1,4 @@
-"""Dialects: what differs between databases; the base class holds the defaults for an unknown kind.
+"""Dialects: the differences between databases; the base class has the defaults for an unknown kind.
 
 A dialect has no state: there is one object for each kind of database, and its methods take connections.
 """
@@ -34,9 +34,9 @@ class Dialect:
     Attributes:
         name: The name of the kind.
         sync_driver: The synchronous driver that dexpy recommends; None for SQLAlchemy's default.
-        has_server: Whether a server process holds the data, with a clock, sessions and limits; otherwise this process.
+        has_server: Whether a server process stores the data and has a clock, sessions and limits.
         has_one_write_lock: Whether one lock covers all writes.
-        creates_tables: Whether missing tables are created at the first use, without a command.
+        creates_tables: Whether dexpy creates missing tables at the first use, without a command.
         fixed_schema: The schema of dexpy's tables on every connection; None where a connection can change it.
         schema_query: Selects the schema in which a connection finds dexpy's tables, or would create them.
         isolation_level: The isolation level of dexpy's own transactions; None for the default.
@@ -44,10 +44,11 @@ class Dialect:
         stores_time_zones: Whether the driver accepts and returns aware datetimes.
         stores_nul: Whether text may contain the character 0.
         json_levels: The deepest nesting that a JSON column accepts.
-        closes_on_large_statement: Whether a too large statement closes the connection, so that dexpy checks the size.
+        closes_on_large_statement: Whether the server closes the connection after a statement that is too large; dexpy
+            checks the size before.
         is_faster_with_autocommit: Whether a single statement in AUTOCOMMIT takes fewer round trips.
         ends_idle_transactions: Whether a statement can set when the server ends its idle transaction.
-        multi_key_delete_locks_gaps: Whether a DELETE with a list of keys may wait for rows of other keys.
+        multi_key_delete_locks_gaps: Whether a DELETE with a list of keys may wait for locks on rows with other keys.
         recursive_query_scans: Whether a step of a recursive query reads all rows up to the next one.
         failed_insert_locks_row: Whether an insert that fails locks the conflicting row.
         needs_order_for_index: Whether a query with a limit may miss its index unless it has an order.
@@ -108,12 +109,12 @@ class Dialect:
     # Transactions and locks.
 
     def is_autocommit(self, connection: Connection) -> bool:
-        """Whether a connection commits every statement; sends no statement to detect it.
+        """Return whether a connection commits every statement, without sending a statement.
 
-        SQLAlchemy's isolation level AUTOCOMMIT does, and so does a driver that was set to it without SQLAlchemy.
+        True for SQLAlchemy's isolation level AUTOCOMMIT, and for a driver that was set to autocommit in another way.
 
         Args:
-            connection: With or without a transaction of SQLAlchemy.
+            connection: A connection with or without a transaction of SQLAlchemy.
         """
         if connection.in_transaction():
             return self._is_autocommit(connection)
@@ -124,7 +125,7 @@ class Dialect:
         return False
 
     def acquire_write_lock(self, connection: Connection) -> None:
-        """Acquire the write lock now, before reads that the writes depend on, where one lock covers all writes."""
+        """Where one lock covers all writes: acquire it now, before the reads that the writes depend on."""
 
     def holds_write_lock(self, connection: Connection) -> bool:
         """Whether the transaction of a connection holds the one write lock."""
@@ -135,7 +136,7 @@ class Dialect:
         """Limit how long the transaction waits for each lock in this block.
 
         Args:
-            connection: In a transaction.
+            connection: A connection in a transaction.
             seconds: The limit, at least 1.
         """
         yield
@@ -155,7 +156,7 @@ class Dialect:
         """Hold an advisory lock on the database inside the block; yield whether it was acquired.
 
         Args:
-            connection: In a transaction.
+            connection: A connection in a transaction.
             number: The number of the lock.
             wait_s: How long to wait for it, in seconds, where the database supports a limit.
         """
@@ -169,17 +170,17 @@ class Dialect:
         """Insert a row unless another row has one of its unique keys; return whether it was inserted.
 
         Args:
-            connection: In a transaction, which stays usable after a conflict.
+            connection: A connection in a transaction, which stays usable after a conflict.
             table: The table of the row.
             values: The values of its columns.
             wait_s: How long to wait for an open transaction that holds a key, in seconds.
-            alone: Whether the transaction is only for this insert.
+            alone: Whether the transaction contains only this insert.
         """
         connection.execute(sa.insert(table).values(values))
         return True
 
     def insert_or_ignore(self, table: sa.Table) -> Any:
-        """Return an INSERT that ignores a row with one of the keys."""
+        """Return an INSERT that does nothing if a row with one of the keys exists."""
         return sa.insert(table)
 
     # The database and its server.
@@ -195,7 +196,7 @@ class Dialect:
         return False
 
     def connection_limit(self, connection: Connection) -> ConnectionLimit | None:
-        """Return the lowest limit on the connections of this user; None without a limit."""
+        """Return the lowest limit on the connections of this user, or None."""
         return min(self._connection_limits(connection), key=lambda limit: limit.connections, default=None)
 
     def _connection_limits(self, connection: Connection) -> Sequence[ConnectionLimit]:
@@ -217,14 +218,14 @@ class Dialect:
         return False
 
     def session_name_query(self, connection: Connection) -> sa.Select[Any] | None:
-        """Return a query for the name of a connection's session in the list of the server; None without a list.
+        """Return the query for the name of a connection's session in the server's list; None if the server has no list.
 
         A server reuses session numbers, so the name includes the start time or the client address.
         """
         return None
 
     def session_numbers_query(self, names: sa.Select[Any]) -> sa.Select[Any] | None:
-        """Return a query for the numbers of the live sessions with these names; None without a list."""
+        """Return the query for the numbers of the live sessions with these names; None if the server has no list."""
         return None
 
     def end_session_statement(self, number: int) -> str:

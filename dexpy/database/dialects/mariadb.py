@@ -17,7 +17,7 @@ from sqlalchemy.types import TypeEngine
 from dexpy.database.dialects.base import ConnectionLimit, Dialect
 from dexpy.database.error_codes import DUPLICATE, code_of
 
-# Lock names are global on the server, so the name includes the database, unless any schema counts.
+# Lock names are global on the server, so the name includes the database, unless the schema is ignored.
 _NONCE = "CONCAT(:p_nonce, IF(:p_any, '', COALESCE(MD5(DATABASE()), '')))"
 _LOCK_NONCE = sa.text(f"SELECT GET_LOCK({_NONCE}, 0)")
 _IS_NONCE_LOCKED = sa.text(f"SELECT IS_USED_LOCK({_NONCE}) IS NOT NULL")
@@ -38,7 +38,7 @@ class MariadbDialect(Dialect):
     name = "mariadb"
     sync_driver = "pymysql"
     schema_query = "SELECT DATABASE()"
-    # The default, REPEATABLE READ, locks gaps, for which concurrent claims would wait.
+    # The default, REPEATABLE READ, locks gaps, and concurrent claims would wait for them.
     isolation_level = "READ COMMITTED"
     # The JSON check constraint of MariaDB 10 and 11 allows no deeper nesting.
     json_levels = 31
@@ -94,7 +94,7 @@ class MariadbDialect(Dialect):
         """See `Dialect`."""
         try:
             with self.limit_lock_waits(connection, max(1, round(wait_s))):
-                # A duplicate rolls back only this statement. IGNORE would hide other errors too.
+                # A duplicate key rolls back only this statement. IGNORE would hide other errors too.
                 connection.execute(sa.insert(table).values(values))
                 return True
         except IntegrityError as error:

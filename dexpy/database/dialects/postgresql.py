@@ -19,7 +19,7 @@ from dexpy.database.error_codes import SERIALIZATION_FAILURE, code_of
 _LOCK_NONCE = sa.text(
     "SELECT pg_try_advisory_xact_lock(:p_first, :p_second), CAST(to_regclass('operation_records') AS oid)"
 )
-# objsubid 2 marks locks with two keys. The schema counts too: the table name must resolve to the same table.
+# objsubid 2 marks locks with two keys. The table name must resolve to the same table, so the schema counts too.
 _IS_NONCE_LOCKED = sa.text(
     "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND granted"
     " AND classid = CAST(:p_first AS oid) AND objid = CAST(:p_second AS oid)"
@@ -61,7 +61,7 @@ class PostgresqlDialect(Dialect):
     )
     stores_time_zones = True
     stores_nul = False
-    # One round trip, where a transaction takes three.
+    # One round trip instead of the three of a transaction.
     is_faster_with_autocommit = True
     ends_idle_transactions = True
     needs_order_for_index = True
@@ -117,7 +117,7 @@ class PostgresqlDialect(Dialect):
             connection.execute(sa.select(timeout))
             return connection.execute(statement).first() is not None
         try:
-            # A timeout is an error, and without a savepoint an error fails the whole transaction.
+            # A timeout is an error; without a savepoint it would fail the whole transaction.
             with connection.begin_nested():
                 before = connection.execute(sa.select(sa.func.current_setting("lock_timeout"), timeout)).scalar_one()
                 is_inserted = connection.execute(statement).first() is not None
@@ -161,7 +161,7 @@ class PostgresqlDialect(Dialect):
             with one.begin():
                 return one.execute(_BACKEND).scalar()
 
-        # A pooler either rotates its sessions, or gives the session just returned to the other connection.
+        # A pooler either rotates its sessions, or assigns the session that was just released to the other connection.
         backends = {backend(), backend(), backend()}
         with other.begin():
             other.execute(_BACKEND)

@@ -24,7 +24,7 @@ class SqliteDialect(Dialect):
     has_server = False
     has_one_write_lock = True
     creates_tables = True
-    # The schema of the file itself; attached files have other names.
+    # The schema of the main file; attached files have other names.
     fixed_schema = "main"
     has_strict_types = False
 
@@ -64,10 +64,10 @@ class SqliteDialect(Dialect):
     ) -> bool:
         """See `Dialect`."""
         if alone:
-            # Every writer holds the one lock, whatever its key: wait at least as long as a usual write.
+            # All writers use the one lock, whatever their keys: wait at least as long as for any write.
             with _busy_timeout(connection, max(wait_s, 1.0)):
                 return self._insert_new(connection, table, values)
-        # The owner of the transaction has set its busy timeout, and may hold the lock already.
+        # The owner of the transaction has set the busy timeout, and may hold the lock already.
         return self._insert_new(connection, table, values)
 
     def _insert_new(self, connection: Connection, table: sa.Table, values: Mapping[str, Any]) -> bool:
