@@ -1,4 +1,4 @@
-"""Checks of a broker's server when a worker starts, and by ``dexpy check``: the reason of a refusal, and how to fix it.
+"""Checks of a broker's server at the start of a worker and by ``dexpy check``: the reason of a refusal, and its fix.
 
 No other code imports this module, so that nothing probes TLS while messages are published.
 """
@@ -16,42 +16,43 @@ from dexpy.foundation.errors import ConfigurationError
 
 
 class BrokerNotAnswering(ConfigurationError):
-    """The broker's server does not answer; it may do so later."""
+    """The broker's server does not answer now, but may answer later."""
 
 
 def check_reachable(broker: Any) -> None:
     """Check that the server answers.
 
     Raises:
-        BrokerNotAnswering: It does not answer, or not now.
-        ConfigurationError: It refuses the connection.
+        BrokerNotAnswering: The server does not answer now.
+        ConfigurationError: The server refuses the connection.
     """
     name, address, on_redis = display_of(broker), _address_of(broker), is_redis(broker)
     if on_redis and broker.client.connection_pool.connection_kwargs.get("decode_responses"):
         raise ConfigurationError(
-            f"{name}: its client decodes answers, and messages are bytes. Leave decode_responses out."
+            f"{name}: expected a client that returns bytes, got one with decode_responses=True. Remove that option."
         )
     if (reason := lacks_tls(address, on_redis)) is not None:
-        raise ConfigurationError(f"{name} does not let us in: {reason}")
+        raise ConfigurationError(f"Cannot connect to {name}: {reason}")
     try:
         queue_depth(broker, "default")
     except Exception as error:
         if (reason := queue_refusal(error)) is not None:
             raise ConfigurationError(f"{name}: {reason}") from error
         if (reason := refusal(error, address, on_redis)) is not None:
-            raise ConfigurationError(f"{name} does not let us in: {reason}") from error
+            raise ConfigurationError(f"Cannot connect to {name}: {reason}") from error
         raise BrokerNotAnswering(
-            f"{name} does not answer: {describe_error(error)} Is the server running, and are host and port right?"
+            f"Cannot connect to {name}: {describe_error(error)} "
+            "Check that the server is running, and check host and port."
         ) from error
     finally:
         close_thread_connection(broker)
 
 
 def check_queues(broker: Any, queues: Collection[str]) -> None:
-    """Declare queues on a server that may refuse one of them for good; the others have nothing to refuse.
+    """Declare queues on RabbitMQ, which may refuse one of them permanently.
 
     Raises:
-        BrokerNotAnswering: It does not answer, or not now.
+        BrokerNotAnswering: The server does not answer now.
         ConfigurationError: A queue, or the one of its delayed or dead messages, exists with other arguments.
     """
     if not is_rabbitmq(broker):
@@ -62,13 +63,13 @@ def check_queues(broker: Any, queues: Collection[str]) -> None:
     except Exception as error:
         if (reason := queue_refusal(error)) is not None:
             raise ConfigurationError(f"{display_of(broker)}: {reason}") from error
-        raise BrokerNotAnswering(f"{display_of(broker)} does not answer: {describe_error(error)}") from error
+        raise BrokerNotAnswering(f"Cannot connect to {display_of(broker)}: {describe_error(error)}") from error
     finally:
         close_thread_connection(broker)
 
 
 def _address_of(broker: Any) -> Address | None:
-    """Where a broker's server listens; None where that cannot be seen."""
+    """Return the address of a broker's server; None if it is unknown."""
     if is_redis(broker):
         pool: Any = broker.client.connection_pool
         facts: dict[str, Any] = getattr(pool, "connection_kwargs", {})

@@ -76,8 +76,9 @@ def _without_namespace(url: str) -> tuple[str, str]:
         return url, DEFAULT_NAMESPACE
     if len(namespaces) > 1 or not namespaces[0]:
         raise ConfigurationError(
-            f"broker: invalid URL {displayed_url(url)!r}; expected one namespace that is not empty, got "
-            f"{len(namespaces)}: {listed(namespaces)}. Write one, for example redis://host/0?namespace=shop."
+            f"broker: invalid URL {displayed_url(url)!r}; expected one namespace that is not empty, "
+            f"got {len(namespaces) if namespaces[0] else 'an empty one'}. "
+            "Write for example redis://host/0?namespace=shop."
         )
     other_options = [(key, value) for key, value in query if key != "namespace"]
     _check_options(url, other_options)

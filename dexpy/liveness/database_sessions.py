@@ -1,6 +1,6 @@
-"""The database sessions of workers, recorded when they begin, so that those of a dead worker can be ended.
+"""The database sessions of workers, recorded at their start, so that recovery can end those of a dead worker.
 
-A frozen worker may hold locks, in the transaction of a run or of its relay, that its successor needs.
+A frozen worker may hold locks that its successor needs, in the transaction of a run or of its relay.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from dexpy.foundation.redaction import class_path
 from dexpy.recording.store import Store
 
 _RECORDED = "dexpy_sessions"
-"""In the `info` of an ORM session: the `DatabaseSessions`; of a connection: the id of the worker it is recorded for."""
+"""The key in the `info` of an ORM session for its `DatabaseSessions`, and of a connection for its worker's id."""
 
 
 class DatabaseSessions:
     """Records each database session of this process once, with the id of its worker.
 
     Args:
-        store: Of the records.
-        worker_id: Returns the id; None before there is one.
+        store: The store of the records.
+        worker_id: Returns the id of the worker; None before it has one.
     """
 
     def __init__(self, store: Store, worker_id: Callable[[], str | None]) -> None:
@@ -56,12 +56,12 @@ class DatabaseSessions:
         session.info[_RECORDED] = self
 
     def record_connection(self, connection: Connection) -> None:
-        """Record the connection of a run's session, if it is to the records' database."""
+        """Record the connection of a run's session if it is to the database of the records."""
         if connection.info.get(_RECORDED) != self._worker_id() and self._store.is_own_connection(connection):
             self._record_separately(connection)
 
     def _record_separately(self, connection: Connection) -> None:
-        """Record a connection, through another connection."""
+        """Record a connection through another connection."""
 
         def write(statement: sa.Insert) -> None:
             with self._store.begin() as own_connection:
@@ -71,7 +71,7 @@ class DatabaseSessions:
         self._record(connection, write)
 
     def _record_on_itself(self, connection: Connection) -> None:
-        """Record a connection, on the connection itself: its next transaction may lock rows, e.g. the relay's."""
+        """Record a connection on itself, because its next transaction may lock rows, as that of the relay does."""
 
         def write(statement: sa.Insert) -> None:
             with connection.begin():
@@ -102,7 +102,7 @@ def end_sessions(connection: Connection, worker: str) -> None:
     """End the database sessions of a dead worker, which may hold locks if it is only frozen.
 
     Args:
-        connection: To the records' database, in a transaction.
+        connection: A connection to the database of the records, in a transaction.
         worker: The worker's id.
     """
     dialect = dialect_of(connection)
@@ -116,5 +116,5 @@ def end_sessions(connection: Connection, worker: str) -> None:
             with connection.begin_nested():
                 connection.exec_driver_sql(dialect.end_session_statement(int(session_number)))
         except DBAPIError as error:
-            # It may have ended meanwhile, or belong to a user whose sessions may not be ended.
+            # The session may have ended meanwhile, or this user may lack the privilege.
             log_event(LogEvent.SESSION_NOT_ENDED, worker_id=worker, error=class_path(error))

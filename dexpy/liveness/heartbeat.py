@@ -1,8 +1,8 @@
 """The heartbeat of a worker process, which renews its lease, and the records that the process holds.
 
-It has its own thread, so long runs do not delay it.
-The runs of a worker whose lease has expired are recovered by others: a worker that cannot renew its lease starts no
-new runs until it has.
+The heartbeat has its own thread, so long runs do not delay it.
+Other workers recover the runs of a worker whose lease has expired, so a worker that fails to renew its lease starts no
+runs until it succeeds.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ from dexpy.liveness.intervals import RecoveryIntervals
 from dexpy.recording.store import Store
 
 LATE_AFTER = 0.6
-"""A worker whose last heartbeat is older than this share of its lease starts no new runs."""
+"""A worker whose last heartbeat is older than this share of its lease starts no runs."""
 RECOVERS_AFTER_BEATS = 2
 """A worker whose own heartbeat was late recovers others only after this many heartbeats."""
 RECONCILE_EVERY_S = 5.0
 """The longest interval between two reconciliations, in seconds."""
 SQLITE_HEARTBEAT_INTERVAL_S = 10.0
-"""On SQLite heartbeats are only informative, and every write blocks others."""
+"""The interval on SQLite, in seconds: heartbeats are only informative there, and every write blocks others."""
 
 
 NamesRegistered: TypeAlias = Callable[[Collection[str], Collection[str] | None], object]
 
 
 class HeldRecords:
-    """The ids of the records that this process holds, with a count: one that is held twice is released twice."""
+    """The ids of the records that this process holds, counted: an id that is held twice must be released twice."""
 
     def __init__(self) -> None:
         self._held: Counter[str] = Counter()
@@ -55,7 +55,7 @@ class HeldRecords:
         self._lock = threading.Lock()
 
     def hold(self, record_id: str) -> None:
-        """Add an id, before its record is claimed: a claimed record must always be held."""
+        """Add an id, before its record is claimed, so that a claimed record is always held."""
         with self._lock:
             self._held[record_id] += 1
 
@@ -77,17 +77,17 @@ class HeldRecords:
             return self._held[record_id] > 1
 
     def begin(self, record_id: str) -> None:
-        """Register that `perform` of a run is about to be called here."""
+        """Register a run whose `perform` is about to be called here."""
         with self._lock:
             self._started.add(record_id)
 
     def end(self, record_id: str) -> None:
-        """Register that the end of a run is written, here or by another worker."""
+        """Unregister a run whose end is written, here or by another worker."""
         with self._lock:
             self._started.discard(record_id)
 
     def has_begun(self, record_id: str) -> bool:
-        """Return whether a run was started here whose end may not be written."""
+        """Return whether a run was started here and its end may not be written."""
         with self._lock:
             return record_id in self._started
 
@@ -96,12 +96,12 @@ class Heartbeat(dramatiq.Middleware):
     """The heartbeat of this process; each forked process has its own.
 
     Args:
-        store: Of the workers' rows.
-        intervals: Of the heartbeat.
-        keep_alive: Called with each heartbeat: renews the broker's leases of this process.
-        reconcile: Called between heartbeats: compares the claims of this process with its runs.
-        names_registered: Called when the operations of this worker process are stored, with their names and its queues;
-            called again with the next heartbeat, for a worker that read them just before.
+        store: The store of the workers' rows.
+        intervals: The intervals of the heartbeat.
+        keep_alive: Called with each heartbeat, to renew the broker's leases of this process.
+        reconcile: Called between heartbeats, to compare the claims of this process with its runs.
+        names_registered: Called with the names of the operations and the queues of this worker process when the names
+            are stored, and again with the next heartbeat, for workers that have read them just before.
     """
 
     def __init__(
@@ -121,12 +121,12 @@ class Heartbeat(dramatiq.Middleware):
         self._names_registered = names_registered
         self._by_pid: dict[int, _ProcessHeartbeat] = {}
         self._threads = 0
-        # Empty until `serve`: a process that only makes calls has a heartbeat too.
+        # Empty until `serve`: a process that only calls operations has a heartbeat too.
         self._queues: Collection[str] | None = ()
 
     @property
     def _current(self) -> _ProcessHeartbeat:
-        # By process id, without a lock that a fork could copy while it is held.
+        # For each process id, without a lock: a fork could copy a lock that is held.
         pid = os.getpid()
         heartbeat = self._by_pid.get(pid)
         if heartbeat is None:
@@ -146,37 +146,37 @@ class Heartbeat(dramatiq.Middleware):
         """Set what the worker of this process serves, before it starts.
 
         Args:
-            threads: How many runs at once.
-            queues: Names; None for all.
+            threads: The number of concurrent runs.
+            queues: The names of its queues; None for all.
         """
         self._threads, self._queues = threads, queues
-        # A heartbeat started by a call during the application's import has the old values.
+        # A call during the application's import may have started a heartbeat with the old values.
         self.stop()
 
     def start(self) -> str:
-        """Start the heartbeat of this process if it does not run; return the worker's id, unique for each start."""
+        """Start the heartbeat of this process if it is not running; return the worker's id, unique for each start."""
         heartbeat = self._by_pid.get(os.getpid())
         worker_id = None if heartbeat is None else heartbeat.worker_id
         return self._current.start() if worker_id is None else worker_id
 
     def before_worker_boot(self, broker: Any, worker: Any) -> None:
-        """Start the heartbeat first: the process must have a worker id before it claims anything."""
+        """Start the heartbeat first, because the process needs a worker id before it claims records."""
         if not self._threads:
-            # Under plain dramatiq `serve` was not called.
+            # Plain `dramatiq` does not call `serve`.
             self.serve(worker.worker_threads, worker.consumer_whitelist)
         self._current.start()
 
     def after_worker_boot(self, broker: Any, worker: Any) -> None:
-        """Start the heartbeat, if the database was away before."""
+        """Start the heartbeat if the database was unreachable before."""
         self._current.start()
 
     def after_worker_shutdown(self, broker: Any, worker: Any) -> None:
-        """Stop the heartbeat, after all runs have ended or were released."""
+        """Stop the heartbeat after all runs have ended or were released."""
         self.stop()
 
     def stop_at_exit(self) -> None:
         """Stop the heartbeat when this process exits; a worker stops it on shutdown."""
-        # Registered once. A fork inherits the handler, which does nothing there without a heartbeat.
+        # Register once. A fork inherits the handler, which does nothing there without a heartbeat.
         atexit.unregister(self.stop)
         atexit.register(self.stop)
 
@@ -189,18 +189,18 @@ class Heartbeat(dramatiq.Middleware):
 
     @property
     def own_ids(self) -> tuple[str, ...]:
-        """All ids that this process has had."""
+        """All worker ids that this process has had."""
         heartbeat = self._by_pid.get(os.getpid())
         return tuple(heartbeat.ids) if heartbeat is not None else ()
 
     @property
     def liveness_locks(self) -> worker_registry.SqliteLivenessLocks:
-        """The locks of the workers, on SQLite."""
+        """The file locks of the workers, on SQLite."""
         return self._current.liveness_locks
 
     @property
     def may_recover(self) -> bool:
-        """Whether this worker may recover others: the cause of its own late heartbeat may have delayed theirs too.
+        """Return whether this worker may recover others; False for a while after its own heartbeat was late.
 
         Otherwise workers would recover each other after the database has stalled for longer than a lease.
         """
@@ -209,10 +209,10 @@ class Heartbeat(dramatiq.Middleware):
     def require_lease(self, **facts: Any) -> None:
         """Start the heartbeat if necessary, and wait while the lease may have expired.
 
-        A run that is started without a lease might be started elsewhere too.
+        Another worker could start a run that is started without a lease.
 
         Args:
-            facts: For the log, while the database is away.
+            facts: Fields for the log while the database is unreachable.
         """
         heartbeat = self._by_pid.get(os.getpid())
         if heartbeat is None or heartbeat.worker_id is None:
@@ -255,7 +255,7 @@ class _ProcessHeartbeat:
         self._queues = queues
         self._registered_names: tuple[str, ...] = ()
         self._lock = threading.Lock()
-        # A heartbeat that has failed is repeated sooner.
+        # Repeat a failed heartbeat sooner.
         soon = Backoff(self._every_s / 2, self._every_s / 2)
         reconcile_every_s = min(intervals.recovery_interval_s, RECONCILE_EVERY_S)
         self._tasks = (
@@ -284,7 +284,7 @@ class _ProcessHeartbeat:
 
     def _register(self) -> float:
         worker_id = f"{socket.gethostname()[:20]}:{os.getpid()}:{new_id('w')[-10:]}"
-        # Before the row: other processes check the lock of every row.
+        # Acquire the lock before the row is inserted: other processes check the lock of every row.
         self.liveness_locks.acquire(worker_id)
         started_at = time.monotonic()
         self._registered_names = self._names()
@@ -302,7 +302,7 @@ class _ProcessHeartbeat:
         return started_at
 
     def _names(self) -> tuple[str, ...]:
-        """Return the names of the operations that this process can run: none, if it is not a worker."""
+        """Return the names of the operations that this process can run; empty if it is not a worker."""
         return registry.names() if self._columns["threads"] else ()
 
     def _report_names(self) -> None:
@@ -333,7 +333,7 @@ class _ProcessHeartbeat:
         return True
 
     def _current_worker_id(self) -> str | None:
-        # A fork inherits the listeners, and has no worker id before its own heartbeat starts.
+        # A fork inherits the listeners, but has no worker id before its own heartbeat starts.
         return self.worker_id if self._columns["pid"] == os.getpid() else None
 
     def _renew(self) -> None:
@@ -349,10 +349,10 @@ class _ProcessHeartbeat:
         self._renewed_at = renewed_at
 
     def _renew_lease(self) -> float:
-        """Renew the lease, and return a time that is not later than its start."""
+        """Renew the lease, and return a time that is not after its start."""
         worker_id = self.worker_id
         assert worker_id is not None  # noqa: S101 - registered before the thread starts
-        # Before the statement: the lease must never seem longer here than in the database.
+        # Read the clock before the statement: the lease must never seem longer here than in the database.
         started_at = time.monotonic()
         with self._store.begin() as connection:
             is_renewed = worker_registry.renew_lease(connection, worker_id, self._lease_s)
@@ -363,7 +363,7 @@ class _ProcessHeartbeat:
         if is_renewed:
             self._report_names()
             return started_at
-        # The lease had expired and its runs were recovered: the process continues under a new id.
+        # The lease had expired and the runs were recovered: the process continues under a new id.
         log_event(
             LogEvent.WORKER_LEASE_EXPIRED,
             worker_id=worker_id,
@@ -382,7 +382,7 @@ class _ProcessHeartbeat:
                 log_event(
                     LogEvent.WORKER_PAUSED,
                     reason="the heartbeat fails",
-                    advice="nothing new is started until it succeeds",
+                    advice="no run is started until it succeeds",
                 )
             time.sleep(self._every_s / 4)
 
@@ -407,7 +407,7 @@ class _ProcessHeartbeat:
         self._sessions.stop()
         if self.worker_id is None:
             return
-        # A row that cannot be deleted is removed by a relay, after its lease.
+        # If this fails, a relay deletes the row after its lease.
         with contextlib.suppress(Exception), self._store.begin() as connection:
             worker_registry.unregister(connection, self.ids)
         self.liveness_locks.release(self.worker_id)

@@ -9,7 +9,7 @@ import attrs
 from dexpy.foundation.errors import ConfigurationError
 
 SHORTEST_S = 5.0
-"""The smallest setting, in seconds: below it the lease of a busy worker would expire."""
+"""The smallest setting, in seconds; with less, the lease of a busy worker would expire."""
 
 
 @attrs.frozen
@@ -28,7 +28,7 @@ class RecoveryIntervals:
         """Return the intervals for a setting.
 
         Raises:
-            ConfigurationError: It is not a number of seconds, or less than 5.
+            ConfigurationError: The setting is not a number of seconds, or is less than 5.
         """
         if value is None:
             return cls()
@@ -38,27 +38,27 @@ class RecoveryIntervals:
             seconds = 0.0
         if isinstance(value, bool) or not SHORTEST_S <= seconds < 10**7:
             raise ConfigurationError(
-                f"recover_within={value!r} wants seconds or a timedelta, at least {SHORTEST_S:g} s: a shorter pause of "
-                "a busy machine would be taken for a death."
+                f"recover_within: expected seconds or a timedelta, at least {SHORTEST_S:g} s, got {value!r}. "
+                "With less, the lease of a busy worker could expire."
             )
         return cls(seconds)
 
     @property
     def lease_s(self) -> float:
-        """A worker whose last heartbeat is older than this is dead."""
+        """The length of a lease: a worker whose last heartbeat is older is dead."""
         return self.recover_within_s / 2
 
     @property
     def heartbeat_interval_s(self) -> float:
-        """A sixth of the lease, so that a few heartbeats may fail."""
+        """The interval of heartbeats: a sixth of the lease, so that some heartbeats may fail."""
         return self.lease_s / 6
 
     @property
     def recovery_interval_s(self) -> float:
-        """Between two checks for dead workers, lost messages and expired records."""
+        """The interval between checks for dead workers, lost messages and expired records."""
         return self.recover_within_s / 12
 
     @property
     def resend_after_s(self) -> float:
-        """A message that has not been claimed for this long may be lost."""
+        """The age at which an unclaimed message counts as possibly lost."""
         return self.recover_within_s / 2

@@ -28,10 +28,10 @@ from dexpy.locks import file_locks
 _ID = workers.c.id == sa.bindparam("p_id")
 _LEASED = {"beat_at": after(0), "leased_until": after(seconds_parameter("p_lease_s"))}
 _RENEW = sa.update(workers).where(_ID).values(**_LEASED)
-"""Renew the lease of ``p_id`` for ``p_lease_s`` seconds."""
+"""Renew the lease of ``p_id``, for ``p_lease_s`` seconds."""
 
 LONGEST_LEASE_S = 1e7
-"""The longest valid lease, in seconds: a later end was not written by a worker."""
+"""The longest valid lease, in seconds; a worker writes no later end."""
 
 
 def _is_leased() -> sa.ColumnElement[bool]:
@@ -46,11 +46,11 @@ def register(connection: Connection, id: str, lease_s: float, *, names: Sequence
     """Insert the row of a new worker.
 
     Args:
-        connection: In a transaction.
-        id: Never used before.
-        lease_s: Length of the lease in seconds.
-        names: Of the operations that its process has declared.
-        columns: host, pid, threads and queues.
+        connection: A connection in a transaction.
+        id: A new id.
+        lease_s: The length of the lease, in seconds.
+        names: The names of the operations that its process has declared.
+        columns: The columns host, pid, threads and queues.
     """
     lease = {"beat_at": after(0), "leased_until": after(lease_s)}
     connection.execute(sa.insert(workers).values(id=id, started_at=after(0), **lease, **columns))
@@ -65,13 +65,13 @@ def update_names(connection: Connection, id: str, names: Sequence[str]) -> None:
 
 
 def renew_lease(connection: Connection, id: str, lease_s: float) -> bool:
-    """Renew a lease; False if it had expired and the worker's row was deleted."""
+    """Renew a lease; return False if it had expired and the worker's row was deleted."""
     return bool(connection.execute(_RENEW, {"p_id": id, "p_lease_s": lease_s}).rowcount)
 
 
 def unregister(connection: Connection, ids: Collection[str]) -> None:
     """Delete the rows of workers that have ended."""
-    # Not the rows that are locked: their worker may be frozen while it writes them.
+    # Skip locked rows: their worker may be frozen while it writes them.
     delete_unlocked(connection, worker_sessions, worker_sessions.c.worker.in_(ids))
     delete_unlocked(connection, worker_names, worker_names.c.worker.in_(ids))
     if ids:
@@ -86,7 +86,7 @@ def delete_orphaned_names(connection: Connection) -> None:
 
 
 def worker_rows(connection: Connection) -> Sequence[Row[Any]]:
-    """Return every worker, with ``is_leased``: whether its lease is in force."""
+    """Return the row of every worker, with ``is_leased``: whether its lease is in force."""
     leased = sa.func.coalesce(_is_leased(), sa.false()).label("is_leased")
     return connection.execute(sa.select(workers, leased).order_by(workers.c.started_at)).all()
 
@@ -99,7 +99,7 @@ def live_workers(connection: Connection, liveness_locks: SqliteLivenessLocks) ->
 
 
 def serves_queue(worker: Row[Any], queue: str) -> bool:
-    """Return whether a worker serves a queue; one without a readable list serves all."""
+    """Return whether a worker serves a queue; a worker without a valid list serves all."""
     queues: object = worker.queues
     return not isinstance(queues, list) or queue in queues
 
@@ -109,8 +109,8 @@ class KnownClasses:
     """The operations that the live workers of a queue can run.
 
     Attributes:
-        names: Of the operations that at least one of them has declared.
-        is_complete: Whether all of them have stored their names; workers of earlier versions of dexpy do not.
+        names: The names of the operations that at least one of them has declared.
+        is_complete: Whether all of them have stored their names, which earlier versions of dexpy do not.
     """
 
     names: frozenset[str]
@@ -118,7 +118,7 @@ class KnownClasses:
 
 
 def known_classes(connection: Connection, liveness_locks: SqliteLivenessLocks, queue: str) -> KnownClasses:
-    """Return the operations that the live workers of a queue know."""
+    """Return the operations that the live workers of a queue can run."""
     serving = {row.id for row in live_workers(connection, liveness_locks) if row.threads and serves_queue(row, queue)}
     stored = connection.execute(sa.select(worker_names).where(worker_names.c.worker.in_(serving))).all()
     names = frozenset[str]().union(*(row.names or () for row in stored))
@@ -130,10 +130,10 @@ def unserved_queues(connection: Connection, liveness_locks: SqliteLivenessLocks)
     alive = live_workers(connection, liveness_locks)
     waiting = records.c.status == "pending"
     unserved: list[str] = []
-    # One index look-up for each name, however many records there are.
+    # One index lookup for each name, however many records there are.
     name = connection.execute(sa.select(sa.func.min(records.c.queue)).where(waiting)).scalar()
     seen: set[str] = set()
-    # Bytes instead of text sort after all text, and would be selected again without end.
+    # Bytes sort after all text, and would be selected again in an endless loop.
     while name is not None and name not in seen:
         seen.add(name)
         if not any(serves_queue(worker, name) for worker in alive):
@@ -149,8 +149,8 @@ def lost_runs(own: Collection[str], limit: int, without: Collection[str] = ()) -
 
     Args:
         own: The worker ids of this process, which is alive.
-        limit: How many rows at most.
-        without: Ids of records to leave out.
+        limit: The maximum number of rows.
+        without: The ids of records to leave out.
     """
     others = sa.or_(records.c.claimed_by.is_(None), records.c.claimed_by.not_in(list(own)))
     return (
@@ -173,9 +173,9 @@ def removable_workers(dead: Collection[str], own: Collection[str], *, by_lease: 
     """Return the query for the ids of dead workers without running records.
 
     Args:
-        dead: Dead workers whose database sessions were ended.
+        dead: The ids of dead workers whose database sessions were ended.
         own: The worker ids of this process.
-        by_lease: Whether leases decide: one of them may have been renewed since.
+        by_lease: Whether leases decide; a lease may have been renewed since.
     """
     conditions = [workers.c.id.in_(list(dead)), workers.c.id.not_in(list(own)), ~_RUNNING_OF]
     if by_lease:
@@ -184,16 +184,16 @@ def removable_workers(dead: Collection[str], own: Collection[str], *, by_lease: 
 
 
 CREATE_ATTEMPTS = 20
-"""How often the folder may be removed just before a file is created in it."""
+"""How many attempts to create a file may fail because its folder is removed just before."""
 _held_files: dict[tuple[int, Path], int] = {}
-"""The open files of held locks, by process id: a forked child inherits the entries, but not the locks."""
+"""The open files of held locks, by process id; a forked child inherits the entries, but not the locks."""
 
 
 class SqliteLivenessLocks:
     """The file locks of the workers of one SQLite file; does nothing on a server.
 
     Args:
-        database: Of the workers.
+        database: The database of the workers.
     """
 
     def __init__(self, database: Database) -> None:
@@ -201,10 +201,10 @@ class SqliteLivenessLocks:
         # On a system without file locks, leases decide.
         self._folder = Path(f"{path}-workers") if path and file_locks.IS_SUPPORTED else None
         self.is_authoritative = self._folder is not None
-        """Whether the locks decide which workers are alive, and not the leases."""
+        """Whether these locks decide which workers are alive, instead of the leases."""
 
     def acquire(self, id: str) -> None:
-        """Acquire the lock of a new worker, until the process ends or releases it."""
+        """Acquire the lock of a new worker; it is held until `release` or the end of the process."""
         if self._folder is None:
             return
         path = self._folder / _file_name(id)
@@ -251,10 +251,10 @@ def _is_held(path: Path) -> bool:
     try:
         file = file_locks.open_file(str(path), create=False)
     except PermissionError:
-        # Another user's process, which may be alive.
+        # The file is of another user, whose process may be alive.
         return True
     except OSError:
-        # There is no file, or one that no worker has created.
+        # The file is missing, or no worker has created it.
         return False
     try:
         if not file_locks.try_acquire(file):
@@ -274,5 +274,5 @@ _PLAIN_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/-]{0,99}")
 def _file_name(id: str) -> str:
     if _PLAIN_ID.fullmatch(id):
         return id.replace("/", "_").replace(":", "_")
-    # An id from a row or a host name may contain anything; its file must be in this folder.
+    # An id from a row or a host name may contain any characters; its file must be in this folder.
     return "odd-" + hashlib.sha256(id.encode("utf-8", "surrogatepass")).hexdigest()[:40]

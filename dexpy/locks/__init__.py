@@ -1,1 +1,1 @@
-"""Advisory locks, one file per backend."""
+"""Advisory locks, one module for each backend."""

@@ -26,8 +26,8 @@ class Locks:
     """The lock backends, created on first use.
 
     Args:
-        database: Of the records.
-        is_shared: Whether the processes of the application share it.
+        database: The database of the records.
+        is_shared: Whether the processes of the application share the database.
         redis: Returns the client and the key prefix; None if the broker is not Redis.
     """
 
@@ -40,26 +40,26 @@ class Locks:
         self._backends: dict[str, LockBackend] = {}
         self._lock = threading.Lock()
         self.on_new_connection: Callable[[Connection], None] | None = None
-        """Called with each connection that a lock uses, in a worker."""
+        """In a worker: called with each connection that a lock uses."""
 
     def handle(self, key: str, backend: str | None = None) -> LockHandle:
-        """Return the handle of a lock, not acquired yet.
+        """Return the handle of a lock, which is not acquired yet.
 
         Args:
             key: 64 hexadecimal digits.
             backend: ``"database"`` or ``"redis"``; None for the default.
 
         Raises:
-            ConfigurationError: There is no such backend.
+            ConfigurationError: The backend is not available.
         """
         return self._backend(backend).lock(key)
 
     def is_locked(self, key: str, backend: str | None = None) -> bool | None:
-        """Return whether a lock is held now; None if that cannot be known without acquiring it."""
+        """Return whether a lock is held now; None if only acquiring it would show that."""
         return self._backend(backend).is_locked(key)
 
     def close(self) -> None:
-        """Close the connections of this process for locks."""
+        """Close this process's connections for locks."""
         for backend in self._backends.values():
             backend.close()
 
@@ -67,18 +67,18 @@ class Locks:
         """Return the name of the backend.
 
         Raises:
-            ConfigurationError: There is none.
+            ConfigurationError: No backend is available.
         """
         name = backend or self._default
         if name is None:
             raise ConfigurationError(
-                "A lock needs a place that all processes share, and there is neither a database nor Redis. "
-                "Name a database: dexpy.configure(database=..., broker=...)."
+                "Lock: no backend that all processes share; expected a database or Redis. "
+                "Set a database: dexpy.configure(database=..., broker=...)."
             )
         if name == "redis" and self._redis is None:
             raise ConfigurationError(
-                "Lock(backend='redis') needs a broker on Redis, which the lock shares. "
-                "Name one, dexpy.configure(broker='redis://...'), or leave backend out."
+                "Lock(backend='redis'): the broker is not Redis. "
+                "Set dexpy.configure(broker='redis://...'), or omit backend."
             )
         return name
 
@@ -102,5 +102,7 @@ class Locks:
         dialect = _DIALECTS.get(self._database.dialect)
         if dialect is None:
             kind = self._database.backend
-            raise ConfigurationError(f"dexpy knows no locks on {kind}. It knows PostgreSQL, MariaDB, SQLite and Redis.")
+            raise ConfigurationError(
+                f"Lock: unsupported database {kind!r}; expected PostgreSQL, MariaDB, MySQL, SQLite or Redis."
+            )
         return dialect

@@ -1,9 +1,9 @@
 """File locks of the operating system that belong to one open file, so that no other code of the process releases them.
 
-A POSIX record lock belongs to the process, and is released when any code there closes any descriptor of the file, e.g.
-a backup of the folder. Linux has locks of an open file description, of one byte for each lock; other systems lock
-whole files with ``flock``, one file for each lock. The system releases both when the process ends.
-A forked child shares its parent's open files, so it closes its copies: otherwise it would hold a dead parent's locks.
+A POSIX record lock belongs to the process, and is released when any code of it closes any descriptor of the file, for
+example a backup of the folder. Linux has locks of an open file description, of one byte for each lock; other systems
+lock whole files with ``flock``, one file for each lock. The system releases both when the process ends.
+A forked child shares its parent's open files, and closes its copies: otherwise it would hold a dead parent's locks.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ _mutex = threading.Lock()
 
 
 def supports_byte_locks(path: str) -> bool:
-    """Return whether one file can have many locks, a byte for each; tried once, with this file."""
+    """Return whether one file can have many locks, one for each byte; tested once, with this file."""
     global _is_probed
     if _ofd is not None and not _is_probed:
         descriptor = _descriptor(path, os.O_CREAT)
         try:
-            # A byte that no lock uses; closing the file releases it.
+            # No lock uses this byte; closing the file releases it.
             try_acquire(descriptor, _PROBE_BYTE)
         finally:
             os.close(descriptor)
@@ -56,14 +56,14 @@ def supports_byte_locks(path: str) -> bool:
 
 
 def open_file(path: str, *, create: bool = True) -> int:
-    """Open a file; forked children and started programs do not keep it open. See `close_file`.
+    """Open a file that forked children and started programs do not inherit; see `close_file`.
 
     Args:
-        path: Of the file.
+        path: The path of the file.
         create: Whether to create it if it does not exist.
 
     Raises:
-        ConfigurationError: It is a symbolic link.
+        ConfigurationError: The path is a symbolic link.
     """
     with _mutex:
         descriptor = _descriptor(path, os.O_CREAT if create else 0)
@@ -81,8 +81,8 @@ def _descriptor(path: str, flags: int) -> int:
 
 
 def symlink_error(path: str) -> ConfigurationError:
-    """Return the error for a symbolic link beside a database, which another user may have created."""
-    return ConfigurationError(f"{path}: is a symbolic link, which is not followed here. Remove the link.")
+    """Return the error for a symbolic link beside a database, which an attacker may have created."""
+    return ConfigurationError(f"{path}: expected a regular file or folder, got a symbolic link. Remove the link.")
 
 
 def close_file(descriptor: int) -> None:
@@ -94,7 +94,7 @@ def close_file(descriptor: int) -> None:
 
 
 def try_acquire(descriptor: int, number: int = 0) -> bool:
-    """Try to acquire a lock; False if another open file, of this or another process, has it."""
+    """Try to acquire a lock; return False if another open file, of this or another process, has it."""
     global _ofd
     if _ofd is not None:
         try:
@@ -140,7 +140,7 @@ def _close_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    # No fork between opening a file and registering it: the child would keep an unregistered descriptor.
+    # Prevent a fork between opening a file and registering it: the child would keep an unregistered descriptor.
     os.register_at_fork(
         before=lambda: _mutex.acquire(), after_in_parent=lambda: _mutex.release(), after_in_child=_close_in_child
     )

@@ -1,4 +1,4 @@
-"""Locks on MariaDB and MySQL: `GET_LOCK`, acquired in the order of waiting."""
+"""Locks on MariaDB and MySQL by `GET_LOCK`, acquired in the order of waiting."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dexpy.database.error_codes import code_of
 DEADLOCK_CODES = (1213, 3058)
 """The error codes of a deadlock."""
 
-# The name is of the whole server, so it contains the database; it has at most 64 characters.
+# Names are global on the server, so they contain the database, and have at most 64 characters.
 _NAME = sa.func.concat(
     "dexpy-", sa.func.left(sa.func.sha2(sa.func.concat(sa.func.database(), sa.bindparam("p_key")), 256), 58)
 )

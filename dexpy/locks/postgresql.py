@@ -1,4 +1,4 @@
-"""Locks on PostgreSQL: session advisory locks, acquired in the order of waiting."""
+"""Locks on PostgreSQL by session advisory locks, acquired in the order of waiting."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from sqlalchemy.exc import DBAPIError
 from dexpy.database.error_codes import DEADLOCK, LOCKED, code_of
 
 NOT_ACQUIRED = (*LOCKED, *DEADLOCK)
-"""The error codes of a time-out and of a deadlock."""
+"""The error codes of a timeout and of a deadlock."""
 
 _KEY: sa.BindParameter[int] = sa.bindparam("p_lock", type_=sa.BigInteger)
 _TRY = sa.select(sa.func.pg_try_advisory_lock(_KEY))
-# Evaluated from left to right: the time-out is set before the wait, in one round trip.
+# Columns are evaluated from left to right: the timeout is set before the wait, in one round trip.
 _WAIT = sa.select(
     sa.func.set_config("lock_timeout", sa.bindparam("p_wait", type_=sa.Text), False), sa.func.pg_advisory_lock(_KEY)
 )
@@ -37,7 +37,7 @@ class PostgresqlLocks:
         if seconds <= 0:
             return False
         try:
-            # 0 would be no time-out.
+            # 0 would mean no timeout.
             connection.execute(_WAIT, {**lock, "p_wait": f"{max(1, round(seconds * 1000))}ms"})
         except DBAPIError as error:
             if code_of(error) in NOT_ACQUIRED:
@@ -59,7 +59,7 @@ class PostgresqlLocks:
 
 
 def number_of(key: str) -> int:
-    """Return the number of a lock: a signed integer of eight bytes.
+    """Return the number of a lock, a signed integer of eight bytes.
 
     Example:
         >>> number_of("ff" * 32), number_of("00" * 7 + "2a" + "ff" * 24)
@@ -69,5 +69,5 @@ def number_of(key: str) -> int:
 
 
 def halves_of(key: str) -> dict[str, int]:
-    """Return the two halves of the number, as in ``pg_locks``."""
+    """Return the two halves of a lock's number, as in ``pg_locks``."""
     return {"high": int(key[:8], 16), "low": int(key[8:16], 16)}

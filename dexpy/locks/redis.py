@@ -1,11 +1,11 @@
 """Locks on Redis: a key that expires unless it is renewed.
 
-They do not exclude for certain. A second run may start while the first one continues, when the first one's process was
-frozen or cut off from Redis for longer than the lease, when Redis failed over to a replica that had not received the
-key, and when Redis lost the key by a restart or a flush. `is_held` finds most of these before the commit, not all.
-Where that matters, use the locks of the database.
+Mutual exclusion is not guaranteed. A second run may start while the first one continues: after the process of the first
+one was frozen or disconnected from Redis for longer than the lease, after a failover to a replica that had not received
+the key, and after Redis lost the key by a restart or a flush. `is_held` detects most of these before the commit, not
+all. Where that matters, use the locks of the database.
 
-It is the Redis client's lock: set if absent, with a token, renewed and deleted only with the token.
+This is the lock of the Redis client: a key that is set if absent, and renewed and deleted only with its token.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Any
 from dexpy.foundation.periodic import PeriodicTask, PeriodicThread
 
 LEASE_S = 30.0
-"""A key that is not renewed for this long, in seconds, expires: its process is dead, frozen or cut off."""
+"""A key that is not renewed for this long, in seconds, expires: its process is dead, frozen or disconnected."""
 RENEW_EVERY_S = LEASE_S / 4
 POLL_S = 0.05
-"""How often a lock that another run holds is tried again, in seconds."""
+"""The pause between attempts to acquire a lock that another run holds, in seconds."""
 
 
 class RedisLockBackend:
@@ -46,7 +46,7 @@ class RedisLockBackend:
 
     def _lock(self, key: str) -> Any:
         client, prefix = self._connect()
-        # Another thread than the one that acquired it may release it: no thread-local storage.
+        # No thread-local storage: another thread may release the lock.
         return client.lock(f"{prefix}:dexpy.lock:{key}", timeout=LEASE_S, sleep=POLL_S, thread_local=False)
 
 
@@ -54,7 +54,7 @@ class RedisLockHandle:
     """A lock in Redis, renewed by its own thread while it is held.
 
     Args:
-        lock: Of the Redis client.
+        lock: The lock of the Redis client.
     """
 
     def __init__(self, lock: Any) -> None:
@@ -72,7 +72,7 @@ class RedisLockHandle:
         return self._is_acquired
 
     def _renew(self) -> bool:
-        # A renewal that failed is tried again; a lost lock is reported at the end of the run.
+        # A failed renewal is retried; the end of the run reports a lost lock.
         with contextlib.suppress(Exception):
             self._lock.reacquire()
         return True
@@ -90,6 +90,6 @@ class RedisLockHandle:
             self._renewer.stop()
         if self._is_acquired:
             self._is_acquired = False
-            # A lock that cannot be released expires.
+            # A lock that is not released expires.
             with contextlib.suppress(Exception):
                 self._lock.release()

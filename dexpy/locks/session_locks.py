@@ -1,6 +1,6 @@
 """Locks of a database session, which the server releases when the session ends.
 
-Each handle has its own connection, from a separate pool: locks do not use up the connections of runs.
+Each handle has its own connection, from a separate pool, so that locks do not exhaust the connections of runs.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class LockDialect(Protocol):
     """The lock statements of one kind of server."""
 
     def acquire(self, connection: Connection, key: str, seconds: float) -> bool:
-        """Wait for a lock; False if the wait has timed out."""
+        """Wait for a lock; return False after a timeout."""
         ...
 
     def release(self, connection: Connection, key: str) -> bool:
-        """Release a lock; False if the session did not hold it."""
+        """Release a lock; return False if the session does not hold it."""
         ...
 
     def is_held(self, connection: Connection, key: str) -> bool:
@@ -41,9 +41,9 @@ class SessionLockBackend:
     """Stores locks on a database server.
 
     Args:
-        database: On the server; its pool is not used.
-        dialect: Of the server.
-        find_listener: Returns a function that is called with each connection that a lock uses, in a worker.
+        database: The database on the server; its pool is not used.
+        dialect: The lock statements of the server.
+        find_listener: Returns a function that is called in a worker with each connection that a lock uses.
     """
 
     def __init__(
@@ -87,8 +87,8 @@ class SessionLockHandle:
 
     Args:
         connect: Opens the session.
-        dialect: Of its server.
-        key: Of the lock.
+        dialect: The lock statements of its server.
+        key: The key of the lock.
     """
 
     def __init__(self, connect: Callable[[], Connection], dialect: LockDialect, key: str) -> None:
@@ -105,7 +105,7 @@ class SessionLockHandle:
         try:
             self._is_acquired = self._dialect.acquire(self._connection, self._key, seconds)
         except BaseException:
-            # The session may hold the lock, so it must not return to the pool.
+            # The session may hold the lock, so its connection must not return to the pool.
             self._discard()
             raise
         return self._is_acquired

@@ -1,7 +1,7 @@
 """Locks in a file beside a SQLite file, which the operating system releases when a process ends.
 
-A file lock is acquired by polling, so the threads of one process first acquire a `threading.Lock`.
-A database in memory belongs to one process, and needs only that.
+A file lock is acquired by polling, so the threads of one process first acquire a `threading.Lock`, which is enough
+for a database in memory.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dexpy.foundation.errors import ConfigurationError
 from dexpy.locks import file_locks
 
 POLL_S = 0.01
-"""How often a lock that another process holds is tried again, in seconds."""
+"""The pause between attempts to acquire a lock that another process holds, in seconds."""
 
 
 @attrs.define(eq=False)
@@ -24,10 +24,10 @@ class _ProcessLock:
     """One lock within this process.
 
     Attributes:
-        pid: Of the process: a forked child has a copy of this, but does not hold the lock.
-        lock: Held by the thread that holds or polls the file lock.
+        pid: The id of the process; a forked child has a copy of this object, but does not hold the lock.
+        lock: The lock for the thread that holds or polls the file lock.
         users: The number of handles that hold it or wait for it.
-        descriptor: Of the file, open while there are users; None for a database in memory.
+        descriptor: The descriptor of the file, open while there are users; None for a database in memory.
     """
 
     pid: int
@@ -38,7 +38,7 @@ class _ProcessLock:
 
 _mutex = threading.Lock()
 _process_locks: dict[tuple[int, str, int], _ProcessLock] = {}
-"""By process, path and number."""
+"""The locks by process id, path and number."""
 
 
 def _reset_mutex() -> None:
@@ -53,13 +53,13 @@ class FileLockBackend:
     """Stores locks in a file beside a SQLite file.
 
     Args:
-        path: Of the database; None for one in memory.
+        path: The path of the database; None for one in memory.
     """
 
     def __init__(self, path: str | None) -> None:
         if path is not None and not file_locks.IS_SUPPORTED:
             raise ConfigurationError(
-                "Locks beside a SQLite file need a system with POSIX file locks. Name a database server: "
+                "Lock: this system has no POSIX file locks, which locks on SQLite require. Use a database server: "
                 "dexpy.configure(database=...)."
             )
         self._path = None if path is None else f"{path}-locks"
@@ -69,7 +69,7 @@ class FileLockBackend:
         return FileLockHandle(self._path, int(key[:15], 16))
 
     def is_locked(self, key: str) -> bool | None:
-        """See `LockBackend`: known of this process only."""
+        """See `LockBackend`; only locks of this process are known."""
         process_lock = _process_locks.get((os.getpid(), self._path or "", int(key[:15], 16)))
         return True if process_lock is not None and process_lock.lock.locked() else None
 
@@ -81,8 +81,8 @@ class FileLockHandle:
     """A lock in a file beside a SQLite file.
 
     Args:
-        path: Of the lock file; None for a database in memory.
-        number: Of the byte.
+        path: The path of the lock file; None for a database in memory.
+        number: The number of the byte.
     """
 
     def __init__(self, path: str | None, number: int) -> None:
@@ -108,7 +108,7 @@ class FileLockHandle:
         return self._is_acquired
 
     def is_held(self) -> bool:
-        """See `LockHandle`: only this process can release it."""
+        """See `LockHandle`; only this process can release the lock."""
         return self._is_acquired
 
     def release(self) -> None:
@@ -146,5 +146,5 @@ class FileLockHandle:
 
 
 def _open_lock_file(path: str, number: int) -> int:
-    """Open the file of a lock: the shared one, or a separate one where only whole files can be locked."""
+    """Open the file of a lock: the shared file, or a separate one where only whole files can be locked."""
     return file_locks.open_file(path if file_locks.supports_byte_locks(path) else f"{path}-{number:x}")

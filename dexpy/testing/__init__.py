@@ -1,4 +1,4 @@
-"""Test helpers for applications: an isolated runtime, a method that runs what is due, and a clock to move."""
+"""Test helpers for applications: an isolated runtime that runs due operations in the test, with a movable clock."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Isolated", "isolated"]
 
 MAX_RUNS = 10_000
-"""More runs in one `Isolated.run_pending` count as an endless loop."""
+"""The number of runs in one `Isolated.run_pending` above which it assumes an endless loop."""
 
 
 class Isolated:
@@ -46,23 +46,26 @@ class Isolated:
         self._moved = timedelta(0)
 
     def run_pending(self, queues: Collection[str] | None = None) -> list[Ticket[Any]]:
-        """Run what is due, in this thread, as a worker would: through the real encoder, table and decoder.
+        """Run all due operations in this thread like a worker, with the real encoder, table and decoder.
 
-        Operations enqueued meanwhile run too if they are due; later ones wait until the clock is moved.
-        A message that no worker would run goes to the dead messages, with a RuntimeWarning that gives the reason.
+        Operations that are enqueued meanwhile run too if they are due; others wait until the clock is moved.
+        A message that workers refuse goes to the dead messages, with a RuntimeWarning that states the reason.
 
         Args:
             queues: The queues to run; None for all.
 
         Returns:
-            A ticket for each run, in order; a retry counts as one more.
+            A ticket for each run, in order; each retry adds another one.
         """
         broker: Any = self.runtime.broker
         self.runtime.dispatcher.require_tables()
         tickets: list[Ticket[Any]] = []
         while (message := self._take(queues)) is not None:
             if len(tickets) == MAX_RUNS:
-                raise RuntimeError(f"{MAX_RUNS} runs in one run_pending(): does an operation send itself for ever?")
+                raise RuntimeError(
+                    f"run_pending(): stopped after {MAX_RUNS} runs; an operation may enqueue itself without end. "
+                    "Check which operations enqueue others."
+                )
             try:
                 broker.emit_before("process_message", message)
                 actor = broker.get_actor(message.actor_name)
@@ -75,7 +78,7 @@ class Isolated:
             if message.failed:
                 message.nack()
                 reason = getattr(message, DEAD_REASON, "see the log")
-                _warn(f"The message of {message.kwargs['class_name']} was put with the dead ones: {reason}.")
+                _warn(f"the message of {message.kwargs['class_name']} is dead: {reason}.")
             else:
                 message.ack()
             tickets += self._ticket(message)
@@ -87,7 +90,7 @@ class Isolated:
         refused: Counter[str] = Counter(broker.validator.refused)
         message = broker.claim(queues)
         for reason in broker.validator.refused - refused:
-            _warn(f"A message was put with the dead ones: {reason}.")
+            _warn(f"a message is dead: {reason}.")
         return message
 
     def _ticket(self, message: Any) -> list[Ticket[Any]]:
@@ -97,32 +100,32 @@ class Isolated:
         try:
             return [Ticket.get(record_id)]
         except RecordNotFound:
-            # Deleted since it was enqueued, which the job has logged.
+            # The record was deleted since; the job has logged that.
             return []
 
     def advance(self, by: timedelta | float) -> None:
-        """Move the clock of this process forward until the block ends, also for a database server.
+        """Move the clock of this process forward until the block ends; statements on a database server use it too.
 
         Args:
-            by: Seconds, or a timedelta.
+            by: The seconds, or a timedelta.
         """
         delta = by if isinstance(by, timedelta) else timedelta(seconds=by)
         clock.advance(delta, databases=True)
         self._moved += delta
 
     def restore_clock(self) -> None:
-        """Undo what this block has moved; an outer block keeps its own time."""
+        """Restore the clock from before this block; an outer block keeps its own time."""
         clock.advance(-self._moved, databases=True)
         self._moved = timedelta(0)
 
 
 def _warn(text: str) -> None:
-    warnings.warn(f"Isolated.run_pending: {text} No worker would run it.", RuntimeWarning, stacklevel=4)
+    warnings.warn(f"Isolated.run_pending: {text} Workers do not run it either.", RuntimeWarning, stacklevel=4)
 
 
 @attrs.define(eq=False)
 class _Block:
-    """An open block, and the runtime to install again after it."""
+    """An open block, and the runtime to restore after it."""
 
     runtime: Runtime
     before: Runtime | None
@@ -132,7 +135,7 @@ _blocks: list[_Block] = []
 
 
 def _leave(entered: _Block) -> None:
-    """Install the runtime from before a block again, unless an inner block is still open."""
+    """Restore the runtime from before a block, unless an inner block is still open."""
     inner_blocks = _blocks[_blocks.index(entered) + 1 :]
     _blocks.remove(entered)
     for block in inner_blocks:
@@ -150,15 +153,15 @@ def isolated(
     session_factory: Callable[[], Session] | None = None,
     encryptors: Mapping[str, Encryptor] | None = None,
 ) -> Generator[Isolated]:
-    """Give one test a runtime with a temporary database and a clock that can be moved.
+    """Run a test in a runtime with a temporary database and a movable clock.
 
-    Everything else is as the application has configured it: the sessions of runs, encryptors, the redactor.
-    Messages go through the database, whatever the broker of the application is.
+    The other settings are those of the application: the sessions of runs, the encryptors, the redactor.
+    The database also transports the messages, whatever the broker of the application is.
 
     Args:
-        database: A URL to use instead of a temporary SQLite file. Missing tables are created and stay; the rows that
-            the block added to dexpy's tables are deleted after it.
-        session_factory: Makes the sessions of runs, instead of the application's.
+        database: A URL to use instead of a temporary SQLite file. Missing tables are created and kept; rows that the
+            block adds to dexpy's tables are deleted after it.
+        session_factory: The factory of the sessions of runs, instead of the application's.
         encryptors: The encryptors by name, instead of the application's.
 
     Example:
@@ -183,7 +186,7 @@ def isolated(
         try:
             yield test
         except BaseException:
-            # The error of the block must not be hidden by a later one.
+            # A later error must not hide the error of the block.
             with suppress(DexpyError, SQLAlchemyError):
                 _end(test, block, rows)
             raise
@@ -198,7 +201,7 @@ def _isolated_runtime(
     session_factory: Callable[[], Session] | None,
     encryptors: Mapping[str, Encryptor] | None,
 ) -> Runtime:
-    """Return a runtime with the application's configuration, on a database that carries the messages too."""
+    """Return a runtime with the application's configuration on a database that also transports the messages."""
     settings = configured.settings if configured is not None else Settings.find()
     if encryptors is not None and DEFAULT in encryptors:
         settings = attrs.evolve(settings, encryption_keys=None)
@@ -220,7 +223,7 @@ def _isolated_runtime(
 def _end(test: Isolated, block: _Block, rows: NewRows | None) -> None:
     _leave(block)
     test.restore_clock()
-    # Background threads end first: they write too.
+    # Stop background threads first, because they write too.
     test.runtime.close()
     try:
         if rows is not None:

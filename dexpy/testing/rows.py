@@ -1,4 +1,4 @@
-"""Deletes the rows that a block of `isolated` added to a database that stays."""
+"""Deletes the rows that a block of `isolated` has added to a persistent database."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from dexpy.recording.store import Store
 
 BATCH = 500
-"""How many rows one statement deletes: their keys are its parameters."""
+"""The number of rows that one statement deletes; their keys are its parameters."""
 
 
 class NewRows:
-    """The rows of dexpy's tables that were added since this was made.
+    """The rows that were added to dexpy's tables since this object was created.
 
     Args:
         store: The store of the block.
@@ -27,7 +27,7 @@ class NewRows:
     def __init__(self, store: Store) -> None:
         self._store = store
         if not store.database.dialect.creates_tables:
-            # SQLite's tables are created at the first write: this thread may hold its lock now.
+            # SQLite's tables are created at the first write, because this thread may hold the write lock now.
             store.prepare()
         self._before = {table.name: set[tuple[Any, ...]]() for table in DATA_TABLES}
         if not self._is_file_missing:
@@ -47,7 +47,7 @@ class NewRows:
             return
         new = {table: sorted(self._keys(table) - self._before[table.name]) for table in DATA_TABLES}
         if not any(new.values()):
-            # No transaction: a session that the block left open may hold SQLite's lock.
+            # Without a transaction: a session that the block left open may hold SQLite's write lock.
             return
         with self._store.begin() as connection:
             for table, keys in new.items():

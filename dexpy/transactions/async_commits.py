@@ -1,6 +1,6 @@
-"""Awaited commits: the hooks of an `AsyncSession` are called on the event loop, and must not block it.
+"""Awaited commits: the hooks of an `AsyncSession` are called on the event loop and must not block it.
 
-SQLAlchemy runs them in a greenlet, which can wait for an awaitable.
+SQLAlchemy runs hooks in a greenlet, which can wait for an awaitable.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from dexpy.foundation.futures import awaitable_errors
 
 
 def run_off_loop(action: Callable[[], None]) -> Callable[[], None]:
-    """Wrap an action that may block: after an awaited commit it runs in a thread, and the commit waits for it."""
+    """Wrap an action that may block: after an awaited commit it runs in a thread, for which the commit waits."""
 
     @functools.wraps(action)
     def run() -> None:
         concurrency: Any = sys.modules.get("sqlalchemy.util.concurrency")
-        # SQLAlchemy needs greenlet to check for one.
+        # SQLAlchemy can check for a greenlet only if the package is installed.
         in_greenlet = "greenlet" in sys.modules and getattr(concurrency, "in_greenlet", bool)()
         if not in_greenlet:
             action()
@@ -31,7 +31,7 @@ def run_off_loop(action: Callable[[], None]) -> Callable[[], None]:
                 None, contextvars.copy_context().run, awaitable_errors(action)
             )
         except RuntimeError:
-            # Another kind of loop, or one that is closing: run it here, although it may block.
+            # The loop is of another kind or is closing: run the action here, although it may block.
             action()
             return
         concurrency.await_only(_wait_uncancelled(future))
@@ -41,7 +41,7 @@ def run_off_loop(action: Callable[[], None]) -> Callable[[], None]:
 
 
 async def _wait_uncancelled(future: asyncio.Future[None]) -> None:
-    """Wait for a future, even if the task is cancelled meanwhile: the cancellation follows afterwards."""
+    """Wait for a future; a cancellation of the task takes effect after it."""
     is_cancelled = False
     while not future.done():
         try:
@@ -50,6 +50,6 @@ async def _wait_uncancelled(future: asyncio.Future[None]) -> None:
             is_cancelled = True
     task = asyncio.current_task()
     if is_cancelled and task is not None:
-        # Cancel again with the original count, so that the owner of a time-out recognizes it.
+        # Cancel again as often as before, so that the owner of a timeout recognizes its cancellation.
         task.uncancel()
         task.cancel()

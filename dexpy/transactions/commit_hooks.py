@@ -1,9 +1,9 @@
 """The hooks of a session's transaction: messages to publish, callbacks to call and rows to write at its end.
 
-They run at the end of the *root* transaction.
-SQLAlchemy's ``after_commit`` also fires for a released savepoint, where a hook only moves one level up;
-``after_transaction_end`` fires at every end: hooks that the level still has were rolled back with it.
-When the hooks run, the session has no connection, so they may use others.
+Hooks run at the end of the *root* transaction.
+SQLAlchemy's ``after_commit`` also fires for a released savepoint, whose hooks then move one level up.
+``after_transaction_end`` fires at every end; hooks that are still at that level were rolled back with it.
+The session has no connection when its hooks run, so they may open others.
 `session_listeners` registers `on_commit` and `on_transaction_end` with SQLAlchemy.
 """
 
@@ -30,7 +30,7 @@ _HOOKS_KEY = "dexpy_outbox"
 
 @attrs.define
 class CommitState:
-    """The state of the transaction that a record was stored in."""
+    """The state of the transaction in which a record was stored."""
 
     open: bool = False
     rolled_back: bool = False
@@ -38,18 +38,18 @@ class CommitState:
 
     @property
     def is_open(self) -> bool:
-        """Whether it is open; how the transaction of a connection has ended is unknown."""
+        """Whether the transaction is open; that of a plain connection has no hooks that report its end."""
         return self.open or (self.transaction is not None and self.transaction.is_active)
 
     def roll_back(self) -> None:
-        """It was rolled back."""
+        """Record that the transaction was rolled back."""
         self.open = False
         self.rolled_back = True
 
 
 @attrs.frozen
 class _Hook:
-    """One thing that depends on whether its transaction is committed."""
+    """An action that depends on whether its transaction commits."""
 
     on_commit: Action
     on_rollback: Action | None = None
@@ -64,9 +64,9 @@ class _Hooks:
 
 
 def run_hook(action: Action) -> None:
-    """Run an action after the transaction; its errors are logged.
+    """Run an action after the transaction, and log its errors.
 
-    What the action calls or publishes joins no session.
+    Calls and messages of the action join no session.
     """
     token = enter_transaction(None)
     try:
@@ -74,7 +74,7 @@ def run_hook(action: Action) -> None:
     except Exception as error:  # noqa: BLE001 - anything an application's hook may raise
         name = getattr(action, "__qualname__", type(action).__name__)
         log_event(LogEvent.AFTER_COMMIT_FAILED, hook=name, error=class_path(error))
-        # Without its message, which may contain secrets of a run.
+        # Without the message of the error, which may contain secrets of a run.
         log_event(LogEvent.AFTER_COMMIT_FAILED, logging.DEBUG, hook=name, traceback=frames_of(error))
     finally:
         leave_transaction(token)
@@ -83,7 +83,7 @@ def run_hook(action: Action) -> None:
 def _hooks_and_level(session: Session) -> tuple[_Hooks, SessionTransaction]:
     level = session.get_nested_transaction() or session.get_transaction()
     if level is None:
-        # Begin a transaction, whose end runs the hooks.
+        # Begin a transaction, so that its end runs the hooks.
         session.begin()
         level = session.get_transaction()
         assert level is not None  # noqa: S101 - created by begin()
@@ -95,16 +95,16 @@ def after_commit(session: Session, action: Action, on_rollback: Action | None = 
     """Run an action after the commit of the outermost transaction, unless its own transaction is rolled back.
 
     Args:
-        session: In the transaction that the action depends on.
-        action: Without arguments.
-        on_rollback: Run instead, after the outermost transaction, if the transaction was rolled back.
+        session: A session in the transaction that the action depends on.
+        action: A function without arguments.
+        on_rollback: The action to run instead, after the outermost transaction, if the transaction was rolled back.
     """
     hooks, level = _hooks_and_level(session)
     hooks.levels.setdefault(level, []).append(_Hook(action, on_rollback))
 
 
 def has_pending_hooks(session: Session) -> bool:
-    """Return whether hooks wait for the commit of the session's transaction."""
+    """Return whether the session's transaction has hooks that wait for its commit."""
     hooks: _Hooks | None = session.info.get(_HOOKS_KEY)
     return hooks is not None and any(hooks.levels.values())
 
@@ -116,7 +116,7 @@ def at_end(session: Session, action: Action) -> None:
 
 
 def on_commit(session: Session) -> None:
-    """Move the hooks of a committed savepoint to the transaction around it, or queue those of the outermost one."""
+    """Move the hooks of a committed savepoint to the enclosing transaction; queue those of the outermost one."""
     hooks: _Hooks | None = session.info.get(_HOOKS_KEY)
     if hooks is None:
         return
@@ -128,12 +128,12 @@ def on_commit(session: Session) -> None:
 
 
 def on_transaction_end(session: Session, transaction: SessionTransaction) -> None:
-    """Drop the hooks of a rolled back transaction or savepoint, and run the queued ones after the outermost one."""
+    """Drop the hooks of a rolled back transaction or savepoint; run the queued ones after the outermost transaction."""
     hooks: _Hooks | None = session.info.get(_HOOKS_KEY)
     if hooks is None:
         return
     on_rollback = [entry.on_rollback for entry in hooks.levels.pop(transaction, ()) if entry.on_rollback is not None]
-    # First: the other hooks may depend on them.
+    # These run first, because the other hooks may depend on them.
     hooks.at_end[:0] = on_rollback
     if transaction.parent is None:
         session.info.pop(_HOOKS_KEY, None)

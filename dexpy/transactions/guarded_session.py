@@ -1,4 +1,4 @@
-"""The guarded session of a run: only the run begins and ends its transaction."""
+"""The guarded session of a run: only dexpy begins and ends its transaction."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dexpy.transactions.run_sessions import RunSessions, SharedSession
 
 GUARDED_METHODS = ("begin", "commit", "rollback", "close", "reset", "invalidate")
-"""Methods of a session that begin or end its transaction: inside a run they raise."""
+"""Methods of a session that begin or end its transaction; they raise inside a run."""
 
 
 _open: weakref.WeakSet[GuardedSession] = weakref.WeakSet()
@@ -33,8 +33,8 @@ class ForkedSession:
 
     def __getattr__(self, name: str) -> NoReturn:
         raise NotRunning(
-            "The session belongs to the process that performs the run, and this is a fork of it. "
-            "Open a session of its own there, or call an operation."
+            "session: the session of a run was used in a fork of its process. "
+            "Open a new session in the fork, or call an operation."
         )
 
 
@@ -52,8 +52,8 @@ class GuardedSession:
     Args:
         owner: The operation's name, for messages.
         session: The run's own session, or the one that it joins.
-        savepoint: Around the run, in a session that it joins; None for its own session.
-        sessions: Makes it the current session of the application's `scoped_session` while the run uses it.
+        savepoint: The savepoint around the run in a session that it joins; None for its own session.
+        sessions: Makes the session that of the application's `scoped_session` while the run uses it.
     """
 
     def __init__(
@@ -74,10 +74,10 @@ class GuardedSession:
         _open.add(self)
 
     def detach_in_fork(self) -> None:
-        """In a fork, remove the session's connections, which the parent still uses."""
+        """In a fork, remove the session's connections, which the parent process uses."""
         transaction: Any = self.session.get_transaction()
         while transaction is not None:
-            # SQLAlchemy has no public way to ask a session for its connections without opening one.
+            # SQLAlchemy has no public method that returns the connections of a session without opening one.
             for connection, *_ in list(getattr(transaction, "_connections", {}).values()):
                 with contextlib.suppress(Exception):
                     connection.connection.dbapi_connection = ForkedSession()
@@ -89,7 +89,7 @@ class GuardedSession:
         return self._savepoint is not None
 
     def guard(self) -> None:
-        """Make the methods that begin or end the transaction raise; done by the outermost run, for inner ones too."""
+        """Make the methods that begin or end the transaction raise; only the outermost run calls this."""
         self._root = self.session.get_transaction()
         if self._sessions is not None:
             self._shared = self._sessions.set_current(self.session)
@@ -105,15 +105,15 @@ class GuardedSession:
             if method == "begin" and nested:
                 return type(session).begin(session, nested=True)
             raise TransactionOwned(
-                f"{self._owner}: session.{method}() was called inside a run, whose transaction commits and rolls back "
-                "by itself. Raise an Error to undo everything; write `with self.session.begin_nested():` for a part."
+                f"{self._owner}: session.{method}() was called inside a run; dexpy ends the transaction of a run. "
+                "Raise an Error to roll back all of it; use `with self.session.begin_nested():` for a part."
             )
 
         return refuse
 
     def _release(self) -> None:
         if self._shared is not None:
-            # Before the end of the transaction: its hooks must not use a session that is not committed any more.
+            # Before the end of the transaction: its hooks must not use a session that will not commit again.
             self._shared.restore()
             self._shared = None
         if self._guarding:
@@ -122,17 +122,17 @@ class GuardedSession:
                 vars(self.session).pop(name, None)
 
     def flush(self) -> None:
-        """Flush the session, before a commit.
+        """Flush the session before a commit.
 
         Raises:
-            TransactionOwned: The transaction was ended inside the run.
+            TransactionOwned: Code inside the run has ended the transaction.
         """
         leave_if_forked(self._pid)
         self.session.flush()
         if self.session.get_transaction() is not self._root:
             raise TransactionOwned(
-                f"{self._owner}: the transaction of the run was ended inside it. Leave begin, commit and rollback "
-                "to the run; write `with self.session.begin_nested():` for a part."
+                f"{self._owner}: the transaction of the run was ended inside it; only dexpy begins and ends this "
+                "transaction. Use `with self.session.begin_nested():` for a part."
             )
 
     def commit(self) -> None:
@@ -146,7 +146,7 @@ class GuardedSession:
             self.session.close()
 
     def rollback(self) -> None:
-        """Roll back the savepoint of the run, or its transaction, and close its own session; errors are only logged."""
+        """Roll back the savepoint or transaction of the run, and close its own session; log errors, and raise none."""
         leave_if_forked(self._pid, sys.exc_info()[1])
         self._release()
         try:
@@ -169,7 +169,7 @@ class GuardedSession:
         session_events.forget_writes(self.session)
 
     def begin_segment(self) -> None:
-        """Begin the session's next transaction, which reads all rows again."""
+        """Begin the session's next transaction, which loads all rows again."""
         self.session.expire_all()
         self.session.begin()
         self.guard()

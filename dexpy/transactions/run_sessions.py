@@ -37,7 +37,7 @@ def check_factory(factory: Any) -> None:
     """Refuse an unsuitable session factory, without calling it.
 
     Raises:
-        ConfigurationError: It cannot create sessions for runs.
+        ConfigurationError: The factory does not create sessions for runs.
     """
     where = "configure(session_factory=...)"
     unscoped = _unscoped(factory)
@@ -45,20 +45,20 @@ def check_factory(factory: Any) -> None:
     url = next((synchronous(bind.url) for bind in binds if hasattr(bind, "url")), "postgresql+psycopg://...")
     if is_asyncio(factory) or is_asyncio(getattr(unscoped, "class_", None)) or inspect.iscoroutinefunction(factory):
         raise ConfigurationError(
-            f"{where}: {EXPECTED}; got {_type_name(factory)}, whose sessions can only be awaited. Runs use a plain "
-            f"Session, in an `async def perform` by `await self.in_session(...)`: give "
-            f"sessionmaker(create_engine({url!r}))."
+            f"{where}: {EXPECTED}; got {_type_name(factory)}, whose sessions can only be awaited. "
+            f"Use sessionmaker(create_engine({url!r})); an `async def perform` uses such a session by "
+            "`await self.in_session(...)`."
         )
     if _is(factory, Session):
         raise ConfigurationError(
-            f"{where}: {EXPECTED}; got a Session, which all runs would share. Give the factory that made it."
+            f"{where}: {EXPECTED}; got a Session, which all runs would share. Pass the factory that created it."
         )
     if not callable(factory):
         raise ConfigurationError(f"{where}: {EXPECTED}; got {_type_name(factory)}.")
     if any(is_asyncio(bind) or getattr(getattr(bind, "dialect", None), "is_async", False) for bind in binds):
         raise ConfigurationError(
-            f"{where}: {EXPECTED}; got a {type(unscoped).__name__} on an engine with a driver of asyncio. "
-            f"Bind it to an engine with a synchronous one, create_engine({url!r})."
+            f"{where}: {EXPECTED}; got a {type(unscoped).__name__} on an engine with an asyncio driver. "
+            f"Bind it to an engine with a synchronous driver: create_engine({url!r})."
         )
 
 
@@ -70,7 +70,7 @@ def _binds_of(factory: Any) -> list[Any]:
 
 
 def _is(value: Any, kind: type) -> bool:
-    # With isinstance a type checker would narrow Any to a class with unknown type parameters.
+    # isinstance would make type checkers narrow Any to a class with unknown type parameters.
     return isinstance(value, kind)
 
 
@@ -83,21 +83,21 @@ def url_of(factory: Any) -> str:
     """Return the URL of the database of a factory's sessions.
 
     Raises:
-        ConfigurationError: It cannot be determined.
+        ConfigurationError: The database is unknown.
     """
     unscoped = _unscoped(factory)
     bind: Any = getattr(unscoped, "kw", {}).get("bind")
     if bind is None and _is(unscoped, sessionmaker):
         try:
-            # A session class may find its engine itself, e.g. that of Flask-SQLAlchemy.
+            # A session class may choose its engine itself, for example that of Flask-SQLAlchemy.
             with unscoped() as session:
                 bind = session.get_bind()
         except Exception:  # noqa: BLE001 - whatever the application's class raises, the engine is unknown
             bind = None
     if bind is None:
         raise ConfigurationError(
-            "configure(session_factory=...) got a factory whose database cannot be seen. "
-            "Name it: configure(database=..., session_factory=...)."
+            "configure(session_factory=...): the database of the factory is unknown. "
+            "Set it: configure(database=..., session_factory=...)."
         )
     url: str = bind.engine.url.render_as_string(hide_password=False)
     return url
@@ -113,8 +113,8 @@ class SharedSession:
 
     Attributes:
         registry: The registry.
-        session: Of the run.
-        previous: The previous session, if any.
+        session: The session of the run.
+        previous: The previous session, or None.
     """
 
     registry: ScopedRegistry[Session]
@@ -122,7 +122,7 @@ class SharedSession:
     previous: Session | None
 
     def restore(self) -> None:
-        """Restore the previous session, if the run's is still in the registry."""
+        """Restore the previous session if the registry still has that of the run."""
         if not self.registry.has() or self.registry() is not self.session:
             return
         if self.previous is None:
@@ -151,9 +151,9 @@ class RunSessions:
         """Create a session for one run.
 
         Raises:
-            ConfigurationError: The factory returned something else.
+            ConfigurationError: The factory has not returned a session.
         """
-        # Not from the scoped_session itself: a run closes its session, which must not be shared.
+        # Use the factory of a scoped_session: a run closes its session, which must not be shared.
         created: Any = _unscoped(self.factory)()
         if _is(created, scoped_session):
             created = _unscoped(created)()
@@ -164,11 +164,11 @@ class RunSessions:
             # Close a coroutine, to avoid the warning that it was never awaited.
             created.close()
         raise ConfigurationError(
-            f"session_factory: {EXPECTED}; it returned {type(created).__name__}. "
+            f"configure(session_factory=...): {EXPECTED}; it returned {type(created).__name__}. "
             + (
-                "Runs use a plain Session, in an `async def perform` by `await self.in_session(...)`."
+                "Return a plain Session, which an `async def perform` uses by `await self.in_session(...)`."
                 if is_asyncio(created)
-                else "Correct configure(session_factory=...)."
+                else "Return a Session."
             )
         )
 
@@ -188,7 +188,7 @@ class RunSessions:
 
     @property
     def has_scope(self) -> bool:
-        """Whether the application has a scope for a current session here."""
+        """Return whether the application has a scope for a current session here."""
         registry = self.registry
         if registry is None:
             return False
@@ -200,7 +200,7 @@ class RunSessions:
 
     @contextmanager
     def closing_leftovers(self) -> Generator[None, None, None]:
-        """Close a session that code in the block has left in the registry, without a commit."""
+        """Close a session that code in the block leaves in the registry, without a commit."""
         registry = self.registry
         if registry is None or not self.has_scope:
             yield
@@ -215,10 +215,10 @@ class RunSessions:
 
     @contextmanager
     def probe(self) -> Generator[Session, None, None]:
-        """Create a session to check the factory, closed at the end of the block.
+        """Create a session to check the factory; close it at the end of the block.
 
         Raises:
-            ConfigurationError: The factory, or its session outside of the application's context, does not work.
+            ConfigurationError: The factory, or its session outside of the application's context, raises an error.
         """
         try:
             session = self.create()
@@ -239,10 +239,11 @@ class RunSessions:
 def _refused(error: Exception) -> ConfigurationError:
     message = first_line(error)
     hint = (
-        "Flask's sessions need an application context: dexpy.configure(..., run_context=app.app_context)."
+        "Run it in an application context: dexpy.configure(..., run_context=app.app_context)."
         if "application context" in message
-        else "A worker makes a session at its start and for each run: session_factory must work without arguments and "
-        "outside of a request. What runs need around them is configure(run_context=...)."
+        else "Workers call session_factory at the start and for each run, without arguments and outside of a request. "
+        "Provide a context with configure(run_context=...)."
     )
     end = "" if message.endswith((".", "!", "?")) else "."
-    return ConfigurationError(f"session_factory raised {type(error).__name__}: {message}{end} {hint}")
+    reason = f"raised {type(error).__name__}: {message}{end}"
+    return ConfigurationError(f"configure(session_factory=...): {reason} {hint}")

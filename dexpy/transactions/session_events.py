@@ -1,6 +1,6 @@
 """A check before each use of a session, which delivers the cancellation of a run.
 
-`session_listeners` has SQLAlchemy call `run_check` before each statement and flush.
+`session_listeners` makes SQLAlchemy call `run_check` before each statement and flush.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def check_on_each_use(session: Session, check: Callable[[], None]) -> None:
 
 
 def run_check(session: Session) -> bool:
-    """Call the function of `check_on_each_use`, if the session has one; return whether it has."""
+    """Call the function of `check_on_each_use` if the session has one, and return whether it has."""
     check: Callable[[], None] | None = session.info.get(_CHECK)
     if check is None:
         return False

@@ -15,7 +15,7 @@ _listening = threading.Lock()
 
 
 def listen() -> None:
-    """Register the listeners, once for all sessions of the process; another call changes nothing."""
+    """Register the listeners for all sessions of the process; idempotent."""
     with _listening:
         if event.contains(Session, "before_flush", _before_flush):
             return

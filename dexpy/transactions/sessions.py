@@ -1,4 +1,4 @@
-"""The current session, which operations join and records are written in."""
+"""The current session: operations join it, and records are written in its transaction."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ExternalSession:
 
     Attributes:
         sqlalchemy_session: The session.
-        outer: The transaction around it: of a run that continues after this session's transaction has ended.
+        outer: The transaction of the enclosing run, which continues after this session's transaction has ended.
         lock: Serializes the use of the session by several threads.
     """
 
@@ -46,7 +46,7 @@ class ExternalSession:
         """The session itself.
 
         Raises:
-            OptionsError: Its transaction has not begun, and only the application may begin it.
+            OptionsError: The transaction has not begun, and only the application may begin it.
         """
         check_begun(self.sqlalchemy_session, "dexpy.session(...)")
         return self.sqlalchemy_session
@@ -57,7 +57,7 @@ class ExternalSession:
 
     @property
     def holds_write_lock(self) -> bool:
-        """See `CurrentTransaction`: unknown here; the caller checks the database."""
+        """See `CurrentTransaction`; always False here: the caller checks the database."""
         return False
 
     def after_commit(self, action: Callable[[], None]) -> None:
@@ -83,7 +83,7 @@ class ExternalSession:
 
     @property
     def _is_bracketed(self) -> bool:
-        """Whether the session will commit or roll back, even if it has not executed anything yet."""
+        """Whether the session will commit or roll back, even if it has executed nothing yet."""
         return self.sqlalchemy_session.autobegin or self.sqlalchemy_session.in_transaction()
 
 
@@ -91,13 +91,13 @@ class ExternalSession:
 class ExternalConnection:
     """A connection of the application, in whose transaction records are stored.
 
-    It has no commit hooks, so publishing is left to the relay.
+    A connection has no commit hooks, so the relay publishes the messages.
     """
 
     connection: Connection
 
     def session(self) -> Session:
-        """Create a session for a short read in the connection's transaction."""
+        """Return a new session for a short read in the connection's transaction."""
         from sqlalchemy.orm import Session
 
         return Session(bind=self.connection, join_transaction_mode="create_savepoint")
@@ -111,7 +111,7 @@ def check_session_or_connection(session_or_connection: Any, where: str) -> Any:
     """Check that a value is a session or a connection, of asyncio or not, in which a record can be stored.
 
     Raises:
-        OptionsError: It is something else.
+        OptionsError: The value is of another type.
     """
     from sqlalchemy.engine import Connection
 
@@ -126,17 +126,17 @@ def check_begun(session: Session, where: str, error: type[DexpyError] = OptionsE
     """Refuse a session whose transaction has not begun, and does not begin with its first statement.
 
     Args:
-        session: Any.
-        where: For the message.
+        session: The session.
+        where: The subject of the message.
         error: The exception class.
 
     Raises:
-        OptionsError: It has autobegin=False, and is not in a transaction.
+        OptionsError: The session has autobegin=False and is not in a transaction.
     """
     if not (session.autobegin or session.in_transaction()):
         raise error(
             f"{where}: expected a session in a transaction, got one with autobegin=False whose transaction has not "
-            "begun. Call session.begin() first, or make the session with autobegin=True."
+            "begun. Call session.begin() first, or create the session with autobegin=True."
         )
 
 
@@ -146,12 +146,12 @@ def check_transactional(
     """Refuse a session or connection in autocommit mode, which has no transaction that a run could join.
 
     Args:
-        session_or_connection: In the transaction that it has, or would begin.
-        where: For the message.
+        session_or_connection: The session or connection, with or without a transaction.
+        where: The subject of the message.
         error: The exception class.
 
     Raises:
-        OptionsError: Its isolation level is AUTOCOMMIT, or it has not begun.
+        OptionsError: The isolation level is AUTOCOMMIT, or the transaction has not begun.
     """
     from sqlalchemy.engine import Connection
     from sqlalchemy.exc import UnboundExecutionError
@@ -165,26 +165,26 @@ def check_transactional(
             else session_or_connection.connection()
         )
     except UnboundExecutionError:
-        # A bind for each model: there is no single connection.
+        # The session has a bind for each model, and no single connection.
         return
     if dialects()(connection).is_autocommit(connection):
         raise error(
-            f"{where}: expected a session with transactions, got one that commits each statement by itself "
-            "(isolation level AUTOCOMMIT), so that a rollback would undo nothing. Use an engine or session without "
-            'AUTOCOMMIT; engine.execution_options(isolation_level="READ COMMITTED") makes one of the same pool.'
+            f"{where}: expected a session with transactions, got one that commits every statement "
+            "(isolation level AUTOCOMMIT). Use an engine or session without AUTOCOMMIT: "
+            'engine.execution_options(isolation_level="READ COMMITTED") returns one with the same pool.'
         )
 
 
 @cache
 def dialects() -> Callable[[Connection], Dialect]:
-    """Return `dexpy.database.dialects.dialect_of`, loaded once there is a connection: it needs SQLAlchemy."""
+    """Return `dexpy.database.dialects.dialect_of`, imported on first use because it imports SQLAlchemy."""
     from dexpy.database.dialects import dialect_of
 
     return dialect_of
 
 
 def as_external(session_or_connection: Session | Connection) -> ExternalSession | ExternalConnection:
-    """Wrap the session or connection that a call stores its record in."""
+    """Wrap the session or connection in which a call stores its record."""
     from sqlalchemy.orm import Session
 
     return (
@@ -198,7 +198,7 @@ def check_session(session: Any, where: str) -> Session:
     """Return the session that runs can join.
 
     Raises:
-        OptionsError: It is not a session.
+        OptionsError: The value is not a session.
     """
     from sqlalchemy.orm import Session, scoped_session
 
@@ -207,14 +207,14 @@ def check_session(session: Any, where: str) -> Session:
     if isinstance(session, Session):
         return session
     raise OptionsError(
-        f"{where} wants a SQLAlchemy Session, got {type(session).__name__}. "
-        "Give the session itself, of an AsyncSession its sync_session inside run_sync."
+        f"{where}: expected a SQLAlchemy Session, got {type(session).__name__}. "
+        "Pass the session itself, or the sync_session of an AsyncSession inside run_sync."
     )
 
 
 def is_async(session: Any) -> bool:
-    """Return whether it is an AsyncSession or AsyncConnection, which can only be awaited."""
-    # Without the import there can be no instance.
+    """Return whether a value is an AsyncSession or AsyncConnection, which can only be awaited."""
+    # If the module is not imported, the value is not an instance.
     module = sys.modules.get("sqlalchemy.ext.asyncio")
     return isinstance(session, (getattr(module, "AsyncSession", ()), getattr(module, "AsyncConnection", ())))
 
@@ -230,15 +230,15 @@ def _listen() -> None:
 def session(session: Session) -> Generator[Session, None, None]:
     """Make a SQLAlchemy session the current one.
 
-    Operations called in the block join its transaction in their own savepoints, and their background runs are stored
-    in it: rolled back with it, published after its commit.
+    Operations that are called in the block join its transaction in their own savepoints. Their background runs are
+    stored in this transaction, rolled back with it, and published after its commit.
     The caller commits and closes the session.
 
     Args:
         session: A `Session`, or a `scoped_session`.
 
     Raises:
-        OptionsError: It is neither.
+        OptionsError: The value is neither.
     """
     checked = check_session(session, "dexpy.session(...)")
     _listen()
@@ -253,12 +253,11 @@ def current_session() -> Session:
     """Return the session of the run, or the current one of `session`.
 
     Raises:
-        NotRunning: There is none.
+        NotRunning: There is no current session.
     """
     transaction = current_transaction()
     if transaction is None:
         raise NotRunning(
-            "current_session() was called outside of a run and of `with dexpy.session(...)`. "
-            "Call it inside one of them."
+            "current_session(): no current session. Call it inside a run or inside `with dexpy.session(...)`."
         )
     return transaction.session()

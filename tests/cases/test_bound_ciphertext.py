@@ -297,7 +297,7 @@ def test_s2_params_in_the_message_of_another_direct_run_are_not_decrypted(
     for card in (SECRET, "other"):
         PayDirectly(card=card).async_().call()
     direct_params(isolated_runtime, lambda params: params[1].update(params[0]))
-    with pytest.warns(RuntimeWarning, match="put with the dead ones"):
+    with pytest.warns(RuntimeWarning, match="is dead: "):
         isolated_runtime.run_pending()
 
     assert seen == [SECRET]
@@ -317,7 +317,7 @@ def test_s2_a_direct_message_that_does_not_decrypt_is_dead_lettered_at_once(
         isolated_runtime,
         lambda params: params[0]["$encrypted"].update(default=spoil(params[0]["$encrypted"]["default"])),
     )
-    with pytest.warns(RuntimeWarning, match="put with the dead ones"):
+    with pytest.warns(RuntimeWarning, match="is dead: "):
         isolated_runtime.run_pending()
     with isolated_runtime.runtime.store.begin() as connection:
         rows = connection.execute(sa.select(messages)).all()

@@ -209,7 +209,7 @@ FACTORIES = {
     "error that cannot be printed": (
         "class Odd(Exception):\n    def __str__(self):\n        raise ValueError('no')\n"
         "def factory():\n    raise Odd\n",
-        "session_factory raised Odd: <Odd cannot be printed>.",
+        "configure(session_factory=...): raised Odd: <Odd cannot be printed>.",
     ),
     "error with a password": (
         "def factory():\n    raise RuntimeError('postgresql://u:hunter2@db/shop is away')\n",

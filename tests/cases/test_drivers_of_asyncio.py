@@ -72,7 +72,7 @@ def test_d6_a_url_of_an_asyncio_driver_names_the_url_to_write(
         by_environment,
         by_file,
     ):
-        assert f"Write {URLS[url].partition('app.db')[0]}" in refused(configure)
+        assert f"Use {URLS[url].partition('app.db')[0]}" in refused(configure)
 
 
 def test_d6_check_fails_and_commands_refuse_a_url_of_asyncio(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_d6_check_fails_and_commands_refuse_a_url_of_asyncio(tmp_path: Path) -> 
 
     assert checked.exit_code == 1
     assert "FAIL database: " in checked.stdout
-    assert "Write postgresql+psycopg://db.example/shop" in checked.stdout
+    assert "Use postgresql+psycopg://db.example/shop" in checked.stdout
     assert isinstance(made.exception, ConfigurationError)
 
 
@@ -136,7 +136,7 @@ def test_d6_a_function_that_returns_an_asyncio_session_is_refused_at_its_first_u
 
     for _ in range(2):
         said = refused(lambda: Add(a=1).call())
-        assert said.startswith("session_factory: expected a factory of SQLAlchemy's Session")
+        assert said.startswith("configure(session_factory=...): expected a factory of SQLAlchemy's Session")
     assert [record.status for record in records.all()] == ["failed", "failed"]
 
 

@@ -375,7 +375,7 @@ def test_d7_a_factory_that_needs_the_context_of_flask_is_refused_with_the_fix(ap
         runtime = dexpy.configure(session_factory=database.session)
         with pytest.raises(dexpy.ConfigurationError, match=r"run_context=app\.app_context"):
             threading_result(runtime)
-    with pytest.raises(dexpy.ConfigurationError, match="whose database cannot be seen"):
+    with pytest.raises(dexpy.ConfigurationError, match="the database of the factory is unknown"):
         dexpy.configure(session_factory=database.session)
 
 

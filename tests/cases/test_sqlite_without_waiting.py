@@ -194,7 +194,7 @@ def test_d13_a_lock_that_is_held_is_reported_as_a_lock(tmp_path: Path, monkeypat
             dexpy.configure(database="sqlite:///held.db").store.prepare()
         holder.execute("ROLLBACK")
 
-    assert "held SQLite's one write lock" in str(refused.value)
+    assert "held SQLite's only write lock" in str(refused.value)
     assert "with dexpy.session(session):" in str(refused.value)
     assert "folder" not in str(refused.value)
 

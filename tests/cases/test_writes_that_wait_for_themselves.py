@@ -295,7 +295,7 @@ def test_l5_a_write_beside_a_session_that_is_not_current_is_refused_at_once(
     with at_once(), kind(engine) as connection:
         connection.execute(sa.text("CREATE TABLE orders (n INTEGER)"))
         connection.execute(sa.text("INSERT INTO orders VALUES (1)"))
-        with pytest.raises(DatabaseBusy, match="of this very thread") as caught:
+        with pytest.raises(DatabaseBusy, match="for a transaction of the same thread") as caught:
             verb(ticket)
         assert not caught.value.may_end
         connection.commit()

@@ -261,7 +261,7 @@ REFUSALS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: enqueue_all([Greet(name="Ada")], in_=3, at=dt.datetime.now(dt.timezone.utc)),
         "in_ and at were both given",
     ),
-    "no session": (lambda: enqueue_all([Greet(name="Ada")], session=cast("Any", "s")), "wants a SQLAlchemy Session"),
+    "no session": (lambda: enqueue_all([Greet(name="Ada")], session=cast("Any", "s")), "expected a SQLAlchemy Session"),
 }
 
 

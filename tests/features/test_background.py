@@ -386,7 +386,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a queue of Dramatiq's": ({"queue": "mailers.DQ"}, r"ends in \.DQ or \.XQ"),
     "a priority that is no int": ({"priority": 1.5}, r"priority=1\.5 wants an int; higher runs sooner"),
     "a priority out of range": ({"priority": 2**31}, "wants an int"),
-    "a session that is none": ({"session": "s"}, "wants a SQLAlchemy Session, got str"),
+    "a session that is none": ({"session": "s"}, "expected a SQLAlchemy Session, got str"),
 }
 
 

@@ -189,8 +189,8 @@ def test_the_transaction_belongs_to_the_run(
             else:
                 Do(what=end).call()
         assert str(caught.value) == (
-            f"Do: session.{method}() was called inside a run, whose transaction commits and rolls back by itself. "
-            "Raise an Error to undo everything; write `with self.session.begin_nested():` for a part."
+            f"Do: session.{method}() was called inside a run; dexpy ends the transaction of a run. "
+            "Raise an Error to roll back all of it; use `with self.session.begin_nested():` for a part."
         )
         session.commit()
     assert shop.names() == []
@@ -246,7 +246,7 @@ def test_there_is_no_session_outside_of_a_run() -> None:
     ):
         with pytest.raises(NotRunning, match=r"Add\..*: available only during a run of this operation"):
             use()
-    with pytest.raises(NotRunning, match=r"current_session\(\) was called outside of a run"):
+    with pytest.raises(NotRunning, match=r"current_session\(\): no current session\. Call it inside a run"):
         dexpy.current_session()
 
 
@@ -617,8 +617,8 @@ def test_a_value_that_is_not_a_session_is_refused(wrong: Any) -> None:
     with pytest.raises(OptionsError) as caught, dexpy.session(wrong):
         pass
     assert str(caught.value) == (
-        f"dexpy.session(...) wants a SQLAlchemy Session, got {type(wrong).__name__}. "
-        "Give the session itself, of an AsyncSession its sync_session inside run_sync."
+        f"dexpy.session(...): expected a SQLAlchemy Session, got {type(wrong).__name__}. "
+        "Pass the session itself, or the sync_session of an AsyncSession inside run_sync."
     )
 
 
@@ -652,7 +652,7 @@ def test_the_database_of_the_application_may_differ_from_that_of_the_records(sho
 
 
 def test_a_factory_without_a_visible_database_is_refused() -> None:
-    with pytest.raises(dexpy.ConfigurationError, match="got a factory whose database cannot be seen. Name it"):
+    with pytest.raises(dexpy.ConfigurationError, match=r"the database of the factory is unknown\. Set it: "):
         configure(session_factory=lambda: Session())
 
 

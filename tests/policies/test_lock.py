@@ -662,11 +662,11 @@ def test_without_a_backend_that_all_processes_share_a_lock_is_refused(tmp_path: 
     class OnRedis(Transfer):
         lock = Lock(template="account:{account}", backend="redis")
 
-    with isolated(), pytest.raises(ConfigurationError, match=r"Lock\(backend='redis'\) needs a broker on Redis"):
+    with isolated(), pytest.raises(ConfigurationError, match=r"Lock\(backend='redis'\): the broker is not Redis"):
         OnRedis(account=7).call()
     configure(broker="amqp://127.0.0.1:1/")
     try:
-        with pytest.raises(ConfigurationError, match="A lock needs a place that all processes share"):
+        with pytest.raises(ConfigurationError, match="Lock: no backend that all processes share"):
             Transfer(account=7).call()
     finally:
         install(None)

@@ -128,7 +128,7 @@ class Dialect:
         """Where one lock covers all writes: acquire it now, before the reads that the writes depend on."""
 
     def holds_write_lock(self, connection: Connection) -> bool:
-        """Whether the transaction of a connection holds the one write lock."""
+        """Whether the transaction of a connection holds the only write lock."""
         return False
 
     @contextmanager

@@ -153,7 +153,7 @@ def _setting(connection: Connection, name: str, value: int) -> Generator[None]:
     try:
         yield
     finally:
-        # The settings of a lost connection are gone with it.
+        # A lost connection has no settings to restore.
         if not connection.invalidated:
             with contextlib.suppress(SQLAlchemyError):
                 connection.exec_driver_sql(f"SET {name} = {int(before)}")
