@@ -116,9 +116,9 @@ def default_of(option: str) -> Any:
         (PRODUCTION, f"up to every {'ten' if startup.BACKOFF.longest_s == 10 else startup.BACKOFF.longest_s} seconds"),
         (PRODUCTION, f"after {'half a' if startup.BACKOFF.first_s == 0.5 else startup.BACKOFF.first_s} second,"),
         (PRODUCTION, f"one message and status {StartupError.exit_status}:"),
-        (PRODUCTION, f"`--shutdown-timeout`, {default_of('shutdown_timeout'):.0f} seconds unless said otherwise"),
-        (PRODUCTION, f"not ended {SHUTDOWN_GRACE_S:.0f} seconds after that is killed"),
-        (PRODUCTION, f"looks again after {DEFAULT_POLICY.first_wait_s:.0f} seconds"),
+        (PRODUCTION, f"`--shutdown-timeout`, {default_of('shutdown_timeout'):.0f} seconds by default"),
+        (PRODUCTION, f"not ended {SHUTDOWN_GRACE_S:.0f} seconds after that"),
+        (PRODUCTION, f"checks again after {DEFAULT_POLICY.first_wait_s:.0f} seconds"),
         (MOVE, f"disagree by more than {SKEW_S:.0f} seconds"),
         (MOVE, f"2 x {8 + startup.OWN_CONNECTIONS} = {2 * (8 + startup.OWN_CONNECTIONS)} at most"),
         (MOVE, f"due within {SHORT_DELAY_S:.0f} seconds"),
@@ -313,7 +313,7 @@ def test_the_migration_to_postgresql_and_redis_works_as_on_the_page(
         (tmp_path / "pyproject.toml").write_text(toml)
         path = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
         ran = []
-        for heading in ("Make the tables", "Look before the start", "What moves, and what does not"):
+        for heading in ("Create the tables", "Check the configuration", "Empty the old queue"):
             for command, expected in test_docs.commands_of(only(MOVE, heading, "console")):
                 done = subprocess.run(
                     shlex.split(command), cwd=tmp_path, env=environment | {"PATH": path}, timeout=60, text=True,
