@@ -11,7 +11,7 @@ Answer: TypeAlias = str | type[Exception] | Callable[[Any, Any], Any]
 
 
 class ShopOperation(Operation):
-    """What all operations of the shop share."""
+    """The base of all operations of the shop."""
 
     async_: ClassVar[Async] = Async(queue="shop")
     retry_on: ClassVar[tuple[Retry | Reset, ...]] = (Retry(ConnectionError),)
