@@ -124,7 +124,7 @@ __all__ = [
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
-        # What asks the database is loaded when it is asked for: SQLAlchemy takes longer to import than all the rest.
+        # Imported at the first use, because importing SQLAlchemy takes longer than the rest of the package.
         if name == "Ticket":
             from dexpy.recording.ticket import Ticket
 

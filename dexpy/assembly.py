@@ -1,4 +1,4 @@
-"""The one place where the objects of a runtime are made and wired: `build_store` and `build`."""
+"""Creates and wires all services of a runtime: `build_store`, `build_transport` and `build`."""
 
 from __future__ import annotations
 
@@ -52,15 +52,15 @@ from dexpy.worker.watchdog import Watchdog
 
 @attrs.frozen
 class Recorded:
-    """What there is only where runs are recorded.
+    """The services that exist only if runs are recorded.
 
     Attributes:
-        store: Of the records.
-        heartbeat: Of this process.
-        end_writer: Writes the ends of runs, as soon as the database takes them.
-        lease: Keeps calls with an idempotency key alive.
+        store: The store of records.
+        heartbeat: The heartbeat of this process.
+        end_writer: Writes the ends of runs, and retries while the database is unreachable.
+        lease: The lease of synchronous calls with an idempotency key.
         record_job: Runs records.
-        relay: Publishes, recovers and expires.
+        relay: Publishes, recovers and expires records.
     """
 
     store: Store
@@ -73,7 +73,7 @@ class Recorded:
     def once_recorder(
         self, operation: Any, contract: Contract, once: OnceOptions, run_id: str, frame: Frame, redactor: Redactor
     ) -> IdempotentRecorder:
-        """Make the recorder of a synchronous run with an idempotency key."""
+        """Return the recorder of a synchronous run with an idempotency key."""
         store, outer = self.store, current_transaction()
         key_claim = build_call_key_claim(operation, contract, once, store, outer)
         return IdempotentRecorder(
@@ -110,16 +110,16 @@ def build_store(
     is_shared: bool,
     redis: Callable[[], tuple[Any, str]] | None,
 ) -> Store:
-    """Make the store of records, with its locks.
+    """Create the store of records, with its locks.
 
     Args:
-        url: Of the database.
-        session_factory: Makes the sessions of runs.
-        run_context: Makes what is entered around each run in the background.
+        url: The URL of the database.
+        session_factory: Creates the sessions of runs.
+        run_context: Returns a context manager that is entered around each background run.
         redactor: Redacts texts about failures.
-        create_tables: Whether missing tables are made on a server too.
+        create_tables: Whether missing tables are created on a server too.
         db_command: Returns the command of ``dexpy db`` for an action, for messages.
-        find_sender: Returns what publishes the messages of records; None where nothing does.
+        find_sender: Returns the publisher of the messages of records; None without one.
         is_shared: Whether other processes use the database too.
         redis: Returns the client of the broker's Redis and the prefix of its keys; None without one.
     """
@@ -139,13 +139,13 @@ def build_store(
 def build_transport(
     broker: str | dramatiq.Broker | None, store: Store | None, intervals: RecoveryIntervals, *, is_in_database: bool
 ) -> Transport:
-    """Make what carries the messages.
+    """Create the transport of the messages.
 
     Args:
-        broker: A URL, or the application's own.
-        store: Of records; None when nothing is recorded.
-        intervals: How soon what is lost is recovered.
-        is_in_database: Whether the records' database carries the messages too.
+        broker: A URL, or the application's own broker.
+        store: The store of records; None when nothing is recorded.
+        intervals: The intervals of leases and recovery.
+        is_in_database: Whether the messages are rows in the records' database.
     """
     if store is not None and is_in_database:
         return SqlTransport(SqlBroker(store.database, lease_s=intervals.lease_s))
@@ -157,7 +157,7 @@ def build_transport(
         else:
             broker = SqlBroker(Database(broker))
             broker.create_tables()
-    assert broker is not None  # noqa: S101 - without a store a broker was named
+    assert broker is not None  # noqa: S101 - without a store there is a broker
     return ServerTransport(broker, None if store is None else SqlBroker(store.database))
 
 
@@ -172,17 +172,17 @@ def build(
     requires_broker: bool,
     create_tables: bool,
 ) -> Services:
-    """Make every object behind background runs, and put the actors and the middleware on the broker.
+    """Create the services of background runs, and add the actors and the middleware to the broker.
 
     Args:
-        transport: Carries the messages.
-        store: Of records; None when nothing is recorded.
-        intervals: How soon what is lost is recovered.
+        transport: The transport of the messages.
+        store: The store of records; None when nothing is recorded.
+        intervals: The intervals of leases and recovery.
         redactor: Redacts texts about failures.
-        session_store: Returns the store that makes the sessions of runs.
-        unknown_grace: How long a run of an unknown class waits for a worker that knows it.
-        requires_broker: Whether an enqueue is refused while the broker is away.
-        create_tables: Whether missing tables are made on a server too.
+        session_store: Returns the store that creates the sessions of runs.
+        unknown_grace: How long a run of an unknown operation waits for a worker that knows it.
+        requires_broker: Whether an enqueue is refused while the broker is unreachable.
+        create_tables: Whether missing tables are created on a server too.
     """
     broker = transport.broker
     tables = store
@@ -204,7 +204,7 @@ def build(
         run_record, release_runs = refuse_record, lambda: None
     else:
         unknown_operations = unknown_records = UnknownRecords(dispatcher, unknown_policy(unknown_grace), store)
-        # What the callbacks name is made below; they are called once a process serves or calls something.
+        # The callbacks use objects that are created below; they are called only after the start.
         heartbeat = Heartbeat(
             store,
             intervals,
@@ -220,7 +220,7 @@ def build(
         lease = HeartbeatLease(heartbeat, Recovery(dispatcher, store, heartbeat), end_writer)
         recorded = Recorded(store, heartbeat, end_writer, lease, record_job, own_relay)
         run_record, release_runs = record_job.run, record_job.release_runs
-        # Before the actors' middleware: it ends after what was still running has been given back.
+        # Before the actors' middleware, so that the heartbeat stops after unfinished runs are released.
         broker.add_middleware(heartbeat)
         tasks.append(PeriodicTask("relay", intervals.recovery_interval_s, own_relay.run_once))
         if not transport.transactional:

@@ -1,4 +1,4 @@
-"""A door for plain ``dramatiq``: ``dramatiq dexpy.broker:from_settings myapp.operations``."""
+"""The broker for the command ``dramatiq``: ``dramatiq dexpy.broker:from_settings myapp.operations``."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dexpy.runtime import current_runtime
 
 
 def from_settings() -> dramatiq.Broker:
-    """The broker that the environment and pyproject.toml name, put in force for Dramatiq.
+    """Return the broker of the settings in the environment and pyproject.toml, and make it the global one of Dramatiq.
 
-    Without it, or a module that calls `dexpy.configure`, plain ``dramatiq`` looks for a broker on this machine.
+    Without it, or a module that calls `dexpy.configure`, the command ``dramatiq`` connects to a broker on localhost.
     """
     broker = current_runtime().start().dispatcher.broker
     dramatiq.set_broker(broker)

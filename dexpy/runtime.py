@@ -1,4 +1,4 @@
-"""`configure` and `Runtime`: the explicit value that says where records and messages go."""
+"""`configure` and `Runtime`: the settings and services of a process."""
 
 from __future__ import annotations
 
@@ -42,25 +42,25 @@ RunContext: TypeAlias = Callable[[], AbstractContextManager[Any]]
 
 
 class Runtime:
-    """Where records and messages go, and with which sessions operations run.
+    """The settings of a process, and the services behind its records, messages and sessions.
 
-    Nothing is opened before it is needed: an unconfigured program that only calls operations touches no disk.
-    `start` makes the objects behind it, once; `configure` calls it, and the first enqueue or worker elsewhere.
+    Nothing is opened before it is needed: an unconfigured program that only calls operations does not touch the disk.
+    `start` creates the services once; `configure` calls it, or else the first enqueue or worker.
 
     Args:
-        settings: What was named.
-        session_factory: Makes the sessions of runs.
-        redactor: Goes over every text about a failure.
-        broker: The application's own, instead of one by URL.
-        create_tables: Whether tables are made on a server too, where they are missing.
-        unknown_grace: How long what no worker knows is kept waiting.
-        recover_within: How soon what is lost is taken up again.
-        on_broker_error: What an enqueue does while the broker is away.
-        encryptors: The application's own, by name.
-        run_context: Gives what is entered around each run in the background.
+        settings: The settings from `configure`, the environment and pyproject.toml.
+        session_factory: Creates the sessions of runs.
+        redactor: Redacts every text about a failure.
+        broker: The application's own broker, instead of a URL in the settings.
+        create_tables: Whether missing tables are created on a server too.
+        unknown_grace: How long a run waits for a worker that knows its operation.
+        recover_within: How soon a lost run or message is recovered.
+        on_broker_error: What an enqueue does while the broker is unreachable.
+        encryptors: The application's own encryptors, by name.
+        run_context: Returns a context manager that is entered around each background run.
 
     Raises:
-        ConfigurationError: An encryptor, a key or *recover_within* cannot be used.
+        ConfigurationError: An encryptor, a key or *recover_within* is invalid.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Runtime:
 
     @property
     def database_url(self) -> str:
-        """Where records are, or would be."""
+        """The URL of the records' database, which may not exist yet."""
         return self.settings.database or self.settings.default_database
 
     @property
@@ -114,7 +114,7 @@ class Runtime:
         return self.is_recording and (named is None or named == self.settings.database)
 
     def open_store(self) -> Store:
-        """Make the store of records, once, and return it; its tables are required when they are used."""
+        """Create the store of records once, and return it; its tables are checked at the first use."""
         if self._store is None:
             with self._lock:
                 if self._store is None:
@@ -122,14 +122,14 @@ class Runtime:
         return self._store
 
     def start(self) -> Services:
-        """Make the objects behind background runs, once, and declare the two actors on the broker.
+        """Create the services of background runs once, and declare the two actors on the broker.
 
         Returns:
-            Them.
+            The services.
 
         Raises:
-            ConfigurationError: A URL cannot be used.
-            MissingExtra: A broker or driver that an extra installs.
+            ConfigurationError: A URL is invalid.
+            MissingExtra: The driver of the database or broker is not installed.
         """
         if self._services is None:
             with self._lock:
@@ -139,17 +139,17 @@ class Runtime:
 
     @property
     def store(self) -> Store:
-        """The store of records, once `open_store` or `start` has made it."""
+        """The store of records, after `open_store` or `start`."""
         return _made(self._store, "store")
 
     @property
     def services(self) -> Services:
-        """The objects behind background runs, once `start` has made them."""
+        """The services of background runs, after `start`."""
         return _made(self._services, "services")
 
     @property
     def dispatcher(self) -> Dispatcher:
-        """Stores records and publishes messages."""
+        """The dispatcher, which stores records and publishes messages."""
         return self.services.dispatcher
 
     @property
@@ -183,7 +183,7 @@ class Runtime:
         return hasattr(named, "namespace")
 
     def _redis(self) -> tuple[Any, str]:
-        """The client of a broker on Redis, and the prefix of its keys."""
+        """Return the client of a Redis broker, and the prefix of its keys."""
         broker: Any = self.start().dispatcher.broker
         return broker.client, broker.namespace
 
@@ -212,19 +212,22 @@ class Runtime:
         """
         recorded = self.start().recorded
         if recorded is None:
-            raise NotRecorded(f"{record_id} cannot be run by hand: nothing is recorded in this process.")
+            raise NotRecorded(
+                f"{record_id}: perform() requires a record, but nothing is recorded in this process. "
+                "Configure a database: dexpy.configure(database=...)."
+            )
         return recorded.record_job.run_now(record_id)
 
     def recorder(
         self, operation: Any, contract: Contract, run_id: str, frame: Frame, redactor: Redactor
     ) -> Recorder | None:
         """Return the recorder of a synchronous run; None if it is not recorded."""
-        # Without a database of their own, calls leave no record.
+        # Synchronous calls are recorded only if a database is configured explicitly.
         records_calls = self.settings.database is not None
         if contract.once is not None and not records_calls:
             raise ConfigurationError(
-                f"{contract.cls.__qualname__} has an idempotency key, and there is no database to keep it in. "
-                "Name one: dexpy.configure(database=...)."
+                f"{contract.cls.__qualname__}: an idempotency key requires a database, but none is configured. "
+                "Configure one: dexpy.configure(database=...)."
             )
         if not records_calls or contract.record is None:
             return None
@@ -247,7 +250,7 @@ class Runtime:
 
 def _made(value: T | None, name: str) -> T:
     if value is None:
-        raise ConfigurationError(f"Runtime.{name}: not made yet. Call runtime.start() or dexpy.configure() first.")
+        raise ConfigurationError(f"Runtime.{name}: not available yet. Call runtime.start() or dexpy.configure() first.")
     return value
 
 
@@ -262,7 +265,7 @@ _current: Runtime | None = None
 
 
 def current_runtime() -> Runtime:
-    """The runtime in force; made from the environment and pyproject.toml if none is configured."""
+    """Return the current runtime; if `configure` was not called, one from the environment and pyproject.toml."""
     global _current
     if _current is None:
         _current = Runtime(Settings.find())
@@ -270,7 +273,7 @@ def current_runtime() -> Runtime:
 
 
 def install(runtime: Runtime | None) -> Runtime | None:
-    """Put a runtime in force, and return the one before it."""
+    """Make a runtime the current one, and return the previous one."""
     global _current
     before, _current = _current, runtime
     log_events.process_redactor = None if runtime is None or runtime.redactor.custom is None else runtime.redactor
@@ -292,44 +295,46 @@ def configure(
     accept_unbound_ciphertext: bool | None = None,
     run_context: RunContext | None = None,
 ) -> Runtime:
-    """Say where records and messages go, and put it in force for the process.
+    """Configure the database and the broker of this process.
 
-    What is left out comes from ``DEXPY_DATABASE`` and ``DEXPY_BROKER``, else from ``[tool.dexpy]`` in the nearest
-    pyproject.toml. With nothing named at all, a file ``dexpy.db`` beside that pyproject.toml carries both.
+    Settings that are left out come from the ``DEXPY_*`` environment variables, or else from ``[tool.dexpy]`` in the
+    nearest pyproject.toml. Without any database and broker, the file ``dexpy.db`` beside that pyproject.toml is both.
 
     Args:
-        database: The SQLAlchemy URL of the records: ``sqlite:///app.db``.
-        broker: Carries the messages: ``redis://``, ``rediss://``, ``amqp://``, ``amqps://``, a database URL, or a
-            `dramatiq.Broker` of the application's own, whose middleware stays. The records' own database when left out.
-            Applications that share a server have a namespace each, ``redis://host/0?namespace=shop``,
-            or a virtual host, ``amqp://host/shop``.
-        session_factory: Makes the sessions in which operations run: a `sessionmaker` or `scoped_session` of the
-            application. During a run a `scoped_session` gives the session of the run.
-        redactor: Gets every text about a failure before it is stored or shown, and returns what may be.
-        create_tables: Make missing tables on a server too; for tests and demos. Else ``dexpy db init`` makes them.
-        unknown_grace: How long an operation whose class no worker knows waits for one that does, as during a rolling
-            deploy, before it is ``failed`` as ``unknown``; a day when left out.
-        recover_within: Seconds or a timedelta, at least 5 s, within which what a dead worker ran, or a lost message
-            stood for, is offered to the workers again; a minute when left out, or as ``DEXPY_RECOVER_WITHIN`` says.
-        on_broker_error: What an enqueue does while the broker is away. ``"send_later"`` stores the record, and the
-            relay sends it when the broker is back; ``"raise"`` asks the broker first, one more round trip each time,
-            and raises `BrokerUnavailable` with nothing stored. A broker that goes away after that is no error.
-        encryptors: What encrypts, by name: objects with ``encrypt(bytes)`` and ``decrypt(bytes)``; ``"default"`` for
+        database: The SQLAlchemy URL of the records, for example ``sqlite:///app.db``.
+        broker: The transport of the messages: a URL (``redis://``, ``rediss://``, ``amqp://``, ``amqps://`` or of a
+            database), or the application's own `dramatiq.Broker`, which keeps its middleware. Default: the database of
+            the records. Applications that share a server need a namespace each, ``redis://host/0?namespace=shop``,
+            or a virtual host each, ``amqp://host/shop``.
+        session_factory: Creates the sessions of runs: the application's `sessionmaker` or `scoped_session`. During a
+            run, the `scoped_session` returns the session of the run.
+        redactor: Receives every text about a failure before it is stored or logged, and returns the text to use.
+        create_tables: Whether to create missing tables on a server too; for tests and demos. In production run
+            ``dexpy db init``.
+        unknown_grace: How long a run waits for a worker that knows its operation, for example during a rolling deploy,
+            before it is ``failed`` as ``unknown``. Default: one day.
+        recover_within: Seconds or a timedelta, at least 5 s, within which the run of a dead worker, or a run whose
+            message was lost, is published again. Default: ``DEXPY_RECOVER_WITHIN``, or one minute.
+        on_broker_error: What an enqueue does while the broker is unreachable. ``"send_later"`` stores the record, and
+            the relay publishes its message later. ``"raise"`` checks the broker first, with one more round trip per
+            enqueue, and raises `BrokerUnavailable` without storing anything; a broker that fails after this check
+            causes no error.
+        encryptors: Encryptors by name: objects with ``encrypt(bytes)`` and ``decrypt(bytes)``; ``"default"`` is used by
             ``encrypt = True`` and ``prop(encrypted=True)``.
-        encryption_keys: Keys for a `FernetEncryptor` of that name instead, the first one to encrypt with; what
-            ``DEXPY_ENCRYPTION_KEYS`` says when left out.
-        accept_unbound_ciphertext: Open what earlier releases encrypted, which does not name the operation, column
-            and run that it belongs to, for classes that encrypt; what ``DEXPY_ACCEPT_UNBOUND_CIPHERTEXT`` says when
-            left out, else no. Turn it off when no such row is left.
-        run_context: Called for each run in the background, and returns a context manager that is entered around it:
-            ``app.app_context`` of a Flask application.
+        encryption_keys: Keys of a `FernetEncryptor` named ``"default"``, instead of *encryptors*; the first one
+            encrypts. Default: ``DEXPY_ENCRYPTION_KEYS``.
+        accept_unbound_ciphertext: Whether classes that encrypt also decrypt the data of earlier releases, which is not
+            bound to its operation, column and run. Default: ``DEXPY_ACCEPT_UNBOUND_CIPHERTEXT``, or False. Turn it off
+            when no such row is left.
+        run_context: Called for each background run; returns a context manager that is entered around the run, for
+            example ``app.app_context`` of a Flask application.
 
     Returns:
         The runtime.
 
     Raises:
-        ConfigurationError: A URL that cannot be used, a session factory or a key.
-        MissingExtra: A driver, or `cryptography`, that an extra installs.
+        ConfigurationError: A URL, the session factory, a key or another setting is invalid.
+        MissingExtra: A driver, or `cryptography`, is not installed.
 
     Example:
         >>> import dexpy
@@ -343,8 +348,8 @@ def configure(
         check_factory(session_factory)
     if run_context is not None and not callable(run_context):
         raise ConfigurationError(
-            f"configure(run_context=...): expected a function that returns a context manager; got {run_context!r}. "
-            "Give app.app_context, without parentheses."
+            f"configure(run_context=...): expected a function that returns a context manager, got {run_context!r}. "
+            "Pass app.app_context without parentheses."
         )
     defaults = Settings.find()
     url = broker if isinstance(broker, str) else None
@@ -360,14 +365,16 @@ def configure(
         keys = encryption_keys if isinstance(encryption_keys, str) else ",".join(encryption_keys)
         named = attrs.evolve(named, encryption_keys=keys)
     elif encryptors is not None and DEFAULT in encryptors:
-        # The program's word goes before the environment's.
+        # Arguments take precedence over the environment.
         named = attrs.evolve(named, encryption_keys=None)
     if accept_unbound_ciphertext is not None:
         named = attrs.evolve(named, accept_unbound_ciphertext=accept_unbound_ciphertext)
     if on_broker_error not in ("send_later", "raise"):
-        raise ConfigurationError(f"configure(on_broker_error={on_broker_error!r}) wants 'send_later' or 'raise'.")
+        raise ConfigurationError(
+            f"configure(on_broker_error=...): expected 'send_later' or 'raise', got {on_broker_error!r}."
+        )
     if unknown_grace is not None and unknown_grace < timedelta(0):
-        raise ConfigurationError(f"configure(unknown_grace={unknown_grace!r}) wants a timedelta of 0 or more.")
+        raise ConfigurationError(f"configure(unknown_grace=...): expected a timedelta >= 0, got {unknown_grace!r}.")
     runtime = Runtime(
         named,
         session_factory,

@@ -19,7 +19,7 @@ verbose_option = click.option("-v", "--verbose", is_flag=True, help="Show traceb
 
 
 def module_arguments(*, required: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a command the parameter `modules`: ``MODULE...`` and ``--app MODULE`` together, in this order.
+    """Add the parameter `modules` to a command: ``MODULE...``, followed by each ``--app MODULE``.
 
     Args:
         required: Whether the command fails without a module.
@@ -33,7 +33,7 @@ def module_arguments(*, required: bool = False) -> Callable[[Callable[..., Any]]
                 raise click.UsageError("Missing argument 'MODULE...'.")
             return command(modules=all_modules, **options)
 
-        help_text = "A module of the application, as MODULE; may be given more than once."
+        help_text = "A module of the application, like MODULE; may be repeated."
         with_option = click.option("-A", "--app", multiple=True, metavar="MODULE", help=help_text)(with_modules)
         metavar = "MODULE..." if required else "[MODULE]..."
         return click.argument("modules", nargs=-1, metavar=metavar)(with_option)
@@ -45,18 +45,18 @@ def load(modules: tuple[str, ...]) -> Runtime:
     """Import the application and return its runtime.
 
     Raises:
-        ConfigurationError: A module cannot be imported, or the settings cannot be used.
+        ConfigurationError: The import of a module failed, or the settings are invalid.
     """
     from dexpy.runtime import current_runtime
     from dexpy.worker.importing import contain_exits, import_modules
 
     import_modules(modules)
-    with contain_exits("The settings cannot be used"):
+    with contain_exits("Cannot read the settings"):
         return current_runtime()
 
 
 def load_store(modules: tuple[str, ...]) -> Store:
-    """Import the application and return its store; print where its database is configured, unless in code.
+    """Import the application and return its store; unless code configures its database, print which setting does.
 
     Raises:
         ConfigurationError: As `load`, or the application has no database.
@@ -64,8 +64,8 @@ def load_store(modules: tuple[str, ...]) -> Store:
     runtime = load(modules)
     if not runtime.is_recording:
         raise ConfigurationError(
-            "No database: the settings name a broker and no database, so no records are kept. "
-            "Set DEXPY_DATABASE, or call dexpy.configure(database=...) in a module and name it: --app MODULE."
+            "database: not configured; the settings have only a broker, so nothing is recorded. "
+            "Set DEXPY_DATABASE, or call dexpy.configure(database=...) in a module and pass it: --app MODULE."
         )
     store = runtime.open_store()
     if (note := origin_of(runtime, modules)) is not None:
@@ -79,8 +79,8 @@ def origin_of(runtime: Runtime, modules: tuple[str, ...]) -> str | None:
     if source == CONFIGURED:
         return None
     if source is not None and not modules:
-        return f"the database of {source}. Name the modules of the application if one calls dexpy.configure()."
-    origin = f"the database of {source}" if source is not None else "the default, because no setting names a database"
+        return f"the database of {source}. Pass the modules of the application if one of them calls dexpy.configure()."
+    origin = f"the database of {source}" if source is not None else "the default, because no database is configured"
     if modules:
         return f"{origin}: {listed(modules)} did not call dexpy.configure(database=...)."
-    return f"{origin}. Name the modules of the application if one calls dexpy.configure()."
+    return f"{origin}. Pass the modules of the application if one of them calls dexpy.configure()."

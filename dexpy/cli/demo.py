@@ -1,4 +1,4 @@
-"""``dexpy demo``: operations in the background, for real, in a few seconds and without a server.
+"""``dexpy demo``: runs a few operations in a background worker, in a few seconds and without a server.
 
 A worker process and this one share a SQLite file in a temporary folder. The expected outcome of each operation is
 printed first and compared at the end, so that the demo is also a test of an installation.
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 DELAY_S = 2.0
 POLL_EVERY_S = 0.1
 TIMEOUT_S = 60.0
-"""How long the operations may take together before the demo gives up, in seconds; they take about three."""
+"""The timeout for all operations together, in seconds; they take about three."""
 
 NEXT_PAGES = (
-    ("docs/tutorial/first-operation.md", "write such an operation yourself, in one page"),
-    ("docs/explanation/architecture.md", "the way of a call through the house"),
-    ("docs/explanation/recording.md", "what a record is, and what it promises"),
+    ("docs/tutorial/first-operation.md", "write your own operation, in one page"),
+    ("docs/explanation/architecture.md", "how a call passes through the packages"),
+    ("docs/explanation/recording.md", "what a record is, and what it guarantees"),
     ("docs/reference/cli.md", "the command line"),
 )
 
@@ -44,8 +44,8 @@ class Outcome:
     Attributes:
         status: Of its record; "ran" for a run without one.
         error: Its error code.
-        attempts: How many there were.
-        delay_s: How long it waited at least, in seconds, before it began.
+        attempts: The number of attempts.
+        delay_s: The minimum delay before the start, in seconds.
     """
 
     status: str = "done"
@@ -99,9 +99,9 @@ def demo_runs(delay_s: float = DELAY_S) -> tuple[DemoRun, ...]:
     return (
         DemoRun(bank.SendStatement(customer=1), "a result, and a reference to a row", Outcome()),
         DemoRun(bank.Withdraw(customer=1, amount=500), "a business error", Outcome("failed", "no_balance")),
-        DemoRun(bank.FetchRate(currency="USD"), "a crash, healed by a retry", Outcome(attempts=2)),
+        DemoRun(bank.FetchRate(currency="USD"), "a crash, followed by a retry", Outcome(attempts=2)),
         DemoRun(bank.CheckAddress(street="Baker Street"), "an async def perform", Outcome()),
-        DemoRun(bank.CountVisit(page="/pricing"), "a direct run: no record, only its effect", Outcome("ran")),
+        DemoRun(bank.CountVisit(page="/pricing"), "a direct run without a record", Outcome("ran")),
         DemoRun(bank.Remind(customer=1), f"a delay of {delay_s:g} s", Outcome(delay_s=delay_s)),
     )
 
@@ -113,7 +113,7 @@ def _record_row(record: Record) -> tuple[str, ...]:
     return (record.id, title, record.status, str(record.num_attempts), record.error or "", duration, result)
 
 
-RECORD_HEAD = ("id", "operation", "status", "attempts", "error", "took", "result")
+RECORD_HEAD = ("id", "operation", "status", "attempts", "error", "duration", "result")
 
 
 class Demo:
@@ -141,23 +141,23 @@ class Demo:
             Whether every run ended as expected.
         """
         write = self._write
-        write(f"{len(self._runs)} operations go to a worker process (pid {self._worker.pid}).")
-        write("A SQLite file in a temporary folder carries the records and the queue.\n")
-        header = ("operation", "shows", "announced")
+        write(f"Sending {len(self._runs)} operations to a worker process (pid {self._worker.pid}).")
+        write("Records and queue are in a SQLite file in a temporary folder.\n")
+        header = ("operation", "shows", "expected")
         write(table([header, *((run.title, run.shows, str(run.expected)) for run in self._runs)]))
-        write("\nWhat happens:\n")
+        write("\nProgress:\n")
         for run in self._runs:
             options = {"in_": run.expected.delay_s} if run.expected.delay_s else {}
             self._tickets.append(run.operation.async_(**options).call())
         failure = self._watch(timeout_s)
-        write("\nThe records (`dexpy.records.all()`):\n")
+        write("\nRecords (`dexpy.records.all()`):\n")
         write(self._record_table())
-        write("\nAnnounced, and what happened:\n")
+        write("\nExpected and actual outcomes:\n")
         all_as_expected = self._compare()
         if failure is not None:
             click.echo(f"\n{failure}", file=self._out)
         if failure is not None or not all_as_expected:
-            write("\nWhat the worker said:\n")
+            write("\nOutput of the worker:\n")
             write("\n".join("  " + line for line in self._worker.output().splitlines()) or "  nothing")
             return False
         return True
@@ -176,7 +176,7 @@ class Demo:
         return text
 
     def _watch(self, timeout_s: float) -> str | None:
-        """Show the progress until every run has ended; return why it stopped before, or None."""
+        """Show the progress until every run has ended; return an error message if one does not end, or None."""
         board = StatusBoard([run.title for run in self._runs], self._out)
         deadline = time.monotonic() + timeout_s
         while True:
@@ -184,14 +184,14 @@ class Demo:
             if self._all_ended():
                 return None
             if self._worker.status is not None:
-                return f"The worker process ended with status {self._worker.status} before the operations did."
+                return f"The worker process exited with status {self._worker.status} before all operations ended."
             if time.monotonic() > deadline:
-                return f"The operations have not ended in {timeout_s:g} s."
+                return f"Timeout: not all operations ended within {timeout_s:g} s."
             time.sleep(POLL_EVERY_S)
 
     def _state(self, run: DemoRun, ticket: Ticket[Any]) -> str:
         if not run.is_recorded:
-            return "ran; its row is there" if self._has_effect(run) else "sent"
+            return "ran; its row exists" if self._has_effect(run) else "sent"
         record = ticket.reload()
         state = record.status
         if record.failure is not None:
@@ -225,7 +225,7 @@ class Demo:
 
     def _compare(self) -> bool:
         all_as_expected = True
-        rows: list[tuple[str, ...]] = [("", "operation", "announced", "happened")]
+        rows: list[tuple[str, ...]] = [("", "operation", "expected", "actual")]
         for run, ticket in zip(self._runs, self._tickets, strict=True):
             actual = self._outcome(run, ticket)
             is_expected = actual == run.expected
@@ -250,20 +250,25 @@ def run_demo(runs: Sequence[DemoRun] | None = None, *, timeout_s: float = TIMEOU
         all_as_expected = Demo(runs or demo_runs(), runtime, worker, out).run(timeout_s)
     click.echo("", file=out)
     if all_as_expected:
-        click.echo("All as announced. The worker is stopped and the folder removed.\n\nWhere to go next:\n", file=out)
+        click.echo(
+            "All operations ended as expected. The worker is stopped and the folder is removed.\n\nNext steps:\n",
+            file=out,
+        )
         click.echo("\n".join(f"  {page:34}{description}" for page, description in NEXT_PAGES), file=out)
     else:
-        click.echo("Not all went as announced. The worker is stopped and the folder removed.", file=out)
+        click.echo(
+            "Some operations did not end as expected. The worker is stopped and the folder is removed.", file=out
+        )
     return all_as_expected
 
 
 @click.command()
 @click.pass_context
 def demo(context: click.Context) -> None:
-    """Send a few operations to a real worker process and watch them.
+    """Run a few operations in a worker process and show their progress.
 
-    Needs nothing but Python: records and queue are in a temporary SQLite file. Takes about four seconds, leaves nothing
-    behind, and exits with 1 if any operation ends otherwise than announced.
+    Needs no server: records and queue are in a temporary SQLite file. Takes about four seconds, removes its files, and
+    exits with status 1 if an operation does not end as expected.
     """
     if not run_demo():
         context.exit(1)

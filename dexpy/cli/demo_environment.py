@@ -60,7 +60,7 @@ class Worker:
 
     @property
     def status(self) -> int | None:
-        """Its exit status, None while it lives."""
+        """Its exit status; None while it runs."""
         # Popen polls under a lock. An exception raised by a signal leaves it locked, and a later wait never ends.
         with _signals_blocked():
             return self._process.poll()
@@ -142,7 +142,7 @@ def _signals_ignored() -> Generator[None]:
 
 @contextmanager
 def demo_environment() -> Generator[tuple[Runtime, Worker]]:
-    """Install a runtime on a temporary database, start a worker, and remove both after the block."""
+    """Install a runtime with a temporary database, start a worker, and remove both after the block."""
     from dexpy.cli.demo_operations import Customer, Model
     from dexpy.foundation.settings import Settings
     from dexpy.runtime import Runtime, install
@@ -151,7 +151,7 @@ def demo_environment() -> Generator[tuple[Runtime, Worker]]:
         folder = Path(tempfile.mkdtemp(prefix="dexpy-demo-"))
     except OSError as error:
         raise ConfigurationError(
-            f"The demo needs a temporary folder and cannot make one: {error}. Name a folder in TMPDIR."
+            f"Cannot create a temporary folder for the demo: {error}. Set TMPDIR to a writable folder."
         ) from None
     worker: Worker | None = None
     runtime: Runtime | None = None

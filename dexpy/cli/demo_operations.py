@@ -45,7 +45,7 @@ class SendStatement(Operation):
 
 
 class Withdraw(Operation):
-    """Take money from an account, unless there is too little: a business error, foreseen and named."""
+    """Withdraw money from an account; a balance that is too small is a declared business error."""
 
     customer: Ref[Customer]
     amount: int = prop(gt=0)
@@ -75,7 +75,7 @@ class FetchRate(Operation):
 
 
 class Remind(Operation):
-    """Remind a customer, later: the record waits, and no worker is busy with it meanwhile."""
+    """Remind a customer later: until it is due, the record waits and occupies no worker."""
 
     customer: Ref[Customer]
 
@@ -96,7 +96,7 @@ class CheckAddress(Operation):
 
 
 class CountVisit(Operation):
-    """Write a row of the application's own; without a record, the message carries the props."""
+    """Insert a row; without a record, the message carries the props."""
 
     page: str
 

@@ -33,7 +33,7 @@ main.add_command(worker)
 
 
 def run(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit with its status: 0, 1 for a failure, 2 for what fails every time."""
+    """Run the command line and exit with its status: 0, 1 for a failure, 2 for an error that a restart does not fix."""
     args = sys.argv[1:] if arguments is None else arguments
     try:
         main.main(args=args, prog_name="dexpy", standalone_mode=True)

@@ -15,23 +15,27 @@ UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"
 def _duration(_context: click.Context, _option: click.Parameter, value: str) -> timedelta:
     match = re.fullmatch(r"(\d{1,6})([smhdw])", value)
     if match is None:
-        raise click.BadParameter(f"{value!r} is no duration: write a number and s, m, h, d or w, as in 30d.")
+        raise click.BadParameter(f"expected a number with the unit s, m, h, d or w, for example 30d, got {value!r}.")
     return timedelta(**{UNITS[match[2]]: int(match[1])})
 
 
 @click.command()
 @module_arguments()
 @click.option(
-    "--older-than", callback=_duration, required=True, metavar="DURATION", help="Ended at least so long ago: 30d, 12h."
+    "--older-than",
+    callback=_duration,
+    required=True,
+    metavar="DURATION",
+    help="Minimum age of the end of a record: 30d, 12h.",
 )
 @click.option(
     "--status",
     multiple=True,
     type=click.Choice(["done", "failed", "expired", "cancelled"]),
-    help="Only these; may be given more than once.  [default: all four]",
+    help="Delete only records of this status; may be repeated.  [default: all four]",
 )
-@click.option("--batch", type=click.IntRange(min=1), default=1000, show_default=True, help="How many at a time.")
-@click.option("--dry-run", is_flag=True, help="Count them, and delete nothing.")
+@click.option("--batch", type=click.IntRange(min=1), default=1000, show_default=True, help="Records per transaction.")
+@click.option("--dry-run", is_flag=True, help="Count the records, but do not delete them.")
 @verbose_option
 def prune(
     modules: tuple[str, ...],
@@ -41,10 +45,10 @@ def prune(
     dry_run: bool,
     verbose: bool,
 ) -> None:
-    """Delete records that ended long ago, with their attempts.
+    """Delete old records with their attempts.
 
-    What is pending or running stays, and so does a key for replay until it expires.
-    MODULE is a dotted name, as for `dexpy worker`: the one that calls dexpy.configure().
+    Pending and running records are kept, and so are idempotency keys until they expire.
+    MODULE is the dotted name of the module that calls dexpy.configure(), as for `dexpy worker`.
     """
     from dexpy.database.tables import FINAL
     from dexpy.recording import retention
@@ -58,6 +62,6 @@ def prune(
     if undeletable:
         examples = ", ".join(undeletable[:3]) + (", ..." if len(undeletable) > 3 else "")
         click.echo(
-            f"{len(undeletable)} records could not be deleted ({examples}): a row of another table refers to them, or "
-            "a trigger refuses. The log says why."
+            f"{len(undeletable)} records could not be deleted ({examples}): a row of another table references them, or "
+            "a trigger prevents it. See the log for the errors."
         )

@@ -1,4 +1,4 @@
-"""``dexpy relay``: a relay alone, without a worker."""
+"""``dexpy relay``: runs a relay without a worker."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ POLL_EVERY_S = 0.1
 
 @click.command()
 @module_arguments()
-@click.option("--once", is_flag=True, help="Look once, then end.")
-@click.option("-v", "--verbose", is_flag=True, help="Log more, and show tracebacks.")
+@click.option("--once", is_flag=True, help="Run every task once, then exit.")
+@click.option("-v", "--verbose", is_flag=True, help="Log more and show tracebacks.")
 def relay(modules: tuple[str, ...], once: bool, verbose: bool) -> None:
-    """See to what has no message, lost its worker, or came too late; every worker does that too.
+    """Publish records without a message, recover runs of dead workers, expire overdue runs; workers do it too.
 
-    MODULE is a dotted name, as for `dexpy worker`: it may call dexpy.configure(), and its classes say how long
-    to wait before a lost run begins again.
+    MODULE is a dotted name, as for `dexpy worker`: it may call dexpy.configure(), and its operations define the
+    delay before a lost run is retried.
     """
     from dexpy.foundation.periodic import PeriodicTask, end_all
     from dexpy.maintenance import relay as relays
@@ -38,8 +38,8 @@ def relay(modules: tuple[str, ...], once: bool, verbose: bool) -> None:
     dispatcher, recorded = services.dispatcher, services.recorded
     if recorded is None:
         raise ConfigurationError(
-            "A relay looks after records, and none are kept: a broker is named and no database. "
-            "Name it: DEXPY_DATABASE, or configure(database=...)."
+            "database: not configured; the settings have only a broker, so there are no records to process. "
+            "Set DEXPY_DATABASE, or call configure(database=...)."
         )
     dispatcher.require_tables()
     relay_service = recorded.relay
@@ -48,7 +48,7 @@ def relay(modules: tuple[str, ...], once: bool, verbose: bool) -> None:
         services.close()
         click.echo(", ".join(f"{relay_service.counts[counter]} {counter}" for counter in relays.COUNTERS) + ".")
         sys.exit(0 if all_succeeded else 1)
-    # From here on its database sessions carry its id, and can be ended if it freezes during a recovery.
+    # From here on its database sessions have its id, so that others can end them if it freezes.
     recorded.heartbeat.start()
     signals = StopSignals(interrupts=True)
     signals.install()
@@ -57,7 +57,7 @@ def relay(modules: tuple[str, ...], once: bool, verbose: bool) -> None:
         PeriodicTask("send", relays.EVERY_S, relay_service.publish_unpublished),
     )
     threads = [task.start() for task in tasks]
-    click.echo("The relay runs; TERM or Ctrl-C ends it.", err=True)
+    click.echo("The relay is running; stop it with TERM or Ctrl-C.", err=True)
     while not signals:
         time.sleep(POLL_EVERY_S)
         # A library may have replaced the signal handlers since.

@@ -1,4 +1,4 @@
-"""``dexpy worker``."""
+"""``dexpy worker``: runs worker processes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ processes_option = click.option(
     type=click.IntRange(min=1),
     default=lambda: os.cpu_count() or 1,
     show_default="one for each CPU",
-    help="Worker processes.",
+    help="Number of worker processes.",
 )
 threads_option = click.option(
     "-t",
@@ -35,7 +35,7 @@ threads_option = click.option(
     type=click.IntRange(min=1),
     default=8,
     show_default=True,
-    help="Threads in each: how many operations run at once there.",
+    help="Threads per process; each runs one operation at a time.",
 )
 
 
@@ -51,16 +51,16 @@ threads_option = click.option(
     metavar="NAME,...",
     help="Serve only these queues.  [default: all]",
 )
-@click.option("--burst", is_flag=True, help="Run what is due, then end.")
+@click.option("--burst", is_flag=True, help="Run all due operations, then exit.")
 @click.option(
     "--shutdown-timeout",
     type=click.FloatRange(min=0),
     default=30.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long running operations may take to end after TERM.",
+    help="How long running operations may continue after TERM.",
 )
-@click.option("-v", "--verbose", is_flag=True, help="Log more, and show tracebacks.")
+@click.option("-v", "--verbose", is_flag=True, help="Log more and show tracebacks.")
 def worker(
     modules: tuple[str, ...],
     processes: int,
@@ -70,9 +70,9 @@ def worker(
     shutdown_timeout: float,
     verbose: bool,
 ) -> None:
-    """Run operations that were sent to the background.
+    """Run background operations.
 
-    MODULE is a dotted name, as in `import`: it declares the operations, and may call dexpy.configure().
+    MODULE is the dotted name of a module, as in `import`, that declares operations; it may call dexpy.configure().
     """
     from dexpy.worker.importing import check_name
     from dexpy.worker.log_setup import complete_logging, set_up_logging

@@ -52,8 +52,8 @@ current_dispatcher: Provider[Dispatcher] = Provider("dispatcher")
 """The dispatcher of the current runtime."""
 
 _NO_SAFE = (
-    "has no `safe`: nothing has run yet when the call returns. "
-    "Ask the ticket: ticket.wait(timeout) gives Ok or Err, ticket.result(timeout) the value."
+    "no attribute `safe`, because the operation has not run yet when the call returns. "
+    "Use the ticket: ticket.wait(timeout) returns Ok or Err, ticket.result(timeout) the value."
 )
 
 
@@ -76,7 +76,7 @@ class Enqueue(Generic[R]):
     _was_called: bool = attrs.field(default=False, init=False, eq=False, repr=False)
 
     def __del__(self) -> None:
-        # As of a coroutine that nobody awaited. What could not even be expression has no such attribute.
+        # Like the warning about a coroutine that was never awaited. Without a complete __init__ there is no attribute.
         if getattr(self, "_was_called", True) or sys.is_finalizing():
             return
         expression = f"{type(self._operation).__qualname__}(...).async_(...)"
@@ -95,14 +95,14 @@ class Enqueue(Generic[R]):
 
         Raises:
             NotSerializable: A prop has no JSON form; nothing was stored or published.
-            DatabaseUnavailable: The database cannot be opened.
+            DatabaseUnavailable: The database is unreachable, or its tables are missing.
         """
         self._was_called = True
         if self._session is not None and self._is_awaited:
             name = type(self._operation).__qualname__
             raise OptionsError(
-                f"{name}.async_(session=...).call() got an {type(self._session).__name__}, which can only be awaited. "
-                "Write: ticket = await op.async_(session=...).acall()."
+                f"{name}.async_(session=...).call(): expected a Session or Connection, got an "
+                f"{type(self._session).__name__}. Write: ticket = await op.async_(session=...).acall()."
             )
         return self._enqueue(self._session)
 
@@ -128,7 +128,7 @@ class Enqueue(Generic[R]):
         def safe(self) -> Any:
             """Raise an error with the alternative."""
             self._was_called = True
-            raise OptionsError(f"{type(self._operation).__qualname__}.async_(...) {_NO_SAFE}")
+            raise OptionsError(f"{type(self._operation).__qualname__}.async_(...): {_NO_SAFE}")
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -175,7 +175,7 @@ class BoundAsync(Generic[R]):
             """Set the options of the enqueue."""
             where = f"{type(self._operation).__qualname__}.async_(...)"
             if arguments:
-                raise OptionsError(f"{where} takes its options by name: async_(queue='mailers').")
+                raise OptionsError(f"{where}: expected options by name, for example async_(queue='mailers').")
             session = options.pop("session", None)
             token = options.pop("idempotence_token", None)
             if token is not None:
@@ -189,7 +189,7 @@ class BoundAsync(Generic[R]):
         def call(self) -> Any:
             """Raise an error with the alternative."""
             raise OptionsError(
-                f"{type(self._operation).__qualname__}.async_ is called before it is sent: write async_().call()."
+                f"{type(self._operation).__qualname__}.async_: parentheses are missing. Write async_().call()."
             )
 
         acall = call
@@ -197,20 +197,20 @@ class BoundAsync(Generic[R]):
         @property
         def safe(self) -> Any:
             """Raise an error with the alternative."""
-            raise OptionsError(f"{type(self._operation).__qualname__}.async_ {_NO_SAFE}")
+            raise OptionsError(f"{type(self._operation).__qualname__}.async_: {_NO_SAFE}")
 
 
-def check_token(token: object, where: str, kind: str = "text") -> str | None:
+def check_token(token: object, where: str, kind: str = "str") -> str | None:
     """Check the caller's own id for a call.
 
     Raises:
-        OptionsError: The token is not a text of 1 to 255 characters.
+        OptionsError: The token is not a str of 1 to 255 characters.
     """
     if token is None or (is_plain_text(token) and 0 < len(token) <= 255):
         return token
     raise OptionsError(
-        f"{where}: idempotence_token={shortened(token)} wants a {kind} of 1 to 255 characters, "
-        "without NUL and lone surrogates."
+        f"{where}: idempotence_token: expected a {kind} of 1 to 255 characters without NUL and lone surrogates, "
+        f"got {shortened(token)}."
     )
 
 
@@ -275,18 +275,18 @@ def enqueue_all(operations: Iterable[Any], *, session: Any = None, **options: An
     where = "enqueue_all(...)"
     async_options = AsyncOptions.of(where, options, extra=("session",))
     if hasattr(operations, "contract"):
-        raise OptionsError(f"{where} wants many operations, and got one. Write: enqueue_all([op]).")
+        raise OptionsError(f"{where}: expected an iterable of operations, got one operation. Write: enqueue_all([op]).")
     batch = list(operations)
     for number, operation in enumerate(batch):
         if not hasattr(operation, "contract") or isinstance(operation, type):
             raise OptionsError(
-                f"{where} wants operations, and number {number + 1} is {operation!r}. Make each with its props, "
-                "without async_(): enqueue_all([Greet(name='Ada'), Greet(name='Ben')])."
+                f"{where}: item {number + 1}: expected an operation, got {operation!r}. Pass instances without "
+                "async_(): enqueue_all([Greet(name='Ada'), Greet(name='Ben')])."
             )
     if session is not None:
         if is_async(session):
             raise OptionsError(
-                f"{where} got an {type(session).__name__}, which can only be awaited. "
+                f"{where}: session: expected a Session or Connection, got an {type(session).__name__}. "
                 "Write: await session.run_sync(lambda sync: enqueue_all(operations, session=sync))."
             )
         session = check_session_or_connection(session, f"{where} session=")

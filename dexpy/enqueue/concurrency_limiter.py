@@ -22,7 +22,7 @@ from dexpy.recording.store import Store
 from dexpy.recording.transitions import apply
 
 SLOTS_WITHOUT_LIMIT = 100
-"""The limit of a key whose class declares no limit any more."""
+"""The limit of a key whose class no longer declares one."""
 
 
 @attrs.frozen
@@ -129,7 +129,7 @@ class ConcurrencyLimiter:
         return len(rows)
 
     def refill_slots(self) -> int:
-        """Offer every free slot of a key with blocked runs: the process that had to offer it has died.
+        """Offer every free slot of a key with blocked runs, because the process that should do it may have died.
 
         Returns:
             How many runs were published.
@@ -151,7 +151,7 @@ class ConcurrencyLimiter:
                     raise
                 # One row of this key may be the cause: continue with the other keys.
                 log_refused_row("offer_slot", error, operation=name, concurrency_key=key)
-            # The lock's holder offers the slots, or hangs: then a later refill finds them free.
+            # The holder of the lock offers the slots; if it hangs, a later refill does.
             return 0
 
 
@@ -177,6 +177,6 @@ def _discard_columns(concurrency: Concurrency) -> dict[str, Any]:
     return {
         "error": None,
         "failure": "discarded",
-        "error_message": f"{concurrency.limit} of its key ran already, and its class discards what finds no slot.",
+        "error_message": f"Discarded: all {concurrency.limit} slots of its concurrency key were in use.",
         "error_details": None,
     }

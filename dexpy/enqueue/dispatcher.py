@@ -59,10 +59,10 @@ class Dispatcher:
     """Stores records and publishes messages.
 
     Args:
-        transport: Takes the messages to the workers.
-        store: Where records go; None when nothing is recorded.
-        tables: The database of records or messages; None where there is none.
-        requires_broker: Whether an enqueue is refused while the broker does not answer.
+        transport: The transport of the messages.
+        store: The store of records; None when nothing is recorded.
+        tables: The database of records or messages; None without one.
+        requires_broker: Whether an enqueue is refused while the broker is unreachable.
     """
 
     def __init__(
@@ -99,16 +99,16 @@ class Dispatcher:
             operation: The operation.
             options: The options of the call.
             session: The session or connection whose transaction stores the record; the current session when None.
-            token: The caller's own name for this call; a second one of the class with it is not stored.
+            token: The caller's own id for this call; a second call of the class with it stores nothing.
 
         Returns:
             Its ticket, or that of the earlier call with the token.
 
         Raises:
             NotSerializable: A prop has no JSON form; nothing was stored or published.
-            DeclarationError: No worker could find the class.
-            BrokerUnavailable: The broker does not answer, and the settings require it.
-            SensitiveInTransit: The broker would get a sensitive prop in plain text.
+            DeclarationError: Workers cannot import the class.
+            BrokerUnavailable: The broker is unreachable, and the settings require it.
+            SensitiveInTransit: A sensitive prop would be sent to the broker in plain text.
             OptionsError: An option is invalid, or requires a record where none is stored.
         """
         transaction = _resolve_transaction(session)
@@ -197,8 +197,8 @@ class Dispatcher:
         """Write in a connection's transaction, with the message if messages are rows; else the relay publishes it."""
         if self._tables is None or store is None or not self._tables.is_own_connection(connection):
             raise OptionsError(
-                "async_(session=...) got a Connection that does not lead to the database of the records, and it does "
-                "not say when it commits. Give the Session, or leave it out and send after the commit."
+                "async_(session=...): this Connection is not to the database of the records, and has no commit event. "
+                "Pass the Session, or call async_() after the commit."
             )
         self._write_on(connection, store)
         commit_state.transaction = connection.get_transaction()
@@ -269,7 +269,7 @@ class Dispatcher:
         """Require that the tables exist; see `Store.prepare`.
 
         Raises:
-            DatabaseUnavailable: The database cannot be opened.
+            DatabaseUnavailable: The database is unreachable, or its tables are missing.
         """
         if self._tables is not None:
             self._tables.prepare()
@@ -350,7 +350,7 @@ def _resolve_transaction(session: Session | Connection | None) -> EnqueueTransac
     """Return the transaction that stores a record: that of the given session, else the current one.
 
     Raises:
-        OptionsError: The session or connection commits each statement by itself.
+        OptionsError: The session or connection is in autocommit mode.
     """
     if session is not None:
         check_transactional(session, "async_(session=...)")

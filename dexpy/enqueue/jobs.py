@@ -46,7 +46,7 @@ class EnqueueOptions:
         priority: Higher runs sooner.
         wait_s: Seconds from now on; None without a delay.
         at: The moment; None without one.
-        expires_in_s: Seconds from now on, after which it is not begun any more; None for never.
+        expires_in_s: Seconds from now on, after which a run that has not started expires; None for never.
     """
 
     queue: str
@@ -60,7 +60,7 @@ class EnqueueOptions:
         """Merge the options of a call over those of its class.
 
         Raises:
-            OptionsError: The queue function returned no queue name, or the run would expire before it is due.
+            OptionsError: The queue function returned an invalid name, or the run would expire before it is due.
         """
         options, where = call_options.merged_over(contract.options), contract.cls.__qualname__
         queue = options.queue if options.queue is not None else DEFAULT_QUEUE
@@ -71,8 +71,8 @@ class EnqueueOptions:
         resolved = cls(queue, options.priority or 0, wait_s, options.at, expires_in_s)
         if expires_in_s is not None and expires_in_s <= resolved.delay_s:
             raise OptionsError(
-                f"{where}.async_: it expires in {expires_in_s:g} s and is due only in {resolved.delay_s:g} s, so that "
-                "it could never run. Let expires_in be longer than the delay."
+                f"{where}.async_: expires_in: expected more than the delay of {resolved.delay_s:g} s, "
+                f"got {expires_in_s:g} s. The run would expire before it is due."
             )
         return resolved
 
@@ -95,7 +95,7 @@ class PreparedJob:
         is_due: Whether its message is published right after the commit; decided once, because the due time may pass
             between the insert and the commit.
         has_message_row: Whether its message is a row, written in the same transaction.
-        columns: The columns of its row, without those of `row`; None where nothing is recorded before the end.
+        columns: The columns of its row, without those of `row`; None without a record before the end.
         keyed: Stores the row of a job with keys.
     """
 
@@ -134,7 +134,7 @@ def _after(now: datetime, seconds: float) -> datetime:
 
 def note_position(error: Exception, number: int, of: int) -> None:
     """Note on an exception which of many operations failed; *number* counts from 0."""
-    error.add_note(f"It is number {number + 1} of {of}; nothing of them was stored or sent.")
+    error.add_note(f"enqueue_all: item {number + 1} of {of}; nothing was stored or sent.")
 
 
 def is_direct(contract: Contract) -> bool:
@@ -281,7 +281,7 @@ def _publish_due(jobs: Sequence[PreparedJob], transport: Transport) -> Iterator[
 def _publish(jobs: Sequence[PreparedJob], transport: Transport, delay_s: float = 0.0) -> bool:
     messages = [job.message for job in jobs]
     if transport.sql_queue is None:
-        # They cannot be stored for later: the caller gets the error.
+        # There is no database to store them for later: the caller gets the error.
         enqueue_together(transport.broker, messages, delay_s)
         return True
     return transport.publish(messages, delay_s)

@@ -1,4 +1,4 @@
-"""Insert a run with keys: its row is stored, or its ticket becomes that of the run that holds one of them."""
+"""Insert a run with keys: its row is stored, or its ticket refers to the run that holds one of the keys."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def build_key_claim(
 def build_call_key_claim(
     operation: Any, contract: Contract, once: OnceOptions, store: Store, outer: CurrentTransaction | None
 ) -> KeyClaim:
-    """Build the claim of a call in place to its idempotency key."""
+    """Build the claim of a synchronous call to its idempotency key."""
     key, *earlier = with_loaded_rows(once_keys, operation, contract, store, outer)
     return KeyClaim(contract.name, key, once.expires_in_s, once_earlier=tuple(earlier))
 
@@ -80,7 +80,7 @@ def with_loaded_rows(
         function: Called with the operation and its contract.
         operation: The operation.
         contract: Its contract.
-        store: See `copy_with_rows`; without one no rows can be read.
+        store: See `copy_with_rows`; None if no rows can be read.
         transaction: See `copy_with_rows`.
     """
     try:
@@ -94,13 +94,13 @@ def with_loaded_rows(
 
 @attrs.define(eq=False)
 class KeyedInsert:
-    """Stores one row with its keys, or makes its ticket that of the row that has one of them.
+    """Stores one row with its keys; if another row has one of them, its ticket refers to that row.
 
     Attributes:
-        store: Where records are.
-        contract: Of the operation.
-        claim: Its keys.
-        ticket: Of the run that is to be stored.
+        store: The store of records.
+        contract: The contract of the operation.
+        claim: The claim to its keys.
+        ticket: The ticket of the run.
         is_joined: Whether the row is stored in a transaction of the application.
     """
 
@@ -125,7 +125,7 @@ class KeyedInsert:
             values: The columns of the row.
 
         Returns:
-            Whether it was stored; else nothing was, and the ticket is that of the run that has the key.
+            Whether the row was stored; otherwise the ticket refers to the run that has the key.
 
         Raises:
             KeyBusy: A transaction that is still open holds a key.

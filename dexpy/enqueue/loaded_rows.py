@@ -23,7 +23,7 @@ def copy_with_rows(operation: Any, contract: Contract, store: Store, transaction
     Args:
         operation: The operation.
         contract: Its contract.
-        store: Makes a session where no transaction is given.
+        store: Creates a session if no transaction is given.
         transaction: Provides the session.
 
     Raises:

@@ -40,8 +40,8 @@ class JobPreparer:
     """Prepares operations for the background.
 
     Args:
-        store: Where records go; None when nothing is recorded.
-        transport: Takes the messages to the workers.
+        store: The store of records; None when nothing is recorded.
+        transport: The transport of the messages.
         is_joined: Returns whether jobs are stored in a given transaction of the application.
     """
 
@@ -67,7 +67,7 @@ class JobPreparer:
         store, owner = self._store, contract.cls.__qualname__
         if contract.unreachable is not None:
             raise DeclarationError(
-                f"{owner} cannot go to the background: {contract.unreachable}. call() works as it is."
+                f"{owner}: workers cannot import the class: {contract.unreachable}. call() works without a worker."
             )
         run_id = new_id("op")
         params = encode_props(owner, contract.props, operation.__dict__)
@@ -144,26 +144,26 @@ def _check_size(database: Database, owner: str, params: Mapping[str, Any], frame
 
 
 def _check_no_record_required(contract: Contract, options: EnqueueOptions, token: str | None) -> None:
-    """Refuse options that are stored in a record, where none exists before the run ends."""
+    """Refuse options that require a record, for a run that has none before it ends."""
     owner = contract.cls.__qualname__
     if contract.once is not None or contract.unique is not None or contract.concurrency is not None:
         raise ConfigurationError(
-            f"{owner} has a key, which is kept in the record of a run, and nothing is recorded here. "
-            "Name a database: dexpy.configure(database=...)."
+            f"{owner}: Once, Unique and Concurrency require a record, but nothing is recorded in this process. "
+            "Configure a database: dexpy.configure(database=...)."
         )
     if plain_text_props := [name for name in contract.sensitive_props if name not in contract.encrypted_props]:
         raise SensitiveInTransit(
-            f"{owner} would go to the broker with {listed(plain_text_props)} in the clear: it has no record that keeps "
-            "its params. Turn recording on, record = True and dexpy.configure(database=...), or encrypt it: "
+            f"{owner}: {listed(plain_text_props)} would be sent to the broker in plain text, because no record stores "
+            "the params. Turn recording on (record = True and dexpy.configure(database=...)), or declare "
             "prop(encrypted=True)."
         )
     if token is not None:
         raise OptionsError(
-            f"{owner}: idempotence_token is kept in the record of a run, and this one would have none. "
+            f"{owner}.async_: idempotence_token requires a record, but this run has none. "
             "Leave it out, or turn recording on: record = True, dexpy.configure(database=...)."
         )
     if options.expires_in_s is not None:
         raise OptionsError(
-            f"{owner}.async_: expires_in is kept in the record of a run, and this one would have none before "
-            "it ends. Leave expires_in out, or turn recording on: record = True, dexpy.configure(database=...)."
+            f"{owner}.async_: expires_in requires a record, but this run has none before it ends. "
+            "Leave it out, or turn recording on: record = True, dexpy.configure(database=...)."
         )

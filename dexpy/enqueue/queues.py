@@ -37,6 +37,6 @@ def declare_new_queues(transport: Transport) -> bool:
         if is_queue_name(name):
             transport.broker.declare_queue(name)
         else:
-            advice = "nothing is run from it: delete its messages"
+            advice = "delete its messages; no worker runs them"
             _invalid_names.log(LogEvent.QUEUE_IGNORED, name, queue=name, advice=advice)
     return True

@@ -66,7 +66,7 @@ class Transport(Protocol):
         ...
 
     def count_due(self, queue: str) -> int | None:
-        """How many messages are due in a queue and leased by no worker; None if the broker cannot count them."""
+        """The number of messages that are due in a queue and not leased; None if the broker cannot count them."""
         ...
 
     def is_reachable(self) -> bool:
@@ -77,7 +77,7 @@ class Transport(Protocol):
         """Require that the broker accepts a message now.
 
         Raises:
-            BrokerUnavailable: The broker does not answer.
+            BrokerUnavailable: The broker is unreachable.
         """
 
     def keep_alive(self) -> None:
@@ -193,7 +193,7 @@ class ServerTransport:
         """Do nothing: the broker wakes its workers."""
 
     def is_idle(self, queues: Collection[str] | None) -> bool:
-        """See `Transport`; a broker that cannot be counted counts as idle."""
+        """See `Transport`; a broker that cannot count its messages is treated as idle."""
         names = self.broker.get_declared_queues() if queues is None else queues
         return all(not queue_depth(self.broker, name) for name in names)
 
@@ -223,8 +223,8 @@ class ServerTransport:
             ping(self.broker)
         except Exception as error:
             raise BrokerUnavailable(
-                f"{display_of(self.broker)} does not answer: {describe_error(error)} Nothing was stored or sent, as "
-                'configure(on_broker_error="raise") has it. Try again later; or leave it out: then the record '
+                f"{display_of(self.broker)} does not answer: {describe_error(error)} Nothing was stored or sent, "
+                'because of configure(on_broker_error="raise"). Retry later; or remove this setting: then the record '
                 "is stored, and its message sent when the broker is back."
             ) from error
 
@@ -260,8 +260,8 @@ def check_delay(delay_s: float, where: str) -> None:
     """
     if delay_s > LONGEST_DELAY_S:
         raise OptionsError(
-            f"{where}: it is due in {timedelta(seconds=round(delay_s))}, and without a database a broker delays 7 days "
-            "at most. Configure a database: dexpy.configure(database=..., broker=...)."
+            f"{where}: expected a delay of at most 7 days, because there is no database, got "
+            f"{timedelta(seconds=round(delay_s))}. Configure a database: dexpy.configure(database=..., broker=...)."
         )
 
 

@@ -1,4 +1,4 @@
-"""The lease of a process that calls operations with an idempotency key in place."""
+"""The lease of a process that makes synchronous calls with an idempotency key."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class HeartbeatLease:
     """See `dexpy.recording.idempotent_recorder.ProcessLease`.
 
     Attributes:
-        heartbeat: Of this process.
+        heartbeat: The heartbeat of this process.
         recovery: Recovers the runs of dead processes.
         end_writer: Writes the ends of runs.
     """
@@ -37,11 +37,11 @@ class HeartbeatLease:
         return self.heartbeat.start()
 
     def recover(self) -> None:
-        """Recover the runs of dead processes: there may be no relay that does."""
+        """Recover the runs of dead processes, because no relay may be running."""
         try:
             with lock_timeouts.limited(LOCK_WAIT_S):
                 self.recovery.run_once()
-        except Exception as error:  # noqa: BLE001 - the waiting call goes on waiting
+        except Exception as error:  # noqa: BLE001 - the call continues to wait
             log_event(LogEvent.RECOVERY_FAILED, error=class_path(error))
 
     def hold(self, id: str) -> None:

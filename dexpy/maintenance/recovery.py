@@ -49,8 +49,8 @@ class Recovery:
 
     Args:
         dispatcher: Publishes the recovered runs.
-        store: Of the records.
-        heartbeat: Of this process, which is alive.
+        store: The store of records.
+        heartbeat: The heartbeat of this process.
     """
 
     def __init__(self, dispatcher: Dispatcher, store: Store, heartbeat: Heartbeat) -> None:
@@ -100,7 +100,7 @@ class Recovery:
         return dead
 
     def _unless_late(self, items: Iterable[T]) -> Sequence[T]:
-        """Return what was read about dead workers; nothing if this process is late itself, perhaps by the query."""
+        """Return the items, or none if this process is late with its own heartbeat, perhaps because of the query."""
         items_read = list(items)
         return items_read if self._heartbeat.may_recover else ()
 
@@ -130,7 +130,7 @@ class Recovery:
         Args:
             connection: In a transaction.
             row: The running record.
-            why: What happened, as a sentence without a full stop; by default that its worker is dead.
+            why: The reason, a sentence without its full stop. Default: the worker stopped sending heartbeats.
 
         Returns:
             Whether it was still running.
@@ -166,10 +166,10 @@ def recovery_decision(row: Row[Any], is_cancelled: bool, why: str | None = None)
     """
     values: dict[str, Any] = {"error": class_path(WorkerLost), "failure": "lost", "error_details": None}
     if is_cancelled:
-        message = "It was cancelled while it ran, and its worker died."
+        message = "The run was cancelled while it ran, and its worker died."
         return "abandon", values | {"failure": "cancelled", "error_message": message}
     num_lost, limit = row.num_lost + 1, row.max_lost if row.max_lost is not None else LOSS_LIMIT
-    why = why or f"The worker {row.claimed_by} stopped giving signs of life while it ran this"
+    why = why or f"The worker {row.claimed_by} stopped sending heartbeats during the run"
     text = f"{why} (attempt {row.num_attempts})."
     if num_lost < limit:
         allowed = "" if limit == ENDLESS else f" ({num_lost} of {limit - 1} allowed)"

@@ -1,4 +1,4 @@
-"""The relay, which ensures that every record ends, whatever happens to messages and workers.
+"""The relay: ensures that every recorded run ends, even if its message or its worker is lost.
 
 It runs in every worker, or alone as ``dexpy relay``; several relays share the work row by row.
 It publishes due records without a message, republishes lost messages, recovers the runs of dead workers, expires
@@ -46,7 +46,7 @@ BATCH = 100
 SET_ASIDE_S = 30.0
 """How long messages that the broker refuses are skipped, in seconds; less than a message's lease."""
 CLEANUP_EVERY_S = 3600.0
-COUNTERS = ("sent", "sent again", "taken from dead workers", "expired")
+COUNTERS = ("published", "republished", "recovered", "expired")
 """The keys of `Relay.counts` that are shown."""
 
 _r = records.c
@@ -73,13 +73,13 @@ class Relay:
 
     Args:
         dispatcher: Publishes the messages.
-        heartbeat: Of this process.
-        intervals: Of recovery and republishing.
+        heartbeat: The heartbeat of this process.
+        intervals: The intervals of recovery and republishing.
     """
 
     def __init__(self, dispatcher: Dispatcher, heartbeat: Heartbeat, intervals: RecoveryIntervals) -> None:
         store = dispatcher.store
-        assert store is not None  # noqa: S101 - there is no relay without records
+        assert store is not None  # noqa: S101 - only a process with records has a relay
         self._dispatcher = dispatcher
         self._store = store
         self._set_aside: dict[str, float] = {}
@@ -89,18 +89,18 @@ class Relay:
         self.counts: Counter[str] = Counter()
         """The number of records so far, by task."""
         self.tasks: list[tuple[str, Callable[[], int]]] = [
-            ("taken from dead workers", Recovery(dispatcher, store, heartbeat).run_once),
+            ("recovered", Recovery(dispatcher, store, heartbeat).run_once),
             ("expired", self._expire),
-            ("given a free slot", ConcurrencyLimiter(store, dispatcher).refill_slots),
+            ("unblocked", ConcurrencyLimiter(store, dispatcher).refill_slots),
         ]
         sql_queue = dispatcher.transport.sql_queue
         if dispatcher.transactional and sql_queue is not None:
-            self.tasks.append(("sent", self._insert_unpublished))
-            self.tasks.append(("sent again", SqlRepublisher(dispatcher, sql_queue, store, intervals).run_once))
+            self.tasks.append(("published", self._insert_unpublished))
+            self.tasks.append(("republished", SqlRepublisher(dispatcher, sql_queue, store, intervals).run_once))
         else:
-            self.tasks.append(("sent again", BrokerRepublisher(dispatcher, store, intervals).run_once))
+            self.tasks.append(("republished", BrokerRepublisher(dispatcher, store, intervals).run_once))
         self.tasks.append(("reported", self._report_never_due))
-        self.tasks.append(("forgotten", self._clean_up_if_due))
+        self.tasks.append(("deleted", self._clean_up_if_due))
 
     def run_once(self) -> bool:
         """Run all tasks once.
@@ -134,7 +134,7 @@ class Relay:
             return self._publish_stored()
 
     def _insert_unpublished(self) -> int:
-        """Insert the messages of records from a process that uses another broker, which was away."""
+        """Insert the messages of records that a process with another broker could not publish."""
 
         def find(connection: Connection, limit: int, without: Collection[str]) -> Sequence[Row[Any]]:
             unpublished = _UNPUBLISHED.where(_r.id.not_in(list(without))) if without else _UNPUBLISHED
@@ -187,7 +187,7 @@ class Relay:
                 self._fail_invalid_queue(row)
                 continue
             if self._dispatcher.publish_row(row):
-                self.counts["sent"] += 1
+                self.counts["published"] += 1
                 continue
             if not self._dispatcher.transport.is_reachable():
                 self._dispatcher.mark_unpublished([*refused, *rows[index:]])
@@ -201,10 +201,10 @@ class Relay:
         return True
 
     def _fail_invalid_queue(self, row: Row[Any]) -> None:
-        """Fail a record whose queue has an invalid name, which dexpy has not written."""
+        """Fail a record with an invalid queue name, which another program must have written."""
         with self._store.begin() as connection:
             if is_applied(connection, "park", row.id, **_invalid_queue(row)):
-                reason = "the name of its queue is invalid"
+                reason = "invalid queue name"
                 log_event(LogEvent.RUN_FAILED, **run_facts(row), failure="undecodable", reason=reason)
 
     def _publish_stored(self) -> bool:
@@ -221,7 +221,7 @@ class Relay:
             if self._dispatcher.transport.publish([message.content]):
                 message.ack()
             elif self._dispatcher.transport.is_reachable():
-                # Its lease is held meanwhile: otherwise it would be the next message again, before the others.
+                # Its lease is kept: a released message would be claimed again before the others.
                 self._refused.append((time.monotonic() + SET_ASIDE_S, message))
             else:
                 message.release()
@@ -244,7 +244,7 @@ class Relay:
         return update_each(self._store, "expiry", expiry.find_overdue, expire)
 
     def _report_never_due(self) -> int:
-        """Log the records whose time cannot be read: nothing else would report them."""
+        """Log the records whose due time is unreadable: no other task reads them."""
         for row in self._store.rows(_NEVER_DUE):
             report_unreadable(row.id, ["scheduled_at"])
         return 0

@@ -1,6 +1,6 @@
-"""Republishing of messages that may be lost, e.g. by a flushed Redis, a purged queue or a dead worker.
+"""Republishing of messages that may be lost, for example by a flushed Redis, a purged queue or a dead worker.
 
-A lost message cannot be detected, but a queue with fewer messages than waiting records can: the difference is
+A single lost message is not detectable, but a queue with fewer messages than waiting records is: the difference is
 republished, the oldest records first. Messages that a worker holds do not count: their runs start soon, or the worker
 is dead. A record whose message was not lost then has two; the second is acknowledged without a run, the queue is short
 by one again, and the next check republishes the next record, until every lost message is replaced.
@@ -77,8 +77,8 @@ class BrokerRepublisher:
 
     Args:
         dispatcher: Publishes the messages.
-        store: Of the records.
-        intervals: Of republishing.
+        store: The store of records.
+        intervals: The intervals of republishing.
     """
 
     def __init__(self, dispatcher: Dispatcher, store: Store, intervals: RecoveryIntervals) -> None:
@@ -96,7 +96,7 @@ class BrokerRepublisher:
         for queue in queues_of_waiting(self._store, self._after_s):
             try:
                 count, is_done = self._fill(queue)
-            except Exception as error:  # noqa: BLE001 - a queue that cannot be counted must not stop the others
+            except Exception as error:  # noqa: BLE001 - an error of one queue must not stop the others
                 failure, count, is_done = error, 0, False
             num_sent += count
             if not is_done and not self._dispatcher.transport.is_reachable():
@@ -128,7 +128,7 @@ class BrokerRepublisher:
         stale = sa.select(records, as_of(0).label("now")).where(*waiting_for(self._after_s), _r.queue == queue)
         with self._store.begin() as connection:
             if num_messages is None:
-                # Its messages cannot be counted; the intervals grow, so that a long queue does not get longer.
+                # The broker cannot count its messages; the intervals grow, so that a long queue does not get longer.
                 oldest = stale.order_by(_r.send_count, _r.enqueued_at).limit(BATCH).with_for_update(skip_locked=True)
                 rows = [row for row in _read(connection, oldest) if is_overdue(row, self._after_s)]
             else:

@@ -37,9 +37,9 @@ class SqlRepublisher:
 
     Args:
         dispatcher: Publishes the messages.
-        broker: In the database of the records.
-        store: Of the records.
-        intervals: Of republishing.
+        broker: The broker in the database of the records.
+        store: The store of records.
+        intervals: The intervals of republishing.
     """
 
     def __init__(self, dispatcher: Dispatcher, broker: SqlBroker, store: Store, intervals: RecoveryIntervals) -> None:
@@ -74,10 +74,10 @@ class SqlRepublisher:
         """Yield the ids of the pending records without a message, in batches."""
         columns: list[Any] = [_r.id, _r.enqueued_at, _r.send_count, as_of(0).label("now")]
         waiting: Any = sa.select(*columns).where(*waiting_for(self._after_s), _r.queue == queue)
-        # The records first: the message of one that starts after this is gone, and it is no longer pending.
+        # The records first: a run that starts after this query has no message, and is no longer pending.
         stale = self._store.rows(waiting.order_by(_r.enqueued_at))
         record_ids = self._broker.record_ids(queue)
-        # One whose message is refused repeatedly is republished less and less often.
+        # The interval grows for a record whose message is refused repeatedly.
         missing = [row.id for row in stale if row.id not in record_ids and is_overdue(row, self._after_s)]
         for start in range(0, len(missing), BATCH):
             yield missing[start : start + BATCH]

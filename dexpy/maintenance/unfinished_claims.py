@@ -29,7 +29,7 @@ LOCK_WAIT_S = 1
 UNKNOWN_END: dict[str, Any] = {
     "error": "dexpy.errors.WorkerLost",
     "failure": "crash",
-    "error_message": "The run ended, and its end could not be written: see the log of the worker.",
+    "error_message": "The attempt ended, but its outcome could not be written. See the log of the worker.",
     "error_details": None,
 }
 """The error columns of a run that was started here and no longer runs."""
@@ -42,9 +42,9 @@ class UnfinishedClaims:
 
     Args:
         dispatcher: Wakes the workers for recovered runs.
-        store: Of the records.
-        heartbeat: Of this process.
-        end_writer: Of the ends that are not written yet.
+        store: The store of records.
+        heartbeat: The heartbeat of this process.
+        end_writer: Has the ends that are not written yet.
     """
 
     def __init__(self, dispatcher: Dispatcher, store: Store, heartbeat: Heartbeat, end_writer: EndWriter) -> None:
@@ -74,7 +74,7 @@ class UnfinishedClaims:
             with lock_timeouts.limited(LOCK_WAIT_S), self._store.begin() as connection:
                 row = connection.execute(query).first()
                 is_ended = row is not None and self._end(connection, row)
-        except Exception as error:  # noqa: BLE001 - it is tried again, and must not stop the others
+        except Exception as error:  # noqa: BLE001 - retried later; it must not stop the others
             log_event(LogEvent.RECONCILIATION_FAILED, run_id=record_id, error=class_path(error))
             return False
         if is_ended:
@@ -84,7 +84,7 @@ class UnfinishedClaims:
 
     def _end(self, connection: Connection, row: Row[Any]) -> bool:
         if not self._held_records.has_begun(row.id):
-            why = f"The worker {row.claimed_by} claimed this and does not run it"
+            why = f"The worker {row.claimed_by} claimed the run, but does not execute it"
             return self._recovery.end_attempt(connection, row, why)
         after = apply(connection, "crash", row.id, claim_token=row.claim_token, **UNKNOWN_END)
         if after is None:

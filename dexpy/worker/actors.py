@@ -47,11 +47,11 @@ def refuse_record(class_name: str, record_id: str, trace: Mapping[str, Any], **_
     Raises:
         UnknownOperation: Always.
     """
-    reason = "the run has a record, and this worker has no database"
+    reason = "the run has a record, but this worker has no database"
     log_event(LogEvent.MESSAGE_REFUSED, operation=class_name, run_id=record_id, trace_id=trace.get("id"), reason=reason)
     raise UnknownOperation(
-        f"{class_name} {record_id} has a record, and this worker has no database to find it in. "
-        "Start it with the settings of the application."
+        f"{class_name} {record_id}: the run has a record, but this worker has no database. "
+        "Start the worker with the settings of the application."
     )
 
 

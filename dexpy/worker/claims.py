@@ -50,7 +50,7 @@ def why_version_unsupported() -> str | None:
     version: object = cast("Mapping[str, Any]", facts).get("v", VERSION) if isinstance(facts, Mapping) else VERSION
     if isinstance(version, int) and version <= VERSION:
         return None
-    return f"its message is of form {version!r}, and this worker reads {VERSION}: upgrade dexpy here"
+    return f"its message has version {version!r}, and this worker supports {VERSION}. Upgrade dexpy in this worker"
 
 
 @attrs.define(eq=False)
@@ -157,8 +157,8 @@ class Claims:
         None if it is not due, or if all slots of its key are in use.
 
         Raises:
-            RecordNotFound: There is no such record.
-            InvalidTransition: It is not pending; nothing was changed.
+            RecordNotFound: No record has this id.
+            InvalidTransition: The record is not pending; nothing was changed.
         """
         self._held_records.hold(record_id)
         try:
@@ -169,7 +169,7 @@ class Claims:
 
     @contextmanager
     def _claim_pending(self, record_id: str) -> Generator[Row[Any] | None]:
-        # First: a process that is no worker yet registers itself in its own transaction.
+        # First: a process without a worker row registers itself in a separate transaction.
         worker = self._worker_id()
         with self._store.begin() as connection:
             expire_if_overdue(connection, record_id)
@@ -179,7 +179,7 @@ class Claims:
         if row is None:
             record = self._store.row(record_id)
             if record.status != "pending":
-                why = "It can be done while a record is pending. Nothing was changed."
+                why = "Only a pending run can be performed. Nothing was changed."
                 raise InvalidTransition(record_id, "perform", record.status, why)
             facts = {"operation": record.operation, "run_id": record_id, "scheduled_at": record.scheduled_at}
             reason = "not due" if has_slot else "no free slot"

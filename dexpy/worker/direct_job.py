@@ -137,7 +137,7 @@ class DirectJob:
         run = _Run(contract, payload, queue)
         Context().run(self._execute, run)
         if run.state == "deferred":
-            # The message has all data of the run: it waits for a worker with the key, like one of an unknown class.
+            # The message has all data of the run: it is deferred for a worker with the key, like an unknown operation.
             why = run.why
             retry_while_away(
                 "defer_message",
@@ -153,9 +153,9 @@ class DirectJob:
     def _refusal(self, contract: Contract, payload: DirectPayload) -> str | None:
         """Return why a message must not run this class: everyone with access to the broker can write messages."""
         if self._store is not None and not is_direct(contract):
-            return "runs of its class are records, and only a record says what is run"
+            return "its class is recorded, so that its runs must have a record"
         if not is_encrypted_for(contract, payload.params):
-            return "its class is encrypted, and its params came in the clear"
+            return "its class is encrypted, but the params in the message are plain text"
         return None
 
     def _execute(self, run: _Run) -> None:

@@ -1,4 +1,4 @@
-"""Imports the application's modules for a command, and turns whatever they raise into errors with a fix."""
+"""Imports the application's modules for a command, and converts their exceptions to errors with a fix."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def import_modules(modules: tuple[str, ...]) -> None:
     """Import the application.
 
     Raises:
-        StartupError: A module cannot be imported; the message has its name and the reason.
+        StartupError: The import of a module failed; the message has its name and the reason.
         DexpyError: Raised by a module itself, for example by its settings.
     """
     for module in modules:
@@ -39,33 +39,33 @@ def import_modules(modules: tuple[str, ...]) -> None:
         sys.path.insert(0, os.getcwd())
     for module in modules:
         try:
-            with contain_exits(f"The module {module!r} cannot be imported"):
+            with contain_exits(f"Cannot import the module {module!r}"):
                 importlib.import_module(module)
         except ModuleNotFoundError as error:
             if error.name is not None and (module == error.name or module.startswith(error.name + ".")):
                 raise StartupError(
-                    f"The module {module!r} cannot be imported: there is no {error.name!r} in {os.getcwd()} or on the "
-                    f"Python path. Give the dotted name, as in `import`{_for_example(module)}, and start in the "
-                    "folder that holds it."
+                    f"Cannot import the module {module!r}: there is no {error.name!r} in {os.getcwd()} or on the "
+                    f"Python path. Pass the dotted name, as in `import`{_for_example(module)}, and start in the folder "
+                    "that contains it."
                 ) from error
-            raise StartupError(f"The module {module!r} cannot be imported: {error}.") from error
+            raise StartupError(f"Cannot import the module {module!r}: {error}.") from error
         except DexpyError:
             raise
         except Exception as error:
             raise StartupError(
-                f"The module {module!r} cannot be imported: {describe_error(error)}. Run with -v for the traceback."
+                f"Cannot import the module {module!r}: {describe_error(error)}. Run with -v for the traceback."
             ) from error
 
 
 @contextmanager
 def contain_exits(what: str) -> Generator[None, None, None]:
-    """Turn exceptions that would end the program, raised by the application in the block, into `ModuleExited`.
+    """Convert exceptions of the application that would end the program into `ModuleExited`.
 
     Args:
         what: The beginning of the message: what failed.
 
     Raises:
-        ModuleEnds: Something was raised that ends an interpreter, or a coroutine: no `Exception`.
+        ModuleExited: A BaseException other than an `Exception` was raised, for example SystemExit.
     """
     try:
         yield
@@ -73,8 +73,8 @@ def contain_exits(what: str) -> Generator[None, None, None]:
         raise
     except BaseException as error:
         raise ModuleExited(
-            f"{what}: it raised {describe_error(error)}, which ends a program. "
-            'Call what ends it under `if __name__ == "__main__":`.'
+            f"{what}: it raised {describe_error(error)}, which ends the program. "
+            'Move that call under `if __name__ == "__main__":`.'
         ) from error
 
 
@@ -90,16 +90,16 @@ def describe_error(error: BaseException) -> str:
 
 
 def check_name(module: str) -> None:
-    """Refuse what cannot be the name of a module: a path, for example.
+    """Refuse an invalid module name, for example a path.
 
     Raises:
-        StartupError: It is no dotted name; the message shows an example.
+        StartupError: The name is not dotted; the message shows an example.
     """
     if all(module.split(".")) and not set(module) & set('/\\:" \t\n\0'):
         return
     raise StartupError(
         f"MODULE: {module!r} is not the name of a module; expected a dotted name, as in `import`{_for_example(module)}."
-        " Start in the folder that holds it."
+        " Start in the folder that contains it."
     )
 
 

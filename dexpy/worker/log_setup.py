@@ -38,7 +38,7 @@ class LastResort(logging.Handler):
         try:
             self._stream.write(text)
             self._stream.flush()
-        except Exception:  # noqa: BLE001 - closed, or a stream that takes no such text
+        except Exception:  # noqa: BLE001 - closed, or a stream with another encoding
             with contextlib.suppress(OSError):
                 os.write(2, text.encode(errors="backslashreplace"))
 
@@ -51,7 +51,7 @@ def set_up_logging(level: int) -> None:
             # `logging` counts it as a handler, so `lastResort` would not be used.
             log_events.logger.removeHandler(handler)
     if not logging.root.handlers:
-        # A parent that has no application to import may have set it.
+        # The parent process, which imports no application, may have set it.
         logging.root.setLevel(logging.WARNING)
     if level <= logging.DEBUG:
         log_events.logger.setLevel(level)

@@ -73,7 +73,7 @@ def run_process(options: WorkerOptions, parent: int, report: Callable[[str, str]
     stop.install()
     reset_signals_in_children()
     try:
-        with contain_exits("The worker cannot start"):
+        with contain_exits("Cannot start the worker"):
             services, worker = _prepare(options, parent, stop)
     except DexpyError as error:
         if options.log_level <= logging.DEBUG:
@@ -147,12 +147,12 @@ def _wait_for_stop(
             log_event(
                 LogEvent.DATABASE_FILE_REPLACED,
                 path=dispatcher.store.database.path,
-                advice="the file was deleted or replaced while the worker had it open: the worker ends",
+                advice="the file was deleted or replaced while the worker had it open; the worker stops",
             )
             return EXIT_REASON_LOGGED, options.shutdown_timeout_s
         if services.watchdog.stuck_threads >= options.threads:
             log_event(
-                LogEvent.WORKER_STUCK, pid=os.getpid(), reason="every thread runs something that ignores its timeout"
+                LogEvent.WORKER_STUCK, pid=os.getpid(), reason="every thread runs an operation that ignores its timeout"
             )
             # The ends of these runs are written already, and none of them can be stopped.
             return EXIT_REASON_LOGGED, 0.0

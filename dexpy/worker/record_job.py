@@ -77,13 +77,13 @@ class RecordJob:
     """The body of the actor ``dexpy.RecordJob``, where runs are recorded.
 
     Args:
-        dispatcher: Publishes what has to run again.
-        store: Of records.
-        redactor: Redacts what is stored of failures.
-        heartbeat: Of this process.
+        dispatcher: Publishes retries.
+        store: The store of records.
+        redactor: Redacts the stored texts of failures.
+        heartbeat: The heartbeat of this process.
         end_writer: Writes the ends of attempts.
         unknown_operations: Defers messages of unknown classes.
-        watchdog: Tracks what runs here.
+        watchdog: Tracks the runs of this process.
     """
 
     def __init__(
@@ -146,15 +146,15 @@ class RecordJob:
         """Claim and run a record in this thread, as a worker does.
 
         Returns:
-            False if it is not due yet or its concurrency limit is reached; nothing was changed then.
+            Whether it ran; False if it is not due yet or its concurrency limit is reached.
 
         Raises:
-            RecordNotFound: There is no such record.
+            RecordNotFound: No record has this id.
             UnknownOperation: Its class is not declared here.
             InvalidTransition: It is not pending.
         """
         contract = registry.find(self._store.row(record_id).operation).contract
-        # Starts the heartbeat in a process that is no worker: it is listed as one from now on, and serves no queue.
+        # Outside of a worker this starts the heartbeat: the process is listed as a worker that serves no queue.
         self._heartbeat.require_lease(run_id=record_id)
         with self._claims.claim_by_id(record_id) as row:
             if row is None:

@@ -73,7 +73,9 @@ def crash_decision(error: BaseException) -> Decision:
 
 def lost_claim_decision(lost: LostClaim) -> Decision:
     """Return the decision for a run that lost its claim to no other worker: it changed its own record."""
-    message = "Its record was changed or deleted while it ran, by the run itself most likely; nothing of it was kept."
+    message = (
+        "The record was changed or deleted during the run, most likely by the run itself; the run was rolled back."
+    )
     return Decision("crash", {**crash_values(lost, "crash", Redactor()), "error_message": message}, {})
 
 
@@ -173,7 +175,7 @@ def _decide(
     except BaseException as failed:  # noqa: BLE001 - raised by the rule's own function; the run must end all the same
         message = redactor.of(failed)
         log_event(LogEvent.RETRY_RULE_FAILED, operation=contract.name, error=class_path(failed), error_message=message)
-        reason = f"No other attempt: the wait function of its retry rule failed: {class_path(failed)}: {message}"[:700]
+        reason = f"Not retried: the wait function of the retry rule raised {class_path(failed)}: {message}"[:700]
         message_and_reason = f"{(values['error_message'] or '')[:1200]} ({reason})"
         return Decision(
             event, {**values, "error_message": redactor(message_and_reason)}, new_counts, traceback=traceback
@@ -199,7 +201,7 @@ def _is_own_row_missing(contract: Contract, failure: Err | BaseException) -> boo
 CANCELLED: dict[str, Any] = {
     "error": class_path(Cancelled),
     "failure": "cancelled",
-    "error_message": "It was called off while it ran.",
+    "error_message": "The run was cancelled while it ran.",
     "error_details": None,
 }
 """The error columns of a cancelled run."""
@@ -215,7 +217,7 @@ def undecodable_decision(error: Exception) -> Decision:
     error_class: type[Exception]
     if isinstance(error, (Undecodable, PropsError)):
         problems = "; ".join(str(problem.hidden()) for problem in error.problems)
-        message, error_class = f"The stored params no longer fit: {problems}", Undecodable
+        message, error_class = f"The stored params do not match the props any more: {problems}", Undecodable
     else:
         message, error_class = str(error), type(error)
     # Shortens and cleans the text, so that the row can be written whatever the names contain.

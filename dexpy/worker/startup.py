@@ -93,7 +93,7 @@ def compare_databases(store: Store) -> None:
         if error.connection_invalidated or server_info.is_only_down(error.orig):
             # Each run logs this itself.
             return
-        raise ConfigurationError(f"session_factory: its database refuses it: {first_line(error)}.") from error
+        raise ConfigurationError(f"session_factory: its database returned an error: {first_line(error)}.") from error
     except SQLAlchemyError as error:
         raise ConfigurationError(
             f"session_factory: its sessions do not work: {type(error).__name__}: {first_line(error)}."

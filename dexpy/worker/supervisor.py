@@ -25,7 +25,7 @@ from dexpy.worker.signals import STOP_SIGNALS
 
 POLL_S = 0.1
 BACKOFF = Backoff(first_s=0.5, longest_s=30.0)
-"""The pauses before a process that dies again and again is replaced."""
+"""The pauses before a process that dies repeatedly is replaced."""
 HEALTHY_AFTER_S = 60.0
 """A process that ran at least so long is replaced without a longer pause, in seconds."""
 SHUTDOWN_GRACE_S = 5.0
@@ -51,7 +51,7 @@ class Child:
     """How many predecessors have died in a row."""
     is_ready: bool = False
     restart_at: float | None = None
-    """When a dead one is replaced."""
+    """When the dead process is replaced, by the monotonic clock."""
 
 
 class Supervisor:
@@ -117,8 +117,8 @@ class Supervisor:
                     raise ConfigurationError(text)
                 if event is None and not child.process.is_alive():
                     raise ConfigurationError(
-                        f"A worker process ended before it was ready, with status {child.process.exitcode}. "
-                        "Its output is above."
+                        f"A worker process exited with status {child.process.exitcode} before it was ready. "
+                        "See its output above."
                     )
 
     def _receive_event(self, child: Child) -> tuple[str | None, str]:

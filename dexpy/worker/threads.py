@@ -71,7 +71,7 @@ class ThreadReplacer(dramatiq.Middleware):
         log_event(LogEvent.WORKER_THREAD_DIED, thread_name=thread.name, kind=kind, advice="the thread was replaced")
 
     def _discard_message(self, worker: Any, message: Any) -> None:
-        """Reject the message that a thread died of: run again, it would end the next thread."""
+        """Reject the message whose run ended a thread; delivered again, it would end the next one."""
         if message is None:
             return
         consumer = worker.consumers.get(message.queue_name)

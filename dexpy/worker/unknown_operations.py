@@ -87,7 +87,7 @@ def unknown_policy(grace: timedelta | None, *, is_alone: bool = False) -> Unknow
 
     Args:
         grace: From the due time until the run fails.
-        is_alone: Whether no database shows a worker that starts which messages are deferred.
+        is_alone: Whether there is no database, from which a new worker could find the deferred messages.
     """
     policy = DEFAULT_POLICY if grace is None else attrs.evolve(DEFAULT_POLICY, grace_s=grace.total_seconds())
     return attrs.evolve(policy, first_wait_s=min(policy.first_wait_s, FIRST_WAIT_ALONE_S)) if is_alone else policy
@@ -122,7 +122,7 @@ class UnknownOperations:
             try:
                 found: Contract = registry.find(class_name).contract
             except UnknownOperation:
-                why = "its class is not declared in this process. Import its module"
+                why = "its class is not declared in this process"
             else:
                 self._consecutive_passes = 0
                 return found
@@ -195,7 +195,7 @@ class UnknownOperations:
         return message_copy, self._policy.wait_s(looks), getattr(message, "priority", 0)
 
     def _is_known_elsewhere(self, class_name: str, queue: str) -> bool | None:
-        """Whether a live worker of a queue knows a class; None if one may, and it is not registered."""
+        """Whether a live worker of a queue knows a class; None if a worker has not registered its classes."""
         return None
 
     def _waited_s(self, message: dramatiq.Message[Any], run_id: str) -> float | None:
@@ -296,7 +296,7 @@ class UnknownRecords(UnknownOperations):
             "error": class_path(UnknownOperation),
             "failure": "unknown",
             "error_message": f"No worker could run {class_name} in {_format_duration(self._policy.grace_s)}: {why}. "
-            "Import its module in a worker, then retry.",
+            "Import its module in a worker, then retry the run.",
             "error_details": None,
         }
         with self._store.begin() as connection:

@@ -71,7 +71,7 @@ COMMANDS = {
     "db upgrade": ("sqlite:///market.db: already at schema version",),
     "db sql": (),
     "prune --older-than 1d": ("sqlite:///market.db: 0 records deleted.",),
-    "relay --once": ("0 sent",),
+    "relay --once": ("0 published",),
     "check": ("ok   database sqlite:///market.db",),
 }
 
@@ -119,7 +119,7 @@ def test_d2_a_module_that_cannot_be_imported_is_reported_in_one_message(
         status, shown, noted = run(*command.split(), module)
 
         assert status == 1
-        assert f"The module {module!r} cannot be imported" in shown + noted
+        assert f"Cannot import the module {module!r}" in shown + noted
         assert said in shown + noted
         assert not list(tmp_path.glob("*.db"))
 
@@ -149,7 +149,7 @@ def test_d2_a_command_prints_which_database_it_uses_where_no_code_names_one(
         status, shown, noted = run(*command.split(), *modules)
         assert status == 0
         assert f"{tmp_path / 'dexpy.db'}" in shown
-        assert "is the default, because no setting names a database" in noted
+        assert "is the default, because no database is configured" in noted
         assert ("plain" in noted) is bool(modules)
     noted = run(*command.split(), "plain", DEXPY_DATABASE="sqlite:///named.db")[2]
     assert "sqlite:///named.db is the database of DEXPY_DATABASE" in noted
@@ -164,7 +164,7 @@ def test_d2_an_application_without_records_is_reported(run: Runner, tmp_path: Pa
     status, _, noted = run(*command.split(), "market")
 
     assert status == 1
-    assert "no records are kept" in noted
+    assert "nothing is recorded" in noted
     assert not list(tmp_path.glob("*.db"))
 
 

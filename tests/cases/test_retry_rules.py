@@ -193,7 +193,7 @@ def test_q4_an_error_in_a_wait_function_is_reported_beside_the_first_error(
 
     assert (record.status, record.failure, record.error) == ("failed", "crash", "ConnectionError")
     assert record.error_message.startswith("awayaway")
-    assert "wait function of its retry rule failed" in record.error_message
+    assert "wait function of the retry rule raised" in record.error_message
     assert said in record.error_message
 
 
@@ -450,7 +450,7 @@ def test_q8_a_group_with_other_members_ends_the_run_as_a_crash(
 
     assert (record.status, record.failure, record.error) == ("failed", "crash", error_name)
     if error_name == "ExceptionGroup":
-        assert "dexpy.errors.Error: one; dexpy.Error: two" in record.error_message
+        assert "dexpy.errors.Error: one; dexpy.errors.Error: two" in record.error_message
 
 
 def test_q8_the_message_of_a_large_group_names_its_first_members_and_the_number_of_the_others(

@@ -123,7 +123,7 @@ def test_n9_a_relay_stops_although_its_module_changed_the_signal_handlers(tmp_pa
     )
     relay = deployment.serve([sys.executable, "-m", "dexpy", "relay", "taker"])
     try:
-        eventually(lambda: "The relay runs" in relay.output(), "the relay runs", WAIT_S, relay.output)
+        eventually(lambda: "The relay is running" in relay.output(), "the relay runs", WAIT_S, relay.output)
         relay.signal(signal.SIGTERM)
         assert relay.ended() == 0
     finally:
@@ -205,7 +205,7 @@ def test_n10_a_module_that_exits_is_reported_as_an_import_error(
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     monkeypatch.delitem(sys.modules, "ends", raising=False)
 
-    with pytest.raises(StartupError, match=r"'ends' cannot be imported.*ends a program") as refused:
+    with pytest.raises(StartupError, match=r"Cannot import the module 'ends'.*ends the program") as refused:
         import_modules(("ends",))
     assert refused.value.exit_status == 2
 
@@ -241,7 +241,7 @@ def test_n10_a_command_exits_with_status_two_if_a_module_exits(tmp_path: Path, c
         deployment.close()
 
     assert told.returncode == 2
-    assert "Error: The module 'ends' cannot be imported: it raised SystemExit(0)" in told.stderr
+    assert "Error: Cannot import the module 'ends': it raised SystemExit(0)" in told.stderr
     assert "Traceback" not in told.stderr
 
 

@@ -1,4 +1,4 @@
-"""``dexpy demo``, run for real: it ends as announced or says so, and leaves nothing behind."""
+"""``dexpy demo``, run for real: it ends as expected or fails, and removes its files."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def records_in(output: str) -> Iterator[list[str]]:
     return (line.split() for line in output.splitlines() if line.startswith("  op_"))
 
 
-def test_the_demo_ends_as_announced_and_leaves_nothing_behind(start_demo: StartDemo) -> None:
+def test_the_demo_ends_as_expected_and_leaves_nothing_behind(start_demo: StartDemo) -> None:
     began = time.monotonic()
     demo = start_demo()
     worker = demo.worker_pid()
@@ -165,7 +165,7 @@ sys.exit(not demo.run_demo(wrong))
 """
 
 
-def test_a_result_other_than_announced_fails_and_shows_the_output_of_the_worker(start_demo: StartDemo) -> None:
+def test_a_result_other_than_expected_fails_and_shows_the_output_of_the_worker(start_demo: StartDemo) -> None:
     demo = start_demo("-c", WRONG_EXPECTATION)
     worker = demo.worker_pid()
     status, out, _ = demo.finish()
@@ -174,7 +174,7 @@ def test_a_result_other_than_announced_fails_and_shows_the_output_of_the_worker(
     assert re.search(r"✗  Withdraw +done +failed: no_balance\n", out)
     assert out.count("✓") == len(OPERATIONS) - 1
     assert "run.rejected operation=dexpy.cli.demo_operations.Withdraw" in out
-    assert "Not all went as announced." in out
+    assert "Some operations did not end as expected." in out
     assert "docs/" not in out
     assert list(demo.folder.iterdir()) == []
     assert group_is_gone(worker)
@@ -189,8 +189,8 @@ def test_a_worker_that_dies_fails_the_demo_and_its_output_is_shown(start_demo: S
     status, out, _ = demo.finish()
 
     assert status == 1
-    assert "The worker process ended with status -9 before the operations did." in out
-    assert "What the worker said:" in out
+    assert "The worker process exited with status -9 before all operations ended." in out
+    assert "Output of the worker:" in out
     assert list(demo.folder.iterdir()) == []
     assert group_is_gone(worker)
 
@@ -208,7 +208,7 @@ def test_an_operation_that_does_not_end_in_time_fails_the_demo(start_demo: Start
     status, out, _ = demo.finish()
 
     assert status == 1
-    assert "The operations have not ended in 3 s." in out
+    assert "Timeout: not all operations ended within 3 s." in out
     assert re.search(r"✗  Remind .* pending, 0 attempts\n", out)
     assert list(demo.folder.iterdir()) == []
     assert group_is_gone(worker)
@@ -266,8 +266,8 @@ def test_a_missing_temporary_folder_is_reported_in_one_error(start_demo: StartDe
     status, out, err = start_demo("-c", program.format(str(tmp_path / "none"))).finish()
 
     assert (status, out) == (1, "")
-    assert err.startswith("Error: The demo needs a temporary folder and cannot make one: ")
-    assert err.endswith("Name a folder in TMPDIR.\n")
+    assert err.startswith("Error: Cannot create a temporary folder for the demo: ")
+    assert err.endswith("Set TMPDIR to a writable folder.\n")
 
 
 def test_an_output_that_cannot_encode_check_marks_has_words(start_demo: StartDemo) -> None:

@@ -74,7 +74,7 @@ def test_an_enqueue_on_an_async_connection_can_be_awaited(own_pair: Pair) -> Non
     async def enqueue() -> dexpy.Ticket[Any]:
         engine = create_async_engine(own_pair.url)
         async with engine.begin() as connection:
-            with pytest.raises(OptionsError, match="got an AsyncConnection, which can only be awaited"):
+            with pytest.raises(OptionsError, match="expected a Session or Connection, got an AsyncConnection"):
                 Greet(name="Ada").async_(session=connection).call()
             ticket: dexpy.Ticket[Any] = await Greet(name="Ada").async_(session=connection).acall()
         await engine.dispose()
@@ -86,7 +86,10 @@ def test_an_enqueue_on_an_async_connection_can_be_awaited(own_pair: Pair) -> Non
 @pytest.mark.parametrize("own_pair", ["postgresql+redis"], indirect=True)
 def test_a_connection_to_another_database_is_refused(own_pair: Pair, tmp_path: Path) -> None:
     elsewhere = sa.create_engine(f"sqlite:///{tmp_path / 'elsewhere.db'}")
-    with elsewhere.begin() as connection, pytest.raises(OptionsError, match="does not lead to the database of the re"):
+    with (
+        elsewhere.begin() as connection,
+        pytest.raises(OptionsError, match="this Connection is not to the database of the records"),
+    ):
         Greet(name="Ada").async_(session=connection).call()
     elsewhere.dispose()
     assert count_of_records(own_pair) == 0

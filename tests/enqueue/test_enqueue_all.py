@@ -222,7 +222,7 @@ def test_one_invalid_operation_is_named_and_nothing_is_stored(
     make, kind, said = BAD[bad]
     with pytest.raises(kind, match=said) as told:
         enqueue_all([Greet(name="Ada"), make(), Charge(order=1)])
-    assert told.value.__notes__ == ["It is number 2 of 3; nothing of them was stored or sent."]
+    assert told.value.__notes__ == ["enqueue_all: item 2 of 3; nothing was stored or sent."]
     assert stored() == 0
     assert queued(isolated_runtime, engine) == 0
     assert not Charge(order=1).async_().call().duplicate, "its key is free"
@@ -253,9 +253,18 @@ def test_a_database_error_in_the_middle_of_a_batch_stores_nothing(
 
 
 REFUSALS: dict[str, tuple[Callable[[], Any], str]] = {
-    "a class": (lambda: enqueue_all(cast("Any", [Greet])), r"number 1 is <class .*Greet'>\. Make each with its props"),
-    "an enqueue": (lambda: enqueue_all(cast("Any", [Greet(name="Ada").async_()])), "number 1 is Enqueue"),
-    "one alone": (lambda: enqueue_all(cast("Any", Greet(name="Ada"))), r"got one\. Write: enqueue_all\(\[op\]\)"),
+    "a class": (
+        lambda: enqueue_all(cast("Any", [Greet])),
+        r"item 1: expected an operation, got <class .*Greet'>\. Pass instances without",
+    ),
+    "an enqueue": (
+        lambda: enqueue_all(cast("Any", [Greet(name="Ada").async_()])),
+        "item 1: expected an operation, got Enqueue",
+    ),
+    "one alone": (
+        lambda: enqueue_all(cast("Any", Greet(name="Ada"))),
+        r"got one operation\. Write: enqueue_all\(\[op\]\)",
+    ),
     "an unknown option": (lambda: enqueue_all([Greet(name="Ada")], quue="x"), "Did you mean 'queue'"),  # type: ignore[call-overload]
     "both moments": (
         lambda: enqueue_all([Greet(name="Ada")], in_=3, at=dt.datetime.now(dt.timezone.utc)),

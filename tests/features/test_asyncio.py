@@ -836,7 +836,7 @@ def test_an_async_session_can_only_be_awaited(shop: Shop) -> None:
     with pytest.raises(dexpy.errors.OptionsError) as caught:
         Brief().async_(session=AsyncSession()).call()
     assert str(caught.value) == (
-        "Brief.async_(session=...).call() got an AsyncSession, which can only be awaited. "
+        "Brief.async_(session=...).call(): expected a Session or Connection, got an AsyncSession. "
         "Write: ticket = await op.async_(session=...).acall()."
     )
     assert records.all().count() == 0

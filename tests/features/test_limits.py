@@ -948,8 +948,8 @@ def test_an_expired_run_can_be_retried(isolated_runtime: Isolated) -> None:
         ({"expires_in": "60"}, "seconds or a timedelta"),
         ({"expires_in": True}, "seconds or a timedelta"),
         ({"expires_in": float("nan")}, "without end"),
-        ({"expires_in": 5, "in_": 5}, "expires in 5 s and is due only in 5 s.*longer than the delay"),
-        ({"expires_in": 5, "in_": timedelta(hours=1)}, "due only in 3600 s"),
+        ({"expires_in": 5, "in_": 5}, "expires_in: expected more than the delay of 5 s, got 5 s"),
+        ({"expires_in": 5, "in_": timedelta(hours=1)}, "expected more than the delay of 3600 s, got 5 s"),
     ],
 )
 def test_an_invalid_expiry_is_refused_at_the_call(
@@ -961,14 +961,16 @@ def test_an_invalid_expiry_is_refused_at_the_call(
 
 
 def test_a_declared_delay_and_a_shorter_expiry_of_the_call_are_refused(isolated_runtime: Isolated) -> None:
-    with pytest.raises(OptionsError, match="Fleeting.async_: it expires in 60 s"):
+    with pytest.raises(
+        OptionsError, match="Fleeting.async_: expires_in: expected more than the delay of 61 s, got 60 s"
+    ):
         Fleeting().async_(in_=61).call()
     with pytest.raises(DeclarationError, match="Wrong.async_: expires_in=0"):
         type("Wrong", (Operation,), {"async_": Async(expires_in=0), "perform": lambda self: None})
 
 
 def test_a_direct_run_cannot_expire_and_is_refused_at_the_call(isolated_runtime: Isolated) -> None:
-    with pytest.raises(OptionsError, match="Direct.async_: expires_in is kept in the record.*Leave expires_in out"):
+    with pytest.raises(OptionsError, match="Direct.async_: expires_in requires a record.*Leave it out"):
         Direct().async_(expires_in=60).call()
     assert messages(isolated_runtime) == []
 

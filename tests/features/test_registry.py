@@ -128,8 +128,8 @@ def test_a_local_class_works_in_place_and_is_refused_by_an_enqueue(isolated_runt
     with pytest.raises(DeclarationError) as caught:
         Local().async_().call()
     assert str(caught.value) == (
-        f"{name} cannot go to the background: it is declared inside a function. Move it to the top of a module. "
-        "call() works as it is."
+        f"{name}: workers cannot import the class: it is declared inside a function. Move it to the top of a module. "
+        "call() works without a worker."
     )
 
 
@@ -188,7 +188,7 @@ def test_a_class_of_an_interactive_session_works_in_place_and_is_refused_by_an_e
     )
     assert said(environment, "-", folder=tmp_path, text=session).splitlines() == [
         "__main__.Job it is declared in an interactive session. Put it into a module 1",
-        "DeclarationError Job cannot go to the background: it is declared in an interactive session. "
-        "Put it into a module. call() works as it is.",
+        "DeclarationError Job: workers cannot import the class: it is declared in an interactive session. "
+        "Put it into a module. call() works without a worker.",
     ]
     assert list(tmp_path.iterdir()) == []

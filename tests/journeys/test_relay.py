@@ -31,7 +31,7 @@ def test_one_relay_pass_recovers_the_runs_of_a_dead_worker(deployment: Deploymen
     ended = deployment.dexpy("relay", "--once", "apps.accounts")
 
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout == "0 sent, 0 sent again, 3 taken from dead workers, 0 expired.\n"
+    assert ended.stdout == "0 published, 0 republished, 3 recovered, 0 expired.\n"
     assert [deployment.status(id) for id in ids] == ["pending"] * 3
     assert len(deployment.sql("SELECT 1 FROM dexpy_messages")) == 3
     assert len(deployment.sql("SELECT 1 FROM operation_attempts WHERE failure = 'lost'")) == 3
@@ -43,7 +43,7 @@ def test_one_relay_pass_recovers_the_runs_of_a_dead_worker(deployment: Deploymen
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_relay_runs_until_it_is_stopped(deployment: Deployment, number: int) -> None:
     relay = deployment.serve([sys.executable, "-m", "dexpy", "relay", "apps.accounts"])
-    eventually(lambda: "The relay runs" in relay.output(), "it says so", 20, relay.output)
+    eventually(lambda: "The relay is running" in relay.output(), "it says so", 20, relay.output)
 
     (lost,) = orphaned(deployment, 1)
 
@@ -64,8 +64,8 @@ def test_only_messages_missing_from_the_queue_are_republished(deployment: Deploy
     def observe() -> str:
         return deployment.dexpy("relay", "--once", "apps.accounts", DEXPY_RECOVER_WITHIN="5").stdout
 
-    eventually(lambda: observe().startswith("0 sent, 2 sent again,"), "both are", 10)
-    assert observe().startswith("0 sent, 0 sent again,")
+    eventually(lambda: observe().startswith("0 published, 2 republished,"), "both are", 10)
+    assert observe().startswith("0 published, 0 republished,")
     assert len(deployment.sql("SELECT 1 FROM dexpy_messages")) == 4
 
     deployment.start("--burst")
@@ -79,7 +79,7 @@ def test_a_relay_without_records_reports_the_missing_database(deployment: Deploy
     ended = deployment.dexpy("relay", "--once", DEXPY_DATABASE="", DEXPY_BROKER="redis://127.0.0.1:1/0")
 
     assert ended.returncode == 1
-    assert "none are kept" in ended.stderr
+    assert "there are no records to process" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 

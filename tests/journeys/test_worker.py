@@ -366,9 +366,9 @@ REFUSALS = {
     "a module that is not there": (
         ["worker", "shoop"],
         {},
-        ["'shoop'", "cannot be imported", "Give the dotted name"],
+        ["Cannot import the module 'shoop'", "Pass the dotted name"],
     ),
-    "a file for a module": (["worker", "shop.py"], {}, ["'shop.py'", "cannot be imported", "Give the dotted name"]),
+    "a file for a module": (["worker", "shop.py"], {}, ["Cannot import the module 'shop.py'", "Pass the dotted name"]),
     "a module that raises": (
         ["worker", "apps.broken"],
         {},

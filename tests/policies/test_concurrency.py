@@ -202,7 +202,7 @@ def test_a_run_that_is_discarded_by_its_limit_fails_with_the_reason(isolated_run
     assert one.reload().status == "done"
     assert (two.reload().status, two.failure) == ("failed", "discarded")
     message = records.get(two.id).error_message
-    assert message == "1 of its key ran already, and its class discards what finds no slot."
+    assert message == "Discarded: all 1 slots of its concurrency key were in use."
     assert two.retry().status == "pending"
     isolated_runtime.run_pending()
     assert started_runs == [1, 2]
@@ -439,7 +439,9 @@ def test_a_limit_of_an_unrecorded_class_is_refused(tmp_path: Any) -> None:
 
     configure(broker="redis://127.0.0.1:1/0")
     try:
-        with pytest.raises(ConfigurationError, match="kept in the record of a run, and nothing is recorded here"):
+        with pytest.raises(
+            ConfigurationError, match="Once, Unique and Concurrency require a record, but nothing is recorded"
+        ):
             Limited().async_().call()
     finally:
         install(None)

@@ -827,9 +827,13 @@ def test_a_key_without_a_record_is_refused_at_the_call() -> None:
         Plain(order=1).once(7)  # type: ignore[arg-type]
     with isolated() as isolated_runtime:
         isolated_runtime.runtime.settings = isolated_runtime.runtime.settings.__class__()
-        with pytest.raises(dexpy.ConfigurationError, match="there is no database to keep it in"):
+        with pytest.raises(
+            dexpy.ConfigurationError, match="an idempotency key requires a database, but none is configured"
+        ):
             Charge(order=1).call()
-        with pytest.raises(dexpy.ConfigurationError, match="there is no database to keep it in"):
+        with pytest.raises(
+            dexpy.ConfigurationError, match="an idempotency key requires a database, but none is configured"
+        ):
             Plain(order=1).once("a").call()
         assert Charge(order=1).once(None).call().number == 1
 

@@ -874,7 +874,7 @@ def test_an_invalid_operation_of_a_batch_stores_nothing_and_keeps_the_callers_tr
         with pytest.raises(error) as told:
             enqueue_all(batch)
     assert rows_and_messages(engine) == before
-    assert told.value.__notes__ == ["It is number 4 of 6; nothing of them was stored or sent."]
+    assert told.value.__notes__ == ["enqueue_all: item 4 of 6; nothing was stored or sent."]
     assert not any(ticket.duplicate for ticket in enqueue_all([Charge(order=0), Reindex(shop=5), Reindex(shop=0)]))
 
 

@@ -386,7 +386,7 @@ def test_tokens_that_differ_in_a_trailing_space_differ(isolated_runtime: Isolate
 
 @pytest.mark.parametrize("token", ["", "x" * 256, 7])
 def test_an_invalid_token_is_refused(token: Any) -> None:
-    with pytest.raises(OptionsError, match="wants a text of 1 to 255 characters"):
+    with pytest.raises(OptionsError, match="expected a str of 1 to 255 characters"):
         Free(shop=1).async_(idempotence_token=token)
 
 
@@ -431,7 +431,9 @@ def test_without_records_a_key_is_refused_at_the_call() -> None:
 
     before = install(Runtime(Settings(), broker=StubBroker()))
     try:
-        with pytest.raises(ConfigurationError, match="has a key, which is kept in the record of a run, and nothing is"):
+        with pytest.raises(
+            ConfigurationError, match="Once, Unique and Concurrency require a record, but nothing is recorded"
+        ):
             Reindex(shop=1).async_().call()
     finally:
         install(before)

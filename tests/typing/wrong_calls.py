@@ -123,7 +123,7 @@ Async(expires_in="1h")  # wrong: here too
 op.check_cancelled(True)  # wrong: it takes nothing
 op.check_canceled()  # wrong: with two l
 records.prune(older_than=30)  # wrong: a timedelta
-op.async_.call()  # wrong: async_ is called before it is sent
+op.async_.call()  # wrong: async_ needs parentheses
 op.async_().safe.call()  # wrong: the ticket tells
 ticket = op.async_().call()
 other: Ticket[str] = ticket  # wrong: another result
