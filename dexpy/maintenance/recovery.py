@@ -175,7 +175,7 @@ def recovery_decision(row: Row[Any], is_cancelled: bool, why: str | None = None)
         allowed = "" if limit == ENDLESS else f" ({num_lost} of {limit - 1} allowed)"
         return "rescue", values | {"error_message": f"{text} Worker lost{allowed}; the run will be retried."}
     if limit == 0:
-        message = f"The process {row.claimed_by} ended or froze during this call in place."
+        message = f"The process {row.claimed_by} ended or froze during this synchronous call."
         return "lose", values | {"error_message": message}
     text = f"{text} Worker lost ({limit - 1} allowed, {num_lost} lost)"
     if limit == 1:

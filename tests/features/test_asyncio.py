@@ -738,7 +738,7 @@ def test_a_nested_run_that_outlives_the_outer_one_gets_a_clear_error(shop: Shop)
         over = asyncio.Event()
         await Leave().acall()
         over.set()
-        with pytest.raises(NotRunning, match="is over"):
+        with pytest.raises(NotRunning, match="has ended"):
             await tasks[0]
 
     over: Any = None

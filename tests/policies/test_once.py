@@ -769,7 +769,7 @@ def test_a_lost_call_in_place_is_failed_and_its_key_is_free(isolated_runtime: Is
     assert Charge(order=1).call().number == 2
     old, _ = rows(engine)
     assert (old.status, old.failure, old.once_key) == ("failed", "lost", None)
-    assert old.error_message == "The process gone:1:x, which called this in place, ended or froze before it was done."
+    assert old.error_message == "The process gone:1:x ended or froze during this synchronous call."
     assert dexpy.Ticket.get(old.id).failure == "lost"
 
 
