@@ -1,4 +1,4 @@
-"""``dexpy check``: everything that would go wrong at a start, before the start."""
+"""``dexpy check``: finds what would prevent a worker from starting, without starting one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Finding:
 
     Attributes:
         subject: What was checked.
-        message: What is wrong with it, or worth knowing.
+        message: What is wrong with it, or a remark.
         status: ok, warn or FAIL.
         error: The exception, if one was raised.
     """
@@ -55,9 +55,9 @@ class Finding:
 @threads_option
 @verbose_option
 def check(modules: tuple[str, ...], processes: int, threads: int, verbose: bool) -> None:
-    """Try the settings, the modules, the database and the broker; status 1 if one of them will not do.
+    """Check the settings, the modules, the database and the broker; exit with status 1 if a check fails.
 
-    MODULE, -p and -t are those of `dexpy worker`. A warning changes no status.
+    MODULE, -p and -t are those of `dexpy worker`. Warnings do not change the status.
     """
     failed = False
     for finding in _until_exit(findings(modules, processes, threads)):
@@ -69,12 +69,12 @@ def check(modules: tuple[str, ...], processes: int, threads: int, verbose: bool)
 
 
 def _until_exit(results: Iterator[Finding]) -> Iterator[Finding]:
-    """Yield findings; when the application exits the program, that is the last one."""
+    """Yield findings; if the application tries to exit the program, the last one is a failure."""
     from dexpy.worker.importing import ModuleExited, contain_exits
 
     while True:
         try:
-            with contain_exits("The check did not come to its end"):
+            with contain_exits("The check was aborted"):
                 finding = next(results, None)
         except ModuleExited as error:
             yield Finding("application", str(error), "FAIL", error)
@@ -105,8 +105,8 @@ def findings(modules: tuple[str, ...], processes: int, threads: int) -> Iterator
         return
     runtime = current_runtime()
     if any_module_failed and runtime.settings.database_source != CONFIGURED:
-        # The remaining settings are not the worker's: the failed module may configure a database.
-        yield Finding("settings", "not tried, nor what they name: a module that failed may configure them", "warn")
+        # The failed module may configure another database, so these settings may not be those of the worker.
+        yield Finding("settings", "not checked, because a module that failed may configure them", "warn")
         return
     yield _check_settings(runtime, modules)
     if runtime.is_recording:
@@ -144,7 +144,7 @@ def _declare_queues(runtime: Runtime) -> None:
     from dexpy.worker.process import class_queues
 
     queues: set[str] = set()
-    # An unreachable database has its own finding.
+    # An unreachable database is a finding of its own.
     with contextlib.suppress(DexpyError, SQLAlchemyError):
         queues.update(filter(is_queue_name, runtime.dispatcher.transport.known_queues()))
     check_queues(runtime.broker, class_queues() | queues)
@@ -153,12 +153,12 @@ def _declare_queues(runtime: Runtime) -> None:
 def _check_settings(runtime: Runtime, modules: tuple[str, ...]) -> Finding:
     """Check whether these settings are the application's, as far as this process can see."""
     source = runtime.settings.database_source
-    advice = "What the application configures in code is not seen: give the modules of the worker"
+    advice = "Pass the modules of the worker to check what they configure in code"
     if runtime.is_recording and source is None:
-        message = f"none names a database; the default is {runtime.database_url}"
+        message = f"no database is configured; the default is {runtime.database_url}"
         return Finding("settings", message) if modules else Finding("settings", f"{message}. {advice}", "warn")
     if not modules:
-        return Finding("settings", f"of {source or 'DEXPY_BROKER or pyproject.toml'}. {advice}")
+        return Finding("settings", f"from {source or 'DEXPY_BROKER or pyproject.toml'}. {advice}")
     return Finding("settings")
 
 
@@ -176,7 +176,7 @@ def _call_redactor(custom: Callable[[str], str]) -> None:
 
     text: object = custom("dexpy check")
     if not isinstance(text, str):
-        raise ConfigurationError(f"Its function must return a str, got {type(text).__name__}.")
+        raise ConfigurationError(f"expected the function to return a str, got {type(text).__name__}.")
 
 
 def _enter_run_context(store: Store) -> None:
@@ -196,8 +196,10 @@ def _check_encryptors(runtime: Runtime) -> Iterator[Finding]:
         for name in required - set(runtime.encryptors):
             missing.setdefault(name, set()).add(contract.name)
     for name, operations in sorted(missing.items()):
-        message = f"{listed(operations)} cannot be sent or run here. Give its keys, as to those who have it already."
-        yield Finding(f"encryptor {name!r} is missing", message, "warn")
+        message = (
+            f"{listed(operations)} require it to be enqueued or run. Configure it with the keys of the other processes."
+        )
+        yield Finding(f"encryptor {name!r}", f"not configured; {message}", "warn")
 
 
 def _check_encryptor(encryptor: Encryptor) -> None:
@@ -208,11 +210,11 @@ def _check_encryptor(encryptor: Encryptor) -> None:
     try:
         encrypted = encryptor.encrypt(data)
         is_same = isinstance(encrypted, bytes) and bytes(encryptor.decrypt(encrypted)) == data
-    except Exception as error:  # noqa: BLE001 - the application's own
+    except Exception as error:  # noqa: BLE001 - from the application's encryptor
         # Without its text, which may contain a secret.
-        raise ConfigurationError(f"It does not work: it raised {class_path(error)}.") from None
+        raise ConfigurationError(f"it raised {class_path(error)}.") from None
     if not is_same:
-        raise ConfigurationError("It does not work: decrypt() does not return what encrypt() got, as bytes.")
+        raise ConfigurationError("expected decrypt() to return the bytes that encrypt() got.")
 
 
 def _check_queue_functions() -> Iterator[Finding]:
@@ -229,14 +231,14 @@ def _check_queue_functions() -> Iterator[Finding]:
         try:
             EnqueueOptions.of(contract.cls(), contract, AsyncOptions())
         except (PropsError, NotRunning):
-            # The function needs a value that only a call has, or a row.
+            # The function needs a row, or a prop without a default.
             continue
         except DexpyError as error:
             yield Finding(f"queue of {name}", str(error), "warn", error)
         except Exception as error:  # noqa: BLE001 - the application's own function
             from dexpy.worker.importing import describe_error
 
-            message = f"its queue function raised {describe_error(error)} for an operation with its defaults."
+            message = f"the queue function raised {describe_error(error)} for an operation with default props."
             yield Finding(f"queue of {name}", message, "warn", error)
 
 
@@ -253,7 +255,7 @@ def _check_server(database: Database, processes: int, threads: int) -> Iterator[
         with database.begin() as connection:
             ahead_s, limit = clock_ahead_s(connection), database.dialect.connection_limit(connection)
     except (DexpyError, SQLAlchemyError) as error:
-        message = f"its clock and limits could not be asked for: {type(error).__name__}. Ask its administrator."
+        message = f"cannot read its clock and connection limit: {type(error).__name__}. Ask its administrator."
         yield Finding("server", message, "warn")
         return
     if ahead_s is not None:
@@ -268,21 +270,21 @@ def _check_session_rights(store: Store) -> Iterator[Finding]:
 
     if not store.database.dialect.has_server:
         return
-    effect = "what a frozen worker holds is free only when the server ends it, ten seconds after its last statement"
+    effect = "the locks of a frozen worker stay until the server ends its session, ten seconds after its last statement"
     try:
         with store.database.connect() as first, store.database.connect() as second:
             if store.database.dialect.is_pooled(first, second):
-                message = "a transaction pooler is between, so that the sessions of a worker have no name"
-                yield Finding("takeover", f"{message}: {effect}. Let workers connect to the server itself.", "warn")
+                message = "a transaction pooler hides the sessions of workers"
+                yield Finding("takeover", f"{message}: {effect}. Let workers connect to the server directly.", "warn")
                 return
         with store.run_context(), store.database.begin() as connection, store.new_session() as session:
             if store.shares_database(session) and not store.database.dialect.can_end_sessions(
                 connection, session.connection()
             ):
-                message = "the records' user may not end the sessions of the user in session_factory"
-                yield Finding("takeover", f"{message}: {effect}. Let both be one user, or grant that right.", "warn")
+                message = "the database user of the records may not end the sessions of the user in session_factory"
+                yield Finding("takeover", f"{message}: {effect}. Use one user for both, or grant that right.", "warn")
     except (DexpyError, SQLAlchemyError) as error:
-        yield Finding("takeover", f"it could not be asked for: {type(error).__name__}.", "warn")
+        yield Finding("takeover", f"cannot read the rights of the database user: {type(error).__name__}.", "warn")
 
 
 def _check_sessions(store: Store) -> Iterator[Finding]:
@@ -293,13 +295,11 @@ def _check_sessions(store: Store) -> Iterator[Finding]:
 
     try:
         if not store.shares_sessions():
-            yield Finding(
-                "sessions", f"they are in another database than the records: {SEPARATE_DATABASES_ADVICE}.", "warn"
-            )
+            yield Finding("sessions", f"another database than the records: {SEPARATE_DATABASES_ADVICE}.", "warn")
     except DexpyError as error:
         yield Finding("sessions", str(error), "FAIL", error)
     except SQLAlchemyError as error:
-        message = f"session_factory gives one that does not work: {type(error).__name__}: {first_line(error)}"
+        message = f"session_factory returned a session that does not work: {type(error).__name__}: {first_line(error)}"
         yield Finding("sessions", message, "FAIL", error)
 
 
@@ -315,13 +315,13 @@ def _check_records(store: Store) -> Iterator[Finding]:
             unserved = worker_registry.unserved_queues(connection, worker_registry.SqliteLivenessLocks(store.database))
         has_old_records = has_more_than(store)
     except (DexpyError, SQLAlchemyError) as error:
-        yield Finding("records", f"they could not be looked at: {type(error).__name__}.", "warn")
+        yield Finding("records", f"cannot read them: {type(error).__name__}.", "warn")
         return
     for queue in unserved:
-        message = f"operations wait in it, and no live worker serves it. Start one with -Q {queue}, or without -Q."
+        message = f"runs wait in it, but no live worker serves it. Start a worker with -Q {queue}, or without -Q."
         yield Finding(f"queue {queue}", message, "warn")
     if has_old_records:
-        message = f"more than {MANY:,} have ended. `dexpy prune --older-than 30d` deletes old ones."
+        message = f"more than {MANY:,} have ended. Delete old ones: dexpy prune --older-than 30d"
         yield Finding("records", message, "warn")
 
 
@@ -331,8 +331,8 @@ def _check_clock(ahead_s: float) -> Finding:
     if abs(ahead_s) <= SKEW_S:
         return Finding("clock")
     message = (
-        f"the database's is {abs(ahead_s):.1f} s {'ahead of' if ahead_s > 0 else 'behind'} this machine's, and what is "
-        "due counts by the database's. Set both by NTP."
+        f"the clock of the database is {abs(ahead_s):.1f} s {'ahead of' if ahead_s > 0 else 'behind'} that of this "
+        "machine, and due times are compared with it. Synchronize both by NTP."
     )
     return Finding("clock", message, "warn")
 
@@ -344,10 +344,10 @@ def _check_connections(limit: ConnectionLimit, processes: int, threads: int) -> 
     per_process = min(threads + OWN_CONNECTIONS, 2 * POOL_SIZE)
     total = f"{processes} x {per_process} = {processes * per_process} at most"
     if processes * per_process <= limit.connections:
-        return Finding("connections", f"{total}, the server lets in {limit.connections}")
+        return Finding("connections", f"{total}; the server allows {limit.connections}")
     message = (
-        f"{total}, one for each thread and up to {OWN_CONNECTIONS} more in each process, and the server lets in "
-        f"{limit.connections} ({limit.setting}). Lower -p or -t, or raise that limit."
+        f"{total}, one for each thread and up to {OWN_CONNECTIONS} more in each process; the server allows "
+        f"{limit.connections} ({limit.setting}). Lower -p or -t, or raise the limit."
     )
     return Finding("connections", message, "warn")
 
@@ -360,7 +360,7 @@ def _check_pool(threads: int) -> Iterator[Finding]:
     if threads + OWN_CONNECTIONS > limit:
         message = (
             f"{threads} + {OWN_CONNECTIONS} connections are more than the {limit} that a process opens, so runs would "
-            "wait for one. Take more processes with fewer threads: a higher -p, a lower -t."
+            "wait for a connection. Use more processes with fewer threads: a higher -p, a lower -t."
         )
         yield Finding("threads", message, "warn")
 
@@ -381,7 +381,7 @@ def _try(subject: str, attempt: Callable[[], object]) -> Finding:
     from dexpy.worker.importing import call_application
 
     try:
-        call_application("It does not work", attempt)
+        call_application("It failed", attempt)
     except DexpyError as error:
         return Finding(subject, str(error), "FAIL", error)
     return Finding(subject)

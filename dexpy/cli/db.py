@@ -25,8 +25,8 @@ def db() -> None:
 def init(modules: tuple[str, ...], verbose: bool) -> None:
     """Create the tables that are missing, one process at a time.
 
-    Tables of an earlier version stay as they are: `dexpy db upgrade` alters those.
-    MODULE is a dotted name, as for `dexpy worker`: the one that calls dexpy.configure().
+    Existing tables of an earlier version do not change: `dexpy db upgrade` alters them.
+    MODULE is the dotted name of the module that calls dexpy.configure(), as for `dexpy worker`.
     """
     from dexpy.database import schema
 
@@ -35,7 +35,7 @@ def init(modules: tuple[str, ...], verbose: bool) -> None:
         created = schema.create(connection)
     with database.connect() as connection:
         _exit_unless_complete(database, schema.read_state(connection), modules)
-    click.echo(f"{database.display_url}: {'created ' + ', '.join(created) if created else 'all tables are there'}.")
+    click.echo(f"{database.display_url}: {'created ' + ', '.join(created) if created else 'all tables exist'}.")
 
 
 @db.command()
@@ -44,9 +44,9 @@ def init(modules: tuple[str, ...], verbose: bool) -> None:
 def upgrade(modules: tuple[str, ...], verbose: bool) -> None:
     """Upgrade the tables to the version that this release needs; create them in an empty database.
 
-    It may run twice, in two processes at once, and again after it was interrupted.
+    It is safe to run it in two processes at once, and again after an interruption.
     Stop the processes that run an earlier release first.
-    MODULE is a dotted name, as for `dexpy worker`: the one that calls dexpy.configure().
+    MODULE is the dotted name of the module that calls dexpy.configure(), as for `dexpy worker`.
     """
     from dexpy.database import schema
 
@@ -67,7 +67,7 @@ def upgrade(modules: tuple[str, ...], verbose: bool) -> None:
 def check(modules: tuple[str, ...], verbose: bool) -> None:
     """Compare the tables with what this version needs; status 1 if something is missing.
 
-    MODULE is a dotted name, as for `dexpy worker`: the one that calls dexpy.configure().
+    MODULE is the dotted name of the module that calls dexpy.configure(), as for `dexpy worker`.
     """
     from dexpy.database import schema
 
@@ -75,7 +75,7 @@ def check(modules: tuple[str, ...], verbose: bool) -> None:
     with database.connect() as connection:
         state = schema.read_state(connection)
     _exit_unless_complete(database, state, modules)
-    click.echo(f"{database.display_url}: all tables are there, schema version {state.version}.")
+    click.echo(f"{database.display_url}: all tables exist, schema version {state.version}.")
 
 
 @db.command()
@@ -85,16 +85,16 @@ def check(modules: tuple[str, ...], verbose: bool) -> None:
     "start",
     type=click.IntRange(min=0),
     metavar="N",
-    help="The schema version of the database; 0 without tables.  [default: what it has]",
+    help="The schema version of the database; 0 without tables.  [default: its current one]",
 )
 @click.option("--to", "end", type=click.IntRange(min=1), metavar="N", help="[default: the newest]")
 @click.option("--dialect", type=click.Choice(["sqlite", "postgresql", "mariadb"]), help="[default: the database's]")
 @verbose_option
 def sql(modules: tuple[str, ...], start: int | None, end: int | None, dialect: str | None, verbose: bool) -> None:
-    """Print the SQL that `dexpy db init` or `dexpy db upgrade` would run, and run nothing.
+    """Print the SQL of `dexpy db init` or `dexpy db upgrade` without running it.
 
     With --from and --dialect it needs no database.
-    MODULE is a dotted name, as for `dexpy worker`: the one that calls dexpy.configure().
+    MODULE is the dotted name of the module that calls dexpy.configure(), as for `dexpy worker`.
     """
     from dexpy.database import schema
     from dexpy.database.migrations.history import NEWEST

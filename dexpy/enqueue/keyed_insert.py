@@ -181,7 +181,7 @@ class KeyedInsert:
         return self.store.rows if self.is_joined else None
 
     def _is_duplicate_before_insert(self, connection: Connection, values: Mapping[str, Any]) -> bool:
-        """On MariaDB, check first: a failed insert locks the conflicting row, whose run could not end meanwhile."""
+        """On MariaDB, check first: a failed insert locks the conflicting row, so that its run could not end."""
         if not dialect_of(connection).failed_insert_locks_row:
             return False
         holder = keys.find_holder(connection, self.claim, self.store.rows)

@@ -81,7 +81,7 @@ class Transport(Protocol):
         """
 
     def keep_alive(self) -> None:
-        """Send the broker a heartbeat of this process, whatever its consumers are doing."""
+        """Send the broker a heartbeat of this process, independently of its consumers."""
 
     def register_queue(self, name: str) -> None:
         """Store the name of a queue with messages, so that workers discover it."""

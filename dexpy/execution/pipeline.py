@@ -171,7 +171,7 @@ def decode_operation(contract: Contract, params: Any, run_id: str) -> Any:
 
     Raises:
         EncryptorMissing: The params or the result are encrypted, and this process has no encryptor for them.
-        DecryptionFailed: The params cannot be decrypted.
+        DecryptionFailed: The decryption of the params failed.
         Undecodable: The params no longer match the props of the class.
         PropsError: The params violate a constraint.
     """

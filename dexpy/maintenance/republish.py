@@ -28,7 +28,7 @@ from dexpy.recording.store import Store
 
 BATCH = 100
 LONGEST_S = 3600.0
-"""The longest time between two messages of a record if the queue cannot be counted, in seconds."""
+"""The longest time between two messages of a record if the broker does not count its messages, in seconds."""
 
 _r = records.c
 PUBLISHED: Final = {"enqueued_at": after(0), "send_count": next_count(_r.send_count)}

@@ -306,7 +306,7 @@ class Claims:
     def _republish(self, row: Row[Any]) -> None:
         with self._store.begin() as connection:
             if expire_if_overdue(connection, row.id):
-                # Republished, it would come back at once, until the relay expires it.
+                # A republished message would be delivered again at once, until the relay expires the record.
                 log_event(LogEvent.RUN_EXPIRED, **run_facts(row))
                 return
             if not self._dispatcher.transactional:

@@ -44,7 +44,7 @@ class LastResort(logging.Handler):
 
 
 def set_up_logging(level: int) -> None:
-    """Log what no handler takes to standard error, before the application is imported."""
+    """Log to standard error if no other handler is configured; called before the application is imported."""
     log_events.last_resort = logging.lastResort = LastResort()
     for handler in log_events.logger.handlers[:]:
         if isinstance(handler, logging.NullHandler):

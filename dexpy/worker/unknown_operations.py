@@ -242,7 +242,7 @@ class UnknownRecords(UnknownOperations):
         return None
 
     def make_due(self, names: Collection[str], queues: Collection[str] | None) -> None:
-        """Make the deferred messages due that this worker can run.
+        """Make deferred messages due that this worker can run.
 
         Args:
             names: The names of the operations that the worker knows.

@@ -23,7 +23,7 @@ from dexpy.foundation.redaction import class_path
 CHECK_EVERY_S = 0.25
 _RETRY_PAUSE = Backoff(first_s=CHECK_EVERY_S, longest_s=CHECK_EVERY_S)
 HARD_AFTER_S = 10.0
-"""How long after `TimedOut` a run that has not ended, in a call that cannot be interrupted, is given up, in seconds.
+"""How long after `TimedOut` a run that does not end, because of an uninterruptible call, is given up, in seconds.
 
 A run outside of `perform` at its timeout, in a guard or at its commit, is not interrupted, but also given up.
 """
@@ -82,7 +82,7 @@ class Watchdog:
 
     @contextmanager
     def run_periodically(self) -> Generator[None, None, None]:
-        """Check periodically until the end of the block, in a process that is no worker."""
+        """Check periodically until the end of the block, in a process without a worker."""
         thread = PeriodicTask("watch", CHECK_EVERY_S, self.check, _RETRY_PAUSE, waits_first=True).start()
         try:
             yield

@@ -67,7 +67,7 @@ class Runner:
 
 COMMANDS = {
     "db init": ("sqlite:///market.db: created operation_schema, operation_records",),
-    "db check": ("sqlite:///market.db: all tables are there, schema version",),
+    "db check": ("sqlite:///market.db: all tables exist, schema version",),
     "db upgrade": ("sqlite:///market.db: already at schema version",),
     "db sql": (),
     "prune --older-than 1d": ("sqlite:///market.db: 0 records deleted.",),
@@ -183,8 +183,8 @@ def test_d3_check_reports_no_ok_for_settings_that_a_broken_module_may_configure(
 def test_d3_check_reports_that_it_has_not_seen_the_application(run: Runner, tmp_path: Path) -> None:
     (tmp_path / "market.py").write_text(MARKET)
 
-    assert "warn settings: none names a database" in run("check")[1]
-    assert "give the modules of the worker" in run("check", DEXPY_DATABASE="sqlite:///a.db")[1]
+    assert "warn settings: no database is configured" in run("check")[1]
+    assert "Pass the modules of the worker" in run("check", DEXPY_DATABASE="sqlite:///a.db")[1]
     assert "ok   settings\nok   database sqlite:///market.db\n" in run("check", "market")[1]
 
 
@@ -362,16 +362,16 @@ def test_check_warns_of_another_dexpy_beside_this_one(
 
 
 FUNCTIONS = {
-    "redactor that raises": ("redactor=fail", "redactor: It does not work: KeyError: 'dexpy check'."),
+    "redactor that raises": ("redactor=fail", "redactor: It failed: KeyError: 'dexpy check'."),
     "redactor of another type": (
         "redactor=lambda text: None",
-        "redactor: Its function must return a str, got NoneType.",
+        "redactor: expected the function to return a str, got NoneType.",
     ),
-    "run_context that raises": ("run_context=fail", "run_context: It does not work: TypeError"),
-    "run_context that is none": ("run_context=lambda: 5", "run_context: It does not work: "),
-    "encryptor that raises": ("encryptors={'default': Raises()}", "encryptor 'default': It does not work: it raised"),
-    "encryptor that loses": ("encryptors={'own': Loses()}", "encryptor 'own': It does not work: decrypt() does not"),
-    "encryptor of text": ("encryptors={'own': Text()}", "encryptor 'own': It does not work: decrypt() does not"),
+    "run_context that raises": ("run_context=fail", "run_context: It failed: TypeError"),
+    "run_context that is none": ("run_context=lambda: 5", "run_context: It failed: "),
+    "encryptor that raises": ("encryptors={'default': Raises()}", "encryptor 'default': it raised"),
+    "encryptor that loses": ("encryptors={'own': Loses()}", "encryptor 'own': expected decrypt() to return the bytes"),
+    "encryptor of text": ("encryptors={'own': Text()}", "encryptor 'own': expected decrypt() to return the bytes"),
 }
 
 
@@ -431,5 +431,5 @@ def test_d3_check_warns_of_a_queue_function_that_names_no_queue(run: Runner, tmp
     warned = [line for line in shown.splitlines() if line.startswith("warn queue of")]
     assert status == 0
     assert warned[0].startswith("warn queue of kiosk.SendNames: SendNames.async_ (its queue function): queue=")
-    assert warned[1].startswith("warn queue of kiosk.SendRaises: its queue function raised KeyError: 'shop'")
+    assert warned[1].startswith("warn queue of kiosk.SendRaises: the queue function raised KeyError: 'shop'")
     assert len(warned) == 2

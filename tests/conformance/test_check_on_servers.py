@@ -344,10 +344,10 @@ def test_more_connections_than_a_user_may_have_are_a_warning(bare_pair: Pair, st
     assert bare_pair.dexpy("db", "init").returncode == 0
 
     fits = told(bare_pair, "-p", "3", "-t", "4")["connections"]
-    assert fits == f"ok connections: 3 x {4 + OWN_CONNECTIONS} = {limit} at most, the server lets in {limit}"
+    assert fits == f"ok connections: 3 x {4 + OWN_CONNECTIONS} = {limit} at most; the server allows {limit}"
     too_many = told(bare_pair, "-p", "3", "-t", "5")["connections"]
     assert too_many.startswith(f"warn connections: 3 x {5 + OWN_CONNECTIONS} = {limit + 3} at most")
-    assert f"the server lets in {limit} (" in too_many
+    assert f"the server allows {limit} (" in too_many
     assert "Lower -p or -t" in too_many
 
 

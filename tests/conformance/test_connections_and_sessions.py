@@ -152,7 +152,7 @@ def test_a_worker_and_check_report_sessions_in_another_database(own_pair: Pair) 
     assert "at least once, not exactly once: key them by self.run_id" in said
     check = own_pair.dexpy("check", "apps.shop_other_database")
     assert check.returncode == 0
-    assert "sessions: they are in another database than the records: effects through self.session" in check.stdout
+    assert "sessions: another database than the records: effects through self.session" in check.stdout
     worker.stop()
 
     usual = own_pair.start()

@@ -53,9 +53,7 @@ def test_check_reports_that_a_frozen_worker_keeps_its_locks_for_a_while(pooled: 
     pair.url = f"{pooler.url}?prepare_threshold=none"
     told = pair.dexpy("check", "apps.shop")
     assert told.returncode == 0
-    assert (
-        "warn takeover: a transaction pooler is between, so that the sessions of a worker have no name" in told.stdout
-    )
+    assert "warn takeover: a transaction pooler hides the sessions of workers" in told.stdout
 
 
 def test_operations_run_once_each_behind_a_pooler(pooled: tuple[Pair, Pooler]) -> None:
@@ -79,7 +77,10 @@ def test_a_user_without_the_right_to_end_other_sessions_is_reported(pooled: tupl
     finally:
         pair.change("DROP OWNED BY dexpy_records")
         pair.change("DROP ROLE dexpy_records")
-    assert "warn takeover: the records' user may not end the sessions of the user in session_factory" in told.stdout
+    assert (
+        "warn takeover: the database user of the records may not end the sessions of the user in session_factory"
+        in told.stdout
+    )
 
 
 def test_a_threshold_that_is_not_a_number_is_refused() -> None:

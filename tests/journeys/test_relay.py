@@ -91,7 +91,7 @@ def test_a_queue_that_no_live_worker_serves_is_reported_by_check_and_logged_once
 
     (told,) = [line for line in deployment.dexpy("check").stdout.splitlines() if line.startswith("warn")]
 
-    assert "queue lonely: operations wait in it, and no live worker serves it. Start one with -Q lonely" in told
+    assert "queue lonely: runs wait in it, but no live worker serves it. Start a worker with -Q lonely" in told
     assert sum("queue.unserved" in record.getMessage() for record in caplog.records) == 1
     deployment.start("-Q", "lonely")
     for ticket in waiting:

@@ -59,7 +59,7 @@ def source_of(source: Any, operation: str, name: str) -> Source:
 
     Raises:
         OptionsError: The type of the source is not supported.
-        StepError: The source is a select that cannot be ordered by its primary key.
+        StepError: The source is a select with its own order, limit or grouping, or not of one model.
     """
     if isinstance(source, (list, tuple, range)):
         return ListSource(cast("Sequence[Any]", source), operation, name)

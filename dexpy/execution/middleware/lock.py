@@ -148,7 +148,7 @@ def lock_timeout_outcome(call: Call, lock: Lock, text: str) -> Outcome:
 
 
 def explain(call: Call) -> Mapping[str, Any]:
-    """Return the key and whether its lock is held; None if that cannot be checked without taking it."""
+    """Return the key and whether its lock is held; None if a check would have to acquire it."""
     lock = call.contract.lock
     if lock is None:
         return {"active": False}

@@ -23,7 +23,7 @@ from dexpy.foundation.stack_depth import require_stack
 
 def run(call: Call) -> Outcome:
     """Call `perform` and check its result."""
-    # Read before the call: an annotation that cannot be resolved must raise before anything is done.
+    # Read before the call, so that an unresolvable annotation raises before `perform` has any effect.
     contract, outer, token = call.contract, call.outer, call.cancel_token
     success = contract.success
     if outer is not None or contract.is_async:
@@ -61,7 +61,7 @@ def check_result(contract: Contract, value: Any) -> Any:
     try:
         return contract.success.check(value)
     except TooDeep:
-        # Its type may be right; it is treated as a result that cannot be stored.
+        # Its type may be right; it is treated as a result without a JSON form.
         return value
     except InvalidValue as invalid:
         problems = "; ".join(
