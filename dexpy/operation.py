@@ -243,7 +243,7 @@ class Operation(metaclass=OperationType):
             """Make an operation of its props, checked all at once."""
             cls = type(self)
             if cls is Operation:
-                raise DeclarationError("Operation itself cannot be made. Subclass it and write perform.")
+                raise DeclarationError("Operation is a base class. Declare a subclass with a perform method.")
             contract = cls.contract
             if positional:
                 raise PropsError(cls.__qualname__, (), advice=_by_name(contract))
@@ -677,6 +677,6 @@ def _values_of(cls: type[Operation]) -> Iterator[Prop]:
 def _by_name(contract: Contract) -> str:
     made = contract.cls.__qualname__
     if not contract.props:
-        return f"it has no props, write {made}()."
+        return f"expected no arguments, because it has no props. Write {made}()."
     example = ", ".join(f"{one.name}=..." for one in contract.props[:2])
-    return f"its props are given by name, as in {made}({example})."
+    return f"expected keyword arguments only. Write {made}({example})."

@@ -80,7 +80,7 @@ def test_types_for_calls_in_place_are_checked_and_have_no_json_form(names: dict[
         assert form.kinds == frozenset(), cell
         with pytest.raises(NotSerializable):
             form.encode(object())
-        with pytest.raises(Exception, match="wants"):
+        with pytest.raises(Exception, match="expected"):
             form.check(object())
 
 

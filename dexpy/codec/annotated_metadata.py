@@ -1,6 +1,6 @@
 """Metadata in `Annotated`: a `prop(...)`, or constraints of annotated_types.
 
-Other metadata is other libraries' own, and is left alone.
+Metadata of other libraries is ignored.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _BOUNDS_OF: Mapping[str, tuple[str, ...]] = {
     "MaxLen": ("max_length",),
     "Len": ("min_length", "max_length"),
 }
-"""The constraints of annotated_types that dexpy has too."""
+"""The constraints of annotated_types that dexpy supports."""
 _WHOLE_PROP_OPTIONS = ("lock", "aliases", "context", "encrypted", "execution_options")
 _IGNORED = frozenset({"DocInfo", "Unit"})
 
@@ -38,10 +38,10 @@ def is_prop(value: object) -> bool:
 
 
 def constraints_of(metadata: Iterable[Any]) -> list[PropOptions]:
-    """Return the constraints in the metadata of a type inside of a prop, a field or a result.
+    """Return the constraints in the metadata of a type inside a prop, a field or a result.
 
     Raises:
-        DeclarationError: What has a meaning for a whole prop only, or none for dexpy.
+        DeclarationError: An option that is valid for a whole prop only, or unsupported metadata.
     """
     constraints: list[PropOptions] = []
     for item in metadata:
@@ -62,8 +62,8 @@ def _refuse_inside(marker: Any, options: PropOptions) -> None:
         misplaced.insert(0, "default")
     if misplaced:
         raise DeclarationError(
-            f"prop({misplaced[0]}=...) stands inside of a type, and is for a whole prop. "
-            f"Write it at the prop itself: name: ... = prop({misplaced[0]}=...)."
+            f"prop({misplaced[0]}=...): valid for a whole prop only, not inside a type. "
+            f"Write name: ... = prop({misplaced[0]}=...)."
         )
 
 
@@ -71,7 +71,7 @@ def read_options(item: Any) -> PropOptions | None:
     """Return the options in one piece of metadata; None for metadata of another library.
 
     Raises:
-        DeclarationError: A constraint that dexpy does not have.
+        DeclarationError: A constraint that dexpy does not support.
     """
     if isinstance(item, PropOptions):
         return item
@@ -82,7 +82,7 @@ def read_options(item: Any) -> PropOptions | None:
         or any(item is function for function in (attrs.field, dataclasses.field))
         or isinstance(item, dataclasses.Field)
     ):
-        raise DeclarationError(f"Annotated[..., {item!r}] says nothing to dexpy. Write prop(...) with its arguments.")
+        raise DeclarationError(f"Annotated[..., {item!r}]: not supported in a prop. Write the result of prop(...).")
     module, name = (type(item).__module__ or "").partition(".")[0], type(item).__name__
     if module == "annotated_types":
         if name in _BOUNDS_OF:
@@ -96,10 +96,10 @@ def read_options(item: Any) -> PropOptions | None:
         doc = getattr(item, "documentation", None) if name == "Doc" else None
         return PropOptions(desc=doc) if isinstance(doc, str) else None
     if module == "dexpy":
-        raise DeclarationError(f"Annotated[..., {item!r}] says nothing of a prop. Write prop(...) for what it may be.")
+        raise DeclarationError(f"Annotated[..., {item!r}]: not supported in a prop. Write the result of prop(...).")
     raise DeclarationError(
-        f"Annotated[..., {item!r}] is a rule of {module} that dexpy does not have, and would not be kept. "
-        "Write prop(ge=..., pattern=..., choices=...) or a guard, or put it into a pydantic model."
+        f"Annotated[..., {item!r}]: a constraint of {module} that dexpy does not support. "
+        "Write prop(ge=..., pattern=..., choices=...) or a guard, or use a pydantic model."
     )
 
 
@@ -113,7 +113,7 @@ def options_of(field: Any) -> PropOptions:
 
 
 def split_metadata(annotation: Any) -> tuple[Any, list[Any]]:
-    """Return the type of a prop, and the metadata around it: in Annotated, in an alias of that, beside None."""
+    """Return the type of a prop and its metadata: in Annotated, also behind an alias or beside None."""
     metadata: list[Any] = []
     if get_origin(annotation) is Annotated:
         wrapped, *metadata = get_args(annotation)
@@ -145,7 +145,7 @@ def merge_metadata(metadata: Iterable[Any], field: Any, where: str) -> tuple[Pro
     """Return the options and the default of a prop, from its metadata and its ``= prop(...)``.
 
     Raises:
-        DeclarationError: They contradict each other.
+        DeclarationError: An option or the default is declared twice.
     """
     options, default = PropOptions(), attrs.NOTHING
     for item in (*metadata, field):
@@ -159,7 +159,9 @@ def merge_metadata(metadata: Iterable[Any], field: Any, where: str) -> tuple[Pro
         item_default = item._default if is_prop(item) else attrs.NOTHING
         if item_default is not attrs.NOTHING:
             if default is not attrs.NOTHING:
-                raise DeclarationError(f"{where}: its default is given twice, in Annotated and at the prop. Give one.")
+                raise DeclarationError(
+                    f"{where}: its default is declared twice, in Annotated and at the prop. Remove one of them."
+                )
             default = item_default
     return options, default
 
@@ -169,7 +171,7 @@ def _merge_options(first: PropOptions, second: PropOptions, where: str) -> PropO
     for name, value in _explicit_options(second):
         if name in values and values[name] != value and name != "desc":
             raise DeclarationError(
-                f"{where}: {name} is given twice, as {values[name]!r} and as {value!r}. Leave one of them out."
+                f"{where}: {name} is declared twice, as {values[name]!r} and as {value!r}. Remove one of them."
             )
         values[name] = value
     return PropOptions(**values)

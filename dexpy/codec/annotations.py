@@ -1,4 +1,4 @@
-"""Reading annotations: without their wrappings, with types for their variables, and with names for messages."""
+"""Annotations: the types inside their wrappers, with types for their variables, and their names in messages."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ _MAX_WRAPPINGS = 100
 
 
 def unwrapped(annotation: Any) -> Any:
-    """Return the type inside of NewType, a type alias, Required and the like; constraints in Annotated are left."""
+    """Return the type inside NewType, a type alias, Required and similar wrappers; constraints in Annotated stay."""
     original, count = annotation, 0
     while (wrapped := _unwrap_once(annotation)) is not annotation:
         annotation, count = wrapped, count + 1
         if count > _MAX_WRAPPINGS:
-            raise DeclarationError(f"The type {getattr(original, '__name__', original)} refers only to itself.")
+            name = getattr(original, "__name__", original)
+            raise DeclarationError(f"Type {name}: refers only to itself. Write the type that it stands for.")
     return annotation
 
 
@@ -38,16 +39,16 @@ def is_wrapped(annotation: Any) -> bool:
 
 
 def is_qualified(annotation: Any) -> bool:
-    """True for ``Annotated[X, ...]``, ``Required[X]`` and the like, whose first argument is the type."""
+    """Return True for ``Annotated[X, ...]``, ``Required[X]`` and others whose first argument is the type."""
     origin = get_origin(annotation)
     return origin is Annotated or special_name(origin) in _QUALIFIERS
 
 
 def simplified(annotation: Any) -> Any:
-    """Return the annotation with no metadata but dexpy's constraints, each as `PropOptions`.
+    """Return the annotation with dexpy's constraints as its only metadata, each as `PropOptions`.
 
     Raises:
-        DeclarationError: Metadata that is meant for dexpy, and that has no meaning inside of a type.
+        DeclarationError: Metadata for dexpy that is invalid inside a type.
     """
 
     def replace(node: Any) -> Any:
@@ -63,12 +64,12 @@ def simplified(annotation: Any) -> Any:
 
 
 def is_constrained(annotation: Any) -> bool:
-    """True for ``Annotated[X, ...]`` with constraints, simplified already."""
+    """Return True for a simplified ``Annotated[X, ...]`` with constraints."""
     return get_origin(annotation) is Annotated and type(get_args(annotation)[1]) is PropOptions
 
 
 def without_constraints(annotation: Any) -> Any:
-    """Return the type inside of wrappings and constraints."""
+    """Return the type inside wrappers and constraints."""
     annotation = unwrapped(annotation)
     while is_constrained(annotation):
         annotation = unwrapped(get_args(annotation)[0])
@@ -80,7 +81,7 @@ def _unwrap_once(annotation: Any) -> Any:
         return NoneType
     if isinstance(annotation, str | ForwardRef):
         name = annotation if isinstance(annotation, str) else annotation.__forward_arg__
-        raise DeclarationError(f"The annotation {name!r} is still text: give the type itself, or resolve it first.")
+        raise DeclarationError(f"Annotation {name!r}: expected a type, got text. Pass the type itself.")
     if isinstance(annotation, typing.NewType):
         return resolved_in(annotation, annotation.__supertype__)
     if isinstance(annotation, (TypeVar, ParamSpec, TypeVarTuple)):
@@ -96,7 +97,7 @@ def _unwrap_once(annotation: Any) -> Any:
 
 
 def _is_alias(annotation: Any) -> bool:
-    """True for ``type X = ...``, also as typing_extensions has it before Python 3.12."""
+    """Return True for ``type X = ...``, and for its equivalent in typing_extensions before Python 3.12."""
     return type(annotation).__name__ == "TypeAliasType"
 
 
@@ -125,7 +126,7 @@ def special_name(annotation: Any) -> str:
 
 
 def members_of(union: Any) -> Iterator[Any]:
-    """Yield the members of a union, those of a union inside of it (an alias of one) too."""
+    """Yield the members of a union, including those of nested unions, which may be aliases."""
     for member in map(unwrapped, get_args(union)):
         if is_union(member):
             yield from members_of(member)
@@ -169,11 +170,11 @@ def _argument_label(argument: Any) -> str:
 
 
 MAX_ALTERNATIVES = 30
-"""So many fixed values are named in a message."""
+"""The number of fixed values that a message lists."""
 
 
 def alternatives(values: Iterable[Any]) -> str:
-    """Fixed values for messages: the first of very many, and the number of the others."""
+    """Return fixed values for messages: the first ones, and the number of the others."""
     items = list(values)
     texts = [str(value) if isinstance(value, Enum) else repr(value) for value in items[:MAX_ALTERNATIVES]]
     texts = [text if len(text) <= 60 else f"{text[:57]}..." for text in texts]

@@ -27,9 +27,9 @@ _KINDS: Mapping[Any, type] = {
     collections.abc.Iterable: tuple,
     collections.abc.Set: frozenset,
 }
-"""The container of items of one type, for each annotation of one: an abstract one gets one that cannot be changed."""
+"""The container for each annotation of items of one type; an immutable one for an abstract annotation."""
 _ALTERNATIVES: Mapping[type, type] = {tuple: list, frozenset: set}
-"""Where the annotation is an abstract one, its container is made of this one too."""
+"""The containers that an abstract annotation accepts as well."""
 
 
 def array_kind(annotation: Any) -> type | None:
@@ -51,7 +51,9 @@ def array_shape(annotation: Any) -> Shape:
     """Return the shape of items of one type."""
     kind, label = cast("type", array_kind(annotation)), label_of(annotation)
     if kind is not tuple and len(get_args(annotation)) > 1:
-        raise DeclarationError(f"{label} has {len(get_args(annotation))} arguments; expected one, as in list[int].")
+        raise DeclarationError(
+            f"{label}: expected one type argument, as in list[int], got {len(get_args(annotation))}."
+        )
     item = (get_args(annotation) or (Any,))[0]
     is_abstract = origin_of(annotation) is not kind
     build = None if kind is list else tuple if kind is tuple else _set_builder(kind, label)
@@ -76,7 +78,7 @@ def _accepted_alternatives(alternatives: tuple[type, ...], conversion: Conversio
 
 
 def is_tuple(annotation: Any) -> bool:
-    """Return True for a tuple with a type for each place; ``tuple[int, *tuple[str, ...]]`` is none."""
+    """Return True for a tuple with a type for each position, unlike ``tuple[int, *tuple[str, ...]]``."""
     return origin_of(annotation) is tuple and not any(
         getattr(argument, "__unpacked__", False) or special_name(get_origin(argument)) == "Unpack"
         for argument in get_args(annotation)
@@ -84,7 +86,7 @@ def is_tuple(annotation: Any) -> bool:
 
 
 def tuple_shape(annotation: Any) -> Shape:
-    """Return the shape of a tuple with a type for each place."""
+    """Return the shape of a tuple with a type for each position."""
     arguments, label = get_args(annotation), label_of(annotation)
     return Shape(
         frozenset({"array"}),
@@ -109,7 +111,7 @@ def _accepted_types(kind: type, conversion: Conversion) -> tuple[type, ...]:
 def decode_array(
     item_hook: Hook, *, accepted: tuple[type, ...], build: Callable[[list[Any]], Any] | None, expected: str
 ) -> Hook:
-    """Return a hook for items of one type; `build` makes the container of a list, None leaves the list."""
+    """Return a hook for items of one type; `build` makes the container from a list, None keeps the list."""
 
     def structure(value: Any, _: Any = None) -> Any:
         if type(value) not in accepted:
@@ -149,7 +151,7 @@ def _item_step(value: Any, position: int) -> str:
 
 
 def _set_builder(kind: Callable[[list[Any]], Any], expected: str) -> Callable[[list[Any]], Any]:
-    """Make a set, or a problem of what cannot be in one."""
+    """Make a set; an element that is not hashable is a problem."""
 
     def build(items: list[Any]) -> Any:
         try:
@@ -168,7 +170,7 @@ def decode_tuple(hooks: Iterable[Hook], *, accepted: tuple[type, ...], expected:
         if type(value) not in accepted:
             raise invalid_value(expected, value)
         if len(value) != len(item_hooks):
-            raise invalid_value(f"{expected}, so {len(item_hooks)} in number", value)
+            raise invalid_value(f"{expected} with {len(item_hooks)} items", value)
         result: list[Any] = []
         problems: list[Problem] = []
         for position, item_hook in enumerate(item_hooks):
@@ -189,7 +191,7 @@ _canonical_text = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
 def encode_array(encode_item: Hook, *, kind: type[Any], label: str) -> Hook:
-    """Return a hook that makes a JSON array; of a set, a sorted one."""
+    """Return a hook that makes a JSON array, sorted for a set."""
     is_set = issubclass(kind, set | frozenset)
 
     def encode(value: Any) -> list[Any]:

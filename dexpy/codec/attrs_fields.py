@@ -1,4 +1,4 @@
-"""Fields of attrs in the body of an operation: what dexpy would ignore of them is refused."""
+"""Checks of attrs fields in the body of an operation, which refuse options that dexpy would ignore."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import attrs
 from dexpy.foundation.errors import DeclarationError
 
 OWN_FIELDS = "__dexpy_fields__"
-"""The attribute of a class with the attrs fields that dexpy has added."""
+"""The attribute of a class that holds the attrs fields that dexpy has added."""
 
 _REMEDIES: Mapping[str, str] = {
     "validator": "Write prop(ge=..., pattern=..., choices=...) for a bound, or a @guard for a rule.",
-    "converter": "Declare the type that is given and convert it in perform, or give a type of its own one with "
+    "converter": "Declare the type that callers pass and convert it in perform, or register a conversion with "
     "dexpy.register_type.",
-    "repr": "Write prop(sensitive=True) for a value that is not to be shown.",
-    "init": "Write a functools.cached_property for a value that is computed.",
-    "alias": "Rename the prop; prop(aliases=(...,)) reads stored params of an earlier name.",
+    "repr": "Write prop(sensitive=True) to hide a value.",
+    "init": "Write a functools.cached_property for a computed value.",
+    "alias": "Rename the prop; prop(aliases=(...,)) reads stored params with an earlier name.",
     "type": "Write the type as the annotation.",
     "default": "Write prop(default=...), or prop(factory=...) with a function without arguments.",
 }
@@ -42,6 +42,8 @@ def check_field(field: Any, where: str) -> None:
     if field.kw_only is False and plain.kw_only is not False:
         changed_options["kw_only"] = False
     for name in changed_options:
-        description = "a default made of self" if name == "default" else f"attrs' {name}"
-        remedy = _REMEDIES.get(name, f"Leave {name} out.")
-        raise DeclarationError(f"{where}: {description} would be ignored, for dexpy constructs operations. {remedy}")
+        description = "a default that depends on self" if name == "default" else f"attrs' {name}"
+        remedy = _REMEDIES.get(name, f"Remove {name}.")
+        raise DeclarationError(
+            f"{where}: {description} would be ignored, because operations have their own constructor. {remedy}"
+        )

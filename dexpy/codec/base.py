@@ -13,10 +13,10 @@ from typing import Any, Protocol, TypeAlias
 import attrs
 
 Hook: TypeAlias = Callable[..., Any]
-"""``(value)`` or ``(value, type)`` to a value; raises `InvalidValue` on the way in, `NotSerializable` on the way out.
+"""``(value)`` or ``(value, type)`` to a value; raises `InvalidValue` in decoding, `NotSerializable` in encoding.
 
 Nested hooks are called with both arguments. Python 3.13 does not count calls that omit a default
-(python/cpython#132744), and a value that contains itself would use all memory instead of raising RecursionError.
+(python/cpython#132744): a value that contains itself would use all memory instead of raising RecursionError.
 """
 
 JSON_TYPES: Mapping[str, tuple[type, ...]] = {
@@ -28,20 +28,20 @@ JSON_TYPES: Mapping[str, tuple[type, ...]] = {
     "array": (list,),
     "object": (dict,),
 }
-"""The kinds of JSON, with the Python types of each kind; the first is the usual one."""
+"""The kinds of JSON values, with the Python types of each kind, the usual one first."""
 
-# With the classes' own names, type checkers narrow `type(value) is dict` to a dict of unknowns.
+# With the name `dict`, type checkers narrow `type(value) is dict` to a dict of unknown types.
 DICT: type[Any] = dict
 LIST: type[Any] = list
 TUPLE: type[Any] = tuple
 
 
 class Conversion(Protocol):
-    """One direction of conversion: where a shape finds the hooks of its nested annotations.
+    """One direction of conversion, which provides the hooks of nested annotations.
 
     Attributes:
-        takes_python: Values may be Python's own.
-        takes_json: Values may be JSON.
+        takes_python: Whether Python values are accepted.
+        takes_json: Whether JSON is accepted.
     """
 
     takes_python: bool
@@ -52,7 +52,7 @@ class Conversion(Protocol):
         ...
 
     def checker(self, annotation: Any) -> Hook:
-        """Return the hook that checks values of an annotation at construction, whatever this direction accepts."""
+        """Return the hook that checks values of an annotation at construction, in either direction."""
         ...
 
     def encoder(self, annotation: Any) -> Hook:
@@ -70,12 +70,12 @@ class Shape:
         encode: Builds the hook that encodes.
         key: Builds the hook for keys, if equal values have several JSON forms; None otherwise.
         types: The exact Python types of its values.
-        is_open: Values may be of other types too.
-        mutable: The values themselves, not only nested ones, are mutable.
+        is_open: Whether values may be of other types too.
+        mutable: Whether the values themselves, not only nested ones, are mutable.
         nested_annotations: The nested annotations.
         tag: Identifies a class in a union; empty for everything but classes with fields.
-        decodable_kinds: The JSON kinds that an application's rule may decode too.
-        sensitive: The values must not be shown.
+        decodable_kinds: More JSON kinds, which a rule of the application may decode.
+        sensitive: Whether the values must not be shown.
     """
 
     kinds: frozenset[str]

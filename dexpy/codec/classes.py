@@ -20,7 +20,7 @@ _MAX_ERROR_LENGTH = 200
 
 
 def is_typed_dict(annotation: Any) -> bool:
-    """Return True for a TypedDict, whichever of typing and typing_extensions it is from."""
+    """Return True for a TypedDict of typing or typing_extensions."""
     cls = origin_of(annotation)
     return isinstance(cls, type) and hasattr(cls, "__required_keys__") and hasattr(cls, "__total__")
 
@@ -45,7 +45,7 @@ def typed_dict_shape(annotation: Any) -> Shape:
 
 
 def is_record(annotation: Any) -> bool:
-    """Return True for an attrs class or a dataclass that its fields can build again."""
+    """Return True for an attrs class or a dataclass that can be rebuilt from its fields."""
     return has_fields(origin_of(annotation))
 
 
@@ -102,7 +102,7 @@ def _hooks(hook_of: Callable[[Any], Hook], fields: Iterable[Field]) -> _Hooks:
 
 
 def _key_hooks(cls: Any, fields: Iterable[Field], conversion: Conversion) -> _Hooks:
-    """Return the hooks of the fields that instances are compared by."""
+    """Return the hooks of the fields by which instances are compared."""
     hooks: list[tuple[Field, Hook]] = []
     for field in fields:
         is_compared, key_function = comparison_of(cls, field.name)
@@ -114,7 +114,7 @@ def _key_hooks(cls: Any, fields: Iterable[Field], conversion: Conversion) -> _Ho
 
 
 def _key_of(key_function: Callable[[Any], Any], conversion: Conversion) -> Hook:
-    """Return a hook for a field that is compared by what a function makes of it."""
+    """Return a hook for a field that is compared by the result of a function."""
 
     def encode(value: Any) -> Any:
         key_value = key_function(value)
@@ -127,7 +127,7 @@ def _key_of(key_function: Callable[[Any], Any], conversion: Conversion) -> Hook:
 
 
 def _decode_instance(cls: type, fields: _Hooks, *, is_mutable: bool, expected: str) -> Hook:
-    """Return a hook for an instance of a class: it checks the fields, and copies what could be changed later."""
+    """Return a hook for an instance of a class: it checks the fields, and copies mutable values."""
 
     kind: Any = cls
 
@@ -143,7 +143,7 @@ def _decode_instance(cls: type, fields: _Hooks, *, is_mutable: bool, expected: s
             except InvalidValue as error:
                 problems += error.under(field.path)
             except AttributeError:
-                problems.append(Problem(field.path, f"{label_of(field.type)}, and the instance has none"))
+                problems.append(Problem(field.path, label_of(field.type), reason="missing in the instance"))
             else:
                 if checked is not field_value:
                     copies[field.name] = checked
@@ -155,7 +155,7 @@ def _decode_instance(cls: type, fields: _Hooks, *, is_mutable: bool, expected: s
             return value._replace(**copies)
         copied = copy.copy(value)
         for name, checked in copies.items():
-            object.__setattr__(copied, name, checked)  # a frozen one too
+            object.__setattr__(copied, name, checked)  # for frozen classes too
         return copied
 
     return check
@@ -164,7 +164,7 @@ def _decode_instance(cls: type, fields: _Hooks, *, is_mutable: bool, expected: s
 def _decode_object(
     fields: _Hooks, *, build: Callable[[dict[str, Any]], Any] | None, refuses_unknown: bool, expected: str
 ) -> Hook:
-    """Return a hook for a dict with known keys; `build` makes an instance of it, None leaves the dict."""
+    """Return a hook for a dict with known keys; `build` makes an instance from it, None keeps the dict."""
     keys = frozenset(field.key for field, _ in fields)
 
     def structure(value: Any, _: Any = None) -> Any:
@@ -178,11 +178,11 @@ def _decode_object(
                     result[field.key] = hook(value[field.key], None)
                 except InvalidValue as error:
                     if field.converts and build is not None:
-                        result[field.key] = value[field.key]  # the class's own rule may read it
+                        result[field.key] = value[field.key]  # the converter of the class may accept it
                     else:
                         problems += error.under(field.path)
             elif field.required:
-                problems.append(Problem(field.path, f"{label_of(field.type)}, nothing was given"))
+                problems.append(Problem(field.path, label_of(field.type), reason="missing"))
         if refuses_unknown and not value.keys() <= keys:
             unknown = ", ".join(short(key) for key in value if key not in keys)
             problems.append(Problem("", f"only the keys {listed(keys)}", cut(unknown)))
@@ -194,17 +194,17 @@ def _decode_object(
 
 
 def _instance_builder(cls: type, check: Hook | None) -> Callable[[dict[str, Any]], Any]:
-    """Make an instance through its ``__init__``, so that converters and validators run, and checks what they made."""
+    """Return a function that makes an instance by its ``__init__``, with converters and validators, and checks it."""
 
     def build(arguments: dict[str, Any]) -> Any:
         try:
             instance = cls(**arguments)
         except Exception as error:
-            # a validator may raise anything; in each case the value does not fit
-            # attrs puts more than the message into args, and str() of that is a tuple
+            # A validator may raise anything; each exception means an invalid value.
+            # attrs puts more than the message into args, so that str() would return a tuple.
             text = error.args[0] if error.args and type(error.args[0]) is str else short(error)
             got = cut(f"{type(error).__name__}: {text}", _MAX_ERROR_LENGTH)
-            raise InvalidValue([Problem("", f"values that {cls.__name__} takes", got)]) from error
+            raise InvalidValue([Problem("", got=got, reason=f"{cls.__name__} refuses the values")]) from error
         return instance if check is None else check(instance, None)
 
     return build
@@ -242,7 +242,7 @@ def _encode_typed_dict(keys: _Hooks, *, label: str) -> Hook:
         if type(value) is not DICT:
             raise changed(value, label)
         if not required <= value.keys() <= allowed:
-            raise NotSerializable(f"has other keys than {label} declares")
+            raise NotSerializable(f"does not have the keys that {label} declares")
         result: dict[str, Any] = {}
         for key, hook in keys:
             if key.name in value:

@@ -1,7 +1,7 @@
-"""Codecs: everything about one annotation, from the check at construction to JSON and back.
+"""Codecs: the checks and conversions of one annotation, from construction to JSON and back.
 
-An annotation is read once into a `Shape`, which holds its JSON kinds and makes its hooks;
-which shape it has is in `converter`, what the hooks do in the file of each kind of value.
+An annotation is parsed once into a `Shape`, which holds its JSON kinds and builds its hooks.
+`converters` selects the shape; the module of each kind of value defines its hooks.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ class Codec:
         type: The annotation.
         label: Its name in messages: ``int``, ``list[date]``, ``Color``.
         kinds: The JSON kinds that it encodes to; empty for a type without a JSON form.
-        mutable: Its values contain containers or instances that could be changed later.
-        sensitive: A part of its values is secret.
-        check: Takes a Python value at construction, strictly; returns it, with copies of its containers;
+        mutable: Whether its values contain containers or instances that may change later.
+        sensitive: Whether a part of its values is secret.
+        check: Checks a Python value at construction, strictly; returns it with copies of its containers;
             raises `InvalidValue`.
-        encode: Makes JSON of a checked value; raises `NotSerializable`.
-        key: Makes JSON of a checked value that is the same of equal values; raises `NotSerializable`.
-        decode: Makes a value of stored JSON; raises `InvalidValue`. Unknown keys of classes are ignored.
-        parse: Makes a value of JSON from outside or of a Python value; raises `InvalidValue`. Unknown keys are refused.
+        encode: Encodes a checked value as JSON; raises `NotSerializable`.
+        key: Encodes a checked value as JSON that is the same for equal values; raises `NotSerializable`.
+        decode: Decodes stored JSON; raises `InvalidValue`. Unknown keys of classes are ignored.
+        parse: Decodes external JSON or checks a Python value; raises `InvalidValue`. Unknown keys are refused.
 
     Example:
         >>> form = codec_of(list[int])
@@ -66,14 +66,14 @@ def codec_of(annotation: object) -> Codec:
     """Return the codec of an annotation.
 
     Args:
-        annotation: A class or a typing form, resolved: not its text.
+        annotation: A class or a typing form, resolved.
 
     Returns:
-        Its codec, the same object every time.
+        Its codec, the same object for each call.
 
     Raises:
-        DeclarationError: It can never work: a union whose members JSON cannot tell apart, a name that is not
-            found, something that is no type.
+        DeclarationError: The annotation is invalid: a union whose members JSON does not distinguish, an unknown name,
+            or not a type.
 
     Example:
         >>> from datetime import date
@@ -85,24 +85,24 @@ def codec_of(annotation: object) -> Codec:
         >>> dates.check({"due": "2026-01-31"})
         Traceback (most recent call last):
         ...
-        dexpy.codec.problems.InvalidValue: ['due']: wants date, got str '2026-01-31'
+        dexpy.codec.problems.InvalidValue: ['due']: expected date, got str '2026-01-31'
     """
     with _lock:
         return _codec_of(simplified(annotation))
 
 
 def register_type(cls: type, *, to_json: Callable[[Any], Any], from_json: Callable[[Any], Any]) -> None:
-    """Register a JSON form of a type, so that props can have it.
+    """Register the JSON form of a type for props, fields and results.
 
-    Call it before the operations with such props are used; a codec that is in use already does not change.
+    Call it before an operation with such a prop is used for the first time; a codec in use does not change.
 
     Args:
-        cls: The class. Its instances, those of subclasses too, are taken at construction.
-        to_json: Makes plain JSON of an instance, anything but None.
-        from_json: Makes an equal instance of that JSON; an exception means that the JSON does not fit.
+        cls: The class; instances of subclasses are accepted as well.
+        to_json: Returns plain JSON for an instance, anything but None.
+        from_json: Returns an equal instance for that JSON; an exception means that the JSON is invalid.
 
     Raises:
-        DeclarationError: `cls` is not a class, or one with a built-in codec.
+        DeclarationError: `cls` is not a class, or has a built-in codec.
 
     Example:
         >>> from fractions import Fraction
@@ -111,9 +111,11 @@ def register_type(cls: type, *, to_json: Callable[[Any], Any], from_json: Callab
         ['1/3']
     """
     if not isinstance(cls, type):
-        raise DeclarationError(f"register_type wants a class, got {shown(cls)}.")
+        raise DeclarationError(f"register_type: expected a class, got {shown(cls)}.")
     if cls in SCALARS or cls in (Any, object, list, set, frozenset, tuple, dict):
-        raise DeclarationError(f"register_type({cls.__name__}) is not possible: dexpy's own form of it is fixed.")
+        raise DeclarationError(
+            f"register_type({cls.__name__}): the JSON form of a built-in type is fixed. Register your own class."
+        )
     with _lock:
         registered[cls] = Registration(to_json, from_json)
         _codec_of.cache_clear()
@@ -122,7 +124,7 @@ def register_type(cls: type, *, to_json: Callable[[Any], Any], from_json: Callab
 
 
 def codec_at(annotation: object, where: str) -> Codec:
-    """Return the codec of an annotation, with its place in the message of an error.
+    """Return the codec of an annotation; the message of an error begins with its place.
 
     Raises:
         DeclarationError: As `codec_of` raises it.
@@ -132,9 +134,9 @@ def codec_at(annotation: object, where: str) -> Codec:
     except DeclarationError as error:
         raise DeclarationError(f"{where}: {error}") from error.__cause__
     except (TypeError, ValueError) as error:
-        raise DeclarationError(f"{where}: its type {annotation!r} cannot be understood: {error}.") from error
+        raise DeclarationError(f"{where}: invalid type {annotation!r}: {error}.") from error
     except RecursionError:
-        raise DeclarationError(f"{where}: its type {annotation!r} holds itself and nothing else.") from None
+        raise DeclarationError(f"{where}: invalid type {annotation!r}, which contains only itself.") from None
 
 
 @cache
@@ -161,9 +163,9 @@ def _codec_of(annotation: Any) -> Codec:
 
 
 def _nested_shapes(annotation: Any) -> tuple[list[Shape], bool]:
-    """Return the shapes of an annotation and of all inside it, and whether values may nest without end.
+    """Return the shapes of an annotation and its nested annotations, and whether the nesting of values is unlimited.
 
-    Made before any hook, so that an invalid annotation is refused before cattrs has cached a part of it.
+    It is called before any hook is built, so that cattrs caches nothing of an invalid annotation.
     """
     shapes: dict[Any, Shape] = {}
     pending, is_deep = [unwrapped(annotation)], False
@@ -179,7 +181,7 @@ def _nested_shapes(annotation: Any) -> tuple[list[Shape], bool]:
 
 
 def _with_depth_error(hook: Hook, refuse: Callable[[], Exception]) -> Hook:
-    """Return the hook, with a refusal where Python's stack ends."""
+    """Return the hook with an error of its own instead of RecursionError."""
 
     def guarded(value: Any) -> Any:
         try:
@@ -191,7 +193,7 @@ def _with_depth_error(hook: Hook, refuse: Callable[[], Exception]) -> Hook:
 
 
 def _invalid_too_deep() -> InvalidValue:
-    return TooDeep([Problem("", "a value that does not hold itself and is not nested as deeply")])
+    return TooDeep([Problem("", reason="nested too deeply, or contains itself")])
 
 
 def _unserializable_too_deep() -> NotSerializable:

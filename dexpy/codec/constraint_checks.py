@@ -38,16 +38,16 @@ _SIZED = (str, bytes, list, tuple, set, frozenset, dict)
 
 
 def checked_constraints(options: PropOptions, annotation: Any, label: str, check: Callable[[Any], Any]) -> PropOptions:
-    """Return the options of a prop of this type, its choices as values of the type.
+    """Return the options of a prop of this type, with its choices as values of the type.
 
     Args:
         options: The options of `prop(...)`.
         annotation: The type of the prop; None for a single reference.
         label: Its name in messages.
-        check: Takes a value of the type, or raises `InvalidValue`.
+        check: Checks a value of the type; raises `InvalidValue`.
 
     Raises:
-        DeclarationError: A constraint that no value of the type, or none at all, can satisfy.
+        DeclarationError: A constraint that no value, or no value of the type, satisfies.
     """
     members = [] if annotation is None else [item for item in _members(annotation) if item is not NoneType]
     for name, value in _set_limits(options):
@@ -61,7 +61,7 @@ def checked_constraints(options: PropOptions, annotation: Any, label: str, check
         return options
     choices = tuple(_checked_choice(options, check, choice) for choice in options.choices)
     if not choices:
-        raise DeclarationError("prop(choices=()) leaves no value. Name at least one.")
+        raise DeclarationError("prop(choices=()) leaves no value. Add at least one.")
     return attrs.evolve(options, choices=choices)
 
 
@@ -86,7 +86,7 @@ def _members(annotation: Any) -> Sequence[Any]:
 
 
 def _applies(name: str, value: Any, member: Any) -> bool:
-    """Return whether values of a type can be held to a constraint; True of a type whose values are not known."""
+    """Return whether a constraint applies to values of a type; True for a type whose values are unknown."""
     if is_literal(member):
         return all(_applies(name, value, type(literal)) for literal in get_args(member))
     kind = origin_of(member)
@@ -127,13 +127,12 @@ def _checked_choice(options: PropOptions, check: Callable[[Any], Any], choice: A
         checked = check(choice)
         expected = attrs.evolve(options, choices=None).problem(checked)
     except InvalidValue as invalid:
-        expected = "; ".join(problem.expected for problem in invalid.problems)
+        expected = "; ".join(problem.expected or problem.reason for problem in invalid.problems)
     else:
         if expected is None:
             return checked
     raise DeclarationError(
-        f"prop(choices=...) has {choice!r}, which can never be given: the prop wants {expected}. "
-        "Leave it out, or change the type."
+        f"prop(choices=...): invalid choice {choice!r}; expected {expected}. Remove it, or change the type."
     )
 
 
@@ -156,10 +155,10 @@ def _refuse_contradictions(options: PropOptions, members: Sequence[Any]) -> None
             is_empty = bool(exclude(low, high))
         except (TypeError, ArithmeticError):
             raise DeclarationError(
-                f"prop({lower}={low!r}, {upper}={high!r}) cannot be compared with one another. Change one."
+                f"prop({lower}={low!r}, {upper}={high!r}): the bounds are not comparable. Change one of them."
             ) from None
         if is_empty or (members == [int] and (lower, upper) == ("gt", "lt") and _has_no_int(low, high)):
-            raise DeclarationError(f"prop({lower}={low!r}, {upper}={high!r}) leaves no value. Change one.")
+            raise DeclarationError(f"prop({lower}={low!r}, {upper}={high!r}) leaves no value. Change one of them.")
 
 
 def _has_no_int(low: Any, high: Any) -> bool:

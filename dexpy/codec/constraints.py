@@ -15,12 +15,12 @@ from dexpy.foundation.errors import DeclarationError
 
 MARK = "dexpy"
 OWN_NAME = ""
-"""The name of an ambient value that is the prop's own name."""
+"""Stands for the name of the prop as the name of a context value."""
 
 
 @attrs.frozen(eq=False)
 class PropOptions:
-    """The arguments of `prop(...)`; equal to itself only, so that `Annotated` can hold it whatever it contains."""
+    """The arguments of `prop(...)`; compared by identity, so that `Annotated` can contain any of them."""
 
     ge: Any = None
     gt: Any = None
@@ -108,27 +108,28 @@ def prop(
 
     Args:
         default: The value when none is given.
-        factory: Makes a new default each time.
-        ge: Smallest value.
-        gt: Bound that the value must exceed.
-        le: Largest value.
-        lt: Bound that the value must stay below.
-        min_length: Of text and containers.
-        max_length: Of text and containers.
+        factory: A function that returns a new default for each operation.
+        ge: The smallest valid value.
+        gt: A bound; valid values are greater.
+        le: The largest valid value.
+        lt: A bound; valid values are less.
+        min_length: The minimum length of text or a container.
+        max_length: The maximum length of text or a container.
         pattern: A regular expression that the whole text must match.
-        choices: The only values allowed.
-        desc: For people who read the contract.
-        sensitive: Shown as ``<sensitive>`` in every repr, log line and message.
+        choices: The valid values.
+        desc: A description in the contract.
+        sensitive: Whether every repr, log line and message shows ``<sensitive>`` instead of the value.
         lock: For a `Ref`: load its row FOR UPDATE.
-        aliases: Earlier names, under which stored params may still have it.
-        context: The name of the ambient value that it takes when none is given, before the default; True for a value
-            of its own name. With it ``default=...`` marks it as optional for type checkers only.
-        encrypted: Stored and sent encrypted, by the default encryptor or the one of this name; sensitive too.
-        execution_options: For a `Ref`: SQLAlchemy's execution options of the statement that loads its row, for a
-            session that reads them in ``do_orm_execute``: ``{"include_deleted": True}``, for example.
+        aliases: Earlier names, which stored params may still contain.
+        context: The name of the context value that replaces a missing argument, before the default; True for the name
+            of the prop. With it, ``default=...`` makes the argument optional for type checkers only.
+        encrypted: Whether the value is stored and sent encrypted, which includes `sensitive`; the name of an encryptor
+            for another one than the default.
+        execution_options: For a `Ref`: SQLAlchemy's execution options of the statement that loads its row, for example
+            ``{"include_deleted": True}`` for a session that reads them in ``do_orm_execute``.
 
     Raises:
-        DeclarationError: Arguments that cannot be together.
+        DeclarationError: An argument is invalid, or two arguments exclude each other.
 
     Example:
         >>> from dexpy import Operation, prop
@@ -139,29 +140,29 @@ def prop(
         >>> Greet(times=0)
         Traceback (most recent call last):
         ...
-        dexpy.errors.PropsError: Greet cannot be made, its props have 1 problem:
-          times: wants a value >= 1, got int 0
+        dexpy.errors.PropsError: Greet: 1 invalid prop
+          times: expected a value >= 1, got int 0
     """
     if default is not attrs.NOTHING and factory is not None:
-        raise DeclarationError("prop(default=, factory=) were both given. Give one.")
+        raise DeclarationError("prop(default=, factory=): expected one of them, got both.")
     if context is not None and type(context) is not bool and not (isinstance(context, str) and context):
         raise DeclarationError(
-            f"prop(context={context!r}) wants the name of an ambient value, or True for the prop's own name."
+            f"prop(context={context!r}): expected the name of a context value, or True for the name of the prop."
         )
     if default is ... and context:
         default = attrs.NOTHING
     if factory is not None and not builtins.callable(factory):
-        raise DeclarationError(f"prop(factory={factory!r}) wants a function without arguments.")
+        raise DeclarationError(f"prop(factory={factory!r}): expected a function without arguments.")
     if is_shared(default):
         raise DeclarationError(
             f"prop(default={default!r}) would be shared by all operations. "
-            f"Write prop(factory={type(default).__name__}) or a lambda."
+            f"Write prop(factory={type(default).__name__}), or pass a lambda."
         )
     _check_arguments(min_length=min_length, max_length=max_length, desc=desc, sensitive=sensitive, lock=lock)
     if isinstance(aliases, str):
-        raise DeclarationError(f"prop(aliases={aliases!r}) wants names in a tuple. Write aliases=({aliases!r},).")
+        raise DeclarationError(f"prop(aliases={aliases!r}): expected a tuple of names. Write aliases=({aliases!r},).")
     if isinstance(choices, str):
-        raise DeclarationError(f"prop(choices={choices!r}) wants values in a tuple. Write choices=({choices!r},).")
+        raise DeclarationError(f"prop(choices={choices!r}): expected a tuple of values. Write choices=({choices!r},).")
     if not all(isinstance(alias, str) and alias for alias in aliases):
         raise DeclarationError(f"prop(aliases={aliases!r}): expected names, each a non-empty str.")
     compiled = None if pattern is None else _compiled_pattern(pattern)
@@ -219,12 +220,12 @@ def _compiled_pattern(pattern: Any) -> re.Pattern[str]:
     try:
         compiled = re.compile(pattern)
     except (re.error, TypeError, RecursionError, OverflowError) as error:
-        raise DeclarationError(f"prop(pattern={pattern!r}) is no regular expression: {error}.") from None
+        raise DeclarationError(f"prop(pattern={pattern!r}): invalid regular expression: {error}.") from None
     if not isinstance(compiled.pattern, str):
         raise DeclarationError(f"prop(pattern={pattern!r}): expected a pattern of str, got one of bytes.")
     return compiled
 
 
 def is_shared(default: object) -> bool:
-    """Return whether a default is one that all operations would change together."""
+    """Return whether all operations would share and change a default."""
     return isinstance(default, (list, dict, set))

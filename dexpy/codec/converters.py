@@ -1,4 +1,4 @@
-"""Three cattrs converters, one for each source of values, made from the same table of annotations.
+"""Three cattrs converters, one for each source of values, built from the same table of annotations.
 
 Values are encoded by the converter of stored JSON.
 """
@@ -34,7 +34,7 @@ from dexpy.codec.unions import union_shape
 
 
 def shape_of(annotation: Any) -> Shape:
-    """Read an annotation, unwrapped already.
+    """Return the shape of an unwrapped annotation.
 
     Example:
         >>> sorted(shape_of(dict[str, int] | None).kinds)
@@ -44,7 +44,7 @@ def shape_of(annotation: Any) -> Shape:
 
 
 def _stored(value: Any) -> Any:
-    """Return a value as JSON, by its own type."""
+    """Return a value as JSON, according to its type."""
     return STORED.encoder(type(value))(value)
 
 
@@ -64,7 +64,7 @@ FAMILIES: tuple[tuple[Callable[[Any], bool], Reader], ...] = (
     (is_record, record_shape),
     (is_opaque, opaque_shape),
 )
-"""What an annotation can be, the first that fits wins; the same for all three converters."""
+"""The families of annotations for all three converters; the first match applies."""
 
 
 # ---------------------------------------------------------------------------------- the three converters
@@ -75,7 +75,7 @@ class CattrsWay:
     """One direction: a cattrs converter and what it accepts.
 
     cattrs searches the hook of a class along its bases first: `IntEnum` would get the hook of `int`,
-    before any factory is called. So a subclass of such a class is registered on its own when it is first used.
+    before any factory is called. Therefore a subclass of such a class is registered separately at its first use.
     """
 
     takes_python: bool
@@ -91,21 +91,21 @@ class CattrsWay:
             self._register_alone(cls)
 
     def hook(self, annotation: Any) -> Hook:
-        """Return the hook that takes values of an annotation."""
+        """Return the hook that converts values of an annotation."""
         return self.converter.get_structure_hook(self._with_own_hooks(annotation))
 
     def checker(self, annotation: Any) -> Hook:
-        """Return the hook that takes values of an annotation at construction, whatever this direction accepts."""
+        """Return the hook that checks values of an annotation at construction, in either direction."""
         return CONSTRUCTION.hook(annotation)
 
     def encoder(self, annotation: Any) -> Hook:
-        """Return the hook that makes JSON of values of an annotation."""
+        """Return the hook that encodes values of an annotation as JSON."""
         return self.converter.get_unstructure_hook(self._with_own_hooks(annotation))
 
     def refresh(self, cls: type) -> None:
-        """Make all hooks again, because a class was registered."""
+        """Rebuild all hooks, because a class was registered."""
         self._registered_alone.clear()
-        # any registration clears the cache of cattrs
+        # Any registration clears the cache of cattrs.
         self._register(partial(operator.is_, cls), self._structure_hook, self._encode_hook)
 
     def _with_own_hooks(self, annotation: Any) -> Any:
@@ -143,7 +143,7 @@ _SPECIAL_BASES = (*(cls for cls in SCALARS if cls is not NoneType), Enum)
 
 
 class _HooksInProgress(threading.local):
-    """The hooks that are being made, in this thread."""
+    """The hooks that this thread is building."""
 
     def __init__(self) -> None:
         self.hooks: dict[Any, list[Hook]] = {}
@@ -153,7 +153,7 @@ _in_progress = _HooksInProgress()
 
 
 def _make_hook(key: Any, make: Callable[[], Hook]) -> Hook:
-    """Make a hook; a recursive call (for a tree of nodes) returns one that is resolved later."""
+    """Build a hook; a recursive call, for example for a tree of nodes, returns a hook that is resolved later."""
     if key in _in_progress.hooks:
         return _deferred_hook(_in_progress.hooks[key])
     hooks: list[Hook] = []

@@ -1,4 +1,4 @@
-"""Choices: enums and literals, whose values are known beforehand."""
+"""Choices: enums and literals, whose values are fixed."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from dexpy.foundation.errors import DeclarationError, NotSerializable
 
 
 def is_enum(annotation: Any) -> bool:
-    """Return True for an enum with members; a base without any has no values."""
+    """Return True for an enum with members; a base class without members has no values."""
     return isinstance(annotation, type) and issubclass(annotation, Enum) and bool(annotation.__members__)
 
 
 def has_rule(annotation: Any) -> bool:
-    """Return whether an enum, also one in a literal, accepts more than its values, by ``_missing_`` or aliases."""
+    """Return whether an enum, or one in a literal, accepts more than its values, by ``_missing_`` or aliases."""
     if is_literal(annotation):
         return any(has_rule(type(value)) for value in get_args(annotation) if isinstance(value, Enum))
     if not is_enum(annotation):
@@ -38,19 +38,19 @@ def has_rule(annotation: Any) -> bool:
 
 
 def enum_shape(annotation: Any) -> Shape:
-    """Return the shape of an enum: it travels by value where all values are str or int, else by name.
+    """Return the shape of an enum: its JSON is the value if all values are str or int, else the name.
 
-    A value that no member has is read by the enum's own rule, if it has one.
+    The rule of the enum, if any, decodes values without a member.
     """
     members: Mapping[str, Enum] = annotation.__members__
     by_value = all(type(member.value) in (str, int) for member in members.values())
     json_of: Callable[[Any], Any] = operator.attrgetter("value" if by_value else "name")
-    # an alias is a name of its own for the member
+    # An alias is another name of a member.
     member_by_json = {member.value if by_value else name: member for name, member in members.items()}
     is_flag = by_value and issubclass(annotation, Flag)
     member_of: Callable[[Any], Any] = _flags_reader(annotation) if is_flag else member_by_json.get
     by_rule = _rule_of(annotation) if has_rule(annotation) else None
-    expected = f"sum of some of {alternatives(member_by_json)}" if is_flag else _one_of(member_by_json)
+    expected = f"a combination of {alternatives(member_by_json)}" if is_flag else _one_of(member_by_json)
 
     def decode(value: Any, _: Any = None) -> Any:
         if type(value) not in (str, int):
@@ -81,7 +81,7 @@ def _rule_of(cls: Any) -> Callable[[Any], Any]:
 
 
 def _flags_reader(cls: Any) -> Callable[[Any], Any]:
-    """Read combinations too, and none that comes out otherwise than it went in."""
+    """Return a function that decodes flags and combinations of flags; others are None."""
 
     def read(value: Any) -> Any:
         try:
@@ -94,26 +94,26 @@ def _flags_reader(cls: Any) -> Callable[[Any], Any]:
 
 
 def is_literal(annotation: Any) -> bool:
-    """True for ``Literal[...]``."""
+    """Return True for ``Literal[...]``."""
     return get_origin(annotation) is Literal
 
 
 def literal_shape(annotation: Any, encode_one: Callable[[Any], Any]) -> Shape:
-    """Return the shape of fixed values; a value travels as others of its type do, by `encode_one`."""
+    """Return the shape of fixed values, each encoded like other values of its type, by `encode_one`."""
     label, values = label_of(annotation), get_args(annotation)
 
     def as_json(value: Any) -> Any:
         try:
             return encode_one(value)
         except NotSerializable as error:
-            raise DeclarationError(f"{label} cannot be: a value of it {error.reason}.") from None
+            raise DeclarationError(f"{label}: invalid literal; a value {error.reason}.") from None
 
-    # by their types too, because 1, True and 1.0 are equal
+    # The keys contain the types, because 1, True and 1.0 are equal.
     json_of: dict[tuple[Any, Any], Any] = {(type(value), value): as_json(value) for value in values}
     value_of: dict[tuple[Any, Any], Any] = {(type(json), json): value for (_, value), json in json_of.items()}
     if len(value_of) < len(json_of):
-        raise DeclarationError(f"{label} has two values that are the same in JSON. Leave one of them out.")
-    # checked first, because a value of another type may not be hashable
+        raise DeclarationError(f"{label}: two values have the same JSON. Remove one of them.")
+    # Types are checked first, because a value of another type may not be hashable.
     python_types: frozenset[type] = frozenset(cls for cls, _ in json_of)
     json_types: frozenset[type] = frozenset(cls for cls, _ in value_of)
 

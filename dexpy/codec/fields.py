@@ -1,4 +1,4 @@
-"""Fields of attrs classes and dataclasses, and the keys of TypedDicts, which work like them."""
+"""Fields of attrs classes and dataclasses, and keys of TypedDicts, which are treated alike."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Field:
         name: The attribute or key in Python.
         key: The key in JSON: the name of the argument of ``__init__``.
         type: Its annotation.
-        required: It has no default.
-        path: The piece of a path that leads to it.
-        converts: The class has a converter of its own for it.
+        required: Whether it has no default.
+        path: Its part of a path.
+        converts: Whether the class has a converter for it.
         options: The constraints of a ``prop(...)`` on its values.
     """
 
@@ -44,13 +44,13 @@ class Field:
 
 def has_fields(cls: Any) -> bool:
     """Return whether the fields of a class are the arguments of its ``__init__``: no `InitVar`, no custom one."""
-    if not isinstance(cls, type) or OWN_FIELDS in vars(cls):  # an operation is no value
+    if not isinstance(cls, type) or OWN_FIELDS in vars(cls):  # an operation is not a value
         return False
     if not (attrs.has(cls) or dataclasses.is_dataclass(cls) or is_named_tuple(cls)):
         return False
     try:
         parameters = inspect.signature(cast(Any, cls)).parameters
-    except (ValueError, NameError):  # from Python 3.14 on, a name in an annotation may not be there yet
+    except (ValueError, NameError):  # from Python 3.14 on, a name in an annotation may be undefined
         return True
     keys = {field.key for field in _declared_fields(cls)}
     variadic = {
@@ -63,7 +63,7 @@ def has_fields(cls: Any) -> bool:
 
 
 def fields_of(annotation: Any) -> tuple[Field, ...]:
-    """Return the fields of an attrs class, dataclass or NamedTuple that its ``__init__`` takes."""
+    """Return the fields of an attrs class, dataclass or NamedTuple that are arguments of its ``__init__``."""
     cls = origin_of(annotation)
     return tuple(
         attrs.evolve(field, type=_with_options(field, _hint(annotation, cls, field))) for field in _declared_fields(cls)
@@ -85,7 +85,7 @@ def _with_options(field: Field, hint: Any) -> Any:
 
 
 def _declared_fields(cls: Any) -> Iterator[Field]:
-    """Yield the fields with their types as they were declared: maybe text."""
+    """Yield the fields with their declared types, which may be text."""
     if attrs.has(cls):
         for attribute in attrs.fields(cls):
             if attribute.init:
@@ -115,7 +115,7 @@ def _declared_fields(cls: Any) -> Iterator[Field]:
 def _refuse_prop(cls: Any, name: str, default: object) -> None:
     if is_prop(default):
         raise DeclarationError(
-            f"{cls.__qualname__}.{name}: prop() is for operations and attrs classes. "
+            f"{cls.__qualname__}.{name}: prop() is only for operations and attrs classes. "
             f"Write {name}: Annotated[..., prop(...)]."
         )
 
@@ -161,7 +161,7 @@ def keys_of(annotation: Any) -> tuple[Field, ...]:
 
 
 def _owner_of_key(cls: Any, key: str) -> Any:
-    """Return the TypedDict that declares a key: the bases are in ``__orig_bases__`` only."""
+    """Return the TypedDict that declares a key; only ``__orig_bases__`` has the bases."""
     for base in cast("tuple[Any, ...]", cls.__dict__.get("__orig_bases__", ())):
         origin = origin_of(base)
         if key in getattr(origin, "__annotations__", {}) and hasattr(origin, "__total__"):
@@ -175,5 +175,5 @@ def _is_required(cls: Any, key: str, hint: Any) -> bool:
         if name in {"Required", "NotRequired"}:
             return name == "Required"
         hint = get_args(hint)[0]
-    # last: it ignores a Required or NotRequired that was text when the class was made
+    # Last, because it ignores a Required or NotRequired that was text when the class was created.
     return key in cls.__required_keys__

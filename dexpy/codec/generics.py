@@ -1,4 +1,4 @@
-"""Generic annotations: the types of their type variables, and annotations with types instead of variables."""
+"""Generic annotations: the types of their type variables, and substitution of the variables."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Arguments = Mapping[Any, Any]
 
 
 def replace_nodes(annotation: Any, replace: Callable[[Any], Any]) -> Any:
-    """Return an annotation with some of its parts replaced; the same object where nothing was.
+    """Return an annotation with replaced parts; the same object if nothing was replaced.
 
     Args:
-        annotation: With its names resolved.
-        replace: Returns another annotation for a node, or the node itself; its result is not replaced again.
+        annotation: An annotation with resolved names.
+        replace: A function that returns another annotation for a node, or the node itself; its result is final.
     """
     replaced = replace(annotation)
     if replaced is not annotation:
@@ -69,7 +69,7 @@ def _rebuilt(annotation: Any, origin: Any, arguments: list[Any]) -> Any:
 
 
 def substituted(annotation: Any, arguments: Arguments) -> Any:
-    """Return an annotation with types in the place of its type variables."""
+    """Return an annotation with types instead of its type variables."""
     if not arguments:
         return annotation
 
@@ -86,7 +86,7 @@ def substituted(annotation: Any, arguments: Arguments) -> Any:
             return origin[replaced] if _differ(replaced, own_arguments) else node
         try:
             return arguments.get(node, node)
-        except TypeError:  # metadata that cannot be hashed
+        except TypeError:  # metadata that is not hashable
             return node
 
     return replace_nodes(annotation, replace)
@@ -100,7 +100,7 @@ def _unpacked_variable(node: Any) -> Any:
 
 
 def pydantic_generic(cls: Any) -> tuple[Any, tuple[Any, ...]] | None:
-    """Return the generic pydantic model and its arguments, if a class is one with type variables left; else None."""
+    """Return the generic pydantic model of a class and its arguments, if type variables are left; else None."""
     metadata = vars(cls).get("__pydantic_generic_metadata__") if isinstance(cls, type) else None
     if not metadata or not metadata["parameters"]:
         return None
@@ -108,7 +108,7 @@ def pydantic_generic(cls: Any) -> tuple[Any, tuple[Any, ...]] | None:
 
 
 def is_union(annotation: Any) -> bool:
-    """True for ``X | Y`` and its older spellings."""
+    """Return True for ``X | Y``, ``Union`` and ``Optional``."""
     return get_origin(annotation) in (Union, types.UnionType)
 
 
@@ -122,8 +122,8 @@ def arguments_of(annotation: Any, cls: type) -> Arguments:
     """Return the types of the type variables of one class, seen from a subclass.
 
     Args:
-        annotation: The derived class, maybe with arguments of its own: ``KeepDate``, ``Box[int]``.
-        cls: The base, or the class itself.
+        annotation: The subclass, perhaps with arguments: ``KeepDate``, ``Box[int]``.
+        cls: The base class, or the class itself.
     """
     candidates = [base_arguments for base, base_arguments in _all_arguments(annotation, {}) if base is cls]
     return next((base_arguments for base_arguments in candidates if base_arguments), _NO_ARGUMENTS)
@@ -145,7 +145,7 @@ def _flat(argument: Any) -> Sequence[Any]:
 
 
 def match_arguments(parameters: Sequence[Any], arguments: list[Any]) -> Arguments:
-    """Type parameters, each with the argument that it is given."""
+    """Return type parameters with their arguments."""
     result: dict[Any, Any] = {}
     remaining = list(arguments)
     for position, parameter in enumerate(parameters):
@@ -171,10 +171,12 @@ def type_of_variable(variable: Any) -> Any:
     """Return the type of a variable without an argument: its default, its constraints, its bound, or Any.
 
     Raises:
-        DeclarationError: The variable is no type of values.
+        DeclarationError: Values cannot have this type.
     """
     if isinstance(variable, (ParamSpec, TypeVarTuple)):
-        raise DeclarationError(f"{variable.__name__} is a {type(variable).__name__}, and values have no such type.")
+        raise DeclarationError(
+            f"{variable.__name__}: expected a type, got a {type(variable).__name__}. Pass a type argument."
+        )
     if has_default(variable):
         return resolved_in(variable, variable.__default__)
     if variable.__constraints__:

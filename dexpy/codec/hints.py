@@ -1,6 +1,6 @@
-"""Annotations of a class: read early, while its module is being imported, and in full, with every name resolved.
+"""Annotations of a class: read early, while its module is imported, and later with all names resolved.
 
-Models are often declared after the operations that refer to them, so that a name may be missing at first.
+Models are often declared after the operations that refer to them, so that a name may be undefined at first.
 Names are resolved as in Python: in the body of the class, among its type parameters, in its module.
 """
 
@@ -23,7 +23,7 @@ _CLASS_VAR = re.compile(r"(\w+\.)*ClassVar\b")
 
 
 def own_annotations(cls: type) -> Mapping[str, Any]:
-    """Return the annotations that a class itself has, unresolved."""
+    """Return the unresolved annotations of a class, without those of its bases."""
     if sys.version_info >= (3, 14):
         import annotationlib
 
@@ -33,7 +33,7 @@ def own_annotations(cls: type) -> Mapping[str, Any]:
 
 
 def early_annotation(annotation: Any, owner: type) -> tuple[Any, bool]:
-    """Return an annotation as far as its names exist during the import of its module, and whether all do."""
+    """Return an annotation, resolved as far as possible during the import of its module, and whether it is complete."""
     if not isinstance(annotation, str):
         return annotation, True
     names = _NamesWithPlaceholders(_names_of(owner), _module_of(owner))
@@ -44,7 +44,7 @@ def early_annotation(annotation: Any, owner: type) -> tuple[Any, bool]:
 
 
 def is_classvar(annotation: Any, text: object) -> bool:
-    """Return whether an annotation, read early and as text, is a ClassVar and no prop."""
+    """Return whether an early annotation, which may be text, is a ClassVar rather than a prop."""
     while typing.get_origin(annotation) is Annotated:
         annotation = typing.get_args(annotation)[0]
     if typing.get_origin(annotation) is ClassVar or annotation is ClassVar:
@@ -59,13 +59,13 @@ def resolve_annotation(annotation: Any, owner: type, where: str, function: Any =
     """Return an annotation with its names resolved.
 
     Args:
-        annotation: The annotation, perhaps as text.
-        owner: The class that has it in its body.
-        where: Of whom it is, for messages.
-        function: The method that it belongs to, if it is no annotation of the class itself.
+        annotation: The annotation; may be text.
+        owner: The class whose body contains it.
+        where: Its place, for messages.
+        function: The method that it belongs to; None for an annotation of the class.
 
     Raises:
-        DeclarationError: It names something that does not exist at run time.
+        DeclarationError: A name in it does not exist at run time.
     """
     module = dict(_module_of(owner))
     names = _names_of(owner)
@@ -79,11 +79,11 @@ def resolve_annotation(annotation: Any, owner: type, where: str, function: Any =
         raise DeclarationError(_unresolved_message(where, annotation, error, owner)) from None
     except Exception as error:  # noqa: BLE001 - an annotation may be any expression
         reason = str(error) or type(error).__name__
-        raise DeclarationError(f"{where}: its type {_text(annotation)} cannot be understood: {reason}.") from None
+        raise DeclarationError(f"{where}: invalid type {_text(annotation)}: {reason}.") from None
 
 
 def evaluate(annotation: Any, module: Mapping[str, Any], names: Mapping[str, Any]) -> Any:
-    """Return an annotation with its names resolved; may raise anything."""
+    """Return an annotation with its names resolved; raises any exception of its evaluation."""
     container = type("holder", (), {"__annotations__": {"it": annotation}})
     return typing.get_type_hints(container, dict(module), dict(names), include_extras=True)["it"]
 
@@ -92,7 +92,7 @@ def resolved_in(owner: Any, annotation: Any) -> Any:
     """Return an annotation resolved in the module of a type alias, a `NewType` or a type variable.
 
     Raises:
-        DeclarationError: It names something that does not exist at run time.
+        DeclarationError: A name in it does not exist at run time.
     """
     module = sys.modules.get(getattr(owner, "__module__", None) or "")
     try:
@@ -104,15 +104,14 @@ def resolved_in(owner: Any, annotation: Any) -> Any:
 
 
 def _unresolved_message(where: str, annotation: Any, error: NameError, owner: type) -> str:
-    start = f"{where}: its type {_text(annotation)} names {error.name!r}, which "
+    start = f"{where}: undefined name {error.name!r} in the type {_text(annotation)}"
     if "<locals>" in owner.__qualname__:
         return (
-            f"{start}is neither in the class nor in its module. What is defined inside of a function cannot be found "
-            f"from the text of an annotation: move {error.name!r} out of the function, or, if it is imported in "
-            "`if TYPE_CHECKING:`, out of that block."
+            f"{start}; it is neither in the class nor in its module. Move {error.name!r} out of the function, or out "
+            "of `if TYPE_CHECKING:`; an annotation as text does not see local names."
         )
     return (
-        f"{start}does not exist at run time. "
+        f"{start}; it does not exist at run time. "
         "Import it outside of `if TYPE_CHECKING:` and on module level "
         "(ruff's flake8-type-checking: runtime-evaluated-base-classes = ['dexpy.Operation'])."
     )
@@ -128,7 +127,7 @@ def _text(annotation: Any) -> str:
 def _names_of(owner: type) -> dict[str, Any]:
     """Return the names that the body of a class adds to those of its module.
 
-    A prop hides no type of its name, as in ``date: date | None = None``, and no method does.
+    Props and methods do not hide types of the same name, as in ``date: date | None = None``.
     """
     module, annotations = _module_of(owner), own_annotations(owner)
     names = {parameter.__name__: parameter for parameter in getattr(owner, "__type_params__", ())}
@@ -142,7 +141,7 @@ def _names_of(owner: type) -> dict[str, Any]:
 
 
 def _enclosing_classes(owner: type) -> list[type]:
-    """Return the classes in whose bodies a class is declared, the outermost first."""
+    """Return the enclosing classes of a class, the outermost first."""
     classes: list[type] = []
     scope: Any = types.SimpleNamespace(**_module_of(owner))
     for name in owner.__qualname__.split(".")[:-1]:
@@ -162,7 +161,7 @@ def _is_type(value: object) -> bool:
 
 
 def _module_of(cls: type) -> Mapping[str, Any]:
-    """Return the names of the module of a class; of code that was executed by itself, those that its methods see."""
+    """Return the names in the module of a class; for code run by ``exec``, the globals of its methods."""
     module = sys.modules.get(cls.__module__)
     names: dict[str, Any] = {}
     for value in vars(cls).values():
@@ -176,7 +175,7 @@ def _module_of(cls: type) -> Mapping[str, Any]:
 
 
 class _NamesWithPlaceholders(dict[str, Any]):
-    """Names for an annotation that is read early: a missing name is a placeholder."""
+    """Names for an annotation that is read early: an undefined name is a placeholder."""
 
     def __init__(self, names: Mapping[str, Any], module: Mapping[str, Any]) -> None:
         super().__init__(names)
@@ -210,4 +209,4 @@ class _PlaceholderMeta(type):
 
 
 class _Placeholder(metaclass=_PlaceholderMeta):
-    """Any name that does not exist yet."""
+    """Placeholder of an undefined name."""

@@ -15,7 +15,7 @@ from dexpy.foundation.errors import DeclarationError, NotSerializable, Problem
 
 
 def is_dict(annotation: Any) -> bool:
-    """True for dict, and for a Mapping, whose values are dicts too."""
+    """Return True for dict and Mapping, whose values are dicts as well."""
     return origin_of(annotation) in (dict, collections.abc.Mapping, collections.abc.MutableMapping)
 
 
@@ -23,7 +23,7 @@ def dict_shape(annotation: Any) -> Shape:
     """Return the shape of a dict."""
     label = label_of(annotation)
     if len(get_args(annotation)) not in (0, 2):
-        raise DeclarationError(f"{label} has one argument; expected two, as in dict[str, int].")
+        raise DeclarationError(f"{label}: expected two type arguments, as in dict[str, int], got one.")
     key, item = get_args(annotation) or (Any, Any)
     return Shape(
         frozenset({"object"}),
@@ -70,7 +70,8 @@ def _key_problems(key: Any, take_key: Hook) -> Iterator[Problem]:
         take_key(key, None)
     except InvalidValue as error:
         for problem in error.problems:
-            yield Problem(step(key), f"{problem.expected} as its key", problem.got)
+            expected = f"{problem.expected} as a key" if problem.expected else ""
+            yield Problem(step(key), expected, problem.got, problem.reason)
 
 
 def _value_problems(key: Any, item: Any, item_hook: Hook) -> Iterator[Problem]:
@@ -98,12 +99,12 @@ def encode_dict(encode_item: Hook, *, label: str) -> Hook:
 
 
 def _refuse_keys(value: Mapping[Any, Any]) -> None:
-    """Refuses a dict with keys that JSON does not have."""
+    """Refuse a dict with keys that JSON does not support."""
     for key in value:
         if type(key) is not str:
             raise NotSerializable(
-                f"has a key of type {type(key).__name__}, and keys must be str in JSON: "
-                "turn the keys into str, or carry a list of pairs"
+                f"has a key of type {type(key).__name__}, but JSON keys are str: "
+                "convert the keys to str, or use a list of pairs"
             )
         try:
             encode_text(key)

@@ -1,4 +1,4 @@
-"""Types with constraints inside of other types: ``list[Annotated[int, prop(gt=0)]]``."""
+"""Types with constraints inside other types: ``list[Annotated[int, prop(gt=0)]]``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dexpy.codec.problems import invalid_value
 
 
 def constrained_shape(annotation: Any, shape_of: Reader) -> Shape:
-    """Return the shape of a type with constraints: that of the type, with checks in all directions."""
+    """Return the shape of a type with constraints, which are checked in all directions."""
     wrapped, *constraints = get_args(annotation)
     shape = shape_of(unwrapped(wrapped))
     label = label_of(wrapped)

@@ -1,4 +1,4 @@
-"""Plain JSON: values that have no declared type, and the annotations Any and object, which declare none."""
+"""Plain JSON: values without a declared type, for example of the annotations Any and object."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dexpy.codec.simple_values import encode_float, encode_int, float_key, ident
 from dexpy.codec.strings import encode_text
 from dexpy.foundation.errors import NotSerializable
 
-TOO_DEEP = "is nested too deeply, or holds itself"
+TOO_DEEP = "is nested too deeply, or contains itself"
 
 
 def plain_json(value: Any) -> Any:
@@ -28,10 +28,10 @@ def plain_json(value: Any) -> Any:
         value: None, bool, int, float, str, and lists and dicts (with str keys) of these.
 
     Returns:
-        An equal value, in containers of its own.
+        An equal value in new containers.
 
     Raises:
-        NotSerializable: Something in it is not plain JSON; `path` is its place.
+        NotSerializable: A part of it is not plain JSON; `path` is its place.
 
     Example:
         >>> plain_json({"k": [1, None, "a"]})
@@ -39,7 +39,7 @@ def plain_json(value: Any) -> Any:
         >>> plain_json({"k": [float("nan")]})
         Traceback (most recent call last):
         ...
-        dexpy.errors.NotSerializable: ['k'][0] is NaN or infinite, and JSON has neither: use None
+        dexpy.errors.NotSerializable: ['k'][0] is NaN or infinite, which JSON does not support: use None
     """
     try:
         return walk_plain(value)
@@ -65,7 +65,7 @@ def anything_shape(annotation: Any) -> Shape:
 
 
 def _copied(value: Any, _: Any = None) -> Any:
-    """Copy the lists and dicts of an untyped value; the rest is checked when it is encoded."""
+    """Copy the lists and dicts of an untyped value; other values are checked when they are encoded."""
     if type(value) is LIST:
         return [_copied(item, None) for item in value]
     if type(value) is DICT:
@@ -91,10 +91,10 @@ _PLAIN: Mapping[type, Hook] = {
 
 
 def plain_key(value: object) -> Any:
-    """Return a value that has no declared type as JSON that is the same of equal values; tuples are lists in it.
+    """Return a value without a declared type as JSON that is the same for equal values, with tuples as lists.
 
     Raises:
-        NotSerializable: Something in it is not plain JSON; `path` is its place.
+        NotSerializable: A part of it is not plain JSON; `path` is its place.
     """
     try:
         return walk_plain_key(_as_plain(value))
@@ -103,7 +103,7 @@ def plain_key(value: object) -> Any:
 
 
 def _as_plain(value: object) -> Any:
-    """Tuples as lists, and instances of subclasses (of an enum of str, for example) as what JSON makes of them."""
+    """Return a value with tuples as lists, and with instances of subclasses, such as str enums, as plain values."""
     if isinstance(value, (list, tuple)):
         return [_as_plain(item) for item in cast("Sequence[object]", value)]
     if isinstance(value, dict):
@@ -116,7 +116,7 @@ def _as_plain(value: object) -> Any:
 
 
 def walk_plain_key(value: object) -> Any:
-    """`walk_plain` for keys: equal numbers are the same."""
+    """Encode like `walk_plain`, with the same JSON for equal numbers."""
     encode: Hook = _PLAIN_KEY.get(type(value)) or walk_plain
     return encode(value)
 
@@ -140,13 +140,13 @@ def _refuse(value: object) -> Any:
     has_fields = attrs.has(cls) or dataclasses.is_dataclass(cls)
     if cls in SCALARS or cls in _TYPED_REMEDIES or isinstance(value, Enum) or has_fields:
         raise NotSerializable(
-            f"is of type {name}, and without a declared type only plain JSON travels: "
+            f"is of type {name}, but without a declared type only plain JSON is supported: "
             f"give the prop a type such as dict[str, {_TYPED_REMEDIES.get(cls, name)}]"
         )
     for plain in (dict, list, str, int, float):
         if isinstance(value, plain):
-            raise NotSerializable(f"is of type {name}, which would not come back as one: use a {plain.__name__}")
+            raise NotSerializable(f"is of type {name}, which JSON does not preserve: use a {plain.__name__}")
     raise NotSerializable(
         f"is of type {name}, which has no JSON form: pass an id or a path, or give the prop a type "
-        "that dexpy.register_type knows"
+        "that is registered with dexpy.register_type"
     )

@@ -1,4 +1,4 @@
-"""Values that do not fit: what is wrong with them, where, and how a message shows them."""
+"""Invalid values: their problems, with paths, and their text in messages."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ _GOT_LENGTH = 80
 
 
 class InvalidValue(Exception):
-    """A value that does not fit its codec; it becomes a `PropsError` or `Undecodable` before users see it.
+    """A value that is invalid for its codec; it becomes a `PropsError` or `Undecodable` before users see it.
 
     Attributes:
-        problems: All that is wrong with the value, each with its path from the value's root.
+        problems: All problems of the value, each with its path from the root of the value.
 
     Example:
         >>> raise InvalidValue([Problem("[2].sku", "str", "int 7")])
         Traceback (most recent call last):
         ...
-        dexpy.codec.problems.InvalidValue: [2].sku: wants str, got int 7
+        dexpy.codec.problems.InvalidValue: [2].sku: expected str, got int 7
     """
 
     def __init__(self, problems: Iterable[Problem]) -> None:
-        """Gathers the problems."""
+        """Store the problems."""
         self.problems = tuple(problems)
         super().__init__(self.problems)
 
@@ -34,34 +34,34 @@ class InvalidValue(Exception):
         return "; ".join(str(problem) for problem in self.problems)
 
     def under(self, prefix: str) -> Iterator[Problem]:
-        """Yield the problems, seen from one level further out."""
+        """Yield the problems with a prefix added to their paths."""
         return (problem.under(prefix) for problem in self.problems)
 
 
 class TooDeep(InvalidValue):
-    """A value that is nested too deeply, or contains itself, and so cannot be checked."""
+    """A value that is nested too deeply to be checked, or contains itself."""
 
 
 def invalid_value(expected: str, value: object, *classes: Any) -> InvalidValue:
-    """Return the one problem of a value that is wrong as a whole.
+    """Return the error for a value that is invalid as a whole.
 
     Args:
-        expected: What would have been right.
-        value: What was there.
-        classes: The expected classes; a class of the same name as the value's own is described further.
+        expected: A noun phrase for valid values.
+        value: The value.
+        classes: The expected classes; one with the same name as the class of the value is described in detail.
     """
     difference = next((text for cls in classes if (text := _difference(cls, value))), "")
     return InvalidValue([Problem("", expected + difference, shown(value))])
 
 
 def changed(value: object, label: str, *classes: Any) -> NotSerializable:
-    """Return the refusal of a value that was put there after its prop was checked."""
+    """Return the error for a value that was changed after its prop was checked."""
     difference = next((text for cls in classes if (text := _difference(cls, value))), "")
-    return NotSerializable(f"is of type {type(value).__name__}, and {label}{difference} is declared")
+    return NotSerializable(f"is of type {type(value).__name__}, but {label}{difference} is declared")
 
 
 def _difference(cls: Any, value: object) -> str:
-    """Return how a class differs from the value's class of the same name; else ""."""
+    """Return how a class differs from the value's class with the same name; "" for other classes."""
     value_class = type(value)
     if not isinstance(cls, type) or value_class is cls or value_class.__name__ != cls.__name__:
         return ""
@@ -75,7 +75,7 @@ def _scope_of(cls: type) -> str:
     return f"{cls.__module__}.{enclosing}" if enclosing else cls.__module__
 
 
-_short_repr = reprlib.Repr()  # cuts before it writes, so that a list of a million items costs nothing
+_short_repr = reprlib.Repr()  # limits the items first, so that a list of a million items is cheap
 _short_repr.maxstring = _short_repr.maxother = _short_repr.maxlong = _GOT_LENGTH - 20
 
 
@@ -92,12 +92,12 @@ def shown(value: object) -> str:
 
 
 def step(key: object) -> str:
-    """Return the piece of a path that leads to a key."""
+    """Return the part of a path for a key."""
     return f"[{short(key)}]"
 
 
 def short(value: object) -> str:
-    """Return the repr of a value, cut; never raises."""
+    """Return the shortened repr of a value; never raises."""
     try:
         return cut(_short_repr.repr(value))
     except Exception:  # noqa: BLE001 - the repr of an application's class must not hide the problem itself
@@ -105,5 +105,5 @@ def short(value: object) -> str:
 
 
 def cut(text: str, length: int = _GOT_LENGTH) -> str:
-    """Return a text that is no longer than a message can bear."""
+    """Return a text, shortened to a length for messages."""
     return text if len(text) <= length else text[: length - 3] + "..."

@@ -1,6 +1,6 @@
-"""Models of pydantic, by their own validation; pydantic is there when the application has imported it, and only then.
+"""Models of pydantic, validated by pydantic; it is used only if the application has imported it.
 
-JSON is validated strictly, as pydantic has it for JSON: text for a date, and no text for an int.
+JSON is validated in pydantic's strict mode for JSON: text is valid for a date, but not for an int.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from dexpy.foundation.errors import DeclarationError, NotSerializable, Problem
 
 
 def is_pydantic_model(annotation: Any) -> bool:
-    """Return True for a model of pydantic with fields, or with a root."""
+    """Return True for a pydantic model with fields or a root."""
     pydantic = sys.modules.get("pydantic")
     base = getattr(pydantic, "BaseModel", None)
     return base is not None and isinstance(annotation, type) and issubclass(annotation, base) and annotation is not base
 
 
 def pydantic_shape(cls: Any) -> Shape:
-    """Return the shape of a model of pydantic."""
+    """Return the shape of a pydantic model."""
     label, is_root = label_of(cls), bool(getattr(cls, "__pydantic_root_model__", False))
     _check_model(cls)
     kinds = frozenset(JSON_TYPES.keys() - {"null"}) if is_root else frozenset({"object"})
@@ -41,7 +41,7 @@ def pydantic_shape(cls: Any) -> Shape:
         except RecursionError:
             raise
         except Exception as error:
-            raise InvalidValue([Problem("", f"{label} with values of its types", _error_text(error))]) from error
+            raise InvalidValue([Problem("", f"{label} with valid values", _error_text(error))]) from error
 
     def decode(value: Any, _: Any = None) -> Any:
         return _decode(cls, is_json(value))
@@ -73,7 +73,7 @@ def pydantic_shape(cls: Any) -> Shape:
             try:
                 return _key_of(value.model_dump(mode="python", round_trip=True), conversion)
             except NotSerializable:
-                # A type of pydantic's own is compared by its stored form.
+                # A type of pydantic is compared by its stored form.
                 return stored
 
         return make_key
@@ -90,7 +90,7 @@ def pydantic_shape(cls: Any) -> Shape:
 
 
 def _key_of(value: Any, conversion: Conversion) -> Any:
-    """Return the result of `model_dump` as JSON that is the same of equal values."""
+    """Return the result of `model_dump` as JSON that is the same for equal values."""
     if isinstance(value, (list, tuple)):
         return [_key_of(item, conversion) for item in cast("list[Any]", value)]
     if isinstance(value, (set, frozenset)):
@@ -111,7 +111,7 @@ def _check_model(cls: Any) -> None:
     for name, field in cls.model_fields.items():
         if any(map(is_prop, field.metadata)) or is_prop(field.default) or _has_prop(field.annotation):
             raise DeclarationError(
-                f"{cls.__qualname__}.{name}: prop() has no meaning in a pydantic model. Write pydantic.Field(...)."
+                f"{cls.__qualname__}.{name}: prop() is not supported in a pydantic model. Write pydantic.Field(...)."
             )
 
 
@@ -122,7 +122,7 @@ def _has_prop(annotation: Any) -> bool:
 
 
 def _decode(cls: Any, value: Any) -> Any:
-    """Return a model of stored JSON, which may have the names of its fields beside their aliases."""
+    """Return the model of stored JSON, which may contain names of fields as well as aliases."""
     takes_names = "by_name" in inspect.signature(cls.model_validate_json).parameters  # since pydantic 2.11
     return _validate(cls, value, **({"by_alias": True, "by_name": True} if takes_names else {}))
 
@@ -133,8 +133,8 @@ def _validate(cls: Any, value: Any, **how: bool) -> Any:
     except RecursionError:
         raise
     except Exception as error:  # noqa: BLE001 - a validator of the application may raise anything
-        problems = _problems(error)
-        raise InvalidValue(problems or [Problem("", f"values that {cls.__name__} takes", _error_text(error))]) from None
+        problem = Problem("", got=_error_text(error), reason=f"{cls.__name__} refuses the values")
+        raise InvalidValue(_problems(error) or [problem]) from None
 
 
 def _problems(error: Exception) -> list[Problem]:
@@ -146,8 +146,8 @@ def _problems(error: Exception) -> list[Problem]:
     return [
         Problem(
             "".join(_path_step(location) for location in entry["loc"]),
-            f"{entry['msg']} ({entry['type']})",
-            shown(entry["input"]),
+            got=shown(entry["input"]),
+            reason=f"{entry['msg']} ({entry['type']})",
         )
         for entry in entries
     ]
@@ -162,8 +162,8 @@ def _error_text(error: Exception) -> str:
 
 
 def _encode(cls: Any, value: Any, label: str) -> Any:
-    """Return a model as JSON, by its aliases or else by the names of its fields, if that decodes to an equal one."""
-    reason = "it does not come back equal: a field is left out or masked"
+    """Return a model as JSON by aliases, or else by field names, if it decodes to an equal model."""
+    reason = "it does not decode to an equal model, because a field is excluded or masked"
     for by_alias in (True, False):
         try:
             data = plain_json(value.model_dump(mode="json", by_alias=by_alias, round_trip=True, warnings="error"))
@@ -173,19 +173,19 @@ def _encode(cls: Any, value: Any, label: str) -> Any:
             raise
         except Exception as error:  # noqa: BLE001 - a serializer of the application may raise anything
             reason = _reason_without_values(error)
-    raise NotSerializable(f"is a {label} that has no JSON form: {reason}")
+    raise NotSerializable(f"is a {label} without a JSON form: {reason}")
 
 
 def _reason_without_values(error: Exception) -> str:
-    """Return why a model does not travel, with nothing of what is in it."""
+    """Return why a model has no JSON form, without any of its values."""
     if isinstance(error, InvalidValue):
         paths = ", ".join(problem.path.lstrip(".") or "the model" for problem in error.problems)
-        return f"its own validation does not take it again: {paths}"
+        return f"its validation refuses its own JSON: {paths}"
     return str(error) if isinstance(error, NotSerializable) else f"pydantic raised {type(error).__name__}"
 
 
 def schema_of(cls: Any, side: Literal["in", "out"], template: str) -> dict[str, Any]:
-    """Return a model's own JSON Schema; only a title if pydantic has no schema for one of its fields."""
+    """Return the JSON Schema of a model; only a title if pydantic has no schema for one of its fields."""
     generator: Any = sys.modules["pydantic"].json_schema.GenerateJsonSchema
     generator_class = type("Quiet", (generator,), {"ignored_warning_kinds": _KINDS_OF_WARNINGS})
     try:

@@ -21,18 +21,18 @@ from dexpy.foundation.errors import DeclarationError, NotSerializable
 
 @attrs.frozen
 class Registration:
-    """How a registered type becomes JSON and comes back."""
+    """The functions that encode and decode a registered type."""
 
     to_json: Callable[[Any], Any]
     from_json: Callable[[Any], Any]
 
 
 registered: dict[type, Registration] = {}
-"""The types that `register_type` was called with."""
+"""The types that were passed to `register_type`."""
 
 
 def is_registered(annotation: Any) -> bool:
-    """Return True for a type that `register_type` was called with."""
+    """Return True for a type that was passed to `register_type`."""
     return annotation in registered
 
 
@@ -79,23 +79,23 @@ def _to_plain_json(label: str, to_json: Callable[[Any], Any], value: Any) -> Any
         data = plain_json(to_json(value))
     except NotSerializable as error:
         raise NotSerializable(
-            f"has no plain JSON form: in what to_json of {label} gives, {str(error).partition(':')[0]}"
+            f"has no plain JSON form: in the result of to_json of {label}, {str(error).partition(':')[0]}"
         ) from None
     except Exception as error:
         raise NotSerializable(f"has no JSON form: to_json of {label} raised {type(error).__name__}") from error
     if data is None:
-        raise NotSerializable(f"has no JSON form: to_json of {label} gives None, which stands for no value")
+        raise NotSerializable(f"has no JSON form: to_json of {label} returned None, which means no value")
     return data
 
 
 def _check_round_trip(registration: Registration, data: Any, value: Any) -> None:
-    """Refuse an instance of a subclass that would come back as one of another class."""
+    """Refuse an instance of a subclass that would be restored as another class."""
     try:
         restored_class = type(cast(object, registration.from_json(data)))
     except Exception as error:
         raise NotSerializable(f"has no JSON form: from_json raised {type(error).__name__}") from error
     if restored_class is not type(value):
-        raise NotSerializable(f"is of type {type(value).__name__}, and would come back as {restored_class.__name__}")
+        raise NotSerializable(f"is of type {type(value).__name__}, but would be restored as {restored_class.__name__}")
 
 
 # ------------------------------------------------------------------------------------------ the rest
@@ -125,7 +125,7 @@ def opaque_shape(annotation: Any) -> Shape:
         return value
 
     def decode(value: Any, _: Any = None) -> Any:
-        raise invalid_value(f"nothing, because {label} has no JSON form", value)
+        raise invalid_value(f"no value, because {label} has no JSON form", value)
 
     def encode(value: Any) -> Any:
         raise NotSerializable(f"is declared as {label}, which has no JSON form: {_remedy(cls)}")
@@ -134,7 +134,7 @@ def opaque_shape(annotation: Any) -> Shape:
 
 
 def _instance_check(cls: Any, annotation: Any) -> Callable[[Any], bool]:
-    """Return whether a value is one of a class that need not be one for isinstance."""
+    """Return a check of values that isinstance() does not support."""
     if issubclass(cls, IO):  # files are recognized by their methods
         return lambda value: (
             callable(getattr(value, "close", None))
@@ -168,5 +168,5 @@ _NOT_MEMBERS = frozenset(
 
 def _remedy(cls: type) -> str:
     if cls.__module__ == "collections.abc" and issubclass(cls, collections.abc.Iterable):
-        return "declare a type with one, such as list[int], tuple[int, ...] or dict[str, int]"
-    return "pass an id or a path, or give it one with dexpy.register_type"
+        return "declare a type with a JSON form, such as list[int], tuple[int, ...] or dict[str, int]"
+    return "pass an id or a path, or register a form with dexpy.register_type"

@@ -1,4 +1,4 @@
-"""Scalars: the supported types without nested values, those of JSON and those that are encoded in it."""
+"""Scalars: the supported types without nested values, of JSON and beyond."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _write_base64(value: bytes) -> str:
 def _write_decimal(value: Decimal) -> str:
     if value.is_finite():
         return str(value)
-    raise NotSerializable("is NaN or infinite, and JSON has neither: use None")
+    raise NotSerializable("is NaN or infinite, which JSON does not support: use None")
 
 
 def _decode_decimal(value: Any, _: Any = None) -> Decimal:
@@ -78,7 +78,7 @@ SCALARS: Mapping[Any, Shape] = {
 
 
 def is_scalar(annotation: Any) -> bool:
-    """Whether a type is in the table."""
+    """Return whether a type is in the table."""
     return annotation in SCALARS
 
 

@@ -1,4 +1,4 @@
-"""Simple values: the shapes of values without nested annotations, and those of numbers; other types have own files."""
+"""Simple values: the shapes of numbers and other values without nested annotations."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from dexpy.foundation.errors import NotSerializable
 
 _INT_DIGITS = 4300
 _INT_LIMIT = 10**_INT_DIGITS
-"""Python refuses to convert longer ints to or from text (`sys.set_int_max_str_digits`)."""
+"""Python does not convert longer ints to or from text (`sys.set_int_max_str_digits`)."""
 
 _FLOAT_EXPONENT = 400
-"""No float has an exponent of ten as large."""
+"""Larger than the decimal exponent of any float."""
 
 
 def leaf(
@@ -51,14 +51,14 @@ def encoded_type(
     parse_json: Hook | None = None,
     encode_for_key: Hook | None = None,
 ) -> Shape:
-    """Build the shape of a type that JSON does not have.
+    """Build the shape of a type that JSON does not support.
 
     Args:
         cls: The type; subclasses are refused.
         kinds: The JSON kinds that it is encoded as.
         encode_value: Encodes an instance as JSON.
         decode: Decodes an instance from that JSON.
-        parse_json: Decodes an instance from JSON from outside, if that allows more than `decode`.
+        parse_json: Decodes an instance from external JSON, if that allows more than `decode`.
         encode_for_key: Encodes an instance for keys, the same for equal ones, if `encode_value` does not.
     """
     label = cls.__name__
@@ -88,7 +88,7 @@ def encoded_type(
 
 
 def exact_type(cls: type, expected: str) -> Hook:
-    """Build a hook that accepts values of one type, and refuses its subclasses."""
+    """Build a hook that accepts values of one type, without subclasses."""
 
     def check(value: Any, _: Any = None) -> Any:
         if type(value) is cls:
@@ -110,44 +110,44 @@ def instance_of(cls: type, expected: str) -> Hook:
 
 
 def json_type(cls: type, label: str, kind: str, encode: Hook) -> Shape:
-    """Build the shape of a type that JSON has: all directions accept the same values."""
+    """Build the shape of a type of JSON: all directions accept the same values."""
     check = exact_type(cls, label)
     return leaf([kind], check=check, decode=check, parse=check, encode=encode, types=[cls])
 
 
 def encode_int(value: Any) -> int:
-    """Return an int that Python can convert to text."""
+    """Return an int if Python can convert it to text."""
     if type(value) is not int:
         raise changed(value, "int")
     if -_INT_LIMIT < value < _INT_LIMIT:
         return value
-    raise NotSerializable("has more than 4300 digits, which Python does not write or read as text")
+    raise NotSerializable("has more than 4300 digits, which Python does not convert to or from text")
 
 
 def encode_float(value: Any) -> float:
-    """Return a finite float; converts an int, which a nested class may have in a float field."""
+    """Return a finite float; convert an int, which a float field of a nested class may contain."""
     number = to_float(value) if type(value) is int else value
     if type(number) is not float:
         raise changed(value, "float")
     if number - number == 0.0:  # neither NaN nor infinite
         return number
-    raise NotSerializable("is NaN or infinite, and JSON has neither: use None")
+    raise NotSerializable("is NaN or infinite, which JSON does not support: use None")
 
 
 def identity(value: Any) -> Any:
-    """Return a value that is JSON already."""
+    """Return a value, which is already JSON."""
     return value
 
 
 def to_float(value: Any, _: Any = None) -> float:
-    """Return a float; converts an int."""
+    """Return a float; convert an int."""
     if type(value) is float:
         return value
     if type(value) is int:
         try:
             return float(value)
         except OverflowError:
-            raise invalid_value("float, or an int that a float can hold", value) from None
+            raise invalid_value("float, or an int in the range of floats", value) from None
     raise invalid_value("float", value)
 
 

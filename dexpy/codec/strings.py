@@ -1,4 +1,4 @@
-"""Text in JSON: what a str may hold, and the types that are written as text, read strictly."""
+"""Text in JSON: valid text, and the types that are encoded as text and decoded strictly."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dexpy.foundation.safe_text import why_not_plain
 
 
 def encode_text(value: Any) -> str:
-    """Return a str unchanged, if every database and every JSON parser takes it."""
+    """Return a str unchanged, if all databases and JSON parsers accept it."""
     if type(value) is not str:
         raise changed(value, "str")
     if (reason := why_not_plain(value)) is not None:
@@ -24,7 +24,7 @@ def encode_text(value: Any) -> str:
 
 
 def from_text(read: Callable[[str], Any], expected: str) -> Hook:
-    """Return a hook that takes text; an exception of `read` means that the text does not fit."""
+    """Return a hook that decodes text; an exception of `read` means that the text is invalid."""
 
     def decode(value: Any, _: Any = None) -> Any:
         if type(value) is str:
@@ -38,7 +38,7 @@ def from_text(read: Callable[[str], Any], expected: str) -> Hook:
 
 
 def matching(pattern: str, read: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Python's readers take more than they write; only text of this pattern gets to them."""
+    """Return `read` for text that matches the pattern; alone it accepts more than Python writes."""
     matches = re.compile(pattern, re.ASCII).fullmatch
 
     def checked(text: str) -> Any:
@@ -50,10 +50,10 @@ def matching(pattern: str, read: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def _path(cls: type[PurePath]) -> Shape:
-    """Return the shape of a path: checked by isinstance, as `Path()` is a subclass; encoded if it decodes equal."""
+    """Return the shape of a path: checked by isinstance (`Path()` is a subclass), and encoded if it decodes equal."""
     try:
         restored_class = type(cls())
-    except NotImplementedError:  # the paths of another system
+    except NotImplementedError:  # paths of another operating system
         restored_class = cls
     label = cls.__name__
     decode = from_text(cls, f"{label} text")
@@ -64,7 +64,7 @@ def _path(cls: type[PurePath]) -> Shape:
     def encode(value: Any) -> str:
         if type(value) is restored_class:
             return encode_text(str(value))
-        raise NotSerializable(f"is of type {type(value).__name__}, and would come back as {restored_class.__name__}")
+        raise NotSerializable(f"is of type {type(value).__name__}, but would be restored as {restored_class.__name__}")
 
     def key(value: Any) -> str:
         text = encode(value)

@@ -1,4 +1,4 @@
-"""Dates, times and durations: ISO text in JSON, but for a timedelta, which is an int of microseconds."""
+"""Dates, times and durations: ISO text in JSON, except a timedelta, which is an int of microseconds."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ _MICROSECONDS = "timedelta, as an int of microseconds"
 
 def _write_iso(value: datetime | time) -> str:
     if value.tzinfo is not None and value.utcoffset() is None:
-        raise NotSerializable("has a time zone without an offset, which would not come back: use a fixed offset")
+        raise NotSerializable("has a time zone without an offset, which JSON does not preserve: use a fixed offset")
     return value.isoformat(timespec="microseconds")
 
 
 def _moment_key(value: datetime) -> Any:
-    """Return an aware datetime in UTC, whatever its offset; a naive one unchanged."""
+    """Return an aware datetime in UTC, and a naive one unchanged."""
     offset = value.utcoffset()
     if offset is None:
         return _write_iso(value)
     try:
         return _write_iso((value.replace(tzinfo=None) - offset).replace(tzinfo=timezone.utc))
-    except OverflowError:  # in UTC it would be before the year 1 or after 9999
+    except OverflowError:  # its year in UTC is before 1 or after 9999
         return f"{(value.replace(tzinfo=None) - datetime.min - offset) // _MICROSECOND} us"
 
 
 def _time_key(value: time) -> Any:
-    """Return an aware time as microseconds from midnight in UTC, perhaps out of the day; a naive one unchanged."""
+    """Return an aware time as microseconds from midnight in UTC, perhaps of another day; a naive one unchanged."""
     offset = value.utcoffset()
     if offset is None:
         return _write_iso(value)
@@ -62,7 +62,7 @@ def _iso_reader(cls: type[datetime] | type[time], pattern: str) -> Callable[[str
             raise ValueError
         if match["fraction"] is None:
             return cls.fromisoformat(text)
-        # `fromisoformat` takes an offset of less than a second for UTC
+        # `fromisoformat` reads an offset of less than a second as UTC
         local = cls.fromisoformat(text[: match.start("sign")])
         return local.replace(tzinfo=timezone(_amount(match, "hours", "minutes", "seconds")))
 
@@ -77,7 +77,7 @@ def _read_duration(text: str) -> timedelta:
 
 
 def _amount(match: re.Match[str], *units: str) -> timedelta:
-    """Return the signed sum of the units that were matched, and of the fraction of a second."""
+    """Return the signed sum of the matched units and the fraction of a second."""
     values = {unit: int(match[unit] or 0) for unit in units}
     amount = timedelta(**values, microseconds=int((match["fraction"] or "").ljust(6, "0")))
     return -amount if match["sign"] == "-" else amount

@@ -1,4 +1,4 @@
-"""Unions: the member that a value belongs to is found by the value's type, or by the class's name in JSON."""
+"""Unions: the type of a value, or the name of its class in JSON, selects the member."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import attrs
 from dexpy.codec.annotations import label_of, members_of, origin_of, without_constraints
 from dexpy.codec.base import JSON_TYPES, Conversion, Hook, Reader, Shape
 from dexpy.codec.problems import InvalidValue, changed, invalid_value
-from dexpy.foundation.errors import DeclarationError, listed
+from dexpy.foundation.errors import DeclarationError, Problem, listed
 
 TAG = "$type"
 """The key that names the class in a union of several classes."""
@@ -23,15 +23,15 @@ _Members: TypeAlias = Sequence[tuple[Any, Shape]]
 
 
 def union_shape(annotation: Any, shape_of: Reader) -> Shape:
-    """Return the shape of a union, of the shapes of its members."""
+    """Return the shape of a union, built from the shapes of its members."""
     label = label_of(annotation)
-    # an int belongs to int where there is one; what takes everything comes last
+    # An int is decoded by int rather than float; members that accept any value are last.
     members = sorted(
         ((member, shape_of(member)) for member in dict.fromkeys(members_of(annotation))),
         key=lambda member: (without_constraints(member[0]) is float, not member[1].kinds),
     )
     tags = {member: shape.tag for member, shape in members if shape.tag}
-    if len(tags) == 1:  # a single class needs no tag
+    if len(tags) == 1:  # a single class does not need a tag
         tags = {}
     _refuse_clashes(label, members, tags)
     expected = " or ".join(label_of(member) for member in members_of(annotation))
@@ -86,14 +86,14 @@ def _refuse_clashes(label: str, members: _Members, tags: Mapping[Any, str]) -> N
         if first in tags and second in tags:
             if tags[first] == tags[second]:
                 raise DeclarationError(
-                    f"{label} cannot be: the classes {names} have the same name, which tells them apart in JSON. "
+                    f"{label}: ambiguous union; the classes {names} have the same name, which identifies them in JSON. "
                     "Rename one of them."
                 )
             continue
         shared = _with_ints_as_numbers(first_shape.kinds) & _with_ints_as_numbers(second_shape.kinds) - {"null"}
         if shared and {without_constraints(first), without_constraints(second)} != {int, float}:
             raise DeclarationError(
-                f"{label} cannot be: {names} can both be a JSON {min(shared)}, so a stored value could be either. "
+                f"{label}: ambiguous union; {names} are both stored as a JSON {min(shared)}. "
                 "Use one type, or wrap one of them in a class (attrs or dataclass)."
             )
 
@@ -108,7 +108,7 @@ def _with_ints_as_numbers(kinds: frozenset[str]) -> frozenset[str]:
 def _decode_union(
     by_type: Mapping[type, Hook], open_hooks: Sequence[Hook], *, expected: str, or_none: bool, classes: Sequence[type]
 ) -> Hook:
-    """Return a hook that selects the member by the value's type, and else tries the others one by one."""
+    """Return a hook that selects the member by the type of the value, or else tries the open members in turn."""
 
     def structure(value: object, _: Any = None) -> Any:
         hook = by_type.get(type(value))
@@ -131,15 +131,17 @@ def _decode_union(
 
 
 def _with_none(refusal: InvalidValue) -> InvalidValue:
-    """Return the refusal of the member that was meant, saying that None would have done as well."""
-    return InvalidValue(
-        problem if problem.path else attrs.evolve(problem, expected=f"{problem.expected} or None")
-        for problem in refusal.problems
-    )
+    """Return the error of the matching member, with None as an alternative."""
+
+    def with_none(problem: Problem) -> Problem:
+        is_whole = not problem.path and problem.expected
+        return attrs.evolve(problem, expected=f"{problem.expected} or None") if is_whole else problem
+
+    return InvalidValue(map(with_none, refusal.problems))
 
 
 def _decode_tagged(by_tag: Mapping[str, Hook]) -> Hook:
-    """Return a hook for JSON objects that name their class."""
+    """Return a hook for JSON objects with the name of their class."""
     expected = f"object whose {TAG!r} is one of {listed(by_tag)}"
 
     def structure(value: Any, _: Any = None) -> Any:
@@ -155,7 +157,7 @@ def _decode_tagged(by_tag: Mapping[str, Hook]) -> Hook:
 
 
 def _encode_union(by_type: Mapping[type, Hook], open_hooks: Sequence[tuple[Hook, Hook]], *, label: str) -> Hook:
-    """Return a hook that encodes by the member of a value; `open_hooks` are pairs of check and encode."""
+    """Return a hook that encodes a value by its member; `open_hooks` are pairs of check and encode."""
 
     def encode(value: object) -> Any:
         hook = by_type.get(type(value))
@@ -173,7 +175,7 @@ def _encode_union(by_type: Mapping[type, Hook], open_hooks: Sequence[tuple[Hook,
 
 
 def _encode_tagged(tag: str, encode_object: Hook) -> Hook:
-    """Return a hook that names the class in its JSON object."""
+    """Return a hook that adds the name of the class to its JSON object."""
 
     def encode(value: Any) -> dict[str, Any]:
         return {TAG: tag, **encode_object(value)}

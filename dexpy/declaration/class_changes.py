@@ -1,4 +1,4 @@
-"""Changes to an operation class after its declaration: they take effect at once, or are refused.
+"""Changes to an operation class after its declaration: each takes effect at once, or is refused.
 
 Tests set attributes of classes (``mock.patch.object``, ``monkeypatch.setattr``), and so do class decorators.
 """
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
     from dexpy.declaration.contract import Contract
 else:
-    # The metaclass of protocols is one of abstract classes too: operations take mixins of both kinds.
+    # The metaclass of protocols is also that of abstract classes: operations accept mixins of both kinds.
     _ProtocolType = type(Protocol)
 
 _FIXED_ATTRIBUTES = {
     "__annotations__": "the annotations declare its props",
     "__annotate__": "the annotations declare its props",
     "__bases__": "they give it props and policies",
-    "__module__": "its name in records and messages is made of it",
-    "__name__": "its name in records and messages is made of it",
-    "__qualname__": "its name in records and messages is made of it",
+    "__module__": "its name in records and messages derives from it",
+    "__name__": "its name in records and messages derives from it",
+    "__qualname__": "its name in records and messages derives from it",
     "__slots__": "operations keep their props in __dict__",
     "contract": "it is read from the class. Set the policy itself",
 }
@@ -41,7 +41,7 @@ _MISSING: Any = attrs.NOTHING
 _KEYWORDS = ("name", "aliases")
 _DECORATOR_MARKS = {"__dataclass_fields__": "@dataclass", "__attrs_attrs__": "@attrs.define"}
 _CALLABLE_POLICIES: dict[str, type | tuple[type, ...]] = {"async_": AsyncOptions, "once": Once, "transaction": ()}
-"""Policies that are called on an operation as methods, and may be mocked as such."""
+"""Policies that are also called as methods of an operation, and may be mocked."""
 
 
 class OperationType(_ProtocolType):
@@ -67,13 +67,13 @@ class OperationType(_ProtocolType):
                 super().__delattr__(name)
                 return
             _check_attribute(cls, name, None)
-            # `mock.patch` deletes also what could not be set.
+            # `mock.patch` also deletes an attribute that it could not set.
             if name in vars(cls) or declared.refused != name:
                 _change(cls, name, _MISSING)
 
 
 class FixedAnnotations(dict[str, Any]):
-    """The annotations of a class after its class statement, which nothing would read again."""
+    """The annotations of a class after its class statement: dexpy does not read them again."""
 
     def __init__(self, owner: str, annotations: Mapping[str, Any]) -> None:
         super().__init__(annotations)
@@ -82,7 +82,7 @@ class FixedAnnotations(dict[str, Any]):
     def _fixed(self, *_: Any, **__: Any) -> NoReturn:
         reason = _FIXED_ATTRIBUTES["__annotations__"]
         _refuse(
-            f"{self.owner}.__annotations__ cannot be changed after the class statement: {reason}",
+            f"{self.owner}.__annotations__ is fixed after the class statement: {reason}",
             f"class Other({self.owner}): ...",
         )
 
@@ -104,22 +104,22 @@ def contract_of(cls: type[Any]) -> Contract | None:
     """Return the current contract of a class; None for `Operation` itself and in the class statement.
 
     Raises:
-        DeclarationError: The class was changed, and a declaration cannot work any more.
+        DeclarationError: The class was changed, and a declaration has become invalid.
     """
     declared = declared_of(cls)
     if declared is None or declared.read is None:
         return None
     if declared.contract is None or declared.is_outdated:
-        # A change by another thread meanwhile replaces the declaration that stores this contract.
+        # A concurrent change by another thread replaces the declaration that stores this contract.
         declared.keep(cls, declared.read())
     return declared.contract
 
 
 def _change(cls: type, name: str, value: Any) -> None:
-    """Set or delete an attribute, and read the contracts again that it is in.
+    """Set or delete an attribute, and read the affected contracts again.
 
     Raises:
-        DeclarationError: A class could not work with it; everything is as before.
+        DeclarationError: The new declaration is invalid; nothing was changed.
     """
     states: dict[type, Declared] = {
         owner: state for owner in _with_subclasses(cls) if (state := declared_of(owner)) is not None
@@ -159,7 +159,7 @@ def _with_subclasses(cls: type) -> Iterator[type]:
 
 
 def _is_read(states: Mapping[type, Declared], name: str) -> bool:
-    """Return whether the contract of one of some classes is read from an attribute, in its current state."""
+    """Return whether one of the classes reads its contract from the attribute, in its current state."""
     return name in READ_ATTRIBUTES or any(
         name in state.hooks or hasattr(getattr(owner, name, None), HOOK) for owner, state in states.items()
     )
@@ -169,33 +169,29 @@ def _check_attribute(cls: Any, name: str, value: object) -> None:
     """Refuse a change that would have no effect.
 
     Raises:
-        DeclarationError: The message says what to declare instead.
+        DeclarationError: The change is refused; the message has the alternative.
     """
     where, subclass_statement = f"{cls.__qualname__}.{name}", f"class Other({cls.__qualname__}"
     if name in {field.name for field in attrs.fields(cls)} if attrs.has(cls) else ():
-        _refuse(
-            f"{where}: a prop cannot be changed after the class statement", f"{subclass_statement}): {name}: ... = ..."
-        )
+        _refuse(f"{where}: a prop is fixed after the class statement", f"{subclass_statement}): {name}: ... = ...")
     if is_prop(value):
         _refuse(
-            f"{where}: a prop cannot be added after the class statement",
+            f"{where}: props are declared in the class statement only",
             f"{subclass_statement}): {name}: int = prop(...)",
         )
     if name in _DECORATOR_MARKS:
         raise decorator_error(cls, _DECORATOR_MARKS[name])
     if name in _FIXED_ATTRIBUTES:
         reason = _FIXED_ATTRIBUTES[name]
-        _refuse(
-            f"{where} cannot be changed after the class statement: {reason}", f"{subclass_statement}, name=...): ..."
-        )
+        _refuse(f"{where} is fixed after the class statement: {reason}", f"{subclass_statement}, name=...): ...")
     if name in _KEYWORDS and not hasattr(cls, name):
         _refuse(
-            f"{where}: {name!r} is read at the class statement only, as a keyword of the class",
+            f"{where}: {name!r} is a keyword of the class statement only",
             f"{subclass_statement}, {name}=...): ...",
         )
     if name in IGNORED_METHODS and is_ignored(name, value):
         raise DeclarationError(
-            f"{where} cannot be changed after the class statement: {IGNORED_METHODS[name]}. Write a guard, a callback "
+            f"{where} would be ignored: {IGNORED_METHODS[name]}. Write a guard, a callback "
             "(@before) or a functools.cached_property, or prop(factory=...) for a default."
         )
 

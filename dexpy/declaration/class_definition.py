@@ -1,4 +1,4 @@
-"""The definition of a class: its props become attrs fields, references descriptors, and invalid ones are refused."""
+"""The definition of a class: its props become attrs fields, its references become descriptors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ POLICIES = frozenset(
     transaction unique
     """.split()
 )
-"""What a class declares about itself by a value; an annotation of it makes no prop."""
+"""The policies of a class, which are declared by a value; an annotation of one does not declare a prop."""
 
 RESERVED = POLICIES | frozenset(
     """
@@ -43,7 +43,7 @@ def define(cls: type) -> None:
     """Make a class an attrs class of props, and its references descriptors.
 
     Raises:
-        DeclarationError: A prop that cannot be: its name, its default, its place.
+        DeclarationError: The name, default or place of a prop is invalid.
     """
     check_decorators(cls)
     check_methods(cls)
@@ -62,7 +62,7 @@ def define(cls: type) -> None:
     )
     if untyped:
         raise DeclarationError(
-            f"{cls.__qualname__}: {untyped} is a prop() without a type. Write {untyped}: int = prop(...)."
+            f"{cls.__qualname__}: prop() without a type: {untyped}. Write {untyped}: int = prop(...)."
         )
     fields = {name: _field(cls, name, *early[name]) for name in own_annotations_}
     for name in fields:
@@ -71,7 +71,7 @@ def define(cls: type) -> None:
     attrs.define(cls, these=fields, init=False, repr=False, frozen=True, slots=False, eq=False, kw_only=True)
     setattr(cls, OWN_FIELDS, attrs.fields(cls))
     for method in _FROM_BASE:
-        # Those of attrs would be found before the ones of `Operation`.
+        # Otherwise the methods of attrs would hide those of `Operation`.
         if method in vars(cls):
             delattr(cls, method)
     for name, annotation in own_annotations_.items():
@@ -81,20 +81,20 @@ def define(cls: type) -> None:
 
 
 def why_no_contract(cls: type, base: type) -> str:
-    """Return why a class was never defined: it is `Operation`, or an `__init_subclass__` does not call dexpy's.
+    """Return why a class has no contract: it is `Operation`, or an `__init_subclass__` does not call super().
 
     Args:
         cls: The class.
         base: `Operation`.
     """
     if cls is base:
-        return f"{cls.__qualname__} is the base of all operations and has no contract."
+        return f"{cls.__qualname__} is the base class of all operations and has no contract."
     bases = cls.__mro__[1 : cls.__mro__.index(base)]
     hooks = [base_class.__qualname__ for base_class in bases if "__init_subclass__" in vars(base_class)]
     return (
-        f"{cls.__qualname__}: its declaration was not read, because "
+        f"{cls.__qualname__}: the class was not registered, because "
         f"{' or '.join(f'{base_class}.__init_subclass__' for base_class in hooks) or 'an __init_subclass__'} does not "
-        "call dexpy's. Write super().__init_subclass__(**keywords) in it."
+        "call super(). Write super().__init_subclass__(**keywords) in it."
     )
 
 
@@ -111,31 +111,31 @@ def _field(cls: type, name: str, annotation: Any, is_complete: bool) -> Any:
     if is_shared(default):
         raise DeclarationError(
             f"{where}: the default {default!r} would be shared by all operations. "
-            f"Write prop(factory={type(default).__name__}) or a lambda."
+            f"Write prop(factory={type(default).__name__}), or pass a lambda."
         )
     prop_metadata = {MARK: options, READ: True} if is_complete else {MARK: options}
     return attrs.field(default=default, kw_only=True, metadata={**field.metadata, **prop_metadata})
 
 
 def refuse_qualifiers(annotation: Any, where: str) -> None:
-    """Refuse what qualifies a field of another kind of class, and would mean nothing for a prop."""
+    """Refuse qualifiers that are for fields of other kinds of classes and have no meaning for a prop."""
     while get_origin(annotation) is Annotated:
         annotation = get_args(annotation)[0]
     name = "InitVar" if annotation is InitVar or type(annotation) is InitVar else special_name(origin_of(annotation))
     remedy = {
-        "InitVar": "Declare a prop: every prop is given once and kept",
-        "Required": "Leave it out: a prop without a default is required",
+        "InitVar": "Declare a plain prop: every prop is an argument of the constructor",
+        "Required": "Remove it: a prop without a default is required",
         "NotRequired": "Give the prop a default",
-        "ReadOnly": "Leave it out: no prop can be changed",
+        "ReadOnly": "Remove it: every prop is read-only",
     }.get(name)
     if name == "Final" and annotation is Final:
-        remedy = "Write Final[int] with a type, or ClassVar[int] for what is no prop"
+        remedy = "Write Final[int] with a type, or ClassVar[int] for an attribute that is not a prop"
     if remedy is not None:
         raise DeclarationError(f"{where}: {name} has no meaning for a prop. {remedy}.")
 
 
 def forbid_secret_propagation(cls: type, *, is_encrypted: bool) -> None:
-    """Refuse to propagate ambient values that a prop of a class declares secret.
+    """Refuse to propagate context values that a prop of a class declares as secret.
 
     Args:
         cls: The class.
@@ -148,26 +148,26 @@ def forbid_secret_propagation(cls: type, *, is_encrypted: bool) -> None:
 
 
 def _check_bases(cls: type, prop_names: Collection[str]) -> None:
-    """Refuse what would be silently ignored: a prop of a class that is no operation, a new value for an old prop."""
+    """Refuse declarations without effect: a prop of a class that is not an operation, a new value without a type."""
     for base in cls.__mro__[1:]:
         if not attrs.has(base):
             for name, value in vars(base).items():
                 if is_prop(value):
                     raise DeclarationError(
-                        f"{cls.__qualname__}: {base.__qualname__}.{name} is a prop(), and {base.__qualname__} is no "
-                        f"Operation, so nobody would read it. Write: class {base.__name__}(Operation)."
+                        f"{cls.__qualname__}: {base.__qualname__}.{name} is a prop() outside of an Operation, "
+                        f"and would be ignored. Write class {base.__name__}(Operation)."
                     )
             continue
         for field in attrs.fields(base):
             if field.name in vars(cls) and field.name not in prop_names:
                 raise DeclarationError(
-                    f"{cls.__qualname__}.{field.name}: it is a prop of {base.__qualname__}, and would stay as it is "
-                    f"there. Declare it with its type, {field.name}: ... = ..., or choose another name."
+                    f"{cls.__qualname__}.{field.name}: overrides a prop of {base.__qualname__} without a type, and "
+                    f"would be ignored. Write {field.name}: ... = ..., or choose another name."
                 )
 
 
 def _is_policy(cls: type, name: str, annotation: Any) -> bool:
-    """Return whether an annotation is that of a policy: of its name, and with a value, which is checked as one."""
+    """Return whether an annotation is for a policy: it has the name of one, and a value."""
     if name not in POLICIES or name not in vars(cls):
         return False
     return not any(is_prop(item) for item in (vars(cls)[name], *split_metadata(annotation)[1]))
@@ -176,16 +176,16 @@ def _is_policy(cls: type, name: str, annotation: Any) -> bool:
 def _check_name(cls: type, name: str) -> None:
     if name.startswith("_"):
         raise DeclarationError(
-            f"{cls.__qualname__}.{name}: a prop's name cannot begin with an underscore. Write {name.lstrip('_')!r}, "
-            "or ClassVar[...] for what is not a prop."
+            f"{cls.__qualname__}.{name}: invalid name of a prop; names must not begin with an underscore. "
+            f"Write {name.lstrip('_')!r}, or ClassVar[...] for an attribute that is not a prop."
         )
     if name in RESERVED:
-        raise DeclarationError(reserved_name(cls.__qualname__, name, "no prop"))
+        raise DeclarationError(reserved_name(cls.__qualname__, name, "prop"))
 
 
-def reserved_name(owner: str, name: str, use: str) -> str:
-    """Return the message for something that has a reserved name."""
+def reserved_name(owner: str, name: str, kind: str) -> str:
+    """Return the message for a prop, guard, callback or parameter that has a reserved name."""
     return (
-        f"{owner}.{name}: {name!r} is a name that operations need themselves, so {use} can have it. "
-        f"The reserved names are {listed(RESERVED)}. Choose another."
+        f"{owner}.{name}: a {kind} cannot have the reserved name {name!r}. Choose another name; the reserved ones are "
+        f"{listed(RESERVED)}."
     )

@@ -13,10 +13,10 @@ from dexpy.foundation.errors import DeclarationError, did_you_mean, listed
 
 
 def hooks_of(cls: type) -> Iterator[Guard | Callback]:
-    """Yield the hooks of a class, those of its bases first; an overridden method counts as the subclass has it.
+    """Yield the hooks of a class, those of its bases first; an overridden method is the one of the subclass.
 
     Raises:
-        DeclarationError: A coroutine function was set in place of one.
+        DeclarationError: A coroutine function has replaced one.
     """
     declared = declared_of(cls)
     # Names from before a change keep their order, also a name that was deleted and set again.
@@ -32,7 +32,7 @@ def hooks_of(cls: type) -> Iterator[Guard | Callback]:
 
 
 def _hook_at(cls: type, name: str) -> Guard | Callback | None:
-    """Return the hook of a name; a function or a mock set in its place later counts as it."""
+    """Return the hook of a name, also if a function or a mock has replaced its method."""
     current = getattr(cls, name, None)
     hook_mark: object = getattr(current, HOOK, None)
     if isinstance(hook_mark, (Guard, Callback)):
@@ -58,17 +58,17 @@ def _with_name(hook: Guard | Callback, name: str) -> Guard | Callback:
 
 
 def check_guards(owner: str, guards: tuple[Guard, ...]) -> None:
-    """Refuse guards that require what does not come before them.
+    """Refuse guards that require a guard that is not declared before them.
 
     Raises:
-        DeclarationError: Names the guard and the codes it may require.
+        DeclarationError: A required guard is unknown; the message lists the valid ones.
     """
     codes: list[str] = []
     for guard in guards:
         for code in guard.requires:
             if code not in codes:
                 raise DeclarationError(
-                    f"{owner}: guard {guard.code!r} requires {code!r}, which is no guard declared before it. "
-                    f"Those are {listed(codes)}.{did_you_mean(code, codes)}"
+                    f"{owner}.{guard.code}: unknown guard {code!r} in requires; expected guards declared before it: "
+                    f"{listed(codes)}.{did_you_mean(code, codes)}"
                 )
         codes.append(guard.code)

@@ -1,4 +1,4 @@
-"""From a class to its `Contract`: every declaration read, merged with those of its bases, refused if it cannot work."""
+"""Build the `Contract` of a class: read every declaration, merge it with those of the bases, and validate it."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from dexpy.policies.unique import Unique, why_not_unique
 
 
 def compile_contract(cls: type[Any], name: str | None, aliases: Sequence[str]) -> Contract:
-    """Read a class.
+    """Return the contract of a class.
 
     Raises:
-        DeclarationError: An invalid declaration; the message has the fix.
+        DeclarationError: A declaration is invalid.
     """
     where = cls.__qualname__
     if name is not None and not (isinstance(name, str) and 0 < len(name) <= 255):
-        raise DeclarationError(f"class {where}(name={name!r}) wants a str of 1 to 255 characters.")
+        raise DeclarationError(f"class {where}(name={name!r}): expected a str of 1 to 255 characters.")
     hooks = list(hooks_of(cls))
     for hook in hooks:
-        kind, method = ("guard", hook.code) if isinstance(hook, Guard) else (hook.moment, hook.method)
+        kind, method = ("guard", hook.code) if isinstance(hook, Guard) else ("callback", hook.method)
         if method in RESERVED:
-            raise DeclarationError(reserved_name(where, method, f"no {kind}"))
+            raise DeclarationError(reserved_name(where, method, kind))
     guards = tuple(hook for hook in hooks if isinstance(hook, Guard))
     check_guards(where, guards)
     record = _record(cls, where)
@@ -49,7 +49,7 @@ def compile_contract(cls: type[Any], name: str | None, aliases: Sequence[str]) -
     options = _options(cls, where)
     if record is None or not record.params:
         _check_needs_no_record(cls, where, record)
-        # A base class may declare it for subclasses with a record.
+        # A base class may declare it for its subclasses that have a record.
         options = attrs.evolve(options, expires_in=None)
     encryptor = encryptor_name(cls.encrypt, f"{where}.encrypt")
     forbid_secret_propagation(cls, is_encrypted=encryptor is not None)
@@ -81,10 +81,12 @@ def compile_contract(cls: type[Any], name: str | None, aliases: Sequence[str]) -
 def _check_perform(cls: type[Any], where: str) -> None:
     static, perform = inspect.getattr_static(cls, "perform", None), cls.perform
     if isinstance(static, (staticmethod, classmethod)) or not callable(perform):
-        raise DeclarationError(f"{where}.perform must be a method: def perform(self) -> ...")
+        raise DeclarationError(f"{where}.perform: expected a method. Write def perform(self) -> ...")
     is_generator = inspect.isgeneratorfunction(perform) or inspect.isasyncgenfunction(perform)
     if is_generator and _mock_in(perform) is None:
-        raise DeclarationError(f"{where}.perform has a yield, so that nothing of it would run. Return a list instead.")
+        raise DeclarationError(
+            f"{where}.perform: expected a plain method, got a generator function. Return a list instead of using yield."
+        )
     required = [
         parameter.name
         for parameter in list(inspect.signature(perform).parameters.values())[1:]
@@ -93,8 +95,8 @@ def _check_perform(cls: type[Any], where: str) -> None:
     ]
     if required:
         raise DeclarationError(
-            f"{where}.perform wants {listed(required)}, and is called without arguments. Declare a prop for each and "
-            "read it from self."
+            f"{where}.perform: expected no parameters besides self, got {listed(required)}. Declare a prop for each "
+            "and read it from self."
         )
 
 
@@ -119,7 +121,7 @@ def _aliases(aliases: object, where: str) -> tuple[str, ...]:
         if all(isinstance(name, str) and 0 < len(name) <= 255 for name in names):
             return cast("tuple[str, ...]", names)
     raise DeclarationError(
-        f"class {where}(aliases={aliases!r}) wants earlier names in a tuple: aliases=({'old.Name'!r},)."
+        f"class {where}(aliases={aliases!r}): expected a tuple of earlier names. Write aliases=({'old.Name'!r},)."
     )
 
 
@@ -138,7 +140,8 @@ def _options(cls: type, where: str) -> AsyncOptions:
     for _, declared in _declarations(cls, "async_"):
         if not isinstance(declared, AsyncOptions):
             raise DeclarationError(
-                f'{where}.async_ = {declared!r} is no policy. Write async_ = Async(queue="mailers", priority=5).'
+                f"{where}.async_: expected an Async(...), got {declared!r}. "
+                'Write async_ = Async(queue="mailers", priority=5).'
             )
         try:
             declared.check(f"{where}.async_")
@@ -157,7 +160,8 @@ def _record(cls: Any, where: str) -> Recording | None:
     if isinstance(declared, Recording) and {type(declared.params), type(declared.result)} == {bool}:
         return declared
     raise DeclarationError(
-        f"{where}.record = {declared!r} is no policy. Write True, False or Recording(params=True, result=False)."
+        f"{where}.record: expected True, False or a Recording(...) of bools, got {declared!r}. "
+        "Write record = Recording(params=True, result=False)."
     )
 
 
@@ -169,8 +173,8 @@ def _check_needs_no_record(cls: type, where: str, record: Recording | None) -> N
     if names:
         cause = "record = False" if record is None else "record = Recording(params=False)"
         raise DeclarationError(
-            f"{where} declares {' and '.join(names)}: that takes a record from the start, and by {cause} there is "
-            "none. Leave one of them out."
+            f"{where}: {' and '.join(names)} requires a record from the start of the run, which {cause} excludes. "
+            "Remove one of them."
         )
 
 
@@ -179,7 +183,7 @@ def _transactional(cls: type, where: str) -> bool:
     *_, (_, nearest) = (0, True), *_declarations(cls, "transaction")
     declared = getattr(nearest, "declared", nearest)
     if not isinstance(declared, bool):
-        raise DeclarationError(f"{where}.transaction = {declared!r} wants True or False.")
+        raise DeclarationError(f"{where}.transaction: expected True or False, got {declared!r}.")
     return declared
 
 
@@ -187,14 +191,14 @@ def _once(cls: Any, where: str, record: Recording | None) -> OnceOptions | None:
     *_, (_, declared) = (0, Once.never()), *_declarations(cls, "once")
     if not isinstance(declared, Once):
         raise DeclarationError(
-            f'{where}.once = {declared!r} is no policy. Write once = Once("order"), or Once.never() for no key.'
+            f'{where}.once: expected a Once(...), got {declared!r}. Write once = Once("order"), or Once.never().'
         )
     if not declared.declared:
         return None
     declared.rule.check(f"{where}.once", [field.name for field in attrs.fields(cls)])
-    # Inherited or not: a class that seems to have a key and has none would do twice what must be done once.
+    # Also if inherited: without its key the class would run twice what must run once.
     if (missing := why_not_replayable(record)) is not None:
-        raise DeclarationError(f"{where}.once: {missing}. Let it be recorded, or write once = Once.never().")
+        raise DeclarationError(f"{where}.once: {missing}. Remove that setting, or write once = Once.never().")
     return declared
 
 
@@ -202,14 +206,14 @@ def _unique(cls: Any, where: str, record: Recording | None) -> Unique | None:
     declared = cls.unique
     if not isinstance(declared, Unique):
         raise DeclarationError(
-            f'{where}.unique = {declared!r} is no policy. Write unique = Unique("shop", until="started"), '
-            "or Unique.never()."
+            f"{where}.unique: expected a Unique(...), got {declared!r}. "
+            'Write unique = Unique("shop", until="started"), or Unique.never().'
         )
     if not declared.declared:
         return None
     declared.rule.check(f"{where}.unique", [field.name for field in attrs.fields(cls)])
     if (missing := why_not_unique(record)) is not None:
-        raise DeclarationError(f"{where}.unique: {missing}. Let it be recorded, or write unique = Unique.never().")
+        raise DeclarationError(f"{where}.unique: {missing}. Remove that setting, or write unique = Unique.never().")
     return declared
 
 
@@ -219,7 +223,8 @@ def _lock(cls: Any, where: str) -> Lock | None:
         return None
     if not isinstance(declared, Lock):
         raise DeclarationError(
-            f'{where}.lock = {declared!r} is no policy. Write lock = Lock(template="account:{{account}}"), or None.'
+            f"{where}.lock: expected a Lock(...) or None, got {declared!r}. "
+            'Write lock = Lock(template="account:{account}").'
         )
     declared.check(f"{where}.lock", [field.name for field in attrs.fields(cls)])
     return declared
@@ -231,23 +236,24 @@ def _concurrency(cls: Any, where: str, record: Recording | None) -> Concurrency 
         return None
     if not isinstance(declared, Concurrency):
         raise DeclarationError(
-            f'{where}.concurrency = {declared!r} is no policy. Write concurrency = Concurrency(2, "account"), or None.'
+            f"{where}.concurrency: expected a Concurrency(...) or None, got {declared!r}. "
+            'Write concurrency = Concurrency(2, "account").'
         )
     if declared.rule is not None:
         declared.rule.check(f"{where}.concurrency", [field.name for field in attrs.fields(cls)])
     if (missing := why_not_limited(record)) is not None:
-        raise DeclarationError(f"{where}.concurrency: {missing}. Let it be recorded, or write concurrency = None.")
+        raise DeclarationError(f"{where}.concurrency: {missing}. Remove that setting, or write concurrency = None.")
     return declared
 
 
 ENDLESS = 2**31 - 1
-""""As often as it happens", in a column of the record."""
+"""No limit, in a column of the record."""
 
 
 def _loss_limit(cls: Any, where: str, rules: Sequence[ErrorRule]) -> int:
     if type(cls.max_lost) is not int or not 0 <= cls.max_lost < ENDLESS:
         raise DeclarationError(f"{where}.max_lost: expected an int of at least 0, got {cls.max_lost!r}.")
-    # Only a rule that names it: one for Exception means what the operation itself raises.
+    # Only a rule for WorkerLost itself: a rule for Exception is about errors of the operation.
     rule = choose_rule([rule for rule in rules if rule.cause is WorkerLost], WorkerLost())
     if rule is None:
         max_lost: int = cls.max_lost
@@ -265,7 +271,9 @@ def _timeout_s(cls: Any, where: str) -> float | None:
     except OptionsError as error:
         raise DeclarationError(str(error)) from None
     if not seconds:
-        raise DeclarationError(f"{where}.timeout = {cls.timeout!r} wants more than 0 seconds, or None for no limit.")
+        raise DeclarationError(
+            f"{where}.timeout: expected more than 0 seconds, or None for no limit, got {cls.timeout!r}."
+        )
     return seconds
 
 
@@ -276,7 +284,8 @@ def _job_rules(cls: type, where: str) -> tuple[ErrorRule, ...]:
         for distance, declared in _declarations(cls, attribute):
             if not isinstance(declared, (tuple, list)):
                 raise DeclarationError(
-                    f"{where}.{attribute} = {declared!r} wants a tuple. Mind the comma: {attribute} = (...,)."
+                    f"{where}.{attribute}: expected a tuple, got {declared!r}. A tuple of one entry needs a comma: "
+                    f"{attribute} = (...,)."
                 )
             for order, entry in enumerate(cast("Sequence[Any]", declared)):
                 if isinstance(entry, Reset):
@@ -290,7 +299,7 @@ def _job_rules(cls: type, where: str) -> tuple[ErrorRule, ...]:
                     ]
                 else:
                     takes = "Retry(...) and Reset()" if expected is Retry else "exception classes, codes and Reset()"
-                    raise DeclarationError(f"{where}.{attribute}: {entry!r} does not belong there. It takes {takes}.")
+                    raise DeclarationError(f"{where}.{attribute}: expected {takes}, got {entry!r}.")
         rules += own_rules
     _check_contradictions(rules, where)
     return tuple(rules)
@@ -301,7 +310,7 @@ def _check_contradictions(rules: Sequence[ErrorRule], where: str) -> None:
     for rule in rules:
         if rule.answer is None and (rule.cause, rule.distance) in retried:
             cause = rule.cause if isinstance(rule.cause, str) else rule.cause.__name__
-            raise DeclarationError(f"{where}: retry_on and discard_on both name {cause}. Leave it in one of them.")
+            raise DeclarationError(f"{where}: {cause} is in both retry_on and discard_on. Remove it from one of them.")
 
 
 def _pipeline_edits(cls: type, where: str) -> tuple[object, ...]:
@@ -323,23 +332,24 @@ def _pipeline_edits(cls: type, where: str) -> tuple[object, ...]:
 def _checked_cause(cause: object, entry: object, where: str) -> Any:
     if (isinstance(cause, str) and cause) or (isinstance(cause, type) and issubclass(cause, Exception)):
         return cause
-    within = "" if cause is entry else f", in {entry!r}"
-    raise DeclarationError(
-        f"{where}.discard_on: {cause!r} does not belong there{within}. It takes exception classes, codes and Reset()."
-    )
+    within = "" if cause is entry else f" in {entry!r}"
+    raise DeclarationError(f"{where}.discard_on: expected exception classes, codes and Reset(), got {cause!r}{within}.")
 
 
 def _rescues(cls: type, where: str) -> tuple[ErrorRule, ...]:
     rules: list[ErrorRule] = []
     for distance, declared in _declarations(cls, "rescue_from"):
         if not isinstance(declared, Mapping):
-            raise DeclarationError(f'{where}.rescue_from wants a mapping: {{CardError: "card_declined"}}.')
+            raise DeclarationError(
+                f"{where}.rescue_from: expected a mapping, got {declared!r}. "
+                'Write rescue_from = {CardError: "card_declined"}.'
+            )
         for order, (classes, rescue) in enumerate(cast("Mapping[object, Any]", declared).items()):
             causes = [_checked_rescued(cause, classes, where) for cause in causes_in(classes)]
             if not _is_rescue(rescue):
                 raise DeclarationError(
-                    f"{where}.rescue_from[{causes[0].__name__}] = {rescue!r} wants an error code, an exception class "
-                    "or a function of the operation and the exception."
+                    f"{where}.rescue_from[{causes[0].__name__}]: expected an error code, an exception class or a "
+                    f"function of the operation and the exception, got {rescue!r}."
                 )
             rules += [ErrorRule(cause, rescue, distance, order) for cause in causes]
     return tuple(rules)
@@ -347,11 +357,11 @@ def _rescues(cls: type, where: str) -> tuple[ErrorRule, ...]:
 
 def _checked_rescued(cause: object, classes: object, where: str) -> type[Exception]:
     if not (isinstance(cause, type) and issubclass(cause, Exception)):
-        within = "" if cause is classes else f" In {classes!r}, which takes exception classes."
-        raise DeclarationError(f"{where}.rescue_from: {cause!r} is no exception class.{within}")
+        within = "" if cause is classes else f" in {classes!r}"
+        raise DeclarationError(f"{where}.rescue_from: expected exception classes, got {cause!r}{within}.")
     if issubclass(cause, Error):
         raise DeclarationError(
-            f"{where}.rescue_from: {cause.__name__} is a business error already, and is never rescued."
+            f"{where}.rescue_from: {cause.__name__} is a business error, which is never rescued. Remove it."
         )
     return cause
 
@@ -368,15 +378,17 @@ def _errors(cls: type, where: str) -> Mapping[str, str | None]:
     merged: dict[str, str | None] = {}
     for _, declared in _declarations(cls, "errors"):
         if isinstance(declared, str) or not isinstance(declared, (set, frozenset, list, tuple, Mapping)):
-            raise DeclarationError(f'{where}.errors = {declared!r} wants a set of codes: {{"no_balance"}}.')
+            raise DeclarationError(
+                f'{where}.errors: expected a set of codes, got {declared!r}. Write errors = {{"no_balance"}}.'
+            )
         if isinstance(declared, Mapping):
             described = cast("Mapping[object, Any]", declared)
         else:
             described = dict.fromkeys(cast("Collection[object]", declared))
         for code, description in described.items():
             if not isinstance(code, str) or not code or len(code) > 255:
-                raise DeclarationError(f"{where}.errors: {code!r} is no code; codes are non-empty str.")
+                raise DeclarationError(f"{where}.errors: invalid code {code!r}; expected a str of 1 to 255 characters.")
             if description is not None and not isinstance(description, str):
-                raise DeclarationError(f"{where}.errors[{code!r}] = {description!r} wants a description, a str.")
+                raise DeclarationError(f"{where}.errors[{code!r}]: expected a description, a str, got {description!r}.")
             merged[code] = description
     return merged

@@ -1,6 +1,6 @@
-"""Targets: functions and methods that may be called later, known by their names.
+"""Targets: registered functions and methods that a worker may call, by their names.
 
-A row names its target, and a name leads only to what this process has registered: nothing is imported by name,
+A row stores the name of its target, which is looked up among the targets of this process: nothing is imported by name,
 and no attribute is looked up by a name from a row.
 """
 
@@ -26,9 +26,9 @@ class Target:
     """One function or method that may be called later.
 
     Attributes:
-        function: As it was written, without what makes a method of it.
-        owner: What a bound method is bound to, where it was registered so; else None.
-        name: Stable, in records and messages.
+        function: The plain function, without staticmethod, classmethod or binding.
+        owner: The object to which a bound method is bound; None for any other target.
+        name: The stable name in records and messages.
         aliases: Earlier names.
     """
 
@@ -42,27 +42,27 @@ class Target:
         """Return the target of a decorated callable.
 
         Raises:
-            DeclarationError: It is no function or method, or a bound one without a name.
+            DeclarationError: It is not a function or method, or a bound method without a name.
         """
         function = getattr(callable_, "__func__", callable_)
         owner = callable_.__self__ if inspect.ismethod(callable_) else None
         if not inspect.isfunction(function):
             raise DeclarationError(
-                f"@deferrable takes a function, a staticmethod, a classmethod or a bound method, got {callable_!r}. "
-                "Write a function that makes the call, and decorate that."
+                f"@deferrable: expected a function, a staticmethod, a classmethod or a bound method, "
+                f"got {callable_!r}. Decorate a function that makes the call."
             )
         if name is not None and not (isinstance(name, str) and 0 < len(name) <= 255):
-            raise DeclarationError(f"deferrable(name={name!r}) wants a str of 1 to 255 characters.")
+            raise DeclarationError(f"deferrable(name={name!r}): expected a str of 1 to 255 characters.")
         if owner is not None and name is None:
             raise DeclarationError(
-                f"deferrable({function.__qualname__}) got a bound method, and cannot know what its "
-                f'{type(owner).__name__} is called. Give it a name: deferrable(..., name="shop.mailer.send").'
+                f"deferrable({function.__qualname__}): a method that is bound to a {type(owner).__name__} requires a "
+                'name. Write deferrable(..., name="shop.mailer.send").'
             )
         return cls(function, owner, name or stable_name(cast("Any", function)), tuple(aliases))
 
     @property
     def label(self) -> str:
-        """For messages."""
+        """The name for messages."""
         return self.function.__qualname__
 
     @property
@@ -72,23 +72,23 @@ class Target:
 
     @property
     def parameters(self) -> tuple[inspect.Parameter, ...]:
-        """The parameters of a call, without the one that a method is bound to."""
+        """The parameters of a call, without the implicit one of a method."""
         found = tuple(inspect.signature(self.function).parameters.values())
         return found[1:] if self.owner is not None or self._implicit_parameter is not None else found
 
     @property
     def _implicit_parameter(self) -> str | None:
-        """The name of a method's implicit parameter, by its name: decorated first, the function is no method yet."""
+        """The implicit parameter of a method, by its name: at the decorator the function is not a method yet."""
         if "." not in self.label:
             return None
         first = next(iter(inspect.signature(self.function).parameters), None)
         return first if first in ("self", "cls") else None
 
     def bound(self) -> Callable[..., Any]:
-        """Return the callable, looked up again in its module, so that a replacement (a mock, say) is called.
+        """Return the callable, looked up again in its module, so that a replacement such as a mock is called.
 
         Raises:
-            DeclarationError: It is a method, and its module has not exactly one instance to call it on.
+            DeclarationError: It is a method, and its module does not have exactly one instance to call it on.
         """
         if self.owner is not None:
             return types.MethodType(self.function, self.owner)
@@ -101,11 +101,10 @@ class Target:
         module = sys.modules.get(self.function.__module__)
         instances = {id(value): value for value in vars(module).values() if isinstance(value, container)}
         if len(instances) != 1:
-            count = f"{len(instances)} of them" if instances else "none"
             raise DeclarationError(
-                f"{self.label} is a method, called later on the one {container.__name__} of its module, and "
-                f"{self.function.__module__} has {count}. Make it a staticmethod or a classmethod, or register the "
-                f'bound one: deferrable(mailer.{self.method}, name="...").'
+                f"{self.label}: expected exactly one {container.__name__} in {self.function.__module__} to call the "
+                f"method on, got {len(instances)}. Make it a staticmethod or a classmethod, or register the bound "
+                f'method: deferrable(mailer.{self.method}, name="...").'
             )
         bound: Callable[..., Any] = getattr(next(iter(instances.values())), self.method)
         return bound
@@ -119,7 +118,7 @@ class Target:
 
     @property
     def is_reachable(self) -> bool:
-        """Whether it can be found again from its module."""
+        """Whether a lookup in its module finds it."""
         return self.owner is not None or self._container() is not None
 
     def is_of(self, owner: Any) -> bool:
@@ -133,11 +132,11 @@ class Target:
 
 _targets: dict[str, Target] = {}
 _bound: dict[tuple[int, Callable[..., Any]], Target] = {}
-"""By the id of the owner: a target keeps its owner alive, so that no other object can have that id."""
+"""Targets by the id of the owner: a target keeps its owner alive, so that no other object has that id."""
 
 
 def register(target: Target) -> None:
-    """Make a target known; it takes the place of one of the same name, of an earlier reading of its module."""
+    """Register a target; it replaces one with the same name from an earlier load of its module."""
     _targets[target.name] = target
     if target.owner is None:
         setattr(target.function, MARK, target)
@@ -146,29 +145,28 @@ def register(target: Target) -> None:
 
 
 def target_of(callable_: Any) -> Target:
-    """Return the target that a callable was registered as.
+    """Return the target of a registered callable.
 
     Raises:
-        OptionsError: It was not; the message has the fix.
+        OptionsError: The callable is not registered.
     """
     if inspect.ismethod(callable_) and (bound := _bound.get((id(callable_.__self__), callable_.__func__))) is not None:
         return bound
     label = getattr(callable_, "__qualname__", None) or repr(callable_)
     if isinstance(callable_, type):
         raise OptionsError(
-            f"defer({label}) is not possible: it takes a function or method registered with @deferrable. "
+            f"defer({label}): expected a function or method registered with @deferrable. "
             f"For an operation write {label}(...).async_().call()."
         )
     target = getattr(callable_, MARK, None)
     if not isinstance(target, Target):
         raise OptionsError(
-            f"defer({label}) is not possible: it was never registered, so no worker would run it. "
-            "Decorate it with @deferrable."
+            f"defer({label}): not registered, so that no worker can run it. Decorate it with @deferrable."
         )
     if target.is_reachable and target.bound() != callable_:
         raise OptionsError(
-            f"defer({label}) is not possible: a worker would call {target.label} of {target.function.__module__}, "
-            "which is another one than was given. Give that one, or register this one by a name of its own: "
+            f"defer({label}): another function is registered under this name, {target.label} of "
+            f"{target.function.__module__}. Pass that one, or register this one under another name: "
             'deferrable(..., name="...").'
         )
     return target
@@ -182,7 +180,7 @@ def names_of(owner: Any, method: str | None) -> tuple[str, ...]:
         method: One of its methods; None for all.
 
     Raises:
-        OptionsError: It has none.
+        OptionsError: It has no targets.
     """
     if isinstance(owner, str):
         return (f"{owner}.{method}",) if method is not None else tuple(_named_under(owner)) or (owner,)

@@ -1,4 +1,4 @@
-"""`export`: the contracts of every operation that this process has declared."""
+"""`export`: the contracts of all operations that this process declares."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dexpy.foundation.errors import OptionsError
 
 
 def export(form: Literal["dict", "json_schema"] = "dict") -> dict[str, dict[str, Any]]:
-    """Return every operation that this process has declared, by its stable name, sorted: its contract as plain JSON.
+    """Return the contracts of all operations that this process declares, as plain JSON by their stable names, sorted.
 
     Base classes without a `perform` are left out.
 
@@ -18,14 +18,14 @@ def export(form: Literal["dict", "json_schema"] = "dict") -> dict[str, dict[str,
         form: ``"dict"`` for `Contract.to_dict`, ``"json_schema"`` for `Contract.to_json_schema` of all sections.
 
     Raises:
-        OptionsError: There is no such form.
+        OptionsError: The form is unknown.
 
     Example:
         >>> import json, dexpy
         >>> text = json.dumps(dexpy.export("json_schema"), indent=2)
     """
     if form not in ("dict", "json_schema"):
-        raise OptionsError(f"export({form!r}): the forms are 'dict' and 'json_schema'.")
+        raise OptionsError(f"export({form!r}): expected 'dict' or 'json_schema'.")
     contracts: dict[str, Contract] = {name: find(name).contract for name in names()}
     return {
         name: contract.to_dict() if form == "dict" else contract.to_json_schema("full")
@@ -35,6 +35,6 @@ def export(form: Literal["dict", "json_schema"] = "dict") -> dict[str, dict[str,
 
 
 def _is_of_dexpy(contract: Contract) -> bool:
-    """Return whether a class is one of dexpy's own, or has no `perform` but that of the base of all."""
+    """Return whether a class belongs to dexpy, or has no `perform` of its own."""
     owner = next(base for base in contract.cls.__mro__ if "perform" in vars(base))
     return f"{owner.__module__}.".startswith("dexpy.")

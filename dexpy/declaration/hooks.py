@@ -22,8 +22,8 @@ class Guard:
 
     Attributes:
         code: The method's name, which is the error code.
-        message: For people.
-        requires: Codes of guards that must have passed, or this one is skipped.
+        message: A message for people.
+        requires: Codes of guards; this guard is skipped unless all of them have passed.
     """
 
     code: str
@@ -41,24 +41,26 @@ class Callback:
 
 def _mark(method: Any, decorator: str, hook: Any) -> Any:
     if not inspect.isfunction(method):
-        raise DeclarationError(f"@{decorator} wants a method, got {method!r}. Write it right above `def`.")
+        raise DeclarationError(
+            f"@{decorator}: expected a method, got {method!r}. Write the decorator directly above `def`."
+        )
     if inspect.iscoroutinefunction(method):
         raise DeclarationError(
-            f"@{decorator} {method.__qualname__} is an `async def`; guards and callbacks run in the run's thread. "
-            "Write `def`, and await in perform."
+            f"@{decorator} {method.__qualname__}: expected a plain method, got an `async def`. Guards and callbacks "
+            "run in the thread of the run; write `def`, and await in perform."
         )
     setattr(method, HOOK, hook)
     return method
 
 
 def guard(message: str | None = None, *, requires: tuple[str, ...] | str = ()) -> Callable[[F], F]:
-    """Mark a method that refuses the run by returning something true: the threat is there.
+    """Mark a method that refuses the run by returning a true value.
 
-    The method's name is the error code. All guards run, and every refusal is reported.
+    The name of the method is the error code. All guards run, and all refusals are reported.
 
     Args:
-        message: For people; the code itself when left out.
-        requires: Other guards' codes; while one of them refuses, this one is skipped.
+        message: A message for people. Default: the code.
+        requires: Codes of other guards; this guard is skipped if one of them refuses.
 
     Example:
         >>> from dexpy import Operation, guard
@@ -73,7 +75,7 @@ def guard(message: str | None = None, *, requires: tuple[str, ...] | str = ()) -
         'not_positive'
     """
     if callable(message):
-        raise DeclarationError('@guard is written with parentheses: @guard("The customer must be active").')
+        raise DeclarationError('@guard: expected parentheses. Write @guard("The customer must be active").')
     codes = (requires,) if isinstance(requires, str) else tuple(requires)
 
     def mark(method: F) -> F:
@@ -84,19 +86,19 @@ def guard(message: str | None = None, *, requires: tuple[str, ...] | str = ()) -
 
 
 def before(method: F) -> F:
-    """Mark a method that runs before `perform`, inside the transaction; an `Error` in it ends the run."""
+    """Mark a method that runs before `perform`, inside the transaction; an `Error` that it raises ends the run."""
     marked: F = _mark(method, "before", Callback("before", getattr(method, "__name__", "")))
     return marked
 
 
 def after(method: F) -> F:
-    """Mark a method that runs after a `perform` that returned, inside the transaction."""
+    """Mark a method that runs after `perform` has returned, inside the transaction."""
     marked: F = _mark(method, "after", Callback("after", getattr(method, "__name__", "")))
     return marked
 
 
 def around(method: F) -> F:
-    """Mark a method that runs around `perform` and its other callbacks; it calls the function it is given, once.
+    """Mark a method that runs around `perform` and the other callbacks; it must call its argument once.
 
     Example:
         >>> from dexpy import Operation, around

@@ -1,6 +1,6 @@
-"""The keys of one operation: what each policy's rule makes of its props, as a digest or as text.
+"""The keys of one operation, computed from its props by the rules of its policies, as a digest or as text.
 
-Equal values make equal keys, whatever JSON each is stored as; a reference counts by its key, without a query.
+Equal values have equal keys, whatever their stored JSON; a reference is represented by its key, without a query.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from dexpy.policies.keys import KeyRule, check_text
 from dexpy.policies.once import KEY_ATTRIBUTE, OnceOptions
 
 MAX_VARIANTS = 32
-"""How many earlier variants of a key are searched at most."""
+"""The maximum number of earlier variants of a key that are searched."""
 _VARIANTS = "__dexpy_variants__"
 
 
 def once_contract(operation: Any, contract: Contract) -> Contract:
-    """Return the contract after ``op.once("key")``, which has a key, or after ``op.once(None)``, which has none."""
+    """Return the contract with a key, after ``op.once("key")``, or without one, after ``op.once(None)``."""
     has_key = operation.__dict__[KEY_ATTRIBUTE] is not None
     if has_key == (contract.once is not None):
         return contract
-    # Stored with the class's own contract, as its cached properties are: a fold is made once for each.
+    # Stored with the contract of the class, like its cached properties: made once for each.
     variants: dict[bool, Contract] = vars(contract).setdefault(_VARIANTS, {})
     if has_key not in variants:
         variants[has_key] = attrs.evolve(contract, once=OnceOptions() if has_key else None)
@@ -47,7 +47,7 @@ def once_contract(operation: Any, contract: Contract) -> Contract:
 
 
 def once_keys(operation: Any, contract: Contract) -> tuple[str, ...]:
-    """Return the digest of an operation's idempotency key, and those that it has under earlier names.
+    """Return the digests of the idempotency key of an operation, under its current and its earlier names.
 
     Raises:
         OptionsError: The function of its class returned no key.
@@ -62,10 +62,10 @@ def once_keys(operation: Any, contract: Contract) -> tuple[str, ...]:
 
 
 def once_keys_by(contract: Contract, key: str | None, props: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the digests of an idempotency key that is named from outside, by its text or by the props in it.
+    """Return the digests of an idempotency key that the caller passes, by its text or by its props.
 
     Raises:
-        OptionsError: Both or neither were given, or a prop of the key is missing.
+        OptionsError: Both or neither are passed, or a prop of the key is missing.
         PropsError: A prop has an invalid value.
     """
     where = f"{contract.cls.__qualname__}.clear_once(...)"
@@ -74,22 +74,22 @@ def once_keys_by(contract: Contract, key: str | None, props: Mapping[str, Any]) 
         key = props.pop("key")
     if key is not None:
         if props:
-            raise OptionsError(f"{where} got a key and props. Give one of them.")
+            raise OptionsError(f"{where}: expected a key or props, got both.")
         group = None if contract.once is None else contract.once.group
         return _digests("once", contract, check_text(key, where), None, group)
     if contract.once is None:
-        raise OptionsError(f'{where}: the class declares no once. Name the key that was given: clear_once("key").')
+        raise OptionsError(f'{where}: the class declares no once. Pass the key: clear_once("key").')
     rule = contract.once.rule
     if rule.function is not None or not rule.named:
         if not props and contract.props:
-            raise OptionsError(f"{where} wants the props of the operation, or the key's text.")
+            raise OptionsError(f"{where}: expected a key or the props of the operation, got neither.")
         return once_keys(contract.cls(**props), contract)
     names = [prop.name for prop in contract.props]
     for name in props:
         if name not in names:
-            raise OptionsError(f"{where}: {name!r} is no prop.{did_you_mean(name, names)}")
+            raise OptionsError(f"{where}: unknown prop {name!r}.{did_you_mean(name, names)}")
     if missing := [name for name in rule.named if name not in props]:
-        raise OptionsError(f"{where} wants the props that the key is made of; {listed(missing)} is missing.")
+        raise OptionsError(f"{where}: expected all props of the key; {listed(missing)} is missing.")
     key_props = tuple(prop for prop in contract.props if prop.name in rule.named)
     values = construct(contract.cls.__qualname__, key_props, {name: props[name] for name in rule.named})
     key_values = _key_values(rule, SimpleNamespace(**values), contract, where)
@@ -97,12 +97,12 @@ def once_keys_by(contract: Contract, key: str | None, props: Mapping[str, Any]) 
 
 
 def is_same_request(contract: Contract, stored: Any, params: Any) -> bool:
-    """Return whether the params of an earlier run are equal to those of this call, as its class reads them today.
+    """Return whether the params of an earlier run equal those of this call, as the class reads them now.
 
     Args:
-        contract: Of the operation.
-        stored: Of the earlier run; None if they were not recorded, which counts as equal.
-        params: Of this call, encoded.
+        contract: The contract of the operation.
+        stored: The params of the earlier run; None if they were not recorded, which counts as equal.
+        params: The encoded params of this call.
     """
     if stored is None or params is None or stored == params:
         return True
@@ -113,14 +113,14 @@ def is_same_request(contract: Contract, stored: Any, params: Any) -> bool:
 
 
 def _comparable(contract: Contract, params: Any) -> Mapping[str, Any]:
-    # A prop that was added since has its default in the earlier run, and one that has gone does not count.
+    # A prop that was added later has its default in the earlier run; a removed one is ignored.
     owner = contract.cls.__qualname__
     values, _ = decode_props(owner, contract.props, params)
     return encode_key_props(owner, contract.props, contract.cls(**values).__dict__)
 
 
 def unique_keys(operation: Any, contract: Contract) -> tuple[str, ...]:
-    """Return the digest of an operation's unique key, and those that it has under earlier names.
+    """Return the digests of the unique key of an operation, under its current and its earlier names.
 
     Raises:
         OptionsError: The function of its class returned no key.
@@ -179,13 +179,13 @@ def lock_key(operation: Any, contract: Contract) -> str:
     if rule.function is None:
         # Different keys have different texts: shop.Transfer(account=1).
         return f"{name}({', '.join(f'{prop}={_json(value)}' for prop, value in key_values.items())})"
-    # Marked, so that a number is another key than its text.
+    # Marked, so that a number and its text are different keys.
     text = key_values if isinstance(key_values, str) else f"={json.dumps(key_values, sort_keys=True, allow_nan=False)}"
     return text if lock.group is None else f"{lock.group}:{text}"
 
 
 def check_lock_key(operation: Any, contract: Contract) -> None:
-    """Refuse a lock's key that cannot be before its run is stored; what only a run can answer is left to the run.
+    """Refuse an invalid key of a lock before the run is stored; a key that only a run can compute is left to the run.
 
     Raises:
         OptionsError: The function of its class returned no key.
@@ -201,13 +201,13 @@ def check_lock_key(operation: Any, contract: Contract) -> None:
 
 
 def is_lock_key_secret(contract: Contract) -> bool:
-    """Return whether a lock's key may show a sensitive prop; that of a function may show each."""
+    """Return whether the key of a lock may contain a sensitive prop; the key of a function may contain any prop."""
     secret, rule = contract.sensitive_props, None if contract.lock is None else contract.lock.rule
     return bool(secret) and rule is not None and (callable(rule.function) or any(n in secret for n in rule.named))
 
 
 def digest(*values: Any) -> str:
-    """Return the SHA-256 of the canonical JSON of what a key is made of, as 64 hexadecimal digits.
+    """Return the SHA-256 of the canonical JSON of the parts of a key, as 64 hexadecimal digits.
 
     Example:
         >>> digest("once", "shop.Pay", {"order": 7}) == digest("once", "shop.Pay", {"order": 7})
@@ -236,12 +236,12 @@ def _key_values(rule: KeyRule, operation: Any, contract: Contract, where: str) -
     if rule.template is None:
         return values
     texts = {prop.name: _text(values[prop.key_name]) for prop in props}
-    # Percent-encoded, so that what separates two props is never part of one.
+    # Percent-encoded, so that no value contains the separators of the template.
     return rule.template.format_map({name: quote(text, safe="") for name, text in texts.items()})
 
 
 def _earlier_key_values(rule: KeyRule, key_values: Any, contract: Contract) -> Iterator[Any]:
-    """Yield the parts of the same key under the other names that its props have, or had."""
+    """Yield the parts of the same key under the current and earlier names of its props."""
     if rule.function is not None or rule.template is not None:
         return
     props = _props(rule, contract)
@@ -258,12 +258,12 @@ def _props(rule: KeyRule, contract: Contract) -> tuple[Prop, ...]:
 def _canonical_json(value: object, where: str) -> Any:
     """Return the result of a key function as JSON that is the same for equal values."""
     if _is_empty(value):
-        raise OptionsError(f"{where}: its function gave {value!r}, which is no key. Return a str, a number or a tuple.")
+        raise OptionsError(f"{where}: its function returned {value!r}; expected a str, a number or a tuple.")
     try:
         return plain_key(value)
     except NotSerializable as error:
         raise OptionsError(
-            f"{where}: its function gave {type(value).__name__}, which has no JSON form ({error}). "
+            f"{where}: its function returned {type(value).__name__}, which has no JSON form ({error}). "
             "Return a str, a number or a tuple of them."
         ) from None
 

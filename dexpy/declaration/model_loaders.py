@@ -121,7 +121,7 @@ class SqlAlchemyLoader:
             return single
         values = _key_values(key)
         if len(values) != len(functions):
-            raise InvalidValue((Problem("", f"a tuple of {len(functions)} values", f"{len(values)} of them"),))
+            raise InvalidValue((Problem("", f"a tuple of {len(functions)} values", f"a tuple of {len(values)}"),))
         return tuple(function(value) for function, value in zip(functions, values, strict=True))
 
     def load(

@@ -238,7 +238,7 @@ def construct(owner: str, props: tuple[Prop, ...], arguments: Mapping[str, Any])
             elif (key := prop.options.context) is not None and key in (context := current_context()):
                 values[name] = _from_context(prop, key, context[key])
             elif prop.required:
-                problems.append(Problem("." + name, f"{prop.codec.label}, nothing was given"))
+                problems.append(Problem("." + name, prop.codec.label, reason="missing"))
             else:
                 values[name] = prop.default()
         except InvalidValue as invalid:
@@ -254,9 +254,10 @@ def _from_context(prop: Prop, key: str, value: Any) -> Any:
     try:
         return prop.check(value)
     except InvalidValue as invalid:
-        where = f", as the ambient value {key!r}"
+        where = f" as the context value {key!r}"
         raise InvalidValue(
-            attrs.evolve(problem, expected=problem.expected + where) for problem in invalid.problems
+            attrs.evolve(problem, expected=(problem.expected or "a valid value") + where)
+            for problem in invalid.problems
         ) from None
 
 
@@ -267,7 +268,7 @@ def parse_props(owner: str, props: tuple[Prop, ...], data: Mapping[str, Any]) ->
         PropsError: All invalid values and unknown keys, at once.
     """
     if not isinstance(data, Mapping):
-        raise PropsError(owner, (), advice=f"parse wants a mapping of its props, got {type(data).__name__}.")
+        raise PropsError(owner, (), advice=f"parse() expected a mapping of props, got {type(data).__name__}.")
     values: dict[str, Any] = {}
     problems: list[Problem] = []
     for prop in props:
@@ -276,7 +277,7 @@ def parse_props(owner: str, props: tuple[Prop, ...], data: Mapping[str, Any]) ->
                 values[prop.name] = prop.codec.parse(data[prop.name])
                 prop.check(values[prop.name])
             elif prop.required and prop.options.context not in current_context():
-                problems.append(Problem("." + prop.name, f"{prop.codec.label}, nothing was given"))
+                problems.append(Problem("." + prop.name, prop.codec.label, reason="missing"))
         except InvalidValue as invalid:
             problems += _prop_problems(prop, invalid)
     problems += _unknown_problems(props, data)
@@ -374,8 +375,12 @@ def _prop_problems(prop: Prop, invalid: InvalidValue) -> list[Problem]:
 
 def _unknown_problems(props: tuple[Prop, ...], arguments: Mapping[str, Any]) -> list[Problem]:
     known = [prop.name for prop in props]
-    expected = f"to be one of the props {listed(known)}." if known else "to be left out, for there are no props"
+    expected = f"one of {listed(known)}" if known else ""
+    reason = "unknown prop" if known else "unknown prop; the operation has no props"
     names = [name for name in arguments if name not in known]
     # Comparing names is slow: only the first keys get a hint.
     hints = [did_you_mean(str(name), known) for name in names[:MAX_HINTS]] + [""] * (len(names) - MAX_HINTS)
-    return [Problem("." + cut(str(name)), expected + hint) for name, hint in zip(names, hints, strict=True)]
+    return [
+        Problem("." + cut(str(name)), f"{expected}.{hint}" if hint else expected, reason=reason)
+        for name, hint in zip(names, hints, strict=True)
+    ]

@@ -281,7 +281,8 @@ class Reference:
             return Keyed(read_key(value))
         except InvalidValue as refused:
             problems = [
-                attrs.evolve(problem, expected=f"{expected} ({problem.expected})") for problem in refused.problems
+                attrs.evolve(problem, expected=f"{expected} ({problem.expected})" if problem.expected else expected)
+                for problem in refused.problems
             ]
         raise InvalidValue(problems)
 
@@ -317,7 +318,7 @@ class Reference:
         key = self.key_of(item)
         if key is None:
             raise NotSerializable(
-                f"is a {self.model.__name__} that has no key yet. Flush its session first.", path=path
+                f"is a {self.model.__name__} without a primary key. Call session.flush() first.", path=path
             )
         return write(key)
 
@@ -333,5 +334,5 @@ def reference_of(
     kind: Any = reference_kind(annotation)
     arguments = get_args(annotation)
     if len(arguments) != 1 or not isinstance(arguments[0], type):
-        raise DeclarationError(f"{owner}.{prop}: {kind.__name__} wants one model, as in {kind.__name__}[Customer].")
+        raise DeclarationError(f"{owner}.{prop}: {kind.__name__} expects one model. Write {kind.__name__}[Customer].")
     return Reference(prop, arguments[0], kind.many, kind.optional, lock, options)

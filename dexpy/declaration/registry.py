@@ -1,6 +1,6 @@
-"""Stable names of operations, and the classes behind them.
+"""The registry of operation classes by their stable names.
 
-A worker finds a class by the name that a message or row carries, and only here: nothing is imported by name.
+A worker looks up the name in a message or row here only: nothing is imported by name.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _by_name: dict[str, type[Any]] = {}
 def stable_name(cls: type) -> str:
     """Return the default name of a class: its module and qualified name.
 
-    A class of a script gets the name that its file would be imported by.
+    For a class of a script it is the name under which its file would be imported.
     """
     module = cls.__module__
     if module == "__main__":
@@ -58,7 +58,7 @@ def _source_of(cls: type) -> tuple[str, str]:
 
 
 def register(cls: type, names: tuple[str, ...]) -> None:
-    """Make a class known by its names; declaring the same class of the same file again replaces it.
+    """Register a class under its names; a new declaration of the same class in the same file replaces it.
 
     Raises:
         DeclarationError: Another class has one of the names already.
@@ -69,9 +69,9 @@ def register(cls: type, names: tuple[str, ...]) -> None:
         registered = _by_name.get(name)
         if registered is not None and _source_of(registered) != _source_of(cls):
             raise DeclarationError(
-                f"{cls.__module__}.{cls.__qualname__} wants the name {name!r}, which "
-                f"{registered.__module__}.{registered.__qualname__} has already. "
-                f'Give one of them another: class {cls.__name__}(Operation, name="...").'
+                f"{cls.__module__}.{cls.__qualname__}: the name {name!r} is already used by "
+                f"{registered.__module__}.{registered.__qualname__}. "
+                f'Give one of them another name: class {cls.__name__}(Operation, name="...").'
             )
     for name in names:
         _by_name[name] = cls
@@ -79,28 +79,28 @@ def register(cls: type, names: tuple[str, ...]) -> None:
 
 
 def find(name: str) -> type[Any]:
-    """Return the operation class of a name.
+    """Return the operation class with a name.
 
     Raises:
-        UnknownOperation: This process has not declared it.
+        UnknownOperation: No class in this process has this name.
     """
     try:
         return _by_name[name]
     except KeyError:
         raise UnknownOperation(
-            f"No operation is named {name!r} in this process.{did_you_mean(name, _by_name)} "
-            "Import the module that declares it, or keep its old name as an alias."
+            f"Unknown operation {name!r}: this process does not declare it.{did_you_mean(name, _by_name)} "
+            "Import its module, or declare the earlier name as an alias of the class."
         ) from None
 
 
 def contract_of(name: str) -> Any:
-    """Return the contract of the operation of a name; None where this process has not declared it."""
+    """Return the contract of the operation with a name; None if this process does not declare it."""
     cls = _by_name.get(name)
     return None if cls is None else cls.contract
 
 
 def is_known(name: str) -> bool:
-    """Return whether a class of this name is declared here."""
+    """Return whether this process declares a class with this name."""
     return name in _by_name
 
 

@@ -1,4 +1,4 @@
-"""A contract as data: for people and programs that are no Python, as a dict or as JSON Schema."""
+"""Contracts as data, for people and for programs in other languages: as a dict or as JSON Schema."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _encoded(prop: Prop, value: Any) -> Any:
 
 
 def _default(prop: Prop) -> dict[str, Any]:
-    """Return the default as JSON; empty for one that a factory makes, has no JSON form or is secret."""
+    """Return the default as JSON; empty if a factory makes it, it has no JSON form, or it is secret."""
     if prop.required or prop.has_factory or prop.options.sensitive:
         return {}
     try:
@@ -70,17 +70,17 @@ def section_schema(
     """Return a section of a contract as JSON Schema, draft 2020-12.
 
     Raises:
-        OptionsError: There is no such section.
+        OptionsError: The section is unknown.
     """
     if section not in SECTIONS:
         raise OptionsError(
-            f"to_json_schema({section!r}): the sections are {listed(SECTIONS)}.{did_you_mean(str(section), SECTIONS)}"
+            f"to_json_schema({section!r}): expected one of {listed(SECTIONS)}.{did_you_mean(str(section), SECTIONS)}"
         )
     header: Schema = {"$schema": DIALECT, "title": name}
     if description is not None:
         header["description"] = description
     defs: dict[str, Schema] = {}
-    # What a class is read from, and what is written of it, are two things.
+    # The schema of the input of a class differs from that of its output.
     params, success = Schemas("in", defs), Schemas("out", defs, "success." if section == "full" else "")
     sections: dict[str, Callable[[], Schema]] = {
         "params": lambda: _params(props, params),
@@ -133,7 +133,7 @@ def _prop(prop: Prop, schemas: Schemas) -> Schema:
     if options.desc is not None:
         schema["description"] = options.desc
     elif options.context is not None and "description" not in schema:
-        schema["description"] = f"Taken from the ambient value {options.context!r} when it is left out."
+        schema["description"] = f"Default: the context value {options.context!r}."
     if options.sensitive:
         schema["writeOnly"] = True
     return schema | _default(prop)

@@ -15,7 +15,7 @@ NO_HANDLER = "__dexpy_no_handler__"
 
 
 class DeferredCall(Operation):
-    """The operation behind each deferred call: derive from it for policies and hooks that many targets share.
+    """The base class of the operations of deferred calls; subclass it for policies and hooks that many targets share.
 
     Example:
         >>> import functools
@@ -34,12 +34,12 @@ class DeferredCall(Operation):
 
     def perform(self) -> Any:
         """Make the call."""
-        raise DeclarationError(f"{type(self).__qualname__} calls nothing. Give it to @deferrable(base=...).")
+        raise DeclarationError(f"{type(self).__qualname__} is a base class. Pass it to @deferrable(base=...).")
 
     def handle_error(self, error: Exception) -> None:
         """Handle an exception that ends an attempt; it does not decide whether to retry.
 
-        The exception is recorded all the same, and the rules decide whether there is another attempt.
+        The exception is recorded in any case, and the rules decide whether there is another attempt.
         """
 
     setattr(handle_error, NO_HANDLER, True)

@@ -46,8 +46,8 @@ class DeferOptions:
         """Return the call, ready to be enqueued; nothing is stored yet.
 
         Raises:
-            OptionsError: The target was never registered, or an option cannot be.
-            PropsError: The arguments do not fit its signature.
+            OptionsError: The target is not registered, or an option is invalid.
+            PropsError: The arguments do not match its signature.
         """
         registered = deferred_targets.target_of(target)
         where = f"defer({registered.label})"
@@ -63,16 +63,16 @@ class DeferOptions:
 
 
 MAX_COMPARED = 100
-"""So many names of arguments are compared with those of the options."""
+"""The number of argument names that are compared with the options."""
 OPTIONS = tuple(field.name for field in attrs.fields(DeferOptions))
 
 
 def _check_names(target: Target, kwargs: Mapping[str, Any], where: str) -> None:
-    """Refuse a name that is close to an option's: as an argument it would be refused with another message."""
+    """Refuse an unknown name that is close to the name of an option, with a hint."""
     parameters = {parameter.name for parameter in target.parameters}
     for name in list(kwargs)[:MAX_COMPARED]:
         if name not in parameters and (hint := did_you_mean(name, OPTIONS)):
-            raise OptionsError(f"{where}: {name!r} is neither an argument of it nor an option.{hint}")
+            raise OptionsError(f"{where}: unknown argument {name!r}.{hint}")
 
 
 def _kwargs_of(target: Target, arguments: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,19 +82,21 @@ def _kwargs_of(target: Target, arguments: tuple[Any, ...], kwargs: Mapping[str, 
     names = [parameter.name for parameter in target.parameters if parameter.kind is not parameter.KEYWORD_ONLY]
     if len(arguments) > len(names):
         raise PropsError(
-            target.label, (), advice=f"it takes {len(names)} arguments by position, and got {len(arguments)}."
+            target.label, (), advice=f"expected at most {len(names)} positional arguments, got {len(arguments)}."
         )
     by_position = dict(zip(names, arguments, strict=False))
-    duplicates = [Problem("." + name, "to be given once") for name in by_position if name in kwargs]
+    duplicates = [
+        Problem("." + name, reason="given twice, by position and by name") for name in by_position if name in kwargs
+    ]
     if duplicates:
         raise PropsError(target.label, duplicates)
     return {**by_position, **kwargs}
 
 
 class Deferral:
-    """`defer` with its options given beforehand: what is given now are the target's own arguments alone.
+    """`defer` with options: a call takes the arguments of the target only.
 
-    Checkers hold them against its signature, and a parameter may be called like an option.
+    Type checkers check them against its signature, and a parameter may have the name of an option.
     """
 
     def __init__(self, options: DeferOptions) -> None:
@@ -117,29 +119,29 @@ class Deferral:
     @overload
     async def acall(self, target: Callable[P, R], /, *arguments: P.args, **kwargs: P.kwargs) -> Ticket[R]: ...
     async def acall(self, target: Any, /, *arguments: Any, **kwargs: Any) -> Ticket[Any]:
-        """Return the same from asyncio, without blocking the event loop."""
+        """Store the call from asyncio, without blocking the event loop."""
         return await self._options.enqueue(target, arguments, kwargs).acall()
 
 
 class Defer:
-    """Have a function or method called later, by a worker: ``defer(OrderClient.fulfill, order_number=7)``.
+    """Store a call of a function or method, which a worker makes: ``defer(OrderClient.fulfill, order_number=7)``.
 
-    The call is a row of the records, in the transaction of the session that is given or current; rolled back with it
-    it will never be made. Its arguments are held against the signature at once.
+    The call is a record in the transaction of the given or current session; if that is rolled back, the call is not
+    made. The arguments are checked against the signature at once.
 
     Args:
-        target: Registered with `deferrable`.
-        arguments: Its arguments, by position.
+        target: A function or method registered with `deferrable`.
+        arguments: Its positional arguments.
         kwargs: Its arguments by name, and the options of `with_options`.
 
     Returns:
-        The ticket of the call; with an ``idempotence_token`` that an earlier call of this target had, of that one,
-        and ``ticket.duplicate`` is true.
+        The ticket of the call. If an earlier call of the target had the same ``idempotence_token``, it is the ticket
+        of that call, and ``ticket.duplicate`` is true.
 
     Raises:
-        OptionsError: The target was never registered, or an option cannot be.
-        PropsError: The arguments do not fit the signature.
-        NotSerializable: An argument cannot travel; nothing was stored.
+        OptionsError: The target is not registered, or an option is invalid.
+        PropsError: The arguments do not match the signature.
+        NotSerializable: An argument has no JSON form; nothing was stored.
 
     Example:
         >>> from dexpy import defer, deferrable
@@ -149,13 +151,13 @@ class Defer:
         >>> defer(fulfill, order_number="7")
         Traceback (most recent call last):
         ...
-        dexpy.errors.PropsError: fulfill cannot be made, its props have 1 problem:
-          order_number: wants int, got str '7'
+        dexpy.errors.PropsError: fulfill: 1 invalid prop
+          order_number: expected int, got str '7'
     """
 
     if TYPE_CHECKING:
-        # Without an option, the last two, the arguments are held against the signature. Beside options a checker cannot
-        # do that: PEP 612 allows no other keyword next to P.kwargs, and `with_options` is there for it.
+        # The last two overloads have no options, so that checkers check the arguments against the signature. PEP 612
+        # allows no keywords beside P.kwargs; `with_options` replaces them.
         _Later = Callable[..., Coroutine[Any, Any, R]]
 
         @overload
@@ -206,7 +208,7 @@ class Defer:
             for parameter in registered.parameters:
                 if parameter.name in OPTIONS and parameter.name in kwargs:
                     raise OptionsError(
-                        f"defer({registered.label}, {parameter.name}=...) may mean the option or the parameter. "
+                        f"defer({registered.label}, {parameter.name}=...): an option and a parameter have this name. "
                         f"Write defer.with_options()({registered.label}, {parameter.name}=...) for the parameter."
                     )
             options = DeferOptions(**{name: kwargs.pop(name) for name in OPTIONS if name in kwargs})
@@ -226,14 +228,14 @@ class Defer:
         """`defer` with options: ``defer.with_options(queue="orders")(OrderClient.fulfill, order_number=7)``.
 
         Args:
-            idempotence_token: A name for this very call, unique for its target: a second call with it is not stored.
+            idempotence_token: A name of this call, unique for its target: a second call with it is not stored.
             at: An aware datetime before which the call does not run.
-            in_: Seconds or a timedelta from now on, instead of *at*.
-            session: The SQLAlchemy session or connection whose transaction the row belongs to; the current session
-                when left out. With one of asyncio, ``await defer.with_options(session=...).acall(...)``.
+            in_: Seconds or a timedelta from now, instead of *at*.
+            session: The SQLAlchemy session or connection whose transaction the record belongs to. Default: the current
+                session. With one of asyncio, ``await defer.with_options(session=...).acall(...)``.
             queue: A name, or a function of the operation behind the target.
-            priority: Higher runs sooner; 0 is usual.
-            expires_in: Seconds or a timedelta from now on; not begun by then, it is ``expired``.
+            priority: Higher runs sooner; 0 by default.
+            expires_in: Seconds or a timedelta from now; a call that has not started by then is ``expired``.
         """
         return Deferral(DeferOptions(idempotence_token, at, in_, session, queue, priority, expires_in))
 
@@ -241,7 +243,7 @@ class Defer:
         """Return the operation behind a target: for `explain`, its contract, and queries.
 
         Raises:
-            OptionsError: The target was never registered.
+            OptionsError: The target is not registered.
         """
         return operation_of_target(deferred_targets.target_of(target))
 

@@ -1,4 +1,4 @@
-"""The body of the operation behind a target: its parameters as props, and what makes the call."""
+"""The body of the operation behind a target: its parameters as props, and the method that makes the call."""
 
 from __future__ import annotations
 
@@ -18,34 +18,36 @@ from dexpy.foundation.errors import DeclarationError, did_you_mean, listed
 
 
 def check_parameters(target: Target, base: type[DeferredCall]) -> None:
-    """Refuse what could not be stored by name, or would hide a part of the operation."""
+    """Refuse parameters that cannot be stored by name, or have a reserved name."""
     if inspect.isgeneratorfunction(target.function) or inspect.isasyncgenfunction(target.function):
-        raise DeclarationError(f"deferrable({target.label}): it has a yield, so that nothing of it would run later.")
+        raise DeclarationError(f"deferrable({target.label}): expected a plain function, got a generator function.")
     for parameter in target.parameters:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise DeclarationError(
-                f"deferrable({target.label}): {parameter} takes arguments without names of their own, and a deferred "
-                "call keeps its arguments by name. Write a parameter for each."
+                f"deferrable({target.label}): {parameter} is not supported, because a deferred call stores arguments "
+                "by name. Write a parameter for each argument."
             )
         if parameter.name in RESERVED or parameter.name.startswith("_") or hasattr(base, parameter.name):
-            raise DeclarationError(reserved_name(f"deferrable({target.label})", parameter.name, "no parameter"))
+            raise DeclarationError(reserved_name(f"deferrable({target.label})", parameter.name, "parameter"))
 
 
 def props_of(target: Target, *, sensitive: Collection[str], encrypted: Collection[str]) -> dict[str, Any]:
     """Return its parameters, as the props of a class.
 
     Raises:
-        DeclarationError: One that is named as sensitive or encrypted is not there.
+        DeclarationError: A sensitive or encrypted parameter does not exist.
     """
     parameters = {parameter.name: parameter for parameter in target.parameters}
     for option, chosen in (("sensitive", sensitive), ("encrypted", encrypted)):
         if isinstance(chosen, str):
-            raise DeclarationError(f"deferrable({option}={chosen!r}) wants names in a tuple: {option}=({chosen!r},).")
+            raise DeclarationError(
+                f"deferrable({option}={chosen!r}): expected a tuple of names. Write {option}=({chosen!r},)."
+            )
         for name in chosen:
             if name not in parameters:
                 raise DeclarationError(
-                    f"deferrable({target.label}): {option} names {name!r}, which is no parameter. "
-                    f"They are {listed(parameters)}.{did_you_mean(name, parameters)}"
+                    f"deferrable({target.label}): unknown parameter {name!r} in {option}; expected one of "
+                    f"{listed(parameters)}.{did_you_mean(name, parameters)}"
                 )
     hints = _hints(target.function)
     namespace: dict[str, Any] = {"__annotations__": {name: hints.get(name, Any) for name in parameters}}

@@ -70,30 +70,30 @@ def deferrable(
     base: type[DeferredCall] = DeferredCall,
     **policies: Any,
 ) -> Any:
-    """Register a function or method, so that `defer` can have it called later. Called directly it is as it was.
+    """Register a function or method for `defer`; a direct call does not change.
 
-    Its parameters become the props of an operation: annotated ones are checked and stored as props are, others take
-    plain JSON; a model of SQLAlchemy is stored by its key and loaded before the call.
+    Its parameters become the props of an operation: annotated ones are checked and stored as props, others accept
+    plain JSON; an instance of a SQLAlchemy model is stored by its key and loaded before the call.
 
     Args:
         target: A function, a staticmethod or classmethod, a method of a class with one instance in its module,
             or, with a name, a bound method.
         name: Its stable name in records and messages; module and qualified name when left out.
-        aliases: Names it had before.
+        aliases: Earlier names.
         queue: The queue of its calls, unless `defer` names another.
-        priority: Higher runs sooner; 0 is usual.
+        priority: Higher runs sooner; 0 by default.
         sensitive: Parameters that are shown as ``<sensitive>`` everywhere.
         encrypted: Parameters that are stored encrypted; they are sensitive too.
         handle_error: Called with every exception that ends an attempt; it does not decide whether to retry.
-        base: A `DeferredCall` with what many targets share.
-        policies: Class attributes of an operation: ``retry_on=``, ``discard_on=``, ``timeout=``, ``encrypt=`` and
-            so on.
+        base: A `DeferredCall` with the policies and hooks that many targets share.
+        policies: Class attributes of an operation, for example ``retry_on=``, ``discard_on=``, ``timeout=`` or
+            ``encrypt=``.
 
     Returns:
-        What was given, unchanged.
+        The target, unchanged.
 
     Raises:
-        DeclarationError: It cannot be called later as it is, or a policy cannot be.
+        DeclarationError: The target cannot be called by name, or a policy is invalid.
 
     Example:
         >>> from dexpy import Retry, deferrable
@@ -123,11 +123,11 @@ def deferrable(
         if policy not in POLICIES:
             known = [*POLICIES, "name", "aliases", "queue", "priority", "sensitive", "encrypted", "handle_error"]
             raise DeclarationError(
-                f"deferrable({registered.label}): {policy!r} is no policy. They are {listed(known)}."
+                f"deferrable({registered.label}): unknown policy {policy!r}; expected one of {listed(known)}."
                 f"{did_you_mean(policy, known)}"
             )
     if not (isinstance(base, type) and issubclass(base, DeferredCall)):
-        raise DeclarationError(f"deferrable(base={base!r}) wants a class derived from dexpy.DeferredCall.")
+        raise DeclarationError(f"deferrable(base={base!r}): expected a subclass of dexpy.DeferredCall.")
     check_parameters(registered, base)
     attributes = {
         **policies,

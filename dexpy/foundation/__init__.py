@@ -1,4 +1,4 @@
-"""What all of dexpy builds on; the first import of any module, so it refuses another package's ``dexpy``."""
+"""The foundation of all packages; imported first, so that it detects another package named ``dexpy``."""
 
 from dexpy.foundation.package_conflict import check_package
 

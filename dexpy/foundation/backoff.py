@@ -1,4 +1,4 @@
-"""How long to pause between tries: longer after each one, up to a longest pause."""
+"""Backoff: pauses between attempts, each longer than the one before, up to a maximum."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import attrs
 
 @attrs.frozen
 class Backoff:
-    """The pauses between tries, in seconds.
+    """The pauses between attempts, in seconds.
 
     Attributes:
         first_s: The first pause.
-        longest_s: No pause is longer.
-        factor: Each pause is so many times the one before.
-        jitter: Up to this share of each pause is left out at random, so that two processes do not retry together again.
+        longest_s: The maximum pause.
+        factor: The ratio of each pause to the one before.
+        jitter: The share of each pause that may be subtracted at random, so that processes do not retry together.
 
     Example:
         >>> list(itertools.islice(Backoff(0.5, 3.0), 5))
@@ -30,11 +30,11 @@ class Backoff:
     jitter: float = 0.0
 
     def pause_s(self, count: int) -> float:
-        """Return the pause after so many earlier ones."""
-        # The exponent is limited, for a float is; the longest pause has long been reached.
+        """Return the pause after a number of earlier pauses."""
+        # The exponent is limited to the range of floats; the maximum is reached much earlier.
         pause_s = min(self.first_s * self.factor ** min(count, 60), self.longest_s)
         return pause_s if self.jitter == 0 else pause_s * random.uniform(1 - self.jitter, 1)  # noqa: S311 - no secret
 
     def __iter__(self) -> Iterator[float]:
-        """Return the pauses, without an end."""
+        """Yield the pauses without an end."""
         return map(self.pause_s, itertools.count())

@@ -1,6 +1,6 @@
 """The only module that reads the wall clock.
 
-Tests move it with `Clock.advance`; nothing else in dexpy reads the wall clock.
+Tests move the clock with `Clock.advance`.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ class Clock:
         self._database_offset = timedelta(0)
         self.offset_s = 0.0
         self.database_offset_s = 0.0
-        """By how much the clock of a server's database is taken to be moved, in seconds."""
+        """The assumed offset of the clocks of database servers, in seconds."""
 
     def timestamp(self) -> float:
         """Seconds since 1970."""
         return time.time() + self.offset_s
 
     def now(self) -> datetime:
-        """Return the moment, aware, in UTC, with microseconds."""
+        """Return the current time as an aware datetime in UTC, with microseconds."""
         return datetime.fromtimestamp(time.time() + self.offset_s, timezone.utc)
 
     def advance(self, by: timedelta | float, *, databases: bool = False) -> None:
         """Move the clock of this process, in seconds or by a timedelta; backwards with a negative one.
 
         Args:
-            by: How far.
-            databases: Whether the clocks of databases move too, for the statements of this process.
+            by: Seconds or a timedelta.
+            databases: Whether the clocks of databases move too, in the statements of this process.
         """
         delta = by if isinstance(by, timedelta) else timedelta(seconds=by)
-        # A timedelta is exact, so that moving forwards and back leaves nothing.
+        # A timedelta is exact: moving forwards and back restores the offset.
         self._offset += delta
         self.offset_s = self._offset.total_seconds()
         if databases:
@@ -43,7 +43,7 @@ class Clock:
             self.database_offset_s = self._database_offset.total_seconds()
 
     def reset(self) -> None:
-        """Show real time again."""
+        """Restore real time."""
         self.advance(-self._offset)
         self._database_offset = timedelta(0)
         self.database_offset_s = 0.0

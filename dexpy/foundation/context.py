@@ -1,7 +1,7 @@
-"""Ambient values: set once around many calls, such as a tenant or a locale, and read by props that name them.
+"""Context values, such as a tenant or a locale: set once around many calls, and read by props that name them.
 
-They apply in a block, in the threads and coroutines that it starts, and in the runs inside.
-Those marked by `Propagate` are propagated to the worker with what is enqueued in the block, beside the trace.
+They apply in a block, in the threads and coroutines that it starts, and in the runs inside it.
+Values in `Propagate` are propagated with the operations that the block enqueues to the worker, like the trace.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from dexpy.foundation.scoped_values import Entered, ScopedValue
 
 @attrs.frozen
 class Propagate:
-    """Marks an ambient value that is propagated to the worker too; plain JSON, and nothing secret.
+    """Marks a context value that is propagated to the worker as well; it must be plain JSON and not secret.
 
-    It is stored with the record, or sent with the message, in the clear.
+    It is stored with the record, or sent with the message, unencrypted.
 
     Example:
         >>> with context(locale=Propagate("de")):
@@ -37,15 +37,15 @@ class ContextValues:
     """The current values.
 
     Attributes:
-        values: Every ambient value by its name.
-        propagated: Those that go to the worker.
+        values: All context values by name.
+        propagated: Those that are propagated to the worker.
     """
 
     values: Mapping[str, Any] = MappingProxyType({})
     propagated: Mapping[str, Any] = MappingProxyType({})
 
     def inside(self, values: Mapping[str, Any]) -> ContextValues:
-        """Return the values inside a block; a plain value replaces a propagated one of its name, here only."""
+        """Return the values inside a block; a plain value replaces a propagated one, in this process only."""
         plain = {name: value.value if isinstance(value, Propagate) else value for name, value in values.items()}
         propagated = {name: plain[name] for name, value in values.items() if isinstance(value, Propagate)}
         inherited = {name: value for name, value in self.propagated.items() if name not in values}
@@ -60,15 +60,15 @@ _secret_owners: dict[str, str] = {}
 
 @contextmanager
 def context(**values: Any) -> Generator[None, None, None]:
-    """Set ambient values inside the block, over those around it; None is a value as well.
+    """Set context values inside the block, in addition to the outer ones; None is a value as well.
 
     Args:
-        values: By the names that props declare: ``prop(context="current_tenant")``.
-            ``Propagate(...)`` around one sends it to the workers with what is enqueued inside.
+        values: The values by the names in ``prop(context="current_tenant")``.
+            A value in ``Propagate(...)`` is also sent to the workers with the operations that the block enqueues.
 
     Raises:
-        NotSerializable: A value that is to travel is no plain JSON; names its path.
-        SensitiveInTransit: A value that is to travel belongs to a sensitive prop.
+        NotSerializable: A propagated value is not plain JSON; the error has its path.
+        SensitiveInTransit: A propagated value belongs to a sensitive prop.
 
     Example:
         >>> from dexpy import Operation, context, prop
@@ -94,7 +94,7 @@ def context(**values: Any) -> Generator[None, None, None]:
 
 
 def current_context() -> Mapping[str, Any]:
-    """Return every current ambient value by its name."""
+    """Return all current context values by name."""
     return context_scope.innermost().value.values
 
 
@@ -103,7 +103,7 @@ def attach(values: Mapping[str, Any]) -> Entered[ContextValues] | None:
     current = context_scope.innermost().value
     if values is current.propagated:
         return None
-    # Those that became secret since are left out: they were sent by an older program.
+    # Values that are secret by now are dropped: an older program sent them.
     public = {name: Propagate(value) for name, value in values.items() if name not in _secret_owners}
     return context_scope.enter(current.inside(public))
 
@@ -114,33 +114,33 @@ def detach(block: Entered[ContextValues]) -> None:
 
 
 def forbid_propagation(name: str, owner: str) -> None:
-    """Refuse to propagate the value of a name from now on, because a prop declares it secret."""
+    """Refuse to propagate the value of a name from now on, because a prop declares it as secret."""
     _secret_owners[name] = owner
 
 
 def check_no_secrets(values: Mapping[str, Any]) -> None:
-    """Refuse values that travel, where one of them belongs to a sensitive prop.
+    """Refuse to propagate values of sensitive props.
 
     Raises:
-        SensitiveInTransit: One does.
+        SensitiveInTransit: A value belongs to a sensitive prop.
     """
     for name in values:
         if name in _secret_owners:
             raise SensitiveInTransit(
-                f"context({name}=Propagate(...)): {name} would be propagated in the clear, and {_secret_owners[name]} "
-                "is sensitive. Pass it without Propagate: the prop itself is sent with the operation."
+                f"context({name}=Propagate(...)): {name} would be sent unencrypted, but {_secret_owners[name]} is "
+                "sensitive. Pass it without Propagate: the prop itself is sent with the operation."
             )
 
 
 def _plain_copy(value: object, path: str) -> Any:
-    """Return a copy of a value, if it is plain JSON."""
+    """Return a copy of a value that is plain JSON."""
     if value is None or type(value) in (bool, int):
         return value
     if type(value) is float and value - value == 0:
         return value
     if type(value) is str:
         if "\0" in value or (not value.isascii() and value != value.encode("utf-8", "ignore").decode()):
-            raise NotSerializable("has a NUL character or a lone surrogate, and cannot travel", path=path)
+            raise NotSerializable("has a NUL character or a lone surrogate, which databases do not store", path=path)
         return value
     if type(value) is list:
         return [_plain_copy(item, f"{path}[{index}]") for index, item in enumerate(cast("list[object]", value))]
@@ -148,9 +148,9 @@ def _plain_copy(value: object, path: str) -> Any:
         entries = cast("dict[object, object]", value)
         for key in entries:
             if type(key) is not str:
-                raise NotSerializable(f"has a key of type {type(key).__name__}; keys must be str in JSON", path=path)
+                raise NotSerializable(f"has a key of type {type(key).__name__}, but JSON keys are str", path=path)
         return {_plain_copy(key, path): _plain_copy(item, f"{path}[{key!r}]") for key, item in entries.items()}
     reason = "is NaN or infinite" if type(value) is float else f"is of type {type(value).__name__}"
     raise NotSerializable(
-        f"{reason}, and only plain JSON is propagated. Pass it without Propagate, or pass an id", path=path
+        f"{reason}, but only plain JSON is propagated. Pass it without Propagate, or pass an id", path=path
     )

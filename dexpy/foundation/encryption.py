@@ -9,34 +9,34 @@ from dexpy.foundation.errors import ConfigurationError, DeclarationError, Encryp
 from dexpy.foundation.services import Provider
 
 DEFAULT = "default"
-"""The encryptor of classes and props that name none."""
+"""The name of the default encryptor."""
 
 
 class Encryptor(Protocol):
     """Encrypts and decrypts bytes.
 
-    The result of `encrypt` differs from call to call, and `decrypt` raises for anything that `encrypt` did not return:
-    an authenticated cipher does both. Both may be called from many threads at once.
+    Use an authenticated cipher: the result of `encrypt` must differ from call to call, and `decrypt` must raise for
+    anything that `encrypt` did not return. Several threads may call both methods at once.
     """
 
     def encrypt(self, data: bytes) -> bytes:
-        """Return the data encrypted."""
+        """Return the encrypted data."""
         ...
 
     def decrypt(self, data: bytes) -> bytes:
-        """Return the data that was encrypted."""
+        """Return the decrypted data."""
         ...
 
 
 class FernetEncryptor:
-    """AES-128 with HMAC-SHA-256, by `cryptography`: the extra ``crypto``.
+    """AES-128 with HMAC-SHA-256 of the package `cryptography`; requires the extra ``crypto``.
 
     Args:
-        keys: As ``cryptography.fernet.Fernet.generate_key()`` makes them: the first one encrypts, each decrypts.
-            To rotate, put a new key first, and leave the old one until nothing is stored by it.
+        keys: Results of ``cryptography.fernet.Fernet.generate_key()``: the first one encrypts, all of them decrypt.
+            To rotate, insert a new key at the beginning, and keep the old one until no stored data uses it.
 
     Raises:
-        ConfigurationError: A key that is none; the message does not show it.
+        ConfigurationError: A key is invalid; the message does not contain it.
         MissingExtra: The package is not installed.
     """
 
@@ -46,15 +46,17 @@ class FernetEncryptor:
         except ImportError:
             raise MissingExtra("Encryption by FernetEncryptor", "cryptography", "crypto") from None
         if not keys:
-            raise ConfigurationError("FernetEncryptor() got no key. Make one: Fernet.generate_key().")
+            raise ConfigurationError(
+                "FernetEncryptor(): expected a key, got none. Generate one with Fernet.generate_key()."
+            )
         fernets: list[Fernet] = []
         for number, key in enumerate(keys, 1):
             try:
                 fernets.append(Fernet(key))
             except (ValueError, TypeError):
                 raise ConfigurationError(
-                    f"FernetEncryptor(...): its key {number} of {len(keys)} is no key: 32 bytes in URL-safe base64. "
-                    "Make one: Fernet.generate_key()."
+                    f"FernetEncryptor(...): key {number} of {len(keys)} is invalid; expected 32 bytes in URL-safe "
+                    "base64. Generate one with Fernet.generate_key()."
                 ) from None
         self._fernet = MultiFernet(fernets)
 
@@ -68,15 +70,15 @@ class FernetEncryptor:
 
 
 class Encryptors(Mapping[str, Encryptor]):
-    """Every encryptor of a runtime, by its name.
+    """The encryptors of a runtime by name.
 
     Args:
-        named: The application's own.
-        keys: Of the default one, by Fernet, joined by commas.
-        accepts_unbound: Whether ciphertext that does not name its operation, column and run is opened.
+        named: Encryptors of the application.
+        keys: Fernet keys of the default encryptor, joined by commas.
+        accepts_unbound: Whether ciphertext that is not bound to an operation, column and run is decrypted.
 
     Raises:
-        ConfigurationError: Something without both methods, a name that is none, or two default ones.
+        ConfigurationError: A method is missing, a name is invalid, or there are two default encryptors.
     """
 
     def __init__(
@@ -90,17 +92,17 @@ class Encryptors(Mapping[str, Encryptor]):
         self._named: dict[str, Encryptor] = {}
         for name, encryptor in cast("Mapping[Any, Any]", named or {}).items():
             if not (isinstance(name, str) and name):
-                raise ConfigurationError(f"configure(encryptors=...): {name!r} is no name of an encryptor.")
+                raise ConfigurationError(f"configure(encryptors=...): invalid name {name!r}; expected a non-empty str.")
             if not all(callable(getattr(encryptor, method, None)) for method in ("encrypt", "decrypt")):
                 raise ConfigurationError(
-                    f"configure(encryptors={{{name!r}: ...}}) wants an object with encrypt(bytes) and decrypt(bytes), "
-                    f"got {type(encryptor).__name__}."
+                    f"configure(encryptors={{{name!r}: ...}}): expected an object with encrypt(bytes) and "
+                    f"decrypt(bytes), got {type(encryptor).__name__}."
                 )
             self._named[name] = encryptor
         if keys:
             if DEFAULT in self._named:
                 raise ConfigurationError(
-                    "There are encryption keys and an encryptor of the name 'default'. Leave one of them out."
+                    "configure(): expected encryption keys or the encryptor 'default', got both. Remove one of them."
                 )
             key_texts = (key_text.strip() for key_text in keys.split(","))
             self._named[DEFAULT] = FernetEncryptor(*filter(None, key_texts))
@@ -118,10 +120,10 @@ class Encryptors(Mapping[str, Encryptor]):
         return f"<Encryptors {', '.join(self._named) or 'none'}>"
 
     def require(self, name: str, operation: str) -> Encryptor:
-        """Return the encryptor of a name.
+        """Return the encryptor with a name.
 
         Raises:
-            EncryptorMissing: There is none in this process.
+            EncryptorMissing: It is not configured in this process.
         """
         encryptor = self._named.get(name)
         if encryptor is None:
@@ -134,7 +136,7 @@ current_encryptors: Provider[Encryptors] = Provider("encryptors")
 
 
 def encryptor_name(declared: object, where: str) -> str | None:
-    """Return the name of the encryptor that was declared: True for the default one, False for none.
+    """Return the name of the declared encryptor: True is the default one, False is none.
 
     Raises:
         DeclarationError: It is neither a bool nor a name.
@@ -145,4 +147,4 @@ def encryptor_name(declared: object, where: str) -> str | None:
         return None
     if isinstance(declared, str) and declared:
         return declared
-    raise DeclarationError(f"{where} = {declared!r} wants True, False or the name of an encryptor.")
+    raise DeclarationError(f"{where}: expected True, False or the name of an encryptor, got {declared!r}.")

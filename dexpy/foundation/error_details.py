@@ -18,11 +18,11 @@ from dexpy.foundation.errors import SENSITIVE
 from dexpy.foundation.safe_text import class_name, text_of
 
 MAX_LEVELS = 28
-"""Levels of nesting that are stored: MariaDB takes 31 in a JSON column, and details may be nested in another value."""
+"""The levels of nesting that are stored: MariaDB supports 31, and details may be nested in another value."""
 MAX_VALUES = 100_000
-"""Values that are stored: an iterable may have no end."""
+"""The number of values that are stored: an iterable may be infinite."""
 MAX_DIGITS = 640
-"""Longer ints are stored as text: Python may refuse to read them as numbers."""
+"""Longer ints are stored as text, because Python may refuse to decode them as numbers."""
 
 TOO_DEEP = "<nested too deeply>"
 HOLDS_ITSELF = "<holds itself>"
@@ -30,14 +30,14 @@ TOO_MANY = "<too many values>"
 
 
 def to_json(value: Any, redactor: Callable[[str], str], encode: Callable[[Any], Any] | None = None) -> Any:
-    """Return a value as JSON, for people: texts redacted, and the class's name for a value without a JSON form.
+    """Return a value as redacted JSON for people, with the name of the class for a value without a JSON form.
 
-    Never raises, whatever the value's own methods do.
+    Never raises, even if methods of the value do.
 
     Args:
         value: Anything.
-        redactor: Applied to every text, keys included.
-        encode: Makes JSON of a value of another type; raises where it cannot.
+        redactor: A function that is applied to each text, including keys.
+        encode: A function that encodes a value of another type as JSON, or raises.
 
     Example:
         >>> from decimal import Decimal
@@ -97,7 +97,7 @@ class _JsonWriter:
         if entries is None and items is None:
             if self._encode is None:
                 return self._name(value)
-            # `encode` returned plain types; it is not called again for anything else in them.
+            # `encode` must return plain types; it is not called for nested values.
             return _JsonWriter(self._redactor, None).value(self._encode(value), level)
         if level >= MAX_LEVELS:
             return TOO_DEEP
@@ -150,7 +150,7 @@ def _items(value: Any, kind: type[object]) -> Iterable[Any] | None:
     return next((iterate(value) for base, iterate in _ITERATORS if issubclass(kind, base)), None)
 
 
-# The base's own iterators: a subclass may override them.
+# Iterators of the base classes: a subclass may override its own.
 _dict_items: Callable[[Any], Iterable[tuple[Any, Any]]] = cast("Any", dict).items
 _ITERATORS: tuple[tuple[type[object], Callable[[Any], Iterable[Any]]], ...] = tuple(
     (known, known.__iter__) for known in cast("tuple[Any, ...]", (list, tuple, set, frozenset))

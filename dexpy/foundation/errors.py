@@ -3,54 +3,53 @@
 ::
 
     DexpyError
-    ├─ DeclarationError (TypeError)        a class statement that cannot work
-    ├─ PropsError (TypeError, ValueError)  bad input to one operation, all problems at once
-    ├─ OptionsError (TypeError, ValueError)  bad options of a call: async_(...), Retry(...), wait(...)
-    ├─ NotSerializable (TypeError)         a value that cannot travel through JSON
-    ├─ Undecodable (ValueError)            stored JSON that no longer fits its operation
-    ├─ ConfigurationError                  settings, servers, modules
-    │  ├─ MissingExtra (ImportError)       a package that an extra installs
-    │  └─ EncryptorMissing                 an encryptor that no configuration names
-    ├─ DatabaseUnavailable                 the database cannot be opened
-    │  ├─ DatabaseBusy                     SQLite's one write lock was not to be had
-    │  └─ SchemaMissing                    without the tables of dexpy, or with those of another version
-    ├─ BrokerUnavailable                   the broker does not answer, and the settings insist on it
+    ├─ DeclarationError (TypeError)        an invalid class, policy or annotation
+    ├─ PropsError (TypeError, ValueError)  invalid props of one operation, all problems at once
+    ├─ OptionsError (TypeError, ValueError)  invalid options of a call: async_(...), Retry(...), wait(...)
+    ├─ NotSerializable (TypeError)         a value without a JSON form
+    ├─ Undecodable (ValueError)            stored JSON that does not match the operation any more
+    ├─ ConfigurationError                  invalid settings, unusable servers or modules
+    │  ├─ MissingExtra (ImportError)       a package of an extra is not installed
+    │  └─ EncryptorMissing                 an encryptor is not configured
+    ├─ DatabaseUnavailable                 the database cannot be opened or read
+    │  ├─ DatabaseBusy                     another transaction holds SQLite's write lock
+    │  └─ SchemaMissing                    tables of dexpy are missing, or of another version
+    ├─ BrokerUnavailable                   the broker is unreachable, and the settings require it
     ├─ Error                               a business error: code, message, details
-    ├─ UndeclaredError                     a business error with a code that was never declared
-    ├─ ResultTypeError (TypeError)         perform returned something else than it says
-    ├─ RefNotFound (LookupError)           the row behind a Ref is gone
-    ├─ SensitiveInTransit                  a sensitive prop in a message, in the clear
-    ├─ DecryptionFailed                    what is stored does not decrypt
-    ├─ FrozenOperation (AttributeError)    self.memo = ... in an operation, which is frozen
-    ├─ NotRunning                          something that only works inside a run
-    ├─ StepError                           self.step or self.each where it cannot be, or in another order
+    ├─ UndeclaredError                     a business error whose code the operation does not declare
+    ├─ ResultTypeError (TypeError)         the result does not match the return annotation of perform
+    ├─ RefNotFound (LookupError)           the row of a Ref does not exist
+    ├─ SensitiveInTransit                  a sensitive prop would be sent unencrypted
+    ├─ DecryptionFailed                    stored data cannot be decrypted
+    ├─ FrozenOperation (AttributeError)    an attribute of an operation was set or deleted
+    ├─ NotRunning                          something that works inside a run only
+    ├─ StepError                           self.step or self.each in an invalid place or order
     ├─ SessionOnLoop                       self.session on the event loop
     ├─ TransactionOwned                    commit, rollback or close inside perform
-    ├─ UnknownOperation (LookupError)      a name that the registry does not know
-    ├─ RecordNotFound (LookupError)        an id that the records do not know
-    ├─ InvalidTransition                   the record is in a state that does not allow this
-    ├─ KeyBusy (TimeoutError)              another run with the idempotency key has not ended in time
-    ├─ OnceConflict                        an idempotency key that was used with other params
+    ├─ UnknownOperation (LookupError)      no operation of this name is declared in this process
+    ├─ RecordNotFound (LookupError)        no record has this id
+    ├─ InvalidTransition                   the status of the record does not allow the transition
+    ├─ KeyBusy (TimeoutError)              another run still holds the idempotency key after the wait
+    ├─ OnceConflict                        the idempotency key was used with other params
     ├─ KeyTaken                            retry() of a record whose key another run holds
-    ├─ NotUnique                           another run holds the unique key, and the class wants to be told
-    ├─ LockLost                            the lock of a run was gone before its commit
-    ├─ WorkerLost                          a run's worker died; named in rules, raised by nothing
-    ├─ TimedOut (TimeoutError)             the run took longer than its class allows
+    ├─ NotUnique                           another run holds the unique key, with on_conflict="raise"
+    ├─ LockLost                            the run lost its lock before its commit
+    ├─ WorkerLost                          the worker of a run died; for rules and records, never raised
+    ├─ TimedOut (TimeoutError)             the run exceeded the timeout of its class
     └─ TicketError
-       ├─ NotRecorded                      the run has no record to ask
+       ├─ NotRecorded                      the run has no record
        ├─ NotCommitted                     the caller's transaction is still open
        ├─ RolledBack                       the caller's transaction was rolled back
        ├─ ResultNotStored                  the result has no JSON form
-       ├─ OperationFailed                  the run failed, not by a business error
-       └─ WaitTimeout (TimeoutError)       the run has not ended in time
+       ├─ OperationFailed                  the run failed, other than by a business error
+       └─ WaitTimeout (TimeoutError)       the run did not end within the timeout
 
     BaseException
-    ├─ LostClaim                           the run's claim went to another worker
-    ├─ Cancelled                           the run was called off while it ran
-    └─ Interrupted                         the run was given back between two steps
+    ├─ LostClaim                           another worker has claimed the run
+    ├─ Cancelled                           the run was cancelled while it ran
+    └─ Interrupted                         the worker is stopping: the run was interrupted between two steps
 
-Messages say what was done, why it cannot be, and what to do.
-The facts are attributes too.
+A message states what is wrong, what was expected, and how to fix it; the facts are also attributes.
 """
 
 from __future__ import annotations
@@ -70,57 +69,68 @@ SENSITIVE = "<sensitive>"
 
 
 class DexpyError(PicklableError, Exception):
-    """The base of all that dexpy raises, but for `LostClaim`, `Cancelled` and `Interrupted`."""
+    """The base class of every exception of dexpy except `LostClaim`, `Cancelled` and `Interrupted`."""
 
     def __init__(self, *args: Any) -> None:
-        # Text from outside may have lone surrogates, which no stream prints.
+        # Text from outside may contain lone surrogates, which no stream can encode.
         super().__init__(*(printable(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 def printable(text: str) -> str:
-    """Return a text that every stream can print: lone surrogates as escapes."""
+    """Return a text that every stream can print, with lone surrogates as escapes."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 class DeclarationError(DexpyError, TypeError):
-    """A class statement, policy or annotation that cannot work."""
+    """An invalid class statement, policy or annotation."""
 
 
 @attrs.frozen
 class Problem:
-    """One thing wrong with one value.
+    """One problem of one value.
 
     Attributes:
-        path: Where, from the value's own root: ``""``, ``".sku"``, ``"[2].sku"``, ``"['k']"``.
-        expected: What would have been right, as a noun phrase: ``"int"``, ``"a value >= 0"``.
-        got: What was there, as text; empty where nothing was.
+        path: The path from the root of the value: ``""``, ``".sku"``, ``"[2].sku"``, ``"['k']"``.
+        expected: A noun phrase for valid values: ``"int"``, ``"a value >= 0"``; empty if `reason` is enough.
+        got: The invalid value as text; empty if there is none.
+        reason: What is wrong, if `expected` does not imply it: ``"missing"``, ``"unknown prop"``. Never contains a
+            value.
     """
 
     path: str
-    expected: str
+    expected: str = ""
     got: str = ""
+    reason: str = ""
 
     def under(self, prefix: str) -> Problem:
-        """Return the same problem, seen from one level further out."""
-        return Problem(prefix + self.path, self.expected, self.got)
+        """Return the same problem with a prefix added to its path."""
+        return Problem(prefix + self.path, self.expected, self.got, self.reason)
 
     def hidden(self) -> Problem:
-        """Return the same problem without its value."""
+        """Return the same problem with its value redacted."""
         return attrs.evolve(self, got=SENSITIVE) if self.got else self
 
+    def without_value(self) -> Problem:
+        """Return the same problem without its value."""
+        return attrs.evolve(self, got="")
+
     def __str__(self) -> str:
-        got = f", got {self.got}" if self.got else ""
-        return f"{self.path.lstrip('.')}: wants {self.expected}{got}"
+        parts = [self.reason] if self.reason else []
+        if self.expected:
+            parts.append(f"expected {self.expected}")
+        text = "; ".join(parts)
+        if self.got:
+            text += f", got {self.got}" if self.expected else f": {self.got}"
+        return f"{self.path.lstrip('.')}: {text}"
 
 
 class PropsError(DexpyError, TypeError, ValueError):
-    """Bad input to one operation: every problem at once, the first `MAX_PROBLEMS` in full.
+    """Invalid props of one operation, with all problems at once; the first `MAX_PROBLEMS` are listed.
 
     Attributes:
         operation: Name of the operation class.
-        problems: One `Problem` for each thing that is wrong; its path begins with the prop.
-            None when what was given is no set of props at all; the message says so then.
-        left_out: How many more there are.
+        problems: The problems; each path begins with the name of the prop. Empty if the input is not a set of props.
+        left_out: The number of problems that are not in `problems`.
     """
 
     MAX_PROBLEMS = 100
@@ -131,10 +141,10 @@ class PropsError(DexpyError, TypeError, ValueError):
         self.problems = tuple(problems[: self.MAX_PROBLEMS])
         self.left_out = len(problems) - len(self.problems)
         if not self.problems:
-            super().__init__(f"{operation} cannot be made: {advice}")
+            super().__init__(f"{operation}: {advice}")
             return
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        lines = [f"{operation} cannot be made, its props have {count}:"]
+        count = "1 invalid prop" if len(problems) == 1 else f"{len(problems)} invalid props"
+        lines = [f"{operation}: {count}"]
         length = listed_here = 0
         for problem in self.problems:
             text = str(problem)
@@ -151,18 +161,18 @@ class PropsError(DexpyError, TypeError, ValueError):
 
 
 class OptionsError(DexpyError, TypeError, ValueError):
-    """Options of a call that cannot be: unknown, contradictory or out of range."""
+    """Invalid options of a call: unknown, contradictory or out of range."""
 
 
 class NotSerializable(DexpyError, TypeError):
-    """A value that cannot go through JSON and come back exactly.
+    """A value that JSON cannot store and restore exactly.
 
-    The value itself is never part of the message.
+    The message never contains the value.
 
     Attributes:
-        path: Where it is, from the prop on: ``items[3].file``.
-        reason: Why it cannot travel.
-        owner: The operation, once it is known.
+        path: The path to the value, beginning with the prop: ``items[3].file``.
+        reason: Why the value has no JSON form.
+        owner: Name of the operation class; empty if unknown.
     """
 
     def __init__(self, reason: str, *, path: str = "", owner: str = "") -> None:
@@ -170,23 +180,23 @@ class NotSerializable(DexpyError, TypeError):
         self.reason = reason
         self.owner = owner
         where = path.lstrip(".") or "the value"
-        prefix = f"{owner} cannot go to the background: " if owner else ""
+        prefix = f"{owner}: " if owner else ""
         super().__init__(f"{prefix}{where} {reason}")
 
     def under(self, prefix: str) -> NotSerializable:
-        """Return the same refusal, seen from one level further out."""
+        """Return the same error with a prefix added to its path."""
         return NotSerializable(self.reason, path=prefix + self.path, owner=self.owner)
 
     def of(self, owner: str) -> NotSerializable:
-        """Return the same refusal, with the operation named."""
+        """Return the same error with the name of the operation."""
         return NotSerializable(self.reason, path=self.path, owner=owner)
 
     def about(self, subject: str, *, is_result: bool = False) -> NotSerializable:
-        """Return the same refusal, with advice about something else than a prop; what was named first stays.
+        """Return the same error with advice about something else than a prop; a subject that was set earlier stays.
 
         Args:
-            subject: What has to be given another type, or another value.
-            is_result: It is returned, and not passed.
+            subject: What needs another type or value.
+            is_result: Whether the value is returned rather than passed.
         """
         reason = self.reason.replace("give the prop a type", f"give {subject} a type")
         if is_result:
@@ -195,26 +205,26 @@ class NotSerializable(DexpyError, TypeError):
 
 
 class Undecodable(DexpyError, ValueError):
-    """Stored JSON that no longer fits its operation.
+    """Stored JSON that does not match the current props of its operation.
 
     Attributes:
         operation: Name of the operation class.
-        problems: What does not fit; values are left out.
+        problems: The problems, without values.
     """
 
     def __init__(self, operation: str, problems: Sequence[Problem]) -> None:
         self.operation = operation
         self.problems = tuple(problem.hidden() for problem in problems)
         listed = "; ".join(str(problem) for problem in self.problems)
-        super().__init__(f"{operation}: the stored params no longer fit: {listed}")
+        super().__init__(f"{operation}: the stored params do not match its props any more: {listed}")
 
 
 class ConfigurationError(DexpyError):
-    """Settings, modules or servers that cannot be used as they are."""
+    """Invalid settings, or modules or servers that cannot be used."""
 
 
 class MissingExtra(ConfigurationError, ImportError):
-    """A package that one of dexpy's extras installs is not there.
+    """A package that belongs to an extra of dexpy is not installed.
 
     Attributes:
         extra: The extra's name, as in ``pip install "dexpy-operations[postgres]"``.
@@ -224,13 +234,12 @@ class MissingExtra(ConfigurationError, ImportError):
         self.extra = extra
         self.package = package
         super().__init__(
-            f"{what} needs the package {package!r}, which is not installed. "
-            f'Run: pip install "dexpy-operations[{extra}]"'
+            f'{what}: the package {package!r} is not installed. Run: pip install "dexpy-operations[{extra}]"'
         )
 
 
 class EncryptorMissing(ConfigurationError):
-    """A class is encrypted, or a row of it was, by an encryptor that this process does not have.
+    """A class or a stored row requires an encryptor that is not configured in this process.
 
     Attributes:
         operation: The operation's stable name.
@@ -240,9 +249,9 @@ class EncryptorMissing(ConfigurationError):
     def __init__(self, operation: str, encryptor: str, hint: str = "") -> None:
         self.operation = operation
         self.encryptor = encryptor
-        keys = ", or give keys: DEXPY_ENCRYPTION_KEYS" if encryptor == "default" else ""
+        keys = ", or set DEXPY_ENCRYPTION_KEYS" if encryptor == "default" else ""
         super().__init__(
-            f"{operation} is encrypted by {encryptor!r}, and this process has no encryptor of that name.{hint} "
+            f"{operation}: the encryptor {encryptor!r} is not configured in this process.{hint} "
             f"Write dexpy.configure(encryptors={{{encryptor!r}: ...}}){keys}."
         )
 
@@ -252,11 +261,12 @@ class DatabaseUnavailable(DexpyError):
 
 
 class DatabaseBusy(DatabaseUnavailable):
-    """Another transaction has held SQLite's one write lock for all of the time that a writer waits, or is the one
-    around the write, which would wait for itself; nothing was written.
+    """Another transaction holds SQLite's write lock for longer than a writer waits; nothing was written.
+
+    It is also raised if the surrounding transaction holds the lock, so that the write would wait for itself.
 
     Attributes:
-        may_end: Whether the same write may succeed later; not in the transaction that holds the lock.
+        may_end: Whether the same write may succeed later; False inside the transaction that holds the lock.
     """
 
     def __init__(self, message: str, *, may_end: bool = True) -> None:
@@ -265,11 +275,11 @@ class DatabaseBusy(DatabaseUnavailable):
 
 
 class BrokerUnavailable(DexpyError):
-    """The broker does not answer, and ``configure(on_broker_error="raise")`` wants to be told of it at the enqueue."""
+    """The broker is unreachable at an enqueue, with ``configure(on_broker_error="raise")``."""
 
 
 class SchemaMissing(DatabaseUnavailable):
-    """The database has no tables of dexpy, or those of another version.
+    """The tables of dexpy are missing in the database, or belong to another version.
 
     Attributes:
         problems: What is missing.
@@ -281,14 +291,14 @@ class SchemaMissing(DatabaseUnavailable):
 
 
 class Error(DexpyError):
-    """A business error: an outcome that the operation foresees, with a code.
+    """A business error: an expected outcome of an operation, with a code.
 
-    Raised in `perform` it ends the run as an `Err`; raised by `call()` it says that a run ended so.
+    Raise it in `perform` to end the run as an `Err`; `call()` raises it if the run ended with a business error.
 
     Args:
         code: The error's code, one of the operation's declared `errors`.
-        message: For people; the code's description, or the code itself, when left out.
-        details: A JSON object with facts.
+        message: A message for people. Default: the description of the code, or else the code.
+        details: Facts as a JSON object.
 
     Example:
         >>> raise Error("no_balance", "Nothing to send", details={"balance": "0"})
@@ -306,8 +316,8 @@ class Error(DexpyError):
         operation: str | None = None,
     ) -> None:
         if not isinstance(code, str) or not code:
-            raise TypeError(f"Error(code, ...) wants a non-empty str as its code, got {code!r}.")
-        # Plain text: a subclass of str may raise in any method, where the error is to be written.
+            raise TypeError(f"Error(code, ...): expected a non-empty str, got {code!r}.")
+        # Plain text: any method of a subclass of str may raise while the error is recorded.
         self.code = text_of(code)
         self.message = self.code if message is None else text_of(message)
         self.has_message = message is not None
@@ -318,7 +328,7 @@ class Error(DexpyError):
 
 def _entries(details: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        # The base's own entries: a subclass may override every method that returns them.
+        # A subclass of dict may override every method that returns its entries.
         if isinstance(details, dict):
             return dict(cast("Any", dict).items(details))
         return dict(details)
@@ -329,7 +339,7 @@ def _entries(details: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class UndeclaredError(DexpyError):
-    """A business error whose code the operation never declared: a mistake in the program.
+    """A business error whose code the operation does not declare: a bug in the application.
 
     Attributes:
         operation: Name of the operation class.
@@ -341,18 +351,17 @@ class UndeclaredError(DexpyError):
         self.code = code
         self.declared = tuple(sorted(declared))
         super().__init__(
-            f"{operation} raised Error({code!r}), a code that it does not declare. "
-            f"Its codes are {listed(self.declared)}.{did_you_mean(code, self.declared)} "
-            f"Add {code!r} to the class's errors."
+            f"{operation}: undeclared error code {code!r}; expected one of {listed(self.declared)}."
+            f"{did_you_mean(code, self.declared)} Add {code!r} to the errors of the class, or raise a declared code."
         )
 
 
 class ResultTypeError(DexpyError, TypeError):
-    """`perform` returned something else than its annotation says."""
+    """The result of `perform` does not match its return annotation."""
 
 
 class RefNotFound(DexpyError, LookupError):
-    """The row that a `Ref` names is not in the database.
+    """The row of a `Ref` is not in the database.
 
     Attributes:
         operation: Name of the operation class.
@@ -366,11 +375,11 @@ class RefNotFound(DexpyError, LookupError):
         self.prop = prop
         self.model = model
         self.key = key
-        super().__init__(f"{operation}: {prop} refers to {model} {shortened(key)}, and there is no such row.")
+        super().__init__(f"{operation}.{prop}: no {model} with the key {shortened(key)} exists.")
 
 
 class NotRunning(DexpyError):
-    """Something was used outside of a run that only exists inside one."""
+    """Something that works only inside a run was used outside of one."""
 
 
 class FrozenOperation(DexpyError, attrs.exceptions.FrozenInstanceError):
@@ -383,14 +392,14 @@ class FrozenOperation(DexpyError, attrs.exceptions.FrozenInstanceError):
 
     def __init__(self, operation: str, attribute: str, advice: str) -> None:
         AttributeError.__init__(
-            self, f"{operation}.{attribute}: operations are frozen, so it cannot be set or deleted. {advice}"
+            self, f"{operation}.{attribute}: operations are frozen; attributes cannot change. {advice}"
         )
         self.operation = operation
         self.attribute = attribute
 
 
 class StepError(DexpyError):
-    """``self.step`` or ``self.each`` where it cannot be, or in another order than in an earlier attempt.
+    """``self.step`` or ``self.each`` in an invalid place, or in another order than in an earlier attempt.
 
     Attributes:
         operation: Name of the operation class.
@@ -404,11 +413,11 @@ class StepError(DexpyError):
 
 
 class SessionOnLoop(DexpyError):
-    """`self.session` was used on the event loop, where blocking work must not run."""
+    """`self.session` was used on the event loop, which it would block."""
 
 
 class TransactionOwned(DexpyError):
-    """The transaction of a run belongs to the run: it commits and rolls back by itself."""
+    """A commit, rollback or close inside `perform`: the run itself commits or rolls back its transaction."""
 
 
 class UnknownOperation(DexpyError, LookupError):
@@ -420,69 +429,69 @@ class RecordNotFound(DexpyError, LookupError):
 
 
 class InvalidTransition(DexpyError):
-    """The record is in a state that does not allow the transition; the row is unchanged.
+    """The status of the record does not allow the transition; the row is unchanged.
 
     Attributes:
         id: The record's id.
         event: The transition: expire, fail, cancel, retry, reschedule.
-        status: The state that the record is in.
+        status: The current status of the record.
     """
 
     def __init__(self, id: str, event: str, status: str, advice: str) -> None:
         self.id = id
         self.event = event
         self.status = status
-        super().__init__(f"{event} of {id} is not possible: it is {status}. {advice}")
+        super().__init__(f"{id}: cannot {event} a run that is {status}. {advice}")
 
 
 class KeyBusy(DexpyError, TimeoutError):
-    """Another run with the same key has not ended in time, or its transaction is still open; nothing was run or stored.
+    """Another run or open transaction still holds the idempotency key after the wait; nothing was run or stored.
 
     Attributes:
         operation: The operation's stable name.
-        waited_s: How long was waited, in seconds.
-        id: The record that has the key; None while its transaction is open, and its row not visible.
+        waited_s: The duration of the wait, in seconds.
+        id: Id of the record that holds the key; None if an open transaction holds it, whose row is not visible.
     """
 
     def __init__(self, operation: str, waited_s: float, id: str | None = None) -> None:
         self.operation = operation
         self.waited_s = waited_s
         self.id = id
-        reason = f"the run {id} has it, and goes on" if id else "a transaction that is still open holds it"
-        super().__init__(f"{operation}: its key was not free within {waited_s:g} s: {reason}. Try again later.")
+        holder = f"the run {id}" if id else "an open transaction"
+        super().__init__(f"{operation}: {holder} still holds the idempotency key after {waited_s:g} s. Retry later.")
 
 
 class OnceConflict(DexpyError):
-    """An idempotency key was used before with other params; nothing was run or stored.
+    """An idempotency key was used with other params before; nothing was run or stored.
 
     Attributes:
         operation: The operation's stable name.
-        id: Of the record that has the key.
+        id: Id of the record that holds the key.
     """
 
     def __init__(self, operation: str, id: str) -> None:
         self.operation = operation
         self.id = id
         super().__init__(
-            f"{operation}: the run {id} had the same idempotency key and other params. A key stands for one request: "
-            'use another key, or declare Once(..., params="ignore") to be given the first one\'s result.'
+            f"{operation}: the run {id} used the same idempotency key with other params. "
+            'Use another key, or declare Once(..., params="ignore") to get the result of the first run.'
         )
 
 
 class KeyTaken(DexpyError):
-    """A record cannot be run again, because another run holds its key; the row is unchanged.
+    """A record cannot be retried while another run holds its key; the row is unchanged.
 
     Attributes:
         id: The record's id.
-        kind: Which key: once or unique.
-        holder: Id of the record that has it.
+        kind: The kind of the key: once or unique.
+        holder: Id of the record that holds the key.
     """
 
     def __init__(self, id: str, kind: str, holder: str) -> None:
         self.id = id
         self.kind = kind
         self.holder = holder
-        super().__init__(f"retry of {id} is not possible: the run {holder} holds its {kind} key. Nothing was changed.")
+        super().__init__(f"{id}: cannot retry, because the run {holder} holds its {kind} key. Nothing was changed.")
 
 
 class NotUnique(DexpyError):
@@ -490,7 +499,7 @@ class NotUnique(DexpyError):
 
     Attributes:
         operation: The operation's stable name.
-        id: Of the record that has the key.
+        id: Id of the record that holds the key.
     """
 
     def __init__(self, operation: str, id: str) -> None:
@@ -500,33 +509,33 @@ class NotUnique(DexpyError):
 
 
 class TicketError(DexpyError):
-    """The base of what a ticket raises."""
+    """The base class of the exceptions of tickets."""
 
 
 class NotRecorded(TicketError):
-    """The run has no record, so there is nothing to ask."""
+    """The run has no record, so that its state is unknown."""
 
 
 class NotCommitted(TicketError):
-    """The transaction that holds the record is still open: no worker can see it yet."""
+    """The transaction of the record is still open, so that no worker can see it yet."""
 
 
 class RolledBack(TicketError):
-    """The transaction that held the record was rolled back: there is no record, nothing will run."""
+    """The transaction of the record was rolled back: there is no record, and nothing will run."""
 
 
 class ResultNotStored(TicketError):
-    """The run is done, but its result has no JSON form and was not stored."""
+    """The run is done, but its result was not stored, because it has no JSON form."""
 
 
 class OperationFailed(TicketError):
-    """The run ended, neither done nor by a business error.
+    """The run failed, other than by a business error.
 
     Attributes:
         id: The record's id.
         operation: The operation's stable name.
         failure: crash, lost, timeout, discarded, cancelled, expired, unknown or undecodable.
-        exception_class: Class path of the exception, where there was one.
+        exception_class: Class path of the exception; None without one.
         exception_message: Its redacted message.
     """
 
@@ -548,55 +557,55 @@ class OperationFailed(TicketError):
 
 
 class WaitTimeout(TicketError, TimeoutError):
-    """The run has not ended in the time given; it goes on.
+    """The run did not end within the timeout; it continues.
 
     Attributes:
         id: The record's id.
         operation: The operation's stable name.
-        timeout_s: How long was waited, in seconds.
+        timeout_s: The timeout, in seconds.
     """
 
     def __init__(self, id: str, operation: str, timeout_s: float, status: str) -> None:
         self.id = id
         self.operation = operation
         self.timeout_s = timeout_s
-        super().__init__(f"{operation} {id} has not ended after {timeout_s:g} s; it is {status} and goes on.")
+        super().__init__(f"{operation} {id}: not ended after {timeout_s:g} s; it is {status}, and continues.")
 
 
 class LostClaim(PicklableError, BaseException):
-    """The claim of this run went to another worker; nothing of it may be committed.
+    """Another worker has claimed the run; this worker must not commit anything of it.
 
     A `BaseException`, so that no rule, rescue or ``except Exception`` takes it for a crash.
     """
 
 
 class Cancelled(PicklableError, BaseException):
-    """The run was called off while it ran: it is rolled back, and not run again.
+    """The run was cancelled while it ran: it is rolled back, and not retried.
 
     A `BaseException`, so that no rule, rescue or ``except Exception`` takes it for a crash.
     """
 
 
 class Interrupted(PicklableError, BaseException):
-    """The worker is about to end: the run was given back between two steps, and goes on after the last one.
+    """The worker is stopping: the run was interrupted between two steps, and resumes after the last completed one.
 
     A `BaseException`, so that no rule, rescue or ``except Exception`` takes it for a crash.
     """
 
 
 class LockLost(DexpyError):
-    """The lock of a run was gone before its commit: rolled back, for another run may have had it meanwhile."""
+    """The run lost its lock before its commit and was rolled back, because another run may have held the lock."""
 
     def __init__(self, operation: str) -> None:
         super().__init__(
-            f"{operation}: its lock was lost while it ran, with the connection that held it for one. "
-            "What it did was rolled back; call it again."
+            f"{operation}: the lock was lost during the run, for example because its connection was closed. "
+            "The run was rolled back. Call the operation again."
         )
         self.operation = operation
 
 
 class WorkerLost(DexpyError):
-    """The worker of a run died or froze. Nothing raises it: ``retry_on`` names it, and records store it.
+    """The worker of a run died or froze; used in ``retry_on`` and stored in records, but never raised.
 
     Example:
         >>> from dexpy import Retry, WorkerLost
@@ -606,14 +615,14 @@ class WorkerLost(DexpyError):
 
 
 class TimedOut(DexpyError, TimeoutError):
-    """The run took longer than its class allows; raised inside `perform`, which may tidy up and let it pass."""
+    """The run exceeded the timeout of its class; raised inside `perform`, which may clean up and re-raise it."""
 
-    def __init__(self, message: str = "The run took longer than its class allows.") -> None:
+    def __init__(self, message: str = "The run exceeded the timeout of its class.") -> None:
         super().__init__(message)
 
 
 class DecryptionFailed(DexpyError):
-    """What is stored does not decrypt: its key is not there any more, or it is not what was stored there.
+    """Stored data cannot be decrypted: its key is missing, or the data was changed.
 
     Attributes:
         operation: The operation's stable name.
@@ -625,28 +634,28 @@ class DecryptionFailed(DexpyError):
         operation: str,
         encryptor: str,
         why: str,
-        advice: str = "Give it the key that encrypted it, behind the present one, and retry.",
+        advice: str = "Append the key that encrypted it to the list of keys, and retry.",
     ) -> None:
         self.operation = operation
         self.encryptor = encryptor
-        super().__init__(f"What is stored of {operation} does not decrypt by {encryptor!r} ({why}). {advice}")
+        super().__init__(f"{operation}: the encryptor {encryptor!r} cannot decrypt the stored data ({why}). {advice}")
 
 
 class SensitiveInTransit(DexpyError):
-    """A sensitive prop would lie in a broker message for anybody to read."""
+    """A sensitive prop would be sent unencrypted in a broker message."""
 
 
-# The public module: users import it, and records store it in an exception's class path.
+# Users import the exceptions from the public module, and records store that class path.
 for _error in [value for value in vars().values() if isinstance(value, type) and issubclass(value, BaseException)]:
     _error.__module__ = "dexpy.errors"
 
 
 MAX_WORD_LENGTH = 100
-"""Characters of a name that is compared with others, which takes the product of both lengths."""
+"""Longer names are not compared: the comparison takes the product of both lengths."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return a suggestion as a sentence with a leading space, or "" for an unknown or very long word."""
+    """Return a suggestion as a sentence with a leading space; "" if no known word is close or the word is very long."""
     if not isinstance(word, str) or len(word) > MAX_WORD_LENGTH:  # pyright: ignore[reportUnnecessaryIsInstance]
         return ""
     close = difflib.get_close_matches(word, [name for name in known if len(name) <= MAX_WORD_LENGTH], n=1)

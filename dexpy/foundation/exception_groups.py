@@ -1,4 +1,4 @@
-"""Groups of exceptions, seen as the exceptions that they hold."""
+"""Exception groups and their members."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 
 def is_group(error: BaseException) -> bool:
-    """Return whether an exception is a group of others."""
+    """Return whether an exception is a group."""
     return isinstance(error, BaseExceptionGroup)
 
 
 def leaves_of(error: BaseException) -> Iterator[BaseException]:
-    """Yield the exceptions in a group, however deep, in order; an exception that is no group is its own."""
+    """Yield the exceptions in a group, at any depth, in order; a single exception yields itself."""
     pending = [error]
     while pending:
         current = pending.pop()

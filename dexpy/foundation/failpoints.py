@@ -1,11 +1,11 @@
-"""Failpoints: named points between two writes, at which a test kills or stops a process; otherwise without effect."""
+"""Failpoints: named points between writes, at which tests kill or stop a process; without effect otherwise."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 reached: Callable[[str], None] | None = None
-"""Called with the name of each failpoint. No setting changes it: a test's own entry point sets it in its process."""
+"""A function that is called with the name of each failpoint; only the entry point of a test sets it."""
 
 FAILPOINTS = {
     "after_insert": "An enqueue has inserted its record; not committed.",
@@ -36,14 +36,14 @@ FAILPOINTS = {
     "before_migration_statement": "A migration is about to execute its next statement.",
     "before_migration_stamp": "A migration has executed its statements; its version is not stored yet.",
 }
-"""Every failpoint of dexpy, and the state at it."""
+"""The failpoints of dexpy, with the state at each."""
 
 
 def failpoint(name: str) -> None:
-    """Call the function that a test has set; do nothing without one.
+    """Call the function that a test has set, if any.
 
     Args:
-        name: One of `FAILPOINTS`, or of a test's own application.
+        name: One of `FAILPOINTS`, or a failpoint of the application of a test.
     """
     if reached is not None:
         reached(name)

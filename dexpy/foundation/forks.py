@@ -1,6 +1,6 @@
-"""Copies of this process that a run has forked: one ends where it would go on in dexpy's own code.
+"""Forks of this process by a run: a child process exits where it would continue in the code of dexpy.
 
-It has the run's claim, its transaction and its connections, which belong to the process that was forked.
+It has copies of the claim, the transaction and the connections of the run, which belong to the parent process.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ T = TypeVar("T")
 
 
 def leave_if_forked(pid: int, error: BaseException | None = None) -> None:
-    """End this process if it is a copy.
+    """Exit this process if it is a forked child.
 
     Args:
-        pid: Of the process in which the run began.
-        error: With which the copy comes out of the application's code.
+        pid: The id of the process in which the run started.
+        error: The exception that leaves the code of the application in the child, if any.
     """
     if os.getpid() != pid:
         _leave(error)
 
 
 def _leave(error: BaseException | None) -> NoReturn:
-    """Exit at once: no buffer is flushed, nothing is sent to a server, and no handler of the parent runs."""
+    """Exit at once, without flushing buffers, sending to servers, or running handlers of the parent."""
     status = 0
     try:
         if isinstance(error, SystemExit):
             status = error.code if isinstance(error.code, int) else int(error.code is not None)
         elif error is not None and not isinstance(error, StopIteration):
-            # StopIteration is how a coroutine returns.
+            # A coroutine returns by StopIteration.
             status = 1
             facts = {"pid": os.getpid(), "error": type(error).__name__}
             log_event(
@@ -49,12 +49,12 @@ def _leave(error: BaseException | None) -> NoReturn:
 
 
 def run_contained(pid: int, function: Callable[..., T], *arguments: Any) -> T:
-    """Call a piece of user code; only the process in which the run began comes back.
+    """Call a function of the application; only the process in which the run started returns.
 
     Args:
-        pid: Of that process.
-        function: The user code.
-        arguments: For it.
+        pid: The id of that process.
+        function: The function.
+        arguments: Its arguments.
     """
     if os.getpid() != pid:
         _leave(None)
@@ -64,7 +64,7 @@ def run_contained(pid: int, function: Callable[..., T], *arguments: Any) -> T:
         leave_if_forked(pid, error)
         raise
     finally:
-        # An error that is thrown into a coroutine is among them, and its traceback has this frame.
+        # Also for errors that are thrown into a coroutine, whose traceback contains this frame.
         del function, arguments
     if os.getpid() != pid:
         _leave(None)
@@ -72,7 +72,7 @@ def run_contained(pid: int, function: Callable[..., T], *arguments: Any) -> T:
 
 
 def in_this_process(function: Callable[P, T]) -> Callable[P, T]:
-    """Have only the process that calls a function come out of it."""
+    """Return a function from which only the calling process returns, and no forked child."""
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -82,11 +82,11 @@ def in_this_process(function: Callable[P, T]) -> Callable[P, T]:
 
 
 class ContainedCoroutine(collections.abc.Coroutine[Any, Any, T]):
-    """A coroutine that continues in the process in which it began, and exits a copy at the first await.
+    """A coroutine that continues in the process in which it started, and exits a forked child at the first await.
 
     Args:
-        coroutine: The user's.
-        pid: Of the process.
+        coroutine: The coroutine of the application.
+        pid: The id of the process.
     """
 
     def __init__(self, coroutine: Coroutine[Any, Any, T], pid: int) -> None:
@@ -94,18 +94,18 @@ class ContainedCoroutine(collections.abc.Coroutine[Any, Any, T]):
         self._pid = pid
 
     def send(self, value: Any) -> Any:
-        """Go on to the next await."""
+        """Continue to the next await."""
         return run_contained(self._pid, self._coroutine.send, value)
 
     def throw(self, *error: Any) -> Any:
-        """Raise something where it waits."""
+        """Raise an exception at its current await."""
         try:
             return run_contained(self._pid, self._coroutine.throw, *error)
         finally:
             del error
 
     def close(self) -> None:
-        """End it where it waits."""
+        """Close it at its current await."""
         self._coroutine.close()
 
     def __getattr__(self, name: str) -> Any:

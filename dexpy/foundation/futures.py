@@ -1,4 +1,4 @@
-"""What crosses from a thread to a coroutine: a value or an error, in a future that is always settled."""
+"""Futures that pass a value or an error from a thread to a coroutine, and are always settled."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NOT_ACCEPTED = "was raised; a future does not accept it"
 
 
 def awaitable_errors(function: Callable[[], T]) -> Callable[[], T]:
-    """Return a function whose errors are all such that a future takes them, for an executor."""
+    """Return a function for an executor that raises only errors that a future accepts."""
 
     def call() -> T:
         try:
@@ -31,10 +31,10 @@ def awaitable_errors(function: Callable[[], T]) -> Callable[[], T]:
 
 
 def settle_with_error(future: Future[Any] | asyncio.Future[Any], error: BaseException) -> None:
-    """Settle a future with an error; one that a future does not take is the cause of a `RuntimeError` instead.
+    """Settle a future with an error; if the future does not accept it, with a `RuntimeError` that it caused.
 
     Args:
-        future: Not settled yet.
+        future: A future that is not settled.
         error: The exception.
     """
     try:
@@ -48,22 +48,22 @@ def settle_with_error(future: Future[Any] | asyncio.Future[Any], error: BaseExce
 
 
 def _no_stop_iteration(error: BaseException) -> BaseException:
-    # By its type: a class of the application's may raise where isinstance() reads __class__.
+    # By type(): isinstance() reads __class__, which may raise for a class of the application.
     if issubclass(type(error), StopIteration):
-        # As in a coroutine: there a StopIteration means that it has returned.
+        # In a coroutine StopIteration means that it has returned.
         return _caused_by(error, RAISED)
     return error
 
 
 def _accepted(error: BaseException) -> BaseException:
-    """Return what a coroutine can raise instead of an error: asyncio does not end a loop whose task raises some."""
+    """Return an error that a coroutine can raise: with some exceptions of a task asyncio does not stop its loop."""
     if not _has_plain_class(error):
         return _caused_by(error, f"{class_name(error)} {NOT_ACCEPTED}")
     return _no_stop_iteration(error)
 
 
 def _has_plain_class(error: BaseException) -> bool:
-    """Return whether isinstance() sees the type of an error: asyncio calls it in the callback that stops the loop."""
+    """Return whether isinstance() works for an error: asyncio calls it in the callback that stops the loop."""
     for kind in type.__dict__["__mro__"].__get__(type(error)):
         if kind is not object and "__class__" in type.__dict__["__dict__"].__get__(kind):
             return False
@@ -81,14 +81,14 @@ def _caused_by(error: BaseException, text: str) -> RuntimeError:
 
 
 class Answer(Generic[T]):
-    """A future of an event loop that is settled as another one is, which a thread settles.
+    """A future of an event loop that copies the result of another future, which a thread settles.
 
-    Call `pass_on` after settling that one; it may be called again. No callback stands between the two, for what
-    a callback raises is only logged, and the coroutine would wait for ever.
+    Call `pass_on` after that one is settled; repeated calls are allowed. No callback connects the two: asyncio only
+    logs the errors of a callback, and the coroutine would never continue.
 
     Args:
-        done: Settled in another thread.
-        loop: Of the coroutine that awaits the answer.
+        done: The future that another thread settles.
+        loop: The event loop of the awaiting coroutine.
     """
 
     def __init__(self, done: Future[T], loop: asyncio.AbstractEventLoop) -> None:
@@ -97,11 +97,11 @@ class Answer(Generic[T]):
         self._loop = loop
 
     def pass_on(self) -> None:
-        """Settle the future on its loop as the other one was settled; nothing awaits it on a closed loop."""
+        """Settle the future on its loop like the other one; do nothing if the loop is closed."""
         try:
             self._loop.call_soon_threadsafe(_settle_as, self.future, self.done)
         except RuntimeError:
-            # A RecursionError is one too.
+            # RecursionError is a RuntimeError too.
             if not self._loop.is_closed():
                 raise
 

@@ -1,7 +1,7 @@
-"""Identifiers that sort by the time they were made.
+"""Identifiers that sort by their time of creation.
 
 An id is a prefix and 26 characters of Crockford's base 32: 10 of milliseconds since 1970, 16 of randomness (80 bits).
-Those that one thread makes in one millisecond sort as they were made, too: each adds something random to the last one.
+Ids of one thread in the same millisecond are ordered as well: each adds a random number to the last one.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS = [high + low for high in ALPHABET for low in ALPHABET]
 _RANDOM_BITS = 80
 _SHIFTS = range(120, -1, -10)
-"""Of the 13 pairs of characters, 10 bits each: 50 bits of milliseconds, then those of randomness."""
+"""The shifts of the 13 pairs of characters with 10 bits each: 50 bits of milliseconds, then randomness."""
 
 FIRST_BITS = 79
-"""One less than there are, so that nothing overflows by what is added."""
+"""One bit less than available, so that additions do not overflow."""
 ADDED_BITS = 48
-"""Two processes that were one until a fork go on from the same number, and yet meet never again."""
+"""The bits of each increment: forked processes continue from the same number, but must not collide."""
 
 
 class _Last(threading.local):
-    """The last id of this thread: a lock could be copied by a fork while it is held."""
+    """The last id of this thread; thread-local, because a fork could copy a lock that is held."""
 
     millisecond = -1
     bits = 0
@@ -37,7 +37,7 @@ def new_id(prefix: str) -> str:
     """Return a new identifier.
 
     Args:
-        prefix: What it names: ``op`` for a run, ``tr`` for a trace.
+        prefix: The kind of object: ``op`` for a run, ``tr`` for a trace.
 
     Example:
         >>> new_id("op").startswith("op_"), len(new_id("op"))

@@ -1,7 +1,7 @@
 """Log lines: an event of the catalog, with its facts as fields of the record and as ``key=value`` in the text.
 
-Params and results are in none of them, and the texts pass the redactor of the run, or else that of the process:
-names come from messages, rows and exceptions too.
+Lines contain no params or results. The redactor of the run, or else of the process, is applied to all texts, because
+names may come from messages, rows and exceptions.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ logger = logging.getLogger("dexpy")
 """The parent of all loggers of dexpy."""
 logger.addHandler(logging.NullHandler())
 last_resort: logging.Handler | None = None
-"""Of a worker: takes the errors that no handler of the application takes."""
+"""The handler of a worker for errors that no handler of the application accepts."""
 
 Redact: TypeAlias = Callable[[str], str]
 process_redactor: Redact | None = None
-"""The redactor of the current settings, for lines outside of a run; None if there are no secrets."""
+"""The redactor of the current settings, for lines outside of a run; None without secrets."""
 declared_names: set[str] = set()
-"""Names of operations that this process has declared: never redacted."""
+"""Names of operations that this process declares; they are never redacted."""
 
 run_redactor: ContextVar[Redact | None] = ContextVar("dexpy_log_redactor", default=None)
 """The redactor of the current run."""
@@ -34,18 +34,18 @@ _OWN_ID = re.compile(r"(op|tr)_[0-9a-z]{26}", re.ASCII)
 
 
 RESERVED = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "event"}
-"""The attributes of a record that no fact may replace."""
+"""The attributes of a log record that a fact must not replace."""
 MAX_LENGTH = 1000
-"""The longest text of one fact, in characters."""
+"""The maximum length of the text of one fact, in characters."""
 
 
 def log_event(event: LogEvent, level: int | None = None, /, **facts: Any) -> None:
-    """Log an event; never raises, whatever the facts, handlers and filters do.
+    """Log an event; never raise, even if facts, handlers or filters do.
 
     Args:
-        event: Of the catalog: it has the logger and the level.
+        event: An event of the catalog, with its logger and level.
         level: Another level, as in `logging`, for example for a repetition.
-        facts: The fields, named as in `dexpy.foundation.log_catalog.FIELDS`; None is left out.
+        facts: The fields, named as in `dexpy.foundation.log_catalog.FIELDS`; None values are omitted.
 
     Example:
         >>> log_event(LogEvent.RUN_SUCCEEDED, operation="shop.Pay", run_id="op_1", duration_ms=12.5)
@@ -77,22 +77,22 @@ def _log(event: LogEvent, level: int, facts: Mapping[str, Any]) -> None:
 
 
 def _record(event: LogEvent, level: int, text: str, fields: Mapping[str, Any]) -> logging.LogRecord:
-    # The event is in the format, so that tools which group by it tell events apart.
+    # The event is part of the format string, because tools group lines by it.
     form = f"{event.event} %s" if text else event.event
     arguments = (text,) if text else ()
     try:
-        # The caller of `log_event`, which is two functions above `_log`.
+        # The caller of `log_event` is two frames above `_log`.
         file, line, function, _ = event.logger.findCaller(False, 4)
         record = event.logger.makeRecord(event.logger.name, level, file, line, form, arguments, None, function)
     except Exception:  # noqa: BLE001 - a logger class or record factory of the application's
         record = logging.LogRecord(event.logger.name, level, "", 0, form, arguments, None)
-    # Not by `extra`: it raises if a record factory has set an attribute of that name.
+    # Not by `extra`, which raises if a record factory has set an attribute with that name.
     record.__dict__.update({key: value for key, value in fields.items() if key not in RESERVED}, event=event.event)
     return record
 
 
 def _is_taken(child: logging.Logger, level: int) -> bool:
-    """Return whether a handler takes a line of this level."""
+    """Return whether a handler accepts a line of this level."""
     current: logging.Logger | None = child
     while current is not None:
         if any(level >= handler.level and not isinstance(handler, logging.NullHandler) for handler in current.handlers):
@@ -102,14 +102,14 @@ def _is_taken(child: logging.Logger, level: int) -> bool:
 
 
 def _field(key: str, value: Any) -> Any:
-    """Return a fact as a number, or as a text without secrets and of a bounded length."""
+    """Return a fact as a number, or as a text of bounded length without secrets."""
     if type(value) is bool or (type(value) is int and abs(value) < 2**63):
         return value
     if type(value) is float:
         return round(value, 3)
     text = text_of(value)
     length = len(text)
-    # Advice is always dexpy's own text.
+    # Advice is always a text of dexpy.
     if key != "advice":
         text = _redacted(text)
     if len(text) > MAX_LENGTH:
@@ -121,7 +121,7 @@ def _shown(field: Any) -> str:
     if type(field) is float:
         return f"{field:.3f}"
     text = str(field)
-    # What no stream can write, or what would write a line of its own, is shown as escapes.
+    # Characters that no stream can write, and line breaks, are shown as escapes.
     is_plain = text.isprintable() and not any(sign.isspace() for sign in text)
     return text if is_plain and text else repr(text)
 
@@ -130,7 +130,7 @@ def _redacted(text: str) -> str:
     redactor = run_redactor.get() or process_redactor
     if redactor is None or text in declared_names or _OWN_ID.fullmatch(text):
         return text
-    # A redactor that fails writes a line itself.
+    # A redactor that fails logs a line.
     token = run_redactor.set(str)
     try:
         return redactor(text)

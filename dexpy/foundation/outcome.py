@@ -1,4 +1,4 @@
-"""`Ok` and `Err`: what a run came to, as a value."""
+"""`Ok` and `Err`: the outcome of a run, as a value."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ R_co = TypeVar("R_co", covariant=True)
 
 @attrs.frozen
 class Ok(Generic[R_co]):
-    """The run is done, with this value.
+    """The outcome of a run that is done, with its result.
 
     Example:
         >>> match Ok(3):
@@ -26,13 +26,13 @@ class Ok(Generic[R_co]):
 
 @attrs.frozen
 class Err:
-    """The run ended in a business error or was refused by a guard.
+    """The outcome of a run that ended with a business error or was refused by a guard.
 
     Attributes:
         code: The declared code.
-        message: For people.
-        details: A JSON object with facts.
-        operation: Name of the operation that raised it, where it was a nested one.
+        message: A message for people.
+        details: Facts as a JSON object.
+        operation: Name of the operation that raised it, if it was a nested one.
 
     Example:
         >>> match Err("no_balance", "Nothing to send"):
@@ -46,7 +46,7 @@ class Err:
     details: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
     operation: str | None = attrs.field(default=None, kw_only=True, repr=False)
     rejected: bool = attrs.field(default=False, kw_only=True, repr=False)
-    """True when a guard refused the run before `perform`."""
+    """Whether a guard refused the run before `perform`."""
 
 
 Outcome: TypeAlias = Ok[Any] | Err

@@ -1,7 +1,7 @@
-"""The other package of the name `dexpy` on the package index, which has nothing to do with this one.
+"""Detection of the unrelated package `dexpy` on the package index.
 
-Both install a folder ``dexpy``: what is installed last overwrites ``dexpy/__init__.py``, and removing the other one
-deletes it.
+Both packages install a folder ``dexpy``: the later installation overwrites ``dexpy/__init__.py``, and removing the
+other package deletes it.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import sys
 from typing import Any
 
 DISTRIBUTION = "dexpy-operations"
-"""Under this name this package is installed; `import dexpy` stays."""
+"""The name of the distribution; the import name is `dexpy`."""
 FIX = f"Run: python -m pip uninstall --yes dexpy && python -m pip install --force-reinstall --no-deps {DISTRIBUTION}"
 
 
 def check_package() -> None:
-    """Refuse to continue where ``import dexpy`` imports another package.
+    """Raise an error if ``import dexpy`` imports another package.
 
     Raises:
-        ImportError: It does; the message has the command that repairs the installation.
+        ImportError: Another package is imported; the message has the command that repairs the installation.
     """
     package: Any = sys.modules.get("dexpy")
     if getattr(package, "__distribution__", None) == DISTRIBUTION:
@@ -32,8 +32,8 @@ def check_package() -> None:
 
 
 def conflicting_distribution() -> str | None:
-    """Describe an installed distribution that is called `dexpy` and is not this one; None if there is none."""
-    # Here, because it takes as long as a fifth of `import dexpy`.
+    """Return a description of the unrelated distribution `dexpy` if it is installed, else None."""
+    # Imported here, because it takes a fifth of the time of `import dexpy`.
     from importlib import metadata
 
     try:

@@ -1,4 +1,4 @@
-"""Something that is done again and again in a thread of its own."""
+"""Periodic tasks, each in its own thread."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from dexpy.foundation.log_events import log_event
 from dexpy.foundation.redaction import class_path
 
 LONGEST_PAUSE_S = 10.0
-"""The longest pause after failures, in seconds, unless the task's own interval is longer."""
+"""The maximum pause after failures, in seconds, unless the interval of the task is longer."""
 
 
 @attrs.frozen
 class PeriodicTask:
-    """One kind of work, and when it is done again.
+    """A periodic task and its intervals.
 
     Attributes:
-        name: Of the thread, and in the log.
-        every_s: The pause after a run that went well, in seconds.
-        run_once: One run; returns whether it went well.
-        retry: Other pauses after runs that did not go well than those that double from `every_s`.
-        waits_first: Whether a pause comes before the first run.
+        name: The name of the thread, also in the log.
+        every_s: The pause after a successful run, in seconds.
+        run_once: A function that runs the task once; returns whether it succeeded.
+        retry: The pauses after failed runs; doubling from `every_s` by default.
+        waits_first: Whether the thread pauses before the first run.
     """
 
     name: str
@@ -36,7 +36,7 @@ class PeriodicTask:
 
     @property
     def backoff(self) -> Backoff:
-        """The pauses after runs in a row that did not go well."""
+        """The pauses after consecutive failed runs."""
         return self.retry or Backoff(self.every_s, max(self.every_s, LONGEST_PAUSE_S))
 
     def start(self) -> PeriodicThread:
@@ -47,7 +47,7 @@ class PeriodicTask:
 
 
 class PeriodicThread(threading.Thread):
-    """The thread of a task; it does not keep its process alive."""
+    """The thread of a task, a daemon thread."""
 
     def __init__(self, task: PeriodicTask) -> None:
         super().__init__(name=f"dexpy-{task.name}", daemon=True)
@@ -64,7 +64,7 @@ class PeriodicThread(threading.Thread):
             self._over.wait(pause_s)
 
     def _run_once(self, failures: int) -> tuple[float, int]:
-        """Run the task after so many failures in a row; return the pause until the next run and the new number."""
+        """Run the task after a number of consecutive failures; return the next pause and the new number of failures."""
         task = self._task
         retry_s = task.backoff.pause_s(failures)
         try:
@@ -75,7 +75,7 @@ class PeriodicThread(threading.Thread):
         return retry_s, failures + 1
 
     def stop(self) -> None:
-        """Let no further run begin; return at once."""
+        """Start no further runs; return at once."""
         self._over.set()
 
     def end(self) -> None:

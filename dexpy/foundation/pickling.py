@@ -1,4 +1,4 @@
-"""Exceptions that survive pickle and copy, whatever arguments their ``__init__`` has."""
+"""Exceptions that pickle and copy restore, with any signature of ``__init__``."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any, cast
 
 
 class PicklableError:
-    """Lets an exception survive pickle and copy unchanged, whatever arguments its ``__init__`` has.
+    """A mixin of exceptions that pickle and copy restore unchanged, with any signature of ``__init__``.
 
-    Pickle would call ``__init__`` with the text. This restores text and attributes without a call of it.
+    By default, pickle calls ``__init__`` with the text. The mixin restores the text and attributes without that call.
     """
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -26,10 +26,10 @@ class PicklableError:
 
 
 def rebuild(cls: type[BaseException], args: tuple[Any, ...], cause: bytes | None = None) -> Any:
-    """Return an exception with these args, by the ``__init__`` of the built-in class beneath it.
+    """Return an exception with these args, initialized by its built-in base class.
 
     Args:
-        cls: Its class.
+        cls: The class of the exception.
         args: The `args` of a `BaseException`.
         cause: Its ``__cause__``, pickled.
     """
@@ -39,14 +39,14 @@ def rebuild(cls: type[BaseException], args: tuple[Any, ...], cause: bytes | None
     if cause is not None:
         import pickle
 
-        # A class that the other process does not have takes only the cause with it.
+        # If the other process does not have a class of the cause, only the cause is lost.
         with contextlib.suppress(Exception):
             error.__cause__ = pickle.loads(cause)  # noqa: S301 - a part of what is unpickled already
     return error
 
 
 def _pickled(cause: BaseException | None) -> bytes | None:
-    """Return a cause on its own, so that one that does not pickle is left out and nothing else."""
+    """Return a pickled cause; None for a cause that does not pickle."""
     if cause is None:
         return None
     import pickle
@@ -58,9 +58,9 @@ def _pickled(cause: BaseException | None) -> bytes | None:
 
 
 def _state(error: BaseException) -> dict[str, Any]:
-    """Attributes and notes, as `BaseException.__setstate__` takes them."""
+    """Return attributes and notes for `BaseException.__setstate__`."""
     state: Any = object.__getstate__(error)
-    # A pair where a class has slots.
+    # The state is a pair if a class has slots.
     states = cast("tuple[dict[str, Any] | None, ...]", state if isinstance(state, tuple) else (state,))
     merged: dict[str, Any] = {"__suppress_context__": error.__suppress_context__}
     for state_part in states:

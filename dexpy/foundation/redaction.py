@@ -1,6 +1,6 @@
-"""Redaction of every text about a failure, before it is stored or logged.
+"""Redaction of all texts about a failure, before they are stored or logged.
 
-Rows, log lines, tickets and pages take their texts from here.
+Rows, log lines, tickets and pages use its results.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ __all__ = ["MAX_LENGTH", "Redactor", "class_path", "frames_of", "message_of"]
 
 HOME = str(Path(__file__).parents[1])
 MAX_LENGTH = 2000
-"""Characters of a message that are stored."""
+"""The maximum length of a stored message, in characters."""
 MAX_FRAMES_LENGTH = 16_000
-"""Characters of a traceback that are stored: four bytes each, and MariaDB takes all that may be in a text."""
+"""The maximum length of a stored traceback: four bytes a character, within the limit of MariaDB."""
 
 
 @attrs.frozen
 class Redactor:
-    """Takes secrets out of texts; each run has one of its own.
+    """Replaces secrets in texts; each run has its own redactor.
 
     Attributes:
-        secrets: Texts that must not appear.
-        custom: A function of the application's own, applied last.
+        secrets: Texts that are replaced.
+        custom: A function of the application, applied last.
     """
 
     secrets: tuple[str, ...] = ()
     custom: Callable[[str], str] | None = None
     _learned: set[str] = attrs.field(factory=set[str], init=False, eq=False, repr=False)
-    # By how many secrets they are of: made at the first failure, which most runs never have.
+    # By the number of secrets: built at the first failure, because most runs have none.
     _forms: dict[int, tuple[str, ...]] = attrs.field(
         factory=dict[int, tuple[str, ...]], init=False, eq=False, repr=False
     )
 
     def __call__(self, text: object) -> str:
-        """Return the text with each secret replaced, cut to `MAX_LENGTH`, in characters that every database takes."""
+        """Return the text with secrets replaced, cut to `MAX_LENGTH`, in characters that all databases accept."""
         try:
             return self._redacted(text_of(text))
         except KeyboardInterrupt:
@@ -77,17 +77,17 @@ class Redactor:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - the application's own; the failure must be reported
-            # Rather nothing than what it would have taken out.
+            # No text at all, rather than one with secrets.
             log_event(LogEvent.REDACTOR_FAILED, error=class_path(error))
             return SENSITIVE
 
     def knowing(self, values: Iterable[Any]) -> Redactor:
-        """Return a redactor with these sensitive values too, in every form they are written in."""
+        """Return a redactor with these sensitive values added, in all their written forms."""
         secrets = {form for value in values for form in _written(value)} | set(self.secrets)
         return Redactor(tuple(sorted(secrets, key=len, reverse=True)), self.custom)
 
     def learn(self, failed: Redactor) -> None:
-        """Add the secrets of a nested run that failed, for its error may be redacted here too."""
+        """Add the secrets of a nested run that failed, because this redactor may redact its error too."""
         self._learned.update(failed.secrets, tuple(failed._learned))
 
     def of(self, error: BaseException) -> str:
@@ -95,7 +95,7 @@ class Redactor:
         return self(message_of(error, self))
 
     def names(self, text: str) -> str:
-        """Return the name of a file or function without secrets, of any length; the custom function is not called."""
+        """Return the name of a file or function without secrets, at full length, without the custom function."""
         try:
             return replace_secrets(text, self._all_forms()) if self.secrets or self._learned else text
         except KeyboardInterrupt:
@@ -106,7 +106,7 @@ class Redactor:
 
 
 def _written(value: Any) -> Iterator[str]:
-    """Yield every form of a value; an error in one part does not hide the other parts."""
+    """Yield all forms of a value; an error in one part does not affect the other parts."""
     try:
         yield from _forms(value)
     except KeyboardInterrupt:
@@ -148,8 +148,9 @@ def message_of(error: BaseException, redact: Callable[[str], str] = text_of) -> 
     """Return the message of an exception, without the statement and parameters of a database error.
 
     Args:
-        error: Any.
-        redact: Applied to the message of each member of a group before that is cut, lest half a secret remain.
+        error: The exception.
+        redact: A function applied to the message of each member of a group before it is cut, so that no part of a
+            secret remains.
     """
     try:
         return text_of(_message_of(error, redact))
@@ -162,14 +163,14 @@ def message_of(error: BaseException, redact: Callable[[str], str] = text_of) -> 
 def _message_of(error: BaseException, redact: Callable[[str], str]) -> object:
     driver = getattr(error, "orig", None)
     if driver is not None and hasattr(error, "statement"):
-        # The primary message only: DETAIL lines quote the row.
+        # Only the primary message, because DETAIL lines quote the row.
         primary = getattr(getattr(driver, "diag", None), "message_primary", None)
         return primary or next(iter(str(driver).splitlines()), "")
     return f"{text_of(error)}{_members(error, redact)}"
 
 
 MAX_MEMBERS = 10
-"""So many exceptions of a group are named in its message."""
+"""The number of exceptions of a group in its message."""
 
 
 def _members(error: BaseException, redact: Callable[[str], str]) -> str:
@@ -189,11 +190,11 @@ def _members(error: BaseException, redact: Callable[[str], str]) -> str:
 def frames_of(error: BaseException, redactor: Redactor | None = None) -> str:
     """Return the traceback of an exception as file, line and function: no source text, no local values.
 
-    Frames of dexpy itself are left out where there are others, and of very many those in the middle.
+    Frames of dexpy are omitted if there are others; very long tracebacks are cut in the middle.
 
     Args:
-        error: Any.
-        redactor: Takes secrets out of the names of files and functions, which code made at run time may have.
+        error: The exception.
+        redactor: Replaces secrets in the names of files and functions, which generated code may contain.
     """
     names = str if redactor is None else redactor.names
     raised = BaseException.__dict__["__traceback__"].__get__(error)

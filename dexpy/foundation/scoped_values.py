@@ -1,7 +1,7 @@
 """Values that are current within a block; blocks may be left in any order and in any task or thread.
 
-The end of a generator may run in another task or thread than its beginning: by ``aclose``, by a teardown of a fixture,
-or when it is collected. There the token of a `ContextVar` is invalid, so that blocks do not use one.
+A generator may end in another task or thread than it started in: by ``aclose``, in the teardown of a fixture, or at
+garbage collection. The token of a `ContextVar` is invalid there, so that blocks do not use one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Entered(Generic[T]):
 
     Attributes:
         value: The value within the block.
-        outer: The enclosing block where it was entered; None for the default.
+        outer: The enclosing block; None for the default.
         is_left: Whether the block was left.
     """
 
@@ -31,14 +31,14 @@ class Entered(Generic[T]):
 
 
 class ScopedValue(Generic[T]):
-    """A value that nested blocks set, separately in each context.
+    """A value that nested blocks set, separately for each context.
 
     Args:
         name: The name of the context variable.
         default: The value outside of all blocks.
 
     Attributes:
-        innermost: Returns the innermost block of this context, whose value is current.
+        innermost: A function that returns the innermost block of this context, whose value is current.
     """
 
     def __init__(self, name: str, default: T) -> None:
@@ -67,5 +67,5 @@ class ScopedValue(Generic[T]):
         self._innermost.set(outer or self._default)
 
     def clear(self) -> None:
-        """Restore the default in this context, whatever blocks are open."""
+        """Restore the default in this context, even if blocks are open."""
         self._innermost.set(self._default)

@@ -1,6 +1,6 @@
 """Secrets in texts: the forms in which a secret is usually written, and its replacement by a marker.
 
-A short secret is replaced only between other characters, so that the rest of the text stays readable.
+A short secret is replaced only as a separate word, so that the rest of the text stays readable.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from urllib.parse import quote, quote_plus
 from dexpy.foundation.errors import SENSITIVE
 
 SHORT = 4
-"""A secret of fewer characters is replaced where no letter is beside its letters, and no digit beside its digits."""
+"""Shorter secrets are replaced only if no letter adjoins their letters, and no digit their digits."""
 
 _MARK = "\0\ufdd0\0"
-"""Replaces a secret until all are replaced: a short secret may be a part of `SENSITIVE`."""
+"""A temporary replacement until all secrets are replaced: a short secret may be part of `SENSITIVE`."""
 _FRAGMENT = "\ufdd1"
-"""Begins a form that is a fragment of base64; the whole run of base64 around it is replaced."""
+"""The prefix of a form that is a fragment of base64; the surrounding base64 text is replaced as a whole."""
 _BASE64 = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_=")
 
 
 def forms_of(secret: str) -> Iterator[str]:
-    """Yield a text as it may be written elsewhere: escaped for Python, JSON, URLs and HTML, and in hex."""
-    # Here, because its tables of entities are not needed to import dexpy.
+    """Yield the written forms of a text: escaped for Python, JSON, URLs and HTML, and in hex."""
+    # Imported here: its tables of entities would slow down `import dexpy`.
     from html import escape
 
     yield from {
@@ -47,10 +47,10 @@ def forms_of(secret: str) -> Iterator[str]:
 
 
 def bytes_forms_of(secret: bytes) -> Iterator[str]:
-    """Bytes as they may be written: in hex, and in base64 alone or as a part of something longer."""
+    """Yield the written forms of bytes: hex, and base64 alone or within longer data."""
     yield from {secret.hex(), secret.hex().upper(), base64.b64encode(secret).decode("ascii")}
     for offset in range(3):
-        # The characters that depend on the bytes before or after are left out.
+        # Without the characters that depend on the surrounding bytes.
         text = base64.b64encode(b"\0" * offset + secret).decode("ascii").rstrip("=")
         stable = text[(0, 2, 3)[offset] : (offset + len(secret)) * 8 // 6]
         if len(stable) >= SHORT:
@@ -61,8 +61,8 @@ def replace_secrets(text: str, secrets: Iterable[str]) -> str:
     """Return the text with each secret replaced by `SENSITIVE`.
 
     Args:
-        text: Any.
-        secrets: With all their forms, the longest first.
+        text: The text.
+        secrets: The secrets in all their forms, the longest first.
     """
     short: list[str] = []
     for secret in secrets:
@@ -79,10 +79,10 @@ def replace_secrets(text: str, secrets: Iterable[str]) -> str:
 
 
 def _standalone_pattern(secret: str) -> str | None:
-    """Return a pattern of a short secret on its own; None if it never is."""
+    """Return a pattern for a short secret as a separate word; None if there is none."""
     escaped = re.escape(secret)
     if not any(sign.isalnum() for sign in secret):
-        # A punctuation mark: only inside of quotes.
+        # A punctuation mark is matched only inside quotes.
         return rf"(?<=['\"]){escaped}(?=['\"])" if secret.strip() else None
     before_class, after_class = (_character_class(sign) for sign in (secret[0], secret[-1]))
     return (f"(?<!{before_class})" if before_class else "") + escaped + (f"(?!{after_class})" if after_class else "")
@@ -95,7 +95,7 @@ def _character_class(sign: str) -> str:
 
 
 def _without_base64(text: str, fragment: str) -> str:
-    """Return the text with each run of base64 that has a part replaced."""
+    """Return the text with each base64 text replaced that contains a replaced part."""
     pieces: list[str] = []
     done = 0
     while (position := text.find(fragment, done)) >= 0:

@@ -15,7 +15,7 @@ class Provider(Generic[T]):
         name: The name of the service, for the error.
 
     Attributes:
-        get: Returns the current service; raises RuntimeError if `dexpy.runtime` was not imported.
+        get: A function that returns the current service; it raises RuntimeError if `dexpy.runtime` is not imported.
 
     Example:
         >>> current_limit: Provider[int] = Provider("limit")

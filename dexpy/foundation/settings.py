@@ -15,18 +15,18 @@ from dexpy.foundation.urls import displayed_url
 
 DEFAULT_FILE = "dexpy.db"
 NAMES = ("database", "broker", "recover_within", "accept_unbound_ciphertext")
-"""Settings that may come from outside the program."""
+"""Settings that the environment or pyproject.toml may set."""
 FLAGS = ("accept_unbound_ciphertext",)
-"""Those of them that are on or off."""
+"""Boolean settings."""
 SECRETS = ("encryption_keys",)
-"""Settings from the environment alone: a file such as pyproject.toml is not secret."""
+"""Settings from the environment only, because pyproject.toml is not secret."""
 CONFIGURED = "dexpy.configure()"
-"""The `Settings.database_source` of a database that the program names."""
+"""The `Settings.database_source` of a database that the application configures."""
 
 
 @attrs.define
 class CommandModules:
-    """The modules that were named on the command line of this process."""
+    """The modules on the command line of this process."""
 
     _names: tuple[str, ...] = ()
 
@@ -35,7 +35,7 @@ class CommandModules:
         return self._names
 
     def set(self, names: tuple[str, ...]) -> None:
-        """Note their names, for what messages advise."""
+        """Set their names, for the advice in messages."""
         self._names = names
 
 
@@ -48,16 +48,16 @@ def _displayed(url: str | None) -> str:
 
 @attrs.frozen
 class Settings:
-    """Where records and messages go; None is "not named".
+    """The configured database, broker and limits; None means "not set".
 
     Attributes:
         database: A SQLAlchemy URL.
-        broker: A broker's URL; a database URL for a queue in that database.
-        recover_within: How soon what is lost is taken up again, in seconds, as text.
+        broker: The URL of a broker; a database URL for a queue in that database.
+        recover_within: The time within which lost runs are recovered, in seconds, as text.
         home: The folder of the nearest pyproject.toml upwards, else the working folder.
-        encryption_keys: Of the default encryptor, joined by commas; the first one encrypts.
-        accept_unbound_ciphertext: Whether what earlier releases encrypted is opened.
-        database_source: What names the database: a variable, a file or ``dexpy.configure()``; None for the default.
+        encryption_keys: The keys of the default encryptor, joined by commas; the first one encrypts.
+        accept_unbound_ciphertext: Whether ciphertext of earlier releases is decrypted.
+        database_source: The source of `database`: a variable, a file or ``dexpy.configure()``; None for the default.
     """
 
     database: str | None = attrs.field(default=None, repr=_displayed)
@@ -70,10 +70,10 @@ class Settings:
 
     @classmethod
     def find(cls, environment: Mapping[str, str] | None = None, folder: Path | None = None) -> Settings:
-        """Return the settings that the environment and the nearest pyproject.toml name.
+        """Return the settings of the environment and the nearest pyproject.toml.
 
         Raises:
-            ConfigurationError: The file cannot be read, or has a setting that does not exist.
+            ConfigurationError: The file is unreadable, or has an unknown setting.
         """
         environment = os.environ if environment is None else environment
         folder = folder or Path.cwd()
@@ -91,7 +91,7 @@ class Settings:
         return cls(**values, home=home, encryption_keys=keys, database_source=source)
 
     def db_command(self, action: str) -> str:
-        """Return the command of ``dexpy db`` for this database, with the modules that it has to import.
+        """Return the command of ``dexpy db`` for this database, with the modules to import.
 
         Args:
             action: init or upgrade.
@@ -104,12 +104,12 @@ class Settings:
 
     @property
     def default_database(self) -> str:
-        """The SQLite file that is used when nothing is named."""
+        """The URL of the default SQLite file."""
         return f"sqlite:///{self.home / DEFAULT_FILE}"
 
 
 def _resolve_relative(url: str, home: Path) -> str:
-    """Return a relative SQLite path in a file counts from the file's folder."""
+    """Return a SQLite URL with a path relative to the folder of the file."""
     path = url.removeprefix("sqlite:///")
     if path == url or not path or path.startswith((":", "/")) or Path(path).is_absolute():
         return url
@@ -126,20 +126,20 @@ def _flag(text: str, where: str) -> bool:
 
 def _from_file(file: Path) -> dict[str, Any]:
     try:
-        # With utf-8-sig: some editors put a byte order mark at the beginning, unseen.
+        # utf-8-sig, because some editors write a byte order mark.
         table: dict[str, Any] = tomllib.loads(file.read_text("utf-8-sig")).get("tool", {}).get("dexpy", {})
     except (tomllib.TOMLDecodeError, OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"The settings in {file} cannot be read: {error}. Mend the file.") from None
+        raise ConfigurationError(f"{file}: invalid settings: {error}. Fix the file.") from None
     for name, value in table.items():
         if name in SECRETS:
             raise ConfigurationError(
-                f"{file}: [tool.dexpy] has {name}, and everybody who reads the file reads them. "
-                f"Take them out, make new ones, and set DEXPY_{name.upper()}."
+                f"{file}: [tool.dexpy] {name} must not be stored in a file. "
+                f"Remove the keys, generate new ones, and set DEXPY_{name.upper()}."
             )
         if name not in NAMES:
             raise ConfigurationError(
-                f"{file}: [tool.dexpy] has {name!r}, which is no setting. "
-                f"The settings are {listed(set(NAMES) - set(FLAGS))}.{did_you_mean(name, NAMES)}"
+                f"{file}: [tool.dexpy] unknown setting {name!r}; expected one of "
+                f"{listed(set(NAMES) - set(FLAGS))}.{did_you_mean(name, NAMES)}"
             )
         if name in FLAGS:
             if not isinstance(value, bool):
@@ -149,6 +149,6 @@ def _from_file(file: Path) -> dict[str, Any]:
             table[name] = str(value)
         elif not isinstance(value, str):
             # A list or a table may hold a URL with a password.
-            got = f" = {value!r}" if type(value) in (int, float, bool) else f": got {type(value).__name__},"
-            raise ConfigurationError(f"{file}: [tool.dexpy] {name}{got} wants text, a URL.")
+            got = repr(value) if type(value) in (int, float, bool) else type(value).__name__
+            raise ConfigurationError(f"{file}: [tool.dexpy] {name}: expected a URL as text, got {got}.")
     return table

@@ -1,18 +1,18 @@
-"""Checks that a thread has enough stack left for another run, which must not overflow it half way."""
+"""A check that the stack of a thread has room for another run, which must not overflow it."""
 
 from __future__ import annotations
 
 import sys
 
 FRAMES_NEEDED = 200
-"""Frames that one more run needs: for its own calls, a commit, a log line, and an exception."""
+"""The number of frames that a run needs: for its calls, a commit, a log line, and an exception."""
 
 
 def require_stack(subject: str) -> None:
-    """Raise where too little of the stack is left for another run.
+    """Raise an error if the stack has no room for another run.
 
     Args:
-        subject: The operation that is to run.
+        subject: The name of the operation.
 
     Raises:
         RecursionError: Fewer than `FRAMES_NEEDED` frames are free.
@@ -20,7 +20,7 @@ def require_stack(subject: str) -> None:
     try:
         _descend(FRAMES_NEEDED)
     except RecursionError:
-        # A RecursionError inside the run would have a traceback of all those frames.
+        # A RecursionError inside the run would have a traceback with all these frames.
         pass
     else:
         return

@@ -1,4 +1,4 @@
-"""Log lines without end are throttled: each subject is logged now and then, with the number of lines left out."""
+"""Throttling of repeated log lines: one line for each subject and interval, with the number of omitted lines."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from dexpy.foundation.log_events import log_event
 
 EVERY_S = 60.0
 MAX_SUBJECTS = 5000
-"""More subjects than this share one, so that neither the log nor the memory grows with what other programs send."""
+"""More subjects share one entry, so that messages of other programs do not fill the log or the memory."""
 OTHERS = "others"
 
 
 class LogThrottle:
-    """Writes one line per subject and interval.
+    """Logs one line for each subject and interval.
 
     Args:
-        every_s: Seconds between two lines about a subject; infinity for one line ever.
+        every_s: Seconds between two lines about a subject; infinity for a single line.
     """
 
     def __init__(self, every_s: float = EVERY_S) -> None:
@@ -28,15 +28,15 @@ class LogThrottle:
         self._lock = threading.Lock()
 
     def log(self, event: LogEvent, subject: str, /, **facts: Any) -> bool:
-        """Write a line unless the subject had one just now.
+        """Log a line, unless the subject has had one within the interval.
 
         Args:
-            event: As in `dexpy.foundation.log_events.log_event`.
-            subject: Lines with the same subject are the same line.
-            facts: What belongs to it.
+            event: The event, as in `dexpy.foundation.log_events.log_event`.
+            subject: The subject; lines with the same subject are repetitions.
+            facts: The fields of the line.
 
         Returns:
-            Whether it was written.
+            Whether the line was logged.
         """
         now = time.monotonic()
         with self._lock:

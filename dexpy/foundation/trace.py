@@ -1,6 +1,6 @@
-"""Traces: a frame is propagated with each run, through asyncio threads and to the worker.
+"""Traces: a frame is propagated with each run, across asyncio threads and to the worker.
 
-Every run has a frame. A nested run continues the trace of the enclosing run, a run in a worker that of its caller.
+Each run has a frame. A nested run continues the trace of the enclosing run; a run in a worker, that of its caller.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from dexpy.foundation.safe_text import CONTROL_CHARACTERS, is_plain_text, storab
 from dexpy.foundation.scoped_values import ScopedValue
 
 MAX_LENGTH = 64
-"""Characters of a trace's id, and of an actor's type, in a record."""
+"""The maximum length of the id of a trace and the type of an actor, in characters."""
 MAX_NAME_LENGTH = 255
-"""Characters of the name of an operation, an actor or a queue, of an actor's id and of a message's id."""
+"""The maximum length of names of operations, actors and queues, and of ids of actors and messages."""
 MAX_ACTOR_LENGTH = 64_000
-"""Characters of an actor as JSON: it is stored with every run of the trace."""
+"""The maximum length of an actor as JSON, which is stored with each run of the trace."""
 MAX_ACTOR_LEVELS = 16
-"""Levels of nesting of an actor."""
+"""The maximum levels of nesting of an actor."""
 
 MAX_ANCESTORS = 200
-"""How many enclosing runs a frame stores; a longer stack comes from tasks that start each other."""
+"""The maximum number of enclosing runs in a frame; tasks that start each other have longer stacks."""
 PARENT_LENGTH = 2
 """The length of a stack of a run and its parent."""
 
@@ -39,10 +39,10 @@ class Frame:
 
     Attributes:
         trace_id: The tree's id, ``tr_...`` or one from outside.
-        actor: The user or service that started the tree: a mapping with ``type`` and more fields.
+        actor: The user or service that started the tree: a mapping with ``type`` and other fields.
         stack: The enclosing runs and this one, the outermost first, as (run id, operation name). In a worker it has
             only the run and its parent.
-        context: The values that are propagated with the run.
+        context: The context values that are propagated with the run.
     """
 
     trace_id: str
@@ -52,12 +52,12 @@ class Frame:
 
     @property
     def run_id(self) -> str | None:
-        """The innermost run, if any."""
+        """The id of the innermost run, if any."""
         return self.stack[-1][0] if self.stack else None
 
     @property
     def operation(self) -> str | None:
-        """The name of the innermost run's operation, if any."""
+        """The name of the operation of the innermost run, if any."""
         return self.stack[-1][1] if self.stack else None
 
     def child(self, run_id: str, operation: str) -> Frame:
@@ -73,9 +73,9 @@ class Frame:
         return Frame(self.trace_id, self.actor, (*ancestors, (run_id, operation)), propagated)
 
     def in_background(self) -> Frame:
-        """Return the frame for a worker: with its parent only, not all ancestors.
+        """Return the frame for a worker, with the parent run instead of all ancestors.
 
-        Otherwise the stack of runs that enqueue their successor would grow without end.
+        Otherwise the stack of runs that enqueue their successor would grow without limit.
         """
         return self if len(self.stack) <= PARENT_LENGTH else attrs.evolve(self, stack=self.stack[-PARENT_LENGTH:])
 
@@ -105,7 +105,7 @@ class Frame:
         """Restore the frame of a run in a worker; for invalid data a new frame of the same trace.
 
         Args:
-            data: The result of `to_dict`, or an invalid value: no run fails because of it.
+            data: The result of `to_dict`; an invalid value does not fail the run.
             trace_id: The id of the trace, if it is stored separately.
         """
         try:
@@ -115,7 +115,7 @@ class Frame:
         return frame.in_background() if frame is not None and frame._is_valid() else cls(trace_id or new_id("tr"))
 
     def _is_valid(self) -> bool:
-        """Whether the records of nested runs can store it."""
+        """Return whether records of nested runs can store the frame."""
         if not is_name(self.trace_id, MAX_LENGTH):
             return False
         for run_id, name in self.stack:
@@ -135,7 +135,7 @@ class Frame:
 
 
 def is_name(value: object, max_length: int) -> TypeGuard[str]:
-    """Return whether a value can be an id or a name: 1 to `max_length` characters that databases and logs take."""
+    """Return whether a value is a valid id or name: 1 to `max_length` characters that databases and logs accept."""
     return isinstance(value, str) and 0 < len(value) <= max_length and CONTROL_CHARACTERS.search(value) is None
 
 
@@ -161,17 +161,15 @@ def _validated_actor(actor: Any) -> dict[str, Any]:
         written = json.dumps(values, allow_nan=False) if has_type else "{}"
         copy: dict[str, Any] = json.loads(written)
     except Exception as error:  # noqa: BLE001 - an application's mapping may raise anything
-        raise OptionsError(
-            f"trace(actor=...) wants JSON, to go into records and messages: {storable(text_of(error), 200)}."
-        ) from None
+        raise OptionsError(f"trace(actor=...): expected JSON: {storable(text_of(error), 200)}.") from None
     if not has_type:
         raise OptionsError(
-            f'trace(actor={text}) wants a mapping with a non-empty "type". '
+            f'trace(actor={text}): expected a mapping with a non-empty "type". '
             'Write trace(actor={"type": "user", "id": 7}).'
         )
     if len(written) > MAX_ACTOR_LENGTH or not _is_storable(copy, MAX_ACTOR_LEVELS):
         raise OptionsError(
-            f"trace(actor=...): cannot be stored with a record; expected at most {MAX_ACTOR_LENGTH} characters of JSON "
+            f"trace(actor=...): invalid for a record; expected at most {MAX_ACTOR_LENGTH} characters of JSON "
             f"and {MAX_ACTOR_LEVELS} levels, without NUL and lone surrogates. Pass the ids that identify the actor."
         )
     return copy
@@ -189,14 +187,14 @@ def _is_storable(value: Any, levels: int) -> bool:
 
 @contextmanager
 def trace(*, actor: Mapping[str, Any] | None = None, trace_id: str | None = None) -> Generator[Frame, None, None]:
-    """Name the actor and the trace of what is called inside the block.
+    """Set the actor and the trace of the runs inside the block.
 
     Args:
         actor: A JSON object with a non-empty ``type``: ``{"type": "user", "id": 7}``.
-        trace_id: An id from outside, for example of a request; the current one, or a new one, when left out.
+        trace_id: An external id, for example of a request. Default: the current id, or a new one.
 
     Raises:
-        OptionsError: The actor has no type or is not JSON, or the trace's id is not a str or too long.
+        OptionsError: The actor has no type or is not JSON, or the id of the trace is invalid.
 
     Example:
         >>> with trace(actor={"type": "user", "id": 7}, trace_id="req-1") as frame:
@@ -204,7 +202,7 @@ def trace(*, actor: Mapping[str, Any] | None = None, trace_id: str | None = None
         'req-1'
     """
     if trace_id is not None and not _is_text(trace_id):
-        raise OptionsError(f"trace(trace_id={trace_id!r}) wants a str of 1 to {MAX_LENGTH} characters.")
+        raise OptionsError(f"trace(trace_id={trace_id!r}): expected a str of 1 to {MAX_LENGTH} characters.")
     outer = frame_scope.innermost().value
     frame = Frame(
         trace_id or (outer.trace_id if outer else new_id("tr")),

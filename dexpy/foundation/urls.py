@@ -1,6 +1,6 @@
-"""URLs of databases and brokers as they may be shown: only the parts that hold no secret, and only where they are sure.
+"""URLs of databases and brokers for display: only parts that certainly contain no secret.
 
-An allow-list: a password may be in any other part, wherever a slip has put it.
+An allow-list, because a typing error may put a password into any other part.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _FILE_SCHEMES = ("sqlite", "unix")
 
 
 def displayed_url(url: str) -> str:
-    """Return scheme, hosts, ports and path of a URL; `HIDDEN` for all that may be a secret.
+    """Return the scheme, hosts, ports and path of a URL, with `HIDDEN` for parts that may be secret.
 
     Args:
-        url: As it was given, readable or not.
+        url: The URL as configured, valid or not.
 
     Example:
         >>> displayed_url("postgresql+psycopg://shop:hunter2@db.internal:5432/shop?token=hunter2")
@@ -35,11 +35,11 @@ def displayed_url(url: str) -> str:
     """
     match = _SCHEME.fullmatch(url)
     if match is None:
-        # Perhaps the name of a file, which has no user and password.
+        # It may be the name of a file, without a user and password.
         return url if _WORDS.fullmatch(url) and "//" not in url else HIDDEN
     scheme, plain = match[1], match[2].partition("?")[0]
     if _is_file(url):
-        # What follows the slashes is a file's name, and ends at the first option.
+        # The slashes are followed by the name of a file, which ends at the first option.
         return f"{scheme}://{plain if plain.isprintable() else HIDDEN}"
     if not is_unambiguous(url):
         return f"{scheme}://{HIDDEN}"
@@ -48,13 +48,13 @@ def displayed_url(url: str) -> str:
 
 
 def is_unambiguous(url: str) -> bool:
-    """Return whether a URL has one reading: no sign in it may belong to a password that should have been escaped."""
+    """Return whether a URL is unambiguous: no character may belong to a password that is not escaped."""
     match = _SCHEME.fullmatch(url)
     if match is None or _is_file(url):
         return match is not None
     plain, _, options = match[2].partition("?")
     authority, _, path = plain.partition("/")
-    # Without a user, the text after a question mark may be the end of a password.
+    # Without a user, text after a question mark may be the end of a password.
     is_cut = "@" in path or ("@" in options and "@" not in authority)
     address = authority.rpartition("@")[2]
     return authority.count("@") <= 1 and not is_cut and "#" not in plain and bool(_ADDRESSES.fullmatch(address))
@@ -71,13 +71,13 @@ _PUBLIC = frozenset({"true", "false", "none", "null", "require", "prefer", "allo
 
 
 def without_secrets(text: object, url: str) -> str:
-    """Return a client's message about a URL, without the parts of it that `displayed_url` hides.
+    """Return a message of a client about a URL, without the parts that `displayed_url` hides.
 
-    The user's name stays where it is clearly no password: servers name it when they refuse it.
+    The name of the user stays if it is certainly not a password: servers quote it in refusals.
 
     Args:
         text: The message.
-        url: As it was given.
+        url: The URL as configured.
     """
     displayed = displayed_url(url)
     rest = url.partition("://")[2] or url

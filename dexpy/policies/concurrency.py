@@ -28,7 +28,7 @@ class Concurrency:
     A call in place is not limited.
 
     Args:
-        limit: How many at once, at least 1.
+        limit: The maximum number of concurrent runs, at least 1.
         by: The parts of the key, beside the class: names of props, or one function of the operation;
             nothing for one key for the whole class.
         on_conflict: ``"wait"`` for a slot, or ``"discard"`` the run: it fails as ``discarded``.
@@ -61,12 +61,12 @@ class Concurrency:
     ) -> None:
         if type(limit) is not int or limit < 1:
             raise DeclarationError(
-                f"Concurrency({limit!r}) wants an int of at least 1: how many runs at once. "
-                "Write Concurrency(2, 'account'), for one."
+                f"Concurrency({limit!r}): expected an int of at least 1, the number of runs at once. "
+                "Write Concurrency(2, 'account')."
             )
         if on_conflict not in CONFLICTS:
             raise DeclarationError(
-                f"Concurrency(on_conflict={on_conflict!r}) is not known. It is one of {listed(CONFLICTS)}."
+                f"Concurrency(on_conflict={on_conflict!r}): expected one of {listed(CONFLICTS)}."
                 f"{did_you_mean(str(on_conflict), CONFLICTS)}"
             )
         group = check_group(group, "Concurrency")
@@ -80,4 +80,4 @@ def why_not_limited(record: Recording | None) -> str | None:
     if record is not None and record.params:
         return None
     setting = "record = False" if record is None else "record = Recording(params=False)"
-    return f"a slot is the record of a run from its start, and by {setting} there is none"
+    return f"a concurrency limit requires a record from the start of a run, which {setting} excludes"

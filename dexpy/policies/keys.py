@@ -15,7 +15,7 @@ from dexpy.foundation.errors import DeclarationError, OptionsError, did_you_mean
 from dexpy.foundation.safe_text import why_not_plain
 
 KeyFunction: TypeAlias = Callable[[Any], object]
-"""Gets the operation; returns a str, or anything that has a JSON form."""
+"""A function of the operation that returns a str or another value with a JSON form."""
 
 
 @attrs.frozen
@@ -42,7 +42,9 @@ class KeyRule:
         policy = where.partition("(")[0]
         if template is not None:
             if by:
-                raise DeclarationError(f"{policy}(template={template!r}) and {by[0]!r} were both given. Give one.")
+                raise DeclarationError(
+                    f"{policy}(template={template!r}): expected a template or names of props, got both."
+                )
             return cls(template=_checked_template(template, policy))
         if len(by) == 1 and callable(by[0]):
             return cls(function=by[0])
@@ -57,7 +59,7 @@ class KeyRule:
                     f"{policy}({name!r}): expected names of props, got a template. Write {policy}(template={name!r})."
                 )
             if names.count(name) > 1:
-                raise DeclarationError(f"{where} names {name!r} twice. Name each prop once.")
+                raise DeclarationError(f"{where}: the prop {name!r} is repeated. Name each prop once.")
         return cls(names)
 
     @property
@@ -74,14 +76,12 @@ class KeyRule:
             hint: Another suggestion for the message.
 
         Raises:
-            DeclarationError: Names the prop, and those that there are.
+            DeclarationError: A prop is unknown; the message lists the valid ones.
         """
         for name in self.named:
             if name not in known:
-                choices = f"The props are {listed(known)}." if known else "The class has no props."
-                raise DeclarationError(
-                    f"{where} names {name!r}, which is no prop. {choices}{did_you_mean(name, known)}{hint}"
-                )
+                choices = f"expected one of {listed(known)}" if known else "the class has no props"
+                raise DeclarationError(f"{where}: unknown prop {name!r}; {choices}.{did_you_mean(name, known)}{hint}")
 
 
 def check_text(text: object, where: str) -> str:
@@ -93,9 +93,9 @@ def check_text(text: object, where: str) -> str:
     if isinstance(text, str) and text:
         plain = str.__str__(text)
         if (reason := why_not_plain(plain)) is not None:
-            raise OptionsError(f"{where} wants a text that is valid: it {reason}.")
+            raise OptionsError(f"{where}: invalid text; it {reason}.")
         return plain
-    raise OptionsError(f"{where} wants a text that is not empty, or None: got {text!r}.")
+    raise OptionsError(f"{where}: expected a non-empty str or None, got {text!r}.")
 
 
 def check_group(group: object, policy: str) -> str | None:
@@ -105,7 +105,7 @@ def check_group(group: object, policy: str) -> str | None:
         DeclarationError: It is not a name.
     """
     if group is not None and not (isinstance(group, str) and group):
-        raise DeclarationError(f"{policy}(group={group!r}) wants a name, a str that is not empty.")
+        raise DeclarationError(f"{policy}(group={group!r}): expected a name, a non-empty str.")
     return group
 
 

@@ -17,7 +17,7 @@ BACKENDS = ("database", "redis")
 LOCK_TIMEOUT = "lock_timeout"
 """The code of a run that did not get its lock in time."""
 DEFAULT_TIMEOUT_S = 5.0
-"""Long enough for a short run to end, and below the time-outs of web servers."""
+"""Long enough for a short run to end, and below the usual timeouts of web servers."""
 
 
 @attrs.frozen(init=False)
@@ -34,7 +34,7 @@ class Lock:
         template: Text with props in braces, ``"account:{account}"``, instead of *by*; classes with the same template
             share the lock.
         group: A name that replaces the class in the key: classes with the same group share their locks.
-        timeout: Seconds, or a timedelta, to wait for it; 0 tries once, None waits for ever.
+        timeout: Seconds, or a timedelta, to wait for it; 0 tries once, None waits without a limit.
             A run that does not get it in time ends with the code ``lock_timeout``; in a worker it is retried.
         backend: ``"database"`` for the records' database, ``"redis"`` for the broker's Redis.
             Default: the database, or Redis if there is no database.
@@ -74,11 +74,11 @@ class Lock:
         group = check_group(group, "Lock")
         if group is not None and template is not None:
             raise DeclarationError(
-                f"Lock({template!r}, group={group!r}): a template is the whole key, which classes share as it is. "
-                "Leave the group out."
+                f"Lock(template={template!r}, group={group!r}): expected a template or a group, got both. "
+                "Remove the group; classes with the same template share the lock."
             )
         if backend is not None and backend not in BACKENDS:
-            raise DeclarationError(f"Lock(backend={backend!r}) is not known. It is one of {listed(BACKENDS)}.")
+            raise DeclarationError(f"Lock(backend={backend!r}): expected one of {listed(BACKENDS)}.")
         instance: Any = self
         instance.__attrs_init__(rule, group, None if timeout is None else _seconds(timeout), backend)
 
@@ -86,7 +86,7 @@ class Lock:
         """Refuse props that the class does not have.
 
         Raises:
-            DeclarationError: Names the prop, and those that there are.
+            DeclarationError: A prop is unknown; the message lists the valid ones.
         """
         if self.rule is None:
             return
@@ -102,4 +102,4 @@ def _seconds(timeout: object) -> float:
     try:
         return delay_seconds(timeout, "timeout", "Lock")
     except OptionsError as error:
-        raise DeclarationError(f"{error} None waits for ever.") from None
+        raise DeclarationError(f"{error} None waits without a limit.") from None

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 O = TypeVar("O")  # noqa: E741 - an operation
 
 WAIT_S = 5.0
-"""How long a call waits for another one with its key by default, in seconds."""
+"""The default time that a call waits for another one with its key, in seconds."""
 KEY_ATTRIBUTE = "__dexpy_once__"
 """The attribute with the key of `BoundOnce`; no prop can have this name."""
 
@@ -31,17 +31,17 @@ class BoundOnce(Generic[O]):
         """Return a copy of the operation with this idempotency key, or without one.
 
         Args:
-            key: Any text; it is stored as a digest. None for a run without a key, whatever the class declares.
+            key: Any non-empty text; it is stored as a digest. None for a run without a key, also if the class has one.
 
         Raises:
-            OptionsError: The key is not a text, or the class has no record that could be replayed.
+            OptionsError: The key is not a str, or runs of the class have no record to replay.
         """
         operation: Any = self._operation
         where = f"{type(operation).__qualname__}.once(...)"
         if key is not None:
             key = check_text(key, where)
             if (reason := why_not_replayable(operation.contract.record)) is not None:
-                raise OptionsError(f"{where}: {reason}. Let the class be recorded: record = True.")
+                raise OptionsError(f"{where}: {reason}. Write record = True in the class.")
         copy: Any = object.__new__(operation.__class__)
         copy.__dict__.update(operation.__dict__, **{KEY_ATTRIBUTE: key})
         return cast("O", copy)
@@ -55,7 +55,7 @@ class OnceOptions:
         rule: How the key is computed.
         expires_in_s: Seconds after the first call, after which a call runs again; None for never.
         params: Whether other params with the same key are refused: check or ignore.
-        wait_s: How long a call waits for another one with its key, in seconds.
+        wait_s: The time that a call waits for another one with its key, in seconds.
         declared: Whether calls have a key by default.
         group: Replaces the class in the key.
     """
@@ -72,7 +72,7 @@ class OnceOptions:
 class Once(OnceOptions):
     """Run once for each key, and replay the result or business error to every later call with it.
 
-    The key is of the operation's name, and of its earlier names.
+    The key applies to the current name of the operation and its earlier names.
     A crash, a lost worker, a rejection by a guard and a cancellation release it.
 
     Args:
@@ -111,9 +111,9 @@ class Once(OnceOptions):
         group = check_group(group, "Once")
         expires_in_s = None if expires_in is None else declared_seconds(expires_in, "expires_in", "Once")
         if expires_in_s == 0:
-            raise DeclarationError(f"Once(expires_in={expires_in!r}) wants more than 0 seconds, or None for never.")
+            raise DeclarationError(f"Once(expires_in={expires_in!r}): expected more than 0 seconds, or None for never.")
         if params not in ("check", "ignore"):
-            raise DeclarationError(f"Once(params={params!r}) wants 'check' or 'ignore'.")
+            raise DeclarationError(f"Once(params={params!r}): expected 'check' or 'ignore'.")
         instance: Any = self
         instance.__attrs_init__(rule, expires_in_s, params, declared_seconds(wait, "wait", "Once"), True, group)
 
@@ -153,11 +153,9 @@ def declared_seconds(delay: object, name: str, policy: str) -> float:
 def why_not_replayable(record: Recording | None) -> str | None:
     """Return why a class with this record cannot have an idempotency key; None if it can."""
     if record is None:
-        return "a key for replay is kept in the record of a run, and by record = False there is none"
+        return "an idempotency key requires a record, which record = False excludes"
     if not record.params:
-        return (
-            "a key for replay is claimed with the record, and by Recording(params=False) there is none from the start"
-        )
+        return "an idempotency key requires a record from the start of a run, which Recording(params=False) excludes"
     if not record.result:
-        return "the second call is given the result of the first, and by Recording(result=False) none is kept"
+        return "a replay requires the stored result, which Recording(result=False) excludes"
     return None

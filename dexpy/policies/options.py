@@ -17,7 +17,7 @@ T = TypeVar("T")
 QueueChoice: TypeAlias = str | Callable[[Any], str]
 
 MYPY: bool = False
-"""Always true for mypy, and false everywhere else."""
+"""True for mypy only."""
 
 QUEUE_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9._-]{0,63}")
 
@@ -30,12 +30,12 @@ def check_queue(queue: object, where: str) -> str:
     """
     if not isinstance(queue, str) or not QUEUE_NAME.fullmatch(queue):
         raise OptionsError(
-            f"{where}: queue={shortened(queue)} is no queue name. A name has 1 to 64 letters, digits, '.', '_' or '-' "
-            "and begins with a letter or '_'. Write queue='mailers', for one."
+            f"{where}: invalid queue name {shortened(queue)}; use 1 to 64 letters, digits, '.', '_' or '-', beginning "
+            "with a letter or '_'."
         )
     if queue.endswith((".DQ", ".XQ")):
         raise OptionsError(
-            f"{where}: queue={queue!r} ends in .DQ or .XQ, which Dramatiq keeps for delayed and dead messages. "
+            f"{where}: invalid queue name {queue!r}; Dramatiq reserves .DQ and .XQ for delayed and dead messages. "
             "Choose another name."
         )
     return queue
@@ -45,14 +45,12 @@ def check_in_utc(moment: datetime, where: str) -> None:
     """Check that a datetime is within the years 1 to 9999 in UTC.
 
     Raises:
-        OptionsError: It is not.
+        OptionsError: It is outside of them.
     """
     try:
         moment.astimezone(timezone.utc)
     except (OverflowError, ValueError):
-        raise OptionsError(
-            f"{where}={moment!r}: in UTC it is outside of the years 1 to 9999. Give a moment within them."
-        ) from None
+        raise OptionsError(f"{where}={moment!r}: expected a datetime within the years 1 to 9999 in UTC.") from None
 
 
 def delay_seconds(delay: object, name: str, where: str) -> float:
@@ -64,18 +62,16 @@ def delay_seconds(delay: object, name: str, where: str) -> float:
     seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
         raise OptionsError(
-            f"{where}: {name}={shortened(delay)} wants seconds or a timedelta. Write {name}=60, for one."
+            f"{where}: {name}={shortened(delay)}: expected seconds or a timedelta. Write {name}=60 for a minute."
         )
     if not 0 <= seconds < 10**10:
-        raise OptionsError(
-            f"{where}: {name}={shortened(delay)} must not be negative or without end. Write {name}=0 for now."
-        )
+        raise OptionsError(f"{where}: {name}={shortened(delay)}: expected a finite delay of 0 or more seconds.")
     return float(seconds)
 
 
 @attrs.frozen
 class AsyncOptions:
-    """The options of a background run; None is not set.
+    """The options of a background run; None means "not set".
 
     Attributes:
         queue: A name, or a function of the operation that returns one.
@@ -104,14 +100,14 @@ class AsyncOptions:
             check_queue(self.queue, where)
         if self.priority is not None and (type(self.priority) is not int or not -(2**31) <= self.priority < 2**31):
             raise OptionsError(
-                f"{where}: priority={shortened(self.priority)} wants an int; higher runs sooner, 0 is usual."
+                f"{where}: priority={shortened(self.priority)}: expected an int of 32 bits; higher runs sooner."
             )
         if self.in_ is not None and self.at is not None:
-            raise OptionsError(f"{where}: in_ and at were both given. Give one: in_ is a delay, at a moment.")
+            raise OptionsError(f"{where}: expected in_ (a delay) or at (a datetime), got both.")
         if self.in_ is not None:
             delay_seconds(self.in_, "in_", where)
         if self.expires_in is not None and not delay_seconds(self.expires_in, "expires_in", where):
-            raise OptionsError(f"{where}: expires_in={shortened(self.expires_in)} wants more than 0 seconds.")
+            raise OptionsError(f"{where}: expires_in={shortened(self.expires_in)}: expected more than 0 seconds.")
         if self.at is not None:
             if not isinstance(self.at, datetime):
                 raise OptionsError(f"{where}: at={shortened(self.at)}: expected an aware datetime.")
@@ -146,7 +142,7 @@ class AsyncOptions:
         for name in keywords:
             if name not in known:
                 raise OptionsError(
-                    f"{where}: {shortened(name)} is no option. The options are {listed([*known, *extra])}."
+                    f"{where}: unknown option {shortened(name)}; expected one of {listed([*known, *extra])}."
                     f"{did_you_mean(name, [*known, *extra])}"
                 )
         options = cls(**keywords)
@@ -156,7 +152,7 @@ class AsyncOptions:
 
 @attrs.frozen
 class Reset:
-    """First in `retry_on`, `discard_on` or `pipeline`: discard what the base classes declare."""
+    """Discards the entries of the base classes; the first entry of `retry_on`, `discard_on` or `pipeline`."""
 
 
 @attrs.frozen
@@ -164,8 +160,8 @@ class Recording:
     """What the record of a run stores.
 
     Attributes:
-        params: The props; otherwise they are only in the message of a background run.
-        result: What `perform` returned.
+        params: Whether to store the props; otherwise only the message of a background run has them.
+        result: Whether to store the result of `perform`.
     """
 
     params: bool = True
@@ -173,5 +169,5 @@ class Recording:
 
 
 def policy(method: Callable[[Any], T]) -> T:
-    """For mypy: declare an attribute of a class that subclasses may annotate with ClassVar and without."""
+    """For mypy: declares an attribute of a class that subclasses may annotate with and without ClassVar."""
     raise NotImplementedError(method)

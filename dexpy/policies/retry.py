@@ -23,7 +23,7 @@ Wait: TypeAlias = (
     | Callable[[int, Any], Delay]
 )
 LONGEST_WAIT_S = 10.0**9
-"""No wait before the next attempt is longer, in seconds."""
+"""The longest wait before the next attempt, in seconds."""
 WAITS: dict[str, Callable[[int], float]] = {
     "polynomially_longer": lambda attempt: attempt**4 + 2.0,
     "exponentially_longer": lambda attempt: 2.0**attempt,
@@ -48,14 +48,13 @@ def causes_in(causes: object) -> Iterator[object]:
 
 def _check_causes(causes: tuple[Any, ...], where: str) -> None:
     if not causes:
-        raise DeclarationError(f"{where} names no exception. Write {where.split('(')[0]}(ConnectionError), for one.")
+        raise DeclarationError(f"{where}: expected exception classes or error codes, got none.")
     for cause in causes:
         if isinstance(cause, str) and cause:
             continue
         if not (isinstance(cause, type) and issubclass(cause, Exception)):
             raise DeclarationError(
-                f"{where}: {cause!r} is neither an exception class nor an error code. "
-                "Name classes derived from Exception, or codes of business errors."
+                f"{where}: expected subclasses of Exception or codes of business errors, got {cause!r}."
             )
 
 
@@ -65,10 +64,10 @@ class Retry:
 
     Args:
         causes: Exception classes, or codes of business errors, or tuples of them.
-        attempts: How many attempts in all, the first included, counted for this rule only; None for no limit.
+        attempts: The maximum number of attempts, including the first, counted for this rule only; None for no limit.
         wait: Seconds, a timedelta, ``"polynomially_longer"`` (n^4 + 2 s), ``"exponentially_longer"`` (2^n s),
             or a function of the number of attempts so far, which may take the exception as its second parameter.
-        jitter: Up to this share of the wait is added at random.
+        jitter: The share of the wait, from 0 to 1, up to which a random time is added.
 
     Raises:
         DeclarationError: An argument is invalid.
@@ -96,19 +95,21 @@ class Retry:
         flat_causes = tuple(cause for group in causes for cause in causes_in(group))
         _check_causes(flat_causes, "Retry(...)")
         if attempts is not None and (type(attempts) is not int or attempts < 1):
-            raise DeclarationError(f"Retry(attempts={attempts!r}) wants an int of at least 1, or None for no end.")
+            raise DeclarationError(
+                f"Retry(attempts={attempts!r}): expected an int of at least 1, or None for no limit."
+            )
         if isinstance(wait, str):
             if wait not in WAITS:
                 raise DeclarationError(
-                    f"Retry(wait={wait!r}) is not known. It takes seconds, a timedelta, a function, or one of "
-                    f"{listed(WAITS)}.{did_you_mean(wait, WAITS)}"
+                    f"Retry(wait={wait!r}): expected seconds, a timedelta, a function, or one of {listed(WAITS)}."
+                    f"{did_you_mean(wait, WAITS)}"
                 )
         elif callable(wait):
             _takes_error(wait)
         else:
             _declared_seconds(wait)
         if isinstance(jitter, bool) or not isinstance(jitter, (int, float)) or not 0 <= jitter <= 1:
-            raise DeclarationError(f"Retry(jitter={jitter!r}) wants a share between 0 and 1.")
+            raise DeclarationError(f"Retry(jitter={jitter!r}): expected a number from 0 to 1.")
         instance: Any = self
         instance.__attrs_init__(flat_causes, attempts, wait, float(jitter))
 
@@ -120,7 +121,7 @@ class Retry:
         Args:
             attempt: Attempts so far that ended by this rule, at least 1.
             jitter_of: Returns a number between 0 and 1.
-            error: What ended the attempt. For a group whose members match the rule it is the longest of their waits.
+            error: The exception that ended the attempt. For a group, the longest wait of its matching members applies.
 
         Raises:
             OptionsError: The rule's function returned neither a number of 0 or more nor such a timedelta.
@@ -146,7 +147,7 @@ class Retry:
         try:
             returned: Any = wait(*arguments)
         except OverflowError:
-            # The result is larger than a float or a timedelta can be.
+            # The result exceeds the range of a float or a timedelta.
             return LONGEST_WAIT_S
         seconds = returned.total_seconds() if isinstance(returned, timedelta) else returned
         if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds >= 0:

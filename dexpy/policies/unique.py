@@ -24,7 +24,7 @@ class Unique:
     ``until="finished"``: no second run is accepted until the first one has ended.
     ``for_``: no second run is accepted for this long after the first one was, whether that has ended or not.
 
-    The key is of the operation's name, and of its earlier names.
+    The key applies to the current name of the operation and its earlier names.
     A run that is cancelled before it started releases it in every case.
 
     Args:
@@ -69,14 +69,18 @@ class Unique:
         rule = KeyRule.of(by, "Unique(...)", template)
         group = check_group(group, "Unique")
         if until is not None and for_ is not None:
-            raise DeclarationError("Unique(until=, for_=) were both given. Give one: a scope, or a length of time.")
+            raise DeclarationError("Unique(until=, for_=): expected a scope (until) or a duration (for_), got both.")
         if until not in (None, "started", "finished"):
-            raise DeclarationError(f"Unique(until={until!r}) wants 'started' or 'finished'; a length of time is for_=.")
+            raise DeclarationError(
+                f"Unique(until={until!r}): expected 'started' or 'finished'. For a duration, use for_=."
+            )
         for_s = None if for_ is None else declared_seconds(for_, "for_", "Unique")
         if for_s == 0:
-            raise DeclarationError(f"Unique(for_={for_!r}) wants more than 0 seconds.")
+            raise DeclarationError(f"Unique(for_={for_!r}): expected more than 0 seconds.")
         if on_conflict not in CONFLICTS:
-            raise DeclarationError(f"Unique(on_conflict={on_conflict!r}) wants 'ticket', 'skip', 'raise' or 'replace'.")
+            raise DeclarationError(
+                f"Unique(on_conflict={on_conflict!r}): expected 'ticket', 'skip', 'raise' or 'replace'."
+            )
         instance: Any = self
         instance.__attrs_init__(
             rule, None if for_s is not None else until or "finished", for_s, on_conflict, True, group
@@ -93,7 +97,7 @@ class Unique:
 def why_not_unique(record: Recording | None) -> str | None:
     """Return why a class with this record cannot be unique; None if it can."""
     if record is None:
-        return "a unique key is kept in the record of a run, and by record = False there is none"
+        return "a unique key requires a record, which record = False excludes"
     if not record.params:
-        return "a unique key is claimed with the record, and by Recording(params=False) there is none from the start"
+        return "a unique key requires a record from the start of a run, which Recording(params=False) excludes"
     return None

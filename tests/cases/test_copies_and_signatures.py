@@ -115,7 +115,7 @@ def test_p20_reference_keys_can_be_read_outside_of_a_run() -> None:
         assert copy.deepcopy(show).account is account
     engine.dispose()
     assert Show.other.key_of(Show(account=1)) is None
-    with pytest.raises(DexpyError, match="has no key yet. Flush"):
+    with pytest.raises(DexpyError, match="without a primary key. Call session.flush"):
         Show.account.key_of(Show(account=Account()))
 
 
@@ -182,7 +182,9 @@ class Sum(Operation):
     ],
 )
 def test_p22_setting_an_attribute_is_refused_with_its_name_and_the_fix(how: str, name: str, advice: str) -> None:
-    with pytest.raises(FrozenOperation, match=rf"^Sum\.{name}: operations are frozen.*{advice}") as caught:
+    with pytest.raises(
+        FrozenOperation, match=rf"^Sum\.{name}: operations are frozen; attributes cannot change.*{advice}"
+    ) as caught:
         Sum(n=1, how=how).call()
     assert isinstance(caught.value, attrs.exceptions.FrozenInstanceError)
     assert (caught.value.operation, caught.value.attribute) == ("Sum", name)

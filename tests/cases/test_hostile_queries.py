@@ -152,7 +152,7 @@ def on_sqlite() -> Generator[Isolated]:
 def test_q9_a_datetime_that_is_out_of_range_in_utc_is_refused(
     on_sqlite: Isolated, enqueue: Callable[..., None], moment: dt.datetime
 ) -> None:
-    with pytest.raises(OptionsError, match="in UTC it is outside of the years 1 to 9999"):
+    with pytest.raises(OptionsError, match="expected a datetime within the years 1 to 9999 in UTC"):
         enqueue(at=moment)
 
 

@@ -151,17 +151,17 @@ def keys_of(name: str, operation: Any) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_p24_a_name_that_is_not_a_prop_is_refused_with_a_suggestion(name: str) -> None:
-    with pytest.raises(DeclarationError, match=r"names 'acount', which is no prop.*Did you mean 'account'\?"):
+    with pytest.raises(DeclarationError, match=r"unknown prop 'acount'; .*Did you mean 'account'\?"):
         declare(name, "acount")
-    with pytest.raises(DeclarationError, match=r"names 'acount', which is no prop.*Did you mean 'account'\?"):
+    with pytest.raises(DeclarationError, match=r"unknown prop 'acount'; .*Did you mean 'account'\?"):
         declare(name, template="{acount}")
-    with pytest.raises(DeclarationError, match="names 'account' twice"):
+    with pytest.raises(DeclarationError, match="the prop 'account' is repeated"):
         declare(name, "account", "account")
-    with pytest.raises(DeclarationError, match="both given"):
+    with pytest.raises(DeclarationError, match="got both"):
         declare(name, "account", template="{account}")
     with pytest.raises(DeclarationError, match="invalid template|names of props in braces"):
         declare(name, template="a:{")
-    with pytest.raises(DeclarationError, match="wants a name"):
+    with pytest.raises(DeclarationError, match="expected a name"):
         declare(name, "account", group="")
 
 
@@ -255,22 +255,22 @@ def test_l11_a_value_without_a_canonical_form_is_refused_by_every_kind_of_call(v
     with isolated() as isolated_runtime:
         for cls in CLASSES:
             operation = cls(value=value)
-            with pytest.raises(OptionsError, match="its function gave"):
+            with pytest.raises(OptionsError, match="its function returned"):
                 operation.async_().call()
-            with pytest.raises(OptionsError, match="its function gave"):
+            with pytest.raises(OptionsError, match="its function returned"):
                 asyncio.run(operation.async_().acall())
-            with pytest.raises(OptionsError, match="its function gave"):
+            with pytest.raises(OptionsError, match="its function returned"):
                 enqueue_all([Sent(), operation])
-            with pytest.raises(OptionsError, match="its function gave"):
+            with pytest.raises(OptionsError, match="its function returned"):
                 cls.explain(value=value)
-            with pytest.raises(OptionsError, match="its function gave"):
+            with pytest.raises(OptionsError, match="its function returned"):
                 operation.call()
-            with pytest.raises(OptionsError, match="its function gave"):
+            with pytest.raises(OptionsError, match="its function returned"):
                 operation.safe.call()
-            with pytest.raises(OptionsError, match="its function gave"):
+            with pytest.raises(OptionsError, match="its function returned"):
                 asyncio.run(operation.acall())
         for target in (later_once, later_locked):
-            with pytest.raises(OptionsError, match="its function gave"):
+            with pytest.raises(OptionsError, match="its function returned"):
                 defer(target, value=value)
         assert records.where(status=("pending", "done")).count() == 0
         assert isolated_runtime.run_pending() == []
@@ -372,6 +372,6 @@ def test_l11_a_function_that_reads_a_row_follows_the_same_rule_in_place(
             session.commit()
             with dexpy.session(session) if in_session else nullcontext():
                 assert cls(shop=1).call() == "north"
-                with pytest.raises(OptionsError, match="its function gave ''"):
+                with pytest.raises(OptionsError, match="its function returned ''"):
                     cls(shop=2).call()
                 assert getattr(cls(shop=3).safe.call(), "code", None) == "closed"

@@ -179,7 +179,7 @@ def test_a_scalar_is_accepted_unchanged(wanted: Any) -> None:
 def test_a_scalar_of_another_type_is_refused(wanted: Any, got: Any) -> None:
     value, form = SCALAR_VALUES[got], codec_of(wanted)
     shown = "None" if value is None else f"{type(value).__name__} {value!r}"
-    assert refusal(form.check, value) == f": wants {form.label}, got {shown}"
+    assert refusal(form.check, value) == f": expected {form.label}, got {shown}"
 
 
 def test_an_int_becomes_the_float_that_is_expected() -> None:
@@ -189,22 +189,22 @@ def test_an_int_becomes_the_float_that_is_expected() -> None:
 
 def test_an_int_that_no_float_can_hold_is_refused() -> None:
     assert refusal(codec_of(float).check, 10**400).startswith(
-        ": wants float, or an int that a float can hold, got int 1"
+        ": expected float, or an int in the range of floats, got int 1"
     )
 
 
 @pytest.mark.parametrize(
     ("annotation", "value", "message"),
     [
-        (int, Level.LOW, ": wants int, got Level <Level.LOW: 1>"),
-        (str, Size.S, ": wants str, got Size <Size.S: 's'>"),
-        (dict, collections.ChainMap(), ": wants dict, got ChainMap ChainMap({})"),
-        (dict, collections.Counter("a"), ": wants dict, got Counter Counter({'a': 1})"),
-        (list[int], (1,), ": wants list[int], got tuple (1,)"),
-        (tuple[int, ...], [1], ": wants tuple[int, ...], got list [1]"),
-        (set[int], frozenset({1}), ": wants set[int], got frozenset frozenset({1})"),
-        (Level, 1, ": wants Level, got int 1"),
-        (Item, {"sku": "a"}, ": wants Item, got dict {'sku': 'a'}"),
+        (int, Level.LOW, ": expected int, got Level <Level.LOW: 1>"),
+        (str, Size.S, ": expected str, got Size <Size.S: 's'>"),
+        (dict, collections.ChainMap(), ": expected dict, got ChainMap ChainMap({})"),
+        (dict, collections.Counter("a"), ": expected dict, got Counter Counter({'a': 1})"),
+        (list[int], (1,), ": expected list[int], got tuple (1,)"),
+        (tuple[int, ...], [1], ": expected tuple[int, ...], got list [1]"),
+        (set[int], frozenset({1}), ": expected set[int], got frozenset frozenset({1})"),
+        (Level, 1, ": expected Level, got int 1"),
+        (Item, {"sku": "a"}, ": expected Item, got dict {'sku': 'a'}"),
     ],
 )
 def test_subclasses_and_lookalikes_are_refused(annotation: Any, value: Any, message: str) -> None:
@@ -213,7 +213,7 @@ def test_subclasses_and_lookalikes_are_refused(annotation: Any, value: Any, mess
 
 def test_a_path_is_accepted_by_isinstance_and_a_pure_path_is_refused() -> None:
     assert codec_of(PurePath).check(Path("a")) == Path("a")
-    assert refusal(codec_of(Path).check, PurePath("a")) == ": wants Path, got PurePosixPath PurePosixPath('a')"
+    assert refusal(codec_of(Path).check, PurePath("a")) == ": expected Path, got PurePosixPath PurePosixPath('a')"
 
 
 def test_a_problem_cuts_long_values_and_survives_a_repr_that_raises() -> None:
@@ -222,10 +222,10 @@ def test_a_problem_cuts_long_values_and_survives_a_repr_that_raises() -> None:
             raise RuntimeError("no")
 
     long = refusal(codec_of(int).check, "x" * 1000)
-    assert long.removeprefix(": wants int, got str ") == f"'{'x' * 27}...{'x' * 28}'"
-    assert len(refusal(codec_of(int).check, type("Long" * 100, (), {})())) == len(": wants int, got ") + 80
-    assert refusal(codec_of(int).check, Rude()).startswith(": wants int, got Rude <Rude instance at 0x")
-    assert refusal(codec_of(int).check, [10**5000]) == ": wants int, got list <no repr>"
+    assert long.removeprefix(": expected int, got str ") == f"'{'x' * 27}...{'x' * 28}'"
+    assert len(refusal(codec_of(int).check, type("Long" * 100, (), {})())) == len(": expected int, got ") + 80
+    assert refusal(codec_of(int).check, Rude()).startswith(": expected int, got Rude <Rude instance at 0x")
+    assert refusal(codec_of(int).check, [10**5000]) == ": expected int, got list <no repr>"
 
 
 # ------------------------------------------------------------------------------------ scalars as JSON
@@ -285,9 +285,9 @@ class Dateless(tzinfo):
         return None
 
 
-TOO_LONG = "has more than 4300 digits, which Python does not write or read as text"
-NOT_FINITE = "is NaN or infinite, and JSON has neither: use None"
-NO_OFFSET = "has a time zone without an offset, which would not come back: use a fixed offset"
+TOO_LONG = "has more than 4300 digits, which Python does not convert to or from text"
+NOT_FINITE = "is NaN or infinite, which JSON does not support: use None"
+NO_OFFSET = "has a time zone without an offset, which JSON does not preserve: use a fixed offset"
 
 
 @pytest.mark.parametrize(
@@ -297,15 +297,15 @@ NO_OFFSET = "has a time zone without an offset, which would not come back: use a
         (float, float("-inf"), NOT_FINITE),
         (Decimal, Decimal("NaN"), NOT_FINITE),
         (Decimal, Decimal("-Infinity"), NOT_FINITE),
-        (str, "secret\0", "has a NUL character, which databases refuse in text: take it out, or use bytes"),
-        (str, "\ud800", "has a lone surrogate, which is no valid Unicode text: decode it otherwise, or use bytes"),
+        (str, "secret\0", "has a NUL character, which databases refuse in text: remove it, or use bytes"),
+        (str, "\ud800", "has a lone surrogate, which is invalid in Unicode text: decode it differently, or use bytes"),
         pytest.param(int, 10**4300, TOO_LONG, id="long int"),
         pytest.param(int, -(10**4300), TOO_LONG, id="long negative int"),
         (time, time(12, tzinfo=ZoneInfo("Europe/Madrid")), NO_OFFSET),
         (datetime, datetime(2024, 1, 1, tzinfo=Dateless()), NO_OFFSET),
-        (Path, Path("a\0"), "has a NUL character, which databases refuse in text: take it out, or use bytes"),
-        (PurePath, PureWindowsPath("a"), "is of type PureWindowsPath, and would come back as PurePosixPath"),
-        (PurePath, Path("a"), "is of type PosixPath, and would come back as PurePosixPath"),
+        (Path, Path("a\0"), "has a NUL character, which databases refuse in text: remove it, or use bytes"),
+        (PurePath, PureWindowsPath("a"), "is of type PureWindowsPath, but would be restored as PurePosixPath"),
+        (PurePath, Path("a"), "is of type PosixPath, but would be restored as PurePosixPath"),
     ],
 )
 def test_a_value_that_would_not_round_trip_is_not_serializable(annotation: Any, value: Any, reason: str) -> None:
@@ -321,14 +321,16 @@ def test_the_longest_int_round_trips() -> None:
 
 
 def test_a_changed_value_is_refused_by_its_type() -> None:
-    assert unserializable_now(list[int], ["a"]) == "[0] is of type str, and int is declared"
-    assert unserializable_now(list[date], [datetime(2024, 1, 1)]) == "[0] is of type datetime, and date is declared"
-    assert unserializable_now(tuple[int, str], (1,)) == "the value is of type tuple, and tuple[int, str] is declared"
-    assert unserializable_now(Literal["a", 1], True) == "the value is of type bool, and Literal['a', 1] is declared"
-    assert unserializable_now(int | None, "a") == "the value is of type str, and int | None is declared"
-    assert unserializable_now(Address, {"street": "a", "x": 1}) == "the value has other keys than Address declares"
-    assert unserializable_now(Color, "red") == "the value is of type str, and Color is declared"
-    assert unserializable_now(Item, Point(1.0)) == "the value is of type Point, and Item is declared"
+    assert unserializable_now(list[int], ["a"]) == "[0] is of type str, but int is declared"
+    assert unserializable_now(list[date], [datetime(2024, 1, 1)]) == "[0] is of type datetime, but date is declared"
+    assert unserializable_now(tuple[int, str], (1,)) == "the value is of type tuple, but tuple[int, str] is declared"
+    assert unserializable_now(Literal["a", 1], True) == "the value is of type bool, but Literal['a', 1] is declared"
+    assert unserializable_now(int | None, "a") == "the value is of type str, but int | None is declared"
+    assert (
+        unserializable_now(Address, {"street": "a", "x": 1}) == "the value does not have the keys that Address declares"
+    )
+    assert unserializable_now(Color, "red") == "the value is of type str, but Color is declared"
+    assert unserializable_now(Item, Point(1.0)) == "the value is of type Point, but Item is declared"
 
 
 def test_a_zone_keeps_its_offset_but_not_its_name() -> None:
@@ -389,42 +391,54 @@ def test_parse_accepts_external_json_and_the_value_itself(annotation: Any, text:
 @pytest.mark.parametrize(
     ("annotation", "value", "message"),
     [
-        (int, "1", ": wants int, got str '1'"),
-        (int, 1.0, ": wants int, got float 1.0"),
-        (int, True, ": wants int, got bool True"),
-        (bool, 1, ": wants bool, got int 1"),
-        (str, 1, ": wants str, got int 1"),
-        (Decimal, 1.5, ": wants Decimal, as text or int, got float 1.5"),
-        (Decimal, " 1", ": wants Decimal, as text or int, got str ' 1'"),
-        (Decimal, "NaN", ": wants Decimal, as text or int, got str 'NaN'"),
-        (Decimal, "1e9999999999999999999", ": wants Decimal, as text or int, got str '1e9999999999999999999'"),
-        (date, "20240131", ": wants ISO date text, got str '20240131'"),
-        (date, "2024-02-31", ": wants ISO date text, got str '2024-02-31'"),
-        (date, "2024-01-31T00:00:00", ": wants ISO date text, got str '2024-01-31T00:00:00'"),
-        (date, datetime(2024, 1, 1), ": wants ISO date text, got datetime datetime.datetime(2024, 1, 1, 0, 0)"),
-        (datetime, "2024-01-31", ": wants ISO datetime text, got str '2024-01-31'"),
-        (datetime, "2024-01-31 12:00", ": wants ISO datetime text, got str '2024-01-31 12:00'"),
-        (datetime, "2024-01-31T12:00:00.1234567", ": wants ISO datetime text, got str '2024-01-31T12:00:00.1234567'"),
-        (datetime, 1700000000, ": wants ISO datetime text, got int 1700000000"),
-        (time, "12", ": wants ISO time text, got str '12'"),
-        (timedelta, 1.5, ": wants timedelta, as an int of microseconds, got float 1.5"),
-        (timedelta, 10**30, f": wants timedelta, as an int of microseconds, got int {10**30}"),
-        (timedelta, "P1Y", ": wants timedelta, as an int of microseconds or ISO text such as 'PT1H30M', got str 'P1Y'"),
-        (timedelta, "PT", ": wants timedelta, as an int of microseconds or ISO text such as 'PT1H30M', got str 'PT'"),
-        (UUID, "1", ": wants UUID text, got str '1'"),
-        (bytes, "a", ": wants bytes, as base64 text, got str 'a'"),
-        (bytes, "YQ==é", ": wants bytes, as base64 text, got str 'YQ==é'"),
-        (Path, 1, ": wants Path text, got int 1"),
-        (Color, "green", ": wants one of 'red', 'blue', got str 'green'"),
-        (Color, ["red"], ": wants one of 'red', 'blue', got list ['red']"),
-        (Level, True, ": wants one of 1, 2, got bool True"),
-        (Shape, "CUBE", ": wants one of 'POINT', 'LINE', got str 'CUBE'"),
-        (Perm, 8, ": wants sum of some of 1, 2, 4, got int 8"),
-        (Literal["a", 1], True, ": wants one of 'a', 1, got bool True"),
-        (Literal["a", Color.RED], Color.BLUE, ": wants one of 'a', 'red', got Color <Color.BLUE: 'blue'>"),
-        (Literal["a"], ["a"], ": wants 'a', got list ['a']"),
-        (list[int], (1,), ": wants list[int], got tuple (1,)"),
-        (Item, [], ": wants object for Item, got list []"),
+        (int, "1", ": expected int, got str '1'"),
+        (int, 1.0, ": expected int, got float 1.0"),
+        (int, True, ": expected int, got bool True"),
+        (bool, 1, ": expected bool, got int 1"),
+        (str, 1, ": expected str, got int 1"),
+        (Decimal, 1.5, ": expected Decimal, as text or int, got float 1.5"),
+        (Decimal, " 1", ": expected Decimal, as text or int, got str ' 1'"),
+        (Decimal, "NaN", ": expected Decimal, as text or int, got str 'NaN'"),
+        (Decimal, "1e9999999999999999999", ": expected Decimal, as text or int, got str '1e9999999999999999999'"),
+        (date, "20240131", ": expected ISO date text, got str '20240131'"),
+        (date, "2024-02-31", ": expected ISO date text, got str '2024-02-31'"),
+        (date, "2024-01-31T00:00:00", ": expected ISO date text, got str '2024-01-31T00:00:00'"),
+        (date, datetime(2024, 1, 1), ": expected ISO date text, got datetime datetime.datetime(2024, 1, 1, 0, 0)"),
+        (datetime, "2024-01-31", ": expected ISO datetime text, got str '2024-01-31'"),
+        (datetime, "2024-01-31 12:00", ": expected ISO datetime text, got str '2024-01-31 12:00'"),
+        (
+            datetime,
+            "2024-01-31T12:00:00.1234567",
+            ": expected ISO datetime text, got str '2024-01-31T12:00:00.1234567'",
+        ),
+        (datetime, 1700000000, ": expected ISO datetime text, got int 1700000000"),
+        (time, "12", ": expected ISO time text, got str '12'"),
+        (timedelta, 1.5, ": expected timedelta, as an int of microseconds, got float 1.5"),
+        (timedelta, 10**30, f": expected timedelta, as an int of microseconds, got int {10**30}"),
+        (
+            timedelta,
+            "P1Y",
+            ": expected timedelta, as an int of microseconds or ISO text such as 'PT1H30M', got str 'P1Y'",
+        ),
+        (
+            timedelta,
+            "PT",
+            ": expected timedelta, as an int of microseconds or ISO text such as 'PT1H30M', got str 'PT'",
+        ),
+        (UUID, "1", ": expected UUID text, got str '1'"),
+        (bytes, "a", ": expected bytes, as base64 text, got str 'a'"),
+        (bytes, "YQ==é", ": expected bytes, as base64 text, got str 'YQ==é'"),
+        (Path, 1, ": expected Path text, got int 1"),
+        (Color, "green", ": expected one of 'red', 'blue', got str 'green'"),
+        (Color, ["red"], ": expected one of 'red', 'blue', got list ['red']"),
+        (Level, True, ": expected one of 1, 2, got bool True"),
+        (Shape, "CUBE", ": expected one of 'POINT', 'LINE', got str 'CUBE'"),
+        (Perm, 8, ": expected a combination of 1, 2, 4, got int 8"),
+        (Literal["a", 1], True, ": expected one of 'a', 1, got bool True"),
+        (Literal["a", Color.RED], Color.BLUE, ": expected one of 'a', 'red', got Color <Color.BLUE: 'blue'>"),
+        (Literal["a"], ["a"], ": expected 'a', got list ['a']"),
+        (list[int], (1,), ": expected list[int], got tuple (1,)"),
+        (Item, [], ": expected object for Item, got list []"),
     ],
 )
 def test_parse_is_lenient_but_never_guesses(annotation: Any, value: Any, message: str) -> None:
@@ -433,11 +447,14 @@ def test_parse_is_lenient_but_never_guesses(annotation: Any, value: Any, message
 
 def test_decode_accepts_stored_json_only() -> None:
     assert (
-        refusal(codec_of(date).decode, date(2024, 1, 1)) == ": wants ISO date text, got date datetime.date(2024, 1, 1)"
+        refusal(codec_of(date).decode, date(2024, 1, 1))
+        == ": expected ISO date text, got date datetime.date(2024, 1, 1)"
     )
-    assert refusal(codec_of(set[int]).decode, {1}) == ": wants set[int], got set {1}"
-    assert refusal(codec_of(timedelta).decode, "PT1H") == ": wants timedelta, as an int of microseconds, got str 'PT1H'"
-    assert refusal(codec_of(Item).decode, Item("a")) == ": wants object for Item, got Item Item(sku='a', qty=1)"
+    assert refusal(codec_of(set[int]).decode, {1}) == ": expected set[int], got set {1}"
+    assert (
+        refusal(codec_of(timedelta).decode, "PT1H") == ": expected timedelta, as an int of microseconds, got str 'PT1H'"
+    )
+    assert refusal(codec_of(Item).decode, Item("a")) == ": expected object for Item, got Item Item(sku='a', qty=1)"
 
 
 # -------------------------------------------------------------------------------------- literals
@@ -445,18 +462,18 @@ def test_decode_accepts_stored_json_only() -> None:
 
 @pytest.mark.parametrize("value", [True, 1.0, "1", None, [1], Level.LOW])
 def test_a_literal_is_matched_by_type_and_value(value: Any) -> None:
-    assert refusal(codec_of(Literal[1, 2]).check, value).startswith(": wants one of 1, 2, got ")
+    assert refusal(codec_of(Literal[1, 2]).check, value).startswith(": expected one of 1, 2, got ")
 
 
 def test_literals_of_equal_values_and_different_types_have_codecs_of_their_own() -> None:
     assert codec_of(Literal[1]).check(1) == 1
     assert codec_of(Literal[True]).check(True) is True
-    assert refusal(codec_of(Literal[True]).check, 1) == ": wants True, got int 1"
+    assert refusal(codec_of(Literal[True]).check, 1) == ": expected True, got int 1"
 
 
 def test_a_literal_with_one_json_for_two_values_is_refused() -> None:
     message = declined(Literal["red", Color.RED])
-    assert message == "Literal['red', Color.RED] has two values that are the same in JSON. Leave one of them out."
+    assert message == "Literal['red', Color.RED]: two values have the same JSON. Remove one of them."
 
 
 # ----------------------------------------------------------------------------- containers and paths
@@ -465,31 +482,31 @@ def test_a_literal_with_one_json_for_two_values_is_refused() -> None:
 def test_all_problems_of_a_value_are_reported_at_once_with_their_paths() -> None:
     value: Any = {"a": [Point(1.0), Point("1"), Point(1.0, "2")], "b": [], 3: [4]}  # type: ignore[arg-type]
     assert refusal(codec_of(dict[str, list[Point]]).check, value).split("; ") == [
-        "['a'][1].x: wants float, got str '1'",
-        "['a'][2].y: wants float, got str '2'",
-        "[3]: wants str as its key, got int 3",
-        "[3][0]: wants Point, got int 4",
+        "['a'][1].x: expected float, got str '1'",
+        "['a'][2].y: expected float, got str '2'",
+        "[3]: expected str as a key, got int 3",
+        "[3][0]: expected Point, got int 4",
     ]
 
 
 def test_an_invalid_key_does_not_hide_the_problem_of_its_value() -> None:
     assert refusal(codec_of(dict[str, int]).check, {1: "a", "b": "c"}) == (
-        "[1]: wants str as its key, got int 1; [1]: wants int, got str 'a'; ['b']: wants int, got str 'c'"
+        "[1]: expected str as a key, got int 1; [1]: expected int, got str 'a'; ['b']: expected int, got str 'c'"
     )
 
 
 def test_an_element_of_a_set_has_no_index() -> None:
-    assert refusal(codec_of(set[int]).check, {"a"}) == "[*]: wants int, got str 'a'"
-    assert refusal(codec_of(set[int]).parse, [1, "a"]) == "[1]: wants int, got str 'a'"
+    assert refusal(codec_of(set[int]).check, {"a"}) == "[*]: expected int, got str 'a'"
+    assert refusal(codec_of(set[int]).parse, [1, "a"]) == "[1]: expected int, got str 'a'"
     assert unserializable(set[float], {float("nan")}).path == "[*]"
 
 
 def test_each_element_of_a_tuple_has_its_codec() -> None:
     form = codec_of(tuple[int, str])
     assert form.check((1, "a")) == (1, "a")
-    assert refusal(form.check, ("a", 1)) == "[0]: wants int, got str 'a'; [1]: wants str, got int 1"
-    assert refusal(form.check, (1,)) == ": wants tuple[int, str], so 2 in number, got tuple (1,)"
-    assert refusal(codec_of(tuple[()]).check, (1,)) == ": wants tuple, so 0 in number, got tuple (1,)"
+    assert refusal(form.check, ("a", 1)) == "[0]: expected int, got str 'a'; [1]: expected str, got int 1"
+    assert refusal(form.check, (1,)) == ": expected tuple[int, str] with 2 items, got tuple (1,)"
+    assert refusal(codec_of(tuple[()]).check, (1,)) == ": expected tuple with 0 items, got tuple (1,)"
     assert unserializable(tuple[int, float], (1, float("nan"))).path == "[1]"
 
 
@@ -498,7 +515,7 @@ def test_deep_problems_are_searched_for_once_and_not_once_more_at_each_level() -
     value: Any = "x"
     for _ in range(60):
         annotation, value = list[annotation], [value]
-    assert refusal(codec_of(annotation).check, value) == "[0]" * 60 + ": wants int, got str 'x'"
+    assert refusal(codec_of(annotation).check, value) == "[0]" * 60 + ": expected int, got str 'x'"
 
 
 def test_containers_are_copied_from_the_caller() -> None:
@@ -540,7 +557,7 @@ def test_keys_that_are_not_str_are_refused_only_on_the_way_to_json() -> None:
     error = unserializable(list[dict[int, str]], [{}, {1: "a"}])
     assert error.path == "[1]"
     assert error.reason == (
-        "has a key of type int, and keys must be str in JSON: turn the keys into str, or carry a list of pairs"
+        "has a key of type int, but JSON keys are str: convert the keys to str, or use a list of pairs"
     )
 
 
@@ -551,7 +568,7 @@ def test_dict_keys_are_checked_like_any_text() -> None:
 
 
 def test_an_unhashable_element_of_a_set_is_reported_as_a_problem() -> None:
-    assert refusal(codec_of(set[Any]).parse, [[1]]) == ": wants set[Any] of hashable elements, got list [[1]]"
+    assert refusal(codec_of(set[Any]).parse, [[1]]) == ": expected set[Any] of hashable elements, got list [[1]]"
 
 
 @pytest.mark.parametrize(
@@ -585,38 +602,37 @@ def test_bare_and_typing_containers_round_trip_through_json(annotation: Any, val
     [
         (
             {"a": [(1,)]},
-            "['a'][0] is of type tuple, and without a declared type only plain JSON travels: "
+            "['a'][0] is of type tuple, but without a declared type only plain JSON is supported: "
             "give the prop a type such as dict[str, tuple[int, ...]]",
         ),
         (
             [Decimal(1)],
-            "[0] is of type Decimal, and without a declared type only plain JSON travels: "
+            "[0] is of type Decimal, but without a declared type only plain JSON is supported: "
             "give the prop a type such as dict[str, Decimal]",
         ),
         (
             {"k": date(2024, 1, 1)},
-            "['k'] is of type date, and without a declared type only plain JSON travels: "
+            "['k'] is of type date, but without a declared type only plain JSON is supported: "
             "give the prop a type such as dict[str, date]",
         ),
         (
             Item("a"),
-            "the value is of type Item, and without a declared type only plain JSON travels: "
+            "the value is of type Item, but without a declared type only plain JSON is supported: "
             "give the prop a type such as dict[str, Item]",
         ),
         (
             {"k": {1: 2}},
-            "['k'] has a key of type int, and keys must be str in JSON: "
-            "turn the keys into str, or carry a list of pairs",
+            "['k'] has a key of type int, but JSON keys are str: convert the keys to str, or use a list of pairs",
         ),
         ([float("nan")], f"[0] {NOT_FINITE}"),
         (
             [collections.Counter("a")],
-            "[0] is of type Counter, which would not come back as one: use a dict",
+            "[0] is of type Counter, which JSON does not preserve: use a dict",
         ),
         (
             [object()],
             "[0] is of type object, which has no JSON form: pass an id or a path, "
-            "or give the prop a type that dexpy.register_type knows",
+            "or give the prop a type that is registered with dexpy.register_type",
         ),
     ],
 )
@@ -636,9 +652,9 @@ def test_plain_json_is_returned_as_an_equal_copy() -> None:
 def test_a_value_that_contains_itself_is_refused_with_a_message() -> None:
     endless: list[Any] = []
     endless.append(endless)
-    assert not_plain(endless) == "the value is nested too deeply, or holds itself"
-    assert unserializable_now(Any, endless) == "the value is nested too deeply, or holds itself"
-    wanted = ": wants a value that does not hold itself and is not nested as deeply"
+    assert not_plain(endless) == "the value is nested too deeply, or contains itself"
+    assert unserializable_now(Any, endless) == "the value is nested too deeply, or contains itself"
+    wanted = ": nested too deeply, or contains itself"
     assert refusal(codec_of(list).check, endless) == wanted
     node = Node("a")
     node.parent = node
@@ -657,14 +673,14 @@ def test_members_of_different_json_kinds_are_distinguished(value: Any) -> None:
 def test_a_union_names_the_types_of_all_its_members() -> None:
     form = codec_of(Union[int, str, None])  # noqa: UP007
     assert form.label == "int | str | None"
-    assert refusal(form.check, 1.5) == ": wants int or str or None, got float 1.5"
-    assert refusal(form.parse, []) == ": wants int or str or None, got list []"
+    assert refusal(form.check, 1.5) == ": expected int or str or None, got float 1.5"
+    assert refusal(form.parse, []) == ": expected int or str or None, got list []"
 
 
 def test_a_union_reports_the_problem_of_the_matching_member() -> None:
-    assert refusal(codec_of(date | None).parse, "x") == ": wants ISO date text or None, got str 'x'"
-    assert refusal(codec_of(list[int] | None).check, ["a"]) == "[0]: wants int, got str 'a'"
-    assert refusal(codec_of(Literal["a", "b"] | None).check, "c") == ": wants one of 'a', 'b' or None, got str 'c'"
+    assert refusal(codec_of(date | None).parse, "x") == ": expected ISO date text or None, got str 'x'"
+    assert refusal(codec_of(list[int] | None).check, ["a"]) == "[0]: expected int, got str 'a'"
+    assert refusal(codec_of(Literal["a", "b"] | None).check, "c") == ": expected one of 'a', 'b' or None, got str 'c'"
 
 
 @pytest.mark.parametrize("annotation", [Path | None, Fraction | None, Path | int | None])
@@ -673,7 +689,7 @@ def test_a_union_accepts_a_type_checked_by_isinstance(annotation: Any) -> None:
     value = Fraction(1, 3) if "Fraction" in codec_of(annotation).label else Path("a")
     assert through_json(annotation, value) == value
     assert through_json(annotation, None) is None
-    assert refusal(codec_of(annotation).check, b"").startswith(": wants ")
+    assert refusal(codec_of(annotation).check, b"").startswith(": expected ")
 
 
 def test_a_nested_class_may_hold_an_int_in_its_float() -> None:
@@ -698,7 +714,7 @@ def test_a_nested_class_may_hold_an_int_in_its_float() -> None:
 def test_members_that_are_equal_in_json_are_refused(annotation: Any, names: str, kind: str) -> None:
     message = declined(annotation)
     assert message == (
-        f"{form_label(annotation)} cannot be: {names} can both be a JSON {kind}, so a stored value could be either. "
+        f"{form_label(annotation)}: ambiguous union; {names} are both stored as a JSON {kind}. "
         "Use one type, or wrap one of them in a class (attrs or dataclass)."
     )
 
@@ -730,16 +746,16 @@ def test_classes_of_one_union_carry_their_name() -> None:
 def test_a_union_of_classes_requires_the_name_of_a_class() -> None:
     form = codec_of(Item | Point)
     wanted = "object whose '$type' is one of 'Item', 'Point'"
-    assert refusal(form.decode, {"sku": "a"}) == f": wants {wanted}, got dict {{'sku': 'a'}}"
-    assert refusal(form.parse, {"$type": "X"}) == f": wants {wanted}, got dict {{'$type': 'X'}}"
-    assert refusal(form.parse, {"$type": ["X"]}) == f": wants {wanted}, got dict {{'$type': ['X']}}"
-    assert refusal(form.parse, {"$type": "Item", "sku": 1}) == ".sku: wants str, got int 1".lstrip(".")
+    assert refusal(form.decode, {"sku": "a"}) == f": expected {wanted}, got dict {{'sku': 'a'}}"
+    assert refusal(form.parse, {"$type": "X"}) == f": expected {wanted}, got dict {{'$type': 'X'}}"
+    assert refusal(form.parse, {"$type": ["X"]}) == f": expected {wanted}, got dict {{'$type': ['X']}}"
+    assert refusal(form.parse, {"$type": "Item", "sku": 1}) == ".sku: expected str, got int 1".lstrip(".")
 
 
 def test_two_classes_of_one_name_are_refused() -> None:
     other = attrs.make_class("Item", {"a": attrs.field(type=int)})
     assert declined(Item | other) == (
-        "Item | Item cannot be: the classes Item and Item have the same name, which tells them apart in JSON. "
+        "Item | Item: ambiguous union; the classes Item and Item have the same name, which identifies them in JSON. "
         "Rename one of them."
     )
 
@@ -755,11 +771,13 @@ def test_an_instance_that_could_be_changed_is_copied_and_its_fields_are_checked(
     assert taken.items is not basket.items
     assert codec_of(Item).check(item) is item
     basket.items.append(Item(7))  # type: ignore[arg-type]
-    assert refusal(codec_of(Basket).check, basket) == "items[1].sku: wants str, got int 7"
+    assert refusal(codec_of(Basket).check, basket) == "items[1].sku: expected str, got int 7"
 
 
 def test_the_instance_of_a_subclass_is_refused() -> None:
-    assert refusal(codec_of(Box[date]).check, DateBox(date(2024, 1, 1))).startswith(": wants Box[date], got DateBox ")
+    assert refusal(codec_of(Box[date]).check, DateBox(date(2024, 1, 1))).startswith(
+        ": expected Box[date], got DateBox "
+    )
 
 
 def test_a_class_is_json_by_the_names_of_its_arguments() -> None:
@@ -776,18 +794,20 @@ def test_stored_keys_may_be_added_and_removed() -> None:
 
 def test_unknown_external_keys_are_refused() -> None:
     form = codec_of(list[Item])
-    assert refusal(form.parse, [{"sku": "a", "zzz": 1}]) == "[0]: wants only the keys 'qty', 'sku', got 'zzz'"
-    assert refusal(codec_of(Address).parse, {"street": "a", "x": 1}) == ": wants only the keys 'street', 'zip', got 'x'"
+    assert refusal(form.parse, [{"sku": "a", "zzz": 1}]) == "[0]: expected only the keys 'qty', 'sku', got 'zzz'"
+    assert (
+        refusal(codec_of(Address).parse, {"street": "a", "x": 1}) == ": expected only the keys 'street', 'zip', got 'x'"
+    )
 
 
 def test_a_key_that_is_missing_and_has_no_default_is_a_problem() -> None:
-    assert refusal(codec_of(Item).decode, {}) == "sku: wants str, nothing was given"
-    assert refusal(codec_of(Options).check, {}) == "['since']: wants date, nothing was given"
+    assert refusal(codec_of(Item).decode, {}) == "sku: missing; expected str"
+    assert refusal(codec_of(Options).check, {}) == "['since']: missing; expected date"
 
 
 def test_validators_run_when_an_instance_is_built_again() -> None:
     message = refusal(codec_of(list[Item]).parse, [{"sku": "a", "qty": -1}])
-    assert message == "[0]: wants values that Item takes, got ValueError: 'qty' must be >= 0: -1"
+    assert message == "[0]: Item refuses the values: ValueError: 'qty' must be >= 0: -1"
 
 
 def test_an_exception_of_post_init_is_reported_as_a_problem() -> None:
@@ -798,7 +818,7 @@ def test_an_exception_of_post_init_is_reported_as_a_problem() -> None:
         def __post_init__(self) -> None:
             raise KeyError("a")
 
-    assert refusal(codec_of(Fussy).parse, {"a": 1}) == ": wants values that Fussy takes, got KeyError: a"
+    assert refusal(codec_of(Fussy).parse, {"a": 1}) == ": Fussy refuses the values: KeyError: a"
 
 
 def test_attrs_converters_run_when_an_instance_is_built_again() -> None:
@@ -813,7 +833,7 @@ def test_a_recursive_tree_round_trips_through_json() -> None:
     tree = Node("root", [Node("a", [Node("b")])], parent=Node("above"))
     assert through_json(Node, tree) == tree
     tree.children[0].children[0].name = 1  # type: ignore[assignment]
-    assert refusal(codec_of(Node).check, tree) == "children[0].children[0].name: wants str, got int 1"
+    assert refusal(codec_of(Node).check, tree) == "children[0].children[0].name: expected str, got int 1"
 
 
 def test_a_class_inside_of_a_function_may_refer_to_itself() -> None:
@@ -827,7 +847,7 @@ def test_a_class_inside_of_a_function_may_refer_to_itself() -> None:
 def test_generic_classes_check_their_type_arguments() -> None:
     assert through_json(Box[date], Box(date(2024, 1, 1))) == Box(date(2024, 1, 1))
     assert through_json(DateBox, DateBox(date(2024, 1, 1))) == DateBox(date(2024, 1, 1))
-    assert refusal(codec_of(Box[int]).check, Box("a")) == "content: wants int, got str 'a'"
+    assert refusal(codec_of(Box[int]).check, Box("a")) == "content: expected int, got str 'a'"
     assert unserializable(Box, Box(date(2024, 1, 1))).path == ".content"
 
 
@@ -837,7 +857,7 @@ def test_a_typed_dict_is_a_copied_dict_with_known_keys() -> None:
     assert taken == mine
     assert taken is not mine
     assert refusal(codec_of(Address).check, {"street": 1, "x": 1}) == (
-        "['street']: wants str, got int 1; : wants only the keys 'street', 'zip', got 'x'"
+        "['street']: expected str, got int 1; : expected only the keys 'street', 'zip', got 'x'"
     )
 
 
@@ -857,10 +877,9 @@ def test_a_name_that_does_not_exist_at_run_time_is_named() -> None:
         model: "Customer"  # type: ignore[name-defined]  # noqa: F821
 
     assert declined(Lost) == (
-        "test_a_name_that_does_not_exist_at_run_time_is_named.<locals>.Lost.model: its type 'Customer' names "
-        "'Customer', which is neither in the class nor in its module. What is defined inside of a function cannot be "
-        "found from the text of an annotation: move 'Customer' out of the function, or, if it is imported in "
-        "`if TYPE_CHECKING:`, out of that block."
+        "test_a_name_that_does_not_exist_at_run_time_is_named.<locals>.Lost.model: undefined name 'Customer' in "
+        "the type 'Customer'; it is neither in the class nor in its module. Move 'Customer' out of the function, or "
+        "out of `if TYPE_CHECKING:`; an annotation as text does not see local names."
     )
 
 
@@ -880,7 +899,7 @@ def test_a_name_that_does_not_exist_at_run_time_is_named() -> None:
     ids=repr,
 )
 def test_wrapped_annotations_behave_like_the_wrapped_type(annotation: Any) -> None:
-    assert refusal(codec_of(annotation).check, "a") == ": wants int, got str 'a'"
+    assert refusal(codec_of(annotation).check, "a") == ": expected int, got str 'a'"
     assert through_json(list[annotation], [1]) == [1]
 
 
@@ -910,19 +929,19 @@ def test_a_codec_has_a_short_label(annotation: Any, label: str) -> None:
             Callable[[int], str],
             str,
             "is declared as Callable[[int], str], which has no JSON form: "
-            "pass an id or a path, or give it one with dexpy.register_type",
+            "pass an id or a path, or register a form with dexpy.register_type",
         ),
         (
             complex,
             1j,
             "is declared as complex, which has no JSON form: "
-            "pass an id or a path, or give it one with dexpy.register_type",
+            "pass an id or a path, or register a form with dexpy.register_type",
         ),
         (
             Callable[[], int] | None,
             int,
             "is declared as Callable[[], int], which has no JSON form: "
-            "pass an id or a path, or give it one with dexpy.register_type",
+            "pass an id or a path, or register a form with dexpy.register_type",
         ),
     ],
 )
@@ -934,8 +953,8 @@ def test_an_opaque_value_is_accepted_and_has_no_json_form(annotation: Any, value
 
 
 def test_an_opaque_type_is_checked_by_isinstance_where_possible() -> None:
-    assert refusal(codec_of(complex).check, 1) == ": wants complex, got int 1"
-    assert refusal(codec_of(complex).decode, 1) == ": wants nothing, because complex has no JSON form, got int 1"
+    assert refusal(codec_of(complex).check, 1) == ": expected complex, got int 1"
+    assert refusal(codec_of(complex).decode, 1) == ": expected no value, because complex has no JSON form, got int 1"
     with Path(__file__).open() as file:
         assert codec_of(typing.TextIO).check(file) is file
     assert codec_of(tuple[int, *tuple[str, ...]]).check((1, "a")) == (1, "a")
@@ -947,15 +966,15 @@ def test_a_subclass_of_a_scalar_does_not_get_its_codec() -> None:
 
     assert codec_of(Text).kinds == frozenset()
     assert codec_of(Text).check(Text("a")) == "a"
-    assert refusal(codec_of(Text).check, "a") == ": wants Text, got str 'a'"
+    assert refusal(codec_of(Text).check, "a") == ": expected Text, got str 'a'"
 
 
 @pytest.mark.parametrize(
     ("annotation", "message"),
     [
         (5, "int 5 is not a type. Annotate with a class (int) or a typing form (list[int])."),
-        ("int", "The annotation 'int' is still text: give the type itself, or resolve it first."),
-        (typing.List["Missing"], "The annotation 'Missing' is still text: give the type itself, or resolve it first."),  # noqa: F821, UP006
+        ("int", "Annotation 'int': expected a type, got text. Pass the type itself."),
+        (typing.List["Missing"], "Annotation 'Missing': expected a type, got text. Pass the type itself."),  # noqa: F821, UP006
     ],
 )
 def test_an_annotation_that_is_not_a_type_is_refused(annotation: Any, message: str) -> None:
@@ -1001,8 +1020,8 @@ def test_a_registered_type_round_trips_through_json() -> None:
     assert form.encode([Version("1.2")]) == ["1.2"]
     assert form.decode(["1.2"])[0].parts == [1, 2]
     assert isinstance(form.parse([Version("1")])[0], Version)
-    assert refusal(form.check, ["1.2"]) == "[0]: wants Version, got str '1.2'"
-    assert refusal(form.parse, ["x"]) == "[0]: wants Version as JSON, got str 'x'"
+    assert refusal(form.check, ["1.2"]) == "[0]: expected Version, got str '1.2'"
+    assert refusal(form.parse, ["x"]) == "[0]: expected Version as JSON, got str 'x'"
 
 
 def test_a_registered_codec_wins_over_the_fields_of_a_class() -> None:
@@ -1015,9 +1034,9 @@ def test_a_registered_codec_wins_over_the_fields_of_a_class() -> None:
 @pytest.mark.parametrize(
     ("json_value", "reason"),
     [
-        ({"a": [Decimal(1)]}, "has no plain JSON form: in what to_json of Odd gives, ['a'][0] is of type Decimal"),
-        (None, "has no JSON form: to_json of Odd gives None, which stands for no value"),
-        ("\0", "has no plain JSON form: in what to_json of Odd gives, the value has a NUL character"),
+        ({"a": [Decimal(1)]}, "has no plain JSON form: in the result of to_json of Odd, ['a'][0] is of type Decimal"),
+        (None, "has no JSON form: to_json of Odd returned None, which means no value"),
+        ("\0", "has no plain JSON form: in the result of to_json of Odd, the value has a NUL character"),
     ],
 )
 def test_the_result_of_to_json_must_be_plain_json(json_value: Any, reason: str) -> None:
@@ -1043,9 +1062,9 @@ def test_a_to_json_that_raises_is_named_without_its_value() -> None:
 @pytest.mark.parametrize(
     ("cls", "message"),
     [
-        (int, "register_type(int) is not possible: dexpy's own form of it is fixed."),
-        (list[int], "register_type wants a class, got GenericAlias list[int]."),
-        ("Money", "register_type wants a class, got str 'Money'."),
+        (int, "register_type(int): the JSON form of a built-in type is fixed. Register your own class."),
+        (list[int], "register_type: expected a class, got GenericAlias list[int]."),
+        ("Money", "register_type: expected a class, got str 'Money'."),
     ],
 )
 def test_only_classes_that_dexpy_does_not_know_can_be_registered(cls: Any, message: str) -> None:

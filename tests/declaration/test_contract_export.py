@@ -323,9 +323,7 @@ def test_defaults_descriptions_and_secrets_are_in_the_schema() -> None:
     assert "default" not in schema["properties"]["tags"]
     assert schema["properties"]["token"] == {"type": "string", "writeOnly": True}
     assert "s3cret" not in json.dumps([schema, Told.contract.to_dict()])
-    assert schema["properties"]["tenant"]["description"] == (
-        "Taken from the ambient value 'current_tenant' when it is left out."
-    )
+    assert schema["properties"]["tenant"]["description"] == ("Default: the context value 'current_tenant'.")
 
 
 def test_the_schema_of_success_accepts_stored_results() -> None:
@@ -370,7 +368,7 @@ def test_all_sections_are_in_one_schema() -> None:
 
 
 def test_an_unknown_section_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(OptionsError, match="the sections are 'errors', 'full', 'params', 'success'.*Did you mean"):
+    with pytest.raises(OptionsError, match="expected one of 'errors', 'full', 'params', 'success'.*Did you mean"):
         Told.contract.to_json_schema("param")  # type: ignore[arg-type]
 
 
@@ -395,5 +393,5 @@ def test_every_declared_operation_is_exported_by_name_in_order(monkeypatch: pyte
 
 
 def test_an_unknown_format_of_export_is_refused() -> None:
-    with pytest.raises(OptionsError, match=r"export\('yaml'\): the forms are 'dict' and 'json_schema'"):
+    with pytest.raises(OptionsError, match=r"export\('yaml'\): expected 'dict' or 'json_schema'"):
         dexpy.export("yaml")  # type: ignore[arg-type]

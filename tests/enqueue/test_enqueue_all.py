@@ -268,7 +268,7 @@ REFUSALS: dict[str, tuple[Callable[[], Any], str]] = {
     "an unknown option": (lambda: enqueue_all([Greet(name="Ada")], quue="x"), "Did you mean 'queue'"),  # type: ignore[call-overload]
     "both moments": (
         lambda: enqueue_all([Greet(name="Ada")], in_=3, at=dt.datetime.now(dt.timezone.utc)),
-        "in_ and at were both given",
+        "expected in_ \\(a delay\\) or at \\(a datetime\\), got both",
     ),
     "no session": (lambda: enqueue_all([Greet(name="Ada")], session=cast("Any", "s")), "expected a SQLAlchemy Session"),
 }

@@ -85,7 +85,7 @@ def test_an_ambient_value_is_read_when_the_operation_is_constructed() -> None:
 
 
 def test_a_prop_without_a_default_must_be_passed_or_in_the_context() -> None:
-    with pytest.raises(PropsError, match="tenant: wants str, nothing was given"):
+    with pytest.raises(PropsError, match="tenant: missing; expected str"):
         Strict()
     with context(current_tenant="acme"):
         assert Strict().call() == "acme"
@@ -94,7 +94,7 @@ def test_a_prop_without_a_default_must_be_passed_or_in_the_context() -> None:
 def test_an_ambient_value_is_checked_like_any_other_and_named() -> None:
     with context(current_tenant=3), pytest.raises(PropsError) as refused:
         Strict()
-    assert "tenant: wants str, as the ambient value 'current_tenant', got int 3" in str(refused.value)
+    assert "tenant: expected str as the context value 'current_tenant', got int 3" in str(refused.value)
 
 
 class Listed(Operation):
@@ -112,7 +112,7 @@ def test_changes_of_a_run_to_its_values_do_not_reach_the_context() -> None:
 
 
 def test_parse_uses_ambient_values_for_missing_keys() -> None:
-    with pytest.raises(PropsError, match="nothing was given"):
+    with pytest.raises(PropsError, match="missing; expected"):
         Strict.parse({})
     with context(current_tenant="acme"):
         assert Strict.parse({}).tenant == "acme"
@@ -253,7 +253,7 @@ def test_propagated_values_are_copied(isolated_runtime: Isolated) -> None:
 @pytest.mark.parametrize(
     ("value", "told"),
     [
-        (date(2026, 11, 21), "locale is of type date, and only plain JSON is propagated"),
+        (date(2026, 11, 21), "locale is of type date, but only plain JSON is propagated"),
         ({"a": [1, {2}]}, r"locale\['a'\]\[1\] is of type set"),
         ({"a": math.nan}, r"locale\['a'\] is NaN or infinite"),
         ({1: 2}, "locale has a key of type int"),
@@ -287,7 +287,7 @@ def test_the_value_of_a_sensitive_prop_is_not_propagated(isolated_runtime: Isola
 
         def perform(self) -> None: ...
 
-    told = r"context\(api_token=Propagate\(...\)\): .* propagated in the clear, and .*Pays.token is sensitive"
+    told = r"context\(api_token=Propagate\(...\)\): .* sent unencrypted, but .*Pays.token is sensitive"
     with pytest.raises(SensitiveInTransit, match=told) as refused, context(api_token=Propagate("hunter2")):
         raise AssertionError("it went in")
     assert "hunter2" not in str(refused.value)
@@ -371,7 +371,7 @@ def test_a_model_instance_can_be_ambient_and_is_propagated_by_its_key(
 
 def test_an_invalid_declaration_is_refused() -> None:
     for wrong in (3, "", ["a"]):
-        with pytest.raises(DeclarationError, match="wants the name of an ambient value, or True"):
+        with pytest.raises(DeclarationError, match="expected the name of a context value, or True"):
             prop(context=wrong)  # type: ignore[arg-type]
 
 

@@ -843,7 +843,7 @@ REFUSED = {
     "a_function": "Wrong.step: expected a method of the operation, which has a name, got",
     "a_coroutine": "Wrong.step(self.awaited): expected a plain method, got an async def. Write `def awaited`.",
     "no_json": "the step 'gives_an_object' returned a value that cannot be stored for the next attempt",
-    "wrong_type": "Wrong.says_int: expected to return int, got str: its result: expected int",
+    "wrong_type": "Wrong.says_int: expected to return int, got str (result: expected int)",
     "an_iterator": "expected a list, tuple or range; a select of one model; or a function of the cursor",
     "no_name": "Wrong.each: name: expected a str of 1 to 255 characters, got ''.",
     "no_batch": "Wrong.each('numbers', ...): batch: expected an int >= 1, got 0.",

@@ -213,21 +213,21 @@ def test_invalid_props_return_a_partial_report() -> None:
     told = Withdraw.explain(account=1, amount=0, pin=7)
     assert not told.callable
     assert told.error is not None
-    assert "amount: wants a value >= 1, got int 0" in told.error
-    assert "pin: wants str, got <sensitive>" in told.error
+    assert "amount: expected a value >= 1, got int 0" in told.error
+    assert "pin: expected str, got <sensitive>" in told.error
     assert told.props == {"account": 1, "note": None}
     assert told.guards == {}
     assert told.background == {"unknown": "it depends on the props"}
     assert told.record == {"enabled": True, "params": True, "result": True}
     assert Withdraw.explain().error is not None
-    assert "other: wants to be one of the props" in str(Withdraw.explain(account=1, amount=1, other=2).error)
+    assert "other: unknown prop; expected one of" in str(Withdraw.explain(account=1, amount=1, other=2).error)
 
 
 @pytest.mark.usefixtures("isolated_runtime", "accounts")
 def test_a_row_that_was_never_flushed_is_a_problem_of_the_props() -> None:
     told = Withdraw.explain(account=Account(id=2, name="Bob", balance=1), amount=1)
     assert not told.callable
-    assert "Flush it first" in str(told.error)
+    assert "has no primary key yet. Call session.flush()" in str(told.error)
 
 
 @pytest.mark.usefixtures("isolated_runtime", "accounts")
@@ -236,7 +236,7 @@ def test_errors_that_are_not_about_props_are_raised() -> None:
         Withdraw.explain(account=7, amount=1)
     with pytest.raises(ZeroDivisionError):
         Broken.explain()
-    with pytest.raises(PropsError, match="Withdraw cannot be made"):
+    with pytest.raises(PropsError, match="Withdraw: 2 invalid props"):
         Confused.explain()
 
 

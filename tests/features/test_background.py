@@ -363,29 +363,29 @@ def test_a_datetime_in_the_past_is_due_at_once(isolated_runtime: Isolated) -> No
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "both timings": (
         {"in_": 1, "at": datetime(2100, 1, 1, tzinfo=timezone.utc)},
-        r"in_ and at were both given\. Give one",
+        r"expected in_ \(a delay\) or at \(a datetime\), got both",
     ),
-    "a negative delay": ({"in_": -1}, r"in_=-1 must not be negative.*Write in_=0"),
-    "a negative timedelta": ({"in_": timedelta(seconds=-1)}, "must not be negative"),
-    "a delay without end": ({"in_": float("inf")}, "without end"),
-    "a delay that is no number": ({"in_": float("nan")}, "must not be negative"),
-    "a delay as text": ({"in_": "5"}, r"in_='5' wants seconds or a timedelta"),
-    "a delay as bool": ({"in_": True}, "in_=True wants seconds"),
+    "a negative delay": ({"in_": -1}, "in_=-1: expected a finite delay of 0 or more seconds"),
+    "a negative timedelta": ({"in_": timedelta(seconds=-1)}, "0 or more seconds"),
+    "a delay without end": ({"in_": float("inf")}, "finite delay"),
+    "a delay that is no number": ({"in_": float("nan")}, "0 or more seconds"),
+    "a delay as text": ({"in_": "5"}, r"in_='5': expected seconds or a timedelta"),
+    "a delay as bool": ({"in_": True}, "in_=True: expected seconds"),
     "a naive moment": ({"at": datetime(2100, 1, 1)}, r"expected an aware datetime, got a naive one\. Pass a time zone"),
     "a date": ({"at": date(2100, 1, 1)}, "expected an aware datetime"),
     "a moment as text": ({"at": "2100-01-01"}, "expected an aware datetime"),
     "an unknown option": (
         {"que": "mailers"},
-        r"'que' is no option.*'at', 'expires_in', 'idempotence_token', 'in_', 'priority', 'queue', .*mean 'queue'",
+        r"unknown option 'que'; expected one of 'at', 'expires_in', 'idempotence_token', 'in_', .*mean 'queue'",
     ),
-    "delay": ({"delay": 5}, "'delay' is no option"),
-    "a queue with a blank": ({"queue": "no good"}, r"queue='no good' is no queue name.*1 to 64"),
-    "an empty queue": ({"queue": ""}, "is no queue name"),
-    "a queue that is too long": ({"queue": "q" * 65}, "is no queue name"),
-    "a queue that is no text": ({"queue": 7}, "queue=7 is no queue name"),
-    "a queue of Dramatiq's": ({"queue": "mailers.DQ"}, r"ends in \.DQ or \.XQ"),
-    "a priority that is no int": ({"priority": 1.5}, r"priority=1\.5 wants an int; higher runs sooner"),
-    "a priority out of range": ({"priority": 2**31}, "wants an int"),
+    "delay": ({"delay": 5}, "unknown option 'delay'"),
+    "a queue with a blank": ({"queue": "no good"}, r"invalid queue name 'no good'; use 1 to 64"),
+    "an empty queue": ({"queue": ""}, "invalid queue name"),
+    "a queue that is too long": ({"queue": "q" * 65}, "invalid queue name"),
+    "a queue that is no text": ({"queue": 7}, "invalid queue name 7"),
+    "a queue of Dramatiq's": ({"queue": "mailers.DQ"}, r"Dramatiq reserves \.DQ and \.XQ"),
+    "a priority that is no int": ({"priority": 1.5}, r"priority=1\.5: expected an int of 32 bits; higher runs sooner"),
+    "a priority out of range": ({"priority": 2**31}, "expected an int"),
     "a session that is none": ({"session": "s"}, "expected a SQLAlchemy Session, got str"),
 }
 
@@ -411,11 +411,11 @@ def test_options_are_keyword_only(isolated_runtime: Isolated) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"in_": 1, "at": datetime(2100, 1, 1, tzinfo=timezone.utc)}, "both given"),
-        ({"in_": -1}, "negative"),
+        ({"in_": 1, "at": datetime(2100, 1, 1, tzinfo=timezone.utc)}, "got both"),
+        ({"in_": -1}, "0 or more seconds"),
         ({"at": datetime(2100, 1, 1)}, "naive"),
-        ({"queue": "no good"}, "no queue name"),
-        ({"priority": "high"}, "wants an int"),
+        ({"queue": "no good"}, "invalid queue name"),
+        ({"priority": "high"}, "expected an int"),
     ],
 )
 def test_a_class_with_invalid_options_is_refused_at_its_declaration(options: dict[str, Any], message: str) -> None:
@@ -462,7 +462,7 @@ def test_a_queue_may_be_a_function_of_the_operation(isolated_runtime: Isolated) 
 
 
 def test_a_queue_function_with_an_invalid_result_is_refused_and_nothing_is_stored(isolated_runtime: Isolated) -> None:
-    with pytest.raises(OptionsError, match=r"Misrouted\.async_ \(its queue function\): queue='no good 7'"):
+    with pytest.raises(OptionsError, match=r"Misrouted\.async_ \(its queue function\): invalid queue name 'no good 7'"):
         Misrouted(what=7).async_().call()
     assert nothing_is_stored(isolated_runtime)
 
@@ -675,7 +675,7 @@ def test_the_first_enqueue_may_make_the_tables_inside_a_transaction_that_is_roll
 def test_a_value_without_a_json_form_leaves_the_session_unchanged(isolated_runtime: Isolated, shop: Shop) -> None:
     with shop.session() as session:
         session.add(Customer(name="Ada"))
-        with pytest.raises(NotSerializable, match=r"Opaque cannot go to the background: payload "):
+        with pytest.raises(NotSerializable, match=r"Opaque: payload "):
             Opaque(payload=threading.Lock()).async_(session=session).call()
         session.commit()
 
@@ -1064,11 +1064,11 @@ def test_a_key_of_a_removed_prop_is_ignored_and_logged(
 @pytest.mark.parametrize(
     ("params", "problem"),
     [
-        ({"count": SECRET}, "count: wants int"),
+        ({"count": SECRET}, "count: expected int"),
         ({"day": SECRET}, "day: wants"),
-        ({"count": 0, "title": 7}, "title: wants str"),
-        ({"count": -5}, "count: wants a value >= 1"),
-        ({"token": SECRET}, "token: wants a length of at most 5"),
+        ({"count": 0, "title": 7}, "title: expected str"),
+        ({"count": -5}, "count: expected a value >= 1"),
+        ({"token": SECRET}, "token: expected a length of at most 5"),
         ([SECRET], "wants a JSON object"),
     ],
     ids=lambda value: "" if isinstance(value, str) else json.dumps(value),

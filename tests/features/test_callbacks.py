@@ -246,13 +246,13 @@ def test_an_override_counts_as_the_subclass_has_it() -> None:
 
 
 def test_a_callback_with_a_reserved_name_or_a_coroutine_is_refused() -> None:
-    with pytest.raises(DeclarationError, match="'record' is a name that operations need themselves, so no before"):
+    with pytest.raises(DeclarationError, match="a callback cannot have the reserved name 'record'"):
 
         class Wrong(Operation):
             @before
             def record(self) -> None: ...  # type: ignore[override]
 
-    with pytest.raises(DeclarationError, match=r"@after .*Late\.late is an `async def`"):
+    with pytest.raises(DeclarationError, match=r"@after .*Late\.late: expected a plain method, got an `async def`"):
 
         class Late(Operation):
             @after

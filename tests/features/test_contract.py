@@ -178,7 +178,7 @@ def test_the_policies_of_a_class_can_be_read_but_not_changed() -> None:
     policy: Any = Retry(ValueError)
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         policy.attempts = 3
-    with pytest.raises(DeclarationError, match="Operation is the base of all operations and has no contract"):
+    with pytest.raises(DeclarationError, match="Operation is the base class of all operations and has no contract"):
         _ = Operation.contract
 
 
@@ -201,85 +201,93 @@ retry = Retry(ConnectionError)
 @pytest.mark.parametrize(
     ("statement", "message"),
     [
-        (declared(retry_on=retry), f"Wrong.retry_on = {retry!r} wants a tuple. Mind the comma: retry_on = (...,)."),
+        (
+            declared(retry_on=retry),
+            f"Wrong.retry_on: expected a tuple, got {retry!r}. A tuple of one entry needs a comma: retry_on = (...,).",
+        ),
         (
             declared(retry_on=ConnectionError),
-            "Wrong.retry_on = <class 'ConnectionError'> wants a tuple. Mind the comma: retry_on = (...,).",
+            "Wrong.retry_on: expected a tuple, got <class 'ConnectionError'>. "
+            "A tuple of one entry needs a comma: retry_on = (...,).",
         ),
         (
             declared(retry_on=(ConnectionError,)),
-            "Wrong.retry_on: <class 'ConnectionError'> does not belong there. It takes Retry(...) and Reset().",
+            "Wrong.retry_on: expected Retry(...) and Reset(), got <class 'ConnectionError'>.",
         ),
         (
             declared(discard_on=ValueError),
-            "Wrong.discard_on = <class 'ValueError'> wants a tuple. Mind the comma: discard_on = (...,).",
+            "Wrong.discard_on: expected a tuple, got <class 'ValueError'>. "
+            "A tuple of one entry needs a comma: discard_on = (...,).",
         ),
         (
             declared(discard_on=(KeyboardInterrupt,)),
-            "Wrong.discard_on: <class 'KeyboardInterrupt'> does not belong there. "
-            "It takes exception classes, codes and Reset().",
+            "Wrong.discard_on: expected exception classes, codes and Reset(), got <class 'KeyboardInterrupt'>.",
         ),
         (
             declared(discard_on=(ConnectionError,), retry_on=(retry,)),
-            "Wrong: retry_on and discard_on both name ConnectionError. Leave it in one of them.",
+            "Wrong: ConnectionError is in both retry_on and discard_on. Remove it from one of them.",
         ),
         (
             declared(rescue_from=[(ValueError, "code")]),
-            'Wrong.rescue_from wants a mapping: {CardError: "card_declined"}.',
+            "Wrong.rescue_from: expected a mapping, got ((<class 'ValueError'>, 'code'),). "
+            'Write rescue_from = {CardError: "card_declined"}.',
         ),
-        (declared(rescue_from={"code": ValueError}), "Wrong.rescue_from: 'code' is no exception class."),
+        (declared(rescue_from={"code": ValueError}), "Wrong.rescue_from: expected exception classes, got 'code'."),
         (
             declared(rescue_from={(ValueError, "busy"): "code"}),
-            "Wrong.rescue_from: 'busy' is no exception class. In (<class 'ValueError'>, 'busy'), which takes exception "
-            "classes.",
+            "Wrong.rescue_from: expected exception classes, got 'busy' in (<class 'ValueError'>, 'busy').",
         ),
         (
             declared(rescue_from={Error: "code"}),
-            "Wrong.rescue_from: Error is a business error already, and is never rescued.",
+            "Wrong.rescue_from: Error is a business error, which is never rescued. Remove it.",
         ),
         (
             declared(rescue_from={ValueError: 7}),
-            "Wrong.rescue_from[ValueError] = 7 wants an error code, an exception class or a function of the operation "
-            "and the exception.",
+            "Wrong.rescue_from[ValueError]: expected an error code, an exception class or a function of the operation "
+            "and the exception, got 7.",
         ),
         (
             declared(rescue_from={ValueError: ""}),
-            "Wrong.rescue_from[ValueError] = '' wants an error code, an exception class or a function of the operation "
-            "and the exception.",
+            "Wrong.rescue_from[ValueError]: expected an error code, an exception class or a function of the operation "
+            "and the exception, got ''.",
         ),
-        (declared(errors="no_balance"), "Wrong.errors = 'no_balance' wants a set of codes: {\"no_balance\"}."),
-        (declared(errors={7}), "Wrong.errors: 7 is no code; codes are non-empty str."),
-        (declared(errors={"a": 7}), "Wrong.errors['a'] = 7 wants a description, a str."),
+        (
+            declared(errors="no_balance"),
+            "Wrong.errors: expected a set of codes, got 'no_balance'. Write errors = {\"no_balance\"}.",
+        ),
+        (declared(errors={7}), "Wrong.errors: invalid code 7; expected a str of 1 to 255 characters."),
+        (declared(errors={"a": 7}), "Wrong.errors['a']: expected a description, a str, got 7."),
         (
             declared(record="yes"),
-            "Wrong.record = 'yes' is no policy. Write True, False or Recording(params=True, result=False).",
+            "Wrong.record: expected True, False or a Recording(...) of bools, got 'yes'. "
+            "Write record = Recording(params=True, result=False).",
         ),
         (
             declared(record=Recording(params="no")),  # type: ignore[arg-type]
-            "Wrong.record = Recording(params='no', result=True) is no policy. "
-            "Write True, False or Recording(params=True, result=False).",
+            "Wrong.record: expected True, False or a Recording(...) of bools, got Recording(params='no', result=True). "
+            "Write record = Recording(params=True, result=False).",
         ),
-        (declared(transaction="no"), "Wrong.transaction = 'no' wants True or False."),
+        (declared(transaction="no"), "Wrong.transaction: expected True or False, got 'no'."),
         (
             declared(async_="mails"),
-            "Wrong.async_ = 'mails' is no policy. Write async_ = Async(queue=\"mailers\", priority=5).",
+            "Wrong.async_: expected an Async(...), got 'mails'. Write async_ = Async(queue=\"mailers\", priority=5).",
         ),
         (
             declared(async_=Async(queue="bad name")),
-            "Wrong.async_: queue='bad name' is no queue name. A name has 1 to 64 letters, digits, '.', '_' or '-' and "
-            "begins with a letter or '_'. Write queue='mailers', for one.",
+            "Wrong.async_: invalid queue name 'bad name'; use 1 to 64 letters, digits, '.', '_' or '-', beginning with "
+            "a letter or '_'.",
         ),
         (
             declared(async_=Async(priority="high")),  # type: ignore[arg-type]
-            "Wrong.async_: priority='high' wants an int; higher runs sooner, 0 is usual.",
+            "Wrong.async_: priority='high': expected an int of 32 bits; higher runs sooner.",
         ),
         (
             declared(async_=Async(in_=-1)),
-            "Wrong.async_: in_=-1 must not be negative or without end. Write in_=0 for now.",
+            "Wrong.async_: in_=-1: expected a finite delay of 0 or more seconds.",
         ),
         (
             declared(async_=Async(in_=1, at=datetime(2030, 1, 1, tzinfo=UTC))),
-            "Wrong.async_: in_ and at were both given. Give one: in_ is a delay, at a moment.",
+            "Wrong.async_: expected in_ (a delay) or at (a datetime), got both.",
         ),
         (
             declared(async_=Async(at=datetime(2030, 1, 1))),
@@ -288,17 +296,20 @@ retry = Retry(ConnectionError)
         ),
         (
             declared(perform=staticmethod(lambda: 1)),
-            "Wrong.perform must be a method: def perform(self) -> ...",
+            "Wrong.perform: expected a method. Write def perform(self) -> ...",
         ),
-        (declared(perform=7), "Wrong.perform must be a method: def perform(self) -> ..."),
-        (keywords(name=""), "class Wrong(name='') wants a str of 1 to 255 characters."),
-        (keywords(name=7), "class Wrong(name=7) wants a str of 1 to 255 characters."),
-        (keywords(name="x" * 256), f"class Wrong(name={'x' * 256!r}) wants a str of 1 to 255 characters."),
+        (declared(perform=7), "Wrong.perform: expected a method. Write def perform(self) -> ..."),
+        (keywords(name=""), "class Wrong(name=''): expected a str of 1 to 255 characters."),
+        (keywords(name=7), "class Wrong(name=7): expected a str of 1 to 255 characters."),
+        (keywords(name="x" * 256), f"class Wrong(name={'x' * 256!r}): expected a str of 1 to 255 characters."),
         (
             keywords(aliases="old.Name"),
-            "class Wrong(aliases='old.Name') wants earlier names in a tuple: aliases=('old.Name',).",
+            "class Wrong(aliases='old.Name'): expected a tuple of earlier names. Write aliases=('old.Name',).",
         ),
-        (keywords(aliases=(7,)), "class Wrong(aliases=(7,)) wants earlier names in a tuple: aliases=('old.Name',)."),
+        (
+            keywords(aliases=(7,)),
+            "class Wrong(aliases=(7,)): expected a tuple of earlier names. Write aliases=('old.Name',).",
+        ),
     ],
 )
 def test_an_invalid_policy_is_refused_at_the_class_statement(statement: Callable[[], object], message: str) -> None:
@@ -311,40 +322,39 @@ def test_an_invalid_policy_is_refused_at_the_class_statement(statement: Callable
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Retry(), "Retry(...) names no exception. Write Retry(ConnectionError), for one."),
+        (lambda: Retry(), "Retry(...): expected exception classes or error codes, got none."),
         (
             lambda: Retry(ConnectionError()),  # type: ignore[arg-type]
-            "Retry(...): ConnectionError() is neither an exception class nor an error code. "
-            "Name classes derived from Exception, or codes of business errors.",
+            "Retry(...): expected subclasses of Exception or codes of business errors, got ConnectionError().",
         ),
         (
             lambda: Retry(KeyboardInterrupt),
-            "Retry(...): <class 'KeyboardInterrupt'> is neither an exception class nor an error code. "
-            "Name classes derived from Exception, or codes of business errors.",
+            "Retry(...): expected subclasses of Exception or codes of business errors, got "
+            "<class 'KeyboardInterrupt'>.",
         ),
         (
             lambda: Retry(ValueError, attempts=0),
-            "Retry(attempts=0) wants an int of at least 1, or None for no end.",
+            "Retry(attempts=0): expected an int of at least 1, or None for no limit.",
         ),
         (
             lambda: Retry(ValueError, attempts=True),
-            "Retry(attempts=True) wants an int of at least 1, or None for no end.",
+            "Retry(attempts=True): expected an int of at least 1, or None for no limit.",
         ),
         (
             lambda: Retry(ValueError, wait="polynomialy_longer"),  # type: ignore[arg-type]
-            "Retry(wait='polynomialy_longer') is not known. It takes seconds, a timedelta, a function, or one of "
+            "Retry(wait='polynomialy_longer'): expected seconds, a timedelta, a function, or one of "
             "'exponentially_longer', 'polynomially_longer'. Did you mean 'polynomially_longer'?",
         ),
         (
             lambda: Retry(ValueError, wait=-3),
-            "Retry: wait=-3 must not be negative or without end. Write wait=0 for now.",
+            "Retry: wait=-3: expected a finite delay of 0 or more seconds.",
         ),
         (
             lambda: Retry(ValueError, wait=None),  # type: ignore[arg-type]
-            "Retry: wait=None wants seconds or a timedelta. Write wait=60, for one.",
+            "Retry: wait=None: expected seconds or a timedelta. Write wait=60 for a minute.",
         ),
-        (lambda: Retry(ValueError, jitter=2), "Retry(jitter=2) wants a share between 0 and 1."),
-        (lambda: Retry(ValueError, jitter="x"), "Retry(jitter='x') wants a share between 0 and 1."),  # type: ignore[arg-type]
+        (lambda: Retry(ValueError, jitter=2), "Retry(jitter=2): expected a number from 0 to 1."),
+        (lambda: Retry(ValueError, jitter="x"), "Retry(jitter='x'): expected a number from 0 to 1."),  # type: ignore[arg-type]
     ],
 )
 def test_an_invalid_retry_is_refused(make: Callable[[], object], message: str) -> None:
@@ -354,13 +364,13 @@ def test_an_invalid_retry_is_refused(make: Callable[[], object], message: str) -
 
 
 def test_a_perform_that_would_not_run_as_written_is_refused() -> None:
-    with pytest.raises(DeclarationError, match=r"Yields\.perform has a yield, so that nothing of it would run\."):
+    with pytest.raises(DeclarationError, match=r"Yields\.perform: expected a plain method, got a generator function\."):
 
         class Yields(Operation):
             def perform(self) -> Any:
                 yield 1
 
-    with pytest.raises(DeclarationError, match=r"YieldsLater\.perform has a yield"):
+    with pytest.raises(DeclarationError, match=r"YieldsLater\.perform: expected a plain method"):
 
         class YieldsLater(Operation):
             async def perform(self) -> Any:
@@ -372,7 +382,7 @@ def test_a_perform_that_would_not_run_as_written_is_refused() -> None:
             def perform(self, customer: int, *rest: int, note: str = "") -> None: ...
 
     assert str(caught.value).endswith(
-        "Wants.perform wants 'customer', and is called without arguments. "
+        "Wants.perform: expected no parameters besides self, got 'customer'. "
         "Declare a prop for each and read it from self."
     )
 
@@ -384,7 +394,7 @@ def test_a_class_without_perform_is_a_base_and_cannot_be_called() -> None:
     with pytest.raises(DeclarationError) as caught:
         Common().call()
     assert str(caught.value).endswith("Common has no perform. Write `def perform(self) -> ...:` in the class.")
-    with pytest.raises(DeclarationError, match=r"Operation itself cannot be made\. Subclass it and write perform\."):
+    with pytest.raises(DeclarationError, match=r"Operation is a base class\. Declare a subclass with"):
         Operation()
 
 
@@ -415,7 +425,7 @@ def test_the_return_annotation_is_the_success_contract(isolated_runtime: Isolate
     with pytest.raises(ResultTypeError) as caught:
         Answer(answer="3").call()
     assert str(caught.value) == (
-        "Answer.perform: expected to return int, got str: result: expected int. "
+        "Answer.perform: expected to return int, got str (result: expected int). "
         "Change the return value or the annotation."
     )
     assert isinstance(caught.value, TypeError)
@@ -427,7 +437,7 @@ def test_the_return_annotation_is_the_success_contract(isolated_runtime: Isolate
 def test_without_an_annotation_any_result_is_accepted_and_none_is_checked() -> None:
     assert Anything(answer="3").call() == "3"
     assert Nothing(answer=None).call() is None
-    with pytest.raises(ResultTypeError, match="Nothing.perform: expected to return None, got int"):
+    with pytest.raises(ResultTypeError, match=r"Nothing\.perform: expected to return None, got int"):
         Nothing(answer=3).call()
 
 

@@ -80,8 +80,8 @@ def test_an_undeclared_code_is_a_crash_with_the_fix_in_its_message(isolated_runt
         Charge(code="no_balanc").safe.call()
     error = caught.value
     assert str(error) == (
-        "Charge raised Error('no_balanc'), a code that it does not declare. Its codes are 'card_declined', "
-        "'no_balance'. Did you mean 'no_balance'? Add 'no_balanc' to the class's errors."
+        "Charge: undeclared error code 'no_balanc'; expected one of 'card_declined', 'no_balance'. "
+        "Did you mean 'no_balance'? Add 'no_balanc' to the errors of the class, or raise a declared code."
     )
     assert (error.operation, error.code, error.declared) == ("Charge", "no_balanc", ("card_declined", "no_balance"))
     assert isinstance(error.__cause__, Error)
@@ -122,7 +122,7 @@ def test_an_error_that_the_outer_run_raises_itself_is_checked_for_the_outer_clas
 
 
 def test_an_undeclared_code_of_a_nested_run_is_a_crash_of_both() -> None:
-    with pytest.raises(UndeclaredError, match="Charge raised Error\\('nonsense'\\)"):
+    with pytest.raises(UndeclaredError, match="Charge: undeclared error code 'nonsense'"):
         Order(inner="nonsense", catches=True).call()
 
 
@@ -153,7 +153,7 @@ def test_a_run_inside_a_run_of_the_same_class_is_checked_too() -> None:
 
 @pytest.mark.parametrize("code", ["", None, 3])
 def test_an_error_requires_a_code(code: Any) -> None:
-    with pytest.raises(TypeError, match=r"Error\(code, \.\.\.\) wants a non-empty str as its code, got "):
+    with pytest.raises(TypeError, match=r"Error\(code, \.\.\.\): expected a non-empty str, got "):
         Error(code)
 
 

@@ -208,7 +208,7 @@ def test_a_guard_may_only_require_guards_declared_before_it() -> None:
                 return False
 
     assert refused(declare).endswith(
-        "Wrong: guard 'first' requires 'secnd', which is no guard declared before it. Those are none."
+        "Wrong.first: unknown guard 'secnd' in requires; expected guards declared before it: none."
     )
 
     def misspell() -> None:
@@ -218,7 +218,7 @@ def test_a_guard_may_only_require_guards_declared_before_it() -> None:
                 return False
 
     assert refused(misspell).endswith(
-        "Those are 'account_frozen', 'last', 'not_positive', 'too_much'. Did you mean 'too_much'?"
+        "declared before it: 'account_frozen', 'last', 'not_positive', 'too_much'. Did you mean 'too_much'?"
     )
 
 
@@ -229,7 +229,7 @@ def test_a_guard_without_parentheses_is_refused() -> None:
             def threat(self) -> bool:
                 return False
 
-    assert refused(declare) == '@guard is written with parentheses: @guard("The customer must be active").'
+    assert refused(declare) == '@guard: expected parentheses. Write @guard("The customer must be active").'
 
 
 def test_a_guard_that_is_a_coroutine_or_a_property_is_refused() -> None:
@@ -240,8 +240,8 @@ def test_a_guard_that_is_a_coroutine_or_a_property_is_refused() -> None:
                 return False
 
     assert refused(is_async).endswith(
-        "Wrong.threat is an `async def`; guards and callbacks run in the run's thread. "
-        "Write `def`, and await in perform."
+        "Wrong.threat: expected a plain method, got an `async def`. Guards and callbacks run in the thread of the run; "
+        "write `def`, and await in perform."
     )
 
     def is_property() -> None:
@@ -251,7 +251,7 @@ def test_a_guard_that_is_a_coroutine_or_a_property_is_refused() -> None:
             def threat(self) -> bool:
                 return False
 
-    assert "@guard(...) wants a method, got <property object" in refused(is_property)
+    assert "@guard(...): expected a method, got <property object" in refused(is_property)
 
 
 def test_a_guard_with_a_reserved_name_is_refused() -> None:
@@ -261,9 +261,7 @@ def test_a_guard_with_a_reserved_name_is_refused() -> None:
             def session(self) -> bool:  # type: ignore[override]
                 return False
 
-    assert "Wrong.session: 'session' is a name that operations need themselves, so no guard can have it. " in refused(
-        declare
-    )
+    assert "Wrong.session: a guard cannot have the reserved name 'session'. " in refused(declare)
 
 
 def test_guards_run_inside_a_joined_session(shop: Shop) -> None:
@@ -321,5 +319,5 @@ class TestCallable:
 
             def perform(self) -> None: ...
 
-        with pytest.raises(PropsError, match="amount: wants int, got str 'x'"):
+        with pytest.raises(PropsError, match="amount: expected int, got str 'x'"):
             Pay.is_callable(amount="x")

@@ -118,12 +118,12 @@ def wrong_class(declare: Callable[[], object]) -> str:
 
 def test_every_problem_of_an_input_is_in_one_error() -> None:
     assert refusal(lambda: Pay(amount="1", note=7, items=[Item("a"), {"sku": 1}], colour="red")) == (
-        "Pay cannot be made, its props have 5 problems:\n"
-        "  amount: wants Decimal, got str '1'\n"
-        "  day: wants date, nothing was given\n"
-        "  note: wants str or None, got int 7\n"
-        "  items[1]: wants Item, got dict {'sku': 1}\n"
-        "  colour: wants to be one of the props 'amount', 'color', 'day', 'items', 'note'. Did you mean 'color'?"
+        "Pay: 5 invalid props\n"
+        "  amount: expected Decimal, got str '1'\n"
+        "  day: missing; expected date\n"
+        "  note: expected str or None, got int 7\n"
+        "  items[1]: expected Item, got dict {'sku': 1}\n"
+        "  colour: unknown prop; expected one of 'amount', 'color', 'day', 'items', 'note'. Did you mean 'color'?"
     )
 
 
@@ -136,29 +136,22 @@ def test_a_props_error_is_a_type_error_and_a_value_error_and_carries_its_facts()
     assert isinstance(error, DexpyError)
     assert error.operation == "Pay"
     assert error.problems == (Problem(".amount", "a value >= 0", "Decimal Decimal('-1')"),)
-    assert str(error) == (
-        "Pay cannot be made, its props have 1 problem:\n  amount: wants a value >= 0, got Decimal Decimal('-1')"
-    )
+    assert str(error) == ("Pay: 1 invalid prop\n  amount: expected a value >= 0, got Decimal Decimal('-1')")
 
 
 def test_positional_arguments_are_refused_with_the_fix() -> None:
-    assert refusal(lambda: Pay(3)) == (
-        "Pay cannot be made: its props are given by name, as in Pay(amount=..., day=...)."
-    )
+    assert refusal(lambda: Pay(3)) == ("Pay: expected keyword arguments only. Write Pay(amount=..., day=...).")
 
 
 def test_an_unknown_prop_is_named_without_its_value() -> None:
     assert refusal(lambda: Secret(name="a", pni=4711)) == (
-        "Secret cannot be made, its props have 1 problem:\n"
-        "  pni: wants to be one of the props 'keys', 'name', 'pin'. Did you mean 'pin'?"
+        "Secret: 1 invalid prop\n  pni: unknown prop; expected one of 'keys', 'name', 'pin'. Did you mean 'pin'?"
     )
 
 
 def test_an_operation_without_props_refuses_all_arguments() -> None:
-    assert refusal(lambda: Empty(a=1)) == (
-        "Empty cannot be made, its props have 1 problem:\n  a: wants to be left out, for there are no props"
-    )
-    assert refusal(lambda: Empty(1)) == "Empty cannot be made: it has no props, write Empty()."
+    assert refusal(lambda: Empty(a=1)) == ("Empty: 1 invalid prop\n  a: unknown prop; the operation has no props")
+    assert refusal(lambda: Empty(1)) == "Empty: expected no arguments, because it has no props. Write Empty()."
 
 
 def test_a_long_value_is_cut_in_the_message() -> None:
@@ -171,7 +164,7 @@ def test_a_value_whose_repr_raises_is_refused_like_any_other() -> None:
         def __repr__(self) -> str:
             raise RuntimeError("no")
 
-    assert "note: wants str or None, got Rude" in refusal(lambda: Pay(amount=Decimal(1), day=date.min, note=Rude()))
+    assert "note: expected str or None, got Rude" in refusal(lambda: Pay(amount=Decimal(1), day=date.min, note=Rude()))
 
 
 # ------------------------------------------------------------------------------------------- constraints
@@ -180,23 +173,23 @@ def test_a_value_whose_repr_raises_is_refused_like_any_other() -> None:
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"at_least": 0}, "at_least: wants a value >= 1, got int 0"),
-        ({"above": 0}, "above: wants a value > 0, got float 0.0"),
-        ({"above": float("nan")}, "above: wants a value > 0, got float nan"),
-        ({"at_most": Decimal("10.01")}, "at_most: wants a value <= 10, got Decimal Decimal('10.01')"),
+        ({"at_least": 0}, "at_least: expected a value >= 1, got int 0"),
+        ({"above": 0}, "above: expected a value > 0, got float 0.0"),
+        ({"above": float("nan")}, "above: expected a value > 0, got float nan"),
+        ({"at_most": Decimal("10.01")}, "at_most: expected a value <= 10, got Decimal Decimal('10.01')"),
         (
             {"below": timedelta(days=1)},
-            "below: wants a value < datetime.timedelta(days=1), got timedelta datetime.timedelta(days=1)",
+            "below: expected a value < datetime.timedelta(days=1), got timedelta datetime.timedelta(days=1)",
         ),
-        ({"long": "a"}, "long: wants a length of at least 2, got str 'a'"),
-        ({"short": [1, 2, 3]}, "short: wants a length of at most 2, got list [1, 2, 3]"),
-        ({"code": "AB-1x"}, r"code: wants text that matches '[A-Z]{2}-\\d+' as a whole, got str 'AB-1x'"),
-        ({"size": "L"}, "size: wants one of 'S', 'M', got str 'L'"),
-        ({"maybe": 4}, "maybe: wants a value >= 5, got int 4"),
+        ({"long": "a"}, "long: expected a length of at least 2, got str 'a'"),
+        ({"short": [1, 2, 3]}, "short: expected a length of at most 2, got list [1, 2, 3]"),
+        ({"code": "AB-1x"}, r"code: expected text that matches '[A-Z]{2}-\\d+' as a whole, got str 'AB-1x'"),
+        ({"size": "L"}, "size: expected one of 'S', 'M', got str 'L'"),
+        ({"maybe": 4}, "maybe: expected a value >= 5, got int 4"),
     ],
 )
 def test_a_value_out_of_bounds_is_refused_with_the_bound(given: dict[str, Any], told: str) -> None:
-    assert refusal(lambda: Bounded(**given)) == f"Bounded cannot be made, its props have 1 problem:\n  {told}"
+    assert refusal(lambda: Bounded(**given)) == f"Bounded: 1 invalid prop\n  {told}"
 
 
 def test_values_within_bounds_are_accepted_and_none_is_not_checked_against_them() -> None:
@@ -209,7 +202,7 @@ def test_values_within_bounds_are_accepted_and_none_is_not_checked_against_them(
 
 
 def test_a_decimal_that_is_not_a_number_is_out_of_bounds() -> None:
-    assert "amount: wants a value >= 0, got Decimal Decimal('NaN')" in refusal(
+    assert "amount: expected a value >= 0, got Decimal Decimal('NaN')" in refusal(
         lambda: Pay(amount=Decimal("NaN"), day=date.min)
     )
 
@@ -220,7 +213,7 @@ def test_a_naive_datetime_is_refused_by_an_aware_bound() -> None:
 
     assert Plan(at=datetime(2026, 1, 1, tzinfo=UTC)).at.year == 2026
     assert (
-        "at: wants a value >= datetime.datetime(2026, 1, 1, 0, 0, tzinfo=datetime.timezone.utc), "
+        "at: expected a value >= datetime.datetime(2026, 1, 1, 0, 0, tzinfo=datetime.timezone.utc), "
         "got datetime datetime.datetime(2026, 1, 1, 0, 0)"
     ) in refusal(lambda: Plan(at=datetime(2026, 1, 1)))
 
@@ -249,28 +242,30 @@ def test_a_factory_makes_a_value_for_each_operation() -> None:
 
 def test_the_value_of_a_factory_is_checked_too() -> None:
     assert wrong_class(MadeToday) == (
-        "MadeToday.day: its factory does not fit: day: wants date, got str 'today'. Change the factory or the type."
+        "MadeToday.day: its factory does not fit: day: expected date, got str 'today'. Change the factory or the type."
     )
 
 
 def test_a_default_and_a_factory_together_are_refused() -> None:
-    assert wrong_class(lambda: prop(default=1, factory=int)) == "prop(default=, factory=) were both given. Give one."
+    assert (
+        wrong_class(lambda: prop(default=1, factory=int)) == "prop(default=, factory=): expected one of them, got both."
+    )
 
 
 def test_a_factory_that_cannot_be_called_is_refused() -> None:
-    assert wrong_class(lambda: prop(factory=[])) == "prop(factory=[]) wants a function without arguments."  # type: ignore[arg-type]
+    assert wrong_class(lambda: prop(factory=[])) == "prop(factory=[]): expected a function without arguments."  # type: ignore[arg-type]
 
 
 def test_an_invalid_regular_expression_is_refused_as_a_pattern() -> None:
-    assert wrong_class(lambda: prop(pattern="[")).startswith("prop(pattern='[') is no regular expression: ")
+    assert wrong_class(lambda: prop(pattern="[")).startswith("prop(pattern='['): invalid regular expression: ")
 
 
 def test_a_single_text_as_aliases_or_choices_is_refused() -> None:
     assert wrong_class(lambda: prop(aliases="old")) == (
-        "prop(aliases='old') wants names in a tuple. Write aliases=('old',)."
+        "prop(aliases='old'): expected a tuple of names. Write aliases=('old',)."
     )
     assert wrong_class(lambda: prop(choices="SM")) == (
-        "prop(choices='SM') wants values in a tuple. Write choices=('SM',)."
+        "prop(choices='SM'): expected a tuple of values. Write choices=('SM',)."
     )
 
 
@@ -278,7 +273,7 @@ def test_a_single_text_as_aliases_or_choices_is_refused() -> None:
 def test_a_mutable_default_is_refused_with_the_fix(default: Any) -> None:
     kind = type(default).__name__
     assert wrong_class(lambda: prop(default=default)) == (
-        f"prop(default={default!r}) would be shared by all operations. Write prop(factory={kind}) or a lambda."
+        f"prop(default={default!r}) would be shared by all operations. Write prop(factory={kind}), or pass a lambda."
     )
 
     def declare() -> None:
@@ -287,7 +282,7 @@ def test_a_mutable_default_is_refused_with_the_fix(default: Any) -> None:
 
     assert wrong_class(declare) == (
         f"{test_a_mutable_default_is_refused_with_the_fix.__qualname__}.<locals>.declare.<locals>.Shared.items: "
-        f"the default {default!r} would be shared by all operations. Write prop(factory={kind}) or a lambda."
+        f"the default {default!r} would be shared by all operations. Write prop(factory={kind}), or pass a lambda."
     )
 
 
@@ -299,10 +294,10 @@ def test_a_default_of_the_wrong_type_is_refused_at_the_first_use() -> None:
         count: int = prop(default=0, ge=1)
 
     assert wrong_class(Wrong).endswith(
-        "Wrong.count: its default does not fit: count: wants int, got str '3'. Change the default or the type."
+        "Wrong.count: its default does not fit: count: expected int, got str '3'. Change the default or the type."
     )
     assert wrong_class(TooSmall).endswith(
-        "TooSmall.count: its default does not fit: count: wants a value >= 1, got int 0. "
+        "TooSmall.count: its default does not fit: count: expected a value >= 1, got int 0. "
         "Change the default or the type."
     )
 
@@ -313,7 +308,7 @@ def test_an_unannotated_prop_is_refused_and_named() -> None:
             amount: int
             note = prop(default="")
 
-    assert wrong_class(declare).endswith("Untyped: note is a prop() without a type. Write note: int = prop(...).")
+    assert wrong_class(declare).endswith("Untyped: prop() without a type: note. Write note: int = prop(...).")
 
 
 # ----------------------------------------------------------------------------------------------- strictness
@@ -404,7 +399,7 @@ def test_a_value_of_another_type_is_refused(name: str, value: object, wanted: st
         assert told
     else:
         assert len(told) == 1
-        assert told[0].startswith(f"  {name}: wants {wanted}, got {type(value).__name__} ")
+        assert told[0].startswith(f"  {name}: expected {wanted}, got {type(value).__name__} ")
 
 
 def test_an_int_is_converted_to_an_expected_float() -> None:
@@ -418,12 +413,12 @@ def test_a_path_inside_a_value_is_named() -> None:
         lambda: Strict(li=[1, "2", 3.0], di={"a": "x"}, pair=(1, 2), it=Item(sku=3), ad={"street": 1})  # type: ignore[arg-type]
     )
     assert told.splitlines()[1:] == [
-        "  li[1]: wants int, got str '2'",
-        "  li[2]: wants int, got float 3.0",
-        "  pair[1]: wants str, got int 2",
-        "  di['a']: wants int, got str 'x'",
-        "  it.sku: wants str, got int 3",
-        "  ad['street']: wants str, got int 1",
+        "  li[1]: expected int, got str '2'",
+        "  li[2]: expected int, got float 3.0",
+        "  pair[1]: expected str, got int 2",
+        "  di['a']: expected int, got str 'x'",
+        "  it.sku: expected str, got int 3",
+        "  ad['street']: expected str, got int 1",
     ]
 
 
@@ -432,7 +427,7 @@ def test_a_union_whose_members_are_equal_in_json_is_refused_naming_both() -> Non
         when: date | str
 
     assert wrong_class(lambda: Either(when="a")).endswith(
-        "Either.when: date | str cannot be: date and str can both be a JSON string, so a stored value could be either. "
+        "Either.when: date | str: ambiguous union; date and str are both stored as a JSON string. "
         "Use one type, or wrap one of them in a class (attrs or dataclass)."
     )
 
@@ -446,8 +441,8 @@ def test_a_reserved_name_is_refused_with_the_list(name: str) -> None:
         type("Taken", (Op,), {"__annotations__": {name: int}, "__module__": "nowhere"})
 
     assert wrong_class(declare) == (
-        f"Taken.{name}: {name!r} is a name that operations need themselves, so no prop can have it. "
-        f"The reserved names are {', '.join(map(repr, sorted(RESERVED)))}. Choose another."
+        f"Taken.{name}: a prop cannot have the reserved name {name!r}. "
+        f"Choose another name; the reserved ones are {', '.join(map(repr, sorted(RESERVED)))}."
     )
 
 
@@ -479,8 +474,8 @@ def test_a_name_with_an_underscore_is_refused_and_a_class_variable_is_not_a_prop
             _cache: int = 0
 
     assert wrong_class(declare).endswith(
-        "Hidden._cache: a prop's name cannot begin with an underscore. Write 'cache', or ClassVar[...] for what is "
-        "not a prop."
+        "Hidden._cache: invalid name of a prop; names must not begin with an underscore. Write 'cache', or "
+        "ClassVar[...] for an attribute that is not a prop."
     )
 
     class Shown(Op):
@@ -602,7 +597,7 @@ def test_the_record_has_the_params_as_passed(isolated_runtime: Isolated) -> None
 def test_values_appended_to_a_list_of_an_operation_are_checked_before_it_runs() -> None:
     made = Bounded(short=[1])
     made.short.append("2")  # type: ignore[arg-type]
-    assert refusal(made.call) == "Bounded cannot be made, its props have 1 problem:\n  short[1]: wants int, got str '2'"
+    assert refusal(made.call) == "Bounded: 1 invalid prop\n  short[1]: expected int, got str '2'"
 
 
 # ------------------------------------------------------------------------------------------------- renamed ones
@@ -617,8 +612,8 @@ def test_stored_params_may_have_a_prop_under_an_earlier_name(isolated_runtime: I
     isolated_runtime.run_pending()
     assert ticket.result(1) == {"price": 3}
     assert refusal(lambda: new(amount=3)).splitlines()[1:] == [
-        "  price: wants int, nothing was given",
-        "  amount: wants to be one of the props 'price'.",
+        "  price: missing; expected int",
+        "  amount: unknown prop; expected one of 'price'",
     ]
 
 
@@ -630,22 +625,20 @@ def test_a_sensitive_value_is_in_no_repr_and_in_no_error() -> None:
         "Secret(name='a', pin=<sensitive>, keys=<sensitive>)"
     )
     assert refusal(lambda: Secret(name="a", pin=999_111)) == (
-        "Secret cannot be made, its props have 1 problem:\n  pin: wants one of its 2 declared choices, got <sensitive>"
+        "Secret: 1 invalid prop\n  pin: expected one of its 2 declared choices, got <sensitive>"
     )
     assert refusal(lambda: Secret(name="a", pin="4711", keys={"k-4711": "v-4711"})) == (
-        "Secret cannot be made, its props have 2 problems:\n"
-        "  pin: wants int, got <sensitive>\n"
-        "  keys: wants int, got <sensitive>"
+        "Secret: 2 invalid props\n  pin: expected int, got <sensitive>\n  keys: expected int, got <sensitive>"
     )
 
 
 def test_a_sensitive_value_is_in_no_error_of_parse() -> None:
     told = refusal(lambda: Secret.parse({"name": "a", "pin": "4711", "keys": {"k-4711": "v"}, "pni": "4711"}))
     assert told == (
-        "Secret cannot be made, its props have 3 problems:\n"
-        "  pin: wants int, got <sensitive>\n"
-        "  keys: wants int, got <sensitive>\n"
-        "  pni: wants to be one of the props 'keys', 'name', 'pin'. Did you mean 'pin'?"
+        "Secret: 3 invalid props\n"
+        "  pin: expected int, got <sensitive>\n"
+        "  keys: expected int, got <sensitive>\n"
+        "  pni: unknown prop; expected one of 'keys', 'name', 'pin'. Did you mean 'pin'?"
     )
 
 
@@ -709,7 +702,7 @@ class Narrow(Listing):
 def test_props_are_inherited_from_every_base_and_a_subclass_may_redeclare_them() -> None:
     assert Listing(query="a").call() == ("a", 10, 100)
     assert Narrow(query="a", page=2).call() == ("a", 3, 200)
-    assert "limit: wants a value <= 5, got int 6" in refusal(lambda: Narrow(query="a", limit=6))
+    assert "limit: expected a value <= 5, got int 6" in refusal(lambda: Narrow(query="a", limit=6))
     assert Narrow(query="a", limit=0).limit == 0
     assert Listing(query="a", limit=6).limit == 6
 
@@ -730,8 +723,8 @@ def test_an_attribute_without_a_type_cannot_replace_an_inherited_prop() -> None:
             limit = 3
 
     assert wrong_class(declare).endswith(
-        "Smaller.limit: it is a prop of WithLimit, and would stay as it is there. "
-        "Declare it with its type, limit: ... = ..., or choose another name."
+        "Smaller.limit: overrides a prop of WithLimit without a type, and would be ignored. "
+        "Write limit: ... = ..., or choose another name."
     )
 
     def hide() -> None:
@@ -739,7 +732,7 @@ def test_an_attribute_without_a_type_cannot_replace_an_inherited_prop() -> None:
             def limit(self) -> int:  # type: ignore[override]
                 return 3
 
-    assert "Hidden.limit: it is a prop of WithLimit" in wrong_class(hide)
+    assert "Hidden.limit: overrides a prop of WithLimit" in wrong_class(hide)
 
 
 class Mixin:
@@ -752,8 +745,7 @@ def test_a_prop_of_a_plain_mixin_is_refused_with_the_fix() -> None:
             query: str
 
     assert wrong_class(declare).endswith(
-        "Mixed: Mixin.page is a prop(), and Mixin is no Operation, so nobody would read it. "
-        "Write: class Mixin(Operation)."
+        "Mixed: Mixin.page is a prop() outside of an Operation, and would be ignored. Write class Mixin(Operation)."
     )
 
 
@@ -793,7 +785,7 @@ def test_a_model_may_be_declared_below_the_operation() -> None:
 
 def test_a_type_that_only_a_checker_sees_raises_an_error_with_the_fix() -> None:
     assert wrong_class(lambda: postponed.Invisible(amount=1)) == (  # type: ignore[arg-type]
-        "Invisible.amount: its type 'Decimal' names 'Decimal', which does not exist at run time. "
+        "Invisible.amount: undefined name 'Decimal' in the type 'Decimal'; it does not exist at run time. "
         "Import it outside of `if TYPE_CHECKING:` and on module level "
         "(ruff's flake8-type-checking: runtime-evaluated-base-classes = ['dexpy.Operation'])."
     )
@@ -801,7 +793,7 @@ def test_a_type_that_only_a_checker_sees_raises_an_error_with_the_fix() -> None:
 
 def test_a_result_type_that_only_a_checker_sees_is_refused_before_perform_runs() -> None:
     assert wrong_class(postponed.InvisibleResult().call).startswith(
-        "InvisibleResult.perform: its type 'Decimal' names 'Decimal', which does not exist at run time. "
+        "InvisibleResult.perform: undefined name 'Decimal' in the type 'Decimal'; it does not exist at run time. "
     )
     assert postponed.InvisibleResult.done == []
 
@@ -847,38 +839,36 @@ def test_parse_accepts_ids_for_references() -> None:
     assert refusal(lambda: Uses.parse({"customer": "3", "device": "x", "line": [1], "friends": 4})).splitlines()[
         1:
     ] == [
-        "  customer: wants a Customer or its key (int), got str '3'",
-        "  device: wants a Device or its key (UUID text), got str 'x'",
-        "  line: wants a Line or its key (a tuple of 2 values), got 1 of them",
-        "  friends: wants a list for Refs[Customer], got int",
+        "  customer: expected a Customer or its key (int), got str '3'",
+        "  device: expected a Device or its key (UUID text), got str 'x'",
+        "  line: expected a Line or its key (a tuple of 2 values), got a tuple of 1",
+        "  friends: expected a list for Refs[Customer], got int",
     ]
 
 
 def test_parse_reports_all_problems_at_once_and_refuses_unknown_keys() -> None:
     assert refusal(lambda: Pay.parse({"amount": "-1", "colour": "red", "items": [{"sku": "a", "qty": 1}]})) == (
-        "Pay cannot be made, its props have 4 problems:\n"
-        "  amount: wants a value >= 0, got Decimal Decimal('-1')\n"
-        "  day: wants date, nothing was given\n"
-        "  items[0]: wants only the keys 'sku', 'tags', got 'qty'\n"
-        "  colour: wants to be one of the props 'amount', 'color', 'day', 'items', 'note'. Did you mean 'color'?"
+        "Pay: 4 invalid props\n"
+        "  amount: expected a value >= 0, got Decimal Decimal('-1')\n"
+        "  day: missing; expected date\n"
+        "  items[0]: expected only the keys 'sku', 'tags', got 'qty'\n"
+        "  colour: unknown prop; expected one of 'amount', 'color', 'day', 'items', 'note'. Did you mean 'color'?"
     )
 
 
 @pytest.mark.parametrize("data", [[], None, "{}", 3])
 def test_parse_requires_a_mapping(data: Any) -> None:
-    assert refusal(lambda: Pay.parse(data)) == (
-        f"Pay cannot be made: parse wants a mapping of its props, got {type(data).__name__}."
-    )
+    assert refusal(lambda: Pay.parse(data)) == (f"Pay: parse() expected a mapping of props, got {type(data).__name__}.")
 
 
 def test_a_wrong_value_for_a_reference_is_refused_with_the_expected_types() -> None:
     told = refusal(lambda: Owned(customer=Country(code="de"), other="3", friends=[1, "x", None]))  # type: ignore[list-item]
     assert re.sub(r"object at 0x\w+", "object at 0x", told).splitlines()[1:] == [
-        "  customer: wants a Customer or its key (int), got Country <features.shop.Country object at 0x>",
-        "  other: wants a Customer or its key (int), got str '3'",
-        "  friends[1]: wants a Customer or its key (int), got str 'x'",
-        "  friends[2]: wants a Customer or its key, got None",
+        "  customer: expected a Customer or its key (int), got Country <features.shop.Country object at 0x>",
+        "  other: expected a Customer or its key (int), got str '3'",
+        "  friends[1]: expected a Customer or its key (int), got str 'x'",
+        "  friends[2]: expected a Customer or its key, got None",
     ]
     assert refusal(lambda: Owned(customer=None)).splitlines()[1:] == [
-        "  customer: wants a Customer or its key, got None"
+        "  customer: expected a Customer or its key, got None"
     ]

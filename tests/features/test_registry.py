@@ -57,8 +57,8 @@ def test_an_unknown_name_is_refused_with_a_hint_and_nothing_is_imported() -> Non
         registry.find("registry.namd")
     assert isinstance(caught.value, LookupError)
     assert str(caught.value) == (
-        "No operation is named 'registry.namd' in this process. Did you mean 'registry.named'? "
-        "Import the module that declares it, or keep its old name as an alias."
+        "Unknown operation 'registry.namd': this process does not declare it. Did you mean 'registry.named'? "
+        "Import its module, or declare the earlier name as an alias of the class."
     )
     assert "this" not in sys.modules
     with pytest.raises(UnknownOperation):
@@ -81,8 +81,8 @@ def test_a_duplicate_name_is_refused_and_nothing_is_registered(keywords: dict[st
         statement("Twin", **keywords)
     other = "Plain" if name.endswith("Plain") else "Named"
     assert str(caught.value) == (
-        f"nowhere.Twin wants the name {name!r}, which features.test_registry.{other} has already. "
-        'Give one of them another: class Twin(Operation, name="...").'
+        f"nowhere.Twin: the name {name!r} is already used by features.test_registry.{other}. "
+        'Give one of them another name: class Twin(Operation, name="...").'
     )
     assert registry.names() == before
 

@@ -232,7 +232,7 @@ def test_wait_returns_none_at_its_timeout_and_result_raises(isolated_runtime: Is
     began = time.monotonic()
     assert ticket.wait(0.2, interval=0.05) is None
     assert time.monotonic() - began >= 0.2
-    with pytest.raises(WaitTimeout, match=r"has not ended after 0\.05 s; it is pending and goes on") as late:
+    with pytest.raises(WaitTimeout, match=r"not ended after 0\.05 s; it is pending, and continues") as late:
         ticket.result(0.05)
     assert isinstance(late.value, TimeoutError)
     assert (late.value.id, late.value.operation, late.value.timeout_s) == (ticket.id, f"{__name__}.Answer", 0.05)
@@ -462,7 +462,7 @@ def test_a_transition_that_the_status_does_not_allow_is_refused(
     error = refused.value
     assert (error.id, error.event, error.status) == (ticket.id, asked, status)
     sources = " or ".join(sorted(ALLOWED[asked], reverse=True))
-    assert str(error).startswith(f"{asked} of {ticket.id} is not possible: it is {status}. It can be done while")
+    assert str(error).startswith(f"{ticket.id}: cannot {asked} a run that is {status}. It can be done while")
     assert all(source in str(error) for source in sources.split(" or "))
     assert row(isolated_runtime, ticket.id) == before
     assert messages(isolated_runtime) == sent
@@ -473,7 +473,7 @@ def test_a_record_without_params_cannot_be_run_again(isolated_runtime: Isolated)
     isolated_runtime.run_pending()
     before = row(isolated_runtime, sent.id)
 
-    with pytest.raises(InvalidTransition, match=r"retry of .* it is failed\. Its record keeps no params"):
+    with pytest.raises(InvalidTransition, match=r"cannot retry a run that is failed\. Its record keeps no params"):
         records.get(sent.id).retry()
     assert row(isolated_runtime, sent.id) == before
     assert messages(isolated_runtime) == []

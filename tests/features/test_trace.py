@@ -129,7 +129,7 @@ def test_an_actor_without_a_type_is_refused(actor: Any) -> None:
     with pytest.raises(OptionsError) as caught, dexpy.trace(actor=actor):
         pass
     assert str(caught.value) == (
-        f'trace(actor={actor!r}) wants a mapping with a non-empty "type". '
+        f'trace(actor={actor!r}): expected a mapping with a non-empty "type". '
         'Write trace(actor={"type": "user", "id": 7}).'
     )
 
@@ -138,14 +138,14 @@ def test_an_actor_without_a_type_is_refused(actor: Any) -> None:
 def test_an_actor_without_a_json_form_is_refused(actor: Any) -> None:
     with pytest.raises(OptionsError) as caught, dexpy.trace(actor=actor):
         pass
-    assert str(caught.value).startswith("trace(actor=...) wants JSON, to go into records and messages: ")
+    assert str(caught.value).startswith("trace(actor=...): expected JSON: ")
 
 
 @pytest.mark.parametrize("trace_id", ["", 7, "x" * 65, b"abc"])
 def test_a_trace_id_that_no_record_could_hold_is_refused(trace_id: Any) -> None:
     with pytest.raises(OptionsError) as caught, dexpy.trace(trace_id=trace_id):
         pass
-    assert str(caught.value) == f"trace(trace_id={trace_id!r}) wants a str of 1 to 64 characters."
+    assert str(caught.value) == f"trace(trace_id={trace_id!r}): expected a str of 1 to 64 characters."
 
 
 def test_an_actor_may_be_any_mapping_and_is_not_shared_with_the_caller() -> None:

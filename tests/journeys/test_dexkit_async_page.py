@@ -213,7 +213,7 @@ def test_a_value_without_a_json_form_is_refused_at_enqueue_and_nothing_is_stored
 
     assert isinstance(refused.value, TypeError)
     assert refused.value.path.lstrip(".") == path
-    assert str(refused.value).startswith(f"Attach cannot go to the background: {path} ")
+    assert str(refused.value).startswith(f"Attach: {path} ")
     assert (count_records(served), handed_over) == (before, [])
 
 

@@ -460,8 +460,8 @@ def blind(deployment: Deployment) -> dict[str, str]:
     ("arguments", "words"),
     [
         ([], ["MODULE"]),
-        (["apps.accounts", "-Q", "no good"], ["'no good'", "is no queue name", "1 to 64 letters"]),
-        (["apps.accounts", "-Q", "mailers,,"], ["''", "is no queue name"]),
+        (["apps.accounts", "-Q", "no good"], ["'no good'", "invalid queue name", "1 to 64 letters"]),
+        (["apps.accounts", "-Q", "mailers,,"], ["''", "invalid queue name"]),
         (["apps.accounts", "-p", "0"], ["0", "-p"]),
         (["apps.accounts", "-t", "many"], ["many", "-t"]),
         (["apps.accounts", "--shutdown-timeout", "-1"], ["-1", "--shutdown-timeout"]),

@@ -448,11 +448,14 @@ def test_a_limit_of_an_unrecorded_class_is_refused(tmp_path: Any) -> None:
 
 
 REFUSED = {
-    "no number": (lambda: Concurrency("2"), "Concurrency('2') wants an int of at least 1: how many runs at once."),
-    "none at all": (lambda: Concurrency(0, "a"), "Concurrency(0) wants an int of at least 1"),
-    "yes": (lambda: Concurrency(True), "Concurrency(True) wants an int of at least 1"),
-    "conflict": (lambda: Concurrency(1, on_conflict="wiat"), "on_conflict='wiat') is not known."),
-    "group": (lambda: Concurrency(1, group=""), "Concurrency(group='') wants a name"),
+    "no number": (
+        lambda: Concurrency("2"),
+        "Concurrency('2'): expected an int of at least 1, the number of runs at once.",
+    ),
+    "none at all": (lambda: Concurrency(0, "a"), "Concurrency(0): expected an int of at least 1"),
+    "yes": (lambda: Concurrency(True), "Concurrency(True): expected an int of at least 1"),
+    "conflict": (lambda: Concurrency(1, on_conflict="wiat"), "on_conflict='wiat'): expected one of"),
+    "group": (lambda: Concurrency(1, group=""), "Concurrency(group=''): expected a name"),
     "no name": (
         lambda: Concurrency(1, 7),
         "Concurrency(...): expected names of props, one function of the operation or template=, got 7.",
@@ -468,24 +471,26 @@ def test_an_invalid_limit_is_refused(made: Callable[[], Any], message: str) -> N
 
 
 def test_a_class_with_an_invalid_limit_is_refused() -> None:
-    with pytest.raises(DeclarationError, match=r"Slow.concurrency names 'acount', which is no prop.*account"):
+    with pytest.raises(DeclarationError, match=r"Slow.concurrency: unknown prop 'acount'; .*account"):
 
         class Slow(Operation):
             account: int
             concurrency = Concurrency(1, "acount")
 
-    with pytest.raises(DeclarationError, match=r"Bare.concurrency = 2 is no policy. Write concurrency = Concurrency"):
+    with pytest.raises(DeclarationError, match=r"Bare.concurrency: expected a Concurrency\(\.\.\.\) or None, got 2"):
 
         class Bare(Operation):
             concurrency = 2  # type: ignore[assignment]
 
-    with pytest.raises(DeclarationError, match="a slot is the record of a run from its start, and by record = False"):
+    with pytest.raises(
+        DeclarationError, match="a concurrency limit requires a record from the start of a run, which record = False"
+    ):
 
         class Unrecorded(Operation):
             record = False
             concurrency = Concurrency(1)
 
-    with pytest.raises(DeclarationError, match=r"by record = Recording\(params=False\) there is none"):
+    with pytest.raises(DeclarationError, match=r"which record = Recording\(params=False\) excludes"):
 
         class Direct(Limited):
             record = Recording(params=False)

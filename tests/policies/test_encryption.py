@@ -209,14 +209,12 @@ def test_after_a_rotation_old_rows_are_read_and_new_rows_use_the_new_key(
 def test_without_an_encryptor_nothing_is_enqueued(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     configured(isolated_runtime)
     for operation in (Pay(card=SECRET, amount=Decimal(1)), PayOrder(order=1, card=SECRET)):
-        with pytest.raises(
-            EncryptorMissing, match="is encrypted by 'default', and this process has no encryptor"
-        ) as no:
+        with pytest.raises(EncryptorMissing, match="the encryptor 'default' is not configured in this process") as no:
             operation.async_().call()
         assert "DEXPY_ENCRYPTION_KEYS" in str(no.value)
         assert (no.value.encryptor, no.value.operation) == ("default", type(operation).contract.name)
 
-    with pytest.raises(EncryptorMissing, match="by 'vault'"):
+    with pytest.raises(EncryptorMissing, match="the encryptor 'vault' is not configured"):
         PayByBoth(card=SECRET, pin=1).async_().call()
     assert records.all().count() == 0
 
@@ -232,11 +230,11 @@ def test_without_an_encryptor_a_recorded_call_is_refused(isolated_runtime: Isola
 @pytest.mark.parametrize(
     ("keys", "error", "said"),
     [
-        ((), "dexpy.errors.EncryptorMissing", "this process has no encryptor of that name"),
+        ((), "dexpy.errors.EncryptorMissing", "is not configured in this process"),
         (
             (NEW_KEY,),
             "dexpy.errors.DecryptionFailed",
-            "does not decrypt by 'default' (cryptography.fernet.InvalidToken)",
+            "the encryptor 'default' cannot decrypt the stored data (cryptography.fernet.InvalidToken)",
         ),
     ],
     ids=["no encryptor", "another key"],
@@ -292,7 +290,7 @@ def test_a_result_without_its_key_is_reported_and_readable_when_the_key_is_back(
 
     assert ticket.reload().done
     assert ticket.outcome is None
-    with pytest.raises(DecryptionFailed, match="Give it the key that encrypted it"):
+    with pytest.raises(DecryptionFailed, match="Append the key that encrypted it"):
         ticket.result(5)
     configured(isolated_runtime)
     with pytest.raises(EncryptorMissing):
@@ -481,12 +479,15 @@ def test_a_class_without_encryption_never_looks_up_an_encryptor(
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: FernetEncryptor(), r"got no key\. Make one: Fernet\.generate_key\(\)"),
-        (lambda: FernetEncryptor(OLD_KEY, "short"), r"its key 2 of 2 is no key: 32 bytes in URL-safe base64"),
-        (lambda: Encryptors({"": ReverseEncryptor()}), r"'' is no name of an encryptor"),
-        (lambda: Encryptors({"default": object()}), r"wants an object with encrypt\(bytes\) and decrypt"),  # type: ignore[dict-item]
-        (lambda: Encryptors({"default": ReverseEncryptor()}, OLD_KEY), r"encryption keys and an encryptor of the name"),
-        (lambda: dexpy.configure(encryption_keys="short"), r"its key 1 of 1 is no key"),
+        (lambda: FernetEncryptor(), r"expected a key, got none\. Generate one with Fernet"),
+        (lambda: FernetEncryptor(OLD_KEY, "short"), r"key 2 of 2 is invalid; expected 32 bytes in URL-safe base64"),
+        (lambda: Encryptors({"": ReverseEncryptor()}), r"invalid name ''; expected a non-empty str"),
+        (lambda: Encryptors({"default": object()}), r"expected an object with encrypt\(bytes\) and decrypt"),  # type: ignore[dict-item]
+        (
+            lambda: Encryptors({"default": ReverseEncryptor()}, OLD_KEY),
+            r"encryption keys or the encryptor 'default', got both",
+        ),
+        (lambda: dexpy.configure(encryption_keys="short"), r"key 1 of 1 is invalid"),
     ],
 )
 def test_an_invalid_encryptor_is_refused_without_showing_its_key(make: Any, said: str) -> None:
@@ -504,14 +505,14 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 
 def test_keys_in_pyproject_are_refused(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text(f'[tool.dexpy]\nencryption_keys = "{OLD_KEY}"\n')
-    with pytest.raises(ConfigurationError, match="everybody who reads the file reads them") as refused:
+    with pytest.raises(ConfigurationError, match="must not be stored in a file") as refused:
         Settings.find({}, tmp_path)
     assert OLD_KEY not in str(refused.value)
 
 
 @pytest.mark.parametrize("declared", [None, 1, "", b"default"])
 def test_a_declaration_that_names_no_encryptor_is_refused(declared: Any) -> None:
-    with pytest.raises(DeclarationError, match=r"wants True, False or the name of an encryptor"):
+    with pytest.raises(DeclarationError, match=r"expected True, False or the name of an encryptor"):
         prop(encrypted=declared)
-    with pytest.raises(DeclarationError, match=r"Wrong\.encrypt = .* wants True, False or the name"):
+    with pytest.raises(DeclarationError, match=r"Wrong\.encrypt: expected True, False or the name"):
         type("Wrong", (dexpy.Operation,), {"encrypt": declared, "__module__": __name__, "perform": lambda self: None})

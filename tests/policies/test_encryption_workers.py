@@ -102,7 +102,7 @@ def test_a_key_rotation_across_workers_with_old_and_new_keys_loses_nothing(pair:
     # The wrong way round: this process has the new key before its worker has.
     encrypting(pair, NEW_KEY, OLD_KEY)
     after = PayOrder(order=2, card=SECRET).async_().call()
-    with pytest.raises(OperationFailed, match="does not decrypt by 'default'"):
+    with pytest.raises(OperationFailed, match="the encryptor 'default' cannot decrypt the stored data"):
         after.result(WAIT_S)
     assert records.get(after.id).failure == "undecodable"
     late.stop()

@@ -289,9 +289,7 @@ def test_a_call_that_times_out_names_the_run_that_holds_the_key(isolated_runtime
     assert isinstance(busy, KeyBusy)
     assert isinstance(busy, TimeoutError)
     assert [record.id for record in records.all()] == [busy.id]
-    assert str(busy) == (
-        f"once.impatient: its key was not free within 0.2 s: the run {busy.id} has it, and goes on. Try again later."
-    )
+    assert str(busy) == (f"once.impatient: the run {busy.id} still holds the idempotency key after 0.2 s. Retry later.")
 
 
 def test_one_of_many_concurrent_calls_runs(isolated_runtime: Isolated) -> None:
@@ -320,7 +318,7 @@ def test_the_key_with_other_params_is_a_conflict(isolated_runtime: Isolated) -> 
     with pytest.raises(OnceConflict) as told:
         Charge(order=1, amount=Decimal(11)).call()
     assert told.value.operation == "once.charge"
-    assert str(told.value).startswith(f"once.charge: the run {told.value.id} had the same idempotency key and other")
+    assert str(told.value).startswith(f"once.charge: the run {told.value.id} used the same idempotency key with other")
     with pytest.raises(OnceConflict):
         Charge(order=1, amount=Decimal(11)).async_().call()
 
@@ -388,7 +386,7 @@ class Keyless(ByFunction, name="once.keyless"):
 def test_a_function_makes_the_key(isolated_runtime: Isolated) -> None:
     assert ByFunction(order=1).call() == ByFunction(order=1, note="again").call() == 1
     assert ByFunction(order=5).once("order-1").call() == 1
-    with pytest.raises(OptionsError, match=r"Keyless\.once: its function gave None, which is no key\."):
+    with pytest.raises(OptionsError, match=r"Keyless\.once: its function returned None; expected a str"):
         Keyless(order=1).call()
 
 
@@ -424,7 +422,7 @@ def test_a_key_is_cleared_by_props_or_by_its_text(isolated_runtime: Isolated) ->
     assert not Plain.clear_once("a")
     with pytest.raises(OptionsError, match=r"clear_once\(\.\.\.\): the class declares no once\."):
         Plain.clear_once(order=1)
-    with pytest.raises(OptionsError, match=r"clear_once\(\.\.\.\) wants the props that the key is made of; 'order' is"):
+    with pytest.raises(OptionsError, match=r"clear_once\(\.\.\.\): expected all props of the key; 'order' is"):
         Charge.clear_once()
 
 
@@ -781,12 +779,12 @@ def declare(**said: Any) -> type[Operation]:
 
 
 REFUSED = [
-    ({"once": "order"}, "once = 'order' is no policy. Write once = Once"),
-    ({"once": None}, "once = None is no policy."),
-    ({"record": False}, "a key for replay is kept in the record of a run, and by record = False there is none."),
-    ({"record": Recording(params=False)}, r"by Recording\(params=False\) there is none from the start"),
-    ({"record": Recording(result=False)}, r"by Recording\(result=False\) none is kept"),
-    ({"once": Once("odrer")}, "names 'odrer', which is no prop. The props are 'order'. Did you mean 'order'?"),
+    ({"once": "order"}, r"once: expected a Once\(\.\.\.\), got 'order'. Write once = Once"),
+    ({"once": None}, r"once: expected a Once\(\.\.\.\), got None."),
+    ({"record": False}, "an idempotency key requires a record, which record = False excludes."),
+    ({"record": Recording(params=False)}, r"which Recording\(params=False\) excludes"),
+    ({"record": Recording(result=False)}, r"which Recording\(result=False\) excludes"),
+    ({"once": Once("odrer")}, "unknown prop 'odrer'; expected one of 'order'. Did you mean 'order'?"),
 ]
 
 
@@ -797,13 +795,13 @@ def test_an_invalid_declaration_is_refused(said: dict[str, Any], message: str) -
 
 
 ARGUMENTS: list[tuple[tuple[Any, ...], dict[str, Any], str]] = [
-    (("a", "a"), {}, r"Once\(\.\.\.\) names 'a' twice"),
-    ((1,), {}, "expected names of props, one function of the operation or template=, got"),
-    (("a", print), {}, "expected names of props, one function of the operation or template=, got"),
-    ((), {"expires_in": "1 h"}, "expires_in='1 h' wants seconds or a timedelta"),
-    ((), {"expires_in": 0}, "wants more than 0 seconds, or None for never"),
-    ((), {"params": "look"}, "wants 'check' or 'ignore'"),
-    ((), {"wait": -1}, "wait=-1 must not be negative"),
+    (("a", "a"), {}, r"Once\(\.\.\.\): the prop 'a' is repeated"),
+    ((1,), {}, "expected names of props, one function of the operation or template="),
+    (("a", print), {}, "expected names of props, one function of the operation or template="),
+    ((), {"expires_in": "1 h"}, "expires_in='1 h': expected seconds or a timedelta"),
+    ((), {"expires_in": 0}, "expected more than 0 seconds, or None for never"),
+    ((), {"params": "look"}, "expected 'check' or 'ignore'"),
+    ((), {"wait": -1}, "wait=-1: expected a finite delay of 0 or more seconds"),
 ]
 
 
@@ -821,9 +819,9 @@ class Unrecorded(Operation, name="once.unrecorded"):
 
 
 def test_a_key_without_a_record_is_refused_at_the_call() -> None:
-    with pytest.raises(OptionsError, match=r"by record = False there is none\. Let the class be recorded"):
+    with pytest.raises(OptionsError, match=r"which record = False excludes\. Write record = True"):
         Unrecorded().once("a")
-    with pytest.raises(OptionsError, match=r"once\(\.\.\.\) wants a text that is not empty, or None: got 7\."):
+    with pytest.raises(OptionsError, match=r"once\(\.\.\.\): expected a non-empty str or None, got 7\."):
         Plain(order=1).once(7)  # type: ignore[arg-type]
     with isolated() as isolated_runtime:
         isolated_runtime.runtime.settings = isolated_runtime.runtime.settings.__class__()

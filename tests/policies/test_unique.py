@@ -398,10 +398,10 @@ def declare(**said: Any) -> type[Operation]:
 
 
 REFUSED = [
-    ({"unique": True}, "unique = True is no policy. Write unique = Unique"),
-    ({"record": False}, "a unique key is kept in the record of a run, and by record = False there is none"),
-    ({"record": Recording(params=False)}, r"by Recording\(params=False\) there is none from the start"),
-    ({"unique": Unique("shpo")}, "names 'shpo', which is no prop. The props are 'shop'. Did you mean 'shop'?"),
+    ({"unique": True}, r"unique: expected a Unique\(\.\.\.\), got True. Write unique = Unique"),
+    ({"record": False}, "a unique key requires a record, which record = False excludes"),
+    ({"record": Recording(params=False)}, r"which Recording\(params=False\) excludes"),
+    ({"unique": Unique("shpo")}, "unknown prop 'shpo'; expected one of 'shop'. Did you mean 'shop'?"),
 ]
 
 
@@ -412,11 +412,11 @@ def test_an_invalid_declaration_is_refused(said: dict[str, Any], message: str) -
 
 
 ARGUMENTS: list[tuple[dict[str, Any], str]] = [
-    ({"until": "finished", "for_": 60}, r"Unique\(until=, for_=\) were both given"),
-    ({"until": "done"}, "wants 'started' or 'finished'"),
-    ({"for_": 0}, "wants more than 0 seconds"),
-    ({"for_": "1 h"}, "for_='1 h' wants seconds or a timedelta"),
-    ({"on_conflict": "wait"}, "wants 'ticket', 'skip', 'raise' or 'replace'"),
+    ({"until": "finished", "for_": 60}, r"Unique\(until=, for_=\): expected a scope \(until\) or a duration"),
+    ({"until": "done"}, "expected 'started' or 'finished'"),
+    ({"for_": 0}, "expected more than 0 seconds"),
+    ({"for_": "1 h"}, "for_='1 h': expected seconds or a timedelta"),
+    ({"on_conflict": "wait"}, "expected 'ticket', 'skip', 'raise' or 'replace'"),
 ]
 
 

@@ -525,7 +525,7 @@ class EndsItself(Operation):
     def perform(self) -> None:
         ticket = records.get(self.run_id).ticket
         for event in (ticket.expire, lambda: ticket.fail("no")):
-            with pytest.raises(InvalidTransition, match="it is running") as refused:
+            with pytest.raises(InvalidTransition, match="a run that is running") as refused:
                 event()
             performed.append((refused.value.status, records.get(self.run_id).status))
 
@@ -543,7 +543,7 @@ def test_a_run_that_is_running_or_has_ended_cannot_be_expired_or_failed(isolated
         before = row(isolated_runtime, ticket.id)
         assert before["status"] == status
         for event in (ticket.expire, lambda: ticket.fail("no")):  # noqa: B023 - called in this very round
-            with pytest.raises(InvalidTransition, match=f"it is {status}"):
+            with pytest.raises(InvalidTransition, match=f"a run that is {status}"):
                 event()
         assert row(isolated_runtime, ticket.id) == before
 

@@ -554,9 +554,7 @@ def test_a_retry_that_is_refused_names_the_reason(isolated_runtime: Isolated) ->
         before = row(isolated_runtime, ticket.id)
         with pytest.raises(InvalidTransition) as refused:
             ticket.retry()
-        assert (
-            str(refused.value) == f"retry of {ticket.id} is not possible: it is {status}. {why}. Nothing was changed."
-        )
+        assert str(refused.value) == f"{ticket.id}: cannot retry a run that is {status}. {why}. Nothing was changed."
         assert (refused.value.event, refused.value.status, refused.value.id) == ("retry", status, ticket.id)
         assert row(isolated_runtime, ticket.id) == before
     assert len(messages(isolated_runtime)) == 1

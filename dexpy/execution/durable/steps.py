@@ -253,11 +253,9 @@ class DurableSteps:
         try:
             return codec.encode(codec.check(value))
         except InvalidValue as invalid:
-            problems = "; ".join(
-                f"{('its result' + problem.path)}: expected {problem.expected}" for problem in invalid.problems
-            )
+            problems = "; ".join(str(problem.under("result").without_value()) for problem in invalid.problems)
             raise ResultTypeError(
-                f"{self._owner}.{name}: expected to return {codec.label}, got {type(value).__name__}: {problems}. "
+                f"{self._owner}.{name}: expected to return {codec.label}, got {type(value).__name__} ({problems}). "
                 "Change the return value or the annotation."
             ) from None
         except NotSerializable as error:

@@ -64,12 +64,10 @@ def check_result(contract: Contract, value: Any) -> Any:
         # Its type may be right; it is treated as a result without a JSON form.
         return value
     except InvalidValue as invalid:
-        problems = "; ".join(
-            f"{('result' + problem.path)}: expected {problem.expected}" for problem in invalid.problems
-        )
+        problems = "; ".join(str(problem.under("result").without_value()) for problem in invalid.problems)
         raise ResultTypeError(
-            f"{contract.cls.__qualname__}.perform: expected to return {contract.success.label}, "
-            f"got {type(value).__name__}: {problems}. Change the return value or the annotation."
+            f"{contract.cls.__qualname__}.perform: expected to return {contract.success.label}, got "
+            f"{type(value).__name__} ({problems}). Change the return value or the annotation."
         ) from None
 
 

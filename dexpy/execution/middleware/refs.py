@@ -102,8 +102,7 @@ def _key_to_load(call: Call, reference: Reference, item: Any, session: Callable[
     if key is None:
         problem = Problem(
             "." + reference.prop,
-            f"a {reference.model.__name__} that has a key. Flush it first",
-            "one that was never flushed",
+            reason=f"this {reference.model.__name__} has no primary key yet. Call session.flush() before passing it.",
         )
         raise PropsError(call.contract.cls.__qualname__, [problem])
     if not (reference.lock and locking) and reference.loader.is_usable(session, item):
