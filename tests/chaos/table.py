@@ -25,10 +25,10 @@ def rows(found: Finding) -> Iterator[Row]:
     committed = len(count.committed)
     yield "operations committed", f"{committed} (asked {scenario.asked})", committed >= scenario.asked
     yield "done, counted by their effects", str(count.done), True
-    yield "failed as meant, without effect", str(count.failed_as_meant), True
+    yield "failed as intended, without effect", str(count.failed_as_meant), True
     yield from _kills(found)
-    yield "workers frozen past their lease, and let go", str(len(found.freezes)), True
-    yield "workers asked to stop, in the middle of runs", str(found.deploys), True
+    yield "workers frozen past their lease, then resumed", str(len(found.freezes)), True
+    yield "workers stopped by TERM during runs", str(found.deploys), True
     if found.stage.empty is not None:
         yield "broker emptied", str(len(found.emptied)), len(found.emptied) >= scenario.plan.empties
     if found.stage.shake is not None:
@@ -37,16 +37,16 @@ def rows(found: Finding) -> Iterator[Row]:
         yield found.stage.shake_is, f"{times} ({away})", times >= scenario.plan.shakes
     yield "lost", str(len(count.lost)), not count.lost
     yield "doubled", str(len(count.doubled)), not count.doubled
-    yield "effects of what failed or was rolled back", str(len(count.ghosts)), not count.ghosts
-    yield "committed, and gone from the database", str(len(count.vanished)), not count.vanished
-    yield "done without the call to the outside", str(len(count.unsaid)), not count.unsaid
-    yield "calls to the outside, all attempts", str(count.attempts), True
+    yield "effects of failed or rolled-back runs", str(len(count.ghosts)), not count.ghosts
+    yield "committed, missing in the database", str(len(count.vanished)), not count.vanished
+    yield "done without the call to the service", str(len(count.unsaid)), not count.unsaid
+    yield "calls to the service, all attempts", str(count.attempts), True
     yield "missing in the accounts", str(count.unpaid), not count.unpaid
     yield "record and effect disagree", str(len(count.disagreeing)), not count.disagreeing
-    yield "not over, of these running", f"{len(count.not_final)}, {len(count.running)}", not count.not_final
+    yield "not ended, of these running", f"{len(count.not_final)}, {len(count.running)}", not count.not_final
     yield from _waits(f"recoveries ({len(count.recoveries)}), longest, in seconds", count.recoveries)
     yield from _waits("waits for the first claim, longest", count.waits)
-    yield "taken from workers that nothing was done to", str(len(count.unprovoked)), True
+    yield "recovered from workers without a fault", str(len(count.unprovoked)), True
     yield from _messages(found)
     for name, number in found.left.items():
         yield f"left: {name}", str(number), number == 0
@@ -81,7 +81,7 @@ def _messages(found: Finding) -> Iterator[Row]:
     if not count.committed:
         return
     sent = count.sends + count.redeliveries
-    yield "messages sent, and come again", f"{count.sends}, {count.redeliveries}", True
+    yield "messages published, redelivered", f"{count.sends}, {count.redeliveries}", True
     yield "messages for each operation", f"{sent / len(count.committed):.3f}", True
     each = sent / count.turns
     is_good = each <= MESSAGES_AT_MOST
@@ -102,7 +102,7 @@ def show(found: Finding) -> str:
     made = list(rows(found))
     for what, figure, is_right in made:
         print(f"  {what:<{WIDTH}} {figure}{'' if is_right or scenario.control else '   <-- BROKEN'}")
-    print(f"  {'seconds until all was over':<{WIDTH}} {found.seconds:.1f}")
+    print(f"  {'seconds until all had ended':<{WIDTH}} {found.seconds:.1f}")
     if scenario.control:
         said = _of_control(found, scenario.control)
     else:
