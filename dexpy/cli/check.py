@@ -55,9 +55,10 @@ class Finding:
 @threads_option
 @verbose_option
 def check(modules: tuple[str, ...], processes: int, threads: int, verbose: bool) -> None:
-    """Check the settings, the modules, the database and the broker; exit with status 1 if a check fails.
+    """Check settings, modules, database and broker.
 
-    MODULE, -p and -t are those of `dexpy worker`. Warnings do not change the status.
+    Exits with status 1 if a check fails; warnings do not change the status.
+    MODULE, -p and -t are those of `dexpy worker`.
     """
     failed = False
     for finding in _until_exit(findings(modules, processes, threads)):

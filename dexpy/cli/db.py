@@ -16,16 +16,18 @@ if TYPE_CHECKING:
 
 @click.group()
 def db() -> None:
-    """Create the tables, upgrade them, or compare them with what this version needs."""
+    """Create, upgrade or check the tables."""
 
 
 @db.command()
 @module_arguments()
 @verbose_option
 def init(modules: tuple[str, ...], verbose: bool) -> None:
-    """Create the tables that are missing, one process at a time.
+    """Create missing tables.
 
-    Existing tables of an earlier version do not change: `dexpy db upgrade` alters them.
+    Several processes may run it at once: one creates the tables, the others wait. Existing tables of an earlier
+    version do not change: `dexpy db upgrade` alters them.
+
     MODULE is the dotted name of the module that calls dexpy.configure(), as for `dexpy worker`.
     """
     from dexpy.database import schema
@@ -42,10 +44,11 @@ def init(modules: tuple[str, ...], verbose: bool) -> None:
 @module_arguments()
 @verbose_option
 def upgrade(modules: tuple[str, ...], verbose: bool) -> None:
-    """Upgrade the tables to the version that this release needs; create them in an empty database.
+    """Upgrade the tables to the schema of this release.
 
-    It is safe to run it in two processes at once, and again after an interruption.
-    Stop the processes that run an earlier release first.
+    It creates them in an empty database, and is safe to run in two processes at once and again after an interruption.
+    Stop the processes of an earlier release first.
+
     MODULE is the dotted name of the module that calls dexpy.configure(), as for `dexpy worker`.
     """
     from dexpy.database import schema
@@ -65,7 +68,9 @@ def upgrade(modules: tuple[str, ...], verbose: bool) -> None:
 @module_arguments()
 @verbose_option
 def check(modules: tuple[str, ...], verbose: bool) -> None:
-    """Compare the tables with what this version needs; status 1 if something is missing.
+    """Compare the tables with the schema of this release.
+
+    Exits with status 1 if something is missing.
 
     MODULE is the dotted name of the module that calls dexpy.configure(), as for `dexpy worker`.
     """
@@ -91,9 +96,10 @@ def check(modules: tuple[str, ...], verbose: bool) -> None:
 @click.option("--dialect", type=click.Choice(["sqlite", "postgresql", "mariadb"]), help="[default: the database's]")
 @verbose_option
 def sql(modules: tuple[str, ...], start: int | None, end: int | None, dialect: str | None, verbose: bool) -> None:
-    """Print the SQL of `dexpy db init` or `dexpy db upgrade` without running it.
+    """Print the SQL of `init` or `upgrade` without running it.
 
     With --from and --dialect it needs no database.
+
     MODULE is the dotted name of the module that calls dexpy.configure(), as for `dexpy worker`.
     """
     from dexpy.database import schema

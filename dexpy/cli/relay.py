@@ -20,7 +20,10 @@ POLL_EVERY_S = 0.1
 @click.option("--once", is_flag=True, help="Run every task once, then exit.")
 @click.option("-v", "--verbose", is_flag=True, help="Log more and show tracebacks.")
 def relay(modules: tuple[str, ...], once: bool, verbose: bool) -> None:
-    """Publish records without a message, recover runs of dead workers, expire overdue runs; workers do it too.
+    """Run a relay without a worker.
+
+    It publishes records without a message, recovers the runs of dead workers and expires overdue runs, as every worker
+    does too.
 
     MODULE is a dotted name, as for `dexpy worker`: it may call dexpy.configure(), and its operations define the
     delay before a lost run is retried.
