@@ -240,7 +240,7 @@ def test_two_runtimes_can_follow_each_other(tmp_path: Path) -> None:
 def test_a_property_of_a_runtime_makes_nothing(name: str, tmp_path: Path) -> None:
     runtime = Runtime(Settings(database=f"sqlite:///{tmp_path}/runs.db"))
 
-    with pytest.raises(ConfigurationError, match=r"not made yet\. Call runtime\.start\(\)"):
+    with pytest.raises(ConfigurationError, match=r"not available yet\. Call runtime\.start\(\)"):
         getattr(runtime, name)
     runtime.start()
 
