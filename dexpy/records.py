@@ -1,4 +1,4 @@
-"""Recorded runs, to be asked about: ``from dexpy import records``.
+"""Queries over recorded runs: ``from dexpy import records``.
 
 Example:
     >>> from datetime import timedelta
@@ -71,26 +71,26 @@ newest_first = _every.newest_first
 
 
 def all() -> RecordQuery:  # noqa: A001 - reads as records.all()
-    """Every record."""
+    """Return the query over all records."""
     return _every
 
 
 def prune(
     *, older_than: timedelta, statuses: Collection[str] = FINAL, batch: int = retention.BATCH, dry_run: bool = False
 ) -> int:
-    """Delete records that ended long ago, with their attempts, batch by batch.
+    """Delete records that ended long ago, with their attempts, in batches.
 
     Args:
-        older_than: They ended at least so long ago.
-        statuses: Of done, failed, expired and cancelled.
-        batch: How many in one transaction.
-        dry_run: Count them only.
+        older_than: The minimum time since they ended.
+        statuses: Some of done, failed, expired and cancelled.
+        batch: The number of records in one transaction.
+        dry_run: Whether to count the records only.
 
     Returns:
-        How many there were.
+        The number of records that were deleted, or would be.
 
     Raises:
-        OptionsError: A status in which a record has not ended, a negative time, or a batch of none.
+        OptionsError: A status is not final, *older_than* is negative, or *batch* is less than 1.
 
     Example:
         >>> from datetime import timedelta
@@ -103,7 +103,7 @@ def prune(
 
 
 def get(id: str) -> Record:
-    """One record.
+    """Return one record.
 
     Raises:
         RecordNotFound: No record has this id.
@@ -113,13 +113,13 @@ def get(id: str) -> Record:
 
 
 def tree(trace_id: str) -> Tree:
-    """The recorded runs of a trace, nested ones and those in the background under the runs that started them.
+    """Return the recorded runs of a trace as a tree: nested and background runs are under the runs that started them.
 
     Args:
-        trace_id: ``tr_...``, or the one that `dexpy.trace` was given.
+        trace_id: The id of the trace: ``tr_...``, or the id that was passed to `dexpy.trace`.
 
     Returns:
-        The tree, from one query; without roots when nothing of the trace is recorded.
+        The tree, from one query; without roots if the trace has no records.
 
     Example:
         >>> from dexpy import records
@@ -130,7 +130,7 @@ def tree(trace_id: str) -> Tree:
 
 
 def steps(id: str) -> list[KeptStep]:
-    """What a run has behind it: its finished steps, and how far the loop is that it is in; the first one first.
+    """Return the stored durable steps of a run in order: finished steps, and the loop in progress with its cursor.
 
     Raises:
         RecordNotFound: No record has this id.
@@ -141,7 +141,7 @@ def steps(id: str) -> list[KeptStep]:
 
 
 def attempts(id: str) -> list[Attempt]:
-    """Every attempt of a record, the first one first, the running or successful one included.
+    """Return all attempts of a record in order, including the running or successful one.
 
     Raises:
         RecordNotFound: No record has this id.
@@ -166,7 +166,7 @@ def attempts(id: str) -> list[Attempt]:
             Attempt(row.num_attempts, row.claimed_by, row.started_at, row.completed_at, None, None, None, None)
         )
     elif row.num_attempts and not result:
-        # A run outside of the background tries once, and its record is all that is kept of it.
+        # A synchronous run has one attempt, which only its record stores.
         result.append(
             Attempt(
                 row.num_attempts,

@@ -1,4 +1,4 @@
-"""Batches of row updates in which one row that cannot be written, e.g. because of a trigger, stops no other."""
+"""Batches of row updates, in which a row that the database refuses, for example by a trigger, stops no other row."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def update_each(
     """Update the rows that a query finds, batch by batch; a row that fails is skipped.
 
     Args:
-        store: Where the rows are.
-        action: What is done, for the log and for failpoints: ``recovery``.
-        find: Reads and locks at most this many rows, without those of the ids.
-        change: Updates one row in its own savepoint; False if there was nothing to update.
+        store: The store of the rows.
+        action: The name of the update for the log and for failpoints, such as ``recovery``.
+        find: Reads and locks rows, at most the passed number and without the passed ids.
+        change: Updates one row in its own savepoint; returns False if there was nothing to update.
 
     Returns:
         The number of updated rows.
@@ -67,13 +67,13 @@ def _is_changed(
                 return True
     except Exception as error:
         if is_locked(error):
-            # E.g. its key, by an open transaction: it is tried again later.
+            # An open transaction has locked the row or its key: a later call retries it.
             log_event(LogEvent.RECORD_LOCKED, action=action, operation=row.operation, run_id=row.id)
         elif is_away(error):
             raise
         else:
             log_refused_row(action, error, operation=row.operation, run_id=row.id)
-    # A row that no statement finds by its id is in every batch: counted once, so that the loop ends.
+    # A row that no statement finds by its id is in every batch: count it once, so that the loop ends.
     if row.id not in skipped:
         skipped.append(row.id)
     return False
@@ -96,7 +96,7 @@ def log_refused_row(action: str, error: BaseException, **facts: Any) -> None:
 def write_each(
     connection: Connection, action: str, ids: Sequence[str], write: Callable[[str], object], field: str = "run_id"
 ) -> list[str]:
-    """Write rows one by one, each in its own savepoint, after a statement for all of them failed.
+    """Write rows one by one, each in its own savepoint, after one statement for all of them has failed.
 
     Args:
         connection: In a transaction.
@@ -124,10 +124,10 @@ def write_each(
 
 
 def write_all_or_each(write: Callable[[bool], T]) -> T:
-    """Write many rows in one statement, or one by one if that fails because of one of them.
+    """Write many rows in one statement, or one by one if the statement fails because of one of them.
 
     Args:
-        write: Writes in its own transaction; its argument is whether to write each row separately.
+        write: Writes in its own transaction; the argument is whether to write each row separately.
     """
     try:
         return write(False)

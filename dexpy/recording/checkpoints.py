@@ -1,4 +1,4 @@
-"""The state of a durable step, which is written when it ends."""
+"""The state of a durable step, as it is stored."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ class Checkpoint:
     """The state of a durable step.
 
     Attributes:
-        name: Of the step.
-        position: Of the step.
+        name: The name of the step.
+        position: The position of the step in the run.
         is_new: Whether the step has no row yet.
         finished: Whether the step has ended.
-        cursor: The envelope of the loop's cursor; None without a cursor.
-        value: The envelope of what the step returned; None for nothing.
+        cursor: The envelope of the loop's cursor, or None.
+        value: The envelope of the step's result, or None.
     """
 
     name: str

@@ -1,8 +1,8 @@
 """Concurrency slots: the running records of a key, and the records that wait for a free slot.
 
-A slot is a record with the status ``running``, so a dead worker's slot is free once its run is recovered.
-A record without a slot has its key in `blocked_key`, and neither a message nor a time at which it is due:
-nothing polls it until a slot is free.
+A record with the status ``running`` takes a slot, so a dead worker's slot is free once its run is recovered.
+A record that waits for a slot has its key in `blocked_key`, and neither a message nor a due time: nothing polls it
+until a slot is free.
 
 Slots are counted under the lock of the key's row in `gates`, by one transaction at a time.
 """
@@ -21,7 +21,7 @@ from dexpy.database.dialects import dialect_of
 from dexpy.database.tables import gates, records
 
 MESSAGE_S = 10.0
-"""Seconds for which a published message reserves a free slot."""
+"""How long a published message reserves a free slot, in seconds."""
 
 _r = records.c
 _KEY: sa.BindParameter[str] = sa.bindparam("p_key", type_=_r.concurrency_key.type)
@@ -42,7 +42,7 @@ _FOR_CLAIM = sa.select(
 ).where(_r.id == sa.bindparam("p_id"))
 _RUNNING = sa.select(sa.func.count()).where(_r.concurrency_key == _KEY, _r.status == "running")
 _PUBLISHED = sa.select(sa.func.count()).where(*_BLOCKED, _r.enqueued_at > as_of(-MESSAGE_S))
-# Two index look-ups, however many records wait: the highest priority, then its oldest record.
+# Two index lookups, however many records wait: the highest priority, then its oldest record.
 _HIGHEST = sa.select(sa.func.max(_r.priority)).where(_r.blocked_key == _KEY).scalar_subquery()
 _FIRST = (
     sa.select(_r.id, _r.operation, _r.priority)
@@ -63,9 +63,9 @@ def lock_key(connection: Connection, key: str, *, waits: bool = True) -> None:
     """Lock a key until the end of the transaction.
 
     Args:
-        connection: In a transaction that has locked no record yet.
+        connection: A connection in a transaction that has locked no record yet.
         key: The concurrency key in the records.
-        waits: Whether to wait for the lock; otherwise a held lock is an error, see `error_codes.is_locked`.
+        waits: Whether to wait for the lock; if not, a held lock raises the error of `error_codes.is_locked`.
     """
     dialect = dialect_of(connection)
     if dialect.has_one_write_lock:
@@ -91,9 +91,9 @@ def next_waiting(connection: Connection, key: str, names: Collection[str] | None
     """Return the next record that waits for a slot: the highest priority first, then the oldest.
 
     Args:
-        connection: With the lock of the key.
+        connection: A connection whose transaction holds the lock of the key.
         key: The concurrency key in the records.
-        names: Of these operations only; None for all.
+        names: The names of the operations; None for all.
     """
     query: Any = _FIRST
     if names is not None:
@@ -109,16 +109,16 @@ def next_waiting(connection: Connection, key: str, names: Collection[str] | None
 
 
 def fill_free_slots(connection: Connection, key: str, limit: int, *, waits: bool = True) -> Sequence[Row[Any]]:
-    """Mark as many waiting records as there are free slots as published; the caller publishes them.
+    """Mark waiting records as published, one for each free slot; the caller publishes them.
 
     Args:
-        connection: In a transaction that has locked no record yet.
+        connection: A connection in a transaction that has locked no record yet.
         key: The concurrency key in the records.
-        limit: How many slots there are.
+        limit: The number of slots.
         waits: See `lock_key`.
 
     Returns:
-        Their rows, by priority and age.
+        The rows of the marked records, by priority and age.
     """
     lock_key(connection, key, waits=waits)
     parameters = {"p_key": key}
@@ -138,7 +138,7 @@ def fill_free_slots(connection: Connection, key: str, limit: int, *, waits: bool
 
 
 def _blocked_keys_query() -> Any:
-    """Return the query for the keys that records wait for: one index look-up per key, however many records wait."""
+    """Return the query for the keys that records wait for: one index lookup per key, however many records wait."""
     lowest = sa.select(sa.func.min(_r.blocked_key).label("key")).cte("waited_for", recursive=True)
     higher = sa.select(sa.func.min(_r.blocked_key)).where(_r.blocked_key > lowest.c.key).scalar_subquery()
     keys = lowest.union_all(sa.select(higher).where(lowest.c.key.is_not(None)))
@@ -159,11 +159,11 @@ def slot_counts(key: str) -> Any:
 
 
 def blocked_keys(connection: Connection) -> Sequence[Row[Any]]:
-    """Return each key that records wait for, with the name of an operation and how many run."""
+    """Return each key that records wait for, with the name of one operation and the number of running records."""
     return connection.execute(_BLOCKED_KEYS).all()
 
 
 def delete_unused_keys(connection: Connection) -> int:
-    """Delete the lock rows of keys that no pending or running record has; `lock_key` inserts them again."""
+    """Delete the lock rows of keys without pending or running records; `lock_key` inserts them again."""
     in_use = sa.exists().where(_r.concurrency_key == gates.c.key, _r.status.in_(("pending", "running")))
     return delete_unlocked(connection, gates, ~in_use)

@@ -14,4 +14,4 @@ current_store: Provider[Store] = Provider("store")
 """The store of records."""
 
 run_record_now: Provider[Callable[[str], bool]] = Provider("record runner")
-"""Runs a record by id in the calling thread, as a worker would; False if it cannot run yet."""
+"""Runs a record by id in the calling thread like a worker; returns False if it is not due or has no slot."""

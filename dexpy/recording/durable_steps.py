@@ -1,6 +1,6 @@
 """`operation_steps`: the finished durable steps of a run, from which its next attempt continues.
 
-A row is written in the transaction of the step's effects, under the run's claim: both are committed, or neither.
+A row is written in the transaction of the step's effects, under the run's claim: both are committed or neither.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ _LOCK_CLAIM: Final = (
     )
     .with_for_update()
 )
-# A worker that freezes before the commit must not hold the row's lock for ever.
+# A worker that freezes before the commit must not hold the row's lock without end.
 _LOCK_CLAIM_WITH_TIMEOUT: Final = _LOCK_CLAIM.add_columns(
     sa.func.set_config("idle_in_transaction_session_timeout", "10s", True)
 )
 
 
 def holds_claim(connection: Connection, record_id: str, claim_token: int) -> bool:
-    """Return whether a claim is in force; it is locked until the transaction ends."""
+    """Lock a claim until the transaction ends, and return whether it is in force."""
     # Without the write lock another transaction could end the claim before the first write of this one.
     dialect_of(connection).acquire_write_lock(connection)
     query = _LOCK_CLAIM_WITH_TIMEOUT if dialect_of(connection).ends_idle_transactions else _LOCK_CLAIM
@@ -77,5 +77,5 @@ def write_checkpoint(connection: Connection, record_id: str, claim_token: int, c
 
 
 def delete_steps(connection: Connection, record_id: str) -> None:
-    """Delete the steps of a run, which starts with its first step again."""
+    """Delete the steps of a run that starts again with its first step."""
     connection.execute(DeleteByKey(steps).where(_BY_RECORD), {"p_id": record_id})

@@ -10,7 +10,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 
 class seconds_between(FunctionElement[float]):  # noqa: N801 - reads as a SQL function
-    """The seconds between two timestamp columns, as SQL."""
+    """The SQL for the seconds between two timestamp columns."""
 
     inherit_cache = True
     type = sa.Float()

@@ -1,12 +1,11 @@
 """Encryption of the params and results of a class in rows and messages.
 
-Encrypted values are in one entry of the JSON, by the name of their encryptor; no prop can have its name::
+One entry of the JSON has the encrypted values, by the name of their encryptor; no prop can have its name::
 
     {"customer": 7, "$encrypted": {"default": "Z0FBQUFBQm..."}}
 
-`decrypt` reads both forms, so a class may become encrypted, or stop being so, while rows are stored.
-The encrypted text contains the operation, the column, the run and the encryptor that it is for:
-copied anywhere else it is not decrypted.
+`decrypt` reads both forms, so encryption of a class may be turned on and off while rows are stored.
+The encrypted text contains its operation, column, run and encryptor, and is not decrypted anywhere else.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ ENCRYPTED = "$encrypted"
 """The entry of the encrypted values; no prop can have this name."""
 
 BOUND, DATA = "$bound", "$data"
-"""Inside the ciphertext: where it is stored, and what was encrypted."""
+"""The entries inside the ciphertext: where it is stored, and the encrypted data."""
 
 DECRYPT_ERRORS = (EncryptorMissing, DecryptionFailed)
-"""The errors of `decrypt`; the stored value stays as it is."""
+"""The errors of `decrypt`, after which the stored value is unchanged."""
 
 
 def check_encryptable(contract: Contract) -> None:
@@ -47,12 +46,12 @@ def encrypt_params(contract: Contract, params: dict[str, Any], run_id: str) -> d
     """Encrypt the params that the class declares as encrypted.
 
     Args:
-        contract: Of the operation.
-        params: As JSON.
-        run_id: Of their run.
+        contract: The contract of the operation.
+        params: The params as JSON.
+        run_id: The id of the run.
 
     Raises:
-        EncryptorMissing: Their encryptor is not configured.
+        EncryptorMissing: The encryptor is not configured.
     """
     if not contract.encrypted_props:
         return params
@@ -72,11 +71,11 @@ def encrypt_result(
     """Encrypt the envelope of a result, if the class has an encryptor.
 
     Args:
-        contract: Of the operation.
-        envelope: As JSON.
-        operation: The name in the run's row, which may be an earlier one.
-        run_id: Of its run.
-        column: Where it is stored.
+        contract: The contract of the operation.
+        envelope: The envelope as JSON.
+        operation: The name of the operation in the run's row, which may be an earlier name.
+        run_id: The id of the run.
+        column: The column that stores it.
 
     Raises:
         EncryptorMissing: The encryptor is not configured.
@@ -91,20 +90,20 @@ def decrypt(operation: str, stored: Any, run_id: str, column: str) -> Any:
 
     Args:
         operation: The operation's name in the row or message.
-        stored: JSON of a row or message; what is not encrypted is returned as it is.
-        run_id: Of the row or message.
-        column: Where it is stored.
+        stored: The JSON of a row or message; plain values are returned unchanged.
+        run_id: The id of the run in the row or message.
+        column: The column that stores it.
 
     Raises:
-        EncryptorMissing: Its encryptor is not configured.
-        DecryptionFailed: The encryptor has no key for it, it was changed, or it was stored elsewhere.
+        EncryptorMissing: The encryptor is not configured.
+        DecryptionFailed: The encryptor has no key for the value, or the value was changed or stored elsewhere.
     """
     if not is_encrypted(stored):
         return stored
     entries: Mapping[str, Any] = stored
     clear = {name: value for name, value in entries.items() if name != ENCRYPTED}
     if not isinstance(entries[ENCRYPTED], Mapping):
-        raise DecryptionFailed(operation, "none", "what names its encryptor is no JSON object")
+        raise DecryptionFailed(operation, "none", f"the entry {ENCRYPTED!r} is not a JSON object")
     for name, token in cast("Mapping[str, Any]", entries[ENCRYPTED]).items():
         clear |= _bound_data(operation, name, _decrypt(operation, name, token), run_id, column)
     return clear
@@ -124,7 +123,7 @@ def redact_params(operation: str, stored: Any) -> Any:
 
     Args:
         operation: The operation's stable name.
-        stored: The column of the row.
+        stored: The stored params.
     """
     if not isinstance(stored, dict):
         return stored
@@ -142,7 +141,7 @@ def redact_params(operation: str, stored: Any) -> Any:
 
 
 def explain_encryption(contract: Contract) -> dict[str, Any] | None:
-    """Return what a class encrypts, and what is sensitive but readable in the row; None for neither."""
+    """Return the encrypted props of a class and its sensitive props in plain text; None without either."""
     readable = [name for name in contract.sensitive_props if name not in contract.encrypted_props]
     if not (contract.encrypted_props or contract.encryptor or readable):
         return None
@@ -162,7 +161,7 @@ def is_encrypted(stored: Any) -> bool:
 
 
 def is_encrypted_for(contract: Contract, params: Mapping[str, Any]) -> bool:
-    """Return whether all params that a class encrypts are encrypted, and none of them is in the clear too."""
+    """Return whether all params that a class encrypts are encrypted, and none is also in plain text."""
     if not contract.encrypted_props:
         return True
     by_encryptor: object = params.get(ENCRYPTED)
@@ -186,15 +185,15 @@ def _decrypt(operation: str, name: str, token: Any) -> dict[str, Any]:
     try:
         data: Any = json.loads(encryptor.decrypt(base64.b64decode(token, validate=True)))
     except (Exception, SystemExit, GeneratorExit) as error:  # noqa: BLE001 - each encryptor has its own
-        # Without the exception itself: an encryptor's messages may contain secrets.
+        # Without the exception as its cause: the message of an encryptor may contain secrets.
         raise DecryptionFailed(operation, name, class_path(error)) from None
     if not isinstance(data, dict):
-        raise DecryptionFailed(operation, name, "what was encrypted is no JSON object")
+        raise DecryptionFailed(operation, name, "the decrypted data is not a JSON object")
     return cast("dict[str, Any]", data)
 
 
 def _bound_data(operation: str, name: str, decrypted: dict[str, Any], run_id: str, column: str) -> dict[str, Any]:
-    """Return what was encrypted, if it was for this operation, column, run and encryptor."""
+    """Return the decrypted data if it was encrypted for this operation, column, run and encryptor."""
     contract: Contract | None = registry.contract_of(operation)
     if BOUND in decrypted:
         names = {operation} if contract is None else {operation, contract.name, *contract.aliases}
@@ -204,7 +203,7 @@ def _bound_data(operation: str, name: str, decrypted: dict[str, Any], run_id: st
                 operation,
                 name,
                 "it was encrypted for another operation, column or run",
-                "Restore what was stored; nothing of it was opened.",
+                "Restore the stored value.",
             )
         return cast("dict[str, Any]", data)
     encryptors = current_encryptors.get()
@@ -214,7 +213,6 @@ def _bound_data(operation: str, name: str, decrypted: dict[str, Any], run_id: st
     raise DecryptionFailed(
         operation,
         name,
-        "it does not say which run it was encrypted for",
-        "If an earlier release stored it, and the class encrypts, set configure(accept_unbound_ciphertext=True) "
-        "and retry.",
+        "it has no reference to its run",
+        "If an earlier release stored it, set configure(accept_unbound_ciphertext=True) and retry.",
     )

@@ -1,4 +1,4 @@
-"""The log line about the end of an attempt, by what its record says then."""
+"""The log line about the end of an attempt, from its record."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _EVENTS = {
     "cancelled": LogEvent.RUN_CANCELLED,
     "expired": LogEvent.RUN_EXPIRED,
 }
-"""The events of the failures that are no errors of the run."""
+"""The events of the failures that are not errors of the run."""
 
 
 def run_facts(row: Row[Any]) -> dict[str, Any]:
-    """Return the fields that name the run of a record; the row may have other columns only in part."""
+    """Return the fields that identify the run of a record; the row may lack other columns."""
     return {
         "operation": row.operation,
         "run_id": row.id,
@@ -39,8 +39,8 @@ def log_end(row: Row[Any], **facts: Any) -> None:
     """Log the end of an attempt after it was written.
 
     Args:
-        row: The record as it is then: pending if the run will be retried.
-        facts: More fields.
+        row: The record after the attempt: pending if the run will be retried.
+        facts: Additional fields.
     """
     if row.status == "pending":
         log_event(LogEvent.RUN_RETRY_SCHEDULED, **run_facts(row), **facts)

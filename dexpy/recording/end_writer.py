@@ -1,4 +1,4 @@
-"""The writer of a run's end: with shorter texts if the database refuses the full ones, and later if it is away."""
+"""The writer of the ends of runs: it shortens texts that the database refuses, and retries while it is unreachable."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dexpy.foundation.redaction import Redactor, class_path
 from dexpy.recording.store import Store
 
 BACKOFF = Backoff(first_s=0.5, longest_s=5.0)
-"""The pauses before an end that the database refused in every variant is written again."""
+"""The pauses before a retry of an end that the database has refused in every variant."""
 
 Write = Callable[[], object]
 """Writes the end of a run in its own transaction; may be called again after any error."""
@@ -29,9 +29,9 @@ class _UnwrittenEnd:
     """An end that is not written yet.
 
     Attributes:
-        variants: From the fullest to the shortest.
-        facts: For the log.
-        on_written: Called once it is written.
+        variants: The variants, from the longest to the shortest.
+        facts: Fields for the log.
+        on_written: Called after the end is written.
     """
 
     variants: Sequence[Write]
@@ -43,7 +43,7 @@ class EndWriter:
     """Writes the ends of runs, and retries in its own thread until each is written.
 
     Args:
-        store: Of the records.
+        store: The store of the records.
     """
 
     def __init__(self, store: Store) -> None:
@@ -69,14 +69,14 @@ class EndWriter:
         """Write an end now, in the first variant that the database accepts, or later in the background.
 
         Args:
-            record_id: Of the run.
-            variants: From the fullest to the shortest; the last one has no text of the application.
-            on_written: Called once the end is written.
-            waits: Whether to wait here while the database is away.
-            facts: For the log.
+            record_id: The id of the record.
+            variants: The variants, from the longest to the shortest, which has no text of the application.
+            on_written: Called after the end is written.
+            waits: Whether to wait here while the database is unreachable.
+            facts: Fields for the log.
 
         Returns:
-            Whether it is written already.
+            Whether the end is written.
         """
         facts["run_id"] = record_id
         is_logged = False
@@ -96,7 +96,7 @@ class EndWriter:
         return False
 
     def _is_reachable(self) -> bool:
-        """Return whether the database answers: if so, an error that looks like an outage is about one record."""
+        """Return whether the database answers; if so, an error that looks like an outage is about one record."""
         try:
             with self._store.database.connect() as connection:
                 connection.execute(sa.text("SELECT 1"))
@@ -140,11 +140,11 @@ class EndWriter:
         return False
 
     def close(self) -> None:
-        """Stop retrying: this process ends, or no longer uses the database."""
+        """Stop retrying, because this process ends or no longer uses the database."""
         self._is_closed.set()
 
 
 def _log(level: int, error: Exception, facts: Mapping[str, Any]) -> None:
-    advice = "it is written with shorter texts, or when the database accepts it"
+    advice = "it is retried with shorter texts, and until the database accepts it"
     error_facts = {"error": class_path(error), "error_message": Redactor().of(error), "advice": advice}
     log_event(LogEvent.RUN_END_NOT_WRITTEN, level, **facts, **error_facts)

@@ -29,15 +29,15 @@ def is_operation(operation: Any) -> sa.ColumnElement[bool]:
         return text_is("operation", operation, "operation")
     contract = getattr(operation, "contract", None)
     if contract is None:
-        raise OptionsError(f"where(operation={shortened(operation)}) wants an operation class or its name.")
+        raise OptionsError(f"where(operation=): expected an operation class or its name, got {shortened(operation)}.")
     names = (contract.name, *contract.aliases)
     return records.c.operation == names[0] if len(names) == 1 else records.c.operation.in_(names)
 
 
 def text_is(column: str, value: object, filter_name: str) -> sa.ColumnElement[bool]:
-    """Return the condition for runs with a text in a column; false for text that no database stores."""
+    """Return the condition for runs with a text in a column, which is false for text that no database stores."""
     if not isinstance(value, str):
-        raise OptionsError(f"where({filter_name}={shortened(value)}): expected a str, got {type(value).__name__}.")
+        raise OptionsError(f"where({filter_name}=): expected a str, got {type(value).__name__} {shortened(value)}.")
     return records.c[column] == value if is_plain_text(value) else sa.false()
 
 
@@ -55,7 +55,9 @@ def actor_is(actor: Mapping[str, Any] | str) -> list[sa.ColumnElement[bool]]:
     """Return the conditions for the runs of an actor, by its type, or by type and id."""
     by_type: Any = {"type": actor} if isinstance(actor, str) else actor
     if not isinstance(by_type, Mapping):
-        raise OptionsError(f"where(actor={shortened(actor)}) wants its type, or a mapping with 'type' and 'id'.")
+        raise OptionsError(
+            f"where(actor=): expected a type, or a mapping with 'type' and 'id', got {shortened(actor)}."
+        )
     description = cast("Mapping[str, Any]", by_type)
     conditions = [text_is("actor_type", str(description.get("type")), "actor")]
     if description.get("id") is not None:
@@ -66,7 +68,7 @@ def actor_is(actor: Mapping[str, Any] | str) -> list[sa.ColumnElement[bool]]:
 def check_attempts(value: object, filter_name: str) -> int:
     """Return a checked number of attempts."""
     if type(value) is not int or not -(2**31) <= value < 2**31:
-        raise OptionsError(f"where({filter_name}={shortened(value)}): expected an int below 2147483648.")
+        raise OptionsError(f"where({filter_name}=): expected an int below 2147483648, got {shortened(value)}.")
     return value
 
 
@@ -77,24 +79,27 @@ def check_choices(value: str | Collection[str], known: tuple[str, ...], filter_n
     for choice in choices:
         if choice not in known:
             raise OptionsError(
-                f"where({filter_name}={shortened(choice)}): there is no such {filter_name}. They are {listed(known)}."
+                f"where({filter_name}=): unknown {filter_name} {shortened(choice)}; expected one of {listed(known)}."
                 f"{did_you_mean(choice, known)}"
             )
     return choices
 
 
 def check_moment(value: datetime | timedelta, filter_name: str) -> Any:
-    """Return an aware datetime, or the time that long ago by the database's clock."""
+    """Return an aware datetime unchanged, and for a timedelta the time that long ago by the database's clock."""
     if isinstance(value, timedelta):
         if abs(value) >= _LONGEST:
-            raise OptionsError(f"where({filter_name}={value!r}) wants a timedelta of less than 3000 years.")
+            raise OptionsError(f"where({filter_name}=): expected a timedelta of less than 3000 years, got {value!r}.")
         return as_of(-value.total_seconds())
     if not isinstance(value, datetime):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise OptionsError(
-            f"where({filter_name}={shortened(value)}) wants an aware datetime, or a timedelta back from now."
+            f"where({filter_name}=): expected an aware datetime, or a timedelta back from now, got {shortened(value)}."
         )
     if value.tzinfo is None or value.utcoffset() is None:
-        raise OptionsError(f"where({filter_name}={value!r}) is naive. Say which zone, or give a timedelta.")
+        raise OptionsError(
+            f"where({filter_name}=): expected an aware datetime, got naive {value!r}. "
+            "Give it a time zone, or pass a timedelta."
+        )
     check_in_utc(value, f"where({filter_name}")
     return value
 
@@ -106,24 +111,24 @@ def param_is(operation: Any, name: str, value: Any) -> sa.ColumnElement[bool]:
         props = {prop.name: prop for prop in contract.props}
         if name not in props:
             raise OptionsError(
-                f"where(params=): {contract.name} has no prop {shortened(name)}.{did_you_mean(name, props)}"
+                f"where(params=): {contract.name}: unknown prop {shortened(name)}.{did_you_mean(name, props)}"
             )
         if name in contract.encrypted_props:
             raise OptionsError(
-                f"where(params=): {contract.name}.{name} is stored encrypted, so that no database can compare it. "
-                "Give a prop that is not, or idempotence tokens and keys of your own."
+                f"where(params=): {contract.name}.{name} is encrypted, so the database cannot compare it. "
+                "Filter by a prop that is not encrypted."
             )
         try:
             value = props[name].codec.encode(props[name].codec.parse(value))
         except InvalidValue as invalid:
             problems = "; ".join(str(problem.under("." + name)) for problem in invalid.problems)
-            raise OptionsError(f"where(params=): {contract.name} has no run with such params: {problems}.") from None
+            raise OptionsError(f"where(params=): {contract.name}: invalid params: {problems}.") from None
     if not is_plain_text(name) or (isinstance(value, str) and not is_plain_text(value)):
-        # No database stores such text.
+        # No database stores this text.
         return sa.false()
     if isinstance(value, (int, float)) and not abs(value) <= LARGEST:
         return sa.false()
-    # The column is JSON, and the comparator of JSON is typed as that of any column.
+    # The column is JSON, but its comparator is typed as that of any column.
     stored: Any = records.c.params[name]
     condition: sa.ColumnElement[bool]
     if value is None:
@@ -134,7 +139,7 @@ def param_is(operation: Any, name: str, value: Any) -> sa.ColumnElement[bool]:
         condition = stored.as_string() == value
     else:
         raise OptionsError(
-            f"where(params={{{name!r}: ...}}) compares text, numbers, booleans, None and keys, "
-            f"not {type(value).__name__}."
+            f"where(params={{{name!r}: ...}}): expected text, a number, a boolean, None or a key, "
+            f"got {type(value).__name__}."
         )
     return condition

@@ -1,6 +1,6 @@
 """The recorder of a synchronous run with an idempotency key, which inserts a ``running`` row before the run starts.
 
-Other calls with the key see that it runs, and wait; if its process dies, the row names the process.
+Other calls with the key find this row and wait. The row has the id of the process, in case that dies.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from dexpy.recording.transitions import is_applied
 from dexpy.transactions import commit_hooks
 
 TOKEN = 1
-"""The claim token of a synchronous run, which is claimed once."""
+"""The claim token of a synchronous run, which is claimed only once."""
 
 
 class ProcessLease(Protocol):
@@ -54,25 +54,25 @@ class ProcessLease(Protocol):
         """Recover the runs of dead processes."""
 
     def hold(self, id: str) -> None:
-        """Register a run that this process is about to claim: while it is registered, nothing else ends it."""
+        """Register a run that this process is about to claim; only this process ends a registered run."""
 
     def release(self, id: str) -> None:
-        """Unregister a run that this process no longer works on; one without an end is ended by the reconciliation."""
+        """Unregister a run that this process no longer works on; reconciliation ends a run without an end."""
 
     def end(self, id: str, variants: Sequence[Callable[[], object]], operation: str) -> None:
-        """Write the end of a run, in the first variant that the database accepts: now, or as soon as it does."""
+        """Write the end of a run in the first variant that the database accepts, now or later."""
 
 
 @attrs.define
 class IdempotentRecorder(SyncRecorder):
-    """Writes the row of a synchronous run with a key: `claim` inserts it, the end is fenced by its claim token.
+    """Writes the row of a synchronous run with a key: `claim` inserts it, and the claim token fences its end.
 
-    In a transaction of the caller the row is part of that; otherwise it is committed at once.
+    The row is part of the caller's transaction if there is one; otherwise it is committed at once.
 
     Attributes:
-        lease: Of this process.
-        outer: The transaction that the run joins, if any.
-        key_claim: Its key.
+        lease: The lease of this process.
+        outer: The transaction that the run joins, or None.
+        key_claim: The key of the run.
         lost: Whether the lease of its process expired while it ran.
         claimed: Whether this run holds the key.
     """
@@ -94,7 +94,7 @@ class IdempotentRecorder(SyncRecorder):
         return self._joined
 
     def params_of_both(self, other: Row[Any]) -> tuple[Any, Any]:
-        """Return the decrypted props of another run and of this one; None for what is not stored."""
+        """Return the decrypted props of another run and of this one; None for props that are not stored."""
         stored = decrypt(other.operation, other.params, other.id, "params")
         return stored, decrypt(self.contract.name, self._params(), self.id, "params")
 
@@ -102,8 +102,8 @@ class IdempotentRecorder(SyncRecorder):
         """Return the outcome of another run, to replay it.
 
         Raises:
-            OperationFailed: It failed.
-            ResultNotStored: Its result has no JSON form.
+            OperationFailed: The run failed.
+            ResultNotStored: The result has no JSON form.
         """
         return require_outcome(other.id, self.contract.name, row_dict(other))
 
@@ -114,17 +114,17 @@ class IdempotentRecorder(SyncRecorder):
 
     @property
     def is_settled(self) -> bool:
-        """Whether the end of the run is written, or left to the end writer."""
+        """Whether the end of the run is written, or passed to the end writer."""
         return self._is_written or self._is_failed
 
     def claim(self, wait_s: float) -> KeyHolder | None:
         """Insert the row with its key, or find the holder of the key.
 
         Args:
-            wait_s: How long to wait for a transaction that holds it, in seconds.
+            wait_s: How long to wait for a transaction that holds the key, in seconds.
 
         Returns:
-            The holder. None if this run has the key, or must try once more; see `claimed`.
+            The holder; None if this run has the key or must retry, see `claimed`.
 
         Raises:
             KeyBusy: The other transaction has not ended in time.
@@ -162,7 +162,7 @@ class IdempotentRecorder(SyncRecorder):
             self.key_claim.has_earlier
             and (holder := keys.find_holder(connection, self.key_claim, committed)) is not None
         ):
-            # No unique index compares the digests that a key has under earlier names.
+            # No unique index covers the digests of a key under earlier names.
             if not holder.is_expired:
                 return holder
             keys.release_expired(connection, holder)
@@ -175,7 +175,7 @@ class IdempotentRecorder(SyncRecorder):
             "num_attempts": self.attempt,
             "claim_token": TOKEN,
             "started_at": FromNow(),
-            # A call in place is not run again after its process has died.
+            # A synchronous call is not retried after its process has died.
             "max_lost": 0,
             **self.key_claim.columns(),
             **columns,
@@ -201,7 +201,7 @@ class IdempotentRecorder(SyncRecorder):
         """See `Recorder`.
 
         Raises:
-            LostClaim: The lease of the process expired, and the run was ended; the transaction must not commit.
+            LostClaim: The lease of the process has expired and the run was ended; the transaction must not commit.
         """
         envelope = self._result(value)
         if connection is None and self._joined:
@@ -219,12 +219,15 @@ class IdempotentRecorder(SyncRecorder):
         failpoint("before_commit")
         if not is_done:
             self.lost = True
-            raise LostClaim(f"{self.contract.name} {self.id}: its process was taken for dead, and its key was freed.")
+            raise LostClaim(
+                f"{self.contract.name} {self.id}: the lease of this process expired; the run was ended and its key "
+                "released."
+            )
 
     def ended(self, at_end: AtEnd, outcome: Outcome) -> None:
         """See `Recorder`."""
         if isinstance(outcome, Err):
-            # A lock time-out must not be replayed to the next call.
+            # The next call must not replay a lock timeout.
             releases_key = outcome.rejected or outcome.code == LOCK_TIMEOUT
             self._fail(at_end, "reject" if releases_key else "refuse", failure_values(outcome, self.redactor))
         elif not self._is_written:
@@ -248,7 +251,7 @@ class IdempotentRecorder(SyncRecorder):
             self.release()
 
     def effects_rolled_back(self) -> None:
-        """See `Recorder`: a result without its effects must not be replayed."""
+        """See `Recorder`; a result without its effects must not be replayed."""
         if self._joined:
             super().effects_rolled_back()
         elif not self._is_failed and self.key_claim.once is not None:
@@ -279,7 +282,7 @@ class IdempotentRecorder(SyncRecorder):
         at_end(end)
 
     def _fail_in_transaction(self, event: str, values: Mapping[str, Any]) -> None:
-        """Write the failure in the caller's transaction; if that is rolled back, in a row without the key."""
+        """Write the failure in the caller's transaction, and after its rollback in a row without the key."""
         assert self.outer is not None  # noqa: S101 - callers have looked
         status = "cancelled" if event == "abandon" else "failed"
         fallback = self.values(status, **values)

@@ -1,8 +1,8 @@
 """Idempotency and unique keys: inserting a row with its keys, or finding the record that holds one of them.
 
-The unique indexes decide, not a query before the insert: in a transaction that has begun earlier, its snapshot may be
-old. An insert that conflicts with a row of an open transaction waits for its end, up to a time limit. A conflict with
-a committed row does not abort the surrounding transaction, on any of the databases.
+The unique indexes decide, not a query before the insert, whose snapshot may be old in an earlier transaction.
+An insert that conflicts with a row of an open transaction waits for its end, up to a timeout. A conflict with a
+committed row does not abort the enclosing transaction, on any database.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ _IS_EXPIRED: Final = {
     "unique": _r.unique_expires_at <= as_of(0),
     "token": sa.false(),
 }
-"""By kind of key: when it has expired, although its row still has it."""
+"""The condition, by kind of key, for a key that has expired although its row still has it."""
 _COLUMN: Final = {"once": _r.once_key, "unique": _r.unique_key}
 _REPLACED: Final = {"error": None, "failure": "cancelled", "error_details": None}
 
 
 class KeyLocked(Exception):
-    """Another open transaction holds a key."""
+    """Another open transaction holds the key."""
 
 
 class RetryTransaction(Exception):
-    """The transaction must begin again, to release what a failed insert has locked."""
+    """The transaction must start again, to release the locks of a failed insert."""
 
 
 @attrs.frozen
@@ -47,15 +47,15 @@ class KeyClaim:
     """The keys that one row claims.
 
     Attributes:
-        name: Of the operation.
-        once: Digest of the idempotency key.
-        once_for_s: How long it is valid, in seconds; None for ever.
-        unique: Digest of the unique key.
+        name: The name of the operation.
+        once: The digest of the idempotency key.
+        once_for_s: How long the idempotency key is valid, in seconds; None without a limit.
+        unique: The digest of the unique key.
         until: started or finished.
-        unique_for_s: How long it is unique, in seconds, instead of *until*.
+        unique_for_s: How long the key is unique, in seconds, instead of *until*.
         token: The caller's idempotence token.
-        once_earlier: Other digests of the idempotency key, of earlier names.
-        unique_earlier: Other digests of the unique key.
+        once_earlier: The digests of the idempotency key under earlier names.
+        unique_earlier: The digests of the unique key under earlier names.
         names: All names of the operation, if it had others.
     """
 
@@ -111,10 +111,10 @@ class KeyHolder:
     """The record that holds a key.
 
     Attributes:
-        kind: Of the key: token, once or unique.
-        row: The record.
+        kind: The kind of the key: token, once or unique.
+        row: The row of the record.
         is_expired: Whether the key has expired, so that another record may claim it.
-        is_committed: Whether other transactions can see the record; False for one of this transaction.
+        is_committed: Whether other transactions can see the record; False if this transaction has inserted it.
         is_visible: Whether this transaction can see it.
     """
 
@@ -129,17 +129,17 @@ def insert(connection: Connection, values: Mapping[str, Any], wait_s: float, *, 
     """Insert a row unless another one has one of its keys.
 
     Args:
-        connection: In a transaction.
-        values: Of the row, with its keys.
+        connection: A connection in a transaction.
+        values: The columns of the row, with its keys.
         wait_s: How long to wait for a transaction that holds a key, in seconds.
-        alone: Whether the transaction is for this insert only, so that it may be aborted.
+        alone: Whether the transaction has only this insert, so that it may be aborted.
 
     Returns:
-        Whether it was inserted; False if a committed row, or one of this transaction, has one of its keys.
+        Whether the row was inserted; False if a committed row, or one of this transaction, has one of its keys.
 
     Raises:
         KeyLocked: The other transaction has not ended in time.
-        RetryTransaction: A transaction for this insert only was in a deadlock.
+        RetryTransaction: A transaction with only this insert was in a deadlock.
     """
     row = {"created_at": FromNow(), "updated_at": FromNow(), **values}
     stamped = {name: after(value) if isinstance(value, FromNow) else value for name, value in row.items()}
@@ -149,7 +149,7 @@ def insert(connection: Connection, values: Mapping[str, Any], wait_s: float, *, 
         if is_locked(error) or is_busy(error):
             raise KeyLocked from error
         if alone and code_of(error) in DEADLOCK:
-            # On MariaDB two inserts that wait for a third one deadlock when that is rolled back.
+            # On MariaDB two inserts that wait for a third one deadlock when the third one is rolled back.
             raise RetryTransaction from error
         raise
 
@@ -159,12 +159,12 @@ def find_holder(
     claim: KeyClaim,
     committed: Callable[[sa.Select[Any]], Sequence[Row[Any]]] | None = None,
 ) -> KeyHolder | None:
-    """Find the record that holds one of the keys; None if there is none any more.
+    """Return the record that holds one of the keys; None if no record holds one any more.
 
     Args:
-        connection: Of the insert that failed.
+        connection: The connection of the insert that failed.
         claim: The keys.
-        committed: Queries what is committed now, if the connection's transaction may not see it.
+        committed: Queries the rows that are committed now, which the connection's transaction may not see.
     """
     queries = {
         kind: sa.select(records, _IS_EXPIRED[kind].label("is_expired")).where(condition)
@@ -181,7 +181,7 @@ def find_holder(
             if not committed(sa.select(_r.id).where(_r.id == visible.id)):
                 # Stored by this transaction.
                 return KeyHolder(kind, visible, bool(visible.is_expired), is_committed=False)
-            # It was released meanwhile, and this transaction still sees its old version.
+            # The key was released meanwhile, but this transaction still sees the old version of the row.
             visible = None
         if holder is not None:
             return KeyHolder(kind, holder, bool(holder.is_expired), is_visible=visible is not None)
@@ -189,7 +189,7 @@ def find_holder(
 
 
 def release_expired(connection: Connection, holder: KeyHolder) -> bool:
-    """Release an expired key of its row; False if the row has none, or it has not expired."""
+    """Release the expired key of a row; return False if the row has none, or it has not expired."""
     column = _COLUMN.get(holder.kind)
     if column is None:
         return False
@@ -199,13 +199,13 @@ def release_expired(connection: Connection, holder: KeyHolder) -> bool:
 
 
 def replace(connection: Connection, row: Row[Any], by: str) -> bool:
-    """Cancel a pending run to release its key; False if it is no longer pending."""
-    message = f"It was replaced by {by}, which has the same unique key."
+    """Cancel a pending run to release its key; return False if it is no longer pending."""
+    message = f"Replaced by {by}, which has the same unique key."
     return is_applied(connection, "cancel", row.id, **_REPLACED, error_message=message)
 
 
 def release_once_key(connection: Connection, digest: str) -> bool:
-    """Release the idempotency key of a run that has ended; False if no such run has it."""
+    """Release the idempotency key of a run that has ended; return False if no such run has it."""
     statement = sa.update(records).where(_r.once_key == digest, _IS_FINAL).values(once_key=None)
     return bool(connection.execute(statement).rowcount)
 

@@ -14,12 +14,12 @@ from dexpy.recording.encryption import DECRYPT_ERRORS, decrypt
 
 
 def outcome_of(id: str, name: str, columns: Mapping[str, Any]) -> Ok[Any] | Err | None:
-    """Return the outcome of a run; None if it has none, or if its result cannot be read.
+    """Return the outcome of a run; None if it has none, or if its result is unreadable.
 
     Args:
-        id: Of the run.
+        id: The id of the run.
         name: The operation's stable name.
-        columns: The row, by the names of its columns.
+        columns: The row, by column.
     """
     if columns.get("status") == "done":
         try:
@@ -41,23 +41,23 @@ def require_outcome(id: str, name: str, columns: Mapping[str, Any]) -> Ok[Any] |
     """Return the outcome of a run that has ended.
 
     Args:
-        id: Of the run.
+        id: The id of the run.
         name: The operation's stable name.
-        columns: The row, by the names of its columns.
+        columns: The row, by column.
 
     Raises:
-        OperationFailed: It ended in neither `Ok` nor `Err`.
-        ResultNotStored: It is done, and its result was not stored.
-        EncryptorMissing: It is done, and this process does not have the encryptor of its result.
-        DecryptionFailed: It is done, and its result cannot be decrypted.
+        OperationFailed: The run ended in neither `Ok` nor `Err`.
+        ResultNotStored: The run is done, and its result was not stored.
+        EncryptorMissing: The run is done, and this process does not have the encryptor of its result.
+        DecryptionFailed: The run is done, and its result does not decrypt.
     """
     outcome = outcome_of(id, name, columns)
     if outcome is not None:
         return outcome
     if columns["status"] == "done":
         envelope = _envelope(id, name, columns)
-        reason = envelope.get("unstorable", "its record keeps no result: record = Recording(result=False)")
-        raise ResultNotStored(f"{name} {id} is done, but its result was not stored: {reason}.")
+        reason = envelope.get("unstorable", "its class has record = Recording(result=False)")
+        raise ResultNotStored(f"{name} {id}: done, but the result was not stored: {reason}.")
     raise OperationFailed(
         id,
         name,
@@ -68,7 +68,7 @@ def require_outcome(id: str, name: str, columns: Mapping[str, Any]) -> Ok[Any] |
 
 
 def _envelope(id: str, name: str, columns: Mapping[str, Any]) -> dict[str, Any]:
-    # By the row's name: classes of one key group share records, and the ticket may be of another class.
+    # Use the operation of the row: classes of one key group share records, so the ticket may be of another class.
     envelope: object = decrypt(columns.get("operation") or name, columns.get("result"), id, "result")
     return cast("dict[str, Any]", envelope) if isinstance(envelope, dict) else {}
 
@@ -79,5 +79,5 @@ def _decoded(name: str, value: Any) -> Any:
     try:
         return value if codec is None else codec.decode(value)
     except InvalidValue:
-        # The class has changed since then: return the stored JSON.
+        # The class has changed since: return the stored JSON.
         return value

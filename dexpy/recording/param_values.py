@@ -1,4 +1,4 @@
-"""The comparison of a member of a JSON column with a value, as SQL for each dialect."""
+"""The SQL that compares a member of a JSON column with a value, for each dialect."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ LARGEST = 2**63 - 1
 
 
 class number_is(FunctionElement[bool]):  # noqa: N801 - reads as a SQL function
-    """Whether a member of a JSON column equals a number or a boolean: one condition by type, one by text.
+    """Whether a member of a JSON column equals a number or a boolean; compares by type, or on PostgreSQL as text.
 
-    PostgreSQL cannot cast the text that other records may have under the same name: there texts are compared.
+    Other records may have a text under the same name, which PostgreSQL fails to cast.
     """
 
     inherit_cache = True
@@ -27,7 +27,7 @@ class number_is(FunctionElement[bool]):  # noqa: N801 - reads as a SQL function
 def member_is(member: Any, value: float | bool) -> sa.ColumnElement[bool]:
     """Return the condition that a member of a JSON column equals a number or a boolean."""
     if isinstance(value, int) and not isinstance(value, bool):
-        # As text: a cast to a number reads "5x" as 5, or fails.
+        # As text, because a cast to a number reads "5x" as 5, or fails.
         condition: sa.ColumnElement[bool] = sa.cast(member.as_string(), sa.Text) == str(value)
         return condition
     typed = (member.as_boolean() if isinstance(value, bool) else member.as_float()) == value

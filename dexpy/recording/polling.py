@@ -19,11 +19,11 @@ class PollIntervals:
 
     def __init__(self, timeout: float, interval: Interval) -> None:
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
-            raise OptionsError(f"wait(timeout={timeout!r}) wants seconds, more than 0.")
+            raise OptionsError(f"wait(timeout=): expected seconds, more than 0, got {timeout!r}.")
         if not callable(interval) and (
             isinstance(interval, bool) or not isinstance(interval, (int, float)) or not interval > 0
         ):
-            raise OptionsError(f"wait(interval={interval!r}) wants seconds, more than 0, or a function.")
+            raise OptionsError(f"wait(interval=): expected seconds, more than 0, or a function, got {interval!r}.")
         if timeout > 10:
             log_event(LogEvent.WAIT_EXTENDED, timeout_s=float(timeout))
         self._deadline = time.monotonic() + timeout
@@ -32,7 +32,7 @@ class PollIntervals:
         self._is_last = False
 
     def next_s(self) -> float | None:
-        """Return the seconds until the next poll; None after the last one, which is at the deadline."""
+        """Return the seconds until the next poll; None after the last poll, which is at the deadline."""
         if self._is_last:
             return None
         pause_s = self._interval(self._num_polls) if callable(self._interval) else self._interval

@@ -1,4 +1,4 @@
-"""`Progress`: the progress that a run reports, and its stored form."""
+"""The progress that a run reports, and its stored form."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class Progress:
     """The progress that a run has reported.
 
     Attributes:
-        done: How much is done, in the operation's own units.
-        total: How much there is to do; None if unknown.
-        note: A note for people, redacted.
-        at: When it was reported, by the worker's clock.
+        done: The finished amount, in units of the operation.
+        total: The total amount; None if unknown.
+        note: A note, redacted.
+        at: The time of the report, by the worker's clock.
 
     Example:
         >>> from datetime import datetime, timezone
@@ -32,7 +32,7 @@ class Progress:
 
     @property
     def fraction(self) -> float | None:
-        """The share that is done, from 0.0 to 1.0; None without a total."""
+        """The finished share, from 0.0 to 1.0; None without a total."""
         if self.total is None:
             return None
         return 1.0 if self.total <= 0 else min(1.0, self.done / self.total)
@@ -43,7 +43,7 @@ class Progress:
 
     @classmethod
     def from_json(cls, stored: Any) -> Progress | None:
-        """Read the stored form; None for nothing, and for JSON of another form."""
+        """Read the stored form; return None for anything else."""
         if not isinstance(stored, Mapping):
             return None
         values = cast("Mapping[str, Any]", stored)

@@ -1,6 +1,6 @@
 """The recorders, which write the outcome of a run to its row.
 
-Success is written in the run's own transaction, before its commit; everything else after that transaction has ended.
+A success is written in the run's transaction, before its commit; any other outcome after that transaction has ended.
 """
 
 from __future__ import annotations
@@ -39,25 +39,25 @@ from dexpy.recording.store import Store, insert_record
 from dexpy.recording.transitions import is_applied
 
 AtEnd = Callable[[Callable[[], None]], None]
-"""Runs an action once the outermost transaction has ended."""
+"""Runs an action after the outermost transaction has ended."""
 
 
 class Recorder(Protocol):
     """Writes the outcome of a run."""
 
     claims_key: ClassVar[bool]
-    """Whether it is an `IdempotentRecorder`, whose run claims a key first."""
+    """Whether this is an `IdempotentRecorder`, whose run first claims a key."""
 
     @property
     def worker_claim(self) -> ClaimRecorder | None:
-        """Itself, if the run is under a worker's claim."""
+        """This recorder, if the run is under a worker's claim."""
         ...
 
     def succeed(self, connection: Connection | None, value: Any) -> None:
-        """Write the success, in this transaction or in its own."""
+        """Write the success in this transaction, or in a separate one."""
 
     def rolled_back(self) -> None:
-        """Handle the rollback of what `succeed` wrote in the run's transaction, e.g. after a failed commit."""
+        """Handle a rollback after `succeed`, for example because the commit failed."""
 
     def ended(self, at_end: AtEnd, outcome: Outcome) -> None:
         """Write the outcome after the run's transaction; a success may have been written already."""
@@ -80,7 +80,7 @@ def failure_values(outcome: Err, redactor: Redactor) -> dict[str, Any]:
 
 
 def _encoded(value: Any) -> Any:
-    """Encode a value whose type the application has registered; raises for any other."""
+    """Encode a value whose type the application has registered; raise an error for any other."""
     return codec_of(cast("type[object]", type(value))).encode(value)
 
 
@@ -94,11 +94,11 @@ def crash_values(error: BaseException, failure: str, redactor: Redactor) -> dict
     }
 
 
-NOT_STORED = "What there was to say of it could not be stored: see the worker's log."
+NOT_STORED = "The database refused the text of the error. See the log of the worker."
 
 
 def shorter_values(values: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
-    """Return shorter and shorter error columns, for a database that refuses them; the last have no text of the run."""
+    """Return ever shorter error columns for a database that refuses them; the last ones have no text of the run."""
     without_details = {**values, "error_details": None}
     in_few_words = {**without_details, "error": ascii(values.get("error"))[1:-1][:255], "error_message": NOT_STORED}
     return without_details, in_few_words, {**in_few_words, "error": "dexpy.NotStored"}
@@ -107,14 +107,14 @@ def shorter_values(values: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
 def result_envelope(
     contract: Contract, value: Any, run: tuple[str, str], database: Database, redactor: Redactor
 ) -> dict[str, Any] | None:
-    """Return the stored envelope of a result, or of the reason why it cannot be stored.
+    """Return the stored envelope of a result, or of the reason why it is not stored.
 
     Args:
-        contract: Of the operation.
-        value: What it returned.
-        run: The name and the id in the run's row.
-        database: Where it is stored; a result that is too large for it is left out.
-        redactor: For the reason; a key or the name of a class may contain a secret.
+        contract: The contract of the operation.
+        value: The result of the operation.
+        run: The operation and the id in the run's row.
+        database: The database that stores it; a result that is too large for it is left out.
+        redactor: Redacts the reason: a key or the name of a class may contain a secret.
     """
     if contract.record is not None and not contract.record.result:
         return None
@@ -124,17 +124,17 @@ def result_envelope(
     except NotSerializable as error:
         not_serializable = error.about(f"the return annotation of {contract.cls.__qualname__}.perform", is_result=True)
         reason = redactor(not_serializable.under("result") if not_serializable.path else not_serializable)
-        # The path may hold keys of the result.
+        # The path may contain keys of the result.
         return encrypt_result(contract, {"unstorable": reason}, *run)
     except Exception as error:  # noqa: BLE001 - a registered type's own function; the run has succeeded all the same
-        return {"unstorable": redactor(f"its JSON form cannot be made ({class_path(error)})")}
+        return {"unstorable": redactor(f"it has no JSON form ({class_path(error)})")}
     stored = envelope if contract.encryptor is None else encrypt_result(contract, envelope, *run)
     why_not = database.why_too_large(stored)
     return stored if why_not is None else {"unstorable": why_not}
 
 
 def _fit_to_row(database: Database, values: dict[str, Any]) -> dict[str, Any]:
-    """Return the columns of a row, without those of params, result and details that are too large together."""
+    """Return the columns of a row without params, result or details that make it too large."""
     if not database.dialect.closes_on_large_statement:
         return values
     stored_values: list[Any] = []
@@ -150,15 +150,15 @@ def _fit_to_row(database: Database, values: dict[str, Any]) -> dict[str, Any]:
 
 @attrs.define
 class SyncRecorder:
-    """Inserts the row of a synchronous run when it has ended.
+    """Inserts the row of a synchronous run after its end.
 
     Attributes:
-        store: Of the records.
-        contract: Of the operation.
+        store: The store of the records.
+        contract: The contract of the operation.
         operation: The instance with its props.
-        id: Of the run.
-        frame: Of the run.
-        redactor: Of the run's secrets.
+        id: The id of the run.
+        frame: The frame of the run.
+        redactor: The redactor of the run's secrets.
         attempt: The number of this attempt.
     """
 
@@ -270,17 +270,17 @@ class SyncRecorder:
         if self._is_failed:
             return
         self._is_rolled_back = True
-        message = "The run that called this one rolled its transaction back, and its effects with it."
+        message = "The enclosing run rolled back its transaction, with the effects of this run."
         self.write(self.values("failed", error="dexpy.errors.RolledBack", failure="discarded", error_message=message))
 
     def write(self, values: Mapping[str, Any]) -> None:
-        """Write the row in its own transaction; a record that cannot be written must not fail the call."""
+        """Write the row in its own transaction; an error is logged, because it must not fail the call."""
         if os.getpid() != self._pid:
             leave_if_forked(self._pid)
         try:
             self._write(values, RecursionError)
         except RecursionError:
-            # The call was made near the recursion limit: a new thread has an empty stack.
+            # The call is near the recursion limit: a new thread has an empty stack.
             arguments = self._write, values, ()
             thread = threading.Thread(target=contextvars.copy_context().run, args=arguments, name="dexpy-record")
             thread.start()
@@ -320,11 +320,11 @@ class ClaimRecorder:
     """Writes the success of a claimed run, fenced by its claim token; the worker's job writes every other end.
 
     Attributes:
-        store: Of the records.
-        contract: Of the operation.
+        store: The store of the records.
+        contract: The contract of the operation.
         row: The row that the claim returned.
-        decryption_error: Why a stored step of the run could not be decrypted; None for none.
-        redactor: Of the run's secrets.
+        decryption_error: The error of a stored step that does not decrypt, or None.
+        redactor: The redactor of the run's secrets.
     """
 
     claims_key: ClassVar[bool] = False
@@ -345,7 +345,7 @@ class ClaimRecorder:
         """See `Recorder`.
 
         Raises:
-            LostClaim: Another worker has the claim; the transaction must not commit.
+            LostClaim: The claim is no longer in force; the transaction must not commit.
         """
         run = self.row.operation, self.row.id
         envelope = result_envelope(self.contract, value, run, self.store.database, self.redactor)
@@ -361,7 +361,7 @@ class ClaimRecorder:
         return stored_steps(self.store, self.row.id)
 
     def why_too_large(self, checkpoint: Checkpoint) -> str | None:
-        """Return why a checkpoint cannot be stored; None if it can."""
+        """Return why a checkpoint is too large to be stored, or None."""
         return self.store.database.why_too_large(checkpoint.cursor, checkpoint.value)
 
     def write_progress(self, connection: Connection, progress: Progress) -> None:
@@ -372,7 +372,7 @@ class ClaimRecorder:
         """Write the state of a step, in the transaction of its effects or in its own.
 
         Raises:
-            LostClaim: Another worker has the claim; the transaction must not commit.
+            LostClaim: The claim is no longer in force; the transaction must not commit.
         """
         if connection is None:
             with self.store.begin() as own_connection:
@@ -383,7 +383,7 @@ class ClaimRecorder:
     def _write_checkpoint(self, connection: Connection, checkpoint: Checkpoint) -> None:
         row = self.row
         if not durable_steps.holds_claim(connection, row.id, row.claim_token):
-            raise LostClaim(f"{self.contract.name} {row.id}: its claim {row.claim_token} went to another worker.")
+            raise LostClaim(f"{self.contract.name} {row.id}: the claim {row.claim_token} is no longer in force.")
         durable_steps.write_checkpoint(connection, row.id, row.claim_token, checkpoint)
         failpoint("before_step_commit")
 
@@ -392,7 +392,7 @@ class ClaimRecorder:
         is_done = is_applied(connection, "succeed", self.row.id, claim_token=token, result=envelope)
         failpoint("before_commit")
         if not is_done:
-            raise LostClaim(f"{self.contract.name} {self.row.id}: its claim {token} went to another worker.")
+            raise LostClaim(f"{self.contract.name} {self.row.id}: the claim {token} is no longer in force.")
 
     def rolled_back(self) -> None:
         """See `Recorder`."""
@@ -404,7 +404,7 @@ class ClaimRecorder:
             self.succeed(None, outcome.value)
 
     def crashed(self, at_end: AtEnd, error: BaseException) -> None:
-        """Do nothing: the worker's job writes it."""
+        """Do nothing: the worker's job writes this end."""
 
     def effects_rolled_back(self) -> None:
         """Do nothing: a claimed run never joins another transaction."""

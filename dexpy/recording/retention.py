@@ -1,4 +1,4 @@
-"""Retention: old records that have ended are deleted, in short batches."""
+"""Retention: deletes old records that have ended, in short batches."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from dexpy.recording.store import Store
 
 BATCH = 1000
 MAX_SKIPPED = 20_000
-"""The most ids that a query leaves out: each is a parameter."""
+"""The maximum number of ids that a query leaves out; each is a parameter."""
 MANY = 1_000_000
-"""More ended records than this are logged as a warning."""
+"""The number of ended records above which a warning is logged."""
 
 LONGEST_AGE_S = 500 * 365 * 86_400
-"""The longest age, in seconds: an earlier time may be outside the range of dates."""
+"""The longest age, in seconds; an earlier time may be out of the range of dates."""
 
 _r = records.c
 _refused = LogThrottle(every_s=float("inf"))
 
 
 def _deletable(older_than_s: float, statuses: Collection[str]) -> sa.Select[str]:
-    # Kept until its idempotency key expires: the record is replayed to the next call.
+    # A record is kept until its idempotency key expires, because calls replay it.
     is_replayed = sa.and_(_r.once_key.is_not(None), sa.or_(_r.once_expires_at.is_(None), _r.once_expires_at > as_of(0)))
-    # Likewise a key that is unique for a length of time: without its record a second run would be accepted.
+    # A record is kept while its key is unique: without it a second run would be accepted.
     is_unique = sa.and_(_r.unique_key.is_not(None), _r.unique_expires_at.is_not(None), _r.unique_expires_at > as_of(0))
     return sa.select(_r.id).where(
         _r.completed_at < as_of(-older_than_s),
@@ -58,28 +58,29 @@ def prune(
     """Delete records that have ended, with their attempts, batch by batch.
 
     Args:
-        store: Of the records.
-        older_than: The minimal time since they ended, by the database's clock.
-        statuses: Of done, failed, expired and cancelled.
-        batch: How many in one transaction.
-        dry_run: Only count them.
-        not_deleted: A list to which the ids of those are added that cannot be deleted, e.g. because of a foreign key.
+        store: The store of the records.
+        older_than: The minimum time since they ended, by the database's clock.
+        statuses: Some of done, failed, expired and cancelled.
+        batch: The number of records in one transaction.
+        dry_run: Whether to count the records only.
+        not_deleted: A list to append the ids of records to that the database refuses to delete, for example because of
+            a foreign key.
 
     Returns:
-        How many were deleted, or would be.
+        The number of records that were deleted, or would be.
 
     Raises:
-        OptionsError: A status in which a record has not ended, a negative time, or an empty batch.
+        OptionsError: A status is not final, *older_than* is negative, or *batch* is less than 1.
     """
     if not_ended := set(statuses) - set(FINAL):
-        raise OptionsError(
-            f"prune(statuses=...) got {listed(not_ended)}; only what has ended can be deleted: {listed(FINAL)}."
-        )
+        raise OptionsError(f"prune(statuses=): expected final statuses ({listed(FINAL)}), got {listed(not_ended)}.")
     if older_than < timedelta(0) or batch < 1:
-        raise OptionsError(f"prune(older_than={older_than!r}, batch={batch!r}) wants 0 or more, and at least 1.")
+        raise OptionsError(
+            f"prune(): expected older_than of 0 or more and batch of at least 1, got {older_than!r} and {batch!r}."
+        )
     deletable = _deletable(min(older_than.total_seconds(), LONGEST_AGE_S), statuses)
     if dry_run:
-        # No row at all from a file that nothing was ever recorded in.
+        # A new file without records has no tables.
         return sum(row[0] for row in store.rows(sa.select(sa.func.count()).select_from(deletable.subquery())))
     next_batch = deletable.order_by(_r.completed_at).limit(batch).with_for_update(skip_locked=True)
     deleted = 0
@@ -90,10 +91,10 @@ def prune(
             ids = connection.execute(next_batch.where(_r.id.not_in(skipped)) if skipped else next_batch)
             batch_ids = ids.scalars().all()
         if batch_ids and set(batch_ids) <= set(skipped):
-            # Ids that no statement finds, e.g. bytes, would be selected again without end.
+            # Ids that no statement finds, such as bytes, would be selected again in an endless loop.
             break
         deleted += _delete_all(store, deletable, batch_ids, undeleted)
-        # Skip rows that could not be deleted, and those that were locked meanwhile.
+        # Skip rows that the database refused to delete, and rows that were locked meanwhile.
         skipped = [*undeleted, *(batch_ids if len(batch_ids) == batch else ())][-MAX_SKIPPED:]
         if len(batch_ids) < batch:
             break
@@ -105,17 +106,17 @@ def prune(
 
 
 def _delete_all(store: Store, deletable: sa.Select[str], ids: Sequence[str], undeleted: list[str]) -> int:
-    """Delete records in one transaction; if one of them cannot be deleted, in two halves, recursively."""
+    """Delete records in one transaction; if one is refused, delete two halves, recursively."""
     if not ids:
         return 0
     try:
         with store.begin() as connection:
-            # On SQLite reading does not lock a row: it could be retried before it is deleted.
+            # On SQLite a read locks no row: the run could be retried before its row is deleted.
             dialect_of(connection).acquire_write_lock(connection)
             locked = deletable.where(_r.id.in_(ids)).with_for_update(skip_locked=True)
             return _delete(connection, connection.execute(locked).scalars().all())
     except DBAPIError as error:
-        # From the statement, or from the commit if a foreign key of the application is deferred.
+        # The statement raises, or the commit if a foreign key of the application is deferred.
         if is_locked(error) or not _is_of_a_row(error):
             raise
         if len(ids) == 1:
@@ -134,11 +135,11 @@ def _delete(connection: Connection, ids: Sequence[str]) -> int:
 
 
 def _is_of_a_row(error: DBAPIError) -> bool:
-    """Return whether an error is about a row, and not about the connection or a conflicting transaction."""
+    """Return whether an error is about a row, not about the connection or a conflicting transaction."""
     return not error.connection_invalidated and code_of(error) not in (SERIALIZATION_FAILURE, *DEADLOCK)
 
 
 def has_more_than(store: Store, many: int = MANY) -> bool:
-    """Return whether more than this many records have ended, by an index scan of at most that length."""
+    """Return whether more than *many* records have ended, by an index scan of at most that length."""
     ended = sa.select(_r.completed_at).where(_r.completed_at.is_not(None)).order_by(_r.completed_at)
     return bool(store.rows(ended.offset(many).limit(1)))

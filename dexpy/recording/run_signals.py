@@ -35,12 +35,12 @@ def request_cancel(connection: Connection, record_id: str) -> None:
         with connection.begin_nested():
             connection.execute(sa.insert(signals).values(record_id=record_id, cancel_requested_at=after(0)))
     except IntegrityError:
-        # The run has inserted the row meanwhile, to report progress.
+        # The run has inserted the row meanwhile to report progress.
         connection.execute(request, {"p_id": record_id})
 
 
 def write_progress(connection: Connection, record_id: str, claim_token: int, progress: Mapping[str, Any]) -> None:
-    """Write the progress of a run, while its claim is in force; that of an earlier attempt is overwritten."""
+    """Write the progress of a run while its claim is in force; overwrite that of an earlier attempt."""
     parameters = {"p_id": record_id, "p_token": claim_token, "p_progress": progress}
     if not connection.execute(_UPDATE_PROGRESS, parameters).rowcount:
         connection.execute(_INSERT_PROGRESS, parameters)
@@ -62,13 +62,13 @@ def delete_signals(connection: Connection, record_id: str) -> None:
 
 
 def withdraw_cancel(connection: Connection, record_id: str) -> None:
-    """Withdraw a cancel request; the progress of the run stays."""
+    """Withdraw a cancel request, and keep the progress of the run."""
     connection.execute(DeleteByKey(signals).where(_BY_RECORD, signals.c.progress.is_(None)), {"p_id": record_id})
     connection.execute(sa.update(signals).where(_BY_RECORD).values(cancel_requested_at=None), {"p_id": record_id})
 
 
 def delete_ended_requests(connection: Connection) -> int:
-    """Delete the cancel requests of runs that have ended, and return how many; their last progress stays."""
+    """Delete the cancel requests of runs that have ended, keep their progress, and return the number."""
     of_open_run = sa.exists().where(records.c.id == signals.c.record_id, records.c.status.not_in(FINAL))
     is_ended = sa.and_(signals.c.cancel_requested_at.is_not(None), ~of_open_run)
     withdraw = sa.update(signals).where(is_ended, signals.c.progress.is_not(None)).values(cancel_requested_at=None)

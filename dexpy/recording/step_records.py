@@ -24,12 +24,12 @@ class KeptStep:
 
     Attributes:
         name: The method's name, or the name in ``self.each``.
-        position: From 0, in the order in which the run started them.
-        finished: Whether it has ended; a loop that is under way has not.
-        cursor: The position of a loop, as JSON; None for a step, and for a loop over nothing.
-        value: What the step returned, as JSON. Both are ``"<unreadable>"`` where the row has no valid JSON.
-        claim_token: Of the attempt that wrote it.
-        updated_at: When.
+        position: The position, from 0, in the order in which the run started its steps.
+        finished: Whether it has ended; False for a loop in progress.
+        cursor: The position of a loop, as JSON; None for a step, and for a loop without items.
+        value: The result of the step, as JSON. Cursor and value are ``"<unreadable>"`` if the stored JSON is invalid.
+        claim_token: The claim token of the attempt that wrote it.
+        updated_at: The time of the last write.
     """
 
     name: str
@@ -43,7 +43,7 @@ class KeptStep:
 
 def stored_steps(store: Store, record_id: str) -> list[KeptStep]:
     """Return the stored steps of a run, in order; cursors and values are in their envelopes."""
-    # Undecodable JSON and NULL both read as None: only the database distinguishes them.
+    # Invalid JSON and NULL both read as None; only the database distinguishes them.
     stored = (steps.c.cursor.is_not(None).label("has_cursor"), steps.c.value.is_not(None).label("has_value"))
     query = sa.select(steps, *stored).where(steps.c.record_id == record_id).order_by(steps.c.position)
     return [

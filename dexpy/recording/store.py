@@ -1,6 +1,6 @@
 """The store, which reads and writes records.
 
-A `Recorder` writes the row of a run; `transitions` is its state machine.
+A `Recorder` writes the row of a run; `transitions` has the state machine.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from dexpy.transactions import commit_hooks
 from dexpy.transactions.run_sessions import RunSessions
 
 PUBLIC_METHODS = {"discard": "fail", "revive": "retry"}
-"""The public method for an event, where it has another name."""
+"""The public method for an event, if its name differs."""
 
 
 def row_dict(row: Row[Any]) -> dict[str, Any]:
@@ -57,11 +57,11 @@ _CREATED_NOW: Final = {"created_at": FromNow(), "updated_at": FromNow()}
 
 
 def insert_record(connection: Connection, values: Mapping[str, Any]) -> None:
-    """Insert a row; the default times are the database's.
+    """Insert a row, with default times of the database's clock.
 
     Args:
-        connection: In a transaction.
-        values: Columns of the row; a time may be a `FromNow`.
+        connection: A connection in a transaction.
+        values: The columns of the row; a time may be a `FromNow`.
     """
     parameters: dict[str, Any] = {}
     timestamps: list[str] = []
@@ -74,7 +74,7 @@ def insert_record(connection: Connection, values: Mapping[str, Any]) -> None:
     try:
         connection.execute(_insertion(*timestamps), parameters)
     except StatementError as error:
-        # The parameters contain props, which an application's engine would show.
+        # The parameters contain props, which errors of an application's engine would show.
         error.hide_parameters = True
         raise
 
@@ -83,9 +83,9 @@ def insert_records(connection: Connection, rows: Sequence[Mapping[str, Any]], no
     """Insert rows in one statement, without SQL expressions among their values.
 
     Args:
-        connection: In a transaction.
-        rows: Columns of each; a missing one is null.
-        now: When they were created.
+        connection: A connection in a transaction.
+        rows: The columns of each row; a missing column is null.
+        now: The creation time.
     """
     names = dict.fromkeys(name for row in rows for name in row)
     stamped = [{"created_at": now, "updated_at": now, **dict.fromkeys(names), **row} for row in rows]
@@ -121,12 +121,12 @@ class Store:
     """Reads and writes records.
 
     Args:
-        database: Of the records.
-        locks: Advisory locks; those of the database by default.
-        session_factory: Creates the sessions of runs; sessions on the database by default.
+        database: The database of the records.
+        locks: The advisory locks; by default those of the database.
+        session_factory: Creates the sessions of runs; by default sessions on the database.
         run_context: Returns a context manager that is entered around each run in the background.
         redactor: Redacts every text about a failure.
-        find_sender: Returns the dispatcher that publishes the messages of records; None if there is none.
+        find_sender: Returns the dispatcher that publishes the messages of records, or None.
         create_tables: Whether missing tables are created on a server too.
         db_command: Returns the command of ``dexpy db`` for an action, for messages.
     """
@@ -151,13 +151,13 @@ class Store:
         self.sessions = None if session_factory is None else RunSessions(session_factory)
         self._run_context: Callable[[], AbstractContextManager[Any]] = run_context or nullcontext
         self.on_new_session: Callable[[Session], None] | None = None
-        """Called with each session that is created for a run, in a worker."""
+        """In a worker: called with each session that is created for a run."""
 
     def new_session(self) -> Session:
         """Create the session of one run; its objects stay readable after its commit.
 
         Raises:
-            ConfigurationError: `session_factory` returned something else.
+            ConfigurationError: `session_factory` has not returned a session.
         """
         if self.sessions is not None:
             session = self.sessions.create()
@@ -179,11 +179,11 @@ class Store:
             yield
 
     def shares_sessions(self) -> bool:
-        """Return whether the sessions of runs and the records share a database, so that effects happen exactly once.
+        """Return whether runs and records share a database, so that effects are committed exactly once.
 
         Raises:
             ConfigurationError: `session_factory` does not return a working session.
-            SQLAlchemyError: The sessions' database cannot be queried.
+            SQLAlchemyError: A query on the database of the sessions failed.
         """
         if self.sessions is None:
             return True
@@ -195,7 +195,7 @@ class Store:
         try:
             connection = session.connection()
         except UnboundExecutionError:
-            # A bind for each model: the one of the records is unknown.
+            # The session has a bind for each model; the one of the records is unknown.
             return False
         return self.is_own_connection(connection)
 
@@ -204,25 +204,25 @@ class Store:
         return self.database.same_as(connection)
 
     def prepare(self, connection: Connection | None = None) -> None:
-        """Require the tables: created here on SQLite, by ``dexpy db init`` on a server.
+        """Require the tables, which are created here on SQLite and by ``dexpy db init`` on a server.
 
         Args:
-            connection: A transaction that may hold SQLite's write lock, and so must create them itself.
+            connection: A connection whose transaction may hold SQLite's write lock, and so must create the tables.
 
         Raises:
-            DatabaseUnavailable: The database cannot be opened.
+            DatabaseUnavailable: The database does not open.
             SchemaMissing: A server has no tables of dexpy, or the schema has another version.
         """
         self._schema.require(connection)
 
     def begin(self) -> AbstractContextManager[Connection]:
-        """Return a transaction of the store, committed at the end of the block."""
+        """Return a connection in a transaction, which is committed at the end of the block."""
         if not self._schema.is_prepared:
             self.prepare()
         return self.database.begin()
 
     def autocommit(self) -> AbstractContextManager[Connection]:
-        """Return a connection for one statement without a transaction, in as few round trips as the database allows."""
+        """Return a connection for a single statement in autocommit mode, where that saves round trips."""
         if not self._schema.is_prepared:
             self.prepare()
         return self.database.autocommit()
@@ -247,7 +247,7 @@ class Store:
             value if isinstance(value, after) else sa.literal(value, columns[name].type)
             for name, value in values.items()
         ]
-        # An existing row must not prevent the end of the run from being written.
+        # If the row exists already, the end of the run must still be written.
         matches = (columns[name] == values[name] for name in ("record_id", "number", "claim_token"))
         select = sa.select(*columns_of_attempt).where(~sa.exists().where(*matches))
         connection.execute(sa.insert(attempts).from_select(list(values), select))
@@ -264,17 +264,17 @@ class Store:
         """Return one record.
 
         Raises:
-            RecordNotFound: There is none with this id.
+            RecordNotFound: No record has this id.
         """
         rows = self.rows(sa.select(records).where(records.c.id == id)) if is_plain_text(id) else ()
         if not rows:
             raise RecordNotFound(
-                f"No record has the id {shortened(id)}. Was it rolled back with its transaction, or pruned?"
+                f"No record has the id {shortened(id)}. It may have been rolled back or pruned; check the id."
             )
         return rows[0]
 
     def has_committed(self, id: str) -> bool:
-        """Return whether a record is committed, whatever this process knows of its transaction.
+        """Return whether a record is committed, by another connection.
 
         False for a database in memory, where all threads share one connection.
         """
@@ -285,7 +285,7 @@ class Store:
         """Return one record with its progress.
 
         Raises:
-            RecordNotFound: There is none with this id.
+            RecordNotFound: No record has this id.
         """
         if not is_plain_text(id):
             return self.row(id)
@@ -309,7 +309,7 @@ class Store:
             connection.close()
 
     def decodable_rows(self, query: sa.Select[Any]) -> Sequence[Row[Any]]:
-        """Return the records of a query with their progress, without undecodable rows, which are logged once."""
+        """Return the records of a query with their progress; log undecodable rows once and leave them out."""
         if self._schema.is_empty_file():
             return []
         self.prepare()
@@ -323,9 +323,9 @@ class Store:
         """Return the committed holder of one of an operation's keys.
 
         Args:
-            name: Of the operation.
-            once: Digests of the idempotency key, those of earlier names after the current one.
-            unique: Digests of the unique key, in the same order.
+            name: The name of the operation.
+            once: The digests of the idempotency key: of the current name, then of earlier ones.
+            unique: The digests of the unique key, in the same order.
         """
         if self._schema.is_empty_file():
             return None
@@ -349,12 +349,12 @@ class Store:
             return run_signals.cancelled_among(connection, ids)
 
     def concurrency_of(self, key: str) -> tuple[int, int]:
-        """Return how many records of a concurrency key run, and how many wait for a slot."""
+        """Return the numbers of records of a concurrency key that run, and that wait for a slot."""
         rows = self.rows(concurrency_slots.slot_counts(key))
         return (rows[0].running, rows[0].blocked) if rows else (0, 0)
 
     def clear_once(self, digest: str, transaction: CurrentTransaction | None) -> bool:
-        """Release the idempotency key of an ended run, in *transaction* if that is on the same database."""
+        """Release the idempotency key of an ended run, in *transaction* if it is on the same database."""
         if transaction is not None and self.shares_database(transaction.session()):
             connection = transaction.session().connection()
             self.prepare(connection)
@@ -372,8 +372,8 @@ class Store:
         """Cancel a pending run, or request the cancellation of a running one.
 
         Raises:
-            RecordNotFound: There is no such record.
-            InvalidTransition: It has ended; nothing was changed.
+            RecordNotFound: No record has this id.
+            InvalidTransition: The run has ended; nothing was changed.
         """
         while True:
             with self._change() as connection:
@@ -382,25 +382,25 @@ class Store:
                     run_signals.request_cancel(connection, id)
             if row is not None:
                 return row
-            # It may have ended, or become pending again, between the two statements.
+            # The run may have ended or become pending again between the two statements.
             row = self._row_now(id)
             if row.status == "running":
                 return row
             if row.status != "pending":
                 with self._change() as connection:
                     run_signals.withdraw_cancel(connection, id)
-                reason = "It can be done while a record is pending or running. Nothing was changed."
+                reason = "Expected a record that is pending or running. Nothing was changed."
                 raise InvalidTransition(id, "cancel", row.status, reason)
 
     def _current_writer(self) -> tuple[Session, Connection] | None:
-        """Return the current session and its connection, if it has the write lock on the records' database."""
+        """Return the current session and its connection if it holds the write lock on the database of the records."""
         return current_writer(self.database.same_as) if self.database.dialect.has_one_write_lock else None
 
     @contextmanager
     def _change(self) -> Generator[Connection, None, None]:
-        """Return a transaction for a change by a person.
+        """Return a transaction for a change that a user has requested.
 
-        On SQLite it is that of the current session, once that has written: it has the only write lock.
+        On SQLite this is the transaction of the current session if it holds the only write lock.
         """
         current = self._current_writer()
         if current is None:
@@ -412,7 +412,7 @@ class Store:
             yield connection
 
     def _row_now(self, id: str) -> Row[Any]:
-        """Return a record as `_change` sees it."""
+        """Return a record by the connection of `_change`."""
         current = self._current_writer()
         if current is None:
             return self.row(id)
@@ -429,17 +429,17 @@ class Store:
             commit_hooks.after_commit(current[0], sender.wake_workers)
 
     def apply_event(self, event: str, id: str, *, from_start: bool = False, **values: Any) -> Row[Any]:
-        """Apply an event that a person has requested: expire, cancel, discard, revive, reschedule.
+        """Apply an event that a user has requested: expire, cancel, discard, revive, reschedule.
 
         Args:
             event: A key of `TRANSITIONS`.
             id: The record's id.
-            from_start: Whether a revived run starts with its first step again.
+            from_start: Whether a revived run starts again with its first step.
             values: See `apply`.
 
         Raises:
-            RecordNotFound: There is no such record.
-            InvalidTransition: Its state does not allow the event; nothing was changed.
+            RecordNotFound: No record has this id.
+            InvalidTransition: The status does not allow the event; nothing was changed.
         """
         sender = self._find_sender()
         if event in ("revive", "reschedule"):
@@ -451,7 +451,7 @@ class Store:
         with self._unless_taken(before), self._change() as connection:
             row = apply(connection, event, id, **values)
             if row is not None and event == "revive" and row.params is None:
-                reason = "Its record keeps no params to run it with again. Nothing was changed."
+                reason = "Its params are not stored, so it cannot run again. Nothing was changed."
                 raise InvalidTransition(id, "retry", before.status, reason)
             if row is not None and event == "revive":
                 run_signals.delete_signals(connection, id)
@@ -461,7 +461,7 @@ class Store:
                 sender.publish_with(connection, row)
         if row is None:
             sources = " or ".join(TRANSITIONS[event].sources)
-            reason = f"It can be done while a record is {sources}. Nothing was changed."
+            reason = f"Expected a record that is {sources}. Nothing was changed."
             raise InvalidTransition(id, PUBLIC_METHODS.get(event, event), self._row_now(id).status, reason)
         if sender is not None:
             self._wake_workers(sender)
@@ -469,7 +469,7 @@ class Store:
 
     @contextmanager
     def _unless_taken(self, row: Row[Any]) -> Generator[None, None, None]:
-        """Raise `KeyTaken` if another record holds a key that a revived record claims again."""
+        """Raise `KeyTaken` if another record holds a key of a revived record."""
         try:
             yield
         except IntegrityError:

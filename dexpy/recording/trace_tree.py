@@ -15,10 +15,10 @@ from dexpy.foundation.safe_text import is_plain_text
 from dexpy.recording.store import Store
 
 MILLISECONDS = 13
-"""Length of the prefix of an id that contains its time: ``op_`` and ten digits."""
+"""The length of the prefix of an id that contains its time: ``op_`` and ten digits."""
 
 _UNKNOWN = datetime.min.replace(tzinfo=timezone.utc)
-"""The time of a row whose timestamp cannot be read."""
+"""The time of a row with an unreadable timestamp."""
 
 MOST_NESTED = 50
 """The deepest level that is indented in text, and nested in JSON."""
@@ -44,15 +44,15 @@ class Node:
     """One recorded run and the runs that it started.
 
     Attributes:
-        id: Of the run.
-        operation: Its stable name.
+        id: The id of the run.
+        operation: The operation's stable name.
         status: pending, running, done, failed, expired or cancelled.
-        failure: Why it did not end in `done`.
-        error: Error code or exception class.
+        failure: The reason why it did not end in `done`.
+        error: The error code or exception class.
         attempts: The number of attempts so far.
-        parent_id: The run that started it; None if no run did.
-        started_at: When its last attempt started.
-        completed_at: When it ended.
+        parent_id: The id of the run that started it, or None.
+        started_at: The time when its last attempt started.
+        completed_at: The time when it ended.
         depth: The number of its ancestors in the tree.
         is_orphan: Whether the run that started it has no record.
         children: The runs that it started, the oldest first.
@@ -73,7 +73,7 @@ class Node:
 
     @property
     def seconds(self) -> float | None:
-        """How long its last attempt took; None while it has not ended."""
+        """The duration of its last attempt, in seconds; None before its end."""
         if self.started_at is None or self.completed_at is None:
             return None
         return (self.completed_at - self.started_at).total_seconds()
@@ -95,7 +95,7 @@ class Tree:
     """The recorded runs of one trace.
 
     Attributes:
-        trace_id: Of the trace.
+        trace_id: The id of the trace.
         actor: The actor of the trace, ``{"type": "user", "id": "7"}``, if any.
         roots: The runs without a parent in the tree, the oldest first.
     """
@@ -115,8 +115,8 @@ class Tree:
     def to_dict(self) -> dict[str, Any]:
         """Return the tree as plain JSON; each run has its ``children``.
 
-        JSON encoders limit the depth. A run more than fifty levels down is in the list ``deeper`` instead, with its
-        ``parent_id``; other trees have no such list.
+        JSON encoders limit the depth, so runs below level 50 are in the list ``deeper`` instead, with their
+        ``parent_id``. Other trees have no such list.
         """
         runs: dict[str, dict[str, Any]] = {}
         deeper: list[dict[str, Any]] = []
@@ -180,11 +180,11 @@ def _label(node: Node) -> str:
 
 
 def tree_of(store: Store, trace_id: str) -> Tree:
-    """Return the tree of a trace, by one query; empty if the trace has no records."""
+    """Return the tree of a trace by one query; it is empty if the trace has no records."""
     if not is_plain_text(trace_id):
         return Tree(trace_id, None, ())
     query = sa.select(*(records.c[name] for name in _COLUMNS)).where(records.c.trace_id == trace_id)
-    # The time in an id is in milliseconds; within one, rows are ordered by when they were written.
+    # The time in an id is in milliseconds; within one, rows are ordered by their creation time.
     rows = sorted(store.rows(query), key=lambda row: (row.id[:MILLISECONDS], row.created_at or _UNKNOWN, row.id))
     with_actor = next((row for row in rows if row.actor_type is not None), None)
     actor = None if with_actor is None else {"type": with_actor.actor_type, "id": with_actor.actor_id}

@@ -179,7 +179,7 @@ class Claims:
         if row is None:
             record = self._store.row(record_id)
             if record.status != "pending":
-                why = "Only a pending run can be performed. Nothing was changed."
+                why = "Expected a record that is pending. Nothing was changed."
                 raise InvalidTransition(record_id, "perform", record.status, why)
             facts = {"operation": record.operation, "run_id": record_id, "scheduled_at": record.scheduled_at}
             reason = "not due" if has_slot else "no free slot"

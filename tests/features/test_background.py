@@ -877,7 +877,7 @@ def test_a_result_without_a_json_form_keeps_the_effects_and_is_done(isolated_run
     assert "lock" in str(records.get(ticket.id).result_error)
     assert ticket.reload().outcome is None
     for ask in (ticket.wait, ticket.result):
-        with pytest.raises(ResultNotStored, match="is done, but its result was not stored"):
+        with pytest.raises(ResultNotStored, match="done, but the result was not stored"):
             ask(WAIT_S)
 
 

@@ -222,7 +222,7 @@ def test_a_nested_run_that_its_caller_rolled_back_is_recorded_as_rolled_back(sho
         Outer(inner=[Write(text="a")], end=end).call()
     row = only(Write)
     assert (row.status, row.failure, row.error) == ("failed", "discarded", "dexpy.errors.RolledBack")
-    assert row.error_message == "The run that called this one rolled its transaction back, and its effects with it."
+    assert row.error_message == "The enclosing run rolled back its transaction, with the effects of this run."
     assert row.parent_id == only(Outer).id
     assert row.result is None
     assert lines(shop) == []

@@ -407,7 +407,7 @@ def test_filtering_by_encrypted_params_is_refused(isolated_runtime: Isolated) ->
     PayOrder(order=1, card=SECRET).async_().call()
 
     assert records.where(operation=PayOrder, params={"order": 1}).count() == 1
-    with pytest.raises(OptionsError, match=r"PayOrder\.card is stored encrypted, so that no database can compare it"):
+    with pytest.raises(OptionsError, match=r"PayOrder\.card is encrypted, so the database cannot compare it"):
         records.where(operation=PayOrder, params={"card": SECRET})
     assert records.where(params={"card": SECRET}).count() == 0
 

@@ -751,7 +751,7 @@ class Robbed(Operation, name="once.robbed"):
 def test_a_call_in_place_whose_lease_expired_commits_nothing(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     with engine.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE robbed (number INTEGER)")
-    with pytest.raises(OperationFailed, match="was taken for dead"):
+    with pytest.raises(OperationFailed, match="the lease of this process expired"):
         Robbed(order=1).call()
     with engine.connect() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM robbed").scalar_one() == 0

@@ -218,9 +218,7 @@ def test_replace_replaces_a_pending_run(isolated_runtime: Isolated) -> None:
     second = Replace(shop=1, note="new").async_().call()
     assert not second.duplicate
     assert (first.reload().status, first.failure) == ("cancelled", "cancelled")
-    assert (
-        dexpy.records.get(first.id).error_message == f"It was replaced by {second.id}, which has the same unique key."
-    )
+    assert dexpy.records.get(first.id).error_message == f"Replaced by {second.id}, which has the same unique key."
     isolated_runtime.run_pending()
     assert (runs, second.reload().status) == ([1], "done")
 

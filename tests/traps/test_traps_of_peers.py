@@ -547,9 +547,9 @@ def test_a_retry_that_is_refused_names_the_reason(isolated_runtime: Isolated) ->
     (forgotten,) = records.failed()
 
     for ticket, status, why in (
-        (done, "done", "It can be done while a record is failed, expired or cancelled"),
-        (waiting, "pending", "It can be done while a record is failed, expired or cancelled"),
-        (forgotten.ticket, "failed", "Its record keeps no params to run it with again"),
+        (done, "done", "Expected a record that is failed, expired or cancelled"),
+        (waiting, "pending", "Expected a record that is failed, expired or cancelled"),
+        (forgotten.ticket, "failed", "Its params are not stored, so it cannot run again"),
     ):
         before = row(isolated_runtime, ticket.id)
         with pytest.raises(InvalidTransition) as refused:
