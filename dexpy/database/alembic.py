@@ -12,17 +12,17 @@ OWN_TABLE_NAMES = frozenset(table.name for table in schema.TABLES)
 
 
 def include_object(object: Any, name: str | None, type_: str, reflected: bool, compare_to: Any) -> bool:
-    """For ``context.configure(include_object=...)`` of Alembic: exclude the tables of dexpy.
+    """Exclude the tables of dexpy, as ``context.configure(include_object=...)`` of Alembic.
 
     Args:
         object: A table, column, index or constraint.
-        name: Its name.
+        name: The name of the object.
         type_: ``"table"``, ``"column"``, ``"index"`` and so on.
-        reflected: Whether it was reflected from the database.
-        compare_to: The object that it is compared with, if any.
+        reflected: Whether the object was reflected from the database.
+        compare_to: The object that it is compared with, or None.
 
     Returns:
-        Whether Alembic compares it: False for the tables of dexpy with their columns and indexes.
+        Whether Alembic compares the object: False for the tables of dexpy with their columns and indexes.
 
     Example:
         >>> from dexpy import records
@@ -39,7 +39,7 @@ def include_object(object: Any, name: str | None, type_: str, reflected: bool, c
 def create_tables(connection: Connection) -> list[str]:
     """Create the missing tables of dexpy, as ``dexpy db init`` does, in a migration of the application.
 
-    Tables of an earlier version stay as they are; see `upgrade_tables`.
+    Tables of an earlier version are unchanged; see `upgrade_tables`.
 
     Args:
         connection: The connection of the migration: ``op.get_bind()`` in a revision of Alembic.

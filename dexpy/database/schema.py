@@ -41,7 +41,7 @@ DATA_TABLES = (records, gates, attempts, signals, steps, workers, worker_names, 
 """The tables with the application's runs and messages."""
 
 TABLES = (versions, *DATA_TABLES)
-"""In the order in which they are created."""
+"""All tables, in the order of their creation."""
 
 LOCK_WAIT_S = 60
 LOCK = 0x64657870
@@ -53,13 +53,13 @@ _STORED_VERSION = sa.select(sa.func.max(versions.c.version))
 
 @attrs.frozen
 class SchemaState:
-    """What a database has of dexpy's tables.
+    """The state of dexpy's tables in a database.
 
     Attributes:
-        version: Of the schema; 0 without tables.
+        version: The version of the schema; 0 without tables.
         is_stamped: Whether the version is stored in its table.
         missing_tables: The tables that the database lacks for the newest version.
-        missing_columns: Likewise the columns, by table.
+        missing_columns: The columns that it lacks, by table.
     """
 
     version: int
@@ -74,15 +74,15 @@ class SchemaState:
 
     @property
     def lacks_only_tables(self) -> bool:
-        """Whether `create` makes it complete."""
+        """Whether `create` would make the schema complete."""
         return self.version in (0, NEWEST) and bool(self.missing_tables) and not self.missing_columns
 
     def problems(self) -> list[str]:
         """Describe what is missing; an empty list if the schema is complete."""
         if self.version > NEWEST:
-            return [f"its schema has version {self.version}, and this release of dexpy knows versions up to {NEWEST}"]
+            return [f"its schema has version {self.version}; this release of dexpy supports versions up to {NEWEST}"]
         if 0 < self.version < NEWEST:
-            return [f"its schema has version {self.version}, and this release of dexpy needs version {NEWEST}"]
+            return [f"its schema has version {self.version}; this release of dexpy requires version {NEWEST}"]
         lacking = [f"table {table} lacks {', '.join(columns)}" for table, columns in self.missing_columns.items()]
         return [f"no table {name}" for name in self.missing_tables] + lacking
 
@@ -93,26 +93,26 @@ class SchemaState:
             command: Returns the command of ``dexpy db`` for an action: init or upgrade.
         """
         if self.version > NEWEST:
-            return "Install the release of dexpy that upgraded it in this process's environment too, and restart."
+            return "Install the release of dexpy that upgraded it in this environment too, and restart."
         if 0 < self.version < NEWEST:
             return f"Stop the processes that run an earlier release. Run: {command('upgrade')}"
         if not self.missing_columns:
             return f"Run: {command('init')}"
-        advice = "Another program has dropped it; add it again as `dexpy db sql --from 0` prints it."
+        advice = "Another program has dropped it; add it again with the SQL of `dexpy db sql --from 0`."
         return f"{advice} Then run: {command('init')}" if self.missing_tables else advice
 
     def error(self, display_url: str, command: Callable[[str], str]) -> SchemaMissing:
         """Return the error for a process that needs the tables.
 
         Args:
-            display_url: Of the database, without secrets.
-            command: As for `advice`.
+            display_url: The URL of the database, without secrets.
+            command: See `advice`.
         """
         return SchemaMissing(display_url, self.problems(), self.advice(command))
 
 
 def read_state(connection: Connection) -> SchemaState:
-    """Return what a database has of dexpy's tables."""
+    """Read the state of dexpy's tables in a database."""
     inspector, table_schema = inspector_of(connection)
     present = set(inspector.get_table_names(schema=table_schema))
     missing_columns: dict[str, tuple[str, ...]] = {}
@@ -127,7 +127,7 @@ def read_state(connection: Connection) -> SchemaState:
     elif records.name not in present:
         version = 0
     else:
-        # A test suite may have emptied all tables: a column tells the first numbered version from the one before.
+        # A test suite may have emptied all tables: a column distinguishes version 2 from version 1.
         version = UNNUMBERED if "operation" in missing_columns.get(records.name, ()) else FIRST_NUMBERED
     missing_tables = tuple(table.name for table in TABLES if table.name not in present)
     return SchemaState(version, stored is not None, missing_tables, missing_columns)
@@ -141,7 +141,7 @@ def problems(connection: Connection) -> list[str]:
 def create(connection: Connection) -> list[str]:
     """Create the missing tables at the newest version, in the caller's transaction, one process at a time.
 
-    A schema of another version stays as it is.
+    A schema of another version is not changed.
 
     Returns:
         The names of the created tables.
@@ -159,7 +159,7 @@ def _create_missing(connection: Connection) -> list[str]:
         return []
     missing = [table for table in TABLES if table.name in state.missing_tables]
     if versions in missing:
-        # Before the others, and with its row: on MariaDB a creation may end in the middle.
+        # Create this table with its row before the others: on MariaDB a creation may be interrupted.
         versions.create(connection, checkfirst=False)
     if not state.is_stamped:
         _stamp(connection, NEWEST)
@@ -172,14 +172,14 @@ def _stamp(connection: Connection, version: int) -> None:
     dialect = dialect_of(connection)
     connection.execute(dialect.insert_or_ignore(versions).values(version=version, applied_at=after(0)))
     if dialect.commits_ddl:
-        # As the statements before it were; the lock may be released before the transaction ends.
+        # Commit like the statements before: the lock may be released before the transaction ends.
         connection.exec_driver_sql("COMMIT")
 
 
 def upgrade(database: Database) -> tuple[SchemaState, SchemaState]:
-    """Apply the missing migrations, each in a transaction of its own where the database has transactional DDL.
+    """Apply the missing migrations, each in its own transaction if the database has transactional DDL.
 
-    Safe to run twice, by two processes at once, and again after it was killed. Missing tables are created.
+    Idempotent, and safe with concurrent processes and after an interruption. Missing tables are created.
 
     Args:
         database: The database of the tables.
@@ -198,7 +198,7 @@ def upgrade(database: Database) -> tuple[SchemaState, SchemaState]:
             if state.version and migrations_between(state.version, NEWEST)[0].rebuilds:
                 sqlite_rebuilds.stop_enforcing_references(connection)
             with _lock(connection):
-                # Another process may have been faster.
+                # Another process may have applied it.
                 state = read_state(connection)
                 if pending := migrations_between(state.version or NEWEST, NEWEST):
                     _apply(connection, pending[0])
@@ -247,7 +247,7 @@ def _apply(connection: Connection, migration: Migration) -> None:
 
 
 def schema_prefix(connection: Connection, table_schema: str | None) -> str:
-    """Return the quoted schema of dexpy's tables with a dot, as the text of a statement names it."""
+    """Return the quoted schema of dexpy's tables with a dot, for the text of a statement."""
     if not dialect_of(connection).has_server or not table_schema:
         return ""
     return f"{connection.dialect.identifier_preparer.quote_identifier(table_schema)}."
@@ -273,6 +273,7 @@ def _lock(connection: Connection) -> Generator[None, None, None]:
 
 def _blocked() -> DatabaseUnavailable:
     return DatabaseUnavailable(
-        f"The tables were not changed: another process or an open transaction has held a lock on them for "
-        f"{LOCK_WAIT_S} s. Stop the workers, end long transactions and other dexpy db commands, and run it again."
+        f"Cannot change dexpy's tables: another process or an open transaction has held a lock on them for "
+        f"{LOCK_WAIT_S} s. Nothing was changed. Stop the workers, end long transactions and other dexpy db commands, "
+        "and retry."
     )

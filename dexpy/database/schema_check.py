@@ -1,4 +1,4 @@
-"""Check the tables of a database once, and create them where dexpy may."""
+"""The check of a database's tables, once, with their creation where that is allowed."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from dexpy.foundation.errors import DatabaseUnavailable
 
 
 class SchemaCheck:
-    """Knows whether the tables of a database exist, in the version that this release needs.
+    """Checks once whether the tables of a database exist in the version that this release requires.
 
     Args:
         database: The database of the tables.
-        create_tables: Whether missing tables are created on a server too.
+        create_tables: Whether to create missing tables on a server too.
         db_command: Returns the command of ``dexpy db`` for an action, for messages.
     """
 
@@ -35,15 +35,15 @@ class SchemaCheck:
         self._lock = threading.Lock()
 
     def require(self, connection: Connection | None = None) -> None:
-        """Require the tables; missing ones are created on SQLite, and by ``dexpy db init`` on a server.
+        """Require the tables; missing ones are created here on SQLite, and by ``dexpy db init`` on a server.
 
-        A schema of an earlier version is never upgraded here: a process of that release may still use it.
+        A schema of an earlier version is never upgraded here, because a process of that release may still use it.
 
         Args:
-            connection: In a transaction that may hold SQLite's write lock already, and so must create them itself.
+            connection: A connection whose transaction may hold SQLite's write lock, and so must create the tables.
 
         Raises:
-            DatabaseUnavailable: The database cannot be opened.
+            DatabaseUnavailable: The database does not open.
             SchemaMissing: Tables are missing on a server, or the schema has another version.
         """
         if self.is_prepared:
@@ -63,7 +63,7 @@ class SchemaCheck:
             self.is_prepared = True
 
     def _require_in(self, connection: Connection) -> None:
-        """Check by the connection itself: another one might wait for its transaction, in this thread."""
+        """Check on this connection: another one could wait for its transaction, in the same thread."""
         state = schema.read_state(connection)
         if state.is_complete:
             # Tables created in this transaction may be rolled back: check again until it ends.
@@ -80,7 +80,7 @@ class SchemaCheck:
             raise state.error(self._database.display_url, self._db_command)
 
     def is_empty_file(self) -> bool:
-        """Whether this SQLite file has no tables yet; a read does not create them, as its thread may hold the lock."""
+        """Return whether a SQLite file has no tables; a read creates none, because its thread may hold the lock."""
         if self.is_prepared or not self._database.dialect.creates_tables:
             return False
         return self._read_state().version == 0
@@ -93,7 +93,7 @@ class SchemaCheck:
             if is_busy(error):
                 raise self._database.busy("read") from error
             raise DatabaseUnavailable(
-                f"The database {self._database.display_url} cannot be read: {self._database.describe_error(error)}. "
+                f"Cannot read {self._database.display_url}: {self._database.describe_error(error)}. "
                 f"{self._advice(error)}"
             ) from error
         finally:
@@ -102,7 +102,9 @@ class SchemaCheck:
     def _advice(self, error: DBAPIError) -> str:
         if type(error.orig).__name__ in NOT_PREPARED:
             return (
-                "Is a transaction pooler between, like PgBouncer, that does not know prepared statements? Then end the "
-                "URL in ?prepare_threshold=none."
+                "If a transaction pooler such as PgBouncer does not support prepared statements, end the URL in "
+                "?prepare_threshold=none."
             )
-        return "May this user read it?" if self._database.dialect.has_server else "Is it a SQLite file?"
+        if self._database.dialect.has_server:
+            return "Check that this user may read the database."
+        return "Check that it is a SQLite file."

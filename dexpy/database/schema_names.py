@@ -1,7 +1,7 @@
-"""Name the schema of dexpy's tables in every statement on a server, independent of the connection's state.
+"""The schema of dexpy's tables in every statement on a server, independent of the connection's state.
 
-An application may change the schema of a connection at any time: by a search path, by ``USE`` or by a map of schemas.
-A pooled connection may keep the change. So dexpy's own statements never rely on it.
+An application may change the schema of a connection at any time by a search path, ``USE`` or a map of schemas, and a
+pooled connection may keep the change. Therefore dexpy's own statements never rely on it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ OPTION = "schema_translate_map"
 
 
 class OwnTables:
-    """Returns the schema of tables to the compiler of an engine: for dexpy's tables their own.
+    """Returns the schema of a table to the compiler of an engine, for dexpy's tables their own schema.
 
     Compiled statements are cached with the schema, while a map of schemas rewrites the text at each execution.
 
@@ -40,7 +40,7 @@ def name_tables(engine: Engine, schema: str) -> None:
     """Make all statements of an engine name the schema of dexpy's tables; idempotent.
 
     Args:
-        engine: An engine of dexpy, connected: some dialects create their preparer with the first connection.
+        engine: An engine of dexpy that has connected: some dialects create their preparer at the first connection.
         schema: The schema of dexpy's tables.
     """
     if not schema or schema_named_by(engine.dialect) == schema:
@@ -51,7 +51,7 @@ def name_tables(engine: Engine, schema: str) -> None:
 
 
 def schema_named_by(dialect: Dialect) -> str | None:
-    """Return the schema that `name_tables` has set for an engine; None without one."""
+    """Return the schema that `name_tables` has set for an engine; or None."""
     provider = dialect.identifier_preparer.schema_for_object
     return provider.schema if isinstance(provider, OwnTables) else None
 

@@ -23,14 +23,14 @@ _NOW: Final = {
 
 
 def schema_sql(dialect: str, start: int, end: int = NEWEST) -> str:
-    """Return the SQL that leads from one version to another; empty if they are the same.
+    """Return the SQL that upgrades from one version to another; empty if they are the same.
 
-    Its statements end in a semicolon, with an empty line between them. It is the same text at each call.
+    Statements end in a semicolon and are separated by an empty line. The text is always the same.
 
     Args:
         dialect: One of `DIALECTS`.
         start: The version of the database; 0 for one without tables.
-        end: The version to reach. From 0 it must be the newest one.
+        end: The version after the upgrade; from 0 it must be the newest one.
     """
     if start >= end:
         return ""
@@ -39,7 +39,7 @@ def schema_sql(dialect: str, start: int, end: int = NEWEST) -> str:
         begin = "BEGIN IMMEDIATE" if dialect == "sqlite" else "BEGIN"
         statements = [begin, *statements, "COMMIT"]
     if dialect == "sqlite" and start:
-        # It has no effect inside of a transaction.
+        # The pragma has no effect inside a transaction.
         statements = ["PRAGMA foreign_keys = OFF", *statements, "PRAGMA foreign_keys = ON"]
     return "\n\n".join(f"{statement};" for statement in statements) + "\n"
 

@@ -31,14 +31,14 @@ FAILURES = (
     "unknown",
     "undecodable",
 )
-"""The reasons why a record did not end in `done`."""
+"""The reasons for a record that did not end in `done`."""
 
 
 class Key(String):
     """Text that is compared by its bytes: MariaDB's default treats "A" and "a " as equal to "a"."""
 
 
-# Compiled on table creation: only then the kind of server is known.
+# Compiled when the table is created, because the kind of server is unknown before.
 @compiles(Key, "mysql", "mariadb")
 def _by_bytes(column_type: Key, compiler: Any, **_: Any) -> str:
     collation = "utf8mb4_nopad_bin" if compiler.dialect.is_mariadb else "utf8mb4_0900_bin"
@@ -55,7 +55,7 @@ versions = sa.Table(
     sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("applied_at", UtcDateTime, nullable=False),
 )
-"""One row for each version of the schema that was created or migrated to; the highest one counts."""
+"""One row for each version of the schema that was created or migrated to; the highest version is current."""
 
 records = sa.Table(
     "operation_records",
@@ -108,7 +108,7 @@ records = sa.Table(
     sa.UniqueConstraint("recurring_key", "run_at", name="uq_operation_tick"),
     sa.Index("ix_operation_due", "status", "queue", "priority", "scheduled_at"),
     sa.Index("ix_operation_owed", "status", "enqueued_at", "scheduled_at"),
-    # Partial where the database supports it: most rows have no key, and an index costs at each write.
+    # Partial where the database supports it: most rows have no key, and each index makes writes slower.
     sa.Index("ix_operation_slots", "concurrency_key", "status", **_where("concurrency_key IS NOT NULL")),
     sa.Index("ix_operation_blocked", "blocked_key", "priority", "id", **_where("blocked_key IS NOT NULL")),
     sa.Index("ix_operation_name", "operation", "status", "id"),
@@ -133,7 +133,7 @@ attempts = sa.Table(
     sa.Column("error_message", Text),
     sa.Column("traceback", Text),
 )
-"""One row for each attempt that did not end in `done`: a retry overwrites nothing."""
+"""One row for each attempt that did not end in `done`, so that a retry overwrites none."""
 
 gates = sa.Table(
     "operation_gates",
@@ -171,7 +171,7 @@ worker_sessions = sa.Table(
     sa.Column("worker", Key(64), primary_key=True),
     sa.Column("backend", Key(96), primary_key=True),
 )
-"""The database sessions of a worker's runs, by their ids on the server: ended before its runs are recovered."""
+"""The database sessions of a worker's runs, by their ids on the server; recovery ends them before it starts."""
 
 signals = sa.Table(
     "operation_signals",
@@ -181,7 +181,7 @@ signals = sa.Table(
     sa.Column("progress", Json()),
     sa.Index("ix_operation_signals_cancelled", "cancel_requested_at"),
 )
-"""Signals to and from a running run; not in its record, where they would fail its end in REPEATABLE READ."""
+"""Signals to and from a running run; in its record they would make its end fail in REPEATABLE READ."""
 
 steps = sa.Table(
     "operation_steps",
@@ -203,7 +203,7 @@ queues = sa.Table(
     sa.Column("name", Key(64), primary_key=True),
     sa.Column("created_at", UtcDateTime, nullable=False),
 )
-"""Every queue with messages, for workers to discover those that no class names."""
+"""Every queue with messages, so that workers discover queues that no class names."""
 
 messages = sa.Table(
     "dexpy_messages",

@@ -1,4 +1,4 @@
-"""Queries over records: immutable, and composed of one another."""
+"""Queries over records, which are immutable and composable."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from dexpy.recording.store import Store
 
 @attrs.frozen
 class RecordQuery:
-    """A query over records. Each method returns a new query; iterating executes it."""
+    """A query over records; each method returns a new query, and iteration executes it."""
 
     _conditions: tuple[sa.ColumnElement[bool], ...] = ()
     _newest_first: bool = False
     _limit: int | None = None
-    # None for the store of the current runtime, whichever that is when the query runs.
+    # None for the store of the runtime that is current when the query is executed.
     _store: Store | None = None
 
     def where(
@@ -56,26 +56,26 @@ class RecordQuery:
         min_attempts: int | None = None,
         max_attempts: int | None = None,
     ) -> RecordQuery:
-        """Filter by all of these conditions.
+        """Return a query that also has all of these conditions.
 
         Args:
             operation: An operation class, or its stable name.
             target: A class, instance, module or function registered with `deferrable`, or its dotted name.
             method: One method of the target.
-            status: One of the states, or several.
-            failure: Why a run failed, or several reasons.
-            queue: The queue's name.
-            since: Created at this time or later; a timedelta counts back from now.
-            until: Created before this time; a timedelta counts back from now.
+            status: One status, or several.
+            failure: One reason of a failure, or several.
+            queue: The name of the queue.
+            since: The earliest creation time; a timedelta counts back from now.
+            until: The end of the creation times, exclusive; a timedelta counts back from now.
             error: An error code, an exception class or its class path.
-            actor: Its type, or a mapping with ``type`` and ``id``.
+            actor: The type of the actor, or a mapping with ``type`` and ``id``.
             trace: A trace id.
             parent: The id of the run that started them.
-            params: Values of props, by name: text, numbers, booleans, None, or references by key.
-            min_duration: Took at least this long.
-            max_duration: Took at most this long.
-            min_attempts: Had at least this many attempts.
-            max_attempts: Had at most this many attempts.
+            params: The values of props, by name: text, numbers, booleans, None, or references by key.
+            min_duration: The minimum duration.
+            max_duration: The maximum duration.
+            min_attempts: The minimum number of attempts.
+            max_attempts: The maximum number of attempts.
 
         Raises:
             OptionsError: A filter is invalid.
@@ -85,7 +85,7 @@ class RecordQuery:
         if operation is not None:
             conditions.append(filters.is_operation(operation))
         if method is not None and target is None:
-            raise OptionsError(f"where(method={method!r}) is the method of a target: give target=OrderClient too.")
+            raise OptionsError(f"where(method={method!r}): expected target= too. Pass for example target=OrderClient.")
         if target is not None:
             conditions.append(table.operation.in_(names_of(target, method)))
         if status is not None:
@@ -161,10 +161,10 @@ class RecordQuery:
         return attrs.evolve(self, newest_first=False)
 
     def limit(self, count: int) -> RecordQuery:
-        """Return at most this many records.
+        """Limit the number of returned records.
 
         Raises:
-            OptionsError: Not an int of at least 1.
+            OptionsError: *count* is not an int of at least 1.
         """
         _check_count(count, "limit")
         return attrs.evolve(self, limit=count)
@@ -190,24 +190,24 @@ class RecordQuery:
     def count(self) -> int:
         """Return the number of records."""
         counted = sa.select(sa.func.count()).select_from(self.select().order_by(None).subquery())
-        # There is no row at all in a file without tables.
+        # A file without tables has no rows.
         rows = self._require_store().rows(counted)
         count: int = rows[0][0] if rows else 0
         return count
 
     def page(self, size: int = 50, *, after: str | None = None) -> Page:
-        """Return one page, by keyset pagination: as fast in the middle of millions of rows as at their start.
+        """Return one page by keyset pagination, which takes the same time for every page.
 
         Args:
-            size: Records on a page.
-            after: The `next` of the page before.
+            size: The number of records on a page.
+            after: The `next` of the previous page.
 
         Raises:
             OptionsError: *size* is not an int of at least 1, or *after* is not an id.
         """
         _check_count(size, "page")
         if after is not None and not is_plain_text(after):
-            raise OptionsError(f"page(after={shortened(after)}): expected the `next` of the page before.")
+            raise OptionsError(f"page(after=): expected the `next` of the previous page, got {shortened(after)}.")
         query = self
         if after is not None:
             is_after = records.c.id < after if self._newest_first else records.c.id > after
@@ -227,4 +227,4 @@ def _record(row: Row[Any], store: Store) -> Record | None:
 
 def _check_count(count: object, method: str) -> None:
     if type(count) is not int or count < 1:
-        raise OptionsError(f"{method}({count!r}) wants an int of at least 1.")
+        raise OptionsError(f"{method}(): expected an int of at least 1, got {count!r}.")

@@ -22,7 +22,7 @@ class Record:
 
     Example:
         >>> from dexpy import records
-        >>> [record.status for record in records.where(queue="nobody")]
+        >>> [record.status for record in records.where(queue="unused")]
         []
     """
 
@@ -79,12 +79,12 @@ class Record:
 
     @property
     def result(self) -> Any:
-        """The result as JSON; None if there is none, or if it was not stored."""
+        """The result as JSON; None without a result, or if it was not stored."""
         return SENSITIVE if is_encrypted(self._row.result) else self._envelope.get("value")
 
     @property
     def result_error(self) -> str | None:
-        """Why a done run's result was not stored."""
+        """The reason why the result of a done run was not stored, or None."""
         return self._envelope.get("unstorable")
 
     @property
@@ -94,7 +94,7 @@ class Record:
 
     @property
     def duration(self) -> timedelta | None:
-        """How long the last attempt took; None while it has not ended."""
+        """The duration of the last attempt; None before its end."""
         if self.started_at is None or self.completed_at is None:
             return None
         return self.completed_at - self.started_at
@@ -134,14 +134,14 @@ class Attempt:
     """One attempt of a recorded run.
 
     Attributes:
-        number: From 1.
-        worker: Which worker process ran it.
-        started_at: When it started.
-        ended_at: When it ended; None while it runs.
-        failure: Why it did not end in `done`; None if it did, or still runs.
-        error: Error code or exception class.
-        error_message: Redacted.
-        traceback: File, line and function of each frame.
+        number: The number of the attempt, from 1.
+        worker: The id of the worker process.
+        started_at: The time when it started.
+        ended_at: The time when it ended; None while it runs.
+        failure: The reason why it did not end in `done`; None if it did, or is running.
+        error: The error code or exception class.
+        error_message: The message, redacted.
+        traceback: The file, line and function of each frame.
     """
 
     number: int
@@ -159,8 +159,8 @@ class Page:
     """A page of records.
 
     Attributes:
-        records: In order.
-        next: The *after* of the next page; None on the last one.
+        records: The records, in order.
+        next: The *after* of the next page; None on the last page.
     """
 
     records: tuple[Record, ...]

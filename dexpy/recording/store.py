@@ -460,7 +460,8 @@ class Store:
             if row is not None and row.status == "pending" and sender is not None:
                 sender.publish_with(connection, row)
         if row is None:
-            sources = " or ".join(TRANSITIONS[event].sources)
+            *others, last = TRANSITIONS[event].sources
+            sources = f"{', '.join(others)} or {last}" if others else last
             reason = f"Expected a record that is {sources}. Nothing was changed."
             raise InvalidTransition(id, PUBLIC_METHODS.get(event, event), self._row_now(id).status, reason)
         if sender is not None:

@@ -42,7 +42,7 @@ class Ticket(Generic[R]):
     Attributes are those of the last load; only `reload`, `wait`, `result` and `aresult` query the database.
 
     Attributes:
-        id: Of the run and its record.
+        id: The id of the run and its record.
         operation: The operation's stable name.
         recorded: Whether the run has a record.
         duplicate: Whether this is the ticket of an earlier run with the same key.
@@ -67,7 +67,7 @@ class Ticket(Generic[R]):
 
     @classmethod
     def get(cls, id: str) -> Ticket[Any]:
-        """The ticket of a record.
+        """Return the ticket of a record.
 
         Raises:
             RecordNotFound: No record has this id.
@@ -90,30 +90,30 @@ class Ticket(Generic[R]):
     def _require_store(self) -> Store:
         if self._store is None and self.duplicate:
             raise NotRecorded(
-                f"{self.operation} was not stored: another run has its unique key, and the class says "
-                'on_conflict="skip". Leave that out to be given the ticket of the other one.'
+                f"{self.operation}: not stored, because another run has its unique key and the class declares "
+                'on_conflict="skip". Omit on_conflict to get the ticket of the other run.'
             )
         if self._store is None:
             raise NotRecorded(
-                f"{self.operation} {self.id} has no record, so there is nothing to ask. Turn recording on: "
-                "dexpy.configure(database=...), and record = True on the class."
+                f"{self.operation} {self.id}: the run is not recorded. Set dexpy.configure(database=...), and "
+                "record = True in the class."
             )
         return self._store
 
     def _require_committed(self) -> Store:
         store = self._require_store()
         if (self._commit_state.rolled_back or self._commit_state.is_open) and store.has_committed(self.id):
-            # By a COMMIT sent as text, or by a statement that commits, such as DDL on MariaDB.
+            # A COMMIT was sent as text, or a statement has committed, such as DDL on MariaDB.
             self._commit_state = CommitState()
         if self._commit_state.rolled_back:
             raise RolledBack(
-                f"{self.operation} {self.id} was stored in a transaction that was rolled back: "
-                "there is no record, and nothing will run."
+                f"{self.operation} {self.id}: the transaction that stored it was rolled back, so it will not run. "
+                "Enqueue it again."
             )
         if self._commit_state.is_open:
             raise NotCommitted(
-                f"{self.operation} {self.id} is stored in a transaction that is still open, so no worker can see "
-                "it yet. Commit, and wait then."
+                f"{self.operation} {self.id}: the transaction that stores it is still open, so no worker can see it. "
+                "Commit before you wait."
             )
         return store
 
@@ -126,12 +126,12 @@ class Ticket(Generic[R]):
 
     @property
     def pending(self) -> bool:
-        """Whether it waits for its first or next attempt."""
+        """Whether the run waits for its first or next attempt."""
         return self.status == "pending"
 
     @property
     def running(self) -> bool:
-        """Whether a worker runs it."""
+        """Whether a worker runs it now."""
         return self.status == "running"
 
     @property
@@ -141,12 +141,12 @@ class Ticket(Generic[R]):
 
     @property
     def failed(self) -> bool:
-        """Whether it ended in a business error, a rejection or a crash; see `failure`."""
+        """Whether the run ended in a business error, a rejection or a crash; see `failure`."""
         return self.status == "failed"
 
     @property
     def expired(self) -> bool:
-        """Whether it was not started in time, or was expired by hand."""
+        """Whether the run was not started in time, or was expired by `expire`."""
         return self.status == "expired"
 
     @property
@@ -161,19 +161,19 @@ class Ticket(Generic[R]):
 
     @property
     def failure(self) -> str | None:
-        """Why it has not ended in `done`: business, rejected, crash, discarded, cancelled, expired and others."""
+        """The reason why it did not end in `done`: business, rejected, crash, discarded, cancelled, expired, others."""
         self._require_store()
         return self._columns.get("failure")
 
     @property
     def scheduled_at(self) -> datetime | None:
-        """When it is due; None for immediately."""
+        """The time when it is due; None for immediately."""
         self._require_store()
         return self._columns.get("scheduled_at")
 
     @property
     def completed_at(self) -> datetime | None:
-        """When it ended; None while it has not."""
+        """The time when it ended, or None."""
         self._require_store()
         return self._columns.get("completed_at")
 
@@ -187,7 +187,7 @@ class Ticket(Generic[R]):
     def progress(self) -> Progress | None:
         """The progress that the run reported with ``self.report_progress(...)``, or None.
 
-        The last report stays after the run has ended. If the last load did not include it, it is read once.
+        The last report remains after the end of the run. It is queried once if the last load did not include it.
         """
         store = self._require_store()
         if "progress" not in self._columns:
@@ -203,11 +203,11 @@ class Ticket(Generic[R]):
         self._columns = row_dict(row)
 
     def become_duplicate_of(self, earlier: Row[Any], *, committed: bool = True) -> None:
-        """Make this the ticket of an earlier run with the same key: this run was not stored.
+        """Make this the ticket of an earlier run with the same key, because this run was not stored.
 
         Args:
-            earlier: Its record.
-            committed: Whether that is committed, and so does not depend on the caller's transaction.
+            earlier: The record of the earlier run.
+            committed: Whether that record is committed, independent of the caller's transaction.
         """
         self._original = self._original or (self.id, self._store, self._columns, self._commit_state)
         self.id, self.duplicate = earlier.id, True
@@ -216,19 +216,19 @@ class Ticket(Generic[R]):
         self._load(earlier)
 
     def become_skipped(self) -> None:
-        """Make this the ticket of no run: this one was not stored, by ``on_conflict="skip"``."""
+        """Make this a ticket without a run, because ``on_conflict="skip"`` did not store it."""
         self._original = self._original or (self.id, self._store, self._columns, self._commit_state)
         self.duplicate, self._store, self._columns, self._commit_state = True, None, {}, CommitState()
 
     def restore(self) -> None:
-        """Make this the ticket of its own run again: the transaction that found an earlier run is retried."""
+        """Make this the ticket of its own run again, because the transaction that found an earlier run is retried."""
         if self._original is not None:
             (self.id, self._store, self._columns, self._commit_state), self._original = self._original, None
             self.duplicate = False
 
     @property
     def outcome(self) -> Ok[R] | Err | None:
-        """The outcome at the last load: `Ok`, `Err`, or None while there is neither."""
+        """The outcome at the last load: `Ok`, `Err` or None."""
         return outcome_of(self.id, self.operation, self._columns)
 
     def wait(self, timeout: float, interval: Interval = 0.2) -> Ok[R] | Err | None:
@@ -239,16 +239,16 @@ class Ticket(Generic[R]):
             interval: Seconds between polls, or a function of the number of polls so far.
 
         Returns:
-            `Ok` or `Err`; None if it has not ended in time.
+            `Ok` or `Err`; None after the timeout.
 
         Raises:
-            OperationFailed: It ended otherwise: crash, discarded, cancelled, expired and others.
-            ResultNotStored: It is done, and its result was not stored.
-            EncryptorMissing: It is done, and this process does not have the encryptor of its result.
-            DecryptionFailed: It is done, and its result cannot be decrypted.
-            NotCommitted: The transaction that holds the record is still open.
-            RolledBack: It was rolled back.
-            NotRecorded: There is no record.
+            OperationFailed: The run ended otherwise, for example in a crash, by its expiry or by a cancellation.
+            ResultNotStored: The run is done, and its result was not stored.
+            EncryptorMissing: The run is done, and this process does not have the encryptor of its result.
+            DecryptionFailed: The run is done, and its result does not decrypt.
+            NotCommitted: The transaction that stores the record is still open.
+            RolledBack: The transaction that stored the record was rolled back.
+            NotRecorded: The run is not recorded.
         """
         pauses = PollIntervals(timeout, interval)
         while True:
@@ -270,14 +270,14 @@ class Ticket(Generic[R]):
             interval: Seconds between polls, or a function of the number of polls so far.
 
         Raises:
-            Error: The run ended in a business error, or was rejected by a guard.
-            OperationFailed: It ended otherwise.
-            WaitTimeout: It has not ended in time, and continues.
+            Error: The run ended in a business error, or a guard rejected it.
+            OperationFailed: The run ended otherwise.
+            WaitTimeout: The run has not ended before the timeout, and continues.
         """
         return self._value(self.wait(timeout, interval), timeout)
 
     async def aresult(self, timeout: float, interval: Interval = 0.2) -> R:
-        """`result` for asyncio, without blocking the event loop."""
+        """Await the run's result, as `result` does, without blocking the event loop."""
         pauses = PollIntervals(timeout, interval)
         while True:
             await asyncio.to_thread(self.reload)
@@ -295,40 +295,41 @@ class Ticket(Generic[R]):
         raise WaitTimeout(self.id, self.operation, timeout, self.status)
 
     def expire(self) -> Ticket[R]:
-        """Expire the run; only while it is pending.
+        """Expire a pending run.
 
         Raises:
-            InvalidTransition: It is not pending; nothing was changed.
+            InvalidTransition: The run is not pending; nothing was changed.
         """
-        return self._move("expire", "expired", "It was expired by hand.")
+        return self._move("expire", "expired", "Expired on request.")
 
     def cancel(self) -> Ticket[R]:
         """Cancel the run, unless it has ended.
 
-        A pending run is ``cancelled`` at once. A running one is requested to end, and ends at its next check:
-        ``self.check_cancelled()``, the next use of its session, the next await, its commit. It may finish before that;
-        see `wait`.
+        A pending run is ``cancelled`` at once. A running one gets a request, and ends at its next check:
+        ``self.check_cancelled()``, the next use of its session, the next await, or its commit. It may succeed before
+        that; see `wait`.
 
         Raises:
-            InvalidTransition: It has ended; nothing was changed.
+            InvalidTransition: The run has ended; nothing was changed.
         """
-        values = {"error": None, "failure": "cancelled", "error_message": "It was cancelled.", "error_details": None}
+        message = "Cancelled on request."
+        values = {"error": None, "failure": "cancelled", "error_message": message, "error_details": None}
         self._load(self._require_committed().cancel(self.id, **values))
         return self
 
     def fail(self, reason: str) -> Ticket[R]:
-        """Mark the run as failed for good; only while it is pending.
+        """Fail a pending run permanently.
 
         Args:
-            reason: For people.
+            reason: The text for `error_message`, which is redacted.
 
         Raises:
-            InvalidTransition: It is not pending; nothing was changed.
+            InvalidTransition: The run is not pending; nothing was changed.
         """
         return self._move("discard", "discarded", reason)
 
     def _redactor(self, store: Store) -> Redactor:
-        """Return a redactor of the run's secrets, which a person may quote in a reason."""
+        """Return a redactor of the run's secrets, which the text of a reason may contain."""
         row = store.row(self.id)
         contract: Contract | None = registry.contract_of(row.operation)
         if contract is None:
@@ -344,17 +345,18 @@ class Ticket(Generic[R]):
         return self
 
     def perform(self) -> bool:
-        """Run it now, in this process and thread, claimed as by a worker; only while it is pending.
+        """Claim a pending run and perform it now, in this thread.
 
-        The outcome of the attempt is stored, and the rules of its class decide as in a worker: nothing is raised here.
+        The outcome is stored and the rules of the class decide about retries, as in a worker; no error of the run is
+        raised here.
 
         Returns:
-            Whether an attempt was made; False if it is not due yet, or its concurrency limit is reached. Nothing was
-            changed then.
+            Whether an attempt was made. If not, nothing was changed: the run is not due, or its concurrency limit is
+            reached.
 
         Raises:
-            InvalidTransition: It is not pending; nothing was changed.
-            UnknownOperation: Its class is not declared in this process; nothing was changed.
+            InvalidTransition: The run is not pending; nothing was changed.
+            UnknownOperation: The class is not declared in this process; nothing was changed.
         """
         store = self._require_committed()
         performed = run_record_now.get()(self.id)
@@ -362,14 +364,14 @@ class Ticket(Generic[R]):
         return performed
 
     def retry(self, *, from_start: bool = False) -> Ticket[R]:
-        """Run a failed, expired or cancelled one again; its attempts are counted from 0, their history stays.
+        """Retry a failed, expired or cancelled run, counting its attempts from 0; earlier attempts are kept.
 
         Args:
-            from_start: Start with the first step again, although the effects of finished steps stay; otherwise the run
-                continues after its last finished step.
+            from_start: Whether to start again with the first step, although the effects of finished steps remain;
+                otherwise the run continues after its last finished step.
 
         Raises:
-            InvalidTransition: It is not failed, expired or cancelled; nothing was changed.
+            InvalidTransition: The run is not failed, expired or cancelled; nothing was changed.
         """
         row = self._require_committed().apply_event("revive", self.id, from_start=from_start)
         self._load(row)
@@ -383,7 +385,7 @@ class Ticket(Generic[R]):
 
         Raises:
             OptionsError: The datetime is naive.
-            InvalidTransition: It is not pending; nothing was changed.
+            InvalidTransition: The run is not pending; nothing was changed.
         """
         if at is None:  # pyright: ignore[reportUnnecessaryComparison]
             raise OptionsError("reschedule(): at=None: expected an aware datetime.")
@@ -392,7 +394,7 @@ class Ticket(Generic[R]):
         return self
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the ticket as JSON for clients: of a crash only that the run failed."""
+        """Return the ticket as JSON for clients, without details of a crash."""
         data: dict[str, Any] = {"id": self.id, "operation": self.operation, "status": self._columns.get("status")}
         envelope: dict[str, Any] = self._columns.get("result") or {}
         if self._columns.get("status") == "done" and is_encrypted(envelope):

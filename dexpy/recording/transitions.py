@@ -13,9 +13,9 @@
     block     pending  > pending          revive     failed, expired, cancelled > pending
     mark_unpublished, defer_republish, reschedule    pending > pending
 
-Nothing else writes the column `status`, except the insert of a row: ``pending``, or for a synchronous run its final
-state, or ``running`` with an idempotency key.
-An event that the row's state does not allow changes nothing, and `apply` returns None.
+Only these transitions write the column `status`, and the insert of a row: ``pending``, or for a synchronous run its
+final status, or ``running`` with an idempotency key.
+If the status of the row does not allow an event, `apply` changes nothing and returns None.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from dexpy.database.dialects import DIALECTS
 from dexpy.database.tables import records
 
 PREFIX = "p_"
-"""The prefix of bind parameters: SQLAlchemy reserves the names of the columns."""
+"""The prefix of bind parameters, because SQLAlchemy reserves the names of the columns."""
 
 
 def _parameter(column: str) -> sa.BindParameter[Any]:
@@ -41,7 +41,7 @@ def _parameter(column: str) -> sa.BindParameter[Any]:
 
 
 class _token_of(FunctionElement[int]):  # noqa: N801 - reads as a SQL function
-    """A claim token in a comparison; cast to an integer on SQLite, whose column may contain any type."""
+    """A claim token in a comparison, cast to an integer on SQLite, where a column may contain any type."""
 
     inherit_cache = True
     type = sa.Integer()
@@ -64,14 +64,14 @@ _ANY_OPERATION: sa.BindParameter[Any] = sa.bindparam(PREFIX + "operation", None,
 
 @attrs.frozen
 class Transition:
-    """One line of the state machine.
+    """One transition of the state machine.
 
     Attributes:
-        sources: The states that it leaves.
-        target: The state that it enters.
+        sources: The statuses before it.
+        target: The status after it.
         changes: The other columns that it writes, with constants or SQL expressions.
         inputs: The columns whose values the caller passes.
-        due: Whether the row must be due, and not expired.
+        due: Whether the row must be due and not expired.
         named: Whether the caller may restrict it to one operation.
         fenced: Whether it requires the claim token.
         returned: The columns that `apply` returns; empty for all.
@@ -91,7 +91,7 @@ class Transition:
         return tuple(records.c[name] for name in self.returned) or tuple(records.c)
 
     def conditions(self) -> tuple[sa.ColumnElement[bool], ...]:
-        """Return the conditions on the row, except that on its id."""
+        """Return the conditions on the row, except the condition on its id."""
         table = records.c
         conditions: list[sa.ColumnElement[bool]] = [sa.or_(*(table.status == source for source in self.sources))]
         if self.due:
@@ -116,12 +116,12 @@ _ERROR: Final = ("error", "failure", "error_message", "error_details")
 _CLAIM_ENDED: Final = {"claimed_by": None}
 _LOST: Final = {"num_lost": next_count(records.c.num_lost)}
 _UNCOUNTED_ATTEMPT: Final = sa.case((records.c.num_attempts > 0, records.c.num_attempts - 1), else_=0)
-# A key that is unique for a length of time outlives its run, but not a run that was never started.
+# A key that is unique for a length of time outlives its run, unless the run never started.
 _ENDED: Final = {
     "completed_at": after(0),
     "unique_key": sa.case((records.c.unique_expires_at.is_not(None), records.c.unique_key)),
 }
-# Results and business errors are replayed, so they keep the idempotency key; every other end releases it.
+# Results and business errors are replayed, so they keep the idempotency key; all other ends release it.
 _KEYS_RELEASED: Final = {"once_key": None}
 _ENDED_WAITING: Final = {"completed_at": after(0), "unique_key": None, "blocked_key": None} | _KEYS_RELEASED
 _STARTED: Final[sa.ColumnClause[str]] = sa.literal_column("'started'")
@@ -131,11 +131,11 @@ _KEYS_CLAIMED: Final = {
     "once_key": sa.func.coalesce(records.c.once_digest, records.c.once_key),
     "unique_key": sa.func.coalesce(records.c.unique_digest, records.c.unique_key),
 }
-# Null while no message is published: the relay publishes due rows without it.
+# Null until a message is published; the relay publishes due rows without this time.
 _PUBLISHED: Final = {"enqueued_at": sa.case((sa.bindparam("p_sent", type_=sa.Boolean()), after(0)), else_=None)}
 _RETRIED: Final = {"scheduled_at": after(seconds_parameter("p_wait_s"))} | _PUBLISHED
 
-# Only what a worker needs: each column must be decoded.
+# Only columns that a worker needs, because each one is decoded.
 _CLAIMED: Final = (
     "id",
     "operation",
@@ -192,7 +192,7 @@ TRANSITIONS: Final[dict[str, Transition]] = {
     "discard": Transition(("pending",), "failed", _ENDED_WAITING, inputs=_ERROR),
     "park": Transition(("pending",), "failed", _ENDED_WAITING, inputs=_ERROR),
     "reschedule": Transition(("pending",), "pending", _PUBLISHED | {"blocked_key": None}, inputs=("scheduled_at",)),
-    # Without a message, and without a time at which it is due: nothing polls it until a slot is free.
+    # Without a message and a due time, nothing polls the row until a slot is free.
     "block": Transition(
         ("pending",),
         "pending",
@@ -204,7 +204,7 @@ TRANSITIONS: Final[dict[str, Transition]] = {
         "pending",
         {"enqueued_at": None, "scheduled_at": sa.func.coalesce(records.c.scheduled_at, after(0))},
     ),
-    # Its message is delayed in the broker until then, and must not be republished.
+    # The broker delays its message until then, so the relay must not republish it.
     "defer_republish": Transition(
         ("pending",),
         "pending",
@@ -223,20 +223,20 @@ TRANSITIONS: Final[dict[str, Transition]] = {
             "expires_at": None,
             "num_attempts": 0,
             "num_lost": 0,
-            # 0 is the limit of a call in place, which is not recovered; a worker may recover the retried run.
+            # 0 is the limit of a synchronous run, which is not recovered; workers may recover the retried run.
             "max_lost": sa.func.nullif(records.c.max_lost, 0),
             "retry_counts": None,
         },
     ),
 }
-"""Event to transition."""
+"""The transitions by event."""
 
 _STATEMENTS: Final = {event: transition.statement() for event, transition in TRANSITIONS.items()}
 _RETURNING: Final = {
     event: statement.returning(*TRANSITIONS[event].columns()) for event, statement in _STATEMENTS.items()
 }
-# A worker that freezes before the commit blocks its successor. Recovery ends its session; where that is not allowed,
-# the server does, after this time-out. Set in the same statement, to save a round trip.
+# A worker that freezes before the commit blocks its successor. Recovery ends its session; without the privilege, the
+# server does after this timeout, which the same statement sets to save a round trip.
 _WITH_TIMEOUT: Final = sa.func.set_config("idle_in_transaction_session_timeout", "10s", True)
 _SUCCEED_WITH_TIMEOUT: Final = _STATEMENTS["succeed"].returning(_WITH_TIMEOUT)
 _READ: Final = {
@@ -246,10 +246,10 @@ _READ: Final = {
 
 
 def apply(connection: Connection, event: str, id: str, **values: Any) -> Row[Any] | None:
-    """Move one row through the state machine.
+    """Apply an event to one row.
 
     Args:
-        connection: In a transaction; the caller commits it.
+        connection: A connection in a transaction, which the caller commits.
         event: A key of `TRANSITIONS`.
         id: The record's id.
         values: The transition's inputs; ``operation`` to claim a row of that operation only; ``claim_token`` for a
@@ -257,8 +257,8 @@ def apply(connection: Connection, event: str, id: str, **values: Any) -> Row[Any
             is published with this transaction.
 
     Returns:
-        The updated row, or of a claim the columns that a worker needs; None if its state does not allow the event:
-        nothing was changed then.
+        The updated row, for a claim with the columns that a worker needs; None if its status does not allow the event,
+        and nothing was changed.
     """
     if connection.dialect.update_returning:
         return connection.execute(_RETURNING[event], _parameters(id, values)).first()

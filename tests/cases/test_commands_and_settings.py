@@ -266,7 +266,7 @@ def test_d11_db_init_is_not_advised_for_a_missing_column(run: Runner, tmp_path: 
         status, shown, noted = run(*command.split(), "market")
         assert (command, status) == (command, 1)
         assert "table operation_queues lacks created_at" in shown + noted
-        assert "add it again as `dexpy db sql --from 0` prints it" in shown + noted
+        assert "add it again with the SQL of `dexpy db sql --from 0`" in shown + noted
         assert "Run: " not in shown + noted
 
 

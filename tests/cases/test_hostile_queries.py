@@ -81,7 +81,7 @@ def test_s9_a_filter_of_another_type_is_refused(isolated_runtime: Isolated) -> N
             with pytest.raises(OptionsError):
                 records.where(max_attempts=count)  # type: ignore[arg-type]
     for after in ("a\0b", "\ud800", 5, b"a"):
-        with pytest.raises(OptionsError, match="expected the `next` of the page before"):
+        with pytest.raises(OptionsError, match="expected the `next` of the previous page"):
             records.all().page(after=after)  # type: ignore[arg-type]
     for word in ("a\0b", "\ud800" * 10_000, 7, None):
         with pytest.raises(OptionsError) as refused:

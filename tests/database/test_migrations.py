@@ -41,7 +41,7 @@ STATEMENTS = [
     # SQLite rolls all of it back: the first, one in the middle and the last statement stand for the others.
     if kind != "sqlite" or number in (0, 4, len(MIGRATIONS[-1].statements[kind]))
 ]
-OUTDATED = "its schema has version 1, and this release of dexpy needs version 2"
+OUTDATED = "its schema has version 1; this release of dexpy requires version 2"
 
 
 def execute_script(url: str, text: str) -> None:
@@ -308,7 +308,7 @@ def test_each_command_that_a_check_advises_helps(pair: Pair, kind: str) -> None:
 
     pair.change("ALTER TABLE operation_queues DROP COLUMN created_at")
     checked = pair.dexpy("db", "check")
-    assert "as `dexpy db sql --from 0` prints it" in checked.stderr
+    assert "add it again with the SQL of `dexpy db sql --from 0`" in checked.stderr
     created = pair.dexpy("db", "sql", "--from", "0").stdout.partition("CREATE TABLE operation_queues (")[2]
     (definition,) = [line.strip(" ,") for line in created.partition(";")[0].splitlines() if "created_at" in line]
     pair.change(f"ALTER TABLE operation_queues ADD COLUMN {definition}{' DEFAULT 0' if kind == 'sqlite' else ''}")
@@ -348,7 +348,7 @@ def test_a_later_schema_is_one_error_that_names_the_release(pair: Pair) -> None:
     for command in (["worker", "apps.invoices"], ["db", "check"], ["db", "init"], ["db", "upgrade"]):
         ended = pair.dexpy(*command)
         assert ended.returncode == (2 if command[0] == "worker" else 1), ended
-        assert "its schema has version 99, and this release of dexpy knows versions up to 2" in ended.stderr
+        assert "its schema has version 99; this release of dexpy supports versions up to 2" in ended.stderr
         assert "Install the release of dexpy that upgraded it" in ended.stderr
         assert "Run: " not in ended.stderr
 
@@ -394,7 +394,7 @@ def test_an_open_transaction_on_the_tables_ends_the_upgrade_with_an_error(
     database = Database(old_pair.url)
     with old_pair.engine.begin() as other:
         other.exec_driver_sql("UPDATE operation_records SET queue = 'x'")
-        with pytest.raises(dexpy.DexpyError, match="The tables were not changed|SQLite's one write lock"):
+        with pytest.raises(dexpy.DexpyError, match="Cannot change dexpy's tables|SQLite's only write lock"):
             schema.upgrade(database)
     with database.connect() as connection:
         assert schema.read_state(connection).version == 1
@@ -455,7 +455,7 @@ def test_a_column_of_the_application_is_not_lost_with_a_copied_table(old_file: s
     with old_file.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE operation_records ADD COLUMN mine TEXT")
 
-    with pytest.raises(ConfigurationError, match="the columns 'mine' are not dexpy's"):
+    with pytest.raises(ConfigurationError, match="columns 'mine' are not of dexpy"):
         upgrade(old_file)
 
     with old_file.begin() as connection:

@@ -644,7 +644,7 @@ def test_a_target_that_cannot_be_called_later_is_refused_at_its_declaration(decl
         (lambda: defer(shop.whisper, "a", idempotence_token="b"), OptionsError, r"requires a record"),
         (lambda: records.where(target=Effect), OptionsError, r"target=Effect\): no function or method of it"),
         (lambda: records.where(target=OrderClient, method="fulfil"), OptionsError, r"Did you mean 'fulfill'\?"),
-        (lambda: records.where(method="fulfill"), OptionsError, r"give target=OrderClient too"),
+        (lambda: records.where(method="fulfill"), OptionsError, r"expected target= too\. Pass for example"),
     ],
 )
 def test_a_call_that_cannot_be_deferred_is_refused_and_nothing_is_stored(

@@ -190,7 +190,7 @@ def test_skip_returns_a_ticket_without_a_run(isolated_runtime: Isolated, engine:
     Skip(shop=1).async_().call()
     ticket = Skip(shop=1).async_().call()
     assert (ticket.duplicate, ticket.recorded, bool(ticket), len(rows(engine))) == (True, False, True, 1)
-    with pytest.raises(NotRecorded, match="was not stored: another run has its unique key, and the class says"):
+    with pytest.raises(NotRecorded, match="not stored, because another run has its unique key and the class declares"):
         ticket.wait(1)
 
 

@@ -1,4 +1,4 @@
-"""All migrations, in order. A new version is a new file and a new entry here; an entry is never changed."""
+"""All migrations, in order; a new version adds a file and an entry, and an entry never changes."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dexpy.database.migrations import version_2
 from dexpy.database.migrations.migration import Migration
 
 MIGRATIONS: Final[tuple[Migration, ...]] = (version_2.MIGRATION,)
-"""Ascending, without gaps."""
+"""The migrations, ascending and without gaps."""
 
 UNNUMBERED: Final = 1
 """The version of a schema without a table of versions."""
 
 NEWEST: Final = MIGRATIONS[-1].version
-"""The version that this release of dexpy needs."""
+"""The version that this release of dexpy requires."""
 
 
 def migrations_between(start: int, end: int) -> tuple[Migration, ...]:

@@ -1,4 +1,4 @@
-"""What a migration is made of."""
+"""The parts of a migration."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import attrs
 import sqlalchemy as sa
 
 SCHEMA: Final = "{schema}"
-"""In the text of a statement: the quoted schema of dexpy's tables with a dot, or nothing."""
+"""The placeholder in the text of a statement for the quoted schema of dexpy's tables with a dot, or nothing."""
 
 
 def _always(_inspector: sa.Inspector, _schema: str | None) -> bool:
@@ -21,9 +21,9 @@ class Statement:
     """One statement of a migration.
 
     Attributes:
-        sql: Its text, with `SCHEMA` before each table.
-        is_needed: Whether it is still to be executed, after a migration was interrupted on a database whose DDL commits
-            at once; a statement without a check has the same effect twice as once.
+        sql: The text, with `SCHEMA` before each table.
+        is_needed: Returns whether to execute it after an interruption, on a database without transactional DDL; a
+            statement without a check is idempotent.
     """
 
     sql: str
@@ -49,12 +49,12 @@ def has_column(table: str, column: str) -> Callable[[sa.Inspector, str | None], 
 
 @attrs.frozen
 class Rebuild:
-    """A table that SQLite creates anew, because it cannot alter a constraint.
+    """A table that SQLite rebuilds, because it cannot alter a constraint.
 
     Attributes:
-        table: Its name.
-        columns: All columns of dexpy's; the copy would lose any other.
-        indexes: The indexes that the migration creates; others are the application's, and are kept.
+        table: The name of the table.
+        columns: All columns of dexpy; the copy would lose any other.
+        indexes: The indexes that the migration creates; other indexes are of the application and kept.
     """
 
     table: str
@@ -72,10 +72,10 @@ class Migration:
     """The step from one version of the schema to the next.
 
     Attributes:
-        version: The version that it leads to.
-        summary: What it changes, in one line.
-        statements: In order, by the name of the dialect: sqlite, postgresql, mariadb.
-        rebuilds: The tables that its statements for SQLite create anew.
+        version: The version after the migration.
+        summary: A summary of the changes, in one line.
+        statements: The statements in order, by dialect: sqlite, postgresql, mariadb.
+        rebuilds: The tables that its statements for SQLite rebuild.
     """
 
     version: int
@@ -85,5 +85,5 @@ class Migration:
 
 
 def statements(*parts: str | Statement) -> tuple[Statement, ...]:
-    """Return statements from their texts."""
+    """Return statements from texts."""
     return tuple(part if isinstance(part, Statement) else Statement(part) for part in parts)

@@ -1,4 +1,4 @@
-"""Tables that SQLite creates anew, because it cannot alter their constraints: what must outlive the old table.
+"""Tables that SQLite rebuilds, because it cannot alter their constraints, and the objects to keep of the old table.
 
 The procedure is that of https://www.sqlite.org/lang_altertable.html#otheralter.
 """
@@ -15,10 +15,10 @@ from dexpy.foundation.errors import ConfigurationError, listed
 
 
 def stop_enforcing_references(connection: Connection) -> None:
-    """Let a connection of dexpy's drop a table to which others refer; the pool replaces it after its use.
+    """Allow a connection of dexpy to drop a table that others refer to; the pool replaces the connection after its use.
 
     Args:
-        connection: Before its first write.
+        connection: A connection before its first write.
     """
     if dialect_of(connection) is SQLITE:
         connection.exec_driver_sql("PRAGMA foreign_keys = OFF")
@@ -26,10 +26,10 @@ def stop_enforcing_references(connection: Connection) -> None:
 
 
 def require_no_enforced_references(connection: Connection, migration: Migration) -> None:
-    """Require that a migration in an application's transaction does not follow references to a table it replaces.
+    """Require that SQLite enforces no references to a table that a migration rebuilds in an application's transaction.
 
     Raises:
-        ConfigurationError: SQLite enforces foreign keys on this connection, and a table refers to the replaced one.
+        ConfigurationError: SQLite enforces foreign keys on this connection, and a table refers to a rebuilt one.
     """
     if dialect_of(connection) is not SQLITE or not connection.exec_driver_sql("PRAGMA foreign_keys").scalar():
         return
@@ -52,7 +52,7 @@ def objects_to_keep(connection: Connection, migration: Migration, statement: Sta
     """Return the SQL of an application's indexes and triggers that a statement drops with a table.
 
     Raises:
-        ConfigurationError: The table has columns of the application, which the new one would not have.
+        ConfigurationError: The table has columns of the application, which the new table would lack.
     """
     if dialect_of(connection) is not SQLITE:
         return []
@@ -72,6 +72,6 @@ def _require_known_columns(connection: Connection, rebuild: Rebuild) -> None:
     present = connection.exec_driver_sql("SELECT name FROM pragma_table_xinfo(?)", (rebuild.table,)).scalars()
     if unknown := set(present) - set(rebuild.columns):
         raise ConfigurationError(
-            f"{rebuild.table}: the columns {listed(unknown)} are not dexpy's, and SQLite would lose them in this "
-            "migration. Move them to a table of your own, drop them here, and run the upgrade again."
+            f"{rebuild.table}: columns {listed(unknown)} are not of dexpy, and this migration of SQLite would lose "
+            "them. Move them to a table of the application, drop them here, and retry the upgrade."
         )

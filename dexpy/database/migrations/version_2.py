@@ -113,7 +113,7 @@ _SQLITE_RECORDS = """CREATE TABLE operation_records_2 (
 _SQLITE_COPY = "INSERT INTO operation_records_2 ({columns}) SELECT {columns} FROM operation_records".replace(
     "{columns}", ", ".join(_COLUMNS)
 )
-# As they are in the table that is replaced.
+# The indexes of the replaced table.
 _SQLITE_INDEXES = (
     "CREATE INDEX ix_operation_trace ON operation_records (trace_id)",
     "CREATE INDEX ix_operation_actor ON operation_records (actor_type, actor_id)",
