@@ -235,7 +235,7 @@ def _check_job(actor: str, args: Collection[Any], kwargs: Mapping[str, Any], fac
 
 
 def _check_depth(values: list[Any]) -> None:
-    """Refuse values that cannot be encoded again or would overflow the stack."""
+    """Refuse values that are too deep to be encoded again."""
     level = values
     for _ in range(MAX_DEPTH):
         below: list[Any] = []

@@ -276,7 +276,7 @@ class Database:
         return self._schema or ""
 
     def _refuse_self_wait(self, is_mine: bool) -> None:
-        """Refuse to wait for the write lock if the wait could not end; see `self_deadlock.refuse_self_wait`."""
+        """Refuse to wait for the write lock if the wait would never end; see `self_deadlock.refuse_self_wait`."""
         if is_mine or transaction_scope.innermost().value is not None:
             self_deadlock.refuse_self_wait(self.display_url, self.same_as, is_mine)
 

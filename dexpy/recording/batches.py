@@ -80,10 +80,10 @@ def _is_changed(
 
 
 def log_refused_row(action: str, error: BaseException, **facts: Any) -> None:
-    """Log a row that could not be updated, once.
+    """Log once that the database refused to update a row.
 
     Args:
-        action: What was done.
+        action: The name of the update.
         error: The error.
         facts: The fields that name the row.
     """
@@ -99,9 +99,9 @@ def write_each(
     """Write rows one by one, each in its own savepoint, after one statement for all of them has failed.
 
     Args:
-        connection: In a transaction.
-        action: What is done, for the log.
-        ids: Of the rows.
+        connection: A connection in a transaction.
+        action: The name of the update, for the log.
+        ids: The ids of the rows.
         write: Writes the row of an id.
         field: The field of the log that names a row.
 

@@ -114,7 +114,7 @@ def redactor_of(contract: Contract, params: Any, run_id: str, redactor: Redactor
     try:
         clear: Any = decrypt(contract.name, params, run_id, "params")
         return redactor.knowing([clear[name] for name in contract.sensitive_props if name in clear])
-    except Exception:  # noqa: BLE001 - params that cannot be read are not shown either
+    except Exception:  # noqa: BLE001 - unreadable params are not shown either
         return redactor
 
 

@@ -100,7 +100,7 @@ class EndWriter:
         try:
             with self._store.database.connect() as connection:
                 connection.execute(sa.text("SELECT 1"))
-        except Exception as error:  # noqa: BLE001 - whatever it is, there was no answer
+        except Exception as error:  # noqa: BLE001 - any error means that there was no answer
             log_event(LogEvent.DATABASE_UNREACHABLE, logging.DEBUG, error=class_path(error))
             return False
         return True

@@ -291,7 +291,7 @@ class IdempotentRecorder(SyncRecorder):
         try:
             with self.store.database.with_own_schema(session.connection()) as connection:
                 is_applied(connection, event, self.id, claim_token=TOKEN, **values)
-        except Exception as error:  # noqa: BLE001 - an aborted transaction cannot be committed either
+        except Exception as error:  # noqa: BLE001 - an aborted transaction does not commit either
             log_event(LogEvent.RECORD_NOT_WRITTEN, logging.DEBUG, run_id=self.id, error=class_path(error))
 
 

@@ -53,7 +53,7 @@ class GuardedSession:
         owner: The operation's name, for messages.
         session: The run's own session, or the one that it joins.
         savepoint: The savepoint around the run in a session that it joins; None for its own session.
-        sessions: Makes the session that of the application's `scoped_session` while the run uses it.
+        sessions: Makes it the current session of the application's `scoped_session` while the run uses it.
     """
 
     def __init__(

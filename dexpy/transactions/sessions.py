@@ -253,7 +253,7 @@ def current_session() -> Session:
     """Return the session of the run, or the current one of `session`.
 
     Raises:
-        NotRunning: There is no current session.
+        NotRunning: No session is current.
     """
     transaction = current_transaction()
     if transaction is None:

@@ -150,7 +150,7 @@ class Leases:
                 inbox.wake_consumer()
 
     def close(self, *, only_if_idle: bool = False) -> None:
-        """Stop renewing and listening; with *only_if_idle*, only if there is no held message and no consumer."""
+        """Stop renewing and listening; with *only_if_idle*, only if no message is held and no consumer is left."""
         with self._state_lock:
             if only_if_idle and (self._inboxes or self._held):
                 return

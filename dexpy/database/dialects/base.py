@@ -143,11 +143,11 @@ class Dialect:
 
     @contextmanager
     def limit_ddl_waits(self, connection: Connection, seconds: int) -> Generator[None]:
-        """Let a change of the schema wait no longer for transactions that use a table, in this block.
+        """Limit how long a change of the schema waits for transactions that use a table, inside the block.
 
         Args:
-            connection: In a transaction.
-            seconds: At least 1.
+            connection: A connection in a transaction.
+            seconds: The limit, at least 1.
         """
         yield
 

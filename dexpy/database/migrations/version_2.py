@@ -137,7 +137,7 @@ MIGRATION = Migration(
             _SQLITE_RECORDS,
             _SQLITE_COPY,
             "DROP TABLE operation_records",
-            # References of other tables, views and triggers must keep their text, which names the table already.
+            # References of other tables, views and triggers already have the new name: do not rewrite them.
             "PRAGMA legacy_alter_table = ON",
             "ALTER TABLE operation_records_2 RENAME TO operation_records",
             "PRAGMA legacy_alter_table = OFF",
@@ -150,7 +150,7 @@ MIGRATION = Migration(
             "ALTER TABLE {schema}operation_records"
             f" ADD CONSTRAINT ck_operation_status CHECK (status IN ({_STATUSES}))",
             "ALTER TABLE {schema}operation_records RENAME COLUMN name TO operation",
-            # Last: a table with changed rows may have pending triggers, and cannot be altered then.
+            # This is last: a table with changed rows may have pending triggers, and then refuses ALTER.
             _CANCELLED,
         ),
         "mariadb": statements(
