@@ -362,7 +362,7 @@ class Database:
             except (RecursionError, TypeError, ValueError) as error:
                 return f"it has no JSON form ({class_path(error)})"
             if text.count("[") + text.count("{") > levels and _is_deeper(value, levels):
-                return f"its nesting is deeper than the {levels} levels that the database accepts"
+                return f"it is nested deeper than the {levels} levels that the database accepts"
             size += len(text)
             if dialect.closes_on_large_statement:
                 # Characters that are escaped in the statement.

@@ -39,7 +39,7 @@ def test_a_statement_that_another_connection_has_prepared_is_reported_with_the_f
     with first.begin() as connection:
         schema.problems(connection)
     first.dispose()
-    with pytest.raises(DatabaseUnavailable, match=r"PgBouncer, .* Then end the URL in \?prepare_threshold=none\."):
+    with pytest.raises(DatabaseUnavailable, match=r"PgBouncer .* end the URL in \?prepare_threshold=none\."):
         Store(second).prepare()
     second.dispose()
 

@@ -487,7 +487,7 @@ def test_a_session_that_is_rolled_back_leaves_no_row_and_no_message(isolated_run
 
     assert nothing_is_stored(isolated_runtime)
     assert shop.names() == []
-    with pytest.raises(RolledBack, match="nothing will run"):
+    with pytest.raises(RolledBack, match="was rolled back, so it will not run"):
         ticket.wait(1)
 
 
@@ -543,7 +543,7 @@ def test_the_ticket_reports_the_end_of_the_transaction(isolated_runtime: Isolate
     with shop.session() as session:
         ticket = Note(what=3).async_(session=session).call()
         for ask in (lambda: ticket.wait(1), lambda: ticket.result(1), ticket.reload, ticket.expire, ticket.cancel):
-            with pytest.raises(NotCommitted, match=r"still open.*Commit, and wait then"):
+            with pytest.raises(NotCommitted, match=r"still open.*Commit before you wait"):
                 ask()
         assert ticket.outcome is None
         session.commit()
@@ -1171,7 +1171,7 @@ def test_a_failure_that_the_database_refuses_is_written_in_a_shorter_form(
     stored = row(isolated_runtime, ticket.id)
     assert (stored["status"], stored["failure"], stored["num_attempts"]) == ("failed", "crash", attempted)
     assert stored["error"] == ("ValueError" if broken else "ConnectionError")
-    assert "see the worker's log" in stored["error_message"]
+    assert "See the log of the worker" in stored["error_message"]
     assert len(attempts(isolated_runtime, ticket.id)) == attempted
     assert caplog.text.count("run.end_not_written") == attempted
 
@@ -1332,7 +1332,7 @@ def test_a_ticket_without_a_record_raises_with_the_fix(isolated_runtime: Isolate
     ]
     for ask in asks:
         with pytest.raises(
-            NotRecorded, match=r"Turn recording on: dexpy\.configure\(database=\.\.\.\), and record = True"
+            NotRecorded, match=r"the run is not recorded\. Set dexpy\.configure\(database=\.\.\.\), and record = True"
         ):
             ask()
 

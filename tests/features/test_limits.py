@@ -884,7 +884,7 @@ def test_the_relay_expires_runs_that_no_worker_has_started_in_time(
     assert (ticket.reload().status, ticket.failure) == ("expired", "expired")
     stored = row(isolated_runtime, ticket.id)
     assert stored["completed_at"] is not None
-    assert "before a worker could begin it" in stored["error_message"]
+    assert stored["error_message"] == "Expired before it was started."
     with pytest.raises(OperationFailed) as caught:
         ticket.result(1)
     assert caught.value.failure == "expired"
