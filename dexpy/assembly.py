@@ -216,15 +216,15 @@ def build(
         end_writer = EndWriter(store)
         record_job = RecordJob(dispatcher, store, redactor, heartbeat, end_writer, unknown_records, watchdog)
         unfinished_claims = UnfinishedClaims(dispatcher, store, heartbeat, end_writer)
-        own_relay = Relay(dispatcher, heartbeat, intervals)
+        relay = Relay(dispatcher, heartbeat, intervals)
         lease = HeartbeatLease(heartbeat, Recovery(dispatcher, store, heartbeat), end_writer)
-        recorded = Recorded(store, heartbeat, end_writer, lease, record_job, own_relay)
+        recorded = Recorded(store, heartbeat, end_writer, lease, record_job, relay)
         run_record, release_runs = record_job.run, record_job.release_runs
         # Before the actors' middleware, so that the heartbeat stops after unfinished runs are released.
         broker.add_middleware(heartbeat)
-        tasks.append(PeriodicTask("relay", intervals.recovery_interval_s, own_relay.run_once))
+        tasks.append(PeriodicTask("relay", intervals.recovery_interval_s, relay.run_once))
         if not transport.transactional:
-            tasks.append(PeriodicTask("send", PUBLISH_EVERY_S, own_relay.publish_unpublished))
+            tasks.append(PeriodicTask("send", PUBLISH_EVERY_S, relay.publish_unpublished))
     direct_job = DirectJob(dispatcher, store, redactor, session_store, unknown_operations, watchdog)
     tasks.append(PeriodicTask("watch", WATCH_EVERY_S, watchdog.check))
     thread_replacer = ThreadReplacer()

@@ -107,7 +107,7 @@ class Transaction:
 _STORED_OTHERWISE = frozenset({"transaction", "retry_on", "discard_on", "rescue_from", "errors", "pipeline"})
 
 
-def _stored_as(name: str, value: Any) -> Any:
+def _immutable_value(name: str, value: Any) -> Any:
     """A declared value as the class keeps it: what changes in place would change without notice."""
     if name == "transaction":
         return Transaction(value) if isinstance(value, bool) else value
@@ -220,7 +220,7 @@ class Operation(metaclass=OperationType):
         def __init_subclass__(cls, *, name: str | None = None, aliases: Sequence[str] = (), **keywords: Any) -> None:
             super().__init_subclass__(**keywords)
             for policy in _STORED_OTHERWISE & vars(cls).keys():
-                setattr(cls, policy, _stored_as(policy, vars(cls)[policy]))
+                setattr(cls, policy, _immutable_value(policy, vars(cls)[policy]))
             define(cls)
 
             def read() -> Contract:
@@ -228,7 +228,7 @@ class Operation(metaclass=OperationType):
                 pipeline_of(contract)
                 return contract
 
-            declared, contract = Declared(read, _stored_as), read()
+            declared, contract = Declared(read, _immutable_value), read()
             fix_annotations(cls)
             setattr(cls, DECLARED, declared)
             declared.keep(cls, contract)
@@ -239,15 +239,15 @@ class Operation(metaclass=OperationType):
                 check_constructor(cls)
             return object.__new__(cls)
 
-        def __init__(self, /, *positional: Any, **given: Any) -> None:
+        def __init__(self, /, *positional: Any, **props: Any) -> None:
             """Make an operation of its props, checked all at once."""
             cls = type(self)
             if cls is Operation:
                 raise DeclarationError("Operation is a base class. Declare a subclass with a perform method.")
             contract = cls.contract
             if positional:
-                raise PropsError(cls.__qualname__, (), advice=_by_name(contract))
-            vars(self).update(construct(cls.__qualname__, contract.props, given))
+                raise PropsError(cls.__qualname__, (), advice=_keyword_advice(contract))
+            vars(self).update(construct(cls.__qualname__, contract.props, props))
 
         def __setattr__(self, name: str, value: object) -> None:
             raise frozen_error(type(self), name)
@@ -257,11 +257,11 @@ class Operation(metaclass=OperationType):
 
         def __deepcopy__(self, memo: dict[int, Any]) -> Operation:
             """Containers are copied, as at construction; rows behind references stay what they are."""
-            made = copy.copy(self)
-            memo[id(self)] = made
-            values = vars(made)
-            values.update({one.name: copy.deepcopy(values[one.name], memo) for one in _values_of(type(self))})
-            return made
+            duplicate = copy.copy(self)
+            memo[id(self)] = duplicate
+            values = vars(duplicate)
+            values.update({prop.name: copy.deepcopy(values[prop.name], memo) for prop in _values_of(type(self))})
+            return duplicate
 
         __signature__ = SignatureDescriptor()
 
@@ -425,14 +425,14 @@ class Operation(metaclass=OperationType):
         """
         cls = type(self)
         contract: Contract = cls.contract
-        values = {one.name: vars(self)[one.name] for one in contract.props}
-        made = object.__new__(cls)
-        vars(made).update({**vars(self), **construct(cls.__qualname__, contract.props, {**values, **props})})
-        for name in list(vars(made)):
+        values = {prop.name: vars(self)[prop.name] for prop in contract.props}
+        duplicate = object.__new__(cls)
+        vars(duplicate).update({**vars(self), **construct(cls.__qualname__, contract.props, {**values, **props})})
+        for name in list(vars(duplicate)):
             if name not in values and name != KEY_ATTRIBUTE:
                 # Values of cached properties belong to the old props.
-                del vars(made)[name]
-        return made
+                del vars(duplicate)[name]
+        return duplicate
 
     __replace__ = replace
 
@@ -448,28 +448,28 @@ class Operation(metaclass=OperationType):
             {'day': '2026-11-21'}
         """
         contract: Contract = type(self).contract
-        return {one.name: one.to_redacted_json(vars(self)[one.name]) for one in contract.props}
+        return {prop.name: prop.to_redacted_json(vars(self)[prop.name]) for prop in contract.props}
 
     def __repr__(self) -> str:
         contract: Contract = type(self).contract
-        shown = ", ".join(f"{one.name}={one.display(vars(self)[one.name])}" for one in contract.props)
-        return f"{type(self).__qualname__}({shown})"
+        props = ", ".join(f"{prop.name}={prop.display(vars(self)[prop.name])}" for prop in contract.props)
+        return f"{type(self).__qualname__}({props})"
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
             return NotImplemented
-        return self._compared() == other._compared()
+        return self._comparison_values() == other._comparison_values()
 
     def __hash__(self) -> int:
-        for one in _values_of(type(self)):
+        for compared_prop in _values_of(type(self)):
             # A mutable list has no hash, and neither has an operation that contains it.
-            hash(vars(self)[one.name])
-        return hash((type(self), self._compared()))
+            hash(vars(self)[compared_prop.name])
+        return hash((type(self), self._comparison_values()))
 
-    def _compared(self) -> tuple[Any, ...]:
+    def _comparison_values(self) -> tuple[Any, ...]:
         """The props as they are compared: by what keys are made of, so that equal operations have equal keys."""
         contract: Contract = type(self).contract
-        return tuple(one.comparison_value(vars(self)[one.name]) for one in contract.props)
+        return tuple(prop.comparison_value(vars(self)[prop.name]) for prop in contract.props)
 
     def perform(self) -> Any:
         """Do the work: the one method that every operation writes."""
@@ -666,17 +666,17 @@ class Operation(metaclass=OperationType):
 
 
 _CONSTRUCTOR = Operation.__init__
-setattr(Operation, DECLARED, Declared(None, _stored_as))
+setattr(Operation, DECLARED, Declared(None, _immutable_value))
 
 
 def _values_of(cls: type[Operation]) -> Iterator[Prop]:
     contract: Contract = cls.contract
-    return (one for one in contract.props if one.reference is None)
+    return (prop for prop in contract.props if prop.reference is None)
 
 
-def _by_name(contract: Contract) -> str:
-    made = contract.cls.__qualname__
+def _keyword_advice(contract: Contract) -> str:
+    class_name = contract.cls.__qualname__
     if not contract.props:
-        return f"expected no arguments, because it has no props. Write {made}()."
-    example = ", ".join(f"{one.name}=..." for one in contract.props[:2])
-    return f"expected keyword arguments only. Write {made}({example})."
+        return f"expected no arguments, because it has no props. Write {class_name}()."
+    example = ", ".join(f"{prop.name}=..." for prop in contract.props[:2])
+    return f"expected keyword arguments only. Write {class_name}({example})."

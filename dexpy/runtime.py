@@ -82,12 +82,12 @@ class Runtime:
         self.session_factory = session_factory
         if hasattr(session_factory, "registry"):
             shared_sessions.exist = True
-        self.given_broker = broker
+        self.broker_instance = broker
         self.create_tables = create_tables
         self.unknown_grace = unknown_grace
         self.recover_within = recover_within
         self.on_broker_error = on_broker_error
-        self.given_encryptors = encryptors
+        self.configured_encryptors = encryptors
         self.encryptors = Encryptors(
             encryptors, settings.encryption_keys, accepts_unbound=settings.accept_unbound_ciphertext
         )
@@ -105,12 +105,12 @@ class Runtime:
     @property
     def is_recording(self) -> bool:
         """Whether background runs are recorded: unless only a broker is configured."""
-        return self.settings.database is not None or (self.settings.broker is None and self.given_broker is None)
+        return self.settings.database is not None or (self.settings.broker is None and self.broker_instance is None)
 
     @property
     def carries_its_queue(self) -> bool:
         """Whether the records' database carries the messages too."""
-        named = self.given_broker or self.settings.broker
+        named = self.broker_instance or self.settings.broker
         return self.is_recording and (named is None or named == self.settings.database)
 
     def open_store(self) -> Store:
@@ -140,12 +140,12 @@ class Runtime:
     @property
     def store(self) -> Store:
         """The store of records, after `open_store` or `start`."""
-        return _made(self._store, "store")
+        return _require_created(self._store, "store")
 
     @property
     def services(self) -> Services:
         """The services of background runs, after `start`."""
-        return _made(self._services, "services")
+        return _require_created(self._services, "services")
 
     @property
     def dispatcher(self) -> Dispatcher:
@@ -177,7 +177,7 @@ class Runtime:
 
     @property
     def _is_on_redis(self) -> bool:
-        named = self.given_broker or self.settings.broker
+        named = self.broker_instance or self.settings.broker
         if isinstance(named, str):
             return named.startswith(("redis://", "rediss://", "unix://"))
         return hasattr(named, "namespace")
@@ -191,7 +191,7 @@ class Runtime:
         from dexpy.assembly import build, build_transport
 
         store = self.open_store() if self.is_recording else None
-        named = self.given_broker or self.settings.broker
+        named = self.broker_instance or self.settings.broker
         transport = build_transport(named, store, self.intervals, is_in_database=self.carries_its_queue)
         return build(
             transport,
@@ -248,7 +248,7 @@ class Runtime:
             self._store.database.dispose()
 
 
-def _made(value: T | None, name: str) -> T:
+def _require_created(value: T | None, name: str) -> T:
     if value is None:
         raise ConfigurationError(f"Runtime.{name}: not available yet. Call runtime.start() or dexpy.configure() first.")
     return value
@@ -353,9 +353,9 @@ def configure(
         )
     defaults = Settings.find()
     url = broker if isinstance(broker, str) else None
-    own = None if broker is None or isinstance(broker, str) else broker
+    broker_instance = None if broker is None or isinstance(broker, str) else broker
     named = attrs.evolve(
-        defaults, database=database or defaults.database, broker=url or (None if own else defaults.broker)
+        defaults, database=database or defaults.database, broker=url or (None if broker_instance else defaults.broker)
     )
     if named.database is None and session_factory is not None:
         named = attrs.evolve(named, database=url_of(session_factory))
@@ -379,7 +379,7 @@ def configure(
         named,
         session_factory,
         redactor,
-        own,
+        broker_instance,
         create_tables=create_tables,
         unknown_grace=unknown_grace,
         recover_within=recover_within,

@@ -11,7 +11,7 @@ import attrs
 from dexpy.codec.annotations import label_of, origin_of
 from dexpy.codec.base import DICT, Conversion, Hook, Shape
 from dexpy.codec.fields import Field, comparison_of, fields_of, has_fields, is_named_tuple, keys_of
-from dexpy.codec.problems import InvalidValue, changed, cut, invalid_value, short
+from dexpy.codec.problems import InvalidValue, changed, invalid_value, short_repr, shorten
 from dexpy.foundation.errors import NotSerializable, Problem, listed
 
 _MAX_ERROR_LENGTH = 200
@@ -184,8 +184,8 @@ def _decode_object(
             elif field.required:
                 problems.append(Problem(field.path, label_of(field.type), reason="missing"))
         if refuses_unknown and not value.keys() <= keys:
-            unknown = ", ".join(short(key) for key in value if key not in keys)
-            problems.append(Problem("", f"only the keys {listed(keys)}", cut(unknown)))
+            unknown = ", ".join(short_repr(key) for key in value if key not in keys)
+            problems.append(Problem("", f"only the keys {listed(keys)}", shorten(unknown)))
         if problems:
             raise InvalidValue(problems)
         return result if build is None else build(result)
@@ -202,8 +202,8 @@ def _instance_builder(cls: type, check: Hook | None) -> Callable[[dict[str, Any]
         except Exception as error:
             # A validator may raise anything; each exception means an invalid value.
             # attrs puts more than the message into args, so that str() would return a tuple.
-            text = error.args[0] if error.args and type(error.args[0]) is str else short(error)
-            got = cut(f"{type(error).__name__}: {text}", _MAX_ERROR_LENGTH)
+            text = error.args[0] if error.args and type(error.args[0]) is str else short_repr(error)
+            got = shorten(f"{type(error).__name__}: {text}", _MAX_ERROR_LENGTH)
             raise InvalidValue([Problem("", got=got, reason=f"{cls.__name__} refuses the values")]) from error
         return instance if check is None else check(instance, None)
 

@@ -17,7 +17,7 @@ from dexpy.codec.annotations import label_of, simplified, unwrapped
 from dexpy.codec.base import Hook, Shape
 from dexpy.codec.converters import CONSTRUCTION, KEYS, OUTSIDE, STORED, converter, shape_of
 from dexpy.codec.plain_json import TOO_DEEP, is_anything, plain_json
-from dexpy.codec.problems import InvalidValue, TooDeep, shown
+from dexpy.codec.problems import InvalidValue, TooDeep, describe_value
 from dexpy.codec.registered import Registration, registered
 from dexpy.codec.scalars import SCALARS
 from dexpy.foundation.errors import DeclarationError, NotSerializable, Problem
@@ -111,7 +111,7 @@ def register_type(cls: type, *, to_json: Callable[[Any], Any], from_json: Callab
         ['1/3']
     """
     if not isinstance(cls, type):
-        raise DeclarationError(f"register_type: expected a class, got {shown(cls)}.")
+        raise DeclarationError(f"register_type: expected a class, got {describe_value(cls)}.")
     if cls in SCALARS or cls in (Any, object, list, set, frozenset, tuple, dict):
         raise DeclarationError(
             f"register_type({cls.__name__}): the JSON form of a built-in type is fixed. Register your own class."

@@ -14,8 +14,8 @@ from dexpy.codec.annotations import is_qualified, origin_of, special_name
 from dexpy.codec.attrs_fields import OWN_FIELDS
 from dexpy.codec.constraints import MARK
 from dexpy.codec.generics import arguments_of, substituted
-from dexpy.codec.hints import own_annotations, resolve_annotation
-from dexpy.codec.problems import step
+from dexpy.codec.hints import class_annotations, resolve_annotation
+from dexpy.codec.problems import path_segment
 from dexpy.foundation.errors import DeclarationError
 
 
@@ -71,11 +71,11 @@ def fields_of(annotation: Any) -> tuple[Field, ...]:
 
 
 def _hint(annotation: Any, cls: Any, field: Field) -> Any:
-    owner = next((base for base in cls.__mro__ if field.name in own_annotations(base)), None)
+    owner = next((base for base in cls.__mro__ if field.name in class_annotations(base)), None)
     if owner is None:
         return field.type
     where = f"{owner.__qualname__}.{field.name}"
-    hint = resolve_annotation(own_annotations(owner)[field.name], owner, where)
+    hint = resolve_annotation(class_annotations(owner)[field.name], owner, where)
     return substituted(hint, {Self: annotation, **arguments_of(annotation, owner)})
 
 
@@ -156,7 +156,7 @@ def keys_of(annotation: Any) -> tuple[Field, ...]:
         owner = _owner_of_key(cls, key)
         hint = resolve_annotation(declared, owner, f"{owner.__qualname__}[{key!r}]")
         hint = substituted(hint, {Self: annotation, **arguments_of(annotation, owner)})
-        fields.append(Field(key, key, hint, _is_required(cls, key, hint), step(key)))
+        fields.append(Field(key, key, hint, _is_required(cls, key, hint), path_segment(key)))
     return tuple(fields)
 
 

@@ -81,9 +81,9 @@ def substituted(annotation: Any, arguments: Arguments) -> Any:
             return arguments.get(unpacked, node)
         generic = pydantic_generic(node)
         if generic is not None:
-            origin, own_arguments = generic
-            replaced = tuple(substituted(argument, arguments) for argument in own_arguments)
-            return origin[replaced] if _differ(replaced, own_arguments) else node
+            origin, arguments_of_generic = generic
+            replaced = tuple(substituted(argument, arguments) for argument in arguments_of_generic)
+            return origin[replaced] if _differ(replaced, arguments_of_generic) else node
         try:
             return arguments.get(node, node)
         except TypeError:  # metadata that is not hashable

@@ -22,7 +22,7 @@ _CLASS_VAR = re.compile(r"(\w+\.)*ClassVar\b")
 # ------------------------------------------------------------------------------------------------ early
 
 
-def own_annotations(cls: type) -> Mapping[str, Any]:
+def class_annotations(cls: type) -> Mapping[str, Any]:
     """Return the unresolved annotations of a class, without those of its bases."""
     if sys.version_info >= (3, 14):
         import annotationlib
@@ -129,7 +129,7 @@ def _names_of(owner: type) -> dict[str, Any]:
 
     Props and methods do not hide types of the same name, as in ``date: date | None = None``.
     """
-    module, annotations = _module_of(owner), own_annotations(owner)
+    module, annotations = _module_of(owner), class_annotations(owner)
     names = {parameter.__name__: parameter for parameter in getattr(owner, "__type_params__", ())}
     for enclosing in (*_enclosing_classes(owner), owner):
         names |= {

@@ -9,7 +9,7 @@ from typing import Any, get_args
 from dexpy.codec.annotations import label_of, origin_of
 from dexpy.codec.arrays import last_position
 from dexpy.codec.base import DICT, Hook, Shape
-from dexpy.codec.problems import InvalidValue, changed, invalid_value, step
+from dexpy.codec.problems import InvalidValue, changed, invalid_value, path_segment
 from dexpy.codec.strings import encode_text
 from dexpy.foundation.errors import DeclarationError, NotSerializable, Problem
 
@@ -59,7 +59,7 @@ def _entry_problems(
         yield from key_problems
         yield from _value_problems(key, value[key], item_hook)
     else:
-        yield from first.under(step(key))
+        yield from first.under(path_segment(key))
     for later_key, item in remaining:
         yield from _key_problems(later_key, take_key)
         yield from _value_problems(later_key, item, item_hook)
@@ -71,14 +71,14 @@ def _key_problems(key: Any, take_key: Hook) -> Iterator[Problem]:
     except InvalidValue as error:
         for problem in error.problems:
             expected = f"{problem.expected} as a key" if problem.expected else ""
-            yield Problem(step(key), expected, problem.got, problem.reason)
+            yield Problem(path_segment(key), expected, problem.got, problem.reason)
 
 
 def _value_problems(key: Any, item: Any, item_hook: Hook) -> Iterator[Problem]:
     try:
         item_hook(item, None)
     except InvalidValue as error:
-        yield from error.under(step(key))
+        yield from error.under(path_segment(key))
 
 
 def encode_dict(encode_item: Hook, *, label: str) -> Hook:
@@ -93,7 +93,7 @@ def encode_dict(encode_item: Hook, *, label: str) -> Hook:
             return {key: encode_item(item) for key, item in entries}
         except NotSerializable as error:
             key = list(value)[last_position(value, entries)]
-            raise error.under(step(key)) from error.__cause__
+            raise error.under(path_segment(key)) from error.__cause__
 
     return encode
 

@@ -44,5 +44,5 @@ def constrained_shape(annotation: Any, shape_of: Reader) -> Shape:
         structure=structure,
         encode=encode,
         nested_annotations=(wrapped,),
-        sensitive=any(one.sensitive for one in constraints),
+        sensitive=any(constraint.sensitive for constraint in constraints),
     )

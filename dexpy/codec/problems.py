@@ -51,7 +51,7 @@ def invalid_value(expected: str, value: object, *classes: Any) -> InvalidValue:
         classes: The expected classes; one with the same name as the class of the value is described in detail.
     """
     difference = next((text for cls in classes if (text := _difference(cls, value))), "")
-    return InvalidValue([Problem("", expected + difference, shown(value))])
+    return InvalidValue([Problem("", expected + difference, describe_value(value))])
 
 
 def changed(value: object, label: str, *classes: Any) -> NotSerializable:
@@ -75,35 +75,35 @@ def _scope_of(cls: type) -> str:
     return f"{cls.__module__}.{enclosing}" if enclosing else cls.__module__
 
 
-_short_repr = reprlib.Repr()  # limits the items first, so that a list of a million items is cheap
-_short_repr.maxstring = _short_repr.maxother = _short_repr.maxlong = _GOT_LENGTH - 20
+_truncating_repr = reprlib.Repr()  # limits the items first, so that a list of a million items is cheap
+_truncating_repr.maxstring = _truncating_repr.maxother = _truncating_repr.maxlong = _GOT_LENGTH - 20
 
 
-def shown(value: object) -> str:
+def describe_value(value: object) -> str:
     """Return a short text of a value for a message, with its type; never raises.
 
     Example:
-        >>> shown("7"), shown(None), shown([1, 2])
+        >>> describe_value("7"), describe_value(None), describe_value([1, 2])
         ("str '7'", 'None', 'list [1, 2]')
     """
     if value is None:
         return "None"
-    return cut(f"{type(value).__name__} {short(value)}")
+    return shorten(f"{type(value).__name__} {short_repr(value)}")
 
 
-def step(key: object) -> str:
+def path_segment(key: object) -> str:
     """Return the part of a path for a key."""
-    return f"[{short(key)}]"
+    return f"[{short_repr(key)}]"
 
 
-def short(value: object) -> str:
+def short_repr(value: object) -> str:
     """Return the shortened repr of a value; never raises."""
     try:
-        return cut(_short_repr.repr(value))
+        return shorten(_truncating_repr.repr(value))
     except Exception:  # noqa: BLE001 - the repr of an application's class must not hide the problem itself
         return "<no repr>"
 
 
-def cut(text: str, length: int = _GOT_LENGTH) -> str:
+def shorten(text: str, length: int = _GOT_LENGTH) -> str:
     """Return a text, shortened to a length for messages."""
     return text if len(text) <= length else text[: length - 3] + "..."

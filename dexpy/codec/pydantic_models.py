@@ -14,7 +14,7 @@ from dexpy.codec.annotated_metadata import is_prop
 from dexpy.codec.annotations import label_of
 from dexpy.codec.base import JSON_TYPES, Conversion, Hook, Shape
 from dexpy.codec.plain_json import plain_json
-from dexpy.codec.problems import InvalidValue, changed, cut, invalid_value, shown
+from dexpy.codec.problems import InvalidValue, changed, describe_value, invalid_value, shorten
 from dexpy.foundation.errors import DeclarationError, NotSerializable, Problem
 
 
@@ -146,7 +146,7 @@ def _problems(error: Exception) -> list[Problem]:
     return [
         Problem(
             "".join(_path_step(location) for location in entry["loc"]),
-            got=shown(entry["input"]),
+            got=describe_value(entry["input"]),
             reason=f"{entry['msg']} ({entry['type']})",
         )
         for entry in entries
@@ -158,7 +158,7 @@ def _path_step(location: Any) -> str:
 
 
 def _error_text(error: Exception) -> str:
-    return cut(f"{type(error).__name__}: {error}", 200)
+    return shorten(f"{type(error).__name__}: {error}", 200)
 
 
 def _encode(cls: Any, value: Any, label: str) -> Any:

@@ -10,9 +10,9 @@ import attrs
 
 from dexpy.codec.annotations import label_of, origin_of, unwrapped
 from dexpy.codec.base import JSON_TYPES, Shape
-from dexpy.codec.hints import own_annotations
+from dexpy.codec.hints import class_annotations
 from dexpy.codec.plain_json import plain_json, walk_plain_key
-from dexpy.codec.problems import changed, invalid_value, shown
+from dexpy.codec.problems import changed, describe_value, invalid_value
 from dexpy.codec.simple_values import instance_of, leaf
 from dexpy.foundation.errors import DeclarationError, NotSerializable
 
@@ -111,7 +111,7 @@ def opaque_shape(annotation: Any) -> Shape:
     cls = origin_of(annotation)
     if not isinstance(cls, type) or cls in (Generic, Protocol):
         raise DeclarationError(
-            f"{shown(annotation)} is not a type. Annotate with a class (int) or a typing form (list[int])."
+            f"{describe_value(annotation)} is not a type. Annotate with a class (int) or a typing form (list[int])."
         )
     label, is_instance_of = label_of(annotation), _instance_check(cls, annotation)
 
@@ -151,7 +151,7 @@ def _instance_check(cls: Any, annotation: Any) -> Callable[[Any], bool]:
 
 def _protocol_members(cls: type) -> list[str]:
     protocols = [base for base in cls.__mro__ if getattr(base, "_is_protocol", False) and base is not Protocol]
-    names = {name for base in protocols for name in (*vars(base), *own_annotations(base))}
+    names = {name for base in protocols for name in (*vars(base), *class_annotations(base))}
     return sorted(name for name in names if name not in _NOT_MEMBERS and not name.startswith("_abc_"))
 
 

@@ -301,7 +301,7 @@ def to_integer(value: Any) -> int | None:
     if isinstance(value, float):
         # SQLite clamps floats beyond 64 bits; 2.0**63 itself is already too large.
         return int(value) if -(2.0**63) <= value < 2.0**63 else _LARGEST if value > 0 else _SMALLEST
-    sign, digits = cast("re.Match[str]", _NUMBER.match(text_of(value))).groups()
+    sign, digits = cast("re.Match[str]", _NUMBER.match(sqlite_text(value))).groups()
     return max(_SMALLEST, min(int(f"{sign}{digits or 0}"), _LARGEST))
 
 
@@ -310,15 +310,15 @@ def to_text(value: Any) -> str | None:
     if value is None or type(value) is str:
         return value
     report_unreadable_value("text", TypeError)
-    return text_of(value)
+    return sqlite_text(value)
 
 
-def text_of(value: Any) -> str:
+def sqlite_text(value: Any) -> str:
     """Convert any value of SQLite to text."""
     return DECODE_TEXT(value) if isinstance(value, bytes) else str(value)
 
 
-def read_any_text(engine: Engine) -> None:
+def accept_invalid_utf8(engine: Engine) -> None:
     """Make SQLite's driver accept invalid UTF-8."""
 
     @event.listens_for(engine, "connect")

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import event, exc
 from sqlalchemy.engine import URL, Engine
 
-from dexpy.database.column_types import read_any_postgresql_datetime, read_any_text, read_json
+from dexpy.database.column_types import accept_invalid_utf8, read_any_postgresql_datetime, read_json
 from dexpy.database.dialects import dialect_named
 from dexpy.database.dialects.base import Dialect
 from dexpy.foundation.errors import ConfigurationError, MissingExtra
@@ -72,7 +72,7 @@ def new_engine(url: URL, dialect: Dialect, path: str | None, display_url: str) -
     if dialect.has_server:
         _ping_idle_connections(engine)
     else:
-        read_any_text(engine)
+        accept_invalid_utf8(engine)
     if engine.dialect.driver == "psycopg":
         read_any_postgresql_datetime(engine)
     return engine

@@ -125,7 +125,7 @@ def _change(cls: type, name: str, value: Any) -> None:
         owner: state for owner in _with_subclasses(cls) if (state := declared_of(owner)) is not None
     }
     current, previous, was_read = states[cls], vars(cls).get(name, _MISSING), _is_read(states, name)
-    _set_or_delete(cls, name, value if value is _MISSING else current.stored_as(name, value))
+    _set_or_delete(cls, name, value if value is _MISSING else current.freeze(name, value))
     if not (was_read or _is_read(states, name)):
         return
     is_method = name in _CALLABLE_POLICIES and callable(value) and not isinstance(value, _CALLABLE_POLICIES[name])

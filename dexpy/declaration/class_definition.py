@@ -12,7 +12,7 @@ from dexpy.codec.annotated_metadata import is_prop, merge_metadata, split_metada
 from dexpy.codec.annotations import origin_of, special_name
 from dexpy.codec.attrs_fields import OWN_FIELDS, check_field
 from dexpy.codec.constraints import MARK, PropOptions, is_shared
-from dexpy.codec.hints import early_annotation, is_classvar, own_annotations
+from dexpy.codec.hints import class_annotations, early_annotation, is_classvar
 from dexpy.declaration.misused_attributes import check_decorators, check_default, check_methods
 from dexpy.declaration.refs import reference_kind
 from dexpy.foundation.context import forbid_propagation
@@ -47,24 +47,24 @@ def define(cls: type) -> None:
     """
     check_decorators(cls)
     check_methods(cls)
-    early = {name: early_annotation(annotation, cls) for name, annotation in own_annotations(cls).items()}
-    own_annotations_ = {
+    early = {name: early_annotation(annotation, cls) for name, annotation in class_annotations(cls).items()}
+    prop_annotations = {
         name: annotation
         for name, (annotation, _) in early.items()
-        if not (is_classvar(annotation, own_annotations(cls)[name]) or _is_policy(cls, name, annotation))
+        if not (is_classvar(annotation, class_annotations(cls)[name]) or _is_policy(cls, name, annotation))
     }
-    for name, annotation in own_annotations_.items():
+    for name, annotation in prop_annotations.items():
         _check_name(cls, name)
         refuse_qualifiers(annotation, f"{cls.__qualname__}.{name}")
-    _check_bases(cls, own_annotations_)
+    _check_bases(cls, prop_annotations)
     untyped = ", ".join(
-        sorted(name for name, value in vars(cls).items() if is_prop(value) and name not in own_annotations_)
+        sorted(name for name, value in vars(cls).items() if is_prop(value) and name not in prop_annotations)
     )
     if untyped:
         raise DeclarationError(
             f"{cls.__qualname__}: prop() without a type: {untyped}. Write {untyped}: int = prop(...)."
         )
-    fields = {name: _field(cls, name, *early[name]) for name in own_annotations_}
+    fields = {name: _field(cls, name, *early[name]) for name in prop_annotations}
     for name in fields:
         if name in vars(cls):
             delattr(cls, name)
@@ -74,7 +74,7 @@ def define(cls: type) -> None:
         # Otherwise the methods of attrs would hide those of `Operation`.
         if method in vars(cls):
             delattr(cls, method)
-    for name, annotation in own_annotations_.items():
+    for name, annotation in prop_annotations.items():
         kind = reference_kind(split_metadata(annotation)[0])
         if kind is not None:
             setattr(cls, name, kind(name))

@@ -61,7 +61,7 @@ class Declared:
 
     Attributes:
         read: Reads the contract from the current class; None for `Operation` itself, which has none.
-        stored_as: Returns the value that the class stores for one that is set.
+        freeze: Returns the value that the class stores for one that is set.
         hooks: Its guards and callbacks by name, with those of earlier states of the class.
         methods: The policies whose place a plain function or a mock has taken, as ``op.async_`` in a test.
         plain_bases: Its bases that are no operations.
@@ -70,7 +70,7 @@ class Declared:
     """
 
     read: Callable[[], Contract] | None
-    stored_as: Callable[[str, Any], Any]
+    freeze: Callable[[str, Any], Any]
     hooks: Mapping[str, Guard | Callback] = MappingProxyType({})
     methods: frozenset[str] = frozenset()
     plain_bases: tuple[PlainBase, ...] = ()

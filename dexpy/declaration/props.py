@@ -19,8 +19,8 @@ from dexpy.codec.codecs import Codec, InvalidValue, codec_at
 from dexpy.codec.constraint_checks import checked_constraints
 from dexpy.codec.constraints import OWN_NAME, PropOptions
 from dexpy.codec.generics import arguments_of, substituted
-from dexpy.codec.hints import own_annotations, resolve_annotation
-from dexpy.codec.problems import cut, invalid_value
+from dexpy.codec.hints import class_annotations, resolve_annotation
+from dexpy.codec.problems import invalid_value, shorten
 from dexpy.declaration.class_definition import READ, refuse_qualifiers
 from dexpy.declaration.misused_attributes import check_constructor
 from dexpy.declaration.refs import Reference, mentions_reference, reference_kind, reference_of
@@ -155,9 +155,9 @@ def resolve(cls: type) -> tuple[Prop, ...]:
 
 
 def _resolve_one(cls: type, field: attrs.Attribute[Any]) -> Prop:
-    owner = next(base for base in cls.__mro__ if field.name in own_annotations(base))
+    owner = next(base for base in cls.__mro__ if field.name in class_annotations(base))
     where = f"{owner.__qualname__}.{field.name}"
-    annotation = resolve_annotation(own_annotations(owner)[field.name], owner, where)
+    annotation = resolve_annotation(class_annotations(owner)[field.name], owner, where)
     refuse_qualifiers(annotation, where)
     annotation, early_metadata = split_metadata(annotation)
     annotation, late_metadata = split_metadata(substituted(annotation, {Self: cls, **arguments_of(cls, owner)}))
@@ -381,6 +381,6 @@ def _unknown_problems(props: tuple[Prop, ...], arguments: Mapping[str, Any]) -> 
     # Comparing names is slow: only the first keys get a hint.
     hints = [did_you_mean(str(name), known) for name in names[:MAX_HINTS]] + [""] * (len(names) - MAX_HINTS)
     return [
-        Problem("." + cut(str(name)), f"{expected}.{hint}" if hint else expected, reason=reason)
+        Problem("." + shorten(str(name)), f"{expected}.{hint}" if hint else expected, reason=reason)
         for name, hint in zip(names, hints, strict=True)
     ]

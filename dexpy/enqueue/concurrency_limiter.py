@@ -90,15 +90,19 @@ class ConcurrencyLimiter:
 
     def _candidates(self, connection: Connection, delivered: Row[Any], concurrency: Concurrency) -> list[str]:
         """Return the ids to try in order: the next waiting row and the delivered one."""
-        own_ids = [delivered.id] if delivered.is_due else []
+        delivered_ids = [delivered.id] if delivered.is_due else []
         if concurrency.on_conflict == "discard":
-            return own_ids
+            return delivered_ids
         next_row = concurrency_slots.next_waiting(connection, delivered.concurrency_key)
         if next_row is not None and not registry.is_known(next_row.operation):
             next_row = concurrency_slots.next_waiting(connection, delivered.concurrency_key, registry.names())
         if next_row is None or next_row.id == delivered.id:
-            return own_ids
-        return [*own_ids, next_row.id] if own_ids and _rank(delivered) < _rank(next_row) else [next_row.id, *own_ids]
+            return delivered_ids
+        return (
+            [*delivered_ids, next_row.id]
+            if delivered_ids and _rank(delivered) < _rank(next_row)
+            else [next_row.id, *delivered_ids]
+        )
 
     def offer_slots(self, key: str, name: str, *, waits: bool = True) -> int:
         """Publish the next waiting runs of a key, after a run of it has ended.

@@ -209,12 +209,12 @@ POLICIES: tuple[tuple[str, Callable[[Call], Section | None]], ...] = (
 # -------------------------------------------------------------------- the report
 
 
-def explain_fully(call: Call, given_props: Mapping[str, Any]) -> Explanation:
+def explain_fully(call: Call, passed_props: Mapping[str, Any]) -> Explanation:
     """Return the report of a call; it is partial if a reference is invalid.
 
     Args:
         call: A call of a dry run, in a transaction that is rolled back.
-        given_props: The props that were passed, to distinguish them from ambient values and defaults.
+        passed_props: The props that were passed, to distinguish them from ambient values and defaults.
 
     Raises:
         RefNotFound: The row of a reference does not exist.
@@ -226,7 +226,7 @@ def explain_fully(call: Call, given_props: Mapping[str, Any]) -> Explanation:
     def report(call: Call) -> Outcome:
         nonlocal is_reached
         is_reached = True
-        return Ok(_report(call, props, given_props))
+        return Ok(_report(call, props, passed_props))
 
     try:
         # Without guard: the report calls the guards itself.
@@ -234,27 +234,27 @@ def explain_fully(call: Call, given_props: Mapping[str, Any]) -> Explanation:
     except PropsError as error:
         if is_reached:
             raise
-        return explain_partly(call, given_props, str(error))
+        return explain_partly(call, passed_props, str(error))
     if isinstance(outcome, Err):
-        return explain_partly(call, given_props, outcome.message)
+        return explain_partly(call, passed_props, outcome.message)
     return cast("Explanation", outcome.value)
 
 
-def explain_partly(call: Call, given_props: Mapping[str, Any], error: str) -> Explanation:
+def explain_partly(call: Call, passed_props: Mapping[str, Any], error: str) -> Explanation:
     """Return a partial report of a call with invalid props.
 
     Args:
         call: A call of an operation that has only the valid props.
-        given_props: The props that were passed.
+        passed_props: The props that were passed.
         error: The error.
     """
-    known: dict[str, Any] = call.operation.__dict__
-    props = {prop.name: _shown_value(prop, call) for prop in call.contract.props if prop.name in known}
-    return _report(call, props, given_props, error)
+    values: dict[str, Any] = call.operation.__dict__
+    props = {prop.name: _shown_value(prop, call) for prop in call.contract.props if prop.name in values}
+    return _report(call, props, passed_props, error)
 
 
 def _report(
-    call: Call, props: Mapping[str, Any], given_props: Mapping[str, Any], error: str | None = None
+    call: Call, props: Mapping[str, Any], passed_props: Mapping[str, Any], error: str | None = None
 ) -> Explanation:
     contract = call.contract
     sections: dict[str, Any] = {}
@@ -276,7 +276,7 @@ def _report(
         description=contract.description,
         error=None if error is None else call.redactor(error),
         props=props,
-        context=_sources(contract, given_props),
+        context=_sources(contract, passed_props),
         pipeline=pipeline.middleware_of(contract),
         extras=extras,
         **sections,
@@ -318,13 +318,13 @@ def _shown_value(prop: Prop, call: Call) -> Any:
         return prop.display(value)
 
 
-def _sources(contract: Contract, given_props: Mapping[str, Any]) -> dict[str, str]:
+def _sources(contract: Contract, passed_props: Mapping[str, Any]) -> dict[str, str]:
     context_props = [prop for prop in contract.props if prop.options.context is not None]
-    return {prop.name: _source(prop, given_props) for prop in context_props}
+    return {prop.name: _source(prop, passed_props) for prop in context_props}
 
 
-def _source(prop: Prop, given_props: Mapping[str, Any]) -> str:
-    if prop.name in given_props:
+def _source(prop: Prop, passed_props: Mapping[str, Any]) -> str:
+    if prop.name in passed_props:
         return "explicit"
     if prop.options.context in current_context():
         return "ambient"

@@ -215,7 +215,10 @@ def pipeline_of(contract: Contract) -> Pipeline:
 def middleware_of(contract: Contract) -> dict[str, bool]:
     """Return the names in the pipeline of a class, outermost first, and whether each is active."""
     pipeline = pipeline_of(contract)
-    is_active = {one.name: one.name not in pipeline.removed and one.needed(contract) for one in pipeline.middleware}
+    is_active = {
+        middleware.name: middleware.name not in pipeline.removed and middleware.needed(contract)
+        for middleware in pipeline.middleware
+    }
     return {**is_active, INNERMOST: True}
 
 
@@ -231,7 +234,7 @@ def dry_run_pipeline(call: Call, innermost: Proceed, *, without: str | None = No
         What *innermost* returned, or the `Err` that a run would be refused with.
     """
     pipeline = pipeline_of(call.contract)
-    layers = tuple(one for one in pipeline.active if one.in_dry_run and one.name != without)
+    layers = tuple(middleware for middleware in pipeline.active if middleware.in_dry_run and middleware.name != without)
     with call.unit_of_work.entered():
         try:
             return compose(pipeline, layers, call.contract, innermost)(call)

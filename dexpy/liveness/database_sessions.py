@@ -64,8 +64,8 @@ class DatabaseSessions:
         """Record a connection through another connection."""
 
         def write(statement: sa.Insert) -> None:
-            with self._store.begin() as own_connection:
-                own_connection.execute(statement)
+            with self._store.begin() as new_connection:
+                new_connection.execute(statement)
                 failpoint("database_session_recorded")
 
         self._record(connection, write)

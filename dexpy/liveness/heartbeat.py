@@ -188,7 +188,7 @@ class Heartbeat(dramatiq.Middleware):
             heartbeat.stop()
 
     @property
-    def own_ids(self) -> tuple[str, ...]:
+    def worker_ids(self) -> tuple[str, ...]:
         """All worker ids that this process has had."""
         heartbeat = self._by_pid.get(os.getpid())
         return tuple(heartbeat.ids) if heartbeat is not None else ()

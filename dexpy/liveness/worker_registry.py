@@ -144,18 +144,18 @@ def unserved_queues(connection: Connection, liveness_locks: SqliteLivenessLocks)
     return unserved
 
 
-def lost_runs(own: Collection[str], limit: int, without: Collection[str] = ()) -> sa.Select[Any]:
+def lost_runs(excluded: Collection[str], limit: int, without: Collection[str] = ()) -> sa.Select[Any]:
     """Return the query that locks the running records without a leased worker.
 
     Args:
-        own: The worker ids of this process, which is alive.
+        excluded: The worker ids of this process, which is alive.
         limit: The maximum number of rows.
         without: The ids of records to leave out.
     """
-    others = sa.or_(records.c.claimed_by.is_(None), records.c.claimed_by.not_in(list(own)))
+    is_claimed_elsewhere = sa.or_(records.c.claimed_by.is_(None), records.c.claimed_by.not_in(list(excluded)))
     return (
         sa.select(records)
-        .where(records.c.status == "running", ~_ALIVE, others)
+        .where(records.c.status == "running", ~_ALIVE, is_claimed_elsewhere)
         .where(*([records.c.id.not_in(list(without))] if without else []))
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -169,15 +169,15 @@ def running_records(connection: Connection) -> Sequence[Row[Any]]:
     return running
 
 
-def removable_workers(dead: Collection[str], own: Collection[str], *, by_lease: bool) -> sa.Select[Any]:
+def removable_workers(dead: Collection[str], excluded: Collection[str], *, by_lease: bool) -> sa.Select[Any]:
     """Return the query for the ids of dead workers without running records.
 
     Args:
         dead: The ids of dead workers whose database sessions were ended.
-        own: The worker ids of this process.
+        excluded: The worker ids of this process.
         by_lease: Whether leases decide; a lease may have been renewed since.
     """
-    conditions = [workers.c.id.in_(list(dead)), workers.c.id.not_in(list(own)), ~_RUNNING_OF]
+    conditions = [workers.c.id.in_(list(dead)), workers.c.id.not_in(list(excluded)), ~_RUNNING_OF]
     if by_lease:
         conditions.append(~sa.func.coalesce(_is_leased(), sa.false()))
     return sa.select(workers.c.id).where(*conditions)

@@ -68,7 +68,7 @@ class Recovery:
         dead = self._find_dead()
         num_recovered = self._recover(dead)
         with self._store.begin() as connection:
-            ended = worker_registry.removable_workers(dead, self._heartbeat.own_ids, by_lease=self._by_lease)
+            ended = worker_registry.removable_workers(dead, self._heartbeat.worker_ids, by_lease=self._by_lease)
             if removed := self._unless_late(connection.execute(ended).scalars()):
                 worker_registry.unregister(connection, removed)
                 for worker_id in removed:
@@ -93,7 +93,7 @@ class Recovery:
                 worker_ids = {row.id for row in workers} | {worker for _, worker in self._running if worker is not None}
                 return self._heartbeat.liveness_locks.find_dead(worker_ids) or ()
             expired = self._unless_late(row.id for row in workers if not row.is_leased)
-            dead = set(expired).difference(self._heartbeat.own_ids)
+            dead = set(expired).difference(self._heartbeat.worker_ids)
             write_each(
                 connection, "end_sessions", sorted(dead), lambda worker: end_sessions(connection, worker), "worker_id"
             )
@@ -109,7 +109,7 @@ class Recovery:
 
         def find(connection: Connection, limit: int, without: Collection[str]) -> Sequence[Row[Any]]:
             if self._by_lease:
-                lost = worker_registry.lost_runs(self._heartbeat.own_ids, limit, without)
+                lost = worker_registry.lost_runs(self._heartbeat.worker_ids, limit, without)
                 return self._unless_late(read_rows(connection, lost, _select_running))
             # By id: a worker's name in a row may be one that no statement finds.
             ids = [run_id for run_id, worker in self._running if worker is None or worker in dead]
@@ -136,17 +136,17 @@ class Recovery:
             Whether it was still running.
         """
         event, values = recovery_decision(row, is_cancel_requested(connection, row.id), why)
-        if event == "rescue":
+        if event == "recover":
             values |= {"wait_s": _wait_s(row), "sent": self._dispatcher.transactional}
         after = apply(connection, event, row.id, claim_token=row.claim_token, **values)
         if after is None:
             return False
         attempt = {**row_dict(after), "claimed_by": row.claimed_by, "failure": "lost", "error": class_path(WorkerLost)}
         self._store.insert_attempt(connection, attempt, None)
-        if event == "rescue":
+        if event == "recover":
             self._dispatcher.publish_with(connection, after)
         facts = {"worker_id": row.claimed_by, "num_lost": after.num_lost, "error_message": values["error_message"]}
-        if event == "rescue":
+        if event == "recover":
             log_event(LogEvent.RUN_RECOVERED, **facts, **run_facts(row))
         else:
             log_end(after, **facts)
@@ -167,13 +167,13 @@ def recovery_decision(row: Row[Any], is_cancelled: bool, why: str | None = None)
     values: dict[str, Any] = {"error": class_path(WorkerLost), "failure": "lost", "error_details": None}
     if is_cancelled:
         message = "The run was cancelled while it ran, and its worker died."
-        return "abandon", values | {"failure": "cancelled", "error_message": message}
+        return "cancel_running", values | {"failure": "cancelled", "error_message": message}
     num_lost, limit = row.num_lost + 1, row.max_lost if row.max_lost is not None else LOSS_LIMIT
     why = why or f"The worker {row.claimed_by} stopped sending heartbeats during the run"
     text = f"{why} (attempt {row.num_attempts})."
     if num_lost < limit:
         allowed = "" if limit == ENDLESS else f" ({num_lost} of {limit - 1} allowed)"
-        return "rescue", values | {"error_message": f"{text} Worker lost{allowed}; the run will be retried."}
+        return "recover", values | {"error_message": f"{text} Worker lost{allowed}; the run will be retried."}
     if limit == 0:
         message = f"The process {row.claimed_by} ended or froze during this synchronous call."
         return "lose", values | {"error_message": message}

@@ -57,19 +57,19 @@ class UnfinishedClaims:
 
     def run_once(self) -> int:
         """End or recover the unfinished records, and return how many."""
-        own = self._heartbeat.own_ids
-        if not own:
+        worker_ids = self._heartbeat.worker_ids
+        if not worker_ids:
             return 0
-        claimed_here = sa.select(_r.id).where(_r.status == "running", _r.claimed_by.in_(own))
+        claimed_here = sa.select(_r.id).where(_r.status == "running", _r.claimed_by.in_(worker_ids))
         # The database before the memory: an id is held here before its record is claimed.
         claimed = [row.id for row in self._store.rows(claimed_here)]
         unfinished = [
             run_id for run_id in claimed if run_id not in self._held_records and not self._end_writer.is_pending(run_id)
         ]
-        return sum(self._is_ended(run_id, own) for run_id in unfinished)
+        return sum(self._is_ended(run_id, worker_ids) for run_id in unfinished)
 
-    def _is_ended(self, record_id: str, own: tuple[str, ...]) -> bool:
-        query = sa.select(records).where(_r.id == record_id, _r.status == "running", _r.claimed_by.in_(own))
+    def _is_ended(self, record_id: str, worker_ids: tuple[str, ...]) -> bool:
+        query = sa.select(records).where(_r.id == record_id, _r.status == "running", _r.claimed_by.in_(worker_ids))
         try:
             with lock_timeouts.limited(LOCK_WAIT_S), self._store.begin() as connection:
                 row = connection.execute(query).first()

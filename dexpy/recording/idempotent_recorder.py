@@ -236,7 +236,7 @@ class IdempotentRecorder(SyncRecorder):
     def crashed(self, at_end: AtEnd, error: BaseException) -> None:
         """See `Recorder`."""
         cancelled = not isinstance(error, (Exception, LostClaim))
-        event, failure = ("abandon", "cancelled") if cancelled else ("crash", "crash")
+        event, failure = ("cancel_running", "cancelled") if cancelled else ("crash", "crash")
         self._fail(at_end, event, crash_values(error, failure, self.redactor))
 
     def release(self) -> None:
@@ -284,7 +284,7 @@ class IdempotentRecorder(SyncRecorder):
     def _fail_in_transaction(self, event: str, values: Mapping[str, Any]) -> None:
         """Write the failure in the caller's transaction, and after its rollback in a row without the key."""
         assert self.outer is not None  # noqa: S101 - callers have looked
-        status = "cancelled" if event == "abandon" else "failed"
+        status = "cancelled" if event == "cancel_running" else "failed"
         fallback = self.values(status, **values)
         session = self.outer.session()
         commit_hooks.after_commit(session, _do_nothing, lambda: self.write(fallback))

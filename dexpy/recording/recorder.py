@@ -352,8 +352,8 @@ class ClaimRecorder:
         if connection is not None:
             self._succeed(connection, envelope)
         else:
-            with self.store.autocommit() as own_connection:
-                self._succeed(own_connection, envelope)
+            with self.store.autocommit() as new_connection:
+                self._succeed(new_connection, envelope)
         self._is_written = True
 
     def load_steps(self) -> list[KeptStep]:
@@ -375,8 +375,8 @@ class ClaimRecorder:
             LostClaim: The claim is no longer in force; the transaction must not commit.
         """
         if connection is None:
-            with self.store.begin() as own_connection:
-                self._write_checkpoint(own_connection, checkpoint)
+            with self.store.begin() as new_connection:
+                self._write_checkpoint(new_connection, checkpoint)
         else:
             self._write_checkpoint(connection, checkpoint)
 

@@ -360,8 +360,8 @@ class Store:
             self.prepare(connection)
             with self.database.with_own_schema(connection):
                 return keys.release_once_key(connection, digest)
-        with self.begin() as own_connection:
-            return keys.release_once_key(own_connection, digest)
+        with self.begin() as connection:
+            return keys.release_once_key(connection, digest)
 
     def attempts_of(self, id: str) -> Sequence[Row[Any]]:
         """Return the attempts of a record that did not end in `done`, the oldest first."""
@@ -404,8 +404,8 @@ class Store:
         """
         current = self._current_writer()
         if current is None:
-            with self.begin() as own_connection:
-                yield own_connection
+            with self.begin() as connection:
+                yield connection
             return
         _, connection = current
         with self.database.with_own_schema(connection), connection.begin_nested():

@@ -5,12 +5,12 @@
     enqueue   -        > pending          succeed    running > done
     start     -        > running          refuse     running > failed     a business error
     claim     pending  > running          reject     running > failed     a guard
-    rescue    running  > pending          crash      running > failed     an exception, no attempt left
+    recover   running  > pending          crash      running > failed     an exception, no attempt left
     expire    pending  > expired          lose       running > failed     its worker died; too often
     discard   pending  > failed           retry      running > pending    an exception, attempts left
-    cancel    pending  > cancelled        abandon    running > cancelled  cancelled while it ran
-    park      pending  > failed           release    running > pending    shutdown; the attempt does not count
-    block     pending  > pending          revive     failed, expired, cancelled > pending
+    cancel    pending  > cancelled        release    running > pending    shutdown; the attempt does not count
+    park      pending  > failed           revive     failed, expired, cancelled > pending
+    block     pending  > pending          cancel_running    running > cancelled
     mark_unpublished, defer_republish, reschedule    pending > pending
 
 Only these transitions write the column `status`, and the insert of a row: ``pending``, or for a synchronous run its
@@ -174,7 +174,7 @@ TRANSITIONS: Final[dict[str, Transition]] = {
     "retry": Transition(
         ("running",), "pending", _RETRIED | _CLAIM_ENDED, inputs=(*_ERROR, "retry_counts"), fenced=True
     ),
-    "abandon": Transition(
+    "cancel_running": Transition(
         ("running",), "cancelled", _ENDED | _CLAIM_ENDED | _KEYS_RELEASED, inputs=_ERROR, fenced=True
     ),
     "release": Transition(
@@ -183,7 +183,7 @@ TRANSITIONS: Final[dict[str, Transition]] = {
         _CLAIM_ENDED | _PUBLISHED | {"num_attempts": _UNCOUNTED_ATTEMPT, "started_at": None, "scheduled_at": after(0)},
         fenced=True,
     ),
-    "rescue": Transition(("running",), "pending", _RETRIED | _CLAIM_ENDED | _LOST, inputs=_ERROR, fenced=True),
+    "recover": Transition(("running",), "pending", _RETRIED | _CLAIM_ENDED | _LOST, inputs=_ERROR, fenced=True),
     "lose": Transition(
         ("running",), "failed", _ENDED | _CLAIM_ENDED | _LOST | _KEYS_RELEASED, inputs=_ERROR, fenced=True
     ),

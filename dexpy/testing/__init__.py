@@ -215,7 +215,7 @@ def _isolated_runtime(
         create_tables=True,
         unknown_grace=configured.unknown_grace,
         recover_within=configured.recover_within,
-        encryptors=configured.given_encryptors if encryptors is None else encryptors,
+        encryptors=configured.configured_encryptors if encryptors is None else encryptors,
         run_context=configured.run_context,
     )
 

@@ -175,7 +175,7 @@ class RecordJob:
     def _release(self, row: Row[Any]) -> None:
         with self._store.begin() as connection:
             if is_cancel_requested(connection, row.id):
-                ended = apply(connection, "abandon", row.id, claim_token=row.claim_token, **CANCELLED)
+                ended = apply(connection, "cancel_running", row.id, claim_token=row.claim_token, **CANCELLED)
                 if ended is not None:
                     self._store.insert_attempt(connection, {**row_dict(ended), "claimed_by": row.claimed_by}, None)
                 return
@@ -327,7 +327,7 @@ class RecordJob:
             is_sent = self._dispatcher.transactional and not decision.is_bare
             values |= {"retry_counts": dict(decision.counts), "wait_s": decision.wait_s, "sent": is_sent}
             if is_cancel_requested(connection, row.id):
-                event = "abandon"
+                event = "cancel_running"
                 values = {**CANCELLED, "claim_token": row.claim_token}
         updated = apply(connection, event, row.id, **values)
         if updated is not None and not decision.is_bare:
@@ -343,7 +343,7 @@ class RecordJob:
         current_row = next(iter(self._store.rows(sa.select(records).where(records.c.id == row.id))), None)
         if current_row is None or current_row.status != "running" or current_row.claim_token == row.claim_token:
             return None
-        is_claimed_here = current_row.claimed_by is None or current_row.claimed_by in self._heartbeat.own_ids
+        is_claimed_here = current_row.claimed_by is None or current_row.claimed_by in self._heartbeat.worker_ids
         # Another thread may have claimed it since.
         is_held_elsewhere = self._held_records.is_shared(row.id) or self._claims.holds(current_row)
         return current_row if is_claimed_here and not is_held_elsewhere else None

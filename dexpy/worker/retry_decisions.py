@@ -38,7 +38,7 @@ class Decision:
     """What happens to a run whose attempt did not end in `done`.
 
     Attributes:
-        event: The event of the state machine: refuse, reject, crash, retry or abandon.
+        event: The event of the state machine: refuse, reject, crash, retry or cancel_running.
         values: The error columns.
         counts: Attempts so far for each retry rule.
         wait_s: Seconds until the next attempt, for a retry.
@@ -209,7 +209,7 @@ CANCELLED: dict[str, Any] = {
 
 def cancelled_decision(error: BaseException, counts: object) -> Decision:
     """Return the decision for a cancelled run: no retry."""
-    return Decision("abandon", CANCELLED, valid_counts(counts), traceback=frames_of(error))
+    return Decision("cancel_running", CANCELLED, valid_counts(counts), traceback=frames_of(error))
 
 
 def undecodable_decision(error: Exception) -> Decision:

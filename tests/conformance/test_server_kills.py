@@ -181,13 +181,13 @@ def test_a_worker_whose_lease_expires_during_a_recovery_is_recovered_by_the_next
             pair.change(sa.update(workers).where(workers.c.id == "late").values(leased_until=as_of(-1)))
 
     monkeypatch.setattr(failpoints, "reached", lapse)
-    rescue = Recovery(dispatcher, dispatcher.store, heartbeat)
+    recovery = Recovery(dispatcher, dispatcher.store, heartbeat)
     left = sa.select(workers.c.id).where(workers.c.host == "elsewhere")
 
-    assert rescue.run_once() == 1
+    assert recovery.run_once() == 1
     # Its row records its sessions, which are not ended yet and may hold locks.
     assert [row.id for row in pair.sql(left)] == ["late"]
-    assert rescue.run_once() == 0
+    assert recovery.run_once() == 0
     assert pair.sql(left) == []
 
 
@@ -295,11 +295,11 @@ def test_a_session_of_a_dead_worker_that_cannot_be_ended_does_not_delay_its_reco
         pair.change(noted)
         sa.event.listen(engine, "before_cursor_execute", refuse, retval=True)
         try:
-            rescued = Recovery(dispatcher, dispatcher.store, heartbeat).run_once()
+            num_recovered = Recovery(dispatcher, dispatcher.store, heartbeat).run_once()
         finally:
             sa.event.remove(engine, "before_cursor_execute", refuse)
 
     assert len(refused) == 1
-    assert rescued == 1
+    assert num_recovered == 1
     assert pair.row(ticket.id)["status"] == "pending"
     assert pair.sql(sa.select(workers.c.id).where(workers.c.host == "elsewhere")) == []

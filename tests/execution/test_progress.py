@@ -235,7 +235,7 @@ def test_a_worker_whose_run_was_recovered_writes_no_progress_for_its_successor(i
     assert before is not None
     lost = {"error": None, "failure": "lost", "error_message": "lost", "error_details": None}
     with isolated_runtime.runtime.store.begin() as connection:
-        apply(connection, "rescue", ticket.id, claim_token=before.claim_token, wait_s=0, sent=True, **lost)
+        apply(connection, "recover", ticket.id, claim_token=before.claim_token, wait_s=0, sent=True, **lost)
     with isolated_runtime.runtime.store.begin() as connection:
         now = apply(connection, "claim", ticket.id, claimed_by="other")
     assert now is not None

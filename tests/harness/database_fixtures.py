@@ -67,7 +67,7 @@ def engine(database_url: str) -> Generator[sa.Engine]:
 
 @pytest.fixture(params=PAIRS)
 def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[PolicyPair]:
-    """A database and a broker, configured in this process; the test starts the workers, which rescue within 5 s."""
+    """A database and a broker, configured in this process; the workers that the test starts recover runs within 5 s."""
     with open_pair(request.param, tmp_path, request.module.APPLICATION) as policy_pair:
         policy_pair.configure()
         yield policy_pair

@@ -66,7 +66,7 @@ class FailpointActions:
         # Written under another name first, so that no reader sees half of it; the link succeeds once.
         draft = self._folder / f"{name}.{os.getpid()}.{threading.get_ident()}"
         heartbeat = dexpy.current_runtime().services.heartbeat
-        worker_ids = heartbeat.own_ids if heartbeat is not None else ()
+        worker_ids = heartbeat.worker_ids if heartbeat is not None else ()
         draft.write_text(" ".join([str(os.getpid()), str(time.time()), *worker_ids[-1:]]))
         try:
             os.link(draft, self._folder / name)

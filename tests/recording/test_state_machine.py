@@ -148,9 +148,9 @@ TABLE = {
     "reject": Effect("failed", kept=1, frees=BOTH),
     "crash": Effect("failed", kept=1, frees=BOTH),
     "retry": Effect("pending", kept=1),
-    "abandon": Effect("cancelled", kept=1, frees=BOTH),
+    "cancel_running": Effect("cancelled", kept=1, frees=BOTH),
     "release": Effect("pending", counted=-1),
-    "rescue": Effect("pending", kept=1, lost=1),
+    "recover": Effect("pending", kept=1, lost=1),
     "lose": Effect("failed", kept=1, lost=1, frees=BOTH),
     "expire": Effect("expired", frees=BOTH),
     "cancel": Effect("cancelled", frees=BOTH),
@@ -267,7 +267,7 @@ class Worker:
 
     def __init__(self, runtime: Runtime, number: int) -> None:
         self.worker_id = f"worker:{number}"
-        self.own_ids = (self.worker_id,)
+        self.worker_ids = (self.worker_id,)
         self.may_recover = True
         self.liveness_locks = worker_registry.SqliteLivenessLocks(runtime.store.database)
         self.is_alive = True
@@ -308,7 +308,7 @@ class Worker:
         """Stopped: it gives back what it has, and says goodbye."""
         self.jobs.release_runs()
         with self._store.begin() as connection:
-            worker_registry.unregister(connection, self.own_ids)
+            worker_registry.unregister(connection, self.worker_ids)
         self.die()
 
 
@@ -438,7 +438,7 @@ class Lives(RuleBasedStateMachine):
                 # Begun, and seen to be called off before any code of its own.
                 assert self.models[asked].is_called_off
                 self.models[asked].happen("claim")
-                self.models[asked].happen("abandon")
+                self.models[asked].happen("cancel_running")
             return True
         row = before[attempt.run_id]
         assert row["status"] == "pending", "only what waits is begun"
@@ -464,7 +464,7 @@ class Lives(RuleBasedStateMachine):
             event = "crash"
         if (was_seen and ending != "reject") or (model.is_called_off and event in ("retry", "release")):
             # Seen at the next use of the session, to which a guard that refuses does not come; or before it runs again.
-            event = "abandon"
+            event = "cancel_running"
         attempt.end(ending)
         attempt.message.ack()
         if holds:
@@ -556,7 +556,7 @@ class Lives(RuleBasedStateMachine):
         for run_id, attempt in self.live.items():
             if attempt.worker is worker:
                 model = self.models[run_id]
-                model.happen("abandon" if model.is_called_off else "release")
+                model.happen("cancel_running" if model.is_called_off else "release")
         worker.leave()
         self.lose_claims_of(worker)
 
@@ -568,7 +568,7 @@ class Lives(RuleBasedStateMachine):
             model = self.models[id]
             if row["status"] == "running" and row["claimed_by"] not in alive:
                 is_last = model.lost + 1 >= model.max_lost
-                model.happen("abandon" if model.is_called_off else "lose" if is_last else "rescue")
+                model.happen("cancel_running" if model.is_called_off else "lose" if is_last else "recover")
             # In this order: what is given back too late to be begun again is expired by the same look.
             if model.status == "pending" and self.is_late(row):
                 model.happen("expire")
@@ -699,7 +699,7 @@ class Lives(RuleBasedStateMachine):
 class _Onlooker:
     """The heart of a relay that runs alone."""
 
-    own_ids = ()
+    worker_ids = ()
     may_recover = True
 
     def __init__(self, store: Any) -> None:

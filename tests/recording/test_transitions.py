@@ -25,9 +25,9 @@ TABLE = {
     "reject": ("running", "failed", ALL),
     "crash": ("running", "failed", ALL),
     "retry": ("running", "pending", NONE),
-    "abandon": ("running", "cancelled", ALL),
+    "cancel_running": ("running", "cancelled", ALL),
     "release": ("running", "pending", NONE),
-    "rescue": ("running", "pending", NONE),
+    "recover": ("running", "pending", NONE),
     "lose": ("running", "failed", ALL),
     "expire": ("pending", "expired", ALL),
     "cancel": ("pending", "cancelled", ALL),
@@ -41,7 +41,7 @@ TABLE = {
 }
 """Event to the states that it leaves, the state that it enters, and the keys of the row that it frees."""
 
-FENCED = ("succeed", "refuse", "reject", "crash", "retry", "abandon", "release", "rescue", "lose")
+FENCED = ("succeed", "refuse", "reject", "crash", "retry", "cancel_running", "release", "recover", "lose")
 """What only the holder of the claim may do."""
 
 GIVEN: dict[str, Any] = {
@@ -61,9 +61,9 @@ def values_for(event: str, token: int) -> dict[str, Any]:
     values = {column: GIVEN[column] for column in transition.inputs}
     if transition.fenced:
         values["claim_token"] = token
-    if event in ("retry", "rescue", "defer_republish"):
+    if event in ("retry", "recover", "defer_republish"):
         values["wait_s"] = 5.0
-    if event in ("retry", "rescue", "release", "reschedule", "revive"):
+    if event in ("retry", "recover", "release", "reschedule", "revive"):
         values["sent"] = True
     return values
 
@@ -188,7 +188,7 @@ def test_a_row_has_the_time_of_its_last_transition(isolated_runtime: Isolated, e
 
 @pytest.mark.parametrize(
     ("event", "num_attempts", "num_lost"),
-    [("claim", 3, 1), ("retry", 2, 1), ("release", 1, 1), ("rescue", 2, 2), ("lose", 2, 2), ("revive", 0, 0)],
+    [("claim", 3, 1), ("retry", 2, 1), ("release", 1, 1), ("recover", 2, 2), ("lose", 2, 2), ("revive", 0, 0)],
 )
 def test_attempts_and_lost_workers_are_counted(
     isolated_runtime: Isolated, event: str, num_attempts: int, num_lost: int
@@ -217,7 +217,7 @@ def test_an_expired_row_is_not_claimed(isolated_runtime: Isolated) -> None:
 def test_a_recovered_run_waits_as_long_as_the_recovery_sets(isolated_runtime: Isolated) -> None:
     insert(isolated_runtime, "running", started_at=clock.now())
 
-    row = move(isolated_runtime, "rescue", wait_s=30.0, sent=False)
+    row = move(isolated_runtime, "recover", wait_s=30.0, sent=False)
 
     assert (row.scheduled_at - row.updated_at).total_seconds() == pytest.approx(30, abs=1)
     assert (row.enqueued_at, row.error) == (None, "E"), "the relay owes it a message"

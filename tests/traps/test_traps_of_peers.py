@@ -189,14 +189,14 @@ claim_losses: list[Callable[[str], None]] = []
 def test_a_run_that_finishes_after_its_recovery_runs_no_hooks_and_enqueues_no_children(
     isolated_runtime: Isolated, mailer_tables: None
 ) -> None:
-    def rescue(id: str) -> None:
+    def recover(id: str) -> None:
         with isolated_runtime.runtime.store.begin() as connection:
-            apply(connection, "rescue", id, claim_token=1, wait_s=0, sent=True, **LOST)
+            apply(connection, "recover", id, claim_token=1, wait_s=0, sent=True, **LOST)
             apply(connection, "claim", id, claimed_by="another")
         taken.append(row(isolated_runtime, id))
 
     taken: list[dict[str, Any]] = []
-    claim_losses.append(rescue)
+    claim_losses.append(recover)
     ticket = Late().async_().call()
     isolated_runtime.run_pending()
 
@@ -244,7 +244,7 @@ def test_an_earlier_claim_of_the_same_worker_writes_nothing(isolated_runtime: Is
         eventually(lambda: performed == ["begun 0"], "the first run begins")
         claimed_first = row(isolated_runtime, ticket.id)
         with isolated_runtime.runtime.store.begin() as connection:
-            assert apply(connection, "rescue", ticket.id, claim_token=1, wait_s=0, sent=True, **LOST) is not None
+            assert apply(connection, "recover", ticket.id, claim_token=1, wait_s=0, sent=True, **LOST) is not None
         second.start()
         eventually(lambda: performed == ["begun 0", "begun 1"], "the second run begins")
         claimed_again = row(isolated_runtime, ticket.id)
