@@ -430,6 +430,6 @@ def test_d3_check_warns_of_a_queue_function_that_names_no_queue(run: Runner, tmp
 
     warned = [line for line in shown.splitlines() if line.startswith("warn queue of")]
     assert status == 0
-    assert warned[0].startswith("warn queue of kiosk.SendNames: SendNames.async_ (its queue function): queue=")
+    assert warned[0].startswith("warn queue of kiosk.SendNames: SendNames.async_ (its queue function): invalid")
     assert warned[1].startswith("warn queue of kiosk.SendRaises: the queue function raised KeyError: 'shop'")
     assert len(warned) == 2
