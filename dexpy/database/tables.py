@@ -79,7 +79,7 @@ records = sa.Table(
     sa.Column("expires_at", UtcDateTime),
     sa.Column("num_attempts", Integer, nullable=False, server_default="0"),
     sa.Column("num_lost", Integer, nullable=False, server_default="0"),
-    sa.Column("max_lost", Integer),
+    sa.Column("loss_limit", Integer),
     sa.Column("retry_counts", Json()),
     sa.Column("claim_token", Integer, nullable=False, server_default="0"),
     sa.Column("claimed_by", String(64)),

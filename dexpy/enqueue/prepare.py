@@ -104,7 +104,7 @@ class JobPreparer:
             "status": "pending",
             "queue": resolved.queue,
             "priority": resolved.priority,
-            "max_lost": contract.loss_limit,
+            "loss_limit": contract.loss_limit,
         }
         if contract.concurrency is not None:
             columns["concurrency_key"] = with_loaded_rows(concurrency_key, operation, contract, store, transaction)

@@ -168,7 +168,7 @@ def recovery_decision(row: Row[Any], is_cancelled: bool, why: str | None = None)
     if is_cancelled:
         message = "The run was cancelled while it ran, and its worker died."
         return "cancel_running", values | {"failure": "cancelled", "error_message": message}
-    num_lost, limit = row.num_lost + 1, row.max_lost if row.max_lost is not None else LOSS_LIMIT
+    num_lost, limit = row.num_lost + 1, row.loss_limit if row.loss_limit is not None else LOSS_LIMIT
     why = why or f"The worker {row.claimed_by} stopped sending heartbeats during the run"
     text = f"{why} (attempt {row.num_attempts})."
     if num_lost < limit:

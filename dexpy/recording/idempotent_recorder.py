@@ -176,7 +176,7 @@ class IdempotentRecorder(SyncRecorder):
             "claim_token": TOKEN,
             "started_at": FromNow(),
             # A synchronous call is not retried after its process has died.
-            "max_lost": 0,
+            "loss_limit": 0,
             **self.key_claim.columns(),
             **columns,
         }

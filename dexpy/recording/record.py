@@ -43,7 +43,7 @@ class Record:
     expires_at: datetime | None
     num_attempts: int
     num_lost: int
-    max_lost: int | None
+    loss_limit: int | None
     claim_token: int
     concurrency_key: str | None
     blocked_key: str | None

@@ -224,7 +224,7 @@ TRANSITIONS: Final[dict[str, Transition]] = {
             "num_attempts": 0,
             "num_lost": 0,
             # 0 is the limit of a synchronous run, which is not recovered; workers may recover the retried run.
-            "max_lost": sa.func.nullif(records.c.max_lost, 0),
+            "loss_limit": sa.func.nullif(records.c.loss_limit, 0),
             "retry_counts": None,
         },
     ),

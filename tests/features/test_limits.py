@@ -1041,7 +1041,7 @@ def test_a_record_stores_how_many_workers_it_may_lose(
 ) -> None:
     ticket = operation().async_().call()
 
-    assert row(isolated_runtime, ticket.id)["max_lost"] == limit
+    assert row(isolated_runtime, ticket.id)["loss_limit"] == limit
     assert row(isolated_runtime, ticket.id)["num_lost"] == 0
 
 

@@ -164,7 +164,7 @@ class Model:
     """What a record should look like."""
 
     id: str
-    max_lost: int
+    loss_limit: int
     status: str = "pending"
     attempts: int = 0
     token: int = 0
@@ -476,8 +476,8 @@ class Lives(RuleBasedStateMachine):
     def open(self) -> None:
         """One worker, and two things to do."""
         self.start_worker()
-        self.send(0, None, max_lost=1)
-        self.send(0, None, max_lost=2)
+        self.send(0, None, loss_limit=1)
+        self.send(0, None, loss_limit=2)
 
     @rule(data=st.data())
     def something_happens(self, data: st.DataObject) -> None:
@@ -486,7 +486,7 @@ class Lives(RuleBasedStateMachine):
         if event == "send":
             delay = data.draw(st.sampled_from([0, 0, 40]), "delay")
             expires_in = data.draw(st.sampled_from([None, None, 90]), "expires_in")
-            self.send(delay, expires_in, data.draw(st.integers(1, 2), "max_lost"))
+            self.send(delay, expires_in, data.draw(st.integers(1, 2), "loss_limit"))
         elif event == "advance":
             self.advance(data.draw(st.sampled_from([1, 35, 61, 100]), "seconds"))
         elif event in ("end", "zombie_ends"):
@@ -526,12 +526,12 @@ class Lives(RuleBasedStateMachine):
     def start_worker(self) -> None:
         self.workers.append(Worker(self.runtime, len(self.workers) + 1))
 
-    def send(self, delay: int, expires_in: int | None, max_lost: int) -> None:
+    def send(self, delay: int, expires_in: int | None, loss_limit: int) -> None:
         ticket = Task().async_(in_=delay, expires_in=expires_in).call()
         with self.store.begin() as connection:
-            given = {"max_lost": max_lost} | {name: f"{name} {ticket.id}" for name in BOTH}
+            given = {"loss_limit": loss_limit} | {name: f"{name} {ticket.id}" for name in BOTH}
             connection.execute(sa.update(records).where(records.c.id == ticket.id).values(**given))
-        self.models[ticket.id] = Model(ticket.id, max_lost)
+        self.models[ticket.id] = Model(ticket.id, loss_limit)
 
     def deliver(self, worker: Worker) -> None:
         self.deliver_next(worker)
@@ -567,7 +567,7 @@ class Lives(RuleBasedStateMachine):
         for id, row in before.items():
             model = self.models[id]
             if row["status"] == "running" and row["claimed_by"] not in alive:
-                is_last = model.lost + 1 >= model.max_lost
+                is_last = model.lost + 1 >= model.loss_limit
                 model.happen("cancel_running" if model.is_called_off else "lose" if is_last else "recover")
             # In this order: what is given back too late to be begun again is expired by the same look.
             if model.status == "pending" and self.is_late(row):

@@ -238,10 +238,12 @@ def test_a_released_run_equals_a_run_that_has_not_started(isolated_runtime: Isol
 
 
 def test_a_lost_call_in_place_may_lose_workers_after_a_retry(isolated_runtime: Isolated) -> None:
-    for id, max_lost in (("in place", 0), ("in the background", 2), ("as usual", None)):
-        insert(isolated_runtime, "failed", id, max_lost=max_lost)
+    for id, loss_limit in (("in place", 0), ("in the background", 2), ("as usual", None)):
+        insert(isolated_runtime, "failed", id, loss_limit=loss_limit)
 
-    assert [move(isolated_runtime, "revive", id).max_lost for id in ("in place", "in the background", "as usual")] == [
+    assert [
+        move(isolated_runtime, "revive", id).loss_limit for id in ("in place", "in the background", "as usual")
+    ] == [
         None,
         2,
         None,

@@ -1,4 +1,4 @@
-"""Version 2: the column `operation`, the status `cancelled`, and the table of the versions."""
+"""Version 2: the columns `operation` and `loss_limit`, the status `cancelled`, and the table of the versions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _COLUMNS = (
     "expires_at",
     "num_attempts",
     "num_lost",
-    "max_lost",
+    "loss_limit",
     "retry_counts",
     "claim_token",
     "claimed_by",
@@ -79,7 +79,7 @@ _SQLITE_RECORDS = """CREATE TABLE operation_records_2 (
     expires_at DATETIME,
     num_attempts INTEGER DEFAULT '0' NOT NULL,
     num_lost INTEGER DEFAULT '0' NOT NULL,
-    max_lost INTEGER,
+    loss_limit INTEGER,
     retry_counts JSON,
     claim_token INTEGER DEFAULT '0' NOT NULL,
     claimed_by VARCHAR(64),
@@ -128,12 +128,13 @@ _SQLITE_INDEXES = (
 
 MIGRATION = Migration(
     version=2,
-    summary="operation_records.name becomes operation; cancelled runs get the status cancelled",
+    summary="operation_records: name becomes operation, max_lost loss_limit; cancelled runs get the status cancelled",
     statements={
         "sqlite": statements(
             _VERSIONS.replace("{exists}", "").replace("{moment}", "DATETIME"),
             # Before the copy: it renames the column in views and triggers too.
             "ALTER TABLE operation_records RENAME COLUMN name TO operation",
+            "ALTER TABLE operation_records RENAME COLUMN max_lost TO loss_limit",
             _SQLITE_RECORDS,
             _SQLITE_COPY,
             "DROP TABLE operation_records",
@@ -150,6 +151,7 @@ MIGRATION = Migration(
             "ALTER TABLE {schema}operation_records"
             f" ADD CONSTRAINT ck_operation_status CHECK (status IN ({_STATUSES}))",
             "ALTER TABLE {schema}operation_records RENAME COLUMN name TO operation",
+            "ALTER TABLE {schema}operation_records RENAME COLUMN max_lost TO loss_limit",
             # This is last: a table with changed rows may have pending triggers, and then refuses ALTER.
             _CANCELLED,
         ),
@@ -158,6 +160,10 @@ MIGRATION = Migration(
             "ALTER TABLE {schema}operation_records DROP CONSTRAINT ck_operation_status,"
             f" ADD CONSTRAINT ck_operation_status CHECK (status IN ({_STATUSES}))",
             _CANCELLED,
+            Statement(
+                "ALTER TABLE {schema}operation_records RENAME COLUMN max_lost TO loss_limit",
+                is_needed=has_column("operation_records", "max_lost"),
+            ),
             # Last: a database without a row of a version is recognised by this column.
             Statement(
                 "ALTER TABLE {schema}operation_records RENAME COLUMN name TO operation",
