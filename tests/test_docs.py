@@ -107,13 +107,13 @@ def prompt(block: Block, namespace: dict[str, object], page: str) -> None:
     examples = doctest.DocTestParser().get_examples(block.code, page)
     if not examples:
         sys.exit(f"{page}:{block.line}: a pycon block without >>>")
-    said: list[str] = []
+    collected: list[str] = []
     runner = doctest.DocTestRunner(optionflags=FLAGS)
     isolated_runtime = doctest.DocTest(examples, {}, page, page, block.line - 1, None)
     isolated_runtime.globs = namespace  # not a copy of it: what is typed stays known
-    runner.run(isolated_runtime, out=said.append, clear_globs=False)
-    if said:
-        sys.exit("".join(said))
+    runner.run(isolated_runtime, out=collected.append, clear_globs=False)
+    if collected:
+        sys.exit("".join(collected))
 
 
 def commands_of(code: str) -> Iterator[tuple[str, str]]:

@@ -56,12 +56,12 @@ def test_the_example_in_the_docstring_holds(example: doctest.DocTest, monkeypatc
     example.globs = vars(program)
     monkeypatch.setitem(sys.modules, "program", program)
     monkeypatch.setattr(registry, "_by_name", {})
-    said: list[str] = []
+    collected: list[str] = []
     runner = doctest.DocTestRunner(optionflags=FLAGS)
-    failed, tried = runner.run(example, out=said.append)
+    failed, tried = runner.run(example, out=collected.append)
 
     assert tried, "no example ran"
-    assert not failed, "".join(said)
+    assert not failed, "".join(collected)
 
 
 def test_examples_are_found_in_many_modules() -> None:

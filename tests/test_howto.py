@@ -40,9 +40,9 @@ PROJECT = tomllib.loads((test_docs.HOME / "pyproject.toml").read_text("utf-8"))[
 
 def shown(page: str, heading: str) -> list[test_docs.Block]:
     """The blocks under a heading of the second level."""
-    found = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
-    assert found is not None, heading
-    return list(test_docs.blocks_of(found[1]))
+    match = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
+    assert match is not None, heading
+    return list(test_docs.blocks_of(match[1]))
 
 
 def only(page: str, heading: str, language: str = "text") -> str:
@@ -160,7 +160,7 @@ def test_the_systemd_unit_starts_a_worker_and_stops_it_gracefully() -> None:
     assert signal.Signals[service.get("KillSignal", "SIGTERM")] in signals.STOP_SIGNALS
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not there to be asked")
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
 def test_systemd_analyze_accepts_the_unit(tmp_path: Path) -> None:
     text = only(PRODUCTION, "systemd")
     place = tmp_path / "srv" / "shop"
@@ -171,10 +171,10 @@ def test_systemd_analyze_accepts_the_unit(tmp_path: Path) -> None:
     def verify(text: str) -> str:
         file = tmp_path / "shop-worker.service"
         file.write_text(text.replace("/srv/shop", str(place)))
-        told = subprocess.run(
+        completed = subprocess.run(
             ["systemd-analyze", "verify", str(file)], capture_output=True, text=True, check=False, timeout=60
         )
-        return "\n".join(line for line in (told.stdout + told.stderr).splitlines() if "shop" in line)
+        return "\n".join(line for line in (completed.stdout + completed.stderr).splitlines() if "shop" in line)
 
     assert verify(text) == ""
     assert "Restrat" in verify(text.replace("Restart=", "Restrat="))

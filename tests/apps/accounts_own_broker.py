@@ -1,7 +1,7 @@
-"""For plain ``dramatiq apps.accounts_own_broker``: a module that configures, and brings the operations."""
+"""A module for plain ``dramatiq apps.accounts_own_broker``, which configures dexpy and imports the operations."""
 
 import dexpy
 
 runtime = dexpy.configure()
 
-from apps.accounts import *  # noqa: E402, F403 - the broker has to be there first
+from apps.accounts import *  # noqa: E402, F403 - the broker must exist first

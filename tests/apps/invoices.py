@@ -1,4 +1,4 @@
-"""The application of a database that an earlier version made; its operations keep the names that are in those rows."""
+"""The application of a database from an earlier version; its operations keep the names that its rows store."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ sent = sa.Table(
     sa.Column("number", sa.Integer, nullable=False),
     sa.Column("run", sa.String(40), nullable=False),
 )
-"""Without a unique key: a run too many shows."""
+"""Without a unique key: a duplicate run shows."""
 
 
 def create_tables(engine: sa.Engine) -> None:
-    """Make the application's own table."""
+    """Create the application's own table."""
     metadata.create_all(engine)
 
 

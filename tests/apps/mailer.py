@@ -189,7 +189,7 @@ def create_tables(url: str) -> None:
 
 
 def connection_name(connection: sa.Connection) -> Any:
-    """What the server calls this connection; which process has opened it, where there is no server."""
+    """Return the server's name of this connection; without a server, the process that opened it."""
     queries = {"postgresql": "SELECT pg_backend_pid()", "mysql": "SELECT connection_id()"}
     queries["mariadb"] = queries["mysql"]
     query = queries.get(connection.dialect.name)

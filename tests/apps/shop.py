@@ -1,7 +1,7 @@
 """The shop application of the conformance suite, for every database and broker.
 
 Imported by the tests and by the worker processes that they start.
-What an operation did is a row in `effects`, which no constraint keeps unique: a run too many shows.
+Each effect is a row in `effects`, which has no unique constraint: a duplicate run shows.
 """
 
 from __future__ import annotations

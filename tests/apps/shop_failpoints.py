@@ -18,7 +18,7 @@ from dexpy import Retry, WorkerLost
 from dexpy.foundation.failpoints import failpoint
 
 WITH_ITS_ROW = 1000
-"""What is added to a number for the key of the row that was committed together with an operation."""
+"""Added to a number: the key of the row that was committed together with an operation."""
 
 
 class Mark(ShopOperation):

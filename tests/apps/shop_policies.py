@@ -27,7 +27,7 @@ def create_tables(engine: sa.Engine) -> None:
 
 @deferrable(encrypt=True, once=Once("number"))
 def receipt(number: int, card: str) -> str:
-    """What is deferred by a step."""
+    """The target that a step defers."""
     dexpy.current_session().add(Line(what=f"{number} receipt", attempt=card[-4:]))
     return card
 

@@ -249,7 +249,7 @@ RUNNERS = (FailsInItsSession, RunsALoop, RunsALoopForCoroutines, RunsALoopForASe
 
 
 def ends_in_thread(function: Callable[[], object]) -> bool:
-    """Whether a function comes to its end, in a thread of its own; it may raise."""
+    """Return whether a function ends in another thread; it may raise."""
 
     def call() -> None:
         with contextlib.suppress(BaseException):
@@ -508,9 +508,9 @@ alive: weakref.WeakSet[Big] = weakref.WeakSet()
 
 
 def mine() -> Big:
-    made = Big()
-    alive.add(made)
-    return made
+    operation = Big()
+    alive.add(operation)
+    return operation
 
 
 class FailsAsync(Operation):

@@ -149,7 +149,7 @@ def test_l7_blocks_may_be_left_in_any_order(make: Make, observe: Look, order: tu
             blocks[number].__exit__(None, None, None)
             left.add(number)
             open_ones = [f"b{one}" for one in range(3) if one not in left]
-            # What is in force stays, until its own block is left: then it is the innermost one that goes on.
+            # The current frame stays until its own block is left; then the innermost open block is current.
             expected = "b2" if 2 not in left else open_ones[-1] if open_ones else "around"
             assert observe() == expected
     assert observe() is None

@@ -1,4 +1,4 @@
-"""Commands act on the application's own settings, and say what is wrong with them."""
+"""Commands use the application's own settings, and report what is wrong with them."""
 
 from __future__ import annotations
 
@@ -301,10 +301,10 @@ def test_d11_the_advised_command_is_that_of_the_situation() -> None:
 def test_d11_advice_is_printed_for_missing_tables_and_for_missing_columns() -> None:
     state = SchemaState(NEWEST, True, ("a",), {"b": ("c",)})
 
-    said = str(state.error("sqlite:///a.db", "dexpy db {} shop".format))
+    message = str(state.error("sqlite:///a.db", "dexpy db {} shop".format))
 
-    assert "no table a; table b lacks c. Another program has dropped it; add it again" in said
-    assert said.endswith("Then run: dexpy db init shop")
+    assert "no table a; table b lacks c. Another program has dropped it; add it again" in message
+    assert message.endswith("Then run: dexpy db init shop")
     assert Database("sqlite:///a.db").display_url == "sqlite:///a.db"
 
 
@@ -339,10 +339,10 @@ def test_every_submodule_reports_another_distribution_of_the_same_name(
         env=environment | {"PYTHONPATH": str(overwritten)}, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
 
-    said = ended.stderr.strip().splitlines()[-1]
-    assert said.startswith("ImportError: dexpy: "), ended.stderr
-    assert ("__init__.py is missing" in said) is is_removed
-    assert "pip uninstall --yes dexpy && python -m pip install --force-reinstall --no-deps dexpy-operations" in said
+    line = ended.stderr.strip().splitlines()[-1]
+    assert line.startswith("ImportError: dexpy: "), ended.stderr
+    assert ("__init__.py is missing" in line) is is_removed
+    assert "pip uninstall --yes dexpy && python -m pip install --force-reinstall --no-deps dexpy-operations" in line
 
 
 def _site() -> list[str]:

@@ -98,7 +98,7 @@ def test_l6_the_schema_accepts_every_text_that_parse_accepts(pattern: Any) -> No
     assert refused_texts == []
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="asks a JavaScript engine")
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
 def test_l6_a_pattern_means_the_same_in_javascript() -> None:
     asked = []
     for pattern in (*PATTERNS, *FLAGS):
@@ -132,11 +132,11 @@ def test_l6_equivalent_patterns_are_exported_and_others_are_omitted() -> None:
         code: str = prop(pattern=r"[A-Z]{2}-[0-9]+(/[a-z]?)*")
         inside: list[Annotated[str, prop(pattern="[a-z]")]]
 
-    said = Name.contract.to_json_schema("params")["properties"]
-    assert "pattern" not in said["given"]
-    assert "pattern" not in said["family"]
-    assert said["code"]["pattern"] == r"^(?:[A-Z]{2}-[0-9]+(?:\/[a-z]?)*)$"
-    assert said["inside"]["items"]["pattern"] == "^(?:[a-z])$"
+    document = Name.contract.to_json_schema("params")["properties"]
+    assert "pattern" not in document["given"]
+    assert "pattern" not in document["family"]
+    assert document["code"]["pattern"] == r"^(?:[A-Z]{2}-[0-9]+(?:\/[a-z]?)*)$"
+    assert document["inside"]["items"]["pattern"] == "^(?:[a-z])$"
 
 
 # --------------------------------------------------------------------- declarations that do not fit
@@ -208,9 +208,9 @@ def test_l12_a_constraint_that_does_not_fit_is_refused_at_the_declaration(
 ) -> None:
     cls = taking(annotation, prop(**options))
     is_made = "factory" in options
-    told = refused(cls if is_made or "default" in options else lambda: cls.contract.props)
-    assert "Takes.item: " in told
-    assert said in told
+    message = refused(cls if is_made or "default" in options else lambda: cls.contract.props)
+    assert "Takes.item: " in message
+    assert said in message
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What the body of an operation says is in force, or refused when the class is declared or first used."""
+"""The declarations of a class body take effect, or are refused when the class is declared or first used."""
 
 import dataclasses
 import enum
@@ -106,10 +106,10 @@ def test_p2_a_subclass_binds_the_type_variable_of_its_base(isolated_runtime: Iso
 
 
 def test_p2_variables_over_several_levels_and_inside_of_other_types(isolated_runtime: Isolated) -> None:
-    made = StoreDate.parse({"item": ["2026-01-31"], "more": {"a": "2026-02-01"}})
-    assert made.item == [date(2026, 1, 31)]
-    assert made.more == {"a": date(2026, 2, 1)}
-    assert in_worker(isolated_runtime, made) == [date(2026, 1, 31)]
+    operation = StoreDate.parse({"item": ["2026-01-31"], "more": {"a": "2026-02-01"}})
+    assert operation.item == [date(2026, 1, 31)]
+    assert operation.more == {"a": date(2026, 2, 1)}
+    assert in_worker(isolated_runtime, operation) == [date(2026, 1, 31)]
     assert "item[0]: expected date" in refused(lambda: StoreDate(item=["x"]), PropsError)
 
 
@@ -175,8 +175,8 @@ def test_p2_a_variable_without_an_argument_is_its_default_its_constraints_or_its
         d: late  # type: ignore[valid-type]
 
     Loose(a=Decimal(1), b="x", c=date.min, d=Colour.RED)
-    said = refused(lambda: Loose(a=1, b=1.5, c=1, d=1), PropsError)
-    assert [line.split(",")[0].strip() for line in said.splitlines()[1:]] == [
+    message = refused(lambda: Loose(a=1, b=1.5, c=1, d=1), PropsError)
+    assert [line.split(",")[0].strip() for line in message.splitlines()[1:]] == [
         "a: expected Decimal",
         "b: expected int or str",
         "c: expected date",
@@ -247,13 +247,13 @@ class OfUsers(OfRows[User]): ...
 
 
 def test_p2_references_use_the_model_that_a_subclass_names() -> None:
-    made = OfUsers(one=1, maybe=2, many=[3, 4])
-    assert repr(made) == "OfUsers(one=1, maybe=2, many=[3, 4])"
+    operation = OfUsers(one=1, maybe=2, many=[3, 4])
+    assert repr(operation) == "OfUsers(one=1, maybe=2, many=[3, 4])"
     assert OfUsers.contract.to_dict()["params"]["many"]["type"] == "Refs[User]"
     assert "one: expected a User or its key" in refused(lambda: OfUsers(one="x"), PropsError)
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="the syntax is there since Python 3.12")
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="needs the syntax of Python 3.12")
 @pytest.mark.parametrize("future", ["", "from __future__ import annotations\n"], ids=["values", "text"])
 def test_p2_type_parameters_in_the_syntax_of_python_3_12(future: str) -> None:
     names: dict[str, Any] = {"__name__": "declared_elsewhere"}
@@ -302,9 +302,9 @@ def test_p3_rules_of_other_libraries_that_dexpy_does_not_apply_are_refused(name:
         class Pay(Op):
             amount: int = FIELDS[name]()
 
-    said = refused(declare)
-    assert "Pay.amount: " in said
-    assert "Remove" in said or "Write" in said or "Declare" in said or "Rename" in said
+    message = refused(declare)
+    assert "Pay.amount: " in message
+    assert "Remove" in message or "Write" in message or "Declare" in message or "Rename" in message
 
 
 def test_p3_decorators_of_a_field_are_refused() -> None:
@@ -419,8 +419,8 @@ def test_p4_a_prop_in_annotated_is_in_force() -> None:
         listed: Annotated[int, prop(choices=(1, 2), default=2)]
 
     assert Pay(amount=1).listed == 2  # type: ignore[call-arg]
-    said = refused(lambda: Pay(amount=-5, maybe=0, code="a", listed=3), PropsError)
-    assert len(said.splitlines()) == 5
+    message = refused(lambda: Pay(amount=-5, maybe=0, code="a", listed=3), PropsError)
+    assert len(message.splitlines()) == 5
     schema = Pay.contract.to_json_schema("params")
     assert schema["properties"]["amount"] == {"type": "integer", "exclusiveMinimum": 0}
     assert schema["properties"]["code"]["description"] == "Of the bank"
@@ -437,10 +437,12 @@ def test_p4_a_secret_in_annotated_is_shown_nowhere(isolated_runtime: Isolated) -
         def perform(self) -> None:
             raise ValueError(f"no {self.token} {self.maybe} {self.inside} {self.deep['a'].key}")
 
-    made = Card(token="tok-1111", maybe="tok-2222", inside=["tok-3333"], deep={"a": Holder(key="tok-4444")})
-    shown = repr(made) + refused(lambda: Card(token=b"tok-1111", inside=[b"tok-3333"]), PropsError)  # type: ignore
+    operation = Card(token="tok-1111", maybe="tok-2222", inside=["tok-3333"], deep={"a": Holder(key="tok-4444")})
+    shown = repr(operation) + refused(lambda: Card(token=b"tok-1111", inside=[b"tok-3333"]), PropsError)  # type: ignore
     assert "tok-" not in shown
-    assert [Card.contract.to_json_schema()["properties"][name].get("writeOnly") for name in vars(made)] == [True] * 4
+    assert [Card.contract.to_json_schema()["properties"][name].get("writeOnly") for name in vars(operation)] == [
+        True
+    ] * 4
 
 
 @attrs.frozen
@@ -496,8 +498,8 @@ def test_p4_constraints_inside_of_a_type_are_in_force(annotation: Any, right: An
 
     assert Takes(item=right).item == right
     secret = "<sensitive>" if annotation in (Holder, Holding) else ""
-    told = refused(lambda: Takes(item=wrong), PropsError)
-    assert (said in told) if not secret else ("item: " in told and secret in told)
+    message = refused(lambda: Takes(item=wrong), PropsError)
+    assert (said in message) if not secret else ("item: " in message and secret in message)
     form = Takes.contract.props[0].codec
     assert form.decode(form.encode(right)) == right
     from jsonschema import Draft202012Validator
@@ -533,8 +535,8 @@ def test_p4_options_of_a_whole_prop_are_refused_inside_of_a_type(option: dict[st
     class Odd(Op):
         items: list[Annotated[str, prop(**option)]]
 
-    said = refused(lambda: Odd(items=[]))
-    assert f"Odd.items: prop({next(iter(option))}=...): valid for a whole prop only" in said
+    message = refused(lambda: Odd(items=[]))
+    assert f"Odd.items: prop({next(iter(option))}=...): valid for a whole prop only" in message
 
 
 def test_p4_both_notations_work_together() -> None:

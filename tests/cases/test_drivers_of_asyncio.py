@@ -79,12 +79,12 @@ def test_d6_check_fails_and_commands_refuse_a_url_of_asyncio(tmp_path: Path) -> 
     variables = {"DEXPY_DATABASE": "postgresql+asyncpg://shop:hush@db.example/shop"}
 
     checked = CliRunner().invoke(main, ["check"], env=variables)
-    made = CliRunner().invoke(main, ["db", "init"], env=variables)
+    result = CliRunner().invoke(main, ["db", "init"], env=variables)
 
     assert checked.exit_code == 1
     assert "FAIL database: " in checked.stdout
     assert "Use postgresql+psycopg://db.example/shop" in checked.stdout
-    assert isinstance(made.exception, ConfigurationError)
+    assert isinstance(result.exception, ConfigurationError)
 
 
 def factories() -> dict[str, Any]:
@@ -113,11 +113,11 @@ def factories() -> dict[str, Any]:
 @pytest.mark.parametrize("kind", factories())
 @pytest.mark.parametrize("database", [None, "sqlite:///app.db"])
 def test_d6_a_factory_of_asyncio_is_refused_at_configure(kind: str, database: str | None) -> None:
-    said = refused(lambda: dexpy.configure(database=database, session_factory=factories()[kind]))
+    message = refused(lambda: dexpy.configure(database=database, session_factory=factories()[kind]))
 
-    assert said.startswith("configure(session_factory=...): expected a factory of SQLAlchemy's Session")
+    assert message.startswith("configure(session_factory=...): expected a factory of SQLAlchemy's Session")
     if "its" in kind or kind in ("async_sessionmaker", "sessionmaker on an AsyncEngine"):
-        assert "create_engine('sqlite:///app.db')" in said
+        assert "create_engine('sqlite:///app.db')" in message
 
 
 @pytest.mark.parametrize("kind", ["session", "coroutine", "none"])
@@ -135,8 +135,8 @@ def test_d6_a_function_that_returns_an_asyncio_session_is_refused_at_its_first_u
     dexpy.configure(database=f"sqlite:///{tmp_path}/a.db", session_factory=made[kind])
 
     for _ in range(2):
-        said = refused(lambda: Add(a=1).call())
-        assert said.startswith("configure(session_factory=...): expected a factory of SQLAlchemy's Session")
+        message = refused(lambda: Add(a=1).call())
+        assert message.startswith("configure(session_factory=...): expected a factory of SQLAlchemy's Session")
     assert [record.status for record in records.all()] == ["failed", "failed"]
 
 

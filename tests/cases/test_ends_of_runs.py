@@ -57,7 +57,7 @@ def isolated_runtime(shared: Isolated) -> Isolated:
 
 @pytest.fixture
 def ended(isolated_runtime: Isolated) -> Iterator[Callable[[Operation], Ticket[Any]]]:
-    """Run an operation in the background; the ticket says how it ended, after one run of `perform`."""
+    """Run an operation in the background and return its ticket, after one run of `perform`."""
 
     def run(operation: Operation) -> Ticket[Any]:
         ticket = operation.async_().call()

@@ -1,4 +1,4 @@
-"""``async_()`` without ``call()`` warns, as a coroutine does that nobody awaited."""
+"""``async_()`` without ``call()`` warns, like a coroutine that was never awaited."""
 
 from __future__ import annotations
 

@@ -35,8 +35,8 @@ class Note(Operation, name="first.note"):
 
 @pytest.fixture(params=["postgresql", "mariadb"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[str]:
-    with servers.database(request.param, tmp_path) as found:
-        yield found
+    with servers.database(request.param, tmp_path) as database_url:
+        yield database_url
 
 
 @pytest.fixture

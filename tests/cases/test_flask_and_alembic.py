@@ -31,8 +31,8 @@ SERVERS = [pytest.param(kind, marks=pytest.mark.servers) for kind in ("postgresq
 
 @pytest.fixture(params=[SQLITE, *SERVERS])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[str]:
-    with servers.database(request.param, tmp_path) as found:
-        yield found
+    with servers.database(request.param, tmp_path) as database_url:
+        yield database_url
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def test_flask_application_of_the_page_migrates_enqueues_runs_and_tests_on_a_ser
         for block in test_docs.blocks_of(FLASK.read_text("utf-8")):
             if block.word == "file":
                 code = block.code.replace("sqlite:///blog.db", url)
-                # MariaDB wants to know how long a text may be.
+                # MariaDB requires the length of a text column.
                 code = code.replace("title: Mapped[str]", "title: Mapped[str] = mapped_column(db.String(80))")
                 code = code.replace('f"sqlite:///{tmp_path}/test.db"', repr(test_url))
                 if "0002" in str(block.said):

@@ -1,4 +1,4 @@
-"""A fork inside a run: the parent goes on, the child leaves nothing and ends where it leaves the run's own code."""
+"""A fork inside a run: the parent continues; the child writes nothing and exits where it leaves the run's code."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def forked(url: str, folder: Path, environment: dict[str, str]) -> dict[str, lis
     assert ended.returncode == 0, ended.stderr[-4000:]
     found: dict[str, list[dict[str, Any]]] = {}
     for line in ended.stdout.splitlines():
-        told = json.loads(line)
-        found.setdefault(told["case"], []).append(told)
+        document = json.loads(line)
+        found.setdefault(document["case"], []).append(document)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Messages that somebody else has put into the broker, with a worker's threads in this process."""
+"""Messages that another program has published, with a worker's threads in this process."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class WithoutParams(Operation, name="hostile.without_params"):
 
 @attrs.frozen
 class Served:
-    """A runtime, a worker in this process, and whoever else may write to its broker."""
+    """A runtime, a worker in this process, and a client that writes to its broker."""
 
     runtime: Runtime
     worker: Any
@@ -97,8 +97,8 @@ class Served:
 
     def sql(self, statement: str, **values: Any) -> Any:
         with self.runtime.store.database.engine.begin() as connection:
-            found = connection.execute(sa.text(statement), values)
-            return found.all() if found.returns_rows else None
+            rows = connection.execute(sa.text(statement), values)
+            return rows.all() if rows.returns_rows else None
 
 
 @pytest.fixture(
@@ -385,13 +385,13 @@ def test_q6_a_queue_with_other_arguments_is_not_treated_as_an_outage(
         connection.close()
         monkeypatch.setenv("DEXPY_BROKER", str(url))
         monkeypatch.setenv("DEXPY_DATABASE", f"sqlite:///{tmp_path / 'a.db'}")
-        said: list[str] = []
+        collected: list[str] = []
         for command in (["check", "app"], ["worker", "app", "-p", "1"]):
             ended = subprocess.run(
                 [sys.executable, "-m", "dexpy", *command], cwd=tmp_path, capture_output=True, text=True, timeout=60
             )
-            said.append(ended.stdout + ended.stderr)
-            assert ended.returncode == (1 if command[0] == "check" else 2), said[-1]
-            assert f"queue '{taken}': it exists with other arguments" in said[-1]
-            assert f"delete_queue {taken}" in said[-1]
-        assert "FAIL" in said[0]
+            collected.append(ended.stdout + ended.stderr)
+            assert ended.returncode == (1 if command[0] == "check" else 2), collected[-1]
+            assert f"queue '{taken}': it exists with other arguments" in collected[-1]
+            assert f"delete_queue {taken}" in collected[-1]
+        assert "FAIL" in collected[0]

@@ -354,7 +354,7 @@ def test_a_run_ends_although_its_attempt_is_already_stored(runtime: Runtime) -> 
 
 
 class Halves(Operation):
-    """Fails behind a step and in the middle of a loop; its next attempt goes on from what is stored of both."""
+    """Fails after a step and inside a loop; its next attempt continues from the stored state of both."""
 
     def total(self) -> Any:
         return 7

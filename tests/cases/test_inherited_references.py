@@ -50,8 +50,8 @@ LENGTH = len(SHOP.splitlines())
 
 def lines_refused_by_mypy(shop: Path) -> list[int]:
     output = run("mypy", "--strict", "--output=json", str(shop))
-    found = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
-    return [one["line"] for one in found if one["severity"] == "error"]
+    documents = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    return [one["line"] for one in documents if one["severity"] == "error"]
 
 
 def lines_refused_by_pyright(shop: Path) -> list[int]:
@@ -62,8 +62,8 @@ def lines_refused_by_pyright(shop: Path) -> list[int]:
     (site / "installed.pth").write_text(f"{HOME}\n{sysconfig.get_path('purelib')}\n")
     settings = {"include": [shop.name], "typeCheckingMode": "strict", "venvPath": str(shop.parent), "venv": "venv"}
     (shop.parent / "pyrightconfig.json").write_text(json.dumps(settings))
-    found = json.loads(run("pyright", "--outputjson", "--project", str(shop.parent)))["generalDiagnostics"]
-    return [one["range"]["start"]["line"] + 1 for one in found if one["severity"] == "error"]
+    document = json.loads(run("pyright", "--outputjson", "--project", str(shop.parent)))["generalDiagnostics"]
+    return [one["range"]["start"]["line"] + 1 for one in document if one["severity"] == "error"]
 
 
 def run(checker: str, *arguments: str) -> str:

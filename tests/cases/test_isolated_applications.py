@@ -163,8 +163,8 @@ def test_d9_the_broker_of_the_application_is_not_used(tmp_path: Path) -> None:
     ]
 )
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[str]:
-    with servers.database(request.param, tmp_path) as found:
-        yield found
+    with servers.database(request.param, tmp_path) as database_url:
+        yield database_url
 
 
 def test_d9_the_tables_are_made_and_the_rows_of_a_block_are_gone_after_it(url: str) -> None:

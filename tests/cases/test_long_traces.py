@@ -190,7 +190,7 @@ def deep(isolated_runtime: Isolated) -> Any:
         }
         for number in range(5000)
     ]  # fmt: skip
-    # Some have a second child, so that the lines of the drawing go on.
+    # Some have a second child, so that the lines of the drawing continue.
     rows += [
         {**rows[number], "id": f"op_{number + 10_000:026d}", "parent_id": rows[number]["id"]}
         for number in (0, 3, MOST_NESTED - 1, MOST_NESTED, 4000)

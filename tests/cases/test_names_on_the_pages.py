@@ -1,4 +1,4 @@
-"""What a page says can be imported can be imported."""
+"""Every name that a page mentions can be imported."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOGGERS = re.compile(r"getLogger\(\"(dexpy[\w.]*)\"")
 
 
 def claims_of(text: str) -> Iterator[str]:
-    """The dotted names that a page says are there, in code and in prose."""
+    """Return the dotted names of a page, in code and in prose."""
     text = re.sub(r"^```(?:text|toml)\n.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
     for module, names in IMPORT.findall(text):
         yield from (
@@ -54,7 +54,7 @@ def resolve(dotted: str) -> Any:
 
 
 def current(text: str) -> str:
-    """A page without its history and without sections that say what is not there."""
+    """Return a page without its history and without sections about removed names."""
     return re.sub(r"^## \[?\d.*", "", text, flags=re.MULTILINE | re.DOTALL)
 
 

@@ -337,7 +337,7 @@ class Purge(Operation):
 
 @attrs.define
 class Hold:
-    """Keeps a run in `perform` while the test looks, if the test wants it."""
+    """Keeps a run in `perform` while the test inspects it, if the test sets it."""
 
     is_used: bool = False
     reached: threading.Event = attrs.field(factory=threading.Event)
@@ -430,14 +430,14 @@ def test_o1_parse_makes_the_key_of_its_text_and_refuses_other_text(app: Applicat
 def test_o1_composite_keys_many_references_and_keys_of_policies_have_the_declared_type(app: Application) -> None:
     ids = [uuid.UUID(int=number) for number in range(1, 4)]
     app.add(*(Doc(id=one) for one in ids), Page(doc=ids[0], number=7))
-    made = ReadDocs(docs=ids, page=(ids[0], 7))
-    assert app.run(made).result(5) == [1, 2, 3, 7]
+    operation = ReadDocs(docs=ids, page=(ids[0], 7))
+    assert app.run(operation).result(5) == [1, 2, 3, 7]
     assert ReadDocs(docs=ids, page=(ids[0], 7)).async_().call().duplicate
     parsed = ReadDocs.parse({"docs": [str(one) for one in ids], "page": [str(ids[0]), 7]})
-    assert parsed == made
+    assert parsed == operation
     with Session(app.engine) as session:
         instances = [session.get_one(Doc, one) for one in ids]
-    assert ReadDocs(docs=instances, page=(ids[0], 7)) == made
+    assert ReadDocs(docs=instances, page=(ids[0], 7)) == operation
 
 
 def test_o1_a_column_without_a_declared_type_accepts_the_usual_key_types(app: Application) -> None:
@@ -475,9 +475,9 @@ def test_o2_a_row_that_the_database_does_not_find_is_missing(everywhere: Applica
 
 def test_o2_column_types_that_normalise_and_padded_columns_find_their_rows(everywhere: Application) -> None:
     everywhere.add(Tag(name="red"), Tag(name="blue"), Country(code="de"))
-    made = UseTags(tags=[" Red", "RED", "blue "], country="de")
-    assert made.call() == ["RED", "RED", "BLUE", "de"]
-    assert everywhere.run(made).result(5) == ["RED", "RED", "BLUE", "de"]
+    operation = UseTags(tags=[" Red", "RED", "blue "], country="de")
+    assert operation.call() == ["RED", "RED", "BLUE", "de"]
+    assert everywhere.run(operation).result(5) == ["RED", "RED", "BLUE", "de"]
 
 
 @pytest.mark.servers
@@ -493,7 +493,7 @@ def test_o2_the_default_collation_of_mariadb_ignores_case(tmp_path: Path) -> Non
 
 
 def is_locked(app: Application, model: Any, key: Any) -> bool:
-    """Whether somebody else holds a lock on a row."""
+    """Return whether another session holds a lock on a row."""
     table = model.__table__
     query = sa.select(table).where(table.c.id == key).with_for_update(skip_locked=True)
     with app.engine.connect() as connection:
@@ -610,7 +610,7 @@ def test_o5_a_number_that_is_too_large_for_the_column_raises_ref_not_found(every
         Show.parse({"account": key}).call()
     with pytest.raises(RefNotFound):
         ShowSmall(small=key).call()
-    # The transaction of a caller goes on.
+    # The transaction of a caller stays open.
     with Session(everywhere.engine) as session, dexpy.session(session):
         with pytest.raises(RefNotFound):
             Show(account=key).call()

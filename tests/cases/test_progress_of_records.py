@@ -1,4 +1,4 @@
-"""The progress of a record is what its run said last, however the record or its ticket came here."""
+"""The progress of a record is the last report of its run, however the record or its ticket was read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run always ends: by its end being written, in fewer words or later, and by a look at what is claimed."""
+"""A run always ends: its end is written, with fewer details or later, and claims without a run are reconciled."""
 
 from __future__ import annotations
 
@@ -295,7 +295,7 @@ def test_n5_a_started_run_without_an_end_is_failed_and_not_run_again(isolated_ru
 
 
 class Compares(Operation):
-    """Looks at itself as the heart does."""
+    """Reconciles its claims as the heartbeat does."""
 
     def perform(self) -> None:
         compare = dexpy.runtime.current_runtime().services.heartbeat.reconcile  # type: ignore[attr-defined]

@@ -257,10 +257,10 @@ def test_l3_a_run_that_enters_a_schema_itself_reaches_its_record(site: Site) -> 
 @pytest.mark.servers
 def test_l3_statements_name_the_schema_without_a_map_for_each_of_them(server: str) -> None:
     database = Database(server)
-    told: list[tuple[str, Any]] = []
+    collected: list[tuple[str, Any]] = []
 
     def told_of(_connection: Any, _cursor: Any, statement: str, _parameters: Any, context: Any, _many: bool) -> None:
-        told.append((statement, context.execution_options.get("schema_translate_map")))
+        collected.append((statement, context.execution_options.get("schema_translate_map")))
 
     with database.begin() as connection:
         schema.create(connection)
@@ -273,7 +273,9 @@ def test_l3_statements_name_the_schema_without_a_map_for_each_of_them(server: st
         # The next engine of this process knows it from its first connection on.
         database.dispose()
     home = "public" if "postgresql" in server else sa.make_url(server).database
-    assert [(f"FROM {home}.operation_records" in statement, used) for statement, used in told] == [(True, None)] * 4
+    assert [(f"FROM {home}.operation_records" in statement, used) for statement, used in collected] == [
+        (True, None)
+    ] * 4
 
 
 @pytest.mark.servers

@@ -223,11 +223,11 @@ def test_d7_other_threads_have_their_own_sessions(scoped: Scoped) -> None:
 def test_d7_a_thread_that_a_run_starts_does_not_share_its_session(scoped: Scoped) -> None:
     class Ask(Operation):
         def perform(self) -> bool:
-            found: list[Session] = []
-            thread = threading.Thread(target=lambda: (found.append(db()), current["db"].remove()))
+            collected: list[Session] = []
+            thread = threading.Thread(target=lambda: (collected.append(db()), current["db"].remove()))
             thread.start()
             thread.join()
-            return found[0] is not self.session and db() is self.session
+            return collected[0] is not self.session and db() is self.session
 
     assert Ask().call()
 
@@ -380,7 +380,7 @@ def test_d7_a_factory_that_needs_the_context_of_flask_is_refused_with_the_fix(ap
 
 
 def threading_result(runtime: Runtime) -> None:
-    """Look at the sessions as a worker does, on a thread without a context."""
+    """Inspect the sessions as a worker does, on a thread without a context."""
     raised: list[BaseException] = []
 
     def observe() -> None:

@@ -75,16 +75,16 @@ PAIRS = [(form, one) for form in FORMS for one in SECRETS if form != "JWT part" 
 def test_s8_common_forms_of_a_secret_are_redacted(form: str, secret: str) -> None:
     written = FORMS[form](secret)
     redactor = Redactor().knowing([secret])
-    told = redactor(f"the header was: {written} and no more")
+    redacted = redactor(f"the header was: {written} and no more")
 
-    assert told.startswith("the header was: ")
-    assert told.endswith(" and no more")
-    assert "<sensitive>" in told
+    assert redacted.startswith("the header was: ")
+    assert redacted.endswith(" and no more")
+    assert "<sensitive>" in redacted
     if not form.startswith("json in") and form != "query string":
-        assert written not in told
+        assert written not in redacted
     core = base64.b64encode(secret.encode()).decode().rstrip("=")[4:-4]
     for trace in (secret, quote(secret, safe=""), core, secret.encode().hex()):
-        assert trace not in told
+        assert trace not in redacted
 
 
 def raised_in_file(name: str) -> BaseException:
@@ -118,12 +118,12 @@ def test_s8_no_sink_shows_a_sensitive_value(
     raised[:] = [ERRORS[how]]
     ticket = operation(password=SECRET).async_().call()
     isolated_runtime.run_pending()
-    told: list[Any] = [ticket.reload().to_dict(), ticket.outcome, caplog.text]
+    sinks: list[Any] = [ticket.reload().to_dict(), ticket.outcome, caplog.text]
     for record in records.all():
         row = {name: value for name, value in record._row._mapping.items() if name != "params"}
-        told += [repr(record), row, record.error, records.attempts(record.id)]
+        sinks += [repr(record), row, record.error, records.attempts(record.id)]
 
-    for text in map(str, told):
+    for text in map(str, sinks):
         for form in FORMS.values():
             assert form(SECRET) not in text
     assert records.get(ticket.id).status == "failed"
@@ -189,10 +189,10 @@ def test_p17_the_rest_of_a_text_stays_readable_however_short_a_secret_is(secret:
 @pytest.mark.parametrize("secret", ["e", "12", 7, "no", "a1", "ü", "-1", "王"])
 @pytest.mark.parametrize("around", ["pin {}", "{}", "pin={}&x", "{{'pin': '{}'}}", "({})", "pin '{}' is wrong", "{}\n"])
 def test_p17_a_short_secret_is_redacted_where_it_is_a_whole_word(secret: Any, around: str) -> None:
-    told = Redactor().knowing([secret])(around.format(secret))
+    redacted = Redactor().knowing([secret])(around.format(secret))
 
-    assert told.count("<sensitive>") == 1
-    assert told.replace("<sensitive>", "") == around.format("")
+    assert redacted.count("<sensitive>") == 1
+    assert redacted.replace("<sensitive>", "") == around.format("")
 
 
 def test_p17_a_marker_is_not_redacted_again() -> None:
@@ -203,9 +203,9 @@ def test_p17_a_marker_is_not_redacted_again() -> None:
 
 def test_s8_a_long_text_with_many_secrets_is_redacted_quickly() -> None:
     secrets = [f"secret-number-{number:06}" for number in range(300)]
-    told = Redactor().knowing(secrets)("A" * 300_000 + secrets[7])
+    redacted = Redactor().knowing(secrets)("A" * 300_000 + secrets[7])
 
-    assert secrets[7] not in told
+    assert secrets[7] not in redacted
 
 
 # ------------------------------------------------------------------------------------------- names in log lines

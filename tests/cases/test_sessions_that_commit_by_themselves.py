@@ -1,4 +1,4 @@
-"""Cases of sessions whose transaction begins or ends otherwise than SQLAlchemy's events say."""
+"""Sessions whose transaction begins or ends without SQLAlchemy's events."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def by_connection(url: str) -> Session:
 
 
 def by_driver(url: str) -> Session:
-    """A driver that was told so behind SQLAlchemy."""
+    """A driver that was set to autocommit without SQLAlchemy."""
     engine = sa.create_engine(url, poolclass=sa.NullPool)
 
     @sa.event.listens_for(engine, "connect")

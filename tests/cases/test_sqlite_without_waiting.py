@@ -1,4 +1,4 @@
-"""A thread that holds a transaction on a SQLite file never waits for itself, whatever it asks of dexpy."""
+"""A thread that holds a transaction on a SQLite file never waits for itself, whichever function of dexpy it calls."""
 
 from __future__ import annotations
 

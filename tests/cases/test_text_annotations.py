@@ -68,9 +68,9 @@ def test_p4_a_prop_in_annotated_is_in_force_as_text() -> None:
     class Later: ...
 
     globals()["Later"] = date
-    made = Pay(amount=1, token="s3cret")
-    assert "s3cret" not in repr(made)
-    assert made.late == date.min
+    operation = Pay(amount=1, token="s3cret")
+    assert "s3cret" not in repr(operation)
+    assert operation.late == date.min
     assert "amount: expected a value > 0" in refused(lambda: Pay(amount=-1), PropsError)
 
 
@@ -88,8 +88,8 @@ def test_p5_a_class_variable_is_recognised_by_its_type() -> None:
 
 
 def test_p6_a_class_declared_inside_of_the_operation_is_found() -> None:
-    made = Paint(colour=Paint.Colour.RED, names={"a": Paint.Colour.RED}, inside=[None, Paint.Colour.RED])
-    assert made.call() == {"a": Paint.Colour.RED}
+    operation = Paint(colour=Paint.Colour.RED, names={"a": Paint.Colour.RED}, inside=[None, Paint.Colour.RED])
+    assert operation.call() == {"a": Paint.Colour.RED}
     assert Repaint(colour=Paint.Colour.RED, again=Paint.Colour.RED).call() == {"a": Paint.Colour.RED}
     assert Paint.parse({"colour": "red"}).colour is Paint.Colour.RED
     assert "colour: expected Colour of" in refused(lambda: Paint(colour=Colour.GREEN), PropsError)
@@ -243,8 +243,8 @@ def test_p7_a_recursive_pydantic_model_is_checked_and_converted() -> None:
     class Takes(Op):
         item: Model
 
-    made = Takes.parse({"item": {"day": "2026-01-31", "children": [{"day": "2026-01-31"}]}})
-    assert made.item == Model(day=DAY, children=[Model(day=DAY)])
+    operation = Takes.parse({"item": {"day": "2026-01-31", "children": [{"day": "2026-01-31"}]}})
+    assert operation.item == Model(day=DAY, children=[Model(day=DAY)])
     assert "item.children[0].day" in refused(
         lambda: Takes.parse({"item": {"day": "2026-01-31", "children": [{"day": 1}]}}), PropsError
     )

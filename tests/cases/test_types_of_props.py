@@ -290,9 +290,9 @@ def again(cls: Any) -> Any:
 def test_p16_a_class_of_the_same_name_is_distinguished_from_the_other(cls: Any, module: str, around: str) -> None:
     annotate, wrap = AROUND[around]
     value = other(cls.__name__, module)()
-    said = refused(lambda: taking(annotate(cls))(item=wrap(value)), PropsError)
-    assert f"{cls.__name__} of {__name__} (the value is of {module})" in said or (
-        f"of {__name__} (the value is of {module})" in said
+    message = refused(lambda: taking(annotate(cls))(item=wrap(value)), PropsError)
+    assert f"{cls.__name__} of {__name__} (the value is of {module})" in message or (
+        f"of {__name__} (the value is of {module})" in message
     )
 
 
@@ -406,8 +406,8 @@ def test_p21_a_value_that_would_be_read_as_another_class_is_refused(annotation: 
         def perform(self) -> None: ...
 
     with pytest.raises((PropsError, NotSerializable)) as caught:
-        made = Takes(item=value)
-        made.contract.props[0].codec.encode(made.item)
+        operation = Takes(item=value)
+        operation.contract.props[0].codec.encode(operation.item)
     assert "item" in str(caught.value) or "is of type" in str(caught.value) or "key" in str(caught.value)
 
 
@@ -500,10 +500,10 @@ def test_p26_advice_names_the_annotation_to_change(isolated_runtime: Isolated) -
     assert "give the prop a type such as dict[str, Decimal]" in advice
     for cls in (Result, Untyped, File):
         cls().call()
-    told = {record.operation.rpartition(".")[2]: str(record.result_error) for record in records.where()}
-    assert re.search(r"give the return annotation of \S*Result\.perform a type such as dict", told["Result"])
-    assert re.search(r"return annotation of \S*Untyped\.perform", told["Untyped"])
-    assert "return an id or a path" in told["File"]
+    messages = {record.operation.rpartition(".")[2]: str(record.result_error) for record in records.where()}
+    assert re.search(r"give the return annotation of \S*Result\.perform a type such as dict", messages["Result"])
+    assert re.search(r"return annotation of \S*Untyped\.perform", messages["Untyped"])
+    assert "return an id or a path" in messages["File"]
 
 
 @attrs.frozen
@@ -586,21 +586,21 @@ class Buy(Operation):
 
 def test_p21_a_pydantic_model_is_a_prop_and_a_result(isolated_runtime: Isolated) -> None:
     given = {"sku": "ab", "qty": 1, "day": "2026-01-31"}
-    made = Buy.parse({"order": given, "more": [given], "either": {"$type": "Doc", "sku": "x"}})
-    assert made.more[0].day == date(2026, 1, 31)
-    assert type(made.either) is Doc
-    ticket = made.async_().call()
+    operation = Buy.parse({"order": given, "more": [given], "either": {"$type": "Doc", "sku": "x"}})
+    assert operation.more[0].day == date(2026, 1, 31)
+    assert type(operation.either) is Doc
+    ticket = operation.async_().call()
     isolated_runtime.run_pending()
-    assert ticket.result(1) == {"first": made.order}
-    assert made.call() == {"first": made.order}
+    assert ticket.result(1) == {"first": operation.order}
+    assert operation.call() == {"first": operation.order}
     assert records.get(ticket.id).params["order"] == given
 
 
 def test_p21_a_pydantic_model_refuses_by_its_own_validation() -> None:
-    said = refused(lambda: Buy.parse({"order": {"sku": "none", "qty": 0}, "more": [{"sku": "a"}]}), PropsError)
-    assert "order.sku: Value error, unknown sku" in said
-    assert "order.qty: Input should be greater than 0" in said
-    assert "more[0].qty: Field required" in said
+    message = refused(lambda: Buy.parse({"order": {"sku": "none", "qty": 0}, "more": [{"sku": "a"}]}), PropsError)
+    assert "order.sku: Value error, unknown sku" in message
+    assert "order.qty: Input should be greater than 0" in message
+    assert "more[0].qty: Field required" in message
     assert "order: expected Order, got dict" in refused(lambda: Buy(order={"sku": "ab", "qty": 1}), PropsError)
     assert "order: expected object for Order" in refused(lambda: Buy.parse({"order": 7}), PropsError)
 
@@ -614,8 +614,8 @@ def test_p21_a_pydantic_model_that_does_not_round_trip_is_refused() -> None:
         (Order, Order.model_construct(sku="ab")),
     ):
         form = codec_of(annotation)
-        said = refused(lambda form=form, value=value: form.encode(form.check(value)), NotSerializable)  # type: ignore
-        assert "s3cret" not in said
+        message = refused(lambda form=form, value=value: form.encode(form.check(value)), NotSerializable)  # type: ignore
+        assert "s3cret" not in message
 
 
 def test_p23_a_changed_pydantic_model_is_checked_in_place() -> None:
@@ -641,9 +641,9 @@ def test_p9_a_model_is_read_by_its_aliases_and_stored_readably() -> None:
 
 def test_p21_a_model_is_copied_like_other_values_that_can_be_changed() -> None:
     order = Order(sku="ab", qty=1)
-    made = Buy(order=order)
+    operation = Buy(order=order)
     order.sku = "changed"
-    assert made.order.sku == "ab"
+    assert operation.order.sku == "ab"
 
 
 def test_p21_the_schema_accepts_what_a_pydantic_model_accepts() -> None:

@@ -102,11 +102,11 @@ def test_s4_no_error_of_a_database_shows_a_secret(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DEXPY_DATABASE", url)
-    told = CliRunner().invoke(check, [], catch_exceptions=False)
+    result = CliRunner().invoke(check, [], catch_exceptions=False)
 
-    assert told.exit_code == 1, told.output
-    assert "FAIL" in told.output
-    assert SECRET not in told.output + caplog.text
+    assert result.exit_code == 1, result.output
+    assert "FAIL" in result.output
+    assert SECRET not in result.output + caplog.text
 
 
 @pytest.mark.parametrize("url", BROKERS)
@@ -114,11 +114,11 @@ def test_s4_no_error_of_a_broker_shows_a_secret(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DEXPY_DATABASE", f"sqlite:///{tmp_path}/a.db")
     monkeypatch.setenv("DEXPY_BROKER", url)
-    told = CliRunner().invoke(check, [], catch_exceptions=False)
+    result = CliRunner().invoke(check, [], catch_exceptions=False)
 
-    assert told.exit_code == 1, told.output
-    assert "FAIL" in told.output
-    assert SECRET not in told.output
+    assert result.exit_code == 1, result.output
+    assert "FAIL" in result.output
+    assert SECRET not in result.output
 
 
 @pytest.mark.parametrize("url", ["postgresql+psycopg://u:hun@hunter2@127.0.0.1:1/x", "postgresql+psycopg://u:hunter2"])

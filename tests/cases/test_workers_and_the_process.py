@@ -24,7 +24,7 @@ WAIT_S = 30.0
 
 
 class Served:
-    """A worker of `apps.process_changes`, in a folder of its own."""
+    """A worker of `apps.process_changes`, in its own folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -152,13 +152,13 @@ def test_n9_plain_dramatiq_stops_although_a_module_changed_the_signal_handlers(t
     worker = deployment.serve(command)
     code = "import taker; print(taker.Terminated().async_().call().result(30))"
     try:
-        told = deployment.run([sys.executable, "-c", code])
+        completed = deployment.run([sys.executable, "-c", code])
         worker.signal(signal.SIGTERM)
         assert worker.ended() == 0, worker.output()
     finally:
         deployment.close()
 
-    assert told.stdout.strip() == str(-signal.SIGTERM), told.stderr
+    assert completed.stdout.strip() == str(-signal.SIGTERM), completed.stderr
 
 
 def test_q14_a_process_that_exits_after_an_error_message_is_one_error(tmp_path: Path) -> None:
@@ -209,9 +209,9 @@ def test_n10_a_module_that_exits_is_reported_as_an_import_error(
         import_modules(("ends",))
     assert refused.value.exit_status == 2
 
-    told = CliRunner().invoke(main, ["check", "ends"])
-    assert told.exit_code == 1
-    assert f"FAIL module ends: {refused.value}" in told.output
+    result = CliRunner().invoke(main, ["check", "ends"])
+    assert result.exit_code == 1
+    assert f"FAIL module ends: {refused.value}" in result.output
 
 
 @pytest.mark.parametrize("ends", ["SystemExit(0)", "KeyboardInterrupt", "GeneratorExit"])
@@ -225,10 +225,10 @@ def test_n10_a_check_fails_when_a_function_of_the_application_exits(
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     monkeypatch.delitem(sys.modules, "ends", raising=False)
 
-    told = CliRunner().invoke(main, ["check", "ends"])
-    assert told.exit_code == 1, told.output
-    assert "FAIL" in told.output
-    assert ends.removesuffix("(0)") in told.output
+    result = CliRunner().invoke(main, ["check", "ends"])
+    assert result.exit_code == 1, result.output
+    assert "FAIL" in result.output
+    assert ends.removesuffix("(0)") in result.output
 
 
 @pytest.mark.parametrize("command", ["worker", "relay"])
@@ -236,13 +236,13 @@ def test_n10_a_command_exits_with_status_two_if_a_module_exits(tmp_path: Path, c
     deployment = Deployment(tmp_path)
     (tmp_path / "ends.py").write_text(ENDS["exit"])
     try:
-        told = deployment.dexpy(command, "ends")
+        completed = deployment.dexpy(command, "ends")
     finally:
         deployment.close()
 
-    assert told.returncode == 2
-    assert "Error: Cannot import the module 'ends': it raised SystemExit(0)" in told.stderr
-    assert "Traceback" not in told.stderr
+    assert completed.returncode == 2
+    assert "Error: Cannot import the module 'ends': it raised SystemExit(0)" in completed.stderr
+    assert "Traceback" not in completed.stderr
 
 
 @pytest.mark.parametrize(
@@ -283,13 +283,13 @@ def test_q11_a_file_for_a_module_is_refused_with_the_name_that_is_meant(tmp_path
 
 @pytest.mark.parametrize("command", ["worker", "relay", "check"])
 def test_q11_every_command_names_its_invalid_argument(command: str) -> None:
-    told = CliRunner().invoke(main, [command, "./app"])
+    result = CliRunner().invoke(main, [command, "./app"])
 
-    assert told.exit_code != 0
-    assert "'./app' is not the name of a module" in f"{told.output} {told.exception}"
+    assert result.exit_code != 0
+    assert "'./app' is not the name of a module" in f"{result.output} {result.exception}"
 
 
-# ---------------------------------------------------------------------------------------- who configures the log
+# ---------------------------------------------------------------------------------- configuration of logging
 
 CONFIGURED = {
     "nothing": "",

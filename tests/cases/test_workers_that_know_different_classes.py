@@ -93,7 +93,7 @@ def put_off() -> int:
 
 @contextmanager
 def a_worker_that_starts_late(folder: Path, url: str, broker: str | None) -> Generator[None]:
-    """What was put off for want of a worker that knows it is run as soon as there is one."""
+    """A record that was deferred because no worker knew its operation runs as soon as one does."""
     from apps.shared_queue_mailer import SendDirectly, SendMail, send_later
 
     eventually(lambda: live_workers() > 0, "a worker serves the queue", 30)
@@ -116,7 +116,7 @@ def test_l1_the_worker_that_knows_a_class_runs_it_without_delay(tmp_path: Path) 
     dexpy.configure(database=url)
     with worker("apps.shared_queue_orders", tmp_path, url, None), a_worker_that_starts_late(tmp_path, url, None):
         everything_is_run(tmp_path)
-        # Two that only look on, and all that they do not know is run by who is left.
+        # Two workers know none of the operations; the remaining worker runs them.
         with worker("apps.shared_queue_orders", tmp_path, url, None, "--burst") as burst:
             assert burst.wait(30) == 0
 

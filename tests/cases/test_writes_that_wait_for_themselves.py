@@ -1,4 +1,4 @@
-"""SQLite: what is asked for in a transaction that holds the write lock joins it, or is refused at once."""
+"""SQLite: a write inside a transaction that holds the write lock joins it, or is refused at once."""
 
 from __future__ import annotations
 

@@ -78,12 +78,12 @@ def test_operations_without_an_encryptor_are_named(environment: dict[str, str], 
     ended = dexpy(environment, "check", "shop")
 
     assert ended.returncode == 0, ended.stderr
-    told = [line for line in ended.stdout.splitlines() if "encryptor" in line]
-    assert [line.partition(":")[0] for line in told] == [
+    lines = [line for line in ended.stdout.splitlines() if "encryptor" in line]
+    assert [line.partition(":")[0] for line in lines] == [
         "warn encryptor 'default'",
         "warn encryptor 'vault'",
     ]
-    assert "'shop.Pay', 'shop.Refund' require it to be enqueued or run" in told[0]
+    assert "'shop.Pay', 'shop.Refund' require it to be enqueued or run" in lines[0]
 
 
 def test_check_ends_at_unreadable_settings(environment: dict[str, str], tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 from dexpy.cli.demo import Outcome
 from dexpy.cli.live_board import StatusBoard, table
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="process groups and signals are those of POSIX")
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX process groups and signals")
 
 TIMEOUT_S = 60.0
 OPERATIONS = ("SendStatement", "Withdraw", "FetchRate", "CheckAddress", "CountVisit", "Remind")
@@ -37,9 +37,9 @@ class Demo:
 
     def worker_pid(self) -> int:
         """Of the worker, which says it in the first line."""
-        found = re.search(r"pid (\d+)", self.line())
-        assert found is not None
-        return int(found[1])
+        match = re.search(r"pid (\d+)", self.line())
+        assert match is not None
+        return int(match[1])
 
     def finish(self) -> tuple[int, str, str]:
         """Its exit status, what it said, and its errors."""

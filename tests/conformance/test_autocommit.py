@@ -18,8 +18,8 @@ LEVELS = [None, "REPEATABLE READ", "SERIALIZABLE"]
 
 @pytest.fixture
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[str]:
-    with servers.database(request.param, tmp_path) as found:
-        yield found
+    with servers.database(request.param, tmp_path) as database_url:
+        yield database_url
 
 
 def on(*kinds: str) -> pytest.MarkDecorator:

@@ -85,10 +85,10 @@ def test_a_refusal_by_the_broker_is_one_error_at_the_start(bare_pair: Pair, name
 
     for command in (["worker", "apps.shop", "-p", "2"], ["check", "apps.shop"]):
         ended = bare_pair.dexpy(*command)
-        told = [line for line in (ended.stderr + ended.stdout).splitlines() if line.startswith(("Error:", "FAIL"))]
+        lines = [line for line in (ended.stderr + ended.stdout).splitlines() if line.startswith(("Error:", "FAIL"))]
         assert ended.returncode == (2 if command[0] == "worker" else 1), ended
-        assert len(told) == 1, ended
-        assert "Cannot connect to " in told[0]
+        assert len(lines) == 1, ended
+        assert "Cannot connect to " in lines[0]
         assert "Traceback" not in ended.stderr
         assert "s3cret" not in ended.stderr + ended.stdout
 

@@ -59,11 +59,11 @@ def kills(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Kills]:
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Database]:
     """A database with dexpy's tables."""
     with servers.database(request.param, tmp_path) as url:
-        found = Database(url)
-        with found.begin() as connection:
+        database = Database(url)
+        with database.begin() as connection:
             schema.create(connection)
-        yield found
-        found.dispose()
+        yield database
+        database.dispose()
 
 
 def enter_dead(id: str) -> dict[str, Any]:

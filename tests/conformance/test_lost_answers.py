@@ -28,10 +28,10 @@ def message(word: str) -> dramatiq.Message[Any]:
 
 def read(consumer: Any) -> list[Any]:
     """Return the messages of a consumer, until a poll returns none."""
-    found = []
+    collected = []
     while (one := next(consumer)) is not None:
-        found.append(one)
-    return found
+        collected.append(one)
+    return collected
 
 
 @pytest.fixture

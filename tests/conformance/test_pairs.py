@@ -266,12 +266,12 @@ def test_every_type_round_trips_through_params_and_result(pair: Pair) -> None:
 
     ticket = Echo(value=EVERYTHING, **alone).async_().call()
 
-    found = ticket.result(WAIT_S, POLL_S)
+    result = ticket.result(WAIT_S, POLL_S)
     for field in attrs.fields(Everything):
-        sent, came = getattr(EVERYTHING, field.name), getattr(found, field.name)
+        sent, came = getattr(EVERYTHING, field.name), getattr(result, field.name)
         assert type(came) is type(sent)
         assert repr(came) == repr(sent) or (isinstance(sent, (set, frozenset)) and came == sent), field.name
-    assert found.moment.utcoffset() == EVERYTHING.moment.utcoffset()
+    assert result.moment.utcoffset() == EVERYTHING.moment.utcoffset()
 
 
 def test_the_worker_loads_refs(pair: Pair) -> None:

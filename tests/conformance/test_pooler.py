@@ -51,9 +51,9 @@ def test_check_reports_that_a_frozen_worker_keeps_its_locks_for_a_while(pooled: 
     assert "takeover" not in straight.stdout
 
     pair.url = f"{pooler.url}?prepare_threshold=none"
-    told = pair.dexpy("check", "apps.shop")
-    assert told.returncode == 0
-    assert "warn takeover: a transaction pooler hides the sessions of workers" in told.stdout
+    completed = pair.dexpy("check", "apps.shop")
+    assert completed.returncode == 0
+    assert "warn takeover: a transaction pooler hides the sessions of workers" in completed.stdout
 
 
 def test_operations_run_once_each_behind_a_pooler(pooled: tuple[Pair, Pooler]) -> None:
@@ -73,13 +73,13 @@ def test_a_user_without_the_right_to_end_other_sessions_is_reported(pooled: tupl
         pair.change("GRANT ALL ON ALL TABLES IN SCHEMA public TO dexpy_records")
         pair.variables = {"SESSIONS": pair.url}
         pair.url = sa.make_url(pair.url).set(username="dexpy_records").render_as_string(hide_password=False)
-        told = pair.dexpy("check", "apps.shop_two_users")
+        completed = pair.dexpy("check", "apps.shop_two_users")
     finally:
         pair.change("DROP OWNED BY dexpy_records")
         pair.change("DROP ROLE dexpy_records")
     assert (
         "warn takeover: the database user of the records may not end the sessions of the user in session_factory"
-        in told.stdout
+        in completed.stdout
     )
 
 

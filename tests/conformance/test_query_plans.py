@@ -85,7 +85,7 @@ BY_KEY = {"sqlite": "autoindex_operation_records_1 (id=?)", "postgresql": "using
 @contextmanager
 def plans(engine: sa.Engine) -> Generator[list[tuple[str, bool]]]:
     """The statements of an engine, each with whether the planner uses a key lookup."""
-    found: list[tuple[str, bool]] = []
+    collected: list[tuple[str, bool]] = []
 
     def observe(connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
         kind = connection.dialect.name
@@ -94,15 +94,15 @@ def plans(engine: sa.Engine) -> Generator[list[tuple[str, bool]]]:
             lines = own.fetchall()
             if kind in BY_KEY:
                 reads = [str(line[-1]) for line in lines if re.search(r"SCAN|SEARCH|Scan", str(line[-1]))]
-                found.append((statement, bool(reads) and all(BY_KEY[kind] in read for read in reads)))
+                collected.append((statement, bool(reads) and all(BY_KEY[kind] in read for read in reads)))
             else:
                 key = [column[0] for column in own.description].index("key")
                 # A row that is read before there is a plan, by its key, and is not as it should be.
                 is_seen = [line[key] == "PRIMARY" or "after reading const tables" in str(line[-1]) for line in lines]
-                found.append((statement, all(is_seen)))
+                collected.append((statement, all(is_seen)))
 
     sa.event.listen(engine, "before_cursor_execute", observe)
-    yield found
+    yield collected
     sa.event.remove(engine, "before_cursor_execute", observe)
 
 

@@ -200,7 +200,7 @@ def test_an_outage_longer_than_a_lease_makes_no_live_worker_dead(
     # Each in a transaction: its session is one of those that would be ended.
     tickets = [WaitForFile(number=number, file=str(gate), writes_first=True).async_().call() for number in range(3)]
     running = sa.select(records).where(records.c.status == "running").order_by(records.c.id)
-    before = eventually(lambda: len(found := pair.sql(running)) == 3 and found, "all run", WAIT_S, pair.output)
+    before = eventually(lambda: len(rows := pair.sql(running)) == 3 and rows, "all run", WAIT_S, pair.output)
     lost = Mark(number=3).async_(in_=86_400).call()
 
     # All writes of heartbeats wait, and every process reads expired leases.

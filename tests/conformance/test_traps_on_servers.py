@@ -41,8 +41,8 @@ class TrapPair(Pair, BatchRuns):
 
     def create_tables(self) -> None:
         """Create the tables of dexpy and of the mailer."""
-        made = self.dexpy("db", "init")
-        assert made.returncode == 0, made.stderr
+        completed = self.dexpy("db", "init")
+        assert completed.returncode == 0, completed.stderr
         mailer.create_tables(self.url)
         self.variables = {
             "DEXPY_RECOVER_WITHIN": str(RECOVER_WITHIN_S),
@@ -287,13 +287,13 @@ def test_a_bad_row_an_unknown_class_or_a_cut_database_does_not_stop_the_relay(pa
 def broker_content(pair: TrapPair) -> str:
     """All that the broker holds, as text."""
     if "redis" in str(pair.broker):
-        found: list[Any] = []
+        collected: list[Any] = []
         with servers._redis(servers.need("redis")) as client:
             for key in client.scan_iter(f"{str(pair.broker).rpartition('=')[2]}:*"):
                 readers = {b"list": lambda k: client.lrange(k, 0, -1), b"hash": client.hgetall,
                            b"set": client.smembers, b"zset": lambda k: client.zrange(k, 0, -1)}  # fmt: skip
-                found.append((key, readers.get(client.type(key), client.get)(key)))
-        return str(found)
+                collected.append((key, readers.get(client.type(key), client.get)(key)))
+        return str(collected)
     import pika
 
     bodies: list[bytes] = []

@@ -285,9 +285,9 @@ class Told(Operation, name="export.told", aliases=("export.Old",)):
 
 
 def test_the_contract_as_a_dict_is_plain_json() -> None:
-    told = Told.contract.to_dict()
-    assert json.loads(json.dumps(told)) == told
-    assert told == {
+    document = Told.contract.to_dict()
+    assert json.loads(json.dumps(document)) == document
+    assert document == {
         "name": "export.told",
         "aliases": ["export.Old"],
         "description": "Says everything about itself.",

@@ -157,8 +157,8 @@ def test_functions_and_methods_of_every_kind_can_be_deferred(
     ticket = defer(target, **given)
     isolated_runtime.run_pending()
 
-    found = ticket.result(5)
-    assert (found, type(found)) == (expected, type(expected))
+    result = ticket.result(5)
+    assert (result, type(result)) == (expected, type(expected))
 
 
 def test_a_model_is_stored_by_its_key_and_loaded_in_the_runs_transaction(

@@ -37,10 +37,12 @@ def child(pair: PolicyPair) -> Generator[Child]:
 
         def start(points: str, action: str, subject: str) -> subprocess.Popen[str]:
             command = [sys.executable, str(CHILD), str(pair.folder), points, action, subject]
-            made = subprocess.Popen(command, env=pair.environment, cwd=pair.folder, stdout=subprocess.PIPE, text=True)
-            started.enter_context(made)
-            started.callback(made.kill)
-            return made
+            process = subprocess.Popen(
+                command, env=pair.environment, cwd=pair.folder, stdout=subprocess.PIPE, text=True
+            )
+            started.enter_context(process)
+            started.callback(process.kill)
+            return process
 
         yield start
 

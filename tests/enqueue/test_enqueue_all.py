@@ -220,9 +220,9 @@ def test_one_invalid_operation_is_named_and_nothing_is_stored(
     isolated_runtime: Isolated, engine: sa.Engine, bad: str
 ) -> None:
     make, kind, said = BAD[bad]
-    with pytest.raises(kind, match=said) as told:
+    with pytest.raises(kind, match=said) as raised:
         enqueue_all([Greet(name="Ada"), make(), Charge(order=1)])
-    assert told.value.__notes__ == ["enqueue_all: item 2 of 3; nothing was stored or sent."]
+    assert raised.value.__notes__ == ["enqueue_all: item 2 of 3; nothing was stored or sent."]
     assert stored() == 0
     assert queued(isolated_runtime, engine) == 0
     assert not Charge(order=1).async_().call().duplicate, "its key is free"

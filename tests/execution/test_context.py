@@ -79,9 +79,9 @@ def test_nested_blocks_restore_the_outer_context() -> None:
 
 def test_an_ambient_value_is_read_when_the_operation_is_constructed() -> None:
     with context(current_tenant="a"):
-        made = Greet()
+        operation = Greet()
     with context(current_tenant="b"):
-        assert made.call() == "a en"
+        assert operation.call() == "a en"
 
 
 def test_a_prop_without_a_default_must_be_passed_or_in_the_context() -> None:
@@ -180,7 +180,7 @@ def test_ambient_values_of_a_worker_do_not_reach_a_stored_run(isolated_runtime: 
 
 
 class Nested(Operation):
-    """Has no prop of its own; what it runs takes ambient values, here and in runs that it sends."""
+    """Has no props; the operations that it calls or enqueues take ambient values."""
 
     def perform(self) -> str:
         Greet().async_().call()

@@ -131,13 +131,13 @@ def test_a_middleware_that_is_removed_does_nothing_and_shows_as_inactive() -> No
     assert Unguarded().call() == 1
     assert calls == []
     assert Unguarded.is_callable()
-    told = Unguarded.explain()
-    assert [name for name in ("guard", "callbacks", "result") if not told.pipeline[name]] == [
+    explanation = Unguarded.explain()
+    assert [name for name in ("guard", "callbacks", "result") if not explanation.pipeline[name]] == [
         "guard",
         "callbacks",
         "result",
     ]
-    assert (told.guards, told.callbacks) == ({}, None)
+    assert (explanation.guards, explanation.callbacks) == ({}, None)
     assert order(Unguarded) == order(Plain)
 
 
@@ -403,14 +403,14 @@ def test_a_tenant_middleware_is_around_refs_and_guards_in_place_in_workers_and_i
     with context(tenant=Propagate("acme")):
         assert ReadNote(note=1).call() == "acme"
         assert ReadNote.is_callable(note=1)
-        told = ReadNote.explain(note=1)
-        assert told.callable
-        assert told.extras == {"tenant": {"tenant": "acme"}}
+        explanation = ReadNote.explain(note=1)
+        assert explanation.callable
+        assert explanation.extras == {"tenant": {"tenant": "acme"}}
         ticket, wrong = ReadNote(note=1).async_().call(), ReadNote(note=2).async_().call()
     assert ReadNote(note=1).safe.call() == Err("no_tenant", "Nobody said which tenant")
     assert not ReadNote.is_callable(note=1)
-    told = ReadNote.explain(note=1)
-    assert (told.callable, told.error) == (False, "Nobody said which tenant")
+    explanation = ReadNote.explain(note=1)
+    assert (explanation.callable, explanation.error) == (False, "Nobody said which tenant")
     isolated_runtime.run_pending()
     assert ticket.reload().result(1) == "acme"
     assert (wrong.reload().failure, records.get(wrong.id).error) == ("discarded", "dexpy.errors.RefNotFound")

@@ -1,4 +1,4 @@
-"""Steps that survive: what is finished stays, what was under way is undone, and the next attempt goes on from there."""
+"""Durable steps: finished steps stay, unfinished ones are rolled back, and the next attempt continues from there."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ failures_left: list[str] = []
 
 
 def fall(where: str) -> None:
-    """Fail here if the test wants it."""
+    """Fail at this point if the test requests it."""
     if where in failures_left:
         failures_left.remove(where)
         raise ConnectionError(where)
@@ -47,7 +47,7 @@ def tables(engine: sa.Engine) -> None:
 
 @pytest.fixture
 def lines(engine: sa.Engine) -> Callable[[], list[str]]:
-    """What is committed, in order."""
+    """Return the committed effects, in order."""
 
     def observe() -> list[str]:
         with engine.connect() as connection:
@@ -442,7 +442,7 @@ class Fresh(Stepwise):
         return self.item.visits
 
     def elsewhere(self, visits: int) -> None:
-        """Somebody else's change, who waits for nobody."""
+        """Commit a change in another session, without waiting for a lock."""
         engine = sa.create_engine(dexpy.current_runtime().store.database.url, poolclass=sa.NullPool)
         patience = {"sqlite": "PRAGMA busy_timeout = 0", "postgresql": "SET lock_timeout = 100"}
         with engine.begin() as connection:
@@ -634,7 +634,7 @@ def test_steps_are_deleted_with_their_record(isolated_runtime: Isolated, engine:
 
 
 class Stopped(Stepwise):
-    """Is called off, or interrupted, as soon as its second item is committed; once."""
+    """Is cancelled or interrupted once, after the commit of its second item."""
 
     how: str
 

@@ -47,7 +47,7 @@ def visits(pair: PolicyPair) -> set[int]:
 
 
 def is_done(pair: PolicyPair, ticket: Ticket[Any], *, lost: int) -> None:
-    """A run has ended well after so many kills, each of which is told of."""
+    """Assert that a run succeeded after that many kills, each of which is recorded."""
     assert ticket.wait(WAIT_S), pair.output()
     assert (ticket.reload().num_attempts, ticket.done) == (1 + lost, True)
     assert [each.failure for each in records.attempts(ticket.id)] == ["lost"] * lost + [None]

@@ -1,4 +1,4 @@
-"""`explain`: what a call would do, told by each step and policy, with nothing done."""
+"""`explain`: what a call would do, reported by each middleware and policy, without effects."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def queue_of(operation: Any) -> str:
 
 
 class Declined(Exception):
-    """The bank said no."""
+    """The bank declined."""
 
 
 class Withdraw(Operation):
@@ -119,19 +119,19 @@ class Withdraw(Operation):
 
 @pytest.mark.usefixtures("isolated_runtime", "accounts")
 def test_the_report_has_every_fact_of_a_call() -> None:
-    told = Withdraw.explain(account=1, amount=10)
-    assert told.operation == Withdraw.contract.name
-    assert told.description == "Take money out."
-    assert told.error is None
-    assert told.callable
-    assert told.props == {"account": 1, "amount": 10, "pin": "<sensitive>", "note": None}
-    assert told.guards == {
+    explanation = Withdraw.explain(account=1, amount=10)
+    assert explanation.operation == Withdraw.contract.name
+    assert explanation.description == "Take money out."
+    assert explanation.error is None
+    assert explanation.callable
+    assert explanation.props == {"account": 1, "amount": 10, "pin": "<sensitive>", "note": None}
+    assert explanation.guards == {
         "too_little": {"status": "passed", "message": "Not so much money is there"},
         "odd_amount": {"status": "passed", "message": "It has to be a multiple of ten"},
     }
-    assert told.record == {"enabled": True, "params": True, "result": True}
-    assert told.transaction == {"enabled": True, "effects": "exactly once"}
-    assert told.background == {
+    assert explanation.record == {"enabled": True, "params": True, "result": True}
+    assert explanation.transaction == {"enabled": True, "effects": "exactly once"}
+    assert explanation.background == {
         "job": "RecordJob",
         "queue": "rich",
         "priority": 3,
@@ -145,15 +145,15 @@ def test_the_report_has_every_fact_of_a_call() -> None:
         "timeout": 30.0,
         "max_lost": 3,
     }
-    assert told.rescue_from == {f"{__name__}.Declined": "declined", "OSError": f"{__name__}.Declined"}
-    assert told.callbacks == {"before": 1, "after": 1, "around": 1}
+    assert explanation.rescue_from == {f"{__name__}.Declined": "declined", "OSError": f"{__name__}.Declined"}
+    assert explanation.callbacks == {"before": 1, "after": 1, "around": 1}
 
 
 @pytest.mark.usefixtures("isolated_runtime", "accounts")
 def test_each_guard_shows_whether_it_passed_refused_or_was_skipped() -> None:
-    told = Withdraw.explain(account=1, amount=15)
-    assert [answer["status"] for answer in told.guards.values()] == ["refused", "skipped"]
-    assert not told.callable
+    explanation = Withdraw.explain(account=1, amount=15)
+    assert [answer["status"] for answer in explanation.guards.values()] == ["refused", "skipped"]
+    assert not explanation.callable
     assert [answer["status"] for answer in Withdraw.explain(account=1, amount=5).guards.values()] == [
         "passed",
         "refused",
@@ -161,8 +161,8 @@ def test_each_guard_shows_whether_it_passed_refused_or_was_skipped() -> None:
 
 
 def test_the_pipeline_is_listed_in_order_with_inactive_middleware_marked(isolated_runtime: Isolated) -> None:
-    told = Bare.explain()
-    assert list(told.pipeline) == [
+    explanation = Bare.explain()
+    assert list(explanation.pipeline) == [
         "trace",
         "result",
         "once",
@@ -175,10 +175,12 @@ def test_the_pipeline_is_listed_in_order_with_inactive_middleware_marked(isolate
         "callbacks",
         "perform",
     ]
-    active = [name for name, is_active in told.pipeline.items() if is_active]
+    active = [name for name, is_active in explanation.pipeline.items() if is_active]
     assert active == ["trace", "result", "record", "transaction", "perform"]
-    assert (told.once, told.lock, told.unique, told.rescue_from, told.callbacks) == (None,) * 5
-    assert told.guards == {}
+    assert (explanation.once, explanation.lock, explanation.unique, explanation.rescue_from, explanation.callbacks) == (
+        None,
+    ) * 5
+    assert explanation.guards == {}
 
 
 class Bare(Operation):
@@ -200,34 +202,34 @@ class WithoutParams(Operation):
 
 
 def test_a_run_without_a_record_or_a_transaction_is_reported(isolated_runtime: Isolated) -> None:
-    told = Unrecorded.explain()
-    assert told.record == {"enabled": False}
-    assert told.transaction == {"enabled": False, "effects": "at least once"}
-    assert told.background is not None
-    assert told.background["job"] == "DirectJob"
+    explanation = Unrecorded.explain()
+    assert explanation.record == {"enabled": False}
+    assert explanation.transaction == {"enabled": False, "effects": "at least once"}
+    assert explanation.background is not None
+    assert explanation.background["job"] == "DirectJob"
     assert WithoutParams.explain().record == {"enabled": True, "params": False, "result": True}
 
 
 @pytest.mark.usefixtures("isolated_runtime", "accounts")
 def test_invalid_props_return_a_partial_report() -> None:
-    told = Withdraw.explain(account=1, amount=0, pin=7)
-    assert not told.callable
-    assert told.error is not None
-    assert "amount: expected a value >= 1, got int 0" in told.error
-    assert "pin: expected str, got <sensitive>" in told.error
-    assert told.props == {"account": 1, "note": None}
-    assert told.guards == {}
-    assert told.background == {"unknown": "it depends on the props"}
-    assert told.record == {"enabled": True, "params": True, "result": True}
+    explanation = Withdraw.explain(account=1, amount=0, pin=7)
+    assert not explanation.callable
+    assert explanation.error is not None
+    assert "amount: expected a value >= 1, got int 0" in explanation.error
+    assert "pin: expected str, got <sensitive>" in explanation.error
+    assert explanation.props == {"account": 1, "note": None}
+    assert explanation.guards == {}
+    assert explanation.background == {"unknown": "it depends on the props"}
+    assert explanation.record == {"enabled": True, "params": True, "result": True}
     assert Withdraw.explain().error is not None
     assert "other: unknown prop; expected one of" in str(Withdraw.explain(account=1, amount=1, other=2).error)
 
 
 @pytest.mark.usefixtures("isolated_runtime", "accounts")
 def test_a_row_that_was_never_flushed_is_a_problem_of_the_props() -> None:
-    told = Withdraw.explain(account=Account(id=2, name="Bob", balance=1), amount=1)
-    assert not told.callable
-    assert "has no primary key yet. Call session.flush()" in str(told.error)
+    explanation = Withdraw.explain(account=Account(id=2, name="Bob", balance=1), amount=1)
+    assert not explanation.callable
+    assert "has no primary key yet. Call session.flush()" in str(explanation.error)
 
 
 @pytest.mark.usefixtures("isolated_runtime", "accounts")
@@ -275,7 +277,7 @@ class Meddler(Operation):
 
 
 class LooseMeddler(Operation):
-    """The same, without a transaction of its own."""
+    """The same, without its own transaction."""
 
     transaction = False
 
@@ -343,14 +345,14 @@ def test_the_current_session_is_unchanged(isolated_runtime: Isolated) -> None:
 
 @pytest.mark.usefixtures("isolated_runtime", "accounts")
 def test_the_report_is_frozen_plain_json_and_readable() -> None:
-    told = Withdraw.explain(account=1, amount=15)
+    explanation = Withdraw.explain(account=1, amount=15)
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
-        told.callable = True  # type: ignore[misc]
-    data = told.to_dict()
+        explanation.callable = True  # type: ignore[misc]
+    data = explanation.to_dict()
     assert json.loads(json.dumps(data)) == data
     assert list(data)[:2] == ["operation", "callable"]
-    text = str(told)
-    assert text.startswith(f"{told.operation}: not callable\n  Take money out.\n")
+    text = str(explanation)
+    assert text.startswith(f"{explanation.operation}: not callable\n  Take money out.\n")
     assert "    too_little: status refused, message Not so much money is there" in text
     assert "    pin: <sensitive>" in text
     assert "(once) > (lock) > record > rescue > transaction > refs > guard > callbacks > perform" in text
@@ -397,18 +399,18 @@ class Talkative(Operation):
 def test_the_explain_of_a_middleware_is_shown_and_a_failing_one_breaks_nothing(
     isolated_runtime: Isolated,
 ) -> None:
-    told = Talkative.explain(pin=SECRET)
-    assert told.extras == {
+    explanation = Talkative.explain(pin=SECRET)
+    assert explanation.extras == {
         "says": {"pin": "<sensitive>", "nested": [{"x": "it is <sensitive>"}]},
         "fails": {"failed": "ValueError: cannot tell <sensitive>"},
         "stops": {"callable": True},
     }
-    assert told.callable
+    assert explanation.callable
     assert not Talkative.explain(pin=SECRET, number=0).callable
     assert Talkative.explain(pin=1).extras == {}, "there is no operation to look at"
-    assert list(told.pipeline)[:5] == ["trace", "says", "mute", "fails", "result"]
-    assert told.pipeline["says"]
-    assert not told.pipeline["result"]
+    assert list(explanation.pipeline)[:5] == ["trace", "says", "mute", "fails", "result"]
+    assert explanation.pipeline["says"]
+    assert not explanation.pipeline["result"]
 
 
 class Greeting(Operation):
@@ -422,10 +424,10 @@ def test_the_source_of_each_ambient_value_is_shown(isolated_runtime: Isolated) -
     assert Greeting.explain().context == {"tenant": "missing", "locale": "default"}
     assert not Greeting.explain().callable
     with dexpy.context(current_tenant="acme", locale="de"):
-        told = Greeting.explain(locale="fr")
-        assert told.context == {"tenant": "ambient", "locale": "explicit"}
-        assert told.props == {"tenant": "acme", "locale": "fr"}
-        assert told.callable
+        explanation = Greeting.explain(locale="fr")
+        assert explanation.context == {"tenant": "ambient", "locale": "explicit"}
+        assert explanation.props == {"tenant": "acme", "locale": "fr"}
+        assert explanation.callable
 
 
 def test_a_report_is_an_explanation(isolated_runtime: Isolated) -> None:
@@ -469,12 +471,12 @@ def test_an_unconfigured_program_touches_no_disk(tmp_path: Path, monkeypatch: py
 def test_explain_shows_that_a_runtime_records_nothing(tmp_path: Path) -> None:
     before = install(Runtime(Settings(broker="redis://localhost:1/0", home=tmp_path)))
     try:
-        told = Bare.explain()
+        explanation = Bare.explain()
     finally:
         install(before)
-    assert told.record == {"enabled": False}
-    assert told.background is not None
-    assert told.background["job"] == "DirectJob"
+    assert explanation.record == {"enabled": False}
+    assert explanation.background is not None
+    assert explanation.background["job"] == "DirectJob"
 
 
 def test_the_explanation_of_a_middleware_is_printed_once(isolated_runtime: Isolated) -> None:

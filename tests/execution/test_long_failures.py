@@ -1,4 +1,4 @@
-"""However much there is to say of a failure, the end of its run can be written: the database has a place for it."""
+"""The end of a run is stored however long the details of its failure are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a run says it is: seen while it runs, written once in a while, and never in its way."""
+"""Progress of a run: visible while it runs, written at intervals, and never blocking it."""
 
 from __future__ import annotations
 
@@ -40,26 +40,26 @@ def no_time_passes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def writes(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What is written of progress, in order."""
-    found: list[Any] = []
+    """Return the written progress, in order."""
+    collected: list[Any] = []
     keep = run_signals.write_progress
 
     def keeping(connection: Any, record_id: str, token: int, progress_reports: Any) -> None:
-        found.append(progress_reports["done"])
+        collected.append(progress_reports["done"])
         keep(connection, record_id, token, progress_reports)
 
     monkeypatch.setattr(run_signals, "write_progress", keeping)
-    return found
+    return collected
 
 
 def observe(run_id: str) -> None:
-    """See what somebody else sees of a run now."""
+    """Return the progress of a run as another session sees it."""
     found = Ticket.get(run_id).progress
     seen.append(None if found is None else found.done)
 
 
 class Count(Operation):
-    """Says each number, and lets others look after each."""
+    """Reports each number, and lets the test inspect it."""
 
     upto: int
     writes: bool = False
@@ -108,7 +108,7 @@ def test_a_run_that_holds_sqlites_write_lock_does_not_wait_for_itself(
     isolated_runtime.run_pending()
 
     assert time.monotonic() - began < 10
-    # There nobody sees it before the commit, and it is written with that.
+    # There no other session sees it before the commit, which writes it.
     assert seen == ([None] * 3 if engine.dialect.name == "sqlite" else [1] * 3)
     assert ticket.reload().progress == Progress(3, 3, "number 3", ticket.progress.at)  # type: ignore[union-attr]
     assert writes[-1] == 3

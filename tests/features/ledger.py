@@ -40,7 +40,7 @@ def statuses() -> dict[str, tuple[str, str | None]]:
 
 
 def count_in_own_transaction() -> int:
-    """How many lines a session that sees only what is committed finds."""
+    """Return how many lines another session finds, which sees only committed rows."""
     from dexpy import current_runtime
 
     with Session(current_runtime().store.database.engine) as session:

@@ -38,7 +38,7 @@ class Invisible(Operation):
 
 
 class InvisibleResult(Operation):
-    """Says it returns what only a checker sees."""
+    """Annotates its return value with a name that only a checker imports."""
 
     done: ClassVar[list[str]] = []
 

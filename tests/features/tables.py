@@ -48,5 +48,5 @@ def attempts(isolated_runtime: Isolated, id: str) -> list[dict[str, Any]]:
 
 
 def nothing_is_stored(isolated_runtime: Isolated) -> bool:
-    """Whether there is no record and no message."""
+    """Return whether neither a record nor a message exists."""
     return not rows(isolated_runtime) and not messages(isolated_runtime)

@@ -41,7 +41,7 @@ LIMIT_S = 20
 
 
 def run(coroutine: Any) -> Any:
-    """Run a coroutine on a loop of its own, bounded by time."""
+    """Run a coroutine on a new loop, with a timeout."""
 
     async def bounded() -> Any:
         return await asyncio.wait_for(coroutine, LIMIT_S)
@@ -184,7 +184,7 @@ def test_a_plain_perform_is_awaited_in_a_thread_without_blocking_the_loop(shop: 
 
     async def main() -> bool:
         run = asyncio.ensure_future(Wait().acall())
-        # Only a loop that goes on can set what the run waits for.
+        # Only a loop that is not blocked can set the event that the run waits for.
         await asyncio.sleep(0)
         ticked.set()
         return await run
@@ -373,9 +373,9 @@ def test_a_cancelled_run_is_not_logged_as_a_crash(isolated_runtime: Isolated, ca
 
     with pytest.raises(TimeoutError):
         run(main())
-    (said,) = [record for record in caplog.records if record.name.startswith("dexpy.")]
-    assert said.getMessage().startswith("run.cancelled operation=")
-    assert said.levelname == "WARNING"
+    (log_record,) = [record for record in caplog.records if record.name.startswith("dexpy.")]
+    assert log_record.getMessage().startswith("run.cancelled operation=")
+    assert log_record.levelname == "WARNING"
 
 
 def test_a_cancelled_await_ends_after_its_coroutine(shop: Shop) -> None:
@@ -506,9 +506,9 @@ def test_the_outer_run_continues_after_a_cancelled_nested_run(shop: Shop) -> Non
 
     assert run(Outer().acall()) == "went on"
     assert lines(shop) == ["outer"]
-    found = {each.operation.rpartition(".")[2]: each for each in records.all() if "WriteAsync" not in each.operation}
-    assert found["Hang"].failure == "cancelled"
-    assert found["Outer"].status == "done"
+    matching = {each.operation.rpartition(".")[2]: each for each in records.all() if "WriteAsync" not in each.operation}
+    assert matching["Hang"].failure == "cancelled"
+    assert matching["Outer"].status == "done"
 
 
 def test_an_interrupt_of_the_waiting_thread_cancels_the_coroutine_and_rolls_back(shop: Shop) -> None:
@@ -855,7 +855,7 @@ def test_an_async_session_is_not_made_current(shop: Shop) -> None:
 
 
 class Steps(Operation):
-    """Says transaction = False, and has one for each part."""
+    """Declares transaction = False, and opens one transaction per part."""
 
     transaction = False
     texts: list[str]
@@ -953,7 +953,7 @@ def test_a_cancellation_at_any_point_stores_all_or_nothing(shop: Shop) -> None:
         return [await one(number) for number in range(60)]
 
     kept = [number for number, done in enumerate(run(main())) if done]
-    # A run that had committed before it was cancelled is done, though nobody waits for it any more.
+    # A run that had committed before it was cancelled is done, although no caller waits for it.
     done = [each.params["number"] for each in records.done().where(operation=Mixed)]
     assert set(kept) <= set(done)
     assert lines(shop) == sorted(f"{number} {part}" for number in done for part in ("async", "own", "plain"))

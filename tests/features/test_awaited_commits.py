@@ -1,4 +1,4 @@
-"""The commit of an AsyncSession: what is sent after it may block, and the event loop goes on."""
+"""The commit of an AsyncSession: publishing after it may block, and the event loop continues."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class SlowBroker(StubBroker):
 def broker(tmp_path: Path) -> Generator[SlowBroker]:
     found = SlowBroker()
     runtime = dexpy.configure(database=f"sqlite:///{tmp_path / 'app.db'}", broker=found)
-    # The tables are there, and what a process looks at once has been looked at.
+    # The tables exist, and the checks that a process does once are done.
     Brief().async_().call()
     found.threads.clear()
     found.begun.clear()

@@ -63,7 +63,7 @@ def _nothing_ran() -> None:
 
 
 class Note(Operation):
-    """Says that it ran."""
+    """Records that it ran."""
 
     what: int = 0
 
@@ -118,7 +118,7 @@ class AddCustomer(Operation):
 
 
 class Spawn(Operation):
-    """Sends another to the background from inside, and ends as it is told."""
+    """Enqueues another operation, and ends as its prop specifies."""
 
     end: str = "well"
     caught: bool = False
@@ -246,7 +246,7 @@ class ManyProps(Operation):
 
 
 class Quit(Operation):
-    """Raises what is no Exception."""
+    """Raises a BaseException that is not an Exception."""
 
     direct: bool = False
 

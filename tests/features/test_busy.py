@@ -1,4 +1,4 @@
-"""SQLite's one write lock is held by somebody else for too long: one clear error, nothing written, no secret shown."""
+"""Another writer holds SQLite's only write lock for too long: one clear error, no write, and no secret in it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def ticket(shop: Shop) -> Any:
 
 @pytest.fixture
 def writer(isolated_runtime: Isolated, ticket: Any) -> Generator[sqlite3.Connection]:
-    """Somebody who writes, and goes on writing."""
+    """A writer that keeps its transaction open."""
     isolated_runtime.runtime.store.database.engine.dispose()
     path = isolated_runtime.runtime.store.database.path
     assert path is not None
@@ -68,11 +68,11 @@ def test_a_failed_write_is_one_error_and_can_be_retried(
     isolated_runtime: Isolated, ticket: Any, writer: sqlite3.Connection, doing: str
 ) -> None:
     before = rows(isolated_runtime)
-    with pytest.raises(DatabaseBusy, match=r"SQLite's only write lock for \S+ s\. Nothing was changed") as told:
+    with pytest.raises(DatabaseBusy, match=r"SQLite's only write lock for \S+ s\. Nothing was changed") as raised:
         DOINGS[doing](ticket)
-    assert isinstance(told.value, DatabaseUnavailable)
-    assert SECRET not in str(told.value)
-    assert SECRET not in str(told.value.__cause__)
+    assert isinstance(raised.value, DatabaseUnavailable)
+    assert SECRET not in str(raised.value)
+    assert SECRET not in str(raised.value.__cause__)
     assert rows(isolated_runtime) == before
 
     writer.execute("ROLLBACK")
@@ -93,16 +93,16 @@ def test_an_insert_that_fails_in_a_session_of_the_application_shows_no_secret(
 ) -> None:
     path = isolated_runtime.runtime.store.database.path
     engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 0.2})
-    with Session(engine) as session, pytest.raises(OperationalError) as told:
+    with Session(engine) as session, pytest.raises(OperationalError) as raised:
         send(session)
     engine.dispose()
 
-    assert "database is locked" in str(told.value)
-    assert SECRET not in str(told.value)
+    assert "database is locked" in str(raised.value)
+    assert SECRET not in str(raised.value)
 
 
 class Charge(Operation, name="busy.charge"):
-    """Fails the first time, while somebody else has begun to write and goes on with it."""
+    """Fails the first time, while another writer has begun a transaction and keeps it open."""
 
     order: int
     once = Once("order", wait=20)
@@ -130,7 +130,7 @@ def test_a_key_that_cannot_be_released_at_once_is_released_after_the_outage(
     assert left["status"] == "running", "nobody could write that it has ended"
     writer.execute("ROLLBACK")
 
-    # Waits for whoever has the key, which is this very process: it lives, so nobody else would free it.
+    # Waits for the holder of the key, which is this process: it is alive, so no recovery would release the key.
     assert Charge(order=1).call() == 7
     shown = [(row["status"], row["error"]) for row in rows(isolated_runtime) if row["operation"] == "busy.charge"]
     assert sorted(shown) == [("done", None), ("failed", "ConnectionError")]

@@ -1,4 +1,4 @@
-"""The contract: what a class says about itself, inherited and checked at the class statement."""
+"""The contract: the declarations of a class, inherited and checked at the class statement."""
 
 from __future__ import annotations
 
@@ -402,7 +402,7 @@ def test_a_class_without_perform_is_a_base_and_cannot_be_called() -> None:
 
 
 class Answer(Operation):
-    """Says that it gives an int."""
+    """Is annotated to return an int."""
 
     answer: Any
 

@@ -1,4 +1,4 @@
-"""Guards: a method that returns something true says that the threat is there."""
+"""Guards: a method that returns a true value reports that its threat is present."""
 
 from __future__ import annotations
 

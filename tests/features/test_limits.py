@@ -53,12 +53,12 @@ LONG_S = 30.0
 """Longer than any test waits."""
 
 notes: list[Any] = []
-"""What runs have said about themselves, in order."""
+"""The entries that runs have written, in order."""
 signals: dict[str, threading.Event] = {}
 
 
 def sign(name: str) -> threading.Event:
-    """What runs and tests tell each other."""
+    """Events between runs and tests."""
     return signals.setdefault(name, threading.Event())
 
 
@@ -202,7 +202,7 @@ class LingerInvisibly(Operation):
 
 
 class ComeToTerms(Operation):
-    """Takes being told as a reason to end well."""
+    """Catches its cancellation and ends successfully."""
 
     timeout = 0.2
 
@@ -399,7 +399,7 @@ def test_a_stuck_run_whose_end_cannot_be_written_delays_no_other_timeout(
     monkeypatch.setattr(watchdog, "HARD_AFTER_S", 0.3)
     sign("release")
     with serving(shop.isolated_runtime):
-        # Claimed by now, both of them, for nobody can write while the lock is held.
+        # Both are claimed by now, because no other transaction can write while the lock is held.
         tickets = [WaitToBeTold().async_().call(), StickWithTheLock().async_().call()]
 
         wait_for("told")
@@ -420,9 +420,9 @@ def test_an_invalid_limit_is_refused(wrong: Any) -> None:
 
 
 class Patient(Operation):
-    """Runs until it is called off, and sees it in one way or another; the base for those that do.
+    """Runs until it is cancelled; the base of operations that detect it in different ways.
 
-    It flushes nothing before: who holds SQLite's one write lock cannot be sent a request.
+    It flushes nothing before: a run that holds SQLite's only write lock cannot receive a request.
     """
 
     def perform(self) -> None:
@@ -511,7 +511,7 @@ class DeafAwaiting(Operation):
 
 
 class Untouched(Operation):
-    """Uses no session, and looks at nothing; a transaction of its own would come later."""
+    """Uses no session and reads nothing; its transaction would begin later."""
 
     def perform(self) -> None:
         sign("running").set()
@@ -532,7 +532,7 @@ class InParts(Operation):
 
 
 class Crashing(Operation):
-    """Crashes when it is told to; its rule would run it again."""
+    """Crashes on request; its rule would retry it."""
 
     retry_on = (Retry(ConnectionError, attempts=5, wait=0),)
 
@@ -691,7 +691,7 @@ def test_a_run_that_is_cancelled_while_its_worker_stops_is_not_run_again(shop: S
 
 
 class FailUnaware(Operation):
-    """Is called off without seeing it, and fails in a way that a rule has run again."""
+    """Does not detect its cancellation, and fails with an error that a rule retries."""
 
     retry_on = (Retry(ValueError, attempts=3, wait=3600),)
 
@@ -709,7 +709,7 @@ def test_a_run_that_fails_before_it_sees_its_cancellation_does_not_wait_for_anot
 
 
 class PerformAnother(Operation):
-    """Performs what waits, and goes on after it."""
+    """Performs a pending record, and continues after it."""
 
     other: str
 
@@ -723,7 +723,7 @@ class PerformAnother(Operation):
 @pytest.fixture
 def performing(shop: Shop) -> Generator[tuple[dramatiq.Worker, Ticket[None]]]:
     """A worker with one thread, and a run on it that has just performed another one."""
-    # Of a queue that the worker does not serve, so that it waits for whoever performs it.
+    # In a queue that the worker does not serve, so that it stays pending until it is performed.
     other = Note(text="by hand").async_(queue="elsewhere").call()
     with serving(shop.isolated_runtime, threads=1, queues={"default"}) as worker:
         ticket = PerformAnother(other=other.id).async_().call()
@@ -847,7 +847,7 @@ def test_a_message_that_another_broker_refused_is_published_by_the_sql_broker(
 
 
 def test_a_message_counts_as_missing_from_the_due_time_of_its_record(isolated_runtime: Isolated) -> None:
-    """A worker in a burst waits for what is owed, and must not wait for what is scheduled."""
+    """A burst worker waits for unpublished messages, and must not wait for scheduled ones."""
     Note().async_(in_=60).call()
     with isolated_runtime.runtime.store.begin() as connection:
         connection.execute(sa.text("UPDATE operation_records SET enqueued_at = NULL"))
@@ -1156,7 +1156,7 @@ def test_a_direct_run_is_ended_by_a_time_limit_and_republished_at_a_shutdown(sho
 
 
 class Refusing(Operation):
-    """Ends as a business error although it was called off: whoever is first has it."""
+    """Ends with a business error although it was cancelled: the first of the two is stored."""
 
     def perform(self) -> None:
         sign("running").set()

@@ -25,7 +25,7 @@ SECRET = "hunter2hunter2"
 
 
 class Pay(Operation):
-    """Ends as its prop asks for."""
+    """Ends as its prop specifies."""
 
     end: str = "well"
     retry_on = (Retry(ConnectionError, attempts=2, wait=10),)

@@ -1,4 +1,4 @@
-"""Props: typed, strict, immutable, and wrong in one error that tells everything."""
+"""Props: typed, strict, immutable; one error lists all problems."""
 
 import copy
 import dataclasses
@@ -394,25 +394,25 @@ class SubStr(str):
     ],
 )
 def test_a_value_of_another_type_is_refused(name: str, value: object, wanted: str | None) -> None:
-    told = refusal(lambda: Strict(**{name: value})).splitlines()[1:]
+    lines = refusal(lambda: Strict(**{name: value})).splitlines()[1:]
     if wanted is None:
-        assert told
+        assert lines
     else:
-        assert len(told) == 1
-        assert told[0].startswith(f"  {name}: expected {wanted}, got {type(value).__name__} ")
+        assert len(lines) == 1
+        assert lines[0].startswith(f"  {name}: expected {wanted}, got {type(value).__name__} ")
 
 
 def test_an_int_is_converted_to_an_expected_float() -> None:
-    made = Strict(f=3)
-    assert made.f == 3.0
-    assert type(made.f) is float
+    operation = Strict(f=3)
+    assert operation.f == 3.0
+    assert type(operation.f) is float
 
 
 def test_a_path_inside_a_value_is_named() -> None:
-    told = refusal(
+    message = refusal(
         lambda: Strict(li=[1, "2", 3.0], di={"a": "x"}, pair=(1, 2), it=Item(sku=3), ad={"street": 1})  # type: ignore[arg-type]
     )
-    assert told.splitlines()[1:] == [
+    assert message.splitlines()[1:] == [
         "  li[1]: expected int, got str '2'",
         "  li[2]: expected int, got float 3.0",
         "  pair[1]: expected str, got int 2",
@@ -490,13 +490,13 @@ def test_a_name_with_an_underscore_is_refused_and_a_class_variable_is_not_a_prop
 
 
 def test_an_operation_cannot_be_changed() -> None:
-    made = Owned(customer=3)
+    operation = Owned(customer=3)
     for name in ("customer", "other", "new"):
         with pytest.raises(attrs.exceptions.FrozenInstanceError):
-            setattr(made, name, 4)
+            setattr(operation, name, 4)
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
-        del made.other  # type: ignore[misc]
-    assert made == Owned(customer=3)
+        del operation.other  # type: ignore[misc]
+    assert operation == Owned(customer=3)
 
 
 def test_operations_are_equal_by_class_and_props() -> None:
@@ -539,10 +539,10 @@ def test_an_instance_without_a_key_is_only_equal_to_itself_and_its_repr_shows_it
 
 
 def test_an_operation_can_be_copied_and_pickled() -> None:
-    made = Pay(amount=Decimal("1.50"), day=date(2026, 1, 1))
-    assert copy.copy(made) == made
-    assert copy.deepcopy(made) == made
-    assert pickle.loads(pickle.dumps(made)) == made  # noqa: S301 - our own bytes
+    operation = Pay(amount=Decimal("1.50"), day=date(2026, 1, 1))
+    assert copy.copy(operation) == operation
+    assert copy.deepcopy(operation) == operation
+    assert pickle.loads(pickle.dumps(operation)) == operation  # noqa: S301 - our own bytes
     assert pickle.loads(pickle.dumps(Owned(customer=3))) == Owned(customer=3)  # noqa: S301
 
 
@@ -562,12 +562,12 @@ def test_changing_a_list_after_construction_does_not_change_the_operation() -> N
         plain: dict[str, list[int]]
         anything: Any
 
-    made = Holds(numbers=given, plain=inner, anything=inner)
+    operation = Holds(numbers=given, plain=inner, anything=inner)
     given.append(2)
     inner["a"].append(2)
-    assert made.numbers == [1]
-    assert made.plain == {"a": [1]}
-    assert made.anything == {"a": [1]}
+    assert operation.numbers == [1]
+    assert operation.plain == {"a": [1]}
+    assert operation.anything == {"a": [1]}
 
 
 class Changes(Operation):
@@ -582,11 +582,11 @@ class Changes(Operation):
 
 def test_a_run_that_changes_a_mutable_prop_changes_neither_the_operation_nor_the_next_run() -> None:
     item = Item("a")
-    made = Changes(numbers=[], item=item)
-    assert made.call() == (1, 1)
-    assert made.call() == (1, 1)
-    assert made.numbers == []
-    assert made.item.tags == item.tags == []
+    operation = Changes(numbers=[], item=item)
+    assert operation.call() == (1, 1)
+    assert operation.call() == (1, 1)
+    assert operation.numbers == []
+    assert operation.item.tags == item.tags == []
 
 
 def test_the_record_has_the_params_as_passed(isolated_runtime: Isolated) -> None:
@@ -595,9 +595,9 @@ def test_the_record_has_the_params_as_passed(isolated_runtime: Isolated) -> None
 
 
 def test_values_appended_to_a_list_of_an_operation_are_checked_before_it_runs() -> None:
-    made = Bounded(short=[1])
-    made.short.append("2")  # type: ignore[arg-type]
-    assert refusal(made.call) == "Bounded: 1 invalid prop\n  short[1]: expected int, got str '2'"
+    operation = Bounded(short=[1])
+    operation.short.append("2")  # type: ignore[arg-type]
+    assert refusal(operation.call) == "Bounded: 1 invalid prop\n  short[1]: expected int, got str '2'"
 
 
 # ------------------------------------------------------------------------------------------------- renamed ones
@@ -633,8 +633,8 @@ def test_a_sensitive_value_is_in_no_repr_and_in_no_error() -> None:
 
 
 def test_a_sensitive_value_is_in_no_error_of_parse() -> None:
-    told = refusal(lambda: Secret.parse({"name": "a", "pin": "4711", "keys": {"k-4711": "v"}, "pni": "4711"}))
-    assert told == (
+    message = refusal(lambda: Secret.parse({"name": "a", "pin": "4711", "keys": {"k-4711": "v"}, "pni": "4711"}))
+    assert message == (
         "Secret: 3 invalid props\n"
         "  pin: expected int, got <sensitive>\n"
         "  keys: expected int, got <sensitive>\n"
@@ -660,9 +660,9 @@ def test_a_sensitive_value_is_in_no_text_about_a_failure_whatever_its_type(
     Leaks().safe.call()
     record = dexpy.records.all().first()
     assert record is not None
-    told = f"{record.error_message} {record.error_details} {caplog.text}"
+    text = f"{record.error_message} {record.error_details} {caplog.text}"
     for secret in ("471199", "s3cret", "4444", "1970", "czNj"):
-        assert secret not in told
+        assert secret not in text
     assert record.error_details["free"] == 7
     assert record.error_details["<sensitive>"] == {"n": "<sensitive>"}
 
@@ -712,9 +712,9 @@ def test_a_subclass_may_redeclare_a_reference_with_another_type() -> None:
         customer: int  # type: ignore[assignment]
         friends: list[int] = prop(factory=list)  # type: ignore[assignment]
 
-    made = Plain(customer=3, friends=[1])
-    assert made.customer == 3
-    assert made.friends == [1]
+    operation = Plain(customer=3, friends=[1])
+    assert operation.customer == 3
+    assert operation.friends == [1]
 
 
 def test_an_attribute_without_a_type_cannot_replace_an_inherited_prop() -> None:
@@ -763,9 +763,9 @@ def test_methods_of_a_plain_mixin_and_cached_properties_work() -> None:
         def perform(self) -> int:
             return self.total
 
-    made = Sum(numbers=[1, 2])
-    assert made.total == 3
-    assert made.call() == 3
+    operation = Sum(numbers=[1, 2])
+    assert operation.total == 3
+    assert operation.call() == 3
 
 
 # ------------------------------------------------------------------------------------- annotations that are text
@@ -802,19 +802,25 @@ def test_a_result_type_that_only_a_checker_sees_is_refused_before_perform_runs()
 
 
 def test_parse_accepts_external_json() -> None:
-    made = Strict.parse(
+    operation = Strict.parse(
         {
             "d": "2026-11-21", "dt": "2026-11-21T10:00:00+01:00", "t": "10:00", "td": "PT1H", "n": "1.50",
             "u": "12345678-1234-5678-1234-567812345678", "e": "blue", "p": "/etc", "tu": [1], "se": [1, 1],
             "fs": [2], "pair": [1, "a"], "it": {"sku": "a"}, "y": "AAE=", "f": 1,
         }
     )  # fmt: skip
-    assert made.d == date(2026, 11, 21)
-    assert made.dt == datetime.fromisoformat("2026-11-21T10:00:00+01:00")
-    assert (made.t, made.td, made.n) == (time(10), timedelta(hours=1), Decimal("1.50"))
-    assert made.u == UUID("12345678-1234-5678-1234-567812345678")
-    assert (made.e, made.p, made.tu, made.se, made.fs) == (Color.BLUE, Path("/etc"), (1,), {1}, frozenset({2}))
-    assert (made.pair, made.it, made.y, made.f) == ((1, "a"), Item("a"), b"\x00\x01", 1.0)
+    assert operation.d == date(2026, 11, 21)
+    assert operation.dt == datetime.fromisoformat("2026-11-21T10:00:00+01:00")
+    assert (operation.t, operation.td, operation.n) == (time(10), timedelta(hours=1), Decimal("1.50"))
+    assert operation.u == UUID("12345678-1234-5678-1234-567812345678")
+    assert (operation.e, operation.p, operation.tu, operation.se, operation.fs) == (
+        Color.BLUE,
+        Path("/etc"),
+        (1,),
+        {1},
+        frozenset({2}),
+    )
+    assert (operation.pair, operation.it, operation.y, operation.f) == ((1, "a"), Item("a"), b"\x00\x01", 1.0)
     assert Strict.parse({"n": 3}).n == Decimal(3)
 
 
@@ -862,8 +868,8 @@ def test_parse_requires_a_mapping(data: Any) -> None:
 
 
 def test_a_wrong_value_for_a_reference_is_refused_with_the_expected_types() -> None:
-    told = refusal(lambda: Owned(customer=Country(code="de"), other="3", friends=[1, "x", None]))  # type: ignore[list-item]
-    assert re.sub(r"object at 0x\w+", "object at 0x", told).splitlines()[1:] == [
+    message = refusal(lambda: Owned(customer=Country(code="de"), other="3", friends=[1, "x", None]))  # type: ignore[list-item]
+    assert re.sub(r"object at 0x\w+", "object at 0x", message).splitlines()[1:] == [
         "  customer: expected a Customer or its key (int), got Country <features.shop.Country object at 0x>",
         "  other: expected a Customer or its key (int), got str '3'",
         "  friends[1]: expected a Customer or its key (int), got str 'x'",

@@ -31,7 +31,7 @@ class Color(Enum):
 
 
 class Send(Operation):
-    """Ends as it is told."""
+    """Ends as its prop specifies."""
 
     to: str = "Ada"
     ending: str = "well"

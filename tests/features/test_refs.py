@@ -96,7 +96,7 @@ def filled(shop: Shop) -> Shop:
 
 
 def given(shop: Shop, key: int) -> Customer:
-    """A customer as somebody else's session left it: detached."""
+    """Return a customer that another session detached."""
     with shop.session() as session:
         return session.get_one(Customer, key)
 
@@ -111,10 +111,10 @@ def test_a_reference_given_by_key_is_an_instance_in_guards_and_in_perform(filled
 
 def test_an_instance_is_accepted_and_equals_its_key(filled: Shop) -> None:
     ann, bob = given(filled, 1), given(filled, 2)
-    made = Touch(customer=ann, other=bob, friends=[ann])
-    assert made.customer is ann
-    assert made.friends == [ann]
-    assert made.call() == ["ann", "bob", "ann"]
+    operation = Touch(customer=ann, other=bob, friends=[ann])
+    assert operation.customer is ann
+    assert operation.friends == [ann]
+    assert operation.call() == ["ann", "bob", "ann"]
     assert records.all().first().params == {"customer": 1, "other": 2, "friends": [1]}  # type: ignore[union-attr]
 
 
@@ -141,12 +141,12 @@ def test_text_uuid_and_composite_keys_load_their_rows(shop: Shop) -> None:
     number = uuid4()
     rows = [Line(order=1, number=n, text=f"line {n}") for n in range(1, 4)]
     shop.add(Country(code="de"), Device(id=number), *rows)
-    made = Kinds(country="de", device=number, line=(1, 2), lines=[(1, 3), (1, 1)])
-    assert made.call() == ("de", number, "line 2", ["line 3", "line 1"])
-    assert Kinds.parse(records.all().first().params).call() == made.call()  # type: ignore[union-attr]
+    operation = Kinds(country="de", device=number, line=(1, 2), lines=[(1, 3), (1, 1)])
+    assert operation.call() == ("de", number, "line 2", ["line 3", "line 1"])
+    assert Kinds.parse(records.all().first().params).call() == operation.call()  # type: ignore[union-attr]
     with shop.session() as session:
         line, device = session.get_one(Line, (1, 2)), session.get_one(Device, number)
-    assert Kinds(country="de", device=device, line=line, lines=[(1, 3), (1, 1)]) == made
+    assert Kinds(country="de", device=device, line=line, lines=[(1, 3), (1, 1)]) == operation
 
 
 def test_many_composite_keys_are_loaded_by_one_query(shop: Shop) -> None:
@@ -163,19 +163,19 @@ def test_many_composite_keys_are_loaded_by_one_query(shop: Shop) -> None:
 
 
 def test_a_reference_given_by_key_cannot_be_read_outside_of_a_run(filled: Shop) -> None:
-    made = Touch(customer=1, other=2, friends=[given(filled, 1), 3])
+    operation = Touch(customer=1, other=2, friends=[given(filled, 1), 3])
     told = "was given as the key {} and is loaded inside a run. Read it in perform, a guard or a callback, or give "
     for name, key in (("customer", 1), ("other", 2), ("friends", 3)):
         with pytest.raises(NotRunning) as caught:
-            getattr(made, name)
+            getattr(operation, name)
         outside = (
             f" Outside of a run Touch.{name}.key_of(op) gives its key, op.replace(...) a copy with other props, and "
             "op.to_dict() all props as JSON."
         )
         assert str(caught.value) == f"Touch.{name} " + told.format(key) + "the instance itself." + outside
-    made.call()
+    operation.call()
     with pytest.raises(NotRunning):
-        _ = made.customer
+        _ = operation.customer
 
 
 # ------------------------------------------------------------------------------------------- missing rows
@@ -401,7 +401,7 @@ class Draft(Page):
 
 
 class Stranger:
-    """A class that nobody knows how to load."""
+    """A class without a loader."""
 
 
 PAGES: dict[Any, Page] = {}
@@ -427,13 +427,13 @@ def test_a_registered_loader_loads_plain_classes_and_their_subclasses(shop: Shop
     number = UUID(int=3)
     PAGES.update({"a": Page("a", "A"), number: Page(number, "B"), ("c", 1): Draft(("c", 1), "C")})
     load_calls.clear()
-    made = Publish(page="a", others=[number, "a"], draft=("c", 1))
-    assert made.call() == ["A", "B", "A", "C"]
+    operation = Publish(page="a", others=[number, "a"], draft=("c", 1))
+    assert operation.call() == ["A", "B", "A", "C"]
     assert sorted(load_calls, key=str) == [(Draft, [("c", 1)]), (Page, ["a", number])]
     record = records.all().first()
     assert record is not None
-    assert Publish.parse(record.params) == made
-    assert Publish(page=PAGES["a"], others=[number, "a"], draft=("c", 1)) == made
+    assert Publish.parse(record.params) == operation
+    assert Publish(page=PAGES["a"], others=[number, "a"], draft=("c", 1)) == operation
     with pytest.raises(RefNotFound, match="page: no Page with the key 'gone' exists"):
         Publish(page="gone").call()
     with pytest.raises(PropsError, match=r"no primary key yet\. Call session\.flush\(\)"):

@@ -148,7 +148,7 @@ if __name__ == "__main__":
 
 
 def said(environment: dict[str, str], *arguments: str, folder: Path, text: str | None = None) -> str:
-    """What a Python process says."""
+    """Return the output of a Python process."""
     command = [sys.executable, *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, input=text, capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr

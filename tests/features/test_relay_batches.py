@@ -1,4 +1,4 @@
-"""A relay works in batches: a row that cannot be written waits for who mends it, and keeps no other from its turn."""
+"""A relay works in batches: a row that cannot be written stays as it is, and delays no other row."""
 
 from __future__ import annotations
 

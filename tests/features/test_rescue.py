@@ -33,7 +33,7 @@ class PaymentFailed(Exception):
 
 
 class Pay(Operation):
-    """Raises what it is told to."""
+    """Raises the exception that its prop names."""
 
     raises: str = ""
 

@@ -33,7 +33,7 @@ class Gone(Exception):
 script: list[Any] = []
 """What each run is to raise, in order; None ends it well."""
 seen: list[Any] = []
-"""What observers were told."""
+"""The calls of the observers."""
 performed: list[str] = []
 """The ids of the runs, one for each attempt."""
 
@@ -45,7 +45,7 @@ def _clean() -> None:
 
 
 class Scripted(Operation):
-    """Does what the script says."""
+    """Follows the script."""
 
     def perform(self) -> int:
         performed.append(self.run_id)
@@ -321,7 +321,7 @@ def test_the_rule_for_the_most_specific_class_wins(isolated_runtime: Isolated, r
 
 
 class ApplicationOperation(Scripted):
-    """What an application says for all of its operations."""
+    """The rules that an application declares for all of its operations."""
 
     retry_on = (Retry(ConnectionError, attempts=4, wait=1, jitter=0), Retry(Leak, attempts=4, wait=2, jitter=0))
     discard_on = (Gone,)
@@ -422,7 +422,7 @@ class Greets(Operation):
 
 
 class GreetsInside(Operation):
-    """Calls one whose reference is gone: not its own."""
+    """Calls an operation whose referenced row is deleted."""
 
     retry_on = (Retry(LookupError, attempts=2, wait=1, jitter=0),)
 
@@ -730,7 +730,7 @@ def test_attempts_store_no_secret(isolated_runtime: Isolated, caplog: pytest.Log
 
 
 class Conflict(Exception):
-    """What a driver says when a transaction has to give way to another one."""
+    """The error of a driver when a transaction loses a conflict."""
 
     sqlstate = "40001"
 
@@ -740,7 +740,7 @@ def conflict() -> sa.exc.OperationalError:
 
 
 class Outside(Scripted):
-    """Has effects of its own, which no rollback takes back."""
+    """Has effects outside of its transaction, which no rollback reverts."""
 
     transaction = False
 
@@ -775,7 +775,7 @@ def test_a_run_without_a_transaction_restarts_only_as_a_new_attempt(
 
 
 def away(*, cut: bool) -> sa.exc.OperationalError:
-    """What is said of a database that is away, before anything was said to it or in the middle."""
+    """The errors of a database that is unreachable, before the first statement or in the middle."""
     return sa.exc.OperationalError("BEGIN", {}, Exception("database is locked"), connection_invalidated=cut)
 
 

@@ -81,17 +81,17 @@ def test_outcomes_cannot_be_changed() -> None:
 
 
 def test_combining_safe_and_async_is_refused_with_the_fix() -> None:
-    made: Any = Divide(a=1, b=2)
+    operation: Any = Divide(a=1, b=2)
     hint = "ticket.wait(timeout)"
     for wrong in (
-        lambda: made.safe.async_(),
-        lambda: made.safe.async_,
-        lambda: made.async_().safe,
-        lambda: made.async_.safe,
+        lambda: operation.safe.async_(),
+        lambda: operation.safe.async_,
+        lambda: operation.async_().safe,
+        lambda: operation.async_.safe,
     ):
         with pytest.raises(OptionsError) as caught:
             wrong()
         assert hint in str(caught.value)
         assert "Divide" in str(caught.value)
     with pytest.raises(OptionsError, match=r"Divide\.async_: parentheses are missing\. Write async_\(\)\.call\(\)\."):
-        made.async_.call()
+        operation.async_.call()

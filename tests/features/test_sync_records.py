@@ -141,7 +141,7 @@ def test_none_and_no_result_are_distinguished(isolated_runtime: Isolated) -> Non
 
 
 def test_done_is_written_in_the_transaction_of_the_effects(shop: Shop) -> None:
-    """Nobody sees the one without the other."""
+    """No transaction sees one without the other."""
 
     class Unique(Operation):
         def perform(self) -> None:
@@ -200,7 +200,7 @@ def test_a_commit_that_fails_is_recorded_as_a_crash(shop: Shop) -> None:
 
 
 class Outer(Operation):
-    """Calls others, and ends as it is told."""
+    """Calls other operations, and ends as its prop specifies."""
 
     inner: Any
     end: str = "done"

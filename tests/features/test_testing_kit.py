@@ -1,4 +1,4 @@
-"""`dexpy.testing`: a runtime of one's own, what is due run in this thread, a clock that moves."""
+"""`dexpy.testing`: an isolated runtime, due records run in this thread, and a clock that tests move."""
 
 from __future__ import annotations
 
@@ -205,11 +205,11 @@ def test_params_pass_the_real_encoder_and_decoder(isolated_runtime: Isolated) ->
 def test_a_session_factory_of_the_application_makes_the_sessions(tmp_path: Path) -> None:
     engine = sa.create_engine(f"sqlite:///{tmp_path}/app.db")
     Base.metadata.create_all(engine)
-    made: list[Session] = []
+    collected: list[Session] = []
 
     def factory() -> Session:
-        made.append(Session(engine))
-        return made[-1]
+        collected.append(Session(engine))
+        return collected[-1]
 
     with isolated(database=f"sqlite:///{tmp_path}/app.db", session_factory=factory) as isolated_runtime:
         ticket = Add(name="Ada").async_().call()
@@ -217,7 +217,7 @@ def test_a_session_factory_of_the_application_makes_the_sessions(tmp_path: Path)
         assert ticket.reload().done
         with Session(engine) as session:
             assert session.scalars(sa.select(Customer.name)).all() == ["Ada"]
-    assert len(made) == 1
+    assert len(collected) == 1
     engine.dispose()
 
 

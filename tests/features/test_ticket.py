@@ -1,4 +1,4 @@
-"""`Ticket`: what it says, when it asks the database, and what can be done with it."""
+"""`Ticket`: what it returns, when it queries the database, and its verbs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ EVENTS: dict[str, Callable[[Ticket[Any]], Any]] = {
 
 
 class Answer(Operation):
-    """Ends as it is told."""
+    """Ends as its prop specifies."""
 
     ending: str = "well"
     retry_on = (Retry(TimeoutError, attempts=2, wait=60, jitter=0),)
@@ -126,7 +126,7 @@ def questions(isolated_runtime: Isolated) -> Generator[list[str]]:
         event.remove(engine, "before_cursor_execute", note)
 
 
-# ----------------------------------------------------------------------------------------------- what it says
+# ---------------------------------------------------------------------------------------------- what it returns
 
 
 def test_a_ticket_is_truthy_and_its_repr_names_the_run(isolated_runtime: Isolated) -> None:
@@ -482,16 +482,16 @@ def test_a_record_without_params_cannot_be_run_again(isolated_runtime: Isolated)
 def test_concurrent_calls_of_one_verb_apply_it_once(isolated_runtime: Isolated) -> None:
     ticket = Answer().async_().call()
     gate = threading.Barrier(8)
-    told: list[str] = []
+    collected: list[str] = []
 
     def cancel() -> None:
         mine = Ticket.get(ticket.id)
         gate.wait()
         try:
             mine.cancel()
-            told.append("done")
+            collected.append("done")
         except InvalidTransition:
-            told.append("refused")
+            collected.append("refused")
 
     threads = [threading.Thread(target=cancel) for _ in range(8)]
     for thread in threads:
@@ -499,7 +499,7 @@ def test_concurrent_calls_of_one_verb_apply_it_once(isolated_runtime: Isolated) 
     for thread in threads:
         thread.join()
 
-    assert sorted(told) == ["done"] + ["refused"] * 7
+    assert sorted(collected) == ["done"] + ["refused"] * 7
 
 
 # --------------------------------------------------------------------------------------------- get, to_dict, records
@@ -545,15 +545,15 @@ def test_to_dict_shows_of_a_crash_only_that_it_happened(
 ) -> None:
     ticket = ended(isolated_runtime, ending).reload()
 
-    told = ticket.to_dict()
-    assert told == {"id": ticket.id, "operation": f"{__name__}.Answer", **rest}
-    assert json.loads(json.dumps(told)) == told
+    document = ticket.to_dict()
+    assert document == {"id": ticket.id, "operation": f"{__name__}.Answer", **rest}
+    assert json.loads(json.dumps(document)) == document
 
 
 def test_to_dict_shows_the_code_of_a_refusal(isolated_runtime: Isolated) -> None:
-    told = ended(isolated_runtime, "guard").reload().to_dict()
+    document = ended(isolated_runtime, "guard").reload().to_dict()
 
-    assert told["error"]["code"] == "closed"
+    assert document["error"]["code"] == "closed"
 
 
 def test_a_record_has_the_verbs_of_its_ticket(isolated_runtime: Isolated) -> None:

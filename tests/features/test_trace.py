@@ -1,4 +1,4 @@
-"""`dexpy.trace`: who set it off, and which tree of runs it belongs to."""
+"""`dexpy.trace`: the actor of a run, and the tree of runs that it belongs to."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dexpy.testing import Isolated
 
 
 class Leaf(Operation):
-    """Tells its frame."""
+    """Returns its frame."""
 
     def perform(self) -> dict[str, Any]:
         return {**current_frame().to_dict(), "run": self.run_id}
@@ -42,8 +42,8 @@ def test_every_run_outside_of_a_block_has_a_new_trace() -> None:
 def test_a_block_sets_the_actor_and_the_trace_of_calls_inside() -> None:
     with dexpy.trace(actor={"type": "user", "id": 7}, trace_id="req-1") as frame:
         assert frame.trace_id == "req-1"
-        told = Leaf().call()
-    assert (told["id"], told["actor"]) == ("req-1", {"type": "user", "id": 7})
+        result = Leaf().call()
+    assert (result["id"], result["actor"]) == ("req-1", {"type": "user", "id": 7})
     assert Leaf().call()["id"] != "req-1"
 
 
@@ -54,12 +54,12 @@ def test_the_runs_of_one_block_share_its_trace() -> None:
 
 def test_a_nested_run_continues_the_trace_with_the_outer_run_as_parent() -> None:
     with dexpy.trace(actor={"type": "system"}):
-        told = Branch().call()
-    leaf = told["leaf"]
-    assert leaf["id"] == told["id"]
+        result = Branch().call()
+    leaf = result["leaf"]
+    assert leaf["id"] == result["id"]
     assert leaf["actor"] == {"type": "system"}
     assert leaf["stack"] == [
-        [told["run"], "features.test_trace.Branch"],
+        [result["run"], "features.test_trace.Branch"],
         [leaf["run"], "features.test_trace.Leaf"],
     ]
 
@@ -87,17 +87,19 @@ def test_a_block_inside_a_run_keeps_the_runs_above() -> None:
             with dexpy.trace(actor={"type": "robot"}):
                 return Leaf().call()
 
-    told = Renamed().call()
-    assert told["actor"] == {"type": "robot"}
-    assert len(told["stack"]) == 2
+    result = Renamed().call()
+    assert result["actor"] == {"type": "robot"}
+    assert len(result["stack"]) == 2
 
 
 def test_the_trace_is_in_the_records_of_all_runs_also_of_those_in_a_worker(isolated_runtime: Isolated) -> None:
     with dexpy.trace(actor={"type": "user", "id": 7}, trace_id="req-1"):
         Branch().call()
     isolated_runtime.run_pending()
-    found = {record.operation.rpartition(".")[2]: record for record in records.for_trace("req-1").where(actor="user")}
-    assert set(found) == {"Branch", "Leaf"}
+    matching = {
+        record.operation.rpartition(".")[2]: record for record in records.for_trace("req-1").where(actor="user")
+    }
+    assert set(matching) == {"Branch", "Leaf"}
     assert records.for_trace("req-1").count() == 3
     branch = records.where(operation=Branch).first()
     assert branch is not None

@@ -1,4 +1,4 @@
-"""Transactions of runs at their edges: who ends what, who waits for whom, and what SQLite's one lock does."""
+"""Edge cases of transactions: which layer ends them, which writer waits for which, and SQLite's only write lock."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _nothing_waits_for_a_lock() -> Any:
     assert time.monotonic() - began < SOON_S
 
 
-# ------------------------------------------------------------------------------------------- who ends what
+# ------------------------------------------------------------------------------------------- the end of transactions
 
 
 def test_a_failed_flush_before_a_nested_run_leaves_the_callers_session_unchanged(shop: Shop) -> None:
@@ -296,10 +296,10 @@ def test_holding_the_write_lock_long_is_logged_with_the_operation(
         return op.run_id
 
     run_id = Do(what=work).call()
-    (said,) = [text for text in caplog.messages if text.startswith("database.locked_long")]
-    assert f"operation={Do.contract.name}" in said
-    assert f"run_id={run_id}" in said
-    assert "transaction = False" in said
+    (line,) = [text for text in caplog.messages if text.startswith("database.locked_long")]
+    assert f"operation={Do.contract.name}" in line
+    assert f"run_id={run_id}" in line
+    assert "transaction = False" in line
 
 
 def test_a_short_lock_is_not_logged(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:

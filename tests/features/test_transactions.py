@@ -27,7 +27,7 @@ def _no_hooks() -> None:
 
 
 class Add(Operation):
-    """Adds a customer, and ends as it is told to."""
+    """Adds a customer, and ends as its prop specifies."""
 
     name: str
     end: str = "well"
@@ -105,12 +105,12 @@ def test_a_run_has_one_session_that_is_closed_after_it(shop: Shop) -> None:
 def test_rows_stay_readable_after_the_call(shop: Shop) -> None:
     class Make(Operation):
         def perform(self) -> Any:
-            made = Customer(name="ann")
-            self.session.add(made)
-            return made
+            customer = Customer(name="ann")
+            self.session.add(customer)
+            return customer
 
-    made = Make().call()
-    assert (made.id, made.name, made.balance) == (1, "ann", 0)
+    result = Make().call()
+    assert (result.id, result.name, result.balance) == (1, "ann", 0)
 
 
 def test_a_failed_flush_that_perform_swallows_fails_the_run(shop: Shop) -> None:
@@ -237,12 +237,12 @@ def test_savepoints_are_allowed(shop: Shop) -> None:
 
 
 def test_there_is_no_session_outside_of_a_run() -> None:
-    made = Add(name="ann")
+    operation = Add(name="ann")
     for use in (
-        lambda: made.session,
-        lambda: made.run_id,
-        lambda: made.after_commit(boom),
-        lambda: made.transaction(),
+        lambda: operation.session,
+        lambda: operation.run_id,
+        lambda: operation.after_commit(boom),
+        lambda: operation.transaction(),
     ):
         with pytest.raises(NotRunning, match=r"Add\..*: available only during a run of this operation"):
             use()
@@ -251,9 +251,9 @@ def test_there_is_no_session_outside_of_a_run() -> None:
 
 
 def test_an_operation_instance_outside_of_its_run_is_not_running(shop: Shop) -> None:
-    made = Add(name="ann")
+    operation = Add(name="ann")
     with pytest.raises(NotRunning, match=r"Add\.session: available only during a run of this operation"):
-        Do(what=lambda _: made.session).call()
+        Do(what=lambda _: operation.session).call()
 
 
 def test_transaction_false_has_a_session_only_inside_its_blocks(shop: Shop) -> None:
@@ -623,18 +623,18 @@ def test_a_value_that_is_not_a_session_is_refused(wrong: Any) -> None:
 
 
 def test_the_session_factory_of_the_application_is_used_where_configured(shop: Shop) -> None:
-    made: list[Session] = []
+    collected: list[Session] = []
 
     class Own(Session):
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
-            made.append(self)
+            collected.append(self)
 
     factory = sessionmaker(shop.engine, class_=Own)
     with isolated(database=str(shop.engine.url), session_factory=factory):
         assert Add(name="ann").call() == "ann"
         assert records.all().count() == 1
-    assert len(made) == 1
+    assert len(collected) == 1
     assert shop.names() == ["ann"]
 
 
@@ -683,5 +683,5 @@ def test_eight_threads_with_one_operation_object_run_eight_times(shop: Shop) -> 
 
 
 def test_calling_twice_is_two_runs(shop: Shop) -> None:
-    made = Do(what=lambda op: op.run_id)
-    assert made.call() != made.call()
+    operation = Do(what=lambda op: op.run_id)
+    assert operation.call() != operation.call()

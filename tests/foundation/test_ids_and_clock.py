@@ -15,17 +15,17 @@ from dexpy.foundation.ids import new_id
 
 
 def test_ids_sort_by_the_time_they_were_made() -> None:
-    made = []
+    collected = []
     try:
         for _ in range(50):
-            made.append(new_id("op"))
+            collected.append(new_id("op"))
             clock.advance(0.002)
     finally:
         clock.reset()
 
-    assert made == sorted(made)
-    assert len(set(made)) == 50
-    assert {len(one) for one in made} == {29}
+    assert collected == sorted(collected)
+    assert len(set(collected)) == 50
+    assert {len(one) for one in collected} == {29}
 
 
 def test_ids_of_one_thread_sort_as_they_were_made_within_a_millisecond_too() -> None:
@@ -42,7 +42,7 @@ def test_ids_of_concurrent_threads_differ() -> None:
     assert len(set(made)) == 4000
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_ids_after_a_fork_differ() -> None:
     """Even in the millisecond of the last one."""
     moment = clock.timestamp()

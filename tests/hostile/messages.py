@@ -75,18 +75,18 @@ def mutated(random_: random.Random, operation: str) -> tuple[str, bytes]:
         raw = random_.choice(RAW)
         return f"raw {raw[:20]!r}", raw
     message = random_.choice((valid, direct))(operation)
-    said: list[str] = []
+    collected: list[str] = []
     for _ in range(random_.choice((1, 1, 1, 2, 3))):
         place = random_.choice(places(message))
         value = random_.choice((*ODD, "x" * random_.choice((10, 10_000, 2_000_000)), nested(random_.choice((5, 600)))))
         message = without(message, place) if random_.random() < 0.1 else changed(message, place, value)
-        said.append(f"{place} = {value!r}"[:60])
+        collected.append(f"{place} = {value!r}"[:60])
     body = encoded(message)
     if dice < 0.15 and body:
         at = random_.randrange(len(body))
         body = body[:at] + bytes([random_.randrange(256)]) + body[at + 1 :]
-        said.append(f"byte {at}")
-    return ", ".join(said), body
+        collected.append(f"byte {at}")
+    return ", ".join(collected), body
 
 
 def nested(depth: int) -> Any:

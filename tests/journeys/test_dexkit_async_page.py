@@ -90,8 +90,8 @@ def test_an_operation_runs_in_the_background_in_another_process(served: Pair) ->
     ticket = SendWelcomeEmail(user_id=123).async_().call()
 
     assert ticket.result(WAIT_S) == "welcomed 123"
-    found = row(served, ticket.id)
-    assert (found["status"], value(found["params"])) == ("done", {"user_id": 123})
+    stored_row = row(served, ticket.id)
+    assert (stored_row["status"], value(stored_row["params"])) == ("done", {"user_id": 123})
     (effect,) = served.sql("SELECT * FROM effects WHERE run = :run", run=ticket.id)
     assert effect.what == "welcome 123"
     assert effect.pid != os.getpid()
@@ -136,14 +136,14 @@ def test_an_operation_runs_on_the_queue_of_the_call(served: Pair) -> None:
 def test_an_operation_runs_after_a_delay(served: Pair, delay: float | timedelta) -> None:
     ticket = SendWelcomeEmail(user_id=123).async_(in_=delay).call()
 
-    found = row(served, ticket.id)
-    assert found["status"] == "pending"
-    waits = moment(found["scheduled_at"]) - moment(found["created_at"])
+    stored_row = row(served, ticket.id)
+    assert stored_row["status"] == "pending"
+    waits = moment(stored_row["scheduled_at"]) - moment(stored_row["created_at"])
     wanted = delay if isinstance(delay, timedelta) else timedelta(seconds=delay)
     assert abs(waits - wanted) < timedelta(seconds=0.1)
     assert ticket.result(WAIT_S) == "welcomed 123"
-    found = row(served, ticket.id)
-    assert moment(found["started_at"]) >= moment(found["scheduled_at"])
+    stored_row = row(served, ticket.id)
+    assert moment(stored_row["started_at"]) >= moment(stored_row["scheduled_at"])
 
 
 def test_an_operation_runs_at_a_datetime(served: Pair) -> None:
@@ -293,8 +293,12 @@ def test_an_instance_is_sent_as_its_id_too(served: Pair) -> None:
 def test_a_reference_whose_row_is_gone_is_discarded(served: Pair) -> None:
     ticket = GreetCustomer(customer=404).async_().call()
 
-    found = become(served, ticket, "failed")
-    assert (found["error"], found["failure"], found["num_attempts"]) == ("dexpy.errors.RefNotFound", "discarded", 1)
+    stored_row = become(served, ticket, "failed")
+    assert (stored_row["error"], stored_row["failure"], stored_row["num_attempts"]) == (
+        "dexpy.errors.RefNotFound",
+        "discarded",
+        1,
+    )
     with pytest.raises(dexpy.OperationFailed, match="Customer 404"):
         ticket.result(WAIT_S)
 
@@ -387,10 +391,14 @@ def test_the_record_is_pending_at_once_then_running_then_done(served: Pair, tmp_
 def test_a_business_error_fails_the_record_with_its_code(served: Pair) -> None:
     ticket = SendReport(user_id=66, ending="error").async_().call()
 
-    found = become(served, ticket, "failed")
-    assert (found["error"], found["failure"], found["error_message"]) == ("no_report", "business", "Nothing to report")
-    assert value(found["error_details"]) == {"user": 66}
-    assert (found["num_attempts"], found["result"]) == (1, None)
+    stored_row = become(served, ticket, "failed")
+    assert (stored_row["error"], stored_row["failure"], stored_row["error_message"]) == (
+        "no_report",
+        "business",
+        "Nothing to report",
+    )
+    assert value(stored_row["error_details"]) == {"user": 66}
+    assert (stored_row["num_attempts"], stored_row["result"]) == (1, None)
     assert served.effects("report 66") == []
     with pytest.raises(dexpy.Error) as raised:
         ticket.result(WAIT_S)
@@ -400,8 +408,12 @@ def test_a_business_error_fails_the_record_with_its_code(served: Pair) -> None:
 def test_a_crash_fails_the_record_with_the_name_of_the_exception(served: Pair) -> None:
     ticket = SendReport(user_id=67, ending="crash").async_().call()
 
-    found = become(served, ticket, "failed")
-    assert (found["error"], found["failure"], found["error_message"]) == ("ConnectionError", "crash", "no line to 67")
+    stored_row = become(served, ticket, "failed")
+    assert (stored_row["error"], stored_row["failure"], stored_row["error_message"]) == (
+        "ConnectionError",
+        "crash",
+        "no line to 67",
+    )
     assert served.effects("report 67") == []
     (attempt,) = served.sql("SELECT * FROM operation_attempts WHERE record_id = :id", id=ticket.id)
     assert (attempt.number, attempt.error) == (1, "ConnectionError")
@@ -415,8 +427,13 @@ def test_a_crash_is_retried_by_a_matching_rule(served: Pair, tmp_path: Path) -> 
     ticket = Flaky(ledger=str(tmp_path / "ledger"), failures=2).async_(queue="mailers").call()
 
     assert ticket.result(WAIT_S) == 3
-    found = row(served, ticket.id)
-    assert (found["status"], found["error"], found["num_attempts"], found["queue"]) == ("done", None, 3, "mailers")
+    stored_row = row(served, ticket.id)
+    assert (stored_row["status"], stored_row["error"], stored_row["num_attempts"], stored_row["queue"]) == (
+        "done",
+        None,
+        3,
+        "mailers",
+    )
     query = "SELECT number, error FROM operation_attempts WHERE record_id = :id ORDER BY number"
     kept = served.sql(query, id=ticket.id)
     assert [tuple(attempt) for attempt in kept] == [(1, "ConnectionError"), (2, "ConnectionError")]
@@ -426,8 +443,8 @@ def test_a_crash_is_retried_by_a_matching_rule(served: Pair, tmp_path: Path) -> 
 def test_the_record_fails_when_no_attempt_is_left(served: Pair, tmp_path: Path) -> None:
     ticket = Flaky(ledger=str(tmp_path / "ledger"), failures=9).async_().call()
 
-    found = become(served, ticket, "failed")
-    assert (found["error"], found["num_attempts"]) == ("ConnectionError", 3)
+    stored_row = become(served, ticket, "failed")
+    assert (stored_row["error"], stored_row["num_attempts"]) == ("ConnectionError", 3)
     assert len((tmp_path / "ledger").read_text().splitlines()) == 3
 
 

@@ -417,15 +417,15 @@ def test_an_error_at_the_start_is_printed_once_without_a_traceback(deployment: D
     arguments, environment, words = REFUSALS[case]
     environment = environment | blind(deployment)
 
-    told = deployment.dexpy(*arguments, "-p", "2", **environment)
+    completed = deployment.dexpy(*arguments, "-p", "2", **environment)
 
-    assert told.returncode not in (0, None)
-    assert "Traceback" not in told.stderr
-    assert told.stderr.count("Error: ") == (2 if "RuntimeError" in told.stderr else 1), told.stderr
-    assert told.stdout == ""
+    assert completed.returncode not in (0, None)
+    assert "Traceback" not in completed.stderr
+    assert completed.stderr.count("Error: ") == (2 if "RuntimeError" in completed.stderr else 1), completed.stderr
+    assert completed.stdout == ""
     for word in words:
-        assert word in told.stderr
-    assert "hunter2" not in told.stderr
+        assert word in completed.stderr
+    assert "hunter2" not in completed.stderr
     assert deployment.sql("SELECT name FROM sqlite_master WHERE name LIKE 'operation%'") == [], "nothing was half-made"
 
 
@@ -435,12 +435,12 @@ def test_with_verbose_the_traceback_is_printed_too(deployment: Deployment, case:
     arguments, environment, words = REFUSALS[case]
     environment = environment | blind(deployment)
 
-    told = deployment.dexpy(*arguments, "-p", "1", flag, **environment)
+    completed = deployment.dexpy(*arguments, "-p", "1", flag, **environment)
 
-    assert told.returncode not in (0, None)
-    assert "Traceback" in told.stderr
-    assert all(word in told.stderr for word in words)
-    assert "hunter2" not in told.stderr
+    assert completed.returncode not in (0, None)
+    assert "Traceback" in completed.stderr
+    assert all(word in completed.stderr for word in words)
+    assert "hunter2" not in completed.stderr
 
 
 def blind(deployment: Deployment) -> dict[str, str]:

@@ -93,12 +93,12 @@ class Setup:
 
     def published_ids(self) -> Counter[str]:
         """The ids of the runs whose messages the broker has, taken from it."""
-        found: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
         for queue in list(self.broker.queues.values()):
             while not queue.empty():
                 message: Any = dramatiq.Message.decode(queue.get_nowait())
-                found[message.kwargs.get("record_id") or message.options["dexpy"]["id"]] += 1
-        return found
+                counts[message.kwargs.get("record_id") or message.options["dexpy"]["id"]] += 1
+        return counts
 
     def waiting(self) -> int:
         """How many messages wait in the database, held or not."""

@@ -35,7 +35,7 @@ def nothing_left() -> None:
 
 
 class Limited(Operation):
-    """Says that it began, and does once what the test wants done while it runs."""
+    """Records that it started, and calls the test's function once while it runs."""
 
     account: int = 0
     number: int = 0
@@ -320,7 +320,7 @@ def mend(isolated_runtime: Isolated) -> int:
 
 def test_the_relay_fills_free_slots_with_blocked_runs(isolated_runtime: Isolated) -> None:
     one, two, three = sent(1, 2, 3)
-    # As a worker leaves it that dies after its run has ended, and before it has told the others.
+    # As after a worker that dies between the end of its run and the publishing of the blocked records.
     wait = {"blocked_key": table.c.concurrency_key, "enqueued_at": None, "scheduled_at": None}
     with isolated_runtime.runtime.store.begin() as connection:
         connection.execute(sa.update(table).values(wait))
@@ -357,7 +357,7 @@ def test_a_message_that_no_worker_claims_reserves_a_slot_for_a_limited_time(
         connection.execute(sa.text("DELETE FROM dexpy_messages"))
     assert (mend(isolated_runtime), mend(isolated_runtime)) == (1, 0)
     with isolated_runtime.runtime.store.begin() as connection:
-        # What was sent to the first one was lost on its way, or lies in a queue that nobody serves.
+        # The message of the first one was lost, or is in a queue that no worker serves.
         connection.execute(sa.text("DELETE FROM dexpy_messages"))
         long_ago = after(-concurrency_slots.MESSAGE_S - 1)
         sent_at = sa.update(table).where(table.c.id == one.id).values(enqueued_at=long_ago)

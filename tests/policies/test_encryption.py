@@ -85,7 +85,7 @@ def everything(engine: sa.Engine) -> str:
 
 
 def forms(secret: str) -> list[str]:
-    """How a secret may be written where nobody meant to hide it."""
+    """The forms in which a secret may appear in text that is not declared sensitive."""
     return [secret, secret[::-1], base64.b64encode(secret.encode()).decode().rstrip("=")[:-2], secret.encode().hex()]
 
 
@@ -424,16 +424,16 @@ def test_a_secret_reaches_no_sink_however_the_run_ends(
     operation = LeakSecret(card=SECRET, how=how)
     ticket = operation.async_().call()
     ran = isolated_runtime.run_pending()
-    told = [repr(operation), str(ran), str(ticket.reload().to_dict()), str(LeakSecret.explain(card=SECRET, how=how))]
+    sinks = [repr(operation), str(ran), str(ticket.reload().to_dict()), str(LeakSecret.explain(card=SECRET, how=how))]
     try:
         assert ticket.result(5) == SECRET
     except (Error, OperationFailed) as error:
-        told += [repr(error), str(error), str(getattr(error, "details", ""))]
+        sinks += [repr(error), str(error), str(getattr(error, "details", ""))]
     for record in records.all():
-        told += [repr(record), str(vars(record) | {"_row": None}), str(records.attempts(record.id))]
-    told += [caplog.text, *capfd.readouterr(), everything(engine)]
+        sinks += [repr(record), str(vars(record) | {"_row": None}), str(records.attempts(record.id))]
+    sinks += [caplog.text, *capfd.readouterr(), everything(engine)]
 
-    for text in told:
+    for text in sinks:
         for form in forms(SECRET):
             assert form not in text
 

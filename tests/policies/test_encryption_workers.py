@@ -69,12 +69,12 @@ def test_a_secret_is_in_no_message_no_row_and_no_line_of_the_log_while_it_waits_
     assert "LeakSecret" in waiting
     assert "PayDirectly" in waiting + str(captured.messages)
     worker = pair.start(processes=2)
-    told = []
+    collected = []
     for ticket in tickets:
         try:
             ticket.result(WAIT_S)
         except (Error, OperationFailed) as error:
-            told.append(f"{error!r} {error}")
+            collected.append(f"{error!r} {error}")
     eventually(
         lambda: worker.lines("run.succeeded operation=apps.shop_encryption.PayDirectly"),
         "the direct run",
@@ -83,7 +83,7 @@ def test_a_secret_is_in_no_message_no_row_and_no_line_of_the_log_while_it_waits_
     )
 
     encoded = [message.encode().decode() for message in captured.messages]
-    is_silent([waiting, held(pair), worker.output(), *told, *encoded])
+    is_silent([waiting, held(pair), worker.output(), *collected, *encoded])
 
 
 def test_two_workers_run_encrypted_operations_and_store_encrypted_results(pair: PolicyPair) -> None:

@@ -23,7 +23,7 @@ WAITING = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() A
 
 
 def waits(pair: PolicyPair) -> bool:
-    """Whether a session of the server waits for another one; a file says nothing of that."""
+    """Return whether a session of the server waits for another one; True on SQLite, which cannot report it."""
     kind = pair.engine.dialect.name
     if kind == "sqlite":
         return True

@@ -53,7 +53,7 @@ class Account(Model):
 
 
 class Transfer(Operation):
-    """Says that it began, and does once what the test wants done while it runs."""
+    """Records that it started, and calls the test's function once while it runs."""
 
     account: int
     note: str = ""
@@ -136,7 +136,7 @@ class Made(Transfer):
 
 
 class Secret(Operation):
-    """Its key may tell a secret."""
+    """Its key may contain a secret."""
 
     card: str = prop(sensitive=True)
 
@@ -179,7 +179,7 @@ class Coroutine(Operation):
 
 @contextmanager
 def held(key: str, backend: str | None = None) -> Generator[LockHandle]:
-    """Somebody else has a lock until the end of the block."""
+    """Hold a lock in another session until the end of the block."""
     hold = current_runtime().store.locks.handle(digest("lock", key), backend)
     assert hold.wait(WAIT_S)
     try:
@@ -198,7 +198,7 @@ def is_free(key: str) -> bool:
 
 
 def in_thread(action: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
-    """Something that goes on beside the test, and what it comes to."""
+    """A function that runs concurrently with the test, and its result."""
     answers: list[Any] = []
 
     def run() -> None:
@@ -227,7 +227,7 @@ def test_a_second_run_with_the_key_does_not_get_the_lock(isolated_runtime: Isola
 
 
 def in_another_thread(action: Callable[[], Any]) -> Any:
-    """What something comes to that is no part of this run."""
+    """Return the result of a function that does not belong to this run."""
     thread, answers = in_thread(action)
     thread.join()
     return answers[0]
@@ -420,7 +420,7 @@ def test_a_run_that_is_cancelled_stops_waiting(isolated_runtime: Isolated, monke
 
 def test_a_lock_that_was_lost_rolls_the_run_back(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     if engine.dialect.name == "sqlite":
-        pytest.skip("nobody can take a lock of the operating system away from a process that lives")
+        pytest.skip("a lock of the operating system cannot be taken from a live process")
     during_run.append(lambda: cut_others(engine))
     with pytest.raises(LockLost, match="Transfer: the lock was lost during the run"):
         Transfer(account=7).call()
@@ -567,8 +567,8 @@ def test_a_secret_in_the_key_is_shown_nowhere(isolated_runtime: Isolated, caplog
     assert refused.message == "The lock of Secret was not free within 0 s: another run holds it."
     assert refused.details == {"timeout_s": 0}
     (record,) = records.all()
-    told = f"{caplog.text} {record.error_message} {record.error_details} {Secret.explain(card='4711/0815')}"
-    assert "4711" not in told
+    text = f"{caplog.text} {record.error_message} {record.error_details} {Secret.explain(card='4711/0815')}"
+    assert "4711" not in text
 
 
 def test_a_subclass_disables_its_lock(isolated_runtime: Isolated) -> None:
@@ -582,10 +582,15 @@ def test_a_subclass_disables_its_lock(isolated_runtime: Isolated) -> None:
 
 
 def test_explain_shows_the_lock_without_acquiring_it(isolated_runtime: Isolated) -> None:
-    told = Transfer.explain(account=7).lock
-    assert told is not None
-    assert (told["active"], told["key"], told["timeout_s"], told["backend"]) == (True, "account:7", 0.1, "database")
-    assert not told["held"]
+    explanation = Transfer.explain(account=7).lock
+    assert explanation is not None
+    assert (explanation["active"], explanation["key"], explanation["timeout_s"], explanation["backend"]) == (
+        True,
+        "account:7",
+        0.1,
+        "database",
+    )
+    assert not explanation["held"]
     with held("account:7"):
         now = Transfer.explain(account=7).lock
         assert now is not None
@@ -672,7 +677,7 @@ def test_without_a_backend_that_all_processes_share_a_lock_is_refused(tmp_path: 
         install(None)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_a_forked_process_has_none_of_the_locks_and_keeps_none(tmp_path: Path) -> None:
     with isolated(), held("account:7"):
         reader, writer = os.pipe()

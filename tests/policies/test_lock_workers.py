@@ -1,4 +1,4 @@
-"""`Lock` with real workers: two at once, workers that are killed around a lock, frozen with it, or told to end."""
+"""`Lock` with real workers: two at once, and workers that are killed, frozen or terminated while they hold a lock."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_worker_that_is_killed_leaves_no_lock_behind(pair: PolicyPair, point: 
 
 def test_a_worker_that_is_frozen_with_a_lock_loses_it_with_its_run(pair: PolicyPair) -> None:
     if "sqlite" in pair.url:
-        pytest.skip("on SQLite a frozen worker is alive, and its runs and locks are its own")
+        pytest.skip("on SQLite a frozen worker is alive and keeps its runs and locks")
     frozen = pair.start_killed_at("in_perform=wait", threads=1)
     ticket = Locked(key="one", number=1).async_().call()
     pid = eventually(lambda: pair.reached("in_perform"), "it holds the lock", WAIT_S, pair.output)

@@ -183,9 +183,9 @@ def test_a_second_call_returns_the_result_of_the_first_with_its_types(
 
 def test_a_business_error_is_replayed_with_its_code_message_and_details(isolated_runtime: Isolated) -> None:
     for _ in range(2):
-        with pytest.raises(Error) as told:
+        with pytest.raises(Error) as raised:
             Refuse(order=1).call()
-        assert (told.value.code, told.value.message, told.value.details) == (
+        assert (raised.value.code, raised.value.message, raised.value.details) == (
             "no_balance",
             "Nothing to send",
             {"order": 1},
@@ -315,10 +315,12 @@ class Within(Operation, name="once.within"):
 
 def test_the_key_with_other_params_is_a_conflict(isolated_runtime: Isolated) -> None:
     Charge(order=1).call()
-    with pytest.raises(OnceConflict) as told:
+    with pytest.raises(OnceConflict) as raised:
         Charge(order=1, amount=Decimal(11)).call()
-    assert told.value.operation == "once.charge"
-    assert str(told.value).startswith(f"once.charge: the run {told.value.id} used the same idempotency key with other")
+    assert raised.value.operation == "once.charge"
+    assert str(raised.value).startswith(
+        f"once.charge: the run {raised.value.id} used the same idempotency key with other"
+    )
     with pytest.raises(OnceConflict):
         Charge(order=1, amount=Decimal(11)).async_().call()
 
@@ -477,7 +479,7 @@ def test_a_rollback_of_the_caller_frees_the_key_where_the_effects_are_in_another
     other = sa.create_engine(f"sqlite:///{tmp_path / 'effects.db'}")
     with isolated(database=database_url, session_factory=sessionmaker(other)):
         assert isinstance(Buys(order=1, fails=True).safe.call(), Err)
-        # Its effects were rolled back: a replay of its result would tell of what is not there.
+        # Its effects were rolled back: a replay of its result would report effects that do not exist.
         assert [Buys(order=1).call(), Buys(order=1).call()] == [2, 2]
     other.dispose()
     assert runs == [1, 1]
@@ -670,7 +672,7 @@ def test_a_key_in_an_open_transaction_is_busy_for_the_next_one(isolated_runtime:
 def test_a_busy_key_leaves_the_callers_transaction_unchanged(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     own = isolated_runtime.runtime.store.database.engine
     if own.dialect.name == "sqlite":
-        pytest.skip("one writer at a time: there is no second transaction to spoil")
+        pytest.skip("one writer at a time: a second transaction cannot conflict")
     with Session(own) as holder, Session(own) as other:
         Hasty(order=1).async_(session=holder).call()
         Plain(order=1).async_(session=other).call()
@@ -711,9 +713,9 @@ def test_a_connection_returns_to_its_pool_with_its_lock_timeout_restored(isolate
 def test_retry_claims_the_key_again_unless_another_run_holds_it(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     first = Charge(order=1).async_().call().cancel()
     second = Charge(order=1).async_().call()
-    with pytest.raises(KeyTaken) as told:
+    with pytest.raises(KeyTaken) as raised:
         first.retry()
-    assert (told.value.id, told.value.kind, told.value.holder) == (first.id, "once", second.id)
+    assert (raised.value.id, raised.value.kind, raised.value.holder) == (first.id, "once", second.id)
     assert first.reload().cancelled
     second.cancel()
     assert first.retry().pending
@@ -734,7 +736,7 @@ def test_retry_claims_the_key_of_an_expired_run(isolated_runtime: Isolated, engi
 
 
 class Robbed(Operation, name="once.robbed"):
-    """Is taken for dead while it runs."""
+    """Loses its lease while it runs."""
 
     order: int
     once = Once("order")
@@ -839,9 +841,14 @@ def test_a_key_without_a_record_is_refused_at_the_call() -> None:
 def test_explain_shows_which_run_holds_the_key_and_changes_nothing(
     isolated_runtime: Isolated, engine: sa.Engine
 ) -> None:
-    told = Charge.explain(order=1).once
-    assert told is not None
-    assert (told["active"], told["status"], told["expires_in"], len(told["key"])) == (True, "fresh", None, 12)
+    explanation = Charge.explain(order=1).once
+    assert explanation is not None
+    assert (explanation["active"], explanation["status"], explanation["expires_in"], len(explanation["key"])) == (
+        True,
+        "fresh",
+        None,
+        12,
+    )
     ticket = Charge(order=1).async_().call()
     assert (Charge.explain(order=1).once or {})["status"] == "pending"
     assert (Charge.explain(order=1).once or {})["held_by"] == ticket.id

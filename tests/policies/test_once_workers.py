@@ -24,7 +24,7 @@ from dexpy.database.tables import records
 APPLICATION = shop_keys
 SCRIPT = str(Path(shop_keys.__file__))
 HEARD_S = 2.0
-"""What the looks of a relay, and of this process, come to on top of the promise, in seconds."""
+"""The polling intervals of a relay and of this process, which add to the guaranteed time, in seconds."""
 
 
 def calling(pair: PolicyPair, points: str, name: str, order: int) -> Worker:
@@ -35,9 +35,9 @@ def calling(pair: PolicyPair, points: str, name: str, order: int) -> Worker:
 def answer(process: Worker) -> str:
     """What a call in another process came to."""
     process.ended()
-    found = re.search(r"^answer (.*)$", process.output(), re.MULTILINE)
-    assert found is not None, process.output()
-    return found[1]
+    match = re.search(r"^answer (.*)$", process.output(), re.MULTILINE)
+    assert match is not None, process.output()
+    return match[1]
 
 
 def reached(pair: PolicyPair, point: str) -> int:
@@ -70,9 +70,9 @@ def test_two_workers_run_each_key_once(pair: PolicyPair) -> None:
 def test_a_result_and_an_error_are_replayed_in_another_process(pair: PolicyPair) -> None:
     assert answer(calling(pair, "", "Charge", 1)) == Charge(order=1).call()
     first = answer(calling(pair, "", "Decline", 1))
-    with pytest.raises(Error) as told:
+    with pytest.raises(Error) as raised:
         Decline(order=1).call()
-    assert first == f"declined: {told.value.message} {{'order': 1}}"
+    assert first == f"declined: {raised.value.message} {{'order': 1}}"
     assert pair.effects() == ["charge 1"]
 
 
@@ -165,7 +165,7 @@ def test_a_recovered_run_keeps_its_key(pair: PolicyPair) -> None:
 
 def test_a_process_that_is_frozen_past_its_lease_commits_nothing(pair: PolicyPair) -> None:
     if pair.engine.dialect.name == "sqlite":
-        pytest.skip("there a lock of the system says who lives, and a frozen process has it")
+        pytest.skip("a lock of the operating system marks a live process there, and a frozen process keeps it")
     pair.start()
     frozen = calling(pair, "in_perform=wait", "Charge", 1)
     pid = reached(pair, "in_perform")

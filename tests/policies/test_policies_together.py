@@ -80,7 +80,7 @@ def fail(*_: Any) -> None:
 
 
 def happen() -> None:
-    """Do what the test wants done now."""
+    """Call the function that the test has set for this point."""
     if during_run:
         during_run.pop()()
 
@@ -119,7 +119,7 @@ class Rival(Operation, name="together.rival"):
 
 
 class Chain(Operation, name="together.chain"):
-    """Two steps and a loop, under a lock; says at each point whether somebody else would get in."""
+    """Two steps and a loop, under a lock; records at each point whether another run could acquire it."""
 
     account: int
     lock = Lock(template="account:{account}", timeout=0)
@@ -409,7 +409,7 @@ class Limited(Endless, name="together.limited"):
 
 
 def call_off(isolated_runtime: Isolated, ticket: Ticket[Any]) -> None:
-    """Cancel a run of this very worker, which looks for that once in a while."""
+    """Cancel a run of this worker, which polls for cancel requests."""
     ticket.cancel()
     watch = isolated_runtime.runtime.services.watchdog
     assert watch is not None
@@ -508,9 +508,9 @@ def test_an_encrypted_run_with_a_key_is_retried_replayed_and_compared_decrypted(
     during_run.append(fail)
     ticket = Pay(order=1, card=SECRET).async_().call()
     assert Pay(order=1, card=SECRET).async_().call().id == ticket.id
-    with pytest.raises(OnceConflict) as told:
+    with pytest.raises(OnceConflict) as raised:
         Pay(order=1, card="another").async_().call()
-    assert SECRET not in str(told.value)
+    assert SECRET not in str(raised.value)
     isolated_runtime.run_pending()
     assert (events, ticket.result(1)) == ([SECRET] * 2, f"paid by {SECRET}")
     assert Pay(order=1, card=SECRET).call() == f"paid by {SECRET}"
@@ -713,7 +713,7 @@ def test_outside_of_record_a_middleware_sees_a_refusal_with_its_row_written(isol
 
 
 class Everything(Operation, name="together.everything"):
-    """Says everything that a class can say."""
+    """Declares every policy."""
 
     encrypt = True
     order: int = prop(ge=1)
@@ -865,16 +865,16 @@ def test_an_invalid_operation_of_a_batch_stores_nothing_and_keeps_the_callers_tr
     batch: list[Any] = [Plain(number=1), Charge(order=0), Reindex(shop=5), bad(), Plain(number=2), Reindex(shop=0)]
     if joined:
         with Session(isolated_runtime.runtime.store.database.engine) as session:
-            with pytest.raises(error) as told:
+            with pytest.raises(error) as raised:
                 enqueue_all(batch, session=session)
             Plain(number=3).async_(session=session).call()
             session.commit()
         before = before[0] + 1, before[1] + 1
     else:
-        with pytest.raises(error) as told:
+        with pytest.raises(error) as raised:
             enqueue_all(batch)
     assert rows_and_messages(engine) == before
-    assert told.value.__notes__ == ["enqueue_all: item 4 of 6; nothing was stored or sent."]
+    assert raised.value.__notes__ == ["enqueue_all: item 4 of 6; nothing was stored or sent."]
     assert not any(ticket.duplicate for ticket in enqueue_all([Charge(order=0), Reindex(shop=5), Reindex(shop=0)]))
 
 
@@ -904,7 +904,7 @@ def test_a_token_can_be_used_beside_a_batch(isolated_runtime: Isolated) -> None:
 
 
 class Outer(Operation, name="together.outer"):
-    """Calls one with a key inside of its own transaction, and fails perhaps."""
+    """Calls an operation with a key inside its own transaction, and may fail."""
 
     order: int
     fails: bool = False

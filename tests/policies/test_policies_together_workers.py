@@ -44,7 +44,7 @@ def settle(*numbers: int, accounts: int = 2) -> list[Ticket[str]]:
 
 
 def done_once(pair: PolicyPair, tickets: list[Ticket[str]]) -> None:
-    """Each has ended well, left each effect once, and holds nothing; nobody can read what it was about."""
+    """Assert that each run succeeded, has each effect once, holds no key or lock, and stores no readable secret."""
     assert {ticket.result(WAIT_S) for ticket in tickets} == {f"booked {SECRET} for acme"}, pair.output()
     rows = wait_until_final(pair)
     assert Counter(row.status for row in rows) == {"done": 2 * len(tickets)}, pair.output()

@@ -48,7 +48,7 @@ def test_datetimes_are_in_utc_whatever_the_zone_of_a_session(isolated_runtime: I
 @pytest.mark.parametrize("database_url", [ON_POSTGRESQL], indirect=True)
 @pytest.mark.parametrize("last", ["the end of a run", "the end of a step"])
 def test_the_server_ends_a_transaction_that_hangs_before_its_commit(isolated_runtime: Isolated, last: str) -> None:
-    """Where nobody may end the session of a frozen worker: its successor needs the row that it has locked."""
+    """A frozen worker whose session may not be ended has locked the row that its successor needs."""
     ticket = Note().async_().call()
     with isolated_runtime.runtime.store.begin() as connection:
         row = apply(connection, "claim", ticket.id, claimed_by="host:1:x")

@@ -42,7 +42,7 @@ class Root(Operation):
 
 
 def shape(nodes: Iterable[records.Node]) -> list[Any]:
-    """Names and what is below them; by name, for ids tell the order to the millisecond."""
+    """Return names and their children, sorted by name: ids sort only to the millisecond."""
     return sorted((node.operation.rpartition(".")[2], shape(node.children)) for node in nodes)
 
 

@@ -196,10 +196,10 @@ def test_skip_returns_a_ticket_without_a_run(isolated_runtime: Isolated, engine:
 
 def test_raise_names_the_run_that_holds_the_key(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     first = Raise(shop=1).async_().call()
-    with pytest.raises(NotUnique) as told:
+    with pytest.raises(NotUnique) as raised:
         Raise(shop=1).async_().call()
-    assert (told.value.id, told.value.operation) == (first.id, "unique.raise")
-    assert str(told.value) == f"unique.raise: the run {first.id} holds its unique key. Nothing was stored or sent."
+    assert (raised.value.id, raised.value.operation) == (first.id, "unique.raise")
+    assert str(raised.value) == f"unique.raise: the run {first.id} holds its unique key. Nothing was stored or sent."
     assert len(rows(engine)) == 1
 
 
@@ -375,7 +375,7 @@ def test_tokens_are_compared_exactly(isolated_runtime: Isolated) -> None:
 
 
 def test_tokens_that_differ_in_a_trailing_space_differ(isolated_runtime: Isolated) -> None:
-    """MariaDB pads what it compares, unless it is told not to."""
+    """MariaDB pads texts in comparisons, unless the collation is NO PAD."""
     tickets = [Free(shop=1).async_(idempotence_token=token).call() for token in ("t-1", "t-1 ", " t-1")]
 
     assert not any(ticket.duplicate for ticket in tickets)
@@ -438,12 +438,12 @@ def test_without_records_a_key_is_refused_at_the_call() -> None:
 
 
 def test_explain_shows_which_run_holds_the_key(isolated_runtime: Isolated) -> None:
-    told = Reindex.explain(shop=1).unique
-    assert told is not None
-    assert (told["until"], told["on_conflict"], told["status"]) == ("finished", "ticket", "fresh")
+    explanation = Reindex.explain(shop=1).unique
+    assert explanation is not None
+    assert (explanation["until"], explanation["on_conflict"], explanation["status"]) == ("finished", "ticket", "fresh")
     first = Reindex(shop=1).async_().call()
-    told = Reindex.explain(shop=1).unique or {}
-    assert (told["status"], told["held_by"]) == ("held", first.id)
+    explanation = Reindex.explain(shop=1).unique or {}
+    assert (explanation["status"], explanation["held_by"]) == ("held", first.id)
     assert Free.explain(shop=1).unique is None
 
 

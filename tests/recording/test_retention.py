@@ -32,7 +32,7 @@ DAY = timedelta(days=1)
 
 
 class Keep(Operation):
-    """An operation that ends as it is told."""
+    """An operation that ends as its prop specifies."""
 
     how: str = "done"
     retry_on = (Retry(KeyError, attempts=2, wait=0),)
@@ -139,7 +139,7 @@ def test_a_record_that_is_retried_meanwhile_is_kept_or_was_deleted_before(isolat
 
     @sa.event.listens_for(isolated_runtime.runtime.store.database.engine, "after_cursor_execute")
     def intervene(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        # Between finding what is old and deleting it; waits only as long as somebody who is not kept out needs.
+        # Between the search for old rows and their deletion; waits only as long as an unblocked writer needs.
         if statement.startswith("SELECT") and "operation_records.id" in statement.split()[1] and not person.ident:
             person.start()
             person.join(1)

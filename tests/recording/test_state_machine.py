@@ -1,9 +1,9 @@
 """The life of records, in any order of events: nothing is lost, nothing runs twice, everything is counted once.
 
 Hypothesis sends operations, delivers their messages to two workers, ends runs in every way there is, kills workers,
-lets zombies come back, moves the clock and changes its mind, and compares each row with what the table of states says.
+resumes zombies, moves the clock and cancels runs, and compares each row with the table of states.
 The workers and the clock are pretended; claims, runs, transactions, locks, messages and the relay are the real ones.
-Each run is a thread that waits inside its transaction until it is told how to end.
+Each run is a thread that waits inside its transaction until the test chooses its end.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ PATIENCE_S = 20.0
 WAIT_S = 30.0
 """Between the attempts of `Task`."""
 HEALED_AFTER = 12
-"""So many looks of a relay, with hours between them, bring everything to its end."""
+"""The number of relay polls, hours apart, after which every run has ended."""
 
 effects = sa.Table("effects", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("run", sa.Text))
 
@@ -77,7 +77,7 @@ class Gone(Exception):
 
 
 class Task(Operation):
-    """Waits in its transaction until it is told how to end, and leaves an effect."""
+    """Waits in its transaction until the test chooses its end, and writes an effect."""
 
     retry_on = (Retry(Flaky, attempts=3, wait=WAIT_S, jitter=0),)
     discard_on = (Gone,)
@@ -193,10 +193,10 @@ class Model:
 
 
 class Attempt:
-    """One delivery of a message, in a thread of its own.
+    """One delivery of a message, in its own thread.
 
     Args:
-        worker: Who got it.
+        worker: The worker that received it.
         message: What it got.
     """
 
@@ -239,7 +239,7 @@ class Attempt:
             self._stirred.set()
 
     def begin(self, run_id: str) -> None:
-        """In the run's thread: say which run it is, and wait until told how to end."""
+        """Register the run from its thread, and wait until the test chooses its end."""
         self.run_id = run_id
         self._stirred.set()
         assert self._told.wait(PATIENCE_S)
@@ -300,12 +300,12 @@ class Worker:
         """It has its lease."""
 
     def die(self) -> None:
-        """Killed: nobody says goodbye."""
+        """Kill the worker: it unregisters nothing."""
         self.is_alive = False
         self.liveness_locks.release(self.worker_id)
 
     def leave(self) -> None:
-        """Stopped: it gives back what it has, and says goodbye."""
+        """Stop the worker: it releases its runs and unregisters."""
         self.jobs.release_runs()
         with self._store.begin() as connection:
             worker_registry.unregister(connection, self.worker_ids)
@@ -313,7 +313,7 @@ class Worker:
 
 
 class SqlMessages:
-    """Messages beside the records, each worker with a broker of its own over them."""
+    """Messages outside the database; each worker has its own broker object for them."""
 
     forgets = False
 
@@ -364,11 +364,11 @@ class StubMessages:
         return not broker.queues["default"].empty()
 
     def has_way_to(self, lives: Lives, row: Any, held: set[str]) -> bool:
-        """Whether a relay sends it: what is owed at its time, and again what was sent long ago."""
+        """Return whether a relay publishes it: unpublished due messages, and messages published long ago."""
         return row["enqueued_at"] is not None or row["scheduled_at"] is not None
 
     def forget(self, runtime: Runtime) -> None:
-        """Everything that waits is gone."""
+        """Lose every waiting message."""
         runtime.broker.flush("default")
 
 
@@ -378,7 +378,7 @@ def now() -> str:
 
 
 class Lives(RuleBasedStateMachine):
-    """The events, in any order. Subclasses say who carries the messages."""
+    """The events, in any order. Subclasses choose the transport."""
 
     carry: ClassVar[type[Any]]
     runtime: ClassVar[Runtime]
@@ -402,7 +402,7 @@ class Lives(RuleBasedStateMachine):
     # ------------------------------------------------------------------------------------------------- helpers
 
     def sql(self, query: str, *parameters: Any) -> list[sqlite3.Row]:
-        """Ask the file without dexpy, and without its costs."""
+        """Query the file without dexpy, which is faster."""
         return self.reader.execute(query, parameters).fetchall()
 
     def rows(self) -> dict[str, Any]:
@@ -415,7 +415,7 @@ class Lives(RuleBasedStateMachine):
         return row["expires_at"] is not None and row["expires_at"] <= now()
 
     def lose_claims_of(self, worker: Worker) -> None:
-        """The runs of a worker that is gone are zombies: they may go on, and nobody waits for them."""
+        """Turn the runs of a dead worker into zombies: they may continue, and no thread waits for them."""
         for run_id, attempt in list(self.live.items()):
             if attempt.worker is worker:
                 self.zombies.append(self.live.pop(run_id))
@@ -435,7 +435,7 @@ class Lives(RuleBasedStateMachine):
             if row["status"] == "pending" and self.is_late(row):
                 self.models[asked].happen("expire")
             elif row["status"] == "pending" and self.is_due(row):
-                # Begun, and seen to be called off before any code of its own.
+                # Started, and cancelled before any code of the operation.
                 assert self.models[asked].is_called_off
                 self.models[asked].happen("claim")
                 self.models[asked].happen("cancel_running")
@@ -504,7 +504,7 @@ class Lives(RuleBasedStateMachine):
             getattr(self, event)()
 
     def possible(self) -> list[str]:
-        """What may happen now; what is there several times happens more often."""
+        """Return the possible events; an event that is listed several times is more likely."""
         states = [model.status for model in self.models.values()]
         unseen = [zombie for zombie in self.zombies if self.models[str(zombie.run_id)].token == zombie.token]
         found = ["look_after", "advance", "send_twice", "cancel", "tell_runs"]
@@ -520,7 +520,7 @@ class Lives(RuleBasedStateMachine):
 
     @property
     def alive(self) -> list[Worker]:
-        """The workers that nobody has killed or stopped."""
+        """Return the workers that were neither killed nor stopped."""
         return [worker for worker in self.workers if worker.is_alive]
 
     def start_worker(self) -> None:
@@ -544,7 +544,7 @@ class Lives(RuleBasedStateMachine):
         self.finish(attempt, ending)
 
     def zombie_ends(self, attempt: Attempt, ending: str) -> None:
-        """One that was thought dead comes back, perhaps before anybody has noticed that it was gone."""
+        """Resume a worker whose lease expired, perhaps before its runs were recovered."""
         self.zombies.remove(attempt)
         self.finish(attempt, ending)
 
@@ -569,7 +569,7 @@ class Lives(RuleBasedStateMachine):
             if row["status"] == "running" and row["claimed_by"] not in alive:
                 is_last = model.lost + 1 >= model.loss_limit
                 model.happen("cancel_running" if model.is_called_off else "lose" if is_last else "recover")
-            # In this order: what is given back too late to be begun again is expired by the same look.
+            # In this order: a run that is released after its expiry is expired by the same poll.
             if model.status == "pending" and self.is_late(row):
                 model.happen("expire")
 
@@ -612,7 +612,7 @@ class Lives(RuleBasedStateMachine):
         self.ask(model, None, lambda ticket: ticket.reschedule(at=clock.now() + timedelta(seconds=30)))
 
     def ask(self, model: Model, event: str | None, ask: Callable[[Any], Any], *allowed: str) -> None:
-        """A person wants something of a record, which its state may not allow."""
+        """Call a verb on a record, which its state may not allow."""
         if model.status not in (allowed or ("pending",)):
             with pytest.raises(InvalidTransition):
                 ask(Ticket.get(model.id))
@@ -658,8 +658,8 @@ class Lives(RuleBasedStateMachine):
         assert kept == {model.id: model.kept for model in self.models.values() if model.kept}
 
     def effects_are_there_once_with_done_and_not_without(self) -> None:
-        found = [run for (run,) in self.sql("SELECT run FROM effects ORDER BY run")]
-        assert found == sorted(model.id for model in self.models.values() if model.status == "done")
+        rows = [run for (run,) in self.sql("SELECT run FROM effects ORDER BY run")]
+        assert rows == sorted(model.id for model in self.models.values() if model.status == "done")
 
     # --------------------------------------------------------------------------------------------------- the end
 
@@ -697,7 +697,7 @@ class Lives(RuleBasedStateMachine):
 
 
 class _Onlooker:
-    """The heart of a relay that runs alone."""
+    """The heartbeat of a relay that runs alone."""
 
     worker_ids = ()
     may_recover = True
@@ -707,7 +707,7 @@ class _Onlooker:
 
 
 def _in_haste(driver: Any, _record: Any) -> None:
-    # Power cuts are no part of this, and waiting for the disk would be most of its time.
+    # Power failures are not tested here, and waiting for the disk would take most of the time.
     driver.execute("PRAGMA synchronous = OFF")
 
 

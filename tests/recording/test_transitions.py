@@ -225,7 +225,7 @@ def test_a_recovered_run_waits_as_long_as_the_recovery_sets(isolated_runtime: Is
 
 
 def test_a_released_run_equals_a_run_that_has_not_started(isolated_runtime: Isolated) -> None:
-    # Without a moment at which it is due, nobody would look for one that has no message.
+    # Without a time at which it is due, no relay would find a record without a message.
     insert(
         isolated_runtime, "running", started_at=clock.now(), scheduled_at=None, enqueued_at=clock.now(), num_attempts=1
     )
@@ -308,6 +308,6 @@ def test_nothing_else_writes_the_status() -> None:
         "recording/idempotent_recorder.py",  # one with an idempotency key is born running
         "execution/middleware/once.py",  # explains, and writes nothing
         "enqueue/prepare.py",  # a background run is born pending
-        "recording/queries.py",  # asks, and writes nothing
+        "recording/queries.py",  # a query without a write
         "database/migrations/version_2.py",  # cancelled runs of the version before
     }

@@ -710,9 +710,9 @@ def test_an_expired_idempotency_key_is_claimed_again_by_one_call_only(isolated_r
 def test_propagated_context_reaches_the_worker(served: TrapDeployment) -> None:
     with dexpy.context(mailer_locale=dexpy.Propagate("nl"), mailer_theme="fog"):
         ticket = mailer.ReadContext(number=201).async_().call()
-    told = ticket.result(WAIT_S, POLL_S)
+    result = ticket.result(WAIT_S, POLL_S)
 
-    assert told == {"heard": "nl", "weather": None, "nested": "nl"}, "what travels is there, and only that"
+    assert result == {"heard": "nl", "weather": None, "nested": "nl"}, "what travels is there, and only that"
     child = served.wait_for_status(
         records.where(operation=mailer.ReadContext, params={"number": 202}).first().id, "done"
     )  # type: ignore[union-attr]
@@ -723,18 +723,18 @@ def test_trace_and_actor_reach_the_worker(served: TrapDeployment) -> None:
     actor = {"type": "user", "id": 7}
     with dexpy.trace(actor=actor, trace_id="request-20"):
         ticket = mailer.SendTwice(number=200).async_().call()
-    told = ticket.result(WAIT_S, POLL_S)
+    result = ticket.result(WAIT_S, POLL_S)
 
-    served.wait_for_status(told["child"], "done")
-    found = list(records.for_trace("request-20"))
-    assert [record.operation for record in found] == [
+    served.wait_for_status(result["child"], "done")
+    matching = list(records.for_trace("request-20"))
+    assert [record.operation for record in matching] == [
         "apps.mailer.SendTwice",
         "apps.mailer.SendMail",
         "apps.mailer.SendMail",
     ]
-    for record in found:
+    for record in matching:
         assert (record.trace["actor"], record.actor_type, record.actor_id) == (actor, "user", "7")
         assert record.status == "done"
-    assert [record.parent_id for record in found] == [None, ticket.id, ticket.id]
+    assert [record.parent_id for record in matching] == [None, ticket.id, ticket.id]
     runs = served.sql("SELECT run FROM effects WHERE what LIKE 'mail 20_' ORDER BY run")
-    assert [each["run"] for each in runs] == [record.id for record in found[1:]]
+    assert [each["run"] for each in runs] == [record.id for record in matching[1:]]

@@ -135,14 +135,14 @@ class Inbox:
     @contextmanager
     def statements(self) -> Generator[list[str]]:
         """What is said to the database meanwhile, by the first word of each."""
-        said: list[str] = []
+        collected: list[str] = []
 
         def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-            said.append(statement.split()[0])
+            collected.append(statement.split()[0])
 
         sa.event.listen(self.store.database.engine, "before_cursor_execute", note)
         try:
-            yield said
+            yield collected
         finally:
             sa.event.remove(self.store.database.engine, "before_cursor_execute", note)
 
@@ -217,21 +217,21 @@ def test_a_delivery_of_the_most_urgent_row_searches_no_further(inbox: Inbox) -> 
     inbox.send()
     assert inbox.deliver(second) == second
 
-    with inbox.statements() as said:
+    with inbox.statements() as statements:
         assert inbox.deliver(first) == first
 
-    assert said == ["UPDATE"]
+    assert statements == ["UPDATE"]
 
 
 def test_in_a_queue_of_one_priority_a_claim_is_one_statement(inbox: Inbox) -> None:
     first, second = inbox.send(), inbox.send()
-    with inbox.statements() as said:
+    with inbox.statements() as statements:
         assert inbox.deliver(first) == first
-        assert said == ["SELECT", "UPDATE"], "the look, once in a while"
-        del said[:]
+        assert statements == ["SELECT", "UPDATE"], "the look, once in a while"
+        del statements[:]
         assert inbox.deliver(second) == second
 
-    assert said == ["UPDATE"]
+    assert statements == ["UPDATE"]
 
 
 def test_a_search_without_a_result_is_not_repeated_by_every_delivery(inbox: Inbox) -> None:
@@ -239,10 +239,10 @@ def test_a_search_without_a_result_is_not_repeated_by_every_delivery(inbox: Inbo
     first, second = inbox.send(), inbox.send()
     assert inbox.deliver(first) == first
 
-    with inbox.statements() as said:
+    with inbox.statements() as statements:
         assert inbox.deliver(second) == second
 
-    assert said == ["UPDATE"]
+    assert statements == ["UPDATE"]
     assert inbox.row(first).enqueued_at is not None, "the search has left no trace"
 
 
@@ -256,12 +256,12 @@ def test_the_sql_broker_sorts_its_messages_and_no_delivery_searches_for_others(i
     current: Any = CurrentMessage()
     current.before_process_message(runtime.broker, runtime.dispatcher.message_of(runtime.store.row(first.id)))
 
-    with inbox.statements() as said, claims.claim_for_message(name, first.id) as row:
+    with inbox.statements() as statements, claims.claim_for_message(name, first.id) as row:
         assert row is not None
         assert row.id == first.id
 
     current.after_process_message(runtime.broker, None)
-    assert said == ["UPDATE"]
+    assert statements == ["UPDATE"]
     runtime.close()
 
 
