@@ -1,4 +1,4 @@
-"""Calls in place: how `call`, `acall` and `safe` begin a run here, and what they give back."""
+"""Calls in place: `call`, `acall` and `safe`, which run an operation in this process."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ def run(operation: Any) -> Outcome:
     """Run an operation in this thread.
 
     Raises:
-        NotRunning: It would block the running event loop, which its `perform` needs.
+        NotRunning: It would block the running event loop, on which its `perform` must run.
     """
     contract: Contract = operation.contract
     if contract.is_async and running_loop() is not None:
         raise NotRunning(
-            f"{contract.cls.__qualname__}().call() would block the running event loop, on which its perform has to "
-            "run. Write: await op.acall()."
+            f"{contract.cls.__qualname__}().call() would block the running event loop, on which its perform must run. "
+            "Write: await op.acall()."
         )
     return _start(operation, contract)
 
 
 async def run_async(operation: Any) -> Outcome:
-    """Run an operation beside the running event loop: an ``async def perform`` on it, everything else in a thread."""
+    """Run an operation from a running event loop: an ``async def perform`` on it, everything else in a thread."""
     contract: Contract = operation.contract
     require_stack(contract.cls.__qualname__)
     loop = asyncio.get_running_loop()
@@ -66,7 +66,7 @@ async def run_async(operation: Any) -> Outcome:
 
     outer = current_call.get()
     if outer is not None and outer.bridge is not None and outer.bridge.is_in_process:
-        # Inside another run: in its thread and transaction.
+        # Inside another run it uses the thread and transaction of that run.
         return await outer.bridge.submit(begin, cancel)
     return await in_thread(exclusive(begin), cancel)
 
@@ -100,10 +100,10 @@ def _start(
 
 
 def _check_background_keys(operation: Any, contract: Contract, runtime: Runtime) -> None:
-    """Refuse what is no key, although a call in place takes none: it must not be refused in the background first.
+    """Refuse an invalid key, although a call in place does not use it: a background run must not be the first to fail.
 
     Raises:
-        OptionsError: A function of the class gave no key.
+        OptionsError: A function of the class returned an invalid key.
     """
     for make in key_digests.background_keys(contract):
         try:
@@ -111,16 +111,16 @@ def _check_background_keys(operation: Any, contract: Contract, runtime: Runtime)
         except NotRunning:
             if not contract.references:
                 raise
-            # The run itself raises this, where the class may have an answer for it.
+            # The run itself raises this error, so that `rescue_from` may handle it.
             with contextlib.suppress(RefNotFound):
                 make(copy_with_rows(operation, contract, runtime.open_store(), current_transaction()), contract)
 
 
 def value_of(operation: Any, outcome: Outcome) -> Any:
-    """The value of an `Ok`.
+    """Return the value of an `Ok`.
 
     Raises:
-        Error: It is an `Err`.
+        Error: The outcome is an `Err`.
     """
     if isinstance(outcome, Ok):
         return outcome.value
@@ -129,7 +129,7 @@ def value_of(operation: Any, outcome: Outcome) -> Any:
 
 
 class BoundSafe(Generic[R]):
-    """What ``op.safe`` is: the same call, with `Ok` or `Err` for an answer."""
+    """The value of ``op.safe``: the same call, which returns `Ok` or `Err`."""
 
     def __init__(self, operation: Any) -> None:
         self._operation = operation
@@ -143,17 +143,17 @@ class BoundSafe(Generic[R]):
         return run(self._operation)
 
     async def acall(self) -> Ok[R] | Err:
-        """`call` for asyncio."""
+        """Run the operation from asyncio; see `call`."""
         return await run_async(self._operation)
 
     if not TYPE_CHECKING:
 
         @property
         def async_(self) -> Any:
-            """Refused, with what to do instead."""
+            """Raise an error with the alternative."""
             raise OptionsError(
-                f"{type(self._operation).__qualname__}.safe has no async_: nothing has run yet when an enqueue "
-                "returns. Write async_().call() and ask the ticket: ticket.wait(timeout) gives Ok or Err."
+                f"{type(self._operation).__qualname__}.safe has no async_, because an enqueue returns before the run. "
+                "Write async_().call() and use its ticket: ticket.wait(timeout) returns Ok or Err."
             )
 
 

@@ -72,7 +72,7 @@ P = ParamSpec("P")
 
 
 class _NoContract(DeclarationError, AttributeError):
-    """Raised for `Operation` itself; an AttributeError too, so that `help` passes over it."""
+    """The error of `Operation.contract`; also an AttributeError, so that `help` skips the attribute."""
 
 
 class ContractOf:
@@ -108,7 +108,7 @@ _STORED_OTHERWISE = frozenset({"transaction", "retry_on", "discard_on", "rescue_
 
 
 def _immutable_value(name: str, value: Any) -> Any:
-    """A declared value as the class keeps it: what changes in place would change without notice."""
+    """Return a declared value as the class stores it: a mutable one would change without notice."""
     if name == "transaction":
         return Transaction(value) if isinstance(value, bool) else value
     if name not in _STORED_OTHERWISE:
@@ -123,31 +123,32 @@ def _read_only(value: dict[Any, Any]) -> Mapping[Any, Any]:
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(prop,))
 class Operation(metaclass=OperationType):
-    """One thing that an application does: typed props in, `perform`, a result or a declared error out.
+    """The base class of operations: typed props, a `perform` method, and a result or a declared error.
 
     Subclass it, annotate the props, and write `perform`.
-    Its class keywords are ``name=``, a stable name in records and messages, and ``aliases=``, names it had before.
+    The class keywords are ``name=``, the stable name in records and messages, and ``aliases=``, its earlier names.
 
     Attributes:
-        async_: Defaults for the background, and the way there.
-        retry_on: `Retry` rules for background runs; those of a subclass add to the base's and win over them.
+        async_: The options of background runs; ``op.async_(...).call()`` enqueues one.
+        retry_on: `Retry` rules for background runs; those of a subclass extend and override those of the base.
         discard_on: Exceptions, or codes, that end a background run as discarded.
         rescue_from: Exception class, or a tuple of them, to error code, exception class, or function of operation and
             exception.
         errors: Declared error codes, with descriptions if it is a mapping; empty allows any.
         max_lost: How many times a run is retried after its worker was lost; one more loss and it fails as ``lost``.
             0: a lost run is never run again.
-        timeout: Seconds or a timedelta that a background run may take; None for no limit. `TimedOut` is raised in it.
-        pipeline: Edits of the pipeline, `Insert` and `Remove`; those of a subclass add to the base's.
-        once: The idempotency key, whose result is given again; ``op.once("key")`` gives a call its own.
-        unique: The key of which there is one background run at a time.
-        lock: One run at a time for each key; see `Lock`.
-        concurrency: So many background runs of a key at once; see `Concurrency`.
-        record: Whether runs are recorded, and what is kept.
+        timeout: The maximum duration of a background run, in seconds or as a timedelta; None for no limit. A longer run
+            gets a `TimedOut`.
+        pipeline: Edits of the pipeline, `Insert` and `Remove`; those of a subclass extend those of the base.
+        once: The idempotency key, whose result is replayed; ``op.once("key")`` sets the key of one call.
+        unique: The key with at most one background run at a time.
+        lock: The lock that allows one run at a time for each key; see `Lock`.
+        concurrency: The maximum number of concurrent background runs for each key; see `Concurrency`.
+        record: Whether runs are recorded, and what their records store.
         encrypt: Whether params and results are stored and sent encrypted; the name of an encryptor for another one
             than the default.
         transaction: Whether the whole run is one transaction; ``False`` leaves it to ``with self.transaction():``.
-        contract: All of that, read once.
+        contract: These declarations, read once.
 
     Example:
         >>> class Add(Operation):
@@ -240,7 +241,7 @@ class Operation(metaclass=OperationType):
             return object.__new__(cls)
 
         def __init__(self, /, *positional: Any, **props: Any) -> None:
-            """Make an operation of its props, checked all at once."""
+            """Create an operation from its props, which are checked together."""
             cls = type(self)
             if cls is Operation:
                 raise DeclarationError("Operation is a base class. Declare a subclass with a perform method.")
@@ -256,7 +257,7 @@ class Operation(metaclass=OperationType):
             raise frozen_error(type(self), name)
 
         def __deepcopy__(self, memo: dict[int, Any]) -> Operation:
-            """Containers are copied, as at construction; rows behind references stay what they are."""
+            """Return a copy with new containers, as at construction, and the same rows behind references."""
             duplicate = copy.copy(self)
             memo[id(self)] = duplicate
             values = vars(duplicate)
@@ -267,15 +268,15 @@ class Operation(metaclass=OperationType):
 
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> Self:
-        """Make an operation of JSON from outside.
+        """Create an operation from external JSON.
 
-        ISO text is taken for dates and times, text or a number for a Decimal, ids for references.
+        Dates and times are ISO text, a Decimal is text or an int, and references are ids.
 
         Args:
-            data: A JSON object of the props; an unknown key is refused.
+            data: The props as a JSON object; unknown keys are refused.
 
         Raises:
-            PropsError: Everything that does not fit, at once.
+            PropsError: Props are invalid; lists all problems.
 
         Example:
             >>> from datetime import date
@@ -291,17 +292,17 @@ class Operation(metaclass=OperationType):
 
     @takes_props
     def callable(cls, **props: Any) -> Ok[None] | Err:
-        """Ask the guards whether an operation could be called now; nothing runs, and nothing is kept.
+        """Return whether the guards would allow a call now; nothing runs, and no change is kept.
 
         Args:
             props: As for the operation itself.
 
         Returns:
-            ``Ok(None)``, or an `Err` with the first refusal and, in its details, all of them.
+            ``Ok(None)``, or an `Err` with the first refusal, and all refusals in its details.
 
         Raises:
-            PropsError: The props cannot be.
-            RefNotFound: The row behind a reference is gone.
+            PropsError: Props are invalid.
+            RefNotFound: The row of a reference does not exist.
 
         Example:
             >>> from dexpy import guard
@@ -333,20 +334,20 @@ class Operation(metaclass=OperationType):
 
     @takes_props
     def is_callable(cls, **props: Any) -> bool:
-        """Whether every guard would let an operation pass now; see `callable`."""
+        """Return whether all guards would allow a call now; see `callable`."""
         return isinstance(cls.callable(**props), Ok)
 
     @takes_props
     def explain(cls, **props: Any) -> Explanation:
-        """Tell what a call would do: props, guards, keys, policies; nothing runs, and nothing is kept.
+        """Describe a call without running it: its props, guards, keys and policies; no change is kept.
 
-        Rows behind references are read, without locks, in a transaction that is rolled back.
+        Rows of references are read without locks, in a transaction that is rolled back.
 
         Args:
-            props: As for the operation itself. If they cannot be, the report says so and tells the rest.
+            props: As for the operation itself. If they are invalid, the report contains the error and the other facts.
 
         Raises:
-            RefNotFound: The row behind a reference is gone.
+            RefNotFound: The row of a reference does not exist.
 
         Example:
             >>> from dexpy import guard
@@ -378,17 +379,17 @@ class Operation(metaclass=OperationType):
 
     @classmethod
     def clear_once(cls, key: str | None = None, /, **props: Any) -> bool:
-        """Free an idempotency key of a run that has ended, so that the next call with it runs again.
+        """Release the idempotency key of a run that has ended, so that the next call with it runs again.
 
         Args:
-            key: The text that ``op.once(...)`` was given; ``clear_once(key=...)`` says the same.
-            props: Or those that the key of the class is made of.
+            key: The text that was passed to ``op.once(...)``.
+            props: Or the props of the key of the class.
 
         Returns:
-            Whether a run that has ended had the key.
+            Whether an ended run had the key.
 
         Raises:
-            OptionsError: Both or neither were given, or a prop of the key is missing.
+            OptionsError: Both or neither are passed, or a prop of the key is missing.
 
         Example:
             >>> from dexpy.testing import isolated
@@ -406,13 +407,13 @@ class Operation(metaclass=OperationType):
         return sum(store.clear_once(digest, current_transaction()) for digest in digests) > 0
 
     def replace(self, **props: Any) -> Self:
-        """A copy with other props; a key of `once` that was given stays.
+        """Return a copy with other props and the same key of ``op.once(...)``.
 
         Args:
-            props: Those that differ.
+            props: The props to change.
 
         Raises:
-            PropsError: They cannot be.
+            PropsError: Props are invalid.
 
         Example:
             >>> class Add(Operation):
@@ -437,7 +438,7 @@ class Operation(metaclass=OperationType):
     __replace__ = replace
 
     def to_dict(self) -> dict[str, Any]:
-        """The props as plain JSON, for people and tools: references by their keys, secrets redacted.
+        """Return the props as plain JSON for people and tools, with references as keys and secrets redacted.
 
         Example:
             >>> from datetime import date
@@ -462,23 +463,23 @@ class Operation(metaclass=OperationType):
 
     def __hash__(self) -> int:
         for compared_prop in _values_of(type(self)):
-            # A mutable list has no hash, and neither has an operation that contains it.
+            # A list has no hash, so that an operation that contains one has none either.
             hash(vars(self)[compared_prop.name])
         return hash((type(self), self._comparison_values()))
 
     def _comparison_values(self) -> tuple[Any, ...]:
-        """The props as they are compared: by what keys are made of, so that equal operations have equal keys."""
+        """Return the props for comparison, encoded as in keys, so that equal operations have equal keys."""
         contract: Contract = type(self).contract
         return tuple(prop.comparison_value(vars(self)[prop.name]) for prop in contract.props)
 
     def perform(self) -> Any:
-        """Do the work: the one method that every operation writes."""
+        """Do the work; every operation implements this method."""
         raise DeclarationError(
             f"{type(self).__qualname__} has no perform. Write `def perform(self) -> ...:` in the class."
         )
 
     def on_error(self, error: Exception) -> None:
-        """Called with every exception that ends an attempt; cannot change the outcome."""
+        """Handle an exception that ends an attempt; it does not change the outcome."""
 
     setattr(on_error, NO_OBSERVER, True)
 
@@ -490,11 +491,11 @@ class Operation(metaclass=OperationType):
         """Run the operation in this thread.
 
         Returns:
-            What `perform` returned.
+            The result of `perform`.
 
         Raises:
-            Error: It ended in a business error, or was refused by a guard.
-            RefNotFound: The row behind a reference is gone.
+            Error: The run ended with a business error, or a guard refused it.
+            RefNotFound: The row of a reference does not exist.
         """
         outcome = run(self)
         return outcome.value if isinstance(outcome, Ok) else value_of(self, outcome)
@@ -504,52 +505,52 @@ class Operation(metaclass=OperationType):
     @overload
     async def acall(self: Performs[R]) -> R: ...
     async def acall(self) -> Any:
-        """`call` for asyncio: an ``async def perform`` runs on this loop, everything that blocks in a thread."""
+        """Run the operation from asyncio: an ``async def perform`` on this loop, blocking work in a thread."""
         return value_of(self, await run_async(self))
 
     @property
     def session(self) -> Session:
-        """The SQLAlchemy session of the run, in its transaction; begun at the first use.
+        """The SQLAlchemy session of the run, in its transaction, which begins at the first use.
 
         Raises:
             NotRunning: The operation is not running.
-            SessionOnLoop: Used on the event loop; write ``await self.in_session(...)``.
+            SessionOnLoop: It is used on the event loop; write ``await self.in_session(...)``.
         """
         return call_of(self, "session").unit_of_work.session()
 
     @property
     def run_id(self) -> str:
-        """The id of the run and its record, the same in every attempt: the key for calls to the outside."""
+        """The id of the run and its record, the same in all attempts: an idempotency key for external calls."""
         return call_of(self, "run_id").id
 
     def check_cancelled(self) -> None:
-        """End the run here if it was cancelled with `Ticket.cancel`; for long work without a session.
+        """Raise `Cancelled` if the run was cancelled with `Ticket.cancel`; for long work without a session.
 
         Raises:
-            Cancelled: The run was cancelled; do not catch it.
+            Cancelled: The run was cancelled; do not catch the exception.
         """
         stop = call_of(self, "check_cancelled()").cancel_token
         if stop is not None:
             stop.check()
 
     def step(self, method: Callable[P, T], /, *arguments: P.args, **named: P.kwargs) -> T:
-        """In `perform`: run a method of the operation as a step, once, however many attempts the run takes.
+        """Run a method of the operation as a durable step of `perform`, once in all attempts of the run.
 
-        In the background its effects through ``self.session`` and the fact that it is finished are one transaction,
-        committed when it returns. The next attempt leaves out what is finished, and is given what it returned.
-        A call in place is one transaction as ever, and nothing of its steps is kept.
+        In the background, its effects through ``self.session`` and its checkpoint are one transaction, committed when
+        it returns. The next attempt skips a finished step and gets its stored result.
+        A call in place is a single transaction without checkpoints.
 
         Args:
-            method: Of this operation, plain; its name is the step's. What it returns has a JSON form.
-            arguments: For the method; `named` too.
+            method: A plain method of this operation; its name is that of the step, and its result must have a JSON form.
+            arguments: Arguments of the method, like `named`.
 
         Returns:
-            What the method returned, in this attempt or in an earlier one.
+            The result of the method, in this attempt or an earlier one.
 
         Raises:
-            StepError: It cannot be here, or comes in another order than in an earlier attempt.
-            LostClaim: The run went to another worker meanwhile; let it pass.
-            Interrupted: The worker is about to end; let it pass.
+            StepError: The step is in an invalid place, or in another order than in an earlier attempt.
+            LostClaim: Another worker has claimed the run; do not catch it.
+            Interrupted: The worker is stopping; do not catch it.
 
         Example:
             >>> class Ship(Operation):
@@ -567,7 +568,7 @@ class Operation(metaclass=OperationType):
         return steps.step(call_of(self, "step()"), method, arguments, named)
 
     if TYPE_CHECKING:
-        # Before 2.1 SQLAlchemy's select of one model is one of a tuple.
+        # Before 2.1, the type of SQLAlchemy's select of one model is a select of a tuple.
         @overload
         def each(self, name: str, source: Select[tuple[T]], *, batch: int = 1) -> Iterator[T]: ...
         @overload
@@ -582,23 +583,23 @@ class Operation(metaclass=OperationType):
         ) -> Iterator[T]: ...
 
     def each(self, name: str, source: Any, *, batch: int = 1) -> Iterator[Any]:
-        """In `perform`: walk over items as a step, of which each is done once, however many attempts the run takes.
+        """Iterate over items as a durable step of `perform`; each item is processed once in all attempts of the run.
 
-        In the background the effects of an item and the cursor behind it are one transaction, committed before the
-        next item. The next attempt goes on after the last item that was committed.
+        In the background, the effects of an item and the cursor after it are one transaction, committed before the
+        next item. The next attempt continues after the last committed item.
 
         Args:
-            name: Of the step.
-            source: A select of one model, walked in the order of its primary key; a list, tuple or range that is the
-                same in every attempt; or a function that gets the cursor, None at first, and gives
-                ``(cursor, item)`` pairs from behind it.
-            batch: How many items are one transaction.
+            name: The name of the step.
+            source: A select of one model, read in the order of its primary key; a list, tuple or range that is the same
+                in all attempts; or a function that takes the last cursor, or None, and returns the ``(cursor, item)``
+                pairs after it.
+            batch: The number of items in one transaction.
 
         Raises:
-            OptionsError: Another attempt could not go on with such a source in the middle.
-            StepError: It cannot be here, or comes in another order than in an earlier attempt.
-            LostClaim: The run went to another worker meanwhile; let it pass.
-            Interrupted: The worker is about to end; let it pass.
+            OptionsError: Another attempt could not continue in the middle of such a source.
+            StepError: The step is in an invalid place, or in another order than in an earlier attempt.
+            LostClaim: Another worker has claimed the run; do not catch it.
+            Interrupted: The worker is stopping; do not catch it.
 
         Example:
             >>> class Square(Operation):
@@ -614,26 +615,26 @@ class Operation(metaclass=OperationType):
         return steps.each(call_of(self, "each()"), name, source, batch)
 
     def report_progress(self, done: float, total: float | None = None, note: str | None = None) -> None:
-        """Say how far the run is, for `Ticket.progress`; it never waits long, and never fails the run.
+        """Report the progress of the run for `Ticket.progress`; it never blocks for long or fails the run.
 
-        It is written about once a second, whatever is said in between; the last word comes before the end of a step
-        and of the run. A call in place has no record yet, and nothing is kept.
+        The latest report is written about once a second, and before a step or the run ends. A call in place has no
+        record yet, so that its reports are dropped.
 
         Args:
-            done: How much is done, in units of your own.
-            total: Of how much, if that is known.
-            note: For people; redacted.
+            done: The completed amount, in any unit.
+            total: The total amount, if known.
+            note: A text for people; it is redacted.
 
         Raises:
-            OptionsError: These are no numbers, or the note is no text.
+            OptionsError: An amount is not a number, or the note is not text.
         """
         progress.report(call_of(self, "report_progress()"), done, total, note)
 
     def after_commit(self, action: Callable[[], Any]) -> None:
-        """Call a function when the outermost transaction has committed; never if it is rolled back.
+        """Call a function after the outermost transaction has committed, but not if it is rolled back.
 
         Args:
-            action: Without arguments; what it raises is logged.
+            action: A function without arguments; exceptions that it raises are logged.
 
         Raises:
             OptionsError: The action is not a function, or is a coroutine function.
@@ -641,26 +642,26 @@ class Operation(metaclass=OperationType):
         unit_of_work = call_of(self, "after_commit()").unit_of_work
         if not callable(action) or inspect.iscoroutinefunction(action):
             raise OptionsError(
-                f"{type(self).__qualname__}.after_commit({action!r}) wants a plain function without arguments. "
-                "Write: self.after_commit(lambda: ...)."
+                f"{type(self).__qualname__}.after_commit({action!r}): expected a plain function without arguments. "
+                "Write self.after_commit(lambda: ...)."
             )
         unit_of_work.after_commit(action)
 
     async def in_session(self, function: Callable[[Session], T]) -> T:
-        """In an ``async def perform``: call a function with the run's session, in the run's own thread.
+        """Call a function with the session of the run, in the thread of the run, from an ``async def perform``.
 
-        With ``transaction = False`` each call is a transaction of its own.
+        With ``transaction = False``, each call is a separate transaction.
 
         Args:
-            function: Gets the session; what it returns is the answer.
+            function: A function of the session; `in_session` returns its result.
 
         Raises:
-            NotRunning: The run is over, or its `perform` is no ``async def``.
+            NotRunning: The run has ended, or its `perform` is not an ``async def``.
         """
         call = call_of(self, "in_session()")
         if call.bridge is None:
             raise NotRunning(
-                f"{type(self).__qualname__}.perform is a plain method: use self.session as it is, without in_session()."
+                f"{type(self).__qualname__}.in_session: only for an async def perform. Use self.session directly."
             )
         return await call.bridge.submit(lambda: call.unit_of_work.with_session(function))
 

@@ -30,12 +30,12 @@ from dexpy.policies.retry import Retry
 from dexpy.policies.unique import Unique
 
 NO_OBSERVER = "__dexpy_no_observer__"
-"""Marks the `on_error` of the base class, which is not called."""
+"""Marks the `on_error` of `Operation`, which is not called."""
 
 
 @attrs.frozen(slots=False, eq=False)
 class Contract:
-    """The declarations of an operation class.
+    """The declarations of an operation class, read once.
 
     Attributes:
         cls: The class.
@@ -44,16 +44,16 @@ class Contract:
         description: The first line of its docstring.
         options: The default options of its background runs.
         record: What its record stores; None when it is not recorded.
-        transactional: Whether `perform` runs inside a transaction.
+        transactional: Whether `perform` runs in a transaction.
         rules: `retry_on` and `discard_on`.
         rescues: `rescue_from`.
         declared_errors: The codes in `errors`, with their descriptions.
         loss_limit: The number of lost workers that ends a run.
-        timeout_s: How long a background run may take, in seconds; None for no limit.
+        timeout_s: The maximum duration of a background run, in seconds; None for no limit.
         once: Its idempotency key; None without one.
         unique: The key with at most one background run at a time; None without one.
         lock: The lock that its runs take; None without one.
-        concurrency: How many background runs of a key may run at once; None for any number.
+        concurrency: The limit of concurrent background runs for each key; None without one.
         encryptor: The name of the encryptor of all its params and results; None without one.
         guards: Its guards, in order.
         callbacks: Its callbacks, in order.
@@ -115,7 +115,7 @@ class Contract:
 
     @cached_property
     def has_background_key_functions(self) -> bool:
-        """Whether a function of the class makes a key that only background runs have."""
+        """Whether a function of the class computes a key of background runs."""
         policies = (self.unique, self.concurrency)
         return any(policy is not None and policy.rule and policy.rule.function is not None for policy in policies)
 
@@ -131,18 +131,18 @@ class Contract:
         where = f"{definer.__qualname__}.perform"
         resolved = resolve_annotation(annotation, definer, where, perform)
         if resolved is Never or resolved is NoReturn:
-            resolved = None  # it only ever raises
+            resolved = None  # it never returns
         codec = codec_at(substituted(resolved, {Self: self.cls, **arguments_of(self.cls, definer)}), where)
         if codec.sensitive:
             raise DeclarationError(
-                f"{where}: prop(sensitive=True) in its return type {codec.label} has no meaning for a result. "
+                f"{where}: prop(sensitive=True) is not supported in the return type {codec.label}. "
                 "Write record = Recording(result=False), or encrypt = True."
             )
         return codec
 
     @cached_property
     def errors(self) -> Mapping[str, str | None]:
-        """The codes that a run may end with, with their descriptions; empty when any is allowed."""
+        """The error codes of runs, with their descriptions; empty if any code is allowed."""
         if not self.declared_errors:
             return {}
         codes: dict[str, str | None] = {guard.code: guard.message or None for guard in self.guards}
@@ -156,16 +156,16 @@ class Contract:
 
     @cached_property
     def key_names(self) -> tuple[str, ...]:
-        """Its names in keys, the earliest first, so that a key stays the same after a rename."""
+        """Its names in keys, the earliest first, so that keys do not change when the class is renamed."""
         return tuple(dict.fromkeys((*self.aliases, self.name)))
 
     @cached_property
     def unreachable(self) -> str | None:
-        """Why no worker could find the class, or None."""
+        """The reason why workers cannot find the class, or None."""
         return why_not_importable(self.cls)
 
     def to_dict(self) -> dict[str, Any]:
-        """Name, params, success, errors and guards as plain JSON, for people and tools."""
+        """Return the name, params, success, errors and guards as plain JSON, for people and tools."""
         return {
             "name": self.name,
             "aliases": list(self.aliases),
@@ -180,14 +180,14 @@ class Contract:
         }
 
     def to_json_schema(self, section: Section = "params") -> dict[str, Any]:
-        """A section as JSON Schema, draft 2020-12.
+        """Return a section as JSON Schema, draft 2020-12.
 
         Args:
-            section: ``"params"`` for what `parse` takes, ``"success"`` for results as they are stored, ``"errors"`` for
+            section: ``"params"`` for the input of `parse`, ``"success"`` for stored results, ``"errors"`` for
                 business errors, or ``"full"`` for all three.
 
         Raises:
-            OptionsError: There is no such section.
+            OptionsError: The section is unknown.
 
         Example:
             >>> from dexpy import Operation, prop
@@ -201,11 +201,11 @@ class Contract:
         return section_schema(section, self.name, self.description, self.props, self.success, self.errors)
 
     def methods(self, moment: str) -> tuple[str, ...]:
-        """Return the names of its callbacks of one moment: before, after, around."""
+        """Return the names of its callbacks of a kind: before, after or around."""
         return tuple(callback.method for callback in self.callbacks if callback.moment == moment)
 
     def rule_for(self, error: BaseException) -> ErrorRule | None:
-        """Return the rule for an error that ends an attempt; its answer is a `Retry`, or None to discard."""
+        """Return the rule for an error that ends an attempt; its answer is a `Retry`, or None for discard."""
         return choose_rule(self.rules, error, error.code if isinstance(error, Error) else None)
 
     @cached_property
@@ -220,11 +220,11 @@ class Contract:
         return counters
 
     def counter_of(self, retry: Retry) -> str:
-        """Return the name of a rule's counter of attempts in a record."""
+        """Return the name of the attempt counter of a rule in a record."""
         return self._counters.get(id(retry)) or f"built-in:{retry.key}"
 
     def earlier_counter_of(self, retry: Retry) -> str | None:
-        """Return the counter's name in rows of earlier releases; None if another rule has that name."""
+        """Return the name of the counter in rows of earlier releases; None if another rule has that name."""
         return None if retry.earlier_key in self._counters.values() else retry.earlier_key
 
     def rescue_for(self, error: BaseException) -> ErrorRule | None:
@@ -233,4 +233,4 @@ class Contract:
 
 
 Handler = Callable[[Any, Exception], Any]
-"""A function in `rescue_from`: called with the operation and the exception; returns a result, or raises."""
+"""A function in `rescue_from` of the operation and the exception; it returns a result, or raises."""

@@ -1,4 +1,4 @@
-"""The declaration of an operation class, stored so that its contract can be read again after a change."""
+"""The stored declaration of an operation class, from which its contract is read again after a change."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from dexpy.declaration.contract import Contract
 from dexpy.declaration.hooks import HOOK, Callback, Guard
 
 DECLARED = "__dexpy_declared__"
-"""The attribute of a class that holds its `Declared`; a class without it is still in its class statement."""
+"""The attribute of a class with its `Declared`; without it, the class statement is not complete."""
 READ_ATTRIBUTES = frozenset(
     """
     __doc__ async_ concurrency discard_on encrypt errors lock max_lost on_error once perform record rescue_from
     retry_on pipeline timeout transaction unique
     """.split()
 )
-"""The attributes that a contract is read from, beside guards and callbacks."""
+"""The attributes from which a contract is read, besides guards and callbacks."""
 _OF_PYTHON = frozenset({"builtins", "typing", "typing_extensions", "abc"})
 
 
 @attrs.define(eq=False)
 class PlainBase:
-    """A base that is no operation, whose attributes can change without notice.
+    """A base class that is not an operation, whose attributes can change without notice.
 
     Attributes:
-        cls: The base.
-        values: All of its attributes when they were last compared.
-        read: Those that a contract is read from.
+        cls: The base class.
+        values: All its attributes at the last comparison.
+        read: Those from which a contract is read.
     """
 
     cls: type
@@ -40,11 +40,11 @@ class PlainBase:
 
     @classmethod
     def of(cls, base: type, hooks: Mapping[str, Any]) -> PlainBase:
-        """Take down what a base has now."""
+        """Return the current state of a base class."""
         return cls(base, tuple(vars(base).values()), _read_from(base, hooks))
 
     def is_changed(self, hooks: Mapping[str, Any]) -> bool:
-        """Return whether the base has other policies or hooks than before."""
+        """Return whether policies or hooks of the base class have changed."""
         attributes = vars(self.cls)
         if len(attributes) == len(self.values) and all(map(is_, attributes.values(), self.values)):
             return False
@@ -57,16 +57,16 @@ class PlainBase:
 
 @attrs.define(eq=False)
 class Declared:
-    """The declaration of a class; replaced as a whole when the class changes, so that no stale contract is used.
+    """The declaration of a class, replaced as a whole when the class changes, so that no stale contract is used.
 
     Attributes:
-        read: Reads the contract from the current class; None for `Operation` itself, which has none.
-        freeze: Returns the value that the class stores for one that is set.
-        hooks: Its guards and callbacks by name, with those of earlier states of the class.
-        methods: The policies whose place a plain function or a mock has taken, as ``op.async_`` in a test.
-        plain_bases: Its bases that are no operations.
-        refused: The attribute that was refused last, and is as it was before.
-        contract: What was read; None after a change.
+        read: A function that reads the contract from the class; None for `Operation`, which has no contract.
+        freeze: A function that returns the stored form of an attribute value.
+        hooks: Its guards and callbacks by name, including those of earlier states of the class.
+        methods: The policies that a plain function or a mock has replaced, for example ``op.async_`` in a test.
+        plain_bases: Its base classes that are not operations.
+        refused: The attribute whose change was refused last; it is unchanged.
+        contract: The contract; None after a change.
     """
 
     read: Callable[[], Contract] | None
@@ -78,7 +78,7 @@ class Declared:
     contract: Contract | None = None
 
     def keep(self, cls: type, contract: Contract) -> None:
-        """Store the contract of a class that was just read."""
+        """Store the contract that was just read."""
         hooks = {guard.code: guard for guard in contract.guards} | {hook.method: hook for hook in contract.callbacks}
         self.hooks = {**self.hooks, **hooks}
         self.plain_bases = tuple(PlainBase.of(base, self.hooks) for base in _plain_bases(cls))
@@ -86,12 +86,12 @@ class Declared:
 
     @property
     def is_outdated(self) -> bool:
-        """Whether a base that is no operation has changed since the contract was read."""
+        """Return whether a base class that is not an operation has changed since the contract was read."""
         return any(base.is_changed(self.hooks) for base in self.plain_bases)
 
 
 def declared_of(cls: type) -> Declared | None:
-    """Return the declaration of a class; None for a plain class, and in the class statement."""
+    """Return the declaration of a class; None for a plain class, and during the class statement."""
     declared: Declared | None = vars(cls).get(DECLARED)
     return declared
 

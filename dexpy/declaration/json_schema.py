@@ -1,6 +1,6 @@
-"""JSON Schema (draft 2020-12) of annotations: what `parse` takes, and what results are written as.
+"""JSON Schema (draft 2020-12) of annotations: for the input of `parse`, and for stored results.
 
-A schema never refuses what `parse` takes; for a rule that JSON Schema cannot express it takes more.
+A schema accepts all input that `parse` accepts, and more if JSON Schema cannot express a rule.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ _ACCEPTED: Mapping[Any, Schema] = {
         "description": "Microseconds, or an ISO 8601 duration such as PT1H30M.",
     },
 }
-"""Where `parse` takes more than is written."""
+"""Input schemas of types for which `parse` accepts more than the stored form."""
 
 
 @attrs.define
@@ -74,9 +74,9 @@ class Schemas:
     """The schemas of one document.
 
     Attributes:
-        side: ``"in"`` for what `parse` takes, ``"out"`` for what is written.
-        defs: The schemas of the classes so far, for ``$defs``.
-        prefix: Of their names there.
+        side: ``"in"`` for the input of `parse`, ``"out"`` for the stored form.
+        defs: The schemas of classes for ``$defs``.
+        prefix: The prefix of their names in ``$defs``.
     """
 
     side: Literal["in", "out"]
@@ -87,7 +87,7 @@ class Schemas:
     def of(self, annotation: Any) -> Schema:
         """Return the schema of an annotation."""
         if type(annotation).__name__ == "TypeAliasType":
-            # An alias may be about itself.
+            # An alias may refer to itself.
             return self._defined(annotation, annotation.__name__, lambda: self.of(unwrapped(annotation)))
         annotation = unwrapped(annotation)
         return next((make(self, annotation) for fits, make in _FAMILIES if fits(annotation)), None) or {
@@ -124,12 +124,12 @@ class Schemas:
         return {"$ref": f"#/$defs/{self._names[key]}"}
 
     def of_scalar(self, annotation: Any) -> Schema:
-        """Of a scalar."""
+        """Return the schema of a scalar."""
         accepted = _ACCEPTED.get(annotation) if self.side == "in" else None
         return dict(accepted or _SCALARS[annotation])
 
     def of_enum(self, annotation: Any) -> Schema:
-        """Of an enum: its members as they travel."""
+        """Return the schema of an enum: its members as JSON."""
         if self.side == "in" and has_rule(annotation):
             return {"title": annotation.__name__, "type": ["string", "integer"]}
         encode = codec_of(annotation).encode
@@ -139,21 +139,21 @@ class Schemas:
         return {"title": annotation.__name__, "enum": list(dict.fromkeys(values))}
 
     def of_literal(self, annotation: Any) -> Schema:
-        """Of fixed values."""
+        """Return the schema of fixed values."""
         if self.side == "in" and has_rule(annotation):
             return {"title": label_of(annotation)}
         encode = codec_of(annotation).encode
         return {"enum": [encode(value) for value in get_args(annotation)]}
 
     def of_union(self, annotation: Any) -> Schema:
-        """Of a union; two classes or more are distinguished by their names."""
+        """Return the schema of a union; several classes are distinguished by their names."""
         members = list(dict.fromkeys(members_of(annotation)))
         classes = [member for member in members if _has_tag(without_constraints(member))]
         tagged = classes if len(classes) > 1 else ()
         return {"anyOf": [self._tagged(member) if member in tagged else self.of(member) for member in members]}
 
     def of_bounded(self, annotation: Any) -> Schema:
-        """Of a type with constraints."""
+        """Return the schema of a type with constraints."""
         wrapped, *constraints = get_args(annotation)
         schema = self.of(wrapped)
         for options in constraints:
@@ -175,7 +175,7 @@ class Schemas:
         )
 
     def of_array(self, annotation: Any) -> Schema:
-        """Of items of one type."""
+        """Return the schema of items of one type."""
         item, kind = (get_args(annotation) or (Any,))[0], array_kind(annotation)
         schema: Schema = {"type": "array", "items": self.of(item)}
         if self.side == "out" and kind in (set, frozenset):
@@ -183,30 +183,30 @@ class Schemas:
         return schema
 
     def of_tuple(self, annotation: Any) -> Schema:
-        """Of a tuple with a type for each place."""
+        """Return the schema of a tuple with a type for each position."""
         return _tuple_schema([self.of(item) for item in get_args(annotation)])
 
     def of_dict(self, annotation: Any) -> Schema:
-        """Of a dict."""
+        """Return the schema of a dict."""
         key, item = get_args(annotation) or (Any, Any)
         schema: Schema = {"type": "object", "additionalProperties": self.of(item)}
         names = self.of(key)
         return schema if names in ({"type": "string"}, {"title": "Any"}) else {**schema, "propertyNames": names}
 
     def of_typed_dict(self, annotation: Any) -> Schema:
-        """Of a TypedDict."""
+        """Return the schema of a TypedDict."""
         return self._defined(
             annotation, label_of(annotation), lambda: self._object(annotation, keys_of(annotation), {})
         )
 
     def of_record(self, annotation: Any) -> Schema:
-        """Of an attrs class or a dataclass."""
+        """Return the schema of an attrs class or a dataclass."""
         return self._defined(
             annotation, label_of(annotation), lambda: self._object(annotation, fields_of(annotation), {})
         )
 
     def of_pydantic(self, cls: Any) -> Schema:
-        """Of a model of pydantic: its own schema; its validators may accept more."""
+        """Return the schema of a pydantic model, as defined by pydantic; its validators may accept more."""
         return self._defined(cls, label_of(cls), lambda: self._pydantic(cls, {}))
 
     def _pydantic(self, cls: Any, tag: Schema) -> Schema:
@@ -223,10 +223,15 @@ class Schemas:
                 if self.side == "out"
                 else {"title": model_schema.get("title", label_of(cls)), "anyOf": [model_schema, {}]}
             )
-        return {"anyOf": [model_schema, {"type": "object", "description": "Or what the validators of the model read."}]}
+        return {
+            "anyOf": [
+                model_schema,
+                {"type": "object", "description": "Or other input that the validators of the model accept."},
+            ]
+        }
 
     def _object(self, annotation: Any, fields: Sequence[Field], tag: Schema) -> Schema:
-        # What is written has every field of a class, and of a TypedDict those keys that it must have.
+        # The stored form has all fields of a class, and the required keys of a TypedDict.
         is_complete = self.side == "out" and not is_typed_dict(annotation)
         return {
             "title": label_of(annotation),
@@ -237,7 +242,7 @@ class Schemas:
         }
 
     def _field(self, field: Field) -> Schema:
-        # What a converter of the class reads besides is not known.
+        # A converter of the class may accept other values.
         return {"title": label_of(field.type)} if field.converts and self.side == "in" else self.of(field.type)
 
 
@@ -283,4 +288,4 @@ _FAMILIES: tuple[tuple[Callable[[Any], bool], Callable[[Schemas, Any], Schema]],
     (is_typed_dict, Schemas.of_typed_dict),
     (is_record, Schemas.of_record),
 )
-"""In the order of `converters.FAMILIES`; any other annotation has no JSON form, and a schema with a title only."""
+"""In the order of `converters.FAMILIES`; other annotations have no JSON form, and a schema with only a title."""

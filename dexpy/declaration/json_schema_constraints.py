@@ -1,4 +1,4 @@
-"""Constraints in JSON Schema, as far as it can express them; a schema never refuses what `parse` takes."""
+"""Constraints in JSON Schema, as far as it can express them; a schema accepts all input that `parse` accepts."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def bounds_of(options: PropOptions, annotation: Any, encode: Callable[[Any], Any
 
     Args:
         options: The constraints.
-        annotation: Whose values are held to them.
-        encode: Makes JSON of such a value.
+        annotation: The annotation of the constrained values.
+        encode: A function that encodes such a value as JSON.
     """
     schema: dict[str, Any] = {}
     members = _members(annotation)
@@ -70,7 +70,7 @@ _LIMITS = (
 
 
 def _number(bound: Any, towards: Any) -> float | int | None:
-    """Return a bound for numbers that excludes no valid value; None for one of other values."""
+    """Return a bound for numbers that excludes no valid value; None for a bound of other values."""
     if type(bound) is int:
         return bound
     if type(bound) is float:
@@ -79,7 +79,7 @@ def _number(bound: Any, towards: Any) -> float | int | None:
         microseconds: int = bound // timedelta(microseconds=1)
         return microseconds
     if type(bound) is Decimal and bound.is_finite():
-        # Of Decimals only ints are JSON numbers, so that a whole bound is exact.
+        # Only integral Decimals are JSON numbers, so that an integral bound is exact.
         integer: int = towards(bound)
         return integer
     return None
@@ -97,7 +97,7 @@ def _in_base64(length: int) -> int:
 
 
 def _sized(annotation: Any) -> _Sizes:
-    """Return the keywords for the length of a value, and how JSON counts a length."""
+    """Return the keywords for the length of a value in JSON."""
     origin = array_kind(annotation) or origin_of(annotation)
     if annotation is str:
         return {"min": ("minLength", _unchanged), "max": ("maxLength", _unchanged)}
@@ -106,7 +106,7 @@ def _sized(annotation: Any) -> _Sizes:
     if origin in (list, tuple):
         return {"min": ("minItems", _unchanged), "max": ("maxItems", _unchanged)}
     if origin in (set, frozenset):
-        # Duplicates count once.
+        # Duplicates in the input count once.
         return {"min": ("minItems", _unchanged)}
     if is_dict(annotation):
         return {"min": ("minProperties", _unchanged)}
@@ -114,6 +114,6 @@ def _sized(annotation: Any) -> _Sizes:
 
 
 def _is_written_one_way(annotation: Any) -> bool:
-    """Return whether two equal values are always the same JSON."""
+    """Return whether equal values always have the same JSON."""
     scalars = (NoneType, bool, int, float, str)
     return annotation in scalars or (is_enum(annotation) and not has_rule(annotation)) or is_literal(annotation)

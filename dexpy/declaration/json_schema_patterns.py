@@ -1,7 +1,7 @@
-"""Patterns of Python in the syntax that every regular expression of JSON Schema (ECMA-262) shares.
+"""Python patterns in the common syntax of regular expressions in JSON Schema (ECMA-262).
 
-A pattern is parsed by Python's own parser and written again, without its flags and special escapes.
-A pattern with a part that has no equivalent everywhere is left out.
+A pattern is parsed by Python's parser and rewritten without flags and special escapes.
+A pattern with a part that has no equivalent is omitted.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _END = r"(?![\s\S])"
 
 
 class _Untranslatable(Exception):
-    """A part of a pattern that means something else elsewhere."""
+    """A part of a pattern that has another meaning in ECMA-262."""
 
 
 @cache
 def translate_pattern(pattern: re.Pattern[str]) -> str | None:
-    """Return a pattern for JSON Schema that matches what `pattern` matches as a whole; None where there is none.
+    """Return a pattern for JSON Schema that matches the full matches of `pattern`; None if there is none.
 
     Example:
         >>> translate_pattern(re.compile(r"[a-z]+(?#letters)\\-\\Z"))
@@ -47,7 +47,7 @@ def translate_pattern(pattern: re.Pattern[str]) -> str | None:
 
 
 class _Writer:
-    """Writes the parts of a pattern; `flags` are those that hold for it."""
+    """Writes the parts of a pattern with the given flags."""
 
     def __init__(self, flags: int) -> None:
         if flags & _UNTRANSLATED:
@@ -55,7 +55,7 @@ class _Writer:
         self._flags = flags
 
     def sequence(self, nodes: Iterable[Any]) -> str:
-        """Parts that follow one another."""
+        """Return consecutive parts."""
         return "".join(self._part(str(name), argument) for name, argument in nodes)
 
     def _part(self, name: str, argument: Any) -> str:
@@ -103,7 +103,7 @@ class _Writer:
         text = self.sequence(items) if is_one else f"(?:{self.sequence(items)})"
         return text + _count(low, high)
 
-    _min_repeat = _max_repeat  # as a whole both match the same texts
+    _min_repeat = _max_repeat  # for a full match both match the same texts
 
     def _assert(self, argument: Any) -> str:
         direction, nodes = argument

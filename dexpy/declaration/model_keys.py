@@ -1,4 +1,4 @@
-"""How the values of a primary key are checked and travel, also those of columns that name no Python type."""
+"""Checks and JSON forms of primary keys, also of columns without a Python type."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Mapper
 
 PLAIN: tuple[type, ...] = (int, str)
-"""Types of keys that are JSON as they are."""
+"""Types of keys that are plain JSON."""
 TAGGED: dict[str, type] = {
     "$uuid": UUID,
     "$datetime": datetime,
@@ -27,19 +27,19 @@ TAGGED: dict[str, type] = {
     "$decimal": Decimal,
     "$bytes": bytes,
 }
-"""The other types of keys, each by the one key of the JSON object that it becomes."""
+"""The other types of keys, by the single key of their JSON object."""
 EXPECTED = "int, str, UUID, date, datetime, time, Decimal or bytes"
 
 
 def check_plain_key(value: Any, expected: str = EXPECTED) -> Any:
-    """One value of a key whose type is not declared.
+    """Return a checked value of a key whose type is not declared.
 
     Args:
         value: The value.
-        expected: For the message.
+        expected: A noun phrase for valid values, for the message.
 
     Raises:
-        InvalidValue: It is of no type that a key can have.
+        InvalidValue: Keys cannot have its type.
     """
     if type(value) not in (*PLAIN, *TAGGED.values()):
         raise invalid_value(expected, value)
@@ -47,7 +47,7 @@ def check_plain_key(value: Any, expected: str = EXPECTED) -> Any:
 
 
 def encode_plain_key(value: Any) -> Any:
-    """Return a checked value as JSON: itself, or an object that names its type."""
+    """Return a checked value as JSON: the value, or an object with its type."""
     if type(value) in PLAIN:
         return value
     tag, kind = next(pair for pair in TAGGED.items() if type(value) is pair[1])
@@ -55,7 +55,7 @@ def encode_plain_key(value: Any) -> Any:
 
 
 def plain_key(value: Any) -> Any:
-    """Return a checked value as JSON that is the same of equal values."""
+    """Return a checked value as JSON that is the same for equal values."""
     if type(value) in PLAIN:
         return value
     kind = value.__class__
@@ -63,10 +63,10 @@ def plain_key(value: Any) -> Any:
 
 
 def decode_plain_key(data: Any) -> Any:
-    """Return the value that `encode_plain_key` wrote.
+    """Return the value of JSON from `encode_plain_key`.
 
     Raises:
-        InvalidValue: It wrote nothing like this.
+        InvalidValue: The JSON is not from `encode_plain_key`.
     """
     if not isinstance(data, dict):
         return check_plain_key(data)
@@ -85,13 +85,13 @@ def decode_plain_key(data: Any) -> Any:
 def codec_of_column(model: type, mapper: Mapper[Any], column: Any) -> Codec:
     """Return the codec of one column of a primary key.
 
-    Its type is that of the column type, else the annotation of the mapped attribute, ``Mapped[UUID]`` for example;
-    without either any usual type of a key is taken that the column type's own processing accepts.
+    Its type is that of the column type, or else the annotation of the mapped attribute, for example ``Mapped[UUID]``.
+    Without either, it accepts any usual type of a key that the column type can process.
 
     Args:
         model: The mapped class.
         mapper: Its mapper.
-        column: One of the mapper's primary key.
+        column: A column of the primary key of the mapper.
     """
     try:
         kind: Any = column.type.python_type
@@ -103,7 +103,7 @@ def codec_of_column(model: type, mapper: Mapper[Any], column: Any) -> Codec:
 
 
 def _annotated_type(model: type, attribute: str) -> Any:
-    """Return the type in ``Mapped[...]`` of an attribute, None if there is no usable one."""
+    """Return the type in the ``Mapped[...]`` of an attribute; None if it is not usable."""
     for owner in model.__mro__:
         if (annotation := vars(owner).get("__annotations__", {}).get(attribute)) is None:
             continue
@@ -112,7 +112,7 @@ def _annotated_type(model: type, attribute: str) -> Any:
             arguments = get_args(resolved)
             return arguments[0] if arguments and codec_of(arguments[0]).kinds else None
         except DeclarationError:
-            # A name that exists for type checkers only.
+            # The name exists for type checkers only.
             return None
     return None
 
@@ -141,10 +141,10 @@ def _untyped_codec(column: Any) -> Codec:
 
 
 def _bind_check(column: Any) -> Callable[[Any], Any]:
-    """Refuse what a column type of the application's own raises for, before a statement is made with it."""
+    """Refuse a value for which a column type of the application raises, before a statement uses it."""
     from sqlalchemy.engine.default import DefaultDialect
 
-    # The dialect is not known yet: what the type does for most databases has to do.
+    # The dialect is unknown here: the default implementation of the type is used.
     bind: Callable[[Any], Any] | None = column.type.dialect_impl(DefaultDialect()).bind_processor(DefaultDialect())
 
     def process(value: Any) -> Any:
@@ -152,7 +152,7 @@ def _bind_check(column: Any) -> Callable[[Any], Any]:
             try:
                 bind(value)
             except Exception:  # noqa: BLE001 - the application's own code
-                raise invalid_value(f"a value that {type(column.type).__name__} takes", value) from None
+                raise invalid_value(f"a value that {type(column.type).__name__} accepts", value) from None
         return value
 
     return process

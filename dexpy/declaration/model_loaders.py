@@ -1,4 +1,4 @@
-"""How the rows behind a `Ref` are named and loaded: SQLAlchemy's models out of the box, others by registration."""
+"""Loaders of the rows of a `Ref`: for models of SQLAlchemy, and for others by registration."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Mapper
 
 Key: TypeAlias = int | str | UUID | tuple[int | str | UUID | date, ...]
-"""A primary key: a value, or a tuple of them for a composite one."""
+"""A primary key: a value, or a tuple of values for a composite key."""
 
 
 class ModelLoader(Protocol):
     """The key and row functions of one model, for references."""
 
     def key_of(self, instance: Any) -> Key | None:
-        """Return the key of an instance, None while it has none."""
+        """Return the key of an instance; None if it has none yet."""
         ...
 
     def check_key(self, key: Any) -> Key:
-        """Return a key of the right type, or `InvalidValue`."""
+        """Return a key of a valid type, or raise `InvalidValue`."""
         ...
 
     def encode_key(self, key: Key) -> Any:
@@ -44,32 +44,32 @@ class ModelLoader(Protocol):
         ...
 
     def comparable_key(self, key: Key) -> Any:
-        """Return the key as JSON that is the same of equal keys."""
+        """Return the key as JSON that is the same for equal keys."""
         ...
 
     def decode_key(self, data: Any) -> Key:
-        """Return the key from JSON, or `InvalidValue`."""
+        """Return the key of its JSON, or raise `InvalidValue`."""
         ...
 
     def load(
         self, session: Callable[[], Any], keys: Sequence[Key], lock: bool, options: Mapping[str, Any]
     ) -> Mapping[Key, Any]:
-        """Return the rows of these keys; a missing one is left out."""
+        """Return the existing rows of these keys."""
         ...
 
     def is_usable(self, session: Callable[[], Any], instance: Any) -> bool:
-        """Return whether an instance belongs to the run's session and needs no loading."""
+        """Return whether an instance belongs to the session of the run and needs no loading."""
         ...
 
 
 @attrs.frozen
 class SqlAlchemyLoader:
-    """Loads a mapped class through the run's session.
+    """Loads a mapped class through the session of the run.
 
     Attributes:
         model: The mapped class.
         columns: Its primary key, as mapped attributes.
-        forms: A codec for each column of the key.
+        forms: The codecs of the columns of the key.
     """
 
     model: type[Any]
@@ -96,7 +96,7 @@ class SqlAlchemyLoader:
         return key
 
     def check_key(self, key: Any) -> Key:
-        """Return a key with the types of the primary key's columns."""
+        """Return a key with the types of the columns of the primary key."""
         return self._each(key, [codec.check for codec in self.forms])
 
     def encode_key(self, key: Key) -> Any:
@@ -127,13 +127,13 @@ class SqlAlchemyLoader:
     def load(
         self, session: Callable[[], Any], keys: Sequence[Key], lock: bool, options: Mapping[str, Any]
     ) -> Mapping[Key, Any]:
-        """Return the rows of these keys, as the database compares them; with *lock*, locked FOR UPDATE in order."""
+        """Return the rows of these keys, compared by the database; with *lock*, locked FOR UPDATE in order."""
         from dexpy.declaration.row_loading import RowLoader
 
         return RowLoader(self.model, self.columns, session(), lock, options).load(keys)
 
     def is_usable(self, session: Callable[[], Any], instance: Any) -> bool:
-        """Return whether the instance already lives in the run's session."""
+        """Return whether the instance belongs to the session of the run."""
         from sqlalchemy.orm import object_session
 
         owner = object_session(instance)
@@ -146,13 +146,13 @@ def _key_values(key: object) -> tuple[Any, ...]:
 
 
 def _tuple_of(data: object) -> Any:
-    """JSON has lists where a composite key is a tuple."""
+    """Return the tuple of a composite key, which is a list in JSON."""
     return tuple(cast("list[object]", data)) if isinstance(data, list) else data
 
 
 @attrs.frozen
 class RegisteredLoader:
-    """Loads models of another kind by two functions of the application's."""
+    """Loads models of another kind by two functions of the application."""
 
     model: type
     load_rows: Callable[[type, Sequence[Any]], Mapping[Any, Any] | Iterable[Any]]
@@ -164,14 +164,14 @@ class RegisteredLoader:
         return key
 
     def check_key(self, key: Any) -> Key:
-        """Return a value of a usual type, or a tuple of them."""
+        """Return a value of a usual type, or a tuple of such values."""
         for value in _key_values(key):
             check_plain_key(value, f"{EXPECTED}, or a tuple of them")
         checked: Key = key
         return checked
 
     def encode_key(self, key: Key) -> Any:
-        """Return the key; a type that JSON has not is named with it."""
+        """Return the key as JSON, with its type if JSON does not support it."""
         if isinstance(key, tuple):
             return [encode_plain_key(value) for value in key]
         return encode_plain_key(key)
@@ -193,12 +193,12 @@ class RegisteredLoader:
         """Return the rows, by key.
 
         Raises:
-            DeclarationError: The reference has options that only SQLAlchemy's models support.
+            DeclarationError: The reference has options that only models of SQLAlchemy support.
         """
         if lock or options:
             raise DeclarationError(
-                f"Ref[{self.model.__name__}]: prop({'lock' if lock else 'execution_options'}=) is for mapped classes "
-                "of SQLAlchemy; this model is loaded by a registered function. Leave it out."
+                f"Ref[{self.model.__name__}]: prop({'lock' if lock else 'execution_options'}=) is only for mapped "
+                "classes of SQLAlchemy. Remove it."
             )
         rows = self.load_rows(self.model, keys)
         if isinstance(rows, Mapping):
@@ -219,12 +219,12 @@ def register_model_loader(
     load: Callable[[type, Sequence[Any]], Mapping[Any, Any] | Iterable[Any]],
     key: Callable[[Any], Any],
 ) -> None:
-    """Teach `Ref` to load models of another kind.
+    """Register functions by which `Ref` loads models of another kind.
 
     Args:
-        base: The models' base class; its subclasses are loaded by these functions.
-        load: Takes a model and a list of keys, returns the rows found: a mapping by key, or the rows themselves.
-        key: Takes an instance, returns its key, or None while it has none.
+        base: The base class of the models; the functions load its subclasses.
+        load: A function of a model and a list of keys; returns the existing rows, as a mapping by key or an iterable.
+        key: A function of an instance; returns its key, or None if it has none yet.
 
     Example:
         >>> class Page:
@@ -248,7 +248,7 @@ def loader_of(model: type) -> ModelLoader:
     """Return the loader of a model.
 
     Raises:
-        DeclarationError: There is none.
+        DeclarationError: It has no loader.
     """
     for base, load, key in reversed(_registered):
         if issubclass(model, base):
@@ -256,6 +256,6 @@ def loader_of(model: type) -> ModelLoader:
     if hasattr(model, "__mapper__"):
         return SqlAlchemyLoader.of(model)
     raise DeclarationError(
-        f"Ref[{model.__name__}]: {model.__qualname__} is no mapped class of SQLAlchemy, and no loader is registered "
-        "for it. Map it, or call dexpy.register_model_loader(base, load=, key=)."
+        f"Ref[{model.__name__}]: expected a mapped class of SQLAlchemy, or a model with a registered loader. "
+        "Map it, or call dexpy.register_model_loader(base, load=, key=)."
     )

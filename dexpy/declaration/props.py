@@ -1,7 +1,7 @@
-"""Props: the typed inputs of an operation, and their values: constructed, parsed, copied, encoded as JSON and decoded.
+"""Props: the typed inputs of an operation, and the construction, parsing, copying and encoding of their values.
 
 Props are resolved at first use: models are often declared after the operations that refer to them.
-The constructor is dexpy's own and not attrs', because it reports all problems at once.
+The constructor is not that of attrs, because it reports all problems at once.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from dexpy.foundation.errors import (
 )
 
 MAX_HINTS = 10
-"""The number of unknown keys that get a hint by comparison with the names of the props."""
+"""The maximum number of unknown keys that are compared with the names of the props for a hint."""
 
 
 def _check_of(prop: Prop) -> Callable[[Any], Any]:
-    """Return the check of a prop's values, with its bounds if it has any."""
+    """Return the check of the values of a prop, including its constraints."""
     check, options = prop.codec.check, prop.options
     if not options.bounded:
         return check
@@ -58,17 +58,17 @@ def _check_of(prop: Prop) -> Callable[[Any], Any]:
 
 @attrs.frozen
 class Prop:
-    """One prop of an operation, ready to be used.
+    """A resolved prop of an operation.
 
     Attributes:
         name: Its name.
         type: Its annotation, resolved.
-        codec: How its values are checked and encoded.
+        codec: The codec that checks and encodes its values.
         options: The options of `prop(...)`.
-        required: Whether it must be given.
-        reference: What it refers to, if it is a `Ref`, `OptRef` or `Refs`.
-        where: Where it is declared, for messages.
-        check: Returns a value as the operation stores it; raises `InvalidValue` with all of its problems.
+        required: Whether it has no default.
+        reference: The reference, if it is a `Ref`, `OptRef` or `Refs`.
+        where: The place of its declaration, for messages.
+        check: A function that returns a value as the operation stores it; raises `InvalidValue` with all problems.
     """
 
     name: str
@@ -85,19 +85,19 @@ class Prop:
 
     @property
     def key_name(self) -> str:
-        """Its name in keys: the earliest one, so that a key is the same after it was renamed."""
+        """Its name in keys: the earliest one, so that keys do not change when it is renamed."""
         return next(iter(self.options.aliases), self.name)
 
     @property
     def has_factory(self) -> bool:
-        """Whether its default is made by a factory."""
+        """Whether a factory makes its default."""
         return isinstance(self._default, attrs.Factory)  # type: ignore[arg-type]
 
     def default(self) -> Any:
-        """Return the value when none is given, checked.
+        """Return the checked default.
 
         Raises:
-            DeclarationError: It does not fit.
+            DeclarationError: The default is invalid.
         """
         value, source = self._default, "default"
         if self.has_factory:
@@ -108,11 +108,11 @@ class Prop:
             problems = (problem.hidden() if self.options.sensitive else problem for problem in invalid.problems)
             text = "; ".join(str(problem.under("." + self.name)) for problem in problems)
             raise DeclarationError(
-                f"{self.where}: its {source} does not fit: {text}. Change the {source} or the type."
+                f"{self.where}: invalid {source}: {text}. Change the {source} or the type."
             ) from None
 
     def comparison_value(self, value: Any) -> Any:
-        """Return a value as operations compare it: a reference by its key, a value without a key unchanged."""
+        """Return a value for comparison: a reference as its key, and a value without a JSON form unchanged."""
         if self.reference is not None:
             return self.reference.comparison_value(value)
         try:
@@ -121,7 +121,7 @@ class Prop:
             return value
 
     def to_redacted_json(self, value: Any) -> Any:
-        """Return a value as JSON for people: redacted, and as text if it has no JSON form."""
+        """Return a value as redacted JSON for people; as text if it has no JSON form."""
         if self.options.sensitive:
             return SENSITIVE
         try:
@@ -130,7 +130,7 @@ class Prop:
             return self.display(value)
 
     def display(self, value: Any) -> str:
-        """Return a value for people: never a secret, never a query."""
+        """Return the text of a value for people, without secrets and without a query."""
         if self.options.sensitive:
             return SENSITIVE
         if self.reference is None or value is None:
@@ -141,11 +141,11 @@ class Prop:
 
 
 def resolve(cls: type) -> tuple[Prop, ...]:
-    """Return the props of a class, with their annotations resolved.
+    """Return the props of a class with resolved annotations.
 
     Raises:
-        DeclarationError: An annotation that names nothing, a type that cannot be, or a declaration that does not fit
-            its type.
+        DeclarationError: A name in an annotation is undefined, a type is invalid, or a declaration does not fit its
+            type.
     """
     check_constructor(cls)
     fields: tuple[attrs.Attribute[Any], ...] = attrs.fields(cls)
@@ -161,7 +161,7 @@ def _resolve_one(cls: type, field: attrs.Attribute[Any]) -> Prop:
     refuse_qualifiers(annotation, where)
     annotation, early_metadata = split_metadata(annotation)
     annotation, late_metadata = split_metadata(substituted(annotation, {Self: cls, **arguments_of(cls, owner)}))
-    # Metadata around the annotation was read at the class statement; that of a type variable's type was not.
+    # The class statement has read the metadata around the annotation, but not that of the type of a type variable.
     metadata = late_metadata if READ in field.metadata else [*late_metadata, *early_metadata]
     options, default = options_of(field), field.default
     if metadata:
@@ -176,8 +176,8 @@ def _resolve_one(cls: type, field: attrs.Attribute[Any]) -> Prop:
         codec = reference.form()
         descriptor: object = inspect.getattr_static(cls, field.name, None)
         if reference_kind(cast(object, type(descriptor))) is None:
-            # It could not be read before: an alias declared below the class, or a type variable.
-            # Past the metaclass, which refuses changes to props.
+            # It was unknown before: an alias declared below the class, or a type variable.
+            # type.__setattr__, because the metaclass refuses changes to props.
             type.__setattr__(cls, field.name, kind(field.name))
     else:
         codec = _codec_of(annotation, options, where)
@@ -198,33 +198,35 @@ def _resolve_one(cls: type, field: attrs.Attribute[Any]) -> Prop:
 def _codec_of(annotation: Any, options: PropOptions, where: str) -> Codec:
     if (reference_class := mentions_reference(annotation)) is not None:
         raise DeclarationError(
-            f"{where}: {reference_class.__name__}[...] cannot stand inside another type. "
-            "Write OptRef[Customer] for one that may be None, Refs[Customer] for a list."
+            f"{where}: {reference_class.__name__}[...] is not supported inside another type. "
+            "Write OptRef[Customer] for an optional reference, Refs[Customer] for a list."
         )
     if options.lock:
-        raise DeclarationError(f"{where}: prop(lock=True) is for references. Leave it out, or write Ref[...].")
+        raise DeclarationError(f"{where}: prop(lock=True) is only for references. Remove it, or write Ref[...].")
     if options.execution_options:
-        raise DeclarationError(f"{where}: prop(execution_options=) is for references. Leave it out, or write Ref[...].")
+        raise DeclarationError(
+            f"{where}: prop(execution_options=) is only for references. Remove it, or write Ref[...]."
+        )
     return codec_at(annotation, where)
 
 
 def _refuse_shared_names(owner: str, props: Sequence[Prop]) -> None:
-    """Refuse an earlier name that is another prop's: a stored value would be read as both."""
+    """Refuse an alias that is a name of another prop: a stored value would be ambiguous."""
     owners = {prop.name: prop.name for prop in props}
     for prop in props:
         for alias in prop.options.aliases:
             other = owners.setdefault(alias, prop.name)
             if other != prop.name:
                 raise DeclarationError(
-                    f"{owner}.{prop.name}: its earlier name {alias!r} is one of the prop {other!r}. Leave it out there."
+                    f"{owner}.{prop.name}: its alias {alias!r} is a name of the prop {other!r}. Remove the alias."
                 )
 
 
 def construct(owner: str, props: tuple[Prop, ...], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of an operation's props, checked.
+    """Return the checked values of the props of an operation.
 
     Raises:
-        PropsError: All problems at once.
+        PropsError: Props are invalid; lists all problems.
     """
     values: dict[str, Any] = {}
     problems: list[Problem] = []
@@ -262,10 +264,10 @@ def _from_context(prop: Prop, key: str, value: Any) -> Any:
 
 
 def parse_props(owner: str, props: tuple[Prop, ...], data: Mapping[str, Any]) -> dict[str, Any]:
-    """Parse the props in a JSON object from outside to Python values.
+    """Parse the props in an external JSON object to Python values.
 
     Raises:
-        PropsError: All invalid values and unknown keys, at once.
+        PropsError: Props are invalid or unknown; lists all problems.
     """
     if not isinstance(data, Mapping):
         raise PropsError(owner, (), advice=f"parse() expected a mapping of props, got {type(data).__name__}.")
@@ -290,7 +292,7 @@ def copy_props(owner: str, props: tuple[Prop, ...], values: Mapping[str, Any]) -
     """Copy the values of these props, with new containers.
 
     Raises:
-        PropsError: A container was changed, and now has an invalid item.
+        PropsError: A container was changed and contains an invalid item.
     """
     copies: dict[str, Any] = {}
     problems: list[Problem] = []
@@ -335,12 +337,12 @@ def encode_key_props(owner: str, props: tuple[Prop, ...], values: Mapping[str, A
 
 
 def decode_props(owner: str, props: tuple[Prop, ...], data: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Decode the props in stored params to Python values; also return the keys that are not props any more.
+    """Decode the props in stored params to Python values; also return the keys that are not props.
 
     A missing key gets the prop's default.
 
     Raises:
-        Undecodable: The stored params do not match the props any more.
+        Undecodable: The stored params do not match the props.
     """
     if not isinstance(data, Mapping):
         raise Undecodable(owner, [Problem("", "a JSON object", type(data).__name__)])
@@ -351,7 +353,7 @@ def decode_props(owner: str, props: tuple[Prop, ...], data: Any) -> tuple[dict[s
     for prop in props:
         key = prop.name
         if key not in stored:
-            # It may be stored under an earlier name.
+            # The params may contain an earlier name.
             known = [alias for alias in prop.options.aliases if alias in stored]
             if not known:
                 continue
@@ -368,7 +370,7 @@ def decode_props(owner: str, props: tuple[Prop, ...], data: Any) -> tuple[dict[s
 
 def _prop_problems(prop: Prop, invalid: InvalidValue) -> list[Problem]:
     if prop.options.sensitive:
-        # Without the path: the keys of a dict are part of the value.
+        # Without the path, because the keys of a dict are part of the value.
         return [attrs.evolve(problem.hidden(), path="." + prop.name) for problem in invalid.problems]
     return list(invalid.under("." + prop.name))
 
@@ -378,7 +380,7 @@ def _unknown_problems(props: tuple[Prop, ...], arguments: Mapping[str, Any]) -> 
     expected = f"one of {listed(known)}" if known else ""
     reason = "unknown prop" if known else "unknown prop; the operation has no props"
     names = [name for name in arguments if name not in known]
-    # Comparing names is slow: only the first keys get a hint.
+    # Comparing names is slow, so that only the first keys get a hint.
     hints = [did_you_mean(str(name), known) for name in names[:MAX_HINTS]] + [""] * (len(names) - MAX_HINTS)
     return [
         Problem("." + shorten(str(name)), f"{expected}.{hint}" if hint else expected, reason=reason)

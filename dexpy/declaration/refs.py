@@ -1,4 +1,4 @@
-"""`Ref`, `OptRef` and `Refs`: props that take an instance or its key and are instances inside a run."""
+"""`Ref`, `OptRef` and `Refs`: props that accept an instance or its key, and are instances inside a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ M = TypeVar("M")
 
 
 class _Reference:
-    """What the three kinds share at run time: reading what the run has loaded."""
+    """The common base of the three descriptors at run time: it reads the rows that the run has loaded."""
 
     many = False
     optional = False
@@ -36,14 +36,14 @@ class _Reference:
         if not unloaded:
             return value
         raise NotRunning(
-            f"{type(obj).__qualname__}.{self.name} was given as the key {unloaded[0]!r} and is loaded inside a run. "
-            "Read it in perform, a guard or a callback, or give the instance itself. Outside of a run "
-            f"{type(obj).__qualname__}.{self.name}.key_of(op) gives its key, op.replace(...) a copy with other props, "
-            "and op.to_dict() all props as JSON."
+            f"{type(obj).__qualname__}.{self.name}: the row of the key {unloaded[0]!r} is loaded inside a run only. "
+            "Read it in perform, a guard or a callback, or pass the instance. Outside of a run, use "
+            f"{type(obj).__qualname__}.{self.name}.key_of(op) for its key, op.replace(...) for a copy with other "
+            "props, or op.to_dict() for all props as JSON."
         )
 
     def key_of(self, obj: Any) -> Any:
-        """Return the key that was given, or that of the instance, in and outside of a run; it makes no query.
+        """Return the key that was passed, or that of the instance, inside and outside of a run, without a query.
 
         Raises:
             NotSerializable: The instance has no key yet.
@@ -57,13 +57,13 @@ class _Reference:
 
 
 def is_key(value: object) -> bool:
-    """Return whether a stored reference is still a key."""
+    """Return whether a stored reference is a key, and not loaded."""
     return isinstance(value, Keyed)
 
 
 @attrs.frozen(repr=False)
 class Keyed:
-    """A reference that was given by its key."""
+    """A reference that was passed as a key."""
 
     key: Any
 
@@ -74,14 +74,14 @@ class Keyed:
 MYPY: bool = False
 """True for mypy only.
 
-What `__set__` takes is the type of a constructor's argument for both checkers; mypy alone takes it for the type of an
-inherited attribute of a frozen class too. So mypy sees an `Any` beside the row there, and pyright the keys.
+For both checkers the parameter of `__set__` is the type of a constructor's argument; for mypy it is also the type of an
+inherited attribute of a frozen class. Therefore mypy sees `Any` in addition to the row, and pyright the keys.
 """
 
 if TYPE_CHECKING:
 
     class Ref(Generic[M]):
-        """A row of *M*: takes an instance or its primary key, and is an instance inside a run.
+        """A row of *M*: accepts an instance or its primary key, and is an instance inside a run.
 
         A missing row ends the run with `RefNotFound` before guards and `perform`; such a job is discarded.
         """
@@ -100,7 +100,7 @@ if TYPE_CHECKING:
             def __set__(self, obj: object, value: M | Key) -> None: ...
 
         def key_of(self, obj: Any) -> Key:
-            """Return the key that was given, or that of the instance, in and outside of a run; it makes no query."""
+            """Return the key that was passed, or that of the instance, inside and outside of a run, without a query."""
             ...
 
     class OptRef(Generic[M]):
@@ -120,7 +120,7 @@ if TYPE_CHECKING:
             def __set__(self, obj: object, value: M | Key | None) -> None: ...
 
         def key_of(self, obj: Any) -> Key | None:
-            """Return the key, as `Ref.key_of` has it, or None."""
+            """Return the key as `Ref.key_of` does, or None."""
             ...
 
     class Refs(Generic[M]):
@@ -140,13 +140,13 @@ if TYPE_CHECKING:
             def __set__(self, obj: object, value: Sequence[M | Key]) -> None: ...
 
         def key_of(self, obj: Any) -> list[Key]:
-            """Return the keys, as `Ref.key_of` has them."""
+            """Return the keys as `Ref.key_of` does."""
             ...
 
 else:
 
     class Ref(_Reference, Generic[M]):
-        """A row of *M*: takes an instance or its primary key, and is an instance inside a run.
+        """A row of *M*: accepts an instance or its primary key, and is an instance inside a run.
 
         A missing row ends the run with `RefNotFound` before guards and `perform`; such a job is discarded.
         """
@@ -166,7 +166,7 @@ KINDS: tuple[type, ...] = (Ref, OptRef, Refs)
 
 
 def reference_kind(annotation: object) -> type | None:
-    """`Ref`, `OptRef` or `Refs` if an annotation is one of them, else None."""
+    """Return `Ref`, `OptRef` or `Refs` if an annotation is one of them, else None."""
     kind = get_origin(annotation) or annotation
     return kind if kind in KINDS else None
 
@@ -189,7 +189,7 @@ def reference_for(annotation: object) -> Any:
 
 
 def mentions_reference(annotation: object) -> type | None:
-    """Return a reference somewhere inside another type, where no checker would see through it."""
+    """Return a reference inside another type, which type checkers do not support; else None."""
     for argument in get_args(annotation):
         if (kind := reference_kind(argument)) or (kind := mentions_reference(argument)):
             return kind
@@ -198,14 +198,14 @@ def mentions_reference(annotation: object) -> type | None:
 
 @attrs.frozen
 class Reference:
-    """One reference of an operation.
+    """A reference of an operation.
 
     Attributes:
-        prop: The prop's name.
+        prop: The name of the prop.
         model: The model.
         many: Whether it is a list.
         lock: Whether its rows are loaded FOR UPDATE.
-        options: Execution options of the statement that loads them, as sorted pairs.
+        options: Execution options of the loading statement, as sorted pairs.
     """
 
     prop: str
@@ -217,7 +217,7 @@ class Reference:
 
     @property
     def loader(self) -> ModelLoader:
-        """How its rows are loaded."""
+        """The loader of its rows."""
         return loader_of(self.model)
 
     @property
@@ -287,16 +287,16 @@ class Reference:
         raise InvalidValue(problems)
 
     def display(self, item: Any) -> str:
-        """One stored item for people: its key."""
+        """Return a stored item for people: its key."""
         key = self.key_of(item)
         return f"<{self.model.__name__} without a key>" if key is None else repr(key)
 
     def key_of(self, item: Any) -> Any:
-        """Return the key behind one stored item, None for an instance that has none yet."""
+        """Return the key of a stored item; None for an instance that has none yet."""
         return item.key if isinstance(item, Keyed) else self.loader.key_of(item)
 
     def keys_of(self, value: Any) -> Any:
-        """Return the key behind a stored value, a list of them for many, None for none.
+        """Return the key of a stored value, a list for many, or None.
 
         Raises:
             NotSerializable: An instance has no key yet.
@@ -304,7 +304,7 @@ class Reference:
         return self._encode(value, lambda key: key)
 
     def comparison_value(self, value: Any) -> Any:
-        """Return a stored value as operations compare it: by its keys; an instance without a key is only itself."""
+        """Return the keys of a stored value for comparison; an instance without a key equals only itself."""
         items = value if self.many else () if value is None else (value,)
         keys = tuple(("new", id(item)) if (key := self.key_of(item)) is None else key for item in items)
         return keys if self.many or value is not None else None
@@ -329,7 +329,7 @@ def reference_of(
     """Return the reference that an annotation declares.
 
     Raises:
-        DeclarationError: It names no model.
+        DeclarationError: It does not have exactly one model.
     """
     kind: Any = reference_kind(annotation)
     arguments = get_args(annotation)

@@ -1,6 +1,6 @@
-"""Load the rows of a mapped class by their primary keys, as the database compares them.
+"""Load the rows of a mapped class by their primary keys, compared by the database.
 
-Imported with the first load: it needs SQLAlchemy.
+It is imported at the first load, because it requires SQLAlchemy.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from dexpy.foundation.log_events import log_event
 from dexpy.foundation.redaction import class_path
 
 MAX_PARAMETERS = 30_000
-"""Bound parameters of one statement, where the database does not take fewer."""
+"""The maximum number of bound parameters in a statement, unless the limit of the database is lower."""
 MAX_CHARACTERS = 1_000_000
-"""Characters of the keys of one statement: MariaDB refuses a statement that exceeds `max_allowed_packet`."""
+"""The maximum length of the keys in a statement: MariaDB refuses statements beyond `max_allowed_packet`."""
 
 _PREDICTABLE = (sa.Integer, sa.String, sa.Uuid, sa.Date, sa.DateTime)
-"""Types of SQLAlchemy for which `_can_exist` detects every value that a driver or server would refuse."""
+"""Types of SQLAlchemy for which `_can_exist` detects all values that a driver or server would refuse."""
 _REFUSALS = (exc.DataError, exc.StatementError, OverflowError, UnicodeError)
-"""The exceptions for a value that a column type cannot hold, of the driver or the server."""
+"""The exceptions of drivers and servers for a value that a column type cannot store."""
 _BROKEN_VALUES = (TypeError, ValueError, ArithmeticError, AttributeError, LookupError)
 
 
 @attrs.frozen
 class RowLoader:
-    """Load rows of one model in one session.
+    """Loads rows of a model in a session.
 
     Attributes:
         model: The mapped class.
@@ -66,7 +66,7 @@ class RowLoader:
             for batch in self._batches(possible, connection):
                 rows_by_key.update((self._key_of(row), row) for row in self._rows(batch, connection))
         for key in possible:
-            # The database may call keys equal that Python distinguishes, by case for example; it answers for one key.
+            # The database may equate keys that Python distinguishes, for example by case; each is a separate query.
             if key not in rows_by_key:
                 rows = self._rows([key], connection)
                 if not rows:
@@ -89,14 +89,14 @@ class RowLoader:
         return [column.type.dialect_impl(dialect) for column in self._mapper.primary_key]
 
     def _can_exist(self, key: Any, dialect: Dialect) -> bool:
-        """Return whether the columns can hold a key at all: a driver would raise for one that they cannot."""
+        """Return whether the columns can store a key; a driver would raise for other keys."""
         return all(
             _can_hold(kind, value, dialect_named(dialect.name))
             for kind, value in zip(self._types(dialect), self._parts(key), strict=True)
         )
 
     def _batches(self, keys: list[Any], connection: Connection) -> Iterator[list[Any]]:
-        """Split keys for the limits of one statement; locks are taken in the same order over all pieces."""
+        """Split keys by the limits of a statement; the order of the locks is the same over all pieces."""
         if self.lock:
             try:
                 keys = sorted(keys)
@@ -115,12 +115,12 @@ class RowLoader:
         yield batch
 
     def _rows(self, keys: list[Any], connection: Connection) -> Sequence[Any]:
-        """Return the rows of some keys; none if the type of a column refuses one of them."""
+        """Return the rows of some keys; no rows if the type of a column refuses a key."""
         query = self._query(keys, connection.dialect)
         if all(map(_is_predictable, self._types(connection.dialect))):
             return self.session.scalars(query).unique().all()
         try:
-            # On PostgreSQL a value that the server refuses would end the transaction.
+            # On PostgreSQL, a value that the server refuses would abort the transaction.
             with connection.begin_nested():
                 return self.session.scalars(query).unique().all()
         except _REFUSALS as error:
@@ -141,7 +141,7 @@ class RowLoader:
         return query.with_for_update(of=self._tables() or None).execution_options(populate_existing=True)
 
     def _without_joins(self) -> Iterator[ExecutableOption]:
-        """Load in statements of their own what the model joins eagerly: a join would be locked with the row."""
+        """Load eager joins of the model by separate statements: a join would be locked with the row."""
         mappers = {self._mapper, *self._mapper.with_polymorphic_mappers}
         relations = {relation for mapper in mappers for relation in mapper.relationships}
         for relation in relations:
@@ -149,7 +149,7 @@ class RowLoader:
                 yield selectinload(relation.class_attribute)
 
     def _tables(self) -> list[Any]:
-        """Return the tables that the row itself is in: several for joined inheritance."""
+        """Return the tables of the row: several for joined inheritance."""
         mapper = self._mapper
         if mapper.inherits is None and isinstance(mapper.persist_selectable, sa.Join):
             return list({column.table for column in mapper.primary_key})
@@ -175,5 +175,5 @@ def _is_predictable(kind: Any) -> bool:
 def _is_refusal(error: Exception) -> bool:
     if isinstance(error, exc.DBAPIError):
         return isinstance(error, exc.DataError)
-    # Raised by the type's own processing, before the driver was called.
+    # The processing of the type raises this, before the driver is called.
     return not isinstance(error, exc.StatementError) or isinstance(error.orig, _BROKEN_VALUES)

@@ -1,4 +1,4 @@
-"""What tools and people are shown of an operation: the signature of its class, and why it is frozen."""
+"""The signature of an operation class for tools and people, and the error for changes of an operation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dexpy.foundation.errors import DeclarationError, FrozenOperation
 
 
 class _FactoryDefault:
-    """Represents a default that a factory makes, in a signature."""
+    """Stands for the default of a factory in a signature."""
 
     def __repr__(self) -> str:
         return "<factory>"
@@ -25,7 +25,7 @@ FACTORY_DEFAULT = _FactoryDefault()
 
 
 class SignatureDescriptor:
-    """The descriptor behind ``Op.__signature__``, which `inspect.signature` reads: the props, by name."""
+    """The descriptor of ``Op.__signature__``, which `inspect.signature` reads: the props as keywords."""
 
     def __get__(self, obj: Any, owner: type[Any]) -> inspect.Signature | None:
         if obj is not None or not attrs.has(owner):
@@ -37,12 +37,12 @@ def _parameters(cls: Any) -> Iterator[inspect.Parameter]:
     try:
         types = {prop.name: prop.type for prop in cls.contract.props}
     except DeclarationError:
-        # An unresolved type is reported at the first use; tools see its text.
+        # An unresolved type raises an error at the first use; tools see its text.
         types = {}
     for field in attrs.fields(cls):
         options: PropOptions = field.metadata.get(MARK) or PropOptions()
         if field.name in types:
-            # As `attrs.resolve_types` does: tools that support attrs classes read the type there.
+            # Like `attrs.resolve_types`, because tools that support attrs classes read the type there.
             object.__setattr__(field, "type", types[field.name])
         default: Any = field.default
         if default is attrs.NOTHING:
@@ -58,7 +58,7 @@ def _parameters(cls: Any) -> Iterator[inspect.Parameter]:
 
 
 class _PropsFunction:
-    """A function whose keywords are the props of a class, and whose signature lists them."""
+    """A function with the props of a class as keywords in its signature."""
 
     def __init__(self, function: Callable[..., Any], cls: type[Any]) -> None:
         functools.update_wrapper(self, function)
@@ -83,7 +83,7 @@ if TYPE_CHECKING:
 else:
 
     class takes_props(classmethod):  # noqa: N801 - a decorator, as the one that it extends
-        """A class method that takes the props of the operation that it is called on as keywords."""
+        """A class method that takes the props of its class as keywords."""
 
         def __get__(self, obj: Any, owner: Any = None) -> Any:
             cls = type(obj) if owner is None else owner
@@ -91,12 +91,12 @@ else:
 
 
 def frozen_error(cls: type[Any], name: str) -> FrozenOperation:
-    """Return the refusal to set or delete an attribute of an operation, with what to do instead."""
+    """Return the error for setting or deleting an attribute of an operation, with the alternative."""
     static = inspect.getattr_static(cls, name, FACTORY_DEFAULT)
     if any(field.name == name for field in attrs.fields(cls)):
-        advice = f"Make a copy with another one: op.replace({name}=...)."
+        advice = f"Make a copy with another value: op.replace({name}=...)."
     elif isinstance(static, functools.cached_property):
-        advice = "It is a cached_property, which is computed at its first use and kept."
+        advice = "A cached_property is computed at its first use and stored."
     elif static is not FACTORY_DEFAULT:
         advice = f"Declare it in the class, or in a subclass: {name} = ..."
     else:

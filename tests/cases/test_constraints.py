@@ -187,13 +187,13 @@ MISFITS: list[tuple[Any, dict[str, Any], str]] = [
     (str, {"choices": (Colour.RED,)}, "invalid choice"),
     (Colour, {"choices": ("red",)}, "invalid choice"),
     (int, {"choices": (1, 20), "le": 10}, "invalid choice 20"),
-    (int, {"default": 20, "le": 10}, "its default does not fit"),
-    (int, {"default": "1"}, "its default does not fit"),
-    (int, {"default": 3, "choices": (1, 2)}, "its default does not fit"),
-    (int, {"default": None}, "its default does not fit"),
-    (int, {"factory": list}, "its factory does not fit"),
-    (list[int], {"factory": lambda: ["a"]}, "its factory does not fit"),
-    (int, {"lock": True}, "prop(lock=True) is for references"),
+    (int, {"default": 20, "le": 10}, "invalid default"),
+    (int, {"default": "1"}, "invalid default"),
+    (int, {"default": 3, "choices": (1, 2)}, "invalid default"),
+    (int, {"default": None}, "invalid default"),
+    (int, {"factory": list}, "invalid factory"),
+    (list[int], {"factory": lambda: ["a"]}, "invalid factory"),
+    (int, {"lock": True}, "prop(lock=True) is only for references"),
     (Ref[User], {"ge": 1}, "does not fit its type Ref[User]"),
     (OptRef[User], {"pattern": "a"}, "does not fit its type OptRef[User]"),
     (Refs[User], {"pattern": "a"}, "does not fit its type Refs[User]"),
@@ -266,7 +266,7 @@ def test_l12_an_earlier_name_of_two_props_is_refused() -> None:
         one: int = prop(aliases=("two",))
         two: int = 1
 
-    assert "Odd.one: its earlier name 'two' is one of the prop 'two'" in refused(lambda: Odd(one=1))
+    assert "Odd.one: its alias 'two' is a name of the prop 'two'" in refused(lambda: Odd(one=1))
 
 
 class Strange(Exception):

@@ -443,7 +443,7 @@ def test_o1_composite_keys_many_references_and_keys_of_policies_have_the_declare
 def test_o1_a_column_without_a_declared_type_accepts_the_usual_key_types(app: Application) -> None:
     app.add(Leaf(id=uuid.UUID(int=9)))
     assert app.run(ReadLeaf(leaf=uuid.UUID(int=9))).result(5) == 9
-    with pytest.raises(PropsError, match="a value that Guid takes"):
+    with pytest.raises(PropsError, match="a value that Guid accepts"):
         ReadLeaf.parse({"leaf": "text"})
     with pytest.raises(PropsError, match="leaf"):
         ReadLeaf(leaf=1.5)  # type: ignore[arg-type]
@@ -681,7 +681,7 @@ def test_o6_execution_options_are_checked_at_the_declaration(isolated_runtime: I
 
         def perform(self) -> None: ...
 
-    with pytest.raises(DeclarationError, match=r"Wrong\.amount: prop\(execution_options=\) is for references"):
+    with pytest.raises(DeclarationError, match=r"Wrong\.amount: prop\(execution_options=\) is only for references"):
         Wrong(amount=1)
 
 

@@ -430,7 +430,7 @@ def test_a_class_with_invalid_options_is_refused_at_its_declaration(options: dic
         (lambda op: op.async_.acall(), r"Write async_\(\)\.call\(\)"),
         (lambda op: op.async_.safe, r"ticket\.wait"),
         (lambda op: op.async_().safe, r"Use the ticket: ticket\.wait"),
-        (lambda op: op.safe.async_, r"ask the ticket: ticket\.wait"),
+        (lambda op: op.safe.async_, r"use its ticket: ticket\.wait"),
     ],
     ids=["async_.call", "async_.acall", "async_.safe", "async_().safe", "safe.async_"],
 )

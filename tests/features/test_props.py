@@ -242,7 +242,7 @@ def test_a_factory_makes_a_value_for_each_operation() -> None:
 
 def test_the_value_of_a_factory_is_checked_too() -> None:
     assert wrong_class(MadeToday) == (
-        "MadeToday.day: its factory does not fit: day: expected date, got str 'today'. Change the factory or the type."
+        "MadeToday.day: invalid factory: day: expected date, got str 'today'. Change the factory or the type."
     )
 
 
@@ -294,11 +294,10 @@ def test_a_default_of_the_wrong_type_is_refused_at_the_first_use() -> None:
         count: int = prop(default=0, ge=1)
 
     assert wrong_class(Wrong).endswith(
-        "Wrong.count: its default does not fit: count: expected int, got str '3'. Change the default or the type."
+        "Wrong.count: invalid default: count: expected int, got str '3'. Change the default or the type."
     )
     assert wrong_class(TooSmall).endswith(
-        "TooSmall.count: its default does not fit: count: expected a value >= 1, got int 0. "
-        "Change the default or the type."
+        "TooSmall.count: invalid default: count: expected a value >= 1, got int 0. Change the default or the type."
     )
 
 

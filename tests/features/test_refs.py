@@ -164,15 +164,15 @@ def test_many_composite_keys_are_loaded_by_one_query(shop: Shop) -> None:
 
 def test_a_reference_given_by_key_cannot_be_read_outside_of_a_run(filled: Shop) -> None:
     operation = Touch(customer=1, other=2, friends=[given(filled, 1), 3])
-    told = "was given as the key {} and is loaded inside a run. Read it in perform, a guard or a callback, or give "
+    told = "the row of the key {} is loaded inside a run only. Read it in perform, a guard or a callback, or pass "
     for name, key in (("customer", 1), ("other", 2), ("friends", 3)):
         with pytest.raises(NotRunning) as caught:
             getattr(operation, name)
         outside = (
-            f" Outside of a run Touch.{name}.key_of(op) gives its key, op.replace(...) a copy with other props, and "
-            "op.to_dict() all props as JSON."
+            f" Outside of a run, use Touch.{name}.key_of(op) for its key, op.replace(...) for a copy with other props, "
+            "or op.to_dict() for all props as JSON."
         )
-        assert str(caught.value) == f"Touch.{name} " + told.format(key) + "the instance itself." + outside
+        assert str(caught.value) == f"Touch.{name}: " + told.format(key) + "the instance." + outside
     operation.call()
     with pytest.raises(NotRunning):
         _ = operation.customer
@@ -345,7 +345,7 @@ def test_a_lock_is_for_references_only() -> None:
 
         def perform(self) -> None: ...
 
-    with pytest.raises(DeclarationError, match=r"Wrong\.amount: prop\(lock=True\) is for references"):
+    with pytest.raises(DeclarationError, match=r"Wrong\.amount: prop\(lock=True\) is only for references"):
         Wrong(amount=1)
 
 
@@ -375,8 +375,8 @@ def test_a_reference_inside_another_type_is_refused_with_the_right_name(cls: Any
     with pytest.raises(DeclarationError) as caught:
         cls()
     assert str(caught.value) == (
-        f"{where}: Ref[...] cannot stand inside another type. "
-        "Write OptRef[Customer] for one that may be None, Refs[Customer] for a list."
+        f"{where}: Ref[...] is not supported inside another type. "
+        "Write OptRef[Customer] for an optional reference, Refs[Customer] for a list."
     )
 
 
@@ -456,6 +456,6 @@ def test_a_model_without_a_loader_is_refused_with_both_fixes() -> None:
     with pytest.raises(DeclarationError) as caught:
         Lost(stranger=1)
     assert str(caught.value) == (
-        "Ref[Stranger]: Stranger is no mapped class of SQLAlchemy, and no loader is registered for it. "
+        "Ref[Stranger]: expected a mapped class of SQLAlchemy, or a model with a registered loader. "
         "Map it, or call dexpy.register_model_loader(base, load=, key=)."
     )

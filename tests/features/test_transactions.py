@@ -517,8 +517,8 @@ def test_a_hook_that_is_not_a_plain_function_is_refused(shop: Shop) -> None:
         with pytest.raises(OptionsError) as caught:
             Do(what=lambda op, wrong=wrong: op.after_commit(wrong)).call()
         assert str(caught.value) == (
-            f"Do.after_commit({wrong!r}) wants a plain function without arguments. "
-            "Write: self.after_commit(lambda: ...)."
+            f"Do.after_commit({wrong!r}): expected a plain function without arguments. "
+            "Write self.after_commit(lambda: ...)."
         )
 
 
