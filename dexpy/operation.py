@@ -541,7 +541,7 @@ class Operation(metaclass=OperationType):
         A call in place is a single transaction without checkpoints.
 
         Args:
-            method: A plain method of this operation; its name is that of the step, and its result must have a JSON form.
+            method: A plain method of this operation; its name is that of the step; its result has a JSON form.
             arguments: Arguments of the method, like `named`.
 
         Returns:

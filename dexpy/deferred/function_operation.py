@@ -18,7 +18,7 @@ from dexpy.foundation.errors import DeclarationError, did_you_mean, listed
 
 
 def check_parameters(target: Target, base: type[DeferredCall]) -> None:
-    """Refuse parameters that cannot be stored by name, or have a reserved name."""
+    """Refuse parameters that have no single name, or a reserved one."""
     if inspect.isgeneratorfunction(target.function) or inspect.isasyncgenfunction(target.function):
         raise DeclarationError(f"deferrable({target.label}): expected a plain function, got a generator function.")
     for parameter in target.parameters:

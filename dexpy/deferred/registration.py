@@ -93,7 +93,7 @@ def deferrable(
         The target, unchanged.
 
     Raises:
-        DeclarationError: The target cannot be called by name, or a policy is invalid.
+        DeclarationError: The target has no name by which a worker finds it, or a policy is invalid.
 
     Example:
         >>> from dexpy import Retry, deferrable

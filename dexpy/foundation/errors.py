@@ -11,7 +11,7 @@
     ├─ ConfigurationError                  invalid settings, unusable servers or modules
     │  ├─ MissingExtra (ImportError)       a package of an extra is not installed
     │  └─ EncryptorMissing                 an encryptor is not configured
-    ├─ DatabaseUnavailable                 the database cannot be opened or read
+    ├─ DatabaseUnavailable                 the database is unreachable, locked or unreadable
     │  ├─ DatabaseBusy                     another transaction holds SQLite's write lock
     │  └─ SchemaMissing                    tables of dexpy are missing, or of another version
     ├─ BrokerUnavailable                   the broker is unreachable, and the settings require it
@@ -20,7 +20,7 @@
     ├─ ResultTypeError (TypeError)         the result does not match the return annotation of perform
     ├─ RefNotFound (LookupError)           the row of a Ref does not exist
     ├─ SensitiveInTransit                  a sensitive prop would be sent unencrypted
-    ├─ DecryptionFailed                    stored data cannot be decrypted
+    ├─ DecryptionFailed                    the decryption of stored data failed
     ├─ FrozenOperation (AttributeError)    an attribute of an operation was set or deleted
     ├─ NotRunning                          something that works inside a run only
     ├─ StepError                           self.step or self.each in an invalid place or order
@@ -220,7 +220,7 @@ class Undecodable(DexpyError, ValueError):
 
 
 class ConfigurationError(DexpyError):
-    """Invalid settings, or modules or servers that cannot be used."""
+    """Invalid settings, or unusable modules or servers."""
 
 
 class MissingExtra(ConfigurationError, ImportError):
@@ -257,7 +257,7 @@ class EncryptorMissing(ConfigurationError):
 
 
 class DatabaseUnavailable(DexpyError):
-    """The database of the records cannot be opened or read."""
+    """The database of the records is unreachable, locked or unreadable."""
 
 
 class DatabaseBusy(DatabaseUnavailable):
@@ -479,7 +479,7 @@ class OnceConflict(DexpyError):
 
 
 class KeyTaken(DexpyError):
-    """A record cannot be retried while another run holds its key; the row is unchanged.
+    """Another run holds the key of a record, so that a retry is refused; the row is unchanged.
 
     Attributes:
         id: The record's id.
@@ -521,7 +521,7 @@ class NotCommitted(TicketError):
 
 
 class RolledBack(TicketError):
-    """The transaction of the record was rolled back: there is no record, and nothing will run."""
+    """The transaction of the record was rolled back, so that nothing will run."""
 
 
 class ResultNotStored(TicketError):
@@ -622,7 +622,7 @@ class TimedOut(DexpyError, TimeoutError):
 
 
 class DecryptionFailed(DexpyError):
-    """Stored data cannot be decrypted: its key is missing, or the data was changed.
+    """The decryption of stored data failed: its key is missing, or the data was changed.
 
     Attributes:
         operation: The operation's stable name.

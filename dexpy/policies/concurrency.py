@@ -30,7 +30,7 @@ class Concurrency:
     Args:
         limit: The maximum number of concurrent runs, at least 1.
         by: The parts of the key, beside the class: names of props, or one function of the operation;
-            nothing for one key for the whole class.
+            nothing: a single key for the whole class.
         on_conflict: ``"wait"`` for a slot, or ``"discard"`` the run: it fails as ``discarded``.
         template: Text with props in braces, ``"account:{account}"``, instead of *by*.
         group: A name that replaces the class in the key: classes with the same group share their slots.
@@ -76,7 +76,7 @@ class Concurrency:
 
 
 def why_not_limited(record: Recording | None) -> str | None:
-    """Return why runs with this record cannot be limited; None if they can."""
+    """Return why this record excludes a limit; None if it does not."""
     if record is not None and record.params:
         return None
     setting = "record = False" if record is None else "record = Recording(params=False)"

@@ -30,7 +30,7 @@ class Lock:
 
     Args:
         by: The parts of the key, beside the class: names of props, or one function of the operation, whose key is
-            shared by the classes that return it; nothing for one lock for the whole class.
+            shared by the classes that return it; nothing: a single lock for the whole class.
         template: Text with props in braces, ``"account:{account}"``, instead of *by*; classes with the same template
             share the lock.
         group: A name that replaces the class in the key: classes with the same group share their locks.

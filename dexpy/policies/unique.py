@@ -95,7 +95,7 @@ class Unique:
 
 
 def why_not_unique(record: Recording | None) -> str | None:
-    """Return why a class with this record cannot be unique; None if it can."""
+    """Return why this record excludes a unique key; None if it does not."""
     if record is None:
         return "a unique key requires a record, which record = False excludes"
     if not record.params:

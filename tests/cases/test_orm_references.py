@@ -686,7 +686,7 @@ def test_o6_execution_options_are_checked_at_the_declaration(isolated_runtime: I
 
 
 def test_o6_execution_options_of_other_kinds_of_models_are_refused(isolated_runtime: Isolated) -> None:
-    with pytest.raises(DeclarationError, match=r"Ref\[Slug\]: prop\(lock=\) is for mapped classes of SQLAlchemy"):
+    with pytest.raises(DeclarationError, match=r"Ref\[Slug\]: prop\(lock=\) is only for mapped classes of SQLAlchemy"):
         LockSlug(slug="a").call()
 
 

@@ -122,7 +122,7 @@ def test_in_session_of_a_plain_perform_is_refused(shop: Shop) -> None:
         def perform(self) -> None:
             asyncio.run(self.in_session(lambda session: session.flush()))
 
-    with pytest.raises(NotRunning, match=r"Mixed\.perform is a plain method"):
+    with pytest.raises(NotRunning, match=r"Mixed\.in_session: only for an async def perform"):
         Mixed().call()
 
 
