@@ -264,7 +264,7 @@ def test_the_tree_of_errors_on_the_page_is_that_of_the_code() -> None:
 
     page = (HOME / "docs" / "reference" / "errors.md").read_text("utf-8")
     tree = next(block.code for block in blocks_of(page) if block.code.startswith("DexpyError\n"))
-    written = (errors.__doc__ or "").partition("::\n\n")[2].partition("\n\nMessages say")[0]
+    written = (errors.__doc__ or "").partition("::\n\n")[2].partition("\n\nMessages state")[0]
 
     assert tree.strip() == "\n".join(line[4:] for line in written.splitlines()).strip()
 

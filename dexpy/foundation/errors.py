@@ -49,7 +49,7 @@
     ├─ Cancelled                           the run was cancelled while it ran
     └─ Interrupted                         the worker is stopping: the run was interrupted between two steps
 
-A message states what is wrong, what was expected, and how to fix it; the facts are also attributes.
+Messages state what is wrong, what was expected, and how to fix it; the facts are also attributes.
 """
 
 from __future__ import annotations
