@@ -1,12 +1,8 @@
-"""The accounts application of the journey tests; the tests and their worker processes import it.
-
-What an operation did is a row in `effects`, which has no unique constraint: a duplicate run shows.
-"""
+"""The accounts application of the journey tests; the tests and their worker processes import it."""
 
 from __future__ import annotations
 
 import os
-import threading
 import time
 from datetime import date, datetime
 from decimal import Decimal
@@ -14,20 +10,10 @@ from enum import Enum
 
 import attrs
 import sqlalchemy as sa
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
 
+from apps.models import Customer, Effect, Model
 from dexpy import Async, Error, Operation, OptRef, Recording, Ref, Refs, Retry, prop
-
-
-class Model(DeclarativeBase):
-    pass
-
-
-class Customer(Model):
-    __tablename__ = "customers"
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(sa.String(50))
 
 
 class Order(Model):
@@ -36,17 +22,6 @@ class Order(Model):
     shop: Mapped[str] = mapped_column(sa.String(50), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True)
     customer_id: Mapped[int] = mapped_column(sa.ForeignKey("customers.id"))
-
-
-class Effect(Model):
-    __tablename__ = "effects"
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    what: Mapped[str] = mapped_column(sa.String(200))
-    run: Mapped[str] = mapped_column(sa.String(40))
-    pid: Mapped[int]
-    thread: Mapped[int] = mapped_column(sa.BigInteger)
-    at: Mapped[float] = mapped_column(sa.Float(53))
 
 
 def create_tables(engine: sa.Engine) -> None:
@@ -62,10 +37,8 @@ class AccountsOperation(Operation):
     """The base of this application's operations."""
 
     def note(self, what: str) -> None:
-        """Leave an effect in the run's own transaction."""
-        self.session.add(
-            Effect(what=what, run=self.run_id, pid=os.getpid(), thread=threading.get_ident(), at=time.time())
-        )
+        """Add an effect in the run's transaction."""
+        self.session.add(Effect(what=what, run=self.run_id))
 
 
 class SendWelcomeEmail(AccountsOperation):

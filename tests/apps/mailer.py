@@ -13,23 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
 
+from apps.models import Effect, Model
 from dexpy import Async, Error, Operation, Retry, current_context, prop
 
 POLL_S = 0.02
-
-
-class Model(DeclarativeBase):
-    pass
-
-
-class Effect(Model):
-    __tablename__ = "effects"
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    what: Mapped[str] = mapped_column(sa.String(200))
-    run: Mapped[str] = mapped_column(sa.String(40))
 
 
 class Mailbox(Model):
@@ -44,7 +33,7 @@ class MailerOperation(Operation):
     """The base of this application's operations."""
 
     def note(self, what: str) -> None:
-        """Leave an effect in the run's own transaction."""
+        """Add an effect in the run's transaction."""
         self.session.add(Effect(what=what, run=self.run_id))
 
 

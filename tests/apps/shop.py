@@ -7,7 +7,6 @@ Each effect is a row in `effects`, which has no unique constraint: a duplicate r
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from datetime import date, datetime, timedelta
 from datetime import time as clock_time
@@ -19,21 +18,11 @@ from uuid import UUID
 
 import attrs
 import sqlalchemy as sa
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
 
 import dexpy
+from apps.models import Customer, Effect, Model
 from dexpy import Async, Error, Operation, OptRef, Recording, Ref, Refs, Retry, prop
-
-
-class Model(DeclarativeBase):
-    pass
-
-
-class Customer(Model):
-    __tablename__ = "customers"
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(sa.String(50))
 
 
 class Parcel(Model):
@@ -51,16 +40,6 @@ class Device(Model):
     id: Mapped[UUID] = mapped_column(primary_key=True)
 
 
-class Effect(Model):
-    __tablename__ = "effects"
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    what: Mapped[str] = mapped_column(sa.String(200))
-    run: Mapped[str] = mapped_column(sa.String(40))
-    pid: Mapped[int]
-    at: Mapped[float] = mapped_column(sa.Float(53))
-
-
 def create_tables(engine: sa.Engine) -> None:
     """Create the application's own tables, with a few rows."""
     Model.metadata.create_all(engine)
@@ -75,8 +54,8 @@ class ShopOperation(Operation):
     """The base of this application's operations."""
 
     def note(self, what: str) -> None:
-        """Leave an effect in the run's own transaction."""
-        self.session.add(Effect(what=what, run=self.run_id, pid=os.getpid(), at=time.time()))
+        """Add an effect in the run's transaction."""
+        self.session.add(Effect(what=what, run=self.run_id))
 
 
 class Greet(ShopOperation):

@@ -3,6 +3,10 @@
 Usage: python shop_keys.py FOLDER POINTS NAME ORDER
 
 calls the operation of that name in place and prints its result. POINTS are those of ``harness/die_at_failpoints.py``.
+
+Usage: python shop_keys.py NAME
+
+enqueues one operation of that name, and prints when it starts and whether it was a duplicate.
 """
 
 from __future__ import annotations
@@ -10,13 +14,14 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from apps.shop import ShopOperation, create_tables
 from dexpy import Error, Once, Unique
 from dexpy.foundation import failpoints as points
 from dexpy.foundation.failpoints import failpoint
 
-__all__ = ["Charge", "Decline", "Fail", "Open", "Reindex", "create_tables"]
+__all__ = ["Charge", "Decline", "Fail", "Open", "Reindex", "ReindexWithToken", "create_tables"]
 
 
 class Charge(ShopOperation):
@@ -71,6 +76,22 @@ class Open(Reindex):
     unique = Unique("shop", until="started")
 
 
+class ReindexWithToken(ShopOperation):
+    """Is enqueued with a token."""
+
+    def perform(self) -> None:
+        self.note("reindex")
+
+
+def enqueue(name: str, session: Any = None) -> Any:
+    """Enqueue the one operation of a name; each call has the same key."""
+    if name == "Charge":
+        return Charge(order=1).async_(session=session).call()
+    if name == "Reindex":
+        return Reindex(shop=1).async_(session=session).call()
+    return ReindexWithToken().async_(session=session, idempotence_token="the one").call()
+
+
 def call(folder: str, at: str, name: str, order: str) -> str:
     """Call an operation in place, with failpoints at which this process dies or waits."""
     from harness.die_at_failpoints import FailpointActions
@@ -88,4 +109,8 @@ def call(folder: str, at: str, name: str, order: str) -> str:
 if __name__ == "__main__":
     from apps import shop_keys
 
-    print("answer", shop_keys.call(*sys.argv[1:]), flush=True)
+    if len(sys.argv) == 2:
+        print("enqueueing", flush=True)
+        print("answer", shop_keys.enqueue(sys.argv[1]).duplicate, flush=True)
+    else:
+        print("answer", shop_keys.call(*sys.argv[1:]), flush=True)

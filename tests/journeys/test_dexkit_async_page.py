@@ -299,7 +299,7 @@ def test_a_reference_whose_row_is_gone_is_discarded(served: Pair) -> None:
         "discarded",
         1,
     )
-    with pytest.raises(dexpy.OperationFailed, match="Customer 404"):
+    with pytest.raises(dexpy.OperationFailed, match="no Customer with the key 404"):
         ticket.result(WAIT_S)
 
 

@@ -29,7 +29,7 @@ def test_eight_operations_with_a_loaded_row_run_side_by_side_and_block_no_other(
     engine = sa.create_engine(deployment.url)
     before = time.monotonic()
     with Session(engine) as unrelated:
-        unrelated.add(Effect(what="unrelated", run="", pid=0, thread=0, at=0.0))
+        unrelated.add(Effect(what="unrelated", run=""))
         unrelated.commit()
     written_s = time.monotonic() - before
     engine.dispose()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from apps import shop_key_waits
+from apps import shop_keys
 from harness.policy_workers import PolicyPair
 from harness.workers import eventually
 from innodb import is_waited
@@ -16,8 +16,8 @@ from sqlalchemy.orm import Session
 
 from dexpy import records
 
-APPLICATION = shop_key_waits
-SCRIPT = str(Path(shop_key_waits.__file__))
+APPLICATION = shop_keys
+SCRIPT = str(Path(shop_keys.__file__))
 WAIT_S = 30.0
 WAITING = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
@@ -37,16 +37,16 @@ def test_a_process_that_is_killed_while_it_waits_for_a_key_leaves_nothing_behind
 ) -> None:
     engine = sa.create_engine(pair.url)
     with Session(engine) as session:
-        first = shop_key_waits.send(name, session)
+        first = shop_keys.enqueue(name, session)
         killed = pair.serve([sys.executable, SCRIPT, name])
-        eventually(lambda: "asking" in killed.output() and waits(pair), "it waits", WAIT_S, killed.output)
+        eventually(lambda: "enqueueing" in killed.output() and waits(pair), "it waits", WAIT_S, killed.output)
         killed.signal(signal.SIGKILL)
         assert killed.ended() == -signal.SIGKILL, killed.output()
         assert "answer" not in killed.output()
         session.commit() if holder == "commits" else session.rollback()
     engine.dispose()
 
-    third = shop_key_waits.send(name)
+    third = shop_keys.enqueue(name)
     assert third.duplicate == (holder == "commits")
     assert (third.id == first.id) == (holder == "commits")
     pair.start()
