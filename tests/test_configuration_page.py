@@ -45,7 +45,7 @@ def names(text: str) -> list[str]:
 
 
 def test_every_argument_of_configure_is_on_the_page() -> None:
-    table = tables("configure()")[0]
+    table = tables("`configure`")[0]
     signature = inspect.signature(dexpy.configure).parameters
 
     assert [names(row[0]) for row in table] == [[name] for name in signature]
@@ -93,17 +93,17 @@ def test_every_kind_of_url_is_on_the_page() -> None:
     [
         ("Where a setting comes from", f"`sqlite:///{DEFAULT_FILE}`"),
         ("Where a setting comes from", f"{RecoveryIntervals().recover_within_s:.0f} seconds"),
-        ("configure()", f"of {SHORTEST_S:.0f} s or more"),
-        ("configure()", f"{timedelta(seconds=unknown_policy(None).grace_s).days} day |"),
-        ("URLs of databases", f"in | {engine_options.CONNECT_TIMEOUT_S} |"),
+        ("`configure`", f"at least {SHORTEST_S:.0f} s"),
+        ("`configure`", f"{timedelta(seconds=unknown_policy(None).grace_s).days} day |"),
+        ("URLs of databases", f"for a connection | {engine_options.CONNECT_TIMEOUT_S} |"),
         (
             "URLs of databases",
-            f"up to {2 * engine_options.POOL_SIZE} connections, and keeps up to {engine_options.POOL_SIZE}",
+            f"at most {2 * engine_options.POOL_SIZE} connections, and keeps at most {engine_options.POOL_SIZE}",
         ),
         ("URLs of brokers", f"share a server | `{urls.DEFAULT_NAMESPACE}` |"),
-        ("URLs of brokers", f"counts as away | {urls.REDIS_TIMEOUT_S:.0f} |"),
+        ("URLs of brokers", f"considered away | {urls.REDIS_TIMEOUT_S:.0f} |"),
         ("Clocks", f"more than {SKEW_S:.0f} seconds"),
-        ("SQLite", f"up to {sqlite.BUSY_TIMEOUT_S} s"),
+        ("SQLite", f"at most {sqlite.BUSY_TIMEOUT_S} s"),
     ],
 )
 def test_the_figures_on_the_page_are_those_of_the_code(heading: str, said: str) -> None:

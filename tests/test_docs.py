@@ -289,10 +289,10 @@ def test_every_error_is_in_the_tree() -> None:
 def test_the_page_of_a_policy_has_the_headings_of_all_of_them(name: str) -> None:
     text = (HOME / "docs" / "reference" / f"{name}.md").read_text("utf-8")
     assert re.findall(r"^## (.*)$", text, re.MULTILINE) == [
-        "What it promises",
-        "Declare it",
-        "What happens",
-        "Refusals",
-        "Together with other policies",
-        "Test it",
+        "Example",
+        "Options",
+        "Behaviour",
+        "Errors",
+        "With other policies",
+        "Testing",
     ]
