@@ -150,16 +150,16 @@ def attempts(id: str) -> list[Attempt]:
     row = store.row(id)
     result = [
         Attempt(
-            each.number,
-            each.worker,
-            each.started_at,
-            each.ended_at,
-            each.failure,
-            each.error,
-            each.error_message,
-            each.traceback,
+            attempt.number,
+            attempt.worker,
+            attempt.started_at,
+            attempt.ended_at,
+            attempt.failure,
+            attempt.error,
+            attempt.error_message,
+            attempt.traceback,
         )
-        for each in store.attempts_of(id)
+        for attempt in store.attempts_of(id)
     ]
     if row.status in ("running", "done"):
         result.append(

@@ -280,7 +280,7 @@ def _timeout_s(cls: Any, where: str) -> float | None:
 def _job_rules(cls: type, where: str) -> tuple[ErrorRule, ...]:
     rules: list[ErrorRule] = []
     for attribute, expected in (("retry_on", Retry), ("discard_on", None)):
-        own_rules: list[ErrorRule] = []
+        class_rules: list[ErrorRule] = []
         for distance, declared in _declarations(cls, attribute):
             if not isinstance(declared, (tuple, list)):
                 raise DeclarationError(
@@ -289,18 +289,18 @@ def _job_rules(cls: type, where: str) -> tuple[ErrorRule, ...]:
                 )
             for order, entry in enumerate(cast("Sequence[Any]", declared)):
                 if isinstance(entry, Reset):
-                    own_rules.clear()
+                    class_rules.clear()
                 elif expected is Retry and isinstance(entry, Retry):
-                    own_rules += [ErrorRule(cause, entry, distance, order) for cause in entry.causes]
+                    class_rules += [ErrorRule(cause, entry, distance, order) for cause in entry.causes]
                 elif expected is None and not isinstance(entry, Retry):
-                    own_rules += [
+                    class_rules += [
                         ErrorRule(_checked_cause(cause, entry, where), None, distance, order)
                         for cause in causes_in(entry)
                     ]
                 else:
                     takes = "Retry(...) and Reset()" if expected is Retry else "exception classes, codes and Reset()"
                     raise DeclarationError(f"{where}.{attribute}: expected {takes}, got {entry!r}.")
-        rules += own_rules
+        rules += class_rules
     _check_contradictions(rules, where)
     return tuple(rules)
 

@@ -73,8 +73,8 @@ class Target:
     @property
     def parameters(self) -> tuple[inspect.Parameter, ...]:
         """The parameters of a call, without the implicit one of a method."""
-        found = tuple(inspect.signature(self.function).parameters.values())
-        return found[1:] if self.owner is not None or self._implicit_parameter is not None else found
+        parameters = tuple(inspect.signature(self.function).parameters.values())
+        return parameters[1:] if self.owner is not None or self._implicit_parameter is not None else parameters
 
     @property
     def _implicit_parameter(self) -> str | None:

@@ -132,7 +132,7 @@ class Retry:
         elif not callable(self.wait):
             seconds = delay_seconds(self.wait, "wait", "Retry")
         elif _takes_error(self.wait):
-            seconds = max(self._call_wait(attempt, one) for one in self._relevant_errors(error))
+            seconds = max(self._call_wait(attempt, cause) for cause in self._relevant_errors(error))
         else:
             seconds = self._call_wait(attempt)
         return min(seconds * (1 + self.jitter * jitter_of()), LONGEST_WAIT_S)

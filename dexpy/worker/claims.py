@@ -238,18 +238,20 @@ class Claims:
     def _claim_slot(self, delivery: _Delivery, concurrency: Concurrency) -> Row[Any] | None:
         """Claim a record whose class has a concurrency limit."""
         with self._store.begin() as connection:
-            own = concurrency_slots.read_for_claim(connection, delivery.record_id)
-            if own is None or own.concurrency_key is None or own.operation != delivery.class_name:
+            slot_row = concurrency_slots.read_for_claim(connection, delivery.record_id)
+            if slot_row is None or slot_row.concurrency_key is None or slot_row.operation != delivery.class_name:
                 # Deleted, enqueued before its class had a limit, or of another class than in the message.
                 slot = SlotClaim(self._apply(delivery, connection, delivery.record_id, delivery.class_name))
             else:
-                slot = self.limits.claim_slot(connection, own, concurrency, partial(self._apply, delivery, connection))
+                slot = self.limits.claim_slot(
+                    connection, slot_row, concurrency, partial(self._apply, delivery, connection)
+                )
         delivery.unconfirmed_claim = None
         delivery.is_settled = slot.is_settled
         if slot.is_settled:
             failpoint("run_blocked")
-        if slot.has_free_slots and own is not None and own.concurrency_key is not None:
-            key, operation = own.concurrency_key, own.operation
+        if slot.has_free_slots and slot_row is not None and slot_row.concurrency_key is not None:
+            key, operation = slot_row.concurrency_key, slot_row.operation
             retry_while_away("offer_slots", lambda: self.limits.offer_slots(key, operation), **delivery.facts)
         return slot.row
 
@@ -284,19 +286,23 @@ class Claims:
             return row
         queue = delivery.queue
         try:
-            own = self._store.row(delivery.record_id)
+            current_row = self._store.row(delivery.record_id)
         except RecordNotFound:
             _missing_record_log.log(LogEvent.RECORD_NOT_FOUND, delivery.class_name, **delivery.facts)
         else:
-            queue = own.queue
-            if own.status == "pending" and own.operation != delivery.class_name and registry.is_known(own.operation):
+            queue = current_row.queue
+            if (
+                current_row.status == "pending"
+                and current_row.operation != delivery.class_name
+                and registry.is_known(current_row.operation)
+            ):
                 # The row decides about its class and limit, not the message.
-                delivery.class_name = own.operation
+                delivery.class_name = current_row.operation
                 row = self._claim(delivery)
                 return row if row is not None or delivery.is_settled else self._handle_unclaimed(delivery)
-            if own.status == "pending":
-                self._republish(own)
-            log_event(LogEvent.RECORD_NOT_CLAIMED, **delivery.facts, status=own.status)
+            if current_row.status == "pending":
+                self._republish(current_row)
+            log_event(LogEvent.RECORD_NOT_CLAIMED, **delivery.facts, status=current_row.status)
         if self._overtaking is None or queue is None:
             return None
         row = self._overtaking.claim_unpublished(queue, partial(self._apply, delivery))

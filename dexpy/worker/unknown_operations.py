@@ -120,12 +120,12 @@ class UnknownOperations:
         why = None if is_recorded else why_version_unsupported()
         if why is None:
             try:
-                found: Contract = registry.find(class_name).contract
+                contract: Contract = registry.find(class_name).contract
             except UnknownOperation:
                 why = "its class is not declared in this process"
             else:
                 self._consecutive_passes = 0
-                return found
+                return contract
             if retry_while_away(
                 "return_message", lambda: self._return_to_queue(class_name, run_id), operation=class_name, run_id=run_id
             ):
@@ -226,16 +226,16 @@ class UnknownRecords(UnknownOperations):
 
     def resolve_class_name(self, class_name: str, record_id: str) -> str | None:
         """Return the class name in the record, if it is known here; None if the message was returned or deferred."""
-        found = retry_while_away(
+        rows = retry_while_away(
             "resolve_operation",
             lambda: self._store.rows(sa.select(records.c.operation).where(records.c.id == record_id)),
             operation=class_name,
             run_id=record_id,
         )
-        if not found:
+        if not rows:
             self._missing_record_log.log(LogEvent.RECORD_NOT_FOUND, "", operation=class_name, run_id=record_id)
             return None
-        name = str(found[0].operation)
+        name = str(rows[0].operation)
         if registry.is_known(name):
             return name
         self.contract_of(name, record_id, is_recorded=True)

@@ -149,7 +149,7 @@ def test_a_worker_and_check_report_sessions_in_another_database(own_pair: Pair) 
     worker = own_pair.start(module="apps.shop_other_database")
     eventually(lambda: worker.lines("sessions.separated"), "it is said", WAIT_S, worker.output)
     (line,) = worker.lines("sessions.separated")
-    assert "at least once, not exactly once: key them by self.run_id" in line
+    assert "at least once: make them idempotent by self.run_id" in line
     check = own_pair.dexpy("check", "apps.shop_other_database")
     assert check.returncode == 0
     assert "sessions: another database than the records: effects through self.session" in check.stdout
