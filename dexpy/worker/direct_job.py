@@ -153,7 +153,7 @@ class DirectJob:
     def _refusal(self, contract: Contract, payload: DirectPayload) -> str | None:
         """Return why a message must not run this class: everyone with access to the broker can write messages."""
         if self._store is not None and not is_direct(contract):
-            return "its class is recorded, so that its runs must have a record"
+            return "its class is recorded: a run of it needs a record"
         if not is_encrypted_for(contract, payload.params):
             return "its class is encrypted, but the params in the message are plain text"
         return None

@@ -250,7 +250,7 @@ def test_an_argument_that_has_no_json_form_is_refused_with_nothing_stored(isolat
 
 
 def test_a_parameter_with_the_name_of_an_option_is_passed_after_the_options(isolated_runtime: Isolated) -> None:
-    with pytest.raises(OptionsError, match=r"queue=\.\.\.\) an option and a parameter have this name"):
+    with pytest.raises(OptionsError, match=r"queue=\.\.\.\): an option and a parameter have this name"):
         defer(shop.dawdle, queue="x")
     ticket = defer.with_options(queue="orders")(shop.dawdle, queue="x")
 

@@ -269,7 +269,7 @@ def test_a_run_that_times_out_is_interrupted_inside_perform_and_can_clean_up(
     assert lines(shop) == [], "what it wrote is rolled back"
     stored = row(shop.isolated_runtime, ticket.id)
     assert (stored["error"], stored["num_attempts"]) == ("dexpy.errors.TimedOut", 1)
-    assert "longer than its class allows" in stored["error_message"]
+    assert "exceeded the timeout of its class" in stored["error_message"]
     assert failures(shop.isolated_runtime, ticket) == ["timeout"]
     with pytest.raises(OperationFailed) as caught:
         ticket.result(1)

@@ -273,7 +273,7 @@ def dead(isolated_runtime: Isolated) -> int:
 @pytest.mark.parametrize(
     ("before", "after", "reason"),
     [
-        ("kit.unrecorded", "kit.recorded", "runs of its class are records"),
+        ("kit.unrecorded", "kit.recorded", "its class is recorded"),
         ('"params":{}', '"params":[]', "params: expected an object"),
         ("{", "", "message"),
     ],
