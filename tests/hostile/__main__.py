@@ -24,7 +24,7 @@ from hostile.run import Outcome, run
 from hostile.stage import PAIRS
 
 QUICK_S = 5.0
-CONTROL_S = 5.0
+CONTROL_S = 30.0
 
 
 def arguments() -> argparse.Namespace:
