@@ -209,7 +209,7 @@ class after(FunctionElement[datetime]):  # noqa: N801 - reads as a SQL function
     """The time a number of seconds from now, by the database's clock; ``after(0)`` is now.
 
     Args:
-        seconds: A number, or a bind parameter for one.
+        seconds: A number, or a bind parameter.
     """
 
     inherit_cache = True
