@@ -394,7 +394,7 @@ def test_a_step_with_unreadable_json_parks_its_run(
 
     record = records.get(ticket.id)
     assert (record.status, record.failure) == ("failed", "undecodable")
-    assert f"has a stored {column} that cannot be read" in str(record.error_message)
+    assert f"has an unreadable stored {column}" in str(record.error_message)
     assert not (tmp_path / "seen").exists()
     broken = next(step for step in records.steps(ticket.id) if step.name == ("total" if column == "value" else "items"))
     assert getattr(broken, column) == "<unreadable>"
