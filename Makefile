@@ -34,22 +34,22 @@ endef
 
 .PHONY: help demo test cases conformance server-tests wide-tests check docs bench-quick bench-smoke chaos chaos-quick hostile hostile-quick clean
 
-help: ## show this
-	@echo "make demo    operations run by a real worker process, in a few seconds"
-	@echo "make test    the test suite, on SQLite and a Redis that it brings along"
-	@echo "make cases   odd and hostile inputs, each with its siblings"
-	@echo "make conformance  the same promises on every pair of PostgreSQL, MariaDB, SQLite and Redis, RabbitMQ, SQL"
-	@echo "make server-tests  kills, outages, refusals and the like, on the same servers"
-	@echo "make wide-tests  policies with real workers once more, on MariaDB and on RabbitMQ"
-	@echo "make check   ruff, mypy and pyright"
-	@echo "make docs    the code on the pages of docs/ and in the docstrings, run"
-	@echo "make bench-quick  enqueue and drain beside raw psycopg and raw Dramatiq; needs PostgreSQL and Redis"
-	@echo "make bench-smoke  the same in a few seconds: that it runs, not how fast"
-	@echo "make chaos   operations while workers, producers and servers are killed, and all counted; ARGS=--help says more"
-	@echo "make chaos-quick  the same in about two minutes, and what the count is worth"
-	@echo "make hostile  hostile messages and rows, and what became of a small run after each; ARGS=--help says more"
-	@echo "make hostile-quick  the same on three pairs in about a minute, and what it is worth"
-	@echo "make clean   remove .venv and what tools have left"
+help: ## list the targets
+	@echo "make demo           run six operations in a real worker process; takes a few seconds"
+	@echo "make test           run the test suite on SQLite and on a Redis server that it starts"
+	@echo "make cases          run the tests of odd and hostile input"
+	@echo "make conformance    test the guarantees on every pair of database and broker"
+	@echo "make server-tests   run the other tests that need PostgreSQL, MariaDB, Redis or RabbitMQ"
+	@echo "make wide-tests     repeat the tests of policies and workers on the remaining pairs"
+	@echo "make check          run ruff, mypy and pyright"
+	@echo "make docs           run the code of the pages and docstrings"
+	@echo "make bench-quick    measure enqueue and drain, beside raw psycopg and raw Dramatiq; needs PostgreSQL and Redis"
+	@echo "make bench-smoke    check in a few seconds that the benchmarks run"
+	@echo "make chaos          kill workers, producers and servers under load, and audit the result; options: ARGS=--help"
+	@echo "make chaos-quick    run the same for two minutes, with controls that must fail"
+	@echo "make hostile        send hostile messages and rows, and time a small run after each batch; options: ARGS=--help"
+	@echo "make hostile-quick  run the same on three pairs for a minute, with a control that must fail"
+	@echo "make clean          remove .venv and the caches of the tools"
 
 demo: $(CORE)
 	@$(PYTHON) -m dexpy demo
