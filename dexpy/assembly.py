@@ -11,9 +11,9 @@ import attrs
 import dramatiq
 from sqlalchemy.orm import Session
 
+from dexpy.brokers.message_validation import MessageValidator, ValidationMiddleware
 from dexpy.brokers.sql.broker import SqlBroker
 from dexpy.brokers.urls import broker_from_url, is_database
-from dexpy.brokers.validation import MessageValidator, ValidationMiddleware
 from dexpy.database.current_transaction import current_transaction
 from dexpy.database.engine import Database
 from dexpy.declaration.contract import Contract

@@ -24,8 +24,8 @@ from dramatiq.common import dq_name, q_name
 from dramatiq.errors import ConnectionClosed
 
 from dexpy.brokers.diagnostics import queue_refusal
+from dexpy.brokers.message_validation import InvalidMessage, MessageValidator
 from dexpy.brokers.prefetch import Prefetch, ThreadCount
-from dexpy.brokers.validation import InvalidMessage, MessageValidator
 from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.throttle import LogThrottle
 

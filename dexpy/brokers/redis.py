@@ -26,8 +26,8 @@ from dramatiq.common import compute_backoff, current_millis
 from dramatiq.errors import ConnectionClosed
 from redis.exceptions import OutOfMemoryError, ReadOnlyError
 
+from dexpy.brokers.message_validation import DELAY_SUFFIX, InvalidMessage, MessageValidator
 from dexpy.brokers.prefetch import Prefetch, ThreadCount
-from dexpy.brokers.validation import DELAY_SUFFIX, InvalidMessage, MessageValidator
 from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.trace import MAX_NAME_LENGTH, is_name

@@ -18,7 +18,7 @@ from dexpy.codec.base import Hook, Shape
 from dexpy.codec.converters import CONSTRUCTION, KEYS, OUTSIDE, STORED, converter, shape_of
 from dexpy.codec.plain_json import TOO_DEEP, is_anything, plain_json
 from dexpy.codec.problems import InvalidValue, TooDeep, describe_value
-from dexpy.codec.registered import Registration, registered
+from dexpy.codec.registered_types import Registration, registered
 from dexpy.codec.scalars import SCALARS
 from dexpy.foundation.errors import DeclarationError, NotSerializable, Problem
 

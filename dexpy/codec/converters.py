@@ -26,7 +26,7 @@ from dexpy.codec.mappings import dict_shape, is_dict
 from dexpy.codec.nested_constraints import constrained_shape
 from dexpy.codec.plain_json import anything_shape, is_anything
 from dexpy.codec.pydantic_models import is_pydantic_model, pydantic_shape
-from dexpy.codec.registered import is_opaque, is_registered, opaque_shape, registered_shape
+from dexpy.codec.registered_types import is_opaque, is_registered, opaque_shape, registered_shape
 from dexpy.codec.scalars import SCALARS, is_scalar, scalar_shape
 from dexpy.codec.unions import union_shape
 

@@ -27,7 +27,7 @@ from dexpy.codec.generics import is_union
 from dexpy.codec.mappings import is_dict
 from dexpy.codec.plain_json import is_anything
 from dexpy.codec.pydantic_models import is_pydantic_model, schema_of
-from dexpy.codec.registered import is_registered
+from dexpy.codec.registered_types import is_registered
 from dexpy.codec.unions import TAG
 from dexpy.declaration.json_schema_constraints import bounds_of
 from dexpy.declaration.model_loaders import RegisteredLoader, SqlAlchemyLoader

@@ -18,9 +18,9 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from dexpy.brokers.bulk_publish import enqueue_together
+from dexpy.brokers.message_validation import DIRECT_JOB, RECORD_JOB
 from dexpy.brokers.sql.broker import SqlBroker
 from dexpy.brokers.sql.inserts import MessageRow
-from dexpy.brokers.validation import DIRECT_JOB, RECORD_JOB
 from dexpy.database.column_types import FromNow, database_time
 from dexpy.database.dialects import dialect_of
 from dexpy.declaration.contract import Contract

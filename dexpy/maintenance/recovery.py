@@ -23,7 +23,7 @@ from dexpy.liveness.database_sessions import end_sessions
 from dexpy.liveness.heartbeat import Heartbeat
 from dexpy.policies.retry import Retry
 from dexpy.recording.batches import update_each, write_each
-from dexpy.recording.end_log import log_end, run_facts
+from dexpy.recording.outcome_logging import log_end, run_facts
 from dexpy.recording.run_signals import is_cancel_requested
 from dexpy.recording.store import Store, row_dict
 from dexpy.recording.transitions import apply

@@ -36,7 +36,7 @@ from dexpy.maintenance.republish import PUBLISHED, BrokerRepublisher
 from dexpy.maintenance.republish_sql import SqlRepublisher
 from dexpy.recording import concurrency_slots, expiry, retention, run_signals
 from dexpy.recording.batches import update_each, write_all_or_each, write_each
-from dexpy.recording.end_log import run_facts
+from dexpy.recording.outcome_logging import run_facts
 from dexpy.recording.store import Store
 from dexpy.recording.transitions import is_applied
 

@@ -18,8 +18,8 @@ from dexpy.foundation.log_events import log_event
 from dexpy.foundation.redaction import class_path
 from dexpy.liveness.heartbeat import Heartbeat
 from dexpy.maintenance.recovery import Recovery
-from dexpy.recording.end_log import log_end
 from dexpy.recording.end_writer import EndWriter
+from dexpy.recording.outcome_logging import log_end
 from dexpy.recording.store import Store, row_dict
 from dexpy.recording.transitions import apply
 

@@ -17,7 +17,7 @@ from dexpy.database.tables import records
 from dexpy.foundation.errors import OptionsError, did_you_mean, listed
 from dexpy.foundation.safe_text import class_path, is_plain_text, shortened
 from dexpy.policies.options import check_in_utc
-from dexpy.recording.param_values import LARGEST, member_is
+from dexpy.recording.json_members import LARGEST, member_is
 
 ERRORS_MODULE = "dexpy.errors."
 _LONGEST = timedelta(days=365 * 3000)

@@ -20,7 +20,7 @@ from dexpy.policies.options import delay_seconds
 from dexpy.recording import filters
 from dexpy.recording.current_store import current_store
 from dexpy.recording.durations import seconds_between
-from dexpy.recording.param_values import LARGEST
+from dexpy.recording.json_members import LARGEST
 from dexpy.recording.record import Page, Record
 from dexpy.recording.store import Store
 

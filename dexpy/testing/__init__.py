@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from sqlalchemy.exc import SQLAlchemyError
 
-from dexpy.brokers.validation import DEAD_REASON
+from dexpy.brokers.message_validation import DEAD_REASON
 from dexpy.foundation.clock import clock
 from dexpy.foundation.encryption import DEFAULT
 from dexpy.foundation.errors import DexpyError, RecordNotFound

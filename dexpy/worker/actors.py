@@ -9,7 +9,7 @@ from typing import Any
 import dramatiq
 from dramatiq.middleware import CurrentMessage
 
-from dexpy.brokers.validation import DIRECT_JOB, RECORD_JOB
+from dexpy.brokers.message_validation import DIRECT_JOB, RECORD_JOB
 from dexpy.foundation.errors import UnknownOperation
 from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event

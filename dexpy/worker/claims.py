@@ -33,8 +33,8 @@ from dexpy.foundation.throttle import LogThrottle
 from dexpy.liveness.heartbeat import HeldRecords
 from dexpy.policies.concurrency import Concurrency
 from dexpy.recording import concurrency_slots
-from dexpy.recording.end_log import run_facts
 from dexpy.recording.expiry import expire_if_overdue
+from dexpy.recording.outcome_logging import run_facts
 from dexpy.recording.store import Store
 from dexpy.recording.transitions import apply, is_applied
 from dexpy.worker.priority_overtaking import PriorityOvertaking

@@ -15,7 +15,7 @@ import attrs
 from dramatiq.middleware import CurrentMessage
 from dramatiq.middleware.shutdown import Shutdown
 
-from dexpy.brokers.validation import mark_dead
+from dexpy.brokers.message_validation import mark_dead
 from dexpy.database.errors import retry_while_away
 from dexpy.declaration.contract import Contract
 from dexpy.enqueue.dispatcher import Dispatcher
@@ -31,7 +31,7 @@ from dexpy.foundation.redaction import Redactor, class_path
 from dexpy.foundation.throttle import LogThrottle
 from dexpy.foundation.trace import Frame
 from dexpy.recording.encryption import is_encrypted_for, redactor_of
-from dexpy.recording.end_log import event_of_failure
+from dexpy.recording.outcome_logging import event_of_failure
 from dexpy.recording.recorder import SyncRecorder
 from dexpy.recording.store import Store
 from dexpy.worker.retry_decisions import (

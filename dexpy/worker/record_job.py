@@ -45,8 +45,8 @@ from dexpy.foundation.redaction import Redactor, class_path
 from dexpy.foundation.trace import Frame
 from dexpy.liveness.heartbeat import Heartbeat
 from dexpy.recording.encryption import DECRYPT_ERRORS, redactor_of
-from dexpy.recording.end_log import log_end, run_facts
 from dexpy.recording.end_writer import EndWriter
+from dexpy.recording.outcome_logging import log_end, run_facts
 from dexpy.recording.recorder import ClaimRecorder
 from dexpy.recording.run_signals import is_cancel_requested
 from dexpy.recording.store import Store, row_dict

@@ -23,8 +23,8 @@ from dramatiq.middleware import CurrentMessage
 from dramatiq.middleware.threading import Interrupt
 
 from dexpy.brokers.message_bounds import valid_facts
+from dexpy.brokers.message_validation import RECORD_JOB, mark_dead
 from dexpy.brokers.sql import statements
-from dexpy.brokers.validation import RECORD_JOB, mark_dead
 from dexpy.database.column_types import as_of, hide_from_planner
 from dexpy.database.errors import retry_while_away
 from dexpy.database.tables import records
@@ -39,7 +39,7 @@ from dexpy.foundation.log_events import log_event
 from dexpy.foundation.redaction import class_path
 from dexpy.foundation.throttle import LogThrottle
 from dexpy.liveness import worker_registry
-from dexpy.recording.end_log import run_facts
+from dexpy.recording.outcome_logging import run_facts
 from dexpy.recording.store import Store
 from dexpy.recording.transitions import apply
 from dexpy.worker.claims import why_version_unsupported

@@ -20,8 +20,8 @@ from hostile.sender import RedisSender, sender
 
 import dexpy
 from dexpy import Concurrency, Once, Operation, Recording, Ticket
+from dexpy.brokers.message_validation import InvalidMessage, MessageValidator
 from dexpy.brokers.urls import broker_from_url
-from dexpy.brokers.validation import InvalidMessage, MessageValidator
 from dexpy.foundation.errors import ConfigurationError
 from dexpy.runtime import Runtime, install
 from dexpy.worker.process import WorkerOptions, make_worker

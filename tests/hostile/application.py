@@ -52,7 +52,7 @@ class Plain(Operation, name="hostile.plain"):
 def _take_validator_out() -> None:
     import dramatiq
 
-    from dexpy.brokers.validation import MessageValidator
+    from dexpy.brokers.message_validation import MessageValidator
 
     def read(self: MessageValidator, data: bytes, queue: str, *, moves: bool = False) -> Any:
         message: Any = dramatiq.Message

@@ -25,13 +25,13 @@ import dramatiq
 from dramatiq.errors import QueueJoinTimeout, QueueNotFound
 from sqlalchemy.engine import Connection
 
+from dexpy.brokers.message_validation import InvalidMessage, MessageValidator
 from dexpy.brokers.prefetch import ThreadCount
 from dexpy.brokers.sql import statements as sql
 from dexpy.brokers.sql.consumer import Consumer
 from dexpy.brokers.sql.inbox import Inbox
 from dexpy.brokers.sql.inserts import MessageRow, insert, insert_many
 from dexpy.brokers.sql.leases import ClaimedMessage, Leases, broker_errors
-from dexpy.brokers.validation import InvalidMessage, MessageValidator
 from dexpy.database.dialects import dialect_of
 from dexpy.database.engine import Database
 from dexpy.database.schema_names import inspector as inspector_of

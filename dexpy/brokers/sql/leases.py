@@ -24,11 +24,11 @@ from dramatiq.middleware.threading import Interrupt
 from sqlalchemy import exc
 from sqlalchemy.engine import Connection, Row
 
+from dexpy.brokers.message_validation import InvalidMessage, MessageValidator
 from dexpy.brokers.sql import statements as sql
 from dexpy.brokers.sql.inbox import Claim, Inbox
 from dexpy.brokers.sql.listener import NotificationListener, has_notifications
 from dexpy.brokers.sql.unknown_classes import SkippedClasses
-from dexpy.brokers.validation import InvalidMessage, MessageValidator
 from dexpy.database.dialects import dialect_of
 from dexpy.database.engine import Database
 from dexpy.foundation.backoff import Backoff
