@@ -1,7 +1,7 @@
 """What InnoDB of MariaDB and MySQL says of the transactions of this moment.
 
 Read from its status: `innodb_trx` and `innodb_lock_waits` of the information schema show an old list for as long as
-somebody reads one of them every tenth of a second, as those do who wait to see something in it.
+any client reads one of them every tenth of a second, as tests do that wait for a transaction or a lock.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ START_S = 30.0
 TRIES = 5
 """A port that was free a moment ago may be taken."""
 
-# Ends when its standard input does, so also when whoever started it is killed; or when the server does.
+# Ends when its standard input does, so also when its parent process is killed; or when the server does.
 UNTIL_END_OF_INPUT = """
 exec 3<&0
 "$@" 3<&- & server=$!
@@ -42,7 +42,7 @@ def program() -> str | None:
 
 @functools.cache
 def started() -> str | None:
-    """The URL of a server that this process has for itself; None where there is no program for one."""
+    """The URL of a server that only this process uses; None if no server program is installed."""
     path = program()
     if path is None:
         return None

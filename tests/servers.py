@@ -122,7 +122,7 @@ def _name() -> str:
 
 @contextlib.contextmanager
 def database(kind: str, folder: Path) -> Generator[str]:
-    """The URL of an empty database of one's own, dropped afterwards with whoever is still connected.
+    """The URL of a new, empty database; dropped afterwards, even if clients are still connected.
 
     Args:
         kind: One of `DATABASES`.
@@ -209,7 +209,7 @@ def _unfetched(url: str, queue: str) -> Generator[str]:
     connection = pika.BlockingConnection(pika.URLParameters(url))
     try:
         channel = connection.channel()
-        # Given back when the connection ends.
+        # Returned to the queue when the connection ends.
         while (payload := channel.basic_get(queue)[2]) is not None:
             yield payload.decode()
     finally:

@@ -14,13 +14,13 @@ TIMEOUT_S = 60
 
 
 class Administrator(Protocol):
-    """Whoever can make virtual hosts."""
+    """The interface that manages virtual hosts."""
 
     def add(self, name: str) -> None:
         """Make one, and let the user of the tests in."""
 
     def delete(self, name: str) -> None:
-        """Drop one, with whoever is still connected."""
+        """Drop one, even if clients are still connected."""
 
 
 def administrator(url: str) -> Administrator:

@@ -21,10 +21,10 @@ from dexpy import Async, Error, Operation, Retry, current_context, prop
 POLL_S = 0.02
 
 
-class Mailbox(Model):
+class Recipient(Model):
     """Has a unique address."""
 
-    __tablename__ = "mailboxes"
+    __tablename__ = "recipients"
 
     address: Mapped[str] = mapped_column(sa.String(50), primary_key=True)
 
@@ -132,16 +132,16 @@ class LogIn(MailerOperation):
         logging.getLogger("dexpy").debug("logs in")
         local_of_the_frame = self.secret
         if self.ending == "error":
-            raise Error("refused", f"no mailbox for {self.secret}", details={"for": self.secret, self.secret: [1]})
+            raise Error("refused", f"no recipient for {self.secret}", details={"for": self.secret, self.secret: [1]})
         if self.ending == "chain":
             try:
                 raise KeyError(self.secret)
             except KeyError as error:
                 raise ConnectionError(f"no line to {self.secret!r}") from error
         if self.ending == "database":
-            self.session.add(Mailbox(address=self.secret))
+            self.session.add(Recipient(address=self.secret))
             self.session.flush()
-            self.session.execute(sa.insert(Mailbox).values(address=self.secret))
+            self.session.execute(sa.insert(Recipient).values(address=self.secret))
         if self.ending == "hook":
             self.after_commit(lambda: tell(local_of_the_frame))
         elif self.ending == "repr":
@@ -166,7 +166,7 @@ class AwaitFile(MailerOperation):
 
     def perform(self) -> str:
         if not Path(self.file).exists():
-            raise ConnectionError("nobody opens")
+            raise ConnectionError("the file is missing")
         return "open"
 
 

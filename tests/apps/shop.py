@@ -25,10 +25,10 @@ from apps.models import Customer, Effect, Model
 from dexpy import Async, Error, Operation, OptRef, Recording, Ref, Refs, Retry, prop
 
 
-class Parcel(Model):
+class Package(Model):
     """Has a key of two columns, one of them text."""
 
-    __tablename__ = "parcels"
+    __tablename__ = "packages"
 
     town: Mapped[str] = mapped_column(sa.String(50), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True)
@@ -46,7 +46,7 @@ def create_tables(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         people = [{"id": number, "name": name} for number, name in ((1, "Ada"), (2, "Ben"), (3, "Cy"))]
         connection.execute(sa.insert(Customer), people)
-        connection.execute(sa.insert(Parcel), [{"town": "Ulm", "number": 3}])
+        connection.execute(sa.insert(Package), [{"town": "Ulm", "number": 3}])
         connection.execute(sa.insert(Device), [{"id": UUID(int=7)}])
 
 
@@ -60,11 +60,11 @@ class ShopOperation(Operation):
 
 class Greet(ShopOperation):
     name: str
-    errors = {"nobody"}
+    errors = {"no_name"}
 
     def perform(self) -> str:
         if not self.name:
-            raise Error("nobody", "Nobody to greet", details={"asked": 1})
+            raise Error("no_name", "No name to greet", details={"asked": 1})
         self.note(f"greet {self.name}")
         return f"hello {self.name}"
 
@@ -157,7 +157,7 @@ class Deliver(ShopOperation):
     customer: Ref[Customer]
     other: OptRef[Customer] = None
     friends: Refs[Customer] = prop(factory=list)
-    parcel: OptRef[Parcel] = None
+    package: OptRef[Package] = None
     device: OptRef[Device] = None
 
     def perform(self) -> list[str]:
@@ -166,7 +166,7 @@ class Deliver(ShopOperation):
             self.customer.name,
             str(self.other),
             ",".join(friend.name for friend in self.friends),
-            f"{self.parcel.town}/{self.parcel.number}" if self.parcel else "",
+            f"{self.package.town}/{self.package.number}" if self.package else "",
             str(self.device.id) if self.device else "",
         ]
 

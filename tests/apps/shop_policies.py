@@ -39,7 +39,7 @@ class SettleOrder(Operation):
     account: int
     number: int
     card: str
-    tenant: str = prop(context="shop_tenant", default="nobody")
+    tenant: str = prop(context="shop_tenant", default="unknown")
     once = Once("number")
     unique = Unique("account", "number")
     lock = Lock(template="account:{account}", timeout=30)

@@ -86,7 +86,7 @@ def main() -> int:
         if given.broken == "fence" and pair.startswith("sqlite"):
             print("On SQLite a frozen worker is alive, and no fence is needed: choose another pair.", file=sys.stderr)
             return 2
-    verdicts: list[str] = []
+    decisions: list[str] = []
     # Read by the application; see `chaos.application.sessions`.
     os.environ["CHAOS_ISOLATION"] = given.isolation
     for pair, scenarios in runs:
@@ -100,10 +100,10 @@ def main() -> int:
             for number, make in enumerate(scenarios):
                 folder = home / str(number)
                 folder.mkdir()
-                verdicts.append(show(run(make(stage), stage, folder)))
-    print("\n" + "\n".join(verdicts))
+                decisions.append(show(run(make(stage), stage, folder)))
+    print("\n" + "\n".join(decisions))
     print(f"\n{time.monotonic() - began:.0f} s in all.")
-    return 0 if all(map(is_good, verdicts)) else 1
+    return 0 if all(map(is_good, decisions)) else 1
 
 
 @contextlib.contextmanager

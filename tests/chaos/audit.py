@@ -17,7 +17,7 @@ import attrs
 import sqlalchemy as sa
 
 from chaos.fleet import Death
-from chaos.journal import CALLS, COMMITTED, DELIVERIES, FETCHED, HANDED, MARKED, REPEATED, UNDONE, Journal
+from chaos.journal import CALLS, COMMITTED, DELIVERIES, FETCHED, HANDED, MARKED, REPEATED, ROLLED_BACK, Journal
 from chaos.stage import Stage
 
 WORKER_PID = re.compile(r":(\d+):")
@@ -232,7 +232,7 @@ class Audit:
         effects = Counter(row[0] for row in self.ask("SELECT wish FROM chaos_effects"))
         said = Counter(words[0] for words in Journal(CALLS, self._folder).lines())
         told = {key for *keys, _ in Journal(COMMITTED, self._folder).lines() for key in keys}
-        undone = {key for *keys, _ in Journal(UNDONE, self._folder).lines() for key in keys}
+        rolled_back = {key for *keys, _ in Journal(ROLLED_BACK, self._folder).lines() for key in keys}
         found.committed = list(wishes)
         for key, wish in wishes.items():
             if wish.expected == "effect":
@@ -248,8 +248,8 @@ class Audit:
                 found.unsaid.append(key)
         found.done = sum(1 for key in effects if key in wishes)
         found.doubled = [key for key, times in effects.items() if times > 1]
-        found.ghosts += [key for key in effects if key not in wishes or key in undone]
-        found.ghosts += [key for key in said if key in undone]
+        found.ghosts += [key for key in effects if key not in wishes or key in rolled_back]
+        found.ghosts += [key for key in said if key in rolled_back]
         found.vanished = [key for key in told if key not in wishes]
         found.attempts = sum(said.values())
         paid = sum(times for key, times in effects.items() if key.startswith("pay-"))

@@ -108,10 +108,10 @@ class Director:
             self._agenda.append((now + share * self._plan.seconds, action))
 
     def is_over(self, has_enough: Callable[[], bool]) -> bool:
-        """Whether the time is over, and no process is frozen.
+        """Whether the planned time has passed, and no process is frozen.
 
         Args:
-            has_enough: Returns whether enough was enqueued; called when the time is over.
+            has_enough: Returns whether enough was enqueued; called when the planned time has passed.
         """
         now = time.monotonic()
         if now < self._ends_at:
@@ -139,7 +139,7 @@ class Director:
             self._next_kill_at = now + max(0.25, (self._ends_at - now) / (left + 1)) * random.uniform(0.5, 1.3)
 
     def end(self) -> None:
-        """Nothing more is done to anybody."""
+        """Withdraw all kill orders, and thaw all processes."""
         for place in list(self._open):
             kill_orders.withdraw(self._fleet.folder, place)
         kill_orders.withdraw(self._fleet.folder, kill_orders.DOOM)

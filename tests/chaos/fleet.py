@@ -190,7 +190,7 @@ class Fleet:
         if status != KILLED:
             self.oddities.append(f"{member.name} (pid {pid}) ended by itself with status {status}")
         elif not any(death.pid == pid for death in self.deaths):
-            self.oddities.append(f"{member.name} (pid {pid}) was killed by somebody else")
+            self.oddities.append(f"{member.name} (pid {pid}) was killed by another process")
 
     def _kill(self, pid: int, place: str, counts: bool = True) -> None:
         self._dying[pid] = Death(place, pid, time.time(), counts)

@@ -34,7 +34,7 @@ from chaos.application import (
     Refuse,
     runtime,
 )
-from chaos.journal import COMMITTED, FOLDER, REPEATED, UNDONE, Journal
+from chaos.journal import COMMITTED, FOLDER, REPEATED, ROLLED_BACK, Journal
 from chaos.kill_orders import DOOM, KILL_ORDERS, FailpointActions, chances, take
 from chaos.tables import ACCOUNTS, Wish
 from dexpy import Ticket
@@ -88,18 +88,18 @@ class Producer:
         mix: Kind to weight.
         seconds: The average duration of an operation.
         long: The share of operations that take some seconds, so that there is always one to kill.
-        undone: The share of transactions that are rolled back.
+        rolled_back: The share of transactions that are rolled back.
         repeated: The share of operations whose message is sent a second time later.
     """
 
     def __init__(
-        self, folder: Path, mix: dict[str, float], *, seconds: float, long: float, undone: float, repeated: float
+        self, folder: Path, mix: dict[str, float], *, seconds: float, long: float, rolled_back: float, repeated: float
     ) -> None:
         self._folder = folder
         self._kinds, self._weights = list(mix), list(mix.values())
         self._seconds, self._long = seconds, long
-        self._undone, self._repeated = undone, repeated
-        self._committed, self._rolled_back, self._sent_again = map(Journal, (COMMITTED, UNDONE, REPEATED))
+        self._rollback_share, self._repeated = rolled_back, repeated
+        self._committed, self._rolled_back, self._sent_again = map(Journal, (COMMITTED, ROLLED_BACK, REPEATED))
         self._later: list[tuple[float, Callable[[], None]]] = []
         url = sa.make_url(os.environ["DEXPY_DATABASE"])
         patience = {"timeout": 30} if url.get_backend_name() == "sqlite" else {}
@@ -112,7 +112,7 @@ class Producer:
         with Session(self._engine) as session:
             made = [self._enqueue(session, kind) for kind in self._choose(count)]
             keys = [key for key, _, _ in made]
-            if random.random() < self._undone:
+            if random.random() < self._rollback_share:
                 session.rollback()
                 self._rolled_back.write(*keys)
                 return 0
@@ -120,7 +120,7 @@ class Producer:
         self._committed.write(*keys, safely=True)
         for key, kind, ticket in made:
             if kind == "cancelled":
-                self._after(random.uniform(0.0, 1.0), lambda ticket=ticket: call_off(ticket))
+                self._after(random.uniform(0.0, 1.0), lambda ticket=ticket: cancel(ticket))
             if random.random() < self._repeated:
                 self._after(random.uniform(0.3, 1.5), lambda key=key, ticket=ticket: self._send_again(key, ticket))
         return count
@@ -158,7 +158,7 @@ class Producer:
             action()
 
 
-def call_off(ticket: Ticket[Any]) -> None:
+def cancel(ticket: Ticket[Any]) -> None:
     """Cancel a run, whatever it is doing; too late is fine."""
     try:
         ticket.cancel()
@@ -173,13 +173,13 @@ def main() -> None:
     parser.add_argument("--mix", required=True)
     parser.add_argument("--takes", type=float, default=0.05, help="seconds, on average")
     parser.add_argument("--long", type=float, default=0.0)
-    parser.add_argument("--undone", type=float, default=0.0)
+    parser.add_argument("--rolled-back", type=float, default=0.0)
     parser.add_argument("--repeated", type=float, default=0.0)
     parser.add_argument("--die", action="append", default=[])
     given = parser.parse_args()
     folder = Path(os.environ[FOLDER])
     mix = chances(given.mix.split(","))
-    shares = {"long": given.long, "undone": given.undone, "repeated": given.repeated}
+    shares = {"long": given.long, "rolled_back": given.rolled_back, "repeated": given.repeated}
     producer = Producer(folder, mix, seconds=given.takes, **shares)
     failpoints.reached = FailpointActions(folder, chances(given.die))
     stops: list[int] = []

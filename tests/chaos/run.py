@@ -140,7 +140,7 @@ def _start(scenario: Scenario, fleet: Fleet, audit: Audit) -> None:
     for _ in range(scenario.producers):
         fleet.add_producer(
             [f"--rate={rate}", f"--mix={mix}", f"--takes={scenario.takes_s}", f"--long={scenario.long}",
-             f"--undone={scenario.undone}", f"--repeated={scenario.repeated}", *probabilities]
+             f"--rolled-back={scenario.rolled_back}", f"--repeated={scenario.repeated}", *probabilities]
         )  # fmt: skip
     _await(fleet, lambda: audit.committed >= scenario.producers)
 
@@ -156,7 +156,7 @@ def _await(fleet: Fleet, is_there: Callable[[], bool]) -> None:
 
 
 def _settle(scenario: Scenario, fleet: Fleet, audit: Audit) -> float:
-    """Wait until no record is open, or the time is over."""
+    """Wait until no record is open, or the time for it has passed."""
     began = time.monotonic()
     quiet_since: float | None = None
     while (now := time.monotonic()) - began < scenario.settle_s:

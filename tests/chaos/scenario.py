@@ -36,7 +36,7 @@ class Scenario:
         producers: The number of producers.
         threads: The number of threads of each worker.
         long: The share of operations that take some seconds.
-        undone: The share of transactions that are rolled back.
+        rolled_back: The share of transactions that are rolled back.
         repeated: The share of operations whose message is sent twice.
         settle_s: The longest time that the workers continue after the producers have stopped.
         control: The guarantee that is tested, without it and with it; None for all of them.
@@ -52,7 +52,7 @@ class Scenario:
     producers: int = 1
     threads: int = 4
     long: float = 0.1
-    undone: float = 0.08
+    rolled_back: float = 0.08
     repeated: float = 0.03
     settle_s: float = SETTLE_S
     control: str | None = None
@@ -97,7 +97,7 @@ def broken(stage: Stage, promise: str, seconds: float) -> Scenario:
     """
     quiet = {"booking": 1.0}
     calm = Scenario(
-        Plan(seconds, 0, {}), 10.0, mix=quiet, workers=2, long=0.0, undone=0.0, repeated=0.0,
+        Plan(seconds, 0, {}), 10.0, mix=quiet, workers=2, long=0.0, rolled_back=0.0, repeated=0.0,
         control=promise, broken=True,
     )  # fmt: skip
     if promise == "fence":

@@ -1,4 +1,4 @@
-"""Fixtures of the conformance suite: a pair of database and broker for all tests of a file, or for one."""
+"""Fixtures of the conformance suite: a pair of database and broker for each file, or for each test."""
 
 from __future__ import annotations
 

@@ -212,7 +212,7 @@ def run(url: str, *statements: str) -> None:
             connection.exec_driver_sql(statement)
 
 
-@pytest.mark.parametrize("given", [f"owner:{SECRET}", "owner", f"nobody_dexpy:{SECRET}"])
+@pytest.mark.parametrize("given", [f"owner:{SECRET}", "owner", f"unknown_dexpy:{SECRET}"])
 def test_a_wrong_password_on_postgresql_is_one_error_at_once(bare_pair: Pair, stack: ExitStack, given: str) -> None:
     port = stack.enter_context(strict_servers.postgresql())
     bare_pair.url = f"postgresql+psycopg://{given}@127.0.0.1:{port}/postgres"
@@ -243,11 +243,11 @@ def test_a_wrong_password_on_mariadb_is_one_error_at_once(bare_pair: Pair, stack
     ("server", "parts", "said"),
     [
         ("postgresql", {"database": "dexpy_never"}, "does not exist"),
-        ("postgresql", {"username": "dexpy_nobody", "password": SECRET}, "dexpy_nobody"),
+        ("postgresql", {"username": "dexpy_unknown", "password": SECRET}, "dexpy_unknown"),
         ("postgresql", {"query": {"sslmode": "require"}, "port": None}, "SSL"),
         ("postgresql", {"query": {"no_such_option": "1", "password": SECRET}}, "no_such_option"),
         ("mariadb", {"database": "dexpy_never"}, "Unknown database"),
-        ("mariadb", {"username": "dexpy_nobody", "password": SECRET}, "Access denied"),
+        ("mariadb", {"username": "dexpy_unknown", "password": SECRET}, "Access denied"),
     ],
     ids=str,
 )
@@ -291,7 +291,7 @@ def test_a_worker_waits_for_a_database_that_starts_later(kind: str, tmp_path: Pa
 
 
 def test_a_worker_that_waits_for_its_database_can_be_stopped(bare_pair: Pair) -> None:
-    bare_pair.url = f"postgresql+psycopg://nobody:{SECRET}@127.0.0.1:{strict_servers.free_port()}/nothing"
+    bare_pair.url = f"postgresql+psycopg://unknown:{SECRET}@127.0.0.1:{strict_servers.free_port()}/nothing"
     worker = bare_pair.serve([sys.executable, "-m", "dexpy", "worker", "apps.shop", "-p", "2"])
     eventually(lambda: worker.lines("database.unreachable"), "it waits", WAIT_S, worker.output)
 
@@ -302,7 +302,7 @@ def test_a_worker_that_waits_for_its_database_can_be_stopped(bare_pair: Pair) ->
 
 
 def test_a_burst_worker_does_not_wait_for_a_database(bare_pair: Pair) -> None:
-    bare_pair.url = f"postgresql+psycopg://nobody:{SECRET}@127.0.0.1:{strict_servers.free_port()}/nothing"
+    bare_pair.url = f"postgresql+psycopg://unknown:{SECRET}@127.0.0.1:{strict_servers.free_port()}/nothing"
 
     refuses(bare_pair, 1, ["worker", "apps.shop", "--burst", "-p", "1"], ["Check that the server is running"])
 

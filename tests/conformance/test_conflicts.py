@@ -45,7 +45,7 @@ def test_two_deadlocked_runs_both_end_in_one_attempt(own_pair: Pair, tmp_path: P
     assert sum(runs(tmp_path, ticket.id) for ticket in tickets) == 3, "one of them has given way, once"
     assert Counted(own_pair.effects("crossed%")) == {"crossed from 1": 1, "crossed from 2": 1}
     names = [row.name for row in own_pair.sql(sa.select(Customer.name).where(Customer.id.in_((1, 2))))]
-    assert len({name.partition(" ")[0] for name in names}) == 1, "whoever was last has written both"
+    assert len({name.partition(" ")[0] for name in names}) == 1, "the last run has written both names"
 
 
 @on("postgresql+sql", "mariadb+sql")

@@ -43,8 +43,8 @@ def wrong(url: str, **parts: Any) -> str:
 # ---------------------------------------------------------------------------------------- a start that cannot be
 
 DATABASES_THAT_REFUSE: dict[str, tuple[str, Callable[[str], str], str]] = {
-    "postgresql: no such user": ("postgresql", lambda url: wrong(url, username="nobody_dexpy", password="s3cret"),
-                                 "nobody_dexpy"),
+    "postgresql: no such user": ("postgresql", lambda url: wrong(url, username="unknown_dexpy", password="s3cret"),
+                                 "unknown_dexpy"),
     "postgresql: no such database": ("postgresql", lambda url: wrong(url, database="dexpy_never"), "dexpy_never"),
     "postgresql: closed port": ("postgresql", lambda url: wrong(url, port=1), "Check that the server is running"),
     "mariadb: wrong password": ("mariadb", lambda url: wrong(url, password="s3cret"), "Access denied"),
@@ -71,7 +71,7 @@ def test_a_refusal_by_the_database_is_one_error_at_the_start(bare_pair: Pair, na
 
 
 BROKERS_THAT_REFUSE: dict[str, tuple[str, Callable[[str], str]]] = {
-    "redis: wrong password": ("redis", lambda url: url.replace("redis://", "redis://nobody:s3cret@")),
+    "redis: wrong password": ("redis", lambda url: url.replace("redis://", "redis://unknown:s3cret@")),
     "rabbitmq: wrong password": ("rabbitmq", lambda url: url.replace("guest:guest", "guest:s3cret")),
     "rabbitmq: no such virtual host": ("rabbitmq", lambda url: url.rpartition("/")[0] + "/dexpy_never"),
     "rabbitmq: no TLS there": ("rabbitmq", lambda url: url.replace("amqp://", "amqps://")),
@@ -264,8 +264,8 @@ def test_an_unavailable_broker_delays_neither_callers_nor_transactions(tmp_path:
         began = time.monotonic()
         tickets = [Greet(name=str(number)).async_().call() for number in range(10)]
         assert time.monotonic() - began < 5
-        owed = sa.select(sa.func.count()).where(records.c.enqueued_at.is_(None))
-        assert pair.sql(owed) == [(10,)]
+        not_enqueued = sa.select(sa.func.count()).where(records.c.enqueued_at.is_(None))
+        assert pair.sql(not_enqueued) == [(10,)]
 
         proxy.open()
         pair.start()

@@ -93,7 +93,7 @@ def test_a_rolled_back_enqueue_sends_no_notification(heard: list[Any], database:
     other = Database(database.url)
     broker = SqlBroker(other)
     with other.connect() as connection:
-        broker.insert(connection, message("undone"))
+        broker.insert(connection, message("rolled back"))
         connection.rollback()
         broker.insert(connection, message("kept"))
         time.sleep(0.3)

@@ -110,8 +110,8 @@ def test_a_business_error_reaches_the_ticket_as_such(pair: Pair) -> None:
     ticket = Greet(name="").async_().call()
 
     outcome = ticket.wait(WAIT_S, POLL_S)
-    assert outcome == Err("nobody", "Nobody to greet", {"asked": 1})
-    with pytest.raises(Error, match="Nobody to greet"):
+    assert outcome == Err("no_name", "No name to greet", {"asked": 1})
+    with pytest.raises(Error, match="No name to greet"):
         ticket.result(WAIT_S)
     assert (ticket.status, ticket.failure) == ("failed", "business")
 
@@ -278,7 +278,7 @@ def test_the_worker_loads_refs(pair: Pair) -> None:
     with Session(pair.engine) as session:
         ada = session.get_one(Customer, 1)
         ticket = Deliver(
-            customer=ada, friends=[2, 3], parcel=("Ulm", 3), device=UUID(int=7)
+            customer=ada, friends=[2, 3], package=("Ulm", 3), device=UUID(int=7)
         ).async_().call()  # fmt: skip
 
     assert ticket.result(WAIT_S, POLL_S) == ["Ada", "None", "Ben,Cy", "Ulm/3", str(UUID(int=7))]
@@ -295,8 +295,8 @@ def test_the_worker_loads_refs(pair: Pair) -> None:
 def test_an_enqueue_in_a_session_runs_after_its_commit_and_never_after_a_rollback(pair: Pair) -> None:
     with Session(pair.engine) as session:
         with dexpy.session(session):
-            undone = Greet(name="undone").async_().call()
-            visit = DirectVisit(page="/undone").async_().call()
+            rolled_back = Greet(name="rolled back").async_().call()
+            visit = DirectVisit(page="/rolled-back").async_().call()
         session.rollback()
 
         with dexpy.session(session):
@@ -309,7 +309,7 @@ def test_an_enqueue_in_a_session_runs_after_its_commit_and_never_after_a_rollbac
         session.commit()
 
     assert kept.result(WAIT_S, POLL_S) == "hello kept"
-    for ticket in (undone, dropped, visit):
+    for ticket in (rolled_back, dropped, visit):
         assert pair.sql(sa.select(records.c.id).where(records.c.id == ticket.id)) == []
         assert pair.sql(sa.select(messages.c.id).where(messages.c.payload.contains(ticket.id))) == []
         assert pair.effects_of(ticket.id) == []

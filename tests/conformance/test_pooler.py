@@ -86,4 +86,4 @@ def test_a_user_without_the_right_to_end_other_sessions_is_reported(pooled: tupl
 def test_a_threshold_that_is_not_a_number_is_refused() -> None:
     expected = "prepare_threshold: expected a number of uses .*, or none for never; got 'often'"
     with pytest.raises(ConfigurationError, match=expected):
-        _ = Database("postgresql+psycopg://nobody@127.0.0.1:1/x?prepare_threshold=often").engine
+        _ = Database("postgresql+psycopg://unknown@127.0.0.1:1/x?prepare_threshold=often").engine

@@ -296,7 +296,7 @@ def test_a_more_urgent_row_is_found_without_a_scan(inbox: Inbox, name: str) -> N
         effort.spent()
         assert inbox.deliver(other) == urgent
         found = effort.spent()
-        assert inbox.deliver(urgent) == other, "a late message, for what is owed one"
+        assert inbox.deliver(urgent) == other, "a late message claims the record that has none"
         return [vain, found, effort.spent()]
 
     few, many = spend(FEW), spend(MANY)

@@ -110,7 +110,7 @@ def test_a_session_with_another_url_stores_the_record_in_its_transaction(pair: P
     with by_another_port(pair) as url:
         engine = sa.create_engine(url)
         with Session(engine) as session:
-            Greet(name="undone").async_(session=session).call()
+            Greet(name="rolled back").async_(session=session).call()
             session.rollback()
             assert records.all().count() == 0
             ticket = Greet(name="kept").async_(session=session).call()

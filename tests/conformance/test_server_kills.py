@@ -115,8 +115,8 @@ def test_a_worker_that_was_frozen_past_its_lease_writes_nothing_after_it_is_resu
     kills.release()
     os.kill(pid, signal.SIGCONT)
 
-    eventually(lambda: frozen.lines("worker.lease_expired"), "it is told", WAIT_S, pair.output)
-    eventually(lambda: len(frozen.lines("claim.lost")) == 2, "both of its runs are undone", WAIT_S, pair.output)
+    eventually(lambda: frozen.lines("worker.lease_expired"), "its lease has expired", WAIT_S, pair.output)
+    eventually(lambda: len(frozen.lines("claim.lost")) == 2, "both of its runs are rolled back", WAIT_S, pair.output)
     (new_id,) = eventually(lambda: worker_ids(pair, pid), "it has a new name", WAIT_S, pair.output)
     assert new_id != old_id
     assert_nothing_left(pair)
@@ -157,7 +157,7 @@ def test_a_relay_that_is_frozen_in_the_middle_of_a_recovery_does_not_block_the_r
     assert [pid_of(lost.worker) for lost in lost_attempts(pair, ticket.id)] == [doomed], "once, and by the other one"
     kills.release()
     os.kill(frozen, signal.SIGCONT)
-    eventually(lambda: recovering.lines("worker.lease_expired"), "it is told", WAIT_S, pair.output)
+    eventually(lambda: recovering.lines("worker.lease_expired"), "its lease has expired", WAIT_S, pair.output)
     assert wait_until_final(pair) == rows
 
 
@@ -208,8 +208,8 @@ def test_an_outage_longer_than_a_lease_makes_no_live_worker_dead(
         connection.execute(sa.select(workers).with_for_update())
         # Longer than a lease, which is half of the recovery interval.
         time.sleep(RECOVER_WITHIN_S * 0.8)
-    held_by_nobody = {"status": "running", "claimed_by": "gone"}
-    pair.change(sa.update(records).where(records.c.id == lost.id).values(held_by_nobody))
+    claimed_by_dead_worker = {"status": "running", "claimed_by": "gone"}
+    pair.change(sa.update(records).where(records.c.id == lost.id).values(claimed_by_dead_worker))
 
     # A process that recovers this run has checked the other workers too.
     eventually(lambda: lost_attempts(pair, lost.id), "the dead one's run is taken up", WAIT_S, pair.output)
@@ -237,13 +237,13 @@ def test_a_worker_with_a_late_heartbeat_waits_before_it_recovers_runs_of_others(
             connection.execute(sa.select(workers).with_for_update())
             eventually(lambda: not heartbeat.may_recover, "it is late", WAIT_S)
             beats.clear()
-        eventually(lambda: heartbeat.may_recover, "it judges again", WAIT_S)
-        judged_at = time.monotonic()
+        eventually(lambda: heartbeat.may_recover, "it may recover runs again", WAIT_S)
+        may_recover_at = time.monotonic()
     finally:
         sa.event.remove(store.database.engine, "after_cursor_execute", beaten)
         heartbeat.stop()
 
-    assert judged_at - beats[0] >= RECOVERS_AFTER_BEATS * intervals.heartbeat_interval_s
+    assert may_recover_at - beats[0] >= RECOVERS_AFTER_BEATS * intervals.heartbeat_interval_s
 
 
 @on("postgresql+redis", "mariadb+sql")

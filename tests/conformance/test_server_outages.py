@@ -279,7 +279,7 @@ def test_refused_messages_and_unknown_operations_do_not_delay_others(
     due_at = now(pair) + timedelta(seconds=1)
     # The first in the relay's proxy, and one between the others.
     first = Mark(number=1000).async_(queue="refused", at=due_at - timedelta(milliseconds=500)).call()
-    stranger = enqueue_unknown(pair, at=due_at - timedelta(milliseconds=400))
+    unknown = enqueue_unknown(pair, at=due_at - timedelta(milliseconds=400))
     tickets = enqueue_all([Mark(number=number) for number in range(110)], pair, at=due_at)
     between = Mark(number=1002).async_(queue="refused").call()
 
@@ -288,8 +288,10 @@ def test_refused_messages_and_unknown_operations_do_not_delay_others(
 
     assert sorted(pair.effects()) == sorted(f"mark {number}" for number in range(110))
     for refused in (first, between):
-        eventually(lambda id=refused.id: pair.row(id)["enqueued_at"] is None, "it is still owed", 10, pair.output)
-    assert {pair.status(ticket.id) for ticket in (first, between, stranger)} == {"pending"}
+        eventually(
+            lambda id=refused.id: pair.row(id)["enqueued_at"] is None, "it is not published yet", 10, pair.output
+        )
+    assert {pair.status(ticket.id) for ticket in (first, between, unknown)} == {"pending"}
     assert Mark(number=2000).async_().call().result(20) == 2000
     assert worker.process.poll() is None
     assert not worker.lines("worker.died")

@@ -64,5 +64,5 @@ def test_a_queue_that_is_never_empty_starves_no_other(own_pair: Pair) -> None:
     left = sa.select(sa.func.count()).where(records.c.status == "pending")
     assert own_pair.sql(left)[0][0] > 0, "they were many enough to tell"
     ids = [ticket.id for ticket in crowd]
-    undone = sa.select(records.c.id).where(records.c.id.in_(ids), records.c.status != "done")
-    eventually(lambda: not own_pair.sql(undone), "all of the crowd are done", WAIT_S, own_pair.output)
+    unfinished = sa.select(records.c.id).where(records.c.id.in_(ids), records.c.status != "done")
+    eventually(lambda: not own_pair.sql(unfinished), "all of the crowd are done", WAIT_S, own_pair.output)

@@ -100,9 +100,9 @@ def test_a_broker_that_is_down_loses_nothing_that_was_committed(name: str, tmp_p
             kept = mailer.SendMail(number=1).async_().call()
             session.commit()
         with Session(pair.engine) as session:
-            undone = mailer.SendMail(number=2).async_(session=session).call()
+            rolled_back = mailer.SendMail(number=2).async_(session=session).call()
             session.rollback()
-        assert pair.row(kept.id)["enqueued_at"] is None, "a message is owed"
+        assert pair.row(kept.id)["enqueued_at"] is None, "its message is not published yet"
         assert pair.sql(sa.select(table.c.id)) == [(kept.id,)]
 
         worker = pair.start()
@@ -112,7 +112,7 @@ def test_a_broker_that_is_down_loses_nothing_that_was_committed(name: str, tmp_p
         assert kept.result(WAIT_S, POLL_S) == 1
         assert pair.effects() == ["with it", "mail 1"]
         with pytest.raises(dexpy.errors.RolledBack):
-            undone.wait(1)
+            rolled_back.wait(1)
 
 
 # ------------------------------------------- 5 and 12 of the first list, 3 of the second: ownership of rows
@@ -179,7 +179,7 @@ def test_a_hundred_deliveries_of_one_row_claim_it_once(pair: TrapPair) -> None:
 # ------------------------------------------------------------------------- 5 and 6 of the second list: time, relay
 
 
-HELD_BY_NOBODY = "UPDATE operation_records SET status = 'running', claimed_by = 'gone', claim_token = 1 WHERE id = :id"
+CLAIMED_BY_DEAD = "UPDATE operation_records SET status = 'running', claimed_by = 'gone', claim_token = 1 WHERE id = :id"
 
 
 @on("postgresql+redis", "mariadb+sql")
@@ -192,7 +192,7 @@ def test_workers_whose_clocks_are_wrong_recover_runs_of_dead_workers_only(pair: 
     def have_looked() -> bool:
         # Rows beyond the threads of both are republished by the first relay pass: wait until each had one.
         other = mailer.SendMailElsewhere(number=7).async_(in_=3600).call()
-        pair.change(HELD_BY_NOBODY, id=other.id)
+        pair.change(CLAIMED_BY_DEAD, id=other.id)
         eventually(lambda: pair.row(other.id)["num_lost"], "it is taken up", WAIT_S, pair.output)
         return all(worker.lines("run.recovered") for worker in workers)
 
@@ -237,7 +237,7 @@ def refuse_queue(pair: TrapPair) -> str:
 
 @on("postgresql+redis", "mariadb+rabbitmq")
 def test_a_bad_row_an_unknown_class_or_a_cut_database_does_not_stop_the_relay(pair: TrapPair) -> None:
-    owed = [mailer.SendMail(number=number).async_(in_=1).call() for number in range(60)]
+    delayed = [mailer.SendMail(number=number).async_(in_=1).call() for number in range(60)]
     refused, unknown = mailer.SendMail(number=98).async_(in_=1).call(), mailer.SendMail(number=99).async_(in_=1).call()
     pair.change("UPDATE operation_records SET queue = :queue WHERE id = :id", queue=refuse_queue(pair), id=refused.id)
     pair.change("UPDATE operation_records SET operation = 'apps.mailer.Gone' WHERE id = :id", id=unknown.id)
@@ -263,7 +263,7 @@ def test_a_bad_row_an_unknown_class_or_a_cut_database_does_not_stop_the_relay(pa
     def told() -> list[str]:
         return [line for line in worker.output().splitlines() if "the database has cut" in line]
 
-    await_done(*owed)
+    await_done(*delayed)
     for number in range(60, 63):
         # Its own connections are cut as well, and may not have detected it.
         dexpy.current_runtime().store.database.dispose()

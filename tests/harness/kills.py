@@ -89,7 +89,7 @@ class Kills:
     def wait_for(self, point: str) -> Kill:
         """Wait until a process has reached a failpoint."""
         file = self.folder / point
-        eventually(file.exists, f"somebody comes to {point}", START_S, self.pair.output)
+        eventually(file.exists, f"a process reaches {point}", START_S, self.pair.output)
         pid, at, *name = file.read_text().split()
         moment = by_the_database(self.pair, datetime.fromtimestamp(float(at), timezone.utc))
         return Kill(point, int(pid), moment, *name)

@@ -31,7 +31,7 @@ MOST_LOG = 64_000
 LOG_PER_THING = 1500
 """Bytes of log for each message, row and canary, on average."""
 SETTLED_WITHIN_S = 4 * RECOVER_WITHIN_S
-OPERATIONS = ("hostile.kept", "hostile.plain", "nobody.knows")
+OPERATIONS = ("hostile.kept", "hostile.plain", "unknown.operation")
 
 
 @attrs.define

@@ -40,7 +40,7 @@ WAIT_S = 30.0
 
 
 def row(place: Pair, id: str) -> dict[str, Any]:
-    """One record, as the database gives it to whoever asks."""
+    """One record, as the database stores it."""
     (found,) = place.sql("SELECT * FROM operation_records WHERE id = :id", id=id)
     return dict(found._mapping)
 
@@ -74,8 +74,8 @@ def message(place: Pair, ticket: Any, queue: str) -> str:
 
 
 @pytest.fixture
-def handed_over(served: Pair) -> Generator[list[Any]]:
-    """The messages that a test hands to the broker."""
+def enqueued(served: Pair) -> Generator[list[Any]]:
+    """The messages that a test enqueues."""
     broker: Any = dexpy.current_runtime().broker
     capturing = CapturedMessages()
     broker.add_middleware(capturing)
@@ -110,15 +110,15 @@ def test_props_are_written_as_json_when_it_is_enqueued_and_read_back_when_the_jo
     assert ticket.result(WAIT_S) == ["Customer Ada", None, "Ben,Cy", None]
 
 
-def test_nothing_is_enqueued_before_call(served: Pair, handed_over: list[Any]) -> None:
+def test_nothing_is_enqueued_before_call(served: Pair, enqueued: list[Any]) -> None:
     before = count_records(served)
 
     prepared = SendWelcomeEmail(user_id=1).async_(queue="mailers")
 
-    assert (count_records(served), handed_over) == (before, [])
+    assert (count_records(served), enqueued) == (before, [])
     first, second = prepared.call(), prepared.call()
     assert first.id != second.id
-    assert (count_records(served), len(handed_over)) == (before + 2, 2)
+    assert (count_records(served), len(enqueued)) == (before + 2, 2)
     assert first.result(WAIT_S) == second.result(WAIT_S) == "welcomed 1"
 
 
@@ -203,7 +203,7 @@ def a_generator() -> Any:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_value_without_a_json_form_is_refused_at_enqueue_and_nothing_is_stored(
-    served: Pair, handed_over: list[Any], props: dict[str, Any], path: str
+    served: Pair, enqueued: list[Any], props: dict[str, Any], path: str
 ) -> None:
     before = count_records(served)
     operation = Attach(**props)
@@ -214,7 +214,7 @@ def test_a_value_without_a_json_form_is_refused_at_enqueue_and_nothing_is_stored
     assert isinstance(refused.value, TypeError)
     assert refused.value.path.lstrip(".") == path
     assert str(refused.value).startswith(f"Attach: {path} ")
-    assert (count_records(served), handed_over) == (before, [])
+    assert (count_records(served), enqueued) == (before, [])
 
 
 SENT: dict[str, Any] = {

@@ -35,7 +35,7 @@ FROZEN_S = RECOVER_WITHIN_S / 2 + 1.0
 
 @pytest.fixture
 def kills(tmp_path: Path) -> Generator[Kills]:
-    """A SQLite file that carries everything, served by nobody yet."""
+    """A SQLite file that carries everything, without a worker yet."""
     with killed_pair("sqlite+sql", tmp_path) as found:
         yield found
 

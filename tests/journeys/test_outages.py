@@ -26,7 +26,7 @@ from harness.workers import eventually
 
 @pytest.fixture
 def kills(tmp_path: Path) -> Generator[Kills]:
-    """A SQLite file that carries everything, served by nobody yet."""
+    """A SQLite file that carries everything, without a worker yet."""
     with killed_pair("sqlite+sql", tmp_path) as found:
         yield found
 

@@ -1,4 +1,4 @@
-"""``dexpy relay``, a relay without a worker, and what `dexpy check` says of queues that nobody serves."""
+"""``dexpy relay``, a relay without a worker, and what `dexpy check` reports about queues without a worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""On one SQLite file, what reads and sleeps holds up nobody."""
+"""On one SQLite file, operations that read and sleep delay no other operation."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def served_deployment(tmp_path_factory: pytest.TempPathFactory) -> Generator[Dep
     engine = sa.create_engine(deployment.url)
     application.create_tables(engine)
     engine.dispose()
-    # Not the queue of promises: nobody is to keep those.
+    # Not the queue of promises: no worker may run those.
     start(deployment, "-Q", "default", "-t", "4")
     yield deployment
     deployment.close()
@@ -154,7 +154,7 @@ def test_a_worker_whose_threads_are_all_stuck_is_replaced(deployment: Deployment
         worker.stop()
 
 
-# ----------------------------------------------------------------------------------------------------- called off
+# --------------------------------------------------------------------------------------------------------- cancellation
 
 
 @pytest.mark.parametrize("operation", [CancellableReport, CancellableAsyncReport, ReportThatIgnoresCancellation])

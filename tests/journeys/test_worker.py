@@ -32,7 +32,7 @@ import dexpy
 
 WAIT_S = 15.0
 LONG_S = 60.0
-"""An operation that nobody waits for."""
+"""The duration of an operation that no test waits for."""
 
 
 def asleep(deployment: Deployment, *, number: int = 1, seconds: float = LONG_S) -> list[str]:
@@ -389,7 +389,7 @@ REFUSALS = {
         {"DEXPY_DATABASE": "shop.db"},
         ["'shop.db'", "URL"],
     ),
-    "a kind of database that nobody knows": (
+    "an unknown kind of database": (
         ["worker", "apps.accounts"],
         {"DEXPY_DATABASE": "oracel://u:hunter2@h/x"},
         ["oracel://h/x"],

@@ -84,7 +84,7 @@ script: list[BaseException | None] = []
 performed: list[Any] = []
 """One entry for each run of `perform`."""
 seen: list[str] = []
-"""What an observer was told."""
+"""The errors that an observer received."""
 
 
 @pytest.fixture(autouse=True)
@@ -363,19 +363,19 @@ def test_a_rollback_leaves_no_row_and_no_message(isolated_runtime: Isolated, mai
     engine = isolated_runtime.runtime.store.database.engine
     with Session(engine) as session, dexpy.session(session):
         session.add(mailer.Effect(what="with it", run=""))
-        undone = Scripted(number=1).async_().call()
+        rolled_back = Scripted(number=1).async_().call()
         GrownDirect(old=1).async_(session=session).call()
         session.rollback()
     assert nothing_is_stored(isolated_runtime)
     with pytest.raises(dexpy.errors.RolledBack):
-        undone.wait(WAIT_S)
+        rolled_back.wait(WAIT_S)
 
     with Session(engine) as session:
         kept = Scripted(number=2).async_(session=session).call()
         with session.begin_nested() as savepoint:
             Scripted(number=3).async_(session=session).call()
             savepoint.rollback()
-        assert nothing_is_stored(isolated_runtime), "nobody sees it before the commit"
+        assert nothing_is_stored(isolated_runtime), "it is invisible before the commit"
         session.commit()
     isolated_runtime.run_pending()
     assert (performed, kept.reload().done, len(rows(isolated_runtime))) == ([2], True, 1)
@@ -548,7 +548,7 @@ def test_a_run_that_is_running_or_has_ended_cannot_be_expired_or_failed(isolated
         assert row(isolated_runtime, ticket.id) == before
 
 
-# ------------------------------------------------------------------------------------------- 17 to 20: who is told
+# ----------------------------------------------------------------------------- 17 to 20: interrupts, warnings, errors
 
 
 @pytest.mark.parametrize(
@@ -628,7 +628,7 @@ def test_the_text_of_an_error_shows_no_secret(
 
 
 class Replays(Operation):
-    """Has a key for replay, and waits for nobody's lock."""
+    """Has a key for replay, and does not wait for a lock."""
 
     account: int
     lock = Lock(template="account:{account}", timeout=0)
@@ -671,7 +671,7 @@ def test_a_lock_timeout_frees_the_idempotency_key(isolated_runtime: Isolated) ->
     assert Replays(account=4).call() == "run 1", "the key is free, and it runs"
     assert Replays(account=4).call() == "run 1", "and now it has a result to give again"
 
-    # In a worker, while somebody else has the lock.
+    # In a worker, while another run has the lock.
     with ThreadPoolExecutor(1) as pool:
         holder = pool.submit(Occupies(account=5).call)
         assert held.wait(WAIT_S)

@@ -123,7 +123,7 @@ def test_a_publish_without_a_reply_does_not_overwrite_the_worker(fast: FastBroke
 
     after = records.get(ticket.id)
     assert (after.status, after.result, after.num_attempts, performed) == ("done", 1, 1, [1])
-    assert after.enqueued_at is not None, "the relay owes nothing for it"
+    assert after.enqueued_at is not None, "the relay has nothing to publish for it"
 
 
 # -------------------------------------------------------------------------------------------- 2 to 4: fences
@@ -152,7 +152,7 @@ def test_the_copies_of_a_message_are_one_run(isolated_runtime: Isolated) -> None
         "the retry waits"
     )
 
-    # Whoever ran it dies before the acknowledgement: the original is delivered again, beside the one of the retry.
+    # Its worker dies before the acknowledgement: the original is delivered again, beside the one of the retry.
     for _ in range(3):
         columns = {name: original[name] for name in ("queue", "priority", "due_at", "message_id", "payload", "dead")}
         names = ", ".join(columns)
@@ -173,7 +173,7 @@ def test_the_copies_of_a_message_are_one_run(isolated_runtime: Isolated) -> None
 
 
 class Late(mailer.MailerOperation):
-    """Its claim goes to somebody else while it runs, and it goes on as if nothing had happened."""
+    """Loses its claim to another worker while it runs, and continues as if nothing had happened."""
 
     def perform(self) -> None:
         claim_losses.pop()(self.run_id)
@@ -278,7 +278,7 @@ def test_a_worker_whose_clock_is_ahead_recovers_nothing_from_live_workers(deploy
     running = deployment.row(ticket.id)
 
     # The other one looks but seldom: what is taken up now shows that this one has looked.
-    # Due late even by the clock that is ahead: nobody is to run it before it is lost.
+    # Due late even by the clock that is ahead: no worker may run it before it is lost.
     other = mailer.SendMailElsewhere(number=5).async_(in_=86_400).call()
     deployment.change(
         "UPDATE operation_records SET status = 'running', claimed_by = 'gone', claim_token = 1 WHERE id = ?", other.id
@@ -316,10 +316,14 @@ def test_a_bad_row_or_an_unknown_class_does_not_stop_the_recovery_of_others(depl
         assert ticket.result(WAIT_S, POLL_S) == batch
     assert deployment.wait_for_status(garbled.id, "failed")["failure"] == "undecodable"
     waiting = deployment.wait_for_status(unknown.id, "pending")
-    assert (waiting["num_lost"], waiting["num_attempts"]) == (1, 1), "what this worker does not know it does not judge"
+    assert (waiting["num_lost"], waiting["num_attempts"]) == (1, 1), (
+        "this worker decides nothing for an unknown operation"
+    )
     assert len(good) == len(tickets) - 3
     bad = deployment.row(conflicting.id)
-    assert (bad["status"], bad["num_lost"]) == ("running", 0), "what cannot be written waits for who mends it"
+    assert (bad["status"], bad["num_lost"]) == ("running", 0), (
+        "a row that cannot be written waits until its cause is fixed"
+    )
     assert conflicting.id in worker.lines("record.not_updated")[0], worker.output()
     deployment.change("DROP TRIGGER picky")
     deployment.begun(2, times=2)
@@ -333,8 +337,8 @@ def test_a_shutdown_counts_no_attempt_and_a_killed_worker_counts_one(deployment:
     deployment.begun(1)
     stopped.signal(signal.SIGTERM)
     stopped.ended()
-    given_back = deployment.row(ticket.id)
-    assert (given_back["status"], given_back["num_attempts"], given_back["num_lost"]) == ("pending", 0, 0)
+    released = deployment.row(ticket.id)
+    assert (released["status"], released["num_attempts"], released["num_lost"]) == ("pending", 0, 0)
     assert records.attempts(ticket.id) == []
 
     deployment.start()
@@ -369,7 +373,7 @@ def test_unreadable_params_end_the_run_at_once(isolated_runtime: Isolated, kind:
     stored = row(isolated_runtime, ticket.id)
     assert (stored["status"], stored["failure"], stored["num_attempts"]) == ("failed", "undecodable", 1)
     assert [each["failure"] for each in attempts(isolated_runtime, ticket.id)] == ["undecodable"]
-    assert stored["params"] == UNREADABLE[kind], "kept, for who mends them"
+    assert stored["params"] == UNREADABLE[kind], "kept, so that they can be fixed"
     assert (performed, messages(isolated_runtime), sound.reload().done) == ([2], [], True)
     assert [record.id for record in records.failed()] == [ticket.id], "and it can be asked about"
 
@@ -427,7 +431,7 @@ def test_a_message_whose_run_has_ended_is_acknowledged(isolated_runtime: Isolate
 
 class Refuses(Note):
     def perform(self) -> int:
-        raise dexpy.Error("refused", "no such mailbox")
+        raise dexpy.Error("refused", "no such recipient")
 
 
 class EndsBadly(mailer.MailerOperation):
@@ -515,16 +519,16 @@ class Forgets(Note):
 class Alone(Operation):
     """One at a time."""
 
-    mailbox: int
-    unique = Unique("mailbox")
+    recipient: int
+    unique = Unique("recipient")
 
     def perform(self) -> None: ...
 
 
 def test_a_retry_whose_unique_key_is_held_names_the_holder(isolated_runtime: Isolated) -> None:
-    first = Alone(mailbox=1).async_().call()
+    first = Alone(recipient=1).async_().call()
     first.fail("not now")
-    second = Alone(mailbox=1).async_().call()
+    second = Alone(recipient=1).async_().call()
     assert not second.duplicate
 
     before = row(isolated_runtime, first.id)
@@ -658,7 +662,7 @@ def test_a_redactor_that_fails_hides_the_text_and_leaves_no_row_running(
     with caplog.at_level(logging.DEBUG):
         isolated_runtime.run_pending()
 
-    for ticket, said in ((crashes, "broken"), (refused, "no such mailbox")):
+    for ticket, said in ((crashes, "broken"), (refused, "no such recipient")):
         stored = row(isolated_runtime, ticket.id)
         assert (stored["status"], stored["error_message"]) == ("failed", "<sensitive>")
         assert said not in caplog.text + str(rows(isolated_runtime)) + str(attempts(isolated_runtime, ticket.id))
