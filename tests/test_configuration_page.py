@@ -129,7 +129,7 @@ def test_parameters_of_a_url_on_the_page_reach_the_client(tmp_path: Path) -> Non
 
 def test_connecting_to_a_database_times_out_as_on_the_page_unless_its_url_sets_another_timeout() -> None:
     for query, expected in (("", engine_options.CONNECT_TIMEOUT_S), ("?connect_timeout=3", 3)):
-        for url in ("postgresql+psycopg://nobody@127.0.0.1:1/x", "mysql+pymysql://nobody@127.0.0.1:1/x"):
+        for url in ("postgresql+psycopg://user@127.0.0.1:1/x", "mysql+pymysql://user@127.0.0.1:1/x"):
             asked: dict[str, Any] = {}
             found = engine.Database(url + query)
 

@@ -35,5 +35,5 @@ def test_docstrings_name_existing_arguments() -> None:
 
 
 def test_a_documented_argument_that_does_not_exist_is_found() -> None:
-    source = 'def publish(message: str) -> None:\n    """Publish.\n\n    Args:\n        parcel: What.\n    """\n'
-    assert list(stale_arguments(source)) == ["publish: parcel"]
+    source = 'def publish(message: str) -> None:\n    """Publish.\n\n    Args:\n        payload: What.\n    """\n'
+    assert list(stale_arguments(source)) == ["publish: payload"]

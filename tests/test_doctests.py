@@ -49,7 +49,7 @@ def _in_a_folder_of_its_own(
 @pytest.mark.usefixtures("_in_a_folder_of_its_own")
 @pytest.mark.parametrize("example", tuple(_examples()), ids=lambda example: example.name)
 def test_the_example_in_the_docstring_holds(example: doctest.DocTest, monkeypatch: pytest.MonkeyPatch) -> None:
-    # As in a program of somebody's: a module of its own, and annotations that are no text.
+    # As in a user's program: a module of its own, and annotations that are not strings.
     program = types.ModuleType("program")
     given = {name: value for name, value in example.globs.items() if name != "annotations" and name[:2] != "__"}
     vars(program).update(given)

@@ -1,6 +1,6 @@
 """The journeys: files and functions of dexpy that one operation on SQLite passes through, once everything is warm.
 
-A contributor who wants to know how a call, an enqueue or a run works reads these files: the fewer the better, as long
+A contributor who has to learn how a call, an enqueue or a run works reads these files: the fewer the better, as long
 as no guarantee and no clarity is lost. A journey may get shorter, and its limit with it; one that gets longer needs a
 reason.
 """

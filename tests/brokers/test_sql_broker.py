@@ -381,7 +381,7 @@ def test_a_closed_consumer_releases_the_messages_that_had_not_reached_the_worker
 
 def test_a_consumer_holds_no_more_messages_than_it_has_threads(broker: SqlBroker) -> None:
     go_on, ran = threading.Event(), list[str]()
-    # The urgent ones wait for each other: whoever has the one runs nothing else until the other one has begun.
+    # The urgent ones wait for each other: a thread that runs one runs nothing else until the other one has begun.
     both = threading.Barrier(2)
 
     @dramatiq.actor(broker=broker)
@@ -519,7 +519,7 @@ def test_an_actor_that_finally_fails_leaves_a_dead_message_and_the_queue_continu
 
     with working(broker):
         fail.send()
-        broker.enqueue(message("nobody"))
+        broker.enqueue(message("unknown"))
         broker.join("default", timeout=10_000)
     with broker.database.connect() as connection:
         assert connection.execute(sa.select(messages.c.dead)).scalars().all() == [True, True]

@@ -573,7 +573,7 @@ def no_collector() -> Generator[None]:
 
 
 def settled() -> int:
-    """How many are alive once the threads that let go of them have done so."""
+    """Return how many are alive once the threads have released them."""
     until = time.monotonic() + 2
     while len(alive) > 1 and time.monotonic() < until:
         time.sleep(0.01)

@@ -321,7 +321,7 @@ def test_s2_a_direct_message_that_does_not_decrypt_is_dead_lettered_at_once(
         isolated_runtime.run_pending()
     with isolated_runtime.runtime.store.begin() as connection:
         rows = connection.execute(sa.select(messages)).all()
-    assert [row.dead for row in rows] == [True], "nobody waits for a key"
+    assert [row.dead for row in rows] == [True], "it does not wait for a key"
 
     assert (seen, caplog.text.count("dead=True")) == ([], 1)
 

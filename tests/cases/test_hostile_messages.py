@@ -247,7 +247,7 @@ def test_h3_a_message_for_another_time_or_queue_is_refused(served: Served) -> No
         eventually(lambda: served.sender.waiting() == 0, "it is over")
     else:
         refused(served, valid(queue_name="nowhere"), valid(queue_name="default.DQ"))
-    refused(served, valid(actor_name="nobody"))
+    refused(served, valid(actor_name="unknown"))
 
 
 def test_h4_a_direct_message_runs_no_class_that_is_recorded(served: Served) -> None:
@@ -287,7 +287,7 @@ def lost(served: Served) -> Ticket[Any]:
 
 
 @pytest.mark.parametrize(
-    ("class_name", "version"), [("nobody.knows", 1), ("hostile.pay", 1), (SMALL, 99), ("nobody.knows", 99)]
+    ("class_name", "version"), [("unknown.operation", 1), ("hostile.pay", 1), (SMALL, 99), ("unknown.operation", 99)]
 )
 def test_h5_a_hint_with_another_class_or_form_does_not_park_a_valid_record(
     served: Served, class_name: str, version: int
@@ -304,7 +304,7 @@ def test_h5_a_hint_with_another_class_does_not_bypass_a_concurrency_limit(served
     try:
         eventually(lambda: "limited 1" in paid, "the first one runs")
         second = Limited(number=2).async_().call()
-        served.sender.put(*[messages.encoded(messages.valid(name, second.id)) for name in (SMALL, "nobody.knows")])
+        served.sender.put(*[messages.encoded(messages.valid(name, second.id)) for name in (SMALL, "unknown.operation")])
         canary()
         eventually(lambda: served.sender.waiting() <= 1, "the hints are over")
         assert paid == ["limited 1"]
@@ -323,7 +323,7 @@ def test_h5_a_hint_with_another_class_does_not_bypass_a_concurrency_limit(served
 )  # fmt: skip
 def test_h6_invalid_counters_count_as_zero(served: Served, facts: dict[str, Any]) -> None:
     served.sql("DELETE FROM dexpy_messages")
-    body = messages.direct("nobody.knows", options={"dexpy": {"v": 1, "id": "op_1", **facts}})
+    body = messages.direct("unknown.operation", options={"dexpy": {"v": 1, "id": "op_1", **facts}})
     served.sender.put(messages.encoded(body))
     canary()
     soon = (dt.datetime.now(dt.timezone.utc) + dt.timedelta(seconds=20)).strftime("%Y-%m-%d %H:%M:%S.%f")

@@ -54,7 +54,7 @@ def execute(statement: str, **values: Any) -> None:
 
 
 def late(count: int = 4) -> list[Ticket[Any]]:
-    """Records that are due and owed a message."""
+    """Records that are due and have no message."""
     tickets = [Small(n=n).async_(in_=dt.timedelta(days=30)).call() for n in range(count)]
     execute("DELETE FROM dexpy_messages")
     execute(f"UPDATE operation_records SET scheduled_at = '{PAST}', enqueued_at = NULL")

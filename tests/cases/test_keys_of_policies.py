@@ -19,7 +19,7 @@ from dexpy.testing import isolated
 
 
 class Hold(Operation):
-    """Holds its lock until it is let go."""
+    """Holds its lock until a test releases it."""
 
     account: int
     currency: str = "EUR"

@@ -140,8 +140,8 @@ class Order(Base):
     shop: Mapped[Shop | None] = relationship(lazy="joined")
 
 
-class Parcel(Base):
-    __tablename__ = "case_parcels"
+class Package(Base):
+    __tablename__ = "case_packages"
     id: Mapped[int] = mapped_column(primary_key=True)
     shop_id: Mapped[int] = mapped_column(sa.ForeignKey("case_shops.id"))
     shop: Mapped[Shop] = relationship(lazy="joined", innerjoin=True)
@@ -288,11 +288,11 @@ class Ship(Operation):
 
 
 class Send(Operation):
-    parcel: Ref[Parcel] = prop(lock=True)
+    package: Ref[Package] = prop(lock=True)
 
     def perform(self) -> int:
         hold.wait()
-        return self.parcel.shop.id
+        return self.package.shop.id
 
 
 class Feed(Operation):
@@ -506,7 +506,7 @@ def is_locked(app: Application, model: Any, key: Any) -> bool:
     [
         (lambda: Ship(order=1), lambda: [Order(id=1)], [(Order, 1)], []),
         (lambda: Ship(order=1), lambda: [Shop(id=3), Order(id=1, shop_id=3)], [(Order, 1)], [(Shop, 3)]),
-        (lambda: Send(parcel=1), lambda: [Shop(id=3), Parcel(id=1, shop_id=3)], [(Parcel, 1)], [(Shop, 3)]),
+        (lambda: Send(package=1), lambda: [Shop(id=3), Package(id=1, shop_id=3)], [(Package, 1)], [(Shop, 3)]),
         (lambda: Feed(animal=1), lambda: [Animal(id=1, kind="animal")], [(Animal, 1)], []),
         (lambda: Walk(dog=1), lambda: [Shop(id=3), Dog(id=1, shop_id=3)], [(Animal, 1), (Dog, 1)], [(Shop, 3)]),
     ],
@@ -540,8 +540,8 @@ def test_o3_a_key_of_an_enumeration_is_locked(everywhere: Application) -> None:
 
 def test_o3_eagerly_loaded_relationships_are_loaded(everywhere: Application) -> None:
     everywhere.add(Shop(id=3))
-    everywhere.add(Order(id=1, shop_id=3), Order(id=2), Parcel(id=1, shop_id=3), Dog(id=1, shop_id=3))
-    assert [Ship(order=1).call(), Ship(order=2).call(), Send(parcel=1).call()] == [3, None, 3]
+    everywhere.add(Order(id=1, shop_id=3), Order(id=2), Package(id=1, shop_id=3), Dog(id=1, shop_id=3))
+    assert [Ship(order=1).call(), Ship(order=2).call(), Send(package=1).call()] == [3, None, 3]
     assert [Feed(animal=1).call(), Walk(dog=1).call()] == ["dog", "dog"]
 
 

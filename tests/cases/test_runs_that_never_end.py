@@ -431,7 +431,7 @@ def test_n1_a_direct_run_whose_end_can_be_neither_written_nor_sent_is_dead_lette
     isolated_runtime: Isolated, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*_arguments: Any, **_named: Any) -> None:
-        raise RuntimeError("nobody takes it")
+        raise RuntimeError("it cannot be stored")
 
     Direct().async_().call()
     monkeypatch.setattr("dexpy.worker.direct_job.pipeline.decode_operation", fail)

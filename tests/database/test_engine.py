@@ -35,7 +35,7 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 @pytest.fixture
 def other_connection(database: Database) -> Iterator[sa.Connection]:
-    """A connection of somebody else, that does not wait for a lock."""
+    """Another connection, which does not wait for a lock."""
     other = Database(database.url)
     with closing(other.connect()) as connection:
         connection.exec_driver_sql("PRAGMA busy_timeout = 0")

@@ -129,7 +129,7 @@ def test_a_session_with_another_path_to_the_file_stores_the_record_in_its_transa
 
 
 def test_another_kind_of_database_is_distinguished_without_a_connection(tmp_path: Path) -> None:
-    database = Database("postgresql+psycopg://nobody@127.0.0.1:1/nothing")
+    database = Database("postgresql+psycopg://user@127.0.0.1:1/nothing")
     engine = sa.create_engine(f"sqlite:///{tmp_path}/app.db")
     with sessionmaker(engine)() as session:
         assert not database.same_as(session.connection())

@@ -48,7 +48,7 @@ def test_two_batches_with_the_same_keys_in_opposite_order_do_not_deadlock(pair: 
             barrier.wait(10)
             found[name] = enqueue_all([shop_batches.Charge(order=number) for number in numbers])
         except KeyBusy:
-            # On SQLite whoever writes has the one lock; asked again it is free.
+            # SQLite has one write lock; it is free again when the enqueue is repeated.
             found[name] = enqueue_all([shop_batches.Charge(order=number) for number in numbers])
         except BaseException as error:
             errors.append(error)

@@ -32,7 +32,7 @@ from dexpy.testing import Isolated
 
 
 class Greet(Operation):
-    tenant: str | None = prop(context="current_tenant", default="nobody")
+    tenant: str | None = prop(context="current_tenant", default="public")
     locale: str = prop(context=True, default="en")
 
     def perform(self) -> str:
@@ -47,11 +47,11 @@ class Strict(Operation):
 
 
 def test_explicit_values_win_over_ambient_ones_and_those_over_defaults() -> None:
-    assert Greet().call() == "nobody en"
+    assert Greet().call() == "public en"
     with context(current_tenant="acme", locale="de"):
         assert Greet().call() == "acme de"
         assert Greet(tenant="other", locale="fr").call() == "other fr"
-    assert Greet().call() == "nobody en"
+    assert Greet().call() == "public en"
 
 
 def test_an_ambient_none_counts_as_a_value() -> None:
@@ -62,7 +62,7 @@ def test_an_ambient_none_counts_as_a_value() -> None:
 
 def test_names_without_a_prop_are_ignored() -> None:
     with context(anything=object()):
-        assert Greet().call() == "nobody en"
+        assert Greet().call() == "public en"
 
 
 def test_nested_blocks_restore_the_outer_context() -> None:
@@ -155,7 +155,7 @@ def test_another_thread_has_no_context() -> None:
         thread = threading.Thread(target=lambda: seen.append(Greet().call()))
         thread.start()
         thread.join()
-    assert seen == ["nobody en"]
+    assert seen == ["public en"]
 
 
 def test_an_ambient_value_of_a_prop_is_stored_with_the_params(isolated_runtime: Isolated) -> None:
@@ -175,7 +175,7 @@ def test_ambient_values_of_a_worker_do_not_reach_a_stored_run(isolated_runtime: 
         connection.execute(sa.update(records.table).values(params={}))
     with context(current_tenant="of the worker"):
         isolated_runtime.run_pending()
-    assert old.reload().result(1) == "nobody en"
+    assert old.reload().result(1) == "public en"
     assert older.reload().failure == "undecodable"
 
 
@@ -204,9 +204,9 @@ def test_propagated_values_reach_the_worker_and_the_runs_it_enqueues(
         cls().async_().call()
     isolated_runtime.run_pending()
     results = {record.operation.rpartition(".")[2]: record.result for record in records.where(trace="req-1")}
-    assert results["Greet"] == "nobody de"
+    assert results["Greet"] == "public de"
     if cls is not DirectNested:
-        assert results["Nested"] == "nobody de ['locale']"
+        assert results["Nested"] == "public de ['locale']"
     assert dict(current_context()) == {}
 
 
@@ -240,7 +240,7 @@ def test_every_attempt_has_the_propagated_values(isolated_runtime: Isolated) -> 
     with context(locale=Propagate("de")):
         ticket = Flaky().async_().call()
     isolated_runtime.run_pending()
-    assert ticket.reload().result(1) == "nobody de"
+    assert ticket.reload().result(1) == "public de"
 
 
 def test_propagated_values_are_copied(isolated_runtime: Isolated) -> None:
@@ -330,7 +330,7 @@ def test_an_older_row_with_a_value_that_is_now_secret_runs_without_it(isolated_r
         ticket = Nested().async_().call()
     ambient.forbid_propagation("later", "Pays.later")
     isolated_runtime.run_pending()
-    assert ticket.reload().result(1) == "nobody de ['locale']"
+    assert ticket.reload().result(1) == "public de ['locale']"
 
 
 class Base(DeclarativeBase):
@@ -347,7 +347,7 @@ class Signs(Operation):
     user: OptRef[User] = prop(context="current_user", default=None)
 
     def perform(self) -> str:
-        return self.user.name if self.user is not None else "nobody"
+        return self.user.name if self.user is not None else "anonymous"
 
 
 def test_a_model_instance_can_be_ambient_and_is_propagated_by_its_key(

@@ -360,7 +360,7 @@ def in_tenant(call: Call, proceed: Proceed) -> Outcome:
     """Run the rest among the rows of one tenant."""
     tenant = current_context().get("tenant")
     if tenant is None:
-        raise Error("no_tenant", "Nobody said which tenant")
+        raise Error("no_tenant", "No tenant in the context")
     call.session.info["tenant"] = tenant
     try:
         return proceed(call)
@@ -407,10 +407,10 @@ def test_a_tenant_middleware_is_around_refs_and_guards_in_place_in_workers_and_i
         assert explanation.callable
         assert explanation.extras == {"tenant": {"tenant": "acme"}}
         ticket, wrong = ReadNote(note=1).async_().call(), ReadNote(note=2).async_().call()
-    assert ReadNote(note=1).safe.call() == Err("no_tenant", "Nobody said which tenant")
+    assert ReadNote(note=1).safe.call() == Err("no_tenant", "No tenant in the context")
     assert not ReadNote.is_callable(note=1)
     explanation = ReadNote.explain(note=1)
-    assert (explanation.callable, explanation.error) == (False, "Nobody said which tenant")
+    assert (explanation.callable, explanation.error) == (False, "No tenant in the context")
     isolated_runtime.run_pending()
     assert ticket.reload().result(1) == "acme"
     assert (wrong.reload().failure, records.get(wrong.id).error) == ("discarded", "dexpy.errors.RefNotFound")

@@ -132,7 +132,7 @@ class Parent(Stepwise):
         return Child(name="kept").async_().call().id
 
     def send_and_fall(self) -> None:
-        Child(name="undone").async_().call()
+        Child(name="rolled back").async_().call()
         fall("sending")
 
 
@@ -522,7 +522,7 @@ class Forgiving(Stepwise):
         return "not caught"
 
     def fail(self) -> None:
-        self.note("undone")
+        self.note("rolled back")
         self.session.flush()
         raise ValueError
 

@@ -23,7 +23,7 @@ WAIT_S = 60.0
 
 def reached(pair: PolicyPair, point: str) -> int:
     """The process that came to a point, once one has."""
-    return eventually(lambda: pair.reached(point), f"somebody reaches {point}", WAIT_S, pair.output)
+    return eventually(lambda: pair.reached(point), f"a worker reaches {point}", WAIT_S, pair.output)
 
 
 def effects(pair: PolicyPair) -> Counter[str]:
@@ -101,7 +101,7 @@ def test_a_worker_that_was_frozen_in_a_loop_commits_nothing_after_it_is_resumed(
     before = effects(pair)
     thaw(pair, pid)
 
-    eventually(lambda: frozen.lines("claim.lost"), "its run is undone", WAIT_S, pair.output)
+    eventually(lambda: frozen.lines("claim.lost"), "its run is rolled back", WAIT_S, pair.output)
     assert before == effects(pair) == expected_lines(1)
     assert visits(pair) == {1}
     assert writers(pair)["1 item 14"] == pid
@@ -121,7 +121,7 @@ def test_a_worker_that_was_frozen_without_a_transaction_has_lost_its_claim(pair:
     is_done(pair, ticket, lost=1)
     thaw(pair, pid)
 
-    eventually(lambda: frozen.lines("claim.lost"), "its run is undone", WAIT_S, pair.output)
+    eventually(lambda: frozen.lines("claim.lost"), "its run is rolled back", WAIT_S, pair.output)
     assert effects(pair) == Counter(f"1 item {item}" for item in range(6))
     assert {what for what, writer in writers(pair).items() if writer == pid} == {f"1 item {item}" for item in range(3)}
 
@@ -137,7 +137,7 @@ def test_a_worker_that_is_frozen_before_the_commit_of_a_step_delays_no_other(pai
     is_done(pair, ticket, lost=1)
     thaw(pair, pid)
 
-    eventually(lambda: frozen.lines("claim.lost"), "its run is undone", WAIT_S, pair.output)
+    eventually(lambda: frozen.lines("claim.lost"), "its run is rolled back", WAIT_S, pair.output)
     assert effects(pair) == expected_lines(1)
     assert pid not in writers(pair).values()
 

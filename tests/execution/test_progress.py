@@ -118,7 +118,7 @@ class Fail(Operation):
     retry_on = (Retry(ConnectionError, attempts=2, wait=60),)
 
     def perform(self) -> None:
-        self.session.add(Line(what="undone", attempt=""))
+        self.session.add(Line(what="rolled back", attempt=""))
         self.session.flush()
         self.report_progress(1, 10)
         self.report_progress(2, 10)

@@ -594,9 +594,9 @@ def test_a_nested_acall_joins_the_transaction(shop: Shop) -> None:
         async def perform(self) -> None:
             await WriteAsync(text="inner").acall()
             await Write(text="plain").acall()
-            raise Error("undone", "All of it")
+            raise Error("rolled_back", "All of it")
 
-    with pytest.raises(Error, match="undone"):
+    with pytest.raises(Error, match="rolled_back"):
         run(Outer().acall())
     assert lines(shop) == []
 
@@ -687,7 +687,7 @@ def test_an_enqueue_inside_an_async_perform_is_part_of_its_transaction(shop: Sho
     class Send(Operation):
         async def perform(self) -> None:
             await Write(text="later").async_().acall()
-            raise Error("undone")
+            raise Error("rolled_back")
 
     assert isinstance(run(Send().safe.acall()), Err)
     assert records.pending().count() == 0

@@ -110,11 +110,11 @@ def test_a_refused_publish_after_an_awaited_commit_leaves_the_row_for_the_relay(
 
     id = asyncio.run(main())
 
-    assert owed() == [id]
+    assert unpublished_ids() == [id]
 
 
-def owed() -> list[str]:
-    """The rows that the relay is to send."""
+def unpublished_ids() -> list[str]:
+    """Return the ids of the rows that the relay has to publish."""
     import sqlalchemy as sa
 
     from dexpy.database.tables import records as table
@@ -147,7 +147,7 @@ def test_a_commit_that_is_cancelled_while_it_sends_sends_everything_and_is_cance
 
     assert len(broker.threads) == 3
     assert after == []
-    assert owed() == []
+    assert unpublished_ids() == []
     assert records.pending().count() == 4
 
 

@@ -495,7 +495,7 @@ def test_a_committed_session_has_row_and_message_with_its_own_rows(isolated_runt
     with shop.session() as session:
         session.add(Customer(name="Ada"))
         ticket = Note(what=4).async_(session=session).call()
-        assert nothing_is_stored(isolated_runtime), "nobody else sees it yet"
+        assert nothing_is_stored(isolated_runtime), "no other connection sees it yet"
         session.commit()
 
     assert shop.names() == ["Ada"]
@@ -607,7 +607,7 @@ def test_a_session_on_an_engine_of_its_own_for_the_same_file_is_joined(isolated_
     Base.metadata.create_all(engine)
     with Session(engine) as session:
         session.add(Customer(name="Ada"))
-        undone = Note().async_(session=session).call()
+        discarded = Note().async_(session=session).call()
         session.rollback()
         session.add(Customer(name="Ben"))
         ticket = Note().async_(session=session).call()
@@ -617,7 +617,7 @@ def test_a_session_on_an_engine_of_its_own_for_the_same_file_is_joined(isolated_
     assert [each["id"] for each in rows(isolated_runtime)] == [ticket.id]
     assert [each["name"] for each in sql(isolated_runtime, "SELECT name FROM customers")] == ["Ben"]
     with pytest.raises(RolledBack):
-        undone.reload()
+        discarded.reload()
 
 
 def test_a_session_on_another_database_sends_after_its_commit_and_never_after_a_rollback(
@@ -627,7 +627,7 @@ def test_a_session_on_another_database_sends_after_its_commit_and_never_after_a_
     Base.metadata.create_all(engine)
     with Session(engine) as session:
         session.add(Customer(name="Ada"))
-        undone = Note(what=1).async_(session=session).call()
+        discarded = Note(what=1).async_(session=session).call()
         assert nothing_is_stored(isolated_runtime)
         session.rollback()
         session.add(Customer(name="Ben"))
@@ -639,7 +639,7 @@ def test_a_session_on_another_database_sends_after_its_commit_and_never_after_a_
     engine.dispose()
 
     with pytest.raises(RolledBack):
-        undone.reload()
+        discarded.reload()
     isolated_runtime.run_pending()
     assert ticket.result(WAIT_S) == 2
 

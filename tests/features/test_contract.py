@@ -378,11 +378,11 @@ def test_a_perform_that_would_not_run_as_written_is_refused() -> None:
 
     with pytest.raises(DeclarationError) as caught:
 
-        class Wants(Operation):
+        class WithParameters(Operation):
             def perform(self, customer: int, *rest: int, note: str = "") -> None: ...
 
     assert str(caught.value).endswith(
-        "Wants.perform: expected no parameters besides self, got 'customer'. "
+        "WithParameters.perform: expected no parameters besides self, got 'customer'. "
         "Declare a prop for each and read it from self."
     )
 

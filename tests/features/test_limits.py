@@ -63,7 +63,7 @@ def sign(name: str) -> threading.Event:
 
 
 def wait_for(name: str) -> None:
-    assert sign(name).wait(WAIT_S), f"nobody gave the sign {name!r}"
+    assert sign(name).wait(WAIT_S), f"the event {name!r} was not set in time"
 
 
 def sleep_in_slices(seconds: float = LONG_S) -> None:

@@ -323,7 +323,7 @@ def test_a_query_is_immutable(isolated_runtime: Isolated) -> None:
     base.failed()
     base.newest_first()
     base.limit(1)
-    base.where(queue="nobody")
+    base.where(queue="unused")
 
     assert base.count() == len(list(base)) == 3
     assert ids(base) == sorted(ids(base))
@@ -352,7 +352,7 @@ def test_count_counts_the_records_of_the_query(isolated_runtime: Isolated) -> No
 
     assert records.all().count() == 5
     assert records.newest_first().limit(2).count() == 2
-    assert records.where(queue="nobody").count() == 0
+    assert records.where(queue="unused").count() == 0
 
 
 @pytest.mark.parametrize("count", [0, -1, 1.5, True, "2", None])
@@ -399,7 +399,7 @@ def test_the_last_page_may_be_full(isolated_runtime: Isolated) -> None:
     first = records.all().page(2)
     second = records.all().page(2, after=first.next)
     assert (len(second.records), second.next) == (2, None)
-    assert records.where(queue="nobody").page().records == ()
+    assert records.where(queue="unused").page().records == ()
 
 
 def test_new_records_do_not_shift_a_page(isolated_runtime: Isolated) -> None:

@@ -125,7 +125,7 @@ def test_the_rows_of_one_model_are_loaded_by_one_query(filled: Shop) -> None:
 
 
 def test_an_operation_without_references_to_load_makes_no_query(filled: Shop) -> None:
-    class Nobody(Operation):
+    class NoReferences(Operation):
         other: OptRef[Customer] = prop(default=None)
         friends: Refs[Customer] = prop(factory=list)
 
@@ -133,7 +133,7 @@ def test_an_operation_without_references_to_load_makes_no_query(filled: Shop) ->
             return self.other, self.friends
 
     with filled.statements() as seen:
-        assert Nobody().call() == (None, [])
+        assert NoReferences().call() == (None, [])
     assert seen == []
 
 
@@ -400,7 +400,7 @@ class Draft(Page):
     """A kind of page."""
 
 
-class Stranger:
+class Unmapped:
     """A class without a loader."""
 
 
@@ -449,13 +449,13 @@ def test_a_registered_loader_loads_plain_classes_and_their_subclasses(shop: Shop
 
 def test_a_model_without_a_loader_is_refused_with_both_fixes() -> None:
     class Lost(Operation):
-        stranger: Ref[Stranger]
+        unmapped: Ref[Unmapped]
 
         def perform(self) -> None: ...
 
     with pytest.raises(DeclarationError) as caught:
-        Lost(stranger=1)
+        Lost(unmapped=1)
     assert str(caught.value) == (
-        "Ref[Stranger]: expected a mapped class of SQLAlchemy, or a model with a registered loader. "
+        "Ref[Unmapped]: expected a mapped class of SQLAlchemy, or a model with a registered loader. "
         "Map it, or call dexpy.register_model_loader(base, load=, key=)."
     )

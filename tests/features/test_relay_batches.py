@@ -75,7 +75,7 @@ def test_rows_that_cannot_be_written_delay_no_other(
 
     assert [ticket.reload().status for ticket in good] == [after] * 3
     assert {each["status"] for each in rows(isolated_runtime) if each["priority"] == STUBBORN} == before
-    assert caplog.text.count(said) == stubborn, "each is told once in a look"
+    assert caplog.text.count(said) == stubborn, "each is logged once per poll"
 
     sql(isolated_runtime, "DROP TRIGGER stubborn")
     assert relay.run_once()

@@ -145,7 +145,7 @@ def test_between_attempts_a_run_is_pending_with_its_last_error(isolated_runtime:
     assert ticket.reload().pending
     assert ticket.outcome is None
     assert ticket.failure == "crash"
-    assert ticket.wait(0.05) is None, "whoever waits is not told of a failure that a retry will heal"
+    assert ticket.wait(0.05) is None, "a waiting caller gets no failure that will be retried"
     run_out(isolated_runtime)
     assert ticket.wait(WAIT_S) == Ok(2)
 
@@ -764,7 +764,7 @@ def test_a_run_without_a_transaction_restarts_only_as_a_new_attempt(
     ticket = Outside().async_().call()
     isolated_runtime.run_pending()
 
-    assert performed == [ticket.id], "what it did before may not have been undone"
+    assert performed == [ticket.id], "its earlier writes may not have been rolled back"
     assert (row(isolated_runtime, ticket.id)["status"], row(isolated_runtime, ticket.id)["num_attempts"]) == (
         "pending",
         1,

@@ -211,9 +211,9 @@ class Outer(Operation):
         for operation in self.inner:
             operation.safe.call()
         if self.end == "error":
-            raise Error("undone")
+            raise Error("rolled_back")
         if self.end == "crash":
-            raise RuntimeError("undone")
+            raise RuntimeError("rolled_back")
 
 
 @pytest.mark.parametrize("end", ["error", "crash"])
@@ -249,7 +249,7 @@ def test_a_middle_run_that_fails_rolls_back_the_inner_and_not_the_outer_run(shop
     class Middle(Operation):
         def perform(self) -> None:
             Write(text="inner").call()
-            raise Error("undone")
+            raise Error("rolled_back")
 
     class Top(Operation):
         def perform(self) -> str:

@@ -513,7 +513,7 @@ def test_get_finds_it_by_its_id(isolated_runtime: Isolated) -> None:
     assert found.outcome == Ok({"day": date(2026, 1, 2)})
 
 
-@pytest.mark.parametrize("id", ["op_nobody", "", "'; DROP TABLE operation_records; --"])
+@pytest.mark.parametrize("id", ["op_unknown", "", "'; DROP TABLE operation_records; --"])
 def test_an_unknown_id_is_not_found(isolated_runtime: Isolated, id: str) -> None:
     for get in (Ticket.get, records.get, records.attempts):
         with pytest.raises(RecordNotFound, match="No record has the id") as missing:

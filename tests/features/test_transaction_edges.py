@@ -174,7 +174,7 @@ def test_a_block_that_joined_its_caller_is_recorded_as_rolled_back_with_it(shop:
     def work(op: Do) -> None:
         op.session.add(Entry(text="outer"))
         Apart(what=inner).call()
-        raise Error("undone")
+        raise Error("rolled_back")
 
     Do(what=work).safe.call()
     assert lines(shop) == []
@@ -203,8 +203,8 @@ def test_nested_runs_between_the_blocks_are_independent(shop: Shop) -> None:
             Write(text="inside").call()
         Write(text="between").call()
         with op.transaction() as session:
-            session.add(Entry(text="undone"))
-            Write(text="undone too").call()
+            session.add(Entry(text="rolled back"))
+            Write(text="rolled back too").call()
             raise RuntimeError("broken")
 
     with pytest.raises(RuntimeError):

@@ -221,7 +221,7 @@ def test_a_joined_session_is_unrestricted_after_the_run(shop: Shop) -> None:
 def test_savepoints_are_allowed(shop: Shop) -> None:
     def parts(op: Do) -> None:
         savepoint = op.session.begin_nested()
-        op.session.add(Customer(name="undone"))
+        op.session.add(Customer(name="rolled back"))
         savepoint.rollback()
         savepoint = op.session.begin_nested()
         op.session.add(Customer(name="kept"))
@@ -305,7 +305,7 @@ def test_a_block_inside_a_transaction_is_a_savepoint(shop: Shop) -> None:
         op.session.add(Customer(name="ann"))
         with pytest.raises(ZeroDivisionError), op.transaction() as session:
             assert session is op.session
-            session.add(Customer(name="undone"))
+            session.add(Customer(name="rolled back"))
             boom()
         with op.transaction():
             op.session.add(Customer(name="bob"))
@@ -317,7 +317,7 @@ def test_a_block_inside_a_transaction_is_a_savepoint(shop: Shop) -> None:
         with op.transaction():
             op.session.add(Customer(name="cid"))
             with pytest.raises(ZeroDivisionError), op.transaction():
-                op.session.add(Customer(name="undone"))
+                op.session.add(Customer(name="rolled back"))
                 boom()
 
     DoApart(what=nested).call()
@@ -327,7 +327,7 @@ def test_a_block_inside_a_transaction_is_a_savepoint(shop: Shop) -> None:
 def test_runs_inside_a_block_join_it_and_runs_outside_of_it_do_not(shop: Shop) -> None:
     def work(op: Do) -> None:
         with pytest.raises(ZeroDivisionError), op.transaction():
-            Add(name="undone").call()
+            Add(name="rolled back").call()
             boom()
         Add(name="kept").call()
         raise Error("no")
@@ -455,7 +455,7 @@ def test_a_hook_of_a_nested_run_waits_for_the_outermost_commit(shop: Shop, touch
         assert hooks == []
         op.after_commit(hook("outer"))
         try:
-            Do(what=lambda undone: (inner(undone), boom())).call()
+            Do(what=lambda op: (inner(op), boom())).call()
         except ZeroDivisionError:
             return
 
@@ -564,7 +564,7 @@ def test_a_hook_of_a_run_without_a_transaction_belongs_to_its_block(shop: Shop) 
             op.after_commit(hook("block"))
         assert hooks == ["block"]
         with pytest.raises(ZeroDivisionError), op.transaction():
-            op.after_commit(hook("undone"))
+            op.after_commit(hook("rolled back"))
             boom()
         assert hooks == ["block"]
 

@@ -1,4 +1,4 @@
-"""Texts about failures, before anybody reads them."""
+"""Secrets are redacted in texts about failures."""
 
 from __future__ import annotations
 

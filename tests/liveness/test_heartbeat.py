@@ -14,7 +14,7 @@ from dexpy.runtime import install
 
 
 def test_the_lock_of_a_worker_is_held_before_its_row_is_visible(tmp_path: Path) -> None:
-    """One that has a row and no lock is taken for dead by whoever looks in that moment."""
+    """A worker with a row and no lock counts as dead in every check at that moment."""
     runtime = dexpy.configure(database=f"sqlite:///{tmp_path / 'records.db'}")
     dispatcher, database = runtime.dispatcher, runtime.store.database
     dispatcher.require_tables()

@@ -1,4 +1,4 @@
-"""The locks of workers on a SQLite file: who is alive, for as long as its process is, and for nobody else."""
+"""The liveness locks of workers on a SQLite file: each is held exactly as long as its process is alive."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_forked_child_sees_its_parent_alive_as_long_as_the_parent_holds_its_lo
 
 
 def test_recovery_and_expiry_work_batch_by_batch(isolated_runtime: Isolated, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No transaction holds more rows than a batch, however much is found, and one look sees to all of it."""
+    """No transaction changes more rows than a batch, however many are found, and one poll changes all of them."""
     monkeypatch.setattr(batches, "BATCH", 2)
     store, heartbeat = isolated_runtime.runtime.store, isolated_runtime.runtime.services.heartbeat
     assert heartbeat is not None

@@ -1,6 +1,6 @@
 """What one look of the relay sends, and what it leaves for the next one, where the broker refuses or forgets.
 
-The broker is Dramatiq's stub, which cannot be counted; it can be told to be away, or to refuse single queues.
+The broker is Dramatiq's stub, which cannot be counted; a test can make it unreachable, or have it refuse single queues.
 """
 
 from __future__ import annotations
@@ -69,14 +69,14 @@ class UnreliableBroker(StubBroker):
         super().declare_queue(queue_name)
 
     def get_queue_message_counts(self, queue_name: str) -> tuple[int, ...]:
-        """Asked for by whoever counts, or only wants to know whether it is there."""
+        """Return the number of messages; dexpy also calls it to check that the broker is reachable."""
         if self.is_away:
             raise ConnectionClosed(Exception("not now"))
         return (self.queues[queue_name].qsize(),)
 
 
 class UncountableBroker(UnreliableBroker):
-    """Nobody can tell how many messages it has."""
+    """A broker that cannot count its messages."""
 
     get_queue_message_counts = property()  # type: ignore[assignment]
 
@@ -189,8 +189,8 @@ def test_direct_runs_that_the_broker_refused_are_published_when_it_accepts_them(
 # What has a row
 
 
-def owed(setup: Setup, **options: Any) -> str:
-    """A row that is due, and that the relay has to send."""
+def insert_unpublished(setup: Setup, **options: Any) -> str:
+    """Return the id of a row that becomes due and has no message yet."""
     return Recorded().async_(in_=LATER_S, **options).call().id
 
 
@@ -216,7 +216,7 @@ def test_a_row_that_the_broker_refuses_is_skipped_for_a_limited_time(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     setup.broker.refused = {"refused"}
-    refused, other = owed(setup, queue="refused"), owed(setup)
+    refused, other = insert_unpublished(setup, queue="refused"), insert_unpublished(setup)
     clock.advance(LATER_S + 1)
     now = relay_module.time.monotonic()
     monkeypatch.setattr(relay_module.time, "monotonic", lambda: now)
@@ -225,7 +225,7 @@ def test_a_row_that_the_broker_refuses_is_skipped_for_a_limited_time(
     setup.broker.refused = set()
     assert setup.relay.publish_unpublished()
     assert setup.published_ids() == {other: 1}
-    assert setup.row(refused).enqueued_at is None, "it is owed"
+    assert setup.row(refused).enqueued_at is None, "it is unpublished"
 
     now += SET_ASIDE_S + 1
     assert setup.relay.publish_unpublished()
@@ -237,7 +237,7 @@ def test_rows_refused_before_an_outage_are_marked_unpublished_like_the_rest(
 ) -> None:
     setup.broker.refused = {"refused"}
     # The most urgent first: it is refused, and then the broker is gone in the middle of the batch.
-    first, second = owed(setup, queue="refused", priority=5), owed(setup)
+    first, second = insert_unpublished(setup, queue="refused", priority=5), insert_unpublished(setup)
     clock.advance(LATER_S + 1)
     deliver = setup.broker.enqueue
 
@@ -369,20 +369,20 @@ def alone(tmp_path: Path) -> Generator[Runtime]:
     install(None)
 
 
-def repost_of(runtime: Runtime) -> SqlRepublisher:
+def republisher_of(runtime: Runtime) -> SqlRepublisher:
     broker: Any = runtime.broker
     return SqlRepublisher(runtime.dispatcher, broker, runtime.store, runtime.intervals)
 
 
 def test_a_repeatedly_refused_message_is_published_with_growing_pauses(alone: Runtime) -> None:
     Recorded().async_().call()
-    repost, after_s, broker = repost_of(alone), alone.intervals.resend_after_s, alone.broker
+    republisher, after_s, broker = republisher_of(alone), alone.intervals.resend_after_s, alone.broker
     assert isinstance(broker, SqlBroker)
     offered_at: list[float] = []
     for halves in range(40):
-        if repost.run_once():
+        if republisher.run_once():
             offered_at.append(halves * after_s / 2)
-        # Dead, as Dramatiq leaves what fails in a way that nobody has thought of.
+        # Dead, as Dramatiq leaves a message that fails with an unexpected error.
         if (message := broker.claim()) is not None:
             message.nack()
         clock.advance(after_s / 2)
@@ -393,13 +393,13 @@ def test_a_repeatedly_refused_message_is_published_with_growing_pauses(alone: Ru
 
 def test_more_rows_than_a_batch_are_republished_once_each(alone: Runtime) -> None:
     tickets = dexpy.enqueue_all([Recorded() for _ in range(2 * BATCH + 1)])
-    repost, broker = repost_of(alone), alone.broker
+    republisher, broker = republisher_of(alone), alone.broker
     assert isinstance(broker, SqlBroker)
     broker.flush_all()
     clock.advance(alone.intervals.resend_after_s + 1)
 
-    assert repost.run_once() == len(tickets)
-    assert repost.run_once() == 0
+    assert republisher.run_once() == len(tickets)
+    assert republisher.run_once() == 0
 
     assert Counter(message.kwargs["record_id"] for message in broker.iter_messages("default")) == Counter(
         ticket.id for ticket in tickets
@@ -416,7 +416,7 @@ def test_a_row_whose_message_is_held_by_a_worker_is_not_republished(alone: Runti
     broker.claim().ack()  # type: ignore[union-attr]
     clock.advance(alone.intervals.resend_after_s + 1)
 
-    assert repost_of(alone).run_once() == 1
+    assert republisher_of(alone).run_once() == 1
     assert [message.kwargs["record_id"] for message in broker.iter_messages("default")][-1] == lost.id
 
 

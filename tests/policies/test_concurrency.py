@@ -273,7 +273,7 @@ def test_an_expired_blocked_run_is_skipped(isolated_runtime: Isolated) -> None:
 
     during_run.append(late)
     isolated_runtime.run_pending()
-    mend(isolated_runtime)
+    refill_slots(isolated_runtime)
     assert started_runs == [1, 3]
 
 
@@ -282,7 +282,7 @@ def test_a_raised_limit_applies_to_blocked_runs(isolated_runtime: Isolated, monk
         isolated_runtime.run_pending()
         assert len(blocked()) == 2
         object.__setattr__(Limited.contract, "concurrency", Concurrency(3, "account"))
-        mend(isolated_runtime)
+        refill_slots(isolated_runtime)
         isolated_runtime.run_pending()
         assert started_runs == [1, 2, 3]
 
@@ -300,7 +300,7 @@ def test_a_removed_limit_releases_all_blocked_runs(isolated_runtime: Isolated) -
     def taken_back() -> None:
         isolated_runtime.run_pending()
         object.__setattr__(Limited.contract, "concurrency", None)
-        mend(isolated_runtime)
+        refill_slots(isolated_runtime)
         isolated_runtime.run_pending()
         assert started_runs == [1, 2, 3]
 
@@ -313,8 +313,8 @@ def test_a_removed_limit_releases_all_blocked_runs(isolated_runtime: Isolated) -
         object.__setattr__(Limited.contract, "concurrency", declared)
 
 
-def mend(isolated_runtime: Isolated) -> int:
-    """What the relay of a worker does with each look."""
+def refill_slots(isolated_runtime: Isolated) -> int:
+    """Fill the free slots, as the relay of a worker does in each poll."""
     return ConcurrencyLimiter(isolated_runtime.runtime.store, isolated_runtime.runtime.dispatcher).refill_slots()
 
 
@@ -326,8 +326,8 @@ def test_the_relay_fills_free_slots_with_blocked_runs(isolated_runtime: Isolated
         connection.execute(sa.update(table).values(wait))
         connection.execute(sa.text("DELETE FROM dexpy_messages"))
     assert isolated_runtime.run_pending() == []
-    assert mend(isolated_runtime) == 1
-    assert mend(isolated_runtime) == 0, "what was sent is on its way"
+    assert refill_slots(isolated_runtime) == 1
+    assert refill_slots(isolated_runtime) == 0, "what was sent is on its way"
     isolated_runtime.run_pending()
     assert started_runs == [1, 2, 3]
     assert {one.reload().status, two.reload().status, three.reload().status} == {"done"}
@@ -341,7 +341,7 @@ def test_the_relay_fills_the_free_slots_of_every_key(isolated_runtime: Isolated)
         connection.execute(sa.update(table).values(wait))
         connection.execute(sa.text("DELETE FROM dexpy_messages"))
 
-    assert mend(isolated_runtime) == 3
+    assert refill_slots(isolated_runtime) == 3
     isolated_runtime.run_pending()
 
     assert sorted(started_runs) == [10, 11, 20, 21, 30, 31]
@@ -355,7 +355,7 @@ def test_a_message_that_no_worker_claims_reserves_a_slot_for_a_limited_time(
     with isolated_runtime.runtime.store.begin() as connection:
         connection.execute(sa.update(table).values(wait))
         connection.execute(sa.text("DELETE FROM dexpy_messages"))
-    assert (mend(isolated_runtime), mend(isolated_runtime)) == (1, 0)
+    assert (refill_slots(isolated_runtime), refill_slots(isolated_runtime)) == (1, 0)
     with isolated_runtime.runtime.store.begin() as connection:
         # The message of the first one was lost, or is in a queue that no worker serves.
         connection.execute(sa.text("DELETE FROM dexpy_messages"))
@@ -363,7 +363,7 @@ def test_a_message_that_no_worker_claims_reserves_a_slot_for_a_limited_time(
         sent_at = sa.update(table).where(table.c.id == one.id).values(enqueued_at=long_ago)
         connection.execute(sent_at)
 
-    assert mend(isolated_runtime) == 1
+    assert refill_slots(isolated_runtime) == 1
     isolated_runtime.run_pending()
 
     assert two.reload().status == "done"
@@ -377,7 +377,7 @@ def test_polls_do_not_read_blocked_rows(isolated_runtime: Isolated) -> None:
         store: Store = isolated_runtime.runtime.store
         assert not store.has_unpublished(None)
         assert isolated_runtime.runtime.dispatcher.transport.sql_queue.pending().due == 0
-        assert mend(isolated_runtime) == 0
+        assert refill_slots(isolated_runtime) == 0
 
     during_run.append(observe)
     isolated_runtime.run_pending()

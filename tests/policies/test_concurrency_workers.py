@@ -63,7 +63,7 @@ def test_the_slot_of_a_killed_worker_becomes_free(pair: PolicyPair, point: str) 
     first = pair.start_killed_at(point, threads=2)
     for number in range(6):
         Single(key="one", number=number, hold_s=0.1).async_().call()
-    eventually(lambda: pair.reached(point), f"somebody dies at {point}", WAIT_S, pair.output)
+    eventually(lambda: pair.reached(point), f"a worker dies at {point}", WAIT_S, pair.output)
     pid, survivor = pair.reached(point), pair.start(threads=2)
     first.stop()
     since = time.time()

@@ -463,7 +463,7 @@ def test_a_class_without_encryption_never_looks_up_an_encryptor(
     isolated_runtime: Isolated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def asked() -> Encryptors:
-        raise AssertionError("nobody needs one")
+        raise AssertionError("no encryptor is needed")
 
     monkeypatch.setattr(encryption, "current_encryptors", asked)
     ticket = StorePlain(data={"a": 1}).async_().call()

@@ -44,7 +44,7 @@ def test_a_worker_that_is_killed_leaves_no_lock_behind(pair: PolicyPair, point: 
     first = pair.start_killed_at(point, threads=2)
     for number in range(4):
         Locked(key="one", number=number, hold_s=1.3 if point == "lock_busy" else 0.05).async_().call()
-    eventually(lambda: pair.reached(point), f"somebody dies at {point}", WAIT_S, pair.output)
+    eventually(lambda: pair.reached(point), f"a worker dies at {point}", WAIT_S, pair.output)
     pid, survivor = pair.reached(point), pair.start(threads=2)
     first.stop()
     since = time.time()
@@ -73,7 +73,10 @@ def test_a_worker_that_is_frozen_with_a_lock_loses_it_with_its_run(pair: PolicyP
     pair.release_waiting()
     os.kill(pid, signal.SIGCONT)
     eventually(
-        lambda: frozen.lines("run.retry_scheduled") or frozen.lines("claim.lost"), "it is told", WAIT_S, pair.output
+        lambda: frozen.lines("run.retry_scheduled") or frozen.lines("claim.lost"),
+        "its claim is lost or a retry is scheduled",
+        WAIT_S,
+        pair.output,
     )
 
     assert effects(pair) == Counter({1: 1}), "what the frozen one did was rolled back"

@@ -408,7 +408,7 @@ class Limited(Endless, name="together.limited"):
     timeout = 1.0
 
 
-def call_off(isolated_runtime: Isolated, ticket: Ticket[Any]) -> None:
+def cancel_now(isolated_runtime: Isolated, ticket: Ticket[Any]) -> None:
     """Cancel a run of this worker, which polls for cancel requests."""
     ticket.cancel()
     watch = isolated_runtime.runtime.services.watchdog
@@ -435,7 +435,7 @@ def test_a_run_that_is_cancelled_while_it_waits_for_a_lock_ends_and_frees_its_ke
     def cancel(point: str) -> None:
         if point == "lock_busy":
             assert ticket.reload().running, "the record is inside the lock, and runs while it waits"
-            call_off(isolated_runtime, ticket)
+            cancel_now(isolated_runtime, ticket)
 
     monkeypatch.setattr(lock_step, "WAIT_SLICE_S", 0.05)
     monkeypatch.setattr(lock_step, "failpoint", cancel)
@@ -475,7 +475,7 @@ def test_a_run_cancelled_between_steps_keeps_finished_steps_and_releases_lock_ke
 ) -> None:
     ticket = Cut(order=1).async_().call()
 
-    during_run.append(lambda: call_off(isolated_runtime, ticket))
+    during_run.append(lambda: cancel_now(isolated_runtime, ticket))
     isolated_runtime.run_pending()
     assert (ticket.reload().status, ticket.failure, events) == ("cancelled", "cancelled", ["first"])
     assert [step.name for step in records.steps(ticket.id)] == ["first"]
@@ -575,7 +575,7 @@ def tell(word: str) -> None:
 
 class Leaf(Operation, name="together.leaf"):
     word: str
-    tenant: str = prop(context="tenant", default="nobody")
+    tenant: str = prop(context="tenant", default="unknown")
     unique = Unique("word", "tenant")
 
     def perform(self) -> None:
@@ -717,7 +717,7 @@ class Everything(Operation, name="together.everything"):
 
     encrypt = True
     order: int = prop(ge=1)
-    customer: str = prop(context="customer", default="nobody")
+    customer: str = prop(context="customer", default="unknown")
     card: str = prop(sensitive=True, default=SECRET)
     async_ = Async(queue="bank", priority=5, expires_in=60)
     once = Once("order", expires_in=timedelta(days=1))

@@ -75,7 +75,7 @@ def test_a_worker_that_is_killed_leaves_neither_lock_nor_slot_nor_key_and_no_ste
 ) -> None:
     pair.start_killed_at(point, threads=2)
     tickets = settle(*range(4), accounts=1)
-    eventually(lambda: pair.reached(point), f"somebody dies at {point}", WAIT_S, pair.output)
+    eventually(lambda: pair.reached(point), f"a worker dies at {point}", WAIT_S, pair.output)
     pair.start(threads=2)
     done_once(pair, tickets)
 

@@ -20,7 +20,7 @@ APPLICATION = shop_keys
 
 
 def reached(pair: PolicyPair, point: str) -> int:
-    return eventually(lambda: pair.reached(point), f"somebody reaches {point}", 30, pair.output)
+    return eventually(lambda: pair.reached(point), f"a worker reaches {point}", 30, pair.output)
 
 
 def keys_held(pair: PolicyPair) -> list[str]:

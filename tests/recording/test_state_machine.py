@@ -82,7 +82,7 @@ class Task(Operation):
     retry_on = (Retry(Flaky, attempts=3, wait=WAIT_S, jitter=0),)
     discard_on = (Gone,)
 
-    @guard("It was told so")
+    @guard("The test chose it")
     def refused(self) -> bool:
         Attempt.of_this_thread().begin(self.run_id)
         return Attempt.of_this_thread().ending == "reject"
@@ -172,7 +172,7 @@ class Model:
     kept: int = 0
     retries: int = 0
     keys: frozenset[str] = BOTH
-    is_called_off: bool = False
+    is_cancel_requested: bool = False
 
     def happen(self, event: str) -> None:
         """Take an event in."""
@@ -187,7 +187,7 @@ class Model:
             self.retries += 1
         if effect.counted is None:
             self.attempts = self.lost = self.retries = 0
-            self.is_called_off = False
+            self.is_cancel_requested = False
         else:
             self.attempts += effect.counted
 
@@ -244,7 +244,7 @@ class Attempt:
         self._stirred.set()
         assert self._told.wait(PATIENCE_S)
 
-    def let_go(self, ending: str = "crash") -> None:
+    def complete(self, ending: str = "crash") -> None:
         """Have the run end, and wait until it has."""
         self.ending = ending
         self._told.set()
@@ -252,7 +252,7 @@ class Attempt:
 
     def end(self, ending: str) -> None:
         """Have the run end as it should."""
-        self.let_go(ending)
+        self.complete(ending)
         assert self.is_over, f"it does not end when told to {ending}"
         assert self.error is None or (ending == "shutdown" and isinstance(self.error, Shutdown)), repr(self.error)
 
@@ -436,7 +436,7 @@ class Lives(RuleBasedStateMachine):
                 self.models[asked].happen("expire")
             elif row["status"] == "pending" and self.is_due(row):
                 # Started, and cancelled before any code of the operation.
-                assert self.models[asked].is_called_off
+                assert self.models[asked].is_cancel_requested
                 self.models[asked].happen("claim")
                 self.models[asked].happen("cancel_running")
             return True
@@ -462,7 +462,7 @@ class Lives(RuleBasedStateMachine):
         event = ENDINGS[ending].event
         if event == "retry" and model.retries == 2:
             event = "crash"
-        if (was_seen and ending != "reject") or (model.is_called_off and event in ("retry", "release")):
+        if (was_seen and ending != "reject") or (model.is_cancel_requested and event in ("retry", "release")):
             # Seen at the next use of the session, to which a guard that refuses does not come; or before it runs again.
             event = "cancel_running"
         attempt.end(ending)
@@ -507,7 +507,7 @@ class Lives(RuleBasedStateMachine):
         """Return the possible events; an event that is listed several times is more likely."""
         states = [model.status for model in self.models.values()]
         unseen = [zombie for zombie in self.zombies if self.models[str(zombie.run_id)].token == zombie.token]
-        found = ["look_after", "advance", "send_twice", "cancel", "tell_runs"]
+        found = ["recover_and_expire", "advance", "send_twice", "cancel", "tell_runs"]
         found += ["expire", "fail", "reschedule"] * ("pending" in states)
         found += ["revive", "revive"] * (not {"failed", "expired", "cancelled"}.isdisjoint(states))
         found += ["send"] * 4 * (len(states) - sum(state in FINAL for state in states) < 3)
@@ -515,8 +515,8 @@ class Lives(RuleBasedStateMachine):
         found += ["kill", "stop"] * bool(self.alive)
         found += ["kill", "end", "end", "end"] * bool(self.live)
         found += ["deliver"] * 8 * bool(self.alive and self.messages.is_due(self))
-        found += ["zombie_ends"] * 3 * bool(self.zombies) + ["look_after"] * 3 * bool(unseen)
-        return found + ["forget", "send_what_is_owed"] * self.messages.forgets
+        found += ["zombie_ends"] * 3 * bool(self.zombies) + ["recover_and_expire"] * 3 * bool(unseen)
+        return found + ["forget", "publish_unpublished"] * self.messages.forgets
 
     @property
     def alive(self) -> list[Worker]:
@@ -556,11 +556,11 @@ class Lives(RuleBasedStateMachine):
         for run_id, attempt in self.live.items():
             if attempt.worker is worker:
                 model = self.models[run_id]
-                model.happen("cancel_running" if model.is_called_off else "release")
+                model.happen("cancel_running" if model.is_cancel_requested else "release")
         worker.leave()
         self.lose_claims_of(worker)
 
-    def look_after(self) -> None:
+    def recover_and_expire(self) -> None:
         before = self.rows()
         assert self.relay.run_once()
         alive = {worker.worker_id for worker in self.alive}
@@ -568,12 +568,12 @@ class Lives(RuleBasedStateMachine):
             model = self.models[id]
             if row["status"] == "running" and row["claimed_by"] not in alive:
                 is_last = model.lost + 1 >= model.loss_limit
-                model.happen("cancel_running" if model.is_called_off else "lose" if is_last else "recover")
+                model.happen("cancel_running" if model.is_cancel_requested else "lose" if is_last else "recover")
             # In this order: a run that is released after its expiry is expired by the same poll.
             if model.status == "pending" and self.is_late(row):
                 model.happen("expire")
 
-    def send_what_is_owed(self) -> None:
+    def publish_unpublished(self) -> None:
         assert self.relay.publish_unpublished()
 
     def forget(self) -> None:
@@ -597,7 +597,7 @@ class Lives(RuleBasedStateMachine):
             model.happen("cancel")
         else:
             assert ticket.running
-            model.is_called_off = True
+            model.is_cancel_requested = True
 
     def expire(self, model: Model) -> None:
         self.ask(model, "expire", lambda ticket: ticket.expire())
@@ -648,7 +648,7 @@ class Lives(RuleBasedStateMachine):
         held = {attempt.message.message_id for attempt in at_work}
         for id, row in rows.items():
             if row["status"] == "pending":
-                assert self.messages.has_way_to(self, row, held), f"{id} waits, and nobody will come"
+                assert self.messages.has_way_to(self, row, held), f"{id} waits, and no worker will claim it"
             if row["status"] == "running":
                 holders = [one for one in at_work if (one.run_id, one.token) == (id, row["claim_token"])]
                 assert [one.worker.worker_id for one in holders] == [row["claimed_by"]], id
@@ -669,7 +669,7 @@ class Lives(RuleBasedStateMachine):
                 self.come_to_an_end()
         finally:
             for attempt in (*self.live.values(), *self.zombies):
-                attempt.let_go()
+                attempt.complete()
             for worker in self.workers:
                 worker.liveness_locks.release(worker.worker_id)
             self.reader.close()
@@ -682,8 +682,8 @@ class Lives(RuleBasedStateMachine):
         for _ in range(HEALED_AFTER):
             while self.live:
                 self.finish(self.live.popitem()[1], "finish")
-            self.look_after()
-            self.send_what_is_owed()
+            self.recover_and_expire()
+            self.publish_unpublished()
             while self.deliver_next(worker):
                 while self.live:
                     self.finish(self.live.popitem()[1], "finish")

@@ -220,7 +220,7 @@ def test_a_recovered_run_waits_as_long_as_the_recovery_sets(isolated_runtime: Is
     row = move(isolated_runtime, "recover", wait_s=30.0, sent=False)
 
     assert (row.scheduled_at - row.updated_at).total_seconds() == pytest.approx(30, abs=1)
-    assert (row.enqueued_at, row.error) == (None, "E"), "the relay owes it a message"
+    assert (row.enqueued_at, row.error) == (None, "E"), "the relay has to publish its message"
     assert move(isolated_runtime, "claim") is None
 
 

@@ -68,7 +68,7 @@ class MailboxClosed(Exception):
 
 
 class CardError(Exception):
-    """Somebody else's exception."""
+    """An exception of another library."""
 
 
 # The example at the top of the public face.

@@ -1,6 +1,6 @@
 """Which row a delivery runs, where messages come in any order, late, twice, and their answers not at all.
 
-The broker is Dramatiq's stub: a plain queue, whose messages a test delivers by hand, in the order that it wants.
+The broker is Dramatiq's stub: a plain queue, whose messages a test delivers by hand, in the order that it chooses.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from dexpy.worker.claims import Claims
 URGENT = 5
 WAIT_S = 30.0
 GONE = sa.exc.OperationalError("COMMIT", {}, Exception("database is locked"))
-"""What SQLite says when somebody else does not let go: it will be back."""
+"""What SQLite raises while another connection holds the lock; a retry will succeed."""
 
 ran: Counter[int] = Counter()
 logged: list[str] = []
@@ -84,7 +84,7 @@ class Inbox:
                 self.sent.setdefault(one.kwargs["record_id"], []).append(one)
 
     def relay(self) -> None:
-        """Let the relay send what is owed."""
+        """Have the relay publish the unpublished rows."""
         dispatcher = self.runtime.dispatcher
         assert self.runtime.services.heartbeat is not None
         assert Relay(dispatcher, self.runtime.services.heartbeat, self.runtime.intervals).publish_unpublished()
@@ -108,7 +108,7 @@ class Inbox:
             return got
 
     def work(self) -> None:
-        """Run every message as a worker does, until there is none and none is owed."""
+        """Run every message as a worker does, until there is none and no row is unpublished."""
         while True:
             self.relay()
             waiting, self.sent = self.sent, {}
@@ -196,7 +196,7 @@ def test_a_message_of_an_ended_row_runs_an_unpublished_row(inbox: Inbox) -> None
     assert inbox.deliver(urgent) == calm
 
     inbox.relay()
-    assert len(inbox.sent[calm]) == 1, "the relay owes it none any more"
+    assert len(inbox.sent[calm]) == 1, "the relay sends it no second one"
 
 
 def test_every_row_is_run_once_whatever_the_order_of_priorities(inbox: Inbox, looking: None) -> None:
@@ -272,7 +272,7 @@ NOT_FOR_US: dict[str, dict[str, Any]] = {
     "running": {"status": "running"},
     "ended": {"status": "done"},
     "of an unknown class": {"operation": "elsewhere.Unknown"},
-    "of a key that has slots": {"concurrency_key": "whoever claims it has to ask for a slot"},
+    "of a key that has slots": {"concurrency_key": "claiming it requires a slot"},
 }
 
 
