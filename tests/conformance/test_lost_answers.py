@@ -154,7 +154,7 @@ def test_two_namespaces_of_one_redis_do_not_see_each_other(redis_broker: Any) ->
 
 @pytest.mark.parametrize("query", ["namespace=", "namespace=a&namespace=b"])
 def test_an_invalid_namespace_is_refused(query: str) -> None:
-    with pytest.raises(ConfigurationError, match="Name one, as in"):
+    with pytest.raises(ConfigurationError, match="expected one namespace that is not empty, got"):
         broker_from_url(f"redis://127.0.0.1/0?{query}")
 
 

@@ -651,7 +651,7 @@ def test_a_lock_on_redis_is_renewed_during_its_run(tmp_path: Path, monkeypatch: 
     with servers.broker("redis") as url:
         configure(broker=url)
         try:
-            locks = current_runtime().store.locks
+            locks = current_runtime().open_store().locks
             assert locks.backend_name(None) == "redis", "there is no database that all share"
             with held("account:7", "redis") as hold:
                 until = time.monotonic() + 1.5
