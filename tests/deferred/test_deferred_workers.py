@@ -103,7 +103,7 @@ def test_the_uncommitted_token_of_a_killed_process_is_free(pair: PolicyPair, chi
 def test_a_process_that_is_killed_while_it_waits_for_a_token_changes_nothing(pair: PolicyPair, child: Child) -> None:
     holder = child("enqueue_key_claimed=wait", "defer", "order-1")
     eventually(lambda: pair.reached("enqueue_key_claimed"), "the token is held", WAIT_S)
-    waiting = child("nowhere", "defer", "order-1")
+    waiting = child("", "defer", "order-1")
     with pytest.raises(subprocess.TimeoutExpired):
         waiting.wait(1.0)
     waiting.kill()
