@@ -409,7 +409,9 @@ def test_clocks_that_disagree_are_a_warning(kind: str, moved_s: int, said: str, 
         (tmp_path / "nearly.py").write_text(LATE.format(seconds=moved_s / abs(moved_s) * SKEW_S / 2))
 
         warned = told(pair, "late", "-p", "1")["clock"]
-        assert warned.startswith(f"warn clock: the clock of the database is {abs(moved_s)}.0 s {said} that of this machine")
+        assert warned.startswith(
+            f"warn clock: the clock of the database is {abs(moved_s)}.0 s {said} that of this machine"
+        )
         assert told(pair, "nearly", "-p", "1")["clock"] == "ok clock"
 
         late, nearly = pair.start(module="late"), pair.start(module="nearly")
