@@ -455,7 +455,7 @@ def test_a_column_of_the_application_is_not_lost_with_a_copied_table(old_file: s
     with old_file.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE operation_records ADD COLUMN mine TEXT")
 
-    with pytest.raises(ConfigurationError, match="columns 'mine' are not of dexpy"):
+    with pytest.raises(ConfigurationError, match="columns 'mine' do not belong to dexpy"):
         upgrade(old_file)
 
     with old_file.begin() as connection:

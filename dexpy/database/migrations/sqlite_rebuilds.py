@@ -72,6 +72,6 @@ def _require_known_columns(connection: Connection, rebuild: Rebuild) -> None:
     present = connection.exec_driver_sql("SELECT name FROM pragma_table_xinfo(?)", (rebuild.table,)).scalars()
     if unknown := set(present) - set(rebuild.columns):
         raise ConfigurationError(
-            f"{rebuild.table}: columns {listed(unknown)} are not of dexpy, and this migration of SQLite would lose "
-            "them. Move them to a table of the application, drop them here, and retry the upgrade."
+            f"{rebuild.table}: columns {listed(unknown)} do not belong to dexpy, and this migration of SQLite "
+            "would lose them. Move them to a table of the application, drop them here, and retry the upgrade."
         )
