@@ -112,10 +112,8 @@ def default_of(option: str) -> Any:
         (PRODUCTION, f"begin with {default_of('threads')} threads for each process."),
         (PRODUCTION, f"and up to {startup.OWN_CONNECTIONS} for heartbeats and other internal tasks"),
         (PRODUCTION, f"`processes x (threads + {startup.OWN_CONNECTIONS})`"),
-        (
-            PRODUCTION,
-            f"more than {2 * POOL_SIZE} connections; if you need more than {2 * POOL_SIZE - startup.OWN_CONNECTIONS} threads",
-        ),
+        (PRODUCTION, f"more than {2 * POOL_SIZE} connections"),
+        (PRODUCTION, f"if you need more than {2 * POOL_SIZE - startup.OWN_CONNECTIONS} threads"),
         (PRODUCTION, f"of up to {'ten' if startup.BACKOFF.longest_s == 10 else startup.BACKOFF.longest_s} seconds"),
         (PRODUCTION, f"after {'half a' if startup.BACKOFF.first_s == 0.5 else startup.BACKOFF.first_s} second,"),
         (PRODUCTION, f"one message and status {StartupError.exit_status},"),
