@@ -13,7 +13,7 @@ import pytest
 HOME = Path(__file__).parents[1]
 MARKER = "style: quotation"
 BANNED = {
-    r"for one(?=[,.;:)]|$)": "for example",
+    r"for one(?=[,.;:)'\"]|$)": "for example",
     r"somebody|anybody": "name the component or the reader",
     r"nobody": "no process, no user, nothing",
     r"whoever": "name the component or the reader",

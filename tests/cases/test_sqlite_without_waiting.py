@@ -99,7 +99,7 @@ WAYS: dict[str, tuple[Callable[[Session], Any], int]] = {
     "enqueue all": (lambda _: enqueue_all([Open(), OpenUnique(), OpenOnce()]), 3),
     "enqueue later": (lambda _: Open().async_(in_=60).call(), 1),
     "ask the records": (lambda _: list(records.all()), 0),
-    "ask for one": (lambda _: _missing(), 0),
+    "get a record that is not there": (lambda _: _missing(), 0),
     "explain": (lambda _: Open.explain(), 0),
     "ask the guards": (lambda _: Open.callable(), 0),
     "clear a key": (lambda _: OpenOnce.clear_once(number=1), 0),

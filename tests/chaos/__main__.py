@@ -46,7 +46,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--kills", type=int, help="so many at least  [default: one every 3 seconds]")
     parser.add_argument("--freezes", type=int, help="so many, on a server  [default: one every 40 seconds]")
     parser.add_argument("--break", dest="broken", choices=HARM, help="take a promise out: the harm has to be seen")
-    parser.add_argument("--isolation", default="", help="of runs, on a server: 'REPEATABLE READ', for one")
+    parser.add_argument(
+        "--isolation", default="", help="isolation level of runs on a server, for example 'REPEATABLE READ'"
+    )
     parser.add_argument("--quick", action="store_true", help="two short runs and all breaks, in about two minutes")
     parser.add_argument("--keep", action="store_true", help="keep the folder with the logs")
     return parser.parse_args()
