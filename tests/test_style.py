@@ -5,6 +5,7 @@ A line that quotes them, such as a line of an application's code, has the marker
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 
@@ -60,14 +61,18 @@ FOLDERS = ("dexpy", "docs", "tests", "benchmarks")
 WRITTEN = [HOME / "README.md", HOME / "Makefile", HOME / "pyproject.toml", *files_of(*FOLDERS)]
 
 
+@functools.cache
+def words_of(text: str) -> str:
+    """A text without lines that quote; underscores separate words, and names of indexes are stored names."""
+    kept = "\n".join("" if MARKER in line else line for line in text.splitlines())
+    return re.sub(r"(?<=\w)_(?=\w)", " ", re.sub(r"\bix_\w+", "", kept))
+
+
 def banned_lines(text: str, pattern: str) -> list[tuple[int, str]]:
-    """The lines with a banned word, by their numbers. Underscores separate words; names of indexes are stored names."""
-    lines = enumerate(text.splitlines(), start=1)
-    return [
-        (number, line)
-        for number, line in lines
-        if MARKER not in line and WORDS[pattern].search(re.sub(r"(?<=\w)_(?=\w)", " ", re.sub(r"\bix_\w+", "", line)))
-    ]
+    """The lines with a banned word, by their numbers."""
+    words, lines = words_of(text), text.splitlines()
+    numbers = {words.count("\n", 0, match.start()) for match in WORDS[pattern].finditer(words)}
+    return [(number + 1, lines[number]) for number in sorted(numbers)]
 
 
 def test_there_are_files_to_read() -> None:
