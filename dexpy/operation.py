@@ -49,7 +49,7 @@ from dexpy.foundation.trace import current_frame
 from dexpy.policies.concurrency import Concurrency
 from dexpy.policies.lock import Lock
 from dexpy.policies.once import KEY_ATTRIBUTE, Once
-from dexpy.policies.options import MYPY, Delay, Recording, Reset, policy
+from dexpy.policies.options import DEFAULT_MAX_LOST, MYPY, Delay, Recording, Reset, policy
 from dexpy.policies.retry import Causes, Exceptions, Retry
 from dexpy.policies.unique import Unique
 from dexpy.runtime import current_runtime
@@ -201,7 +201,7 @@ class Operation(metaclass=OperationType):
             MappingProxyType({})
         )
         errors: ClassVar[Set[str] | tuple[str, ...] | list[str] | Mapping[str, str]] = frozenset()
-        max_lost: ClassVar[int] = 3
+        max_lost: ClassVar[int] = DEFAULT_MAX_LOST
         timeout: ClassVar[Delay | None] = None
         pipeline: ClassVar[tuple[Insert | Remove | Reset, ...]] = ()
         once: ClassVar[Once] = Once.never()

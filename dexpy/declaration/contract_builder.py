@@ -167,7 +167,7 @@ def _record(cls: Any, where: str) -> Recording | None:
 
 def _check_needs_no_record(cls: type, where: str, record: Recording | None) -> None:
     attributes = vars(cls)
-    names = [name for name in ("max_lost",) if name in attributes]
+    names = ["max_lost"] if "max_lost" in attributes else []
     if getattr(attributes.get("async_"), "expires_in", None) is not None:
         names.append("async_ with expires_in")
     if names:

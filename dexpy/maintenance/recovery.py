@@ -21,6 +21,7 @@ from dexpy.foundation.redaction import class_path
 from dexpy.liveness import worker_registry
 from dexpy.liveness.database_sessions import end_sessions
 from dexpy.liveness.heartbeat import Heartbeat
+from dexpy.policies.options import DEFAULT_MAX_LOST
 from dexpy.policies.retry import Retry
 from dexpy.recording.batches import update_each, write_each
 from dexpy.recording.outcome_logging import log_end, run_facts
@@ -28,8 +29,8 @@ from dexpy.recording.run_signals import is_cancel_requested
 from dexpy.recording.store import Store, row_dict
 from dexpy.recording.transitions import apply
 
-LOSS_LIMIT = 4
-"""How many workers may be lost with a run, unless its row has another limit."""
+LOSS_LIMIT = DEFAULT_MAX_LOST + 1
+"""The number of lost workers that fails a run whose row has no limit."""
 
 LOCK_WAIT_S = 1
 """The longest wait for a lock, in seconds: a dead worker may hold it."""

@@ -16,6 +16,9 @@ Delay: TypeAlias = timedelta | float | int
 T = TypeVar("T")
 QueueChoice: TypeAlias = str | Callable[[Any], str]
 
+DEFAULT_MAX_LOST = 3
+"""How many times a run is retried after a lost worker, unless its class declares another number."""
+
 MYPY: bool = False
 """True for mypy only."""
 
