@@ -91,8 +91,9 @@ def test_a_worker_frozen_while_it_claims_a_slot_blocks_the_key_no_longer_than_it
     blocked = sa.select(records.c.id).where(records.c.blocked_key.is_not(None))
     eventually(lambda: len(pair.sql(blocked)) == 3, "they wait", WAIT_S, pair.output)
     pair.start_killed_at("concurrency_key_locked=wait", threads=1)
-    # Its run ends while it stops, and the slot is offered to the next one: the other worker takes that.
+    # Its run ends while it stops, so that the other worker takes the next one.
     first.signal(signal.SIGTERM)
+    eventually(lambda: first.lines("worker.draining"), "it has begun to stop", WAIT_S, pair.output)
     pair.release_waiting("in_perform")
     assert first.ended() == 0
     eventually(lambda: pair.reached("concurrency_key_locked"), "one is at the gate", WAIT_S, pair.output)
