@@ -60,7 +60,7 @@ def broker(database: Database) -> Iterator[SqlBroker]:
 
 
 def sibling(broker: SqlBroker, **options: Any) -> SqlBroker:
-    """Another owner on the same table, as another process would be."""
+    """A second broker on the same table, with its own owner name like another process."""
     return SqlBroker(broker.database, **options)
 
 
@@ -89,7 +89,7 @@ def row(broker: SqlBroker) -> Any:
 def eventually(condition: Callable[[], Any], timeout_s: float = 15) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, "what was waited for did not happen"
+        assert time.monotonic() < deadline, "the condition has not become true in time"
         time.sleep(0.005)
 
 
@@ -107,7 +107,7 @@ def keepers() -> int:
     return sum(thread.name == KEEPER for thread in threading.enumerate())
 
 
-# Putting and taking
+# Publishing and claiming
 
 
 def test_messages_can_be_claimed_only_after_the_commit_of_their_publish(broker: SqlBroker) -> None:
@@ -287,7 +287,7 @@ def test_a_message_that_is_running_in_a_process_is_not_delivered_to_it_again(bro
     mine = take(broker)
     clock.advance(61)
     assert broker.claim() is None
-    assert sibling(broker).claim() is None, "looking renewed the lease"
+    assert sibling(broker).claim() is None, "the claim attempt has renewed the lease"
     mine.ack()
     assert broker.pending() == Pending(due=0, delayed=0, leased=0)
 
@@ -350,7 +350,9 @@ def test_a_stopped_worker_releases_the_messages_that_it_has_not_started(broker: 
     worker.queue_prefetch = 8
     worker.start()
     begun.wait(10)
-    assert broker.pending() == Pending(due=7, delayed=0, leased=1), "it has one thread, whatever it was to fetch ahead"
+    assert broker.pending() == Pending(due=7, delayed=0, leased=1), (
+        "one thread holds one message, despite the prefetch of 8"
+    )
     stopping = threading.Thread(target=worker.stop)
     stopping.start()
     eventually(lambda: not worker.workers[0].running)
@@ -358,7 +360,7 @@ def test_a_stopped_worker_releases_the_messages_that_it_has_not_started(broker: 
     stopping.join()
     assert ran == [0]
     assert broker.pending() == Pending(due=7, delayed=0, leased=0)
-    assert take(broker).args == (1,), "and it keeps its place in the order"
+    assert take(broker).args == (1,), "the released message keeps its place in the order"
 
 
 def test_a_closed_consumer_releases_the_messages_that_had_not_reached_the_worker(broker: SqlBroker) -> None:
@@ -381,7 +383,7 @@ def test_a_closed_consumer_releases_the_messages_that_had_not_reached_the_worker
 
 def test_a_consumer_holds_no_more_messages_than_it_has_threads(broker: SqlBroker) -> None:
     go_on, ran = threading.Event(), list[str]()
-    # The urgent ones wait for each other: a thread that runs one runs nothing else until the other one has begun.
+    # Each urgent message waits for the other one, so both threads must run one of them at the same time.
     both = threading.Barrier(2)
 
     @dramatiq.actor(broker=broker)
@@ -438,7 +440,7 @@ def test_a_full_consumer_claims_at_the_end_of_a_message_without_waiting_for_a_po
 
 
 def delay_until_next(consumer: dramatiq.Consumer, act: Callable[[], None]) -> float:
-    """How long after an act a consumer that is waiting has a message, in seconds."""
+    """Return the seconds from an action until a waiting consumer has a message."""
     got: list[float] = []
 
     def wait() -> None:
@@ -541,7 +543,7 @@ def test_a_retry_waits_in_the_table_and_keeps_its_priority(broker: SqlBroker) ->
     assert tries == [6, 6, 6]
 
 
-# The broker's face
+# The interface of Dramatiq's brokers
 
 
 def test_the_middleware_is_called_for_every_message_and_queue_and_no_delay_queue(database: Database) -> None:
@@ -632,12 +634,12 @@ def test_an_invalid_duration_is_refused(database: Database, options: dict[str, f
         SqlBroker(database, **options)
 
 
-# A database that is away
+# An unreachable database
 
 
 @contextmanager
 def failing(broker: SqlBroker, word: str, failures: list[BaseException]) -> Iterator[None]:
-    """Statements that begin with a word fail, as long as there are failures left."""
+    """Let statements that begin with a word raise the given errors, until none is left."""
 
     def fail(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
         if statement.startswith(word) and failures:
@@ -713,7 +715,7 @@ def test_a_worker_survives_a_temporary_outage_of_its_database(
         monkeypatch.setattr(broker, "consume", consume_again)
         with broker.database.begin() as connection:
             connection.exec_driver_sql("ALTER TABLE dexpy_messages RENAME TO elsewhere")
-        assert failed.wait(10), "the consumer noticed and was made anew"
+        assert failed.wait(10), "Dramatiq has restarted the consumer after its failure"
         with broker.database.begin() as connection:
             connection.exec_driver_sql("ALTER TABLE elsewhere RENAME TO dexpy_messages")
         note.send(2)
@@ -765,7 +767,7 @@ broker.database.dispose()
 
 
 class Application:
-    """Worker processes of one small application."""
+    """The worker processes of a small application."""
 
     def __init__(self, database: Database, folder: Path) -> None:
         self.url = str(database.url)
@@ -774,7 +776,7 @@ class Application:
         self.processes: list[subprocess.Popen[str]] = []
 
     def start(self, *, threads: int, lease_s: float = 60) -> subprocess.Popen[str]:
-        """Start a worker process and wait until it works."""
+        """Start a worker process and wait until it is ready."""
         process = subprocess.Popen(
             [sys.executable, "-W", "error", "-c", APPLICATION, self.url, str(self.log), str(lease_s), str(threads)],
             stdin=subprocess.PIPE,
@@ -788,16 +790,16 @@ class Application:
         return process
 
     def runs(self) -> list[tuple[int, int]]:
-        """Number and process of each run so far."""
+        """Return the number and the pid of each run so far."""
         return [(int(number), int(pid)) for number, pid in map(str.split, self.log.read_text().splitlines())]
 
     def stop(self, process: subprocess.Popen[str]) -> None:
-        """Let a process finish."""
+        """Close the standard input of a process and wait for its end."""
         process.communicate(timeout=20)
         assert process.returncode == 0
 
     def end(self) -> None:
-        """End what is still there."""
+        """Kill the processes that still run."""
         for process in self.processes:
             process.kill()
             process.communicate()
@@ -815,7 +817,7 @@ def test_two_processes_of_four_threads_run_two_hundred_messages_once_each(
     broker: SqlBroker, application: Application
 ) -> None:
     processes = [application.start(threads=4) for _ in range(2)]
-    # Each long enough that the threads set the pace, and not who of the two is given the processor first.
+    # Long enough that the number of threads limits the pace, not the time at which each process starts.
     put(broker, *(message("mark", number, 0.04) for number in range(200)))
     broker.join("default", timeout=20_000)
     for process in processes:
@@ -824,7 +826,7 @@ def test_two_processes_of_four_threads_run_two_hundred_messages_once_each(
     assert sorted(number for number, _ in runs) == list(range(200))
     share = Counter(pid for _, pid in runs)
     assert set(share) == {process.pid for process in processes}
-    assert min(share.values()) > 20, "neither hoards while the other idles"
+    assert min(share.values()) > 20, "no process holds messages while the other one is idle"
 
 
 def test_messages_of_a_killed_process_run_elsewhere_after_their_lease_has_expired(

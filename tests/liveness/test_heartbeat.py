@@ -1,4 +1,4 @@
-"""The signs of life of a worker process, in the order in which others may see them."""
+"""The heartbeat of a worker process: the order in which its lock and its row become visible."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dexpy.runtime import install
 
 
 def test_the_lock_of_a_worker_is_held_before_its_row_is_visible(tmp_path: Path) -> None:
-    """A worker with a row and no lock counts as dead in every check at that moment."""
+    """A check at a moment with a row but no lock would treat the worker as dead."""
     runtime = dexpy.configure(database=f"sqlite:///{tmp_path / 'records.db'}")
     dispatcher, database = runtime.dispatcher, runtime.store.database
     dispatcher.require_tables()

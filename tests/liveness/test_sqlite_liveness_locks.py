@@ -26,10 +26,10 @@ def liveness_locks(tmp_path: Path) -> SqliteLivenessLocks:
     return SqliteLivenessLocks(Database(f"sqlite:///{tmp_path / 'records.db'}"))
 
 
-def test_a_worker_may_start_while_the_last_one_ends(
+def test_a_worker_can_start_while_the_last_other_worker_ends(
     liveness_locks: SqliteLivenessLocks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last one takes the folder of the locks away, between the moments in which another finds and uses it."""
+    """The ending worker removes the folder of the locks after the starting one created it, and before it uses it."""
     make, taken_away = Path.mkdir, []
 
     def make_for_nothing(folder: Path, *arguments: Any, **options: Any) -> None:
@@ -47,7 +47,7 @@ def test_a_worker_may_start_while_the_last_one_ends(
     assert liveness_locks.find_dead(["host:1:one"]) == {"host:1:one"}
 
 
-def test_a_lock_without_a_possible_folder_is_refused(tmp_path: Path) -> None:
+def test_a_lock_whose_folder_cannot_be_created_raises(tmp_path: Path) -> None:
     liveness_locks = SqliteLivenessLocks(Database(f"sqlite:///{tmp_path / 'nowhere' / 'records.db'}"))
     with pytest.raises(FileNotFoundError):
         liveness_locks.acquire("host:1:one")
@@ -57,7 +57,7 @@ def test_a_lock_without_a_possible_folder_is_refused(tmp_path: Path) -> None:
 def test_a_forked_child_sees_its_parent_alive_as_long_as_the_parent_holds_its_lock(
     liveness_locks: SqliteLivenessLocks,
 ) -> None:
-    """The child has the parent's notes of its locks in its memory, and must not go by them."""
+    """The child inherits the parent's list of its own locks in memory, and must not use it."""
     liveness_locks.acquire("host:1:parent")
     asks, answers = os.pipe(), os.pipe()
     child = os.fork()
@@ -86,7 +86,7 @@ def test_a_forked_child_sees_its_parent_alive_as_long_as_the_parent_holds_its_lo
 
 
 def test_recovery_and_expiry_work_batch_by_batch(isolated_runtime: Isolated, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No transaction changes more rows than a batch, however many are found, and one poll changes all of them."""
+    """One poll changes all rows, in transactions of at most one batch."""
     monkeypatch.setattr(batches, "BATCH", 2)
     store, heartbeat = isolated_runtime.runtime.store, isolated_runtime.runtime.services.heartbeat
     assert heartbeat is not None

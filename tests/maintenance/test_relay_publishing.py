@@ -1,6 +1,6 @@
-"""What one look of the relay sends, and what it leaves for the next one, where the broker refuses or forgets.
+"""What one pass of the relay publishes, and what it leaves for the next pass when the broker refuses or loses messages.
 
-The broker is Dramatiq's stub, which cannot be counted; a test can make it unreachable, or have it refuse single queues.
+The broker is a subclass of Dramatiq's stub, which tests make unreachable, or let refuse the messages of some queues.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from dexpy.maintenance.republish_sql import SqlRepublisher
 from dexpy.runtime import Runtime, install
 
 LATER_S = 60.0
-"""Long enough that it waits in the database, and not with the broker."""
+"""A delay, in seconds, for which messages wait in the database instead of the broker."""
 
 
 class Recorded(Operation):
-    """Has a row, and a message with its id."""
+    """Has a record."""
 
     def perform(self) -> None: ...
 
 
 class Recovering(Recorded):
-    """Is run again a while after it has lost a worker, each time a little later."""
+    """Is retried after a lost worker, with a growing wait."""
 
     retry_on = (Retry(WorkerLost, attempts=5, wait=lambda number: 60.0 * number, jitter=0),)
 
 
 class Direct(Operation):
-    """Its message is all there is of it."""
+    """Has no record before its end: its message has all its data."""
 
     record = Recording(params=False)
 
@@ -53,7 +53,7 @@ class Direct(Operation):
 
 
 class UnreliableBroker(StubBroker):
-    """Takes what it likes."""
+    """Can be unreachable, or refuse the messages of some queues."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class Setup:
         self.relay = Relay(self.dispatcher, self.runtime.services.heartbeat, self.runtime.intervals)
 
     def published_ids(self) -> Counter[str]:
-        """The ids of the runs whose messages the broker has, taken from it."""
+        """Remove all messages from the broker, and return the ids of their runs."""
         counts: Counter[str] = Counter()
         for queue in list(self.broker.queues.values()):
             while not queue.empty():
@@ -101,7 +101,7 @@ class Setup:
         return counts
 
     def waiting(self) -> int:
-        """How many messages wait in the database, held or not."""
+        """The number of messages in the database, leased or not."""
         with self.runtime.store.database.connect() as connection:
             return int(connection.execute(sa.select(sa.func.count()).select_from(messages)).scalar_one())
 
@@ -127,16 +127,16 @@ def uncounted(tmp_path: Path) -> Generator[Setup]:
     yield from opened(tmp_path, UncountableBroker())
 
 
-# What waited in the database
+# Delayed messages in the database
 
 
 def test_a_delayed_direct_run_is_published_once(setup: Setup) -> None:
     ticket = Direct().async_(in_=LATER_S).call()
     assert setup.relay.publish_unpublished()
-    assert setup.published_ids() == Counter(), "it is not due"
+    assert setup.published_ids() == Counter(), "the message is not due"
     clock.advance(LATER_S + 1)
 
-    # Past every lease: what was not taken out would come again.
+    # Longer than any lease: a message that was not deleted would be published again.
     for _ in range(3):
         assert setup.relay.publish_unpublished()
         clock.advance(3600)
@@ -167,7 +167,7 @@ def test_direct_runs_that_the_broker_refuses_delay_no_others(setup: Setup) -> No
     setup.relay.publish_unpublished()
 
     assert setup.published_ids() == {ticket.id: 1 for ticket in others}
-    assert setup.waiting() == len(refused), "they are not lost"
+    assert setup.waiting() == len(refused), "the refused messages are not lost"
 
 
 def test_direct_runs_that_the_broker_refused_are_published_when_it_accepts_them(
@@ -186,7 +186,7 @@ def test_direct_runs_that_the_broker_refused_are_published_when_it_accepts_them(
     assert setup.waiting() == 0
 
 
-# What has a row
+# Runs with a record
 
 
 def insert_unpublished(setup: Setup, **options: Any) -> str:
@@ -205,7 +205,7 @@ def test_a_row_whose_message_the_broker_refused_is_marked_unpublished_at_once(se
     assert setup.published_ids() == {ticket.id: 1}
 
 
-def test_a_publish_mark_that_is_not_stored_prevents_the_publish(setup: Setup) -> None:
+def test_a_second_enqueue_with_the_same_token_publishes_no_message(setup: Setup) -> None:
     first, second = (Recorded().async_(idempotence_token="one").call() for _ in range(2))
 
     assert second.id == first.id
@@ -225,7 +225,7 @@ def test_a_row_that_the_broker_refuses_is_skipped_for_a_limited_time(
     setup.broker.refused = set()
     assert setup.relay.publish_unpublished()
     assert setup.published_ids() == {other: 1}
-    assert setup.row(refused).enqueued_at is None, "it is unpublished"
+    assert setup.row(refused).enqueued_at is None, "the row is unpublished"
 
     now += SET_ASIDE_S + 1
     assert setup.relay.publish_unpublished()
@@ -236,7 +236,7 @@ def test_rows_refused_before_an_outage_are_marked_unpublished_like_the_rest(
     setup: Setup,
 ) -> None:
     setup.broker.refused = {"refused"}
-    # The most urgent first: it is refused, and then the broker is gone in the middle of the batch.
+    # The more urgent one is published first and refused; the broker becomes unreachable at the second one.
     first, second = insert_unpublished(setup, queue="refused", priority=5), insert_unpublished(setup)
     clock.advance(LATER_S + 1)
     deliver = setup.broker.enqueue
@@ -251,7 +251,7 @@ def test_rows_refused_before_an_outage_are_marked_unpublished_like_the_rest(
     assert [setup.row(id).enqueued_at for id in (first, second)] == [None, None]
 
 
-# What may be lost in a broker that cannot be counted
+# Messages that a broker may have lost
 
 
 def test_rows_of_a_broker_without_a_count_are_republished_with_growing_pauses(uncounted: Setup) -> None:
@@ -272,7 +272,7 @@ def test_rows_of_a_broker_without_a_count_are_republished_with_growing_pauses(un
     assert waits == pytest.approx([after_s, 2 * after_s, 4 * after_s, 8 * after_s], abs=after_s / 2 + 1)
     assert uncounted.published_ids() == {id: 4}
     clock.advance(LONGEST_S)
-    assert resend.run_once() == 1, "an hour is the longest"
+    assert resend.run_once() == 1, "the pause is at most an hour"
 
 
 def test_rows_that_the_broker_refused_at_the_republish_are_marked_unpublished(
@@ -339,7 +339,7 @@ def test_a_queue_that_cannot_be_counted_delays_no_other(setup: Setup) -> None:
     setup.broker.get_queue_message_counts = refuse  # type: ignore[method-assign]
     clock.advance(setup.runtime.intervals.resend_after_s + 1)
 
-    assert not setup.relay.run_once(), "and it is said that not all went well"
+    assert not setup.relay.run_once(), "the pass reports that it was incomplete"
 
     assert sum(setup.published_ids().values()) == 1
 
@@ -356,12 +356,12 @@ def test_a_queue_that_is_full_delays_no_other(setup: Setup) -> None:
     assert sum(setup.published_ids().values()) == 1
 
 
-# What was taken away where messages are rows
+# Lost messages of the SQL broker
 
 
 @pytest.fixture
 def alone(tmp_path: Path) -> Generator[Runtime]:
-    """A runtime whose messages are rows beside the records."""
+    """A runtime with the SQL broker."""
     runtime = dexpy.configure(database=f"sqlite:///{tmp_path / 'records.db'}")
     yield runtime
     clock.reset()
@@ -382,7 +382,7 @@ def test_a_repeatedly_refused_message_is_published_with_growing_pauses(alone: Ru
     for halves in range(40):
         if republisher.run_once():
             offered_at.append(halves * after_s / 2)
-        # Dead, as Dramatiq leaves a message that fails with an unexpected error.
+        # As Dramatiq does with a message whose actor raises an unexpected error: the message becomes dead.
         if (message := broker.claim()) is not None:
             message.nack()
         clock.advance(after_s / 2)
@@ -420,11 +420,11 @@ def test_a_row_whose_message_is_held_by_a_worker_is_not_republished(alone: Runti
     assert [message.kwargs["record_id"] for message in broker.iter_messages("default")][-1] == lost.id
 
 
-# What a dead worker ran
+# Runs of a dead worker
 
 
 def lose_a_worker(runtime: Runtime) -> None:
-    """Have all records run on a worker that is dead, and look for the dead."""
+    """Claim all records for a worker that is not registered, and run the recovery."""
     dispatcher = runtime.dispatcher
     running = {"status": "running", "claimed_by": "gone", "num_attempts": records.c.num_attempts + 1}
     with runtime.store.database.begin() as connection:
@@ -434,7 +434,7 @@ def lose_a_worker(runtime: Runtime) -> None:
 
 
 def test_a_recovered_run_has_a_message_whatever_happened_to_the_first_one(alone: Runtime) -> None:
-    """One that was performed by hand, say: its message was delivered meanwhile, and found it running."""
+    """For example, a run by `perform`: its message was acknowledged meanwhile, because the record was running."""
     ticket = Recorded().async_().call()
     broker: Any = alone.broker
     broker.claim().ack()
@@ -445,7 +445,7 @@ def test_a_recovered_run_has_a_message_whatever_happened_to_the_first_one(alone:
     assert broker.claim() is None
 
 
-def test_a_republish_that_is_not_stored_leaves_one_message_beside_its_row(alone: Runtime) -> None:
+def test_a_second_enqueue_with_the_same_token_leaves_one_message_beside_its_row(alone: Runtime) -> None:
     first, second = (Recorded().async_(idempotence_token="one").call() for _ in range(2))
     broker: Any = alone.broker
 

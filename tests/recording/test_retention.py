@@ -1,4 +1,4 @@
-"""Old records are deleted, and nothing else: through `records.prune` and ``dexpy prune``."""
+"""`records.prune` and ``dexpy prune`` delete old ended records, and nothing else."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_a_record_that_is_retried_meanwhile_is_kept_or_was_deleted_before(isolat
 
     @sa.event.listens_for(isolated_runtime.runtime.store.database.engine, "after_cursor_execute")
     def intervene(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        # Between the search for old rows and their deletion; waits only as long as an unblocked writer needs.
+        # Retry between the search for old rows and their deletion; the thread may be blocked until the deletion ends.
         if statement.startswith("SELECT") and "operation_records.id" in statement.split()[1] and not person.ident:
             person.start()
             person.join(1)
@@ -165,7 +165,7 @@ def test_the_signals_of_a_run_are_deleted_with_its_record(isolated_runtime: Isol
 @pytest.mark.parametrize(
     "given",
     [{"statuses": ["running"]}, {"older_than": timedelta(-1)}, {"batch": 0}],
-    ids=["open", "the future", "no batch"],
+    ids=["status running", "negative age", "batch 0"],
 )
 def test_invalid_arguments_are_refused_and_nothing_is_deleted(
     isolated_runtime: Isolated, given: dict[str, Any]

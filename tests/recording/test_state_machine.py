@@ -1,8 +1,8 @@
-"""The life of records, in any order of events: nothing is lost, nothing runs twice, everything is counted once.
+"""A model of records under events in any order: no run is lost, none has two effects, and each event is counted once.
 
-Hypothesis sends operations, delivers their messages to two workers, ends runs in every way there is, kills workers,
-resumes zombies, moves the clock and cancels runs, and compares each row with the table of states.
-The workers and the clock are pretended; claims, runs, transactions, locks, messages and the relay are the real ones.
+Hypothesis enqueues operations, delivers their messages to two workers, ends runs in every possible way, kills workers,
+resumes runs of killed workers (zombies), advances the clock and cancels runs, and compares each row with a model.
+Workers and clock are simulated; claims, runs, transactions, locks, messages and the relay are the real ones.
 Each run is a thread that waits inside its transaction until the test chooses its end.
 """
 
@@ -57,7 +57,7 @@ BOUNDS = settings(
 )
 PATIENCE_S = 20.0
 WAIT_S = 30.0
-"""Between the attempts of `Task`."""
+"""The wait between the attempts of `Task`, in seconds."""
 HEALED_AFTER = 12
 """The number of relay polls, hours apart, after which every run has ended."""
 
@@ -65,19 +65,19 @@ effects = sa.Table("effects", sa.MetaData(), sa.Column("id", sa.Integer, primary
 
 
 class Flaky(Exception):
-    """Worth another attempt."""
+    """Is retried."""
 
 
 class Hopeless(Exception):
-    """Not worth one."""
+    """Is not retried."""
 
 
 class Gone(Exception):
-    """To be discarded."""
+    """Discards the run."""
 
 
 class Task(Operation):
-    """Waits in its transaction until the test chooses its end, and writes an effect."""
+    """Waits until the test chooses its end, and writes an effect in its transaction."""
 
     retry_on = (Retry(Flaky, attempts=3, wait=WAIT_S, jitter=0),)
     discard_on = (Gone,)
@@ -100,8 +100,8 @@ class Ending:
     """One way for an attempt to end.
 
     Attributes:
-        event: What it does to the row while a claim holds.
-        raised: By `perform`.
+        event: The event of the row, if the attempt still has its claim.
+            raised: What `perform` raises; None returns a result.
     """
 
     event: str
@@ -122,14 +122,14 @@ ENDINGS = {
 
 @attrs.frozen
 class Effect:
-    """What an event does to a row, as the table of states has it.
+    """The expected change of a row by an event.
 
     Attributes:
-        target: The state it enters.
-        kept: How many attempts it leaves behind.
-        counted: What it does to `num_attempts`; None begins anew.
-        lost: What it does to `num_lost`.
-        frees: Which of the row's keys it frees.
+        target: The status that the row enters.
+            kept: The number of rows added to the table of attempts.
+            counted: The change of `num_attempts`; None resets it.
+            lost: The change of `num_lost`.
+            frees: The keys of the row that it clears.
     """
 
     target: str
@@ -161,7 +161,7 @@ TABLE = {
 
 @attrs.define(eq=False)
 class Model:
-    """What a record should look like."""
+    """The expected state of a record."""
 
     id: str
     loss_limit: int
@@ -175,7 +175,7 @@ class Model:
     is_cancel_requested: bool = False
 
     def happen(self, event: str) -> None:
-        """Take an event in."""
+        """Apply an event."""
         effect = TABLE[event]
         self.status = effect.target
         self.kept += effect.kept
@@ -197,7 +197,7 @@ class Attempt:
 
     Args:
         worker: The worker that received it.
-        message: What it got.
+        message: The delivered message.
     """
 
     _by_thread: ClassVar[dict[int, Attempt]] = {}
@@ -214,7 +214,7 @@ class Attempt:
         self._told = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
-        assert self._stirred.wait(PATIENCE_S), "it neither begins nor ends"
+        assert self._stirred.wait(PATIENCE_S), "the run has neither started nor ended"
         if self.run_id is None:
             self._thread.join(PATIENCE_S)
 
@@ -223,7 +223,7 @@ class Attempt:
 
     @classmethod
     def of_this_thread(cls) -> Attempt:
-        """The attempt that this thread makes."""
+        """Return the attempt of the current thread."""
         return cls._by_thread[threading.get_ident()]
 
     def _run(self) -> None:
@@ -245,24 +245,24 @@ class Attempt:
         assert self._told.wait(PATIENCE_S)
 
     def complete(self, ending: str = "crash") -> None:
-        """Have the run end, and wait until it has."""
+        """Let the run end, and wait until it has ended."""
         self.ending = ending
         self._told.set()
         self._thread.join(PATIENCE_S)
 
     def end(self, ending: str) -> None:
-        """Have the run end as it should."""
+        """Let the run end, and check how it has ended."""
         self.complete(ending)
-        assert self.is_over, f"it does not end when told to {ending}"
+        assert self.is_over, f"the run has not ended by {ending!r}"
         assert self.error is None or (ending == "shutdown" and isinstance(self.error, Shutdown)), repr(self.error)
 
 
 class Worker:
-    """A worker process as others see it: a row, a lock, its claims. It is also the heartbeat of its `RecordJob`.
+    """A simulated worker process: a row, a liveness lock and claims. It is also the heartbeat of its `RecordJob`.
 
     Args:
-        runtime: Whose operations it runs.
-        number: Names it.
+        runtime: The runtime whose operations it runs.
+            number: The number in its worker id, and its pid.
     """
 
     def __init__(self, runtime: Runtime, number: int) -> None:
@@ -293,14 +293,14 @@ class Worker:
         return self.worker_id
 
     def start(self) -> str:
-        """It has started: its worker's id."""
+        """Return the worker id, as `Heartbeat.start` does."""
         return self.worker_id
 
     def require_lease(self, **facts: Any) -> None:
-        """It has its lease."""
+        """Do nothing: the lease of a simulated worker never expires."""
 
     def die(self) -> None:
-        """Kill the worker: it unregisters nothing."""
+        """Kill the worker: it does not unregister."""
         self.is_alive = False
         self.liveness_locks.release(self.worker_id)
 
@@ -313,7 +313,7 @@ class Worker:
 
 
 class SqlMessages:
-    """Messages outside the database; each worker has its own broker object for them."""
+    """Messages in the database; each worker has its own broker object for them."""
 
     forgets = False
 
@@ -321,64 +321,64 @@ class SqlMessages:
         self._brokers: dict[Worker, SqlBroker] = {}
 
     def take(self, runtime: Runtime, worker: Worker) -> Any:
-        """A message for a worker, if there is one."""
+        """Claim a message for a worker; None if there is none."""
         if worker not in self._brokers:
             self._brokers[worker] = SqlBroker(runtime.store.database, lease_s=2 * WAIT_S)
         return self._brokers[worker].claim()
 
     def is_due(self, lives: Lives) -> bool:
-        """Whether there is something to take."""
+        """Whether a message can be taken."""
         free = "owner IS NULL OR leased_until <= :now"
         return bool(lives.sql(f"SELECT 1 FROM dexpy_messages WHERE due_at <= :now AND ({free}) LIMIT 1", now()))
 
     def has_way_to(self, lives: Lives, row: Any, held: set[str]) -> bool:
-        """Whether a pending row comes to a worker: by a message that no run of this moment holds."""
+        """Whether a pending row has a message that no current run holds."""
         query = "SELECT message_id FROM dexpy_messages WHERE NOT dead AND payload LIKE ?"
         return any(found not in held for (found,) in lives.sql(query, f"%{row['id']}%"))
 
     def forget(self, runtime: Runtime) -> None:
-        """The database forgets nothing."""
+        """Do nothing: the database loses no messages."""
 
 
 class StubMessage(dramatiq.MessageProxy):
-    """Handed out, and forgotten by the broker."""
+    """A message that the stub broker no longer has."""
 
     def ack(self) -> None:
-        """It is done."""
+        """Do nothing: the broker does not wait for it."""
 
 
 class StubMessages:
-    """Messages of a server that is not part of any transaction, and may forget them."""
+    """Messages of a broker outside the transactions, which may lose them."""
 
     forgets = True
 
     def take(self, runtime: Runtime, worker: Worker) -> Any:
-        """A message, if there is one."""
+        """Return the next message; None if there is none."""
         broker: Any = runtime.broker
         queue = broker.queues["default"]
         return None if queue.empty() else StubMessage(dramatiq.Message.decode(queue.get_nowait()))
 
     def is_due(self, lives: Lives) -> bool:
-        """Whether there is something to take."""
+        """Whether a message can be taken."""
         broker: Any = lives.runtime.broker
         return not broker.queues["default"].empty()
 
     def has_way_to(self, lives: Lives, row: Any, held: set[str]) -> bool:
-        """Return whether a relay publishes it: unpublished due messages, and messages published long ago."""
+        """Whether the relay can publish a row: it is unpublished with a due time, or was published before."""
         return row["enqueued_at"] is not None or row["scheduled_at"] is not None
 
     def forget(self, runtime: Runtime) -> None:
-        """Lose every waiting message."""
+        """Lose all queued messages."""
         runtime.broker.flush("default")
 
 
 def now() -> str:
-    """The moment, as SQLite keeps it."""
+    """The current time, as SQLite stores it."""
     return clock.now().replace(tzinfo=None).isoformat(" ", "microseconds")
 
 
 class Lives(RuleBasedStateMachine):
-    """The events, in any order. Subclasses choose the transport."""
+    """The events, in any order. Subclasses define the transport."""
 
     carry: ClassVar[type[Any]]
     runtime: ClassVar[Runtime]
@@ -415,13 +415,13 @@ class Lives(RuleBasedStateMachine):
         return row["expires_at"] is not None and row["expires_at"] <= now()
 
     def lose_claims_of(self, worker: Worker) -> None:
-        """Turn the runs of a dead worker into zombies: they may continue, and no thread waits for them."""
+        """Make the runs of a dead worker zombies: they may continue after their recovery."""
         for run_id, attempt in list(self.live.items()):
             if attempt.worker is worker:
                 self.zombies.append(self.live.pop(run_id))
 
     def deliver_next(self, worker: Worker) -> bool:
-        """Hand the next message to a worker; False if there is none."""
+        """Deliver the next message to a worker; False if there is none."""
         message = self.messages.take(self.runtime, worker)
         if message is None:
             return False
@@ -435,27 +435,27 @@ class Lives(RuleBasedStateMachine):
             if row["status"] == "pending" and self.is_late(row):
                 self.models[asked].happen("expire")
             elif row["status"] == "pending" and self.is_due(row):
-                # Started, and cancelled before any code of the operation.
+                # The run was claimed, and cancelled before any code of the operation ran.
                 assert self.models[asked].is_cancel_requested
                 self.models[asked].happen("claim")
                 self.models[asked].happen("cancel_running")
             return True
         row = before[attempt.run_id]
-        assert row["status"] == "pending", "only what waits is begun"
+        assert row["status"] == "pending", "only pending records are started"
         assert self.is_due(row)
         assert not self.is_late(row)
         assert attempt.run_id == asked or not self.runtime.dispatcher.transactional
         if attempt.run_id != asked and before[asked]["status"] == "pending" and self.is_late(before[asked]):
-            # Its own came too late; the message that was left over runs one that has none.
+            # The message's own record has expired, so the message starts an unpublished one.
             self.models[asked].happen("expire")
-        assert attempt.run_id not in self.live, "one live claim at a time"
+        assert attempt.run_id not in self.live, "a record has one live claim at a time"
         self.models[attempt.run_id].happen("claim")
         attempt.token = self.models[attempt.run_id].token
         self.live[attempt.run_id] = attempt
         return True
 
     def finish(self, attempt: Attempt, ending: str) -> None:
-        """End an attempt; what it does to its row depends on whether it still has the claim."""
+        """End an attempt; its row changes only if the attempt still has its claim."""
         model = self.models[str(attempt.run_id)]
         holds = model.status == "running" and model.token == attempt.token
         was_seen = any(run.cancel_token.is_cancelled for run in attempt.worker.watchdog.runs if run.id == model.id)
@@ -463,7 +463,8 @@ class Lives(RuleBasedStateMachine):
         if event == "retry" and model.retries == 2:
             event = "crash"
         if (was_seen and ending != "reject") or (model.is_cancel_requested and event in ("retry", "release")):
-            # Seen at the next use of the session, to which a guard that refuses does not come; or before it runs again.
+            # A run sees its cancellation at the next use of its session, which a refusing guard does not reach,
+            # or before it is started again.
             event = "cancel_running"
         attempt.end(ending)
         attempt.message.ack()
@@ -474,14 +475,14 @@ class Lives(RuleBasedStateMachine):
 
     @initialize()
     def open(self) -> None:
-        """One worker, and two things to do."""
+        """Start one worker and enqueue two operations."""
         self.start_worker()
         self.send(0, None, loss_limit=1)
         self.send(0, None, loss_limit=2)
 
     @rule(data=st.data())
     def something_happens(self, data: st.DataObject) -> None:
-        """One rule for all events: of several rules Hypothesis leaves some out, and without work nothing is tried."""
+        """Trigger an event; a single rule, because Hypothesis disables some of several rules in each example."""
         event = data.draw(st.sampled_from(self.possible()), "event")
         if event == "send":
             delay = data.draw(st.sampled_from([0, 0, 40]), "delay")
@@ -544,7 +545,7 @@ class Lives(RuleBasedStateMachine):
         self.finish(attempt, ending)
 
     def zombie_ends(self, attempt: Attempt, ending: str) -> None:
-        """Resume a worker whose lease expired, perhaps before its runs were recovered."""
+        """End a run of a killed worker, before or after its recovery."""
         self.zombies.remove(attempt)
         self.finish(attempt, ending)
 
@@ -569,7 +570,7 @@ class Lives(RuleBasedStateMachine):
             if row["status"] == "running" and row["claimed_by"] not in alive:
                 is_last = model.lost + 1 >= model.loss_limit
                 model.happen("cancel_running" if model.is_cancel_requested else "lose" if is_last else "recover")
-            # In this order: a run that is released after its expiry is expired by the same poll.
+            # Recovery comes first: a recovered run whose expiry has passed is expired by the same poll.
             if model.status == "pending" and self.is_late(row):
                 model.happen("expire")
 
@@ -583,7 +584,7 @@ class Lives(RuleBasedStateMachine):
         clock.advance(seconds)
 
     def tell_runs(self) -> None:
-        """The workers look for requests."""
+        """Let the workers check for cancellations."""
         for worker in self.workers:
             assert worker.watchdog.check()
 
@@ -612,7 +613,7 @@ class Lives(RuleBasedStateMachine):
         self.ask(model, None, lambda ticket: ticket.reschedule(at=clock.now() + timedelta(seconds=30)))
 
     def ask(self, model: Model, event: str | None, ask: Callable[[Any], Any], *allowed: str) -> None:
-        """Call a verb on a record, which its state may not allow."""
+        """Call a method of a ticket, and expect `InvalidTransition` if the record's status does not allow it."""
         if model.status not in (allowed or ("pending",)):
             with pytest.raises(InvalidTransition):
                 ask(Ticket.get(model.id))
@@ -648,7 +649,7 @@ class Lives(RuleBasedStateMachine):
         held = {attempt.message.message_id for attempt in at_work}
         for id, row in rows.items():
             if row["status"] == "pending":
-                assert self.messages.has_way_to(self, row, held), f"{id} waits, and no worker will claim it"
+                assert self.messages.has_way_to(self, row, held), f"{id} is pending, and no message will start it"
             if row["status"] == "running":
                 holders = [one for one in at_work if (one.run_id, one.token) == (id, row["claim_token"])]
                 assert [one.worker.worker_id for one in holders] == [row["claimed_by"]], id
@@ -676,7 +677,7 @@ class Lives(RuleBasedStateMachine):
             clock.reset()
 
     def come_to_an_end(self) -> None:
-        """Whatever has happened: a worker and a relay bring each record to its end."""
+        """Check that one worker and a relay end every record, whatever has happened before."""
         self.start_worker()
         worker = self.workers[-1]
         for _ in range(HEALED_AFTER):
@@ -697,7 +698,7 @@ class Lives(RuleBasedStateMachine):
 
 
 class _Onlooker:
-    """The heartbeat of a relay that runs alone."""
+    """The heartbeat of a relay in a process without a worker."""
 
     worker_ids = ()
     may_recover = True
@@ -707,12 +708,12 @@ class _Onlooker:
 
 
 def _in_haste(driver: Any, _record: Any) -> None:
-    # Power failures are not tested here, and waiting for the disk would take most of the time.
+    # Waiting for the disk would take most of the time, and no power failure is tested.
     driver.execute("PRAGMA synchronous = OFF")
 
 
-@pytest.mark.timeout(400)  # for the search for the shortest story, when one goes wrong
-@pytest.mark.parametrize("carry", [SqlMessages, StubMessages], ids=["messages beside the records", "a server"])
+@pytest.mark.timeout(400)  # for the search for the shortest failing example
+@pytest.mark.parametrize("carry", [SqlMessages, StubMessages], ids=["messages in the database", "messages on a server"])
 def test_every_order_of_events_keeps_the_invariants(carry: type[Any], tmp_path: Path) -> None:
     broker = StubBroker() if carry is StubMessages else None
     runtime = Runtime(Settings(database=f"sqlite:///{tmp_path / 'records.db'}"), broker=broker)

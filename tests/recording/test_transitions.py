@@ -1,4 +1,4 @@
-"""The state machine: every event from every state, and the fence."""
+"""The state machine of records: every event from every status, and the check of the claim token."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ TABLE = {
     "block": ("pending", "pending", NONE),
     "revive": ("failed expired cancelled", "pending", NONE),
 }
-"""Event to the states that it leaves, the state that it enters, and the keys of the row that it frees."""
+"""Event to the statuses that it leaves, the status that it enters, and the keys of the row that it clears."""
 
 FENCED = ("succeed", "refuse", "reject", "crash", "retry", "cancel_running", "release", "recover", "lose")
-"""What only the holder of the claim may do."""
+"""The events that only the holder of the claim may apply."""
 
 GIVEN: dict[str, Any] = {
     "claimed_by": "w",
@@ -199,7 +199,7 @@ def test_attempts_and_lost_workers_are_counted(
 
     assert (row.num_attempts, row.num_lost) == (num_attempts, num_lost)
     assert (row.retry_counts is None) == (event == "revive")
-    assert row.claim_token == (8 if event == "claim" else 7), "it only grows"
+    assert row.claim_token == (8 if event == "claim" else 7), "the claim token never decreases"
 
 
 def test_an_expired_row_is_not_claimed(isolated_runtime: Isolated) -> None:
@@ -225,7 +225,7 @@ def test_a_recovered_run_waits_as_long_as_the_recovery_sets(isolated_runtime: Is
 
 
 def test_a_released_run_equals_a_run_that_has_not_started(isolated_runtime: Isolated) -> None:
-    # Without a time at which it is due, no relay would find a record without a message.
+    # The release must set a due time: the relay finds unpublished records by it.
     insert(
         isolated_runtime, "running", started_at=clock.now(), scheduled_at=None, enqueued_at=clock.now(), num_attempts=1
     )
@@ -251,7 +251,7 @@ def test_a_lost_call_in_place_may_lose_workers_after_a_retry(isolated_runtime: I
 
 
 def test_a_row_that_is_not_due_is_not_blocked(isolated_runtime: Isolated) -> None:
-    """It would be forgotten when it is due: one that waits for a slot has no moment any more."""
+    """Blocking clears the due time, so a blocked record would not become due later."""
     later = clock.now() + timedelta(days=1)
     insert(isolated_runtime, "pending", scheduled_at=later, concurrency_key="k")
 
@@ -285,8 +285,8 @@ def test_a_record_that_is_retried_by_hand_starts_over(isolated_runtime: Isolated
     assert move(isolated_runtime, "claim") is not None
 
 
-def test_nothing_else_writes_the_status() -> None:
-    """Every `status` that is written stands in the table of transitions, or is that of a row that is born."""
+def test_only_the_transitions_and_inserts_write_the_status() -> None:
+    """A status is written only by the table of transitions, and by the insert of a new row."""
     import re
     from pathlib import Path
 
@@ -304,10 +304,10 @@ def test_nothing_else_writes_the_status() -> None:
 
     assert writers <= {
         "recording/transitions.py",
-        "recording/recorder.py",  # a synchronous run is born in its final state
-        "recording/idempotent_recorder.py",  # one with an idempotency key is born running
-        "execution/middleware/once.py",  # explains, and writes nothing
-        "enqueue/prepare.py",  # a background run is born pending
-        "recording/queries.py",  # a query without a write
-        "database/migrations/version_2.py",  # cancelled runs of the version before
+        "recording/recorder.py",  # inserts the row of a call in its final status
+        "recording/idempotent_recorder.py",  # inserts the row of a call with an idempotency key as running
+        "execution/middleware/once.py",  # a dry run, writes nothing
+        "enqueue/prepare.py",  # inserts background runs as pending
+        "recording/queries.py",  # reads only
+        "database/migrations/version_2.py",  # migrates cancelled runs
     }

@@ -1,4 +1,4 @@
-"""Fixtures of the trap tests: the real path for most, real worker processes where a trap needs them."""
+"""Fixtures of the trap tests: most run in this process, some need real worker processes."""
 
 from __future__ import annotations
 
@@ -27,5 +27,5 @@ def deployment(tmp_path: Path) -> Generator[TrapDeployment]:
 
 @pytest.fixture
 def mailer_tables(isolated_runtime: Isolated) -> None:
-    """The application's tables beside the records of an isolated runtime."""
+    """Create the application's tables in the database of an isolated runtime."""
     mailer.create_tables(isolated_runtime.runtime.database_url)

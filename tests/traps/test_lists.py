@@ -1,4 +1,4 @@
-"""The lists at the head of the trap tests name every one of them, and nothing else."""
+"""The list in the module docstring of each file of trap tests names all of its tests, and nothing else."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 HERE = Path(__file__).parent
 OVER_SERVERS = HERE.parent / "conformance" / "test_traps_on_servers.py"
 LISTS = {"test_traps_of_ancestors.py": 20, "test_traps_of_peers.py": 15}
-"""File to the number of its traps."""
+"""The number of traps of each file."""
 
 
 def functions_of(file: Path) -> set[str]:

@@ -1,4 +1,4 @@
-"""Twenty traps that earlier systems for operations and jobs fell into, in order; each has a test that reproduces it.
+"""Twenty bugs of earlier systems for operations and jobs, numbered; each has a test that reproduces it.
 
  1. test_a_run_that_succeeds_on_retry_keeps_no_old_error
  2. test_a_message_that_is_delivered_twice_runs_once
@@ -15,7 +15,7 @@
 11. test_attempts_3_allows_three_attempts_and_each_rule_counts_its_own
 12. test_a_hundred_workers_with_one_row_claim_it_once,
     over servers: test_a_hundred_deliveries_of_one_row_claim_it_once;
-    two schedulers and one tick: to be written with schedules.
+    two schedulers and one tick: not tested, dexpy has no schedules.
 13. test_a_business_error_is_not_retried_like_a_crash
 14. test_wait_does_not_report_a_failure_that_will_be_retried
 15. test_a_run_that_is_running_or_has_ended_cannot_be_expired_or_failed
@@ -25,8 +25,8 @@
 19. test_the_text_of_an_error_shows_no_secret
 20. test_trace_and_actor_reach_the_worker, test_propagated_context_reaches_the_worker
 
-Each test reproduces its trap; its name states what holds instead.
-What stands after "over servers" is in ``tests/conformance/test_traps_on_servers.py``.
+Each test reproduces the bug; its name states the correct behaviour.
+Tests after "over servers" are in ``tests/conformance/test_traps_on_servers.py``.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ THREADS = 4
 SECRET = "hunter2-Ω"
 
 script: list[BaseException | None] = []
-"""What each run is to raise, in order; None ends it well."""
+"""What each run raises, in order; None lets it succeed."""
 performed: list[Any] = []
 """One entry for each run of `perform`."""
 seen: list[str] = []
@@ -112,7 +112,7 @@ def served(served_deployment: TrapDeployment, monkeypatch: pytest.MonkeyPatch) -
 
 
 class Scripted(Operation):
-    """Does what the script says."""
+    """Raises the next exception of `script`, or succeeds."""
 
     number: int = 0
 
@@ -129,14 +129,14 @@ class Patient(Scripted):
 
 
 def run_out(isolated_runtime: Isolated) -> None:
-    """Run until nothing is left, however long it waits for its next try."""
+    """Run until no message is left; the clock skips the waits between attempts."""
     isolated_runtime.run_pending()
     while messages(isolated_runtime):
         isolated_runtime.advance(3600)
-        assert isolated_runtime.run_pending(), "what was waited for is due"
+        assert isolated_runtime.run_pending(), "the delayed message is due"
 
 
-# -------------------------------------------------------------------------------------------- 1 to 5: whose row it is
+# -------------------------------------------------------------------------------------------- 1 to 5: claims of a row
 
 
 def test_a_run_that_succeeds_on_retry_keeps_no_old_error(isolated_runtime: Isolated) -> None:
@@ -163,7 +163,7 @@ def test_a_message_that_is_delivered_twice_runs_once(isolated_runtime: Isolated)
     over = row(isolated_runtime, ticket.id)
     assert (performed, over["status"], over["num_attempts"]) == ([0], "done", 1)
 
-    # Twelve at once, while it runs and when it is over.
+    # Twelve concurrent deliveries: of a run that has not ended, then of one that has.
     again, actor = Scripted(number=1).async_().call(), isolated_runtime.runtime.broker.get_actor("dexpy.RecordJob")
     gate = threading.Barrier(12)
 
@@ -336,7 +336,7 @@ def test_a_value_without_a_json_form_is_refused_at_the_enqueue(isolated_runtime:
     assert nothing_is_stored(isolated_runtime)
 
 
-# ---------------------------------------------------------------------------------------- 8 and 9: when, and whether
+# ------------------------------------------------------------------------------- 8 and 9: delays and transactions
 
 
 class OnceUponATime(Scripted):
@@ -375,7 +375,7 @@ def test_a_rollback_leaves_no_row_and_no_message(isolated_runtime: Isolated, mai
         with session.begin_nested() as savepoint:
             Scripted(number=3).async_(session=session).call()
             savepoint.rollback()
-        assert nothing_is_stored(isolated_runtime), "it is invisible before the commit"
+        assert nothing_is_stored(isolated_runtime), "the row is not visible before the commit"
         session.commit()
     isolated_runtime.run_pending()
     assert (performed, kept.reload().done, len(rows(isolated_runtime))) == ([2], True, 1)
@@ -385,7 +385,7 @@ def test_a_rollback_leaves_no_row_and_no_message(isolated_runtime: Isolated, mai
 
 
 class Watched(Scripted):
-    """An application's base class: it watches everything, and tries again what may pass."""
+    """An application's base class that observes errors and retries connection errors."""
 
     retry_on = (Retry(ConnectionError, attempts=4, wait=10, jitter=0),)
 
@@ -409,7 +409,7 @@ def test_an_observer_in_the_base_class_leaves_the_retry_rule_in_force(
     run_out(isolated_runtime)
 
     assert rule.attempts is not None
-    assert len(performed) - 1 == rule.attempts - 1, "tried again attempts - 1 times"
+    assert len(performed) - 1 == rule.attempts - 1, "retried attempts - 1 times"
     assert seen == [f"time {number}" for number in range(1, rule.attempts + 1)]
     assert row(isolated_runtime, ticket.id)["status"] == "failed"
 
@@ -437,7 +437,7 @@ def test_attempts_3_allows_three_attempts_and_each_rule_counts_its_own(isolated_
     ticket = TwoRules().async_().call()
     run_out(isolated_runtime)
     assert (len(performed), row(isolated_runtime, ticket.id)["status"]) == (4, "done"), (
-        "two of one kind and one of the other: none is up"
+        "neither rule has used up its attempts"
     )
 
     performed.clear()
@@ -445,7 +445,7 @@ def test_attempts_3_allows_three_attempts_and_each_rule_counts_its_own(isolated_
     ticket = TwoRules().async_().call()
     run_out(isolated_runtime)
     assert (len(performed), row(isolated_runtime, ticket.id)["error"]) == (3, "TimeoutError"), (
-        "two causes of one rule count together"
+        "both exceptions count for their common rule"
     )
 
 
@@ -513,14 +513,14 @@ def test_wait_does_not_report_a_failure_that_will_be_retried(isolated_runtime: I
     between = row(isolated_runtime, ticket.id)
     assert (between["status"], between["error"], between["num_attempts"]) == ("pending", "ConnectionError", 1)
     before = len(looks)
-    eventually(lambda: len(looks) > before + 2, "it looks at the row between the tries")
+    eventually(lambda: len(looks) > before + 2, "the waiting thread polls between the attempts")
     run_out(isolated_runtime)
     waiting.join(WAIT_S)
     assert outcomes == [Ok(2)]
 
 
 class EndsItself(Operation):
-    """Does to its own running row what only a waiting one allows."""
+    """Tries to expire and to fail its own record, which is allowed only while it is pending."""
 
     def perform(self) -> None:
         ticket = records.get(self.run_id).ticket
@@ -542,7 +542,7 @@ def test_a_run_that_is_running_or_has_ended_cannot_be_expired_or_failed(isolated
     for ticket, status in ((done, "done"), (failed, "failed"), (expired, "expired")):
         before = row(isolated_runtime, ticket.id)
         assert before["status"] == status
-        for event in (ticket.expire, lambda: ticket.fail("no")):  # noqa: B023 - called in this very round
+        for event in (ticket.expire, lambda: ticket.fail("no")):  # noqa: B023 - called in this iteration
             with pytest.raises(InvalidTransition, match=f"a run that is {status}"):
                 event()
         assert row(isolated_runtime, ticket.id) == before
@@ -578,7 +578,9 @@ def test_a_time_limit_in_a_worker_leaves_no_row_running(served: TrapDeployment) 
             ticket.result(WAIT_S, POLL_S)
         assert failed.value.failure == "timeout"
         assert served.row(ticket.id)["num_attempts"] == 1
-    assert mailer.SendMail(number=17).async_().call().result(WAIT_S, POLL_S) == 17, "its threads are free again"
+    assert mailer.SendMail(number=17).async_().call().result(WAIT_S, POLL_S) == 17, (
+        "the worker's threads are free again"
+    )
 
 
 def test_a_queue_that_no_worker_serves_is_warned_of_and_loses_nothing(
@@ -619,7 +621,9 @@ def test_the_text_of_an_error_shows_no_secret(
     shown = json.dumps(ticket.reload().to_dict(), ensure_ascii=False)
 
     assert shown.count("<sensitive>") == (2 if business else 0), shown
-    assert ("RuntimeError" in shown, "log in" in shown) == (False, False), "of a crash nothing is shown but that it was"
+    assert ("RuntimeError" in shown, "log in" in shown) == (False, False), (
+        "neither the class nor the message of a crash is shown"
+    )
     assert f"run_id={ticket.id}" in caplog.text
     assert attempts(isolated_runtime, ticket.id)
     for told in (shown, sent, caplog.text):
@@ -628,7 +632,7 @@ def test_the_text_of_an_error_shows_no_secret(
 
 
 class Replays(Operation):
-    """Has a key for replay, and does not wait for a lock."""
+    """Has an idempotency key, and does not wait for its lock."""
 
     account: int
     lock = Lock(template="account:{account}", timeout=0)
@@ -641,7 +645,7 @@ class Replays(Operation):
 
 
 class Holds(Operation):
-    """Has the lock, and calls the other one from a thread of its own meanwhile."""
+    """Holds the lock while another thread calls `Replays`."""
 
     account: int
     lock = Lock(template="account:{account}")
@@ -655,7 +659,7 @@ held, over = threading.Event(), threading.Event()
 
 
 class Occupies(Operation):
-    """Has the lock until the test lets it go."""
+    """Holds the lock until the test releases it."""
 
     account: int
     lock = Lock(template="account:{account}")
@@ -668,10 +672,10 @@ class Occupies(Operation):
 def test_a_lock_timeout_frees_the_idempotency_key(isolated_runtime: Isolated) -> None:
     assert Holds(account=4).call() == "lock_timeout"
     assert performed == []
-    assert Replays(account=4).call() == "run 1", "the key is free, and it runs"
-    assert Replays(account=4).call() == "run 1", "and now it has a result to give again"
+    assert Replays(account=4).call() == "run 1", "the key is free, so the operation runs"
+    assert Replays(account=4).call() == "run 1", "the result is replayed"
 
-    # In a worker, while another run has the lock.
+    # In the background, while another run holds the lock.
     with ThreadPoolExecutor(1) as pool:
         holder = pool.submit(Occupies(account=5).call)
         assert held.wait(WAIT_S)
@@ -684,7 +688,7 @@ def test_a_lock_timeout_frees_the_idempotency_key(isolated_runtime: Isolated) ->
 
 
 class Monthly(Operation):
-    """Has a key that is good for a minute."""
+    """Has an idempotency key that expires after a minute."""
 
     month: int
     once = Once("month", expires_in=60)
@@ -700,10 +704,10 @@ def test_an_expired_idempotency_key_is_claimed_again_by_one_call_only(isolated_r
 
     with ThreadPoolExecutor(THREADS) as pool:
         answers = list(pool.map(lambda _: Monthly(month=1).call(), range(THREADS)))
-    assert answers == [2] * THREADS, "one of them ran, and the others were given its result"
+    assert answers == [2] * THREADS, "one call runs, the others get its result"
     kept = sql(isolated_runtime, "SELECT once_key FROM operation_records ORDER BY id")
     assert [each["once_key"] is None for each in kept] == [True, False], (
-        "the old key is cleared, and there are two rows"
+        "the first row has lost its key, the second has it"
     )
 
 
@@ -712,11 +716,11 @@ def test_propagated_context_reaches_the_worker(served: TrapDeployment) -> None:
         ticket = mailer.ReadContext(number=201).async_().call()
     result = ticket.result(WAIT_S, POLL_S)
 
-    assert result == {"heard": "nl", "weather": None, "nested": "nl"}, "what travels is there, and only that"
+    assert result == {"heard": "nl", "weather": None, "nested": "nl"}, "only propagated values reach the worker"
     child = served.wait_for_status(
         records.where(operation=mailer.ReadContext, params={"number": 202}).first().id, "done"
     )  # type: ignore[union-attr]
-    assert '"heard": "nl"' in child["result"], "and goes on to what the run sends in turn"
+    assert '"heard": "nl"' in child["result"], "the value reaches the child run too"
 
 
 def test_trace_and_actor_reach_the_worker(served: TrapDeployment) -> None:

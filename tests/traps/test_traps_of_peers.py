@@ -1,4 +1,4 @@
-"""Fifteen traps that other job queues fell into, in order; each has a test that reproduces it.
+"""Fifteen bugs of other job queues, numbered; each has a test that reproduces it.
 
  1. test_only_the_worker_writes_a_row_that_it_has_claimed,
     test_a_publish_without_a_reply_does_not_overwrite_the_worker
@@ -8,27 +8,27 @@
  4. test_an_earlier_claim_of_the_same_worker_writes_nothing
  5. test_a_worker_whose_clock_is_ahead_recovers_nothing_from_live_workers,
     over servers: test_workers_whose_clocks_are_wrong_recover_runs_of_dead_workers_only,
-    test_a_delay_does_not_depend_on_a_wrong_clock; cron steps: to be written with schedules.
+    test_a_delay_does_not_depend_on_a_wrong_clock; cron: not tested, dexpy has no schedules.
  6. test_a_bad_row_or_an_unknown_class_does_not_stop_the_recovery_of_others,
     over servers: test_a_bad_row_an_unknown_class_or_a_cut_database_does_not_stop_the_relay
  7. test_a_shutdown_counts_no_attempt_and_a_killed_worker_counts_one
  8. test_unreadable_params_end_the_run_at_once,
-    test_a_row_with_an_unreadable_trace_or_counter_is_ended
+    test_a_run_with_an_unreadable_trace_or_counter_still_succeeds
  9. test_a_message_whose_run_has_ended_is_acknowledged,
     test_a_message_is_acknowledged_despite_an_exception_after_the_end
 10. test_a_result_without_a_json_form_neither_rolls_back_nor_repeats_the_work,
     test_a_result_of_the_wrong_type_is_detected_before_the_commit
 11. test_a_retry_that_is_refused_names_the_reason, test_a_retry_whose_unique_key_is_held_names_the_holder
-    (there are no bulk actions that could go beyond a filter)
+    (dexpy has no bulk actions that could exceed a filter)
 12. test_a_secret_reaches_no_sink, test_a_secret_reaches_no_sink_of_a_worker,
     test_a_redactor_that_fails_hides_the_text_and_leaves_no_row_running,
     over servers: test_a_secret_reaches_no_server
-13. test_counting_with_a_limit_costs_less_than_counting_all; counts of a page: to be written with the page.
+13. test_counting_with_a_limit_costs_less_than_counting_all; counts of a dashboard: not tested, dexpy has none.
 14. test_a_worker_that_restarts_with_the_same_pid_has_a_new_id
 15. test_a_fork_does_not_share_the_connections_of_its_parent, with the same name over servers
 
-Each test reproduces its trap; its name states what holds instead.
-What stands after "over servers" is in ``tests/conformance/test_traps_on_servers.py``.
+Each test reproduces the bug; its name states the correct behaviour.
+Tests after "over servers" are in ``tests/conformance/test_traps_on_servers.py``.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Note(Operation):
 
 
 class FastBroker(StubBroker):
-    """Has a worker so fast that a run is over before its message is sent, as the enqueuer sees it."""
+    """Runs each message before `enqueue` returns, like a worker that is faster than the enqueuing process."""
 
     answer_is_lost = False
 
@@ -123,10 +123,10 @@ def test_a_publish_without_a_reply_does_not_overwrite_the_worker(fast: FastBroke
 
     after = records.get(ticket.id)
     assert (after.status, after.result, after.num_attempts, performed) == ("done", 1, 1, [1])
-    assert after.enqueued_at is not None, "the relay has nothing to publish for it"
+    assert after.enqueued_at is not None, "the relay does not publish the record again"
 
 
-# -------------------------------------------------------------------------------------------- 2 to 4: fences
+# -------------------------------------------------------------------------------------------- 2 to 4: claim tokens
 
 
 class Unsteady(Note):
@@ -149,10 +149,10 @@ def test_the_copies_of_a_message_are_one_run(isolated_runtime: Isolated) -> None
     original = messages(isolated_runtime)[0]
     isolated_runtime.run_pending()
     assert (len(messages(isolated_runtime)), row(isolated_runtime, ticket.id)["status"]) == (1, "pending"), (
-        "the retry waits"
+        "the retry is scheduled"
     )
 
-    # Its worker dies before the acknowledgement: the original is delivered again, beside the one of the retry.
+    # As if the worker died before it acknowledged: the original message is delivered again, beside that of the retry.
     for _ in range(3):
         columns = {name: original[name] for name in ("queue", "priority", "due_at", "message_id", "payload", "dead")}
         names = ", ".join(columns)
@@ -161,7 +161,7 @@ def test_the_copies_of_a_message_are_one_run(isolated_runtime: Isolated) -> None
         sql(isolated_runtime, statement, *columns.values(), original["created_at"])
         isolated_runtime.run_pending()
     assert (len(performed), row(isolated_runtime, ticket.id)["num_attempts"]) == (1, 1), (
-        "none of them runs before its time"
+        "no copy runs before the retry is due"
     )
 
     isolated_runtime.advance(61)
@@ -200,12 +200,12 @@ def test_a_run_that_finishes_after_its_recovery_runs_no_hooks_and_enqueues_no_ch
     ticket = Late().async_().call()
     isolated_runtime.run_pending()
 
-    assert (performed, sql(isolated_runtime, "SELECT * FROM effects")) == ([], []), "neither hooks nor effects"
+    assert (performed, sql(isolated_runtime, "SELECT * FROM effects")) == ([], []), "no hooks and no effects"
     assert (taken[0]["status"], taken[0]["claimed_by"], taken[0]["claim_token"]) == ("running", "another", 2)
-    assert row(isolated_runtime, ticket.id) == taken[0], "it is the other one's now"
+    assert row(isolated_runtime, ticket.id) == taken[0], "the row belongs to the other worker"
     (inner,) = [each for each in rows(isolated_runtime) if each["id"] != ticket.id]
     assert (inner["status"], inner["error"]) == ("failed", "dexpy.errors.RolledBack"), (
-        "of the child that it sent there is none"
+        "the enqueued child was rolled back"
     )
     assert messages(isolated_runtime) == []
     assert attempts(isolated_runtime, ticket.id) == []
@@ -215,7 +215,7 @@ LOST = {"error": "dexpy.errors.WorkerLost", "failure": "lost", "error_message": 
 
 
 class Twice(mailer.MailerOperation):
-    """Waits for a word before it writes; the first and the second run for a word each."""
+    """Waits for an event before it writes; each of its two runs has its own event."""
 
     def perform(self) -> int:
         with turn:
@@ -253,7 +253,7 @@ def test_an_earlier_claim_of_the_same_worker_writes_nothing(isolated_runtime: Is
 
         words[0].set()
         first.join(WAIT_S)
-        assert row(isolated_runtime, ticket.id) == claimed_again, "the first one has written nothing"
+        assert row(isolated_runtime, ticket.id) == claimed_again, "the first run has written nothing"
         assert sql(isolated_runtime, "SELECT what FROM effects") == []
     finally:
         for word in words:
@@ -265,7 +265,7 @@ def test_an_earlier_claim_of_the_same_worker_writes_nothing(isolated_runtime: Is
     assert performed[2:] == ["committed 1"]
 
 
-# -------------------------------------------------------------------------------------- 5 to 7: the dead, the stopped
+# -------------------------------------------------------------------------------------- 5 to 7: recovery and shutdown
 
 
 def test_a_worker_whose_clock_is_ahead_recovers_nothing_from_live_workers(deployment: TrapDeployment) -> None:
@@ -277,14 +277,17 @@ def test_a_worker_whose_clock_is_ahead_recovers_nothing_from_live_workers(deploy
     ahead = deployment.start_ahead(3600)
     running = deployment.row(ticket.id)
 
-    # The other one looks but seldom: what is taken up now shows that this one has looked.
-    # Due late even by the clock that is ahead: no worker may run it before it is lost.
+    # The other worker rarely checks for dead workers, so a recovered run shows that this one has checked.
+    # The delay is longer than the clock is ahead: no worker may run the record before it is recovered.
     other = mailer.SendMailElsewhere(number=5).async_(in_=86_400).call()
     deployment.change(
         "UPDATE operation_records SET status = 'running', claimed_by = 'gone', claim_token = 1 WHERE id = ?", other.id
     )
     eventually(
-        lambda: deployment.row(other.id)["num_lost"], "it takes up what a dead one held", WAIT_S, deployment.output
+        lambda: deployment.row(other.id)["num_lost"],
+        "the run of the dead worker is recovered",
+        WAIT_S,
+        deployment.output,
     )
 
     assert deployment.row(ticket.id) == running
@@ -292,7 +295,7 @@ def test_a_worker_whose_clock_is_ahead_recovers_nothing_from_live_workers(deploy
     deployment.open_gate(1)
     assert ticket.result(WAIT_S, POLL_S) == 1
     assert deployment.row(ticket.id)["num_attempts"] == 1
-    eventually(lambda: len(deployment.said(1)) == 2, "it has committed", WAIT_S, deployment.output)
+    eventually(lambda: len(deployment.said(1)) == 2, "the run has committed", WAIT_S, deployment.output)
     assert [what for what, _ in deployment.said(1)] == ["begun", "committed"]
 
 
@@ -317,13 +320,11 @@ def test_a_bad_row_or_an_unknown_class_does_not_stop_the_recovery_of_others(depl
     assert deployment.wait_for_status(garbled.id, "failed")["failure"] == "undecodable"
     waiting = deployment.wait_for_status(unknown.id, "pending")
     assert (waiting["num_lost"], waiting["num_attempts"]) == (1, 1), (
-        "this worker decides nothing for an unknown operation"
+        "this worker makes no decision about an unknown operation"
     )
     assert len(good) == len(tickets) - 3
     bad = deployment.row(conflicting.id)
-    assert (bad["status"], bad["num_lost"]) == ("running", 0), (
-        "a row that cannot be written waits until its cause is fixed"
-    )
+    assert (bad["status"], bad["num_lost"]) == ("running", 0), "a row that cannot be updated stays as it is"
     assert conflicting.id in worker.lines("record.not_updated")[0], worker.output()
     deployment.change("DROP TRIGGER picky")
     deployment.begun(2, times=2)
@@ -353,7 +354,7 @@ def test_a_shutdown_counts_no_attempt_and_a_killed_worker_counts_one(deployment:
     assert not is_alive(killed)
 
 
-# ------------------------------------------------------------------------------------------ 8 to 10: ends
+# ------------------------------------------------------------------------------------------ 8 to 10: how runs end
 
 UNREADABLE = {
     "no JSON": '{"what": ',
@@ -373,9 +374,9 @@ def test_unreadable_params_end_the_run_at_once(isolated_runtime: Isolated, kind:
     stored = row(isolated_runtime, ticket.id)
     assert (stored["status"], stored["failure"], stored["num_attempts"]) == ("failed", "undecodable", 1)
     assert [each["failure"] for each in attempts(isolated_runtime, ticket.id)] == ["undecodable"]
-    assert stored["params"] == UNREADABLE[kind], "kept, so that they can be fixed"
+    assert stored["params"] == UNREADABLE[kind], "the stored params are kept"
     assert (performed, messages(isolated_runtime), sound.reload().done) == ([2], [], True)
-    assert [record.id for record in records.failed()] == [ticket.id], "and it can be asked about"
+    assert [record.id for record in records.failed()] == [ticket.id], "the record can be queried"
 
 
 WRONG_FORMS = ("[]", '"x"', "{}", '{"stack": 7}', '{"id": ')
@@ -383,7 +384,9 @@ WRONG_FORMS = ("[]", '"x"', "{}", '{"stack": 7}', '{"id": ')
 
 @pytest.mark.parametrize("column", ["trace", "retry_counts"])
 @pytest.mark.parametrize("form", WRONG_FORMS)
-def test_a_row_with_an_unreadable_trace_or_counter_is_ended(isolated_runtime: Isolated, column: str, form: str) -> None:
+def test_a_run_with_an_unreadable_trace_or_counter_still_succeeds(
+    isolated_runtime: Isolated, column: str, form: str
+) -> None:
     ticket = Unsteady().async_().call()
     sql(isolated_runtime, f"UPDATE operation_records SET {column} = ? WHERE id = ?", form, ticket.id)
     isolated_runtime.run_pending()
@@ -423,7 +426,7 @@ def test_a_message_whose_run_has_ended_is_acknowledged(isolated_runtime: Isolate
     sql(isolated_runtime, "INSERT INTO dexpy_messages SELECT * FROM copies")
     isolated_runtime.run_pending()
 
-    assert messages(isolated_runtime) == [], "acknowledged: neither kept as dead nor sent again"
+    assert messages(isolated_runtime) == [], "all messages are acknowledged"
     assert rows(isolated_runtime) == before
     assert performed == [1, 2]
     assert {done.id, failed.id, expired.id} >= {each["id"] for each in before}
@@ -435,7 +438,7 @@ class Refuses(Note):
 
 
 class EndsBadly(mailer.MailerOperation):
-    """Is over and committed when something is raised after all."""
+    """Raises after its commit."""
 
     raised: str
 
@@ -506,7 +509,7 @@ def test_a_result_of_the_wrong_type_is_detected_before_the_commit(
     assert (sql(isolated_runtime, "SELECT * FROM effects"), performed) == ([], [])
 
 
-# ------------------------------------------------------------------------------------------ 11 to 13: who looks
+# ------------------------------------------------------------------------ 11 to 13: refused retries, secrets, counts
 
 
 class Forgets(Note):
@@ -517,7 +520,7 @@ class Forgets(Note):
 
 
 class Alone(Operation):
-    """One at a time."""
+    """Is unique for each recipient."""
 
     recipient: int
     unique = Unique("recipient")
@@ -565,7 +568,7 @@ def test_a_retry_that_is_refused_names_the_reason(isolated_runtime: Isolated) ->
 
 
 def forms_of(secret: str) -> set[str]:
-    """How a secret may be written."""
+    """The forms in which a secret may appear."""
     return {
         secret, repr(secret)[1:-1], json.dumps(secret)[1:-1], secret.replace("'", "''"),
         secret.encode("unicode_escape").decode(), str(secret.encode())[2:-1], secret.partition("-")[0],
@@ -573,7 +576,7 @@ def forms_of(secret: str) -> set[str]:
 
 
 def leaks(sinks: dict[str, str]) -> dict[str, str]:
-    """The sinks that tell the secret, and the line that does."""
+    """Sink to its first line with the secret, for each sink that contains it."""
     return {
         name: next(line for line in text.splitlines() if any(form in line for form in forms_of(SECRET)))
         for name, text in sinks.items()
@@ -582,7 +585,7 @@ def leaks(sinks: dict[str, str]) -> dict[str, str]:
 
 
 class Keeps(Operation):
-    """Has its secret in every kind of value."""
+    """Has sensitive props of several types."""
 
     word: str = prop(sensitive=True, max_length=len(SECRET))
     raw: bytes = prop(sensitive=True)
@@ -600,7 +603,7 @@ def test_a_secret_reaches_no_sink(
         operation = mailer.LogIn(secret=SECRET, ending=ending)
         sending = operation.async_()
         sinks[f"{ending}: repr"] = f"{operation} {operation!r} {sending!r} {operation.safe!r}"
-        # Who calls it gets the exception as it was raised, and knows the secret anyway.
+        # The caller passed the secret itself, so its exception may contain it.
         with contextlib.suppress(Exception):
             operation.call()
         ticket = sending.call()
@@ -634,7 +637,7 @@ def test_a_secret_reaches_no_sink_of_a_worker(deployment: TrapDeployment) -> Non
         deployment.wait_for_status(ticket.id, "done", "failed")
     waiting = mailer.AwaitFile(file=str(deployment.folder / "door")).async_().call()
     eventually(
-        lambda: deployment.row(waiting.id)["num_attempts"] > 1, "what came last is seen too", WAIT_S, deployment.output
+        lambda: deployment.row(waiting.id)["num_attempts"] > 1, "AwaitFile is retried", WAIT_S, deployment.output
     )
     (deployment.folder / "door").touch()
     waiting.result(WAIT_S, POLL_S)
@@ -671,7 +674,7 @@ def test_a_redactor_that_fails_hides_the_text_and_leaves_no_row_running(
 
 
 def steps_of(isolated_runtime: Isolated, query: Callable[[], Any]) -> int:
-    """How many steps of SQLite's machine a query takes."""
+    """The number of steps of SQLite's virtual machine that a query takes."""
     engine, steps = isolated_runtime.runtime.store.database.engine, [0]
 
     def step() -> int:
@@ -724,8 +727,8 @@ def test_counting_with_a_limit_costs_less_than_counting_all(isolated_runtime: Is
 
     for name, query in queries.items():
         assert query.limit(limit).count() == limit
-        assert many_all[name] > 5 * few_all[name], f"{name}: counting all of them grows with them"
-        assert many[name] <= 1.2 * few[name], f"{name}: counting some does not"
+        assert many_all[name] > 5 * few_all[name], f"{name}: counting all rows takes longer with more rows"
+        assert many[name] <= 1.2 * few[name], f"{name}: counting up to the limit does not"
 
 
 # ----------------------------------------------------------------------------------------- 14 and 15: processes
@@ -743,7 +746,7 @@ def test_a_worker_that_restarts_with_the_same_pid_has_a_new_id(isolated_runtime:
         assert heartbeat is not None
         ids.append(heartbeat.start())
         assert [each["id"] for each in sql(isolated_runtime, "SELECT id FROM operation_workers")] == [ids[-1]]
-        assert heartbeat.start() == ids[-1], "one start has one name"
+        assert heartbeat.start() == ids[-1], "the id of a started worker does not change"
         install(before)
         start.close()
 

@@ -1,6 +1,6 @@
-"""Which row a delivery runs, where messages come in any order, late, twice, and their answers not at all.
+"""Which record a delivered message runs: messages arrive in any order, late or twice, and replies are lost.
 
-The broker is Dramatiq's stub: a plain queue, whose messages a test delivers by hand, in the order that it chooses.
+The broker is Dramatiq's stub, a plain queue: the test delivers its messages by hand, in any order.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from dexpy.worker.claims import Claims
 URGENT = 5
 WAIT_S = 30.0
 GONE = sa.exc.OperationalError("COMMIT", {}, Exception("database is locked"))
-"""What SQLite raises while another connection holds the lock; a retry will succeed."""
+"""The error of SQLite while another connection holds the lock; a retry succeeds."""
 
 ran: Counter[int] = Counter()
 logged: list[str] = []
 
 
 class Note(Operation):
-    """Says that it ran."""
+    """Counts its runs."""
 
     number: int = 0
 
@@ -48,11 +48,11 @@ class Note(Operation):
 
 
 class Renamed(Note, name="tests.renamed", aliases=("tests.before",)):
-    """Once had another name."""
+    """Had another name before."""
 
 
 class Shout(Operation):
-    """Another class, with other props."""
+    """Logs its word."""
 
     word: str
 
@@ -61,7 +61,7 @@ class Shout(Operation):
 
 
 class Inbox:
-    """One runtime, and the messages that wait in front of it."""
+    """A runtime, and the published messages that have not been delivered yet."""
 
     def __init__(self, folder: Path) -> None:
         self.broker = StubBroker()
@@ -71,20 +71,20 @@ class Inbox:
         self.sent: dict[str, list[dramatiq.Message[Any]]] = {}
 
     def send(self, number: int = 0, **options: Any) -> str:
-        """Enqueue one, and put its message aside; returns its id."""
+        """Enqueue a `Note`, collect its message and return its id."""
         ticket = Note(number=number).async_(**options).call()
         self.collect()
         return ticket.id
 
     def collect(self) -> None:
-        """Put the messages of the broker aside, by the id of their rows."""
+        """Move the broker's messages to `sent`, by record id."""
         for queue in list(self.broker.queues.values()):
             while not queue.empty():
                 one: Any = dramatiq.Message.decode(queue.get_nowait())
                 self.sent.setdefault(one.kwargs["record_id"], []).append(one)
 
     def relay(self) -> None:
-        """Have the relay publish the unpublished rows."""
+        """Publish the unpublished rows, as the relay does, and collect their messages."""
         dispatcher = self.runtime.dispatcher
         assert self.runtime.services.heartbeat is not None
         assert Relay(dispatcher, self.runtime.services.heartbeat, self.runtime.intervals).publish_unpublished()
@@ -92,7 +92,7 @@ class Inbox:
 
     @contextmanager
     def delivered(self, id: str, claims: Claims | None = None) -> Generator[str | None]:
-        """The id of the row that the first message for a row gets, held while the block lasts."""
+        """Deliver the first message of a row; yield the id of the row that it claims, and hold it in the block."""
         message = self.sent[id][0]
         current = CurrentMessage()
         current.before_process_message(self.broker, message)
@@ -103,12 +103,12 @@ class Inbox:
             current.after_process_message(self.broker, message)
 
     def deliver(self, id: str, claims: Claims | None = None) -> str | None:
-        """The same, held no longer."""
+        """Deliver the first message of a row, and return the id of the row that it claims."""
         with self.delivered(id, claims) as got:
             return got
 
     def work(self) -> None:
-        """Run every message as a worker does, until there is none and no row is unpublished."""
+        """Run messages as a worker does, until none is left and no row is unpublished."""
         while True:
             self.relay()
             waiting, self.sent = self.sent, {}
@@ -123,18 +123,18 @@ class Inbox:
         return self.store.row(id)
 
     def change(self, id: str, **values: Any) -> None:
-        """Change a row past dexpy."""
+        """Change a row by plain SQL, without dexpy."""
         with self.store.database.begin() as connection:
             connection.execute(sa.update(records).where(records.c.id == id).values(**values))
 
     def needs_message(self, id: str) -> bool:
-        """Whether a row waits, and has no message."""
+        """Whether a row is pending and has no message."""
         row = self.row(id)
         return row.status == "pending" and row.enqueued_at is None
 
     @contextmanager
     def statements(self) -> Generator[list[str]]:
-        """What is said to the database meanwhile, by the first word of each."""
+        """Collect the first word of each SQL statement that is executed in the block."""
         collected: list[str] = []
 
         def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
@@ -159,11 +159,11 @@ def inbox(tmp_path: Path) -> Generator[Inbox]:
 
 @pytest.fixture
 def looking(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each delivery looks for what is more urgent, not one a second."""
+    """Have each delivery search for more urgent rows, instead of one delivery a second."""
     monkeypatch.setattr(priority_overtaking, "PRIORITY_POLL_S", 0.0)
 
 
-# What is more urgent
+# More urgent rows
 
 
 def test_a_delivery_runs_a_more_urgent_row_and_its_own_row_is_marked_unpublished(inbox: Inbox) -> None:
@@ -175,7 +175,7 @@ def test_a_delivery_runs_a_more_urgent_row_and_its_own_row_is_marked_unpublished
     assert inbox.needs_message(calm)
     inbox.relay()
     assert len(inbox.sent[calm]) == 2
-    assert inbox.deliver(urgent) is None, "its message comes late"
+    assert inbox.deliver(urgent) is None, "its own message comes late and runs nothing"
     assert inbox.deliver(calm) == calm
 
 
@@ -196,7 +196,7 @@ def test_a_message_of_an_ended_row_runs_an_unpublished_row(inbox: Inbox) -> None
     assert inbox.deliver(urgent) == calm
 
     inbox.relay()
-    assert len(inbox.sent[calm]) == 1, "the relay sends it no second one"
+    assert len(inbox.sent[calm]) == 1, "the relay does not republish its message"
 
 
 def test_every_row_is_run_once_whatever_the_order_of_priorities(inbox: Inbox, looking: None) -> None:
@@ -227,7 +227,7 @@ def test_in_a_queue_of_one_priority_a_claim_is_one_statement(inbox: Inbox) -> No
     first, second = inbox.send(), inbox.send()
     with inbox.statements() as statements:
         assert inbox.deliver(first) == first
-        assert statements == ["SELECT", "UPDATE"], "the look, once in a while"
+        assert statements == ["SELECT", "UPDATE"], "the first delivery searches for more urgent rows"
         del statements[:]
         assert inbox.deliver(second) == second
 
@@ -243,7 +243,7 @@ def test_a_search_without_a_result_is_not_repeated_by_every_delivery(inbox: Inbo
         assert inbox.deliver(second) == second
 
     assert statements == ["UPDATE"]
-    assert inbox.row(first).enqueued_at is not None, "the search has left no trace"
+    assert inbox.row(first).enqueued_at is not None, "the search has changed nothing"
 
 
 def test_the_sql_broker_sorts_its_messages_and_no_delivery_searches_for_others(inbox: Inbox) -> None:
@@ -304,11 +304,11 @@ def test_a_row_that_became_due_is_found_before_the_relay_publishes_it(inbox: Inb
     assert inbox.deliver(calm) == later
 
     inbox.relay()
-    assert later not in inbox.sent, "it runs, and needs no message"
+    assert later not in inbox.sent, "it is running and needs no message"
     assert len(inbox.sent[calm]) == 2
 
 
-def test_a_class_is_known_by_its_earlier_names_too(inbox: Inbox) -> None:
+def test_a_row_with_an_earlier_name_of_its_class_is_run(inbox: Inbox) -> None:
     calm, urgent = inbox.send(), inbox.send(priority=URGENT)
     inbox.change(urgent, operation="tests.before")
 
@@ -323,7 +323,7 @@ def test_a_message_of_an_earlier_release_without_a_priority_is_run(inbox: Inbox)
     assert {inbox.deliver(urgent), inbox.deliver(more_urgent)} == {urgent, more_urgent}
 
 
-# Late, early, twice
+# Late, early and repeated messages
 
 
 def test_a_message_that_is_delivered_ten_times_starts_one_run_and_changes_nothing_else(inbox: Inbox) -> None:
@@ -392,7 +392,7 @@ def test_a_failed_publish_does_not_mark_a_running_row_as_unpublished(inbox: Inbo
     calm, urgent = inbox.send(), inbox.send(priority=URGENT)
     assert inbox.deliver(calm) == urgent
 
-    # What the sender of the urgent one says when the broker has not taken its message after all.
+    # As the dispatcher does when the broker refuses the message of the urgent row.
     inbox.runtime.dispatcher.mark_unpublished([inbox.row(urgent)])
 
     assert inbox.row(urgent).status == "running"
@@ -403,7 +403,7 @@ def test_a_failed_publish_does_not_mark_a_running_row_as_unpublished(inbox: Inbo
 
 
 def at_once(*actions: Callable[[], Any]) -> list[Any]:
-    """What these give when they begin in the same moment, each in a thread of its own."""
+    """Run actions concurrently, each in its own thread, and return their results."""
     start, found = threading.Barrier(len(actions), timeout=WAIT_S), [None] * len(actions)
 
     def run(index: int) -> None:
@@ -444,14 +444,14 @@ def test_two_processes_after_one_urgent_row_run_it_once(inbox: Inbox) -> None:
     assert [inbox.row(id).num_attempts for id in got] == [1, 1]
 
 
-# Answers that are lost
+# Lost replies
 
 
 @contextmanager
 def losing(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch, *, after_commit: bool, times: int = 1
 ) -> Generator[list[str]]:
-    """The next writing transactions end without an answer, having been committed or not."""
+    """Let the next writing transactions raise a connection error, before or after their commit."""
     begin, lost = inbox.store.database.begin, []
 
     @contextmanager
@@ -514,7 +514,7 @@ def test_a_late_message_that_lost_its_reply_runs_one_row(
         with losing(inbox, monkeypatch, after_commit=after_commit, times=2) as lost:
             got = at_once(lambda: inbox.deliver(first))[0]
 
-    assert len(lost) == 2, "the claim of its own row, and that of another one"
+    assert len(lost) == 2, "the claim of its own row and the claim of another row"
     assert got in (calm, another)
     assert sum(inbox.needs_message(id) for id in (calm, another)) == 1
 
