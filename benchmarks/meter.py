@@ -74,8 +74,8 @@ class Drain:
     @classmethod
     def read(cls, folder: Path) -> Drain:
         """What the processes left."""
-        found = [json.loads(file.read_text()) for file in folder.glob("*.json")]
-        busy = [one for one in found if one["jobs"]]
+        reports = [json.loads(file.read_text()) for file in folder.glob("*.json")]
+        busy = [one for one in reports if one["jobs"]]
         return cls(
             sum(one["jobs"] for one in busy),
             max(one["last"] for one in busy) - min(one["first"] for one in busy),

@@ -110,7 +110,7 @@ class Bench:
                     times[way].append((time.perf_counter() - began) / self.enqueues * 1e6)
         connection.close()
         self._empty()
-        return {way: statistics.median(found) for way, found in times.items()}
+        return {way: statistics.median(samples) for way, samples in times.items()}
 
     def _empty(self) -> None:
         client = redis.Redis.from_url(REDIS)
@@ -132,33 +132,35 @@ class Bench:
             "recorded, no write": (lambda n: self.operations.Recorded(number=n).async_().call(), dexpy_worker, {}),
             "direct": (lambda n: self.operations.Direct(number=n).async_().call(), dexpy_worker, {}),
         }
-        found: dict[str, list[Drain]] = {way: [] for way in ways}
+        drains_by_way: dict[str, list[Drain]] = {way: [] for way in ways}
         longest_s = 0.0
         while self.drained < self.rounds and time.monotonic() + longest_s < self.began + LONGEST_S:
             began = time.monotonic()
             for way, (send, command, extra) in ways.items():
                 for number in range(self.jobs):
                     send(number)
-                found[way].append(self._run(command, extra))
+                drains_by_way[way].append(self._run(command, extra))
                 self._empty()
             self.drained += 1
             longest_s = max(longest_s, time.monotonic() - began)
-        return {way: sorted(drains, key=lambda drain: drain.rate)[len(drains) // 2] for way, drains in found.items()}
+        return {
+            way: sorted(drains, key=lambda drain: drain.rate)[len(drains) // 2] for way, drains in drains_by_way.items()
+        }
 
     def _run(self, command: list[str], extra: dict[str, str]) -> Drain:
         with tempfile.TemporaryDirectory() as folder:
             environment = self.environment | extra | {FOLDER: folder}
-            said = Path(folder, "said.txt")
-            with said.open("w") as log:
+            log_file = Path(folder, "said.txt")
+            with log_file.open("w") as log:
                 worker = subprocess.Popen(command, env=environment, cwd=HOME, stderr=log)
                 try:
                     self._await_empty(worker)
                 finally:
                     worker.send_signal(signal.SIGTERM)
                     worker.wait(timeout=60)
-            drain, told = Drain.read(Path(folder)), said.read_text()[-2000:]
+            drain, output = Drain.read(Path(folder)), log_file.read_text()[-2000:]
         if drain.jobs != self.jobs:
-            raise SystemExit(f"{drain.jobs} of {self.jobs} jobs ran in: {' '.join(command)}\n{told}")
+            raise SystemExit(f"{drain.jobs} of {self.jobs} jobs ran in: {' '.join(command)}\n{output}")
         return drain
 
     def _await_empty(self, worker: subprocess.Popen[bytes]) -> None:
@@ -176,8 +178,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--enqueues", type=int, default=200)
     parser.add_argument("--jobs", type=int, default=1500)
-    given = parser.parse_args()
-    with Bench(given.rounds, given.enqueues, given.jobs) as bench:
+    options = parser.parse_args()
+    with Bench(options.rounds, options.enqueues, options.jobs) as bench:
         enqueue, drain = bench.enqueue(), bench.drain()
     print("\nEnqueue, one process, PostgreSQL + Redis\n")
     print(f"{'ratio':>7} {'µs':>8}  what")
@@ -191,7 +193,8 @@ def main() -> None:
         ratio, cpu = one.rate / reference.rate, one.cpu_per_10k / reference.cpu_per_10k
         print(f"{ratio:>7.2f} {one.rate:>8.0f} {cpu:>10.2f} {one.cpu_per_10k:>10.2f}  {way}")
     took_s, load = time.monotonic() - bench.began, os.getloadavg()[0]
-    print(f"\nMedians of {given.rounds} rounds of {given.enqueues} enqueues and {bench.drained} of {given.jobs} jobs;")
+    rounds = f"{options.rounds} rounds of {options.enqueues} enqueues and {bench.drained} of {options.jobs} jobs"
+    print(f"\nMedians of {rounds};")
     print(f"{took_s:.0f} s, at a load of {load:.1f} on {os.cpu_count()} cores.")
 
 

@@ -41,8 +41,8 @@ def _nothing_configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Gene
 @pytest.fixture
 def isolated_runtime() -> Generator[Isolated]:
     """A runtime on a SQLite file of its own."""
-    with isolated() as found:
-        yield found
+    with isolated() as runtime:
+        yield runtime
 
 
 @pytest.fixture

@@ -97,8 +97,8 @@ def targets_of(node: ast.AST, package: str, modules: dict[str, Path]) -> Iterato
         base = resolve_name("." * node.level + (node.module or ""), package)
         names = [full if (full := f"{base}.{alias.name}") in modules else base for alias in node.names]
     elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
-        called = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
-        if called == "import_module" and node.args and isinstance(node.args[0], ast.Constant):
+        function_name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
+        if function_name == "import_module" and node.args and isinstance(node.args[0], ast.Constant):
             names = [str(node.args[0].value)]
     yield from (name for name in names if name in modules)
 
@@ -114,18 +114,18 @@ def violations(root: Path) -> Iterator[str]:
     modules = modules_of(root)
     graphs: dict[str, dict[str, set[str]]] = {}
     for source, file in modules.items():
-        own = package_of(source)
-        if own not in LAYERS:
+        own_package = package_of(source)
+        if own_package not in LAYERS:
             yield f"{source} is in no package of the architecture"
             continue
         for one in imports_of(source, file, modules):
             other = package_of(one.target)
             where = f"{source}:{one.line} imports {one.target}"
-            if other == own:
-                graphs.setdefault(own, {}).setdefault(source, set()).add(one.target)
+            if other == own_package:
+                graphs.setdefault(own_package, {}).setdefault(source, set()).add(one.target)
             elif other == "surfaces":
                 yield f"{where}, a surface"
-            elif LAYERS.get(other, -1) >= LAYERS[own]:
+            elif LAYERS.get(other, -1) >= LAYERS[own_package]:
                 yield f"{where}, which is not below it"
             if one.is_lazy and not may_be_lazy(one):
                 yield f"{where} inside of a function"
@@ -163,9 +163,9 @@ def test_importing_dexpy_stays_light(module: str) -> None:
 def test_a_special_case_is_imported_where_it_applies(module: str, importers: set[str]) -> None:
     modules = modules_of(PACKAGE)
 
-    found = {name for name, file in modules.items() for one in imports_of(name, file, modules) if one.target == module}
+    actual = {name for name, file in modules.items() for one in imports_of(name, file, modules) if one.target == module}
 
-    assert found == importers
+    assert actual == importers
 
 
 def test_every_package_is_checked() -> None:
@@ -252,9 +252,9 @@ def add(package: Path, name: str, text: str) -> list[str]:
 
 @pytest.mark.parametrize(("name", "text", "complaint"), WRONG.values(), ids=WRONG)
 def test_a_forbidden_import_is_found(package: Path, name: str, text: str, complaint: str) -> None:
-    found = add(package, name, text)
-    assert len(found) == 1
-    assert complaint in found[0]
+    problems = add(package, name, text)
+    assert len(problems) == 1
+    assert complaint in problems[0]
 
 
 @pytest.mark.parametrize(("name", "text"), RIGHT.values(), ids=RIGHT)

@@ -34,8 +34,8 @@ def section(heading: str) -> str:
 
 def tables(heading: str) -> list[list[list[str]]]:
     """The tables under a heading, row by row without their heads."""
-    found = re.findall(r"((?:^\|.*\|\n)+)", section(heading), re.MULTILINE)
-    rows = [[[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()] for table in found]
+    matches = re.findall(r"((?:^\|.*\|\n)+)", section(heading), re.MULTILINE)
+    rows = [[[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()] for table in matches]
     return [table[2:] for table in rows]
 
 
@@ -89,7 +89,7 @@ def test_every_kind_of_url_is_on_the_page() -> None:
 
 
 @pytest.mark.parametrize(
-    ("heading", "said"),
+    ("heading", "figure"),
     [
         ("Where a setting comes from", f"`sqlite:///{DEFAULT_FILE}`"),
         ("Where a setting comes from", f"{RecoveryIntervals().recover_within_s:.0f} seconds"),
@@ -106,8 +106,8 @@ def test_every_kind_of_url_is_on_the_page() -> None:
         ("SQLite", f"at most {sqlite.BUSY_TIMEOUT_S} s"),
     ],
 )
-def test_the_figures_on_the_page_are_those_of_the_code(heading: str, said: str) -> None:
-    assert said in section(heading)
+def test_the_figures_on_the_page_are_those_of_the_code(heading: str, figure: str) -> None:
+    assert figure in section(heading)
 
 
 def test_parameters_of_a_url_on_the_page_reach_the_client(tmp_path: Path) -> None:
@@ -115,14 +115,14 @@ def test_parameters_of_a_url_on_the_page_reach_the_client(tmp_path: Path) -> Non
     parameters = {name: row[1] for row in table for name in names(row[0])}
     assert set(parameters) >= {"namespace", "socket_timeout", "socket_connect_timeout", "ssl_ca_certs", "heartbeat"}
 
-    found: Any = urls.broker_from_url("redis://h/0?namespace=shop&socket_timeout=3&socket_connect_timeout=4")
-    facts = found.client.connection_pool.connection_kwargs
-    assert (found.namespace, facts["socket_timeout"], facts["socket_connect_timeout"]) == ("shop", 3, 4)
-    found = urls.broker_from_url("unix:///run/redis.sock?namespace=shop")
-    assert (found.namespace, found.client.connection_pool.connection_kwargs["path"]) == ("shop", "/run/redis.sock")
+    broker: Any = urls.broker_from_url("redis://h/0?namespace=shop&socket_timeout=3&socket_connect_timeout=4")
+    facts = broker.client.connection_pool.connection_kwargs
+    assert (broker.namespace, facts["socket_timeout"], facts["socket_connect_timeout"]) == ("shop", 3, 4)
+    broker = urls.broker_from_url("unix:///run/redis.sock?namespace=shop")
+    assert (broker.namespace, broker.client.connection_pool.connection_kwargs["path"]) == ("shop", "/run/redis.sock")
     secure = [name for name in parameters if name.startswith("ssl_") and name != "ssl_options"]
-    found = urls.broker_from_url("rediss://h/0?" + "&".join(f"{name}=/srv/{name}" for name in secure))
-    facts = found.client.connection_pool.connection_kwargs
+    broker = urls.broker_from_url("rediss://h/0?" + "&".join(f"{name}=/srv/{name}" for name in secure))
+    facts = broker.client.connection_pool.connection_kwargs
     assert {name: facts[name] for name in secure} == {name: f"/srv/{name}" for name in secure}
     assert urls.broker_from_url("amqp://h/shop?heartbeat=7").parameters.heartbeat == 7  # type: ignore[attr-defined]
 
@@ -130,14 +130,16 @@ def test_parameters_of_a_url_on_the_page_reach_the_client(tmp_path: Path) -> Non
 def test_connecting_to_a_database_times_out_as_on_the_page_unless_its_url_sets_another_timeout() -> None:
     for query, expected in (("", engine_options.CONNECT_TIMEOUT_S), ("?connect_timeout=3", 3)):
         for url in ("postgresql+psycopg://user@127.0.0.1:1/x", "mysql+pymysql://user@127.0.0.1:1/x"):
-            asked: dict[str, Any] = {}
-            found = engine.Database(url + query)
+            connect_options: dict[str, Any] = {}
+            opened = engine.Database(url + query)
 
-            def connect(_dialect: Any, _record: Any, _given: Any, options: dict[str, Any], into: Any = asked) -> None:
+            def connect(
+                _dialect: Any, _record: Any, _args: Any, options: dict[str, Any], into: Any = connect_options
+            ) -> None:
                 into.update(options)
 
-            sa.event.listen(found.engine, "do_connect", connect)
+            sa.event.listen(opened.engine, "do_connect", connect)
             with pytest.raises(dexpy.errors.DatabaseUnavailable):
-                found.connect()
-            assert int(asked["connect_timeout"]) == expected
-            found.dispose()
+                opened.connect()
+            assert int(connect_options["connect_timeout"]) == expected
+            opened.dispose()

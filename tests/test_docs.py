@@ -64,9 +64,9 @@ class Block:
 
 def blocks_of(text: str) -> Iterator[Block]:
     """The fenced blocks of a page, in order."""
-    for found in FENCE.finditer(text):
-        line = text.count("\n", 0, found.start("code")) + 1
-        yield Block(found["language"], found["code"], line, found["word"], found["said"])
+    for match in FENCE.finditer(text):
+        line = text.count("\n", 0, match.start("code")) + 1
+        yield Block(match["language"], match["code"], line, match["word"], match["said"])
 
 
 def run_page(page: Path) -> None:
@@ -130,7 +130,7 @@ def commands_of(code: str) -> Iterator[tuple[str, str]]:
 def shell(command: str, expected: str, where: str, *, fails: bool) -> None:
     """Run a command, and compare its exit status and what it shows."""
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run(
+    process = subprocess.run(
         command,
         shell=True,
         check=False,
@@ -141,10 +141,10 @@ def shell(command: str, expected: str, where: str, *, fails: bool) -> None:
         text=True,
         timeout=PATIENCE_S,
     )
-    if (done.returncode != 0) is not fails:
-        sys.exit(f"{where}: `{command}` ended with {done.returncode}:\n{done.stdout}")
-    if expected.strip() and not doctest.OutputChecker().check_output(expected, done.stdout, FLAGS):
-        sys.exit(f"{where}: `{command}` shows\n{done.stdout}\nand not\n{expected}")
+    if (process.returncode != 0) is not fails:
+        sys.exit(f"{where}: `{command}` ended with {process.returncode}:\n{process.stdout}")
+    if expected.strip() and not doctest.OutputChecker().check_output(expected, process.stdout, FLAGS):
+        sys.exit(f"{where}: `{command}` shows\n{process.stdout}\nand not\n{expected}")
 
 
 if __name__ == "__main__":
@@ -174,7 +174,7 @@ def follow(page: Path, folder: Path, environment: dict[str, str]) -> None:
     """Do what a page says, in a process and a folder of its own."""
     # A project of its own, so that nothing is found further up.
     (folder / "pyproject.toml").write_text('[project]\nname = "page"\nversion = "1"\n')
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-W", "error", __file__, str(page)],
         check=False,
         cwd=folder,
@@ -185,7 +185,7 @@ def follow(page: Path, folder: Path, environment: dict[str, str]) -> None:
         encoding="utf-8",
         timeout=PATIENCE_S,
     )
-    assert done.returncode == 0, done.stderr or done.stdout
+    assert process.returncode == 0, process.stderr or process.stdout
 
 
 @each_page
@@ -231,17 +231,17 @@ def anchors_of(page: Path) -> set[str]:
 
 def test_every_page_can_be_reached_from_the_index() -> None:
     index = HOME / "docs" / "index.md"
-    seen: set[Path] = set()
+    visited: set[Path] = set()
     waiting = [index]
     while waiting:
         page = waiting.pop().resolve()
-        if page in seen or page.suffix != ".md" or not page.is_file():
+        if page in visited or page.suffix != ".md" or not page.is_file():
             continue
-        seen.add(page)
+        visited.add(page)
         targets = re.findall(r"\]\(([^)\s:#]+)[^)]*\)", FENCE.sub("", page.read_text("utf-8")))
         waiting += [page.parent / target for target in targets]
 
-    assert sorted({page.resolve() for page in PAGES} - seen - {(HOME / "README.md").resolve()}) == []
+    assert sorted({page.resolve() for page in PAGES} - visited - {(HOME / "README.md").resolve()}) == []
 
 
 def test_the_pipeline_order_on_the_pages_is_that_of_the_code() -> None:
@@ -264,19 +264,19 @@ def test_the_tree_of_errors_on_the_page_is_that_of_the_code() -> None:
 
     page = (HOME / "docs" / "reference" / "errors.md").read_text("utf-8")
     tree = next(block.code for block in blocks_of(page) if block.code.startswith("DexpyError\n"))
-    written = (errors.__doc__ or "").partition("::\n\n")[2].partition("\n\nMessages state")[0]
+    docstring = (errors.__doc__ or "").partition("::\n\n")[2].partition("\n\nMessages state")[0]
 
-    assert tree.strip() == "\n".join(line[4:] for line in written.splitlines()).strip()
+    assert tree.strip() == "\n".join(line[4:] for line in docstring.splitlines()).strip()
 
 
 def test_every_error_is_in_the_tree() -> None:
     from dexpy.foundation import errors
 
-    written = errors.__doc__ or ""
+    docstring = errors.__doc__ or ""
     classes = [name for name, value in vars(errors).items() if isinstance(value, type)]
     names = [name for name in classes if name[0] != "_" and issubclass(getattr(errors, name), BaseException)]
 
-    assert [name for name in names if not re.search(rf"\b{name}\b", written)] == []
+    assert [name for name in names if not re.search(rf"\b{name}\b", docstring)] == []
 
 
 @pytest.mark.parametrize(

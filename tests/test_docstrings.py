@@ -13,18 +13,18 @@ PACKAGE = Path(__file__).parents[1] / "dexpy"
 def stale_arguments(source: str) -> Iterator[str]:
     """The names under ``Args:`` that their function does not take; one that takes ``**`` may describe any."""
     for node in ast.walk(ast.parse(source)):
-        own = [node] if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else []
+        functions = [node] if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else []
         if isinstance(node, ast.ClassDef):
-            own = [one for one in node.body if isinstance(one, ast.FunctionDef) and one.name == "__init__"]
-        if not own or own[0].args.kwarg is not None:
+            functions = [one for one in node.body if isinstance(one, ast.FunctionDef) and one.name == "__init__"]
+        if not functions or functions[0].args.kwarg is not None:
             continue
-        given = own[0].args
-        taken = {one.arg for one in (*given.posonlyargs, *given.args, *given.kwonlyargs)}
-        taken |= {given.vararg.arg} if given.vararg is not None else set()
-        text = ast.get_docstring(node) if isinstance(node, ast.ClassDef) else ast.get_docstring(own[0])
+        signature = functions[0].args
+        parameters = {one.arg for one in (*signature.posonlyargs, *signature.args, *signature.kwonlyargs)}
+        parameters |= {signature.vararg.arg} if signature.vararg is not None else set()
+        text = ast.get_docstring(node) if isinstance(node, ast.ClassDef) else ast.get_docstring(functions[0])
         section = re.search(r"^Args:\n((?: {4}.*\n|\n)+)", f"{text or ''}\n", re.MULTILINE)
         named = re.findall(r"^ {4}(\w+): ", section[1], re.MULTILINE) if section is not None else []
-        yield from (f"{node.name}: {name}" for name in named if name not in taken)
+        yield from (f"{node.name}: {name}" for name in named if name not in parameters)
 
 
 def test_docstrings_name_existing_arguments() -> None:

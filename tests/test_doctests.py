@@ -22,8 +22,8 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
 def _modules() -> list[str]:
-    found = pkgutil.walk_packages(dexpy.__path__, "dexpy.")
-    return ["dexpy", *(module.name for module in found if not module.name.endswith("__main__"))]
+    modules = pkgutil.walk_packages(dexpy.__path__, "dexpy.")
+    return ["dexpy", *(module.name for module in modules if not module.name.endswith("__main__"))]
 
 
 def _examples() -> Generator[doctest.DocTest]:
@@ -51,16 +51,16 @@ def _in_a_folder_of_its_own(
 def test_the_example_in_the_docstring_holds(example: doctest.DocTest, monkeypatch: pytest.MonkeyPatch) -> None:
     # As in a user's program: a module of its own, and annotations that are not strings.
     program = types.ModuleType("program")
-    given = {name: value for name, value in example.globs.items() if name != "annotations" and name[:2] != "__"}
-    vars(program).update(given)
+    names = {name: value for name, value in example.globs.items() if name != "annotations" and name[:2] != "__"}
+    vars(program).update(names)
     example.globs = vars(program)
     monkeypatch.setitem(sys.modules, "program", program)
     monkeypatch.setattr(registry, "_by_name", {})
     collected: list[str] = []
     runner = doctest.DocTestRunner(optionflags=FLAGS)
-    failed, tried = runner.run(example, out=collected.append)
+    failed, num_examples = runner.run(example, out=collected.append)
 
-    assert tried, "no example ran"
+    assert num_examples, "no example ran"
     assert not failed, "".join(collected)
 
 

@@ -62,9 +62,9 @@ def accepted(command: list[str]) -> dict[str, Any]:
     group: click.Command = main
     with click.Context(main) as context:
         while isinstance(group, click.Group):
-            _, found, arguments = group.resolve_command(context, arguments)
-            assert found is not None, command
-            group = found
+            _, resolved, arguments = group.resolve_command(context, arguments)
+            assert resolved is not None, command
+            group = resolved
         return group.make_context(str(group.name), arguments).params
 
 
@@ -102,12 +102,12 @@ def test_commands_are_found_on_the_pages_and_a_wrong_one_is_refused() -> None:
 
 
 def default_of(option: str) -> Any:
-    (found,) = [each.default for each in main.commands["worker"].params if each.name == option]
-    return found
+    (default,) = [each.default for each in main.commands["worker"].params if each.name == option]
+    return default
 
 
 @pytest.mark.parametrize(
-    ("page", "said"),
+    ("page", "figure"),
     [
         (PRODUCTION, f"begin with {default_of('threads')} threads for each process."),
         (PRODUCTION, f"and up to {startup.OWN_CONNECTIONS} for heartbeats and other internal tasks"),
@@ -125,8 +125,8 @@ def default_of(option: str) -> Any:
         (MOVE, f"due within {SHORT_DELAY_S:.0f} seconds"),
     ],
 )
-def test_a_figure_on_the_pages_is_that_of_the_code(page: str, said: str) -> None:
-    assert said in page
+def test_a_figure_on_the_pages_is_that_of_the_code(page: str, figure: str) -> None:
+    assert figure in page
 
 
 @pytest.mark.parametrize("page", [MOVE, PRODUCTION], ids=["move", "production"])
@@ -148,11 +148,11 @@ def unit() -> configparser.ConfigParser:
 
 
 def test_the_systemd_unit_starts_a_worker_and_stops_it_gracefully() -> None:
-    found = unit()
-    service = found["Service"]
+    unit_file = unit()
+    service = unit_file["Service"]
     command = shlex.split(service["ExecStart"])
 
-    assert found.sections() == ["Unit", "Service", "Install"]
+    assert unit_file.sections() == ["Unit", "Service", "Install"]
     assert command[0].startswith(service["WorkingDirectory"])
     assert accepted(command)["modules"] == ("shop.operations",)
     assert float(service["TimeoutStopSec"]) > longest_stop_s(command)
@@ -188,23 +188,23 @@ INSTRUCTIONS = {"FROM", "WORKDIR", "COPY", "RUN", "USER", "STOPSIGNAL", "CMD"}
 
 def dockerfile() -> dict[str, str]:
     """What the page's Dockerfile says, by instruction; none comes twice."""
-    found: dict[str, str] = {}
+    instructions: dict[str, str] = {}
     for line in only(PRODUCTION, "Docker").splitlines():
         word, _, rest = line.partition(" ")
         assert word in INSTRUCTIONS, line
-        assert word not in found, line
-        found[word] = rest
-    return found
+        assert word not in instructions, line
+        instructions[word] = rest
+    return instructions
 
 
 def test_the_image_starts_a_worker_that_receives_the_stop_signal() -> None:
-    found = dockerfile()
+    instructions = dockerfile()
 
-    assert next(iter(found)) == "FROM"
+    assert next(iter(instructions)) == "FROM"
     # As a list: a shell in between would keep the signal to itself.
-    assert accepted(json.loads(found["CMD"]))["modules"] == ("shop.operations",)
-    assert signal.Signals[found["STOPSIGNAL"]] in signals.STOP_SIGNALS
-    version = re.fullmatch(r"python:(\d+\.\d+)-slim", found["FROM"])
+    assert accepted(json.loads(instructions["CMD"]))["modules"] == ("shop.operations",)
+    assert signal.Signals[instructions["STOPSIGNAL"]] in signals.STOP_SIGNALS
+    version = re.fullmatch(r"python:(\d+\.\d+)-slim", instructions["FROM"])
     assert version is not None
     assert f"Programming Language :: Python :: {version[1]}" in PROJECT["classifiers"]
 
@@ -222,33 +222,33 @@ def test_a_container_may_take_longer_to_stop_than_its_worker() -> None:
 def read_yaml(text: str) -> Any:
     """The part of YAML that the page uses: mappings and lists by indentation, and flows of one line."""
     lines = [(len(line) - len(line.lstrip()), line.strip()) for line in text.splitlines() if line.strip()]
-    value, rest = _read(lines, lines[0][0])
+    value, rest = _parse(lines, lines[0][0])
     assert not rest, rest
     return value
 
 
-def _read(lines: list[tuple[int, str]], depth: int) -> tuple[Any, list[tuple[int, str]]]:
+def _parse(lines: list[tuple[int, str]], depth: int) -> tuple[Any, list[tuple[int, str]]]:
     if lines[0][1].startswith("- "):
         items: list[Any] = []
         while lines and lines[0][0] == depth and lines[0][1].startswith("- "):
             # What follows the dash is the first line of a mapping of its own, two further in.
-            item, lines = _read([(depth + 2, lines[0][1][2:]), *lines[1:]], depth + 2)
+            item, lines = _parse([(depth + 2, lines[0][1][2:]), *lines[1:]], depth + 2)
             items.append(item)
         return items, lines
-    found: dict[str, Any] = {}
+    mapping: dict[str, Any] = {}
     while lines and lines[0][0] == depth and not lines[0][1].startswith("- "):
         key, colon, rest = lines[0][1].partition(":")
         assert colon, lines[0]
-        assert key not in found, lines[0]
+        assert key not in mapping, lines[0]
         lines = lines[1:]
         if rest.strip():
-            found[key] = _flow(rest.strip())
+            mapping[key] = _flow(rest.strip())
         else:
             assert lines, key
             assert lines[0][0] > depth, lines[0]
-            found[key], lines = _read(lines, lines[0][0])
+            mapping[key], lines = _parse(lines, lines[0][0])
     assert not lines or lines[0][0] <= depth, lines[0]
-    return found, lines
+    return mapping, lines
 
 
 def _flow(text: str) -> Any:
@@ -269,19 +269,19 @@ def test_the_yaml_reader_of_the_tests_reads_the_supported_subset() -> None:
 
 
 def test_the_deployment_starts_workers_with_a_grace_period() -> None:
-    found = read_yaml(only(PRODUCTION, "Kubernetes"))
-    template = found["spec"]["template"]
+    deployment = read_yaml(only(PRODUCTION, "Kubernetes"))
+    template = deployment["spec"]["template"]
     pod = template["spec"]
     (check,), (container,) = pod["initContainers"], pod["containers"]
 
-    assert (found["apiVersion"], found["kind"]) == ("apps/v1", "Deployment")
-    assert found["spec"]["selector"]["matchLabels"] == template["metadata"]["labels"]
+    assert (deployment["apiVersion"], deployment["kind"]) == ("apps/v1", "Deployment")
+    assert deployment["spec"]["selector"]["matchLabels"] == template["metadata"]["labels"]
     assert pod["terminationGracePeriodSeconds"] > longest_stop_s(container["command"])
     # The first looks at what the second will do, with the same settings.
-    looked, done = accepted(check["command"]), accepted(container["command"])
+    looked, run_options = accepted(check["command"]), accepted(container["command"])
     assert check["command"][1] == "check"
     assert {"app", "modules", "processes", "threads"} <= looked.keys()
-    assert looked == {name: done[name] for name in looked}
+    assert looked == {name: run_options[name] for name in looked}
     assert (check["image"], check["envFrom"]) == (container["image"], container["envFrom"])
 
 
@@ -309,20 +309,20 @@ def test_the_migration_to_postgresql_and_redis_works_as_on_the_page(
         settings = tomllib.loads(only(MOVE, "Name the database", "toml"))["tool"]["dexpy"]
         real = {settings["database"]: database, settings["broker"]: str(broker)}
         toml = only(MOVE, "Name the database", "toml")
-        for given, meant in real.items():
-            toml = toml.replace(given, meant)
+        for placeholder, meant in real.items():
+            toml = toml.replace(placeholder, meant)
         (tmp_path / "pyproject.toml").write_text(toml)
         path = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-        ran = []
+        executed = []
         for heading in ("Create the tables", "Check the configuration", "Empty the old queue"):
             for command, expected in test_docs.commands_of(only(MOVE, heading, "console")):
-                done = subprocess.run(
+                process = subprocess.run(
                     shlex.split(command), cwd=tmp_path, env=environment | {"PATH": path}, timeout=60, text=True,
                     capture_output=True, check=False,
                 )  # fmt: skip
-                assert done.returncode == 0, done.stderr
-                seen = re.sub(r"(?<=Redis at )\S+", "queue.example:6379", done.stdout)
-                seen = seen.replace(displayed_url(database), displayed_url(settings["database"]))
-                assert not expected or doctest.OutputChecker().check_output(expected, seen, test_docs.FLAGS), seen
-                ran.append(command)
-        assert len(ran) == 4
+                assert process.returncode == 0, process.stderr
+                output = re.sub(r"(?<=Redis at )\S+", "queue.example:6379", process.stdout)
+                output = output.replace(displayed_url(database), displayed_url(settings["database"]))
+                assert not expected or doctest.OutputChecker().check_output(expected, output, test_docs.FLAGS), output
+                executed.append(command)
+        assert len(executed) == 4

@@ -46,19 +46,19 @@ class Add(Operation, name="journeys.add"):
 
 def journey_of(action: Callable[[], object]) -> Journey:
     """The files and functions of dexpy that an action passes through, in the order in which it comes to them."""
-    called: dict[str, Counter[str]] = {}
+    calls: dict[str, Counter[str]] = {}
 
     def note(frame: Any, event: str, _argument: object) -> None:
         code = frame.f_code
         if event == "call" and code.co_filename.startswith(PACKAGE):
-            called.setdefault(code.co_filename.removeprefix(PACKAGE), Counter())[code.co_qualname] += 1
+            calls.setdefault(code.co_filename.removeprefix(PACKAGE), Counter())[code.co_qualname] += 1
 
     sys.setprofile(note)
     try:
         action()
     finally:
         sys.setprofile(None)
-    return {file: dict(functions) for file, functions in called.items()}
+    return {file: dict(functions) for file, functions in calls.items()}
 
 
 def measured() -> dict[str, Journey]:
@@ -86,10 +86,10 @@ def journeys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Journey]:
     """The journeys in a process of their own, which no other test has changed."""
     folder = tmp_path_factory.mktemp("journeys")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DEXPY_")}
-    ran = subprocess.run(
+    process = subprocess.run(
         [sys.executable, __file__], cwd=folder, env=environment, check=True, capture_output=True, text=True, timeout=120
     )
-    journeys: dict[str, Journey] = json.loads(ran.stdout)
+    journeys: dict[str, Journey] = json.loads(process.stdout)
     return journeys
 
 

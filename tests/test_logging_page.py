@@ -56,14 +56,14 @@ def table_of(name: str) -> str:
 
 def with_tables(page: str) -> str:
     """The page with the tables of the catalog."""
-    return TABLE.sub(lambda found: f"{found[1]}\n{table_of(found[2])}\n\n{found[4]}", page)
+    return TABLE.sub(lambda match: f"{match[1]}\n{table_of(match[2])}\n\n{match[4]}", page)
 
 
 @pytest.mark.parametrize("table", TABLES)
 def test_a_table_of_the_page_is_that_of_the_catalog(table: str) -> None:
-    written = {found[2]: found[3] for found in TABLE.finditer(PAGE.read_text("utf-8"))}
+    tables = {match[2]: match[3] for match in TABLE.finditer(PAGE.read_text("utf-8"))}
 
-    assert written[table].strip().splitlines() == table_of(table).splitlines()
+    assert tables[table].strip().splitlines() == table_of(table).splitlines()
 
 
 def test_the_page_is_in_the_index() -> None:

@@ -24,9 +24,9 @@ TRIES = 5
 def in_a_fresh_process(code: str, environment: dict[str, str], folder: Path) -> str:
     """What a few lines write in a process of their own."""
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    process = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
 def test_all_is_sorted_and_names_nothing_twice() -> None:
@@ -34,13 +34,13 @@ def test_all_is_sorted_and_names_nothing_twice() -> None:
 
 
 def test_all_lists_exactly_the_public_names() -> None:
-    own = {
+    defined = {
         name
         for name, value in vars(dexpy).items()
         if not (name.startswith("_") or isinstance(value, ModuleType))
         and getattr(value, "__module__", "").partition(".")[0] == "dexpy"
     }
-    assert own | LATE | {"errors"} == set(dexpy.__all__)
+    assert defined | LATE | {"errors"} == set(dexpy.__all__)
 
 
 def test_dexpy_errors_lists_every_exception() -> None:
@@ -115,5 +115,5 @@ source = open(argparse.__file__).read()
 began = now(); [compile(source, "argparse", "exec") for _ in range(4)]; unit = (now() - began) / 4
 began = now(); import dexpy; print((now() - began) / unit)
 """
-    took = [float(in_a_fresh_process(code, installed, tmp_path)) for _ in range(TRIES)]
-    assert min(took) < LIMIT, f"import dexpy took as long as {min(took):.1f} compilations at best of {TRIES}"
+    durations = [float(in_a_fresh_process(code, installed, tmp_path)) for _ in range(TRIES)]
+    assert min(durations) < LIMIT, f"import dexpy took as long as {min(durations):.1f} compilations at best of {TRIES}"

@@ -59,7 +59,7 @@ class Entry:
 def entries_of(page: Path) -> Iterator[tuple[str, Entry]]:
     text = page.read_text("utf-8")
     # Lines of code that begin with # are no headings.
-    plain = FENCE.sub(lambda found: re.sub(r"[^\n]", " ", found[0]), text)
+    plain = FENCE.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), text)
     headings = list(HEADING.finditer(plain))
     for index, heading in enumerate(headings):
         if not re.fullmatch(rf"{NAME.pattern}(?:, {NAME.pattern})*", heading[2]):

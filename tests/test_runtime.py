@@ -201,7 +201,7 @@ def test_an_unconfigured_call_touches_no_disk_and_an_enqueue_creates_the_file(
         "    assert 'dexpy.db' in os.listdir('.')\n"
     )
 
-    ran = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "app.py"],
         cwd=tmp_path,
         env=environment,
@@ -211,7 +211,7 @@ def test_an_unconfigured_call_touches_no_disk_and_an_enqueue_creates_the_file(
         check=False,
     )
 
-    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "app.Echo\n", "")
+    assert (process.returncode, process.stdout, process.stderr) == (0, "app.Echo\n", "")
 
 
 def test_a_broker_without_a_database_turns_recording_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

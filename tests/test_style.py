@@ -53,8 +53,8 @@ WORDS = {pattern: re.compile(rf"(?<![\w])(?:{pattern})(?![\w])", re.IGNORECASE |
 
 def files_of(*folders: str) -> list[Path]:
     """The Python files and pages in some folders of the project, without this file."""
-    found = [file for folder in folders for suffix in ("py", "md") for file in (HOME / folder).rglob(f"*.{suffix}")]
-    return sorted(file for file in found if file != Path(__file__).resolve())
+    files = [file for folder in folders for suffix in ("py", "md") for file in (HOME / folder).rglob(f"*.{suffix}")]
+    return sorted(file for file in files if file != Path(__file__).resolve())
 
 
 FOLDERS = ("dexpy", "docs", "tests", "benchmarks")
@@ -64,8 +64,8 @@ WRITTEN = [HOME / "README.md", HOME / "Makefile", HOME / "pyproject.toml", *file
 @functools.cache
 def words_of(text: str) -> str:
     """A text without lines that quote; underscores separate words, and names of indexes are stored names."""
-    kept = "\n".join("" if MARKER in line else line for line in text.splitlines())
-    return re.sub(r"(?<=\w)_(?=\w)", " ", re.sub(r"\bix_\w+", "", kept))
+    unmarked = "\n".join("" if MARKER in line else line for line in text.splitlines())
+    return re.sub(r"(?<=\w)_(?=\w)", " ", re.sub(r"\bix_\w+", "", unmarked))
 
 
 def banned_lines(text: str, pattern: str) -> list[tuple[int, str]]:
@@ -81,12 +81,12 @@ def test_there_are_files_to_read() -> None:
 
 @pytest.mark.parametrize("pattern", BANNED)
 def test_no_file_uses_a_banned_word(pattern: str) -> None:
-    found = [
+    problems = [
         f"{file.relative_to(HOME)}:{number}: {line.strip()}"
         for file in WRITTEN
         for number, line in banned_lines(file.read_text("utf-8"), pattern)
     ]
-    assert not found, f"write {BANNED[pattern]}:\n" + "\n".join(found)
+    assert not problems, f"write {BANNED[pattern]}:\n" + "\n".join(problems)
 
 
 def test_a_banned_word_is_found_in_prose_and_in_names_and_a_quotation_is_exempt() -> None:

@@ -233,10 +233,10 @@ class Calls(Operation):
         receiving, sending = context.Pipe(duplex=False)
         process = context.Process(target=lambda: sending.send(Plain().call()))
         process.start()
-        found: str = receiving.recv() if receiving.poll(10) else "nothing"
+        received: str = receiving.recv() if receiving.poll(10) else "nothing"
         process.join()
         self.session.execute(text("SELECT 1"))
-        return "parent" if found == "plain" else found
+        return "parent" if received == "plain" else received
 
 
 class Plain(Operation):
@@ -253,7 +253,7 @@ CASES: tuple[type[Operation], ...] = (
 )  # fmt: skip
 
 
-def tell(where: str, case: type[Operation], how: str, run: Callable[[], object]) -> None:
+def report(where: str, case: type[Operation], how: str, run: Callable[[], object]) -> None:
     """Run it, and print its result, the exit statuses of its children, and the current process."""
     children.clear()
     before = records.all().count()
@@ -261,9 +261,9 @@ def tell(where: str, case: type[Operation], how: str, run: Callable[[], object])
         result = run()
     except BaseException as error:
         result = f"{type(error).__name__}: {error}"
-    told = {"where": where, "case": case.__name__, "how": how, "result": result, "children": list(children)}
-    written = records.all().count() - before
-    os.write(1, f"{json.dumps({**told, 'written': written, 'pid': os.getpid()})}\n".encode())
+    facts = {"where": where, "case": case.__name__, "how": how, "result": result, "children": list(children)}
+    num_new = records.all().count() - before
+    os.write(1, f"{json.dumps({**facts, 'written': num_new, 'pid': os.getpid()})}\n".encode())
     if os.getpid() != me:
         os._exit(99)
 
@@ -271,21 +271,21 @@ def tell(where: str, case: type[Operation], how: str, run: Callable[[], object])
 me = os.getpid()
 
 
-def in_background(isolated_runtime: Isolated, made: Operation) -> object:
-    ticket = made.async_().call()
+def in_background(isolated_runtime: Isolated, operation: Operation) -> object:
+    ticket = operation.async_().call()
     isolated_runtime.run_pending()
     return ticket.result(5)
 
 
 if __name__ == "__main__":
-    own = Database(sys.argv[1])
-    with own.begin() as connection:
+    database = Database(sys.argv[1])
+    with database.begin() as connection:
         schema.create(connection)
-    own.dispose()
+    database.dispose()
     with isolated(database=sys.argv[1]) as isolated_runtime:
         for case in CASES:
             for how in HOWS:
-                made = case(how=how)
+                operation = case(how=how)
                 if how in ("return", "raise"):
-                    tell("in place", case, how, made.call)
-                tell("background", case, how, partial(in_background, isolated_runtime, made))
+                    report("in place", case, how, operation.call)
+                report("background", case, how, partial(in_background, isolated_runtime, operation))

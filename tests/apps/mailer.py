@@ -60,18 +60,18 @@ class SendBatch(MailerOperation):
     batch: int
 
     def perform(self) -> int:
-        self.say("begun")
+        self.log_event("begun")
         while not (Path(self.folder) / f"gate-{self.batch}").exists():
             time.sleep(POLL_S)
         self.note(f"batch {self.batch}")
         SendMail(number=self.batch).async_().call()
-        self.after_commit(lambda: self.say("committed"))
+        self.after_commit(lambda: self.log_event("committed"))
         return self.batch
 
-    def say(self, what: str) -> None:
+    def log_event(self, event: str) -> None:
         """Write a line that no rollback takes back."""
-        with open(Path(self.folder) / f"said-{self.batch}", "a") as file:
-            file.write(f"{what} {os.getpid()}\n")
+        with open(Path(self.folder) / f"events-{self.batch}", "a") as file:
+            file.write(f"{event} {os.getpid()}\n")
 
 
 class Overrun(MailerOperation):
@@ -109,10 +109,10 @@ class ReadContext(MailerOperation):
     def perform(self) -> dict[str, Any]:
         if self.number == 201:
             ReadContext(number=202).async_().call()
-        found = current_context()
+        propagated = current_context()
         return {
-            "heard": found.get("mailer_locale"),
-            "weather": found.get("mailer_theme"),
+            "heard": propagated.get("mailer_locale"),
+            "weather": propagated.get("mailer_theme"),
             "nested": ReadLocale().call(),
         }
 
@@ -143,7 +143,7 @@ class LogIn(MailerOperation):
             self.session.flush()
             self.session.execute(sa.insert(Recipient).values(address=self.secret))
         if self.ending == "hook":
-            self.after_commit(lambda: tell(local_of_the_frame))
+            self.after_commit(lambda: notify(local_of_the_frame))
         elif self.ending == "repr":
             raise RuntimeError(f"{self!r} {self.__dict__!r}")
         else:
@@ -154,7 +154,7 @@ ENDINGS = ("error", "chain", "database", "hook", "repr", "observer", "crash")
 """Of `LogIn`."""
 
 
-def tell(what: str) -> None:
+def notify(what: str) -> None:
     raise ValueError(f"cannot tell {what}")
 
 

@@ -161,7 +161,7 @@ class Deliver(ShopOperation):
     device: OptRef[Device] = None
 
     def perform(self) -> list[str]:
-        assert all(isinstance(found, Customer) for found in (self.customer, *self.friends))
+        assert all(isinstance(row, Customer) for row in (self.customer, *self.friends))
         return [
             self.customer.name,
             str(self.other),

@@ -68,17 +68,17 @@ def message(name: str = "job", *args: Any, queue: str = "default") -> dramatiq.M
     return dramatiq.Message(queue_name=queue, actor_name=name, args=args, kwargs={}, options={})
 
 
-def put(broker: SqlBroker, *given: dramatiq.Message[Any], in_s: float = 0, priority: int = 0) -> None:
+def publish(broker: SqlBroker, *to_publish: dramatiq.Message[Any], in_s: float = 0, priority: int = 0) -> None:
     with broker.database.begin() as connection:
-        for one in given:
+        for one in to_publish:
             broker.insert(connection, one, due_at=clock.now() + timedelta(seconds=in_s), priority=priority)
     broker.wake_consumers()
 
 
 def take(broker: SqlBroker) -> ClaimedMessage:
-    found = broker.claim()
-    assert found is not None
-    return found
+    claimed = broker.claim()
+    assert claimed is not None
+    return claimed
 
 
 def row(broker: SqlBroker) -> Any:
@@ -111,14 +111,14 @@ def keepers() -> int:
 
 
 def test_messages_can_be_claimed_only_after_the_commit_of_their_publish(broker: SqlBroker) -> None:
-    taken: list[object] = []
+    claims: list[object] = []
     with broker.database.begin() as connection:
         broker.insert(connection, message())
-        other = threading.Thread(target=lambda: taken.append(broker.claim()))
+        other = threading.Thread(target=lambda: claims.append(broker.claim()))
         other.start()
         other.join()
         assert broker.pending() == Pending(due=0, delayed=0, leased=0)
-    assert taken == [None]
+    assert claims == [None]
     assert broker.pending() == Pending(due=1, delayed=0, leased=0)
     take(broker).ack()
 
@@ -132,56 +132,56 @@ def test_a_publish_that_is_rolled_back_leaves_no_message(broker: SqlBroker) -> N
 
 
 def test_messages_are_claimed_by_priority_then_due_time_then_insertion_order(broker: SqlBroker) -> None:
-    put(broker, message("late"), in_s=-1)
-    put(broker, message("first"), message("second"), message("third"), in_s=-5)
-    put(broker, message("urgent, late"), in_s=-2, priority=7)
-    put(broker, message("urgent"), in_s=-3, priority=7)
-    put(broker, message("unloved"), in_s=-60, priority=-1)
+    publish(broker, message("late"), in_s=-1)
+    publish(broker, message("first"), message("second"), message("third"), in_s=-5)
+    publish(broker, message("urgent, late"), in_s=-2, priority=7)
+    publish(broker, message("urgent"), in_s=-3, priority=7)
+    publish(broker, message("unloved"), in_s=-60, priority=-1)
     order = [take(broker).actor_name for _ in range(7)]
     assert order == ["urgent", "urgent, late", "first", "second", "third", "late", "unloved"]
 
 
 def test_a_claim_reads_only_the_queues_that_it_names(broker: SqlBroker) -> None:
-    put(broker, message("a", queue="alpha"), message("b", queue="beta"))
+    publish(broker, message("a", queue="alpha"), message("b", queue="beta"))
     assert broker.claim(["gamma"]) is None
     assert broker.claim([]) is None
-    found = broker.claim(["beta", "gamma"])
-    assert found is not None
-    assert (found.actor_name, found.queue_name) == ("b", "beta")
+    claimed = broker.claim(["beta", "gamma"])
+    assert claimed is not None
+    assert (claimed.actor_name, claimed.queue_name) == ("b", "beta")
     assert broker.pending(["alpha"]) == Pending(due=1, delayed=0, leased=0)
     assert broker.pending(["beta"]) == Pending(due=0, delayed=0, leased=1)
     assert broker.pending() == Pending(due=1, delayed=0, leased=1)
 
 
 def test_a_message_is_read_as_it_was_published(broker: SqlBroker) -> None:
-    sent = dramatiq.Message("default", "job", (1, "ü"), {"n": None}, {"dexpy": {"v": 1}})
-    put(broker, sent)
-    found = take(broker)
-    assert dramatiq.Message(**{name: getattr(found, name) for name in sent.asdict()}) == sent
+    published = dramatiq.Message("default", "job", (1, "ü"), {"n": None}, {"dexpy": {"v": 1}})
+    publish(broker, published)
+    claimed = take(broker)
+    assert dramatiq.Message(**{name: getattr(claimed, name) for name in published.asdict()}) == published
 
 
 def test_an_acknowledged_message_is_deleted_and_its_id_is_never_reused(broker: SqlBroker) -> None:
-    put(broker, message())
+    publish(broker, message())
     first = row(broker).id
     take(broker).ack()
     assert broker.pending() == Pending(due=0, delayed=0, leased=0)
-    put(broker, message())
+    publish(broker, message())
     assert row(broker).id > first
 
 
 def test_a_rejected_message_is_dead_lettered_and_never_claimed_again(broker: SqlBroker) -> None:
-    put(broker, message())
+    publish(broker, message())
     take(broker).nack()
     clock.advance(timedelta(days=400))
     assert broker.claim() is None
     assert broker.pending() == Pending(due=0, delayed=0, leased=0)
-    kept = row(broker)
-    assert (kept.dead, kept.owner, kept.leased_until) == (True, None, None)
-    assert '"actor_name":"job"' in kept.payload
+    rejected_row = row(broker)
+    assert (rejected_row.dead, rejected_row.owner, rejected_row.leased_until) == (True, None, None)
+    assert '"actor_name":"job"' in rejected_row.payload
 
 
 def test_an_undecodable_message_is_dead_lettered_and_does_not_delay_the_next_one(broker: SqlBroker) -> None:
-    put(broker, message("broken"), message("sound"))
+    publish(broker, message("broken"), message("sound"))
     with broker.database.begin() as connection:
         connection.execute(sa.update(messages).where(messages.c.id == 1).values(payload="{"))
     assert take(broker).actor_name == "sound"
@@ -213,17 +213,17 @@ def test_a_delayed_message_is_due_after_its_delay(broker: SqlBroker) -> None:
 
 
 def test_a_worker_runs_a_delayed_message_soon_after_its_delay(broker: SqlBroker) -> None:
-    ran: list[float] = []
+    started: list[float] = []
 
     @dramatiq.actor(broker=broker)
     def note() -> None:
-        ran.append(time.monotonic())
+        started.append(time.monotonic())
 
     with working(broker):
-        sent = time.monotonic()
+        published_at = time.monotonic()
         note.send_with_options(delay=400)
         broker.join("default", timeout=10_000)
-    assert 0.4 <= ran[0] - sent < 2
+    assert 0.4 <= started[0] - published_at < 2
 
 
 def test_sixty_thousand_delayed_messages_slow_down_neither_a_due_message_nor_an_idle_poll(broker: SqlBroker) -> None:
@@ -239,23 +239,23 @@ def test_sixty_thousand_delayed_messages_slow_down_neither_a_due_message_nor_an_
     assert sorted(looks)[10] < 0.02
     consumer.close()
     with working(broker):
-        sent = time.monotonic()
+        published_at = time.monotonic()
         note.send()
         eventually(lambda: broker.pending() == Pending(due=0, delayed=60_000, leased=0))
-    assert time.monotonic() - sent < 1.5
+    assert time.monotonic() - published_at < 1.5
 
 
 def elapsed(work: Callable[[], object]) -> float:
-    begun = time.monotonic()
+    start = time.monotonic()
     work()
-    return time.monotonic() - begun
+    return time.monotonic() - start
 
 
 # Leases
 
 
 def test_a_message_whose_lease_has_expired_goes_to_another_owner(broker: SqlBroker) -> None:
-    put(broker, message())
+    publish(broker, message())
     take(broker)
     other = sibling(broker)
     clock.advance(59)
@@ -267,7 +267,7 @@ def test_a_message_whose_lease_has_expired_goes_to_another_owner(broker: SqlBrok
 
 @pytest.mark.parametrize("end", ["ack", "nack", "requeue"])
 def test_the_owner_of_an_expired_lease_does_not_change_its_successors_message(broker: SqlBroker, end: str) -> None:
-    put(broker, message())
+    publish(broker, message())
     broker.declare_queue("default")
     consumer = broker.consume("default", prefetch=2, timeout=1)
     mine = next(consumer)
@@ -283,7 +283,7 @@ def test_the_owner_of_an_expired_lease_does_not_change_its_successors_message(br
 
 
 def test_a_message_that_is_running_in_a_process_is_not_delivered_to_it_again(broker: SqlBroker) -> None:
-    put(broker, message())
+    publish(broker, message())
     mine = take(broker)
     clock.advance(61)
     assert broker.claim() is None
@@ -318,11 +318,11 @@ def test_one_thread_renews_leases_as_long_as_a_message_is_consumed_or_held(datab
     assert keepers() == 0
     for name in ("alpha", "beta"):
         broker.declare_queue(name)
-    put(broker, message(queue="alpha"))
+    publish(broker, message(queue="alpha"))
     alpha, beta = (broker.consume(name, prefetch=2, timeout=100) for name in ("alpha", "beta"))
     assert keepers() == 1
-    held = next(alpha)
-    assert held is not None
+    delivery = next(alpha)
+    assert delivery is not None
     # Dramatiq closes a consumer when its worker is paused, while its messages are still being run.
     alpha.close()
     beta.close()
@@ -330,26 +330,26 @@ def test_one_thread_renews_leases_as_long_as_a_message_is_consumed_or_held(datab
     while time.monotonic() < until:
         assert other.claim() is None
     assert keepers() == 1
-    alpha.ack(held)
+    alpha.ack(delivery)
     assert broker.pending() == Pending(due=0, delayed=0, leased=0)
     assert keepers() == 0
 
 
 def test_a_stopped_worker_releases_the_messages_that_it_has_not_started(broker: SqlBroker) -> None:
-    begun, go_on = threading.Event(), threading.Event()
-    ran: list[int] = []
+    started, go_on = threading.Event(), threading.Event()
+    executed: list[int] = []
 
     @dramatiq.actor(broker=broker)
     def wait(number: int) -> None:
-        begun.set()
+        started.set()
         go_on.wait(10)
-        ran.append(number)
+        executed.append(number)
 
-    put(broker, *(wait.message(number) for number in range(8)))
+    publish(broker, *(wait.message(number) for number in range(8)))
     worker = dramatiq.Worker(broker, worker_threads=1, worker_timeout=100)
     worker.queue_prefetch = 8
     worker.start()
-    begun.wait(10)
+    started.wait(10)
     assert broker.pending() == Pending(due=7, delayed=0, leased=1), (
         "one thread holds one message, despite the prefetch of 8"
     )
@@ -358,14 +358,14 @@ def test_a_stopped_worker_releases_the_messages_that_it_has_not_started(broker: 
     eventually(lambda: not worker.workers[0].running)
     go_on.set()
     stopping.join()
-    assert ran == [0]
+    assert executed == [0]
     assert broker.pending() == Pending(due=7, delayed=0, leased=0)
     assert take(broker).args == (1,), "the released message keeps its place in the order"
 
 
 def test_a_closed_consumer_releases_the_messages_that_had_not_reached_the_worker(broker: SqlBroker) -> None:
     broker.declare_queue("default")
-    put(broker, *(message("job", number) for number in range(6)))
+    publish(broker, *(message("job", number) for number in range(6)))
     consumer = broker.consume("default", prefetch=8, timeout=100)
     running = next(consumer)
     assert running is not None
@@ -382,41 +382,41 @@ def test_a_closed_consumer_releases_the_messages_that_had_not_reached_the_worker
 
 
 def test_a_consumer_holds_no_more_messages_than_it_has_threads(broker: SqlBroker) -> None:
-    go_on, ran = threading.Event(), list[str]()
+    go_on, executed = threading.Event(), list[str]()
     # Each urgent message waits for the other one, so both threads must run one of them at the same time.
     both = threading.Barrier(2)
 
     @dramatiq.actor(broker=broker)
     def wait(name: str) -> None:
         go_on.wait(10)
-        ran.append(name)
+        executed.append(name)
         if name == "urgent":
             both.wait(10)
 
-    put(broker, *(wait.message("patient") for _ in range(10)))
+    publish(broker, *(wait.message("patient") for _ in range(10)))
     with working(broker, threads=2):
         eventually(lambda: broker.pending() == Pending(due=8, delayed=0, leased=2))
-        put(broker, wait.message("urgent"), wait.message("urgent"), priority=1)
+        publish(broker, wait.message("urgent"), wait.message("urgent"), priority=1)
         assert broker.pending() == Pending(due=10, delayed=0, leased=2)
         go_on.set()
         broker.join("default", timeout=10_000)
-    assert ran[2:4] == ["urgent", "urgent"]
+    assert executed[2:4] == ["urgent", "urgent"]
 
 
 def test_a_worker_runs_by_priority_then_due_time_then_order(broker: SqlBroker) -> None:
-    ran: list[int] = []
+    executed: list[int] = []
 
     @dramatiq.actor(broker=broker)
     def note(number: int) -> None:
-        ran.append(number)
+        executed.append(number)
 
-    put(broker, *(note.message(number) for number in (5, 6, 7)))
-    put(broker, note.message(3), note.message(4), in_s=-9)
-    put(broker, note.message(8), in_s=-99, priority=-1)
-    put(broker, note.message(1), note.message(2), priority=3)
+    publish(broker, *(note.message(number) for number in (5, 6, 7)))
+    publish(broker, note.message(3), note.message(4), in_s=-9)
+    publish(broker, note.message(8), in_s=-99, priority=-1)
+    publish(broker, note.message(1), note.message(2), priority=3)
     with working(broker, threads=1):
         broker.join("default", timeout=10_000)
-    assert ran == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert executed == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
 def test_a_notification_wakes_an_idle_consumer_long_before_its_next_poll(database: Database) -> None:
@@ -424,14 +424,14 @@ def test_a_notification_wakes_an_idle_consumer_long_before_its_next_poll(databas
     broker.create_tables()
     broker.declare_queue("default")
     consumer = broker.consume("default", prefetch=2, timeout=8_000)
-    assert delay_until_next(consumer, lambda: put(broker, message())) < 1
+    assert delay_until_next(consumer, lambda: publish(broker, message())) < 1
     consumer.close()
 
 
 @pytest.mark.parametrize("end", ["ack", "nack"])
 def test_a_full_consumer_claims_at_the_end_of_a_message_without_waiting_for_a_poll(broker: SqlBroker, end: str) -> None:
     broker.declare_queue("default")
-    put(broker, message(), message())
+    publish(broker, message(), message())
     consumer = broker.consume("default", prefetch=1, timeout=8_000)
     first = next(consumer)
     assert first is not None
@@ -441,21 +441,21 @@ def test_a_full_consumer_claims_at_the_end_of_a_message_without_waiting_for_a_po
 
 def delay_until_next(consumer: dramatiq.Consumer, act: Callable[[], None]) -> float:
     """Return the seconds from an action until a waiting consumer has a message."""
-    got: list[float] = []
+    received_at: list[float] = []
 
     def wait() -> None:
         while next(consumer) is None:
             pass
-        got.append(time.monotonic())
+        received_at.append(time.monotonic())
 
     waiting = threading.Thread(target=wait)
     waiting.start()
     waiting.join(0.1)
-    assert not got
+    assert not received_at
     acted = time.monotonic()
     act()
     waiting.join()
-    return got[0] - acted
+    return received_at[0] - acted
 
 
 def test_a_consumer_polls_often_for_a_while_after_a_message_and_rarely_later(
@@ -465,10 +465,10 @@ def test_a_consumer_polls_often_for_a_while_after_a_message_and_rarely_later(
     broker.create_tables()
     broker.declare_queue("default")
     consumer = broker.consume("default", prefetch=2, timeout=8_000)
-    put(broker, message())
-    held = next(consumer)
-    assert held is not None
-    consumer.ack(held)
+    publish(broker, message())
+    delivery = next(consumer)
+    assert delivery is not None
+    consumer.ack(delivery)
     next(consumer)
     assert 0.01 <= elapsed(lambda: next(consumer)) < 0.3
     monkeypatch.setattr(consumer_module, "FAST_POLL_FOR_S", 0)
@@ -487,31 +487,31 @@ def test_an_idle_consumer_acquires_no_write_lock(broker: SqlBroker) -> None:
 
 
 def test_a_queue_that_is_declared_while_a_worker_runs_is_consumed(broker: SqlBroker) -> None:
-    ran: list[str] = []
+    executed: list[str] = []
     with working(broker):
 
         @dramatiq.actor(broker=broker, queue_name="latecomers")
         def note(name: str) -> None:
-            ran.append(name)
+            executed.append(name)
 
         note.send("here")
         broker.join("latecomers", timeout=10_000)
-    assert ran == ["here"]
+    assert executed == ["here"]
 
 
 def test_a_message_whose_row_was_moved_to_another_queue_runs_there(broker: SqlBroker) -> None:
-    ran: list[str] = []
+    executed: list[str] = []
 
     @dramatiq.actor(broker=broker, queue_name="there")
     def note() -> None:
-        ran.append("there")
+        executed.append("there")
 
-    put(broker, message("note", queue="here"))
+    publish(broker, message("note", queue="here"))
     with broker.database.begin() as connection:
         connection.execute(sa.update(messages).values(queue="there"))
     with working(broker):
         broker.join("there", timeout=10_000)
-    assert ran == ["there"]
+    assert executed == ["there"]
 
 
 def test_an_actor_that_finally_fails_leaves_a_dead_message_and_the_queue_continues(broker: SqlBroker) -> None:
@@ -537,7 +537,7 @@ def test_a_retry_waits_in_the_table_and_keeps_its_priority(broker: SqlBroker) ->
             raise LookupError("not yet")
 
     with working(broker):
-        put(broker, flaky.message(), priority=6)
+        publish(broker, flaky.message(), priority=6)
         eventually(lambda: len(tries) == 3)
         broker.join("default", timeout=10_000)
     assert tries == [6, 6, 6]
@@ -547,13 +547,13 @@ def test_a_retry_waits_in_the_table_and_keeps_its_priority(broker: SqlBroker) ->
 
 
 def test_the_middleware_is_called_for_every_message_and_queue_and_no_delay_queue(database: Database) -> None:
-    heard: list[tuple[Any, ...]] = []
+    calls: list[tuple[Any, ...]] = []
 
     class Listener(dramatiq.Middleware):
         def __getattribute__(self, name: str) -> Any:
             if not name.startswith(("before_", "after_")):
                 return super().__getattribute__(name)
-            return lambda _broker, *args: heard.append((name, *args))
+            return lambda _broker, *args: calls.append((name, *args))
 
     broker = SqlBroker(database, middleware=[Listener()])
     broker.create_tables()
@@ -564,7 +564,7 @@ def test_the_middleware_is_called_for_every_message_and_queue_and_no_delay_queue
     broker.enqueue(second, delay=5_000)
     with database.begin() as connection:
         broker.insert(connection, third)
-    assert heard == [
+    assert calls == [
         ("before_declare_queue", "default"),
         ("after_declare_queue", "default"),
         ("before_enqueue", first, None),
@@ -596,8 +596,8 @@ def test_a_queue_that_was_never_declared_can_be_neither_consumed_nor_joined(brok
 def test_flush_empties_one_queue_and_flush_all_the_declared_ones(broker: SqlBroker) -> None:
     for name in ("alpha", "beta"):
         broker.declare_queue(name)
-        put(broker, message(queue=name), message(queue=name))
-    put(broker, message(queue="undeclared"))
+        publish(broker, message(queue=name), message(queue=name))
+    publish(broker, message(queue="undeclared"))
     take(broker).nack()
     broker.flush("alpha")
     assert broker.pending() == Pending(due=3, delayed=0, leased=0)
@@ -657,7 +657,7 @@ def locked() -> BaseException:
 
 
 def test_an_acknowledgement_survives_a_short_outage_of_the_database(broker: SqlBroker) -> None:
-    put(broker, message())
+    publish(broker, message())
     mine = take(broker)
     with failing(broker, "DELETE", [locked(), locked()]):
         mine.ack()
@@ -667,7 +667,7 @@ def test_an_acknowledgement_survives_a_short_outage_of_the_database(broker: SqlB
 def test_an_acknowledgement_without_a_database_times_out_and_the_message_is_redelivered(
     broker: SqlBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    put(broker, message())
+    publish(broker, message())
     mine = take(broker)
     with failing(broker, "DELETE", [locked() for _ in range(9)]):
         mine.ack()
@@ -680,7 +680,7 @@ def test_an_acknowledgement_without_a_database_times_out_and_the_message_is_rede
 def test_an_acknowledgement_is_written_although_the_time_limit_interrupts_it(
     broker: SqlBroker,
 ) -> None:
-    put(broker, message())
+    publish(broker, message())
     mine = take(broker)
     with failing(broker, "DELETE", [TimeLimitExceeded()]):
         mine.ack()
@@ -696,12 +696,12 @@ def test_a_worker_survives_a_temporary_outage_of_its_database(
     broker: SqlBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dramatiq.worker, "CONSUMER_RESTART_DELAY_SECS", 0.05)
-    ran: list[int] = []
+    executed: list[int] = []
     failed = threading.Event()
 
     @dramatiq.actor(broker=broker)
     def note(number: int) -> None:
-        ran.append(number)
+        executed.append(number)
 
     consume = broker.consume
 
@@ -720,23 +720,23 @@ def test_a_worker_survives_a_temporary_outage_of_its_database(
             connection.exec_driver_sql("ALTER TABLE elsewhere RENAME TO dexpy_messages")
         note.send(2)
         broker.join("default", timeout=10_000)
-    assert ran == [1, 2]
+    assert executed == [1, 2]
 
 
 def test_leases_are_renewed_again_after_a_short_outage(database: Database) -> None:
     broker = SqlBroker(database, lease_s=0.9)
     broker.create_tables()
     broker.declare_queue("default")
-    put(broker, message())
+    publish(broker, message())
     consumer = broker.consume("default", prefetch=2, timeout=100)
-    held = next(consumer)
-    assert held is not None
+    delivery = next(consumer)
+    assert delivery is not None
     first = row(broker).leased_until
     failures = [locked()]
     with failing(broker, "UPDATE", failures):
         eventually(lambda: row(broker).leased_until > first)
     assert not failures
-    consumer.ack(held)
+    consumer.ack(delivery)
     consumer.close()
 
 
@@ -818,7 +818,7 @@ def test_two_processes_of_four_threads_run_two_hundred_messages_once_each(
 ) -> None:
     processes = [application.start(threads=4) for _ in range(2)]
     # Long enough that the number of threads limits the pace, not the time at which each process starts.
-    put(broker, *(message("mark", number, 0.04) for number in range(200)))
+    publish(broker, *(message("mark", number, 0.04) for number in range(200)))
     broker.join("default", timeout=20_000)
     for process in processes:
         application.stop(process)
@@ -832,7 +832,7 @@ def test_two_processes_of_four_threads_run_two_hundred_messages_once_each(
 def test_messages_of_a_killed_process_run_elsewhere_after_their_lease_has_expired(
     broker: SqlBroker, application: Application
 ) -> None:
-    put(broker, *(message("mark", number, 60) for number in range(3)))
+    publish(broker, *(message("mark", number, 60) for number in range(3)))
     victim = application.start(threads=4, lease_s=1.5)
     eventually(lambda: len(application.runs()) == 3)
     assert {pid for _, pid in application.runs()} == {victim.pid}
@@ -847,17 +847,17 @@ def test_messages_of_a_killed_process_run_elsewhere_after_their_lease_has_expire
 
 def test_a_stopped_process_leaves_no_lease(broker: SqlBroker, application: Application) -> None:
     process = application.start(threads=2)
-    put(broker, *(message("mark", number, 0.2) for number in range(20)))
+    publish(broker, *(message("mark", number, 0.2) for number in range(20)))
     eventually(lambda: len(application.runs()) >= 2)
     application.stop(process)
-    left = broker.pending()
-    assert left == Pending(due=20 - len(application.runs()), delayed=0, leased=0)
-    assert left.due > 0
+    remaining = broker.pending()
+    assert remaining == Pending(due=20 - len(application.runs()), delayed=0, leased=0)
+    assert remaining.due > 0
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_claims_messages_as_a_separate_owner(broker: SqlBroker) -> None:
-    put(broker, message("parents"), message("childs"))
+    publish(broker, message("parents"), message("childs"))
     mine = take(broker)
     pid = os.fork()
     if pid == 0:

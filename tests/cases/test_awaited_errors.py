@@ -135,21 +135,21 @@ class Unclassed(Exception):
 
 
 @pytest.mark.parametrize(
-    "made", [Unclassed, Unsettling, Leaves, GeneratorExit, StopAsyncIteration, asyncio.CancelledError]
+    "error_type", [Unclassed, Unsettling, Leaves, GeneratorExit, StopAsyncIteration, asyncio.CancelledError]
 )
 def test_n6_any_exception_that_plain_code_raises_ends_an_await(
-    isolated_runtime: Isolated, made: type[BaseException]
+    isolated_runtime: Isolated, error_type: type[BaseException]
 ) -> None:
     class Raises(Operation):
         def perform(self) -> int:
-            raise made
+            raise error_type
 
     class RaisesInSession(Operation):
         async def perform(self) -> int:
             return await self.in_session(self.work)
 
         def work(self, session: Session) -> int:
-            raise made
+            raise error_type
 
     async def main() -> None:
         for operation in (Raises(), RaisesInSession()):
@@ -157,7 +157,7 @@ def test_n6_any_exception_that_plain_code_raises_ends_an_await(
             done, _ = await asyncio.wait([task], timeout=WAIT_S)
             assert done, "it has not ended"
             # A class that refuses what Python sets on it becomes what its refusal raises.
-            with pytest.raises((made, RuntimeError)):
+            with pytest.raises((error_type, RuntimeError)):
                 await task
 
     asyncio.run(main())
@@ -241,7 +241,7 @@ class RunsATaskGroup(Operation):
 
     async def both(self) -> int:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(made().acall()) for made in (FailsPlainly, FailsOnLoop)]
+            tasks = [group.create_task(operation().acall()) for operation in (FailsPlainly, FailsOnLoop)]
         return sum(task.result() for task in tasks)
 
 
@@ -261,20 +261,22 @@ def ends_in_thread(function: Callable[[], object]) -> bool:
     return not thread.is_alive()
 
 
-@pytest.mark.parametrize("made", HOSTILE, ids=lambda made: type.__getattribute__(made, "__name__"))
+@pytest.mark.parametrize("error_type", HOSTILE, ids=lambda error_type: type.__getattribute__(error_type, "__name__"))
 def test_n6_any_exception_ends_a_background_run_that_runs_a_loop(
-    isolated_runtime: Isolated, made: type[BaseException]
+    isolated_runtime: Isolated, error_type: type[BaseException]
 ) -> None:
-    raised.append(made)
+    raised.append(error_type)
     tickets = [operation().async_().call() for operation in RUNNERS]
 
     assert ends_in_thread(isolated_runtime.run_pending)
     assert [ticket.reload().status for ticket in tickets] == ["failed"] * len(RUNNERS)
 
 
-@pytest.mark.parametrize("made", HOSTILE, ids=lambda made: type.__getattribute__(made, "__name__"))
-def test_n6_any_exception_ends_the_loop_of_its_caller(isolated_runtime: Isolated, made: type[BaseException]) -> None:
-    raised.append(made)
+@pytest.mark.parametrize("error_type", HOSTILE, ids=lambda error_type: type.__getattribute__(error_type, "__name__"))
+def test_n6_any_exception_ends_the_loop_of_its_caller(
+    isolated_runtime: Isolated, error_type: type[BaseException]
+) -> None:
+    raised.append(error_type)
     for operation in (FailsPlainly, FailsOnLoop, FailsInItsSession):
         assert ends_in_thread(lambda operation=operation: asyncio.run(operation().acall()))  # type: ignore[misc]
 
@@ -347,9 +349,9 @@ def test_n6_calls_nested_too_deeply_raise_one_error_wherever_the_stack_ends(
     assert "too many calls inside each other" in str(records.get(ticket.id).error_message)
 
 
-@pytest.mark.parametrize("made", [MemoryError, RecursionError, TimedOut])
+@pytest.mark.parametrize("error_type", [MemoryError, RecursionError, TimedOut])
 def test_n6_a_result_that_does_not_reach_its_loop_ends_the_wait(
-    isolated_runtime: Isolated, made: type[Exception]
+    isolated_runtime: Isolated, error_type: type[Exception]
 ) -> None:
     class Loop(asyncio.SelectorEventLoop):
         failures = 0
@@ -357,7 +359,7 @@ def test_n6_a_result_that_does_not_reach_its_loop_ends_the_wait(
         def call_soon_threadsafe(self, callback: Any, *arguments: Any, context: Any = None) -> asyncio.Handle:
             if getattr(callback, "__name__", "") == "_settle_as" and not self.failures:
                 self.failures += 1
-                raise made
+                raise error_type
             return super().call_soon_threadsafe(callback, *arguments, context=context)
 
     def run(operation: Nested | NestedPlainly) -> None:
@@ -385,32 +387,32 @@ def test_n6_the_loop_of_a_process_that_breaks_ends_its_runs_and_is_replaced(isol
         socket.close()
 
 
-@pytest.mark.parametrize("made", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("error_type", [KeyboardInterrupt, SystemExit])
 def test_n6_exceptions_that_end_a_program_end_an_await_too(
-    isolated_runtime: Isolated, made: type[BaseException]
+    isolated_runtime: Isolated, error_type: type[BaseException]
 ) -> None:
     class Ends(Operation):
         def perform(self) -> int:
-            raise made
+            raise error_type
 
-    with pytest.raises(made):
+    with pytest.raises(error_type):
         asyncio.run(asyncio.wait_for(Ends().acall(), WAIT_S))
 
 
 def test_n6_a_cancelled_await_ends_though_the_thread_raises_stop_iteration_meanwhile(
     isolated_runtime: Isolated,
 ) -> None:
-    begun, go_on = threading.Event(), threading.Event()
+    started, go_on = threading.Event(), threading.Event()
 
     class Waits(Operation):
         def perform(self) -> int:
-            begun.set()
+            started.set()
             go_on.wait(WAIT_S)
             return stop_iteration()
 
     async def main() -> None:
         task = asyncio.ensure_future(Waits().acall())
-        await asyncio.to_thread(begun.wait, WAIT_S)
+        await asyncio.to_thread(started.wait, WAIT_S)
         task.cancel()
         await asyncio.sleep(0)
         go_on.set()
@@ -422,7 +424,7 @@ def test_n6_a_cancelled_await_ends_though_the_thread_raises_stop_iteration_meanw
 
 
 def test_n6_a_stop_iteration_from_the_background_is_the_recorded_crash(isolated_runtime: Isolated) -> None:
-    tickets = [made().async_().call() for made in (First, FirstInSession, FirstInside)]
+    tickets = [operation().async_().call() for operation in (First, FirstInSession, FirstInside)]
     isolated_runtime.run_pending()
 
     assert [ticket.reload().failed for ticket in tickets] == [True] * 3
@@ -484,9 +486,9 @@ def test_n6_a_future_that_does_not_accept_an_exception_is_settled_nevertheless()
     error = ValueError("first")
     future = Picky()
     settle_with_error(future, error)
-    found = future.exception(0)
-    assert isinstance(found, RuntimeError)
-    assert found.__cause__ is error
+    raised_error = future.exception(0)
+    assert isinstance(raised_error, RuntimeError)
+    assert raised_error.__cause__ is error
 
 
 def test_n6_an_awaited_commit_ends_although_a_later_hook_raises_stop_iteration() -> None:
@@ -515,48 +517,48 @@ def mine() -> Big:
 
 class FailsAsync(Operation):
     async def perform(self) -> int:
-        kept = mine()
+        big = mine()
         await asyncio.sleep(0)
-        raise ValueError(f"{kept!r}")
+        raise ValueError(f"{big!r}")
 
 
 class FailsAtOnce(Operation):
     async def perform(self) -> int:
-        kept = mine()
-        raise ValueError(f"{kept!r}")
+        big = mine()
+        raise ValueError(f"{big!r}")
 
 
 class FailsInSession(Operation):
     async def perform(self) -> int:
-        kept = mine()
-        return await self.in_session(lambda session: self.fail(kept))
+        big = mine()
+        return await self.in_session(lambda session: self.fail(big))
 
-    def fail(self, kept: Big) -> int:
-        raise ValueError(f"{kept!r}")
+    def fail(self, big: Big) -> int:
+        raise ValueError(f"{big!r}")
 
 
 class FailsInside(Operation):
     async def perform(self) -> int:
-        kept = mine()
-        return await FailsAtOnce().acall() + id(kept)
+        big = mine()
+        return await FailsAtOnce().acall() + id(big)
 
 
 class FailsPlainInside(Operation):
     async def perform(self) -> int:
-        kept = mine()
-        return await FailsPlain().acall() + id(kept)
+        big = mine()
+        return await FailsPlain().acall() + id(big)
 
 
 class FailsPlain(Operation):
     def perform(self) -> int:
-        kept = mine()
-        raise ValueError(f"{kept!r}")
+        big = mine()
+        raise ValueError(f"{big!r}")
 
 
 class RefusesAsync(Operation):
     async def perform(self) -> int:
-        kept = mine()
-        raise Error("refused", f"{kept!r}")
+        big = mine()
+        raise Error("refused", f"{big!r}")
 
 
 FAILING = (FailsAsync, FailsAtOnce, FailsInSession, FailsInside, FailsPlainInside, FailsPlain, RefusesAsync)

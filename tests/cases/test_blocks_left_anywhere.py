@@ -45,8 +45,8 @@ def _context_in_force() -> str | None:
 
 
 def _trace_in_force() -> str | None:
-    found = current_frame().trace_id
-    return None if found.startswith("tr_") else found
+    trace_id = current_frame().trace_id
+    return None if trace_id.startswith("tr_") else trace_id
 
 
 def _session_in_force() -> str | None:
@@ -67,12 +67,12 @@ def test_l7_a_generator_may_be_closed_in_another_task(make: Make, observe: Look)
             yield 1
 
     async def main() -> list[str | None]:
-        made = stream()
-        await asyncio.create_task(made.__anext__())  # type: ignore[arg-type]
+        generator = stream()
+        await asyncio.create_task(generator.__anext__())  # type: ignore[arg-type]
         with make("here"):
-            await asyncio.create_task(made.aclose())  # type: ignore[arg-type]
-            seen = [observe()]
-        return [*seen, observe()]
+            await asyncio.create_task(generator.aclose())  # type: ignore[arg-type]
+            observed = [observe()]
+        return [*observed, observe()]
 
     assert asyncio.run(main()) == ["here", None]
 
@@ -85,9 +85,9 @@ def test_l7_an_error_of_the_body_passes_as_it_is(make: Make, observe: Look) -> N
             raise RuntimeError("of the body")
 
     async def main() -> None:
-        made = stream()
-        await asyncio.create_task(made.__anext__())  # type: ignore[arg-type]
-        await asyncio.create_task(made.__anext__())  # type: ignore[arg-type]
+        generator = stream()
+        await asyncio.create_task(generator.__anext__())  # type: ignore[arg-type]
+        await asyncio.create_task(generator.__anext__())  # type: ignore[arg-type]
 
     with pytest.raises(RuntimeError, match="of the body"):
         asyncio.run(main())
@@ -100,23 +100,23 @@ def test_l7_a_generator_may_be_closed_in_another_thread(make: Make, observe: Loo
         with make("acme"):
             yield 1
 
-    made = fixture()
-    contextvars.copy_context().run(next, made)
+    generator = fixture()
+    contextvars.copy_context().run(next, generator)
     failed: list[BaseException] = []
-    seen: list[str | None] = []
+    observed: list[str | None] = []
 
     def close() -> None:
         with make("there"):
             try:
-                made.close()
+                generator.close()
             except BaseException as error:
                 failed.append(error)
-            seen.append(observe())
+            observed.append(observe())
 
     thread = threading.Thread(target=close)
     thread.start()
     thread.join()
-    assert (failed, seen, observe()) == ([], ["there"], None)
+    assert (failed, observed, observe()) == ([], ["there"], None)
 
 
 @kinds
@@ -128,10 +128,10 @@ def test_l7_a_generator_may_be_collected_anywhere(make: Make, observe: Look, mon
         with make("acme"):
             yield 1
 
-    made: Any = fixture()
-    contextvars.copy_context().run(next, made)
+    generator: Any = fixture()
+    contextvars.copy_context().run(next, generator)
     with make("here"):
-        del made
+        del generator
         gc.collect()
         assert observe() == "here"
     assert (observe(), unraisable) == (None, [])
@@ -144,13 +144,13 @@ def test_l7_blocks_may_be_left_in_any_order(make: Make, observe: Look, order: tu
         blocks = [make(f"b{number}") for number in range(3)]
         for block in blocks:
             block.__enter__()
-        left: set[int] = set()
+        closed: set[int] = set()
         for number in order:
             blocks[number].__exit__(None, None, None)
-            left.add(number)
-            open_ones = [f"b{one}" for one in range(3) if one not in left]
+            closed.add(number)
+            open_ones = [f"b{one}" for one in range(3) if one not in closed]
             # The current frame stays until its own block is left; then the innermost open block is current.
-            expected = "b2" if 2 not in left else open_ones[-1] if open_ones else "around"
+            expected = "b2" if 2 not in closed else open_ones[-1] if open_ones else "around"
             assert observe() == expected
     assert observe() is None
 

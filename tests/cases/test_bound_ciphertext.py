@@ -24,7 +24,7 @@ NEW_KEY = "bmV3LWtleS1vZi0zMi1ieXRlcy1mb3ItdGVzdHMtISE="
 SECRET = "4111 SECRET"
 
 pytest.importorskip("cryptography.fernet")
-seen: list[str] = []
+cards: list[str] = []
 
 
 class Pay(Operation, name="bound.pay"):
@@ -32,7 +32,7 @@ class Pay(Operation, name="bound.pay"):
     card: str
 
     def perform(self) -> str:
-        seen.append(self.card)
+        cards.append(self.card)
         return f"paid by {self.card}"
 
 
@@ -40,7 +40,7 @@ class Echo(Operation, name="bound.echo"):
     card: str
 
     def perform(self) -> str:
-        seen.append(self.card)
+        cards.append(self.card)
         return self.card
 
 
@@ -49,7 +49,7 @@ class PayElsewhere(Operation, name="bound.pay_elsewhere"):
     card: str
 
     def perform(self) -> str:
-        seen.append(self.card)
+        cards.append(self.card)
         return self.card
 
 
@@ -60,7 +60,7 @@ class PayTwice(Operation, name="bound.pay_twice"):
     pin: str = prop(encrypted="vault")
 
     def perform(self) -> str:
-        seen.append(self.card)
+        cards.append(self.card)
         return "paid"
 
 
@@ -71,7 +71,7 @@ class PayOnce(Operation, name="bound.pay_once"):
     card: str
 
     def perform(self) -> str:
-        seen.append(self.card)
+        cards.append(self.card)
         return self.card
 
 
@@ -85,8 +85,8 @@ class PayInSteps(Operation, name="bound.pay_in_steps"):
 
     def perform(self) -> str:
         reserved: str = self.step(self.reserve)
-        seen.append(reserved)
-        if len(seen) < 3:
+        cards.append(reserved)
+        if len(cards) < 3:
             raise ConnectionError("away")
         return reserved
 
@@ -97,7 +97,7 @@ class PayDirectly(Operation, name="bound.pay_directly"):
     card: str
 
     def perform(self) -> None:
-        seen.append(self.card)
+        cards.append(self.card)
 
 
 class PayFirst(Operation, name="bound.pay_first"):
@@ -106,7 +106,7 @@ class PayFirst(Operation, name="bound.pay_first"):
     once = Once("card", group="payments")
 
     def perform(self) -> str:
-        seen.append(self.card)
+        cards.append(self.card)
         return f"paid by {self.card}"
 
 
@@ -120,7 +120,7 @@ class PayInClear(PayFirst, name="bound.pay_in_clear"):
 
 @pytest.fixture
 def isolated_runtime() -> Generator[Isolated]:
-    seen.clear()
+    cards.clear()
     fernet = FernetEncryptor(KEY)
     with isolated(encryptors={"default": fernet, "vault": fernet}) as it:
         yield it
@@ -153,7 +153,7 @@ def test_s1_params_of_one_run_are_not_decrypted_in_the_row_of_another(
     record = records.get(other.id)
     assert (record.status, record.failure, record.error) == ("failed", "undecodable", "dexpy.errors.DecryptionFailed")
     assert "for another operation, column or run" in (record.error_message or "")
-    assert seen == [SECRET]
+    assert cards == [SECRET]
     assert SECRET not in str(
         [read(isolated_runtime, other.id, column) for column in ("params", "result", "error_message")]
     )
@@ -164,7 +164,7 @@ def test_s1_a_row_that_was_given_the_name_of_another_operation_is_not_decrypted(
     write(isolated_runtime, ticket.id, operation="bound.echo")
     isolated_runtime.run_pending()
 
-    assert (records.get(ticket.id).failure, seen) == ("undecodable", [])
+    assert (records.get(ticket.id).failure, cards) == ("undecodable", [])
 
 
 def test_s1_params_are_not_decrypted_by_another_encryptor_of_the_same_key(isolated_runtime: Isolated) -> None:
@@ -175,7 +175,7 @@ def test_s1_params_are_not_decrypted_by_another_encryptor_of_the_same_key(isolat
     )
     isolated_runtime.run_pending()
 
-    assert (records.get(ticket.id).failure, seen) == ("undecodable", [])
+    assert (records.get(ticket.id).failure, cards) == ("undecodable", [])
 
 
 def test_s1_params_in_place_of_a_result_are_not_decrypted(isolated_runtime: Isolated) -> None:
@@ -222,7 +222,7 @@ def test_s2_the_value_of_a_step_of_another_run_is_not_used(isolated_runtime: Iso
     assert first.result(1) == f"reserved by {SECRET}"
     record = records.get(second.id)
     assert (record.status, record.failure, record.error) == ("failed", "undecodable", "dexpy.errors.DecryptionFailed")
-    assert seen.count(f"reserved by {SECRET}") == 2
+    assert cards.count(f"reserved by {SECRET}") == 2
 
 
 @pytest.mark.parametrize(
@@ -241,16 +241,16 @@ def test_s2_a_step_that_does_not_decrypt_ends_the_run_as_undecodable_whatever_it
     ticket = PayInSteps(card=SECRET).async_().call()
     isolated_runtime.run_pending()
     with isolated_runtime.runtime.store.begin() as connection:
-        kept = connection.scalar(sa.select(steps.c.value))
-        connection.execute(sa.update(steps).values(value={"$encrypted": spoil(kept["$encrypted"]["default"])}))
+        stored_value = connection.scalar(sa.select(steps.c.value))
+        connection.execute(sa.update(steps).values(value={"$encrypted": spoil(stored_value["$encrypted"]["default"])}))
     isolated_runtime.advance(61)
     isolated_runtime.run_pending()
 
     record = records.get(ticket.id)
     assert (record.status, record.failure, record.error) == ("failed", "undecodable", error)
-    assert seen == [f"reserved by {SECRET}"]
+    assert cards == [f"reserved by {SECRET}"]
     with isolated_runtime.runtime.store.begin() as connection:
-        connection.execute(sa.update(steps).values(value=kept))
+        connection.execute(sa.update(steps).values(value=stored_value))
     ticket.retry()
     isolated_runtime.run_pending()
     isolated_runtime.advance(121)
@@ -300,7 +300,7 @@ def test_s2_params_in_the_message_of_another_direct_run_are_not_decrypted(
     with pytest.warns(RuntimeWarning, match="is dead: "):
         isolated_runtime.run_pending()
 
-    assert seen == [SECRET]
+    assert cards == [SECRET]
     assert caplog.text.count("dead=True") == 1
 
 
@@ -323,7 +323,7 @@ def test_s2_a_direct_message_that_does_not_decrypt_is_dead_lettered_at_once(
         rows = connection.execute(sa.select(messages)).all()
     assert [row.dead for row in rows] == [True], "it does not wait for a key"
 
-    assert (seen, caplog.text.count("dead=True")) == ([], 1)
+    assert (cards, caplog.text.count("dead=True")) == ([], 1)
 
 
 class PayForNothing(Pay, name="bound.pay_for_nothing"):
@@ -364,7 +364,7 @@ def test_s1_an_encryptor_that_ends_the_program_does_not_decrypt() -> None:
         ticket = Pay(card=SECRET).async_().call()
         isolated_runtime.run_pending()
 
-        assert (records.get(ticket.id).failure, seen) == ("undecodable", [])
+        assert (records.get(ticket.id).failure, cards) == ("undecodable", [])
 
 
 @pytest.mark.parametrize("accepts", [True, False])
@@ -379,9 +379,9 @@ def test_s1_a_setting_decrypts_values_of_an_earlier_release_for_a_class_that_enc
 
     record = records.get(ticket.id)
     if operation is Pay and accepts:
-        assert (ticket.result(1), seen) == (f"paid by {SECRET}", [SECRET])
+        assert (ticket.result(1), cards) == (f"paid by {SECRET}", [SECRET])
         return
-    assert (record.failure, seen) == ("undecodable", [])
+    assert (record.failure, cards) == ("undecodable", [])
     assert "accept_unbound_ciphertext" in (record.error_message or "")
 
 
@@ -454,4 +454,4 @@ def test_p12_classes_of_a_group_replay_results_that_another_class_encrypted(
         ticket = second(card=SECRET).async_().call()
         isolated_runtime.run_pending()
         assert ticket.result(1) == f"paid by {SECRET}"
-    assert seen == [SECRET]
+    assert cards == [SECRET]

@@ -260,22 +260,22 @@ def step_run(call: Any, proceed: Any) -> Any:
 
 
 POLICIES: dict[str, tuple[Any, Callable[[Any], Any]]] = {
-    "async_": (Async(queue="other"), lambda found: found.options.queue),
-    "retry_on": ((Retry(OSError, attempts=2),), lambda found: found.rules),
-    "discard_on": ((KeyError,), lambda found: found.rules),
-    "rescue_from": ({KeyError: "missing"}, lambda found: found.rescues),
-    "errors": ({"no_balance"}, lambda found: found.declared_errors),
-    "max_lost": (9, lambda found: found.loss_limit),
-    "timeout": (5, lambda found: found.timeout_s),
-    "pipeline": ((Insert(Middleware("count", step_run), before="guard"),), lambda found: found.pipeline_edits),
-    "once": (Once("amount"), lambda found: found.once),
-    "unique": (Unique("amount"), lambda found: found.unique),
-    "lock": (Lock(template="charge:{amount}"), lambda found: found.lock),
-    "concurrency": (Concurrency(2), lambda found: found.concurrency),
-    "record": (Recording(result=False), lambda found: found.record),
-    "encrypt": (True, lambda found: found.encryptor),
-    "transaction": (False, lambda found: found.transactional),
-    "__doc__": ("Another description.", lambda found: found.description),
+    "async_": (Async(queue="other"), lambda contract: contract.options.queue),
+    "retry_on": ((Retry(OSError, attempts=2),), lambda contract: contract.rules),
+    "discard_on": ((KeyError,), lambda contract: contract.rules),
+    "rescue_from": ({KeyError: "missing"}, lambda contract: contract.rescues),
+    "errors": ({"no_balance"}, lambda contract: contract.declared_errors),
+    "max_lost": (9, lambda contract: contract.loss_limit),
+    "timeout": (5, lambda contract: contract.timeout_s),
+    "pipeline": ((Insert(Middleware("count", step_run), before="guard"),), lambda contract: contract.pipeline_edits),
+    "once": (Once("amount"), lambda contract: contract.once),
+    "unique": (Unique("amount"), lambda contract: contract.unique),
+    "lock": (Lock(template="charge:{amount}"), lambda contract: contract.lock),
+    "concurrency": (Concurrency(2), lambda contract: contract.concurrency),
+    "record": (Recording(result=False), lambda contract: contract.record),
+    "encrypt": (True, lambda contract: contract.encryptor),
+    "transaction": (False, lambda contract: contract.transactional),
+    "__doc__": ("Another description.", lambda contract: contract.description),
 }
 
 
@@ -292,16 +292,16 @@ def test_p19_a_policy_that_is_set_is_in_the_contracts_of_the_class_and_its_subcl
     class PayMore(Pay):
         """Pays."""
 
-    value, read = POLICIES[name]
+    value, read_policy = POLICIES[name]
     assert Pay().call() == 1
-    earlier = {cls: read(cls.contract) for cls in (Pay, PayMore)}
+    earlier = {cls: read_policy(cls.contract) for cls in (Pay, PayMore)}
     with mock.patch.object(Pay, name, value):
-        assert read(Pay.contract) != earlier[Pay]
-        assert (read(PayMore.contract) != earlier[PayMore]) == (name != "__doc__")
+        assert read_policy(Pay.contract) != earlier[Pay]
+        assert (read_policy(PayMore.contract) != earlier[PayMore]) == (name != "__doc__")
     for cls in earlier:
-        assert read(cls.contract) == earlier[cls]
+        assert read_policy(cls.contract) == earlier[cls]
     setattr(Pay, name, value)
-    assert read(Pay.contract) != earlier[Pay]
+    assert read_policy(Pay.contract) != earlier[Pay]
 
 
 @pytest.mark.parametrize("name", sorted({*POLICIES} - {"encrypt", "record", "__doc__"} | {"perform"}))
@@ -439,12 +439,12 @@ def test_p19_annotations_cannot_be_changed_in_place() -> None:
             return self.amount
 
     for change in (
-        lambda found: found.__setitem__("amount", str),
-        lambda found: found.update(rate=int),
-        lambda found: found.pop("amount"),
-        lambda found: found.setdefault("rate", int),
-        lambda found: found.clear(),
-        lambda found: found.__ior__({"rate": int}),
+        lambda annotations: annotations.__setitem__("amount", str),
+        lambda annotations: annotations.update(rate=int),
+        lambda annotations: annotations.pop("amount"),
+        lambda annotations: annotations.setdefault("rate", int),
+        lambda annotations: annotations.clear(),
+        lambda annotations: annotations.__ior__({"rate": int}),
     ):
         with pytest.raises(DeclarationError, match=r"Pay\.__annotations__.*subclass"):
             change(Pay.__annotations__)
@@ -460,18 +460,18 @@ def test_p19_policies_cannot_be_changed_in_place() -> None:
 
         def perform(self) -> None: ...
 
-    found: Any = Pay
+    cls: Any = Pay
     with pytest.raises(AttributeError):
-        found.errors.add("other")
+        cls.errors.add("other")
     with pytest.raises(TypeError):
-        found.rescue_from[OSError] = "other"
+        cls.rescue_from[OSError] = "other"
     with pytest.raises(TypeError):
         Operation.rescue_from[OSError] = "other"  # type: ignore[index]
     with pytest.raises(AttributeError):
-        found.retry_on.append(Retry(KeyError))
-    found.errors = changing = {"other"}
+        cls.retry_on.append(Retry(KeyError))
+    cls.errors = changing = {"other"}
     changing.add("later")
-    assert set(found.contract.declared_errors) == set(found.errors) == {"other"}
+    assert set(cls.contract.declared_errors) == set(cls.errors) == {"other"}
 
 
 def test_p19_class_decorators_and_init_subclass_may_set_policies_and_hooks() -> None:
@@ -575,8 +575,8 @@ def test_p19_generic_abstract_and_protocol_mixins_work_beside_operations(monkeyp
         Abstract()  # type: ignore[abstract]
     monkeypatch.setattr(Keep, "perform", lambda self: self.item)
     assert KeepText(item="x").call() == "x"
-    made: Any = type("Made", (Abstract,), {"perform": lambda self: 4})
-    assert (made().call(), made.__module__) == (4, __name__)
+    cls: Any = type("Made", (Abstract,), {"perform": lambda self: 4})
+    assert (cls().call(), cls.__module__) == (4, __name__)
 
 
 def test_p19_wrappers_and_descriptors_set_afterwards_are_called() -> None:
@@ -591,11 +591,11 @@ def test_p19_wrappers_and_descriptors_set_afterwards_are_called() -> None:
 
         return twice
 
-    found: Any = Pay
-    found.perform = doubled(Pay.perform)
+    cls: Any = Pay
+    cls.perform = doubled(Pay.perform)
     assert Pay().call() == 2
     attrs.resolve_types(Pay)
     assert Pay().call() == 2
-    del found.perform
+    del cls.perform
     with pytest.raises(DeclarationError, match="no perform"):
         Pay().call()

@@ -55,10 +55,10 @@ class Runner:
         try:
             ended = CliRunner().invoke(main, arguments, env=variables)
         finally:
-            made = install(before)
+            runtime = install(before)
             command_modules.set(())
-            if made is not None:
-                made.close()
+            if runtime is not None:
+                runtime.close()
         if ended.exception is not None and not isinstance(ended.exception, SystemExit):
             assert isinstance(ended.exception, ConfigurationError | SchemaMissing), ended.exception
             return 1, ended.stdout, f"Error: {ended.exception}"
@@ -105,7 +105,7 @@ def test_d2_every_command_takes_the_modules_of_the_application(
 
     status, shown, noted = run(*how.format(command=command).split(), DEXPY_DATABASE="sqlite:///elsewhere.db")
 
-    assert (status, [said for said in COMMANDS[command] if said not in shown]) == (0, []), noted
+    assert (status, [expected for expected in COMMANDS[command] if expected not in shown]) == (0, []), noted
     assert "Note" not in noted
     assert {file.name for file in tmp_path.glob("*.db")} == {"market.db"}
 
@@ -115,12 +115,12 @@ def test_d2_a_module_that_cannot_be_imported_is_reported_in_one_message(
     run: Runner, tmp_path: Path, command: str
 ) -> None:
     (tmp_path / "broken.py").write_text("import no_such_thing\n")
-    for module, said in (("nowhere", "there is no 'nowhere'"), ("broken", "No module named 'no_such_thing'")):
+    for module, expected in (("nowhere", "there is no 'nowhere'"), ("broken", "No module named 'no_such_thing'")):
         status, shown, noted = run(*command.split(), module)
 
         assert status == 1
         assert f"Cannot import the module {module!r}" in shown + noted
-        assert said in shown + noted
+        assert expected in shown + noted
         assert not list(tmp_path.glob("*.db"))
 
 
@@ -130,11 +130,11 @@ def test_d2_several_dotted_modules_are_accepted_and_any_of_them_may_configure(ru
     (tmp_path / "shop" / "settings.py").write_text(MARKET)
     (tmp_path / "plain.py").write_text("import dexpy\n")
 
-    assert run("db", "init", "plain", "shop.settings")[:2] == (0, _made("sqlite:///market.db"))
+    assert run("db", "init", "plain", "shop.settings")[:2] == (0, _created_message("sqlite:///market.db"))
     assert not (tmp_path / "dexpy.db").exists()
 
 
-def _made(url: str) -> str:
+def _created_message(url: str) -> str:
     return f"{url}: created {', '.join(table.name for table in schema.TABLES)}.\n"
 
 
@@ -227,7 +227,7 @@ def blog(folder: Path, source: str) -> None:
 
 @pytest.mark.parametrize("kind", FACTORIES)
 def test_d8_check_fails_in_one_line_on_a_factory_that_does_not_work(run: Runner, tmp_path: Path, kind: str) -> None:
-    source, said = FACTORIES[kind]
+    source, expected = FACTORIES[kind]
     blog(tmp_path, source)
 
     status, shown, noted = run("check", "market")
@@ -235,7 +235,7 @@ def test_d8_check_fails_in_one_line_on_a_factory_that_does_not_work(run: Runner,
     (failed,) = [line for line in shown.splitlines() if line.startswith("FAIL")]
     assert status == 1
     assert "session_factory" in failed
-    assert said in failed
+    assert expected in failed
     assert "Traceback" not in noted
 
 
@@ -391,14 +391,14 @@ def kiosk(folder: Path, settings: str) -> None:
 def test_d3_check_fails_on_a_function_of_the_settings_that_does_not_work(
     run: Runner, tmp_path: Path, case: str
 ) -> None:
-    settings, said = FUNCTIONS[case]
+    settings, expected = FUNCTIONS[case]
     kiosk(tmp_path, settings)
 
     status, shown, noted = run("check", "kiosk")
 
     (failed,) = [line for line in shown.splitlines() if line.startswith("FAIL")]
     assert status == 1
-    assert failed.startswith(f"FAIL {said}")
+    assert failed.startswith(f"FAIL {expected}")
     assert "hunter2" not in shown
     assert "Traceback" not in noted
 

@@ -100,29 +100,29 @@ def test_l6_the_schema_accepts_every_text_that_parse_accepts(pattern: Any) -> No
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
 def test_l6_a_pattern_means_the_same_in_javascript() -> None:
-    asked = []
+    pattern_cases = []
     for pattern in (*PATTERNS, *FLAGS):
         cls = taking(str, prop(pattern=pattern))
-        written = cls.contract.to_json_schema()["properties"]["item"].get("pattern")
-        if written is not None:
-            asked.append([written, [parse_accepts(cls, text) for text in TEXTS]])
-    assert len(asked) > 30
+        exported = cls.contract.to_json_schema()["properties"]["item"].get("pattern")
+        if exported is not None:
+            pattern_cases.append([exported, [parse_accepts(cls, text) for text in TEXTS]])
+    assert len(pattern_cases) > 30
     program = (
-        "const [texts, asked] = JSON.parse(require('fs').readFileSync(0, 'utf8'));"
+        "const [texts, cases] = JSON.parse(require('fs').readFileSync(0, 'utf8'));"
         "const wrong = [];"
-        "for (const [pattern, taken] of asked) texts.forEach((text, i) => {"
-        "  if (new RegExp(pattern, 'u').test(text) !== taken[i]) wrong.push([pattern, text, taken[i]]); });"
+        "for (const [pattern, accepted] of cases) texts.forEach((text, i) => {"
+        "  if (new RegExp(pattern, 'u').test(text) !== accepted[i]) wrong.push([pattern, text, accepted[i]]); });"
         "console.log(JSON.stringify(wrong));"
     )
-    done = subprocess.run(
+    process = subprocess.run(
         ["node", "-e", program],
-        input=json.dumps([TEXTS, asked]),
+        input=json.dumps([TEXTS, pattern_cases]),
         capture_output=True,
         text=True,
         timeout=60,
         check=True,
     )
-    assert json.loads(done.stdout) == []
+    assert json.loads(process.stdout) == []
 
 
 def test_l6_equivalent_patterns_are_exported_and_others_are_omitted() -> None:
@@ -202,15 +202,15 @@ MISFITS: list[tuple[Any, dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("annotation", "options", "said"), MISFITS, ids=label)
+@pytest.mark.parametrize(("annotation", "options", "expected"), MISFITS, ids=label)
 def test_l12_a_constraint_that_does_not_fit_is_refused_at_the_declaration(
-    annotation: Any, options: dict[str, Any], said: str
+    annotation: Any, options: dict[str, Any], expected: str
 ) -> None:
     cls = taking(annotation, prop(**options))
     is_made = "factory" in options
     message = refused(cls if is_made or "default" in options else lambda: cls.contract.props)
     assert "Takes.item: " in message
-    assert said in message
+    assert expected in message
 
 
 @pytest.mark.parametrize(
@@ -257,8 +257,8 @@ FITS: list[tuple[Any, dict[str, Any], Any]] = [
 @pytest.mark.parametrize(("annotation", "options", "value"), FITS, ids=label)
 def test_l12_a_constraint_that_fits_is_kept(annotation: Any, options: dict[str, Any], value: Any) -> None:
     cls = taking(annotation, prop(**options))
-    made = cls(item=value)
-    assert repr(made)
+    operation = cls(item=value)
+    assert repr(operation)
 
 
 def test_l12_an_earlier_name_of_two_props_is_refused() -> None:
@@ -300,8 +300,8 @@ class Moody:
         raise Strange("measured")
 
 
-def read_strangely(given: Any) -> Fraction:
-    raise Strange(given)
+def read_strangely(value: Any) -> Fraction:
+    raise Strange(value)
 
 
 class Ratio(Fraction): ...

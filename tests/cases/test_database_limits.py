@@ -109,10 +109,10 @@ class Report(Operation):
     done: Any = None
 
     def perform(self) -> None:
-        self.report_progress(given["done"], given.get("total"))
+        self.report_progress(reported["done"], reported.get("total"))
 
 
-given: dict[str, Any] = {}
+reported: dict[str, Any] = {}
 
 
 class Whole(int):
@@ -125,7 +125,7 @@ NUMBERS: tuple[Any, ...] = (0, 7, 0.5, 10**18, 10**299, 1e299, 5e-324, Whole(3),
 
 def test_l14_accepted_progress_can_be_read_again(isolated_runtime: Isolated) -> None:
     for done, total in [*((done, None) for done in NUMBERS), (7, 10**250), (10**299, 5e-324), (0.5, Whole(3))]:
-        given.update(done=done, total=total)
+        reported.update(done=done, total=total)
         ticket = Report().async_().call()
         isolated_runtime.run_pending()
         ticket.reload()
@@ -140,7 +140,7 @@ def test_l14_accepted_progress_can_be_read_again(isolated_runtime: Isolated) -> 
 
 @pytest.mark.parametrize("digits", [301, 4_301, 100_000])
 def test_l14_a_number_with_too_many_digits_is_refused(digits: int, isolated_runtime: Isolated) -> None:
-    given.update(done=10**digits, total=None)
+    reported.update(done=10**digits, total=None)
     ticket = Report().async_().call()
     isolated_runtime.run_pending()
 

@@ -491,15 +491,15 @@ DEEP: list[tuple[Any, Any, Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("annotation", "right", "wrong", "said"), DEEP, ids=lambda value: str(value)[:40])
-def test_p4_constraints_inside_of_a_type_are_in_force(annotation: Any, right: Any, wrong: Any, said: str) -> None:
+@pytest.mark.parametrize(("annotation", "right", "wrong", "expected"), DEEP, ids=lambda value: str(value)[:40])
+def test_p4_constraints_inside_of_a_type_are_in_force(annotation: Any, right: Any, wrong: Any, expected: str) -> None:
     class Takes(Op):
         item: annotation  # type: ignore[valid-type]
 
     assert Takes(item=right).item == right
     secret = "<sensitive>" if annotation in (Holder, Holding) else ""
     message = refused(lambda: Takes(item=wrong), PropsError)
-    assert (said in message) if not secret else ("item: " in message and secret in message)
+    assert (expected in message) if not secret else ("item: " in message and secret in message)
     form = Takes.contract.props[0].codec
     assert form.decode(form.encode(right)) == right
     from jsonschema import Draft202012Validator
@@ -757,10 +757,10 @@ def test_p11_without_a_value_or_with_prop_the_name_is_reserved() -> None:
         (int, {"timeout": prop(default=3)}),
         (Annotated[int, prop(ge=1)], {"timeout": 3}),
     ):
-        made = {"__annotations__": {"timeout": annotation}, "__module__": __name__, **body}
-        assert "reserved name 'timeout'" in refused(lambda made=made: type("Taken", (Op,), made))  # type: ignore[misc]
+        namespace = {"__annotations__": {"timeout": annotation}, "__module__": __name__, **body}
+        assert "reserved name 'timeout'" in refused(lambda namespace=namespace: type("Taken", (Op,), namespace))  # type: ignore[misc]
 
 
 def test_p11_a_value_that_is_not_a_policy_is_refused() -> None:
-    made = {"__annotations__": {"lock": str}, "__module__": __name__, "lock": "door"}
-    assert "Locked.lock: expected a Lock(...) or None, got 'door'" in refused(lambda: type("Locked", (Op,), made))
+    namespace = {"__annotations__": {"lock": str}, "__module__": __name__, "lock": "door"}
+    assert "Locked.lock: expected a Lock(...) or None, got 'door'" in refused(lambda: type("Locked", (Op,), namespace))

@@ -127,12 +127,12 @@ def test_d6_a_function_that_returns_an_asyncio_session_is_refused_at_its_first_u
     async def coroutine() -> AsyncSession:
         return AsyncSession(engine)
 
-    made: dict[str, Callable[[], Any]] = {
+    factories: dict[str, Callable[[], Any]] = {
         "session": lambda: AsyncSession(engine),
         "coroutine": lambda: coroutine(),
         "none": lambda: None,
     }
-    dexpy.configure(database=f"sqlite:///{tmp_path}/a.db", session_factory=made[kind])
+    dexpy.configure(database=f"sqlite:///{tmp_path}/a.db", session_factory=factories[kind])
 
     for _ in range(2):
         message = refused(lambda: Add(a=1).call())
@@ -141,10 +141,10 @@ def test_d6_a_function_that_returns_an_asyncio_session_is_refused_at_its_first_u
 
 
 def test_d6_synchronous_drivers_and_factories_are_accepted(tmp_path: Path) -> None:
-    for given in (
+    for factory in (
         sessionmaker(sa.create_engine(f"sqlite:///{tmp_path}/a.db")),
         scoped_session(sessionmaker(sa.create_engine(f"sqlite+pysqlite:///{tmp_path}/a.db"))),
     ):
-        runtime = dexpy.configure(session_factory=given)
+        runtime = dexpy.configure(session_factory=factory)
         assert Add(a=1).call() == 2
         runtime.close()

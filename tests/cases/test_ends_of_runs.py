@@ -27,26 +27,26 @@ from dexpy.testing import Isolated, isolated
 
 Ended = Callable[[Operation], Ticket[Any]]
 
-given: dict[str, Any] = {}
+script: dict[str, Any] = {}
 """What the operations of this file raise or return: it need not travel."""
 
 
 class Refuse(Operation):
     def perform(self) -> None:
-        given["runs"] = given.get("runs", 0) + 1
-        raise Error(given.get("code", "refused"), given.get("message"), details=given.get("details"))
+        script["runs"] = script.get("runs", 0) + 1
+        raise Error(script.get("code", "refused"), script.get("message"), details=script.get("details"))
 
 
 class Crash(Operation):
     def perform(self) -> None:
-        given["runs"] = given.get("runs", 0) + 1
-        raise given["error"]
+        script["runs"] = script.get("runs", 0) + 1
+        raise script["error"]
 
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Isolated]:
-    with isolated() as found:
-        yield found
+    with isolated() as runtime:
+        yield runtime
 
 
 @pytest.fixture
@@ -63,14 +63,14 @@ def ended(isolated_runtime: Isolated) -> Iterator[Callable[[Operation], Ticket[A
         ticket = operation.async_().call()
         isolated_runtime.run_pending()
         ticket.reload()
-        given["error_column"] = records.get(ticket.id).error
-        assert given["runs"] == 1
+        script["error_column"] = records.get(ticket.id).error
+        assert script["runs"] == 1
         assert ticket.completed_at is not None
         return ticket
 
-    given.clear()
+    script.clear()
     yield run
-    given.clear()
+    script.clear()
 
 
 class Hostile:
@@ -175,7 +175,7 @@ HARD = {
 
 @pytest.mark.parametrize("hard", list(HARD))
 def test_n1_details_without_a_json_form_end_the_run_as_a_business_failure(hard: str, ended: Ended) -> None:
-    given["details"] = {"body": HARD[hard](), "kept": 7}
+    script["details"] = {"body": HARD[hard](), "kept": 7}
 
     ticket = ended(Refuse())
 
@@ -187,7 +187,7 @@ def test_n1_details_without_a_json_form_end_the_run_as_a_business_failure(hard: 
 
 
 def test_n1_details_from_deeply_nested_json_end_the_run_at_once(ended: Ended) -> None:
-    given.update(code="bad_body", details={"body": json.loads('{"a":' * 600 + "1" + "}" * 600)})
+    script.update(code="bad_body", details={"body": json.loads('{"a":' * 600 + "1" + "}" * 600)})
 
     ticket = ended(Refuse())
 
@@ -203,8 +203,8 @@ def test_n1_an_endless_or_oversized_value_is_cut() -> None:
 
 def test_n1_details_whose_own_methods_raise_end_the_run_as_a_business_failure(ended: Ended) -> None:
     for details in (HostileDict(a=1), type("Odd", (EndlessMapping,), {"__iter__": no})()):
-        given.clear()
-        given["details"] = details
+        script.clear()
+        script["details"] = details
 
         assert ended(Refuse()).failure == "business"
 
@@ -218,7 +218,7 @@ def test_n1_a_subclass_that_overrides_its_methods_keeps_its_value(value: Any) ->
 
 
 def test_n2_a_key_that_cannot_be_text_ends_the_run_as_a_business_failure(ended: Ended) -> None:
-    given.update(code="bad", details={Leaves(): 2, "kept": 3})
+    script.update(code="bad", details={Leaves(): 2, "kept": 3})
 
     ticket = ended(Refuse())
 
@@ -229,12 +229,12 @@ def test_n2_a_key_that_cannot_be_text_ends_the_run_as_a_business_failure(ended: 
 @pytest.mark.parametrize("code", ["declined " + chr(0xD800), "nul\0", "x" * 400, "ü" * 300], ids=range(4))
 @pytest.mark.parametrize("kind", [str, StrBut])
 def test_n3_a_code_that_no_column_accepts_is_stored_sanitized(code: str, kind: type[str], ended: Ended) -> None:
-    given["code"] = kind(code)
+    script["code"] = kind(code)
 
     ticket = ended(Refuse())
 
     assert (ticket.status, ticket.failure) == ("failed", "business")
-    assert given["error_column"] == storable(str.__str__(code), 255)
+    assert script["error_column"] == storable(str.__str__(code), 255)
 
 
 @pytest.mark.parametrize(
@@ -243,12 +243,12 @@ def test_n3_a_code_that_no_column_accepts_is_stored_sanitized(code: str, kind: t
 def test_p1_a_code_that_no_column_accepts_ends_the_run_at_once(kind: str, tmp_path: Path) -> None:
     with servers.database(kind, tmp_path) as url, isolated(database=url) as isolated_runtime:
         for code in ("declined " + chr(0xD800), "declined \0"):
-            given.clear()
-            given["code"] = code
+            script.clear()
+            script["code"] = code
             ticket = Refuse().async_().call()
             isolated_runtime.run_pending()
 
-            assert (ticket.reload().status, ticket.failure, given["runs"]) == ("failed", "business", 1)
+            assert (ticket.reload().status, ticket.failure, script["runs"]) == ("failed", "business", 1)
             with pytest.raises(Error):
                 Refuse().call()
         assert [record.status for record in records.all()] == ["failed"] * 4
@@ -265,11 +265,11 @@ TEXTS: dict[str, Any] = {
 
 @pytest.mark.parametrize("text", list(TEXTS))
 def test_n3_a_message_that_is_not_text_is_stored_as_text(text: str, ended: Ended) -> None:
-    given["message"] = TEXTS[text]()
+    script["message"] = TEXTS[text]()
 
     ticket = ended(Refuse())
 
-    assert (ticket.status, ticket.failure, given["error_column"]) == ("failed", "business", "refused")
+    assert (ticket.status, ticket.failure, script["error_column"]) == ("failed", "business", "refused")
 
 
 def made_at_run_time(name: str, module: Any = "shop", **body: Any) -> BaseException:
@@ -306,12 +306,12 @@ CRASHES = {
 
 @pytest.mark.parametrize("hostile", list(CRASHES))
 def test_n3_an_exception_of_any_class_ends_the_run_as_a_crash(hostile: str, ended: Ended) -> None:
-    given["error"] = CRASHES[hostile]()
+    script["error"] = CRASHES[hostile]()
 
     ticket = ended(Crash())
 
     assert (ticket.status, ticket.failure) == ("failed", "crash")
-    assert 0 < len(given["error_column"]) <= 255
+    assert 0 < len(script["error_column"]) <= 255
 
 
 @pytest.mark.parametrize("hostile", list(CRASHES))
@@ -326,7 +326,7 @@ def test_n3_an_exception_always_has_a_text(hostile: str) -> None:
 
 @pytest.mark.usefixtures("isolated_runtime")
 def test_n3_a_call_in_place_with_an_invalid_code_leaves_its_record() -> None:
-    given["code"] = "declined in place " + chr(0xD800)
+    script["code"] = "declined in place " + chr(0xD800)
     with pytest.raises(Error):
         Refuse().call()
 
@@ -407,7 +407,7 @@ READABLE = {
 @pytest.mark.parametrize("kind", list(READABLE))
 def test_p18_details_keep_the_text_of_every_type_of_a_prop(kind: str, ended: Ended) -> None:
     value, stored = READABLE[kind]
-    given["details"] = {"value": value}
+    script["details"] = {"value": value}
 
     ticket = ended(Refuse())
 
@@ -417,7 +417,7 @@ def test_p18_details_keep_the_text_of_every_type_of_a_prop(kind: str, ended: End
 
 def test_p18_details_keep_a_type_that_the_application_has_registered(ended: Ended) -> None:
     dexpy.register_type(Fraction, to_json=str, from_json=Fraction)
-    given["details"] = {"value": Fraction(1, 3), "other": object()}
+    script["details"] = {"value": Fraction(1, 3), "other": object()}
 
     ticket = ended(Refuse())
 

@@ -23,11 +23,11 @@ class Ship(Operation, name="uncalled.ship"):
 
 
 def warned(do: Callable[[], Any]) -> list[str]:
-    with warnings.catch_warnings(record=True) as seen:
+    with warnings.catch_warnings(record=True) as caught_warnings:
         warnings.simplefilter("always")
         do()
         gc.collect()
-    return [str(each.message) for each in seen if each.category is RuntimeWarning]
+    return [str(each.message) for each in caught_warnings if each.category is RuntimeWarning]
 
 
 SAID = "Ship(...).async_(...) was never called: nothing was stored or sent. Write Ship(...).async_(...).call()"
@@ -63,9 +63,9 @@ def test_async_that_was_called_does_not_warn(isolated_runtime: Isolated) -> None
 
 
 def test_async_that_is_refused_does_not_warn_as_well(isolated_runtime: Isolated) -> None:
-    def refused(given: dict[str, Any]) -> None:
+    def refused(options: dict[str, Any]) -> None:
         with pytest.raises(OptionsError):
-            Ship(order=1).async_(**given)
+            Ship(order=1).async_(**options)
 
     def asks_for_safe() -> None:
         with pytest.raises(OptionsError):

@@ -325,7 +325,7 @@ def test_p12_operations_with_values_without_json_compare_as_before() -> None:
 
         def perform(self) -> None: ...
 
-    thing = object()
-    assert Opaque(value=thing, day=date(2026, 1, 1)) == Opaque(value=thing, day=date(2026, 1, 1))
-    assert Opaque(value=thing, day=date(2026, 1, 1)) != Opaque(value=object(), day=date(2026, 1, 1))
+    opaque = object()
+    assert Opaque(value=opaque, day=date(2026, 1, 1)) == Opaque(value=opaque, day=date(2026, 1, 1))
+    assert Opaque(value=opaque, day=date(2026, 1, 1)) != Opaque(value=object(), day=date(2026, 1, 1))
     assert hash(Opaque(value=1, day=date(2026, 1, 1))) == hash(Opaque(value=1.0, day=date(2026, 1, 1)))

@@ -75,10 +75,10 @@ MADE: dict[type[BaseException], Callable[[], BaseException]] = {
 
 
 def classes() -> Iterator[type[BaseException]]:
-    for found in pkgutil.walk_packages(dexpy.__path__, "dexpy."):
-        if found.name == "dexpy.__main__":
+    for module_info in pkgutil.walk_packages(dexpy.__path__, "dexpy."):
+        if module_info.name == "dexpy.__main__":
             continue
-        module = importlib.import_module(found.name)
+        module = importlib.import_module(module_info.name)
         for value in vars(module).values():
             is_error = isinstance(value, type) and issubclass(value, BaseException)
             if is_error and value.__module__ in ("dexpy", module.__name__):
@@ -174,10 +174,10 @@ def raised() -> Iterator[BaseException]:
 
 def test_p8_exceptions_of_operations_can_be_pickled() -> None:
     with isolated():
-        found = list(raised())
-    for error in found:
+        errors = list(raised())
+    for error in errors:
         assert facts_of(pickled(error)) == facts_of(error)
-    assert {type(error).__name__ for error in found} >= {
+    assert {type(error).__name__ for error in errors} >= {
         "PropsError",
         "NotSerializable",
         "NotUnique",
@@ -187,11 +187,11 @@ def test_p8_exceptions_of_operations_can_be_pickled() -> None:
 
 
 def test_p8_a_process_pool_raises_them_in_its_caller_and_continues() -> None:
-    made = [made_of(cls) for cls in ALL if issubclass(cls, dexpy.DexpyError) and cls.__module__ == "dexpy"]
+    errors = [made_of(cls) for cls in ALL if issubclass(cls, dexpy.DexpyError) and cls.__module__ == "dexpy"]
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
-        results = [pool.submit(raise_it, error) for error in made]
-        for error, result in zip(made, results, strict=True):
+        results = [pool.submit(raise_it, error) for error in errors]
+        for error, result in zip(errors, results, strict=True):
             raised = result.exception(timeout=60)
             assert (type(raised), str(raised)) == (type(error), str(error))
 

@@ -41,8 +41,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[str]:
 
 @pytest.fixture
 def broker() -> Generator[str]:
-    with servers.broker("redis") as found:
-        yield str(found)
+    with servers.broker("redis") as url:
+        yield str(url)
 
 
 async def _together() -> None:

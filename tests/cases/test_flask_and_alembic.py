@@ -39,24 +39,24 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[str]:
 def connection(url: str) -> Generator[sa.Connection]:
     """To a database with dexpy's tables and one of the application's."""
     engine = sa.create_engine(url)
-    with engine.begin() as made:
-        assert set(records.create_tables(made)) == OWN
-        application().create_all(made)
-    with engine.connect() as found:
-        yield found
+    with engine.begin() as setup:
+        assert set(records.create_tables(setup)) == OWN
+        application().create_all(setup)
+    with engine.connect() as reader:
+        yield reader
     engine.dispose()
 
 
 def application() -> MetaData:
-    found = MetaData()
+    metadata = MetaData()
     sa.Table(
         "accounts",
-        found,
+        metadata,
         sa.Column("id", sa.Integer, primary_key=True),
         sa.Column("name", sa.String(40), nullable=False),
         sa.Index("ix_accounts_name", "name"),
     )
-    return found
+    return metadata
 
 
 def proposed(connection: sa.Connection, target: Any, **options: Any) -> list[Any]:
@@ -64,9 +64,9 @@ def proposed(connection: sa.Connection, target: Any, **options: Any) -> list[Any
 
 
 def test_d1_without_the_filter_of_the_page_the_tables_would_be_dropped(connection: sa.Connection) -> None:
-    found = proposed(connection, application())
+    differences = proposed(connection, application())
 
-    assert {each[1].name for each in found if each[0] == "remove_table"} == OWN
+    assert {each[1].name for each in differences if each[0] == "remove_table"} == OWN
 
 
 class Note(Operation):
@@ -79,13 +79,13 @@ def test_d1_the_page_shows_how_tables_that_a_first_call_created_are_kept(tmp_pat
     Note().call()
     engine = sa.create_engine(f"sqlite:///{tmp_path / 'app.db'}")
 
-    with engine.connect() as found:
-        assert proposed(found, MetaData())
-        assert proposed(found, [MetaData(), records.table.metadata]) == []
+    with engine.connect() as connected:
+        assert proposed(connected, MetaData())
+        assert proposed(connected, [MetaData(), records.table.metadata]) == []
         assert "target_metadata=[Base.metadata, records.metadata]" in page
-        assert proposed(found, [MetaData(), records.metadata], compare_type=True) == []
+        assert proposed(connected, [MetaData(), records.metadata], compare_type=True) == []
         assert "include_object=records.include_object" in page
-        assert proposed(found, MetaData(), include_object=records.include_object) == []
+        assert proposed(connected, MetaData(), include_object=records.include_object) == []
     engine.dispose()
     runtime.close()
 
@@ -107,19 +107,19 @@ def test_d1_changes_of_the_application_are_still_found(connection: sa.Connection
     mine.tables["accounts"].append_column(sa.Column("closed", sa.Boolean))
     sa.Table("orders", mine, sa.Column("id", sa.Integer, primary_key=True))
 
-    found = proposed(connection, mine, include_object=records.include_object)
-    gone = proposed(connection, MetaData(), include_object=records.include_object)
+    differences = proposed(connection, mine, include_object=records.include_object)
+    removals = proposed(connection, MetaData(), include_object=records.include_object)
 
-    assert sorted(each[0] for each in found) == ["add_column", "add_table"]
-    assert {each[1].name for each in gone if each[0] == "remove_table"} == {"accounts"}
+    assert sorted(each[0] for each in differences) == ["add_column", "add_table"]
+    assert {each[1].name for each in removals if each[0] == "remove_table"} == {"accounts"}
 
 
 def test_d1_a_column_that_dexpy_lacks_is_found_where_its_tables_are_included(connection: sa.Connection) -> None:
     connection.exec_driver_sql("ALTER TABLE operation_queues DROP COLUMN created_at")
 
-    (found,) = proposed(connection, [application(), records.metadata])
+    (difference,) = proposed(connection, [application(), records.metadata])
 
-    assert (found[0], found[2], found[3].name) == ("add_column", "operation_queues", "created_at")
+    assert (difference[0], difference[2], difference[3].name) == ("add_column", "operation_queues", "created_at")
     assert schema.problems(connection) == ["table operation_queues lacks created_at"]
 
 
@@ -136,12 +136,12 @@ def run(environment: dict[str, str], tmp_path: Path) -> Any:
     def run(command: str) -> str:
         path = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
         arguments = shlex.split(command)
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-m", *arguments] if arguments[0] in ("alembic", "dexpy", "pytest") else arguments,
             cwd=tmp_path, env=environment | {"PATH": path}, timeout=100, text=True, capture_output=True, check=False,
         )  # fmt: skip
-        assert done.returncode == 0, done.stderr + done.stdout
-        return done.stdout + done.stderr
+        assert process.returncode == 0, process.stderr + process.stdout
+        return process.stdout + process.stderr
 
     return run
 

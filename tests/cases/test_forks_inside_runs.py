@@ -30,17 +30,17 @@ def forked(url: str, folder: Path, environment: dict[str, str]) -> dict[str, lis
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200, check=False
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr[-4000:]
-    found: dict[str, list[dict[str, Any]]] = {}
+    reports: dict[str, list[dict[str, Any]]] = {}
     for line in ended.stdout.splitlines():
         document = json.loads(line)
-        found.setdefault(document["case"], []).append(document)
-    return found
+        reports.setdefault(document["case"], []).append(document)
+    return reports
 
 
-def check(told: list[dict[str, Any]], case: str) -> None:
-    assert len(told) == 6, "two ways in place, all four in the background, and no child came back"
-    assert len({one["pid"] for one in told}) == 1
-    for one in told:
+def check(reports: list[dict[str, Any]], case: str) -> None:
+    assert len(reports) == 6, "two ways in place, all four in the background, and no child came back"
+    assert len({one["pid"] for one in reports}) == 1
+    for one in reports:
         assert one["result"] == "parent", one
         assert one["written"] == (2 if case == "Inside" else 1), one
         if case == "Calls":
@@ -56,8 +56,8 @@ def check(told: list[dict[str, Any]], case: str) -> None:
 def on_sqlite(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
     """The whole program once, on a file."""
     folder = tmp_path_factory.mktemp("forks")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("DEXPY_")}
-    return forked(f"sqlite:///{folder}/a.db", folder, kept | {"PYTHONPATH": str(TESTS.parent)})
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("DEXPY_")}
+    return forked(f"sqlite:///{folder}/a.db", folder, environment | {"PYTHONPATH": str(TESTS.parent)})
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -73,6 +73,6 @@ def test_n11_a_forked_child_sends_nothing_over_its_parents_connection(
     kind: str, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     with database(kind, tmp_path) as url:
-        found = forked(url, tmp_path, environment)
+        reports = forked(url, tmp_path, environment)
     for case in CASES:
-        check(found[case], case)
+        check(reports[case], case)

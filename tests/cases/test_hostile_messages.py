@@ -141,10 +141,10 @@ def canary() -> None:
     assert time.monotonic() - began < WITHIN_S
 
 
-def eventually(holds: Callable[[], bool], what: str, within_s: float = 10.0) -> None:
+def eventually(holds: Callable[[], bool], description: str, within_s: float = 10.0) -> None:
     deadline = time.monotonic() + within_s
     while not holds():
-        assert time.monotonic() < deadline, what
+        assert time.monotonic() < deadline, description
         time.sleep(0.02)
 
 
@@ -223,18 +223,18 @@ def test_h2_options_that_dexpy_never_writes_have_no_effect(served: Served, actor
 
 def test_h2_validation_raises_no_error_but_its_own(served: Served) -> None:
     validator = MessageValidator(served.runtime.broker)
-    passed = 0
-    for what, body in messages.every(SMALL):
+    num_valid = 0
+    for description, body in messages.every(SMALL):
         try:
             message = validator.read(body, "default")
         except InvalidMessage:
             continue
         except Exception as error:
-            pytest.fail(f"{what}: {error!r}")
-        passed += 1
+            pytest.fail(f"{description}: {error!r}")
+        num_valid += 1
         # What has passed can be sent again.
-        assert validator.read(message.encode(), "default") == message, what
-    assert passed > 100
+        assert validator.read(message.encode(), "default") == message, description
+    assert num_valid > 100
 
 
 def test_h3_a_message_for_another_time_or_queue_is_refused(served: Served) -> None:
@@ -366,9 +366,9 @@ def test_q7_options_of_the_connection_are_accepted() -> None:
 
 
 @pytest.mark.servers
-@pytest.mark.parametrize("taken", ["orders", "orders.DQ", "orders.XQ"])
+@pytest.mark.parametrize("queue", ["orders", "orders.DQ", "orders.XQ"])
 def test_q6_a_queue_with_other_arguments_is_not_treated_as_an_outage(
-    taken: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+    queue: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import subprocess
     import sys
@@ -381,7 +381,7 @@ def test_q6_a_queue_with_other_arguments_is_not_treated_as_an_outage(
     )
     with servers.broker("rabbitmq") as url:
         connection = pika.BlockingConnection(pika.URLParameters(url))
-        connection.channel().queue_declare(taken, durable=True)
+        connection.channel().queue_declare(queue, durable=True)
         connection.close()
         monkeypatch.setenv("DEXPY_BROKER", str(url))
         monkeypatch.setenv("DEXPY_DATABASE", f"sqlite:///{tmp_path / 'a.db'}")
@@ -392,6 +392,6 @@ def test_q6_a_queue_with_other_arguments_is_not_treated_as_an_outage(
             )
             collected.append(ended.stdout + ended.stderr)
             assert ended.returncode == (1 if command[0] == "check" else 2), collected[-1]
-            assert f"queue '{taken}': it exists with other arguments" in collected[-1]
-            assert f"delete_queue {taken}" in collected[-1]
+            assert f"queue '{queue}': it exists with other arguments" in collected[-1]
+            assert f"delete_queue {queue}" in collected[-1]
         assert "FAIL" in collected[0]

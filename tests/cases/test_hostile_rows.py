@@ -37,9 +37,9 @@ class Small(Operation):
 @pytest.fixture(params=["sqlite", *ON_SERVERS])
 def runtime(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Runtime]:
     with servers.database(request.param, tmp_path) as url:
-        found = dexpy.configure(database=url, create_tables=True, recover_within=5)
-        yield found
-        found.close()
+        configured = dexpy.configure(database=url, create_tables=True, recover_within=5)
+        yield configured
+        configured.close()
         install(None)
 
 
@@ -62,10 +62,10 @@ def late(count: int = 4) -> list[Ticket[Any]]:
 
 
 def relay() -> Relay:
-    found = current_runtime()
-    heartbeat = found.services.heartbeat
+    current = current_runtime()
+    heartbeat = current.services.heartbeat
     assert heartbeat is not None
-    return Relay(found.dispatcher, heartbeat, found.intervals)
+    return Relay(current.dispatcher, heartbeat, current.intervals)
 
 
 def performed(ticket: Ticket[Any]) -> str:
@@ -74,7 +74,7 @@ def performed(ticket: Ticket[Any]) -> str:
     return str(ticket.reload().status)
 
 
-def sent() -> set[str]:
+def published_ids() -> set[str]:
     """The ids of the records that have a message."""
     sql_queue: Any = current_runtime().dispatcher.transport.sql_queue
     return {message.kwargs["record_id"] for message in sql_queue.iter_messages("default")}
@@ -117,7 +117,7 @@ def test_h7_h8_an_unreadable_datetime_affects_only_its_row(
         assert relay().run_once()
 
         others = {ticket.id for ticket in tickets if ticket is not tickets[1]}
-        assert others <= sent(), (column, value)
+        assert others <= published_ids(), (column, value)
         assert others <= {record.id for record in records.where(operation=Small)}
         for ticket in (tickets[0], tickets[2]):
             assert performed(ticket) == "done"
@@ -149,7 +149,7 @@ def test_h7_h8_a_pending_record_with_an_unreadable_due_time_is_logged_once(
     for _ in range(2):
         assert relay().run_once()
 
-    assert tickets[1].id in sent()
+    assert tickets[1].id in published_ids()
     assert caplog.text.count(f"record.unreadable run_id={tickets[0].id}") == 1
 
 
@@ -221,7 +221,7 @@ def test_h9_undecodable_json_affects_only_its_row(
 
     assert relay().run_once()
 
-    assert {ticket.id for ticket in tickets[1:]} <= sent()
+    assert {ticket.id for ticket in tickets[1:]} <= published_ids()
     assert [performed(ticket) for ticket in tickets[1:]] == ["done"] * 2
     assert len(list(records.where(operation=Small))) >= 2
     assert tickets[0].id in caplog.text
@@ -289,7 +289,7 @@ def test_a_counter_at_the_limit_of_its_type_does_not_stop_a_batch(runtime: Runti
 
     assert relay().run_once()
 
-    assert sent() == {ticket.id for ticket in tickets}
+    assert published_ids() == {ticket.id for ticket in tickets}
     assert [performed(ticket) for ticket in tickets] == ["done"] * 4
 
 
@@ -318,7 +318,7 @@ def test_every_loop_ends_with_bytes_in_text_columns(tmp_path: Path, caplog: pyte
     for _ in range(2):
         assert relay().run_once()
 
-    assert tickets[3].id in sent()
+    assert tickets[3].id in published_ids()
     assert len(list(records.all())) == 3, "but for the one whose id no statement finds"
     assert caplog.text.count("record.unreadable") == 3, "each once"
     runtime.close()
@@ -334,7 +334,7 @@ def test_a_record_with_an_invalid_queue_fails_with_the_reason(runtime: Runtime) 
     parked = tickets[0].reload()
     assert (parked.status, parked.failure) == ("failed", "undecodable")
     assert "../x y" in str(records.get(tickets[0].id).error_message)
-    assert tickets[1].id in sent()
+    assert tickets[1].id in published_ids()
 
 
 def test_a_run_ends_although_its_attempt_is_already_stored(runtime: Runtime) -> None:
@@ -360,13 +360,13 @@ class Halves(Operation):
         return 7
 
     def perform(self) -> list[Any]:
-        seen: list[Any] = [self.step(self.total)]
+        items: list[Any] = [self.step(self.total)]
         for item in self.each("items", [1, 2, 3], batch=1):
             if item == 2 and not Path("whole").exists():
                 raise ConnectionError("away")
-            seen.append(item)
-        Path("seen").write_text(str(seen))
-        return seen
+            items.append(item)
+        Path("seen").write_text(str(items))
+        return items
 
 
 @pytest.mark.parametrize("column", ["value", "cursor"])

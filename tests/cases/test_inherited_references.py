@@ -68,9 +68,9 @@ def lines_refused_by_pyright(shop: Path) -> list[int]:
 
 def run(checker: str, *arguments: str) -> str:
     command = [sys.executable, "-m", checker, *arguments]
-    done = subprocess.run(command, cwd=HOME, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
-    assert done.returncode in (0, 1), f"{checker} did not work: {done.stdout}{done.stderr}"
-    return done.stdout
+    process = subprocess.run(command, cwd=HOME, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    assert process.returncode in (0, 1), f"{checker} did not work: {process.stdout}{process.stderr}"
+    return process.stdout
 
 
 @pytest.mark.parametrize("lines_refused", [lines_refused_by_mypy, lines_refused_by_pyright], ids=["mypy", "pyright"])

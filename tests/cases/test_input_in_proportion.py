@@ -66,11 +66,11 @@ def nested(depth: int) -> Any:
     return value
 
 
-@pytest.mark.parametrize("what", INPUTS)
-def test_s5_an_error_has_at_most_some_thousand_characters_and_is_built_quickly(what: str) -> None:
+@pytest.mark.parametrize("case", INPUTS)
+def test_s5_an_error_has_at_most_some_thousand_characters_and_is_built_quickly(case: str) -> None:
     began = time.process_time()
     with pytest.raises((PropsError, OptionsError)) as refused:
-        INPUTS[what]()
+        INPUTS[case]()
 
     # Generous, for a busy machine: before, several of these took minutes or megabytes.
     assert time.process_time() - began < 4

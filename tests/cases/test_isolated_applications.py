@@ -177,8 +177,10 @@ def test_d9_the_tables_are_made_and_the_rows_of_a_block_are_gone_after_it(url: s
                 Walk(number=3).async_(in_=60).call()
                 assert [ticket.reload().status for ticket in tickets] == ["done", "done", "failed"]
                 assert Walk(number=4).call() == 4
-                made = rows(url)
-                assert min(made["operation_records"], made["operation_attempts"], made["dexpy_messages"]) > 0
+                num_rows = rows(url)
+                assert (
+                    min(num_rows["operation_records"], num_rows["operation_attempts"], num_rows["dexpy_messages"]) > 0
+                )
             assert set(rows(url).values()) == {0}, number
         with Session(engine) as session:
             assert session.get_one(Stall, 1).open
@@ -197,7 +199,7 @@ def test_d9_the_rows_are_gone_when_the_block_raised(url: str, raised: type[BaseE
 def test_d9_earlier_rows_stay(url: str) -> None:
     with market(url):
         with isolated(database=url, session_factory=None) as outer:
-            kept = Show(stall=1).async_(in_=60).call()
+            earlier = Show(stall=1).async_(in_=60).call()
             outer.runtime.store.prepare()
             before = rows(url)
             with isolated(database=url) as isolated_runtime:
@@ -205,7 +207,7 @@ def test_d9_earlier_rows_stay(url: str) -> None:
                 isolated_runtime.run_pending()
                 assert records.all().count() == 2
             assert rows(url) == before
-            assert [record.id for record in records.all()] == [kept.id]
+            assert [record.id for record in records.all()] == [earlier.id]
         assert set(rows(url).values()) == {0}
 
 
@@ -230,10 +232,10 @@ def test_d9_a_session_that_the_block_left_open_does_not_block_its_end(tmp_path: 
 
 
 def test_d9_without_configuration_a_fresh_file_is_used(tmp_path: Path) -> None:
-    seen: list[Any] = []
+    counts: list[Any] = []
     for _ in range(2):
         with isolated():
-            seen.append(records.all().count())
+            counts.append(records.all().count())
             Walk().call()
-    assert seen == [0, 0]
+    assert counts == [0, 0]
     assert list(tmp_path.iterdir()) == []

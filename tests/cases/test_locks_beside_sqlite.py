@@ -30,21 +30,21 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 
 def another_process_sees(folder: Path) -> str:
     """What a process finds that has no part in the locks of this one."""
-    answer, tell = os.pipe()
+    answer, writer = os.pipe()
     if (pid := os.fork()) == 0:
         with contextlib.suppress(BaseException):
             lock = "lock taken" if FileLockBackend(str(folder / "app.db")).lock(KEY).wait(0.02) else "lock held"
             dead = SqliteLivenessLocks(Database(f"sqlite:///{folder / 'app.db'}")).find_dead(["host:1:w"])
-            os.write(tell, f"{lock}, worker {'dead' if dead else 'alive'}".encode())
+            os.write(writer, f"{lock}, worker {'dead' if dead else 'alive'}".encode())
         os._exit(0)
     os.waitpid(pid, 0)
-    os.close(tell)
-    with os.fdopen(answer) as said:
-        return said.read()
+    os.close(writer)
+    with os.fdopen(answer) as stream:
+        return stream.read()
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Generator[None]:
+def held_lock(folder: Path) -> Generator[None]:
     path = str(folder / "app.db")
     hold, liveness_locks = FileLockBackend(path).lock(KEY), SqliteLivenessLocks(Database(f"sqlite:///{path}"))
     assert hold.wait(0)
@@ -101,14 +101,14 @@ def _asked_after(folder: Path) -> None:
 def test_l4_a_lock_survives_other_uses_of_its_file_in_the_process(
     folder: Path, happens: Callable[[Path], None]
 ) -> None:
-    with held(folder):
+    with held_lock(folder):
         happens(folder)
         assert another_process_sees(folder) == "lock held, worker alive"
     assert another_process_sees(folder) == "lock taken, worker dead"
 
 
 def test_l4_a_forked_child_keeps_no_lock_of_a_dead_parent(folder: Path) -> None:
-    ready, tell = os.pipe()
+    ready, writer = os.pipe()
     stay, leave = os.pipe()
     if (parent := os.fork()) == 0:
         FileLockBackend(str(folder / "app.db")).lock(KEY).wait(0)
@@ -116,7 +116,7 @@ def test_l4_a_forked_child_keeps_no_lock_of_a_dead_parent(folder: Path) -> None:
         if os.fork() == 0:
             # It outlives its parent, until the test lets it go.
             os.close(leave)
-            os.write(tell, b"x")
+            os.write(writer, b"x")
             os.read(stay, 1)
             os._exit(0)
         os.read(stay, 1)
@@ -126,12 +126,12 @@ def test_l4_a_forked_child_keeps_no_lock_of_a_dead_parent(folder: Path) -> None:
     os.kill(parent, 9)
     os.waitpid(parent, 0)
     assert another_process_sees(folder) == "lock taken, worker dead"
-    for end in (leave, stay, ready, tell):
+    for end in (leave, stay, ready, writer):
         os.close(end)
 
 
 def test_l4_a_child_that_leaves_the_block_of_a_lock_releases_nothing(folder: Path) -> None:
-    with held(folder):
+    with held_lock(folder):
         hold = FileLockBackend(str(folder / "app.db")).lock(OTHER)
         assert hold.wait(0)
         if (pid := os.fork()) == 0:

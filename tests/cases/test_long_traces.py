@@ -206,14 +206,14 @@ def test_l2_a_tree_of_any_depth_can_be_iterated_serialized_and_printed(deep: Any
     assert max(node.depth for node in deep.walk()) == 4999
     data = json.loads(json.dumps(deep.to_dict()))
     assert len(data["runs"]) == 1
-    seen: dict[str, str | None] = {}
+    parents: dict[str, str | None] = {}
     waiting = [(run, run.get("parent_id")) for run in [*data["runs"], *data["deeper"]]]
     while waiting:
         run, parent = waiting.pop()
-        assert run["id"] not in seen
-        seen[run["id"]] = parent
+        assert run["id"] not in parents
+        parents[run["id"]] = parent
         waiting += [(child, run["id"]) for child in run["children"]]
-    assert seen == {node.id: node.parent_id for node in deep.walk()}
+    assert parents == {node.id: node.parent_id for node in deep.walk()}
     drawn = str(deep)
     assert len(drawn.splitlines()) == 5006
     assert max(map(len, drawn.splitlines())) < 400

@@ -41,16 +41,16 @@ def resolve(dotted: str) -> Any:
         AttributeError: There is nothing of that name.
     """
     parts = dotted.split(".")
-    found: Any = importlib.import_module(parts[0])
+    resolved: Any = importlib.import_module(parts[0])
     for number, part in enumerate(parts[1:], start=1):
         try:
-            found = getattr(found, part)
+            resolved = getattr(resolved, part)
         except AttributeError:
             try:
-                found = importlib.import_module(".".join(parts[: number + 1]))
+                resolved = importlib.import_module(".".join(parts[: number + 1]))
             except ModuleNotFoundError:
                 raise AttributeError(f"{dotted}: there is no {part!r} in {'.'.join(parts[:number])}") from None
-    return found
+    return resolved
 
 
 def current(text: str) -> str:

@@ -370,8 +370,8 @@ class Application:
         return ticket.reload()
 
 
-def _application(url: str, **given: Any) -> Generator[Application]:
-    runtime = dexpy.configure(database=url, create_tables=True, **given)
+def _application(url: str, **options: Any) -> Generator[Application]:
+    runtime = dexpy.configure(database=url, create_tables=True, **options)
     engine = sa.create_engine(url)
     Base.metadata.create_all(engine)
     hold.__init__()  # type: ignore[misc]
@@ -467,10 +467,10 @@ def test_o2_a_row_is_found_by_the_equality_of_the_database(app: Application) -> 
 
 def test_o2_a_row_that_the_database_does_not_find_is_missing(everywhere: Application) -> None:
     everywhere.add(Coupon(code="SUMMER"))
-    for made in (UseCoupon(coupon="autumn"), UseCoupons(coupons=["SUMMER", "autumn"]), UseLocked(coupon="autumn")):
+    for operation in (UseCoupon(coupon="autumn"), UseCoupons(coupons=["SUMMER", "autumn"]), UseLocked(coupon="autumn")):
         with pytest.raises(RefNotFound, match="autumn"):
-            made.call()
-        assert everywhere.run(made).failure == "discarded"
+            operation.call()
+        assert everywhere.run(operation).failure == "discarded"
 
 
 def test_o2_column_types_that_normalise_and_padded_columns_find_their_rows(everywhere: Application) -> None:
@@ -602,10 +602,10 @@ def test_o4_batches_are_locked_in_one_order_whatever_the_order_of_the_references
 @pytest.mark.parametrize("key", [2**31, -(2**31) - 1, 2**63, 2**64, 2**70, -(2**70), 10**100])
 def test_o5_a_number_that_is_too_large_for_the_column_raises_ref_not_found(everywhere: Application, key: int) -> None:
     everywhere.add(Account(id=1), Account(id=2))
-    for made in (Show(account=key), Show(account=1, other=key), Show(account=1, more=[2, key])):
+    for operation in (Show(account=key), Show(account=1, other=key), Show(account=1, more=[2, key])):
         with pytest.raises(RefNotFound):
-            made.call()
-        assert everywhere.run(made).failure == "discarded"
+            operation.call()
+        assert everywhere.run(operation).failure == "discarded"
     with pytest.raises(RefNotFound):
         Show.parse({"account": key}).call()
     with pytest.raises(RefNotFound):
@@ -620,9 +620,13 @@ def test_o5_a_number_that_is_too_large_for_the_column_raises_ref_not_found(every
 @pytest.mark.parametrize("key", ["a\0b", "a\ud800", "x" * 1000, "\U0001f600"])
 def test_o5_text_that_no_column_can_hold_raises_ref_not_found(everywhere: Application, key: str) -> None:
     everywhere.add(Coupon(code="SUMMER"))
-    for made in (UseCoupon(coupon=key), UseCoupons(coupons=["SUMMER", key]), UseLocked(coupon="SUMMER", other=key)):
+    for operation in (
+        UseCoupon(coupon=key),
+        UseCoupons(coupons=["SUMMER", key]),
+        UseLocked(coupon="SUMMER", other=key),
+    ):
         with pytest.raises(RefNotFound):
-            made.call()
+            operation.call()
 
 
 @pytest.mark.parametrize("key", [Decimal("1E+30"), Decimal("NaN"), Decimal("0.001"), Decimal("Infinity")])

@@ -47,16 +47,16 @@ def test_s7_every_file_of_a_new_database_is_accessible_to_its_owner_only(tmp_pat
     liveness_locks = SqliteLivenessLocks(runtime.store.database)
     liveness_locks.acquire("worker-1")
     try:
-        found = modes(tmp_path)
+        file_modes = modes(tmp_path)
     finally:
         liveness_locks.release("worker-1")
         runtime.close()
         install(None)
 
-    folders = {name for name in found if name.endswith("-workers")}
-    assert {"dexpy.db", "dexpy.db-wal", "dexpy.db-shm"} <= set(found)
-    assert {found[name] for name in folders} == {"0o700"}
-    assert {mode for name, mode in found.items() if name not in folders} == {"0o600"}
+    folders = {name for name in file_modes if name.endswith("-workers")}
+    assert {"dexpy.db", "dexpy.db-wal", "dexpy.db-shm"} <= set(file_modes)
+    assert {file_modes[name] for name in folders} == {"0o700"}
+    assert {mode for name, mode in file_modes.items() if name not in folders} == {"0o600"}
 
 
 def test_s7_an_existing_file_keeps_its_permissions(tmp_path: Path) -> None:

@@ -33,29 +33,29 @@ class Silent(Operation, name="progress.silent"):
     def perform(self) -> None: ...
 
 
-def said(progress: Progress | None) -> Any:
+def as_tuple(progress: Progress | None) -> Any:
     return None if progress is None else (progress.done, progress.total, progress.note)
 
 
 @pytest.fixture
 def ticket(isolated_runtime: Isolated) -> Ticket[int]:
-    sent = Resize().async_().call()
+    enqueued = Resize().async_().call()
     isolated_runtime.run_pending()
-    return sent
+    return enqueued
 
 
 @contextmanager
 def counted(isolated_runtime: Isolated) -> Generator[list[str]]:
     """The statements that are sent meanwhile."""
-    seen: list[str] = []
+    statements: list[str] = []
     engine = isolated_runtime.runtime.store.database.engine
 
     def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        seen.append(statement)
+        statements.append(statement)
 
     sa.event.listen(engine, "before_cursor_execute", note)
     try:
-        yield seen
+        yield statements
     finally:
         sa.event.remove(engine, "before_cursor_execute", note)
 
@@ -86,7 +86,7 @@ def _waited(id: str) -> Progress | None:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_d4_a_loaded_record_has_its_progress(ticket: Ticket[int], way: str) -> None:
-    assert said(WAYS[way](ticket.id)) == (3, 4, "c.png")
+    assert as_tuple(WAYS[way](ticket.id)) == (3, 4, "c.png")
 
 
 def test_d4_a_list_of_records_takes_one_query(isolated_runtime: Isolated) -> None:
@@ -96,8 +96,8 @@ def test_d4_a_list_of_records_takes_one_query(isolated_runtime: Isolated) -> Non
     isolated_runtime.run_pending()
 
     with counted(isolated_runtime) as statements:
-        shown = [said(record.ticket.progress) for record in records.all()]
-        page = [said(record.progress) for record in records.all().page(10).records]
+        shown = [as_tuple(record.ticket.progress) for record in records.all()]
+        page = [as_tuple(record.progress) for record in records.all().page(10).records]
 
     assert shown == page == [(1, 4, "c.png"), (2, 4, "c.png"), (3, 4, "c.png"), None]
     assert len(statements) == 2
@@ -110,20 +110,20 @@ def test_d4_the_ticket_of_an_earlier_run_has_its_progress(isolated_runtime: Isol
     again = ResizeOnce().async_().call()
 
     assert again.duplicate
-    assert said(again.progress) == (3, 4, "c.png")
+    assert as_tuple(again.progress) == (3, 4, "c.png")
 
 
 def test_d4_transitions_keep_the_progress_of_a_record_and_a_retry_deletes_it(isolated_runtime: Isolated) -> None:
     ticket = Resize(fails=True).async_().call()
     isolated_runtime.run_pending()
     record = records.get(ticket.id)
-    assert (record.status, said(record.progress)) == ("failed", (3, 4, "c.png"))
+    assert (record.status, as_tuple(record.progress)) == ("failed", (3, 4, "c.png"))
 
     again = record.retry()
 
     assert (again.status, again.progress) == ("pending", None)
     assert again.ticket.perform()
-    assert said(again.ticket.reload().progress) == (3, 4, "c.png")
+    assert as_tuple(again.ticket.reload().progress) == (3, 4, "c.png")
 
 
 def test_d4_missing_progress_is_none_without_another_query(isolated_runtime: Isolated) -> None:

@@ -70,7 +70,7 @@ def isolated_runtime(isolated_runtime: Isolated) -> Isolated:
     return isolated_runtime
 
 
-def made(cls: type[Any], shop: int = 1) -> Any:
+def build(cls: type[Any], shop: int = 1) -> Any:
     return cls(**{cls.contract.props[0].name: shop})
 
 
@@ -87,31 +87,35 @@ def rule(policy: type[Any], version: dict[str, Any], kind: str) -> Any:
 def test_l9_a_unique_key_is_found_under_earlier_names(
     isolated_runtime: Isolated, old: dict[str, Any], new: dict[str, Any], kind: str
 ) -> None:
-    first = made(declare(**old, unique=rule(Unique, old, kind))).async_().call()
+    first = build(declare(**old, unique=rule(Unique, old, kind))).async_().call()
     cls = declare(**new, unique=rule(Unique, new, kind))
-    second = made(cls).async_().call()
+    second = build(cls).async_().call()
     assert (second.duplicate, second.id) == (True, first.id)
-    assert [ticket.duplicate for ticket in enqueue_all([made(cls, 2), made(cls), made(cls, 2)])] == [False, True, True]
+    assert [ticket.duplicate for ticket in enqueue_all([build(cls, 2), build(cls), build(cls, 2)])] == [
+        False,
+        True,
+        True,
+    ]
     explained = cls.explain(**{cls.contract.props[0].name: 1}).unique
     assert explained["held_by"] == first.id
     isolated_runtime.run_pending()
     assert sorted(runs) == [1, 2]
-    assert not made(cls).async_().call().duplicate
+    assert not build(cls).async_().call().duplicate
 
 
 @pytest.mark.parametrize(("old", "new", "kind"), KINDS)
 def test_l9_an_idempotency_key_is_found_under_earlier_names(
     isolated_runtime: Isolated, old: dict[str, Any], new: dict[str, Any], kind: str
 ) -> None:
-    assert made(declare(**old, once=rule(Once, old, kind))).call() == 1
+    assert build(declare(**old, once=rule(Once, old, kind))).call() == 1
     cls = declare(**new, once=rule(Once, new, kind))
-    assert made(cls).call() == 1
-    assert made(cls).async_().call().duplicate
+    assert build(cls).call() == 1
+    assert build(cls).async_().call().duplicate
     assert runs == [1]
     name = cls.contract.props[0].name
     assert cls.explain(**{name: 1}).once["status"] == "exists"
     assert cls.clear_once(**{name: 1})
-    assert made(cls).call() == 1
+    assert build(cls).call() == 1
     assert runs == [1, 1]
 
 
@@ -120,14 +124,14 @@ def test_l9_an_explicit_key_and_a_token_are_found_under_earlier_names(
     isolated_runtime: Isolated, old: dict[str, Any], new: dict[str, Any]
 ) -> None:
     cls = declare(**old)
-    made(cls).once("k").call()
-    token = made(cls).async_(idempotence_token="t").call()
+    build(cls).once("k").call()
+    token = build(cls).async_(idempotence_token="t").call()
     cls = declare(**new)
-    made(cls).once("k").call()
+    build(cls).once("k").call()
     assert runs == [1]
-    again = made(cls).async_(idempotence_token="t").call()
+    again = build(cls).async_(idempotence_token="t").call()
     assert (again.duplicate, again.id) == (True, token.id)
-    assert not made(cls).async_(idempotence_token="u").call().duplicate
+    assert not build(cls).async_(idempotence_token="u").call().duplicate
     assert cls.clear_once("k")
 
 
@@ -137,32 +141,32 @@ def test_l9_an_explicit_key_and_a_token_are_found_under_earlier_names(
 def test_l9_every_scope_and_conflict_of_unique_works_under_earlier_names(
     isolated_runtime: Isolated, scope: dict[str, Any], on_conflict: Any, new: dict[str, Any]
 ) -> None:
-    first = made(declare(**OLD, unique=Unique("shop", **scope))).async_().call()
+    first = build(declare(**OLD, unique=Unique("shop", **scope))).async_().call()
     cls = declare(**new, unique=Unique("shop", on_conflict=on_conflict, **scope))
     if on_conflict == "raise":
         with pytest.raises(dexpy.errors.NotUnique):
-            made(cls).async_().call()
+            build(cls).async_().call()
     else:
-        second = made(cls).async_().call()
+        second = build(cls).async_().call()
         assert second.duplicate is (on_conflict != "replace")
         assert first.reload().status == ("cancelled" if on_conflict == "replace" else "pending")
     isolated_runtime.run_pending()
     assert runs == [1]
     if "for_" in scope and on_conflict == "ticket":
-        assert made(cls).async_().call().duplicate
+        assert build(cls).async_().call().duplicate
         isolated_runtime.advance(61)
-        assert not made(cls).async_().call().duplicate
+        assert not build(cls).async_().call().duplicate
 
 
 def test_l9_an_expired_key_is_free_under_earlier_names(isolated_runtime: Isolated) -> None:
-    made(declare(**OLD, once=Once("shop", expires_in=60))).call()
+    build(declare(**OLD, once=Once("shop", expires_in=60))).call()
     cls = declare("sync3", ("sync2", "sync"), once=Once("shop", expires_in=60))
-    made(cls).call()
+    build(cls).call()
     isolated_runtime.advance(61)
-    made(cls).call()
+    build(cls).call()
     assert runs == [1, 1]
     isolated_runtime.advance(61)
-    assert not made(cls).async_().call().duplicate
+    assert not build(cls).async_().call().duplicate
 
 
 @pytest.mark.parametrize(("old", "new"), RENAMED[:4], ids=IDS[:4])
@@ -175,7 +179,7 @@ def test_l9_slots_and_locks_are_shared_with_earlier_names(
         cls = declare(**version, concurrency=Concurrency(1, name), lock=Lock(name))
         whole = declare(**version, concurrency=Concurrency(1), lock=Lock())
         for one in (cls, whole):
-            operation = made(one)
+            operation = build(one)
             keys.append((concurrency_key(operation, one.contract), lock_key(operation, one.contract)))
     assert keys[:2] == keys[2:]
 
@@ -201,11 +205,11 @@ def test_l9_deferred_calls_keep_their_tokens(isolated_runtime: Isolated) -> None
 
 def test_l9_a_class_without_aliases_makes_no_extra_query(isolated_runtime: Isolated) -> None:
     cls = declare("sync", unique=Unique("shop"))
-    made(cls).async_().call()
+    build(cls).async_().call()
     statements: list[str] = []
     engine = isolated_runtime.runtime.store.database.engine
     sa.event.listen(engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
-    made(cls, 2).async_().call()
+    build(cls, 2).async_().call()
     assert not [text for text in statements if "unique_key" in text and text.startswith("SELECT")]
 
 
@@ -219,12 +223,12 @@ def test_l9_keys_are_found_under_earlier_names_on_servers(kind: str, tmp_path: P
         assert records.all().count() == 0
         runtime.close()
         with isolated(database=url) as isolated_runtime:
-            first = made(declare(**OLD, unique=Unique("shop"), once=Once("shop"))).async_(idempotence_token="t").call()
+            first = build(declare(**OLD, unique=Unique("shop"), once=Once("shop"))).async_(idempotence_token="t").call()
             cls = declare(**new, unique=Unique("shop"), once=Once("shop"))
             with Session(isolated_runtime.runtime.store.database.engine) as session:
-                assert made(cls).async_(session=session).call().id == first.id
+                assert build(cls).async_(session=session).call().id == first.id
                 session.commit()
-            assert made(cls).once(None).async_().call().id == first.id
+            assert build(cls).once(None).async_().call().id == first.id
             isolated_runtime.run_pending()
-            assert made(cls).call() == 1
+            assert build(cls).call() == 1
             assert runs == [1]

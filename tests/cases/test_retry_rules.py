@@ -44,8 +44,8 @@ def record_after(isolated_runtime: Isolated, operation: Any, *errors: BaseExcept
 
 
 def due_in_s(isolated_runtime: Isolated, record: Any) -> float:
-    left: float = (record.scheduled_at - dt.datetime.now(dt.timezone.utc)).total_seconds()
-    return left
+    remaining_s: float = (record.scheduled_at - dt.datetime.now(dt.timezone.utc)).total_seconds()
+    return remaining_s
 
 
 def exception_of(module: str, name: str) -> type[Exception]:
@@ -168,7 +168,7 @@ def test_q4_a_wait_that_grows_too_large_is_capped(isolated_runtime: Isolated, wa
 
 
 @pytest.mark.parametrize(
-    ("wait", "said"),
+    ("wait", "expected"),
     [
         (math.nan, "expected 0 or more seconds, or a timedelta, got nan"),
         (-5, "got -5"),
@@ -186,7 +186,7 @@ def test_q4_a_wait_that_grows_too_large_is_capped(isolated_runtime: Isolated, wa
     ids=repr,
 )
 def test_q4_an_error_in_a_wait_function_is_reported_beside_the_first_error(
-    isolated_runtime: Isolated, wait: Any, said: str
+    isolated_runtime: Isolated, wait: Any, expected: str
 ) -> None:
     current[:] = [wait]
     record: Any = record_after(isolated_runtime, SyncOrders(), ConnectionError("away" * 2000))
@@ -194,7 +194,7 @@ def test_q4_an_error_in_a_wait_function_is_reported_beside_the_first_error(
     assert (record.status, record.failure, record.error) == ("failed", "crash", "ConnectionError")
     assert record.error_message.startswith("awayaway")
     assert "wait function of the retry rule raised" in record.error_message
-    assert said in record.error_message
+    assert expected in record.error_message
 
 
 # ------------------------------------------------------------------------------------- waits from exceptions
@@ -310,10 +310,10 @@ def test_q5_any_other_signature_is_refused_at_the_declaration(wait: Any) -> None
 
 
 def test_q5_a_rule_for_a_lost_worker_gets_the_exception() -> None:
-    seen: list[object] = []
-    Retry(WorkerLost, wait=lambda n, error: seen.append(error) or 0).wait_s(1, error=WorkerLost())
+    errors: list[object] = []
+    Retry(WorkerLost, wait=lambda n, error: errors.append(error) or 0).wait_s(1, error=WorkerLost())
 
-    assert isinstance(seen[0], WorkerLost)
+    assert isinstance(errors[0], WorkerLost)
 
 
 def test_q5_options_of_a_call_refuse_values_that_only_a_function_may_return() -> None:

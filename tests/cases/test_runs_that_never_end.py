@@ -176,12 +176,12 @@ def refuse(store: Store, when: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [Refuse, Crash])
-@pytest.mark.parametrize("what", ["details", "message", "code"])
+@pytest.mark.parametrize("column", ["details", "message", "code"])
 def test_n5_an_end_that_a_trigger_refuses_is_written_in_a_shorter_form(
-    kind: type[Operation], what: str, isolated_runtime: Isolated
+    kind: type[Operation], column: str, isolated_runtime: Isolated
 ) -> None:
     ticket = kind().async_().call()
-    refuse(isolated_runtime.runtime.store, REFUSED[what])
+    refuse(isolated_runtime.runtime.store, REFUSED[column])
     isolated_runtime.run_pending()
 
     ticket.reload()
@@ -343,10 +343,10 @@ class KeyedRefuse(Operation):
         raise Error("refused", "No", details={"much": "x"})
 
 
-@pytest.mark.parametrize("what", ["details", "message", "code"])
-def test_n5_the_end_of_a_call_with_a_key_is_written_in_a_shorter_form(what: str, isolated_runtime: Isolated) -> None:
+@pytest.mark.parametrize("column", ["details", "message", "code"])
+def test_n5_the_end_of_a_call_with_a_key_is_written_in_a_shorter_form(column: str, isolated_runtime: Isolated) -> None:
     isolated_runtime.runtime.dispatcher.require_tables()
-    refuse(isolated_runtime.runtime.store, REFUSED[what])
+    refuse(isolated_runtime.runtime.store, REFUSED[column])
     in_place(KeyedRefuse, key="a")
 
     assert [(record.status, record.failure) for record in records.all()] == [("failed", "business")]
@@ -363,14 +363,14 @@ def test_n5_the_end_of_a_call_with_a_key_is_written_when_the_database_accepts_it
 
 
 @pytest.mark.parametrize("kind", [Refuse, Crash])
-@pytest.mark.parametrize("what", ["details", "message", "code"])
+@pytest.mark.parametrize("column", ["details", "message", "code"])
 def test_n5_the_record_of_a_call_is_written_in_a_shorter_form(
-    kind: type[Operation], what: str, isolated_runtime: Isolated
+    kind: type[Operation], column: str, isolated_runtime: Isolated
 ) -> None:
     isolated_runtime.runtime.dispatcher.require_tables()
     execute(
         isolated_runtime.runtime.store,
-        f"CREATE TRIGGER refuse BEFORE INSERT ON operation_records WHEN {REFUSED[what]} "
+        f"CREATE TRIGGER refuse BEFORE INSERT ON operation_records WHEN {REFUSED[column]} "
         "BEGIN SELECT RAISE(ABORT, 'no'); END",
     )
     in_place(kind)

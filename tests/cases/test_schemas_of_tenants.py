@@ -102,8 +102,10 @@ class Site(NamedTuple):
                 return {}
             count = "SELECT count(*) FROM {}.{}"
             tables = ("operation_records", "dexpy_messages", "operation_steps", "operation_signals")
-            found = {name: connection.execute(sa.text(count.format(self.tenant, name))).scalar_one() for name in tables}
-        return {name: number for name, number in found.items() if number}
+            counts = {
+                name: connection.execute(sa.text(count.format(self.tenant, name))).scalar_one() for name in tables
+            }
+        return {name: number for name, number in counts.items() if number}
 
 
 @pytest.fixture(params=["postgresql", "mariadb"])

@@ -92,8 +92,8 @@ class Guarded(Operation, name="scoped.guarded"):
 
 class Walk(Operation, name="scoped.walk"):
     def perform(self) -> list[bool]:
-        seen = [self.step(self.one), self.step(self.two)]
-        return [*seen, db() is self.session]
+        results = [self.step(self.one), self.step(self.two)]
+        return [*results, db() is self.session]
 
     def one(self) -> bool:
         add()
@@ -123,12 +123,12 @@ def scoped(tmp_path: Path) -> Generator[Scoped]:
     Base.metadata.create_all(engine)
     with engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA journal_mode = WAL")
-    found = scoped_session(sessionmaker(engine))
-    current["db"] = found
-    Base.query = found.query_property()
-    runtime = dexpy.configure(session_factory=found)
-    yield found
-    found.remove()
+    session_registry = scoped_session(sessionmaker(engine))
+    current["db"] = session_registry
+    Base.query = session_registry.query_property()
+    runtime = dexpy.configure(session_factory=session_registry)
+    yield session_registry
+    session_registry.remove()
     runtime.close()
     engine.dispose()
 
@@ -200,11 +200,11 @@ def test_d7_a_session_of_the_application_that_a_run_joins_is_the_current_one_mea
 
 def test_d7_other_threads_have_their_own_sessions(scoped: Scoped) -> None:
     meet = threading.Barrier(2, timeout=30)
-    seen: list[Session] = []
+    sessions: list[Session] = []
 
     class Meet(Operation):
         def perform(self) -> bool:
-            seen.append(db())
+            sessions.append(db())
             meet.wait()
             return db() is self.session
 
@@ -216,7 +216,7 @@ def test_d7_other_threads_have_their_own_sessions(scoped: Scoped) -> None:
         thread.join()
 
     assert answers == [True, True]
-    assert len(set(seen)) == 2
+    assert len(set(sessions)) == 2
     assert not scoped.registry.has()
 
 
@@ -255,16 +255,16 @@ def test_d7_a_scope_of_the_applications_own_is_shared(scoped: Scoped) -> None:
 
 def test_d7_hooks_after_the_commit_have_the_session_of_the_application(scoped: Scoped) -> None:
     before = scoped()
-    seen: list[Session] = []
+    sessions: list[Session] = []
 
     class Hooked(Operation):
         def perform(self) -> None:
             add()
-            self.after_commit(lambda: seen.append(db()))
+            self.after_commit(lambda: sessions.append(db()))
 
     Hooked().call()
 
-    assert seen == [before]
+    assert sessions == [before]
 
 
 def test_d7_a_commit_through_it_is_refused_as_through_the_runs(scoped: Scoped) -> None:
@@ -300,8 +300,8 @@ def test_d7_a_run_in_the_background_shares_it_and_leaves_nothing(scoped: Scoped)
 
 def test_d7_a_database_that_the_run_does_not_use_is_not_queried(tmp_path: Path) -> None:
     engine = sa.create_engine("sqlite:////nowhere/at/all.db")
-    found = scoped_session(sessionmaker(engine))
-    current["db"] = found
+    session_registry = scoped_session(sessionmaker(engine))
+    current["db"] = session_registry
     dexpy.configure(database=f"sqlite:///{tmp_path}/records.db", session_factory=sessionmaker(engine))
 
     class Quiet(Operation):
@@ -318,9 +318,9 @@ def test_d7_a_database_that_the_run_does_not_use_is_not_queried(tmp_path: Path) 
 
 @pytest.fixture
 def app(tmp_path: Path) -> flask.Flask:
-    found = flask.Flask("blog", instance_path=str(tmp_path))
-    found.config["SQLALCHEMY_DATABASE_URI"] = "sqlite:///blog.db"
-    return found
+    application = flask.Flask("blog", instance_path=str(tmp_path))
+    application.config["SQLALCHEMY_DATABASE_URI"] = "sqlite:///blog.db"
+    return application
 
 
 class Note(Operation, name="scoped.note"):

@@ -73,15 +73,15 @@ PAIRS = [(form, one) for form in FORMS for one in SECRETS if form != "JWT part" 
 
 @pytest.mark.parametrize(("form", "secret"), PAIRS)
 def test_s8_common_forms_of_a_secret_are_redacted(form: str, secret: str) -> None:
-    written = FORMS[form](secret)
+    text = FORMS[form](secret)
     redactor = Redactor().knowing([secret])
-    redacted = redactor(f"the header was: {written} and no more")
+    redacted = redactor(f"the header was: {text} and no more")
 
     assert redacted.startswith("the header was: ")
     assert redacted.endswith(" and no more")
     assert "<sensitive>" in redacted
     if not form.startswith("json in") and form != "query string":
-        assert written not in redacted
+        assert text not in redacted
     core = base64.b64encode(secret.encode()).decode().rstrip("=")[4:-4]
     for trace in (secret, quote(secret, safe=""), core, secret.encode().hex()):
         assert trace not in redacted

@@ -73,9 +73,9 @@ def factory(tmp_path: Path) -> Generator[sessionmaker[Session]]:
 
 @pytest.fixture(autouse=True)
 def _soon() -> Generator[None]:
-    begun = time.monotonic()
+    start = time.monotonic()
     yield
-    assert time.monotonic() - begun < SOON_S
+    assert time.monotonic() - start < SOON_S
 
 
 def test_d13_a_first_run_that_has_written_is_committed_at_once(factory: sessionmaker[Session]) -> None:

@@ -123,10 +123,10 @@ def test_p6_a_class_of_a_function_is_found_in_the_operation_and_nowhere_else() -
         def perform(self) -> Local: ...
 
     assert Inside(own=Inside.Own.A).own is Inside.Own.A
-    for said in (refused(lambda: Outside(value=Local())), refused(lambda: Returns().call())):
-        assert "undefined name 'Local' in the type 'Local'; it is neither in the class nor in its module" in said
-        assert "Move 'Local' out of the function" in said
-        assert said.split(":")[0].endswith(("Outside.value", "Returns.perform"))
+    for message in (refused(lambda: Outside(value=Local())), refused(lambda: Returns().call())):
+        assert "undefined name 'Local' in the type 'Local'; it is neither in the class nor in its module" in message
+        assert "Move 'Local' out of the function" in message
+        assert message.split(":")[0].endswith(("Outside.value", "Returns.perform"))
 
 
 def test_p6_a_decorated_perform_is_read_where_it_was_written() -> None:
@@ -327,9 +327,9 @@ def test_p13_an_unresolvable_annotation_is_named_with_its_location(annotation: s
 
     perform.__annotations__ = {"return": annotation}
     gives = type("Gives", (Operation,), {"perform": perform, "__module__": __name__})
-    for said, where in (
+    for message, where in (
         (refused(lambda: takes(item=1)), "Takes.item: "),
         (refused(lambda: gives().call()), "Gives.perform: "),
     ):
-        assert said.startswith(where)
-        assert name in said
+        assert message.startswith(where)
+        assert name in message

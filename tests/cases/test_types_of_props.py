@@ -124,7 +124,7 @@ Coded._value2member_map_["closed"] = Coded.SHUT
 @attrs.frozen
 class Amount:
     value: Decimal = attrs.field(
-        converter=lambda given: Decimal(given.replace(",", ".")) if isinstance(given, str) else given
+        converter=lambda value: Decimal(value.replace(",", ".")) if isinstance(value, str) else value
     )
 
 
@@ -210,20 +210,20 @@ ABSTRACT: list[tuple[Any, list[Any], Any, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("annotation", "given", "held", "wrong"), ABSTRACT, ids=label)
+@pytest.mark.parametrize(("annotation", "values", "expected", "wrong"), ABSTRACT, ids=label)
 def test_p15_an_abstract_container_is_one_class_in_place_and_in_a_worker(
-    annotation: Any, given: list[Any], held: Any, wrong: Any
+    annotation: Any, values: list[Any], expected: Any, wrong: Any
 ) -> None:
     cls = taking(annotation)
-    for value in given:
-        made = cls(item=value)
-        assert made.item == held
-        assert type(made.item) is type(held)
+    for value in values:
+        operation = cls(item=value)
+        assert operation.item == expected
+        assert type(operation.item) is type(expected)
         form = cls.contract.props[0].codec
-        back = form.decode(json.loads(json.dumps(form.encode(made.item))))
-        assert back == held
-        assert type(back) is type(held)
-        assert cls.parse({"item": form.encode(made.item)}).item == held
+        back = form.decode(json.loads(json.dumps(form.encode(operation.item))))
+        assert back == expected
+        assert type(back) is type(expected)
+        assert cls.parse({"item": form.encode(operation.item)}).item == expected
     refused(lambda: cls(item=wrong), PropsError)
 
 
@@ -462,10 +462,10 @@ def test_p23_a_type_without_a_json_form_is_checked_in_place(annotation: Any, rig
     for around in ("alone", "listed", "in a dict"):
         annotate, wrap = AROUND[around]
         cls = taking(annotate(annotation))
-        made = cls(item=wrap(right))
+        operation = cls(item=wrap(right))
         assert "item" in refused(lambda cls=cls, wrap=wrap: cls(item=wrap(wrong)), PropsError)
         with pytest.raises(NotSerializable, match="no JSON form"):
-            cls.contract.props[0].codec.encode(made.item)
+            cls.contract.props[0].codec.encode(operation.item)
 
 
 @pytest.mark.parametrize("annotation", [tp.Never, tp.NoReturn, tp.TypeGuard[int], 5, "tp.Never"], ids=label)
@@ -585,15 +585,15 @@ class Buy(Operation):
 
 
 def test_p21_a_pydantic_model_is_a_prop_and_a_result(isolated_runtime: Isolated) -> None:
-    given = {"sku": "ab", "qty": 1, "day": "2026-01-31"}
-    operation = Buy.parse({"order": given, "more": [given], "either": {"$type": "Doc", "sku": "x"}})
+    order = {"sku": "ab", "qty": 1, "day": "2026-01-31"}
+    operation = Buy.parse({"order": order, "more": [order], "either": {"$type": "Doc", "sku": "x"}})
     assert operation.more[0].day == date(2026, 1, 31)
     assert type(operation.either) is Doc
     ticket = operation.async_().call()
     isolated_runtime.run_pending()
     assert ticket.result(1) == {"first": operation.order}
     assert operation.call() == {"first": operation.order}
-    assert records.get(ticket.id).params["order"] == given
+    assert records.get(ticket.id).params["order"] == order
 
 
 def test_p21_a_pydantic_model_refuses_by_its_own_validation() -> None:
@@ -633,10 +633,10 @@ class Aliased(pydantic.BaseModel):
 
 def test_p9_a_model_is_read_by_its_aliases_and_stored_readably() -> None:
     cls = taking(Aliased)
-    made = cls.parse({"item": {"un": 1, "second": 2}})
+    operation = cls.parse({"item": {"un": 1, "second": 2}})
     form = codec_of(Aliased)
-    assert form.decode(form.encode(made.item)) == made.item
-    assert form.decode({"first": 1, "second": 2}) == made.item
+    assert form.decode(form.encode(operation.item)) == operation.item
+    assert form.decode({"first": 1, "second": 2}) == operation.item
 
 
 def test_p21_a_model_is_copied_like_other_values_that_can_be_changed() -> None:

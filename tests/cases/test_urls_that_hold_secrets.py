@@ -130,14 +130,14 @@ def test_s4_a_database_url_with_an_ambiguous_host_and_password_is_refused(url: s
 
 
 def test_s4_characters_of_a_password_that_sqlalchemy_accepts_are_accepted() -> None:
-    made = URL.create("postgresql+psycopg", "u", "a/b?c#d@hunter2", "db", 5432, "shop")
+    parsed_url = URL.create("postgresql+psycopg", "u", "a/b?c#d@hunter2", "db", 5432, "shop")
 
     assert (
-        Database(made).display_url
-        == Database(made.render_as_string(False)).display_url
+        Database(parsed_url).display_url
+        == Database(parsed_url.render_as_string(False)).display_url
         == "postgresql+psycopg://db:5432/shop"
     )
-    assert make_url(made.render_as_string(False)).password == "a/b?c#d@hunter2"
+    assert make_url(parsed_url.render_as_string(False)).password == "a/b?c#d@hunter2"
 
 
 def test_s4_an_ambiguous_redis_url_is_refused() -> None:
@@ -155,9 +155,9 @@ def test_s4_settings_of_a_file_that_are_not_text_are_not_shown(tmp_path: Path) -
 
 def test_s4_the_message_of_a_driver_stays_readable() -> None:
     url = "postgresql+psycopg://shop:e@db:5432/shop?sslmode=require&connect_timeout=5"
-    said = 'connection to server at "db", port 5432 failed: FATAL: password authentication failed for user "shop"'
+    message = 'connection to server at "db", port 5432 failed: FATAL: password authentication failed for user "shop"'
 
-    assert without_secrets(said, url) == said
+    assert without_secrets(message, url) == message
 
 
 def test_q13_a_byte_order_mark_at_the_start_of_a_settings_file_is_ignored(tmp_path: Path) -> None:

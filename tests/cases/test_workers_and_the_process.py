@@ -45,10 +45,10 @@ class Served:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Generator[Served]:
     """One worker for all tests of the file; the last one stops it."""
     before = install(None)
-    found = Served(tmp_path_factory.mktemp("process_changes"))
-    yield found
-    found.deployment.close()
-    found.runtime.close()
+    server = Served(tmp_path_factory.mktemp("process_changes"))
+    yield server
+    server.deployment.close()
+    server.runtime.close()
     install(before)
 
 
@@ -96,7 +96,7 @@ def test_q3_a_worker_uses_the_configuration_of_its_application(served: Served, r
 def test_n9_a_worker_stops_in_time_although_its_modules_changed_the_signal_handlers(
     served: Served, runtime: Runtime
 ) -> None:
-    left = process_changes.LeavesBehind().async_().call().result(WAIT_S)
+    child_pids = process_changes.LeavesBehind().async_().call().result(WAIT_S)
     runs = [process_changes.Slow().async_().call().id for _ in range(4)]
     served.deployment.wait_for_status(runs[0], "running")
     family = served.worker.processes()
@@ -109,8 +109,8 @@ def test_n9_a_worker_stops_in_time_although_its_modules_changed_the_signal_handl
     assert "worker.killed" not in served.worker.output()
     assert served.deployment.row(runs[0])["status"] in ("done", "pending")
     assert [served.deployment.status(run) for run in runs[1:]] == ["pending"] * 3, "nothing new was begun"
-    assert len(left) == 4
-    eventually(lambda: not any(map(is_alive, {*family, *left})), "what runs left behind ends too")
+    assert len(child_pids) == 4
+    eventually(lambda: not any(map(is_alive, {*family, *child_pids})), "what runs left behind ends too")
 
 
 def test_n9_a_relay_stops_although_its_module_changed_the_signal_handlers(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_n10_a_command_exits_with_status_two_if_a_module_exits(tmp_path: Path, c
 
 
 @pytest.mark.parametrize(
-    ("given", "meant"),
+    ("path", "meant"),
     [
         ("./app", "app"),
         ("./app.py", "app"),
@@ -261,12 +261,12 @@ def test_n10_a_command_exits_with_status_two_if_a_module_exits(tmp_path: Path, c
         ("my app", None),
     ],
 )
-def test_q11_a_path_for_a_module_is_refused_with_the_name_that_is_meant(given: str, meant: str | None) -> None:
+def test_q11_a_path_for_a_module_is_refused_with_the_name_that_is_meant(path: str, meant: str | None) -> None:
     with pytest.raises(StartupError) as refused:
-        import_modules((given,))
+        import_modules((path,))
 
     text = str(refused.value)
-    assert repr(given) in text
+    assert repr(path) in text
     assert "dotted name" in text
     assert "relative import" not in text
     assert ("for example" in text) == (meant is not None)
@@ -350,11 +350,11 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, str
     folder = tmp_path_factory.mktemp("logs")
     command = [sys.executable, "-c", SCRIPT, json.dumps(list(CONFIGURED.values()))]
     subprocess.run(command, cwd=folder, env=SECRET_FREE, timeout=60, check=True)
-    found = {}
+    logs = {}
     for number, name in enumerate(CONFIGURED):
         mine = folder / str(number) / "mine.log"
-        found[name] = (folder / str(number) / "errors").read_text(), mine.read_text() if mine.exists() else ""
-    return found
+        logs[name] = (folder / str(number) / "errors").read_text(), mine.read_text() if mine.exists() else ""
+    return logs
 
 
 @pytest.mark.parametrize("case", CONFIGURED)

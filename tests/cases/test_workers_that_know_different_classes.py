@@ -31,10 +31,10 @@ WITHIN_S = 12.0
 TESTS = Path(__file__).parents[1]
 
 
-def eventually(is_true: Callable[[], object], what: str, within_s: float = WITHIN_S) -> None:
+def eventually(is_true: Callable[[], object], description: str, within_s: float = WITHIN_S) -> None:
     until = time.monotonic() + within_s
     while not is_true():
-        assert time.monotonic() < until, f"{what}: not within {within_s} s"
+        assert time.monotonic() < until, f"{description}: not within {within_s} s"
         time.sleep(0.05)
 
 
@@ -76,12 +76,12 @@ def everything_is_run(folder: Path) -> None:
     for n in range(10):
         SendDirectly(n=n).async_().call()
         defer(send_later, n)
-    sent = folder / "sent"
+    sent_file = folder / "sent"
     expected = {f"{kind} {n}" for kind in ("direct", "deferred") for n in range(10)}
     eventually(lambda: records.pending().count() + records.where(status="running").count() == 0, "all have ended")
-    eventually(lambda: sent.exists() and set(sent.read_text().splitlines()) == expected, "all mail is sent")
+    eventually(lambda: sent_file.exists() and set(sent_file.read_text().splitlines()) == expected, "all mail is sent")
     assert all(ticket.reload().done for ticket in tickets)
-    assert len(sent.read_text().splitlines()) == len(expected), "each once"
+    assert len(sent_file.read_text().splitlines()) == len(expected), "each once"
 
 
 def put_off() -> int:
@@ -101,13 +101,15 @@ def a_worker_that_starts_late(folder: Path, url: str, broker: str | None) -> Gen
     SendDirectly(n=0).async_().call()
     defer(send_later, 0)
     eventually(lambda: put_off() == 7, "the worker has put off what it does not know")
-    sent = folder / "sent"
+    sent_file = folder / "sent"
     with worker("apps.shared_queue_mailer", folder, url, broker, "-p", "2"):
         eventually(lambda: live_workers() >= 3, "three processes serve the queue", 30)
         eventually(lambda: all(ticket.reload().done for ticket in tickets), "what has a record is run")
         expected = ["deferred 0", "direct 0"]
-        eventually(lambda: sent.exists() and sorted(sent.read_text().splitlines()) == expected, "all mail is sent")
-        sent.unlink()
+        eventually(
+            lambda: sent_file.exists() and sorted(sent_file.read_text().splitlines()) == expected, "all mail is sent"
+        )
+        sent_file.unlink()
         yield
 
 
@@ -155,7 +157,7 @@ class Known(Operation):
         return self.n
 
 
-def _put(connection: sa.Connection, name: str, priority: int = 0) -> None:
+def _insert_message(connection: sa.Connection, name: str, priority: int = 0) -> None:
     values = {"queue": "default", "message_id": name, "payload": f'{{"kwargs":{{{class_marker(name)},"n":1}}}}'}
     connection.execute(
         sa.insert(messages).values(**values, priority=priority, due_at=after(0), created_at=after(0), dead=False)
@@ -174,27 +176,27 @@ def test_l1_messages_of_an_unknown_class_are_skipped_whatever_their_priority(kin
         messages.create(store.database.engine)
         with store.database.begin() as connection:
             for number in range(5):
-                _put(connection, "shop.Other", number % 3)
-            _put(connection, "shop.other")
-            _put(connection, "shop.Übrig")
-        left = frozenset({"shop.Other", "shop.Übrig"})
+                _insert_message(connection, "shop.Other", number % 3)
+            _insert_message(connection, "shop.other")
+            _insert_message(connection, "shop.Übrig")
+        skipped = frozenset({"shop.Other", "shop.Übrig"})
         with store.database.begin() as connection:
             assert most_urgent(connection, "default") == 2
-            assert most_urgent(connection, "default", left) == 0
-            assert [row.payload for row in claimable(connection, "default", 9, left)] == [
+            assert most_urgent(connection, "default", skipped) == 0
+            assert [row.payload for row in claimable(connection, "default", 9, skipped)] == [
                 f'{{"kwargs":{{{class_marker("shop.other")},"n":1}}}}'
             ]
-            assert int(connection.execute(counts(None, left)).one()[0]) == 1
-            assert most_urgent(connection, "default", left | {"shop.other"}) is None
+            assert int(connection.execute(counts(None, skipped)).one()[0]) == 1
+            assert most_urgent(connection, "default", skipped | {"shop.other"}) is None
         current_runtime().close()
 
 
 def test_l1_a_limited_number_of_classes_is_skipped() -> None:
-    passed = SkippedClasses()
-    assert all(passed.add(f"shop.Job{number}") for number in range(50))
-    assert not passed.add("shop.OneMore")
-    assert passed.add("shop.Job1")
-    assert len(passed.names()) == 50
+    skipped = SkippedClasses()
+    assert all(skipped.add(f"shop.Job{number}") for number in range(50))
+    assert not skipped.add("shop.OneMore")
+    assert skipped.add("shop.Job1")
+    assert len(skipped.names()) == 50
 
 
 def test_l1_a_class_that_only_a_dead_worker_knew_waits_like_an_unknown_class(isolated_runtime: Isolated) -> None:

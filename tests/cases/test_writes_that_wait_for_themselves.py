@@ -242,9 +242,9 @@ def test_l5_a_connection_that_another_thread_writes_with_now_is_waited_for_and_n
     isolated_runtime: Isolated,
 ) -> None:
     database = isolated_runtime.runtime.store.database  # type: ignore[union-attr]
-    made = sa.text("CREATE TABLE IF NOT EXISTS orders (n INTEGER)")
+    create_table = sa.text("CREATE TABLE IF NOT EXISTS orders (n INTEGER)")
     with database.begin() as connection:
-        connection.execute(made)
+        connection.execute(create_table)
         mine = connection.connection.driver_connection
     has_written, may_end = threading.Event(), threading.Event()
 

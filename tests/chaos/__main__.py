@@ -54,19 +54,19 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def chosen(given: argparse.Namespace) -> list[tuple[str, list[Made]]]:
+def chosen(options: argparse.Namespace) -> list[tuple[str, list[Made]]]:
     """Pairs, and what is run on each."""
-    if given.quick:
+    if options.quick:
         first: Made = lambda stage: under_fire(stage, 15, 150, 6)  # noqa: E731
         second: Made = lambda stage: under_fire(stage, 9, 90, 3)  # noqa: E731
-        controls = [made for promise in HARM for made in controlled(promise, BREAK_S)]
+        controls = [scenario for promise in HARM for scenario in controlled(promise, BREAK_S)]
         return [(BROKEN_ON, [first, *controls]), ("sqlite+sql", [second])]
-    if given.broken:
-        return [(given.pair, controlled(given.broken, given.seconds or BREAK_S))]
-    seconds = given.seconds or 60.0
-    operations = given.operations if given.operations is not None else round(seconds * OPERATIONS_EACH_S)
-    kills = given.kills if given.kills is not None else round(seconds / KILL_EVERY_S)
-    return [(given.pair, [lambda stage: under_fire(stage, seconds, operations, kills, given.freezes)])]
+    if options.broken:
+        return [(options.pair, controlled(options.broken, options.seconds or BREAK_S))]
+    seconds = options.seconds or 60.0
+    operations = options.operations if options.operations is not None else round(seconds * OPERATIONS_EACH_S)
+    kills = options.kills if options.kills is not None else round(seconds / KILL_EVERY_S)
+    return [(options.pair, [lambda stage: under_fire(stage, seconds, operations, kills, options.freezes)])]
 
 
 def controlled(promise: str, seconds: float) -> list[Made]:
@@ -76,25 +76,25 @@ def controlled(promise: str, seconds: float) -> list[Made]:
 
 def main() -> int:
     """Run the chosen scenarios, and print the tables."""
-    given = arguments()
+    options = arguments()
     began = time.monotonic()
     # So that servers and processes end with this one.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    runs = chosen(given)
+    runs = chosen(options)
     for pair, _ in runs:
         if (why := missing(pair)) is not None:
             print(f"{pair} cannot be had here: {why}", file=sys.stderr)
             return 2
-        if given.broken == "fence" and pair.startswith("sqlite"):
+        if options.broken == "fence" and pair.startswith("sqlite"):
             print("On SQLite a frozen worker is alive, and no fence is needed: choose another pair.", file=sys.stderr)
             return 2
     decisions: list[str] = []
     # Read by the application; see `chaos.application.sessions`.
-    os.environ["CHAOS_ISOLATION"] = given.isolation
+    os.environ["CHAOS_ISOLATION"] = options.isolation
     for pair, scenarios in runs:
         with contextlib.ExitStack() as stack:
             home = Path(tempfile.mkdtemp(prefix="chaos-"))
-            if given.keep:
+            if options.keep:
                 print(f"logs in {home}", flush=True)
             else:
                 stack.enter_context(_removed(home))

@@ -200,4 +200,4 @@ note_what_relays_hold()
 runtime = dexpy.configure(session_factory=sessions())
 runtime.broker.add_middleware(Deliveries())
 consume = runtime.broker.consume
-runtime.broker.consume = lambda *given, **named: Noted(consume(*given, **named))  # type: ignore[method-assign]
+runtime.broker.consume = lambda *args, **named: Noted(consume(*args, **named))  # type: ignore[method-assign]

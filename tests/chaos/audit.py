@@ -203,17 +203,17 @@ class Audit:
             events: Kills and freezes.
             emptied: When the broker was emptied.
         """
-        found = Count()
-        self._count_effects(found)
-        self._compare_records(found)
-        self._count_messages(found)
+        count = Count()
+        self._count_effects(count)
+        self._compare_records(count)
+        self._count_messages(count)
         makers = {row.run: row.made_by for row in self.ask("SELECT run, made_by FROM chaos_wishes")}
         faults = Faults(events, emptied, stage.outages, self._holds(), makers)
-        self._measure_recoveries(found, events, faults)
-        self._measure_waits(found, faults)
-        smooth = [wait for wait in found.waits if not wait.faults]
-        found.waits, found.recoveries = _beside(found.waits, smooth), _beside(found.recoveries, smooth)
-        return found
+        self._measure_recoveries(count, events, faults)
+        self._measure_waits(count, faults)
+        smooth = [wait for wait in count.waits if not wait.faults]
+        count.waits, count.recoveries = _beside(count.waits, smooth), _beside(count.recoveries, smooth)
+        return count
 
     def _holds(self) -> dict[str, list[LockCustomer]]:
         holds: dict[str, list[LockCustomer]] = {}
@@ -227,62 +227,62 @@ class Audit:
             holds.setdefault(run, []).append(LockCustomer(int(pid), float(at), min(later, default=None)))
         return holds
 
-    def _count_effects(self, found: Count) -> None:
+    def _count_effects(self, count: Count) -> None:
         wishes = {row.wish: row for row in self.ask("SELECT wish, expected FROM chaos_wishes")}
         effects = Counter(row[0] for row in self.ask("SELECT wish FROM chaos_effects"))
-        said = Counter(words[0] for words in Journal(CALLS, self._folder).lines())
-        told = {key for *keys, _ in Journal(COMMITTED, self._folder).lines() for key in keys}
+        num_calls = Counter(words[0] for words in Journal(CALLS, self._folder).lines())
+        committed_keys = {key for *keys, _ in Journal(COMMITTED, self._folder).lines() for key in keys}
         rolled_back = {key for *keys, _ in Journal(ROLLED_BACK, self._folder).lines() for key in keys}
-        found.committed = list(wishes)
+        count.committed = list(wishes)
         for key, wish in wishes.items():
             if wish.expected == "effect":
-                found.expected += 1
+                count.expected += 1
                 if not effects[key]:
-                    found.lost.append(key)
+                    count.lost.append(key)
             elif wish.expected == "nothing":
                 if effects[key]:
-                    found.ghosts.append(key)
+                    count.ghosts.append(key)
                 else:
-                    found.failed_as_meant += 1
-            if effects[key] and not said[key]:
-                found.unsaid.append(key)
-        found.done = sum(1 for key in effects if key in wishes)
-        found.doubled = [key for key, times in effects.items() if times > 1]
-        found.ghosts += [key for key in effects if key not in wishes or key in rolled_back]
-        found.ghosts += [key for key in said if key in rolled_back]
-        found.vanished = [key for key in told if key not in wishes]
-        found.attempts = sum(said.values())
+                    count.failed_as_meant += 1
+            if effects[key] and not num_calls[key]:
+                count.unsaid.append(key)
+        count.done = sum(1 for key in effects if key in wishes)
+        count.doubled = [key for key, times in effects.items() if times > 1]
+        count.ghosts += [key for key in effects if key not in wishes or key in rolled_back]
+        count.ghosts += [key for key in num_calls if key in rolled_back]
+        count.vanished = [key for key in committed_keys if key not in wishes]
+        count.attempts = sum(num_calls.values())
         paid = sum(times for key, times in effects.items() if key.startswith("pay-"))
-        found.unpaid = abs(paid - self.number("SELECT sum(balance) FROM chaos_accounts"))
+        count.unpaid = abs(paid - self.number("SELECT sum(balance) FROM chaos_accounts"))
 
-    def _compare_records(self, found: Count) -> None:
+    def _compare_records(self, count: Count) -> None:
         query = """
             SELECT w.wish, r.status, (SELECT count(*) FROM chaos_effects e WHERE e.wish = w.wish) AS effects
             FROM chaos_wishes w LEFT JOIN operation_records r ON r.id = w.run
         """
         for row in self.ask(query):
             if row.status is None:
-                found.vanished.append(row.wish)
+                count.vanished.append(row.wish)
             elif row.status in ("pending", "running"):
-                found.not_final.append(row.wish)
+                count.not_final.append(row.wish)
                 if row.status == "running":
-                    found.running.append(row.wish)
+                    count.running.append(row.wish)
             if (row.status == "done") != (row.effects > 0):
-                found.disagreeing.append(row.wish)
+                count.disagreeing.append(row.wish)
 
-    def _count_messages(self, found: Count) -> None:
+    def _count_messages(self, count: Count) -> None:
         repeated = len(Journal(REPEATED, self._folder).lines())
         delivered = [words[0] for words in Journal(DELIVERIES, self._folder).lines()]
         distinct = len(set(delivered))
-        sent = self.number("SELECT coalesce(sum(send_count), 0) FROM operation_records")
+        num_sends = self.number("SELECT coalesce(sum(send_count), 0) FROM operation_records")
         # On the SQL broker a record does not count the messages of its retries.
-        found.sends = max(sent, distinct - repeated)
-        found.redeliveries = len(delivered) - distinct
+        count.sends = max(num_sends, distinct - repeated)
+        count.redeliveries = len(delivered) - distinct
         again = "SELECT count(*) FROM operation_attempts a JOIN operation_records r ON r.id = a.record_id"
         later = self.number(f"{again} WHERE a.claim_token < r.claim_token OR r.status IN ('pending', 'running')")
-        found.turns = len(found.committed) + later
+        count.turns = len(count.committed) + later
 
-    def _measure_recoveries(self, found: Count, events: Sequence[Death], faults: Faults) -> None:
+    def _measure_recoveries(self, count: Count, events: Sequence[Death], faults: Faults) -> None:
         query = """
             SELECT a.record_id, a.claim_token, a.worker, a.ended_at,
                    r.claim_token AS last_token, r.started_at AS last_start
@@ -303,20 +303,20 @@ class Audit:
             if row.last_token > row.claim_token and row.last_start is not None:
                 later.append(_seconds(row.last_start))
             if not causes:
-                found.unprovoked.append(row.record_id)
+                count.unprovoked.append(row.record_id)
             elif later:
                 at = max(causes)
                 began = min(later + [call for call in calls.get(row.record_id, ()) if call > at])
-                found.recoveries.append(faults.wait(at, began, row.record_id, after_fault=True))
+                count.recoveries.append(faults.wait(at, began, row.record_id, after_fault=True))
 
-    def _measure_waits(self, found: Count, faults: Faults) -> None:
+    def _measure_waits(self, count: Count, faults: Faults) -> None:
         query = """
             SELECT id, created_at, scheduled_at, started_at FROM operation_records r
             WHERE started_at IS NOT NULL AND num_attempts = 1 AND claim_token = 1
         """
         for row in self.ask(query):
             due = max(_seconds(row.created_at), _seconds(row.scheduled_at or row.created_at))
-            found.waits.append(faults.wait(due, _seconds(row.started_at), row.id, after_fault=False))
+            count.waits.append(faults.wait(due, _seconds(row.started_at), row.id, after_fault=False))
 
     def story(self, key: str) -> list[str]:
         """Return all known facts of one wish."""
@@ -338,21 +338,23 @@ class Audit:
         fetched = (words for words in Journal(FETCHED, self._folder).lines() if words[0] in runs)
         lines += [f"    fetched: by pid {pid} {at}" for _, pid, at in fetched]
         for log in sorted(self._folder.glob("*.log")):
-            said = [line for line in log.read_text(errors="replace").splitlines() if any(run in line for run in runs)]
-            lines += [f"    {log.name}: {line}" for line in said]
+            log_lines = [
+                line for line in log.read_text(errors="replace").splitlines() if any(run in line for run in runs)
+            ]
+            lines += [f"    {log.name}: {line}" for line in log_lines]
         return lines
 
 
 def _beside(waits: Sequence[Wait], smooth: Sequence[Wait]) -> list[Wait]:
     """Sort the longest first, each with the wait of unaffected runs at that time."""
-    found: list[Wait] = []
+    compared: list[Wait] = []
     for wait in waits:
         others = [other.seconds for other in smooth if abs(other.began - wait.began) < NEARBY_S]
-        found.append(attrs.evolve(wait, queued=max(0.0, statistics.median(others)) if others else 0.0))
-    return sorted(found, key=lambda wait: -wait.seconds)
+        compared.append(attrs.evolve(wait, queued=max(0.0, statistics.median(others)) if others else 0.0))
+    return sorted(compared, key=lambda wait: -wait.seconds)
 
 
 def _seconds(moment: Any) -> float:
     """Convert a UTC time of plain SQL to seconds since 1970."""
-    found = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
-    return (found if found.tzinfo else found.replace(tzinfo=timezone.utc)).timestamp()
+    parsed = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
+    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=timezone.utc)).timestamp()

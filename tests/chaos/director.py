@@ -65,8 +65,8 @@ class Plan:
 
 def places_of(stage: Stage) -> dict[str, int]:
     """All kinds of kills that can be on a stage."""
-    found = {**WORKER_PLACES, **PRODUCER_PLACES, **OUTSIDE}
-    return found if stage.broker is None else {**found, **RELAY_PLACES, **SENDING_PLACES}
+    places = {**WORKER_PLACES, **PRODUCER_PLACES, **OUTSIDE}
+    return places if stage.broker is None else {**places, **RELAY_PLACES, **SENDING_PLACES}
 
 
 class Director:
@@ -133,10 +133,10 @@ class Director:
                 self._agenda.append((now + 0.3, item[1]))
         self._fleet.thaw(self._plan.frozen_s)
         self._withdraw_kill_orders()
-        left = self._kills_left()
-        if left > 0 and self._next_kill_at <= now < self._ends_at and self._kill():
+        num_left = self._kills_left()
+        if num_left > 0 and self._next_kill_at <= now < self._ends_at and self._kill():
             # Spread the remaining kills over the remaining time, including replacements of failed ones.
-            self._next_kill_at = now + max(0.25, (self._ends_at - now) / (left + 1)) * random.uniform(0.5, 1.3)
+            self._next_kill_at = now + max(0.25, (self._ends_at - now) / (num_left + 1)) * random.uniform(0.5, 1.3)
 
     def end(self) -> None:
         """Withdraw all kill orders, and thaw all processes."""
@@ -213,5 +213,5 @@ class Director:
 
     def _busiest(self, workers: list[Member]) -> Member:
         """Return the process that started a run last: freezing an idle one proves nothing."""
-        begun = Counter(int(words[2]) for words in Journal(CALLS, self._fleet.folder).lines()[-20:])
-        return max(workers, key=lambda worker: begun[worker.pid or 0])
+        started = Counter(int(words[2]) for words in Journal(CALLS, self._fleet.folder).lines()[-20:])
+        return max(workers, key=lambda worker: started[worker.pid or 0])

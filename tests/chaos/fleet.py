@@ -82,9 +82,9 @@ class Member:
         """Return the lines of its log since the last call."""
         with self._log.open("rb") as log:
             log.seek(self._read)
-            found = log.read()
-        self._read += len(found)
-        *lines, self._rest = (self._rest + found.decode("utf-8", "replace")).split("\n")
+            data = log.read()
+        self._read += len(data)
+        *lines, self._rest = (self._rest + data.decode("utf-8", "replace")).split("\n")
         yield from lines
 
     @property
@@ -154,10 +154,10 @@ class Fleet:
             self._look_at(member)
 
     def _hear_of_deaths(self) -> None:
-        told = self._journal.lines()
-        for place, pid, at in told[self._journal_read :]:
+        entries = self._journal.lines()
+        for place, pid, at in entries[self._journal_read :]:
             self._dying[int(pid)] = Death(place, int(pid), float(at))
-        self._journal_read = len(told)
+        self._journal_read = len(entries)
         for pid, death in list(self._dying.items()):
             if not is_alive(pid):
                 self.deaths.append(death)
@@ -166,13 +166,13 @@ class Fleet:
     def _look_at(self, member: Member) -> None:
         if member.kind == "worker":
             for line in member.news():
-                if found := STARTED.search(line):
-                    member.serving[int(found[1])] = True
-                    self._pids.add(int(found[1]))
-                elif found := DIED.search(line):
-                    member.serving[int(found[1])] = False
+                if match := STARTED.search(line):
+                    member.serving[int(match[1])] = True
+                    self._pids.add(int(match[1]))
+                elif match := DIED.search(line):
+                    member.serving[int(match[1])] = False
                     member.deaths += 1
-                    self._check_end(int(found[1]), int(found[2]), member)
+                    self._check_end(int(match[1]), int(match[2]), member)
         status = member.process.poll()
         if status is None:
             return
@@ -244,9 +244,9 @@ class Fleet:
         self._end(self.of("worker"))
         deadline = time.monotonic() + STOP_S
         # Orphans too, which are not children of this process.
-        while left := [pid for pid in self._pids if self._is_ours(pid)]:
+        while remaining_pids := [pid for pid in self._pids if self._is_ours(pid)]:
             if time.monotonic() > deadline:
-                self.oddities.append(f"processes {left} have not ended within {STOP_S:g} s")
+                self.oddities.append(f"processes {remaining_pids} have not ended within {STOP_S:g} s")
                 break
             time.sleep(0.05)
         self._hear_of_deaths()

@@ -23,9 +23,9 @@ DOOM = "enqueue_doomed"
 """Not a failpoint: a producer enqueues an operation that kills every worker that runs it."""
 
 
-def chances(given: Sequence[str]) -> dict[str, float]:
+def chances(words: Sequence[str]) -> dict[str, float]:
     """Parse ``place=probability`` words."""
-    pairs = (word.partition("=") for word in given)
+    pairs = (word.partition("=") for word in words)
     return {place: float(probability) for place, _, probability in pairs}
 
 

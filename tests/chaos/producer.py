@@ -110,15 +110,15 @@ class Producer:
         """One transaction with a few operations in it: how many were committed."""
         count = random.choice((1, 1, 1, 2, 3))
         with Session(self._engine) as session:
-            made = [self._enqueue(session, kind) for kind in self._choose(count)]
-            keys = [key for key, _, _ in made]
+            enqueued = [self._enqueue(session, kind) for kind in self._choose(count)]
+            keys = [key for key, _, _ in enqueued]
             if random.random() < self._rollback_share:
                 session.rollback()
                 self._rolled_back.write(*keys)
                 return 0
             session.commit()
         self._committed.write(*keys, safely=True)
-        for key, kind, ticket in made:
+        for key, kind, ticket in enqueued:
             if kind == "cancelled":
                 self._after(random.uniform(0.0, 1.0), lambda ticket=ticket: cancel(ticket))
             if random.random() < self._repeated:
@@ -176,26 +176,26 @@ def main() -> None:
     parser.add_argument("--rolled-back", type=float, default=0.0)
     parser.add_argument("--repeated", type=float, default=0.0)
     parser.add_argument("--die", action="append", default=[])
-    given = parser.parse_args()
+    options = parser.parse_args()
     folder = Path(os.environ[FOLDER])
-    mix = chances(given.mix.split(","))
-    shares = {"long": given.long, "rolled_back": given.rolled_back, "repeated": given.repeated}
-    producer = Producer(folder, mix, seconds=given.takes, **shares)
-    failpoints.reached = FailpointActions(folder, chances(given.die))
+    mix = chances(options.mix.split(","))
+    shares = {"long": options.long, "rolled_back": options.rolled_back, "repeated": options.repeated}
+    producer = Producer(folder, mix, seconds=options.takes, **shares)
+    failpoints.reached = FailpointActions(folder, chances(options.die))
     stops: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _frame: stops.append(number))
     next_at = time.monotonic()
     while not stops:
         try:
-            made = producer.transact()
+            num_enqueued = producer.transact()
             producer.do_what_is_due()
         except (sa.exc.DBAPIError, sa.exc.TimeoutError, DatabaseUnavailable) as error:
             print(f"{time.time():.3f} away: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-            made = 0
+            num_enqueued = 0
             time.sleep(AGAIN_AFTER_S)
         now = time.monotonic()
         # Operations missed during an outage are not enqueued all at once.
-        next_at = max(next_at + made / given.rate, now - 2.0)
+        next_at = max(next_at + num_enqueued / options.rate, now - 2.0)
         time.sleep(max(0.0, next_at - now))
 
 

@@ -53,8 +53,8 @@ def rows_left(engine: sa.Engine, stage: Stage) -> dict[str, int]:
         "AND status <> 'running'",
     }
     with engine.connect() as connection:
-        found = {name: int(connection.execute(sa.text(query)).scalar_one()) for name, query in queries.items()}
+        counts = {name: int(connection.execute(sa.text(query)).scalar_one()) for name, query in queries.items()}
     if stage.is_sqlite:
         folder = Path(f"{sa.make_url(stage.database).database}-workers")
-        found["lock files of workers"] = len(list(folder.iterdir())) if folder.exists() else 0
-    return found
+        counts["lock files of workers"] = len(list(folder.iterdir())) if folder.exists() else 0
+    return counts

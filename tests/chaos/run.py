@@ -83,10 +83,10 @@ def run(scenario: Scenario, stage: Stage, folder: Path) -> Finding:
         director.end()
         fleet.end_producers()
         settled_s = _settle(scenario, fleet, audit)
-        left = {"idle transactions": idle_transactions(engine)}
+        remains = {"idle transactions": idle_transactions(engine)}
         fleet.end_workers()
-        left["idle transactions"] += idle_transactions(engine)
-        left |= rows_left(engine, stage)
+        remains["idle transactions"] += idle_transactions(engine)
+        remains |= rows_left(engine, stage)
     finally:
         fleet.close()
     events = [*fleet.deaths, *fleet.freezes]
@@ -100,32 +100,34 @@ def run(scenario: Scenario, stage: Stage, folder: Path) -> Finding:
         )
         for row in audit.ask("SELECT wish FROM chaos_wishes WHERE run = :run", run=wait.run):
             stories += audit.story(row[0])
-    if left["rows in operation_worker_sessions"]:
+    if remains["rows in operation_worker_sessions"]:
         stories += [str(tuple(row)) for row in audit.ask("SELECT * FROM operation_worker_sessions")]
     if stories:
         stories += ["What was done:", *_chronicle(events, director.emptied, stage)]
     return Finding(
-        scenario, stage, count, fleet.kills, fleet.freezes, fleet.deploys, director.emptied, left, fleet.oddities,
+        scenario, stage, count, fleet.kills, fleet.freezes, fleet.deploys, director.emptied, remains, fleet.oddities,
         settled_s, stories,
     )  # fmt: skip
 
 
 def _chronicle(events: list[Death], emptied: list[float], stage: Stage) -> list[str]:
     """Kills, freezes and the like, by the clock of the logs."""
-    told = [(event.at, f"{event.place}, pid {event.pid}") for event in events]
-    told += [(at, "broker emptied") for at in emptied]
-    told += [(since, f"database away for {until - since:.1f} s") for since, until in stage.outages]
+    entries = [(event.at, f"{event.place}, pid {event.pid}") for event in events]
+    entries += [(at, "broker emptied") for at in emptied]
+    entries += [(since, f"database away for {until - since:.1f} s") for since, until in stage.outages]
     return [
-        f"    {time.strftime('%H:%M:%S', time.gmtime(at))}.{at % 1 * 1000:03.0f} {what}" for at, what in sorted(told)
+        f"    {time.strftime('%H:%M:%S', time.gmtime(at))}.{at % 1 * 1000:03.0f} {text}" for at, text in sorted(entries)
     ]
 
 
 def _environment(stage: Stage) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("DEXPY_")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("DEXPY_")}
     named = {"DEXPY_DATABASE": stage.database, "DEXPY_RECOVER_WITHIN": f"{RECOVER_WITHIN_S:g}"}
     if stage.broker is not None:
         named["DEXPY_BROKER"] = stage.broker
-    return kept | named | {"PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), str(ROOT)]), "PYTHONUNBUFFERED": "1"}
+    return (
+        environment | named | {"PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), str(ROOT)]), "PYTHONUNBUFFERED": "1"}
+    )
 
 
 def _start(scenario: Scenario, fleet: Fleet, audit: Audit) -> None:

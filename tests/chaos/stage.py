@@ -76,8 +76,8 @@ class Stage:
 def missing(pair: str) -> str | None:
     """Why a pair cannot be had here; None if it can."""
     for name in pair.split("+"):
-        own = {"postgresql": _postgresql_programs, "redis": lambda: shutil.which("redis-server")}.get(name)
-        if name in ("sqlite", "sql") or (own is not None and own() is not None):
+        find_programs = {"postgresql": _postgresql_programs, "redis": lambda: shutil.which("redis-server")}.get(name)
+        if name in ("sqlite", "sql") or (find_programs is not None and find_programs() is not None):
             continue
         if (why := servers.absent(name)) is not None:
             return f"no {name}: {why}"
@@ -113,8 +113,8 @@ def _free_port() -> int:
     """Return a free port outside of the range of outgoing connections, which might take it."""
     while True:
         port = random.randint(20_000, 32_000)
-        with socket.socket() as found, contextlib.suppress(OSError):
-            found.bind(("127.0.0.1", port))
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
             return port
 
 

@@ -19,22 +19,22 @@ Row = tuple[str, str, bool]
 """What, the figure, and whether it is as it should be."""
 
 
-def rows(found: Finding) -> Iterator[Row]:
+def rows(finding: Finding) -> Iterator[Row]:
     """The lines of the table."""
-    count, scenario = found.count, found.scenario
+    count, scenario = finding.count, finding.scenario
     committed = len(count.committed)
     yield "operations committed", f"{committed} (asked {scenario.asked})", committed >= scenario.asked
     yield "done, counted by their effects", str(count.done), True
     yield "failed as intended, without effect", str(count.failed_as_meant), True
-    yield from _kills(found)
-    yield "workers frozen past their lease, then resumed", str(len(found.freezes)), True
-    yield "workers stopped by TERM during runs", str(found.deploys), True
-    if found.stage.empty is not None:
-        yield "broker emptied", str(len(found.emptied)), len(found.emptied) >= scenario.plan.empties
-    if found.stage.shake is not None:
-        away = ", ".join(f"{until - since:.1f} s" for since, until in found.stage.outages)
-        times = len(found.stage.outages)
-        yield found.stage.shake_is, f"{times} ({away})", times >= scenario.plan.shakes
+    yield from _kills(finding)
+    yield "workers frozen past their lease, then resumed", str(len(finding.freezes)), True
+    yield "workers stopped by TERM during runs", str(finding.deploys), True
+    if finding.stage.empty is not None:
+        yield "broker emptied", str(len(finding.emptied)), len(finding.emptied) >= scenario.plan.empties
+    if finding.stage.shake is not None:
+        away = ", ".join(f"{until - since:.1f} s" for since, until in finding.stage.outages)
+        times = len(finding.stage.outages)
+        yield finding.stage.shake_is, f"{times} ({away})", times >= scenario.plan.shakes
     yield "lost", str(len(count.lost)), not count.lost
     yield "doubled", str(len(count.doubled)), not count.doubled
     yield "effects of failed or rolled-back runs", str(len(count.ghosts)), not count.ghosts
@@ -47,28 +47,28 @@ def rows(found: Finding) -> Iterator[Row]:
     yield from _waits(f"recoveries ({len(count.recoveries)}), longest, in seconds", count.recoveries)
     yield from _waits("waits for the first claim, longest", count.waits)
     yield "recovered from workers without a fault", str(len(count.unprovoked)), True
-    yield from _messages(found)
-    for name, number in found.left.items():
+    yield from _messages(finding)
+    for name, number in finding.left.items():
         yield f"left: {name}", str(number), number == 0
-    for oddity in found.oddities:
+    for oddity in finding.oddities:
         yield "unexpected", oddity, False
 
 
-def _waits(what: str, waits: list[Wait]) -> Iterator[Row]:
+def _waits(label: str, waits: list[Wait]) -> Iterator[Row]:
     late = sum(wait.is_late(RECOVER_WITHIN_S) for wait in waits)
     longest = max((wait.seconds for wait in waits), default=0.0)
     queued = max((wait.queued for wait in waits), default=0.0)
     of_one_fault = max((wait.seconds for wait in waits if wait.faults <= 1), default=0.0)
-    yield what, f"{longest:.2f} (the queue alone: up to {queued:.2f})", True
+    yield label, f"{longest:.2f} (the queue alone: up to {queued:.2f})", True
     yield "  of what was hit once at most", f"{of_one_fault:.2f}", True
     yield f"  later than {RECOVER_WITHIN_S:g} s for each fault, and the queue", str(late), not late
 
 
-def _kills(found: Finding) -> Iterator[Row]:
-    kills, asked = len(found.deaths), found.scenario.plan.kills
-    yield "kills", f"{kills} (asked {asked})", kills >= asked
-    places = Counter(death.place for death in found.deaths)
-    for place, share in AT_LEAST.items() if found.scenario.control is None else ():
+def _kills(finding: Finding) -> Iterator[Row]:
+    kills, planned = len(finding.deaths), finding.scenario.plan.kills
+    yield "kills", f"{kills} (asked {planned})", kills >= planned
+    places = Counter(death.place for death in finding.deaths)
+    for place, share in AT_LEAST.items() if finding.scenario.control is None else ():
         number = sum(times for name, times in places.items() if name.startswith(place))
         if number < share * kills:
             yield f"  {place}: too few", str(number), False
@@ -76,53 +76,53 @@ def _kills(found: Finding) -> Iterator[Row]:
         yield f"  {place}", str(number), True
 
 
-def _messages(found: Finding) -> Iterator[Row]:
-    count = found.count
+def _messages(finding: Finding) -> Iterator[Row]:
+    count = finding.count
     if not count.committed:
         return
-    sent = count.sends + count.redeliveries
+    num_messages = count.sends + count.redeliveries
     yield "messages published, redelivered", f"{count.sends}, {count.redeliveries}", True
-    yield "messages for each operation", f"{sent / len(count.committed):.3f}", True
-    each = sent / count.turns
+    yield "messages for each operation", f"{num_messages / len(count.committed):.3f}", True
+    each = num_messages / count.turns
     is_good = each <= MESSAGES_AT_MOST
     yield f"messages for each of {count.turns} turns", f"{each:.3f} (at most {MESSAGES_AT_MOST})", is_good
 
 
-def show(found: Finding) -> str:
+def show(finding: Finding) -> str:
     """Print the table of a run.
 
     Returns:
         The result line; see `is_good`.
     """
-    scenario = found.scenario
-    title = f"{found.stage.pair}, {scenario.plan.seconds:g} s"
+    scenario = finding.scenario
+    title = f"{finding.stage.pair}, {scenario.plan.seconds:g} s"
     if scenario.control:
         title += f", {'without' if scenario.broken else 'with'} the {scenario.control}"
     print(f"\n{title}\n")
-    made = list(rows(found))
-    for what, figure, is_right in made:
-        print(f"  {what:<{WIDTH}} {figure}{'' if is_right or scenario.control else '   <-- BROKEN'}")
-    print(f"  {'seconds until all had ended':<{WIDTH}} {found.seconds:.1f}")
+    table_rows = list(rows(finding))
+    for label, figure, is_right in table_rows:
+        print(f"  {label:<{WIDTH}} {figure}{'' if is_right or scenario.control else '   <-- BROKEN'}")
+    print(f"  {'seconds until all had ended':<{WIDTH}} {finding.seconds:.1f}")
     if scenario.control:
-        said = _of_control(found, scenario.control)
+        summary = _of_control(finding, scenario.control)
     else:
-        bad = [f"{what.strip()}: {figure}" for what, figure, is_right in made if not is_right]
-        said = f"{BROKEN} {'; '.join(bad)}" if bad else "Good."
-    if found.stories and not scenario.broken:
-        print("\n" + "\n".join(found.stories))
-    print(f"\n  {said}", flush=True)
-    return f"{title}: {said}"
+        bad = [f"{label.strip()}: {figure}" for label, figure, is_right in table_rows if not is_right]
+        summary = f"{BROKEN} {'; '.join(bad)}" if bad else "Good."
+    if finding.stories and not scenario.broken:
+        print("\n" + "\n".join(finding.stories))
+    print(f"\n  {summary}", flush=True)
+    return f"{title}: {summary}"
 
 
-def _of_control(found: Finding, promise: str) -> str:
+def _of_control(finding: Finding, promise: str) -> str:
     """Whether exactly the expected harm was seen without the guarantee, or none with it."""
-    harm = {"lost": found.count.lost, "doubled": found.count.doubled}
-    told = ", ".join(f"{len(keys)} {kind}" for kind, keys in harm.items())
-    if not found.scenario.broken:
-        return f"{BROKEN} {told}" if any(harm.values()) else "As it should be: no harm."
+    harm = {"lost": finding.count.lost, "doubled": finding.count.doubled}
+    summary = ", ".join(f"{len(keys)} {kind}" for kind, keys in harm.items())
+    if not finding.scenario.broken:
+        return f"{BROKEN} {summary}" if any(harm.values()) else "As it should be: no harm."
     if not harm[HARM[promise]]:
-        return f"{BROKEN} {told}: no harm was seen, and this count is worth nothing."
-    return f"As it should be: {told}."
+        return f"{BROKEN} {summary}: no harm was seen, and this count is worth nothing."
+    return f"As it should be: {summary}."
 
 
 def is_good(decision: str) -> bool:

@@ -20,8 +20,8 @@ if __name__ == "__main__":
     parser.add_argument("--die", action="append", default=[])
     parser.add_argument("--break", dest="broken")
     parser.add_argument("rest", nargs="*")
-    given = parser.parse_args()
-    failpoints.reached = FailpointActions(Path(os.environ[FOLDER]), chances(given.die))
+    options = parser.parse_args()
+    failpoints.reached = FailpointActions(Path(os.environ[FOLDER]), chances(options.die))
     # For the process that serves to import: its supervisor has no application. First, as the application configures.
-    modules = [*([f"chaos.broken.{given.broken.replace('-', '_')}"] if given.broken else []), "chaos.application"]
-    sys.exit(run(["worker", *modules, *given.rest]))
+    modules = [*([f"chaos.broken.{options.broken.replace('-', '_')}"] if options.broken else []), "chaos.application"]
+    sys.exit(run(["worker", *modules, *options.rest]))

@@ -196,12 +196,12 @@ def test_a_finding_is_one_line() -> None:
 
 def commands(group: click.Group, before: str = "dexpy") -> dict[str, click.Command]:
     """Every command by its whole name."""
-    found: dict[str, click.Command] = {}
+    commands_by_name: dict[str, click.Command] = {}
     for name, command in group.commands.items():
-        found |= (
+        commands_by_name |= (
             commands(command, f"{before} {name}") if isinstance(command, click.Group) else {f"{before} {name}": command}
         )
-    return found
+    return commands_by_name
 
 
 def rows(page: Path, head: str) -> list[list[list[str]]]:

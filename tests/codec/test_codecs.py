@@ -163,10 +163,10 @@ SCALAR_VALUES: dict[Any, Any] = {
     Path: Path("a/b"),
 }
 CROSSINGS = [
-    (wanted, got)
+    (wanted, actual)
     for wanted in SCALAR_VALUES
-    for got in SCALAR_VALUES
-    if wanted is not got and (wanted, got) != (float, int)
+    for actual in SCALAR_VALUES
+    if wanted is not actual and (wanted, actual) != (float, int)
 ]
 
 
@@ -175,16 +175,16 @@ def test_a_scalar_is_accepted_unchanged(wanted: Any) -> None:
     assert codec_of(wanted).check(SCALAR_VALUES[wanted]) is SCALAR_VALUES[wanted]
 
 
-@pytest.mark.parametrize(("wanted", "got"), CROSSINGS, ids=str)
-def test_a_scalar_of_another_type_is_refused(wanted: Any, got: Any) -> None:
-    value, form = SCALAR_VALUES[got], codec_of(wanted)
+@pytest.mark.parametrize(("wanted", "actual"), CROSSINGS, ids=str)
+def test_a_scalar_of_another_type_is_refused(wanted: Any, actual: Any) -> None:
+    value, form = SCALAR_VALUES[actual], codec_of(wanted)
     shown = "None" if value is None else f"{type(value).__name__} {value!r}"
     assert refusal(form.check, value) == f": expected {form.label}, got {shown}"
 
 
 def test_an_int_becomes_the_float_that_is_expected() -> None:
-    taken = codec_of(float).check(3)
-    assert (taken, type(taken)) == (3.0, float)
+    checked = codec_of(float).check(3)
+    assert (checked, type(checked)) == (3.0, float)
 
 
 def test_an_int_that_no_float_can_hold_is_refused() -> None:
@@ -520,11 +520,11 @@ def test_deep_problems_are_searched_for_once_and_not_once_more_at_each_level() -
 
 def test_containers_are_copied_from_the_caller() -> None:
     mine: dict[str, list[int]] = {"a": [1]}
-    taken = codec_of(dict[str, list[int]]).check(mine)
+    checked = codec_of(dict[str, list[int]]).check(mine)
     bare, untyped = codec_of(dict).check(mine), codec_of(Any).check(mine)
     mine["a"].append(2)
     mine["b"] = []
-    assert taken == bare == untyped == {"a": [1]}
+    assert checked == bare == untyped == {"a": [1]}
     mine_too = {1}
     assert codec_of(set[int]).check(mine_too) is not mine_too
 
@@ -765,10 +765,10 @@ def test_two_classes_of_one_name_are_refused() -> None:
 
 def test_an_instance_that_could_be_changed_is_copied_and_its_fields_are_checked() -> None:
     basket, item = Basket([Item("a")], "s", title="t"), Item("a")
-    taken = codec_of(Basket).check(basket)
-    assert taken == basket
-    assert taken is not basket
-    assert taken.items is not basket.items
+    checked = codec_of(Basket).check(basket)
+    assert checked == basket
+    assert checked is not basket
+    assert checked.items is not basket.items
     assert codec_of(Item).check(item) is item
     basket.items.append(Item(7))  # type: ignore[arg-type]
     assert refusal(codec_of(Basket).check, basket) == "items[1].sku: expected str, got int 7"
@@ -853,9 +853,9 @@ def test_generic_classes_check_their_type_arguments() -> None:
 
 def test_a_typed_dict_is_a_copied_dict_with_known_keys() -> None:
     mine: Address = {"street": "a"}
-    taken = codec_of(Address).check(mine)
-    assert taken == mine
-    assert taken is not mine
+    checked = codec_of(Address).check(mine)
+    assert checked == mine
+    assert checked is not mine
     assert refusal(codec_of(Address).check, {"street": 1, "x": 1}) == (
         "['street']: expected str, got int 1; : expected only the keys 'street', 'zip', got 'x'"
     )
@@ -1241,12 +1241,12 @@ def test_equal_sets_have_one_json(values: set[Any], random: Any) -> None:
 @given(st.sampled_from(HASHABLE + OTHERS), plain)
 def test_no_json_from_outside_crashes_a_codec(case: tuple[Any, Any], value: Any) -> None:
     form = codec_of(case[0])
-    for read in (form.decode, form.parse, form.check):
+    for convert in (form.decode, form.parse, form.check):
         try:
-            taken = read(value)
+            checked = convert(value)
         except InvalidValue:
             continue  # refused, in words; anything else would end the test
-        assert same(form.decode(form.encode(taken)), taken)
+        assert same(form.decode(form.encode(checked)), checked)
 
 
 @pytest.mark.parametrize("module", [codecs, hooks], ids=lambda module: module.__name__)

@@ -72,12 +72,12 @@ def test_a_statement_on_postgresql_is_one_round_trip(url: str, tmp_path: Path) -
 
     def trips(block: Callable[[], AbstractContextManager[sa.Connection]]) -> int:
         """How often the server was waited for."""
-        said = os.path.getsize(file.name)
+        offset = os.path.getsize(file.name)
         line.trace(file.fileno())
         with block() as connection:
             connection.exec_driver_sql("INSERT INTO numbers VALUES (1)")
         line.untrace()
-        file.seek(said)
+        file.seek(offset)
         return sum(entry.split("\t")[1:4:2] in (["F", "Sync"], ["F", "Query"]) for entry in file)
 
     assert trips(database.autocommit) == 1

@@ -44,23 +44,23 @@ def bare_pair(tmp_path: Path) -> Generator[Pair]:
 @pytest.fixture
 def stack() -> Generator[ExitStack]:
     """What a test has opened, closed in order."""
-    with ExitStack() as found:
-        yield found
+    with ExitStack() as exit_stack:
+        yield exit_stack
 
 
 def url_of(server: str, **parts: Any) -> str:
     return sa.make_url(servers.need(server)).set(**parts).render_as_string(hide_password=False)
 
 
-def refuses(bare_pair: Pair, status: int, command: list[str], said: list[str]) -> None:
+def refuses(bare_pair: Pair, status: int, command: list[str], expected: list[str]) -> None:
     """Run a command that must end with one clear error."""
     ended = bare_pair.dexpy(*command)
     everything = ended.stderr + ended.stdout
-    told = [line for line in everything.splitlines() if line.startswith(("Error:", "FAIL"))]
+    error_lines = [line for line in everything.splitlines() if line.startswith(("Error:", "FAIL"))]
     assert ended.returncode == status, (command, everything)
-    assert len(told) == 1, (command, everything)
-    for words in said:
-        assert words in told[0], (command, told)
+    assert len(error_lines) == 1, (command, everything)
+    for words in expected:
+        assert words in error_lines[0], (command, error_lines)
     assert "Traceback" not in everything
     assert SECRET not in everything
     assert strict_servers.PASSWORD not in everything
@@ -212,10 +212,12 @@ def run(url: str, *statements: str) -> None:
             connection.exec_driver_sql(statement)
 
 
-@pytest.mark.parametrize("given", [f"owner:{SECRET}", "owner", f"unknown_dexpy:{SECRET}"])
-def test_a_wrong_password_on_postgresql_is_one_error_at_once(bare_pair: Pair, stack: ExitStack, given: str) -> None:
+@pytest.mark.parametrize("credentials", [f"owner:{SECRET}", "owner", f"unknown_dexpy:{SECRET}"])
+def test_a_wrong_password_on_postgresql_is_one_error_at_once(
+    bare_pair: Pair, stack: ExitStack, credentials: str
+) -> None:
     port = stack.enter_context(strict_servers.postgresql())
-    bare_pair.url = f"postgresql+psycopg://{given}@127.0.0.1:{port}/postgres"
+    bare_pair.url = f"postgresql+psycopg://{credentials}@127.0.0.1:{port}/postgres"
 
     for status, command in ((1, ["check", "apps.shop"]), (1, ["db", "init"]), (2, ["worker", "apps.shop", "-p", "2"])):
         refuses(bare_pair, status, command, ["password", "Cannot open", "Check user, password"])
@@ -240,7 +242,7 @@ def test_a_wrong_password_on_mariadb_is_one_error_at_once(bare_pair: Pair, stack
 
 
 @pytest.mark.parametrize(
-    ("server", "parts", "said"),
+    ("server", "parts", "expected"),
     [
         ("postgresql", {"database": "dexpy_never"}, "does not exist"),
         ("postgresql", {"username": "dexpy_unknown", "password": SECRET}, "dexpy_unknown"),
@@ -252,7 +254,7 @@ def test_a_wrong_password_on_mariadb_is_one_error_at_once(bare_pair: Pair, stack
     ids=str,
 )
 def test_a_refusal_by_the_database_is_one_error_at_once(
-    bare_pair: Pair, stack: ExitStack, server: str, parts: dict[str, Any], said: str
+    bare_pair: Pair, stack: ExitStack, server: str, parts: dict[str, Any], expected: str
 ) -> None:
     if "port" in parts:
         # One that has no certificate for sure.
@@ -260,7 +262,7 @@ def test_a_refusal_by_the_database_is_one_error_at_once(
     bare_pair.url = url_of(server, **parts)
 
     for status, command in ((1, ["check", "apps.shop"]), (1, ["db", "check"]), (2, ["worker", "apps.shop", "-p", "2"])):
-        refuses(bare_pair, status, command, [said, "Check user, password, database and options."])
+        refuses(bare_pair, status, command, [expected, "Check user, password, database and options."])
 
 
 # -------------------------------------------------------------------------------------------------- temporary outages
@@ -310,7 +312,7 @@ def test_a_burst_worker_does_not_wait_for_a_database(bare_pair: Pair) -> None:
 # ------------------------------------------------------------------------------------------------- limits and clocks
 
 
-def told(bare_pair: Pair, *arguments: str) -> dict[str, str]:
+def check_report(bare_pair: Pair, *arguments: str) -> dict[str, str]:
     """The findings of a check that must go well, by what they are about."""
     checked = bare_pair.dexpy("check", *arguments)
     assert checked.returncode == 0, checked.stdout + checked.stderr
@@ -343,9 +345,9 @@ def test_more_connections_than_a_user_may_have_are_a_warning(bare_pair: Pair, st
     bare_pair.url = stack.enter_context(limited(limit))
     assert bare_pair.dexpy("db", "init").returncode == 0
 
-    fits = told(bare_pair, "-p", "3", "-t", "4")["connections"]
+    fits = check_report(bare_pair, "-p", "3", "-t", "4")["connections"]
     assert fits == f"ok connections: 3 x {4 + OWN_CONNECTIONS} = {limit} at most; the server allows {limit}"
-    too_many = told(bare_pair, "-p", "3", "-t", "5")["connections"]
+    too_many = check_report(bare_pair, "-p", "3", "-t", "5")["connections"]
     assert too_many.startswith(f"warn connections: 3 x {5 + OWN_CONNECTIONS} = {limit + 3} at most")
     assert f"the server allows {limit} (" in too_many
     assert "Lower -p or -t" in too_many
@@ -360,7 +362,7 @@ def test_more_connections_than_a_server_has_are_a_warning(bare_pair: Pair, stack
         setting = "SELECT current_setting('max_connections')" if kind == "postgresql" else "SELECT @@max_connections"
         most = int(connection.exec_driver_sql(setting).scalar_one())
 
-    warned = told(bare_pair, "-p", str(most), "-t", "1")["connections"]
+    warned = check_report(bare_pair, "-p", str(most), "-t", "1")["connections"]
 
     assert warned.startswith(f"warn connections: {most} x {1 + OWN_CONNECTIONS} = {most * (1 + OWN_CONNECTIONS)}")
     assert f"max_connections = {most}" in warned
@@ -401,18 +403,18 @@ from apps.shop import *
 
 
 @pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
-@pytest.mark.parametrize(("moved_s", "said"), [(-5, "ahead of"), (5, "behind")])
-def test_clocks_that_disagree_are_a_warning(kind: str, moved_s: int, said: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("moved_s", "direction"), [(-5, "ahead of"), (5, "behind")])
+def test_clocks_that_disagree_are_a_warning(kind: str, moved_s: int, direction: str, tmp_path: Path) -> None:
     with open_pair(f"{kind}+sql", tmp_path) as pair:
         pair.configure()
         (tmp_path / "late.py").write_text(LATE.format(seconds=moved_s))
         (tmp_path / "nearly.py").write_text(LATE.format(seconds=moved_s / abs(moved_s) * SKEW_S / 2))
 
-        warned = told(pair, "late", "-p", "1")["clock"]
+        warned = check_report(pair, "late", "-p", "1")["clock"]
         assert warned.startswith(
-            f"warn clock: the clock of the database is {abs(moved_s)}.0 s {said} that of this machine"
+            f"warn clock: the clock of the database is {abs(moved_s)}.0 s {direction} that of this machine"
         )
-        assert told(pair, "nearly", "-p", "1")["clock"] == "ok clock"
+        assert check_report(pair, "nearly", "-p", "1")["clock"] == "ok clock"
 
         late, nearly = pair.start(module="late"), pair.start(module="nearly")
         assert Greet(name="all the same").async_().call().result(WAIT_S, POLL_S)

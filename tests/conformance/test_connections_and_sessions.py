@@ -55,12 +55,12 @@ def test_an_enqueue_on_a_connection_is_rolled_back_with_it(own_pair: Pair) -> No
             with connection.begin_nested() as savepoint:
                 inner = Greet(name="Ben").async_(session=connection).call()
                 savepoint.rollback()
-            kept = Greet(name="Cy").async_(session=connection).call()
-    kept.result(WAIT_S)
+            committed = Greet(name="Cy").async_(session=connection).call()
+    committed.result(WAIT_S)
 
-    for gone in (dropped, inner):
+    for rolled_back in (dropped, inner):
         with pytest.raises(RecordNotFound):
-            gone.reload()
+            rolled_back.reload()
     assert own_pair.queued("default") == []
     assert count_of_records(own_pair) == 1
 

@@ -54,7 +54,7 @@ DATABASES_THAT_REFUSE: dict[str, tuple[str, Callable[[str], str], str]] = {
 
 @pytest.mark.parametrize("name", DATABASES_THAT_REFUSE)
 def test_a_refusal_by_the_database_is_one_error_at_the_start(bare_pair: Pair, name: str) -> None:
-    server, spoil, said = DATABASES_THAT_REFUSE[name]
+    server, spoil, expected = DATABASES_THAT_REFUSE[name]
     bare_pair.url = spoil(servers.need(server))
 
     # A worker waits for an unavailable server; a burst worker does not.
@@ -62,10 +62,10 @@ def test_a_refusal_by_the_database_is_one_error_at_the_start(bare_pair: Pair, na
     for command in (worker, ["check", "apps.shop"], ["db", "init"], ["db", "check"]):
         ended = bare_pair.dexpy(*command)
         lines = (ended.stderr + ended.stdout).strip().splitlines()
-        told = [line for line in lines if line.startswith(("Error:", "FAIL"))]
+        error_lines = [line for line in lines if line.startswith(("Error:", "FAIL"))]
         assert ended.returncode == (2 if command == worker and "closed port" not in name else 1), (command, lines)
-        assert len(told) == 1, (command, lines)
-        assert said in told[0]
+        assert len(error_lines) == 1, (command, lines)
+        assert expected in error_lines[0]
         assert "Traceback" not in ended.stderr
         assert "s3cret" not in ended.stderr + ended.stdout
 
@@ -202,8 +202,8 @@ def test_a_temporary_outage_of_the_database_loses_nothing(kind: str, tmp_path: P
 
         for _ in while_they_run(pair, 1):
             proxy.close()
-        tried = lambda: worker.output().count("retry_in_s") >= TRIES  # noqa: E731
-        eventually(tried, "the worker tries again, and again", WAIT_S, worker.output)
+        has_retried = lambda: worker.output().count("retry_in_s") >= TRIES  # noqa: E731
+        eventually(has_retried, "the worker tries again, and again", WAIT_S, worker.output)
         proxy.open()
 
         all_done_once(pair, tickets, BACKLOG)
@@ -249,7 +249,7 @@ def kill_clients(name: str) -> int:
     import redis
 
     client = redis.Redis.from_url(servers.need("redis"))
-    mine = [found["id"] for found in client.client_list() if found["name"] == name]
+    mine = [connected["id"] for connected in client.client_list() if connected["name"] == name]
     for number in mine:
         with contextlib.suppress(redis.RedisError):
             client.client_kill_filter(_id=number)
@@ -290,9 +290,9 @@ def test_four_processes_may_create_the_tables_concurrently(bare_pair: Pair, kind
                              stderr=subprocess.STDOUT, text=True)
             for _ in range(4)
         ]  # fmt: skip
-        said = [process.communicate(timeout=60)[0] for process in running]
-        assert [process.returncode for process in running] == [0] * 4, said
-        assert sum(": created " in text for text in said) == 1, said
+        outputs = [process.communicate(timeout=60)[0] for process in running]
+        assert [process.returncode for process in running] == [0] * 4, outputs
+        assert sum(": created " in text for text in outputs) == 1, outputs
         assert bare_pair.dexpy("db", "check").returncode == 0
 
 

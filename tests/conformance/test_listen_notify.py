@@ -30,23 +30,23 @@ LISTENERS = "FROM pg_stat_activity WHERE datname = current_database() AND query 
 @pytest.fixture
 def database(tmp_path: Path) -> Generator[Database]:
     with servers.database("postgresql", tmp_path) as url:
-        found = Database(url)
-        yield found
-        found.dispose()
+        opened = Database(url)
+        yield opened
+        opened.dispose()
 
 
 @pytest.fixture
-def heard(database: Database) -> Generator[list[tuple[str, float]]]:
+def received(database: Database) -> Generator[list[tuple[str, float]]]:
     """What a worker of this process has run, and when."""
     broker = SqlBroker(database, idle_poll_s=IDLE_POLL_S)
     broker.create_tables()
-    ran: list[tuple[str, float]] = []
-    dramatiq.actor(lambda word: ran.append((word, time.monotonic())), actor_name="hear", broker=broker)
+    messages: list[tuple[str, float]] = []
+    dramatiq.actor(lambda word: messages.append((word, time.monotonic())), actor_name="hear", broker=broker)
     worker = dramatiq.Worker(broker, worker_threads=2, worker_timeout=round(IDLE_POLL_S * 1000))
     worker.start()
     eventually(lambda: count(database, f"SELECT count(*) {LISTENERS}") == 1, "it listens")
     time.sleep(IDLE_AFTER_S)
-    yield ran
+    yield messages
     worker.stop()
     broker.close()
     eventually(lambda: count(database, f"SELECT count(*) {LISTENERS}") == 0, "the listener's connection is closed")
@@ -75,21 +75,21 @@ def count(database: Database, query: str) -> int:
         return int(connection.execute(sa.text(query)).scalar_one())
 
 
-def waited(heard: list[tuple[str, float]], word: str, sent: float) -> float:
-    found = eventually(lambda: next((at for said, at in heard if said == word), None), f"{word} runs")
-    return found - sent
+def waited(received: list[tuple[str, float]], word: str, sent_at: float) -> float:
+    received_at = eventually(lambda: next((at for message, at in received if message == word), None), f"{word} runs")
+    return received_at - sent_at
 
 
-def test_an_idle_worker_is_notified_of_a_message_at_once(heard: list[Any], send: Callable[[str], float]) -> None:
-    sent = send("first")
-    first_s = waited(heard, "first", sent)
+def test_an_idle_worker_is_notified_of_a_message_at_once(received: list[Any], send: Callable[[str], float]) -> None:
+    sent_at = send("first")
+    first_s = waited(received, "first", sent_at)
     time.sleep(IDLE_AFTER_S)
-    second_s = waited(heard, "second", send("second"))
+    second_s = waited(received, "second", send("second"))
 
     assert max(first_s, second_s) < SOON_S
 
 
-def test_a_rolled_back_enqueue_sends_no_notification(heard: list[Any], database: Database) -> None:
+def test_a_rolled_back_enqueue_sends_no_notification(received: list[Any], database: Database) -> None:
     other = Database(database.url)
     broker = SqlBroker(other)
     with other.connect() as connection:
@@ -97,26 +97,26 @@ def test_a_rolled_back_enqueue_sends_no_notification(heard: list[Any], database:
         connection.rollback()
         broker.insert(connection, message("kept"))
         time.sleep(0.3)
-        assert heard == []
+        assert received == []
         connection.commit()
-        sent = time.monotonic()
+        sent_at = time.monotonic()
 
-    assert waited(heard, "kept", sent) < SOON_S
-    assert [word for word, _ in heard] == ["kept"]
+    assert waited(received, "kept", sent_at) < SOON_S
+    assert [word for word, _ in received] == ["kept"]
     other.dispose()
 
 
 def test_a_lost_listener_is_logged_and_restored_and_loses_nothing(
-    heard: list[Any], send: Callable[[str], float], database: Database, caplog: pytest.LogCaptureFixture
+    received: list[Any], send: Callable[[str], float], database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "dexpy")
     assert count(database, f"SELECT count(pg_terminate_backend(pid)) {LISTENERS}") == 1
-    lost_s = waited(heard, "while it is away", send("while it is away"))
+    lost_s = waited(received, "while it is away", send("while it is away"))
 
     eventually(lambda: "listener.disconnected" in caplog.text, "the log says so")
     eventually(lambda: count(database, f"SELECT count(*) {LISTENERS}") == 1, "it listens again")
     time.sleep(IDLE_AFTER_S)
-    again_s = waited(heard, "again", send("again"))
+    again_s = waited(received, "again", send("again"))
 
     assert lost_s < IDLE_POLL_S + SOON_S
     assert again_s < SOON_S

@@ -51,8 +51,8 @@ POLL_S = 15.0
 @pytest.fixture
 def kills(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Kills]:
     """A pair, named by an indirect parameter, without a worker."""
-    with killed_pair(request.param, tmp_path) as found:
-        yield found
+    with killed_pair(request.param, tmp_path) as opened:
+        yield opened
 
 
 @pytest.fixture
@@ -105,9 +105,9 @@ def test_a_relay_pass_waits_for_no_lock_for_long_and_does_its_other_tasks(kills:
     assert heartbeat is not None
     with dispatcher.store.begin() as connection:
         worker_registry.register(connection, **enter_dead("gone"))
-    held = Mark(number=1).async_(in_=86_400).call()
+    locked = Mark(number=1).async_(in_=86_400).call()
     late = Mark(number=2).async_(in_=86_400).call()
-    pair.change(sa.update(records).where(records.c.id == held.id).values(status="running", claimed_by="gone"))
+    pair.change(sa.update(records).where(records.c.id == locked.id).values(status="running", claimed_by="gone"))
     pair.change(sa.update(records).where(records.c.id == late.id).values(expires_at=now(pair)))
     relay = Relay(dispatcher, heartbeat, RecoveryIntervals(RECOVER_WITHIN_S))
 
@@ -119,7 +119,7 @@ def test_a_relay_pass_waits_for_no_lock_for_long_and_does_its_other_tasks(kills:
 
     assert not went_well, "the dead worker's row is still there"
     assert took_s < POLL_S
-    assert (held.reload().status, late.reload().status) == ("pending", "expired")
+    assert (locked.reload().status, late.reload().status) == ("pending", "expired")
     assert relay.run_once()
     assert pair.sql(sa.select(workers.c.id).where(workers.c.id == "gone")) == []
 
@@ -128,13 +128,13 @@ def test_a_relay_pass_waits_for_no_lock_for_long_and_does_its_other_tasks(kills:
 def test_a_bounded_wait_is_over_in_time_and_leaves_the_connection_as_it_was(server: Database) -> None:
     setting = {"postgresql": "SHOW lock_timeout"}.get(server.engine.dialect.name, "SELECT @@innodb_lock_wait_timeout")
 
-    def told() -> Any:
+    def lock_timeout() -> Any:
         with server.begin() as connection:
             return connection.exec_driver_sql(setting).scalar(), connection.connection.driver_connection
 
     with server.begin() as connection:
         worker_registry.register(connection, **enter_dead("gone"))
-    before = told()
+    before = lock_timeout()
     other = sa.create_engine(server.url)
     with other.begin() as other_transaction:
         other_transaction.execute(sa.select(workers).with_for_update())
@@ -144,7 +144,7 @@ def test_a_bounded_wait_is_over_in_time_and_leaves_the_connection_as_it_was(serv
     other.dispose()
 
     assert LOCK_WAIT_S <= time.monotonic() - began < POLL_S
-    assert told() == before
+    assert lock_timeout() == before
 
 
 # --------------------------------------------------------------------------------------------------------- deletes
@@ -159,7 +159,7 @@ def enter(connection: sa.Connection, ids: str) -> None:
 @on_servers
 @pytest.mark.parametrize("leaving", ["a", "abc"])
 def test_a_worker_that_unregisters_does_not_wait_for_one_that_registers(server: Database, leaving: str) -> None:
-    left = [sa.select(table.c[name]).order_by(table.c[name]) for table, name in KEYS]
+    remaining = [sa.select(table.c[name]).order_by(table.c[name]) for table, name in KEYS]
     with server.begin() as connection:
         enter(connection, "abc")
     other = sa.create_engine(server.url)
@@ -169,7 +169,7 @@ def test_a_worker_that_unregisters_does_not_wait_for_one_that_registers(server: 
         with lock_timeouts.limited(LOCK_WAIT_S), server.begin() as connection:
             worker_registry.unregister(connection, list(leaving))
             staying = [one for one in "abc" if one not in leaving]
-            assert [list(connection.execute(query).scalars()) for query in left] == [staying, staying]
+            assert [list(connection.execute(query).scalars()) for query in remaining] == [staying, staying]
     other.dispose()
 
 
@@ -196,11 +196,11 @@ def test_acknowledgements_do_not_wait_for_open_transactions_that_have_enqueued(s
         for number in range(3):
             payload = dramatiq.Message("default", "actor", (), {}, {}).encode().decode()
             connection.execute(statements.INSERT_AFTER, {**posted, "p_message_id": str(number), "p_payload": payload})
-    held = [message for _ in range(3) if (message := broker.claim()) is not None]
+    claimed = [message for _ in range(3) if (message := broker.claim()) is not None]
     other = sa.create_engine(server.url)
     with other.begin() as other_transaction:
         other_transaction.execute(statements.INSERT_AFTER, {**posted, "p_message_id": "open", "p_payload": "{}"})
-        threads = [threading.Thread(target=message.ack) for message in held]
+        threads = [threading.Thread(target=message.ack) for message in claimed]
         began = time.monotonic()
         # They meet while something else is written, and are written together then.
         with broker._leases._write_lock:

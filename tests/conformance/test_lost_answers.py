@@ -120,7 +120,7 @@ def test_a_failed_acknowledgement_to_redis_does_not_block_the_thread(
     redis_broker: Any, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     monkeypatch.setattr(dramatiq.worker, "POST_PROCESS_MESSAGE_RETRY_DELAY_SECS", 0.05)
-    heard, ack, errors = [], redis_broker.do_ack, [error]
+    received, ack, errors = [], redis_broker.do_ack, [error]
 
     def fail_once(*arguments: Any) -> Any:
         if errors:
@@ -128,17 +128,17 @@ def test_a_failed_acknowledgement_to_redis_does_not_block_the_thread(
         return ack(*arguments)
 
     monkeypatch.setattr(redis_broker, "do_ack", fail_once)
-    dramatiq.actor(heard.append, actor_name="hear", broker=redis_broker)
+    dramatiq.actor(received.append, actor_name="hear", broker=redis_broker)
     # The only thread, and so the capacity for one message.
     worker = dramatiq.Worker(redis_broker, worker_threads=1, worker_timeout=50)
     worker.start()
     try:
         for word in ("first", "second", "third"):
             redis_broker.enqueue(message(word))
-        eventually(lambda: len(heard) == 3, "all are run")
+        eventually(lambda: len(received) == 3, "all are run")
     finally:
         worker.stop()
-    assert heard == ["first", "second", "third"]
+    assert received == ["first", "second", "third"]
     assert not errors
 
 
@@ -184,10 +184,10 @@ def test_a_message_from_a_database_that_reached_no_worker_is_redelivered(kind: s
 
         second: Any = broker.consume("default", prefetch=4, timeout=10)
 
-        found = eventually(lambda: next(second), "the lost one comes")
-        assert (running.args[0], found.args[0]) == ("run", "lost")
+        redelivered = eventually(lambda: next(second), "the lost one comes")
+        assert (running.args[0], redelivered.args[0]) == ("run", "lost")
         assert next(second) is None
-        for consumer, one in ((first, running), (second, found)):
+        for consumer, one in ((first, running), (second, redelivered)):
             consumer.ack(one)
         first.close()
         second.close()
@@ -222,9 +222,9 @@ def test_an_acknowledgement_without_a_reply_delays_nothing(
         consumer.ack(done)
 
         assert not lost, "the first try was written, and with it the claim of what is next"
-        found = eventually(lambda: next(consumer), "the next one comes")
-        assert found.args[0] == "next"
-        consumer.ack(found)
+        following = eventually(lambda: next(consumer), "the next one comes")
+        assert following.args[0] == "next"
+        consumer.ack(following)
         assert broker.pending() == Pending(due=0, delayed=0, leased=0)
         consumer.close()
         broker.close()

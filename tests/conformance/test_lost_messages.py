@@ -72,7 +72,7 @@ def test_a_message_lost_while_others_run_is_republished_in_time(
 
 def test_messages_of_an_abandoned_broker_run_after_a_switch_to_the_database(pair_to_leave: Pair) -> None:
     pair = pair_to_leave
-    left = [Greet(name=f"left {number}").async_().call() for number in range(3)]
+    abandoned = [Greet(name=f"left {number}").async_().call() for number in range(3)]
     assert pair.runtime is not None
     pair.runtime.close()
     pair.broker = None
@@ -83,7 +83,7 @@ def test_messages_of_an_abandoned_broker_run_after_a_switch_to_the_database(pair
 
     eventually(lambda: len(pair.effects()) == 4, "all have run", RECOVER_WITHIN_S + 1, pair.output)
     assert sorted(pair.effects()) == [*(f"greet left {number}" for number in range(3)), "greet new"]
-    assert [pair.row(ticket.id)["send_count"] for ticket in (*left, new)] == [2, 2, 2, 1]
+    assert [pair.row(ticket.id)["send_count"] for ticket in (*abandoned, new)] == [2, 2, 2, 1]
     worker.signal(signal.SIGKILL, to_all=True)
 
 

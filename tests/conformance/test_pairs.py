@@ -124,10 +124,10 @@ def test_a_retry_after_a_crash_succeeds(pair: Pair, tmp_path: Path) -> None:
     assert ticket.result(WAIT_S, POLL_S) == 3
     assert pair.row(ticket.id)["num_attempts"] == 3
     assert pair.effects_of(ticket.id) == ["stumble"], "what the first two wrote was rolled back"
-    kept = pair.sql(
+    attempts = pair.sql(
         "SELECT number, failure FROM operation_attempts WHERE record_id = :id ORDER BY number", id=ticket.id
     )
-    assert kept == [(1, "crash"), (2, "crash")]
+    assert attempts == [(1, "crash"), (2, "crash")]
 
 
 def test_a_crash_with_no_attempt_left_is_a_failure(pair: Pair, tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_a_retry_of_a_direct_job_succeeds(pair: Pair, tmp_path: Path) -> None:
 
 @pytest.mark.anywhere
 def test_a_delay_and_a_due_time_are_respected(pair: Pair) -> None:
-    sent = time.time()
+    enqueued_at = time.time()
     moment = datetime.now(timezone.utc) + timedelta(seconds=1.0)
     delayed = Greet(name="in").async_(in_=1.0).call()
     appointed = Greet(name="at").async_(at=moment).call()
@@ -172,18 +172,18 @@ def test_a_delay_and_a_due_time_are_respected(pair: Pair) -> None:
         ticket.result(WAIT_S, POLL_S)
         began = pair.row(ticket.id)["started_at"].timestamp()
         # Two clocks of one machine.
-        assert 0.99 <= began - sent < 10
+        assert 0.99 <= began - enqueued_at < 10
 
 
 def test_the_queue_of_a_class_and_one_that_no_class_names_are_served(pair: Pair) -> None:
     name = f"urgent_{time.time_ns()}"
-    sent = time.monotonic()
+    enqueued_at = time.monotonic()
 
     named = GreetLoudly(name="a").async_().call()
     new = Greet(name="b").async_(queue=name).call()
 
     assert new.result(WAIT_S, POLL_S)
-    assert time.monotonic() - sent < 5
+    assert time.monotonic() - enqueued_at < 5
     assert named.result(WAIT_S, POLL_S)
     assert [pair.row(ticket.id)["queue"] for ticket in (named, new)] == ["loud", name]
 
@@ -268,9 +268,11 @@ def test_every_type_round_trips_through_params_and_result(pair: Pair) -> None:
 
     result = ticket.result(WAIT_S, POLL_S)
     for field in attrs.fields(Everything):
-        sent, came = getattr(EVERYTHING, field.name), getattr(result, field.name)
-        assert type(came) is type(sent)
-        assert repr(came) == repr(sent) or (isinstance(sent, (set, frozenset)) and came == sent), field.name
+        expected, actual = getattr(EVERYTHING, field.name), getattr(result, field.name)
+        assert type(actual) is type(expected)
+        assert repr(actual) == repr(expected) or (isinstance(expected, (set, frozenset)) and actual == expected), (
+            field.name
+        )
     assert result.moment.utcoffset() == EVERYTHING.moment.utcoffset()
 
 
@@ -282,10 +284,10 @@ def test_the_worker_loads_refs(pair: Pair) -> None:
         ).async_().call()  # fmt: skip
 
     assert ticket.result(WAIT_S, POLL_S) == ["Ada", "None", "Ben,Cy", "Ulm/3", str(UUID(int=7))]
-    gone = Deliver(customer=404).async_().call()
+    missing = Deliver(customer=404).async_().call()
     with pytest.raises(OperationFailed):
-        gone.result(WAIT_S, POLL_S)
-    assert gone.failure == "discarded"
+        missing.result(WAIT_S, POLL_S)
+    assert missing.failure == "discarded"
 
 
 # ------------------------------------------------------------------------------------------------- transactions
@@ -300,15 +302,15 @@ def test_an_enqueue_in_a_session_runs_after_its_commit_and_never_after_a_rollbac
         session.rollback()
 
         with dexpy.session(session):
-            kept = Greet(name="kept").async_().call()
+            committed = Greet(name="kept").async_().call()
             with session.begin_nested() as savepoint:
                 dropped = Greet(name="dropped").async_().call()
                 savepoint.rollback()
         time.sleep(0.3)
-        assert pair.sql(sa.select(records.c.id).where(records.c.id == kept.id)) == []
+        assert pair.sql(sa.select(records.c.id).where(records.c.id == committed.id)) == []
         session.commit()
 
-    assert kept.result(WAIT_S, POLL_S) == "hello kept"
+    assert committed.result(WAIT_S, POLL_S) == "hello kept"
     for ticket in (rolled_back, dropped, visit):
         assert pair.sql(sa.select(records.c.id).where(records.c.id == ticket.id)) == []
         assert pair.sql(sa.select(messages.c.id).where(messages.c.payload.contains(ticket.id))) == []
@@ -374,9 +376,9 @@ def test_two_hundred_operations_on_two_processes_run_exactly_once_each(pair: Pai
 
     eventually(lambda: pair.sql(unfinished) == [(0,)], "all are done", 40, pair.output)
 
-    ran = pair.sql("SELECT what, run, pid FROM effects WHERE what LIKE 'count 1___'")
-    assert Counter(row.what for row in ran) == Counter(f"count {number}" for number in range(1000, 1200))
-    assert Counter(row.run for row in ran) == Counter(ids)
-    assert {row.pid for row in ran} == set(pair.workers[0].children()), "both processes took part"
+    effects = pair.sql("SELECT what, run, pid FROM effects WHERE what LIKE 'count 1___'")
+    assert Counter(row.what for row in effects) == Counter(f"count {number}" for number in range(1000, 1200))
+    assert Counter(row.run for row in effects) == Counter(ids)
+    assert {row.pid for row in effects} == set(pair.workers[0].children()), "both processes took part"
     attempts = pair.sql(sa.select(sa.func.max(records.c.num_attempts)).where(records.c.id.in_(ids)))
     assert attempts == [(1,)]

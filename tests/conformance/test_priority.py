@@ -39,10 +39,10 @@ def started(pair: Pair, tickets: Sequence[Any]) -> list[Any]:
 
 
 def all_done(pair: Pair, tickets: Sequence[Any]) -> None:
-    def left() -> list[Any]:
+    def unfinished() -> list[Any]:
         return [(row.id, row.operation, row.status) for row in rows_of(pair, tickets) if row.status != "done"]
 
-    eventually(lambda: not left(), "all are done", WAIT_S, lambda: f"{left()}\n{pair.output()}")
+    eventually(lambda: not unfinished(), "all are done", WAIT_S, lambda: f"{unfinished()}\n{pair.output()}")
 
 
 def enqueue_calm() -> list[Any]:
@@ -60,8 +60,8 @@ def test_urgent_runs_start_before_most_earlier_deliveries(own_pair: Pair) -> Non
 
     all_done(own_pair, [*calm, *urgent])
     last = started(own_pair, urgent)[-1]
-    passed = sum(began > last for began in started(own_pair, calm))
-    assert passed > CALM / 2, f"{passed} of {CALM} began after the last urgent one"
+    num_overtaken = sum(began > last for began in started(own_pair, calm))
+    assert num_overtaken > CALM / 2, f"{num_overtaken} of {CALM} began after the last urgent one"
     assert Counted(own_pair.effects("count %")) == Counted(f"count {number}" for number in range(CALM + 20))
     assert {row.num_attempts for row in rows_of(own_pair, [*calm, *urgent])} == {1}
 

@@ -52,22 +52,22 @@ class Effort:
         if kind == "sqlite":
             driver.set_progress_handler(self._step, 1)
         elif kind == "postgresql" and statement.startswith(("SELECT", "WITH")):
-            with driver.cursor() as own:
-                own.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", parameters)
-                plan = own.fetchone()[0][0]["Plan"]
+            with driver.cursor() as explain_cursor:
+                explain_cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", parameters)
+                plan = explain_cursor.fetchone()[0][0]["Plan"]
             self.total += plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
         elif kind != "postgresql":
-            with driver.cursor() as own:
-                own.execute("FLUSH STATUS")
+            with driver.cursor() as explain_cursor:
+                explain_cursor.execute("FLUSH STATUS")
 
     def _after(self, connection: Any, *_: Any) -> None:
         driver = connection.connection.driver_connection
         if connection.dialect.name == "sqlite":
             driver.set_progress_handler(None, 1)
         elif connection.dialect.name != "postgresql":
-            with driver.cursor() as own:
-                own.execute("SHOW SESSION STATUS LIKE 'Handler_read%'")
-                self.total += sum(int(value) for _, value in own.fetchall())
+            with driver.cursor() as cursor:
+                cursor.execute("SHOW SESSION STATUS LIKE 'Handler_read%'")
+                self.total += sum(int(value) for _, value in cursor.fetchall())
 
     def _step(self) -> int:
         self.total += 1
@@ -75,8 +75,8 @@ class Effort:
 
     def spent(self) -> int:
         """Since the last time."""
-        found, self.total = self.total, 0
-        return found
+        total, self.total = self.total, 0
+        return total
 
 
 BY_KEY = {"sqlite": "autoindex_operation_records_1 (id=?)", "postgresql": "using operation_records_pkey"}
@@ -89,14 +89,14 @@ def plans(engine: sa.Engine) -> Generator[list[tuple[str, bool]]]:
 
     def observe(connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
         kind = connection.dialect.name
-        with contextlib.closing(connection.connection.driver_connection.cursor()) as own:
-            own.execute(f"EXPLAIN {'QUERY PLAN ' if kind == 'sqlite' else ''}{statement}", parameters)
-            lines = own.fetchall()
+        with contextlib.closing(connection.connection.driver_connection.cursor()) as explain_cursor:
+            explain_cursor.execute(f"EXPLAIN {'QUERY PLAN ' if kind == 'sqlite' else ''}{statement}", parameters)
+            lines = explain_cursor.fetchall()
             if kind in BY_KEY:
                 reads = [str(line[-1]) for line in lines if re.search(r"SCAN|SEARCH|Scan", str(line[-1]))]
-                collected.append((statement, bool(reads) and all(BY_KEY[kind] in read for read in reads)))
+                collected.append((statement, bool(reads) and all(BY_KEY[kind] in plan_row for plan_row in reads)))
             else:
-                key = [column[0] for column in own.description].index("key")
+                key = [column[0] for column in explain_cursor.description].index("key")
                 # A row that is read before there is a plan, by its key, and is not as it should be.
                 is_seen = [line[key] == "PRIMARY" or "after reading const tables" in str(line[-1]) for line in lines]
                 collected.append((statement, all(is_seen)))
@@ -134,20 +134,20 @@ def database(kind: str, tmp_path: Path) -> Generator[Database]:
         database.dispose()
 
 
-def put(database: Database, count: int, **values: Any) -> None:
+def insert(database: Database, count: int, **values: Any) -> None:
     now = clock.now()
-    given = {"queue": "default", "priority": 0, "dead": False, "message_id": "x", "payload": "{}", "created_at": now}
+    defaults = {"queue": "default", "priority": 0, "dead": False, "message_id": "x", "payload": "{}", "created_at": now}
     due_at = now + values.pop("due_at", timedelta(0))
     with database.begin() as connection:
-        connection.execute(sa.insert(messages), [{**given, **values, "due_at": due_at}] * count)
+        connection.execute(sa.insert(messages), [{**defaults, **values, "due_at": due_at}] * count)
     analyze(database.engine, messages)
 
 
 @everywhere
 @pytest.mark.parametrize("name", WAITING_MESSAGES)
 def test_the_next_message_is_found_without_a_scan(database: Database, name: str) -> None:
-    put(database, 1)
-    put(database, FEW, **WAITING_MESSAGES[name])
+    insert(database, 1)
+    insert(database, FEW, **WAITING_MESSAGES[name])
     effort = Effort(database.engine)
 
     def observe() -> list[int]:
@@ -158,7 +158,7 @@ def test_the_next_message_is_found_without_a_scan(database: Database, name: str)
             return [*spent, effort.spent()]
 
     few = observe()
-    put(database, MANY, **WAITING_MESSAGES[name])
+    insert(database, MANY, **WAITING_MESSAGES[name])
     effort.spent()
     many = observe()
 
@@ -168,7 +168,7 @@ def test_the_next_message_is_found_without_a_scan(database: Database, name: str)
 
 @everywhere
 def test_an_empty_queue_is_detected_without_a_scan(database: Database) -> None:
-    put(database, FEW, due_at=timedelta(days=1))
+    insert(database, FEW, due_at=timedelta(days=1))
     effort = Effort(database.engine)
 
     def observe() -> int:
@@ -177,7 +177,7 @@ def test_an_empty_queue_is_detected_without_a_scan(database: Database) -> None:
         return effort.spent()
 
     few = observe()
-    put(database, MANY, due_at=timedelta(days=1))
+    insert(database, MANY, due_at=timedelta(days=1))
     effort.spent()
 
     assert few
@@ -186,20 +186,20 @@ def test_an_empty_queue_is_detected_without_a_scan(database: Database) -> None:
 
 @everywhere
 def test_messages_are_claimed_by_priority_and_then_by_due_time(database: Database) -> None:
-    put(database, 1, priority=9, due_at=timedelta(days=1))
+    insert(database, 1, priority=9, due_at=timedelta(days=1))
     for priority, minutes in ((3, -1), (3, -2), (7, -1), (-2, -1), (7, 60)):
-        put(database, 1, priority=priority, due_at=timedelta(minutes=minutes))
+        insert(database, 1, priority=priority, due_at=timedelta(minutes=minutes))
     order = []
 
     while True:
         with database.begin() as connection:
             level = most_urgent(connection, "default")
-            found = claimable(connection, "default", 2)
-            assert {row.priority for row in found} == ({level} if level is not None else set())
-            if not found:
+            claimable_rows = claimable(connection, "default", 2)
+            assert {row.priority for row in claimable_rows} == ({level} if level is not None else set())
+            if not claimable_rows:
                 break
-            order.append([row.priority for row in found])
-            connection.execute(sa.delete(messages).where(messages.c.id.in_([row.id for row in found])))
+            order.append([row.priority for row in claimable_rows])
+            connection.execute(sa.delete(messages).where(messages.c.id.in_([row.id for row in claimable_rows])))
 
     assert order == [[7], [3, 3], [-2]]
 
@@ -209,8 +209,8 @@ def test_concurrent_claims_get_different_messages(database: Database, kind: str)
     if kind == "sqlite":
         # One writer at a time: the other one waits for the lock, and finds what is left.
         return
-    put(database, 2)
-    put(database, FEW, priority=URGENT, due_at=timedelta(days=1))
+    insert(database, 2)
+    insert(database, FEW, priority=URGENT, due_at=timedelta(days=1))
 
     with database.begin() as one, database.begin() as other:
         first, second = claimable(one, "default", 1), claimable(other, "default", 1)
@@ -247,10 +247,10 @@ class Inbox:
         """Add so many pending rows, with or without updated statistics."""
         with self.engine.begin() as connection:
             model = dict(connection.execute(sa.select(records).limit(1)).one()._mapping)
-            given = {**model, "priority": 0, "status": "pending", "scheduled_at": None, "enqueued_at": clock.now()}
+            defaults = {**model, "priority": 0, "status": "pending", "scheduled_at": None, "enqueued_at": clock.now()}
             if "scheduled_at" in values:
                 values = {**values, "scheduled_at": clock.now() + values["scheduled_at"]}
-            rows = [{**given, **values, "id": f"op_{os.urandom(12).hex()}"} for _ in range(count)]
+            rows = [{**defaults, **values, "id": f"op_{os.urandom(12).hex()}"} for _ in range(count)]
             connection.execute(sa.insert(records), rows)
         if noticed:
             analyze(self.engine, records)
@@ -266,16 +266,16 @@ class Inbox:
         current.after_process_message(self.broker, message)
 
     def deliver(self, id: str) -> str | None:
-        with self.delivered(id) as got:
-            return got
+        with self.delivered(id) as claimed:
+            return claimed
 
 
 @pytest.fixture
 def inbox(kind: str, tmp_path: Path) -> Generator[Inbox]:
     with servers.database(kind, tmp_path) as url:
-        found = Inbox(url)
-        yield found
-        found.runtime.close()
+        opened = Inbox(url)
+        yield opened
+        opened.runtime.close()
     install(None)
 
 
@@ -295,9 +295,9 @@ def test_a_more_urgent_row_is_found_without_a_scan(inbox: Inbox, name: str) -> N
         urgent = inbox.send(URGENT - 1)
         effort.spent()
         assert inbox.deliver(other) == urgent
-        found = effort.spent()
+        claim_effort = effort.spent()
         assert inbox.deliver(urgent) == other, "a late message claims the record that has none"
-        return [vain, found, effort.spent()]
+        return [vain, claim_effort, effort.spent()]
 
     few, many = spend(FEW), spend(MANY)
 
@@ -314,7 +314,7 @@ def test_a_row_is_found_by_its_key_whatever_the_statistics(inbox: Inbox, planner
     # As a queue that has filled up just now.
     inbox.wait(MANY, noticed=False)
 
-    with plans(inbox.engine) as found, inbox.engine.begin() as connection:
+    with plans(inbox.engine) as explained, inbox.engine.begin() as connection:
         claimed = apply(connection, "claim", one, claimed_by="this")
         assert claimed is not None
         assert durable_steps.holds_claim(connection, one, claimed.claim_token)
@@ -325,19 +325,19 @@ def test_a_row_is_found_by_its_key_whatever_the_statistics(inbox: Inbox, planner
         ended = apply(connection, "revive", other, sent=False)
         assert ended is not None
 
-    assert len(found) >= 7
-    assert [statement for statement, is_by_key in found if not is_by_key] == []
+    assert len(explained) >= 7
+    assert [statement for statement, is_by_key in explained if not is_by_key] == []
 
 
 @everywhere
 def test_concurrent_deliveries_share_urgent_rows_without_waiting(inbox: Inbox) -> None:
     calm = [inbox.send() for _ in range(6)]
     urgent = [inbox.send(URGENT) for _ in range(6)]
-    start, got = threading.Barrier(len(calm), timeout=30), set()
+    start, claimed = threading.Barrier(len(calm), timeout=30), set()
 
     def run(id: str) -> None:
         start.wait()
-        got.add(inbox.deliver(id))
+        claimed.add(inbox.deliver(id))
 
     threads = [threading.Thread(target=run, args=(id,)) for id in calm]
     for thread in threads:
@@ -345,4 +345,4 @@ def test_concurrent_deliveries_share_urgent_rows_without_waiting(inbox: Inbox) -
     for thread in threads:
         thread.join()
 
-    assert got == set(urgent)
+    assert claimed == set(urgent)

@@ -31,10 +31,10 @@ LOCKS = (
 
 @pytest.fixture(params=SERVERS)
 def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Pair]:
-    with open_pair(f"{request.param}+sql", tmp_path) as found:
-        found.configure()
-        yield found
-        found.end()
+    with open_pair(f"{request.param}+sql", tmp_path) as opened:
+        opened.configure()
+        yield opened
+        opened.end()
         install(None)
 
 
@@ -46,9 +46,9 @@ def is_same(pair: Pair, url: str) -> bool:
     engine = sa.create_engine(url, poolclass=sa.NullPool)
     database = Database(pair.url)
     with engine.connect() as connection:
-        found = database.same_as(connection)
+        result = database.same_as(connection)
     database.dispose()
-    return found
+    return result
 
 
 @contextlib.contextmanager

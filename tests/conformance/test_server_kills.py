@@ -54,8 +54,8 @@ PAIRS = ["postgresql+redis", "postgresql+rabbitmq", "mariadb+sql"]
 @pytest.fixture
 def kills(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Kills]:
     """A pair, named by an indirect parameter, without a worker."""
-    with killed_pair(request.param, tmp_path) as found:
-        yield found
+    with killed_pair(request.param, tmp_path) as opened:
+        yield opened
 
 
 def on(*names: str) -> pytest.MarkDecorator:
@@ -182,13 +182,13 @@ def test_a_worker_whose_lease_expires_during_a_recovery_is_recovered_by_the_next
 
     monkeypatch.setattr(failpoints, "reached", lapse)
     recovery = Recovery(dispatcher, dispatcher.store, heartbeat)
-    left = sa.select(workers.c.id).where(workers.c.host == "elsewhere")
+    remaining = sa.select(workers.c.id).where(workers.c.host == "elsewhere")
 
     assert recovery.run_once() == 1
     # Its row records its sessions, which are not ended yet and may hold locks.
-    assert [row.id for row in pair.sql(left)] == ["late"]
+    assert [row.id for row in pair.sql(remaining)] == ["late"]
     assert recovery.run_once() == 0
-    assert pair.sql(left) == []
+    assert pair.sql(remaining) == []
 
 
 @on("postgresql+redis", "mariadb+sql")

@@ -43,8 +43,8 @@ from dexpy.runtime import install
 @pytest.fixture
 def kills(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Kills]:
     """A pair, named by an indirect parameter, without a worker."""
-    with killed_pair(request.param, tmp_path) as found:
-        yield found
+    with killed_pair(request.param, tmp_path) as opened:
+        yield opened
 
 
 def on(*names: str) -> pytest.MarkDecorator:
@@ -59,8 +59,10 @@ def occupied(pair: Pair, *, threads: int = 2) -> tuple[Any, Path]:
     """A worker with a run in every thread and pending ones, and the file that ends these runs."""
     gate = pair.folder / "gate"
     worker = pair.start(threads=threads)
-    begun = [WaitForFile(number=number, file=str(gate), writes_first=True).async_().call() for number in range(threads)]
-    for ticket in begun:
+    tickets = [
+        WaitForFile(number=number, file=str(gate), writes_first=True).async_().call() for number in range(threads)
+    ]
+    for ticket in tickets:
         pair.wait_for_status(ticket.id, "running", within_s=30)
     for number in range(WAITING):
         Mark(number=number).async_().call()

@@ -25,7 +25,7 @@ EACH = [
 ]
 
 
-def begun(pair: Pair, tickets: list[Ticket[None]]) -> list[str]:
+def claimants(pair: Pair, tickets: list[Ticket[None]]) -> list[str]:
     """Wait until all of these have started, and return the worker of each."""
     ids = [ticket.id for ticket in tickets]
     running = sa.select(records.c.claimed_by).where(records.c.id.in_(ids), records.c.status == "running")
@@ -38,7 +38,7 @@ def test_a_long_run_of_another_queue_delays_nothing_while_a_process_is_idle(own_
     own_pair.start("-Q", "default,loud", processes=2, threads=2)
     long = [Count(number=number, seconds=LONG_S).async_(queue="loud").call() for number in range(3)]
     # One process has both threads taken, and the other one has one that is free.
-    assert len(set(begun(own_pair, long))) == 2, own_pair.output()
+    assert len(set(claimants(own_pair, long))) == 2, own_pair.output()
 
     for number in range(10):
         assert Greet(name=str(number)).async_().call().result(WAIT_S, POLL_S) == f"hello {number}"
@@ -51,18 +51,18 @@ def test_a_queue_that_is_never_empty_starves_no_other(own_pair: Pair) -> None:
     crowd = [Count(number=number, seconds=0.05).async_(queue="loud").call() for number in range(CROWD)]
     own_pair.start("-Q", "default,loud", processes=1, threads=2)
 
-    passed = 0
+    num_ahead = 0
     for number in range(5):
         ticket = Greet(name=str(number)).async_().call()
         assert ticket.result(WAIT_S, POLL_S) == f"hello {number}"
         greet = own_pair.row(ticket.id)
         of_crowd = (records.c.queue == "loud", records.c.started_at > greet["created_at"])
         before = sa.select(sa.func.count()).where(*of_crowd, records.c.started_at < greet["started_at"])
-        passed += own_pair.sql(before)[0][0]
+        num_ahead += own_pair.sql(before)[0][0]
     # Of two hundred: each queue is served after a few runs.
-    assert passed < CROWD / 5, own_pair.output()
-    left = sa.select(sa.func.count()).where(records.c.status == "pending")
-    assert own_pair.sql(left)[0][0] > 0, "they were many enough to tell"
+    assert num_ahead < CROWD / 5, own_pair.output()
+    num_pending = sa.select(sa.func.count()).where(records.c.status == "pending")
+    assert own_pair.sql(num_pending)[0][0] > 0, "they were many enough to tell"
     ids = [ticket.id for ticket in crowd]
     unfinished = sa.select(records.c.id).where(records.c.id.in_(ids), records.c.status != "done")
     eventually(lambda: not own_pair.sql(unfinished), "all of the crowd are done", WAIT_S, own_pair.output)

@@ -80,8 +80,8 @@ def opened(
 @pytest.fixture
 def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[TrapPair]:
     """A pair for one test, named by an indirect parameter, without a worker."""
-    with opened(request.param, tmp_path) as (found, _):
-        yield found
+    with opened(request.param, tmp_path) as (opened_pair, _):
+        yield opened_pair
 
 
 def on(*names: str) -> Any:
@@ -97,19 +97,19 @@ def test_a_broker_that_is_down_loses_nothing_that_was_committed(name: str, tmp_p
         assert proxy is not None
         with Session(pair.engine) as session, dexpy.session(session):
             session.add(mailer.Effect(what="with it", run=""))
-            kept = mailer.SendMail(number=1).async_().call()
+            committed = mailer.SendMail(number=1).async_().call()
             session.commit()
         with Session(pair.engine) as session:
             rolled_back = mailer.SendMail(number=2).async_(session=session).call()
             session.rollback()
-        assert pair.row(kept.id)["enqueued_at"] is None, "its message is not published yet"
-        assert pair.sql(sa.select(table.c.id)) == [(kept.id,)]
+        assert pair.row(committed.id)["enqueued_at"] is None, "its message is not published yet"
+        assert pair.sql(sa.select(table.c.id)) == [(committed.id,)]
 
         worker = pair.start()
         eventually(lambda: worker.lines("broker.unreachable"), "the worker misses it too", WAIT_S, worker.output)
         proxy.open()
 
-        assert kept.result(WAIT_S, POLL_S) == 1
+        assert committed.result(WAIT_S, POLL_S) == 1
         assert pair.effects() == ["with it", "mail 1"]
         with pytest.raises(dexpy.errors.RolledBack):
             rolled_back.wait(1)
@@ -124,11 +124,11 @@ def test_a_worker_that_resumes_after_its_recovery_writes_nothing(pair: TrapPair,
     for _ in range(2):
         pair.start()
     ticket = pair.send_batch(1)
-    frozen = pair.begun(1)
+    frozen = pair.wait_until_begun(1)
     (late,) = [worker for worker in pair.workers if frozen in worker.children()]
     os.kill(frozen, signal.SIGSTOP)
     try:
-        successor = pair.begun(1, times=2)
+        successor = pair.wait_until_begun(1, times=2)
         assert successor != frozen
         if thaws == "when all is over":
             pair.open_gate(1)
@@ -139,8 +139,8 @@ def test_a_worker_that_resumes_after_its_recovery_writes_nothing(pair: TrapPair,
 
     assert ticket.result(WAIT_S, POLL_S) == 1
     eventually(lambda: late.lines("claim.lost"), "the late one finds that it is late", WAIT_S, pair.output)
-    eventually(lambda: len(pair.said(1)) == 3, "the other one has committed", WAIT_S, pair.output)
-    assert pair.said(1) == [("begun", frozen), ("begun", successor), ("committed", successor)]
+    eventually(lambda: len(pair.events_of(1)) == 3, "the other one has committed", WAIT_S, pair.output)
+    assert pair.events_of(1) == [("begun", frozen), ("begun", successor), ("committed", successor)]
     (child,) = records.where(operation=mailer.SendMail)
     assert child.ticket.result(WAIT_S, POLL_S) == 1
     assert child.parent_id == ticket.id
@@ -161,7 +161,7 @@ def test_a_hundred_deliveries_of_one_row_claim_it_once(pair: TrapPair) -> None:
     for _ in range(100):
         assert dispatcher.publish_row(row)
     workers = [pair.start(processes=2, threads=4) for _ in range(2)]
-    pair.begun(1)
+    pair.wait_until_begun(1)
     # One thread waits for the file; all other deliveries are acknowledged.
     eventually(lambda: dispatcher.transport.count_due("default") == 0, "all are delivered", WAIT_S, pair.output)
     pair.open_gate(1)
@@ -171,7 +171,7 @@ def test_a_hundred_deliveries_of_one_row_claim_it_once(pair: TrapPair) -> None:
     for worker in workers:
         assert worker.ended() == 0
 
-    assert [what for what, _ in pair.said(1)] == ["begun", "committed"]
+    assert [event for event, _ in pair.events_of(1)] == ["begun", "committed"]
     assert pair.effects("batch%") == ["batch 1"]
     assert (pair.row(ticket.id)["num_attempts"], pair.row(ticket.id)["claim_token"]) == (1, 1)
 
@@ -186,7 +186,7 @@ CLAIMED_BY_DEAD = "UPDATE operation_records SET status = 'running', claimed_by =
 def test_workers_whose_clocks_are_wrong_recover_runs_of_dead_workers_only(pair: TrapPair) -> None:
     workers = [start_ahead(pair, seconds, threads=1) for seconds in (3600, -3600)]
     tickets = [pair.send_batch(batch) for batch in (1, 2)]
-    pids = {pair.begun(batch): ticket for batch, ticket in enumerate(tickets, 1)}
+    pids = {pair.wait_until_begun(batch): ticket for batch, ticket in enumerate(tickets, 1)}
     assert len(pids) == 2, "one on each"
 
     def have_looked() -> bool:
@@ -203,7 +203,7 @@ def test_workers_whose_clocks_are_wrong_recover_runs_of_dead_workers_only(pair: 
     # One by one, each the last one that a wrong clock could keep alive.
     for batch, (pid, ticket) in enumerate(pids.items(), 1):
         os.kill(pid, signal.SIGKILL)
-        pair.begun(batch, times=2)
+        pair.wait_until_begun(batch, times=2)
         pair.open_gate(batch)
         assert ticket.result(WAIT_S, POLL_S) == batch
         assert pair.row(ticket.id)["num_lost"] == 1
@@ -221,9 +221,9 @@ def test_a_delay_does_not_depend_on_a_wrong_clock(pair: TrapPair, ahead_s: int) 
         clock.reset()
     assert at_once.result(WAIT_S, POLL_S) == 2
     assert ticket.result(WAIT_S, POLL_S) == 1
-    ran = pair.row(ticket.id)
-    assert (ran["started_at"] - ran["created_at"]).total_seconds() >= 1.5
-    assert ran["started_at"] >= ran["scheduled_at"]
+    record = pair.row(ticket.id)
+    assert (record["started_at"] - record["created_at"]).total_seconds() >= 1.5
+    assert record["started_at"] >= record["scheduled_at"]
 
 
 def refuse_queue(pair: TrapPair) -> str:
@@ -249,18 +249,18 @@ def test_a_bad_row_an_unknown_class_or_a_cut_database_does_not_stop_the_relay(pa
     worker.await_started(1)
 
     def await_done(*tickets: dexpy.Ticket[int]) -> None:
-        left = {ticket.id for ticket in tickets}
+        unfinished = {ticket.id for ticket in tickets}
 
         def observe() -> bool:
             # This process is cut off with all others.
             with contextlib.suppress(sa.exc.DBAPIError):
-                done = sa.select(table.c.id).where(table.c.id.in_(left), table.c.status == "done")
-                left.difference_update(row.id for row in pair.sql(done))
-            return not left
+                query = sa.select(table.c.id).where(table.c.id.in_(unfinished), table.c.status == "done")
+                unfinished.difference_update(row.id for row in pair.sql(query))
+            return not unfinished
 
         eventually(observe, "all are done", WAIT_S, pair.output)
 
-    def told() -> list[str]:
+    def outage_lines() -> list[str]:
         return [line for line in worker.output().splitlines() if "the database has cut" in line]
 
     await_done(*delayed)
@@ -270,9 +270,11 @@ def test_a_bad_row_an_unknown_class_or_a_cut_database_does_not_stop_the_relay(pa
         ticket = mailer.SendMail(number=number).async_(in_=0.5).call()
         cut.touch()
         await_done(ticket)
-        eventually(lambda number=number: len(told()) == number - 58, "it was cut once more", WAIT_S, pair.output)
+        eventually(
+            lambda number=number: len(outage_lines()) == number - 58, "it was cut once more", WAIT_S, pair.output
+        )
 
-    assert all(" 0 connections" not in line for line in told())
+    assert all(" 0 connections" not in line for line in outage_lines())
     assert sorted(pair.effects()) == sorted(f"mail {number}" for number in range(63))
     assert pair.row(refused.id)["status"] == "pending"
     eventually(lambda: worker.lines("message.deferred"), "what is unknown is said", WAIT_S, pair.output)
@@ -299,8 +301,8 @@ def broker_content(pair: TrapPair) -> str:
     bodies: list[bytes] = []
     with contextlib.closing(pika.BlockingConnection(pika.URLParameters(str(pair.broker)))) as connection:
         channel = connection.channel()
-        while (got := channel.basic_get("default"))[0] is not None:
-            bodies.append(got[2])
+        while (delivered := channel.basic_get("default"))[0] is not None:
+            bodies.append(delivered[2])
         # Unacknowledged messages are requeued when the connection is closed.
     return str(bodies)
 
@@ -320,8 +322,10 @@ def test_a_secret_reaches_no_server(pair: TrapPair) -> None:
     with pair.engine.connect() as connection:
         for name in sa.inspect(connection).get_table_names():
             columns = [column["name"] for column in sa.inspect(connection).get_columns(name)]
-            kept = [column for column in columns if (name, column) != ("operation_records", "params")]
-            sinks[name] = str(connection.execute(sa.select(*map(sa.column, kept)).select_from(sa.table(name))).all())
+            plain_columns = [column for column in columns if (name, column) != ("operation_records", "params")]
+            sinks[name] = str(
+                connection.execute(sa.select(*map(sa.column, plain_columns)).select_from(sa.table(name))).all()
+            )
 
     assert "<sensitive>" in sinks["operation_records"]
     assert "run.failed operation=apps.mailer.LogIn" in sinks["output"]
@@ -334,7 +338,7 @@ def test_a_fork_does_not_share_the_connections_of_its_parent(pair: TrapPair) -> 
     ended = pair.run([sys.executable, str(HARNESS / "forking_program.py"), pair.url])
 
     assert ended.returncode == 0, ended.stderr
-    sides = {found["side"]: found for found in map(json.loads, ended.stdout.splitlines())}
+    sides = {report["side"]: report for report in map(json.loads, ended.stdout.splitlines())}
     assert set(sides) == {"before", "child", "parent", "after"}
     before, child, parent, after = (set(sides[side]["connections"]) for side in ("before", "child", "parent", "after"))
     assert before
@@ -344,6 +348,6 @@ def test_a_fork_does_not_share_the_connections_of_its_parent(pair: TrapPair) -> 
     of_parent = {session for worker, session in sides["child"]["noted"] if worker == sides["before"]["worker"]}
     assert of_parent
     assert not child & of_parent, "sessions of a child would be ended with those of its parent"
-    told = pair.effects()
-    assert len(told) == len(set(told)) == records.done().count() == records.pending().count()
+    effects = pair.effects()
+    assert len(effects) == len(set(effects)) == records.done().count() == records.pending().count()
     assert "Traceback" not in ended.stderr

@@ -49,8 +49,8 @@ def test_the_applications_own_sessions_at_repeatable_read(own_pair: Pair, tmp_pa
 
     all_done(own_pair, [*counts, healed])
     assert Counted(own_pair.effects("count %")) == Counted(f"count {number}" for number in range(40))
-    said = lambda: any(lost.id in line for line in own_pair.workers[0].lines("claim.lost"))  # noqa: E731
-    eventually(said, "the worker says that its claim was lost", WAIT_S, own_pair.output)
+    is_logged = lambda: any(lost.id in line for line in own_pair.workers[0].lines("claim.lost"))  # noqa: E731
+    eventually(is_logged, "the worker says that its claim was lost", WAIT_S, own_pair.output)
     assert own_pair.effects_of(lost.id) == []
 
 
@@ -103,10 +103,10 @@ def test_plain_dramatiq_and_dexpy_worker_serve_one_queue_at_the_same_time(own_pa
     tickets = [Count(number=number, seconds=0.05).async_(queue="shared").call() for number in range(120)]
 
     all_done(own_pair, tickets)
-    ran = own_pair.sql("SELECT what, pid FROM effects")
-    assert Counted(row.what for row in ran) == Counted(f"count {number}" for number in range(120))
+    effects = own_pair.sql("SELECT what, pid FROM effects")
+    assert Counted(row.what for row in effects) == Counted(f"count {number}" for number in range(120))
     ours = set(worker.children())
-    pids = {row.pid for row in ran}
+    pids = {row.pid for row in effects}
     assert ours & pids, "dexpy worker took part"
     assert pids - ours, "dramatiq took part"
 
@@ -160,14 +160,14 @@ def test_an_unknown_operation_waits_in_the_database_and_does_not_count_as_lost(o
     own_pair.variables = {"DEXPY_RECOVER_WITHIN": "5"}
     worker = own_pair.start()
     tickets = [GreetInNextRelease(number=number).async_().call() for number in range(3)]
-    kept = sa.select(sa.func.count()).select_from(messages)
-    eventually(lambda: own_pair.sql(kept) == [(3,)], "each has been looked at", WAIT_S, worker.output)
+    count_messages = sa.select(sa.func.count()).select_from(messages)
+    eventually(lambda: own_pair.sql(count_messages) == [(3,)], "each has been looked at", WAIT_S, worker.output)
 
     # What was lost is sent again after two and a half seconds.
     time.sleep(7)
 
     assert [own_pair.row(ticket.id)["send_count"] for ticket in tickets] == [1, 1, 1]
-    assert own_pair.sql(kept) == [(3,)]
+    assert own_pair.sql(count_messages) == [(3,)]
 
 
 def test_a_message_of_a_later_format_runs_its_record(tmp_path: Path) -> None:

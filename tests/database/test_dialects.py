@@ -31,11 +31,11 @@ things = sa.Table(
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Database]:
     """An empty database with the table `things`."""
     with servers.database(request.param, tmp_path) as url:
-        found = Database(url)
-        with found.begin() as connection:
+        opened = Database(url)
+        with opened.begin() as connection:
             things.create(connection)
-        yield found
-        found.dispose()
+        yield opened
+        opened.dispose()
 
 
 @pytest.fixture
@@ -215,9 +215,9 @@ def test_the_same_database_is_recognized(database: Database, dialect: Dialect) -
     with plain.connect() as other:
         assert database.same_as(other)
         if dialect.has_server:
-            with database.begin() as own:
-                assert dialect.is_same_database(own, other)
-                assert dialect.is_same_database(own, other, any_schema=True)
+            with database.begin() as connection:
+                assert dialect.is_same_database(connection, other)
+                assert dialect.is_same_database(connection, other, any_schema=True)
     plain.dispose()
 
 

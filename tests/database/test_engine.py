@@ -244,7 +244,7 @@ def _orders(length: int) -> Iterator[tuple[str, ...]]:
 def test_savepoints_keep_their_meaning_in_every_order_of_opening_writing_releasing_and_rolling_back(
     database: Database,
 ) -> None:
-    tried = 0
+    num_cases = 0
     for steps in _orders(6):
         with database.begin() as connection:
             connection.execute(sa.text("DELETE FROM box"))
@@ -252,8 +252,8 @@ def test_savepoints_keep_their_meaning_in_every_order_of_opening_writing_releasi
             expected = follow(connection, steps)
         with database.begin() as connection:
             assert amounts(connection) == expected, steps
-        tried += 1
-    assert tried > 500
+        num_cases += 1
+    assert num_cases > 500
 
 
 def follow(connection: sa.Connection, steps: tuple[str, ...]) -> list[int]:
@@ -298,11 +298,11 @@ def test_a_process_has_one_engine(database: Database) -> None:
 
 def test_threads_that_start_concurrently_get_the_same_engine(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path}/other.db")
-    start, found = threading.Barrier(8), set[int]()
+    start, engine_ids = threading.Barrier(8), set[int]()
 
     def observe() -> None:
         start.wait()
-        found.add(id(database.engine))
+        engine_ids.add(id(database.engine))
 
     threads = [threading.Thread(target=observe) for _ in range(8)]
     for thread in threads:
@@ -310,7 +310,7 @@ def test_threads_that_start_concurrently_get_the_same_engine(tmp_path: Path) -> 
     for thread in threads:
         thread.join()
     database.dispose()
-    assert len(found) == 1
+    assert len(engine_ids) == 1
 
 
 @fork_with_threads
@@ -321,15 +321,15 @@ def test_an_engine_is_not_shared_across_a_fork(database: Database) -> None:
 
         def write_in_the_child() -> None:
             assert database.engine is not mine
-            with database.begin() as own:
-                assert amounts(own) == []
+            with database.begin() as connection:
+                assert amounts(connection) == []
 
         assert in_a_fork(write_in_the_child) == 0
         add(connection, 2)
 
     def write_after_the_parent() -> None:
-        with database.begin() as own:
-            add(own, 3)
+        with database.begin() as connection:
+            add(connection, 3)
 
     assert in_a_fork(write_after_the_parent) == 0
     assert database.engine is mine
@@ -364,15 +364,15 @@ def test_a_fork_while_a_thread_makes_the_engine_leaves_the_child_able_to_make_it
 
 
 def test_an_engine_of_the_application_is_used_and_never_closed(tmp_path: Path) -> None:
-    own = sa.create_engine(f"sqlite:///{tmp_path}/own.db")
-    database = Database(own.url, engine=own)
-    assert database.engine is own
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/own.db")
+    database = Database(engine.url, engine=engine)
+    assert database.engine is engine
     with database.begin() as connection:
         assert database.same_as(connection)
         connection.exec_driver_sql("CREATE TABLE box (id INTEGER)")
     database.dispose()
-    assert database.engine is own
-    own.dispose()
+    assert database.engine is engine
+    engine.dispose()
 
 
 def test_a_file_with_a_writer_in_another_journal_mode_is_waited_for(tmp_path: Path) -> None:

@@ -47,9 +47,9 @@ def printed(code: str, folder: Path) -> str:
     """What lines of code print in a process of their own."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DEXPY_")}
     command = [sys.executable, "-c", BEGINNING + code]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    process = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
 def test_a_process_without_sqlite_has_no_listener_on_all_engines(tmp_path: Path) -> None:

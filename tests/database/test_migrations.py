@@ -101,9 +101,9 @@ def structure(url: str) -> dict[str, Any]:
     """What SQLAlchemy finds of dexpy's tables, in a form that can be compared."""
     engine = sa.create_engine(url, poolclass=sa.NullPool)
     inspector = sa.inspect(engine)
-    found: dict[str, Any] = {}
+    structures: dict[str, Any] = {}
     for table in sorted(name for name in inspector.get_table_names() if name.startswith(("operation_", "dexpy_"))):
-        found[table] = {
+        structures[table] = {
             "columns": [
                 (column["name"], str(column["type"]), column["nullable"], column["default"])
                 for column in inspector.get_columns(table)
@@ -119,7 +119,7 @@ def structure(url: str) -> dict[str, Any]:
             ),
         }
     engine.dispose()
-    return found
+    return structures
 
 
 def options_of(index: Any) -> str:
@@ -242,7 +242,7 @@ def test_an_upgrade_a_creation_and_their_printed_sql_give_the_same_schema(
     upgraded = structure(old_pair.url)
     assert old_pair.dexpy("db", "sql").stdout == ""
     printed_creation = old_pair.dexpy("db", "sql", "--from", "0").stdout
-    found = {}
+    schemas = {}
     for name in ("init", "sql of init", "sql of upgrade"):
         folder = tmp_path / name.replace(" ", "_")
         folder.mkdir()
@@ -258,12 +258,12 @@ def test_an_upgrade_a_creation_and_their_printed_sql_give_the_same_schema(
                 assert len(other.sql("SELECT id FROM operation_records WHERE status = 'cancelled'")) == 2
             assert other.dexpy("db", "check").returncode == 0
             assert stored_versions(other) == [2]
-            found[name] = structure(url)
+            schemas[name] = structure(url)
             other.close()
 
-    assert found["init"] == upgraded
-    assert found["sql of init"] == upgraded
-    assert found["sql of upgrade"] == upgraded
+    assert schemas["init"] == upgraded
+    assert schemas["sql of init"] == upgraded
+    assert schemas["sql of upgrade"] == upgraded
 
 
 def stored_tables(pair: Pair) -> set[str]:

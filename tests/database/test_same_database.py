@@ -18,19 +18,19 @@ from dexpy.database.engine import Database
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
-    found = Database(f"sqlite:///{tmp_path / 'records.db'}")
-    with found.begin() as connection:
+    opened = Database(f"sqlite:///{tmp_path / 'records.db'}")
+    with opened.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE box (amount INTEGER)")
-    yield found
-    found.dispose()
+    yield opened
+    opened.dispose()
 
 
 def is_same(database: Database, url: str) -> bool:
     engine = sa.create_engine(url)
     with engine.connect() as connection:
-        found = database.same_as(connection)
+        result = database.same_as(connection)
     engine.dispose()
-    return found
+    return result
 
 
 def test_a_file_is_the_same_by_every_path_to_it(database: Database, tmp_path: Path) -> None:
@@ -95,14 +95,14 @@ def test_the_comparison_waits_for_no_lock_and_leaves_the_transaction_unchanged(t
 
 def test_the_comparison_is_made_once_for_all_connections_of_an_engine(database: Database) -> None:
     engine = sa.create_engine(database.url)
-    asked: list[str] = []
-    sa.event.listen(engine, "before_cursor_execute", lambda *told: asked.append(told[2]))
+    statements: list[str] = []
+    sa.event.listen(engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
     for bind in (engine, engine, engine.execution_options(isolation_level="SERIALIZABLE")):
         with bind.connect() as connection:
             assert database.same_as(connection)
     engine.dispose()
 
-    assert asked == ["PRAGMA database_list"]
+    assert statements == ["PRAGMA database_list"]
 
 
 class Echo(Operation):

@@ -41,11 +41,11 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize("said", DOWN, ids=str)
-def test_a_temporary_error_counts_as_an_outage(said: Any) -> None:
-    assert is_only_down(said)
+@pytest.mark.parametrize("error", DOWN, ids=str)
+def test_a_temporary_error_counts_as_an_outage(error: Any) -> None:
+    assert is_only_down(error)
 
 
-@pytest.mark.parametrize("said", REFUSALS, ids=str)
-def test_a_permanent_error_counts_as_a_refusal(said: Any) -> None:
-    assert not is_only_down(said)
+@pytest.mark.parametrize("error", REFUSALS, ids=str)
+def test_a_permanent_error_counts_as_a_refusal(error: Any) -> None:
+    assert not is_only_down(error)

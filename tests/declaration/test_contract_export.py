@@ -194,8 +194,8 @@ def test_the_schema_accepts_and_refuses_the_same_input_as_parse(name: str) -> No
 def test_the_json_of_an_operation_is_valid_against_its_schema(name: str) -> None:
     for value in CASES[name][0]:
         operation = Everything.parse({**GOOD, name: value})
-        written = {one.name: one.codec.encode(getattr(operation, one.name)) for one in Everything.contract.props}
-        assert PARAMS.is_valid(written)
+        encoded = {one.name: one.codec.encode(getattr(operation, one.name)) for one in Everything.contract.props}
+        assert PARAMS.is_valid(encoded)
 
 
 def test_unknown_keys_and_missing_ones_are_refused_by_both() -> None:
@@ -330,8 +330,8 @@ def test_the_schema_of_success_accepts_stored_results() -> None:
     check = validator(Told.contract.to_json_schema("success"))
     form = Told.contract.success
     assert form is not None
-    written = form.encode({"a": Item("x", 1, [Item("y")]), "b": None})
-    assert check.is_valid(written)
+    encoded = form.encode({"a": Item("x", 1, [Item("y")]), "b": None})
+    assert check.is_valid(encoded)
     assert not check.is_valid({"a": {"sku": "x"}}), "what is written is complete"
     assert not check.is_valid([])
 
@@ -380,14 +380,14 @@ def test_every_declared_operation_is_exported_by_name_in_order(monkeypatch: pyte
     class Local(Operation):
         def perform(self) -> None: ...
 
-    told = dexpy.export()
-    assert list(told) == sorted(told)
-    assert len(told) == 4
-    assert told["export.told"] == Told.contract.to_dict()
-    assert "export.Old" not in told
-    assert not any(name.startswith("dexpy.") or "Local" in name for name in told)
+    exported = dexpy.export()
+    assert list(exported) == sorted(exported)
+    assert len(exported) == 4
+    assert exported["export.told"] == Told.contract.to_dict()
+    assert "export.Old" not in exported
+    assert not any(name.startswith("dexpy.") or "Local" in name for name in exported)
     schemas = dexpy.export("json_schema")
-    assert schemas.keys() == told.keys()
+    assert schemas.keys() == exported.keys()
     for schema in schemas.values():
         validator(schema)
 

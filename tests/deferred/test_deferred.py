@@ -87,15 +87,15 @@ def test_the_current_session_is_joined_and_a_rolled_back_savepoint_drops_its_cal
     isolated_runtime: Isolated, engine: sa.Engine
 ) -> None:
     with Session(engine) as session, dexpy.session(session):
-        kept = defer(OrderClient.cancel, order_number=1)
+        committed = defer(OrderClient.cancel, order_number=1)
         with pytest.raises(KeyError), session.begin_nested():
             defer(OrderClient.cancel, order_number=2)
             raise KeyError
         session.commit()
     isolated_runtime.run_pending()
 
-    assert kept.result(5) == "OrderClient 1"
-    assert [record.id for record in records.all()] == [kept.id]
+    assert committed.result(5) == "OrderClient 1"
+    assert [record.id for record in records.all()] == [committed.id]
 
 
 def test_without_a_session_the_call_is_stored_at_once(isolated_runtime: Isolated) -> None:
@@ -135,7 +135,7 @@ def test_a_registered_function_can_still_be_called(isolated_runtime: Isolated) -
 
 
 @pytest.mark.parametrize(
-    ("target", "given", "expected"),
+    ("target", "arguments", "expected"),
     [
         (OrderClient.cancel, {"order_number": 1, "reason": "why"}, "OrderClient 1 why"),
         (shop.mailer.send, {"to": "you"}, "shop to you"),
@@ -152,9 +152,9 @@ def test_a_registered_function_can_still_be_called(isolated_runtime: Isolated) -
     ids=["classmethod", "method", "bound", "one_of_two", "function", "coroutine", "types"],
 )
 def test_functions_and_methods_of_every_kind_can_be_deferred(
-    isolated_runtime: Isolated, target: Any, given: dict[str, Any], expected: Any
+    isolated_runtime: Isolated, target: Any, arguments: dict[str, Any], expected: Any
 ) -> None:
-    ticket = defer(target, **given)
+    ticket = defer(target, **arguments)
     isolated_runtime.run_pending()
 
     result = ticket.result(5)
@@ -198,7 +198,7 @@ def test_a_row_of_an_unregistered_target_is_not_run(isolated_runtime: Isolated, 
         connection.execute(sa.delete(messages))
         connection.execute(sa.update(records.table).values(operation="os.getpid", params={}))
     records.get(ticket.id).reschedule(at=dt.datetime.now(dt.timezone.utc))
-    assert [ran.operation for ran in isolated_runtime.run_pending()] == ["os.getpid"]
+    assert [run.operation for run in isolated_runtime.run_pending()] == ["os.getpid"]
 
     record = records.get(ticket.id)
     assert (record.status, record.num_attempts, OrderClient.calls) == ("pending", 0, [])
@@ -229,7 +229,7 @@ def test_arguments_are_checked_against_the_signature_at_once_and_together(isolat
 
 
 @pytest.mark.parametrize(
-    ("arguments", "given", "said"),
+    ("arguments", "kwargs", "expected"),
     [
         ((1, 2, 3), {}, "expected at most 2 positional arguments, got 3"),
         ((1,), {"order_number": 1}, "order_number: given twice, by position and by name"),
@@ -237,10 +237,10 @@ def test_arguments_are_checked_against_the_signature_at_once_and_together(isolat
     ],
 )
 def test_invalid_arguments_are_refused(
-    isolated_runtime: Isolated, arguments: tuple[Any, ...], given: dict[str, Any], said: str
+    isolated_runtime: Isolated, arguments: tuple[Any, ...], kwargs: dict[str, Any], expected: str
 ) -> None:
-    with pytest.raises(PropsError, match=said):
-        defer.with_options()(OrderClient.fulfill, *arguments, **given)
+    with pytest.raises(PropsError, match=expected):
+        defer.with_options()(OrderClient.fulfill, *arguments, **kwargs)
 
 
 def test_an_argument_that_has_no_json_form_is_refused_with_nothing_stored(isolated_runtime: Isolated) -> None:
@@ -268,9 +268,9 @@ def test_a_sensitive_argument_is_shown_nowhere(isolated_runtime: Isolated, caplo
     with pytest.raises(OperationFailed) as failed:
         ticket.result(5)
     record = records.get(ticket.id)
-    told = [str(refused.value), str(failed.value), repr(record), str(record.params), caplog.text]
-    told += [str(attempt) for attempt in records.attempts(ticket.id)]
-    assert not any("s3cr3t" in text for text in told)
+    texts = [str(refused.value), str(failed.value), repr(record), str(record.params), caplog.text]
+    texts += [str(attempt) for attempt in records.attempts(ticket.id)]
+    assert not any("s3cr3t" in text for text in texts)
     assert record.error_message == "1 of <sensitive>"
 
 
@@ -281,9 +281,9 @@ def test_a_call_is_not_made_before_it_is_due(isolated_runtime: Isolated, engine:
     ticket = defer(shop.tick, at=later())
     past = defer(shop.tick, at=dt.datetime(2020, 1, 1, tzinfo=dt.timezone.utc))
 
-    assert [ran.id for ran in isolated_runtime.run_pending()] == [past.id]
+    assert [run.id for run in isolated_runtime.run_pending()] == [past.id]
     pass_time(isolated_runtime, engine, LATER)
-    assert [ran.id for ran in isolated_runtime.run_pending()] == [ticket.id]
+    assert [run.id for run in isolated_runtime.run_pending()] == [ticket.id]
 
 
 def test_queue_priority_and_expiry_of_the_call_win_over_those_of_the_target(isolated_runtime: Isolated) -> None:
@@ -391,18 +391,18 @@ def test_records_are_found_by_target_and_method(isolated_runtime: Isolated) -> N
     pinged = defer(shop.ping_shop).id
     ticked = defer(shop.tick).id
 
-    def found(**filters: Any) -> list[str]:
+    def find_ids(**filters: Any) -> list[str]:
         return [record.id for record in records.where(**filters)]
 
-    assert found(target=OrderClient, method="fulfill") == [fulfilled]
-    assert found(target=OrderClient) == [fulfilled, cancelled]
-    assert found(target=OrderClient.cancel) == [cancelled]
-    assert found(target=shop.mailer) == [mailed, pinged]
-    assert found(target=Mailer, method="send") == [mailed]
-    assert found(target=shop, method="tick") == [ticked]
-    assert found(target="apps.shop_deferred.OrderClient", method="fulfill") == [fulfilled]
-    assert found(target="apps.shop_deferred.OrderClient") == [fulfilled, cancelled]
-    assert found(target=OrderClient, params={"order_number": 1}) == [fulfilled, cancelled]
+    assert find_ids(target=OrderClient, method="fulfill") == [fulfilled]
+    assert find_ids(target=OrderClient) == [fulfilled, cancelled]
+    assert find_ids(target=OrderClient.cancel) == [cancelled]
+    assert find_ids(target=shop.mailer) == [mailed, pinged]
+    assert find_ids(target=Mailer, method="send") == [mailed]
+    assert find_ids(target=shop, method="tick") == [ticked]
+    assert find_ids(target="apps.shop_deferred.OrderClient", method="fulfill") == [fulfilled]
+    assert find_ids(target="apps.shop_deferred.OrderClient") == [fulfilled, cancelled]
+    assert find_ids(target=OrderClient, params={"order_number": 1}) == [fulfilled, cancelled]
 
 
 def test_a_ticket_has_status_attempts_and_completion(isolated_runtime: Isolated) -> None:
@@ -573,7 +573,7 @@ def yielding() -> Any:
 
 
 @pytest.mark.parametrize(
-    ("declare", "said"),
+    ("declare", "expected"),
     [
         (lambda: deferrable(spoken), r"deferrable\(spoken\): \*words.* is not supported"),
         (lambda: deferrable(named), r"deferrable\(named\): \*\*words"),
@@ -606,13 +606,13 @@ def yielding() -> Any:
         (lambda: DeferredCall().perform(), r"DeferredCall is a base class"),
     ],
 )
-def test_a_target_that_cannot_be_called_later_is_refused_at_its_declaration(declare: Any, said: str) -> None:
-    with pytest.raises(DeclarationError, match=said):
+def test_a_target_that_cannot_be_called_later_is_refused_at_its_declaration(declare: Any, expected: str) -> None:
+    with pytest.raises(DeclarationError, match=expected):
         declare()
 
 
 @pytest.mark.parametrize(
-    ("call", "refusal", "said"),
+    ("call", "refusal", "expected"),
     [
         (lambda: defer(print), OptionsError, r"not registered, .*Decorate it with @deferrable"),
         (lambda: defer(lambda: None), OptionsError, r"not registered"),
@@ -648,8 +648,8 @@ def test_a_target_that_cannot_be_called_later_is_refused_at_its_declaration(decl
     ],
 )
 def test_a_call_that_cannot_be_deferred_is_refused_and_nothing_is_stored(
-    isolated_runtime: Isolated, call: Any, refusal: type[Exception], said: str
+    isolated_runtime: Isolated, call: Any, refusal: type[Exception], expected: str
 ) -> None:
-    with pytest.raises(refusal, match=said):
+    with pytest.raises(refusal, match=expected):
         call()
     assert records.all().count() == 0

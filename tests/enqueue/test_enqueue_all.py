@@ -155,17 +155,17 @@ def test_all_operations_of_a_batch_expire(isolated_runtime: Isolated) -> None:
 
 def test_many_operations_are_stored_by_one_statement_and_their_messages_too(isolated_runtime: Isolated) -> None:
     enqueue_all([Greet(name="warm"), Greet(name="up")])
-    seen: list[tuple[str, int]] = []
+    statements: list[tuple[str, int]] = []
 
     def note(_c: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool) -> None:
         if statement.startswith("INSERT"):
-            seen.append((statement.split()[2].rpartition(".")[2], len(parameters) if many else 1))
+            statements.append((statement.split()[2].rpartition(".")[2], len(parameters) if many else 1))
 
     event.listen(isolated_runtime.runtime.store.database.engine, "before_cursor_execute", note)
     tickets = enqueue_all([Greet(name=str(number)) for number in range(MANY)])
     event.remove(isolated_runtime.runtime.store.database.engine, "before_cursor_execute", note)
 
-    assert seen == [("operation_records", MANY), ("dexpy_messages", MANY)]
+    assert statements == [("operation_records", MANY), ("dexpy_messages", MANY)]
     assert len({ticket.id for ticket in tickets}) == MANY
     isolated_runtime.run_pending()
     assert [ticket.result(5) for ticket in tickets] == [f"Hello {number}" for number in range(MANY)]
@@ -177,11 +177,13 @@ def test_a_row_of_a_batch_equals_the_row_of_a_single_enqueue(isolated_runtime: I
         (one, _) = enqueue_all([Greet(name="x"), Greet(name="y")], in_=30, expires_in=300)
     with engine.connect() as connection:
         query = sa.text("SELECT * FROM operation_records WHERE id IN (:a, :b)")
-        found = {row["id"]: dict(row) for row in connection.execute(query, {"a": alone.id, "b": one.id}).mappings()}
+        stored_rows = {
+            row["id"]: dict(row) for row in connection.execute(query, {"a": alone.id, "b": one.id}).mappings()
+        }
     differing = {"id", "trace", "scheduled_at", "expires_at", "enqueued_at", "created_at", "updated_at"}
-    first, second = ({k: v for k, v in found[i].items() if k not in differing} for i in (alone.id, one.id))
+    first, second = ({k: v for k, v in stored_rows[i].items() if k not in differing} for i in (alone.id, one.id))
     assert first == second
-    moments = {name: (found[alone.id][name], found[one.id][name]) for name in differing - {"id", "trace"}}
+    moments = {name: (stored_rows[alone.id][name], stored_rows[one.id][name]) for name in differing - {"id", "trace"}}
     for name, both in moments.items():
         assert [type(value) for value in both] == [type(both[0])] * 2, name
         assert None not in both, name
@@ -219,8 +221,8 @@ def local_operation() -> Operation:
 def test_one_invalid_operation_is_named_and_nothing_is_stored(
     isolated_runtime: Isolated, engine: sa.Engine, bad: str
 ) -> None:
-    make, kind, said = BAD[bad]
-    with pytest.raises(kind, match=said) as raised:
+    make, kind, expected = BAD[bad]
+    with pytest.raises(kind, match=expected) as raised:
         enqueue_all([Greet(name="Ada"), make(), Charge(order=1)])
     assert raised.value.__notes__ == ["enqueue_all: item 2 of 3; nothing was stored or sent."]
     assert stored() == 0
@@ -277,8 +279,8 @@ REFUSALS: dict[str, tuple[Callable[[], Any], str]] = {
 @pytest.mark.filterwarnings("ignore:.*was never called:RuntimeWarning")
 @pytest.mark.parametrize("refusal", REFUSALS)
 def test_invalid_arguments_are_refused(isolated_runtime: Isolated, refusal: str) -> None:
-    call, said = REFUSALS[refusal]
-    with pytest.raises(OptionsError, match=said):
+    call, expected = REFUSALS[refusal]
+    with pytest.raises(OptionsError, match=expected):
         call()
     assert stored() == 0
 
@@ -300,11 +302,11 @@ def test_a_batch_belongs_to_the_callers_transaction(isolated_runtime: Isolated, 
         assert stored() == 0
         with pytest.raises(dexpy.errors.RolledBack):
             dropped[0].reload()
-        kept = enqueue_all([Greet(name="Ada"), Charge(order=1), Direct(number=1)], session=session)
+        tickets = enqueue_all([Greet(name="Ada"), Charge(order=1), Direct(number=1)], session=session)
         assert stored() == 0, "not committed yet"
         session.commit()
     assert stored() == 2
-    assert not any(ticket.duplicate for ticket in kept)
+    assert not any(ticket.duplicate for ticket in tickets)
     assert len(isolated_runtime.run_pending()) == 3
 
 

@@ -39,17 +39,17 @@ def test_two_workers_run_each_operation_of_a_batch_once(pair: PolicyPair) -> Non
 
 def test_two_batches_with_the_same_keys_in_opposite_order_do_not_deadlock(pair: PolicyPair) -> None:
     orders = list(range(40))
-    found: dict[str, list[Ticket[str]]] = {}
+    tickets_by_process: dict[str, list[Ticket[str]]] = {}
     errors: list[BaseException] = []
     barrier = threading.Barrier(2)
 
     def send(name: str, numbers: list[int]) -> None:
         try:
             barrier.wait(10)
-            found[name] = enqueue_all([shop_batches.Charge(order=number) for number in numbers])
+            tickets_by_process[name] = enqueue_all([shop_batches.Charge(order=number) for number in numbers])
         except KeyBusy:
             # SQLite has one write lock; it is free again when the enqueue is repeated.
-            found[name] = enqueue_all([shop_batches.Charge(order=number) for number in numbers])
+            tickets_by_process[name] = enqueue_all([shop_batches.Charge(order=number) for number in numbers])
         except BaseException as error:
             errors.append(error)
             raise
@@ -62,7 +62,7 @@ def test_two_batches_with_the_same_keys_in_opposite_order_do_not_deadlock(pair: 
         thread.join(WAIT_S)
 
     assert errors == []
-    up, down = found["up"], found["down"][::-1]
+    up, down = tickets_by_process["up"], tickets_by_process["down"][::-1]
     assert [ticket.id for ticket in up] == [ticket.id for ticket in down]
     assert all(first.duplicate != second.duplicate for first, second in zip(up, down, strict=True))
     pair.start(processes=2)

@@ -150,12 +150,12 @@ def test_coroutines_and_their_threads_have_separate_contexts() -> None:
 
 
 def test_another_thread_has_no_context() -> None:
-    seen: list[str] = []
+    results: list[str] = []
     with context(current_tenant="acme"):
-        thread = threading.Thread(target=lambda: seen.append(Greet().call()))
+        thread = threading.Thread(target=lambda: results.append(Greet().call()))
         thread.start()
         thread.join()
-    assert seen == ["public en"]
+    assert results == ["public en"]
 
 
 def test_an_ambient_value_of_a_prop_is_stored_with_the_params(isolated_runtime: Isolated) -> None:
@@ -251,7 +251,7 @@ def test_propagated_values_are_copied(isolated_runtime: Isolated) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "expected"),
     [
         (date(2026, 11, 21), "locale is of type date, but only plain JSON is propagated"),
         ({"a": [1, {2}]}, r"locale\['a'\]\[1\] is of type set"),
@@ -263,8 +263,10 @@ def test_propagated_values_are_copied(isolated_runtime: Isolated) -> None:
         (["\ud800"], r"locale\[0\] has a NUL character or a lone surrogate"),
     ],
 )
-def test_a_propagated_value_that_is_not_plain_json_is_refused_at_the_block_with_its_path(value: Any, told: str) -> None:
-    with pytest.raises(NotSerializable, match=told), context(locale=Propagate(value)):
+def test_a_propagated_value_that_is_not_plain_json_is_refused_at_the_block_with_its_path(
+    value: Any, expected: str
+) -> None:
+    with pytest.raises(NotSerializable, match=expected), context(locale=Propagate(value)):
         raise AssertionError("it went in")
     assert dict(current_context()) == {}
 
@@ -287,8 +289,8 @@ def test_the_value_of_a_sensitive_prop_is_not_propagated(isolated_runtime: Isola
 
         def perform(self) -> None: ...
 
-    told = r"context\(api_token=Propagate\(...\)\): .* sent unencrypted, but .*Pays.token is sensitive"
-    with pytest.raises(SensitiveInTransit, match=told) as refused, context(api_token=Propagate("hunter2")):
+    expected = r"context\(api_token=Propagate\(...\)\): .* sent unencrypted, but .*Pays.token is sensitive"
+    with pytest.raises(SensitiveInTransit, match=expected) as refused, context(api_token=Propagate("hunter2")):
         raise AssertionError("it went in")
     assert "hunter2" not in str(refused.value)
     with context(api_token="hunter2"):

@@ -190,7 +190,7 @@ def test_a_middleware_is_left_out_where_a_class_does_not_need_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("entries", "told"),
+    ("entries", "expected"),
     [
         (
             (Insert(noting("x"), after="tracing"),),
@@ -218,8 +218,8 @@ def test_a_middleware_is_left_out_where_a_class_does_not_need_it() -> None:
         (Remove("guard"), r"Wrong.pipeline: expected a tuple, got Remove.* needs a comma: pipeline = \(...,\)"),
     ],
 )
-def test_an_invalid_placement_is_refused_at_the_class(entries: Any, told: str) -> None:
-    with pytest.raises(DeclarationError, match=told):
+def test_an_invalid_placement_is_refused_at_the_class(entries: Any, expected: str) -> None:
+    with pytest.raises(DeclarationError, match=expected):
 
         class Wrong(Operation):
             pipeline = entries

@@ -16,7 +16,7 @@ MANY = 12
 
 def both(numbers: range) -> Counter[str]:
     """What the step and `perform` leave, once each."""
-    return Counter(f"{what} {number}" for number in numbers for what in ("entered", "counted"))
+    return Counter(f"{event} {number}" for number in numbers for event in ("entered", "counted"))
 
 
 def test_each_run_passes_the_middleware_once_under_two_workers(pair: PolicyPair) -> None:

@@ -97,13 +97,13 @@ def test_a_finished_step_is_skipped_in_the_next_attempt_and_returns_its_stored_v
     assert ticket.result(1) == "Rome"
     assert ticket.reload().num_attempts == 2
     assert lines() == ["buy", "pack", "leave 7 Rome"]
-    kept = records.steps(ticket.id)
-    assert [(step.name, step.position, step.finished, step.claim_token) for step in kept] == [
+    steps = records.steps(ticket.id)
+    assert [(step.name, step.position, step.finished, step.claim_token) for step in steps] == [
         ("buy", 0, True, 1),
         ("pack", 1, True, 2),
         ("leave", 2, True, 2),
     ]
-    assert [step.value for step in kept] == [str(UUID(int=7)), None, "Rome"]
+    assert [step.value for step in steps] == [str(UUID(int=7)), None, "Rome"]
 
 
 def test_hooks_of_a_step_run_after_its_commit_and_never_after_its_rollback(isolated_runtime: Isolated) -> None:
@@ -245,9 +245,9 @@ def test_a_loop_continues_after_the_last_committed_item(
         assert lines() == [f"item {number}" for number in (7, 14, 21, 28, 35)] * count
         # Two items are behind a loop of one or two at a time when the third falls, and none behind a longer one.
         assert ticket.result(1) == (3 if batch <= 2 else 5)
-        (kept,) = records.steps(ticket.id)
-        assert kept.finished
-        assert kept.cursor == {"rows": 35, "listed": 5, "given": [{"$date": "2026-03-01"}, 35]}[source]
+        (step,) = records.steps(ticket.id)
+        assert step.finished
+        assert step.cursor == {"rows": 35, "listed": 5, "given": [{"$date": "2026-03-01"}, 35]}[source]
 
 
 def test_a_function_receives_the_committed_cursor_unchanged(isolated_runtime: Isolated) -> None:
@@ -389,10 +389,10 @@ class Robbed(Stepwise):
         self.step(self.work)
 
     def work(self) -> None:
-        taken = sa.update(records_table).where(records_table.c.id == self.run_id).values(TAKEN[self.how])
+        update = sa.update(records_table).where(records_table.c.id == self.run_id).values(TAKEN[self.how])
         engine = sa.create_engine(dexpy.current_runtime().store.database.url, poolclass=sa.NullPool)
         with engine.begin() as connection:
-            connection.execute(taken)
+            connection.execute(update)
         self.note("too late")
 
 
@@ -428,10 +428,10 @@ class Fresh(Stepwise):
     item: Ref[Item] = prop(lock=True)
 
     def perform(self) -> list[int]:
-        seen = [self.item.visits]
+        visits = [self.item.visits]
         self.step(self.change)
         self.elsewhere(7)
-        return [*seen, self.step(self.observe)]
+        return [*visits, self.step(self.observe)]
 
     def change(self) -> None:
         self.item.visits += 1
@@ -913,12 +913,12 @@ def test_a_deploy_may_append_steps_and_not_change_their_order(isolated_runtime: 
         ticket = Deployed().async_().call()
         isolated_runtime.run_pending()
 
-        told = records.attempts(ticket.id)[-1]
+        attempt = records.attempts(ticket.id)[-1]
         if refused is None:
             assert ticket.reload().done
             continue
-        assert refused in str(told.error_message)
-        assert "ticket.retry(from_start=True)" in str(told.error_message)
+        assert refused in str(attempt.error_message)
+        assert "ticket.retry(from_start=True)" in str(attempt.error_message)
 
 
 class Unrecorded(Stepwise):
@@ -1056,6 +1056,6 @@ def test_steps_of_an_encrypted_class_are_stored_encrypted(
             (None, "<sensitive>"),
         ]
     with engine.connect() as connection:
-        kept = str(connection.execute(sa.text("SELECT * FROM operation_steps")).all())
-    assert "secret" not in kept
-    assert "anna's" not in kept
+        stored = str(connection.execute(sa.text("SELECT * FROM operation_steps")).all())
+    assert "secret" not in stored
+    assert "anna's" not in stored

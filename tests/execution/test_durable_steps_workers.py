@@ -123,7 +123,9 @@ def test_a_worker_that_was_frozen_without_a_transaction_has_lost_its_claim(pair:
 
     eventually(lambda: frozen.lines("claim.lost"), "its run is rolled back", WAIT_S, pair.output)
     assert effects(pair) == Counter(f"1 item {item}" for item in range(6))
-    assert {what for what, writer in writers(pair).items() if writer == pid} == {f"1 item {item}" for item in range(3)}
+    assert {effect for effect, writer in writers(pair).items() if writer == pid} == {
+        f"1 item {item}" for item in range(3)
+    }
 
 
 @ON_SERVERS
@@ -153,12 +155,12 @@ def test_a_stopping_worker_releases_a_long_loop_at_its_next_item(pair: PolicyPai
     eventually(lambda: len(effects(pair)) >= 3, "some items are done", WAIT_S, pair.output)
 
     first.signal(signal.SIGTERM)
-    asked = time.monotonic()
+    requested_at = time.monotonic()
     assert first.ended() == 0
     # All of its items would have taken eight seconds, and it was given thirty.
-    assert time.monotonic() - asked < 6
-    done = len(effects(pair))
-    assert 3 <= done < 160
+    assert time.monotonic() - requested_at < 6
+    num_done = len(effects(pair))
+    assert 3 <= num_done < 160
     assert first.lines("run.released")
     second = pair.start(threads=1)
     again = ProcessItems(number=2, steps_to_go=1, pause_s=0).async_().call()
@@ -168,8 +170,10 @@ def test_a_stopping_worker_releases_a_long_loop_at_its_next_item(pair: PolicyPai
     is_done(pair, ticket, lost=0)
     assert effects(pair) == Counter([*(f"1 item {item}" for item in range(160)), "2 item 0"])
     (successor,) = second.children()
-    by_successor = {int(what.split()[2]) for what, pid in writers(pair).items() if pid == successor and what[0] == "1"}
-    assert by_successor == set(range(done, 160))
+    by_successor = {
+        int(effect.split()[2]) for effect, pid in writers(pair).items() if pid == successor and effect[0] == "1"
+    }
+    assert by_successor == set(range(num_done, 160))
 
 
 def test_a_worker_killed_in_a_loop_loses_only_the_current_item(pair: PolicyPair) -> None:
@@ -180,7 +184,9 @@ def test_a_worker_killed_in_a_loop_loses_only_the_current_item(pair: PolicyPair)
 
     pid = reached(pair, "on_item_5")
     assert effects(pair) == Counter(f"1 item {item}" for item in range(8))
-    assert {what for what, writer in writers(pair).items() if writer == pid} == {f"1 item {item}" for item in range(5)}
+    assert {effect for effect, writer in writers(pair).items() if writer == pid} == {
+        f"1 item {item}" for item in range(5)
+    }
 
 
 READ = """
@@ -196,11 +202,11 @@ def test_another_process_reads_the_progress_of_a_run_during_and_after_it(pair: P
     ticket = ProcessItems(number=1, steps_to_go=4, pause_s=0).async_().call()
     reached(pair, "on_item_1")
 
-    def read() -> str:
+    def read_progress() -> str:
         return pair.run([sys.executable, "-c", READ, ticket.id]).stdout.strip()
 
-    assert read() == "1 4 item 0"
+    assert read_progress() == "1 4 item 0"
     pair.release_waiting()
     assert ticket.result(WAIT_S) == 4
-    assert read() == "4 4 item 3"
+    assert read_progress() == "4 4 item 3"
     assert ticket.reload().progress is not None

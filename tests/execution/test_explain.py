@@ -325,9 +325,9 @@ def test_a_dry_run_waits_for_no_lock_on_a_row_that_a_run_would_lock(engine: sa.E
             other.exec_driver_sql("BEGIN IMMEDIATE")
         else:
             other.execute(sa.select(Account).with_for_update())
-        asked = threads.submit(getattr(Withdraw, ask), account=1, amount=10)
+        dry_run = threads.submit(getattr(Withdraw, ask), account=1, amount=10)
         try:
-            asked.result(4)
+            dry_run.result(4)
         finally:
             other.rollback()
 
@@ -363,8 +363,8 @@ SECRET = "hunter2hunter2"
 
 @pytest.mark.usefixtures("isolated_runtime", "accounts")
 def test_a_report_contains_no_secret() -> None:
-    for told in (Withdraw.explain(account=1, amount=10, pin=SECRET), Talkative.explain(pin=SECRET, number=0)):
-        assert SECRET not in str(told) + repr(told) + json.dumps(told.to_dict())
+    for report in (Withdraw.explain(account=1, amount=10, pin=SECRET), Talkative.explain(pin=SECRET, number=0)):
+        assert SECRET not in str(report) + repr(report) + json.dumps(report.to_dict())
 
 
 def say_it(call: Call) -> Mapping[str, Any]:

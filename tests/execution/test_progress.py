@@ -22,14 +22,14 @@ from dexpy.recording.progress import Progress
 from dexpy.recording.transitions import apply
 from dexpy.testing import Isolated
 
-seen: list[Any] = []
+observed: list[Any] = []
 """What others saw of a run while it ran."""
 
 
 @pytest.fixture(autouse=True)
 def tables(engine: sa.Engine) -> None:
     shop_steps.create_tables(engine)
-    seen.clear()
+    observed.clear()
 
 
 @pytest.fixture(autouse=True)
@@ -42,11 +42,11 @@ def no_time_passes(monkeypatch: pytest.MonkeyPatch) -> None:
 def writes(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Return the written progress, in order."""
     collected: list[Any] = []
-    keep = run_signals.write_progress
+    original = run_signals.write_progress
 
     def keeping(connection: Any, record_id: str, token: int, progress_reports: Any) -> None:
         collected.append(progress_reports["done"])
-        keep(connection, record_id, token, progress_reports)
+        original(connection, record_id, token, progress_reports)
 
     monkeypatch.setattr(run_signals, "write_progress", keeping)
     return collected
@@ -54,8 +54,8 @@ def writes(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def observe(run_id: str) -> None:
     """Return the progress of a run as another session sees it."""
-    found = Ticket.get(run_id).progress
-    seen.append(None if found is None else found.done)
+    progress = Ticket.get(run_id).progress
+    observed.append(None if progress is None else progress.done)
 
 
 class Count(Operation):
@@ -81,12 +81,12 @@ def test_the_first_progress_is_stored_at_once_and_the_last_one_stays(
     assert ticket.progress is None
     isolated_runtime.run_pending()
 
-    assert seen == [1] * 50
+    assert observed == [1] * 50
     assert writes == [1, 50]
-    found = ticket.reload().progress
-    assert found is not None
-    assert (found.done, found.total, found.note, found.fraction) == (50, 50, "number 50", 1.0)
-    assert abs(found.at - datetime.now(timezone.utc)) < timedelta(minutes=1)
+    progress = ticket.reload().progress
+    assert progress is not None
+    assert (progress.done, progress.total, progress.note, progress.fraction) == (50, 50, "number 50", 1.0)
+    assert abs(progress.at - datetime.now(timezone.utc)) < timedelta(minutes=1)
     assert ticket.done
 
 
@@ -97,7 +97,7 @@ def test_progress_is_written_again_after_an_interval(
     Count(upto=3).async_().call()
     isolated_runtime.run_pending()
 
-    assert (seen, writes) == ([1, 2, 3], [1, 2, 3])
+    assert (observed, writes) == ([1, 2, 3], [1, 2, 3])
 
 
 def test_a_run_that_holds_sqlites_write_lock_does_not_wait_for_itself(
@@ -109,7 +109,7 @@ def test_a_run_that_holds_sqlites_write_lock_does_not_wait_for_itself(
 
     assert time.monotonic() - began < 10
     # There no other session sees it before the commit, which writes it.
-    assert seen == ([None] * 3 if engine.dialect.name == "sqlite" else [1] * 3)
+    assert observed == ([None] * 3 if engine.dialect.name == "sqlite" else [1] * 3)
     assert ticket.reload().progress == Progress(3, 3, "number 3", ticket.progress.at)  # type: ignore[union-attr]
     assert writes[-1] == 3
 
@@ -162,7 +162,7 @@ def test_the_last_progress_is_written_before_the_end_of_a_step(isolated_runtime:
     ticket = Stepwise().async_().call()
     isolated_runtime.run_pending()
 
-    assert seen == [1]
+    assert observed == [1]
     assert ticket.reload().progress is not None
     assert ticket.progress is not None
     assert (ticket.progress.done, ticket.progress.total, ticket.progress.fraction) == (3, None, None)
@@ -179,7 +179,7 @@ def test_a_coroutine_reports_progress_without_waiting(isolated_runtime: Isolated
     ticket = Coroutine().async_().call()
     isolated_runtime.run_pending()
 
-    assert seen == [1]
+    assert observed == [1]
     assert ticket.reload().progress is not None
 
 

@@ -29,9 +29,9 @@ def lines(shop: Shop) -> list[str]:
 def only(operation: type[Operation] | str | None = None) -> Any:
     """The one record there is, of an operation or at all."""
     query = records.all() if operation is None else records.where(operation=operation)
-    found = list(query)
-    assert len(found) == 1, found
-    return found[0]
+    rows = list(query)
+    assert len(rows) == 1, rows
+    return rows[0]
 
 
 def statuses() -> dict[str, tuple[str, str | None]]:

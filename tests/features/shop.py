@@ -92,14 +92,14 @@ class Shop:
     @contextmanager
     def statements(self) -> Generator[list[str]]:
         """The SQL that is executed meanwhile on the application's tables."""
-        seen: list[str] = []
+        statements: list[str] = []
 
         def note(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
             if any(table.name in statement for table in Base.metadata.sorted_tables):
-                seen.append(statement)
+                statements.append(statement)
 
         event.listen(self.engine, "before_cursor_execute", note)
         try:
-            yield seen
+            yield statements
         finally:
             event.remove(self.engine, "before_cursor_execute", note)

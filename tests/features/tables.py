@@ -14,9 +14,9 @@ def sql(isolated_runtime: Isolated, statement: str, *parameters: Any) -> list[di
     connection = sqlite3.connect(str(isolated_runtime.runtime.store.database.path), timeout=10)
     connection.row_factory = sqlite3.Row
     try:
-        found = [dict(row) for row in connection.execute(statement, parameters)]
+        rows = [dict(row) for row in connection.execute(statement, parameters)]
         connection.commit()
-        return found
+        return rows
     except sqlite3.OperationalError as error:
         if "no such table" not in str(error):
             raise
@@ -32,14 +32,14 @@ def rows(isolated_runtime: Isolated) -> list[dict[str, Any]]:
 
 def row(isolated_runtime: Isolated, id: str) -> dict[str, Any]:
     """One record."""
-    (found,) = sql(isolated_runtime, "SELECT * FROM operation_records WHERE id = ?", id)
-    return found
+    (stored,) = sql(isolated_runtime, "SELECT * FROM operation_records WHERE id = ?", id)
+    return stored
 
 
 def messages(isolated_runtime: Isolated) -> list[dict[str, Any]]:
     """All messages, in the order in which they were sent, each with its content as `message`."""
-    found = sql(isolated_runtime, "SELECT * FROM dexpy_messages ORDER BY id")
-    return [each | {"message": json.loads(each["payload"])} for each in found]
+    rows = sql(isolated_runtime, "SELECT * FROM dexpy_messages ORDER BY id")
+    return [each | {"message": json.loads(each["payload"])} for each in rows]
 
 
 def attempts(isolated_runtime: Isolated, id: str) -> list[dict[str, Any]]:

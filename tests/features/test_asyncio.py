@@ -317,19 +317,19 @@ def test_a_cancelled_await_of_an_async_perform_rolls_back_and_is_recorded(shop: 
     class Hang(Operation):
         async def perform(self) -> None:
             await WriteAsync(text="a").acall()
-            begun.set()
+            started.set()
             await asyncio.Event().wait()
 
     async def main() -> None:
-        nonlocal begun
-        begun = asyncio.Event()
+        nonlocal started
+        started = asyncio.Event()
         task = asyncio.ensure_future(Hang().acall())
-        await begun.wait()
+        await started.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
 
-    begun: Any = None
+    started: Any = None
     run(main())
     assert lines(shop) == []
     assert statuses()["Hang"] == ("cancelled", "cancelled")
@@ -339,14 +339,14 @@ def test_a_cancelled_await_of_a_plain_perform_rolls_back_and_is_recorded(shop: S
     class Hang(Operation):
         def perform(self) -> None:
             self.session.add(Entry(text="a"))
-            loop.call_soon_threadsafe(begun.set)
+            loop.call_soon_threadsafe(started.set)
             assert go_on.wait(LIMIT_S)
 
     async def main() -> None:
-        nonlocal begun, loop
-        begun, loop = asyncio.Event(), asyncio.get_running_loop()
+        nonlocal started, loop
+        started, loop = asyncio.Event(), asyncio.get_running_loop()
         task = asyncio.ensure_future(Hang().acall())
-        await begun.wait()
+        await started.wait()
         task.cancel()
         await asyncio.sleep(0)
         assert not task.done()  # a thread cannot be stopped: its end is waited for
@@ -354,7 +354,7 @@ def test_a_cancelled_await_of_a_plain_perform_rolls_back_and_is_recorded(shop: S
         with pytest.raises(asyncio.CancelledError):
             await task
 
-    begun: Any = None
+    started: Any = None
     loop: Any = None
     go_on = threading.Event()
     run(main())
@@ -385,7 +385,7 @@ def test_a_cancelled_await_ends_after_its_coroutine(shop: Shop) -> None:
     class Clean(Operation):
         async def perform(self) -> None:
             try:
-                begun.set()
+                started.set()
                 await asyncio.Event().wait()
             finally:
                 for _ in range(3):
@@ -393,44 +393,44 @@ def test_a_cancelled_await_ends_after_its_coroutine(shop: Shop) -> None:
                 steps.append("cleaned")
 
     async def main() -> None:
-        nonlocal begun
-        begun = asyncio.Event()
+        nonlocal started
+        started = asyncio.Event()
         task = asyncio.ensure_future(Clean().acall())
-        await begun.wait()
+        await started.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         steps.append("cancelled")
 
-    begun: Any = None
+    started: Any = None
     run(main())
     assert steps == ["cleaned", "cancelled"]
 
 
 def test_a_cancelled_coroutine_may_still_read_the_session_while_it_cleans_up(shop: Shop) -> None:
-    seen: list[str] = []
+    texts: list[str] = []
 
     class Clean(Operation):
         async def perform(self) -> None:
             try:
                 await WriteAsync(text="a").acall()
-                begun.set()
+                started.set()
                 await asyncio.Event().wait()
             finally:
-                seen.extend(await self.in_session(lambda session: [each.text for each in session.query(Entry)]))
+                texts.extend(await self.in_session(lambda session: [each.text for each in session.query(Entry)]))
 
     async def main() -> None:
-        nonlocal begun
-        begun = asyncio.Event()
+        nonlocal started
+        started = asyncio.Event()
         task = asyncio.ensure_future(Clean().acall())
-        await begun.wait()
+        await started.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
 
-    begun: Any = None
+    started: Any = None
     run(main())
-    assert seen == ["a"]
+    assert texts == ["a"]
     assert lines(shop) == []
 
 
@@ -438,7 +438,7 @@ def test_a_perform_that_swallows_its_cancellation_commits_nothing(shop: Shop) ->
     class Stubborn(Operation):
         async def perform(self) -> str:
             await WriteAsync(text="a").acall()
-            begun.set()
+            started.set()
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
@@ -446,15 +446,15 @@ def test_a_perform_that_swallows_its_cancellation_commits_nothing(shop: Shop) ->
             return "never"
 
     async def main() -> None:
-        nonlocal begun
-        begun = asyncio.Event()
+        nonlocal started
+        started = asyncio.Event()
         task = asyncio.ensure_future(Stubborn().acall())
-        await begun.wait()
+        await started.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
 
-    begun: Any = None
+    started: Any = None
     run(main())
     assert lines(shop) == []
     assert statuses()["Stubborn"] == ("cancelled", "cancelled")
@@ -795,8 +795,8 @@ def test_acalls_gathered_under_one_session_run_one_after_another(shop: Shop) -> 
         with dexpy.session(session):
             plain = [Busy(text=f"plain {number}").acall() for number in range(10)]
             coroutines = [WriteAsync(text=f"async {number}").acall() for number in range(10)]
-            sent = [Brief().async_().acall() for _ in range(10)]
-            await asyncio.gather(*plain, *coroutines, *sent)
+            enqueued = [Brief().async_().acall() for _ in range(10)]
+            await asyncio.gather(*plain, *coroutines, *enqueued)
         return [each.text for each in session.query(Entry)]
 
     with shop.session() as session:
@@ -862,7 +862,7 @@ class Steps(Operation):
     end: str = "done"
 
     async def perform(self) -> list[int]:
-        seen: list[int] = []
+        counts: list[int] = []
 
         def write(session: Session, text: str) -> None:
             session.add(Entry(text=text))
@@ -870,10 +870,10 @@ class Steps(Operation):
 
         for text in self.texts:
             await self.in_session(lambda session, text=text: write(session, text))  # type: ignore[misc]
-            seen.append(count_in_own_transaction())
+            counts.append(count_in_own_transaction())
         if self.end == "crash":
             raise RuntimeError("crash")
-        return seen
+        return counts
 
 
 def test_without_a_transaction_each_in_session_is_one(shop: Shop) -> None:
@@ -952,11 +952,11 @@ def test_a_cancellation_at_any_point_stores_all_or_nothing(shop: Shop) -> None:
     async def main() -> list[bool]:
         return [await one(number) for number in range(60)]
 
-    kept = [number for number, done in enumerate(run(main())) if done]
+    completed = [number for number, recorded in enumerate(run(main())) if recorded]
     # A run that had committed before it was cancelled is done, although no caller waits for it.
-    done = [each.params["number"] for each in records.done().where(operation=Mixed)]
-    assert set(kept) <= set(done)
-    assert lines(shop) == sorted(f"{number} {part}" for number in done for part in ("async", "own", "plain"))
+    recorded = [each.params["number"] for each in records.done().where(operation=Mixed)]
+    assert set(completed) <= set(recorded)
+    assert lines(shop) == sorted(f"{number} {part}" for number in recorded for part in ("async", "own", "plain"))
     assert {each.status for each in records.where(operation=Mixed)} <= {"done", "cancelled"}
     assert records.where(operation=Mixed).count() == 60
     assert records.running().count() == 0

@@ -49,13 +49,13 @@ class SlowBroker(StubBroker):
 
 @pytest.fixture
 def broker(tmp_path: Path) -> Generator[SlowBroker]:
-    found = SlowBroker()
-    runtime = dexpy.configure(database=f"sqlite:///{tmp_path / 'app.db'}", broker=found)
+    slow_broker = SlowBroker()
+    runtime = dexpy.configure(database=f"sqlite:///{tmp_path / 'app.db'}", broker=slow_broker)
     # The tables exist, and the checks that a process does once are done.
     Brief().async_().call()
-    found.threads.clear()
-    found.begun.clear()
-    yield found
+    slow_broker.threads.clear()
+    slow_broker.begun.clear()
+    yield slow_broker
     runtime.close()
 
 
@@ -77,7 +77,7 @@ async def longest_pause_s(work: asyncio.Task[Any]) -> float:
     return longest_s
 
 
-async def begun(broker: SlowBroker) -> None:
+async def wait_until_started(broker: SlowBroker) -> None:
     while not broker.begun.is_set():
         await asyncio.sleep(0.01)
 
@@ -138,7 +138,7 @@ def test_a_commit_that_is_cancelled_while_it_sends_sends_everything_and_is_cance
     async def main() -> None:
         async with opened(tmp_path) as session:
             task = asyncio.create_task(send(session))
-            await begun(broker)
+            await wait_until_started(broker)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -153,7 +153,7 @@ def test_a_commit_that_is_cancelled_while_it_sends_sends_everything_and_is_cance
 
 def test_a_time_limit_around_a_commit_is_reported_as_one(broker: SlowBroker, tmp_path: Path) -> None:
     async def run_out(limit: asyncio.Timeout) -> None:
-        await begun(broker)
+        await wait_until_started(broker)
         limit.reschedule(asyncio.get_running_loop().time())
 
     async def main() -> None:

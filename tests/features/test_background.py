@@ -282,8 +282,8 @@ def test_a_call_stores_a_pending_record_and_runs_nothing(isolated_runtime: Isola
     assert (stored["queue"], stored["priority"], stored["scheduled_at"]) == ("default", 0, None)
     assert stored["enqueued_at"] is not None
     assert len(messages(isolated_runtime)) == 1
-    (done,) = isolated_runtime.run_pending()
-    assert (done.id, done.outcome, performed) == (ticket.id, Ok(1), [1])
+    (run,) = isolated_runtime.run_pending()
+    assert (run.id, run.outcome, performed) == (ticket.id, Ok(1), [1])
     assert messages(isolated_runtime) == []
 
 
@@ -314,11 +314,11 @@ def test_options_of_the_call_win_one_by_one(isolated_runtime: Isolated) -> None:
 def test_runtime_timing_of_either_kind_replaces_class_timing_of_either_kind(
     isolated_runtime: Isolated, operation: Note, timing: str
 ) -> None:
-    given: dict[str, Any] = {
+    options: dict[str, Any] = {
         "in_": {"in_": 600},
         "at": {"at": clock.now() + timedelta(seconds=600)},
     }[timing]
-    operation.async_(**given).call()
+    operation.async_(**options).call()
 
     isolated_runtime.advance(599)
     assert isolated_runtime.run_pending() == []
@@ -448,10 +448,10 @@ def test_a_local_class_is_refused_at_enqueue_and_works_as_a_call(isolated_runtim
             return 1
 
     assert Local().call() == 1
-    made = len(rows(isolated_runtime))
+    num_rows = len(rows(isolated_runtime))
     with pytest.raises(DeclarationError, match=r"declared inside a function\. Move it to the top of a module"):
         Local().async_().call()
-    assert (len(rows(isolated_runtime)), messages(isolated_runtime)) == (made, [])
+    assert (len(rows(isolated_runtime)), messages(isolated_runtime)) == (num_rows, [])
 
 
 def test_a_queue_may_be_a_function_of_the_operation(isolated_runtime: Isolated) -> None:
@@ -557,7 +557,7 @@ def test_a_savepoint_that_is_rolled_back_drops_what_it_held_and_nothing_else(
     isolated_runtime: Isolated, shop: Shop
 ) -> None:
     with shop.session() as session:
-        kept = Note(what=1).async_(session=session).call()
+        committed = Note(what=1).async_(session=session).call()
         savepoint = session.begin_nested()
         dropped = Note(what=2).async_(session=session).call()
         with session.begin_nested():
@@ -567,7 +567,7 @@ def test_a_savepoint_that_is_rolled_back_drops_what_it_held_and_nothing_else(
             released = Note(what=4).async_(session=session).call()
         session.commit()
 
-    assert {each["id"] for each in rows(isolated_runtime)} == {kept.id, released.id}
+    assert {each["id"] for each in rows(isolated_runtime)} == {committed.id, released.id}
     isolated_runtime.run_pending()
     assert sorted(performed) == [1, 4]
     for ticket in (dropped, inner):
@@ -775,11 +775,11 @@ class AddThere(AddCustomer):
 
 
 def test_a_coroutine_sends_with_acall_in_the_run_s_own_transaction(isolated_runtime: Isolated, shop: Shop) -> None:
-    sent = SpawnAsync().async_().call()
+    ticket = SpawnAsync().async_().call()
     SpawnAsync(fails=True).async_().call()
 
     isolated_runtime.run_pending()
-    assert row(isolated_runtime, sent.result(WAIT_S))["parent_id"] == sent.id
+    assert row(isolated_runtime, ticket.result(WAIT_S))["parent_id"] == ticket.id
     assert records.where(operation=AddCustomer).count() == 1
     assert shop.names() == ["child"]
 
@@ -824,9 +824,9 @@ def test_a_sent_reference_is_read_when_the_job_runs_and_makes_no_query_when_it_i
     isolated_runtime: Isolated, shop: Shop
 ) -> None:
     shop.add(Customer(id=1, name="Ada"))
-    with shop.statements() as asked:
+    with shop.statements() as statements:
         ticket = ManyProps(customer=1).async_().call()
-    assert asked == []
+    assert statements == []
     with shop.session() as session:
         session.get_one(Customer, 1).name = "Eve"
         session.commit()
@@ -1088,8 +1088,8 @@ def test_params_that_no_longer_match_fail_the_run_without_showing_values(
     )
     assert problem in stored["error_message"]
     assert stored["completed_at"] is not None
-    for told in (stored["error_message"], str(attempts(isolated_runtime, ticket.id)), caplog.text):
-        assert SECRET not in told
+    for text in (stored["error_message"], str(attempts(isolated_runtime, ticket.id)), caplog.text):
+        assert SECRET not in text
     assert f"run.failed operation={__name__}.Bounded run_id={ticket.id}" in caplog.text
     with pytest.raises(dexpy.OperationFailed) as failed:
         ticket.result(WAIT_S)
@@ -1111,16 +1111,16 @@ def test_a_run_that_failed_as_undecodable_can_be_retried_when_its_row_is_fixed(i
 def test_params_of_a_message_that_no_longer_match_leave_a_row_if_runs_are_recorded(
     isolated_runtime: Isolated, caplog: pytest.LogCaptureFixture
 ) -> None:
-    sent = PlainDirect(count=1).async_().call()
+    ticket = PlainDirect(count=1).async_().call()
     payload = messages(isolated_runtime)[0]["message"]
     payload["kwargs"]["params"] = {"count": SECRET}
     sql(isolated_runtime, "UPDATE dexpy_messages SET payload = ?", json.dumps(payload))
 
     isolated_runtime.run_pending()
 
-    stored = row(isolated_runtime, sent.id)
+    stored = row(isolated_runtime, ticket.id)
     assert (stored["status"], stored["failure"], stored["params"]) == ("failed", "undecodable", None)
-    assert f"run.failed operation={__name__}.PlainDirect run_id={sent.id}" in caplog.text
+    assert f"run.failed operation={__name__}.PlainDirect run_id={ticket.id}" in caplog.text
     assert SECRET not in caplog.text + str(stored)
     assert messages(isolated_runtime) == []
 
@@ -1307,8 +1307,8 @@ def test_without_a_record_the_message_carries_the_params(isolated_runtime: Isola
     kwargs = messages(isolated_runtime)[0]["message"]["kwargs"]
     assert set(kwargs) == {"class_name", "params", "trace"}
     assert (kwargs["class_name"], kwargs["params"]) == (f"{__name__}.Untraceable", {"what": 6})
-    (done,) = isolated_runtime.run_pending()
-    assert (done.id, done.recorded, performed) == (ticket.id, False, [6])
+    (run,) = isolated_runtime.run_pending()
+    assert (run.id, run.recorded, performed) == (ticket.id, False, [6])
     assert rows(isolated_runtime) == []
 
 
@@ -1396,8 +1396,8 @@ def test_the_life_of_a_run_is_logged_in_four_levels_with_its_id(
         isolated_runtime.run_pending()
 
     def lines(id: str) -> list[tuple[str, str]]:
-        told = [(each.levelname, each.getMessage()) for each in caplog.records if each.name.startswith("dexpy.")]
-        return [(level, text.split()[0]) for level, text in told if f"run_id={id}" in text]
+        entries = [(each.levelname, each.getMessage()) for each in caplog.records if each.name.startswith("dexpy.")]
+        return [(level, text.split()[0]) for level, text in entries if f"run_id={id}" in text]
 
     assert lines(done.id) == [("DEBUG", "run.started"), ("INFO", "run.succeeded")]
     assert lines(refused.id) == [("DEBUG", "run.started"), ("WARNING", "run.rejected")]
@@ -1409,7 +1409,7 @@ def test_a_secret_is_in_no_log_no_error_column_and_no_message(
 ) -> None:
     with caplog.at_level(logging.DEBUG):
         ticket = Login(password=SECRET).async_().call()
-        sent = messages(isolated_runtime)
+        stored_messages = messages(isolated_runtime)
         isolated_runtime.run_pending()
         assert performed == [SECRET]
         with pytest.raises(dexpy.OperationFailed) as failed:
@@ -1418,15 +1418,15 @@ def test_a_secret_is_in_no_log_no_error_column_and_no_message(
     stored = row(isolated_runtime, ticket.id)
     assert stored["error_message"] == "cannot log in with <sensitive>"
     stored.pop("params")
-    for told in (
+    for text in (
         caplog.text,
-        str(sent),
+        str(stored_messages),
         str(stored),
         str(attempts(isolated_runtime, ticket.id)),
         str(failed.value),
         repr(ticket),
     ):
-        assert SECRET not in told
+        assert SECRET not in text
     assert SECRET not in json.dumps(ticket.to_dict())
     assert "cannot log in" not in json.dumps(ticket.to_dict())
 

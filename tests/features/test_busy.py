@@ -126,8 +126,8 @@ def test_a_key_that_cannot_be_released_at_once_is_released_after_the_outage(
 
     with pytest.raises(ConnectionError):
         Charge(order=1).call()
-    (left,) = [row for row in rows(isolated_runtime) if row["operation"] == "busy.charge"]
-    assert left["status"] == "running", "its end could not be stored"
+    (unreleased,) = [row for row in rows(isolated_runtime) if row["operation"] == "busy.charge"]
+    assert unreleased["status"] == "running", "its end could not be stored"
     writer.execute("ROLLBACK")
 
     # Waits for the holder of the key, which is this process: it is alive, so no recovery would release the key.

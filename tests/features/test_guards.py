@@ -107,7 +107,7 @@ def test_every_refusal_is_reported_and_a_guard_that_requires_a_refusing_one_is_s
 def test_a_guard_that_requires_a_skipped_guard_is_skipped_too() -> None:
     outcome = Withdraw(amount=500).safe.call()
     assert isinstance(outcome, Err)
-    assert [told["guard"] for told in outcome.details["guards"]] == ["too_much"]
+    assert [guard["guard"] for guard in outcome.details["guards"]] == ["too_much"]
     assert performed == ["not_positive", "account_frozen", "too_much"]
 
 

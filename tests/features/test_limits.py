@@ -99,8 +99,8 @@ def serving(isolated_runtime: Isolated, threads: int = 2, queues: set[str] | Non
 
 @pytest.fixture
 def worker(shop: Shop) -> Generator[dramatiq.Worker]:
-    with serving(shop.isolated_runtime) as found:
-        yield found
+    with serving(shop.isolated_runtime) as started:
+        yield started
 
 
 def ended(ticket: Ticket[Any]) -> tuple[str, str | None]:
@@ -112,12 +112,12 @@ def ended(ticket: Ticket[Any]) -> tuple[str, str | None]:
     return ticket.status, ticket.failure
 
 
-def eventually(observe: Callable[[], Any], what: str) -> Any:
+def eventually(observe: Callable[[], Any], description: str) -> Any:
     until = time.monotonic() + WAIT_S
-    while not (found := observe()):
-        assert time.monotonic() < until, what
+    while not (result := observe()):
+        assert time.monotonic() < until, description
         time.sleep(0.01)
-    return found
+    return result
 
 
 def failures(isolated_runtime: Isolated, ticket: Ticket[Any]) -> list[str]:
@@ -842,7 +842,7 @@ def test_a_message_that_another_broker_refused_is_published_by_the_sql_broker(
     assert relay(isolated_runtime).run_once()
     assert relay(isolated_runtime).run_once()
 
-    assert [ran.id for ran in isolated_runtime.run_pending()] == [ticket.id]
+    assert [run.id for run in isolated_runtime.run_pending()] == [ticket.id]
     assert ticket.reload().done
 
 
@@ -905,9 +905,9 @@ def test_a_message_after_the_expiry_expires_its_run_and_is_acknowledged(isolated
     late, other = Fleeting().async_().call(), Note().async_().call()
     isolated_runtime.advance(61)
 
-    ran = isolated_runtime.run_pending()
+    runs = isolated_runtime.run_pending()
 
-    assert [each.id for each in ran] == [late.id, other.id], "each message came once"
+    assert [each.id for each in runs] == [late.id, other.id], "each message came once"
     assert (late.reload().status, late.failure, other.reload().status) == ("expired", "expired", "done")
     assert notes == ["noted"]
     assert messages(isolated_runtime) == []
@@ -940,7 +940,7 @@ def test_an_expired_run_can_be_retried(isolated_runtime: Isolated) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "expected"),
     [
         ({"expires_in": 0}, "more than 0"),
         ({"expires_in": timedelta(0)}, "more than 0"),
@@ -953,9 +953,9 @@ def test_an_expired_run_can_be_retried(isolated_runtime: Isolated) -> None:
     ],
 )
 def test_an_invalid_expiry_is_refused_at_the_call(
-    isolated_runtime: Isolated, options: dict[str, Any], said: str
+    isolated_runtime: Isolated, options: dict[str, Any], expected: str
 ) -> None:
-    with pytest.raises(OptionsError, match=said):
+    with pytest.raises(OptionsError, match=expected):
         Note().async_(**options).call()
     assert rows(isolated_runtime) == []
 
@@ -1046,7 +1046,7 @@ def test_a_record_stores_how_many_workers_it_may_lose(
 
 
 @pytest.mark.parametrize(
-    ("declared", "said"),
+    ("declared", "expected"),
     [
         ({"max_lost": -1}, "max_lost: expected an int of at least 0, got -1"),
         ({"max_lost": 2**31}, "max_lost: expected an int of at least 0, got 2147483648"),
@@ -1055,8 +1055,8 @@ def test_a_record_stores_how_many_workers_it_may_lose(
         ({"max_lost": "3"}, "max_lost: expected .*, got '3'"),
     ],
 )
-def test_an_invalid_policy_for_lost_workers_is_refused(declared: dict[str, Any], said: str) -> None:
-    with pytest.raises(DeclarationError, match=f"Wrong.{said}"):
+def test_an_invalid_policy_for_lost_workers_is_refused(declared: dict[str, Any], expected: str) -> None:
+    with pytest.raises(DeclarationError, match=f"Wrong.{expected}"):
         type("Wrong", (Operation,), {**declared, "perform": lambda self: None})
 
 

@@ -348,9 +348,9 @@ def test_a_worker_writes_an_error_that_logging_loses(
 
     log_event(LogEvent.RUN_FAILED, run_id="op_1")
 
-    written = last_resort.stream.getvalue() + "".join(caplog.messages)
-    assert written.count("run.failed run_id=op_1") == 1
-    assert ("not logged: RuntimeError" in written) == (broken_logging != "record factory")
+    output = last_resort.stream.getvalue() + "".join(caplog.messages)
+    assert output.count("run.failed run_id=op_1") == 1
+    assert ("not logged: RuntimeError" in output) == (broken_logging != "record factory")
 
 
 def test_a_record_factory_of_the_application_may_set_the_same_names(caplog: pytest.LogCaptureFixture) -> None:

@@ -171,7 +171,7 @@ def test_a_value_whose_repr_raises_is_refused_like_any_other() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("values", "expected"),
     [
         ({"at_least": 0}, "at_least: expected a value >= 1, got int 0"),
         ({"above": 0}, "above: expected a value > 0, got float 0.0"),
@@ -188,8 +188,8 @@ def test_a_value_whose_repr_raises_is_refused_like_any_other() -> None:
         ({"maybe": 4}, "maybe: expected a value >= 5, got int 4"),
     ],
 )
-def test_a_value_out_of_bounds_is_refused_with_the_bound(given: dict[str, Any], told: str) -> None:
-    assert refusal(lambda: Bounded(**given)) == f"Bounded: 1 invalid prop\n  {told}"
+def test_a_value_out_of_bounds_is_refused_with_the_bound(values: dict[str, Any], expected: str) -> None:
+    assert refusal(lambda: Bounded(**values)) == f"Bounded: 1 invalid prop\n  {expected}"
 
 
 def test_values_within_bounds_are_accepted_and_none_is_not_checked_against_them() -> None:
@@ -459,11 +459,11 @@ FREE = """
 @pytest.mark.parametrize("name", FREE)
 def test_a_name_that_is_not_reserved_can_be_a_prop(isolated_runtime: Isolated, name: str) -> None:
     cls: Any = type("Free", (Op,), {"__annotations__": {name: int}, "__module__": "nowhere"})
-    made = cls(**{name: 7})
-    assert getattr(made, name) == 7
-    assert made == cls.parse({name: 7})
-    assert repr(made) == f"Free({name}=7)"
-    assert made.call() == {name: 7}
+    operation = cls(**{name: 7})
+    assert getattr(operation, name) == 7
+    assert operation == cls.parse({name: 7})
+    assert repr(operation) == f"Free({name}=7)"
+    assert operation.call() == {name: 7}
     assert dexpy.records.all().first().params == {name: 7}  # type: ignore[union-attr]
 
 
@@ -554,15 +554,15 @@ def test_attrs_fields_lists_the_props() -> None:
 
 
 def test_changing_a_list_after_construction_does_not_change_the_operation() -> None:
-    given, inner = [1], {"a": [1]}
+    initial, inner = [1], {"a": [1]}
 
     class Holds(Op):
         numbers: list[int]
         plain: dict[str, list[int]]
         anything: Any
 
-    operation = Holds(numbers=given, plain=inner, anything=inner)
-    given.append(2)
+    operation = Holds(numbers=initial, plain=inner, anything=inner)
+    initial.append(2)
     inner["a"].append(2)
     assert operation.numbers == [1]
     assert operation.plain == {"a": [1]}
@@ -771,13 +771,13 @@ def test_methods_of_a_plain_mixin_and_cached_properties_work() -> None:
 
 
 def test_a_model_may_be_declared_below_the_operation() -> None:
-    made = postponed.Rename(page=3, aliased=4)
-    assert repr(made) == "Rename(page=3, parent=None, others=[], aliased=4, title=None)"
+    operation = postponed.Rename(page=3, aliased=4)
+    assert repr(operation) == "Rename(page=3, parent=None, others=[], aliased=4, title=None)"
     assert [field.name for field in attrs.fields(postponed.Rename)] == ["page", "parent", "others", "aliased", "title"]
     with pytest.raises(dexpy.errors.NotRunning):
-        _ = made.page
+        _ = operation.page
     with pytest.raises(dexpy.errors.NotRunning):
-        _ = made.aliased
+        _ = operation.aliased
     page = postponed.Page(id=1, title="a")
     assert postponed.Rename(page=page, aliased=page).aliased is page
 

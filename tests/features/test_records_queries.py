@@ -90,11 +90,11 @@ def ids(query: Any) -> list[str]:
 
 
 def test_without_a_filter_every_record_is_found_in_order_of_creation(isolated_runtime: Isolated) -> None:
-    sent = [send(isolated_runtime, in_=3600) for _ in range(3)]
+    sent_ids = [send(isolated_runtime, in_=3600) for _ in range(3)]
 
-    assert ids(records.all()) == ids(records.where()) == sorted(sent)
-    assert ids(records.newest_first()) == sorted(sent, reverse=True)
-    assert ids(records.newest_first().oldest_first()) == sorted(sent)
+    assert ids(records.all()) == ids(records.where()) == sorted(sent_ids)
+    assert ids(records.newest_first()) == sorted(sent_ids, reverse=True)
+    assert ids(records.newest_first().oldest_first()) == sorted(sent_ids)
 
 
 @pytest.mark.parametrize("operation", [Renamed, "sending.renamed"])
@@ -338,12 +338,12 @@ def test_each_iteration_executes_the_query_again(isolated_runtime: Isolated) -> 
 
 def test_first_returns_the_first_record_or_none(isolated_runtime: Isolated) -> None:
     assert records.all().first() is None
-    sent = [send(isolated_runtime, in_=60) for _ in range(3)]
+    sent_ids = [send(isolated_runtime, in_=60) for _ in range(3)]
 
     first, last = records.all().first(), records.newest_first().first()
     assert first is not None
     assert last is not None
-    assert (first.id, last.id) == (min(sent), max(sent))
+    assert (first.id, last.id) == (min(sent_ids), max(sent_ids))
 
 
 def test_count_counts_the_records_of_the_query(isolated_runtime: Isolated) -> None:
@@ -375,20 +375,20 @@ def test_the_keyset_pages_of_the_docs_work(isolated_runtime: Isolated) -> None:
 
 @pytest.mark.parametrize("newest_first", [False, True])
 def test_pages_show_each_record_once_and_in_order(isolated_runtime: Isolated, newest_first: bool) -> None:
-    sent = sorted((send(isolated_runtime, in_=60) for _ in range(7)), reverse=newest_first)
+    sent_ids = sorted((send(isolated_runtime, in_=60) for _ in range(7)), reverse=newest_first)
     query = records.newest_first() if newest_first else records.all()
-    seen: list[str] = []
+    paged_ids: list[str] = []
     sizes: list[int] = []
     after: str | None = None
     while True:
         page = query.page(3, after=after)
-        seen += ids(page.records)
+        paged_ids += ids(page.records)
         sizes.append(len(page.records))
         if page.next is None:
             break
         after = page.next
 
-    assert seen == sent
+    assert paged_ids == sent_ids
     assert sizes == [3, 3, 1]
 
 
@@ -403,12 +403,12 @@ def test_the_last_page_may_be_full(isolated_runtime: Isolated) -> None:
 
 
 def test_new_records_do_not_shift_a_page(isolated_runtime: Isolated) -> None:
-    sent = sorted(send(isolated_runtime, in_=60) for _ in range(4))
+    sent_ids = sorted(send(isolated_runtime, in_=60) for _ in range(4))
     page = records.newest_first().page(2)
     isolated_runtime.advance(1)
     send(isolated_runtime, in_=60)
 
-    assert ids(records.newest_first().page(2, after=page.next).records) == sent[1::-1]
+    assert ids(records.newest_first().page(2, after=page.next).records) == sent_ids[1::-1]
 
 
 def test_pages_keep_the_filters(isolated_runtime: Isolated) -> None:
@@ -444,12 +444,12 @@ def test_select_returns_the_underlying_sqlalchemy_select(isolated_runtime: Isola
 
 def test_a_record_has_the_columns_of_its_row(isolated_runtime: Isolated) -> None:
     with dexpy.trace(actor={"type": "user", "id": 7}, trace_id="req-7"):
-        sent = send(isolated_runtime, to="Ben", queue="mailers", priority=3)
+        record_id = send(isolated_runtime, to="Ben", queue="mailers", priority=3)
     isolated_runtime.run_pending()
 
-    record = records.get(sent)
+    record = records.get(record_id)
     assert isinstance(record, Record)
-    assert (record.id, record.operation, record.status) == (sent, f"{__name__}.Send", "done")
+    assert (record.id, record.operation, record.status) == (record_id, f"{__name__}.Send", "done")
     assert (record.params, record.result, record.result_error) == ({"to": "Ben", "ending": "well"}, "Ben", None)
     assert (record.queue, record.priority, record.num_attempts) == ("mailers", 3, 1)
     assert (record.actor_type, record.actor_id, record.trace_id) == ("user", "7", "req-7")
@@ -458,7 +458,7 @@ def test_a_record_has_the_columns_of_its_row(isolated_runtime: Isolated) -> None
         assert moment.utcoffset() == timedelta(0)
     assert record.duration is not None
     assert record.duration >= timedelta(0)
-    assert repr(record) == f"<Record {__name__}.Send {sent} done>"
+    assert repr(record) == f"<Record {__name__}.Send {record_id} done>"
 
 
 def test_calls_are_recorded_beside_jobs(isolated_runtime: Isolated) -> None:
@@ -481,14 +481,14 @@ def test_attempts_are_shown_as_one_list(isolated_runtime: Isolated) -> None:
     isolated_runtime.run_pending()
     with pytest.raises(ConnectionError):
         Send(ending="crash").call()
-    called = records.newest_first().first()
-    assert called is not None
+    latest = records.newest_first().first()
+    assert latest is not None
 
     def shown(id: str) -> list[tuple[int, str | None, str | None]]:
         return [(each.number, each.failure, each.error) for each in records.attempts(id)]
 
     assert shown(done) == [(1, None, None)]
-    assert shown(failed) == shown(called.id) == [(1, "crash", "ConnectionError")]
+    assert shown(failed) == shown(latest.id) == [(1, "crash", "ConnectionError")]
     assert shown(waiting) == []
     (attempt,) = records.attempts(failed)
     assert attempt.worker is not None
@@ -498,12 +498,12 @@ def test_attempts_are_shown_as_one_list(isolated_runtime: Isolated) -> None:
 
 
 def test_ids_sort_by_creation_time(isolated_runtime: Isolated) -> None:
-    sent: list[str] = []
+    sent_ids: list[str] = []
     for _ in range(3):
-        sent.append(send(isolated_runtime, in_=10**6))
+        sent_ids.append(send(isolated_runtime, in_=10**6))
         isolated_runtime.advance(1)
 
-    assert sent == sorted(sent)
+    assert sent_ids == sorted(sent_ids)
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def filled(shop: Shop) -> Shop:
     return shop
 
 
-def given(shop: Shop, key: int) -> Customer:
+def customer_of(shop: Shop, key: int) -> Customer:
     """Return a customer that another session detached."""
     with shop.session() as session:
         return session.get_one(Customer, key)
@@ -110,7 +110,7 @@ def test_a_reference_given_by_key_is_an_instance_in_guards_and_in_perform(filled
 
 
 def test_an_instance_is_accepted_and_equals_its_key(filled: Shop) -> None:
-    ann, bob = given(filled, 1), given(filled, 2)
+    ann, bob = customer_of(filled, 1), customer_of(filled, 2)
     operation = Touch(customer=ann, other=bob, friends=[ann])
     assert operation.customer is ann
     assert operation.friends == [ann]
@@ -119,9 +119,9 @@ def test_an_instance_is_accepted_and_equals_its_key(filled: Shop) -> None:
 
 
 def test_the_rows_of_one_model_are_loaded_by_one_query(filled: Shop) -> None:
-    with filled.statements() as seen:
+    with filled.statements() as statements:
         Touch(customer=1, other=2, friends=[3, 1]).call()
-    assert len(seen) == 1
+    assert len(statements) == 1
 
 
 def test_an_operation_without_references_to_load_makes_no_query(filled: Shop) -> None:
@@ -132,9 +132,9 @@ def test_an_operation_without_references_to_load_makes_no_query(filled: Shop) ->
         def perform(self) -> tuple[Customer | None, list[Customer]]:
             return self.other, self.friends
 
-    with filled.statements() as seen:
+    with filled.statements() as statements:
         assert NoReferences().call() == (None, [])
-    assert seen == []
+    assert statements == []
 
 
 def test_text_uuid_and_composite_keys_load_their_rows(shop: Shop) -> None:
@@ -157,14 +157,14 @@ def test_many_composite_keys_are_loaded_by_one_query(shop: Shop) -> None:
             return len({line.number for line in self.lines})
 
     shop.add(*(Line(order=1, number=n) for n in range(3000)))
-    with shop.statements() as seen:
+    with shop.statements() as statements:
         assert Count(lines=[(1, n) for n in range(3000)]).call() == 3000
-    assert len(seen) == 1
+    assert len(statements) == 1
 
 
 def test_a_reference_given_by_key_cannot_be_read_outside_of_a_run(filled: Shop) -> None:
-    operation = Touch(customer=1, other=2, friends=[given(filled, 1), 3])
-    told = "the row of the key {} is loaded inside a run only. Read it in perform, a guard or a callback, or pass "
+    operation = Touch(customer=1, other=2, friends=[customer_of(filled, 1), 3])
+    expected = "the row of the key {} is loaded inside a run only. Read it in perform, a guard or a callback, or pass "
     for name, key in (("customer", 1), ("other", 2), ("friends", 3)):
         with pytest.raises(NotRunning) as caught:
             getattr(operation, name)
@@ -172,7 +172,7 @@ def test_a_reference_given_by_key_cannot_be_read_outside_of_a_run(filled: Shop) 
             f" Outside of a run, use Touch.{name}.key_of(op) for its key, op.replace(...) for a copy with other props, "
             "or op.to_dict() for all props as JSON."
         )
-        assert str(caught.value) == f"Touch.{name}: " + told.format(key) + "the instance." + outside
+        assert str(caught.value) == f"Touch.{name}: " + expected.format(key) + "the instance." + outside
     operation.call()
     with pytest.raises(NotRunning):
         _ = operation.customer
@@ -210,7 +210,7 @@ def test_safe_does_not_hide_a_missing_row(filled: Shop) -> None:
 
 
 def test_the_row_of_a_detached_instance_may_be_missing_too(filled: Shop) -> None:
-    ann = given(filled, 1)
+    ann = customer_of(filled, 1)
     with filled.session() as session:
         session.delete(session.get_one(Customer, 1))
         session.commit()
@@ -269,9 +269,9 @@ def test_an_instance_of_the_runs_session_is_used_without_a_query(filled: Shop) -
     with filled.session() as session, dexpy.session(session):
         mine = session.get_one(Customer, 1)
         mine.name = "changed, not flushed"
-        with filled.statements() as seen:
+        with filled.statements() as statements:
             assert Look(customer=mine).call() is mine
-        assert not any(statement.startswith("SELECT") for statement in seen)
+        assert not any(statement.startswith("SELECT") for statement in statements)
         assert Look(customer=1).call() is mine
         assert Touch(customer=mine, other=2, friends=[mine, 3]).call() == [mine.name, "bob", mine.name, "cid"]
         session.rollback()

@@ -147,12 +147,14 @@ if __name__ == "__main__":
 """
 
 
-def said(environment: dict[str, str], *arguments: str, folder: Path, text: str | None = None) -> str:
+def run_program(environment: dict[str, str], *arguments: str, folder: Path, text: str | None = None) -> str:
     """Return the output of a Python process."""
     command = [sys.executable, *arguments]
-    done = subprocess.run(command, cwd=folder, env=environment, input=text, capture_output=True, text=True, timeout=30)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    process = subprocess.run(
+        command, cwd=folder, env=environment, input=text, capture_output=True, text=True, timeout=30
+    )
+    assert process.returncode == 0, process.stderr
+    return process.stdout.strip()
 
 
 def test_a_class_of_a_script_is_named_like_the_module_of_its_file(tmp_path: Path, environment: dict[str, str]) -> None:
@@ -161,10 +163,10 @@ def test_a_class_of_a_script_is_named_like_the_module_of_its_file(tmp_path: Path
     (package / "__init__.py").touch()
     (package / "tool.py").write_text(SCRIPT)
     root = package.parent
-    assert said(environment, "mailing/tool.py", folder=root) == "tool.Job None 1"
-    assert said(environment, "-m", "mailing.tool", folder=root) == "mailing.tool.Job None 1"
+    assert run_program(environment, "mailing/tool.py", folder=root) == "tool.Job None 1"
+    assert run_program(environment, "-m", "mailing.tool", folder=root) == "mailing.tool.Job None 1"
     (package / "__main__.py").write_text(SCRIPT)
-    assert said(environment, "-m", "mailing", folder=root) == "mailing.__main__.Job None 1"
+    assert run_program(environment, "-m", "mailing", folder=root) == "mailing.__main__.Job None 1"
 
 
 def test_a_script_that_is_imported_too_is_the_same_class(tmp_path: Path, environment: dict[str, str]) -> None:
@@ -174,7 +176,7 @@ def test_a_script_that_is_imported_too_is_the_same_class(tmp_path: Path, environ
         + "    from dexpy.declaration import registry\n"
         + "    print(registry.find('tool.Job') is tool.Job, tool.Job is Job)\n"
     )
-    assert said(environment, "tool.py", folder=tmp_path) == "tool.Job None 1\nTrue False"
+    assert run_program(environment, "tool.py", folder=tmp_path) == "tool.Job None 1\nTrue False"
 
 
 def test_a_class_of_an_interactive_session_works_in_place_and_is_refused_by_an_enqueue(
@@ -186,7 +188,7 @@ def test_a_class_of_an_interactive_session_works_in_place_and_is_refused_by_an_e
         "    except Exception as error:\n"
         "        print(type(error).__name__, error)\n"
     )
-    assert said(environment, "-", folder=tmp_path, text=session).splitlines() == [
+    assert run_program(environment, "-", folder=tmp_path, text=session).splitlines() == [
         "__main__.Job it is declared in an interactive session. Put it into a module 1",
         "DeclarationError Job: workers cannot import the class: it is declared in an interactive session. "
         "Put it into a module. call() works without a worker.",

@@ -45,7 +45,7 @@ def let_their_worker_die(isolated_runtime: Isolated) -> None:
 
 @pytest.mark.parametrize("stubborn", [1, BATCH + 1])
 @pytest.mark.parametrize(
-    ("happens", "after", "said"),
+    ("happens", "after", "expected"),
     [
         (let_expire, "expired", "record.not_updated action=expiry"),
         (let_their_worker_die, "pending", "record.not_updated action=recovery"),
@@ -57,7 +57,7 @@ def test_rows_that_cannot_be_written_delay_no_other(
     caplog: pytest.LogCaptureFixture,
     happens: Callable[[Isolated], None],
     after: str,
-    said: str,
+    expected: str,
     stubborn: int,
 ) -> None:
     for _ in range(stubborn):
@@ -75,7 +75,7 @@ def test_rows_that_cannot_be_written_delay_no_other(
 
     assert [ticket.reload().status for ticket in good] == [after] * 3
     assert {each["status"] for each in rows(isolated_runtime) if each["priority"] == STUBBORN} == before
-    assert caplog.text.count(said) == stubborn, "each is logged once per poll"
+    assert caplog.text.count(expected) == stubborn, "each is logged once per poll"
 
     sql(isolated_runtime, "DROP TRIGGER stubborn")
     assert relay.run_once()

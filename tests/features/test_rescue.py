@@ -12,12 +12,12 @@ from dexpy.errors import ResultTypeError
 
 from .shop import Customer, Deferred, Shop
 
-seen: list[str] = []
+handled: list[str] = []
 
 
 @pytest.fixture(autouse=True)
 def _nothing_seen() -> None:
-    seen.clear()
+    handled.clear()
 
 
 class CardError(Exception):
@@ -232,7 +232,7 @@ def test_a_failed_commit_of_a_background_run_that_is_rescued_decides_its_end(sho
 
 class Watched(Coded):
     def on_error(self, error: Exception) -> None:
-        seen.append(f"{type(error).__name__} of {self.raises}")
+        handled.append(f"{type(error).__name__} of {self.raises}")
 
 
 class Shadowing(Coded):
@@ -244,7 +244,7 @@ def test_on_error_is_called_for_every_exception_and_decides_nothing() -> None:
     assert Watched(raises="CardError").safe.call() == Err("card_declined", "card_declined")
     with pytest.raises(ValueError, match="4711"):
         Watched(raises="ValueError").call()
-    assert seen == ["CardError of CardError", "ValueError of ValueError"]
+    assert handled == ["CardError of CardError", "ValueError of ValueError"]
 
 
 def test_on_error_cannot_shadow_a_rule_or_the_exception(caplog: pytest.LogCaptureFixture) -> None:
@@ -260,7 +260,7 @@ def test_on_error_is_not_called_for_business_errors() -> None:
             raise Error("other")
 
     assert Refuses().safe.call() == Err("other", "other")
-    assert seen == []
+    assert handled == []
 
 
 def test_on_error_runs_after_the_rollback(shop: Shop) -> None:
@@ -271,12 +271,12 @@ def test_on_error_runs_after_the_rollback(shop: Shop) -> None:
             raise ZeroDivisionError
 
         def on_error(self, error: Exception) -> None:
-            seen.extend(shop.names())
-            seen.append("asked")
+            handled.extend(shop.names())
+            handled.append("asked")
 
     with pytest.raises(ZeroDivisionError):
         Adds().call()
-    assert seen == ["asked"]
+    assert handled == ["asked"]
 
 
 def test_an_exception_of_a_nested_run_is_rescued_by_the_outer_one(shop: Shop) -> None:

@@ -32,7 +32,7 @@ class Gone(Exception):
 
 script: list[Any] = []
 """What each run is to raise, in order; None ends it well."""
-seen: list[Any] = []
+observed: list[Any] = []
 """The calls of the observers."""
 performed: list[str] = []
 """The ids of the runs, one for each attempt."""
@@ -40,7 +40,7 @@ performed: list[str] = []
 
 @pytest.fixture(autouse=True)
 def _clean() -> None:
-    for noted in (script, seen, performed):
+    for noted in (script, observed, performed):
         noted.clear()
 
 
@@ -121,12 +121,14 @@ def test_a_run_that_succeeds_on_retry_is_done_without_an_error(isolated_runtime:
     stored = row(isolated_runtime, ticket.id)
     assert (stored["status"], json.loads(stored["result"]), stored["num_attempts"]) == ("done", {"value": 3}, 3)
     assert [stored[column] for column in ("error", "failure", "error_message", "error_details")] == [None] * 4
-    kept = attempts(isolated_runtime, ticket.id)
-    assert [(each["number"], each["failure"], each["error"], each["error_message"]) for each in kept] == [
+    stored_attempts = attempts(isolated_runtime, ticket.id)
+    assert [(each["number"], each["failure"], each["error"], each["error_message"]) for each in stored_attempts] == [
         (1, "crash", "ConnectionError", "down"),
         (2, "crash", "ConnectionError", "still down"),
     ]
-    assert all("test_retries.py" in each["traceback"] and each["started_at"] <= each["ended_at"] for each in kept)
+    assert all(
+        "test_retries.py" in each["traceback"] and each["started_at"] <= each["ended_at"] for each in stored_attempts
+    )
     shown = records.attempts(ticket.id)
     assert [(each.number, each.failure) for each in shown] == [(1, "crash"), (2, "crash"), (3, None)]
 
@@ -471,7 +473,7 @@ class Refusing(Scripted):
 
     @guard("It is closed")
     def closed(self) -> bool:
-        return not seen
+        return not observed
 
 
 class Patient(Refusing):
@@ -539,7 +541,7 @@ def test_a_refusal_is_retried_by_a_rule_that_names_the_guard(isolated_runtime: I
 
     healed = Patient().async_().call()
     isolated_runtime.run_pending()
-    seen.append("open")
+    observed.append("open")
     run_out(isolated_runtime)
     assert row(isolated_runtime, healed.id)["status"] == "done"
 
@@ -569,7 +571,7 @@ def test_rules_match_the_exception_that_rescue_from_raises(isolated_runtime: Iso
 
 class Observed(ApplicationOperation):
     def on_error(self, error: Exception) -> None:
-        seen.append((type(error).__name__, self.run_id))
+        observed.append((type(error).__name__, self.run_id))
         raise RuntimeError("an observer decides nothing")
 
 
@@ -581,7 +583,7 @@ def test_on_error_sees_each_attempt_and_decides_nothing(
     ticket = Observed().async_().call()
     run_out(isolated_runtime)
 
-    assert seen == [("ConnectionError", ticket.id)] * 4
+    assert observed == [("ConnectionError", ticket.id)] * 4
     stored = row(isolated_runtime, ticket.id)
     assert (stored["status"], stored["error"], stored["num_attempts"]) == ("failed", "ConnectionError", 4)
     assert caplog.text.count("on_error.failed") == 4
@@ -597,8 +599,13 @@ def test_a_direct_job_follows_the_same_rules_and_carries_its_counters(isolated_r
     isolated_runtime.run_pending()
     (message,) = messages(isolated_runtime)
     assert (message["queue"], message["priority"]) == ("counters", 6)
-    told = message["message"]["options"]["dexpy"]
-    assert (told["v"], told["id"], told["attempt"], told["counts"]) == (1, ticket.id, 2, {"ConnectionError": 1})
+    options = message["message"]["options"]["dexpy"]
+    assert (options["v"], options["id"], options["attempt"], options["counts"]) == (
+        1,
+        ticket.id,
+        2,
+        {"ConnectionError": 1},
+    )
     assert set(message["message"]["kwargs"]) == {"class_name", "params", "trace"}
     assert "down" not in message["payload"]
     run_out(isolated_runtime)
@@ -675,15 +682,15 @@ def test_each_attempt_and_the_wait_are_logged(isolated_runtime: Isolated, caplog
         ticket = Thrice().async_().call()
         run_out(isolated_runtime)
 
-    told = [(each.levelname, each.getMessage()) for each in caplog.records]
+    entries = [(each.levelname, each.getMessage()) for each in caplog.records]
     name = f"operation={__name__}.Thrice run_id={ticket.id}"
-    assert [(level, text.split()[0]) for level, text in told] == [
+    assert [(level, text.split()[0]) for level, text in entries] == [
         ("WARNING", "run.retry_scheduled"),
         ("INFO", "run.succeeded"),
     ]
-    assert all(name in text for _, text in told)
-    assert "attempt=1" in told[0][1]
-    assert "retry_in_s=10.000" in told[0][1]
+    assert all(name in text for _, text in entries)
+    assert "attempt=1" in entries[0][1]
+    assert "retry_in_s=10.000" in entries[0][1]
 
 
 def test_a_failed_run_can_be_retried_by_hand_with_all_its_attempts(isolated_runtime: Isolated) -> None:
@@ -722,8 +729,8 @@ def test_attempts_store_no_secret(isolated_runtime: Isolated, caplog: pytest.Log
         run_out(isolated_runtime)
 
     assert len(attempts(isolated_runtime, ticket.id)) == 2
-    for told in (str(attempts(isolated_runtime, ticket.id)), str(records.attempts(ticket.id)), caplog.text):
-        assert "hunter2" not in told
+    for text in (str(attempts(isolated_runtime, ticket.id)), str(records.attempts(ticket.id)), caplog.text):
+        assert "hunter2" not in text
 
 
 # ----------------------------------------------------------------------- what a database says, where no rule names it

@@ -36,7 +36,7 @@ class Later(Operation):
         return Divide(a=1, b=self.b).call()
 
 
-def told(outcome: Ok[float] | Err) -> str:
+def describe(outcome: Ok[float] | Err) -> str:
     match outcome:
         case Ok(value):
             return f"{value}"
@@ -52,9 +52,9 @@ def test_safe_call_returns_ok_with_the_value_or_err_with_code_message_and_detail
 
 
 def test_match_works_on_both() -> None:
-    assert told(Divide(a=1, b=2).safe.call()) == "0.5"
-    assert told(Divide(a=1, b=0).safe.call()) == "Nothing can be divided by 0: 1"
-    assert told(Err("other", "x")) == "other"
+    assert describe(Divide(a=1, b=2).safe.call()) == "0.5"
+    assert describe(Divide(a=1, b=0).safe.call()) == "Nothing can be divided by 0: 1"
+    assert describe(Err("other", "x")) == "other"
 
 
 def test_crashes_still_raise() -> None:
@@ -65,13 +65,13 @@ def test_crashes_still_raise() -> None:
 def test_safe_acall_returns_the_same_outcomes() -> None:
     async def both() -> list[str]:
         return [
-            told(await Divide(a=1, b=2).safe.acall()),
-            told(await Divide(a=1, b=0).safe.acall()),
-            told(await Later(b=0).safe.acall()),
+            describe(await Divide(a=1, b=2).safe.acall()),
+            describe(await Divide(a=1, b=0).safe.acall()),
+            describe(await Later(b=0).safe.acall()),
         ]
 
     assert asyncio.run(both()) == ["0.5", "Nothing can be divided by 0: 1", "Nothing can be divided by 0: 1"]
-    assert told(Later(b=2).safe.call()) == "0.5"
+    assert describe(Later(b=2).safe.call()) == "0.5"
 
 
 def test_outcomes_cannot_be_changed() -> None:

@@ -107,9 +107,9 @@ def test_params_are_recorded_as_passed_and_not_as_perform_left_them(isolated_run
         def perform(self) -> None:
             self.items.append(2)
 
-    given = Change(items=[1])
-    given.call()
-    given.call()
+    operation = Change(items=[1])
+    operation.call()
+    operation.call()
     assert [each.params for each in records.all()] == [{"items": [1]}] * 2
 
 
@@ -165,23 +165,23 @@ def test_done_and_the_effects_are_one_commit(shop: Shop) -> None:
 def test_a_run_that_touches_no_session_is_recorded_in_one_insert(shop: Shop) -> None:
     shop.isolated_runtime.runtime.store.prepare()
     statements: list[str] = []
-    sa.event.listen(shop.engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+    sa.event.listen(shop.engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
     Quiet().call()
     assert len(statements) == 1
     assert statements[0].startswith("INSERT INTO operation_records")
 
 
 def test_a_failure_is_written_after_the_rollback(shop: Shop) -> None:
-    seen: list[tuple[str, int]] = []
+    events: list[tuple[str, int]] = []
     shop.isolated_runtime.runtime.store.prepare()
-    sa.event.listen(shop.engine, "rollback", lambda connection: seen.append(("rollback", 0)))
+    sa.event.listen(shop.engine, "rollback", lambda connection: events.append(("rollback", 0)))
     sa.event.listen(
         shop.engine,
         "before_cursor_execute",
-        lambda *given: seen.append(("insert", 0)) if "operation_records" in given[2] else None,
+        lambda *args: events.append(("insert", 0)) if "operation_records" in args[2] else None,
     )
     Refuse(text="a").safe.call()
-    assert [word for word, _ in seen][:2] == ["rollback", "insert"]
+    assert [word for word, _ in events][:2] == ["rollback", "insert"]
 
 
 def test_a_commit_that_fails_is_recorded_as_a_crash(shop: Shop) -> None:

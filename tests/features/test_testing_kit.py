@@ -122,11 +122,11 @@ def test_pending_runs_do_not_start_on_their_own(isolated_runtime: Isolated) -> N
 
 
 def test_due_runs_run_in_this_thread_and_their_tickets_are_returned_in_order(isolated_runtime: Isolated) -> None:
-    sent = [Note(what=what).async_().call() for what in range(3)]
+    enqueued = [Note(what=what).async_().call() for what in range(3)]
 
     tickets = isolated_runtime.run_pending()
 
-    assert [ticket.id for ticket in tickets] == [ticket.id for ticket in sent]
+    assert [ticket.id for ticket in tickets] == [ticket.id for ticket in enqueued]
     assert [ticket.outcome for ticket in tickets] == [Ok(0), Ok(1), Ok(2)]
     assert performed == [(what, threading.get_ident()) for what in range(3)]
     assert isolated_runtime.run_pending() == []
@@ -170,12 +170,12 @@ def test_the_clock_is_moved_by_seconds_or_a_timedelta(isolated_runtime: Isolated
 
 
 def test_a_retry_waits_until_the_clock_is_moved_and_counts_as_one_more_run(isolated_runtime: Isolated) -> None:
-    sent = Fails(kind="crash").async_().call()
+    enqueued = Fails(kind="crash").async_().call()
 
     assert [ticket.status for ticket in isolated_runtime.run_pending()] == ["pending"]
     assert isolated_runtime.run_pending() == []
     isolated_runtime.advance(61)
-    assert [(ticket.id, ticket.status) for ticket in isolated_runtime.run_pending()] == [(sent.id, "failed")]
+    assert [(ticket.id, ticket.status) for ticket in isolated_runtime.run_pending()] == [(enqueued.id, "failed")]
     assert performed == ["crash", "crash"]
 
 

@@ -113,15 +113,15 @@ def in_state(isolated_runtime: Isolated, status: str) -> Ticket[Any]:
 @contextmanager
 def questions(isolated_runtime: Isolated) -> Generator[list[str]]:
     """The statements that are executed meanwhile."""
-    asked: list[str] = []
+    statements: list[str] = []
     engine = isolated_runtime.runtime.store.database.engine
 
     def note(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        asked.append(statement)
+        statements.append(statement)
 
     event.listen(engine, "before_cursor_execute", note)
     try:
-        yield asked
+        yield statements
     finally:
         event.remove(engine, "before_cursor_execute", note)
 
@@ -153,15 +153,15 @@ def test_one_predicate_holds_in_each_state(isolated_runtime: Isolated, status: s
 def test_attributes_are_of_the_last_load_and_make_no_query(isolated_runtime: Isolated) -> None:
     ticket = ended(isolated_runtime)
 
-    with questions(isolated_runtime) as asked:
+    with questions(isolated_runtime) as statements:
         assert (ticket.status, ticket.pending, ticket.done, ticket.terminal) == ("pending", True, False, False)
         assert (ticket.outcome, ticket.failure, ticket.scheduled_at) == (None, None, None)
         assert ticket.to_dict()["status"] == "pending"
         repr(ticket)
-    assert asked == []
-    with questions(isolated_runtime) as asked:
+    assert statements == []
+    with questions(isolated_runtime) as statements:
         assert ticket.reload() is ticket
-    assert len(asked) == 1
+    assert len(statements) == 1
     assert ticket.done
 
 
@@ -208,7 +208,7 @@ def test_a_result_that_no_longer_matches_the_class_is_returned_as_stored(isolate
 
 
 def test_match_works_on_the_outcome_of_wait(isolated_runtime: Isolated) -> None:
-    def told(ticket: Ticket[Any]) -> str:
+    def describe(ticket: Ticket[Any]) -> str:
         match ticket.wait(0.05):
             case Ok(value):
                 return f"ok {value}"
@@ -218,9 +218,9 @@ def test_match_works_on_the_outcome_of_wait(isolated_runtime: Isolated) -> None:
                 return "not yet"
         raise AssertionError
 
-    assert told(ended(isolated_runtime, "error")) == "err no Not today"
-    assert told(ended(isolated_runtime)) == "ok {'day': datetime.date(2026, 1, 2)}"
-    assert told(Answer().async_(in_=60).call()) == "not yet"
+    assert describe(ended(isolated_runtime, "error")) == "err no Not today"
+    assert describe(ended(isolated_runtime)) == "ok {'day': datetime.date(2026, 1, 2)}"
+    assert describe(Answer().async_(in_=60).call()) == "not yet"
 
 
 # ------------------------------------------------------------------------------------------------------ waiting
@@ -257,14 +257,14 @@ def test_the_last_poll_is_at_the_timeout_however_long_the_interval(isolated_runt
 
 
 def test_the_interval_may_be_a_function_of_the_number_of_polls(isolated_runtime: Isolated) -> None:
-    asked: list[int] = []
+    polls: list[int] = []
 
     def pause(looks: int) -> float:
-        asked.append(looks)
+        polls.append(looks)
         return 0.02
 
     assert Answer().async_().call().wait(0.1, interval=pause) is None
-    assert asked[:3] == [0, 1, 2]
+    assert polls[:3] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), None, "5", True])
@@ -436,41 +436,41 @@ ALLOWED = {
 
 
 @pytest.mark.parametrize("status", ["pending", "running", "done", "failed", "expired", "cancelled"])
-@pytest.mark.parametrize("asked", EVENTS)
+@pytest.mark.parametrize("event", EVENTS)
 def test_a_transition_that_the_status_does_not_allow_is_refused(
-    isolated_runtime: Isolated, asked: str, status: str
+    isolated_runtime: Isolated, event: str, status: str
 ) -> None:
     ticket = in_state(isolated_runtime, status)
-    before, sent = row(isolated_runtime, ticket.id), messages(isolated_runtime)
+    before, stored_messages = row(isolated_runtime, ticket.id), messages(isolated_runtime)
 
-    if (asked, status) == ("cancel", "running"):
+    if (event, status) == ("cancel", "running"):
         # Asked to end, which the run itself does; its row stays as it is until then.
         assert ticket.cancel().running
         assert row(isolated_runtime, ticket.id) == before
         return
-    if status in ALLOWED[asked]:
-        EVENTS[asked](ticket)
+    if status in ALLOWED[event]:
+        EVENTS[event](ticket)
         assert row(isolated_runtime, ticket.id) != before
         return
     with pytest.raises(InvalidTransition) as refused:
-        EVENTS[asked](ticket)
+        EVENTS[event](ticket)
     error = refused.value
-    assert (error.id, error.event, error.status) == (ticket.id, asked, status)
-    sources = " or ".join(sorted(ALLOWED[asked], reverse=True))
-    assert str(error).startswith(f"{ticket.id}: cannot {asked} a run that is {status}. Expected a record that is ")
+    assert (error.id, error.event, error.status) == (ticket.id, event, status)
+    sources = " or ".join(sorted(ALLOWED[event], reverse=True))
+    assert str(error).startswith(f"{ticket.id}: cannot {event} a run that is {status}. Expected a record that is ")
     assert all(source in str(error) for source in sources.split(" or "))
     assert row(isolated_runtime, ticket.id) == before
-    assert messages(isolated_runtime) == sent
+    assert messages(isolated_runtime) == stored_messages
 
 
 def test_a_record_without_params_cannot_be_run_again(isolated_runtime: Isolated) -> None:
-    sent = KeepsNoParams().async_().call()
+    without_params = KeepsNoParams().async_().call()
     isolated_runtime.run_pending()
-    before = row(isolated_runtime, sent.id)
+    before = row(isolated_runtime, without_params.id)
 
     with pytest.raises(InvalidTransition, match=r"cannot retry a run that is failed\. Its params are not stored"):
-        records.get(sent.id).retry()
-    assert row(isolated_runtime, sent.id) == before
+        records.get(without_params.id).retry()
+    assert row(isolated_runtime, without_params.id) == before
     assert messages(isolated_runtime) == []
 
 
@@ -503,9 +503,9 @@ def test_concurrent_calls_of_one_verb_apply_it_once(isolated_runtime: Isolated) 
 def test_get_finds_it_by_its_id(isolated_runtime: Isolated) -> None:
     ticket = ended(isolated_runtime)
 
-    found = Ticket.get(ticket.id)
-    assert (found.id, found.operation, found.status, found.done) == (ticket.id, f"{__name__}.Answer", "done", True)
-    assert found.outcome == Ok({"day": date(2026, 1, 2)})
+    loaded = Ticket.get(ticket.id)
+    assert (loaded.id, loaded.operation, loaded.status, loaded.done) == (ticket.id, f"{__name__}.Answer", "done", True)
+    assert loaded.outcome == Ok({"day": date(2026, 1, 2)})
 
 
 @pytest.mark.parametrize("id", ["op_unknown", "", "'; DROP TABLE operation_records; --"])

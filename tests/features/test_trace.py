@@ -115,12 +115,12 @@ def test_the_trace_is_in_the_records_of_all_runs_also_of_those_in_a_worker(isola
 
 
 def test_threads_have_separate_frames() -> None:
-    seen: list[Frame] = []
+    frames: list[Frame] = []
     with dexpy.trace(trace_id="here"):
-        thread = threading.Thread(target=lambda: seen.append(current_frame()))
+        thread = threading.Thread(target=lambda: frames.append(current_frame()))
         thread.start()
         thread.join(5)
-    assert seen[0].trace_id != "here"
+    assert frames[0].trace_id != "here"
 
 
 # ------------------------------------------------------------------------------------------------- bad input
@@ -151,9 +151,9 @@ def test_a_trace_id_that_no_record_could_hold_is_refused(trace_id: Any) -> None:
 
 
 def test_an_actor_may_be_any_mapping_and_is_not_shared_with_the_caller() -> None:
-    given = {"type": "user", "id": 7}
-    actor: Mapping[str, Any] = MappingProxyType(given)
+    fields = {"type": "user", "id": 7}
+    actor: Mapping[str, Any] = MappingProxyType(fields)
     with dexpy.trace(actor=actor) as frame:
-        given["id"] = 8
+        fields["id"] = 8
         assert frame.actor == {"type": "user", "id": 7}
         assert Leaf().call()["actor"] == {"type": "user", "id": 7}

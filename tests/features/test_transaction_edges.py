@@ -230,22 +230,22 @@ def test_a_block_commits_before_the_next_statement(shop: Shop) -> None:
 
 
 def test_a_hook_may_add_a_hook(shop: Shop) -> None:
-    seen: list[str] = []
+    calls: list[str] = []
 
     def work(op: Do) -> None:
         op.session.add(Entry(text="a"))
-        op.after_commit(lambda: op.after_commit(lambda: seen.append("second")))
-        op.after_commit(lambda: seen.append("first"))
+        op.after_commit(lambda: op.after_commit(lambda: calls.append("second")))
+        op.after_commit(lambda: calls.append("first"))
 
     Do(what=work).call()
-    assert seen == ["first", "second"]
+    assert calls == ["first", "second"]
 
 
 def test_hooks_of_a_rolled_back_savepoint_are_dropped_even_if_the_session_was_unused(shop: Shop) -> None:
-    seen: list[str] = []
+    calls: list[str] = []
 
     def inner(op: Do) -> None:
-        op.after_commit(lambda: seen.append("inner"))
+        op.after_commit(lambda: calls.append("inner"))
 
     def work(op: Do) -> None:
         savepoint = op.session.begin_nested()
@@ -253,7 +253,7 @@ def test_hooks_of_a_rolled_back_savepoint_are_dropped_even_if_the_session_was_un
         savepoint.rollback()
 
     Do(what=work).call()
-    assert seen == []
+    assert calls == []
 
 
 def test_a_hook_that_fails_does_not_fail_the_run_nor_its_row(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
@@ -274,10 +274,10 @@ def test_a_run_that_only_reads_acquires_no_write_lock(shop: Shop) -> None:
     shop.add(Entry(text="there"))
 
     def work(op: Do) -> int:
-        seen = op.session.query(Entry).count()
+        count = op.session.query(Entry).count()
         # Another connection would wait for this one's lock.
         shop.add(Entry(text="by another"))
-        return seen
+        return count
 
     assert Do(what=work).call() == 1
     assert lines(shop) == ["by another", "there"]
@@ -345,11 +345,11 @@ def test_a_hook_on_another_database_may_call_a_run_inside_a_run(shop: Shop, tmp_
         op.session.flush()
         with Session(engine) as session:
             with dexpy.session(session):
-                Do(what=lambda inner: inner.after_commit(lambda: seen.append("hook"))).call()
+                Do(what=lambda inner: inner.after_commit(lambda: calls.append("hook"))).call()
             session.commit()
-        return len(seen)
+        return len(calls)
 
-    seen: list[str] = []
+    calls: list[str] = []
     assert Do(what=work).call() == 1
     engine.dispose()
 

@@ -67,17 +67,17 @@ def boom() -> None:
 
 def test_a_run_that_never_uses_its_session_opens_no_connection(shop: Shop) -> None:
     shop.isolated_runtime.runtime.store.prepare()
-    taken: list[int] = []
+    checkouts: list[int] = []
 
     def note(*_: Any) -> None:
-        taken.append(1)
+        checkouts.append(1)
 
     sa.event.listen(shop.engine, "checkout", note)
     try:
         assert Do(what=lambda _: 1).call() == 1
-        assert taken == []
+        assert checkouts == []
         Do(what=lambda op: op.session.execute(sa.select(1)).scalar()).call()
-        assert len(taken) == 1
+        assert len(checkouts) == 1
     finally:
         sa.event.remove(shop.engine, "checkout", note)
 
@@ -91,15 +91,15 @@ def test_ok_commits_and_an_error_or_a_crash_rolls_back(shop: Shop) -> None:
 
 
 def test_a_run_has_one_session_that_is_closed_after_it(shop: Shop) -> None:
-    kept: list[Session] = []
+    sessions: list[Session] = []
 
     def observe(op: Do) -> bool:
-        kept.append(op.session)
+        sessions.append(op.session)
         op.session.execute(sa.select(1))
         return op.session is op.session is dexpy.current_session()
 
     assert Do(what=observe).call()
-    assert not kept[0].in_transaction()
+    assert not sessions[0].in_transaction()
 
 
 def test_rows_stay_readable_after_the_call(shop: Shop) -> None:
@@ -670,9 +670,9 @@ def test_eight_threads_with_one_operation_object_run_eight_times(shop: Shop) -> 
             self.session.flush()
             return len(self.numbers)
 
-    made, barrier = Count(numbers=[]), threading.Barrier(8)
+    operation, barrier = Count(numbers=[]), threading.Barrier(8)
     results: list[int] = []
-    threads = [threading.Thread(target=lambda: results.append(made.call())) for _ in range(8)]
+    threads = [threading.Thread(target=lambda: results.append(operation.call())) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

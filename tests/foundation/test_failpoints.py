@@ -39,10 +39,10 @@ def names_in(folder: Path) -> Iterator[str]:
 
 
 def test_the_list_has_exactly_the_failpoints_of_dexpy() -> None:
-    passed = set(names_in(TESTS.parent / "dexpy"))
-    assert f"before_{PLACEHOLDER}_commit" in passed, "the commits of the relay"
-    passed.remove(f"before_{PLACEHOLDER}_commit")
-    assert passed | {f"before_{action}_commit" for action in COMMITS_OF_THE_RELAY} == set(FAILPOINTS)
+    used = set(names_in(TESTS.parent / "dexpy"))
+    assert f"before_{PLACEHOLDER}_commit" in used, "the commits of the relay"
+    used.remove(f"before_{PLACEHOLDER}_commit")
+    assert used | {f"before_{action}_commit" for action in COMMITS_OF_THE_RELAY} == set(FAILPOINTS)
 
 
 def test_every_action_of_the_relay_has_its_failpoint() -> None:
@@ -51,11 +51,11 @@ def test_every_action_of_the_relay_has_its_failpoint() -> None:
 
 
 def test_the_patterns_match_exactly_the_failpoints_of_the_example_applications() -> None:
-    passed = {name for folder in ("apps", "chaos") for name in names_in(TESTS / folder)}
-    matched = {name: [pattern for pattern in APPLICATION_FAILPOINTS if re.fullmatch(pattern, name)] for name in passed}
+    used = {name for folder in ("apps", "chaos") for name in names_in(TESTS / folder)}
+    matched = {name: [pattern for pattern in APPLICATION_FAILPOINTS if re.fullmatch(pattern, name)] for name in used}
     assert all(len(patterns) == 1 for patterns in matched.values()), matched
     assert {pattern for patterns in matched.values() for pattern in patterns} == set(APPLICATION_FAILPOINTS)
-    assert not passed & set(FAILPOINTS)
+    assert not used & set(FAILPOINTS)
 
 
 def test_a_test_that_arms_an_unknown_failpoint_fails_at_once(tmp_path: Path) -> None:

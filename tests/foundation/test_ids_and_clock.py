@@ -29,32 +29,32 @@ def test_ids_sort_by_the_time_they_were_made() -> None:
 
 
 def test_ids_of_one_thread_sort_as_they_were_made_within_a_millisecond_too() -> None:
-    made = [new_id("op") for _ in range(1000)]
+    ids = [new_id("op") for _ in range(1000)]
 
-    assert made == sorted(set(made))
-    assert len({one[:13] for one in made}) < 1000, "some were of one millisecond"
+    assert ids == sorted(set(ids))
+    assert len({one[:13] for one in ids}) < 1000, "some were of one millisecond"
 
 
 def test_ids_of_concurrent_threads_differ() -> None:
     with ThreadPoolExecutor(8) as pool:
-        made = [one for some in pool.map(lambda _: [new_id("op") for _ in range(500)], range(8)) for one in some]
+        ids = [one for some in pool.map(lambda _: [new_id("op") for _ in range(500)], range(8)) for one in some]
 
-    assert len(set(made)) == 4000
+    assert len(set(ids)) == 4000
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_ids_after_a_fork_differ() -> None:
     """Even in the millisecond of the last one."""
     moment = clock.timestamp()
-    told = (
+    code = (
         "from dexpy.foundation.ids import clock, new_id; import os; clock.timestamp = lambda: {moment}; new_id('op'); "
     )
     # In one write: what both of them print may get mixed.
-    told += "child = os.fork(); os.write(1, (new_id('op') + '\\n').encode()); child and os.waitpid(child, 0)"
-    ran = subprocess.run(
-        [sys.executable, "-c", told.format(moment=moment)], check=True, capture_output=True, text=True, timeout=60
+    code += "child = os.fork(); os.write(1, (new_id('op') + '\\n').encode()); child and os.waitpid(child, 0)"
+    process = subprocess.run(
+        [sys.executable, "-c", code.format(moment=moment)], check=True, capture_output=True, text=True, timeout=60
     )
-    first, second = ran.stdout.split()
+    first, second = process.stdout.split()
 
     assert first[:13] == second[:13]
     assert first != second

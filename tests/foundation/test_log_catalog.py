@@ -114,6 +114,6 @@ def test_a_logger_is_a_child_of_dexpy_and_has_events(logger: str) -> None:
 
 def test_nothing_is_logged_by_other_means() -> None:
     logs = re.compile(r"getLogger$|logger\.(debug|info|warning|error|exception|critical|log|handle)$")
-    found = {file for file, node in nodes() if isinstance(node, ast.Call) and logs.search(ast.unparse(node.func))}
+    files = {file for file, node in nodes() if isinstance(node, ast.Call) and logs.search(ast.unparse(node.func))}
 
-    assert found == LOG_BY_OTHER_MEANS
+    assert files == LOG_BY_OTHER_MEANS

@@ -53,8 +53,8 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path, reused_database
 @pytest.fixture
 def isolated_runtime(database_url: str) -> Generator[Isolated]:
     """A runtime with that database and the SQL broker; `run_pending` is its worker."""
-    with isolated(database=database_url) as found:
-        yield found
+    with isolated(database=database_url) as runtime:
+        yield runtime
 
 
 @pytest.fixture

@@ -190,8 +190,8 @@ def serve(line: socket.socket) -> None:
                 run_command(message, base)
                 return
         else:
-            done, status = os.waitpid(message["pid"], os.WNOHANG)
-            reply = os.waitstatus_to_exitcode(status) if done else None
+            ended_pid, status = os.waitpid(message["pid"], os.WNOHANG)
+            reply = os.waitstatus_to_exitcode(status) if ended_pid else None
         line.send(json.dumps(reply).encode())
 
 

@@ -56,13 +56,13 @@ if __name__ == "__main__":
     runtime = dexpy.configure(database=sys.argv[1])
     # Engine, pool, broker and heartbeat are there; while it forks, one connection is in use and another one is idle.
     use_connections("before", 0)
-    with runtime.store.database.engine.connect() as held:
+    with runtime.store.database.engine.connect() as checked_out:
         runtime.store.database.engine.connect().close()
-        name = connection_name(held)
+        name = connection_name(checked_out)
         child = fork_and_run(lambda: use_connections("child", 100))
         use_connections("parent", 200)
         ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        assert connection_name(held) == name, "the parent goes on with what it had"
+        assert connection_name(checked_out) == name, "the parent goes on with what it had"
     use_connections("after", 300)
     runtime.close()
     sys.exit(ended)

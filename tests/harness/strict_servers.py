@@ -24,10 +24,10 @@ PASSWORD = "right-pass"
 
 def program(name: str, *places: str) -> str:
     """The path of a program; skips the test where there is none, or fails it with ``CI=true``."""
-    path = os.pathsep.join([os.environ.get("PATH", ""), *(found for place in places for found in glob.glob(place))])
-    found = shutil.which(name, path=path)
-    if found is not None:
-        return found
+    path = os.pathsep.join([os.environ.get("PATH", ""), *(folder for place in places for folder in glob.glob(place))])
+    executable = shutil.which(name, path=path)
+    if executable is not None:
+        return executable
     reason = f"{name} is not installed"
     if os.environ.get("CI") == "true":
         pytest.fail(reason, pytrace=False)
@@ -36,8 +36,8 @@ def program(name: str, *places: str) -> str:
 
 def free_port() -> int:
     """Return a free port."""
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
 
 
 @attrs.frozen
@@ -55,13 +55,13 @@ class Certificate:
     @classmethod
     def make(cls, folder: Path, names: str = "DNS:localhost,IP:127.0.0.1") -> Certificate:
         """One for this machine, or for other names."""
-        made = cls(folder / "certificate.pem", folder / "key.pem")
+        certificate = cls(folder / "certificate.pem", folder / "key.pem")
         subprocess.run(
             [program("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=test",
-             "-addext", f"subjectAltName={names}", "-keyout", made.key, "-out", made.file],
+             "-addext", f"subjectAltName={names}", "-keyout", certificate.key, "-out", certificate.file],
             check=True, capture_output=True, timeout=PATIENCE_S,
         )  # fmt: skip
-        return made
+        return certificate
 
 
 @contextlib.contextmanager

@@ -32,17 +32,17 @@ class BatchRuns(abc.ABC):
         """Enqueue one batch that waits for its file."""
         return mailer.SendBatch(folder=str(self.folder), batch=batch).async_().call()
 
-    def said(self, batch: int) -> list[tuple[str, int]]:
+    def events_of(self, batch: int) -> list[tuple[str, int]]:
         """Return the events of the runs of one batch so far, with their pids."""
-        file = self.folder / f"said-{batch}"
+        file = self.folder / f"events-{batch}"
         lines = file.read_text().splitlines() if file.exists() else []
         return [(event, int(pid)) for event, pid in (line.split() for line in lines)]
 
-    def begun(self, batch: int, times: int = 1) -> int:
+    def wait_until_begun(self, batch: int, times: int = 1) -> int:
         """Wait until a batch has started so often, and return the pid of the last start."""
 
         def observe() -> int | None:
-            pids = [pid for event, pid in self.said(batch) if event == "begun"]
+            pids = [pid for event, pid in self.events_of(batch) if event == "begun"]
             return pids[times - 1] if len(pids) >= times else None
 
         return eventually(observe, f"batch {batch} is begun {times} times", BEGIN_S, self.output)

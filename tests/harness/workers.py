@@ -29,7 +29,7 @@ MARK = "JOURNEY_OF"
 START_S = 30.0
 """How long workers may take to start, in seconds: a busy machine is no failure."""
 # Killing the tests ends their workers, where the kernel supports it.
-KILLED_WITH_PARENT = [found, "--pdeathsig", "KILL"] if (found := shutil.which("setpriv")) else []
+KILLED_WITH_PARENT = [setpriv, "--pdeathsig", "KILL"] if (setpriv := shutil.which("setpriv")) else []
 STARTED = re.compile(r"worker\.started pid=(\d+)")
 SECRET_FREE = {name: value for name, value in os.environ.items() if not name.startswith("DEXPY_")}
 
@@ -38,7 +38,9 @@ _fork_server = ForkServer(MARK)
 T = TypeVar("T")
 
 
-def eventually(observe: Callable[[], T], what: str, within_s: float = 15.0, details: Callable[[], str] = str) -> T:
+def eventually(
+    observe: Callable[[], T], description: str, within_s: float = 15.0, details: Callable[[], str] = str
+) -> T:
     """Poll until the result is true, and return it.
 
     Args:
@@ -52,7 +54,7 @@ def eventually(observe: Callable[[], T], what: str, within_s: float = 15.0, deta
         if result := observe():
             return result
         if time.monotonic() > deadline:
-            raise AssertionError(f"{what}: not within {within_s:g} s\n{details()}")
+            raise AssertionError(f"{description}: not within {within_s:g} s\n{details()}")
         time.sleep(0.02)
 
 

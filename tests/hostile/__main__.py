@@ -41,32 +41,32 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     """Run the chosen pairs, and return the exit status."""
-    given = arguments()
-    seed = secrets.randbelow(10**6) if given.seed is None else given.seed
+    options = arguments()
+    seed = secrets.randbelow(10**6) if options.seed is None else options.seed
     is_good = True
-    for pair in given.pair or PAIRS:
+    for pair in options.pair or PAIRS:
         if (why := missing(pair)) is not None:
             print(f"{pair:18} not run: {why}", flush=True)
             is_good = False
             continue
-        if not given.control:
-            is_good &= shown(attempt(given, pair, QUICK_S if given.quick else given.seconds, seed))
-    if given.control or given.quick:
-        pair = (given.pair or PAIRS)[0]
-        control = attempt(given, pair, CONTROL_S, seed, validates=False)
-        found = list(control.faults())
-        print(f"{pair:18} without the validator: {'; '.join(found) or 'good, so that this suite proves nothing'}")
-        is_good &= bool(found)
+        if not options.control:
+            is_good &= shown(attempt(options, pair, QUICK_S if options.quick else options.seconds, seed))
+    if options.control or options.quick:
+        pair = (options.pair or PAIRS)[0]
+        control = attempt(options, pair, CONTROL_S, seed, validates=False)
+        faults = list(control.faults())
+        print(f"{pair:18} without the validator: {'; '.join(faults) or 'good, so that this suite proves nothing'}")
+        is_good &= bool(faults)
     return 0 if is_good else 1
 
 
-def attempt(given: argparse.Namespace, pair: str, seconds: float, seed: int, *, validates: bool = True) -> Outcome:
+def attempt(options: argparse.Namespace, pair: str, seconds: float, seed: int, *, validates: bool = True) -> Outcome:
     """Run once, in a new folder."""
     folder = Path(tempfile.mkdtemp(prefix="dexpy-hostile-"))
     try:
         return run(pair, seconds, seed, folder, validates=validates)
     finally:
-        if given.keep:
+        if options.keep:
             print(f"{pair:18} {folder}")
         else:
             shutil.rmtree(folder, ignore_errors=True)

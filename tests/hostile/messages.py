@@ -99,14 +99,14 @@ def nested(depth: int) -> Any:
 
 def places(message: dict[str, Any]) -> list[tuple[str, ...]]:
     """Where something can be changed, added or left out."""
-    found: list[tuple[str, ...]] = [(name,) for name in FIELDS]
+    paths: list[tuple[str, ...]] = [(name,) for name in FIELDS]
     if isinstance(message.get("kwargs"), dict):
-        found += [("kwargs", name) for name in KWARGS]
+        paths += [("kwargs", name) for name in KWARGS]
     if isinstance(options := message.get("options"), dict):
-        found += [("options", name) for name in OPTIONS]
+        paths += [("options", name) for name in OPTIONS]
         if isinstance(options.get("dexpy"), dict):
-            found += [("options", "dexpy", name) for name in FACTS]
-    return found
+            paths += [("options", "dexpy", name) for name in FACTS]
+    return paths
 
 
 def changed(message: dict[str, Any], place: tuple[str, ...], value: Any) -> dict[str, Any]:

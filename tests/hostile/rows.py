@@ -47,34 +47,38 @@ class Rows:
         given: The random number generator.
     """
 
-    def __init__(self, url: str, given: random.Random) -> None:
+    def __init__(self, url: str, rng: random.Random) -> None:
         self.engine = sa.create_engine(url, poolclass=sa.NullPool)
         name = self.engine.dialect.name
         self.kind = "mariadb" if name in ("mysql", "mariadb") else name
-        self._random = given
+        self._random = rng
         self._number = 0
 
     def change(self, count: int) -> int:
         """Create and change records, and rows of the other tables; return the number of accepted changes."""
         tickets = [self._class()(number=n).async_(in_=dt.timedelta(days=30)).call() for n in range(count)]
-        taken = 0
+        num_changed = 0
         with self.engine.connect() as connection:
             self._permit(connection)
             for ticket in tickets:
                 life = self._random.choice(LIVES)
                 self._write(connection, records, ticket.id, life)
                 # A running row is released by its id: one whose id no statement matches stays.
-                kept = {"status", "id"} if life.get("status") == "running" else {"status"}
-                column = self._random.choice([column for column in records.columns if column.name not in kept])
-                taken += self._write(connection, records, ticket.id, {column.name: self._value(column)})
+                excluded = {"status", "id"} if life.get("status") == "running" else {"status"}
+                column = self._random.choice([column for column in records.columns if column.name not in excluded])
+                num_changed += self._write(connection, records, ticket.id, {column.name: self._value(column)})
                 if self._random.random() < 0.1:
-                    taken += self._write(connection, records, ticket.id, {"claimed_by": self._random.choice(NAMES)})
+                    num_changed += self._write(
+                        connection, records, ticket.id, {"claimed_by": self._random.choice(NAMES)}
+                    )
                 if self._random.random() < 0.05:
-                    taken += self._write(connection, records, ticket.id, {"status": self._random.choice(STATUSES)})
+                    num_changed += self._write(
+                        connection, records, ticket.id, {"status": self._random.choice(STATUSES)}
+                    )
             for _ in range(max(1, count // 4)):
-                taken += self._insert(connection, [ticket.id for ticket in tickets])
+                num_changed += self._insert(connection, [ticket.id for ticket in tickets])
             connection.commit()
-        return taken
+        return num_changed
 
     def _class(self) -> Any:
         return self._random.choice((StoredRun, StoredRun, Limited))
@@ -106,8 +110,8 @@ class Rows:
             # A name that is one would be served.
             values["name"] = f"no name {self._number}"
         names = ", ".join(values)
-        given = ", ".join(f":{name}" for name in values)
-        return self._try(connection, f"INSERT INTO {table.name} ({names}) VALUES ({given})", values)
+        placeholders = ", ".join(f":{name}" for name in values)
+        return self._try(connection, f"INSERT INTO {table.name} ({names}) VALUES ({placeholders})", values)
 
     def _sound(self, column: sa.Column[Any], ids: Sequence[str]) -> Any:
         if isinstance(column.type, UtcDateTime):

@@ -102,19 +102,19 @@ def run(pair: str, seconds: float, seed: int, folder: Path, *, validates: bool =
         folder: For the log, and a SQLite file.
         validates: Whether messages are checked; without it the outcome must not be good.
     """
-    given = random.Random(seed)
+    rng = random.Random(seed)
     outcome = Outcome(pair, seed)
     with open_stage(pair, folder, validates=validates) as stage:
-        putting, rows = sender(stage.database, stage.broker), Rows(stage.database, given)
+        putting, rows = sender(stage.database, stage.broker), Rows(stage.database, rng)
         _canary(outcome)
         threads = _settled(stage)
         until = time.monotonic() + seconds
         while time.monotonic() < until and outcome.latest_s <= LATEST_S:
-            if given.random() < 0.5:
+            if rng.random() < 0.5:
                 outcome.rows += rows.change(ROWS)
             else:
-                bodies = [messages.mutated(given, given.choice(OPERATIONS))[1] for _ in range(MESSAGES)]
-                is_delayed = given.random() < 0.1 and not isinstance(putting, SqlSender)
+                bodies = [messages.mutated(rng, rng.choice(OPERATIONS))[1] for _ in range(MESSAGES)]
+                is_delayed = rng.random() < 0.1 and not isinstance(putting, SqlSender)
                 putting.put(*bodies, queue="default.DQ" if is_delayed else "default")
                 outcome.messages += len(bodies)
             _canary(outcome)

@@ -86,9 +86,9 @@ class RedisSender:
 
     def waiting(self, queue: str = "default") -> int:
         """See `Sender`."""
-        held = self.client.scan_iter(f"{self.namespace}:__acks__.*.{queue}", count=1000)
+        unacknowledged = self.client.scan_iter(f"{self.namespace}:__acks__.*.{queue}", count=1000)
         queued = int(self.client.llen(f"{self.namespace}:{queue}"))
-        return queued + sum(int(self.client.scard(key)) for key in held)
+        return queued + sum(int(self.client.scard(key)) for key in unacknowledged)
 
     def dead(self, queue: str = "default") -> int:
         """See `Sender`."""

@@ -41,8 +41,8 @@ WAIT_S = 30.0
 
 def row(place: Pair, id: str) -> dict[str, Any]:
     """One record, as the database stores it."""
-    (found,) = place.sql("SELECT * FROM operation_records WHERE id = :id", id=id)
-    return dict(found._mapping)
+    (stored,) = place.sql("SELECT * FROM operation_records WHERE id = :id", id=id)
+    return dict(stored._mapping)
 
 
 def become(place: Pair, ticket: Any, status: str) -> dict[str, Any]:
@@ -51,15 +51,15 @@ def become(place: Pair, ticket: Any, status: str) -> dict[str, Any]:
     return row(place, ticket.id)
 
 
-def value(found: Any) -> Any:
+def value(stored: Any) -> Any:
     """What a JSON column holds: text, which some drivers have read already."""
-    return json.loads(found) if isinstance(found, str) else found
+    return json.loads(stored) if isinstance(stored, str) else stored
 
 
-def moment(found: Any) -> datetime:
+def moment(stored: Any) -> datetime:
     """A moment as a database keeps it: some know no zone, and one has only text."""
-    read = datetime.fromisoformat(found) if isinstance(found, str) else found
-    return read if read.tzinfo is not None else read.replace(tzinfo=timezone.utc)
+    parsed = datetime.fromisoformat(stored) if isinstance(stored, str) else stored
+    return parsed if parsed.tzinfo is not None else parsed.replace(tzinfo=timezone.utc)
 
 
 def count_records(place: Pair) -> int:
@@ -69,8 +69,8 @@ def count_records(place: Pair) -> int:
 
 def message(place: Pair, ticket: Any, queue: str) -> str:
     """The one message of a run, as it lies in the broker."""
-    (found,) = (payload for payload in place.queued(queue) if ticket.id in payload)
-    return found
+    (matching,) = (payload for payload in place.queued(queue) if ticket.id in payload)
+    return matching
 
 
 @pytest.fixture
@@ -315,19 +315,19 @@ def test_one_operation_serves_calls_and_jobs_alike(served: Pair) -> None:
 def test_with_a_record_the_message_holds_its_id_and_no_params(unserved: Pair) -> None:
     ticket = SendNewsletter(user_id=123).async_(priority=3).call()
 
-    found, payload = row(unserved, ticket.id), message(unserved, ticket, "mailers")
-    sent = json.loads(payload)
-    assert (found["status"], found["queue"], found["priority"]) == ("pending", "mailers", 3)
-    assert (sent["queue_name"], sent["actor_name"], sent["args"]) == ("mailers", "dexpy.RecordJob", [])
-    assert sent["kwargs"] == {
+    record, payload = row(unserved, ticket.id), message(unserved, ticket, "mailers")
+    published = json.loads(payload)
+    assert (record["status"], record["queue"], record["priority"]) == ("pending", "mailers", 3)
+    assert (published["queue_name"], published["actor_name"], published["args"]) == ("mailers", "dexpy.RecordJob", [])
+    assert published["kwargs"] == {
         "class_name": "apps.accounts.SendNewsletter",
         "record_id": ticket.id,
-        "trace": {"id": found["trace_id"]},
+        "trace": {"id": record["trace_id"]},
     }
-    assert sent["options"]["dexpy"] == {"v": 1, "priority": 3}
-    for number in (ticket.id, found["trace_id"], sent["message_id"], sent["message_timestamp"]):
+    assert published["options"]["dexpy"] == {"v": 1, "priority": 3}
+    for number in (ticket.id, record["trace_id"], published["message_id"], published["message_timestamp"]):
         payload = payload.replace(str(number), "")
-    assert "123" not in payload.replace(str(sent["options"].get("redis_message_id")), "")
+    assert "123" not in payload.replace(str(published["options"].get("redis_message_id")), "")
 
 
 @pytest.mark.parametrize("operation", [CountVisit(page="/a"), CountClick(page="/a")], ids=["record=False", "no params"])
@@ -336,14 +336,14 @@ def test_without_a_record_the_message_holds_the_params(unserved: Pair, operation
         ticket = operation.async_(queue="counters").call()
 
     name = f"apps.accounts.{type(operation).__name__}"
-    sent = json.loads(message(unserved, ticket, "counters"))
-    assert (sent["queue_name"], sent["actor_name"], sent["args"]) == ("counters", "dexpy.DirectJob", [])
-    assert sent["kwargs"] == {
+    published = json.loads(message(unserved, ticket, "counters"))
+    assert (published["queue_name"], published["actor_name"], published["args"]) == ("counters", "dexpy.DirectJob", [])
+    assert published["kwargs"] == {
         "class_name": name,
         "params": {"page": "/a"},
         "trace": {"id": "req-1", "actor": {"type": "user", "id": 5}, "stack": [[ticket.id, name]]},
     }
-    assert sent["options"]["dexpy"]["v"] == 1
+    assert published["options"]["dexpy"]["v"] == 1
     assert unserved.sql("SELECT * FROM operation_records WHERE id = :id", id=ticket.id) == []
 
 
@@ -361,8 +361,8 @@ def test_a_record_without_params_is_one_row_at_the_end(served: Pair) -> None:
     def observe() -> list[Any]:
         return list(served.sql("SELECT status, params, result FROM operation_records WHERE id = :id", id=ticket.id))
 
-    (found,) = eventually(observe, "the row is written", WAIT_S, served.output)
-    assert (found.status, found.params, value(found.result)) == ("done", None, {"value": "/buy"})
+    (stored,) = eventually(observe, "the row is written", WAIT_S, served.output)
+    assert (stored.status, stored.params, value(stored.result)) == ("done", None, {"value": "/buy"})
 
 
 def test_the_record_is_pending_at_once_then_running_then_done(served: Pair, tmp_path: Path) -> None:
@@ -435,8 +435,8 @@ def test_a_crash_is_retried_by_a_matching_rule(served: Pair, tmp_path: Path) -> 
         "mailers",
     )
     query = "SELECT number, error FROM operation_attempts WHERE record_id = :id ORDER BY number"
-    kept = served.sql(query, id=ticket.id)
-    assert [tuple(attempt) for attempt in kept] == [(1, "ConnectionError"), (2, "ConnectionError")]
+    attempts = served.sql(query, id=ticket.id)
+    assert [tuple(attempt) for attempt in attempts] == [(1, "ConnectionError"), (2, "ConnectionError")]
     assert (tmp_path / "ledger").read_text().splitlines() == [ticket.id] * 3
 
 

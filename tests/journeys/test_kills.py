@@ -36,8 +36,8 @@ FROZEN_S = RECOVER_WITHIN_S / 2 + 1.0
 @pytest.fixture
 def kills(tmp_path: Path) -> Generator[Kills]:
     """A SQLite file that carries everything, without a worker yet."""
-    with killed_pair("sqlite+sql", tmp_path) as found:
-        yield found
+    with killed_pair("sqlite+sql", tmp_path) as opened:
+        yield opened
 
 
 # -------------------------------------------------------------------------------------------------------- SIGKILL

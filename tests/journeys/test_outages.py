@@ -27,8 +27,8 @@ from harness.workers import eventually
 @pytest.fixture
 def kills(tmp_path: Path) -> Generator[Kills]:
     """A SQLite file that carries everything, without a worker yet."""
-    with killed_pair("sqlite+sql", tmp_path) as found:
-        yield found
+    with killed_pair("sqlite+sql", tmp_path) as opened:
+        yield opened
 
 
 def test_a_message_that_is_delivered_ten_times_is_one_run(kills: Kills) -> None:
@@ -43,13 +43,13 @@ def test_a_lock_that_is_held_longer_than_a_lease_makes_no_worker_seem_dead(kills
     blocker = sqlite3.connect(pair.folder / "records.db", timeout=30, isolation_level=None)
     blocker.execute("BEGIN IMMEDIATE")
     time.sleep(RECOVER_WITHIN_S / 2 + 1)
-    done = len(pair.effects())
+    num_effects = len(pair.effects())
     blocker.execute("COMMIT")
     blocker.close()
 
     rows = wait_until_final(pair)
 
-    assert 0 < done < len(rows) == len(tickets)
+    assert 0 < num_effects < len(rows) == len(tickets)
     assert_done_once(pair, rows, [f"count {number}" for number in range(30)])
     assert {row.num_attempts for row in rows} == {1}
     for worker in workers:

@@ -53,7 +53,7 @@ def test_a_relay_runs_until_it_is_stopped(deployment: Deployment, number: int) -
 
 
 def test_only_messages_missing_from_the_queue_are_republished(deployment: Deployment) -> None:
-    kept = SendWelcomeEmail(user_id=1).async_().call()
+    queued = SendWelcomeEmail(user_id=1).async_().call()
     due_later = SendWelcomeEmail(user_id=2).async_(in_=1).call()
     (last,) = deployment.sql("SELECT max(id) FROM dexpy_messages")[0]
     lost = [SendWelcomeEmail(user_id=number).async_().call() for number in (3, 4)]
@@ -69,7 +69,7 @@ def test_only_messages_missing_from_the_queue_are_republished(deployment: Deploy
     assert len(deployment.sql("SELECT 1 FROM dexpy_messages")) == 4
 
     deployment.start("--burst")
-    for ticket in (kept, due_later, *lost):
+    for ticket in (queued, due_later, *lost):
         deployment.wait_for_status(ticket.id, "done")
     counted = deployment.sql("SELECT send_count, num_attempts FROM operation_records ORDER BY created_at")
     assert list(map(tuple, counted)) == [(1, 1), (1, 1), (2, 1), (2, 1)]
@@ -89,9 +89,9 @@ def test_a_queue_that_no_live_worker_serves_is_reported_by_check_and_logged_once
     deployment.start("-Q", "default")
     waiting = [SendWelcomeEmail(user_id=number).async_(queue="lonely").call() for number in (1, 2)]
 
-    (told,) = [line for line in deployment.dexpy("check").stdout.splitlines() if line.startswith("warn")]
+    (warning,) = [line for line in deployment.dexpy("check").stdout.splitlines() if line.startswith("warn")]
 
-    assert "queue lonely: runs wait in it, but no live worker serves it. Start a worker with -Q lonely" in told
+    assert "queue lonely: runs wait in it, but no live worker serves it. Start a worker with -Q lonely" in warning
     assert sum("queue.unserved" in record.getMessage() for record in caplog.records) == 1
     deployment.start("-Q", "lonely")
     for ticket in waiting:

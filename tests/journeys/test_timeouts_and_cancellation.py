@@ -79,7 +79,7 @@ def diary(tmp_path: Path) -> Path:
     return tmp_path / "diary"
 
 
-def written(diary: Path) -> list[str]:
+def diary_lines(diary: Path) -> list[str]:
     return diary.read_text().splitlines() if diary.exists() else []
 
 
@@ -109,7 +109,7 @@ def test_a_run_that_times_out_cleans_up_and_fails(
 
     assert require_outcome(row) == ("failed", "timeout")
     assert row["error"] == "dexpy.errors.TimedOut"
-    assert written(diary) == ["cleaned up"]
+    assert diary_lines(diary) == ["cleaned up"]
     assert failures(ticket.id) == ["timeout"]
     assert deployment.effects("timed out") == []
 
@@ -130,7 +130,7 @@ def test_a_run_that_cannot_be_interrupted_is_failed_and_others_continue(deployme
     row = ended(deployment, ticket.id)
 
     assert require_outcome(row) == ("failed", "timeout")
-    assert written(diary) == ["stuck"]
+    assert diary_lines(diary) == ["stuck"]
     assert time.monotonic() - began >= UninterruptibleReport.timeout + HARD_AFTER_S
     (noted,) = worker.lines("run.stuck")
     assert ticket.id in noted
@@ -162,13 +162,13 @@ def test_a_run_is_cancelled_from_another_process(
     deployment: Deployment, diary: Path, operation: type[TimedOperation]
 ) -> None:
     ticket = operation(diary=str(diary)).async_().call()
-    eventually(lambda: written(diary) == ["running"], "it runs", WAIT_S, deployment.output)
+    eventually(lambda: diary_lines(diary) == ["running"], "it runs", WAIT_S, deployment.output)
 
     cancelled = deployment.run([sys.executable, "-c", f"import dexpy; dexpy.Ticket.get({ticket.id!r}).cancel()"])
 
     assert cancelled.returncode == 0, cancelled.stderr
     assert require_outcome(ended(deployment, ticket.id)) == ("cancelled", "cancelled")
-    assert written(diary) == [
+    assert diary_lines(diary) == [
         "running",
         "ignored cancellation" if operation is ReportThatIgnoresCancellation else "cleaned up",
     ]
@@ -188,13 +188,13 @@ def test_a_run_that_no_worker_started_in_time_is_expired_by_a_worker_of_another_
 
     assert require_outcome(ended(deployment, ticket.id)) == ("expired", "expired")
 
-    begun = start(deployment, "-Q", "promises", "-t", "1")
-    kept = ExpiringReport(diary=str(diary)).async_(expires_in=60).call()
-    deployment.wait_for_status(kept.id, "done", within_s=WAIT_S)
-    left = "SELECT 1 FROM dexpy_messages WHERE queue = 'promises'"
-    eventually(lambda: not deployment.sql(left), "the late message came too", WAIT_S, deployment.output)
-    assert written(diary) == ["ran"], "the one that was begun in time"
-    begun.stop()
+    worker = start(deployment, "-Q", "promises", "-t", "1")
+    in_time = ExpiringReport(diary=str(diary)).async_(expires_in=60).call()
+    deployment.wait_for_status(in_time.id, "done", within_s=WAIT_S)
+    query = "SELECT 1 FROM dexpy_messages WHERE queue = 'promises'"
+    eventually(lambda: not deployment.sql(query), "the late message came too", WAIT_S, deployment.output)
+    assert diary_lines(diary) == ["ran"], "the one that was begun in time"
+    worker.stop()
 
 
 # ---------------------------------------------------------------------------------------------- its worker is lost
@@ -216,6 +216,6 @@ def test_a_run_whose_worker_dies_ends_by_the_policy_of_its_class(
     assert require_outcome(ended(deployment, ticket.id)) == ending
 
     assert failures(ticket.id) == attempts
-    assert len(written(diary)) == len(attempts)
+    assert len(diary_lines(diary)) == len(attempts)
     survived = deployment.sql("SELECT what FROM effects WHERE run = ?", ticket.id)
     assert [row["what"] for row in survived] == ["survived"] * (ending[0] == "done")

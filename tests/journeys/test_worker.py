@@ -122,14 +122,14 @@ def test_the_worker_runs_nested_enqueues_and_async_performs(deployment: Deployme
     deployment.start()
     total = Sum(numbers=[1, 2, 3]).async_().call()
     refused = Sum(numbers=[9], fails=True).async_().call()
-    asked = SleepAsync(question="why").async_().call()
+    ticket = SleepAsync(question="why").async_().call()
 
     children = total.result(WAIT_S)
     for child in children:
         row = deployment.wait_for_status(child, "done")
         assert row["parent_id"] == total.id
         assert row["trace_id"] == deployment.row(total.id)["trace_id"]
-    assert asked.result(WAIT_S) == "yhw"
+    assert ticket.result(WAIT_S) == "yhw"
     assert deployment.wait_for_status(refused.id, "failed")["error"] == "not_today"
     assert sorted(deployment.effects("increment %")) == ["increment 1", "increment 2", "increment 3"]
     assert deployment.effects("asked %") == ["asked why"]
@@ -186,15 +186,15 @@ def test_a_script_and_a_worker_share_the_default_file_without_configuration(depl
         "    print(Add(a=1).async_().call().id)\n"
     )
 
-    sent = deployment.run([sys.executable, "script.py"], DEXPY_DATABASE="")
+    process = deployment.run([sys.executable, "script.py"], DEXPY_DATABASE="")
     worked = deployment.dexpy("worker", "script", "--burst", "-p", "1", DEXPY_DATABASE="")
 
-    assert sent.returncode == 0, sent.stderr
+    assert process.returncode == 0, process.stderr
     assert worked.returncode == 0, worked.stderr
     assert f"database.defaulted path={deployment.folder / 'dexpy.db'}" in worked.stderr, "the absolute path is said"
     deployment.file = deployment.folder / "dexpy.db"
     (row,) = deployment.sql("SELECT id, operation, status, result FROM operation_records")
-    assert tuple(row) == (sent.stdout.strip(), "script.Add", "done", '{"value": 2}')
+    assert tuple(row) == (process.stdout.strip(), "script.Add", "done", '{"value": 2}')
 
 
 def test_a_record_is_retried_from_a_process_that_never_enqueued_anything(deployment: Deployment) -> None:

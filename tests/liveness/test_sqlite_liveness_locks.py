@@ -69,14 +69,14 @@ def test_a_forked_child_sees_its_parent_alive_as_long_as_the_parent_holds_its_lo
         finally:
             os._exit(0)
 
-    def found() -> bytes:
+    def check_lock() -> bytes:
         os.write(asks[1], b"?")
         return os.read(answers[0], 1)
 
     try:
-        before = found()
+        before = check_lock()
         liveness_locks.release("host:1:parent")
-        after = found()
+        after = check_lock()
     finally:
         for end in (*asks, *answers):
             os.close(end)

@@ -110,10 +110,10 @@ class Setup:
 
 
 def opened(folder: Path, broker: UnreliableBroker) -> Generator[Setup]:
-    found = Setup(folder, broker)
-    yield found
+    setup = Setup(folder, broker)
+    yield setup
     clock.reset()
-    found.runtime.close()
+    setup.runtime.close()
     install(None)
 
 
@@ -303,9 +303,9 @@ def test_only_as_many_rows_are_republished_as_messages_are_missing(
 
     assert resend.run_once() == 2
 
-    found = setup.published_ids()
-    assert sum(found.values()) == 2
-    assert set(found) < set(ids)
+    published = setup.published_ids()
+    assert sum(published.values()) == 2
+    assert set(published) < set(ids)
 
 
 def test_a_long_queue_without_missing_messages_is_not_republished(
@@ -411,8 +411,8 @@ def test_a_row_whose_message_is_held_by_a_worker_is_not_republished(alone: Runti
     lost = Recorded().async_().call()
     broker = alone.broker
     assert isinstance(broker, SqlBroker)
-    held = broker.claim()
-    assert held is not None
+    claimed = broker.claim()
+    assert claimed is not None
     broker.claim().ack()  # type: ignore[union-attr]
     clock.advance(alone.intervals.resend_after_s + 1)
 

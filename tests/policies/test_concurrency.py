@@ -90,7 +90,7 @@ class Free(Limited):
     async_ = Async(priority=1)
 
 
-def sent(*numbers: int, account: int = 0, **options: Any) -> list[Ticket[int]]:
+def enqueue(*numbers: int, account: int = 0, **options: Any) -> list[Ticket[int]]:
     """Tickets of runs with these numbers."""
     return [Limited(account=account, number=number).async_(**options).call() for number in numbers]
 
@@ -101,18 +101,18 @@ def blocked() -> list[str]:
 
 
 def test_a_run_without_a_slot_waits_and_starts_when_another_run_has_ended(isolated_runtime: Isolated) -> None:
-    one, two = sent(1, 2)
-    seen: list[Any] = []
+    one, two = enqueue(1, 2)
+    observed: list[Any] = []
 
     def observe() -> None:
         isolated_runtime.run_pending()
-        seen.append((list(started_runs), two.reload().status, blocked()))
+        observed.append((list(started_runs), two.reload().status, blocked()))
 
     during_run.append(observe)
 
     isolated_runtime.run_pending()
 
-    assert seen == [([1], "pending", [two.id])]
+    assert observed == [([1], "pending", [two.id])]
     assert started_runs == [1, 2]
     assert [one.reload().status, two.reload().status] == ["done", "done"]
     assert blocked() == []
@@ -120,8 +120,8 @@ def test_a_run_without_a_slot_waits_and_starts_when_another_run_has_ended(isolat
 
 
 def test_another_key_has_slots_of_its_own(isolated_runtime: Isolated) -> None:
-    sent(1)
-    sent(2, account=9)
+    enqueue(1)
+    enqueue(2, account=9)
     during_run.append(isolated_runtime.run_pending)
     isolated_runtime.run_pending()
     assert started_runs == [1, 2]
@@ -129,7 +129,7 @@ def test_another_key_has_slots_of_its_own(isolated_runtime: Isolated) -> None:
 
 
 def test_as_many_runs_run_at_once_as_the_limit_allows(isolated_runtime: Isolated) -> None:
-    seen: list[int] = []
+    observed: list[int] = []
 
     def second() -> None:
         during_run.append(third)
@@ -137,19 +137,19 @@ def test_as_many_runs_run_at_once_as_the_limit_allows(isolated_runtime: Isolated
 
     def third() -> None:
         isolated_runtime.run_pending()
-        seen.append(len(started_runs))
+        observed.append(len(started_runs))
 
     for number in (1, 2, 3):
         Pair(number=number).async_().call()
     during_run.append(second)
     isolated_runtime.run_pending()
-    assert seen == [2]
+    assert observed == [2]
     assert started_runs == [1, 2, 3]
 
 
 def test_blocked_runs_are_started_by_priority_and_then_by_age(isolated_runtime: Isolated) -> None:
-    sent(1, priority=9)
-    waiting = [*sent(2, priority=1), *sent(3, priority=5), *sent(4, priority=1), *sent(5, priority=5)]
+    enqueue(1, priority=9)
+    waiting = [*enqueue(2, priority=1), *enqueue(3, priority=5), *enqueue(4, priority=1), *enqueue(5, priority=5)]
     during_run.append(isolated_runtime.run_pending)
     isolated_runtime.run_pending()
     assert len(waiting) == 4
@@ -157,13 +157,13 @@ def test_blocked_runs_are_started_by_priority_and_then_by_age(isolated_runtime: 
 
 
 def test_a_newer_run_does_not_overtake_a_blocked_run(isolated_runtime: Isolated) -> None:
-    sent(1)
-    sent(2)
+    enqueue(1)
+    enqueue(2)
 
     def later() -> None:
         isolated_runtime.run_pending()
         # Sent while the slot is taken, and delivered first when it is free: its message lies in front.
-        sent(3)
+        enqueue(3)
 
     during_run.append(later)
     isolated_runtime.run_pending()
@@ -211,15 +211,15 @@ def test_a_run_that_is_discarded_by_its_limit_fails_with_the_reason(isolated_run
 def test_classes_that_name_a_group_share_its_slots(isolated_runtime: Isolated) -> None:
     Reads(number=1).async_().call()
     other = Writes(number=2).async_().call()
-    seen: list[list[str]] = []
+    observed: list[list[str]] = []
 
     def observe() -> None:
         isolated_runtime.run_pending()
-        seen.append(blocked())
+        observed.append(blocked())
 
     during_run.append(observe)
     isolated_runtime.run_pending()
-    assert seen == [[other.id]]
+    assert observed == [[other.id]]
     assert started_runs == [1, 2]
 
 
@@ -233,17 +233,17 @@ def test_a_function_makes_the_key(isolated_runtime: Isolated) -> None:
 
 
 def test_a_call_in_place_is_not_limited(isolated_runtime: Isolated) -> None:
-    sent(1)
+    enqueue(1)
     during_run.append(lambda: Limited(number=2).call())
     isolated_runtime.run_pending()
     assert started_runs == [1, 2]
 
 
 def test_a_blocked_run_can_be_cancelled_and_can_expire(isolated_runtime: Isolated) -> None:
-    (one,) = sent(1)
-    (two,) = sent(2)
-    (three,) = sent(3, expires_in=5)
-    (four,) = sent(4)
+    (one,) = enqueue(1)
+    (two,) = enqueue(2)
+    (three,) = enqueue(3, expires_in=5)
+    (four,) = enqueue(4)
 
     def end_them() -> None:
         isolated_runtime.run_pending()
@@ -261,9 +261,9 @@ def test_a_blocked_run_can_be_cancelled_and_can_expire(isolated_runtime: Isolate
 
 
 def test_an_expired_blocked_run_is_skipped(isolated_runtime: Isolated) -> None:
-    sent(1)
-    sent(2, expires_in=3600)
-    sent(3)
+    enqueue(1)
+    enqueue(2, expires_in=3600)
+    enqueue(3)
 
     def late() -> None:
         isolated_runtime.run_pending()
@@ -288,7 +288,7 @@ def test_a_raised_limit_applies_to_blocked_runs(isolated_runtime: Isolated, monk
 
     declared = Limited.contract.concurrency
     try:
-        sent(1, 2, 3)
+        enqueue(1, 2, 3)
         during_run.append(raised)
         isolated_runtime.run_pending()
     finally:
@@ -306,7 +306,7 @@ def test_a_removed_limit_releases_all_blocked_runs(isolated_runtime: Isolated) -
 
     declared = Limited.contract.concurrency
     try:
-        sent(1, 2, 3)
+        enqueue(1, 2, 3)
         during_run.append(taken_back)
         isolated_runtime.run_pending()
     finally:
@@ -319,7 +319,7 @@ def refill_slots(isolated_runtime: Isolated) -> int:
 
 
 def test_the_relay_fills_free_slots_with_blocked_runs(isolated_runtime: Isolated) -> None:
-    one, two, three = sent(1, 2, 3)
+    one, two, three = enqueue(1, 2, 3)
     # As after a worker that dies between the end of its run and the publishing of the blocked records.
     wait = {"blocked_key": table.c.concurrency_key, "enqueued_at": None, "scheduled_at": None}
     with isolated_runtime.runtime.store.begin() as connection:
@@ -335,7 +335,7 @@ def test_the_relay_fills_free_slots_with_blocked_runs(isolated_runtime: Isolated
 
 def test_the_relay_fills_the_free_slots_of_every_key(isolated_runtime: Isolated) -> None:
     for account in (1, 2, 3):
-        sent(10 * account, 10 * account + 1, account=account)
+        enqueue(10 * account, 10 * account + 1, account=account)
     wait = {"blocked_key": table.c.concurrency_key, "enqueued_at": None, "scheduled_at": None}
     with isolated_runtime.runtime.store.begin() as connection:
         connection.execute(sa.update(table).values(wait))
@@ -350,7 +350,7 @@ def test_the_relay_fills_the_free_slots_of_every_key(isolated_runtime: Isolated)
 def test_a_message_that_no_worker_claims_reserves_a_slot_for_a_limited_time(
     isolated_runtime: Isolated,
 ) -> None:
-    one, two = sent(1, 2)
+    one, two = enqueue(1, 2)
     wait = {"blocked_key": table.c.concurrency_key, "enqueued_at": None, "scheduled_at": None}
     with isolated_runtime.runtime.store.begin() as connection:
         connection.execute(sa.update(table).values(wait))
@@ -370,7 +370,7 @@ def test_a_message_that_no_worker_claims_reserves_a_slot_for_a_limited_time(
 
 
 def test_polls_do_not_read_blocked_rows(isolated_runtime: Isolated) -> None:
-    sent(1, 2)
+    enqueue(1, 2)
 
     def observe() -> None:
         isolated_runtime.run_pending()
@@ -385,26 +385,26 @@ def test_polls_do_not_read_blocked_rows(isolated_runtime: Isolated) -> None:
 
 
 def test_rows_of_limits_that_are_not_in_use_are_deleted(isolated_runtime: Isolated) -> None:
-    sent(1)
-    seen: list[int] = []
+    enqueue(1)
+    observed: list[int] = []
 
     def forget() -> None:
         with isolated_runtime.runtime.store.begin() as connection:
             concurrency_slots.delete_unused_keys(connection)
-            seen.append(len(connection.execute(sa.select(gates)).all()))
+            observed.append(len(connection.execute(sa.select(gates)).all()))
 
     during_run.append(forget)
     isolated_runtime.run_pending()
     forget()
     has_gates = isolated_runtime.runtime.store.database.url.get_backend_name() != "sqlite"
-    assert seen == [int(has_gates), 0]
-    sent(2)
+    assert observed == [int(has_gates), 0]
+    enqueue(2)
     isolated_runtime.run_pending()
     assert started_runs == [1, 2]
 
 
 def test_a_row_from_before_the_limit_runs_as_it_is(isolated_runtime: Isolated) -> None:
-    sent(1)
+    enqueue(1)
     with isolated_runtime.runtime.store.begin() as connection:
         connection.execute(sa.update(table).values(concurrency_key=None))
     isolated_runtime.run_pending()
@@ -412,24 +412,24 @@ def test_a_row_from_before_the_limit_runs_as_it_is(isolated_runtime: Isolated) -
 
 
 def test_the_key_reveals_nothing_of_a_secret(isolated_runtime: Isolated) -> None:
-    sent(1)
+    enqueue(1)
     (key,) = {record.concurrency_key for record in records.all()}
     assert len(key) == 64
     assert set(key) <= set("0123456789abcdef")
 
 
 def test_explain_shows_which_runs_have_slots_and_which_wait(isolated_runtime: Isolated) -> None:
-    sent(1, 2)
-    seen: list[Any] = []
+    enqueue(1, 2)
+    observed: list[Any] = []
 
     def observe() -> None:
         isolated_runtime.run_pending()
-        seen.append(Limited.explain(account=0).concurrency)
+        observed.append(Limited.explain(account=0).concurrency)
 
     during_run.append(observe)
     isolated_runtime.run_pending()
-    (told,) = seen
-    assert (told["limit"], told["running"], told["blocked"], told["on_conflict"]) == (1, 1, 1, "wait")
+    (report,) = observed
+    assert (report["limit"], report["running"], report["blocked"], report["on_conflict"]) == (1, 1, 1, "wait")
     idle = Limited.explain(account=5).concurrency
     assert (idle["running"], idle["blocked"]) == (0, 0)
 
@@ -463,10 +463,10 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("made", "message"), REFUSED.values(), ids=REFUSED)
-def test_an_invalid_limit_is_refused(made: Callable[[], Any], message: str) -> None:
+@pytest.mark.parametrize(("declare", "message"), REFUSED.values(), ids=REFUSED)
+def test_an_invalid_limit_is_refused(declare: Callable[[], Any], message: str) -> None:
     with pytest.raises(DeclarationError) as refused:
-        made()
+        declare()
     assert message in str(refused.value)
 
 

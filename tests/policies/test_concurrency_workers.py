@@ -105,8 +105,8 @@ def test_a_worker_frozen_while_it_claims_a_slot_blocks_the_key_no_longer_than_it
         pair.start(threads=2)
         rows = wait_until_final(pair)
         assert Counter(row.status for row in rows) == {"done": 4}, pair.output()
-        begun = [mark.at for mark in marks(pair) if mark.what == "begin" and mark.number > 0]
-        assert min(begun) - since < RECOVER_WITHIN_S + SLACK_S
+        started = [mark.at for mark in marks(pair) if mark.what == "begin" and mark.number > 0]
+        assert min(started) - since < RECOVER_WITHIN_S + SLACK_S
     finally:
         pair.release_waiting()
         os.kill(frozen, signal.SIGCONT)

@@ -228,7 +228,7 @@ def test_without_an_encryptor_a_recorded_call_is_refused(isolated_runtime: Isola
 
 
 @pytest.mark.parametrize(
-    ("keys", "error", "said"),
+    ("keys", "error", "expected"),
     [
         ((), "dexpy.errors.EncryptorMissing", "is not configured in this process"),
         (
@@ -241,7 +241,7 @@ def test_without_an_encryptor_a_recorded_call_is_refused(isolated_runtime: Isola
 )
 @pytest.mark.parametrize("operation", [Pay(card=SECRET, amount=Decimal(1)), PayOrder(order=1, card=SECRET)])
 def test_a_worker_without_the_key_parks_the_row_which_runs_when_the_key_is_back(
-    isolated_runtime: Isolated, operation: Any, keys: tuple[str, ...], error: str, said: str
+    isolated_runtime: Isolated, operation: Any, keys: tuple[str, ...], error: str, expected: str
 ) -> None:
     ticket = operation.async_().call()
     configured(isolated_runtime, *keys)
@@ -249,7 +249,7 @@ def test_a_worker_without_the_key_parks_the_row_which_runs_when_the_key_is_back(
 
     record = records.get(ticket.id)
     assert (record.status, record.failure, record.error, shop.performed) == ("failed", "undecodable", error, [])
-    assert said in (record.error_message or "")
+    assert expected in (record.error_message or "")
     with pytest.raises(OperationFailed, match="undecodable"):
         ticket.result(5)
     configured(isolated_runtime, OLD_KEY)
@@ -423,8 +423,8 @@ def test_a_secret_reaches_no_sink_however_the_run_ends(
     caplog.set_level(logging.DEBUG)
     operation = LeakSecret(card=SECRET, how=how)
     ticket = operation.async_().call()
-    ran = isolated_runtime.run_pending()
-    sinks = [repr(operation), str(ran), str(ticket.reload().to_dict()), str(LeakSecret.explain(card=SECRET, how=how))]
+    runs = isolated_runtime.run_pending()
+    sinks = [repr(operation), str(runs), str(ticket.reload().to_dict()), str(LeakSecret.explain(card=SECRET, how=how))]
     try:
         assert ticket.result(5) == SECRET
     except (Error, OperationFailed) as error:
@@ -462,10 +462,10 @@ def test_an_encrypted_run_with_a_key_is_compared_and_replayed_decrypted(
 def test_a_class_without_encryption_never_looks_up_an_encryptor(
     isolated_runtime: Isolated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def asked() -> Encryptors:
+    def fail_if_called() -> Encryptors:
         raise AssertionError("no encryptor is needed")
 
-    monkeypatch.setattr(encryption, "current_encryptors", asked)
+    monkeypatch.setattr(encryption, "current_encryptors", fail_if_called)
     ticket = StorePlain(data={"a": 1}).async_().call()
     isolated_runtime.run_pending()
 
@@ -477,7 +477,7 @@ def test_a_class_without_encryption_never_looks_up_an_encryptor(
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "expected"),
     [
         (lambda: FernetEncryptor(), r"expected a key, got none\. Generate one with Fernet"),
         (lambda: FernetEncryptor(OLD_KEY, "short"), r"key 2 of 2 is invalid; expected 32 bytes in URL-safe base64"),
@@ -490,8 +490,8 @@ def test_a_class_without_encryption_never_looks_up_an_encryptor(
         (lambda: dexpy.configure(encryption_keys="short"), r"key 1 of 1 is invalid"),
     ],
 )
-def test_an_invalid_encryptor_is_refused_without_showing_its_key(make: Any, said: str) -> None:
-    with pytest.raises(ConfigurationError, match=said) as refused:
+def test_an_invalid_encryptor_is_refused_without_showing_its_key(make: Any, expected: str) -> None:
+    with pytest.raises(ConfigurationError, match=expected) as refused:
         make()
     assert OLD_KEY not in str(refused.value)
     assert "short" not in str(refused.value)

@@ -36,7 +36,7 @@ def encrypting(pair: PolicyPair, *keys: str) -> CapturedMessages:
     return captured
 
 
-def held(pair: PolicyPair) -> str:
+def redis_content(pair: PolicyPair) -> str:
     """All that the database and the broker hold, as text."""
     with pair.engine.connect() as connection:
         tables = sa.inspect(connection).get_table_names()
@@ -46,8 +46,8 @@ def held(pair: PolicyPair) -> str:
     if client is not None:
         for key in client.scan_iter("*"):
             kind = client.type(key).decode()
-            read = {"hash": client.hgetall, "list": lambda key: client.lrange(key, 0, -1), "set": client.smembers}
-            rows.append(f"{key} {read.get(kind, client.dump)(key)}")
+            readers = {"hash": client.hgetall, "list": lambda key: client.lrange(key, 0, -1), "set": client.smembers}
+            rows.append(f"{key} {readers.get(kind, client.dump)(key)}")
     return "\n".join(rows)
 
 
@@ -65,7 +65,7 @@ def test_a_secret_is_in_no_message_no_row_and_no_line_of_the_log_while_it_waits_
     tickets: list[Ticket[Any]] = [LeakSecret(card=SECRET, how=how).async_().call() for how in end_writer]
     tickets += [PayOrder(order=1, card=SECRET).async_().call()]
     PayDirectly(order=5, card=SECRET).async_().call()
-    waiting = held(pair)
+    waiting = redis_content(pair)
     assert "LeakSecret" in waiting
     assert "PayDirectly" in waiting + str(captured.messages)
     worker = pair.start(processes=2)
@@ -83,7 +83,7 @@ def test_a_secret_is_in_no_message_no_row_and_no_line_of_the_log_while_it_waits_
     )
 
     encoded = [message.encode().decode() for message in captured.messages]
-    is_silent([waiting, held(pair), worker.output(), *collected, *encoded])
+    is_silent([waiting, redis_content(pair), worker.output(), *collected, *encoded])
 
 
 def test_two_workers_run_encrypted_operations_and_store_encrypted_results(pair: PolicyPair) -> None:
@@ -124,7 +124,7 @@ def test_an_encrypted_run_whose_worker_is_killed_is_run_by_another(pair: PolicyP
     assert ticket.result(WAIT_S) == 3
     # A run that never used its session ends by one statement: PostgreSQL has committed that before this point.
     assert records.get(ticket.id).num_lost == 1 or point == "before_commit"
-    is_silent([held(pair), dead.output()])
+    is_silent([redis_content(pair), dead.output()])
 
 
 @pytest.mark.servers
@@ -142,5 +142,5 @@ def test_a_direct_run_is_encrypted_in_its_message_on_rabbitmq(tmp_path: Path) ->
         )
 
         assert captured.messages
-        is_silent([held(pair), worker.output(), *(message.encode().decode() for message in captured.messages)])
+        is_silent([redis_content(pair), worker.output(), *(message.encode().decode() for message in captured.messages)])
     install(None)

@@ -178,7 +178,7 @@ class Coroutine(Operation):
 
 
 @contextmanager
-def held(key: str, backend: str | None = None) -> Generator[LockHandle]:
+def holding(key: str, backend: str | None = None) -> Generator[LockHandle]:
     """Hold a lock in another session until the end of the block."""
     hold = current_runtime().store.locks.handle(digest("lock", key), backend)
     assert hold.wait(WAIT_S)
@@ -213,10 +213,10 @@ def in_thread(action: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
 
 
 def test_a_second_run_with_the_key_does_not_get_the_lock(isolated_runtime: Isolated) -> None:
-    seen: list[Any] = []
-    during_run.append(lambda: seen.append(in_another_thread(lambda: Transfer(account=7).safe.call())))
+    outcomes: list[Any] = []
+    during_run.append(lambda: outcomes.append(in_another_thread(lambda: Transfer(account=7).safe.call())))
     assert Transfer(account=7).call() == 7
-    (refused,) = seen
+    (refused,) = outcomes
     assert refused == Err(
         "lock_timeout",
         "The lock 'account:7' was not free within 0.1 s: another run holds it.",
@@ -234,19 +234,19 @@ def in_another_thread(action: Callable[[], Any]) -> Any:
 
 
 def test_a_lock_timeout_of_a_call_raises_with_an_undeclared_code(isolated_runtime: Isolated) -> None:
-    with held("account:7"), pytest.raises(Error) as refused:
+    with holding("account:7"), pytest.raises(Error) as refused:
         Declared(account=7).call()
     assert refused.value.code == "lock_timeout"
     assert started_runs == []
 
 
 def test_another_key_is_another_lock(isolated_runtime: Isolated) -> None:
-    with held("account:7"):
+    with holding("account:7"):
         assert Transfer(account=8).call() == 8
 
 
 def test_a_run_waits_for_the_lock_and_gets_it(isolated_runtime: Isolated) -> None:
-    with held("account:7") as hold:
+    with holding("account:7") as hold:
         thread, answers = in_thread(lambda: Patient(account=7).call())
         time.sleep(0.2)
         assert started_runs == []
@@ -259,7 +259,7 @@ def test_without_a_timeout_a_run_waits_for_the_lock_indefinitely(
     isolated_runtime: Isolated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lock_step, "WAIT_SLICE_S", 0.05)
-    with held("account:7") as hold:
+    with holding("account:7") as hold:
         thread, answers = in_thread(lambda: Endless(account=7).call())
         time.sleep(0.3)
         hold.release()
@@ -269,7 +269,7 @@ def test_without_a_timeout_a_run_waits_for_the_lock_indefinitely(
 
 def test_with_a_timeout_of_zero_a_run_tries_once(isolated_runtime: Isolated) -> None:
     assert Hasty(account=7).call() == 7
-    with held("account:7"):
+    with holding("account:7"):
         began_at = time.monotonic()
         assert isinstance(Hasty(account=7).safe.call(), Err)
         assert time.monotonic() - began_at < 5
@@ -294,20 +294,20 @@ def test_the_lock_is_released_however_the_run_ends(isolated_runtime: Isolated) -
 def test_the_lock_is_held_until_the_transaction_has_ended(
     isolated_runtime: Isolated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[str] = []
+    events: list[str] = []
     store = current_runtime().store
     new_session = store.new_session
 
     def watched() -> Session:
         session = new_session()
-        sa.event.listen(session, "after_begin", lambda *_: seen.append("begun"))
-        sa.event.listen(session, "after_commit", lambda *_: seen.append("committed"))
+        sa.event.listen(session, "after_begin", lambda *_: events.append("begun"))
+        sa.event.listen(session, "after_commit", lambda *_: events.append("committed"))
         return session
 
     monkeypatch.setattr(store, "new_session", watched)
-    monkeypatch.setattr(failpoints, "reached", seen.append)
+    monkeypatch.setattr(failpoints, "reached", events.append)
     Writes(account=7).call()
-    inner = [word for word in seen if word in ("lock_acquired", "begun", "committed", "before_lock_release")]
+    inner = [word for word in events if word in ("lock_acquired", "begun", "committed", "before_lock_release")]
     assert inner == ["lock_acquired", "begun", "committed", "before_lock_release"]
 
 
@@ -339,7 +339,7 @@ def test_in_a_joined_session_the_lock_is_held_until_its_transaction_ends(isolate
 
 def test_an_async_run_acquires_the_lock_too(isolated_runtime: Isolated) -> None:
     assert asyncio.run(Coroutine().acall()) == 1
-    with held("coroutine"), pytest.raises(Error):
+    with holding("coroutine"), pytest.raises(Error):
         asyncio.run(Coroutine().acall())
 
 
@@ -350,14 +350,14 @@ def test_a_cancelled_await_stops_waiting(isolated_runtime: Isolated, monkeypatch
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(Endless(account=7).acall(), 0.2)
 
-    with held("account:7"):
+    with holding("account:7"):
         asyncio.run(give_up())
         assert started_runs == []
     assert is_free("account:7")
 
 
 def test_a_call_that_does_not_get_its_lock_leaves_a_record(isolated_runtime: Isolated) -> None:
-    with held("account:7"):
+    with holding("account:7"):
         Transfer(account=7).safe.call()
     (record,) = records.all()
     assert (record.status, record.failure, record.error) == ("failed", "business", "lock_timeout")
@@ -367,7 +367,7 @@ def test_a_call_that_does_not_get_its_lock_leaves_a_record(isolated_runtime: Iso
 
 def test_in_a_worker_a_lock_timeout_is_retried_after_a_wait(isolated_runtime: Isolated) -> None:
     ticket = Transfer(account=7).async_().call()
-    with held("account:7"):
+    with holding("account:7"):
         isolated_runtime.run_pending()
     row = records.get(ticket.id)
     assert (row.status, row.error, row.num_attempts) == ("pending", "lock_timeout", 1)
@@ -380,7 +380,7 @@ def test_in_a_worker_a_lock_timeout_is_retried_after_a_wait(isolated_runtime: Is
 def test_a_rule_of_the_class_wins_and_its_last_attempt_fails(isolated_runtime: Isolated) -> None:
     ticket = Ruled(account=7).async_().call()
     dropped = Discarded(account=7).async_().call()
-    with held("account:7"):
+    with holding("account:7"):
         eventually(lambda: isolated_runtime.run_pending() or ticket.reload().failed, "all attempts are spent")
     assert (ticket.reload().status, ticket.failure) == ("failed", "business")
     assert ticket.outcome == Err(
@@ -396,7 +396,7 @@ def test_waiting_for_the_lock_counts_against_the_timeout_of_the_run(
 ) -> None:
     monkeypatch.setattr(lock_step, "WAIT_SLICE_S", 0.05)
     ticket = Waits(account=7).async_().call()
-    with held("account:7"):
+    with holding("account:7"):
         isolated_runtime.run_pending()
     assert (ticket.reload().status, ticket.failure) == ("failed", "timeout")
     assert records.get(ticket.id).error_message == "Waits: timed out while it waited for its lock."
@@ -407,7 +407,7 @@ def test_a_run_that_is_cancelled_stops_waiting(isolated_runtime: Isolated, monke
     ticket = Endless(account=7).async_().call()
     watch = isolated_runtime.runtime.services.watchdog
     assert watch is not None
-    with held("account:7"):
+    with holding("account:7"):
         thread, _ = in_thread(isolated_runtime.run_pending)
         eventually(lambda: watch.runs, "it waits")
         ticket.cancel()
@@ -488,9 +488,9 @@ def test_two_runs_that_wait_for_each_others_lock_time_out(isolated_runtime: Isol
             mine.release()
 
     one, answers = in_thread(lambda: crossed("a", "b"))
-    got = crossed("b", "a")
+    first_answer = crossed("b", "a")
     one.join(WAIT_S)
-    assert sum([got, *answers]) <= 1
+    assert sum([first_answer, *answers]) <= 1
 
 
 def test_a_template_formats_props_in_their_stored_form(isolated_runtime: Isolated) -> None:
@@ -512,18 +512,18 @@ def test_a_template_formats_props_in_their_stored_form(isolated_runtime: Isolate
 
 def test_a_reference_in_a_key_is_its_key_and_makes_no_query(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     create_tables(engine)
-    seen: list[Any] = []
-    during_run.append(lambda: seen.append(in_another_thread(lambda: Pays(account=1).safe.call())))
+    outcomes: list[Any] = []
+    during_run.append(lambda: outcomes.append(in_another_thread(lambda: Pays(account=1).safe.call())))
     assert Pays(account=1).call() == "ann"
-    assert seen[0].details["lock"] == "account:1"
+    assert outcomes[0].details["lock"] == "account:1"
 
 
 def test_a_function_may_read_the_row_behind_a_reference(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     create_tables(engine)
-    seen: list[Any] = []
-    during_run.append(lambda: seen.append(in_another_thread(lambda: PaysOwner(account=2).safe.call())))
+    outcomes: list[Any] = []
+    during_run.append(lambda: outcomes.append(in_another_thread(lambda: PaysOwner(account=2).safe.call())))
     assert PaysOwner(account=1).call() == "ann"
-    assert seen[0].details["lock"] == "ann", "both accounts are hers"
+    assert outcomes[0].details["lock"] == "ann", "both accounts are hers"
 
 
 def create_tables(engine: sa.Engine) -> None:
@@ -534,13 +534,13 @@ def create_tables(engine: sa.Engine) -> None:
 
 
 def test_a_function_makes_the_key_and_classes_with_one_key_share_the_lock(isolated_runtime: Isolated) -> None:
-    with held("account:7"):
+    with holding("account:7"):
         assert isinstance(Made(account=7).safe.call(), Err)
     assert Made(account=7).call() == 7
 
 
 def test_without_a_key_the_lock_covers_the_whole_class(isolated_runtime: Isolated) -> None:
-    with held(Tidy.contract.name):
+    with holding(Tidy.contract.name):
         refused = Tidy(account=1).safe.call()
     assert isinstance(refused, Err)
     assert f"'{Tidy.contract.name}'" in refused.message
@@ -561,7 +561,7 @@ def test_a_function_that_returns_no_key_is_refused(isolated_runtime: Isolated) -
 
 def test_a_secret_in_the_key_is_shown_nowhere(isolated_runtime: Isolated, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG", "dexpy")
-    with held("card:4711%2F0815"):
+    with holding("card:4711%2F0815"):
         refused = Secret(card="4711/0815").safe.call()
     assert isinstance(refused, Err)
     assert refused.message == "The lock of Secret was not free within 0 s: another run holds it."
@@ -575,7 +575,7 @@ def test_a_subclass_disables_its_lock(isolated_runtime: Isolated) -> None:
     class Free(Transfer):
         lock = None
 
-    with held("account:7"):
+    with holding("account:7"):
         assert Free(account=7).call() == 7
     assert "lock" in Transfer.explain(account=7).pipeline
     assert not Free.explain(account=7).pipeline["lock"]
@@ -591,7 +591,7 @@ def test_explain_shows_the_lock_without_acquiring_it(isolated_runtime: Isolated)
         "database",
     )
     assert not explanation["held"]
-    with held("account:7"):
+    with holding("account:7"):
         now = Transfer.explain(account=7).lock
         assert now is not None
         assert now["held"]
@@ -599,9 +599,9 @@ def test_explain_shows_the_lock_without_acquiring_it(isolated_runtime: Isolated)
 
 
 def test_a_run_that_does_not_get_its_lock_releases_its_idempotency_key(isolated_runtime: Isolated) -> None:
-    with held("account:7"):
+    with holding("account:7"):
         assert isinstance(PaidOnce(account=7).safe.call(), Err)
-    with held("account:8"):
+    with holding("account:8"):
         ticket = PaidOnce(account=8).async_().call()
         isolated_runtime.run_pending()
         assert ticket.reload().failed
@@ -610,7 +610,7 @@ def test_a_run_that_does_not_get_its_lock_releases_its_idempotency_key(isolated_
 
 
 def test_callable_acquires_no_lock(isolated_runtime: Isolated) -> None:
-    with held("account:7"):
+    with holding("account:7"):
         assert Transfer.is_callable(account=7)
 
 
@@ -625,7 +625,7 @@ def test_a_lock_on_redis_excludes_and_is_released(tmp_path: Path, monkeypatch: p
         try:
             assert OnRedis(account=7).call() == 7
             assert OnRedis.explain(account=7).lock["backend"] == "redis"  # type: ignore[index]
-            with held("account:7", "redis") as hold:
+            with holding("account:7", "redis") as hold:
                 assert isinstance(OnRedis(account=7).safe.call(), Err)
                 assert Transfer(account=7).call() == 7, "the database's lock is another one"
                 assert OnRedis.explain(account=7).lock["held"]  # type: ignore[index]
@@ -653,7 +653,7 @@ def test_a_lock_on_redis_is_renewed_during_its_run(tmp_path: Path, monkeypatch: 
         try:
             locks = current_runtime().open_store().locks
             assert locks.backend_name(None) == "redis", "there is no database that all share"
-            with held("account:7", "redis") as hold:
+            with holding("account:7", "redis") as hold:
                 until = time.monotonic() + 1.5
                 while time.monotonic() < until:
                     assert hold.is_held()
@@ -679,7 +679,7 @@ def test_without_a_backend_that_all_processes_share_a_lock_is_refused(tmp_path: 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_a_forked_process_has_none_of_the_locks_and_keeps_none(tmp_path: Path) -> None:
-    with isolated(), held("account:7"):
+    with isolated(), holding("account:7"):
         reader, writer = os.pipe()
         pid = os.fork()
         if pid == 0:
@@ -717,10 +717,10 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("made", "message"), REFUSED.values(), ids=REFUSED)
-def test_an_invalid_lock_is_refused(made: Callable[[], Any], message: str) -> None:
+@pytest.mark.parametrize(("declare", "message"), REFUSED.values(), ids=REFUSED)
+def test_an_invalid_lock_is_refused(declare: Callable[[], Any], message: str) -> None:
     with pytest.raises(DeclarationError) as refused:
-        made()
+        declare()
     assert message in str(refused.value)
 
 

@@ -447,8 +447,8 @@ def test_once_works_from_asyncio(isolated_runtime: Isolated) -> None:
 
 
 def test_a_rollback_of_the_caller_frees_the_key(isolated_runtime: Isolated, engine: sa.Engine) -> None:
-    own = isolated_runtime.runtime.store.database.engine
-    with Session(own) as session, dexpy.session(session):
+    runtime_engine = isolated_runtime.runtime.store.database.engine
+    with Session(runtime_engine) as session, dexpy.session(session):
         assert Charge(order=1).call().number == 1
         assert Charge(order=1).call().number == 1
         session.rollback()
@@ -488,14 +488,14 @@ def test_a_rollback_of_the_caller_frees_the_key_where_the_effects_are_in_another
 def test_an_error_in_the_callers_transaction_keeps_its_key_with_the_commit(
     isolated_runtime: Isolated, engine: sa.Engine
 ) -> None:
-    own = isolated_runtime.runtime.store.database.engine
-    with Session(own) as session, dexpy.session(session):
+    runtime_engine = isolated_runtime.runtime.store.database.engine
+    with Session(runtime_engine) as session, dexpy.session(session):
         with pytest.raises(RuntimeError):
             Crash(order=1).call()
         assert isinstance(Refuse(order=1).safe.call(), Err)
         session.commit()
-    found = {row.operation: (row.status, row.failure, row.once_key is None) for row in rows(engine)}
-    assert found == {"once.refuse": ("failed", "business", False), "once.crash": ("failed", "crash", True)}
+    stored = {row.operation: (row.status, row.failure, row.once_key is None) for row in rows(engine)}
+    assert stored == {"once.refuse": ("failed", "business", False), "once.crash": ("failed", "crash", True)}
     assert isinstance(Refuse(order=1).safe.call(), Err)
     assert runs == [1, 1]
 
@@ -503,8 +503,8 @@ def test_an_error_in_the_callers_transaction_keeps_its_key_with_the_commit(
 def test_a_failure_in_a_transaction_that_is_rolled_back_leaves_a_row_without_a_key(
     isolated_runtime: Isolated, engine: sa.Engine
 ) -> None:
-    own = isolated_runtime.runtime.store.database.engine
-    with Session(own) as session, dexpy.session(session):
+    runtime_engine = isolated_runtime.runtime.store.database.engine
+    with Session(runtime_engine) as session, dexpy.session(session):
         Refuse(order=1).safe.call()
         session.rollback()
     assert [(row.status, row.failure, row.once_key) for row in rows(engine)] == [("failed", "business", None)]
@@ -557,8 +557,8 @@ def test_ending_a_run_before_its_start_releases_its_key(isolated_runtime: Isolat
 
 
 def test_a_rolled_back_enqueue_frees_its_key(isolated_runtime: Isolated, engine: sa.Engine) -> None:
-    own = isolated_runtime.runtime.store.database.engine
-    with Session(own) as session:
+    runtime_engine = isolated_runtime.runtime.store.database.engine
+    with Session(runtime_engine) as session:
         first = Charge(order=1).async_(session=session).call()
         again = Charge(order=1).async_(session=session).call()
         assert (again.duplicate, again.id) == (True, first.id)
@@ -599,26 +599,26 @@ def test_a_key_committed_after_the_start_of_the_callers_transaction_is_seen(isol
 
 def engine_of(isolated_runtime: Isolated, level: str) -> sa.Engine:
     """The engine of an application whose transactions see one moment."""
-    own = isolated_runtime.runtime.store.database.engine
-    return own if own.dialect.name == "sqlite" else own.execution_options(isolation_level=level)
+    engine = isolated_runtime.runtime.store.database.engine
+    return engine if engine.dialect.name == "sqlite" else engine.execution_options(isolation_level=level)
 
 
 def test_two_open_transactions_with_one_key_wait_for_each_other(isolated_runtime: Isolated) -> None:
-    own = isolated_runtime.runtime.store.database.engine
-    held, go = threading.Event(), threading.Event()
+    runtime_engine = isolated_runtime.runtime.store.database.engine
+    locked, go = threading.Event(), threading.Event()
 
     def first() -> dexpy.Ticket[Receipt]:
-        with Session(own) as session:
+        with Session(runtime_engine) as session:
             ticket = Charge(order=1).async_(session=session).call()
-            held.set()
+            locked.set()
             assert go.wait(10)
             session.commit()
             return ticket
 
     def second() -> dexpy.Ticket[Receipt]:
-        assert held.wait(10)
+        assert locked.wait(10)
         threading.Timer(0.3, go.set).start()
-        with Session(own) as session:
+        with Session(runtime_engine) as session:
             ticket = Charge(order=1).async_(session=session).call()
             session.commit()
             return ticket
@@ -630,18 +630,18 @@ def test_two_open_transactions_with_one_key_wait_for_each_other(isolated_runtime
 def test_the_second_of_two_open_transactions_gets_the_key_if_the_first_rolls_back(
     isolated_runtime: Isolated,
 ) -> None:
-    own = isolated_runtime.runtime.store.database.engine
-    held, go = threading.Event(), threading.Event()
+    runtime_engine = isolated_runtime.runtime.store.database.engine
+    locked, go = threading.Event(), threading.Event()
 
     def first() -> None:
-        with Session(own) as session:
+        with Session(runtime_engine) as session:
             Charge(order=1).async_(session=session).call()
-            held.set()
+            locked.set()
             assert go.wait(10)
             session.rollback()
 
     def second() -> dexpy.Ticket[Receipt]:
-        assert held.wait(10)
+        assert locked.wait(10)
         threading.Timer(0.3, go.set).start()
         return Charge(order=1).async_().call()
 
@@ -670,10 +670,10 @@ def test_a_key_in_an_open_transaction_is_busy_for_the_next_one(isolated_runtime:
 
 
 def test_a_busy_key_leaves_the_callers_transaction_unchanged(isolated_runtime: Isolated, engine: sa.Engine) -> None:
-    own = isolated_runtime.runtime.store.database.engine
-    if own.dialect.name == "sqlite":
+    runtime_engine = isolated_runtime.runtime.store.database.engine
+    if runtime_engine.dialect.name == "sqlite":
         pytest.skip("one writer at a time: a second transaction cannot conflict")
-    with Session(own) as holder, Session(own) as other:
+    with Session(runtime_engine) as holder, Session(runtime_engine) as other:
         Hasty(order=1).async_(session=holder).call()
         Plain(order=1).async_(session=other).call()
         with pytest.raises(KeyBusy):
@@ -684,26 +684,26 @@ def test_a_busy_key_leaves_the_callers_transaction_unchanged(isolated_runtime: I
 
 
 def test_a_connection_returns_to_its_pool_with_its_lock_timeout_restored(isolated_runtime: Isolated) -> None:
-    own = isolated_runtime.runtime.store.database.engine
-    asked = {
+    runtime_engine = isolated_runtime.runtime.store.database.engine
+    query = {
         "sqlite": "PRAGMA busy_timeout",
         "postgresql": "SHOW lock_timeout",
         "mysql": "SELECT @@innodb_lock_wait_timeout",
-    }[own.dialect.name]
+    }[runtime_engine.dialect.name]
 
     def patience(connection: sa.Connection) -> Any:
-        return connection.exec_driver_sql(asked).scalar_one()
+        return connection.exec_driver_sql(query).scalar_one()
 
-    with own.connect() as connection:
+    with runtime_engine.connect() as connection:
         usual = patience(connection)
     # One that is inserted, one that finds its key taken; in transactions of their own, and in one of the caller's.
     assert Hasty(order=1).call() == Hasty(order=1).call()
     assert Hasty(order=2).async_().call().id == Hasty(order=2).async_().call().id
     with ExitStack() as stack:
-        pool: Any = own.pool
-        held = [stack.enter_context(own.connect()) for _ in range(pool.checkedin())]
-        assert {patience(connection) for connection in held} == {usual}
-    with Session(own) as session:
+        pool: Any = runtime_engine.pool
+        connections = [stack.enter_context(runtime_engine.connect()) for _ in range(pool.checkedin())]
+        assert {patience(connection) for connection in connections} == {usual}
+    with Session(runtime_engine) as session:
         for order in (1, 3):
             Hasty(order=order).async_(session=session).call()
             assert patience(session.connection()) == usual
@@ -728,8 +728,8 @@ def test_retry_claims_the_key_of_an_expired_run(isolated_runtime: Isolated, engi
     with pytest.raises(KeyTaken):
         first.retry()
     with engine.begin() as connection:
-        done = sa.update(table).where(table.c.status == "done")
-        connection.execute(done.values(once_expires_at=table.c.created_at))
+        finished = sa.update(table).where(table.c.status == "done")
+        connection.execute(finished.values(once_expires_at=table.c.created_at))
 
     assert first.retry().pending
     assert Short(order=1).async_().call().id == first.id
@@ -764,8 +764,8 @@ def test_a_call_in_place_whose_lease_expired_commits_nothing(isolated_runtime: I
 def test_a_lost_call_in_place_is_failed_and_its_key_is_free(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     Charge(order=1).call()
     with engine.begin() as connection:
-        gone = {"status": "running", "completed_at": None, "result": None, "claimed_by": "gone:1:x"}
-        connection.execute(sa.update(table).values(**gone))
+        values = {"status": "running", "completed_at": None, "result": None, "claimed_by": "gone:1:x"}
+        connection.execute(sa.update(table).values(**values))
     assert Charge(order=1).call().number == 2
     old, _ = rows(engine)
     assert (old.status, old.failure, old.once_key) == ("failed", "lost", None)
@@ -776,8 +776,8 @@ def test_a_lost_call_in_place_is_failed_and_its_key_is_free(isolated_runtime: Is
 # -------------------------------------------------------------------- refusals and reports
 
 
-def declare(**said: Any) -> type[Operation]:
-    return type("Broken", (Operation,), {"__annotations__": {"order": int}, "perform": lambda self: 1, **said})
+def declare(**attributes: Any) -> type[Operation]:
+    return type("Broken", (Operation,), {"__annotations__": {"order": int}, "perform": lambda self: 1, **attributes})
 
 
 REFUSED = [
@@ -790,10 +790,10 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("said", "message"), REFUSED)
-def test_an_invalid_declaration_is_refused(said: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize(("attributes", "message"), REFUSED)
+def test_an_invalid_declaration_is_refused(attributes: dict[str, Any], message: str) -> None:
     with pytest.raises(DeclarationError, match=message):
-        declare(**{"once": Once("order"), **said})
+        declare(**{"once": Once("order"), **attributes})
 
 
 ARGUMENTS: list[tuple[tuple[Any, ...], dict[str, Any], str]] = [
@@ -807,10 +807,10 @@ ARGUMENTS: list[tuple[tuple[Any, ...], dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("by", "given", "message"), ARGUMENTS)
-def test_an_invalid_argument_is_refused(by: tuple[Any, ...], given: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize(("by", "kwargs", "message"), ARGUMENTS)
+def test_an_invalid_argument_is_refused(by: tuple[Any, ...], kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(DeclarationError, match=message):
-        Once(*by, **given)
+        Once(*by, **kwargs)
 
 
 class Unrecorded(Operation, name="once.unrecorded"):

@@ -173,6 +173,6 @@ def test_a_process_that_is_frozen_past_its_lease_commits_nothing(pair: PolicyPai
     mine = Charge(order=1).call()
     pair.release_waiting()
     os.kill(pid, signal.SIGCONT)
-    said = answer(frozen)
-    assert said.startswith(("OperationFailed", "OperationalError")), said
+    reply = answer(frozen)
+    assert reply.startswith(("OperationFailed", "OperationalError")), reply
     assert (Charge(order=1).call(), pair.effects()) == (mine, ["charge 1"])

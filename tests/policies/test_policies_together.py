@@ -71,8 +71,8 @@ def _nothing_went() -> None:
 @pytest.fixture
 def isolated_runtime(database_url: str) -> Generator[Isolated]:
     """A runtime that encrypts, on each database."""
-    with isolated(database=database_url, encryptors={"default": FernetEncryptor(KEY)}) as found:
-        yield found
+    with isolated(database=database_url, encryptors={"default": FernetEncryptor(KEY)}) as runtime:
+        yield runtime
 
 
 def fail(*_: Any) -> None:
@@ -215,17 +215,17 @@ def test_a_run_with_a_key_a_limit_and_a_rule_keeps_its_key_while_it_is_blocked_a
     isolated_runtime: Isolated,
 ) -> None:
     one, two = Charge(order=1).async_().call(), Charge(order=2).async_().call()
-    seen: list[Any] = []
+    observed: list[Any] = []
 
     def observe() -> None:
         isolated_runtime.run_pending()
         again = [Charge(order=order).async_().call() for order in (1, 2)]
-        seen.append([(ticket.id, ticket.duplicate, ticket.status) for ticket in again])
+        observed.append([(ticket.id, ticket.duplicate, ticket.status) for ticket in again])
         fail()
 
     during_run.append(observe)
     isolated_runtime.run_pending()
-    assert seen == [[(one.id, True, "running"), (two.id, True, "pending")]]
+    assert observed == [[(one.id, True, "running"), (two.id, True, "pending")]]
     assert sorted(events) == [1, 1, 2]
     assert [ticket.result(1) for ticket in (one, two)] == ["charged 10", "charged 10"]
     assert Charge(order=1).call() == "charged 10"
@@ -278,18 +278,18 @@ class Opened(Operation, name="together.opened"):
 def test_until_started_a_blocked_run_holds_its_key_for_it_has_not_started(isolated_runtime: Isolated) -> None:
     Opened(shop=1).async_().call()
     two = Opened(shop=2).async_().call()
-    seen: list[Any] = []
+    observed: list[Any] = []
 
     def observe() -> None:
         isolated_runtime.run_pending()
         assert records.get(two.id).blocked_key is not None
         again = Opened(shop=2, number=1).async_().call()
-        seen.append((again.duplicate, again.id))
-        during_run.append(lambda: seen.append(Opened(shop=2, number=2).async_().call().duplicate))
+        observed.append((again.duplicate, again.id))
+        during_run.append(lambda: observed.append(Opened(shop=2, number=2).async_().call().duplicate))
 
     during_run.append(observe)
     isolated_runtime.run_pending()
-    assert seen == [(True, two.id), False]
+    assert observed == [(True, two.id), False]
     assert events == [(1, 0), (2, 0), (2, 2)]
 
 
@@ -558,9 +558,9 @@ def test_steps_of_an_encrypted_run_and_the_calls_it_defers_are_stored_encrypted(
     assert deferred.result(1) == f"stamped {SECRET}"
     assert events == ["stamp", SECRET, "other", ("post", f"stamped {SECRET}")]
     with engine.connect() as connection:
-        kept = [connection.execute(sa.select(one)).all() for one in (table, steps_table, messages)]
-    assert len(kept[1]) == 3
-    assert SECRET not in str(kept)
+        stored = [connection.execute(sa.select(one)).all() for one in (table, steps_table, messages)]
+    assert len(stored[1]) == 3
+    assert SECRET not in str(stored)
     assert SECRET not in str([step.value for step in records.steps(ticket.id)])
 
 
@@ -772,18 +772,18 @@ def test_explain_of_a_class_with_every_policy_shows_each_one_and_has_no_effects(
 def test_a_class_with_every_policy_runs_and_explain_shows_what_it_holds(
     isolated_runtime: Isolated, engine: sa.Engine
 ) -> None:
-    seen: list[Any] = []
+    observed: list[Any] = []
 
     def observe() -> None:
         report = elsewhere(lambda: Everything.explain(order=7))
         sections = (report.once, report.unique, report.lock, report.concurrency)
-        seen.extend((section or {})[name] for section, name in zip(sections, ASKED, strict=True))
+        observed.extend((section or {})[name] for section, name in zip(sections, ASKED, strict=True))
         fail()
 
     during_run.append(observe)
     ticket = Everything(order=7).async_().call()
     isolated_runtime.run_pending()
-    assert seen == ["pending", "fresh", True, 1]
+    assert observed == ["pending", "fresh", True, 1]
     assert (ticket.result(1), events) == (SECRET, ["only", "only", ("noted", SECRET)])
     assert (Everything.explain(order=7).once or {})["status"] == "exists"
     assert SECRET not in str(rows(engine))

@@ -51,7 +51,7 @@ def done_once(pair: PolicyPair, tickets: list[Ticket[str]]) -> None:
     whats = ["book", *(f"part {part}" for part in range(PARTS)), "send", "receipt"]
     numbers = range(len(tickets))
     assert Counter(row.what for row in pair.sql(sa.select(Line.what))) == Counter(
-        f"{number} {what}" for number in numbers for what in whats
+        f"{number} {event}" for number in numbers for event in whats
     )
     assert_nothing_left(pair)
     assert [row.id for row in rows if row.unique_key is not None] == []
@@ -86,22 +86,22 @@ def test_a_cancelled_run_releases_its_lock_and_slot_at_every_point(
 ) -> None:
     pair.start(processes=2, threads=2)
     first = kind(account=1, number=1).async_().call()
-    eventually(lambda: begun(pair) == {"1 begun"}, "the first is between steps", WAIT_S, pair.output)
+    eventually(lambda: running_steps(pair) == {"1 begun"}, "the first is between steps", WAIT_S, pair.output)
     waiting = kind(account=1, number=2).async_().call()
     last = kind(account=1, number=3).async_().call()
     eventually(lambda: is_held_back(pair, kind, waiting), "the second is held back", WAIT_S, pair.output)
     waiting.cancel()
     eventually(lambda: waiting.reload().cancelled, "the second is off", WAIT_S, pair.output)
     first.cancel()
-    eventually(lambda: "3 begun" in begun(pair), "the third has got in", WAIT_S, pair.output)
+    eventually(lambda: "3 begun" in running_steps(pair), "the third has got in", WAIT_S, pair.output)
     last.cancel()
     rows = wait_until_final(pair)
     assert [(row.status, row.failure, row.once_key) for row in rows] == [("cancelled", "cancelled", None)] * 3
-    assert begun(pair) == {"1 begun", "3 begun"}
+    assert running_steps(pair) == {"1 begun", "3 begun"}
     assert_nothing_left(pair)
 
 
-def begun(pair: PolicyPair) -> set[Any]:
+def running_steps(pair: PolicyPair) -> set[Any]:
     return {row.what for row in pair.sql(sa.select(Line.what))}
 
 
@@ -115,4 +115,4 @@ def test_an_encrypted_deferred_call_is_one_row_for_its_key(pair: PolicyPair) -> 
     pair.start(processes=2)
     tickets = [dexpy.defer(receipt, number=1, card=SECRET) for _ in range(3)]
     assert [ticket.result(WAIT_S) for ticket in tickets] == [SECRET] * 3
-    assert begun(pair) == {"1 receipt"}
+    assert running_steps(pair) == {"1 receipt"}

@@ -53,17 +53,17 @@ def test_the_server_ends_a_transaction_that_hangs_before_its_commit(isolated_run
     with isolated_runtime.runtime.store.begin() as connection:
         row = apply(connection, "claim", ticket.id, claimed_by="host:1:x")
     assert row is not None
-    asked = "SHOW idle_in_transaction_session_timeout"
+    query = "SHOW idle_in_transaction_session_timeout"
 
     with isolated_runtime.runtime.store.begin() as connection:
-        usual = connection.exec_driver_sql(asked).scalar_one()
+        usual = connection.exec_driver_sql(query).scalar_one()
         if last == "the end of a run":
             assert is_applied(connection, "succeed", row.id, claim_token=row.claim_token, result=None)
         else:
             assert holds_claim(connection, row.id, row.claim_token)
-        assert connection.exec_driver_sql(asked).scalar_one() == "10s"
+        assert connection.exec_driver_sql(query).scalar_one() == "10s"
     with isolated_runtime.runtime.store.begin() as connection:
-        assert connection.exec_driver_sql(asked).scalar_one() == usual != "10s"
+        assert connection.exec_driver_sql(query).scalar_one() == usual != "10s"
 
 
 OWN_NUMBER = {"postgresql": "SELECT pg_backend_pid()", "mysql": "SELECT CONNECTION_ID()"}

@@ -74,8 +74,8 @@ def test_a_tree_is_plain_json_and_can_be_printed(isolated_runtime: Isolated) -> 
     assert json.loads(json.dumps(data)) == data
     assert (data["trace_id"], data["actor"]) == ("req-1", {"type": "user", "id": "7"})
     root = data["runs"][0]
-    told = {child["operation"].rpartition(".")[2]: child["status"] for child in root["children"]}
-    assert told == {"Leaf": "done", "Later": "pending"}
+    statuses = {child["operation"].rpartition(".")[2]: child["status"] for child in root["children"]}
+    assert statuses == {"Leaf": "done", "Later": "pending"}
     lines = str(tree).splitlines()
     assert lines[0] == "req-1 by user 7"
     assert lines[1].startswith(f"└─ {root['operation']} {root['id']} done ")
@@ -142,12 +142,12 @@ def test_concurrent_coroutines_keep_separate_traces(isolated_runtime: Isolated) 
 def test_children_of_a_pruned_run_are_at_the_root(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     with dexpy.trace(trace_id="req-1"):
         Root().call()
-    gone = records.tree("req-1").roots[0].id
+    pruned_id = records.tree("req-1").roots[0].id
     with engine.begin() as connection:
-        connection.execute(sa.delete(records.table).where(records.table.c.id == gone))
+        connection.execute(sa.delete(records.table).where(records.table.c.id == pruned_id))
     tree = records.tree("req-1")
     assert shape(tree.roots) == [("Later", []), ("Leaf", [])]
-    assert all(root.is_orphan and root.parent_id == gone for root in tree.roots)
+    assert all(root.is_orphan and root.parent_id == pruned_id for root in tree.roots)
     assert str(tree).count("(its parent has no record)") == 2
 
 
@@ -197,15 +197,15 @@ def test_a_tree_of_thousands_of_runs_takes_one_query(isolated_runtime: Isolated,
         bare = [{key: value for key, value in row.items() if not key.endswith("_at")} for row in values]
         connection.execute(statement, bare)
     queries: list[str] = []
-    own = isolated_runtime.runtime.store.database.engine
+    engine_of_runtime = isolated_runtime.runtime.store.database.engine
     records.all().count()
 
     def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
         queries.append(statement)
 
-    sa.event.listen(own, "before_cursor_execute", note)
+    sa.event.listen(engine_of_runtime, "before_cursor_execute", note)
     tree = records.tree("req-1")
-    sa.event.remove(own, "before_cursor_execute", note)
+    sa.event.remove(engine_of_runtime, "before_cursor_execute", note)
     assert len([query for query in queries if "operation_records" in query]) == 1
     assert len(tree) == 5000
     assert max(node.depth for node in tree.walk()) == 2999

@@ -277,8 +277,8 @@ def test_one_of_many_concurrent_enqueues_is_stored(
 
 def seeing_one_moment(isolated_runtime: Isolated) -> sa.Engine:
     """The engine of an application whose transactions see one moment, where there are such."""
-    own = isolated_runtime.runtime.store.database.engine
-    return own if own.dialect.name == "sqlite" else own.execution_options(isolation_level="REPEATABLE READ")
+    engine = isolated_runtime.runtime.store.database.engine
+    return engine if engine.dialect.name == "sqlite" else engine.execution_options(isolation_level="REPEATABLE READ")
 
 
 def test_a_key_committed_after_the_start_of_the_callers_transaction_counts(isolated_runtime: Isolated) -> None:
@@ -391,8 +391,8 @@ def test_an_invalid_token_is_refused(token: Any) -> None:
 # -------------------------------------------------------------------- refusals and reports
 
 
-def declare(**said: Any) -> type[Operation]:
-    return type("Broken", (Operation,), {"__annotations__": {"shop": int}, "perform": lambda self: 1, **said})
+def declare(**attributes: Any) -> type[Operation]:
+    return type("Broken", (Operation,), {"__annotations__": {"shop": int}, "perform": lambda self: 1, **attributes})
 
 
 REFUSED = [
@@ -403,10 +403,10 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("said", "message"), REFUSED)
-def test_an_invalid_declaration_is_refused(said: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize(("attributes", "message"), REFUSED)
+def test_an_invalid_declaration_is_refused(attributes: dict[str, Any], message: str) -> None:
     with pytest.raises(DeclarationError, match=message):
-        declare(**{"unique": Unique("shop"), **said})
+        declare(**{"unique": Unique("shop"), **attributes})
 
 
 ARGUMENTS: list[tuple[dict[str, Any], str]] = [
@@ -418,10 +418,10 @@ ARGUMENTS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("given", "message"), ARGUMENTS)
-def test_an_invalid_argument_is_refused(given: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize(("kwargs", "message"), ARGUMENTS)
+def test_an_invalid_argument_is_refused(kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(DeclarationError, match=message):
-        Unique("shop", **given)
+        Unique("shop", **kwargs)
 
 
 def test_without_records_a_key_is_refused_at_the_call() -> None:

@@ -52,8 +52,8 @@ class Seasonal(Operation):
 
 @pytest.fixture
 def isolated_runtime() -> Generator[Isolated]:
-    with isolated() as found:
-        yield found
+    with isolated() as runtime:
+        yield runtime
 
 
 def count(isolated_runtime: Isolated, of: sa.Table = table) -> int:
@@ -81,15 +81,15 @@ def test_old_ended_records_are_deleted_with_their_attempts_and_open_ones_stay(is
 
 
 def test_only_records_of_the_named_statuses_are_deleted(isolated_runtime: Isolated) -> None:
-    kept, gone = Keep().async_().call(), Keep(how="failed").async_().call()
+    remaining, pruned = Keep().async_().call(), Keep(how="failed").async_().call()
     isolated_runtime.run_pending()
     isolated_runtime.advance(DAY)
 
     assert records.prune(older_than=timedelta(hours=1), statuses=["failed"]) == 1
 
-    assert kept.reload().done
+    assert remaining.reload().done
     assert records.where(operation=Keep).count() == 1
-    assert gone.id not in [record.id for record in records.all()]
+    assert pruned.id not in [record.id for record in records.all()]
 
 
 def test_a_key_for_replay_is_kept_until_it_expires(isolated_runtime: Isolated) -> None:
@@ -163,19 +163,19 @@ def test_the_signals_of_a_run_are_deleted_with_its_record(isolated_runtime: Isol
 
 
 @pytest.mark.parametrize(
-    "given",
+    "arguments",
     [{"statuses": ["running"]}, {"older_than": timedelta(-1)}, {"batch": 0}],
     ids=["status running", "negative age", "batch 0"],
 )
 def test_invalid_arguments_are_refused_and_nothing_is_deleted(
-    isolated_runtime: Isolated, given: dict[str, Any]
+    isolated_runtime: Isolated, arguments: dict[str, Any]
 ) -> None:
     Keep().async_().call()
     isolated_runtime.run_pending()
     isolated_runtime.advance(DAY)
 
     with pytest.raises(OptionsError, match="prune"):
-        records.prune(**{"older_than": timedelta(0), **given})
+        records.prune(**{"older_than": timedelta(0), **arguments})
     assert count(isolated_runtime) == 1
 
 

@@ -331,10 +331,10 @@ class SqlMessages:
         free = "owner IS NULL OR leased_until <= :now"
         return bool(lives.sql(f"SELECT 1 FROM dexpy_messages WHERE due_at <= :now AND ({free}) LIMIT 1", now()))
 
-    def has_way_to(self, lives: Lives, row: Any, held: set[str]) -> bool:
+    def has_way_to(self, lives: Lives, row: Any, held_ids: set[str]) -> bool:
         """Whether a pending row has a message that no current run holds."""
         query = "SELECT message_id FROM dexpy_messages WHERE NOT dead AND payload LIKE ?"
-        return any(found not in held for (found,) in lives.sql(query, f"%{row['id']}%"))
+        return any(message_id not in held_ids for (message_id,) in lives.sql(query, f"%{row['id']}%"))
 
     def forget(self, runtime: Runtime) -> None:
         """Do nothing: the database loses no messages."""
@@ -363,7 +363,7 @@ class StubMessages:
         broker: Any = lives.runtime.broker
         return not broker.queues["default"].empty()
 
-    def has_way_to(self, lives: Lives, row: Any, held: set[str]) -> bool:
+    def has_way_to(self, lives: Lives, row: Any, held_ids: set[str]) -> bool:
         """Whether the relay can publish a row: it is unpublished with a due time, or was published before."""
         return row["enqueued_at"] is not None or row["scheduled_at"] is not None
 
@@ -427,27 +427,27 @@ class Lives(RuleBasedStateMachine):
             return False
         before = self.rows()
         attempt = Attempt(worker, message)
-        asked = message.kwargs["record_id"]
+        record_id = message.kwargs["record_id"]
         if attempt.run_id is None:
             assert attempt.error is None, repr(attempt.error)
             message.ack()
-            row = before[asked]
+            row = before[record_id]
             if row["status"] == "pending" and self.is_late(row):
-                self.models[asked].happen("expire")
+                self.models[record_id].happen("expire")
             elif row["status"] == "pending" and self.is_due(row):
                 # The run was claimed, and cancelled before any code of the operation ran.
-                assert self.models[asked].is_cancel_requested
-                self.models[asked].happen("claim")
-                self.models[asked].happen("cancel_running")
+                assert self.models[record_id].is_cancel_requested
+                self.models[record_id].happen("claim")
+                self.models[record_id].happen("cancel_running")
             return True
         row = before[attempt.run_id]
         assert row["status"] == "pending", "only pending records are started"
         assert self.is_due(row)
         assert not self.is_late(row)
-        assert attempt.run_id == asked or not self.runtime.dispatcher.transactional
-        if attempt.run_id != asked and before[asked]["status"] == "pending" and self.is_late(before[asked]):
+        assert attempt.run_id == record_id or not self.runtime.dispatcher.transactional
+        if attempt.run_id != record_id and before[record_id]["status"] == "pending" and self.is_late(before[record_id]):
             # The message's own record has expired, so the message starts an unpublished one.
-            self.models[asked].happen("expire")
+            self.models[record_id].happen("expire")
         assert attempt.run_id not in self.live, "a record has one live claim at a time"
         self.models[attempt.run_id].happen("claim")
         attempt.token = self.models[attempt.run_id].token
@@ -491,8 +491,10 @@ class Lives(RuleBasedStateMachine):
         elif event == "advance":
             self.advance(data.draw(st.sampled_from([1, 35, 61, 100]), "seconds"))
         elif event in ("end", "zombie_ends"):
-            whose = self.zombies if event == "zombie_ends" else sorted(self.live.values(), key=lambda one: one.token)
-            attempt = data.draw(st.sampled_from(whose), "whose")
+            candidates = (
+                self.zombies if event == "zombie_ends" else sorted(self.live.values(), key=lambda one: one.token)
+            )
+            attempt = data.draw(st.sampled_from(candidates), "whose")
             getattr(self, event)(attempt, data.draw(st.sampled_from(sorted(ENDINGS)), "ending"))
         elif event in ("deliver", "kill", "stop"):
             getattr(self, event)(data.draw(st.sampled_from(self.alive), "worker"))
@@ -508,16 +510,16 @@ class Lives(RuleBasedStateMachine):
         """Return the possible events; an event that is listed several times is more likely."""
         states = [model.status for model in self.models.values()]
         unseen = [zombie for zombie in self.zombies if self.models[str(zombie.run_id)].token == zombie.token]
-        found = ["recover_and_expire", "advance", "send_twice", "cancel", "tell_runs"]
-        found += ["expire", "fail", "reschedule"] * ("pending" in states)
-        found += ["revive", "revive"] * (not {"failed", "expired", "cancelled"}.isdisjoint(states))
-        found += ["send"] * 4 * (len(states) - sum(state in FINAL for state in states) < 3)
-        found += ["start_worker"] * 6 * (len(self.alive) < 2)
-        found += ["kill", "stop"] * bool(self.alive)
-        found += ["kill", "end", "end", "end"] * bool(self.live)
-        found += ["deliver"] * 8 * bool(self.alive and self.messages.is_due(self))
-        found += ["zombie_ends"] * 3 * bool(self.zombies) + ["recover_and_expire"] * 3 * bool(unseen)
-        return found + ["forget", "publish_unpublished"] * self.messages.forgets
+        events = ["recover_and_expire", "advance", "send_twice", "cancel", "tell_runs"]
+        events += ["expire", "fail", "reschedule"] * ("pending" in states)
+        events += ["revive", "revive"] * (not {"failed", "expired", "cancelled"}.isdisjoint(states))
+        events += ["send"] * 4 * (len(states) - sum(state in FINAL for state in states) < 3)
+        events += ["start_worker"] * 6 * (len(self.alive) < 2)
+        events += ["kill", "stop"] * bool(self.alive)
+        events += ["kill", "end", "end", "end"] * bool(self.live)
+        events += ["deliver"] * 8 * bool(self.alive and self.messages.is_due(self))
+        events += ["zombie_ends"] * 3 * bool(self.zombies) + ["recover_and_expire"] * 3 * bool(unseen)
+        return events + ["forget", "publish_unpublished"] * self.messages.forgets
 
     @property
     def alive(self) -> list[Worker]:
@@ -530,8 +532,8 @@ class Lives(RuleBasedStateMachine):
     def send(self, delay: int, expires_in: int | None, loss_limit: int) -> None:
         ticket = Task().async_(in_=delay, expires_in=expires_in).call()
         with self.store.begin() as connection:
-            given = {"loss_limit": loss_limit} | {name: f"{name} {ticket.id}" for name in BOTH}
-            connection.execute(sa.update(records).where(records.c.id == ticket.id).values(**given))
+            values = {"loss_limit": loss_limit} | {name: f"{name} {ticket.id}" for name in BOTH}
+            connection.execute(sa.update(records).where(records.c.id == ticket.id).values(**values))
         self.models[ticket.id] = Model(ticket.id, loss_limit)
 
     def deliver(self, worker: Worker) -> None:
@@ -646,17 +648,17 @@ class Lives(RuleBasedStateMachine):
 
     def no_run_is_lost(self, rows: dict[str, Any]) -> None:
         at_work = [*self.live.values(), *self.zombies]
-        held = {attempt.message.message_id for attempt in at_work}
+        held_ids = {attempt.message.message_id for attempt in at_work}
         for id, row in rows.items():
             if row["status"] == "pending":
-                assert self.messages.has_way_to(self, row, held), f"{id} is pending, and no message will start it"
+                assert self.messages.has_way_to(self, row, held_ids), f"{id} is pending, and no message will start it"
             if row["status"] == "running":
                 holders = [one for one in at_work if (one.run_id, one.token) == (id, row["claim_token"])]
                 assert [one.worker.worker_id for one in holders] == [row["claimed_by"]], id
 
     def attempts_are_kept(self) -> None:
-        kept = dict(map(tuple, self.sql("SELECT record_id, count(*) FROM operation_attempts GROUP BY record_id")))
-        assert kept == {model.id: model.kept for model in self.models.values() if model.kept}
+        counts = dict(map(tuple, self.sql("SELECT record_id, count(*) FROM operation_attempts GROUP BY record_id")))
+        assert counts == {model.id: model.kept for model in self.models.values() if model.kept}
 
     def effects_are_there_once_with_done_and_not_without(self) -> None:
         rows = [run for (run,) in self.sql("SELECT run FROM effects ORDER BY run")]

@@ -31,7 +31,7 @@ def test_the_list_of_each_file_names_exactly_its_tests(name: str) -> None:
 
 
 def test_every_test_over_servers_is_on_one_of_the_lists() -> None:
-    listed = {found for name in LISTS for found in re.findall(r"\btest_\w+\b(?!\.py)", list_of(name))}
+    listed = {test_name for name in LISTS for test_name in re.findall(r"\btest_\w+\b(?!\.py)", list_of(name))}
     assert functions_of(OVER_SERVERS) <= listed
 
 

@@ -83,23 +83,23 @@ script: list[BaseException | None] = []
 """What each run raises, in order; None lets it succeed."""
 performed: list[Any] = []
 """One entry for each run of `perform`."""
-seen: list[str] = []
+observed: list[str] = []
 """The errors that an observer received."""
 
 
 @pytest.fixture(autouse=True)
 def _clean() -> None:
-    for noted in (script, performed, seen):
+    for noted in (script, performed, observed):
         noted.clear()
 
 
 @pytest.fixture(scope="module")
 def served_deployment(tmp_path_factory: pytest.TempPathFactory) -> Generator[TrapDeployment]:
     """A deployment for all tests of this file, with one worker that serves all queues."""
-    found = TrapDeployment(tmp_path_factory.mktemp("shop"))
-    found.start(threads=THREADS)
-    yield found
-    found.close()
+    deployment = TrapDeployment(tmp_path_factory.mktemp("shop"))
+    deployment.start(threads=THREADS)
+    yield deployment
+    deployment.close()
 
 
 @pytest.fixture
@@ -203,12 +203,12 @@ def test_a_guard_that_refuses_in_a_worker_ends_the_run(isolated_runtime: Isolate
 def test_the_run_of_a_killed_worker_is_recovered_and_its_late_writes_are_refused(deployment: TrapDeployment) -> None:
     deployment.start()
     ticket = deployment.send_batch(1)
-    killed = deployment.begun(1)
+    killed = deployment.wait_until_begun(1)
     token = deployment.row(ticket.id)["claim_token"]
 
     os.kill(killed, signal.SIGKILL)
 
-    assert deployment.begun(1, times=2) != killed
+    assert deployment.wait_until_begun(1, times=2) != killed
     taken_up = deployment.row(ticket.id)
     assert (taken_up["status"], taken_up["num_attempts"]) == ("running", 2)
     store = dexpy.current_runtime().store
@@ -288,7 +288,7 @@ class Values(Operation):
 
 
 def test_a_value_round_trips_through_json(isolated_runtime: Isolated) -> None:
-    sent = Values(
+    original = Values(
         moment=datetime(2026, 10, 25, 2, 30, 0, 123456, tzinfo=timezone(timedelta(hours=5, minutes=30))),
         naive=datetime(2026, 10, 25, 2, 30, 0, 1),
         day=date(2024, 2, 29),
@@ -298,14 +298,14 @@ def test_a_value_round_trips_through_json(isolated_runtime: Isolated) -> None:
         nested={"a": [{"b": date(1, 1, 1)}, {}], "": []},
         plain={"a": [1, 2.5, None, True, {"b": []}]},
     )
-    sent.async_().call()
+    original.async_().call()
     isolated_runtime.run_pending()
 
-    (came,) = performed
-    assert came == sent
+    (received,) = performed
+    assert received == original
     for name in ("moment", "naive", "day", "amount", "flag", "other", "nested", "plain"):
-        assert repr(getattr(came, name)) == repr(getattr(sent, name)), name
-    assert came.moment.utcoffset() == timedelta(hours=5, minutes=30)
+        assert repr(getattr(received, name)) == repr(getattr(original, name)), name
+    assert received.moment.utcoffset() == timedelta(hours=5, minutes=30)
 
 
 class Loose(Operation):
@@ -327,9 +327,9 @@ NO_JSON: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("kind", NO_JSON)
 def test_a_value_without_a_json_form_is_refused_at_the_enqueue(isolated_runtime: Isolated, kind: str) -> None:
-    given, path = NO_JSON[kind]
+    values, path = NO_JSON[kind]
     with pytest.raises(NotSerializable) as refused:
-        Loose(**given).async_().call()
+        Loose(**values).async_().call()
     assert isinstance(refused.value, TypeError)
     assert refused.value.path.lstrip(".").startswith(path), refused.value
     assert path in str(refused.value)
@@ -371,14 +371,14 @@ def test_a_rollback_leaves_no_row_and_no_message(isolated_runtime: Isolated, mai
         rolled_back.wait(WAIT_S)
 
     with Session(engine) as session:
-        kept = Scripted(number=2).async_(session=session).call()
+        committed = Scripted(number=2).async_(session=session).call()
         with session.begin_nested() as savepoint:
             Scripted(number=3).async_(session=session).call()
             savepoint.rollback()
         assert nothing_is_stored(isolated_runtime), "the row is not visible before the commit"
         session.commit()
     isolated_runtime.run_pending()
-    assert (performed, kept.reload().done, len(rows(isolated_runtime))) == ([2], True, 1)
+    assert (performed, committed.reload().done, len(rows(isolated_runtime))) == ([2], True, 1)
 
 
 # -------------------------------------------------------------------------------------------- 10 to 16: retries, waits
@@ -390,7 +390,7 @@ class Watched(Scripted):
     retry_on = (Retry(ConnectionError, attempts=4, wait=10, jitter=0),)
 
     def on_error(self, error: Exception) -> None:
-        seen.append(str(error))
+        observed.append(str(error))
 
 
 class WatchedToo(Watched):
@@ -410,7 +410,7 @@ def test_an_observer_in_the_base_class_leaves_the_retry_rule_in_force(
 
     assert rule.attempts is not None
     assert len(performed) - 1 == rule.attempts - 1, "retried attempts - 1 times"
-    assert seen == [f"time {number}" for number in range(1, rule.attempts + 1)]
+    assert observed == [f"time {number}" for number in range(1, rule.attempts + 1)]
     assert row(isolated_runtime, ticket.id)["status"] == "failed"
 
 
@@ -616,7 +616,7 @@ def test_the_text_of_an_error_shows_no_secret(
 ) -> None:
     with caplog.at_level(logging.INFO):
         ticket = Login(password=SECRET, business=business).async_().call()
-        sent = str(messages(isolated_runtime))
+        stored_messages = str(messages(isolated_runtime))
         isolated_runtime.run_pending()
     shown = json.dumps(ticket.reload().to_dict(), ensure_ascii=False)
 
@@ -626,9 +626,9 @@ def test_the_text_of_an_error_shows_no_secret(
     )
     assert f"run_id={ticket.id}" in caplog.text
     assert attempts(isolated_runtime, ticket.id)
-    for told in (shown, sent, caplog.text):
-        assert SECRET not in told
-        assert SECRET.encode("unicode_escape").decode() not in told
+    for text in (shown, stored_messages, caplog.text):
+        assert SECRET not in text
+        assert SECRET.encode("unicode_escape").decode() not in text
 
 
 class Replays(Operation):
@@ -655,7 +655,7 @@ class Holds(Operation):
             return pool.submit(lambda: Replays(account=self.account).safe.call()).result(WAIT_S).code  # type: ignore[union-attr]
 
 
-held, over = threading.Event(), threading.Event()
+locked, over = threading.Event(), threading.Event()
 
 
 class Occupies(Operation):
@@ -665,7 +665,7 @@ class Occupies(Operation):
     lock = Lock(template="account:{account}")
 
     def perform(self) -> None:
-        held.set()
+        locked.set()
         assert over.wait(WAIT_S)
 
 
@@ -678,7 +678,7 @@ def test_a_lock_timeout_frees_the_idempotency_key(isolated_runtime: Isolated) ->
     # In the background, while another run holds the lock.
     with ThreadPoolExecutor(1) as pool:
         holder = pool.submit(Occupies(account=5).call)
-        assert held.wait(WAIT_S)
+        assert locked.wait(WAIT_S)
         refused = Replays(account=5).async_().call()
         isolated_runtime.run_pending()
         over.set()
@@ -705,8 +705,8 @@ def test_an_expired_idempotency_key_is_claimed_again_by_one_call_only(isolated_r
     with ThreadPoolExecutor(THREADS) as pool:
         answers = list(pool.map(lambda _: Monthly(month=1).call(), range(THREADS)))
     assert answers == [2] * THREADS, "one call runs, the others get its result"
-    kept = sql(isolated_runtime, "SELECT once_key FROM operation_records ORDER BY id")
-    assert [each["once_key"] is None for each in kept] == [True, False], (
+    keys = sql(isolated_runtime, "SELECT once_key FROM operation_records ORDER BY id")
+    assert [each["once_key"] is None for each in keys] == [True, False], (
         "the first row has lost its key, the second has it"
     )
 

@@ -193,16 +193,20 @@ def test_a_run_that_finishes_after_its_recovery_runs_no_hooks_and_enqueues_no_ch
         with isolated_runtime.runtime.store.begin() as connection:
             apply(connection, "recover", id, claim_token=1, wait_s=0, sent=True, **LOST)
             apply(connection, "claim", id, claimed_by="another")
-        taken.append(row(isolated_runtime, id))
+        claimed_rows.append(row(isolated_runtime, id))
 
-    taken: list[dict[str, Any]] = []
+    claimed_rows: list[dict[str, Any]] = []
     claim_losses.append(recover)
     ticket = Late().async_().call()
     isolated_runtime.run_pending()
 
     assert (performed, sql(isolated_runtime, "SELECT * FROM effects")) == ([], []), "no hooks and no effects"
-    assert (taken[0]["status"], taken[0]["claimed_by"], taken[0]["claim_token"]) == ("running", "another", 2)
-    assert row(isolated_runtime, ticket.id) == taken[0], "the row belongs to the other worker"
+    assert (claimed_rows[0]["status"], claimed_rows[0]["claimed_by"], claimed_rows[0]["claim_token"]) == (
+        "running",
+        "another",
+        2,
+    )
+    assert row(isolated_runtime, ticket.id) == claimed_rows[0], "the row belongs to the other worker"
     (inner,) = [each for each in rows(isolated_runtime) if each["id"] != ticket.id]
     assert (inner["status"], inner["error"]) == ("failed", "dexpy.errors.RolledBack"), (
         "the enqueued child was rolled back"
@@ -272,7 +276,7 @@ def test_a_worker_whose_clock_is_ahead_recovers_nothing_from_live_workers(deploy
     deployment.recover_within_s = 600
     deployment.start("-Q", "default")
     ticket = deployment.send_batch(1)
-    deployment.begun(1)
+    deployment.wait_until_begun(1)
     deployment.recover_within_s = RECOVER_WITHIN_S
     ahead = deployment.start_ahead(3600)
     running = deployment.row(ticket.id)
@@ -295,14 +299,14 @@ def test_a_worker_whose_clock_is_ahead_recovers_nothing_from_live_workers(deploy
     deployment.open_gate(1)
     assert ticket.result(WAIT_S, POLL_S) == 1
     assert deployment.row(ticket.id)["num_attempts"] == 1
-    eventually(lambda: len(deployment.said(1)) == 2, "the run has committed", WAIT_S, deployment.output)
-    assert [what for what, _ in deployment.said(1)] == ["begun", "committed"]
+    eventually(lambda: len(deployment.events_of(1)) == 2, "the run has committed", WAIT_S, deployment.output)
+    assert [event for event, _ in deployment.events_of(1)] == ["begun", "committed"]
 
 
 def test_a_bad_row_or_an_unknown_class_does_not_stop_the_recovery_of_others(deployment: TrapDeployment) -> None:
     worker = deployment.start(threads=6)
     tickets = [deployment.send_batch(batch) for batch in range(5)]
-    pid = {deployment.begun(batch) for batch in range(5)}.pop()
+    pid = {deployment.wait_until_begun(batch) for batch in range(5)}.pop()
     garbled, unknown, conflicting, *good = tickets
     deployment.change("UPDATE operation_records SET params = '{\"batch\": ' WHERE id = ?", garbled.id)
     deployment.change("UPDATE operation_records SET operation = 'apps.mailer.Gone' WHERE id = ?", unknown.id)
@@ -314,7 +318,7 @@ def test_a_bad_row_or_an_unknown_class_does_not_stop_the_recovery_of_others(depl
     os.kill(pid, signal.SIGKILL)
 
     for batch, ticket in enumerate(tickets[3:], 3):
-        deployment.begun(batch, times=2)
+        deployment.wait_until_begun(batch, times=2)
         deployment.open_gate(batch)
         assert ticket.result(WAIT_S, POLL_S) == batch
     assert deployment.wait_for_status(garbled.id, "failed")["failure"] == "undecodable"
@@ -327,7 +331,7 @@ def test_a_bad_row_or_an_unknown_class_does_not_stop_the_recovery_of_others(depl
     assert (bad["status"], bad["num_lost"]) == ("running", 0), "a row that cannot be updated stays as it is"
     assert conflicting.id in worker.lines("record.not_updated")[0], worker.output()
     deployment.change("DROP TRIGGER picky")
-    deployment.begun(2, times=2)
+    deployment.wait_until_begun(2, times=2)
     deployment.open_gate(2)
     assert conflicting.result(WAIT_S, POLL_S) == 2
 
@@ -335,7 +339,7 @@ def test_a_bad_row_or_an_unknown_class_does_not_stop_the_recovery_of_others(depl
 def test_a_shutdown_counts_no_attempt_and_a_killed_worker_counts_one(deployment: TrapDeployment) -> None:
     stopped = deployment.start("--shutdown-timeout", "0.5")
     ticket = deployment.send_batch(1)
-    deployment.begun(1)
+    deployment.wait_until_begun(1)
     stopped.signal(signal.SIGTERM)
     stopped.ended()
     released = deployment.row(ticket.id)
@@ -343,10 +347,10 @@ def test_a_shutdown_counts_no_attempt_and_a_killed_worker_counts_one(deployment:
     assert records.attempts(ticket.id) == []
 
     deployment.start()
-    killed = deployment.begun(1, times=2)
+    killed = deployment.wait_until_begun(1, times=2)
     assert deployment.row(ticket.id)["num_attempts"] == 1
     os.kill(killed, signal.SIGKILL)
-    deployment.begun(1, times=3)
+    deployment.wait_until_begun(1, times=3)
     deployment.open_gate(1)
     assert ticket.result(WAIT_S, POLL_S) == 1
     assert [(each.number, each.failure) for each in records.attempts(ticket.id)] == [(1, "lost"), (2, None)]
@@ -613,8 +617,8 @@ def test_a_secret_reaches_no_sink(
         sinks[f"{ending}: ticket"] = f"{ticket.reload()!r} {ticket.to_dict()} {ticket.outcome}"
         try:
             ticket.result(WAIT_S)
-        except Exception as told:
-            sinks[f"{ending}: outcome"] = f"{told!r} {told} {vars(told)}"
+        except Exception as caught:
+            sinks[f"{ending}: outcome"] = f"{caught!r} {caught} {vars(caught)}"
         record = records.get(ticket.id)
         sinks[f"{ending}: record"] = f"{record!r} {record.error_message} {record.error_details}"
         sinks[f"{ending}: attempts"] = str(records.attempts(ticket.id)) + str(attempts(isolated_runtime, ticket.id))
@@ -665,10 +669,10 @@ def test_a_redactor_that_fails_hides_the_text_and_leaves_no_row_running(
     with caplog.at_level(logging.DEBUG):
         isolated_runtime.run_pending()
 
-    for ticket, said in ((crashes, "broken"), (refused, "no such recipient")):
+    for ticket, message in ((crashes, "broken"), (refused, "no such recipient")):
         stored = row(isolated_runtime, ticket.id)
         assert (stored["status"], stored["error_message"]) == ("failed", "<sensitive>")
-        assert said not in caplog.text + str(rows(isolated_runtime)) + str(attempts(isolated_runtime, ticket.id))
+        assert message not in caplog.text + str(rows(isolated_runtime)) + str(attempts(isolated_runtime, ticket.id))
     install(None)
     runtime.close()
 
@@ -758,13 +762,13 @@ def test_a_fork_does_not_share_the_connections_of_its_parent(deployment: TrapDep
     ended = deployment.run([sys.executable, str(HARNESS / "forking_program.py"), deployment.url])
 
     assert ended.returncode == 0, ended.stderr
-    sides = {found["side"]: found for found in map(json.loads, ended.stdout.splitlines())}
+    sides = {report["side"]: report for report in map(json.loads, ended.stdout.splitlines())}
     assert set(sides) == {"before", "child", "parent", "after"}
     before, child, parent, after = (set(sides[side]["connections"]) for side in ("before", "child", "parent", "after"))
     assert child
     assert not child & (before | parent | after)
     assert sides["child"]["worker"] != sides["parent"]["worker"] == sides["after"]["worker"]
-    told = [each["what"] for each in deployment.sql("SELECT what FROM effects")]
-    assert len(told) == len(set(told)) == 4 * 10
-    assert records.pending().count() == records.done().count() == len(told)
+    effects = [each["what"] for each in deployment.sql("SELECT what FROM effects")]
+    assert len(effects) == len(set(effects)) == 4 * 10
+    assert records.pending().count() == records.done().count() == len(effects)
     assert "Traceback" not in ended.stderr

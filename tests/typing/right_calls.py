@@ -346,8 +346,8 @@ def the_background(op: SendWelcome, session: Session, connection: Connection) ->
     assert_type(ticket.to_dict(), dict[str, Any])
     assert_type(Unrecorded().async_().call().result(1), dict[str, list[int]])
     assert_type(Charge(amount=Decimal(1)).call(), None)
-    kept: list[dexpy.Ticket[Any]] = [ticket, Ticket.get("op_1"), dexpy.Ticket.get("op_2")]
-    print(kept)
+    tickets: list[dexpy.Ticket[Any]] = [ticket, Ticket.get("op_1"), dexpy.Ticket.get("op_2")]
+    print(tickets)
 
 
 def hooks_stay_methods(op: Hooked, proceed: Callable[[], None]) -> None:
@@ -609,6 +609,6 @@ class Rot13:
 
 
 def encryptors() -> None:
-    found: dexpy.Encryptor = Rot13()
-    dexpy.configure(encryptors={"default": dexpy.FernetEncryptor("k1", b"k2"), "vault": found})
+    encryptor: dexpy.Encryptor = Rot13()
+    dexpy.configure(encryptors={"default": dexpy.FernetEncryptor("k1", b"k2"), "vault": encryptor})
     dexpy.configure(encryption_keys=["k1", "k2"])

@@ -28,8 +28,8 @@ Errors = dict[tuple[str, int], list[str]]
 def ask_mypy() -> Errors:
     """Mypy, with the project's settings, so that it shares the cache of a plain run."""
     output = run("mypy", "--strict", "--output=json", str(HERE / RIGHT), str(HERE / WRONG))
-    found = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
-    return gathered((one["file"], one["line"], one["severity"], one["message"]) for one in found)
+    diagnostics = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    return gathered((one["file"], one["line"], one["severity"], one["message"]) for one in diagnostics)
 
 
 def ask_pyright(folder: Path) -> Errors:
@@ -50,22 +50,24 @@ def ask_pyright(folder: Path) -> Errors:
         shutil.copy(HERE / name, folder)
     (folder / "pyrightconfig.json").write_text(json.dumps(settings))
     output = run("pyright", "--outputjson", "--project", str(folder))
-    found = json.loads(output)["generalDiagnostics"]
-    return gathered((one["file"], one["range"]["start"]["line"] + 1, one["severity"], one["message"]) for one in found)
+    diagnostics = json.loads(output)["generalDiagnostics"]
+    return gathered(
+        (one["file"], one["range"]["start"]["line"] + 1, one["severity"], one["message"]) for one in diagnostics
+    )
 
 
 def run(checker: str, *arguments: str) -> str:
     """What a checker writes."""
     command = [sys.executable, "-m", checker, *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
-    assert done.returncode in (0, 1), f"{checker} did not work: {done.stdout}{done.stderr}"
-    return done.stdout
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    assert process.returncode in (0, 1), f"{checker} did not work: {process.stdout}{process.stderr}"
+    return process.stdout
 
 
-def gathered(found: Any) -> Errors:
+def gathered(diagnostics: Any) -> Errors:
     """The errors in the two files."""
     errors: Errors = {}
-    for file, line, severity, message in found:
+    for file, line, severity, message in diagnostics:
         if severity == "error" and Path(file).name in (RIGHT, WRONG):
             errors.setdefault((Path(file).name, line), []).append(message)
     return errors
@@ -96,7 +98,7 @@ def lines_of(file: str) -> dict[int, str]:
 
 
 def test_correct_calls_pass_the_checkers(errors: Errors) -> None:
-    complaints = {line: said for (file, line), said in errors.items() if file == RIGHT}
+    complaints = {line: message for (file, line), message in errors.items() if file == RIGHT}
     assert complaints == {}
 
 
@@ -109,14 +111,14 @@ def test_each_wrong_call_is_an_error(checker: str, errors: Errors) -> None:
 
 def test_only_the_marked_lines_of_the_wrong_calls_are_errors(checker: str, errors: Errors) -> None:
     marked = marked_for(checker)
-    complaints = {line: said for (file, line), said in errors.items() if file == WRONG and line not in marked}
+    complaints = {line: message for (file, line), message in errors.items() if file == WRONG and line not in marked}
     assert complaints == {}
 
 
 def test_the_declarations_of_the_right_calls_work_at_run_time(environment: dict[str, str], tmp_path: Path) -> None:
     command = [sys.executable, "-W", "error", "-c", f"import sys; sys.path.append({str(HERE)!r}); import right_calls"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
 
 
 def test_the_library_is_marked_as_typed() -> None:

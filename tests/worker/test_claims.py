@@ -34,7 +34,7 @@ WAIT_S = 30.0
 GONE = sa.exc.OperationalError("COMMIT", {}, Exception("database is locked"))
 """The error of SQLite while another connection holds the lock; a retry succeeds."""
 
-ran: Counter[int] = Counter()
+run_counts: Counter[int] = Counter()
 logged: list[str] = []
 
 
@@ -44,7 +44,7 @@ class Note(Operation):
     number: int = 0
 
     def perform(self) -> None:
-        ran[self.number] += 1
+        run_counts[self.number] += 1
 
 
 class Renamed(Note, name="tests.renamed", aliases=("tests.before",)):
@@ -104,8 +104,8 @@ class Inbox:
 
     def deliver(self, id: str, claims: Claims | None = None) -> str | None:
         """Deliver the first message of a row, and return the id of the row that it claims."""
-        with self.delivered(id, claims) as got:
-            return got
+        with self.delivered(id, claims) as claimed:
+            return claimed
 
     def work(self) -> None:
         """Run messages as a worker does, until none is left and no row is unpublished."""
@@ -149,11 +149,11 @@ class Inbox:
 
 @pytest.fixture
 def inbox(tmp_path: Path) -> Generator[Inbox]:
-    ran.clear()
-    found = Inbox(tmp_path)
-    yield found
+    run_counts.clear()
+    opened = Inbox(tmp_path)
+    yield opened
     clock.reset()
-    found.runtime.close()
+    opened.runtime.close()
     install(None)
 
 
@@ -185,7 +185,7 @@ def test_a_more_urgent_row_is_run_as_its_own_class(inbox: Inbox) -> None:
 
     inbox.work()
 
-    assert (ran, logged) == (Counter([7]), ["help"])
+    assert (run_counts, logged) == (Counter([7]), ["help"])
     assert {(inbox.row(id).status, inbox.row(id).num_attempts) for id in (calm, urgent)} == {("done", 1)}
 
 
@@ -206,7 +206,7 @@ def test_every_row_is_run_once_whatever_the_order_of_priorities(inbox: Inbox, lo
 
     inbox.work()
 
-    assert ran == Counter(numbers)
+    assert run_counts == Counter(numbers)
     with inbox.store.database.connect() as connection:
         ended = connection.execute(sa.select(records.c.status, records.c.num_attempts).distinct()).all()
     assert [tuple(row) for row in ended] == [("done", 1)]
@@ -349,12 +349,12 @@ def test_an_early_message_is_republished_and_runs_another_row(inbox: Inbox) -> N
 
 
 def test_the_message_of_a_deleted_row_runs_another_row(inbox: Inbox) -> None:
-    gone, displaced, urgent = inbox.send(), inbox.send(), inbox.send(priority=URGENT)
+    deleted, displaced, urgent = inbox.send(), inbox.send(), inbox.send(priority=URGENT)
     assert inbox.deliver(displaced) == urgent
     with inbox.store.database.begin() as connection:
-        connection.execute(sa.delete(records).where(records.c.id == gone))
+        connection.execute(sa.delete(records).where(records.c.id == deleted))
 
-    assert inbox.deliver(gone) == displaced
+    assert inbox.deliver(deleted) == displaced
 
 
 def test_a_late_message_skips_an_unpublished_row_of_an_unknown_operation(inbox: Inbox) -> None:
@@ -404,31 +404,31 @@ def test_a_failed_publish_does_not_mark_a_running_row_as_unpublished(inbox: Inbo
 
 def at_once(*actions: Callable[[], Any]) -> list[Any]:
     """Run actions concurrently, each in its own thread, and return their results."""
-    start, found = threading.Barrier(len(actions), timeout=WAIT_S), [None] * len(actions)
+    start, results = threading.Barrier(len(actions), timeout=WAIT_S), [None] * len(actions)
 
     def run(index: int) -> None:
         start.wait()
-        found[index] = actions[index]()
+        results[index] = actions[index]()
 
     threads = [threading.Thread(target=copy_context().run, args=(run, index)) for index in range(len(actions))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return found
+    return results
 
 
 def test_many_deliveries_after_a_few_urgent_rows_run_each_of_them_once(inbox: Inbox, looking: None) -> None:
     calm = [inbox.send() for _ in range(8)]
     urgent = [inbox.send(priority=URGENT) for _ in range(3)]
 
-    got = at_once(*[lambda id=id: inbox.deliver(id) for id in calm])
+    claimed = at_once(*[lambda id=id: inbox.deliver(id) for id in calm])
 
-    assert len(set(got)) == len(calm)
-    assert None not in got
-    assert set(urgent) <= set(got)
+    assert len(set(claimed)) == len(calm)
+    assert None not in claimed
+    assert set(urgent) <= set(claimed)
     running = {id for id in (*calm, *urgent) if inbox.row(id).status == "running"}
-    assert running == set(got)
+    assert running == set(claimed)
     assert {id for id in calm if inbox.needs_message(id)} == set(calm) - running
 
 
@@ -437,11 +437,11 @@ def test_two_processes_after_one_urgent_row_run_it_once(inbox: Inbox) -> None:
     calm = [inbox.send() for _ in others]
     urgent = inbox.send(priority=URGENT)
 
-    got = at_once(*[lambda i=i: inbox.deliver(calm[i], others[i]) for i in range(2)])
+    claimed = at_once(*[lambda i=i: inbox.deliver(calm[i], others[i]) for i in range(2)])
 
-    assert urgent in got
-    assert len(set(got)) == 2
-    assert [inbox.row(id).num_attempts for id in got] == [1, 1]
+    assert urgent in claimed
+    assert len(set(claimed)) == 2
+    assert [inbox.row(id).num_attempts for id in claimed] == [1, 1]
 
 
 # Lost replies
@@ -458,7 +458,7 @@ def losing(
     def begin_and_lose() -> Generator[sa.Connection]:
         wrote: list[str] = []
         with begin() as connection:
-            sa.event.listen(connection, "before_cursor_execute", lambda *given: wrote.append(given[2].split()[0]))
+            sa.event.listen(connection, "before_cursor_execute", lambda *args: wrote.append(args[2].split()[0]))
             yield connection
             loses = "UPDATE" in wrote and len(lost) < times
             if loses and not after_commit:
@@ -477,13 +477,13 @@ def losing(
 def test_a_row_whose_claim_lost_its_reply_is_run_once(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch, after_commit: bool
 ) -> None:
-    own = inbox.send()
+    record_id = inbox.send()
 
     with losing(inbox, monkeypatch, after_commit=after_commit) as lost:
-        assert inbox.deliver(own) == own
+        assert inbox.deliver(record_id) == record_id
 
     assert lost
-    assert inbox.row(own).num_attempts == 1
+    assert inbox.row(record_id).num_attempts == 1
 
 
 @pytest.mark.parametrize("after_commit", [True, False])
@@ -493,10 +493,10 @@ def test_a_more_urgent_row_whose_claim_lost_its_reply_is_run_once_and_no_other(
     calm, urgent, next_one = inbox.send(), inbox.send(priority=URGENT), inbox.send(priority=URGENT)
 
     with losing(inbox, monkeypatch, after_commit=after_commit) as lost:
-        got = inbox.deliver(calm)
+        claimed = inbox.deliver(calm)
 
     assert lost
-    assert [got, inbox.row(urgent).num_attempts, inbox.row(next_one).status] == [urgent, 1, "pending"]
+    assert [claimed, inbox.row(urgent).num_attempts, inbox.row(next_one).status] == [urgent, 1, "pending"]
     assert inbox.needs_message(calm)
 
 
@@ -512,57 +512,57 @@ def test_a_late_message_that_lost_its_reply_runs_one_row(
         assert inbox.needs_message(calm)
         assert inbox.needs_message(another)
         with losing(inbox, monkeypatch, after_commit=after_commit, times=2) as lost:
-            got = at_once(lambda: inbox.deliver(first))[0]
+            claimed = at_once(lambda: inbox.deliver(first))[0]
 
     assert len(lost) == 2, "the claim of its own row and the claim of another row"
-    assert got in (calm, another)
+    assert claimed in (calm, another)
     assert sum(inbox.needs_message(id) for id in (calm, another)) == 1
 
 
 def test_two_deliveries_of_one_row_that_both_lose_their_replies_run_it_once(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own, observe = inbox.send(), inbox.store.rows
+    record_id, observe = inbox.send(), inbox.store.rows
     looked, answered = threading.Barrier(2, timeout=WAIT_S), threading.Barrier(2, timeout=WAIT_S)
     met: set[int] = set()
 
     def look_together(query: Any) -> Any:
-        found = observe(query)
+        rows = observe(query)
         if threading.get_ident() not in met:
             met.add(threading.get_ident())
             looked.wait()
-        return found
+        return rows
 
     def deliver() -> str | None:
-        with inbox.delivered(own) as got:
+        with inbox.delivered(record_id) as claimed:
             answered.wait()
-            return got
+            return claimed
 
     monkeypatch.setattr(inbox.store, "rows", look_together)
     with losing(inbox, monkeypatch, after_commit=True, times=2) as lost:
-        got = at_once(deliver, deliver)
+        claimed = at_once(deliver, deliver)
 
     assert len(lost) == 2
-    assert set(got) == {None, own}
+    assert set(claimed) == {None, record_id}
 
 
 def test_a_row_that_another_worker_claimed_after_a_lost_reply_is_left_to_it(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own, observe = inbox.send(), inbox.store.rows
+    record_id, observe = inbox.send(), inbox.store.rows
 
     def look_too_late(query: Any) -> Any:
-        inbox.change(own, status="running", claimed_by="other", claim_token=1)
+        inbox.change(record_id, status="running", claimed_by="other", claim_token=1)
         return observe(query)
 
     monkeypatch.setattr(inbox.store, "rows", look_too_late)
     with losing(inbox, monkeypatch, after_commit=False):
-        assert inbox.deliver(own) is None
+        assert inbox.deliver(record_id) is None
 
 
 def test_a_row_that_this_process_runs_is_not_started_again_by_its_own_message(inbox: Inbox) -> None:
     calm, urgent = inbox.send(), inbox.send(priority=URGENT)
 
-    with inbox.delivered(calm) as got:
-        assert got == urgent
+    with inbox.delivered(calm) as claimed:
+        assert claimed == urgent
         assert at_once(lambda: inbox.deliver(urgent))[0] == calm

@@ -27,20 +27,20 @@ def apply_anyway(module: ModuleType, event: str, without: tuple[str, ...] = ()) 
     named = TRANSITIONS[event]
     changes = {column: value for column, value in named.changes.items() if column not in without}
     update = attrs.evolve(named, sources=STATUSES, fenced=False, changes=changes).statement()
-    read = sa.select(records).where(records.c.id == sa.bindparam("of"))
+    query = sa.select(records).where(records.c.id == sa.bindparam("of"))
 
-    def is_applied_anyway(connection: Connection, asked: str, id: str, **values: Any) -> bool:
-        if asked != event:
-            return is_applied(connection, asked, id, **values)
-        given = {f"{PREFIX}{name}": value for name, value in (values | {"id": id}).items()}
-        return connection.execute(update, given).rowcount > 0
+    def is_applied_anyway(connection: Connection, applied_event: str, id: str, **values: Any) -> bool:
+        if applied_event != event:
+            return is_applied(connection, applied_event, id, **values)
+        parameters = {f"{PREFIX}{name}": value for name, value in (values | {"id": id}).items()}
+        return connection.execute(update, parameters).rowcount > 0
 
-    def applied_anyway(connection: Connection, asked: str, id: str, **values: Any) -> Any:
-        if asked != event:
-            return apply(connection, asked, id, **values)
-        if not is_applied_anyway(connection, asked, id, **values):
+    def applied_anyway(connection: Connection, applied_event: str, id: str, **values: Any) -> Any:
+        if applied_event != event:
+            return apply(connection, applied_event, id, **values)
+        if not is_applied_anyway(connection, applied_event, id, **values):
             return None
-        return connection.execute(read, {"of": id}).first()
+        return connection.execute(query, {"of": id}).first()
 
     ways = {"apply": applied_anyway, "is_applied": is_applied_anyway}
     used = [name for name in ways if hasattr(module, name)]
