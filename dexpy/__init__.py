@@ -54,6 +54,10 @@ from dexpy.policies.options import Recording, Reset
 from dexpy.policies.retry import Retry
 from dexpy.policies.unique import Unique
 from dexpy.runtime import Runtime, configure, current_runtime
+
+# Scheduling
+from dexpy.schedules.cron import Cron
+from dexpy.schedules.every import Every
 from dexpy.transactions.sessions import current_session, session
 
 if TYPE_CHECKING:
@@ -68,11 +72,13 @@ __all__ = [
     "Cancelled",
     "Concurrency",
     "ConfigurationError",
+    "Cron",
     "DeferredCall",
     "DexpyError",
     "Encryptor",
     "Err",
     "Error",
+    "Every",
     "Explanation",
     "FernetEncryptor",
     "Insert",

@@ -22,6 +22,7 @@ LAYERS = {
     "foundation": 0,
     "codec": 1,
     "policies": 1,
+    "schedules": 1,
     "database": 1,
     "declaration": 2,
     "transactions": 3,
