@@ -37,7 +37,7 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 PATIENCE_S = 100
 
 FENCE = re.compile(
-    r"(?:^<!-- (?P<word>file|not run|fails)(?:: (?P<said>[^\n]+?))? -->\n+)?"
+    r"(?:^<!-- (?P<word>file|not run|fails)(?:: (?P<argument>[^\n]+?))? -->\n+)?"
     r"^```(?P<language>\w*)\n(?P<code>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
@@ -52,21 +52,21 @@ class Block:
         code: Between them.
         line: Of the first line of the code, from 1.
         word: Of the comment before it: file, not run, fails; or None.
-        said: What that comment says.
+        argument: What follows the word in that comment.
     """
 
     language: str
     code: str
     line: int
     word: str | None
-    said: str | None
+    argument: str | None
 
 
 def blocks_of(text: str) -> Iterator[Block]:
     """The fenced blocks of a page, in order."""
     for match in FENCE.finditer(text):
         line = text.count("\n", 0, match.start("code")) + 1
-        yield Block(match["language"], match["code"], line, match["word"], match["said"])
+        yield Block(match["language"], match["code"], line, match["word"], match["argument"])
 
 
 def run_page(page: Path) -> None:
@@ -79,7 +79,7 @@ def run_page(page: Path) -> None:
         if block.word == "not run" or block.language == "text":
             continue
         if block.word == "file":
-            write(Path(str(block.said)), block.code)
+            write(Path(str(block.argument)), block.code)
         elif block.language == "python":
             exec(compile("\n" * (block.line - 1) + block.code, str(page), "exec"), vars(program))  # noqa: S102 - our page
         elif block.language == "pycon":
@@ -196,7 +196,7 @@ def test_every_code_fence_is_run_or_has_a_reason_for_its_omission(page: Path) ->
 
     assert fences == 2 * len(blocks), "a fence that is not closed, or not at the beginning of its line"
     assert {block.language for block in blocks} <= LANGUAGES
-    assert all(block.said for block in blocks if block.word in ("file", "not run"))
+    assert all(block.argument for block in blocks if block.word in ("file", "not run"))
 
 
 @each_page

@@ -258,19 +258,19 @@ class Database:
         finally:
             schema_names.restore(other, before)
 
-    def schema_of_tables(self, own: Connection | None) -> str:
+    def schema_of_tables(self, connection: Connection | None) -> str:
         """Return the schema of dexpy's tables, or their database on MariaDB; read once in a process.
 
         Args:
-            own: One of this database's own connections to read it by; None opens one.
+            connection: One of this database's own connections to read it by; None opens one.
         """
         if self.dialect.fixed_schema is not None:
             return self.dialect.fixed_schema
         if self._schema is None:
-            if own is not None:
-                self._schema = schema_names.read_schema(own)
+            if connection is not None:
+                self._schema = schema_names.read_schema(connection)
                 if self._external_engine is None:
-                    schema_names.name_tables(own.engine, self._schema or "")
+                    schema_names.name_tables(connection.engine, self._schema or "")
             else:
                 self.connect().close()
         return self._schema or ""
@@ -340,10 +340,10 @@ class Database:
         if self.dialect.has_one_write_lock:
             # A connection of dexpy could wait for the transaction of the other one.
             return self.path is not None and same_database.has_open(other, self.path)
-        with self.begin() as own:
+        with self.begin() as records_connection:
             # The default schema of its engine, not the current one: the result is for all of its connections.
-            is_default = other.dialect.default_schema_name == self.schema_of_tables(own)
-            return self.dialect.is_same_database(own, other, any_schema=is_default)
+            is_default = other.dialect.default_schema_name == self.schema_of_tables(records_connection)
+            return self.dialect.is_same_database(records_connection, other, any_schema=is_default)
 
     def why_too_large(self, *values: Any) -> str | None:
         """Return why the database would refuse a row with these values as JSON; None if it accepts them.

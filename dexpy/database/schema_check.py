@@ -56,8 +56,8 @@ class SchemaCheck:
             state = self._read_state()
             may_create = self._database.dialect.creates_tables or self._create_tables
             if state.lacks_only_tables and may_create:
-                with self._database.begin() as own:
-                    schema.create(own)
+                with self._database.begin() as new_connection:
+                    schema.create(new_connection)
                 state = self._read_state()
             self._require_complete(state)
             self.is_prepared = True

@@ -56,14 +56,14 @@ def schema_named_by(dialect: Dialect) -> str | None:
     return provider.schema if isinstance(provider, OwnTables) else None
 
 
-def read_schema(own: Connection) -> str | None:
+def read_schema(connection: Connection) -> str | None:
     """Return the schema in which a connection finds or creates dexpy's tables; None for an unknown kind of server."""
-    query = dialect_of(own).schema_query
+    query = dialect_of(connection).schema_query
     if query is None:
         return None
-    schema: str | None = own.exec_driver_sql(query).scalar()
+    schema: str | None = connection.exec_driver_sql(query).scalar()
     # The caller begins the transaction.
-    own.rollback()
+    connection.rollback()
     return schema
 
 

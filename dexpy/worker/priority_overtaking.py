@@ -81,21 +81,21 @@ class PriorityOvertaking:
         self._store = store
         self._queue_priorities: dict[str, _QueuePriority] = {}
 
-    def claim_more_urgent(self, queue: str, priority: int, own_id: str, claim: ClaimRecord) -> Row[Any] | None:
+    def claim_more_urgent(self, queue: str, priority: int, delivered_id: str, claim: ClaimRecord) -> Row[Any] | None:
         """Claim a due record of the queue that is more urgent than a message; None if there is none.
 
         Args:
             queue: The queue of the message.
             priority: Its priority.
-            own_id: The id of its record, which is then marked as unpublished.
+            delivered_id: The id of the delivered record, which is then marked as unpublished.
             claim: Claims the other record.
         """
         pending = self._poll(queue)
         if pending.highest is None or pending.highest <= priority:
             return None
         with self._store.begin() as connection:
-            # Its own row first: no other lock is held while it waits for that one, and the other row skips locked ones.
-            is_applied(connection, "mark_unpublished", own_id)
+            # The delivered row first: it waits for that one without another lock; the other row skips locked ones.
+            is_applied(connection, "mark_unpublished", delivered_id)
             level, other = _find_more_urgent(connection, queue, priority, pending.highest)
             row = None if other is None else claim(connection, other)
             if row is None:

@@ -280,12 +280,12 @@ class UnknownRecords(UnknownOperations):
         since = sa.func.coalesce(records.c.scheduled_at, records.c.created_at, type_=records.c.created_at.type)
         # Both by the database's clock, which may differ from this machine's.
         query: Any = sa.select(since.label("since"), as_of(0).label("now"))
-        found = self._store.rows(query.where(records.c.id == run_id, hide_from_planner(records.c.status == "pending")))
-        if not found:
+        rows = self._store.rows(query.where(records.c.id == run_id, hide_from_planner(records.c.status == "pending")))
+        if not rows:
             return None
-        waiting_since = found[0].since
+        waiting_since = rows[0].since
         # An unreadable time counts as now, so it fails no run.
-        waited: timedelta = timedelta(0) if waiting_since is None else found[0].now - waiting_since
+        waited: timedelta = timedelta(0) if waiting_since is None else rows[0].now - waiting_since
         return waited.total_seconds()
 
     def _fail(self, message: dramatiq.Message[Any], class_name: str, run_id: str, why: str) -> None:

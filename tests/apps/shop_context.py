@@ -24,14 +24,14 @@ class ReadContext(Operation):
 class ChainedRun(ShopOperation):
     """One run of a chain: each reads the context and enqueues the next run."""
 
-    left: int
+    remaining: int
 
     def perform(self) -> list[str]:
-        self.note(f"link {self.left}")
+        self.note(f"link {self.remaining}")
         self.session.flush()
         failpoint("in_perform")
-        if self.left:
-            ChainedRun(left=self.left - 1).async_().call()
+        if self.remaining:
+            ChainedRun(remaining=self.remaining - 1).async_().call()
         return ReadContext().call()
 
 

@@ -503,7 +503,7 @@ def test_p19_class_decorators_and_init_subclass_may_set_policies_and_hooks() -> 
 def test_p19_a_base_that_is_not_an_operation_may_change_too(monkeypatch: pytest.MonkeyPatch) -> None:
     class Audited:
         timeout = 5
-        seen = 0
+        revision = 0
 
         @around
         def watched(self, proceed: Callable[[], None]) -> None:
@@ -516,7 +516,7 @@ def test_p19_a_base_that_is_not_an_operation_may_change_too(monkeypatch: pytest.
 
     Pay().call()
     earlier = Pay.contract
-    Audited.seen = 1
+    Audited.revision = 1
     assert Pay.contract is earlier
     monkeypatch.setattr(Audited, "timeout", 7)
     assert Pay.contract.timeout_s == 7

@@ -127,13 +127,13 @@ def test_l6_a_pattern_means_the_same_in_javascript() -> None:
 
 def test_l6_equivalent_patterns_are_exported_and_others_are_omitted() -> None:
     class Name(Op):
-        given: str = prop(pattern=re.compile("[a-z]+", re.IGNORECASE))
+        name: str = prop(pattern=re.compile("[a-z]+", re.IGNORECASE))
         family: str = prop(pattern=r"\w+")
         code: str = prop(pattern=r"[A-Z]{2}-[0-9]+(/[a-z]?)*")
         inside: list[Annotated[str, prop(pattern="[a-z]")]]
 
     document = Name.contract.to_json_schema("params")["properties"]
-    assert "pattern" not in document["given"]
+    assert "pattern" not in document["name"]
     assert "pattern" not in document["family"]
     assert document["code"]["pattern"] == r"^(?:[A-Z]{2}-[0-9]+(?:\/[a-z]?)*)$"
     assert document["inside"]["items"]["pattern"] == "^(?:[a-z])$"

@@ -122,7 +122,7 @@ def test_p20_reference_keys_can_be_read_outside_of_a_run() -> None:
 def test_p20_to_dict_is_json_with_keys_and_without_secrets() -> None:
     class Report(Operation):
         day: date
-        thing: Any = None
+        value: Any = None
 
         def perform(self) -> None: ...
 
@@ -134,7 +134,7 @@ def test_p20_to_dict_is_json_with_keys_and_without_secrets() -> None:
         "tags": [],
         "card": "<sensitive>",
     }
-    assert Report(day=date(2026, 1, 31), thing=len).to_dict() == {"day": "2026-01-31", "thing": repr(len)}
+    assert Report(day=date(2026, 1, 31), value=len).to_dict() == {"day": "2026-01-31", "value": repr(len)}
 
 
 # --------------------------------------------------------------------------------------- p22
@@ -145,7 +145,7 @@ class Sum(Operation):
     how: str
 
     @functools.cached_property
-    def kept(self) -> int:
+    def doubled(self) -> int:
         return self.n * 2
 
     def perform(self) -> int:
@@ -164,8 +164,8 @@ class Sum(Operation):
         elif self.how == "method":
             self.perform = len  # type: ignore[method-assign,assignment]
         elif self.how == "cached":
-            self.kept = 5  # type: ignore[misc]
-        return self.kept
+            self.doubled = 5  # type: ignore[misc]
+        return self.doubled
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ class Sum(Operation):
         ("delete", "n", r"op.replace\(n=...\)"),
         ("policy", "timeout", "Declare it in the class"),
         ("method", "perform", "Declare it in the class"),
-        ("cached", "kept", "computed at its first use"),
+        ("cached", "doubled", "computed at its first use"),
     ],
 )
 def test_p22_setting_an_attribute_is_refused_with_its_name_and_the_fix(how: str, name: str, advice: str) -> None:

@@ -57,7 +57,7 @@ class Money:
 @dataclasses.dataclass
 class Line:
     price: Decimal
-    seen: datetime | None = dataclasses.field(default=None, compare=False)
+    seen_at: datetime | None = dataclasses.field(default=None, compare=False)
 
 
 class Box(TypedDict):

@@ -155,7 +155,7 @@ def valid(**parts: Any) -> bytes:
 def refused(served: Served, *bodies: bytes, queue: str = "default") -> None:
     """Put messages; all of them lie with the dead ones soon, and a small run is not late."""
     before = served.sender.dead(queue)
-    served.sender.put(*bodies, queue=queue)
+    served.sender.send(*bodies, queue=queue)
     canary()
     eventually(lambda: served.sender.dead(queue) == before + len(bodies), "they are dead")
     eventually(lambda: served.sender.waiting(queue) == 0, "and nothing waits")
@@ -182,11 +182,11 @@ def test_h1_an_invalid_delayed_message_is_dead_lettered_too(served: Served) -> N
 def test_h1_ids_without_a_body_and_ids_that_are_not_text_are_removed_from_the_list(served: Served) -> None:
     if not isinstance(served.sender, RedisSender):
         return
-    served.sender.put_as(b"nothing", None)
-    served.sender.put_as(b"\xff\xfe", valid())
-    served.sender.put_as(b"", valid())
+    served.sender.send_as(b"nothing", None)
+    served.sender.send_as(b"\xff\xfe", valid())
+    served.sender.send_as(b"", valid())
     # The id that a message gives itself is that of another one.
-    served.sender.put_as(b"mine", valid(options={"dexpy": {"v": 1}, "redis_message_id": "yours"}))
+    served.sender.send_as(b"mine", valid(options={"dexpy": {"v": 1}, "redis_message_id": "yours"}))
     canary()
     eventually(lambda: served.sender.waiting() == 0, "nothing is left")
     assert served.sender.client.hlen(f"{served.sender.namespace}:default.msgs") == 0
@@ -200,7 +200,7 @@ def test_h2_options_of_a_wrong_type_do_not_kill_a_thread(served: Served, options
 def test_h2_no_field_of_any_wrong_type_kills_a_thread(served: Served) -> None:
     bodies = [body for _, body in messages.every(SMALL)]
     sample = random.Random(7).sample(bodies, 80)
-    served.sender.put(*sample)
+    served.sender.send(*sample)
     eventually(lambda: served.sender.waiting() == 0, "the queue is empty", 30)
     canary()
 
@@ -215,7 +215,7 @@ def test_h2_options_that_dexpy_never_writes_have_no_effect(served: Served, actor
         "max_retries": 5, "retries": 1, "time_limit": 1, "max_age": 1, "group_completion_callbacks": [forged],
         "group_completion_uuid": "x", "notify_shutdown": True,
     }  # fmt: skip
-    served.sender.put(messages.encoded(body))
+    served.sender.send(messages.encoded(body))
     canary()
     eventually(lambda: served.sender.waiting() == 0, "it is over")
     assert paid == (["once"] if actor.endswith("DirectJob") else [])
@@ -242,7 +242,7 @@ def test_h3_a_message_for_another_time_or_queue_is_refused(served: Served) -> No
         refused(served, valid(options={"dexpy": {"v": 1}, "eta": eta}))
     if served.is_on("sql"):
         # There it lies where it lies: a row may be moved to another queue.
-        served.sender.put(valid(queue_name="nowhere"))
+        served.sender.send(valid(queue_name="nowhere"))
         canary()
         eventually(lambda: served.sender.waiting() == 0, "it is over")
     else:
@@ -294,7 +294,7 @@ def test_h5_a_hint_with_another_class_or_form_does_not_park_a_valid_record(
 ) -> None:
     ticket = lost(served)
     body = messages.valid(class_name, ticket.id, options={"dexpy": {"v": version}})
-    served.sender.put(messages.encoded(body))
+    served.sender.send(messages.encoded(body))
     assert ticket.result(10, 0.02) == 1
 
 
@@ -304,7 +304,9 @@ def test_h5_a_hint_with_another_class_does_not_bypass_a_concurrency_limit(served
     try:
         eventually(lambda: "limited 1" in paid, "the first one runs")
         second = Limited(number=2).async_().call()
-        served.sender.put(*[messages.encoded(messages.valid(name, second.id)) for name in (SMALL, "unknown.operation")])
+        served.sender.send(
+            *[messages.encoded(messages.valid(name, second.id)) for name in (SMALL, "unknown.operation")]
+        )
         canary()
         eventually(lambda: served.sender.waiting() <= 1, "the hints are over")
         assert paid == ["limited 1"]
@@ -324,7 +326,7 @@ def test_h5_a_hint_with_another_class_does_not_bypass_a_concurrency_limit(served
 def test_h6_invalid_counters_count_as_zero(served: Served, facts: dict[str, Any]) -> None:
     served.sql("DELETE FROM dexpy_messages")
     body = messages.direct("unknown.operation", options={"dexpy": {"v": 1, "id": "op_1", **facts}})
-    served.sender.put(messages.encoded(body))
+    served.sender.send(messages.encoded(body))
     canary()
     soon = (dt.datetime.now(dt.timezone.utc) + dt.timedelta(seconds=20)).strftime("%Y-%m-%d %H:%M:%S.%f")
     waits = "SELECT count(*) FROM dexpy_messages WHERE due_at > :soon"
@@ -346,7 +348,7 @@ def test_h2_dead_threads_are_replaced(served: Served, caplog: pytest.LogCaptureF
 
 def test_a_message_of_some_megabytes_is_logged_shortened(served: Served, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "dexpy")
-    served.sender.put(valid(kwargs={"class_name": "x" * 3_000_000, "record_id": "op_none", "trace": {}}))
+    served.sender.send(valid(kwargs={"class_name": "x" * 3_000_000, "record_id": "op_none", "trace": {}}))
     canary()
     eventually(lambda: served.sender.waiting() == 0, "it is over")
     assert max(len(record.getMessage()) for record in caplog.records if record.name.startswith("dexpy.")) < 5000

@@ -178,7 +178,7 @@ def test_every_view_of_a_record_accepts_any_stored_value(tmp_path: Path, table: 
                 connection.execute(sa.text("UPDATE operation_records SET status = :s"), {"s": status})
                 connection.commit()
             try:
-                seen(ticket)
+                read_everything(ticket)
             except DexpyError:
                 pass
             except Exception as error:
@@ -188,7 +188,7 @@ def test_every_view_of_a_record_accepts_any_stored_value(tmp_path: Path, table: 
     install(None)
 
 
-def seen(ticket: Ticket[Any]) -> None:
+def read_everything(ticket: Ticket[Any]) -> None:
     """Everything that can be read of a record."""
     for record in [records.get(ticket.id), *records.all()]:
         repr(record), record.params, record.result, record.result_error, record.duration, record.ticket.outcome

@@ -329,7 +329,7 @@ class LockSlug(Operation):
 
 class Purge(Operation):
     account: Ref[Account] = prop(execution_options={"include_deleted": True})
-    seen: OptRef[Account] = prop(default=None)
+    auditor: OptRef[Account] = prop(default=None)
 
     def perform(self) -> int:
         return self.account.id
@@ -668,10 +668,10 @@ def hiding(tmp_path: Path) -> Generator[Application]:
 
 def test_o6_execution_options_of_a_prop_load_a_row_that_the_session_filters_out(hiding: Application) -> None:
     hiding.add(Account(id=1, is_deleted=True), Account(id=2))
-    assert Purge(account=1, seen=2).call() == 1
+    assert Purge(account=1, auditor=2).call() == 1
     assert hiding.run(Purge(account=1)).result(5) == 1
-    with pytest.raises(RefNotFound, match="seen"):
-        Purge(account=1, seen=1).call()
+    with pytest.raises(RefNotFound, match="auditor"):
+        Purge(account=1, auditor=1).call()
 
 
 def test_o6_execution_options_are_checked_at_the_declaration(isolated_runtime: Isolated) -> None:

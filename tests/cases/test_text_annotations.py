@@ -114,7 +114,7 @@ def test_p6_a_class_of_a_function_is_found_in_the_operation_and_nowhere_else() -
         class Own(Enum):
             A = 1
 
-        own: Own
+        choice: Own
 
     class Outside(Op):
         value: Local
@@ -122,7 +122,7 @@ def test_p6_a_class_of_a_function_is_found_in_the_operation_and_nowhere_else() -
     class Returns(Operation):
         def perform(self) -> Local: ...
 
-    assert Inside(own=Inside.Own.A).own is Inside.Own.A
+    assert Inside(choice=Inside.Own.A).choice is Inside.Own.A
     for message in (refused(lambda: Outside(value=Local())), refused(lambda: Returns().call())):
         assert "undefined name 'Local' in the type 'Local'; it is neither in the class nor in its module" in message
         assert "Move 'Local' out of the function" in message

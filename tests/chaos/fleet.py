@@ -56,7 +56,7 @@ class Member:
         self._command = command
         self._fleet = fleet
         self._log = fleet.folder / f"{name}.log"
-        self._read = 0
+        self._log_offset = 0
         self._rest = ""
         self.ended_at = 0.0
         self.kind: str = name.partition("-")[0]
@@ -64,10 +64,10 @@ class Member:
 
     def _start(self) -> subprocess.Popen[bytes]:
         with self._log.open("ab") as log:
-            self._read, self._rest = log.tell(), ""
+            self._log_offset, self._rest = log.tell(), ""
             self.serving: dict[int, bool] = {}
             self.deaths = 0
-            self.is_asked = False
+            self.is_asked_to_stop = False
             return subprocess.Popen(
                 self._command, cwd=self._fleet.folder, env=self._fleet.environment, stdin=subprocess.DEVNULL,
                 stdout=log, stderr=log, start_new_session=True,
@@ -81,9 +81,9 @@ class Member:
     def news(self) -> Iterator[str]:
         """Return the lines of its log since the last call."""
         with self._log.open("rb") as log:
-            log.seek(self._read)
+            log.seek(self._log_offset)
             data = log.read()
-        self._read += len(data)
+        self._log_offset += len(data)
         *lines, self._rest = (self._rest + data.decode("utf-8", "replace")).split("\n")
         yield from lines
 
@@ -139,7 +139,7 @@ class Fleet:
 
     def ready(self) -> list[Member]:
         """The workers that serve now."""
-        serving = [worker for worker in self.of("worker") if worker.pid is not None and not worker.is_asked]
+        serving = [worker for worker in self.of("worker") if worker.pid is not None and not worker.is_asked_to_stop]
         return [worker for worker in serving if worker.pid not in self.frozen]
 
     @property
@@ -179,7 +179,7 @@ class Fleet:
         if not member.ended_at:
             member.ended_at = time.time()
             # Ended by TERM itself, if it arrived before the handler was installed.
-            if status not in (0, -signal.SIGTERM) or not (self._is_stopping or member.is_asked):
+            if status not in (0, -signal.SIGTERM) or not (self._is_stopping or member.is_asked_to_stop):
                 self._check_end(member.process.pid, status, member)
         elif time.time() - member.ended_at > REPLACED_AFTER_S and not self._is_stopping:
             member.restart()
@@ -210,7 +210,7 @@ class Fleet:
 
     def deploy(self, worker: Member) -> None:
         """Stop a worker gracefully; another one replaces it."""
-        worker.is_asked = True
+        worker.is_asked_to_stop = True
         worker.process.terminate()
         self.deploys += 1
 

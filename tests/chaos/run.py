@@ -38,7 +38,7 @@ class Finding:
         freezes: Workers that were frozen for a while.
         deploys: How often a worker was stopped gracefully.
         emptied: When the broker was emptied.
-        left: Remains in the database, by name.
+        remains: Remains in the database, by name.
         oddities: Ends of processes that the run has not caused.
         seconds: How long the workers continued after the producers.
         stories: All known facts of some of the problems.
@@ -51,7 +51,7 @@ class Finding:
     freezes: list[Death]
     deploys: int
     emptied: list[float]
-    left: dict[str, int]
+    remains: dict[str, int]
     oddities: list[str]
     seconds: float
     stories: list[str]
@@ -76,7 +76,7 @@ def run(scenario: Scenario, stage: Stage, folder: Path) -> Finding:
     try:
         _start(scenario, fleet, audit)
         director.begin()
-        while not director.is_over(lambda: audit.committed >= scenario.asked):
+        while not director.is_over(lambda: audit.committed >= scenario.min_operations):
             fleet.tend()
             director.act()
             time.sleep(STEP_S)

@@ -29,7 +29,7 @@ class Scenario:
     Attributes:
         plan: The faults of processes and servers.
         rate: Operations per second.
-        asked: The minimum number of operations.
+        min_operations: The minimum number of operations.
         takes_s: The average duration of an operation, in seconds.
         mix: Kinds of operations, with weights.
         workers: The number of workers, of one process each.
@@ -45,7 +45,7 @@ class Scenario:
 
     plan: Plan
     rate: float
-    asked: int = 0
+    min_operations: int = 0
     takes_s: float = 0.2
     mix: dict[str, float] = attrs.field(factory=lambda: dict(MIX))
     workers: int = 4
@@ -84,7 +84,7 @@ def under_fire(stage: Stage, seconds: float, operations: int, kills: int, freeze
         deploys=round(seconds / 20),
     )
     rate = 1.25 * operations / seconds
-    return Scenario(plan, rate, asked=operations, producers=2 if seconds >= 60 else 1)
+    return Scenario(plan, rate, min_operations=operations, producers=2 if seconds >= 60 else 1)
 
 
 def broken(stage: Stage, promise: str, seconds: float) -> Scenario:

@@ -23,7 +23,11 @@ def rows(finding: Finding) -> Iterator[Row]:
     """The lines of the table."""
     count, scenario = finding.count, finding.scenario
     committed = len(count.committed)
-    yield "operations committed", f"{committed} (asked {scenario.asked})", committed >= scenario.asked
+    yield (
+        "operations committed",
+        f"{committed} (minimum {scenario.min_operations})",
+        committed >= scenario.min_operations,
+    )
     yield "done, counted by their effects", str(count.done), True
     yield "failed as intended, without effect", str(count.failed_as_meant), True
     yield from _kills(finding)
@@ -48,7 +52,7 @@ def rows(finding: Finding) -> Iterator[Row]:
     yield from _waits("waits for the first claim, longest", count.waits)
     yield "recovered from workers without a fault", str(len(count.unprovoked)), True
     yield from _messages(finding)
-    for name, number in finding.left.items():
+    for name, number in finding.remains.items():
         yield f"left: {name}", str(number), number == 0
     for oddity in finding.oddities:
         yield "unexpected", oddity, False
@@ -66,7 +70,7 @@ def _waits(label: str, waits: list[Wait]) -> Iterator[Row]:
 
 def _kills(finding: Finding) -> Iterator[Row]:
     kills, planned = len(finding.deaths), finding.scenario.plan.kills
-    yield "kills", f"{kills} (asked {planned})", kills >= planned
+    yield "kills", f"{kills} (planned {planned})", kills >= planned
     places = Counter(death.place for death in finding.deaths)
     for place, share in AT_LEAST.items() if finding.scenario.control is None else ():
         number = sum(times for name, times in places.items() if name.startswith(place))

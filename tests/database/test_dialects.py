@@ -18,8 +18,8 @@ from dexpy.database.engine import Database
 DIALECTS = {"sqlite": SQLITE, "postgresql": POSTGRESQL, "mariadb": MARIADB}
 ON_EACH = ["sqlite", *(pytest.param(kind, marks=pytest.mark.servers) for kind in ("postgresql", "mariadb"))]
 
-things = sa.Table(
-    "things",
+items = sa.Table(
+    "items",
     sa.MetaData(),
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("code", sa.String(20), unique=True),
@@ -29,11 +29,11 @@ things = sa.Table(
 
 @pytest.fixture(params=ON_EACH)
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Database]:
-    """An empty database with the table `things`."""
+    """An empty database with the table `items`."""
     with servers.database(request.param, tmp_path) as url:
         opened = Database(url)
         with opened.begin() as connection:
-            things.create(connection)
+            items.create(connection)
         yield opened
         opened.dispose()
 
@@ -46,7 +46,7 @@ def dialect(database: Database, request: pytest.FixtureRequest) -> Dialect:
     return database.dialect
 
 
-def thing(id: int, code: str) -> dict[str, Any]:
+def item(id: int, code: str) -> dict[str, Any]:
     """The values of a row."""
     return {"id": id, "code": code, "size": 1}
 
@@ -54,7 +54,7 @@ def thing(id: int, code: str) -> dict[str, Any]:
 def codes(database: Database) -> list[str]:
     """What is committed."""
     with database.begin() as connection:
-        return list(connection.execute(sa.select(things.c.code).order_by(things.c.id)).scalars())
+        return list(connection.execute(sa.select(items.c.code).order_by(items.c.id)).scalars())
 
 
 def test_a_dialect_is_found_by_name_and_by_connection(database: Database, dialect: Dialect) -> None:
@@ -101,7 +101,7 @@ def test_numbers_are_compared_within_the_bounds_of_a_column(database: Database, 
 def test_text_with_the_character_0_is_stored_or_refused(database: Database, dialect: Dialect) -> None:
     def insert() -> None:
         with database.begin() as connection:
-            connection.execute(sa.insert(things).values(thing(1, "a\0b")))
+            connection.execute(sa.insert(items).values(item(1, "a\0b")))
 
     if dialect.stores_nul:
         insert()
@@ -113,17 +113,17 @@ def test_text_with_the_character_0_is_stored_or_refused(database: Database, dial
 
 def test_texts_are_ordered_as_in_python(database: Database, dialect: Dialect) -> None:
     texts = ["a", "B", "Z", "é", "c"]
-    order = dialect.order_by_value(things.c.code, things.c.code.type)
+    order = dialect.order_by_value(items.c.code, items.c.code.type)
     with database.begin() as connection:
-        connection.execute(sa.insert(things), [thing(number, text) for number, text in enumerate(texts)])
-        assert connection.execute(sa.select(things.c.code).order_by(order)).scalars().all() == sorted(texts)
+        connection.execute(sa.insert(items), [item(number, text) for number, text in enumerate(texts)])
+        assert connection.execute(sa.select(items.c.code).order_by(order)).scalars().all() == sorted(texts)
 
 
 def test_the_parameter_limit_of_a_statement_is_accepted(database: Database, dialect: Dialect) -> None:
     with database.begin() as connection:
         most = min(30_000, dialect.max_parameters(connection))
         assert most >= 999
-        assert connection.execute(sa.select(things).where(things.c.id.in_(range(most)))).all() == []
+        assert connection.execute(sa.select(items).where(items.c.id.in_(range(most)))).all() == []
 
 
 def test_a_transaction_does_not_commit_by_itself_and_autocommit_does(database: Database, dialect: Dialect) -> None:
@@ -162,8 +162,8 @@ def test_a_lock_is_held_by_one_connection_at_a_time(database: Database, dialect:
 
 def test_a_wait_for_a_row_ends_in_time(database: Database, dialect: Dialect) -> None:
     with database.begin() as connection:
-        connection.execute(sa.insert(things).values(thing(1, "a")))
-    locked = sa.select(things).with_for_update()
+        connection.execute(sa.insert(items).values(item(1, "a")))
+    locked = sa.select(items).with_for_update()
     with database.begin() as connection, dialect.limit_lock_waits(connection, 1):
         connection.execute(locked).all()
         if dialect.has_server:
@@ -178,25 +178,25 @@ def test_a_wait_for_a_row_ends_in_time(database: Database, dialect: Dialect) -> 
 @pytest.mark.parametrize("alone", [True, False], ids=["alone", "inside"])
 def test_a_row_is_inserted_once(database: Database, dialect: Dialect, alone: bool) -> None:
     with database.begin() as connection:
-        assert dialect.insert_new(connection, things, thing(1, "a"), 1.0, alone=alone)
+        assert dialect.insert_new(connection, items, item(1, "a"), 1.0, alone=alone)
     with database.begin() as connection:
-        assert not dialect.insert_new(connection, things, thing(2, "a"), 1.0, alone=alone)
+        assert not dialect.insert_new(connection, items, item(2, "a"), 1.0, alone=alone)
         # Nothing is spoilt.
-        assert dialect.insert_new(connection, things, thing(3, "b"), 1.0, alone=alone)
+        assert dialect.insert_new(connection, items, item(3, "b"), 1.0, alone=alone)
     assert codes(database) == ["a", "b"]
 
 
 @pytest.mark.parametrize("alone", [True, False], ids=["alone", "inside"])
 def test_a_row_that_violates_another_constraint_is_an_error(database: Database, dialect: Dialect, alone: bool) -> None:
     with pytest.raises(sa.exc.DBAPIError), database.begin() as connection:
-        dialect.insert_new(connection, things, {"id": 1, "code": "a", "size": None}, 1.0, alone=alone)
+        dialect.insert_new(connection, items, {"id": 1, "code": "a", "size": None}, 1.0, alone=alone)
     assert codes(database) == []
 
 
 def test_an_insert_ignores_an_existing_row(database: Database, dialect: Dialect) -> None:
     with database.begin() as connection:
-        connection.execute(dialect.insert_or_ignore(things).values(thing(1, "a")))
-        connection.execute(dialect.insert_or_ignore(things).values(thing(2, "a")))
+        connection.execute(dialect.insert_or_ignore(items).values(item(1, "a")))
+        connection.execute(dialect.insert_or_ignore(items).values(item(2, "a")))
     assert codes(database) == ["a"]
 
 

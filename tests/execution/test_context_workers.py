@@ -50,14 +50,14 @@ def results(pair: PolicyPair, name: str) -> list[Any]:
 
 def test_a_chain_through_two_workers_keeps_its_values_its_actor_and_one_trace_tree(pair: PolicyPair) -> None:
     pair.start(processes=2)
-    send(ChainedRun(left=5))
-    send(ChainedRun(left=5))
+    send(ChainedRun(remaining=5))
+    send(ChainedRun(remaining=5))
     tree = all_ended(pair, 24)
     assert shape(tree.roots) == chain(6) * 2
     assert {tuple(result[:2]) for result in results(pair, "ReadContext")} == {("de", "locale")}
     assert runs.for_trace("req-1").where(actor="user").count() == 24
     assert all(
-        row.params == {"left": row.params["left"]}
+        row.params == {"remaining": row.params["remaining"]}
         for row in pair.sql(sa.select(records))
         if "ChainedRun" in row.operation
     )
@@ -65,7 +65,7 @@ def test_a_chain_through_two_workers_keeps_its_values_its_actor_and_one_trace_tr
 
 def test_a_run_without_a_record_propagates_values_by_its_message(pair: PolicyPair) -> None:
     pair.start()
-    send(Direct(left=1))
+    send(Direct(remaining=1))
     tree = all_ended(pair, 3)
     assert {tuple(result[:2]) for result in results(pair, "ReadContext")} == {("de", "locale")}
     # The direct run has no record: what it started stands at the root.
@@ -84,7 +84,7 @@ def test_coroutines_of_a_worker_have_the_propagated_values(pair: PolicyPair) -> 
 
 def test_a_retry_has_the_same_position_in_the_trace_and_the_same_values(pair: PolicyPair) -> None:
     pair.start()
-    ticket = send(Flaky(left=0))
+    ticket = send(Flaky(remaining=0))
     assert ticket.result(WAIT_S)[:2] == ["de", "locale"]
     tree = runs.tree("req-1")
     flaky = next(node for node in tree.walk() if node.operation.endswith("Flaky"))
@@ -93,7 +93,7 @@ def test_a_retry_has_the_same_position_in_the_trace_and_the_same_values(pair: Po
 
 def test_a_run_keeps_its_propagated_values_after_its_worker_was_killed(pair: PolicyPair) -> None:
     pair.start_killed_at("in_perform=wait", threads=1)
-    ticket = send(ChainedRun(left=1))
+    ticket = send(ChainedRun(remaining=1))
     pid = eventually(lambda: pair.reached("in_perform"), "it is in perform", WAIT_S, pair.output)
     os.kill(pid, signal.SIGKILL)
     pair.start()

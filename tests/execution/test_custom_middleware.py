@@ -111,7 +111,7 @@ class Watched(Operation):
         return True
 
     @after
-    def tell(self) -> None:
+    def notify(self) -> None:
         calls.append("after")
 
     def perform(self) -> int:

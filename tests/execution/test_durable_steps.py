@@ -222,7 +222,7 @@ class Walk(Stepwise):
     def listed(self) -> list[int]:
         return [7, 14, 21, 28, 35]
 
-    def given(self) -> Callable[[Any], Iterator[tuple[Any, int]]]:
+    def generated(self) -> Callable[[Any], Iterator[tuple[Any, int]]]:
         return self.after
 
     def after(self, cursor: tuple[date, int] | None) -> Iterator[tuple[tuple[date, int], int]]:
@@ -233,7 +233,7 @@ class Walk(Stepwise):
                 yield (day, number), number
 
 
-@pytest.mark.parametrize("source", ["rows", "listed", "given"])
+@pytest.mark.parametrize("source", ["rows", "listed", "generated"])
 def test_a_loop_continues_after_the_last_committed_item(
     isolated_runtime: Isolated, lines: Callable[[], list[str]], source: str
 ) -> None:
@@ -247,12 +247,12 @@ def test_a_loop_continues_after_the_last_committed_item(
         assert ticket.result(1) == (3 if batch <= 2 else 5)
         (step,) = records.steps(ticket.id)
         assert step.finished
-        assert step.cursor == {"rows": 35, "listed": 5, "given": [{"$date": "2026-03-01"}, 35]}[source]
+        assert step.cursor == {"rows": 35, "listed": 5, "generated": [{"$date": "2026-03-01"}, 35]}[source]
 
 
 def test_a_function_receives_the_committed_cursor_unchanged(isolated_runtime: Isolated) -> None:
     failures_left.append("on 21")
-    Walk(source="given", batch=2).async_().call()
+    Walk(source="generated", batch=2).async_().call()
     isolated_runtime.run_pending()
 
     assert hooks == ["from None", f"from {(date(2026, 3, 1), 14)}"]
@@ -510,10 +510,10 @@ def test_a_call_in_place_is_one_transaction_and_stores_no_steps(
 
 
 class Forgiving(Stepwise):
-    begun: bool
+    writes_first: bool
 
     def perform(self) -> str:
-        if self.begun:
+        if self.writes_first:
             self.note("before")
         try:
             self.step(self.fail)
@@ -527,12 +527,12 @@ class Forgiving(Stepwise):
         raise ValueError
 
 
-@pytest.mark.parametrize("begun", [True, False])
+@pytest.mark.parametrize("writes_first", [True, False])
 def test_a_failed_step_of_a_call_in_place_is_rolled_back_alone(
-    isolated_runtime: Isolated, lines: Callable[[], list[str]], begun: bool
+    isolated_runtime: Isolated, lines: Callable[[], list[str]], writes_first: bool
 ) -> None:
-    assert Forgiving(begun=begun).call() == "caught"
-    assert lines() == (["before"] if begun else [])
+    assert Forgiving(writes_first=writes_first).call() == "caught"
+    assert lines() == (["before"] if writes_first else [])
 
 
 class Nesting(Stepwise):

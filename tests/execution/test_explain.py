@@ -111,7 +111,7 @@ class Withdraw(Operation):
         raise AssertionError("a callback ran")
 
     @after
-    def tell(self) -> None: ...
+    def notify(self) -> None: ...
 
     def perform(self) -> int:
         raise AssertionError("it ran")

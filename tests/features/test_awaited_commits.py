@@ -35,11 +35,11 @@ class SlowBroker(StubBroker):
     def __init__(self) -> None:
         super().__init__()
         self.threads: list[int] = []
-        self.begun = threading.Event()
+        self.started = threading.Event()
         self.is_down = False
 
     def enqueue(self, message: Any, *, delay: int | None = None) -> Any:
-        self.begun.set()
+        self.started.set()
         time.sleep(SLOW_S)
         self.threads.append(threading.get_ident())
         if self.is_down:
@@ -54,7 +54,7 @@ def broker(tmp_path: Path) -> Generator[SlowBroker]:
     # The tables exist, and the checks that a process does once are done.
     Brief().async_().call()
     slow_broker.threads.clear()
-    slow_broker.begun.clear()
+    slow_broker.started.clear()
     yield slow_broker
     runtime.close()
 
@@ -78,7 +78,7 @@ async def longest_pause_s(work: asyncio.Task[Any]) -> float:
 
 
 async def wait_until_started(broker: SlowBroker) -> None:
-    while not broker.begun.is_set():
+    while not broker.started.is_set():
         await asyncio.sleep(0.01)
 
 

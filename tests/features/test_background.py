@@ -195,11 +195,11 @@ class Bounded(Operation):
 class BadDefault(Operation):
     """Its factory fails when it is called."""
 
-    given: int = 0
-    made: int = prop(factory=lambda: factory())
+    count: int = 0
+    computed: int = prop(factory=lambda: factory())
 
     def perform(self) -> int:
-        return self.made
+        return self.computed
 
 
 def factory() -> int:
@@ -1137,7 +1137,7 @@ def test_a_default_that_fails_in_the_worker_ends_the_row(
     isolated_runtime: Isolated, caplog: pytest.LogCaptureFixture
 ) -> None:
     ticket = BadDefault().async_().call()
-    stored_as(isolated_runtime, ticket, {"given": 1})
+    stored_as(isolated_runtime, ticket, {"count": 1})
     performed.append("from now on the factory fails")
     isolated_runtime.run_pending()
 

@@ -476,13 +476,13 @@ class Opaque:
 
 def test_params_without_a_json_form_are_left_out(isolated_runtime: Isolated) -> None:
     class Take(Operation):
-        thing: Any
+        value: Any
         number: int
 
         def perform(self) -> int:
             return self.number
 
-    assert Take(thing=Opaque(), number=1).call() == 1
+    assert Take(value=Opaque(), number=1).call() == 1
     assert (only().status, only().params) == ("done", None)
 
 
@@ -490,9 +490,9 @@ def test_a_result_without_a_json_form_is_not_stored_and_the_row_has_the_reason(s
     class Give(Operation):
         def perform(self) -> Any:
             self.session.add(Entry(text="a"))
-            return {"thing": Opaque()}
+            return {"value": Opaque()}
 
-    assert isinstance(Give().call()["thing"], Opaque)
+    assert isinstance(Give().call()["value"], Opaque)
     row = only()
     assert (row.status, row.result) == ("done", None)
     assert "Opaque" in row.result_error
@@ -548,13 +548,13 @@ def test_a_failure_with_details_of_any_kind_is_recorded(isolated_runtime: Isolat
             raise Error(
                 "odd",
                 "lone \udc80 and NUL \0",
-                details={"thing": Opaque(), "nan": float("nan"), 3: {"set": {1}}, "text": "\udc80\0"},  # type: ignore[dict-item]
+                details={"value": Opaque(), "nan": float("nan"), 3: {"set": {1}}, "text": "\udc80\0"},  # type: ignore[dict-item]
             )
 
     Odd().safe.call()
     row = only()
     assert (row.status, row.failure) == ("failed", "business")
-    assert row.error_details["thing"] == "<Opaque>"
+    assert row.error_details["value"] == "<Opaque>"
 
 
 def test_an_exception_that_cannot_be_printed_is_recorded(isolated_runtime: Isolated) -> None:

@@ -41,12 +41,12 @@ class Note(Operation):
 class Chain(Operation):
     """Sends the next one."""
 
-    left: int
+    remaining: int
 
     def perform(self) -> None:
-        performed.append(self.left)
-        if self.left:
-            Chain(left=self.left - 1).async_().call()
+        performed.append(self.remaining)
+        if self.remaining:
+            Chain(remaining=self.remaining - 1).async_().call()
 
 
 class ForEver(Operation):
@@ -144,7 +144,7 @@ def test_only_the_named_queues_are_served(isolated_runtime: Isolated) -> None:
 
 
 def test_runs_enqueued_meanwhile_run_too(isolated_runtime: Isolated) -> None:
-    Chain(left=3).async_().call()
+    Chain(remaining=3).async_().call()
 
     assert len(isolated_runtime.run_pending()) == 4
     assert performed == [3, 2, 1, 0]

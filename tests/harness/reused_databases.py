@@ -36,12 +36,12 @@ class ReusedDatabases:
     @contextmanager
     def database(self, kind: str) -> Generator[str]:
         """Yield the URL of a database with only dexpy's empty tables, for one test at a time."""
-        url = self._urls.pop(kind, None) or self._made(kind)
+        url = self._urls.pop(kind, None) or self._create(kind)
         yield url
         if empty(url):
             self._urls[kind] = url
 
-    def _made(self, kind: str) -> str:
+    def _create(self, kind: str) -> str:
         url = self._stack.enter_context(servers.database(kind, self._folder))
         create_tables(url)
         return url

@@ -33,14 +33,14 @@ class Stop:
     def __init__(self, folder: Path, action: str, number: int) -> None:
         self._folder = folder
         self._action = action
-        self._left = number
+        self._num_left = number
 
     def reach(self, name: str) -> None:
         """Come to a failpoint."""
         if name not in POINTS:
             return
-        self._left -= 1
-        if self._left != -1:
+        self._num_left -= 1
+        if self._num_left != -1:
             return
         (self._folder / "reached").touch()
         if self._action == "kill":

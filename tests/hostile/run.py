@@ -105,7 +105,7 @@ def run(pair: str, seconds: float, seed: int, folder: Path, *, validates: bool =
     rng = random.Random(seed)
     outcome = Outcome(pair, seed)
     with open_stage(pair, folder, validates=validates) as stage:
-        putting, rows = sender(stage.database, stage.broker), Rows(stage.database, rng)
+        sending, rows = sender(stage.database, stage.broker), Rows(stage.database, rng)
         _canary(outcome)
         threads = _settled(stage)
         until = time.monotonic() + seconds
@@ -114,8 +114,8 @@ def run(pair: str, seconds: float, seed: int, folder: Path, *, validates: bool =
                 outcome.rows += rows.change(ROWS)
             else:
                 bodies = [messages.mutated(rng, rng.choice(OPERATIONS))[1] for _ in range(MESSAGES)]
-                is_delayed = rng.random() < 0.1 and not isinstance(putting, SqlSender)
-                putting.put(*bodies, queue="default.DQ" if is_delayed else "default")
+                is_delayed = rng.random() < 0.1 and not isinstance(sending, SqlSender)
+                sending.send(*bodies, queue="default.DQ" if is_delayed else "default")
                 outcome.messages += len(bodies)
             _canary(outcome)
         # A run of the backlog may be running at any check; one that is left behind stays in every check.

@@ -15,7 +15,7 @@ PAST = "2020-01-01 00:00:00.000000"
 class Sender(Protocol):
     """A client of one broker."""
 
-    def put(self, *bodies: bytes, queue: str = "default") -> None:
+    def send(self, *bodies: bytes, queue: str = "default") -> None:
         """Send messages to a queue."""
 
     def waiting(self, queue: str = "default") -> int:
@@ -33,7 +33,7 @@ class SqlSender:
     def __init__(self, url: str) -> None:
         self.engine = sa.create_engine(url, poolclass=sa.NullPool)
 
-    def put(self, *bodies: bytes, queue: str = "default") -> None:
+    def send(self, *bodies: bytes, queue: str = "default") -> None:
         """See `Sender`; on SQLite as bytes where they are no text."""
         insert = sa.text(
             "INSERT INTO dexpy_messages (queue, payload, message_id, due_at, created_at) "
@@ -73,12 +73,12 @@ class RedisSender:
         self.client: Any = redis.Redis.from_url(address)
         self._numbers = itertools.count()
 
-    def put(self, *bodies: bytes, queue: str = "default") -> None:
+    def send(self, *bodies: bytes, queue: str = "default") -> None:
         """See `Sender`."""
         for body in bodies:
-            self.put_as(f"m{next(self._numbers)}".encode(), body, queue)
+            self.send_as(f"m{next(self._numbers)}".encode(), body, queue)
 
-    def put_as(self, message_id: bytes, body: bytes | None, queue: str = "default") -> None:
+    def send_as(self, message_id: bytes, body: bytes | None, queue: str = "default") -> None:
         """Send a message under an id; without a body only the id."""
         if body is not None:
             self.client.hset(f"{self.namespace}:{queue}.msgs", message_id, body)
@@ -111,7 +111,7 @@ class RabbitmqSender:
         finally:
             connection.close()
 
-    def put(self, *bodies: bytes, queue: str = "default") -> None:
+    def send(self, *bodies: bytes, queue: str = "default") -> None:
         """See `Sender`."""
         with self._channel() as channel:
             for body in bodies:

@@ -567,8 +567,8 @@ def test_steps_of_an_encrypted_run_and_the_calls_it_defers_are_stored_encrypted(
 # -------------------------------------------------------------------- context, trace, deferred calls
 
 
-@deferrable(name="together.tell")
-def tell(word: str) -> None:
+@deferrable(name="together.write_leaf")
+def write_leaf(word: str) -> None:
     events.append((word, dict(current_context())))
     Leaf(word=word).async_().call()
 
@@ -596,7 +596,7 @@ class Campaign(Operation, name="together.campaign"):
         Leaf(word="now").call()
 
     def later(self) -> None:
-        defer(tell, word="later")
+        defer(write_leaf, word="later")
 
 
 def test_propagated_context_reaches_steps_retries_deferred_calls_and_keys(isolated_runtime: Isolated) -> None:
@@ -621,13 +621,13 @@ def test_the_tree_has_runs_of_every_kind_once_whatever_their_attempts(isolated_r
     during_run.append(fail)
     with dexpy.trace(trace_id="req-1", actor={"type": "user", "id": 7}):
         ticket = Campaign().async_().call()
-        again = defer(tell, word="alone", idempotence_token="t")
-        assert defer(tell, word="alone", idempotence_token="t").id == again.id
+        again = defer(write_leaf, word="alone", idempotence_token="t")
+        assert defer(write_leaf, word="alone", idempotence_token="t").id == again.id
     isolated_runtime.run_pending()
     tree = records.tree("req-1")
     assert shape(tree.roots) == [
-        ("together.campaign", [("together.leaf", []), ("together.tell", [("together.leaf", [])])]),
-        ("together.tell", [("together.leaf", [])]),
+        ("together.campaign", [("together.leaf", []), ("together.write_leaf", [("together.leaf", [])])]),
+        ("together.write_leaf", [("together.leaf", [])]),
     ]
     assert {node.status for node in tree.walk()} == {"done"}
     assert next(node for node in tree.roots if node.id == ticket.id).attempts == 2

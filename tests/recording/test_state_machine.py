@@ -126,14 +126,14 @@ class Effect:
 
     Attributes:
         target: The status that the row enters.
-            kept: The number of rows added to the table of attempts.
+            num_attempts: The number of rows added to the table of attempts.
             counted: The change of `num_attempts`; None resets it.
             lost: The change of `num_lost`.
             frees: The keys of the row that it clears.
     """
 
     target: str
-    kept: int = 0
+    num_attempts: int = 0
     counted: int | None = 0
     lost: int = 0
     frees: frozenset[str] = frozenset()
@@ -144,14 +144,14 @@ BOTH = frozenset({"unique_key", "once_key"})
 TABLE = {
     "claim": Effect("running", counted=1),
     "succeed": Effect("done", frees=UNIQUE),
-    "refuse": Effect("failed", kept=1, frees=UNIQUE),
-    "reject": Effect("failed", kept=1, frees=BOTH),
-    "crash": Effect("failed", kept=1, frees=BOTH),
-    "retry": Effect("pending", kept=1),
-    "cancel_running": Effect("cancelled", kept=1, frees=BOTH),
+    "refuse": Effect("failed", num_attempts=1, frees=UNIQUE),
+    "reject": Effect("failed", num_attempts=1, frees=BOTH),
+    "crash": Effect("failed", num_attempts=1, frees=BOTH),
+    "retry": Effect("pending", num_attempts=1),
+    "cancel_running": Effect("cancelled", num_attempts=1, frees=BOTH),
     "release": Effect("pending", counted=-1),
-    "recover": Effect("pending", kept=1, lost=1),
-    "lose": Effect("failed", kept=1, lost=1, frees=BOTH),
+    "recover": Effect("pending", num_attempts=1, lost=1),
+    "lose": Effect("failed", num_attempts=1, lost=1, frees=BOTH),
     "expire": Effect("expired", frees=BOTH),
     "cancel": Effect("cancelled", frees=BOTH),
     "fail": Effect("failed", frees=BOTH),
@@ -169,7 +169,7 @@ class Model:
     attempts: int = 0
     token: int = 0
     lost: int = 0
-    kept: int = 0
+    num_attempts: int = 0
     retries: int = 0
     keys: frozenset[str] = BOTH
     is_cancel_requested: bool = False
@@ -178,7 +178,7 @@ class Model:
         """Apply an event."""
         effect = TABLE[event]
         self.status = effect.target
-        self.kept += effect.kept
+        self.num_attempts += effect.num_attempts
         self.lost += effect.lost
         self.keys -= effect.frees
         if event == "claim":
@@ -211,7 +211,7 @@ class Attempt:
         self.error: BaseException | None = None
         self.is_over = False
         self._stirred = threading.Event()
-        self._told = threading.Event()
+        self._is_ending_chosen = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
         assert self._stirred.wait(PATIENCE_S), "the run has neither started nor ended"
@@ -242,12 +242,12 @@ class Attempt:
         """Register the run from its thread, and wait until the test chooses its end."""
         self.run_id = run_id
         self._stirred.set()
-        assert self._told.wait(PATIENCE_S)
+        assert self._is_ending_chosen.wait(PATIENCE_S)
 
     def complete(self, ending: str = "crash") -> None:
         """Let the run end, and wait until it has ended."""
         self.ending = ending
-        self._told.set()
+        self._is_ending_chosen.set()
         self._thread.join(PATIENCE_S)
 
     def end(self, ending: str) -> None:
@@ -658,7 +658,7 @@ class Lives(RuleBasedStateMachine):
 
     def attempts_are_kept(self) -> None:
         counts = dict(map(tuple, self.sql("SELECT record_id, count(*) FROM operation_attempts GROUP BY record_id")))
-        assert counts == {model.id: model.kept for model in self.models.values() if model.kept}
+        assert counts == {model.id: model.num_attempts for model in self.models.values() if model.num_attempts}
 
     def effects_are_there_once_with_done_and_not_without(self) -> None:
         rows = [run for (run,) in self.sql("SELECT run FROM effects ORDER BY run")]

@@ -110,20 +110,22 @@ def test_a_transition_applies_only_from_the_statuses_of_the_table(isolated_runti
 @pytest.mark.parametrize("event", TABLE)
 def test_a_transition_that_does_not_return_the_row_has_the_same_effect(isolated_runtime: Isolated, event: str) -> None:
     for status in STATUSES:
-        for way in ("told", "untold"):
+        for way in ("returning", "silent"):
             insert(isolated_runtime, status, f"{status} {way}", num_attempts=1)
 
-        row = move(isolated_runtime, event, f"{status} told")
+        row = move(isolated_runtime, event, f"{status} returning")
         with isolated_runtime.runtime.store.begin() as connection:
-            is_moved = is_applied(connection, event, f"{status} untold", **values_for(event, 7))
+            is_moved = is_applied(connection, event, f"{status} silent", **values_for(event, 7))
 
         assert is_moved == (row is not None)
-        told, untold = (row_dict(isolated_runtime.runtime.store.row(f"{status} {way}")) for way in ("told", "untold"))
-        moments = {name: told[name] is None for name in told if name.endswith("_at")}
-        assert moments == {name: untold[name] is None for name in moments}
+        returning, silent = (
+            row_dict(isolated_runtime.runtime.store.row(f"{status} {way}")) for way in ("returning", "silent")
+        )
+        moments = {name: returning[name] is None for name in returning if name.endswith("_at")}
+        assert moments == {name: silent[name] is None for name in moments}
         for name in ("id", *moments):
-            del told[name], untold[name]
-        assert told == untold
+            del returning[name], silent[name]
+        assert returning == silent
 
 
 @pytest.mark.parametrize("event", FENCED)

@@ -238,10 +238,10 @@ def test_the_run_of_a_killed_worker_is_recovered_and_its_late_writes_are_refused
 class Grown(Operation):
     old: int
     added: str = "by default"
-    made: list[int] = prop(factory=lambda: [7])
+    computed: list[int] = prop(factory=lambda: [7])
 
     def perform(self) -> list[Any]:
-        performed.append([self.old, self.added, self.made])
+        performed.append([self.old, self.added, self.computed])
         return performed[-1]
 
 
@@ -250,8 +250,8 @@ class GrownDirect(Grown):
 
 
 def test_a_prop_that_was_added_after_the_enqueue_has_its_default(isolated_runtime: Isolated) -> None:
-    Grown(old=1, added="now", made=[]).async_().call()
-    GrownDirect(old=2, added="now", made=[]).async_().call()
+    Grown(old=1, added="now", computed=[]).async_().call()
+    GrownDirect(old=2, added="now", computed=[]).async_().call()
     sql(isolated_runtime, """UPDATE operation_records SET params = '{"old": 1}'""")
     for message in messages(isolated_runtime):
         if "params" in message["message"]["kwargs"]:

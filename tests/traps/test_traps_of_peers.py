@@ -93,7 +93,7 @@ class FastBroker(StubBroker):
         running = threading.Thread(target=actor, kwargs=message.kwargs, daemon=True)
         running.start()
         running.join(WAIT_S)
-        self.seen = dexpy.records.get(message.kwargs["record_id"])
+        self.observed = dexpy.records.get(message.kwargs["record_id"])
         if self.answer_is_lost:
             raise ConnectionError("no answer")
         return message
@@ -111,10 +111,10 @@ def fast(tmp_path: Path) -> Any:
 def test_only_the_worker_writes_a_row_that_it_has_claimed(fast: FastBroker) -> None:
     ticket = Note(what=1).async_().call()
 
-    assert (fast.seen.id, fast.seen.status, performed) == (ticket.id, "done", [1])
+    assert (fast.observed.id, fast.observed.status, performed) == (ticket.id, "done", [1])
     after = records.get(ticket.id)
     assert (after.status, after.result, after.num_attempts) == ("done", 1, 1)
-    assert (after.updated_at, after.enqueued_at) == (fast.seen.updated_at, fast.seen.enqueued_at)
+    assert (after.updated_at, after.enqueued_at) == (fast.observed.updated_at, fast.observed.enqueued_at)
 
 
 def test_a_publish_without_a_reply_does_not_overwrite_the_worker(fast: FastBroker) -> None:

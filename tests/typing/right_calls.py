@@ -266,7 +266,7 @@ class Hooked(Operation):
         return self.count == 1
 
     @before
-    def look(self) -> None:
+    def observe(self) -> None:
         self.after_commit(lambda: print(self.count))
 
     @after
@@ -352,7 +352,7 @@ def the_background(op: SendWelcome, session: Session, connection: Connection) ->
 
 def hooks_stay_methods(op: Hooked, proceed: Callable[[], None]) -> None:
     assert_type(op.too_many(), bool)
-    assert_type(op.look(), None)
+    assert_type(op.observe(), None)
     assert_type(op.tidy(), None)
     assert_type(op.announced(proceed), None)
     threats: list[Callable[[], bool]] = [op.too_many, op.alone]

@@ -185,11 +185,11 @@ class Dialect:
 
     # The database and its server.
 
-    def is_same_database(self, own: Connection, other: Connection, *, any_schema: bool = False) -> bool:
+    def is_same_database(self, records_connection: Connection, other: Connection, *, any_schema: bool = False) -> bool:
         """Whether a lock of one connection is visible through the other.
 
         Args:
-            own: A connection of dexpy, in a transaction.
+            records_connection: A connection of dexpy, in a transaction.
             other: A connection to the same kind of server; its transaction continues.
             any_schema: Whether to ignore the current schema, or database of MariaDB, of the other connection.
         """
@@ -232,11 +232,11 @@ class Dialect:
         """Return the statement that ends a session of the server."""
         raise NotImplementedError(self.name)
 
-    def can_end_sessions(self, own: Connection, others: Connection) -> bool:
+    def can_end_sessions(self, records_connection: Connection, others: Connection) -> bool:
         """Whether the user of one connection may end sessions of the user of another.
 
         Args:
-            own: A connection of the user of the records.
+            records_connection: A connection of the user of the records.
             others: A connection to the same server, of the user of the sessions in which operations run.
         """
         return True

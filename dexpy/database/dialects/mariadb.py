@@ -106,14 +106,14 @@ class MariadbDialect(Dialect):
         """See `Dialect`."""
         return insert(table).prefix_with("IGNORE")
 
-    def is_same_database(self, own: Connection, other: Connection, *, any_schema: bool = False) -> bool:
+    def is_same_database(self, records_connection: Connection, other: Connection, *, any_schema: bool = False) -> bool:
         """See `Dialect`."""
         nonce = {"p_nonce": f"dexpy-{secrets.token_hex(8)}-", "p_any": any_schema}
-        own.execute(_LOCK_NONCE, nonce)
+        records_connection.execute(_LOCK_NONCE, nonce)
         try:
             return bool(other.execute(_IS_NONCE_LOCKED, nonce).scalar())
         finally:
-            own.execute(_RELEASE_NONCE, nonce)
+            records_connection.execute(_RELEASE_NONCE, nonce)
 
     def _connection_limits(self, connection: Connection) -> Sequence[ConnectionLimit]:
         server_limit, user_limit = connection.execute(_LIMITS).one()
@@ -138,11 +138,11 @@ class MariadbDialect(Dialect):
         """See `Dialect`."""
         return f"KILL CONNECTION {number:d}"
 
-    def can_end_sessions(self, own: Connection, others: Connection) -> bool:
+    def can_end_sessions(self, records_connection: Connection, others: Connection) -> bool:
         """See `Dialect`."""
-        if own.execute(_USER).scalar() == others.execute(_USER).scalar():
+        if records_connection.execute(_USER).scalar() == others.execute(_USER).scalar():
             return True
-        grants = " ".join(str(row[0]) for row in own.execute(sa.text("SHOW GRANTS")))
+        grants = " ".join(str(row[0]) for row in records_connection.execute(sa.text("SHOW GRANTS")))
         return any(privilege in grants for privilege in _PRIVILEGES)
 
 

@@ -133,10 +133,10 @@ class PostgresqlDialect(Dialect):
         """See `Dialect`."""
         return insert(table).on_conflict_do_nothing()
 
-    def is_same_database(self, own: Connection, other: Connection, *, any_schema: bool = False) -> bool:
+    def is_same_database(self, records_connection: Connection, other: Connection, *, any_schema: bool = False) -> bool:
         """See `Dialect`."""
         keys = {"p_first": secrets.randbelow(2**31), "p_second": secrets.randbelow(2**31)}
-        table = own.execute(_LOCK_NONCE, keys).one()[1]
+        table = records_connection.execute(_LOCK_NONCE, keys).one()[1]
         return bool(other.execute(_IS_NONCE_LOCKED, {**keys, "p_table": table, "p_any": any_schema}).scalar())
 
     def _connection_limits(self, connection: Connection) -> Sequence[ConnectionLimit]:
@@ -181,6 +181,6 @@ class PostgresqlDialect(Dialect):
         """See `Dialect`."""
         return f"SELECT pg_terminate_backend({number:d})"
 
-    def can_end_sessions(self, own: Connection, others: Connection) -> bool:
+    def can_end_sessions(self, records_connection: Connection, others: Connection) -> bool:
         """See `Dialect`."""
-        return bool(own.execute(_CAN_END_SESSIONS, {"p_user": others.execute(_USER).scalar()}).scalar())
+        return bool(records_connection.execute(_CAN_END_SESSIONS, {"p_user": others.execute(_USER).scalar()}).scalar())
