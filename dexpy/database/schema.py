@@ -24,6 +24,7 @@ from dexpy.database.tables import (
     messages,
     queues,
     records,
+    recurring,
     signals,
     steps,
     versions,
@@ -37,7 +38,19 @@ from dexpy.foundation.failpoints import failpoint
 if TYPE_CHECKING:
     from dexpy.database.engine import Database
 
-DATA_TABLES = (records, gates, attempts, signals, steps, workers, worker_names, worker_sessions, queues, messages)
+DATA_TABLES = (
+    records,
+    gates,
+    attempts,
+    signals,
+    steps,
+    workers,
+    worker_names,
+    worker_sessions,
+    recurring,
+    queues,
+    messages,
+)
 """The tables with the application's runs and messages."""
 
 TABLES = (versions, *DATA_TABLES)
@@ -47,7 +60,8 @@ LOCK_WAIT_S = 60
 LOCK = 0x64657870
 """The advisory lock for the creation and upgrade of the tables on a server: "dexp"."""
 
-FIRST_NUMBERED = UNNUMBERED + 1
+FIRST_COLUMNS = ((UNNUMBERED + 1, "operation"), (UNNUMBERED + 2, "run_zone"))
+"""Versions with a column of `operation_records` that earlier ones lack, ascending."""
 _STORED_VERSION = sa.select(sa.func.max(versions.c.version))
 
 
@@ -127,8 +141,9 @@ def read_state(connection: Connection) -> SchemaState:
     elif records.name not in present:
         version = 0
     else:
-        # A test suite may have emptied all tables: a column distinguishes version 2 from version 1.
-        version = UNNUMBERED if "operation" in missing_columns.get(records.name, ()) else FIRST_NUMBERED
+        # A test suite may have emptied all tables: columns distinguish the versions.
+        missing = missing_columns.get(records.name, ())
+        version = max(number for number, column in ((UNNUMBERED, ""), *FIRST_COLUMNS) if column not in missing)
     missing_tables = tuple(table.name for table in TABLES if table.name not in present)
     return SchemaState(version, stored is not None, missing_tables, missing_columns)
 
@@ -168,6 +183,12 @@ def _create_missing(connection: Connection) -> list[str]:
     return [table.name for table in missing]
 
 
+def _complete_stamp(connection: Connection, state: SchemaState) -> None:
+    """Store the version of a schema whose last migration was interrupted before it did, as is possible on MariaDB."""
+    if state.version > UNNUMBERED and not state.is_stamped:
+        _stamp(connection, state.version)
+
+
 def _stamp(connection: Connection, version: int) -> None:
     dialect = dialect_of(connection)
     connection.execute(dialect.insert_or_ignore(versions).values(version=version, applied_at=after(0)))
@@ -201,6 +222,7 @@ def upgrade(database: Database) -> tuple[SchemaState, SchemaState]:
                 # Another process may have applied it.
                 state = read_state(connection)
                 if pending := migrations_between(state.version or NEWEST, NEWEST):
+                    _complete_stamp(connection, state)
                     _apply(connection, pending[0])
                     state = read_state(connection)
     with database.begin() as connection:
@@ -221,7 +243,10 @@ def upgrade_in(connection: Connection) -> list[int]:
             follow references to a table that it replaces.
     """
     with _lock(connection):
-        pending = migrations_between(read_state(connection).version or NEWEST, NEWEST)
+        state = read_state(connection)
+        pending = migrations_between(state.version or NEWEST, NEWEST)
+        if pending:
+            _complete_stamp(connection, state)
         for migration in pending:
             sqlite_rebuilds.require_no_enforced_references(connection, migration)
             _apply(connection, migration)

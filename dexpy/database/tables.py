@@ -103,6 +103,9 @@ records = sa.Table(
     sa.Column("tags", Json()),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("updated_at", UtcDateTime, nullable=False),
+    # Last, where a migration adds columns.
+    sa.Column("previous_run_at", UtcDateTime),
+    sa.Column("run_zone", String(64)),
     sa.CheckConstraint(f"status IN ({', '.join(repr(status) for status in STATUSES)})", name="ck_operation_status"),
     sa.UniqueConstraint("operation", "idempotence_token", name="uq_operation_token"),
     sa.UniqueConstraint("recurring_key", "run_at", name="uq_operation_tick"),
@@ -111,6 +114,7 @@ records = sa.Table(
     # Partial where the database supports it: most rows have no key, and each index makes writes slower.
     sa.Index("ix_operation_slots", "concurrency_key", "status", **_where("concurrency_key IS NOT NULL")),
     sa.Index("ix_operation_blocked", "blocked_key", "priority", "id", **_where("blocked_key IS NOT NULL")),
+    sa.Index("ix_operation_recurring", "recurring_key", "status", "id", **_where("recurring_key IS NOT NULL")),
     sa.Index("ix_operation_name", "operation", "status", "id"),
     sa.Index("ix_operation_trace", "trace_id"),
     sa.Index("ix_operation_actor", "actor_type", "actor_id"),
@@ -162,8 +166,12 @@ worker_names = sa.Table(
     metadata,
     sa.Column("worker", Key(64), primary_key=True),
     sa.Column("names", Json()),
+    sa.Column("recurring_keys", Json()),
 )
-"""The names of the operations that a worker process has declared; messages of others are requeued for other workers."""
+"""The names of the operations that a worker process has declared; messages of others are requeued for other workers.
+
+``recurring_keys`` lists the keys of its recurring tasks; null in rows of earlier releases.
+"""
 
 worker_sessions = sa.Table(
     "operation_worker_sessions",
@@ -196,6 +204,41 @@ steps = sa.Table(
     sa.Column("updated_at", UtcDateTime, nullable=False),
 )
 """The checkpoints of a run: one row for each step, written in the step's own transaction."""
+
+recurring = sa.Table(
+    "operation_recurring",
+    metadata,
+    sa.Column("key", Key(255), primary_key=True),
+    sa.Column("operation", Key(255), nullable=False),
+    sa.Column("params", Json()),
+    sa.Column("schedule", String(255), nullable=False),
+    sa.Column("zone", String(64)),
+    sa.Column("queue", Key(64)),
+    sa.Column("priority", Integer),
+    sa.Column("options", Json()),
+    sa.Column("source", String(8), nullable=False),
+    sa.Column("definition", Key(64), nullable=False),
+    sa.Column("declared_at", UtcDateTime),
+    sa.Column("next_at", UtcDateTime),
+    sa.Column("last_at", UtcDateTime),
+    sa.Column("last_run_id", Key(40)),
+    sa.Column("missed_count", Integer, nullable=False, server_default="0"),
+    sa.Column("first_missed_at", UtcDateTime),
+    sa.Column("last_missed_at", UtcDateTime),
+    sa.Column("skipped_count", Integer, nullable=False, server_default="0"),
+    sa.Column("last_skipped_at", UtcDateTime),
+    sa.Column("paused_at", UtcDateTime),
+    sa.Column("paused_by", String(255)),
+    sa.Column("pause_reason", Text),
+    sa.Column("paused_until", UtcDateTime),
+    sa.Column("until_at", UtcDateTime),
+    sa.Column("remaining", Integer),
+    sa.Column("retired_at", UtcDateTime),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("updated_at", UtcDateTime, nullable=False),
+    sa.Index("ix_operation_recurring_next", "next_at"),
+)
+"""One row for each recurring task; the row is authoritative, not the class that declared it."""
 
 queues = sa.Table(
     "operation_queues",

@@ -1,7 +1,8 @@
-"""A database of the release without schema versions is upgraded by the real command, and its runs go on.
+"""A database of an earlier release is upgraded by the real command, and its runs go on.
 
-The dumps in `schema_1` were written by that release: runs that are done, failed, refused, cancelled before and while
-they ran, expired, waiting, due later, and one of a worker that was killed after its first durable step.
+The dumps in `schema_1`, of the release without schema versions, and `schema_2` were written by those releases: runs
+that are done, failed, refused, cancelled before and while they ran, expired, waiting, due later, and one of a worker
+that was killed after its first durable step.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import servers
 import sqlalchemy as sa
 from apps import invoices
 from harness.pairs import Pair
+from harness.reused_databases import create_tables
 from harness.workers import HARNESS, eventually
 
 import dexpy
@@ -28,20 +30,26 @@ from dexpy.database.migrations.history import MIGRATIONS, NEWEST, UNNUMBERED
 from dexpy.database.schema_sql import schema_sql
 from dexpy.foundation.errors import ConfigurationError, SchemaMissing
 
-DUMPS = Path(__file__).parent / "schema_1"
+DUMPS = Path(__file__).parent
 DATABASES = [
     pytest.param("sqlite"),
     pytest.param("postgresql", marks=pytest.mark.servers),
     pytest.param("mariadb", marks=pytest.mark.servers),
 ]
+NUM_STATEMENTS = {
+    kind: sum(len(migration.statements[kind]) + 1 for migration in MIGRATIONS) for kind in servers.DATABASES
+}
+"""The number of statements from version 1 to the newest, with those that store a version."""
 STATEMENTS = [
     pytest.param(kind, number, marks=[] if kind == "sqlite" else pytest.mark.servers, id=f"{kind}-{number}")
     for kind in servers.DATABASES
-    for number in range(len(MIGRATIONS[-1].statements[kind]) + 1)
-    # SQLite rolls all of it back: the first, one in the middle and the last statement stand for the others.
-    if kind != "sqlite" or number in (0, 4, len(MIGRATIONS[-1].statements[kind]))
+    for number in range(NUM_STATEMENTS[kind])
+    # SQLite rolls a whole migration back: a few statements stand for the others.
+    if kind != "sqlite" or number in (0, 4, len(MIGRATIONS[0].statements[kind]), NUM_STATEMENTS[kind] - 1)
 ]
-OUTDATED = "its schema has version 1; this release of dexpy requires version 2"
+OUTDATED = f"its schema has version 1; this release of dexpy requires version {NEWEST}"
+ALL_VERSIONS = list(range(UNNUMBERED + 1, NEWEST + 1))
+"""The versions that an upgrade from version 1 stores."""
 
 
 def execute_script(url: str, text: str) -> None:
@@ -66,9 +74,9 @@ def execute_script(url: str, text: str) -> None:
         engine.dispose()
 
 
-def old_database(url: str, kind: str) -> None:
-    """Fill an empty database with the dump of the earlier release."""
-    execute_script(url, (DUMPS / f"{kind}.sql").read_text())
+def old_database(url: str, kind: str, version: int = UNNUMBERED) -> None:
+    """Fill an empty database with the dump of an earlier release."""
+    execute_script(url, (DUMPS / f"schema_{version}" / f"{kind}.sql").read_text())
 
 
 @pytest.fixture
@@ -88,13 +96,19 @@ def pair(kind: str, tmp_path: Path) -> Generator[Pair]:
 
 
 @pytest.fixture
-def old_pair(pair: Pair, kind: str) -> Pair:
-    """The database of the earlier release."""
-    old_database(pair.url, kind)
+def version(request: pytest.FixtureRequest) -> int:
+    return int(getattr(request, "param", UNNUMBERED))
+
+
+@pytest.fixture
+def old_pair(pair: Pair, kind: str, version: int) -> Pair:
+    """The database of an earlier release, by default of the one without versions."""
+    old_database(pair.url, kind, version)
     return pair
 
 
 on_each_database = pytest.mark.parametrize("kind", DATABASES, indirect=True)
+from_each_version = pytest.mark.parametrize("version", range(UNNUMBERED, NEWEST), indirect=True)
 
 
 def structure(url: str) -> dict[str, Any]:
@@ -144,10 +158,11 @@ def invoices_sent(pair: Pair) -> list[int]:
 
 
 @on_each_database
-def test_runs_of_the_earlier_release_go_on_after_the_upgrade(old_pair: Pair) -> None:
+@from_each_version
+def test_runs_of_an_earlier_release_go_on_after_the_upgrade(old_pair: Pair, version: int) -> None:
     upgraded = old_pair.dexpy("db", "upgrade")
     assert (upgraded.returncode, upgraded.stderr.count("Error")) == (0, 0), upgraded
-    assert "upgraded from schema version 1 to 2" in upgraded.stdout
+    assert f"upgraded from schema version {version} to {NEWEST}" in upgraded.stdout
     runs = by_number(old_pair)
     old_pair.configure()
     cancelled = [runs["invoices.send", 4], runs["invoices.cancel_itself", None]]
@@ -178,9 +193,9 @@ def test_an_upgrade_may_run_twice(old_pair: Pair) -> None:
 
     again = old_pair.dexpy("db", "upgrade")
 
-    assert (again.returncode, "already at schema version 2" in again.stdout) == (0, True)
+    assert (again.returncode, f"already at schema version {NEWEST}" in again.stdout) == (0, True)
     assert structure(old_pair.url) == before
-    assert stored_versions(old_pair) == [2]
+    assert stored_versions(old_pair) == ALL_VERSIONS
 
 
 def begin_upgrade(pair: Pair, action: str, number: int) -> subprocess.Popen[str]:
@@ -207,7 +222,7 @@ def test_two_upgrades_at_once_apply_each_migration_once(old_pair: Pair) -> None:
 
     outputs = [process.communicate(timeout=60)[0] for process in (first, second)]
     assert [process.returncode for process in (first, second)] == [0, 0], outputs
-    assert stored_versions(old_pair) == [2]
+    assert stored_versions(old_pair) == ALL_VERSIONS
     assert old_pair.dexpy("db", "check").returncode == 0
 
 
@@ -220,7 +235,7 @@ def test_an_upgrade_that_was_killed_is_finished_by_the_next_one(old_pair: Pair, 
     finished = old_pair.dexpy("db", "upgrade")
 
     assert finished.returncode == 0, finished
-    assert stored_versions(old_pair) == [2]
+    assert stored_versions(old_pair) == ALL_VERSIONS
     statuses = old_pair.sql("SELECT DISTINCT status FROM operation_records WHERE failure = 'cancelled'")
     assert [row[0] for row in statuses] == ["cancelled"]
     assert len(by_number(old_pair)) == 10
@@ -257,7 +272,7 @@ def test_an_upgrade_a_creation_and_their_printed_sql_give_the_same_schema(
                 execute_script(url, printed_upgrade.stdout)
                 assert len(other.sql("SELECT id FROM operation_records WHERE status = 'cancelled'")) == 2
             assert other.dexpy("db", "check").returncode == 0
-            assert stored_versions(other) == [2]
+            assert stored_versions(other) == (ALL_VERSIONS if name == "sql of upgrade" else [NEWEST])
             schemas[name] = structure(url)
             other.close()
 
@@ -266,13 +281,43 @@ def test_an_upgrade_a_creation_and_their_printed_sql_give_the_same_schema(
     assert schemas["sql of upgrade"] == upgraded
 
 
+@on_each_database
+@pytest.mark.parametrize("version", range(UNNUMBERED + 1, NEWEST), indirect=True)
+def test_an_upgrade_of_a_later_version_gives_the_same_schema(
+    old_pair: Pair, kind: str, version: int, tmp_path: Path
+) -> None:
+    for folder in ("created", "printed"):
+        (tmp_path / folder).mkdir()
+    with servers.database(kind, tmp_path / "created") as created, servers.database(kind, tmp_path / "printed") as url:
+        create_tables(created)
+        old_database(url, kind, version)
+        execute_script(url, schema_sql(kind, version))
+        upgrade(old_pair.engine)
+        assert structure(url) == structure(created)
+        assert structure(old_pair.url) == structure(created)
+
+
+@on_each_database
+@from_each_version
+def test_a_database_of_each_version_is_recognised_after_a_test_suite_has_emptied_its_tables(
+    old_pair: Pair, version: int
+) -> None:
+    if version > UNNUMBERED:
+        old_pair.change("DELETE FROM operation_schema")
+    database = Database(old_pair.url)
+    before, after = schema.upgrade(database)
+    database.dispose()
+    assert (before.version, after.is_complete) == (version, True)
+    assert stored_versions(old_pair) == list(range(max(version, UNNUMBERED + 1), NEWEST + 1))
+
+
 def stored_tables(pair: Pair) -> set[str]:
     return set(sa.inspect(pair.engine).get_table_names())
 
 
 @pytest.mark.parametrize("kind", servers.DATABASES)
 def test_printed_sql_has_a_semicolon_after_each_statement_and_needs_no_database(kind: str) -> None:
-    for start in (0, 1):
+    for start in range(NEWEST):
         text = schema_sql(kind, start)
         assert text == schema_sql(kind, start)
         assert all(part.rstrip().endswith(";") for part in text.split("\n\n"))
@@ -348,7 +393,7 @@ def test_a_later_schema_is_one_error_that_names_the_release(pair: Pair) -> None:
     for command in (["worker", "apps.invoices"], ["db", "check"], ["db", "init"], ["db", "upgrade"]):
         ended = pair.dexpy(*command)
         assert ended.returncode == (2 if command[0] == "worker" else 1), ended
-        assert "its schema has version 99; this release of dexpy supports versions up to 2" in ended.stderr
+        assert f"its schema has version 99; this release of dexpy supports versions up to {NEWEST}" in ended.stderr
         assert "Install the release of dexpy that upgraded it" in ended.stderr
         assert "Run: " not in ended.stderr
 
@@ -357,7 +402,7 @@ def test_a_later_schema_is_one_error_that_names_the_release(pair: Pair) -> None:
 def test_an_upgrade_creates_the_tables_of_an_empty_database(pair: Pair) -> None:
     upgraded = pair.dexpy("db", "upgrade")
 
-    assert (upgraded.returncode, "created the tables at schema version 2" in upgraded.stdout) == (0, True)
+    assert (upgraded.returncode, f"created the tables at schema version {NEWEST}" in upgraded.stdout) == (0, True)
     assert pair.dexpy("db", "check").returncode == 0
 
 
@@ -368,7 +413,7 @@ def test_a_database_whose_tables_were_all_emptied_is_used_and_stamped_again(pair
 
     assert pair.dexpy("db", "check").returncode == 0
     assert pair.dexpy("db", "upgrade").returncode == 0
-    assert stored_versions(pair) == [2]
+    assert stored_versions(pair) == [NEWEST]
 
 
 # --------------------------------------------------------------------------------------------------- within a migration
@@ -378,10 +423,10 @@ def test_a_database_whose_tables_were_all_emptied_is_used_and_stamped_again(pair
 def test_a_migration_of_the_application_upgrades_the_tables(old_pair: Pair) -> None:
     with old_pair.engine.begin() as connection:
         assert records.create_tables(connection) == [], "another version stays as it is"
-        assert records.upgrade_tables(connection) == [2]
+        assert records.upgrade_tables(connection) == ALL_VERSIONS
         assert records.upgrade_tables(connection) == []
 
-    assert stored_versions(old_pair) == [2]
+    assert stored_versions(old_pair) == ALL_VERSIONS
     assert old_pair.dexpy("db", "check").returncode == 0
 
 
@@ -483,6 +528,6 @@ def test_a_migration_of_the_application_does_not_follow_references(old_file: sa.
             records.upgrade_tables(connection)
         connection.rollback()
         connection.exec_driver_sql("PRAGMA foreign_keys = OFF")
-        assert records.upgrade_tables(connection) == [2]
+        assert records.upgrade_tables(connection) == ALL_VERSIONS
         connection.commit()
         assert connection.exec_driver_sql("SELECT count(*) FROM orders").scalar() == 10

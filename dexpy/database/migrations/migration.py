@@ -47,6 +47,24 @@ def has_column(table: str, column: str) -> Callable[[sa.Inspector, str | None], 
     return is_present
 
 
+def lacks_column(table: str, column: str) -> Callable[[sa.Inspector, str | None], bool]:
+    """Return a check for `Statement`: whether a table exists without a column."""
+
+    def is_missing(inspector: sa.Inspector, schema: str | None) -> bool:
+        return inspector.has_table(table, schema=schema) and not has_column(table, column)(inspector, schema)
+
+    return is_missing
+
+
+def lacks_table(table: str) -> Callable[[sa.Inspector, str | None], bool]:
+    """Return a check for `Statement`: whether a table does not exist."""
+
+    def is_missing(inspector: sa.Inspector, schema: str | None) -> bool:
+        return not inspector.has_table(table, schema=schema)
+
+    return is_missing
+
+
 @attrs.frozen
 class Rebuild:
     """A table that SQLite rebuilds, because it cannot alter a constraint.
