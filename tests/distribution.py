@@ -1,7 +1,7 @@
 """Which tests of a run with several processes (``pytest -n 4``) stay together.
 
 A fixture of a whole file, e.g. a pair of servers with its workers, is made once if the tests that share it run in
-one process. All other tests go to any process, the largest groups first.
+one process; so are the parsed files of the package. All other tests go to any process, the largest groups first.
 """
 
 from __future__ import annotations
@@ -18,8 +18,12 @@ SHARING = (
     "test_workers_and_the_process.py",
     "test_forks_inside_runs.py",
     "test_ends_of_runs.py",
+    "test_architecture.py",
+    "test_journeys.py",
+    "test_log_catalog.py",
+    "test_style.py",
 )
-"""Files whose tests share a fixture of the file, made once for each of its parameters."""
+"""Files whose tests share a fixture of the file, made once for each of its parameters, or read the same files."""
 PARAMETER = re.compile(r"(sqlite|postgresql|mariadb)\+(sql|redis|rabbitmq)|mypy|pyright")
 """The parameter of such a fixture, in the ids of tests."""
 

@@ -7,6 +7,7 @@ those of `LAZY`, each with its reason.
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import subprocess
 import sys
@@ -78,15 +79,22 @@ def modules_of(root: Path) -> dict[str, Path]:
     return {".".join(name.parts).removesuffix(".__init__"): file for name, file in files.items()}
 
 
+@functools.cache
+def import_nodes(text: str) -> tuple[tuple[ast.AST, bool], ...]:
+    """The nodes of a text that may import something, and whether they are in a function."""
+    tree = ast.parse(text)
+    functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    in_functions = {node for function in functions for node in ast.walk(function)}
+    kinds = ast.Import | ast.ImportFrom | ast.Call
+    return tuple((node, node in in_functions) for node in ast.walk(tree) if isinstance(node, kinds))
+
+
 def imports_of(source: str, file: Path, modules: dict[str, Path]) -> Iterator[Import]:
     """What a file imports of dexpy, also in functions, for the type checker, and by `import_module` of a literal."""
     package = source if file.stem == "__init__" else source.rpartition(".")[0]
-    tree = ast.parse(file.read_text("utf-8"))
-    functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
-    in_functions = {node for function in functions for node in ast.walk(function)}
-    for node in ast.walk(tree):
+    for node, is_in_function in import_nodes(file.read_text("utf-8")):
         for target in targets_of(node, package, modules):
-            yield Import(source, target, getattr(node, "lineno", 0), node in in_functions)
+            yield Import(source, target, getattr(node, "lineno", 0), is_in_function)
 
 
 def targets_of(node: ast.AST, package: str, modules: dict[str, Path]) -> Iterator[str]:
