@@ -1,4 +1,4 @@
-"""enqueue_all: many operations at once, all or none."""
+"""`enqueue_all` enqueues many operations in one transaction."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Greet(Operation):
 
 
 class Count(Operation):
-    """Of another class, on a queue of its own."""
+    """Has a queue and a priority."""
 
     number: int
     async_ = Async(queue="counts", priority=3)
@@ -56,7 +56,7 @@ class Count(Operation):
 
 
 class Direct(Operation):
-    """Leaves no record before its end."""
+    """Has no record before its end."""
 
     number: int
     record = Recording(params=False)
@@ -66,7 +66,7 @@ class Direct(Operation):
 
 
 class Charge(Operation):
-    """Once for each order."""
+    """Has an idempotency key for each order."""
 
     order: int
     amount: int = 1
@@ -77,7 +77,7 @@ class Charge(Operation):
 
 
 class Reindex(Operation):
-    """One at a time for each shop."""
+    """Is unique for each shop."""
 
     shop: int
     unique = Unique("shop")
@@ -87,7 +87,7 @@ class Reindex(Operation):
 
 
 class Narrow(Operation):
-    """Two at a time."""
+    """Has a concurrency limit of two."""
 
     number: int
     concurrency = Concurrency(2)
@@ -97,7 +97,7 @@ class Narrow(Operation):
 
 
 class Anything(Operation):
-    """Takes what cannot travel."""
+    """Has props that may have no JSON form or be secret."""
 
     what: Any = None
     secret: str = prop(default="", sensitive=True)
@@ -114,7 +114,7 @@ def queued(isolated_runtime: Isolated, engine: sa.Engine) -> int:
         return int(connection.execute(sa.text("SELECT count(*) FROM dexpy_messages")).scalar_one())
 
 
-# ------------------------------------------------------------------------------------------------- all of them
+# ------------------------------------------------------------------------------------------------- valid batches
 
 
 def test_all_operations_run_and_the_tickets_are_in_order(isolated_runtime: Isolated) -> None:
@@ -133,10 +133,10 @@ def test_options_of_the_call_apply_to_all_operations(isolated_runtime: Isolated)
     )
     rows = [records.get(ticket.id) for ticket in tickets]
     assert {(row.queue, row.priority) for row in rows} == {("late", 7)}
-    assert isolated_runtime.run_pending() == [], "due in a second, by the database's clock"
+    assert isolated_runtime.run_pending() == [], "the runs are due in a second, by the database's clock"
     eventually(
         lambda: isolated_runtime.run_pending() or all(ticket.reload().done for ticket in tickets),
-        "they are due",
+        "all runs are done after their delay",
         WAIT_S,
     )
     assert [ticket.result(WAIT_S) for ticket in tickets] == [0, 1, 2]
@@ -201,7 +201,7 @@ def test_direct_runs_can_be_part_of_a_batch(isolated_runtime: Isolated, engine: 
     assert len(isolated_runtime.run_pending()) == 3
 
 
-# -------------------------------------------------------------------------------------------------- or none
+# -------------------------------------------------------------------------------------------------- refused batches
 
 
 BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
@@ -227,7 +227,7 @@ def test_one_invalid_operation_is_named_and_nothing_is_stored(
     assert raised.value.__notes__ == ["enqueue_all: item 2 of 3; nothing was stored or sent."]
     assert stored() == 0
     assert queued(isolated_runtime, engine) == 0
-    assert not Charge(order=1).async_().call().duplicate, "its key is free"
+    assert not Charge(order=1).async_().call().duplicate, "the key of the third operation is free"
 
 
 def test_a_conflict_in_the_middle_of_a_batch_stores_nothing(isolated_runtime: Isolated, engine: sa.Engine) -> None:
@@ -303,7 +303,7 @@ def test_a_batch_belongs_to_the_callers_transaction(isolated_runtime: Isolated, 
         with pytest.raises(dexpy.errors.RolledBack):
             dropped[0].reload()
         tickets = enqueue_all([Greet(name="Ada"), Charge(order=1), Direct(number=1)], session=session)
-        assert stored() == 0, "not committed yet"
+        assert stored() == 0, "the batch is not committed yet"
         session.commit()
     assert stored() == 2
     assert not any(ticket.duplicate for ticket in tickets)
@@ -342,7 +342,7 @@ def test_an_async_session_enqueues_a_batch_through_run_sync(isolated_runtime: Is
     assert [ticket.result(5) for ticket in tickets] == ["Hello Ada", "Hello Ben"]
 
 
-# -------------------------------------------------------------------------------------- together with other policies
+# -------------------------------------------------------------------------------------- with other policies
 
 
 def test_an_existing_key_returns_the_ticket_of_the_earlier_run(isolated_runtime: Isolated) -> None:

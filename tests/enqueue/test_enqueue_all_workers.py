@@ -1,4 +1,4 @@
-"""enqueue_all with real workers: many at once, from several processes, with a key in the way, and killed half-way."""
+"""`enqueue_all` with real workers: large batches, keys in two batches, and a killed enqueuing process."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ MANY = 300
 
 
 def ended(pair: PolicyPair, many: int) -> None:
-    eventually(lambda: records.where(status="done").count() >= many, f"{many} are done", WAIT_S, pair.output)
+    eventually(lambda: records.where(status="done").count() >= many, f"{many} runs are done", WAIT_S, pair.output)
 
 
 def test_two_workers_run_each_operation_of_a_batch_once(pair: PolicyPair) -> None:
-    # What waits longer than half of it may be sent again, and a busy machine may need some seconds for all.
+    # Messages that wait longer than half of this may be republished, and a busy machine needs some seconds for all.
     pair.recover_within_s = 2 * int(WAIT_S)
     pair.configure()
     pair.start(processes=2)
@@ -48,7 +48,7 @@ def test_two_batches_with_the_same_keys_in_opposite_order_do_not_deadlock(pair: 
             barrier.wait(10)
             tickets_by_process[name] = enqueue_all([shop_batches.Charge(order=number) for number in numbers])
         except KeyBusy:
-            # SQLite has one write lock; it is free again when the enqueue is repeated.
+            # SQLite has one write lock, which is free when the enqueue is repeated.
             tickets_by_process[name] = enqueue_all([shop_batches.Charge(order=number) for number in numbers])
         except BaseException as error:
             errors.append(error)
@@ -75,7 +75,7 @@ def test_a_process_that_is_killed_during_a_batch_enqueues_all_or_nothing(pair: P
     script = [sys.executable, shop_batches.__file__, str(pair.folder), point, "20"]
     dead = subprocess.run(script, env=pair.environment, capture_output=True, text=True, timeout=WAIT_S, check=False)
     if pair.is_transactional and point in ("before_publish", "after_publish"):
-        assert dead.returncode == 0, "there is nothing to send after the commit"
+        assert dead.returncode == 0, "the failpoint is not reached, because messages are rows of the same transaction"
     else:
         assert dead.returncode == -9, dead.stderr
 

@@ -1,4 +1,4 @@
-"""Ambient values: explicit beats ambient beats default; those marked to travel go to the worker."""
+"""Ambient values: a prop has its explicit value, else the ambient one, else its default; some reach the workers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Strict(Operation):
         return self.tenant
 
 
-def test_explicit_values_win_over_ambient_ones_and_those_over_defaults() -> None:
+def test_explicit_values_precede_ambient_values_and_ambient_values_precede_defaults() -> None:
     assert Greet().call() == "public en"
     with context(current_tenant="acme", locale="de"):
         assert Greet().call() == "acme de"
@@ -171,7 +171,7 @@ def test_ambient_values_of_a_worker_do_not_reach_a_stored_run(isolated_runtime: 
     with context(current_tenant="acme"):
         old, older = Greet().async_().call(), Strict().async_().call()
     with engine.begin() as connection:
-        # As they were stored before the class had this prop.
+        # As if the records were stored before the class had this prop.
         connection.execute(sa.update(records.table).values(params={}))
     with context(current_tenant="of the worker"):
         isolated_runtime.run_pending()
@@ -267,18 +267,18 @@ def test_a_propagated_value_that_is_not_plain_json_is_refused_at_the_block_with_
     value: Any, expected: str
 ) -> None:
     with pytest.raises(NotSerializable, match=expected), context(locale=Propagate(value)):
-        raise AssertionError("it went in")
+        raise AssertionError("the block was entered")
     assert dict(current_context()) == {}
 
 
-def test_a_value_that_is_not_marked_may_be_anything() -> None:
+def test_a_value_that_is_not_propagated_may_be_of_any_type() -> None:
     with context(user=object()):
         assert set(current_context()) == {"user"}
 
 
 @pytest.fixture
 def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What classes of one test make secret is secret in that test alone."""
+    """Forget the secret names that the classes of a test declare."""
     monkeypatch.setattr(ambient, "_secret_owners", {})
 
 
@@ -291,7 +291,7 @@ def test_the_value_of_a_sensitive_prop_is_not_propagated(isolated_runtime: Isola
 
     expected = r"context\(api_token=Propagate\(...\)\): .* sent unencrypted, but .*Pays.token is sensitive"
     with pytest.raises(SensitiveInTransit, match=expected) as refused, context(api_token=Propagate("hunter2")):
-        raise AssertionError("it went in")
+        raise AssertionError("the block was entered")
     assert "hunter2" not in str(refused.value)
     with context(api_token="hunter2"):
         assert "hunter2" not in repr(Pays())
@@ -309,7 +309,7 @@ def test_the_value_of_an_encrypted_prop_is_not_propagated() -> None:
 
     for name in ("account", "iban"):
         with pytest.raises(SensitiveInTransit, match=name), context(**{name: Propagate("DE00")}):
-            raise AssertionError("it went in")
+            raise AssertionError("the block was entered")
 
 
 @pytest.mark.usefixtures("secrets")
@@ -327,7 +327,7 @@ def test_a_value_that_becomes_secret_inside_the_block_is_not_propagated_either(i
 
 
 @pytest.mark.usefixtures("secrets")
-def test_an_older_row_with_a_value_that_is_now_secret_runs_without_it(isolated_runtime: Isolated) -> None:
+def test_a_stored_run_does_not_get_a_propagated_value_that_has_become_secret(isolated_runtime: Isolated) -> None:
     with context(later=Propagate("hunter2"), locale=Propagate("de")):
         ticket = Nested().async_().call()
     ambient.forbid_propagation("later", "Pays.later")

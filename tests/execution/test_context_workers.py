@@ -1,4 +1,4 @@
-"""Ambient values and traces across real workers: chains of runs, retries, coroutines, and a worker that dies."""
+"""Ambient values and traces with real workers: chains of runs, retries, coroutines, and a killed worker."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def send(operation: Operation) -> Any:
 
 
 def all_ended(pair: PolicyPair, number: int) -> runs.Tree:
-    """The tree, when so many runs are recorded and have ended."""
+    """Wait until this number of runs has ended, and return the tree."""
     ended = sa.select(sa.func.count()).select_from(records).where(records.c.status.in_(FINAL))
     eventually(lambda: pair.sql(ended)[0][0] == number, f"{number} runs have ended", WAIT_S, pair.output)
     return runs.tree("req-1")
@@ -68,7 +68,7 @@ def test_a_run_without_a_record_propagates_values_by_its_message(pair: PolicyPai
     send(Direct(remaining=1))
     tree = all_ended(pair, 3)
     assert {tuple(result[:2]) for result in results(pair, "ReadContext")} == {("de", "locale")}
-    # The direct run has no record: what it started stands at the root.
+    # The direct run has no record, so its child runs are roots.
     assert shape(tree.roots) == sorted([("ReadContext", []), *chain(1)])
     assert all(root.is_orphan for root in tree.roots)
     assert len({root.parent_id for root in tree.roots}) == 1
@@ -94,7 +94,7 @@ def test_a_retry_has_the_same_position_in_the_trace_and_the_same_values(pair: Po
 def test_a_run_keeps_its_propagated_values_after_its_worker_was_killed(pair: PolicyPair) -> None:
     pair.start_killed_at("in_perform=wait", threads=1)
     ticket = send(ChainedRun(remaining=1))
-    pid = eventually(lambda: pair.reached("in_perform"), "it is in perform", WAIT_S, pair.output)
+    pid = eventually(lambda: pair.reached("in_perform"), "the run is in perform", WAIT_S, pair.output)
     os.kill(pid, signal.SIGKILL)
     pair.start()
     tree = all_ended(pair, 4)

@@ -1,4 +1,4 @@
-"""Steps of the application's own: put in, placed and taken out by name, per class."""
+"""Custom middleware: classes insert, place and remove it by name."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _nothing_went() -> None:
 
 
 def noting(name: str) -> Middleware:
-    """A step that notes its way in and out."""
+    """Return a middleware that records when it is entered and left."""
 
     def run(call: Call, proceed: Proceed) -> Outcome:
         calls.append(f"{name} in")
@@ -165,7 +165,7 @@ def test_the_same_middleware_runs_around_a_coroutine() -> None:
     assert calls == ["a in", "b in", "b out", "a out"]
 
 
-def test_a_middleware_is_left_out_where_a_class_does_not_need_it() -> None:
+def test_a_middleware_is_skipped_for_a_class_that_does_not_need_it() -> None:
     step = Middleware("mine", noting("mine").run, needed=lambda contract: bool(contract.guards))
 
     class Placed(Operation):
@@ -274,7 +274,7 @@ def test_an_error_after_the_commit_does_not_fail_the_run() -> None:
         proceed(call)
         return Err("no_tenant", "Too late")
 
-    assert isinstance(outcome_of(spoils)().safe.call(), Err), "inside, the transaction sees it and rolls back"
+    assert isinstance(outcome_of(spoils)().safe.call(), Err), "inside of the transaction the Err rolls it back"
     with pytest.raises(
         DeclarationError, match="returned an Err for an Ok whose effects are already committed. Place it inside"
     ):
@@ -289,11 +289,11 @@ def test_the_session_is_available_only_inside_of_the_transaction(isolated_runtim
     assert outcome_of(asks)().call() == 1
 
 
-# ------------------------------------------------------------------------ the two examples of the how-to
+# ------------------------------------------------------------------------ the two examples of the how-to page
 
 
 class Metrics:
-    """Counts how runs end, and how long they take, by operation."""
+    """Counts the ends of runs by operation and status."""
 
     def __init__(self) -> None:
         self.ended: Counter[tuple[str, str]] = Counter()
@@ -357,7 +357,7 @@ def _only_the_tenants_rows(state: Any) -> None:
 
 
 def in_tenant(call: Call, proceed: Proceed) -> Outcome:
-    """Run the rest among the rows of one tenant."""
+    """Restrict the queries of a run to the rows of one tenant."""
     tenant = current_context().get("tenant")
     if tenant is None:
         raise Error("no_tenant", "No tenant in the context")
@@ -388,7 +388,7 @@ class ReadNote(Operation):
 
 @pytest.fixture
 def notes(engine: sa.Engine) -> Any:
-    """Note 1 of acme and note 2 of bolt."""
+    """Insert note 1 of acme and note 2 of bolt."""
     Rows.metadata.create_all(engine)
     with engine.begin() as connection:
         connection.execute(sa.insert(Note), [{"id": 1, "tenant": "acme"}, {"id": 2, "tenant": "bolt"}])
@@ -417,8 +417,8 @@ def test_a_tenant_middleware_is_around_refs_and_guards_in_place_in_workers_and_i
 
 
 def in_schema(call: Call, proceed: Proceed) -> Outcome:
-    """Run the rest in the PostgreSQL schema of one tenant."""
-    # Before the others: the run's own record is written in the same transaction.
+    """Let a run use the PostgreSQL schema of one tenant."""
+    # The schema precedes the others, which are kept for the run's record in the same transaction.
     path = "SELECT set_config('search_path', quote_ident(:schema) || ',' || current_setting('search_path'), true)"
     call.session.execute(sa.text(path), {"schema": current_context()["tenant"]})
     return proceed(call)

@@ -1,4 +1,4 @@
-"""Steps of one's own under real workers."""
+"""Custom middleware with real workers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MANY = 12
 
 
 def both(numbers: range) -> Counter[str]:
-    """What the step and `perform` leave, once each."""
+    """The effects of the middleware and of `perform`, once each."""
     return Counter(f"{event} {number}" for number in numbers for event in ("entered", "counted"))
 
 
@@ -29,7 +29,7 @@ def test_each_run_passes_the_middleware_once_under_two_workers(pair: PolicyPair)
 def test_writes_of_a_middleware_are_rolled_back_with_its_killed_worker(pair: PolicyPair) -> None:
     pair.start_killed_at("in_middleware")
     ticket = Counted(number=1).async_().call()
-    eventually(lambda: pair.reached("in_middleware"), "a worker dies in the step", WAIT_S, pair.output)
+    eventually(lambda: pair.reached("in_middleware"), "a worker is killed in the middleware", WAIT_S, pair.output)
     pair.start()
     assert ticket.result(RECOVER_WITHIN_S + WAIT_S) == 1
     assert Counter(pair.effects()) == both(range(1, 2))

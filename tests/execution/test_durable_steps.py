@@ -1,4 +1,4 @@
-"""Durable steps: finished steps stay, unfinished ones are rolled back, and the next attempt continues from there."""
+"""Durable steps: finished ones are kept, unfinished ones are rolled back, the next attempt continues after them."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from dexpy.testing import Isolated, isolated
 AGAIN = (Retry(ConnectionError, attempts=5, wait=0),)
 
 hooks: list[str] = []
-"""What hooks have done."""
+"""The actions of hooks, in order."""
 failures_left: list[str] = []
-"""Where the operations below are to fail, once each."""
+"""The points at which the operations fail, once each."""
 
 
 def fall(where: str) -> None:
-    """Fail at this point if the test requests it."""
+    """Fail at a point that the test has put into `failures_left`."""
     if where in failures_left:
         failures_left.remove(where)
         raise ConnectionError(where)
@@ -57,7 +57,7 @@ def lines(engine: sa.Engine) -> Callable[[], list[str]]:
 
 
 class Stepwise(Operation):
-    """Writes lines."""
+    """The base of the operations with steps; writes effects."""
 
     def note(self, what: str) -> None:
         self.session.add(Line(what=what, attempt=""))
@@ -188,7 +188,7 @@ class Afterwards(Stepwise):
         self.note("after")
 
 
-def test_writes_after_the_last_step_are_one_transaction_with_the_end_of_the_run(
+def test_writes_after_the_last_step_are_committed_with_the_end_of_the_run(
     isolated_runtime: Isolated, lines: Callable[[], list[str]]
 ) -> None:
     failures_left.append("at the end")
@@ -243,7 +243,7 @@ def test_a_loop_continues_after_the_last_committed_item(
         isolated_runtime.run_pending()
 
         assert lines() == [f"item {number}" for number in (7, 14, 21, 28, 35)] * count
-        # Two items are behind a loop of one or two at a time when the third falls, and none behind a longer one.
+        # At the failure of the third item two are committed in batches of one or two, and none in larger batches.
         assert ticket.result(1) == (3 if batch <= 2 else 5)
         (step,) = records.steps(ticket.id)
         assert step.finished
@@ -274,7 +274,7 @@ def test_a_cursor_round_trips(cursor: object) -> None:
 
 
 class Pair(shop_steps.Base):
-    """A row with a key of two columns."""
+    """A row whose primary key has two columns."""
 
     __tablename__ = "step_pairs"
     a: sa.orm.Mapped[int] = sa.orm.mapped_column(primary_key=True, autoincrement=False)
@@ -381,7 +381,7 @@ TAKEN: dict[str, dict[str, Any]] = {
 
 
 class Robbed(Stepwise):
-    """Is taken from its worker while that is in a step."""
+    """Loses its claim while it is in a step."""
 
     how: str
 
@@ -405,7 +405,7 @@ def test_a_step_of_a_run_that_was_recovered_meanwhile_commits_nothing(
 
     assert lines() == []
     assert records.steps(ticket.id) == []
-    assert ticket.reload().status == TAKEN[how].get("status", "running"), "as the other one has left it"
+    assert ticket.reload().status == TAKEN[how].get("status", "running"), "the row stays as it was changed meanwhile"
 
 
 def test_the_claim_of_a_step_is_locked_until_its_commit(isolated_runtime: Isolated, engine: sa.Engine) -> None:
@@ -459,7 +459,7 @@ def test_each_step_reloads_and_locks_the_rows_of_its_references(
     assert ticket.result(1) == [0, 7]
 
 
-# ------------------------------------------------------------------------------------------- other ways to run
+# ------------------------------------------------------------------------------------------- other kinds of runs
 
 
 class Unwrapped(Stepwise):
@@ -590,7 +590,7 @@ def test_the_steps_of_a_coroutine_run_in_the_thread_of_its_run(
     assert lines() == ["buy", "number 1", "number 2"]
 
 
-# ----------------------------------------------------------------------------------------------- begun again
+# ------------------------------------------------------------------------------------ retries and interruptions
 
 
 class Doomed(Stepwise):
@@ -698,7 +698,7 @@ def test_a_run_that_starts_in_a_stopping_worker_is_released_too(
 
 
 def failure_of(isolated_runtime: Isolated, operation: Operation) -> str:
-    """The message of the error that an operation ends with in the background."""
+    """Run an operation in the background, and return the message of its error."""
     ticket = operation.async_().call()
     isolated_runtime.run_pending()
     (attempt, *_) = records.attempts(ticket.id)
@@ -866,7 +866,7 @@ def test_an_invalid_step_or_loop_is_refused_and_stores_nothing(
 
 
 versions: list[list[str]] = []
-"""The steps of each attempt, in order."""
+"""The names of the steps of each attempt, in order."""
 
 
 class Deployed(Stepwise):
@@ -903,7 +903,7 @@ DEPLOYS: list[tuple[list[str], list[str], str | None]] = [
     ),
     (["first", "third"], ["third"], "the step 'third' is in the place of 'first', a step of an earlier attempt"),
 ]
-"""The steps of the first attempt, those of the next one, and how that is refused."""
+"""The steps of the first attempt, the steps of the next one, and the error; None if they are accepted."""
 
 
 def test_a_deploy_may_append_steps_and_not_change_their_order(isolated_runtime: Isolated) -> None:
@@ -995,7 +995,7 @@ def test_steps_are_refused_outside_of_perform(isolated_runtime: Isolated) -> Non
     assert "is inside `with self.transaction():`" in failure_of(isolated_runtime, InBlock())
 
 
-def test_the_facts_of_an_error_are_attributes(isolated_runtime: Isolated) -> None:
+def test_a_step_error_has_the_names_of_operation_and_step_as_attributes(isolated_runtime: Isolated) -> None:
     with pytest.raises(StepError) as refused:
         Wrong(how="twice").call()
 
@@ -1012,7 +1012,7 @@ class Shrinking(Stepwise):
                 raise ConnectionError
 
 
-def test_a_shortened_list_is_refused(isolated_runtime: Isolated) -> None:
+def test_a_list_that_has_become_shorter_is_refused(isolated_runtime: Isolated) -> None:
     ticket = Shrinking().async_().call()
     isolated_runtime.run_pending()
 

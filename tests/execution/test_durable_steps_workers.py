@@ -1,4 +1,4 @@
-"""Steps under real workers that are killed, frozen and stopped: every effect is there once."""
+"""Durable steps with real workers that are killed, frozen and stopped: every effect exists once."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ WAIT_S = 60.0
 
 
 def reached(pair: PolicyPair, point: str) -> int:
-    """The process that came to a point, once one has."""
+    """Wait until a process has reached a failpoint, and return its pid."""
     return eventually(lambda: pair.reached(point), f"a worker reaches {point}", WAIT_S, pair.output)
 
 
 def effects(pair: PolicyPair) -> Counter[str]:
-    """What was done, and how often."""
+    """Return the committed effects and their numbers."""
     return Counter(row.what for row in pair.sql(sa.select(Line.what)))
 
 
 def writers(pair: PolicyPair) -> dict[str, int]:
-    """Which process did what."""
+    """Return the pid of the process that wrote each effect."""
     return {row.what: int(row.attempt) for row in pair.sql(sa.select(Line.what, Line.attempt))}
 
 
 def expected_lines(number: int) -> Counter[str]:
-    """What one `ProcessOrder` does."""
+    """Return the effects of one `ProcessOrder`."""
     items = [f"{number} item {7 * item}" for item in range(1, ROWS + 1)]
     return Counter([f"{number} first", f"{number} second {number + 1}", *items, f"{number} last"])
 
@@ -47,7 +47,7 @@ def visits(pair: PolicyPair) -> set[int]:
 
 
 def is_done(pair: PolicyPair, ticket: Ticket[Any], *, lost: int) -> None:
-    """Assert that a run succeeded after that many kills, each of which is recorded."""
+    """Assert that a run succeeded, and that each lost attempt is recorded."""
     assert ticket.wait(WAIT_S), pair.output()
     assert (ticket.reload().num_attempts, ticket.done) == (1 + lost, True)
     assert [each.failure for each in records.attempts(ticket.id)] == ["lost"] * lost + [None]
@@ -75,7 +75,8 @@ def test_a_run_whose_workers_are_killed_repeatedly_continues_at_its_checkpoint(p
     assert visits(pair) == {1}
     died = [reached(pair, point) for point in points]
     did = writers(pair)
-    # Two fell with nothing behind them, the third behind the first step, the fourth behind the second item.
+    # The first two processes committed nothing, the third one the first step, the fourth one the second step
+    # and two items.
     assert did["1 first"] == died[2]
     assert {did["1 second 2"], did["1 item 7"], did["1 item 14"]} == {died[3]}
     last = {did[f"1 item {item}"] for item in range(21, 7 * ROWS + 1, 7)} | {did["1 last"]}
@@ -91,7 +92,7 @@ def test_a_worker_that_was_frozen_in_a_loop_commits_nothing_after_it_is_resumed(
     os.kill(pid, signal.SIGSTOP)
 
     if pair.engine.dialect.name == "sqlite":
-        # A process that is frozen there, and not dead, is waited for.
+        # A frozen process keeps its liveness lock, so its run is not recovered.
         thaw(pair, pid)
         is_done(pair, ticket, lost=0)
         assert effects(pair) == expected_lines(1)
@@ -101,7 +102,9 @@ def test_a_worker_that_was_frozen_in_a_loop_commits_nothing_after_it_is_resumed(
     before = effects(pair)
     thaw(pair, pid)
 
-    eventually(lambda: frozen.lines("claim.lost"), "its run is rolled back", WAIT_S, pair.output)
+    eventually(
+        lambda: frozen.lines("claim.lost"), "the resumed worker finds that it has lost its claim", WAIT_S, pair.output
+    )
     assert before == effects(pair) == expected_lines(1)
     assert visits(pair) == {1}
     assert writers(pair)["1 item 14"] == pid
@@ -111,7 +114,7 @@ def test_a_worker_that_was_frozen_in_a_loop_commits_nothing_after_it_is_resumed(
 
 @ON_SERVERS
 def test_a_worker_that_was_frozen_without_a_transaction_has_lost_its_claim(pair: PolicyPair) -> None:
-    # No session of it can be ended then: what keeps it from going on is the claim alone.
+    # It has no session that the recovery can end, so only the check of its claim stops it.
     frozen = pair.start_killed_at("before_item_3=wait", threads=1)
     ticket = ProcessItems(number=1, steps_to_go=6, pause_s=0).async_().call()
     pid = reached(pair, "before_item_3")
@@ -121,7 +124,9 @@ def test_a_worker_that_was_frozen_without_a_transaction_has_lost_its_claim(pair:
     is_done(pair, ticket, lost=1)
     thaw(pair, pid)
 
-    eventually(lambda: frozen.lines("claim.lost"), "its run is rolled back", WAIT_S, pair.output)
+    eventually(
+        lambda: frozen.lines("claim.lost"), "the resumed worker finds that it has lost its claim", WAIT_S, pair.output
+    )
     assert effects(pair) == Counter(f"1 item {item}" for item in range(6))
     assert {effect for effect, writer in writers(pair).items() if writer == pid} == {
         f"1 item {item}" for item in range(3)
@@ -139,7 +144,9 @@ def test_a_worker_that_is_frozen_before_the_commit_of_a_step_delays_no_other(pai
     is_done(pair, ticket, lost=1)
     thaw(pair, pid)
 
-    eventually(lambda: frozen.lines("claim.lost"), "its run is rolled back", WAIT_S, pair.output)
+    eventually(
+        lambda: frozen.lines("claim.lost"), "the resumed worker finds that it has lost its claim", WAIT_S, pair.output
+    )
     assert effects(pair) == expected_lines(1)
     assert pid not in writers(pair).values()
 
@@ -152,12 +159,12 @@ def thaw(pair: PolicyPair, pid: int) -> None:
 def test_a_stopping_worker_releases_a_long_loop_at_its_next_item(pair: PolicyPair) -> None:
     first = pair.start()
     ticket = ProcessItems(number=1, steps_to_go=160).async_().call()
-    eventually(lambda: len(effects(pair)) >= 3, "some items are done", WAIT_S, pair.output)
+    eventually(lambda: len(effects(pair)) >= 3, "some items are committed", WAIT_S, pair.output)
 
     first.signal(signal.SIGTERM)
     requested_at = time.monotonic()
     assert first.ended() == 0
-    # All of its items would have taken eight seconds, and it was given thirty.
+    # All items take eight seconds, and the shutdown timeout is thirty seconds.
     assert time.monotonic() - requested_at < 6
     num_done = len(effects(pair))
     assert 3 <= num_done < 160

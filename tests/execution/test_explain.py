@@ -57,7 +57,7 @@ class Account(Base):
 
 @pytest.fixture
 def accounts(engine: sa.Engine) -> Generator[None]:
-    """One account, number 1, with 10 in it."""
+    """Create an account with id 1 and balance 10."""
     Base.metadata.create_all(engine)
     with engine.begin() as connection:
         connection.execute(sa.insert(Account).values(id=1, name="Ann", balance=10))
@@ -226,7 +226,7 @@ def test_invalid_props_return_a_partial_report() -> None:
 
 
 @pytest.mark.usefixtures("isolated_runtime", "accounts")
-def test_a_row_that_was_never_flushed_is_a_problem_of_the_props() -> None:
+def test_a_row_that_was_never_flushed_is_reported_as_an_invalid_prop() -> None:
     explanation = Withdraw.explain(account=Account(id=2, name="Bob", balance=1), amount=1)
     assert not explanation.callable
     assert "has no primary key yet. Call session.flush()" in str(explanation.error)
@@ -260,7 +260,7 @@ class Confused(Operation):
 
 
 class Meddler(Operation):
-    """Has a guard that does what no guard should."""
+    """Has a guard that writes, enqueues and calls."""
 
     account: OptRef[Account] = prop(default=None)
 
@@ -277,7 +277,7 @@ class Meddler(Operation):
 
 
 class LooseMeddler(Operation):
-    """The same, without its own transaction."""
+    """Has the same guard, and no transaction of its own."""
 
     transaction = False
 
@@ -337,7 +337,9 @@ def test_the_current_session_is_unchanged(isolated_runtime: Isolated) -> None:
     with isolated_runtime.runtime.store.new_session() as session, session.begin():
         session.execute(sa.update(Account).values(balance=500))
         with dexpy.session(session):
-            assert Withdraw.explain(account=1, amount=400).callable, "it sees what the transaction has done"
+            assert Withdraw.explain(account=1, amount=400).callable, (
+                "the dry run reads the changes of the current transaction"
+            )
             assert session.scalar(sa.select(Account.balance)) == 500
     assert not Withdraw.explain(account=1, amount=600).callable
     assert Withdraw.explain(account=1, amount=400).callable
@@ -396,7 +398,7 @@ class Talkative(Operation):
     def perform(self) -> None: ...
 
 
-def test_the_explain_of_a_middleware_is_shown_and_a_failing_one_breaks_nothing(
+def test_the_explain_of_a_middleware_is_shown_and_its_failure_is_reported(
     isolated_runtime: Isolated,
 ) -> None:
     explanation = Talkative.explain(pin=SECRET)
@@ -407,7 +409,7 @@ def test_the_explain_of_a_middleware_is_shown_and_a_failing_one_breaks_nothing(
     }
     assert explanation.callable
     assert not Talkative.explain(pin=SECRET, number=0).callable
-    assert Talkative.explain(pin=1).extras == {}, "there is no operation to look at"
+    assert Talkative.explain(pin=1).extras == {}, "without an operation no middleware explains itself"
     assert list(explanation.pipeline)[:5] == ["trace", "says", "mute", "fails", "result"]
     assert explanation.pipeline["says"]
     assert not explanation.pipeline["result"]
@@ -457,7 +459,7 @@ def test_a_dry_run_of_a_class_without_a_transaction_loads_rows_and_stores_nothin
         assert connection.scalar(sa.select(Account.balance)) == 10
 
 
-def test_an_unconfigured_program_touches_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_explain_without_a_configuration_creates_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     before = install(None)
     try:
@@ -468,7 +470,7 @@ def test_an_unconfigured_program_touches_no_disk(tmp_path: Path, monkeypatch: py
     assert list(tmp_path.iterdir()) == []
 
 
-def test_explain_shows_that_a_runtime_records_nothing(tmp_path: Path) -> None:
+def test_explain_shows_that_a_runtime_without_a_database_records_nothing(tmp_path: Path) -> None:
     before = install(Runtime(Settings(broker="redis://localhost:1/0", home=tmp_path)))
     try:
         explanation = Bare.explain()

@@ -1,4 +1,4 @@
-"""The end of a run is stored however long the details of its failure are."""
+"""The end of a run is stored even if the details of its failure are long."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from dexpy.database.tables import records as table
 from dexpy.testing import Isolated
 
 MOST_BYTES = 65_535
-"""What MariaDB takes for a text."""
+"""The size limit of a text column in MariaDB."""
 
 
 class Deep(Operation):
-    """Falls so deep that its frames are more than a page."""
+    """Recurses until its traceback is longer than the column."""
 
     def perform(self) -> int:
-        # Of a file whose name is as long as those in a virtual environment are.
+        # The name of the file is as long as that of a file in a virtual environment.
         scope: dict[str, Any] = {}
         exec(compile("def fall(n): return fall(n + 1)", f"/srv/{'lib/' * 30}deep.py", "exec"), scope)  # noqa: S102
         return int(scope["fall"](0))
@@ -40,8 +40,8 @@ def test_a_run_that_recurses_too_deeply_fails_and_its_frames_are_cut(isolated_ru
     assert attempt.error == "RecursionError"
     assert attempt.traceback is not None
     assert 1000 < len(attempt.traceback.encode()) < MOST_BYTES
-    assert attempt.traceback.splitlines()[0].endswith(" perform"), "where it began"
-    assert attempt.traceback.splitlines()[-1].endswith(" fall"), "where it ended"
+    assert attempt.traceback.splitlines()[0].endswith(" perform"), "the first frame is kept"
+    assert attempt.traceback.splitlines()[-1].endswith(" fall"), "the last frame is kept"
 
 
 def test_params_with_thousands_of_problems_produce_a_message_of_limited_length(isolated_runtime: Isolated) -> None:

@@ -1,4 +1,4 @@
-"""Progress of a run: visible while it runs, written at intervals, and never blocking it."""
+"""The progress of a run: visible while it runs, written at intervals, without blocking the run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from dexpy.recording.transitions import apply
 from dexpy.testing import Isolated
 
 observed: list[Any] = []
-"""What others saw of a run while it ran."""
+"""The progress that another session read while the run was running."""
 
 
 @pytest.fixture(autouse=True)
@@ -34,13 +34,13 @@ def tables(engine: sa.Engine) -> None:
 
 @pytest.fixture(autouse=True)
 def no_time_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between two words, as far as progress is concerned, however slow the machine is."""
+    """Set an interval that no test exceeds, even on a slow machine."""
     monkeypatch.setattr(progress_writer, "WRITE_EVERY_S", 3600.0)
 
 
 @pytest.fixture
 def writes(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Return the written progress, in order."""
+    """A list of the written progress, in order."""
     collected: list[Any] = []
     original = run_signals.write_progress
 
@@ -53,13 +53,13 @@ def writes(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def observe(run_id: str) -> None:
-    """Return the progress of a run as another session sees it."""
+    """Record the progress of a run as another session reads it."""
     progress = Ticket.get(run_id).progress
     observed.append(None if progress is None else progress.done)
 
 
 class Count(Operation):
-    """Reports each number, and lets the test inspect it."""
+    """Reports each number as progress, and reads it in another session."""
 
     upto: int
     writes: bool = False
@@ -108,7 +108,7 @@ def test_a_run_that_holds_sqlites_write_lock_does_not_wait_for_itself(
     isolated_runtime.run_pending()
 
     assert time.monotonic() - began < 10
-    # There no other session sees it before the commit, which writes it.
+    # On SQLite it is written with the commit, so no other session reads it before.
     assert observed == ([None] * 3 if engine.dialect.name == "sqlite" else [1] * 3)
     assert ticket.reload().progress == Progress(3, 3, "number 3", ticket.progress.at)  # type: ignore[union-attr]
     assert writes[-1] == 3
@@ -190,7 +190,7 @@ class Secretive(Operation):
         self.report_progress(1, note=f"working on {self.code} " + "x" * 2000)
 
 
-def test_notes_are_redacted_and_cut(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+def test_notes_are_redacted_and_shortened(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     ticket = Secretive(code="hunter2hunter2").async_().call()
     isolated_runtime.run_pending()
 
@@ -241,7 +241,7 @@ def test_a_worker_whose_run_was_recovered_writes_no_progress_for_its_successor(i
     assert now is not None
 
     with isolated_runtime.runtime.store.begin() as connection:
-        # It runs, but under another claim: neither the first word nor a later one is the thawed worker's.
+        # The run has a new claim: progress with the old token is written neither first nor later.
         run_signals.write_progress(connection, ticket.id, before.claim_token, {"done": 99})
     assert isolated_runtime.runtime.store.rows(progress_reports) == []
     with isolated_runtime.runtime.store.begin() as connection:

@@ -1,6 +1,7 @@
-"""`Concurrency`: at most so many background runs of a key at once; docs/reference/concurrency.md.
+"""`Concurrency` limits how many background runs of a key run at once; docs/reference/concurrency.md.
 
-One worker alone, in this thread: another run of the key is under way while `run_pending` is called inside of it.
+There is one worker, in this thread: a run calls `run_pending` in its `perform`, so that other runs are delivered
+while it holds a slot.
 """
 
 from __future__ import annotations
@@ -91,12 +92,12 @@ class Free(Limited):
 
 
 def enqueue(*numbers: int, account: int = 0, **options: Any) -> list[Ticket[int]]:
-    """Tickets of runs with these numbers."""
+    """Enqueue a `Limited` for each number, and return the tickets."""
     return [Limited(account=account, number=number).async_(**options).call() for number in numbers]
 
 
 def blocked() -> list[str]:
-    """The ids of records that wait for a slot."""
+    """Return the ids of records that wait for a slot."""
     return [record.id for record in records.all() if record.blocked_key is not None]
 
 
@@ -116,10 +117,10 @@ def test_a_run_without_a_slot_waits_and_starts_when_another_run_has_ended(isolat
     assert started_runs == [1, 2]
     assert [one.reload().status, two.reload().status] == ["done", "done"]
     assert blocked() == []
-    assert two.reload()._columns["num_attempts"] == 1, "to wait for a slot is no attempt"
+    assert two.reload()._columns["num_attempts"] == 1, "waiting for a slot does not count as an attempt"
 
 
-def test_another_key_has_slots_of_its_own(isolated_runtime: Isolated) -> None:
+def test_each_key_has_separate_slots(isolated_runtime: Isolated) -> None:
     enqueue(1)
     enqueue(2, account=9)
     during_run.append(isolated_runtime.run_pending)
@@ -162,7 +163,7 @@ def test_a_newer_run_does_not_overtake_a_blocked_run(isolated_runtime: Isolated)
 
     def later() -> None:
         isolated_runtime.run_pending()
-        # Sent while the slot is taken, and delivered first when it is free: its message lies in front.
+        # Enqueued while the slot is in use; its message is delivered before that of the blocked run.
         enqueue(3)
 
     during_run.append(later)
@@ -170,7 +171,7 @@ def test_a_newer_run_does_not_overtake_a_blocked_run(isolated_runtime: Isolated)
     assert started_runs == [1, 2, 3]
 
 
-def test_a_slot_is_free_again_however_its_run_has_ended(isolated_runtime: Isolated) -> None:
+def test_the_slot_of_a_failed_run_becomes_free(isolated_runtime: Isolated) -> None:
     Fails(number=1).async_().call()
     Fails(number=2).async_().call()
     during_run.append(isolated_runtime.run_pending)
@@ -188,7 +189,7 @@ def test_a_run_that_waits_for_its_next_attempt_holds_no_slot(isolated_runtime: I
         isolated_runtime.run_pending()
         return one.reload().done and two.reload().done
 
-    eventually(both_are_done, "its wait is over")
+    eventually(both_are_done, "both runs are done after the wait of the retry")
     assert while_two_runs == ["pending"]
     assert started_runs == [1, 2, 1]
 
@@ -223,7 +224,7 @@ def test_classes_that_name_a_group_share_its_slots(isolated_runtime: Isolated) -
     assert started_runs == [1, 2]
 
 
-def test_a_function_makes_the_key(isolated_runtime: Isolated) -> None:
+def test_a_function_can_return_the_key(isolated_runtime: Isolated) -> None:
     for number in (1, 2, 3):
         Odd(number=number).async_().call()
     during_run.append(isolated_runtime.run_pending)
@@ -320,14 +321,14 @@ def refill_slots(isolated_runtime: Isolated) -> int:
 
 def test_the_relay_fills_free_slots_with_blocked_runs(isolated_runtime: Isolated) -> None:
     one, two, three = enqueue(1, 2, 3)
-    # As after a worker that dies between the end of its run and the publishing of the blocked records.
+    # As if a worker died after the end of its run, before it published the blocked records.
     wait = {"blocked_key": table.c.concurrency_key, "enqueued_at": None, "scheduled_at": None}
     with isolated_runtime.runtime.store.begin() as connection:
         connection.execute(sa.update(table).values(wait))
         connection.execute(sa.text("DELETE FROM dexpy_messages"))
     assert isolated_runtime.run_pending() == []
     assert refill_slots(isolated_runtime) == 1
-    assert refill_slots(isolated_runtime) == 0, "what was sent is on its way"
+    assert refill_slots(isolated_runtime) == 0, "the published record uses the only slot"
     isolated_runtime.run_pending()
     assert started_runs == [1, 2, 3]
     assert {one.reload().status, two.reload().status, three.reload().status} == {"done"}
@@ -357,7 +358,7 @@ def test_a_message_that_no_worker_claims_reserves_a_slot_for_a_limited_time(
         connection.execute(sa.text("DELETE FROM dexpy_messages"))
     assert (refill_slots(isolated_runtime), refill_slots(isolated_runtime)) == (1, 0)
     with isolated_runtime.runtime.store.begin() as connection:
-        # The message of the first one was lost, or is in a queue that no worker serves.
+        # As if the first message was lost, or is in a queue that no worker serves.
         connection.execute(sa.text("DELETE FROM dexpy_messages"))
         long_ago = after(-concurrency_slots.MESSAGE_S - 1)
         sent_at = sa.update(table).where(table.c.id == one.id).values(enqueued_at=long_ago)
@@ -403,7 +404,7 @@ def test_rows_of_limits_that_are_not_in_use_are_deleted(isolated_runtime: Isolat
     assert started_runs == [1, 2]
 
 
-def test_a_row_from_before_the_limit_runs_as_it_is(isolated_runtime: Isolated) -> None:
+def test_a_row_that_was_stored_before_its_class_had_a_limit_runs_without_one(isolated_runtime: Isolated) -> None:
     enqueue(1)
     with isolated_runtime.runtime.store.begin() as connection:
         connection.execute(sa.update(table).values(concurrency_key=None))
@@ -411,7 +412,7 @@ def test_a_row_from_before_the_limit_runs_as_it_is(isolated_runtime: Isolated) -
     assert started_runs == [1]
 
 
-def test_the_key_reveals_nothing_of_a_secret(isolated_runtime: Isolated) -> None:
+def test_the_key_is_stored_as_a_digest(isolated_runtime: Isolated) -> None:
     enqueue(1)
     (key,) = {record.concurrency_key for record in records.all()}
     assert len(key) == 64

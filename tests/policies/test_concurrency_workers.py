@@ -1,4 +1,4 @@
-"""`Concurrency` with real workers: two at once, and workers that are killed around a slot."""
+"""`Concurrency` with real workers: two workers, and workers that are killed while they acquire or release a slot."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dexpy.database.tables import records
 APPLICATION = shop_limits
 RUNS = 200
 SLACK_S = 3.0
-"""What a busy machine takes to run what was offered."""
+"""The time in which a busy machine starts a run whose slot is free, in seconds."""
 
 POINTS = ("concurrency_key_locked", "run_blocked", "in_perform", "before_slot_release", "slots_filled")
 
@@ -36,9 +36,9 @@ def test_two_workers_never_run_more_than_the_limit(pair: PolicyPair) -> None:
 
     assert Counter(row.status for row in rows) == {"done": RUNS}, pair.output()
     assert {row.num_attempts for row in rows} == {1}
-    assert max_at_once(pair) == {"one": 2}, "never three, and two at some time"
+    assert max_at_once(pair) == {"one": 2}, "at most two at once, and two at some time"
     assert effects(pair) == Counter(range(RUNS))
-    assert len({mark.pid for mark in marks(pair)}) == len(workers), "both took part"
+    assert len({mark.pid for mark in marks(pair)}) == len(workers), "both workers have run some"
     assert_nothing_left(pair)
     print(f"{RUNS} runs of 20 ms, two at a time: {took_s:.2f} s")
 
@@ -46,16 +46,16 @@ def test_two_workers_never_run_more_than_the_limit(pair: PolicyPair) -> None:
 def test_a_blocked_run_occupies_no_thread(pair: PolicyPair) -> None:
     pair.start(threads=2)
     long = Single(key="one", number=0, hold_s=1.5).async_().call()
-    eventually(lambda: marks(pair), "it has begun", WAIT_S, pair.output)
+    eventually(lambda: marks(pair), "the first run has started", WAIT_S, pair.output)
     waiting = [Single(key="one", number=number).async_().call() for number in range(1, 6)]
     blocked = sa.select(records.c.id).where(records.c.blocked_key.is_not(None))
-    eventually(lambda: len(pair.sql(blocked)) == len(waiting), "they wait", WAIT_S, pair.output)
+    eventually(lambda: len(pair.sql(blocked)) == len(waiting), "the other runs are blocked", WAIT_S, pair.output)
     other = Single(key="two", number=9).async_().call()
     assert other.result(WAIT_S) == 9
     assert long.reload().running
     wait_until_final(pair)
     order = [mark.number for mark in marks(pair) if mark.what == "begin" and mark.key == "one"]
-    assert order == [0, 1, 2, 3, 4, 5], "in the order of their age"
+    assert order == [0, 1, 2, 3, 4, 5], "blocked runs start in the order of their age"
 
 
 @pytest.mark.parametrize("point", POINTS)

@@ -1,4 +1,4 @@
-"""Encryption, through the public face: what a class has encrypted is readable in its runs and by its callers alone."""
+"""Encryption through the public interface: only the runs of a class and its callers read its encrypted data."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ fernet = pytest.importorskip("cryptography.fernet")
 
 @pytest.fixture
 def isolated_runtime(database_url: str) -> Generator[Isolated]:
-    """A runtime that encrypts, on each database."""
+    """A runtime with two encryptors, on each database."""
     shop.performed.clear()
     with isolated(
         database=database_url, encryptors={"default": FernetEncryptor(OLD_KEY), "vault": ReverseEncryptor()}
@@ -62,19 +62,19 @@ def isolated_runtime(database_url: str) -> Generator[Isolated]:
 
 
 def configured(isolated_runtime: Isolated, *keys: str) -> None:
-    """Another set of keys, as after a deploy."""
+    """Replace the keys of the runtime, as a deploy does."""
     isolated_runtime.runtime.encryptors = Encryptors({"default": FernetEncryptor(*keys)} if keys else {})
 
 
 def stored(engine: sa.Engine, column: str = "params") -> Any:
-    """What the last row has, as JSON."""
+    """Return a JSON column of the last row."""
     with engine.connect() as connection:
         query = sa.select(records.table.c[column]).order_by(records.table.c.id.desc()).limit(1)
         return connection.execute(query).scalar_one()
 
 
 def everything(engine: sa.Engine) -> str:
-    """All that is in a database, as text."""
+    """Return all rows of a database, and the bytes of a SQLite file, as text."""
     with engine.connect() as connection:
         tables = sa.inspect(connection).get_table_names()
         rows = [connection.exec_driver_sql(f"SELECT * FROM {table}").all() for table in tables]
@@ -85,11 +85,11 @@ def everything(engine: sa.Engine) -> str:
 
 
 def forms(secret: str) -> list[str]:
-    """The forms in which a secret may appear in text that is not declared sensitive."""
+    """Return the forms in which a secret may appear in stored text."""
     return [secret, secret[::-1], base64.b64encode(secret.encode()).decode().rstrip("=")[:-2], secret.encode().hex()]
 
 
-# ------------------------------------------------------------------------------------------ what is stored
+# ------------------------------------------------------------------------------------------ stored data
 
 
 def test_params_and_result_of_an_encrypted_class_are_stored_encrypted_and_read_with_their_types(
@@ -140,7 +140,7 @@ def test_a_call_in_place_is_recorded_encrypted(isolated_runtime: Isolated, engin
     assert SECRET not in everything(engine)
 
 
-def test_an_encrypted_argument_of_a_deferred_call_is_sent_like_a_prop(
+def test_an_encrypted_argument_of_a_deferred_call_is_stored_encrypted(
     isolated_runtime: Isolated, engine: sa.Engine
 ) -> None:
     ticket = defer(shop.call_out, number=1, token=SECRET)
@@ -353,7 +353,7 @@ def test_a_message_waits_for_its_missing_key(isolated_runtime: Isolated, engine:
     configured(isolated_runtime, OLD_KEY)
     isolated_runtime.advance(31)
     if engine.dialect.name != "sqlite":
-        # The clock of a server cannot be moved, but what waits there can.
+        # The clock of a server cannot be advanced, so the message is made due.
         with engine.begin() as connection:
             connection.execute(sa.update(messages).values(due_at=messages.c.created_at))
     isolated_runtime.run_pending()
@@ -361,7 +361,7 @@ def test_a_message_waits_for_its_missing_key(isolated_runtime: Isolated, engine:
     assert shop.performed == ["PayDirectly 1 True"]
 
 
-# ------------------------------------------------------------------------------------- what is shown to people
+# ------------------------------------------------------------------------------------- redaction
 
 
 def test_encrypted_props_are_sensitive_and_not_shown_with_the_record(isolated_runtime: Isolated) -> None:

@@ -1,4 +1,4 @@
-"""Encryption with real workers: no secret is found in what broker and database hold, and no lost key loses a run."""
+"""Encryption with real workers: database and broker hold no secret in plain text, and a missing key loses no run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WAIT_S = 20.0
 
 
 def encrypting(pair: PolicyPair, *keys: str) -> CapturedMessages:
-    """Give this process, and workers that start from now on, these keys."""
+    """Set the keys of this process and of workers that start later; return the messages that it publishes."""
     pair.variables["DEXPY_ENCRYPTION_KEYS"] = ",".join(keys)
     runtime = pair.runtime
     assert runtime is not None
@@ -37,7 +37,7 @@ def encrypting(pair: PolicyPair, *keys: str) -> CapturedMessages:
 
 
 def redis_content(pair: PolicyPair) -> str:
-    """All that the database and the broker hold, as text."""
+    """Return all data in the database and in Redis, as text."""
     with pair.engine.connect() as connection:
         tables = sa.inspect(connection).get_table_names()
         rows = [str(connection.exec_driver_sql(f"SELECT * FROM {table}").all()) for table in tables]
@@ -77,7 +77,7 @@ def test_a_secret_is_in_no_message_no_row_and_no_line_of_the_log_while_it_waits_
             collected.append(f"{error!r} {error}")
     eventually(
         lambda: worker.lines("run.succeeded operation=apps.shop_encryption.PayDirectly"),
-        "the direct run",
+        "the direct run succeeds",
         WAIT_S,
         worker.output,
     )
@@ -99,7 +99,7 @@ def test_a_key_rotation_across_workers_with_old_and_new_keys_loses_nothing(pair:
     late = pair.start()
     before = PayOrder(order=1, card=SECRET).async_().call()
     assert before.result(WAIT_S) == 1
-    # The wrong way round: this process has the new key before its worker has.
+    # In the wrong order: this process has the new key before the worker has it.
     encrypting(pair, NEW_KEY, OLD_KEY)
     after = PayOrder(order=2, card=SECRET).async_().call()
     with pytest.raises(OperationFailed, match="the encryptor 'default' cannot decrypt the stored data"):
@@ -118,11 +118,11 @@ def test_an_encrypted_run_whose_worker_is_killed_is_run_by_another(pair: PolicyP
     encrypting(pair, OLD_KEY)
     dead = pair.start_killed_at(point)
     ticket = PayOrder(order=3, card=SECRET).async_().call()
-    eventually(lambda: pair.reached(point), f"a worker came to {point}", WAIT_S, dead.output)
+    eventually(lambda: pair.reached(point), f"a worker reaches {point}", WAIT_S, dead.output)
     pair.start()
 
     assert ticket.result(WAIT_S) == 3
-    # A run that never used its session ends by one statement: PostgreSQL has committed that before this point.
+    # The end of a run that did not use its session is one statement, which PostgreSQL has committed at this point.
     assert records.get(ticket.id).num_lost == 1 or point == "before_commit"
     is_silent([redis_content(pair), dead.output()])
 
@@ -136,7 +136,7 @@ def test_a_direct_run_is_encrypted_in_its_message_on_rabbitmq(tmp_path: Path) ->
         worker = pair.start()
         eventually(
             lambda: worker.lines("run.succeeded operation=apps.shop_encryption.PayDirectly"),
-            "it ran",
+            "the direct run succeeds",
             WAIT_S,
             worker.output,
         )

@@ -23,7 +23,7 @@ WAITING = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() A
 
 
 def waits(pair: PolicyPair) -> bool:
-    """Return whether a session of the server waits for another one; True on SQLite, which cannot report it."""
+    """Whether a session of the server waits for a lock; True on SQLite, which cannot report it."""
     kind = pair.engine.dialect.name
     if kind == "sqlite":
         return True
@@ -39,7 +39,12 @@ def test_a_process_that_is_killed_while_it_waits_for_a_key_leaves_nothing_behind
     with Session(engine) as session:
         first = shop_keys.enqueue(name, session)
         killed = pair.serve([sys.executable, SCRIPT, name])
-        eventually(lambda: "enqueueing" in killed.output() and waits(pair), "it waits", WAIT_S, killed.output)
+        eventually(
+            lambda: "enqueueing" in killed.output() and waits(pair),
+            "the enqueue waits for the key",
+            WAIT_S,
+            killed.output,
+        )
         killed.signal(signal.SIGKILL)
         assert killed.ended() == -signal.SIGKILL, killed.output()
         assert "answer" not in killed.output()

@@ -1,9 +1,8 @@
-"""`Lock`: one run at a time for each key; docs/reference/lock.md."""
+"""`Lock` allows one run at a time for each key; docs/reference/lock.md."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import threading
 import time
@@ -44,7 +43,7 @@ class Model(DeclarativeBase):
 
 
 class Account(Model):
-    """An account."""
+    """An account with an owner."""
 
     __tablename__ = "lock_accounts"
 
@@ -80,7 +79,7 @@ class Hasty(Transfer):
 
 
 class Nested(Transfer):
-    """Calls others with the same key."""
+    """Calls two operations with the same key."""
 
     def perform(self) -> int:
         return Transfer(account=self.account).call() + Transfer(account=self.account).call()
@@ -91,7 +90,7 @@ class NestedOutside(Nested):
 
 
 class NestedOther(Transfer):
-    """Calls one with another key, inside its own transaction."""
+    """Calls an operation with another key in its own transaction."""
 
     def perform(self) -> int:
         answer = Transfer(account=self.account + 1).call()
@@ -101,7 +100,7 @@ class NestedOther(Transfer):
 
 
 class Writes(Transfer):
-    """Has a transaction under way."""
+    """Has begun its transaction when the test's function is called."""
 
     def perform(self) -> int:
         self.session.execute(sa.text("SELECT 1"))
@@ -126,7 +125,7 @@ class Declared(Transfer):
 
 
 class Tidy(Transfer):
-    """A lock for the whole class."""
+    """Has one lock for the whole class."""
 
     lock = Lock(timeout=0.1)
 
@@ -136,7 +135,7 @@ class Made(Transfer):
 
 
 class Secret(Operation):
-    """Its key may contain a secret."""
+    """Has a sensitive prop in its key."""
 
     card: str = prop(sensitive=True)
 
@@ -163,7 +162,7 @@ class PaysOwner(Pays):
 
 
 class PaidOnce(Transfer):
-    """Has an idempotency key beside its lock."""
+    """Has an idempotency key and a lock."""
 
     once = Once("account")
     lock = Lock(template="account:{account}", timeout=0)
@@ -189,7 +188,7 @@ def holding(key: str, backend: str | None = None) -> Generator[LockHandle]:
 
 
 def is_free(key: str) -> bool:
-    """Whether a lock could be had at once."""
+    """Whether a lock can be acquired without a wait."""
     hold = current_runtime().store.locks.handle(digest("lock", key))
     try:
         return hold.wait(0)
@@ -198,7 +197,7 @@ def is_free(key: str) -> bool:
 
 
 def in_thread(action: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
-    """A function that runs concurrently with the test, and its result."""
+    """Start a function in another thread; return the thread, and a list that gets its result or error."""
     answers: list[Any] = []
 
     def run() -> None:
@@ -227,7 +226,7 @@ def test_a_second_run_with_the_key_does_not_get_the_lock(isolated_runtime: Isola
 
 
 def in_another_thread(action: Callable[[], Any]) -> Any:
-    """Return the result of a function that does not belong to this run."""
+    """Run a function in another thread, outside of the current run, and return its result."""
     thread, answers = in_thread(action)
     thread.join()
     return answers[0]
@@ -240,28 +239,34 @@ def test_a_lock_timeout_of_a_call_raises_with_an_undeclared_code(isolated_runtim
     assert started_runs == []
 
 
-def test_another_key_is_another_lock(isolated_runtime: Isolated) -> None:
+def test_locks_of_different_keys_are_independent(isolated_runtime: Isolated) -> None:
     with holding("account:7"):
         assert Transfer(account=8).call() == 8
 
 
-def test_a_run_waits_for_the_lock_and_gets_it(isolated_runtime: Isolated) -> None:
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A list with an entry for each wait of a run for a busy lock; a run waits at most 0.05 s at once."""
+    collected: list[str] = []
+    monkeypatch.setattr(lock_step, "WAIT_SLICE_S", 0.05)
+    monkeypatch.setattr(failpoints, "reached", lambda point: collected.extend([point] * (point == "lock_busy")))
+    return collected
+
+
+def test_a_run_waits_for_the_lock_and_gets_it(isolated_runtime: Isolated, waits: list[str]) -> None:
     with holding("account:7") as hold:
         thread, answers = in_thread(lambda: Patient(account=7).call())
-        time.sleep(0.2)
+        eventually(lambda: waits, "the run waits for the lock")
         assert started_runs == []
         hold.release()
         thread.join(WAIT_S)
     assert answers == [7]
 
 
-def test_without_a_timeout_a_run_waits_for_the_lock_indefinitely(
-    isolated_runtime: Isolated, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lock_step, "WAIT_SLICE_S", 0.05)
+def test_without_a_timeout_a_run_waits_for_the_lock_indefinitely(isolated_runtime: Isolated, waits: list[str]) -> None:
     with holding("account:7") as hold:
         thread, answers = in_thread(lambda: Endless(account=7).call())
-        time.sleep(0.3)
+        eventually(lambda: len(waits) > 5, "the run waits again after each wait")
         hold.release()
         thread.join(WAIT_S)
     assert answers == [7]
@@ -331,7 +336,7 @@ def test_in_a_joined_session_the_lock_is_held_until_its_transaction_ends(isolate
     with current_runtime().store.new_session() as session:
         with dexpy.session(session):
             assert Writes(account=7).call() == 7
-            assert Transfer(account=7).call() == 7, "it is in the same transaction"
+            assert Transfer(account=7).call() == 7, "a call in the same transaction has the lock"
             assert not in_another_thread(lambda: is_free("account:7"))
         session.commit()
     assert is_free("account:7")
@@ -343,12 +348,14 @@ def test_an_async_run_acquires_the_lock_too(isolated_runtime: Isolated) -> None:
         asyncio.run(Coroutine().acall())
 
 
-def test_a_cancelled_await_stops_waiting(isolated_runtime: Isolated, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock_step, "WAIT_SLICE_S", 0.05)
-
+def test_a_cancelled_await_stops_waiting(isolated_runtime: Isolated, waits: list[str]) -> None:
     async def give_up() -> None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(Endless(account=7).acall(), 0.2)
+        call = asyncio.create_task(Endless(account=7).acall())
+        while not waits:
+            await asyncio.sleep(0.01)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
 
     with holding("account:7"):
         asyncio.run(give_up())
@@ -372,8 +379,8 @@ def test_in_a_worker_a_lock_timeout_is_retried_after_a_wait(isolated_runtime: Is
     row = records.get(ticket.id)
     assert (row.status, row.error, row.num_attempts) == ("pending", "lock_timeout", 1)
     assert row.scheduled_at is not None
-    assert 1.5 < (row.scheduled_at - row.updated_at).total_seconds() < 3, "2 s, and some jitter"
-    eventually(lambda: isolated_runtime.run_pending() and ticket.reload().done, "the lock is free at the next try")
+    assert 1.5 < (row.scheduled_at - row.updated_at).total_seconds() < 3, "2 s with jitter"
+    eventually(lambda: isolated_runtime.run_pending() and ticket.reload().done, "the next attempt gets the lock")
     assert started_runs == [7]
 
 
@@ -381,7 +388,7 @@ def test_a_rule_of_the_class_wins_and_its_last_attempt_fails(isolated_runtime: I
     ticket = Ruled(account=7).async_().call()
     dropped = Discarded(account=7).async_().call()
     with holding("account:7"):
-        eventually(lambda: isolated_runtime.run_pending() or ticket.reload().failed, "all attempts are spent")
+        eventually(lambda: isolated_runtime.run_pending() or ticket.reload().failed, "the last attempt fails")
     assert (ticket.reload().status, ticket.failure) == ("failed", "business")
     assert ticket.outcome == Err(
         "lock_timeout", records.get(ticket.id).error_message or "", {"timeout_s": 0.1, "lock": "account:7"}
@@ -402,14 +409,13 @@ def test_waiting_for_the_lock_counts_against_the_timeout_of_the_run(
     assert records.get(ticket.id).error_message == "Waits: timed out while it waited for its lock."
 
 
-def test_a_run_that_is_cancelled_stops_waiting(isolated_runtime: Isolated, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock_step, "WAIT_SLICE_S", 0.05)
+def test_a_run_that_is_cancelled_stops_waiting(isolated_runtime: Isolated, waits: list[str]) -> None:
     ticket = Endless(account=7).async_().call()
     watch = isolated_runtime.runtime.services.watchdog
     assert watch is not None
     with holding("account:7"):
         thread, _ = in_thread(isolated_runtime.run_pending)
-        eventually(lambda: watch.runs, "it waits")
+        eventually(lambda: waits, "the run waits for the lock")
         ticket.cancel()
         watch.check()
         thread.join(WAIT_S)
@@ -420,7 +426,7 @@ def test_a_run_that_is_cancelled_stops_waiting(isolated_runtime: Isolated, monke
 
 def test_a_lock_that_was_lost_rolls_the_run_back(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     if engine.dialect.name == "sqlite":
-        pytest.skip("a lock of the operating system cannot be taken from a live process")
+        pytest.skip("a live process cannot lose a lock of the operating system")
     during_run.append(lambda: cut_others(engine))
     with pytest.raises(LockLost, match="Transfer: the lock was lost during the run"):
         Transfer(account=7).call()
@@ -429,11 +435,11 @@ def test_a_lock_that_was_lost_rolls_the_run_back(isolated_runtime: Isolated, eng
     during_run.append(lambda: cut_others(engine))
     isolated_runtime.run_pending()
     assert (ticket.reload().status, records.get(ticket.id).error) == ("pending", "dexpy.errors.LockLost")
-    eventually(lambda: isolated_runtime.run_pending() and ticket.reload().done, "it is tried again")
+    eventually(lambda: isolated_runtime.run_pending() and ticket.reload().done, "a retry succeeds")
 
 
 def cut_others(engine: sa.Engine) -> None:
-    """The server ends every session that holds a lock."""
+    """End every session of the server that holds a lock."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         if engine.dialect.name == "postgresql":
             holders = connection.execute(
@@ -523,7 +529,7 @@ def test_a_function_may_read_the_row_behind_a_reference(isolated_runtime: Isolat
     outcomes: list[Any] = []
     during_run.append(lambda: outcomes.append(in_another_thread(lambda: PaysOwner(account=2).safe.call())))
     assert PaysOwner(account=1).call() == "ann"
-    assert outcomes[0].details["lock"] == "ann", "both accounts are hers"
+    assert outcomes[0].details["lock"] == "ann", "both accounts have the owner ann"
 
 
 def create_tables(engine: sa.Engine) -> None:
@@ -533,7 +539,7 @@ def create_tables(engine: sa.Engine) -> None:
         session.commit()
 
 
-def test_a_function_makes_the_key_and_classes_with_one_key_share_the_lock(isolated_runtime: Isolated) -> None:
+def test_a_function_can_return_the_key_and_classes_with_the_same_key_share_the_lock(isolated_runtime: Isolated) -> None:
     with holding("account:7"):
         assert isinstance(Made(account=7).safe.call(), Err)
     assert Made(account=7).call() == 7
@@ -595,7 +601,7 @@ def test_explain_shows_the_lock_without_acquiring_it(isolated_runtime: Isolated)
         now = Transfer.explain(account=7).lock
         assert now is not None
         assert now["held"]
-    assert Tidy.explain(account="seven").lock["key"] == Tidy.contract.name, "it depends on no prop"
+    assert Tidy.explain(account="seven").lock["key"] == Tidy.contract.name, "the key depends on no prop"
 
 
 def test_a_run_that_does_not_get_its_lock_releases_its_idempotency_key(isolated_runtime: Isolated) -> None:
@@ -627,7 +633,7 @@ def test_a_lock_on_redis_excludes_and_is_released(tmp_path: Path, monkeypatch: p
             assert OnRedis.explain(account=7).lock["backend"] == "redis"  # type: ignore[index]
             with holding("account:7", "redis") as hold:
                 assert isinstance(OnRedis(account=7).safe.call(), Err)
-                assert Transfer(account=7).call() == 7, "the database's lock is another one"
+                assert Transfer(account=7).call() == 7, "a lock in the database is independent"
                 assert OnRedis.explain(account=7).lock["held"]  # type: ignore[index]
                 assert hold.is_held()
             assert OnRedis(account=7).call() == 7
@@ -652,7 +658,7 @@ def test_a_lock_on_redis_is_renewed_during_its_run(tmp_path: Path, monkeypatch: 
         configure(broker=url)
         try:
             locks = current_runtime().open_store().locks
-            assert locks.backend_name(None) == "redis", "there is no database that all share"
+            assert locks.backend_name(None) == "redis", "without a database, locks are on Redis"
             with holding("account:7", "redis") as hold:
                 until = time.monotonic() + 1.5
                 while time.monotonic() < until:

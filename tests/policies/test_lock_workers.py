@@ -21,7 +21,7 @@ from dexpy.database.tables import records
 APPLICATION = shop_limits
 RUNS = 60
 SLACK_S = 3.0
-"""What a busy machine takes to run what was offered."""
+"""The time in which a busy machine starts a recovered run, in seconds."""
 
 POINTS = ("lock_busy", "lock_acquired", "in_perform", "before_lock_release")
 
@@ -36,7 +36,7 @@ def test_two_workers_never_hold_a_lock_at_once(pair: PolicyPair) -> None:
     assert Counter(row.status for row in rows) == {"done": 2 * RUNS}, pair.output()
     assert max_at_once(pair) == {"one": 1, "two": 1}
     assert effects(pair) == Counter(range(2 * RUNS))
-    assert len({mark.pid for mark in marks(pair)}) == 2, "both took part"
+    assert len({mark.pid for mark in marks(pair)}) == 2, "both workers have run some"
 
 
 @pytest.mark.parametrize("point", POINTS)
@@ -65,7 +65,7 @@ def test_a_worker_that_is_frozen_with_a_lock_loses_it_with_its_run(pair: PolicyP
         pytest.skip("on SQLite a frozen worker is alive and keeps its runs and locks")
     frozen = pair.start_killed_at("in_perform=wait", threads=1)
     ticket = Locked(key="one", number=1).async_().call()
-    pid = eventually(lambda: pair.reached("in_perform"), "it holds the lock", WAIT_S, pair.output)
+    pid = eventually(lambda: pair.reached("in_perform"), "the first run holds the lock", WAIT_S, pair.output)
     os.kill(pid, signal.SIGSTOP)
     pair.start(threads=1)
 
@@ -74,12 +74,12 @@ def test_a_worker_that_is_frozen_with_a_lock_loses_it_with_its_run(pair: PolicyP
     os.kill(pid, signal.SIGCONT)
     eventually(
         lambda: frozen.lines("run.retry_scheduled") or frozen.lines("claim.lost"),
-        "its claim is lost or a retry is scheduled",
+        "the resumed worker loses its claim or schedules a retry",
         WAIT_S,
         pair.output,
     )
 
-    assert effects(pair) == Counter({1: 1}), "what the frozen one did was rolled back"
+    assert effects(pair) == Counter({1: 1}), "the transaction of the frozen worker was rolled back"
     (row,) = pair.sql(sa.select(records))
     assert (row.status, row.num_lost) == ("done", 1)
 
@@ -87,10 +87,10 @@ def test_a_worker_that_is_frozen_with_a_lock_loses_it_with_its_run(pair: PolicyP
 def test_a_run_that_waits_for_a_lock_is_released_when_its_worker_stops(pair: PolicyPair) -> None:
     pair.start(threads=1)
     Locked(key="one", number=1, hold_s=5.0).async_().call()
-    eventually(lambda: marks(pair), "it holds the lock", WAIT_S, pair.output)
+    eventually(lambda: marks(pair), "the first run holds the lock", WAIT_S, pair.output)
     ending = pair.start("--shutdown-timeout", "1", threads=1)
     waiting = LockedForEver(key="one", number=2).async_().call()
-    eventually(lambda: waiting.reload().running, "another one waits for it", WAIT_S, pair.output)
+    eventually(lambda: waiting.reload().running, "the second run has started", WAIT_S, pair.output)
     ending.signal(signal.SIGTERM)
     assert ending.ended() == 0, pair.output()
     rows = wait_until_final(pair)
@@ -101,11 +101,11 @@ def test_a_run_that_waits_for_a_lock_is_released_when_its_worker_stops(pair: Pol
 def test_a_run_that_waits_for_a_lock_can_be_cancelled(pair: PolicyPair) -> None:
     pair.start(threads=2)
     Locked(key="one", number=1, hold_s=4.0).async_().call()
-    eventually(lambda: marks(pair), "it holds the lock", WAIT_S, pair.output)
+    eventually(lambda: marks(pair), "the first run holds the lock", WAIT_S, pair.output)
     waiting: Ticket[int] = LockedForEver(key="one", number=2).async_().call()
-    eventually(lambda: waiting.reload().running, "another one waits for it", WAIT_S, pair.output)
+    eventually(lambda: waiting.reload().running, "the second run has started", WAIT_S, pair.output)
     waiting.cancel()
-    eventually(lambda: waiting.reload().terminal, "it has stopped waiting", 3.5, pair.output)
+    eventually(lambda: waiting.reload().terminal, "the second run stops waiting", 3.5, pair.output)
     assert (waiting.status, waiting.failure) == ("cancelled", "cancelled")
     wait_until_final(pair)
     assert effects(pair) == Counter({1: 1})

@@ -1,4 +1,4 @@
-"""Once: a key, whose result is given again."""
+"""`Once`: the result of the first run with a key is replayed; docs/reference/once.md."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from dexpy.errors import DeclarationError, KeyBusy, KeyTaken, OnceConflict, Opti
 from dexpy.testing import Isolated, isolated
 
 runs: list[Any] = []
-"""What was performed, in order."""
+"""The props of the runs, in order."""
 gates: dict[str, threading.Event] = {}
-"""Where a run waits for the test."""
+"""The events that runs wait for, by name."""
 refused: set[int] = set()
 """Orders that the guard refuses."""
 
@@ -149,7 +149,7 @@ def rows(engine: sa.Engine) -> list[Any]:
 
 
 def at_once(*actions: Callable[[], Any]) -> list[Any]:
-    """Do these in a thread each; an exception is an answer too."""
+    """Run actions concurrently, each in its own thread, and return their results or exceptions."""
     answers: list[Any] = [None] * len(actions)
 
     def do(number: int) -> None:
@@ -200,7 +200,7 @@ def test_safe_returns_the_replay_as_a_value(isolated_runtime: Isolated) -> None:
     assert first == again == Err("no_balance", "Nothing to send", {"order": 1})
 
 
-def test_a_crash_releases_the_key_and_its_row_stays(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+def test_a_crash_releases_the_key_and_keeps_its_row(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     with pytest.raises(RuntimeError):
         Crash(order=1).call()
     assert Crash(order=1).call() == 2
@@ -346,7 +346,7 @@ def test_a_key_of_a_call_requires_no_declaration(isolated_runtime: Isolated) -> 
         Plain(order=2).once("a").call()
 
 
-def test_once_none_is_a_separate_run_whatever_the_class_declares(isolated_runtime: Isolated, engine: sa.Engine) -> None:
+def test_once_none_disables_the_key_of_the_class_for_a_call(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     assert [Guarded(order=1).once(None).call() for _ in range(2)] == [1, 2]
     assert Guarded(order=1).call() == 3
     assert Guarded(order=1).once("x").once(None).call() == 4
@@ -385,7 +385,7 @@ class Keyless(ByFunction, name="once.keyless"):
     once = Once(lambda op: None)
 
 
-def test_a_function_makes_the_key(isolated_runtime: Isolated) -> None:
+def test_a_function_can_return_the_key(isolated_runtime: Isolated) -> None:
     assert ByFunction(order=1).call() == ByFunction(order=1, note="again").call() == 1
     assert ByFunction(order=5).once("order-1").call() == 1
     with pytest.raises(OptionsError, match=r"Keyless\.once: its function returned None; expected a str"):
@@ -413,7 +413,7 @@ def test_a_running_run_keeps_its_key_after_the_expiry(isolated_runtime: Isolated
     assert not Short(order=1).async_().call().duplicate
 
 
-def test_a_key_is_cleared_by_props_or_by_its_text(isolated_runtime: Isolated) -> None:
+def test_a_key_is_cleared_by_its_props_or_by_its_text(isolated_runtime: Isolated) -> None:
     assert not Charge.clear_once(order=1)
     Charge(order=1).call()
     assert Charge.clear_once(order=1)
@@ -479,7 +479,7 @@ def test_a_rollback_of_the_caller_frees_the_key_where_the_effects_are_in_another
     other = sa.create_engine(f"sqlite:///{tmp_path / 'effects.db'}")
     with isolated(database=database_url, session_factory=sessionmaker(other)):
         assert isinstance(Buys(order=1, fails=True).safe.call(), Err)
-        # Its effects were rolled back: a replay of its result would report effects that do not exist.
+        # The effects were rolled back, so a replay would report effects that do not exist.
         assert [Buys(order=1).call(), Buys(order=1).call()] == [2, 2]
     other.dispose()
     assert runs == [1, 1]
@@ -585,7 +585,7 @@ def test_the_callers_transaction_can_be_committed_after_a_duplicate(
     assert len(rows(engine)) == 2
 
 
-def test_a_key_committed_after_the_start_of_the_callers_transaction_is_seen(isolated_runtime: Isolated) -> None:
+def test_a_key_committed_after_the_start_of_the_callers_transaction_is_found(isolated_runtime: Isolated) -> None:
     with Session(engine_of(isolated_runtime, "REPEATABLE READ")) as session:
         session.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
         first = Charge(order=1).async_().call()
@@ -598,7 +598,7 @@ def test_a_key_committed_after_the_start_of_the_callers_transaction_is_seen(isol
 
 
 def engine_of(isolated_runtime: Isolated, level: str) -> sa.Engine:
-    """The engine of an application whose transactions see one moment."""
+    """Return an engine with an isolation level; on SQLite, the engine as it is."""
     engine = isolated_runtime.runtime.store.database.engine
     return engine if engine.dialect.name == "sqlite" else engine.execution_options(isolation_level=level)
 
@@ -654,8 +654,10 @@ class Hasty(Charge, name="once.hasty"):
 
 
 @pytest.mark.parametrize("in_place", [True, False], ids=["in place", "in the background"])
-def test_a_key_in_an_open_transaction_is_busy_for_the_next_one(isolated_runtime: Isolated, in_place: bool) -> None:
-    # A process enters itself among the living with its first call in place.
+def test_a_key_in_an_open_transaction_is_busy_for_other_transactions(
+    isolated_runtime: Isolated, in_place: bool
+) -> None:
+    # The first call in place registers the process, which takes part of the wait.
     Hasty(order=2).call()
     with Session(isolated_runtime.runtime.store.database.engine) as session:
         Hasty(order=1).async_(session=session).call()
@@ -672,7 +674,7 @@ def test_a_key_in_an_open_transaction_is_busy_for_the_next_one(isolated_runtime:
 def test_a_busy_key_leaves_the_callers_transaction_unchanged(isolated_runtime: Isolated, engine: sa.Engine) -> None:
     runtime_engine = isolated_runtime.runtime.store.database.engine
     if runtime_engine.dialect.name == "sqlite":
-        pytest.skip("one writer at a time: a second transaction cannot conflict")
+        pytest.skip("SQLite has one writer at a time, so a second transaction cannot conflict")
     with Session(runtime_engine) as holder, Session(runtime_engine) as other:
         Hasty(order=1).async_(session=holder).call()
         Plain(order=1).async_(session=other).call()
@@ -696,7 +698,7 @@ def test_a_connection_returns_to_its_pool_with_its_lock_timeout_restored(isolate
 
     with runtime_engine.connect() as connection:
         usual = patience(connection)
-    # One that is inserted, one that finds its key taken; in transactions of their own, and in one of the caller's.
+    # Inserts with a new key and with a taken key, in separate transactions and in one of the caller.
     assert Hasty(order=1).call() == Hasty(order=1).call()
     assert Hasty(order=2).async_().call().id == Hasty(order=2).async_().call().id
     with ExitStack() as stack:
@@ -736,7 +738,7 @@ def test_retry_claims_the_key_of_an_expired_run(isolated_runtime: Isolated, engi
 
 
 class Robbed(Operation, name="once.robbed"):
-    """Loses its lease while it runs."""
+    """Is recovered from an expired lease while it runs."""
 
     order: int
     once = Once("order")

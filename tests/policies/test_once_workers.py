@@ -1,4 +1,4 @@
-"""Once under real processes: workers, processes that call in place, and their kills."""
+"""`Once` with real processes: workers and processes that call in place, some of them killed."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from dexpy.database.tables import records
 APPLICATION = shop_keys
 SCRIPT = str(Path(shop_keys.__file__))
 HEARD_S = 2.0
-"""The polling intervals of a relay and of this process, which add to the guaranteed time, in seconds."""
+"""The polling intervals of a relay and of this process, which add to the recovery time, in seconds."""
 
 
 def calling(pair: PolicyPair, points: str, name: str, order: int) -> Worker:
-    """A process that calls an operation in place."""
+    """Start a process that calls an operation in place."""
     return pair.serve([sys.executable, SCRIPT, str(pair.folder), points, name, str(order)])
 
 
 def answer(process: Worker) -> str:
-    """What a call in another process came to."""
+    """Wait for the end of a process, and return the printed result or error of its call."""
     process.ended()
     match = re.search(r"^answer (.*)$", process.output(), re.MULTILINE)
     assert match is not None, process.output()
@@ -149,7 +149,12 @@ def test_a_process_that_is_killed_while_it_enqueues_leaves_no_key(pair: PolicyPa
     )
     dead = pair.serve([sys.executable, "-c", script, str(pair.folder)])
     assert dead.ended() == -signal.SIGKILL
-    eventually(lambda: not keys_held(pair), "the transaction is gone", RECOVER_WITHIN_S, pair.output)
+    eventually(
+        lambda: not keys_held(pair),
+        "the transaction of the killed process is rolled back",
+        RECOVER_WITHIN_S,
+        pair.output,
+    )
     assert not Charge(order=1).async_().call().duplicate
 
 
@@ -165,7 +170,7 @@ def test_a_recovered_run_keeps_its_key(pair: PolicyPair) -> None:
 
 def test_a_process_that_is_frozen_past_its_lease_commits_nothing(pair: PolicyPair) -> None:
     if pair.engine.dialect.name == "sqlite":
-        pytest.skip("a lock of the operating system marks a live process there, and a frozen process keeps it")
+        pytest.skip("on SQLite a frozen process keeps its liveness lock, so its lease does not expire")
     pair.start()
     frozen = calling(pair, "in_perform=wait", "Charge", 1)
     pid = reached(pair, "in_perform")

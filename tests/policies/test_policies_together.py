@@ -1,4 +1,4 @@
-"""Several policies in one class: what each promises holds beside the others; "Together with other policies" in docs."""
+"""Several policies in one class: each policy keeps its guarantees; see "With other policies" on the reference pages."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ KEY = fernet.Fernet.generate_key()
 AT_ONCE = (Retry(ConnectionError, attempts=3, wait=0),)
 
 events: list[Any] = []
-"""What the runs have done."""
+"""The actions of the runs, in order."""
 during_run: list[Callable[[], Any]] = []
-"""What the next runs do while they run, the last one first."""
+"""The functions that the next runs call, the last one first."""
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +70,7 @@ def _nothing_went() -> None:
 
 @pytest.fixture
 def isolated_runtime(database_url: str) -> Generator[Isolated]:
-    """A runtime that encrypts, on each database."""
+    """A runtime with an encryptor, on each database."""
     with isolated(database=database_url, encryptors={"default": FernetEncryptor(KEY)}) as runtime:
         yield runtime
 
@@ -80,7 +80,7 @@ def fail(*_: Any) -> None:
 
 
 def happen() -> None:
-    """Call the function that the test has set for this point."""
+    """Call the next function of the test, if there is one."""
     if during_run:
         during_run.pop()()
 
@@ -100,7 +100,7 @@ def rows_and_messages(engine: sa.Engine) -> tuple[int, int]:
 
 
 def elsewhere(call: Callable[[], Any]) -> Any:
-    """What a call comes to in another thread, whose runs are not inside of this one's."""
+    """Call a function in another thread, outside of the current run, and return its result."""
     answers: list[Any] = []
     thread = threading.Thread(target=lambda: answers.append(call()))
     thread.start()
@@ -119,7 +119,7 @@ class Rival(Operation, name="together.rival"):
 
 
 class Chain(Operation, name="together.chain"):
-    """Two steps and a loop, under a lock; records at each point whether another run could acquire it."""
+    """Has a lock, two steps and a loop; records at each point whether another run can acquire the lock."""
 
     account: int
     lock = Lock(template="account:{account}", timeout=0)
@@ -275,7 +275,7 @@ class Opened(Operation, name="together.opened"):
         happen()
 
 
-def test_until_started_a_blocked_run_holds_its_key_for_it_has_not_started(isolated_runtime: Isolated) -> None:
+def test_a_blocked_run_with_until_started_holds_its_key(isolated_runtime: Isolated) -> None:
     Opened(shop=1).async_().call()
     two = Opened(shop=2).async_().call()
     observed: list[Any] = []
@@ -343,7 +343,7 @@ class Urgent(Ranked, name="together.urgent"):
     async_ = Async(priority=9)
 
 
-def test_a_free_slot_goes_to_the_higher_priority_and_one_of_a_class_counts_as_one_of_the_call(
+def test_a_free_slot_goes_to_the_highest_priority_of_class_or_call(
     isolated_runtime: Isolated,
 ) -> None:
     Ranked(number=1).async_(priority=99).call()
@@ -434,7 +434,7 @@ def test_a_run_that_is_cancelled_while_it_waits_for_a_lock_ends_and_frees_its_ke
 
     def cancel(point: str) -> None:
         if point == "lock_busy":
-            assert ticket.reload().running, "the record is inside the lock, and runs while it waits"
+            assert ticket.reload().running, "a run that waits for its lock is running"
             cancel_now(isolated_runtime, ticket)
 
     monkeypatch.setattr(lock_step, "WAIT_SLICE_S", 0.05)
@@ -527,7 +527,7 @@ def post(card: str) -> str:
 
 
 class PayInSteps(Operation, name="together.pay_in_steps"):
-    """Encrypted, in steps, one of which defers a call that is encrypted too."""
+    """Is encrypted and has steps, one of which defers an encrypted call."""
 
     encrypt = True
     card: str
@@ -583,7 +583,7 @@ class Leaf(Operation, name="together.leaf"):
 
 
 class Campaign(Operation, name="together.campaign"):
-    """In steps: calls one in place, defers a call, and that sends one on."""
+    """Calls an operation in one step, and defers a call, which enqueues another operation, in the next."""
 
     retry_on = AT_ONCE
 
@@ -609,7 +609,7 @@ def test_propagated_context_reaches_steps_retries_deferred_calls_and_keys(isolat
     for tenant in ("acme", "acme", "other"):
         with context(tenant=tenant):
             tickets.append(Leaf(word="x").async_().call())
-    assert [ticket.duplicate for ticket in tickets] == [False, True, False], "two tenants have two keys"
+    assert [ticket.duplicate for ticket in tickets] == [False, True, False], "each tenant has its own key"
 
 
 def test_ambient_values_of_an_encrypted_class_are_secret(isolated_runtime: Isolated) -> None:
@@ -617,7 +617,7 @@ def test_ambient_values_of_an_encrypted_class_are_secret(isolated_runtime: Isola
         context(customer=Propagate("acme")).__enter__()
 
 
-def test_the_tree_has_runs_of_every_kind_once_whatever_their_attempts(isolated_runtime: Isolated) -> None:
+def test_the_tree_has_each_run_of_every_kind_once_despite_retries(isolated_runtime: Isolated) -> None:
     during_run.append(fail)
     with dexpy.trace(trace_id="req-1", actor={"type": "user", "id": 7}):
         ticket = Campaign().async_().call()
@@ -657,7 +657,7 @@ def test_a_deferred_call_has_the_policies_of_an_operation(isolated_runtime: Isol
     assert (report.lock or {})["key"] == "order:1"
 
 
-# -------------------------------------------------------------------- steps of the application's own
+# -------------------------------------------------------------------- custom middleware
 
 
 def noting(name: str) -> Middleware:
@@ -709,7 +709,7 @@ def test_outside_of_record_a_middleware_sees_a_refusal_with_its_row_written(isol
     assert [record.failure for record in records.where(operation=Watched)] == ["rejected"]
 
 
-# -------------------------------------------------------------------- everything at once, asked
+# -------------------------------------------------------------------- a class with every policy
 
 
 class Everything(Operation, name="together.everything"):
@@ -753,7 +753,7 @@ def test_explain_of_a_class_with_every_policy_shows_each_one_and_has_no_effects(
     assert report.callable
     assert report.context == {"customer": "ambient"}
     assert (report.once or {})["status"] == (report.unique or {})["status"] == "fresh"
-    assert (report.lock or {})["key"] == "<sensitive>", "it is made of what is encrypted"
+    assert (report.lock or {})["key"] == "<sensitive>", "the key contains encrypted props"
     assert not (report.lock or {})["held"]
     assert {name: (report.concurrency or {})[name] for name in ("limit", "running", "blocked")} == {
         "limit": 2,
@@ -896,11 +896,11 @@ def test_a_batch_in_a_transaction_that_rolls_back_leaves_no_row_message_or_key(
 def test_a_token_can_be_used_beside_a_batch(isolated_runtime: Isolated) -> None:
     first = Plain(number=1).async_(idempotence_token="t").call()
     (other,) = enqueue_all([Plain(number=1)])
-    assert (first.duplicate, other.duplicate) == (False, False), "a token is of one call; a batch has none"
+    assert (first.duplicate, other.duplicate) == (False, False), "a batch has no token"
     assert Plain(number=1).async_(idempotence_token="t").call().id == first.id
 
 
-# -------------------------------------------------------------------- inside of one another
+# -------------------------------------------------------------------- nested runs
 
 
 class Outer(Operation, name="together.outer"):
@@ -918,7 +918,7 @@ class Outer(Operation, name="together.outer"):
         return answer
 
 
-def test_a_nested_run_with_a_key_is_rolled_back_with_the_run_around_it_and_its_key_is_free(
+def test_a_nested_run_with_a_key_is_rolled_back_with_its_outer_run_and_its_key_is_free(
     isolated_runtime: Isolated,
 ) -> None:
     assert isinstance(Outer(order=1, fails=True).safe.call(), Err)

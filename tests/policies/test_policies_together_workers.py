@@ -1,4 +1,4 @@
-"""Several policies in one class under two real workers, and their kills."""
+"""Several policies in one class with real workers, some of them killed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _encrypts(pair: PolicyPair) -> None:
 
 
 def settle(*numbers: int, accounts: int = 2) -> list[Ticket[str]]:
-    """Enqueue them together, each of them twice; the tickets of the first ones."""
+    """Enqueue a batch with each operation twice, and return the tickets without duplicates."""
     with dexpy.trace(trace_id="req-1"), dexpy.context(shop_tenant="acme"):
         batch = [SettleOrder(account=number % accounts, number=number, card=SECRET) for number in numbers]
         tickets = enqueue_all([*batch, *batch])
@@ -64,7 +64,7 @@ def test_two_workers_keep_every_guarantee_of_a_class_with_every_policy(pair: Pol
     pair.start(processes=2)
     tickets = settle(*range(12))
     done_once(pair, tickets)
-    assert max_at_once(pair) == {"0": 1, "1": 1}, "the lock is narrower than the limit"
+    assert max_at_once(pair) == {"0": 1, "1": 1}, "the lock allows one run at a time, although the limit allows more"
     again = SettleOrder(account=0, number=0, card=SECRET, tenant="acme").async_().call()
     assert (again.duplicate, again.id) == (True, tickets[0].id)
 
@@ -86,14 +86,16 @@ def test_a_cancelled_run_releases_its_lock_and_slot_at_every_point(
 ) -> None:
     pair.start(processes=2, threads=2)
     first = kind(account=1, number=1).async_().call()
-    eventually(lambda: running_steps(pair) == {"1 begun"}, "the first is between steps", WAIT_S, pair.output)
+    eventually(lambda: running_steps(pair) == {"1 begun"}, "the first run is between its steps", WAIT_S, pair.output)
     waiting = kind(account=1, number=2).async_().call()
     last = kind(account=1, number=3).async_().call()
-    eventually(lambda: is_held_back(pair, kind, waiting), "the second is held back", WAIT_S, pair.output)
+    eventually(
+        lambda: is_held_back(pair, kind, waiting), "the second run waits for the lock or a slot", WAIT_S, pair.output
+    )
     waiting.cancel()
-    eventually(lambda: waiting.reload().cancelled, "the second is off", WAIT_S, pair.output)
+    eventually(lambda: waiting.reload().cancelled, "the second run is cancelled", WAIT_S, pair.output)
     first.cancel()
-    eventually(lambda: "3 begun" in running_steps(pair), "the third has got in", WAIT_S, pair.output)
+    eventually(lambda: "3 begun" in running_steps(pair), "the third run starts", WAIT_S, pair.output)
     last.cancel()
     rows = wait_until_final(pair)
     assert [(row.status, row.failure, row.once_key) for row in rows] == [("cancelled", "cancelled", None)] * 3
@@ -106,7 +108,7 @@ def running_steps(pair: PolicyPair) -> set[Any]:
 
 
 def is_held_back(pair: PolicyPair, kind: type[SlowSettlement], ticket: Ticket[Any]) -> bool:
-    """A lock is waited for with a thread, and a slot without one."""
+    """Whether a run waits: for a slot its record is blocked, for a lock it is running."""
     (row,) = pair.sql(sa.select(records).where(records.c.id == ticket.id))
     return row.blocked_key is not None if kind is LimitedSettlement else row.status == "running"
 

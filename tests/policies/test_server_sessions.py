@@ -1,4 +1,4 @@
-"""What dexpy does not leave to the settings of a server: the zone of its moments, and when a session gives up."""
+"""Session settings that dexpy sets itself: the time zone, and the timeout of an idle transaction."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Note(Operation, name="sessions.note"):
 
 
 @pytest.mark.parametrize("database_url", [ON_POSTGRESQL, ON_MARIADB], indirect=True)
-def test_datetimes_are_in_utc_whatever_the_zone_of_a_session(isolated_runtime: Isolated) -> None:
+def test_datetimes_are_in_utc_in_any_time_zone_of_a_session(isolated_runtime: Isolated) -> None:
     engine = isolated_runtime.runtime.store.database.engine
 
     @sa.event.listens_for(engine, "connect")
@@ -48,7 +48,7 @@ def test_datetimes_are_in_utc_whatever_the_zone_of_a_session(isolated_runtime: I
 @pytest.mark.parametrize("database_url", [ON_POSTGRESQL], indirect=True)
 @pytest.mark.parametrize("last", ["the end of a run", "the end of a step"])
 def test_the_server_ends_a_transaction_that_hangs_before_its_commit(isolated_runtime: Isolated, last: str) -> None:
-    """A frozen worker whose session may not be ended has locked the row that its successor needs."""
+    """Otherwise a worker that freezes there locks the row until its session is ended."""
     ticket = Note().async_().call()
     with isolated_runtime.runtime.store.begin() as connection:
         row = apply(connection, "claim", ticket.id, claimed_by="host:1:x")
@@ -76,7 +76,7 @@ def test_a_connection_that_was_cut_while_idle_is_reopened_without_an_error(
 ) -> None:
     kind = engine.dialect.name
     monkeypatch.setattr("dexpy.database.engine_options.PING_AFTER_S", 0.0)
-    # One connection alone in the pool, so that it is the next one too.
+    # Leave one connection in the pool, so that the next transaction uses the same one.
     isolated_runtime.runtime.store.prepare()
     isolated_runtime.runtime.store.database.engine.dispose()
     with isolated_runtime.runtime.store.begin() as connection:

@@ -1,4 +1,4 @@
-"""`records.tree`: nested and background runs of one trace in one tree, whatever started them and wherever they ran."""
+"""`records.tree` returns the nested and background runs of a trace as one tree."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Leaf(Operation):
 
 
 class Later(Operation):
-    """Runs in the background, and calls a leaf there."""
+    """Calls a leaf in place."""
 
     def perform(self) -> int:
         return Leaf(number=2).call()
 
 
 class Root(Operation):
-    """Calls a leaf now, and sends another operation."""
+    """Calls a leaf in place, and enqueues another operation."""
 
     def perform(self) -> int:
         Leaf(number=1).call()
@@ -47,7 +47,7 @@ def shape(nodes: Iterable[records.Node]) -> list[Any]:
 
 
 WHOLE = ("Root", [("Later", [("Leaf", [])]), ("Leaf", [])])
-"""What comes of a `Root`, when its background runs have run."""
+"""The tree of a `Root` whose background runs have ended."""
 
 
 def test_nested_and_background_runs_are_children_of_the_runs_that_started_them(isolated_runtime: Isolated) -> None:
@@ -63,7 +63,7 @@ def test_nested_and_background_runs_are_children_of_the_runs_that_started_them(i
     assert all(child.parent_id == root.id for root in tree.roots for child in root.children)
     assert {node.status for node in tree.walk()} == {"done"}
     assert all(node.seconds is not None and node.seconds >= 0 for node in tree.walk())
-    assert records.where(trace="req-1", actor="user").count() == 5, "each run in the worker has the actor too"
+    assert records.where(trace="req-1", actor="user").count() == 5, "background runs have the actor too"
 
 
 def test_a_tree_is_plain_json_and_can_be_printed(isolated_runtime: Isolated) -> None:
@@ -90,7 +90,7 @@ def test_an_unknown_trace_is_an_empty_tree(isolated_runtime: Isolated) -> None:
 
 
 class Flaky(Operation):
-    """Fails at first; each attempt calls a leaf."""
+    """Fails twice; each attempt calls a leaf."""
 
     retry_on = (Retry(ConnectionError, attempts=3, wait=0),)
 

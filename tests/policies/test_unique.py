@@ -1,4 +1,4 @@
-"""Unique: of the background runs with one key, only one is there at a time."""
+"""`Unique` allows one background run with a key at a time; docs/reference/unique.md."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dexpy.testing import Isolated
 
 runs: list[int] = []
 during_run: list[Callable[[], Any]] = []
-"""What a run does while it runs."""
+"""The functions that the next runs call, the last one first."""
 
 
 @pytest.fixture(autouse=True)
@@ -276,7 +276,7 @@ def test_one_of_many_concurrent_enqueues_is_stored(
 
 
 def seeing_one_moment(isolated_runtime: Isolated) -> sa.Engine:
-    """The engine of an application whose transactions see one moment, where there are such."""
+    """Return an engine with the isolation level REPEATABLE READ; on SQLite, the engine as it is."""
     engine = isolated_runtime.runtime.store.database.engine
     return engine if engine.dialect.name == "sqlite" else engine.execution_options(isolation_level="REPEATABLE READ")
 
@@ -348,7 +348,7 @@ def test_a_second_call_with_a_token_returns_the_ticket_of_the_first(
     assert Free(shop=2).async_(idempotence_token="t-1").call().id == first.id
     other = Reindex(shop=1).async_(idempotence_token="t-1").call()
     assert not other.duplicate
-    # The same token of another operation is another token: each is given its own.
+    # Tokens are separate for each operation.
     assert Reindex(shop=2).async_(idempotence_token="t-1").call().id == other.id
     assert Free(shop=2).async_(idempotence_token="t-1").call().id == first.id
     assert not Free(shop=1).async_(idempotence_token="t-2").call().duplicate
@@ -375,7 +375,7 @@ def test_tokens_are_compared_exactly(isolated_runtime: Isolated) -> None:
 
 
 def test_tokens_that_differ_in_a_trailing_space_differ(isolated_runtime: Isolated) -> None:
-    """MariaDB pads texts in comparisons, unless the collation is NO PAD."""
+    """MariaDB ignores trailing spaces in comparisons, unless the collation is NO PAD."""
     tickets = [Free(shop=1).async_(idempotence_token=token).call() for token in ("t-1", "t-1 ", " t-1")]
 
     assert not any(ticket.duplicate for ticket in tickets)

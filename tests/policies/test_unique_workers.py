@@ -1,4 +1,4 @@
-"""Unique under real workers, and their kills."""
+"""`Unique` with real workers, some of them killed."""
 
 from __future__ import annotations
 
@@ -81,5 +81,10 @@ def test_a_process_that_is_killed_while_it_enqueues_leaves_no_key(pair: PolicyPa
     )
     dead = pair.serve([sys.executable, "-c", script, str(pair.folder)])
     assert dead.ended() == -signal.SIGKILL
-    eventually(lambda: not keys_held(pair), "the transaction is gone", RECOVER_WITHIN_S, pair.output)
+    eventually(
+        lambda: not keys_held(pair),
+        "the transaction of the killed process is rolled back",
+        RECOVER_WITHIN_S,
+        pair.output,
+    )
     assert not Reindex(shop=1).async_().call().duplicate

@@ -15,7 +15,7 @@
 11. test_attempts_3_allows_three_attempts_and_each_rule_counts_its_own
 12. test_a_hundred_workers_with_one_row_claim_it_once,
     over servers: test_a_hundred_deliveries_of_one_row_claim_it_once;
-    two schedulers and one tick: not tested, dexpy has no schedules.
+    two schedulers and one tick: to be tested with schedules.
 13. test_a_business_error_is_not_retried_like_a_crash
 14. test_wait_does_not_report_a_failure_that_will_be_retried
 15. test_a_run_that_is_running_or_has_ended_cannot_be_expired_or_failed

@@ -8,7 +8,7 @@
  4. test_an_earlier_claim_of_the_same_worker_writes_nothing
  5. test_a_worker_whose_clock_is_ahead_recovers_nothing_from_live_workers,
     over servers: test_workers_whose_clocks_are_wrong_recover_runs_of_dead_workers_only,
-    test_a_delay_does_not_depend_on_a_wrong_clock; cron: not tested, dexpy has no schedules.
+    test_a_delay_does_not_depend_on_a_wrong_clock; cron steps: to be tested with schedules.
  6. test_a_bad_row_or_an_unknown_class_does_not_stop_the_recovery_of_others,
     over servers: test_a_bad_row_an_unknown_class_or_a_cut_database_does_not_stop_the_relay
  7. test_a_shutdown_counts_no_attempt_and_a_killed_worker_counts_one
@@ -23,7 +23,7 @@
 12. test_a_secret_reaches_no_sink, test_a_secret_reaches_no_sink_of_a_worker,
     test_a_redactor_that_fails_hides_the_text_and_leaves_no_row_running,
     over servers: test_a_secret_reaches_no_server
-13. test_counting_with_a_limit_costs_less_than_counting_all; counts of a dashboard: not tested, dexpy has none.
+13. test_counting_with_a_limit_costs_less_than_counting_all; counts of a dashboard: to be tested with the dashboard.
 14. test_a_worker_that_restarts_with_the_same_pid_has_a_new_id
 15. test_a_fork_does_not_share_the_connections_of_its_parent, with the same name over servers
 
