@@ -281,6 +281,7 @@ def schema_prefix(connection: Connection, table_schema: str | None) -> str:
 @contextmanager
 def _lock(connection: Connection) -> Generator[None, None, None]:
     dialect = dialect_of(connection)
+    failpoint("before_migration_lock")
     dialect.acquire_write_lock(connection)
     try:
         with (

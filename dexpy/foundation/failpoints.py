@@ -33,6 +33,7 @@ FAILPOINTS = {
     "before_recovery_commit": "The relay has recovered runs of dead workers; not committed.",
     "before_expiry_commit": "The relay has expired overdue runs; not committed.",
     "before_publish_commit": "The relay has published due runs through the database; not committed.",
+    "before_migration_lock": "A process is about to acquire the lock of the schema; another one may hold it.",
     "before_migration_statement": "A migration is about to execute its next statement.",
     "before_migration_stamp": "A migration has executed its statements; its version is not stored yet.",
 }

@@ -1,9 +1,13 @@
-"""``dexpy`` as it is, but it is killed, or waits, before one statement of a migration.
+"""Run ``dexpy``, but stop at one failpoint of a migration.
 
 Usage: python stop_in_migration.py FOLDER ACTION NUMBER db upgrade ...
 
-ACTION is ``kill`` or ``wait``; NUMBER counts the statements from 0, and the storing of the version after them.
-It leaves a file ``reached`` in FOLDER, and waits until there is a file ``go``.
+ACTION is one of:
+    kill: Create the file ``reached`` in FOLDER before statement NUMBER, and kill the process.
+    wait: Create ``reached`` before statement NUMBER, and wait until the file ``go`` exists.
+    report: Create ``lock_requested`` before the process acquires the lock of the schema, and go on.
+
+NUMBER counts the statements of the migration from 0; the last number is the storing of the version.
 """
 
 from __future__ import annotations
@@ -22,12 +26,12 @@ POINTS = ("before_migration_statement", "before_migration_stamp")
 
 
 class Stop:
-    """What happens before each statement.
+    """A callback of failpoints that performs the action.
 
     Args:
-        folder: Where the files are.
-        action: kill or wait.
-        number: The statement.
+        folder: The folder of the files.
+        action: kill, wait or report.
+        number: The number of the statement.
     """
 
     def __init__(self, folder: Path, action: str, number: int) -> None:
@@ -36,7 +40,11 @@ class Stop:
         self._num_left = number
 
     def reach(self, name: str) -> None:
-        """Come to a failpoint."""
+        """Handle a failpoint."""
+        if self._action == "report":
+            if name == "before_migration_lock":
+                (self._folder / "lock_requested").touch()
+            return
         if name not in POINTS:
             return
         self._num_left -= 1
