@@ -58,7 +58,7 @@ def annotation_of(cell: str, names: dict[str, Any]) -> Any:
 
 
 def test_accepted_values_are_stored_as_on_the_page(names: dict[str, Any]) -> None:
-    rows = rows_of("Taken")
+    rows = rows_of("Supported types")
     assert len(rows) > 40
     for cell, stored, _ in rows:
         kinds = set(re.findall(r"\w+", stored)) & KINDS
@@ -66,14 +66,14 @@ def test_accepted_values_are_stored_as_on_the_page(names: dict[str, Any]) -> Non
 
 
 def test_every_type_with_a_json_form_is_on_the_page(names: dict[str, Any]) -> None:
-    named = [annotation_of(cell, names) for cell, *_ in rows_of("Taken")]
+    named = [annotation_of(cell, names) for cell, *_ in rows_of("Supported types")]
     origins = {typing.get_origin(one) or (type(None) if one is None else one) for one in named}
     abstract = {one for one in vars(collections.abc).values() if isinstance(one, type) and is_dict(one)}
     assert origins >= {*SCALARS, *arrays._KINDS, tuple, dict, *abstract}
 
 
 def test_types_for_calls_in_place_are_checked_and_have_no_json_form(names: dict[str, Any]) -> None:
-    rows = rows_of("In place only")
+    rows = rows_of("Types without a JSON form")
     assert len(rows) > 6
     for cell, _ in rows:
         form = codec_of(annotation_of(cell, names))
@@ -85,7 +85,7 @@ def test_types_for_calls_in_place_are_checked_and_have_no_json_form(names: dict[
 
 
 def test_types_that_the_page_refuses_are_refused(names: dict[str, Any]) -> None:
-    rows = rows_of("Refused at the class")
+    rows = rows_of("Unsupported types")
     assert len(rows) > 4
     for cell, _ in rows:
         with pytest.raises(DeclarationError):
