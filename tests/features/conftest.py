@@ -1,4 +1,4 @@
-"""Fixtures of the tests through the public face."""
+"""Fixtures of the tests of the public interface."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ from .shop import Shop
 
 @pytest.fixture
 def shop(isolated_runtime: Isolated) -> Shop:
-    """The shop's tables, empty, beside the records."""
+    """Create the shop's empty tables in the database of the records."""
     return Shop(isolated_runtime)

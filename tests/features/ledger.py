@@ -1,4 +1,4 @@
-"""A ledger of one column: operations that write a line, and then end in every way there is."""
+"""Operations that write a line into a ledger and end in different ways."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Entry(Base):
 
 
 def lines(shop: Shop) -> list[str]:
-    """The committed lines, in the order of their texts."""
+    """Return the committed lines, sorted."""
     with shop.sessions() as session:
         return sorted(session.scalars(sa.select(Entry.text)))
 
 
 def only(operation: type[Operation] | str | None = None) -> Any:
-    """The one record there is, of an operation or at all."""
+    """Return the only record, or the only record of an operation."""
     query = records.all() if operation is None else records.where(operation=operation)
     rows = list(query)
     assert len(rows) == 1, rows
@@ -35,12 +35,12 @@ def only(operation: type[Operation] | str | None = None) -> Any:
 
 
 def statuses() -> dict[str, tuple[str, str | None]]:
-    """The status and failure of each record, by the last word of the operation's name."""
+    """Return the status and failure of each record, by the last part of its operation's name."""
     return {each.operation.rpartition(".")[2]: (each.status, each.failure) for each in records.all()}
 
 
 def count_in_own_transaction() -> int:
-    """Return how many lines another session finds, which sees only committed rows."""
+    """Return the number of lines that another session finds, which reads only committed rows."""
     from dexpy import current_runtime
 
     with Session(current_runtime().store.database.engine) as session:
@@ -58,7 +58,7 @@ class Write(Operation):
 
 
 class Refuse(Operation):
-    """Writes a line, and then refuses."""
+    """Writes a line, and raises a business error."""
 
     text: str
 
@@ -69,7 +69,7 @@ class Refuse(Operation):
 
 
 class Crash(Operation):
-    """Writes a line, and then crashes."""
+    """Writes a line, and crashes."""
 
     text: str
 
@@ -80,7 +80,7 @@ class Crash(Operation):
 
 
 class Quiet(Operation):
-    """Touches no session."""
+    """Uses no session."""
 
     def perform(self) -> int:
         return 7
@@ -101,7 +101,7 @@ class WriteAsync(Operation):
 
 
 class RefuseAsync(Operation):
-    """Writes a line from a coroutine, and then refuses."""
+    """Writes a line from a coroutine, and raises a business error."""
 
     text: str
 
@@ -111,7 +111,7 @@ class RefuseAsync(Operation):
 
 
 class CrashAsync(Operation):
-    """Writes a line from a coroutine, and then crashes."""
+    """Writes a line from a coroutine, and crashes."""
 
     text: str
 

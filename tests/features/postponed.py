@@ -1,4 +1,4 @@
-"""Operations of a module whose annotations are text; the model is declared below them."""
+"""Operations in a module whose annotations are text, with the model declared below them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Rename(Operation):
-    """Refers to models that do not exist yet."""
+    """Refers to models that are declared later."""
 
     page: Ref[Page]
     parent: OptRef[Page] = prop(default=None)
@@ -29,31 +29,31 @@ class Rename(Operation):
 
 
 class Invisible(Operation):
-    """Has a type that only a checker sees."""
+    """Has a prop of a type that only a type checker imports."""
 
     amount: Decimal
 
     def perform(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class InvisibleResult(Operation):
-    """Annotates its return value with a name that only a checker imports."""
+    """Returns a type that only a type checker imports."""
 
     done: ClassVar[list[str]] = []
 
     def perform(self) -> Decimal:
-        """Would have an effect, if it were run."""
+        """Record that it ran."""
         self.done.append("performed")
         return 1  # type: ignore[return-value]
 
 
 class Models(DeclarativeBase):
-    """Of the models here."""
+    """The base of the models."""
 
 
 class Page(Models):
-    """Declared below the operations that refer to it."""
+    """A model below the operations that refer to it."""
 
     __tablename__ = "pages"
     id: Mapped[int] = mapped_column(primary_key=True)

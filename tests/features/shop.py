@@ -1,4 +1,4 @@
-"""A small shop: the models that the operations of these tests work on."""
+"""The models of a small shop, for the operations of these tests."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from dexpy.testing import Isolated
 
 
 class Base(DeclarativeBase):
-    """Of all models."""
+    """The base of the models."""
 
 
 class Customer(Base):
-    """A row with an int for its key."""
+    """A row whose primary key is an int."""
 
     __tablename__ = "customers"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -28,21 +28,21 @@ class Customer(Base):
 
 
 class Country(Base):
-    """A row with a text for its key."""
+    """A row whose primary key is a text."""
 
     __tablename__ = "countries"
     code: Mapped[str] = mapped_column(primary_key=True)
 
 
 class Device(Base):
-    """A row with a UUID for its key."""
+    """A row whose primary key is a UUID."""
 
     __tablename__ = "devices"
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
 
 
 class Line(Base):
-    """A row with two columns for its key."""
+    """A row whose primary key has two columns."""
 
     __tablename__ = "lines"
     order: Mapped[int] = mapped_column(primary_key=True)
@@ -76,22 +76,22 @@ class Shop:
             session.commit()
 
     def session(self) -> Session:
-        """A session of the application's own."""
+        """Return a session of the application."""
         return self.sessions()
 
     def names(self) -> list[str]:
-        """The names of all customers, sorted."""
+        """Return the names of all customers, sorted."""
         with self.sessions() as session:
             return sorted(session.scalars(sa.select(Customer.name)))
 
     def balance(self, key: int = 1) -> int:
-        """The committed balance of one customer."""
+        """Return the committed balance of a customer."""
         with self.sessions() as session:
             return session.get_one(Customer, key).balance
 
     @contextmanager
     def statements(self) -> Generator[list[str]]:
-        """The SQL that is executed meanwhile on the application's tables."""
+        """Collect the SQL statements of the block that use the application's tables."""
         statements: list[str] = []
 
         def note(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:

@@ -184,7 +184,7 @@ def test_a_plain_perform_is_awaited_in_a_thread_without_blocking_the_loop(shop: 
 
     async def main() -> bool:
         run = asyncio.ensure_future(Wait().acall())
-        # Only a loop that is not blocked can set the event that the run waits for.
+        # The run waits for this event, so it ends only if the loop is not blocked.
         await asyncio.sleep(0)
         ticked.set()
         return await run
@@ -193,7 +193,7 @@ def test_a_plain_perform_is_awaited_in_a_thread_without_blocking_the_loop(shop: 
     assert run(main()) is True
 
 
-def test_fifty_runs_are_awaited_side_by_side(shop: Shop) -> None:
+def test_fifty_runs_are_awaited_concurrently(shop: Shop) -> None:
     class Meet(Operation):
         number: int
 
@@ -310,7 +310,7 @@ def test_the_traceback_of_a_crash_shows_the_line_in_perform(shop: Shop) -> None:
     assert caught.traceback[-1].name == "perform"
 
 
-# ------------------------------------------------------------------------------------------- cancelling
+# ------------------------------------------------------------------------------------------- cancellation
 
 
 def test_a_cancelled_await_of_an_async_perform_rolls_back_and_is_recorded(shop: Shop) -> None:
@@ -349,7 +349,7 @@ def test_a_cancelled_await_of_a_plain_perform_rolls_back_and_is_recorded(shop: S
         await started.wait()
         task.cancel()
         await asyncio.sleep(0)
-        assert not task.done()  # a thread cannot be stopped: its end is waited for
+        assert not task.done()  # a thread cannot be stopped, so acall waits for its end
         go_on.set()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -379,7 +379,7 @@ def test_a_cancelled_run_is_not_logged_as_a_crash(isolated_runtime: Isolated, ca
 
 
 def test_a_cancelled_await_ends_after_its_coroutine(shop: Shop) -> None:
-    """It cleans up, awaits something, and is waited for."""
+    """The coroutine awaits something while it cleans up, and acall waits for it."""
     steps: list[str] = []
 
     class Clean(Operation):
@@ -559,7 +559,7 @@ def test_an_exit_inside_a_coroutine_ends_the_run_and_not_the_loop(
 
 
 def test_a_time_limit_of_a_worker_reaches_a_waiting_coroutine(shop: Shop) -> None:
-    """Dramatiq raises it in the run's thread."""
+    """Dramatiq raises the exception in the run's thread."""
     steps: list[str] = []
 
     class Hang(Operation):
@@ -586,7 +586,7 @@ def test_a_time_limit_of_a_worker_reaches_a_waiting_coroutine(shop: Shop) -> Non
     assert lines(shop) == []
 
 
-# ------------------------------------------------------------------------------------------- nested
+# ------------------------------------------------------------------------------------------- nested runs
 
 
 def test_a_nested_acall_joins_the_transaction(shop: Shop) -> None:
@@ -693,7 +693,7 @@ def test_an_enqueue_inside_an_async_perform_is_part_of_its_transaction(shop: Sho
     assert records.pending().count() == 0
 
 
-# ------------------------------------------------------------------------------------------- outliving
+# ------------------------------------------------------------------------------------------- coroutines after the run
 
 
 def test_a_coroutine_that_outlives_its_run_gets_a_clear_error(shop: Shop) -> None:
@@ -761,7 +761,7 @@ def test_work_submitted_as_the_run_ends_is_refused_without_waiting(shop: Shop) -
         assert ended == 1 or isinstance(ended, NotRunning), ended
 
 
-# ------------------------------------------------------------------------------------------- given sessions
+# ------------------------------------------------------------------------------------------- sessions of the caller
 
 
 def test_acall_joins_a_session_given_in_the_same_task(shop: Shop) -> None:
@@ -855,7 +855,7 @@ def test_an_async_session_is_not_made_current(shop: Shop) -> None:
 
 
 class Steps(Operation):
-    """Declares transaction = False, and opens one transaction per part."""
+    """Declares transaction = False, and uses one transaction for each text."""
 
     transaction = False
     texts: list[str]
@@ -901,7 +901,7 @@ def test_an_async_perform_runs_in_a_worker(shop: Shop) -> None:
     assert lines(shop) == ["a"]
 
 
-def test_fifty_enqueues_are_awaited_side_by_side(isolated_runtime: Isolated) -> None:
+def test_fifty_enqueues_are_awaited_concurrently(isolated_runtime: Isolated) -> None:
     async def main() -> list[Any]:
         return await asyncio.gather(*(Brief().async_().acall() for _ in range(50)))
 
@@ -910,14 +910,14 @@ def test_fifty_enqueues_are_awaited_side_by_side(isolated_runtime: Isolated) -> 
 
 
 class Brief(Quiet):
-    """Goes to the background from these tests."""
+    """Is enqueued by these tests."""
 
 
-# ------------------------------------------------------------------------------------------- whenever it comes
+# ------------------------------------------------------------------------------------------- cancellation at any point
 
 
 class Mixed(Operation):
-    """Does a bit of everything, so that a cancellation can come anywhere."""
+    """Uses sessions, nested runs and gathered runs, so that a cancellation can come in any of them."""
 
     number: int
 
@@ -953,7 +953,7 @@ def test_a_cancellation_at_any_point_stores_all_or_nothing(shop: Shop) -> None:
         return [await one(number) for number in range(60)]
 
     completed = [number for number, recorded in enumerate(run(main())) if recorded]
-    # A run that had committed before it was cancelled is done, although no caller waits for it.
+    # A run that was cancelled after its commit is done, although its caller got a CancelledError.
     recorded = [each.params["number"] for each in records.done().where(operation=Mixed)]
     assert set(completed) <= set(recorded)
     assert lines(shop) == sorted(f"{number} {part}" for number in recorded for part in ("async", "own", "plain"))

@@ -1,4 +1,4 @@
-"""The commit of an AsyncSession: publishing after it may block, and the event loop continues."""
+"""The commit of an AsyncSession: the publishing after it does not block the event loop."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Brief(Operation):
 
 
 class SlowBroker(StubBroker):
-    """Takes a message after a while, and knows on which thread it did."""
+    """Accepts a message after a delay, and records the thread that published it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class SlowBroker(StubBroker):
 def broker(tmp_path: Path) -> Generator[SlowBroker]:
     slow_broker = SlowBroker()
     runtime = dexpy.configure(database=f"sqlite:///{tmp_path / 'app.db'}", broker=slow_broker)
-    # The tables exist, and the checks that a process does once are done.
+    # Create the tables, and do the checks that a process does once.
     Brief().async_().call()
     slow_broker.threads.clear()
     slow_broker.started.clear()
@@ -68,7 +68,7 @@ async def opened(folder: Path) -> AsyncGenerator[AsyncSession]:
 
 
 async def longest_pause_s(work: asyncio.Task[Any]) -> float:
-    """How long the loop stood still at most while a task was under way."""
+    """Return the longest time for which the loop was blocked until a task ended, in seconds."""
     longest_s, last = 0.0, time.monotonic()
     while not work.done():
         await asyncio.sleep(0.01)
@@ -89,7 +89,7 @@ def test_a_slow_broker_does_not_stop_the_loop(broker: SlowBroker, tmp_path: Path
             commit = asyncio.create_task(session.commit())
             longest_s = await longest_pause_s(commit)
             await commit
-            assert len(broker.threads) == 1, "the commit waited until the broker had taken the message"
+            assert len(broker.threads) == 1, "the commit ends after the message is published"
             assert ticket.reload().pending
             return longest_s
 
@@ -123,7 +123,7 @@ def unpublished_ids() -> list[str]:
     return [row.id for row in store.rows(sa.select(table.c.id).where(table.c.enqueued_at.is_(None)))]
 
 
-def test_a_commit_that_is_cancelled_while_it_sends_sends_everything_and_is_cancelled_then(
+def test_a_commit_that_is_cancelled_while_it_publishes_publishes_all_messages_before_it_is_cancelled(
     broker: SlowBroker, tmp_path: Path
 ) -> None:
     after: list[str] = []
@@ -151,7 +151,7 @@ def test_a_commit_that_is_cancelled_while_it_sends_sends_everything_and_is_cance
     assert records.pending().count() == 4
 
 
-def test_a_time_limit_around_a_commit_is_reported_as_one(broker: SlowBroker, tmp_path: Path) -> None:
+def test_an_asyncio_timeout_around_a_commit_raises_a_timeout_error(broker: SlowBroker, tmp_path: Path) -> None:
     async def run_out(limit: asyncio.Timeout) -> None:
         await wait_until_started(broker)
         limit.reschedule(asyncio.get_running_loop().time())
@@ -161,7 +161,7 @@ def test_a_time_limit_around_a_commit_is_reported_as_one(broker: SlowBroker, tmp
             await Brief().async_(session=session).acall()
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(None) as limit:
-                    # While it sends, however long the commit before that takes.
+                    # The timeout expires during the publishing, not during the commit before it.
                     running_out = asyncio.create_task(run_out(limit))
                     await session.commit()
                     await asyncio.sleep(0)

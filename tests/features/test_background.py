@@ -1,4 +1,4 @@
-"""`op.async_(...).call()`: the options, the transaction that it belongs to, and what a worker does with it."""
+"""`op.async_(...).call()`: its options, its transaction, and its run in a worker."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ from .tables import attempts, messages, nothing_is_stored, row, rows, sql
 
 WAIT_S = 5.0
 ROUNDS = 12
-"""Often enough for a race to be seen."""
+"""Enough to detect a race."""
 SECRET = "hunter2-Ω"
 
 performed: list[Any] = []
@@ -73,7 +73,7 @@ class Note(Operation):
 
 
 class ByClass(Note):
-    """Has defaults of every kind."""
+    """Declares a queue, a priority and a delay."""
 
     async_ = Async(queue="mailers", priority=5, in_=60)
 
@@ -83,13 +83,13 @@ class AtClass(Note):
 
 
 class Child(ByClass):
-    """Changes one default and keeps the others."""
+    """Overrides the queue and inherits the rest."""
 
     async_ = Async(queue="letters")
 
 
 class Routed(Note):
-    """Its queue is a function of the operation."""
+    """Has a function for its queue."""
 
     async_ = Async(queue=lambda op: "even" if op.what % 2 == 0 else "odd")
 
@@ -140,7 +140,7 @@ class SpawnApart(Spawn):
 
 
 class SpawnAsync(Operation):
-    """Sends another to the background from a coroutine."""
+    """Enqueues another operation from a coroutine."""
 
     fails: bool = False
 
@@ -181,7 +181,7 @@ class LoginNoParams(Login):
 
 
 class Bounded(Operation):
-    """As its class is today; stored params may be of yesterday."""
+    """Has props that may differ from the stored params of an earlier release."""
 
     count: int = prop(default=3, ge=1)
     day: date = date(2026, 1, 1)
@@ -193,7 +193,7 @@ class Bounded(Operation):
 
 
 class BadDefault(Operation):
-    """Its factory fails when it is called."""
+    """Has a default factory that may fail."""
 
     count: int = 0
     computed: int = prop(factory=lambda: factory())
@@ -209,7 +209,7 @@ def factory() -> int:
 
 
 class Guarded(Operation):
-    """Refuses by its guard."""
+    """Is refused by its guard."""
 
     open: bool = False
 
@@ -222,7 +222,7 @@ class Guarded(Operation):
 
 
 class Odd(Operation):
-    """Returns what has no JSON form."""
+    """Returns a value without a JSON form."""
 
     def perform(self) -> object:
         performed.append("odd")
@@ -295,14 +295,14 @@ def test_async_options_store_nothing_and_can_be_used_twice(isolated_runtime: Iso
     assert len(isolated_runtime.run_pending()) == 2
 
 
-def test_defaults_of_a_class_are_inherited_one_by_one(isolated_runtime: Isolated) -> None:
+def test_each_option_of_a_class_is_inherited_separately(isolated_runtime: Isolated) -> None:
     stored = row(isolated_runtime, Child().async_().call().id)
 
     assert (stored["queue"], stored["priority"]) == ("letters", 5)
     assert stored["scheduled_at"] is not None
 
 
-def test_options_of_the_call_win_one_by_one(isolated_runtime: Isolated) -> None:
+def test_each_option_of_the_call_overrides_that_of_the_class(isolated_runtime: Isolated) -> None:
     stored = row(isolated_runtime, ByClass().async_(priority=-3).call().id)
 
     assert (stored["queue"], stored["priority"]) == ("mailers", -3)
@@ -327,7 +327,7 @@ def test_runtime_timing_of_either_kind_replaces_class_timing_of_either_kind(
 
 
 @pytest.mark.parametrize("delay", [0, 0.0, timedelta(0)])
-def test_a_delay_of_zero_wins_over_the_delay_of_the_class(isolated_runtime: Isolated, delay: Any) -> None:
+def test_a_delay_of_zero_overrides_the_delay_of_the_class(isolated_runtime: Isolated, delay: Any) -> None:
     ByClass().async_(in_=delay).call()
 
     assert len(isolated_runtime.run_pending()) == 1
@@ -491,11 +491,11 @@ def test_a_session_that_is_rolled_back_leaves_no_row_and_no_message(isolated_run
         ticket.wait(1)
 
 
-def test_a_committed_session_has_row_and_message_with_its_own_rows(isolated_runtime: Isolated, shop: Shop) -> None:
+def test_a_commit_stores_record_message_and_the_rows_of_the_application(isolated_runtime: Isolated, shop: Shop) -> None:
     with shop.session() as session:
         session.add(Customer(name="Ada"))
         ticket = Note(what=4).async_(session=session).call()
-        assert nothing_is_stored(isolated_runtime), "no other connection sees it yet"
+        assert nothing_is_stored(isolated_runtime), "other connections do not see it before the commit"
         session.commit()
 
     assert shop.names() == ["Ada"]
@@ -521,7 +521,7 @@ def test_the_current_session_is_joined_implicitly(isolated_runtime: Isolated, sh
     assert [each.id for each in isolated_runtime.run_pending()] == [ticket.id]
 
 
-def test_a_named_session_wins_over_the_current_one(isolated_runtime: Isolated, shop: Shop) -> None:
+def test_a_session_of_the_call_precedes_the_current_one(isolated_runtime: Isolated, shop: Shop) -> None:
     with shop.session() as current, shop.session() as named, dexpy.session(current):
         ticket = Note().async_(session=named).call()
         named.commit()
@@ -553,9 +553,7 @@ def test_the_ticket_reports_the_end_of_the_transaction(isolated_runtime: Isolate
     assert ticket.wait(WAIT_S) == Ok(3)
 
 
-def test_a_savepoint_that_is_rolled_back_drops_what_it_held_and_nothing_else(
-    isolated_runtime: Isolated, shop: Shop
-) -> None:
+def test_a_savepoint_that_is_rolled_back_drops_only_its_own_enqueues(isolated_runtime: Isolated, shop: Shop) -> None:
     with shop.session() as session:
         committed = Note(what=1).async_(session=session).call()
         savepoint = session.begin_nested()
@@ -602,7 +600,7 @@ def test_a_session_can_be_used_again_after_its_commit(isolated_runtime: Isolated
         second.reload()
 
 
-def test_a_session_on_an_engine_of_its_own_for_the_same_file_is_joined(isolated_runtime: Isolated) -> None:
+def test_a_session_on_another_engine_for_the_same_file_is_joined(isolated_runtime: Isolated) -> None:
     engine = sa.create_engine(isolated_runtime.runtime.database_url)
     Base.metadata.create_all(engine)
     with Session(engine) as session:
@@ -620,7 +618,7 @@ def test_a_session_on_an_engine_of_its_own_for_the_same_file_is_joined(isolated_
         discarded.reload()
 
 
-def test_a_session_on_another_database_sends_after_its_commit_and_never_after_a_rollback(
+def test_an_enqueue_in_a_session_on_another_database_is_stored_after_its_commit_only(
     isolated_runtime: Isolated, tmp_path: Any
 ) -> None:
     engine = sa.create_engine(f"sqlite:///{tmp_path}/other.db")
@@ -644,7 +642,7 @@ def test_a_session_on_another_database_sends_after_its_commit_and_never_after_a_
     assert ticket.result(WAIT_S) == 2
 
 
-def test_a_direct_job_belongs_to_the_transaction_too(isolated_runtime: Isolated, shop: Shop) -> None:
+def test_a_direct_job_is_published_in_the_transaction_too(isolated_runtime: Isolated, shop: Shop) -> None:
     with shop.session() as session, dexpy.session(session):
         Untraceable(what=1).async_().call()
         session.rollback()
@@ -656,7 +654,7 @@ def test_a_direct_job_belongs_to_the_transaction_too(isolated_runtime: Isolated,
     assert performed == [2]
 
 
-def test_the_first_enqueue_may_make_the_tables_inside_a_transaction_that_is_rolled_back(tmp_path: Any) -> None:
+def test_tables_created_in_a_transaction_that_is_rolled_back_are_created_again(tmp_path: Any) -> None:
     with isolated(database=f"sqlite:///{tmp_path}/fresh.db") as isolated_runtime:
         engine = sa.create_engine(isolated_runtime.runtime.database_url)
         with Session(engine) as session:
@@ -689,7 +687,7 @@ class Opaque(Operation):
     def perform(self) -> None: ...
 
 
-# ------------------------------------------------------------------------------------------------ inside a run
+# ------------------------------------------------------------------------------------------------ enqueues inside a run
 
 
 @pytest.mark.parametrize("end", ["well", "error", "crash"])
@@ -710,7 +708,7 @@ def test_a_child_that_is_enqueued_in_a_run_commits_and_rolls_back_with_it(
     assert records.where(operation=AddCustomer).count() == (1 if end == "well" else 0)
 
 
-def test_a_child_of_an_inner_run_that_was_rolled_back_is_not_sent(isolated_runtime: Isolated, shop: Shop) -> None:
+def test_a_child_of_an_inner_run_that_was_rolled_back_is_not_enqueued(isolated_runtime: Isolated, shop: Shop) -> None:
     Spawn(caught=True).async_().call()
 
     isolated_runtime.run_pending()
@@ -718,7 +716,7 @@ def test_a_child_of_an_inner_run_that_was_rolled_back_is_not_sent(isolated_runti
     assert shop.names() == ["child"]
 
 
-def test_a_child_has_its_parent_and_their_trace(isolated_runtime: Isolated, shop: Shop) -> None:
+def test_a_child_has_the_id_of_its_parent_and_the_same_trace(isolated_runtime: Isolated, shop: Shop) -> None:
     with dexpy.trace(actor={"type": "user", "id": 9}, trace_id="req-9"):
         parent = Spawn().async_().call()
 
@@ -729,14 +727,16 @@ def test_a_child_has_its_parent_and_their_trace(isolated_runtime: Isolated, shop
     assert row(isolated_runtime, parent.id)["parent_id"] is None
 
 
-def test_without_a_transaction_around_perform_a_child_is_sent_at_once(isolated_runtime: Isolated, shop: Shop) -> None:
+def test_without_a_transaction_around_perform_a_child_is_enqueued_at_once(
+    isolated_runtime: Isolated, shop: Shop
+) -> None:
     SpawnApart(end="error").async_().call()
 
     isolated_runtime.run_pending()
     assert shop.names() == ["child"]
 
 
-def test_a_run_without_a_transaction_ends_like_others(isolated_runtime: Isolated, shop: Shop) -> None:
+def test_a_run_without_a_transaction_ends_like_any_other(isolated_runtime: Isolated, shop: Shop) -> None:
     done, failed, crashed = (SpawnApart(end=end).async_().call() for end in ("well", "error", "crash"))
 
     isolated_runtime.run_pending()
@@ -749,7 +749,7 @@ def test_a_run_without_a_transaction_ends_like_others(isolated_runtime: Isolated
 
 
 @pytest.mark.parametrize("end", ["well", "error", "crash"])
-def test_the_row_of_a_run_on_another_database_is_ended(tmp_path: Path, end: str) -> None:
+def test_the_end_of_a_run_on_another_database_is_recorded(tmp_path: Path, end: str) -> None:
     engine = sa.create_engine(f"sqlite:///{tmp_path}/other.db")
     Base.metadata.create_all(engine)
     with isolated(session_factory=sessionmaker(engine)) as isolated_runtime:
@@ -774,7 +774,7 @@ class AddThere(AddCustomer):
         return key
 
 
-def test_a_coroutine_sends_with_acall_in_the_run_s_own_transaction(isolated_runtime: Isolated, shop: Shop) -> None:
+def test_a_coroutine_enqueues_with_acall_in_the_transaction_of_its_run(isolated_runtime: Isolated, shop: Shop) -> None:
     ticket = SpawnAsync().async_().call()
     SpawnAsync(fails=True).async_().call()
 
@@ -820,9 +820,7 @@ def test_the_worker_builds_the_operation_with_its_references(isolated_runtime: I
     assert ticket.result(WAIT_S) == ["Ada", "Ben"]
 
 
-def test_a_sent_reference_is_read_when_the_job_runs_and_makes_no_query_when_it_is_sent(
-    isolated_runtime: Isolated, shop: Shop
-) -> None:
+def test_a_reference_is_loaded_by_the_worker_and_not_at_the_enqueue(isolated_runtime: Isolated, shop: Shop) -> None:
     shop.add(Customer(id=1, name="Ada"))
     with shop.statements() as statements:
         ticket = ManyProps(customer=1).async_().call()
@@ -835,7 +833,7 @@ def test_a_sent_reference_is_read_when_the_job_runs_and_makes_no_query_when_it_i
     assert ticket.result(WAIT_S)[0] == "Eve"
 
 
-def test_trace_and_actor_are_in_force_in_the_worker_again(isolated_runtime: Isolated) -> None:
+def test_a_run_has_the_trace_and_actor_of_its_enqueue(isolated_runtime: Isolated) -> None:
     with dexpy.trace(actor={"type": "user", "id": 9, "name": "Ada"}, trace_id="req-9"):
         ticket = Traced().async_().call()
 
@@ -847,7 +845,7 @@ def test_trace_and_actor_are_in_force_in_the_worker_again(isolated_runtime: Isol
     }
 
 
-def test_no_context_of_the_consumer_thread_is_in_force_in_the_run(isolated_runtime: Isolated, shop: Shop) -> None:
+def test_a_run_has_no_context_of_the_thread_that_consumes_its_message(isolated_runtime: Isolated, shop: Shop) -> None:
     AddCustomer(name="Ada").async_().call()
     with shop.session() as session, dexpy.session(session), dexpy.trace(trace_id="feeder"):
         isolated_runtime.run_pending()
@@ -890,7 +888,7 @@ def test_a_result_of_the_wrong_type_is_a_crash_without_effects(isolated_runtime:
     assert shop.names() == []
 
 
-def test_a_record_may_leave_the_result_out(isolated_runtime: Isolated) -> None:
+def test_a_record_without_result_stores_none(isolated_runtime: Isolated) -> None:
     ticket = NoResult(what=1).async_().call()
     isolated_runtime.run_pending()
 
@@ -1024,7 +1022,7 @@ def test_sys_exit_in_a_direct_job_is_recorded(isolated_runtime: Isolated) -> Non
     )
 
 
-# ------------------------------------------------------------------------------------- stored params of yesterday
+# ------------------------------------------------------------------------------- stored params of earlier releases
 
 
 def stored_as(isolated_runtime: Isolated, ticket: Any, params: dict[str, Any]) -> None:
@@ -1240,12 +1238,12 @@ def test_a_direct_job_that_stays_unknown_for_a_day_is_dead_lettered(
     for hours in range(23):
         isolated_runtime.advance(3600)
         isolated_runtime.run_pending()
-        assert len(messages(isolated_runtime)) == 1, f"looked at for {hours} hours"
+        assert len(messages(isolated_runtime)) == 1, f"checked for {hours} hours"
     assert "dead=True" not in caplog.text
     with pytest.warns(RuntimeWarning, match="its class is not declared in this process"):
         hours_pass(isolated_runtime, 2)
 
-    assert [message["dead"] for message in messages(isolated_runtime)] == [1], "it stays for people to read"
+    assert [message["dead"] for message in messages(isolated_runtime)] == [1], "the dead message is kept"
     assert "dead=True" in caplog.text
 
 
@@ -1271,7 +1269,7 @@ def test_the_record_and_not_its_message_decides_which_class_runs(isolated_runtim
 
 
 class Renamed(Note, name="notes.take", aliases=("notes.old",)):
-    """Had another name once."""
+    """Had another name before."""
 
 
 def test_an_alias_finds_the_class_by_its_earlier_name(isolated_runtime: Isolated) -> None:
@@ -1290,7 +1288,7 @@ class Doubled(Note):
         return 2 * super().perform()
 
 
-def test_a_row_that_was_renamed_runs_under_its_new_name(isolated_runtime: Isolated) -> None:
+def test_a_row_whose_operation_was_renamed_in_the_database_runs_the_new_class(isolated_runtime: Isolated) -> None:
     ticket = Note(what=5).async_().call()
     sql(isolated_runtime, f"UPDATE operation_records SET operation = '{__name__}.Doubled'")
 
@@ -1301,7 +1299,7 @@ def test_a_row_that_was_renamed_runs_under_its_new_name(isolated_runtime: Isolat
 # ---------------------------------------------------------------------------------------------------- direct jobs
 
 
-def test_without_a_record_the_message_carries_the_params(isolated_runtime: Isolated) -> None:
+def test_without_a_record_the_message_has_the_params(isolated_runtime: Isolated) -> None:
     ticket = Untraceable(what=6).async_().call()
 
     kwargs = messages(isolated_runtime)[0]["message"]["kwargs"]
@@ -1365,13 +1363,13 @@ def test_a_broker_without_a_database_runs_everything_as_direct_jobs(tmp_path: An
     isolated_runtime.run_pending()
 
     assert performed == [2]
-    assert not (tmp_path / "dexpy.db").exists(), "nothing was recorded, so no file was made"
+    assert not (tmp_path / "dexpy.db").exists(), "nothing is recorded, so no file is created"
     runtime.close()
     install(None)
 
 
 @pytest.mark.parametrize("operation", [LoginDirect, LoginNoParams])
-def test_a_sensitive_prop_is_not_sent_in_the_clear(isolated_runtime: Isolated, operation: type[Login]) -> None:
+def test_a_sensitive_prop_is_not_published_in_plain_text(isolated_runtime: Isolated, operation: type[Login]) -> None:
     with pytest.raises(
         SensitiveInTransit, match="'password' would be sent to the broker in plain text.*Turn recording on"
     ) as refused:
@@ -1384,7 +1382,7 @@ def test_a_sensitive_prop_is_not_sent_in_the_clear(isolated_runtime: Isolated, o
 # --------------------------------------------------------------------------------------------------- the log
 
 
-def test_the_life_of_a_run_is_logged_in_four_levels_with_its_id(
+def test_the_events_of_a_run_are_logged_at_four_levels_with_its_id(
     isolated_runtime: Isolated, caplog: pytest.LogCaptureFixture
 ) -> None:
     done, refused, crashed = (
@@ -1431,7 +1429,7 @@ def test_a_secret_is_in_no_log_no_error_column_and_no_message(
     assert "cannot log in" not in json.dumps(ticket.to_dict())
 
 
-def test_a_prop_that_does_not_fit_is_refused_before_anything_is_sent(isolated_runtime: Isolated) -> None:
+def test_an_invalid_prop_is_refused_before_anything_is_stored(isolated_runtime: Isolated) -> None:
     with pytest.raises(PropsError):
         Note(what="1").async_().call()  # type: ignore[arg-type]
     assert nothing_is_stored(isolated_runtime)

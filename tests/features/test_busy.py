@@ -1,4 +1,4 @@
-"""Another writer holds SQLite's only write lock for too long: one clear error, no write, and no secret in it."""
+"""Another writer holds SQLite's only write lock for too long: one error without secrets, and no partial write."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SECRET = "correct horse battery staple"
 
 
 class Open(Operation):
-    """Opens something."""
+    """Has a sensitive prop."""
 
     token: str = prop(sensitive=True)
 
@@ -39,7 +39,7 @@ def _short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def ticket(shop: Shop) -> Any:
-    """Of a pending run, whose tables and connections are there."""
+    """The ticket of a pending run; its enqueue has created the tables."""
     return Open(token=SECRET).async_().call()
 
 
@@ -102,7 +102,7 @@ def test_an_insert_that_fails_in_a_session_of_the_application_shows_no_secret(
 
 
 class Charge(Operation, name="busy.charge"):
-    """Fails the first time, while another writer has begun a transaction and keeps it open."""
+    """Fails the first time, after another writer has begun a transaction."""
 
     order: int
     once = Once("order", wait=20)
@@ -127,10 +127,10 @@ def test_a_key_that_cannot_be_released_at_once_is_released_after_the_outage(
     with pytest.raises(ConnectionError):
         Charge(order=1).call()
     (unreleased,) = [row for row in rows(isolated_runtime) if row["operation"] == "busy.charge"]
-    assert unreleased["status"] == "running", "its end could not be stored"
+    assert unreleased["status"] == "running", "the end of the run could not be stored"
     writer.execute("ROLLBACK")
 
-    # Waits for the holder of the key, which is this process: it is alive, so no recovery would release the key.
+    # The call waits for the key, which this live process holds, so no recovery releases it.
     assert Charge(order=1).call() == 7
     shown = [(row["status"], row["error"]) for row in rows(isolated_runtime) if row["operation"] == "busy.charge"]
     assert sorted(shown) == [("done", None), ("failed", "ConnectionError")]

@@ -49,7 +49,7 @@ class Base(Operation):
 
 
 class Sub(Base):
-    """Adds one of each."""
+    """Adds a callback of each kind."""
 
     @around
     def inner(self, proceed: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""The contract: the declarations of a class, inherited and checked at the class statement."""
+"""The contract of a class: its declarations, inherited and checked at the class statement."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Stolen(Declined): ...
 
 
 class ApplicationOperation(Operation):
-    """The common policy of an application."""
+    """The common policies of an application."""
 
     async_ = Async(queue="slow", priority=3, in_=60)
     retry_on = (Retry(ConnectionError, attempts=5), Retry(TimeoutError, attempts=2))
@@ -68,14 +68,14 @@ class Fresh(ApplicationOperation):
 
 
 def attempts(cls: type[Operation], error: BaseException) -> int | None:
-    """How many attempts the rule for an exception allows; 0 to discard, None without a rule."""
+    """Return the attempts that the rule for an exception allows; 0 if it discards, None without a rule."""
     rule = cls.contract.rule_for(error)
     if rule is None:
         return None
     return 0 if rule.answer is None else rule.answer.attempts
 
 
-# -------------------------------------------------------------------------------------------- what is inherited
+# -------------------------------------------------------------------------------------------- inheritance
 
 
 def test_a_subclass_without_policies_has_those_of_its_base() -> None:
@@ -186,12 +186,12 @@ def test_the_policies_of_a_class_can_be_read_but_not_changed() -> None:
 
 
 def declared(**body: Any) -> Callable[[], object]:
-    """A class statement with these attributes."""
+    """Execute a class statement with these attributes."""
     return lambda: type("Wrong", (Operation,), {"__module__": "nowhere", "__qualname__": "Wrong", **body})
 
 
 def keywords(**words: Any) -> Callable[[], object]:
-    """A class statement with these keywords."""
+    """Execute a class statement with these keywords."""
     return lambda: type("Wrong", (Operation,), {"__module__": "nowhere", "__qualname__": "Wrong"}, **words)
 
 

@@ -1,4 +1,4 @@
-"""Business errors: declared codes, their descriptions, and what becomes of them in nested runs."""
+"""Business errors: declared codes, their descriptions, and errors of nested runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dexpy.testing import Isolated
 
 
 class Charge(Operation):
-    """Declares its codes."""
+    """Declares error codes."""
 
     code: str = ""
     message: str | None = None
@@ -25,13 +25,13 @@ class Charge(Operation):
 
 
 class ChargeAgain(Charge):
-    """Adds a code, and describes one anew."""
+    """Adds a code, and overrides a description."""
 
     errors = {"too_late": "It is too late", "card_declined": "The bank says no"}
 
 
 class Open(Operation):
-    """Declares none, so any may be raised."""
+    """Declares no codes, so it may raise any."""
 
     def perform(self) -> None:
         raise Error("whatever")
@@ -91,7 +91,7 @@ def test_an_undeclared_code_is_a_crash_with_the_fix_in_its_message(isolated_runt
     assert (record.status, record.failure, record.error) == ("failed", "crash", "dexpy.errors.UndeclaredError")
 
 
-def test_a_class_that_declares_nothing_may_raise_anything() -> None:
+def test_a_class_without_declared_codes_may_raise_any_code() -> None:
     assert Open().safe.call() == Err("whatever", "whatever")
 
 
@@ -138,7 +138,7 @@ def test_an_error_through_three_runs_names_the_one_that_raised_it() -> None:
     assert (outcome.code, outcome.operation) == ("no_balance", "features.test_errors.Charge")
 
 
-def test_a_run_inside_a_run_of_the_same_class_is_checked_too() -> None:
+def test_a_nested_run_of_the_same_class_is_checked_too() -> None:
     class Twice(Operation):
         depth: int = 0
         errors = {"bottom"}

@@ -1,4 +1,4 @@
-"""Guards: a method that returns a true value reports that its threat is present."""
+"""Guards: a method that returns a true value refuses the run."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Withdraw(Operation):
 
 
 class Careful(Withdraw):
-    """Adds a guard, and drops one by overriding it."""
+    """Adds a guard, and disables one by overriding it."""
 
     @guard("Only small amounts")
     def not_small(self) -> str | None:
@@ -67,7 +67,7 @@ class Careful(Withdraw):
 
 
 class Spend(Operation):
-    """Its guard reads a row."""
+    """Has a guard that reads a row."""
 
     customer: Ref[Customer]
     amount: int
@@ -80,7 +80,7 @@ class Spend(Operation):
         self.customer.balance -= self.amount
 
 
-def test_a_guard_that_returns_something_true_refuses_the_run_with_its_name_as_the_code() -> None:
+def test_a_guard_that_returns_a_true_value_refuses_the_run_with_its_name_as_the_code() -> None:
     outcome = Careful(amount=50).safe.call()
     assert outcome == Err(
         "not_small", "Only small amounts",
@@ -176,7 +176,7 @@ def test_an_exception_in_a_guard_is_a_crash_and_is_rescued_like_one() -> None:
     assert Healed().safe.call() == Err("cannot_tell", "cannot_tell")
 
 
-def test_the_codes_of_guards_are_declared_by_themselves_with_their_messages() -> None:
+def test_the_codes_and_messages_of_guards_count_as_declared_errors() -> None:
     class Strict(Careful):
         errors = {"other"}
 
@@ -276,7 +276,7 @@ def test_guards_run_inside_a_joined_session(shop: Shop) -> None:
 
 
 class TestCallable:
-    """Asking without calling."""
+    """`is_callable` and `callable`."""
 
     def test_every_refusal_is_reported_and_nothing_runs_or_is_stored(self, isolated_runtime: Isolated) -> None:
         performed: list[str] = []

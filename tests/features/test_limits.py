@@ -1,6 +1,6 @@
-"""What ends a background run from outside: its time limit, a cancel request, its expiry, an interrupt of Dramatiq.
+"""What ends a background run from outside: timeout, cancellation, expiry, interrupts of Dramatiq.
 
-A worker of this very process runs the operations, with a real database and real threads.
+A worker in this process runs the operations, with a real database and real threads.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from .tables import attempts, messages, row, rows, sql
 
 WAIT_S = 20.0
 LONG_S = 30.0
-"""Longer than any test waits."""
+"""Longer than any test waits, in seconds."""
 
 notes: list[Any] = []
 """The entries that runs have written, in order."""
@@ -58,7 +58,7 @@ signals: dict[str, threading.Event] = {}
 
 
 def sign(name: str) -> threading.Event:
-    """Events between runs and tests."""
+    """Return the event with a name, which runs and tests share."""
     return signals.setdefault(name, threading.Event())
 
 
@@ -67,7 +67,7 @@ def wait_for(name: str) -> None:
 
 
 def sleep_in_slices(seconds: float = LONG_S) -> None:
-    """A long wait that an exception sent to this thread gets into."""
+    """Sleep so that an exception raised in this thread from outside can interrupt it."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         time.sleep(0.005)
@@ -84,7 +84,7 @@ def _fresh() -> Generator[None]:
 
 @contextmanager
 def serving(isolated_runtime: Isolated, threads: int = 2, queues: set[str] | None = None) -> Generator[dramatiq.Worker]:
-    """A worker in this process, of all queues or of some."""
+    """Start a worker in this process, for all queues or for some."""
     isolated_runtime.runtime.dispatcher.require_tables()
     isolated_runtime.runtime.broker.declare_queue("default")
     worker = dramatiq.Worker(isolated_runtime.runtime.broker, queues=queues, worker_threads=threads, worker_timeout=50)
@@ -104,7 +104,7 @@ def worker(shop: Shop) -> Generator[dramatiq.Worker]:
 
 
 def ended(ticket: Ticket[Any]) -> tuple[str, str | None]:
-    """How a run ended, once it has."""
+    """Wait until a run has ended, and return its status and failure."""
     until = time.monotonic() + WAIT_S
     while not ticket.reload().terminal:
         assert time.monotonic() < until, f"{ticket} has not ended"
@@ -121,7 +121,7 @@ def eventually(observe: Callable[[], Any], description: str) -> Any:
 
 
 def failures(isolated_runtime: Isolated, ticket: Ticket[Any]) -> list[str]:
-    """Of the attempts that are kept."""
+    """Return the failures of the stored attempts."""
     return [each["failure"] for each in attempts(isolated_runtime, ticket.id)]
 
 
@@ -129,7 +129,7 @@ def failures(isolated_runtime: Isolated, ticket: Ticket[Any]) -> list[str]:
 
 
 class Linger(Operation):
-    """Writes a line and takes too long."""
+    """Writes a line and exceeds its timeout."""
 
     text: str = "lingered"
     timeout = 0.2
@@ -151,7 +151,7 @@ class LingerTwice(Linger):
 
 
 class LingerOnce(Linger):
-    """Is quick the second time."""
+    """Exceeds its timeout in the first attempt only."""
 
     timeout = timedelta(seconds=0.2)
     retry_on = (Retry(TimedOut, wait=0),)
@@ -162,7 +162,7 @@ class LingerOnce(Linger):
 
 
 class LingerAsync(Operation):
-    """An ``async def perform`` that takes too long."""
+    """Exceeds its timeout in an ``async def perform``."""
 
     timeout = 0.2
 
@@ -183,7 +183,7 @@ class LingerAsync(Operation):
 
 
 class LingerInside(Operation):
-    """Takes too long in a run inside of it."""
+    """Exceeds its timeout in a nested run."""
 
     timeout = 0.2
 
@@ -192,7 +192,7 @@ class LingerInside(Operation):
 
 
 class LingerInvisibly(Operation):
-    """Leaves only a row at its end."""
+    """Exceeds its timeout as a direct run."""
 
     timeout = 0.2
     record = Recording(params=False)
@@ -202,7 +202,7 @@ class LingerInvisibly(Operation):
 
 
 class ComeToTerms(Operation):
-    """Catches its cancellation and ends successfully."""
+    """Catches its timeout and succeeds."""
 
     timeout = 0.2
 
@@ -215,7 +215,7 @@ class ComeToTerms(Operation):
 
 
 class TakeTimeAfterwards(Operation):
-    """Is quick itself, and slow at what comes after `perform`."""
+    """Exceeds its timeout after `perform`."""
 
     timeout = 0.3
 
@@ -229,7 +229,7 @@ class TakeTimeAfterwards(Operation):
 
 
 class Stick(Operation):
-    """Waits where nothing gets in."""
+    """Waits so that no exception can interrupt it."""
 
     timeout = 0.2
 
@@ -266,7 +266,7 @@ def test_a_run_that_times_out_is_interrupted_inside_perform_and_can_clean_up(
 
     assert ended(ticket) == ("failed", "timeout")
     assert notes == ["told", "tidied up"]
-    assert lines(shop) == [], "what it wrote is rolled back"
+    assert lines(shop) == [], "its writes are rolled back"
     stored = row(shop.isolated_runtime, ticket.id)
     assert (stored["error"], stored["num_attempts"]) == ("dexpy.errors.TimedOut", 1)
     assert "exceeded the timeout of its class" in stored["error_message"]
@@ -303,7 +303,7 @@ def test_a_run_that_succeeds_after_its_interruption_is_done(shop: Shop, worker: 
     assert lines(shop) == ["in short"]
 
 
-def test_the_limit_of_the_outer_run_holds_for_the_runs_inside(shop: Shop, worker: dramatiq.Worker) -> None:
+def test_the_timeout_of_the_outer_run_includes_its_nested_runs(shop: Shop, worker: dramatiq.Worker) -> None:
     ticket = LingerInside().async_().call()
 
     assert ended(ticket) == ("failed", "timeout")
@@ -324,7 +324,7 @@ def test_a_timeout_is_never_raised_after_perform(shop: Shop, worker: dramatiq.Wo
 def test_a_direct_run_has_the_timeout_too(shop: Shop, worker: dramatiq.Worker) -> None:
     LingerInvisibly().async_().call()
 
-    stored = eventually(lambda: rows(shop.isolated_runtime), "its row is written")[0]
+    stored = eventually(lambda: rows(shop.isolated_runtime), "the row is written")[0]
     assert (stored["status"], stored["failure"], stored["error"]) == ("failed", "timeout", "dexpy.errors.TimedOut")
 
 
@@ -353,14 +353,16 @@ def test_a_run_that_cannot_be_interrupted_is_failed_and_writes_nothing_later(
         assert any("run.stuck" in line and ticket.id in line for line in caplog.messages)
         stored = row(shop.isolated_runtime, ticket.id)
         sign("release").set()
-        eventually(lambda: [line for line in caplog.messages if "claim.lost" in line], "it comes back")
+        eventually(lambda: [line for line in caplog.messages if "claim.lost" in line], "the stuck run has ended")
 
     assert lines(shop) == []
     assert {**row(shop.isolated_runtime, ticket.id), "updated_at": None} == {**stored, "updated_at": None}
     assert failures(shop.isolated_runtime, ticket) == ["timeout"]
 
 
-def test_a_stuck_run_with_a_rule_is_retried_beside_it(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stuck_run_with_a_rule_is_retried_while_it_is_still_stuck(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(watchdog, "HARD_AFTER_S", 0.3)
     sign("release")
     with serving(shop.isolated_runtime):
@@ -372,7 +374,7 @@ def test_a_stuck_run_with_a_rule_is_retried_beside_it(shop: Shop, monkeypatch: p
 
 
 class StickWithTheLock(Stick):
-    """Holds SQLite's one write lock while it sticks: its end cannot be written before it lets go."""
+    """Holds SQLite's only write lock while it is stuck, so that its end cannot be written before."""
 
     def perform(self) -> None:
         wait_for("waiting")
@@ -399,7 +401,7 @@ def test_a_stuck_run_whose_end_cannot_be_written_delays_no_other_timeout(
     monkeypatch.setattr(watchdog, "HARD_AFTER_S", 0.3)
     sign("release")
     with serving(shop.isolated_runtime):
-        # Both are claimed by now, because no other transaction can write while the lock is held.
+        # Both must be claimed before the lock is held, because a claim writes.
         tickets = [WaitToBeTold().async_().call(), StickWithTheLock().async_().call()]
 
         wait_for("told")
@@ -454,7 +456,7 @@ class Querying(Patient):
 
 
 class QueryingAsBefore(Patient):
-    """Keeps the session that it got."""
+    """Uses the same session object for all queries."""
 
     def go_on(self) -> None:
         session = self.session
@@ -464,7 +466,7 @@ class QueryingAsBefore(Patient):
 
 
 class Calling(Patient):
-    """Calls others, which see it in its place."""
+    """Calls nested operations, which detect the cancellation."""
 
     def go_on(self) -> None:
         while True:
@@ -480,7 +482,7 @@ class Glance(Operation):
 
 
 class Deaf(Patient):
-    """Takes everything for a crash that it can live with."""
+    """Catches every Exception."""
 
     def go_on(self) -> None:
         try:
@@ -511,7 +513,7 @@ class DeafAwaiting(Operation):
 
 
 class Untouched(Operation):
-    """Uses no session and reads nothing; its transaction would begin later."""
+    """Uses no session, so it has not begun a transaction when it is cancelled."""
 
     def perform(self) -> None:
         sign("running").set()
@@ -544,7 +546,7 @@ class Crashing(Operation):
 
 
 class Waiting(Operation):
-    """Waits long between its attempts."""
+    """Has a long wait between its attempts."""
 
     retry_on = (Retry(ConnectionError, attempts=5, wait=3600, jitter=0),)
 
@@ -559,7 +561,7 @@ def test_a_running_run_sees_its_cancellation(shop: Shop, worker: dramatiq.Worker
     wait_for("running")
 
     assert ticket.cancel() is ticket
-    assert ticket.running, "it was asked, and has not ended yet"
+    assert ticket.running, "the run has not ended yet"
 
     assert ended(ticket) == ("cancelled", "cancelled")
     assert notes == [*([Cancelled] if operation is Deaf else []), "tidied up"]
@@ -588,7 +590,7 @@ def test_a_run_that_never_checks_sees_its_cancellation_at_its_commit(shop: Shop,
     wait_for("running")
     ticket.cancel()
     (run,) = shop.isolated_runtime.runtime.services.watchdog.runs
-    eventually(lambda: run.cancel_token.is_cancelled, "the request is seen")
+    eventually(lambda: run.cancel_token.is_cancelled, "the run receives the cancellation")
 
     sign("go on").set()
 
@@ -604,7 +606,7 @@ def test_a_run_without_a_transaction_sees_its_cancellation_at_its_next_transacti
     ticket.cancel()
 
     assert ended(ticket) == ("cancelled", "cancelled")
-    assert lines(shop) == ["first part"], "what was committed before stays"
+    assert lines(shop) == ["first part"], "writes committed before are kept"
 
 
 def test_a_run_that_is_cancelled_is_not_run_again(shop: Shop, worker: dramatiq.Worker) -> None:
@@ -616,18 +618,20 @@ def test_a_run_that_is_cancelled_is_not_run_again(shop: Shop, worker: dramatiq.W
 
     assert ended(ticket) == ("cancelled", "cancelled")
     assert notes == ["ran"]
-    eventually(lambda: not messages(shop.isolated_runtime), "its message is gone")
+    eventually(lambda: not messages(shop.isolated_runtime), "the message is acknowledged")
 
 
 def test_a_run_is_cancelled_between_its_attempts(shop: Shop, worker: dramatiq.Worker) -> None:
     ticket = Waiting().async_().call()
-    eventually(lambda: ticket.reload().pending and failures(shop.isolated_runtime, ticket), "its first attempt is over")
+    eventually(
+        lambda: ticket.reload().pending and failures(shop.isolated_runtime, ticket), "the first attempt has failed"
+    )
 
     ticket.cancel()
 
     assert (ticket.status, ticket.failure) == ("cancelled", "cancelled")
     shop.isolated_runtime.advance(3700)
-    eventually(lambda: not messages(shop.isolated_runtime), "its message came, and was not for anything")
+    eventually(lambda: not messages(shop.isolated_runtime), "the message of the retry is acknowledged")
     assert notes == ["ran"]
 
 
@@ -663,7 +667,7 @@ class Recorded(Operation):
         notes.append("ran")
 
 
-def test_a_run_that_was_retried_is_not_cancelled_any_more(shop: Shop, worker: dramatiq.Worker) -> None:
+def test_a_retry_deletes_the_cancellation_of_a_run(shop: Shop, worker: dramatiq.Worker) -> None:
     ticket = Asking().async_().call()
     wait_for("running")
     ticket.cancel()
@@ -722,8 +726,8 @@ class PerformAnother(Operation):
 
 @pytest.fixture
 def performing(shop: Shop) -> Generator[tuple[dramatiq.Worker, Ticket[None]]]:
-    """A worker with one thread, and a run on it that has just performed another one."""
-    # In a queue that the worker does not serve, so that it stays pending until it is performed.
+    """A worker with one thread, and a run on it that has just performed another record."""
+    # The queue is not served by the worker, so that the record stays pending until it is performed.
     other = Note(text="by hand").async_(queue="elsewhere").call()
     with serving(shop.isolated_runtime, threads=1, queues={"default"}) as worker:
         ticket = PerformAnother(other=other.id).async_().call()
@@ -779,7 +783,9 @@ def test_a_cancellation_between_attempts_survives_the_cleanup(isolated_runtime: 
         assert run_signals.cancelled_among(connection, [waits.id, over.id]) == {waits.id}
 
 
-def test_check_cancelled_is_for_runs_and_lets_a_call_pass(isolated_runtime: Isolated) -> None:
+def test_check_cancelled_does_nothing_in_a_call_in_place_and_raises_outside_of_a_run(
+    isolated_runtime: Isolated,
+) -> None:
     Recorded().call()
     assert notes == ["ran"]
 
@@ -817,13 +823,13 @@ class Direct(Note):
 
 
 class DirectFleeting(Fleeting):
-    """Inherits what it cannot have."""
+    """Inherits an expiry that an unrecorded class cannot have."""
 
     record = False
 
 
 def relay(isolated_runtime: Isolated) -> Relay:
-    """One that a test sets going by itself."""
+    """Return a relay that a test runs itself."""
     heartbeat = isolated_runtime.runtime.services.heartbeat
     assert heartbeat is not None
     return Relay(isolated_runtime.runtime.dispatcher, heartbeat, isolated_runtime.runtime.intervals)
@@ -833,7 +839,7 @@ def test_a_message_that_another_broker_refused_is_published_by_the_sql_broker(
     isolated_runtime: Isolated,
 ) -> None:
     ticket = Note().async_().call()
-    # As a process leaves it that has named a server that is not there.
+    # As if the enqueuing process was configured with an unreachable broker.
     with isolated_runtime.runtime.store.begin() as connection:
         connection.execute(sa.text("UPDATE operation_records SET enqueued_at = NULL, scheduled_at = created_at"))
         connection.execute(sa.text("DELETE FROM dexpy_messages"))
@@ -907,7 +913,7 @@ def test_a_message_after_the_expiry_expires_its_run_and_is_acknowledged(isolated
 
     runs = isolated_runtime.run_pending()
 
-    assert [each.id for each in runs] == [late.id, other.id], "each message came once"
+    assert [each.id for each in runs] == [late.id, other.id], "each message is delivered once"
     assert (late.reload().status, late.failure, other.reload().status) == ("expired", "expired", "done")
     assert notes == ["noted"]
     assert messages(isolated_runtime) == []
@@ -977,7 +983,7 @@ def test_a_direct_run_cannot_expire_and_is_refused_at_the_call(isolated_runtime:
     DirectFleeting().async_().call()
     isolated_runtime.advance(61)
     isolated_runtime.run_pending()
-    assert notes == ["noted"], "what its base says for those that have a record is not in force"
+    assert notes == ["noted"], "the expiry of the base class does not apply"
 
 
 def test_without_a_database_a_declared_expiry_is_refused(isolated_runtime: Isolated) -> None:
@@ -1095,7 +1101,7 @@ def test_an_unrecorded_class_may_have_a_base_that_declares_it(isolated_runtime: 
 
 
 class Interrupted(Operation):
-    """Has raised into it what an application's own middleware raises into threads."""
+    """Raises an interrupt in its first attempt, as middleware of an application raises it in threads."""
 
     kind: str
     retry_on = (Retry(Exception, attempts=5, wait=0),)
@@ -1152,11 +1158,11 @@ def test_a_direct_run_is_ended_by_a_time_limit_and_republished_at_a_shutdown(sho
     assert row(shop.isolated_runtime, ticket.id)["status"] == "done"
 
 
-# --------------------------------------------------------------------------------------- what others see meanwhile
+# --------------------------------------------------------------------------------------- ends before a cancellation
 
 
 class Refusing(Operation):
-    """Ends with a business error although it was cancelled: the first of the two is stored."""
+    """Ends with a business error before it detects its cancellation; the error is stored."""
 
     def perform(self) -> None:
         sign("running").set()

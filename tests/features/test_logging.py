@@ -1,4 +1,4 @@
-"""Logging: the events of runs, their fields, and what the application may do with the loggers."""
+"""Logging: the events of runs, their fields, and the configuration of loggers by the application."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Pay(Operation):
             raise Error("no_money", "There is no money")
         if self.end == "cancelled":
             dexpy.Ticket.get(self.run_id).cancel()
-            eventually(self.check_cancelled, "the request is delivered")
+            eventually(self.check_cancelled, "the run receives the cancellation")
         if self.end in ERRORS:
             raise ERRORS[self.end]
         return "paid"
@@ -64,12 +64,12 @@ class LogIn(Operation):
 
 
 def records_of(caplog: pytest.LogCaptureFixture, run_id: str) -> list[logging.LogRecord]:
-    """The records about one run."""
+    """Return the log records about one run."""
     return [record for record in caplog.records if getattr(record, "run_id", None) == run_id]
 
 
 def lines_of(caplog: pytest.LogCaptureFixture, run_id: str) -> list[tuple[str, str, str]]:
-    """Event, level and logger of the lines about one run."""
+    """Return the event, level and logger of each line about one run."""
     return [(record.event, record.levelname, record.name) for record in records_of(caplog, run_id)]  # type: ignore[attr-defined]
 
 
@@ -197,7 +197,7 @@ def test_a_run_without_a_record_is_logged_in_the_same_way(
 
 
 class JsonFormatter(logging.Formatter):
-    """As on the page about logging."""
+    """The formatter of the page on logging."""
 
     standard = {*vars(logging.makeLogRecord({})), "message", "asctime"}
 
@@ -208,7 +208,7 @@ class JsonFormatter(logging.Formatter):
 
 @pytest.fixture
 def stream() -> Generator[StringIO]:
-    """What a handler of the root logger with a JSON formatter writes."""
+    """The output of a handler of the root logger with a JSON formatter."""
     handler = logging.StreamHandler(StringIO())
     handler.setFormatter(JsonFormatter())
     logging.root.addHandler(handler)
@@ -242,9 +242,7 @@ def test_a_json_formatter_finds_the_fields_without_secrets(
     assert SECRET not in stream.getvalue()
 
 
-def test_one_logger_can_be_silenced_and_another_one_raised(
-    isolated_runtime: Isolated, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_each_logger_can_have_its_own_level(isolated_runtime: Isolated, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "dexpy")
     caplog.set_level(logging.CRITICAL, EXECUTION)
     caplog.set_level(logging.DEBUG, "dexpy.worker")
@@ -277,7 +275,9 @@ class Unprintable:
     ],
     ids=["unprintable", "lines", "surrogate", "long", "huge", "float", "nan", "int", "bool", "empty"],
 )
-def test_any_fact_is_a_field_and_one_line(caplog: pytest.LogCaptureFixture, value: object, field: object) -> None:
+def test_a_field_of_any_type_is_logged_on_one_line(
+    caplog: pytest.LogCaptureFixture, value: object, field: object
+) -> None:
     log_event(LogEvent.RUN_FAILED, reason=value)
 
     (record,) = caplog.records
@@ -287,18 +287,18 @@ def test_any_fact_is_a_field_and_one_line(caplog: pytest.LogCaptureFixture, valu
     assert reason == field or (field is None and reason != reason)
 
 
-def test_no_fact_replaces_an_attribute_of_the_record(caplog: pytest.LogCaptureFixture) -> None:
+def test_no_field_replaces_an_attribute_of_the_log_record(caplog: pytest.LogCaptureFixture) -> None:
     log_event(LogEvent.RUN_FAILED, name="x", message="y", args=(1,), levelno=0, event="z")
 
     (record,) = caplog.records
     assert (record.name, record.levelname, record.event) == (EXECUTION, "ERROR", "run.failed")  # type: ignore[attr-defined]
 
 
-def test_the_record_names_the_place_that_logs(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_record_has_the_place_of_the_call(caplog: pytest.LogCaptureFixture) -> None:
     log_event(LogEvent.RUN_FAILED)
 
     (record,) = caplog.records
-    assert (record.pathname, record.funcName) == (__file__, "test_the_record_names_the_place_that_logs")
+    assert (record.pathname, record.funcName) == (__file__, "test_the_log_record_has_the_place_of_the_call")
     assert record.getMessage() == "run.failed"
 
 
@@ -317,7 +317,7 @@ def raise_in_factory(*args: Any, **kwargs: Any) -> logging.LogRecord:
 
 @pytest.fixture(params=["handler", "filter", "record factory"])
 def broken_logging(request: pytest.FixtureRequest) -> Generator[str]:
-    """Logging that an application has configured with an error."""
+    """Logging whose configuration by the application raises errors."""
     handler, logger = Raises(), logging.getLogger(EXECUTION)
     factory = logging.getLogRecordFactory()
     if request.param == "handler":
@@ -332,7 +332,7 @@ def broken_logging(request: pytest.FixtureRequest) -> Generator[str]:
     logging.setLogRecordFactory(factory)
 
 
-def test_logging_that_raises_changes_no_run(isolated_runtime: Isolated, broken_logging: str) -> None:
+def test_a_run_succeeds_although_logging_raises(isolated_runtime: Isolated, broken_logging: str) -> None:
     ticket = Pay().async_().call()
     isolated_runtime.run_pending()
 
@@ -340,7 +340,7 @@ def test_logging_that_raises_changes_no_run(isolated_runtime: Isolated, broken_l
     assert Pay().call() == "paid"
 
 
-def test_a_worker_writes_an_error_that_logging_loses(
+def test_an_error_that_cannot_be_logged_is_written_to_the_last_resort_handler(
     monkeypatch: pytest.MonkeyPatch, broken_logging: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     last_resort = logging.StreamHandler(StringIO())

@@ -1,4 +1,4 @@
-"""Props: typed, strict, immutable; one error lists all problems."""
+"""Props are typed, strictly checked and immutable; one error lists all problems."""
 
 import copy
 import dataclasses
@@ -51,7 +51,7 @@ class Pair(NamedTuple):
 
 
 class Op(Operation):
-    """What the operations of this file share."""
+    """The base of the operations of this file; returns its props."""
 
     def perform(self) -> Any:
         return {name: value for name, value in vars(self).items() if not name.startswith("_")}
@@ -154,7 +154,7 @@ def test_an_operation_without_props_refuses_all_arguments() -> None:
     assert refusal(lambda: Empty(1)) == "Empty: expected no arguments, because it has no props. Write Empty()."
 
 
-def test_a_long_value_is_cut_in_the_message() -> None:
+def test_a_long_value_is_shortened_in_the_message() -> None:
     assert len(refusal(lambda: Pay(amount="x" * 100_000, day=date(2026, 1, 1)))) < 250
     assert len(refusal(lambda: Bounded(short=list(range(100_000))))) < 250
 
@@ -234,7 +234,7 @@ def test_the_description_of_a_prop_is_in_its_metadata() -> None:
 # ---------------------------------------------------------------------------------- defaults and factories
 
 
-def test_a_factory_makes_a_value_for_each_operation() -> None:
+def test_a_factory_is_called_for_each_operation() -> None:
     one, other = Bounded(), Bounded()
     assert one.short == other.short == []
     assert one.short is not other.short
@@ -421,7 +421,7 @@ def test_a_path_inside_a_value_is_named() -> None:
     ]
 
 
-def test_a_union_whose_members_are_equal_in_json_is_refused_naming_both() -> None:
+def test_a_union_of_types_with_the_same_json_form_is_refused_naming_both() -> None:
     class Either(Op):
         when: date | str
 
@@ -517,7 +517,7 @@ def test_operations_with_hashable_props_can_be_in_a_set_and_others_raise_the_rea
         hash(Bounded())
 
 
-def test_references_compare_by_key_and_are_never_loaded_for_it() -> None:
+def test_references_are_compared_by_key_without_a_load() -> None:
     detached = Customer(id=3, name="gone")
     from sqlalchemy.orm import make_transient_to_detached
 
@@ -530,7 +530,7 @@ def test_references_compare_by_key_and_are_never_loaded_for_it() -> None:
     assert repr(by_key) == repr(by_instance) == "Owned(customer=3, other=None, friends=[1, 2])"
 
 
-def test_an_instance_without_a_key_is_only_equal_to_itself_and_its_repr_shows_it() -> None:
+def test_an_instance_without_a_primary_key_equals_only_itself_and_its_repr_shows_it() -> None:
     new = Customer(name="new")
     assert Owned(customer=new) == Owned(customer=new)
     assert Owned(customer=new) != Owned(customer=Customer(name="new"))
@@ -550,7 +550,7 @@ def test_attrs_fields_lists_the_props() -> None:
     assert attrs.has(Pay)
 
 
-# -------------------------------------------------------------------------------------------- what is shared
+# -------------------------------------------------------------------------------------------- mutable values
 
 
 def test_changing_a_list_after_construction_does_not_change_the_operation() -> None:
@@ -599,7 +599,7 @@ def test_values_appended_to_a_list_of_an_operation_are_checked_before_it_runs() 
     assert refusal(operation.call) == "Bounded: 1 invalid prop\n  short[1]: expected int, got str '2'"
 
 
-# ------------------------------------------------------------------------------------------------- renamed ones
+# ------------------------------------------------------------------------------------------------- renamed props
 
 
 def test_stored_params_may_have_a_prop_under_an_earlier_name(isolated_runtime: Isolated) -> None:
@@ -616,7 +616,7 @@ def test_stored_params_may_have_a_prop_under_an_earlier_name(isolated_runtime: I
     ]
 
 
-# --------------------------------------------------------------------------------------------- sensitive ones
+# --------------------------------------------------------------------------------------------- sensitive props
 
 
 def test_a_sensitive_value_is_in_no_repr_and_in_no_error() -> None:
@@ -782,7 +782,7 @@ def test_a_model_may_be_declared_below_the_operation() -> None:
     assert postponed.Rename(page=page, aliased=page).aliased is page
 
 
-def test_a_type_that_only_a_checker_sees_raises_an_error_with_the_fix() -> None:
+def test_a_prop_type_that_is_imported_only_for_type_checkers_raises_an_error_with_the_fix() -> None:
     assert wrong_class(lambda: postponed.Invisible(amount=1)) == (  # type: ignore[arg-type]
         "Invisible.amount: undefined name 'Decimal' in the type 'Decimal'; it does not exist at run time. "
         "Import it outside of `if TYPE_CHECKING:` and on module level "
@@ -790,7 +790,7 @@ def test_a_type_that_only_a_checker_sees_raises_an_error_with_the_fix() -> None:
     )
 
 
-def test_a_result_type_that_only_a_checker_sees_is_refused_before_perform_runs() -> None:
+def test_a_result_type_that_is_imported_only_for_type_checkers_is_refused_before_perform_runs() -> None:
     assert wrong_class(postponed.InvisibleResult().call).startswith(
         "InvisibleResult.perform: undefined name 'Decimal' in the type 'Decimal'; it does not exist at run time. "
     )
@@ -826,7 +826,7 @@ def test_parse_accepts_external_json() -> None:
 @pytest.mark.parametrize(
     ("name", "value"), [("i", "1"), ("i", 1.0), ("f", "1"), ("b", "true"), ("b", 1), ("n", 1.5), ("e", "RED"), ("s", 1)]
 )
-def test_parse_does_not_guess(name: str, value: object) -> None:
+def test_parse_does_not_convert_values_of_other_types(name: str, value: object) -> None:
     assert refusal(lambda: Strict.parse({name: value})).count("\n") == 1
 
 

@@ -1,4 +1,4 @@
-"""`records`: queries that compose, page and count, each filter by itself."""
+"""Queries of `records`: each filter, their combination, pages and counts."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Greet(Operation):
 
 
 def send(isolated_runtime: Isolated, to: str = "Ada", ending: str = "well", **options: Any) -> str:
-    """The id of a run that has been sent."""
+    """Enqueue a `Send`, and return the id of its run."""
     return Send(to=to, ending=ending).async_(**options).call().id
 
 
@@ -178,7 +178,7 @@ def test_records_are_filtered_by_creation_time_as_an_age_or_a_datetime(isolated_
     assert ids(records.where(since=timedelta(hours=2), until=timedelta(0))) == [old, new]
     query = records.where(since=timedelta(minutes=30))
     isolated_runtime.advance(3600)
-    assert ids(query) == [], "back from now is from when it is asked"
+    assert ids(query) == [], "an age counts from the time of the query"
 
 
 def test_records_are_filtered_by_actor_and_by_trace(isolated_runtime: Isolated) -> None:
@@ -426,7 +426,7 @@ def test_the_size_of_a_page_is_an_int_of_at_least_one(isolated_runtime: Isolated
         records.all().page(size)
 
 
-# ---------------------------------------------------------------------------------------- going on, one record
+# ---------------------------------------------------------------------------------------- select, single records
 
 
 def test_select_returns_the_underlying_sqlalchemy_select(isolated_runtime: Isolated) -> None:
@@ -509,7 +509,7 @@ def test_ids_sort_by_creation_time(isolated_runtime: Isolated) -> None:
 @pytest.mark.parametrize(
     "ask", [lambda: records.all().count(), lambda: list(records.failed()), lambda: records.all().page().records]
 )
-def test_a_database_that_is_new_has_no_records(isolated_runtime: Isolated, ask: Callable[[], Any]) -> None:
+def test_a_new_database_has_no_records(isolated_runtime: Isolated, ask: Callable[[], Any]) -> None:
     assert not ask()
 
 
@@ -519,7 +519,7 @@ class Timed(Operation):
     def perform(self) -> None: ...
 
 
-def test_due_times_are_readable(isolated_runtime: Isolated) -> None:
+def test_a_record_has_the_due_time_of_its_run(isolated_runtime: Isolated) -> None:
     record = records.get(Timed().async_().call().id)
 
     assert record.scheduled_at is not None

@@ -1,4 +1,4 @@
-"""References: an instance or a key goes in, an instance is there inside a run."""
+"""References: a prop accepts an instance or a key, and is an instance inside a run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _nothing_ran() -> None:
 
 
 class Touch(Operation):
-    """Notes how far it got."""
+    """Records that its guard and `perform` ran."""
 
     customer: Ref[Customer]
     other: OptRef[Customer] = prop(default=None)
@@ -42,7 +42,7 @@ class Touch(Operation):
 
 
 class Look(Operation):
-    """Gives what it refers to."""
+    """Returns the referenced instance."""
 
     customer: Ref[Customer]
 
@@ -51,7 +51,7 @@ class Look(Operation):
 
 
 class Add(Operation):
-    """Reads a row under its lock, thinks, and writes it."""
+    """Reads a locked row, waits, and writes it."""
 
     customer: Ref[Customer] = prop(lock=True)
     amount: int
@@ -64,7 +64,7 @@ class Add(Operation):
 
 
 class Barrier:
-    """Lets the other thread come in between, if it can."""
+    """Gives another thread time to run between the read and the write."""
 
     def __init__(self) -> None:
         self.event = threading.Event()
@@ -77,7 +77,7 @@ barrier = Barrier()
 
 
 class Kinds(Operation):
-    """Refers to rows by every kind of key."""
+    """Has references to models with every kind of key."""
 
     country: Ref[Country]
     device: Ref[Device]
@@ -96,12 +96,12 @@ def filled(shop: Shop) -> Shop:
 
 
 def customer_of(shop: Shop, key: int) -> Customer:
-    """Return a customer that another session detached."""
+    """Return a customer that is detached from another session."""
     with shop.session() as session:
         return session.get_one(Customer, key)
 
 
-# -------------------------------------------------------------------------------------------- in and out
+# -------------------------------------------------------------------------------------------- keys and instances
 
 
 def test_a_reference_given_by_key_is_an_instance_in_guards_and_in_perform(filled: Shop) -> None:
@@ -234,7 +234,7 @@ def test_a_missing_row_rolls_back_a_nested_run_only(filled: Shop) -> None:
     assert "dan" in filled.names()
 
 
-# ------------------------------------------------------------------------------- instances of which session
+# ------------------------------------------------------------------------------- instances and their sessions
 
 
 def test_an_instance_that_was_never_flushed_is_refused_with_the_fix(filled: Shop) -> None:
@@ -277,7 +277,7 @@ def test_an_instance_of_the_runs_session_is_used_without_a_query(filled: Shop) -
         session.rollback()
 
 
-def test_a_run_inside_a_run_gets_the_very_rows_of_the_outer_one(filled: Shop) -> None:
+def test_a_nested_run_gets_the_same_instances_as_the_outer_run(filled: Shop) -> None:
     class Outer(Operation):
         customer: Ref[Customer]
 
@@ -339,7 +339,7 @@ def test_a_locked_reference_reloads_the_row_even_if_the_session_has_it(filled: S
     assert filled.balance() == 8
 
 
-def test_a_lock_is_for_references_only() -> None:
+def test_a_prop_that_is_not_a_reference_cannot_be_locked() -> None:
     class Wrong(Operation):
         amount: int = prop(lock=True)
 
@@ -349,7 +349,7 @@ def test_a_lock_is_for_references_only() -> None:
         Wrong(amount=1)
 
 
-# ------------------------------------------------------------------------------- what a checker cannot see
+# ------------------------------------------------------------------------------- invalid declarations
 
 
 class Maybe(Operation):
@@ -389,7 +389,7 @@ def test_a_reference_without_a_model_is_refused() -> None:
 
 
 class Page:
-    """A model that SQLAlchemy knows nothing of."""
+    """A model outside of SQLAlchemy."""
 
     def __init__(self, slug: str | UUID | tuple[str, int] | None, text: str = "") -> None:
         self.slug = slug
@@ -397,7 +397,7 @@ class Page:
 
 
 class Draft(Page):
-    """A kind of page."""
+    """A subclass of the model."""
 
 
 class Unmapped:

@@ -1,4 +1,4 @@
-"""Stable names: by which records and messages know an operation, and workers find it."""
+"""Stable names, by which workers find the operation of a record or message."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Outer:
 
 
 def statement(name: str, module: str = "nowhere", /, **keywords: Any) -> Any:
-    """A class statement as it would be in another module."""
+    """Declare a class as in another module."""
     return type(name, (Operation,), {"__module__": module, "__qualname__": name}, **keywords)
 
 
@@ -94,13 +94,13 @@ def test_declaring_the_same_class_of_the_same_module_again_replaces_it() -> None
     assert registry.find("nowhere.Again") is second
 
 
-def test_two_modules_may_have_classes_of_one_name() -> None:
+def test_two_modules_may_have_classes_of_the_same_name() -> None:
     one, other = statement("Same", "nowhere.one"), statement("Same", "nowhere.other")
     assert registry.find("nowhere.one.Same") is one
     assert registry.find("nowhere.other.Same") is other
 
 
-def test_a_module_may_be_loaded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_may_be_reloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "reloaded_operations.py").write_text(
         "from dexpy import Operation\n"
         "class Reloaded(Operation, name='registry.reloaded', aliases=('registry.reloaded_before',)):\n"

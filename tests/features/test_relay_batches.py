@@ -1,4 +1,4 @@
-"""A relay works in batches: a row that cannot be written stays as it is, and delays no other row."""
+"""A relay updates rows in batches; a row that cannot be updated stays as it is and delays no other row."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dexpy.testing import Isolated
 from .tables import rows, sql
 
 STUBBORN = 7
-"""The priority of rows that a trigger of the application's keeps as they are."""
+"""The priority of rows that a trigger of the application protects from updates."""
 
 
 class Note(Operation):
@@ -75,7 +75,7 @@ def test_rows_that_cannot_be_written_delay_no_other(
 
     assert [ticket.reload().status for ticket in good] == [after] * 3
     assert {each["status"] for each in rows(isolated_runtime) if each["priority"] == STUBBORN} == before
-    assert caplog.text.count(expected) == stubborn, "each is logged once per poll"
+    assert caplog.text.count(expected) == stubborn, "each row is logged once per poll"
 
     sql(isolated_runtime, "DROP TRIGGER stubborn")
     assert relay.run_once()

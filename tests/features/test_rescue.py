@@ -1,4 +1,4 @@
-"""`rescue_from`: exceptions that the class has an answer for; `on_error`, which only watches."""
+"""`rescue_from` maps exceptions to outcomes; `on_error` observes exceptions."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def _nothing_seen() -> None:
 
 
 class CardError(Exception):
-    """What a library raises."""
+    """An exception of a library."""
 
 
 class StolenCard(CardError):
-    """More specific."""
+    """A more specific exception of the library."""
 
 
 class PaymentFailed(Exception):
-    """What the application would rather see."""
+    """An exception of the application."""
 
 
 class Pay(Operation):
@@ -72,7 +72,7 @@ def _refuse(error: Exception) -> None:
     raise Error("refused", str(error))
 
 
-# ------------------------------------------------------------------------------------------ three answers
+# ------------------------------------------------------------------------------------------ codes, classes, functions
 
 
 def test_a_rescue_code_makes_an_exception_a_business_error() -> None:
@@ -128,7 +128,7 @@ def test_a_business_error_is_never_rescued() -> None:
     assert Refuses().safe.call() == Err("mine", "mine")
 
 
-# ------------------------------------------------------------------------------------------- which rule wins
+# ------------------------------------------------------------------------------------------- precedence
 
 
 class First(Pay):
@@ -142,19 +142,19 @@ class Nearer(First):
 @pytest.mark.parametrize(
     ("raises", "code"),
     [
-        ("KeyError", "far_key"),  # the most specific class, though it is declared farther away
-        ("LookupError", "near_lookup"),  # the class nearest to the operation
+        ("KeyError", "far_key"),  # the most specific class, although a base class declares it
+        ("LookupError", "near_lookup"),  # the declaration nearest to the operation
         ("StolenCard", "far_card"),
         ("ValueError", "near_any"),
     ],
 )
-def test_the_most_specific_class_wins_then_the_nearest_declaration(raises: str, code: str) -> None:
+def test_the_rule_for_the_most_specific_class_applies_then_the_nearest_declaration(raises: str, code: str) -> None:
     outcome = Nearer(raises=raises).safe.call()
     assert isinstance(outcome, Err)
     assert outcome.code == code
 
 
-def test_of_two_equally_specific_classes_the_later_declaration_wins() -> None:
+def test_of_two_equally_specific_classes_the_later_declaration_applies() -> None:
     class Left(Exception): ...
 
     class Right(Exception): ...
@@ -240,7 +240,7 @@ class Shadowing(Coded):
         raise PaymentFailed("from on_error")
 
 
-def test_on_error_is_called_for_every_exception_and_decides_nothing() -> None:
+def test_on_error_is_called_for_every_exception_and_does_not_change_the_outcome() -> None:
     assert Watched(raises="CardError").safe.call() == Err("card_declined", "card_declined")
     with pytest.raises(ValueError, match="4711"):
         Watched(raises="ValueError").call()

@@ -1,4 +1,4 @@
-"""Rules for background runs: `retry_on` and `discard_on`, what they count and how long they wait."""
+"""The rules `retry_on` and `discard_on` of background runs: their attempts and waits."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ WAIT_S = 5.0
 
 
 class Leak(ConnectionError):
-    """A kind of ConnectionError."""
+    """A subclass of ConnectionError."""
 
 
 class Gone(Exception):
-    """Nothing to be done about it."""
+    """An exception that rules discard."""
 
 
 script: list[Any] = []
-"""What each run is to raise, in order; None ends it well."""
+"""What each run raises, in order; None lets it succeed."""
 observed: list[Any] = []
 """The calls of the observers."""
 performed: list[str] = []
@@ -45,7 +45,7 @@ def _clean() -> None:
 
 
 class Scripted(Operation):
-    """Follows the script."""
+    """Raises the next exception of `script`, or succeeds."""
 
     def perform(self) -> int:
         performed.append(self.run_id)
@@ -56,7 +56,7 @@ class Scripted(Operation):
 
 
 def run_out(isolated_runtime: Isolated) -> list[float]:
-    """Run until nothing is left; how long it waited before each run, in seconds."""
+    """Run until no message is left, and return the waits between the attempts, in seconds."""
     waits: list[float] = []
     isolated_runtime.run_pending()
     while waiting := messages(isolated_runtime):
@@ -65,7 +65,7 @@ def run_out(isolated_runtime: Isolated) -> list[float]:
         since = recorded[0]["updated_at"] if recorded else waiting[0]["created_at"]
         waits.append((due - datetime.fromisoformat(since)).total_seconds())
         isolated_runtime.advance(waits[-1] + 1)
-        assert isolated_runtime.run_pending(), "what was waited for is due"
+        assert isolated_runtime.run_pending(), "the delayed message is due"
     return waits
 
 
@@ -147,7 +147,7 @@ def test_between_attempts_a_run_is_pending_with_its_last_error(isolated_runtime:
     assert ticket.reload().pending
     assert ticket.outcome is None
     assert ticket.failure == "crash"
-    assert ticket.wait(0.05) is None, "a waiting caller gets no failure that will be retried"
+    assert ticket.wait(0.05) is None, "a wait does not return a failure that will be retried"
     run_out(isolated_runtime)
     assert ticket.wait(WAIT_S) == Ok(2)
 
@@ -161,7 +161,7 @@ def test_a_retry_runs_under_the_same_id(isolated_runtime: Isolated) -> None:
     assert set(performed) == {ticket.id}
 
 
-def test_a_call_is_never_retried(isolated_runtime: Isolated) -> None:
+def test_a_call_in_place_is_never_retried(isolated_runtime: Isolated) -> None:
     script[:] = [ConnectionError("down")]
 
     with pytest.raises(ConnectionError):
@@ -269,7 +269,7 @@ def test_an_invalid_rule_is_refused_at_its_declaration(make: Callable[[], Any], 
         make()
 
 
-# ---------------------------------------------------------------------------------------------- which rule, what count
+# ---------------------------------------------------------------------------------------------- precedence and counters
 
 
 class PerRule(Scripted):
@@ -285,7 +285,7 @@ def test_each_rule_counts_its_own_attempts(isolated_runtime: Isolated) -> None:
     ticket = PerRule().async_().call()
     waits = run_out(isolated_runtime)
 
-    # Two of one kind, one of the other: neither rule was used up before the fourth run.
+    # Two ConnectionErrors and one KeyError: neither rule has used up its attempts before the fourth run.
     assert waits == [pytest.approx(wait, abs=0.1) for wait in (10, 20, 10)]
     stored = row(isolated_runtime, ticket.id)
     assert (len(performed), stored["num_attempts"], stored["status"]) == (4, 4, "failed")
@@ -314,7 +314,9 @@ class Specific(Scripted):
 
 
 @pytest.mark.parametrize(("raised", "wait"), [(Leak(), 7), (ConnectionError(), 3), (ValueError(), 1)])
-def test_the_rule_for_the_most_specific_class_wins(isolated_runtime: Isolated, raised: Exception, wait: float) -> None:
+def test_the_rule_for_the_most_specific_class_applies(
+    isolated_runtime: Isolated, raised: Exception, wait: float
+) -> None:
     script[:] = [raised]
 
     Specific().async_().call()
@@ -348,9 +350,9 @@ class Forgetful(ApplicationOperation):
         (Forgetful, ConnectionError(), []),
         (Forgetful, KeyError("k"), [8]),
     ],
-    ids=["the later of the nearer", "the more specific of the farther", "forgotten", "its own"],
+    ids=["later rule of the subclass", "more specific rule of the base", "reset", "own rule after a reset"],
 )
-def test_rules_of_a_subclass_add_to_those_of_its_base_and_win(
+def test_rules_of_a_subclass_add_to_those_of_its_base_and_precede_them(
     isolated_runtime: Isolated, operation: type[Scripted], raised: Exception, waits: list[float]
 ) -> None:
     script[:] = [raised]
@@ -400,7 +402,7 @@ def test_a_discarded_exception_is_not_retried(isolated_runtime: Isolated, raised
     assert failed.value.failure == "discarded"
 
 
-def test_a_discard_for_a_more_specific_class_wins_over_a_retry_and_vice_versa(
+def test_the_more_specific_of_a_discard_and_a_retry_applies(
     isolated_runtime: Isolated,
 ) -> None:
     script[:] = [Leak()]
@@ -575,7 +577,7 @@ class Observed(ApplicationOperation):
         raise RuntimeError("an observer decides nothing")
 
 
-def test_on_error_sees_each_attempt_and_decides_nothing(
+def test_on_error_is_called_in_each_attempt_and_does_not_change_the_decision(
     isolated_runtime: Isolated, caplog: pytest.LogCaptureFixture
 ) -> None:
     script[:] = [ConnectionError()] * 9
@@ -619,7 +621,7 @@ def test_a_run_whose_record_has_no_params_leaves_one_row_after_its_last_attempt(
     script[:] = [ConnectionError("down")]
     ticket = ThriceNoParams().async_().call()
     isolated_runtime.run_pending()
-    assert rows(isolated_runtime) == [], "it is not over yet"
+    assert rows(isolated_runtime) == [], "the run has not ended"
     run_out(isolated_runtime)
     stored = row(isolated_runtime, ticket.id)
     assert (stored["status"], stored["num_attempts"], stored["params"]) == ("done", 2, None)
@@ -650,7 +652,7 @@ def test_a_direct_job_that_ends_in_a_business_error_is_recorded_as_rejected_or_f
     assert json.loads(stored["error_details"]) == {"balance": 0}
 
 
-# ------------------------------------------------------------------------------------------- effects, log, by hand
+# ------------------------------------------------------------------------------------------- effects, log, Ticket.retry
 
 
 class AddsThenFails(Operation):
@@ -709,7 +711,7 @@ def test_a_failed_run_can_be_retried_by_hand_with_all_its_attempts(isolated_runt
     )
     run_out(isolated_runtime)
 
-    # Two of the five failures were left: the counters began anew.
+    # The retry resets the counters, so the two remaining failures of the script are retried again.
     assert (row(isolated_runtime, ticket.id)["status"], row(isolated_runtime, ticket.id)["num_attempts"]) == ("done", 3)
     assert [each["claim_token"] for each in attempts(isolated_runtime, ticket.id)] == [1, 2, 3, 4, 5]
     assert [each.number for each in records.attempts(ticket.id)] == [1, 2, 3, 1, 2, 3]
@@ -733,11 +735,11 @@ def test_attempts_store_no_secret(isolated_runtime: Isolated, caplog: pytest.Log
         assert "hunter2" not in text
 
 
-# ----------------------------------------------------------------------- what a database says, where no rule names it
+# ----------------------------------------------------------------------- database errors without a rule
 
 
 class Conflict(Exception):
-    """The error of a driver when a transaction loses a conflict."""
+    """The error of a driver for a serialization failure."""
 
     sqlstate = "40001"
 
@@ -771,7 +773,7 @@ def test_a_run_without_a_transaction_restarts_only_as_a_new_attempt(
     ticket = Outside().async_().call()
     isolated_runtime.run_pending()
 
-    assert performed == [ticket.id], "its earlier writes may not have been rolled back"
+    assert performed == [ticket.id], "the run is not restarted at once, because its earlier writes may be committed"
     assert (row(isolated_runtime, ticket.id)["status"], row(isolated_runtime, ticket.id)["num_attempts"]) == (
         "pending",
         1,
@@ -782,7 +784,7 @@ def test_a_run_without_a_transaction_restarts_only_as_a_new_attempt(
 
 
 def away(*, cut: bool) -> sa.exc.OperationalError:
-    """The errors of a database that is unreachable, before the first statement or in the middle."""
+    """Return the error of an unreachable database, before the first statement or during a transaction."""
     return sa.exc.OperationalError("BEGIN", {}, Exception("database is locked"), connection_invalidated=cut)
 
 

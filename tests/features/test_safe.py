@@ -1,4 +1,4 @@
-"""`op.safe.call()`: `Ok` or `Err`, to be matched; crashes still raise."""
+"""`op.safe.call()` returns `Ok` or `Err`; crashes still raise."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dexpy.errors import OptionsError
 
 
 class Divide(Operation):
-    """Divides."""
+    """Divides two numbers."""
 
     a: int
     b: int
@@ -27,7 +27,7 @@ class Divide(Operation):
 
 
 class Later(Operation):
-    """Divides on a loop."""
+    """Divides two numbers in a coroutine."""
 
     b: int
 

@@ -1,4 +1,4 @@
-"""What a synchronous run leaves in the records, and when."""
+"""The records of synchronous runs: their contents, and when they are written."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from .ledger import Crash, Entry, Quiet, Refuse, Write, lines, only, statuses
 from .shop import Base, Shop
 
 SOON_S = 10
-"""Shorter than SQLite waits for a lock: a run that waits for itself is found out."""
+"""Shorter than SQLite's wait for a lock, in seconds, so that a run that waits for its own lock is detected."""
 
 
 def within(seconds: float, work: Callable[[], Any]) -> None:
-    """Do something, and fail if it took longer."""
+    """Call a function, and fail if it takes longer."""
     began = time.monotonic()
     work()
     assert time.monotonic() - began < seconds
 
 
 def drop_records(shop: Shop) -> None:
-    """Take the table away under a runtime that has seen it."""
+    """Drop the table of records after the runtime has found it."""
     shop.isolated_runtime.runtime.store.prepare()
     with shop.engine.begin() as connection:
         connection.exec_driver_sql("DROP TABLE operation_records")
@@ -141,7 +141,7 @@ def test_none_and_no_result_are_distinguished(isolated_runtime: Isolated) -> Non
 
 
 def test_done_is_written_in_the_transaction_of_the_effects(shop: Shop) -> None:
-    """No transaction sees one without the other."""
+    """No other transaction reads one without the other."""
 
     class Unique(Operation):
         def perform(self) -> None:
@@ -234,7 +234,7 @@ def test_a_nested_run_that_is_committed_is_done(shop: Shop) -> None:
     assert lines(shop) == ["a", "outer"]
 
 
-def test_rows_of_nested_runs_are_written_once_however_deep(shop: Shop) -> None:
+def test_rows_of_deeply_nested_runs_are_written_once(shop: Shop) -> None:
     deep = Outer(inner=[Refuse(text="a"), Write(text="b")], end="error", mark="3")
     within(SOON_S, lambda: Outer(inner=[Outer(inner=[deep], mark="2")]).call())
     assert sorted((each.status, each.failure) for each in records.all() if each.status != "done") == [
@@ -263,7 +263,7 @@ def test_a_middle_run_that_fails_rolls_back_the_inner_and_not_the_outer_run(shop
 
 
 def test_a_nested_failure_waits_for_the_end_of_the_outer_transaction(shop: Shop) -> None:
-    """A second writer would wait for the lock that its own thread holds."""
+    """Written earlier, it would wait for a lock that its own thread holds."""
 
     class Top(Operation):
         def perform(self) -> int:
@@ -431,7 +431,7 @@ def test_a_joined_session_on_another_database_and_its_rows_agree(tmp_path: Path,
     engine.dispose()
 
 
-# ----------------------------------------------------------------------------------------- what is kept
+# ----------------------------------------------------------------------------------------- Recording options
 
 
 def test_record_false_leaves_no_row(shop: Shop) -> None:
@@ -471,7 +471,7 @@ def test_record_without_result_leaves_a_row_without_it(shop: Shop) -> None:
 
 
 class Opaque:
-    """Has no JSON form."""
+    """A value without a JSON form."""
 
 
 def test_params_without_a_json_form_are_left_out(isolated_runtime: Isolated) -> None:
@@ -536,7 +536,7 @@ def test_a_database_that_cannot_be_opened_does_not_break_a_call_that_needs_none(
 
 
 class Plain(Operation):
-    """Refuses without a word to the database."""
+    """Raises a business error without using the database."""
 
     def perform(self) -> None:
         raise Error("no")
@@ -603,7 +603,7 @@ class Fails(Operation):
         raise type("E" * 300, (Exception,), {})("it is")
 
 
-def test_values_longer_than_their_column_are_cut(isolated_runtime: Isolated) -> None:
+def test_values_longer_than_their_column_are_shortened(isolated_runtime: Isolated) -> None:
     with dexpy.trace(actor={"type": "user", "id": "7" * 300}):
         Fails(how="code").safe.call()
         with pytest.raises(Exception, match="it is"):
@@ -626,7 +626,7 @@ def test_two_calls_without_a_trace_have_a_trace_each(isolated_runtime: Isolated)
 
 
 class Login(Operation):
-    """Has a secret."""
+    """Has a sensitive prop."""
 
     user: str
     password: str = prop(sensitive=True)
@@ -639,7 +639,7 @@ class Login(Operation):
 
 
 def every_text(isolated_runtime: Isolated) -> str:
-    """All that is in the records, as text."""
+    """Return the errors and results of all records, as text."""
     with isolated_runtime.runtime.store.database.engine.connect() as connection:
         columns = "error, error_message, error_details, result"
         return str(connection.exec_driver_sql(f"SELECT {columns} FROM operation_records").all())
@@ -687,10 +687,10 @@ def test_the_secret_of_an_outer_run_is_redacted_from_the_nested_row(isolated_run
     assert "s3cr3t!" not in every_text(isolated_runtime)
 
 
-# ----------------------------------------------------------------------------------------- nothing configured
+# ----------------------------------------------------------------------------------------- without a configuration
 
 
-def test_an_unconfigured_call_touches_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_without_a_configuration_creates_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert Quiet().call() == 7
     with pytest.raises(Error):
@@ -698,7 +698,7 @@ def test_an_unconfigured_call_touches_no_disk(tmp_path: Path, monkeypatch: pytes
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unconfigured_call_that_uses_the_session_creates_the_default_file(
+def test_a_call_without_a_configuration_that_uses_the_session_creates_the_default_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Touch(Operation):

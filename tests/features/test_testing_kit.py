@@ -1,4 +1,4 @@
-"""`dexpy.testing`: an isolated runtime, due records run in this thread, and a clock that tests move."""
+"""`dexpy.testing`: an isolated runtime that runs due records in this thread, and a clock that tests advance."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Note(Operation):
 
 
 class Chain(Operation):
-    """Sends the next one."""
+    """Enqueues the next operation of the chain."""
 
     remaining: int
 
@@ -115,7 +115,7 @@ def test_the_block_restores_the_runtime_after_an_exception() -> None:
     assert abs(clock.timestamp() - time.time()) < 1
 
 
-def test_pending_runs_do_not_start_on_their_own(isolated_runtime: Isolated) -> None:
+def test_pending_runs_start_only_in_run_pending(isolated_runtime: Isolated) -> None:
     Note().async_().call()
 
     assert performed == []
@@ -194,7 +194,7 @@ def test_an_interrupt_is_raised(isolated_runtime: Isolated) -> None:
     assert isolated_runtime.run_pending() == []
 
 
-def test_params_pass_the_real_encoder_and_decoder(isolated_runtime: Isolated) -> None:
+def test_params_are_encoded_and_decoded_as_in_production(isolated_runtime: Isolated) -> None:
     ticket = Exact(items=[(1, "a"), (2, "b")]).async_().call()
     assert messages(isolated_runtime)[0]["message"]["kwargs"]["record_id"] == ticket.id
     isolated_runtime.run_pending()
@@ -202,7 +202,7 @@ def test_params_pass_the_real_encoder_and_decoder(isolated_runtime: Isolated) ->
     assert ticket.result(1) == "[(1, 'a'), (2, 'b')]"
 
 
-def test_a_session_factory_of_the_application_makes_the_sessions(tmp_path: Path) -> None:
+def test_sessions_come_from_the_session_factory_of_the_application(tmp_path: Path) -> None:
     engine = sa.create_engine(f"sqlite:///{tmp_path}/app.db")
     Base.metadata.create_all(engine)
     collected: list[Session] = []
@@ -221,7 +221,7 @@ def test_a_session_factory_of_the_application_makes_the_sessions(tmp_path: Path)
     engine.dispose()
 
 
-def test_a_given_database_is_used_and_kept(tmp_path: Path) -> None:
+def test_a_database_of_the_test_is_used_and_kept(tmp_path: Path) -> None:
     file = tmp_path / "mine.db"
     with isolated(database=f"sqlite:///{file}"):
         Note().async_().call()

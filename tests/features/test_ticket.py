@@ -1,4 +1,4 @@
-"""`Ticket`: what it returns, when it queries the database, and its verbs."""
+"""`Ticket`: its attributes, its queries and its actions."""
 
 from __future__ import annotations
 
@@ -90,14 +90,14 @@ class KeepsNoParams(Operation):
 
 
 def ended(isolated_runtime: Isolated, ending: str = "well") -> Ticket[Any]:
-    """The ticket of a run that has ended, as it was given out: not loaded since."""
+    """Return the ticket of a run that has ended; it was not reloaded since its enqueue."""
     ticket = Answer(ending=ending).async_().call()
     isolated_runtime.run_pending()
     return ticket
 
 
 def in_state(isolated_runtime: Isolated, status: str) -> Ticket[Any]:
-    """A ticket of a record in some state."""
+    """Return the ticket of a record with a status."""
     ticket = Answer(ending="error" if status == "failed" else "well").async_().call()
     if status in ("done", "failed"):
         isolated_runtime.run_pending()
@@ -112,7 +112,7 @@ def in_state(isolated_runtime: Isolated, status: str) -> Ticket[Any]:
 
 @contextmanager
 def questions(isolated_runtime: Isolated) -> Generator[list[str]]:
-    """The statements that are executed meanwhile."""
+    """Collect the SQL statements that are executed in the block."""
     statements: list[str] = []
     engine = isolated_runtime.runtime.store.database.engine
 
@@ -126,7 +126,7 @@ def questions(isolated_runtime: Isolated) -> Generator[list[str]]:
         event.remove(engine, "before_cursor_execute", note)
 
 
-# ---------------------------------------------------------------------------------------------- what it returns
+# ---------------------------------------------------------------------------------------------- attributes
 
 
 def test_a_ticket_is_truthy_and_its_repr_names_the_run(isolated_runtime: Isolated) -> None:
@@ -150,7 +150,7 @@ def test_one_predicate_holds_in_each_state(isolated_runtime: Isolated, status: s
     assert bool(ticket)
 
 
-def test_attributes_are_of_the_last_load_and_make_no_query(isolated_runtime: Isolated) -> None:
+def test_attributes_have_the_values_of_the_last_load_and_make_no_query(isolated_runtime: Isolated) -> None:
     ticket = ended(isolated_runtime)
 
     with questions(isolated_runtime) as statements:
@@ -247,7 +247,7 @@ def test_wait_polls_until_the_run_has_ended(isolated_runtime: Isolated) -> None:
     runs.join()
 
 
-def test_the_last_poll_is_at_the_timeout_however_long_the_interval(isolated_runtime: Isolated) -> None:
+def test_the_last_poll_is_at_the_timeout_even_if_the_interval_is_longer(isolated_runtime: Isolated) -> None:
     ticket = Answer().async_().call()
     runs = threading.Timer(0.1, isolated_runtime.run_pending)
     runs.start()
@@ -310,7 +310,7 @@ def test_a_crash_is_raised_by_both(isolated_runtime: Isolated, method: str) -> N
 @pytest.mark.parametrize(
     ("by_hand", "failure"), [("expire", "expired"), ("cancel", "cancelled"), ("fail", "discarded")]
 )
-def test_a_run_that_was_ended_by_hand_is_a_failure_for_a_wait(
+def test_a_wait_raises_the_failure_of_a_run_that_was_ended_by_a_ticket(
     isolated_runtime: Isolated, by_hand: str, failure: str
 ) -> None:
     ticket = Answer().async_().call()
@@ -331,7 +331,7 @@ def test_aresult_awaits_the_result_without_blocking_the_loop(isolated_runtime: I
         long_wait = asyncio.create_task(waiting.aresult(WAIT_S))
         for _ in range(10):
             await asyncio.sleep(0.01)
-        assert not long_wait.done(), "the loop went round ten times during the wait"
+        assert not long_wait.done(), "the loop has run ten iterations during the wait"
         long_wait.cancel()
         return await asyncio.gather(
             ticket.aresult(WAIT_S), refused.aresult(WAIT_S), waiting.aresult(0.3), return_exceptions=True
@@ -343,7 +343,7 @@ def test_aresult_awaits_the_result_without_blocking_the_loop(isolated_runtime: I
     assert isinstance(late, WaitTimeout)
 
 
-# ----------------------------------------------------------------------------------------------- doing something
+# ----------------------------------------------------------------------------------------------- actions
 
 
 def test_expire_ends_a_pending_run_as_expired(isolated_runtime: Isolated) -> None:
@@ -371,7 +371,7 @@ def test_cancel_ends_a_pending_run(isolated_runtime: Isolated) -> None:
     assert row(isolated_runtime, ticket.id)["num_attempts"] == 0
 
 
-def test_fail_marks_it_as_failed_with_a_reason(isolated_runtime: Isolated) -> None:
+def test_fail_ends_a_pending_run_as_failed_with_a_reason(isolated_runtime: Isolated) -> None:
     ticket = Answer().async_().call().fail("no longer wanted")
 
     stored = row(isolated_runtime, ticket.id)
@@ -380,7 +380,7 @@ def test_fail_marks_it_as_failed_with_a_reason(isolated_runtime: Isolated) -> No
 
 
 @pytest.mark.parametrize("status", ["failed", "expired", "cancelled"])
-def test_retry_runs_it_again(isolated_runtime: Isolated, status: str) -> None:
+def test_retry_makes_an_ended_run_pending_again(isolated_runtime: Isolated, status: str) -> None:
     ticket = in_state(isolated_runtime, status)
     before = row(isolated_runtime, ticket.id)
     isolated_runtime.advance(5)
@@ -444,7 +444,7 @@ def test_a_transition_that_the_status_does_not_allow_is_refused(
     before, stored_messages = row(isolated_runtime, ticket.id), messages(isolated_runtime)
 
     if (event, status) == ("cancel", "running"):
-        # Asked to end, which the run itself does; its row stays as it is until then.
+        # The cancellation is requested; the row does not change until the run ends.
         assert ticket.cancel().running
         assert row(isolated_runtime, ticket.id) == before
         return
@@ -474,7 +474,7 @@ def test_a_record_without_params_cannot_be_run_again(isolated_runtime: Isolated)
     assert messages(isolated_runtime) == []
 
 
-def test_concurrent_calls_of_one_verb_apply_it_once(isolated_runtime: Isolated) -> None:
+def test_concurrent_calls_of_an_action_apply_it_once(isolated_runtime: Isolated) -> None:
     ticket = Answer().async_().call()
     gate = threading.Barrier(8)
     collected: list[str] = []
@@ -500,7 +500,7 @@ def test_concurrent_calls_of_one_verb_apply_it_once(isolated_runtime: Isolated) 
 # --------------------------------------------------------------------------------------------- get, to_dict, records
 
 
-def test_get_finds_it_by_its_id(isolated_runtime: Isolated) -> None:
+def test_get_returns_the_ticket_of_an_id(isolated_runtime: Isolated) -> None:
     ticket = ended(isolated_runtime)
 
     loaded = Ticket.get(ticket.id)
@@ -535,7 +535,7 @@ def test_a_record_that_was_deleted_is_not_found_by_its_ticket(isolated_runtime: 
         ("again", {"status": "pending"}),
     ],
 )
-def test_to_dict_shows_of_a_crash_only_that_it_happened(
+def test_to_dict_shows_the_status_of_a_crash_and_no_details(
     isolated_runtime: Isolated, ending: str, rest: dict[str, Any]
 ) -> None:
     ticket = ended(isolated_runtime, ending).reload()
@@ -551,7 +551,7 @@ def test_to_dict_shows_the_code_of_a_refusal(isolated_runtime: Isolated) -> None
     assert document["error"]["code"] == "closed"
 
 
-def test_a_record_has_the_verbs_of_its_ticket(isolated_runtime: Isolated) -> None:
+def test_a_record_has_the_actions_of_its_ticket(isolated_runtime: Isolated) -> None:
     ticket = Answer().async_().call()
 
     assert records.get(ticket.id).fail("by hand").status == "failed"

@@ -1,4 +1,4 @@
-"""`dexpy.trace`: the actor of a run, and the tree of runs that it belongs to."""
+"""`dexpy.trace`: the actor and the trace of a run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Leaf(Operation):
 
 
 class Branch(Operation):
-    """Runs a leaf, now and later."""
+    """Calls a leaf in place, and enqueues one."""
 
     def perform(self) -> dict[str, Any]:
         Leaf().async_().call()
@@ -81,7 +81,7 @@ def test_a_block_that_raises_restores_the_outer_frame() -> None:
         assert current_frame() is outer
 
 
-def test_a_block_inside_a_run_keeps_the_runs_above() -> None:
+def test_a_block_inside_a_run_keeps_the_outer_runs_in_the_stack() -> None:
     class Renamed(Operation):
         def perform(self) -> dict[str, Any]:
             with dexpy.trace(actor={"type": "robot"}):
@@ -92,7 +92,7 @@ def test_a_block_inside_a_run_keeps_the_runs_above() -> None:
     assert len(result["stack"]) == 2
 
 
-def test_the_trace_is_in_the_records_of_all_runs_also_of_those_in_a_worker(isolated_runtime: Isolated) -> None:
+def test_the_trace_is_in_the_records_of_all_runs_in_place_and_in_a_worker(isolated_runtime: Isolated) -> None:
     with dexpy.trace(actor={"type": "user", "id": 7}, trace_id="req-1"):
         Branch().call()
     isolated_runtime.run_pending()
@@ -123,7 +123,7 @@ def test_threads_have_separate_frames() -> None:
     assert frames[0].trace_id != "here"
 
 
-# ------------------------------------------------------------------------------------------------- bad input
+# ------------------------------------------------------------------------------------------------- invalid arguments
 
 
 @pytest.mark.parametrize("actor", ["user", {}, {"id": 7}, {"type": ""}, {"type": 7}, ["type"], {"type": None}])
@@ -144,7 +144,7 @@ def test_an_actor_without_a_json_form_is_refused(actor: Any) -> None:
 
 
 @pytest.mark.parametrize("trace_id", ["", 7, "x" * 65, b"abc"])
-def test_a_trace_id_that_no_record_could_hold_is_refused(trace_id: Any) -> None:
+def test_a_trace_id_that_cannot_be_stored_is_refused(trace_id: Any) -> None:
     with pytest.raises(OptionsError) as caught, dexpy.trace(trace_id=trace_id):
         pass
     assert str(caught.value) == f"trace(trace_id={trace_id!r}): expected a str of 1 to 64 characters."

@@ -1,4 +1,4 @@
-"""Edge cases of transactions: which layer ends them, which writer waits for which, and SQLite's only write lock."""
+"""Edge cases of transactions: their end, joined sessions, hooks, and SQLite's only write lock."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from .ledger import Crash, Entry, Quiet, Refuse, Write, lines, only, statuses
 from .shop import Base, Shop
 
 SOON_S = 10
-"""Shorter than SQLite waits for a lock: a run that waits for itself is found out."""
+"""Shorter than SQLite's wait for a lock, in seconds, so that a run that waits for its own lock is detected."""
 
 
 class Do(Operation):
-    """Does what it is given."""
+    """Calls a function with itself."""
 
     what: Any
 
@@ -36,7 +36,7 @@ class Do(Operation):
 
 
 class Apart(Do):
-    """The same, without a transaction around it."""
+    """Calls a function outside of a transaction."""
 
     transaction = False
 
@@ -81,7 +81,7 @@ def test_the_outer_run_continues_after_a_nested_run_fails_at_its_flush(shop: Sho
 
 
 @pytest.mark.parametrize("end", ["commit", "rollback", "close"])
-def test_ending_the_transaction_by_its_own_handle_is_detected(shop: Shop, end: str) -> None:
+def test_ending_the_transaction_by_the_transaction_object_is_detected(shop: Shop, end: str) -> None:
     def work(op: Do) -> None:
         op.session.add(Entry(text="a"))
         transaction: Any = op.session.get_transaction()
@@ -105,7 +105,7 @@ def test_a_keyboard_interrupt_rolls_back(shop: Shop) -> None:
     assert Write(text="b").call() == "b"
 
 
-def test_the_guard_of_a_joined_session_is_removed_however_the_run_ends(shop: Shop) -> None:
+def test_the_guard_of_a_joined_session_is_removed_after_success_error_and_crash(shop: Shop) -> None:
     with shop.session() as session, dexpy.session(session):
         Write(text="a").call()
         Refuse(text="b").safe.call()
@@ -141,7 +141,7 @@ def test_a_scoped_session_as_a_factory_gives_each_run_a_separate_session(shop: S
     assert lines(shop) == ["a"]
 
 
-def test_a_session_without_one_bind_can_be_joined(shop: Shop) -> None:
+def test_a_session_with_a_bind_for_each_model_can_be_joined(shop: Shop) -> None:
     with Session(binds={Base: shop.engine}) as session, dexpy.session(session):
         Write(text="a").call()
         session.commit()
@@ -150,7 +150,7 @@ def test_a_session_without_one_bind_can_be_joined(shop: Shop) -> None:
 
 
 def test_a_session_on_a_connection_in_an_outer_transaction_can_be_joined(shop: Shop) -> None:
-    """As test suites do it, to roll everything back at the end."""
+    """Test suites use such sessions to roll everything back at the end."""
     shop.isolated_runtime.runtime.store.prepare()
     with shop.engine.connect() as connection:
         outer = connection.begin()
@@ -267,7 +267,7 @@ def test_a_hook_that_fails_does_not_fail_the_run_nor_its_row(shop: Shop, caplog:
     assert "after_commit.failed" in caplog.text
 
 
-# ------------------------------------------------------------------------------------------- SQLite's one lock
+# ------------------------------------------------------------------------------------------- SQLite's write lock
 
 
 def test_a_run_that_only_reads_acquires_no_write_lock(shop: Shop) -> None:
@@ -275,7 +275,7 @@ def test_a_run_that_only_reads_acquires_no_write_lock(shop: Shop) -> None:
 
     def work(op: Do) -> int:
         count = op.session.query(Entry).count()
-        # Another connection would wait for this one's lock.
+        # This write in another connection would wait for a write lock of this one.
         shop.add(Entry(text="by another"))
         return count
 
@@ -307,7 +307,7 @@ def test_a_short_lock_is_not_logged(shop: Shop, caplog: pytest.LogCaptureFixture
     assert "database.locked_long" not in caplog.text
 
 
-def test_a_run_in_another_database_inside_a_run_that_holds_the_lock_is_recorded_after_it(
+def test_a_nested_run_on_another_database_is_recorded_after_the_outer_run_that_holds_the_lock(
     shop: Shop, tmp_path: Path
 ) -> None:
     engine = sa.create_engine(f"sqlite:///{tmp_path / 'other.db'}")
@@ -335,8 +335,10 @@ def test_a_run_in_another_database_inside_a_run_that_holds_the_lock_is_recorded_
     engine.dispose()
 
 
-def test_a_hook_on_another_database_may_call_a_run_inside_a_run(shop: Shop, tmp_path: Path) -> None:
-    """The rows of what a hook calls wait for the lock's holder too."""
+def test_a_hook_on_another_database_may_call_an_operation_while_the_outer_run_holds_the_lock(
+    shop: Shop, tmp_path: Path
+) -> None:
+    """The record of that run is also written after the end of the outer run."""
     engine = sa.create_engine(f"sqlite:///{tmp_path / 'other.db'}")
     Base.metadata.create_all(engine)
 
@@ -368,7 +370,7 @@ def test_many_writers_wait_for_each_other_and_lose_nothing(shop: Shop) -> None:
 
 
 def only_done() -> int:
-    """How many records there are, all of them done."""
+    """Assert that all records are done, and return their number."""
     assert {each.status for each in records.all()} == {"done"}
     return records.all().count()
 

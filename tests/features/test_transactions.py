@@ -1,4 +1,4 @@
-"""The transaction of a run: lazy, its own, all or nothing; joined by what runs inside."""
+"""The transaction of a run: begun at the first use, ended by the run, and joined by nested runs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Add(Operation):
 
 
 class Do(Operation):
-    """Runs a function with itself."""
+    """Calls a function with itself."""
 
     what: Callable[[Any], Any]
     record = False
@@ -53,7 +53,7 @@ class Do(Operation):
 
 
 class DoApart(Do):
-    """The same without a transaction around it."""
+    """Calls a function outside of a transaction."""
 
     transaction = False
 
@@ -147,7 +147,7 @@ def test_a_failed_part_in_a_savepoint_leaves_the_rest(shop: Shop) -> None:
     assert shop.names() == ["ann", "bob"]
 
 
-# ------------------------------------------------------------------------------------------------- owned
+# ------------------------------------------------------------------------------------------------- ownership
 
 
 def with_begin(session: Session) -> None:
@@ -174,7 +174,7 @@ def with_session(session: Session) -> None:
     ],
 )
 @pytest.mark.parametrize("joined", [False, True])
-def test_the_transaction_belongs_to_the_run(
+def test_perform_cannot_end_the_transaction_of_its_run(
     shop: Shop, method: str, act: Callable[[Session], None], joined: bool
 ) -> None:
     def end(op: Do) -> None:
@@ -233,7 +233,7 @@ def test_savepoints_are_allowed(shop: Shop) -> None:
     assert shop.names() == ["kept", "kept too"]
 
 
-# ------------------------------------------------------------------------------------- outside, and without
+# ------------------------------------------------------------------------------------- outside of a transaction
 
 
 def test_there_is_no_session_outside_of_a_run() -> None:
@@ -250,7 +250,7 @@ def test_there_is_no_session_outside_of_a_run() -> None:
         dexpy.current_session()
 
 
-def test_an_operation_instance_outside_of_its_run_is_not_running(shop: Shop) -> None:
+def test_an_operation_has_no_session_outside_of_its_own_run(shop: Shop) -> None:
     operation = Add(name="ann")
     with pytest.raises(NotRunning, match=r"Add\.session: available only during a run of this operation"):
         Do(what=lambda _: operation.session).call()
@@ -417,7 +417,7 @@ def test_hooks_are_dropped_with_a_rollback(shop: Shop, touches: bool, end: str) 
     assert hooks == []
 
 
-def test_hooks_run_once_the_run_is_over_even_without_a_session(isolated_runtime: Isolated) -> None:
+def test_hooks_run_at_the_end_of_a_run_that_used_no_session(isolated_runtime: Isolated) -> None:
     def work(op: Do) -> None:
         op.after_commit(hook("a"))
         op.after_commit(hook("b"))
@@ -467,7 +467,7 @@ def test_a_hook_of_a_nested_run_waits_for_the_outermost_commit(shop: Shop, touch
     assert hooks == []
 
 
-def test_a_hook_in_a_joined_session_waits_for_its_owner(shop: Shop) -> None:
+def test_a_hook_in_a_joined_session_runs_after_the_commit_of_the_caller(shop: Shop) -> None:
     def work(op: Do) -> None:
         op.session.add(Customer(name="ann"))
         op.after_commit(lambda: hooks.append(f"{shop.names()}"))
@@ -542,7 +542,7 @@ def test_calls_and_enqueues_of_a_hook_are_separate_runs(shop: Shop, joined: bool
     assert shop.names() == ["ann", "from the hook", "later"]
 
 
-def test_a_hook_has_no_session_of_the_run(shop: Shop) -> None:
+def test_a_hook_cannot_use_the_session_of_the_run(shop: Shop) -> None:
     def work(op: Do) -> None:
         op.session.add(Customer(name="ann"))
 
@@ -557,7 +557,7 @@ def test_a_hook_has_no_session_of_the_run(shop: Shop) -> None:
     assert hooks == ["refused"]
 
 
-def test_a_hook_of_a_run_without_a_transaction_belongs_to_its_block(shop: Shop) -> None:
+def test_a_hook_in_a_transaction_block_runs_after_the_commit_of_the_block(shop: Shop) -> None:
     def work(op: Do) -> None:
         op.after_commit(hook("run"))
         with op.transaction():
@@ -572,7 +572,7 @@ def test_a_hook_of_a_run_without_a_transaction_belongs_to_its_block(shop: Shop) 
     assert hooks == ["block", "run"]
 
 
-# ------------------------------------------------------------------------------------- sessions of one's own
+# ------------------------------------------------------------------------------------- sessions of the application
 
 
 def test_with_session_joins_and_never_commits(shop: Shop) -> None:
@@ -682,6 +682,6 @@ def test_eight_threads_with_one_operation_object_run_eight_times(shop: Shop) -> 
     assert records.done().count() == 8
 
 
-def test_calling_twice_is_two_runs(shop: Shop) -> None:
+def test_two_calls_of_an_operation_are_two_runs(shop: Shop) -> None:
     operation = Do(what=lambda op: op.run_id)
     assert operation.call() != operation.call()
