@@ -12,6 +12,7 @@ from dexpy.codec.constraints import prop
 from dexpy.declaration.export import export
 from dexpy.declaration.hooks import after, around, before, guard
 from dexpy.declaration.model_loaders import register_model_loader
+from dexpy.declaration.recurring import Recurring
 from dexpy.declaration.refs import OptRef, Ref, Refs
 
 # Calling later
@@ -93,6 +94,7 @@ __all__ = [
     "Propagate",
     "PropsError",
     "Recording",
+    "Recurring",
     "Ref",
     "Refs",
     "Remove",

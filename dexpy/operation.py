@@ -34,6 +34,7 @@ from dexpy.declaration.declared_attributes import DECLARED, Declared
 from dexpy.declaration.key_digests import once_contract, once_keys_by
 from dexpy.declaration.misused_attributes import check_constructor
 from dexpy.declaration.props import Prop, construct, parse_props
+from dexpy.declaration.recurring import Recurring
 from dexpy.declaration.signature import SignatureDescriptor, frozen_error, takes_props
 from dexpy.enqueue.api import Async, Performs, PerformsAsync
 from dexpy.execution import dry_run
@@ -53,6 +54,7 @@ from dexpy.policies.options import DEFAULT_MAX_LOST, MYPY, Delay, Recording, Res
 from dexpy.policies.retry import Causes, Exceptions, Retry
 from dexpy.policies.unique import Unique
 from dexpy.runtime import current_runtime
+from dexpy.schedules.schedule import Schedule
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -104,7 +106,9 @@ class Transaction:
         return call_of(obj, "transaction()").unit_of_work.block
 
 
-_STORED_OTHERWISE = frozenset({"transaction", "retry_on", "discard_on", "rescue_from", "errors", "pipeline"})
+_STORED_OTHERWISE = frozenset(
+    {"transaction", "retry_on", "discard_on", "rescue_from", "errors", "pipeline", "schedule"}
+)
 
 
 def _immutable_value(name: str, value: Any) -> Any:
@@ -144,6 +148,8 @@ class Operation(metaclass=OperationType):
         unique: The key with at most one background run at a time.
         lock: The lock that allows one run at a time for each key; see `Lock`.
         concurrency: The maximum number of concurrent background runs for each key; see `Concurrency`.
+        schedule: When workers enqueue it again and again: `Every`, `Cron` or `Recurring`, or several `Recurring`;
+            subclasses do not inherit it.
         record: Whether runs are recorded, and what their records store.
         encrypt: Whether params and results are stored and sent encrypted; the name of an encryptor for another one
             than the default.
@@ -191,6 +197,8 @@ class Operation(metaclass=OperationType):
             @policy
             def concurrency(self) -> Concurrency | None: ...  # noqa: D102
             @policy
+            def schedule(self) -> Schedule | Recurring | Sequence[Recurring] | None: ...  # noqa: D102
+            @policy
             def record(self) -> bool | Recording: ...  # noqa: D102
             @policy
             def encrypt(self) -> bool | str: ...  # noqa: D102
@@ -208,6 +216,7 @@ class Operation(metaclass=OperationType):
         unique: ClassVar[Unique] = Unique.never()
         lock: ClassVar[Lock | None] = None
         concurrency: ClassVar[Concurrency | None] = None
+        schedule: ClassVar[Schedule | Recurring | Sequence[Recurring] | None] = None
         record: ClassVar[bool | Recording] = True
         encrypt: ClassVar[bool | str] = False
     transaction: ClassVar[Any] = Transaction(declared=True)
@@ -233,7 +242,7 @@ class Operation(metaclass=OperationType):
             fix_annotations(cls)
             setattr(cls, DECLARED, declared)
             declared.keep(cls, contract)
-            registry.register(cls, (contract.name, *contract.aliases))
+            registry.register(cls, (contract.name, *contract.aliases), contract.recurring)
 
         def __new__(cls, /, *_: Any, **__: Any) -> Self:  # noqa: D102
             if cls.__init__ is not _CONSTRUCTOR:

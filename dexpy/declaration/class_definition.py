@@ -20,8 +20,8 @@ from dexpy.foundation.errors import DeclarationError, listed
 
 POLICIES = frozenset(
     """
-    async_ concurrency discard_on encrypt errors lock max_lost once record rescue_from retry_on pipeline timeout
-    transaction unique
+    async_ concurrency discard_on encrypt errors lock max_lost once record rescue_from retry_on pipeline schedule
+    timeout transaction unique
     """.split()
 )
 """The policies of a class, which are declared by a value; an annotation of one does not declare a prop."""
@@ -29,7 +29,8 @@ POLICIES = frozenset(
 RESERVED = POLICIES | frozenset(
     """
     acall after_commit call callable check_cancelled clear_once contract each expires_in explain in_session is_callable
-    on_error on_failure parse perform replace report_progress run_id safe self session step to_dict
+    on_error on_failure parse perform previous_scheduled_for replace report_progress run_id safe scheduled_for self
+    session step to_dict
     """.split()
 )
 """Names that a prop may not have: the methods and policies of an operation, and ``self``."""

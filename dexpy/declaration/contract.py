@@ -17,6 +17,7 @@ from dexpy.codec.generics import arguments_of, substituted
 from dexpy.codec.hints import resolve_annotation
 from dexpy.declaration.hooks import Callback, Guard
 from dexpy.declaration.props import Prop, resolve
+from dexpy.declaration.recurring import Recurring
 from dexpy.declaration.refs import Reference
 from dexpy.declaration.registry import why_not_importable
 from dexpy.declaration.schema_export import Section, params_dict, section_schema
@@ -59,6 +60,7 @@ class Contract:
         callbacks: Its callbacks, in order.
         is_async: Whether `perform` is an ``async def``.
         pipeline_edits: Its edits of the pipeline, those of the farthest base first.
+        recurring: Its recurring tasks, each with its key.
     """
 
     cls: type[Any]
@@ -82,6 +84,7 @@ class Contract:
     callbacks: tuple[Callback, ...]
     is_async: bool
     pipeline_edits: tuple[object, ...]
+    recurring: tuple[Recurring, ...]
 
     @cached_property
     def props(self) -> tuple[Prop, ...]:

@@ -14,6 +14,7 @@ from dexpy.declaration.class_hooks import check_guards, hooks_of
 from dexpy.declaration.contract import Contract
 from dexpy.declaration.declared_attributes import declared_of
 from dexpy.declaration.hooks import Callback, Guard
+from dexpy.declaration.recurring import Recurring, check_props, recurring_of
 from dexpy.declaration.registry import stable_name
 from dexpy.foundation.encryption import encryptor_name
 from dexpy.foundation.errors import DeclarationError, Error, OptionsError, WorkerLost, listed
@@ -75,7 +76,14 @@ def compile_contract(cls: type[Any], name: str | None, aliases: Sequence[str]) -
         callbacks=tuple(hook for hook in hooks if isinstance(hook, Callback)),
         is_async=_is_async(perform),
         pipeline_edits=_pipeline_edits(cls, where),
+        recurring=_recurring(cls, name or stable_name(cls), record),
     )
+
+
+def _recurring(cls: type[Any], name: str, record: Recording | None) -> tuple[Recurring, ...]:
+    tasks = recurring_of(cls, name, record)
+    check_props(cls, tasks)
+    return tasks
 
 
 def _check_perform(cls: type[Any], where: str) -> None:

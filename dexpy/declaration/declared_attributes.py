@@ -17,7 +17,7 @@ DECLARED = "__dexpy_declared__"
 READ_ATTRIBUTES = frozenset(
     """
     __doc__ async_ concurrency discard_on encrypt errors lock max_lost on_error once perform record rescue_from
-    retry_on pipeline timeout transaction unique
+    retry_on pipeline schedule timeout transaction unique
     """.split()
 )
 """The attributes from which a contract is read, besides guards and callbacks."""

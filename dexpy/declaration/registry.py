@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from dexpy.foundation.errors import DeclarationError, UnknownOperation, did_you_mean
 from dexpy.foundation.log_events import declared_names
 
 _by_name: dict[str, type[Any]] = {}
+_with_task: dict[str, type[Any]] = {}
+"""The class that has declared a recurring task last, by its key; the task may be gone since."""
 
 
 def stable_name(cls: type) -> str:
@@ -57,11 +60,16 @@ def _source_of(cls: type) -> tuple[str, str]:
     return (os.path.realpath(file) if file else cls.__module__), cls.__qualname__
 
 
-def register(cls: type, names: tuple[str, ...]) -> None:
+def register(cls: type, names: tuple[str, ...], tasks: Sequence[Any] = ()) -> None:
     """Register a class under its names; a new declaration of the same class in the same file replaces it.
 
+    Args:
+        cls: The class.
+        names: Its names.
+        tasks: Its recurring tasks.
+
     Raises:
-        DeclarationError: Another class has one of the names already.
+        DeclarationError: Another class has one of the names, or a task with one of the keys, already.
     """
     if why_not_importable(cls) is not None:
         return
@@ -73,9 +81,27 @@ def register(cls: type, names: tuple[str, ...]) -> None:
                 f"{registered.__module__}.{registered.__qualname__}. "
                 f'Give one of them another name: class {cls.__name__}(Operation, name="...").'
             )
+    for task in tasks:
+        other = _with_task.get(task.key)
+        if other is not None and _source_of(other) != _source_of(cls) and task.key in _keys_of(other):
+            raise DeclarationError(
+                f"{cls.__module__}.{cls.__qualname__}.schedule: the key {task.key!r} is already used by "
+                f"{other.__module__}.{other.__qualname__}. Give one of them another key."
+            )
     for name in names:
         _by_name[name] = cls
+    _with_task.update((task.key, cls) for task in tasks)
     declared_names.update(names)
+
+
+def _keys_of(cls: Any) -> set[str]:
+    return {task.key for task in cls.contract.recurring}
+
+
+def scheduled_classes() -> list[Any]:
+    """Return the classes of this process that declare recurring tasks, each once."""
+    classes = {id(cls): cls for cls in _by_name.values()}
+    return [cls for cls in classes.values() if cls.contract.recurring]
 
 
 def find(name: str) -> type[Any]:

@@ -19,6 +19,7 @@ from dexpy import (
     Concurrency,
     Err,
     Error,
+    Every,
     Insert,
     Lock,
     Middleware,
@@ -275,8 +276,11 @@ POLICIES: dict[str, tuple[Any, Callable[[Any], Any]]] = {
     "record": (Recording(result=False), lambda contract: contract.record),
     "encrypt": (True, lambda contract: contract.encryptor),
     "transaction": (False, lambda contract: contract.transactional),
+    "schedule": (Every("hour"), lambda contract: contract.recurring),
     "__doc__": ("Another description.", lambda contract: contract.description),
 }
+
+NOT_INHERITED = ("schedule", "__doc__")
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -297,7 +301,7 @@ def test_p19_a_policy_that_is_set_is_in_the_contracts_of_the_class_and_its_subcl
     earlier = {cls: read_policy(cls.contract) for cls in (Pay, PayMore)}
     with mock.patch.object(Pay, name, value):
         assert read_policy(Pay.contract) != earlier[Pay]
-        assert (read_policy(PayMore.contract) != earlier[PayMore]) == (name != "__doc__")
+        assert (read_policy(PayMore.contract) != earlier[PayMore]) == (name not in NOT_INHERITED)
     for cls in earlier:
         assert read_policy(cls.contract) == earlier[cls]
     setattr(Pay, name, value)
