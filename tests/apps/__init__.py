@@ -1,1 +1,1 @@
-"""Example applications that tests and the processes that they start share."""
+"""Example applications, which tests and their worker processes import."""

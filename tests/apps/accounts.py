@@ -25,7 +25,7 @@ class Order(Model):
 
 
 def create_tables(engine: sa.Engine) -> None:
-    """Create the application's own tables, with a few rows."""
+    """Create the application's tables and a few rows."""
     Model.metadata.create_all(engine)
     with engine.begin() as connection:
         people = [{"id": 7, "name": "Ada"}, {"id": 8, "name": "Ben"}, {"id": 9, "name": "Cy"}]
@@ -37,12 +37,12 @@ class AccountsOperation(Operation):
     """The base of this application's operations."""
 
     def note(self, what: str) -> None:
-        """Add an effect in the run's transaction."""
+        """Write an effect in the run's transaction."""
         self.session.add(Effect(what=what, run=self.run_id))
 
 
 class SendWelcomeEmail(AccountsOperation):
-    """The operation of Dexkit's page."""
+    """Writes one effect and returns a text; the example of Dexkit's page."""
 
     user_id: int
 
@@ -52,7 +52,7 @@ class SendWelcomeEmail(AccountsOperation):
 
 
 class SendNewsletter(SendWelcomeEmail):
-    """The same with a default queue."""
+    """Sends the email on a queue of the class."""
 
     async_ = Async(queue="mailers")
 
@@ -63,7 +63,7 @@ class Color(Enum):
 
 
 class EchoAll(AccountsOperation):
-    """Takes a value of every type of Dexkit's table and returns them."""
+    """Takes a value of every type in Dexkit's table, and returns the values."""
 
     text: str
     whole: int
@@ -85,7 +85,7 @@ class EchoAll(AccountsOperation):
 
 
 class GreetCustomer(AccountsOperation):
-    """Refers to rows in every way."""
+    """Has every kind of reference to rows."""
 
     customer: Ref[Customer]
     friend: OptRef[Customer] = None
@@ -109,7 +109,7 @@ class Attachment:
 
 
 class Attach(AccountsOperation):
-    """Has props that cannot travel."""
+    """Has props without a JSON form."""
 
     payload: object = None
     items: list[Attachment] = prop(factory=list)
@@ -120,7 +120,7 @@ class Attach(AccountsOperation):
 
 
 class CountVisit(AccountsOperation):
-    """An unrecorded operation; it is sent as a direct job."""
+    """A direct job: an operation without a record."""
 
     page: str
     record = False
@@ -130,7 +130,7 @@ class CountVisit(AccountsOperation):
 
 
 class CountClick(AccountsOperation):
-    """Recorded without its params: it is sent as a direct job, and leaves a row at its end."""
+    """A direct job that stores a record without params at its end."""
 
     page: str
     record = Recording(params=False)
@@ -141,7 +141,7 @@ class CountClick(AccountsOperation):
 
 
 class SendReport(AccountsOperation):
-    """Waits for a file, if one is passed, and ends with the given outcome."""
+    """Waits for a file, if a path is passed, and then succeeds, fails or crashes."""
 
     user_id: int
     gate: str = ""
@@ -161,7 +161,7 @@ class SendReport(AccountsOperation):
 
 
 class Flaky(AccountsOperation):
-    """Fails a few times, and counts its attempts in a file, because each transaction is rolled back."""
+    """Fails a number of times; counts its attempts in a file, because each transaction is rolled back."""
 
     ledger: str
     failures: int = 2
@@ -178,13 +178,13 @@ class Flaky(AccountsOperation):
 
 
 class FlakyVisit(Flaky):
-    """The same as a direct job."""
+    """A direct job that fails a number of times."""
 
     record = False
 
 
 class TimedVisit(AccountsOperation):
-    """Sleeps, and records when it started and ended."""
+    """Sleeps, and writes when it started and ended."""
 
     number: int
     seconds: float
@@ -210,7 +210,7 @@ class SlowOrder(AccountsOperation):
 
 
 class Increment(AccountsOperation):
-    """One effect, and nothing else."""
+    """Writes one effect."""
 
     number: int
 
@@ -219,7 +219,7 @@ class Increment(AccountsOperation):
 
 
 class Sum(AccountsOperation):
-    """Enqueues others from inside, and may fail afterwards."""
+    """Enqueues other operations, and may fail afterwards."""
 
     numbers: list[int]
     fails: bool = False
@@ -232,7 +232,7 @@ class Sum(AccountsOperation):
 
 
 class SleepAsync(AccountsOperation):
-    """An ``async def perform`` in a worker."""
+    """Has an ``async def perform``."""
 
     question: str
 
@@ -244,5 +244,5 @@ class SleepAsync(AccountsOperation):
         return self.question[::-1]
 
     def note_on(self, session: object) -> None:
-        """Leave an effect, in the run's thread."""
+        """Write an effect, in the thread of the run."""
         self.note(f"asked {self.question}")

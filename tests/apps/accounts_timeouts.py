@@ -1,4 +1,4 @@
-"""Operations of the accounts application that time out, are cancelled, or lose their worker."""
+"""Operations of the accounts application that time out, are cancelled or lose their worker."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class TimedOperation(AccountsOperation):
     diary: str
 
     def write(self, what: str) -> None:
-        """Append a line outside of every transaction, for the test to read."""
+        """Append a line to the file, which no rollback removes."""
         with Path(self.diary).open("a") as file:
             file.write(f"{what}\n")
 
     def entries(self) -> list[str]:
-        """Return the lines written so far."""
+        """Return the lines of the file."""
         return Path(self.diary).read_text().splitlines() if Path(self.diary).exists() else []
 
 
@@ -59,7 +59,7 @@ class SlowAsyncReport(TimedOperation):
 
 
 class SlowFirstReport(TimedOperation):
-    """Exceeds its timeout in the first attempt."""
+    """Exceeds its timeout in the first attempt only."""
 
     timeout = 0.4
     retry_on = (Retry(TimedOut, attempts=2, wait=0.1),)
@@ -73,7 +73,7 @@ class SlowFirstReport(TimedOperation):
 
 
 class UninterruptibleReport(TimedOperation):
-    """Blocks where no exception can interrupt it."""
+    """Blocks in C code, where no exception can interrupt it."""
 
     timeout = 0.4
 
@@ -107,7 +107,7 @@ class CancellableAsyncReport(TimedOperation):
 
 
 class ReportThatIgnoresCancellation(TimedOperation):
-    """Ignores its cancellation, so that only the check at the commit sees it."""
+    """Swallows its cancellation, so that only the check at the commit detects it."""
 
     def perform(self) -> None:
         self.write("running")
@@ -122,7 +122,7 @@ class ReportThatIgnoresCancellation(TimedOperation):
 
 
 class ExpiringReport(TimedOperation):
-    """Expires soon."""
+    """Expires a short time after the enqueue."""
 
     async_ = Async(queue="promises", expires_in=1.5)
 
@@ -142,6 +142,6 @@ class KillWorkerOnce(TimedOperation):
 
 
 class KillWorkerWithoutRetry(KillWorkerOnce):
-    """The same without a retry, because of an external effect."""
+    """Kills its worker, and must not be repeated after a lost worker."""
 
     max_lost = 0

@@ -1,4 +1,4 @@
-"""A program whose operations fork in the middle of a run; prints the result of each, as JSON.
+"""A program whose operations fork during their run; prints the result of each as a line of JSON.
 
 Usage: python forking.py DATABASE_URL
 """
@@ -26,7 +26,7 @@ children: list[int] = []
 
 
 def fork_and(how: str) -> bool:
-    """Fork; the child returns True or exits in another way. The parent waits until it has ended."""
+    """Fork; the child returns True, raises or exits. The parent waits until the child has ended, and returns False."""
     child = os.fork()
     if child:
         await_end(child)
@@ -84,7 +84,7 @@ class InSavepoint(Operation):
 
 
 class Holds(Operation):
-    """The child has a session of its parent, and uses it."""
+    """The child uses the session of its parent and exits at once."""
 
     how: str
 
@@ -208,7 +208,7 @@ class Inside(Operation):
 
 
 class Asks(Operation):
-    """The child uses the session of its parent, and is refused."""
+    """The child uses the session of its parent, and the error of that ends the child's run."""
 
     how: str
 
@@ -254,7 +254,7 @@ CASES: tuple[type[Operation], ...] = (
 
 
 def report(where: str, case: type[Operation], how: str, run: Callable[[], object]) -> None:
-    """Run it, and print its result, the exit statuses of its children, and the current process."""
+    """Call a function, and print its result, the exit statuses of its children and the current pid."""
     children.clear()
     before = records.all().count()
     try:

@@ -1,4 +1,4 @@
-"""The application of a database from an earlier version; its operations keep the names that its rows store."""
+"""The application of the database dumps of an earlier release, whose rows store the names of these operations."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ sent = sa.Table(
     sa.Column("number", sa.Integer, nullable=False),
     sa.Column("run", sa.String(40), nullable=False),
 )
-"""Without a unique key: a duplicate run shows."""
+"""Effects without a unique constraint, so that a duplicate run adds a second row."""
 
 
 def create_tables(engine: sa.Engine) -> None:
-    """Create the application's own table."""
+    """Create the application's table."""
     metadata.create_all(engine)
 
 
@@ -42,7 +42,7 @@ class Send(Operation, name="invoices.send"):
 
 
 class SendOnce(Send, name="invoices.send_once"):
-    """The same, once for each number."""
+    """Send an invoice once per number."""
 
     once = Once("number")
 
@@ -64,7 +64,7 @@ class Collect(Operation, name="invoices.collect"):
 
 
 class CancelItself(Operation, name="invoices.cancel_itself"):
-    """Is cancelled while it runs."""
+    """Request the cancellation of its own run."""
 
     def perform(self) -> None:
         from dexpy import Ticket

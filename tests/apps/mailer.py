@@ -1,7 +1,7 @@
 """The mailer application of the trap tests; the tests and their worker processes import it.
 
-Each effect is a row in `effects`, which has no unique constraint: a duplicate run shows.
-Each event is a line in a file, written at once: a run that was rolled back shows too.
+Each effect is a row in `effects`, which has no unique constraint, so that a duplicate run adds a second row.
+Each event is a line in a file, which no rollback removes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ POLL_S = 0.02
 
 
 class Recipient(Model):
-    """Has a unique address."""
+    """A recipient with a unique address."""
 
     __tablename__ = "recipients"
 
@@ -33,12 +33,12 @@ class MailerOperation(Operation):
     """The base of this application's operations."""
 
     def note(self, what: str) -> None:
-        """Add an effect in the run's transaction."""
+        """Write an effect in the run's transaction."""
         self.session.add(Effect(what=what, run=self.run_id))
 
 
 class SendMail(MailerOperation):
-    """One effect, and nothing else."""
+    """Writes one effect."""
 
     number: int
 
@@ -48,13 +48,13 @@ class SendMail(MailerOperation):
 
 
 class SendMailElsewhere(SendMail):
-    """The same on another queue."""
+    """Sends mail on another queue."""
 
     async_ = Async(queue="elsewhere")
 
 
 class SendBatch(MailerOperation):
-    """Waits for a file, then leaves a row, a child run and an event after the commit."""
+    """Waits for its gate file, writes an effect, enqueues a child and logs an event after the commit."""
 
     folder: str
     batch: int
@@ -69,7 +69,7 @@ class SendBatch(MailerOperation):
         return self.batch
 
     def log_event(self, event: str) -> None:
-        """Write a line that no rollback takes back."""
+        """Append an event and the pid to the batch's file, which no rollback changes."""
         with open(Path(self.folder) / f"events-{self.batch}", "a") as file:
             file.write(f"{event} {os.getpid()}\n")
 
@@ -85,7 +85,7 @@ class Overrun(MailerOperation):
 
 
 class SendTwice(MailerOperation):
-    """Runs one operation inside and enqueues another."""
+    """Calls one operation and enqueues another."""
 
     number: int
 
@@ -95,14 +95,14 @@ class SendTwice(MailerOperation):
 
 
 class ReadLocale(MailerOperation):
-    """Returns the current context."""
+    """Returns the locale of the current context."""
 
     def perform(self) -> Any:
         return current_context().get("mailer_locale")
 
 
 class ReadContext(MailerOperation):
-    """Returns the context around it and inside of it, and enqueues another run."""
+    """Returns the context of its run and of a nested call; run 201 enqueues another run."""
 
     number: int
 
@@ -111,14 +111,14 @@ class ReadContext(MailerOperation):
             ReadContext(number=202).async_().call()
         propagated = current_context()
         return {
-            "heard": propagated.get("mailer_locale"),
-            "weather": propagated.get("mailer_theme"),
+            "locale": propagated.get("mailer_locale"),
+            "theme": propagated.get("mailer_theme"),
             "nested": ReadLocale().call(),
         }
 
 
 class LogIn(MailerOperation):
-    """Has a secret, and ends in each way that could leak it."""
+    """Has a sensitive prop, and ends in each way that could leak the value."""
 
     secret: str = prop(sensitive=True)
     ending: str
@@ -151,15 +151,15 @@ class LogIn(MailerOperation):
 
 
 ENDINGS = ("error", "chain", "database", "hook", "repr", "observer", "crash")
-"""Of `LogIn`."""
+"""The endings of `LogIn`."""
 
 
-def notify(what: str) -> None:
-    raise ValueError(f"cannot tell {what}")
+def notify(secret: str) -> None:
+    raise ValueError(f"cannot notify {secret}")
 
 
 class AwaitFile(MailerOperation):
-    """Fails until a file exists, and is retried soon."""
+    """Fails until a file exists; retried after a short wait."""
 
     file: str
     retry_on = (Retry(ConnectionError, attempts=50, wait=0.1, jitter=0),)
@@ -171,14 +171,14 @@ class AwaitFile(MailerOperation):
 
 
 def create_tables(url: str) -> None:
-    """The application's own tables."""
+    """Create the application's tables."""
     engine = sa.create_engine(url, poolclass=sa.NullPool)
     Model.metadata.create_all(engine)
     engine.dispose()
 
 
 def connection_name(connection: sa.Connection) -> Any:
-    """Return the server's name of this connection; without a server, the process that opened it."""
+    """Return the id of the server's session of a connection; on SQLite, the pid of the process that opened it."""
     queries = {"postgresql": "SELECT pg_backend_pid()", "mysql": "SELECT connection_id()"}
     queries["mariadb"] = queries["mysql"]
     query = queries.get(connection.dialect.name)
@@ -191,7 +191,7 @@ def _opened(_driver: Any, record: Any) -> None:
 
 
 class NameConnection(MailerOperation):
-    """Returns the database connection of the run."""
+    """Writes an effect, and returns the name of the run's database connection."""
 
     number: int
 

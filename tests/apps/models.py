@@ -22,7 +22,7 @@ class Customer(Model):
 
 
 class Effect(Model):
-    """An effect of a run. Without a unique constraint: a duplicate run shows."""
+    """An effect of a run, without a unique constraint, so that a duplicate run adds a second row."""
 
     __tablename__ = "effects"
 

@@ -1,4 +1,4 @@
-"""Functions for a process pool; this module imports little, because each process imports it."""
+"""Functions for a process pool; it imports little, because each process of the pool imports it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An application that changes signal handlers, the signal mask and logging at its import."""
+"""An application whose import changes signal handlers, the signal mask and logging."""
 
 import concurrent.futures
 import faulthandler
@@ -36,7 +36,7 @@ def ignore_sigterm() -> None:
 
 
 class Terminated(Operation):
-    """Returns the status of a process that a run starts and terminates at once."""
+    """Starts a process, terminates it at once, and returns its exit status."""
 
     method: str
 
@@ -52,7 +52,7 @@ class Terminated(Operation):
 
 
 class Signalled(Operation):
-    """Returns the status of a program that a run starts and sends a signal."""
+    """Starts a program, sends it a signal, and returns its exit status."""
 
     number: int
 
@@ -72,7 +72,7 @@ class Boom(Operation):
 
 
 class LeavesBehind(Operation):
-    """Leaves processes running: a daemon, another process, one that ignores SIGTERM, and a pool."""
+    """Starts processes that outlive the run: a daemon, a plain one, one that ignores SIGTERM, and a pool."""
 
     def perform(self) -> list[int | None]:
         children = [

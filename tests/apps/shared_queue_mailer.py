@@ -1,4 +1,4 @@
-"""One of two applications that share a queue: it sends mail."""
+"""The first of two applications that share a queue; it sends mail."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ def _note(text: str) -> None:
 
 
 class SendMail(Operation):
-    """Sends a mail."""
+    """Send a mail."""
 
     n: int
 
@@ -21,7 +21,7 @@ class SendMail(Operation):
 
 
 class SendDirectly(Operation):
-    """Sends a mail, with no record of it."""
+    """Send a mail without a record."""
 
     record = False
     n: int
@@ -32,5 +32,5 @@ class SendDirectly(Operation):
 
 @deferrable
 def send_later(n: int) -> None:
-    """Sends a mail some time."""
+    """Send a mail as a deferred call."""
     _note(f"deferred {n}")

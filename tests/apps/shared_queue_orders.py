@@ -1,10 +1,10 @@
-"""One of two applications that share a queue: it stores orders."""
+"""The second of two applications that share a queue; it stores orders."""
 
 from dexpy import Operation
 
 
 class TakeOrder(Operation):
-    """Takes an order."""
+    """Store an order."""
 
     n: int
 

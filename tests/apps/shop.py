@@ -1,7 +1,6 @@
 """The shop application of the conformance suite, for every database and broker.
 
-Imported by the tests and by the worker processes that they start.
-Each effect is a row in `effects`, which has no unique constraint: a duplicate run shows.
+Each effect is a row in `effects`, which has no unique constraint, so that a duplicate run adds a second row.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from dexpy import Async, Error, Operation, OptRef, Recording, Ref, Refs, Retry, 
 
 
 class Package(Model):
-    """Has a key of two columns, one of them text."""
+    """A row whose primary key has two columns, one of them text."""
 
     __tablename__ = "packages"
 
@@ -41,7 +40,7 @@ class Device(Model):
 
 
 def create_tables(engine: sa.Engine) -> None:
-    """Create the application's own tables, with a few rows."""
+    """Create the application's tables and a few rows."""
     Model.metadata.create_all(engine)
     with engine.begin() as connection:
         people = [{"id": number, "name": name} for number, name in ((1, "Ada"), (2, "Ben"), (3, "Cy"))]
@@ -54,7 +53,7 @@ class ShopOperation(Operation):
     """The base of this application's operations."""
 
     def note(self, what: str) -> None:
-        """Add an effect in the run's transaction."""
+        """Write an effect in the run's transaction."""
         self.session.add(Effect(what=what, run=self.run_id))
 
 
@@ -70,13 +69,13 @@ class Greet(ShopOperation):
 
 
 class GreetLoudly(Greet):
-    """The same with a queue of the class."""
+    """Greets on a queue of the class."""
 
     async_ = Async(queue="loud")
 
 
 class FlakyGreeting(ShopOperation):
-    """Fails a few times, and counts its attempts in a file, because each transaction is rolled back."""
+    """Fails a number of times; counts its attempts in a file, because each transaction is rolled back."""
 
     ledger: str
     failures: int
@@ -94,7 +93,7 @@ class FlakyGreeting(ShopOperation):
 
 
 class FlakyDirectGreeting(FlakyGreeting):
-    """The same with no record."""
+    """A direct job that fails a number of times."""
 
     record = False
 
@@ -110,7 +109,7 @@ class DirectVisit(ShopOperation):
 
 
 class RecordedClick(ShopOperation):
-    """A direct job that leaves a record at its end."""
+    """A direct job that stores a record at its end."""
 
     page: str
     record = Recording(params=False)
@@ -121,7 +120,7 @@ class RecordedClick(ShopOperation):
 
 
 class Count(ShopOperation):
-    """One effect, after an optional delay."""
+    """Writes one effect after an optional delay."""
 
     number: int
     seconds: float = 0.0
@@ -132,7 +131,7 @@ class Count(ShopOperation):
 
 
 class LoseClaim(ShopOperation):
-    """Gives its claim to another worker, as a recovery would, and then writes."""
+    """Moves its claim to another worker, as a recovery does, and then writes an effect."""
 
     def perform(self) -> None:
         other = "(SELECT max(id) FROM operation_workers WHERE id <> claimed_by)"
@@ -195,7 +194,7 @@ class Address(TypedDict):
 
 @attrs.frozen
 class Everything:
-    """A value of every type that props and results may have."""
+    """Fields of every type that props and results may have."""
 
     text: str
     whole: int
@@ -230,7 +229,7 @@ class Everything:
 
 
 class Echo(ShopOperation):
-    """Takes a value of every type, alone and together, and returns it."""
+    """Takes values of every type, as props and in a dataclass, and returns the dataclass."""
 
     value: Everything
     text: str

@@ -2,7 +2,7 @@
 
 Usage: python shop_batches.py FOLDER POINT COUNT
 
-enqueues COUNT operations in one batch, and kills itself at a failpoint; see ``harness/die_at_failpoints.py``.
+This enqueues COUNT operations in one batch, and kills the process at a failpoint; see ``harness/die_at_failpoints.py``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Operations of the shop for the tests of ambient values and traces across workers."""
+"""Operations of the shop for the tests of propagated context and traces across workers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ReadContext(Operation):
 
 
 class ChainedRun(ShopOperation):
-    """One run of a chain: each reads the context and enqueues the next run."""
+    """Reads the context and enqueues the next run of a chain."""
 
     remaining: int
 
@@ -36,7 +36,7 @@ class ChainedRun(ShopOperation):
 
 
 class Direct(ChainedRun):
-    """The first run of a chain, without a record."""
+    """The first run of a chain, as a direct job without a record."""
 
     record = False
 

@@ -14,27 +14,27 @@ PATIENCE_S = 20.0
 
 
 class ConflictingOperation(ShopOperation):
-    """The base class; counts its runs in a file, because their transactions are rolled back."""
+    """The base class; counts the executions of a record in a file, because their transactions are rolled back."""
 
     folder: str
 
     def count_run(self) -> int:
-        """Which run of this record it is, from 1."""
+        """Return the number of this execution of the record, from 1."""
         file = Path(self.folder) / self.run_id
         with file.open("a") as open_file:
             open_file.write("ran\n")
         return len(file.read_text().splitlines())
 
     def touch(self, customer: int) -> None:
-        """Lock a row of the application's until the end of the transaction."""
+        """Lock a row of the application until the end of the transaction."""
         change = sa.update(Customer).where(Customer.id == customer).values(name=f"{self.run_id} {customer}")
         self.session.execute(change)
 
 
 class LockTwoRows(ConflictingOperation):
-    """Locks one row and then another; deadlocks with the opposite order in its first run.
+    """Locks two rows; in its first execution in the opposite order of the other operation, so that both deadlock.
 
-    Later runs lock in the same order as the other operation, and wait for it.
+    Later executions lock in the order of the other operation and wait for it.
     """
 
     first: int
@@ -70,7 +70,7 @@ class RaiseDeadlocks(ConflictingOperation):
 
 
 class RaiseDeadlocksWithRule(RaiseDeadlocks):
-    """The same with a rule that waits long after any exception."""
+    """Raises deadlock errors, with a retry rule that waits long after any exception."""
 
     retry_on = (Retry(Exception, attempts=5, wait=3600),)
 

@@ -1,4 +1,4 @@
-"""Targets of deferred calls of the shop, which write to the database of the records."""
+"""Targets of deferred calls of the shop."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Order(Base):
 
 
 class Effect(Base):
-    """One line per effect, without a unique constraint."""
+    """An effect, without a unique constraint."""
 
     __tablename__ = "deferred_effects"
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
@@ -41,7 +41,7 @@ def create_tables(engine: sa.Engine) -> None:
 
 
 def note(text: str) -> None:
-    """Write an effect in the run's own transaction."""
+    """Write an effect in the run's transaction."""
     dexpy.current_session().add(Effect(note=text))
 
 
@@ -79,7 +79,7 @@ class OrderClient:
     @staticmethod
     @deferrable(sensitive=("customer_token",))
     def fulfill(order_number: int, customer_token: str = "") -> str:
-        """Have an order sent."""
+        """Send an order."""
         OrderClient.calls.append(order_number)
         if dexpy.current_session().in_transaction:
             note(f"fulfilled {order_number}")
@@ -196,7 +196,7 @@ def whisper(word: str) -> None:
 
 @deferrable
 def nest(word: str) -> None:
-    """Two inner transactions: the one that fails takes nothing else with it."""
+    """Use two savepoints; the failure of the second rolls back only its own writes."""
     session = dexpy.current_session()
     note(f"around {word}")
     with session.begin_nested():

@@ -1,4 +1,4 @@
-"""Operations with encrypted params and results, and the secret that must reach no sink."""
+"""Operations with encrypted params and results, and the secret that no sink may contain."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NEW_KEY = "bmV3LWtleS1vZi0zMi1ieXRlcy1mb3ItdGVzdHMtISE="
 
 
 class ReverseEncryptor:
-    """An encryptor of the application; it reverses bytes and protects nothing."""
+    """An encryptor of the application that only reverses bytes."""
 
     def encrypt(self, data: bytes) -> bytes:
         return b"\xff" + data[::-1]
@@ -48,7 +48,7 @@ def create_tables(engine: sa.Engine) -> None:
 
 
 performed: list[str] = []
-"""What was performed in this process."""
+"""The values with which operations ran in this process."""
 
 
 class Pay(Operation):
@@ -113,7 +113,7 @@ class PayFor(Operation):
 
 
 class StorePlain(Operation):
-    """Not encrypted; its data looks like ciphertext."""
+    """An operation without encryption whose data looks like ciphertext."""
 
     data: dict[str, Any]
 
@@ -132,7 +132,7 @@ class EchoSecretDirectly(EchoSecret):
 
 
 class LeakSecret(Operation):
-    """Writes its secret to every sink."""
+    """Passes its secret to every place that could store or log it."""
 
     encrypt = True
     retry_on = (Retry(KeyError, attempts=2, wait=0),)

@@ -1,6 +1,6 @@
-"""Operations of the shop with failpoints, for the kill suite.
+"""Operations of the shop with failpoints, for tests that kill processes.
 
-The tests and the killed processes import it. Failpoints have an effect only under `die_at_failpoints`.
+Failpoints have an effect only in processes of `die_at_failpoints`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from dexpy import Retry, WorkerLost
 from dexpy.foundation.failpoints import failpoint
 
 WITH_ITS_ROW = 1000
-"""Added to a number: the key of the row that was committed together with an operation."""
+"""The offset of the keys of rows that are committed together with an operation; added to its number."""
 
 
 class Mark(ShopOperation):
-    """One effect, with failpoints before it, after it and after its commit."""
+    """Writes one effect, with failpoints before and after it and after the commit."""
 
     number: int
 
@@ -46,7 +46,7 @@ class EnqueueMark(ShopOperation):
 
 
 class LockCustomer(ShopOperation):
-    """Holds a row lock, enqueues a child, registers a hook, and then passes a failpoint."""
+    """Locks a row, enqueues a child and registers a hook, before a failpoint."""
 
     customer: int
     ledger: str
@@ -62,13 +62,13 @@ class LockCustomer(ShopOperation):
         return child.id
 
     def write_to_ledger(self) -> None:
-        """Write a line that no rollback removes."""
+        """Append a line to a file, which no rollback changes."""
         with open(self.ledger, "a") as ledger:
             ledger.write(f"{self.customer} {os.getpid()}\n")
 
 
 class WaitForFile(ShopOperation):
-    """Waits for a file; with `writes_first`, in an open transaction."""
+    """Waits for a file; with `writes_first`, in a transaction that has written."""
 
     number: int
     file: str
@@ -96,19 +96,19 @@ class KillWorker(ShopOperation):
 
 
 class KillWorkerWithoutRetry(KillWorker):
-    """The same without a retry."""
+    """Kills its worker, without a retry after a lost worker."""
 
     max_lost = 0
 
 
 class KillWorkerWithRule(KillWorker):
-    """The same with a retry rule."""
+    """Kills its worker, with a retry rule for lost workers."""
 
     retry_on = (Retry(WorkerLost, attempts=2, wait=0),)
 
 
 def enqueue(number: int) -> None:
-    """Enqueue a mark in a transaction of the application, together with a row of it."""
+    """Enqueue a mark and insert a row in one transaction of the application."""
     engine = sa.create_engine(os.environ["DEXPY_DATABASE"])
     with Session(engine) as session:
         session.add(Customer(id=WITH_ITS_ROW + number, name="committed together"))

@@ -2,11 +2,11 @@
 
 Usage: python shop_keys.py FOLDER POINTS NAME ORDER
 
-calls the operation of that name in place and prints its result. POINTS are those of ``harness/die_at_failpoints.py``.
+This calls the operation NAME in place and prints its result. POINTS are those of ``harness/die_at_failpoints.py``.
 
 Usage: python shop_keys.py NAME
 
-enqueues one operation of that name, and prints when it starts and whether it was a duplicate.
+This prints a line before it enqueues the operation NAME, and then whether the call was a duplicate.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Charge(ShopOperation):
 
 
 class Fail(Charge):
-    """Fails in its first run."""
+    """Fails in its first attempt."""
 
     def perform(self) -> str:
         super().perform()
@@ -50,7 +50,7 @@ class Fail(Charge):
 
 
 class Decline(Charge):
-    """Ends with a business error."""
+    """Fails with a business error."""
 
     def perform(self) -> str:
         super().perform()
@@ -77,14 +77,14 @@ class Open(Reindex):
 
 
 class ReindexWithToken(ShopOperation):
-    """Is enqueued with a token."""
+    """Has a unique key per shop, and is enqueued with an idempotence token."""
 
     def perform(self) -> None:
         self.note("reindex")
 
 
 def enqueue(name: str, session: Any = None) -> Any:
-    """Enqueue the one operation of a name; each call has the same key."""
+    """Enqueue the operation of a name; each call has the same key."""
     if name == "Charge":
         return Charge(order=1).async_(session=session).call()
     if name == "Reindex":
@@ -93,7 +93,7 @@ def enqueue(name: str, session: Any = None) -> Any:
 
 
 def call(folder: str, at: str, name: str, order: str) -> str:
-    """Call an operation in place, with failpoints at which this process dies or waits."""
+    """Call an operation in place, with failpoints at which this process is killed or waits."""
     from harness.die_at_failpoints import FailpointActions
 
     points.reached = FailpointActions(Path(folder), at).reach

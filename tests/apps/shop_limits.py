@@ -37,23 +37,23 @@ _database: Database | None = None
 
 
 def create_tables(engine: sa.Engine) -> None:
-    """Create the application's own tables."""
+    """Create the application's tables."""
     metadata.create_all(engine)
 
 
 def mark(key: str, number: int, run: str, what: str) -> None:
-    """Write a mark that no rollback of the run removes."""
+    """Write a mark in a separate transaction, so that no rollback of the run removes it."""
     global _database
     if _database is None:
         _database = Database(os.environ["DEXPY_DATABASE"])
-    # The time is read here, so that the marked period is never longer than the limited one.
+    # The time of the process, so that the marked period lies within the period in which the run has its slot.
     values = {"key": key, "number": number, "run": run, "what": what, "pid": os.getpid(), "at": time.time()}
     with _database.begin() as connection:
         connection.execute(sa.insert(marks).values(values))
 
 
 class MarkedOperation(Operation):
-    """Marks its start and its end, sleeps in between, and writes one effect."""
+    """Marks its start, sleeps, writes one effect and marks its end."""
 
     key: str
     number: int

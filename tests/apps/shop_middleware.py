@@ -21,7 +21,7 @@ def count(call: Call, proceed: Callable[[Call], Ok[Any] | Err]) -> Ok[Any] | Err
 
 
 class Counted(ShopOperation):
-    """Has a middleware inside the transaction."""
+    """An operation with a middleware inside the transaction."""
 
     number: int
     pipeline = (Insert(Middleware("count", count), after="transaction"),)

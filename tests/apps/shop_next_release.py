@@ -7,7 +7,7 @@ from apps.shop import ShopOperation
 
 
 class GreetInNextRelease(ShopOperation):
-    """Unknown to workers of the release before."""
+    """An operation that workers of the previous release do not know."""
 
     number: int
 
@@ -17,6 +17,6 @@ class GreetInNextRelease(ShopOperation):
 
 
 class GreetDirectlyInNextRelease(GreetInNextRelease):
-    """The same without a record."""
+    """A direct job that workers of the previous release do not know."""
 
     record = False

@@ -1,4 +1,4 @@
-"""The shop with sessions on another database than the records."""
+"""The shop with sessions on a database other than that of the records."""
 
 import os
 

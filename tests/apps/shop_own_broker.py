@@ -1,4 +1,4 @@
-"""The shop on a Dramatiq broker of the application, with its own middleware and actor."""
+"""The shop on a Dramatiq broker of the application, which has a middleware and an actor."""
 
 import os
 from typing import Any
@@ -12,7 +12,7 @@ from apps.shop import *  # noqa: F403 - all of it
 
 
 class Stamp(dramatiq.Middleware):
-    """Writes the name of every actor that has run into a file."""
+    """A middleware of the application that appends the names of executed actors to a file."""
 
     def after_process_message(self, broker: Any, message: Any, *, result: Any = None, exception: Any = None) -> None:
         with open(os.path.join(os.environ["SHOP_FOLDER"], "stamps"), "a") as file:
@@ -33,7 +33,7 @@ broker.add_middleware(Stamp())
 
 @dramatiq.actor(broker=broker, queue_name="old_jobs", max_retries=3, min_backoff=50)
 def old_job(word: str) -> None:
-    """An actor of the application: fails once, and is retried by Dramatiq."""
+    """Fail once; Dramatiq retries this actor of the application."""
     path = os.path.join(os.environ["SHOP_FOLDER"], "old_job")
     with open(path, "a") as file:
         file.write(f"{word}\n")

@@ -1,6 +1,6 @@
 """Operations of the shop with several policies, for tests with real workers.
 
-Failpoints have an effect only under ``die_at_failpoints``.
+Failpoints have an effect only in processes of ``die_at_failpoints``.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ PARTS = 3
 
 
 def create_tables(engine: sa.Engine) -> None:
-    """Create the application's own tables."""
+    """Create the application's tables."""
     shop_steps.create_tables(engine)
     shop_limits.create_tables(engine)
 
 
 @deferrable(encrypt=True, once=Once("number"))
 def receipt(number: int, card: str) -> str:
-    """The target that a step defers."""
+    """The target of a call that a step defers."""
     dexpy.current_session().add(Line(what=f"{number} receipt", attempt=card[-4:]))
     return card
 
 
 class SettleOrder(Operation):
-    """Several encrypted steps with a lock, a limit and two keys."""
+    """Several encrypted steps with a lock, a concurrency limit and two keys."""
 
     encrypt = True
     account: int
@@ -72,7 +72,7 @@ class SettleOrder(Operation):
 
 
 class SlowSettlement(Operation):
-    """Holds its lock and its slot, between two steps, until it is cancelled."""
+    """Waits between two steps, with its lock and slot, until it is cancelled."""
 
     account: int
     number: int
@@ -90,7 +90,7 @@ class SlowSettlement(Operation):
 
 
 class LimitedSettlement(SlowSettlement):
-    """The same with a limit instead of a lock."""
+    """Waits between two steps with a slot but without a lock."""
 
     lock = None
     concurrency = Concurrency(1, "account")

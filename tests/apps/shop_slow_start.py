@@ -1,4 +1,4 @@
-"""The shop with a slow middleware, so that processes run operations before they report their start."""
+"""The shop with a slow middleware: processes run operations before they report their start."""
 
 import time
 from typing import Any
@@ -10,7 +10,7 @@ from apps.shop_failpoints import *  # noqa: F403 - all of it
 
 
 class SlowStart(dramatiq.Middleware):
-    """Takes longer than the first operations."""
+    """Delays the report of the start until the first operations have run."""
 
     def after_worker_boot(self, broker: Any, worker: Any) -> None:
         time.sleep(0.5)

@@ -1,6 +1,6 @@
 """Operations with durable steps; they write lines to a table without a unique constraint.
 
-Failpoints have an effect only under ``die_at_failpoints``.
+Failpoints have an effect only in processes of ``die_at_failpoints``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Base(DeclarativeBase):
 
 
 class Line(Base):
-    """One line per effect."""
+    """A line for each effect."""
 
     __tablename__ = "step_lines"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -40,7 +40,7 @@ class Item(Base):
 
 
 def create_tables(engine: sa.Engine) -> None:
-    """Create the tables; the keys of the items have gaps."""
+    """Create the tables and items; the keys of the items have gaps."""
     Base.metadata.create_all(engine)
     with engine.begin() as connection:
         connection.execute(sa.insert(Item), [{"id": 7 * number, "visits": 0} for number in range(1, ROWS + 1)])

@@ -1,4 +1,4 @@
-"""The shop with sessions of another database user than the records."""
+"""The shop with sessions of a database user other than that of the records."""
 
 import os
 

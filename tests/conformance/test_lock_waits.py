@@ -19,8 +19,8 @@ from harness.kills import (
     RECOVER_WITHIN_S,
     WAIT_S,
     Kills,
+    assert_available_in_time,
     assert_done_once,
-    assert_offered_in_time,
     effects_of,
     killed_pair,
     lost_attempts,
@@ -93,7 +93,7 @@ def test_a_worker_that_is_frozen_while_it_registers_a_session_does_not_block_the
         os.kill(pid, signal.SIGCONT)
 
     assert_done_once(pair, [row], effects_of([1]))
-    assert_offered_in_time(pair, row, frozen_at)
+    assert_available_in_time(pair, row, frozen_at)
     assert [lost.worker for lost in lost_attempts(pair, ticket.id)] == [worker]
 
 

@@ -21,9 +21,9 @@ from harness.kills import (
     RECOVER_WITHIN_S,
     WAIT_S,
     Kills,
+    assert_available_in_time,
     assert_done_once,
     assert_nothing_left,
-    assert_offered_in_time,
     effects_of,
     kill_enqueuers_at_each_point,
     kill_workers_at_each_point,
@@ -109,7 +109,7 @@ def test_a_worker_that_was_frozen_past_its_lease_writes_nothing_after_it_is_resu
     for ticket in (holding, committing):
         (lost,) = lost_attempts(pair, ticket.id)
         assert lost.worker == old_id
-        assert_offered_in_time(pair, next(row for row in rows if row.id == ticket.id), frozen_at)
+        assert_available_in_time(pair, next(row for row in rows if row.id == ticket.id), frozen_at)
     assert worker_ids(pair, pid) == []
 
     kills.release()
@@ -153,7 +153,7 @@ def test_a_relay_that_is_frozen_in_the_middle_of_a_recovery_does_not_block_the_r
     rows = wait_until_final(pair)
 
     assert_done_once(pair, rows, effects_of([1]))
-    assert_offered_in_time(pair, rows[0], since)
+    assert_available_in_time(pair, rows[0], since)
     assert [pid_of(lost.worker) for lost in lost_attempts(pair, ticket.id)] == [doomed], "once, and by the other one"
     kills.release()
     os.kill(frozen, signal.SIGCONT)

@@ -1,6 +1,8 @@
-"""``dexpy`` as it is, but where there is a file, the database ends all its connections in the middle of a relay's pass.
+"""The ``dexpy`` command; the database ends all connections during the next relay pass after a file was created.
 
 Usage: python cut_connections.py FILE worker MODULE ...
+
+The process deletes FILE, ends the connections and prints their number.
 """
 
 import os

@@ -25,7 +25,7 @@ DATABASES = [
 PAIRS = [
     pytest.param("sqlite+sql"),
     pytest.param("postgresql+redis", marks=pytest.mark.servers),
-    # Once more with real workers, and the longest: not at every change.
+    # The slowest pairs; the pairs above already test the same with real workers.
     pytest.param("mariadb+sql", marks=[pytest.mark.servers, pytest.mark.wide]),
     pytest.param("postgresql+rabbitmq", marks=[pytest.mark.servers, pytest.mark.wide]),
 ]
@@ -33,14 +33,14 @@ PAIRS = [
 
 @pytest.fixture(scope="session")
 def reused_databases(tmp_path_factory: pytest.TempPathFactory) -> Generator[ReusedDatabases]:
-    """The databases on servers that the tests of this process share, one test at a time."""
+    """Yield the databases on servers that the tests of this process share, one test at a time."""
     with ExitStack() as stack:
         yield ReusedDatabases(stack, tmp_path_factory.mktemp("reused_databases"))
 
 
 @pytest.fixture(params=DATABASES)
 def database_url(request: pytest.FixtureRequest, tmp_path: Path, reused_databases: ReusedDatabases) -> Generator[str]:
-    """An empty database with dexpy's tables, of each kind."""
+    """Yield the URL of an empty database with dexpy's tables; one for each kind of database."""
     if request.param == "sqlite":
         url = f"sqlite:///{tmp_path / 'records.db'}"
         create_tables(url)
@@ -52,14 +52,14 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path, reused_database
 
 @pytest.fixture
 def isolated_runtime(database_url: str) -> Generator[Isolated]:
-    """A runtime with that database and the SQL broker; `run_pending` is its worker."""
+    """Yield a runtime with this database and the SQL broker; `run_pending` executes its runs."""
     with isolated(database=database_url) as runtime:
         yield runtime
 
 
 @pytest.fixture
 def engine(database_url: str) -> Generator[sa.Engine]:
-    """An engine to read and change that database without dexpy."""
+    """Yield an engine that reads and changes this database without dexpy."""
     database_engine = sa.create_engine(database_url, poolclass=sa.NullPool)
     yield database_engine
     database_engine.dispose()
@@ -67,7 +67,7 @@ def engine(database_url: str) -> Generator[sa.Engine]:
 
 @pytest.fixture(params=PAIRS)
 def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[PolicyPair]:
-    """A database and a broker, configured in this process; the workers that the test starts recover runs within 5 s."""
+    """Yield a database and a broker, configured in this process; workers of the test recover runs within 5 s."""
     with open_pair(request.param, tmp_path, request.module.APPLICATION) as policy_pair:
         policy_pair.configure()
         yield policy_pair

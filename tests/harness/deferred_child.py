@@ -1,4 +1,4 @@
-"""A process that defers or performs a call, and kills itself at its first pass of a failpoint.
+"""A process that defers or performs a call, and is killed at the first failpoint that it reaches.
 
 Usage: python deferred_child.py FOLDER POINTS defer TOKEN
        python deferred_child.py FOLDER POINTS perform ID

@@ -1,14 +1,15 @@
-"""The ``dexpy`` command, whose first process at a failpoint is killed, stopped or made to wait.
+"""The ``dexpy`` command; the first process that reaches a failpoint is killed or frozen, or waits.
 
 Usage: python die_at_failpoints.py FOLDER POINTS worker MODULE ...
        python die_at_failpoints.py FOLDER POINTS enqueue
 
-POINTS are separated by commas: ``before_commit`` kills the process, as by ``kill -9``;
-``before_commit=wait`` waits until FOLDER has a file ``go`` or ``go.before_commit``;
-``before_commit=freeze`` stops the process, as by ``kill -STOP``.
-The first process writes a file of the failpoint's name to FOLDER, with its pid, the time and its worker id.
-Later processes pass.
-With ``enqueue`` there is one process for each failpoint, which enqueues the failpoint's number.
+POINTS are names of failpoints separated by commas, each with an optional action:
+    before_commit: Kill the process, as by ``kill -9``.
+    before_commit=wait: Wait until FOLDER has a file ``go`` or ``go.before_commit``.
+    before_commit=freeze: Stop the process, as by ``kill -STOP``.
+
+The first process writes its pid, the time and its worker id to a file in FOLDER with the name of the failpoint; later
+processes continue without an action. ``enqueue`` enqueues in a separate process for each failpoint.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ LONGEST_WAIT_S = 60.0
 
 
 class FailpointActions:
-    """The actions at the failpoints.
+    """A callback of failpoints that performs the actions.
 
     Args:
         folder: The folder of the files.
-        points: As on the command line.
+        points: The failpoints and actions, as on the command line.
     """
 
     def __init__(self, folder: Path, points: str) -> None:
@@ -45,11 +46,11 @@ class FailpointActions:
         check_failpoints(self._actions)
 
     def reach(self, name: str) -> None:
-        """Execute the action of a failpoint, if it has one."""
+        """Perform the action of a failpoint, if it has one."""
         if name not in self._actions or not self._is_first(name):
             return
         if self._actions[name] == "freeze":
-            # The kernel may stop this thread a little later.
+            # The thread may run on for a moment before the kernel stops it.
             os.kill(os.getpid(), signal.SIGSTOP)
         if self._actions[name] in ("wait", "freeze"):
             deadline = time.monotonic() + LONGEST_WAIT_S
@@ -63,7 +64,7 @@ class FailpointActions:
     def _is_first(self, name: str) -> bool:
         if (self._folder / name).exists():
             return False
-        # Written under another name first, so that no reader sees half of it; the link succeeds once.
+        # Write to another file first, so that no reader gets a part of it; the link succeeds in one process only.
         draft = self._folder / f"{name}.{os.getpid()}.{threading.get_ident()}"
         heartbeat = dexpy.current_runtime().services.heartbeat
         worker_ids = heartbeat.worker_ids if heartbeat is not None else ()

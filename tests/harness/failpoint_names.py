@@ -1,4 +1,4 @@
-"""The failpoints of the example applications, and the check that a test arms only failpoints that exist."""
+"""The failpoints of the example applications, and a check that a test names only failpoints that exist."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ APPLICATION_FAILPOINTS = (
     r"on_item_\d+",
     r"before_item_\d+",
 )
-"""Patterns of the names that ``tests/apps`` and ``tests/chaos`` pass."""
+"""Patterns of the failpoints in ``tests/apps`` and ``tests/chaos``."""
 
 
 def is_failpoint(name: str) -> bool:
-    """Whether dexpy or an example application passes a failpoint of this name."""
+    """Whether dexpy or an example application has a failpoint of this name."""
     return name in FAILPOINTS or any(re.fullmatch(pattern, name) for pattern in APPLICATION_FAILPOINTS)
 
 
 def check_failpoints(names: Iterable[str]) -> None:
-    """Refuse a name that no code passes: nothing would ever happen there.
+    """Refuse names of failpoints that do not exist, because a test would wait for them in vain.
 
     Raises:
         ValueError: No failpoint has one of the names.

@@ -26,14 +26,14 @@ from pathlib import Path
 from typing import Any
 
 CAN_FORK = sys.platform == "linux"
-"""Elsewhere a fork after imports is not safe, and every process is started from nothing."""
+"""Whether a process may fork after its imports; elsewhere each process starts as a new interpreter."""
 MAX_REQUEST_BYTES = 1 << 20
-"""A request, in bytes: an environment is the most of it."""
+"""The maximum size of a request in bytes; most of it is the environment."""
 PR_SET_PDEATHSIG = 1
 
 
 class ForkedProcess:
-    """A process that the fork server has started; as much of `subprocess.Popen` as tests use."""
+    """A process that the fork server has started, with the methods of `subprocess.Popen` that tests use."""
 
     def __init__(self, server: ForkServer, pid: int) -> None:
         self._fork_server = server
@@ -41,13 +41,17 @@ class ForkedProcess:
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
-        """Its exit status, below zero for a signal; None while it lives."""
+        """Return the exit status, negative for a signal; None while the process runs."""
         if self.returncode is None:
             self.returncode = self._fork_server.ask({"pid": self.pid})
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for its end; raises `subprocess.TimeoutExpired`."""
+        """Wait until the process ends, and return its exit status.
+
+        Raises:
+            subprocess.TimeoutExpired: The process still runs after the timeout.
+        """
         deadline = None if timeout is None else time.monotonic() + timeout
         while (status := self.poll()) is None:
             if deadline is not None and time.monotonic() > deadline:
@@ -56,7 +60,7 @@ class ForkedProcess:
         return status
 
     def send_signal(self, number: int) -> None:
-        """Send it a signal, unless it has ended."""
+        """Send a signal, unless the process has ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
@@ -97,7 +101,7 @@ class ForkServer:
         return ForkedProcess(self, pid)
 
     def ask(self, request: dict[str, Any]) -> Any:
-        """Send a request, and return the answer."""
+        """Send a request, and return the reply."""
         assert self._line is not None
         with self._lock:
             self._line.send(json.dumps(request).encode())
@@ -129,14 +133,14 @@ class ForkServer:
 
 
 def die_with(parent: int) -> None:
-    """End with the parent process, so that killing the tests ends their workers."""
+    """Let the kernel kill this process when its parent ends, so that killing the tests ends their workers."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
 
 
 def fork_child(request: dict[str, Any]) -> int:
-    """Fork, and return the id of the new process when it is on its own; in that process, 0."""
+    """Fork; return the pid once the child has its own session and outputs, and 0 in the child."""
     parent = os.getpid()
     reader, writer = os.pipe()
     if (pid := os.fork()) != 0:
@@ -178,7 +182,7 @@ def run_command(forked: dict[str, Any], base: list[str]) -> None:
 
 def serve(line: socket.socket) -> None:
     """Fork on request, and send the exit statuses of forked processes."""
-    # Each process has its own folder first instead.
+    # The first entry is the folder of the program, which differs for each process.
     base = sys.path[1:]
     while request := line.recv(MAX_REQUEST_BYTES):
         message = json.loads(request)
@@ -196,18 +200,20 @@ def serve(line: socket.socket) -> None:
 
 
 def import_what_workers_import() -> None:
-    """Of dexpy what its command imports in any case, so that an import that is missing there is missed here too."""
+    """Import the libraries that workers import.
 
+    No module of dexpy that its command does not import: a missing import in dexpy must fail in a forked process too.
+    """
     for driver in ("psycopg", "pymysql", "redis", "pika", "dramatiq.brokers.redis", "dramatiq.brokers.rabbitmq"):
         with contextlib.suppress(ImportError):
             __import__(driver)
 
 
 if __name__ == "__main__":
-    # The package that is tested, wherever another one is installed.
+    # Import the dexpy of this repository, even if another one is installed.
     sys.path[0] = str(Path(__file__).parents[2])
     import_what_workers_import()
-    # What is there now stays as it is, and is shared between all of them.
+    # Exclude the imported objects from garbage collection, so that the forked processes share their memory.
     gc.collect()
     gc.freeze()
     serve(socket.socket(fileno=int(sys.argv[1])))

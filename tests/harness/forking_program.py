@@ -19,7 +19,7 @@ ROUNDS = 10
 
 
 def use_connections(side: str, first: int) -> None:
-    """Call, enqueue and query, alternating with the other process, and return the used connections."""
+    """Call, enqueue and query while the other process does the same, and print the used connections."""
     connections = set()
     for number in range(first, first + ROUNDS):
         connections.add(NameConnection(number=number).call())
@@ -28,18 +28,18 @@ def use_connections(side: str, first: int) -> None:
         with Session(dexpy.current_runtime().store.database.engine) as session:
             connections.add(connection_name(session.connection()))
     runtime = dexpy.current_runtime()
-    # Before this process has an application name of its own: its connections are identified by pid too.
+    # Before the heartbeat starts, which gives this process its own application name.
     with runtime.store.begin() as connection:
         session_rows = connection.execute(sa.select(worker_sessions.c.backend, worker_sessions.c.worker)).all()
     assert runtime.services.heartbeat is not None
     report = {"side": side, "connections": sorted(connections), "worker": runtime.services.heartbeat.start()}
     report["noted"] = [[row.worker, int(row.backend.split("/")[0])] for row in session_rows]
-    # In one write: both sides may speak at once.
+    # In a single write, because both processes may print concurrently.
     os.write(1, f"{json.dumps(report)}\n".encode())
 
 
 def fork_and_run(work: Callable[[], None]) -> int:
-    """Do it in a forked process; its pid."""
+    """Call a function in a forked process, and return its pid."""
     pid = os.fork()
     if pid:
         return pid
@@ -54,7 +54,7 @@ def fork_and_run(work: Callable[[], None]) -> int:
 
 if __name__ == "__main__":
     runtime = dexpy.configure(database=sys.argv[1])
-    # Engine, pool, broker and heartbeat are there; while it forks, one connection is in use and another one is idle.
+    # Engine, pool, broker and heartbeat exist before the fork; then one connection is in use and another one is idle.
     use_connections("before", 0)
     with runtime.store.database.engine.connect() as checked_out:
         runtime.store.database.engine.connect().close()
@@ -62,7 +62,7 @@ if __name__ == "__main__":
         child = fork_and_run(lambda: use_connections("child", 100))
         use_connections("parent", 200)
         ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        assert connection_name(checked_out) == name, "the parent goes on with what it had"
+        assert connection_name(checked_out) == name, "the parent keeps its connection"
     use_connections("after", 300)
     runtime.close()
     sys.exit(ended)

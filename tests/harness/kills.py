@@ -43,13 +43,13 @@ WAIT_S = 40.0
 
 @attrs.frozen
 class Kill:
-    """The first process at a failpoint.
+    """The kill or stop of the first process at a failpoint.
 
     Attributes:
         point: The name of the failpoint.
         pid: The pid of the process.
-        at: The time, by the database's clock.
-        worker: Its worker id at that time; None without one. A process whose lease expired has had several.
+        at: The time of the kill, by the database's clock.
+        worker: The worker id of the process at that time, or None. A process whose lease has expired gets a new id.
     """
 
     point: str
@@ -76,7 +76,7 @@ class Kills:
         return [sys.executable, str(HARNESS / "die_at_failpoints.py"), str(self.folder), ",".join(points), *arguments]
 
     def serve(self, points: Iterable[str], *arguments: str, processes: int = 1, threads: int = 1) -> Worker:
-        """Start a worker whose processes are killed at failpoints, perhaps before all of them have started."""
+        """Start a worker whose processes are killed at failpoints; some may die before the others start."""
         counts = ["-p", str(processes), "-t", str(threads)]
         return self.pair.serve(self.command(points, "worker", "apps.shop_failpoints", *counts, *arguments))
 
@@ -91,7 +91,7 @@ class Kills:
         file = self.folder / point
         eventually(file.exists, f"a process reaches {point}", START_S, self.pair.output)
         pid, at, *name = file.read_text().split()
-        moment = by_the_database(self.pair, datetime.fromtimestamp(float(at), timezone.utc))
+        moment = to_database_time(self.pair, datetime.fromtimestamp(float(at), timezone.utc))
         return Kill(point, int(pid), moment, *name)
 
     def release(self) -> None:
@@ -101,7 +101,7 @@ class Kills:
 
 @contextlib.contextmanager
 def killed_pair(name: str, folder: Path) -> Generator[Kills]:
-    """A configured pair whose processes may be killed; no worker serves it yet.
+    """Yield a configured pair without a worker, whose processes can be killed.
 
     Args:
         name: The name of the pair, as for `pairs.open_pair`.
@@ -114,7 +114,7 @@ def killed_pair(name: str, folder: Path) -> Generator[Kills]:
 
 
 def wait_until_final(pair: Pair, within_s: float = WAIT_S) -> list[Any]:
-    """Wait until every record that there is has ended; all of them."""
+    """Wait until every record has ended, and return all records."""
     unfinished = sa.select(records.c.id, records.c.operation, records.c.status).where(records.c.status.not_in(FINAL))
     eventually(
         lambda: not pair.sql(unfinished),
@@ -137,7 +137,7 @@ def assert_done_once(pair: Pair, rows: Iterable[Any], effects: Iterable[str]) ->
 
 
 def lost_attempts(pair: Pair, id: str) -> list[Any]:
-    """The attempts of a record that did not end well: here, all of them by the death of a worker."""
+    """Return the attempts of a record whose worker died; assert that no attempt failed in another way."""
     lost = list(pair.sql(sa.select(attempts).where(attempts.c.record_id == id).order_by(attempts.c.claim_token)))
     assert {attempt.failure for attempt in lost} <= {"lost"}, lost
     assert {attempt.error for attempt in lost} <= {"dexpy.errors.WorkerLost"}, lost
@@ -145,11 +145,11 @@ def lost_attempts(pair: Pair, id: str) -> list[Any]:
 
 
 def pid_of(worker_id: str) -> int:
-    """The process that a worker's id names."""
+    """Return the pid in a worker id."""
     return int(worker_id.split(":")[1])
 
 
-def by_the_database(pair: Pair, moment: datetime) -> datetime:
+def to_database_time(pair: Pair, moment: datetime) -> datetime:
     """Convert a time of this machine to the database's clock."""
     with pair.engine.connect() as connection:
         return moment + timedelta(seconds=clock_ahead_s(connection) or 0.0)
@@ -157,11 +157,11 @@ def by_the_database(pair: Pair, moment: datetime) -> datetime:
 
 def now(pair: Pair) -> datetime:
     """Return the current time of the database's clock."""
-    return by_the_database(pair, datetime.now(timezone.utc))
+    return to_database_time(pair, datetime.now(timezone.utc))
 
 
 def survivors_since(pair: Pair) -> datetime:
-    """When the first began to serve of those that live now."""
+    """Return the start time of the oldest worker process that is alive."""
     rows = pair.sql(sa.select(workers.c.pid, workers.c.started_at))
     return min(row.started_at for row in rows if is_alive(row.pid))
 
@@ -170,7 +170,7 @@ def assert_nothing_left(pair: Pair) -> None:
     """Assert that nothing runs, no transaction is open, and no message is left."""
     running = sa.select(records.c.id).where(records.c.status == "running")
     assert pair.sql(running) == []
-    # Compared by session: live workers open new transactions all the time, which may be idle for a short time.
+    # Live workers also have short idle transactions; only a transaction that stays open is an error.
     idle = set(open_transactions(pair))
     eventually(
         lambda: idle.isdisjoint(open_transactions(pair)),
@@ -182,12 +182,12 @@ def assert_nothing_left(pair: Pair) -> None:
 
 
 def describe_leftovers(pair: Pair) -> str:
-    """What is left, for the message of a failure."""
+    """Describe open transactions and messages for the message of a failure."""
     return f"transactions: {open_transactions(pair)}\nmessages: {count_messages(pair)}\n{pair.output()}"
 
 
 def open_transactions(pair: Pair) -> list[Any]:
-    """Return the sessions that are idle in a transaction."""
+    """Return the sessions that are idle in a transaction; on SQLite the error of a held write lock."""
     kind = pair.engine.dialect.name
     if kind == "postgresql":
         return list(
@@ -197,7 +197,7 @@ def open_transactions(pair: Pair) -> list[Any]:
             )
         )
     if kind == "sqlite":
-        # Only one writer at a time: acquiring the lock shows that no other transaction is open.
+        # SQLite has one write lock: acquiring it shows that no other transaction writes.
         with pair.engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA busy_timeout = 50")
             try:
@@ -209,42 +209,42 @@ def open_transactions(pair: Pair) -> list[Any]:
 
 
 def count_messages(pair: Pair, queue: str = "default") -> int:
-    """How many messages a queue holds; those that are being run too, but on RabbitMQ."""
+    """Return the number of messages of a queue; it includes messages that are being processed, except on RabbitMQ."""
     if pair.broker is not None and pair.broker.startswith("amqp"):
-        # Reading messages there would claim them from the workers.
+        # RabbitMQ can only count: reading a message would claim it.
         return int(queue_depth(dexpy.current_runtime().broker, queue) or 0)
     return len(pair.queued(queue))
 
 
 def worker_ids(pair: Pair, pid: int) -> list[str]:
-    """Under what names a process is entered now."""
+    """Return the worker ids under which a process is registered."""
     return [row.id for row in pair.sql(sa.select(workers.c.id).where(workers.c.pid == pid))]
 
 
 def lines_of(path: Path) -> list[str]:
-    """The lines of a file, if there is one."""
+    """Return the lines of a file; none if it does not exist."""
     return path.read_text().splitlines() if path.exists() else []
 
 
 def effects_of(numbers: Collection[int]) -> list[str]:
-    """What marks of these numbers leave."""
+    """Return the effects of the `Mark` operations with these numbers."""
     return [f"mark {number}" for number in numbers]
 
 
-# ----------------------------------------------------------------------------------------- every process dies once
+# ------------------------------------------------------------------------------------ a kill at each failpoint
 
 LOSES_THE_RUN = ("after_claim", "in_perform", "before_commit")
 """Failpoints at which a worker has started a run and not committed it."""
 BACKLOG = 10
 RUN_S = 5.0
-"""The time that the remaining workers need for the backlog, beside the recovery interval."""
+"""The time in seconds that the remaining workers need for the backlog after the recovery."""
 
 
 def kill_workers_at_each_point(kills: Kills, *, freezes: bool = False) -> None:
     """Kill or freeze workers at each failpoint of a run and of the relay, and check all records and effects.
 
-    There is a backlog, which the first killed worker has fetched. Then one operation is enqueued for each failpoint: it
-    passes the failpoints that were reached before, and kills its worker at its own.
+    The first killed worker has already fetched a backlog. Then one operation is enqueued for each failpoint. A
+    failpoint acts once, so the operation passes the earlier ones and stops its worker at its own.
     """
     pair = kills.pair
     steps: list[tuple[str, Any, dict[str, Any]]] = [
@@ -258,7 +258,7 @@ def kill_workers_at_each_point(kills: Kills, *, freezes: bool = False) -> None:
     points = ["after_claim", *(point for point, _, _ in steps)]
     tickets = [Mark(number=number).async_().call() for number in range(BACKLOG)]
     if freezes:
-        # A frozen process is not replaced. The first one stops while it records its session, uncommitted.
+        # A frozen process is not replaced. The first one to run stops before it commits the record of its session.
         points.append("database_session_recorded")
         kills.serve([f"{point}=freeze" for point in points], processes=len(points) + 1)
     else:
@@ -278,7 +278,7 @@ def kill_workers_at_each_point(kills: Kills, *, freezes: bool = False) -> None:
     by_id = {row.id: row for row in rows}
     survived_since = survivors_since(pair)
     for death in kills_by_point.values():
-        # Earlier recoveries are not due to the kill: a busy process may have lost its lease before.
+        # A slow process may have lost its lease before the kill; ignore the recoveries of that time.
         attempts_of_worker = sa.select(attempts).where(
             attempts.c.worker == death.worker, attempts.c.ended_at >= death.at
         )
@@ -293,26 +293,26 @@ def kill_workers_at_each_point(kills: Kills, *, freezes: bool = False) -> None:
         assert late_s < RECOVER_WITHIN_S + RUN_S, (by_id[ticket.id], pair.output())
     if not pair.is_transactional:
         (child,) = (row for row in rows if row.parent_id == ticket_by_point["before_publish"].id)
-        assert_offered_in_time(pair, child, max(kills_by_point["before_publish"].at, survived_since))
+        assert_available_in_time(pair, child, max(kills_by_point["before_publish"].at, survived_since))
         relayed = by_id[ticket_by_point["relay_rows_marked"].id]
-        assert_offered_in_time(pair, relayed, max(kills_by_point["relay_rows_marked"].at, survived_since))
+        assert_available_in_time(pair, relayed, max(kills_by_point["relay_rows_marked"].at, survived_since))
     if freezes:
         kills.release()
         for death in kills_by_point.values():
             os.kill(death.pid, signal.SIGCONT)
     assert_nothing_left(pair)
-    assert wait_until_final(pair) == rows, "resumed processes change nothing"
+    assert wait_until_final(pair) == rows, "resumed processes change no record"
 
 
-def assert_offered_in_time(pair: Pair, row: Any, since: datetime) -> None:
-    """Assert that a run lost at a time was published, or started, within the recovery interval."""
-    was_sent = row.enqueued_at is not None and row.enqueued_at > since
-    offered_at = row.enqueued_at if was_sent else row.started_at
-    assert (offered_at - since).total_seconds() < RECOVER_WITHIN_S, (since, row, pair.output())
+def assert_available_in_time(pair: Pair, row: Any, since: datetime) -> None:
+    """Assert that a run was published or started within the recovery interval after its loss."""
+    was_published = row.enqueued_at is not None and row.enqueued_at > since
+    available_at = row.enqueued_at if was_published else row.started_at
+    assert (available_at - since).total_seconds() < RECOVER_WITHIN_S, (since, row, pair.output())
 
 
 def kill_enqueuers_at_each_point(kills: Kills) -> None:
-    """Kill scripts at each point of an enqueue, while a worker serves: all of it is there, or nothing."""
+    """Kill processes at each failpoint of an enqueue while a worker runs, and check that each stored all or nothing."""
     pair = kills.pair
     pair.start()
     uncommitted = ["after_insert", "before_application_commit"]
@@ -331,7 +331,7 @@ def kill_enqueuers_at_each_point(kills: Kills) -> None:
     assert_done_once(pair, rows, effects_of(committed))
     for row, death in zip(rows, deaths[len(uncommitted) :], strict=True):
         assert row.num_attempts == 1
-        assert_offered_in_time(pair, row, death.at)
+        assert_available_in_time(pair, row, death.at)
     assert_nothing_left(pair)
 
 
@@ -339,9 +339,9 @@ def kill_enqueuers_at_each_point(kills: Kills) -> None:
 
 
 def run_crash_loops(kills: Kills) -> None:
-    """Run operations that kill their worker each time: they end as lost, and other runs are executed.
+    """Run operations that kill their worker in each attempt; check that they end as lost and that other runs succeed.
 
-    They are pending when the worker starts, and kill its processes before these report their start.
+    The runs are due when the worker starts, so they kill its processes before these report their start.
     """
     pair = kills.pair
     tickets = {
@@ -377,7 +377,7 @@ def run_crash_loops(kills: Kills) -> None:
 
 
 def deliver_ten_times(pair: Pair) -> None:
-    """Deliver one message ten times before it is run, to two workers at once, and ten times after it."""
+    """Deliver a message ten times to two workers before its run, and ten times after it; check that it runs once."""
     ticket = Mark(number=1).async_().call()
     row = dexpy.current_runtime().store.row(ticket.id)
     for _ in range(9):
@@ -385,11 +385,11 @@ def deliver_ten_times(pair: Pair) -> None:
     assert count_messages(pair) == 10
     pair.start(processes=2, threads=5)
     wait_until_final(pair)
-    eventually(lambda: not count_messages(pair), "all ten are taken", WAIT_S, pair.output)
+    eventually(lambda: not count_messages(pair), "all ten messages are consumed", WAIT_S, pair.output)
 
     for _ in range(10):
         assert dexpy.current_runtime().dispatcher.publish_row(row)
-        eventually(lambda: not count_messages(pair), "one more is taken", WAIT_S, pair.output)
+        eventually(lambda: not count_messages(pair), "another message is consumed", WAIT_S, pair.output)
 
     (row,) = wait_until_final(pair)
     assert_done_once(pair, [row], ["mark 1"])

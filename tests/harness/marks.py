@@ -1,4 +1,4 @@
-"""What the runs of `apps.shop_limits` have marked, read without their records."""
+"""Queries of the marks and effects that the runs of `apps.shop_limits` have written."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WAIT_S = 60.0
 
 
 def wait_until_final(pair: PolicyPair) -> list[Any]:
-    """Wait until every record has ended; all of them."""
+    """Wait until every record has ended, and return all records."""
     unfinished = sa.select(records.c.id, records.c.status, records.c.blocked_key, records.c.error).where(
         records.c.status.not_in(FINAL)
     )
@@ -58,17 +58,17 @@ def max_at_once(pair: PolicyPair, dead: Collection[int] = ()) -> dict[str, int]:
 
 
 def effects(pair: PolicyPair) -> Counter[int]:
-    """What the runs have done."""
+    """Return how often each effect was written, by its number."""
     return Counter(row.number for row in pair.sql(sa.select(shop_limits.effects.c.number)))
 
 
 def assert_nothing_left(pair: PolicyPair) -> None:
-    """No record runs or waits for a slot."""
+    """Assert that no record is running or blocked and that few gates remain."""
     assert pair.sql(sa.select(records.c.id).where(records.c.blocked_key.is_not(None))) == []
     assert pair.sql(sa.select(records.c.id).where(records.c.status == "running")) == []
     assert len(pair.sql(sa.select(gates.c.key))) <= 20
 
 
 def lost_by(pair: PolicyPair, pid: int) -> list[Any]:
-    """The attempts that a killed process has left."""
+    """Return the attempts of a killed process."""
     return [row for row in pair.sql(sa.select(attempts)) if row.worker and row.worker.split(":")[1] == str(pid)]

@@ -1,6 +1,6 @@
 """Servers that a test starts for itself, because it kills, empties or restarts them.
 
-Where a program is missing the test is skipped with the reason; with ``CI=true`` it fails.
+If a program is missing, the test is skipped with the reason; with ``CI=true`` it fails.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from harness.workers import KILLED_WITH_PARENT, eventually
 STARTS_WITHIN_S = 30.0
 
 
-def need(name: str, path: str | None) -> str:
-    """The path of a program; skips the test where there is none, or fails it with ``CI=true``."""
+def require_program(name: str, path: str | None) -> str:
+    """Return the path of a program; without one, skip the test, or fail it with ``CI=true``."""
     if path is not None:
         return path
     reason = f"{name} is not installed"
@@ -45,14 +45,14 @@ def free_port() -> int:
 
 
 class OwnRedis:
-    """A Redis server that keeps nothing on disk.
+    """A Redis server without persistence.
 
     Args:
-        folder: A temporary one.
+        folder: A temporary folder.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._program = need("redis-server", own_redis.program())
+        self._program = require_program("redis-server", own_redis.program())
         self._folder = folder
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
@@ -60,13 +60,13 @@ class OwnRedis:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start the server, and wait until it replies."""
         options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
         command = [*KILLED_WITH_PARENT, self._program, *options, "--dir", str(self._folder)]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
-        eventually(self._answers, "Redis starts", STARTS_WITHIN_S)
+        eventually(self._replies, "Redis starts", STARTS_WITHIN_S)
 
-    def _answers(self) -> bool:
+    def _replies(self) -> bool:
         with contextlib.suppress(redis.ConnectionError):
             return bool(self.client.ping())
         return False
@@ -103,7 +103,9 @@ class OwnPostgres:
         # Packages install the programs outside of the PATH.
         packaged = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
         search_path = os.pathsep.join([os.environ.get("PATH", ""), *map(str, packaged)])
-        initdb, self._program = (need(name, shutil.which(name, path=search_path)) for name in ("initdb", "postgres"))
+        initdb, self._program = (
+            require_program(name, shutil.which(name, path=search_path)) for name in ("initdb", "postgres")
+        )
         self._folder = folder
         self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
@@ -123,21 +125,21 @@ class OwnPostgres:
                 [*KILLED_WITH_PARENT, self._program, *locations, "-c", "listen_addresses=127.0.0.1"],
                 cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log, **self._options,
             )  # fmt: skip
-        eventually(self._lets_in, "PostgreSQL starts", STARTS_WITHIN_S, (self._folder / "log").read_text)
+        eventually(self._accepts_connections, "PostgreSQL starts", STARTS_WITHIN_S, (self._folder / "log").read_text)
 
-    def _lets_in(self) -> bool:
+    def _accepts_connections(self) -> bool:
         engine = sa.create_engine(self.url, poolclass=sa.NullPool)
         with contextlib.suppress(sa.exc.OperationalError), engine.connect():
             return True
         return False
 
     def restart(self) -> None:
-        """Restart it as ``pg_ctl restart -m fast`` does: every connection is cut."""
+        """Restart the server as ``pg_ctl restart -m fast`` does; this ends every connection."""
         self._end(signal.SIGINT)
         self.start()
 
     def stop(self) -> None:
-        """End it without tidying up."""
+        """Stop the server immediately, without a checkpoint."""
         self._end(signal.SIGQUIT)
 
     def _end(self, number: int) -> None:
@@ -150,7 +152,7 @@ class OwnPostgres:
 @contextlib.contextmanager
 def postgres_server() -> Generator[OwnPostgres]:
     """Start a PostgreSQL server for one test."""
-    # Beside the folders of the tests, which only root may enter.
+    # Only root can access the temporary folders of pytest.
     folder = Path(tempfile.mkdtemp(prefix="dexpy-postgres-", dir="/tmp"))
     user = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
     try:

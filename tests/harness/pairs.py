@@ -1,4 +1,4 @@
-"""One pair of a database and a broker, with real worker processes on it."""
+"""A pair of a database and a broker with real worker processes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PAIRS = [f"{database}+{broker}" for database in servers.DATABASES for broker in 
 
 
 class CapturedMessages(dramatiq.Middleware):
-    """Keeps what is handed to the broker in this process."""
+    """Collects the messages that this process publishes."""
 
     def __init__(self) -> None:
         self.messages: list[dramatiq.Message[Any]] = []
@@ -55,12 +55,12 @@ class Pair(Deployment):
 
     @property
     def is_transactional(self) -> bool:
-        """Whether messages are rows beside the records."""
+        """Whether messages are stored in the database of the records."""
         return self.broker is None
 
     @property
     def environment(self) -> dict[str, str]:
-        """For a process of the pair."""
+        """The environment of a process of the pair."""
         settings = {"DEXPY_DATABASE": self.url} | ({"DEXPY_BROKER": self.broker} if self.broker else {})
         return SECRET_FREE | settings | {
             "PYTHONPATH": os.pathsep.join(map(str, (TESTS, ROOT))),
@@ -70,7 +70,7 @@ class Pair(Deployment):
         }  # fmt: skip
 
     def create_tables(self) -> None:
-        """Create dexpy's tables, as ``dexpy db init`` does, and those of the application with a few rows."""
+        """Create dexpy's tables, as ``dexpy db init`` does, and the application's tables with a few rows."""
         database = Database(self.url)
         with database.begin() as connection:
             schema.create(connection)
@@ -88,7 +88,7 @@ class Pair(Deployment):
         return super().start(*arguments, module=module, processes=processes, threads=threads)
 
     def start_with_short_grace(self, module: str, grace_s: float) -> Any:
-        """Start a worker that checks unknown operations again soon; see `short_grace`."""
+        """Start a worker with short intervals for unknown operations; see `short_grace`."""
         script = str(HARNESS / "short_grace.py")
         worker = self.serve([sys.executable, script, str(grace_s), "worker", module, "-p", "1", "-t", "4"])
         worker.await_started(1)
@@ -113,16 +113,16 @@ class Pair(Deployment):
             return int(changed.rowcount)
 
     def row(self, id: str) -> dict[str, Any]:
-        """One record, past dexpy's store."""
+        """Return one record, read without dexpy's store."""
         (record,) = self.sql(sa.select(records).where(records.c.id == id))
         return dict(record._mapping)
 
     def effects(self, pattern: str = "%") -> list[str]:
-        """What operations have done, in order."""
+        """Return the effects of operations, in order of their rows."""
         return [row[0] for row in self.sql("SELECT what FROM effects WHERE what LIKE :p ORDER BY id", p=pattern)]
 
     def effects_of(self, run_id: str) -> list[str]:
-        """What one run has done."""
+        """Return the effects of one run."""
         return [row[0] for row in self.sql("SELECT what FROM effects WHERE run = :run ORDER BY id", run=run_id)]
 
     def queued(self, queue: str) -> list[str]:
@@ -140,7 +140,7 @@ class Pair(Deployment):
             self.runtime.close()
 
     def close(self) -> None:
-        """End what is left over."""
+        """End remaining workers and close the connections of this process."""
         super().close()
         if self.runtime is not None:
             self.runtime.close()
@@ -149,11 +149,11 @@ class Pair(Deployment):
 
 @contextlib.contextmanager
 def open_pair(name: str, folder: Path, application: ModuleType = shop) -> Generator[Pair]:
-    """A pair with its tables, closed afterwards.
+    """Yield a pair with its tables, and close it afterwards.
 
     Args:
         name: One of `PAIRS`.
-        folder: A temporary one.
+        folder: A temporary folder.
         application: See `Pair`.
     """
     kind, _, transport = name.partition("+")

@@ -24,9 +24,9 @@ ON_SERVERS = pytest.mark.parametrize(
     ],
     indirect=True,
 )
-"""For tests that do not apply to SQLite, where a frozen process is alive as long as it holds its lock file."""
+"""The pairs of tests that do not apply to SQLite: there a frozen process stays alive while it holds its lock file."""
 RECOVER_WITHIN_S = 5
-"""The lowest possible recovery interval: by then everything that a dead process held is free."""
+"""The lowest possible recovery interval in seconds; after it the locks and slots of a dead process are free."""
 
 
 class PolicyPair(Pair):
@@ -36,7 +36,7 @@ class PolicyPair(Pair):
 
     @property
     def environment(self) -> dict[str, str]:
-        """For a process of the pair."""
+        """The environment of a process of the pair."""
         return super().environment | {"DEXPY_RECOVER_WITHIN": str(self.recover_within_s)}
 
     def configure(self) -> dexpy.Runtime:
@@ -47,7 +47,7 @@ class PolicyPair(Pair):
     def start_killed_at(self, *points: str, threads: int = 4) -> Worker:
         """Start a worker that is killed, as by ``kill -9``, when it first reaches one of these failpoints.
 
-        At ``name=wait`` the first process waits until `release_waiting`; see ``harness/die_at_failpoints.py``.
+        At ``name=wait`` the process waits until `release_waiting` instead; see ``harness/die_at_failpoints.py``.
         """
         script = [sys.executable, str(HARNESS / "die_at_failpoints.py"), str(self.folder), ",".join(points)]
         worker = self.serve([*script, "worker", self.application.__name__, "-p", "1", "-t", str(threads)])
@@ -60,7 +60,7 @@ class PolicyPair(Pair):
         return int(file.read_text().split()[0]) if file.exists() else None
 
     def release_waiting(self, point: str | None = None) -> None:
-        """Release the processes that wait at a failpoint, or at any."""
+        """Release the processes that wait at a failpoint; without a name, at every failpoint."""
         (self.folder / ("go" if point is None else f"go.{point}")).touch()
 
 

@@ -1,6 +1,6 @@
-"""A transaction pooler for PostgreSQL: a connection has a server session only during a transaction.
+"""A transaction pooler for PostgreSQL: a client connection has a server session only during a transaction.
 
-Like PgBouncer with ``pool_mode = transaction`` and without prepared statements; for one user and one database.
+It works like PgBouncer with ``pool_mode = transaction`` and without prepared statements, for one user and database.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Session:
 
 
 class Pooler:
-    """Listens on a free port.
+    """A pooler that listens on a free port.
 
     Args:
         url: The URL of the server.
@@ -39,23 +39,23 @@ class Pooler:
         self._thread.start()
         self._idle: list[Session] = []
         self._all: list[Session] = []
-        self._server: asyncio.Server = self._do(asyncio.start_server(self._serve, "127.0.0.1", 0))
+        self._server: asyncio.Server = self._run(asyncio.start_server(self._serve, "127.0.0.1", 0))
         self.port = self._server.sockets[0].getsockname()[1]
 
     @property
     def url(self) -> str:
-        """The server's URL, through the pooler."""
+        """The URL of the server through the pooler."""
         user, at, _ = self._parts.netloc.rpartition("@")
         return urlunsplit(self._parts._replace(netloc=f"{user}{at}127.0.0.1:{self.port}"))
 
     def end(self) -> None:
-        """Cut every connection, and stop."""
-        self._do(self._end())
+        """End every connection, and stop the pooler."""
+        self._run(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
         self._loop.close()
 
-    def _do(self, work: Coroutine[Any, Any, Any]) -> Any:
+    def _run(self, work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
 
     async def _end(self) -> None:
@@ -70,7 +70,7 @@ class Pooler:
             startup = await self._startup(reader, writer)
             if startup is None:
                 return
-            # Last in, first out, so that connections share sessions as soon as possible.
+            # The last idle session first, so that client connections share sessions early.
             session = self._idle.pop() if self._idle else await self._begin(startup)
             writer.write(session.greeting)
             self._idle.append(session)
@@ -93,7 +93,7 @@ class Pooler:
         self._all.append(session)
         session.writer.write(startup)
         async for kind, message in messages(session.reader):
-            # A number of no session: the next transaction may get another one.
+            # Random cancellation data: the next transaction may have another session, so none must be cancelled.
             session.greeting += message[:5] + secrets.token_bytes(8) if kind == KEY else message
             if kind == READY:
                 break
@@ -123,7 +123,7 @@ class Pooler:
 
 
 async def messages(reader: asyncio.StreamReader) -> AsyncIterator[tuple[bytes, bytes]]:
-    """Yield the messages of the server: the kind and the whole message."""
+    """Yield the messages of the server: their type and the whole message."""
     while True:
         header = await reader.readexactly(5)
         yield header[:1], header + await reader.readexactly(int.from_bytes(header[1:]) - 4)

@@ -1,4 +1,4 @@
-"""A proxy before a server, which a test closes, cuts and opens again."""
+"""A TCP proxy for a server, with which a test simulates outages and cut connections."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from urllib.parse import urlsplit, urlunsplit
 
 
 class Proxy:
-    """Passes connections on to a server.
+    """A proxy that forwards connections to a server.
 
     Args:
-        url: Of the server.
-        open: Whether it lets connections through from the start.
+        url: The URL of the server.
+        open: Whether it accepts connections from the start.
     """
 
     def __init__(self, url: str, *, open: bool = True) -> None:
@@ -32,36 +32,36 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """The server's URL, through the proxy."""
+        """The URL of the server through the proxy."""
         user, at, _ = self._parts.netloc.rpartition("@")
         return urlunsplit(self._parts._replace(netloc=f"{user}{at}127.0.0.1:{self.port}"))
 
     def open(self) -> None:
-        """Let connections through, at the same port as before."""
-        self._do(self._open())
+        """Accept connections, on the same port as before."""
+        self._run(self._open())
 
     def close(self) -> None:
-        """Cut every connection and let no new one through: the server is down, as far as can be seen from here."""
-        self._do(self._close())
+        """End every connection and refuse new ones, as if the server were down."""
+        self._run(self._close())
 
     def cut(self) -> int:
-        """Cut every connection, accept new ones, and return the number of cut ones."""
+        """End every connection, continue to accept new ones, and return the number of ended connections."""
         cut = len(self._writers) // 2
-        self._do(self._cut())
+        self._run(self._cut())
         return cut
 
     def end(self) -> None:
-        """Stop, for good."""
-        self._do(self._end())
+        """Stop the proxy."""
+        self._run(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
         self._loop.close()
 
-    def _do(self, work: Coroutine[Any, Any, None]) -> None:
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
 
     async def _open(self) -> None:
-        self._server = await asyncio.start_server(self._pass_on, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._forward, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _close(self) -> None:
@@ -78,17 +78,17 @@ class Proxy:
     async def _cut(self) -> None:
         for writer in list(self._writers):
             writer.transport.abort()
-        # The tasks of these connections end by themselves, now.
+        # Let the tasks of these connections end.
         await asyncio.sleep(0.05)
 
     async def _end(self) -> None:
         await self._close()
-        # A connection that was just accepted is registered when its task has started.
+        # A connection that was just accepted is registered only when its task starts.
         while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
             await self._cut()
             await asyncio.wait(tasks, timeout=0.05)
 
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
         server_writer: asyncio.StreamWriter | None = None
         try:

@@ -1,4 +1,4 @@
-"""Databases that tests reuse: creating one takes longer than most tests, so it is only emptied in between."""
+"""Databases that tests reuse: creating one takes longer than most tests, so it is emptied after each test."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ SESSION_QUERIES = {
     " WHERE datname = current_database() AND pid <> pg_backend_pid()",
     "mysql": "SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND id <> CONNECTION_ID()",
 }
-"""What ends the sessions that a test has left, or finds them."""
+"""Queries that end the remaining sessions of a test on PostgreSQL, and list them on MariaDB."""
 
 
 class ReusedDatabases:
     """One database of each kind, created at its first use.
 
     Args:
-        stack: Drops them at its end.
+        stack: Drops the databases when it closes.
         folder: A temporary folder.
     """
 
@@ -56,7 +56,7 @@ def create_tables(url: str) -> None:
 
 
 def empty(url: str) -> bool:
-    """Remove everything but dexpy's empty tables; return False if these have changed."""
+    """Drop all tables of the test and empty dexpy's; return False if the definitions of dexpy's tables have changed."""
     engine = sa.create_engine(url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         session_ids = connection.exec_driver_sql(SESSION_QUERIES[engine.dialect.name]).scalars().all()

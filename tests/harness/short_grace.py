@@ -1,4 +1,4 @@
-"""The ``dexpy`` command with short intervals for unknown operations, so that a deploy in a test takes seconds.
+"""The ``dexpy`` command with short intervals for unknown operations, so that tests of deploys take seconds.
 
 Usage: python short_grace.py SHUTDOWN_GRACE_S worker MODULE ...
 """

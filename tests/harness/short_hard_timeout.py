@@ -1,4 +1,4 @@
-"""``dexpy`` as it is, but giving up soon on runs that nothing gets into: what is stuck in a test is stuck for seconds.
+"""The ``dexpy`` command that fails runs soon after their timeout if no exception can interrupt them.
 
 Usage: python short_hard_timeout.py HARD_AFTER_S worker MODULE ...
 """

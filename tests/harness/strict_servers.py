@@ -23,7 +23,7 @@ PASSWORD = "right-pass"
 
 
 def program(name: str, *places: str) -> str:
-    """The path of a program; skips the test where there is none, or fails it with ``CI=true``."""
+    """Return the path of a program; without one, skip the test, or fail it with ``CI=true``."""
     path = os.pathsep.join([os.environ.get("PATH", ""), *(folder for place in places for folder in glob.glob(place))])
     executable = shutil.which(name, path=path)
     if executable is not None:
@@ -54,7 +54,7 @@ class Certificate:
 
     @classmethod
     def make(cls, folder: Path, names: str = "DNS:localhost,IP:127.0.0.1") -> Certificate:
-        """One for this machine, or for other names."""
+        """Create a certificate for this machine, or for other names."""
         certificate = cls(folder / "certificate.pem", folder / "key.pem")
         subprocess.run(
             [program("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=test",
@@ -66,7 +66,7 @@ class Certificate:
 
 @contextlib.contextmanager
 def running(command: list[str], port: int, *, user: str | None = None) -> Generator[None]:
-    """A server until the end of the block."""
+    """Run a server until the end of the block."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, user=user)
     try:
         deadline = time.monotonic() + PATIENCE_S
@@ -111,7 +111,7 @@ def redis_with_tls(certificate: Certificate, *, asks_clients: bool = False) -> G
 
 @contextlib.contextmanager
 def tls_listener(certificate: Certificate) -> Generator[int]:
-    """The port of a server that shakes hands, and hangs up."""
+    """Yield the port of a server that completes the TLS handshake and then closes the connection."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate.file, certificate.key)
     listener = socket.create_server(("127.0.0.1", 0))
@@ -132,7 +132,7 @@ def tls_listener(certificate: Certificate) -> Generator[int]:
     try:
         yield int(listener.getsockname()[1])
     finally:
-        # Wakes the thread, which a close alone does not.
+        # A close alone does not wake the thread in `accept`.
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
         thread.join(10)
@@ -142,7 +142,7 @@ def tls_listener(certificate: Certificate) -> Generator[int]:
 def postgresql() -> Generator[int]:
     """Yield the port of a PostgreSQL server that requires a password; its user is `owner`, with `PASSWORD`."""
     places = "/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin"
-    # The server does not run as root, so pytest's folders of root are not accessible.
+    # The server does not run as root and cannot access the temporary folders of pytest.
     user = "postgres" if os.geteuid() == 0 else None
     folder, port = tempfile.mkdtemp(prefix="dexpy-pg-"), free_port()
     try:

@@ -20,40 +20,40 @@ BEGIN_S = 30.0
 
 
 class BatchRuns(abc.ABC):
-    """What tests do with `mailer.SendBatch`, wherever it runs."""
+    """Methods to start and observe runs of `mailer.SendBatch`, on any deployment."""
 
     folder: Path
 
     @abc.abstractmethod
     def output(self) -> str:
-        """More about a failure."""
+        """Return the output of the workers, for the message of a failure."""
 
     def send_batch(self, batch: int) -> dexpy.Ticket[int]:
-        """Enqueue one batch that waits for its file."""
+        """Enqueue a run that waits for its gate file."""
         return mailer.SendBatch(folder=str(self.folder), batch=batch).async_().call()
 
     def events_of(self, batch: int) -> list[tuple[str, int]]:
-        """Return the events of the runs of one batch so far, with their pids."""
+        """Return the events that the runs of a batch have logged, with their pids."""
         file = self.folder / f"events-{batch}"
         lines = file.read_text().splitlines() if file.exists() else []
         return [(event, int(pid)) for event, pid in (line.split() for line in lines)]
 
     def wait_until_begun(self, batch: int, times: int = 1) -> int:
-        """Wait until a batch has started so often, and return the pid of the last start."""
+        """Wait until a batch has started this number of times, and return the pid of the last start."""
 
         def observe() -> int | None:
             pids = [pid for event, pid in self.events_of(batch) if event == "begun"]
             return pids[times - 1] if len(pids) >= times else None
 
-        return eventually(observe, f"batch {batch} is begun {times} times", BEGIN_S, self.output)
+        return eventually(observe, f"batch {batch} has started {times} times", BEGIN_S, self.output)
 
     def open_gate(self, batch: int) -> None:
-        """Release one batch."""
+        """Create the gate file of a batch, so that its run continues."""
         (self.folder / f"gate-{batch}").touch()
 
 
 class TrapDeployment(Deployment, BatchRuns):
-    """A deployment whose workers recover lost runs soon.
+    """A deployment with a short recovery interval.
 
     Args:
         folder: A temporary folder.
@@ -74,11 +74,11 @@ class TrapDeployment(Deployment, BatchRuns):
         return super().start(*arguments, module=module, processes=processes, threads=threads)
 
     def start_ahead(self, seconds: float) -> Worker:
-        """Start a worker with a clock that is ahead."""
+        """Start a worker with a shifted clock; see `start_ahead`."""
         return start_ahead(self, seconds)
 
     def change(self, statement: str, *parameters: Any) -> None:
-        """Change the file by plain SQL, without dexpy."""
+        """Change the database with SQL, without dexpy."""
         connection = sqlite3.connect(self.file, timeout=30)
         with connection:
             connection.execute(statement, parameters)
@@ -86,7 +86,7 @@ class TrapDeployment(Deployment, BatchRuns):
 
 
 def start_ahead(deployment: Deployment, seconds: float, threads: int = 4) -> Worker:
-    """Start a worker whose clock is so many seconds ahead, or behind."""
+    """Start a worker whose clock is ahead by a number of seconds; behind for a negative number."""
     script = [sys.executable, str(HARNESS / "shifted_clock.py"), str(seconds)]
     worker = deployment.serve([*script, "worker", "apps.mailer", "-p", "1", "-t", str(threads)])
     worker.await_started(1)

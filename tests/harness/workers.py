@@ -1,8 +1,7 @@
-"""Real worker processes for tests: started, awaited, and ended afterwards.
+"""Deployments with real worker processes for tests.
 
-Every process that is started here, and its children, have `MARK` in their environment,
-so that a stray worker of an earlier test is found anywhere in the process tree.
-Each test process has its own mark: workers of other test processes use other databases and are not strays.
+Every process that is started here, and its children, have `MARK` in their environment. The mark identifies stray
+workers of earlier tests. Its value is the pid of the test process, because other test processes may run workers too.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ TESTS = HARNESS.parent
 ROOT = TESTS.parent
 MARK = "JOURNEY_OF"
 START_S = 30.0
-"""How long workers may take to start, in seconds: a busy machine is no failure."""
-# Killing the tests ends their workers, where the kernel supports it.
+"""How long workers may take to start, in seconds; generous for busy machines."""
+# Where setpriv exists, killing the tests also kills their workers.
 KILLED_WITH_PARENT = [setpriv, "--pdeathsig", "KILL"] if (setpriv := shutil.which("setpriv")) else []
 STARTED = re.compile(r"worker\.started pid=(\d+)")
 SECRET_FREE = {name: value for name, value in os.environ.items() if not name.startswith("DEXPY_")}
@@ -41,13 +40,13 @@ T = TypeVar("T")
 def eventually(
     observe: Callable[[], T], description: str, within_s: float = 15.0, details: Callable[[], str] = str
 ) -> T:
-    """Poll until the result is true, and return it.
+    """Poll a function until its result is true, and return the result.
 
     Args:
-        observe: Returns the value that is waited for, or something false.
-        what: What is waited for, for the message.
-        within_s: Seconds until it is a failure.
-        details: Returns more about a failure.
+        observe: The function.
+        description: The awaited state, for the message of a failure.
+        within_s: The timeout in seconds.
+        details: Returns more text for the message of a failure.
     """
     deadline = time.monotonic() + within_s
     while True:
@@ -59,7 +58,7 @@ def eventually(
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs; a zombie does not."""
+    """Whether a process exists and is no zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -68,7 +67,7 @@ def is_alive(pid: int) -> bool:
 
 
 def marked_processes() -> set[int]:
-    """The living processes that carry the mark of this process of the tests."""
+    """Return the pids of the live processes with the mark of this test process."""
     pids: set[int] = set()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) in (os.getpid(), _fork_server.pid):
@@ -83,7 +82,7 @@ def marked_processes() -> set[int]:
 
 
 def can_be_forked(command: list[str]) -> bool:
-    """Whether a command can be started by a fork: what is dexpy's or the tests' own, and not another program."""
+    """Whether the fork server can start a command: ``python -m dexpy`` or a script of the tests."""
     python, *arguments = command
     is_ours = arguments[:2] == ["-m", "dexpy"] or arguments[0].endswith(".py")
     return CAN_FORK and python == sys.executable and is_ours
@@ -98,7 +97,7 @@ class Deployment:
     """A folder with a database, and the worker processes on it.
 
     Args:
-        folder: A temporary one.
+        folder: A temporary folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -107,7 +106,7 @@ class Deployment:
         self.url = f"sqlite:///{self.file}"
         self.workers: list[Worker] = []
         _open.append(self)
-        # Ignore the settings of a project around the folder.
+        # An empty file stops the search for settings in the parent folders.
         (folder / "pyproject.toml").touch()
 
     @property
@@ -121,9 +120,10 @@ class Deployment:
         }
 
     def start(self, *arguments: str, module: str = "apps.accounts", processes: int = 1, threads: int = 4) -> Worker:
-        """Start ``dexpy worker`` and wait until every process of it serves.
+        """Start ``dexpy worker`` and wait until each of its processes has started.
 
-        Refuses while a worker lives that no test has on its list.
+        Raises:
+            RuntimeError: A worker of an earlier test is still alive.
         """
         worker = self.serve([sys.executable, "-m", "dexpy", "worker", module,
                              *arguments, "-p", str(processes), "-t", str(threads)])  # fmt: skip
@@ -131,7 +131,7 @@ class Deployment:
         return worker
 
     def serve(self, command: list[str]) -> Worker:
-        """Start a worker command; it may not be ready when this returns."""
+        """Start a worker command without waiting until it is ready."""
         self._refuse_strays()
         worker = Worker(self, command)
         self.workers.append(worker)
@@ -140,16 +140,16 @@ class Deployment:
     def _refuse_strays(self) -> None:
         known = {pid for deployment in _open for worker in deployment.workers for pid in worker.processes()}
         if stray := marked_processes() - known:
-            raise RuntimeError(f"workers of an earlier test still live: {sorted(stray)}. End them first.")
+            raise RuntimeError(f"workers of an earlier test are still alive: {sorted(stray)}. End them first.")
 
     def dexpy(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run the command line to its end."""
+        """Run ``dexpy`` with arguments until it ends."""
         return self.run([sys.executable, "-m", "dexpy", *arguments], **environment)
 
     def run(self, command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end."""
+        """Run a command until it ends."""
         variables = self.environment | environment
-        # The environment of a test may affect the start of Python itself, e.g. a missing module.
+        # Variables of a test may affect the start of the interpreter, e.g. hide a module; then do not fork.
         if can_be_forked(command) and not environment:
             number = next(_numbers)
             output, errors = (self.folder / f"command-{number}.{kind}" for kind in ("out", "err"))
@@ -164,7 +164,7 @@ class Deployment:
         )  # fmt: skip
 
     def sql(self, statement: str, *parameters: Any) -> list[sqlite3.Row]:
-        """Query the file by plain SQL, without dexpy."""
+        """Query the database with SQL, without dexpy."""
         connection = sqlite3.connect(f"file:{self.file}?mode=ro", uri=True, timeout=30)
         connection.row_factory = sqlite3.Row
         try:
@@ -173,12 +173,12 @@ class Deployment:
             connection.close()
 
     def row(self, id: str) -> dict[str, Any]:
-        """One record by plain SQL."""
+        """Return one record, read without dexpy."""
         (record,) = self.sql("SELECT * FROM operation_records WHERE id = ?", id)
         return dict(record)
 
     def status(self, id: str) -> str:
-        """The status of one record by plain SQL."""
+        """Return the status of one record, read without dexpy."""
         return str(self.row(id)["status"])
 
     def wait_for_status(self, id: str, *statuses: str, within_s: float = 15.0) -> dict[str, Any]:
@@ -191,7 +191,7 @@ class Deployment:
         return eventually(observe, f"{id} becomes {' or '.join(statuses)}", within_s, self.output)
 
     def effects(self, pattern: str = "%") -> list[str]:
-        """What operations have done, in order."""
+        """Return the effects of operations, in order of their rows."""
         return [row["what"] for row in self.sql("SELECT what FROM effects WHERE what LIKE ? ORDER BY id", pattern)]
 
     def output(self) -> str:
@@ -199,22 +199,22 @@ class Deployment:
         return "\n".join(f"--- {worker.command}\n{worker.output()[-4000:]}" for worker in self.workers)
 
     def close(self) -> None:
-        """End what is left over."""
+        """Kill the remaining workers and their processes."""
         for worker in self.workers:
             worker.stop()
         leftover = [pid for worker in self.workers for pid in worker.processes()]
         for pid in leftover:
             os.kill(pid, signal.SIGKILL)
         _open.remove(self)
-        eventually(lambda: not any(is_alive(pid) for pid in leftover), "leftover workers end")
+        eventually(lambda: not any(is_alive(pid) for pid in leftover), "the remaining processes end")
 
 
 class Worker:
-    """One ``dexpy worker`` with its processes, or another command that serves.
+    """A running ``dexpy worker`` with its processes, or another server command.
 
     Args:
-        deployment: The deployment that it belongs to.
-        command: To start.
+        deployment: The deployment of the worker.
+        command: The command to start.
     """
 
     def __init__(self, deployment: Deployment, command: list[str]) -> None:
@@ -234,33 +234,33 @@ class Worker:
 
     @property
     def pid(self) -> int:
-        """Of the supervisor."""
+        """The pid of the supervisor."""
         return self.process.pid
 
     def output(self) -> str:
-        """Return its output so far."""
+        """Return the output so far."""
         return self._log.read_text("utf-8", errors="replace")
 
     def lines(self, event: str) -> list[str]:
-        """The log lines of one event."""
+        """Return the log lines of an event."""
         return [line for line in self.output().splitlines() if f" {event} " in line]
 
     def children(self) -> list[int]:
-        """Return the pids of the worker processes in lines of an event."""
+        """Return the pids of the worker processes that have reported their start."""
         return [int(pid) for pid in STARTED.findall(self.output())]
 
     def processes(self) -> set[int]:
-        """The supervisor and everything in its session that is alive."""
-        return {pid for pid in marked_processes() if self._is_ours(pid)}
+        """Return the pids of the live processes in the session of the supervisor."""
+        return {pid for pid in marked_processes() if self._is_in_session(pid)}
 
-    def _is_ours(self, pid: int) -> bool:
+    def _is_in_session(self, pid: int) -> bool:
         try:
             return os.getsid(pid) == self.pid
         except ProcessLookupError:
             return False
 
     def await_started(self, processes: int) -> None:
-        """Wait until so many processes have reported their start."""
+        """Wait until this number of processes has reported its start."""
 
         def observe() -> bool:
             if self.process.poll() is not None:
@@ -271,21 +271,21 @@ class Worker:
         assert all(is_alive(pid) for pid in self.children()), self.output()
 
     def signal(self, number: int, *, to_all: bool = False) -> None:
-        """Send a signal to the supervisor, or to all processes as a terminal does."""
+        """Send a signal to the supervisor, or to the whole process group as a terminal does."""
         if to_all:
             os.killpg(self.pid, number)
         else:
             self.process.send_signal(number)
 
     def ended(self, within_s: float = 20.0) -> int:
-        """Wait for its end, and return its exit status."""
+        """Wait until the supervisor ends, and return its exit status."""
         try:
             return self.process.wait(within_s)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"{self.command} has not ended within {within_s:g} s\n{self.output()}") from None
 
     def stop(self) -> None:
-        """Kill it if it is running: how it stops on a signal is a matter of the tests."""
+        """Kill the worker if it is running; tests of a graceful stop send the signals themselves."""
         if self.process.poll() is None:
             os.killpg(self.pid, signal.SIGKILL)
             self.process.wait()

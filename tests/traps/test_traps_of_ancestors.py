@@ -716,11 +716,11 @@ def test_propagated_context_reaches_the_worker(served: TrapDeployment) -> None:
         ticket = mailer.ReadContext(number=201).async_().call()
     result = ticket.result(WAIT_S, POLL_S)
 
-    assert result == {"heard": "nl", "weather": None, "nested": "nl"}, "only propagated values reach the worker"
+    assert result == {"locale": "nl", "theme": None, "nested": "nl"}, "only propagated values reach the worker"
     child = served.wait_for_status(
         records.where(operation=mailer.ReadContext, params={"number": 202}).first().id, "done"
     )  # type: ignore[union-attr]
-    assert '"heard": "nl"' in child["result"], "the value reaches the child run too"
+    assert '"locale": "nl"' in child["result"], "the value reaches the child run too"
 
 
 def test_trace_and_actor_reach_the_worker(served: TrapDeployment) -> None:
