@@ -1,4 +1,4 @@
-"""Fixtures of the journeys: a folder with a database, and workers that are gone when the test is."""
+"""Fixtures of the journeys: deployments whose workers end with the test."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BARE = "sqlite+sql"
 
 @pytest.fixture
 def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Deployment]:
-    """A deployment for one test, with its database configured in this process."""
+    """Yield a deployment for one test, with its database configured in this process."""
     deployment = Deployment(tmp_path)
     engine = sa.create_engine(deployment.url)
     application.create_tables(engine)
@@ -35,13 +35,13 @@ def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Dep
     scope="module", params=[pytest.param(name, marks=[] if name == BARE else pytest.mark.servers) for name in PAIRS]
 )
 def pair_name(request: pytest.FixtureRequest) -> str:
-    """Every pair of a database and a broker in turn; the one that needs no server is for every machine."""
+    """The name of each pair of a database and a broker; all but one need servers."""
     return str(request.param)
 
 
 @pytest.fixture(scope="module")
 def served_deployment(pair_name: str, tmp_path_factory: pytest.TempPathFactory) -> Generator[Pair]:
-    """A deployment for all tests of a file, with one worker that serves all queues."""
+    """Yield a deployment for all tests of a file, with one worker that serves all queues."""
     with open_pair(pair_name, tmp_path_factory.mktemp("shop"), application) as deployment:
         deployment.configure()
         deployment.start(threads=4)
@@ -51,7 +51,7 @@ def served_deployment(pair_name: str, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module")
 def unserved_deployment(pair_name: str, tmp_path_factory: pytest.TempPathFactory) -> Generator[Pair]:
-    """A deployment for all tests of a file, without a worker."""
+    """Yield a deployment for all tests of a file, without a worker."""
     with open_pair(pair_name, tmp_path_factory.mktemp("closed"), application) as deployment:
         deployment.configure()
         yield deployment
@@ -60,7 +60,7 @@ def unserved_deployment(pair_name: str, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture
 def served(served_deployment: Pair) -> Generator[Pair]:
-    """The deployment with the worker, current for one test."""
+    """Yield the deployment with a worker, with its runtime installed for one test."""
     install(served_deployment.runtime)
     yield served_deployment
     install(None)
@@ -68,7 +68,7 @@ def served(served_deployment: Pair) -> Generator[Pair]:
 
 @pytest.fixture
 def unserved(unserved_deployment: Pair) -> Generator[Pair]:
-    """The deployment without a worker, current for one test."""
+    """Yield the deployment without a worker, with its runtime installed for one test."""
     install(unserved_deployment.runtime)
     yield unserved_deployment
     install(None)

@@ -1,6 +1,6 @@
-"""Dexkit's page on async execution, sentence by sentence, with a real worker process, on every database and broker.
+"""Each statement of Dexkit's page on async execution, with a real worker process, on every database and broker.
 
-What it left in the database is read back by plain SQL, and messages from the broker itself.
+The tests read rows by SQL and messages from the broker, without dexpy.
 """
 
 from __future__ import annotations
@@ -36,46 +36,46 @@ import dexpy
 from dexpy.runtime import install
 
 WAIT_S = 30.0
-"""A busy machine is no failure."""
+"""A generous timeout in seconds, for busy machines."""
 
 
 def row(place: Pair, id: str) -> dict[str, Any]:
-    """One record, as the database stores it."""
+    """Return one record, as the database stores it."""
     (stored,) = place.sql("SELECT * FROM operation_records WHERE id = :id", id=id)
     return dict(stored._mapping)
 
 
-def become(place: Pair, ticket: Any, status: str) -> dict[str, Any]:
+def wait_for_row(place: Pair, ticket: Any, status: str) -> dict[str, Any]:
     """Wait until a record has a status, and return it."""
     place.wait_for_status(ticket.id, status, within_s=WAIT_S)
     return row(place, ticket.id)
 
 
 def value(stored: Any) -> Any:
-    """What a JSON column holds: text, which some drivers have read already."""
+    """Return the value of a JSON column; some drivers return text, others the parsed value."""
     return json.loads(stored) if isinstance(stored, str) else stored
 
 
 def moment(stored: Any) -> datetime:
-    """A moment as a database keeps it: some know no zone, and one has only text."""
+    """Return a stored time as an aware datetime; some databases return it without a zone, and SQLite returns text."""
     parsed = datetime.fromisoformat(stored) if isinstance(stored, str) else stored
     return parsed if parsed.tzinfo is not None else parsed.replace(tzinfo=timezone.utc)
 
 
 def count_records(place: Pair) -> int:
-    """How many records there are."""
+    """Return the number of records."""
     return int(place.sql("SELECT count(*) FROM operation_records")[0][0])
 
 
 def message(place: Pair, ticket: Any, queue: str) -> str:
-    """The one message of a run, as it lies in the broker."""
+    """Return the only message of a run in a queue of the broker."""
     (matching,) = (payload for payload in place.queued(queue) if ticket.id in payload)
     return matching
 
 
 @pytest.fixture
 def enqueued(served: Pair) -> Generator[list[Any]]:
-    """The messages that a test enqueues."""
+    """Yield the messages that this process publishes during a test."""
     broker: Any = dexpy.current_runtime().broker
     capturing = CapturedMessages()
     broker.add_middleware(capturing)
@@ -172,7 +172,7 @@ def test_a_class_names_the_queue_of_all_its_instances(served: Pair) -> None:
     assert row(served, ticket.id)["queue"] == "mailers"
 
 
-def test_options_of_the_call_win_over_those_of_the_class(served: Pair) -> None:
+def test_options_of_the_call_override_those_of_the_class(served: Pair) -> None:
     ticket = SendNewsletter(user_id=123).async_(queue="urgent").call()
 
     assert ticket.result(WAIT_S) == "welcomed 123"
@@ -262,7 +262,7 @@ def test_each_type_survives_the_round_trip(served: Pair, echoed: dict[str, Any],
 
 @pytest.fixture(scope="module")
 def echoed(served_deployment: Pair) -> dict[str, Any]:
-    """One run of an operation with all types, and what it got."""
+    """Return the id and the result of a run with values of all types."""
     before = install(served_deployment.runtime)
     ticket = EchoAll(**SENT).async_().call()
     result = ticket.result(WAIT_S)
@@ -290,10 +290,10 @@ def test_an_instance_is_sent_as_its_id_too(served: Pair) -> None:
     assert ticket.result(WAIT_S)[0] == "Customer Ada"
 
 
-def test_a_reference_whose_row_is_gone_is_discarded(served: Pair) -> None:
+def test_a_run_whose_referenced_row_is_missing_is_discarded(served: Pair) -> None:
     ticket = GreetCustomer(customer=404).async_().call()
 
-    stored_row = become(served, ticket, "failed")
+    stored_row = wait_for_row(served, ticket, "failed")
     assert (stored_row["error"], stored_row["failure"], stored_row["num_attempts"]) == (
         "dexpy.errors.RefNotFound",
         "discarded",
@@ -303,7 +303,7 @@ def test_a_reference_whose_row_is_gone_is_discarded(served: Pair) -> None:
         ticket.result(WAIT_S)
 
 
-def test_one_operation_serves_calls_and_jobs_alike(served: Pair) -> None:
+def test_an_operation_returns_the_same_in_place_and_in_a_worker(served: Pair) -> None:
     operation = GreetCustomer(customer=8, others=[7])
 
     assert operation.call() == operation.async_().call().result(WAIT_S) == ["Customer Ben", None, "Ada", None]
@@ -355,7 +355,7 @@ def test_a_direct_job_runs_and_leaves_no_record(served: Pair) -> None:
     assert not ticket.recorded
 
 
-def test_a_record_without_params_is_one_row_at_the_end(served: Pair) -> None:
+def test_a_direct_job_whose_params_are_not_recorded_stores_one_row_at_its_end(served: Pair) -> None:
     ticket = CountClick(page="/buy").async_().call()
 
     def observe() -> list[Any]:
@@ -373,12 +373,12 @@ def test_the_record_is_pending_at_once_then_running_then_done(served: Pair, tmp_
     assert (pending["status"], pending["started_at"], pending["completed_at"], pending["num_attempts"]) == (
         "pending", None, None, 0
     )  # fmt: skip
-    running = become(served, ticket, "running")
+    running = wait_for_row(served, ticket, "running")
     assert (running["completed_at"], running["num_attempts"]) == (None, 1)
     assert str(served.workers[0].children()[0]) in running["claimed_by"]
     assert served.effects("report 123") == []
     gate.touch()
-    done = become(served, ticket, "done")
+    done = wait_for_row(served, ticket, "done")
     assert value(done["result"]) == {"value": "sent"}
     assert moment(done["completed_at"]) > moment(done["started_at"])
     assert (done["error"], done["failure"], done["claimed_by"]) == (None, None, None)
@@ -391,7 +391,7 @@ def test_the_record_is_pending_at_once_then_running_then_done(served: Pair, tmp_
 def test_a_business_error_fails_the_record_with_its_code(served: Pair) -> None:
     ticket = SendReport(user_id=66, ending="error").async_().call()
 
-    stored_row = become(served, ticket, "failed")
+    stored_row = wait_for_row(served, ticket, "failed")
     assert (stored_row["error"], stored_row["failure"], stored_row["error_message"]) == (
         "no_report",
         "business",
@@ -408,7 +408,7 @@ def test_a_business_error_fails_the_record_with_its_code(served: Pair) -> None:
 def test_a_crash_fails_the_record_with_the_name_of_the_exception(served: Pair) -> None:
     ticket = SendReport(user_id=67, ending="crash").async_().call()
 
-    stored_row = become(served, ticket, "failed")
+    stored_row = wait_for_row(served, ticket, "failed")
     assert (stored_row["error"], stored_row["failure"], stored_row["error_message"]) == (
         "ConnectionError",
         "crash",
@@ -440,10 +440,10 @@ def test_a_crash_is_retried_by_a_matching_rule(served: Pair, tmp_path: Path) -> 
     assert (tmp_path / "ledger").read_text().splitlines() == [ticket.id] * 3
 
 
-def test_the_record_fails_when_no_attempt_is_left(served: Pair, tmp_path: Path) -> None:
+def test_the_record_fails_after_the_last_attempt(served: Pair, tmp_path: Path) -> None:
     ticket = Flaky(ledger=str(tmp_path / "ledger"), failures=9).async_().call()
 
-    stored_row = become(served, ticket, "failed")
+    stored_row = wait_for_row(served, ticket, "failed")
     assert (stored_row["error"], stored_row["num_attempts"]) == ("ConnectionError", 3)
     assert len((tmp_path / "ledger").read_text().splitlines()) == 3
 
@@ -455,7 +455,7 @@ def test_a_direct_job_is_retried_by_the_same_rules(served: Pair, tmp_path: Path)
 
     eventually(
         lambda: ledger.exists() and len(ledger.read_text().splitlines()) == 3,
-        "three runs",
+        "the job runs three times",
         WAIT_S,
         served.output,
     )

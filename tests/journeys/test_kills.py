@@ -1,6 +1,6 @@
-"""Processes on a SQLite file that are killed, frozen and told to end: every operation ends once, and nothing is lost.
+"""Processes on a SQLite file that are killed, frozen or stopped: every operation ends once, and nothing is lost.
 
-The same on servers, with what only they have, is in the conformance suite.
+``tests/conformance/test_server_kills.py`` has the tests on servers.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from harness.kills import (
 from harness.workers import eventually
 
 FROZEN_S = RECOVER_WITHIN_S / 2 + 1.0
-"""Longer than a lease, for which a worker on a server may be silent."""
+"""Longer than the lease of a worker on a server, in seconds; on SQLite a frozen worker keeps its lock instead."""
 
 
 @pytest.fixture
 def kills(tmp_path: Path) -> Generator[Kills]:
-    """A SQLite file that carries everything, without a worker yet."""
+    """Yield a SQLite file with records and messages, without a worker."""
     with killed_pair("sqlite+sql", tmp_path) as opened:
         yield opened
 
@@ -62,17 +62,17 @@ def test_a_frozen_worker_is_not_recovered_and_continues_when_it_is_resumed(kills
     pair = kills.pair
     healthy = pair.start("-Q", "elsewhere")
     frozen = kills.serve(["perform_started=wait", "before_commit=wait"], "-Q", "default", processes=2)
-    before_it_writes = Mark(number=1).async_().call()
+    waiting_without_lock = Mark(number=1).async_().call()
     stopped = [kills.wait_for("perform_started").pid]
-    # The second one holds the lock of the file.
-    before_it_commits = Mark(number=2).async_().call()
+    # This run waits with the write lock of the file.
+    waiting_with_lock = Mark(number=2).async_().call()
     stopped.append(kills.wait_for("before_commit").pid)
     assert stopped[0] != stopped[1]
 
     for pid in stopped:
         os.kill(pid, signal.SIGSTOP)
     time.sleep(FROZEN_S)
-    rows = [pair.row(ticket.id) for ticket in (before_it_writes, before_it_commits)]
+    rows = [pair.row(ticket.id) for ticket in (waiting_without_lock, waiting_with_lock)]
     claims = [(row["status"], row["claimed_by"], row["num_lost"]) for row in rows]
     kills.release()
     for pid in stopped:

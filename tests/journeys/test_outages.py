@@ -1,6 +1,6 @@
-"""A SQLite file that others keep busy, and messages that come too often: no operation is lost, and none runs twice.
+"""A SQLite file that another process locks, and repeated messages: no operation is lost, and none runs twice.
 
-The same on servers, with what only they have, is in the conformance suite.
+``tests/conformance/test_server_outages.py`` has the tests on servers.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from harness.workers import eventually
 
 @pytest.fixture
 def kills(tmp_path: Path) -> Generator[Kills]:
-    """A SQLite file that carries everything, without a worker yet."""
+    """Yield a SQLite file with records and messages, without a worker."""
     with killed_pair("sqlite+sql", tmp_path) as opened:
         yield opened
 
 
-def test_a_message_that_is_delivered_ten_times_is_one_run(kills: Kills) -> None:
+def test_a_message_that_is_delivered_ten_times_runs_once(kills: Kills) -> None:
     deliver_ten_times(kills.pair)
 
 
-def test_a_lock_that_is_held_longer_than_a_lease_makes_no_worker_seem_dead(kills: Kills) -> None:
+def test_a_write_lock_that_is_held_longer_than_a_lease_expires_no_lease(kills: Kills) -> None:
     pair = kills.pair
     workers = [pair.start(threads=2) for _ in range(2)]
     tickets = [Count(number=number, seconds=0.2).async_().call() for number in range(30)]
-    eventually(pair.effects, "some have run", details=pair.output)
+    eventually(pair.effects, "some operations have run", details=pair.output)
     blocker = sqlite3.connect(pair.folder / "records.db", timeout=30, isolation_level=None)
     blocker.execute("BEGIN IMMEDIATE")
     time.sleep(RECOVER_WITHIN_S / 2 + 1)

@@ -1,4 +1,4 @@
-"""``dexpy relay``, a relay without a worker, and what `dexpy check` reports about queues without a worker."""
+"""``dexpy relay`` (a relay without a worker), and the report of ``dexpy check`` on queues without a worker."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.workers import Deployment, eventually
 
 
 def orphaned(deployment: Deployment, count: int) -> list[str]:
-    """Operations that a worker was killed with, by the look of their rows; their messages are gone too."""
+    """Enqueue operations, change their rows as if a dead worker had claimed them, and delete their messages."""
     ids = [SendWelcomeEmail(user_id=number).async_().call().id for number in range(count)]
     with sqlite3.connect(deployment.file, timeout=30) as connection:
         connection.executemany(
@@ -43,7 +43,7 @@ def test_one_relay_pass_recovers_the_runs_of_a_dead_worker(deployment: Deploymen
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_relay_runs_until_it_is_stopped(deployment: Deployment, number: int) -> None:
     relay = deployment.serve([sys.executable, "-m", "dexpy", "relay", "apps.accounts"])
-    eventually(lambda: "The relay is running" in relay.output(), "it says so", 20, relay.output)
+    eventually(lambda: "The relay is running" in relay.output(), "the relay reports its start", 20, relay.output)
 
     (lost,) = orphaned(deployment, 1)
 
@@ -64,7 +64,7 @@ def test_only_messages_missing_from_the_queue_are_republished(deployment: Deploy
     def observe() -> str:
         return deployment.dexpy("relay", "--once", "apps.accounts", DEXPY_RECOVER_WITHIN="5").stdout
 
-    eventually(lambda: observe().startswith("0 published, 2 republished,"), "both are", 10)
+    eventually(lambda: observe().startswith("0 published, 2 republished,"), "both are republished", 10)
     assert observe().startswith("0 published, 0 republished,")
     assert len(deployment.sql("SELECT 1 FROM dexpy_messages")) == 4
 

@@ -1,4 +1,4 @@
-"""Runs in real workers that are ended from outside: by a time limit, a person, an expiry, the death of the worker."""
+"""Runs in real workers that end by a timeout, a cancellation, an expiry or the death of their worker."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ RECOVER_WITHIN_S = 5
 
 
 def start(deployment: Deployment, *arguments: str) -> Worker:
-    """A worker that gives up soon what is stuck."""
+    """Start a worker that soon fails runs that it cannot interrupt."""
     script = [
         sys.executable,
         str(HARNESS / "short_hard_timeout.py"),
@@ -59,7 +59,7 @@ def served_deployment(tmp_path_factory: pytest.TempPathFactory) -> Generator[Dep
     engine = sa.create_engine(deployment.url)
     application.create_tables(engine)
     engine.dispose()
-    # Not the queue of promises: no worker may run those.
+    # Not the queue `promises`: the runs on it must expire.
     start(deployment, "-Q", "default", "-t", "4")
     yield deployment
     deployment.close()
@@ -67,7 +67,7 @@ def served_deployment(tmp_path_factory: pytest.TempPathFactory) -> Generator[Dep
 
 @pytest.fixture
 def deployment(served_deployment: Deployment) -> Generator[Deployment]:
-    """The deployment with its worker, current for one test."""
+    """Yield the deployment with its worker, with its database configured for one test."""
     runtime = dexpy.configure(database=served_deployment.url)
     yield served_deployment
     install(None)
@@ -84,7 +84,7 @@ def diary_lines(diary: Path) -> list[str]:
 
 
 def failures(id: str) -> list[str | None]:
-    """Of the attempts."""
+    """Return the failures of the attempts of a run, in order."""
     return [attempt.failure for attempt in records.attempts(id)]
 
 
@@ -92,7 +92,7 @@ def ended(deployment: Deployment, id: str) -> dict[str, Any]:
     return deployment.wait_for_status(id, "done", "failed", "expired", "cancelled", within_s=WAIT_S)
 
 
-def require_outcome(row: dict[str, Any]) -> tuple[str, str | None]:
+def outcome_of(row: dict[str, Any]) -> tuple[str, str | None]:
     return row["status"], row["failure"]
 
 
@@ -107,7 +107,7 @@ def test_a_run_that_times_out_cleans_up_and_fails(
 
     row = ended(deployment, ticket.id)
 
-    assert require_outcome(row) == ("failed", "timeout")
+    assert outcome_of(row) == ("failed", "timeout")
     assert row["error"] == "dexpy.errors.TimedOut"
     assert diary_lines(diary) == ["cleaned up"]
     assert failures(ticket.id) == ["timeout"]
@@ -129,7 +129,7 @@ def test_a_run_that_cannot_be_interrupted_is_failed_and_others_continue(deployme
 
     row = ended(deployment, ticket.id)
 
-    assert require_outcome(row) == ("failed", "timeout")
+    assert outcome_of(row) == ("failed", "timeout")
     assert diary_lines(diary) == ["stuck"]
     assert time.monotonic() - began >= UninterruptibleReport.timeout + HARD_AFTER_S
     (noted,) = worker.lines("run.stuck")
@@ -145,7 +145,7 @@ def test_a_worker_whose_threads_are_all_stuck_is_replaced(deployment: Deployment
     waiting = Increment(number=2).async_(queue="narrow").call()
     try:
         assert waiting.wait(WAIT_S), worker.output()
-        assert [require_outcome(ended(deployment, ticket.id)) for ticket in stuck] == [("failed", "timeout")] * 2
+        assert [outcome_of(ended(deployment, ticket.id)) for ticket in stuck] == [("failed", "timeout")] * 2
         assert deployment.row(waiting.id)["num_attempts"] == 1
         assert len(worker.lines("worker.stuck")) == 1
         assert [is_alive(pid) for pid in worker.children()] == [False, True]
@@ -167,7 +167,7 @@ def test_a_run_is_cancelled_from_another_process(
     cancelled = deployment.run([sys.executable, "-c", f"import dexpy; dexpy.Ticket.get({ticket.id!r}).cancel()"])
 
     assert cancelled.returncode == 0, cancelled.stderr
-    assert require_outcome(ended(deployment, ticket.id)) == ("cancelled", "cancelled")
+    assert outcome_of(ended(deployment, ticket.id)) == ("cancelled", "cancelled")
     assert diary_lines(diary) == [
         "running",
         "ignored cancellation" if operation is ReportThatIgnoresCancellation else "cleaned up",
@@ -186,18 +186,20 @@ def test_a_run_that_no_worker_started_in_time_is_expired_by_a_worker_of_another_
     ticket = ExpiringReport(diary=str(diary)).async_().call()
     assert ticket.pending
 
-    assert require_outcome(ended(deployment, ticket.id)) == ("expired", "expired")
+    assert outcome_of(ended(deployment, ticket.id)) == ("expired", "expired")
 
     worker = start(deployment, "-Q", "promises", "-t", "1")
     in_time = ExpiringReport(diary=str(diary)).async_(expires_in=60).call()
     deployment.wait_for_status(in_time.id, "done", within_s=WAIT_S)
     query = "SELECT 1 FROM dexpy_messages WHERE queue = 'promises'"
-    eventually(lambda: not deployment.sql(query), "the late message came too", WAIT_S, deployment.output)
-    assert diary_lines(diary) == ["ran"], "the one that was begun in time"
+    eventually(
+        lambda: not deployment.sql(query), "the message of the expired run is acknowledged", WAIT_S, deployment.output
+    )
+    assert diary_lines(diary) == ["ran"], "only the run that started in time"
     worker.stop()
 
 
-# ---------------------------------------------------------------------------------------------- its worker is lost
+# ---------------------------------------------------------------------------------------------- the worker is lost
 
 
 @pytest.mark.parametrize(
@@ -213,7 +215,7 @@ def test_a_run_whose_worker_dies_ends_by_the_policy_of_its_class(
 ) -> None:
     ticket = operation(diary=str(diary)).async_().call()
 
-    assert require_outcome(ended(deployment, ticket.id)) == ending
+    assert outcome_of(ended(deployment, ticket.id)) == ending
 
     assert failures(ticket.id) == attempts
     assert len(diary_lines(diary)) == len(attempts)

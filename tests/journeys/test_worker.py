@@ -1,4 +1,4 @@
-"""`dexpy worker` as real processes: what it serves, how it ends, what it says when it cannot start."""
+"""Real processes of ``dexpy worker``: the queues that they serve, how they stop, and errors at their start."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ import dexpy
 
 WAIT_S = 15.0
 LONG_S = 60.0
-"""The duration of an operation that no test waits for."""
+"""The duration in seconds of an operation whose end no test awaits."""
 
 
-def asleep(deployment: Deployment, *, number: int = 1, seconds: float = LONG_S) -> list[str]:
-    """Runs that have begun and will take long; their ids."""
+def start_long_runs(deployment: Deployment, *, number: int = 1, seconds: float = LONG_S) -> list[str]:
+    """Enqueue runs that sleep, wait until they have started, and return their ids."""
     naps = [TimedVisit(number=1, seconds=seconds).async_().call().id for _ in range(number)]
     for nap in naps:
         deployment.wait_for_status(nap, "running")
@@ -44,15 +44,15 @@ def asleep(deployment: Deployment, *, number: int = 1, seconds: float = LONG_S) 
 
 
 def processes_of(deployment: Deployment, runs: list[str]) -> set[int]:
-    """The processes that have claimed these runs."""
+    """Return the pids of the processes that have claimed runs."""
     return {int(deployment.row(run)["claimed_by"].split(":")[1]) for run in runs}
 
 
-def all_end(worker: Worker, pids: set[int], within_s: float = 10.0) -> None:
+def wait_until_all_end(worker: Worker, pids: set[int], within_s: float = 10.0) -> None:
     eventually(lambda: not any(map(is_alive, pids)), f"{sorted(pids)} end", within_s, worker.output)
 
 
-# ------------------------------------------------------------------------------------------------ what it serves
+# ------------------------------------------------------------------------------------------ processes and queues
 
 
 def test_the_worker_starts_the_given_number_of_processes(deployment: Deployment) -> None:
@@ -60,17 +60,17 @@ def test_the_worker_starts_the_given_number_of_processes(deployment: Deployment)
 
     assert len(set(worker.children())) == 2
     assert all("threads=1 queues=all" in line for line in worker.lines("worker.started"))
-    assert processes_of(deployment, asleep(deployment, number=2)) == set(worker.children()), (
-        "one thread each, so one run each"
+    assert processes_of(deployment, start_long_runs(deployment, number=2)) == set(worker.children()), (
+        "each process has one thread and so one run"
     )
 
 
 def test_the_worker_runs_as_many_operations_as_it_has_threads(deployment: Deployment) -> None:
     deployment.start(threads=3)
 
-    asleep(deployment, number=3)
+    start_long_runs(deployment, number=3)
     one_more = Increment(number=4).async_().call()
-    time.sleep(0.5)  # longer than an idle thread takes to begin
+    time.sleep(0.5)  # longer than an idle thread takes to start a run
 
     assert deployment.status(one_more.id) == "pending"
 
@@ -82,7 +82,7 @@ def test_runs_of_a_queue_that_is_not_served_stay_pending(deployment: Deployment)
 
     assert SendNewsletter(user_id=3).async_().call().result(WAIT_S)
     assert SendWelcomeEmail(user_id=4).async_(queue="urgent").call().result(WAIT_S)
-    # Longer than a worker takes to find a new queue.
+    # Due after more time than a worker takes to find a new queue.
     assert later.result(WAIT_S)
     assert deployment.status(unserved.id) == "pending"
 
@@ -149,7 +149,7 @@ def test_three_hundred_operations_run_once_each_on_two_workers(deployment: Deplo
     def observe() -> bool:
         return deployment.sql("SELECT count(*) FROM operation_records WHERE status = 'done'")[0][0] == 300
 
-    eventually(observe, "all are done", 40, deployment.output)
+    eventually(observe, "all runs are done", 40, deployment.output)
     assert Counter(deployment.effects()) == Counter(f"increment {number}" for number in range(300))
     assert {row["run"] for row in deployment.sql("SELECT run FROM effects")} == set(ids)
     assert {row["num_attempts"] for row in deployment.sql("SELECT num_attempts FROM operation_records")} == {1}
@@ -158,7 +158,7 @@ def test_three_hundred_operations_run_once_each_on_two_workers(deployment: Deplo
     )
 
 
-def test_a_message_that_is_delivered_fifty_times_is_one_run(deployment: Deployment) -> None:
+def test_a_message_that_is_delivered_fifty_times_runs_once(deployment: Deployment) -> None:
     ticket = Increment(number=1).async_().call()
 
     with sqlite3.connect(deployment.file) as connection:
@@ -169,7 +169,9 @@ def test_a_message_that_is_delivered_fifty_times_is_one_run(deployment: Deployme
     deployment.start(processes=2)
 
     eventually(
-        lambda: not deployment.sql("SELECT * FROM dexpy_messages"), "all are acknowledged", details=deployment.output
+        lambda: not deployment.sql("SELECT * FROM dexpy_messages"),
+        "all messages are acknowledged",
+        details=deployment.output,
     )
     assert deployment.effects() == ["increment 1"]
     assert (deployment.row(ticket.id)["status"], deployment.row(ticket.id)["num_attempts"]) == ("done", 1)
@@ -191,7 +193,9 @@ def test_a_script_and_a_worker_share_the_default_file_without_configuration(depl
 
     assert process.returncode == 0, process.stderr
     assert worked.returncode == 0, worked.stderr
-    assert f"database.defaulted path={deployment.folder / 'dexpy.db'}" in worked.stderr, "the absolute path is said"
+    assert f"database.defaulted path={deployment.folder / 'dexpy.db'}" in worked.stderr, (
+        "the log line has the absolute path"
+    )
     deployment.file = deployment.folder / "dexpy.db"
     (row,) = deployment.sql("SELECT id, operation, status, result FROM operation_records")
     assert tuple(row) == (process.stdout.strip(), "script.Add", "done", '{"value": 2}')
@@ -208,7 +212,7 @@ def test_a_record_is_retried_from_a_process_that_never_enqueued_anything(deploym
     assert deployment.status(ticket.id) == "done"
 
 
-# -------------------------------------------------------------------------------------------------- how it ends
+# --------------------------------------------------------------------------------------------- stops and kills
 
 
 def test_a_burst_worker_runs_due_runs_and_ends(deployment: Deployment, tmp_path: Path) -> None:
@@ -230,21 +234,21 @@ def test_a_burst_worker_without_due_runs_ends(deployment: Deployment) -> None:
     assert deployment.dexpy("worker", "apps.accounts", "--burst", "-p", "1").returncode == 0
 
 
-def test_term_lets_a_running_operation_finish_and_starts_no_other(deployment: Deployment) -> None:
+def test_after_sigterm_a_worker_finishes_its_run_and_starts_no_other(deployment: Deployment) -> None:
     worker = deployment.start(threads=1)
     family = worker.processes()
-    (running,) = asleep(deployment, seconds=1.0)
+    (running,) = start_long_runs(deployment, seconds=1.0)
     waiting = Increment(number=2).async_().call()
 
     worker.signal(signal.SIGTERM)
 
     assert worker.ended() == 0
-    all_end(worker, family)
+    wait_until_all_end(worker, family)
     assert deployment.status(running) == "done"
     assert deployment.effects() == ["nap 1"]
     assert (deployment.status(waiting.id), deployment.row(waiting.id)["num_attempts"]) == ("pending", 0)
     (message,) = deployment.sql("SELECT * FROM dexpy_messages")
-    assert message["owner"] is None, "free for the next worker at once"
+    assert message["owner"] is None, "the message is released at once"
     assert deployment.dexpy("worker", "apps.accounts", "--burst", "-p", "1").returncode == 0
     assert deployment.status(waiting.id) == "done"
 
@@ -261,10 +265,10 @@ def test_the_start_and_the_stop_of_a_process_are_logged(deployment: Deployment) 
     assert "reason='a signal'" in events[1]
 
 
-@pytest.mark.parametrize("to_all", [False, True], ids=["to the supervisor", "to all of them"])
+@pytest.mark.parametrize("to_all", [False, True], ids=["to the supervisor", "to all processes"])
 def test_a_signal_to_starting_processes_is_not_lost(deployment: Deployment, to_all: bool) -> None:
     worker = deployment.serve([sys.executable, "-m", "dexpy", "worker", "apps.accounts", "-p", "2", "-t", "1"])
-    eventually(lambda: len(worker.processes()) >= 2, "a process was made", details=worker.output)
+    eventually(lambda: len(worker.processes()) >= 2, "a worker process exists", details=worker.output)
 
     worker.signal(signal.SIGTERM, to_all=to_all)
 
@@ -275,48 +279,50 @@ def test_a_signal_to_starting_processes_is_not_lost(deployment: Deployment, to_a
 
 
 @pytest.mark.parametrize("to_all", [False, True], ids=["to the supervisor", "from the terminal"])
-def test_the_first_interrupt_waits_and_the_second_one_ends_at_once(deployment: Deployment, to_all: bool) -> None:
+def test_the_first_interrupt_waits_for_runs_and_the_second_one_stops_the_worker_at_once(
+    deployment: Deployment, to_all: bool
+) -> None:
     worker = deployment.start()
     family = worker.processes()
-    asleep(deployment)
+    start_long_runs(deployment)
 
     worker.signal(signal.SIGINT, to_all=to_all)
-    time.sleep(0.7)  # long enough to see that it waits
+    time.sleep(0.7)  # longer than a worker without runs takes to stop
     assert all(map(is_alive, family)), worker.output()
     began = time.monotonic()
     worker.signal(signal.SIGINT, to_all=to_all)
 
     worker.ended(5)
     assert time.monotonic() - began < 3
-    all_end(worker, family, 3)
+    wait_until_all_end(worker, family, 3)
     assert "Traceback" not in worker.output()
 
 
-def test_interrupts_in_quick_succession_end_at_once(deployment: Deployment) -> None:
+def test_interrupts_in_quick_succession_stop_the_worker_at_once(deployment: Deployment) -> None:
     worker = deployment.start()
     family = worker.processes()
-    asleep(deployment)
+    start_long_runs(deployment)
 
-    def again() -> bool:
-        # Two that come before the process is looked at again are one: so there are many.
+    def interrupt() -> bool:
+        # The kernel merges signals that are still pending, so send one at each poll.
         if worker.process.poll() is None:
             worker.signal(signal.SIGINT)
         return worker.process.poll() is not None
 
-    eventually(again, "it ends", 5, worker.output)
-    all_end(worker, family, 3)
+    eventually(interrupt, "the worker ends", 5, worker.output)
+    wait_until_all_end(worker, family, 3)
     assert "Traceback" not in worker.output()
 
 
 def test_a_run_that_exceeds_the_shutdown_timeout_is_released(deployment: Deployment) -> None:
     worker = deployment.start("--shutdown-timeout", "0.5")
     family = worker.processes()
-    (running,) = asleep(deployment)
+    (running,) = start_long_runs(deployment)
 
     worker.signal(signal.SIGTERM)
 
     worker.ended(8)
-    all_end(worker, family)
+    wait_until_all_end(worker, family)
     row = deployment.row(running)
     assert (row["status"], row["num_attempts"], row["claimed_by"]) == ("pending", 0, None)
     assert deployment.effects() == []
@@ -331,16 +337,16 @@ def test_a_killed_process_is_replaced_and_others_continue(deployment: Deployment
 
     os.kill(killed, signal.SIGKILL)
 
-    eventually(lambda: len(worker.children()) == 3, "a process in its place", 15, worker.output)
+    eventually(lambda: len(worker.children()) == 3, "a new process replaces the killed one", 15, worker.output)
     replacement = worker.children()[2]
     assert f"pid={killed}" in worker.lines("worker.died")[0]
     assert worker.processes() == {worker.pid, other, replacement}, time.monotonic() - began
-    assert processes_of(deployment, asleep(deployment, number=2)) == {other, replacement}
+    assert processes_of(deployment, start_long_runs(deployment, number=2)) == {other, replacement}
 
 
 def test_a_killed_process_does_not_affect_the_runs_of_others(deployment: Deployment) -> None:
     worker = deployment.start(processes=2, threads=1)
-    (running,) = asleep(deployment, seconds=1.5)
+    (running,) = start_long_runs(deployment, seconds=1.5)
     (idle,) = set(worker.children()) - processes_of(deployment, [running])
 
     os.kill(idle, signal.SIGKILL)
@@ -351,40 +357,44 @@ def test_a_killed_process_does_not_affect_the_runs_of_others(deployment: Deploym
 def test_the_processes_stop_when_their_supervisor_is_killed(deployment: Deployment) -> None:
     worker = deployment.start(processes=2)
     family = worker.processes()
-    (running,) = asleep(deployment, seconds=1.0)
+    (running,) = start_long_runs(deployment, seconds=1.0)
 
     worker.signal(signal.SIGKILL)
 
-    all_end(worker, family)
+    wait_until_all_end(worker, family)
     assert len(worker.lines("worker.orphaned")) == 2
-    assert deployment.status(running) == "done", "what ran may finish"
+    assert deployment.status(running) == "done", "the running operation may finish"
 
 
-# ------------------------------------------------------------------------------------ when it cannot start
+# ---------------------------------------------------------------------------------------- errors at the start
 
 REFUSALS = {
-    "a module that is not there": (
+    "a missing module": (
         ["worker", "shoop"],
         {},
         ["Cannot import the module 'shoop'", "Pass the dotted name"],
     ),
-    "a file for a module": (["worker", "shop.py"], {}, ["Cannot import the module 'shop.py'", "Pass the dotted name"]),
+    "a path instead of a module": (
+        ["worker", "shop.py"],
+        {},
+        ["Cannot import the module 'shop.py'", "Pass the dotted name"],
+    ),
     "a module that raises": (
         ["worker", "apps.broken"],
         {},
         ["'apps.broken'", "RuntimeError: the shelf is empty", "-v"],
     ),
-    "a database in no folder": (
+    "a database in a missing folder": (
         ["worker", "apps.accounts"],
         {"DEXPY_DATABASE": "sqlite:////nowhere/at/all/shop.db"},
         ["Cannot open sqlite:////nowhere/at/all/shop.db: ", "The folder /nowhere/at/all does not exist."],
     ),
-    "a database that is none": (
+    "a file that is no database": (
         ["worker", "apps.accounts"],
         {"DEXPY_DATABASE": f"sqlite:///{__file__}"},
         ["test_worker.py", "file is not a database"],
     ),
-    "a URL that is none": (
+    "an invalid URL": (
         ["worker", "apps.accounts"],
         {"DEXPY_DATABASE": "shop.db"},
         ["'shop.db'", "URL"],
@@ -404,7 +414,7 @@ REFUSALS = {
         {"DEXPY_DATABASE": "mysql+pymysql://u:hunter2@localhost:1/x", "WITHOUT": "pymysql"},
         ["'pymysql'", 'pip install "dexpy-operations[mysql]"'],
     ),
-    "a server that does not answer a burst": (
+    "an unavailable server with --burst": (
         ["worker", "apps.accounts", "--burst"],
         {"DEXPY_DATABASE": "postgresql+psycopg://u:hunter2@127.0.0.1:1/x"},
         ["Cannot open postgresql+psycopg://127.0.0.1:1/x: ", "Check that the server is running"],
@@ -415,7 +425,7 @@ REFUSALS = {
 @pytest.mark.parametrize("case", REFUSALS)
 def test_an_error_at_the_start_is_printed_once_without_a_traceback(deployment: Deployment, case: str) -> None:
     arguments, environment, words = REFUSALS[case]
-    environment = environment | blind(deployment)
+    environment = environment | hide_packages(deployment)
 
     completed = deployment.dexpy(*arguments, "-p", "2", **environment)
 
@@ -426,14 +436,14 @@ def test_an_error_at_the_start_is_printed_once_without_a_traceback(deployment: D
     for word in words:
         assert word in completed.stderr
     assert "hunter2" not in completed.stderr
-    assert deployment.sql("SELECT name FROM sqlite_master WHERE name LIKE 'operation%'") == [], "nothing was half-made"
+    assert deployment.sql("SELECT name FROM sqlite_master WHERE name LIKE 'operation%'") == [], "no table was created"
 
 
-@pytest.mark.parametrize("case", ["a module that raises", "a database in no folder", "a missing extra"])
+@pytest.mark.parametrize("case", ["a module that raises", "a database in a missing folder", "a missing extra"])
 @pytest.mark.parametrize("flag", ["-v", "--verbose"])
 def test_with_verbose_the_traceback_is_printed_too(deployment: Deployment, case: str, flag: str) -> None:
     arguments, environment, words = REFUSALS[case]
-    environment = environment | blind(deployment)
+    environment = environment | hide_packages(deployment)
 
     completed = deployment.dexpy(*arguments, "-p", "1", flag, **environment)
 
@@ -443,15 +453,15 @@ def test_with_verbose_the_traceback_is_printed_too(deployment: Deployment, case:
     assert "hunter2" not in completed.stderr
 
 
-def blind(deployment: Deployment) -> dict[str, str]:
-    """An environment in which packages named in WITHOUT cannot be imported."""
+def hide_packages(deployment: Deployment) -> dict[str, str]:
+    """Return an environment in which the packages named in WITHOUT cannot be imported."""
     (deployment.folder / "sitecustomize.py").write_text(
         "import os, sys\n"
-        "class Blind:\n"
+        "class Hidden:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name in os.environ.get('WITHOUT', '').split(','):\n"
         "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
-        "sys.meta_path.insert(0, Blind())\n"
+        "sys.meta_path.insert(0, Hidden())\n"
     )
     return {"PYTHONPATH": os.pathsep.join([str(deployment.folder), deployment.environment["PYTHONPATH"]])}
 
