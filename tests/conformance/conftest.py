@@ -1,4 +1,4 @@
-"""Fixtures of the conformance suite: a pair of database and broker for each file, or for each test."""
+"""Fixtures of the conformance suite: a pair of a database and a broker for each file, or for each test."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ REDIS_ALONE = "sqlite+redis"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything in this folder needs servers, but for a part that needs only a Redis: those are for every machine."""
+    """Mark the tests of this folder with ``servers``, except those that also run on every machine."""
     for item in items:
         if Path(__file__).parent in item.path.parents and not is_for_every_machine(item):
             item.add_marker(pytest.mark.servers)
 
 
 def is_for_every_machine(item: pytest.Item) -> bool:
-    """Whether a test has the mark, and runs only on SQLite and Redis."""
+    """Whether a test has the mark ``anywhere`` and its parameter needs no server except the tests' own Redis."""
     params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
     return item.get_closest_marker("anywhere") is not None and params.get("served_pair", REDIS_ALONE) == REDIS_ALONE
 
 
 @pytest.fixture(scope="module", params=PAIRS)
 def served_pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Generator[Pair]:
-    """Each pair, with two worker processes that serve all queues."""
+    """Yield each pair, with two worker processes that serve all queues."""
     with open_pair(request.param, tmp_path_factory.mktemp("pair")) as pair:
         pair.configure()
         pair.start(processes=2, threads=4)
@@ -38,7 +38,7 @@ def served_pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 
 @pytest.fixture
 def pair(served_pair: Pair) -> Generator[Pair]:
-    """The served pair, configured for one test."""
+    """Yield the pair with workers, with its runtime installed for one test."""
     install(served_pair.runtime)
     yield served_pair
     install(None)
@@ -46,7 +46,7 @@ def pair(served_pair: Pair) -> Generator[Pair]:
 
 @pytest.fixture
 def own_pair(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Pair]:
-    """A pair for one test, named by an indirect parameter, without a worker."""
+    """Yield a pair without a worker for one test; the parameter is its name."""
     with open_pair(request.param, tmp_path) as pair:
         pair.configure()
         yield pair

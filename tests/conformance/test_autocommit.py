@@ -1,4 +1,4 @@
-"""A single statement is committed at once, and its connection is restored before it returns to the pool."""
+"""`Database.autocommit`: a statement is committed at once, and the connection returns to the pool unchanged."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def on(*kinds: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("url", kinds, indirect=True)
 
 
-def open_one(url: str, level: str | None) -> tuple[Database, sa.Engine]:
-    """A database with one connection, and a function that reads its state from outside."""
+def open_with_one_connection(url: str, level: str | None) -> tuple[Database, sa.Engine]:
+    """Return a database with a pool of one connection and a table, and a separate engine to read the table."""
     options = {} if level is None else {"isolation_level": level}
     database = Database(url, engine=sa.create_engine(url, pool_size=1, max_overflow=0, **options))
     with database.begin() as connection:
@@ -45,7 +45,7 @@ def numbers(engine: sa.Engine) -> list[int]:
 def test_on_postgresql_the_block_has_no_transaction_and_the_isolation_level_is_restored(
     url: str, level: str | None
 ) -> None:
-    database, outside = open_one(url, level)
+    database, outside = open_with_one_connection(url, level)
     with database.connect() as connection:
         before = connection.get_isolation_level()
         session = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
@@ -65,13 +65,13 @@ def test_on_postgresql_the_block_has_no_transaction_and_the_isolation_level_is_r
 
 @on("postgresql")
 def test_a_statement_on_postgresql_is_one_round_trip(url: str, tmp_path: Path) -> None:
-    database, _ = open_one(url, None)
+    database, _ = open_with_one_connection(url, None)
     file = (tmp_path / "said").open("w+")
     with database.connect() as connection:
         line = connection.connection.driver_connection.pgconn
 
-    def trips(block: Callable[[], AbstractContextManager[sa.Connection]]) -> int:
-        """How often the server was waited for."""
+    def count_round_trips(block: Callable[[], AbstractContextManager[sa.Connection]]) -> int:
+        """Return how often a block waited for the server."""
         offset = os.path.getsize(file.name)
         line.trace(file.fileno())
         with block() as connection:
@@ -80,15 +80,15 @@ def test_a_statement_on_postgresql_is_one_round_trip(url: str, tmp_path: Path) -
         file.seek(offset)
         return sum(entry.split("\t")[1:4:2] in (["F", "Sync"], ["F", "Query"]) for entry in file)
 
-    assert trips(database.autocommit) == 1
-    assert trips(database.begin) > 1
+    assert count_round_trips(database.autocommit) == 1
+    assert count_round_trips(database.begin) > 1
     file.close()
     database.engine.dispose()
 
 
 @on("postgresql")
 def test_the_isolation_level_is_restored_after_a_failure(url: str) -> None:
-    database, outside = open_one(url, None)
+    database, outside = open_with_one_connection(url, None)
 
     with pytest.raises(sa.exc.ProgrammingError), database.autocommit() as connection:
         connection.exec_driver_sql("INSERT INTO numbers VALUES (1)")
@@ -104,7 +104,7 @@ def test_the_isolation_level_is_restored_after_a_failure(url: str) -> None:
 
 @on("sqlite", "mariadb")
 def test_on_other_databases_the_block_is_a_transaction(url: str) -> None:
-    database, outside = open_one(url, None)
+    database, outside = open_with_one_connection(url, None)
 
     with database.autocommit() as connection:
         connection.exec_driver_sql("INSERT INTO numbers VALUES (1)")

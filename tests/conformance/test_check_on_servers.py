@@ -1,4 +1,4 @@
-"""Starts with servers: a refusal is one clear error, an unavailable server is awaited, limits are reported."""
+"""Workers and ``dexpy check`` on servers: a refusal is a single error, an outage is awaited, limits are reported."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SECRET = "s3cret-pass"
 
 @pytest.fixture
 def bare_pair(tmp_path: Path) -> Generator[Pair]:
-    """A folder with a SQLite file, and whatever server a test names."""
+    """Yield a pair on a SQLite file; tests replace the URL of its database or broker."""
     pair = Pair(tmp_path, f"sqlite:///{tmp_path / 'records.db'}", None)
     yield pair
     pair.close()
@@ -43,7 +43,7 @@ def bare_pair(tmp_path: Path) -> Generator[Pair]:
 
 @pytest.fixture
 def stack() -> Generator[ExitStack]:
-    """What a test has opened, closed in order."""
+    """Yield a stack that closes the servers of a test."""
     with ExitStack() as exit_stack:
         yield exit_stack
 
@@ -52,8 +52,8 @@ def url_of(server: str, **parts: Any) -> str:
     return sa.make_url(servers.need(server)).set(**parts).render_as_string(hide_password=False)
 
 
-def refuses(bare_pair: Pair, status: int, command: list[str], expected: list[str]) -> None:
-    """Run a command that must end with one clear error."""
+def assert_single_error(bare_pair: Pair, status: int, command: list[str], expected: list[str]) -> None:
+    """Run a command, and assert its exit status and that its output is a single error with the expected texts."""
     ended = bare_pair.dexpy(*command)
     everything = ended.stderr + ended.stdout
     error_lines = [line for line in everything.splitlines() if line.startswith(("Error:", "FAIL"))]
@@ -71,24 +71,24 @@ def refuses(bare_pair: Pair, status: int, command: list[str], expected: list[str
 Opens = Callable[[ExitStack, Path], str]
 
 
-def tls_asked_of_plain_redis(_stack: ExitStack, _folder: Path) -> str:
+def tls_to_redis_without_tls(_stack: ExitStack, _folder: Path) -> str:
     return servers.need("redis").replace("redis://", "rediss://")
 
 
-def tls_asked_of_plain_redis_with_password(stack: ExitStack, _folder: Path) -> str:
+def tls_to_redis_without_tls_with_password(stack: ExitStack, _folder: Path) -> str:
     return f"rediss://:{SECRET}@127.0.0.1:{stack.enter_context(strict_servers.redis())}/0"
 
 
-def tls_asked_of_plain_rabbitmq(_stack: ExitStack, _folder: Path) -> str:
+def tls_to_rabbitmq_without_tls(_stack: ExitStack, _folder: Path) -> str:
     return servers.need("rabbitmq").replace("amqp://", "amqps://")
 
 
-def plain_asked_of_redis_with_tls(stack: ExitStack, folder: Path) -> str:
+def no_tls_to_redis_with_tls(stack: ExitStack, folder: Path) -> str:
     port = stack.enter_context(strict_servers.redis_with_tls(strict_servers.Certificate.make(folder)))
     return f"redis://:{SECRET}@127.0.0.1:{port}/0"
 
 
-def plain_asked_of_a_rabbitmq_port_with_tls(stack: ExitStack, folder: Path) -> str:
+def no_tls_to_a_rabbitmq_port_with_tls(stack: ExitStack, folder: Path) -> str:
     port = stack.enter_context(strict_servers.tls_listener(strict_servers.Certificate.make(folder)))
     return f"amqp://guest:{SECRET}@127.0.0.1:{port}/"
 
@@ -109,13 +109,13 @@ def certificate_of_another_host(stack: ExitStack, folder: Path) -> str:
     return f"rediss://:{SECRET}@127.0.0.1:{port}/0?ssl_ca_certs={certificate.file}"
 
 
-def no_certificate_for_a_server_that_asks(stack: ExitStack, folder: Path) -> str:
+def no_certificate_for_a_server_that_requires_one(stack: ExitStack, folder: Path) -> str:
     certificate = strict_servers.Certificate.make(folder)
     port = stack.enter_context(strict_servers.redis_with_tls(certificate, asks_clients=True))
     return f"rediss://:{SECRET}@127.0.0.1:{port}/0?ssl_ca_certs={certificate.file}"
 
 
-def a_certificate_file_that_is_not_there(stack: ExitStack, folder: Path) -> str:
+def missing_certificate_file(stack: ExitStack, folder: Path) -> str:
     port = stack.enter_context(strict_servers.redis_with_tls(strict_servers.Certificate.make(folder)))
     return f"rediss://:{SECRET}@127.0.0.1:{port}/0?ssl_ca_certs={folder}/nowhere.pem"
 
@@ -128,31 +128,31 @@ def no_password_on_redis(stack: ExitStack, _folder: Path) -> str:
     return f"redis://127.0.0.1:{stack.enter_context(strict_servers.redis())}/0"
 
 
-def wrong_password_by_tls(stack: ExitStack, folder: Path) -> str:
+def wrong_password_over_tls(stack: ExitStack, folder: Path) -> str:
     certificate = strict_servers.Certificate.make(folder)
     port = stack.enter_context(strict_servers.redis_with_tls(certificate))
     return f"rediss://:{SECRET}@127.0.0.1:{port}/0?ssl_ca_certs={certificate.file}"
 
 
-def database_of_redis_that_is_not_there(stack: ExitStack, _folder: Path) -> str:
+def missing_database_of_redis(stack: ExitStack, _folder: Path) -> str:
     return f"redis://:{strict_servers.PASSWORD}@127.0.0.1:{stack.enter_context(strict_servers.redis())}/99"
 
 
 BROKERS: dict[Opens, list[str]] = {
-    tls_asked_of_plain_redis: ["does not support TLS", "Use redis://"],
-    tls_asked_of_plain_redis_with_password: ["does not support TLS", "Use redis://"],
-    tls_asked_of_plain_rabbitmq: ["does not support TLS", "Use amqp://"],
-    plain_asked_of_redis_with_tls: ["requires TLS", "Use rediss://"],
-    plain_asked_of_a_rabbitmq_port_with_tls: ["requires TLS", "Use amqps://"],
+    tls_to_redis_without_tls: ["does not support TLS", "Use redis://"],
+    tls_to_redis_without_tls_with_password: ["does not support TLS", "Use redis://"],
+    tls_to_rabbitmq_without_tls: ["does not support TLS", "Use amqp://"],
+    no_tls_to_redis_with_tls: ["requires TLS", "Use rediss://"],
+    no_tls_to_a_rabbitmq_port_with_tls: ["requires TLS", "Use amqps://"],
     untrusted_certificate_on_redis: ["its certificate is not trusted", "?ssl_ca_certs="],
     untrusted_certificate_on_rabbitmq: ["its certificate is not trusted", "?ssl_options="],
     certificate_of_another_host: ["its certificate is not trusted", "not valid for '127.0.0.1'"],
-    no_certificate_for_a_server_that_asks: ["requires a client certificate", "?ssl_certfile="],
-    a_certificate_file_that_is_not_there: ["No such file", "Check the path of the certificate"],
+    no_certificate_for_a_server_that_requires_one: ["requires a client certificate", "?ssl_certfile="],
+    missing_certificate_file: ["No such file", "Check the path of the certificate"],
     wrong_password_on_redis: ["Cannot connect to ", "password"],
     no_password_on_redis: ["Cannot connect to ", "Authentication required"],
-    wrong_password_by_tls: ["Cannot connect to ", "password"],
-    database_of_redis_that_is_not_there: ["Cannot connect to ", "DB index is out of range"],
+    wrong_password_over_tls: ["Cannot connect to ", "password"],
+    missing_database_of_redis: ["Cannot connect to ", "DB index is out of range"],
 }
 
 
@@ -162,12 +162,12 @@ def test_a_refusal_by_the_broker_is_one_error_at_once(
 ) -> None:
     bare_pair.broker = opens(stack, tmp_path)
 
-    refuses(bare_pair, 1, ["check", "apps.shop"], ["Cannot connect to ", *BROKERS[opens]])
-    refuses(bare_pair, 2, ["worker", "apps.shop", "-p", "2"], ["Cannot connect to ", *BROKERS[opens]])
+    assert_single_error(bare_pair, 1, ["check", "apps.shop"], ["Cannot connect to ", *BROKERS[opens]])
+    assert_single_error(bare_pair, 2, ["worker", "apps.shop", "-p", "2"], ["Cannot connect to ", *BROKERS[opens]])
 
 
 def test_a_server_that_does_not_answer_tls_times_out(stack: ExitStack, tmp_path: Path) -> None:
-    broker = broker_from_url(tls_asked_of_plain_redis_with_password(stack, tmp_path))
+    broker = broker_from_url(tls_to_redis_without_tls_with_password(stack, tmp_path))
     began = time.monotonic()
 
     with pytest.raises(ConfigurationError, match="does not support TLS"):
@@ -193,7 +193,7 @@ def test_brokers_with_a_trusted_certificate_accept_the_connection(
 
 @contextlib.contextmanager
 def mariadb_user(*options: str, password: str = strict_servers.PASSWORD) -> Generator[tuple[str, str]]:
-    """The name of a user, and of a database of his."""
+    """Yield the names of a new user and of a database that the user owns."""
     with servers.database("mariadb", Path()) as url:
         name = str(sa.make_url(url).database)
         user = f"'{name}'@'%%'"
@@ -220,7 +220,7 @@ def test_a_wrong_password_on_postgresql_is_one_error_at_once(
     bare_pair.url = f"postgresql+psycopg://{credentials}@127.0.0.1:{port}/postgres"
 
     for status, command in ((1, ["check", "apps.shop"]), (1, ["db", "init"]), (2, ["worker", "apps.shop", "-p", "2"])):
-        refuses(bare_pair, status, command, ["password", "Cannot open", "Check user, password"])
+        assert_single_error(bare_pair, status, command, ["password", "Cannot open", "Check user, password"])
 
     bare_pair.url = f"postgresql+psycopg://owner:{strict_servers.PASSWORD}@127.0.0.1:{port}/postgres"
     assert bare_pair.dexpy("db", "init").returncode == 0
@@ -235,7 +235,7 @@ def test_a_wrong_password_on_mariadb_is_one_error_at_once(bare_pair: Pair, stack
             (1, ["db", "init"]),
             (2, ["worker", "apps.shop", "-p", "2"]),
         ):
-            refuses(bare_pair, status, command, ["Access denied", "Check user, password"])
+            assert_single_error(bare_pair, status, command, ["Access denied", "Check user, password"])
 
     bare_pair.url = url_of("mariadb", username=user, password=strict_servers.PASSWORD, database=name)
     assert bare_pair.dexpy("db", "init").returncode == 0
@@ -257,12 +257,12 @@ def test_a_refusal_by_the_database_is_one_error_at_once(
     bare_pair: Pair, stack: ExitStack, server: str, parts: dict[str, Any], expected: str
 ) -> None:
     if "port" in parts:
-        # One that has no certificate for sure.
+        # A server of the test, which certainly has no certificate.
         parts = {**parts, "port": stack.enter_context(strict_servers.postgresql()), "username": "owner"}
     bare_pair.url = url_of(server, **parts)
 
     for status, command in ((1, ["check", "apps.shop"]), (1, ["db", "check"]), (2, ["worker", "apps.shop", "-p", "2"])):
-        refuses(bare_pair, status, command, [expected, "Check user, password, database and options."])
+        assert_single_error(bare_pair, status, command, [expected, "Check user, password, database and options."])
 
 
 # -------------------------------------------------------------------------------------------------- temporary outages
@@ -280,7 +280,7 @@ def test_a_worker_waits_for_a_database_that_starts_later(kind: str, tmp_path: Pa
     assert checked.returncode == 1
     assert "Check that the server is running, and check host and port." in checked.stdout
     worker = pair.serve([sys.executable, "-m", "dexpy", "worker", "apps.shop", "-p", "2", "-t", "2"])
-    eventually(lambda: len(worker.lines("database.unreachable")) >= 4, "it goes on trying", WAIT_S, worker.output)
+    eventually(lambda: len(worker.lines("database.unreachable")) >= 4, "the worker retries", WAIT_S, worker.output)
     assert worker.children() == []
 
     proxy.open()
@@ -295,7 +295,7 @@ def test_a_worker_waits_for_a_database_that_starts_later(kind: str, tmp_path: Pa
 def test_a_worker_that_waits_for_its_database_can_be_stopped(bare_pair: Pair) -> None:
     bare_pair.url = f"postgresql+psycopg://unknown:{SECRET}@127.0.0.1:{strict_servers.free_port()}/nothing"
     worker = bare_pair.serve([sys.executable, "-m", "dexpy", "worker", "apps.shop", "-p", "2"])
-    eventually(lambda: worker.lines("database.unreachable"), "it waits", WAIT_S, worker.output)
+    eventually(lambda: worker.lines("database.unreachable"), "the worker waits for its database", WAIT_S, worker.output)
 
     worker.signal(signal.SIGTERM)
 
@@ -306,14 +306,16 @@ def test_a_worker_that_waits_for_its_database_can_be_stopped(bare_pair: Pair) ->
 def test_a_burst_worker_does_not_wait_for_a_database(bare_pair: Pair) -> None:
     bare_pair.url = f"postgresql+psycopg://unknown:{SECRET}@127.0.0.1:{strict_servers.free_port()}/nothing"
 
-    refuses(bare_pair, 1, ["worker", "apps.shop", "--burst", "-p", "1"], ["Check that the server is running"])
+    assert_single_error(
+        bare_pair, 1, ["worker", "apps.shop", "--burst", "-p", "1"], ["Check that the server is running"]
+    )
 
 
 # ------------------------------------------------------------------------------------------------- limits and clocks
 
 
 def check_report(bare_pair: Pair, *arguments: str) -> dict[str, str]:
-    """The findings of a check that must go well, by what they are about."""
+    """Return the lines of a successful ``dexpy check`` by their subjects."""
     checked = bare_pair.dexpy("check", *arguments)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     lines = [line[:4].strip() + " " + line[5:] for line in checked.stdout.splitlines()]
@@ -389,8 +391,8 @@ def test_a_busy_process_opens_at_most_as_many_connections_as_the_check_counts(na
             most = max(most, pair.sql(counted)[0][0])
             return all(ticket.reload().done for ticket in tickets[-3:])
 
-        eventually(observe, "they ran", WAIT_S, pair.output)
-        # How many of them one check sees varies, up to the maximum.
+        eventually(observe, "the last operations are done", WAIT_S, pair.output)
+        # The observed number varies up to the maximum.
         assert 1 < most <= threads + OWN_CONNECTIONS
         install(None)
 

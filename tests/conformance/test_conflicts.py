@@ -23,7 +23,7 @@ def on(*names: str) -> pytest.MarkDecorator:
 
 
 def failures(pair: Pair, id: str) -> list[Any]:
-    """Of the attempts that are kept."""
+    """Return the failures of the stored attempts of a run."""
     return [row.failure for row in pair.sql(sa.select(attempts.c.failure).where(attempts.c.record_id == id))]
 
 
@@ -42,10 +42,10 @@ def test_two_deadlocked_runs_both_end_in_one_attempt(own_pair: Pair, tmp_path: P
     rows = [own_pair.row(ticket.id) for ticket in tickets]
     assert [(row["num_attempts"], row["claim_token"]) for row in rows] == [(1, 1), (1, 1)]
     assert [failures(own_pair, ticket.id) for ticket in tickets] == [[], []]
-    assert sum(runs(tmp_path, ticket.id) for ticket in tickets) == 3, "one of them has given way, once"
+    assert sum(runs(tmp_path, ticket.id) for ticket in tickets) == 3, "one of them was restarted once"
     assert Counted(own_pair.effects("crossed%")) == {"crossed from 1": 1, "crossed from 2": 1}
     names = [row.name for row in own_pair.sql(sa.select(Customer.name).where(Customer.id.in_((1, 2))))]
-    assert len({name.partition(" ")[0] for name in names}) == 1, "the last run has written both names"
+    assert len({name.partition(" ")[0] for name in names}) == 1, "the last execution has written both names"
 
 
 @on("postgresql+sql", "mariadb+sql")

@@ -1,4 +1,4 @@
-"""Where a record is stored: a connection's transaction, a broker that has to answer, sessions of another database."""
+"""Enqueues in the transaction of a connection, with a required broker, and with sessions of another database."""
 
 from __future__ import annotations
 
@@ -95,12 +95,12 @@ def test_a_connection_to_another_database_is_refused(own_pair: Pair, tmp_path: P
     assert count_of_records(own_pair) == 0
 
 
-# ------------------------------------------------------------------------------------ a broker that has to answer
+# --------------------------------------------------------------------------------------------- a required broker
 
 
 @pytest.fixture(params=["redis", "rabbitmq"])
 def behind_a_proxy(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[tuple[Pair, Proxy]]:
-    """A SQLite file, and a broker that the test can stop."""
+    """Yield a pair with a broker behind a proxy, which the test closes."""
     with open_pair(f"sqlite+{request.param}", tmp_path) as pair:
         assert pair.broker is not None
         proxy = Proxy(pair.broker)
@@ -137,7 +137,7 @@ def test_a_broker_connection_that_was_cut_while_idle_is_reopened_without_an_erro
     Count(number=1).async_().call()
     assert proxy.cut()
     Count(number=2).async_().call()
-    eventually(lambda: len(pair.queued("default")) == 2, "both are there", WAIT_S)
+    eventually(lambda: len(pair.queued("default")) == 2, "both operations are done", WAIT_S)
 
 
 # ------------------------------------------------------------------------------------ sessions in another database
@@ -147,7 +147,9 @@ def test_a_broker_connection_that_was_cut_while_idle_is_reopened_without_an_erro
 def test_a_worker_and_check_report_sessions_in_another_database(own_pair: Pair) -> None:
     own_pair.variables = {"ELSEWHERE": f"sqlite:///{own_pair.folder / 'elsewhere.db'}"}
     worker = own_pair.start(module="apps.shop_other_database")
-    eventually(lambda: worker.lines("sessions.separated"), "it is said", WAIT_S, worker.output)
+    eventually(
+        lambda: worker.lines("sessions.separated"), "the worker logs the separate sessions", WAIT_S, worker.output
+    )
     (line,) = worker.lines("sessions.separated")
     assert "at least once: make them idempotent by self.run_id" in line
     check = own_pair.dexpy("check", "apps.shop_other_database")

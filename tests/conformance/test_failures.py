@@ -1,4 +1,4 @@
-"""Servers that are unavailable, refuse, or are cut off: one clear error at a start, and nothing lost after it."""
+"""Servers that refuse, are unavailable or end connections: a single error at the start, and nothing is lost later."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from dexpy.runtime import install
 
 WAIT_S = 40.0
 POLL_S = 0.05
-TRIES = 5
-"""So often has an outage been noticed before it ends."""
+MIN_RETRIES = 5
+"""The number of retries during an outage before the test ends it."""
 
 
 @pytest.fixture
 def bare_pair(tmp_path: Path) -> Generator[Pair]:
-    """A folder with a SQLite file, and whatever broker a test names."""
+    """Yield a pair on a SQLite file; tests replace the URL of its database or broker."""
     pair = Pair(tmp_path, f"sqlite:///{tmp_path / 'records.db'}", None)
     yield pair
     pair.close()
@@ -40,7 +40,7 @@ def wrong(url: str, **parts: Any) -> str:
     return sa.make_url(url).set(**parts).render_as_string(hide_password=False)
 
 
-# ---------------------------------------------------------------------------------------- a start that cannot be
+# ------------------------------------------------------------------------------------------ errors at the start
 
 DATABASES_THAT_REFUSE: dict[str, tuple[str, Callable[[str], str], str]] = {
     "postgresql: no such user": ("postgresql", lambda url: wrong(url, username="unknown_dexpy", password="s3cret"),
@@ -124,7 +124,7 @@ def test_a_worker_waits_for_a_broker_that_starts_later(bare_pair: Pair, kind: st
         worker = bare_pair.start(processes=1)
         recorded = [Greet(name=f"early {number}").async_().call() for number in range(5)]
         DirectVisit(page="/early").async_().call()
-        eventually(lambda: worker.lines("broker.unreachable"), "the worker says so", WAIT_S, worker.output)
+        eventually(lambda: worker.lines("broker.unreachable"), "the worker logs the outage", WAIT_S, worker.output)
         assert "Traceback" not in worker.output(), worker.output()
 
         proxy.open()
@@ -132,13 +132,13 @@ def test_a_worker_waits_for_a_broker_that_starts_later(bare_pair: Pair, kind: st
         for ticket in recorded:
             assert ticket.result(WAIT_S, POLL_S)
         eventually(
-            lambda: bare_pair.effects("visit%") == ["visit /early"], "the direct one runs", WAIT_S, bare_pair.output
+            lambda: bare_pair.effects("visit%") == ["visit /early"], "the direct job runs", WAIT_S, bare_pair.output
         )
         assert sorted(bare_pair.effects("greet%")) == [f"greet early {number}" for number in range(5)]
         bare_pair.end()
 
 
-# ------------------------------------------------------------------------------------------- cut off while it runs
+# ------------------------------------------------------------------------------------- outages of a running worker
 
 
 @contextlib.contextmanager
@@ -163,7 +163,7 @@ def all_done_once(pair: Pair, tickets: list[Any], numbers: Iterable[int]) -> Non
     unfinished = sa.select(records.c.id, records.c.status).where(records.c.id.in_(ids), records.c.status != "done")
     eventually(
         lambda: not pair.sql(unfinished),
-        "all are done",
+        "all runs are done",
         WAIT_S,
         lambda: f"{pair.sql(unfinished)}\n{pair.output()}",
     )
@@ -171,11 +171,11 @@ def all_done_once(pair: Pair, tickets: list[Any], numbers: Iterable[int]) -> Non
 
 
 def while_they_run(pair: Pair, times: int) -> Iterator[int]:
-    """Wait until some have run, and after each disturbance until more have: there is something to disturb each time."""
-    for turn in range(times):
+    """Yield a number of times while operations run; before each time, wait until more of them have run."""
+    for number in range(times):
         enough = min(len(pair.effects("count %")) + 5, len(BACKLOG))
-        eventually(lambda: len(pair.effects("count %")) >= enough, "some run", WAIT_S, pair.output)  # noqa: B023
-        yield turn
+        eventually(lambda: len(pair.effects("count %")) >= enough, "more operations have run", WAIT_S, pair.output)  # noqa: B023
+        yield number
 
 
 @pytest.mark.parametrize("name", ["postgresql+sql", "postgresql+redis", "mariadb+sql", "mariadb+rabbitmq"])
@@ -202,8 +202,8 @@ def test_a_temporary_outage_of_the_database_loses_nothing(kind: str, tmp_path: P
 
         for _ in while_they_run(pair, 1):
             proxy.close()
-        has_retried = lambda: worker.output().count("retry_in_s") >= TRIES  # noqa: E731
-        eventually(has_retried, "the worker tries again, and again", WAIT_S, worker.output)
+        has_retried = lambda: worker.output().count("retry_in_s") >= MIN_RETRIES  # noqa: E731
+        eventually(has_retried, "the worker retries several times", WAIT_S, worker.output)
         proxy.open()
 
         all_done_once(pair, tickets, BACKLOG)
@@ -222,7 +222,7 @@ def test_connections_to_the_broker_that_are_cut_lose_nothing(name: str, tmp_path
         cuts = [proxy.cut() for _ in while_they_run(pair, 3)]
         proxy.close()
         tickets += send(MORE)
-        eventually(lambda: worker.lines("broker.unreachable"), "the worker says so", WAIT_S, worker.output)
+        eventually(lambda: worker.lines("broker.unreachable"), "the worker logs the outage", WAIT_S, worker.output)
         proxy.open()
 
         all_done_once(pair, tickets, [*BACKLOG, *MORE])

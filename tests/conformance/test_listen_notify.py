@@ -1,4 +1,4 @@
-"""LISTEN and NOTIFY: what a worker on PostgreSQL hears at once, and what happens when it hears nothing."""
+"""LISTEN and NOTIFY: a worker on PostgreSQL receives messages at once, and by polling without a notification."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from dexpy.brokers.sql.broker import SqlBroker
 from dexpy.database.engine import Database
 
 IDLE_POLL_S = 5.0
-"""So long that nothing is found by polling unless a test waits for it."""
+"""The poll interval in seconds: so long that a quick message was not received by polling."""
 SOON_S = IDLE_POLL_S / 2
-"""Longer than a notification takes, also on a busy machine, and shorter than the poll interval."""
+"""Longer than a notification takes on a busy machine, and shorter than the poll interval; in seconds."""
 IDLE_AFTER_S = 1.3
-"""After so long without a message the consumers poll at the slow pace."""
+"""The time without a message, in seconds, after which the consumers poll at the long interval."""
 
 LISTENERS = "FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN %'"
 
@@ -37,14 +37,14 @@ def database(tmp_path: Path) -> Generator[Database]:
 
 @pytest.fixture
 def received(database: Database) -> Generator[list[tuple[str, float]]]:
-    """What a worker of this process has run, and when."""
+    """Yield the words of the messages that a worker of this process has run, with their times."""
     broker = SqlBroker(database, idle_poll_s=IDLE_POLL_S)
     broker.create_tables()
     messages: list[tuple[str, float]] = []
-    dramatiq.actor(lambda word: messages.append((word, time.monotonic())), actor_name="hear", broker=broker)
+    dramatiq.actor(lambda word: messages.append((word, time.monotonic())), actor_name="receive", broker=broker)
     worker = dramatiq.Worker(broker, worker_threads=2, worker_timeout=round(IDLE_POLL_S * 1000))
     worker.start()
-    eventually(lambda: count(database, f"SELECT count(*) {LISTENERS}") == 1, "it listens")
+    eventually(lambda: count(database, f"SELECT count(*) {LISTENERS}") == 1, "the worker listens")
     time.sleep(IDLE_AFTER_S)
     yield messages
     worker.stop()
@@ -54,7 +54,7 @@ def received(database: Database) -> Generator[list[tuple[str, float]]]:
 
 @pytest.fixture
 def send(database: Database) -> Generator[Callable[[str], float]]:
-    """Enqueues as another process would: over another broker, so that only the notification wakes the consumer."""
+    """Yield a function that enqueues with another broker object, so that only a notification wakes the consumer."""
     other = Database(database.url)
     broker = SqlBroker(other)
 
@@ -67,7 +67,7 @@ def send(database: Database) -> Generator[Callable[[str], float]]:
 
 
 def message(word: str) -> dramatiq.Message[Any]:
-    return dramatiq.Message(queue_name="default", actor_name="hear", args=(word,), kwargs={}, options={})
+    return dramatiq.Message(queue_name="default", actor_name="receive", args=(word,), kwargs={}, options={})
 
 
 def count(database: Database, query: str) -> int:
@@ -113,8 +113,8 @@ def test_a_lost_listener_is_logged_and_restored_and_loses_nothing(
     assert count(database, f"SELECT count(pg_terminate_backend(pid)) {LISTENERS}") == 1
     lost_s = waited(received, "while it is away", send("while it is away"))
 
-    eventually(lambda: "listener.disconnected" in caplog.text, "the log says so")
-    eventually(lambda: count(database, f"SELECT count(*) {LISTENERS}") == 1, "it listens again")
+    eventually(lambda: "listener.disconnected" in caplog.text, "the lost listener is logged")
+    eventually(lambda: count(database, f"SELECT count(*) {LISTENERS}") == 1, "the worker listens again")
     time.sleep(IDLE_AFTER_S)
     again_s = waited(received, "again", send("again"))
 

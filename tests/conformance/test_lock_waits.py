@@ -1,4 +1,4 @@
-"""Locks of other transactions, on servers: recovery waits for none of them, and a delete only for its own rows."""
+"""Locks of other transactions on servers: recovery does not wait for them, and a delete waits for its own rows only."""
 
 from __future__ import annotations
 
@@ -45,19 +45,19 @@ on_both = pytest.mark.parametrize("kills", ["postgresql+redis", "mariadb+sql"], 
 on_servers = pytest.mark.parametrize("server", ["postgresql", "mariadb"], indirect=True)
 KEYS = [(workers, "id"), (worker_sessions, "worker")]
 POLL_S = 15.0
-"""A pass that waited for a lock until the server's timeout would take at least 50 s."""
+"""The limit for a relay pass in seconds; the lock timeout of the servers is at least 50 s."""
 
 
 @pytest.fixture
 def kills(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Kills]:
-    """A pair, named by an indirect parameter, without a worker."""
+    """Yield a pair without a worker; the parameter is its name."""
     with killed_pair(request.param, tmp_path) as opened:
         yield opened
 
 
 @pytest.fixture
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Database]:
-    """A database with dexpy's tables."""
+    """Yield a database with dexpy's tables."""
     with servers.database(request.param, tmp_path) as url:
         database = Database(url)
         with database.begin() as connection:
@@ -66,8 +66,8 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Database
         database.dispose()
 
 
-def enter_dead(id: str) -> dict[str, Any]:
-    """A worker whose lease has expired."""
+def dead_worker(id: str) -> dict[str, Any]:
+    """Return the row of a worker whose lease has expired."""
     return {"id": id, "lease_s": -1.0, "host": "elsewhere", "pid": 1, "threads": 1, "queues": None}
 
 
@@ -84,9 +84,9 @@ def test_a_worker_that_is_frozen_while_it_registers_a_session_does_not_block_the
     os.kill(pid, signal.SIGSTOP)
     frozen_at = now(pair)
     try:
-        with pair.engine.begin() as as_it_froze:
-            # This session is not recorded, so no recovery ends it.
-            as_it_froze.execute(sa.insert(worker_sessions).values(worker=worker, backend="7/elsewhere"))
+        with pair.engine.begin() as other_transaction:
+            # The state of a worker that froze before this commit; no recovery ends a session without a committed row.
+            other_transaction.execute(sa.insert(worker_sessions).values(worker=worker, backend="7/elsewhere"))
             (row,) = wait_until_final(pair)
     finally:
         kills.release()
@@ -104,7 +104,7 @@ def test_a_relay_pass_waits_for_no_lock_for_long_and_does_its_other_tasks(kills:
     heartbeat = dexpy.current_runtime().services.heartbeat
     assert heartbeat is not None
     with dispatcher.store.begin() as connection:
-        worker_registry.register(connection, **enter_dead("gone"))
+        worker_registry.register(connection, **dead_worker("gone"))
     locked = Mark(number=1).async_(in_=86_400).call()
     late = Mark(number=2).async_(in_=86_400).call()
     pair.change(sa.update(records).where(records.c.id == locked.id).values(status="running", claimed_by="gone"))
@@ -114,10 +114,10 @@ def test_a_relay_pass_waits_for_no_lock_for_long_and_does_its_other_tasks(kills:
     with pair.engine.begin() as other_transaction:
         other_transaction.execute(sa.select(workers).with_for_update())
         began = time.monotonic()
-        went_well = relay.run_once()
+        is_complete = relay.run_once()
         took_s = time.monotonic() - began
 
-    assert not went_well, "the dead worker's row is still there"
+    assert not is_complete, "the row of the dead worker still exists"
     assert took_s < POLL_S
     assert (locked.reload().status, late.reload().status) == ("pending", "expired")
     assert relay.run_once()
@@ -133,7 +133,7 @@ def test_a_bounded_wait_is_over_in_time_and_leaves_the_connection_as_it_was(serv
             return connection.exec_driver_sql(setting).scalar(), connection.connection.driver_connection
 
     with server.begin() as connection:
-        worker_registry.register(connection, **enter_dead("gone"))
+        worker_registry.register(connection, **dead_worker("gone"))
     before = lock_timeout()
     other = sa.create_engine(server.url)
     with other.begin() as other_transaction:
@@ -152,7 +152,7 @@ def test_a_bounded_wait_is_over_in_time_and_leaves_the_connection_as_it_was(serv
 
 def enter(connection: sa.Connection, ids: str) -> None:
     for id in ids:
-        worker_registry.register(connection, **enter_dead(id))
+        worker_registry.register(connection, **dead_worker(id))
         connection.execute(sa.insert(worker_sessions).values(worker=id, backend=f"{id}/elsewhere"))
 
 
@@ -165,7 +165,7 @@ def test_a_worker_that_unregisters_does_not_wait_for_one_that_registers(server: 
     other = sa.create_engine(server.url)
     with other.begin() as other_transaction:
         enter(other_transaction, "d")
-        # All rows that are committed, in the end: then a small table is walked from its beginning to its end.
+        # Including the case of all committed rows, for which the server scans the whole small table.
         with lock_timeouts.limited(LOCK_WAIT_S), server.begin() as connection:
             worker_registry.unregister(connection, list(leaving))
             staying = [one for one in "abc" if one not in leaving]
@@ -202,11 +202,11 @@ def test_acknowledgements_do_not_wait_for_open_transactions_that_have_enqueued(s
         other_transaction.execute(statements.INSERT_AFTER, {**posted, "p_message_id": "open", "p_payload": "{}"})
         threads = [threading.Thread(target=message.ack) for message in claimed]
         began = time.monotonic()
-        # They meet while something else is written, and are written together then.
+        # The acknowledgements queue up while another write holds the lock, and are then written together.
         with broker._leases._write_lock:
             for thread in threads:
                 thread.start()
-            eventually(lambda: len(broker._leases._pending_acks) == 3, "all three wait", WAIT_S)
+            eventually(lambda: len(broker._leases._pending_acks) == 3, "all three acknowledgements wait", WAIT_S)
         for thread in threads:
             thread.join()
         assert time.monotonic() - began < POLL_S

@@ -1,4 +1,4 @@
-"""A connection that is cut between a claim and its reply: exactly the claimed messages are redelivered."""
+"""Connections that are cut before the reply to a claim: exactly the claimed messages are redelivered."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from dexpy.foundation.errors import ConfigurationError
 
 
 def message(word: str) -> dramatiq.Message[Any]:
-    return dramatiq.Message(queue_name="default", actor_name="hear", args=(word,), kwargs={}, options={})
+    return dramatiq.Message(queue_name="default", actor_name="receive", args=(word,), kwargs={}, options={})
 
 
 def read(consumer: Any) -> list[Any]:
@@ -49,14 +49,14 @@ def test_a_message_from_redis_that_reached_no_worker_is_redelivered(redis_broker
         redis_broker.enqueue(message(word))
     first = redis_broker.consume("default", prefetch=1, timeout=10)
     (running,) = read(first)
-    # Outside of the broker's accounting, as with a cut connection: the server has executed it without a reply.
-    assert len(redis_broker._dispatch("fetch")("default", 1)) == 1, "handed out, and its answer lost"
+    # Fetch without the broker's bookkeeping, as if the connection were cut before the reply.
+    assert len(redis_broker._dispatch("fetch")("default", 1)) == 1, "claimed, but the reply is lost"
 
     second = redis_broker.consume("default", prefetch=8, timeout=10)
 
     assert sorted(one.args[0] for one in read(second)) == ["later", "lost"]
     assert running.args[0] == "run"
-    assert queue_depth(redis_broker, "default") == 3, "those that are held too, each once"
+    assert queue_depth(redis_broker, "default") == 3, "the claimed messages are included, each once"
 
 
 @pytest.mark.anywhere
@@ -82,7 +82,7 @@ def test_delayed_messages_in_the_memory_of_a_consumer_are_redelivered_after_its_
     first = redis_broker.consume("default.DQ", prefetch=2, timeout=10)
     assert [one.args[0] for one in read(first)] == ["soon"]
 
-    # After an error of the connection: Dramatiq's thread has forgotten what it kept for later.
+    # Dramatiq creates a new consumer after a connection error, and drops its delayed messages.
     second = redis_broker.consume("default.DQ", prefetch=2, timeout=10)
 
     assert [one.args[0] for one in read(second)] == ["soon"]
@@ -128,14 +128,14 @@ def test_a_failed_acknowledgement_to_redis_does_not_block_the_thread(
         return ack(*arguments)
 
     monkeypatch.setattr(redis_broker, "do_ack", fail_once)
-    dramatiq.actor(received.append, actor_name="hear", broker=redis_broker)
-    # The only thread, and so the capacity for one message.
+    dramatiq.actor(received.append, actor_name="receive", broker=redis_broker)
+    # With one thread there is capacity for one message only.
     worker = dramatiq.Worker(redis_broker, worker_threads=1, worker_timeout=50)
     worker.start()
     try:
         for word in ("first", "second", "third"):
             redis_broker.enqueue(message(word))
-        eventually(lambda: len(received) == 3, "all are run")
+        eventually(lambda: len(received) == 3, "all messages are run")
     finally:
         worker.stop()
     assert received == ["first", "second", "third"]
@@ -180,11 +180,11 @@ def test_a_message_from_a_database_that_reached_no_worker_is_redelivered(kind: s
             owner = connection.execute(sa.select(messages.c.owner).where(messages.c.owner.is_not(None))).scalar_one()
             until = connection.execute(sa.select(sa.func.max(messages.c.leased_until))).scalar_one()
             connection.execute(sa.update(messages).values(owner=owner, leased_until=until))
-        assert broker.pending().leased == 2, "handed out, and its answer lost"
+        assert broker.pending().leased == 2, "claimed, but the reply is lost"
 
         second: Any = broker.consume("default", prefetch=4, timeout=10)
 
-        redelivered = eventually(lambda: next(second), "the lost one comes")
+        redelivered = eventually(lambda: next(second), "the lost message is redelivered")
         assert (running.args[0], redelivered.args[0]) == ("run", "lost")
         assert next(second) is None
         for consumer, one in ((first, running), (second, redelivered)):
@@ -212,17 +212,17 @@ def test_an_acknowledgement_without_a_reply_delays_nothing(
         begin, lost = database.begin, [True]
 
         @contextmanager
-        def begin_and_lose_one_answer() -> Generator[sa.Connection]:
+        def begin_and_lose_one_reply() -> Generator[sa.Connection]:
             with begin() as connection:
                 yield connection
             if lost and lost.pop():
-                raise sa.exc.OperationalError("COMMIT", {}, Exception("gone before it could answer"))
+                raise sa.exc.OperationalError("COMMIT", {}, Exception("connection lost before the reply"))
 
-        monkeypatch.setattr(database, "begin", begin_and_lose_one_answer)
+        monkeypatch.setattr(database, "begin", begin_and_lose_one_reply)
         consumer.ack(done)
 
-        assert not lost, "the first try was written, and with it the claim of what is next"
-        following = eventually(lambda: next(consumer), "the next one comes")
+        assert not lost, "the first attempt was committed, including the claim of the next message"
+        following = eventually(lambda: next(consumer), "the next message is delivered")
         assert following.args[0] == "next"
         consumer.ack(following)
         assert broker.pending() == Pending(due=0, delayed=0, leased=0)

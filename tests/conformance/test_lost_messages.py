@@ -1,4 +1,4 @@
-"""Messages that get lost while the workers are busy: what others run must not hide that one is missing."""
+"""Messages that are lost while workers are busy: the messages of other runs must not hide a missing one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dexpy.runtime import install
 
 RECOVER_WITHIN_S = 5.0
 BUSY_S = 14.0
-"""Longer than a lost message may take to be sent again, and the run after it."""
+"""The duration of the other runs in seconds: longer than the republishing of a lost message and its run."""
 
 
 def quick(name: str, folder: Path) -> Generator[Pair]:
@@ -44,7 +44,7 @@ def pair_to_leave(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[P
 
 
 class Killed(BaseException):
-    """Raised in place of the end of a process."""
+    """Raised instead of killing the process."""
 
 
 def test_a_message_lost_while_others_run_is_republished_in_time(
@@ -55,18 +55,20 @@ def test_a_message_lost_while_others_run_is_republished_in_time(
         Count(number=number, seconds=BUSY_S).async_().call()
     eventually(lambda: running(quick_pair) == 3, "three of four threads are busy", 10, quick_pair.output)
 
-    def die_before_send(place: str) -> None:
+    def die_before_publish(place: str) -> None:
         if place == "before_publish":
             raise Killed
 
     with monkeypatch.context() as context, pytest.raises(Killed):
-        context.setattr(failpoints, "reached", die_before_send)
+        context.setattr(failpoints, "reached", die_before_publish)
         Greet(name="unsent").async_().call()
 
-    eventually(lambda: "greet unsent" in quick_pair.effects(), "it runs", RECOVER_WITHIN_S + 1, quick_pair.output)
+    eventually(
+        lambda: "greet unsent" in quick_pair.effects(), "the operation runs", RECOVER_WITHIN_S + 1, quick_pair.output
+    )
     assert running(quick_pair) == 3
     (row,) = quick_pair.sql("SELECT send_count FROM operation_records WHERE operation LIKE '%Greet'")
-    assert row.send_count == 2, "sent again, once"
+    assert row.send_count == 2, "republished once"
     worker.signal(signal.SIGKILL, to_all=True)
 
 
@@ -81,7 +83,7 @@ def test_messages_of_an_abandoned_broker_run_after_a_switch_to_the_database(pair
 
     worker = pair.start(threads=4)
 
-    eventually(lambda: len(pair.effects()) == 4, "all have run", RECOVER_WITHIN_S + 1, pair.output)
+    eventually(lambda: len(pair.effects()) == 4, "all operations have run", RECOVER_WITHIN_S + 1, pair.output)
     assert sorted(pair.effects()) == [*(f"greet left {number}" for number in range(3)), "greet new"]
     assert [pair.row(ticket.id)["send_count"] for ticket in (*abandoned, new)] == [2, 2, 2, 1]
     worker.signal(signal.SIGKILL, to_all=True)
@@ -101,7 +103,7 @@ def test_messages_of_a_dead_process_are_requeued_before_the_queue_is_counted() -
         alive: Any = broker_from_url(url, heartbeat_timeout_s=heartbeat_timeout_s)
         alive.maintenance_chance = 0
         counted = ServerTransport(alive, None)
-        assert counted.count_due("default") == 0, "its process may still live"
+        assert counted.count_due("default") == 0, "its process may still be alive"
         time.sleep(heartbeat_timeout_s + 0.1)
         assert counted.count_due("default") == 1
 

@@ -1,4 +1,4 @@
-"""What every pair of a database and a broker does alike, through the public face and real worker processes."""
+"""The behaviour that every pair of a database and a broker has, tested by the public API and real workers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from dexpy import Err, Error, Ok, OperationFailed
 from dexpy.database.tables import messages, records
 
 WAIT_S = 20.0
-"""A busy machine is no failure."""
+"""A generous timeout in seconds, for busy machines."""
 POLL_S = 0.03
 
 EVERYTHING = Everything(
@@ -84,7 +84,7 @@ def send_all(operations: list[Any], **options: Any) -> list[Any]:
 
 @pytest.fixture
 def captured(pair: Pair) -> Any:
-    """What this test hands to the broker."""
+    """Yield the messages that this process publishes during a test."""
     broker = dexpy.current_runtime().broker
     capturing = CapturedMessages()
     broker.add_middleware(capturing)
@@ -92,7 +92,7 @@ def captured(pair: Pair) -> Any:
     broker.middleware.remove(capturing)
 
 
-# ---------------------------------------------------------------------------------------------------- how it ends
+# ------------------------------------------------------------------------------------------------------- outcomes
 
 
 @pytest.mark.anywhere
@@ -123,7 +123,7 @@ def test_a_retry_after_a_crash_succeeds(pair: Pair, tmp_path: Path) -> None:
 
     assert ticket.result(WAIT_S, POLL_S) == 3
     assert pair.row(ticket.id)["num_attempts"] == 3
-    assert pair.effects_of(ticket.id) == ["stumble"], "what the first two wrote was rolled back"
+    assert pair.effects_of(ticket.id) == ["stumble"], "the writes of the first two attempts were rolled back"
     attempts = pair.sql(
         "SELECT number, failure FROM operation_attempts WHERE record_id = :id ORDER BY number", id=ticket.id
     )
@@ -147,13 +147,13 @@ def test_a_retry_of_a_direct_job_succeeds(pair: Pair, tmp_path: Path) -> None:
 
     eventually(
         lambda: ledger.exists() and len(ledger.read_text().split()) == 3,
-        "it runs three times",
+        "the job runs three times",
         WAIT_S,
         pair.output,
     )
     run_ids = set(ledger.read_text().split())
     assert len(run_ids) == 1
-    eventually(lambda: pair.effects_of(*run_ids) == ["stumble"], "the third one ends well", WAIT_S, pair.output)
+    eventually(lambda: pair.effects_of(*run_ids) == ["stumble"], "the third attempt succeeds", WAIT_S, pair.output)
 
 
 # ------------------------------------------------------------------------------------------- delays and queues
@@ -171,7 +171,7 @@ def test_a_delay_and_a_due_time_are_respected(pair: Pair) -> None:
     for ticket in (delayed, appointed):
         ticket.result(WAIT_S, POLL_S)
         began = pair.row(ticket.id)["started_at"].timestamp()
-        # Two clocks of one machine.
+        # The database's clock may differ slightly from `time.time`.
         assert 0.99 <= began - enqueued_at < 10
 
 
@@ -207,7 +207,7 @@ def test_a_higher_priority_runs_sooner(pair: Pair) -> None:
     assert mean[0] + 5 < mean[1], mean
 
 
-# ------------------------------------------------------------------------------------------------- what is sent
+# ------------------------------------------------------------------------------------------------------- messages
 
 
 @pytest.mark.anywhere
@@ -241,7 +241,7 @@ def test_the_message_of_an_operation_without_recorded_params_holds_them(
     assert set(message.kwargs) == {"class_name", "params", "trace"}
     assert message.kwargs["params"] == {"page": operation.page}
     assert not ticket.recorded
-    eventually(lambda: pair.effects_of(ticket.id), "it runs", WAIT_S, pair.output)
+    eventually(lambda: pair.effects_of(ticket.id), "the job runs", WAIT_S, pair.output)
     rows = pair.sql(sa.select(records.c.status, records.c.params).where(records.c.id == ticket.id))
     assert rows == ([] if type(operation) is DirectVisit else [("done", None)])
 
@@ -256,9 +256,9 @@ def test_a_direct_job_with_a_long_delay_waits_in_the_database(pair: Pair) -> Non
     now = datetime.now(timezone.utc)
     pair.change(sa.update(messages).where(messages.c.id == waiting.id).values(due_at=now))
 
-    eventually(lambda: pair.effects_of(ticket.id), "it runs", WAIT_S, pair.output)
+    eventually(lambda: pair.effects_of(ticket.id), "the job runs", WAIT_S, pair.output)
     query = sa.select(messages).where(messages.c.id == waiting.id)
-    eventually(lambda: not pair.sql(query), "its row is gone", WAIT_S, pair.output)
+    eventually(lambda: not pair.sql(query), "its row is deleted", WAIT_S, pair.output)
 
 
 def test_every_type_round_trips_through_params_and_result(pair: Pair) -> None:
@@ -317,7 +317,7 @@ def test_an_enqueue_in_a_session_runs_after_its_commit_and_never_after_a_rollbac
         assert pair.effects_of(ticket.id) == []
 
 
-def test_the_effects_of_a_run_and_its_done_are_one_transaction(pair: Pair) -> None:
+def test_the_effects_of_a_run_and_its_status_are_written_in_one_transaction(pair: Pair) -> None:
     ticket = Greet(name="once").async_().call()
     ticket.result(WAIT_S, POLL_S)
     if pair.engine.dialect.name == "postgresql":
@@ -327,14 +327,14 @@ def test_the_effects_of_a_run_and_its_done_are_one_transaction(pair: Pair) -> No
     lost = LoseClaim().async_().call()
 
     eventually(lambda: any(lost.id in line for worker in pair.workers for line in worker.lines("claim.lost")),
-               "the worker says that its claim was lost", WAIT_S, pair.output)  # fmt: skip
+               "the lost claim is logged", WAIT_S, pair.output)  # fmt: skip
     assert pair.effects_of(lost.id) == []
     # The row belongs to the current claim, whose worker ends it without running it.
     assert pair.status(lost.id) in ("running", "failed")
     pair.change(sa.delete(records).where(records.c.id == lost.id))
 
 
-# ----------------------------------------------------------------------------------------------------- by hand
+# -------------------------------------------------------------------------------------------- actions on tickets
 
 
 def test_a_ticket_retries_a_failed_run(pair: Pair, tmp_path: Path) -> None:
@@ -374,7 +374,7 @@ def test_two_hundred_operations_on_two_processes_run_exactly_once_each(pair: Pai
     ids = [ticket.id for ticket in tickets]
     unfinished = sa.select(sa.func.count()).where(records.c.id.in_(ids), records.c.status != "done")
 
-    eventually(lambda: pair.sql(unfinished) == [(0,)], "all are done", 40, pair.output)
+    eventually(lambda: pair.sql(unfinished) == [(0,)], "all operations are done", 40, pair.output)
 
     effects = pair.sql("SELECT what, run, pid FROM effects WHERE what LIKE 'count 1___'")
     assert Counter(row.what for row in effects) == Counter(f"count {number}" for number in range(1000, 1200))

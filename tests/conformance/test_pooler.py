@@ -1,4 +1,4 @@
-"""Behind a transaction pooler: `dexpy check` reports its findings, and operations run."""
+"""PostgreSQL behind a transaction pooler: operations run, and `dexpy check` reports its limits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WAIT_S = 40.0
 
 @pytest.fixture
 def pooled(tmp_path: Path) -> Generator[tuple[Pair, Pooler]]:
-    """PostgreSQL with its tables, reached through a pooler."""
+    """Yield PostgreSQL with its tables behind a pooler."""
     with open_pair("postgresql+sql", tmp_path) as pair:
         pooler = Pooler(pair.url)
         yield pair, pooler
@@ -35,7 +35,7 @@ def pooled(tmp_path: Path) -> Generator[tuple[Pair, Pooler]]:
 def test_a_statement_that_another_connection_has_prepared_is_reported_with_the_fix(pooled: tuple[Pair, Pooler]) -> None:
     _, pooler = pooled
     first, second = Database(pooler.url), Database(pooler.url)
-    # As `dexpy db init` does: what a rollback follows would be forgotten.
+    # In a committed transaction, like `dexpy db init`: a rollback would discard the prepared statements.
     with first.begin() as connection:
         schema.problems(connection)
     first.dispose()

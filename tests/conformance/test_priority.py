@@ -1,4 +1,4 @@
-"""What is urgent passes what a broker has handed out already."""
+"""Urgent runs overtake messages that a broker has already delivered."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ WAIT_S = 60.0
 URGENT = 5
 CALM = 200
 SECONDS = 0.1
-"""The duration of one ordinary run: long enough for many polls for urgent rows before all have ended."""
+"""The duration of an ordinary run in seconds: urgent rows are polled many times before the last one ends."""
 PAIRS = ["postgresql+redis", "postgresql+rabbitmq", "mariadb+redis", "sqlite+sql"]
 SERVERS = PAIRS[:-1]
-"""The SQL broker sorts its messages, so no worker holds a less urgent one."""
+"""The SQL broker delivers by priority, so there is no overtaking on it."""
 
 
 def on(*names: str) -> pytest.MarkDecorator:
@@ -42,7 +42,7 @@ def all_done(pair: Pair, tickets: Sequence[Any]) -> None:
     def unfinished() -> list[Any]:
         return [(row.id, row.operation, row.status) for row in rows_of(pair, tickets) if row.status != "done"]
 
-    eventually(lambda: not unfinished(), "all are done", WAIT_S, lambda: f"{unfinished()}\n{pair.output()}")
+    eventually(lambda: not unfinished(), "all runs are done", WAIT_S, lambda: f"{unfinished()}\n{pair.output()}")
 
 
 def enqueue_calm() -> list[Any]:
@@ -53,7 +53,7 @@ def enqueue_calm() -> list[Any]:
 def test_urgent_runs_start_before_most_earlier_deliveries(own_pair: Pair) -> None:
     calm = enqueue_calm()
     own_pair.start(processes=1, threads=4)
-    eventually(lambda: started(own_pair, calm), "the backlog is begun", WAIT_S, own_pair.output)
+    eventually(lambda: started(own_pair, calm), "the first runs of the backlog are done", WAIT_S, own_pair.output)
     numbers = range(CALM, CALM + 20)
 
     urgent = [Count(number=number).async_(priority=URGENT).call() for number in numbers]
@@ -61,7 +61,7 @@ def test_urgent_runs_start_before_most_earlier_deliveries(own_pair: Pair) -> Non
     all_done(own_pair, [*calm, *urgent])
     last = started(own_pair, urgent)[-1]
     num_overtaken = sum(began > last for began in started(own_pair, calm))
-    assert num_overtaken > CALM / 2, f"{num_overtaken} of {CALM} began after the last urgent one"
+    assert num_overtaken > CALM / 2, f"{num_overtaken} of {CALM} started after the last urgent run"
     assert Counted(own_pair.effects("count %")) == Counted(f"count {number}" for number in range(CALM + 20))
     assert {row.num_attempts for row in rows_of(own_pair, [*calm, *urgent])} == {1}
 

@@ -1,4 +1,7 @@
-"""Finding what is next costs the same, however much waits for another time: what a database reads is counted."""
+"""The cost of the queries for the next message or record does not depend on the number of waiting rows.
+
+The tests count what the database reads.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ from dexpy.worker.claims import Claims
 
 FEW, MANY = 20, 3000
 FACTOR = 4
-"""Between few and many rows: an index that is a level or two deeper, and nothing like a walk."""
+"""The maximum increase from few to many rows: an index may be a level or two deeper, but there is no scan."""
 URGENT = 5
 everywhere = pytest.mark.parametrize("kind", servers.DATABASES)
 
@@ -74,7 +77,7 @@ class Effort:
         return 0
 
     def spent(self) -> int:
-        """Since the last time."""
+        """Return the count since the last call."""
         total, self.total = self.total, 0
         return total
 
@@ -84,7 +87,7 @@ BY_KEY = {"sqlite": "autoindex_operation_records_1 (id=?)", "postgresql": "using
 
 @contextmanager
 def plans(engine: sa.Engine) -> Generator[list[tuple[str, bool]]]:
-    """The statements of an engine, each with whether the planner uses a key lookup."""
+    """Yield the statements of an engine, each with whether its plan finds the rows by the primary key."""
     collected: list[tuple[str, bool]] = []
 
     def observe(connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
@@ -97,7 +100,7 @@ def plans(engine: sa.Engine) -> Generator[list[tuple[str, bool]]]:
                 collected.append((statement, bool(reads) and all(BY_KEY[kind] in plan_row for plan_row in reads)))
             else:
                 key = [column[0] for column in explain_cursor.description].index("key")
-                # A row that is read before there is a plan, by its key, and is not as it should be.
+                # MariaDB reads such rows by the key during planning, and reports no plan if they do not match.
                 is_seen = [line[key] == "PRIMARY" or "after reading const tables" in str(line[-1]) for line in lines]
                 collected.append((statement, all(is_seen)))
 
@@ -119,8 +122,8 @@ WAITING_MESSAGES: dict[str, dict[str, Any]] = {
     "later and more urgent": {"priority": URGENT, "due_at": timedelta(days=1)},
     "later and as urgent": {"due_at": timedelta(days=1)},
     "later and less urgent": {"priority": -URGENT, "due_at": timedelta(days=1)},
-    "due, and behind it": {},
-    "due, and less urgent": {"priority": -URGENT},
+    "due, of the same priority, and enqueued later": {},
+    "due and less urgent": {"priority": -URGENT},
 }
 
 
@@ -207,7 +210,7 @@ def test_messages_are_claimed_by_priority_and_then_by_due_time(database: Databas
 @everywhere
 def test_concurrent_claims_get_different_messages(database: Database, kind: str) -> None:
     if kind == "sqlite":
-        # One writer at a time: the other one waits for the lock, and finds what is left.
+        # SQLite has one writer at a time, so the claims are not concurrent.
         return
     insert(database, 2)
     insert(database, FEW, priority=URGENT, due_at=timedelta(days=1))
@@ -224,15 +227,15 @@ LATER: dict[str, Any] = {"scheduled_at": timedelta(days=1), "enqueued_at": None}
 WAITING_RECORDS: dict[str, list[dict[str, Any]]] = {
     "later and more urgent": [{"priority": URGENT, **LATER}],
     "later and as urgent": [LATER],
-    "sent, and as urgent": [{}],
-    "sent, and in another queue": [{"queue": "other", "priority": URGENT}],
-    # PostgreSQL believes then that there are many rows of that priority that are not for later.
-    "sent, and later and more urgent": [{}, {"priority": URGENT, **LATER}],
+    "published and as urgent": [{}],
+    "published, in another queue": [{"queue": "other", "priority": URGENT}],
+    # These statistics mislead PostgreSQL: it expects many due rows of the high priority.
+    "published, and later and more urgent": [{}, {"priority": URGENT, **LATER}],
 }
 
 
 class Inbox:
-    """A runtime whose messages the test delivers."""
+    """A runtime with a stub broker, whose messages the test delivers itself."""
 
     def __init__(self, url: str) -> None:
         self.broker = StubBroker()
@@ -243,8 +246,8 @@ class Inbox:
     def send(self, priority: int = 0) -> str:
         return Count(number=0).async_(priority=priority).call().id
 
-    def wait(self, count: int, *, noticed: bool = True, **values: Any) -> None:
-        """Add so many pending rows, with or without updated statistics."""
+    def wait(self, count: int, *, analyzes: bool = True, **values: Any) -> None:
+        """Insert a number of pending rows, and update the statistics of the planner unless told otherwise."""
         with self.engine.begin() as connection:
             model = dict(connection.execute(sa.select(records).limit(1)).one()._mapping)
             defaults = {**model, "priority": 0, "status": "pending", "scheduled_at": None, "enqueued_at": clock.now()}
@@ -252,12 +255,12 @@ class Inbox:
                 values = {**values, "scheduled_at": clock.now() + values["scheduled_at"]}
             rows = [{**defaults, **values, "id": f"op_{os.urandom(12).hex()}"} for _ in range(count)]
             connection.execute(sa.insert(records), rows)
-        if noticed:
+        if analyzes:
             analyze(self.engine, records)
 
     @contextmanager
     def delivered(self, id: str) -> Generator[str | None]:
-        """The row that a message gets, in a process that has looked at nothing yet."""
+        """Yield the id of the record that a delivered message claims, in a process without cached priorities."""
         claims = Claims(self.runtime.store, self.runtime.dispatcher, lambda: "this")
         message, current = self.runtime.dispatcher.message_of(self.runtime.store.row(id)), CurrentMessage()
         current.before_process_message(self.broker, message)
@@ -290,14 +293,14 @@ def test_a_more_urgent_row_is_found_without_a_scan(inbox: Inbox, name: str) -> N
             inbox.wait(waiting, **values)
         one, other = inbox.send(), inbox.send()
         effort.spent()
-        assert inbox.deliver(one) == one, "nothing is more urgent"
-        vain = effort.spent()
+        assert inbox.deliver(one) == one, "no record is more urgent"
+        effort_without_urgent = effort.spent()
         urgent = inbox.send(URGENT - 1)
         effort.spent()
         assert inbox.deliver(other) == urgent
         claim_effort = effort.spent()
-        assert inbox.deliver(urgent) == other, "a late message claims the record that has none"
-        return [vain, claim_effort, effort.spent()]
+        assert inbox.deliver(urgent) == other, "the message of a claimed record claims the record without a message"
+        return [effort_without_urgent, claim_effort, effort.spent()]
 
     few, many = spend(FEW), spend(MANY)
 
@@ -306,13 +309,13 @@ def test_a_more_urgent_row_is_found_without_a_scan(inbox: Inbox, name: str) -> N
 
 
 @everywhere
-@pytest.mark.parametrize("planner", ["knows nothing", "knows what was"])
+@pytest.mark.parametrize("planner", ["without statistics", "with old statistics"])
 def test_a_row_is_found_by_its_key_whatever_the_statistics(inbox: Inbox, planner: str) -> None:
     one, other = inbox.send(), inbox.send()
-    if planner == "knows what was":
+    if planner == "with old statistics":
         inbox.wait(MANY, status="done", completed_at=clock.now())
-    # As a queue that has filled up just now.
-    inbox.wait(MANY, noticed=False)
+    # Without new statistics, as after a sudden growth of the queue.
+    inbox.wait(MANY, analyzes=False)
 
     with plans(inbox.engine) as explained, inbox.engine.begin() as connection:
         claimed = apply(connection, "claim", one, claimed_by="this")

@@ -53,7 +53,7 @@ def is_same(pair: Pair, url: str) -> bool:
 
 @contextlib.contextmanager
 def by_another_port(pair: Pair) -> Generator[str]:
-    """The URL of the pair's database behind a proxy."""
+    """Yield the URL of the pair's database behind a proxy."""
     proxy = Proxy(pair.url)
     try:
         yield proxy.url

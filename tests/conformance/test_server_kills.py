@@ -1,6 +1,6 @@
-"""Killed and frozen processes, on servers: every operation ends once and in time, and nothing is lost.
+"""Killed and frozen processes on servers: every operation ends once and in time, and nothing is lost.
 
-The same on a SQLite file is in ``tests/journeys/test_kills.py``.
+``tests/journeys/test_kills.py`` has the tests on a SQLite file.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ PAIRS = ["postgresql+redis", "postgresql+rabbitmq", "mariadb+sql"]
 
 @pytest.fixture
 def kills(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Kills]:
-    """A pair, named by an indirect parameter, without a worker."""
+    """Yield a pair without a worker; the parameter is its name."""
     with killed_pair(request.param, tmp_path) as opened:
         yield opened
 
@@ -92,7 +92,7 @@ def test_a_worker_that_was_frozen_past_its_lease_writes_nothing_after_it_is_resu
     pid = kills.wait_for("in_perform").pid
     committing = LockCustomer(customer=2, ledger=str(ledger)).async_().call()
     assert kills.wait_for("before_commit").pid == pid
-    # Perhaps fetched by it, and perhaps not: they lie behind what it runs.
+    # The frozen worker may have fetched these messages, but it runs none of them.
     for number in (5, 6):
         Mark(number=number).async_().call()
     successor = pair.start()
@@ -102,7 +102,7 @@ def test_a_worker_that_was_frozen_past_its_lease_writes_nothing_after_it_is_resu
     frozen_at = now(pair)
     rows = wait_until_final(pair)
 
-    # Both ran to their end although the frozen one had locked the rows that they write.
+    # Both runs ended although the frozen worker had locked the rows that they write.
     assert len(rows) == 6
     assert_done_once(pair, rows, ["hold 1", "hold 2", *effects_of([1, 2, 5, 6])])
     (healthy,) = successor.children()
@@ -115,13 +115,15 @@ def test_a_worker_that_was_frozen_past_its_lease_writes_nothing_after_it_is_resu
     kills.release()
     os.kill(pid, signal.SIGCONT)
 
-    eventually(lambda: frozen.lines("worker.lease_expired"), "its lease has expired", WAIT_S, pair.output)
+    eventually(lambda: frozen.lines("worker.lease_expired"), "the expired lease is logged", WAIT_S, pair.output)
     eventually(lambda: len(frozen.lines("claim.lost")) == 2, "both of its runs are rolled back", WAIT_S, pair.output)
-    (new_id,) = eventually(lambda: worker_ids(pair, pid), "it has a new name", WAIT_S, pair.output)
+    (new_id,) = eventually(
+        lambda: worker_ids(pair, pid), "the process is registered under a new id", WAIT_S, pair.output
+    )
     assert new_id != old_id
     assert_nothing_left(pair)
-    assert sorted(lines_of(ledger)) == [f"1 {healthy}", f"2 {healthy}"], "its hooks have not run"
-    assert wait_until_final(pair) == rows, "neither it nor what it had enqueued has left anything"
+    assert sorted(lines_of(ledger)) == [f"1 {healthy}", f"2 {healthy}"], "the hooks of the frozen runs have not run"
+    assert wait_until_final(pair) == rows, "the frozen runs and their children have changed nothing"
     assert set(pair.sql(sa.select(Customer.name).where(Customer.id <= 2))) == {(f"held by {healthy}",)}
     assert_done_once(pair, rows, ["hold 1", "hold 2", *effects_of([1, 2, 5, 6])])
 
@@ -143,21 +145,23 @@ def test_a_relay_that_is_frozen_in_the_middle_of_a_recovery_does_not_block_the_r
     recovering = kills.serve(["before_recovery_commit=wait"], "-Q", "elsewhere")
     recovering.await_started(1)
     first.signal(signal.SIGKILL, to_all=True)
-    # Its transaction holds the row, and it is not there to end it.
+    # The open transaction of the frozen relay holds the row lock.
     frozen = kills.wait_for("before_recovery_commit").pid
     os.kill(frozen, signal.SIGSTOP)
     pair.start()
-    # From here on a worker can recover it.
+    # The recovery interval begins with the start of this worker.
     since = now(pair)
 
     rows = wait_until_final(pair)
 
     assert_done_once(pair, rows, effects_of([1]))
     assert_available_in_time(pair, rows[0], since)
-    assert [pid_of(lost.worker) for lost in lost_attempts(pair, ticket.id)] == [doomed], "once, and by the other one"
+    assert [pid_of(lost.worker) for lost in lost_attempts(pair, ticket.id)] == [doomed], (
+        "recovered once, by the other worker"
+    )
     kills.release()
     os.kill(frozen, signal.SIGCONT)
-    eventually(lambda: recovering.lines("worker.lease_expired"), "its lease has expired", WAIT_S, pair.output)
+    eventually(lambda: recovering.lines("worker.lease_expired"), "the expired lease is logged", WAIT_S, pair.output)
     assert wait_until_final(pair) == rows
 
 
@@ -185,25 +189,27 @@ def test_a_worker_whose_lease_expires_during_a_recovery_is_recovered_by_the_next
     remaining = sa.select(workers.c.id).where(workers.c.host == "elsewhere")
 
     assert recovery.run_once() == 1
-    # Its row records its sessions, which are not ended yet and may hold locks.
+    # The row of the expired worker remains until its recorded sessions, which may hold locks, are ended.
     assert [row.id for row in pair.sql(remaining)] == ["late"]
     assert recovery.run_once() == 0
     assert pair.sql(remaining) == []
 
 
 @on("postgresql+redis", "mariadb+sql")
-def test_an_outage_longer_than_a_lease_makes_no_live_worker_dead(
+def test_after_an_outage_longer_than_a_lease_no_live_worker_is_recovered(
     kills: Kills,
 ) -> None:
     pair, gate = kills.pair, kills.pair.folder / "gate"
     worker = pair.start(processes=3, threads=1)
-    # Each in a transaction: its session is one of those that would be ended.
+    # Each run has an open transaction, whose session a recovery would end.
     tickets = [WaitForFile(number=number, file=str(gate), writes_first=True).async_().call() for number in range(3)]
     running = sa.select(records).where(records.c.status == "running").order_by(records.c.id)
-    before = eventually(lambda: len(rows := pair.sql(running)) == 3 and rows, "all run", WAIT_S, pair.output)
+    before = eventually(
+        lambda: len(rows := pair.sql(running)) == 3 and rows, "all operations are running", WAIT_S, pair.output
+    )
     lost = Mark(number=3).async_(in_=86_400).call()
 
-    # All writes of heartbeats wait, and every process reads expired leases.
+    # The lock delays all heartbeats, so every process reads expired leases.
     with pair.engine.begin() as connection:
         connection.execute(sa.select(workers).with_for_update())
         # Longer than a lease, which is half of the recovery interval.
@@ -211,8 +217,8 @@ def test_an_outage_longer_than_a_lease_makes_no_live_worker_dead(
     claimed_by_dead_worker = {"status": "running", "claimed_by": "gone"}
     pair.change(sa.update(records).where(records.c.id == lost.id).values(claimed_by_dead_worker))
 
-    # A process that recovers this run has checked the other workers too.
-    eventually(lambda: lost_attempts(pair, lost.id), "the dead one's run is taken up", WAIT_S, pair.output)
+    # The process that recovers this run has also checked the leases of all workers.
+    eventually(lambda: lost_attempts(pair, lost.id), "the run of the dead worker is recovered", WAIT_S, pair.output)
     assert pair.sql(running) == before
     gate.touch()
     assert [ticket.result(WAIT_S) for ticket in tickets] == [None] * 3
@@ -226,21 +232,21 @@ def test_a_worker_with_a_late_heartbeat_waits_before_it_recovers_runs_of_others(
     store = dexpy.current_runtime().store
     heartbeat, beats = Heartbeat(store, intervals), []
 
-    def beaten(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+    def record_heartbeat(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
         if statement.startswith("UPDATE") and workers.name in statement.split()[1]:
             beats.append(time.monotonic())
 
     heartbeat.start()
-    sa.event.listen(store.database.engine, "after_cursor_execute", beaten)
+    sa.event.listen(store.database.engine, "after_cursor_execute", record_heartbeat)
     try:
         with pair.engine.begin() as connection:
             connection.execute(sa.select(workers).with_for_update())
-            eventually(lambda: not heartbeat.may_recover, "it is late", WAIT_S)
+            eventually(lambda: not heartbeat.may_recover, "the heartbeat is late", WAIT_S)
             beats.clear()
         eventually(lambda: heartbeat.may_recover, "it may recover runs again", WAIT_S)
         may_recover_at = time.monotonic()
     finally:
-        sa.event.remove(store.database.engine, "after_cursor_execute", beaten)
+        sa.event.remove(store.database.engine, "after_cursor_execute", record_heartbeat)
         heartbeat.stop()
 
     assert may_recover_at - beats[0] >= RECOVERS_AFTER_BEATS * intervals.heartbeat_interval_s
@@ -254,10 +260,10 @@ def test_a_worker_without_a_heartbeat_claims_nothing_until_it_has_one(kills: Kil
 
     with pair.engine.begin() as connection:
         connection.execute(sa.select(workers).with_for_update())
-        # So long without a heartbeat that its lease may expire before its next pass.
+        # After this time without a heartbeat, the lease may expire before the next one.
         time.sleep(RECOVER_WITHIN_S / 2)
         ticket = Mark(number=2).async_().call()
-        eventually(lambda: worker.lines("worker.paused"), "it has the message, and waits", WAIT_S, pair.output)
+        eventually(lambda: worker.lines("worker.paused"), "the worker is paused", WAIT_S, pair.output)
         assert pair.row(ticket.id)["status"] == "pending"
 
     assert ticket.result(WAIT_S) == 2
@@ -278,7 +284,7 @@ def test_a_session_of_a_dead_worker_that_cannot_be_ended_does_not_delay_its_reco
     refused: list[str] = []
 
     def refuse(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> tuple[str, Any]:
-        """Make the server raise an error, which may end a transaction."""
+        """Replace the statement that ends a session by one that fails, which may abort the transaction."""
         if statement.startswith("SELECT pg_terminate_backend("):
             refused.append(statement)
             return "SELECT 1 / 0", parameters

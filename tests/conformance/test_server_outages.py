@@ -1,4 +1,4 @@
-"""Servers that lose data, restart, refuse or redeliver: every operation ends once and in time.
+"""Servers that lose data, restart, refuse messages or redeliver them: every operation ends once and in time.
 
 ``test_failures.py`` tests cut connections and closed proxies.
 """
@@ -42,7 +42,7 @@ from dexpy.runtime import install
 
 @pytest.fixture
 def kills(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Kills]:
-    """A pair, named by an indirect parameter, without a worker."""
+    """Yield a pair without a worker; the parameter is its name."""
     with killed_pair(request.param, tmp_path) as opened:
         yield opened
 
@@ -52,11 +52,11 @@ def on(*names: str) -> pytest.MarkDecorator:
 
 
 WAITING = 60
-"""So many wait behind those that run."""
+"""The number of pending operations behind the running ones."""
 
 
-def occupied(pair: Pair, *, threads: int = 2) -> tuple[Any, Path]:
-    """A worker with a run in every thread and pending ones, and the file that ends these runs."""
+def start_busy_worker(pair: Pair, *, threads: int = 2) -> tuple[Any, Path]:
+    """Start a worker whose threads all wait for a file, enqueue more operations, and return the worker and the file."""
     gate = pair.folder / "gate"
     worker = pair.start(threads=threads)
     tickets = [
@@ -69,8 +69,8 @@ def occupied(pair: Pair, *, threads: int = 2) -> tuple[Any, Path]:
     return worker, gate
 
 
-def end_in_time(pair: Pair, since: datetime, *, lingering: int = 2, more: int = 0) -> list[Any]:
-    """Assert that all are done with one effect each and one worker, and that the last one was started in time."""
+def assert_ended_in_time(pair: Pair, since: datetime, *, lingering: int = 2, more: int = 0) -> list[Any]:
+    """Assert that each operation is done with one effect and no lost worker, and that the last one started in time."""
     rows = wait_until_final(pair)
     effects = [*(f"linger {number}" for number in range(lingering)), *effects_of(range(WAITING + more))]
     assert Counter(pair.effects()) == Counter(effects)
@@ -82,7 +82,7 @@ def end_in_time(pair: Pair, since: datetime, *, lingering: int = 2, more: int = 
     return rows
 
 
-# ------------------------------------------------------------------------------------------ a broker that forgets
+# ------------------------------------------------------------------------------- a broker that loses its messages
 
 
 @contextlib.contextmanager
@@ -102,29 +102,29 @@ def pair_on_own_redis(folder: Path) -> Generator[tuple[Pair, Any]]:
 
 def test_messages_are_republished_to_a_flushed_redis(tmp_path: Path) -> None:
     with pair_on_own_redis(tmp_path) as (pair, server):
-        worker, gate = occupied(pair)
+        worker, gate = start_busy_worker(pair)
 
         server.client.flushall()
 
         flushed_at = now(pair)
         gate.touch()
-        rows = end_in_time(pair, flushed_at)
+        rows = assert_ended_in_time(pair, flushed_at)
         assert {row.num_attempts for row in rows} == {1}
         assert "Traceback" not in worker.output()
 
 
 def test_a_redis_that_is_killed_and_started_again_empty_loses_nothing(tmp_path: Path) -> None:
     with pair_on_own_redis(tmp_path) as (pair, server):
-        worker, gate = occupied(pair)
+        worker, gate = start_busy_worker(pair)
 
         server.kill()
         for number in range(WAITING, WAITING + 20):
             Mark(number=number).async_().call()
         gate.touch()
-        eventually(lambda: worker.lines("broker.unreachable"), "the worker says so", 20, pair.output)
+        eventually(lambda: worker.lines("broker.unreachable"), "the worker logs the outage", 20, pair.output)
         server.start()
 
-        rows = end_in_time(pair, now(pair), more=20)
+        rows = assert_ended_in_time(pair, now(pair), more=20)
         assert {row.num_attempts for row in rows} == {1}
         assert "Traceback" not in worker.output()
 
@@ -134,7 +134,7 @@ def test_messages_are_republished_to_a_purged_queue(kills: Kills) -> None:
     import pika
 
     pair = kills.pair
-    worker, gate = occupied(pair)
+    worker, gate = start_busy_worker(pair)
 
     with contextlib.closing(pika.BlockingConnection(pika.URLParameters(str(pair.broker)))) as connection:
         purged = connection.channel().queue_purge("default").method.message_count
@@ -142,30 +142,30 @@ def test_messages_are_republished_to_a_purged_queue(kills: Kills) -> None:
     purged_at = now(pair)
     assert purged > WAITING / 2
     gate.touch()
-    rows = end_in_time(pair, purged_at)
+    rows = assert_ended_in_time(pair, purged_at)
     assert {row.num_attempts for row in rows} == {1}
     assert "Traceback" not in worker.output()
 
 
-# ----------------------------------------------------------------------------------------- a database that restarts
+# ------------------------------------------------------------------------------------------- a database that restarts
 
 
 @on("postgresql+rabbitmq")
 def test_connections_to_postgresql_that_are_cut_in_mid_run_lose_nothing(kills: Kills) -> None:
     pair = kills.pair
     with servers.cutting(pair.url) as cut:
-        worker, gate = occupied(pair)
+        worker, gate = start_busy_worker(pair)
 
         assert cut()
 
         cut_at = now(pair)
         gate.touch()
-        were_cut_off(end_in_time(pair, cut_at))
+        assert_open_transactions_were_retried(assert_ended_in_time(pair, cut_at))
         assert "Traceback" not in worker.output()
 
 
-def were_cut_off(rows: list[Any]) -> None:
-    """Assert that exactly the runs in a transaction were restarted."""
+def assert_open_transactions_were_retried(rows: list[Any]) -> None:
+    """Assert that exactly the runs with an open transaction had a second attempt."""
     attempts_of = {(row.operation, row.num_attempts) for row in rows}
     assert attempts_of == {("apps.shop_failpoints.WaitForFile", 2), ("apps.shop_failpoints.Mark", 1)}, attempts_of
 
@@ -177,13 +177,13 @@ def test_a_postgresql_that_is_restarted_in_mid_run_loses_nothing(tmp_path: Path)
             pair.create_tables()
             pair.configure()
             Kills(pair)
-            worker, gate = occupied(pair)
+            worker, gate = start_busy_worker(pair)
 
             server.restart()
 
             restarted_at = now(pair)
             gate.touch()
-            were_cut_off(end_in_time(pair, restarted_at))
+            assert_open_transactions_were_retried(assert_ended_in_time(pair, restarted_at))
             assert "Traceback" not in worker.output()
             pair.end()
         finally:
@@ -195,28 +195,28 @@ def test_a_postgresql_that_is_restarted_in_mid_run_loses_nothing(tmp_path: Path)
 
 
 @on("postgresql+redis", "postgresql+rabbitmq", "mariadb+sql")
-def test_a_message_that_is_delivered_ten_times_is_one_run(kills: Kills) -> None:
+def test_a_message_that_is_delivered_ten_times_runs_once(kills: Kills) -> None:
     deliver_ten_times(kills.pair)
 
 
 @on("postgresql+redis", "mariadb+rabbitmq")
 def test_two_relays_publish_each_of_three_hundred_messages_once(kills: Kills) -> None:
     pair = kills.pair
-    # The default recovery interval: with a shorter one a slow machine republishes messages that are being sent.
+    # The default recovery interval: with a shorter one, a slow machine republishes messages that are being published.
     pair.variables = {}
-    # They relay everything, and take nothing of this queue.
+    # The relays of these workers process all queues; the workers serve another one.
     relays = [pair.start("-Q", "elsewhere") for _ in range(2)]
     due_at = now(pair) + timedelta(seconds=2)
     enqueue_all([Mark(number=number) for number in range(300)], pair, at=due_at)
-    # Both reach the rows while these are locked, so that both wait for the same release.
+    # Both relays wait for this lock and continue at the same time.
     with pair.engine.begin() as connection:
         connection.execute(sa.select(records.c.id).with_for_update())
         while now(pair) < due_at + timedelta(seconds=1.5):
             time.sleep(0.1)
 
     unsent = sa.select(records.c.id).where(records.c.enqueued_at.is_(None))
-    eventually(lambda: not pair.sql(unsent), "all are marked as sent", 30, pair.output)
-    eventually(lambda: count_messages(pair) >= 300, "all have arrived", 30, pair.output)
+    eventually(lambda: not pair.sql(unsent), "all records are marked as published", 30, pair.output)
+    eventually(lambda: count_messages(pair) >= 300, "all messages are in the queue", 30, pair.output)
     for relay in relays:
         relay.signal(signal.SIGTERM)
     assert [relay.ended() for relay in relays] == [0, 0]
@@ -227,7 +227,7 @@ def test_two_relays_publish_each_of_three_hundred_messages_once(kills: Kills) ->
 
 
 def enqueue_all(operations: list[Any], pair: Pair, **options: Any) -> list[Any]:
-    """Enqueue in one transaction."""
+    """Enqueue operations in one transaction."""
     with Session(pair.engine) as session:
         tickets = [operation.async_(session=session, **options).call() for operation in operations]
         session.commit()
@@ -237,7 +237,7 @@ def enqueue_all(operations: list[Any], pair: Pair, **options: Any) -> list[Any]:
 def enqueue_unknown(pair: Pair, at: datetime) -> Any:
     """Enqueue an operation of an undeclared class."""
     with Session(pair.engine) as session:
-        # Due far in the future: the message of a due one would be published with the commit, under its earlier name.
+        # Due later, because the message of a due operation would be published at the commit, with the original name.
         ticket = Mark(number=1001).async_(session=session, in_=3600).call()
         named = {"operation": "apps.shop_failpoints.Gone", "scheduled_at": at}
         session.execute(sa.update(records).where(records.c.id == ticket.id).values(named))
@@ -249,7 +249,7 @@ def enqueue_unknown(pair: Pair, at: datetime) -> Any:
 
 
 def refuse_on_redis(pair: Pair, queue: str) -> None:
-    """Make the key of the queue another type, so that a push is refused."""
+    """Store another type under the key of the queue, so that Redis refuses a push."""
     import redis
 
     address, _, namespace = str(pair.broker).partition("?namespace=")
@@ -258,7 +258,7 @@ def refuse_on_redis(pair: Pair, queue: str) -> None:
 
 
 def refuse_on_rabbitmq(pair: Pair, queue: str) -> None:
-    """Declare the queue with other arguments than Dramatiq's, so that another declaration is refused."""
+    """Declare the queue with arguments that differ from Dramatiq's, so that RabbitMQ refuses the next declaration."""
     import pika
 
     with contextlib.closing(pika.BlockingConnection(pika.URLParameters(str(pair.broker)))) as connection:
@@ -279,7 +279,7 @@ def test_refused_messages_and_unknown_operations_do_not_delay_others(
     REFUSALS[request.node.callspec.params["kills"]](pair, "refused")
     worker = pair.start(threads=2)
     due_at = now(pair) + timedelta(seconds=1)
-    # The first in the relay's proxy, and one between the others.
+    # One refused message before all others, and one among them.
     first = Mark(number=1000).async_(queue="refused", at=due_at - timedelta(milliseconds=500)).call()
     unknown = enqueue_unknown(pair, at=due_at - timedelta(milliseconds=400))
     tickets = enqueue_all([Mark(number=number) for number in range(110)], pair, at=due_at)
@@ -291,7 +291,10 @@ def test_refused_messages_and_unknown_operations_do_not_delay_others(
     assert sorted(pair.effects()) == sorted(f"mark {number}" for number in range(110))
     for refused in (first, between):
         eventually(
-            lambda id=refused.id: pair.row(id)["enqueued_at"] is None, "it is not published yet", 10, pair.output
+            lambda id=refused.id: pair.row(id)["enqueued_at"] is None,
+            "the record is not marked as published",
+            10,
+            pair.output,
         )
     assert {pair.status(ticket.id) for ticket in (first, between, unknown)} == {"pending"}
     assert Mark(number=2000).async_().call().result(20) == 2000

@@ -1,7 +1,6 @@
 """Traps that only a server can reproduce, on PostgreSQL and MariaDB with each kind of broker.
 
-The lists of all of them are at the head of ``tests/traps/test_traps_of_ancestors.py`` and ``test_traps_of_peers.py``;
-the numbers here are theirs.
+The numbers are those of the lists in ``tests/traps/test_traps_of_ancestors.py`` and ``test_traps_of_peers.py``.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ SECRET = "hunter2-Ω'q"
 
 
 class TrapPair(Pair, BatchRuns):
-    """The mailer on a pair of database and broker; workers take up soon what was lost."""
+    """The mailer on a pair of a database and a broker, with a short recovery interval."""
 
     def create_tables(self) -> None:
         """Create the tables of dexpy and of the mailer."""
@@ -79,7 +78,7 @@ def opened(
 
 @pytest.fixture
 def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[TrapPair]:
-    """A pair for one test, named by an indirect parameter, without a worker."""
+    """Yield a pair without a worker for one test; the parameter is its name."""
     with opened(request.param, tmp_path) as (opened_pair, _):
         yield opened_pair
 
@@ -106,7 +105,12 @@ def test_a_broker_that_is_down_loses_nothing_that_was_committed(name: str, tmp_p
         assert pair.sql(sa.select(table.c.id)) == [(committed.id,)]
 
         worker = pair.start()
-        eventually(lambda: worker.lines("broker.unreachable"), "the worker misses it too", WAIT_S, worker.output)
+        eventually(
+            lambda: worker.lines("broker.unreachable"),
+            "the worker logs that the broker is unreachable",
+            WAIT_S,
+            worker.output,
+        )
         proxy.open()
 
         assert committed.result(WAIT_S, POLL_S) == 1
@@ -138,8 +142,8 @@ def test_a_worker_that_resumes_after_its_recovery_writes_nothing(pair: TrapPair,
     pair.open_gate(1)
 
     assert ticket.result(WAIT_S, POLL_S) == 1
-    eventually(lambda: late.lines("claim.lost"), "the late one finds that it is late", WAIT_S, pair.output)
-    eventually(lambda: len(pair.events_of(1)) == 3, "the other one has committed", WAIT_S, pair.output)
+    eventually(lambda: late.lines("claim.lost"), "the resumed worker detects its expired lease", WAIT_S, pair.output)
+    eventually(lambda: len(pair.events_of(1)) == 3, "the other worker has committed", WAIT_S, pair.output)
     assert pair.events_of(1) == [("begun", frozen), ("begun", successor), ("committed", successor)]
     (child,) = records.where(operation=mailer.SendMail)
     assert child.ticket.result(WAIT_S, POLL_S) == 1
@@ -148,7 +152,7 @@ def test_a_worker_that_resumes_after_its_recovery_writes_nothing(pair: TrapPair,
     assert [(each.number, each.failure) for each in records.attempts(ticket.id)] == [(1, "lost"), (2, None)]
     assert f":{frozen}:" in str(records.attempts(ticket.id)[0].worker)
 
-    # It has a new name, and is as good as any other.
+    # The resumed worker has a new id and continues to run operations.
     more = [mailer.SendMail(number=number).async_().call() for number in range(100, 120)]
     assert [each.result(WAIT_S, POLL_S) for each in more] == list(range(100, 120))
 
@@ -162,8 +166,10 @@ def test_a_hundred_deliveries_of_one_row_claim_it_once(pair: TrapPair) -> None:
         assert dispatcher.publish_row(row)
     workers = [pair.start(processes=2, threads=4) for _ in range(2)]
     pair.wait_until_begun(1)
-    # One thread waits for the file; all other deliveries are acknowledged.
-    eventually(lambda: dispatcher.transport.count_due("default") == 0, "all are delivered", WAIT_S, pair.output)
+    # One thread runs the operation; the other deliveries are acknowledged.
+    eventually(
+        lambda: dispatcher.transport.count_due("default") == 0, "all messages are delivered", WAIT_S, pair.output
+    )
     pair.open_gate(1)
     assert ticket.result(WAIT_S, POLL_S) == 1
     for worker in workers:
@@ -187,20 +193,20 @@ def test_workers_whose_clocks_are_wrong_recover_runs_of_dead_workers_only(pair: 
     workers = [start_ahead(pair, seconds, threads=1) for seconds in (3600, -3600)]
     tickets = [pair.send_batch(batch) for batch in (1, 2)]
     pids = {pair.wait_until_begun(batch): ticket for batch, ticket in enumerate(tickets, 1)}
-    assert len(pids) == 2, "one on each"
+    assert len(pids) == 2, "one run on each worker"
 
-    def have_looked() -> bool:
-        # Rows beyond the threads of both are republished by the first relay pass: wait until each had one.
+    def have_recovered() -> bool:
+        # One of the relays recovers this run; the caller repeats until both have recovered one.
         other = mailer.SendMailElsewhere(number=7).async_(in_=3600).call()
         pair.change(CLAIMED_BY_DEAD, id=other.id)
-        eventually(lambda: pair.row(other.id)["num_lost"], "it is taken up", WAIT_S, pair.output)
+        eventually(lambda: pair.row(other.id)["num_lost"], "the run is recovered", WAIT_S, pair.output)
         return all(worker.lines("run.recovered") for worker in workers)
 
-    eventually(have_looked, "both look for the dead", WAIT_S, pair.output)
+    eventually(have_recovered, "both workers have recovered a run", WAIT_S, pair.output)
     assert [pair.row(ticket.id)["num_lost"] for ticket in tickets] == [0, 0]
     assert not any(worker.lines("worker.lease_expired") for worker in workers)
 
-    # One by one, each the last one that a wrong clock could keep alive.
+    # Kill one worker after the other; the wrong clock of the remaining one must not delay the recovery.
     for batch, (pid, ticket) in enumerate(pids.items(), 1):
         os.kill(pid, signal.SIGKILL)
         pair.wait_until_begun(batch, times=2)
@@ -227,7 +233,7 @@ def test_a_delay_does_not_depend_on_a_wrong_clock(pair: TrapPair, ahead_s: int) 
 
 
 def refuse_queue(pair: TrapPair) -> str:
-    """The name of a queue that the broker refuses."""
+    """Make the broker refuse a queue, and return the name of the queue."""
     if "redis" not in str(pair.broker):
         return "amq.refused"
     with servers._redis(servers.need("redis")) as client:
@@ -252,42 +258,47 @@ def test_a_bad_row_an_unknown_class_or_a_cut_database_does_not_stop_the_relay(pa
         unfinished = {ticket.id for ticket in tickets}
 
         def observe() -> bool:
-            # This process is cut off with all others.
+            # The connections of this process are ended too.
             with contextlib.suppress(sa.exc.DBAPIError):
                 query = sa.select(table.c.id).where(table.c.id.in_(unfinished), table.c.status == "done")
                 unfinished.difference_update(row.id for row in pair.sql(query))
             return not unfinished
 
-        eventually(observe, "all are done", WAIT_S, pair.output)
+        eventually(observe, "all runs are done", WAIT_S, pair.output)
 
     def outage_lines() -> list[str]:
         return [line for line in worker.output().splitlines() if "the database has cut" in line]
 
     await_done(*delayed)
     for number in range(60, 63):
-        # Its own connections are cut as well, and may not have detected it.
+        # The pool of this process may still have ended connections.
         dexpy.current_runtime().store.database.dispose()
         ticket = mailer.SendMail(number=number).async_(in_=0.5).call()
         cut.touch()
         await_done(ticket)
         eventually(
-            lambda number=number: len(outage_lines()) == number - 58, "it was cut once more", WAIT_S, pair.output
+            lambda number=number: len(outage_lines()) == number - 58,
+            "the connections were ended once more",
+            WAIT_S,
+            pair.output,
         )
 
     assert all(" 0 connections" not in line for line in outage_lines())
     assert sorted(pair.effects()) == sorted(f"mail {number}" for number in range(63))
     assert pair.row(refused.id)["status"] == "pending"
-    eventually(lambda: worker.lines("message.deferred"), "what is unknown is said", WAIT_S, pair.output)
+    eventually(lambda: worker.lines("message.deferred"), "the unknown operation is logged", WAIT_S, pair.output)
     waiting = pair.row(unknown.id)
-    assert (waiting["status"], waiting["num_attempts"]) == ("pending", 0), "what one does not know one does not end"
-    assert worker.children() == [worker.children()[0]], "no process has died of it"
+    assert (waiting["status"], waiting["num_attempts"]) == ("pending", 0), (
+        "a worker does not end an operation that it does not know"
+    )
+    assert worker.children() == [worker.children()[0]], "no process was replaced"
 
 
 # ----------------------------------------------------------------------- 12 and 15 of the second list: secrets, forks
 
 
 def broker_content(pair: TrapPair) -> str:
-    """All that the broker holds, as text."""
+    """Return everything that the broker stores, as text."""
     if "redis" in str(pair.broker):
         collected: list[Any] = []
         with servers._redis(servers.need("redis")) as client:
@@ -314,7 +325,7 @@ def test_a_secret_reaches_no_server(pair: TrapPair) -> None:
     assert all(ticket.id in sinks["broker"] for ticket in tickets)
     worker = pair.start("-v")
     for ticket in tickets:
-        eventually(lambda ticket=ticket: ticket.reload().terminal, "it ends", WAIT_S, pair.output)
+        eventually(lambda ticket=ticket: ticket.reload().terminal, "the run ends", WAIT_S, pair.output)
     worker.signal(signal.SIGTERM)
     worker.ended()
     sinks["broker afterwards"] = broker_content(pair)
@@ -347,7 +358,7 @@ def test_a_fork_does_not_share_the_connections_of_its_parent(pair: TrapPair) -> 
     assert parent
     of_parent = {session for worker, session in sides["child"]["noted"] if worker == sides["before"]["worker"]}
     assert of_parent
-    assert not child & of_parent, "sessions of a child would be ended with those of its parent"
+    assert not child & of_parent, "the recorded sessions of the parent must not include those of the child"
     effects = pair.effects()
     assert len(effects) == len(set(effects)) == records.done().count() == records.pending().count()
     assert "Traceback" not in ended.stderr

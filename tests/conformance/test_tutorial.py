@@ -1,4 +1,4 @@
-"""The application of the tutorial on servers: only two variables differ, and its tables are created before."""
+"""The application of the tutorial on servers: two variables differ, and its tables are created beforehand."""
 
 from __future__ import annotations
 

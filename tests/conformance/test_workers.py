@@ -1,4 +1,4 @@
-"""Other ways to run workers: the application's own sessions or broker, plain dramatiq beside, two releases at once."""
+"""Workers with sessions or a broker of the application, beside plain ``dramatiq``, and of two releases."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def all_done(pair: Pair, tickets: list[Any]) -> None:
     unfinished = sa.select(records.c.id, records.c.status).where(records.c.id.in_(ids), records.c.status != "done")
     eventually(
         lambda: not pair.sql(unfinished),
-        "all are done",
+        "all runs are done",
         WAIT_S,
         lambda: f"{pair.sql(unfinished)}\n{pair.output()}",
     )
 
 
 @on("postgresql+sql", "postgresql+redis", "mariadb+sql", "mariadb+rabbitmq")
-def test_the_applications_own_sessions_at_repeatable_read(own_pair: Pair, tmp_path: Path) -> None:
+def test_runs_use_sessions_of_the_application_at_repeatable_read(own_pair: Pair, tmp_path: Path) -> None:
     own_pair.start(module="apps.shop_own_sessions", processes=2, threads=4)
 
     assert ReadIsolationLevel().async_().call().result(WAIT_S, POLL_S) == "REPEATABLE READ"
@@ -50,12 +50,12 @@ def test_the_applications_own_sessions_at_repeatable_read(own_pair: Pair, tmp_pa
     all_done(own_pair, [*counts, healed])
     assert Counted(own_pair.effects("count %")) == Counted(f"count {number}" for number in range(40))
     is_logged = lambda: any(lost.id in line for line in own_pair.workers[0].lines("claim.lost"))  # noqa: E731
-    eventually(is_logged, "the worker says that its claim was lost", WAIT_S, own_pair.output)
+    eventually(is_logged, "the lost claim is logged", WAIT_S, own_pair.output)
     assert own_pair.effects_of(lost.id) == []
 
 
 @on("postgresql+redis", "mariadb+rabbitmq", "sqlite+redis")
-def test_a_broker_of_the_applications_own_keeps_its_middleware_and_its_actors(
+def test_a_broker_of_the_application_keeps_its_middleware_and_its_actors(
     own_pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, own_pair.broker = own_pair.broker, None
@@ -79,7 +79,7 @@ def test_a_broker_of_the_applications_own_keeps_its_middleware_and_its_actors(
         own_pair.output,
     )
     eventually(lambda: Counted(stamps.read_text().split()) == {"dexpy.RecordJob": 1, "old_job": 2},
-               "the middleware saw all", WAIT_S, own_pair.output)  # fmt: skip
+               "the middleware was called for each actor", WAIT_S, own_pair.output)  # fmt: skip
     assert any(isinstance(middleware, application.Stamp) for middleware in before)
     application.runtime.close()
 
@@ -119,7 +119,10 @@ def test_a_rolling_deploy_ends_with_every_operation_done(own_pair: Pair) -> None
     known = Greet(name="old").async_().call()
     assert known.result(WAIT_S, POLL_S) == "hello old"
     eventually(
-        lambda: len(old.lines("message.deferred")) == 2, "the old worker says what it does not know", WAIT_S, old.output
+        lambda: len(old.lines("message.deferred")) == 2,
+        "the old worker logs the unknown operations",
+        WAIT_S,
+        old.output,
     )
 
     own_pair.start_with_short_grace("apps.shop_next_release", grace_s=3600)
@@ -127,13 +130,13 @@ def test_a_rolling_deploy_ends_with_every_operation_done(own_pair: Pair) -> None
 
     all_done(own_pair, [*before, *during])
     waved = lambda: Counted(own_pair.effects("wave %")) == Counted(f"wave {n}" for n in range(25))  # noqa: E731
-    eventually(waved, "the direct ones have run", WAIT_S, own_pair.output)
+    eventually(waved, "the direct jobs have run", WAIT_S, own_pair.output)
     assert direct
     attempts = sa.select(sa.func.max(records.c.num_attempts)).where(
         records.c.operation == "apps.shop_next_release.GreetInNextRelease"
     )
     assert own_pair.sql(attempts) == [(1,)]
-    assert len(old.lines("message.deferred")) == 2, "once for each class, not for each message"
+    assert len(old.lines("message.deferred")) == 2, "logged once per class, not per message"
 
 
 @on(*THREE)
@@ -145,7 +148,9 @@ def test_an_operation_that_stays_unknown_fails_and_can_be_retried(own_pair: Pair
     row = own_pair.wait_for_status(ticket.id, "failed", within_s=WAIT_S)
     assert (row["failure"], row["error"], row["num_attempts"]) == ("unknown", "dexpy.errors.UnknownOperation", 0)
     assert "apps.shop_next_release.GreetInNextRelease" in row["error_message"]
-    eventually(lambda: "dead=True" in old.output(), "the direct one is dead", WAIT_S, old.output)
+    eventually(
+        lambda: "dead=True" in old.output(), "the message of the direct job is dead-lettered", WAIT_S, old.output
+    )
     if own_pair.is_transactional:
         assert own_pair.sql(sa.select(sa.func.count()).where(messages.c.dead)) == [(1,)]
 
@@ -161,9 +166,9 @@ def test_an_unknown_operation_waits_in_the_database_and_does_not_count_as_lost(o
     worker = own_pair.start()
     tickets = [GreetInNextRelease(number=number).async_().call() for number in range(3)]
     count_messages = sa.select(sa.func.count()).select_from(messages)
-    eventually(lambda: own_pair.sql(count_messages) == [(3,)], "each has been looked at", WAIT_S, worker.output)
+    eventually(lambda: own_pair.sql(count_messages) == [(3,)], "each message was deferred", WAIT_S, worker.output)
 
-    # What was lost is sent again after two and a half seconds.
+    # Longer than the time after which lost messages are republished.
     time.sleep(7)
 
     assert [own_pair.row(ticket.id)["send_count"] for ticket in tickets] == [1, 1, 1]
