@@ -53,7 +53,7 @@ def enqueue_calm() -> list[Any]:
 def test_urgent_runs_start_before_most_earlier_deliveries(own_pair: Pair) -> None:
     calm = enqueue_calm()
     own_pair.start(processes=1, threads=4)
-    eventually(lambda: started(own_pair, calm), "the first runs of the backlog are done", WAIT_S, own_pair.output)
+    eventually(lambda: started(own_pair, calm), "the first runs of the backlog have started", WAIT_S, own_pair.output)
     numbers = range(CALM, CALM + 20)
 
     urgent = [Count(number=number).async_(priority=URGENT).call() for number in numbers]

@@ -61,7 +61,7 @@ def test_a_queue_that_is_never_empty_starves_no_other(own_pair: Pair) -> None:
         of_crowd = (records.c.queue == "loud", records.c.started_at > greet["created_at"])
         before = sa.select(sa.func.count()).where(*of_crowd, records.c.started_at < greet["started_at"])
         num_ahead += own_pair.sql(before)[0][0]
-    # The queues take turns: each of the ten operations waits for a few runs of the long queue only.
+    # The queues take turns: each of these operations waits for a few runs of the long queue only.
     assert num_ahead < CROWD / 5, own_pair.output()
     num_pending = sa.select(sa.func.count()).where(records.c.status == "pending")
     assert own_pair.sql(num_pending)[0][0] > 0, "the long queue was never empty"
