@@ -88,6 +88,11 @@ class LeavesBehind(Operation):
 
 
 class Slow(Operation):
+    """Runs until a file exists."""
+
+    file: str
+
     def perform(self) -> int:
-        time.sleep(0.5)
+        while not os.path.exists(self.file):
+            time.sleep(0.1)
         return 1

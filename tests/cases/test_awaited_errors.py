@@ -1,4 +1,4 @@
-"""What a run raises passes between a thread and an event loop: it arrives, and keeps nothing alive."""
+"""Exceptions that pass between the thread of a run and an event loop: they are raised, and keep no objects alive."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def stop_iteration() -> int:
 
 
 class Unsettling(Exception):
-    """An exception that lets nothing be set on it, and has no text."""
+    """An exception that refuses attributes and has no text."""
 
     def __setattr__(self, name: str, value: object) -> None:
         raise RuntimeError("nothing is set here")
@@ -42,7 +42,7 @@ class Unsettling(Exception):
 
 
 class Leaves(BaseException):
-    """Neither an Exception nor one of the interpreter's own."""
+    """A BaseException of the application."""
 
 
 class First(Operation):
@@ -101,10 +101,10 @@ class FirstInTransaction(Operation):
 
 
 async def ended(awaitable: Awaitable[Any]) -> BaseException:
-    """What an await raises, within a bound."""
+    """Return the exception of an awaitable; fail if it does not end in time."""
     task = asyncio.ensure_future(awaitable)
     done, _ = await asyncio.wait([task], timeout=WAIT_S)
-    assert done, "it has not ended"
+    assert done, "the run has not ended"
     error = task.exception()
     assert error is not None
     return error
@@ -123,11 +123,11 @@ def test_n6_a_stop_iteration_ends_an_await_as_an_ordinary_error(
     chain: BaseException | None = error
     while chain is not None and not isinstance(chain, StopIteration):
         chain = chain.__cause__
-    assert chain is not None, "the first error is the cause"
+    assert chain is not None, "the StopIteration is a cause of the error"
 
 
 class Unclassed(Exception):
-    """An exception of which isinstance() raises."""
+    """An exception for which isinstance() raises."""
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -155,8 +155,8 @@ def test_n6_any_exception_that_plain_code_raises_ends_an_await(
         for operation in (Raises(), RaisesInSession()):
             task = asyncio.ensure_future(operation.acall())
             done, _ = await asyncio.wait([task], timeout=WAIT_S)
-            assert done, "it has not ended"
-            # A class that refuses what Python sets on it becomes what its refusal raises.
+            assert done, "the run has not ended"
+            # Of a class that refuses attributes, the error that it raises for them is raised instead.
             with pytest.raises((error_type, RuntimeError)):
                 await task
 
@@ -164,20 +164,20 @@ def test_n6_any_exception_that_plain_code_raises_ends_an_await(
 
 
 class Disguised(Exception):
-    """An exception that isinstance() takes for another one."""
+    """An exception that is an instance of another class for isinstance()."""
 
     __class__ = property(lambda self: KeyboardInterrupt)  # type: ignore[assignment]
 
 
 class Unreadable(Exception):
-    """An exception of which no attribute can be read."""
+    """An exception whose attributes cannot be read."""
 
     def __getattribute__(self, name: str) -> Any:
         raise RuntimeError("no attributes")
 
 
 class UnclassedStop(StopIteration):
-    """A StopIteration of which isinstance() raises."""
+    """A StopIteration for which isinstance() raises."""
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -185,7 +185,7 @@ class UnclassedStop(StopIteration):
 
 
 class Hostile(Exception):
-    """An exception whose own methods and attributes raise, but for its class."""
+    """An exception whose methods and attributes raise, except for its class."""
 
     def __raise(self, *_: object) -> Any:
         raise RuntimeError("not this one")
@@ -249,7 +249,7 @@ RUNNERS = (FailsInItsSession, RunsALoop, RunsALoopForCoroutines, RunsALoopForASe
 
 
 def ends_in_thread(function: Callable[[], object]) -> bool:
-    """Return whether a function ends in another thread; it may raise."""
+    """Whether a function returns or raises in time in another thread."""
 
     def call() -> None:
         with contextlib.suppress(BaseException):
@@ -312,7 +312,7 @@ class NestedPlainly(Operation):
 
 @pytest.fixture
 def recursion_limit() -> Generator[None]:
-    """Puts back the limit that a test has changed."""
+    """Restore the recursion limit after the test."""
     before = sys.getrecursionlimit()
     yield
     sys.setrecursionlimit(before)
@@ -335,7 +335,7 @@ def test_n6_calls_nested_too_deeply_raise_one_error_wherever_the_stack_ends(
         except RecursionError as error:
             errors.append(error)
 
-    # At each of some 20 limits another frame of dexpy's, asyncio's or the queue's is the one that finds no room.
+    # Each of the about 20 limits is reached in another frame, of dexpy, asyncio or the queue.
     sys.setrecursionlimit(limit)
     assert ends_in_thread(lambda: note(awaited))
     assert ends_in_thread(lambda: note(Nested(depth=60).call))
@@ -382,7 +382,7 @@ def test_n6_the_loop_of_a_process_that_breaks_ends_its_runs_and_is_replaced(isol
 
     assert ends_in_thread(Breaks().call)
     assert Nested(depth=1).call() == 1
-    # What a broken loop cannot close itself.
+    # The broken loop cannot close its own sockets.
     for socket in (loops[0]._ssock, loops[0]._csock):
         socket.close()
 
@@ -399,7 +399,7 @@ def test_n6_exceptions_that_end_a_program_end_an_await_too(
         asyncio.run(asyncio.wait_for(Ends().acall(), WAIT_S))
 
 
-def test_n6_a_cancelled_await_ends_though_the_thread_raises_stop_iteration_meanwhile(
+def test_n6_a_cancelled_await_ends_although_the_thread_raises_stop_iteration_meanwhile(
     isolated_runtime: Isolated,
 ) -> None:
     started, go_on = threading.Event(), threading.Event()
@@ -499,11 +499,11 @@ def test_n6_an_awaited_commit_ends_although_a_later_hook_raises_stop_iteration()
         asyncio.run(main())
 
 
-# ------------------------------------------------------------------------------------------------ what stays alive
+# ------------------------------------------------------------------------------------------------ references
 
 
 class Big:
-    """Something that should not outlive the run that made it."""
+    """An object that must not outlive the run that created it."""
 
 
 alive: weakref.WeakSet[Big] = weakref.WeakSet()
@@ -566,7 +566,7 @@ FAILING = (FailsAsync, FailsAtOnce, FailsInSession, FailsInside, FailsPlainInsid
 
 @pytest.fixture
 def no_collector() -> Generator[None]:
-    """Only what reference counts free is freed."""
+    """Disable the garbage collector, so that only reference counts free objects."""
     gc.collect()
     alive.clear()
     gc.disable()
@@ -575,7 +575,7 @@ def no_collector() -> Generator[None]:
 
 
 def settled() -> int:
-    """Return how many are alive once the threads have released them."""
+    """Return the number of living objects, after a wait for threads to release them."""
     until = time.monotonic() + 2
     while len(alive) > 1 and time.monotonic() < until:
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""ScopedValue of `context`, `trace`, `session` and `isolated` that are left in another place, or in another order."""
+"""Blocks of `context`, `trace`, `session` and `isolated` that are left in another task, thread or order."""
 
 from __future__ import annotations
 
@@ -120,7 +120,9 @@ def test_l7_a_generator_may_be_closed_in_another_thread(make: Make, observe: Loo
 
 
 @kinds
-def test_l7_a_generator_may_be_collected_anywhere(make: Make, observe: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_l7_a_generator_may_be_garbage_collected_in_any_thread(
+    make: Make, observe: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
     unraisable: list[Any] = []
     monkeypatch.setattr("sys.unraisablehook", unraisable.append)
 
@@ -149,7 +151,7 @@ def test_l7_blocks_may_be_left_in_any_order(make: Make, observe: Look, order: tu
             blocks[number].__exit__(None, None, None)
             closed.add(number)
             open_ones = [f"b{one}" for one in range(3) if one not in closed]
-            # The current frame stays until its own block is left; then the innermost open block is current.
+            # The innermost block stays current until it is left; then the innermost open block is current.
             expected = "b2" if 2 not in closed else open_ones[-1] if open_ones else "around"
             assert observe() == expected
     assert observe() is None

@@ -1,4 +1,4 @@
-"""Ciphertext is opened where it was stored, and nowhere else."""
+"""A ciphertext can be decrypted only in the row and column in which it was stored."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class PayElsewhere(Operation, name="bound.pay_elsewhere"):
 
 
 class PayTwice(Operation, name="bound.pay_twice"):
-    """Its two props are encrypted by two names of one key."""
+    """Has two props whose encryptors have different names and the same key."""
 
     card: str = prop(encrypted=True)
     pin: str = prop(encrypted="vault")
@@ -137,7 +137,7 @@ def write(isolated_runtime: Isolated, id: str, **columns: Any) -> None:
 
 
 def unbound(isolated_runtime: Isolated, data: Any) -> dict[str, Any]:
-    """As a release before the binding stored it."""
+    """Encrypt data as releases before the binding did."""
     token = isolated_runtime.runtime.encryptors["default"].encrypt(json.dumps(data).encode())
     return {"$encrypted": {"default": base64.b64encode(token).decode()}}
 
@@ -159,7 +159,7 @@ def test_s1_params_of_one_run_are_not_decrypted_in_the_row_of_another(
     )
 
 
-def test_s1_a_row_that_was_given_the_name_of_another_operation_is_not_decrypted(isolated_runtime: Isolated) -> None:
+def test_s1_a_row_whose_operation_was_changed_is_not_decrypted(isolated_runtime: Isolated) -> None:
     ticket = Pay(card=SECRET).async_().call()
     write(isolated_runtime, ticket.id, operation="bound.echo")
     isolated_runtime.run_pending()
@@ -321,7 +321,7 @@ def test_s2_a_direct_message_that_does_not_decrypt_is_dead_lettered_at_once(
         isolated_runtime.run_pending()
     with isolated_runtime.runtime.store.begin() as connection:
         rows = connection.execute(sa.select(messages)).all()
-    assert [row.dead for row in rows] == [True], "it does not wait for a key"
+    assert [row.dead for row in rows] == [True], "the message is dead at once, without a wait for a key"
 
     assert (cards, caplog.text.count("dead=True")) == ([], 1)
 
@@ -350,7 +350,7 @@ def test_s1_the_reason_why_an_encrypted_result_was_not_stored_is_encrypted(
 
 
 class Leaves:
-    """An encryptor that ends the program when it is to decrypt."""
+    """An encryptor that raises SystemExit when it decrypts."""
 
     def encrypt(self, data: bytes) -> bytes:
         return data
@@ -401,7 +401,7 @@ def test_s1_old_and_new_names_of_a_class_and_old_keys_decrypt_what_they_stored(i
     pay, ended = Pay(card=SECRET).async_().call(), Pay(card="ended").async_().call()
     ended.perform()
     contract = Pay.contract
-    # As after a deploy that renames the class and puts a new key first.
+    # As after a deploy that renames the class and adds a new key.
     renamed = attrs.evolve(contract, name="bound.payment", aliases=("bound.pay",))
     isolated_runtime.runtime.encryptors = Encryptors({"default": FernetEncryptor(NEW_KEY, KEY)})
     type.__setattr__(Pay, "contract", renamed)
@@ -412,14 +412,14 @@ def test_s1_old_and_new_names_of_a_class_and_old_keys_decrypt_what_they_stored(i
     finally:
         type.__delattr__(Pay, "contract")
         del registry._by_name["bound.payment"]
-    # A process with the old code reads what the new code stored for a row with the old name.
+    # A process with the old code reads the result that the new code stored in a row with the old name.
     assert pay.reload().result(1) == f"paid by {SECRET}"
 
 
 def test_s1_a_class_that_no_longer_encrypts_decrypts_what_it_stored(isolated_runtime: Isolated) -> None:
     ticket = Pay(card=SECRET).async_().call()
     contract = Pay.contract
-    # As after a deploy.
+    # As after a deploy that disables the encryption.
     type.__setattr__(Pay, "contract", attrs.evolve(contract, encryptor=None))
     try:
         isolated_runtime.run_pending()
@@ -430,7 +430,7 @@ def test_s1_a_class_that_no_longer_encrypts_decrypts_what_it_stored(isolated_run
     assert read(isolated_runtime, ticket.id, "result") == {"value": f"paid by {SECRET}"}
 
 
-def test_s1_a_run_that_is_retried_by_a_rule_or_by_hand_decrypts_its_params(isolated_runtime: Isolated) -> None:
+def test_s1_a_run_that_is_retried_by_a_rule_or_by_its_ticket_decrypts_its_params(isolated_runtime: Isolated) -> None:
     ticket = PayInSteps(card=SECRET).async_().call()
     isolated_runtime.run_pending()
     isolated_runtime.advance(61)

@@ -115,7 +115,7 @@ everywhere = pytest.mark.parametrize("run", [in_place, in_background])
 @pytest.mark.parametrize("cls", [Charge, Inherits, Fetch])
 @pytest.mark.parametrize("options", [{}, {"autospec": True}])
 @pytest.mark.parametrize("is_used", [False, True])
-def test_p19_a_patched_perform_is_in_force_and_restored_afterwards(
+def test_p19_a_patched_perform_is_called_and_restored_afterwards(
     run: Callable[[Any], Any], cls: Any, options: dict[str, Any], is_used: bool
 ) -> None:
     fresh: Any = types.new_class("Fresh", (cls,), {}, lambda body: body.update(__module__=__name__))
@@ -127,7 +127,7 @@ def test_p19_a_patched_perform_is_in_force_and_restored_afterwards(
 
 
 @everywhere
-def test_p19_a_perform_of_the_other_kind_is_awaited_or_not(
+def test_p19_a_coroutine_may_replace_a_plain_perform_and_a_plain_one_a_coroutine(
     run: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def later(self: Any) -> int:
@@ -142,7 +142,7 @@ def test_p19_a_perform_of_the_other_kind_is_awaited_or_not(
     assert (run(Charge()), run(Fetch())) == (Ok(1), Ok(1))
 
 
-def test_p19_the_result_is_checked_by_the_annotation_that_perform_has_now(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_p19_the_result_is_checked_by_the_annotation_of_the_replaced_perform(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Charge().call() == 1
 
     def text(self: Any) -> str:
@@ -216,7 +216,7 @@ def test_p19_a_patched_override_without_its_decorator_is_not_a_hook() -> None:
     assert audit.call_count == 1
 
 
-def test_p19_a_hook_of_operation_itself_is_in_force_for_all_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_p19_a_hook_that_is_set_on_operation_runs_for_all_operations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Operation, "counted", before(lambda self: calls.append("all")), raising=False)
     Fetch().call()
     with mock.patch.object(Operation, "counted") as counted:
@@ -355,7 +355,7 @@ def test_p19_helper_methods_and_other_attributes_can_be_set(
     monkeypatch.setattr(Charge, "fee", lambda self: 10)
     monkeypatch.setattr(Charge, "rate", 4, raising=False)
     assert run(ChargeTwice()) == Ok(22)
-    assert Charge.contract is earlier  # nothing of it is in the contract, which is not read again
+    assert Charge.contract is earlier  # the contract has none of these attributes, so it is not read again
 
 
 def test_p19_a_mock_can_replace_policies_that_are_methods() -> None:
@@ -546,7 +546,7 @@ def test_p19_a_change_between_enqueue_and_run_is_in_force_in_the_run(monkeypatch
         assert ticket.result(WAIT_S) == 42
 
 
-def test_p19_an_operation_from_before_the_change_runs_by_the_class_as_it_is() -> None:
+def test_p19_an_operation_from_before_the_change_runs_with_the_changed_class() -> None:
     operation = Charge(amount=3)
     with mock.patch.object(Charge, "errors", {"broken"}), mock.patch.object(Charge, "perform") as perform:
         perform.side_effect = Error("broken")

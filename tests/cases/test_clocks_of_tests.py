@@ -1,4 +1,4 @@
-"""The clock of `isolated`: nested blocks, blocks that fail, blocks left in another order, and servers."""
+"""The clock of `isolated` in nested blocks, in blocks that fail or end in another order, and with a server."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_l8_each_block_reverts_only_its_own_changes_to_the_clock() -> None:
     assert clock.offset_s == 0.0
 
 
-def test_l8_the_outer_block_may_move_the_clock_inside_an_inner_block() -> None:
+def test_l8_the_outer_block_may_advance_the_clock_inside_an_inner_block() -> None:
     with isolated() as outer:
         ticket = Job().async_(in_=60).call()
         with isolated() as inner:

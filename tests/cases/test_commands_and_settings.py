@@ -1,4 +1,4 @@
-"""Commands use the application's own settings, and report what is wrong with them."""
+"""Commands use the settings of the application, and report errors in them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Runner:
 
 
 class Runner:
-    """Runs a command in this process, as if it were new: nothing configured, no module of the folder imported."""
+    """Runs a command in this process, without a configuration and without imported modules of the folder."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._monkeypatch = monkeypatch
@@ -95,7 +95,7 @@ def test_d2_db_init_acts_on_the_database_of_the_module(environment: dict[str, st
         ("db init", "{command} -A market market"),
     ],
 )
-def test_d2_every_command_takes_the_modules_of_the_application(
+def test_d2_every_command_accepts_the_modules_of_the_application(
     run: Runner, tmp_path: Path, command: str, how: str
 ) -> None:
     (tmp_path / "market.py").write_text(MARKET)
@@ -139,7 +139,7 @@ def _created_message(url: str) -> str:
 
 
 @pytest.mark.parametrize("command", ["db init", "prune --older-than 1d"])
-def test_d2_a_command_prints_which_database_it_uses_where_no_code_names_one(
+def test_d2_a_command_prints_the_default_database_if_no_module_configures_one(
     run: Runner, tmp_path: Path, command: str
 ) -> None:
     (tmp_path / "plain.py").write_text("import dexpy\n")
@@ -168,7 +168,9 @@ def test_d2_an_application_without_records_is_reported(run: Runner, tmp_path: Pa
     assert not list(tmp_path.glob("*.db"))
 
 
-def test_d3_check_reports_no_ok_for_settings_that_a_broken_module_may_configure(run: Runner, tmp_path: Path) -> None:
+def test_d3_check_does_not_report_ok_for_settings_that_a_broken_module_may_configure(
+    run: Runner, tmp_path: Path
+) -> None:
     (tmp_path / "broken.py").write_text("1 / 0\n")
 
     status, shown, _ = run("check", "broken")
@@ -176,11 +178,11 @@ def test_d3_check_reports_no_ok_for_settings_that_a_broken_module_may_configure(
     assert status == 1
     assert [line[:4] for line in shown.splitlines()] == ["FAIL", "warn"]
     assert "Run with -v for the traceback." in shown
-    # The advice is taken.
+    # The advised option shows the traceback.
     assert "ZeroDivisionError" in run("check", "broken", "-v")[2] + run("check", "-v", "broken")[2]
 
 
-def test_d3_check_reports_that_it_has_not_seen_the_application(run: Runner, tmp_path: Path) -> None:
+def test_d3_check_warns_that_no_application_was_imported(run: Runner, tmp_path: Path) -> None:
     (tmp_path / "market.py").write_text(MARKET)
 
     assert "warn settings: no database is configured" in run("check")[1]
@@ -270,7 +272,7 @@ def test_d11_db_init_is_not_advised_for_a_missing_column(run: Runner, tmp_path: 
         assert "Run: " not in shown + noted
 
 
-def test_d11_db_check_advises_the_command_that_makes_its_own_tables(run: Runner, tmp_path: Path) -> None:
+def test_d11_db_check_advises_the_command_that_creates_the_tables_in_its_database(run: Runner, tmp_path: Path) -> None:
     (tmp_path / "market.py").write_text(MARKET)
 
     status, _, noted = run("db", "check", "market")
@@ -308,12 +310,12 @@ def test_d11_advice_is_printed_for_missing_tables_and_for_missing_columns() -> N
     assert Database("sqlite:///a.db").display_url == "sqlite:///a.db"
 
 
-# -------------------------------------------------------------------------------------------- the package of the name
+# -------------------------------------------------------------------------------------------- another package `dexpy`
 
 
 @pytest.fixture
 def overwritten(tmp_path: Path) -> Path:
-    """A folder of packages in which the other `dexpy` was installed after this one."""
+    """A folder of packages in which another distribution `dexpy` was installed over this one."""
     ours, packages = Path(package_conflict.__file__).parents[1], tmp_path / "packages"
     (packages / "dexpy").mkdir(parents=True)
     for path in ours.iterdir():
@@ -331,7 +333,7 @@ def test_every_submodule_reports_another_distribution_of_the_same_name(
     environment: dict[str, str], overwritten: Path, code: str, is_removed: bool
 ) -> None:
     if is_removed:
-        # As `pip uninstall dexpy` leaves it.
+        # As after `pip uninstall dexpy`.
         (overwritten / "dexpy" / "__init__.py").unlink()
 
     ended = subprocess.run(

@@ -1,4 +1,4 @@
-"""A constraint means the same to Python and in JSON Schema, and fits the type of its prop."""
+"""Constraints mean the same in Python and in JSON Schema, and match the type of their prop."""
 
 # ruff: noqa: E501, RUF001 - letters of other scripts that look like ASCII are what is tried
 
@@ -270,7 +270,7 @@ def test_l12_an_earlier_name_of_two_props_is_refused() -> None:
 
 
 class Strange(Exception):
-    """What an application raises."""
+    """An exception of the application."""
 
 
 @attrs.frozen

@@ -1,4 +1,4 @@
-"""Copies of operations, keys of references outside of a run, signatures, and attributes that are set."""
+"""Copies of operations, keys of references outside of a run, signatures, and refused assignments."""
 
 from __future__ import annotations
 
@@ -244,7 +244,7 @@ def test_p14_the_signature_of_async_shows_its_options() -> None:
     assert list(parameters) == ["queue", "in_", "at", "priority", "expires_in", "idempotence_token", "session"]
 
 
-def test_p14_functions_that_take_props_by_name_show_them() -> None:
+def test_p14_functions_that_accept_props_show_them_in_their_signatures() -> None:
     for method in (Add.callable, Add.is_callable, Add.explain, Add(a=1).explain):
         parameters = inspect.signature(method).parameters
         assert list(parameters) == ["a", "b"]
@@ -253,7 +253,7 @@ def test_p14_functions_that_take_props_by_name_show_them() -> None:
     assert "a: int, b: int = 1" in pydoc.render_doc(Add.explain, renderer=pydoc.plaintext)
 
 
-def test_p14_an_override_of_explain_reaches_the_one_of_the_base() -> None:
+def test_p14_an_override_of_explain_can_call_that_of_the_base() -> None:
     class Told(Add):
         @classmethod
         def explain(cls, **props: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What a database does not take of a run is left out or refused beforehand, and no run is repeated for it."""
+"""Values that a database does not accept are omitted or refused before the run, and no run is repeated for them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dexpy.runtime import current_runtime, install
 from dexpy.testing import Isolated, isolated
 
 TOO_LARGE = 18_000_000
-"""More characters than MariaDB takes at once by default."""
+"""More characters than the default max_allowed_packet of MariaDB."""
 
 runs: list[str] = []
 

@@ -144,7 +144,7 @@ def test_p2_a_generic_class_is_an_argument_and_an_annotation(argument: Any, valu
     assert "item['a']" in refused(lambda: Filled(item={"a": wrong}), PropsError)
 
 
-def test_p2_one_variable_of_two_bases_stands_for_two_types() -> None:
+def test_p2_a_type_variable_can_have_a_different_type_in_each_base() -> None:
     class Left(Operation, Generic[T]):
         left: T
 
@@ -163,7 +163,7 @@ def test_p2_one_variable_of_two_bases_stands_for_two_types() -> None:
         assert len(refused(lambda cls=cls: cls(left="a", right=1), PropsError).splitlines()) == 3  # type: ignore[misc]
 
 
-def test_p2_a_variable_without_an_argument_is_its_default_its_constraints_or_its_bound() -> None:
+def test_p2_a_type_variable_without_an_argument_uses_its_default_its_constraints_or_its_bound() -> None:
     bound, one_of = TypeVar("bound", bound=Decimal), TypeVar("one_of", int, str)  # type: ignore[misc]
     late = TypeVar("late", bound="Colour")  # type: ignore[misc]
     default = te.TypeVar("default", default=date)  # type: ignore[misc]
@@ -214,7 +214,7 @@ def test_p2_a_parameter_specification_is_refused_as_a_type() -> None:
     assert "Odd.item: P: expected a type, got a ParamSpec" in refused(lambda: Odd(item=1))
 
 
-def test_p2_self_is_the_class_that_is_used() -> None:
+def test_p2_self_is_the_subclass_that_is_constructed() -> None:
     class Node(Op):
         parent: tp.Self | None = None
 

@@ -1,4 +1,4 @@
-"""Drivers and factories of asyncio are refused where they are named, with what to write instead."""
+"""Asyncio drivers and factories are refused at the configuration, with the fix."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ URLS = {
     "mysql+asyncmy://shop:hush@db.example/shop": "mysql+pymysql://db.example/shop",
     "mariadb+aiomysql://shop:hush@db.example/shop": "mariadb+pymysql://db.example/shop",
 }
-"""Those whose driver is installed here, and those whose is not."""
+"""URL with an asyncio driver to the URL that the error advises; not all of the drivers are installed here."""
 
 
 class Add(Operation, name="asyncio_drivers.add"):
@@ -50,7 +50,7 @@ def refused(configure: Callable[[], Any]) -> str:
 
 
 @pytest.mark.parametrize("url", URLS)
-def test_d6_a_url_of_an_asyncio_driver_names_the_url_to_write(
+def test_d6_the_error_about_a_url_with_an_asyncio_driver_names_the_url_to_write(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, url: str
 ) -> None:
     def by_environment() -> None:

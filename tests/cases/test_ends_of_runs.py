@@ -1,4 +1,4 @@
-"""Whatever an error, its code, its details or its class contain, the run ends with what can be stored of it."""
+"""A run ends with any error, code, details or exception class; what cannot be stored is left out."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from dexpy.testing import Isolated, isolated
 Ended = Callable[[Operation], Ticket[Any]]
 
 script: dict[str, Any] = {}
-"""What the operations of this file raise or return: it need not travel."""
+"""What the operations of this file raise or return, which may have no JSON form."""
 
 
 class Refuse(Operation):
@@ -57,7 +57,7 @@ def isolated_runtime(shared: Isolated) -> Isolated:
 
 @pytest.fixture
 def ended(isolated_runtime: Isolated) -> Iterator[Callable[[Operation], Ticket[Any]]]:
-    """Run an operation in the background and return its ticket, after one run of `perform`."""
+    """A function that runs an operation in the background, and returns its ticket after one call of `perform`."""
 
     def run(operation: Operation) -> Ticket[Any]:
         ticket = operation.async_().call()
@@ -74,7 +74,7 @@ def ended(isolated_runtime: Isolated) -> Iterator[Callable[[Operation], Ticket[A
 
 
 class Hostile:
-    """Each method that a value is usually asked for raises."""
+    """A value whose usual methods raise."""
 
     def _no(self, *_: Any) -> Any:
         raise RuntimeError("no")
@@ -88,7 +88,7 @@ class HostileText(str):
 
 
 class StrBut(str):
-    """A str whose text is made otherwise, as that of an enum is."""
+    """A str with its own `__str__`, as enums have."""
 
     def __str__(self) -> str:
         raise RuntimeError("no")
@@ -131,7 +131,7 @@ class EndlessMapping(Mapping[str, int]):
 
 
 def nested(levels: int) -> Any:
-    """A dict in a dict, so many times."""
+    """Return nested dicts with this number of levels."""
     value: Any = 1
     for _ in range(levels):
         value = {"a": value}
@@ -139,14 +139,14 @@ def nested(levels: int) -> Any:
 
 
 def holding_itself() -> dict[str, Any]:
-    """A dict with itself in it, twice."""
+    """Return a dict that contains itself twice."""
     value: dict[str, Any] = {"kept": 1}
     value["again"] = [value, value]
     return value
 
 
 def doubled(levels: int) -> Any:
-    """Two to the power of *levels* values in a small space."""
+    """Return a value with two to the power of *levels* leaves, in little memory."""
     value: Any = 1
     for _ in range(levels):
         value = [value, value]
@@ -196,7 +196,7 @@ def test_n1_details_from_deeply_nested_json_end_the_run_at_once(ended: Ended) ->
     assert "nested too deeply" in json.dumps(ticket.outcome.details)
 
 
-def test_n1_an_endless_or_oversized_value_is_cut() -> None:
+def test_n1_an_endless_or_oversized_value_is_shortened() -> None:
     assert len(to_json(EndlessMapping(), str)) <= MAX_VALUES + 1
     assert "<too many values>" in json.dumps(to_json(doubled(25), str))
 
@@ -273,7 +273,7 @@ def test_n3_a_message_that_is_not_text_is_stored_as_text(text: str, ended: Ended
 
 
 def made_at_run_time(name: str, module: Any = "shop", **body: Any) -> BaseException:
-    """An exception of a class of this qualified name."""
+    """Return an exception of a new class with this qualified name."""
     kind: Any = type("Made", (Exception,), {"__module__": module, **body})
     kind.__qualname__ = name
     error: BaseException = kind("said")

@@ -1,4 +1,4 @@
-"""Equal values have equal keys and different values different ones, in every policy that has keys."""
+"""Equal values have equal keys and different values have different keys, in every policy."""
 
 from __future__ import annotations
 
@@ -177,12 +177,12 @@ def test_p12_equal_values_have_equal_keys_in_every_policy(pair: tuple[Any, Any, 
     a, b = cls(value=one), cls(value=other)
     assert keys_of(a) == keys_of(b)
     assert a == b
-    with contextlib.suppress(TypeError):  # lists and dicts have no hash
+    with contextlib.suppress(TypeError):  # operations with lists or dicts are not hashable
         assert hash(a) == hash(b)
 
 
 @pytest.mark.parametrize("pair", DIFFERENT, ids=lambda pair: getattr(pair[0], "__name__", str(pair[0])))
-def test_p12_different_values_stay_different(pair: tuple[Any, Any, Any]) -> None:
+def test_p12_different_values_have_different_keys_in_every_policy(pair: tuple[Any, Any, Any]) -> None:
     kind, one, other = pair
     cls = operation_of(kind)
     a, b = cls(value=one), cls(value=other)
@@ -210,7 +210,7 @@ MOMENTS = st.datetimes(
 
 
 @pytest.mark.parametrize("kind", [int | Decimal, int | float, Decimal, datetime, list[Decimal], dict[str, float]])
-def test_p12_keys_are_equal_exactly_where_values_are(kind: Any) -> None:
+def test_p12_keys_are_equal_exactly_if_values_are_equal(kind: Any) -> None:
     form = codec_of(kind)
     strategies: dict[Any, st.SearchStrategy[Any]] = {
         int | Decimal: st.integers(-200, 200) | DECIMALS,

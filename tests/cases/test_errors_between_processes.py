@@ -1,4 +1,4 @@
-"""Every exception of dexpy comes through pickle, copies and a pool of processes as it was."""
+"""Every exception of dexpy keeps its class, text and attributes through pickle, copy and a process pool."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Carry(Operation):
 
 
 class DeclinedError(Error):
-    """An application's own, with an ``__init__`` and slots of its own."""
+    """An exception of the application, with its own ``__init__`` and slots."""
 
     __slots__ = ("attempt",)
 
@@ -44,7 +44,7 @@ class DeclinedError(Error):
 
 
 class AbsentError(DeclinedError, KeyError):
-    """One that is a built-in exception too."""
+    """An exception of the application that is also a built-in exception."""
 
 
 MADE: dict[type[BaseException], Callable[[], BaseException]] = {
@@ -71,7 +71,7 @@ MADE: dict[type[BaseException], Callable[[], BaseException]] = {
     DeclinedError: lambda: DeclinedError(7, attempt=2),
     AbsentError: lambda: AbsentError(7, attempt=2),
 }
-"""How those that take more than a text are made."""
+"""The functions that create exceptions with more arguments than a text."""
 
 
 def classes() -> Iterator[type[BaseException]]:
@@ -120,7 +120,7 @@ def test_p8_class_text_and_attributes_are_the_same(cls: type[BaseException]) -> 
         again = way(error)
         assert again is not error
         assert facts_of(again) == facts_of(error), name
-        # The message of an ImportError, which is no attribute of the instance's own.
+        # The message of an ImportError is not in the `__dict__` of the instance.
         assert getattr(again, "msg", None) == getattr(error, "msg", None)
 
 
@@ -155,7 +155,7 @@ def test_p8_a_cause_that_does_not_pickle_is_left_out() -> None:
 
 
 def raised() -> Iterator[BaseException]:
-    """Errors as operations raise them."""
+    """Return errors that dexpy raises."""
     makers: list[Callable[[], Any]] = [
         lambda: Carry(data=7),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         lambda: Carry(data={"thing": object()}).async_().call(),

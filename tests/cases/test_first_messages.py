@@ -1,4 +1,4 @@
-"""The first thing that an application sends finds the tables that it needs, whatever it is."""
+"""The first enqueue of any kind creates the tables that it needs."""
 
 from __future__ import annotations
 

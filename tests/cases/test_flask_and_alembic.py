@@ -1,4 +1,4 @@
-"""Applications with Flask-SQLAlchemy and Alembic, as the pages build them."""
+"""Applications with Flask-SQLAlchemy and Alembic, as on the how-to pages."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[str]:
 
 @pytest.fixture
 def connection(url: str) -> Generator[sa.Connection]:
-    """To a database with dexpy's tables and one of the application's."""
+    """A connection to a database with dexpy's tables and a table of the application."""
     engine = sa.create_engine(url)
     with engine.begin() as setup:
         assert set(records.create_tables(setup)) == OWN

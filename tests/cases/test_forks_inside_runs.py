@@ -1,4 +1,4 @@
-"""A fork inside a run: the parent continues; the child writes nothing and exits where it leaves the run's code."""
+"""A fork inside a run: the parent continues; the child writes nothing and exits after the application's code."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ CASES = (
     "InSession", "InThread", "Inside", "Asks", "Calls", "InSavepoint", "Holds",
 )  # fmt: skip
 STATUSES = {"return": {0}, "raise": {1}, "exit": {3}, "os_exit": {4}}
-"""How a child ends, by how it leaves."""
+"""The exit statuses of a child, by the way in which it leaves the application's code."""
 OTHERS = {"InTask": {0}, "InThread": {0}, "InSavepoint": {1}}
-"""It ends with the loop or the thread around it, or when the savepoint cannot be ended that is its parent's."""
+"""Further statuses: the child ends with its loop or thread, or because it cannot end the savepoint of its parent."""
 
 
 def forked(url: str, folder: Path, environment: dict[str, str]) -> dict[str, list[dict[str, Any]]]:
-    """What became of each fork, by the case."""
+    """Run the program, and return the reports of its forks by case."""
     command = [sys.executable, str(TESTS / "apps" / "forking.py"), url]
     ended = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200, check=False
@@ -38,7 +38,9 @@ def forked(url: str, folder: Path, environment: dict[str, str]) -> dict[str, lis
 
 
 def check(reports: list[dict[str, Any]], case: str) -> None:
-    assert len(reports) == 6, "two ways in place, all four in the background, and no child came back"
+    assert len(reports) == 6, (
+        "two reports of calls in place, four of background runs, and none of a child that returned"
+    )
     assert len({one["pid"] for one in reports}) == 1
     for one in reports:
         assert one["result"] == "parent", one
@@ -46,7 +48,7 @@ def check(reports: list[dict[str, Any]], case: str) -> None:
         if case == "Calls":
             assert one["children"] == []
         elif case in ("Asks", "Holds"):
-            assert one["children"] == [1], "a session of the parent's is refused"
+            assert one["children"] == [1], "the child cannot use a session of its parent"
         else:
             assert set(one["children"]) <= STATUSES[one["how"]] | OTHERS.get(case, set()), one
             assert one["children"]
@@ -54,14 +56,14 @@ def check(reports: list[dict[str, Any]], case: str) -> None:
 
 @pytest.fixture(scope="module")
 def on_sqlite(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
-    """The whole program once, on a file."""
+    """The reports of one run of the program on a SQLite file."""
     folder = tmp_path_factory.mktemp("forks")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DEXPY_")}
     return forked(f"sqlite:///{folder}/a.db", folder, environment | {"PYTHONPATH": str(TESTS.parent)})
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_n11_a_forked_child_leaves_nothing_and_its_parent_continues(
+def test_n11_a_forked_child_writes_nothing_and_its_parent_continues(
     on_sqlite: dict[str, list[dict[str, Any]]], case: str
 ) -> None:
     check(on_sqlite[case], case)

@@ -1,4 +1,4 @@
-"""Messages that another program has published, with a worker's threads in this process."""
+"""Messages that another program has published, with the threads of a worker in this process."""
 
 from __future__ import annotations
 
@@ -153,12 +153,12 @@ def valid(**parts: Any) -> bytes:
 
 
 def refused(served: Served, *bodies: bytes, queue: str = "default") -> None:
-    """Put messages; all of them lie with the dead ones soon, and a small run is not late."""
+    """Send messages, and check that all become dead and that they do not delay a small run."""
     before = served.sender.dead(queue)
     served.sender.send(*bodies, queue=queue)
     canary()
-    eventually(lambda: served.sender.dead(queue) == before + len(bodies), "they are dead")
-    eventually(lambda: served.sender.waiting(queue) == 0, "and nothing waits")
+    eventually(lambda: served.sender.dead(queue) == before + len(bodies), "all messages are dead")
+    eventually(lambda: served.sender.waiting(queue) == 0, "the queue is empty")
 
 
 def test_h1_an_invalid_message_is_dead_lettered_and_logged_once(
@@ -172,7 +172,7 @@ def test_h1_an_invalid_message_is_dead_lettered_and_logged_once(
 
 def test_h1_an_invalid_delayed_message_is_dead_lettered_too(served: Served) -> None:
     if served.is_on("sql"):
-        # A delay is a moment in a row there.
+        # The SQL broker has no delay queues: a delay is the due time of a row.
         return
     refused(served, b"no json", valid(queue_name="default.DQ"), queue="default.DQ")
     later = {"dexpy": {"v": 1}, "eta": 10**18}
@@ -185,10 +185,10 @@ def test_h1_ids_without_a_body_and_ids_that_are_not_text_are_removed_from_the_li
     served.sender.send_as(b"nothing", None)
     served.sender.send_as(b"\xff\xfe", valid())
     served.sender.send_as(b"", valid())
-    # The id that a message gives itself is that of another one.
+    # The message has the id of another message in its options.
     served.sender.send_as(b"mine", valid(options={"dexpy": {"v": 1}, "redis_message_id": "yours"}))
     canary()
-    eventually(lambda: served.sender.waiting() == 0, "nothing is left")
+    eventually(lambda: served.sender.waiting() == 0, "the queue is empty")
     assert served.sender.client.hlen(f"{served.sender.namespace}:default.msgs") == 0
 
 
@@ -217,11 +217,11 @@ def test_h2_options_that_dexpy_never_writes_have_no_effect(served: Served, actor
     }  # fmt: skip
     served.sender.send(messages.encoded(body))
     canary()
-    eventually(lambda: served.sender.waiting() == 0, "it is over")
-    assert paid == (["once"] if actor.endswith("DirectJob") else [])
+    expected = ["once"] if actor.endswith("DirectJob") else []
+    eventually(lambda: served.sender.waiting() == 0 and paid == expected, "the message is handled")
 
 
-def test_h2_validation_raises_no_error_but_its_own(served: Served) -> None:
+def test_h2_validation_raises_only_its_own_error(served: Served) -> None:
     validator = MessageValidator(served.runtime.broker)
     num_valid = 0
     for description, body in messages.every(SMALL):
@@ -232,7 +232,7 @@ def test_h2_validation_raises_no_error_but_its_own(served: Served) -> None:
         except Exception as error:
             pytest.fail(f"{description}: {error!r}")
         num_valid += 1
-        # What has passed can be sent again.
+        # A valid message can be encoded and read again.
         assert validator.read(message.encode(), "default") == message, description
     assert num_valid > 100
 
@@ -241,10 +241,10 @@ def test_h3_a_message_for_another_time_or_queue_is_refused(served: Served) -> No
     for eta in (10**18, -1, 1, int(time.time() * 1000) + 86_400_000, float("inf"), "soon", True, 10**4000):
         refused(served, valid(options={"dexpy": {"v": 1}, "eta": eta}))
     if served.is_on("sql"):
-        # There it lies where it lies: a row may be moved to another queue.
+        # The SQL broker uses the queue of the row, because rows may be moved to another queue.
         served.sender.send(valid(queue_name="nowhere"))
         canary()
-        eventually(lambda: served.sender.waiting() == 0, "it is over")
+        eventually(lambda: served.sender.waiting() == 0, "the message is handled")
     else:
         refused(served, valid(queue_name="nowhere"), valid(queue_name="default.DQ"))
     refused(served, valid(actor_name="unknown"))
@@ -267,7 +267,7 @@ def test_h4_an_encrypted_class_without_records_refuses_plain_params(served: Serv
     for kwargs in (clear, {**clear, "params": {}}, {**clear, "params": {"$encrypted": {}}}, both):
         refused(served, messages.encoded(messages.direct("", kwargs=kwargs)))
     Sealed(text="mine").async_().call()
-    eventually(lambda: paid == ["mine"], "what was encrypted runs")
+    eventually(lambda: paid == ["mine"], "the encrypted message runs")
 
 
 def test_h4_classes_without_records_run_as_before(served: Served) -> None:
@@ -277,7 +277,7 @@ def test_h4_classes_without_records_run_as_before(served: Served) -> None:
 
 
 def lost(served: Served) -> Ticket[Any]:
-    """A record of this module that is two days late and has no message."""
+    """Enqueue a record that is two days late and has no message."""
     ticket = Small().async_(in_=dt.timedelta(days=30)).call()
     late = (dt.datetime.now(dt.timezone.utc) - dt.timedelta(days=2)).strftime("%Y-%m-%d %H:%M:%S.%f")
     served.sql("UPDATE operation_records SET scheduled_at = :late WHERE id = :id", late=late, id=ticket.id)
@@ -302,13 +302,13 @@ def test_h5_a_hint_with_another_class_does_not_bypass_a_concurrency_limit(served
     release.clear()
     first = Limited(number=1).async_().call()
     try:
-        eventually(lambda: "limited 1" in paid, "the first one runs")
+        eventually(lambda: "limited 1" in paid, "the first run starts")
         second = Limited(number=2).async_().call()
         served.sender.send(
             *[messages.encoded(messages.valid(name, second.id)) for name in (SMALL, "unknown.operation")]
         )
         canary()
-        eventually(lambda: served.sender.waiting() <= 1, "the hints are over")
+        eventually(lambda: served.sender.waiting() <= 1, "the forged messages are handled")
         assert paid == ["limited 1"]
     finally:
         release.set()
@@ -330,7 +330,7 @@ def test_h6_invalid_counters_count_as_zero(served: Served, facts: dict[str, Any]
     canary()
     soon = (dt.datetime.now(dt.timezone.utc) + dt.timedelta(seconds=20)).strftime("%Y-%m-%d %H:%M:%S.%f")
     waits = "SELECT count(*) FROM dexpy_messages WHERE due_at > :soon"
-    eventually(lambda: served.sql(waits, soon=soon) == [(1,)], "it is looked at again in half a minute")
+    eventually(lambda: served.sql(waits, soon=soon) == [(1,)], "the message is deferred for half a minute")
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -341,16 +341,18 @@ def test_h2_dead_threads_are_replaced(served: Served, caplog: pytest.LogCaptureF
         eventually(lambda dying=thread: not dying.is_alive(), "the thread dies")  # type: ignore[misc]
     eventually(
         lambda: len(worker.workers) == 2 and all(t.is_alive() for t in [*worker.workers, *worker.consumers.values()]),
-        "both are replaced",
+        "both threads are replaced",
     )
-    eventually(lambda: caplog.text.count("worker.thread_died") == 2, "each is said once")
+    eventually(lambda: caplog.text.count("worker.thread_died") == 2, "each dead thread is logged once")
 
 
-def test_a_message_of_some_megabytes_is_logged_shortened(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_message_of_several_megabytes_is_shortened_in_the_log(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG, "dexpy")
     served.sender.send(valid(kwargs={"class_name": "x" * 3_000_000, "record_id": "op_none", "trace": {}}))
     canary()
-    eventually(lambda: served.sender.waiting() == 0, "it is over")
+    eventually(lambda: served.sender.waiting() == 0, "the message is handled")
     assert max(len(record.getMessage()) for record in caplog.records if record.name.startswith("dexpy.")) < 5000
 
 

@@ -1,4 +1,4 @@
-"""A query with hostile values finds nothing, or is refused with dexpy's own error, on every database."""
+"""A query with hostile values finds nothing or is refused with an error of dexpy, on every database."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_s9_a_number_is_found_beside_texts_and_large_numbers_under_the_same_name
     assert records.where(params={"n": "abc"}).count() == 1
 
 
-# --------------------------------------------------------------------------------------- moments and tokens
+# --------------------------------------------------------------------------------------- datetimes and tokens
 
 
 def by_call(**options: Any) -> None:

@@ -1,4 +1,4 @@
-"""Rows with values that a database takes and Python does not: each costs itself alone."""
+"""Rows with values that a database accepts and Python cannot read affect no other rows."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def execute(statement: str, **values: Any) -> None:
 
 
 def late(count: int = 4) -> list[Ticket[Any]]:
-    """Records that are due and have no message."""
+    """Enqueue records that are due and have no message."""
     tickets = [Small(n=n).async_(in_=dt.timedelta(days=30)).call() for n in range(count)]
     execute("DELETE FROM dexpy_messages")
     execute(f"UPDATE operation_records SET scheduled_at = '{PAST}', enqueued_at = NULL")
@@ -69,13 +69,13 @@ def relay() -> Relay:
 
 
 def performed(ticket: Ticket[Any]) -> str:
-    """The status of a record after it was run here."""
+    """Perform a record in this thread, and return its status."""
     ticket.perform()
     return str(ticket.reload().status)
 
 
 def published_ids() -> set[str]:
-    """The ids of the records that have a message."""
+    """Return the ids of the records that have a message."""
     sql_queue: Any = current_runtime().dispatcher.transport.sql_queue
     return {message.kwargs["record_id"] for message in sql_queue.iter_messages("default")}
 
@@ -106,7 +106,7 @@ def break_row(ticket: Ticket[Any], column: str, value: Any) -> None:
 def test_h7_h8_an_unreadable_datetime_affects_only_its_row(
     runtime: Runtime, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # Each value in one column, and each column with one value.
+    # Each value is tested in one column, and each column with one value.
     values = broken_moments(kind)
     for number in range(max(len(TIMES), len(values))):
         column, value = TIMES[number % len(TIMES)], values[number % len(values)]
@@ -141,7 +141,7 @@ def test_h7_h8_a_pending_record_with_an_unreadable_due_time_is_logged_once(
     runtime: Runtime, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     if kind in ("mysql", "mariadb"):
-        # It has no moment after the year 9999, and the zero date is past.
+        # MariaDB stores no unreadable time that is not past.
         return
     tickets = late(2)
     break_row(tickets[0], "scheduled_at", "infinity" if kind == "postgresql" else "garbage")
@@ -157,7 +157,7 @@ ODD = (b"\xff\xfe\0", "garbage", 1e308, "[1, 2]", "5")
 
 
 @pytest.mark.parametrize("table", ["operation_records", "operation_signals", "operation_attempts", "operation_steps"])
-def test_every_view_of_a_record_accepts_any_stored_value(tmp_path: Path, table: str) -> None:
+def test_every_query_of_a_record_accepts_any_stored_value(tmp_path: Path, table: str) -> None:
     runtime = dexpy.configure(database=f"sqlite:///{tmp_path / 'a.db'}")
     ticket = Small().async_().call()
     ticket.perform()
@@ -189,7 +189,7 @@ def test_every_view_of_a_record_accepts_any_stored_value(tmp_path: Path, table: 
 
 
 def read_everything(ticket: Ticket[Any]) -> None:
-    """Everything that can be read of a record."""
+    """Read a record by every function of the public interface."""
     for record in [records.get(ticket.id), *records.all()]:
         repr(record), record.params, record.result, record.result_error, record.duration, record.ticket.outcome
     records.attempts(ticket.id)
@@ -214,7 +214,7 @@ def test_h9_undecodable_json_affects_only_its_row(
     try:
         execute(f"UPDATE operation_records SET {column} = :value WHERE id = :id", value=value, id=tickets[0].id)
     except sa.exc.DBAPIError:
-        # MariaDB takes no JSON that is nested deeper than 32 levels.
+        # MariaDB refuses JSON that is nested deeper than 32 levels.
         assert kind in ("mysql", "mariadb")
         assert value.startswith("[")
         return
@@ -242,7 +242,7 @@ def test_h10_runs_are_recovered_beside_a_worker_with_an_odd_name(tmp_path: Path,
         f"VALUES (:name, 'h', 1, 1, NULL, '{PAST}', '{PAST}', '{PAST}')",
         name=name,
     )
-    # The folder of the files of workers is there while one is alive, and names lead somewhere in it.
+    # The folder of lock files exists while a worker is alive; the odd name could be a path relative to it.
     liveness_locks = SqliteLivenessLocks(runtime.store.database)
     liveness_locks.acquire("live:1:x")
 
@@ -319,8 +319,8 @@ def test_every_loop_ends_with_bytes_in_text_columns(tmp_path: Path, caplog: pyte
         assert relay().run_once()
 
     assert tickets[3].id in published_ids()
-    assert len(list(records.all())) == 3, "but for the one whose id no statement finds"
-    assert caplog.text.count("record.unreadable") == 3, "each once"
+    assert len(list(records.all())) == 3, "all records but the one whose id no statement matches"
+    assert caplog.text.count("record.unreadable") == 3, "each unreadable record is logged once"
     runtime.close()
     install(None)
 
@@ -354,7 +354,7 @@ def test_a_run_ends_although_its_attempt_is_already_stored(runtime: Runtime) -> 
 
 
 class Halves(Operation):
-    """Fails after a step and inside a loop; its next attempt continues from the stored state of both."""
+    """Fails inside a loop after a step; the next attempt continues from the stored state of both."""
 
     def total(self) -> Any:
         return 7
@@ -384,7 +384,7 @@ def test_a_step_with_unreadable_json_parks_its_run(
             id=ticket.id,
         )
     except sa.exc.DBAPIError:
-        # Servers check that it is JSON, and MariaDB that it is not nested deeper than 32 levels.
+        # Servers refuse invalid JSON, and MariaDB refuses JSON that is nested deeper than 32 levels.
         assert kind != "sqlite"
         return
     (tmp_path / "whole").touch()

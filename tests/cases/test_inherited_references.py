@@ -1,4 +1,4 @@
-"""Both type checkers see the row in a reference that a base class declares."""
+"""Both type checkers infer the model of a reference that a base class declares."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ GreetAll(user=1, referrer=2, friends=[3]).call().upper()
 GreetAll(user=1).user = 2
 GreetAll(user=1).friends = [2]
 """
-"""A user's module. Only the assignments of its last two lines are mistakes."""
+"""A module of an application; only the assignments of its last two lines are errors."""
 LENGTH = len(SHOP.splitlines())
 
 

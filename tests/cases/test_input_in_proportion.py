@@ -1,4 +1,4 @@
-"""Refused input costs no more than its length, and its message has a bounded length and can be printed."""
+"""Refusing input costs time in proportion to its length; the error message is limited and can be printed."""
 
 from __future__ import annotations
 
@@ -67,12 +67,12 @@ def nested(depth: int) -> Any:
 
 
 @pytest.mark.parametrize("case", INPUTS)
-def test_s5_an_error_has_at_most_some_thousand_characters_and_is_built_quickly(case: str) -> None:
+def test_s5_an_error_has_at_most_ten_thousand_characters_and_is_built_quickly(case: str) -> None:
     began = time.process_time()
     with pytest.raises((PropsError, OptionsError)) as refused:
         INPUTS[case]()
 
-    # Generous, for a busy machine: before, several of these took minutes or megabytes.
+    # Generous for a busy machine; without limits several of these take minutes or megabytes.
     assert time.process_time() - began < 4
     assert len(str(refused.value)) < 10_000
 

@@ -1,4 +1,4 @@
-"""`isolated()` in the tests of an application: what it configured stays, what the block made goes."""
+"""`isolated()` in the tests of an application keeps its configuration, and deletes the rows of the block."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Show(Operation, name="isolated.show"):
 
 
 class Walk(Operation, name="isolated.walk"):
-    """Leaves a row in as many tables as it can."""
+    """Writes rows into as many tables as possible."""
 
     number: int = 1
     once = Once("number")
@@ -64,7 +64,7 @@ class Secret(Operation, name="isolated.secret"):
 
 @contextmanager
 def market(url: str) -> Generator[sa.Engine]:
-    """An application with a table of its own, one row in it, and its own sessions."""
+    """Configure an application with a table, one row in it, and a session factory."""
     engine = sa.create_engine(url)
     Base.metadata.create_all(engine)
     with Session(engine) as session, session.begin():
@@ -79,7 +79,7 @@ def market(url: str) -> Generator[sa.Engine]:
 
 
 def rows(url: str) -> dict[str, int]:
-    """How many rows dexpy's tables have; those that are there."""
+    """Return the number of rows of each of dexpy's tables that exists."""
     engine = sa.create_engine(url, poolclass=sa.NullPool)
     with engine.connect() as connection:
         present = set(sa.inspect(connection).get_table_names())
@@ -106,7 +106,7 @@ def test_d9_the_session_factory_of_the_application_is_kept(tmp_path: Path) -> No
         assert records.all().count() == 0
 
 
-def test_d9_another_session_factory_wins(tmp_path: Path) -> None:
+def test_d9_a_session_factory_of_the_block_replaces_that_of_the_application(tmp_path: Path) -> None:
     with market(f"sqlite:///{tmp_path}/market.db"):
         other = sa.create_engine(f"sqlite:///{tmp_path}/other.db")
         with isolated(session_factory=sessionmaker(other)), pytest.raises(sa.exc.OperationalError):
@@ -167,7 +167,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[str]:
         yield database_url
 
 
-def test_d9_the_tables_are_made_and_the_rows_of_a_block_are_gone_after_it(url: str) -> None:
+def test_d9_a_block_creates_the_tables_and_deletes_its_rows_at_its_end(url: str) -> None:
     with market(url) as engine:
         for number in (1, 2):
             with isolated(database=url) as isolated_runtime:
@@ -187,7 +187,7 @@ def test_d9_the_tables_are_made_and_the_rows_of_a_block_are_gone_after_it(url: s
 
 
 @pytest.mark.parametrize("raised", [ZeroDivisionError, KeyboardInterrupt, AssertionError])
-def test_d9_the_rows_are_gone_when_the_block_raised(url: str, raised: type[BaseException]) -> None:
+def test_d9_a_block_that_raises_deletes_its_rows(url: str, raised: type[BaseException]) -> None:
     with market(url):
         with pytest.raises(raised), isolated(database=url):
             Walk().async_().call()
@@ -196,7 +196,7 @@ def test_d9_the_rows_are_gone_when_the_block_raised(url: str, raised: type[BaseE
         assert set(rows(url).values()) == {0}
 
 
-def test_d9_earlier_rows_stay(url: str) -> None:
+def test_d9_rows_from_before_the_block_are_kept(url: str) -> None:
     with market(url):
         with isolated(database=url, session_factory=None) as outer:
             earlier = Show(stall=1).async_(in_=60).call()

@@ -1,4 +1,4 @@
-"""One language of keys for Once, Unique, Lock and Concurrency: names of props, templates, functions, groups."""
+"""The keys of Once, Unique, Lock and Concurrency: names of props, templates, functions and groups."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Transfer(Hold):
 
 
 class TransferBack(Transfer):
-    """Inherits the lock; the key is its own class's."""
+    """Inherits the lock; its key has the name of this class."""
 
 
 class TransferIn(Hold):
@@ -110,7 +110,7 @@ class Texted(Hold):
     ],
     ids=repr,
 )
-def test_p24_a_lock_excludes_runs_of_its_key_alone(holder: Hold, other: Hold, is_free: bool) -> None:
+def test_p24_a_lock_excludes_only_runs_with_its_key(holder: Hold, other: Hold, is_free: bool) -> None:
     answer = while_held(holder, other.safe.call)
     assert isinstance(answer, Ok if is_free else Err)
     if isinstance(answer, Err):
@@ -165,7 +165,7 @@ def test_p24_a_name_that_is_not_a_prop_is_refused_with_a_suggestion(name: str) -
         declare(name, "account", group="")
 
 
-def test_p24_a_text_that_was_meant_as_one_lock_is_refused_with_the_fix() -> None:
+def test_p24_a_text_that_is_meant_as_a_template_is_refused_with_the_fix() -> None:
     with pytest.raises(DeclarationError, match=r"write Lock\(template='bank'\)"):
         declare("lock", "bank")
 
@@ -189,7 +189,7 @@ def test_p24_names_templates_and_groups_mean_the_same_in_every_policy(name: str)
     assert keys_of(name, grouped[0](account=1, order="a")) == keys_of(name, other(account=1))
 
 
-# ------------------------------------------------------------------------ functions that make keys
+# ------------------------------------------------------------------------ functions that return keys
 
 NO_KEYS: dict[str, Any] = {
     "None": None,

@@ -1,4 +1,4 @@
-"""Locks beside a SQLite file that no other code of the process can give up."""
+"""Locks in files beside a SQLite file are not released by other code of the process."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ KEY, OTHER = "a" * 64, "b" * 64
 @pytest.fixture(params=["open file descriptions", "whole files"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     if request.param == "whole files":
-        # As on macOS, and where the file system knows no locks of descriptions.
+        # As on macOS and on file systems without locks of open file descriptions.
         monkeypatch.setattr(file_locks, "_ofd", None)
     return tmp_path
 
 
 def another_process_sees(folder: Path) -> str:
-    """What a process finds that has no part in the locks of this one."""
+    """Return the state of lock and worker as another process finds them."""
     answer, writer = os.pipe()
     if (pid := os.fork()) == 0:
         with contextlib.suppress(BaseException):
@@ -114,7 +114,7 @@ def test_l4_a_forked_child_keeps_no_lock_of_a_dead_parent(folder: Path) -> None:
         FileLockBackend(str(folder / "app.db")).lock(KEY).wait(0)
         SqliteLivenessLocks(Database(f"sqlite:///{folder / 'app.db'}")).acquire("host:1:w")
         if os.fork() == 0:
-            # It outlives its parent, until the test lets it go.
+            # This child outlives its parent until the test closes the pipe.
             os.close(leave)
             os.write(writer, b"x")
             os.read(stay, 1)
@@ -153,7 +153,7 @@ def test_l4_threads_of_one_process_exclude_each_other(folder: Path) -> None:
     first.release()
     assert second.wait(1)
     second.release()
-    assert not file_locks._open, "no file stays open"
+    assert not file_locks._open, "all lock files are closed"
 
 
 def test_l4_a_file_system_without_such_locks_is_detected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Runs that send their successors: a record does not grow with the chain before it, and a long trace can be read."""
+"""Runs that enqueue their successors: records do not grow with the length of the chain, and long traces can be read."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class PollInHook(Operation):
 
 
 class PollInPlace(Operation):
-    """Sends its successor from a run that it calls in place."""
+    """Enqueues its successor in a nested run."""
 
     n: int
 
@@ -118,7 +118,7 @@ def _begin(kind: type[Operation] | None) -> None:
 
 
 @pytest.mark.parametrize("kind", [Poll, PollLater, Ping, PollTogether, PollInHook, PollInPlace, None])
-def test_l2_a_record_does_not_grow_with_the_chain_before_it(kind: Any, isolated_runtime: Isolated) -> None:
+def test_l2_a_record_does_not_grow_with_the_length_of_the_chain(kind: Any, isolated_runtime: Isolated) -> None:
     with dexpy.trace(trace_id="req-1"):
         _begin(kind)
     for _ in range(LENGTH + 1 if kind is PollLater else 1):
@@ -127,13 +127,13 @@ def test_l2_a_record_does_not_grow_with_the_chain_before_it(kind: Any, isolated_
     rows = sorted(records.all(), key=lambda record: record.created_at)
     assert len(rows) == LENGTH * (2 if kind is PollInPlace else 1) + 1
     lengths = [len(json.dumps(record.trace)) for record in rows]
-    assert max(lengths[8:]) <= max(lengths[:8]) + 8, "it is as long as the first ones"
+    assert max(lengths[8:]) <= max(lengths[:8]) + 8, "the last records are as long as the first ones"
     if kind is not PollInHook:
         tree = records.tree("req-1")
         assert (len(tree.roots), max(node.depth for node in tree.walk())) == (1, len(rows) - 1)
 
 
-def test_l2_a_direct_message_does_not_grow_with_the_chain_before_it(isolated_runtime: Isolated) -> None:
+def test_l2_a_direct_message_does_not_grow_with_the_length_of_the_chain(isolated_runtime: Isolated) -> None:
     sizes.clear()
     PollDirectly(n=LENGTH).async_().call()
     isolated_runtime.run_pending()
@@ -190,7 +190,7 @@ def deep(isolated_runtime: Isolated) -> Any:
         }
         for number in range(5000)
     ]  # fmt: skip
-    # Some have a second child, so that the lines of the drawing continue.
+    # Some runs have a second child, so that the printed tree has vertical lines.
     rows += [
         {**rows[number], "id": f"op_{number + 10_000:026d}", "parent_id": rows[number]["id"]}
         for number in (0, 3, MOST_NESTED - 1, MOST_NESTED, 4000)

@@ -16,7 +16,7 @@ import dexpy
 DOTTED = re.compile(r"(?<![\w./\-@\[])dexpy(?:\.[A-Za-z_]\w*)+")
 IMPORT = re.compile(r"from (dexpy[\w.]*) import ([\w, ]+|\([^)]*\))")
 ACTORS = {"dexpy.RecordJob", "dexpy.DirectJob"}
-"""Names of actors in messages, and of files: they are not imported."""
+"""Names of actors, which are not imported."""
 FILES = ("dexpy.db", "dexpy.toml")
 LOGGERS = re.compile(r"getLogger\(\"(dexpy[\w.]*)\"")
 
@@ -94,7 +94,7 @@ def test_d12_the_check_finds_a_missing_name() -> None:
 LISTS_OF_WHAT_IS_MISSING = re.compile(
     r"^#+ .*\b(?:not there|not yet|yet to come|planned)\b.*|.*\bno policy\.$", re.MULTILINE
 )
-"""Headings and sentences that become wrong with the release that adds what they miss."""
+"""Headings and sentences about missing features, which become wrong when the feature is added."""
 
 
 @pytest.mark.parametrize("page", PAGES, ids=test_docs.title)

@@ -1,4 +1,4 @@
-"""Cases of references to rows of SQLAlchemy models."""
+"""References to rows of SQLAlchemy models."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from dexpy.testing import Isolated
 
 
 class Guid(sa.TypeDecorator[uuid.UUID]):
-    """A UUID as 32 digits, as applications wrote it before SQLAlchemy had `Uuid`."""
+    """A UUID that is stored as 32 digits, as in applications from before SQLAlchemy's `Uuid`."""
 
     impl = sa.CHAR(32)
     cache_ok = True
@@ -50,7 +50,7 @@ class Guid(sa.TypeDecorator[uuid.UUID]):
 
 
 class Upper(sa.TypeDecorator[str]):
-    """Text that is stored in capitals."""
+    """A text that is stored in upper case."""
 
     impl = sa.String(20)
     cache_ok = True
@@ -78,7 +78,7 @@ leaves = sa.Table("case_leaves", Base.metadata, sa.Column("id", Guid, primary_ke
 
 
 class Leaf:
-    """Mapped without annotations."""
+    """A model that is mapped without annotations."""
 
     id: Any
 
@@ -312,7 +312,7 @@ class Walk(Operation):
 
 
 class Slug:
-    """A model of another kind."""
+    """A model outside of SQLAlchemy."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -337,7 +337,7 @@ class Purge(Operation):
 
 @attrs.define
 class Hold:
-    """Keeps a run in `perform` while the test inspects it, if the test sets it."""
+    """Keeps a run in `perform` while the test inspects it, if `is_used`."""
 
     is_used: bool = False
     reached: threading.Event = attrs.field(factory=threading.Event)
@@ -354,7 +354,7 @@ hold = Hold()
 
 @attrs.frozen
 class Application:
-    """An application with the tables of this file, configured for dexpy."""
+    """A configured application with the tables of this file."""
 
     runtime: dexpy.Runtime
     engine: sa.Engine
@@ -364,7 +364,7 @@ class Application:
             session.add_all(rows)
 
     def run(self, operation: Operation) -> Any:
-        """Run it in the background, in this process; gives its ticket."""
+        """Enqueue an operation, perform it in this process, and return its ticket."""
         ticket = operation.async_().call()
         ticket.perform()
         return ticket.reload()
@@ -383,7 +383,7 @@ def _application(url: str, **options: Any) -> Generator[Application]:
 
 @pytest.fixture
 def app(tmp_path: Path) -> Generator[Application]:
-    """On a SQLite file."""
+    """The application on a SQLite file."""
     yield from _application(f"sqlite:///{tmp_path / 'app.db'}")
 
 
@@ -392,14 +392,14 @@ SERVERS = ("postgresql", "mariadb")
 
 @pytest.fixture(params=["sqlite", *(pytest.param(name, marks=pytest.mark.servers) for name in SERVERS)])
 def everywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Application]:
-    """On each database."""
+    """The application on each database."""
     with servers.database(request.param, tmp_path) as url:
         yield from _application(url)
 
 
 @pytest.fixture(params=SERVERS)
 def on_server(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Application]:
-    """On each database that locks rows."""
+    """The application on each database that locks rows."""
     with servers.database(request.param, tmp_path) as url:
         yield from _application(url)
 
@@ -493,7 +493,7 @@ def test_o2_the_default_collation_of_mariadb_ignores_case(tmp_path: Path) -> Non
 
 
 def is_locked(app: Application, model: Any, key: Any) -> bool:
-    """Return whether another session holds a lock on a row."""
+    """Whether another session holds a lock on a row."""
     table = model.__table__
     query = sa.select(table).where(table.c.id == key).with_for_update(skip_locked=True)
     with app.engine.connect() as connection:
@@ -545,7 +545,7 @@ def test_o3_eagerly_loaded_relationships_are_loaded(everywhere: Application) -> 
     assert [Feed(animal=1).call(), Walk(dog=1).call()] == ["dog", "dog"]
 
 
-# --------------------------------------------------------------------- o4: references, whatever their number
+# --------------------------------------------------------------------- o4: many references
 
 
 def test_o4_references_are_split_for_the_limits_of_a_statement(
@@ -572,7 +572,7 @@ def test_o4_more_references_than_a_statement_has_parameters_are_loaded(everywher
 
 
 @pytest.mark.servers
-def test_o4_batches_are_locked_in_one_order_whatever_the_order_of_the_references(
+def test_o4_batches_are_locked_in_one_order_for_any_order_of_the_references(
     on_server: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(row_loading, "MAX_PARAMETERS", 3)

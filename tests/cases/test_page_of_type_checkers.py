@@ -1,4 +1,4 @@
-"""The page on type checkers: what it shows is what mypy and pyright check in strict mode."""
+"""The code of the page on type checkers is checked by mypy and pyright in strict mode."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dexpy.declaration.class_definition import RESERVED
 HOME = Path(__file__).parents[2]
 PAGE = (HOME / "docs/howto/type-checkers.md").read_text("utf-8")
 CHECKED = HOME / "tests/typing/page_of_type_checkers.py"
-"""In the folder that both checkers read in `make check`."""
+"""The copy of the page's code, in the folder that both checkers read in `make check`."""
 
 
 def lines_of(source: str) -> list[str]:

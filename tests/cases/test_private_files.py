@@ -1,4 +1,4 @@
-"""Files that dexpy makes are their owner's alone, and links beside a database are not followed."""
+"""Files that dexpy creates are accessible to their owner only, and links beside a database are not followed."""
 
 from __future__ import annotations
 

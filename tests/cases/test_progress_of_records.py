@@ -1,4 +1,4 @@
-"""The progress of a record is the last report of its run, however the record or its ticket was read."""
+"""The progress of a record is the last report of its run, in records and tickets of any query."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def ticket(isolated_runtime: Isolated) -> Ticket[int]:
 
 @contextmanager
 def counted(isolated_runtime: Isolated) -> Generator[list[str]]:
-    """The statements that are sent meanwhile."""
+    """Collect the SQL statements that are executed in the block."""
     statements: list[str] = []
     engine = isolated_runtime.runtime.store.database.engine
 

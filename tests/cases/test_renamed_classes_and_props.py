@@ -1,4 +1,4 @@
-"""Keys, tokens and slots under the earlier names of a class and of its props."""
+"""Keys, tokens and slots that were stored under earlier names of a class and of its props."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ runs: list[Any] = []
 
 
 def declare(name: str, aliases: Sequence[str] = (), props: Sequence[str] = ("shop",), **policies: Any) -> type[Any]:
-    """The class as one version of the module has it; `props` are the name of its prop now, and those before."""
+    """Declare one version of the class; `props` are the current name of its prop and its earlier names."""
     now, *before = props
 
     def perform(self: Any) -> int:

@@ -1,4 +1,4 @@
-"""What a retry rule counts, how long it waits, and what it sees of an exception."""
+"""Retry rules: their counters, their waits, and groups of exceptions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dexpy.policies.retry import LONGEST_WAIT_S
 from dexpy.testing import Isolated, isolated
 
 reported_errors: list[BaseException] = []
-"""What the next attempts raise; none is left, the run is done."""
+"""The exceptions of the next attempts; when none is left, the run succeeds."""
 
 
 def raise_next() -> str:
@@ -104,7 +104,7 @@ def test_q1_the_causes_of_one_rule_are_counted_together(isolated_runtime: Isolat
     assert (record.status, record.num_attempts, record.error) == ("failed", 3, "shop.A")
 
 
-def test_q1_a_run_keeps_its_count_of_attempts_over_a_deploy() -> None:
+def test_q1_a_run_keeps_its_count_of_attempts_after_a_deploy() -> None:
     class SyncSlowly(Operation, name="retries.sync_slowly"):
         retry_on = (Retry(ShopError, attempts=3, wait=60, jitter=0), Retry(MailError, attempts=3, wait=0))
         __qualname__ = "SyncSlowly"
@@ -133,7 +133,7 @@ current: list[Any] = []
 
 
 def returned(attempt: int) -> Any:
-    """What the test at hand has put there; raised, if it is an exception."""
+    """Return, call or raise the value that the test has set."""
     if isinstance(current[0], BaseException):
         raise current[0]
     return current[0](attempt) if callable(current[0]) else current[0]

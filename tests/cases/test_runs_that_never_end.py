@@ -1,4 +1,4 @@
-"""A run always ends: its end is written, with fewer details or later, and claims without a run are reconciled."""
+"""Every run ends: its end is written with fewer details or later, and claims without a run are reconciled."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dexpy.recording.transitions import apply
 from dexpy.testing import Isolated
 
 runs: list[str] = []
-"""One entry for each call of a `perform`."""
+"""The id of the run, for each call of `perform`."""
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def until(holds: Callable[[], bool], within_s: float = 15.0) -> None:
     """Wait for a condition."""
     deadline = time.monotonic() + within_s
     while not holds():
-        assert time.monotonic() < deadline, "it did not come true in time"
+        assert time.monotonic() < deadline, "the condition has not become true in time"
         time.sleep(0.02)
 
 
@@ -43,7 +43,7 @@ def execute(store: Store, statement: str) -> None:
 
 
 class Changes(Operation):
-    """Runs a statement on its own record."""
+    """Executes a statement on its own record."""
 
     statement: str
 
@@ -53,7 +53,7 @@ class Changes(Operation):
 
 
 class ChangesApart(Operation):
-    """The same, committed whatever becomes of the run."""
+    """Executes a statement on its own record, and commits it before the run ends."""
 
     statement: str
     transaction = False
@@ -167,7 +167,7 @@ REFUSED = {
 
 
 def refuse(store: Store, when: str) -> None:
-    """Have a trigger of the application's refuse updates of records."""
+    """Create a trigger that refuses updates of records."""
     execute(
         store,
         f"CREATE TRIGGER refuse BEFORE UPDATE ON operation_records WHEN {when} "
@@ -217,11 +217,11 @@ def test_n5_an_end_that_was_refused_in_every_form_is_written_when_the_database_a
 
 
 limited: list[bool] = []
-"""Whether the database takes no writes."""
+"""Not empty while the database accepts no writes."""
 
 
 class Limits(Operation):
-    """Finds that the database takes no writes when it has ended."""
+    """Makes the database refuse writes before its own end is written."""
 
     fails: bool
 
@@ -250,9 +250,9 @@ def test_n5_a_run_ends_when_a_full_or_read_only_database_accepts_writes_again(
     try:
         isolated_runtime.run_pending()
     except sa.exc.OperationalError:
-        # Of the message, which cannot be acknowledged either.
+        # The message cannot be acknowledged either.
         pass
-    # A full disk may have room for a few words.
+    # A full disk may have room for the shorter form of an end.
     assert ticket.reload().status == ("running" if pragma == "query_only" else "failed")
 
     limited.clear()
@@ -295,14 +295,14 @@ def test_n5_a_started_run_without_an_end_is_failed_and_not_run_again(isolated_ru
 
 
 class Compares(Operation):
-    """Reconciles its claims as the heartbeat does."""
+    """Reconciles the claims of its worker, as the heartbeat does."""
 
     def perform(self) -> None:
         compare = dexpy.runtime.current_runtime().services.heartbeat.reconcile  # type: ignore[attr-defined]
         runs.append(str(compare()))
 
 
-def test_n5_the_comparison_does_not_change_running_runs(isolated_runtime: Isolated) -> None:
+def test_n5_the_reconciliation_does_not_change_running_runs(isolated_runtime: Isolated) -> None:
     ticket = Compares().async_().call()
     isolated_runtime.run_pending()
 
@@ -319,7 +319,7 @@ class ComparesOnce(Operation):
         return 1
 
 
-def test_n5_the_comparison_does_not_change_a_call_with_a_key(isolated_runtime: Isolated) -> None:
+def test_n5_the_reconciliation_does_not_change_a_call_with_a_key(isolated_runtime: Isolated) -> None:
     assert ComparesOnce(key="a").call() == 1
     assert runs == ["0"]
 

@@ -1,4 +1,4 @@
-"""A schema for each tenant: dexpy's own tables are found whatever schema a connection is in."""
+"""A schema for each tenant: dexpy finds its own tables whatever the schema of a connection is."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class CountAlone(Operation):
 
 
 class Enters(Operation):
-    """Leaves its transaction and connection in the schema of a tenant."""
+    """Changes the schema of its connection to that of a tenant."""
 
     enter: str
     n: int = 0
@@ -80,7 +80,7 @@ class EntersInSteps(Operation):
 
 
 class Site(NamedTuple):
-    """A database with dexpy's tables, and a tenant's schema beside them."""
+    """A database with dexpy's tables and the schema of a tenant."""
 
     url: str
     tenant: str
@@ -89,14 +89,14 @@ class Site(NamedTuple):
 
     @property
     def of_tenant(self) -> str:
-        """A URL that leads to the tenant's schema."""
+        """The URL whose connections are in the tenant's schema."""
         url = sa.make_url(self.url)
         if url.get_backend_name() == "postgresql":
             return str(url.update_query_dict({"options": f"-csearch_path={self.tenant}"}).render_as_string(False))
         return url.set(database=self.tenant).render_as_string(False)
 
     def strays(self) -> dict[str, int]:
-        """How many rows there are in the tenant's copies of dexpy's tables."""
+        """Return the number of rows in the tenant's copies of dexpy's tables."""
         with self.engine.connect() as connection:
             if not sa.inspect(connection).has_table("operation_records", schema=self.tenant):
                 return {}
@@ -139,13 +139,13 @@ def site(request: Any, server: str) -> Generator[Site]:
 
 
 def run_everything() -> None:
-    """Run what waits, with a worker of Dramatiq's in this process."""
+    """Run all pending records with a worker of Dramatiq in this process."""
     worker = dramatiq.Worker(current_runtime().dispatcher.broker, worker_threads=2, worker_timeout=50)
     worker.start()
     until = time.monotonic() + 20
     try:
         while records.pending().count() or records.where(status="running").count():
-            assert time.monotonic() < until, "what was sent is run"
+            assert time.monotonic() < until, "all enqueued runs have ended"
             time.sleep(0.05)
     finally:
         worker.stop()
@@ -237,15 +237,15 @@ def test_l3_an_enqueue_in_a_rolled_back_session_of_a_tenant_leaves_nothing(site:
 
 
 @pytest.mark.servers
-def test_l3_a_run_that_enters_a_schema_itself_reaches_its_record(site: Site) -> None:
+def test_l3_the_record_of_a_run_that_changes_its_schema_is_written(site: Site) -> None:
     with Session(site.engine) as session, dexpy.session(session):
         assert Enters(enter=site.enter).call() == 1
         schema_there = session.execute(
             sa.text("SELECT current_schema()" if site.enter.startswith("SET") else "SELECT DATABASE()")
         ).scalar()
-        assert schema_there == site.tenant, "the caller's connection is left as it is"
+        assert schema_there == site.tenant, "the schema of the caller's connection is unchanged"
         session.commit()
-    # More than there are connections in use at a time: each finds the one that the run before left in the schema.
+    # More runs than connections, so that each run uses a connection that an earlier one left in the tenant's schema.
     assert [Enters(enter=site.enter, n=n).call() for n in range(1, 4)] == [1, 1, 1]
     tickets: list[Any] = [Enters(enter=site.enter, n=n).async_().call() for n in range(4, 8)]
     tickets.append(EntersInSteps(enter=site.enter).async_().call())
@@ -272,7 +272,7 @@ def test_l3_statements_name_the_schema_without_a_map_for_each_of_them(server: st
             session.execute(sa.select(records.table.c.id))
         with database.begin() as connection:
             connection.execute(sa.select(records.table.c.id))
-        # The next engine of this process knows it from its first connection on.
+        # Engines created later in this process use the schema from their first connection.
         database.dispose()
     home = "public" if "postgresql" in server else sa.make_url(server).database
     assert [(f"FROM {home}.operation_records" in statement, used) for statement, used in collected] == [

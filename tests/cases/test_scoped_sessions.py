@@ -1,4 +1,4 @@
-"""A `scoped_session` of the application is, while an operation runs, the session of the run."""
+"""While an operation runs, a `scoped_session` of the application returns the session of the run."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def db() -> Session:
 
 
 def add() -> None:
-    """A function of the application that knows no dexpy."""
+    """Add a post, in a function of the application that does not use dexpy."""
     db().add(Post())
     db().flush()
 
@@ -118,7 +118,7 @@ class Later(Operation, name="scoped.later"):
 
 @pytest.fixture
 def scoped(tmp_path: Path) -> Generator[Scoped]:
-    """Sessions on a file, one for each thread, and an application that is configured with them."""
+    """A configured application whose sessions are in a thread-local registry."""
     engine = sa.create_engine(f"sqlite:///{tmp_path}/blog.db")
     Base.metadata.create_all(engine)
     with engine.connect() as connection:
@@ -184,7 +184,7 @@ def test_d7_parts_steps_and_guards_share_the_session_too(scoped: Scoped) -> None
     Guarded().call()
 
 
-def test_d7_a_session_of_the_application_that_a_run_joins_is_the_current_one_meanwhile(scoped: Scoped) -> None:
+def test_d7_a_session_of_the_application_that_a_run_joins_is_current_during_the_run(scoped: Scoped) -> None:
     with scoped.session_factory() as other, dexpy.session(other):
         assert Like().call()
         assert not scoped.registry.has()
@@ -239,7 +239,7 @@ def test_d7_asyncio_shares_it_in_the_thread_of_the_run(scoped: Scoped) -> None:
     assert asyncio.run(main()) == [True, True, True]
 
 
-def test_d7_a_scope_of_the_applications_own_is_shared(scoped: Scoped) -> None:
+def test_d7_a_registry_with_its_own_scope_function_is_shared(scoped: Scoped) -> None:
     tenant: ContextVar[str] = ContextVar("tenant", default="none")
     current["db"] = by_tenant = scoped_session(scoped.session_factory, scopefunc=tenant.get)
     dexpy.configure(session_factory=by_tenant)
@@ -267,7 +267,7 @@ def test_d7_hooks_after_the_commit_have_the_session_of_the_application(scoped: S
     assert sessions == [before]
 
 
-def test_d7_a_commit_through_it_is_refused_as_through_the_runs(scoped: Scoped) -> None:
+def test_d7_a_commit_through_the_registry_is_refused_like_one_through_the_session(scoped: Scoped) -> None:
     class Commits(Operation):
         method: str
 
@@ -293,7 +293,7 @@ def test_d7_a_run_in_the_background_shares_it_and_leaves_nothing(scoped: Scoped)
         current["db"].remove()
         Leaves().async_().call()
         isolated_runtime.run_pending()
-        # What it left in the registry is closed, and not committed.
+        # The session that the run left in the registry is closed without a commit.
         assert not scoped.registry.has()
     assert posts(scoped) == 3
 
@@ -380,7 +380,7 @@ def test_d7_a_factory_that_needs_the_context_of_flask_is_refused_with_the_fix(ap
 
 
 def threading_result(runtime: Runtime) -> None:
-    """Inspect the sessions as a worker does, on a thread without a context."""
+    """Check the session factory as a worker does, in a thread without a context."""
     raised: list[BaseException] = []
 
     def observe() -> None:

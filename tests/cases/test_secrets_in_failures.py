@@ -1,4 +1,4 @@
-"""A sensitive value is in no text about a failure, in whichever form it was written, and the rest stays readable."""
+"""A sensitive value is redacted from texts about a failure in each of its common forms; the rest stays readable."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ FORMS: dict[str, Callable[[str], str]] = {
 
 
 SECRETS = [SECRET, "hunter2hunter2", "4111 1111 1111 1111", "pa'ss\"w\\ord"]
-# A secret that JSON escapes is another text inside of base64.
+# Without secrets that JSON escapes: inside of base64 they are a different text.
 PAIRS = [(form, one) for form in FORMS for one in SECRETS if form != "JWT part" or json.dumps(one)[1:-1] == one]
 
 
@@ -88,7 +88,7 @@ def test_s8_common_forms_of_a_secret_are_redacted(form: str, secret: str) -> Non
 
 
 def raised_in_file(name: str) -> BaseException:
-    """An error whose traceback names a file."""
+    """Return an error whose traceback names a file."""
     try:
         exec(compile("raise ValueError('no')", name, "exec"))  # noqa: S102 - as a template is run
     except ValueError as error:
@@ -142,7 +142,7 @@ def test_s8_a_call_in_place_is_recorded_with_redaction(
 
 
 @pytest.mark.parametrize("place", range(250, 300, 7))
-def test_s8_a_message_in_a_group_is_cut_after_redaction(place: int) -> None:
+def test_s8_a_message_in_a_group_is_shortened_after_redaction(place: int) -> None:
     secret = "correct-horse-battery-staple"
     group = ExceptionGroup("g", [ValueError("x" * place + secret), ValueError("y")])
 
@@ -263,11 +263,11 @@ def test_s8_a_log_line_hides_secrets_in_the_names_of_messages_and_rows(
 
     assert "<key>" in caplog.text
     assert "sk_live_51H8" not in caplog.text
-    # What this process has declared or made itself stays readable, whatever the function does.
+    # Names that this process has declared or generated itself are not redacted by the function.
     assert not {"secrets.log_in", ticket.id} & set(shown)
 
 
-def test_s8_a_redactor_that_fails_hides_the_text_and_is_named_itself(
+def test_s8_the_failure_of_a_redactor_hides_the_text_and_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(text: str) -> str:

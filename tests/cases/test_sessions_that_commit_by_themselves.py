@@ -77,7 +77,7 @@ def _database(kind: str, folder: Path) -> Generator[str]:
     params=["sqlite", *(pytest.param(name, marks=pytest.mark.servers) for name in ("postgresql", "mariadb"))]
 )
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[str]:
-    """A database of each kind, with a table of the application's own."""
+    """A database of each kind, with a table of the application."""
     yield from _database(request.param, tmp_path)
 
 
@@ -108,7 +108,7 @@ def by_connection(url: str) -> Session:
 
 
 def by_driver(url: str) -> Session:
-    """A driver that was set to autocommit without SQLAlchemy."""
+    """Return a session whose driver was set to autocommit without SQLAlchemy."""
     engine = sa.create_engine(url, poolclass=sa.NullPool)
 
     @sa.event.listens_for(engine, "connect")
@@ -174,7 +174,7 @@ def test_q2_a_ticket_detects_a_raw_commit(url: str, op: Plain) -> None:
     assert rows_of(engine) == ["before"]
 
 
-def test_q2_a_rolled_back_record_is_still_reported_as_one(url: str) -> None:
+def test_q2_a_rolled_back_record_is_reported_as_rolled_back(url: str) -> None:
     engine = sa.create_engine(url, poolclass=sa.NullPool)
     with Session(engine) as session:
         ticket = Plain(n=1).async_(session=session).call()

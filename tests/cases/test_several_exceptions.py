@@ -1,4 +1,4 @@
-"""A tuple of exception classes stands wherever one class may stand, as in ``except (A, B)``."""
+"""A tuple of exception classes is accepted wherever a class is accepted, as in ``except (A, B)``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A thread that holds a transaction on a SQLite file never waits for itself, whichever function of dexpy it calls."""
+"""A thread that holds a transaction on a SQLite file does not wait for itself in any function of dexpy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dexpy.errors import DatabaseBusy, DatabaseUnavailable
 from dexpy.foundation.errors import SchemaMissing
 
 SOON_S = 5.0
-"""Far less than the 30 seconds that a writer waits, and enough for a busy machine."""
+"""Much less than the 30 seconds of a writer's wait, and enough for a busy machine."""
 
 
 class Base(DeclarativeBase): ...
@@ -62,7 +62,7 @@ class Ping(Operation, name="cases.ping_on_sqlite"):
 
 @pytest.fixture
 def factory(tmp_path: Path) -> Generator[sessionmaker[Session]]:
-    """Sessions on a file that is not in WAL mode and has no table of dexpy's."""
+    """A session factory on a file that is not in WAL mode and has no tables of dexpy."""
     engine = sa.create_engine(f"sqlite:///{tmp_path}/shop.db", connect_args={"timeout": SOON_S})
     Base.metadata.create_all(engine)
     runtime = dexpy.configure(session_factory=sessionmaker(engine))
@@ -123,7 +123,7 @@ def test_d13_every_entry_point_works_while_the_session_has_written(
 ) -> None:
     do, stored = WAYS[way]
     if not is_first:
-        # Made by an earlier process; this one has not opened the file yet.
+        # As if an earlier process created the tables: the runtime of this one has not opened the file yet.
         with factory() as session, session.begin():
             schema.create(session.connection())
     with factory() as session, session.begin():

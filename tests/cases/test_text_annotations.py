@@ -1,4 +1,4 @@
-"""Text annotations mean what they mean to Python, wherever their names are defined; what cannot be found is named."""
+"""Text annotations are resolved by the scopes of Python; an error names the annotation that cannot be resolved."""
 
 # ruff: noqa: F821, N802 - names that are not there are what is tried
 
@@ -36,7 +36,7 @@ def refused(action: tp.Callable[[], object], kind: type[Exception] = Declaration
 
 
 class Colour(Enum):
-    """Of the module; a class of this name in a body hides it there."""
+    """A class of the module, which a class of the same name in a class body hides."""
 
     GREEN = "green"
 
@@ -74,7 +74,7 @@ def test_p4_a_prop_in_annotated_is_in_force_as_text() -> None:
     assert "amount: expected a value > 0" in refused(lambda: Pay(amount=-1), PropsError)
 
 
-def test_p5_a_class_variable_is_recognised_by_its_type() -> None:
+def test_p5_a_class_variable_is_recognised_by_its_annotation() -> None:
     class Send(Op):
         a: tp.ClassVar[int] = 5
         b: te.ClassVar = 6
@@ -96,7 +96,7 @@ def test_p6_a_class_declared_inside_of_the_operation_is_found() -> None:
     assert Paint.contract.to_dict()["success"] == "dict[str, Colour]"
 
 
-def test_p6_a_default_hides_no_type() -> None:
+def test_p6_a_prop_may_have_the_name_of_its_type() -> None:
     class Plan(Op):
         date: date | None = None
         list: list[int] = prop(factory=list)

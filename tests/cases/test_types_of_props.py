@@ -1,4 +1,4 @@
-"""Values of a prop keep their class and their rules, in place, in a worker and in stored params of an older release."""
+"""Values of a prop keep their class and rules: in place, in a worker, and in stored params of older releases."""
 
 import collections
 import datetime as dt
@@ -112,7 +112,7 @@ class Rights(enum.Flag):
 
 
 class Coded(enum.Enum):
-    """Former values are aliases in the map of the enum."""
+    """An enum with a former value in its value map."""
 
     OPEN = "open"
     SHUT = "shut"
@@ -129,7 +129,7 @@ class Amount:
 
 
 class Share(Fraction):
-    """Registered here alone."""
+    """A type with a registered JSON form."""
 
 
 register_type(Share, to_json=str, from_json=lambda text: Share(text.replace(":", "/")))
@@ -258,7 +258,7 @@ def other(name: str, module: str = "shop.other", **body: Any) -> Any:
 
 
 class Item:
-    """One of two."""
+    """A class; another class of another module has the same name."""
 
 
 @attrs.frozen
@@ -276,7 +276,7 @@ class Doc(pydantic.BaseModel):
 
 
 def again(cls: Any) -> Any:
-    """The class, as a reload of its module declares it."""
+    """Declare the class again, as a reload of its module does."""
     if issubclass(cls, enum.Enum):
         return enum.Enum(cls.__name__, {"RED": "red"}, module=cls.__module__, qualname=cls.__qualname__)
     if attrs.has(cls):
@@ -297,7 +297,7 @@ def test_p16_a_class_of_the_same_name_is_distinguished_from_the_other(cls: Any, 
 
 
 @pytest.mark.parametrize("cls", [Item, Colour, Line])
-def test_p16_a_class_of_an_earlier_load_is_named_as_one(cls: Any) -> None:
+def test_p16_the_error_about_a_class_of_an_earlier_load_of_its_module_names_the_reload(cls: Any) -> None:
     fresh = again(cls)
     value = fresh.RED if cls is Colour else fresh("a") if cls is Line else fresh()
     assert "earlier load of the module" in refused(lambda: taking(cls)(item=value), PropsError)

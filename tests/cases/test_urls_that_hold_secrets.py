@@ -1,4 +1,4 @@
-"""No part of a URL that may hold a secret is shown, however the URL is written."""
+"""No part of a URL that may contain a secret is shown, in any form of the URL."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_q13_a_settings_file_in_another_encoding_is_named(tmp_path: Path) -> Non
         Settings.find({}, tmp_path)
 
 
-def test_s3_the_runtime_in_force_shows_no_secret(tmp_path: Path) -> None:
+def test_s3_a_configured_runtime_shows_no_secret(tmp_path: Path) -> None:
     runtime = dexpy.configure(database=f"sqlite:///{tmp_path}/a.db?timeout=12345", broker="sqlite:///b.db")
 
     assert "12345" not in repr(runtime.settings) + runtime.store.database.display_url + repr(runtime.store.database)

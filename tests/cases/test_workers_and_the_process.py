@@ -1,4 +1,4 @@
-"""What an application does to the process of its worker: signals, children, logging, modules that end the program."""
+"""Applications that change the process of their worker: signals, child processes, logging, modules that exit."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class Served:
         self.runtime: Runtime = dexpy.configure(database=self.deployment.url)
 
     def log(self) -> str:
-        """What the application's log has got."""
+        """Return the content of the application's log."""
         file = self.folder / "mine.log"
         return file.read_text() if file.exists() else ""
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Generator[Served]:
-    """One worker for all tests of the file; the last one stops it."""
+    """One worker for all tests of the file; one of them stops it."""
     before = install(None)
     server = Served(tmp_path_factory.mktemp("process_changes"))
     yield server
@@ -54,13 +54,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Generator[Served]:
 
 @pytest.fixture
 def runtime(served: Served) -> Generator[Runtime]:
-    """The database of that worker, in force here."""
+    """Configure this process with the worker's database."""
     before = install(served.runtime)
     yield served.runtime
     install(before)
 
 
-# ---------------------------------------------------------------------------------------- what a run starts
+# ---------------------------------------------------------------------------------------- child processes
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
@@ -73,7 +73,7 @@ def test_n7_a_program_that_a_run_starts_has_the_usual_signals(runtime: Runtime, 
     assert process_changes.Signalled(number=int(number)).async_().call().result(WAIT_S) == -number
 
 
-# ---------------------------------------------------------------------------------------- what it logs
+# ---------------------------------------------------------------------------------------- logs
 
 
 def test_q3_a_worker_uses_the_configuration_of_its_application(served: Served, runtime: Runtime) -> None:
@@ -90,27 +90,30 @@ def test_q3_a_worker_uses_the_configuration_of_its_application(served: Served, r
     assert "run.failed" not in served.worker.output()
 
 
-# ---------------------------------------------------------------------------------------- how it stops
+# ---------------------------------------------------------------------------------------- shutdown
 
 
 def test_n9_a_worker_stops_in_time_although_its_modules_changed_the_signal_handlers(
     served: Served, runtime: Runtime
 ) -> None:
     child_pids = process_changes.LeavesBehind().async_().call().result(WAIT_S)
-    runs = [process_changes.Slow().async_().call().id for _ in range(4)]
+    may_end = served.folder / "may_end"
+    runs = [process_changes.Slow(file=str(may_end)).async_().call().id for _ in range(4)]
     served.deployment.wait_for_status(runs[0], "running")
     family = served.worker.processes()
 
     os.kill(int(served.deployment.row(runs[0])["claimed_by"].split(":")[1]), signal.SIGINT)
     served.worker.signal(signal.SIGTERM)
+    eventually(lambda: "worker.draining" in served.log(), "the process has begun to stop", WAIT_S, served.log)
+    may_end.touch()
 
-    # Two seconds for the run, the others to end what it has left behind.
+    # Two seconds for the run, and five to end the processes that runs have left.
     assert served.worker.ended(within_s=2 + 5) == 0, served.worker.output()
     assert "worker.killed" not in served.worker.output()
     assert served.deployment.row(runs[0])["status"] in ("done", "pending")
-    assert [served.deployment.status(run) for run in runs[1:]] == ["pending"] * 3, "nothing new was begun"
+    assert [served.deployment.status(run) for run in runs[1:]] == ["pending"] * 3, "no other run was started"
     assert len(child_pids) == 4
-    eventually(lambda: not any(map(is_alive, {*family, *child_pids})), "what runs left behind ends too")
+    eventually(lambda: not any(map(is_alive, {*family, *child_pids})), "the processes that runs have left end too")
 
 
 def test_n9_a_relay_stops_although_its_module_changed_the_signal_handlers(tmp_path: Path) -> None:
@@ -186,7 +189,7 @@ def test_q14_a_process_that_exits_after_an_error_message_is_one_error(tmp_path: 
     assert not worker.lines("worker.died")
 
 
-# ---------------------------------------------------------------------------------------- modules that cannot be
+# ------------------------------------------------------------------------------- modules that cannot be imported
 
 ENDS = {
     "exit": "import sys; sys.exit(0)",
@@ -311,9 +314,9 @@ CONFIGURED = {
     "only later": "later = lambda: logging.basicConfig(level='INFO', filename='mine.log')",
     "disabled later": "later = lambda: logging.config.dictConfig({'version': 1})",
 }
-"""What an application does while it is imported."""
+"""The code of an application that changes logging at its import."""
 IN_FILE = {"basicConfig", "a handler of the root", "dictConfig", "dexpy's logger", "only later"}
-"""Where a crash goes to the application's file, and nowhere else."""
+"""The configurations with which a crash is logged only in the application's file."""
 SCRIPT = """
 import json, logging, logging.config, os, sys
 import dexpy
@@ -346,7 +349,7 @@ for number, code in enumerate(json.loads(sys.argv[1])):
 
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, str]]:
-    """For each configuration what standard error and the application's file have got."""
+    """Return the texts of standard error and of the application's file for each configuration."""
     folder = tmp_path_factory.mktemp("logs")
     command = [sys.executable, "-c", SCRIPT, json.dumps(list(CONFIGURED.values()))]
     subprocess.run(command, cwd=folder, env=SECRET_FREE, timeout=60, check=True)

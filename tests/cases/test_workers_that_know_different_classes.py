@@ -1,4 +1,4 @@
-"""Workers of one queue that know different classes, as during a deploy or with two applications."""
+"""Workers of one queue that have different classes, as during a deploy or with two applications."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def eventually(is_true: Callable[[], object], description: str, within_s: float 
 
 @contextmanager
 def worker(app: str, folder: Path, url: str, broker: str | None, *options: str) -> Generator[subprocess.Popen[bytes]]:
-    """A running `dexpy worker`, stopped afterwards."""
+    """Run `dexpy worker` during the block."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DEXPY_")}
     environment |= {"DEXPY_DATABASE": url, "PYTHONPATH": f"{TESTS}:{TESTS.parent}", "SENT_FILE": str(folder / "sent")}
     if broker is not None:
@@ -78,10 +78,10 @@ def everything_is_run(folder: Path) -> None:
         defer(send_later, n)
     sent_file = folder / "sent"
     expected = {f"{kind} {n}" for kind in ("direct", "deferred") for n in range(10)}
-    eventually(lambda: records.pending().count() + records.where(status="running").count() == 0, "all have ended")
+    eventually(lambda: records.pending().count() + records.where(status="running").count() == 0, "all runs have ended")
     eventually(lambda: sent_file.exists() and set(sent_file.read_text().splitlines()) == expected, "all mail is sent")
     assert all(ticket.reload().done for ticket in tickets)
-    assert len(sent_file.read_text().splitlines()) == len(expected), "each once"
+    assert len(sent_file.read_text().splitlines()) == len(expected), "each mail is sent once"
 
 
 def put_off() -> int:
@@ -93,18 +93,18 @@ def put_off() -> int:
 
 @contextmanager
 def a_worker_that_starts_late(folder: Path, url: str, broker: str | None) -> Generator[None]:
-    """A record that was deferred because no worker knew its operation runs as soon as one does."""
+    """Enqueue operations that no worker knows, and start a worker that runs them."""
     from apps.shared_queue_mailer import SendDirectly, SendMail, send_later
 
     eventually(lambda: live_workers() > 0, "a worker serves the queue", 30)
     tickets = [SendMail(n=n).async_().call() for n in range(5)]
     SendDirectly(n=0).async_().call()
     defer(send_later, 0)
-    eventually(lambda: put_off() == 7, "the worker has put off what it does not know")
+    eventually(lambda: put_off() == 7, "the worker has deferred the unknown operations")
     sent_file = folder / "sent"
     with worker("apps.shared_queue_mailer", folder, url, broker, "-p", "2"):
         eventually(lambda: live_workers() >= 3, "three processes serve the queue", 30)
-        eventually(lambda: all(ticket.reload().done for ticket in tickets), "what has a record is run")
+        eventually(lambda: all(ticket.reload().done for ticket in tickets), "all recorded runs are done")
         expected = ["deferred 0", "direct 0"]
         eventually(
             lambda: sent_file.exists() and sorted(sent_file.read_text().splitlines()) == expected, "all mail is sent"

@@ -56,7 +56,7 @@ def at_once() -> Generator[None]:
 
 @contextmanager
 def writing(isolated_runtime: Isolated) -> Generator[Session]:
-    """A session of an application's engine that is current and has written."""
+    """Open a current session on another engine that has written."""
     engine = sa.create_engine(isolated_runtime.runtime.store.database.url)  # type: ignore[union-attr]
     with Session(engine) as session, dexpy.session(session):
         session.execute(sa.text("CREATE TABLE IF NOT EXISTS orders (n INTEGER)"))
@@ -83,14 +83,14 @@ verbs = pytest.mark.parametrize(("name", "verb", "after"), VERBS, ids=[name for 
 
 
 @verbs
-def test_l5_a_verb_joins_the_current_transaction_that_has_written(
+def test_l5_an_action_joins_the_current_transaction_that_has_written(
     name: str, verb: Verb, after: str, isolated_runtime: Isolated
 ) -> None:
     ticket = failed(isolated_runtime) if name == "retry" else Job().async_().call()
     before = ticket.reload().status
     with at_once(), writing(isolated_runtime) as session:
         assert verb(ticket).status == after
-        assert Ticket.get(ticket.id).status == before, "for others it is as it was until the commit"
+        assert Ticket.get(ticket.id).status == before, "other connections read the earlier status until the commit"
         session.rollback()
     assert ticket.reload().status == before
     assert ticket.scheduled_at != LATER
@@ -106,7 +106,7 @@ def test_l5_a_verb_joins_the_current_transaction_that_has_written(
 
 
 @verbs
-def test_l5_a_verb_joins_the_transaction_of_a_run_that_has_written(
+def test_l5_an_action_joins_the_transaction_of_a_run_that_has_written(
     name: str, verb: Verb, after: str, isolated_runtime: Isolated
 ) -> None:
     ticket = failed(isolated_runtime) if name == "retry" else Job().async_(in_=60).call()
@@ -122,7 +122,9 @@ def test_l5_a_verb_joins_the_transaction_of_a_run_that_has_written(
     assert ticket.reload().status == after
 
 
-def test_l5_a_verb_that_does_not_fit_is_refused_and_leaves_the_transaction_as_it_is(isolated_runtime: Isolated) -> None:
+def test_l5_an_action_that_the_status_does_not_allow_is_refused_and_the_transaction_continues(
+    isolated_runtime: Isolated,
+) -> None:
     ticket = Job().async_().call()
     with at_once(), writing(isolated_runtime) as session:
         ticket.cancel()
@@ -232,13 +234,13 @@ def test_l5_a_session_that_has_not_written_blocks_no_other_session(isolated_runt
     with at_once(), Session(engine) as session, dexpy.session(session):
         session.execute(sa.text("SELECT 1")).all()
         ticket.cancel()
-        assert Ticket.get(ticket.id).cancelled, "it was committed at once"
+        assert Ticket.get(ticket.id).cancelled, "the cancellation is committed at once"
         session.rollback()
     assert ticket.reload().cancelled
     engine.dispose()
 
 
-def test_l5_a_connection_that_another_thread_writes_with_now_is_waited_for_and_not_refused(
+def test_l5_a_write_waits_for_a_connection_that_another_thread_uses_now(
     isolated_runtime: Isolated,
 ) -> None:
     database = isolated_runtime.runtime.store.database  # type: ignore[union-attr]
@@ -261,7 +263,7 @@ def test_l5_a_connection_that_another_thread_writes_with_now_is_waited_for_and_n
         threading.Timer(0.2, may_end.set).start()
         with database.begin() as connection:
             connection.execute(sa.text("INSERT INTO orders VALUES (2)"))
-        assert used.result() is mine, "the pool has given it to the other thread"
+        assert used.result() is mine, "the other thread has got the same connection from the pool"
 
 
 @contextmanager
@@ -304,7 +306,7 @@ def test_l5_a_write_beside_a_session_that_is_not_current_is_refused_at_once(
     engine.dispose()
 
 
-def test_l5_a_call_in_place_beside_such_a_session_gives_its_result_at_once(isolated_runtime: Isolated) -> None:
+def test_l5_a_call_in_place_beside_such_a_session_returns_at_once(isolated_runtime: Isolated) -> None:
     engine = sa.create_engine(isolated_runtime.runtime.store.database.url)  # type: ignore[union-attr]
     with at_once(), own_connection(engine) as connection:
         connection.execute(sa.text("CREATE TABLE orders (n INTEGER)"))
@@ -313,7 +315,7 @@ def test_l5_a_call_in_place_beside_such_a_session_gives_its_result_at_once(isola
     engine.dispose()
 
 
-def test_l5_the_transaction_of_another_thread_is_waited_for(isolated_runtime: Isolated) -> None:
+def test_l5_a_write_waits_for_the_transaction_of_another_thread(isolated_runtime: Isolated) -> None:
     ticket = Job().async_().call()
     engine = sa.create_engine(isolated_runtime.runtime.store.database.url)  # type: ignore[union-attr]
     has_written = threading.Event()
