@@ -32,7 +32,7 @@ fi; \
 "$$found" .ci/prepare.py
 endef
 
-.PHONY: help demo test cases conformance server-tests wide-tests check docs bench-quick bench-smoke chaos chaos-quick hostile hostile-quick clean
+.PHONY: help demo test cases conformance server-tests wide-tests schedules check docs bench-quick bench-smoke chaos chaos-quick hostile hostile-quick clean
 
 help: ## list the targets
 	@echo "make demo           run six operations in a real worker process; takes a few seconds"
@@ -41,6 +41,7 @@ help: ## list the targets
 	@echo "make conformance    test the guarantees on every pair of database and broker"
 	@echo "make server-tests   run the other tests that need PostgreSQL, MariaDB, Redis or RabbitMQ"
 	@echo "make wide-tests     repeat the tests of policies and workers on the remaining pairs"
+	@echo "make schedules      compare schedules in every time zone with a model; takes minutes"
 	@echo "make check          run ruff, mypy and pyright"
 	@echo "make docs           run the code of the pages and docstrings"
 	@echo "make bench-quick    measure enqueue and drain, beside raw psycopg and raw Dramatiq; needs PostgreSQL and Redis"
@@ -68,6 +69,9 @@ server-tests: $(DEV)
 
 wide-tests: $(DEV)
 	@$(PYTHON) -m pytest -n $(PROCESSES) -m wide
+
+schedules: $(DEV)
+	@$(PYTHON) -m pytest -n $(PROCESSES) -m zones tests/schedules
 
 check: $(DEV)
 	$(PYTHON) -m ruff check .

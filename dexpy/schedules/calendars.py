@@ -21,8 +21,14 @@ class Days(Protocol):
         """Return whether a day is one of them."""
         ...
 
-    def described(self) -> str:
-        """Return them as part of a sentence: ``every 2 days``."""
+    @property
+    def name(self) -> str:
+        """The beginning of a sentence: ``Every 2 days``."""
+        ...
+
+    @property
+    def note(self) -> str:
+        """The end of a sentence: ``, counted from 1970-01-01``."""
         ...
 
 
@@ -36,9 +42,15 @@ class EveryDays:
         """Return whether a day is one of them."""
         return (day.toordinal() - EPOCH) % self.count == 0
 
-    def described(self) -> str:
-        """Return them as part of a sentence."""
-        return "every day" if self.count == 1 else f"every {self.count} days, counted from 1970-01-01"
+    @property
+    def name(self) -> str:
+        """The beginning of a sentence."""
+        return "Every day" if self.count == 1 else f"Every {self.count} days"
+
+    @property
+    def note(self) -> str:
+        """The end of a sentence."""
+        return "" if self.count == 1 else ", counted from 1970-01-01"
 
 
 @attrs.frozen
@@ -51,9 +63,15 @@ class EveryWeeks:
         """Return whether a day is one of them."""
         return (day.toordinal() - FIRST_MONDAY) % (7 * self.count) == 0
 
-    def described(self) -> str:
-        """Return them as part of a sentence."""
-        return "every Monday" if self.count == 1 else f"on Monday of every {self.count} weeks, counted from 1970-01-05"
+    @property
+    def name(self) -> str:
+        """The beginning of a sentence."""
+        return "Every Monday" if self.count == 1 else f"Every {self.count} weeks on Monday"
+
+    @property
+    def note(self) -> str:
+        """The end of a sentence."""
+        return "" if self.count == 1 else ", counted from 1970-01-05"
 
 
 @attrs.frozen
@@ -66,9 +84,15 @@ class Weekdays:
         """Return whether a day is one of them."""
         return day.weekday() in self.days
 
-    def described(self) -> str:
-        """Return them as part of a sentence."""
-        return f"every {joined([DAY_NAMES[day] for day in sorted(self.days)])}"
+    @property
+    def name(self) -> str:
+        """The beginning of a sentence."""
+        return f"Every {joined([DAY_NAMES[day] for day in sorted(self.days)])}"
+
+    @property
+    def note(self) -> str:
+        """The end of a sentence."""
+        return ""
 
 
 @attrs.frozen
@@ -80,15 +104,20 @@ class MonthDays:
 
     def has(self, day: date) -> bool:
         """Return whether a day is one of them."""
-        is_last = self.has_last and day.day >= 28 and day.day == calendar.monthrange(day.year, day.month)[1]
+        is_last = self.has_last and day.day == calendar.monthrange(day.year, day.month)[1]
         return is_last or day.day in self.days
 
-    def described(self) -> str:
-        """Return them as part of a sentence."""
+    @property
+    def name(self) -> str:
+        """The beginning of a sentence."""
         days = [f"the {ordinal(day)}" for day in sorted(self.days)] + ["the last day"] * self.has_last
+        return f"Every month on {joined(days)}"
+
+    @property
+    def note(self) -> str:
+        """The end of a sentence."""
         late = [ordinal(day) for day in sorted(self.days) if day > 28]
-        rest = f", in months that have a {joined(late, 'or')}" if late else ""
-        return f"on {joined(days)} of each month{rest}"
+        return f", in months that have a {joined(late, 'or')}" if late else ""
 
 
 @attrs.frozen
@@ -132,8 +161,7 @@ class Calendar:
 
     def described(self) -> str:
         """Return a sentence without its full stop and zone."""
-        days = self.days.described()
-        return f"{days[0].upper()}{days[1:]} at {joined([f'{at:%H:%M}' for at in self.times])}"
+        return f"{self.days.name} at {joined([f'{at:%H:%M}' for at in self.times])}{self.days.note}"
 
 
 def joined(words: list[str], conjunction: str = "and") -> str:

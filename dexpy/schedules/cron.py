@@ -31,7 +31,7 @@ class Cron(Schedule):
         seconds: Whether the expression has six fields, with the seconds first.
 
     Raises:
-        DeclarationError: The expression or the zone is invalid, or it never fires in five years.
+        DeclarationError: The expression or the zone is invalid, or there are five years without a tick.
         ConfigurationError: The zone database is not installed.
 
     Example:

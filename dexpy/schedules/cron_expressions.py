@@ -25,7 +25,7 @@ ALIASES = {
 FIELDS = "minute, hour, day of the month, month, day of the week"
 CHARACTERS = re.compile(r"[0-9A-Za-z*/,#\- ]+")
 YEARS = 5
-"""A schedule must fire within any five years."""
+"""A schedule must fire in any period of so many years."""
 CYCLE = range(2000, 2028)
 """After 28 years each date falls on the same day of the week again."""
 
@@ -34,7 +34,7 @@ def check_expression(expression: object, has_seconds: bool, where: str) -> str:
     """Return an expression with single spaces, names in upper case and aliases in lower case.
 
     Raises:
-        DeclarationError: It is invalid, or never fires in five years.
+        DeclarationError: It is invalid, or rarer than every five years.
     """
     if not isinstance(expression, str):
         raise DeclarationError(
@@ -89,7 +89,7 @@ def _check_meaning(text: str, where: str) -> None:
         ) from None
     if is_rare:
         raise DeclarationError(
-            f"{where}: never fires in some {YEARS} years; expected a schedule that does. Use dates of every year."
+            f"{where}: expected a tick in any period of {YEARS} years, got one without. Choose other dates."
         )
 
 

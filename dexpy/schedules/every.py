@@ -11,7 +11,7 @@ import attrs
 from dexpy.foundation.safe_text import shortened
 from dexpy.schedules.intervals import Interval
 from dexpy.schedules.phrases import check_phrase, rule_of
-from dexpy.schedules.schedule import Schedule, checked_zone, in_utc
+from dexpy.schedules.schedule import Schedule, check_count, checked_zone, in_utc
 from dexpy.schedules.wall_clock import moments_after, moments_before, smallest_gap
 from dexpy.schedules.zones import zone_of
 
@@ -79,7 +79,8 @@ class Every(Schedule):
         """Return how many ticks are after *start*, up to and including *end*; at most *limit*."""
         rule = rule_of(self.phrase)
         if isinstance(rule, Interval):
-            return min(rule.count(in_utc(start, "count_between"), in_utc(end, "count_between")), limit)
+            found = rule.count(in_utc(start, "count_between"), in_utc(end, "count_between"))
+            return min(found, check_count(limit, "count_between", "limit"))
         return Schedule.count_between(self, start, end, limit=limit)
 
     def _after(self, moment: datetime) -> Iterator[datetime]:

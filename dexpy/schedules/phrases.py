@@ -24,7 +24,7 @@ from typing import TypeVar
 
 import attrs
 
-from dexpy.foundation.errors import DeclarationError, did_you_mean, listed
+from dexpy.foundation.errors import DeclarationError, listed
 from dexpy.foundation.safe_text import shortened
 from dexpy.schedules.calendars import Calendar, Days, EveryDays, EveryWeeks, MonthDays, Weekdays, ordinal
 from dexpy.schedules.intervals import Interval
@@ -45,6 +45,7 @@ DAY_SETS = {"weekday": frozenset(range(5)), "weekend": frozenset((5, 6))}
 NAMED_TIMES = {"noon": time(12), "midnight": time(0)}
 CLOCK = re.compile(r"(\d{1,2})(?::(\d{2}))?(am|pm)?", re.ASCII)
 NUMBER = re.compile(r"\d{1,9}", re.ASCII)
+CRON = re.compile(r"every (@|[0-9*/,-]+ [0-9*/,-]+( |$))", re.ASCII)
 ORDINAL = re.compile(r"(\d{1,2})(st|nd|rd|th)", re.ASCII)
 VOCABULARY = (
     *("every", "at", "and", "on", "the", "last", "month"),
@@ -102,6 +103,8 @@ def check_phrase(phrase: object, where: str) -> str:
             f"{where}: expected at most {MAX_LENGTH} characters, got {len(phrase)}. Use several schedules."
         )
     text = normalized(phrase)
+    if CRON.match(text):
+        raise DeclarationError(f"{where}: expected a phrase, got a cron expression. Write Cron({shortened(phrase)}).")
     try:
         rule_of(text)
     except _PhraseProblem as problem:
@@ -136,9 +139,7 @@ class _Parser:
     def require(self, word: str) -> None:
         """Skip the next word, which must be this one."""
         if not self.skip(word):
-            raise _PhraseProblem(
-                f"expected {word!r}{self.after()}, got {self.shown()}{did_you_mean(self.word, [word])}"
-            )
+            raise _PhraseProblem(f"expected {word!r}{self.after()}, got {self.shown()}")
 
     def after(self) -> str:
         """Where the next word is."""
@@ -266,7 +267,8 @@ def _nearest_forms(phrase: str) -> str:
     """Return the three valid phrases that are most similar, the first of them with misspelled words corrected."""
     words = phrase.replace(",", " ,").split()
     close = [difflib.get_close_matches(word, VOCABULARY, n=1) if word.isalpha() else [] for word in words]
-    corrected = normalized(" ".join(match[0] if match else word for word, match in zip(words, close, strict=True)))
+    words = [match[0] if match else word for word, match in zip(words, close, strict=True)]
+    corrected = normalized(" ".join(words[words[1:2] == ["every"] :]))
     known = sorted(FORMS, key=lambda form: -difflib.SequenceMatcher(None, form, corrected).ratio())
     forms = [*([corrected] if _is_valid(corrected) else []), *known]
     first, second, third = list(dict.fromkeys(forms))[:3]

@@ -91,9 +91,9 @@ class Schedule(ABC):
         """Return the next ticks after a moment, in UTC; fewer at the end of the year 9999.
 
         Raises:
-            OptionsError: The moment is naive.
+            OptionsError: The moment is naive, or the count negative.
         """
-        return list(islice(self._after(in_utc(after, "upcoming")), count))
+        return list(islice(self._after(in_utc(after, "upcoming")), check_count(count, "upcoming", "count")))
 
     def ticks_between(self, start: datetime, end: datetime, *, limit: int) -> list[datetime]:
         """Return the ticks after *start*, up to and including *end*, in UTC.
@@ -104,11 +104,11 @@ class Schedule(ABC):
             limit: The maximum length of the result; the first ticks are returned.
 
         Raises:
-            OptionsError: A moment is naive.
+            OptionsError: A moment is naive, or the limit negative.
         """
         last = in_utc(end, "ticks_between")
         found = takewhile(lambda tick: tick <= last, self._after(in_utc(start, "ticks_between")))
-        return list(islice(found, limit))
+        return list(islice(found, check_count(limit, "ticks_between", "limit")))
 
     def count_between(self, start: datetime, end: datetime, *, limit: int) -> int:
         """Return how many ticks are after *start*, up to and including *end*; at most *limit*.
@@ -116,7 +116,7 @@ class Schedule(ABC):
         Takes constant time for an interval, and time in proportion to the result otherwise.
 
         Raises:
-            OptionsError: A moment is naive.
+            OptionsError: A moment is naive, or the limit negative.
         """
         return len(self.ticks_between(start, end, limit=limit))
 
@@ -142,6 +142,17 @@ def in_utc(moment: object, where: str) -> datetime:
         return moment.astimezone(UTC)
     except OverflowError:
         raise OptionsError(f"{where}({moment!r}): expected a datetime within the years 1 to 9999 in UTC.") from None
+
+
+def check_count(count: object, where: str, name: str) -> int:
+    """Return a number of ticks.
+
+    Raises:
+        OptionsError: It is negative or not an int.
+    """
+    if type(count) is not int or count < 0:
+        raise OptionsError(f"{where}({name}={shortened(count)}): expected an int of 0 or more.")
+    return count
 
 
 def checked_zone(zone: object, where: str) -> str | None:

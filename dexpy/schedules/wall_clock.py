@@ -5,11 +5,19 @@ A *local* datetime is naive: what the clock shows. A *moment* is aware, in UTC.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from datetime import datetime, timedelta, tzinfo
+from itertools import islice
 from typing import Protocol
 
 from dexpy.schedules.zones import DAY, SECOND, UTC, change_between, first_change, last_change, offset_at
+
+FIRST_DAY = datetime(2001, 1, 1)
+LAST_DAY = datetime(2006, 1, 1)
+MOST_TIMES = 7200
+"""Times of a day that are compared. A day with more of them has several in one minute, of which the first two hours
+have all distances."""
 
 
 class LocalTimes(Protocol):
@@ -126,37 +134,27 @@ def _ceiling(moment: datetime) -> datetime:
     return moment.replace(microsecond=0) + SECOND if moment.microsecond else moment
 
 
+@functools.lru_cache(maxsize=1000)
 def smallest_gap(times: LocalTimes) -> timedelta:
-    """Return the smallest distance between two local times, in years without a change of the clock.
+    """Return the smallest distance between two local times, as in years without a change of the clock.
 
-    All days of a schedule have the same times. So it is a distance within a day, or from the last time of one to the
-    first time of the next, among the days of five years from the first one.
+    All days of a schedule have the same times of day. So it is a distance within a day, or one from the last time of a
+    day to the first time of the next, within five years.
     """
-    start = datetime(2001, 1, 1) - SECOND
-    first = next(times.after(start))
-    last = first
+    first = last = next(times.after(FIRST_DAY - SECOND))
     gap = timedelta.max
-    for count, local in enumerate(times.after(first)):
-        if local.date() != first.date() or count > MOST_TIMES_OF_A_DAY:
+    for local in islice(times.after(first), MOST_TIMES):
+        if local.date() != first.date():
             break
         gap = min(gap, local - last)
         last = local
         if gap == SECOND:
             return gap
-    night = DAY - (last - first)
-    days = times.after(last)
-    previous = last
-    for _ in range(MOST_DAYS):
-        following = next(days, None)
-        if following is None or gap <= night or following.year > YEARS_UNTIL:
+    length = last - first
+    while gap > DAY - length:
+        following = next(times.after(last), None)
+        if following is None or (following > LAST_DAY and gap < timedelta.max):
             break
-        gap = min(gap, following - previous)
-        previous = following + (last - first)
-        days = times.after(previous)
+        gap = min(gap, following - last)
+        last = following + length
     return gap
-
-
-MOST_TIMES_OF_A_DAY = 7200
-"""A day with more times has a smaller distance between two of them than from day to day."""
-MOST_DAYS = 400
-YEARS_UNTIL = 2006

@@ -78,12 +78,17 @@ def _names() -> frozenset[str]:
 def _suggestion(name: str) -> str:
     if len(name) > MAX_NAME_LENGTH:
         return ""
-    given = name.casefold().replace(" ", "_")
-    full = {known.casefold(): known for known in sorted(_names())}
-    cities = {known.casefold().rpartition("/")[2]: known for known in sorted(_names(), reverse=True)}
-    close = difflib.get_close_matches(given, full, n=1) or difflib.get_close_matches(given, cities, n=1, cutoff=0.8)
-    found = full.get(given) or cities.get(given) or next(({**cities, **full}[match] for match in close), None)
-    return f" Did you mean {found!r}?" if found else ""
+    given = re.sub("^(posix|right)/", "", name.casefold().replace(" ", "_"))
+    # The city alone is enough; of several names for it, the first one.
+    known = {zone.casefold().rpartition("/")[2]: zone for zone in sorted(_names(), reverse=True)}
+    known |= {zone.casefold(): zone for zone in _names()}
+    close = [given] if given in known else difflib.get_close_matches(given, filter(_is_long, known), n=1, cutoff=0.8)
+    return f" Did you mean {known[close[0]]!r}?" if close else ""
+
+
+def _is_long(name: str) -> bool:
+    """Return whether a name says more than an abbreviation, of which many are close to each other."""
+    return len(name) > len("cest6")
 
 
 def first_change(zone: tzinfo, after: datetime, until: datetime) -> datetime | None:
