@@ -127,7 +127,7 @@ def test_seconds_are_checked(expression: str, seconds: bool, problem: str) -> No
 
 
 @pytest.mark.parametrize("value", [None, 5, b"0 3 * * *", ("0", "3", "*", "*", "*")])
-def test_a_value_that_is_no_text_is_refused(value: object) -> None:
+def test_a_value_of_another_type_is_refused(value: object) -> None:
     with pytest.raises(DeclarationError, match=f"expected a cron expression, got {type(value).__name__}. Write Cron"):
         Cron(value)  # type: ignore[arg-type]
 
@@ -195,10 +195,7 @@ def test_the_next_and_the_previous_tick_are_those_of_a_search_by_days(
     def search(step: int) -> datetime:
         midnight = moment.replace(hour=0, minute=0, second=0, microsecond=0)
         while True:
-            found = [
-                midnight + timedelta(hours=hour, minutes=minute)
-                for hour, minute in (times if has_day(midnight) else ())
-            ]
+            found = [midnight + time_of_day for time_of_day in times] if has_day(midnight) else []
             found = [tick for tick in found if (tick > moment if step > 0 else tick < moment)]
             if found:
                 return min(found) if step > 0 else max(found)

@@ -154,7 +154,7 @@ def test_a_cron_expression_is_refused_with_the_other_class(text: str) -> None:
 
 
 @pytest.mark.parametrize("value", [None, 15, b"every day", timedelta(minutes=15), ["every day"]])
-def test_a_value_that_is_no_text_is_refused(value: object) -> None:
+def test_a_value_of_another_type_is_refused(value: object) -> None:
     with pytest.raises(DeclarationError, match=f"expected a phrase, got {type(value).__name__}. Write Every"):
         Every(value)  # type: ignore[arg-type]
 

@@ -189,7 +189,7 @@ def test_an_unknown_zone_is_refused(name: str, advice: str) -> None:
 
 
 @pytest.mark.parametrize("zone", [5, b"UTC", UTC, zoneinfo.ZoneInfo("Europe/Rome"), ("UTC",)])
-def test_a_zone_that_is_no_name_is_refused(zone: Any) -> None:
+def test_a_zone_of_another_type_is_refused(zone: Any) -> None:
     with pytest.raises(DeclarationError, match="expected the name of a time zone, got .* Write zone='Europe/Rome'"):
         Every("every day", zone=zone)
 
