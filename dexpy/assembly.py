@@ -31,7 +31,6 @@ from dexpy.liveness.intervals import RecoveryIntervals
 from dexpy.locks.backends import Locks
 from dexpy.maintenance.once_call_leases import HeartbeatLease
 from dexpy.maintenance.recovery import Recovery
-from dexpy.maintenance.relay import EVERY_S as PUBLISH_EVERY_S
 from dexpy.maintenance.relay import Relay
 from dexpy.maintenance.unfinished_claims import UnfinishedClaims
 from dexpy.policies.once import OnceOptions
@@ -171,6 +170,8 @@ def build(
     unknown_grace: timedelta | None,
     requires_broker: bool,
     create_tables: bool,
+    relay_interval_s: float,
+    relay_batch_size: int,
 ) -> Services:
     """Create the services of background runs, and add the actors and the middleware to the broker.
 
@@ -183,6 +184,8 @@ def build(
         unknown_grace: How long a run of an unknown operation waits for a worker that knows it.
         requires_broker: Whether an enqueue is refused while the broker is unreachable.
         create_tables: Whether missing tables are created on a server too.
+        relay_interval_s: The pause between two polls for due records without a message, in seconds.
+        relay_batch_size: How many records the relay publishes in one transaction.
     """
     broker = transport.broker
     tables = store
@@ -216,7 +219,7 @@ def build(
         end_writer = EndWriter(store)
         record_job = RecordJob(dispatcher, store, redactor, heartbeat, end_writer, unknown_records, watchdog)
         unfinished_claims = UnfinishedClaims(dispatcher, store, heartbeat, end_writer)
-        relay = Relay(dispatcher, heartbeat, intervals)
+        relay = Relay(dispatcher, heartbeat, intervals, batch_size=relay_batch_size)
         lease = HeartbeatLease(heartbeat, Recovery(dispatcher, store, heartbeat), end_writer)
         recorded = Recorded(store, heartbeat, end_writer, lease, record_job, relay)
         run_record, release_runs = record_job.run, record_job.release_runs
@@ -224,7 +227,7 @@ def build(
         broker.add_middleware(heartbeat)
         tasks.append(PeriodicTask("relay", intervals.recovery_interval_s, relay.run_once))
         if not transport.transactional:
-            tasks.append(PeriodicTask("send", PUBLISH_EVERY_S, relay.publish_unpublished))
+            tasks.append(PeriodicTask("send", relay_interval_s, relay.publish_unpublished))
     direct_job = DirectJob(dispatcher, store, redactor, session_store, unknown_operations, watchdog)
     tasks.append(PeriodicTask("watch", WATCH_EVERY_S, watchdog.check))
     thread_replacer = ThreadReplacer()

@@ -9,8 +9,7 @@ from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
-import attrs
-
+from dexpy.configuration.settings import Settings
 from dexpy.database.current_transaction import shared_sessions
 from dexpy.declaration.contract import Contract
 from dexpy.enqueue.api import current_dispatcher
@@ -20,7 +19,6 @@ from dexpy.foundation.errors import ConfigurationError, NotRecorded
 from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.redaction import Redactor
-from dexpy.foundation.settings import CONFIGURED, Settings
 from dexpy.foundation.trace import Frame
 from dexpy.liveness.intervals import RecoveryIntervals
 from dexpy.recording.current_store import current_store, run_record_now
@@ -48,19 +46,18 @@ class Runtime:
     `start` creates the services once; `configure` calls it, or else the first enqueue or worker.
 
     Args:
-        settings: The settings from `configure`, the environment and pyproject.toml.
+        settings: The settings from `configure`, flags, variables and the configuration file.
         session_factory: Creates the sessions of runs.
         redactor: Redacts every text about a failure.
         broker: The application's own broker, instead of a URL in the settings.
         create_tables: Whether missing tables are created on a server too.
         unknown_grace: How long a run waits for a worker that knows its operation.
-        recover_within: How soon a lost run or message is recovered.
         on_broker_error: What an enqueue does while the broker is unreachable.
         encryptors: The application's own encryptors, by name.
         run_context: Returns a context manager that is entered around each background run.
 
     Raises:
-        ConfigurationError: An encryptor, a key or *recover_within* is invalid.
+        ConfigurationError: An encryptor or a key is invalid.
     """
 
     def __init__(
@@ -72,7 +69,6 @@ class Runtime:
         *,
         create_tables: bool = False,
         unknown_grace: timedelta | None = None,
-        recover_within: timedelta | float | None = None,
         on_broker_error: OnBrokerError = "send_later",
         encryptors: Mapping[str, Encryptor] | None = None,
         run_context: RunContext | None = None,
@@ -85,13 +81,12 @@ class Runtime:
         self.broker_instance = broker
         self.create_tables = create_tables
         self.unknown_grace = unknown_grace
-        self.recover_within = recover_within
         self.on_broker_error = on_broker_error
         self.configured_encryptors = encryptors
         self.encryptors = Encryptors(
             encryptors, settings.encryption_keys, accepts_unbound=settings.accept_unbound_ciphertext
         )
-        self.intervals = RecoveryIntervals.of(recover_within if recover_within is not None else settings.recover_within)
+        self.intervals = RecoveryIntervals.of(settings.recover_within)
         self.redactor = Redactor(custom=redactor)
         self._lock = threading.RLock()
         self._store: Store | None = None
@@ -201,6 +196,8 @@ class Runtime:
             session_store=self.open_store,
             unknown_grace=self.unknown_grace,
             requires_broker=self.on_broker_error == "raise",
+            relay_interval_s=self.settings.configuration.get("relay.interval"),
+            relay_batch_size=self.settings.configuration.get("relay.batch_size"),
             create_tables=self.create_tables,
         )
 
@@ -265,7 +262,7 @@ _current: Runtime | None = None
 
 
 def current_runtime() -> Runtime:
-    """Return the current runtime; if `configure` was not called, one from the environment and pyproject.toml."""
+    """Return the current runtime; if `configure` was not called, one from variables and the configuration file."""
     global _current
     if _current is None:
         _current = Runtime(Settings.find())
@@ -297,8 +294,9 @@ def configure(
 ) -> Runtime:
     """Configure the database and the broker of this process.
 
-    Settings that are left out come from the ``DEXPY_*`` environment variables, or else from ``[tool.dexpy]`` in the
-    nearest pyproject.toml. Without any database and broker, the file ``dexpy.db`` beside that pyproject.toml is both.
+    A flag of the command line takes precedence over an argument. Settings that are left out come from the ``DEXPY_*``
+    environment variables, or else from the configuration file: ``dexpy.toml``, or ``[tool.dexpy]`` in the nearest
+    pyproject.toml. Without any database and broker, the file ``dexpy.db`` beside that file is both.
 
     Args:
         database: The SQLAlchemy URL of the records, for example ``sqlite:///app.db``.
@@ -352,23 +350,23 @@ def configure(
             "Pass app.app_context without parentheses."
         )
     defaults = Settings.find()
-    url = broker if isinstance(broker, str) else None
-    broker_instance = None if broker is None or isinstance(broker, str) else broker
-    named = attrs.evolve(
-        defaults, database=database or defaults.database, broker=url or (None if broker_instance else defaults.broker)
-    )
+    broker_instance = None if isinstance(broker, str) or defaults.configuration.is_flag("broker") else broker
+    named = defaults.with_argument("database", database or None)
+    if isinstance(broker, str):
+        named = named.with_argument("broker", broker or None)
+    elif broker_instance is not None:
+        named = named.replaced(broker=None)
     if named.database is None and session_factory is not None:
-        named = attrs.evolve(named, database=url_of(session_factory))
-    if database or named.database != defaults.database:
-        named = attrs.evolve(named, database_source=CONFIGURED)
+        named = named.replaced(database=url_of(session_factory))
     if encryption_keys is not None:
         keys = encryption_keys if isinstance(encryption_keys, str) else ",".join(encryption_keys)
-        named = attrs.evolve(named, encryption_keys=keys)
+        named = named.replaced(encryption_keys=keys)
     elif encryptors is not None and DEFAULT in encryptors:
         # Arguments take precedence over the environment.
-        named = attrs.evolve(named, encryption_keys=None)
-    if accept_unbound_ciphertext is not None:
-        named = attrs.evolve(named, accept_unbound_ciphertext=accept_unbound_ciphertext)
+        named = named.replaced(encryption_keys=None)
+    if recover_within is not None:
+        named = named.with_argument("recover_within", RecoveryIntervals.of(recover_within).recover_within_s)
+    named = named.with_argument("accept_unbound_ciphertext", accept_unbound_ciphertext)
     if on_broker_error not in ("send_later", "raise"):
         raise ConfigurationError(
             f"configure(on_broker_error=...): expected 'send_later' or 'raise', got {on_broker_error!r}."
@@ -382,7 +380,6 @@ def configure(
         broker_instance,
         create_tables=create_tables,
         unknown_grace=unknown_grace,
-        recover_within=recover_within,
         on_broker_error=on_broker_error,
         encryptors=encryptors,
         run_context=run_context,

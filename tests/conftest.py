@@ -11,8 +11,10 @@ from typing import Any
 import distribution
 import pytest
 
+from dexpy.configuration.loading import command_flags
+from dexpy.configuration.settings import command_modules
+from dexpy.configuration.table import SETTINGS
 from dexpy.declaration import registry
-from dexpy.foundation.settings import NAMES, SECRETS, command_modules
 from dexpy.runtime import install
 from dexpy.testing import Isolated, isolated
 
@@ -30,12 +32,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def _nothing_configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Generator[None]:
     """No test sees the settings of the machine or of another test, or leaves a file in the working folder."""
     monkeypatch.chdir(tmp_path)
-    for name in (*NAMES, *SECRETS):
-        monkeypatch.delenv(f"DEXPY_{name.upper()}", raising=False)
+    for setting in SETTINGS.values():
+        monkeypatch.delenv(setting.variable, raising=False)
     previous = install(None)
     yield
     install(previous)
     command_modules.set(())
+    command_flags.set({})
 
 
 @pytest.fixture

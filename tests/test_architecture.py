@@ -26,6 +26,7 @@ LAYERS = {
     "schedules": 1,
     "database": 1,
     "declaration": 2,
+    "configuration": 3,
     "transactions": 3,
     "locks": 3,
     "brokers": 3,

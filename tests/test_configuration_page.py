@@ -15,9 +15,21 @@ import test_docs
 
 import dexpy
 from dexpy.brokers import urls
+from dexpy.configuration.loading import Configuration
+from dexpy.configuration.settings import DEFAULT_FILE
+from dexpy.configuration.table import (
+    RECURRING,
+    RELAY,
+    SECTIONS,
+    SETTINGS,
+    TOP,
+    WORKERS,
+    Setting,
+    default_of,
+    settings_of,
+)
 from dexpy.database import engine, engine_options, sqlite
 from dexpy.database.server_info import SKEW_S
-from dexpy.foundation.settings import DEFAULT_FILE, NAMES, SECRETS
 from dexpy.liveness.intervals import SHORTEST_S, RecoveryIntervals
 from dexpy.worker.unknown_operations import unknown_policy
 
@@ -52,21 +64,61 @@ def test_every_argument_of_configure_is_on_the_page() -> None:
     assert [row[2] for row in table if signature[names(row[0])[0]].default is False] == ["`False`"]
 
 
-def test_every_setting_of_the_environment_and_pyproject_is_on_the_page() -> None:
-    (table,) = tables("Where a setting comes from")
-    (variables,) = tables("The environment")
+@pytest.mark.parametrize("table", SECTIONS)
+def test_every_setting_is_on_the_page_with_its_unit_default_variable_and_flag(table: str) -> None:
+    """Keys, variables and flags have no other list than the table of settings, so none of them can be left out."""
+    heading = SECTIONS[table].replace("-", " ").capitalize()
+    marker = "##" if table == TOP else "###"
+    part = TEXT.partition(f"\n{marker} {heading}\n")[2].partition("\n##")[0]
+    settings = [setting for setting in SETTINGS.values() if setting.table == table]
 
-    expected = [[name, f"DEXPY_{name.upper()}", name] for name in NAMES]
-    assert [[cell.strip("`") for cell in row[1:4]] for row in table] == expected
-    assert [names(row[0]) for row in variables] == [[f"DEXPY_{name.upper()}"] for name in (*NAMES, *SECRETS)]
+    rows = part.partition("| key |")[2].partition("\n\n")[0].splitlines()[2:]
+    assert rows == [row_of(setting) for setting in settings]
+    for setting in settings:
+        assert setting.page == f"reference/configuration.md#{SECTIONS[table]}"
+        assert setting.kind.unit
+        assert setting.default_text or setting.is_required or default_of(setting.key) is not None or not setting.in_file
+
+
+def row_of(setting: Setting) -> str:
+    """The row of a setting on the page."""
+    default = setting.displayed_default
+    is_plain = setting.default_text or setting.is_required or setting.default is None
+    cells = [
+        f"`{setting.name}`" if setting.in_file else "",
+        setting.summary[0].lower() + setting.summary[1:].rstrip("."),
+        setting.kind.unit,
+        default if is_plain else f"`{default}`",
+    ]
+    if setting.table != RECURRING:
+        flags = ", ".join(f"`{flag}`" for flag in (setting.short, setting.flag) if flag)
+        cells += [f"`{setting.variable}`" if setting.has_variable else "", flags if setting.has_flag else ""]
+    return f"| {' | '.join(cells)} |"
+
+
+def test_the_file_on_the_page_has_every_key() -> None:
     (shown,) = [block.code for block in test_docs.blocks_of(TEXT) if block.language == "toml"]
-    assert set(tomllib.loads(shown)["tool"]["dexpy"]) == set(NAMES)
+    file = tomllib.loads(shown)["tool"]["dexpy"]
+
+    assert set(file) - set(settings_of(TOP)) == {"workers", "relay", "recurring", "production"}
+    assert set(file) >= set(settings_of(TOP))
+    (group,), (task,) = file["workers"], file["recurring"].values()
+    for table, shown_keys in {WORKERS: group, RELAY: file["relay"], RECURRING: task}.items():
+        assert set(shown_keys) == set(settings_of(table))
+
+
+def test_the_file_on_the_page_is_valid(tmp_path: Path) -> None:
+    (shown,) = [block.code for block in test_docs.blocks_of(TEXT) if block.language == "toml"]
+    (tmp_path / "pyproject.toml").write_text(shown)
+
+    assert [group.name for group in Configuration.load({}, tmp_path, {}).worker_groups()] == ["fast"]
 
 
 def test_no_other_variable_of_the_environment_is_read() -> None:
     sources = "".join(file.read_text("utf-8") for file in (test_docs.HOME / "dexpy").rglob("*.py"))
 
-    assert set(re.findall(r"\bDEXPY_[A-Z_]+\b", sources)) <= {f"DEXPY_{name.upper()}" for name in (*NAMES, *SECRETS)}
+    known = {setting.variable for setting in SETTINGS.values() if setting.has_variable}
+    assert set(re.findall(r"\bDEXPY_[A-Z_]+\b", sources)) <= known
 
 
 def test_every_extra_is_on_the_page_with_its_packages() -> None:
@@ -91,8 +143,8 @@ def test_every_kind_of_url_is_on_the_page() -> None:
 @pytest.mark.parametrize(
     ("heading", "figure"),
     [
-        ("Where a setting comes from", f"`sqlite:///{DEFAULT_FILE}`"),
-        ("Where a setting comes from", f"{RecoveryIntervals().recover_within_s:.0f} seconds"),
+        ("Settings", f"`sqlite:///{DEFAULT_FILE}`"),
+        ("`configure`", f"the runs of dead workers, again | {RecoveryIntervals().recover_within_s:.0f} s |"),
         ("`configure`", f"at least {SHORTEST_S:.0f} s"),
         ("`configure`", f"{timedelta(seconds=unknown_policy(None).grace_s).days} day |"),
         ("URLs of databases", f"for a connection | {engine_options.CONNECT_TIMEOUT_S} |"),

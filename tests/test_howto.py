@@ -24,6 +24,7 @@ import servers
 import test_docs
 
 from dexpy.cli.main import main
+from dexpy.configuration import table as configuration_table
 from dexpy.database.engine_options import POOL_SIZE
 from dexpy.database.server_info import SKEW_S
 from dexpy.enqueue.transports import SHORT_DELAY_S
@@ -102,8 +103,7 @@ def test_commands_are_found_on_the_pages_and_a_wrong_one_is_refused() -> None:
 
 
 def default_of(option: str) -> Any:
-    (default,) = [each.default for each in main.commands["worker"].params if each.name == option]
-    return default
+    return configuration_table.default_of(f"workers.{option}")
 
 
 @pytest.mark.parametrize(
@@ -281,6 +281,7 @@ def test_the_deployment_starts_workers_with_a_grace_period() -> None:
     looked, run_options = accepted(check["command"]), accepted(container["command"])
     assert check["command"][1] == "check"
     assert {"app", "modules", "processes", "threads"} <= looked.keys()
+    assert looked.pop("show") is False
     assert looked == {name: run_options[name] for name in looked}
     assert (check["image"], check["envFrom"]) == (container["image"], container["envFrom"])
 

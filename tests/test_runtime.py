@@ -14,9 +14,9 @@ import sqlalchemy as sa
 
 import dexpy
 from dexpy import ConfigurationError, Operation
+from dexpy.configuration.settings import Settings
 from dexpy.database.tables import records
 from dexpy.errors import DatabaseUnavailable, MissingExtra
-from dexpy.foundation.settings import Settings
 from dexpy.runtime import Runtime, install
 
 
@@ -69,8 +69,9 @@ def test_an_unknown_setting_is_refused_with_a_hint(tmp_path: Path) -> None:
         find(tmp_path)
 
     assert str(refused.value) == (
-        f"{tmp_path / 'pyproject.toml'}: [tool.dexpy] unknown setting 'databse'; "
-        "expected one of 'broker', 'database', 'recover_within'. Did you mean 'database'?"
+        f"{tmp_path / 'pyproject.toml'}:2: [tool.dexpy] databse: unknown key; expected one of "
+        "'accept_unbound_ciphertext', 'broker', 'database', 'recover_within', 'recurring', 'relay', 'workers'. "
+        "Did you mean 'database'?"
     )
 
 

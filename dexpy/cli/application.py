@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dexpy.configuration.settings import CONFIGURED
 from dexpy.foundation.errors import ConfigurationError, listed
-from dexpy.foundation.settings import CONFIGURED
 
 if TYPE_CHECKING:
     from dexpy.recording.store import Store
@@ -76,7 +76,7 @@ def load_store(modules: tuple[str, ...]) -> Store:
 def origin_of(runtime: Runtime, modules: tuple[str, ...]) -> str | None:
     """Return where the database is configured; None if the application's own code does."""
     source = runtime.settings.database_source
-    if source == CONFIGURED:
+    if source == CONFIGURED or runtime.settings.configuration.is_flag("database"):
         return None
     if source is not None and not modules:
         return f"the database of {source}. Pass the modules of the application if one of them calls dexpy.configure()."

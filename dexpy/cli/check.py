@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING
 import attrs
 import click
 
-from dexpy.cli.application import module_arguments, verbose_option
-from dexpy.cli.worker import processes_option, threads_option
-from dexpy.foundation.errors import DexpyError, first_line, listed
+from dexpy.cli.application import load, module_arguments, verbose_option
+from dexpy.cli.setting_options import WORKER_KEYS, group_option, setting_options
+from dexpy.cli.show_settings import setting_lines
+from dexpy.configuration.loading import Configuration
+from dexpy.foundation.errors import ConfigurationError, DexpyError, first_line, listed
 
 if TYPE_CHECKING:
+    from dexpy.configuration.values import WorkerGroup
     from dexpy.database.dialects.base import ConnectionLimit
     from dexpy.database.engine import Database
     from dexpy.foundation.encryption import Encryptor
@@ -51,17 +54,23 @@ class Finding:
 
 @click.command()
 @module_arguments()
-@processes_option
-@threads_option
+@setting_options(*WORKER_KEYS)
+@group_option
+@click.option("--show", is_flag=True, help="Only print every setting with its value and its origin.")
 @verbose_option
-def check(modules: tuple[str, ...], processes: int, threads: int, verbose: bool) -> None:
+def check(modules: tuple[str, ...], only_groups: tuple[str, ...], show: bool, verbose: bool) -> None:
     """Check settings, modules, database and broker.
 
     Exits with status 1 if a check fails; warnings do not change the status.
-    MODULE, -p and -t are those of `dexpy worker`.
+    MODULE and the options of settings are those of `dexpy worker`.
     """
+    if show:
+        runtime = load(modules)
+        for line in setting_lines(runtime, runtime.settings.configuration.worker_groups(only_groups)):
+            click.echo(line)
+        return
     failed = False
-    for finding in _until_exit(findings(modules, processes, threads)):
+    for finding in _until_exit(findings(modules, only_groups)):
         failed = failed or finding.failed
         click.echo(str(finding))
         if verbose and finding.error is not None:
@@ -85,10 +94,10 @@ def _until_exit(results: Iterator[Finding]) -> Iterator[Finding]:
         yield finding
 
 
-def findings(modules: tuple[str, ...], processes: int, threads: int) -> Iterator[Finding]:
+def findings(modules: tuple[str, ...], only_groups: tuple[str, ...] = ()) -> Iterator[Finding]:
     """Run all checks, in the order in which they depend on each other."""
+    from dexpy.configuration.settings import CONFIGURED, command_modules
     from dexpy.foundation.package_conflict import conflicting_distribution
-    from dexpy.foundation.settings import CONFIGURED, command_modules
     from dexpy.runtime import current_runtime
     from dexpy.worker.importing import import_modules
 
@@ -105,6 +114,11 @@ def findings(modules: tuple[str, ...], processes: int, threads: int) -> Iterator
         yield settings
         return
     runtime = current_runtime()
+    try:
+        groups = Configuration.load().worker_groups(only_groups)
+    except ConfigurationError as error:
+        yield Finding("settings", str(error), "FAIL", error)
+        return
     if any_module_failed and runtime.settings.database_source != CONFIGURED:
         # The failed module may configure another database, so these settings may not be those of the worker.
         yield Finding("settings", "not checked, because a module that failed may configure them", "warn")
@@ -118,7 +132,7 @@ def findings(modules: tuple[str, ...], processes: int, threads: int) -> Iterator
         database = _try(f"database {runtime.store.database.display_url}", runtime.store.prepare)
         yield database
         if not database.failed:
-            yield from _check_server(runtime.store.database, processes, threads)
+            yield from _check_server(runtime.store.database, groups)
             yield from _check_sessions(runtime.store)
             yield from _check_session_rights(runtime.store)
             yield from _check_records(runtime.store)
@@ -243,13 +257,14 @@ def _check_queue_functions() -> Iterator[Finding]:
             yield Finding(f"queue of {name}", message, "warn", error)
 
 
-def _check_server(database: Database, processes: int, threads: int) -> Iterator[Finding]:
+def _check_server(database: Database, groups: tuple[WorkerGroup, ...]) -> Iterator[Finding]:
     """Check the clock and the connection limit of a database server."""
     from sqlalchemy.exc import SQLAlchemyError
 
     from dexpy.database.server_info import clock_ahead_s
 
-    yield from _check_pool(threads)
+    for threads in sorted({group.threads for group in groups}):
+        yield from _check_pool(threads)
     if not database.dialect.has_server:
         return
     try:
@@ -262,7 +277,7 @@ def _check_server(database: Database, processes: int, threads: int) -> Iterator[
     if ahead_s is not None:
         yield _check_clock(ahead_s)
     if limit is not None:
-        yield _check_connections(limit, processes, threads)
+        yield _check_connections(limit, groups)
 
 
 def _check_session_rights(store: Store) -> Iterator[Finding]:
@@ -338,13 +353,15 @@ def _check_clock(ahead_s: float) -> Finding:
     return Finding("clock", message, "warn")
 
 
-def _check_connections(limit: ConnectionLimit, processes: int, threads: int) -> Finding:
+def _check_connections(limit: ConnectionLimit, groups: tuple[WorkerGroup, ...]) -> Finding:
     from dexpy.database.engine_options import POOL_SIZE
     from dexpy.worker.startup import OWN_CONNECTIONS
 
-    per_process = min(threads + OWN_CONNECTIONS, 2 * POOL_SIZE)
-    total = f"{processes} x {per_process} = {processes * per_process} at most"
-    if processes * per_process <= limit.connections:
+    counts = [(group.processes, min(group.threads + OWN_CONNECTIONS, 2 * POOL_SIZE)) for group in groups]
+    num_connections = sum(processes * per_process for processes, per_process in counts)
+    terms = " + ".join(f"{processes} x {per_process}" for processes, per_process in counts)
+    total = f"{terms} = {num_connections} at most"
+    if num_connections <= limit.connections:
         return Finding("connections", f"{total}; the server allows {limit.connections}")
     message = (
         f"{total}, one for each thread and up to {OWN_CONNECTIONS} more in each process; the server allows "

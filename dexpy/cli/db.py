@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dexpy.cli.application import load_store, module_arguments, verbose_option
+from dexpy.cli.setting_options import DATABASE_KEYS, setting_options
 
 if TYPE_CHECKING:
     from dexpy.database.engine import Database
@@ -21,6 +22,7 @@ def db() -> None:
 
 @db.command()
 @module_arguments()
+@setting_options(*DATABASE_KEYS)
 @verbose_option
 def init(modules: tuple[str, ...], verbose: bool) -> None:
     """Create missing tables.
@@ -42,6 +44,7 @@ def init(modules: tuple[str, ...], verbose: bool) -> None:
 
 @db.command()
 @module_arguments()
+@setting_options(*DATABASE_KEYS)
 @verbose_option
 def upgrade(modules: tuple[str, ...], verbose: bool) -> None:
     """Upgrade the tables to the schema of this release.
@@ -66,6 +69,7 @@ def upgrade(modules: tuple[str, ...], verbose: bool) -> None:
 
 @db.command()
 @module_arguments()
+@setting_options(*DATABASE_KEYS)
 @verbose_option
 def check(modules: tuple[str, ...], verbose: bool) -> None:
     """Compare the tables with the schema of this release.
@@ -94,6 +98,7 @@ def check(modules: tuple[str, ...], verbose: bool) -> None:
 )
 @click.option("--to", "end", type=click.IntRange(min=1), metavar="N", help="[default: the newest]")
 @click.option("--dialect", type=click.Choice(["sqlite", "postgresql", "mariadb"]), help="[default: the database's]")
+@setting_options(*DATABASE_KEYS)
 @verbose_option
 def sql(modules: tuple[str, ...], start: int | None, end: int | None, dialect: str | None, verbose: bool) -> None:
     """Print the SQL of `init` or `upgrade` without running it.

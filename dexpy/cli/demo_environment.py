@@ -144,7 +144,7 @@ def _signals_ignored() -> Generator[None]:
 def demo_environment() -> Generator[tuple[Runtime, Worker]]:
     """Install a runtime with a temporary database, start a worker, and remove both after the block."""
     from dexpy.cli.demo_operations import Customer, Model
-    from dexpy.foundation.settings import Settings
+    from dexpy.configuration.settings import Settings
     from dexpy.runtime import Runtime, install
 
     try:

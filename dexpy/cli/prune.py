@@ -8,6 +8,7 @@ from datetime import timedelta
 import click
 
 from dexpy.cli.application import load_store, module_arguments, verbose_option
+from dexpy.cli.setting_options import DATABASE_KEYS, setting_options
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -36,6 +37,7 @@ def _duration(_context: click.Context, _option: click.Parameter, value: str) -> 
 )
 @click.option("--batch", type=click.IntRange(min=1), default=1000, show_default=True, help="Records per transaction.")
 @click.option("--dry-run", is_flag=True, help="Count the records, but do not delete them.")
+@setting_options(*DATABASE_KEYS)
 @verbose_option
 def prune(
     modules: tuple[str, ...],

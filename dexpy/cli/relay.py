@@ -9,6 +9,7 @@ import time
 import click
 
 from dexpy.cli.application import load, module_arguments
+from dexpy.cli.setting_options import RUNTIME_KEYS, setting_options
 from dexpy.foundation.errors import ConfigurationError
 
 POLL_EVERY_S = 0.1
@@ -18,6 +19,7 @@ POLL_EVERY_S = 0.1
 @click.command()
 @module_arguments()
 @click.option("--once", is_flag=True, help="Run every task once, then exit.")
+@setting_options(*RUNTIME_KEYS)
 @click.option("-v", "--verbose", is_flag=True, help="Log more and show tracebacks.")
 def relay(modules: tuple[str, ...], once: bool, verbose: bool) -> None:
     """Run a relay without a worker.
@@ -55,9 +57,10 @@ def relay(modules: tuple[str, ...], once: bool, verbose: bool) -> None:
     recorded.heartbeat.start()
     signals = StopSignals(interrupts=True)
     signals.install()
+    interval_s = runtime.settings.configuration.get("relay.interval")
     tasks = (
         PeriodicTask("relay", runtime.intervals.recovery_interval_s, relay_service.run_once),
-        PeriodicTask("send", relays.EVERY_S, relay_service.publish_unpublished),
+        PeriodicTask("send", interval_s, relay_service.publish_unpublished),
     )
     threads = [task.start() for task in tasks]
     click.echo("The relay is running; stop it with TERM or Ctrl-C.", err=True)

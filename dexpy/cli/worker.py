@@ -3,73 +3,22 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 
 import click
 
 from dexpy.cli.application import module_arguments
-from dexpy.foundation.errors import OptionsError
-from dexpy.policies.options import check_queue
-
-
-def _queues(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> frozenset[str] | None:
-    names = [name.strip() for value in values for name in value.split(",")]
-    try:
-        return frozenset(check_queue(name, "-Q") for name in names) if names else None
-    except OptionsError as error:
-        raise click.BadParameter(str(error)) from None
-
-
-processes_option = click.option(
-    "-p",
-    "--processes",
-    type=click.IntRange(min=1),
-    default=lambda: os.cpu_count() or 1,
-    show_default="one for each CPU",
-    help="Number of worker processes.",
-)
-threads_option = click.option(
-    "-t",
-    "--threads",
-    type=click.IntRange(min=1),
-    default=8,
-    show_default=True,
-    help="Threads per process; each runs one operation at a time.",
-)
+from dexpy.cli.setting_options import WORKER_KEYS, group_option, load_groups, setting_options
+from dexpy.configuration.loading import command_flags
 
 
 @click.command()
 @module_arguments(required=True)
-@processes_option
-@threads_option
-@click.option(
-    "-Q",
-    "--queues",
-    multiple=True,
-    callback=_queues,
-    metavar="NAME,...",
-    help="Serve only these queues.  [default: all]",
-)
+@setting_options(*WORKER_KEYS)
+@group_option
 @click.option("--burst", is_flag=True, help="Run all due operations, then exit.")
-@click.option(
-    "--shutdown-timeout",
-    type=click.FloatRange(min=0),
-    default=30.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long running operations may continue after TERM.",
-)
 @click.option("-v", "--verbose", is_flag=True, help="Log more and show tracebacks.")
-def worker(
-    modules: tuple[str, ...],
-    processes: int,
-    threads: int,
-    queues: frozenset[str] | None,
-    burst: bool,
-    shutdown_timeout: float,
-    verbose: bool,
-) -> None:
+def worker(modules: tuple[str, ...], only_groups: tuple[str, ...], burst: bool, verbose: bool) -> None:
     """Run background operations.
 
     MODULE is the dotted name of a module, as in `import`, that declares operations; it may call dexpy.configure().
@@ -84,5 +33,19 @@ def worker(
     level = logging.DEBUG if verbose else logging.INFO
     set_up_logging(level)
     complete_logging(level)
-    options = WorkerOptions(modules, threads, queues, burst, shutdown_timeout, level)
-    sys.exit(Supervisor(options, processes).run())
+    processes = [
+        WorkerOptions(
+            modules,
+            group.threads,
+            group.queues,
+            burst,
+            group.shutdown_timeout_s,
+            level,
+            group.polling_interval_s,
+            group.name or None,
+            command_flags.get(),
+        )
+        for group in load_groups(only_groups)
+        for _ in range(group.processes)
+    ]
+    sys.exit(Supervisor(processes).run())

@@ -64,6 +64,7 @@ FIELDS = {
     "num_lost": "how many workers were lost with the run so far",
     "timeout_s": "the timeout, in seconds",
     "pid": "the process id",
+    "group": "the worker group of the configuration file",
     "threads": "how many threads the worker has",
     "queues": "the queues that the worker serves",
     "exit_status": "the exit status; a negative number is a signal",

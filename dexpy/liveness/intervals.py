@@ -6,10 +6,10 @@ from datetime import timedelta
 
 import attrs
 
+from dexpy.configuration.table import LONGEST_RECOVERY_S, SHORTEST_RECOVERY_S, default_of
 from dexpy.foundation.errors import ConfigurationError
 
-SHORTEST_S = 5.0
-"""The smallest setting, in seconds; with less, the lease of a busy worker would expire."""
+SHORTEST_S, LONGEST_S = SHORTEST_RECOVERY_S, LONGEST_RECOVERY_S
 
 
 @attrs.frozen
@@ -21,10 +21,10 @@ class RecoveryIntervals:
             published again.
     """
 
-    recover_within_s: float = 60.0
+    recover_within_s: float = default_of("recover_within")
 
     @classmethod
-    def of(cls, value: timedelta | float | str | None) -> RecoveryIntervals:
+    def of(cls, value: timedelta | float | None) -> RecoveryIntervals:
         """Return the intervals for a setting.
 
         Raises:
@@ -36,7 +36,7 @@ class RecoveryIntervals:
             seconds = value.total_seconds() if isinstance(value, timedelta) else float(value)
         except (TypeError, ValueError):
             seconds = 0.0
-        if isinstance(value, bool) or not SHORTEST_S <= seconds < 10**7:
+        if isinstance(value, bool) or not SHORTEST_S <= seconds <= LONGEST_S:
             raise ConfigurationError(
                 f"recover_within: expected seconds or a timedelta, at least {SHORTEST_S:g} s, got {value!r}. "
                 "With less, the lease of a busy worker could expire."

@@ -40,8 +40,6 @@ from dexpy.recording.outcome_logging import run_facts
 from dexpy.recording.store import Store
 from dexpy.recording.transitions import is_applied
 
-EVERY_S = 0.5
-"""How often a relay polls for due, unpublished records, in seconds."""
 BATCH = 100
 SET_ASIDE_S = 30.0
 """How long messages that the broker refuses are skipped, in seconds; less than a message's lease."""
@@ -54,7 +52,6 @@ _UNPUBLISHED = (
     sa.select(_r.id, _r.operation)
     .where(_r.status == "pending", _r.enqueued_at.is_(None), _r.scheduled_at <= as_of(0))
     .order_by(_r.scheduled_at)
-    .limit(BATCH)
     .with_for_update(skip_locked=True)
 )
 # After the last datetime of Python; also text and bytes in SQLite that are not a datetime, if they sort after it.
@@ -75,13 +72,17 @@ class Relay:
         dispatcher: Publishes the messages.
         heartbeat: The heartbeat of this process.
         intervals: The intervals of recovery and republishing.
+        batch_size: How many records it publishes in one transaction.
     """
 
-    def __init__(self, dispatcher: Dispatcher, heartbeat: Heartbeat, intervals: RecoveryIntervals) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, heartbeat: Heartbeat, intervals: RecoveryIntervals, *, batch_size: int = BATCH
+    ) -> None:
         store = dispatcher.store
         assert store is not None  # noqa: S101 - only a process with records has a relay
         self._dispatcher = dispatcher
         self._store = store
+        self._batch_size = batch_size
         self._set_aside: dict[str, float] = {}
         self._refused: deque[tuple[float, ClaimedMessage]] = deque()
         self._log_throttle = LogThrottle()
@@ -150,7 +151,7 @@ class Relay:
                 return True
             return False
 
-        if num_published := update_each(self._store, "publish", find, publish):
+        if num_published := update_each(self._store, "publish", find, publish, self._batch_size):
             self._dispatcher.wake_workers()
         return num_published
 
@@ -161,7 +162,7 @@ class Relay:
 
         def mark(each: bool) -> Sequence[Row[Any]]:
             with self._store.begin() as connection:
-                ids = connection.execute(unpublished).scalars().all()
+                ids = connection.execute(unpublished.limit(self._batch_size)).scalars().all()
                 if not ids:
                     return ()
                 marked = ids

@@ -15,10 +15,10 @@ import attrs
 from sqlalchemy.exc import SQLAlchemyError
 
 from dexpy.brokers.message_validation import DEAD_REASON
+from dexpy.configuration.settings import Settings
 from dexpy.foundation.clock import clock
 from dexpy.foundation.encryption import DEFAULT
 from dexpy.foundation.errors import DexpyError, RecordNotFound
-from dexpy.foundation.settings import Settings
 from dexpy.recording.ticket import Ticket
 from dexpy.runtime import Runtime, install
 from dexpy.testing.rows import NewRows
@@ -205,7 +205,7 @@ def _isolated_runtime(
     settings = configured.settings if configured is not None else Settings.find()
     if encryptors is not None and DEFAULT in encryptors:
         settings = attrs.evolve(settings, encryption_keys=None)
-    settings = attrs.evolve(settings, database=url, broker=None, home=home, database_source=None)
+    settings = attrs.evolve(settings, database=url, broker=None, home=home, origins={})
     if configured is None:
         return Runtime(settings, session_factory, create_tables=True, encryptors=encryptors)
     return Runtime(
@@ -214,7 +214,6 @@ def _isolated_runtime(
         configured.redactor.custom,
         create_tables=True,
         unknown_grace=configured.unknown_grace,
-        recover_within=configured.recover_within,
         encryptors=configured.configured_encryptors if encryptors is None else encryptors,
         run_context=configured.run_context,
     )

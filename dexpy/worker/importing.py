@@ -10,8 +10,8 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import PurePath
 
+from dexpy.configuration.settings import command_modules
 from dexpy.foundation.errors import ConfigurationError, DexpyError
-from dexpy.foundation.settings import command_modules
 
 
 class StartupError(ConfigurationError):

@@ -6,13 +6,16 @@ import logging
 import os
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
 import dramatiq
 
 from dexpy.brokers.bulk_publish import is_rabbitmq
+from dexpy.brokers.sql.broker import SqlBroker
+from dexpy.configuration.loading import command_flags
+from dexpy.configuration.table import default_of
 from dexpy.database.engine import is_only_down
 from dexpy.declaration import registry
 from dexpy.enqueue.jobs import DEFAULT_QUEUE
@@ -30,8 +33,6 @@ from dexpy.worker.startup import compare_clocks, compare_databases, wait_for_bro
 
 STOP_POLL_S = 0.2
 """How often the main thread checks whether the worker should stop, in seconds."""
-POLL_MS = 100
-"""The longest pause of a Redis consumer between two polls of an empty queue, in milliseconds."""
 EXIT_REASON_LOGGED = 75
 """The exit status of a process that ends by itself and has logged the reason."""
 
@@ -47,14 +48,20 @@ class WorkerOptions:
         burst: Whether to stop when nothing is due or running.
         shutdown_timeout_s: How long running operations may take to end after a signal, in seconds.
         log_level: The level of `logging`.
+        polling_interval_s: The longest pause between two polls of an idle queue, in seconds.
+        group: The name of its worker group in the configuration file; None without groups.
+        flags: The flags of the command line, for the settings of the process.
     """
 
     modules: tuple[str, ...]
-    threads: int = 8
+    threads: int = default_of("workers.threads")
     queues: frozenset[str] | None = None
     burst: bool = False
-    shutdown_timeout_s: float = 30.0
+    shutdown_timeout_s: float = default_of("workers.shutdown_timeout")
     log_level: int = logging.INFO
+    polling_interval_s: float = default_of("workers.polling_interval")
+    group: str | None = None
+    flags: Mapping[str, Any] = attrs.field(factory=dict[str, Any], repr=False)
 
 
 def run_process(options: WorkerOptions, parent: int, report: Callable[[str, str], None]) -> int:
@@ -68,6 +75,7 @@ def run_process(options: WorkerOptions, parent: int, report: Callable[[str, str]
     Returns:
         The exit status.
     """
+    command_flags.set(options.flags)
     set_up_logging(options.log_level)
     stop = StopSignals()
     stop.install()
@@ -86,7 +94,7 @@ def run_process(options: WorkerOptions, parent: int, report: Callable[[str, str]
     report("ready", "")
     worker.start()
     served = "all" if options.queues is None else ",".join(sorted(options.queues))
-    log_event(LogEvent.WORKER_STARTED, pid=os.getpid(), threads=options.threads, queues=served)
+    log_event(LogEvent.WORKER_STARTED, pid=os.getpid(), threads=options.threads, queues=served, group=options.group)
     exit_status, patience_s = 0, options.shutdown_timeout_s
     try:
         exit_status, patience_s = _wait_for_stop(services, worker, options, parent, stop)
@@ -172,7 +180,11 @@ def make_worker(transport: Transport, options: WorkerOptions) -> dramatiq.Worker
         transport.broker.declare_queue(name)
     declare_new_queues(transport)
     queues = None if options.queues is None else set(options.queues)
-    worker = dramatiq.Worker(transport.broker, queues=queues, worker_threads=options.threads, worker_timeout=POLL_MS)
+    # The longest wait of a consumer for a message; on Redis also the longest pause between two polls.
+    timeout_ms = round(options.polling_interval_s * 1000)
+    if isinstance(transport.broker, SqlBroker):
+        transport.broker.set_polling_interval(options.polling_interval_s)
+    worker = dramatiq.Worker(transport.broker, queues=queues, worker_threads=options.threads, worker_timeout=timeout_ms)
     if is_rabbitmq(transport.broker) and not hasattr(transport.broker, "places"):
         # The application's own broker: prefetch at most one message for each thread and queue.
         worker.queue_prefetch = options.threads

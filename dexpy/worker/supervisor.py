@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -44,6 +45,7 @@ def _child(options: WorkerOptions, parent: int, pipe: Connection) -> None:
 class Child:
     """One worker process, or a dead one that is to be replaced."""
 
+    options: WorkerOptions
     process: Any
     pipe: Connection
     started_at: float
@@ -58,13 +60,12 @@ class Supervisor:
     """Keeps worker processes running.
 
     Args:
-        options: The options of each process.
-        processes: The number of processes.
+        processes: The options of each process; those of one worker group are equal.
     """
 
-    def __init__(self, options: WorkerOptions, processes: int) -> None:
-        self._options = options
-        self._count = processes
+    def __init__(self, processes: Sequence[WorkerOptions]) -> None:
+        self._processes = processes
+        self._is_burst = all(options.burst for options in processes)
         # Forking is safe here: this process has one thread and has opened nothing.
         self._context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
         self._signals = 0
@@ -81,7 +82,7 @@ class Supervisor:
         """
         for number in STOP_SIGNALS:
             signal.signal(number, self._on_signal)
-        children = [self._start() for _ in range(self._count)]
+        children = [self._start(options) for options in self._processes]
         try:
             self._await_ready(children)
             return self._monitor(children)
@@ -92,9 +93,9 @@ class Supervisor:
         self._signals += 1
         self._kills_now = self._kills_now or (self._signals > 1 and number == signal.SIGINT)
 
-    def _start(self, deaths: int = 0) -> Child:
+    def _start(self, options: WorkerOptions, deaths: int = 0) -> Child:
         receiver, sender = self._context.Pipe(duplex=False)
-        process = self._context.Process(target=_child, args=(self._options, os.getpid(), sender), name="dexpy-worker")
+        process = self._context.Process(target=_child, args=(options, os.getpid(), sender), name="dexpy-worker")
         # Blocked until the child has its own handlers: a signal before that would be lost.
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
@@ -102,7 +103,7 @@ class Supervisor:
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         sender.close()
-        return Child(process, receiver, time.monotonic(), deaths)
+        return Child(options, process, receiver, time.monotonic(), deaths)
 
     def _await_ready(self, children: list[Child]) -> None:
         for child in children:
@@ -136,10 +137,10 @@ class Supervisor:
             for index, child in enumerate(children):
                 if child.process.is_alive():
                     continue
-                if child.process.exitcode == 0 and self._options.burst:
+                if child.process.exitcode == 0 and self._is_burst:
                     continue
                 children[index] = self._replace_when_due(child)
-            if self._options.burst and all(child.process.exitcode == 0 for child in children):
+            if self._is_burst and all(child.process.exitcode == 0 for child in children):
                 return 0
             time.sleep(POLL_S)
         return 0
@@ -156,26 +157,29 @@ class Supervisor:
             facts = {
                 "pid": dead.process.pid,
                 "exit_status": dead.process.exitcode,
+                "group": dead.options.group,
                 "reason": self._receive_event(dead)[1] or None,
             }
             # No second error for one event: a process that ended by itself has logged the reason.
             is_reason_logged = dead.process.exitcode == EXIT_REASON_LOGGED
             event = LogEvent.WORKER_EXITED if is_reason_logged else LogEvent.WORKER_DIED
             log_event(event, **facts, uptime_s=lived_s, restart_in_s=pause_s)
-        return dead if now < dead.restart_at else self._start(dead.deaths + 1)
+        return dead if now < dead.restart_at else self._start(dead.options, dead.deaths + 1)
 
     def _stop(self, children: list[Child]) -> None:
         """Send a TERM to each process; kill those that run after timeout and grace period, or at a second SIGINT."""
         for child in children:
             if child.process.is_alive():
                 child.process.terminate()
-        deadline = time.monotonic() + self._options.shutdown_timeout_s + SHUTDOWN_GRACE_S
-        for child in children:
+        stopped_at, is_forced = time.monotonic(), False
+        # The groups with the shortest timeout first, so that none waits for another one.
+        for child in sorted(children, key=lambda child: child.options.shutdown_timeout_s):
+            deadline = stopped_at + child.options.shutdown_timeout_s + SHUTDOWN_GRACE_S
             while child.process.is_alive() and time.monotonic() < deadline and not self._kills_now:
                 child.process.join(POLL_S)
-        if self._kills_now:
-            log_event(LogEvent.WORKER_STOP_FORCED, reason="a second signal")
-        for child in children:
+            if self._kills_now and not is_forced:
+                is_forced = True
+                log_event(LogEvent.WORKER_STOP_FORCED, reason="a second signal")
             if child.process.is_alive():
                 log_event(LogEvent.WORKER_KILLED, pid=child.process.pid)
                 child.process.kill()

@@ -13,13 +13,13 @@ from click.testing import CliRunner
 
 from dexpy import ConfigurationError
 from dexpy.cli.main import main
+from dexpy.configuration.settings import command_modules
 from dexpy.database import schema
 from dexpy.database.engine import Database
 from dexpy.database.migrations.history import NEWEST
 from dexpy.database.schema import SchemaState
 from dexpy.foundation import package_conflict
 from dexpy.foundation.errors import SchemaMissing
-from dexpy.foundation.settings import command_modules
 from dexpy.runtime import Runtime, configure, install
 
 Ended = subprocess.CompletedProcess[str]

@@ -183,7 +183,7 @@ def test_s7_a_worker_whose_file_was_deleted_ends_with_one_error_and_is_restarted
     )
     send = [sys.executable, "-c", "import kiosk; print(kiosk.Small().async_().call().wait(30))"]
     log = tmp_path / "log"
-    command = [sys.executable, "-m", "dexpy", "worker", "kiosk", "-p", "1", "-t", "1", "--shutdown-timeout", "2"]
+    command = [sys.executable, "-m", "dexpy", "worker", "kiosk", "-p", "1", "-t", "1", "--shutdown-timeout", "2s"]
     with log.open("w") as file, subprocess.Popen(command, env=environment, stderr=file) as worker:
         try:
             assert "Ok" in subprocess.check_output(send, env=environment, text=True)

@@ -14,9 +14,9 @@ from sqlalchemy.engine import URL, make_url
 import dexpy
 from dexpy.brokers.urls import broker_from_url
 from dexpy.cli.check import check
+from dexpy.configuration.settings import Settings
 from dexpy.database.engine import Database
 from dexpy.foundation.errors import ConfigurationError, DatabaseUnavailable
-from dexpy.foundation.settings import Settings
 from dexpy.foundation.urls import displayed_url, without_secrets
 from dexpy.runtime import Runtime, install
 
@@ -147,7 +147,7 @@ def test_s4_an_ambiguous_redis_url_is_refused() -> None:
 
 def test_s4_settings_of_a_file_that_are_not_text_are_not_shown(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text('[tool.dexpy]\ndatabase = ["postgresql://u:hunter2@h/x"]\n')
-    with pytest.raises(ConfigurationError, match="database: expected a URL as text, got list") as refused:
+    with pytest.raises(ConfigurationError, match="database: expected a URL as text, got an array") as refused:
         Settings.find({}, tmp_path)
 
     assert SECRET not in "".join(traceback.format_exception(refused.value))

@@ -29,7 +29,7 @@ class Served:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.deployment = Deployment(folder)
-        options = ["-p", "1", "-t", "1", "--shutdown-timeout", "2"]
+        options = ["-p", "1", "-t", "1", "--shutdown-timeout", "2s"]
         command = [sys.executable, "-m", "dexpy", "worker", "apps.process_changes", *options]
         self.worker: Worker = self.deployment.serve(command)
         eventually(lambda: "worker.started" in self.log(), "the worker starts", WAIT_S, self.worker.output)

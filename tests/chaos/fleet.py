@@ -121,7 +121,7 @@ class Fleet:
     def add_worker(self, arguments: Sequence[str], threads: int) -> None:
         """Start a worker of one process."""
         # So short that running operations are released.
-        dexpy = ["-p", "1", "-t", str(threads), "--shutdown-timeout", "0.1"]
+        dexpy = ["-p", "1", "-t", str(threads), "--shutdown-timeout", "0.1s"]
         command = [sys.executable, "-m", "chaos.worker", *arguments, "--", *dexpy]
         self._add("worker", command)
 

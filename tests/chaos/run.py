@@ -122,7 +122,7 @@ def _chronicle(events: list[Death], emptied: list[float], stage: Stage) -> list[
 
 def _environment(stage: Stage) -> dict[str, str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DEXPY_")}
-    named = {"DEXPY_DATABASE": stage.database, "DEXPY_RECOVER_WITHIN": f"{RECOVER_WITHIN_S:g}"}
+    named = {"DEXPY_DATABASE": stage.database, "DEXPY_RECOVER_WITHIN": f"{RECOVER_WITHIN_S:g}s"}
     if stage.broker is not None:
         named["DEXPY_BROKER"] = stage.broker
     return (

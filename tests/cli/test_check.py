@@ -172,16 +172,16 @@ def test_invalid_arguments_are_refused_with_status_two(environment: dict[str, st
     assert ended.stdout == ""
 
 
-def test_check_has_the_default_processes_and_threads_of_the_worker() -> None:
-    def facts(command: str) -> dict[str, tuple[list[str], object, object]]:
+def test_check_has_the_options_of_the_worker() -> None:
+    def facts(command: str) -> dict[str, tuple[list[str], object]]:
         options = [each for each in main.commands[command].params if isinstance(each, click.Option)]
-        return {str(each.name): (each.opts, each.type, each.default) for each in options}
+        return {str(each.name): (each.opts, each.help) for each in options}
 
     worker = facts("worker")
     check = facts("check")
-    assert {name: check[name] for name in ("processes", "threads", "app")} == {
-        name: worker[name] for name in ("processes", "threads", "app")
-    }
+    shared = worker.keys() - {"burst", "verbose"}
+    assert shared >= {"processes", "threads", "queues", "config", "env", "only_groups", "app"}
+    assert {name: check[name] for name in shared} == {name: worker[name] for name in shared}
 
 
 def test_a_finding_is_one_line() -> None:
@@ -223,8 +223,9 @@ def test_every_command_is_on_the_pages() -> None:
 
 def test_every_option_is_on_the_page() -> None:
     text = CLI.read_text("utf-8")
+    settings = text.partition("\n### Settings\n")[2].partition("\n## ")[0]
     for name, command in commands(main).items():
-        part = text.partition(f"\n## {' '.join(name.split()[:2])}\n")[2].partition("\n## ")[0]
+        part = text.partition(f"\n## {' '.join(name.split()[:2])}\n")[2].partition("\n## ")[0] + settings
         for option in command.params:
             if isinstance(option, click.Option):
                 assert any(", ".join(f"`{each}`" for each in option.opts) in line for line in part.splitlines()), (

@@ -27,7 +27,7 @@ BUSY_S = 14.0
 
 def quick(name: str, folder: Path) -> Generator[Pair]:
     with open_pair(name, folder) as pair:
-        pair.variables = {"DEXPY_RECOVER_WITHIN": f"{RECOVER_WITHIN_S:g}"}
+        pair.variables = {"DEXPY_RECOVER_WITHIN": f"{RECOVER_WITHIN_S:g}s"}
         pair.configure()
         yield pair
     install(None)

@@ -44,7 +44,7 @@ class TrapPair(Pair, BatchRuns):
         assert completed.returncode == 0, completed.stderr
         mailer.create_tables(self.url)
         self.variables = {
-            "DEXPY_RECOVER_WITHIN": str(RECOVER_WITHIN_S),
+            "DEXPY_RECOVER_WITHIN": f"{RECOVER_WITHIN_S}s",
         }
 
     def configure(self) -> dexpy.Runtime:

@@ -162,7 +162,7 @@ def test_an_operation_that_stays_unknown_fails_and_can_be_retried(own_pair: Pair
 
 @on("postgresql+redis", "mariadb+rabbitmq")
 def test_an_unknown_operation_waits_in_the_database_and_does_not_count_as_lost(own_pair: Pair) -> None:
-    own_pair.variables = {"DEXPY_RECOVER_WITHIN": "5"}
+    own_pair.variables = {"DEXPY_RECOVER_WITHIN": "5s"}
     worker = own_pair.start()
     tickets = [GreetInNextRelease(number=number).async_().call() for number in range(3)]
     count_messages = sa.select(sa.func.count()).select_from(messages)

@@ -38,8 +38,8 @@ from dexpy import (
     prop,
     records,
 )
+from dexpy.configuration.settings import Settings
 from dexpy.errors import RefNotFound
-from dexpy.foundation.settings import Settings
 from dexpy.runtime import Runtime, install
 from dexpy.testing import Isolated
 

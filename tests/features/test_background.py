@@ -1349,7 +1349,7 @@ def test_a_record_without_params_is_written_once_at_the_end_of_the_run(isolated_
 
 
 def test_a_broker_without_a_database_runs_everything_as_direct_jobs(tmp_path: Any, monkeypatch: Any) -> None:
-    from dexpy.foundation.settings import Settings
+    from dexpy.configuration.settings import Settings
     from dexpy.runtime import Runtime, install
 
     monkeypatch.chdir(tmp_path)

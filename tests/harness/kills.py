@@ -69,7 +69,7 @@ class Kills:
         self.pair = pair
         self.folder = pair.folder / "kills"
         self.folder.mkdir()
-        pair.variables = {**pair.variables, "DEXPY_RECOVER_WITHIN": f"{RECOVER_WITHIN_S:g}"}
+        pair.variables = {**pair.variables, "DEXPY_RECOVER_WITHIN": f"{RECOVER_WITHIN_S:g}s"}
 
     def command(self, points: Iterable[str], *arguments: str) -> list[str]:
         """Return a command of dexpy whose processes are killed at failpoints."""

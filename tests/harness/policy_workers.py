@@ -37,7 +37,7 @@ class PolicyPair(Pair):
     @property
     def environment(self) -> dict[str, str]:
         """The environment of a process of the pair."""
-        return super().environment | {"DEXPY_RECOVER_WITHIN": str(self.recover_within_s)}
+        return super().environment | {"DEXPY_RECOVER_WITHIN": f"{self.recover_within_s}s"}
 
     def configure(self) -> dexpy.Runtime:
         """Configure dexpy in the test process with this pair."""

@@ -67,7 +67,7 @@ class TrapDeployment(Deployment, BatchRuns):
     @property
     def environment(self) -> dict[str, str]:
         """The environment of a process of this deployment."""
-        return super().environment | {"DEXPY_RECOVER_WITHIN": str(self.recover_within_s)}
+        return super().environment | {"DEXPY_RECOVER_WITHIN": f"{self.recover_within_s}s"}
 
     def start(self, *arguments: str, module: str = "apps.mailer", processes: int = 1, threads: int = 4) -> Worker:
         """Start ``dexpy worker``; see `Deployment.start`."""

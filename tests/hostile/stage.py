@@ -87,7 +87,7 @@ def open_stage(pair: str, folder: Path, *, validates: bool = True) -> Generator[
             "DEXPY_DATABASE": database,
             "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
         }
-        environment |= {"DEXPY_RECOVER_WITHIN": str(RECOVER_WITHIN_S)}
+        environment |= {"DEXPY_RECOVER_WITHIN": f"{RECOVER_WITHIN_S}s"}
         environment |= {} if broker is None else {"DEXPY_BROKER": broker}
         environment |= {} if validates else {WITHOUT_VALIDATOR: "1"}
         command = [sys.executable, "-m", "dexpy", "worker", "hostile.application", "-p", "1", "-t", "2"]

@@ -102,7 +102,7 @@ def test_a_stopped_worker_releases_runs_that_it_cannot_finish(kills: Kills, prog
         options = ["-p", "1", "-t", "2", "--worker-shutdown-timeout", "300"]
         worker = pair.dramatiq("dexpy.broker:from_settings", "apps.shop_failpoints", *options)
     else:
-        worker = pair.start("--shutdown-timeout", "0.3", threads=2)
+        worker = pair.start("--shutdown-timeout", "0.3s", threads=2)
     tickets = [WaitForFile(number=number, file=str(gate)).async_().call() for number in (1, 2)]
     for ticket in tickets:
         pair.wait_for_status(ticket.id, "running")

@@ -62,7 +62,7 @@ def test_only_messages_missing_from_the_queue_are_republished(deployment: Deploy
     connection.close()
 
     def observe() -> str:
-        return deployment.dexpy("relay", "--once", "apps.accounts", DEXPY_RECOVER_WITHIN="5").stdout
+        return deployment.dexpy("relay", "--once", "apps.accounts", DEXPY_RECOVER_WITHIN="5s").stdout
 
     eventually(lambda: observe().startswith("0 published, 2 republished,"), "both are republished", 10)
     assert observe().startswith("0 published, 0 republished,")

@@ -55,7 +55,7 @@ def start(deployment: Deployment, *arguments: str) -> Worker:
 @pytest.fixture(scope="module")
 def served_deployment(tmp_path_factory: pytest.TempPathFactory) -> Generator[Deployment]:
     deployment = Deployment(tmp_path_factory.mktemp("shop"))
-    (deployment.folder / "pyproject.toml").write_text(f"[tool.dexpy]\nrecover_within = {RECOVER_WITHIN_S}\n")
+    (deployment.folder / "pyproject.toml").write_text(f'[tool.dexpy]\nrecover_within = "{RECOVER_WITHIN_S}s"\n')
     engine = sa.create_engine(deployment.url)
     application.create_tables(engine)
     engine.dispose()

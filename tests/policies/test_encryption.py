@@ -33,6 +33,7 @@ from apps.shop_encryption import (
 
 import dexpy
 from dexpy import ConfigurationError, Error, FernetEncryptor, OperationFailed, defer, prop, records
+from dexpy.configuration.settings import Settings
 from dexpy.database.tables import messages
 from dexpy.errors import (
     DeclarationError,
@@ -44,7 +45,6 @@ from dexpy.errors import (
     SensitiveInTransit,
 )
 from dexpy.foundation.encryption import Encryptors
-from dexpy.foundation.settings import Settings
 from dexpy.recording import encryption
 from dexpy.testing import Isolated, isolated
 

@@ -88,7 +88,7 @@ def test_a_run_that_waits_for_a_lock_is_released_when_its_worker_stops(pair: Pol
     pair.start(threads=1)
     Locked(key="one", number=1, hold_s=5.0).async_().call()
     eventually(lambda: marks(pair), "the first run holds the lock", WAIT_S, pair.output)
-    ending = pair.start("--shutdown-timeout", "1", threads=1)
+    ending = pair.start("--shutdown-timeout", "1s", threads=1)
     waiting = LockedForEver(key="one", number=2).async_().call()
     eventually(lambda: waiting.reload().running, "the second run has started", WAIT_S, pair.output)
     ending.signal(signal.SIGTERM)

@@ -13,10 +13,10 @@ from sqlalchemy.orm import Session
 
 import dexpy
 from dexpy import ConfigurationError, Once, Operation, Recording, Retry, Unique
+from dexpy.configuration.settings import Settings
 from dexpy.database.tables import records as table
 from dexpy.enqueue.keyed_insert import KeyedInsert
 from dexpy.errors import DeclarationError, KeyTaken, NotRecorded, NotUnique, OptionsError
-from dexpy.foundation.settings import Settings
 from dexpy.runtime import Runtime, install
 from dexpy.testing import Isolated
 

@@ -34,11 +34,11 @@ from hypothesis.stateful import (
 
 from dexpy import Error, Operation, Retry, Ticket, TimedOut, guard
 from dexpy.brokers.sql.broker import SqlBroker
+from dexpy.configuration.settings import Settings
 from dexpy.database.tables import FINAL, attempts, records, signals, workers
 from dexpy.database.tables import messages as message_table
 from dexpy.errors import InvalidTransition
 from dexpy.foundation.clock import clock
-from dexpy.foundation.settings import Settings
 from dexpy.liveness import worker_registry
 from dexpy.liveness.heartbeat import HeldRecords
 from dexpy.liveness.intervals import RecoveryIntervals

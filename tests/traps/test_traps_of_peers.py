@@ -337,7 +337,7 @@ def test_a_bad_row_or_an_unknown_class_does_not_stop_the_recovery_of_others(depl
 
 
 def test_a_shutdown_counts_no_attempt_and_a_killed_worker_counts_one(deployment: TrapDeployment) -> None:
-    stopped = deployment.start("--shutdown-timeout", "0.5")
+    stopped = deployment.start("--shutdown-timeout", "0.5s")
     ticket = deployment.send_batch(1)
     deployment.wait_until_begun(1)
     stopped.signal(signal.SIGTERM)

@@ -200,6 +200,15 @@ class SqlBroker(dramatiq.Broker):
             self._leases.wake([message.queue_name])
         return message
 
+    def set_polling_interval(self, seconds: float) -> None:
+        """Set the longest pause between two polls of an idle queue, for consumers that start later.
+
+        Args:
+            seconds: The pause; a queue that had a message within a second is still polled at `poll_s` if that is less.
+        """
+        self.idle_poll_s = seconds
+        self.poll_s = min(self.poll_s, seconds)
+
     def wake_consumers(self) -> None:
         """Make the idle consumers of this process poll their queues at once."""
         self._leases.wake()

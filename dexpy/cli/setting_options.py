@@ -1,0 +1,103 @@
+"""The flags of settings, derived from the table of settings."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dexpy.configuration.kinds import Duration, InvalidValue, Kind, Number, Queues, Switch, Url
+from dexpy.configuration.loading import Configuration, command_flags
+from dexpy.configuration.table import SETTINGS, Setting, default_of
+from dexpy.configuration.values import GROUP_KEYS
+from dexpy.foundation.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from dexpy.configuration.values import WorkerGroup
+
+DATABASE_KEYS = ("config", "env", "database", "broker")
+"""The settings of commands that only use the database."""
+RUNTIME_KEYS = (*DATABASE_KEYS, "recover_within", "accept_unbound_ciphertext", "relay.interval", "relay.batch_size")
+"""The settings of commands that publish or recover runs."""
+WORKER_KEYS = (*GROUP_KEYS, *RUNTIME_KEYS)
+"""The settings of commands that start workers."""
+
+group_option = click.option(
+    "--group", "only_groups", multiple=True, metavar="NAME", help="Only this worker group of the file; may be repeated."
+)
+
+_METAVARS: dict[type[Kind], str] = {Duration: "DURATION", Number: "N", Queues: "NAME,...", Url: "URL"}
+
+
+def setting_options(*keys: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add the flags of settings to a command; while it runs, `command_flags` has those that were passed.
+
+    Args:
+        keys: The keys of the settings.
+    """
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def with_flags(**options: Any) -> Any:
+            context, previous = click.get_current_context(), command_flags.get()
+            values = {key: options.pop(SETTINGS[key].parameter) for key in keys}
+            passed = {key: value for key, value in values.items() if _is_passed(context, SETTINGS[key])}
+            context.call_on_close(lambda: command_flags.set(previous))
+            command_flags.set({**previous, **passed})
+            return command(**options)
+
+        decorated: Callable[..., Any] = with_flags
+        for key in reversed(keys):
+            decorated = _option(SETTINGS[key])(decorated)
+        return decorated
+
+    return decorate
+
+
+def _is_passed(context: click.Context, setting: Setting) -> bool:
+    return context.get_parameter_source(setting.parameter) == click.core.ParameterSource.COMMANDLINE
+
+
+def _option(setting: Setting) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return the flag of a setting."""
+
+    def parse(_context: click.Context, _option: click.Parameter, given: Any) -> Any:
+        if given is None or given == ():
+            return default_of(setting.key)
+        if isinstance(given, bool):
+            return given
+        try:
+            return setting.kind.from_text(given if isinstance(given, str) else ",".join(given))
+        except InvalidValue as error:
+            raise click.BadParameter(error.problem) from None
+
+    flag = setting.flag
+    declaration = f"{flag}/--no-{flag[2:]}" if isinstance(setting.kind, Switch) else flag
+    return click.option(
+        *filter(None, (setting.short, declaration)),
+        setting.parameter,
+        callback=parse,
+        default=None,
+        multiple=isinstance(setting.kind, Queues),
+        metavar=None if isinstance(setting.kind, Switch) else _METAVARS.get(type(setting.kind), "TEXT"),
+        help=f"{setting.summary}  [default: {setting.plain_default}]",
+    )
+
+
+def load_groups(only: tuple[str, ...]) -> tuple[WorkerGroup, ...]:
+    """Return the worker groups to start.
+
+    Args:
+        only: The names of groups; all if empty.
+
+    Raises:
+        StartupError: The configuration is invalid.
+    """
+    from dexpy.worker.importing import StartupError
+
+    try:
+        return Configuration.load().worker_groups(only)
+    except ConfigurationError as error:
+        raise StartupError(str(error)) from None
