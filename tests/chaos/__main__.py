@@ -5,8 +5,8 @@
     make chaos ARGS="--break fence"
     make chaos-quick
 
-Ends with 0 when nothing was lost, doubled or late. With ``--break``, the same is run without a guarantee and then with
-it: it ends with 0 only when its absence did the expected harm, and its presence none.
+The exit status is 0 if nothing was lost, doubled or late. ``--break`` makes one run without a guarantee of dexpy and
+one with it: the exit status is 0 only if the first run shows the expected harm, and the second one none.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from chaos.table import is_good, show
 OPERATIONS_EACH_S = 10
 """The default number of operations per second."""
 KILL_EVERY_S = 3
-"""The same for kills."""
+"""The default interval of kills, in seconds."""
 BREAK_S = 6.0
 """How long a guarantee is disabled, in seconds."""
 BROKEN_ON = "postgresql+redis"
@@ -41,11 +41,11 @@ def arguments() -> argparse.Namespace:
     """Parse the arguments."""
     parser = argparse.ArgumentParser(prog="make chaos", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--pair", choices=PAIRS, default="postgresql+redis", metavar="PAIR", help=", ".join(PAIRS))
-    parser.add_argument("--seconds", type=float, help="how long  [default: 60]")
-    parser.add_argument("--operations", type=int, help="so many at least  [default: 10 a second]")
-    parser.add_argument("--kills", type=int, help="so many at least  [default: one every 3 seconds]")
-    parser.add_argument("--freezes", type=int, help="so many, on a server  [default: one every 40 seconds]")
-    parser.add_argument("--break", dest="broken", choices=HARM, help="take a promise out: the harm has to be seen")
+    parser.add_argument("--seconds", type=float, help="the duration of the run  [default: 60]")
+    parser.add_argument("--operations", type=int, help="minimum number of operations  [default: 10 a second]")
+    parser.add_argument("--kills", type=int, help="minimum number of kills  [default: one every 3 seconds]")
+    parser.add_argument("--freezes", type=int, help="number of freezes, on a server  [default: one every 40 seconds]")
+    parser.add_argument("--break", dest="broken", choices=HARM, help="disable a guarantee; harm is expected")
     parser.add_argument(
         "--isolation", default="", help="isolation level of runs on a server, for example 'REPEATABLE READ'"
     )
@@ -55,7 +55,7 @@ def arguments() -> argparse.Namespace:
 
 
 def chosen(options: argparse.Namespace) -> list[tuple[str, list[Made]]]:
-    """Pairs, and what is run on each."""
+    """Return the chosen pairs and their scenarios."""
     if options.quick:
         first: Made = lambda stage: under_fire(stage, 15, 150, 6)  # noqa: E731
         second: Made = lambda stage: under_fire(stage, 9, 90, 3)  # noqa: E731
@@ -70,7 +70,7 @@ def chosen(options: argparse.Namespace) -> list[tuple[str, list[Made]]]:
 
 
 def controlled(promise: str, seconds: float) -> list[Made]:
-    """Run without a guarantee, and again with it."""
+    """Return a scenario without a guarantee, and the same with it."""
     return [lambda stage: broken(stage, promise, seconds), lambda stage: whole(stage, promise, seconds)]
 
 
@@ -78,15 +78,17 @@ def main() -> int:
     """Run the chosen scenarios, and print the tables."""
     options = arguments()
     began = time.monotonic()
-    # So that servers and processes end with this one.
+    # Exit normally, so that the servers and processes of the run are ended.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     runs = chosen(options)
     for pair, _ in runs:
         if (why := missing(pair)) is not None:
-            print(f"{pair} cannot be had here: {why}", file=sys.stderr)
+            print(f"{pair} cannot be tested here: {why}", file=sys.stderr)
             return 2
         if options.broken == "fence" and pair.startswith("sqlite"):
-            print("On SQLite a frozen worker is alive, and no fence is needed: choose another pair.", file=sys.stderr)
+            print(
+                "On SQLite a frozen worker keeps its runs, so no fence is needed. Choose another pair.", file=sys.stderr
+            )
             return 2
     decisions: list[str] = []
     # Read by the application; see `chaos.application.sessions`.

@@ -1,4 +1,4 @@
-"""The application under fire: operations that leave effects which can be counted, and take every way that there is."""
+"""The application of the chaos tests: operations of every kind, whose effects are counted."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from dexpy.maintenance.relay import Relay
 from dexpy.maintenance.republish import BrokerRepublisher
 
 LOUD = "loud"
-"""A second queue, named by no class."""
+"""A second queue that no class declares."""
 
 
 calls = Journal(CALLS)
@@ -34,15 +34,15 @@ class Booking(Operation):
 
     key: str
     seconds: float = 0.0
-    # By chance the same one is hit more often than an application would have it.
+    # The same run may lose many workers by chance.
     max_lost = 1000
 
     def call_out(self) -> None:
-        """Record outside of the database that this ran."""
+        """Record this run outside of the database, as an external call does."""
         calls.write(self.key, self.run_id, os.getpid())
 
     def leave_effect(self, session: Session) -> None:
-        """Write, and pass the failpoint in the middle of `perform`."""
+        """Write the effect, and pass the failpoint in the middle of `perform`."""
         session.add(Effect(key=self.key, run=self.run_id, pid=os.getpid(), at=time.time()))
         session.flush()
         failpoint("in_perform")
@@ -64,7 +64,7 @@ class Parent(Booking):
 
 
 class Flaky(Exception):
-    """Passes."""
+    """A temporary failure."""
 
 
 class FlakyBooking(Booking):
@@ -97,7 +97,7 @@ class Crash(Booking):
 
 
 class Await(Booking):
-    """Does the same on an event loop."""
+    """Does the same in a coroutine."""
 
     async def perform(self) -> None:  # type: ignore[override]
         self.call_out()
@@ -118,7 +118,7 @@ class Pay(Booking):
 
 
 class AwaitCancellation(Booking):
-    """Checks for its cancellation."""
+    """Checks whether it was cancelled."""
 
     def perform(self) -> None:
         self.call_out()
@@ -169,7 +169,7 @@ class Noted:
 
 
 def note_what_relays_hold() -> None:
-    """Have it written down which rows a relay has marked as sent, and which of them the broker has taken."""
+    """Record which rows a relay has marked as published, and which of them the broker has accepted."""
     marked, handed = Journal(MARKED), Journal(HANDED)
     deliver, take, deliver_row = Relay._publish, BrokerRepublisher._take, Dispatcher.publish_row
 
@@ -189,7 +189,7 @@ def note_what_relays_hold() -> None:
 
 
 def sessions() -> Any:
-    """The sessions of the application, where another isolation level than the default is chosen."""
+    """Return a session factory with the isolation level of the run; None for the default level."""
     isolation = os.environ.get("CHAOS_ISOLATION")
     if not isolation:
         return None

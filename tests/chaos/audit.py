@@ -1,6 +1,6 @@
 """The audit of a run: effects are counted from the tables and files of the application, without the records.
 
-Then the records are compared with the effects: whether they agree, whether all are final, and how long recoveries took.
+Then the records are compared with the effects, and the durations of recoveries are measured.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ WORKER_PID = re.compile(r":(\d+):")
 AFTER_THAW_S = 1.0
 """Seconds after its resumption within which a frozen process reads the messages pushed to it."""
 NEARBY_S = 1.0
-"""Two runs started within so many seconds count as in the same queue."""
+"""Two runs that start within this time, in seconds, count as in the same queue."""
 TOLD = (
     "id", "operation", "status", "failure", "error_message", "queue", "priority", "created_at", "scheduled_at",
     "enqueued_at", "send_count", "started_at", "completed_at", "num_attempts", "num_lost", "claim_token", "claimed_by",
 )  # fmt: skip
-"""The columns that are printed of a record with a problem."""
+"""The columns of a record that are printed if it has a problem."""
 
 
 @attrs.frozen
@@ -38,7 +38,7 @@ class Wait:
     """The time until a run was started.
 
     Attributes:
-        seconds: From the fault, or from its due time, without outages of the database.
+        seconds: The time since the fault or since the due time, without outages of the database.
         faults: The faults that may have affected it; each costs at most the recovery interval.
         run: The id of the record.
         began: When it was started.
@@ -52,7 +52,7 @@ class Wait:
     queued: float = 0.0
 
     def is_late(self, bound_s: float) -> bool:
-        """Whether it took longer than all its faults together may take, and then the way through the queue."""
+        """Whether it took longer than all its faults and the queue together may take."""
         return self.seconds - self.queued > bound_s * max(1, self.faults)
 
 
@@ -106,7 +106,7 @@ class Count:
 
 
 @attrs.frozen
-class LockCustomer:
+class HeldMessage:
     """A period in which a process held a message that its death may have lost.
 
     Attributes:
@@ -135,7 +135,7 @@ class Faults:
     deaths: Sequence[Death]
     emptied: Sequence[float]
     outages: Sequence[tuple[float, float]]
-    holds: Mapping[str, Sequence[LockCustomer]]
+    holds: Mapping[str, Sequence[HeldMessage]]
     makers: Mapping[str, int]
 
     def wait(self, at: float, began: float, run: str, *, after_fault: bool) -> Wait:
@@ -156,7 +156,7 @@ class Faults:
     def _hits(self, death: Death, run: str) -> bool:
         if death.pid == self.makers.get(run):
             return True
-        # A server pushes messages to a frozen process too: they lie in its connection until it reads them, much later.
+        # A server pushes messages to a frozen process too, which reads them after it is resumed.
         last = death.at if death.until is None else death.until + AFTER_THAW_S
         return any(
             hold.pid == death.pid and hold.since < last and (hold.until is None or hold.until > death.at)
@@ -168,7 +168,7 @@ class Audit:
     """One audit of a run.
 
     Args:
-        engine: An engine of the database; not dexpy's.
+        engine: A separate engine of the database.
         folder: The folder of the run.
     """
 
@@ -177,12 +177,12 @@ class Audit:
         self._folder = folder
 
     def ask(self, query: str, **named: Any) -> Sequence[sa.Row[Any]]:
-        """Plain SQL."""
+        """Execute plain SQL."""
         with self._engine.connect() as connection:
             return connection.execute(sa.text(query), named).all()
 
     def number(self, query: str) -> int:
-        """A count."""
+        """Execute a query for a number."""
         return int(self.ask(query)[0][0])
 
     @property
@@ -192,7 +192,7 @@ class Audit:
 
     @property
     def open_records(self) -> int:
-        """How many records are not over."""
+        """Return the number of records that have not ended."""
         return self.number("SELECT count(*) FROM operation_records WHERE status IN ('pending', 'running')")
 
     def count(self, stage: Stage, events: Sequence[Death], emptied: Sequence[float]) -> Count:
@@ -215,16 +215,16 @@ class Audit:
         count.waits, count.recoveries = _beside(count.waits, smooth), _beside(count.recoveries, smooth)
         return count
 
-    def _holds(self) -> dict[str, list[LockCustomer]]:
-        holds: dict[str, list[LockCustomer]] = {}
+    def _holds(self) -> dict[str, list[HeldMessage]]:
+        holds: dict[str, list[HeldMessage]] = {}
         for run, pid, at in Journal(FETCHED, self._folder).lines():
-            holds.setdefault(run, []).append(LockCustomer(int(pid), float(at)))
+            holds.setdefault(run, []).append(HeldMessage(int(pid), float(at)))
         handed: dict[tuple[str, str], list[float]] = {}
         for run, pid, at in Journal(HANDED, self._folder).lines():
             handed.setdefault((run, pid), []).append(float(at))
         for run, pid, at in Journal(MARKED, self._folder).lines():
             later = [moment for moment in handed.get((run, pid), ()) if moment >= float(at)]
-            holds.setdefault(run, []).append(LockCustomer(int(pid), float(at), min(later, default=None)))
+            holds.setdefault(run, []).append(HeldMessage(int(pid), float(at), min(later, default=None)))
         return holds
 
     def _count_effects(self, count: Count) -> None:
@@ -291,7 +291,7 @@ class Audit:
         starts: dict[str, list[tuple[int, float]]] = {}
         for row in self.ask("SELECT record_id, claim_token, started_at FROM operation_attempts"):
             starts.setdefault(row.record_id, []).append((row.claim_token, _seconds(row.started_at)))
-        # A released attempt leaves nothing in its row, but it has made its external call.
+        # A released attempt is not in the table of attempts, but its external call is recorded.
         calls: dict[str, list[float]] = {}
         for _, run, _, at in Journal(CALLS, self._folder).lines():
             calls.setdefault(run, []).append(float(at))

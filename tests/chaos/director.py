@@ -1,4 +1,4 @@
-"""The director of a run: it decides on kills, freezes, outages of the database and losses of the broker."""
+"""The director of a run triggers kills, freezes, outages of the database and losses of messages."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from chaos.journal import CALLS, Journal
 from chaos.stage import Stage
 
 WORKER_PLACES = {"in_perform": 22, "before_ack": 10, "after_claim": 9, "before_commit": 9}
-"""Failpoints of workers, and how often each is chosen."""
+"""The failpoints of workers, with weights."""
 RELAY_PLACES = {"relay_rows_marked": 5}
-"""Failpoints that exist only with a message broker."""
+"""The failpoints that exist only with a message broker, with weights."""
 PRODUCER_PLACES = {"after_insert": 4, "after_commit": 5}
 SENDING_PLACES = {"before_publish": 4, "after_publish": 2}
 OUTSIDE = {"at random": 18, "supervisor and process": 8, "supervisor, alone": 3, "producer, at random": 4}
-"""Kills from outside, at any time."""
+"""The kills from outside, at any time, with weights."""
 AT_LEAST = {"in_perform": 0.1, "before_ack": 0.02}
 """Minimum shares of the kills in the middle of `perform`, and between commit and acknowledgement."""
 FIRST = ("in_perform", "before_ack", "at random")
-"""Chosen before random places, so that a short run has these too."""
+"""The first places, before random ones, so that short runs have them too."""
 FORGOTTEN_AFTER_S = 4.0
-"""A kill order that no process has executed for so long is withdrawn."""
+"""The time after which a kill order that no process has executed is withdrawn, in seconds."""
 SPARED = 0.6
 """The share of the workers that must be running before one is killed, so that others can take over."""
 OVERTIME = 1.5
 """The factor by which the time may be exceeded, if a busy machine starts workers too slowly."""
 TIRED_AFTER = 3
-"""After so many deaths of its processes a supervisor waits long before the next one; it is then killed itself."""
+"""The number of dead processes after which a supervisor is killed, because it would delay the next process."""
 
 
 @attrs.frozen
@@ -64,13 +64,13 @@ class Plan:
 
 
 def places_of(stage: Stage) -> dict[str, int]:
-    """All kinds of kills that can be on a stage."""
+    """Return the kinds of kills that are possible on a stage, with weights."""
     places = {**WORKER_PLACES, **PRODUCER_PLACES, **OUTSIDE}
     return places if stage.broker is None else {**places, **RELAY_PLACES, **SENDING_PLACES}
 
 
 class Director:
-    """Carries out a plan.
+    """Executes a plan.
 
     Args:
         plan: The faults.
@@ -90,7 +90,7 @@ class Director:
         self.emptied: list[float] = []
 
     def begin(self) -> None:
-        """The time runs from now on."""
+        """Start the time of the plan."""
         now, plan = time.monotonic(), self._plan
         self._ends_at = now + plan.seconds
         self._latest_end = now + plan.seconds * OVERTIME
@@ -125,7 +125,7 @@ class Director:
         return self._plan.kills - len(self._fleet.kills)
 
     def act(self) -> None:
-        """Do what is due now."""
+        """Trigger the faults that are due."""
         now = time.monotonic()
         for item in [item for item in self._agenda if item[0] <= now]:
             self._agenda.remove(item)
@@ -139,7 +139,7 @@ class Director:
             self._next_kill_at = now + max(0.25, (self._ends_at - now) / (num_left + 1)) * random.uniform(0.5, 1.3)
 
     def end(self) -> None:
-        """Withdraw all kill orders, and thaw all processes."""
+        """Withdraw all kill orders, and resume all frozen processes."""
         for place in list(self._open):
             kill_orders.withdraw(self._fleet.folder, place)
         kill_orders.withdraw(self._fleet.folder, kill_orders.DOOM)
@@ -155,7 +155,7 @@ class Director:
 
     def _kill(self) -> bool:
         ready = self._fleet.ready()
-        # One after the other: two kill orders at once could end the last worker.
+        # One kill order at a time: two could end the last worker.
         if self._open or not self._spares_one():
             return False
         if tired := [worker for worker in ready if worker.deaths >= TIRED_AFTER]:
@@ -174,7 +174,7 @@ class Director:
         return True
 
     def _drawn(self) -> str:
-        """Choose at random, but first the places with less than their share."""
+        """Choose a place with less than its minimum share, otherwise a random one."""
         kills = self._fleet.kills
         for place, share in AT_LEAST.items():
             if place in self._plan.places and sum(kill.place.startswith(place) for kill in kills) <= share * len(kills):
@@ -212,6 +212,6 @@ class Director:
         return len(self._fleet.ready()) >= max(2, SPARED * len(self._fleet.of("worker")))
 
     def _busiest(self, workers: list[Member]) -> Member:
-        """Return the process that started a run last: freezing an idle one proves nothing."""
+        """Return the worker with most of the last runs: freezing an idle worker tests nothing."""
         started = Counter(int(words[2]) for words in Journal(CALLS, self._fleet.folder).lines()[-20:])
         return max(workers, key=lambda worker: started[worker.pid or 0])

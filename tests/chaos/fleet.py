@@ -1,4 +1,4 @@
-"""The processes of a run: workers with their supervisors, and producers. Dead ones are recorded and replaced."""
+"""The processes of a run: workers with their supervisors, and producers; dead ones are recorded and replaced."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ class Death:
 
 
 class Member:
-    """One process that is started, and started again when it has ended.
+    """One process that is restarted when it has ended.
 
     Args:
-        name: For its log.
-        command: To start.
-        fleet: That it belongs to.
+        name: The name of its log.
+        command: The command that starts it.
+        fleet: The fleet that it belongs to.
     """
 
     def __init__(self, name: str, command: Sequence[str], fleet: Fleet) -> None:
@@ -74,7 +74,7 @@ class Member:
             )  # fmt: skip
 
     def restart(self) -> None:
-        """Start a process in place of one that has ended."""
+        """Start the process again after its end."""
         self.process = self._start()
         self.ended_at = 0.0
 
@@ -89,7 +89,7 @@ class Member:
 
     @property
     def pid(self) -> int | None:
-        """Of the process that works: a supervisor's child, or a producer itself; None while there is none."""
+        """The pid of a supervisor's worker process, or of a producer; None while there is none."""
         if self.kind == "producer":
             return self.process.pid if self.process.poll() is None else None
         return next((pid for pid, serves in self.serving.items() if serves), None)
@@ -99,8 +99,8 @@ class Fleet:
     """All processes of a run.
 
     Args:
-        folder: Of the run.
-        environment: For all of them.
+        folder: The folder of the run.
+        environment: The environment of all processes.
     """
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
@@ -120,7 +120,7 @@ class Fleet:
 
     def add_worker(self, arguments: Sequence[str], threads: int) -> None:
         """Start a worker of one process."""
-        # So short that running operations are released.
+        # The timeout is so short that running operations are released.
         dexpy = ["-p", "1", "-t", str(threads), "--shutdown-timeout", "0.1s"]
         command = [sys.executable, "-m", "chaos.worker", *arguments, "--", *dexpy]
         self._add("worker", command)
@@ -134,17 +134,17 @@ class Fleet:
         self.members.append(Member(f"{kind}-{number}", command, self))
 
     def of(self, kind: str) -> list[Member]:
-        """The workers, or the producers."""
+        """Return the workers or the producers."""
         return [member for member in self.members if member.kind == kind]
 
     def ready(self) -> list[Member]:
-        """The workers that serve now."""
+        """Return the workers that are serving and not frozen."""
         serving = [worker for worker in self.of("worker") if worker.pid is not None and not worker.is_asked_to_stop]
         return [worker for worker in serving if worker.pid not in self.frozen]
 
     @property
     def kills(self) -> list[Death]:
-        """The deaths, each kill once."""
+        """Return the deaths, each kill once."""
         return [death for death in self.deaths if death.counts]
 
     def tend(self) -> None:
@@ -178,7 +178,7 @@ class Fleet:
             return
         if not member.ended_at:
             member.ended_at = time.time()
-            # Ended by TERM itself, if it arrived before the handler was installed.
+            # SIGTERM ends the process itself if it arrives before the handler is installed.
             if status not in (0, -signal.SIGTERM) or not (self._is_stopping or member.is_asked_to_stop):
                 self._check_end(member.process.pid, status, member)
         elif time.time() - member.ended_at > REPLACED_AFTER_S and not self._is_stopping:
@@ -197,12 +197,12 @@ class Fleet:
         _signal(pid, signal.SIGKILL)
 
     def kill(self, member: Member, place: str) -> None:
-        """Kill the process that works."""
+        """Kill the worker process or the producer."""
         if (pid := member.pid) is not None:
             self._kill(pid, place)
 
     def kill_supervisor(self, worker: Member, *, alone: bool) -> None:
-        """Kill a supervisor, and its process with it; left alone that is an orphan, and has to end by itself."""
+        """Kill a supervisor, with its process or alone; an orphaned process must end by itself."""
         pid = worker.pid
         self._kill(worker.process.pid, "supervisor, alone" if alone else "supervisor and process")
         if not alone and pid is not None:
@@ -215,13 +215,13 @@ class Fleet:
         self.deploys += 1
 
     def freeze(self, worker: Member) -> None:
-        """Stop the process of a worker in its tracks."""
+        """Freeze the process of a worker with SIGSTOP."""
         if (pid := worker.pid) is not None and _signal(pid, signal.SIGSTOP):
             self.frozen[pid] = time.time()
             self.freezes.append(Death("frozen", pid, time.time()))
 
     def thaw(self, frozen_for_s: float = 0.0) -> None:
-        """Resume processes that were frozen long enough."""
+        """Resume the processes that were frozen for this time, in seconds."""
         for pid, since in list(self.frozen.items()):
             if time.time() - since >= frozen_for_s:
                 _signal(pid, signal.SIGCONT)
@@ -232,18 +232,18 @@ class Fleet:
                 ]
 
     def end_producers(self) -> None:
-        """Have the producers end their transactions, and stop."""
+        """Stop the producers after their current transactions."""
         self._is_stopping = True
         self._end(self.of("producer"))
         self._is_stopping = False
         self.members = self.of("worker")
 
     def end_workers(self) -> None:
-        """Have the workers finish what they run, and stop."""
+        """Stop the workers gracefully."""
         self._is_stopping = True
         self._end(self.of("worker"))
         deadline = time.monotonic() + STOP_S
-        # Orphans too, which are not children of this process.
+        # Orphans are not children of this process, so they are awaited by their pids.
         while remaining_pids := [pid for pid in self._pids if self._is_ours(pid)]:
             if time.monotonic() > deadline:
                 self.oddities.append(f"processes {remaining_pids} have not ended within {STOP_S:g} s")
@@ -263,7 +263,7 @@ class Fleet:
             self._look_at(member)
 
     def close(self) -> None:
-        """End whatever is left, without asking."""
+        """Kill all remaining processes."""
         self.thaw()
         for member in self.members:
             if member.process.poll() is None:
@@ -274,7 +274,7 @@ class Fleet:
                 _signal(pid, signal.SIGKILL)
 
     def _is_ours(self, pid: int) -> bool:
-        """Whether a process of this run lives, and not another one that has got its number."""
+        """Whether a pid is a living process of this run, and not another process with a reused pid."""
         try:
             environment = Path(f"/proc/{pid}/environ").read_bytes()
         except OSError:

@@ -7,15 +7,15 @@ import time
 from pathlib import Path
 
 FOLDER = "CHAOS_FOLDER"
-"""Names the folder of a run in the environment of its processes."""
+"""The variable with the folder of a run, in the environment of its processes."""
 
 
 class Journal:
-    """One such file.
+    """One file of lines.
 
     Args:
-        name: Of the file, in the run's folder.
-        folder: Of the run; from the environment when left out.
+        name: The name of the file in the folder of the run.
+        folder: The folder of the run; by default that of the environment.
     """
 
     def __init__(self, name: str, folder: Path | None = None) -> None:
@@ -36,27 +36,27 @@ class Journal:
             os.fsync(self._file)
 
     def lines(self) -> list[list[str]]:
-        """All lines, as words."""
+        """Return all lines, as lists of words."""
         if not self.path.exists():
             return []
         return [line.split() for line in self.path.read_text().splitlines()]
 
 
 DEATHS = "deaths"
-"""Place, pid and time of a process that kills itself, written just before."""
+"""Place, pid and time of a process that kills itself, written before the kill."""
 CALLS = "calls"
 """Key, run, pid and time of each external call."""
 FETCHED = "fetched"
-"""The record of each message that a worker took from the broker, and its pid: it may die with it in hand."""
+"""Record, pid and time of each message that a worker got from the broker, and loses if it is killed."""
 MARKED = "marked"
-"""The record of each message that a relay is about to publish, and its pid; the row is already marked as published."""
+"""Record, pid and time of each row that a relay has marked as published, written before the publish."""
 HANDED = "handed"
-"""The same, after the broker has taken it."""
+"""Record, pid and time of each of these rows after the publish."""
 DELIVERIES = "deliveries"
-"""Id of each message that reached a thread of a worker, as often as it did."""
+"""Id and time of each delivery of a message to a thread of a worker."""
 COMMITTED = "committed"
-"""The keys of what a producer has committed, written after the commit."""
+"""The keys that a producer has committed, written after the commit."""
 ROLLED_BACK = "rolled_back"
-"""The keys of what a producer has rolled back."""
+"""The keys that a producer has rolled back."""
 REPEATED = "repeated"
-"""The keys of what a producer has sent a second time, on purpose."""
+"""The keys whose message a producer has published a second time."""

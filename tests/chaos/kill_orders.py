@@ -1,7 +1,7 @@
-"""Kill orders: a file for each failpoint where a process must kill itself, executed by the first process there.
+"""Kill orders: a file for each failpoint at which a process must kill itself; the first process there executes it.
 
 The command line of a process defines the orders that it executes, and the probability at each pass:
-``--die in_perform=0.5``. So the harness decides on the time, and chance on the process and the pass.
+``--die in_perform=0.5``. The director chooses the time; process and pass are random.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from harness.failpoint_names import check_failpoints
 from chaos.journal import DEATHS, Journal
 
 KILL_ORDERS = "kill_orders"
-"""The folder of the files, in the run's own."""
+"""The folder of the files, in the folder of the run."""
 DOOM = "enqueue_doomed"
-"""Not a failpoint: a producer enqueues an operation that kills every worker that runs it."""
+"""The order, not a failpoint, to enqueue an operation that kills every worker that runs it."""
 
 
 def chances(words: Sequence[str]) -> dict[str, float]:
@@ -33,7 +33,7 @@ def die(place: str) -> NoReturn:
     """Kill this process, as ``kill -9`` does, after recording the place."""
     Journal(DEATHS).write(place, os.getpid())
     os.kill(os.getpid(), signal.SIGKILL)
-    raise AssertionError("killed, and still here")
+    raise AssertionError("SIGKILL did not end the process")
 
 
 class FailpointActions:
@@ -50,7 +50,7 @@ class FailpointActions:
         self._probabilities = probabilities
 
     def __call__(self, place: str) -> None:
-        """Die here, if there is a kill order for it."""
+        """Kill this process if there is a kill order for a place."""
         if random.random() < self._probabilities.get(place, 0.0) and take(self._folder, place):
             die(place)
 

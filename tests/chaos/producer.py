@@ -42,9 +42,9 @@ from dexpy.errors import DatabaseUnavailable, InvalidTransition
 from dexpy.foundation import failpoints
 
 AGAIN_AFTER_S = 0.5
-"""The pause before a retry while the database is unavailable."""
+"""The pause before a retry while the database is unavailable, in seconds."""
 LONG_S = (1.5, 4.0)
-"""The duration of a long operation, from and to."""
+"""The shortest and longest duration of a long operation, in seconds."""
 
 
 @attrs.frozen
@@ -85,7 +85,7 @@ class Producer:
 
     Args:
         folder: The folder of the run.
-        mix: Kind to weight.
+        mix: Kinds of operations, with weights.
         seconds: The average duration of an operation.
         long: The share of operations that take some seconds, so that there is always one to kill.
         rolled_back: The share of transactions that are rolled back.
@@ -103,11 +103,11 @@ class Producer:
         self._later: list[tuple[float, Callable[[], None]]] = []
         url = sa.make_url(os.environ["DEXPY_DATABASE"])
         patience = {"timeout": 30} if url.get_backend_name() == "sqlite" else {}
-        # The application's own: dexpy finds out that it leads to the database of the records.
+        # An engine of the application: dexpy detects that it has the database of the records.
         self._engine = sa.create_engine(url, pool_pre_ping=True, connect_args=patience)
 
     def transact(self) -> int:
-        """One transaction with a few operations in it: how many were committed."""
+        """Enqueue a few operations in one transaction, and return how many were committed."""
         count = random.choice((1, 1, 1, 2, 3))
         with Session(self._engine) as session:
             enqueued = [self._enqueue(session, kind) for kind in self._choose(count)]
@@ -159,7 +159,7 @@ class Producer:
 
 
 def cancel(ticket: Ticket[Any]) -> None:
-    """Cancel a run, whatever it is doing; too late is fine."""
+    """Cancel a run, unless it has ended."""
     try:
         ticket.cancel()
     except InvalidTransition:
@@ -167,7 +167,7 @@ def cancel(ticket: Ticket[Any]) -> None:
 
 
 def main() -> None:
-    """Produce until the process is stopped."""
+    """Enqueue operations until the process is stopped."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rate", type=float, required=True, help="operations a second")
     parser.add_argument("--mix", required=True)

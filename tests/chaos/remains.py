@@ -1,4 +1,4 @@
-"""What is left behind when all is over: rows, transactions, locks."""
+"""What remains in the database after all runs have ended: rows, transactions, locks."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import sqlalchemy as sa
 from chaos.stage import Stage
 
 IDLE_AFTER_S = 2
-"""A transaction that is idle for so long, in seconds, counts as left open."""
+"""The time after which an idle transaction counts as left open, in seconds."""
 
 
 def idle_transactions(engine: sa.Engine) -> int:
-    """Transactions that are open and do nothing."""
+    """Return the number of open transactions that are idle."""
     queries = {
         "postgresql": "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%' "
         f"AND datname = current_database() AND now() - state_change > interval '{IDLE_AFTER_S} seconds'",
@@ -43,13 +43,13 @@ def _is_locked(engine: sa.Engine) -> bool:
 
 
 def rows_left(engine: sa.Engine, stage: Stage) -> dict[str, int]:
-    """Rows about workers, and keys of runs that are over."""
+    """Return the numbers of rows about workers, and of keys and claims of ended runs."""
     queries = {
         "rows in operation_workers": "SELECT count(*) FROM operation_workers",
         "rows in operation_worker_sessions": "SELECT count(*) FROM operation_worker_sessions",
-        "keys held by what is over": "SELECT count(*) FROM operation_records WHERE unique_key IS NOT NULL "
+        "keys held by ended runs": "SELECT count(*) FROM operation_records WHERE unique_key IS NOT NULL "
         "AND status NOT IN ('pending', 'running')",
-        "claims held by what is over": "SELECT count(*) FROM operation_records WHERE claimed_by IS NOT NULL "
+        "claims held by ended runs": "SELECT count(*) FROM operation_records WHERE claimed_by IS NOT NULL "
         "AND status <> 'running'",
     }
     with engine.connect() as connection:

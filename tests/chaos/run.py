@@ -1,4 +1,4 @@
-"""One run from the first process to the last, and what was found."""
+"""One run of a scenario, and its result."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from chaos.stage import Stage, create_tables
 
 STEP_S = 0.05
 START_S = 40.0
-"""How long the workers may take to start: a busy machine is no failure."""
+"""The time in which the workers must start, in seconds; generous for busy machines."""
 PROBABILITY = 0.5
 """The probability that a process that passes a failpoint checks for a kill order."""
 SETTLED_S = 1.0
-"""The run counts as over when no record was open for so long: an ending run may enqueue another."""
+"""The time without open records after which all runs have ended, in seconds: an ending run may enqueue another."""
 
 
 @attrs.frozen
@@ -95,15 +95,13 @@ def run(scenario: Scenario, stage: Stage, folder: Path) -> Finding:
     stories = [line for key in dict.fromkeys(bad[:8]) for line in audit.story(key)]
     late = [wait for wait in (*count.recoveries, *count.waits) if wait.is_late(RECOVER_WITHIN_S)]
     for wait in late[:3]:
-        stories.append(
-            f"{wait.seconds:.1f} s until it was begun, {wait.queued:.1f} s in the queue, {wait.faults} faults:"
-        )
+        stories.append(f"{wait.seconds:.1f} s until its start, {wait.queued:.1f} s in the queue, {wait.faults} faults:")
         for row in audit.ask("SELECT wish FROM chaos_wishes WHERE run = :run", run=wait.run):
             stories += audit.story(row[0])
     if remains["rows in operation_worker_sessions"]:
         stories += [str(tuple(row)) for row in audit.ask("SELECT * FROM operation_worker_sessions")]
     if stories:
-        stories += ["What was done:", *_chronicle(events, director.emptied, stage)]
+        stories += ["Faults of the run:", *_chronicle(events, director.emptied, stage)]
     return Finding(
         scenario, stage, count, fleet.kills, fleet.freezes, fleet.deploys, director.emptied, remains, fleet.oddities,
         settled_s, stories,
@@ -111,7 +109,7 @@ def run(scenario: Scenario, stage: Stage, folder: Path) -> Finding:
 
 
 def _chronicle(events: list[Death], emptied: list[float], stage: Stage) -> list[str]:
-    """Kills, freezes and the like, by the clock of the logs."""
+    """Return the faults of the run as lines with times, as in the logs."""
     entries = [(event.at, f"{event.place}, pid {event.pid}") for event in events]
     entries += [(at, "broker emptied") for at in emptied]
     entries += [(since, f"database away for {until - since:.1f} s") for since, until in stage.outages]
@@ -131,7 +129,7 @@ def _environment(stage: Stage) -> dict[str, str]:
 
 
 def _start(scenario: Scenario, fleet: Fleet, audit: Audit) -> None:
-    """Start the workers, then the producers, and wait until there is something to do."""
+    """Start the workers, then the producers, and wait until operations are enqueued."""
     probabilities = [f"--die={place}={PROBABILITY}" for place in scenario.plan.places if " " not in place]
     breaking = [f"--break={scenario.control}"] if scenario.broken else []
     for _ in range(scenario.workers):
@@ -153,12 +151,12 @@ def _await(fleet: Fleet, is_there: Callable[[], bool]) -> None:
         fleet.tend()
         if time.monotonic() > deadline or fleet.oddities:
             logs = "\n".join((fleet.folder / f"{member.name}.log").read_text() for member in fleet.members)
-            raise RuntimeError(f"They do not start: {fleet.oddities}\n{logs[-3000:]}")
+            raise RuntimeError(f"The processes did not start: {fleet.oddities}\n{logs[-3000:]}")
         time.sleep(STEP_S)
 
 
 def _settle(scenario: Scenario, fleet: Fleet, audit: Audit) -> float:
-    """Wait until no record is open, or the time for it has passed."""
+    """Wait until no record is open, or until the timeout; return the duration in seconds."""
     began = time.monotonic()
     quiet_since: float | None = None
     while (now := time.monotonic()) - began < scenario.settle_s:

@@ -10,21 +10,21 @@ from chaos.stage import Stage
 RECOVER_WITHIN_S = 5.0
 """The recovery interval, in seconds: the lowest possible one."""
 HARM = {"fence": "doubled", "relay": "lost", "claim-count": "doubled"}
-"""What is taken out to what has to be seen then."""
+"""Disabled guarantee to the expected harm."""
 
 SETTLE_S = 60.0
-"""The longest time that is waited until all is over."""
+"""The time in which all runs must end, in seconds."""
 
 MIX = {
     "booking": 36.0, "delayed": 8.0, "urgent": 8.0, "loud": 8.0, "parent": 7.0, "await": 6.0, "pay": 8.0,
     "flaky": 5.0, "refuse": 4.0, "crash": 3.0, "cancelled": 3.0, "expiring": 2.0,
 }  # fmt: skip
-"""Kind of operation to weight; see `chaos.producer`."""
+"""Kinds of operations, with weights; see `chaos.producer`."""
 
 
 @attrs.frozen
 class Scenario:
-    """One run.
+    """The parameters of one run.
 
     Attributes:
         plan: The faults of processes and servers.
@@ -60,7 +60,7 @@ class Scenario:
 
 
 def under_fire(stage: Stage, seconds: float, operations: int, kills: int, freezes: int | None = None) -> Scenario:
-    """All kinds of faults at once.
+    """Return a scenario with all kinds of faults at once.
 
     Args:
         stage: The database and the broker.
@@ -73,10 +73,10 @@ def under_fire(stage: Stage, seconds: float, operations: int, kills: int, freeze
         seconds,
         kills,
         places_of(stage),
-        # Where a file carries the records a frozen process is alive, and keeps what it holds.
+        # On SQLite a frozen process keeps its liveness lock and its runs.
         freezes=0 if stage.is_sqlite else max(1, round(seconds / 40)) if freezes is None else freezes,
-        # Longer than the recovery interval, so that a run that waits for its resumption is late. Not where messages are
-        # pushed: the same message may be pushed to a frozen process repeatedly, which no count shows.
+        # Longer than the recovery interval, so that a run that waits for the frozen process is late; shorter with
+        # RabbitMQ, which may push the same message to a frozen process repeatedly.
         frozen_s=RECOVER_WITHIN_S * (0.8 if stage.pushes else 1.6),
         empties=0 if stage.empty is None else 2,
         shakes=0 if stage.shake is None else 1,
@@ -88,7 +88,7 @@ def under_fire(stage: Stage, seconds: float, operations: int, kills: int, freeze
 
 
 def broken(stage: Stage, promise: str, seconds: float) -> Scenario:
-    """A run that must fail without a guarantee.
+    """Return a scenario that must show harm without a guarantee.
 
     Args:
         stage: The database and the broker.
@@ -101,18 +101,18 @@ def broken(stage: Stage, promise: str, seconds: float) -> Scenario:
         control=promise, broken=True,
     )  # fmt: skip
     if promise == "fence":
-        # In the middle of what they do, before their first statement: no session of theirs can be ended then.
+        # Runs are frozen before their first statement, when they have no session that the recovery can end.
         plan = Plan(seconds / 2, 0, {}, freezes=1, frozen_s=RECOVER_WITHIN_S * 1.1)
-        # The other worker has enough threads for all: it starts recovered runs before the frozen one is resumed.
+        # The other worker has enough threads to start all recovered runs before the frozen one is resumed.
         return attrs.evolve(calm, plan=plan, rate=15.0, takes_s=2.0, threads=40)
     if promise == "claim-count":
         return attrs.evolve(calm, rate=20.0, takes_s=0.02, repeated=0.5)
     places = {place: weight for place, weight in places_of(stage).items() if place in ("in_perform", "after_claim")}
     mix = {"booking": 2.0, "delayed": 1.0, "flaky": 1.0}
-    # Exactly the recovery interval: runs that are open then are lost.
+    # Little more than the recovery interval, after which open runs count as lost.
     return attrs.evolve(calm, plan=Plan(seconds, 3, places), mix=mix, settle_s=RECOVER_WITHIN_S * 1.2)
 
 
 def whole(stage: Stage, promise: str, seconds: float) -> Scenario:
-    """The same with the guarantee: harm that is seen only without it comes from its absence."""
+    """Return the same scenario with the guarantee, which must show no harm."""
     return attrs.evolve(broken(stage, promise, seconds), broken=False, settle_s=SETTLE_S)

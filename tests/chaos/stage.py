@@ -30,7 +30,7 @@ DATABASES = servers.DATABASES
 BROKERS = servers.BROKERS
 PAIRS = [f"{database}+{broker}" for database in DATABASES for broker in BROKERS]
 START_S = 30.0
-"""How long a server may take to start."""
+"""The time in which a server must start, in seconds."""
 
 
 @attrs.define
@@ -74,7 +74,7 @@ class Stage:
 
 
 def missing(pair: str) -> str | None:
-    """Why a pair cannot be had here; None if it can."""
+    """Return why a pair cannot be tested here; None if it can."""
     for name in pair.split("+"):
         find_programs = {"postgresql": _postgresql_programs, "redis": lambda: shutil.which("redis-server")}.get(name)
         if name in ("sqlite", "sql") or (find_programs is not None and find_programs() is not None):
@@ -152,7 +152,7 @@ def _own_postgresql() -> Generator[tuple[str, Callable[[], None]]]:
 
     def control(*arguments: str) -> None:
         command = [str(programs / "pg_ctl"), "-D", str(data), "-w", "-l", str(log), "-o", settings, *arguments]
-        # Its output would be inherited by the server, and never end.
+        # The server inherits the output, so a pipe would never be closed.
         ended = subprocess.run(command, cwd=home, stdout=subprocess.DEVNULL, timeout=START_S * 2, **other)
         if ended.returncode:
             raise RuntimeError(f"{' '.join(command)} ended with {ended.returncode}: {log.read_text()[-2000:]}")
@@ -199,7 +199,7 @@ def _own_redis(folder: Path) -> Generator[tuple[str, Callable[[], None]]]:
 
 
 def _purging(broker: str) -> Callable[[], None]:
-    """How to empty the namespace or virtual host of a broker that others use too."""
+    """Return a function that empties the namespace or virtual host of a shared broker."""
     return (lambda: _purge_namespace(broker)) if broker.startswith("redis") else (lambda: _purge_queues(broker))
 
 

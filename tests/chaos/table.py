@@ -1,4 +1,4 @@
-"""The table of a run, and its result line."""
+"""The table of a run and its result line."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from chaos.run import Finding
 from chaos.scenario import HARM, RECOVER_WITHIN_S
 
 MESSAGES_AT_MOST = 1.2
-"""The limit of messages per wait for a worker: the first, and one more after each retry and recovery."""
+"""The limit of messages for each start of an attempt: the first one, and one after each retry and recovery."""
 WIDTH = 46
 BROKEN = "BROKEN:"
 
 Row = tuple[str, str, bool]
-"""What, the figure, and whether it is as it should be."""
+"""A label, its figure, and whether the figure is as expected."""
 
 
 def rows(finding: Finding) -> Iterator[Row]:
-    """The lines of the table."""
+    """Return the lines of the table."""
     count, scenario = finding.count, finding.scenario
     committed = len(count.committed)
     yield (
@@ -64,8 +64,8 @@ def _waits(label: str, waits: list[Wait]) -> Iterator[Row]:
     queued = max((wait.queued for wait in waits), default=0.0)
     of_one_fault = max((wait.seconds for wait in waits if wait.faults <= 1), default=0.0)
     yield label, f"{longest:.2f} (the queue alone: up to {queued:.2f})", True
-    yield "  of what was hit once at most", f"{of_one_fault:.2f}", True
-    yield f"  later than {RECOVER_WITHIN_S:g} s for each fault, and the queue", str(late), not late
+    yield "  of runs with at most one fault", f"{of_one_fault:.2f}", True
+    yield f"  later than the queue and {RECOVER_WITHIN_S:g} s for each fault", str(late), not late
 
 
 def _kills(finding: Finding) -> Iterator[Row]:
@@ -89,7 +89,7 @@ def _messages(finding: Finding) -> Iterator[Row]:
     yield "messages for each operation", f"{num_messages / len(count.committed):.3f}", True
     each = num_messages / count.turns
     is_good = each <= MESSAGES_AT_MOST
-    yield f"messages for each of {count.turns} turns", f"{each:.3f} (at most {MESSAGES_AT_MOST})", is_good
+    yield f"messages for each of {count.turns} expected starts", f"{each:.3f} (at most {MESSAGES_AT_MOST})", is_good
 
 
 def show(finding: Finding) -> str:
@@ -119,14 +119,14 @@ def show(finding: Finding) -> str:
 
 
 def _of_control(finding: Finding, promise: str) -> str:
-    """Whether exactly the expected harm was seen without the guarantee, or none with it."""
+    """Return the result line: the expected harm without the guarantee, or none with it."""
     harm = {"lost": finding.count.lost, "doubled": finding.count.doubled}
     summary = ", ".join(f"{len(keys)} {kind}" for kind, keys in harm.items())
     if not finding.scenario.broken:
-        return f"{BROKEN} {summary}" if any(harm.values()) else "As it should be: no harm."
+        return f"{BROKEN} {summary}" if any(harm.values()) else "As expected: no harm."
     if not harm[HARM[promise]]:
-        return f"{BROKEN} {summary}: no harm was seen, and this count is worth nothing."
-    return f"As it should be: {summary}."
+        return f"{BROKEN} {summary}: harm was expected, so the audit does not detect it."
+    return f"As expected: {summary}."
 
 
 def is_good(decision: str) -> bool:

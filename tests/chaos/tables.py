@@ -28,7 +28,7 @@ class Wish(Model):
 
     __tablename__ = "chaos_wishes"
 
-    # Not "key": MariaDB has that word for itself.
+    # The column is not named "key", a reserved word of MariaDB.
     key: Mapped[str] = mapped_column("wish", sa.String(60), primary_key=True)
     kind: Mapped[str] = mapped_column(sa.String(20))
     expected: Mapped[str] = mapped_column(sa.String(10))
@@ -37,7 +37,7 @@ class Wish(Model):
 
 
 class Effect(Model):
-    """What a run has done."""
+    """An effect of a run."""
 
     __tablename__ = "chaos_effects"
 
@@ -49,7 +49,7 @@ class Effect(Model):
 
 
 class Account(Model):
-    """Counts what was paid into it."""
+    """An account that counts its payments."""
 
     __tablename__ = "chaos_accounts"
 

@@ -22,6 +22,6 @@ if __name__ == "__main__":
     parser.add_argument("rest", nargs="*")
     options = parser.parse_args()
     failpoints.reached = FailpointActions(Path(os.environ[FOLDER]), chances(options.die))
-    # For the process that serves to import: its supervisor has no application. First, as the application configures.
+    # Imported by the worker process, before the application configures dexpy.
     modules = [*([f"chaos.broken.{options.broken.replace('-', '_')}"] if options.broken else []), "chaos.application"]
     sys.exit(run(["worker", *modules, *options.rest]))

@@ -1,12 +1,13 @@
-"""``make hostile``: hostile messages in the broker and hostile rows in the database, and their effect.
+"""``make hostile``: send hostile messages and rows, and measure their effect on a worker.
 
     make hostile
     make hostile ARGS="--pair postgresql+redis --seconds 300"
     make hostile ARGS="--pair sqlite+sql --seed 7"
     make hostile-quick
 
-One line for each pair. Ends with 0 when no canary was late, nothing was left running, nothing died, and neither CPU nor
-log ran away. ``--quick`` is a short run on each pair, and one with the validator taken out, which must not be good.
+Prints one line for each pair. The exit status is 0 if no canary was late, no record is left running, no thread or
+process died, and CPU and log stayed within their limits.
+``--quick`` makes a short run on each pair, and a control without the validator, which must have faults.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ def arguments() -> argparse.Namespace:
     """Parse the arguments."""
     parser = argparse.ArgumentParser(prog="make hostile", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--pair", choices=PAIRS, action="append", metavar="PAIR", help=", ".join(PAIRS))
-    parser.add_argument("--seconds", type=float, default=60.0, help="how long on each pair  [default: 60]")
-    parser.add_argument("--seed", type=int, help="makes a run again  [default: another one each time]")
-    parser.add_argument("--control", action="store_true", help="take the validator out: the canary has to be late")
+    parser.add_argument("--seconds", type=float, default=60.0, help="seconds on each pair  [default: 60]")
+    parser.add_argument("--seed", type=int, help="repeat the run with this seed  [default: a new seed]")
+    parser.add_argument("--control", action="store_true", help="disable the validator; a fault is expected")
     parser.add_argument("--quick", action="store_true", help="each pair and the control, in about a minute")
     parser.add_argument("--keep", action="store_true", help="keep the folders with the logs")
     return parser.parse_args()
@@ -55,7 +56,7 @@ def main() -> int:
         pair = (options.pair or PAIRS)[0]
         control = attempt(options, pair, CONTROL_S, seed, validates=False)
         faults = list(control.faults())
-        print(f"{pair:18} without the validator: {'; '.join(faults) or 'good, so that this suite proves nothing'}")
+        print(f"{pair:18} without the validator: {'; '.join(faults) or 'good, but a fault was expected'}")
         is_good &= bool(faults)
     return 0 if is_good else 1
 
@@ -73,7 +74,7 @@ def attempt(options: argparse.Namespace, pair: str, seconds: float, seed: int, *
 
 
 def missing(pair: str) -> str | None:
-    """Why a pair cannot be had here."""
+    """Return why a pair cannot be tested here; None if it can."""
     for server in pair.split("+"):
         if server not in ("sqlite", "sql") and (why := servers.absent(server)) is not None:
             return f"no {server}: {why}"
@@ -81,7 +82,7 @@ def missing(pair: str) -> str | None:
 
 
 def shown(outcome: Outcome) -> bool:
-    """Print an outcome; whether it is good."""
+    """Print an outcome; return whether it has no faults."""
     print(outcome, flush=True)
     return not list(outcome.faults())
 

@@ -1,4 +1,4 @@
-"""The application of the hostile suite: what its worker imports, and its own process too."""
+"""The application of the hostile suite, imported by its worker and by its own process."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from dexpy import Concurrency, Operation, Retry
 
 WITHOUT_VALIDATOR = "HOSTILE_WITHOUT_VALIDATOR"
-"""Set for the control: messages go to Dramatiq as they are."""
+"""The variable that disables the validator, for the control."""
 
 
 class Canary(Operation, name="hostile.canary"):
-    """A small run that must not be late, whatever hostile messages are queued."""
+    """A small run that hostile messages must not delay."""
 
     number: int
 
@@ -31,7 +31,7 @@ class StoredRun(Operation, name="hostile.kept"):
 
 
 class Limited(Operation, name="hostile.limited_kept"):
-    """The same with a concurrency limit."""
+    """A run with a concurrency limit whose row is changed."""
 
     number: int
     concurrency = Concurrency(1)

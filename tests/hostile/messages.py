@@ -1,4 +1,4 @@
-"""Messages that are almost those of dexpy: valid ones, with one part changed."""
+"""Hostile messages: valid messages of dexpy with changed parts."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ RAW = (
     b"", b"\0", b"this is not json", b"null", b"5", b"[]", b'"text"', b"{}", b"\xff\xfe\x00", b"[" * 100_000,
     b'{"a":' * 100_000, b"NaN", b"1" * 5000, b'{"queue_name": "default"}', b"\x80\x04N.", b'{"options": 1e999}',
 )  # fmt: skip
-"""What is no message at all."""
+"""Bodies that are not messages."""
 
 ODD: tuple[Any, ...] = (
     None, True, False, 0, -1, 1.5, 10**18, -(10**18), 2**63, 10**300, 1e308, float("nan"), float("inf"), "", " ", "x",
     "\0", "\ud800", "a\nb", "x" * 300, "../..", "op_none", [], [[]], [None], ["default"], {}, {"v": 1}, {"": {}},
     {"a": [{"b": [1]}]},
 )  # fmt: skip
-"""Of every wrong type, and odd ones of the right type."""
+"""Values of every wrong type, and odd values of the right type."""
 
 FIELDS = ("queue_name", "actor_name", "args", "kwargs", "options", "message_id", "message_timestamp")
 KWARGS = ("class_name", "record_id", "trace", "params", "self")
@@ -32,7 +32,7 @@ FACTS = ("v", "id", "priority", "attempt", "counts", "looks", "unknown_since")
 
 
 def valid(operation: str, record_id: str = "op_none", **parts: Any) -> dict[str, Any]:
-    """A message for a record."""
+    """Return a message for a record."""
     return {
         "queue_name": "default",
         "actor_name": "dexpy.RecordJob",
@@ -46,19 +46,19 @@ def valid(operation: str, record_id: str = "op_none", **parts: Any) -> dict[str,
 
 
 def direct(operation: str, **parts: Any) -> dict[str, Any]:
-    """A message that carries params."""
+    """Return a message of a direct run."""
     kwargs = {"class_name": operation, "params": {}, "trace": {"id": "t"}}
     options = {"dexpy": {"v": 1, "id": "op_direct", "attempt": 1, "counts": {}}}
     return valid(operation, **{"actor_name": "dexpy.DirectJob", "kwargs": kwargs, "options": options, **parts})
 
 
 def encoded(message: object) -> bytes:
-    """As a broker has it; surrogates as escapes, NaN as JavaScript has it."""
+    """Encode a message as JSON, with escaped surrogates and the literal NaN."""
     return json.dumps(message).encode()
 
 
 def every(operation: str) -> Iterator[tuple[str, bytes]]:
-    """Each part of both messages with each odd value, with what was changed."""
+    """Yield a description and a body for each odd value in each part of both kinds of messages."""
     for raw in RAW:
         yield f"raw {raw[:20]!r}", raw
     for message in (valid(operation), direct(operation)):
@@ -69,7 +69,7 @@ def every(operation: str) -> Iterator[tuple[str, bytes]]:
 
 
 def mutated(random_: random.Random, operation: str) -> tuple[str, bytes]:
-    """One of them at random, sometimes with several changes, or with bytes of it changed."""
+    """Return a random one, sometimes with several changes or a changed byte."""
     dice = random_.random()
     if dice < 0.05:
         raw = random_.choice(RAW)
@@ -90,7 +90,7 @@ def mutated(random_: random.Random, operation: str) -> tuple[str, bytes]:
 
 
 def nested(depth: int) -> Any:
-    """A list in a list, and so on."""
+    """Return nested lists of this depth."""
     value: Any = []
     for _ in range(depth):
         value = [value]
@@ -98,7 +98,7 @@ def nested(depth: int) -> Any:
 
 
 def places(message: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Where something can be changed, added or left out."""
+    """Return the paths of the parts that can be changed, added or removed."""
     paths: list[tuple[str, ...]] = [(name,) for name in FIELDS]
     if isinstance(message.get("kwargs"), dict):
         paths += [("kwargs", name) for name in KWARGS]
@@ -110,13 +110,13 @@ def places(message: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def changed(message: dict[str, Any], place: tuple[str, ...], value: Any) -> dict[str, Any]:
-    """A copy with one value changed or added."""
+    """Return a copy with one value changed or added."""
     name, rest = place[0], place[1:]
     return {**message, name: changed(message[name], rest, value) if rest else value}
 
 
 def without(message: dict[str, Any], place: tuple[str, ...]) -> dict[str, Any]:
-    """A copy with one value left out."""
+    """Return a copy with one value removed."""
     name, rest = place[0], place[1:]
     if rest:
         return {**message, name: without(message[name], rest)}

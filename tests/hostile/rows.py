@@ -1,4 +1,4 @@
-"""Rows that a database takes and Python does not: valid ones, with one value changed by plain SQL."""
+"""Hostile rows: valid rows with values, changed by plain SQL, that a database accepts and Python cannot read."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ BYTES = (
     b"\xff\xfe\0", b"", "garbage", "", "0", "\0", -1, 1.5, 1e308, 2**63 - 1, -(2**63), "9999-99-99 99:99:99",
     "x" * 5000, "[" * 100_000 + "]" * 100_000, None,
 )  # fmt: skip
-"""SQLite takes any of these in any column."""
+"""Values that SQLite accepts in any column."""
 STATUSES = ("pending", "running", "done", "failed", "expired", "cancelled", "weird", "")
-# Where the row of a run is in its life before it is changed.
+# The state of a record before it is changed.
 LIVES = (
     {"scheduled_at": PAST, "enqueued_at": None},
     {"scheduled_at": PAST, "enqueued_at": PAST, "send_count": 1},
@@ -44,7 +44,7 @@ class Rows:
 
     Args:
         url: The URL of the database.
-        given: The random number generator.
+        rng: The random number generator.
     """
 
     def __init__(self, url: str, rng: random.Random) -> None:
@@ -63,7 +63,7 @@ class Rows:
             for ticket in tickets:
                 life = self._random.choice(LIVES)
                 self._write(connection, records, ticket.id, life)
-                # A running row is released by its id: one whose id no statement matches stays.
+                # A running row is released by its id, so the id of a running row is not changed.
                 excluded = {"status", "id"} if life.get("status") == "running" else {"status"}
                 column = self._random.choice([column for column in records.columns if column.name not in excluded])
                 num_changed += self._write(connection, records, ticket.id, {column.name: self._value(column)})
@@ -96,7 +96,7 @@ class Rows:
         return self._try(connection, f"UPDATE {table.name} SET {changes} WHERE {key} = :of_id", {**values, "of_id": id})
 
     def _insert(self, connection: sa.Connection, ids: Sequence[str]) -> int:
-        """A row of another table, with odd values in some of its columns."""
+        """Insert a row into another table, with an odd value in one of its columns."""
         self._number += 1
         table = self._random.choice((workers, workers, attempts, signals, steps, gates, queues, messages))
         values: dict[str, Any] = {}
@@ -107,7 +107,7 @@ class Rows:
         odd = self._random.choice([column for column in table.columns if column.name in values])
         values[odd.name] = self._value(odd)
         if table is queues and odd.name == "name":
-            # A name that is one would be served.
+            # A valid name would be served by the worker.
             values["name"] = f"no name {self._number}"
         names = ", ".join(values)
         placeholders = ", ".join(f":{name}" for name in values)
@@ -152,11 +152,11 @@ class Rows:
             with connection.begin_nested():
                 return connection.execute(sa.text(statement), values).rowcount
         except (sa.exc.SQLAlchemyError, UnicodeError, ValueError):
-            # Not taken: by a constraint, or by the driver.
+            # Refused by a constraint or by the driver.
             return 0
 
     def running(self) -> int:
-        """How many records are running."""
+        """Return the number of running records."""
         with self.engine.connect() as connection:
             return int(
                 connection.exec_driver_sql(

@@ -1,4 +1,4 @@
-"""One run of the hostile suite on one pair: messages and rows at random, and after each batch a canary."""
+"""One run of the hostile suite on one pair: random messages and rows, with a canary after each batch."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from hostile.stage import RECOVER_WITHIN_S, Stage, open_stage, wait_for
 MESSAGES = 40
 ROWS = 20
 URGENT = 10
-"""The canary's priority: what it is measured by are the hostile things, and not the sound runs among them."""
+"""The canary's priority, so that valid runs do not delay it."""
 LATEST_S = 8.0
-"""A canary that takes longer, in seconds, is late. One takes some milliseconds, and on a busy machine a second."""
+"""The limit of a canary's duration, in seconds; usual are milliseconds, or a second on a busy machine."""
 IDLE_S = 3.0
-"""How long the worker is watched when all is over, in seconds."""
+"""The time for which the idle worker is measured, in seconds."""
 MOST_CPU = 0.5
-"""Of one core, in that time."""
+"""The limit of the idle worker's CPU usage, as a share of one core."""
 MOST_LOG = 64_000
-"""Bytes of log in that time."""
+"""The limit of the idle worker's log, in bytes."""
 LOG_PER_THING = 1500
-"""Bytes of log for each message, row and canary, on average."""
+"""The average limit of log for each message, row and canary, in bytes."""
 SETTLED_WITHIN_S = 4 * RECOVER_WITHIN_S
 OPERATIONS = ("hostile.kept", "hostile.plain", "unknown.operation")
 
@@ -67,7 +67,7 @@ class Outcome:
     log_after: int = 0
 
     def faults(self) -> Iterator[str]:
-        """What is not good."""
+        """Describe the exceeded limits."""
         if self.latest_s > LATEST_S:
             yield f"a canary took {self.latest_s:.1f} s"
         if self.running:
@@ -77,11 +77,11 @@ class Outcome:
         if self.threads > 0:
             yield f"{self.threads} more threads than before"
         if self.cpu > MOST_CPU:
-            yield f"{self.cpu:.0%} of a core when all was over"
+            yield f"{self.cpu:.0%} of a core while idle"
         if self.log_after > MOST_LOG or self.log > 100_000 + LOG_PER_THING * (
             self.messages + self.rows + self.canaries
         ):
-            yield f"{self.log} bytes of log, {self.log_after} of them when all was over"
+            yield f"{self.log} bytes of log, {self.log_after} of them while idle"
 
     def __str__(self) -> str:
         faults = "; ".join(self.faults())
@@ -93,14 +93,14 @@ class Outcome:
 
 
 def run(pair: str, seconds: float, seed: int, folder: Path, *, validates: bool = True) -> Outcome:
-    """Attack a pair for a while, and see what is left.
+    """Attack a pair, and measure the outcome.
 
     Args:
-        pair: Of `stage.PAIRS`.
-        seconds: How long.
-        seed: Of the random numbers.
-        folder: For the log, and a SQLite file.
-        validates: Whether messages are checked; without it the outcome must not be good.
+        pair: One of `stage.PAIRS`.
+        seconds: The duration of the attack.
+        seed: The seed of the random numbers.
+        folder: The folder of the log and a SQLite file.
+        validates: Whether messages are validated; otherwise the outcome must have faults.
     """
     rng = random.Random(seed)
     outcome = Outcome(pair, seed)
@@ -118,7 +118,7 @@ def run(pair: str, seconds: float, seed: int, folder: Path, *, validates: bool =
                 sending.send(*bodies, queue="default.DQ" if is_delayed else "default")
                 outcome.messages += len(bodies)
             _canary(outcome)
-        # A run of the backlog may be running at any check; one that is left behind stays in every check.
+        # Runs of the backlog may be running at a check; a run that never ends is running at every check.
         is_late = outcome.latest_s > LATEST_S
         if is_late or not wait_for(lambda: rows.running() == 0, SETTLED_WITHIN_S):
             outcome.running = rows.running()
@@ -131,7 +131,7 @@ def run(pair: str, seconds: float, seed: int, folder: Path, *, validates: bool =
 
 
 def _settled(stage: Stage) -> int:
-    """Return the number of threads of a worker that has started all: no new one within a second."""
+    """Wait until the worker has started no thread for a second, and return the number of its threads."""
     most, since = stage.threads(), time.monotonic()
     while time.monotonic() - since < 1.0:
         time.sleep(0.05)
@@ -151,9 +151,9 @@ def _canary(outcome: Outcome) -> None:
 
 
 def _watch(outcome: Outcome, stage: Stage, within_s: float) -> None:
-    """What the worker does when nothing is to be done any more.
+    """Measure CPU and log of the worker when it is idle.
 
-    What was sent in the last seconds is worked off first; a worker that spins does not become idle in any time.
+    It handles the backlog first; a worker in a busy loop does not become idle in time.
     """
     deadline = time.monotonic() + within_s
     while stage.worker.poll() is None:

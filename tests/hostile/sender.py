@@ -1,4 +1,4 @@
-"""Sends raw messages to a broker without Dramatiq and dexpy, as an attacker could, and counts the remaining ones."""
+"""Sends raw messages to a broker without Dramatiq and dexpy, as an attacker could, and counts its messages."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ class Sender(Protocol):
         """Send messages to a queue."""
 
     def waiting(self, queue: str = "default") -> int:
-        """How many messages a queue has that are not dead."""
+        """Return the number of messages of a queue that are not dead."""
         ...
 
     def dead(self, queue: str = "default") -> int:
-        """How many dead ones."""
+        """Return the number of dead messages of a queue."""
         ...
 
 
 class SqlSender:
-    """The table of the SQL broker."""
+    """A client of the SQL broker's table."""
 
     def __init__(self, url: str) -> None:
         self.engine = sa.create_engine(url, poolclass=sa.NullPool)
 
     def send(self, *bodies: bytes, queue: str = "default") -> None:
-        """See `Sender`; on SQLite as bytes where they are no text."""
+        """See `Sender`; SQLite stores bodies that are not text as bytes."""
         insert = sa.text(
             "INSERT INTO dexpy_messages (queue, payload, message_id, due_at, created_at) "
             "VALUES (:queue, :body, 'm', :past, :past)"
@@ -64,7 +64,7 @@ class SqlSender:
 
 
 class RedisSender:
-    """The keys of one namespace."""
+    """A client of a Redis namespace."""
 
     def __init__(self, url: str) -> None:
         import redis
@@ -96,7 +96,7 @@ class RedisSender:
 
 
 class RabbitmqSender:
-    """A virtual host."""
+    """A client of a virtual host of RabbitMQ."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -118,7 +118,7 @@ class RabbitmqSender:
                 channel.basic_publish("", queue, body)
 
     def waiting(self, queue: str = "default") -> int:
-        """See `Sender`; without those that a worker holds."""
+        """See `Sender`; without the messages that a worker holds."""
         return self._count(queue)
 
     def dead(self, queue: str = "default") -> int:
@@ -131,7 +131,7 @@ class RabbitmqSender:
 
 
 def sender(database: str, broker: str | None) -> Any:
-    """For a broker, by its URL; for the records' own database without one."""
+    """Return the client for a broker URL, or for the SQL broker in the database without one."""
     if broker is None:
         return SqlSender(database)
     return RedisSender(broker) if broker.startswith("redis") else RabbitmqSender(broker)

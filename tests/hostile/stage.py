@@ -1,4 +1,4 @@
-"""A pair of database and broker, with a worker process whose threads, CPU and log are counted."""
+"""A pair of database and broker, with a worker process whose threads, CPU and log are measured."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ DEATHS = ("worker.thread_died", "worker.died", "worker.killed", "worker.stuck")
 
 @attrs.define
 class Stage:
-    """What is attacked.
+    """The system under attack.
 
     Attributes:
-        database: Its URL.
-        broker: Its URL; None for the records' own database.
+        database: The URL of the database.
+        broker: The URL of the broker; None for the SQL broker.
         worker: The supervisor of one worker process.
-        log: Of both.
+        log: The log of supervisor and worker process.
     """
 
     database: str
@@ -42,31 +42,31 @@ class Stage:
     log: Path
 
     def text(self) -> str:
-        """The log so far."""
+        """Return the log so far."""
         return self.log.read_text(errors="replace")
 
     def deaths(self) -> int:
-        """Threads and processes that have died."""
+        """Return the number of dead threads and processes."""
         text = self.text()
         return sum(text.count(event) for event in DEATHS) + (self.worker.poll() is not None)
 
     def pid(self) -> int:
-        """Of the worker process under the supervisor."""
+        """Return the pid of the worker process."""
         children = Path(f"/proc/{self.worker.pid}/task/{self.worker.pid}/children").read_text().split()
         return int(children[0])
 
     def threads(self) -> int:
-        """Of the worker process."""
+        """Return the number of threads of the worker process."""
         return len(os.listdir(f"/proc/{self.pid()}/task"))
 
     def cpu_s(self) -> float:
-        """Seconds of CPU that the worker process has used."""
+        """Return the CPU time of the worker process, in seconds."""
         fields = Path(f"/proc/{self.pid()}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def wait_for(holds: Callable[[], bool], within_s: float) -> bool:
-    """Whether something becomes true in time."""
+    """Wait for a condition; False if it does not become true in time."""
     deadline = time.monotonic() + within_s
     while not holds():
         if time.monotonic() > deadline:
@@ -77,7 +77,7 @@ def wait_for(holds: Callable[[], bool], within_s: float) -> bool:
 
 @contextlib.contextmanager
 def open_stage(pair: str, folder: Path, *, validates: bool = True) -> Generator[Stage]:
-    """A pair with a worker on it; dexpy is configured for it in this process too."""
+    """Start a worker on a pair, and configure dexpy for the pair in this process."""
     kind, _, transport = pair.partition("+")
     with servers.database(kind, folder) as database, servers.broker(transport) as broker:
         runtime = dexpy.configure(database=database, broker=broker, create_tables=True, recover_within=RECOVER_WITHIN_S)

@@ -101,7 +101,7 @@ class Ending:
 
     Attributes:
         event: The event of the row, if the attempt still has its claim.
-            raised: What `perform` raises; None returns a result.
+        raised: What `perform` raises; None returns a result.
     """
 
     event: str
@@ -126,10 +126,10 @@ class Effect:
 
     Attributes:
         target: The status that the row enters.
-            num_attempts: The number of rows added to the table of attempts.
-            counted: The change of `num_attempts`; None resets it.
-            lost: The change of `num_lost`.
-            frees: The keys of the row that it clears.
+        num_attempts: The number of rows added to the table of attempts.
+        counted: The change of `num_attempts`; None resets it.
+        lost: The change of `num_lost`.
+        frees: The keys of the row that it clears.
     """
 
     target: str
@@ -262,7 +262,7 @@ class Worker:
 
     Args:
         runtime: The runtime whose operations it runs.
-            number: The number in its worker id, and its pid.
+        number: The number in its worker id, and its pid.
     """
 
     def __init__(self, runtime: Runtime, number: int) -> None:

@@ -1,4 +1,4 @@
-"""The state machine with one transition without conditions: no compare, only set."""
+"""The state machine with one transition that has no conditions."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from dexpy.recording.transitions import PREFIX, TRANSITIONS, apply, is_applied
 
 
 def apply_anyway(module: ModuleType, event: str, without: tuple[str, ...] = ()) -> None:
-    """Have a module move rows by one event in any state and under any claim.
+    """Let a module apply an event in any status and under any claim.
 
     Args:
-        module: Of dexpy, that moves rows.
-        event: Of the state machine.
-        without: Columns that the event does not write any more.
+        module: A module of dexpy that applies events.
+        event: The name of the event.
+        without: The columns that the event no longer writes.
 
     Raises:
-        AttributeError: The module does not move rows: nothing would be broken.
+        AttributeError: The module does not apply events, so that nothing would be disabled.
     """
     named = TRANSITIONS[event]
     changes = {column: value for column, value in named.changes.items() if column not in without}
@@ -45,6 +45,8 @@ def apply_anyway(module: ModuleType, event: str, without: tuple[str, ...] = ()) 
     ways = {"apply": applied_anyway, "is_applied": is_applied_anyway}
     used = [name for name in ways if hasattr(module, name)]
     if not used:
-        raise AttributeError(f"{module.__name__} moves no row by {' or '.join(ways)}: what is there to be broken?")
+        raise AttributeError(
+            f"{module.__name__} has no function {' or '.join(ways)}, so no guarantee can be disabled in it."
+        )
     for name in used:
         setattr(module, name, ways[name])

@@ -1,4 +1,4 @@
-"""No claim: every delivery of a message starts a run, whatever the status of the row, without counting the attempt."""
+"""Disables the claim: every delivery of a message starts a run in any status of the row, and counts no attempt."""
 
 from chaos.broken.anyway import apply_anyway
 from dexpy.worker import claims

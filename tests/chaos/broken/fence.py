@@ -1,4 +1,4 @@
-"""No fencing: `done` is written without a check of the claim or the status of the row."""
+"""Disables the fence: `done` is written without a check of the claim and the status of the row."""
 
 from chaos.broken.anyway import apply_anyway
 from dexpy.recording import recorder

@@ -1,10 +1,10 @@
-"""No relay: dead workers, unpublished rows and lost messages are not recovered."""
+"""Disables the relay: runs of dead workers, unpublished rows and lost messages are not recovered."""
 
 from dexpy.maintenance.relay import Relay
 
 
 class IdleRelay(Relay):
-    """Does nothing."""
+    """A relay that does nothing."""
 
     def run_once(self) -> bool:
         return True
