@@ -76,7 +76,11 @@ class Every(Schedule):
         return self.phrase
 
     def count_between(self, start: datetime, end: datetime, *, limit: int) -> int:
-        """Return how many ticks are after *start*, up to and including *end*; at most *limit*."""
+        """Return how many ticks are after *start*, up to and including *end*; at most *limit*.
+
+        Raises:
+            OptionsError: A moment is naive, or the limit negative.
+        """
         rule = rule_of(self.phrase)
         if isinstance(rule, Interval):
             found = rule.count(in_utc(start, "count_between"), in_utc(end, "count_between"))

@@ -45,7 +45,7 @@ def check_zone(name: object, where: str) -> str:
             f"{where}: zone={shortened(name)}: unknown time zone; expected a name of the IANA database, such as "
             f"'Europe/Rome' or 'UTC'.{_suggestion(name)}"
         )
-    return name
+    return str.__str__(name)
 
 
 def zone_of(name: str | None) -> tzinfo:

@@ -26,7 +26,6 @@ MEANINGS = {
     "0 9 1 mar *": "01 09:00, 01 09:00",
     "0 0 13 * 5": "06 00:00, 13 00:00",  # the 13th, and each Friday
     "0 0 */2 * 5": "13 00:00, 27 00:00",  # a Friday with an odd day: a field begins with a star
-    "0 0 31 2 1": "01 00:00, 08 00:00",  # the Mondays of February 2027
     "0 0 L * *": "28 00:00, 31 00:00",
     "0 0 LW * *": "31 00:00, 30 00:00",
     "0 0 * * 5L": "27 00:00, 24 00:00",  # of March and April

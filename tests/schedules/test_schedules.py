@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import enum
 import pickle
 import subprocess
 import sys
@@ -275,6 +276,17 @@ def test_a_schedule_is_a_value(schedule: Every | Cron) -> None:
     assert schedule != str(schedule)
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         schedule.zone = "UTC"  # type: ignore[misc]
+
+
+def test_members_of_an_enum_of_texts_become_plain_texts() -> None:
+    class Names(enum.StrEnum):
+        NIGHTLY = "every day at 3am"
+        CRON = "0 3 * * *"
+        ROME = "Europe/Rome"
+
+    nightly, cron = Every(Names.NIGHTLY, zone=Names.ROME), Cron(Names.CRON, zone=Names.ROME)
+    assert {type(text) for text in (nightly.phrase, nightly.zone, cron.expression, cron.zone)} == {str}
+    assert parse_schedule(Names.CRON, zone=Names.ROME) == cron
 
 
 def test_a_cron_with_seconds_differs_from_one_without() -> None:
