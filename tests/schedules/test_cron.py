@@ -151,7 +151,7 @@ def test_the_dearest_expressions_of_120_characters_are_read_in_time() -> None:
     assert time.process_time() - began < 2
 
 
-NUMBERS = {"minute": (0, 59), "hour": (0, 23), "day": (1, 31), "month": (1, 12), "weekday": (0, 6)}
+NUMBERS = {"minute": (0, 59), "hour": (0, 23), "day": (1, 31), "month": (1, 12), "weekday": (0, 7)}
 
 
 def field(low: int, high: int) -> st.SearchStrategy[tuple[str, frozenset[int]]]:
@@ -188,7 +188,7 @@ def test_the_next_and_the_previous_tick_are_those_of_a_search_by_days(
     both = days[0].startswith("*") or weekdays[0].startswith("*")
 
     def has_day(day: datetime) -> bool:
-        in_month, in_week = day.day in days[1], day.isoweekday() % 7 in weekdays[1]
+        in_month, in_week = day.day in days[1], bool({day.isoweekday(), day.isoweekday() % 7} & weekdays[1])
         return day.month in months[1] and (in_month and in_week if both else in_month or in_week)
 
     def search(step: int) -> datetime:
