@@ -8,7 +8,7 @@ from dexpy.runtime import current_runtime
 
 
 def from_settings() -> dramatiq.Broker:
-    """Return the broker of the settings in the environment and pyproject.toml, and make it the global one of Dramatiq.
+    """Return the broker of the settings, and make it the global one of Dramatiq.
 
     Without it, or a module that calls `dexpy.configure`, the command ``dramatiq`` connects to a broker on localhost.
     """

@@ -38,7 +38,7 @@ def init(modules: tuple[str, ...], verbose: bool) -> None:
     with database.begin() as connection:
         created = schema.create(connection)
     with database.connect() as connection:
-        _exit_unless_complete(database, schema.read_state(connection), modules)
+        _exit_unless_complete(database, schema.read_state(connection))
     click.echo(f"{database.display_url}: {'created ' + ', '.join(created) if created else 'all tables exist'}.")
 
 
@@ -58,7 +58,7 @@ def upgrade(modules: tuple[str, ...], verbose: bool) -> None:
 
     database = load_store(modules).database
     before, after = schema.upgrade(database)
-    _exit_unless_complete(database, after, modules)
+    _exit_unless_complete(database, after)
     if before.version == after.version:
         click.echo(f"{database.display_url}: already at schema version {after.version}.")
     elif before.version == 0:
@@ -83,7 +83,7 @@ def check(modules: tuple[str, ...], verbose: bool) -> None:
     database = load_store(modules).database
     with database.connect() as connection:
         state = schema.read_state(connection)
-    _exit_unless_complete(database, state, modules)
+    _exit_unless_complete(database, state)
     click.echo(f"{database.display_url}: all tables exist, schema version {state.version}.")
 
 
@@ -130,8 +130,10 @@ def sql(modules: tuple[str, ...], start: int | None, end: int | None, dialect: s
         click.echo(f"Nothing to do: the schema has version {start}.", err=True)
 
 
-def _exit_unless_complete(database: Database, state: SchemaState, modules: tuple[str, ...]) -> None:
+def _exit_unless_complete(database: Database, state: SchemaState) -> None:
+    from dexpy.runtime import current_runtime
+
     if not state.is_complete:
-        error = state.error(database.display_url, lambda action: " ".join(["dexpy db", action, *modules]))
+        error = state.error(database.display_url, current_runtime().settings.db_command)
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)

@@ -81,5 +81,6 @@ def _groups(groups: Sequence[WorkerGroup]) -> Iterator[Shown]:
 def _row(key: str, name: str, values: Mapping[str, Value]) -> Shown:
     setting = SETTINGS[key]
     value = values.get(key, Value(setting.default))
-    is_set = value.value is not None or value.origin != DEFAULT
-    return Shown(name, setting.kind.display(value.value) if is_set else setting.plain_default, value.origin)
+    # None of a file, a variable or a flag has a meaning, for example all queues.
+    is_default = value.value is None and value.origin in (DEFAULT, CONFIGURED)
+    return Shown(name, setting.plain_default if is_default else setting.kind.display(value.value), value.origin)
