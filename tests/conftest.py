@@ -18,19 +18,19 @@ from dexpy.declaration import registry
 from dexpy.runtime import install
 from dexpy.testing import Isolated, isolated
 
-# A shell that starts this in the background has SIGINT ignored, and so would every process that a test starts.
+# A shell that starts pytest in the background ignores SIGINT for it, and every process of a test would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With ``-n 4``: tests that share what a fixture has made stay together."""
+    """With ``-n 4``, run the tests that share a fixture in one process."""
     return distribution.scheduler(config, log)
 
 
 @pytest.fixture(autouse=True)
 def _nothing_configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Generator[None]:
-    """No test sees the settings of the machine or of another test, or leaves a file in the working folder."""
+    """Isolate each test from settings of the machine and of other tests, in its own working folder."""
     monkeypatch.chdir(tmp_path)
     for setting in SETTINGS.values():
         monkeypatch.delenv(setting.variable, raising=False)
@@ -43,14 +43,14 @@ def _nothing_configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Gene
 
 @pytest.fixture
 def isolated_runtime() -> Generator[Isolated]:
-    """A runtime on a SQLite file of its own."""
+    """A runtime on a new SQLite file."""
     with isolated() as runtime:
         yield runtime
 
 
 @pytest.fixture
 def no_operations_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For a command that runs in the process of the tests: it looks at every operation that is declared there."""
+    """Hide the operations of other tests from a command that runs in this process and checks all operations."""
     monkeypatch.setattr(registry, "_by_name", {})
 
 

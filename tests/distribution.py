@@ -1,4 +1,4 @@
-"""Which tests of a run with several processes (``pytest -n 4``) stay together.
+"""Which tests of a run with several processes (``pytest -n 4``) run in the same process.
 
 A fixture of a whole file, e.g. a pair of servers with its workers, is made once if the tests that share it run in
 one process; so are the parsed files of the package. All other tests go to any process, the largest groups first.
@@ -38,7 +38,7 @@ def group_of(test_id: str) -> str:
 
 
 def scheduler(config: Any, log: Any) -> Any:
-    """For pytest-xdist. Its own groups are those of a mark, which pytest 9.2 hides from it."""
+    """Return the scheduler for pytest-xdist, whose own groups by a mark do not work with pytest 9.2."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Groups(LoadScopeScheduling):  # type: ignore[misc]

@@ -1,7 +1,7 @@
-"""What InnoDB of MariaDB and MySQL says of the transactions of this moment.
+"""The current transactions of InnoDB in MariaDB and MySQL.
 
-Read from its status: `innodb_trx` and `innodb_lock_waits` of the information schema show an old list for as long as
-any client reads one of them every tenth of a second, as tests do that wait for a transaction or a lock.
+They are read from its status: `innodb_trx` and `innodb_lock_waits` of the information schema are not refreshed while
+a client reads one of them every tenth of a second, as tests do that wait for a transaction or a lock.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ _WAITING = re.compile(r"^-+ TRX HAS BEEN WAITING .*\n.* of table `([^`]+)`\.", r
 
 
 def open_but_idle(ask: Callable[[str], Any]) -> list[Any]:
-    """The sessions of a database that have begun a transaction and do nothing, with the name of the transaction.
+    """Return the sessions of a database that are idle in a transaction, with the name of the transaction.
 
     Args:
-        ask: Gives the rows of a query, on a connection to the database.
+        ask: Executes a query on a connection to the database, and returns the rows.
     """
     names = {int(number): name for name, number in _OPEN.findall(_status(ask))}
     idle = ask("SELECT id, host FROM information_schema.processlist WHERE db = database() AND command = 'Sleep'")
@@ -26,7 +26,7 @@ def open_but_idle(ask: Callable[[str], Any]) -> list[Any]:
 
 
 def is_waited(ask: Callable[[str], Any]) -> bool:
-    """Whether a transaction waits for a row of a table of the database that another one has locked."""
+    """Whether a transaction waits for a lock on a row of the database."""
     ((database,),) = ask("SELECT database()")
     return database in _WAITING.findall(_status(ask))
 

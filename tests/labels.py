@@ -1,4 +1,4 @@
-"""Names of parameters in the ids of tests."""
+"""Labels of parameters in the ids of tests."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import re
 
 
 def label(value: object) -> str:
-    """A value in short, the same in each process of a run: without the addresses of objects."""
+    """Return a short repr without addresses of objects, so that it is the same in each process of a test run."""
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))[:50]

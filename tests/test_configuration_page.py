@@ -38,21 +38,21 @@ TEXT = PAGE.read_text("utf-8")
 
 
 def section(heading: str) -> str:
-    """What stands under a heading of the second level."""
+    """Return the text under a heading of the second level."""
     match = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", TEXT, re.MULTILINE | re.DOTALL)
     assert match is not None, heading
     return match[1]
 
 
 def tables(heading: str) -> list[list[list[str]]]:
-    """The tables under a heading, row by row without their heads."""
+    """Return the tables under a heading as lists of rows, without their heads."""
     matches = re.findall(r"((?:^\|.*\|\n)+)", section(heading), re.MULTILINE)
     rows = [[[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()] for table in matches]
     return [table[2:] for table in rows]
 
 
 def names(text: str) -> list[str]:
-    """What is set as code."""
+    """Return the texts in backticks."""
     return re.findall(r"`([^`]+)`", text)
 
 

@@ -1,16 +1,16 @@
-"""The pages: README.md and docs/. Their code runs, block by block, as a reader would run it.
+"""The code of README.md and docs/ runs, block by block, as a reader would run it.
 
-Each page runs in a process and a folder of its own, its blocks in order::
+Each page runs in a separate process and folder, its blocks in order::
 
-    python                                  in the one namespace of the page
-    python, after <!-- file: shop.py -->    written to that file, which later blocks import and workers run
-    pycon                                   typed at the prompt; the answers are compared
-    console                                 what follows "$ " goes to a shell; the lines below it, if any, are compared
-    console, after <!-- fails -->           likewise, and the exit status is another one than 0
-    toml                                    read
-    text                                    nothing
+    python                                  executed in the namespace of the page
+    python, after <!-- file: shop.py -->    written to that file, for later blocks and workers
+    pycon                                   executed as at the prompt; the output is compared
+    console                                 lines after "$ " run in a shell; the lines below, if any, are compared
+    console, after <!-- fails -->           likewise, with an exit status that is not 0
+    toml                                    parsed
+    text                                    not used
 
-A block after ``<!-- not run: reason -->`` is left out. In comparisons ``...`` stands for anything.
+A block after ``<!-- not run: reason -->`` is skipped. In comparisons ``...`` matches any text.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Block:
 
 
 def blocks_of(text: str) -> Iterator[Block]:
-    """The fenced blocks of a page, in order."""
+    """Return the fenced blocks of a page, in order."""
     for match in FENCE.finditer(text):
         line = text.count("\n", 0, match.start("code")) + 1
         yield Block(match["language"], match["code"], line, match["word"], match["argument"])
@@ -90,34 +90,34 @@ def run_page(page: Path) -> None:
         elif block.language == "toml":
             tomllib.loads(block.code)
         else:
-            sys.exit(f"{where}: a block of {block.language or 'no language'}; it is one of {sorted(LANGUAGES)}")
+            sys.exit(f"{where}: a block of {block.language or 'no language'}; expected one of {sorted(LANGUAGES)}")
 
 
 def write(file: Path, code: str) -> None:
-    """Write a module of the page, anew if it is there; the next import reads it again."""
+    """Write a module of the page, so that the next import reads the new file."""
     file.write_text(code, "utf-8")
-    # Its bytecode would be taken for the new file's: both may be of the same second and length.
+    # The bytecode of an old file with the same second and length would be used for the new one.
     shutil.rmtree("__pycache__", ignore_errors=True)
     importlib.invalidate_caches()
     sys.modules.pop(file.stem, None)
 
 
 def prompt(block: Block, namespace: dict[str, object], page: str) -> None:
-    """Type a block at the prompt."""
+    """Execute a block as at the prompt."""
     examples = doctest.DocTestParser().get_examples(block.code, page)
     if not examples:
         sys.exit(f"{page}:{block.line}: a pycon block without >>>")
     collected: list[str] = []
     runner = doctest.DocTestRunner(optionflags=FLAGS)
     isolated_runtime = doctest.DocTest(examples, {}, page, page, block.line - 1, None)
-    isolated_runtime.globs = namespace  # not a copy of it: what is typed stays known
+    isolated_runtime.globs = namespace  # not a copy, so that later blocks have its names
     runner.run(isolated_runtime, out=collected.append, clear_globs=False)
     if collected:
         sys.exit("".join(collected))
 
 
 def commands_of(code: str) -> Iterator[tuple[str, str]]:
-    """The commands of a console block, and what is shown below each."""
+    """Return the commands of a console block, each with the lines below it."""
     parts = re.split(r"^\$ ", code, flags=re.MULTILINE)
     for part in parts[1:]:
         command, _, expected = part.partition("\n")
@@ -128,7 +128,7 @@ def commands_of(code: str) -> Iterator[tuple[str, str]]:
 
 
 def shell(command: str, expected: str, where: str, *, fails: bool) -> None:
-    """Run a command, and compare its exit status and what it shows."""
+    """Run a command, and compare its exit status and its output."""
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     process = subprocess.run(
         command,
@@ -144,7 +144,7 @@ def shell(command: str, expected: str, where: str, *, fails: bool) -> None:
     if (process.returncode != 0) is not fails:
         sys.exit(f"{where}: `{command}` ended with {process.returncode}:\n{process.stdout}")
     if expected.strip() and not doctest.OutputChecker().check_output(expected, process.stdout, FLAGS):
-        sys.exit(f"{where}: `{command}` shows\n{process.stdout}\nand not\n{expected}")
+        sys.exit(f"{where}: `{command}` prints\n{process.stdout}\nexpected\n{expected}")
 
 
 if __name__ == "__main__":
@@ -153,12 +153,12 @@ if __name__ == "__main__":
 
 
 def title(page: Path) -> str:
-    """A page by its path from the top."""
+    """Return the path of a page in the project."""
     return str(page.relative_to(HOME))
 
 
 def has_code(page: Path) -> bool:
-    """Whether there is anything to run on a page."""
+    """Whether a page has blocks to run."""
     return any(block.language != "text" for block in blocks_of(page.read_text("utf-8")))
 
 
@@ -171,8 +171,8 @@ def test_the_code_of_the_page_runs(page: Path, tmp_path: Path, environment: dict
 
 
 def follow(page: Path, folder: Path, environment: dict[str, str]) -> None:
-    """Do what a page says, in a process and a folder of its own."""
-    # A project of its own, so that nothing is found further up.
+    """Run the blocks of a page in a separate process and folder."""
+    # The folder is a project, so that no settings of an outer folder are used.
     (folder / "pyproject.toml").write_text('[project]\nname = "page"\nversion = "1"\n')
     process = subprocess.run(
         [sys.executable, "-W", "error", __file__, str(page)],
@@ -194,7 +194,7 @@ def test_every_code_fence_is_run_or_has_a_reason_for_its_omission(page: Path) ->
     blocks = list(blocks_of(text))
     fences = len(re.findall(r"^\s*```", text, re.MULTILINE))
 
-    assert fences == 2 * len(blocks), "a fence that is not closed, or not at the beginning of its line"
+    assert fences == 2 * len(blocks), "a fence is not closed, or not at the beginning of its line"
     assert {block.language for block in blocks} <= LANGUAGES
     assert all(block.argument for block in blocks if block.word in ("file", "not run"))
 
@@ -224,7 +224,7 @@ def test_the_links_of_the_page_have_existing_targets(page: Path) -> None:
 
 
 def anchors_of(page: Path) -> set[str]:
-    """What headings of a page can be linked to."""
+    """Return the anchors of the headings of a page."""
     headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text("utf-8")), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 

@@ -1,4 +1,4 @@
-"""What docstrings say of arguments is true of the functions below them."""
+"""Docstrings describe only arguments that their function has."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "dexpy"
 
 
 def stale_arguments(source: str) -> Iterator[str]:
-    """The names under ``Args:`` that their function does not take; one that takes ``**`` may describe any."""
+    """Return the names under ``Args:`` that are not arguments; functions with ``**`` arguments may describe any."""
     for node in ast.walk(ast.parse(source)):
         functions = [node] if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else []
         if isinstance(node, ast.ClassDef):

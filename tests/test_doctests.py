@@ -1,4 +1,4 @@
-"""Every example in a docstring runs, and answers what it says."""
+"""Every example in a docstring runs and prints the documented output."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _examples() -> Generator[doctest.DocTest]:
 def _in_a_folder_of_its_own(
     isolated_runtime: Isolated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Generator[None]:
-    """An example that configures dexpy, declares operations or makes files does so for itself."""
+    """Isolate the configuration, operations and files of an example."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "_by_name", dict(registry._by_name))
     monkeypatch.setattr(dramatiq.broker, "global_broker", None)
@@ -49,7 +49,7 @@ def _in_a_folder_of_its_own(
 @pytest.mark.usefixtures("_in_a_folder_of_its_own")
 @pytest.mark.parametrize("example", tuple(_examples()), ids=lambda example: example.name)
 def test_the_example_in_the_docstring_holds(example: doctest.DocTest, monkeypatch: pytest.MonkeyPatch) -> None:
-    # As in a user's program: a module of its own, and annotations that are not strings.
+    # As in a user's program, the example is in a separate module, and its annotations are not strings.
     program = types.ModuleType("program")
     names = {name: value for name, value in example.globs.items() if name != "annotations" and name[:2] != "__"}
     vars(program).update(names)
@@ -67,4 +67,4 @@ def test_the_example_in_the_docstring_holds(example: doctest.DocTest, monkeypatc
 def test_examples_are_found_in_many_modules() -> None:
     names = {example.name.rpartition(".")[0] for example in _examples()}
     assert {"dexpy.operation", "dexpy.codec.codecs", "dexpy.testing", "dexpy.foundation.outcome"} <= names
-    assert "dexpy" in names, "those of the errors, whose public home is dexpy"
+    assert "dexpy" in names, "the examples of the errors, whose public module is dexpy"

@@ -1,4 +1,4 @@
-"""The how-to pages: what they show of other tools is taken out and looked at, as far as that goes without the tools."""
+"""The how-to pages: their commands and files for other tools are checked, as far as possible without the tools."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ PROJECT = tomllib.loads((test_docs.HOME / "pyproject.toml").read_text("utf-8"))[
 
 
 def shown(page: str, heading: str) -> list[test_docs.Block]:
-    """The blocks under a heading of the second level."""
+    """Return the blocks under a heading of the second level."""
     match = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
     assert match is not None, heading
     return list(test_docs.blocks_of(match[1]))
 
 
 def only(page: str, heading: str, language: str = "text") -> str:
-    """The one block of a language under a heading."""
+    """Return the only block of a language under a heading."""
     (block,) = [block for block in shown(page, heading) if block.language == language]
     return block.code
 
 
 def accepted(command: list[str]) -> dict[str, Any]:
-    """The options of a command line, as the program itself reads them; fails where it would refuse."""
+    """Return the options of a command line as its program parses them; raise if it refuses them."""
     program, *arguments = command
     if os.path.basename(program) == "dramatiq":
         from dramatiq.cli import make_argument_parser
@@ -70,7 +70,7 @@ def accepted(command: list[str]) -> dict[str, Any]:
 
 
 def longest_stop_s(command: list[str]) -> float:
-    """How long a worker may take to end, at most."""
+    """Return the longest time in which a worker ends, in seconds."""
     return float(accepted(command)["shutdown_timeout"]) + SHUTDOWN_GRACE_S
 
 
@@ -78,7 +78,7 @@ def longest_stop_s(command: list[str]) -> float:
 
 
 def commands() -> Iterator[tuple[str, list[str]]]:
-    """Every command of dexpy and of Dramatiq on the pages."""
+    """Return the commands on the pages, with the names of the pages."""
     for page in sorted(HOWTO.glob("*.md")):
         for block in test_docs.blocks_of(page.read_text("utf-8")):
             if block.language == "console":
@@ -157,7 +157,7 @@ def test_the_systemd_unit_starts_a_worker_and_stops_it_gracefully() -> None:
     assert accepted(command)["modules"] == ("shop.operations",)
     assert float(service["TimeoutStopSec"]) > longest_stop_s(command)
     assert int(service["RestartPreventExitStatus"]) == StartupError.exit_status
-    # systemd's own signal, where none is named.
+    # The default signal of systemd is SIGTERM.
     assert signal.Signals[service.get("KillSignal", "SIGTERM")] in signals.STOP_SIGNALS
 
 
@@ -187,7 +187,7 @@ INSTRUCTIONS = {"FROM", "WORKDIR", "COPY", "RUN", "USER", "STOPSIGNAL", "CMD"}
 
 
 def dockerfile() -> dict[str, str]:
-    """What the page's Dockerfile says, by instruction; none comes twice."""
+    """Return the instructions of the page's Dockerfile, each of which it has once."""
     instructions: dict[str, str] = {}
     for line in only(PRODUCTION, "Docker").splitlines():
         word, _, rest = line.partition(" ")
@@ -201,7 +201,7 @@ def test_the_image_starts_a_worker_that_receives_the_stop_signal() -> None:
     instructions = dockerfile()
 
     assert next(iter(instructions)) == "FROM"
-    # As a list: a shell in between would keep the signal to itself.
+    # The command is a list, because a shell would not forward the signal.
     assert accepted(json.loads(instructions["CMD"]))["modules"] == ("shop.operations",)
     assert signal.Signals[instructions["STOPSIGNAL"]] in signals.STOP_SIGNALS
     version = re.fullmatch(r"python:(\d+\.\d+)-slim", instructions["FROM"])
@@ -220,7 +220,7 @@ def test_a_container_may_take_longer_to_stop_than_its_worker() -> None:
 
 
 def read_yaml(text: str) -> Any:
-    """The part of YAML that the page uses: mappings and lists by indentation, and flows of one line."""
+    """Read the subset of YAML that the page uses: indented mappings and lists, and flows of one line."""
     lines = [(len(line) - len(line.lstrip()), line.strip()) for line in text.splitlines() if line.strip()]
     value, rest = _parse(lines, lines[0][0])
     assert not rest, rest
@@ -231,7 +231,7 @@ def _parse(lines: list[tuple[int, str]], depth: int) -> tuple[Any, list[tuple[in
     if lines[0][1].startswith("- "):
         items: list[Any] = []
         while lines and lines[0][0] == depth and lines[0][1].startswith("- "):
-            # What follows the dash is the first line of a mapping of its own, two further in.
+            # The text after the dash is the first line of a mapping that is indented by two.
             item, lines = _parse([(depth + 2, lines[0][1][2:]), *lines[1:]], depth + 2)
             items.append(item)
         return items, lines
@@ -277,7 +277,7 @@ def test_the_deployment_starts_workers_with_a_grace_period() -> None:
     assert (deployment["apiVersion"], deployment["kind"]) == ("apps/v1", "Deployment")
     assert deployment["spec"]["selector"]["matchLabels"] == template["metadata"]["labels"]
     assert pod["terminationGracePeriodSeconds"] > longest_stop_s(container["command"])
-    # The first looks at what the second will do, with the same settings.
+    # The check of the init container uses the options and settings of the worker.
     looked, run_options = accepted(check["command"]), accepted(container["command"])
     assert check["command"][1] == "check"
     assert {"app", "modules", "processes", "threads"} <= looked.keys()

@@ -1,8 +1,7 @@
-"""The journeys: files and functions of dexpy that one operation on SQLite passes through, once everything is warm.
+"""Journeys: the files and functions of dexpy that one operation on SQLite passes through after a warm-up.
 
-A contributor who has to learn how a call, an enqueue or a run works reads these files: the fewer the better, as long
-as no guarantee and no clarity is lost. A journey may get shorter, and its limit with it; one that gets longer needs a
-reason.
+A contributor reads these files to learn how a call, an enqueue or a run works, so they should be few. When a journey
+becomes shorter, lower its limit; a longer journey needs a reason.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ LIMITS = {
     "enqueue": (22, 90),
     "run": (28, 156),
 }
-"""Of each journey, so many files and calls of functions."""
+"""The limits of files and of function calls of each journey."""
 
 Journey = dict[str, dict[str, int]]
-"""The functions of each file, with how often each was called."""
+"""File to its functions and the number of their calls."""
 
 
 class Add(Operation, name="journeys.add"):
-    """What each journey is measured with."""
+    """The operation of each journey."""
 
     a: int
     b: int
@@ -45,7 +44,7 @@ class Add(Operation, name="journeys.add"):
 
 
 def journey_of(action: Callable[[], object]) -> Journey:
-    """The files and functions of dexpy that an action passes through, in the order in which it comes to them."""
+    """Return the files and functions of dexpy that an action passes through, in order."""
     calls: dict[str, Counter[str]] = {}
 
     def note(frame: Any, event: str, _argument: object) -> None:
@@ -62,7 +61,7 @@ def journey_of(action: Callable[[], object]) -> Journey:
 
 
 def measured() -> dict[str, Journey]:
-    """The three journeys, in the working folder of this process."""
+    """Measure the three journeys, with a database in the working folder."""
     runtime = dexpy.configure(database="sqlite:///journeys.db")
     add = Add(a=1, b=2)
     for _ in range(WARM_UP):
@@ -73,7 +72,7 @@ def measured() -> dict[str, Journey]:
     while (message := broker.claim()) is not None:
         actor = broker.get_actor(message.actor_name)
         broker.emit_before("process_message", message)
-        # The last one, when everything is warm.
+        # The journey of the last run is kept, after the warm-up.
         journeys["run"] = journey_of(lambda: actor(*message.args, **message.kwargs))  # noqa: B023 - called at once
         broker.emit_after("process_message", message)
         message.ack()
@@ -83,7 +82,7 @@ def measured() -> dict[str, Journey]:
 
 @pytest.fixture(scope="module")
 def journeys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Journey]:
-    """The journeys in a process of their own, which no other test has changed."""
+    """The journeys, measured in a separate process that no other test has changed."""
     folder = tmp_path_factory.mktemp("journeys")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DEXPY_")}
     process = subprocess.run(

@@ -1,4 +1,4 @@
-"""The tables of docs/reference/logging.md are those of the catalog.
+"""The tables of docs/reference/logging.md match the catalog of log events.
 
 ``python tests/test_logging_page.py`` writes them.
 """
@@ -19,14 +19,14 @@ TABLE = re.compile(r"(<!-- (loggers|fields|events) -->\n)(.*?)(<!-- end -->)", r
 
 
 def loggers() -> Iterator[str]:
-    """The table of child loggers."""
+    """Return the lines of the table of child loggers."""
     yield "| logger | about |"
     yield "|---|---|"
     yield from (f"| `{name}` | {about} |" for name, about in sorted(LOGGERS.items()))
 
 
 def fields() -> Iterator[str]:
-    """The table of fields."""
+    """Return the lines of the table of fields."""
     yield "| field | meaning |"
     yield "|---|---|"
     yield "| `event` | the name of the event |"
@@ -34,7 +34,7 @@ def fields() -> Iterator[str]:
 
 
 def events() -> Iterator[str]:
-    """A table of events for each logger."""
+    """Return the lines of a table of events for each logger."""
     for logger in LOGGERS:
         yield f"### {logger}\n"
         yield "| event | level | meaning | what to do |"
@@ -50,12 +50,12 @@ TABLES = {"loggers": loggers, "fields": fields, "events": events}
 
 
 def table_of(name: str) -> str:
-    """One table, as text."""
+    """Return a table as text."""
     return "\n".join(TABLES[name]()).strip()
 
 
 def with_tables(page: str) -> str:
-    """The page with the tables of the catalog."""
+    """Return the page with the tables of the catalog."""
     return TABLE.sub(lambda match: f"{match[1]}\n{table_of(match[2])}\n\n{match[4]}", page)
 
 

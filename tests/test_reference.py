@@ -1,6 +1,6 @@
 """The reference documents every public name, in an entry with an example that runs.
 
-An entry is a section whose heading has the name in backticks: ``### `Lock` ``, or several with commas between.
+An entry is a section whose heading has the name in backticks, as ``### `Lock` ``, or several names with commas.
 `tests/test_docs.py` runs the examples.
 """
 
@@ -32,7 +32,7 @@ NOT_CALLED = {
 
 @attrs.frozen
 class Entry:
-    """A section of a page, for one name or several.
+    """A section of a page about one or more names.
 
     Attributes:
         page: The page.
@@ -43,12 +43,12 @@ class Entry:
     text: str
 
     def examples(self) -> list[str]:
-        """The code of the section that is executed."""
+        """Return the executed code of the section."""
         blocks = blocks_of(self.text)
         return [block.code for block in blocks if block.language in ("python", "pycon") and block.word != "not run"]
 
     def column(self, title: str) -> list[str] | None:
-        """The names in the first column of the table with this title; None without such a table."""
+        """Return the names in the first column of the table with this title; None without such a table."""
         table = re.search(rf"^\| {title} \|.*\n\|[-| ]+\|\n((?:\|.*\n)+)", f"{self.text}\n", re.MULTILINE)
         if table is None:
             return None
@@ -58,7 +58,7 @@ class Entry:
 
 def entries_of(page: Path) -> Iterator[tuple[str, Entry]]:
     text = page.read_text("utf-8")
-    # Lines of code that begin with # are no headings.
+    # Code is blanked, because its lines that begin with # are not headings.
     plain = FENCE.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), text)
     headings = list(HEADING.finditer(plain))
     for index, heading in enumerate(headings):
@@ -80,13 +80,13 @@ PUBLIC |= {name: getattr(dexpy, name) for name in dexpy.__all__}
 
 
 def arguments_of(value: object) -> list[str]:
-    """The names of the arguments that a call takes, ``**name`` too."""
+    """Return the names of the arguments of a call, including ``**name``."""
     parameters = inspect.signature(value).parameters  # type: ignore[arg-type]
     return [name for name in parameters if name != "self"]
 
 
 def documented_attributes(error: type) -> list[str]:
-    """The attributes in the docstring of an exception."""
+    """Return the attributes in the docstring of an exception."""
     section = re.search(r"Attributes:\n((?: {8}.*\n|\n)+)", f"{vars(error).get('__doc__') or ''}\n")
     return re.findall(r"^ {8}(\w+): ", section[1], re.MULTILINE) if section else []
 

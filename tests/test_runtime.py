@@ -1,4 +1,4 @@
-"""Where records and messages go: configure(), the environment, pyproject.toml, and nothing at all."""
+"""The database and broker of a runtime: from configure(), the environment, pyproject.toml, or by default."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dexpy.runtime import Runtime, install
 
 
 class Echo(Operation):
-    """Says it again."""
+    """Returns its text."""
 
     text: str
 
@@ -48,7 +48,7 @@ def test_without_a_pyproject_the_file_is_in_the_working_folder(tmp_path: Path) -
     assert find(tmp_path).home == tmp_path
 
 
-def test_pyproject_names_settings_and_relative_files_count_from_it(tmp_path: Path) -> None:
+def test_relative_files_in_pyproject_are_relative_to_its_folder(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text('[tool.dexpy]\ndatabase = "sqlite:///runs.db"\n')
     inner = tmp_path / "deep"
     inner.mkdir()
@@ -56,7 +56,7 @@ def test_pyproject_names_settings_and_relative_files_count_from_it(tmp_path: Pat
     assert find(inner).database == f"sqlite:///{tmp_path / 'runs.db'}"
 
 
-def test_the_environment_wins_over_pyproject(tmp_path: Path) -> None:
+def test_the_environment_precedes_pyproject(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text('[tool.dexpy]\ndatabase = "sqlite:///runs.db"\n')
 
     assert find(tmp_path, DEXPY_DATABASE="sqlite:///other.db").database == "sqlite:///other.db"
@@ -89,7 +89,7 @@ def test_an_unreadable_pyproject_is_named(tmp_path: Path) -> None:
         find(tmp_path)
 
 
-def test_configure_wins_over_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_configure_precedes_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEXPY_DATABASE", "sqlite:///from-environment.db")
 
     runtime = dexpy.configure(database=f"sqlite:///{tmp_path / 'mine.db'}")
@@ -184,7 +184,7 @@ def test_a_file_that_is_not_a_database_is_one_error(tmp_path: Path) -> None:
     runtime.close()
 
 
-def test_an_unconfigured_call_touches_no_disk_and_an_enqueue_creates_the_file(
+def test_a_call_without_a_configuration_creates_no_file_and_an_enqueue_creates_it(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
     (tmp_path / "app.py").write_text(
@@ -215,7 +215,7 @@ def test_an_unconfigured_call_touches_no_disk_and_an_enqueue_creates_the_file(
     assert (process.returncode, process.stdout, process.stderr) == (0, "app.Echo\n", "")
 
 
-def test_a_broker_without_a_database_turns_recording_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_broker_without_a_database_disables_recording(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     runtime = dexpy.configure(broker=f"sqlite:///{tmp_path / 'queue.db'}")
 
     ticket = Echo(text="hi").async_().call()
@@ -238,7 +238,7 @@ def test_two_runtimes_can_follow_each_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["store", "services", "dispatcher", "broker"])
-def test_a_property_of_a_runtime_makes_nothing(name: str, tmp_path: Path) -> None:
+def test_a_property_of_a_runtime_creates_nothing(name: str, tmp_path: Path) -> None:
     runtime = Runtime(Settings(database=f"sqlite:///{tmp_path}/runs.db"))
 
     with pytest.raises(ConfigurationError, match=r"not available yet\. Call runtime\.start\(\)"):
@@ -249,7 +249,7 @@ def test_a_property_of_a_runtime_makes_nothing(name: str, tmp_path: Path) -> Non
     runtime.close()
 
 
-def test_a_runtime_that_several_threads_start_is_made_once(tmp_path: Path) -> None:
+def test_a_runtime_that_several_threads_start_is_started_once(tmp_path: Path) -> None:
     runtime = Runtime(Settings(database=f"sqlite:///{tmp_path}/runs.db"))
     barrier = threading.Barrier(8)
 

@@ -52,7 +52,7 @@ WORDS = {pattern: re.compile(rf"(?<![\w])(?:{pattern})(?![\w])", re.IGNORECASE |
 
 
 def files_of(*folders: str) -> list[Path]:
-    """The Python files and pages in some folders of the project, without this file."""
+    """Return the Python files and pages in folders of the project, without this file."""
     files = [file for folder in folders for suffix in ("py", "md") for file in (HOME / folder).rglob(f"*.{suffix}")]
     return sorted(file for file in files if file != Path(__file__).resolve())
 
@@ -63,13 +63,13 @@ WRITTEN = [HOME / "README.md", HOME / "Makefile", HOME / "pyproject.toml", *file
 
 @functools.cache
 def words_of(text: str) -> str:
-    """A text without lines that quote; underscores separate words, and names of indexes are stored names."""
+    """Return a text without quoting lines and names of indexes, with spaces for underscores in names."""
     unmarked = "\n".join("" if MARKER in line else line for line in text.splitlines())
     return re.sub(r"(?<=\w)_(?=\w)", " ", re.sub(r"\bix_\w+", "", unmarked))
 
 
 def banned_lines(text: str, pattern: str) -> list[tuple[int, str]]:
-    """The lines with a banned word, by their numbers."""
+    """Return the numbers and texts of the lines with a banned word."""
     words, lines = words_of(text), text.splitlines()
     numbers = {words.count("\n", 0, match.start()) for match in WORDS[pattern].finditer(words)}
     return [(number + 1, lines[number]) for number in sorted(numbers)]

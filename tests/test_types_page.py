@@ -1,4 +1,4 @@
-"""The page on types, compared with the code: each type that it names is what it says, and none is left out."""
+"""The page on types matches the code: it describes each type correctly and omits none."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KINDS = {"null", "boolean", "integer", "number", "string", "array", "object"}
 
 
 def rows_of(title: str) -> list[list[str]]:
-    """The cells of the first table below a title, without its head."""
+    """Return the cells of the first table below a title, without its head."""
     below = TEXT.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
     lines = [line for line in below.partition("\n|")[2].partition("\n\n")[0].splitlines() if line]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
@@ -35,7 +35,7 @@ def rows_of(title: str) -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def names() -> Iterator[dict[str, Any]]:
-    """What the annotations of the page are read with: the classes of its own blocks."""
+    """The namespace of the page's annotations, with the classes of its blocks."""
     import datetime
     import decimal
     import uuid

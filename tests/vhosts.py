@@ -1,4 +1,4 @@
-"""Virtual hosts of RabbitMQ, made and dropped by its management API or, where that is off, by ``rabbitmqctl``."""
+"""Create and delete virtual hosts of RabbitMQ by its management API or, without it, by ``rabbitmqctl``."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 TIMEOUT_S = 60
-"""For ``rabbitmqctl``, which starts a virtual machine of its own each time: a busy machine is no failure."""
+"""The timeout of ``rabbitmqctl``, which starts a virtual machine for each command, in seconds."""
 
 
 class Administrator(Protocol):
     """The interface that manages virtual hosts."""
 
     def add(self, name: str) -> None:
-        """Make one, and let the user of the tests in."""
+        """Create a virtual host, and permit the user of the tests to use it."""
 
     def delete(self, name: str) -> None:
-        """Drop one, even if clients are still connected."""
+        """Delete a virtual host, even if clients are still connected."""
 
 
 def administrator(url: str) -> Administrator:
-    """The quicker one of those that there are.
+    """Return the faster one of the available interfaces.
 
     Raises:
-        FileNotFoundError: There is none.
+        FileNotFoundError: None is available.
     """
     over_http = Management(url)
     if over_http.answers():
@@ -39,11 +39,11 @@ def administrator(url: str) -> Administrator:
 
 
 class Rabbitmqctl:
-    """Uses the command.
+    """Manages virtual hosts by the command ``rabbitmqctl``.
 
     Args:
-        program: Its path.
-        user: Of the tests.
+        program: The path of the command.
+        user: The user of the tests.
     """
 
     def __init__(self, program: str, user: str) -> None:
@@ -51,12 +51,12 @@ class Rabbitmqctl:
         self._user = user
 
     def add(self, name: str) -> None:
-        """Make one, and let the user in."""
+        """Create a virtual host, and permit the user to use it."""
         self._run("add_vhost", name)
         self._run("set_permissions", "-p", name, self._user, ".*", ".*", ".*")
 
     def delete(self, name: str) -> None:
-        """Drop one."""
+        """Delete a virtual host."""
         self._run("delete_vhost", name)
 
     def _run(self, *arguments: str) -> None:
@@ -64,10 +64,10 @@ class Rabbitmqctl:
 
 
 class Management:
-    """Uses the management API, at its usual port.
+    """Manages virtual hosts by the management API at its default port.
 
     Args:
-        url: Of the broker.
+        url: The URL of the broker.
     """
 
     def __init__(self, url: str) -> None:
@@ -77,7 +77,7 @@ class Management:
         self._secret = base64.b64encode(f"{self._user}:{url_parts.password or 'guest'}".encode()).decode()
 
     def answers(self) -> bool:
-        """Whether it is there."""
+        """Whether the management API answers."""
         try:
             self._ask("GET", "whoami")
         except OSError:
@@ -85,12 +85,12 @@ class Management:
         return True
 
     def add(self, name: str) -> None:
-        """Make one, and let the user in."""
+        """Create a virtual host, and permit the user to use it."""
         self._ask("PUT", f"vhosts/{name}")
         self._ask("PUT", f"permissions/{name}/{self._user}", b'{"configure": ".*", "write": ".*", "read": ".*"}')
 
     def delete(self, name: str) -> None:
-        """Drop one."""
+        """Delete a virtual host."""
         self._ask("DELETE", f"vhosts/{name}")
 
     def _ask(self, method: str, path: str, body: bytes | None = None) -> None:
