@@ -144,7 +144,7 @@ def test_every_kind_of_url_is_on_the_page() -> None:
     ("heading", "figure"),
     [
         ("Settings", f"`sqlite:///{DEFAULT_FILE}`"),
-        ("`configure`", f"the runs of dead workers, again | {RecoveryIntervals().recover_within_s:.0f} s |"),
+        ("`configure`", f"the runs of dead workers | {RecoveryIntervals().recover_within_s:.0f} s |"),
         ("`configure`", f"at least {SHORTEST_S:.0f} s"),
         ("`configure`", f"{timedelta(seconds=unknown_policy(None).grace_s).days} day |"),
         ("URLs of databases", f"for a connection | {engine_options.CONNECT_TIMEOUT_S} |"),

@@ -218,14 +218,14 @@ SETTINGS = {
         _key(
             "recurring.missed",
             Choice(MISSED, "`skip` or `latest`"),
-            "Whether missed ticks have no run, or the newest one has.",
+            "Which missed ticks have a run: none, or the newest one.",
             "skip",
             **_FILE_ONLY,
         ),
         _key(
             "recurring.max_waiting",
             Number(1, 1, '`1` or `"unlimited"`', "unlimited"),
-            "A tick is skipped while so many runs of the task are pending.",
+            "The number of pending runs of the task at which a tick is skipped.",
             1,
             **_FILE_ONLY,
         ),
