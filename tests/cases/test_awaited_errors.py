@@ -319,7 +319,7 @@ def recursion_limit() -> Generator[None]:
 
 
 @pytest.mark.parametrize("limit", [500, 507, 514, 521, 528])
-def test_n6_calls_nested_too_deeply_raise_one_error_wherever_the_stack_ends(
+def test_n6_calls_nested_too_deeply_raise_one_error_at_any_end_of_the_stack(
     isolated_runtime: Isolated, recursion_limit: None, limit: int
 ) -> None:
     Nested(depth=2).call()

@@ -78,7 +78,7 @@ def test_l7_a_generator_may_be_closed_in_another_task(make: Make, observe: Look)
 
 
 @kinds
-def test_l7_an_error_of_the_body_passes_as_it_is(make: Make, observe: Look) -> None:
+def test_l7_an_error_of_the_body_is_raised_unchanged(make: Make, observe: Look) -> None:
     async def stream() -> AsyncGenerator[int]:
         with make("acme"):
             yield 1

@@ -235,7 +235,7 @@ def test_s2_the_value_of_a_step_of_another_run_is_not_used(isolated_runtime: Iso
     ],
     ids=["tampered", "text", "no object", "no encryptor"],
 )
-def test_s2_a_step_that_does_not_decrypt_ends_the_run_as_undecodable_whatever_its_retry_rules(
+def test_s2_a_step_that_does_not_decrypt_ends_the_run_as_undecodable_despite_its_retry_rules(
     isolated_runtime: Isolated, spoil: Any, error: str
 ) -> None:
     ticket = PayInSteps(card=SECRET).async_().call()

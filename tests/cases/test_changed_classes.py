@@ -376,7 +376,9 @@ def test_p19_a_mock_can_replace_policies_that_are_methods() -> None:
         assert Charge().call() == 9
 
 
-def test_p19_a_transaction_that_is_set_to_false_leaves_the_method_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_p19_setting_transaction_to_false_does_not_change_the_method_transaction(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def in_blocks(self: Any) -> int:
         with self.transaction() as session:
             assert session is not None

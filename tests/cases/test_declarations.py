@@ -342,7 +342,7 @@ HOOKS = ["__init__", "__new__", "__post_init__", "__attrs_post_init__", "__attrs
 
 @pytest.mark.parametrize("hook", HOOKS)
 @pytest.mark.parametrize("place", ["own", "mixin before", "mixin after", "base"])
-def test_p3_a_construction_hook_is_refused_wherever_it_is_declared(hook: str, place: str) -> None:
+def test_p3_a_construction_hook_is_refused_in_a_class_its_bases_and_mixins(hook: str, place: str) -> None:
     def method(self: Any, *arguments: Any, **named: Any) -> None: ...
 
     def declare() -> None:

@@ -410,7 +410,7 @@ def on_postgresql(tmp_path: Path) -> Generator[Application]:
         yield from _application(url)
 
 
-# ------------------------------------------------------------- o1: a key of the application's own column type
+# ------------------------------------------------------------- o1: a key of a column type of the application
 
 
 def test_o1_a_key_of_an_application_column_type_reaches_the_worker(app: Application) -> None:

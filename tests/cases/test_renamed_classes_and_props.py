@@ -137,7 +137,7 @@ def test_l9_an_explicit_key_and_a_token_are_found_under_earlier_names(
 
 @pytest.mark.parametrize("scope", [{"until": "started"}, {"until": "finished"}, {"for_": 60}], ids=str)
 @pytest.mark.parametrize("on_conflict", ["ticket", "skip", "raise", "replace"])
-@pytest.mark.parametrize("new", [NEW, {"name": "sync3", "aliases": ("sync2", "sync")}], ids=["index", "look"])
+@pytest.mark.parametrize("new", [NEW, {"name": "sync3", "aliases": ("sync2", "sync")}], ids=["unique index", "query"])
 def test_l9_every_scope_and_conflict_of_unique_works_under_earlier_names(
     isolated_runtime: Isolated, scope: dict[str, Any], on_conflict: Any, new: dict[str, Any]
 ) -> None:
@@ -215,7 +215,7 @@ def test_l9_a_class_without_aliases_makes_no_extra_query(isolated_runtime: Isola
 
 @pytest.mark.servers
 @pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
-@pytest.mark.parametrize("new", [NEW, {"name": "sync3", "aliases": ("sync2", "sync")}], ids=["index", "look"])
+@pytest.mark.parametrize("new", [NEW, {"name": "sync3", "aliases": ("sync2", "sync")}], ids=["unique index", "query"])
 def test_l9_keys_are_found_under_earlier_names_on_servers(kind: str, tmp_path: Path, new: dict[str, Any]) -> None:
     runs.clear()
     with database(kind, tmp_path) as url:

@@ -180,7 +180,7 @@ def test_s8_the_reason_why_a_result_was_not_stored_is_redacted(isolated_runtime:
 
 
 @pytest.mark.parametrize("secret", ["e", "12", 7, "no", "s", "a1", "<", ".", " ", "x-y"])
-def test_p17_the_rest_of_a_text_stays_readable_however_short_a_secret_is(secret: Any) -> None:
+def test_p17_the_rest_of_a_text_stays_readable_with_a_short_secret(secret: Any) -> None:
     text = "the sensitive delivery of 2012 was not seen at line 177. A xylophone-yard <b> failed"
 
     assert Redactor().knowing([secret])(text) == text

@@ -411,7 +411,7 @@ def test_p21_a_value_that_would_be_read_as_another_class_is_refused(annotation: 
     assert "item" in str(caught.value) or "is of type" in str(caught.value) or "key" in str(caught.value)
 
 
-# ------------------------------------------------------------------------- p23: types that cannot travel
+# ------------------------------------------------------------------------- p23: types without a JSON form
 
 
 class Readable(tp.Protocol):

@@ -168,7 +168,7 @@ def _insert_message(connection: sa.Connection, name: str, priority: int = 0) -> 
     "kind",
     ["sqlite", *(pytest.param(kind, marks=pytest.mark.servers) for kind in ("postgresql", "mariadb"))],
 )
-def test_l1_messages_of_an_unknown_class_are_skipped_whatever_their_priority(kind: str, tmp_path: Path) -> None:
+def test_l1_messages_of_an_unknown_class_are_skipped_at_any_priority(kind: str, tmp_path: Path) -> None:
     with servers.database(kind, tmp_path) as url:
         dexpy.configure(database=url)
         store = current_runtime().store

@@ -528,7 +528,7 @@ class Forgiving(Stepwise):
 
 
 @pytest.mark.parametrize("writes_first", [True, False])
-def test_a_failed_step_of_a_call_in_place_is_rolled_back_alone(
+def test_only_the_failed_step_of_a_call_in_place_is_rolled_back(
     isolated_runtime: Isolated, lines: Callable[[], list[str]], writes_first: bool
 ) -> None:
     assert Forgiving(writes_first=writes_first).call() == "caught"
@@ -972,7 +972,7 @@ class InBlock(Stepwise):
     def first(self) -> None: ...
 
 
-def test_a_class_without_a_record_is_refused_wherever_it_runs(isolated_runtime: Isolated) -> None:
+def test_a_step_of_a_class_without_a_record_is_refused(isolated_runtime: Isolated) -> None:
     with pytest.raises(StepError, match="needs a record for its checkpoint, but the class declares record = False"):
         Unrecorded().call()
     with pytest.raises(StepError, match=r"the class declares record = Recording\(params=False\)\. Remove that\."):

@@ -627,7 +627,7 @@ def test_nested_acalls_may_be_gathered(shop: Shop) -> None:
     assert records.done().count() == 11
 
 
-def test_one_failure_among_gathered_nested_runs_is_caught_alone(shop: Shop) -> None:
+def test_the_failure_of_one_of_several_gathered_nested_runs_can_be_caught(shop: Shop) -> None:
     class Outer(Operation):
         async def perform(self) -> list[str]:
             ended = await asyncio.gather(

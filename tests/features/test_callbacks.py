@@ -113,7 +113,7 @@ def test_an_error_of_perform_propagates_through_around_callbacks_like_an_excepti
     assert performed == ["tidied"]
 
 
-def test_an_error_wins_even_if_an_around_swallows_everything() -> None:
+def test_an_error_is_the_outcome_even_if_an_around_callback_swallows_it() -> None:
     class Greedy(Operation):
         @around
         def swallow(self, proceed: Callable[[], None]) -> None:

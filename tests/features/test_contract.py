@@ -93,7 +93,7 @@ def test_a_subclass_without_policies_has_those_of_its_base() -> None:
     assert contract.rescue_for(KeyError()) is not None
 
 
-def test_tuples_and_mappings_of_a_subclass_add_to_those_of_the_base_and_win_over_them() -> None:
+def test_tuples_and_mappings_of_a_subclass_add_to_those_of_the_base_and_precede_them() -> None:
     contract = Send.contract
     assert attempts(Send, ConnectionError()) == 9
     assert attempts(Send, ConnectionResetError()) == 9

@@ -652,7 +652,7 @@ class Leaks(Operation):
         raise Error("leaks", f"it is {every}", details={"is": every, str(self.number): {"n": self.number}, "free": 7})
 
 
-def test_a_sensitive_value_is_in_no_text_about_a_failure_whatever_its_type(
+def test_a_sensitive_value_of_any_type_is_in_no_text_about_a_failure(
     isolated_runtime: Isolated, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")

@@ -64,7 +64,7 @@ class Add(Operation):
 
 
 class Barrier:
-    """Gives another thread time to run between the read and the write."""
+    """Lets another thread run between the read and the write."""
 
     def __init__(self) -> None:
         self.event = threading.Event()

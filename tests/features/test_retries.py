@@ -695,7 +695,7 @@ def test_each_attempt_and_the_wait_are_logged(isolated_runtime: Isolated, caplog
     assert "retry_in_s=10.000" in entries[0][1]
 
 
-def test_a_failed_run_can_be_retried_by_hand_with_all_its_attempts(isolated_runtime: Isolated) -> None:
+def test_a_failed_run_that_its_ticket_retries_has_all_its_attempts_again(isolated_runtime: Isolated) -> None:
     script[:] = [ConnectionError("down")] * 5
     ticket = Thrice().async_().call()
     run_out(isolated_runtime)

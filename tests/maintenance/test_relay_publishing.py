@@ -433,7 +433,7 @@ def lose_a_worker(runtime: Runtime) -> None:
     assert Recovery(dispatcher, runtime.store, runtime.services.heartbeat).run_once() == 1
 
 
-def test_a_recovered_run_has_a_message_whatever_happened_to_the_first_one(alone: Runtime) -> None:
+def test_a_recovered_run_gets_a_message_although_its_first_one_was_acknowledged(alone: Runtime) -> None:
     """For example, a run by `perform`: its message was acknowledged meanwhile, because the record was running."""
     ticket = Recorded().async_().call()
     broker: Any = alone.broker

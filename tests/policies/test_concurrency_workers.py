@@ -85,18 +85,20 @@ def test_a_worker_frozen_while_it_claims_a_slot_blocks_the_key_no_longer_than_it
 ) -> None:
     first = pair.start_killed_at("in_perform=wait", threads=2)
     Single(key="one", number=0).async_().call()
-    eventually(lambda: pair.reached("in_perform"), "it has begun", WAIT_S, pair.output)
+    eventually(lambda: pair.reached("in_perform"), "the first run has started", WAIT_S, pair.output)
     for number in range(1, 4):
         Single(key="one", number=number).async_().call()
     blocked = sa.select(records.c.id).where(records.c.blocked_key.is_not(None))
-    eventually(lambda: len(pair.sql(blocked)) == 3, "they wait", WAIT_S, pair.output)
+    eventually(lambda: len(pair.sql(blocked)) == 3, "the other runs are blocked", WAIT_S, pair.output)
     pair.start_killed_at("concurrency_key_locked=wait", threads=1)
-    # Its run ends while it stops, so that the other worker takes the next one.
+    # The first worker must not start the next run when its own ends, so that the second worker claims it.
     first.signal(signal.SIGTERM)
-    eventually(lambda: first.lines("worker.draining"), "it has begun to stop", WAIT_S, pair.output)
+    eventually(lambda: first.lines("worker.draining"), "the first worker has begun to stop", WAIT_S, pair.output)
     pair.release_waiting("in_perform")
     assert first.ended() == 0
-    eventually(lambda: pair.reached("concurrency_key_locked"), "one is at the gate", WAIT_S, pair.output)
+    eventually(
+        lambda: pair.reached("concurrency_key_locked"), "the second worker is at the failpoint", WAIT_S, pair.output
+    )
     frozen = pair.reached("concurrency_key_locked")
     assert frozen is not None
     os.kill(frozen, signal.SIGSTOP)

@@ -311,7 +311,7 @@ def test_keys_are_read_from_the_environment_and_the_first_one_encrypts(
     runtime.close()
 
 
-def test_arguments_of_configure_win_over_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_arguments_of_configure_precede_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'app.db'}"
     monkeypatch.setenv("DEXPY_ENCRYPTION_KEYS", OLD_KEY)
     by_keys = dexpy.configure(database=url, encryption_keys=[NEW_KEY])
@@ -413,7 +413,7 @@ def test_filtering_by_encrypted_params_is_refused(isolated_runtime: Isolated) ->
 
 
 @pytest.mark.parametrize("how", ["done", "business", "crash", "retry", "database"])
-def test_a_secret_reaches_no_sink_however_the_run_ends(
+def test_a_secret_reaches_no_sink_at_any_end_of_a_run(
     isolated_runtime: Isolated,
     engine: sa.Engine,
     caplog: pytest.LogCaptureFixture,

@@ -280,7 +280,7 @@ def test_with_a_timeout_of_zero_a_run_tries_once(isolated_runtime: Isolated) -> 
         assert time.monotonic() - began_at < 5
 
 
-def test_the_lock_is_released_however_the_run_ends(isolated_runtime: Isolated) -> None:
+def test_the_lock_is_released_after_a_crash_and_a_business_error(isolated_runtime: Isolated) -> None:
     def crash() -> None:
         raise RuntimeError("broken")
 
@@ -384,7 +384,7 @@ def test_in_a_worker_a_lock_timeout_is_retried_after_a_wait(isolated_runtime: Is
     assert started_runs == [7]
 
 
-def test_a_rule_of_the_class_wins_and_its_last_attempt_fails(isolated_runtime: Isolated) -> None:
+def test_a_rule_of_the_class_replaces_the_default_rule_and_its_last_attempt_fails(isolated_runtime: Isolated) -> None:
     ticket = Ruled(account=7).async_().call()
     dropped = Discarded(account=7).async_().call()
     with holding("account:7"):

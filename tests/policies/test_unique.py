@@ -338,7 +338,7 @@ def test_retry_claims_the_key_again_unless_another_run_holds_it(isolated_runtime
     assert Reindex(shop=1).async_().call().id == first.id
 
 
-# -------------------------------------------------------------------- the caller's own token
+# -------------------------------------------------------------------- tokens
 
 
 def test_a_second_call_with_a_token_returns_the_ticket_of_the_first(

@@ -8,7 +8,7 @@
  6. test_a_prop_that_was_added_after_the_enqueue_has_its_default
  7. test_a_value_round_trips_through_json,
     test_a_value_without_a_json_form_is_refused_at_the_enqueue
- 8. test_a_delay_of_the_call_wins_over_one_of_the_class
+ 8. test_a_delay_of_the_call_overrides_that_of_the_class
  9. test_a_rollback_leaves_no_row_and_no_message,
     over servers: test_a_broker_that_is_down_loses_nothing_that_was_committed
 10. test_an_observer_in_the_base_class_leaves_the_retry_rule_in_force
@@ -343,7 +343,7 @@ class OnceUponATime(Scripted):
     async_ = Async(at=datetime(2100, 1, 1, tzinfo=timezone.utc))
 
 
-def test_a_delay_of_the_call_wins_over_one_of_the_class(isolated_runtime: Isolated) -> None:
+def test_a_delay_of_the_call_overrides_that_of_the_class(isolated_runtime: Isolated) -> None:
     ticket = OnceUponATime().async_(in_=60).call()
     assert isolated_runtime.run_pending() == []
     isolated_runtime.advance(61)

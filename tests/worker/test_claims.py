@@ -199,7 +199,7 @@ def test_a_message_of_an_ended_row_runs_an_unpublished_row(inbox: Inbox) -> None
     assert len(inbox.sent[calm]) == 1, "the relay does not republish its message"
 
 
-def test_every_row_is_run_once_whatever_the_order_of_priorities(inbox: Inbox, looking: None) -> None:
+def test_every_row_is_run_once_with_priorities_in_any_order(inbox: Inbox, looking: None) -> None:
     numbers = range(40)
     for number in numbers:
         inbox.send(number, priority=number * 7 % 10)
