@@ -45,6 +45,7 @@ def test_ticks_around_every_change_of_five_years_are_those_of_the_model(name: st
 
 
 @pytest.mark.zones
+@pytest.mark.timeout(600)
 def test_the_short_test_has_every_kind_of_change() -> None:
     zones = [ZoneInfo(name) for name in ZONES]
     kinds = {kind_of(zone, change) for zone in zones for change in changes_of(zone, YEARS)}

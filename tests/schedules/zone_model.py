@@ -122,16 +122,17 @@ def new_times(latest: datetime, local: datetime) -> list[datetime]:
 
 
 def changes_of(zone: ZoneInfo, years: range) -> list[datetime]:
-    """The minutes of UTC at which the clock of a zone changes, found hour by hour and then minute by minute."""
-    hour = timedelta(hours=1)
+    """The minutes of UTC at which the clock of a zone changes, found by steps of six hours and then by minutes."""
+    step = timedelta(hours=6)
     moment, end = datetime(years.start, 1, 1, tzinfo=UTC), datetime(years.stop, 1, 1, tzinfo=UTC)
+    offset = moment.astimezone(zone).utcoffset()
     found: list[datetime] = []
     while moment < end:
-        if moment.astimezone(zone).utcoffset() != (moment + hour).astimezone(zone).utcoffset():
-            minutes = (moment + MINUTE * number for number in range(1, 61))
-            offset = moment.astimezone(zone).utcoffset()
+        if (moment + step).astimezone(zone).utcoffset() != offset:
+            minutes = (moment + MINUTE * number for number in range(1, 361))
             found.append(next(minute for minute in minutes if minute.astimezone(zone).utcoffset() != offset))
-        moment += hour
+            offset = (moment + step).astimezone(zone).utcoffset()
+        moment += step
     return found
 
 
