@@ -127,21 +127,16 @@ class CronTimes:
         return any(field.startswith("*") for field in self.fields.split()[:-3])
 
     def after(self, local: datetime) -> Iterator[datetime]:
-        """Yield the times after this one, in rising order; end where no datetime follows."""
-        return self._iterate(local, is_reverse=False)
-
-    def before(self, local: datetime) -> Iterator[datetime]:
-        """Yield the times before this one, in falling order; end where no datetime precedes."""
-        return self._iterate(local, is_reverse=True)
-
-    def _iterate(self, local: datetime, *, is_reverse: bool) -> Iterator[datetime]:
+        """Yield the times after this one, in rising order."""
         from cronsim import CronSim
 
-        try:
-            yield from CronSim(self.fields, local, reverse=is_reverse)
-        except (OverflowError, ValueError):
-            # Before the year 1 or after the year 9999.
-            return
+        return CronSim(self.fields, local)
+
+    def before(self, local: datetime) -> Iterator[datetime]:
+        """Yield the times before this one, in falling order."""
+        from cronsim import CronSim
+
+        return CronSim(self.fields, local, reverse=True)
 
     def explained(self) -> str:
         """Return a sentence without its full stop."""

@@ -33,11 +33,11 @@ class LocalTimes(Protocol):
         ...
 
     def after(self, local: datetime) -> Iterator[datetime]:
-        """Yield the times after this one, in rising order; end where no datetime follows."""
+        """Yield the times after this one, in rising order; end or raise OverflowError where no datetime follows."""
         ...
 
     def before(self, local: datetime) -> Iterator[datetime]:
-        """Yield the times before this one, in falling order; end where no datetime precedes."""
+        """Yield the times before this one, in falling order; end or raise OverflowError where no datetime precedes."""
         ...
 
 
@@ -57,7 +57,7 @@ def _until_the_last_datetime(found: Iterator[datetime]) -> Iterator[datetime]:
     try:
         yield from found
     except OverflowError:
-        # A local time of the year 1 or 9999 whose moment is outside of these years.
+        # A local time or its moment is outside of the years 1 to 9999.
         return
 
 

@@ -153,6 +153,18 @@ def test_a_moment_within_an_overlap_counts_as_it_is() -> None:
     assert daily.previous_before(first) == datetime(2026, 10, 24, 0, 45, tzinfo=UTC)
 
 
+@pytest.mark.parametrize("late", [timedelta.resolution, timedelta(seconds=0.5), timedelta(seconds=1)], ids=str)
+def test_shortly_after_a_change_the_earlier_ticks_are_those_of_the_earlier_offset(late: timedelta) -> None:
+    change = datetime(2026, 3, 29, 1, tzinfo=UTC)
+    in_the_gap = Cron("*/30 2 * * *", zone="Europe/Rome")
+    before_it = Cron("*/30 1 * * *", zone="Europe/Rome")
+
+    assert in_the_gap.previous_before(change + late) == datetime(2026, 3, 28, 1, 30, tzinfo=UTC)
+    assert before_it.previous_before(change + late) == datetime(2026, 3, 29, 0, 30, tzinfo=UTC)
+    assert in_the_gap.next_after(change - late) == datetime(2026, 3, 30, 0, 0, tzinfo=UTC)
+    assert Cron("* 3 * * *", zone="Europe/Rome").next_after(change - late) == change
+
+
 def test_offsets_of_seconds_are_kept() -> None:
     # Before time zones: the local time of Amsterdam was 19 min 32 s ahead of UTC.
     daily = Every("day at noon", zone="Europe/Amsterdam")

@@ -140,6 +140,12 @@ def test_a_long_expression_is_refused_before_it_is_read(expression: str) -> None
     assert len(str(caught.value)) < 300
 
 
+def test_120_characters_are_accepted() -> None:
+    assert Cron("0 3 * * *".ljust(120)) == Cron("0 3 * * *")
+    with pytest.raises(DeclarationError, match="expected at most 120 characters, got 121"):
+        Cron("0 3 * * *".ljust(121))
+
+
 def test_the_dearest_expressions_of_120_characters_are_read_in_time() -> None:
     began = time.process_time()
     for expression in ("*," * 55 + "* * * * *", "0 0 29 2 " + "*," * 55 + "*", "0 0 * * " + "1#5," * 27 + "1#5"):

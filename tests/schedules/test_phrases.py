@@ -165,6 +165,9 @@ def test_a_long_phrase_is_refused_before_it_is_read() -> None:
     ) as caught:
         Every("every day at 9:00" + " and 9:00" * 111_109 + "at")
     assert len(str(caught.value)) < 300
+    assert Every("every day".ljust(200)) == Every("every day")
+    with pytest.raises(DeclarationError, match="expected at most 200 characters, got 201"):
+        Every("every day".ljust(201))
 
 
 TIMES = st.builds(

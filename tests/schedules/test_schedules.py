@@ -260,6 +260,24 @@ def test_the_first_and_the_last_year_have_an_end(schedule: Every | Cron, zone: s
     assert local.previous_before(last - 3 * DAY) > last - 70 * DAY
 
 
+@pytest.mark.parametrize("schedule", [Cron("0 0 29 2 *"), Cron("0 0 1 1 *"), Every("every 1830 days")], ids=str)
+def test_a_rare_schedule_ends_in_the_first_and_in_the_last_year(schedule: Every | Cron) -> None:
+    last = schedule.upcoming(datetime(9985, 1, 1, tzinfo=UTC), 100)
+    assert 2 <= len(last) <= 15
+    with pytest.raises(OptionsError, match="no tick after"):
+        schedule.next_after(last[-1])
+    first = schedule.next_after(datetime(1, 1, 2, tzinfo=UTC))
+    assert schedule.with_zone("Europe/Rome").upcoming(last[0] - DAY, 100)[-1].date() in (
+        last[-1].date(),
+        last[-1].date() - DAY,
+    )
+    while first > datetime(1, 1, 1, tzinfo=UTC) + 2 * 1830 * DAY:
+        first = schedule.previous_before(first)
+    with pytest.raises(OptionsError, match="no tick before"):
+        while True:
+            first = schedule.previous_before(first)
+
+
 def test_a_moment_outside_of_the_years_in_utc_is_refused() -> None:
     late = datetime(9999, 12, 31, 23, tzinfo=timezone(-5 * HOUR))
     with pytest.raises(OptionsError, match="within the years 1 to 9999 in UTC"):
