@@ -62,7 +62,7 @@ from dexpy.schedules.every import Every
 from dexpy.transactions.sessions import current_session, session
 
 if TYPE_CHECKING:
-    from dexpy import records
+    from dexpy import records, recurring
     from dexpy.recording.ticket import Ticket
 
 __version__ = "0.1.0"
@@ -122,6 +122,7 @@ __all__ = [
     "guard",
     "prop",
     "records",
+    "recurring",
     "register_model_loader",
     "register_type",
     "session",
@@ -141,4 +142,8 @@ if not TYPE_CHECKING:
             from importlib import import_module
 
             return import_module("dexpy.records")
+        if name == "recurring":
+            from importlib import import_module
+
+            return import_module("dexpy.recurring")
         raise AttributeError(f"module 'dexpy' has no attribute {name!r}")

@@ -31,6 +31,8 @@ from dexpy.liveness.intervals import RecoveryIntervals
 from dexpy.locks.backends import Locks
 from dexpy.maintenance.once_call_leases import HeartbeatLease
 from dexpy.maintenance.recovery import Recovery
+from dexpy.maintenance.recurring_registration import RecurringRegistration
+from dexpy.maintenance.recurring_ticks import RecurringTicks
 from dexpy.maintenance.relay import Relay
 from dexpy.maintenance.unfinished_claims import UnfinishedClaims
 from dexpy.policies.once import OnceOptions
@@ -60,6 +62,7 @@ class Recorded:
         lease: The lease of synchronous calls with an idempotency key.
         record_job: Runs records.
         relay: Publishes, recovers and expires records.
+        recurring: Enqueues the ticks of recurring tasks.
     """
 
     store: Store
@@ -68,6 +71,7 @@ class Recorded:
     lease: HeartbeatLease
     record_job: RecordJob
     relay: Relay
+    recurring: RecurringTicks
 
     def once_recorder(
         self, operation: Any, contract: Contract, once: OnceOptions, run_id: str, frame: Frame, redactor: Redactor
@@ -221,11 +225,13 @@ def build(
         unfinished_claims = UnfinishedClaims(dispatcher, store, heartbeat, end_writer)
         relay = Relay(dispatcher, heartbeat, intervals, batch_size=relay_batch_size)
         lease = HeartbeatLease(heartbeat, Recovery(dispatcher, store, heartbeat), end_writer)
-        recorded = Recorded(store, heartbeat, end_writer, lease, record_job, relay)
+        recurring_ticks = RecurringTicks(dispatcher, store)
+        recorded = Recorded(store, heartbeat, end_writer, lease, record_job, relay, recurring_ticks)
         run_record, release_runs = record_job.run, record_job.release_runs
         # Before the actors' middleware, so that the heartbeat stops after unfinished runs are released.
         broker.add_middleware(heartbeat)
         tasks.append(PeriodicTask("relay", intervals.recovery_interval_s, relay.run_once))
+        tasks.append(recurring_ticks.periodic_task(RecurringRegistration(store, heartbeat).run_if_due))
         if not transport.transactional:
             tasks.append(PeriodicTask("send", relay_interval_s, relay.publish_unpublished))
     direct_job = DirectJob(dispatcher, store, redactor, session_store, unknown_operations, watchdog)

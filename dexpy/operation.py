@@ -37,7 +37,7 @@ from dexpy.declaration.props import Prop, construct, parse_props
 from dexpy.declaration.recurring import Recurring
 from dexpy.declaration.signature import SignatureDescriptor, frozen_error, takes_props
 from dexpy.enqueue.api import Async, Performs, PerformsAsync
-from dexpy.execution import dry_run
+from dexpy.execution import dry_run, ticks
 from dexpy.execution.call import call_of
 from dexpy.execution.durable import progress, steps
 from dexpy.execution.explain import Explanation
@@ -58,6 +58,7 @@ from dexpy.schedules.schedule import Schedule
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
+    from datetime import datetime
     from typing import Self
 
     from sqlalchemy import Select
@@ -531,6 +532,22 @@ class Operation(metaclass=OperationType):
     def run_id(self) -> str:
         """The id of the run and its record, the same in all attempts: an idempotency key for external calls."""
         return call_of(self, "run_id").id
+
+    @property
+    def scheduled_for(self) -> datetime | None:
+        """The tick for which the run of a recurring task was enqueued, in the time zone of the task.
+
+        The same in all attempts; None in any other run, and after `dexpy.recurring.run_now`.
+        """
+        return ticks.scheduled_for(call_of(self, "scheduled_for"))
+
+    @property
+    def previous_scheduled_for(self) -> datetime | None:
+        """The tick before `scheduled_for` that had a run; None for the first one.
+
+        Missed and skipped ticks had none, so that the runs cover all of the time between the two.
+        """
+        return ticks.previous_scheduled_for(call_of(self, "previous_scheduled_for"))
 
     def check_cancelled(self) -> None:
         """Raise `Cancelled` if the run was cancelled with `Ticket.cancel`; for long work without a session.

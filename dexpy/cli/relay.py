@@ -24,8 +24,8 @@ POLL_EVERY_S = 0.1
 def relay(modules: tuple[str, ...], once: bool, verbose: bool) -> None:
     """Run a relay without a worker.
 
-    It publishes records without a message, recovers the runs of dead workers and expires overdue runs, as every worker
-    does too.
+    It publishes records without a message, recovers the runs of dead workers, expires overdue runs and enqueues the
+    ticks of recurring tasks, as every worker does too.
 
     MODULE is a dotted name, as for `dexpy worker`: it may call dexpy.configure(), and its operations define the
     delay before a lost run is retried.
@@ -49,7 +49,9 @@ def relay(modules: tuple[str, ...], once: bool, verbose: bool) -> None:
     dispatcher.require_tables()
     relay_service = recorded.relay
     if once:
-        all_succeeded = all([relay_service.run_once(), relay_service.publish_unpublished()])
+        steps = (relay_service.run_once, recorded.recurring.run_once, relay_service.publish_unpublished)
+        results = [step() for step in steps]
+        all_succeeded = all(results)
         services.close()
         click.echo(", ".join(f"{relay_service.counts[counter]} {counter}" for counter in relays.COUNTERS) + ".")
         sys.exit(0 if all_succeeded else 1)
@@ -61,6 +63,7 @@ def relay(modules: tuple[str, ...], once: bool, verbose: bool) -> None:
     tasks = (
         PeriodicTask("relay", runtime.intervals.recovery_interval_s, relay_service.run_once),
         PeriodicTask("send", interval_s, relay_service.publish_unpublished),
+        recorded.recurring.periodic_task(),
     )
     threads = [task.start() for task in tasks]
     click.echo("The relay is running; stop it with TERM or Ctrl-C.", err=True)

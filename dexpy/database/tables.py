@@ -233,6 +233,7 @@ recurring = sa.Table(
     sa.Column("paused_until", UtcDateTime),
     sa.Column("until_at", UtcDateTime),
     sa.Column("remaining", Integer),
+    sa.Column("undeclared_at", UtcDateTime),
     sa.Column("retired_at", UtcDateTime),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("updated_at", UtcDateTime, nullable=False),

@@ -76,12 +76,12 @@ def compile_contract(cls: type[Any], name: str | None, aliases: Sequence[str]) -
         callbacks=tuple(hook for hook in hooks if isinstance(hook, Callback)),
         is_async=_is_async(perform),
         pipeline_edits=_pipeline_edits(cls, where),
-        recurring=_recurring(cls, name or stable_name(cls), record),
+        recurring=_recurring(cls, next(iter(_aliases(aliases, where)), name or stable_name(cls)), record),
     )
 
 
-def _recurring(cls: type[Any], name: str, record: Recording | None) -> tuple[Recurring, ...]:
-    tasks = recurring_of(cls, name, record)
+def _recurring(cls: type[Any], default_key: str, record: Recording | None) -> tuple[Recurring, ...]:
+    tasks = recurring_of(cls, default_key, record)
     check_props(cls, tasks)
     return tasks
 

@@ -37,7 +37,8 @@ class Recurring:
 
     Args:
         schedule: `Every` or `Cron`.
-        key: The name of the task, unique in the database; the stable name of the class when left out.
+        key: The name of the task, unique in the database; the stable name of the class when left out, the first of its
+            aliases if it has any.
         props: The props of each run; a prop that is left out gets its default when the run is enqueued.
         queue: The queue of its runs, instead of that of the class.
         priority: Their priority, instead of that of the class; higher runs sooner.
@@ -123,12 +124,17 @@ class Recurring:
         """The grace in seconds, with its default."""
         if self.grace is not None:
             return delay_seconds(self.grace, "grace", "Recurring")
-        return max(min(self.schedule.interval, LONGEST_GRACE).total_seconds(), SHORTEST_GRACE_S)
+        return default_grace_s(self.schedule)
 
     @property
     def jitter_s(self) -> float:
         """The jitter in seconds; 0 without one."""
         return 0.0 if self.jitter is None else delay_seconds(self.jitter, "jitter", "Recurring")
+
+
+def default_grace_s(schedule: Schedule) -> float:
+    """Return the default grace of a schedule in seconds: its interval, within bounds."""
+    return max(min(schedule.interval, LONGEST_GRACE).total_seconds(), SHORTEST_GRACE_S)
 
 
 def check_key(key: object, where: str) -> str:
@@ -144,12 +150,12 @@ def check_key(key: object, where: str) -> str:
     return key
 
 
-def recurring_of(cls: type[Any], name: str, record: Recording | None) -> tuple[Recurring, ...]:
+def recurring_of(cls: type[Any], default_key: str, record: Recording | None) -> tuple[Recurring, ...]:
     """Return the recurring tasks of a class, each with its key; a subclass does not inherit them.
 
     Args:
         cls: The class.
-        name: Its stable name.
+        default_key: Its earliest name, so that the task stays the same when the class is renamed.
         record: What its record stores.
 
     Raises:
@@ -175,7 +181,7 @@ def recurring_of(cls: type[Any], name: str, record: Recording | None) -> tuple[R
                     f"{where}: {task.schedule!r} has no key, and there are several entries. "
                     f'Give each a key: Recurring({task.schedule!r}, key="...").'
                 )
-            task = attrs.evolve(task, key=name)
+            task = attrs.evolve(task, key=default_key)
         tasks.append(task)
     keys = [str(task.key) for task in tasks]
     if duplicates := {key for key in keys if keys.count(key) > 1}:

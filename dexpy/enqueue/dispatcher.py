@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import dramatiq
 from sqlalchemy.engine import Connection, Row
@@ -15,6 +15,7 @@ from dexpy.brokers.sql.broker import SqlBroker
 from dexpy.database.current_transaction import transaction_scope
 from dexpy.enqueue.jobs import (
     DirectPayload,
+    EnqueueOptions,
     PreparedJob,
     direct_message,
     note_position,
@@ -51,8 +52,11 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 
+T = TypeVar("T")
 StoreJobs: TypeAlias = Callable[[Connection], None]
 """Stores the records and messages of prepared jobs."""
+PrepareJob: TypeAlias = Callable[[EnqueueTransaction, CommitState], PreparedJob]
+"""Prepares a job for a transaction of the application, or None for one of dexpy's own."""
 
 
 class Dispatcher:
@@ -137,6 +141,81 @@ class Dispatcher:
         if prepared_jobs:
             self._store_and_publish(prepared_jobs, transaction, commit_state)
         return [prepared.ticket for prepared in prepared_jobs]
+
+    def enqueue_job(self, prepare: PrepareJob, session: Session | Connection | None) -> Ticket[Any]:
+        """Enqueue a job that the caller prepares; see `enqueue`.
+
+        Args:
+            prepare: Returns the job for a transaction and its commit state.
+            session: As for `enqueue`.
+        """
+        transaction = _resolve_transaction(session)
+        commit_state = CommitState()
+        prepared = prepare(transaction, commit_state)
+        self._store_and_publish([prepared], transaction, commit_state)
+        return prepared.ticket
+
+    def write_joined(self, session: Session | Connection | None, write: Callable[[Connection], T]) -> T:
+        """Write in the transaction of a session on the records' database, else in one of dexpy's own.
+
+        Args:
+            session: The session or connection; the current session when None.
+            write: Writes on the connection.
+        """
+        assert self._tables is not None  # noqa: S101 - callers need a store
+        transaction = _resolve_transaction(session)
+        if transaction is None or not self._is_joined(transaction):
+            with self._tables.begin() as connection:
+                return write(connection)
+        if isinstance(transaction, ExternalConnection):
+            joined = transaction.connection
+        else:
+            joined = transaction.session().connection()
+        results: list[T] = []
+        self._write_on(joined, lambda connection: results.append(write(connection)))
+        return results[0]
+
+    def prepare(
+        self,
+        operation: Any,
+        options: AsyncOptions,
+        transaction: EnqueueTransaction = None,
+        commit_state: CommitState | None = None,
+    ) -> PreparedJob:
+        """Prepare an operation for `store_with` or `enqueue_job`; see `enqueue` for the exceptions."""
+        return self._preparer.prepare(operation, options, transaction, None, commit_state or CommitState())
+
+    def prepare_stored(
+        self,
+        operation: str,
+        params: Mapping[str, Any],
+        options: EnqueueOptions,
+        loss_limit: int | None,
+        transaction: EnqueueTransaction = None,
+        commit_state: CommitState | None = None,
+    ) -> PreparedJob:
+        """Prepare a run of a class that this process may not know; see `JobPreparer.prepare_stored`."""
+        state = commit_state or CommitState()
+        return self._preparer.prepare_stored(operation, params, options, loss_limit, transaction, state)
+
+    def store_with(self, job: PreparedJob, write: Callable[[Connection, StoreJobs], bool]) -> None:
+        """Store a prepared job together with other rows, in a transaction of dexpy's own, and publish it.
+
+        Args:
+            job: The job.
+            write: Writes the other rows on the connection and calls the function that it gets, which stores the job;
+                returns whether the job was stored. It is called again in a new transaction after a conflict of keys.
+        """
+        self.transport.broker.declare_queue(job.options.queue)
+        is_stored = False
+
+        def write_all(connection: Connection) -> None:
+            nonlocal is_stored
+            is_stored = write(connection, partial(store_jobs, [job], sql_queue=self.transport.sql_queue))
+
+        self._write(write_all)
+        if is_stored:
+            self._publish([job], {job.options.queue}, CommitState())
 
     def _is_joined(self, transaction: EnqueueTransaction) -> bool:
         """Whether a record is written in a transaction of the application."""

@@ -113,6 +113,50 @@ class JobPreparer:
         is_due = resolved.delay_s == 0 and not isinstance(transaction, ExternalConnection)
         return PreparedJob(ticket, resolved, message, is_due, self._transport.transactional, columns, keyed)
 
+    def prepare_stored(
+        self,
+        operation: str,
+        params: Mapping[str, Any],
+        options: EnqueueOptions,
+        loss_limit: int | None,
+        transaction: EnqueueTransaction,
+        commit_state: CommitState,
+    ) -> PreparedJob:
+        """Prepare a run of a class that this process may not know, from stored params.
+
+        Args:
+            operation: The stable name of the class.
+            params: The props as JSON.
+            options: Its queue, priority and time.
+            loss_limit: The number of lost workers that ends the run; None for the default.
+            transaction: The transaction of the application that stores it; None for one of dexpy's own.
+            commit_state: The state of that transaction.
+        """
+        run_id = new_id("op")
+        frame = current_frame().child(run_id, operation).in_background()
+        due_at = options.at if options.wait_s is None else clock.now() + timedelta(seconds=options.wait_s)
+        snapshot = {"id": run_id, "operation": operation, "status": "pending", "params": params}
+        columns = {
+            "id": run_id,
+            "operation": operation,
+            **frame.columns(),
+            "params": params,
+            "status": "pending",
+            "queue": options.queue,
+            "priority": options.priority,
+            "loss_limit": loss_limit,
+        }
+        return PreparedJob(
+            Ticket[Any](
+                run_id, operation, self._store, {**snapshot, "scheduled_at": due_at, "progress": None}, commit_state
+            ),
+            options,
+            record_message(operation, run_id, frame.trace_id, options.queue, options.priority),
+            options.delay_s == 0 and not isinstance(transaction, ExternalConnection),
+            self._transport.transactional,
+            columns,
+        )
+
     def _prepare_direct(
         self,
         contract: Contract,

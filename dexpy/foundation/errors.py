@@ -28,6 +28,7 @@
     ├─ TransactionOwned                    commit, rollback or close inside perform
     ├─ UnknownOperation (LookupError)      no operation of this name is declared in this process
     ├─ RecordNotFound (LookupError)        no record has this id
+    ├─ RecurringTaskNotFound (LookupError) no recurring task has this key
     ├─ InvalidTransition                   the status of the record does not allow the transition
     ├─ KeyBusy (TimeoutError)              another run still holds the idempotency key after the wait
     ├─ OnceConflict                        the idempotency key was used with other params
@@ -426,6 +427,10 @@ class UnknownOperation(DexpyError, LookupError):
 
 class RecordNotFound(DexpyError, LookupError):
     """No record has this id."""
+
+
+class RecurringTaskNotFound(DexpyError, LookupError):
+    """No recurring task has this key."""
 
 
 class InvalidTransition(DexpyError):

@@ -16,6 +16,7 @@ ENQUEUE = "dexpy.enqueue"
 EXECUTION = "dexpy.execution"
 LIVENESS = "dexpy.liveness"
 RECORDING = "dexpy.recording"
+RECURRING = "dexpy.recurring"
 RELAY = "dexpy.relay"
 RUNTIME = "dexpy.runtime"
 TRANSACTIONS = "dexpy.transactions"
@@ -29,6 +30,7 @@ LOGGERS = {
     ENQUEUE: "enqueueing, queues and concurrency limits",
     BROKER: "messages, and the servers that carry them",
     RELAY: "recovery of dead workers' runs, and republishing",
+    RECURRING: "recurring tasks and their ticks",
     RECORDING: "records of runs",
     DATABASE: "the records' database",
     DECLARATION: "references of operations",
@@ -55,6 +57,14 @@ FIELDS = {
     "hook": "the name of an after-commit hook",
     "traceback": "file, line and function of each frame",
     "keys": "names of params, separated by commas",
+    "key": "the key of a recurring task",
+    "schedule": "the schedule of a recurring task",
+    "source": "where a recurring task is defined: class, file or api",
+    "tick": "the tick, a moment of the schedule",
+    "next_at": "the next tick",
+    "first_at": "the first of several ticks",
+    "last_at": "the last of several ticks",
+    "late_ms": "how late it was enqueued, in milliseconds",
     "limit": "the concurrency limit",
     "concurrency_key": "the stored key of a concurrency limit",
     "status": "the status of the record",
@@ -577,6 +587,69 @@ class LogEvent(Enum):
         DEBUG,
         "A waiting call could not recover the runs of dead processes; it continues to wait.",
         "Nothing.",
+    )
+    RECURRING_ENQUEUED = (
+        "recurring.enqueued",
+        RECURRING,
+        DEBUG,
+        "A run of a recurring task was enqueued for a tick.",
+        "Nothing.",
+    )
+    RECURRING_MISSED = (
+        "recurring.missed",
+        RECURRING,
+        WARNING,
+        "`count` ticks of a recurring task had no run, because no worker enqueued them within its grace.",
+        'Start a worker or a relay, or set `grace=` or `missed="latest"`.',
+    )
+    RECURRING_SKIPPED = (
+        "recurring.skipped",
+        RECURRING,
+        INFO,
+        "A tick had no run, because an earlier run is pending or running, or has the key of the class (`reason`).",
+        "If it repeats, start more workers of the queue, or choose a longer interval.",
+    )
+    RECURRING_FAILED = (
+        "recurring.failed",
+        RECURRING,
+        ERROR,
+        "A run of a recurring task could not be enqueued; it is tried again while the tick is within its grace.",
+        "Check the error, the props of the task and its row in `operation_recurring`.",
+    )
+    RECURRING_UNREADABLE = (
+        "recurring.unreadable",
+        RECURRING,
+        ERROR,
+        "The row of a recurring task has values that cannot be read (`columns`), so that it does not run.",
+        "Correct the row in `operation_recurring`, or delete it.",
+    )
+    RECURRING_REGISTERED = (
+        "recurring.registered",
+        RECURRING,
+        INFO,
+        "A worker has registered a recurring task of its classes, or has registered it again.",
+        "Nothing.",
+    )
+    RECURRING_CHANGED = (
+        "recurring.changed",
+        RECURRING,
+        INFO,
+        "A worker has replaced the definition of a recurring task by that of its own, newer release.",
+        "Nothing.",
+    )
+    RECURRING_RETIRED = (
+        "recurring.retired",
+        RECURRING,
+        WARNING,
+        "No live worker declares a recurring task any more, so that it has no further ticks.",
+        "Nothing if it was removed; otherwise start a worker that declares it.",
+    )
+    RECURRING_NOT_REGISTERED = (
+        "recurring.not_registered",
+        RECURRING,
+        ERROR,
+        "A recurring task of a class could not be registered (`reason`).",
+        "Fix the cause, and restart the workers.",
     )
     SESSION_NOT_ENDED = (
         "session.not_ended",

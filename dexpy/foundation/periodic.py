@@ -26,6 +26,7 @@ class PeriodicTask:
         run_once: A function that runs the task once; returns whether it succeeded.
         retry: The pauses after failed runs; doubling from `every_s` by default.
         waits_first: Whether the thread pauses before the first run.
+        pause_s: A function that returns the pause after a successful run, instead of `every_s`.
     """
 
     name: str
@@ -33,6 +34,7 @@ class PeriodicTask:
     run_once: Callable[[], bool]
     retry: Backoff | None = None
     waits_first: bool = False
+    pause_s: Callable[[], float] | None = None
 
     @property
     def backoff(self) -> Backoff:
@@ -69,7 +71,7 @@ class PeriodicThread(threading.Thread):
         retry_s = task.backoff.pause_s(failures)
         try:
             if task.run_once():
-                return task.every_s, 0
+                return task.every_s if task.pause_s is None else task.pause_s(), 0
         except Exception as error:  # noqa: BLE001 - the next run must happen whatever this one raised
             log_event(LogEvent.TASK_FAILED, task=task.name, error=class_path(error), retry_in_s=retry_s)
         return retry_s, failures + 1

@@ -188,6 +188,12 @@ class Heartbeat(dramatiq.Middleware):
             heartbeat.stop()
 
     @property
+    def registered_worker(self) -> str | None:
+        """The worker id of this process if its operations are stored: it has threads that run them."""
+        heartbeat = self._by_pid.get(os.getpid())
+        return None if heartbeat is None or not heartbeat.has_names else heartbeat.worker_id
+
+    @property
     def worker_ids(self) -> tuple[str, ...]:
         """All worker ids that this process has had."""
         heartbeat = self._by_pid.get(os.getpid())
@@ -300,6 +306,11 @@ class _ProcessHeartbeat:
         self.worker_id = worker_id
         self._reports_left = 2 if self._registered_names else 0
         return started_at
+
+    @property
+    def has_names(self) -> bool:
+        """Whether the names of the operations of this process are stored."""
+        return bool(self._registered_names)
 
     def _names(self) -> tuple[str, ...]:
         """Return the names of the operations that this process can run; empty if it is not a worker."""

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -60,8 +60,20 @@ def register(connection: Connection, id: str, lease_s: float, *, names: Sequence
 
 def update_names(connection: Connection, id: str, names: Sequence[str]) -> None:
     """Replace the names of the operations that a worker's process has declared."""
-    connection.execute(sa.delete(worker_names).where(worker_names.c.worker == id))
-    connection.execute(sa.insert(worker_names).values(worker=id, names=list(names)))
+    updated = sa.update(worker_names).where(worker_names.c.worker == id).values(names=list(names))
+    if not connection.execute(updated).rowcount:
+        connection.execute(sa.insert(worker_names).values(worker=id, names=list(names)))
+
+
+def update_recurring(connection: Connection, id: str, declared: Mapping[str, Any]) -> bool:
+    """Store the recurring tasks that a worker's process declares; return False if the worker has no row of names."""
+    updated = sa.update(worker_names).where(worker_names.c.worker == id).values(recurring_keys=dict(declared))
+    return bool(connection.execute(updated).rowcount)
+
+
+def stored_names(connection: Connection, ids: Collection[str]) -> Sequence[Row[Any]]:
+    """Return the rows of names of these workers."""
+    return connection.execute(sa.select(worker_names).where(worker_names.c.worker.in_(ids))).all()
 
 
 def renew_lease(connection: Connection, id: str, lease_s: float) -> bool:
@@ -120,7 +132,7 @@ class KnownClasses:
 def known_classes(connection: Connection, liveness_locks: SqliteLivenessLocks, queue: str) -> KnownClasses:
     """Return the operations that the live workers of a queue can run."""
     serving = {row.id for row in live_workers(connection, liveness_locks) if row.threads and serves_queue(row, queue)}
-    stored = connection.execute(sa.select(worker_names).where(worker_names.c.worker.in_(serving))).all()
+    stored = stored_names(connection, serving)
     names = frozenset[str]().union(*(row.names or () for row in stored))
     return KnownClasses(names, serving <= {row.worker for row in stored})
 

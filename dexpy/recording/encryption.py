@@ -47,8 +47,8 @@ def encrypt_params(contract: Contract, params: dict[str, Any], run_id: str) -> d
 
     Args:
         contract: The contract of the operation.
-        params: The params as JSON.
-        run_id: The id of the run.
+        params: The params as JSON; those of a recurring task may lack some.
+        run_id: The id of the run, or of the recurring task.
 
     Raises:
         EncryptorMissing: The encryptor is not configured.
@@ -57,7 +57,10 @@ def encrypt_params(contract: Contract, params: dict[str, Any], run_id: str) -> d
         return params
     by_encryptor: dict[str, dict[str, Any]] = {}
     for name, encryptor in contract.encrypted_props.items():
-        by_encryptor.setdefault(encryptor, {})[name] = params[name]
+        if name in params:
+            by_encryptor.setdefault(encryptor, {})[name] = params[name]
+    if not by_encryptor:
+        return params
     clear = {name: value for name, value in params.items() if name not in contract.encrypted_props}
     return {
         **clear,

@@ -86,9 +86,9 @@ class Transition:
     fenced: bool = False
     returned: tuple[str, ...] = ()
 
-    def columns(self) -> tuple[sa.Column[Any], ...]:
+    def columns(self) -> tuple[sa.ColumnElement[Any], ...]:
         """Return the columns that `apply` returns."""
-        return tuple(records.c[name] for name in self.returned) or tuple(records.c)
+        return tuple(map(_returned, self.returned)) or tuple(records.c)
 
     def conditions(self) -> tuple[sa.ColumnElement[bool], ...]:
         """Return the conditions on the row, except the condition on its id."""
@@ -135,6 +135,15 @@ _KEYS_CLAIMED: Final = {
 _PUBLISHED: Final = {"enqueued_at": sa.case((sa.bindparam("p_sent", type_=sa.Boolean()), after(0)), else_=None)}
 _RETRIED: Final = {"scheduled_at": after(seconds_parameter("p_wait_s"))} | _PUBLISHED
 
+_UNDECODED: Final = ("run_at", "previous_run_at", "run_zone")
+"""Columns that are returned as the driver reads them: most runs do not use them."""
+
+
+def _returned(name: str) -> sa.ColumnElement[Any]:
+    column = records.c[name]
+    return sa.type_coerce(column, sa.types.NullType()).label(name) if name in _UNDECODED else column
+
+
 # Only columns that a worker needs, because each one is decoded.
 _CLAIMED: Final = (
     "id",
@@ -148,6 +157,9 @@ _CLAIMED: Final = (
     "claimed_by",
     "claim_token",
     "concurrency_key",
+    "run_at",
+    "previous_run_at",
+    "run_zone",
 )
 
 TRANSITIONS: Final[dict[str, Transition]] = {

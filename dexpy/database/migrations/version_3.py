@@ -30,6 +30,7 @@ _RECURRING = """CREATE TABLE {exists}{schema}operation_recurring (
     paused_until {moment},
     until_at {moment},
     remaining INTEGER,
+    undeclared_at {moment},
     retired_at {moment},
     created_at {moment} NOT NULL,
     updated_at {moment} NOT NULL,
