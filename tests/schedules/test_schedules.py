@@ -278,6 +278,12 @@ def test_a_rare_schedule_ends_in_the_first_and_in_the_last_year(schedule: Every 
             first = schedule.previous_before(first)
 
 
+def test_the_last_and_the_first_day_have_ticks() -> None:
+    daily = Every("every day at noon")
+    assert daily.upcoming(datetime(9999, 12, 30, 13, tzinfo=UTC), 9) == [datetime(9999, 12, 31, 12, tzinfo=UTC)]
+    assert daily.previous_before(datetime(1, 1, 2, tzinfo=UTC)) == datetime(1, 1, 1, 12, tzinfo=UTC)
+
+
 def test_a_moment_outside_of_the_years_in_utc_is_refused() -> None:
     late = datetime(9999, 12, 31, 23, tzinfo=timezone(-5 * HOUR))
     with pytest.raises(OptionsError, match="within the years 1 to 9999 in UTC"):
