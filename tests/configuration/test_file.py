@@ -95,6 +95,11 @@ WRONG = {
         "Did you mean 'batch_size'?",
     ),
     "a misspelled table": ("[[worker]]\nthreads = 3", "dexpy.toml:1: worker: unknown key; expected"),
+    "a misspelled table of keys": (
+        "[relays]\ninterval = '1s'",
+        "dexpy.toml:1: relays: unknown key; expected one of 'accept_unbound_ciphertext', 'broker', 'database', "
+        "'recover_within', 'recurring', 'relay', 'workers'. Did you mean 'relay'?",
+    ),
     "a misspelled key of a group": (
         "[[workers]]\n[[workers]]\nthread = 3",
         "dexpy.toml:3: [[workers]] thread: unknown key; expected one of 'name', 'polling_interval', 'processes', "

@@ -90,6 +90,16 @@ def test_each_group_serves_its_queues_is_replaced_and_ends_with_the_others(deplo
     assert (deployment.status(short), deployment.status(long)) == ("done", "pending")
 
 
+def test_the_processes_of_a_worker_have_the_settings_of_its_flags(deployment: Deployment) -> None:
+    visit = TimedVisit(number=1, seconds=0.0).async_().call().id
+
+    worker = serve(deployment, "--database", f"sqlite:///{deployment.folder}/elsewhere.db", "--burst")
+
+    assert worker.ended() == 0, worker.output()
+    assert (deployment.folder / "elsewhere.db").exists()
+    assert deployment.status(visit) == "pending"
+
+
 def test_a_flag_chooses_a_group_and_sets_its_values(deployment: Deployment) -> None:
     late = TimedVisit(number=1, seconds=0.0).async_(queue="low").call().id
     visit = TimedVisit(number=1, seconds=0.0).async_(queue="critical").call().id
