@@ -30,6 +30,7 @@ def worker(modules: tuple[str, ...], only_groups: tuple[str, ...], burst: bool, 
 
     for module in modules:
         check_name(module)
+    groups = load_groups(only_groups)
     level = logging.DEBUG if verbose else logging.INFO
     set_up_logging(level)
     complete_logging(level)
@@ -45,7 +46,7 @@ def worker(modules: tuple[str, ...], only_groups: tuple[str, ...], burst: bool, 
             group.name or None,
             command_flags.get(),
         )
-        for group in load_groups(only_groups)
+        for group in groups
         for _ in range(group.processes)
     ]
     sys.exit(Supervisor(processes).run())

@@ -6,9 +6,14 @@ import os
 import re
 import signal
 import sys
+from pathlib import Path
 
+import pytest
 from apps.accounts import SendNewsletter, SendWelcomeEmail, TimedVisit
 from harness.workers import START_S, Deployment, Worker, eventually, is_alive
+
+from dexpy.cli.main import run
+from dexpy.worker.importing import StartupError
 
 WAIT_S = 15.0
 FILE = """
@@ -80,7 +85,7 @@ def test_each_group_serves_its_queues_is_replaced_and_ends_with_the_others(deplo
     assert deployment.status(unserved) == "pending"
 
     # TERM ends all: a run may continue for the shutdown timeout of its group.
-    short = TimedVisit(number=3, seconds=1.0).async_(queue="critical").call().id
+    short = TimedVisit(number=3, seconds=0.6).async_(queue="critical").call().id
     long = TimedVisit(number=4, seconds=60.0).async_(queue="low").call().id
     for id in (short, long):
         deployment.wait_for_status(id, "running")
@@ -113,14 +118,16 @@ def test_a_flag_chooses_a_group_and_sets_its_values(deployment: Deployment) -> N
     assert (deployment.status(visit), deployment.status(late)) == ("done", "pending")
 
 
-def test_an_invalid_file_ends_the_command_with_status_two_before_a_process_starts(deployment: Deployment) -> None:
-    (deployment.folder / "dexpy.toml").write_text(FILE.replace("threads = 3", "thread = 3"))
+def test_an_invalid_file_ends_the_command_with_status_two_before_a_process_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refusal(*options: str) -> str:
+        with pytest.raises(SystemExit) as ended:
+            run(["worker", "apps.accounts", *options])
+        assert ended.value.code == StartupError.exit_status == 2
+        return capsys.readouterr().err
 
-    refused = deployment.dexpy("worker", "apps.accounts")
-
-    assert refused.returncode == 2
-    assert f"{deployment.folder}/dexpy.toml:18: [[production.workers]] thread: unknown key" in refused.stderr
-    (deployment.folder / "dexpy.toml").write_text(FILE)
-    refused = deployment.dexpy("worker", "apps.accounts", "-t", "3", "--env", "production")
-    assert refused.returncode == 2
-    assert "--threads: sets one worker group" in refused.stderr
+    (tmp_path / "dexpy.toml").write_text(FILE.replace("threads = 3", "thread = 3"))
+    assert f"Error: {tmp_path}/dexpy.toml:18: [[production.workers]] thread: unknown key" in refusal()
+    (tmp_path / "dexpy.toml").write_text(FILE)
+    assert "--threads: sets one worker group" in refusal("-t", "3", "--env", "production")
