@@ -28,7 +28,7 @@ def update_each(
     action: str,
     find: Callable[[Connection, int, Sequence[str]], Sequence[Row[Any]]],
     change: Callable[[Connection, Row[Any]], bool],
-    batch_size: int = BATCH,
+    batch_size: int | None = None,
 ) -> int:
     """Update the rows that a query finds, batch by batch; a row that fails is skipped.
 
@@ -37,22 +37,23 @@ def update_each(
         action: The name of the update for the log and for failpoints, such as ``recovery``.
         find: Reads and locks rows, at most the passed number and without the passed ids.
         change: Updates one row in its own savepoint; returns False if there was nothing to update.
-        batch_size: How many rows are read in one transaction.
+        batch_size: How many rows are read in one transaction; `BATCH` by default.
 
     Returns:
         The number of updated rows.
     """
+    limit = BATCH if batch_size is None else batch_size
     changed = 0
     skipped: list[str] = []
     while True:
         num_skipped = len(skipped)
         with store.begin() as connection:
-            rows = find(connection, batch_size, skipped)
+            rows = find(connection, limit, skipped)
             num_changed = sum(_is_changed(connection, action, row, change, skipped) for row in rows)
             if num_changed:
                 failpoint(f"before_{action}_commit")
         changed += num_changed
-        if len(rows) < batch_size or not (num_changed or len(skipped) > num_skipped):
+        if len(rows) < limit or not (num_changed or len(skipped) > num_skipped):
             return changed
 
 
