@@ -139,7 +139,12 @@ SETTINGS = {
             "The time within which the runs of dead workers and lost messages are recovered.",
             60.0,
         ),
-        _key("accept_unbound_ciphertext", Switch(), "Whether to decrypt what earlier releases stored.", False),
+        _key(
+            "accept_unbound_ciphertext",
+            Switch(),
+            "Whether to decrypt ciphertext of earlier dexpy releases that is not bound to its row.",
+            False,
+        ),
         _key(
             "encryption_keys",
             Secret(),
