@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import attrs
@@ -14,6 +15,7 @@ from sqlalchemy.orm import Session
 from dexpy.brokers.message_validation import MessageValidator, ValidationMiddleware
 from dexpy.brokers.sql.broker import SqlBroker
 from dexpy.brokers.urls import broker_from_url, is_database
+from dexpy.configuration.values import RecurringEntry
 from dexpy.database.current_transaction import current_transaction
 from dexpy.database.engine import Database
 from dexpy.declaration.contract import Contract
@@ -31,7 +33,7 @@ from dexpy.liveness.intervals import RecoveryIntervals
 from dexpy.locks.backends import Locks
 from dexpy.maintenance.once_call_leases import HeartbeatLease
 from dexpy.maintenance.recovery import Recovery
-from dexpy.maintenance.recurring_registration import RecurringRegistration
+from dexpy.maintenance.recurring_registration import RecurringRegistration, declared_tasks
 from dexpy.maintenance.recurring_ticks import RecurringTicks
 from dexpy.maintenance.relay import Relay
 from dexpy.maintenance.unfinished_claims import UnfinishedClaims
@@ -176,6 +178,7 @@ def build(
     create_tables: bool,
     relay_interval_s: float,
     relay_batch_size: int,
+    recurring_entries: Sequence[RecurringEntry],
 ) -> Services:
     """Create the services of background runs, and add the actors and the middleware to the broker.
 
@@ -190,6 +193,7 @@ def build(
         create_tables: Whether missing tables are created on a server too.
         relay_interval_s: The pause between two polls for due records without a message, in seconds.
         relay_batch_size: How many records the relay publishes in one transaction.
+        recurring_entries: The recurring tasks of the configuration file.
     """
     broker = transport.broker
     tables = store
@@ -231,7 +235,8 @@ def build(
         # Before the actors' middleware, so that the heartbeat stops after unfinished runs are released.
         broker.add_middleware(heartbeat)
         tasks.append(PeriodicTask("relay", intervals.recovery_interval_s, relay.run_once))
-        tasks.append(recurring_ticks.periodic_task(RecurringRegistration(store, heartbeat).run_if_due))
+        registration = RecurringRegistration(store, heartbeat, partial(declared_tasks, entries=recurring_entries))
+        tasks.append(recurring_ticks.periodic_task(registration.run_if_due))
         if not transport.transactional:
             tasks.append(PeriodicTask("send", relay_interval_s, relay.publish_unpublished))
     direct_job = DirectJob(dispatcher, store, redactor, session_store, unknown_operations, watchdog)

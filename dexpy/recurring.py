@@ -95,7 +95,7 @@ class RecurringTask:
         schedule: Its schedule with its zone.
         queue: The queue of its runs; None for ``default``, or if a function of the class names it.
         priority: Their priority; None for 0.
-        source: ``class`` or ``api``: where it is defined.
+        source: ``class``, ``file`` or ``api``: where it is defined.
         state: ``active``, ``paused``, ``ended`` (it has no further tick), or ``retired`` (no worker declares it).
         next_at: The next tick; None if it has ended.
         last_at: The last tick that had a run.

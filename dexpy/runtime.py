@@ -198,6 +198,7 @@ class Runtime:
             requires_broker=self.on_broker_error == "raise",
             relay_interval_s=self.settings.configuration.get("relay.interval"),
             relay_batch_size=self.settings.configuration.get("relay.batch_size"),
+            recurring_entries=self.settings.configuration.recurring,
             create_tables=self.create_tables,
         )
 

@@ -142,6 +142,8 @@ def findings(modules: tuple[str, ...], only_groups: tuple[str, ...] = ()) -> Ite
     yield from _check_functions(runtime)
     yield from _check_encryptors(runtime)
     yield from _check_queue_functions()
+    if modules:
+        yield from _check_recurring(runtime)
     broker = _try("broker", runtime.start)
     if not broker.failed:
         broker = _try(_display_name(runtime.broker), lambda: _check_reachable(runtime.broker))
@@ -255,6 +257,24 @@ def _check_queue_functions() -> Iterator[Finding]:
 
             message = f"the queue function raised {describe_error(error)} for an operation with default props."
             yield Finding(f"queue of {name}", message, "warn", error)
+
+
+def _check_recurring(runtime: Runtime) -> Iterator[Finding]:
+    """Check the recurring tasks of the configuration file against the operations that the modules declare."""
+    from dexpy.foundation.errors import UnknownOperation
+    from dexpy.maintenance.recurring_file import task_of, why_unknown
+
+    for entry in runtime.settings.configuration.recurring:
+        subject = f"recurring {entry.key}"
+        try:
+            task_of(entry)
+        except UnknownOperation as error:
+            # A worker of another application with the same file may declare it.
+            yield Finding(subject, why_unknown(error, entry), "warn", error)
+        except DexpyError as error:
+            yield Finding(subject, str(error), "FAIL", error)
+        else:
+            yield Finding(subject)
 
 
 def _check_server(database: Database, groups: tuple[WorkerGroup, ...]) -> Iterator[Finding]:

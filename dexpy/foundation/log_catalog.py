@@ -648,7 +648,7 @@ class LogEvent(Enum):
         "recurring.not_registered",
         RECURRING,
         ERROR,
-        "A recurring task of a class could not be registered (`reason`).",
+        "A recurring task of a class or a configuration file could not be registered (`reason`).",
         "Fix the cause, and restart the workers.",
     )
     SESSION_NOT_ENDED = (

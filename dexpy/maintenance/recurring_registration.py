@@ -17,13 +17,14 @@ from typing import Any, cast
 import attrs
 from sqlalchemy.engine import Connection, Row
 
+from dexpy.configuration.values import RecurringEntry
 from dexpy.database import lock_timeouts
 from dexpy.database.column_types import after, database_time
 from dexpy.database.error_codes import is_locked
 from dexpy.database.errors import is_away
 from dexpy.declaration import registry
 from dexpy.declaration.contract import Contract
-from dexpy.foundation.errors import DexpyError
+from dexpy.foundation.errors import ConfigurationError, DexpyError, UnknownOperation
 from dexpy.foundation.failpoints import failpoint
 from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
@@ -32,6 +33,7 @@ from dexpy.foundation.throttle import LogThrottle
 from dexpy.liveness import worker_registry
 from dexpy.liveness.heartbeat import Heartbeat
 from dexpy.maintenance.recovery import LOCK_WAIT_S
+from dexpy.maintenance.recurring_file import task_of, why_unknown
 from dexpy.maintenance.tick_plan import next_tick
 from dexpy.recording import recurring_tasks
 from dexpy.recording.recurring_tasks import TaskDefinition
@@ -107,8 +109,13 @@ class LiveWorker:
         )
 
 
-def declared_tasks(default_zone: str | None = None) -> Declarations:
-    """Return the recurring tasks that the classes of this process declare; log those that cannot be registered."""
+def declared_tasks(default_zone: str | None = None, *, entries: Sequence[RecurringEntry] = ()) -> Declarations:
+    """Return the recurring tasks of the classes and the configuration file; log those that cannot be registered.
+
+    Args:
+        default_zone: The zone of a schedule without one; UTC if it is None.
+        entries: The recurring tasks of the configuration file.
+    """
     tasks: dict[str, DeclaredTask] = {}
     broken: list[str] = []
     for cls in registry.scheduled_classes():
@@ -121,6 +128,17 @@ def declared_tasks(default_zone: str | None = None) -> Declarations:
                 _log_refused(str(task.key), contract.name, error)
             else:
                 tasks[definition.key] = DeclaredTask(contract, definition)
+    for entry in entries:
+        try:
+            contract, task = task_of(entry)
+            tasks[entry.key] = DeclaredTask(contract, TaskDefinition.of(contract, task, "file", default_zone))
+        except UnknownOperation as error:
+            # Not declared: a process of another application, with the same file, may know the operation.
+            _log_refused(entry.key, entry.class_name, ConfigurationError(why_unknown(error, entry)))
+        except Exception as error:  # noqa: BLE001 - a default or a codec of the application may raise anything
+            if entry.key not in tasks:
+                broken.append(entry.key)
+            _log_refused(entry.key, entry.class_name, error)
     return Declarations(tasks, tuple(broken))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sqlite3
 import sys
 from pathlib import Path
 
@@ -36,6 +37,10 @@ queues = ["low", "mailers"]
 threads = 3
 processes = 1
 shutdown_timeout = "0.2s"
+[production.recurring.weekly_letter]
+class = "apps.accounts.SendNewsletter"
+schedule = "every second"
+args = { user_id = 99 }
 """
 STARTED = re.compile(r"worker\.started pid=(\d+) threads=(\d+) queues=(\S+) group=(\w+)")
 
@@ -51,6 +56,11 @@ def started(worker: Worker, number: int) -> dict[str, tuple[int, str, str]]:
     eventually(lambda: len(worker.children()) >= number, f"{number} processes start", START_S, worker.output)
     lines = STARTED.findall(worker.output().replace("'", ""))
     return {group: (int(pid), threads, queues) for pid, threads, queues, group in lines}
+
+
+def letters(deployment: Deployment) -> list[sqlite3.Row]:
+    """The ended runs of the recurring task."""
+    return deployment.sql("SELECT * FROM operation_records WHERE recurring_key = 'weekly_letter' AND status = 'done'")
 
 
 def worker_pid(deployment: Deployment, id: str) -> int:
@@ -83,6 +93,11 @@ def test_each_group_serves_its_queues_is_replaced_and_ends_with_the_others(deplo
     again = SendNewsletter(user_id=2).async_().call().id
     assert worker_pid(deployment, again) == replaced["slow"][0]
     assert deployment.status(unserved) == "pending"
+
+    # A recurring task of the file runs in the group that serves the queue of its class.
+    (run,) = eventually(lambda: letters(deployment)[:1], "a tick has run", WAIT_S, worker.output)
+    assert run["status"] == "done"
+    assert "welcome 99" in deployment.effects()
 
     # TERM ends all: a run may continue for the shutdown timeout of its group.
     short = TimedVisit(number=3, seconds=0.6).async_(queue="critical").call().id
