@@ -52,8 +52,8 @@ LONG = Chaos(120.0, 20.0)
 
 PAIRS = [
     pytest.param("sqlite+sql", SHORT),
-    pytest.param("postgresql+redis", LONG, marks=[pytest.mark.servers, pytest.mark.wide]),
-    pytest.param("mariadb+rabbitmq", LONG, marks=[pytest.mark.servers, pytest.mark.wide]),
+    pytest.param("postgresql+redis", LONG, marks=[pytest.mark.servers, pytest.mark.wide, pytest.mark.timeout(400)]),
+    pytest.param("mariadb+rabbitmq", LONG, marks=[pytest.mark.servers, pytest.mark.wide, pytest.mark.timeout(400)]),
 ]
 
 
