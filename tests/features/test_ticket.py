@@ -249,11 +249,14 @@ def test_wait_polls_until_the_run_has_ended(isolated_runtime: Isolated) -> None:
 
 def test_the_last_poll_is_at_the_timeout_even_if_the_interval_is_longer(isolated_runtime: Isolated) -> None:
     ticket = Answer().async_().call()
-    runs = threading.Timer(0.1, isolated_runtime.run_pending)
-    runs.start()
 
-    assert ticket.wait(0.5, interval=60) is not None
-    runs.join()
+    def run_after_first_poll(_polls: int) -> float:
+        isolated_runtime.run_pending()
+        return 60.0
+
+    started = time.monotonic()
+    assert ticket.wait(0.5, interval=run_after_first_poll) is not None
+    assert time.monotonic() - started < 30
 
 
 def test_the_interval_may_be_a_function_of_the_number_of_polls(isolated_runtime: Isolated) -> None:

@@ -22,6 +22,7 @@ from dexpy import Err, Error, Lock, Ok, Once, Operation, OperationFailed, Record
 from dexpy.database.tables import records as table
 from dexpy.declaration.key_digests import once_keys
 from dexpy.errors import DeclarationError, KeyBusy, KeyTaken, OnceConflict, OptionsError
+from dexpy.foundation import failpoints
 from dexpy.testing import Isolated, isolated
 
 runs: list[Any] = []
@@ -219,24 +220,30 @@ def test_a_refusal_by_a_guard_is_not_replayed_and_a_replay_runs_no_guard(isolate
     assert Guarded(order=1).call() == 1
 
 
+@pytest.fixture
+def _goes_on_when_another_call_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the first run of `Slow` continue when a second call finds its key busy."""
+    monkeypatch.setattr(failpoints, "reached", lambda point: gates["go"].set() if point == "once_key_busy" else None)
+
+
+@pytest.mark.usefixtures("_goes_on_when_another_call_waits")
 def test_another_call_waits_for_the_one_that_runs_and_gets_its_result(isolated_runtime: Isolated) -> None:
     gates.update(begun=threading.Event(), go=threading.Event())
 
     def second() -> int:
         assert gates["begun"].wait(10)
-        threading.Timer(0.1, gates["go"].set).start()
         return Slow(order=1).call()
 
     assert at_once(lambda: Slow(order=1).call(), second) == [1, 1]
     assert runs == [1]
 
 
+@pytest.mark.usefixtures("_goes_on_when_another_call_waits")
 def test_a_waiting_call_gets_the_error_too(isolated_runtime: Isolated) -> None:
     gates.update(begun=threading.Event(), go=threading.Event())
 
     def second() -> int:
         assert gates["begun"].wait(10)
-        threading.Timer(0.1, gates["go"].set).start()
         return Slow(order=1, fails="error").call()
 
     answers = at_once(lambda: Slow(order=1, fails="error").call(), second)
@@ -244,12 +251,12 @@ def test_a_waiting_call_gets_the_error_too(isolated_runtime: Isolated) -> None:
     assert runs == [1]
 
 
+@pytest.mark.usefixtures("_goes_on_when_another_call_waits")
 def test_a_waiting_call_runs_when_the_first_one_crashes(isolated_runtime: Isolated) -> None:
     gates.update(begun=threading.Event(), go=threading.Event())
 
     def second() -> int:
         assert gates["begun"].wait(10)
-        threading.Timer(0.1, gates["go"].set).start()
         return Slow(order=1, fails="crash").call()
 
     crash, value = at_once(lambda: Slow(order=1, fails="crash").call(), second)
