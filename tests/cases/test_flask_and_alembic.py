@@ -177,9 +177,9 @@ def test_flask_application_of_the_page_migrates_enqueues_runs_and_tests_on_a_ser
                 # MariaDB requires the length of a text column.
                 code = code.replace("title: Mapped[str]", "title: Mapped[str] = mapped_column(db.String(80))")
                 code = code.replace('f"sqlite:///{tmp_path}/test.db"', repr(test_url))
-                if "0002" in str(block.said):
+                if "0002" in str(block.argument):
                     run("alembic revision --autogenerate -m posts --rev-id 0001")
-                (tmp_path / str(block.said)).write_text(code)
+                (tmp_path / str(block.argument)).write_text(code)
         (tmp_path / "request.py").write_text(REQUEST)
         (tmp_path / "answer.py").write_text(ANSWER)
 
