@@ -21,8 +21,8 @@ from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.recording.store import Store
 
-OWN_CONNECTIONS = 8
-"""The most database connections of a process besides one for each thread: heartbeat, relay, queues."""
+OWN_CONNECTIONS = 9
+"""The most database connections of a process besides one for each thread: heartbeat, relay, queues, recurring tasks."""
 BACKOFF = Backoff(first_s=0.5, longest_s=10.0)
 """The pauses before the second attempt and later ones."""
 STOP_POLL_S = 0.2

@@ -55,6 +55,16 @@ def test_a_task_runs_at_once_and_periodically_until_it_is_stopped() -> None:
     assert len(work.moments) == count
 
 
+def test_a_task_may_choose_each_pause() -> None:
+    pauses = iter([0.01, 0.3, 0.01, 10.0])
+    work = Work(True)
+    thread = PeriodicTask("test", 60.0, work.until(4), pause_s=lambda: next(pauses)).start()
+    assert work.reached.wait(10)
+    thread.end()
+    short, long, _ = work.pauses_s
+    assert long >= 0.3 > short
+
+
 def test_a_task_may_wait_before_its_first_run() -> None:
     work = Work(True)
     began = time.monotonic()

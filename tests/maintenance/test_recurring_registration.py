@@ -20,6 +20,7 @@ from dexpy.database.tables import worker_names
 from dexpy.declaration import registry
 from dexpy.errors import OptionsError
 from dexpy.foundation.clock import clock
+from dexpy.foundation.throttle import LogThrottle
 from dexpy.liveness.heartbeat import Heartbeat
 from dexpy.maintenance import recurring_registration
 from dexpy.maintenance.recurring_registration import (
@@ -86,8 +87,10 @@ class Worker:
 
 
 @pytest.fixture(autouse=True)
-def start(isolated_runtime: Isolated) -> datetime:
-    """A minute after an hour, in the future."""
+def start(isolated_runtime: Isolated, monkeypatch: pytest.MonkeyPatch) -> datetime:
+    """Move the clock to a minute after an hour, in the future."""
+    # Each problem is logged once in a process.
+    monkeypatch.setattr(recurring_registration, "_refused", LogThrottle(every_s=float("inf")))
     now = datetime.now(timezone.utc)
     hour = now.replace(minute=0, second=0, microsecond=0) + HOUR
     isolated_runtime.advance(hour + timedelta(minutes=1) - now)
@@ -361,6 +364,17 @@ def test_a_task_that_cannot_be_registered_stops_no_other_and_is_not_retired(
 
 def test_the_default_key_is_the_earliest_name_of_the_class() -> None:
     assert [task.key for task in Hourly.contract.recurring] == ["registered.earlier"]
+
+
+def test_another_module_that_a_worker_imports_later_leaves_its_declarations(
+    start_worker: Any, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = start_worker(sync(Every("hour")))
+    monkeypatch.setattr(registry, "names", lambda: ("registered.sync", "imported.later"))
+    worker.heartbeat._current._renew()
+    with engine.connect() as connection:
+        (row,) = connection.execute(sa.select(worker_names)).all()
+    assert (row.names, row.recurring_keys["keys"].keys()) == (["registered.sync", "imported.later"], {"sync"})
 
 
 def test_a_process_that_is_no_worker_registers_nothing(isolated_runtime: Isolated) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Generator
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -21,11 +22,14 @@ from dexpy.declaration import registry
 from dexpy.errors import UnknownOperation
 from dexpy.foundation import failpoints
 from dexpy.foundation.clock import clock
+from dexpy.foundation.throttle import LogThrottle
 from dexpy.maintenance.recurring_ticks import FAILED_PAUSE_S, LOCKED_PAUSE_S, LONGEST_PAUSE_S, RecurringTicks
+from dexpy.recording import recurring_tasks
 from dexpy.recording.recurring_tasks import delay_of
 from dexpy.testing import Isolated
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
+SERVERS = [pytest.param(kind, marks=pytest.mark.servers) for kind in ("postgresql", "mariadb")]
 seen: list[tuple[Any, Any]] = []
 
 
@@ -99,8 +103,10 @@ def clean_up(days: int, table: str = "log") -> str:
 
 
 @pytest.fixture(autouse=True)
-def start(isolated_runtime: Isolated) -> Generator[datetime]:
+def start(isolated_runtime: Isolated, monkeypatch: pytest.MonkeyPatch) -> Generator[datetime]:
     """Move the clock to a minute after an hour: an hour later the next tick is within its grace."""
+    # Each row is logged once in a process.
+    monkeypatch.setattr(recurring_tasks, "_unreadable", LogThrottle(every_s=float("inf")))
     seen.clear()
     now = datetime.now(timezone.utc)
     hour = now.replace(minute=0, second=0, microsecond=0) + HOUR
@@ -438,6 +444,36 @@ def test_a_tick_that_has_a_record_is_not_repeated_after_its_task_was_moved_back(
     assert recurring.get("sync").next_at == recurring.get("unique").next_at == start + 2 * HOUR
 
 
+@pytest.mark.parametrize("database_url", SERVERS, indirect=True)
+def test_a_task_that_another_transaction_has_locked_delays_no_other(
+    isolated_runtime: Isolated, ticks: RecurringTicks, engine: sa.Engine
+) -> None:
+    for key in ("a", "sync", "z"):
+        recurring.add(key, Sync(), Every("hour"), max_waiting=None)
+    isolated_runtime.advance(HOUR)
+    with engine.begin() as connection:
+        connection.execute(sa.select(table.c.key).where(table.c.key == "sync").with_for_update())
+        started = time.monotonic()
+        ticks.run_once()
+        assert time.monotonic() - started < 0.9, "it has not waited for the lock"
+        assert (len(runs(engine, "a")), len(runs(engine)), len(runs(engine, "z"))) == (1, 0, 1)
+        pause_s = ticks.periodic_task().pause_s
+        assert pause_s is not None
+        assert pause_s() <= LOCKED_PAUSE_S
+    ticks.run_once()
+    assert len(runs(engine)) == 1
+
+
+@pytest.mark.parametrize("database_url", SERVERS[:1], indirect=True)
+def test_the_server_ends_the_transaction_of_a_process_that_freezes(
+    isolated_runtime: Isolated,
+) -> None:
+    recurring.add("sync", Sync(), Every("hour"))
+    with isolated_runtime.runtime.store.begin() as connection:
+        assert recurring_tasks.lock_task(connection, "sync") is not None
+        assert connection.execute(sa.text("SHOW idle_in_transaction_session_timeout")).scalar() == "10s"
+
+
 def test_a_transaction_that_fails_leaves_the_tick_for_the_next_round(
     isolated_runtime: Isolated, ticks: RecurringTicks, engine: sa.Engine, start: datetime, monkeypatch: Any
 ) -> None:
@@ -487,21 +523,19 @@ def test_a_broken_row_costs_only_itself(
 def test_a_row_whose_time_cannot_be_read_costs_only_itself(
     isolated_runtime: Isolated, ticks: RecurringTicks, engine: sa.Engine, caplog: Any
 ) -> None:
-    # Each row is logged once in a process.
-    broken = f"unreadable on {engine.dialect.name}"
-    for key in ("a", broken, "z"):
+    for key in ("a", "sync", "z"):
         recurring.add(key, Sync(), Every("hour"))
     times = {"sqlite": "'1'", "postgresql": "'0044-01-01 BC'", "mysql": "'0000-00-00'"}
     with engine.begin() as connection:
         if engine.dialect.name == "mysql":
             connection.execute(sa.text("SET sql_mode = ''"))
         time = sa.text(times[engine.dialect.name])
-        connection.execute(sa.update(table).where(table.c.key == broken).values(next_at=time))
+        connection.execute(sa.update(table).where(table.c.key == "sync").values(next_at=time))
     isolated_runtime.advance(HOUR)
     ticks.run_once()
     ticks.run_once()
-    assert (len(runs(engine, "a")), len(runs(engine, broken)), len(runs(engine, "z"))) == (1, 0, 1)
-    assert {line.key for line in events(caplog, "recurring.unreadable")} == {broken}
+    assert (len(runs(engine, "a")), len(runs(engine)), len(runs(engine, "z"))) == (1, 0, 1)
+    assert {line.key for line in events(caplog, "recurring.unreadable")} == {"sync"}
 
 
 def test_a_time_that_was_written_by_hand_is_a_tick(

@@ -24,6 +24,7 @@ from harness.workers import Worker, eventually, is_alive
 from dexpy import Every, recurring
 from dexpy.database.column_types import database_time
 from dexpy.database.tables import FINAL, records
+from dexpy.database.tables import recurring as table
 from dexpy.runtime import install
 
 SECOND = timedelta(seconds=1)
@@ -46,7 +47,7 @@ class Chaos:
     longest_freeze_s: float
 
 
-SHORT = Chaos(8.0, 0.8)
+SHORT = Chaos(6.0, 0.8)
 LONG = Chaos(120.0, 20.0)
 """A frozen process is longer away than its lease, and than the server keeps an idle transaction."""
 
@@ -180,6 +181,16 @@ def assert_changes_take_effect(pair: PolicyPair) -> None:
         lambda: ticks(pair, "count_stock")[-1] > resumed_at, "a resumed task runs", LATENCY_S + MACHINE_S, pair.output
     )
     assert all(tick > resumed_at for tick in ticks(pair, "count_stock") if tick > paused_at), "nothing is replayed"
+
+
+@pytest.mark.parametrize("pair", [pytest.param("sqlite+sql")], indirect=True)
+def test_a_relay_without_the_class_enqueues_its_ticks(pair: PolicyPair) -> None:
+    recurring.add("restock", Restock(shop=7), Every("hour"))
+    late = now(pair) - 20 * SECOND
+    pair.change(sa.update(table).values(next_at=late))
+    ended = pair.dexpy("relay", "--once")
+    assert ended.returncode == 0, ended
+    assert [(row.run_at, row.status) for row in runs(pair, "restock")] == [(late, "pending")]
 
 
 ON_SERVERS = [
