@@ -184,14 +184,17 @@ class FlakyVisit(Flaky):
 
 
 class TimedVisit(AccountsOperation):
-    """Sleeps, and writes when it started and ended."""
+    """Sleeps, waits for a file if a path is passed, and returns when it started and ended."""
 
     number: int
     seconds: float
+    gate: str = ""
 
     def perform(self) -> list[float]:
         began = time.time()
         time.sleep(self.seconds)
+        while self.gate and not os.path.exists(self.gate):
+            time.sleep(0.02)
         self.note(f"nap {self.number}")
         return [began, time.time()]
 

@@ -236,11 +236,14 @@ def test_a_burst_worker_without_due_runs_ends(deployment: Deployment) -> None:
 
 def test_after_sigterm_a_worker_finishes_its_run_and_starts_no_other(deployment: Deployment) -> None:
     worker = deployment.start(threads=1)
-    family = worker.processes()
-    (running,) = start_long_runs(deployment, seconds=1.0)
+    family, gate = worker.processes(), deployment.folder / "gate"
+    running = TimedVisit(number=1, seconds=0, gate=str(gate)).async_().call().id
+    deployment.wait_for_status(running, "running")
     waiting = Increment(number=2).async_().call()
 
     worker.signal(signal.SIGTERM)
+    eventually(lambda: worker.lines("worker.draining"), "it has begun to stop", details=worker.output)
+    gate.touch()
 
     assert worker.ended() == 0
     wait_until_all_end(worker, family)
@@ -287,6 +290,8 @@ def test_the_first_interrupt_waits_for_runs_and_the_second_one_stops_the_worker_
     start_long_runs(deployment)
 
     worker.signal(signal.SIGINT, to_all=to_all)
+    processes = len(worker.children())
+    eventually(lambda: len(worker.lines("worker.draining")) == processes, "all begin to stop", details=worker.output)
     time.sleep(0.7)  # longer than a worker without runs takes to stop
     assert all(map(is_alive, family)), worker.output()
     began = time.monotonic()
