@@ -162,7 +162,7 @@ def run_now(key: str, modules: tuple[str, ...], as_json: bool, verbose: bool) ->
         return
     click.echo(ticket.id)
     if ticket.duplicate:
-        click.echo(f"{key}: no run was enqueued; this earlier run has the same idempotency key.", err=True)
+        click.echo(f"{key}: no run was enqueued; this is an earlier run with the same key of Once or Unique.", err=True)
 
 
 def _time(text: str, task: RecurringTask, option: str) -> datetime:

@@ -163,7 +163,7 @@ def test_run_now_prints_the_id_of_the_run(command: Command, isolated_runtime: Is
     again = command("run-now", "bill")
     assert first == {"key": "bill", "run_id": first["run_id"], "duplicate": False}
     assert again[:2] == (0, f"{first['run_id']}\n")
-    assert "no run was enqueued; this earlier run has the same idempotency key" in again[2]
+    assert "no run was enqueued; this is an earlier run with the same key of Once or Unique" in again[2]
 
 
 @pytest.mark.parametrize("name", ["next", "pause", "resume", "run-now"])
