@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,11 @@ from dexpy.cli.main import main
 from dexpy.configuration import table as configuration_table
 from dexpy.database.engine_options import POOL_SIZE
 from dexpy.database.server_info import SKEW_S
+from dexpy.declaration.recurring import LONGEST_GRACE
 from dexpy.enqueue.transports import SHORT_DELAY_S
 from dexpy.foundation.urls import displayed_url
+from dexpy.maintenance.recurring_registration import UNKNOWN_GRACE
+from dexpy.maintenance.recurring_ticks import LONGEST_PAUSE_S
 from dexpy.worker import signals, startup
 from dexpy.worker.supervisor import SHUTDOWN_GRACE_S, StartupError
 from dexpy.worker.unknown_operations import DEFAULT_POLICY
@@ -36,6 +40,7 @@ from dexpy.worker.unknown_operations import DEFAULT_POLICY
 HOWTO = test_docs.HOME / "docs" / "howto"
 PRODUCTION = (HOWTO / "workers-in-production.md").read_text("utf-8")
 MOVE = (HOWTO / "postgresql-and-redis.md").read_text("utf-8")
+RECURRING = (HOWTO / "recurring-tasks.md").read_text("utf-8")
 PROJECT = tomllib.loads((test_docs.HOME / "pyproject.toml").read_text("utf-8"))["project"]
 
 
@@ -123,6 +128,9 @@ def default_of(option: str) -> Any:
         (MOVE, f"disagree by more than {SKEW_S:.0f} seconds"),
         (MOVE, f"2 x {8 + startup.OWN_CONNECTIONS} = {2 * (8 + startup.OWN_CONNECTIONS)} at most"),
         (MOVE, f"due within {SHORT_DELAY_S:.0f} seconds"),
+        (RECURRING, f"at most {LONGEST_GRACE.seconds // 60} minutes, or `grace=`"),
+        (RECURRING, f"in all processes within {'two' if LONGEST_PAUSE_S == 2 else LONGEST_PAUSE_S} seconds"),
+        (RECURRING, f"its tasks stay for {UNKNOWN_GRACE // timedelta(hours=1)} hours"),
     ],
 )
 def test_a_figure_on_the_pages_is_that_of_the_code(page: str, figure: str) -> None:
