@@ -429,6 +429,33 @@ def test_a_round_that_another_one_overtakes_writes_nothing(
     assert recurring.get("sync").skipped_count == 0
 
 
+CHANGES: list[Callable[[], Any]] = [
+    lambda: recurring.pause("sync"),
+    lambda: recurring.edit("sync", schedule=Cron("30 * * * *")),
+    lambda: recurring.remove("sync"),
+]
+
+
+@pytest.mark.parametrize("change_task", CHANGES, ids=["paused", "edited", "removed"])
+def test_a_task_that_is_changed_while_its_tick_is_prepared_has_no_run_for_it(
+    isolated_runtime: Isolated, ticks: RecurringTicks, engine: sa.Engine, monkeypatch: Any, change_task: Any
+) -> None:
+    recurring.add("sync", Sync(), Every("hour"))
+    isolated_runtime.advance(HOUR)
+    prepare, changed = RecurringTicks._prepare, []
+
+    def change_first(self: Any, *arguments: Any) -> Any:
+        prepared = prepare(self, *arguments)
+        if not changed:
+            change_task()
+            changed.extend(recurring.all())
+        return prepared
+
+    monkeypatch.setattr(RecurringTicks, "_prepare", change_first)
+    ticks.run_once()
+    assert (runs(engine), recurring.all()) == ([], changed)
+
+
 def test_a_tick_that_has_a_record_is_not_repeated_after_its_task_was_moved_back(
     isolated_runtime: Isolated, ticks: RecurringTicks, engine: sa.Engine, start: datetime
 ) -> None:
@@ -598,7 +625,7 @@ def test_a_class_with_keys_is_enqueued_only_where_it_is_declared(
 
 
 def test_the_pause_is_until_the_nearest_tick_within_bounds(
-    isolated_runtime: Isolated, ticks: RecurringTicks, start: datetime
+    isolated_runtime: Isolated, ticks: RecurringTicks, engine: sa.Engine, start: datetime
 ) -> None:
     pause_s = ticks.periodic_task().pause_s
     assert pause_s is not None
@@ -610,6 +637,11 @@ def test_the_pause_is_until_the_nearest_tick_within_bounds(
     isolated_runtime.advance(start + HOUR - clock.now() - timedelta(seconds=1))
     ticks.run_once()
     assert 0 < pause_s() <= 1
+    isolated_runtime.advance(HOUR)
+    for values in ({"paused_at": start}, {"paused_at": None, "retired_at": start}):
+        change(engine, **values)
+        ticks.run_once()
+        assert 1 < pause_s() <= LONGEST_PAUSE_S, "a task without ticks is not polled"
     ticks._leave("sync", LOCKED_PAUSE_S)
     ticks.run_once()
     assert pause_s() <= LOCKED_PAUSE_S < FAILED_PAUSE_S

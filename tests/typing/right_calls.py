@@ -612,3 +612,35 @@ def encryptors() -> None:
     encryptor: dexpy.Encryptor = Rot13()
     dexpy.configure(encryptors={"default": dexpy.FernetEncryptor("k1", b"k2"), "vault": encryptor})
     dexpy.configure(encryption_keys=["k1", "k2"])
+
+
+class SyncInventory(Operation):
+    """Recurs, with a schedule that is short for a task."""
+
+    shop: int = 1
+    schedule = dexpy.Every("15 minutes")
+
+    def perform(self) -> int:
+        assert_type(self.scheduled_for, dt.datetime | None)
+        assert_type(self.previous_scheduled_for, dt.datetime | None)
+        return self.shop
+
+
+class SyncShops(Operation):
+    """Recurs, with several tasks."""
+
+    shop: int
+    schedule = (
+        dexpy.Recurring(dexpy.Every("hour"), key="shop 1", props={"shop": 1}, grace=dt.timedelta(minutes=1)),
+        dexpy.Recurring(dexpy.Cron("0 3 * * *"), key="shop 2", props={"shop": 2}, missed="latest", overlap="skip"),
+    )
+
+    def perform(self) -> None: ...
+
+
+def recurring_tasks() -> None:
+    task = dexpy.recurring.add("shop 7", SyncShops(shop=7), dexpy.Every("day at 3am"), times=3)
+    assert_type(task, dexpy.recurring.RecurringTask)
+    assert_type(dexpy.recurring.edit("shop 7", queue=None, jitter=60).next_at, dt.datetime | None)
+    assert_type(dexpy.recurring.all(), list[dexpy.recurring.RecurringTask])
+    assert_type(dexpy.recurring.run_now("shop 7"), Ticket[Any])
