@@ -12,6 +12,8 @@ PAIRS = tests/conformance/test_pairs.py tests/conformance/test_workers.py tests/
 PAGES = tests/test_docs.py tests/test_doctests.py
 # Odd and hostile inputs, each with its siblings.
 CASES = tests/cases
+# Calls that both type checkers must accept or refuse.
+TYPING = tests/typing
 CORE = .venv/.installed-core
 DEV = .venv/.installed-dev
 
@@ -42,7 +44,7 @@ help: ## list the targets
 	@echo "make server-tests   run the other tests that need PostgreSQL, MariaDB, Redis or RabbitMQ"
 	@echo "make wide-tests     repeat the tests of policies and workers on the remaining pairs"
 	@echo "make schedules      compare schedules in every time zone with a model; takes minutes"
-	@echo "make check          run ruff, mypy and pyright"
+	@echo "make check          run ruff, mypy and pyright, on the code and on calls that they must refuse"
 	@echo "make docs           run the code of the pages and docstrings"
 	@echo "make bench-quick    measure enqueue and drain, beside raw psycopg and raw Dramatiq; needs PostgreSQL and Redis"
 	@echo "make bench-smoke    check in a few seconds that the benchmarks run"
@@ -56,7 +58,7 @@ demo: $(CORE)
 	@$(PYTHON) -m dexpy demo
 
 test: $(DEV)
-	@$(PYTHON) -m pytest -n $(PROCESSES) $(PAGES:%=--ignore=%) --ignore=$(CASES)
+	@$(PYTHON) -m pytest -n $(PROCESSES) $(PAGES:%=--ignore=%) --ignore=$(CASES) --ignore=$(TYPING)
 
 cases: $(DEV)
 	@$(PYTHON) -m pytest -n $(PROCESSES) $(CASES)
@@ -78,6 +80,7 @@ check: $(DEV)
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 	$(PYTHON) -m pyright
+	$(PYTHON) -m pytest -n 2 $(TYPING)
 
 docs: $(DEV)
 	@$(PYTHON) -m pytest -n $(PROCESSES) $(PAGES)

@@ -63,8 +63,14 @@ def letters(deployment: Deployment) -> list[sqlite3.Row]:
     return deployment.sql("SELECT * FROM operation_records WHERE recurring_key = 'weekly_letter' AND status = 'done'")
 
 
-def worker_pid(deployment: Deployment, id: str) -> int:
-    return int(deployment.wait_for_status(id, "done", "running")["claimed_by"].split(":")[1])
+def worker_pid(worker: Worker, id: str) -> int:
+    """Wait for the end of a run; return the pid of the process that has logged it."""
+
+    def line() -> str | None:
+        return next((line for line in worker.lines("run.succeeded") if f"run_id={id} " in line), None)
+
+    (pid,) = re.findall(r"\[(\d+)\] run\.succeeded", eventually(line, "the run ends", WAIT_S, worker.output))
+    return int(pid)
 
 
 def test_each_group_serves_its_queues_is_replaced_and_ends_with_the_others(deployment: Deployment) -> None:
@@ -79,8 +85,8 @@ def test_each_group_serves_its_queues_is_replaced_and_ends_with_the_others(deplo
     fast = [TimedVisit(number=1, seconds=0.2).async_(queue=queue).call().id for queue in ("default", "critical")]
     slow = [TimedVisit(number=2, seconds=0.2).async_(queue=queue).call().id for queue in ("low", "mailers")]
     unserved = SendWelcomeEmail(user_id=1).async_(queue="reports").call().id
-    assert {worker_pid(deployment, id) for id in fast} == {groups["fast"][0]}
-    assert {worker_pid(deployment, id) for id in slow} == {groups["slow"][0]}
+    assert {worker_pid(worker, id) for id in fast} == {groups["fast"][0]}
+    assert {worker_pid(worker, id) for id in slow} == {groups["slow"][0]}
 
     # A process that dies is replaced by one of its group.
     os.kill(groups["slow"][0], signal.SIGKILL)
@@ -91,7 +97,7 @@ def test_each_group_serves_its_queues_is_replaced_and_ends_with_the_others(deplo
     assert len(worker.lines("worker.died")) == 1
     assert "group=slow" in worker.lines("worker.died")[0].replace("'", "")
     again = SendNewsletter(user_id=2).async_().call().id
-    assert worker_pid(deployment, again) == replaced["slow"][0]
+    assert worker_pid(worker, again) == replaced["slow"][0]
     assert deployment.status(unserved) == "pending"
 
     # A recurring task of the file runs in the group that serves the queue of its class.
