@@ -129,10 +129,8 @@ def test_d9_the_redactor_encryptors_and_keys_of_the_application_are_kept(tmp_pat
         isolated_runtime.run_pending()
         assert ticket.result(timeout=5) == "4111"
         assert isolated_runtime.runtime.redactor("hush, hush") == "..., ..."
-        assert (isolated_runtime.runtime.unknown_grace, isolated_runtime.runtime.recover_within) == (
-            timedelta(hours=1),
-            30,
-        )
+        assert isolated_runtime.runtime.unknown_grace == timedelta(hours=1)
+        assert isolated_runtime.runtime.intervals.recover_within_s == 30
     assert dexpy.current_runtime() is runtime
     runtime.close()
 

@@ -30,9 +30,9 @@ CREATE TABLE `operation_attempts` (
   PRIMARY KEY (`record_id`,`number`,`claim_token`)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_general_ci;
 
-INSERT INTO `operation_attempts` VALUES ('op_01m8nym0xraeqt64vsdf42cctw',1,1,'billing-1:28962:06n5xkgzy8','2026-11-30 10:04:49.533270','2026-11-30 10:04:49.543649','crash','ConnectionError','the mail server is away','/tmp/wt/migrations/tests/apps/invoices.py:39 perform');
+INSERT INTO `operation_attempts` VALUES ('op_01m8nym0xraeqt64vsdf42cctw',1,1,'billing-1:28962:06n5xkgzy8','2026-11-30 10:04:49.533270','2026-11-30 10:04:49.543649','crash','ConnectionError','the mail server is away','/srv/billing/invoices.py:39 perform');
 INSERT INTO `operation_attempts` VALUES ('op_01m8nym0y1d47ybh6p0a93c3mb',1,1,'billing-1:28962:06n5xkgzy8','2026-11-30 10:04:49.596718','2026-11-30 10:04:49.618291','business','no_customer','Invoice 0 has no customer',NULL);
-INSERT INTO `operation_attempts` VALUES ('op_01m8nym0y9eypzdj5t0mn4bz3w',1,1,'billing-1:28962:06n5xkgzy8','2026-11-30 10:04:49.626038','2026-11-30 10:04:49.918658','cancelled','dexpy.Cancelled','It was called off while it ran.','/tmp/wt/migrations/tests/apps/invoices.py:74 perform');
+INSERT INTO `operation_attempts` VALUES ('op_01m8nym0y9eypzdj5t0mn4bz3w',1,1,'billing-1:28962:06n5xkgzy8','2026-11-30 10:04:49.626038','2026-11-30 10:04:49.918658','cancelled','dexpy.Cancelled','It was called off while it ran.','/srv/billing/invoices.py:74 perform');
 CREATE TABLE `operation_gates` (
   `key` varchar(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL,
   `created_at` datetime(6) NOT NULL,

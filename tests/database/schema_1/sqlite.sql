@@ -28,9 +28,9 @@ CREATE TABLE operation_attempts (
 	traceback TEXT, 
 	PRIMARY KEY (record_id, number, claim_token)
 );
-INSERT INTO "operation_attempts" VALUES('op_01m8nyjzjs0msr42fns1v326nz',1,1,'billing-1:27633:yp30bmxd9n','2026-11-30 10:04:16.082735','2026-11-30 10:04:16.114286','crash','ConnectionError','the mail server is away','/tmp/wt/migrations/tests/apps/invoices.py:39 perform');
+INSERT INTO "operation_attempts" VALUES('op_01m8nyjzjs0msr42fns1v326nz',1,1,'billing-1:27633:yp30bmxd9n','2026-11-30 10:04:16.082735','2026-11-30 10:04:16.114286','crash','ConnectionError','the mail server is away','/srv/billing/invoices.py:39 perform');
 INSERT INTO "operation_attempts" VALUES('op_01m8nyjzk518ca7wjvjter8e82',1,1,'billing-1:27633:yp30bmxd9n','2026-11-30 10:04:16.148527','2026-11-30 10:04:16.153253','business','no_customer','Invoice 0 has no customer',NULL);
-INSERT INTO "operation_attempts" VALUES('op_01m8nyjzkk79y6a94bd9d8v96b',1,1,'billing-1:27633:yp30bmxd9n','2026-11-30 10:04:16.162078','2026-11-30 10:04:16.392241','cancelled','dexpy.Cancelled','It was called off while it ran.','/tmp/wt/migrations/tests/apps/invoices.py:74 perform');
+INSERT INTO "operation_attempts" VALUES('op_01m8nyjzkk79y6a94bd9d8v96b',1,1,'billing-1:27633:yp30bmxd9n','2026-11-30 10:04:16.162078','2026-11-30 10:04:16.392241','cancelled','dexpy.Cancelled','It was called off while it ran.','/srv/billing/invoices.py:74 perform');
 INSERT INTO "operation_attempts" VALUES('op_01m8nyk4jd301gej99kaphv3gx',1,1,'billing-1:27752:1rn75hwtyv','2026-11-30 10:04:19.859878','2026-11-30 10:04:20.954137','lost','dexpy.WorkerLost','The worker billing-1:27752:1rn75hwtyv stopped giving signs of life while it ran this (attempt 1). It is run again; 3 such ends are one too many.',NULL);
 CREATE TABLE operation_gates (
 	"key" VARCHAR(64) NOT NULL, 
