@@ -39,9 +39,9 @@ def show(*arguments: str, **variables: str) -> dict[str, list[str]]:
     try:
         ended = CliRunner().invoke(main, ["check", "--show", *arguments], env=variables)
     finally:
-        made = install(before)
-    if made is not None:
-        made.close()
+        runtime = install(before)
+    if runtime is not None:
+        runtime.close()
     assert ended.exit_code == 0, ended.output
     assert SECRET not in ended.output
     assert KEY not in ended.output
@@ -123,8 +123,8 @@ def test_the_command_names_the_file_and_the_environment_of_the_check(tmp_path: P
 
     ended = CliRunner().invoke(main, ["db", "check", "--config", "other.toml", "--env", "staging"])
 
-    made = install(before)
-    assert made is not None
-    made.close()
+    runtime = install(before)
+    assert runtime is not None
+    runtime.close()
     assert ended.exit_code == 1
     assert "dexpy db init --config other.toml --env staging" in ended.output

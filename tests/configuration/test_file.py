@@ -325,8 +325,8 @@ def test_flags_and_variables_of_one_group_are_refused_where_several_start(tmp_pa
     (tmp_path / "dexpy.toml").write_text('[[workers]]\nname = "fast"\n[[workers]]\nthreads = 3\n')
 
     def groups(*only: str, **variables: str) -> list[tuple[str, int, float]]:
-        found = load(tmp_path, **variables).worker_groups(only)
-        return [(group.name, group.threads, group.shutdown_timeout_s) for group in found]
+        worker_groups = load(tmp_path, **variables).worker_groups(only)
+        return [(group.name, group.threads, group.shutdown_timeout_s) for group in worker_groups]
 
     assert groups(DEXPY_SHUTDOWN_TIMEOUT="5s") == [("fast", 8, 5.0), ("2", 3, 5.0)]
     assert groups("2", DEXPY_THREADS="4") == [("2", 4, 30.0)]

@@ -164,9 +164,9 @@ def test_check_tests_the_tasks_against_the_modules(tmp_path: Path, monkeypatch: 
 
     ended = CliRunner().invoke(main, ["check", "kiosk_filed"])
 
-    made = install(before)
-    assert made is not None
-    made.close()
+    runtime = install(before)
+    assert runtime is not None
+    runtime.close()
     sys.modules.pop("kiosk_filed", None)
     lines = [line for line in ended.stdout.splitlines() if " recurring " in line]
     assert [line[:4].strip() for line in lines] == ["ok", "FAIL", "warn"]

@@ -109,10 +109,10 @@ def start_worker(isolated_runtime: Isolated, monkeypatch: pytest.MonkeyPatch) ->
         declared = list(tasks)
 
         def find() -> Declarations:
-            made = [
+            tasks = [
                 DeclaredTask(cls.contract, TaskDefinition.of(cls.contract, task, "class")) for cls, task in declared
             ]
-            return Declarations({task.definition.key: task for task in made}, ())
+            return Declarations({task.definition.key: task for task in tasks}, ())
 
         heartbeat = Heartbeat(store, isolated_runtime.runtime.intervals)
         worker = Worker(heartbeat, RecurringRegistration(store, heartbeat, find), declared)

@@ -68,8 +68,8 @@ REFUSED = {
 
 @pytest.mark.parametrize(("expression", "ticks"), MEANINGS.items(), ids=MEANINGS)
 def test_an_expression_means_what_it_means_in_cron(expression: str, ticks: str) -> None:
-    found = Cron(expression).upcoming(START, 2)
-    assert ", ".join(f"{tick:%d %H:%M}" for tick in found) == ticks
+    upcoming = Cron(expression).upcoming(START, 2)
+    assert ", ".join(f"{tick:%d %H:%M}" for tick in upcoming) == ticks
 
 
 @pytest.mark.parametrize(("expression", "problem"), REFUSED.items(), ids=map(ascii, REFUSED))
@@ -200,10 +200,10 @@ def test_the_next_and_the_previous_tick_are_those_of_a_search_by_days(
     def search(step: int) -> datetime:
         midnight = moment.replace(hour=0, minute=0, second=0, microsecond=0)
         while True:
-            found = [midnight + time_of_day for time_of_day in times] if has_day(midnight) else []
-            found = [tick for tick in found if (tick > moment if step > 0 else tick < moment)]
-            if found:
-                return min(found) if step > 0 else max(found)
+            candidates = [midnight + time_of_day for time_of_day in times] if has_day(midnight) else []
+            candidates = [tick for tick in candidates if (tick > moment if step > 0 else tick < moment)]
+            if candidates:
+                return min(candidates) if step > 0 else max(candidates)
             midnight += timedelta(days=step)
 
     aware = moment.replace(tzinfo=timezone.utc)

@@ -94,14 +94,14 @@ NO_PHRASES = {
 }
 
 
-def found(schedule: Every) -> str:
+def format_ticks(schedule: Every) -> str:
     return ", ".join(f"{tick:%d %H:%M:%S}" for tick in schedule.upcoming(START, 2))
 
 
 @pytest.mark.parametrize(("phrase", "ticks"), MEANINGS.items(), ids=MEANINGS)
 def test_a_phrase_is_accepted_in_any_case_and_without_every(phrase: str, ticks: str) -> None:
     schedule = Every(phrase)
-    assert found(schedule) == ticks
+    assert format_ticks(schedule) == ticks
     for other in (phrase.upper(), phrase.removeprefix("every "), f"  {phrase}\n".replace(" ", "\t  ")):
         assert Every(other) == schedule
 

@@ -139,9 +139,9 @@ def test_no_two_ticks_are_nearer_without_a_change_of_the_clock(schedule: Every |
 
 
 def test_the_default_zone_applies_to_a_schedule_without_one() -> None:
-    bare, own = Every("every day at 3am"), Every("every day at 3am", zone="Asia/Tokyo")
+    bare, zoned = Every("every day at 3am"), Every("every day at 3am", zone="Asia/Tokyo")
     assert bare.with_zone("Europe/Rome") == Every("every day at 3am", zone="Europe/Rome")
-    assert own.with_zone("Europe/Rome") is own
+    assert zoned.with_zone("Europe/Rome") is zoned
     assert bare.with_zone(None) is bare
     assert bare.next_after(START) == START + 3 * HOUR
     assert bare.with_zone("Europe/Rome").next_after(START) == START + 2 * HOUR

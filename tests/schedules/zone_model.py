@@ -126,14 +126,14 @@ def changes_of(zone: ZoneInfo, years: range) -> list[datetime]:
     step = timedelta(hours=6)
     moment, end = datetime(years.start, 1, 1, tzinfo=UTC), datetime(years.stop, 1, 1, tzinfo=UTC)
     offset = moment.astimezone(zone).utcoffset()
-    found: list[datetime] = []
+    changes: list[datetime] = []
     while moment < end:
         if (moment + step).astimezone(zone).utcoffset() != offset:
             minutes = (moment + MINUTE * number for number in range(1, 361))
-            found.append(next(minute for minute in minutes if minute.astimezone(zone).utcoffset() != offset))
+            changes.append(next(minute for minute in minutes if minute.astimezone(zone).utcoffset() != offset))
             offset = (moment + step).astimezone(zone).utcoffset()
         moment += step
-    return found
+    return changes
 
 
 def wrong_ticks(name: str, years: range) -> list[str]:
@@ -142,7 +142,7 @@ def wrong_ticks(name: str, years: range) -> list[str]:
     A zone without changes has one window.
     """
     zone = ZoneInfo(name)
-    found: list[str] = []
+    problems: list[str] = []
     for change in changes_of(zone, years) or [datetime(years.start, 6, 15, tzinfo=UTC)]:
         window = Window.of(zone, change - MARGIN, change + MARGIN)
         expected = [(case.schedule, window.ticks(case)) for case in CASES]
@@ -150,25 +150,25 @@ def wrong_ticks(name: str, years: range) -> list[str]:
         for schedule, ticks in expected:
             local = schedule.with_zone(name)
             if forwards(local, window) != ticks or backwards(local, window) != ticks[::-1]:
-                found.append(f"{local!r} around {change.isoformat()}")
-    return found
+                problems.append(f"{local!r} around {change.isoformat()}")
+    return problems
 
 
 def forwards(schedule: Every | Cron, window: Window) -> list[datetime]:
     """The ticks of a schedule in a window, found one after another."""
-    found: list[datetime] = []
+    ticks: list[datetime] = []
     tick = schedule.next_after(window.start - MINUTE / 7)
     while tick < window.end:
-        found.append(tick)
+        ticks.append(tick)
         tick = schedule.next_after(tick)
-    return found
+    return ticks
 
 
 def backwards(schedule: Every | Cron, window: Window) -> list[datetime]:
     """The ticks of a schedule in a window, from the last one on."""
-    found: list[datetime] = []
+    ticks: list[datetime] = []
     tick = schedule.previous_before(window.end)
     while tick >= window.start:
-        found.append(tick)
+        ticks.append(tick)
         tick = schedule.previous_before(tick)
-    return found
+    return ticks
