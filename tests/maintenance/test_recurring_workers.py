@@ -141,9 +141,9 @@ def test_each_tick_has_one_run_while_workers_are_killed_and_frozen(pair: PolicyP
     end = now(pair)
     eventually(lambda: ticks(pair, "count_stock")[-1] >= end - SECOND, "late ticks run", 30, pair.output)
     recurring.pause("count_stock")
-    found = ticks(pair, "count_stock")
-    assert len(found) == (found[-1] - found[0]) / SECOND + 1, what_was_done
-    assert [later - earlier for earlier, later in pairwise(found)] == [SECOND] * (len(found) - 1)
+    stored_ticks = ticks(pair, "count_stock")
+    assert len(stored_ticks) == (stored_ticks[-1] - stored_ticks[0]) / SECOND + 1, what_was_done
+    assert [later - earlier for earlier, later in pairwise(stored_ticks)] == [SECOND] * (len(stored_ticks) - 1)
     task = recurring.get("count_stock")
     assert (task.missed_count, task.skipped_count) == (0, 0), what_was_done
 
@@ -216,6 +216,6 @@ def test_a_process_that_freezes_in_the_transaction_of_a_tick_does_not_hold_it(pa
         pair.release_waiting()
         os.kill(pid, signal.SIGCONT)
     time.sleep(2)
-    found = ticks(pair, "count_stock")
-    assert len(found) == (found[-1] - found[0]) / SECOND + 1
+    stored_ticks = ticks(pair, "count_stock")
+    assert len(stored_ticks) == (stored_ticks[-1] - stored_ticks[0]) / SECOND + 1
     assert recurring.get("count_stock").missed_count == 0
