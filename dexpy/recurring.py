@@ -1,6 +1,7 @@
 """Recurring tasks at run time: ``from dexpy import recurring``.
 
 Every change takes effect in all processes within two seconds.
+The module is long because the reference of each public function is its docstring.
 
 Example:
     >>> from dexpy import Every, Operation, recurring
@@ -26,7 +27,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from dexpy.database.column_types import after, as_of
-from dexpy.database.tables import records, recurring
+from dexpy.database.tables import recurring
 from dexpy.declaration import registry
 from dexpy.declaration.contract import Contract
 from dexpy.declaration.props import decode_props
@@ -40,14 +41,13 @@ from dexpy.foundation.errors import (
     DeclarationError,
     NotRecorded,
     OptionsError,
-    RecurringTaskNotFound,
-    did_you_mean,
 )
 from dexpy.foundation.safe_text import is_plain_text, shortened
 from dexpy.operation import Operation
 from dexpy.policies.options import Delay, check_in_utc
-from dexpy.recording import recurring_tasks
-from dexpy.recording.encryption import decrypt, redact_params
+from dexpy.recording import recurring_queries, recurring_tasks
+from dexpy.recording.encryption import decrypt
+from dexpy.recording.recurring_queries import RecurringTask
 from dexpy.recording.recurring_tasks import FREE_PAUSE, TaskDefinition, TaskOptions, schedule_of
 from dexpy.recording.store import Store
 from dexpy.schedules.schedule import Schedule, in_utc
@@ -75,89 +75,10 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-State = Literal["active", "paused", "ended", "retired"]
 _t = recurring.c
 _KEPT: Any = object()
-MAX_SUGGESTED = 1000
-"""The number of keys that are compared with an unknown one for a hint."""
 MAX_TICKS = 10_000
 MAX_COUNT = 2**31 - 1
-
-
-@attrs.frozen
-class RecurringTask:
-    """A recurring task when it was read; all times are UTC.
-
-    Attributes:
-        key: Its key.
-        operation: The stable name of the operation.
-        params: The props of each run as JSON, those that the task sets; secrets are redacted.
-        schedule: Its schedule with its zone.
-        queue: The queue of its runs; None for ``default``, or if a function of the class names it.
-        priority: Their priority; None for 0.
-        source: ``class``, ``file`` or ``api``: where it is defined.
-        state: ``active``, ``paused``, ``ended`` (it has no further tick), or ``retired`` (no worker declares it).
-        next_at: The next tick; None if it has ended.
-        last_at: The last tick that had a run.
-        last_run_id: The id of the last run that a tick or `run_now` enqueued.
-        last_status: The status of that run; None if its record was deleted.
-        missed_count: How many ticks were enqueued by no worker within the grace.
-        first_missed_at: The first of them.
-        last_missed_at: The last of them.
-        skipped_count: How many ticks had no run because of an earlier run.
-        last_skipped_at: The last of them.
-        paused_at: The time of its pause.
-        paused_by: Who has paused it.
-        pause_reason: Why.
-        paused_until: When the pause ends by itself.
-        until: The time after which it has no ticks.
-        remaining: The number of runs that it still has; None without a limit.
-        grace_s: How late a tick may be enqueued, in seconds.
-        missed: ``skip`` or ``latest``.
-        max_waiting: 1, or None.
-        overlap: ``allow`` or ``skip``.
-        jitter_s: The longest delay of a run after its tick, in seconds.
-        retired_at: The time when it was retired.
-        created_at: The time of its creation.
-        updated_at: The time of the last change, also by a tick.
-    """
-
-    key: str
-    operation: str
-    params: Mapping[str, Any]
-    schedule: Schedule
-    queue: str | None
-    priority: int | None
-    source: str
-    state: State
-    next_at: datetime | None
-    last_at: datetime | None
-    last_run_id: str | None
-    last_status: str | None
-    missed_count: int
-    first_missed_at: datetime | None
-    last_missed_at: datetime | None
-    skipped_count: int
-    last_skipped_at: datetime | None
-    paused_at: datetime | None
-    paused_by: str | None
-    pause_reason: str | None
-    paused_until: datetime | None
-    until: datetime | None
-    remaining: int | None
-    grace_s: float
-    missed: str
-    max_waiting: int | None
-    overlap: str
-    jitter_s: float
-    retired_at: datetime | None
-    created_at: datetime
-    updated_at: datetime
-
-    @property
-    def zone(self) -> str:
-        """The name of the time zone of its schedule."""
-        return self.schedule.zone or "UTC"
 
 
 def add(
@@ -236,7 +157,7 @@ def add(
         values = {**definition.columns(contract), **limits}
         values["next_at"] = now if run_at_start else _next_at(definition.schedule, now, until, where)
         if not recurring_tasks.insert_task(connection, key, values):
-            existing = _lock(connection, key, where)
+            existing = recurring_queries.lock(connection, key, where)
             if not replace:
                 raise OptionsError(
                     f"{where}: a recurring task with this key exists; it runs {existing.operation} "
@@ -246,9 +167,9 @@ def add(
             if run_at_start or existing.definition == definition.digest:
                 values["next_at"] = _kept_or_next(existing, definition.schedule, until, where)
             recurring_tasks.update_task(connection, key, **values, retired_at=None, undeclared_at=None)
-        return _read(connection, key, where)
+        return recurring_queries.read(connection, key, where)
 
-    return _task_from(_write(session, where, write))
+    return recurring_queries.task_from(_write(session, where, write))
 
 
 def edit(
@@ -308,7 +229,7 @@ def edit(
         limits["remaining"] = _checked_times(times, where)
 
     def write(connection: Connection) -> Row[Any]:
-        row = _lock(connection, key, where)
+        row = recurring_queries.lock(connection, key, where)
         _require_api(row, where)
         contract: Contract = registry.find(row.operation).contract
         task = _checked(attrs.evolve(_task_of(row, contract), **changes), contract, where)
@@ -318,9 +239,9 @@ def edit(
         values = {**definition.columns(contract), **limits}
         values["next_at"] = _kept_or_next(row, definition.schedule, end, where)
         recurring_tasks.update_task(connection, key, **values)
-        return _read(connection, key, where)
+        return recurring_queries.read(connection, key, where)
 
-    return _task_from(_write(session, where, write))
+    return recurring_queries.task_from(_write(session, where, write))
 
 
 def pause(
@@ -355,11 +276,11 @@ def pause(
     paused_until = _checked_until(until, where)
 
     def write(connection: Connection) -> Row[Any]:
-        _lock(connection, key, where)
+        recurring_queries.lock(connection, key, where)
         recurring_tasks.update_task(connection, key, paused_at=after(0), paused_until=paused_until, **texts)
-        return _read(connection, key, where)
+        return recurring_queries.read(connection, key, where)
 
-    return _task_from(_write(session, where, write))
+    return recurring_queries.task_from(_write(session, where, write))
 
 
 def resume(key: str, *, session: AnySession | None = None) -> RecurringTask:
@@ -378,13 +299,13 @@ def resume(key: str, *, session: AnySession | None = None) -> RecurringTask:
     where = f"recurring.resume({shortened(key)})"
 
     def write(connection: Connection) -> Row[Any]:
-        row = _lock(connection, key, where)
+        row = recurring_queries.lock(connection, key, where)
         if row.paused_at is not None:
             next_at = None if row.next_at is None else _first_after(schedule_of(row), row.now, row.until_at)
             recurring_tasks.update_task(connection, key, next_at=next_at, **FREE_PAUSE)
-        return _read(connection, key, where)
+        return recurring_queries.read(connection, key, where)
 
-    return _task_from(_write(session, where, write))
+    return recurring_queries.task_from(_write(session, where, write))
 
 
 def run_now(key: str, *, session: AnySession | None = None) -> Ticket[Any]:
@@ -405,7 +326,7 @@ def run_now(key: str, *, session: AnySession | None = None) -> Ticket[Any]:
     """
     where = f"recurring.run_now({shortened(key)})"
     dispatcher, session = _dispatcher(where), _checked_session(session, where)
-    row = dispatcher.write_joined(session, lambda connection: _read(connection, key, where))
+    row = dispatcher.write_joined(session, lambda connection: recurring_queries.read(connection, key, where))
     options = TaskOptions.from_json(row.options)
     contract: Contract | None = registry.contract_of(row.operation)
     if contract is None and options.requires_class:
@@ -436,7 +357,7 @@ def remove(key: str, *, session: AnySession | None = None) -> None:
     where = f"recurring.remove({shortened(key)})"
 
     def write(connection: Connection) -> None:
-        row = _lock(connection, key, where)
+        row = recurring_queries.lock(connection, key, where)
         if row.retired_at is None:
             _require_api(row, where)
         recurring_tasks.delete_task(connection, key)
@@ -451,10 +372,10 @@ def get(key: str) -> RecurringTask:
         RecurringTaskNotFound: No task has this key.
     """
     where = f"recurring.get({shortened(key)})"
-    rows = _store(where).rows(_query().where(_t.key == key)) if is_plain_text(key) else ()
+    rows = _store(where).rows(recurring_queries.query().where(_t.key == key)) if is_plain_text(key) else ()
     if not rows:
-        raise _not_found(_store(where).rows(_keys_query()), key, where)
-    return _task_from(rows[0])
+        raise recurring_queries.not_found(_store(where).rows(recurring_queries.keys_query()), key, where)
+    return recurring_queries.task_from(rows[0])
 
 
 def all(*, retired: bool = False) -> builtins.list[RecurringTask]:  # noqa: A001 - reads as recurring.all()
@@ -466,9 +387,9 @@ def all(*, retired: bool = False) -> builtins.list[RecurringTask]:  # noqa: A001
     conditions = [] if retired else [_t.retired_at.is_(None)]
     store = _store("recurring.all()")
     readable: builtins.list[RecurringTask] = []
-    for row in store.rows(_query().where(*conditions).order_by(_t.key)):
+    for row in store.rows(recurring_queries.query().where(*conditions).order_by(_t.key)):
         try:
-            readable.append(_task_from(row))
+            readable.append(recurring_queries.task_from(row))
         except (ValueError, TypeError, DeclarationError):
             recurring_tasks.report_unreadable(str(row.key), ["schedule or options"])
     return readable
@@ -501,33 +422,6 @@ def next_ticks(key: str, count: int = 10, after: datetime | None = None) -> buil
     ticks = task.schedule.upcoming(start, limit)
     zone = zone_of(task.schedule.zone)
     return [tick.astimezone(zone) for tick in ticks if task.until is None or tick <= task.until]
-
-
-def _task_from(row: Row[Any]) -> RecurringTask:
-    """Return the task of a row of `_query`."""
-    options = TaskOptions.from_json(row.options)
-    is_paused = row.paused_at is not None and (row.paused_until is None or row.paused_until > row.now)
-    state: State = "active"
-    if row.retired_at is not None:
-        state = "retired"
-    elif row.next_at is None:
-        state = "ended"
-    elif is_paused:
-        state = "paused"
-    computed = ("state", "params", "schedule", "until", "grace_s", "missed", "max_waiting", "overlap", "jitter_s")
-    same = {field.name for field in attrs.fields(RecurringTask)}.difference(computed)
-    values = {name: getattr(row, name) for name in same}
-    pause = dict.fromkeys(FREE_PAUSE) if not is_paused else {}
-    schedule = schedule_of(row)
-    return RecurringTask(
-        **{**values, **pause},
-        **{name: getattr(options, name) for name in ("missed", "max_waiting", "overlap", "jitter_s")},
-        grace_s=options.grace_of(schedule),
-        params=redact_params(row.operation, row.params or {}),
-        schedule=schedule,
-        state=state,
-        until=row.until_at,
-    )
 
 
 def _target_of(target: Any, props: Mapping[str, Any] | None, where: str) -> tuple[Contract, Mapping[str, Any]]:
@@ -673,37 +567,6 @@ def _checked_session(session: Any, where: str) -> Any:
 
 def _write(session: Any, where: str, write: Callable[[Connection], T]) -> T:
     return _dispatcher(where).write_joined(_checked_session(session, where), write)
-
-
-def _query() -> sa.Select[Any]:
-    """Return the query for tasks with the status of their last run."""
-    joined = recurring.outerjoin(records, records.c.id == _t.last_run_id)
-    return recurring_tasks.task_query().add_columns(records.c.status.label("last_status")).select_from(joined)
-
-
-def _keys_query() -> sa.Select[Any]:
-    return sa.select(_t.key).order_by(_t.key).limit(MAX_SUGGESTED)
-
-
-def _read(connection: Connection, key: str, where: str) -> Row[Any]:
-    row = connection.execute(_query().where(_t.key == key)).first() if is_plain_text(key) else None
-    if row is None:
-        raise _not_found(connection.execute(_keys_query()).all(), key, where)
-    return row
-
-
-def _lock(connection: Connection, key: str, where: str) -> Row[Any]:
-    """Lock the row of a task; wait for a round that enqueues its tick."""
-    query = recurring_tasks.task_query().where(_t.key == key).with_for_update()
-    row = connection.execute(query).first() if is_plain_text(key) else None
-    if row is None:
-        raise _not_found(connection.execute(_keys_query()).all(), key, where)
-    return row
-
-
-def _not_found(rows: Any, key: object, where: str) -> RecurringTaskNotFound:
-    hint = did_you_mean(cast("str", key), [str(row.key) for row in rows])
-    return RecurringTaskNotFound(f"{where}: no recurring task has the key {shortened(key)}.{hint}")
 
 
 def _now(connection: Connection) -> datetime:

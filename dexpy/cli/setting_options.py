@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dexpy.configuration.kinds import Duration, InvalidValue, Kind, Number, Queues, Switch, Url
+from dexpy.configuration.kinds import Duration, InvalidSetting, Kind, Number, Queues, Switch, Url
 from dexpy.configuration.loading import Configuration, command_flags
 from dexpy.configuration.table import SETTINGS, Setting, default_of
 from dexpy.configuration.values import GROUP_KEYS
@@ -70,7 +70,7 @@ def _option(setting: Setting) -> Callable[[Callable[..., Any]], Callable[..., An
             return given
         try:
             return setting.kind.from_text(given if isinstance(given, str) else ",".join(given))
-        except InvalidValue as error:
+        except InvalidSetting as error:
             raise click.BadParameter(error.problem) from None
 
     flag = setting.flag

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import attrs
 
-from dexpy.configuration.kinds import InvalidValue, described
+from dexpy.configuration.kinds import InvalidSetting, described
 from dexpy.configuration.table import (
     NAME,
     PREFIX,
@@ -209,7 +209,7 @@ class _Reader:
                 continue
             try:
                 yield setting, Value(self._resolved(setting, setting.kind.from_file(value)), self._origin((*path, key)))
-            except InvalidValue as error:
+            except InvalidSetting as error:
                 self._report(path, key, error.problem)
 
     def _resolved(self, setting: Setting, value: Any) -> Any:

@@ -23,7 +23,7 @@ ALL = "*"
 REDACTED = "<redacted>"
 
 
-class InvalidValue(Exception):
+class InvalidSetting(Exception):
     """A value of another kind.
 
     Args:
@@ -33,8 +33,11 @@ class InvalidValue(Exception):
     """
 
     def __init__(self, expected: str, got: str = "", hint: str = "") -> None:
+        super().__init__(expected, got, hint)
         self.problem = f"expected {expected}" + (f", got {got}." if got else ".") + (f" {hint.strip()}" if hint else "")
-        super().__init__(self.problem)
+
+    def __str__(self) -> str:
+        return self.problem
 
 
 class Kind:
@@ -47,17 +50,17 @@ class Kind:
         """Return the setting for a value of a TOML file.
 
         Raises:
-            InvalidValue: The value is of another kind.
+            InvalidSetting: The value is of another kind.
         """
         if isinstance(value, str):
             return self.from_text(value)
-        raise InvalidValue(self.expected, described(value))
+        raise InvalidSetting(self.expected, described(value))
 
     def from_text(self, text: str) -> Any:
         """Return the setting for the text of a variable or a flag.
 
         Raises:
-            InvalidValue: The text states no value of this kind.
+            InvalidSetting: The text states no value of this kind.
         """
         raise NotImplementedError
 
@@ -127,7 +130,7 @@ class Switch(Kind):
         """Return the boolean."""
         if isinstance(value, bool):
             return value
-        raise InvalidValue(self.unit, described(value))
+        raise InvalidSetting(self.unit, described(value))
 
     def from_text(self, text: str) -> bool:
         """Return whether the text is ``1``, ``true``, ``yes`` or ``on``."""
@@ -135,7 +138,7 @@ class Switch(Kind):
             return True
         if text.lower() in ("0", "false", "no", "off"):
             return False
-        raise InvalidValue("1 or 0", quoted(text))
+        raise InvalidSetting("1 or 0", quoted(text))
 
     def display(self, value: Any) -> str:
         """Return the value as TOML has it."""
@@ -166,7 +169,7 @@ class Duration(Kind):
         """Return the duration in seconds."""
         seconds = parse_duration(text)
         if seconds is None or not self.at_least <= seconds <= self.at_most:
-            raise InvalidValue(self.expected, quoted(text))
+            raise InvalidSetting(self.expected, quoted(text))
         return seconds
 
     def display(self, value: Any) -> str:
@@ -203,7 +206,7 @@ class Number(Kind):
             return value
         if self.unlimited and value == self.unlimited:
             return None
-        raise InvalidValue(self.expected, described(value))
+        raise InvalidSetting(self.expected, described(value))
 
     def from_text(self, text: str) -> int | None:
         """Return the number, or None for "no limit"."""
@@ -227,7 +230,7 @@ class Queues(Kind):
     def from_file(self, value: object) -> frozenset[str] | None:
         """Return the names."""
         if not isinstance(value, list):
-            raise InvalidValue(self.expected, described(value))
+            raise InvalidSetting(self.expected, described(value))
         return self._check(list(cast("list[object]", value)))
 
     def from_text(self, text: str) -> frozenset[str] | None:
@@ -238,7 +241,7 @@ class Queues(Kind):
         if names == [ALL]:
             return None
         if not names:
-            raise InvalidValue(self.expected, "none")
+            raise InvalidSetting(self.expected, "none")
         return frozenset(check_queue_name(name) for name in names)
 
     def display(self, value: Any) -> str:
@@ -250,7 +253,7 @@ def check_queue_name(name: object) -> str:
     """Return a valid name of a queue.
 
     Raises:
-        InvalidValue: A broker would refuse it.
+        InvalidSetting: A broker would refuse it.
     """
     if isinstance(name, str) and QUEUE_NAME.fullmatch(name) and not name.endswith((".DQ", ".XQ")):
         return name
@@ -259,7 +262,7 @@ def check_queue_name(name: object) -> str:
     got = described(name)
     if isinstance(name, str) and name.endswith((".DQ", ".XQ")):
         form += ", and not ending with .DQ or .XQ"
-    raise InvalidValue(form, got, hint)
+    raise InvalidSetting(form, got, hint)
 
 
 class QueueName(Kind):
@@ -294,7 +297,7 @@ class Text(Kind):
     def from_text(self, text: str) -> str:
         """Return the text."""
         if re.fullmatch(self.pattern, text) is None:
-            raise InvalidValue(self.form, quoted(text))
+            raise InvalidSetting(self.form, quoted(text))
         return text
 
 
@@ -318,7 +321,7 @@ class Choice(Kind):
     def from_text(self, text: str) -> str:
         """Return the word."""
         if text not in self.words:
-            raise InvalidValue(self.expected, quoted(text), did_you_mean(text, self.words))
+            raise InvalidSetting(self.expected, quoted(text), did_you_mean(text, self.words))
         return text
 
 
@@ -338,7 +341,7 @@ class Zone(Kind):
             return check_zone(text, "zone")
         except DeclarationError as error:
             suggestion = re.search(r"Did you mean .*", str(error))
-            raise InvalidValue(self.expected, quoted(text), suggestion[0] if suggestion else "") from None
+            raise InvalidSetting(self.expected, quoted(text), suggestion[0] if suggestion else "") from None
 
 
 class ScheduleText(Kind):
@@ -356,7 +359,7 @@ class ScheduleText(Kind):
         try:
             return parse_schedule(text)
         except DeclarationError as error:
-            raise InvalidValue(self.expected, quoted(text), str(error)) from None
+            raise InvalidSetting(self.expected, quoted(text), str(error)) from None
 
     def display(self, value: Any) -> str:
         """Return the text of the schedule."""
@@ -372,7 +375,7 @@ class Arguments(Kind):
         """Return the table."""
         if isinstance(value, dict):
             return cast("dict[str, Any]", value)
-        raise InvalidValue("a table of props such as { customer = 42, month = 2026-01-01 }", described(value))
+        raise InvalidSetting("a table of props such as { customer = 42, month = 2026-01-01 }", described(value))
 
     def display(self, value: Any) -> str:
         """Return the names of the props."""

@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 
 from dexpy.configuration.file import SIMILARITY, ConfigurationFile, Layer, find_file, project_folder, read_file
-from dexpy.configuration.kinds import InvalidValue
+from dexpy.configuration.kinds import InvalidSetting
 from dexpy.configuration.table import PREFIX, SETTINGS, WORKERS, Setting, default_of
 from dexpy.configuration.values import DEFAULT, GROUP_KEYS, RecurringEntry, Value, WorkerGroup
 from dexpy.foundation.errors import ConfigurationError, did_you_mean, listed
@@ -172,7 +172,7 @@ def _flags(values: Mapping[str, Any]) -> dict[str, Value]:
 def _parsed(setting: Setting, text: str, where: str) -> Any:
     try:
         return setting.kind.from_text(text)
-    except InvalidValue as error:
+    except InvalidSetting as error:
         raise ConfigurationError(f"{where}: {error.problem}") from None
 
 

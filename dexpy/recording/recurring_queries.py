@@ -1,0 +1,178 @@
+"""Queries for recurring tasks, and `RecurringTask`, their result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, Literal
+
+import attrs
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from dexpy.database.tables import records, recurring
+from dexpy.foundation.errors import RecurringTaskNotFound, did_you_mean
+from dexpy.foundation.safe_text import is_plain_text, shortened
+from dexpy.recording import recurring_tasks
+from dexpy.recording.encryption import redact_params
+from dexpy.recording.recurring_tasks import FREE_PAUSE, TaskOptions, schedule_of
+from dexpy.schedules.schedule import Schedule
+
+State = Literal["active", "paused", "ended", "retired"]
+MAX_SUGGESTED = 1000
+"""The number of keys that are compared with an unknown one for a hint."""
+_t = recurring.c
+
+
+@attrs.frozen
+class RecurringTask:
+    """A recurring task when it was read; all times are UTC.
+
+    Attributes:
+        key: Its key.
+        operation: The stable name of the operation.
+        params: The props of each run as JSON, those that the task sets; secrets are redacted.
+        schedule: Its schedule with its zone.
+        queue: The queue of its runs; None for ``default``, or if a function of the class names it.
+        priority: Their priority; None for 0.
+        source: ``class``, ``file`` or ``api``: where it is defined.
+        state: ``active``, ``paused``, ``ended`` (it has no further tick), or ``retired`` (no worker declares it).
+        next_at: The next tick; None if it has ended.
+        last_at: The last tick that had a run.
+        last_run_id: The id of the last run that a tick or `run_now` enqueued.
+        last_status: The status of that run; None if its record was deleted.
+        missed_count: How many ticks were enqueued by no worker within the grace.
+        first_missed_at: The first of them.
+        last_missed_at: The last of them.
+        skipped_count: How many ticks had no run because of an earlier run.
+        last_skipped_at: The last of them.
+        paused_at: The time of its pause.
+        paused_by: Who has paused it.
+        pause_reason: Why.
+        paused_until: When the pause ends by itself.
+        until: The time after which it has no ticks.
+        remaining: The number of runs that it still has; None without a limit.
+        grace_s: How late a tick may be enqueued, in seconds.
+        missed: ``skip`` or ``latest``.
+        max_waiting: 1, or None.
+        overlap: ``allow`` or ``skip``.
+        jitter_s: The longest delay of a run after its tick, in seconds.
+        retired_at: The time when it was retired.
+        created_at: The time of its creation.
+        updated_at: The time of the last change, also by a tick.
+    """
+
+    key: str
+    operation: str
+    params: Mapping[str, Any]
+    schedule: Schedule
+    queue: str | None
+    priority: int | None
+    source: str
+    state: State
+    next_at: datetime | None
+    last_at: datetime | None
+    last_run_id: str | None
+    last_status: str | None
+    missed_count: int
+    first_missed_at: datetime | None
+    last_missed_at: datetime | None
+    skipped_count: int
+    last_skipped_at: datetime | None
+    paused_at: datetime | None
+    paused_by: str | None
+    pause_reason: str | None
+    paused_until: datetime | None
+    until: datetime | None
+    remaining: int | None
+    grace_s: float
+    missed: str
+    max_waiting: int | None
+    overlap: str
+    jitter_s: float
+    retired_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+
+    @property
+    def zone(self) -> str:
+        """The name of the time zone of its schedule."""
+        return self.schedule.zone or "UTC"
+
+
+def task_from(row: Row[Any]) -> RecurringTask:
+    """Return the task of a row of `query`.
+
+    Raises:
+        ValueError, TypeError, DeclarationError: The schedule or the options of the row are invalid.
+    """
+    options = TaskOptions.from_json(row.options)
+    is_paused = row.paused_at is not None and (row.paused_until is None or row.paused_until > row.now)
+    state: State = "active"
+    if row.retired_at is not None:
+        state = "retired"
+    elif row.next_at is None:
+        state = "ended"
+    elif is_paused:
+        state = "paused"
+    computed = ("state", "params", "schedule", "until", "grace_s", "missed", "max_waiting", "overlap", "jitter_s")
+    same = {field.name for field in attrs.fields(RecurringTask)}.difference(computed)
+    values = {name: getattr(row, name) for name in same}
+    pause = dict.fromkeys(FREE_PAUSE) if not is_paused else {}
+    schedule = schedule_of(row)
+    return RecurringTask(
+        **{**values, **pause},
+        **{name: getattr(options, name) for name in ("missed", "max_waiting", "overlap", "jitter_s")},
+        grace_s=options.grace_of(schedule),
+        params=redact_params(row.operation, row.params or {}),
+        schedule=schedule,
+        state=state,
+        until=row.until_at,
+    )
+
+
+def query() -> sa.Select[Any]:
+    """Return the query for tasks with the status of their last run."""
+    joined = recurring.outerjoin(records, records.c.id == _t.last_run_id)
+    return recurring_tasks.task_query().add_columns(records.c.status.label("last_status")).select_from(joined)
+
+
+def keys_query() -> sa.Select[Any]:
+    """Return the query for the keys to suggest."""
+    return sa.select(_t.key).order_by(_t.key).limit(MAX_SUGGESTED)
+
+
+def read(connection: Connection, key: str, where: str) -> Row[Any]:
+    """Return the row of a task, as `task_from` takes it.
+
+    Args:
+        connection: In a transaction.
+        key: The key of the task.
+        where: The subject of the error message.
+
+    Raises:
+        RecurringTaskNotFound: No task has this key.
+    """
+    return _first(connection, query().where(_t.key == key), key, where)
+
+
+def lock(connection: Connection, key: str, where: str) -> Row[Any]:
+    """Lock the row of a task and return it; wait for a round that enqueues its tick.
+
+    Raises:
+        RecurringTaskNotFound: No task has this key.
+    """
+    return _first(connection, recurring_tasks.task_query().where(_t.key == key).with_for_update(), key, where)
+
+
+def _first(connection: Connection, rows: sa.Select[Any], key: str, where: str) -> Row[Any]:
+    row = connection.execute(rows).first() if is_plain_text(key) else None
+    if row is None:
+        raise not_found(connection.execute(keys_query()).all(), key, where)
+    return row
+
+
+def not_found(rows: Iterable[Row[Any]], key: object, where: str) -> RecurringTaskNotFound:
+    """Return the error for an unknown key, with a suggestion from rows of `keys_query`."""
+    hint = did_you_mean(str(key), [str(row.key) for row in rows]) if is_plain_text(key) else ""
+    return RecurringTaskNotFound(f"{where}: no recurring task has the key {shortened(key)}.{hint}")
