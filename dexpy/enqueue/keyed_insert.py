@@ -102,6 +102,7 @@ class KeyedInsert:
         claim: The claim to its keys.
         ticket: The ticket of the run.
         is_joined: Whether the row is stored in a transaction of the application.
+        longest_wait_s: The longest wait for a transaction that holds a key, in seconds; None for that of the class.
     """
 
     store: Store
@@ -109,6 +110,7 @@ class KeyedInsert:
     claim: KeyClaim
     ticket: Ticket[Any]
     is_joined: bool
+    longest_wait_s: float | None = None
     _releasable: KeyHolder | None = None
     _started: float = attrs.field(factory=time.monotonic)
 
@@ -169,7 +171,8 @@ class KeyedInsert:
 
     @property
     def _wait_s(self) -> float:
-        return WAIT_S if self.contract.once is None else self.contract.once.wait_s
+        wait_s = WAIT_S if self.contract.once is None else self.contract.once.wait_s
+        return wait_s if self.longest_wait_s is None else min(wait_s, self.longest_wait_s)
 
     @property
     def _remaining_s(self) -> float:

@@ -49,6 +49,8 @@ LOCKED_PAUSE_S = 0.2
 """The pause before another attempt at a task that another transaction has locked, in seconds."""
 FAILED_PAUSE_S = 5.0
 """The pause after an error with a task, in seconds."""
+KEY_WAIT_S = 0.5
+"""How long a tick waits for an open transaction that holds a key of the class, in seconds: the other ticks wait too."""
 UNKNOWN_WAIT_S = 5.0
 """How long a tick of an unknown class is left to processes that declare the class, in seconds."""
 
@@ -163,8 +165,11 @@ class RecurringTicks:
     def _prepare(self, row: Row[Any], tick: datetime, options: TaskOptions, contract: Contract | None) -> PreparedJob:
         due_at = tick + recurring_tasks.delay_of(row.key, tick, options.jitter_s)
         prepared = prepare_run(self._dispatcher, row, contract, options, at=due_at if due_at > row.now else None)
+        keyed = prepared.keyed
         return attrs.evolve(
-            prepared, columns={**(prepared.columns or {}), "run_at": tick, "previous_run_at": row.last_at}
+            prepared,
+            columns={**(prepared.columns or {}), "run_at": tick, "previous_run_at": row.last_at},
+            keyed=None if keyed is None else attrs.evolve(keyed, longest_wait_s=KEY_WAIT_S),
         )
 
     def _write(self, row: Row[Any], options: TaskOptions, plan: TickPlan, job: PreparedJob | None) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 from dexpy import Concurrency, Cron, Every, Once, Operation, Retry, Unique, deferrable, prop, recurring
 from dexpy.database.tables import records
@@ -67,6 +68,15 @@ class OnceSync(Operation, name="ticks.once_sync"):
 
     shop: int = 1
     once = Once("shop")
+
+    def perform(self) -> None: ...
+
+
+class PatientOnceSync(Operation, name="ticks.patient_once_sync"):
+    """Once for its props, with a long wait for a transaction that holds the key."""
+
+    shop: int = 1
+    once = Once("shop", wait=8)
 
     def perform(self) -> None: ...
 
@@ -487,6 +497,26 @@ def test_a_task_that_another_transaction_has_locked_delays_no_other(
         pause_s = ticks.periodic_task().pause_s
         assert pause_s is not None
         assert pause_s() <= LOCKED_PAUSE_S
+    ticks.run_once()
+    assert len(runs(engine)) == 1
+
+
+@pytest.mark.parametrize("database_url", SERVERS, indirect=True)
+@pytest.mark.parametrize("operation", [UniqueSync(), PatientOnceSync()], ids=lambda value: type(value).__name__)
+def test_a_key_that_an_open_transaction_holds_delays_the_other_tasks_by_a_second_at_most(
+    isolated_runtime: Isolated, ticks: RecurringTicks, engine: sa.Engine, operation: Any
+) -> None:
+    for key, other in (("a", Sync()), ("sync", operation), ("z", Sync())):
+        recurring.add(key, other, Every("hour"))
+    isolated_runtime.advance(HOUR)
+    with Session(engine) as session:
+        operation.async_(session=session).call()
+        started = time.monotonic()
+        ticks.run_once()
+        assert time.monotonic() - started < 2.5
+        assert (len(runs(engine, "a")), len(runs(engine)), len(runs(engine, "z"))) == (1, 0, 1)
+        session.rollback()
+    ticks._set_aside.clear()
     ticks.run_once()
     assert len(runs(engine)) == 1
 
