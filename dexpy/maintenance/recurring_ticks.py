@@ -24,7 +24,7 @@ from dexpy.enqueue.dispatcher import Dispatcher, StoreJobs
 from dexpy.enqueue.jobs import PreparedJob
 from dexpy.enqueue.recurring_runs import prepare_run
 from dexpy.foundation.backoff import Backoff
-from dexpy.foundation.errors import KeyBusy, NotUnique, OnceConflict
+from dexpy.foundation.errors import DexpyError, KeyBusy, NotUnique, OnceConflict
 from dexpy.foundation.failpoints import failpoint
 from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
@@ -128,7 +128,10 @@ class RecurringTicks:
             if is_locked(error) or isinstance(error, (KeyBusy, IntegrityError)):
                 # An open transaction has the row or a key of the class, or another process has enqueued the tick.
                 return self._leave(key, LOCKED_PAUSE_S)
-            facts = {"error": class_path(error), "error_message": str(error)}
+            facts = {"error": class_path(error)}
+            if isinstance(error, DexpyError):
+                # Others are raised by code of the application, whose messages may contain secrets.
+                facts["error_message"] = str(error)
             self._failures.log(LogEvent.RECURRING_FAILED, f"{key} {facts['error']}", key=key, **facts)
             return self._leave(key, FAILED_PAUSE_S)
         return 0.0

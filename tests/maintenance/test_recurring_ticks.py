@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from dexpy import Concurrency, Cron, Every, Once, Operation, Retry, Unique, deferrable, prop, recurring
+from dexpy import Async, Concurrency, Cron, Every, Once, Operation, Retry, Unique, deferrable, prop, recurring
 from dexpy.database.tables import records
 from dexpy.database.tables import recurring as table
 from dexpy.declaration import registry
@@ -96,6 +96,19 @@ class SecretSync(Operation, name="ticks.secret_sync"):
 
     def perform(self) -> int:
         return len(self.token)
+
+
+def queue_of(operation: Any) -> str:
+    raise ValueError(f"no shop has the token {operation.token}")
+
+
+class RoutedSync(Operation, name="ticks.routed_sync"):
+    """Has a queue function that fails."""
+
+    token: str = prop(sensitive=True)
+    async_ = Async(queue=queue_of)
+
+    def perform(self) -> None: ...
 
 
 class PatientSync(Operation, name="ticks.patient_sync"):
@@ -575,6 +588,17 @@ def test_a_broken_row_costs_only_itself(
     assert (len(runs(engine, "a")), len(runs(engine)), len(runs(engine, "z"))) == (1, 0, 1)
     assert {line.key for line in events(caplog, "recurring.failed")} == {"sync"}
     assert [task.key for task in recurring.all()] == (["a", "sync", "z"] if "params" in values else ["a", "z"])
+
+
+def test_the_message_of_an_error_of_the_application_is_not_logged(
+    isolated_runtime: Isolated, ticks: RecurringTicks, caplog: Any
+) -> None:
+    recurring.add("sync", RoutedSync(token="hunter2"), Every("hour"))
+    isolated_runtime.advance(HOUR)
+    ticks.run_once()
+    (line,) = events(caplog, "recurring.failed")
+    assert line.error == "ValueError"
+    assert "hunter2" not in str(vars(line))
 
 
 def test_a_row_whose_time_cannot_be_read_costs_only_itself(
