@@ -335,12 +335,7 @@ def run_now(key: str, *, session: AnySession | None = None) -> Ticket[Any]:
     def prepare(transaction: Any, commit_state: Any) -> PreparedJob:
         return prepare_run(dispatcher, row, contract, options, transaction=transaction, commit_state=commit_state)
 
-    ticket = dispatcher.enqueue_job(prepare, session)
-    if not ticket.duplicate:
-        dispatcher.write_joined(
-            session, lambda connection: recurring_tasks.update_task(connection, key, last_run_id=ticket.id)
-        )
-    return ticket
+    return dispatcher.enqueue_job(prepare, session)
 
 
 def remove(key: str, *, session: AnySession | None = None) -> None:

@@ -10,7 +10,7 @@ import attrs
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from dexpy.database.tables import records, recurring
+from dexpy.database.tables import STATUSES, records, recurring
 from dexpy.foundation.errors import RecurringTaskNotFound, did_you_mean
 from dexpy.foundation.safe_text import is_plain_text, shortened
 from dexpy.recording import recurring_tasks
@@ -39,7 +39,7 @@ class RecurringTask:
         state: ``active``, ``paused``, ``ended`` (it has no further tick), or ``retired`` (no worker declares it).
         next_at: The next tick; None if it has ended.
         last_at: The last tick that had a run.
-        last_run_id: The id of the last run that a tick or `run_now` enqueued.
+        last_run_id: The id of the newest run with its key, which a tick or `run_now` has enqueued.
         last_status: The status of that run; None if its record was deleted.
         missed_count: How many ticks were enqueued by no worker within the grace.
         first_missed_at: The first of them.
@@ -115,8 +115,9 @@ def task_from(row: Row[Any]) -> RecurringTask:
         state = "ended"
     elif is_paused:
         state = "paused"
+    last_run_id, last_status = _last_run(row)
     computed = ("state", "params", "schedule", "until", "grace_s", "missed", "max_waiting", "overlap", "jitter_s")
-    same = {field.name for field in attrs.fields(RecurringTask)}.difference(computed)
+    same = {field.name for field in attrs.fields(RecurringTask)}.difference(computed, ("last_run_id", "last_status"))
     values = {name: getattr(row, name) for name in same}
     pause = dict.fromkeys(FREE_PAUSE) if not is_paused else {}
     schedule = schedule_of(row)
@@ -128,13 +129,32 @@ def task_from(row: Row[Any]) -> RecurringTask:
         schedule=schedule,
         state=state,
         until=row.until_at,
+        last_run_id=last_run_id,
+        last_status=last_status,
     )
 
 
 def query() -> sa.Select[Any]:
-    """Return the query for tasks with the status of their last run."""
-    joined = recurring.outerjoin(records, records.c.id == _t.last_run_id)
-    return recurring_tasks.task_query().add_columns(records.c.status.label("last_status")).select_from(joined)
+    """Return the query for tasks with the id of their newest run of each status."""
+    return recurring_tasks.task_query().add_columns(*(_newest_run(status) for status in STATUSES))
+
+
+def _newest_run(status: str) -> sa.Label[Any]:
+    # Reads one entry of ix_operation_recurring, however many runs a task has.
+    newest = sa.select(records.c.id).where(records.c.recurring_key == _t.key, records.c.status == status)
+    return (
+        newest.order_by(records.c.id.desc()).limit(1).correlate(recurring).scalar_subquery().label(f"newest_{status}")
+    )
+
+
+def _last_run(row: Row[Any]) -> tuple[str | None, str | None]:
+    """Return the id and the status of the last run of a row of `query`.
+
+    The column ``last_run_id`` is that of the last tick: `run_now` must not lock the row in a transaction of the caller.
+    """
+    newest = {getattr(row, f"newest_{status}"): status for status in STATUSES}
+    last: str | None = max((run_id for run_id in (row.last_run_id, *newest) if run_id is not None), default=None)
+    return last, newest.get(last)
 
 
 def keys_query() -> sa.Select[Any]:

@@ -265,6 +265,31 @@ def test_run_now_enqueues_a_run_also_while_the_task_is_paused(
     assert (task.state, task.next_at, task.last_at, task.last_status) == ("paused", start + HOUR, None, "done")
 
 
+def test_the_last_run_is_that_of_the_newest_tick_or_run_now(
+    isolated_runtime: Isolated, ticks: RecurringTicks, start: datetime
+) -> None:
+    recurring.add("other", Sync(shop=7), Every("hour"))
+    added = recurring.add("nightly", Sync(shop=7), Every("hour"), max_waiting=None)
+    first = recurring.run_now("nightly")
+    assert [ticket.id for ticket in isolated_runtime.run_pending()] == [first.id]
+    task = recurring.get("nightly")
+    assert (task.last_run_id, task.last_status, task.updated_at) == (first.id, "done", added.updated_at)
+
+    isolated_runtime.advance(HOUR)
+    ticks.run_once()
+    task = recurring.get("nightly")
+    assert (task.last_at, task.last_status) == (start + HOUR, "pending")
+    assert task.last_run_id not in (None, first.id)
+
+    isolated_runtime.advance(timedelta(seconds=1))
+    second = recurring.run_now("nightly")
+    second.cancel()
+    assert (recurring.get("nightly").last_run_id, recurring.get("nightly").last_status) == (second.id, "cancelled")
+    with isolated_runtime.runtime.store.begin() as connection:
+        connection.execute(sa.text("DELETE FROM operation_records"))
+    assert (recurring.get("nightly").last_run_id, recurring.get("nightly").last_status) == (task.last_run_id, None)
+
+
 def test_a_removed_task_leaves_its_runs(isolated_runtime: Isolated) -> None:
     recurring.add("nightly", Sync(shop=7), Every("hour"))
     recurring.run_now("nightly")

@@ -534,6 +534,19 @@ def test_a_key_that_an_open_transaction_holds_delays_the_other_tasks_by_a_second
     assert len(runs(engine)) == 1
 
 
+@pytest.mark.parametrize("database_url", SERVERS, indirect=True)
+def test_run_now_in_an_open_transaction_delays_no_tick(
+    isolated_runtime: Isolated, ticks: RecurringTicks, engine: sa.Engine, start: datetime
+) -> None:
+    recurring.add("sync", Sync(), Every("hour"))
+    isolated_runtime.advance(HOUR)
+    with engine.begin() as connection:
+        by_hand = recurring.run_now("sync", session=connection)
+        ticks.run_once()
+        assert [row.run_at for row in runs(engine)] == [start + HOUR]
+    assert {row.id: row.run_at for row in runs(engine)}[by_hand.id] is None
+
+
 @pytest.mark.parametrize("database_url", SERVERS[:1], indirect=True)
 def test_the_server_ends_the_transaction_of_a_process_that_freezes(
     isolated_runtime: Isolated,
