@@ -10,6 +10,7 @@ import attrs
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
+from dexpy.database.dialects import dialect_of
 from dexpy.database.tables import STATUSES, records, recurring
 from dexpy.foundation.errors import RecurringTaskNotFound, did_you_mean
 from dexpy.foundation.safe_text import is_plain_text, shortened
@@ -182,6 +183,7 @@ def lock(connection: Connection, key: str, where: str) -> Row[Any]:
     Raises:
         RecurringTaskNotFound: No task has this key.
     """
+    dialect_of(connection).acquire_write_lock(connection)
     return _first(connection, recurring_tasks.task_query().where(_t.key == key).with_for_update(), key, where)
 
 

@@ -11,9 +11,11 @@ from sqlalchemy.orm import Session
 
 import dexpy
 from dexpy import Cron, Every, FernetEncryptor, Operation, PropsError, Recurring, deferrable, prop, recurring
+from dexpy.database.tables import recurring as table
 from dexpy.errors import DeclarationError, OptionsError, RecurringTaskNotFound
 from dexpy.foundation.clock import clock
 from dexpy.maintenance.recurring_ticks import RecurringTicks
+from dexpy.recording import recurring_queries
 from dexpy.testing import Isolated, isolated
 
 HOUR = timedelta(hours=1)
@@ -113,6 +115,17 @@ def test_an_unknown_key_is_one_error_with_a_suggestion(call: str) -> None:
     for key in ("a\0b", "\ud800"):
         with pytest.raises(RecurringTaskNotFound):
             getattr(recurring, call)(key)
+
+
+def test_a_task_is_locked_from_the_read_that_its_change_depends_on(isolated_runtime: Isolated) -> None:
+    recurring.add("nightly", Sync(shop=7), Every("hour"))
+    other = sa.create_engine(isolated_runtime.runtime.database_url, connect_args={"timeout": 0})
+    with isolated_runtime.runtime.store.begin() as connection:
+        recurring_queries.lock(connection, "nightly", "test")
+        with pytest.raises(sa.exc.OperationalError, match="database is locked"), other.begin() as second:
+            second.execute(sa.update(table).values(missed_count=1))
+    other.dispose()
+    assert recurring.get("nightly").missed_count == 0
 
 
 def test_a_key_is_added_once_unless_it_is_replaced(start: datetime) -> None:
