@@ -190,7 +190,8 @@ def edit(
 ) -> RecurringTask:
     """Change a task that `add` has created; what is not passed stays, and no tick is repeated.
 
-    With another schedule its next tick is the first one after now.
+    With another schedule its next tick is the first one after now. A task that `times` has ended stays ended without
+    another `times`.
 
     Args:
         key: Its key.
@@ -237,7 +238,8 @@ def edit(
         _check_complete(contract, definition, where)
         end = limits.get("until_at", row.until_at)
         values = {**definition.columns(contract), **limits}
-        values["next_at"] = _kept_or_next(row, definition.schedule, end, where)
+        if not _stays_ended(row, definition.schedule, end, limits.get("remaining", row.remaining)):
+            values["next_at"] = _kept_or_next(row, definition.schedule, end, where)
         recurring_tasks.update_task(connection, key, **values)
         return recurring_queries.read(connection, key, where)
 
@@ -522,6 +524,15 @@ def _kept_or_next(row: Row[Any], schedule: Schedule, until: datetime | None, whe
         kept: datetime = row.next_at
         return kept
     return _next_at(schedule, row.now, until, where)
+
+
+def _stays_ended(row: Row[Any], schedule: Schedule, until: datetime | None, remaining: int | None) -> bool:
+    """Return whether an ended task stays ended, because the edit does not change what ended it."""
+    if row.next_at is not None:
+        return False
+    if row.remaining == 0:
+        return remaining == 0
+    return until == row.until_at and schedule == schedule_of(row)
 
 
 def _require_api(row: Row[Any], where: str) -> None:

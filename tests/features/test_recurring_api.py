@@ -208,6 +208,33 @@ def test_an_edit_without_another_schedule_keeps_the_next_tick(isolated_runtime: 
     assert recurring.edit("nightly", queue=None, times=None).queue is None
 
 
+def test_an_edit_of_a_task_that_times_has_ended_gives_it_no_run_without_another_times(
+    isolated_runtime: Isolated, ticks: RecurringTicks, start: datetime
+) -> None:
+    recurring.add("nightly", Sync(shop=7), Every("hour"), times=1)
+    isolated_runtime.advance(HOUR)
+    ticks.run_once()
+    for changes in ({"queue": "slow"}, {"schedule": Every("2 hours")}, {"until": start + 100 * HOUR}):
+        edited = recurring.edit("nightly", **changes)
+        assert (edited.state, edited.next_at, edited.remaining) == ("ended", None, 0), changes
+    assert (edited.queue, str(edited.schedule), edited.until) == ("slow", "every 2 hours", start + 100 * HOUR)
+    again = recurring.edit("nightly", times=2)
+    assert (again.state, again.remaining) == ("active", 2)
+    assert again.next_at is not None
+
+
+def test_an_edit_of_a_task_that_until_has_ended_keeps_it_ended_without_another_end(
+    isolated_runtime: Isolated, ticks: RecurringTicks, start: datetime
+) -> None:
+    recurring.add("nightly", Sync(shop=7), Every("hour"), until=start + HOUR)
+    isolated_runtime.advance(HOUR)
+    ticks.run_once()
+    assert recurring.get("nightly").state == "ended"
+    edited = recurring.edit("nightly", queue="slow")
+    assert (edited.state, edited.queue) == ("ended", "slow")
+    assert recurring.edit("nightly", until=None).next_at == start + 2 * HOUR
+
+
 def test_an_invalid_edit_changes_nothing() -> None:
     added = recurring.add("nightly", Sync(shop=7), Every("hour"))
     for changes, error in (
