@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any, Final, cast
 
 import attrs
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
-from sqlalchemy.exc import DataError
+from sqlalchemy.exc import DataError, StatementError
 
 from dexpy.database.column_types import MAX_COUNT, after, as_of, collecting_unreadable
 from dexpy.database.dialects import dialect_of
@@ -284,14 +285,26 @@ def lock_task(connection: Connection, key: str) -> Row[Any] | None:
 def update_task(connection: Connection, key: str, **values: Any) -> int:
     """Update columns of a task; return the number of rows."""
     statement = sa.update(recurring).where(_t.key == key).values(updated_at=after(0), **values)
-    return int(connection.execute(statement).rowcount)
+    with _hidden_parameters():
+        return int(connection.execute(statement).rowcount)
 
 
 def insert_task(connection: Connection, key: str, values: Mapping[str, Any]) -> bool:
     """Insert the row of a new task; return False if there is one with its key."""
     row = {"key": key, "created_at": after(0), "updated_at": after(0), **values}
     statement = dialect_of(connection).insert_or_ignore(recurring).values(row)
-    return bool(connection.execute(statement).rowcount)
+    with _hidden_parameters():
+        return bool(connection.execute(statement).rowcount)
+
+
+@contextmanager
+def _hidden_parameters() -> Generator[None]:
+    """Hide the props of a task, which errors of an application's engine would show."""
+    try:
+        yield
+    except StatementError as error:
+        error.hide_parameters = True
+        raise
 
 
 def delete_task(connection: Connection, key: str) -> bool:

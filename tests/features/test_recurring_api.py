@@ -404,6 +404,26 @@ def test_secrets_are_encrypted_or_redacted_and_reach_the_run(ticks: RecurringTic
         assert [ticket.result(5) for ticket in test.run_pending()] == ["ada:7"]
 
 
+def test_an_error_on_an_engine_of_the_application_shows_no_props(isolated_runtime: Isolated) -> None:
+    engine = sa.create_engine(isolated_runtime.runtime.database_url, poolclass=sa.NullPool)
+    recurring.add("old", Sync(shop=1, zone="before"), Every("hour"))
+    with engine.begin() as connection:
+        for event in ("INSERT", "UPDATE"):
+            connection.exec_driver_sql(
+                f"CREATE TRIGGER refuse_{event} BEFORE {event} ON operation_recurring "
+                "BEGIN SELECT RAISE(ABORT, 'refused'); END"
+            )
+    calls: list[Any] = [
+        lambda connection: recurring.add("new", Sync(shop=1, zone="hunter2"), Every("hour"), session=connection),
+        lambda connection: recurring.edit("old", props={"shop": 1, "zone": "hunter2"}, session=connection),
+    ]
+    for call in calls:
+        with engine.connect() as connection, pytest.raises(sa.exc.DBAPIError, match="refused") as refused:
+            call(connection)
+        assert "hunter2" not in str(refused.value)
+    engine.dispose()
+
+
 def test_a_process_without_records_has_no_tasks() -> None:
     runtime = dexpy.configure(broker="redis://127.0.0.1:1/0")
     try:
