@@ -188,10 +188,16 @@ def _next_at(task: RecurringTask) -> datetime | None:
 
 
 def _shown(time: datetime | None, task: RecurringTask) -> str:
-    """Return a time in the zone of a task."""
+    """Return a time in the zone of a task; in UTC if that is after the year 9999 there."""
     from dexpy.schedules.zones import zone_of
 
-    return NONE if time is None else time.astimezone(zone_of(task.zone)).isoformat(" ", "seconds")
+    if time is None:
+        return NONE
+    try:
+        local = time.astimezone(zone_of(task.zone))
+    except OverflowError:
+        local = time
+    return local.isoformat(" ", "seconds")
 
 
 def _state(task: RecurringTask) -> str:

@@ -152,6 +152,17 @@ def test_a_pause_until_a_local_time_ends_in_the_zone_of_the_task(command: Comman
     assert json.loads(command("resume", "nightly", "--json")[1])["paused_at"] is None
 
 
+def test_a_pause_until_the_last_moment_in_utc_is_shown_in_utc(command: Command) -> None:
+    recurring.add("nightly", Report, Cron("0 3 * * *", zone=ROME))
+    last = datetime.max.replace(tzinfo=timezone.utc)
+    assert recurring.pause("nightly", until=last).paused_until == last
+    assert recurring.next_ticks("nightly") == []
+    for arguments in (("list",), ("pause", "nightly", "--until", "9999-12-31T23:59:59.999999Z")):
+        status, printed, errors = command(*arguments)
+        assert (status, errors, "paused until 9999-12-31 23:59:59+00:00" in printed) == (0, "", True), arguments
+    assert command("next", "nightly")[:2] == (0, "")
+
+
 def test_run_now_prints_the_id_of_the_run(command: Command, isolated_runtime: Isolated) -> None:
     recurring.add("report", Report, Every("hour"), props={"kind": "long"})
     status, printed, _ = command("run-now", "report")
