@@ -191,7 +191,7 @@ SETTINGS = {
         _key("relay.batch_size", Number(1, 10000, "records"), "Records that are published in one transaction.", 100),
         _key(
             "recurring.class",
-            Text("the name of an operation, such as 'shop.SyncInventory'", r"[\w.]+"),
+            Text("the name of an operation, such as 'shop.SyncInventory'", r"[^\0]{1,255}"),
             "The name of the operation.",
             is_required=True,
             **_FILE_ONLY,

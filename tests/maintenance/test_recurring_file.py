@@ -35,6 +35,18 @@ class Report(Operation, name="filed.report"):
         return f"{self.day} {self.limit}"
 
 
+class Sync(Operation, name="sync-inventory"):
+    """Has a name that is not a dotted one."""
+
+    def perform(self) -> None: ...
+
+
+class Overview(Operation, name="Lager: Übersicht"):
+    """Has a name with a space."""
+
+    def perform(self) -> None: ...
+
+
 class Unrecorded(Operation, name="filed.unrecorded"):
     """Cannot recur."""
 
@@ -95,6 +107,12 @@ def test_a_task_of_the_file_is_registered_with_its_values(
 
     register(f'[recurring.report]\nclass = "filed.report"\nargs = {{ day = "2026-12-01" }}\n{HOURLY}')
     assert recurring.get("report").params == {"day": "2026-12-01"}
+
+
+def test_a_task_of_the_file_runs_an_operation_of_any_name(register: Callable[[str], None]) -> None:
+    for name in ("sync-inventory", "Lager: Übersicht"):
+        register(f'[recurring.sync]\nclass = "{name}"\n{HOURLY}')
+        assert recurring.get("sync").operation == name
 
 
 ARGS = "args = { day = 2026-11-30, limt = 7 }"
