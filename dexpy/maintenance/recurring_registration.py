@@ -21,7 +21,7 @@ from dexpy.configuration.values import RecurringEntry
 from dexpy.database import lock_timeouts
 from dexpy.database.column_types import after, database_time
 from dexpy.database.error_codes import is_locked
-from dexpy.database.errors import is_away
+from dexpy.database.errors import is_away, is_conflict
 from dexpy.declaration import registry
 from dexpy.declaration.contract import Contract
 from dexpy.foundation.errors import ConfigurationError, DexpyError, UnknownOperation
@@ -197,21 +197,28 @@ class RecurringRegistration:
             if not rows and not declarations.tasks:
                 return
             workers = self._live_workers(connection)
+        away: list[Exception] = []
         for key, task in declarations.tasks.items():
-            self._each(key, partial(self._register, task, rows.get(key), worker_id, workers))
+            self._each(key, partial(self._register, task, rows.get(key), worker_id, workers), away)
         for row in rows.values():
             if row.source != "api" and row.retired_at is None:
-                self._each(row.key, partial(self._check_declared, row, workers))
+                self._each(row.key, partial(self._check_declared, row, workers), away)
+        if away:
+            raise away[0]
 
-    def _each(self, key: str, write: Callable[[], None]) -> None:
-        """Write one row; an error with it stops no other."""
+    def _each(self, key: str, write: Callable[[], None], away: list[Exception]) -> None:
+        """Write one row; an error with it stops no other, and a second one that the database is away is raised."""
         try:
             write()
         except Exception as error:
-            if is_away(error):
-                raise
-            if not is_locked(error):
+            if is_locked(error) or is_conflict(error):
+                return
+            if not is_away(error):
                 _log_refused(key, "", error)
+            elif away:
+                raise
+            else:
+                away.append(error)
 
     def _store_declarations(self, worker_id: str, declarations: Declarations) -> None:
         started_at = self._started.get(os.getpid())

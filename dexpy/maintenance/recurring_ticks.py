@@ -17,7 +17,7 @@ from sqlalchemy.exc import IntegrityError
 
 from dexpy.database import lock_timeouts
 from dexpy.database.error_codes import is_locked
-from dexpy.database.errors import is_away
+from dexpy.database.errors import is_away, is_conflict
 from dexpy.declaration import registry
 from dexpy.declaration.contract import Contract
 from dexpy.enqueue.dispatcher import Dispatcher, StoreJobs
@@ -95,6 +95,9 @@ class RecurringTicks:
 
         Returns:
             True; an error with one task is logged and delays no other.
+
+        Raises:
+            Exception: The database is away; one error of that kind delays no other task.
         """
         started = time.monotonic()
         self._set_aside = {key: until for key, until in self._set_aside.items() if until > started}
@@ -102,6 +105,7 @@ class RecurringTicks:
             with self._store.autocommit() as connection:
                 soon = recurring_tasks.find_soon(connection, LONGEST_PAUSE_S, BATCH, list(self._set_aside))
             waits = [LONGEST_PAUSE_S]
+            first_error: Exception | None = None
             for row in soon:
                 if row.next_at is None:
                     # The query excludes NULL, so that Python cannot represent the value.
@@ -109,7 +113,16 @@ class RecurringTicks:
                     self._leave(row.key, FAILED_PAUSE_S)
                     continue
                 wait_s = (row.next_at - row.now).total_seconds()
-                waits.append(wait_s if wait_s > 0 else self._enqueue_due(row.key))
+                try:
+                    waits.append(wait_s if wait_s > 0 else self._enqueue_due(row.key))
+                except Exception as error:
+                    # It may be about one task, for example params that are too large for the server.
+                    self._leave(row.key, LONGEST_PAUSE_S)
+                    if first_error is not None:
+                        raise
+                    first_error = error
+            if first_error is not None:
+                raise first_error
         elapsed_s = time.monotonic() - started
         waits += [until - started for until in self._set_aside.values()]
         self._pause_s = min(max(min(waits) - elapsed_s, SHORTEST_PAUSE_S), LONGEST_PAUSE_S)
@@ -123,11 +136,11 @@ class RecurringTicks:
                 if wait_s > 0:
                     return wait_s
         except Exception as error:
+            if is_locked(error) or is_conflict(error) or isinstance(error, (KeyBusy, IntegrityError)):
+                # Another transaction has the row or a key of the class, or has enqueued the tick.
+                return self._leave(key, LOCKED_PAUSE_S)
             if is_away(error):
                 raise
-            if is_locked(error) or isinstance(error, (KeyBusy, IntegrityError)):
-                # An open transaction has the row or a key of the class, or another process has enqueued the tick.
-                return self._leave(key, LOCKED_PAUSE_S)
             facts = {"error": class_path(error)}
             if isinstance(error, DexpyError):
                 # Others are raised by code of the application, whose messages may contain secrets.

@@ -5,6 +5,7 @@ Each worker here is a heartbeat with its own declarations, as in a process of it
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Generator
 from datetime import datetime, timedelta, timezone
@@ -30,6 +31,7 @@ from dexpy.maintenance.recurring_registration import (
     declared_tasks,
 )
 from dexpy.maintenance.recurring_ticks import RecurringTicks
+from dexpy.recording import recurring_tasks
 from dexpy.recording.recurring_tasks import TaskDefinition
 from dexpy.testing import Isolated
 
@@ -360,6 +362,28 @@ def test_a_task_that_cannot_be_registered_stops_no_other_and_is_not_retired(
         object.__setattr__(Sync.contract, "recurring", ())
     assert [task.state for task in recurring.all()] == ["active", "active"]
     assert [line.key for line in events(caplog, "recurring.not_registered")] == ["sync"]
+
+
+@pytest.mark.parametrize(("code", "is_raised"), [(1213, False), (2013, True)], ids=["deadlock", "lost_connection"])
+def test_a_database_error_with_one_task_stops_no_other(
+    start_worker: Any, monkeypatch: pytest.MonkeyPatch, code: int, is_raised: bool
+) -> None:
+    worker = start_worker()
+    worker.tasks += [(Sync, Recurring(Every("hour"), key=key)) for key in ("a", "b")]
+    insert_task = recurring_tasks.insert_task
+
+    def fail(connection: sa.Connection, key: str, values: Any) -> bool:
+        if key == "a":
+            raise sa.exc.OperationalError("INSERT", {}, Exception(code, "the server's message"))
+        return insert_task(connection, key, values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recurring_tasks, "insert_task", fail)
+        with pytest.raises(sa.exc.OperationalError) if is_raised else contextlib.nullcontext():
+            worker.register()
+    assert [task.key for task in recurring.all()] == ["b"]
+    worker.register()
+    assert [task.key for task in recurring.all()] == ["a", "b"]
 
 
 def test_the_default_key_is_the_earliest_name_of_the_class() -> None:

@@ -5,6 +5,7 @@ The clock of the test stands in for that of the database.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -545,6 +546,30 @@ def test_run_now_in_an_open_transaction_delays_no_tick(
         ticks.run_once()
         assert [row.run_at for row in runs(engine)] == [start + HOUR]
     assert {row.id: row.run_at for row in runs(engine)}[by_hand.id] is None
+
+
+@pytest.mark.parametrize(("code", "is_raised"), [(1213, False), (2013, True)], ids=["deadlock", "lost_connection"])
+def test_a_database_error_with_one_task_delays_no_other(
+    isolated_runtime: Isolated, ticks: RecurringTicks, engine: sa.Engine, monkeypatch: Any, code: int, is_raised: bool
+) -> None:
+    for key in ("a", "sync", "z"):
+        recurring.add(key, Sync(), Every("hour"))
+    isolated_runtime.advance(HOUR)
+    lock_task = recurring_tasks.lock_task
+
+    def fail(connection: sa.Connection, key: str) -> Any:
+        if key == "a":
+            raise sa.exc.OperationalError("SELECT", {}, Exception(code, "the server's message"))
+        return lock_task(connection, key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recurring_tasks, "lock_task", fail)
+        with pytest.raises(sa.exc.OperationalError) if is_raised else contextlib.nullcontext():
+            ticks.run_once()
+    assert (len(runs(engine, "a")), len(runs(engine)), len(runs(engine, "z"))) == (0, 1, 1)
+    ticks._set_aside.clear()
+    ticks.run_once()
+    assert len(runs(engine, "a")) == 1
 
 
 @pytest.mark.parametrize("database_url", SERVERS[:1], indirect=True)
