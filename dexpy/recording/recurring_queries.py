@@ -153,9 +153,12 @@ def _last_run(row: Row[Any]) -> tuple[str | None, str | None]:
 
     The column ``last_run_id`` is that of the last tick: `run_now` must not lock the row in a transaction of the caller.
     """
-    newest = {getattr(row, f"newest_{status}"): status for status in STATUSES}
-    last: str | None = max((run_id for run_id in (row.last_run_id, *newest) if run_id is not None), default=None)
-    return last, newest.get(last)
+    runs = {str(run_id): status for status in STATUSES if (run_id := getattr(row, f"newest_{status}")) is not None}
+    last = max(runs, default=None)
+    if row.last_run_id is not None and (last is None or row.last_run_id > last):
+        # Its record was deleted.
+        return str(row.last_run_id), None
+    return last, None if last is None else runs[last]
 
 
 def keys_query() -> sa.Select[Any]:

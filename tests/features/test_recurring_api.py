@@ -96,6 +96,7 @@ def test_a_task_is_added_found_listed_and_removed(start: datetime) -> None:
         2,
     )
     assert (added.state, added.next_at, added.last_at, added.last_run_id) == ("active", start + HOUR, None, None)
+    assert added.last_status is None
     assert (added.grace_s, added.missed, added.max_waiting, added.overlap, added.jitter_s) == (
         60,
         "skip",
