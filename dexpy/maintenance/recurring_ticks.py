@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import attrs
@@ -52,7 +52,7 @@ FAILED_PAUSE_S = 5.0
 KEY_WAIT_S = 0.5
 """How long a tick waits for an open transaction that holds a key of the class, in seconds: the other ticks wait too."""
 UNKNOWN_WAIT_S = 5.0
-"""How long a tick of an unknown class is left to processes that declare the class, in seconds."""
+"""How long a tick of an unknown class is left to processes that declare it, in seconds, unless half its grace is shorter."""
 
 
 @attrs.frozen
@@ -167,11 +167,12 @@ class RecurringTicks:
         job: PreparedJob | None = None
         if plan.tick is not None:
             contract: Contract | None = registry.contract_of(row.operation)
-            if contract is None and not _may_enqueue_unknown(row, options):
-                late_s = (row.now - row.next_at).total_seconds()
-                return self._leave(
-                    key, max(UNKNOWN_WAIT_S - late_s, SHORTEST_PAUSE_S) if late_s < UNKNOWN_WAIT_S else FAILED_PAUSE_S
-                )
+            if contract is None:
+                left_s = _unknown_wait_s(row, options) - (row.now - row.next_at).total_seconds()
+                if left_s > 0:
+                    return self._leave(key, max(left_s, SHORTEST_PAUSE_S))
+                if options.requires_class:
+                    return self._leave(key, FAILED_PAUSE_S)
             job = self._prepare(row, plan.tick, options, contract)
         if not self._write(row, options, plan, job):
             # Another process is at it, or has changed the task: read it again soon, because that process may die.
@@ -265,9 +266,9 @@ def is_unchanged(row: Row[Any], locked: Row[Any]) -> bool:
     return all(getattr(row, column) == getattr(locked, column) for column in columns)
 
 
-def _may_enqueue_unknown(row: Row[Any], options: TaskOptions) -> bool:
-    """Return whether a process that does not declare the class may enqueue a due tick."""
-    return not options.requires_class and row.now - row.next_at >= timedelta(seconds=UNKNOWN_WAIT_S)
+def _unknown_wait_s(row: Row[Any], options: TaskOptions) -> float:
+    """Return how long a process that does not declare the class leaves a tick to others, in seconds."""
+    return min(UNKNOWN_WAIT_S, options.grace_of(schedule_of(row)) / 2)
 
 
 def _counted(row: Row[Any], misses: Misses | None) -> dict[str, Any]:

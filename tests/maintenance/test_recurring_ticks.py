@@ -700,6 +700,23 @@ def test_a_tick_of_an_unknown_class_is_left_to_others_and_enqueued_after_a_momen
     assert (row.queue, row.priority, row.params, row.loss_limit) == ("slow", 4, {}, 8)
 
 
+def test_a_tick_of_an_unknown_class_is_enqueued_within_a_short_grace(
+    isolated_runtime: Isolated, ticks: RecurringTicks, engine: sa.Engine, unknown_sync: Any
+) -> None:
+    recurring.add("sync", Sync(), Every("3 seconds"))
+    unknown_sync(Sync)
+    task = recurring.get("sync")
+    assert task.next_at is not None
+    isolated_runtime.advance(task.next_at - clock.now() + timedelta(seconds=0.5))
+    ticks.run_once()
+    assert runs(engine) == []
+    ticks._set_aside.clear()
+    isolated_runtime.advance(1.5)
+    ticks.run_once()
+    assert [row.run_at for row in runs(engine)] == [task.next_at]
+    assert recurring.get("sync").missed_count == 0
+
+
 @pytest.mark.parametrize("operation", [UniqueSync(), OnceSync(), LimitedSync()], ids=lambda value: type(value).__name__)
 def test_a_class_with_keys_is_enqueued_only_where_it_is_declared(
     isolated_runtime: Isolated, ticks: RecurringTicks, engine: sa.Engine, operation: Any, unknown_sync: Any
