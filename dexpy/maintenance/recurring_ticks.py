@@ -52,7 +52,7 @@ FAILED_PAUSE_S = 5.0
 KEY_WAIT_S = 0.5
 """How long a tick waits for an open transaction that holds a key of the class, in seconds: the other ticks wait too."""
 UNKNOWN_WAIT_S = 5.0
-"""How long a tick of an unknown class is left to processes that declare it, in seconds, unless half its grace is shorter."""
+"""How long a tick of an unknown class is left to other processes, in seconds, unless half its grace is shorter."""
 
 
 @attrs.frozen
