@@ -288,13 +288,16 @@ def test_a_task_ends_at_its_end(
 # ------------------------------------------------------------------------------------------------- missed and skipped
 
 
-def test_ticks_within_the_grace_run_in_order(
-    isolated_runtime: Isolated, ticks: RecurringTicks, engine: sa.Engine, start: datetime
+@pytest.mark.parametrize(("options", "count"), [({}, 1), ({"max_waiting": None}, 3)], ids=["default", "no_limit"])
+def test_ticks_within_the_grace_run_in_order_or_are_skipped_while_the_first_one_is_pending(
+    isolated_runtime: Isolated, ticks: RecurringTicks, engine: sa.Engine, start: datetime, options: Any, count: int
 ) -> None:
-    recurring.add("sync", Sync(), Every("minute"), grace=300, max_waiting=None)
+    recurring.add("sync", Sync(), Every("minute"), grace=300, **options)
     isolated_runtime.advance(3 * MINUTE + timedelta(seconds=30))
     ticks.run_once()
-    assert [row.run_at for row in runs(engine)] == [start + n * MINUTE for n in (2, 3, 4)]
+    assert [row.run_at for row in runs(engine)] == [start + n * MINUTE for n in (2, 3, 4)][:count]
+    task = recurring.get("sync")
+    assert (task.skipped_count, task.missed_count, task.next_at) == (3 - count, 0, start + 5 * MINUTE)
 
 
 def test_ticks_of_ten_days_are_missed_counted_and_logged_once(
