@@ -12,6 +12,8 @@ PAIRS = tests/conformance/test_pairs.py tests/conformance/test_workers.py tests/
 PAGES = tests/test_docs.py tests/test_doctests.py
 # Odd and hostile inputs, each with its siblings.
 CASES = tests/cases
+# Upgrades of databases of earlier schemas, each in processes of its own.
+MIGRATIONS = tests/database/test_migrations.py
 # Calls that both type checkers must accept or refuse.
 TYPING = tests/typing
 CORE = .venv/.installed-core
@@ -34,12 +36,13 @@ fi; \
 "$$found" .ci/prepare.py
 endef
 
-.PHONY: help demo test cases conformance server-tests wide-tests schedules check docs bench-quick bench-smoke chaos chaos-quick hostile hostile-quick clean
+.PHONY: help demo test cases migrations conformance server-tests wide-tests schedules check docs bench-quick bench-smoke chaos chaos-quick hostile hostile-quick clean
 
 help: ## list the targets
 	@echo "make demo           run six operations in a real worker process; takes a few seconds"
 	@echo "make test           run the test suite on SQLite and on a Redis server that it starts"
 	@echo "make cases          run the tests of odd and hostile input"
+	@echo "make migrations     upgrade SQLite databases of earlier schemas"
 	@echo "make conformance    test the guarantees on every pair of database and broker"
 	@echo "make server-tests   run the other tests that need PostgreSQL, MariaDB, Redis or RabbitMQ"
 	@echo "make wide-tests     repeat the tests of policies and workers on the remaining pairs"
@@ -58,10 +61,13 @@ demo: $(CORE)
 	@$(PYTHON) -m dexpy demo
 
 test: $(DEV)
-	@$(PYTHON) -m pytest -n $(PROCESSES) $(PAGES:%=--ignore=%) --ignore=$(CASES) --ignore=$(TYPING)
+	@$(PYTHON) -m pytest -n $(PROCESSES) $(PAGES:%=--ignore=%) $(foreach path,$(CASES) $(MIGRATIONS) $(TYPING),--ignore=$(path))
 
 cases: $(DEV)
 	@$(PYTHON) -m pytest -n $(PROCESSES) $(CASES)
+
+migrations: $(DEV)
+	@$(PYTHON) -m pytest -n $(PROCESSES) $(MIGRATIONS)
 
 conformance: $(DEV)
 	@$(PYTHON) -m pytest -n $(PROCESSES) -m "servers or anywhere" $(PAIRS)
