@@ -130,12 +130,12 @@ def add(
         PropsError: Props are invalid.
     """
     where = f"recurring.add({shortened(key)})"
-    contract, given = _target_of(target, props, where)
+    contract, run_props = _target_of(target, props, where)
     task = _checked(
         Recurring(
             schedule,
             key=key,
-            props=given,
+            props=run_props,
             queue=queue,
             priority=priority,
             grace=grace,

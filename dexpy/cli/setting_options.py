@@ -63,13 +63,13 @@ def _is_passed(context: click.Context, setting: Setting) -> bool:
 def _option(setting: Setting) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return the flag of a setting."""
 
-    def parse(_context: click.Context, _option: click.Parameter, given: Any) -> Any:
-        if given is None or given == ():
+    def parse(_context: click.Context, _option: click.Parameter, argument: Any) -> Any:
+        if argument is None or argument == ():
             return default_of(setting.key)
-        if isinstance(given, bool):
-            return given
+        if isinstance(argument, bool):
+            return argument
         try:
-            return setting.kind.from_text(given if isinstance(given, str) else ",".join(given))
+            return setting.kind.from_text(argument if isinstance(argument, str) else ",".join(argument))
         except InvalidSetting as error:
             raise click.BadParameter(error.problem) from None
 

@@ -98,9 +98,9 @@ class Configuration:
             ConfigurationError: The file, a variable or a flag is invalid.
         """
         variables = os.environ if variables is None else variables
-        given = _variables(variables) | _flags(command_flags.get() if flags is None else flags)
-        file, home = _find(given.get("config"), folder or Path.cwd())
-        environment = given.get("env", Value(DEFAULT))
+        passed = _variables(variables) | _flags(command_flags.get() if flags is None else flags)
+        file, home = _find(passed.get("config"), folder or Path.cwd())
+        environment = passed.get("env", Value(DEFAULT))
         layers = [] if file is None else [file.top, *_environment_layer(file, environment)]
         values: dict[str, Value] = {}
         recurring: dict[str, RecurringEntry] = {}
@@ -109,7 +109,7 @@ class Configuration:
             values |= layer.values
             recurring |= layer.recurring
             groups = groups if layer.groups is None else layer.groups
-        values |= {key: value for key, value in given.items() if key not in GROUP_KEYS}
+        values |= {key: value for key, value in passed.items() if key not in GROUP_KEYS}
         return cls(
             None if file is None else file.path,
             environment.value,
@@ -117,7 +117,7 @@ class Configuration:
             values,
             tuple(recurring.values()),
             groups,
-            {key: value for key, value in given.items() if key in GROUP_KEYS},
+            {key: value for key, value in passed.items() if key in GROUP_KEYS},
         )
 
     def worker_groups(self, only: Collection[str] = ()) -> tuple[WorkerGroup, ...]:

@@ -57,9 +57,9 @@ class WorkerGroup:
             name: The name.
             values: Values by key of the table of settings.
         """
-        found = {key: values.get(key, Value(default_of(key))) for key in GROUP_KEYS}
-        queues, threads, processes, polling_interval, shutdown_timeout = (value.value for value in found.values())
-        origins = {key: value.origin for key, value in found.items()}
+        by_key = {key: values.get(key, Value(default_of(key))) for key in GROUP_KEYS}
+        queues, threads, processes, polling_interval, shutdown_timeout = (value.value for value in by_key.values())
+        origins = {key: value.origin for key, value in by_key.items()}
         return cls(name, queues, threads, processes, polling_interval, shutdown_timeout, origins)
 
     def values(self) -> dict[str, Value]:
@@ -103,19 +103,19 @@ class RecurringEntry:
             DeclarationError: The key or an option is invalid.
         """
         by_key = {s.key: values.get(s.key, Value(s.default)) for s in settings_of(RECURRING).values()}
-        found = {SETTINGS[name].name: value.value for name, value in by_key.items()}
+        options = {SETTINGS[name].name: value.value for name, value in by_key.items()}
         task = Recurring(
-            found["schedule"].with_zone(found["zone"]),
+            options["schedule"].with_zone(options["zone"]),
             key=key,
-            props=found["args"],
-            queue=found["queue"],
-            priority=found["priority"],
-            grace=found["grace"],
-            missed=found["missed"],
-            max_waiting=found["max_waiting"],
-            overlap=found["overlap"],
-            jitter=found["jitter"] or None,
-            run_at_start=found["run_at_start"],
+            props=options["args"],
+            queue=options["queue"],
+            priority=options["priority"],
+            grace=options["grace"],
+            missed=options["missed"],
+            max_waiting=options["max_waiting"],
+            overlap=options["overlap"],
+            jitter=options["jitter"] or None,
+            run_at_start=options["run_at_start"],
         )
         task.check(f"{RECURRING}.{key}")
-        return cls(key, found["class"], task, origin, by_key)
+        return cls(key, options["class"], task, origin, by_key)

@@ -151,13 +151,13 @@ class TaskDefinition:
             DeclarationError: An annotation of the class cannot be resolved.
         """
         values = task.props or {}
-        given = tuple(prop for prop in contract.props if prop.name in values)
-        checked = construct(contract.cls.__qualname__, given, values)
+        passed_props = tuple(prop for prop in contract.props if prop.name in values)
+        checked = construct(contract.cls.__qualname__, passed_props, values)
         queue = contract.options.queue if task.queue is None else task.queue
         return cls(
             key=str(task.key),
             operation=contract.name,
-            params=encode_props(contract.cls.__qualname__, given, checked),
+            params=encode_props(contract.cls.__qualname__, passed_props, checked),
             secret=frozenset(contract.encrypted_props) & checked.keys(),
             schedule=task.schedule.with_zone(default_zone),
             queue=None if callable(queue) else queue,

@@ -142,8 +142,8 @@ class Calendar:
         day = local.date()
         while True:
             if self.days.has(day):
-                found = (datetime.combine(day, at) for at in self.times)
-                yield from (at for at in found if at > local)
+                times = (datetime.combine(day, at) for at in self.times)
+                yield from (at for at in times if at > local)
             if day == date.max:
                 return
             day += timedelta(days=1)
@@ -153,8 +153,8 @@ class Calendar:
         day = local.date()
         while True:
             if self.days.has(day):
-                found = (datetime.combine(day, at) for at in reversed(self.times))
-                yield from (at for at in found if at < local)
+                times = (datetime.combine(day, at) for at in reversed(self.times))
+                yield from (at for at in times if at < local)
             if day == date.min:
                 return
             day -= timedelta(days=1)

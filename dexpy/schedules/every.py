@@ -83,8 +83,8 @@ class Every(Schedule):
         """
         rule = rule_of(self.phrase)
         if isinstance(rule, Interval):
-            found = rule.count(in_utc(start, "count_between"), in_utc(end, "count_between"))
-            return min(found, check_count(limit, "count_between", "limit"))
+            count = rule.count(in_utc(start, "count_between"), in_utc(end, "count_between"))
+            return min(count, check_count(limit, "count_between", "limit"))
         return Schedule.count_between(self, start, end, limit=limit)
 
     def _after(self, moment: datetime) -> Iterator[datetime]:

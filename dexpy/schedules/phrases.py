@@ -196,17 +196,17 @@ class _Parser:
 
     def items(self, item: Callable[[], T]) -> list[T]:
         """Read a list with commas and "and"."""
-        found = [item()]
+        items = [item()]
         while self.word in (",", "and"):
             if self.skip(","):
                 self.skip("and")
             else:
                 self.position += 1
             one = item()
-            if one in found:
+            if one in items:
                 raise _PhraseProblem(f"{self.words[self.position - 1]!r} is repeated")
-            found.append(one)
-        return found
+            items.append(one)
+        return items
 
     def weekday(self) -> int:
         """Read a day of the week."""
@@ -227,10 +227,10 @@ class _Parser:
         if self.skip("last"):
             self.require("day")
             return 0
-        found = ORDINAL.fullmatch(self.word)
-        if found is None or not 1 <= int(found[1]) <= 31:
+        match = ORDINAL.fullmatch(self.word)
+        if match is None or not 1 <= int(match[1]) <= 31:
             raise _PhraseProblem(f"expected a day from '1st' to '31st' or 'last day'{self.after()}, got {self.shown()}")
-        day = int(found[1])
+        day = int(match[1])
         if ordinal(day) != self.word.lstrip("0"):
             raise _PhraseProblem(f"expected {ordinal(day)!r}{self.after()}, got {self.shown()}")
         self.position += 1
@@ -243,21 +243,21 @@ class _Parser:
 
     def time(self) -> time:
         """Read a time of day."""
-        found = NAMED_TIMES.get(self.word) or _clock_time(self.word)
-        if found is None:
+        time_of_day = NAMED_TIMES.get(self.word) or _clock_time(self.word)
+        if time_of_day is None:
             raise _PhraseProblem(
                 f"expected a time such as '9:00', '3am', '3:30pm', 'noon' or 'midnight'{self.after()}, "
                 f"got {self.shown()}"
             )
         self.position += 1
-        return found
+        return time_of_day
 
 
 def _clock_time(word: str) -> time | None:
-    found = CLOCK.fullmatch(word)
-    if found is None or not (found[2] or found[3]):
+    match = CLOCK.fullmatch(word)
+    if match is None or not (match[2] or match[3]):
         return None
-    hour, minute, half = int(found[1]), int(found[2] or 0), found[3]
+    hour, minute, half = int(match[1]), int(match[2] or 0), match[3]
     if minute > 59 or hour > 23 or (half and not 1 <= hour <= 12):
         return None
     return time(hour % 12 + 12 * (half == "pm"), minute) if half else time(hour, minute)

@@ -107,8 +107,8 @@ class Schedule(ABC):
             OptionsError: A moment is naive, or the limit negative.
         """
         last = in_utc(end, "ticks_between")
-        found = takewhile(lambda tick: tick <= last, self._after(in_utc(start, "ticks_between")))
-        return list(islice(found, check_count(limit, "ticks_between", "limit")))
+        ticks = takewhile(lambda tick: tick <= last, self._after(in_utc(start, "ticks_between")))
+        return list(islice(ticks, check_count(limit, "ticks_between", "limit")))
 
     def count_between(self, start: datetime, end: datetime, *, limit: int) -> int:
         """Return how many ticks are after *start*, up to and including *end*; at most *limit*.
@@ -121,10 +121,10 @@ class Schedule(ABC):
         return len(self.ticks_between(start, end, limit=limit))
 
     def _first(self, ticks: Iterator[datetime], side: str, moment: datetime) -> datetime:
-        found = next(ticks, None)
-        if found is None:
+        tick = next(ticks, None)
+        if tick is None:
             raise OptionsError(f"{self!r}: no tick {side} {moment.isoformat()} within the years 1 to 9999.")
-        return found
+        return tick
 
 
 def in_utc(moment: object, where: str) -> datetime:

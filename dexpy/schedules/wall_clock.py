@@ -43,19 +43,19 @@ class LocalTimes(Protocol):
 
 def moments_after(times: LocalTimes, zone: tzinfo, moment: datetime) -> Iterator[datetime]:
     """Yield the ticks after a moment, strictly rising; end where no datetime follows."""
-    found = _real_after(times, zone, moment) if times.is_real_time else _fixed_after(times, zone, moment)
-    return _until_the_last_datetime(found)
+    ticks = _real_after(times, zone, moment) if times.is_real_time else _fixed_after(times, zone, moment)
+    return _until_the_last_datetime(ticks)
 
 
 def moments_before(times: LocalTimes, zone: tzinfo, moment: datetime) -> Iterator[datetime]:
     """Yield the ticks before a moment, strictly falling; end where no datetime precedes."""
-    found = _real_before(times, zone, moment) if times.is_real_time else _fixed_before(times, zone, moment)
-    return _until_the_last_datetime(found)
+    ticks = _real_before(times, zone, moment) if times.is_real_time else _fixed_before(times, zone, moment)
+    return _until_the_last_datetime(ticks)
 
 
-def _until_the_last_datetime(found: Iterator[datetime]) -> Iterator[datetime]:
+def _until_the_last_datetime(ticks: Iterator[datetime]) -> Iterator[datetime]:
     try:
-        yield from found
+        yield from ticks
     except OverflowError:
         # A local time or its moment is outside of the years 1 to 9999.
         return

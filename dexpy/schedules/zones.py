@@ -78,11 +78,11 @@ def _names() -> frozenset[str]:
 def _suggestion(name: str) -> str:
     if len(name) > MAX_NAME_LENGTH:
         return ""
-    given = re.sub("^(posix|right)/", "", name.casefold().replace(" ", "_"))
+    folded = re.sub("^(posix|right)/", "", name.casefold().replace(" ", "_"))
     # The city alone is enough; of several names for it, the first one.
     known = {zone.casefold().rpartition("/")[2]: zone for zone in sorted(_names(), reverse=True)}
     known |= {zone.casefold(): zone for zone in _names()}
-    close = [given] if given in known else difflib.get_close_matches(given, filter(_is_long, known), n=1, cutoff=0.8)
+    close = [folded] if folded in known else difflib.get_close_matches(folded, filter(_is_long, known), n=1, cutoff=0.8)
     return f" Did you mean {known[close[0]]!r}?" if close else ""
 
 
@@ -129,13 +129,13 @@ def changes_in_year(zone: tzinfo, year: int) -> tuple[datetime, ...]:
         return ()
     start = datetime(year, 1, 1, tzinfo=UTC) - SECOND if year > 1 else datetime(1, 1, 2, 12, tzinfo=UTC)
     end = datetime(year, 12, 31, 23, 59, 59, tzinfo=UTC) if year < 9999 else datetime(9999, 12, 30, 12, tzinfo=UTC)
-    found: list[datetime] = []
+    changes: list[datetime] = []
     while start < end:
         next_day = min(start + DAY, end)
         if offset_at(zone, start) != offset_at(zone, next_day):
-            found.append(change_between(zone, start, next_day))
+            changes.append(change_between(zone, start, next_day))
         start = next_day
-    return tuple(found)
+    return tuple(changes)
 
 
 def change_between(zone: tzinfo, low: datetime, high: datetime) -> datetime:
