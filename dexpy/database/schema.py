@@ -60,7 +60,7 @@ LOCK_WAIT_S = 60
 LOCK = 0x64657870
 """The advisory lock for the creation and upgrade of the tables on a server: "dexp"."""
 
-FIRST_COLUMNS = ((UNNUMBERED + 1, "operation"), (UNNUMBERED + 2, "run_zone"))
+FIRST_COLUMNS = ((UNNUMBERED + 1, "operation"), (UNNUMBERED + 2, "run_zone"), (UNNUMBERED + 3, "batch_id"))
 """Versions with a column of `operation_records` that earlier ones lack, ascending."""
 _STORED_VERSION = sa.select(sa.func.max(versions.c.version))
 

@@ -106,6 +106,7 @@ records = sa.Table(
     # Last, where a migration adds columns.
     sa.Column("previous_run_at", UtcDateTime),
     sa.Column("run_zone", String(64)),
+    sa.Column("batch_id", Key(40)),
     sa.CheckConstraint(f"status IN ({', '.join(repr(status) for status in STATUSES)})", name="ck_operation_status"),
     sa.UniqueConstraint("operation", "idempotence_token", name="uq_operation_token"),
     sa.UniqueConstraint("recurring_key", "run_at", name="uq_operation_tick"),

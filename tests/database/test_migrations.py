@@ -1,8 +1,8 @@
 """A database of an earlier release is upgraded by the real command, and its runs go on.
 
-The dumps in `schema_1`, of the release without schema versions, and `schema_2` were written by those releases: runs
-that are done, failed, refused, cancelled before and while they ran, expired, waiting, due later, and one of a worker
-that was killed after its first durable step.
+The dumps in `schema_1`, of the release without schema versions, and of later versions in the other folders were written
+by those releases: runs that are done, failed, refused, cancelled before and while they ran, expired, waiting, due
+later, and one of a worker that was killed after its first durable step.
 """
 
 from __future__ import annotations

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from dexpy.database.migrations import version_2, version_3
+from dexpy.database.migrations import version_2, version_3, version_4
 from dexpy.database.migrations.migration import Migration
 
-MIGRATIONS: Final[tuple[Migration, ...]] = (version_2.MIGRATION, version_3.MIGRATION)
+MIGRATIONS: Final[tuple[Migration, ...]] = (version_2.MIGRATION, version_3.MIGRATION, version_4.MIGRATION)
 """The migrations, ascending and without gaps."""
 
 UNNUMBERED: Final = 1
