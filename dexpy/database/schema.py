@@ -23,6 +23,8 @@ from dexpy.database.tables import (
     gates,
     messages,
     queues,
+    rate_starts,
+    rates,
     records,
     recurring,
     signals,
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
 DATA_TABLES = (
     records,
     gates,
+    rates,
+    rate_starts,
     attempts,
     signals,
     steps,

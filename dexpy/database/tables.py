@@ -106,6 +106,9 @@ records = sa.Table(
     # Last, where a migration adds columns.
     sa.Column("previous_run_at", UtcDateTime),
     sa.Column("run_zone", String(64)),
+    sa.Column("rate_key", Key(64)),
+    sa.Column("fair_key", Key(64)),
+    sa.Column("fair_waiting_key", Key(64)),
     sa.Column("batch_id", Key(40)),
     sa.CheckConstraint(f"status IN ({', '.join(repr(status) for status in STATUSES)})", name="ck_operation_status"),
     sa.UniqueConstraint("operation", "idempotence_token", name="uq_operation_token"),
@@ -115,6 +118,23 @@ records = sa.Table(
     # Partial where the database supports it: most rows have no key, and each index makes writes slower.
     sa.Index("ix_operation_slots", "concurrency_key", "status", **_where("concurrency_key IS NOT NULL")),
     sa.Index("ix_operation_blocked", "blocked_key", "priority", "id", **_where("blocked_key IS NOT NULL")),
+    # The next key of a queue, or of the runs that wait for a slot or a rate limit, and its first run.
+    sa.Index(
+        "ix_operation_fair",
+        "queue",
+        "priority",
+        "fair_waiting_key",
+        "scheduled_at",
+        **_where("fair_waiting_key IS NOT NULL"),
+    ),
+    sa.Index(
+        "ix_operation_fair_blocked",
+        "blocked_key",
+        "priority",
+        "fair_key",
+        "id",
+        **_where("blocked_key IS NOT NULL AND fair_key IS NOT NULL"),
+    ),
     sa.Index("ix_operation_recurring", "recurring_key", "status", "id", **_where("recurring_key IS NOT NULL")),
     sa.Index("ix_operation_name", "operation", "status", "id"),
     sa.Index("ix_operation_trace", "trace_id"),
@@ -147,6 +167,26 @@ gates = sa.Table(
     sa.Column("created_at", UtcDateTime, nullable=False),
 )
 """One row for each key with a concurrency limit: locked while its running runs are counted."""
+
+rates = sa.Table(
+    "operation_rates",
+    metadata,
+    sa.Column("key", Key(64), primary_key=True),
+    sa.Column("num_starts", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("window_ms", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+)
+"""One row for each key with a rate limit: locked while a run of the key starts."""
+
+rate_starts = sa.Table(
+    "operation_rate_starts",
+    metadata,
+    sa.Column("key", Key(64), primary_key=True),
+    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("started_at", UtcDateTime, nullable=False),
+    sa.Column("expires_at", UtcDateTime, nullable=False),
+)
+"""One row for each start of a key with a rate limit, numbered from 1, at least until it is out of every window."""
 
 workers = sa.Table(
     "operation_workers",

@@ -1,21 +1,81 @@
-"""Version 4: the column of the batch of a run."""
+"""Version 4: the columns and tables of rate limits and fairness, and the column of the batch of a run."""
 
 from __future__ import annotations
 
-from dexpy.database.migrations.migration import Migration, Statement, lacks_column, statements
+from dexpy.database.migrations.migration import Migration, Statement, lacks_column, lacks_table, statements
 
 # Last, and in one statement: a database without a row of a version is recognised by this column.
 _BATCHES = "ALTER TABLE {schema}operation_records ADD COLUMN batch_id VARCHAR(40)"
 # MariaDB ignores comments for MySQL 8, and MySQL those for MariaDB: each database has its own binary collation.
 _BY_BYTES = " /*M! COLLATE utf8mb4_nopad_bin */ /*!80000 COLLATE utf8mb4_0900_bin */"
 
+_RATES = """CREATE TABLE {exists}{schema}operation_rates (
+    {quote}key{quote} VARCHAR(64){by_bytes} NOT NULL,
+    num_starts BIGINT DEFAULT '0' NOT NULL,
+    window_ms BIGINT DEFAULT '0' NOT NULL,
+    created_at {moment} NOT NULL,
+    PRIMARY KEY ({quote}key{quote})
+)"""
+_RATE_STARTS = """CREATE TABLE {exists}{schema}operation_rate_starts (
+    {quote}key{quote} VARCHAR(64){by_bytes} NOT NULL,
+    number BIGINT NOT NULL,
+    started_at {moment} NOT NULL,
+    expires_at {moment} NOT NULL,
+    PRIMARY KEY ({quote}key{quote}, number)
+)"""
+_KEY_COLUMNS = ("rate_key", "fair_key", "fair_waiting_key")
+_FAIR_INDEXES = (
+    ("ix_operation_fair", "queue, priority, fair_waiting_key, scheduled_at", "fair_waiting_key IS NOT NULL"),
+    (
+        "ix_operation_fair_blocked",
+        "blocked_key, priority, fair_key, id",
+        "blocked_key IS NOT NULL AND fair_key IS NOT NULL",
+    ),
+)
+
+
+def _table(sql: str, moment: str, *, exists: str = "", quote: str = "", by_bytes: str = "") -> str:
+    for name, text in {"moment": moment, "exists": exists, "quote": quote, "by_bytes": by_bytes}.items():
+        sql = sql.replace("{" + name + "}", text)
+    return sql
+
+
+def _limits(moment: str) -> tuple[str, ...]:
+    return (
+        _table(_RATES, moment),
+        _table(_RATE_STARTS, moment),
+        *(f"ALTER TABLE {{schema}}operation_records ADD COLUMN {column} VARCHAR(64)" for column in _KEY_COLUMNS),
+        *(
+            f"CREATE INDEX {name} ON {{schema}}operation_records ({columns}) WHERE {condition}"
+            for name, columns, condition in _FAIR_INDEXES
+        ),
+    )
+
+
+_LIMITS_ON_MARIADB = (
+    *(
+        Statement(
+            _table(sql, "DATETIME(6)", exists="IF NOT EXISTS ", quote="`", by_bytes=_BY_BYTES),
+            is_needed=lacks_table(name),
+        )
+        for name, sql in (("operation_rates", _RATES), ("operation_rate_starts", _RATE_STARTS))
+    ),
+    Statement(
+        "ALTER TABLE {schema}operation_records "
+        + ", ".join(f"ADD COLUMN {column} VARCHAR(64){_BY_BYTES}" for column in _KEY_COLUMNS)
+        + "".join(f", ADD INDEX {name} ({columns})" for name, columns, _ in _FAIR_INDEXES),
+        is_needed=lacks_column("operation_records", "rate_key"),
+    ),
+)
+
 MIGRATION = Migration(
     version=4,
-    summary="adds the column batch_id to records",
+    summary="adds tables and columns for rate limits and fairness, and the column batch_id to records",
     statements={
-        "sqlite": statements(_BATCHES),
-        "postgresql": statements(_BATCHES),
+        "sqlite": statements(*_limits("DATETIME"), _BATCHES),
+        "postgresql": statements(*_limits("TIMESTAMP WITH TIME ZONE"), _BATCHES),
         "mariadb": statements(
+            *_LIMITS_ON_MARIADB,
             Statement(_BATCHES + _BY_BYTES, is_needed=lacks_column("operation_records", "batch_id")),
         ),
     },
