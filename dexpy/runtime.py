@@ -174,7 +174,7 @@ class Runtime:
     def _is_on_redis(self) -> bool:
         named = self.broker_instance or self.settings.broker
         if isinstance(named, str):
-            return named.startswith(("redis://", "rediss://", "unix://"))
+            return named.startswith(("redis://", "rediss://", "unix://", "redis+sentinel://", "rediss+sentinel://"))
         return hasattr(named, "namespace")
 
     def _redis(self) -> tuple[Any, str]:

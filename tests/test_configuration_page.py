@@ -14,7 +14,7 @@ import sqlalchemy as sa
 import test_docs
 
 import dexpy
-from dexpy.brokers import urls
+from dexpy.brokers import redis_urls, urls
 from dexpy.configuration.loading import Configuration
 from dexpy.configuration.settings import DEFAULT_FILE
 from dexpy.configuration.table import (
@@ -134,7 +134,7 @@ def test_every_extra_is_on_the_page_with_its_packages() -> None:
 
 def test_every_kind_of_url_is_on_the_page() -> None:
     brokers = section("URLs of brokers")
-    for scheme in (*urls.REDIS_SCHEMES, *urls.RABBITMQ_SCHEMES):
+    for scheme in (*redis_urls.SERVER_SCHEMES, *redis_urls.SENTINEL_SCHEMES, *urls.RABBITMQ_SCHEMES):
         assert f"`{scheme}://" in brokers
     (kinds, _) = tables("URLs of databases")
     assert {urls.is_database(url) for row in kinds for url in names(row[1])} == {True}
@@ -152,8 +152,8 @@ def test_every_kind_of_url_is_on_the_page() -> None:
             "URLs of databases",
             f"at most {2 * engine_options.POOL_SIZE} connections, and keeps at most {engine_options.POOL_SIZE}",
         ),
-        ("URLs of brokers", f"share a server | `{urls.DEFAULT_NAMESPACE}` |"),
-        ("URLs of brokers", f"considered away | {urls.REDIS_TIMEOUT_S:.0f} |"),
+        ("URLs of brokers", f"share a server | `{redis_urls.DEFAULT_NAMESPACE}` |"),
+        ("URLs of brokers", f"considered away | {redis_urls.TIMEOUT_S:.0f} |"),
         ("Clocks", f"more than {SKEW_S:.0f} seconds"),
         ("SQLite", f"at most {sqlite.BUSY_TIMEOUT_S} s"),
     ],

@@ -14,10 +14,18 @@ REFUSAL_CLASSES = ("Auth", "Access", "Permission", "ResponseError", "SSL", "Cert
 REFUSAL_TEXTS = ("ACCESS_REFUSED", "NOT_ALLOWED", "PRECONDITION_FAILED", "RESOURCE_LOCKED", "[SSL")
 """The same, as parts of the texts of errors."""
 TEMPORARY_ERRORS = (
-    "BusyLoading", "ReadOnly", "MasterDown", "ClusterDown", "TryAgain", "OutOfMemory",
+    "BusyLoading", "ReadOnly", "MasterDown", "TryAgain", "OutOfMemory", "MISCONF", "NOREPLICAS",
     "SSLEOF", "SSLZeroReturn", "UNEXPECTED_EOF", "is down",
 )  # fmt: skip
 """Exceptions to both: temporary errors of a server that starts, fails over, is full or closes connections."""
+
+CLUSTER_ERRORS = ("MovedError", "AskError", "ClusterCrossSlotError", "ClusterDownError", "non local key")
+"""Parts of the class names and texts of errors that only a node of a Redis Cluster returns."""
+CLUSTER_REASON = (
+    "expected one Redis server, got a Redis Cluster, which stores the keys of one queue on several nodes; Dramatiq's "
+    "scripts need all of them on one server. Use a server without cluster mode, a primary with Sentinels "
+    "(redis+sentinel://host1,host2/mymaster/0), RabbitMQ or the database."
+)
 
 SCHEMES = {True: ("redis", "rediss"), False: ("amqp", "amqps")}
 """The URL schemes without and with TLS; the keys are whether it is Redis, as below."""
@@ -44,6 +52,8 @@ def refusal(error: BaseException, address: Address | None, is_redis: bool) -> st
         is_redis: Whether it is Redis and not RabbitMQ.
     """
     errors = list(_causes_of(error))
+    if is_redis and is_of_cluster(error):
+        return CLUSTER_REASON
     for cause in errors:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return (
@@ -68,6 +78,17 @@ def refusal(error: BaseException, address: Address | None, is_redis: bool) -> st
     if address.is_tls and address.requires_certificate():
         return _no_client_certificate(is_redis)
     return None
+
+
+def is_of_cluster(error: BaseException) -> bool:
+    """Return whether an error comes from a node of a Redis Cluster."""
+    errors = list(_causes_of(error))
+    return _contains_any(CLUSTER_ERRORS, [type(one).__name__ for one in errors] + [str(one) for one in errors])
+
+
+def is_temporary(error: BaseException) -> bool:
+    """Return whether an error is of a server that starts, fails over, is full or cannot write its snapshot."""
+    return _contains_any(TEMPORARY_ERRORS, _names_and_texts([error]))
 
 
 def queue_refusal(error: BaseException) -> str | None:
@@ -117,11 +138,14 @@ def _no_client_certificate(is_redis: bool) -> str:
 
 
 def _is_refusal(errors: list[BaseException]) -> bool:
-    names = [kind.__name__ for error in errors for kind in type(error).__mro__]
-    texts = [str(error) for error in errors]
-    if _contains_any(TEMPORARY_ERRORS, [*names, *texts]):
+    if _contains_any(TEMPORARY_ERRORS, _names_and_texts(errors)):
         return False
-    return _contains_any(REFUSAL_CLASSES, names) or _contains_any(REFUSAL_TEXTS, texts)
+    names = [kind.__name__ for error in errors for kind in type(error).__mro__]
+    return _contains_any(REFUSAL_CLASSES, names) or _contains_any(REFUSAL_TEXTS, [str(error) for error in errors])
+
+
+def _names_and_texts(errors: list[BaseException]) -> list[str]:
+    return [kind.__name__ for error in errors for kind in type(error).__mro__] + [str(error) for error in errors]
 
 
 def _contains_any(fragments: tuple[str, ...], texts: list[str]) -> bool:

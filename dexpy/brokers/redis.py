@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Generator, Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, cast
 from uuid import uuid4
 
@@ -24,8 +24,9 @@ import redis
 from dramatiq.brokers.redis import RedisBroker, _RedisConsumer  # pyright: ignore[reportPrivateUsage]
 from dramatiq.common import compute_backoff, current_millis
 from dramatiq.errors import ConnectionClosed
-from redis.exceptions import OutOfMemoryError, ReadOnlyError
+from redis.sentinel import MasterNotFoundError, Sentinel
 
+from dexpy.brokers.diagnostics import is_temporary
 from dexpy.brokers.message_validation import DELAY_SUFFIX, InvalidMessage, MessageValidator
 from dexpy.brokers.prefetch import Prefetch, ThreadCount
 from dexpy.foundation.log_catalog import LogEvent
@@ -35,15 +36,6 @@ from dexpy.foundation.trace import MAX_NAME_LENGTH, is_name
 _ID = "redis_message_id"
 MAX_FETCHED = 1000
 """The number of messages in one answer."""
-TEMPORARY_ERRORS: tuple[type[Exception], ...] = (
-    redis.ConnectionError,
-    redis.TimeoutError,
-    ReadOnlyError,
-    OutOfMemoryError,
-)
-"""Errors of a server that hangs, fails over or is full, after which Dramatiq's consumer would acknowledge nothing."""
-
-
 FETCH = """
 redis.call("zadd", KEYS[1] .. ":__heartbeats__", ARGV[2], ARGV[3])
 local queue = KEYS[1] .. ":" .. ARGV[1]
@@ -59,6 +51,17 @@ end
 return found
 """
 """Dramatiq's fetch, changed to return each message's id too; a message without a body was deleted."""
+
+
+class NamedSentinel(Sentinel):
+    """Sentinels whose error names the primary that they do not know; that of the client has its passwords too."""
+
+    def discover_master(self, service_name: str) -> tuple[str, int]:
+        """Return host and port of a primary."""
+        with suppress(MasterNotFoundError):
+            address: tuple[str, int] = cast("Any", super()).discover_master(service_name)
+            return address
+        raise MasterNotFoundError(f"no Sentinel knows an available primary {service_name!r}")
 
 
 class DexpyRedisBroker(RedisBroker):
@@ -232,8 +235,12 @@ class _Consumer(_RedisConsumer):
         """Free the slot of a message after the block, unless Dramatiq retries the block."""
         try:
             yield
-        except TEMPORARY_ERRORS as error:
-            raise ConnectionClosed(error) from None
+        except redis.RedisError as error:
+            # Dramatiq retries after a `ConnectionClosed`; after another error it would acknowledge nothing.
+            if isinstance(error, (redis.ConnectionError, redis.TimeoutError)) or is_temporary(error):
+                raise ConnectionClosed(error) from None
+            self._release(message)
+            raise
         except BaseException:
             self._release(message)
             raise

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from typing import Any
 
 from dexpy.brokers.bulk_publish import is_rabbitmq
-from dexpy.brokers.diagnostics import describe_error, lacks_tls, queue_refusal, refusal
+from dexpy.brokers.diagnostics import CLUSTER_REASON, describe_error, lacks_tls, queue_refusal, refusal
 from dexpy.brokers.tls_probe import Address
 from dexpy.brokers.urls import close_thread_connection, display_of, is_redis, queue_depth
 from dexpy.foundation.errors import ConfigurationError
@@ -46,6 +46,22 @@ def check_reachable(broker: Any) -> None:
         ) from error
     finally:
         close_thread_connection(broker)
+    if on_redis:
+        _refuse_cluster(broker)
+
+
+def _refuse_cluster(broker: Any) -> None:
+    """Refuse a node of a Redis Cluster, also one that happens to have the queue's keys.
+
+    Raises:
+        ConfigurationError: The server is a node of a Redis Cluster.
+    """
+    try:
+        is_in_cluster = bool(broker.client.info("cluster").get("cluster_enabled"))
+    except Exception:  # noqa: BLE001 - this user may not call INFO: then the first command that fails reports it
+        return
+    if is_in_cluster:
+        raise ConfigurationError(f"{display_of(broker)}: {CLUSTER_REASON}")
 
 
 def check_queues(broker: Any, queues: Collection[str]) -> None:

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Collection
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import dramatiq
 from dramatiq.common import dq_name
 
+from dexpy.brokers import redis_urls
 from dexpy.brokers.bulk_publish import is_rabbitmq
 from dexpy.brokers.diagnostics import one_line
 from dexpy.brokers.sql.broker import SqlBroker
-from dexpy.foundation.errors import ConfigurationError, MissingExtra, did_you_mean, listed
+from dexpy.foundation.errors import ConfigurationError, MissingExtra
 from dexpy.foundation.urls import displayed_url, is_unambiguous, without_secrets
 
-REDIS_SCHEMES = ("redis", "rediss", "unix")
 RABBITMQ_SCHEMES = ("amqp", "amqps")
 DATABASE_SCHEMES = ("sqlite", "postgresql", "mysql", "mariadb")
-
-DEFAULT_NAMESPACE = "dramatiq"
-"""The prefix of all keys on Redis, unless the URL has one."""
-REDIS_MAINTENANCE_CHANCE = 100_000
-"""How many of a million fetches also requeue the messages of dead processes; by Dramatiq's default, a thousand."""
-REDIS_TIMEOUT_S = 10.0
-"""A Redis server that does not answer for this long, in seconds, is unreachable."""
 
 
 def is_database(url: str) -> bool:
@@ -37,9 +28,9 @@ def broker_from_url(url: str, *, heartbeat_timeout_s: float = 60.0) -> dramatiq.
     """Return a Dramatiq broker for a server.
 
     Args:
-        url: A URL with ``redis://``, ``rediss://``, ``unix://``, ``amqp://`` or ``amqps://``. To share a server between
-            applications, end a URL of Redis in ``?namespace=shop``, the prefix of all keys, and use a virtual host on
-            RabbitMQ: ``amqp://user@host/shop``.
+        url: A URL with ``redis://``, ``rediss://``, ``unix://``, ``redis+sentinel://``, ``rediss+sentinel://``,
+            ``amqp://`` or ``amqps://``. To share a server between applications, end a URL of Redis in
+            ``?namespace=shop``, the prefix of all keys, and use a virtual host on RabbitMQ: ``amqp://user@host/shop``.
         heartbeat_timeout_s: On Redis, a process without a heartbeat for this long, in seconds, loses its messages.
 
     Raises:
@@ -47,14 +38,14 @@ def broker_from_url(url: str, *, heartbeat_timeout_s: float = 60.0) -> dramatiq.
         MissingExtra: A package that the broker requires is not installed.
     """
     scheme = url.partition(":")[0]
-    if scheme in REDIS_SCHEMES + RABBITMQ_SCHEMES and not is_unambiguous(url):
+    if scheme in redis_urls.SCHEMES + RABBITMQ_SCHEMES and not is_unambiguous(url):
         raise ConfigurationError(
             f"broker: ambiguous URL {displayed_url(url)!r}; its password is not escaped. "
             "Write / ? # @ in a password as %2F %3F %23 %40."
         )
     try:
-        if scheme in REDIS_SCHEMES:
-            return _redis(*_without_namespace(url), heartbeat_timeout_s)
+        if scheme in redis_urls.SCHEMES:
+            return redis_urls.redis_broker(url, heartbeat_timeout_s)
         if scheme in RABBITMQ_SCHEMES:
             return _rabbitmq(url)
     except (ValueError, SyntaxError, OSError, TypeError, LookupError, AttributeError) as error:
@@ -62,79 +53,9 @@ def broker_from_url(url: str, *, heartbeat_timeout_s: float = 60.0) -> dramatiq.
         reason = without_secrets(one_line(error), url)
         raise ConfigurationError(f"broker: invalid URL {displayed_url(url)!r}: {reason}.") from None
     raise ConfigurationError(
-        f"broker {displayed_url(url)}: unknown kind; expected redis://, rediss://, unix://, amqp://, amqps:// or a "
-        "database URL. Pass any other dramatiq.Broker as an instance: configure(broker=MyBroker(...))."
-    )
-
-
-def _without_namespace(url: str) -> tuple[str, str]:
-    """Return a URL without its namespace, for the Redis client, and the namespace."""
-    query = parse_qsl(urlsplit(url).query, keep_blank_values=True)
-    namespaces = [value for key, value in query if key == "namespace"]
-    if not namespaces:
-        _check_options(url, query)
-        return url, DEFAULT_NAMESPACE
-    if len(namespaces) > 1 or not namespaces[0]:
-        raise ConfigurationError(
-            f"broker: invalid URL {displayed_url(url)!r}; expected one namespace that is not empty, "
-            f"got {len(namespaces) if namespaces[0] else 'an empty one'}. "
-            "Write for example redis://host/0?namespace=shop."
-        )
-    other_options = [(key, value) for key, value in query if key != "namespace"]
-    _check_options(url, other_options)
-    # Do not rebuild the URL from its parts: that drops the empty host of unix:///path.
-    return url.partition("?")[0] + (f"?{urlencode(other_options)}" if other_options else ""), namespaces[0]
-
-
-CLIENT_OPTIONS = frozenset({
-    "client_name", "db", "health_check_interval", "lib_name", "lib_version", "max_connections", "password", "protocol",
-    "socket_connect_timeout", "socket_keepalive", "socket_read_size", "socket_timeout", "timeout", "username",
-})  # fmt: skip
-"""The options that a Redis URL may have besides those of TLS; none of them changes the server's answers."""
-
-
-def _check_options(url: str, query: Collection[tuple[str, str]]) -> None:
-    """Refuse an option that would change the types or bytes of answers, or retry commands.
-
-    Raises:
-        ConfigurationError: An option is unknown or invalid.
-    """
-    for name, value in query:
-        if name not in CLIENT_OPTIONS and not name.startswith("ssl_"):
-            raise ConfigurationError(
-                f"broker {displayed_url(url)}: unsupported option {name!r}; expected namespace, an option that starts "
-                f"with ssl_, or {listed(CLIENT_OPTIONS)}. Remove it from the URL.{did_you_mean(name, CLIENT_OPTIONS)}"
-            )
-        if name == "protocol" and value not in ("2", "3"):
-            raise ConfigurationError(f"broker {displayed_url(url)}: protocol: expected 2 or 3, got {value!r}.")
-
-
-def _redis(url: str, namespace: str, heartbeat_timeout_s: float) -> dramatiq.Broker:
-    import redis
-
-    from dexpy.brokers.redis import DexpyRedisBroker
-
-    client: Any = redis.Redis(connection_pool=_pool(redis.ConnectionPool, url))
-    return DexpyRedisBroker(
-        client=client,
-        namespace=namespace,
-        maintenance_chance=REDIS_MAINTENANCE_CHANCE,
-        heartbeat_timeout=round(heartbeat_timeout_s * 1000),
-    )
-
-
-def _pool(pools: Any, url: str) -> Any:
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry
-
-    # dexpy and Dramatiq retry, not the client: the messages of a fetch that the client repeats would be lost.
-    never = Retry(NoBackoff(), 0)
-    return pools.from_url(
-        url,
-        socket_timeout=REDIS_TIMEOUT_S,
-        socket_connect_timeout=REDIS_TIMEOUT_S,
-        health_check_interval=30,
-        retry=never,
+        f"broker {displayed_url(url)}: unknown kind; expected redis://, rediss://, unix://, redis+sentinel://, "
+        "amqp://, amqps:// or a database URL. Pass any other dramatiq.Broker as an instance: "
+        "configure(broker=MyBroker(...))."
     )
 
 
@@ -178,6 +99,8 @@ def display_of(broker: Any) -> str:
     if isinstance(broker, SqlBroker):
         return broker.database.display_url
     if is_redis(broker):
+        if (sentinels := redis_urls.sentinels_of(broker.client)) is not None:
+            return f"Redis at {sentinels}"
         facts: dict[str, Any] = broker.client.connection_pool.connection_kwargs
         where = facts.get("path") or f"{facts.get('host', 'localhost')}:{facts.get('port', 6379)}"
         return f"Redis at {where}"

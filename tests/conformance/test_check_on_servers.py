@@ -20,8 +20,9 @@ from harness.pairs import Pair, open_pair
 from harness.proxy import Proxy
 from harness.workers import eventually
 
+from dexpy.brokers.redis_urls import TIMEOUT_S as REDIS_TIMEOUT_S
 from dexpy.brokers.server_check import check_reachable
-from dexpy.brokers.urls import REDIS_TIMEOUT_S, broker_from_url
+from dexpy.brokers.urls import broker_from_url
 from dexpy.database.server_info import SKEW_S
 from dexpy.foundation.errors import ConfigurationError
 from dexpy.runtime import install

@@ -49,9 +49,11 @@ class OwnRedis:
 
     Args:
         folder: A temporary folder.
+        options: Further options of the command line.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
+        self._options = options
         self._program = require_program("redis-server", own_redis.program())
         self._folder = folder
         self.port = free_port()
@@ -61,7 +63,10 @@ class OwnRedis:
 
     def start(self) -> None:
         """Start the server, and wait until it replies."""
-        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        # A configuration file must come first.
+        options = [*self._options, "--port", str(self.port), "--bind", "127.0.0.1"]
+        if "--sentinel" not in self._options:
+            options += ["--save", "", "--appendonly", "no"]
         command = [*KILLED_WITH_PARENT, self._program, *options, "--dir", str(self._folder)]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
         eventually(self._replies, "Redis starts", STARTS_WITHIN_S)
@@ -80,15 +85,30 @@ class OwnRedis:
 
 
 @contextlib.contextmanager
-def redis_server(folder: Path) -> Generator[OwnRedis]:
+def redis_server(folder: Path, *options: str) -> Generator[OwnRedis]:
     """Start a Redis server for one test."""
-    server = OwnRedis(folder)
+    folder.mkdir(exist_ok=True)
+    server = OwnRedis(folder, *options)
     try:
         server.start()
         yield server
     finally:
         server.client.close()
         server.kill()
+
+
+@contextlib.contextmanager
+def sentinel(folder: Path, primary: OwnRedis) -> Generator[OwnRedis]:
+    """Start a Sentinel that watches a primary under the name ``mymaster``, and promotes its replica at once."""
+    folder.mkdir()
+    settings = folder / "sentinel.conf"
+    settings.write_text(
+        f"sentinel monitor mymaster 127.0.0.1 {primary.port} 1\n"
+        "sentinel down-after-milliseconds mymaster 500\n"
+        "sentinel failover-timeout mymaster 2000\n"
+    )
+    with redis_server(folder, str(settings), "--sentinel") as server:
+        yield server
 
 
 class OwnPostgres:
