@@ -24,6 +24,8 @@ SHARING = (
     "test_style.py",
 )
 """Files whose tests share a fixture of the file, made once for each of its parameters, or read the same files."""
+MANY_PROCESSES = "test_server_kills.py"
+"""A file whose tests start up to nine worker processes: two at once need more connections than PostgreSQL allows."""
 PARAMETER = re.compile(r"(sqlite|postgresql|mariadb)\+(sql|redis|rabbitmq)|mypy|pyright")
 """The parameter of such a fixture, in the ids of tests."""
 
@@ -31,6 +33,8 @@ PARAMETER = re.compile(r"(sqlite|postgresql|mariadb)\+(sql|redis|rabbitmq)|mypy|
 def group_of(test_id: str) -> str:
     """Return the group of a test: tests of one group run in one process, one after another."""
     file, _, name = test_id.partition("::")
+    if file.endswith(MANY_PROCESSES) and "postgresql" in name:
+        return f"{MANY_PROCESSES} postgresql"
     if not file.endswith(SHARING):
         return test_id
     parameter = PARAMETER.search(name.partition("[")[2])
