@@ -178,6 +178,8 @@ def build(
     create_tables: bool,
     relay_interval_s: float,
     relay_batch_size: int,
+    default_zone: str | None,
+    skips_recurring: bool,
     recurring_entries: Sequence[RecurringEntry],
 ) -> Services:
     """Create the services of background runs, and add the actors and the middleware to the broker.
@@ -193,6 +195,8 @@ def build(
         create_tables: Whether missing tables are created on a server too.
         relay_interval_s: The pause between two polls for due records without a message, in seconds.
         relay_batch_size: How many records the relay publishes in one transaction.
+        default_zone: The time zone of schedules without one; UTC if it is None.
+        skips_recurring: Whether this process enqueues no ticks of recurring tasks.
         recurring_entries: The recurring tasks of the configuration file.
     """
     broker = transport.broker
@@ -235,8 +239,10 @@ def build(
         # Before the actors' middleware, so that the heartbeat stops after unfinished runs are released.
         broker.add_middleware(heartbeat)
         tasks.append(PeriodicTask("relay", intervals.recovery_interval_s, relay.run_once))
-        registration = RecurringRegistration(store, heartbeat, partial(declared_tasks, entries=recurring_entries))
-        tasks.append(recurring_ticks.periodic_task(registration.run_if_due))
+        find_tasks = partial(declared_tasks, default_zone, entries=recurring_entries)
+        registration = RecurringRegistration(store, heartbeat, find_tasks)
+        if not skips_recurring:
+            tasks.append(recurring_ticks.periodic_task(registration.run_if_due))
         if not transport.transactional:
             tasks.append(PeriodicTask("send", relay_interval_s, relay.publish_unpublished))
     direct_job = DirectJob(dispatcher, store, redactor, session_store, unknown_operations, watchdog)

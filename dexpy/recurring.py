@@ -50,6 +50,7 @@ from dexpy.recording.encryption import decrypt
 from dexpy.recording.recurring_queries import RecurringTask
 from dexpy.recording.recurring_tasks import FREE_PAUSE, TaskDefinition, TaskOptions, schedule_of
 from dexpy.recording.store import Store
+from dexpy.runtime import current_runtime
 from dexpy.schedules.schedule import Schedule, in_utc
 from dexpy.schedules.zones import zone_of
 from dexpy.transactions.sessions import check_session_or_connection, is_async
@@ -148,7 +149,7 @@ def add(
         contract,
         where,
     )
-    definition = TaskDefinition.of(contract, task, "api")
+    definition = TaskDefinition.of(contract, task, "api", current_runtime().settings.zone)
     _check_complete(contract, definition, where)
     limits = {"until_at": _checked_until(until, where), "remaining": _checked_times(times, where)}
 
@@ -156,7 +157,9 @@ def add(
         now = _now(connection)
         values = {**definition.columns(contract), **limits}
         values["next_at"] = now if run_at_start else _next_at(definition.schedule, now, until, where)
-        if not recurring_tasks.insert_task(connection, key, values):
+        # A refused insert locks the row for reading: two calls that then lock it for a change would be a deadlock.
+        exists = recurring_tasks.read_task(connection, key) is not None
+        if exists or not recurring_tasks.insert_task(connection, key, values):
             existing = recurring_queries.lock(connection, key, where)
             if not replace:
                 raise OptionsError(
@@ -234,7 +237,7 @@ def edit(
         _require_api(row, where)
         contract: Contract = registry.find(row.operation).contract
         task = _checked(attrs.evolve(_task_of(row, contract), **changes), contract, where)
-        definition = TaskDefinition.of(contract, task, "api")
+        definition = TaskDefinition.of(contract, task, "api", current_runtime().settings.zone)
         _check_complete(contract, definition, where)
         end = limits.get("until_at", row.until_at)
         values = {**definition.columns(contract), **limits}

@@ -15,7 +15,7 @@ from dexpy.declaration.contract import Contract
 from dexpy.enqueue.api import current_dispatcher
 from dexpy.foundation import log_events
 from dexpy.foundation.encryption import DEFAULT, Encryptor, Encryptors, current_encryptors
-from dexpy.foundation.errors import ConfigurationError, NotRecorded
+from dexpy.foundation.errors import ConfigurationError, DeclarationError, NotRecorded
 from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.redaction import Redactor
@@ -23,6 +23,7 @@ from dexpy.foundation.trace import Frame
 from dexpy.liveness.intervals import RecoveryIntervals
 from dexpy.recording.current_store import current_store, run_record_now
 from dexpy.recording.encryption import check_encryptable
+from dexpy.schedules.zones import check_zone
 from dexpy.worker.services import current_worker
 
 if TYPE_CHECKING:
@@ -198,6 +199,8 @@ class Runtime:
             requires_broker=self.on_broker_error == "raise",
             relay_interval_s=self.settings.configuration.get("relay.interval"),
             relay_batch_size=self.settings.configuration.get("relay.batch_size"),
+            default_zone=self.settings.zone,
+            skips_recurring=self.settings.skip_recurring,
             recurring_entries=self.settings.configuration.recurring,
             create_tables=self.create_tables,
         )
@@ -288,6 +291,8 @@ def configure(
     unknown_grace: timedelta | None = None,
     recover_within: timedelta | float | None = None,
     on_broker_error: OnBrokerError = "send_later",
+    zone: str | None = None,
+    skip_recurring: bool | None = None,
     encryptors: Mapping[str, Encryptor] | None = None,
     encryption_keys: str | Sequence[str] | None = None,
     accept_unbound_ciphertext: bool | None = None,
@@ -318,6 +323,10 @@ def configure(
             the relay publishes its message later. ``"raise"`` checks the broker first, with one more round trip per
             enqueue, and raises `BrokerUnavailable` without storing anything; a broker that fails after this check
             causes no error.
+        zone: The time zone of the schedules of recurring tasks that have none, for example ``"Europe/Rome"``. Default:
+            ``DEXPY_ZONE``, or UTC.
+        skip_recurring: Whether the workers of this process neither register recurring tasks nor enqueue their ticks;
+            other workers do. Default: ``DEXPY_SKIP_RECURRING``, or False.
         encryptors: Encryptors by name: objects with ``encrypt(bytes)`` and ``decrypt(bytes)``; ``"default"`` is used by
             ``encrypt = True`` and ``prop(encrypted=True)``.
         encryption_keys: Keys of a `FernetEncryptor` named ``"default"``, instead of *encryptors*; the first one
@@ -367,6 +376,8 @@ def configure(
         named = named.replaced(encryption_keys=None)
     if recover_within is not None:
         named = named.with_argument("recover_within", RecoveryIntervals.of(recover_within).recover_within_s)
+    named = named.with_argument("zone", _checked_zone(zone))
+    named = named.with_argument("skip_recurring", skip_recurring)
     named = named.with_argument("accept_unbound_ciphertext", accept_unbound_ciphertext)
     if on_broker_error not in ("send_later", "raise"):
         raise ConfigurationError(
@@ -393,6 +404,15 @@ def configure(
     dramatiq.set_broker(dispatcher.broker)
     install(runtime)
     return runtime
+
+
+def _checked_zone(zone: str | None) -> str | None:
+    if zone is None:
+        return None
+    try:
+        return check_zone(zone, "configure()")
+    except DeclarationError as error:
+        raise ConfigurationError(str(error)) from None
 
 
 current_store.get = lambda: current_runtime().open_store()

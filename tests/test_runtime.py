@@ -15,6 +15,7 @@ import sqlalchemy as sa
 import dexpy
 from dexpy import ConfigurationError, Operation
 from dexpy.configuration.settings import Settings
+from dexpy.configuration.table import SETTINGS
 from dexpy.database.tables import records
 from dexpy.errors import DatabaseUnavailable, MissingExtra
 from dexpy.runtime import Runtime, install
@@ -62,6 +63,11 @@ def test_the_environment_precedes_pyproject(tmp_path: Path) -> None:
     assert find(tmp_path, DEXPY_DATABASE="sqlite:///other.db").database == "sqlite:///other.db"
 
 
+def keys_of_the_file() -> str:
+    keys = {key.partition(".")[0] for key, setting in SETTINGS.items() if setting.in_file}
+    return ", ".join(map(repr, sorted(keys)))
+
+
 def test_an_unknown_setting_is_refused_with_a_hint(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text('[tool.dexpy]\ndatabse = "sqlite:///runs.db"\n')
 
@@ -69,8 +75,7 @@ def test_an_unknown_setting_is_refused_with_a_hint(tmp_path: Path) -> None:
         find(tmp_path)
 
     assert str(refused.value) == (
-        f"{tmp_path / 'pyproject.toml'}:2: [tool.dexpy] databse: unknown key; expected one of "
-        "'accept_unbound_ciphertext', 'broker', 'database', 'recover_within', 'recurring', 'relay', 'workers'. "
+        f"{tmp_path / 'pyproject.toml'}:2: [tool.dexpy] databse: unknown key; expected one of {keys_of_the_file()}. "
         "Did you mean 'database'?"
     )
 

@@ -19,7 +19,15 @@ if TYPE_CHECKING:
 
 DATABASE_KEYS = ("config", "env", "database", "broker")
 """The settings of commands that only use the database."""
-RUNTIME_KEYS = (*DATABASE_KEYS, "recover_within", "accept_unbound_ciphertext", "relay.interval", "relay.batch_size")
+RUNTIME_KEYS = (
+    *DATABASE_KEYS,
+    "recover_within",
+    "zone",
+    "skip_recurring",
+    "accept_unbound_ciphertext",
+    "relay.interval",
+    "relay.batch_size",
+)
 """The settings of commands that publish or recover runs."""
 WORKER_KEYS = (*GROUP_KEYS, *RUNTIME_KEYS)
 """The settings of commands that start workers."""

@@ -49,6 +49,8 @@ class Settings:
         database: A SQLAlchemy URL.
         broker: The URL of a broker; a database URL for a queue in that database.
         recover_within: The time within which lost runs are recovered, in seconds.
+        zone: The time zone of schedules without one.
+        skip_recurring: Whether this process enqueues no ticks of recurring tasks.
         home: The folder of the project, for the default SQLite file.
         encryption_keys: The keys of the default encryptor, joined by commas; the first one encrypts.
         accept_unbound_ciphertext: Whether ciphertext of earlier releases is decrypted.
@@ -59,6 +61,8 @@ class Settings:
     database: str | None = attrs.field(default=None, repr=_displayed)
     broker: str | None = attrs.field(default=None, repr=_displayed)
     recover_within: float | None = None
+    zone: str | None = None
+    skip_recurring: bool = False
     home: Path = attrs.field(factory=Path.cwd)
     encryption_keys: str | None = attrs.field(default=None, repr=False)
     accept_unbound_ciphertext: bool = False

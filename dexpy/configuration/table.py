@@ -139,6 +139,8 @@ SETTINGS = {
             "The time within which the runs of dead workers and lost messages are recovered.",
             60.0,
         ),
+        _key("zone", Zone(), "The time zone of schedules without one.", default_text="`UTC`"),
+        _key("skip_recurring", Switch(), "Whether this process enqueues no ticks of recurring tasks.", False),
         _key(
             "accept_unbound_ciphertext",
             Switch(),

@@ -44,7 +44,9 @@ def prepare_run(
         DexpyError: The params do not match the props of the class, cannot be decrypted or cannot be enqueued.
     """
     if contract is None:
-        resolved = EnqueueOptions(row.queue or DEFAULT_QUEUE, row.priority or 0, None, at, None)
+        queue = row.queue or options.class_queue or DEFAULT_QUEUE
+        priority = options.class_priority if row.priority is None else row.priority
+        resolved = EnqueueOptions(queue, priority or 0, None, at, None)
         job = dispatcher.prepare_stored(
             row.operation, row.params or {}, resolved, options.loss_limit, transaction, commit_state
         )

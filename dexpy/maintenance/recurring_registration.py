@@ -36,11 +36,14 @@ from dexpy.maintenance.recovery import LOCK_WAIT_S
 from dexpy.maintenance.recurring_file import task_of, why_unknown
 from dexpy.maintenance.tick_plan import next_tick
 from dexpy.recording import recurring_tasks
-from dexpy.recording.recurring_tasks import TaskDefinition
+from dexpy.recording.recurring_tasks import TaskDefinition, schedule_of
 from dexpy.recording.store import Store
+from dexpy.schedules.schedule import Schedule
 
 CHECK_EVERY_S = 5.0
 """How often a worker compares the rows with the declarations of all live workers, in seconds."""
+RESTART_GRACE = timedelta(minutes=10)
+"""How long a retired task keeps its next tick: the restart of the only workers that declare it loses no tick."""
 UNKNOWN_GRACE = timedelta(hours=24)
 """How long a task whose operation no live worker knows keeps its ticks."""
 
@@ -201,7 +204,9 @@ class RecurringRegistration:
         for key, task in declarations.tasks.items():
             self._each(key, partial(self._register, task, rows.get(key), worker_id, workers), away)
         for row in rows.values():
-            if row.source != "api" and row.retired_at is None:
+            if row.source == "api":
+                self._each(row.key, partial(self._correct_added, row, worker_id, workers), away)
+            elif row.retired_at is None:
                 self._each(row.key, partial(self._check_declared, row, workers), away)
         if away:
             raise away[0]
@@ -259,7 +264,7 @@ class RecurringRegistration:
         elif row.retired_at is not None:
             self._change(task, row, started_at, LogEvent.RECURRING_REGISTERED)
         elif row.next_at is not None and row.next_at > row.now:
-            self._correct(definition, row)
+            self._correct(definition.schedule, row)
 
     def _insert(self, task: DeclaredTask) -> None:
         definition = task.definition
@@ -284,7 +289,8 @@ class RecurringRegistration:
                 # Another process has changed it: compare again in the next round.
                 return
             next_at = locked.next_at
-            if next_at is None or locked.retired_at is not None or not _has_schedule(locked, definition):
+            was_away = locked.retired_at is not None and locked.now - locked.retired_at > RESTART_GRACE
+            if next_at is None or was_away or not _has_schedule(locked, definition):
                 next_at = next_tick(definition.schedule, locked.now, locked.until_at)
             recurring_tasks.update_task(
                 connection,
@@ -297,15 +303,21 @@ class RecurringRegistration:
             )
         self._log(event, definition, next_at)
 
-    def _correct(self, definition: TaskDefinition, row: Row[Any]) -> None:
+    def _correct_added(self, row: Row[Any], worker_id: str, workers: Sequence[LiveWorker]) -> None:
+        """Correct the next tick of a task that was added at run time; only the worker that was started last does."""
+        last = max(workers, key=lambda worker: (worker.started_at or "", worker.id), default=None)
+        if last is not None and last.id == worker_id and row.next_at is not None and row.next_at > row.now:
+            self._correct(schedule_of(row), row)
+
+    def _correct(self, schedule: Schedule, row: Row[Any]) -> None:
         """Correct a next tick that the schedule does not have any more, after an update of the zone database."""
-        expected = next_tick(definition.schedule, max(row.now, row.last_at or row.now), row.until_at)
+        expected = next_tick(schedule, max(row.now, row.last_at or row.now), row.until_at)
         if expected == row.next_at:
             return
         with self._store.begin() as connection:
-            locked = recurring_tasks.lock_task(connection, definition.key)
+            locked = recurring_tasks.lock_task(connection, row.key)
             if locked is not None and locked.updated_at == row.updated_at:
-                recurring_tasks.update_task(connection, definition.key, next_at=expected)
+                recurring_tasks.update_task(connection, row.key, next_at=expected)
 
     def _log(self, event: LogEvent, definition: TaskDefinition, next_at: datetime | None) -> None:
         log_event(

@@ -34,12 +34,14 @@ class RecurringTask:
         operation: The stable name of the operation.
         params: The props of each run as JSON, those that the task sets; secrets are redacted.
         schedule: Its schedule with its zone.
-        queue: The queue of its runs; None for ``default``, or if a function of the class names it.
-        priority: Their priority; None for 0.
+        queue: The queue of its runs; None for ``default``, or if a function of the class names it. Of a task of `add`
+            that names none: that of the class when it was added.
+        priority: Their priority; None for 0; as for `queue`.
         source: ``class``, ``file`` or ``api``: where it is defined.
         state: ``active``, ``paused``, ``ended`` (it has no further tick), or ``retired`` (no worker declares it).
         next_at: The next tick; None if it has ended.
         last_at: The last tick that had a run.
+        last_late_s: How many seconds after that tick its run was enqueued; None if its record was deleted.
         last_run_id: The id of the newest run with its key, which a tick or `run_now` has enqueued.
         last_status: The status of that run; None if its record was deleted.
         missed_count: How many ticks were enqueued by no worker within the grace.
@@ -73,6 +75,7 @@ class RecurringTask:
     state: State
     next_at: datetime | None
     last_at: datetime | None
+    last_late_s: float | None
     last_run_id: str | None
     last_status: str | None
     missed_count: int
@@ -118,7 +121,8 @@ def task_from(row: Row[Any]) -> RecurringTask:
         state = "paused"
     last_run_id, last_status = _last_run(row)
     computed = ("state", "params", "schedule", "until", "grace_s", "missed", "max_waiting", "overlap", "jitter_s")
-    same = {field.name for field in attrs.fields(RecurringTask)}.difference(computed, ("last_run_id", "last_status"))
+    from_runs = ("last_late_s", "last_run_id", "last_status", "queue", "priority")
+    same = {field.name for field in attrs.fields(RecurringTask)}.difference(computed, from_runs)
     values = {name: getattr(row, name) for name in same}
     pause = dict.fromkeys(FREE_PAUSE) if not is_paused else {}
     schedule = schedule_of(row)
@@ -130,6 +134,9 @@ def task_from(row: Row[Any]) -> RecurringTask:
         schedule=schedule,
         state=state,
         until=row.until_at,
+        queue=options.class_queue if row.queue is None else row.queue,
+        priority=options.class_priority if row.priority is None else row.priority,
+        last_late_s=None if row.ticked_at is None else (row.ticked_at - row.last_at).total_seconds(),
         last_run_id=last_run_id,
         last_status=last_status,
     )
@@ -137,7 +144,11 @@ def task_from(row: Row[Any]) -> RecurringTask:
 
 def query() -> sa.Select[Any]:
     """Return the query for tasks with the id of their newest run of each status."""
-    return recurring_tasks.task_query().add_columns(*(_newest_run(status) for status in STATUSES))
+    ticked_at = sa.select(records.c.created_at).where(records.c.id == _t.last_run_id, records.c.run_at == _t.last_at)
+    return recurring_tasks.task_query().add_columns(
+        ticked_at.correlate(recurring).scalar_subquery().label("ticked_at"),
+        *(_newest_run(status) for status in STATUSES),
+    )
 
 
 def _newest_run(status: str) -> sa.Label[Any]:

@@ -58,6 +58,8 @@ class TaskOptions:
         requires_class: Whether only a process that declares the class may enqueue a tick: its policies or its
             encryption apply at the enqueue.
         loss_limit: The number of lost workers that ends a run; None for the default.
+        class_queue: The queue of the class when the task was added, for processes that do not declare the class.
+        class_priority: Its priority then.
     """
 
     grace_s: float | None = None
@@ -67,10 +69,18 @@ class TaskOptions:
     jitter_s: float = 0.0
     requires_class: bool = False
     loss_limit: int | None = None
+    class_queue: str | None = None
+    class_priority: int | None = None
 
     @classmethod
-    def of(cls, task: Recurring, contract: Contract) -> TaskOptions:
-        """Return the options of a declared task."""
+    def of(cls, task: Recurring, contract: Contract, *, stores_class_options: bool = False) -> TaskOptions:
+        """Return the options of a declared task.
+
+        Args:
+            task: The task.
+            contract: The contract of its operation.
+            stores_class_options: Whether to store the queue and the priority of the class.
+        """
         needs_class = (contract.once, contract.unique, contract.concurrency, contract.options.expires_in)
         has_queue_function = task.queue is None and callable(contract.options.queue)
         return cls(
@@ -83,6 +93,8 @@ class TaskOptions:
             or bool(contract.encrypted_props)
             or any(policy is not None for policy in needs_class),
             loss_limit=None if contract.loss_limit == DEFAULT_MAX_LOST + 1 else contract.loss_limit,
+            class_queue=_plain_queue(contract) if stores_class_options else None,
+            class_priority=contract.options.priority if stores_class_options else None,
         )
 
     @classmethod
@@ -104,7 +116,10 @@ class TaskOptions:
 
     def to_json(self) -> dict[str, Any]:
         """Return the options as JSON."""
-        return attrs.asdict(self)
+        added = {"class_queue": self.class_queue, "class_priority": self.class_priority}
+        others = {name: value for name, value in attrs.asdict(self).items() if name not in added}
+        # Without null values of later releases: the digests of stored definitions stay the same.
+        return others | {name: value for name, value in added.items() if value is not None}
 
 
 @attrs.frozen
@@ -117,7 +132,8 @@ class TaskDefinition:
         params: The props of a run as JSON, only those that were passed; encrypted ones in plain text.
         secret: The names of the encrypted ones.
         schedule: The schedule with its zone.
-        queue: The queue; None for the default one, or the queue function of the class.
+        queue: The queue; None for the default one, or the queue function of the class. For a task of `add`, None for
+            that of the class.
         priority: The priority; None for that of the class.
         options: The other options.
         source: class, file or api.
@@ -153,16 +169,17 @@ class TaskDefinition:
         values = task.props or {}
         passed_props = tuple(prop for prop in contract.props if prop.name in values)
         checked = construct(contract.cls.__qualname__, passed_props, values)
-        queue = contract.options.queue if task.queue is None else task.queue
+        # The class of a task of `add` may change without another registration: each tick reads its options.
+        queue, priority = (None, None) if source == "api" else (_plain_queue(contract), contract.options.priority)
         return cls(
             key=str(task.key),
             operation=contract.name,
             params=encode_props(contract.cls.__qualname__, passed_props, checked),
             secret=frozenset(contract.encrypted_props) & checked.keys(),
             schedule=task.schedule.with_zone(default_zone),
-            queue=None if callable(queue) else queue,
-            priority=contract.options.priority if task.priority is None else task.priority,
-            options=TaskOptions.of(task, contract),
+            queue=queue if task.queue is None else task.queue,
+            priority=priority if task.priority is None else task.priority,
+            options=TaskOptions.of(task, contract, stores_class_options=source == "api"),
             source=source,
             runs_at_start=task.run_at_start,
         )
@@ -205,6 +222,10 @@ class TaskDefinition:
             return bool(decrypt(row.operation, row.params, task_id(self.key), "params") == dict(self.params))
         except DECRYPT_ERRORS:
             return False
+
+
+def _plain_queue(contract: Contract) -> str | None:
+    return None if callable(contract.options.queue) else contract.options.queue
 
 
 def schedule_of(row: Row[Any]) -> Schedule:

@@ -22,6 +22,7 @@ from dexpy.foundation.errors import DexpyError, RecordNotFound
 from dexpy.recording.ticket import Ticket
 from dexpy.runtime import Runtime, install
 from dexpy.testing.rows import NewRows
+from dexpy.testing.span import Span, seconds_until
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -83,6 +84,51 @@ class Isolated:
                 message.ack()
             tickets += self._ticket(message)
         return tickets
+
+    def run_for(self, duration: timedelta | float, *, recurring: Collection[str] | None = None) -> list[Ticket[Any]]:
+        """Run what a worker would run in a span of time, and move the clock to its end.
+
+        Each tick of a recurring task and each delayed operation or retry runs with the clock at its time. The first
+        call registers the recurring tasks: their ticks begin then.
+
+        Args:
+            duration: The seconds, or a timedelta.
+            recurring: The keys of the recurring tasks of classes and of the configuration file to register; None for
+                all that this process declares. Tasks of `dexpy.recurring.add` always run.
+
+        Returns:
+            A ticket for each run, in order; each retry adds another one.
+
+        Raises:
+            OptionsError: No recurring task has one of the keys.
+            RuntimeError: There were too many runs.
+
+        Example:
+            >>> from dexpy import Every, Operation, Recurring
+            >>> from dexpy.testing import isolated
+            >>> class CloseDay(Operation):
+            ...     schedule = Recurring(Every("day at 11pm"), key="close_day")
+            ...     def perform(self) -> str:
+            ...         return f"{self.scheduled_for:%H:%M}"
+            >>> with isolated() as test:
+            ...     [ticket.result() for ticket in test.run_for(timedelta(days=2), recurring=["close_day"])]
+            ['23:00', '23:00']
+        """
+        span = Span(self.runtime)
+        self.runtime.dispatcher.require_tables()
+        end = span.now() + (duration if isinstance(duration, timedelta) else timedelta(seconds=duration))
+        span.register(recurring)
+        tickets: list[Ticket[Any]] = []
+        while True:
+            span.enqueue_ticks()
+            tickets += self.run_pending()
+            if len(tickets) > MAX_RUNS:
+                raise RuntimeError(f"run_for(): stopped after {len(tickets)} runs. Choose a shorter time.")
+            due_at = span.next_due()
+            if due_at is None or due_at > end:
+                self.advance(seconds_until(end, span.now()))
+                return tickets
+            self.advance(seconds_until(due_at, span.now()))
 
     def _take(self, queues: Collection[str] | None) -> Any:
         """Return the next valid message; invalid ones go to the dead messages."""
@@ -205,7 +251,8 @@ def _isolated_runtime(
     settings = configured.settings if configured is not None else Settings.find()
     if encryptors is not None and DEFAULT in encryptors:
         settings = attrs.evolve(settings, encryption_keys=None)
-    settings = attrs.evolve(settings, database=url, broker=None, home=home, origins={})
+    # Only `run_for` enqueues ticks, so that recurring tasks do not disturb a worker of the test.
+    settings = attrs.evolve(settings, database=url, broker=None, skip_recurring=True, home=home, origins={})
     if configured is None:
         return Runtime(settings, session_factory, create_tables=True, encryptors=encryptors)
     return Runtime(

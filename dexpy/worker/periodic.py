@@ -17,12 +17,12 @@ class PeriodicTasks(dramatiq.Middleware):
     """
 
     def __init__(self, *tasks: PeriodicTask) -> None:
-        self._tasks = tasks
+        self.tasks = tasks
         self._threads: dict[int, list[PeriodicThread]] = {}
 
     def after_worker_boot(self, broker: Any, worker: Any) -> None:
         """Start a thread for each task."""
-        self._threads[id(worker)] = [task.start() for task in self._tasks]
+        self._threads[id(worker)] = [task.start() for task in self.tasks]
 
     def before_worker_shutdown(self, broker: Any, worker: Any) -> None:
         """Stop the threads of the tasks."""

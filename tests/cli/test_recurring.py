@@ -101,9 +101,10 @@ def test_the_list_has_the_ticks_the_outcome_and_the_state_of_each_task(
     first, second, third = json.loads(printed)
     assert "hunter2" not in printed
     assert list(first) == list(second) == list(third) == (
-        "key operation params schedule zone queue priority source state next_at last_at last_run_id last_status "
-        "missed_count first_missed_at last_missed_at skipped_count last_skipped_at paused_at paused_by pause_reason "
-        "paused_until until remaining grace_s missed max_waiting overlap jitter_s retired_at created_at updated_at"
+        "key operation params schedule zone queue priority source state next_at last_at last_late_s last_run_id "
+        "last_status missed_count first_missed_at last_missed_at skipped_count last_skipped_at paused_at paused_by "
+        "pause_reason paused_until until remaining grace_s missed max_waiting overlap jitter_s retired_at created_at "
+        "updated_at"
     ).split()  # fmt: skip
     assert (first["next_at"], first["last_at"]) == tuple((start + n * HOUR).isoformat() for n in (2, 1))
     assert (first["last_status"], first["missed_count"], first["schedule"]) == ("done", 3, "every hour")

@@ -83,11 +83,14 @@ def test_a_named_file_that_is_missing_or_has_no_settings_is_one_error(tmp_path: 
 
 # ---------------------------------------------------------------------------------------------------- what is wrong
 
+KEYS = ", ".join(
+    sorted({repr(key.partition(".")[0]) for key, setting in SETTINGS.items() if setting.in_file}),
+)
+"""The keys of the top level, as a message lists them."""
 WRONG = {
     "a misspelled key": (
         'databse = "x"',
-        "dexpy.toml:1: databse: unknown key; expected one of 'accept_unbound_ciphertext', 'broker', 'database', "
-        "'recover_within', 'recurring', 'relay', 'workers'. Did you mean 'database'?",
+        f"dexpy.toml:1: databse: unknown key; expected one of {KEYS}. Did you mean 'database'?",
     ),
     "a misspelled key of a table": (
         "\n[relay]\nbatchsize = 3",
@@ -97,8 +100,7 @@ WRONG = {
     "a misspelled table": ("[[worker]]\nthreads = 3", "dexpy.toml:1: worker: unknown key; expected"),
     "a misspelled table of keys": (
         "[relays]\ninterval = '1s'",
-        "dexpy.toml:1: relays: unknown key; expected one of 'accept_unbound_ciphertext', 'broker', 'database', "
-        "'recover_within', 'recurring', 'relay', 'workers'. Did you mean 'relay'?",
+        f"dexpy.toml:1: relays: unknown key; expected one of {KEYS}. Did you mean 'relay'?",
     ),
     "a misspelled key of a group": (
         "[[workers]]\n[[workers]]\nthread = 3",

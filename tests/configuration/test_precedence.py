@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 import dexpy
 from dexpy.cli.main import main
-from dexpy.configuration.kinds import Duration, Kind, Number, Queues, Switch, Url
+from dexpy.configuration.kinds import Duration, Kind, Number, Queues, Switch, Url, Zone
 from dexpy.configuration.loading import Configuration, command_flags
 from dexpy.configuration.table import SETTINGS, WORKERS, Setting, default_of
 from dexpy.configuration.values import Value
@@ -26,6 +26,7 @@ SAMPLES: dict[type[Kind], tuple[str, ...]] = {
     Number: ("11", "12", "13", "14"),
     Queues: ("a", "b,c", "*", "d"),
     Switch: ("true", "false", "true", "false"),
+    Zone: ("Europe/Rome", "Asia/Tokyo", "UTC", "America/Lima"),
     Url: ("sqlite:////srv/a.db", "sqlite:////srv/b.db", "sqlite:////srv/c.db", "sqlite:////srv/d.db"),
 }
 """A value of each level above the default, by kind."""

@@ -10,9 +10,22 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 import dexpy
-from dexpy import Cron, Every, FernetEncryptor, Operation, PropsError, Recurring, deferrable, prop, recurring
+from dexpy import (
+    Async,
+    Cron,
+    Every,
+    FernetEncryptor,
+    Operation,
+    PropsError,
+    Recurring,
+    deferrable,
+    prop,
+    records,
+    recurring,
+)
 from dexpy.database.tables import recurring as table
-from dexpy.errors import DeclarationError, OptionsError, RecurringTaskNotFound
+from dexpy.declaration import registry
+from dexpy.errors import ConfigurationError, DeclarationError, OptionsError, RecurringTaskNotFound
 from dexpy.foundation.clock import clock
 from dexpy.maintenance.recurring_ticks import RecurringTicks
 from dexpy.recording import recurring_queries
@@ -31,6 +44,12 @@ class Sync(Operation, name="api.sync"):
     def perform(self) -> int:
         seen.append(self.scheduled_for)
         return self.shop
+
+
+class SlowSync(Sync, name="api.slow_sync"):
+    """A release with a queue and a priority."""
+
+    async_ = Async(queue="slow", priority=3)
 
 
 class Unrecorded(Operation, name="api.unrecorded"):
@@ -436,3 +455,40 @@ def test_a_process_without_records_has_no_tasks() -> None:
 
 def test_a_recurring_value_is_equal_to_another_with_the_same_options() -> None:
     assert Recurring(Every("hour"), key="a") == Recurring(Every("hour"), key="a")
+
+
+def test_a_task_without_a_queue_follows_its_class(
+    ticks: RecurringTicks, isolated_runtime: Isolated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = recurring.add("sync", Sync(shop=1), Every("hour"))
+    assert (task.queue, task.priority) == (None, None)
+    monkeypatch.setitem(registry._by_name, "api.sync", SlowSync)
+    isolated_runtime.advance(HOUR)
+    ticks.run_once()
+    (run,) = records.where(operation=SlowSync)
+    assert (run.queue, run.priority) == ("slow", 3)
+
+
+def test_a_process_without_the_class_uses_the_queue_that_it_had(
+    ticks: RecurringTicks, isolated_runtime: Isolated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = recurring.add("sync", SlowSync(shop=1), Every("hour"))
+    assert (task.queue, task.priority) == ("slow", 3)
+    monkeypatch.delitem(registry._by_name, "api.slow_sync")
+    isolated_runtime.advance(HOUR + timedelta(seconds=6))
+    ticks.run_once()
+    (run,) = records.where(operation="api.slow_sync")
+    assert (run.queue, run.priority) == ("slow", 3)
+
+
+def test_a_schedule_without_a_zone_has_that_of_the_setting() -> None:
+    configured = dexpy.configure(database="sqlite://", zone="Asia/Tokyo")
+    try:
+        daily = recurring.add("daily", Sync(shop=1), Every("day at 9am"))
+        assert (daily.zone, daily.next_at and daily.next_at.hour) == ("Asia/Tokyo", 0)
+        assert recurring.edit("daily", props={"shop": 2}).zone == "Asia/Tokyo"
+        assert recurring.add("own", Sync(shop=1), Every("day at 9am", zone="UTC")).zone == "UTC"
+    finally:
+        configured.close()
+    with pytest.raises(ConfigurationError, match=r"configure\(\): zone='Asia/Tokio'.*Did you mean 'Asia/Tokyo'"):
+        dexpy.configure(zone="Asia/Tokio")

@@ -6,18 +6,20 @@ import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
 import dexpy
-from dexpy import Error, Ok, Operation, Retry, records
+from dexpy import Error, Every, Ok, Operation, Recurring, Retry, records, recurring
+from dexpy.errors import OptionsError
 from dexpy.foundation.clock import clock
 from dexpy.testing import Isolated, isolated
+from dexpy.worker.periodic import PeriodicTasks
 
 from .shop import Base, Customer
 from .tables import messages
@@ -305,3 +307,63 @@ def test_a_message_of_a_class_that_stays_unknown_warns_with_the_reason(isolated_
 
 class Recorded(Operation, name="kit.recorded"):
     def perform(self) -> None: ...
+
+
+class CloseDay(Operation):
+    """Notes its tick and the time."""
+
+    schedule = Recurring(Every("day at 11pm"), key="testing.close_day")
+    times: ClassVar[list[tuple[datetime | None, datetime]]] = []
+
+    def perform(self) -> None:
+        self.times.append((self.scheduled_for, clock.now()))
+        Note(what=1).async_(in_=timedelta(hours=2)).call()
+
+
+def test_run_for_runs_ticks_and_delayed_operations_with_the_clock_at_their_times(isolated_runtime: Isolated) -> None:
+    CloseDay.times.clear()
+    began = clock.now()
+    retried = Fails(kind="connection").async_(in_=timedelta(hours=1)).call()
+
+    tickets = isolated_runtime.run_for(timedelta(days=3), recurring=["testing.close_day"])
+
+    operations = [ticket.operation.rpartition(".")[2] for ticket in tickets]
+    assert (operations.count("CloseDay"), operations.count("Fails")) == (3, 2)
+    assert retried.reload().status == "failed"
+    for tick, ran_at in CloseDay.times:
+        assert tick is not None
+        assert (tick.hour, tick.minute) == (23, 0)
+        assert timedelta(0) <= ran_at - tick < timedelta(seconds=30)
+    assert len({tick for tick, _ in CloseDay.times}) == 3
+    assert timedelta(days=3) <= clock.now() - began < timedelta(days=3, minutes=1)
+    assert recurring.get("testing.close_day").missed_count == 0
+
+
+def test_run_for_refuses_an_unknown_key_and_registers_only_those_that_it_names(isolated_runtime: Isolated) -> None:
+    with pytest.raises(OptionsError, match=r"'testing.close_dya'.*Did you mean 'testing.close_day'"):
+        isolated_runtime.run_for(60, recurring=["testing.close_dya"])
+    isolated_runtime.run_for(60, recurring=[])
+    assert recurring.all() == []
+
+
+def test_run_for_ends_with_an_operation_that_enqueues_itself_without_end(
+    isolated_runtime: Isolated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dexpy.testing.MAX_RUNS", 20)
+    recurring.add("each second", Note(what=2), Every("second"))
+    with pytest.raises(RuntimeError, match="run_for.*Choose a shorter time"):
+        isolated_runtime.run_for(60, recurring=[])
+
+
+@pytest.mark.parametrize("skips", [True, False])
+def test_a_worker_of_a_process_that_skips_recurring_tasks_registers_and_enqueues_none(
+    isolated_runtime: Isolated, tmp_path: Path, skips: bool
+) -> None:
+    configured = dexpy.configure(database=f"sqlite:///{tmp_path / 'app.db'}", skip_recurring=skips)
+    runtimes = [configured] if not skips else [configured, isolated_runtime.runtime]
+    try:
+        for runtime in runtimes:
+            (periodic,) = (each for each in runtime.broker.middleware if isinstance(each, PeriodicTasks))
+            assert ("recurring" in {task.name for task in periodic.tasks}) == (not skips)
+    finally:
+        configured.close()

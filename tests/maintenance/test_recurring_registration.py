@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -420,3 +421,50 @@ def test_the_rows_are_compared_every_few_seconds(start_worker: Any, monkeypatch:
     worker.registration.run_if_due()
     assert worker.registration._stored[1]["keys"] == {}
     assert clock.now() > datetime.now(timezone.utc)
+
+
+def test_the_restart_of_the_only_worker_that_declares_a_task_loses_no_tick(
+    isolated_runtime: Isolated, start_worker: Any, start: datetime
+) -> None:
+    ticks = RecurringTicks(isolated_runtime.runtime.dispatcher, isolated_runtime.runtime.store)
+    declaring = start_worker(sync(Every("hour")))
+    isolated_runtime.advance(HOUR - timedelta(seconds=90))
+    declaring.stop()
+    start_worker(names=("registered.sync",))
+    assert recurring.get("sync").state == "retired"
+    isolated_runtime.advance(60)
+    ticks.run_once()
+    assert isolated_runtime.run_pending() == []
+
+    start_worker(sync(Every("hour")))
+    ticks.run_once()
+
+    (ticket,) = isolated_runtime.run_pending()
+    task = recurring.get("sync")
+    assert (task.state, task.last_run_id, task.missed_count) == ("active", ticket.id, 0)
+    assert task.last_late_s is not None
+    assert 30 <= task.last_late_s < 60
+
+
+def test_the_next_tick_of_an_added_task_that_the_zone_database_has_moved_is_corrected(
+    start_worker: Any, engine: sa.Engine
+) -> None:
+    earlier = start_worker(names=("registered.sync",))
+    right = recurring.add("sync", Sync(shop=9), Cron("0 3 * * *", zone="Europe/Rome")).next_at
+    assert right is not None
+    start_worker(names=("registered.sync",))
+    change(engine, next_at=right + HOUR)
+    earlier.register()
+    assert recurring.get("sync").next_at == right + HOUR, "only the worker that was started last corrects it"
+    start_worker(names=("registered.sync",))
+    assert recurring.get("sync").next_at == right
+
+
+def test_calls_that_replace_a_task_at_the_same_time_all_succeed(isolated_runtime: Isolated) -> None:
+    def replace(number: int) -> None:
+        recurring.add("shared", Sync(shop=number), Every("hour"), replace=True)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(replace, range(24)))
+
+    assert recurring.get("shared").operation == "registered.sync"
