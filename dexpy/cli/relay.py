@@ -10,6 +10,7 @@ import click
 
 from dexpy.cli.application import load, module_arguments
 from dexpy.cli.setting_options import RUNTIME_KEYS, setting_options
+from dexpy.configuration.loading import Configuration
 from dexpy.foundation.errors import ConfigurationError
 
 POLL_EVERY_S = 0.1
@@ -36,9 +37,10 @@ def relay(modules: tuple[str, ...], once: bool, verbose: bool) -> None:
     from dexpy.worker.signals import StopSignals
 
     level = logging.DEBUG if verbose else logging.INFO
-    set_up_logging(level)
+    log_format = Configuration.load().get("log_format")
+    set_up_logging(level, log_format)
     runtime = load(modules)
-    complete_logging(level)
+    complete_logging(level, log_format)
     services = runtime.start()
     dispatcher, recorded = services.dispatcher, services.recorded
     if recorded is None:

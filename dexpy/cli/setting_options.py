@@ -25,6 +25,7 @@ RUNTIME_KEYS = (
     "zone",
     "skip_recurring",
     "accept_unbound_ciphertext",
+    "log_format",
     "relay.interval",
     "relay.batch_size",
 )
@@ -94,8 +95,8 @@ def _option(setting: Setting) -> Callable[[Callable[..., Any]], Callable[..., An
     )
 
 
-def load_groups(only: tuple[str, ...]) -> tuple[WorkerGroup, ...]:
-    """Return the worker groups to start.
+def load_groups(only: tuple[str, ...]) -> tuple[Configuration, tuple[WorkerGroup, ...]]:
+    """Return the configuration and the worker groups to start.
 
     Args:
         only: The names of groups; all if empty.
@@ -106,6 +107,7 @@ def load_groups(only: tuple[str, ...]) -> tuple[WorkerGroup, ...]:
     from dexpy.worker.importing import StartupError
 
     try:
-        return Configuration.load().worker_groups(only)
+        configuration = Configuration.load()
+        return configuration, configuration.worker_groups(only)
     except ConfigurationError as error:
         raise StartupError(str(error)) from None

@@ -30,10 +30,11 @@ def worker(modules: tuple[str, ...], only_groups: tuple[str, ...], burst: bool, 
 
     for module in modules:
         check_name(module)
-    groups = load_groups(only_groups)
+    configuration, groups = load_groups(only_groups)
+    log_format = configuration.get("log_format")
     level = logging.DEBUG if verbose else logging.INFO
-    set_up_logging(level)
-    complete_logging(level)
+    set_up_logging(level, log_format)
+    complete_logging(level, log_format)
     processes = [
         WorkerOptions(
             modules,
@@ -45,6 +46,7 @@ def worker(modules: tuple[str, ...], only_groups: tuple[str, ...], burst: bool, 
             group.polling_interval_s,
             group.name or None,
             command_flags.get(),
+            log_format,
         )
         for group in groups
         for _ in range(group.processes)

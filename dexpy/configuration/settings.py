@@ -54,6 +54,7 @@ class Settings:
         home: The folder of the project, for the default SQLite file.
         encryption_keys: The keys of the default encryptor, joined by commas; the first one encrypts.
         accept_unbound_ciphertext: Whether ciphertext of earlier releases is decrypted.
+        log_format: The format of log lines of workers and relays.
         origins: The origin of each setting that has another one than in `configuration`.
         configuration: The configuration of the process, with worker groups, relay and recurring tasks.
     """
@@ -66,6 +67,7 @@ class Settings:
     home: Path = attrs.field(factory=Path.cwd)
     encryption_keys: str | None = attrs.field(default=None, repr=False)
     accept_unbound_ciphertext: bool = False
+    log_format: str | None = None
     origins: Mapping[str, str] = attrs.field(factory=dict[str, str], repr=False)
     configuration: Configuration = attrs.field(factory=Configuration, repr=False)
 

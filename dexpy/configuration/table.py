@@ -23,6 +23,7 @@ from dexpy.configuration.kinds import (
     Zone,
 )
 from dexpy.declaration.recurring import MISSED, OVERLAPS, SHORTEST_GRACE_S
+from dexpy.foundation.log_formats import FORMATS as LOG_FORMATS
 
 PREFIX = "DEXPY_"
 TOP, WORKERS, RELAY, RECURRING = "", "workers", "relay", "recurring"
@@ -146,6 +147,12 @@ SETTINGS = {
             Switch(),
             "Whether to decrypt ciphertext of earlier dexpy releases that is not bound to its row.",
             False,
+        ),
+        _key(
+            "log_format",
+            Choice(LOG_FORMATS, "`text` or `json`"),
+            "The format of log lines on the standard streams of workers and relays.",
+            default_text="that of the application's handlers",
         ),
         _key(
             "encryption_keys",

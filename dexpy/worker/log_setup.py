@@ -2,6 +2,8 @@
 
 The worker's handler is `logging.lastResort`, which is used only if no other handler is configured.
 So whatever the application configures replaces it at any time, and no line is logged twice.
+
+A `log_format` changes how lines on the standard streams look, but not which lines are written there.
 """
 
 from __future__ import annotations
@@ -14,23 +16,27 @@ import time
 
 from dexpy.foundation import log_events
 from dexpy.foundation.log_catalog import LogEvent
+from dexpy.foundation.log_formats import formatter_of
 
 REPEAT_AFTER_S = 10.0
 """How often the log repeats that the broker is unreachable, in seconds."""
 CONSUMER_LOST_PREFIX = "Consumer encountered a connection error"
 """The beginning of Dramatiq's message about that."""
-FORMAT = "%(asctime)s %(levelname)-7s [%(process)d] %(message)s"
 WORKER_LOGGERS = ("dexpy", "dramatiq")
 """The loggers of a worker's own lines, with their children."""
 
 
 class LastResort(logging.Handler):
-    """Writes to standard error, also if the application has closed or replaced `sys.stderr`."""
+    """Writes to standard error, also if the application has closed or replaced `sys.stderr`.
 
-    def __init__(self) -> None:
+    Args:
+        log_format: See `set_up_logging`.
+    """
+
+    def __init__(self, log_format: str | None) -> None:
         super().__init__()
         self._stream = sys.stderr
-        self.setFormatter(logging.Formatter(FORMAT))
+        self.setFormatter(formatter_of(log_format))
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line."""
@@ -43,9 +49,14 @@ class LastResort(logging.Handler):
                 os.write(2, text.encode(errors="backslashreplace"))
 
 
-def set_up_logging(level: int) -> None:
-    """Log to standard error if no other handler is configured; called before the application is imported."""
-    log_events.last_resort = logging.lastResort = LastResort()
+def set_up_logging(level: int, log_format: str | None = None) -> None:
+    """Log to standard error if no other handler is configured; called before the application is imported.
+
+    Args:
+        level: The level of `logging`.
+        log_format: The setting `log_format`; None to leave the handlers of the application alone.
+    """
+    log_events.last_resort = logging.lastResort = LastResort(log_format)
     for handler in log_events.logger.handlers[:]:
         if isinstance(handler, logging.NullHandler):
             # `logging` counts it as a handler, so `lastResort` would not be used.
@@ -57,8 +68,15 @@ def set_up_logging(level: int) -> None:
         log_events.logger.setLevel(level)
 
 
-def complete_logging(level: int) -> None:
-    """Complete the configuration after the application was imported: set what it has not configured."""
+def complete_logging(level: int, log_format: str | None = None) -> None:
+    """Complete the configuration after the application was imported: set what it has not configured.
+
+    Args:
+        level: The level of `logging`.
+        log_format: The setting `log_format`; None to leave the handlers of the application alone.
+    """
+    if log_format is not None:
+        _format_standard_streams(log_format)
     for name, existing in list(logging.root.manager.loggerDict.items()):
         if isinstance(existing, logging.Logger) and name.partition(".")[0] in WORKER_LOGGERS:
             # `logging.config` disables all existing loggers by default.
@@ -77,6 +95,17 @@ def complete_logging(level: int) -> None:
                 handler.addFilter(consumer_filter)
     else:
         log_events.logger.setLevel(level)
+
+
+def _format_standard_streams(log_format: str) -> None:
+    """Set the format of all handlers that write to standard output or standard error."""
+    loggers = [logging.root, *logging.root.manager.loggerDict.values()]
+    streams = [stream for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__) if stream is not None]
+    for logger in loggers:
+        for handler in logger.handlers if isinstance(logger, logging.Logger) else ():
+            # Other handlers with a stream, for example of files, have another one.
+            if getattr(handler, "stream", None) in streams:
+                handler.setFormatter(formatter_of(log_format))
 
 
 def _quieten(name: str, level: int) -> None:

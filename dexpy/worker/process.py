@@ -51,6 +51,7 @@ class WorkerOptions:
         polling_interval_s: The longest pause between two polls of an idle queue, in seconds.
         group: The name of its worker group in the configuration file; None without groups.
         flags: The flags of the command line, for the settings of the process.
+        log_format: The format of log lines; None to leave the application's logging alone.
     """
 
     modules: tuple[str, ...]
@@ -62,6 +63,7 @@ class WorkerOptions:
     polling_interval_s: float = default_of("workers.polling_interval")
     group: str | None = None
     flags: Mapping[str, Any] = attrs.field(factory=dict[str, Any], repr=False)
+    log_format: str | None = None
 
 
 def run_process(options: WorkerOptions, parent: int, report: Callable[[str, str], None]) -> int:
@@ -76,7 +78,7 @@ def run_process(options: WorkerOptions, parent: int, report: Callable[[str, str]
         The exit status.
     """
     command_flags.set(options.flags)
-    set_up_logging(options.log_level)
+    set_up_logging(options.log_level, options.log_format)
     stop = StopSignals()
     stop.install()
     reset_signals_in_children()
@@ -119,7 +121,7 @@ def _prepare(
         import_modules(options.modules)
     finally:
         stop.install()
-        complete_logging(options.log_level)
+        complete_logging(options.log_level, options.log_format)
     services = current_worker.get()
     dispatcher = services.dispatcher
     if options.burst:
@@ -185,7 +187,7 @@ def make_worker(transport: Transport, options: WorkerOptions) -> dramatiq.Worker
     if isinstance(transport.broker, SqlBroker):
         transport.broker.set_polling_interval(options.polling_interval_s)
     worker = dramatiq.Worker(transport.broker, queues=queues, worker_threads=options.threads, worker_timeout=timeout_ms)
-    if is_rabbitmq(transport.broker) and not hasattr(transport.broker, "places"):
+    if is_rabbitmq(transport.broker) and not hasattr(transport.broker, "prefetch"):
         # The application's own broker: prefetch at most one message for each thread and queue.
         worker.queue_prefetch = options.threads
     return worker

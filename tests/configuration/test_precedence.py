@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 import dexpy
 from dexpy.cli.main import main
-from dexpy.configuration.kinds import Duration, Kind, Number, Queues, Switch, Url, Zone
+from dexpy.configuration.kinds import Choice, Duration, Kind, Number, Queues, Switch, Url, Zone
 from dexpy.configuration.loading import Configuration, command_flags
 from dexpy.configuration.table import SETTINGS, WORKERS, Setting, default_of
 from dexpy.configuration.values import Value
@@ -22,6 +22,7 @@ pytestmark = pytest.mark.usefixtures("no_operations_of_other_tests")
 EVERYWHERE = [setting for setting in SETTINGS.values() if setting.in_file and setting.has_variable and setting.has_flag]
 LEVELS = ("default", "top", "environment", "variable", "flag")
 SAMPLES: dict[type[Kind], tuple[str, ...]] = {
+    Choice: ("text", "json", "text", "json"),
     Duration: ("6s", "7s", "8s", "9s"),
     Number: ("11", "12", "13", "14"),
     Queues: ("a", "b,c", "*", "d"),
