@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from dexpy.configuration.settings import CONFIGURED
+from dexpy.cli.setting_options import setting_options
+from dexpy.configuration.loading import Configuration
+from dexpy.configuration.settings import CONFIGURED, command_modules
 from dexpy.foundation.errors import ConfigurationError, listed
 
 if TYPE_CHECKING:
@@ -18,39 +19,41 @@ if TYPE_CHECKING:
 verbose_option = click.option("-v", "--verbose", is_flag=True, help="Show tracebacks.")
 
 
-def module_arguments(*, required: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Add the parameter `modules` to a command: ``MODULE...``, followed by each ``--app MODULE``.
-
-    Args:
-        required: Whether the command fails without a module.
-    """
+def module_arguments() -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add the parameter `modules` to a command, for ``MODULE...``, and the setting ``--app``."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(command)
-        def with_modules(*, modules: tuple[str, ...], app: tuple[str, ...], **options: Any) -> Any:
-            all_modules = tuple(dict.fromkeys((*modules, *app)))
-            if required and not all_modules:
-                raise click.UsageError("Missing argument 'MODULE...'.")
-            return command(modules=all_modules, **options)
-
-        help_text = "A module of the application, like MODULE; may be repeated."
-        with_option = click.option("-A", "--app", multiple=True, metavar="MODULE", help=help_text)(with_modules)
-        metavar = "MODULE..." if required else "[MODULE]..."
-        return click.argument("modules", nargs=-1, metavar=metavar)(with_option)
+        return click.argument("modules", nargs=-1, metavar="[MODULE]...")(setting_options("app")(command))
 
     return decorate
 
 
-def load(modules: tuple[str, ...]) -> Runtime:
-    """Import the application and return its runtime.
+def application_names(modules: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of what a command loads: its arguments and the setting `app`.
+
+    Args:
+        modules: The arguments ``MODULE...``.
 
     Raises:
-        ConfigurationError: The import of a module failed, or the settings are invalid.
+        ConfigurationError: The settings are invalid.
+    """
+    return tuple(dict.fromkeys((*modules, *(Configuration.load().get("app") or ()))))
+
+
+def load(modules: tuple[str, ...]) -> Runtime:
+    """Load the application and return its runtime.
+
+    Args:
+        modules: The arguments ``MODULE...``.
+
+    Raises:
+        ConfigurationError: Loading the application failed, or the settings are invalid.
     """
     from dexpy.runtime import current_runtime
-    from dexpy.worker.importing import contain_exits, import_modules
+    from dexpy.worker.application import load_application
+    from dexpy.worker.importing import contain_exits
 
-    import_modules(modules)
+    load_application(application_names(modules))
     with contain_exits("Cannot read the settings"):
         return current_runtime()
 
@@ -68,7 +71,7 @@ def load_store(modules: tuple[str, ...]) -> Store:
             "Set DEXPY_DATABASE, or call dexpy.configure(database=...) in a module and pass it: --app MODULE."
         )
     store = runtime.open_store()
-    if (note := origin_of(runtime, modules)) is not None:
+    if (note := origin_of(runtime, command_modules.get())) is not None:
         click.echo(f"Note: {store.database.display_url} is {note}", err=True)
     return store
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import attrs
 import click
 
-from dexpy.cli.application import load, module_arguments, verbose_option
+from dexpy.cli.application import application_names, load, module_arguments, verbose_option
 from dexpy.cli.setting_options import WORKER_KEYS, group_option, setting_options
 from dexpy.cli.show_settings import setting_lines
 from dexpy.configuration.loading import Configuration
@@ -99,13 +99,16 @@ def findings(modules: tuple[str, ...], only_groups: tuple[str, ...] = ()) -> Ite
     from dexpy.configuration.settings import CONFIGURED, command_modules
     from dexpy.foundation.package_conflict import conflicting_distribution
     from dexpy.runtime import current_runtime
-    from dexpy.worker.importing import import_modules
+    from dexpy.worker.application import load_application
 
     if (distribution_conflict := conflicting_distribution()) is not None:
         yield Finding("package", distribution_conflict, "warn")
+    # Invalid settings are a finding of their own, after those of the modules.
+    with contextlib.suppress(ConfigurationError):
+        modules = application_names(modules)
     any_module_failed = False
-    for module in modules:
-        result = _try(f"module {module}", partial(import_modules, (module,)))
+    for name in modules:
+        result = _try(f"{'app' if ':' in name else 'module'} {name}", partial(load_application, (name,)))
         any_module_failed = any_module_failed or result.failed
         yield result
     command_modules.set(modules)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dexpy.configuration.kinds import Duration, InvalidSetting, Kind, Number, Queues, Switch, Url
+from dexpy.configuration.kinds import Applications, Duration, InvalidSetting, Kind, Number, Queues, Switch, Url
 from dexpy.configuration.loading import Configuration, command_flags
 from dexpy.configuration.table import SETTINGS, Setting, default_of
 from dexpy.configuration.values import GROUP_KEYS
@@ -37,7 +37,13 @@ group_option = click.option(
     "--group", "only_groups", multiple=True, metavar="NAME", help="Only this worker group of the file; may be repeated."
 )
 
-_METAVARS: dict[type[Kind], str] = {Duration: "DURATION", Number: "N", Queues: "NAME,...", Url: "URL"}
+_METAVARS: dict[type[Kind], str] = {
+    Applications: "MODULE[:NAME]",
+    Duration: "DURATION",
+    Number: "N",
+    Queues: "NAME,...",
+    Url: "URL",
+}
 
 
 def setting_options(*keys: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -89,7 +95,7 @@ def _option(setting: Setting) -> Callable[[Callable[..., Any]], Callable[..., An
         setting.parameter,
         callback=parse,
         default=None,
-        multiple=isinstance(setting.kind, Queues),
+        multiple=isinstance(setting.kind, (Queues, Applications)),
         metavar=None if isinstance(setting.kind, Switch) else _METAVARS.get(type(setting.kind), "TEXT"),
         help=f"{setting.summary}  [default: {setting.plain_default}]",
     )

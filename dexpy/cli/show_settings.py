@@ -49,10 +49,11 @@ def setting_lines(runtime: Runtime, groups: Sequence[WorkerGroup]) -> list[str]:
 
 
 def _selection(configuration: Configuration) -> Iterator[Shown]:
-    """Yield the file and the environment."""
+    """Yield the file, the environment and the application."""
     file = "none" if configuration.file is None else str(configuration.file)
     yield Shown("config", file, configuration.origin("config"))
     yield Shown("env", configuration.environment, configuration.origin("env"))
+    yield _row("app", "app", configuration.values)
 
 
 def _of_runtime(runtime: Runtime) -> Iterator[Shown]:

@@ -21,6 +21,8 @@ from dexpy.schedules.zones import check_zone
 ALL = "*"
 """The name of all queues."""
 REDACTED = "<redacted>"
+APPLICATION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*(:[^\W\d]\w*(\.[^\W\d]\w*)*(\(\))?)?")
+"""The name of a module, or after a colon of an object in it."""
 
 
 class InvalidSetting(Exception):
@@ -273,6 +275,32 @@ class QueueName(Kind):
     def from_text(self, text: str) -> str:
         """Return the name."""
         return check_queue_name(text)
+
+
+class Applications(Kind):
+    """Modules, and applications in modules."""
+
+    unit = "names"
+
+    @property
+    def expected(self) -> str:
+        """A noun phrase for valid values."""
+        return 'a module such as "shop.operations", an application such as "shop:create_app", or an array of them'
+
+    def from_file(self, value: object) -> tuple[str, ...]:
+        """Return the names."""
+        names = cast("list[object]", value) if isinstance(value, list) else [value]
+        if invalid := [name for name in names if not isinstance(name, str) or not APPLICATION.fullmatch(name)]:
+            raise InvalidSetting(self.expected, described(invalid[0]))
+        return tuple(map(str, names))
+
+    def from_text(self, text: str) -> tuple[str, ...]:
+        """Return the names, which commas separate."""
+        return self.from_file([name.strip() for name in text.split(",")])
+
+    def display(self, value: Any) -> str:
+        """Return the names with commas, as a flag has them."""
+        return ",".join(value)
 
 
 @attrs.frozen

@@ -15,7 +15,8 @@ from dexpy.foundation.urls import displayed_url
 DEFAULT_FILE = "dexpy.db"
 CONFIGURED = "dexpy.configure()"
 """The origin of a setting that the application configures."""
-NAMES = tuple(key for key, setting in SETTINGS.items() if setting.table == TOP and key not in ("config", "env"))
+_OF_COMMANDS = ("config", "env", "app")
+NAMES = tuple(key for key, setting in SETTINGS.items() if setting.table == TOP and key not in _OF_COMMANDS)
 """The settings outside of tables."""
 
 
@@ -112,7 +113,9 @@ class Settings:
         # Only these flags: a URL may hold a password.
         passed = [key for key in ("config", "env") if self.configuration.is_flag(key)]
         flags = [f"{SETTINGS[key].flag} {self.configuration.get(key)}" for key in passed]
-        command = " ".join(["dexpy db", action, *command_modules.get(), *flags])
+        # Only --app accepts an application in a module.
+        names = [f"--app {name}" if ":" in name else name for name in command_modules.get()]
+        command = " ".join(["dexpy db", action, *names, *flags])
         if self.database_source == CONFIGURED and not command_modules.get():
             return f"{command} --app MODULE, where MODULE is the one that calls dexpy.configure()"
         return command

@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from dexpy.configuration.kinds import (
+    Applications,
     Arguments,
     Choice,
     Duration,
@@ -131,6 +132,13 @@ SETTINGS = {
             "The environment: its table of the file takes precedence over the top level.",
             "default",
             in_file=False,
+        ),
+        _key(
+            "app",
+            Applications(),
+            "The application: modules to import, or applications in them to load.",
+            default_text="none",
+            short="-A",
         ),
         _key("database", Url(), "The database of the records.", default_text="`sqlite:///dexpy.db`"),
         _key("broker", Url(), "The transport of the messages.", default_text="the database of the records"),

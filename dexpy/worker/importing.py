@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import PurePath
 
-from dexpy.configuration.settings import command_modules
+from dexpy.configuration.kinds import APPLICATION
 from dexpy.foundation.errors import ConfigurationError, DexpyError
 
 
@@ -25,7 +25,7 @@ class ModuleExited(StartupError):
 
 
 def import_modules(modules: tuple[str, ...]) -> None:
-    """Import the application.
+    """Import modules of the application.
 
     Raises:
         StartupError: The import of a module failed; the message has its name and the reason.
@@ -33,8 +33,6 @@ def import_modules(modules: tuple[str, ...]) -> None:
     """
     for module in modules:
         check_name(module)
-    if modules:
-        command_modules.set(modules)
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     for module in modules:
@@ -99,7 +97,7 @@ def check_name(module: str) -> None:
         return
     raise StartupError(
         f"MODULE: {module!r} is not the name of a module; expected a dotted name, as in `import`{_for_example(module)}."
-        " Start in the folder that contains it."
+        f" Start in the folder that contains it.{_app_option(module)}"
     )
 
 
@@ -112,6 +110,11 @@ def _for_example(module: str) -> str:
     dotted = ".".join(parts).removesuffix(".py").removesuffix(".__init__").strip(".")
     is_name = dotted != module and dotted and all(part.isidentifier() for part in dotted.split("."))
     return f", for example {dotted!r}" if is_name else ""
+
+
+def _app_option(module: str) -> str:
+    """Return a sentence for an attribute of a module."""
+    return f" Pass an application in a module as --app {module}." if APPLICATION.fullmatch(module) else ""
 
 
 def call_application(what: str, function: Callable[[], object]) -> None:

@@ -25,7 +25,8 @@ from dexpy.foundation.errors import DexpyError
 from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.redaction import class_path
-from dexpy.worker.importing import contain_exits, describe_error, import_modules
+from dexpy.worker.application import load_application
+from dexpy.worker.importing import contain_exits, describe_error
 from dexpy.worker.log_setup import complete_logging, set_up_logging
 from dexpy.worker.services import WorkerServices, current_worker
 from dexpy.worker.signals import StopSignals, reset_signals_in_children, terminate_children
@@ -42,7 +43,8 @@ class WorkerOptions:
     """The options of one worker process.
 
     Attributes:
-        modules: The modules to import: they declare the operations, and may configure dexpy.
+        modules: The modules to import and the applications to load: they declare the operations, and may configure
+            dexpy.
         threads: How many runs at a time.
         queues: The only queues to serve; None for all.
         burst: Whether to stop when nothing is due or running.
@@ -118,7 +120,7 @@ def _prepare(
 ) -> tuple[WorkerServices, dramatiq.Worker] | tuple[WorkerServices, None]:
     """Import the application and connect to its servers; no worker if the process was stopped meanwhile."""
     try:
-        import_modules(options.modules)
+        load_application(options.modules)
     finally:
         stop.install()
         complete_logging(options.log_level, options.log_format)

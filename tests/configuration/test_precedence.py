@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 import dexpy
 from dexpy.cli.main import main
-from dexpy.configuration.kinds import Choice, Duration, Kind, Number, Queues, Switch, Url, Zone
+from dexpy.configuration.kinds import Applications, Choice, Duration, Kind, Number, Queues, Switch, Url, Zone
 from dexpy.configuration.loading import Configuration, command_flags
 from dexpy.configuration.table import SETTINGS, WORKERS, Setting, default_of
 from dexpy.configuration.values import Value
@@ -23,6 +23,7 @@ EVERYWHERE = [setting for setting in SETTINGS.values() if setting.in_file and se
 LEVELS = ("default", "top", "environment", "variable", "flag")
 SAMPLES: dict[type[Kind], tuple[str, ...]] = {
     Choice: ("text", "json", "text", "json"),
+    Applications: ("json", "math,string", "stat", "keyword"),
     Duration: ("6s", "7s", "8s", "9s"),
     Number: ("11", "12", "13", "14"),
     Queues: ("a", "b,c", "*", "d"),
@@ -36,7 +37,7 @@ SAMPLES: dict[type[Kind], tuple[str, ...]] = {
 def as_toml(setting: Setting, text: str) -> str:
     if isinstance(setting.kind, Number | Switch):
         return text
-    return str(text.split(",")).replace("'", '"') if isinstance(setting.kind, Queues) else f'"{text}"'
+    return str(text.split(",")).replace("'", '"') if isinstance(setting.kind, Queues | Applications) else f'"{text}"'
 
 
 def write(folder: Path, setting: Setting, samples: tuple[str, ...], level: int) -> None:
