@@ -59,6 +59,7 @@ class Prefetch:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._capacity = 1
+        self._is_closed = False
         self._reserved = 0
         self._waiters: dict[str, PrefetchWaiter] = {}
         # By identity, because a message may be delivered twice; references keep the ids from being reused.
@@ -76,6 +77,11 @@ class Prefetch:
             self._capacity = capacity
             self._waiters[queue] = waiter = PrefetchWaiter(wake)
             return waiter
+
+    def close(self) -> None:
+        """Grant no more slots; messages that have one keep it."""
+        with self._lock:
+            self._is_closed = True
 
     def has_free_slot(self, waiter: PrefetchWaiter) -> bool:
         """Return whether a slot is free; if not, the waiter is woken later, in its turn."""
@@ -140,6 +146,8 @@ class Prefetch:
 
     @property
     def _free(self) -> int:
+        if self._is_closed:
+            return 0
         fetched = sum(waiter.fetched for waiter in self._waiters.values())
         return self._capacity - len(self._in_progress) - self._reserved - fetched
 

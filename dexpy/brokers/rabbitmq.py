@@ -52,6 +52,10 @@ class DexpyRabbitmqBroker(RabbitmqBroker):
         self.threads = ThreadCount()
         self.add_middleware(self.threads)
 
+    def stop_fetching(self) -> None:
+        """Fetch no more messages in this process, except delayed ones; acknowledgements continue."""
+        self.prefetch.close()
+
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> dramatiq.Consumer:
         """Return a consumer of one queue.
 

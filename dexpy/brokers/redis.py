@@ -83,6 +83,10 @@ class DexpyRedisBroker(RedisBroker):
         self.add_middleware(self.threads)
         self._maintenance = threading.local()
 
+    def stop_fetching(self) -> None:
+        """Fetch no more messages in this process, except delayed ones; acknowledgements continue."""
+        self.prefetch.close()
+
     def do_fetch(self, queue: str, count: int) -> list[Any]:
         """Fetch at most as many messages of a queue as there are free slots."""
         if queue.endswith(DELAY_SUFFIX):

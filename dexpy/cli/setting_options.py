@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dexpy.configuration.kinds import Applications, Duration, InvalidSetting, Kind, Number, Queues, Switch, Url
+from dexpy.configuration.kinds import Applications, Duration, InvalidSetting, Kind, Number, Queues, Size, Switch, Url
 from dexpy.configuration.loading import Configuration, command_flags
 from dexpy.configuration.table import SETTINGS, Setting, default_of
 from dexpy.configuration.values import GROUP_KEYS
@@ -42,6 +42,7 @@ _METAVARS: dict[type[Kind], str] = {
     Duration: "DURATION",
     Number: "N",
     Queues: "NAME,...",
+    Size: "SIZE",
     Url: "URL",
 }
 

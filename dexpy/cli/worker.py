@@ -50,6 +50,8 @@ def worker(modules: tuple[str, ...], only_groups: tuple[str, ...], burst: bool, 
             group.name or None,
             command_flags.get(),
             log_format,
+            group.max_runs,
+            group.max_memory,
         )
         for group in groups
         for _ in range(group.processes)

@@ -11,6 +11,7 @@ import attrs
 from dexpy.foundation.durations import format_duration, parse_duration
 from dexpy.foundation.errors import DeclarationError, did_you_mean, listed
 from dexpy.foundation.safe_text import shortened
+from dexpy.foundation.sizes import format_size, parse_size
 from dexpy.foundation.urls import displayed_url
 from dexpy.policies.options import QUEUE_NAME
 from dexpy.schedules.cron import Cron
@@ -217,6 +218,42 @@ class Number(Kind):
     def display(self, value: Any) -> str:
         """Return the number or the word."""
         return self.unlimited if value is None else str(value)
+
+
+@attrs.frozen
+class Size(Kind):
+    """A size of memory with its unit; the setting is in bytes.
+
+    Attributes:
+        at_least: The smallest one, in bytes.
+        at_most: The largest one, in bytes.
+        unlimited: A word for "no limit", which is None as a setting.
+        unit: The form of the values, for the documentation.
+    """
+
+    at_least: int
+    at_most: int
+    unlimited: str
+    unit: str = "size"
+
+    @property
+    def expected(self) -> str:
+        """A noun phrase for valid values."""
+        limits = f"from {format_size(self.at_least)} to {format_size(self.at_most)}"
+        return f'a size {limits} with its unit, such as "512MB" or "2GiB", or {self.unlimited!r}'
+
+    def from_text(self, text: str) -> int | None:
+        """Return the size in bytes, or None for "no limit"."""
+        if text == self.unlimited:
+            return None
+        size = parse_size(text)
+        if size is None or not self.at_least <= size <= self.at_most:
+            raise InvalidSetting(self.expected, quoted(text))
+        return size
+
+    def display(self, value: Any) -> str:
+        """Return the size with its unit, or the word."""
+        return self.unlimited if value is None else format_size(value)
 
 
 class Queues(Kind):

@@ -18,6 +18,7 @@ from dexpy.configuration.kinds import (
     Queues,
     ScheduleText,
     Secret,
+    Size,
     Switch,
     Text,
     Url,
@@ -198,6 +199,18 @@ SETTINGS = {
             Duration(0.0, DAY_S),
             "The time that running operations may take to end after TERM.",
             30.0,
+        ),
+        _key(
+            "workers.max_runs",
+            Number(1, 10**9, 'runs or `"unlimited"`', "unlimited"),
+            "The runs after which a process is replaced, or up to a tenth less.",
+            default_text='`"unlimited"`',
+        ),
+        _key(
+            "workers.max_memory",
+            Size(16 * 10**6, 10**15, "unlimited", 'size or `"unlimited"`'),
+            "The resident memory at which a process is replaced, or up to a tenth less.",
+            default_text='`"unlimited"`',
         ),
         _key(
             "relay.interval",

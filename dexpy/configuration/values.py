@@ -38,6 +38,8 @@ class WorkerGroup:
         processes: The number of processes.
         polling_interval_s: The longest pause between two polls of an idle queue, in seconds.
         shutdown_timeout_s: How long running operations may continue after a stop signal, in seconds.
+        max_runs: The runs after which a process is replaced; None for no limit.
+        max_memory: The resident memory at which a process is replaced, in bytes; None for no limit.
         origins: The origin of each value, by key of the table of settings.
     """
 
@@ -47,6 +49,8 @@ class WorkerGroup:
     processes: int
     polling_interval_s: float
     shutdown_timeout_s: float
+    max_runs: int | None = None
+    max_memory: int | None = None
     origins: Mapping[str, str] = attrs.field(factory=dict[str, str], eq=False, repr=False)
 
     @classmethod
@@ -58,13 +62,32 @@ class WorkerGroup:
             values: Values by key of the table of settings.
         """
         by_key = {key: values.get(key, Value(default_of(key))) for key in GROUP_KEYS}
-        queues, threads, processes, polling_interval, shutdown_timeout = (value.value for value in by_key.values())
-        origins = {key: value.origin for key, value in by_key.items()}
-        return cls(name, queues, threads, processes, polling_interval, shutdown_timeout, origins)
+        queues, threads, processes, polling_interval, shutdown_timeout, max_runs, max_memory = (
+            value.value for value in by_key.values()
+        )
+        return cls(
+            name,
+            queues,
+            threads,
+            processes,
+            polling_interval,
+            shutdown_timeout,
+            max_runs,
+            max_memory,
+            origins={key: value.origin for key, value in by_key.items()},
+        )
 
     def values(self) -> dict[str, Value]:
         """Return the values by key of the table of settings."""
-        numbers = (self.queues, self.threads, self.processes, self.polling_interval_s, self.shutdown_timeout_s)
+        numbers = (
+            self.queues,
+            self.threads,
+            self.processes,
+            self.polling_interval_s,
+            self.shutdown_timeout_s,
+            self.max_runs,
+            self.max_memory,
+        )
         return {key: Value(value, self.origins[key]) for key, value in zip(GROUP_KEYS, numbers, strict=True)}
 
 

@@ -77,6 +77,8 @@ FIELDS = {
     "group": "the worker group of the configuration file",
     "threads": "how many threads the worker has",
     "queues": "the queues that the worker serves",
+    "num_runs": "how many runs the process has begun",
+    "memory_mb": "the resident memory of the process, in megabytes",
     "exit_status": "the exit status; a negative number is a signal",
     "uptime_s": "how long the process ran, in seconds",
     "restart_in_s": "seconds until the process is replaced",
@@ -326,6 +328,13 @@ class LogEvent(Enum):
         WORKER,
         INFO,
         "A worker process starts nothing new and waits for its runs to end; `reason` is why.",
+        "Nothing.",
+    )
+    WORKER_RECYCLED = (
+        "worker.recycled",
+        WORKER,
+        INFO,
+        "A worker process reached a limit (`reason` is the setting), has finished its runs, and is replaced.",
         "Nothing.",
     )
     WORKER_STOPPED = (

@@ -28,12 +28,15 @@ from dexpy.foundation.redaction import class_path
 from dexpy.worker.application import load_application
 from dexpy.worker.importing import contain_exits, describe_error
 from dexpy.worker.log_setup import complete_logging, set_up_logging
+from dexpy.worker.recycling import EXIT_RECYCLED, Recycling, exit_after, num_unfinished, stop_fetching
 from dexpy.worker.services import WorkerServices, current_worker
 from dexpy.worker.signals import StopSignals, reset_signals_in_children, terminate_children
 from dexpy.worker.startup import compare_clocks, compare_databases, wait_for_broker, wait_for_database
 
 STOP_POLL_S = 0.2
 """How often the main thread checks whether the worker should stop, in seconds."""
+EXIT_GRACE_S = 5.0
+"""How long after the shutdown timeout a recycled process may take to exit, in seconds."""
 EXIT_REASON_LOGGED = 75
 """The exit status of a process that ends by itself and has logged the reason."""
 
@@ -54,6 +57,8 @@ class WorkerOptions:
         group: The name of its worker group in the configuration file; None without groups.
         flags: The flags of the command line, for the settings of the process.
         log_format: The format of log lines; None to leave the application's logging alone.
+        max_runs: The runs after which the process is replaced; None for no limit.
+        max_memory: The resident memory at which the process is replaced, in bytes; None for no limit.
     """
 
     modules: tuple[str, ...]
@@ -66,6 +71,8 @@ class WorkerOptions:
     group: str | None = None
     flags: Mapping[str, Any] = attrs.field(factory=dict[str, Any], repr=False)
     log_format: str | None = None
+    max_runs: int | None = None
+    max_memory: int | None = None
 
 
 def run_process(options: WorkerOptions, parent: int, report: Callable[[str, str], None]) -> int:
@@ -87,6 +94,7 @@ def run_process(options: WorkerOptions, parent: int, report: Callable[[str, str]
     try:
         with contain_exits("Cannot start the worker"):
             services, worker = _prepare(options, parent, stop)
+            recycling = Recycling(options.max_runs, options.max_memory, services.watchdog)
     except DexpyError as error:
         if options.log_level <= logging.DEBUG:
             traceback.print_exc()
@@ -101,12 +109,16 @@ def run_process(options: WorkerOptions, parent: int, report: Callable[[str, str]
     log_event(LogEvent.WORKER_STARTED, pid=os.getpid(), threads=options.threads, queues=served, group=options.group)
     exit_status, patience_s = 0, options.shutdown_timeout_s
     try:
-        exit_status, patience_s = _wait_for_stop(services, worker, options, parent, stop)
+        exit_status, patience_s = _wait_for_stop(services, worker, options, parent, stop, recycling)
     except BaseException as error:  # noqa: BLE001 - from a signal handler of the application
         log_event(LogEvent.WORKER_FAILED, pid=os.getpid(), error=class_path(error), error_message=describe_error(error))
         exit_status = EXIT_REASON_LOGGED
-    reason = "a signal" if stop else "the burst is over" if options.burst else None
-    log_event(LogEvent.WORKER_DRAINING, pid=os.getpid(), reason=reason, timeout_s=patience_s)
+    if exit_status == EXIT_RECYCLED:
+        recycling.log_end()
+        exit_after(patience_s + EXIT_GRACE_S, EXIT_RECYCLED)
+    else:
+        reason = "a signal" if stop else "the burst is over" if options.burst else None
+        log_event(LogEvent.WORKER_DRAINING, pid=os.getpid(), reason=reason, timeout_s=patience_s)
     stop.install()
     worker.stop(timeout=int(patience_s * 1000))
     services.close()
@@ -143,11 +155,16 @@ def _prepare(
 
 
 def _wait_for_stop(
-    services: WorkerServices, worker: dramatiq.Worker, options: WorkerOptions, parent: int, stop: StopSignals
+    services: WorkerServices,
+    worker: dramatiq.Worker,
+    options: WorkerOptions,
+    parent: int,
+    stop: StopSignals,
+    recycling: Recycling,
 ) -> tuple[int, float]:
     """Wait until the worker should stop; return the exit status and the shutdown timeout in seconds."""
     dispatcher = services.dispatcher
-    idle_polls = 0
+    idle_polls, is_recycling = 0, False
     while not stop:
         time.sleep(STOP_POLL_S)
         # A library may have replaced the handlers since.
@@ -168,6 +185,15 @@ def _wait_for_stop(
             )
             # The ends of these runs are written already, and none of them can be stopped.
             return EXIT_REASON_LOGGED, 0.0
+        if recycling.is_due():
+            # Each time, because threads that have died are replaced.
+            stop_fetching(worker)
+            if not is_recycling:
+                is_recycling = True
+                services.watchdog.interrupt()
+                log_event(LogEvent.WORKER_DRAINING, pid=os.getpid(), reason=recycling.reason)
+            if num_unfinished(worker) <= services.watchdog.stuck_threads:
+                return EXIT_RECYCLED, options.shutdown_timeout_s if not services.watchdog.stuck_threads else 0.0
         if options.burst and dispatcher.is_idle(options.queues) and not worker.work_queue.unfinished_tasks:
             # Twice, because a consumer may have a message that the worker has not received yet.
             idle_polls += 1

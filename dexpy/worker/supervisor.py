@@ -22,6 +22,7 @@ from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.worker.importing import StartupError
 from dexpy.worker.process import EXIT_REASON_LOGGED, WorkerOptions, run_process
+from dexpy.worker.recycling import EXIT_RECYCLED
 from dexpy.worker.signals import STOP_SIGNALS
 
 POLL_S = 0.1
@@ -138,6 +139,9 @@ class Supervisor:
                 if child.process.is_alive():
                     continue
                 if child.process.exitcode == 0 and self._is_burst:
+                    continue
+                if child.process.exitcode == EXIT_RECYCLED:
+                    children[index] = self._start(child.options)
                     continue
                 children[index] = self._replace_when_due(child)
             if self._is_burst and all(child.process.exitcode == 0 for child in children):

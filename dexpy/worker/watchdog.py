@@ -79,6 +79,8 @@ class Watchdog:
         self._lock = threading.Lock()
         self._check_lock = threading.Lock()
         self._interrupted = False
+        self.num_runs = 0
+        """How many runs have begun in this process; those that a run performs itself do not count."""
 
     @contextmanager
     def run_periodically(self) -> Generator[None, None, None]:
@@ -100,6 +102,7 @@ class Watchdog:
                 if run_thread == thread:
                     outer = other
             self._runs[run] = thread
+            self.num_runs += outer is None
         if self._interrupted:
             run.cancel_token.interrupt()
         try:

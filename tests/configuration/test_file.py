@@ -104,8 +104,8 @@ WRONG = {
     ),
     "a misspelled key of a group": (
         "[[workers]]\n[[workers]]\nthread = 3",
-        "dexpy.toml:3: [[workers]] thread: unknown key; expected one of 'name', 'polling_interval', 'processes', "
-        "'queues', 'shutdown_timeout', 'threads'. Did you mean 'threads'?",
+        "dexpy.toml:3: [[workers]] thread: unknown key; expected one of 'max_memory', 'max_runs', 'name', "
+        "'polling_interval', 'processes', 'queues', 'shutdown_timeout', 'threads'. Did you mean 'threads'?",
     ),
     "a misspelled key of an environment": (
         "[production]\nrecover_witin = '5s'",

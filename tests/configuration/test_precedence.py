@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 import dexpy
 from dexpy.cli.main import main
-from dexpy.configuration.kinds import Applications, Choice, Duration, Kind, Number, Queues, Switch, Url, Zone
+from dexpy.configuration.kinds import Applications, Choice, Duration, Kind, Number, Queues, Size, Switch, Url, Zone
 from dexpy.configuration.loading import Configuration, command_flags
 from dexpy.configuration.table import SETTINGS, WORKERS, Setting, default_of
 from dexpy.configuration.values import Value
@@ -27,6 +27,7 @@ SAMPLES: dict[type[Kind], tuple[str, ...]] = {
     Duration: ("6s", "7s", "8s", "9s"),
     Number: ("11", "12", "13", "14"),
     Queues: ("a", "b,c", "*", "d"),
+    Size: ("64MB", "65MB", "1GiB", "67MB"),
     Switch: ("true", "false", "true", "false"),
     Zone: ("Europe/Rome", "Asia/Tokyo", "UTC", "America/Lima"),
     Url: ("sqlite:////srv/a.db", "sqlite:////srv/b.db", "sqlite:////srv/c.db", "sqlite:////srv/d.db"),

@@ -209,6 +209,10 @@ class SqlBroker(dramatiq.Broker):
         self.idle_poll_s = seconds
         self.poll_s = min(self.poll_s, seconds)
 
+    def stop_fetching(self) -> None:
+        """Claim no more messages for the consumers of this process; acknowledgements and leases continue."""
+        self._leases.stop_claiming()
+
     def wake_consumers(self) -> None:
         """Make the idle consumers of this process poll their queues at once."""
         self._leases.wake()

@@ -108,6 +108,7 @@ class Leases:
         self._listener: NotificationListener | None = None
         self._consumed_queues: set[str] = set()
         self._is_last_write_unknown = False
+        self._is_claiming = True
         self._pending_acks: deque[Claim] = deque()
 
     def add_inbox(self, inbox: Inbox) -> None:
@@ -162,11 +163,17 @@ class Leases:
         if listener is not None:
             listener.stop()
 
+    def stop_claiming(self) -> None:
+        """Claim no more messages for consumers."""
+        self._is_claiming = False
+
     def free_capacity(self, inbox: Inbox, done: Collection[int] = ()) -> int:
         """Return how many more messages a consumer may claim; those that are done do not count.
 
         All consumers of a process share one capacity, one message for each thread.
         """
+        if not self._is_claiming:
+            return 0
         held = list(self._held.values())
         return inbox.capacity - sum(claim.inbox is not None and claim.id not in done for claim in held)
 
