@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from dexpy.brokers.message_validation import MessageValidator, ValidationMiddleware
 from dexpy.brokers.sql.broker import SqlBroker
 from dexpy.brokers.urls import broker_from_url, is_database
-from dexpy.configuration.values import RecurringEntry
+from dexpy.configuration.values import RecurringEntry, RetentionSettings
 from dexpy.database.current_transaction import current_transaction
 from dexpy.database.engine import Database
 from dexpy.declaration.contract import Contract
@@ -32,6 +32,7 @@ from dexpy.liveness.heartbeat import Heartbeat
 from dexpy.liveness.intervals import RecoveryIntervals
 from dexpy.locks.backends import Locks
 from dexpy.maintenance.once_call_leases import HeartbeatLease
+from dexpy.maintenance.pruning import Pruning
 from dexpy.maintenance.recovery import Recovery
 from dexpy.maintenance.recurring_registration import RecurringRegistration, declared_tasks
 from dexpy.maintenance.recurring_ticks import RecurringTicks
@@ -65,6 +66,8 @@ class Recorded:
         record_job: Runs records.
         relay: Publishes, recovers and expires records.
         recurring: Enqueues the ticks of recurring tasks.
+        pruning: Deletes old records.
+        prunes: Whether workers and relays delete old records.
     """
 
     store: Store
@@ -74,6 +77,8 @@ class Recorded:
     record_job: RecordJob
     relay: Relay
     recurring: RecurringTicks
+    pruning: Pruning
+    prunes: bool
 
     def once_recorder(
         self, operation: Any, contract: Contract, once: OnceOptions, run_id: str, frame: Frame, redactor: Redactor
@@ -181,6 +186,7 @@ def build(
     default_zone: str | None,
     skips_recurring: bool,
     recurring_entries: Sequence[RecurringEntry],
+    retention: RetentionSettings,
 ) -> Services:
     """Create the services of background runs, and add the actors and the middleware to the broker.
 
@@ -198,6 +204,7 @@ def build(
         default_zone: The time zone of schedules without one; UTC if it is None.
         skips_recurring: Whether this process enqueues no ticks of recurring tasks.
         recurring_entries: The recurring tasks of the configuration file.
+        retention: The settings of the deletion of old records.
     """
     broker = transport.broker
     tables = store
@@ -234,7 +241,10 @@ def build(
         relay = Relay(dispatcher, heartbeat, intervals, batch_size=relay_batch_size)
         lease = HeartbeatLease(heartbeat, Recovery(dispatcher, store, heartbeat), end_writer)
         recurring_ticks = RecurringTicks(dispatcher, store)
-        recorded = Recorded(store, heartbeat, end_writer, lease, record_job, relay, recurring_ticks)
+        pruning = Pruning(store, retention.keep_s, interval_s=retention.interval_s, batch_size=retention.batch_size)
+        recorded = Recorded(
+            store, heartbeat, end_writer, lease, record_job, relay, recurring_ticks, pruning, retention.prunes
+        )
         run_record, release_runs = record_job.run, record_job.release_runs
         # Before the actors' middleware, so that the heartbeat stops after unfinished runs are released.
         broker.add_middleware(heartbeat)
@@ -243,6 +253,8 @@ def build(
         registration = RecurringRegistration(store, heartbeat, find_tasks)
         if not skips_recurring:
             tasks.append(recurring_ticks.periodic_task(registration.run_if_due))
+        if retention.prunes:
+            tasks.append(pruning.periodic_task())
         if not transport.transactional:
             tasks.append(PeriodicTask("send", relay_interval_s, relay.publish_unpublished))
     direct_job = DirectJob(dispatcher, store, redactor, session_store, unknown_operations, watchdog)

@@ -18,8 +18,9 @@ from dexpy.database.column_types import metadata
 from dexpy.database.tables import FINAL
 from dexpy.database.tables import attempts as attempts_table
 from dexpy.database.tables import records as table
+from dexpy.foundation.errors import OptionsError
 from dexpy.recording import retention
-from dexpy.recording.current_store import current_store
+from dexpy.recording.current_store import current_store, prune_records
 from dexpy.recording.queries import RecordQuery
 from dexpy.recording.record import Attempt, Page, Record
 from dexpy.recording.step_records import KeptStep, redacted_steps
@@ -76,12 +77,19 @@ def all() -> RecordQuery:  # noqa: A001 - reads as records.all()
 
 
 def prune(
-    *, older_than: timedelta, statuses: Collection[str] = FINAL, batch: int = retention.BATCH, dry_run: bool = False
+    *,
+    older_than: timedelta | None = None,
+    statuses: Collection[str] = FINAL,
+    batch: int = retention.BATCH,
+    dry_run: bool = False,
 ) -> int:
     """Delete records that ended long ago, with their attempts, in batches.
 
+    Without arguments it deletes what workers and relays would delete: records whose retention has passed, which their
+    class or the settings declare. With *older_than* it deletes records of all classes by their age only.
+
     Args:
-        older_than: The minimum time since they ended.
+        older_than: The minimum time since they ended, instead of the retention of each class.
         statuses: Some of done, failed, expired and cancelled.
         batch: The number of records in one transaction.
         dry_run: Whether to count the records only.
@@ -90,7 +98,8 @@ def prune(
         The number of records that were deleted, or would be.
 
     Raises:
-        OptionsError: A status is not final, *older_than* is negative, or *batch* is less than 1.
+        OptionsError: A status is not final, *older_than* is negative, *batch* is less than 1, or *statuses* or
+            *batch* is set without *older_than*.
 
     Example:
         >>> from datetime import timedelta
@@ -98,6 +107,10 @@ def prune(
         >>> records.prune(older_than=timedelta(days=30), dry_run=True)
         0
     """
+    if older_than is None:
+        if set(statuses) != set(FINAL) or batch != retention.BATCH:
+            raise OptionsError("prune(): statuses and batch require older_than. Pass older_than=timedelta(days=30).")
+        return prune_records.get()(dry_run=dry_run)
     store = current_store.get()
     return retention.prune(store, older_than, statuses=statuses, batch=batch, dry_run=dry_run)
 

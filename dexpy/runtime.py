@@ -10,18 +10,20 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from dexpy.configuration.settings import Settings
+from dexpy.configuration.values import RetentionSettings
 from dexpy.database.current_transaction import shared_sessions
 from dexpy.declaration.contract import Contract
 from dexpy.enqueue.api import current_dispatcher
 from dexpy.foundation import log_events
 from dexpy.foundation.encryption import DEFAULT, Encryptor, Encryptors, current_encryptors
-from dexpy.foundation.errors import ConfigurationError, DeclarationError, NotRecorded
+from dexpy.foundation.errors import ConfigurationError, DeclarationError, NotRecorded, OptionsError
 from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.redaction import Redactor
 from dexpy.foundation.trace import Frame
 from dexpy.liveness.intervals import RecoveryIntervals
-from dexpy.recording.current_store import current_store, run_record_now
+from dexpy.policies.keep import STATUSES, Keep, keep_by_status
+from dexpy.recording.current_store import current_store, prune_records, run_record_now
 from dexpy.recording.encryption import check_encryptable
 from dexpy.schedules.zones import check_zone
 from dexpy.worker.services import current_worker
@@ -56,6 +58,7 @@ class Runtime:
         on_broker_error: What an enqueue does while the broker is unreachable.
         encryptors: The application's own encryptors, by name.
         run_context: Returns a context manager that is entered around each background run.
+        retention: How long records are kept, instead of the settings.
 
     Raises:
         ConfigurationError: An encryptor or a key is invalid.
@@ -73,9 +76,11 @@ class Runtime:
         on_broker_error: OnBrokerError = "send_later",
         encryptors: Mapping[str, Encryptor] | None = None,
         run_context: RunContext | None = None,
+        retention: Keep | None = None,
     ) -> None:
         self.settings = settings
         self.run_context = run_context
+        self.retention = retention
         self.session_factory = session_factory
         if hasattr(session_factory, "registry"):
             shared_sessions.exist = True
@@ -203,7 +208,34 @@ class Runtime:
             skips_recurring=self.settings.skip_recurring,
             recurring_entries=self.settings.configuration.recurring,
             create_tables=self.create_tables,
+            retention=self._retention_settings(),
         )
+
+    def _retention_settings(self) -> RetentionSettings:
+        configuration = self.settings.configuration
+        keep_s: dict[str, float | None] = {status: configuration.get(f"retention.{status}") for status in STATUSES}
+        configured = keep_by_status(self.retention, "configure(retention=...)").items()
+        keep_s |= {status: time for status, time in configured if not configuration.is_flag(f"retention.{status}")}
+        return RetentionSettings(
+            keep_s,
+            configuration.get("retention.interval"),
+            configuration.get("retention.batch_size"),
+            configuration.get("retention.prune"),
+        )
+
+    def prune_records(self, *, dry_run: bool = False) -> int:
+        """Delete, or count, the records whose retention has passed.
+
+        Raises:
+            NotRecorded: Nothing is recorded in this process.
+        """
+        recorded = self.start().recorded
+        if recorded is None:
+            raise NotRecorded(
+                "records.prune(): nothing is recorded in this process. Configure a database: "
+                "dexpy.configure(database=...)."
+            )
+        return (recorded.pruning.count() if dry_run else recorded.pruning.run_round()).total()
 
     def run_record_now(self, record_id: str) -> bool:
         """Run a record in this thread; see `RecordJob.run_now`.
@@ -297,6 +329,7 @@ def configure(
     encryption_keys: str | Sequence[str] | None = None,
     accept_unbound_ciphertext: bool | None = None,
     run_context: RunContext | None = None,
+    retention: Keep | None = None,
 ) -> Runtime:
     """Configure the database and the broker of this process.
 
@@ -336,6 +369,9 @@ def configure(
             when no such row is left.
         run_context: Called for each background run; returns a context manager that is entered around the run, for
             example ``app.app_context`` of a Flask application.
+        retention: How long workers and relays keep records after their end, as ``Recording(keep=...)`` of a class has
+            it, which takes precedence: ``"30d"``, or ``{"done": "7d", "failed": "forever"}``. Default: the settings
+            ``retention.done`` and so on, or for ever.
 
     Returns:
         The runtime.
@@ -359,6 +395,10 @@ def configure(
             f"configure(run_context=...): expected a function that returns a context manager, got {run_context!r}. "
             "Pass app.app_context without parentheses."
         )
+    try:
+        keep_by_status(retention, "configure(retention=...)")
+    except OptionsError as error:
+        raise ConfigurationError(str(error)) from None
     defaults = Settings.find()
     broker_instance = None if isinstance(broker, str) or defaults.configuration.is_flag("broker") else broker
     named = defaults.with_argument("database", database or None)
@@ -395,6 +435,7 @@ def configure(
         on_broker_error=on_broker_error,
         encryptors=encryptors,
         run_context=run_context,
+        retention=retention,
     )
     if runtime.is_recording:
         runtime.open_store().database.load_driver()
@@ -417,6 +458,7 @@ def _checked_zone(zone: str | None) -> str | None:
 
 current_store.get = lambda: current_runtime().open_store()
 run_record_now.get = lambda: current_runtime().run_record_now
+prune_records.get = lambda: current_runtime().prune_records
 current_encryptors.get = lambda: current_runtime().encryptors
 current_dispatcher.get = lambda: current_runtime().start().dispatcher
 current_worker.get = lambda: current_runtime().start()

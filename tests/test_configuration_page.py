@@ -20,6 +20,7 @@ from dexpy.configuration.settings import DEFAULT_FILE
 from dexpy.configuration.table import (
     RECURRING,
     RELAY,
+    RETENTION,
     SECTIONS,
     SETTINGS,
     TOP,
@@ -100,10 +101,15 @@ def test_the_file_on_the_page_has_every_key() -> None:
     (shown,) = [block.code for block in test_docs.blocks_of(TEXT) if block.language == "toml"]
     file = tomllib.loads(shown)["tool"]["dexpy"]
 
-    assert set(file) - set(settings_of(TOP)) == {"workers", "relay", "recurring", "production"}
+    assert set(file) - set(settings_of(TOP)) == {"workers", "relay", "retention", "recurring", "production"}
     assert set(file) >= set(settings_of(TOP))
     (group,), (task,) = file["workers"], file["recurring"].values()
-    for table, shown_keys in {WORKERS: group, RELAY: file["relay"], RECURRING: task}.items():
+    for table, shown_keys in {
+        WORKERS: group,
+        RELAY: file["relay"],
+        RETENTION: file["retention"],
+        RECURRING: task,
+    }.items():
         assert set(shown_keys) == set(settings_of(table))
 
 

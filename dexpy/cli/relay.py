@@ -25,8 +25,8 @@ POLL_EVERY_S = 0.1
 def relay(modules: tuple[str, ...], once: bool, verbose: bool) -> None:
     """Run a relay without a worker.
 
-    It publishes records without a message, recovers the runs of dead workers, expires overdue runs and enqueues the
-    ticks of recurring tasks, as every worker does too.
+    It publishes records without a message, recovers the runs of dead workers, expires overdue runs, deletes old records
+    and enqueues the ticks of recurring tasks, as every worker does too.
 
     MODULE is a dotted name, as for `dexpy worker`: it may call dexpy.configure(), and its operations define the
     delay before a lost run is retried.
@@ -52,6 +52,8 @@ def relay(modules: tuple[str, ...], once: bool, verbose: bool) -> None:
     relay_service = recorded.relay
     if once:
         steps = (relay_service.run_once, recorded.recurring.run_once, relay_service.publish_unpublished)
+        if recorded.prunes:
+            recorded.pruning.run_round()
         results = [step() for step in steps]
         all_succeeded = all(results)
         services.close()
@@ -62,11 +64,13 @@ def relay(modules: tuple[str, ...], once: bool, verbose: bool) -> None:
     signals = StopSignals(interrupts=True)
     signals.install()
     interval_s = runtime.settings.configuration.get("relay.interval")
-    tasks = (
+    tasks = [
         PeriodicTask("relay", runtime.intervals.recovery_interval_s, relay_service.run_once),
         PeriodicTask("send", interval_s, relay_service.publish_unpublished),
         recorded.recurring.periodic_task(),
-    )
+    ]
+    if recorded.prunes:
+        tasks.append(recorded.pruning.periodic_task())
     threads = [task.start() for task in tasks]
     click.echo("The relay is running; stop it with TERM or Ctrl-C.", err=True)
     while not signals:

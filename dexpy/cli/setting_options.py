@@ -8,9 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dexpy.configuration.kinds import Applications, Duration, InvalidSetting, Kind, Number, Queues, Size, Switch, Url
+from dexpy.configuration.kinds import (
+    Applications,
+    Duration,
+    InvalidSetting,
+    KeepDuration,
+    Kind,
+    Number,
+    Queues,
+    Size,
+    Switch,
+    Url,
+)
 from dexpy.configuration.loading import Configuration, command_flags
-from dexpy.configuration.table import SETTINGS, Setting, default_of
+from dexpy.configuration.table import RETENTION, SETTINGS, Setting, default_of, settings_of
 from dexpy.configuration.values import GROUP_KEYS
 from dexpy.foundation.errors import ConfigurationError
 
@@ -19,6 +30,8 @@ if TYPE_CHECKING:
 
 DATABASE_KEYS = ("config", "env", "database", "broker")
 """The settings of commands that only use the database."""
+RETENTION_KEYS = tuple(setting.key for setting in settings_of(RETENTION).values())
+"""The settings of the deletion of old records."""
 RUNTIME_KEYS = (
     *DATABASE_KEYS,
     "recover_within",
@@ -28,6 +41,7 @@ RUNTIME_KEYS = (
     "log_format",
     "relay.interval",
     "relay.batch_size",
+    *RETENTION_KEYS,
 )
 """The settings of commands that publish or recover runs."""
 WORKER_KEYS = (*GROUP_KEYS, *RUNTIME_KEYS)
@@ -40,6 +54,7 @@ group_option = click.option(
 _METAVARS: dict[type[Kind], str] = {
     Applications: "MODULE[:NAME]",
     Duration: "DURATION",
+    KeepDuration: "DURATION",
     Number: "N",
     Queues: "NAME,...",
     Size: "SIZE",

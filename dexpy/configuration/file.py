@@ -22,6 +22,7 @@ from dexpy.configuration.table import (
     PREFIX,
     RECURRING,
     RELAY,
+    RETENTION,
     SETTINGS,
     TOP,
     WORKERS,
@@ -35,7 +36,9 @@ from dexpy.foundation.errors import ConfigurationError, DeclarationError, did_yo
 OWN_FILE = "dexpy.toml"
 PYPROJECT = "pyproject.toml"
 FILES = (OWN_FILE, PYPROJECT)
-TABLES = (WORKERS, RELAY, RECURRING)
+TABLES = (WORKERS, RELAY, RETENTION, RECURRING)
+SINGLE_TABLES = (RELAY, RETENTION)
+"""The tables that exist once in each layer."""
 SIMILARITY = 0.8
 """How similar the name of a table must be to a key to be a typing error and not an environment."""
 
@@ -183,8 +186,9 @@ class _Reader:
     def _layer(self, path: tuple[str | int, ...], table: Mapping[str, Any]) -> Layer:
         scalars = {name: value for name, value in table.items() if name not in TABLES}
         values = {setting.key: value for setting, value in self._table(path, scalars, TOP)}
-        if RELAY in table and self._is_table(path, RELAY, table[RELAY]):
-            values |= {setting.key: value for setting, value in self._table((*path, RELAY), table[RELAY], RELAY)}
+        for name in SINGLE_TABLES:
+            if name in table and self._is_table(path, name, table[name]):
+                values |= {setting.key: value for setting, value in self._table((*path, name), table[name], name)}
         groups = self._groups(path, table[WORKERS]) if WORKERS in table else None
         recurring: dict[str, RecurringEntry] = {}
         if RECURRING in table and self._is_table(path, RECURRING, table[RECURRING]):

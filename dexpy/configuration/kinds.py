@@ -13,6 +13,7 @@ from dexpy.foundation.errors import DeclarationError, did_you_mean, listed
 from dexpy.foundation.safe_text import shortened
 from dexpy.foundation.sizes import format_size, parse_size
 from dexpy.foundation.urls import displayed_url
+from dexpy.policies.keep import FOREVER
 from dexpy.policies.options import QUEUE_NAME
 from dexpy.schedules.cron import Cron
 from dexpy.schedules.every import Every
@@ -178,6 +179,37 @@ class Duration(Kind):
     def display(self, value: Any) -> str:
         """Return the duration with its unit."""
         return format_duration(value)
+
+
+@attrs.frozen
+class KeepDuration(Kind):
+    """A duration, or ``forever``, which is None as a setting.
+
+    Attributes:
+        duration: The durations.
+    """
+
+    duration: Duration
+
+    unit = "duration or `forever`"
+
+    @property
+    def expected(self) -> str:
+        """A noun phrase for valid values."""
+        return f'{self.duration.expected}, or "{FOREVER}"'
+
+    def from_text(self, text: str) -> float | None:
+        """Return the duration in seconds, or None."""
+        if text == FOREVER:
+            return None
+        try:
+            return self.duration.from_text(text)
+        except InvalidSetting:
+            raise InvalidSetting(self.expected, quoted(text)) from None
+
+    def display(self, value: Any) -> str:
+        """Return the duration with its unit, or the word."""
+        return FOREVER if value is None else self.duration.display(value)
 
 
 @attrs.frozen

@@ -12,6 +12,7 @@ from dexpy.configuration.kinds import (
     Arguments,
     Choice,
     Duration,
+    KeepDuration,
     Kind,
     Number,
     QueueName,
@@ -26,11 +27,18 @@ from dexpy.configuration.kinds import (
 )
 from dexpy.declaration.recurring import MISSED, OVERLAPS, SHORTEST_GRACE_S
 from dexpy.foundation.log_formats import FORMATS as LOG_FORMATS
+from dexpy.policies.keep import FOREVER, LONGEST_KEEP_S, SHORTEST_KEEP_S, STATUSES
 
 PREFIX = "DEXPY_"
-TOP, WORKERS, RELAY, RECURRING = "", "workers", "relay", "recurring"
+TOP, WORKERS, RELAY, RETENTION, RECURRING = "", "workers", "relay", "retention", "recurring"
 """The tables of the file."""
-SECTIONS = {TOP: "settings", WORKERS: "worker-groups", RELAY: "relay", RECURRING: "recurring-tasks"}
+SECTIONS = {
+    TOP: "settings",
+    WORKERS: "worker-groups",
+    RELAY: "relay",
+    RETENTION: "retention",
+    RECURRING: "recurring-tasks",
+}
 """The section of the page on configuration for each table."""
 DAY_S = 86400.0
 SHORTEST_RECOVERY_S = 5.0
@@ -219,6 +227,23 @@ SETTINGS = {
             0.5,
         ),
         _key("relay.batch_size", Number(1, 10000, "records"), "Records that are published in one transaction.", 100),
+        *(
+            _key(
+                f"retention.{status}",
+                KeepDuration(Duration(SHORTEST_KEEP_S, LONGEST_KEEP_S)),
+                f"How long records that ended as `{status}` are kept, unless their class declares it.",
+                default_text=f"`{FOREVER}`",
+            )
+            for status in STATUSES
+        ),
+        _key(
+            "retention.interval",
+            Duration(1.0, 30 * DAY_S),
+            "The pause between two rounds of deletion in each worker and relay.",
+            600.0,
+        ),
+        _key("retention.batch_size", Number(1, 10000, "records"), "Records that are deleted in one transaction.", 200),
+        _key("retention.prune", Switch(), "Whether workers and relays delete old records.", True),
         _key(
             "recurring.class",
             Text("the name of an operation, such as 'shop.SyncInventory'", r"[^\0]{1,255}"),

@@ -96,6 +96,23 @@ GROUP_KEYS = tuple(setting.key for name, setting in settings_of(WORKERS).items()
 
 
 @attrs.frozen
+class RetentionSettings:
+    """The settings of the deletion of old records.
+
+    Attributes:
+        keep_s: How long records are kept, in seconds, by final status; None is for ever.
+        interval_s: The pause between two rounds of deletion, in seconds.
+        batch_size: The number of records in one transaction.
+        prunes: Whether workers and relays delete old records.
+    """
+
+    keep_s: Mapping[str, float | None]
+    interval_s: float
+    batch_size: int
+    prunes: bool
+
+
+@attrs.frozen
 class RecurringEntry:
     """A recurring task of the file, checked as far as that is possible without its class.
 

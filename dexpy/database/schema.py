@@ -21,12 +21,14 @@ from dexpy.database.schema_names import inspector as inspector_of
 from dexpy.database.tables import (
     attempts,
     gates,
+    hook_calls,
     messages,
     queues,
     rate_starts,
     rates,
     records,
     recurring,
+    retention,
     signals,
     steps,
     versions,
@@ -52,6 +54,8 @@ DATA_TABLES = (
     worker_names,
     worker_sessions,
     recurring,
+    retention,
+    hook_calls,
     queues,
     messages,
 )

@@ -282,6 +282,44 @@ recurring = sa.Table(
 )
 """One row for each recurring task; the row is authoritative, not the class that declared it."""
 
+retention = sa.Table(
+    "operation_retention",
+    metadata,
+    sa.Column("operation", Key(255), primary_key=True),
+    sa.Column("status", Key(16), primary_key=True),
+    sa.Column("keep_s", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("seen_at", UtcDateTime, nullable=False),
+)
+"""How long classes keep their records, by status, in seconds (-1 is for ever), and when a process declared it last.
+
+A process that does not declare a class reads it here, and in a rolling deploy the longest one of both releases holds.
+"""
+
+hook_calls = sa.Table(
+    "operation_hook_calls",
+    metadata,
+    sa.Column("id", Key(40), primary_key=True),
+    sa.Column("hook", String(16), nullable=False),
+    sa.Column("record_id", Key(40), nullable=False),
+    sa.Column("operation", Key(255), nullable=False),
+    sa.Column("status", String(16), nullable=False),
+    sa.Column("failure", String(16)),
+    sa.Column("error", String(255)),
+    sa.Column("error_message", Text),
+    sa.Column("queue", Key(64), nullable=False),
+    sa.Column("num_attempts", Integer, nullable=False),
+    sa.Column("trace_id", Key(64)),
+    sa.Column("parent_id", Key(40)),
+    sa.Column("actor_type", String(64)),
+    sa.Column("actor_id", Key(255)),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("started_at", UtcDateTime),
+    sa.Column("completed_at", UtcDateTime),
+    sa.Column("calls", Integer, nullable=False, server_default="0"),
+    sa.Column("leased_until", UtcDateTime),
+)
+"""One row for each call of a hook of the application that is due, written with the end of the run; deleted after it."""
+
 queues = sa.Table(
     "operation_queues",
     metadata,

@@ -20,6 +20,7 @@ from dexpy.foundation.encryption import encryptor_name
 from dexpy.foundation.errors import DeclarationError, Error, OptionsError, WorkerLost, listed
 from dexpy.policies.concurrency import Concurrency, why_not_limited
 from dexpy.policies.error_rules import ErrorRule, choose_rule
+from dexpy.policies.keep import keep_by_status
 from dexpy.policies.lock import Lock
 from dexpy.policies.once import Once, OnceOptions, why_not_replayable
 from dexpy.policies.options import AsyncOptions, Recording, Reset, delay_seconds
@@ -166,6 +167,10 @@ def _record(cls: Any, where: str) -> Recording | None:
     if declared is False:
         return None
     if isinstance(declared, Recording) and {type(declared.params), type(declared.result)} == {bool}:
+        try:
+            keep_by_status(declared.keep, f"{where}.record: keep")
+        except OptionsError as error:
+            raise DeclarationError(str(error)) from None
         return declared
     raise DeclarationError(
         f"{where}.record: expected True, False or a Recording(...) of bools, got {declared!r}. "

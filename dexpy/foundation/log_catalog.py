@@ -733,7 +733,14 @@ class LogEvent(Enum):
         RELAY,
         WARNING,
         "Very many ended records are stored.",
-        "Run `dexpy prune --older-than 30d` regularly.",
+        "Set how long records are kept: `[retention]`, or `Recording(keep=...)`.",
+    )
+    RECORDS_PRUNED = (
+        "records.pruned",
+        RELAY,
+        INFO,
+        "Records of a class with a status were deleted, because their retention has passed; `count` is how many.",
+        "Nothing.",
     )
     RECORD_NOT_DELETED = (
         "record.not_deleted",

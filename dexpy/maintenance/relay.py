@@ -270,5 +270,9 @@ def warn_of_many(store: Store, many: int = retention.MANY) -> bool:
     """Log a warning if more than this many records have ended and are not pruned."""
     if not retention.has_more_than(store, many):
         return False
-    log_event(LogEvent.RECORDS_ACCUMULATED, count=many, advice="delete old ones: dexpy prune --older-than 30d")
+    log_event(
+        LogEvent.RECORDS_ACCUMULATED,
+        count=many,
+        advice="set [retention], or delete old ones: dexpy prune --older-than 30d",
+    )
     return True

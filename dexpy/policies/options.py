@@ -11,6 +11,7 @@ import attrs
 
 from dexpy.foundation.errors import OptionsError, did_you_mean, listed
 from dexpy.foundation.safe_text import shortened
+from dexpy.policies.keep import Keep
 
 Delay: TypeAlias = timedelta | float | int
 T = TypeVar("T")
@@ -160,15 +161,25 @@ class Reset:
 
 @attrs.frozen
 class Recording:
-    """What the record of a run stores.
+    """What the record of a run stores, and for how long.
 
     Attributes:
         params: Whether to store the props; otherwise only the message of a background run has them.
         result: Whether to store the result of `perform`.
+        keep: How long workers and relays keep the record after the run has ended: a timedelta, text such as ``"30d"``
+            or ``"forever"``, or a mapping from final statuses to them. A status without a time has that of the
+            settings.
+
+    Example:
+        >>> from dexpy import Operation, Recording
+        >>> class Charge(Operation):
+        ...     record = Recording(keep={"done": "7d", "failed": "90d"})
+        ...     def perform(self) -> None: ...
     """
 
     params: bool = True
     result: bool = True
+    keep: Keep | None = None
 
 
 def policy(method: Callable[[Any], T]) -> T:

@@ -14,6 +14,7 @@ from dexpy.database.dialects import dialect_of
 from dexpy.database.error_codes import DEADLOCK, SERIALIZATION_FAILURE, code_of, is_locked
 from dexpy.database.tables import FINAL, attempts, records, signals, steps
 from dexpy.foundation.errors import OptionsError, listed
+from dexpy.foundation.failpoints import failpoint
 from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.redaction import class_path
@@ -33,7 +34,30 @@ _r = records.c
 _refused = LogThrottle(every_s=float("inf"))
 
 
-def _deletable(older_than_s: float, statuses: Collection[str]) -> sa.Select[str]:
+RECENT_TICKS = 100
+"""The number of the newest ticks of each recurring task whose records are kept."""
+
+_newer = records.alias()
+_oldest_recent_tick = (
+    sa.select(_newer.c.run_at)
+    .where(_newer.c.recurring_key == _r.recurring_key, _newer.c.run_at.is_not(None))
+    .order_by(_newer.c.run_at.desc())
+    .limit(1)
+    .offset(RECENT_TICKS - 1)
+    .correlate(records)
+    .scalar_subquery()
+)
+# Null, and so not older, if the task has fewer ticks.
+_IS_NO_RECENT_TICK = sa.or_(_r.recurring_key.is_(None), _r.run_at.is_(None), _r.run_at < _oldest_recent_tick)
+
+
+def deletable(older_than_s: float, statuses: Collection[str]) -> sa.Select[str]:
+    """Return the query for the ids of records that may be deleted.
+
+    Args:
+        older_than_s: The minimum time since they ended, in seconds.
+        statuses: Their final statuses.
+    """
     # A record is kept until its idempotency key expires, because calls replay it.
     is_replayed = sa.and_(_r.once_key.is_not(None), sa.or_(_r.once_expires_at.is_(None), _r.once_expires_at > as_of(0)))
     # A record is kept while its key is unique: without it a second run would be accepted.
@@ -43,6 +67,7 @@ def _deletable(older_than_s: float, statuses: Collection[str]) -> sa.Select[str]
         _r.status.in_(sorted(statuses)),
         sa.not_(is_replayed),
         sa.not_(is_unique),
+        _IS_NO_RECENT_TICK,
     )
 
 
@@ -78,11 +103,11 @@ def prune(
         raise OptionsError(
             f"prune(): expected older_than of 0 or more and batch of at least 1, got {older_than!r} and {batch!r}."
         )
-    deletable = _deletable(min(older_than.total_seconds(), LONGEST_AGE_S), statuses)
+    selected = deletable(min(older_than.total_seconds(), LONGEST_AGE_S), statuses)
     if dry_run:
         # A new file without records has no tables.
-        return sum(row[0] for row in store.rows(sa.select(sa.func.count()).select_from(deletable.subquery())))
-    next_batch = deletable.order_by(_r.completed_at).limit(batch).with_for_update(skip_locked=True)
+        return sum(row[0] for row in store.rows(sa.select(sa.func.count()).select_from(selected.subquery())))
+    next_batch = selected.order_by(_r.completed_at).limit(batch).with_for_update(skip_locked=True)
     deleted = 0
     undeleted: list[str] = [] if not_deleted is None else not_deleted
     skipped: list[str] = []
@@ -93,7 +118,7 @@ def prune(
         if batch_ids and set(batch_ids) <= set(skipped):
             # Ids that no statement finds, such as bytes, would be selected again in an endless loop.
             break
-        deleted += _delete_all(store, deletable, batch_ids, undeleted)
+        deleted += len(delete_all(store, selected, batch_ids, undeleted))
         # Skip rows that the database refused to delete, and rows that were locked meanwhile.
         skipped = [*undeleted, *(batch_ids if len(batch_ids) == batch else ())][-MAX_SKIPPED:]
         if len(batch_ids) < batch:
@@ -105,16 +130,32 @@ def prune(
     return deleted
 
 
-def _delete_all(store: Store, deletable: sa.Select[str], ids: Sequence[str], undeleted: list[str]) -> int:
-    """Delete records in one transaction; if one is refused, delete two halves, recursively."""
+def delete_all(store: Store, selected: sa.Select[str], ids: Sequence[str], undeleted: list[str]) -> Sequence[str]:
+    """Delete records in one transaction; if one is refused, delete two halves, recursively.
+
+    Args:
+        store: The store of the records.
+        selected: The query that found them; records that it no longer finds, or that are locked, are left out.
+        ids: The ids of the records.
+        undeleted: A list to append the ids of records to that the database refuses to delete.
+
+    Returns:
+        The ids of the deleted records.
+
+    Raises:
+        DBAPIError: The database is away, or another transaction conflicts with the deletion.
+    """
     if not ids:
-        return 0
+        return ()
     try:
         with store.begin() as connection:
             # On SQLite a read locks no row: the run could be retried before its row is deleted.
             dialect_of(connection).acquire_write_lock(connection)
-            locked = deletable.where(_r.id.in_(ids)).with_for_update(skip_locked=True)
-            return _delete(connection, connection.execute(locked).scalars().all())
+            locked = selected.where(_r.id.in_(ids)).with_for_update(skip_locked=True)
+            locked_ids = connection.execute(locked).scalars().all()
+            failpoint("records_locked_for_deletion")
+            _delete(connection, locked_ids)
+            return locked_ids
     except DBAPIError as error:
         # The statement raises, or the commit if a foreign key of the application is deferred.
         if is_locked(error) or not _is_of_a_row(error):
@@ -123,15 +164,20 @@ def _delete_all(store: Store, deletable: sa.Select[str], ids: Sequence[str], und
             undeleted.append(ids[0])
             error_path = class_path(error)
             _refused.log(LogEvent.RECORD_NOT_DELETED, f"{ids[0]} {error_path}", run_id=ids[0], error=error_path)
-            return 0
+            return ()
     half = len(ids) // 2
-    return _delete_all(store, deletable, ids[:half], undeleted) + _delete_all(store, deletable, ids[half:], undeleted)
+    return [
+        *delete_all(store, selected, ids[:half], undeleted),
+        *delete_all(store, selected, ids[half:], undeleted),
+    ]
 
 
-def _delete(connection: Connection, ids: Sequence[str]) -> int:
+def _delete(connection: Connection, ids: Sequence[str]) -> None:
+    if not ids:
+        return
     for column in (attempts.c.record_id, signals.c.record_id, steps.c.record_id):
         connection.execute(sa.delete(column.table).where(column.in_(ids)))
-    return connection.execute(sa.delete(records).where(_r.id.in_(ids))).rowcount
+    connection.execute(sa.delete(records).where(_r.id.in_(ids)))
 
 
 def _is_of_a_row(error: DBAPIError) -> bool:

@@ -263,6 +263,7 @@ def _isolated_runtime(
         unknown_grace=configured.unknown_grace,
         encryptors=configured.configured_encryptors if encryptors is None else encryptors,
         run_context=configured.run_context,
+        retention=configured.retention,
     )
 
 

@@ -11,7 +11,19 @@ from click.testing import CliRunner
 
 import dexpy
 from dexpy.cli.main import main
-from dexpy.configuration.kinds import Applications, Choice, Duration, Kind, Number, Queues, Size, Switch, Url, Zone
+from dexpy.configuration.kinds import (
+    Applications,
+    Choice,
+    Duration,
+    KeepDuration,
+    Kind,
+    Number,
+    Queues,
+    Size,
+    Switch,
+    Url,
+    Zone,
+)
 from dexpy.configuration.loading import Configuration, command_flags
 from dexpy.configuration.table import SETTINGS, WORKERS, Setting, default_of
 from dexpy.configuration.values import Value
@@ -25,6 +37,7 @@ SAMPLES: dict[type[Kind], tuple[str, ...]] = {
     Choice: ("text", "json", "text", "json"),
     Applications: ("json", "math,string", "stat", "keyword"),
     Duration: ("6s", "7s", "8s", "9s"),
+    KeepDuration: ("1h", "2h", "forever", "4h"),
     Number: ("11", "12", "13", "14"),
     Queues: ("a", "b,c", "*", "d"),
     Size: ("64MB", "65MB", "1GiB", "67MB"),

@@ -1,7 +1,8 @@
-"""Version 4: the columns and tables of rate limits and fairness, and the column of the batch of a run."""
+"""Version 4: rate limits and fairness, retention and hooks, and the column of the batch of a run."""
 
 from __future__ import annotations
 
+from dexpy.database.migrations import version_4_records
 from dexpy.database.migrations.migration import Migration, Statement, lacks_column, lacks_table, statements
 
 # Last, and in one statement: a database without a row of a version is recognised by this column.
@@ -70,12 +71,15 @@ _LIMITS_ON_MARIADB = (
 
 MIGRATION = Migration(
     version=4,
-    summary="adds tables and columns for rate limits and fairness, and the column batch_id to records",
+    summary="adds tables and columns for rate limits, fairness, retention, hooks and batches",
     statements={
-        "sqlite": statements(*_limits("DATETIME"), _BATCHES),
-        "postgresql": statements(*_limits("TIMESTAMP WITH TIME ZONE"), _BATCHES),
+        "sqlite": statements(*_limits("DATETIME"), *version_4_records.tables("DATETIME"), _BATCHES),
+        "postgresql": statements(
+            *_limits("TIMESTAMP WITH TIME ZONE"), *version_4_records.tables("TIMESTAMP WITH TIME ZONE"), _BATCHES
+        ),
         "mariadb": statements(
             *_LIMITS_ON_MARIADB,
+            *version_4_records.tables("DATETIME(6)", exists="IF NOT EXISTS ", by_bytes=_BY_BYTES),
             Statement(_BATCHES + _BY_BYTES, is_needed=lacks_column("operation_records", "batch_id")),
         ),
     },
