@@ -52,6 +52,7 @@ def worker(modules: tuple[str, ...], only_groups: tuple[str, ...], burst: bool, 
             log_format,
             group.max_runs,
             group.max_memory,
+            configuration.get("dump_signal"),
         )
         for group in groups
         for _ in range(group.processes)

@@ -56,6 +56,7 @@ class Settings:
         encryption_keys: The keys of the default encryptor, joined by commas; the first one encrypts.
         accept_unbound_ciphertext: Whether ciphertext of earlier releases is decrypted.
         log_format: The format of log lines of workers and relays.
+        dump_signal: The name of the signal at which workers log their threads, or "off".
         origins: The origin of each setting that has another one than in `configuration`.
         configuration: The configuration of the process, with worker groups, relay and recurring tasks.
     """
@@ -69,6 +70,7 @@ class Settings:
     encryption_keys: str | None = attrs.field(default=None, repr=False)
     accept_unbound_ciphertext: bool = False
     log_format: str | None = None
+    dump_signal: str = "USR1"
     origins: Mapping[str, str] = attrs.field(factory=dict[str, str], repr=False)
     configuration: Configuration = attrs.field(factory=Configuration, repr=False)
 

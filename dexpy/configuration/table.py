@@ -172,6 +172,12 @@ SETTINGS = {
             default_text="that of the application's handlers",
         ),
         _key(
+            "dump_signal",
+            Choice(("USR1", "USR2", "off"), "`USR1`, `USR2` or `off`"),
+            "The signal at which worker processes log the stacks of their threads.",
+            "USR1",
+        ),
+        _key(
             "encryption_keys",
             Secret(),
             "The keys of the encryptor `default`, separated by commas; the first one encrypts.",

@@ -83,6 +83,7 @@ FIELDS = {
     "uptime_s": "how long the process ran, in seconds",
     "restart_in_s": "seconds until the process is replaced",
     "thread_name": "the name of the thread",
+    "started_at": "when the run began in this process",
     "kind": "the kind of thread or value",
     "dead": "whether the message is with the dead messages of its queue",
     "message_id": "the id of the message in the broker",
@@ -402,6 +403,29 @@ class LogEvent(Enum):
         ERROR,
         "A thread of a worker process died and was replaced; its message is with the dead messages.",
         "Check that message and the log before this line.",
+    )
+    WORKER_DUMPED = (
+        "worker.dumped",
+        WORKER,
+        INFO,
+        "A signal requested what each thread of a process does; a `thread.dumped` for each follows. `count` is the "
+        "number of runs.",
+        "Nothing.",
+    )
+    WORKER_UNRESPONSIVE = (
+        "worker.unresponsive",
+        WORKER,
+        WARNING,
+        "A process did not answer the signal for a dump, because native code does not return; the interpreter writes "
+        "the stacks of its threads to standard error.",
+        "Find the native call in the stacks.",
+    )
+    THREAD_DUMPED = (
+        "thread.dumped",
+        WORKER,
+        INFO,
+        "What a thread of a worker process runs, if anything, and its stack.",
+        "Nothing.",
     )
     WORKER_PAUSED = (
         "worker.paused",

@@ -59,24 +59,42 @@ def log_event(event: LogEvent, level: int | None = None, /, **facts: Any) -> Non
                 last_resort.handle(_record(event, event.level, text, {}))
 
 
-def _log(event: LogEvent, level: int, facts: Mapping[str, Any]) -> None:
+def log_with_stack(event: LogEvent, stack: str | None, /, **facts: Any) -> None:
+    """Log an event that a person has requested, so that it is always written; never raise.
+
+    Args:
+        event: An event of the catalog.
+        stack: The stack of a thread, which formatters write below the line.
+        facts: See `log_event`.
+    """
+    try:
+        _log(event, event.level, facts, stack, is_requested=True)
+    except Exception:  # noqa: BLE001 - as in `log_event`
+        log_event(event)
+
+
+def _log(
+    event: LogEvent, level: int, facts: Mapping[str, Any], stack: str | None = None, *, is_requested: bool = False
+) -> None:
     is_enabled = event.logger.isEnabledFor(level)
-    is_last_resort_used = last_resort is not None and level >= logging.ERROR
+    is_last_resort_used = last_resort is not None and (is_requested or level >= logging.ERROR)
     if not is_enabled and not is_last_resort_used:
         return
     fields = {key: _field(key, value) for key, value in facts.items() if value is not None}
     text = " ".join(f"{key}={_shown(value)}" for key, value in fields.items())
     if last_resort is not None and is_last_resort_used and not (is_enabled and _is_taken(event.logger, level)):
-        last_resort.handle(_record(event, level, text, fields))
+        last_resort.handle(_record(event, level, text, fields, stack))
         return
     try:
-        event.logger.handle(_record(event, level, text, fields))
+        event.logger.handle(_record(event, level, text, fields, stack))
     except Exception as error:  # noqa: BLE001 - a handler of the application's
         if last_resort is not None:
             last_resort.handle(_record(event, level, f"{text} (not logged: {type(error).__name__})", fields))
 
 
-def _record(event: LogEvent, level: int, text: str, fields: Mapping[str, Any]) -> logging.LogRecord:
+def _record(
+    event: LogEvent, level: int, text: str, fields: Mapping[str, Any], stack: str | None = None
+) -> logging.LogRecord:
     # The event is part of the format string, because tools group lines by it.
     form = f"{event.event} %s" if text else event.event
     arguments = (text,) if text else ()
@@ -88,6 +106,7 @@ def _record(event: LogEvent, level: int, text: str, fields: Mapping[str, Any]) -
         record = logging.LogRecord(event.logger.name, level, "", 0, form, arguments, None)
     # Not by `extra`, which raises if a record factory has set an attribute with that name.
     record.__dict__.update({key: value for key, value in fields.items() if key not in RESERVED}, event=event.event)
+    record.stack_info = stack
     return record
 
 

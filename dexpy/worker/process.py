@@ -26,11 +26,12 @@ from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.redaction import class_path
 from dexpy.worker.application import load_application
+from dexpy.worker.dumps import DUMP_SIGNALS, Dumper
 from dexpy.worker.importing import contain_exits, describe_error
 from dexpy.worker.log_setup import complete_logging, set_up_logging
 from dexpy.worker.recycling import EXIT_RECYCLED, Recycling, exit_after, num_unfinished, stop_fetching
 from dexpy.worker.services import WorkerServices, current_worker
-from dexpy.worker.signals import StopSignals, reset_signals_in_children, terminate_children
+from dexpy.worker.signals import STOP_SIGNALS, StopSignals, reset_signals_in_children, terminate_children
 from dexpy.worker.startup import compare_clocks, compare_databases, wait_for_broker, wait_for_database
 
 STOP_POLL_S = 0.2
@@ -59,6 +60,7 @@ class WorkerOptions:
         log_format: The format of log lines; None to leave the application's logging alone.
         max_runs: The runs after which the process is replaced; None for no limit.
         max_memory: The resident memory at which the process is replaced, in bytes; None for no limit.
+        dump_signal: The name of the signal at which the process logs its threads, or "off".
     """
 
     modules: tuple[str, ...]
@@ -73,6 +75,7 @@ class WorkerOptions:
     log_format: str | None = None
     max_runs: int | None = None
     max_memory: int | None = None
+    dump_signal: str = default_of("dump_signal")
 
 
 def run_process(options: WorkerOptions, parent: int, report: Callable[[str, str], None]) -> int:
@@ -81,19 +84,22 @@ def run_process(options: WorkerOptions, parent: int, report: Callable[[str, str]
     Args:
         options: The options of the process.
         parent: The pid of the parent; the worker stops when its parent has ended.
-        report: Called once: with "ready", or with a text and "error", or "away" for a server that is only unreachable.
+        report: Called with "ready", or with a text and "error", or "away" for a server that is only unreachable; and
+            with "dumped" after each dump.
 
     Returns:
         The exit status.
     """
     command_flags.set(options.flags)
     set_up_logging(options.log_level, options.log_format)
-    stop = StopSignals()
+    stop, dumper = StopSignals(), Dumper(lambda: report("dumped", ""))
     stop.install()
-    reset_signals_in_children()
+    dumper.install(options.dump_signal)
+    reset_signals_in_children((*STOP_SIGNALS, *filter(None, [DUMP_SIGNALS.get(options.dump_signal)])))
     try:
         with contain_exits("Cannot start the worker"):
             services, worker = _prepare(options, parent, stop)
+            dumper.watchdog = services.watchdog
             recycling = Recycling(options.max_runs, options.max_memory, services.watchdog)
     except DexpyError as error:
         if options.log_level <= logging.DEBUG:

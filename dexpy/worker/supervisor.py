@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
@@ -20,6 +21,7 @@ from dexpy.foundation.backoff import Backoff
 from dexpy.foundation.errors import ConfigurationError
 from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
+from dexpy.worker.dumps import ANSWER_WITHIN_S, DUMP_SIGNALS, FALLBACK
 from dexpy.worker.importing import StartupError
 from dexpy.worker.process import EXIT_REASON_LOGGED, WorkerOptions, run_process
 from dexpy.worker.recycling import EXIT_RECYCLED
@@ -35,9 +37,12 @@ SHUTDOWN_GRACE_S = 5.0
 
 
 def _child(options: WorkerOptions, parent: int, pipe: Connection) -> None:
+    lock = threading.Lock()
+
     def report(event: str, text: str) -> None:
-        pipe.send((event, text))
-        pipe.close()
+        # Dumps are reported from a thread of their own.
+        with lock:
+            pipe.send((event, text))
 
     sys.exit(run_process(options, parent, report))
 
@@ -55,6 +60,8 @@ class Child:
     is_ready: bool = False
     restart_at: float | None = None
     """When the dead process is replaced, by the monotonic clock."""
+    answer_until: float | None = None
+    """Until when it should have answered the signal for a dump, by the monotonic clock."""
 
 
 class Supervisor:
@@ -71,6 +78,8 @@ class Supervisor:
         self._context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
         self._signals = 0
         self._kills_now = False
+        self._dump_signal = DUMP_SIGNALS.get(processes[0].dump_signal) if processes else None
+        self._is_dump_requested = False
 
     def run(self) -> int:
         """Run until a stop signal, or until a burst is over.
@@ -83,6 +92,8 @@ class Supervisor:
         """
         for number in STOP_SIGNALS:
             signal.signal(number, self._on_signal)
+        if self._dump_signal is not None:
+            signal.signal(self._dump_signal, self._on_dump_signal)
         children = [self._start(options) for options in self._processes]
         try:
             self._await_ready(children)
@@ -94,15 +105,36 @@ class Supervisor:
         self._signals += 1
         self._kills_now = self._kills_now or (self._signals > 1 and number == signal.SIGINT)
 
+    def _on_dump_signal(self, _number: int, _frame: object) -> None:
+        self._is_dump_requested = True
+
+    def _forward_dumps(self, children: Sequence[Child]) -> None:
+        """Forward the signal for a dump, and send the fallback signal to processes that do not answer it."""
+        now = time.monotonic()
+        if self._is_dump_requested and self._dump_signal is not None:
+            self._is_dump_requested = False
+            for child in children:
+                if child.process.is_alive():
+                    os.kill(child.process.pid, self._dump_signal)
+                    child.answer_until = now + ANSWER_WITHIN_S
+        for child in [child for child in children if child.answer_until is not None]:
+            self._receive_event(child)
+            if child.answer_until is not None and now > child.answer_until:
+                child.answer_until = None
+                if child.process.is_alive():
+                    log_event(LogEvent.WORKER_UNRESPONSIVE, pid=child.process.pid)
+                    os.kill(child.process.pid, FALLBACK)
+
     def _start(self, options: WorkerOptions, deaths: int = 0) -> Child:
         receiver, sender = self._context.Pipe(duplex=False)
         process = self._context.Process(target=_child, args=(options, os.getpid(), sender), name="dexpy-worker")
         # Blocked until the child has its own handlers: a signal before that would be lost.
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        numbers = STOP_SIGNALS if self._dump_signal is None else (*STOP_SIGNALS, self._dump_signal, FALLBACK)
+        signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
         try:
             process.start()
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
         sender.close()
         return Child(options, process, receiver, time.monotonic(), deaths)
 
@@ -110,6 +142,7 @@ class Supervisor:
         for child in children:
             while not child.is_ready and not self._signals:
                 event, text = self._receive_event(child)
+                self._forward_dumps(children)
                 if self._signals:
                     # The child got the signal too, and has ended because of it.
                     return
@@ -127,6 +160,9 @@ class Supervisor:
         try:
             if child.pipe.poll(POLL_S):
                 event, text = child.pipe.recv()
+                if event == "dumped":
+                    child.answer_until = None
+                    return None, ""
                 child.is_ready = event == "ready"
                 return event, text
         except (EOFError, OSError):
@@ -135,6 +171,7 @@ class Supervisor:
 
     def _monitor(self, children: list[Child]) -> int:
         while not self._signals:
+            self._forward_dumps(children)
             for index, child in enumerate(children):
                 if child.process.is_alive():
                     continue
@@ -181,6 +218,7 @@ class Supervisor:
             deadline = stopped_at + child.options.shutdown_timeout_s + SHUTDOWN_GRACE_S
             while child.process.is_alive() and time.monotonic() < deadline and not self._kills_now:
                 child.process.join(POLL_S)
+                self._forward_dumps(children)
             if self._kills_now and not is_forced:
                 is_forced = True
                 log_event(LogEvent.WORKER_STOP_FORCED, reason="a second signal")

@@ -125,6 +125,11 @@ class Watchdog:
         with self._lock:
             return list(self._runs)
 
+    def threads(self) -> list[tuple[Run, int]]:
+        """Return the runs of this process with the ids of their threads, the outer runs of a thread first."""
+        with self._lock:
+            return list(self._runs.items())
+
     @property
     def stuck_threads(self) -> int:
         """The number of threads that are blocked by runs that were given up and still run."""

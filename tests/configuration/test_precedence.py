@@ -34,7 +34,6 @@ pytestmark = pytest.mark.usefixtures("no_operations_of_other_tests")
 EVERYWHERE = [setting for setting in SETTINGS.values() if setting.in_file and setting.has_variable and setting.has_flag]
 LEVELS = ("default", "top", "environment", "variable", "flag")
 SAMPLES: dict[type[Kind], tuple[str, ...]] = {
-    Choice: ("text", "json", "text", "json"),
     Applications: ("json", "math,string", "stat", "keyword"),
     Duration: ("6s", "7s", "8s", "9s"),
     KeepDuration: ("1h", "2h", "forever", "4h"),
@@ -82,7 +81,7 @@ def shown(setting: Setting, flags: list[str], variables: Mapping[str, str]) -> t
 @pytest.mark.parametrize("level", range(5), ids=LEVELS)
 @pytest.mark.parametrize("setting", EVERYWHERE, ids=[setting.key for setting in EVERYWHERE])
 def test_the_highest_source_that_sets_a_setting_wins(tmp_path: Path, setting: Setting, level: int) -> None:
-    samples = SAMPLES[type(setting.kind)]
+    samples = (setting.kind.words * 4)[:4] if isinstance(setting.kind, Choice) else SAMPLES[type(setting.kind)]
     write(tmp_path, setting, samples, level)
     variables = {"DEXPY_ENV": "production"} | ({setting.variable: samples[2]} if level >= 3 else {})
     flag = [setting.flag] if samples[3] == "true" else [f"--no-{setting.flag[2:]}"] if samples[3] == "false" else [
