@@ -62,13 +62,17 @@ from dexpy.schedules.every import Every
 from dexpy.transactions.sessions import current_session, session
 
 if TYPE_CHECKING:
-    from dexpy import records, recurring
+    from dexpy import batches, records, recurring
+    from dexpy.enqueue.batch import Batch, batch
+    from dexpy.enqueue.batch_ticket import BatchTicket
     from dexpy.recording.ticket import Ticket
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Async",
+    "Batch",
+    "BatchTicket",
     "Call",
     "Cancelled",
     "Concurrency",
@@ -108,6 +112,8 @@ __all__ = [
     "WorkerLost",
     "after",
     "around",
+    "batch",
+    "batches",
     "before",
     "configure",
     "context",
@@ -138,6 +144,14 @@ if not TYPE_CHECKING:
             from dexpy.recording.ticket import Ticket
 
             return Ticket
+        if name in ("Batch", "BatchTicket", "batch"):
+            from importlib import import_module
+
+            return getattr(import_module("dexpy.batches"), name)
+        if name == "batches":
+            from importlib import import_module
+
+            return import_module("dexpy.batches")
         if name == "records":
             from importlib import import_module
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 from dexpy.database.current_transaction import current_transaction, transaction_scope
 from dexpy.declaration import key_digests
 from dexpy.declaration.contract import Contract
-from dexpy.enqueue.api import Performs, PerformsAsync
+from dexpy.enqueue.current_dispatcher import Performs, PerformsAsync
 from dexpy.enqueue.loaded_rows import copy_with_rows
 from dexpy.execution import pipeline
 from dexpy.execution.async_bridge import ThreadBridge, in_thread

@@ -6,6 +6,8 @@ The tree is in the reference page "Errors". The ones that most applications catc
 from __future__ import annotations
 
 from dexpy.foundation.errors import (
+    BatchEnded,
+    BatchNotFound,
     BrokerUnavailable,
     Cancelled,
     ConfigurationError,
@@ -55,6 +57,8 @@ from dexpy.foundation.errors import (
 )
 
 __all__ = [
+    "BatchEnded",
+    "BatchNotFound",
     "BrokerUnavailable",
     "Cancelled",
     "ConfigurationError",

@@ -36,7 +36,8 @@ from dexpy.declaration.misused_attributes import check_constructor
 from dexpy.declaration.props import Prop, construct, parse_props
 from dexpy.declaration.recurring import Recurring
 from dexpy.declaration.signature import SignatureDescriptor, frozen_error, takes_props
-from dexpy.enqueue.api import Async, Performs, PerformsAsync
+from dexpy.enqueue.api import Async
+from dexpy.enqueue.current_dispatcher import Performs, PerformsAsync
 from dexpy.execution import dry_run, ticks
 from dexpy.execution.call import call_of
 from dexpy.execution.durable import progress, steps

@@ -33,7 +33,7 @@ from dexpy.declaration.contract import Contract
 from dexpy.declaration.props import decode_props
 from dexpy.declaration.recurring import Missed, Overlap, Recurring, check_key, why_not_recurring
 from dexpy.deferred.deferral import defer
-from dexpy.enqueue.api import current_dispatcher
+from dexpy.enqueue.current_dispatcher import current_dispatcher
 from dexpy.enqueue.dispatcher import Dispatcher
 from dexpy.enqueue.jobs import PreparedJob
 from dexpy.enqueue.recurring_runs import prepare_run

@@ -13,7 +13,7 @@ from dexpy.configuration.settings import Settings
 from dexpy.configuration.values import RetentionSettings
 from dexpy.database.current_transaction import shared_sessions
 from dexpy.declaration.contract import Contract
-from dexpy.enqueue.api import current_dispatcher
+from dexpy.enqueue.current_dispatcher import current_dispatcher
 from dexpy.foundation import log_events
 from dexpy.foundation.encryption import DEFAULT, Encryptor, Encryptors, current_encryptors
 from dexpy.foundation.errors import ConfigurationError, DeclarationError, NotRecorded, OptionsError

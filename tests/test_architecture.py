@@ -39,14 +39,14 @@ LAYERS = {
     "top": 8,
     "surfaces": 9,
 }
-TOP = ("__init__", "assembly", "calls", "deferred", "errors", "operation", "records", "recurring", "runtime")
+TOP = ("__init__", "assembly", "batches", "calls", "deferred", "errors", "operation", "records", "recurring", "runtime")
 """Modules and packages above the layers."""
 SURFACES = ("__main__", "cli", "broker", "testing", "web", "contrib")
 """Modules and packages that may import all others, and that no other imports."""
 LIGHT = "`import dexpy` imports neither SQLAlchemy nor Dramatiq"
 DRIVER = "only the driver that the URL names is needed"
 LAZY = {
-    "dexpy": (LIGHT, "dexpy.recording.ticket", "dexpy.records", "dexpy.recurring"),
+    "dexpy": (LIGHT, "dexpy.batches", "dexpy.recording.ticket", "dexpy.records", "dexpy.recurring"),
     "dexpy.runtime": (LIGHT, "dexpy.assembly", "dexpy.recording.recorder", "dexpy.transactions.run_sessions"),
     "dexpy.transactions.sessions": (LIGHT, "dexpy.database.dialects", "dexpy.transactions.session_listeners"),
     "dexpy.declaration.model_loaders": (LIGHT, "dexpy.declaration.row_loading"),

@@ -20,6 +20,8 @@ from dexpy.database.migrations.migration import Migration
 from dexpy.database.schema_names import inspector as inspector_of
 from dexpy.database.tables import (
     attempts,
+    batch_callbacks,
+    batches,
     gates,
     hook_calls,
     messages,
@@ -56,6 +58,8 @@ DATA_TABLES = (
     recurring,
     retention,
     hook_calls,
+    batches,
+    batch_callbacks,
     queues,
     messages,
 )

@@ -136,6 +136,7 @@ records = sa.Table(
         **_where("blocked_key IS NOT NULL AND fair_key IS NOT NULL"),
     ),
     sa.Index("ix_operation_recurring", "recurring_key", "status", "id", **_where("recurring_key IS NOT NULL")),
+    sa.Index("ix_operation_batch", "batch_id", "status", "id", **_where("batch_id IS NOT NULL")),
     sa.Index("ix_operation_name", "operation", "status", "id"),
     sa.Index("ix_operation_trace", "trace_id"),
     sa.Index("ix_operation_actor", "actor_type", "actor_id"),
@@ -319,6 +320,36 @@ hook_calls = sa.Table(
     sa.Column("leased_until", UtcDateTime),
 )
 """One row for each call of a hook of the application that is due, written with the end of the run; deleted after it."""
+
+batches = sa.Table(
+    "operation_batches",
+    metadata,
+    sa.Column("id", Key(40), primary_key=True),
+    sa.Column("name", Key(255)),
+    sa.Column("status", String(16), nullable=False),
+    sa.Column("batch_id", Key(40)),
+    sa.Column("trace_id", Key(64)),
+    sa.Column("counts", Json()),
+    sa.Column("cancelled_at", UtcDateTime),
+    sa.Column("finished_at", UtcDateTime),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("updated_at", UtcDateTime, nullable=False),
+    sa.Index("ix_operation_batches_status", "status", "id"),
+    sa.Index("ix_operation_batches_outer", "batch_id", "status", "id"),
+)
+"""One row for each batch; its runs name it in ``batch_id``, and their ends do not update this row."""
+
+batch_callbacks = sa.Table(
+    "operation_batch_callbacks",
+    metadata,
+    sa.Column("batch_id", Key(40), primary_key=True),
+    sa.Column("event", Key(8), primary_key=True),
+    sa.Column("run_id", Key(40), nullable=False),
+    sa.Column("job", Json(), nullable=False),
+    sa.Column("enqueued_at", UtcDateTime),
+    sa.Index("ix_operation_batch_callbacks_run", "run_id"),
+)
+"""The callbacks of batches: the columns of a run that is inserted when the batch has ended."""
 
 queues = sa.Table(
     "operation_queues",

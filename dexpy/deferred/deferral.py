@@ -12,7 +12,8 @@ from dexpy.declaration import deferred_targets
 from dexpy.declaration.deferred_targets import Target
 from dexpy.deferred import DeferredCall
 from dexpy.deferred.registration import operation_of_target
-from dexpy.enqueue.api import Enqueue, check_token
+from dexpy.enqueue.api import Enqueue
+from dexpy.enqueue.batch_target import check_token
 from dexpy.foundation.errors import OptionsError, Problem, PropsError, did_you_mean
 from dexpy.policies.options import AsyncOptions, Delay, QueueChoice
 from dexpy.transactions.sessions import check_session_or_connection

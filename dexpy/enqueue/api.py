@@ -6,15 +6,15 @@ import datetime as dt
 import inspect
 import sys
 import warnings
-from collections.abc import Callable, Coroutine, Iterable
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import attrs
 
+from dexpy.enqueue.batch_target import BatchTarget, check_batch, check_operations, check_token
+from dexpy.enqueue.current_dispatcher import Performs, PerformsAsync, current_dispatcher
 from dexpy.execution.blocking_work import off_loop
 from dexpy.foundation.errors import OptionsError
-from dexpy.foundation.safe_text import is_plain_text, shortened
-from dexpy.foundation.services import Provider
 from dexpy.policies.options import AsyncOptions, Delay
 from dexpy.transactions.sessions import check_session_or_connection, is_async
 
@@ -25,31 +25,10 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
     from sqlalchemy.orm import Session
 
-    from dexpy.enqueue.dispatcher import Dispatcher
     from dexpy.recording.ticket import Ticket
 
 R = TypeVar("R")
-R_co = TypeVar("R_co", covariant=True)
 
-
-class Performs(Protocol[R_co]):
-    """An operation with a plain `perform`."""
-
-    def perform(self) -> R_co:
-        """Do the work."""
-        ...
-
-
-class PerformsAsync(Protocol[R_co]):
-    """An operation with an ``async def perform``."""
-
-    def perform(self) -> Coroutine[Any, Any, R_co]:
-        """Do the work."""
-        ...
-
-
-current_dispatcher: Provider[Dispatcher] = Provider("dispatcher")
-"""The dispatcher of the current runtime."""
 
 _NO_SAFE = (
     "no attribute `safe`, because the operation has not run yet when the call returns. "
@@ -73,6 +52,7 @@ class Enqueue(Generic[R]):
     _options: AsyncOptions
     _session: Any
     _token: str | None = None
+    _batch: BatchTarget | None = None
     _was_called: bool = attrs.field(default=False, init=False, eq=False, repr=False)
 
     def __del__(self) -> None:
@@ -119,6 +99,8 @@ class Enqueue(Generic[R]):
         return is_async(self._session)
 
     def _enqueue(self, session: Session | Connection | None) -> Ticket[R]:
+        if self._batch is not None:
+            return self._batch.enqueue([self._operation], self._options, self._token, session)[0]
         dispatcher = current_dispatcher.get()
         return dispatcher.enqueue(self._operation, self._options, session, self._token)
 
@@ -149,6 +131,7 @@ class BoundAsync(Generic[R]):
             expires_in: Delay | None = None,
             idempotence_token: str | None = None,
             session: Session | Connection | AsyncSession | AsyncConnection | None = None,
+            batch: BatchTarget | None = None,
         ) -> Enqueue[R]:
             """Set the options of the enqueue.
 
@@ -162,6 +145,7 @@ class BoundAsync(Generic[R]):
                     with it stores nothing, and returns the ticket of the first.
                 session: The SQLAlchemy session or connection whose transaction the record belongs to; for an
                     async one, use `acall`. A connection has no commit event, so the relay publishes its messages.
+                batch: The batch that the run belongs to, or its ticket; see `dexpy.batch`.
 
             Raises:
                 OptionsError: An option is unknown or invalid.
@@ -169,7 +153,7 @@ class BoundAsync(Generic[R]):
             ...
 
     else:
-        __signature__ = _signature("idempotence_token", "session")
+        __signature__ = _signature("idempotence_token", "session", "batch")
 
         def __call__(self, *arguments: Any, **options: Any) -> Enqueue[R]:
             """Set the options of the enqueue."""
@@ -180,10 +164,13 @@ class BoundAsync(Generic[R]):
             token = options.pop("idempotence_token", None)
             if token is not None:
                 token = check_token(token, where)
-            async_options = AsyncOptions.of(where, options, extra=("idempotence_token", "session"))
+            batch = options.pop("batch", None)
+            if batch is not None:
+                batch = check_batch(batch, where)
+            async_options = AsyncOptions.of(where, options, extra=("idempotence_token", "session", "batch"))
             if session is not None:
                 session = check_session_or_connection(session, f"{where} session=")
-            return Enqueue(self._operation, async_options, session, token)
+            return Enqueue(self._operation, async_options, session, token, batch)
 
         @property
         def call(self) -> Any:
@@ -200,20 +187,6 @@ class BoundAsync(Generic[R]):
             raise OptionsError(f"{type(self._operation).__qualname__}.async_: {_NO_SAFE}")
 
 
-def check_token(token: object, where: str, kind: str = "str") -> str | None:
-    """Check the caller's own id for a call.
-
-    Raises:
-        OptionsError: The token is not a str of 1 to 255 characters.
-    """
-    if token is None or (is_plain_text(token) and 0 < len(token) <= 255):
-        return token
-    raise OptionsError(
-        f"{where}: idempotence_token: expected a {kind} of 1 to 255 characters without NUL and lone surrogates, "
-        f"got {shortened(token)}."
-    )
-
-
 @overload
 def enqueue_all(
     operations: Iterable[PerformsAsync[R]],
@@ -224,6 +197,7 @@ def enqueue_all(
     priority: int | None = None,
     expires_in: Delay | None = None,
     session: Session | Connection | None = None,
+    batch: BatchTarget | None = None,
 ) -> list[Ticket[R]]: ...
 @overload
 def enqueue_all(
@@ -235,8 +209,11 @@ def enqueue_all(
     priority: int | None = None,
     expires_in: Delay | None = None,
     session: Session | Connection | None = None,
+    batch: BatchTarget | None = None,
 ) -> list[Ticket[R]]: ...
-def enqueue_all(operations: Iterable[Any], *, session: Any = None, **options: Any) -> list[Ticket[Any]]:
+def enqueue_all(
+    operations: Iterable[Any], *, session: Any = None, batch: BatchTarget | None = None, **options: Any
+) -> list[Ticket[Any]]:
     """Enqueue many operations at once: all of them, or none.
 
     One statement stores their records, and one round trip publishes their messages.
@@ -251,6 +228,7 @@ def enqueue_all(operations: Iterable[Any], *, session: Any = None, **options: An
         expires_in: Seconds or a timedelta from now on; a run that has not started by then is ``expired``.
         session: The SQLAlchemy session or connection whose transaction the records belong to. With an AsyncSession:
             ``await session.run_sync(lambda sync: enqueue_all(operations, session=sync))``.
+        batch: The batch that the runs belong to, or its ticket; see `dexpy.batch`.
 
     Returns:
         Their tickets, in order.
@@ -273,16 +251,8 @@ def enqueue_all(operations: Iterable[Any], *, session: Any = None, **options: An
         ['Hello Ada', 'Hello Ben']
     """
     where = "enqueue_all(...)"
-    async_options = AsyncOptions.of(where, options, extra=("session",))
-    if hasattr(operations, "contract"):
-        raise OptionsError(f"{where}: expected an iterable of operations, got one operation. Write: enqueue_all([op]).")
-    batch = list(operations)
-    for number, operation in enumerate(batch):
-        if not hasattr(operation, "contract") or isinstance(operation, type):
-            raise OptionsError(
-                f"{where}: item {number + 1}: expected an operation, got {operation!r}. Pass instances without "
-                "async_(): enqueue_all([Greet(name='Ada'), Greet(name='Ben')])."
-            )
+    async_options = AsyncOptions.of(where, options, extra=("session", "batch"))
+    checked = check_operations(operations, where)
     if session is not None:
         if is_async(session):
             raise OptionsError(
@@ -290,11 +260,12 @@ def enqueue_all(operations: Iterable[Any], *, session: Any = None, **options: An
                 "Write: await session.run_sync(lambda sync: enqueue_all(operations, session=sync))."
             )
         session = check_session_or_connection(session, f"{where} session=")
-    dispatcher = current_dispatcher.get()
-    return dispatcher.enqueue_all(batch, async_options, session)
+    if batch is not None:
+        return check_batch(batch, where).enqueue(checked, async_options, session=session)
+    return current_dispatcher.get().enqueue_all(checked, async_options, session)
 
 
-enqueue_all.__dict__["__signature__"] = _signature("session", first="operations")
+enqueue_all.__dict__["__signature__"] = _signature("session", "batch", first="operations")
 
 
 @attrs.frozen

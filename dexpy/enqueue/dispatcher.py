@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -13,6 +14,7 @@ from sqlalchemy.engine import Connection, Row
 from dexpy.brokers.bulk_publish import enqueue_together
 from dexpy.brokers.sql.broker import SqlBroker
 from dexpy.database.current_transaction import transaction_scope
+from dexpy.enqueue.batch_ends import BatchEnds
 from dexpy.enqueue.jobs import (
     DirectPayload,
     EnqueueOptions,
@@ -21,6 +23,7 @@ from dexpy.enqueue.jobs import (
     note_position,
     publish_jobs,
     record_message,
+    savepoint_block,
     store_jobs,
 )
 from dexpy.enqueue.keyed_insert import RETRY_PAUSE_S
@@ -79,6 +82,8 @@ class Dispatcher:
         self._tables = tables
         self._checked_queues: set[str] = set()
         self._preparer = JobPreparer(store, transport, self._is_joined)
+        # Optional: a batch consists of records.
+        self.batch_ends = None if store is None else BatchEnds(store, self)
 
     @property
     def broker(self) -> dramatiq.Broker:
@@ -181,9 +186,10 @@ class Dispatcher:
         options: AsyncOptions,
         transaction: EnqueueTransaction = None,
         commit_state: CommitState | None = None,
+        token: str | None = None,
     ) -> PreparedJob:
-        """Prepare an operation for `store_with` or `enqueue_job`; see `enqueue` for the exceptions."""
-        return self._preparer.prepare(operation, options, transaction, None, commit_state or CommitState())
+        """Prepare an operation for `store_with`, `enqueue_job` or `enqueue_in_batches`; see `enqueue`."""
+        return self._preparer.prepare(operation, options, transaction, token, commit_state or CommitState())
 
     def prepare_stored(
         self,
@@ -217,6 +223,51 @@ class Dispatcher:
         if is_stored:
             self._publish([job], {job.options.queue}, CommitState())
 
+    def transaction_of(self, session: Session | Connection | None) -> EnqueueTransaction:
+        """Return the transaction that stores a batch: that of the given session, else the current one.
+
+        Raises:
+            OptionsError: The session or connection is in autocommit mode.
+        """
+        return _resolve_transaction(session)
+
+    def enqueue_in_batches(
+        self,
+        jobs_by_batch: Mapping[str, Sequence[PreparedJob]],
+        write: StoreJobs,
+        transaction: EnqueueTransaction,
+        commit_state: CommitState,
+    ) -> None:
+        """Enqueue prepared jobs of batches, all or none.
+
+        Args:
+            jobs_by_batch: The jobs, perhaps none, by the id of their batch.
+            write: Writes or checks the rows of the batches first, in the same transaction.
+            transaction: The transaction of the application that stores it all; None for one of dexpy's own.
+            commit_state: The state of that transaction.
+        """
+        in_savepoint = self._is_joined(transaction)
+        jobs = [job for batch_jobs in jobs_by_batch.values() for job in batch_jobs]
+
+        def store(connection: Connection) -> None:
+            with savepoint_block(connection) if in_savepoint else nullcontext():
+                write(connection)
+                if jobs:
+                    store_jobs(jobs, connection, sql_queue=self.transport.sql_queue)
+
+        def publish() -> None:
+            self._publish(jobs, {job.options.queue for job in jobs}, commit_state)
+            for batch_id, batch_jobs in jobs_by_batch.items():
+                if all(job.ticket.duplicate for job in batch_jobs):
+                    self.check_batch(batch_id, "done")
+
+        self._store_and_publish(jobs, transaction, commit_state, store, publish)
+
+    def check_batch(self, batch_id: str, status: str) -> None:
+        """Write the end of a batch if the run that ended with this status was its last one; see `BatchEnds.check`."""
+        if self.batch_ends is not None:
+            self.batch_ends.check(batch_id, status)
+
     def _is_joined(self, transaction: EnqueueTransaction) -> bool:
         """Whether a record is written in a transaction of the application."""
         if transaction is None or self._tables is None:
@@ -224,7 +275,12 @@ class Dispatcher:
         return isinstance(transaction, ExternalConnection) or self._tables.shares_database(transaction.session())
 
     def _store_and_publish(
-        self, jobs: Sequence[PreparedJob], transaction: EnqueueTransaction, commit_state: CommitState
+        self,
+        jobs: Sequence[PreparedJob],
+        transaction: EnqueueTransaction,
+        commit_state: CommitState,
+        store: StoreJobs | None = None,
+        publish: Callable[[], None] | None = None,
     ) -> None:
         """Write in the session's transaction if it is on the records' database, else after it; at once without it."""
         if self._requires_broker:
@@ -232,10 +288,10 @@ class Dispatcher:
         queues = {job.options.queue for job in jobs}
         for queue in queues:
             self.transport.broker.declare_queue(queue)
-        store: StoreJobs | None = None
-        if any(job.columns is not None or job.has_message_row for job in jobs):
+        if store is None and any(job.columns is not None or job.has_message_row for job in jobs):
             store = partial(store_jobs, jobs, sql_queue=self.transport.sql_queue)
-        publish = partial(self._publish, jobs, queues, commit_state)
+        if publish is None:
+            publish = partial(self._publish, jobs, queues, commit_state)
         if transaction is None:
             self._store_then_publish(store, publish, commit_state)
         elif isinstance(transaction, ExternalConnection):

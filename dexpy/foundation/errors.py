@@ -29,6 +29,8 @@
     ├─ UnknownOperation (LookupError)      no operation of this name is declared in this process
     ├─ RecordNotFound (LookupError)        no record has this id
     ├─ RecurringTaskNotFound (LookupError) no recurring task has this key
+    ├─ BatchNotFound (LookupError)         no batch has this id
+    ├─ BatchEnded                          a run was added to a batch that has ended or is cancelled
     ├─ InvalidTransition                   the status of the record does not allow the transition
     ├─ KeyBusy (TimeoutError)              another run still holds the idempotency key after the wait
     ├─ OnceConflict                        the idempotency key was used with other params
@@ -431,6 +433,27 @@ class RecordNotFound(DexpyError, LookupError):
 
 class RecurringTaskNotFound(DexpyError, LookupError):
     """No recurring task has this key."""
+
+
+class BatchNotFound(DexpyError, LookupError):
+    """No batch has this id."""
+
+
+class BatchEnded(DexpyError):
+    """A run was added to a batch that has ended or is cancelled; nothing was stored.
+
+    Attributes:
+        id: The id of the batch.
+        status: Its status: done, failed or cancelled.
+    """
+
+    def __init__(self, id: str, status: str) -> None:
+        self.id = id
+        self.status = status
+        super().__init__(
+            f"{id}: the batch is {status} and accepts no further runs. Add runs before its last run ends, from one of "
+            "its runs, or open another batch."
+        )
 
 
 class InvalidTransition(DexpyError):

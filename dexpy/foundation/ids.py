@@ -37,7 +37,7 @@ def new_id(prefix: str) -> str:
     """Return a new identifier.
 
     Args:
-        prefix: The kind of object: ``op`` for a run, ``tr`` for a trace.
+        prefix: The kind of object: ``op`` for a run, ``tr`` for a trace, ``bt`` for a batch.
 
     Example:
         >>> new_id("op").startswith("op_"), len(new_id("op"))

@@ -41,6 +41,7 @@ LOGGERS = {
 FIELDS = {
     "operation": "the name of the operation",
     "run_id": "the id of the run",
+    "batch_id": "the id of the batch",
     "trace_id": "the id of its trace",
     "attempt": "the number of the attempt, from 1",
     "queue": "the queue",
@@ -620,6 +621,20 @@ class LogEvent(Enum):
         DEBUG,
         "A waiting call could not recover the runs of dead processes; it continues to wait.",
         "Nothing.",
+    )
+    BATCH_FINISHED = (
+        "batch.finished",
+        RELAY,
+        INFO,
+        "All runs of a batch have ended; its callbacks are enqueued.",
+        "Nothing.",
+    )
+    BATCH_NOT_CHECKED = (
+        "batch.not_checked",
+        RELAY,
+        WARNING,
+        "Whether a batch has ended could not be checked; the relay checks it again.",
+        "If it repeats, check the error and the row of the batch in `operation_batches`.",
     )
     RECURRING_ENQUEUED = (
         "recurring.enqueued",

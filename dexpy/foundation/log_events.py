@@ -30,7 +30,7 @@ declared_names: set[str] = set()
 
 run_redactor: ContextVar[Redact | None] = ContextVar("dexpy_log_redactor", default=None)
 """The redactor of the current run."""
-_OWN_ID = re.compile(r"(op|tr)_[0-9a-z]{26}", re.ASCII)
+_OWN_ID = re.compile(r"(op|tr|bt)_[0-9a-z]{26}", re.ASCII)
 
 
 RESERVED = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "event"}

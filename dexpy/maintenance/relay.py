@@ -94,6 +94,8 @@ class Relay:
             ("expired", self._expire),
             ("unblocked", ConcurrencyLimiter(store, dispatcher).refill_slots),
         ]
+        if dispatcher.batch_ends is not None:
+            self.tasks.append(("batches", dispatcher.batch_ends.run_once))
         sql_queue = dispatcher.transport.sql_queue
         if dispatcher.transactional and sql_queue is not None:
             self.tasks.append(("published", self._insert_unpublished))

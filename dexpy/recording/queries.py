@@ -50,6 +50,7 @@ class RecordQuery:
         actor: Mapping[str, Any] | str | None = None,
         trace: str | None = None,
         parent: str | None = None,
+        batch: Any = None,
         params: Mapping[str, Any] | None = None,
         min_duration: timedelta | None = None,
         max_duration: timedelta | None = None,
@@ -71,6 +72,7 @@ class RecordQuery:
             actor: The type of the actor, or a mapping with ``type`` and ``id``.
             trace: A trace id.
             parent: The id of the run that started them.
+            batch: A batch, its ticket or its id.
             params: The values of props, by name: text, numbers, booleans, None, or references by key.
             min_duration: The minimum duration.
             max_duration: The maximum duration.
@@ -92,10 +94,10 @@ class RecordQuery:
             conditions.append(table.status.in_(filters.check_choices(status, STATUSES, "status")))
         if failure is not None:
             conditions.append(table.failure.in_(filters.check_choices(failure, FAILURES, "failure")))
-        texts = {"queue": queue, "trace": trace, "parent": parent}
+        texts = {"queue": queue, "trace": trace, "parent": parent, "batch": getattr(batch, "id", batch)}
         for filter_name, value in texts.items():
             if value is not None:
-                column = f"{filter_name}_id" if filter_name in ("trace", "parent") else filter_name
+                column = filter_name if filter_name == "queue" else f"{filter_name}_id"
                 conditions.append(filters.text_is(column, value, filter_name))
         if error is not None:
             conditions.append(filters.error_is(error))

@@ -49,6 +49,7 @@ class Record:
     blocked_key: str | None
     claimed_by: str | None
     parent_id: str | None
+    batch_id: str | None
     trace_id: str | None
     trace: Any
     actor_type: str | None

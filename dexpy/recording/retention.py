@@ -19,6 +19,7 @@ from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.redaction import class_path
 from dexpy.foundation.throttle import LogThrottle
+from dexpy.recording import batch_rows
 from dexpy.recording.store import Store
 
 BATCH = 1000
@@ -68,6 +69,8 @@ def deletable(older_than_s: float, statuses: Collection[str]) -> sa.Select[str]:
         sa.not_(is_replayed),
         sa.not_(is_unique),
         _IS_NO_RECENT_TICK,
+        # A batch counts its runs when it ends, and again when one of them is retried.
+        sa.not_(batch_rows.is_needed(as_of(-older_than_s))),
     )
 
 
@@ -123,11 +126,21 @@ def prune(
         skipped = [*undeleted, *(batch_ids if len(batch_ids) == batch else ())][-MAX_SKIPPED:]
         if len(batch_ids) < batch:
             break
+    _delete_batches(store, older_than, batch)
     if undeleted:
         log_event(
             LogEvent.RECORDS_SKIPPED, count=len(undeleted), first_run_id=undeleted[0], advice="see record.not_deleted"
         )
     return deleted
+
+
+def _delete_batches(store: Store, older_than: timedelta, batch: int) -> None:
+    """Delete the batches that ended long ago and have no records any more."""
+    cutoff = as_of(-min(older_than.total_seconds(), LONGEST_AGE_S))
+    num_deleted = batch
+    while num_deleted == batch:
+        with store.begin() as connection:
+            num_deleted = batch_rows.delete_ended(connection, cutoff, batch)
 
 
 def delete_all(store: Store, selected: sa.Select[str], ids: Sequence[str], undeleted: list[str]) -> Sequence[str]:

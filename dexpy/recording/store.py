@@ -21,14 +21,14 @@ from dexpy.database.current_transaction import CurrentTransaction
 from dexpy.database.engine import Database
 from dexpy.database.schema_check import SchemaCheck
 from dexpy.database.self_deadlock import current_writer
-from dexpy.database.tables import attempts, records
+from dexpy.database.tables import FINAL, attempts, records
 from dexpy.database.tables import signals as signals_table
 from dexpy.database.unreadable_rows import read_rows
 from dexpy.foundation.errors import InvalidTransition, KeyTaken, RecordNotFound
 from dexpy.foundation.redaction import Redactor
 from dexpy.foundation.safe_text import is_plain_text, shortened
 from dexpy.locks.backends import Locks
-from dexpy.recording import concurrency_slots, durable_steps, keys, run_signals
+from dexpy.recording import batch_rows, concurrency_slots, durable_steps, keys, run_signals
 from dexpy.recording.keys import KeyClaim, KeyHolder
 from dexpy.recording.transitions import TRANSITIONS, apply
 from dexpy.transactions import commit_hooks
@@ -115,6 +115,9 @@ class Sender(Protocol):
 
     def wake_workers(self) -> None:
         """Wake the workers of this process after a commit."""
+
+    def check_batch(self, batch_id: str, status: str) -> None:
+        """Write the end of a batch after a commit if the run that ended with this status was its last one."""
 
 
 class Store:
@@ -273,6 +276,10 @@ class Store:
             )
         return rows[0]
 
+    def row_on(self, connection: Connection, id: str) -> Row[Any]:
+        """Return a record that the transaction of a connection has inserted."""
+        return connection.execute(sa.select(records).where(records.c.id == id)).one()
+
     def has_committed(self, id: str) -> bool:
         """Return whether a record is committed, by another connection.
 
@@ -381,6 +388,7 @@ class Store:
                 if row is None:
                     run_signals.request_cancel(connection, id)
             if row is not None:
+                self._check_batch(row)
                 return row
             # The run may have ended or become pending again between the two statements.
             row = self._row_now(id)
@@ -420,13 +428,21 @@ class Store:
             row = connection.execute(sa.select(records).where(records.c.id == id)).first()
         return row if row is not None else self.row(id)
 
-    def _wake_workers(self, sender: Sender) -> None:
-        """Wake the workers of this process after the commit of `_change`."""
+    def _after_change(self, action: Callable[[], None]) -> None:
+        """Run an action after the commit of `_change`."""
         current = self._current_writer()
         if current is None:
-            sender.wake_workers()
+            action()
         else:
-            commit_hooks.after_commit(current[0], sender.wake_workers)
+            commit_hooks.after_commit(current[0], action)
+
+    def _check_batch(self, row: Row[Any]) -> None:
+        """Write the end of the batch of a run that a user has ended, if it was its last one."""
+        batch_id: str | None = row.batch_id
+        if batch_id is None or row.status not in FINAL:
+            return
+        if (sender := self._find_sender()) is not None:
+            self._after_change(functools.partial(sender.check_batch, batch_id, row.status))
 
     def apply_event(self, event: str, id: str, *, from_start: bool = False, **values: Any) -> Row[Any]:
         """Apply an event that a user has requested: expire, cancel, discard, revive, reschedule.
@@ -455,6 +471,7 @@ class Store:
                 raise InvalidTransition(id, "retry", before.status, reason)
             if row is not None and event == "revive":
                 run_signals.delete_signals(connection, id)
+                batch_rows.reopen(connection, row.batch_id)
                 if from_start:
                     durable_steps.delete_steps(connection, id)
             if row is not None and row.status == "pending" and sender is not None:
@@ -465,7 +482,8 @@ class Store:
             reason = f"Expected a record that is {sources}. Nothing was changed."
             raise InvalidTransition(id, PUBLIC_METHODS.get(event, event), self._row_now(id).status, reason)
         if sender is not None:
-            self._wake_workers(sender)
+            self._after_change(sender.wake_workers)
+        self._check_batch(row)
         return row
 
     @contextmanager

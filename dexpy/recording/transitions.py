@@ -160,6 +160,7 @@ _CLAIMED: Final = (
     "run_at",
     "previous_run_at",
     "run_zone",
+    "batch_id",
 )
 
 TRANSITIONS: Final[dict[str, Transition]] = {

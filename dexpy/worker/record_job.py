@@ -269,6 +269,8 @@ class RecordJob:
                 self._finish(run, row, decide(contract, outcome, counts, redactor))
             else:
                 self._held_records.end(row.id)
+                if row.batch_id is not None:
+                    self._dispatcher.check_batch(row.batch_id, "done")
 
     def _run_again_on_conflict(self, contract: Contract, run: Callable[[], Outcome]) -> Outcome:
         """Rerun a transaction that failed because of a conflict and left nothing, in the same attempt.
@@ -320,6 +322,8 @@ class RecordJob:
         log_end(updated, **facts, retry_in_s=decision.wait_s if updated.status == "pending" else None)
         if updated.status == "pending":
             self._dispatcher.wake_workers()
+        elif updated.batch_id is not None:
+            self._dispatcher.check_batch(updated.batch_id, updated.status)
 
     def _end(self, connection: Connection, row: Row[Any], decision: Decision) -> Row[Any] | None:
         event, values = decision.event, {**decision.values, "claim_token": row.claim_token}

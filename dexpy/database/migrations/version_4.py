@@ -1,12 +1,10 @@
-"""Version 4: rate limits and fairness, retention and hooks, and the column of the batch of a run."""
+"""Version 4: rate limits and fairness, retention and hooks, and batches."""
 
 from __future__ import annotations
 
-from dexpy.database.migrations import version_4_records
+from dexpy.database.migrations import version_4_batches, version_4_records
 from dexpy.database.migrations.migration import Migration, Statement, lacks_column, lacks_table, statements
 
-# Last, and in one statement: a database without a row of a version is recognised by this column.
-_BATCHES = "ALTER TABLE {schema}operation_records ADD COLUMN batch_id VARCHAR(40)"
 # MariaDB ignores comments for MySQL 8, and MySQL those for MariaDB: each database has its own binary collation.
 _BY_BYTES = " /*M! COLLATE utf8mb4_nopad_bin */ /*!80000 COLLATE utf8mb4_0900_bin */"
 
@@ -73,14 +71,21 @@ MIGRATION = Migration(
     version=4,
     summary="adds tables and columns for rate limits, fairness, retention, hooks and batches",
     statements={
-        "sqlite": statements(*_limits("DATETIME"), *version_4_records.tables("DATETIME"), _BATCHES),
+        "sqlite": statements(
+            *_limits("DATETIME"),
+            *version_4_records.tables("DATETIME"),
+            *version_4_batches.changes("DATETIME"),
+        ),
         "postgresql": statements(
-            *_limits("TIMESTAMP WITH TIME ZONE"), *version_4_records.tables("TIMESTAMP WITH TIME ZONE"), _BATCHES
+            *_limits("TIMESTAMP WITH TIME ZONE"),
+            *version_4_records.tables("TIMESTAMP WITH TIME ZONE"),
+            *version_4_batches.changes("TIMESTAMP WITH TIME ZONE"),
         ),
         "mariadb": statements(
             *_LIMITS_ON_MARIADB,
             *version_4_records.tables("DATETIME(6)", exists="IF NOT EXISTS ", by_bytes=_BY_BYTES),
-            Statement(_BATCHES + _BY_BYTES, is_needed=lacks_column("operation_records", "batch_id")),
+            # Last: a database without a row of a version is recognised by the column of batches.
+            *version_4_batches.changes_on_mariadb(_BY_BYTES),
         ),
     },
 )
