@@ -52,6 +52,7 @@ from dexpy.policies.concurrency import Concurrency
 from dexpy.policies.lock import Lock
 from dexpy.policies.once import Once
 from dexpy.policies.options import Recording, Reset
+from dexpy.policies.record_column import RecordColumn
 from dexpy.policies.retry import Retry
 from dexpy.policies.unique import Unique
 from dexpy.runtime import Runtime, configure, current_runtime
@@ -97,6 +98,7 @@ __all__ = [
     "OptRef",
     "Propagate",
     "PropsError",
+    "RecordColumn",
     "Recording",
     "Recurring",
     "Ref",

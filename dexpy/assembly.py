@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from functools import partial
@@ -18,6 +19,7 @@ from dexpy.brokers.urls import broker_from_url, is_database
 from dexpy.configuration.values import RecurringEntry, RetentionSettings
 from dexpy.database.current_transaction import current_transaction
 from dexpy.database.engine import Database
+from dexpy.database.table_layout import set_layout
 from dexpy.declaration.contract import Contract
 from dexpy.enqueue import queues
 from dexpy.enqueue.dispatcher import Dispatcher
@@ -39,8 +41,12 @@ from dexpy.maintenance.recurring_ticks import RecurringTicks
 from dexpy.maintenance.relay import Relay
 from dexpy.maintenance.unfinished_claims import UnfinishedClaims
 from dexpy.policies.once import OnceOptions
+from dexpy.policies.record_column import RecordColumn
+from dexpy.recording import own_columns
 from dexpy.recording.end_writer import EndWriter
 from dexpy.recording.idempotent_recorder import IdempotentRecorder
+from dexpy.recording.queries import RecordQuery
+from dexpy.recording.record import Record
 from dexpy.recording.store import Sender, Store
 from dexpy.worker.actors import declare_actors, refuse_record
 from dexpy.worker.direct_job import DirectJob
@@ -81,13 +87,29 @@ class Recorded:
     prunes: bool
 
     def once_recorder(
-        self, operation: Any, contract: Contract, once: OnceOptions, run_id: str, frame: Frame, redactor: Redactor
+        self,
+        operation: Any,
+        contract: Contract,
+        once: OnceOptions,
+        run_id: str,
+        frame: Frame,
+        redactor: Redactor,
+        own_values: Mapping[str, Any],
     ) -> IdempotentRecorder:
         """Return the recorder of a synchronous run with an idempotency key."""
         store, outer = self.store, current_transaction()
         key_claim = build_call_key_claim(operation, contract, once, store, outer)
         return IdempotentRecorder(
-            store, contract, operation, run_id, frame, redactor, lease=self.lease, outer=outer, key_claim=key_claim
+            store,
+            contract,
+            operation,
+            run_id,
+            frame,
+            redactor,
+            own_values=own_values,
+            lease=self.lease,
+            outer=outer,
+            key_claim=key_claim,
         )
 
 
@@ -118,6 +140,8 @@ def build_store(
     db_command: Callable[[str], str],
     find_sender: Callable[[], Sender | None],
     is_shared: bool,
+    schema: str | None,
+    record_columns: Sequence[RecordColumn],
     redis: Callable[[], tuple[Any, str]] | None,
 ) -> Store:
     """Create the store of records, with its locks.
@@ -131,9 +155,11 @@ def build_store(
         db_command: Returns the command of ``dexpy db`` for an action, for messages.
         find_sender: Returns the publisher of the messages of records; None without one.
         is_shared: Whether other processes use the database too.
+        schema: The configured schema of dexpy's tables; None without one.
+        record_columns: The application's columns of the records.
         redis: Returns the client of the broker's Redis and the prefix of its keys; None without one.
     """
-    database = Database(url)
+    database = Database(url, schema=schema)
     return Store(
         database,
         locks=Locks(database, is_shared=is_shared, redis=redis),
@@ -143,11 +169,46 @@ def build_store(
         create_tables=create_tables,
         db_command=db_command,
         find_sender=find_sender,
+        record_columns=record_columns,
     )
 
 
+def check_record_columns(columns: Sequence[RecordColumn]) -> tuple[RecordColumn, ...]:
+    """Return the application's columns of the records, checked.
+
+    Raises:
+        ConfigurationError: A column is invalid, or its name is taken.
+    """
+    return own_columns.check_columns(columns, {*dir(Record), *inspect.signature(RecordQuery.where).parameters})
+
+
+def own_values_of(columns: Sequence[RecordColumn], operation: Any, contract: Contract) -> Mapping[str, Any]:
+    """Return the values of the application's columns for a synchronous run.
+
+    Raises:
+        OptionsError: A value does not fit, or belongs to a sensitive prop.
+    """
+    owner = contract.cls.__qualname__
+    return own_columns.column_values(columns, owner, contract, own_columns.readable_params(operation, contract))
+
+
+def use_layout(prefix: str, columns: Sequence[RecordColumn]) -> None:
+    """Give dexpy's tables in this process a prefix, and the records the columns of the application.
+
+    Args:
+        prefix: The prefix of the names; "" for the standard names.
+        columns: The columns.
+    """
+    set_layout(prefix, own_columns.table_columns(tuple(columns)))
+
+
 def build_transport(
-    broker: str | dramatiq.Broker | None, store: Store | None, intervals: RecoveryIntervals, *, is_in_database: bool
+    broker: str | dramatiq.Broker | None,
+    store: Store | None,
+    intervals: RecoveryIntervals,
+    *,
+    is_in_database: bool,
+    schema: str | None,
 ) -> Transport:
     """Create the transport of the messages.
 
@@ -156,6 +217,7 @@ def build_transport(
         store: The store of records; None when nothing is recorded.
         intervals: The intervals of leases and recovery.
         is_in_database: Whether the messages are rows in the records' database.
+        schema: The configured schema of dexpy's tables; None without one.
     """
     if store is not None and is_in_database:
         return SqlTransport(SqlBroker(store.database, lease_s=intervals.lease_s))
@@ -163,9 +225,9 @@ def build_transport(
         if not is_database(broker):
             broker = broker_from_url(broker, heartbeat_timeout_s=intervals.lease_s)
         elif store is None:
-            return SqlTransport(SqlBroker(Database(broker)))
+            return SqlTransport(SqlBroker(Database(broker, schema=schema)))
         else:
-            broker = SqlBroker(Database(broker))
+            broker = SqlBroker(Database(broker, schema=schema))
             broker.create_tables()
     assert broker is not None  # noqa: S101 - without a store there is a broker
     return ServerTransport(broker, None if store is None else SqlBroker(store.database))

@@ -9,7 +9,7 @@ from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
-from dexpy.configuration.settings import Settings
+from dexpy.configuration.settings import Settings, checked
 from dexpy.configuration.values import RetentionSettings
 from dexpy.database.current_transaction import shared_sessions
 from dexpy.declaration.contract import Contract
@@ -23,6 +23,7 @@ from dexpy.foundation.redaction import Redactor
 from dexpy.foundation.trace import Frame
 from dexpy.liveness.intervals import RecoveryIntervals
 from dexpy.policies.keep import STATUSES, Keep, keep_by_status
+from dexpy.policies.record_column import RecordColumn
 from dexpy.recording.current_store import current_store, prune_records, run_record_now
 from dexpy.recording.encryption import check_encryptable
 from dexpy.schedules.zones import check_zone
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 OnBrokerError: TypeAlias = Literal["send_later", "raise"]
 T = TypeVar("T")
+_NO_VALUES: Mapping[str, Any] = {}
 RunContext: TypeAlias = Callable[[], AbstractContextManager[Any]]
 
 
@@ -59,6 +61,7 @@ class Runtime:
         encryptors: The application's own encryptors, by name.
         run_context: Returns a context manager that is entered around each background run.
         retention: How long records are kept, instead of the settings.
+        record_columns: The application's columns of the records.
 
     Raises:
         ConfigurationError: An encryptor or a key is invalid.
@@ -77,8 +80,10 @@ class Runtime:
         encryptors: Mapping[str, Encryptor] | None = None,
         run_context: RunContext | None = None,
         retention: Keep | None = None,
+        record_columns: Sequence[RecordColumn] = (),
     ) -> None:
         self.settings = settings
+        self.record_columns = tuple(record_columns)
         self.run_context = run_context
         self.retention = retention
         self.session_factory = session_factory
@@ -161,6 +166,7 @@ class Runtime:
     def _make_store(self) -> Store:
         from dexpy.assembly import build_store
 
+        _use_layout(self)
         store = build_store(
             self.database_url,
             session_factory=self.session_factory,
@@ -170,6 +176,8 @@ class Runtime:
             db_command=self.settings.db_command,
             find_sender=lambda: self.start().dispatcher if self.is_recording else None,
             is_shared=self.is_recording,
+            schema=self.settings.schema,
+            record_columns=self.record_columns,
             redis=self._redis if self._is_on_redis else None,
         )
         if self.settings.database is None:
@@ -191,9 +199,16 @@ class Runtime:
     def _make_services(self) -> Services:
         from dexpy.assembly import build, build_transport
 
+        _use_layout(self)
         store = self.open_store() if self.is_recording else None
         named = self.broker_instance or self.settings.broker
-        transport = build_transport(named, store, self.intervals, is_in_database=self.carries_its_queue)
+        transport = build_transport(
+            named,
+            store,
+            self.intervals,
+            is_in_database=self.carries_its_queue,
+            schema=self.settings.schema,
+        )
         return build(
             transport,
             store,
@@ -266,11 +281,25 @@ class Runtime:
             return None
         if contract.encrypted_props or contract.encryptor is not None:
             check_encryptable(contract)
+        own_values = self._own_values(operation, contract)
         if contract.once is not None:
             recorded = self.start().recorded
             assert recorded is not None  # noqa: S101 - calls are recorded here
-            return recorded.once_recorder(operation, contract, contract.once, run_id, frame, redactor)
-        return _sync_recorder()(self._store or self.open_store(), contract, operation, run_id, frame, redactor)
+            return recorded.once_recorder(operation, contract, contract.once, run_id, frame, redactor, own_values)
+        store = self._store or self.open_store()
+        return _sync_recorder()(store, contract, operation, run_id, frame, redactor, own_values=own_values)
+
+    def _own_values(self, operation: Any, contract: Contract) -> Mapping[str, Any]:
+        """Return the values of the application's columns for a synchronous run.
+
+        Raises:
+            OptionsError: A value does not fit.
+        """
+        if not self.record_columns:
+            return _NO_VALUES
+        from dexpy.assembly import own_values_of
+
+        return own_values_of(self.record_columns, operation, contract)
 
     def close(self) -> None:
         """Close the connections that this runtime holds."""
@@ -295,6 +324,20 @@ def _sync_recorder() -> type[SyncRecorder]:
 
 
 _current: Runtime | None = None
+_has_own_layout = False
+
+
+def _use_layout(runtime: Runtime | None) -> None:
+    """Give dexpy's tables the names and columns of a runtime."""
+    global _has_own_layout
+    prefix, columns = ("", ()) if runtime is None else (runtime.settings.table_prefix or "", runtime.record_columns)
+    if not (prefix or columns or _has_own_layout):
+        # Most processes use the standard tables, and some of them no tables: do not load SQLAlchemy.
+        return
+    from dexpy.assembly import use_layout
+
+    _has_own_layout = True
+    use_layout(prefix, columns)
 
 
 def current_runtime() -> Runtime:
@@ -302,6 +345,7 @@ def current_runtime() -> Runtime:
     global _current
     if _current is None:
         _current = Runtime(Settings.find())
+        _use_layout(_current)
     return _current
 
 
@@ -309,6 +353,7 @@ def install(runtime: Runtime | None) -> Runtime | None:
     """Make a runtime the current one, and return the previous one."""
     global _current
     before, _current = _current, runtime
+    _use_layout(runtime)
     log_events.process_redactor = None if runtime is None or runtime.redactor.custom is None else runtime.redactor
     return before
 
@@ -330,6 +375,9 @@ def configure(
     accept_unbound_ciphertext: bool | None = None,
     run_context: RunContext | None = None,
     retention: Keep | None = None,
+    table_prefix: str | None = None,
+    schema: str | None = None,
+    record_columns: Sequence[RecordColumn] = (),
 ) -> Runtime:
     """Configure the database and the broker of this process.
 
@@ -372,6 +420,11 @@ def configure(
         retention: How long workers and relays keep records after their end, as ``Recording(keep=...)`` of a class has
             it, which takes precedence: ``"30d"``, or ``{"done": "7d", "failed": "forever"}``. Default: the settings
             ``retention.done`` and so on, or for ever.
+        table_prefix: The prefix of the names of dexpy's tables, indexes and constraints: ``"billing_"`` for
+            ``billing_operation_records``. Default: ``DEXPY_TABLE_PREFIX``, or none.
+        schema: The schema of dexpy's tables on PostgreSQL, or their database on MariaDB and MySQL. Default:
+            ``DEXPY_SCHEMA``, or that of the connections.
+        record_columns: Columns of the application in the table of records, which props or context values fill.
 
     Returns:
         The runtime.
@@ -419,6 +472,12 @@ def configure(
     named = named.with_argument("zone", _checked_zone(zone))
     named = named.with_argument("skip_recurring", skip_recurring)
     named = named.with_argument("accept_unbound_ciphertext", accept_unbound_ciphertext)
+    named = named.with_argument("table_prefix", checked("table_prefix", table_prefix))
+    named = named.with_argument("schema", checked("schema", schema))
+    if record_columns:
+        from dexpy.assembly import check_record_columns
+
+        record_columns = check_record_columns(record_columns)
     if on_broker_error not in ("send_later", "raise"):
         raise ConfigurationError(
             f"configure(on_broker_error=...): expected 'send_later' or 'raise', got {on_broker_error!r}."
@@ -436,10 +495,15 @@ def configure(
         encryptors=encryptors,
         run_context=run_context,
         retention=retention,
+        record_columns=record_columns,
     )
-    if runtime.is_recording:
-        runtime.open_store().database.load_driver()
-    dispatcher = runtime.start().dispatcher
+    try:
+        if runtime.is_recording:
+            runtime.open_store().database.load_driver()
+        dispatcher = runtime.start().dispatcher
+    except BaseException:
+        _use_layout(_current)
+        raise
     import dramatiq
 
     dramatiq.set_broker(dispatcher.broker)

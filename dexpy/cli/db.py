@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dexpy.cli.application import load_store, module_arguments, verbose_option
+from dexpy.cli.application import load, load_store, module_arguments, verbose_option
 from dexpy.cli.setting_options import DATABASE_KEYS, setting_options
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ def upgrade(modules: tuple[str, ...], verbose: bool) -> None:
     database = load_store(modules).database
     before, after = schema.upgrade(database)
     _exit_unless_complete(database, after)
+    if before.own_columns:
+        click.echo(f"{database.display_url}: added {', '.join(before.own_columns)}.")
     if before.version == after.version:
         click.echo(f"{database.display_url}: already at schema version {after.version}.")
     elif before.version == 0:
@@ -97,26 +99,33 @@ def check(modules: tuple[str, ...], verbose: bool) -> None:
     help="The schema version of the database; 0 without tables.  [default: its current one]",
 )
 @click.option("--to", "end", type=click.IntRange(min=1), metavar="N", help="[default: the newest]")
-@click.option("--dialect", type=click.Choice(["sqlite", "postgresql", "mariadb"]), help="[default: the database's]")
+@click.option(
+    "--dialect", type=click.Choice(["sqlite", "postgresql", "mariadb", "mysql"]), help="[default: the database's]"
+)
 @setting_options(*DATABASE_KEYS)
 @verbose_option
 def sql(modules: tuple[str, ...], start: int | None, end: int | None, dialect: str | None, verbose: bool) -> None:
     """Print the SQL of `init` or `upgrade` without running it.
 
-    With --from and --dialect it needs no database.
+    With --from and --dialect it needs no database. It has the configured prefix and schema, and the columns of
+    dexpy.configure(record_columns=...).
 
     MODULE is the dotted name of the module that calls dexpy.configure(), as for `dexpy worker`.
     """
     from dexpy.database import schema
     from dexpy.database.migrations.history import NEWEST
-    from dexpy.database.schema_sql import schema_sql
+    from dexpy.database.schema_sql import as_script, schema_sql
 
+    added_columns: tuple[str, ...] = ()
+    settings = load(modules).settings
     if dialect is None or start is None:
         database = load_store(modules).database
         dialect = dialect or database.dialect.name
         if start is None:
             with database.connect() as connection:
-                start = schema.read_state(connection).version
+                state = schema.read_state(connection)
+            start, added_columns = state.version, state.own_column_statements
+    dialect = "mariadb" if dialect == "mysql" else dialect
     end = NEWEST if end is None else end
     if end > NEWEST or (start == 0 and end != NEWEST):
         raise click.UsageError(
@@ -124,10 +133,18 @@ def sql(modules: tuple[str, ...], start: int | None, end: int | None, dialect: s
             if start == 0
             else f"--to {end}: expected at most {NEWEST}, the newest version."
         )
-    text = schema_sql(dialect, start, end)
+    _refuse_schema(dialect, settings.schema)
+    text = schema_sql(dialect, start, end, settings.schema)
+    if not text and start == NEWEST:
+        text = as_script(dialect, list(added_columns))
     click.echo(text, nl=False)
     if not text:
         click.echo(f"Nothing to do: the schema has version {start}.", err=True)
+
+
+def _refuse_schema(dialect: str, schema: str | None) -> None:
+    if dialect == "sqlite" and schema is not None:
+        raise click.UsageError(f"schema: SQLite has no schemas; got {schema!r}. Remove the setting.")
 
 
 def _exit_unless_complete(database: Database, state: SchemaState) -> None:

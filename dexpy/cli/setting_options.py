@@ -28,7 +28,7 @@ from dexpy.foundation.errors import ConfigurationError
 if TYPE_CHECKING:
     from dexpy.configuration.values import WorkerGroup
 
-DATABASE_KEYS = ("config", "env", "database", "broker")
+DATABASE_KEYS = ("config", "env", "database", "broker", "table_prefix", "schema")
 """The settings of commands that only use the database."""
 RETENTION_KEYS = tuple(setting.key for setting in settings_of(RETENTION).values())
 """The settings of the deletion of old records."""

@@ -8,8 +8,10 @@ from typing import Any
 
 import attrs
 
+from dexpy.configuration.kinds import InvalidSetting
 from dexpy.configuration.loading import Configuration
 from dexpy.configuration.table import SETTINGS, TOP
+from dexpy.foundation.errors import ConfigurationError
 from dexpy.foundation.urls import displayed_url
 
 DEFAULT_FILE = "dexpy.db"
@@ -42,6 +44,24 @@ def _displayed(url: str | None) -> str:
     return repr(None if url is None else displayed_url(url))
 
 
+def checked(key: str, value: str | None) -> Any:
+    """Return an argument of ``configure(...)`` as a setting; None if it was left out.
+
+    Args:
+        key: The key of the setting.
+        value: The argument.
+
+    Raises:
+        ConfigurationError: The argument is invalid.
+    """
+    if value is None:
+        return None
+    try:
+        return SETTINGS[key].kind.from_file(value)
+    except InvalidSetting as error:
+        raise ConfigurationError(f"configure({key}=...): {error.problem}") from None
+
+
 @attrs.frozen
 class Settings:
     """The configured database, broker and limits; None means "not set".
@@ -49,6 +69,8 @@ class Settings:
     Attributes:
         database: A SQLAlchemy URL.
         broker: The URL of a broker; a database URL for a queue in that database.
+        table_prefix: The prefix of the names of dexpy's tables.
+        schema: The schema of dexpy's tables, or their database on MariaDB; None for the one that connections are in.
         recover_within: The time within which lost runs are recovered, in seconds.
         zone: The time zone of schedules without one.
         skip_recurring: Whether this process enqueues no ticks of recurring tasks.
@@ -63,6 +85,8 @@ class Settings:
 
     database: str | None = attrs.field(default=None, repr=_displayed)
     broker: str | None = attrs.field(default=None, repr=_displayed)
+    table_prefix: str | None = None
+    schema: str | None = None
     recover_within: float | None = None
     zone: str | None = None
     skip_recurring: bool = False
@@ -113,7 +137,7 @@ class Settings:
             action: init or upgrade.
         """
         # Only these flags: a URL may hold a password.
-        passed = [key for key in ("config", "env") if self.configuration.is_flag(key)]
+        passed = [key for key in ("config", "env", "table_prefix", "schema") if self.configuration.is_flag(key)]
         flags = [f"{SETTINGS[key].flag} {self.configuration.get(key)}" for key in passed]
         # Only --app accepts an application in a module.
         names = [f"--app {name}" if ":" in name else name for name in command_modules.get()]

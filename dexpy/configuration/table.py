@@ -152,6 +152,18 @@ SETTINGS = {
         _key("database", Url(), "The database of the records.", default_text="`sqlite:///dexpy.db`"),
         _key("broker", Url(), "The transport of the messages.", default_text="the database of the records"),
         _key(
+            "table_prefix",
+            Text("at most 24 lowercase letters, digits and '_', with a letter first", r"[a-z][a-z0-9_]{0,23}"),
+            "The prefix of the names of all tables.",
+            default_text="none",
+        ),
+        _key(
+            "schema",
+            Text("a name of letters, digits, '_', '-' or '$'", r"[A-Za-z_][A-Za-z0-9_$-]{0,62}"),
+            "The schema of the tables on PostgreSQL, or their database on MariaDB and MySQL.",
+            default_text="that of the connection",
+        ),
+        _key(
             "recover_within",
             Duration(SHORTEST_RECOVERY_S, LONGEST_RECOVERY_S),
             "The time within which the runs of dead workers and lost messages are recovered.",

@@ -8,8 +8,6 @@ from sqlalchemy.engine import Connection
 
 from dexpy.database import schema
 
-OWN_TABLE_NAMES = frozenset(table.name for table in schema.TABLES)
-
 
 def include_object(object: Any, name: str | None, type_: str, reflected: bool, compare_to: Any) -> bool:
     """Exclude the tables of dexpy, as ``context.configure(include_object=...)`` of Alembic.
@@ -32,8 +30,12 @@ def include_object(object: Any, name: str | None, type_: str, reflected: bool, c
         True
     """
     if type_ == "table":
-        return name not in OWN_TABLE_NAMES
-    return getattr(getattr(object, "table", None), "name", None) not in OWN_TABLE_NAMES
+        return name not in _own_names()
+    return getattr(getattr(object, "table", None), "name", None) not in _own_names()
+
+
+def _own_names() -> set[str]:
+    return {table.name for table in schema.TABLES}
 
 
 def create_tables(connection: Connection) -> list[str]:

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy import event, exc
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 
-from dexpy.database import lock_timeouts, same_database, schema_names, self_deadlock, server_info
+from dexpy.database import lock_timeouts, same_database, schema_names, self_deadlock, server_info, table_layout
 from dexpy.database.current_transaction import transaction_scope
 from dexpy.database.dialects import SQLITE, dialect_named, dialect_of
 from dexpy.database.engine_options import new_engine, synchronous
@@ -32,6 +32,7 @@ from dexpy.database.sqlite import (
     is_busy,
     prepare_sqlite,
 )
+from dexpy.database.tables import records
 from dexpy.foundation.errors import ConfigurationError, DatabaseBusy, DatabaseUnavailable, DexpyError
 from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
@@ -52,14 +53,16 @@ class Database:
     Args:
         url: A SQLAlchemy URL, for example ``sqlite:///dexpy.db``.
         engine: An engine of the application, to use instead of a new one.
+        schema: The schema of dexpy's tables, or their database on MariaDB; None for the one that connections are in.
 
     Attributes:
         url: The parsed URL.
         backend: The kind of database, as SQLAlchemy names it, ``postgresql`` for example.
         dialect: The `Dialect` of this kind of database.
+        schema: The configured schema; None without one.
     """
 
-    def __init__(self, url: str | URL, *, engine: Engine | None = None) -> None:
+    def __init__(self, url: str | URL, *, engine: Engine | None = None, schema: str | None = None) -> None:
         self._url_text = url if isinstance(url, str) else url.render_as_string(hide_password=False)
         try:
             self.url = make_url(url)
@@ -79,11 +82,17 @@ class Database:
         self.backend = self.url.get_backend_name()
         self.dialect = dialect_named(self.backend)
         self._refuse_asyncio()
+        if schema is not None and self.dialect.fixed_schema is not None:
+            raise ConfigurationError(
+                f"schema: {self.display_url} has no schemas; got {schema!r}. Remove the setting, or set "
+                "table_prefix or another file."
+            )
+        self.schema = schema
         self._external_engine = engine
         self._file = None if self.path is None else OpenFile(self.path, self._file_deleted_error)
         self._engine: Engine | None = engine
         self._pid = os.getpid()
-        self._schema: str | None = None
+        self._schema = schema
         self._max_packet: int | None = None
         self._same_database_pools: weakref.WeakKeyDictionary[sa.Pool, bool] = weakref.WeakKeyDictionary()
         # One for each process: a fork may copy a lock while it is held.
@@ -251,12 +260,19 @@ class Database:
         Args:
             other: A connection to this database, in any transaction.
         """
+        table_layout.forget_statements(other.engine)
         before = schema_names.schema_map_of(other)
         schema_names.name_schema(other, self.schema_of_tables(None))
         try:
             yield other
         finally:
             schema_names.restore(other, before)
+
+    @property
+    def namespace(self) -> str:
+        """What tells dexpy's tables from those of other installations in this database; "" by default."""
+        prefix = table_layout.table_prefix()
+        return prefix if self.schema is None else f"{self.schema}.{prefix}"
 
     def schema_of_tables(self, connection: Connection | None) -> str:
         """Return the schema of dexpy's tables, or their database on MariaDB; read once in a process.
@@ -343,7 +359,9 @@ class Database:
         with self.begin() as records_connection:
             # The default schema of its engine, not the current one: the result is for all of its connections.
             is_default = other.dialect.default_schema_name == self.schema_of_tables(records_connection)
-            return self.dialect.is_same_database(records_connection, other, any_schema=is_default)
+            # With a configured schema, the one of the connection does not matter.
+            table = None if is_default or self.schema is not None else records.name
+            return self.dialect.is_same_database(records_connection, other, table=table)
 
     def why_too_large(self, *values: Any) -> str | None:
         """Return why the database would refuse a row with these values as JSON; None if it accepts them.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ import attrs
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.schema import CreateSchema
 
 from dexpy.database.column_types import after, metadata
 from dexpy.database.dialects import dialect_of
@@ -17,7 +19,9 @@ from dexpy.database.error_codes import is_locked
 from dexpy.database.migrations import sqlite_rebuilds
 from dexpy.database.migrations.history import NEWEST, UNNUMBERED, migrations_between
 from dexpy.database.migrations.migration import Migration
+from dexpy.database.own_columns import column_statements, missing_own_columns
 from dexpy.database.schema_names import inspector as inspector_of
+from dexpy.database.table_layout import table_prefix
 from dexpy.database.tables import (
     attempts,
     batch_callbacks,
@@ -86,12 +90,16 @@ class SchemaState:
         is_stamped: Whether the version is stored in its table.
         missing_tables: The tables that the database lacks for the newest version.
         missing_columns: The columns that it lacks, by table.
+        own_columns: Those of them that the application declares.
+        own_column_statements: The SQL that adds these.
     """
 
     version: int
     is_stamped: bool
     missing_tables: tuple[str, ...]
     missing_columns: Mapping[str, tuple[str, ...]]
+    own_columns: tuple[str, ...] = ()
+    own_column_statements: tuple[str, ...] = ()
 
     @property
     def is_complete(self) -> bool:
@@ -124,6 +132,9 @@ class SchemaState:
             return f"Stop the processes that run an earlier release. Run: {command('upgrade')}"
         if not self.missing_columns:
             return f"Run: {command('init')}"
+        if self.own_columns and self.missing_columns == {records.name: self.own_columns}:
+            sql = " ".join(f"{statement};" for statement in self.own_column_statements)
+            return f"Run: {command('upgrade')}. Or add it with: {sql}"
         advice = "Another program has dropped it; add it again with the SQL of `dexpy db sql --from 0`."
         return f"{advice} Then run: {command('init')}" if self.missing_tables else advice
 
@@ -140,7 +151,8 @@ class SchemaState:
 def read_state(connection: Connection) -> SchemaState:
     """Read the state of dexpy's tables in a database."""
     inspector, table_schema = inspector_of(connection)
-    present = set(inspector.get_table_names(schema=table_schema))
+    is_found = _has_schema(connection, inspector, table_schema)
+    present = set(inspector.get_table_names(schema=table_schema)) if is_found else set[str]()
     missing_columns: dict[str, tuple[str, ...]] = {}
     for table in TABLES:
         if table.name in present:
@@ -157,7 +169,19 @@ def read_state(connection: Connection) -> SchemaState:
         missing = missing_columns.get(records.name, ())
         version = max(number for number, column in ((UNNUMBERED, ""), *FIRST_COLUMNS) if column not in missing)
     missing_tables = tuple(table.name for table in TABLES if table.name not in present)
-    return SchemaState(version, stored is not None, missing_tables, missing_columns)
+    own = missing_own_columns(missing_columns.get(records.name, ()))
+    return SchemaState(
+        version,
+        stored is not None,
+        missing_tables,
+        missing_columns,
+        tuple(column.name for column in own),
+        column_statements(own, connection.dialect, schema_prefix(connection, table_schema)) if own else (),
+    )
+
+
+def _has_schema(connection: Connection, inspector: sa.Inspector, table_schema: str | None) -> bool:
+    return not table_schema or not dialect_of(connection).has_server or inspector.has_schema(table_schema)
 
 
 def problems(connection: Connection) -> list[str]:
@@ -185,6 +209,9 @@ def _create_missing(connection: Connection) -> list[str]:
     if state.version not in (0, NEWEST):
         return []
     missing = [table for table in TABLES if table.name in state.missing_tables]
+    inspector, table_schema = inspector_of(connection)
+    if not _has_schema(connection, inspector, table_schema):
+        connection.execute(CreateSchema(str(table_schema), if_not_exists=True))
     if versions in missing:
         # Create this table with its row before the others: on MariaDB a creation may be interrupted.
         versions.create(connection, checkfirst=False)
@@ -237,8 +264,9 @@ def upgrade(database: Database) -> tuple[SchemaState, SchemaState]:
                     _complete_stamp(connection, state)
                     _apply(connection, pending[0])
                     state = read_state(connection)
-    with database.begin() as connection:
-        create(connection)
+    with database.begin() as connection, _lock(connection):
+        _create_missing(connection)
+        _add_own_columns(connection)
     with database.connect() as connection:
         return before, read_state(connection)
 
@@ -263,7 +291,14 @@ def upgrade_in(connection: Connection) -> list[int]:
             sqlite_rebuilds.require_no_enforced_references(connection, migration)
             _apply(connection, migration)
         _create_missing(connection)
+        _add_own_columns(connection)
         return [migration.version for migration in pending]
+
+
+def _add_own_columns(connection: Connection) -> None:
+    """Add the columns of the application that the table of records lacks."""
+    for statement in read_state(connection).own_column_statements:
+        connection.exec_driver_sql(statement)
 
 
 def _apply(connection: Connection, migration: Migration) -> None:
@@ -298,7 +333,7 @@ def _lock(connection: Connection) -> Generator[None, None, None]:
     try:
         with (
             dialect.limit_ddl_waits(connection, LOCK_WAIT_S),
-            dialect.advisory_lock(connection, LOCK, LOCK_WAIT_S) as is_held,
+            dialect.advisory_lock(connection, _lock_number(), LOCK_WAIT_S) as is_held,
         ):
             if not is_held:
                 raise _blocked()
@@ -307,6 +342,11 @@ def _lock(connection: Connection) -> Generator[None, None, None]:
         if is_locked(error):
             raise _blocked() from error
         raise
+
+
+def _lock_number() -> int:
+    # Installations with other prefixes do not wait for each other.
+    return LOCK + zlib.crc32(table_prefix().encode()) if table_prefix() else LOCK
 
 
 def _blocked() -> DatabaseUnavailable:

@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection, Dialect, Engine
 
 from dexpy.database.column_types import metadata
 from dexpy.database.dialects import dialect_of
+from dexpy.database.tables import records
 
 OPTION = "schema_translate_map"
 
@@ -61,7 +62,7 @@ def read_schema(connection: Connection) -> str | None:
     query = dialect_of(connection).schema_query
     if query is None:
         return None
-    schema: str | None = connection.exec_driver_sql(query).scalar()
+    schema: str | None = connection.exec_driver_sql(query.format(table=records.name)).scalar()
     # The caller begins the transaction.
     connection.rollback()
     return schema

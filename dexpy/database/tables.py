@@ -145,6 +145,9 @@ records = sa.Table(
 )
 """One row for each run."""
 
+STANDARD_COLUMNS: tuple[sa.Column[Any], ...] = tuple(records.c)
+"""The columns of a record without those of the application."""
+
 attempts = sa.Table(
     "operation_attempts",
     metadata,

@@ -30,6 +30,7 @@ from dexpy.foundation.ids import new_id
 from dexpy.foundation.trace import Frame, current_frame
 from dexpy.policies.options import AsyncOptions
 from dexpy.recording.encryption import encrypt_params
+from dexpy.recording.own_columns import column_values
 from dexpy.recording.store import Store
 from dexpy.recording.ticket import Ticket
 from dexpy.transactions.commit_hooks import CommitState
@@ -71,6 +72,9 @@ class JobPreparer:
             )
         run_id = new_id("op")
         params = encode_props(owner, contract.props, operation.__dict__)
+        own_values: Mapping[str, Any] = {}
+        if store is not None and store.record_columns and contract.record is not None:
+            own_values = column_values(store.record_columns, owner, contract, params)
         if contract.encrypted_props:
             params = encrypt_params(contract, params, run_id)
         if contract.lock is not None:
@@ -105,6 +109,7 @@ class JobPreparer:
             "queue": resolved.queue,
             "priority": resolved.priority,
             "loss_limit": contract.loss_limit,
+            **own_values,
         }
         if contract.concurrency is not None:
             columns["concurrency_key"] = with_loaded_rows(concurrency_key, operation, contract, store, transaction)

@@ -118,6 +118,11 @@ def forbid_propagation(name: str, owner: str) -> None:
     _secret_owners[name] = owner
 
 
+def secret_owner(name: str) -> str:
+    """Return the sensitive prop that a context value of this name fills; "" if there is none."""
+    return _secret_owners.get(name, "")
+
+
 def check_no_secrets(values: Mapping[str, Any]) -> None:
     """Refuse to propagate values of sensitive props.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -52,11 +53,16 @@ class Locks:
         Raises:
             ConfigurationError: The backend is not available.
         """
-        return self._backend(backend).lock(key)
+        return self._backend(backend).lock(self._own(key))
 
     def is_locked(self, key: str, backend: str | None = None) -> bool | None:
         """Return whether a lock is held now; None if only acquiring it would show that."""
-        return self._backend(backend).is_locked(key)
+        return self._backend(backend).is_locked(self._own(key))
+
+    def _own(self, key: str) -> str:
+        """Return the key, which differs from that of other installations in this database."""
+        namespace = self._database.namespace
+        return hashlib.sha256(f"{namespace}:{key}".encode()).hexdigest() if namespace else key
 
     def close(self) -> None:
         """Close this process's connections for locks."""

@@ -49,7 +49,7 @@ class SessionLockBackend:
     def __init__(
         self, database: Database, dialect: LockDialect, find_listener: Callable[[], Callable[[Connection], None] | None]
     ) -> None:
-        self._database = Database(database.url)
+        self._database = Database(database.url, schema=database.schema)
         self._dialect = dialect
         self._find_listener = find_listener
 

@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection, Row
 from dexpy.brokers.sql.leases import ClaimedMessage
 from dexpy.database import lock_timeouts
 from dexpy.database.column_types import as_of
-from dexpy.database.tables import records
+from dexpy.database.tables import STANDARD_COLUMNS, records
 from dexpy.database.unreadable_rows import read_rows, report_unreadable
 from dexpy.enqueue.concurrency_limiter import ConcurrencyLimiter
 from dexpy.enqueue.dispatcher import Dispatcher
@@ -62,7 +62,7 @@ _NEVER_DUE = (
 )
 _HAS_ID = _r.id.in_(sa.bindparam("p_ids", expanding=True))
 _MARK_PUBLISHED = sa.update(records).where(_HAS_ID).values(PUBLISHED)
-_ROWS = sa.select(records).order_by(_r.priority.desc(), _r.scheduled_at)
+_ROWS = sa.select(*STANDARD_COLUMNS).order_by(_r.priority.desc(), _r.scheduled_at)
 
 
 class Relay:

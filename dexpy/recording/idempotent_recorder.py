@@ -177,6 +177,7 @@ class IdempotentRecorder(SyncRecorder):
             "started_at": FromNow(),
             # A synchronous call is not retried after its process has died.
             "loss_limit": 0,
+            **self.own_values,
             **self.key_claim.columns(),
             **columns,
         }

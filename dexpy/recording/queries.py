@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
@@ -21,6 +22,7 @@ from dexpy.recording import filters
 from dexpy.recording.current_store import current_store
 from dexpy.recording.durations import seconds_between
 from dexpy.recording.json_members import LARGEST
+from dexpy.recording.own_columns import column_filters
 from dexpy.recording.record import Page, Record
 from dexpy.recording.store import Store
 
@@ -56,6 +58,7 @@ class RecordQuery:
         max_duration: timedelta | None = None,
         min_attempts: int | None = None,
         max_attempts: int | None = None,
+        **columns: Any,
     ) -> RecordQuery:
         """Return a query that also has all of these conditions.
 
@@ -78,6 +81,8 @@ class RecordQuery:
             max_duration: The maximum duration.
             min_attempts: The minimum number of attempts.
             max_attempts: The maximum number of attempts.
+            columns: Values of the application's columns (`RecordColumn`) by name: ``tenant="acme"``; None for rows
+                without a value, a list for several values.
 
         Raises:
             OptionsError: A filter is invalid.
@@ -120,6 +125,9 @@ class RecordQuery:
             conditions.append(table.num_attempts >= filters.check_attempts(min_attempts, "min_attempts"))
         if max_attempts is not None:
             conditions.append(table.num_attempts <= filters.check_attempts(max_attempts, "max_attempts"))
+        if columns:
+            own = self._require_store().record_columns
+            conditions += column_filters(own, columns, [name for name in _FILTERS if name not in ("self", "columns")])
         return attrs.evolve(self, conditions=(*self._conditions, *conditions))
 
     def pending(self) -> RecordQuery:
@@ -217,6 +225,10 @@ class RecordQuery:
         fetched = tuple(query.limit(size + 1))
         page_records = fetched[:size]
         return Page(page_records, page_records[-1].id if len(fetched) > size else None)
+
+
+_FILTERS = tuple(inspect.signature(RecordQuery.where).parameters)
+"""The parameters of `where`."""
 
 
 def _record(row: Row[Any], store: Store) -> Record | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, cast
 
@@ -67,6 +68,11 @@ class Record:
 
     def __repr__(self) -> str:
         return f"<Record {self.operation} {self.id} {self.status}>"
+
+    @property
+    def columns(self) -> Mapping[str, Any]:
+        """The values of the application's columns (`RecordColumn`) by name; each is an attribute too."""
+        return {column.name: getattr(self, column.name, None) for column in self._store.record_columns}
 
     @property
     def ticket(self) -> Ticket[Any]:

@@ -160,6 +160,7 @@ class SyncRecorder:
         frame: The frame of the run.
         redactor: The redactor of the run's secrets.
         attempt: The number of this attempt.
+        own_values: The values of the application's columns.
     """
 
     claims_key: ClassVar[bool] = False
@@ -171,6 +172,7 @@ class SyncRecorder:
     frame: Frame
     redactor: Redactor
     attempt: int = 1
+    own_values: Mapping[str, Any] = attrs.field(factory=dict[str, Any], kw_only=True)
     _started_at: float = attrs.field(factory=time.monotonic)
     _is_written: bool = False
     _is_failed: bool = False
@@ -194,6 +196,7 @@ class SyncRecorder:
             "num_attempts": self.attempt,
             "started_at": FromNow(-elapsed),
             "completed_at": FromNow(),
+            **self.own_values,
             **rest,
         }
         database = self.store.database

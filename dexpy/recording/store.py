@@ -28,6 +28,7 @@ from dexpy.foundation.errors import InvalidTransition, KeyTaken, RecordNotFound
 from dexpy.foundation.redaction import Redactor
 from dexpy.foundation.safe_text import is_plain_text, shortened
 from dexpy.locks.backends import Locks
+from dexpy.policies.record_column import RecordColumn
 from dexpy.recording import batch_rows, concurrency_slots, durable_steps, keys, run_signals
 from dexpy.recording.keys import KeyClaim, KeyHolder
 from dexpy.recording.transitions import TRANSITIONS, apply
@@ -132,6 +133,7 @@ class Store:
         find_sender: Returns the dispatcher that publishes the messages of records, or None.
         create_tables: Whether missing tables are created on a server too.
         db_command: Returns the command of ``dexpy db`` for an action, for messages.
+        record_columns: The application's columns of the records.
     """
 
     def __init__(
@@ -145,8 +147,10 @@ class Store:
         find_sender: Callable[[], Sender | None] = lambda: None,
         create_tables: bool = False,
         db_command: Callable[[str], str] = "dexpy db {}".format,
+        record_columns: Sequence[RecordColumn] = (),
     ) -> None:
         self.database = database
+        self.record_columns = tuple(record_columns)
         self._schema = SchemaCheck(database, create_tables=create_tables, db_command=db_command)
         self.redactor = redactor or Redactor()
         self.locks = locks or Locks(database)

@@ -30,7 +30,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from dexpy.database.column_types import after, as_of, hide_from_planner, next_count, next_token, seconds_parameter
 from dexpy.database.dialects import DIALECTS
-from dexpy.database.tables import records
+from dexpy.database.tables import STANDARD_COLUMNS, records
 
 PREFIX = "p_"
 """The prefix of bind parameters, because SQLAlchemy reserves the names of the columns."""
@@ -88,7 +88,7 @@ class Transition:
 
     def columns(self) -> tuple[sa.ColumnElement[Any], ...]:
         """Return the columns that `apply` returns."""
-        return tuple(map(_returned, self.returned)) or tuple(records.c)
+        return tuple(map(_returned, self.returned)) or STANDARD_COLUMNS
 
     def conditions(self) -> tuple[sa.ColumnElement[bool], ...]:
         """Return the conditions on the row, except the condition on its id."""

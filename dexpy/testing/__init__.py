@@ -201,7 +201,8 @@ def isolated(
 ) -> Generator[Isolated]:
     """Run a test in a runtime with a temporary database and a movable clock.
 
-    The other settings are those of the application: the sessions of runs, the encryptors, the redactor.
+    The other settings are those of the application: the sessions of runs, the encryptors, the redactor, the columns of
+    records.
     The database also transports the messages, whatever the broker of the application is.
 
     Args:
@@ -264,6 +265,7 @@ def _isolated_runtime(
         encryptors=configured.configured_encryptors if encryptors is None else encryptors,
         run_context=configured.run_context,
         retention=configured.retention,
+        record_columns=configured.record_columns,
     )
 
 

@@ -32,6 +32,7 @@ from dexpy.foundation.throttle import LogThrottle
 from dexpy.foundation.trace import Frame
 from dexpy.recording.encryption import is_encrypted_for, redactor_of
 from dexpy.recording.outcome_logging import event_of_failure
+from dexpy.recording.own_columns import values_or_null
 from dexpy.recording.recorder import SyncRecorder
 from dexpy.recording.store import Store
 from dexpy.worker.retry_decisions import (
@@ -271,8 +272,17 @@ class DirectJob:
     ) -> DirectRecorder | None:
         if self._store is None or contract.record is None:
             return None
+        columns = self._store.record_columns
+        own_values = values_or_null(columns, contract, payload.params, frame.context) if columns else {}
         return DirectRecorder(
-            self._store, contract, operation, payload.run_id, frame, redactor, attempt=payload.attempt
+            self._store,
+            contract,
+            operation,
+            payload.run_id,
+            frame,
+            redactor,
+            attempt=payload.attempt,
+            own_values=own_values,
         )
 
 

@@ -21,6 +21,7 @@ from dexpy.configuration.kinds import (
     Queues,
     Size,
     Switch,
+    Text,
     Url,
     Zone,
 )
@@ -42,6 +43,7 @@ SAMPLES: dict[type[Kind], tuple[str, ...]] = {
     Size: ("64MB", "65MB", "1GiB", "67MB"),
     Switch: ("true", "false", "true", "false"),
     Zone: ("Europe/Rome", "Asia/Tokyo", "UTC", "America/Lima"),
+    Text: ("first", "second", "third", "fourth"),
     Url: ("sqlite:////srv/a.db", "sqlite:////srv/b.db", "sqlite:////srv/c.db", "sqlite:////srv/d.db"),
 }
 """A value of each level above the default, by kind."""

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from dexpy.database.dialects import MARIADB, POSTGRESQL, SQLITE, UNKNOWN, dialect_named, dialect_of
 from dexpy.database.dialects.base import Dialect
 from dexpy.database.engine import Database
+from dexpy.database.tables import records
 
 DIALECTS = {"sqlite": SQLITE, "postgresql": POSTGRESQL, "mariadb": MARIADB}
 ON_EACH = ["sqlite", *(pytest.param(kind, marks=pytest.mark.servers) for kind in ("postgresql", "mariadb"))]
@@ -204,9 +205,9 @@ def test_the_default_schema_is_reported(database: Database, dialect: Dialect) ->
     with database.begin() as connection:
         if dialect.fixed_schema is None:
             assert dialect.schema_query is not None
-            assert connection.exec_driver_sql(dialect.schema_query).scalar_one() == database.schema_of_tables(
-                connection
-            )
+            assert connection.exec_driver_sql(
+                dialect.schema_query.format(table=records.name)
+            ).scalar_one() == database.schema_of_tables(connection)
     assert database.schema_of_tables(None)
 
 
@@ -216,8 +217,8 @@ def test_the_same_database_is_recognized(database: Database, dialect: Dialect) -
         assert database.same_as(other)
         if dialect.has_server:
             with database.begin() as connection:
+                assert dialect.is_same_database(connection, other, table=records.name)
                 assert dialect.is_same_database(connection, other)
-                assert dialect.is_same_database(connection, other, any_schema=True)
     plain.dispose()
 
 

@@ -159,7 +159,7 @@ class SqlBroker(dramatiq.Broker):
         message_row = MessageRow(message, due_at, wait_s, priority)
         delay = message_row.delay_ms
         self.emit_before("enqueue", message, delay)
-        insert(connection, message_row)
+        insert(connection, message_row, self.database.schema)
         self.emit_after("enqueue", message, delay)
 
     def insert_all(self, connection: Connection, message_rows: Sequence[MessageRow]) -> None:
@@ -175,7 +175,7 @@ class SqlBroker(dramatiq.Broker):
             return
         for message_row in message_rows:
             self.emit_before("enqueue", message_row.message, message_row.delay_ms)
-        insert_many(connection, message_rows)
+        insert_many(connection, message_rows, self.database.schema)
         for message_row in message_rows:
             self.emit_after("enqueue", message_row.message, message_row.delay_ms)
 
@@ -194,7 +194,8 @@ class SqlBroker(dramatiq.Broker):
         priority = message.priority if isinstance(message, ClaimedMessage) else 0
         self.emit_before("enqueue", message, delay)
         with broker_errors(), self.database.begin() as connection:
-            insert(connection, MessageRow(message, wait_s=(delay or 0) / 1000, priority=priority))
+            row = MessageRow(message, wait_s=(delay or 0) / 1000, priority=priority)
+            insert(connection, row, self.database.schema)
         self.emit_after("enqueue", message, delay)
         if not delay:
             self._leases.wake([message.queue_name])

@@ -43,8 +43,14 @@ class MessageRow:
         return max(0, round((self.due_at - clock.now()).total_seconds() * 1000))
 
 
-def insert(connection: Connection, message_row: MessageRow) -> None:
-    """Insert one message; on PostgreSQL the commit notifies workers if the message is due."""
+def insert(connection: Connection, message_row: MessageRow, schema: str | None) -> None:
+    """Insert one message; on PostgreSQL the commit notifies workers if the message is due.
+
+    Args:
+        connection: A connection in a transaction.
+        message_row: The message.
+        schema: The configured schema of the messages; None without one.
+    """
     values: dict[str, Any] = {f"p_{name}": value for name, value in _message_values(message_row).items()}
     if message_row.due_at is None:
         statement, is_due = sql.INSERT_AFTER, message_row.wait_s <= 0
@@ -53,10 +59,13 @@ def insert(connection: Connection, message_row: MessageRow) -> None:
         statement, is_due = sql.INSERT_AT, message_row.due_at <= clock.now()
         values["p_due_at"] = message_row.due_at
     notifies = is_due and DIALECTS[connection.dialect.name].supports_notifications
-    connection.execute(sql.NOTIFYING[statement] if notifies else statement, values)
+    if notifies:
+        statement = sql.NOTIFYING[statement]
+        values["p_channel"] = sql.notify_channel(schema)
+    connection.execute(statement, values)
 
 
-def insert_many(connection: Connection, message_rows: Sequence[MessageRow]) -> None:
+def insert_many(connection: Connection, message_rows: Sequence[MessageRow], schema: str | None) -> None:
     """Insert messages in one statement, and notify as `insert` does."""
     # Read the clock once: with plain values only, the driver sends all rows together.
     now = database_time(connection)
@@ -67,7 +76,7 @@ def insert_many(connection: Connection, message_rows: Sequence[MessageRow]) -> N
     connection.execute(sa.insert(messages), rows)
     if DIALECTS[connection.dialect.name].supports_notifications:
         for queue in {row["queue"] for row in rows if row["due_at"] <= now}:
-            connection.execute(sql.NOTIFY, {"p_queue": queue})
+            connection.execute(sql.NOTIFY, {"p_queue": queue, "p_channel": sql.notify_channel(schema)})
 
 
 def _message_values(message_row: MessageRow) -> dict[str, Any]:

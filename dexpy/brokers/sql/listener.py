@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
 from typing import Any
 
-from dexpy.brokers.sql.statements import NOTIFY_CHANNEL
+from dexpy.brokers.sql.statements import notify_channel
 from dexpy.database.engine import Database
 from dexpy.foundation.backoff import Backoff
 from dexpy.foundation.log_catalog import LogEvent
@@ -76,7 +76,7 @@ class NotificationListener(threading.Thread):
             # Do not return it to the pool: its next user would get a connection that still listens.
             connection.detach()
             psycopg_connection.autocommit = True
-            psycopg_connection.execute(f"LISTEN {NOTIFY_CHANNEL}")
+            psycopg_connection.execute(f'LISTEN "{notify_channel(self._database.schema)}"')
             yield psycopg_connection
         finally:
             psycopg_connection.close()
@@ -102,5 +102,5 @@ class NotificationListener(threading.Thread):
 
 
 def _notified_queues(pgconn: Any) -> Generator[str, None, None]:
-    while (notification := pgconn.supports_notifications()) is not None:
+    while (notification := pgconn.notifies()) is not None:
         yield notification.extra.decode()

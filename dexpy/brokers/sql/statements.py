@@ -10,6 +10,7 @@ except on MariaDB. SQLite's dialect omits SKIP LOCKED, because its write lock co
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import operator
 from collections.abc import Collection, Generator, Sequence
@@ -35,6 +36,7 @@ def now() -> sa.ColumnElement[datetime]:
     return as_of(0)
 
 
+LONGEST_CHANNEL = 63
 LONGEST_LEASE_S = 1e7
 """The longest lease that dexpy writes, in seconds; a lease that ends later is invalid, and its row is free."""
 
@@ -246,8 +248,16 @@ def _insertion(due_at: sa.ColumnElement[datetime]) -> sa.Insert:
     return sa.insert(messages).values(**values, due_at=due_at, dead=False, created_at=now()).inline()
 
 
-NOTIFY_CHANNEL = "dexpy_messages"
-"""The channel on which PostgreSQL notifies workers of a message; the payload is the name of its queue."""
+def notify_channel(schema: str | None) -> str:
+    """Return the channel on which PostgreSQL notifies workers of a message; the payload is the name of its queue.
+
+    Args:
+        schema: The configured schema of the messages; None without one.
+    """
+    channel = messages.name if schema is None else f"{schema}.{messages.name}"
+    # PostgreSQL accepts at most 63 bytes.
+    return channel if len(channel) <= LONGEST_CHANNEL else f"dexpy_{hashlib.sha256(channel.encode()).hexdigest()[:32]}"
+
 
 INSERT_AFTER = _insertion(after(seconds_parameter("p_wait_s")))
 """A new message, due ``p_wait_s`` seconds from now."""
@@ -256,12 +266,12 @@ INSERT_AT = _insertion(sa.bindparam("p_due_at", type_=UtcDateTime()))
 """A new message, due at ``p_due_at``."""
 
 # Notify in the same statement, to save a round trip. PostgreSQL delivers the notification with the commit.
-_NOTIFY = sa.func.pg_notify(NOTIFY_CHANNEL, sa.bindparam("p_queue", type_=_m.queue.type))
+_NOTIFY = sa.func.pg_notify(sa.bindparam("p_channel", type_=sa.String), sa.bindparam("p_queue", type_=_m.queue.type))
 NOTIFYING = {statement: statement.returning(_NOTIFY) for statement in (INSERT_AFTER, INSERT_AT)}
-"""The same two statements with a notification, for due messages on PostgreSQL."""
+"""The same two statements with a notification on ``p_channel``, for due messages on PostgreSQL."""
 
 NOTIFY = sa.select(_NOTIFY)
-"""Notify the workers of ``p_queue`` when the transaction commits, on PostgreSQL."""
+"""Notify the workers of ``p_queue`` on ``p_channel`` when the transaction commits, on PostgreSQL."""
 
 ANY_ALIVE = sa.select(sa.select(sa.literal(1)).where(_in_queue(), _m.dead == sa.false()).exists())
 """Whether ``p_queue`` has any message that is not dead."""

@@ -38,7 +38,8 @@ class Dialect:
         has_one_write_lock: Whether one lock covers all writes.
         creates_tables: Whether dexpy creates missing tables at the first use, without a command.
         fixed_schema: The schema of dexpy's tables on every connection; None where a connection can change it.
-        schema_query: Selects the schema in which a connection finds dexpy's tables, or would create them.
+        schema_query: Selects the schema in which a connection finds dexpy's tables, or would create them; ``{table}``
+            is the name of one of them.
         isolation_level: The isolation level of dexpy's own transactions; None for the default.
         has_strict_types: Whether a column accepts only values of its type.
         stores_time_zones: Whether the driver accepts and returns aware datetimes.
@@ -185,13 +186,14 @@ class Dialect:
 
     # The database and its server.
 
-    def is_same_database(self, records_connection: Connection, other: Connection, *, any_schema: bool = False) -> bool:
+    def is_same_database(self, records_connection: Connection, other: Connection, *, table: str | None = None) -> bool:
         """Whether a lock of one connection is visible through the other.
 
         Args:
             records_connection: A connection of dexpy, in a transaction.
             other: A connection to the same kind of server; its transaction continues.
-            any_schema: Whether to ignore the current schema, or database of MariaDB, of the other connection.
+            table: A table that the other connection must find in the same schema, or database of MariaDB; None to
+                ignore its schema.
         """
         return False
 

@@ -106,9 +106,9 @@ class MariadbDialect(Dialect):
         """See `Dialect`."""
         return insert(table).prefix_with("IGNORE")
 
-    def is_same_database(self, records_connection: Connection, other: Connection, *, any_schema: bool = False) -> bool:
+    def is_same_database(self, records_connection: Connection, other: Connection, *, table: str | None = None) -> bool:
         """See `Dialect`."""
-        nonce = {"p_nonce": f"dexpy-{secrets.token_hex(8)}-", "p_any": any_schema}
+        nonce = {"p_nonce": f"dexpy-{secrets.token_hex(8)}-", "p_any": table is None}
         records_connection.execute(_LOCK_NONCE, nonce)
         try:
             return bool(other.execute(_IS_NONCE_LOCKED, nonce).scalar())

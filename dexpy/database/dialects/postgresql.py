@@ -17,14 +17,15 @@ from dexpy.database.dialects.base import ConnectionLimit, Dialect
 from dexpy.database.error_codes import SERIALIZATION_FAILURE, code_of
 
 _LOCK_NONCE = sa.text(
-    "SELECT pg_try_advisory_xact_lock(:p_first, :p_second), CAST(to_regclass('operation_records') AS oid)"
+    "SELECT pg_try_advisory_xact_lock(:p_first, :p_second), CAST(to_regclass(CAST(:p_name AS text)) AS oid)"
 )
 # objsubid 2 marks locks with two keys. The table name must resolve to the same table, so the schema counts too.
 _IS_NONCE_LOCKED = sa.text(
     "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND granted"
     " AND classid = CAST(:p_first AS oid) AND objid = CAST(:p_second AS oid)"
     " AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))"
-    " AND (:p_any OR CAST(to_regclass('operation_records') AS oid) IS NOT DISTINCT FROM CAST(:p_table AS oid))"
+    " AND (CAST(:p_name AS text) IS NULL"
+    " OR CAST(to_regclass(CAST(:p_name AS text)) AS oid) IS NOT DISTINCT FROM CAST(:p_table AS oid))"
 )
 _LIMITS = sa.text(
     "SELECT current_setting('max_connections')::int AS server_limit,"
@@ -57,7 +58,7 @@ class PostgresqlDialect(Dialect):
     schema_query = (
         "SELECT coalesce((SELECT nspname FROM pg_catalog.pg_namespace AS n"
         " JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid"
-        " WHERE c.oid = to_regclass('operation_records')), current_schema())"
+        " WHERE c.oid = to_regclass('{table}')), current_schema())"
     )
     stores_time_zones = True
     stores_nul = False
@@ -133,11 +134,11 @@ class PostgresqlDialect(Dialect):
         """See `Dialect`."""
         return insert(table).on_conflict_do_nothing()
 
-    def is_same_database(self, records_connection: Connection, other: Connection, *, any_schema: bool = False) -> bool:
+    def is_same_database(self, records_connection: Connection, other: Connection, *, table: str | None = None) -> bool:
         """See `Dialect`."""
-        keys = {"p_first": secrets.randbelow(2**31), "p_second": secrets.randbelow(2**31)}
-        table = records_connection.execute(_LOCK_NONCE, keys).one()[1]
-        return bool(other.execute(_IS_NONCE_LOCKED, {**keys, "p_table": table, "p_any": any_schema}).scalar())
+        keys = {"p_first": secrets.randbelow(2**31), "p_second": secrets.randbelow(2**31), "p_name": table}
+        table_oid = records_connection.execute(_LOCK_NONCE, keys).one()[1]
+        return bool(other.execute(_IS_NONCE_LOCKED, {**keys, "p_table": table_oid}).scalar())
 
     def _connection_limits(self, connection: Connection) -> Sequence[ConnectionLimit]:
         server_limit, reserved, role_limit, database_limit = connection.execute(_LIMITS).one()

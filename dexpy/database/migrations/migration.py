@@ -8,6 +8,8 @@ from typing import Final
 import attrs
 import sqlalchemy as sa
 
+from dexpy.database.table_layout import renamed
+
 SCHEMA: Final = "{schema}"
 """The placeholder in the text of a statement for the quoted schema of dexpy's tables with a dot, or nothing."""
 
@@ -30,19 +32,19 @@ class Statement:
     is_needed: Callable[[sa.Inspector, str | None], bool] = attrs.field(default=_always, repr=False)
 
     def text(self, schema_prefix: str = "") -> str:
-        """Return the SQL for tables in a schema.
+        """Return the SQL for tables in a schema, with the prefix of this process.
 
         Args:
             schema_prefix: The quoted schema with a dot; empty if the connection finds the tables by itself.
         """
-        return self.sql.replace(SCHEMA, schema_prefix)
+        return renamed(self.sql).replace(SCHEMA, schema_prefix)
 
 
 def has_column(table: str, column: str) -> Callable[[sa.Inspector, str | None], bool]:
     """Return a check for `Statement`: whether a table has a column."""
 
     def is_present(inspector: sa.Inspector, schema: str | None) -> bool:
-        return any(each["name"] == column for each in inspector.get_columns(table, schema=schema))
+        return any(each["name"] == column for each in inspector.get_columns(renamed(table), schema=schema))
 
     return is_present
 
@@ -51,7 +53,7 @@ def lacks_column(table: str, column: str) -> Callable[[sa.Inspector, str | None]
     """Return a check for `Statement`: whether a table exists without a column."""
 
     def is_missing(inspector: sa.Inspector, schema: str | None) -> bool:
-        return inspector.has_table(table, schema=schema) and not has_column(table, column)(inspector, schema)
+        return inspector.has_table(renamed(table), schema=schema) and not has_column(table, column)(inspector, schema)
 
     return is_missing
 
@@ -60,7 +62,7 @@ def lacks_table(table: str) -> Callable[[sa.Inspector, str | None], bool]:
     """Return a check for `Statement`: whether a table does not exist."""
 
     def is_missing(inspector: sa.Inspector, schema: str | None) -> bool:
-        return not inspector.has_table(table, schema=schema)
+        return not inspector.has_table(renamed(table), schema=schema)
 
     return is_missing
 

@@ -11,6 +11,7 @@ from sqlalchemy.engine import Connection
 
 from dexpy.database.dialects import SQLITE, dialect_of
 from dexpy.database.migrations.migration import Migration, Rebuild, Statement
+from dexpy.database.table_layout import renamed
 from dexpy.foundation.errors import ConfigurationError, listed
 
 
@@ -39,11 +40,11 @@ def require_no_enforced_references(connection: Connection, migration: Migration)
             table
             for table in tables
             for row in connection.exec_driver_sql('SELECT "table" FROM pragma_foreign_key_list(?)', (table,))
-            if str(row[0]).lower() == rebuild.table
+            if str(row[0]).lower() == renamed(rebuild.table)
         }
         if referring:
             raise ConfigurationError(
-                f"{rebuild.table}: SQLite cannot replace the table while it enforces the references of "
+                f"{renamed(rebuild.table)}: SQLite cannot replace the table while it enforces the references of "
                 f"{listed(referring)}. Run dexpy db upgrade, or send PRAGMA foreign_keys = OFF before the transaction."
             )
 
@@ -62,16 +63,18 @@ def objects_to_keep(connection: Connection, migration: Migration, statement: Sta
             objects = connection.exec_driver_sql(
                 "SELECT name, sql FROM sqlite_master"
                 " WHERE tbl_name = ? AND type IN ('index', 'trigger') AND sql IS NOT NULL ORDER BY rowid",
-                (rebuild.table,),
+                (renamed(rebuild.table),),
             )
-            return [row.sql for row in objects if row.name not in rebuild.indexes]
+            of_migration = {renamed(name) for name in rebuild.indexes}
+            return [row.sql for row in objects if row.name not in of_migration]
     return []
 
 
 def _require_known_columns(connection: Connection, rebuild: Rebuild) -> None:
-    present = connection.exec_driver_sql("SELECT name FROM pragma_table_xinfo(?)", (rebuild.table,)).scalars()
+    table = renamed(rebuild.table)
+    present = connection.exec_driver_sql("SELECT name FROM pragma_table_xinfo(?)", (table,)).scalars()
     if unknown := set(present) - set(rebuild.columns):
         raise ConfigurationError(
-            f"{rebuild.table}: columns {listed(unknown)} do not belong to dexpy, and this migration of SQLite "
+            f"{table}: columns {listed(unknown)} do not belong to dexpy, and this migration of SQLite "
             "would lose them. Move them to a table of the application, drop them here, and retry the upgrade."
         )
