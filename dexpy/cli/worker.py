@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import logging
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from dexpy.cli.application import application_names, module_arguments
 from dexpy.cli.setting_options import WORKER_KEYS, group_option, load_groups, setting_options
-from dexpy.configuration.loading import command_flags
+from dexpy.configuration.loading import Configuration, command_flags
+from dexpy.configuration.values import DEFAULT
 from dexpy.foundation.errors import ConfigurationError
+from dexpy.foundation.log_catalog import LogEvent
+from dexpy.foundation.log_events import log_event
+
+if TYPE_CHECKING:
+    from dexpy.configuration.values import WorkerGroup
+
+PRODUCTION = ("production", "prod", "live")
+"""The names of environments in which `--reload` is a mistake."""
+RELOAD_TIMEOUT_S = 5.0
+"""The default of the shutdown timeout with `--reload`, in seconds."""
 
 
 @click.command()
@@ -18,8 +31,9 @@ from dexpy.foundation.errors import ConfigurationError
 @setting_options(*WORKER_KEYS)
 @group_option
 @click.option("--burst", is_flag=True, help="Run all due operations, then exit.")
+@click.option("--reload", is_flag=True, help="Restart the processes when a file changes; for development.")
 @click.option("-v", "--verbose", is_flag=True, help="Log more and show tracebacks.")
-def worker(modules: tuple[str, ...], only_groups: tuple[str, ...], burst: bool, verbose: bool) -> None:
+def worker(modules: tuple[str, ...], only_groups: tuple[str, ...], burst: bool, reload: bool, verbose: bool) -> None:
     """Run background operations.
 
     MODULE is the dotted name of a module, as in `import`, that declares operations; it may call dexpy.configure().
@@ -28,36 +42,58 @@ def worker(modules: tuple[str, ...], only_groups: tuple[str, ...], burst: bool, 
     from dexpy.worker.importing import check_name
     from dexpy.worker.log_setup import complete_logging, set_up_logging
     from dexpy.worker.process import WorkerOptions
+    from dexpy.worker.reloading import ReloadingSupervisor
     from dexpy.worker.supervisor import Supervisor
 
     for module in modules:
         check_name(module)
-    configuration, groups = load_groups(only_groups)
-    log_format = configuration.get("log_format")
-    names = worker_names(modules)
+    if reload and burst:
+        raise click.UsageError("--reload: cannot be combined with --burst. Remove one of them.")
     level = logging.DEBUG if verbose else logging.INFO
+
+    def load() -> tuple[list[WorkerOptions], Path | None]:
+        configuration, groups = load_groups(only_groups)
+        names = worker_names(modules)
+        options = [
+            WorkerOptions(
+                names,
+                threads=group.threads,
+                queues=group.queues,
+                burst=burst,
+                shutdown_timeout_s=_reload_timeout_s(group) if reload else group.shutdown_timeout_s,
+                log_level=level,
+                polling_interval_s=group.polling_interval_s,
+                group=group.name or None,
+                flags=command_flags.get(),
+                log_format=configuration.get("log_format"),
+                max_runs=group.max_runs,
+                max_memory=group.max_memory,
+                dump_signal=configuration.get("dump_signal"),
+                reports_files=reload,
+            )
+            for group in groups
+            for _ in range(group.processes)
+        ]
+        return options, configuration.file
+
+    processes, _ = load()
+    log_format = processes[0].log_format
     set_up_logging(level, log_format)
     complete_logging(level, log_format)
-    processes = [
-        WorkerOptions(
-            names,
-            group.threads,
-            group.queues,
-            burst,
-            group.shutdown_timeout_s,
-            level,
-            group.polling_interval_s,
-            group.name or None,
-            command_flags.get(),
-            log_format,
-            group.max_runs,
-            group.max_memory,
-            configuration.get("dump_signal"),
-        )
-        for group in groups
-        for _ in range(group.processes)
-    ]
-    sys.exit(Supervisor(processes).run())
+    if not reload:
+        sys.exit(Supervisor(processes).run())
+    environment = Configuration.load().environment
+    is_production = environment.lower() in PRODUCTION
+    advice = "remove --reload: it is for development" if is_production else None
+    severity = logging.WARNING if is_production else logging.INFO
+    log_event(LogEvent.RELOAD_ENABLED, severity, environment=environment, advice=advice)
+    sys.exit(ReloadingSupervisor(load).run())
+
+
+def _reload_timeout_s(group: WorkerGroup) -> float:
+    """Return how long runs may continue before a restart: shorter by default, because a developer waits for it."""
+    is_default = group.origins["workers.shutdown_timeout"] == DEFAULT
+    return min(RELOAD_TIMEOUT_S, group.shutdown_timeout_s) if is_default else group.shutdown_timeout_s
 
 
 def worker_names(modules: tuple[str, ...]) -> tuple[str, ...]:

@@ -83,6 +83,8 @@ FIELDS = {
     "exit_status": "the exit status; a negative number is a signal",
     "uptime_s": "how long the process ran, in seconds",
     "restart_in_s": "seconds until the process is replaced",
+    "files": "the names of files, separated by commas",
+    "environment": "the environment of the configuration",
     "thread_name": "the name of the thread",
     "started_at": "when the run began in this process",
     "kind": "the kind of thread or value",
@@ -455,6 +457,28 @@ class LogEvent(Enum):
         DEBUG,
         "A starting worker could not make the deferred messages due that it can run; they are polled later.",
         "Nothing.",
+    )
+    RELOAD_ENABLED = (
+        "reload.enabled",
+        WORKER,
+        INFO,
+        "The worker restarts its processes when a file of the application changes. WARNING in an environment for "
+        "production.",
+        "Remove `--reload` in production.",
+    )
+    FILES_CHANGED = (
+        "files.changed",
+        WORKER,
+        INFO,
+        "Files of the application changed (`files`, and `count` in all); the processes restart.",
+        "Nothing.",
+    )
+    RELOAD_FAILED = (
+        "reload.failed",
+        WORKER,
+        ERROR,
+        "The processes cannot start with the changed files; the worker waits for the next change.",
+        "Correct the error.",
     )
     CONSUMER_NOT_CLOSED = (
         "consumer.not_closed",

@@ -28,6 +28,7 @@ from dexpy.foundation.redaction import class_path
 from dexpy.worker.application import load_application
 from dexpy.worker.dumps import DUMP_SIGNALS, Dumper
 from dexpy.worker.importing import contain_exits, describe_error
+from dexpy.worker.loaded_files import LoadedFiles
 from dexpy.worker.log_setup import complete_logging, set_up_logging
 from dexpy.worker.recycling import EXIT_RECYCLED, Recycling, exit_after, num_unfinished, stop_fetching
 from dexpy.worker.services import WorkerServices, current_worker
@@ -61,6 +62,7 @@ class WorkerOptions:
         max_runs: The runs after which the process is replaced; None for no limit.
         max_memory: The resident memory at which the process is replaced, in bytes; None for no limit.
         dump_signal: The name of the signal at which the process logs its threads, or "off".
+        reports_files: Whether the process reports the files that it has loaded.
     """
 
     modules: tuple[str, ...]
@@ -76,6 +78,7 @@ class WorkerOptions:
     max_runs: int | None = None
     max_memory: int | None = None
     dump_signal: str = default_of("dump_signal")
+    reports_files: bool = False
 
 
 def run_process(options: WorkerOptions, parent: int, report: Callable[[str, str], None]) -> int:
@@ -96,6 +99,7 @@ def run_process(options: WorkerOptions, parent: int, report: Callable[[str, str]
     stop.install()
     dumper.install(options.dump_signal)
     reset_signals_in_children((*STOP_SIGNALS, *filter(None, [DUMP_SIGNALS.get(options.dump_signal)])))
+    loaded = LoadedFiles(report) if options.reports_files else None
     try:
         with contain_exits("Cannot start the worker"):
             services, worker = _prepare(options, parent, stop)
@@ -104,18 +108,22 @@ def run_process(options: WorkerOptions, parent: int, report: Callable[[str, str]
     except DexpyError as error:
         if options.log_level <= logging.DEBUG:
             traceback.print_exc()
+        if loaded is not None:
+            loaded.report(error)
         report("away" if is_only_down(error) else "error", str(error))
         return 2
     if worker is None:
         return 0
     # Before the worker starts: an operation that kills it at once does not mean that workers cannot start.
     report("ready", "")
+    if loaded is not None:
+        loaded.report()
     worker.start()
     served = "all" if options.queues is None else ",".join(sorted(options.queues))
     log_event(LogEvent.WORKER_STARTED, pid=os.getpid(), threads=options.threads, queues=served, group=options.group)
     exit_status, patience_s = 0, options.shutdown_timeout_s
     try:
-        exit_status, patience_s = _wait_for_stop(services, worker, options, parent, stop, recycling)
+        exit_status, patience_s = _wait_for_stop(services, worker, options, parent, stop, recycling, loaded)
     except BaseException as error:  # noqa: BLE001 - from a signal handler of the application
         log_event(LogEvent.WORKER_FAILED, pid=os.getpid(), error=class_path(error), error_message=describe_error(error))
         exit_status = EXIT_REASON_LOGGED
@@ -167,6 +175,7 @@ def _wait_for_stop(
     parent: int,
     stop: StopSignals,
     recycling: Recycling,
+    loaded: LoadedFiles | None,
 ) -> tuple[int, float]:
     """Wait until the worker should stop; return the exit status and the shutdown timeout in seconds."""
     dispatcher = services.dispatcher
@@ -175,6 +184,8 @@ def _wait_for_stop(
         time.sleep(STOP_POLL_S)
         # A library may have replaced the handlers since.
         stop.install()
+        if loaded is not None:
+            loaded.report()
         if os.getppid() != parent:
             log_event(LogEvent.WORKER_ORPHANED, pid=os.getpid())
             break

@@ -90,16 +90,19 @@ class Supervisor:
         Raises:
             ConfigurationError: The processes cannot start; the message has the reason.
         """
-        for number in STOP_SIGNALS:
-            signal.signal(number, self._on_signal)
-        if self._dump_signal is not None:
-            signal.signal(self._dump_signal, self._on_dump_signal)
+        self._install_handlers()
         children = [self._start(options) for options in self._processes]
         try:
             self._await_ready(children)
             return self._monitor(children)
         finally:
             self._stop(children)
+
+    def _install_handlers(self) -> None:
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._on_signal)
+        if self._dump_signal is not None:
+            signal.signal(self._dump_signal, self._on_dump_signal)
 
     def _on_signal(self, number: int, _frame: object) -> None:
         self._signals += 1
@@ -156,21 +159,25 @@ class Supervisor:
                         "See its output above."
                     )
 
-    def _receive_event(self, child: Child) -> tuple[str | None, str]:
+    def _receive_event(self, child: Child, wait_s: float = POLL_S) -> tuple[str | None, str]:
+        """Return the next event of the start of a process, and handle other events before it."""
         try:
-            if child.pipe.poll(POLL_S):
+            while child.pipe.poll(wait_s):
                 event, text = child.pipe.recv()
+                wait_s = 0
                 if event == "dumped":
                     child.answer_until = None
-                    return None, ""
-                child.is_ready = event == "ready"
-                return event, text
+                elif event == "files":
+                    self._add_files(text)
+                else:
+                    child.is_ready = event == "ready"
+                    return event, text
         except (EOFError, OSError):
-            child.process.join(POLL_S)
+            child.process.join(POLL_S if wait_s else 0)
         return None, ""
 
     def _monitor(self, children: list[Child]) -> int:
-        while not self._signals:
+        while not self._signals and not self._is_restart_due(children):
             self._forward_dumps(children)
             for index, child in enumerate(children):
                 if child.process.is_alive():
@@ -185,6 +192,13 @@ class Supervisor:
                 return 0
             time.sleep(POLL_S)
         return 0
+
+    def _is_restart_due(self, children: Sequence[Child]) -> bool:
+        """Return whether all processes must be started again; never without ``--reload``."""
+        return False
+
+    def _add_files(self, text: str) -> None:
+        """Handle the names of the files that a process has loaded, as JSON."""
 
     def _replace_when_due(self, dead: Child) -> Child:
         """Return the replacement of a dead process when its pause is over; until then, the dead one."""
