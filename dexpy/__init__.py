@@ -44,6 +44,7 @@ from dexpy.foundation.errors import (
     WorkerLost,
 )
 from dexpy.foundation.outcome import Err, Ok
+from dexpy.foundation.run_end import RunEnd
 
 # Running
 from dexpy.foundation.trace import trace
@@ -106,6 +107,7 @@ __all__ = [
     "Remove",
     "Reset",
     "Retry",
+    "RunEnd",
     "Runtime",
     "Ticket",
     "TimedOut",

@@ -29,6 +29,7 @@ from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.periodic import PeriodicTask
 from dexpy.foundation.redaction import Redactor
+from dexpy.foundation.run_end import Hook
 from dexpy.foundation.trace import Frame
 from dexpy.liveness.heartbeat import Heartbeat
 from dexpy.liveness.intervals import RecoveryIntervals
@@ -50,6 +51,7 @@ from dexpy.recording.record import Record
 from dexpy.recording.store import Sender, Store
 from dexpy.worker.actors import declare_actors, refuse_record
 from dexpy.worker.direct_job import DirectJob
+from dexpy.worker.hook_runner import HookRunner
 from dexpy.worker.periodic import PeriodicTasks
 from dexpy.worker.record_job import RecordJob
 from dexpy.worker.services import WorkerServices
@@ -119,9 +121,11 @@ class Services(WorkerServices):
 
     Attributes:
         recorded: What there is only where runs are recorded; None elsewhere.
+        hook_runner: Calls the hooks of the application; None without hooks.
     """
 
     recorded: Recorded | None
+    hook_runner: HookRunner | None
 
     def close(self) -> None:
         """Close the connections that this process holds."""
@@ -249,6 +253,7 @@ def build(
     skips_recurring: bool,
     recurring_entries: Sequence[RecurringEntry],
     retention: RetentionSettings,
+    hooks: Mapping[str, Hook],
 ) -> Services:
     """Create the services of background runs, and add the actors and the middleware to the broker.
 
@@ -267,6 +272,7 @@ def build(
         skips_recurring: Whether this process enqueues no ticks of recurring tasks.
         recurring_entries: The recurring tasks of the configuration file.
         retention: The settings of the deletion of old records.
+        hooks: The hooks of the application, by name.
     """
     broker = transport.broker
     tables = store
@@ -319,7 +325,11 @@ def build(
             tasks.append(pruning.periodic_task())
         if not transport.transactional:
             tasks.append(PeriodicTask("send", relay_interval_s, relay.publish_unpublished))
-    direct_job = DirectJob(dispatcher, store, redactor, session_store, unknown_operations, watchdog)
+    hook_runner = HookRunner(store, hooks, redactor) if hooks else None
+    if hook_runner is not None:
+        tasks.append(hook_runner.periodic_task())
+    report_end = None if hook_runner is None else hook_runner.ended_directly
+    direct_job = DirectJob(dispatcher, store, redactor, session_store, unknown_operations, watchdog, report_end)
     tasks.append(PeriodicTask("watch", WATCH_EVERY_S, watchdog.check))
     thread_replacer = ThreadReplacer()
     broker.add_middleware(thread_replacer)
@@ -328,4 +338,4 @@ def build(
         broker.add_middleware(ValidationMiddleware(MessageValidator(broker)))
     broker.add_middleware(PeriodicTasks(*tasks))
     declare_actors(broker, watchdog, run_record=run_record, run_direct=direct_job.run, release_runs=release_runs)
-    return Services(dispatcher, watchdog, None if recorded is None else recorded.heartbeat, recorded)
+    return Services(dispatcher, watchdog, None if recorded is None else recorded.heartbeat, recorded, hook_runner)

@@ -20,12 +20,15 @@ from dexpy.foundation.errors import ConfigurationError, DeclarationError, NotRec
 from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.redaction import Redactor
+from dexpy.foundation.run_end import Hook
+from dexpy.foundation.safe_text import shortened
 from dexpy.foundation.trace import Frame
 from dexpy.liveness.intervals import RecoveryIntervals
 from dexpy.policies.keep import STATUSES, Keep, keep_by_status
 from dexpy.policies.record_column import RecordColumn
 from dexpy.recording.current_store import current_store, prune_records, run_record_now
 from dexpy.recording.encryption import check_encryptable
+from dexpy.recording.installed_hooks import installed_hooks
 from dexpy.schedules.zones import check_zone
 from dexpy.worker.services import current_worker
 
@@ -62,6 +65,7 @@ class Runtime:
         run_context: Returns a context manager that is entered around each background run.
         retention: How long records are kept, instead of the settings.
         record_columns: The application's columns of the records.
+        hooks: The hooks that are called at the end of runs, by name.
 
     Raises:
         ConfigurationError: An encryptor or a key is invalid.
@@ -81,11 +85,13 @@ class Runtime:
         run_context: RunContext | None = None,
         retention: Keep | None = None,
         record_columns: Sequence[RecordColumn] = (),
+        hooks: Mapping[str, Hook] | None = None,
     ) -> None:
         self.settings = settings
         self.record_columns = tuple(record_columns)
         self.run_context = run_context
         self.retention = retention
+        self.hooks: Mapping[str, Hook] = hooks or {}
         self.session_factory = session_factory
         if hasattr(session_factory, "registry"):
             shared_sessions.exist = True
@@ -224,6 +230,7 @@ class Runtime:
             recurring_entries=self.settings.configuration.recurring,
             create_tables=self.create_tables,
             retention=self._retention_settings(),
+            hooks=self.hooks,
         )
 
     def _retention_settings(self) -> RetentionSettings:
@@ -354,6 +361,7 @@ def install(runtime: Runtime | None) -> Runtime | None:
     global _current
     before, _current = _current, runtime
     _use_layout(runtime)
+    installed_hooks.names = () if runtime is None else tuple(runtime.hooks)
     log_events.process_redactor = None if runtime is None or runtime.redactor.custom is None else runtime.redactor
     return before
 
@@ -378,6 +386,8 @@ def configure(
     table_prefix: str | None = None,
     schema: str | None = None,
     record_columns: Sequence[RecordColumn] = (),
+    on_failure: Hook | None = None,
+    on_finish: Hook | None = None,
 ) -> Runtime:
     """Configure the database and the broker of this process.
 
@@ -425,6 +435,9 @@ def configure(
         schema: The schema of dexpy's tables on PostgreSQL, or their database on MariaDB and MySQL. Default:
             ``DEXPY_SCHEMA``, or that of the connections.
         record_columns: Columns of the application in the table of records, which props or context values fill.
+        on_failure: A function that workers and relays call with a `RunEnd` once for each background run that has
+            ended in another way than ``done``, after the commit; it may be a coroutine function.
+        on_finish: The same for each background run that has ended, also for those that are ``done``.
 
     Returns:
         The runtime.
@@ -496,6 +509,7 @@ def configure(
         run_context=run_context,
         retention=retention,
         record_columns=record_columns,
+        hooks=_checked_hooks(on_failure=on_failure, on_finish=on_finish),
     )
     try:
         if runtime.is_recording:
@@ -509,6 +523,21 @@ def configure(
     dramatiq.set_broker(dispatcher.broker)
     install(runtime)
     return runtime
+
+
+def _checked_hooks(**hooks: Hook | None) -> dict[str, Hook]:
+    """Return the hooks that are set.
+
+    Raises:
+        ConfigurationError: One of them is not a function.
+    """
+    for name, hook in hooks.items():
+        if hook is not None and not callable(hook):
+            raise ConfigurationError(
+                f"configure({name}=...): expected a function of a RunEnd, got {shortened(hook)}. Pass the function "
+                "itself, without parentheses."
+            )
+    return {name: hook for name, hook in hooks.items() if hook is not None}
 
 
 def _checked_zone(zone: str | None) -> str | None:

@@ -55,6 +55,8 @@ def relay(modules: tuple[str, ...], once: bool, verbose: bool) -> None:
         if recorded.prunes:
             recorded.pruning.run_round()
         results = [step() for step in steps]
+        if services.hook_runner is not None:
+            services.hook_runner.run_all()
         all_succeeded = all(results)
         services.close()
         click.echo(", ".join(f"{relay_service.counts[counter]} {counter}" for counter in relays.COUNTERS) + ".")
@@ -71,6 +73,8 @@ def relay(modules: tuple[str, ...], once: bool, verbose: bool) -> None:
     ]
     if recorded.prunes:
         tasks.append(recorded.pruning.periodic_task())
+    if services.hook_runner is not None:
+        tasks.append(services.hook_runner.periodic_task())
     threads = [task.start() for task in tasks]
     click.echo("The relay is running; stop it with TERM or Ctrl-C.", err=True)
     while not signals:

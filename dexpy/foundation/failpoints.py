@@ -34,6 +34,7 @@ FAILPOINTS = {
     "before_expiry_commit": "The relay has expired overdue runs; not committed.",
     "before_publish_commit": "The relay has published due runs through the database; not committed.",
     "records_locked_for_deletion": "Old records are selected and locked; nothing is deleted yet.",
+    "hook_claimed": "A process has claimed the call of a hook; it has not begun.",
     "recurring_declared": "A worker has stored which recurring tasks it declares; their rows are not compared yet.",
     "recurring_task_locked": "The row of a due recurring task is locked; nothing is written.",
     "recurring_run_stored": "The run of a tick is inserted and its task moved to the next tick; not committed.",

@@ -791,6 +791,34 @@ class LogEvent(Enum):
         "A caller rolled back the effects of a run with an idempotency key; the key is free again.",
         "Nothing.",
     )
+    HOOK_FAILED = (
+        "hook.failed",
+        WORKER,
+        ERROR,
+        "A hook of the application raised an error; it is not called again for this run, and the run is not affected.",
+        "Fix the hook.",
+    )
+    HOOK_TIMED_OUT = (
+        "hook.timed_out",
+        WORKER,
+        ERROR,
+        "A hook of the application did not return in time; the next call begins while it goes on.",
+        "Set a timeout in the hook, or enqueue an operation in it.",
+    )
+    HOOK_ABANDONED = (
+        "hook.abandoned",
+        WORKER,
+        ERROR,
+        "The process died in `count` calls of a hook for one run; it is not called again.",
+        "Check whether the hook ends its process.",
+    )
+    HOOKS_SUSPENDED = (
+        "hooks.suspended",
+        WORKER,
+        ERROR,
+        "`count` calls of hooks hang in this process; it begins no others until one of them returns.",
+        "Set a timeout in the hook, and restart the worker.",
+    )
     RECORDS_ACCUMULATED = (
         "records.accumulated",
         RELAY,

@@ -33,6 +33,7 @@ from dexpy.foundation.trace import Frame
 from dexpy.recording import durable_steps, run_signals
 from dexpy.recording.checkpoints import Checkpoint
 from dexpy.recording.encryption import encrypt_params, encrypt_result
+from dexpy.recording.installed_hooks import SUCCESS, installed_hooks
 from dexpy.recording.progress import Progress
 from dexpy.recording.step_records import KeptStep, stored_steps
 from dexpy.recording.store import Store, insert_record
@@ -355,7 +356,9 @@ class ClaimRecorder:
         if connection is not None:
             self._succeed(connection, envelope)
         else:
-            with self.store.autocommit() as new_connection:
+            # The calls of hooks are written with the end, in one transaction.
+            begin = self.store.begin if installed_hooks.called_for(SUCCESS) else self.store.autocommit
+            with begin() as new_connection:
                 self._succeed(new_connection, envelope)
         self._is_written = True
 

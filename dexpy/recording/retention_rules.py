@@ -134,14 +134,13 @@ def store_rules(store: Store, declared: Rules) -> None:
 
 
 def _store_rule(connection: Connection, row: tuple[str, str, int]) -> None:
-    operation, status, keep_s = row
-    is_same = (_c.operation == operation, _c.status == status, _c.keep_s == keep_s)
+    is_same = (column == value for column, value in zip(retention.primary_key, row, strict=True))
     if connection.execute(sa.update(retention).where(*is_same).values(seen_at=after(0))).rowcount:
         return
-    values = {"operation": operation, "status": status, "keep_s": keep_s, "seen_at": after(0)}
+    values = {column.name: value for column, value in zip(retention.primary_key, row, strict=True)}
     try:
         with connection.begin_nested():
-            connection.execute(sa.insert(retention).values(values))
+            connection.execute(sa.insert(retention).values(**values, seen_at=after(0)))
     except IntegrityError:
         # Another process has stored it meanwhile.
         return

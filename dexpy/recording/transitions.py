@@ -31,6 +31,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from dexpy.database.column_types import after, as_of, hide_from_planner, next_count, next_token, seconds_parameter
 from dexpy.database.dialects import DIALECTS
 from dexpy.database.tables import STANDARD_COLUMNS, records
+from dexpy.recording.hook_calls import store_calls
 
 PREFIX = "p_"
 """The prefix of bind parameters, because SQLAlchemy reserves the names of the columns."""
@@ -274,7 +275,10 @@ def apply(connection: Connection, event: str, id: str, **values: Any) -> Row[Any
         and nothing was changed.
     """
     if connection.dialect.update_returning:
-        return connection.execute(_RETURNING[event], _parameters(id, values)).first()
+        row = connection.execute(_RETURNING[event], _parameters(id, values)).first()
+        if row is not None:
+            store_calls(connection, event, id)
+        return row
     if not is_applied(connection, event, id, **values):
         return None
     return connection.execute(_READ[event], {PREFIX + "id": id}).first()
@@ -284,8 +288,12 @@ def is_applied(connection: Connection, event: str, id: str, **values: Any) -> bo
     """Apply an event as `apply` does, and return whether the row was changed; the arguments are the same."""
     parameters = _parameters(id, values)
     if event == "succeed" and DIALECTS[connection.dialect.name].ends_idle_transactions:
-        return connection.execute(_SUCCEED_WITH_TIMEOUT, parameters).first() is not None
-    return connection.execute(_STATEMENTS[event], parameters).rowcount > 0
+        is_changed = connection.execute(_SUCCEED_WITH_TIMEOUT, parameters).first() is not None
+    else:
+        is_changed = connection.execute(_STATEMENTS[event], parameters).rowcount > 0
+    if is_changed:
+        store_calls(connection, event, id)
+    return is_changed
 
 
 def _parameters(id: str, values: dict[str, Any]) -> dict[str, Any]:

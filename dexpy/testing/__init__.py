@@ -61,7 +61,7 @@ class Isolated:
         broker: Any = self.runtime.broker
         self.runtime.dispatcher.require_tables()
         tickets: list[Ticket[Any]] = []
-        while (message := self._take(queues)) is not None:
+        while (message := self._take(queues) or self._take_after_hooks(queues)) is not None:
             if len(tickets) == MAX_RUNS:
                 raise RuntimeError(
                     f"run_pending(): stopped after {MAX_RUNS} runs; an operation may enqueue itself without end. "
@@ -129,6 +129,13 @@ class Isolated:
                 self.advance(seconds_until(end, span.now()))
                 return tickets
             self.advance(seconds_until(due_at, span.now()))
+
+    def _take_after_hooks(self, queues: Collection[str] | None) -> Any:
+        """Call the hooks of the application for the runs that have ended, then return the next message."""
+        hook_runner = self.runtime.start().hook_runner
+        if hook_runner is not None:
+            hook_runner.run_all()
+        return self._take(queues)
 
     def _take(self, queues: Collection[str] | None) -> Any:
         """Return the next valid message; invalid ones go to the dead messages."""
@@ -266,6 +273,7 @@ def _isolated_runtime(
         run_context=configured.run_context,
         retention=configured.retention,
         record_columns=configured.record_columns,
+        hooks=configured.hooks,
     )
 
 

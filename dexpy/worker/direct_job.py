@@ -28,6 +28,7 @@ from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event, run_redactor
 from dexpy.foundation.outcome import Err, Outcome
 from dexpy.foundation.redaction import Redactor, class_path
+from dexpy.foundation.run_end import RunEnd
 from dexpy.foundation.throttle import LogThrottle
 from dexpy.foundation.trace import Frame
 from dexpy.recording.encryption import is_encrypted_for, redactor_of
@@ -35,6 +36,7 @@ from dexpy.recording.outcome_logging import event_of_failure
 from dexpy.recording.own_columns import values_or_null
 from dexpy.recording.recorder import SyncRecorder
 from dexpy.recording.store import Store
+from dexpy.worker.hook_runner import ReportEnd
 from dexpy.worker.retry_decisions import (
     WORKER_INTERRUPTS,
     Decision,
@@ -85,6 +87,7 @@ class DirectJob:
         store_for_sessions: Returns the store for the sessions of runs.
         unknown_operations: Defers messages of unknown classes.
         watchdog: Tracks the runs of this process.
+        report_end: Makes the calls of hooks due for the end of a run; None without hooks.
     """
 
     def __init__(
@@ -95,6 +98,7 @@ class DirectJob:
         store_for_sessions: Callable[[], Store],
         unknown_operations: UnknownOperations,
         watchdog: Watchdog,
+        report_end: ReportEnd | None = None,
     ) -> None:
         self._dispatcher = dispatcher
         # Optional: without records a direct run leaves no row at its end.
@@ -103,6 +107,7 @@ class DirectJob:
         self._store_for_sessions = store_for_sessions
         self._unknown_operations = unknown_operations
         self._watchdog = watchdog
+        self._report_end = report_end
         self._throttled_log = LogThrottle()
 
     @in_this_process
@@ -235,6 +240,7 @@ class DirectJob:
         else:
             if not isinstance(outcome, Err):
                 run.state = "finished"
+                self._call_hooks(run, "done", {})
                 return
             ended = outcome
         self._finish(run, recorder, decide(contract, ended, payload.counts, redactor, unreachable_database_rule(ended)))
@@ -248,6 +254,31 @@ class DirectJob:
             recorder.fail(decision.values)
         self._log_end(run, decision)
         run.state = "finished"
+        if decision.event != "retry":
+            self._call_hooks(run, "failed", decision.values)
+
+    def _call_hooks(self, run: _Run, status: str, values: Mapping[str, Any]) -> None:
+        """Make the calls of hooks due; an error is logged, because the run has ended."""
+        if self._report_end is None:
+            return
+        payload = run.payload
+        frame = Frame.restored(payload.trace, None)
+        end = RunEnd(
+            operation=run.contract.name,
+            run_id=payload.run_id,
+            status=status,
+            failure=values.get("failure"),
+            error=values.get("error"),
+            error_message=values.get("error_message"),
+            queue=run.queue,
+            attempts=payload.attempt,
+            trace_id=frame.trace_id,
+        )
+        try:
+            self._report_end(end)
+        except Exception as error:  # noqa: BLE001 - the run has ended, whatever the database does
+            facts = {"hook": "on_failure" if values else "on_finish", "error": class_path(error)}
+            log_event(LogEvent.HOOK_FAILED, operation=end.operation, run_id=end.run_id, **facts)
 
     def _log_end(self, run: _Run, decision: Decision) -> None:
         failure = decision.values.get("failure")
