@@ -230,13 +230,13 @@ SETTINGS = {
             "workers.max_runs",
             Number(1, 10**9, 'runs or `"unlimited"`', "unlimited"),
             "The runs after which a process is replaced, or up to a tenth less.",
-            default_text='`"unlimited"`',
+            default_text="`unlimited`",
         ),
         _key(
             "workers.max_memory",
             Size(16 * 10**6, 10**15, "unlimited", 'size or `"unlimited"`'),
             "The resident memory at which a process is replaced, or up to a tenth less.",
-            default_text='`"unlimited"`',
+            default_text="`unlimited`",
         ),
         _key(
             "relay.interval",
