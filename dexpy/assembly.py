@@ -51,6 +51,7 @@ from dexpy.recording.record import Record
 from dexpy.recording.store import Sender, Store
 from dexpy.worker.actors import declare_actors, refuse_record
 from dexpy.worker.direct_job import DirectJob
+from dexpy.worker.early_acks import EarlyAcks
 from dexpy.worker.hook_runner import HookRunner
 from dexpy.worker.periodic import PeriodicTasks
 from dexpy.worker.record_job import RecordJob
@@ -331,6 +332,9 @@ def build(
     report_end = None if hook_runner is None else hook_runner.ended_directly
     direct_job = DirectJob(dispatcher, store, redactor, session_store, unknown_operations, watchdog, report_end)
     tasks.append(PeriodicTask("watch", WATCH_EVERY_S, watchdog.check))
+    early_acks = EarlyAcks.task(broker, None if transport.sql_queue is None else transport.sql_queue.database)
+    if early_acks is not None:
+        tasks.append(early_acks)
     thread_replacer = ThreadReplacer()
     broker.add_middleware(thread_replacer)
     tasks.append(PeriodicTask("threads", REPLACE_EVERY_S, thread_replacer.check))

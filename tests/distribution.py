@@ -11,6 +11,7 @@ from typing import Any
 
 SHARING = (
     "test_pairs.py",
+    "test_rabbitmq_servers.py",
     "test_dexkit_async_page.py",
     "test_timeouts_and_cancellation.py",
     "test_checkers.py",
@@ -26,7 +27,7 @@ SHARING = (
 """Files whose tests share a fixture of the file, made once for each of its parameters, or read the same files."""
 MANY_PROCESSES = "test_server_kills.py"
 """A file whose tests start up to nine worker processes: two at once need more connections than PostgreSQL allows."""
-PARAMETER = re.compile(r"(sqlite|postgresql|mariadb)\+(sql|redis|rabbitmq)|mypy|pyright")
+PARAMETER = re.compile(r"(sqlite|postgresql|mariadb)\+(sql|redis|rabbitmq|quorum)|mypy|pyright")
 """The parameter of such a fixture, in the ids of tests."""
 
 

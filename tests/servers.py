@@ -177,13 +177,16 @@ def broker(kind: str) -> Generator[str | None]:
     """Yield the URL of an empty namespace or virtual host, and delete it afterwards; None for the SQL broker.
 
     Args:
-        kind: One of `BROKERS`.
+        kind: One of `BROKERS`, or ``quorum`` for RabbitMQ with quorum queues.
     """
     if kind == "sql":
         yield None
     elif kind == "redis":
         with _namespace(need(kind)) as url:
             yield url
+    elif kind == "quorum":
+        with _vhost(need("rabbitmq")) as url:
+            yield f"{url}?queue_type=quorum"
     else:
         with _vhost(need(kind)) as url:
             yield url
@@ -206,7 +209,7 @@ def queued(url: str, queue: str) -> list[str]:
 def _unfetched(url: str, queue: str) -> Generator[str]:
     import pika
 
-    connection = pika.BlockingConnection(pika.URLParameters(url))
+    connection = pika.BlockingConnection(pika.URLParameters(url.partition("?")[0]))
     try:
         channel = connection.channel()
         # Unacknowledged messages return to the queue when the connection is closed.

@@ -51,7 +51,7 @@ LAZY = {
     "dexpy.transactions.sessions": (LIGHT, "dexpy.database.dialects", "dexpy.transactions.session_listeners"),
     "dexpy.declaration.model_loaders": (LIGHT, "dexpy.declaration.row_loading"),
     "dexpy.brokers.redis_urls": (DRIVER, "dexpy.brokers.redis"),
-    "dexpy.brokers.urls": (DRIVER, "dexpy.brokers.rabbitmq"),
+    "dexpy.brokers.rabbitmq_urls": (DRIVER, "dexpy.brokers.rabbitmq"),
 }
 """Module to the reason of its imports inside of functions, and to the imported modules."""
 LAZY_PACKAGES = ("dexpy.cli",)

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 import test_docs
 
 import dexpy
-from dexpy.brokers import redis_urls, urls
+from dexpy.brokers import rabbitmq_urls, redis_urls, urls
 from dexpy.configuration.loading import Configuration
 from dexpy.configuration.settings import DEFAULT_FILE
 from dexpy.configuration.table import (
@@ -140,7 +140,7 @@ def test_every_extra_is_on_the_page_with_its_packages() -> None:
 
 def test_every_kind_of_url_is_on_the_page() -> None:
     brokers = section("URLs of brokers")
-    for scheme in (*redis_urls.SERVER_SCHEMES, *redis_urls.SENTINEL_SCHEMES, *urls.RABBITMQ_SCHEMES):
+    for scheme in (*redis_urls.SERVER_SCHEMES, *redis_urls.SENTINEL_SCHEMES, *rabbitmq_urls.SCHEMES):
         assert f"`{scheme}://" in brokers
     (kinds, _) = tables("URLs of databases")
     assert {urls.is_database(url) for row in kinds for url in names(row[1])} == {True}

@@ -44,6 +44,8 @@ def _publish(broker: Any, messages: Sequence[dramatiq.Message[Any]]) -> None:
     try:
         for name in {message.queue_name for message in messages}:
             broker.declare_queue(name, ensure=True)
+        if hasattr(broker, "require_unblocked"):
+            broker.require_unblocked()
         channel = broker.connection.channel()
         channel.tx_select()
         for message in messages:
@@ -54,7 +56,9 @@ def _publish(broker: Any, messages: Sequence[dramatiq.Message[Any]]) -> None:
             broker.emit_after("enqueue", message, None)
         channel.tx_commit()
         channel.close()
-    except (pika.exceptions.AMQPError, OSError):
+    except (pika.exceptions.AMQPError, OSError) as error:
         # As in Dramatiq, the next message gets a new connection.
         del broker.connection
+        if hasattr(broker, "note_blocked"):
+            broker.note_blocked(error)
         raise

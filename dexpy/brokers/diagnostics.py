@@ -7,6 +7,8 @@ import ssl
 from collections.abc import Iterator
 from typing import Any
 
+from dramatiq.errors import ConnectionClosed, ConnectionFailed
+
 from dexpy.brokers.tls_probe import Address
 
 REFUSAL_CLASSES = ("Auth", "Access", "Permission", "ResponseError", "SSL", "Certificate")
@@ -25,6 +27,11 @@ CLUSTER_REASON = (
     "expected one Redis server, got a Redis Cluster, which stores the keys of one queue on several nodes; Dramatiq's "
     "scripts need all of them on one server. Use a server without cluster mode, a primary with Sentinels "
     "(redis+sentinel://host1,host2/mymaster/0), RabbitMQ or the database."
+)
+
+BLOCKED = (
+    "RabbitMQ accepts no messages, because its memory or disk alarm is on. Free memory or disk space on the server; "
+    "messages are accepted again when the alarm is off."
 )
 
 SCHEMES = {True: ("redis", "rediss"), False: ("amqp", "amqps")}
@@ -86,6 +93,13 @@ def is_of_cluster(error: BaseException) -> bool:
     return _contains_any(CLUSTER_ERRORS, [type(one).__name__ for one in errors] + [str(one) for one in errors])
 
 
+def is_of_server(error: BaseException) -> bool:
+    """Return whether an error comes from a broker's server or its client, and not from the message."""
+    if isinstance(error, (ConnectionClosed, ConnectionFailed, OSError)):
+        return True
+    return any(kind.__module__.partition(".")[0] in ("redis", "pika") for kind in type(error).__mro__)
+
+
 def is_temporary(error: BaseException) -> bool:
     """Return whether an error is of a server that starts, fails over, is full or cannot write its snapshot."""
     return _contains_any(TEMPORARY_ERRORS, _names_and_texts([error]))
@@ -101,12 +115,14 @@ def queue_refusal(error: BaseException) -> str | None:
         if "PRECONDITION_FAILED" in text:
             return (
                 f"queue {queue!r}: it exists with other arguments than dexpy declares ({reply}). "
-                f"Delete it when it is empty (rabbitmqctl delete_queue {queue}), or use another queue name."
+                f"Delete it when it is empty (rabbitmqctl delete_queue {queue}), or use another queue name"
+                f"{_TYPE_ADVICE if 'x-queue-type' in reply else ''}."
             )
         return f"queue {queue!r}: the server refuses it ({reply}). Grant this user access, or use another queue name."
     return None
 
 
+_TYPE_ADVICE = " or virtual host, or set queue_type in the URL of the broker to the type of the queue"
 _QUEUE = re.compile(r"queue '([^']*)'")
 
 

@@ -1,7 +1,8 @@
-"""Dramatiq's broker for RabbitMQ, changed to hold no more messages than it runs.
+"""Dramatiq's broker for RabbitMQ, changed to hold no more messages than it runs, and to run each once.
 
 RabbitMQ pushes messages to its consumers. While no thread is free, this process does not consume, and requeues messages
-that were pushed meanwhile for other processes.
+that were pushed meanwhile for other processes. `rabbitmq_deliveries` tracks what it holds; a server whose alarm is on
+refuses messages at once instead of blocking the caller.
 """
 
 # mypy: disable-error-code=no-untyped-call
@@ -9,43 +10,75 @@ that were pushed meanwhile for other processes.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import re
 import time
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, cast
 
 import dramatiq
 from dramatiq.brokers.rabbitmq import (
+    DEAD_MESSAGE_TTL,
     RabbitmqBroker,
     _RabbitmqConsumer,  # pyright: ignore[reportPrivateUsage]
     _RabbitmqMessage,  # pyright: ignore[reportPrivateUsage]
 )
-from dramatiq.common import dq_name, q_name
+from dramatiq.common import current_millis, dq_name, q_name, xq_name
 from dramatiq.errors import ConnectionClosed
 
-from dexpy.brokers.diagnostics import queue_refusal
+from dexpy.brokers.diagnostics import BLOCKED, queue_refusal
 from dexpy.brokers.message_validation import InvalidMessage, MessageValidator
 from dexpy.brokers.prefetch import Prefetch, ThreadCount
+from dexpy.brokers.rabbitmq_deliveries import CONSUMER_TIMEOUT_S, Deliveries
 from dexpy.foundation.log_catalog import LogEvent
+from dexpy.foundation.log_events import log_event
 from dexpy.foundation.throttle import LogThrottle
 
 _AMQP: Any = importlib.import_module("pika.exceptions")
+_PIKA: Any = importlib.import_module("pika")
 ASK_AGAIN_S = 60.0
 """How often a refused queue is declared again, in seconds."""
 HOLD_S = 0.1
 """How long a pushed message waits for a slot, in seconds, before it is requeued: most runs are shorter."""
+REDELIVERY_S = 1.0
+"""How long a new consumer expects the messages that this process still runs, in seconds."""
+MAX_ATTEMPTS = 3
+"""The attempts to publish a message, each over a new connection."""
+BLOCKED_S = 1.0
+"""A connection that the server blocks for this long, in seconds, because its alarm is on, is closed."""
+BLOCKED_PAUSE_S = 5.0
+"""How long this process publishes nothing after that, in seconds."""
+DELIVERY_LIMIT = 2**31 - 1
+"""The delivery limit of quorum queues: by default RabbitMQ 4 drops a message after 20 deliveries that were requeued."""
+_TIMED_OUT = re.compile(r"delivery acknowledgement on channel \d+ timed out(?:.*?(\d+) ms)?", re.DOTALL)
 
 
 class DexpyRabbitmqBroker(RabbitmqBroker):
     """A broker for RabbitMQ with a limit on its messages; see the module.
 
+    Args:
+        queue_type: The type of the queues that it declares: classic or quorum.
+        consumer_timeout_s: The server's `consumer_timeout`, in seconds, as far as it is known.
+        options: The options of Dramatiq's broker.
+
     Attributes:
         prefetch: The slots for the messages of all queues but those of delayed messages.
         threads: The number of the worker's threads.
+        deliveries: The messages that this process runs.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(
+        self, *, queue_type: str = "classic", consumer_timeout_s: float = CONSUMER_TIMEOUT_S, **options: Any
+    ) -> None:
         super().__init__(**options)
+        self.queue_type = queue_type
+        self.consumer_timeout_s = consumer_timeout_s
+        self.deliveries = Deliveries()
+        self._blocked_until = 0.0
+        if getattr(self.parameters, "blocked_connection_timeout", 0) is None:
+            cast("Any", self.parameters).blocked_connection_timeout = BLOCKED_S
         self.validator = MessageValidator(self)
         self._refused = LogThrottle()
         self.prefetch = Prefetch()
@@ -75,6 +108,98 @@ class DexpyRabbitmqBroker(RabbitmqBroker):
             # The refusal lasts until the queue is deleted: log it now and then, and declare the queue again later.
             self._refused.log(LogEvent.QUEUE_REFUSED, q_name(queue_name), queue=q_name(queue_name), reason=reason)
             return _RefusedQueueConsumer(timeout / 1000)
+
+    def _build_queue_arguments(self, queue_name: str) -> dict[str, Any]:
+        arguments: dict[str, Any] = cast("Any", super())._build_queue_arguments(queue_name)
+        if self.queue_type == "quorum":
+            arguments |= {"x-queue-type": "quorum", "x-delivery-limit": DELIVERY_LIMIT}
+        return arguments
+
+    def _declare_xq_queue(self, queue_name: str) -> Any:
+        if self.queue_type != "quorum":
+            return cast("Any", super())._declare_xq_queue(queue_name)
+        arguments = {"x-queue-type": "quorum", "x-message-ttl": DEAD_MESSAGE_TTL}
+        return self.channel.queue_declare(queue=xq_name(queue_name), durable=True, arguments=arguments)
+
+    def enqueue(self, message: dramatiq.Message[Any], *, delay: int | None = None) -> dramatiq.Message[Any]:
+        """Publish a message, and wait until the server has stored it.
+
+        Args:
+            message: A message of any queue.
+            delay: The time until it is due, in milliseconds.
+
+        Raises:
+            ConnectionClosed: The server is unreachable, or its memory or disk alarm is on.
+        """
+        queue = message.queue_name
+        if delay is not None:
+            options = {"eta": current_millis() + delay}
+            message = cast("Any", message).copy(queue_name=dq_name(queue), options=options)
+        properties = _PIKA.BasicProperties(delivery_mode=2, priority=message.options.get("broker_priority"))
+        failures = 0
+        while True:
+            try:
+                self.declare_queue(queue, ensure=True)
+                self.require_unblocked()
+                self.emit_before("enqueue", message, delay)
+                self.channel.basic_publish(
+                    "", message.queue_name, message.encode(), properties, mandatory=self.confirm_delivery
+                )
+                self.emit_after("enqueue", message, delay)
+                return message
+            except (_AMQP.AMQPConnectionError, _AMQP.AMQPChannelError) as error:
+                del self.connection
+                self.note_blocked(error)
+                if isinstance(error, _AMQP.UnroutableError):
+                    # The queue was deleted.
+                    self.queues_pending.add(q_name(queue))
+                failures += 1
+                if failures == MAX_ATTEMPTS:
+                    raise ConnectionClosed(error) from None
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether the server's memory or disk alarm was on when this process last published."""
+        return time.monotonic() < self._blocked_until
+
+    def require_unblocked(self) -> None:
+        """Require that the server reads what this process publishes, so that only one caller in a while waits for it.
+
+        Raises:
+            ConnectionClosed: The memory or disk alarm of the server is on.
+        """
+        if self.is_blocked:
+            raise ConnectionClosed(BLOCKED)
+
+    def note_blocked(self, error: BaseException) -> None:
+        """Note that the server has blocked a connection, if that is the error of a publication.
+
+        Raises:
+            ConnectionClosed: The error is that of a blocked connection.
+        """
+        if isinstance(error, _AMQP.ConnectionBlockedTimeout):
+            self._blocked_until = time.monotonic() + BLOCKED_PAUSE_S
+            raise ConnectionClosed(BLOCKED) from None
+
+    def report_timed_out(self, queue: str, reason: object) -> None:
+        """Log that the server closed a channel because of its `consumer_timeout`, and adopt the timeout that it names.
+
+        Args:
+            queue: The queue of the consumer.
+            reason: Why the channel was closed.
+        """
+        match = _TIMED_OUT.search(str(reason))
+        if match is None:
+            return
+        if match[1] is not None:
+            self.consumer_timeout_s = min(self.consumer_timeout_s, int(match[1]) / 1000)
+        log_event(
+            LogEvent.CONSUMER_TIMED_OUT,
+            queue=queue,
+            consumer_timeout_s=self.consumer_timeout_s,
+            advice=f"set ?consumer_timeout={self.consumer_timeout_s:g}s in the URL of the broker, or raise "
+            "consumer_timeout on the server",
+        )
 
 
 class _RefusedQueueConsumer(dramatiq.Consumer):
@@ -110,6 +235,7 @@ class _CheckedConsumer(_RabbitmqConsumer):
             if getattr(error, "reply_code", None) == 404:
                 # The queue was deleted: declare it when the consumer restarts.
                 consumer.broker.queues_pending.add(q_name(consumer.queue_name))
+            consumer.broker.report_timed_out(q_name(consumer.queue_name), error)
             raise ConnectionClosed(error) from None
         if method is None:
             return None
@@ -130,6 +256,7 @@ class _Consumer(_CheckedConsumer):
         super().__init__(broker, queue_name, min(prefetch, capacity), timeout)
         self._queue = queue_name
         self._link: Any = self.connection
+        self._channel: Any = self.channel
         self._tags: set[int] = cast("Any", self).known_tags
         self._timeout_s = timeout / 1000
         self._prefetch = broker.prefetch
@@ -137,8 +264,13 @@ class _Consumer(_CheckedConsumer):
         self._pushed: Any = None
         self._full_since: float | None = None
         self._is_listening = True
+        self._deliveries = broker.deliveries
+        self._expects_until = time.monotonic() + REDELIVERY_S
 
     def __next__(self) -> Any:
+        if time.monotonic() < self._expects_until and self._deliveries.expects(self._queue):
+            self._take_over()
+            return None
         if not self._prefetch.has_free_slot(self._waiter):
             self._await_slot()
             return None
@@ -150,9 +282,39 @@ class _Consumer(_CheckedConsumer):
                 self._is_listening = True
             self._prefetch.yield_turn(self._waiter)
             message = super().__next__()
+            if message is not None and message.redelivered and self._deliveries.take_over(self, message):
+                return None
         if message is not None and not self._prefetch.try_take(self._waiter, message):
             self._pushed, message = message, None
+        if message is not None:
+            self._deliveries.add(self, message)
         return message
+
+    def _take_over(self) -> None:
+        """Receive a message that this process runs already; return others to the queue, for other processes."""
+        message = super().__next__()
+        if message is not None and not (message.redelivered and self._deliveries.take_over(self, message)):
+            self._requeue(message)
+
+    def _requeue(self, message: Any) -> None:
+        self._tags.discard(message._tag)
+        self.channel.basic_reject(message._tag, requeue=True)
+
+    def has(self, message: Any) -> bool:
+        """Return whether the server waits for the acknowledgement of a message on this consumer's channel."""
+        return bool(message._tag in self._tags and self._channel.is_open and self._link.is_open)
+
+    def confirm(self, message: Any) -> None:
+        """Acknowledge a message of this consumer, in any thread."""
+        self._send(message, partial(self.channel.basic_ack, message._tag))
+
+    def reject(self, message: Any) -> None:
+        """Move a message of this consumer to the dead messages, in any thread."""
+        self._send(message, partial(self.channel.basic_nack, message._tag, requeue=False))
+
+    def _send(self, message: Any, call: Any) -> None:
+        self._tags.discard(message._tag)
+        self._link.add_callback_threadsafe(call)
 
     def _wake(self) -> None:
         # Interrupt the thread that waits on this connection.
@@ -172,6 +334,10 @@ class _Consumer(_CheckedConsumer):
                 self._stop_listening()
             rest_s = min(self._timeout_s, HOLD_S - full_s) if self._is_listening else self._timeout_s
             self._link.process_data_events(time_limit=max(0.001, rest_s))
+            if not self._channel.is_open:
+                reason = getattr(self._channel, "_closing_reason", None)
+                cast("Any", self).broker.report_timed_out(self._queue, reason)
+                raise ConnectionClosed(reason)
         except (AssertionError, _AMQP.AMQPConnectionError, _AMQP.AMQPChannelError) as error:
             raise ConnectionClosed(error) from None
 
@@ -181,18 +347,33 @@ class _Consumer(_CheckedConsumer):
         self._is_listening = False
         message, self._pushed = self._pushed, None
         if message is not None:
-            self._tags.discard(message._tag)
-            self.channel.basic_reject(message._tag, requeue=True)
+            self._requeue(message)
 
     def ack(self, message: Any) -> None:
-        try:
-            super().ack(message)
-        finally:
-            self._prefetch.release(message)
+        self._end(message, failed=False)
 
     def nack(self, message: Any) -> None:
+        self._end(message, failed=True)
+
+    def _end(self, message: Any, *, failed: bool) -> None:
+        """Acknowledge or reject a message on the channel that delivered it, which may be that of an earlier consumer.
+
+        If that channel is closed, the server delivers the message again, and the consumer that gets it ends it.
+        """
+        delivery = self._deliveries.remove(message)
         try:
-            super().nack(message)
+            if delivery is None:
+                return
+            with delivery.lock:
+                if delivery.is_acknowledged:
+                    if delivery.on_end is not None:
+                        delivery.on_end()
+                    return
+                if delivery.consumer.has(message):
+                    with contextlib.suppress(_AMQP.AMQPError):
+                        (delivery.consumer.reject if failed else delivery.consumer.confirm)(message)
+                        return
+                self._deliveries.remember_unconfirmed(message, failed=failed)
         finally:
             self._prefetch.release(message)
 

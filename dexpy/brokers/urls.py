@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import dramatiq
 from dramatiq.common import dq_name
+from dramatiq.errors import ConnectionClosed
 
-from dexpy.brokers import redis_urls
+from dexpy.brokers import rabbitmq_urls, redis_urls
 from dexpy.brokers.bulk_publish import is_rabbitmq
-from dexpy.brokers.diagnostics import one_line
+from dexpy.brokers.diagnostics import BLOCKED, one_line
 from dexpy.brokers.sql.broker import SqlBroker
-from dexpy.foundation.errors import ConfigurationError, MissingExtra
+from dexpy.foundation.errors import ConfigurationError
 from dexpy.foundation.urls import displayed_url, is_unambiguous, without_secrets
 
-RABBITMQ_SCHEMES = ("amqp", "amqps")
 DATABASE_SCHEMES = ("sqlite", "postgresql", "mysql", "mariadb")
 
 
@@ -38,7 +37,7 @@ def broker_from_url(url: str, *, heartbeat_timeout_s: float = 60.0) -> dramatiq.
         MissingExtra: A package that the broker requires is not installed.
     """
     scheme = url.partition(":")[0]
-    if scheme in redis_urls.SCHEMES + RABBITMQ_SCHEMES and not is_unambiguous(url):
+    if scheme in redis_urls.SCHEMES + rabbitmq_urls.SCHEMES and not is_unambiguous(url):
         raise ConfigurationError(
             f"broker: ambiguous URL {displayed_url(url)!r}; its password is not escaped. "
             "Write / ? # @ in a password as %2F %3F %23 %40."
@@ -46,8 +45,8 @@ def broker_from_url(url: str, *, heartbeat_timeout_s: float = 60.0) -> dramatiq.
     try:
         if scheme in redis_urls.SCHEMES:
             return redis_urls.redis_broker(url, heartbeat_timeout_s)
-        if scheme in RABBITMQ_SCHEMES:
-            return _rabbitmq(url)
+        if scheme in rabbitmq_urls.SCHEMES:
+            return rabbitmq_urls.rabbitmq_broker(url)
     except (ValueError, SyntaxError, OSError, TypeError, LookupError, AttributeError) as error:
         # Pika evaluates its options as Python, and opens their files.
         reason = without_secrets(one_line(error), url)
@@ -57,17 +56,6 @@ def broker_from_url(url: str, *, heartbeat_timeout_s: float = 60.0) -> dramatiq.
         "amqp://, amqps:// or a database URL. Pass any other dramatiq.Broker as an instance: "
         "configure(broker=MyBroker(...))."
     )
-
-
-def _rabbitmq(url: str) -> dramatiq.Broker:
-    try:
-        importlib.import_module("pika")
-    except ModuleNotFoundError:
-        raise MissingExtra(f"broker {displayed_url(url)}", "pika", "rabbitmq") from None
-    from dexpy.brokers.rabbitmq import DexpyRabbitmqBroker
-
-    # Confirm deliveries: the relay must republish messages that RabbitMQ has not accepted.
-    return DexpyRabbitmqBroker(url=url, confirm_delivery=True)
 
 
 def ping(broker: Any) -> None:
@@ -81,6 +69,13 @@ def ping(broker: Any) -> None:
     except Exception:  # noqa: BLE001 - an idle connection may have been closed; tried again over a new one
         close_thread_connection(broker)
         queue_depth(broker, "default")
+    if is_blocked(broker):
+        raise ConnectionClosed(BLOCKED)  # type: ignore[no-untyped-call]
+
+
+def is_blocked(broker: Any) -> bool:
+    """Return whether RabbitMQ has accepted nothing lately, because its memory or disk alarm is on."""
+    return bool(getattr(broker, "is_blocked", False))
 
 
 def is_redis(broker: Any) -> bool:

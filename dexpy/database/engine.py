@@ -23,6 +23,7 @@ from dexpy.database import lock_timeouts, same_database, schema_names, self_dead
 from dexpy.database.current_transaction import transaction_scope
 from dexpy.database.dialects import SQLITE, dialect_named, dialect_of
 from dexpy.database.engine_options import new_engine, synchronous
+from dexpy.database.errors import is_full
 from dexpy.database.sqlite import (
     BUSY_TIMEOUT_S,
     WITHOUT_WAL,
@@ -184,7 +185,7 @@ class Database:
         """Yield a connection in a transaction, which commits at the end of the block and rolls back on an exception.
 
         Raises:
-            DatabaseUnavailable: The database does not open.
+            DatabaseUnavailable: The database does not open, its disk is full, or it is read-only.
             DatabaseBusy: Waiting for SQLite's write lock has timed out; nothing was written.
         """
         connection = self.connect()
@@ -196,9 +197,11 @@ class Database:
             waits = lock_timeouts.limit_waits(connection) if self.dialect.has_server else nullcontext()
             with connection.begin(), waits:
                 yield connection
-        except exc.OperationalError as error:
+        except exc.DBAPIError as error:
             if is_busy(error):
                 raise self.busy() from error
+            if is_full(error):
+                raise self._full(error) from error
             raise
         finally:
             connection.close()
@@ -312,6 +315,13 @@ class Database:
             f"{BUSY_TIMEOUT_S} s. Nothing was changed. If a session of this thread holds it, commit that session or "
             "join it: `with dexpy.session(session):`. Otherwise find the operation in the log (database.locked_long), "
             "and write late in its perform or set transaction = False. Then retry."
+        )
+
+    def _full(self, error: exc.DBAPIError) -> DatabaseUnavailable:
+        """Build the error of a database that accepts no writes for now."""
+        return DatabaseUnavailable(
+            f"Cannot write to {self.display_url}: {self.describe_error(error).rstrip('.')}. Nothing was changed. Free "
+            "disk space, or check whether the server is read-only. Then retry; workers continue by themselves."
         )
 
     def _advice(self, error: exc.DBAPIError) -> str:
@@ -439,7 +449,7 @@ def is_only_down(error: DexpyError) -> bool:
     cause = error.__cause__
     if not isinstance(error, DatabaseUnavailable) or not isinstance(cause, exc.DBAPIError):
         return False
-    return server_info.is_only_down(cause.orig)
+    return server_info.is_only_down(cause.orig) or is_full(cause)
 
 
 def _is_deeper(value: Any, levels: int) -> bool:

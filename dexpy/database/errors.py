@@ -19,10 +19,16 @@ from dexpy.foundation.redaction import class_path
 BACKOFF = Backoff(first_s=0.1, longest_s=5.0)
 """The pauses before the second attempt and later ones."""
 
-AWAY_STATES = ("08", "57P0", "53300", "40001", "40P01")
-"""Prefixes of PostgreSQL's SQLSTATE: no connection, starting or stopping, too many connections, conflict."""
-AWAY_CODES = frozenset({1040, 1053, 1205, 1213, 2002, 2003, 2006, 2013, 2055})
-"""The same for MariaDB."""
+FULL_STATES = ("53100", "53200", "25006")
+"""PostgreSQL's SQLSTATE: a full disk, no memory, and a server that is read-only, for example during a failover."""
+FULL_CODES = frozenset({1021, 1026, 1037, 1038, 1041, 1114, 1290, 1836})
+"""The same for MariaDB and MySQL."""
+FULL_TEXTS = ("database or disk is full", "disk I/O error")
+"""The same as parts of SQLite's messages."""
+AWAY_STATES = ("08", "57P0", "53300", "40001", "40P01", *FULL_STATES)
+"""Prefixes of PostgreSQL's SQLSTATE: no connection, starting or stopping, too many connections, conflict, and full."""
+AWAY_CODES = frozenset({1040, 1053, 1203, 1205, 1213, 1927, 2002, 2003, 2006, 2013, 2055, 4031}) | FULL_CODES
+"""The same for MariaDB and MySQL."""
 
 T = TypeVar("T")
 
@@ -64,7 +70,17 @@ def _is_away_code(error: BaseException | None) -> bool:
     if hasattr(error, "sqlstate") or hasattr(error, "pgcode"):
         # PostgreSQL's client raises this without an answer of the server.
         return type(error).__name__ == "OperationalError"
-    return "database is locked" in str(error)
+    return any(text in str(error) for text in ("database is locked", *FULL_TEXTS))
+
+
+def is_full(error: BaseException) -> bool:
+    """Return whether the database accepts no writes for now: its disk is full, or it is read-only."""
+    if not isinstance(error, exc.DBAPIError):
+        return False
+    code = code_of(error)
+    if code is None:
+        return any(text in str(error.orig) for text in FULL_TEXTS)
+    return code in FULL_STATES or code in FULL_CODES
 
 
 MAX_RECURRENCES = 3

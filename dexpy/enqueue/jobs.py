@@ -18,15 +18,17 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from dexpy.brokers.bulk_publish import enqueue_together
+from dexpy.brokers.diagnostics import CLUSTER_REASON, describe_error, is_of_cluster, is_of_server
 from dexpy.brokers.message_validation import DIRECT_JOB, RECORD_JOB
 from dexpy.brokers.sql.broker import SqlBroker
 from dexpy.brokers.sql.inserts import MessageRow
+from dexpy.brokers.urls import display_of
 from dexpy.database.column_types import FromNow, database_time
 from dexpy.database.dialects import dialect_of
 from dexpy.declaration.contract import Contract
 from dexpy.enqueue.keyed_insert import KeyedInsert
 from dexpy.enqueue.transports import Transport, seconds_until
-from dexpy.foundation.errors import OptionsError
+from dexpy.foundation.errors import BrokerUnavailable, OptionsError
 from dexpy.foundation.failpoints import failpoint
 from dexpy.policies.options import AsyncOptions, check_queue, delay_seconds
 from dexpy.recording.store import insert_record, insert_records
@@ -282,7 +284,17 @@ def _publish(jobs: Sequence[PreparedJob], transport: Transport, delay_s: float =
     messages = [job.message for job in jobs]
     if transport.sql_queue is None:
         # There is no database to store them for later: the caller gets the error.
-        enqueue_together(transport.broker, messages, delay_s)
+        try:
+            enqueue_together(transport.broker, messages, delay_s)
+        except Exception as error:
+            if not is_of_server(error):
+                raise
+            reason = CLUSTER_REASON if is_of_cluster(error) else describe_error(error)
+            raise BrokerUnavailable(
+                f"{display_of(transport.broker)} has not accepted the message: {reason} Without a database nothing "
+                "stores it for later. Enqueue again when the broker is back, or configure a database: "
+                "dexpy.configure(database=...)."
+            ) from error
         return True
     return transport.publish(messages, delay_s)
 

@@ -18,10 +18,10 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from dexpy.brokers.bulk_publish import enqueue_together
-from dexpy.brokers.diagnostics import describe_error, queue_refusal
+from dexpy.brokers.diagnostics import CLUSTER_REASON, describe_error, is_of_cluster, queue_refusal
 from dexpy.brokers.sql.broker import SqlBroker
 from dexpy.brokers.sql.inserts import MessageRow
-from dexpy.brokers.urls import close_thread_connection, display_of, num_waiting, ping, queue_depth
+from dexpy.brokers.urls import close_thread_connection, display_of, is_blocked, num_waiting, ping, queue_depth
 from dexpy.database.column_types import after
 from dexpy.database.tables import messages, queues
 from dexpy.foundation.clock import clock
@@ -185,6 +185,7 @@ class ServerTransport:
                 queue=queue_names,
                 error=class_path(error),
                 error_message=Redactor().of(error),
+                advice=CLUSTER_REASON if is_of_cluster(error) else None,
             )
             return False
         return True
@@ -208,14 +209,17 @@ class ServerTransport:
             close_thread_connection(self.broker)
 
     def is_reachable(self) -> bool:
-        """See `Transport`."""
+        """See `Transport`; a server that answers and refuses writes, for example full, is not reachable."""
         try:
+            # On Redis the heartbeat is a write.
+            self.keep_alive()
             queue_depth(self.broker, "default")
         except Exception:  # noqa: BLE001 - each broker has its own errors
             return False
+        else:
+            return not is_blocked(self.broker)
         finally:
             close_thread_connection(self.broker)
-        return True
 
     def require_reachable(self) -> None:
         """See `Transport`."""

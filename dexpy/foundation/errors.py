@@ -278,7 +278,7 @@ class DatabaseBusy(DatabaseUnavailable):
 
 
 class BrokerUnavailable(DexpyError):
-    """The broker is unreachable at an enqueue, with ``configure(on_broker_error="raise")``."""
+    """The broker accepts no message at an enqueue, without a database or with ``on_broker_error="raise"``."""
 
 
 class SchemaMissing(DatabaseUnavailable):

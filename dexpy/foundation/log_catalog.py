@@ -74,6 +74,8 @@ FIELDS = {
     "priority": "the priority of that run",
     "num_lost": "how many workers were lost with the run so far",
     "timeout_s": "the timeout, in seconds",
+    "consumer_timeout_s": "RabbitMQ's `consumer_timeout`, in seconds",
+    "operations": "the names of operations, separated by commas",
     "pid": "the process id",
     "group": "the worker group of the configuration file",
     "threads": "how many threads the worker has",
@@ -594,6 +596,22 @@ class LogEvent(Enum):
         "The broker does not answer. Records are stored and published later; workers reconnect. DEBUG "
         "for the heartbeat.",
         "Check the broker and the network.",
+    )
+    CONSUMER_TIMED_OUT = (
+        "consumer.timed_out",
+        BROKER,
+        WARNING,
+        "RabbitMQ closed a consumer, because a message was not acknowledged within `consumer_timeout`; it delivers the "
+        "messages of the consumer again. Recorded runs continue, and a direct run may start again in another process.",
+        "Set `consumer_timeout` in the URL of the broker, or raise it on the server.",
+    )
+    CONSUMER_TIMEOUT_EXCEEDED = (
+        "consumer_timeout.exceeded",
+        BROKER,
+        WARNING,
+        "At the start of a worker: runs of these operations may take longer than RabbitMQ's `consumer_timeout`. INFO "
+        "if their messages are acknowledged before it, so that they run once.",
+        "See `advice`: configure a database, or raise `consumer_timeout` on the server.",
     )
     QUEUE_REFUSED = (
         "queue.refused",

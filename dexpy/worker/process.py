@@ -27,6 +27,7 @@ from dexpy.foundation.log_events import log_event
 from dexpy.foundation.redaction import class_path
 from dexpy.worker.application import load_application
 from dexpy.worker.dumps import DUMP_SIGNALS, Dumper
+from dexpy.worker.early_acks import warn_of_long_runs
 from dexpy.worker.importing import contain_exits, describe_error
 from dexpy.worker.loaded_files import LoadedFiles
 from dexpy.worker.log_setup import complete_logging, set_up_logging
@@ -157,6 +158,12 @@ def _prepare(
     elif not wait_for_database(dispatcher.require_tables, lambda: bool(stop) or os.getppid() != parent):
         return services, None
     wait_for_broker(dispatcher.broker, options.queues if options.queues is not None else class_queues())
+    warn_of_long_runs(
+        dispatcher.broker,
+        registry.names(),
+        has_records=dispatcher.store is not None,
+        has_database=dispatcher.transport.sql_queue is not None,
+    )
     if dispatcher.store is not None:
         compare_clocks(dispatcher.store.database)
         compare_databases(dispatcher.store)

@@ -130,6 +130,13 @@ class Count(ShopOperation):
         self.note(f"count {self.number}")
 
 
+class DirectCount(Count):
+    """The same without a record, in at most two minutes."""
+
+    record = False
+    timeout = 120
+
+
 class LoseClaim(ShopOperation):
     """Moves its claim to another worker, as a recovery does, and then writes an effect."""
 

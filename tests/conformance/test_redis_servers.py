@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 import sqlalchemy as sa
-from apps.shop import Count
+from apps.shop import Count, DirectCount
 from harness.own_servers import OwnRedis, free_port, redis_server, sentinel
 from harness.pairs import Pair
 from harness.workers import eventually
@@ -19,7 +19,7 @@ from harness.workers import eventually
 import dexpy
 from dexpy.brokers.urls import broker_from_url, display_of
 from dexpy.database.tables import records
-from dexpy.errors import ConfigurationError
+from dexpy.errors import BrokerUnavailable, ConfigurationError
 from dexpy.runtime import install
 from dexpy.worker.startup import wait_for_broker
 
@@ -105,3 +105,90 @@ def test_a_worker_refuses_a_node_of_a_redis_cluster_with_the_reason(tmp_path: Pa
         node.client.execute_command("CLUSTER DELSLOTSRANGE", 0, 16383)
         with pytest.raises(ConfigurationError, match="got a Redis Cluster"):
             wait_for_broker(broker_from_url(node.url))
+
+
+# -------------------------------------------------------------------------------- a server that accepts no writes
+
+
+def fail_snapshots(server: OwnRedis, folder: Path) -> None:
+    """Make each snapshot fail: a folder has the name of its file."""
+    (folder / "dump.rdb").mkdir()
+    server.client.config_set("save", "3600 1")
+    server.client.bgsave()
+    eventually(lambda: server.client.info("persistence")["rdb_last_bgsave_status"] == "err", "a snapshot fails", WAIT_S)
+
+
+def allow_snapshots(server: OwnRedis, folder: Path) -> None:
+    (folder / "dump.rdb").rmdir()
+    server.client.config_set("save", "")
+
+
+CONDITIONS: dict[str, tuple[Callable[[OwnRedis, Path], Any], Callable[[OwnRedis, Path], Any]]] = {
+    "a failed snapshot": (fail_snapshots, allow_snapshots),
+    "full memory": (
+        lambda server, folder: server.client.config_set("maxmemory", 1),
+        lambda server, folder: server.client.config_set("maxmemory", 0),
+    ),
+    "a replica": (
+        lambda server, folder: server.client.replicaof("127.0.0.1", free_port()),
+        lambda server, folder: server.client.replicaof("NO", "ONE"),
+    ),
+}
+"""What makes Redis refuse writes, and what ends it."""
+
+
+def test_a_redis_that_refuses_writes_for_a_while_loses_and_repeats_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "redis"
+    with redis_server(folder) as server, pair_on(tmp_path, f"{server.url}?namespace=own") as pair:
+        pair.variables |= {"dramatiq_restart_delay": "200"}
+        worker = pair.start(threads=2)
+        total = 0
+        for name, (begin, end) in CONDITIONS.items():
+            running = Count(number=total, seconds=1.5).async_().call()
+            pair.wait_for_status(running.id, "running", within_s=WAIT_S)
+
+            begin(server, folder)
+            with pytest.raises(redis.ResponseError):
+                server.client.set("refused", "by the server")
+            # Each enqueue stores its record; the broker refuses the message.
+            for number in range(total + 1, total + 4):
+                Count(number=number).async_().call()
+            # Its end is written, although the message cannot be acknowledged.
+            pair.wait_for_status(running.id, "done", within_s=WAIT_S)
+            end(server, folder)
+
+            total += 4
+            assert_each_ran_once(pair, total)
+            eventually(lambda: not pair.queued("default"), f"no message is left after {name}", WAIT_S, pair.output)
+        assert worker.process.poll() is None
+
+
+def test_an_enqueue_without_a_database_raises_one_error_while_redis_refuses_writes(tmp_path: Path) -> None:
+    with redis_server(tmp_path / "redis") as server:
+        runtime = dexpy.configure(broker=server.url)
+        try:
+            server.client.config_set("maxmemory", 1)
+            with pytest.raises(BrokerUnavailable, match="has not accepted the message: OutOfMemoryError: .*database"):
+                Count(number=1).async_().call()
+            server.client.config_set("maxmemory", 0)
+            Count(number=1).async_().call()
+            server.kill()
+            with pytest.raises(BrokerUnavailable, match="has not accepted the message: ConnectionError: .*database"):
+                Count(number=1).async_().call()
+        finally:
+            runtime.close()
+            install(None)
+
+
+# -------------------------------------------------------------------------------------------------- long runs
+
+
+def test_a_direct_run_longer_than_the_heartbeat_timeout_runs_once(tmp_path: Path) -> None:
+    with redis_server(tmp_path / "redis") as server, pair_on(tmp_path, f"{server.url}?namespace=own") as pair:
+        # A process without a heartbeat is dead for the other one after half of `recover_within`, 2.5 s.
+        pair.start(processes=2, threads=1)
+        for number in range(2):
+            DirectCount(number=number, seconds=6.0).async_().call()
+        eventually(lambda: len(pair.effects()) >= 2, "both have run", WAIT_S, pair.output)
+        eventually(lambda: not pair.queued("default"), "no message is left", WAIT_S, pair.output)
+        assert Counter(pair.effects()) == Counter(["count 0", "count 1"])

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 
 from dexpy.database.error_codes import code_of, is_locked
-from dexpy.database.errors import is_away, is_conflict
+from dexpy.database.errors import is_away, is_conflict, is_full
 
 
 def of_mariadb(number: int, state: str | None) -> pymysql.err.OperationalError:
@@ -50,3 +50,22 @@ def test_a_busy_file_counts_as_unavailable_and_other_errors_of_it_do_not() -> No
     assert is_away(DBAPIError("", {}, sqlite3.OperationalError("database is locked")))
     assert not is_away(DBAPIError("", {}, sqlite3.OperationalError("no such table: effects")))
     assert code_of(ValueError("no error of a database")) is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        psycopg.errors.DiskFull("could not extend file"),
+        psycopg.errors.ReadOnlySqlTransaction("cannot execute INSERT in a read-only transaction"),
+        of_mariadb(1021, "HY000"),
+        of_mariadb(1114, "HY000"),
+        of_mariadb(1290, "HY000"),
+        sqlite3.OperationalError("database or disk is full"),
+        sqlite3.OperationalError("disk I/O error"),
+    ],
+    ids=str,
+)
+def test_a_full_disk_and_a_read_only_server_count_as_temporary(error: Exception) -> None:
+    assert is_full(DBAPIError("", {}, error))
+    assert is_away(DBAPIError("", {}, error))
+    assert not is_full(DBAPIError("", {}, psycopg.errors.UndefinedTable("in its words")))

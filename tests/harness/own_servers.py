@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -44,6 +45,15 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def fixed_port() -> int:
+    """Return a free port that no client gets: one could connect to itself while its server still starts."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.socket() as listener:
+            listener.bind(("127.0.0.1", port))
+            return port
+
+
 class OwnRedis:
     """A Redis server without persistence.
 
@@ -56,7 +66,8 @@ class OwnRedis:
         self._options = options
         self._program = require_program("redis-server", own_redis.program())
         self._folder = folder
-        self.port = free_port()
+        # The second port of a cluster's node is 10,000 higher.
+        self.port = fixed_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.client: Any = redis.Redis.from_url(self.url, retry=None)
         self._process: subprocess.Popen[bytes] | None = None
@@ -186,3 +197,101 @@ def postgres_server() -> Generator[OwnPostgres]:
             server.stop()
     finally:
         shutil.rmtree(folder)
+
+
+RABBITMQ_SETTINGS = """
+loopback_users = none
+listeners.tcp.local = 127.0.0.1:{port}
+consumer_timeout = {consumer_timeout_ms}
+vm_memory_high_watermark.absolute = 4GB
+disk_free_limit.absolute = 1MB
+"""
+
+
+class OwnRabbitmq:
+    """A RabbitMQ node whose alarms a test may set.
+
+    Args:
+        folder: A temporary folder.
+        consumer_timeout_s: Its `consumer_timeout`, in seconds.
+    """
+
+    def __init__(self, folder: Path, consumer_timeout_s: float) -> None:
+        # The programs on the PATH change to the user of the service.
+        search_path = os.pathsep.join(["/usr/lib/rabbitmq/bin", os.environ.get("PATH", "")])
+        self._program, self._control = (
+            require_program(name, shutil.which(name, path=search_path)) for name in ("rabbitmq-server", "rabbitmqctl")
+        )
+        self.port, distribution = fixed_port(), fixed_port()
+        self.url = f"amqp://guest:guest@127.0.0.1:{self.port}/%2F"
+        self._node = f"dexpy{self.port}@localhost"
+        self._folder = folder
+        settings = RABBITMQ_SETTINGS.format(port=self.port, consumer_timeout_ms=round(consumer_timeout_s * 1000))
+        (folder / "rabbitmq.conf").write_text(settings)
+        (folder / "advanced.config").write_text("[{rabbit, [{channel_tick_interval, 200}]}].")
+        (folder / "plugins").write_text("[].")
+        self._environment = {
+            **os.environ,
+            "HOME": str(folder),
+            "RABBITMQ_NODENAME": self._node,
+            "RABBITMQ_DIST_PORT": str(distribution),
+            "RABBITMQ_MNESIA_BASE": str(folder / "data"),
+            "RABBITMQ_LOG_BASE": str(folder),
+            "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "advanced.config"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1",
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the node, and wait until it accepts connections."""
+        with (self._folder / "output").open("ab") as output:
+            self._process = subprocess.Popen(
+                [*KILLED_WITH_PARENT, self._program], env=self._environment, stdout=output, stderr=output
+            )
+        eventually(self._is_started, "RabbitMQ starts", 90, (self._folder / "output").read_text)
+
+    def _is_started(self) -> bool:
+        return "completed with" in (self._folder / "output").read_text()
+
+    def evaluate(self, expression: str) -> str:
+        """Evaluate Erlang in the node."""
+        completed = subprocess.run(
+            [self._control, "-n", self._node, "eval", expression],
+            env=self._environment, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert completed.returncode == 0, completed.stdout + completed.stderr
+        return completed.stdout
+
+    def set_alarms(self, *, on: bool) -> None:
+        """Set or clear the alarms of memory and disk, as the node does when they are exhausted."""
+        action = "set_alarm" if on else "clear_alarm"
+        alarm = "{{resource_limit, %s, node()}, []}" if on else "{resource_limit, %s, node()}"
+        self.evaluate(", ".join(f"rabbit_alarm:{action}({alarm % resource})" for resource in ("memory", "disk")) + ".")
+
+    def close_connections(self) -> None:
+        """Close the connections of all clients, as ``rabbitmqctl close_all_connections`` does."""
+        self.evaluate('[rabbit_networking:close_connection(P, "test") || P <- rabbit_networking:connections()].')
+
+    def stop(self) -> None:
+        """End the node."""
+        if self._process is not None:
+            subprocess.run(
+                [self._control, "-n", self._node, "eval", "erlang:halt(0, [{flush, false}])."],
+                env=self._environment, capture_output=True, timeout=60, check=False,
+            )  # fmt: skip
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+@contextlib.contextmanager
+def rabbitmq_server(folder: Path, *, consumer_timeout_s: float) -> Generator[OwnRabbitmq]:
+    """Start a RabbitMQ node for the tests of one file."""
+    server = OwnRabbitmq(folder, consumer_timeout_s)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()

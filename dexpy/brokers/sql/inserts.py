@@ -51,7 +51,7 @@ def insert(connection: Connection, message_row: MessageRow, schema: str | None) 
         message_row: The message.
         schema: The configured schema of the messages; None without one.
     """
-    values: dict[str, Any] = {f"p_{name}": value for name, value in _message_values(message_row).items()}
+    values: dict[str, Any] = {f"p_{name}": value for name, value in message_values(message_row).items()}
     if message_row.due_at is None:
         statement, is_due = sql.INSERT_AFTER, message_row.wait_s <= 0
         values["p_wait_s"] = message_row.wait_s
@@ -72,14 +72,15 @@ def insert_many(connection: Connection, message_rows: Sequence[MessageRow], sche
     rows: list[dict[str, Any]] = []
     for message_row in message_rows:
         due_at = message_row.due_at or now + timedelta(seconds=message_row.wait_s)
-        rows.append(_message_values(message_row) | {"due_at": due_at, "dead": False, "created_at": now})
+        rows.append(message_values(message_row) | {"due_at": due_at, "dead": False, "created_at": now})
     connection.execute(sa.insert(messages), rows)
     if DIALECTS[connection.dialect.name].supports_notifications:
         for queue in {row["queue"] for row in rows if row["due_at"] <= now}:
             connection.execute(sql.NOTIFY, {"p_queue": queue, "p_channel": sql.notify_channel(schema)})
 
 
-def _message_values(message_row: MessageRow) -> dict[str, Any]:
+def message_values(message_row: MessageRow) -> dict[str, Any]:
+    """Return the columns of a row that come from its message."""
     message = message_row.message
     return {
         "queue": message.queue_name,
