@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from dexpy.enqueue.batch import Batch, batch
     from dexpy.enqueue.batch_ticket import BatchTicket
     from dexpy.recording.ticket import Ticket
+    from dexpy.worker.embedded import EmbeddedWorker
 
 __version__ = "0.1.0"
 
@@ -82,6 +83,7 @@ __all__ = [
     "Cron",
     "DeferredCall",
     "DexpyError",
+    "EmbeddedWorker",
     "Encryptor",
     "Err",
     "Error",
@@ -156,6 +158,10 @@ if not TYPE_CHECKING:
             from importlib import import_module
 
             return import_module("dexpy.batches")
+        if name == "EmbeddedWorker":
+            from dexpy.worker.embedded import EmbeddedWorker
+
+            return EmbeddedWorker
         if name == "records":
             from importlib import import_module
 

@@ -46,7 +46,10 @@ SURFACES = ("__main__", "cli", "broker", "testing", "web", "contrib")
 LIGHT = "`import dexpy` imports neither SQLAlchemy nor Dramatiq"
 DRIVER = "only the driver that the URL names is needed"
 LAZY = {
-    "dexpy": (LIGHT, "dexpy.batches", "dexpy.recording.ticket", "dexpy.records", "dexpy.recurring"),
+    "dexpy": (
+        LIGHT,
+        *("dexpy.batches", "dexpy.recording.ticket", "dexpy.records", "dexpy.recurring", "dexpy.worker.embedded"),
+    ),
     "dexpy.runtime": (LIGHT, "dexpy.assembly", "dexpy.recording.recorder", "dexpy.transactions.run_sessions"),
     "dexpy.transactions.sessions": (LIGHT, "dexpy.database.dialects", "dexpy.transactions.session_listeners"),
     "dexpy.declaration.model_loaders": (LIGHT, "dexpy.declaration.row_loading"),

@@ -35,6 +35,8 @@ from dexpy.recording.store import Store
 
 LATE_AFTER = 0.6
 """A worker whose last heartbeat is older than this share of its lease starts no runs."""
+LATE_BEATS = 2.5
+"""A worker is not ready if its last heartbeat is older than this number of intervals."""
 RECOVERS_AFTER_BEATS = 2
 """A worker whose own heartbeat was late recovers others only after this many heartbeats."""
 RECONCILE_EVERY_S = 5.0
@@ -71,6 +73,12 @@ class HeldRecords:
         with self._lock:
             return record_id in self._held
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether this process holds no records."""
+        with self._lock:
+            return not self._held
+
     def is_shared(self, record_id: str) -> bool:
         """Return whether more than one thread holds an id."""
         with self._lock:
@@ -95,6 +103,10 @@ class HeldRecords:
 class Heartbeat(dramatiq.Middleware):
     """The heartbeat of this process; each forked process has its own.
 
+    Attributes:
+        held_records: The records that this process holds.
+        called_records: Those of them that synchronous calls hold.
+
     Args:
         store: The store of the workers' rows.
         intervals: The intervals of the heartbeat.
@@ -117,6 +129,7 @@ class Heartbeat(dramatiq.Middleware):
         self._intervals = intervals
         self._keep_alive = keep_alive
         self.held_records = HeldRecords()
+        self.called_records = HeldRecords()
         self.reconcile = reconcile
         self._names_registered = names_registered
         self._by_pid: dict[int, _ProcessHeartbeat] = {}
@@ -146,12 +159,14 @@ class Heartbeat(dramatiq.Middleware):
         """Set what the worker of this process serves, before it starts.
 
         Args:
-            threads: The number of concurrent runs.
+            threads: The number of concurrent runs; 0 for a process that only calls operations.
             queues: The names of its queues; None for all.
         """
         self._threads, self._queues = threads, queues
-        # A call during the application's import may have started a heartbeat with the old values.
-        self.stop()
+        # A call of the application may have started a heartbeat with the old values.
+        heartbeat = self._by_pid.get(os.getpid())
+        if heartbeat is not None:
+            heartbeat.serve(threads, queues)
 
     def start(self) -> str:
         """Start the heartbeat of this process if it is not running; return the worker's id, unique for each start."""
@@ -171,8 +186,15 @@ class Heartbeat(dramatiq.Middleware):
         self._current.start()
 
     def after_worker_shutdown(self, broker: Any, worker: Any) -> None:
-        """Stop the heartbeat after all runs have ended or were released."""
-        self.stop()
+        """Stop the heartbeat after all runs have ended or were released, unless a synchronous call needs it."""
+        if self.called_records.is_empty:
+            self._threads, self._queues = 0, ()
+            self.stop()
+            return
+        # The lease of synchronous calls in other threads must not end.
+        with contextlib.suppress(Exception):
+            self.serve(0, ())
+        self.stop_at_exit()
 
     def stop_at_exit(self) -> None:
         """Stop the heartbeat when this process exits; a worker stops it on shutdown."""
@@ -192,6 +214,11 @@ class Heartbeat(dramatiq.Middleware):
         """The worker id of this process if its operations are stored: it has threads that run them."""
         heartbeat = self._by_pid.get(os.getpid())
         return None if heartbeat is None or not heartbeat.has_names else heartbeat.worker_id
+
+    def why_late(self) -> str | None:
+        """Return why the heartbeat of this process is late; None if it is not."""
+        heartbeat = self._by_pid.get(os.getpid())
+        return "it has not started" if heartbeat is None else heartbeat.why_late()
 
     @property
     def worker_ids(self) -> tuple[str, ...]:
@@ -251,7 +278,7 @@ class _ProcessHeartbeat:
             SQLITE_HEARTBEAT_INTERVAL_S if self.liveness_locks.is_authoritative else intervals.heartbeat_interval_s
         )
         self._lease_s = intervals.lease_s
-        self._columns = {
+        self._columns: dict[str, Any] = {
             "host": socket.gethostname()[:255],
             "pid": os.getpid(),
             "threads": threads,
@@ -270,6 +297,7 @@ class _ProcessHeartbeat:
         )
         self._threads: list[PeriodicThread] = []
         self._is_stopped = False
+        self._is_failing = False
         self.worker_id: str | None = None
         self._sessions = DatabaseSessions(store, self._current_worker_id)
         self._renewed_at = 0.0
@@ -287,6 +315,20 @@ class _ProcessHeartbeat:
                 self._sessions.start()
             assert self.worker_id is not None  # noqa: S101 - set by _register
             return self.worker_id
+
+    def serve(self, threads: int, queues: Collection[str] | None) -> None:
+        """See `Heartbeat.serve`; the worker id stays, because records may be claimed by it."""
+        with self._lock:
+            self._queues = queues
+            self._columns |= {"threads": threads, "queues": None if queues is None else sorted(queues)}
+            self._reports_left = 2 if threads else 0
+            self._registered_names = self._names()
+            if self.worker_id is None:
+                return
+            with self._store.begin() as connection:
+                worker_registry.update_served(connection, self.worker_id, threads, self._columns["queues"])
+                if self._registered_names:
+                    worker_registry.update_names(connection, self.worker_id, self._registered_names)
 
     def _register(self) -> float:
         worker_id = f"{socket.gethostname()[:20]}:{os.getpid()}:{new_id('w')[-10:]}"
@@ -331,8 +373,19 @@ class _ProcessHeartbeat:
                 self._keep_alive()
         except Exception as error:  # noqa: BLE001 - each broker has its own errors, and the heartbeat must go on
             log_event(LogEvent.BROKER_UNREACHABLE, logging.DEBUG, error=class_path(error))
+        self._is_failing = True
         self._renew()
+        self._is_failing = False
         return True
+
+    def why_late(self) -> str | None:
+        """See `Heartbeat.why_late`."""
+        age_s = time.monotonic() - self._renewed_at
+        if self.worker_id is None:
+            return "the process is not registered"
+        if self._is_failing or age_s > max(LATE_AFTER * self._lease_s, LATE_BEATS * self._every_s):
+            return f"it was last renewed {age_s:.0f} s ago"
+        return None
 
     def _reconcile_claims(self) -> bool:
         """Reconcile the claims of this process."""

@@ -58,6 +58,11 @@ def register(connection: Connection, id: str, lease_s: float, *, names: Sequence
         connection.execute(sa.insert(worker_names).values(worker=id, names=list(names)))
 
 
+def update_served(connection: Connection, id: str, threads: int, queues: Sequence[str] | None) -> None:
+    """Store what a registered worker serves."""
+    connection.execute(sa.update(workers).where(workers.c.id == id).values(threads=threads, queues=queues))
+
+
 def update_names(connection: Connection, id: str, names: Sequence[str]) -> None:
     """Replace the names of the operations that a worker's process has declared."""
     updated = sa.update(worker_names).where(worker_names.c.worker == id).values(names=list(names))

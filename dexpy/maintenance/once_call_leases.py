@@ -46,11 +46,13 @@ class HeartbeatLease:
 
     def hold(self, id: str) -> None:
         """See `dexpy.recording.idempotent_recorder.ProcessLease`."""
+        self.heartbeat.called_records.hold(id)
         self.heartbeat.held_records.hold(id)
 
     def release(self, id: str) -> None:
         """See `dexpy.recording.idempotent_recorder.ProcessLease`."""
         self.heartbeat.held_records.release([id])
+        self.heartbeat.called_records.release([id])
 
     def end(self, id: str, variants: Sequence[Callable[[], object]], operation: str) -> None:
         """See `dexpy.recording.idempotent_recorder.ProcessLease`."""

@@ -32,6 +32,10 @@ class ShutdownMiddleware(dramatiq.Middleware):
         self._watchdog = watchdog
         self._release_runs = release_runs
 
+    def before_worker_boot(self, broker: Any, worker: Any) -> None:
+        """Interrupt no run of a worker that starts after another one of this process has stopped."""
+        self._watchdog.resume()
+
     def before_worker_shutdown(self, broker: Any, worker: Any) -> None:
         """Interrupt the runs that another worker can continue."""
         self._watchdog.interrupt()

@@ -28,6 +28,7 @@ from dexpy.foundation.redaction import class_path
 from dexpy.worker.application import load_application
 from dexpy.worker.dumps import DUMP_SIGNALS, Dumper
 from dexpy.worker.early_acks import warn_of_long_runs
+from dexpy.worker.health import HealthReports, PollingWorker
 from dexpy.worker.importing import contain_exits, describe_error
 from dexpy.worker.loaded_files import LoadedFiles
 from dexpy.worker.log_setup import complete_logging, set_up_logging
@@ -64,6 +65,7 @@ class WorkerOptions:
         max_memory: The resident memory at which the process is replaced, in bytes; None for no limit.
         dump_signal: The name of the signal at which the process logs its threads, or "off".
         reports_files: Whether the process reports the files that it has loaded.
+        reports_health: Whether the process reports its health to its parent.
     """
 
     modules: tuple[str, ...]
@@ -80,6 +82,7 @@ class WorkerOptions:
     max_memory: int | None = None
     dump_signal: str = default_of("dump_signal")
     reports_files: bool = False
+    reports_health: bool = False
 
 
 def run_process(options: WorkerOptions, parent: int, report: Callable[[str, str], None]) -> int:
@@ -88,8 +91,8 @@ def run_process(options: WorkerOptions, parent: int, report: Callable[[str, str]
     Args:
         options: The options of the process.
         parent: The pid of the parent; the worker stops when its parent has ended.
-        report: Called with "ready", or with a text and "error", or "away" for a server that is only unreachable; and
-            with "dumped" after each dump.
+        report: Called with "ready", or with a text and "error", or "away" for a server that is only unreachable; with
+            "dumped" after each dump, and with "health" and a text every second if `reports_health` is set.
 
     Returns:
         The exit status.
@@ -120,14 +123,17 @@ def run_process(options: WorkerOptions, parent: int, report: Callable[[str, str]
     if loaded is not None:
         loaded.report()
     worker.start()
+    send = report if options.reports_health else None
+    health = HealthReports(services, worker, options.polling_interval_s, send)
     served = "all" if options.queues is None else ",".join(sorted(options.queues))
     log_event(LogEvent.WORKER_STARTED, pid=os.getpid(), threads=options.threads, queues=served, group=options.group)
     exit_status, patience_s = 0, options.shutdown_timeout_s
     try:
-        exit_status, patience_s = _wait_for_stop(services, worker, options, parent, stop, recycling, loaded)
+        exit_status, patience_s = _wait_for_stop(services, worker, options, parent, stop, recycling, loaded, health)
     except BaseException as error:  # noqa: BLE001 - from a signal handler of the application
         log_event(LogEvent.WORKER_FAILED, pid=os.getpid(), error=class_path(error), error_message=describe_error(error))
         exit_status = EXIT_REASON_LOGGED
+    health.end()
     if exit_status == EXIT_RECYCLED:
         recycling.log_end()
         exit_after(patience_s + EXIT_GRACE_S, EXIT_RECYCLED)
@@ -158,18 +164,7 @@ def _prepare(
     elif not wait_for_database(dispatcher.require_tables, lambda: bool(stop) or os.getppid() != parent):
         return services, None
     wait_for_broker(dispatcher.broker, options.queues if options.queues is not None else class_queues())
-    warn_of_long_runs(
-        dispatcher.broker,
-        registry.names(),
-        has_records=dispatcher.store is not None,
-        has_database=dispatcher.transport.sql_queue is not None,
-    )
-    if dispatcher.store is not None:
-        compare_clocks(dispatcher.store.database)
-        compare_databases(dispatcher.store)
-    if services.heartbeat is not None:
-        services.heartbeat.serve(options.threads, options.queues)
-    worker = make_worker(dispatcher.transport, options)
+    worker = build_worker(services, options)
     # Again: code of the application may have changed the handlers meanwhile.
     stop.install()
     return services, worker
@@ -183,6 +178,7 @@ def _wait_for_stop(
     stop: StopSignals,
     recycling: Recycling,
     loaded: LoadedFiles | None,
+    health: HealthReports,
 ) -> tuple[int, float]:
     """Wait until the worker should stop; return the exit status and the shutdown timeout in seconds."""
     dispatcher = services.dispatcher
@@ -193,6 +189,7 @@ def _wait_for_stop(
         stop.install()
         if loaded is not None:
             loaded.report()
+        health.report_if_due()
         if os.getppid() != parent:
             log_event(LogEvent.WORKER_ORPHANED, pid=os.getpid())
             break
@@ -215,6 +212,7 @@ def _wait_for_stop(
             if not is_recycling:
                 is_recycling = True
                 services.watchdog.interrupt()
+                health.end()
                 log_event(LogEvent.WORKER_DRAINING, pid=os.getpid(), reason=recycling.reason)
             if num_unfinished(worker) <= services.watchdog.stuck_threads:
                 return EXIT_RECYCLED, options.shutdown_timeout_s if not services.watchdog.stuck_threads else 0.0
@@ -228,6 +226,27 @@ def _wait_for_stop(
     return 0, options.shutdown_timeout_s
 
 
+def build_worker(services: WorkerServices, options: WorkerOptions) -> dramatiq.Worker:
+    """Check clocks and sessions, announce what this process serves, and return its worker, which has not started.
+
+    Raises:
+        ConfigurationError: The sessions of `session_factory` do not work.
+    """
+    dispatcher = services.dispatcher
+    warn_of_long_runs(
+        dispatcher.broker,
+        registry.names(),
+        has_records=dispatcher.store is not None,
+        has_database=dispatcher.transport.sql_queue is not None,
+    )
+    if dispatcher.store is not None:
+        compare_clocks(dispatcher.store.database)
+        compare_databases(dispatcher.store)
+    if services.heartbeat is not None:
+        services.heartbeat.serve(options.threads, options.queues)
+    return make_worker(dispatcher.transport, options)
+
+
 def make_worker(transport: Transport, options: WorkerOptions) -> dramatiq.Worker:
     """Return a Dramatiq worker for the queues known now; it serves others as soon as they are declared."""
     for name in class_queues() | (options.queues or frozenset()):
@@ -238,7 +257,7 @@ def make_worker(transport: Transport, options: WorkerOptions) -> dramatiq.Worker
     timeout_ms = round(options.polling_interval_s * 1000)
     if isinstance(transport.broker, SqlBroker):
         transport.broker.set_polling_interval(options.polling_interval_s)
-    worker = dramatiq.Worker(transport.broker, queues=queues, worker_threads=options.threads, worker_timeout=timeout_ms)
+    worker = PollingWorker(transport.broker, queues=queues, worker_threads=options.threads, worker_timeout=timeout_ms)
     if is_rabbitmq(transport.broker) and not hasattr(transport.broker, "prefetch"):
         # The application's own broker: prefetch at most one message for each thread and queue.
         worker.queue_prefetch = options.threads

@@ -81,6 +81,12 @@ class Watchdog:
         self._interrupted = False
         self.num_runs = 0
         """How many runs have begun in this process; those that a run performs itself do not count."""
+        self._checked_at = time.monotonic()
+
+    @property
+    def checked_s_ago(self) -> float:
+        """Seconds since the last check."""
+        return time.monotonic() - self._checked_at
 
     @contextmanager
     def run_periodically(self) -> Generator[None, None, None]:
@@ -119,6 +125,10 @@ class Watchdog:
         for run in self.runs:
             run.cancel_token.interrupt()
 
+    def resume(self) -> None:
+        """Interrupt no runs that start from now on."""
+        self._interrupted, self._checked_at = False, time.monotonic()
+
     @property
     def runs(self) -> list[Run]:
         """The runs of this process."""
@@ -149,6 +159,7 @@ class Watchdog:
             runs = self.runs
             for run in runs:
                 self._deliver_timeouts(run)
+            self._checked_at = time.monotonic()
             self.deliver_cancellations(runs)
         finally:
             self._check_lock.release()
