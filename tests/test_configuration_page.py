@@ -18,6 +18,7 @@ from dexpy.brokers import rabbitmq_urls, redis_urls, urls
 from dexpy.configuration.loading import Configuration
 from dexpy.configuration.settings import DEFAULT_FILE
 from dexpy.configuration.table import (
+    HEALTH,
     RECURRING,
     RELAY,
     RETENTION,
@@ -101,13 +102,14 @@ def test_the_file_on_the_page_has_every_key() -> None:
     (shown,) = [block.code for block in test_docs.blocks_of(TEXT) if block.language == "toml"]
     file = tomllib.loads(shown)["tool"]["dexpy"]
 
-    assert set(file) - set(settings_of(TOP)) == {"workers", "relay", "retention", "recurring", "production"}
+    assert set(file) - set(settings_of(TOP)) == {"workers", "relay", "retention", "health", "recurring", "production"}
     assert set(file) >= set(settings_of(TOP))
     (group,), (task,) = file["workers"], file["recurring"].values()
     for table, shown_keys in {
         WORKERS: group,
         RELAY: file["relay"],
         RETENTION: file["retention"],
+        HEALTH: file["health"],
         RECURRING: task,
     }.items():
         assert set(shown_keys) == set(settings_of(table))

@@ -44,7 +44,7 @@ RUNTIME_KEYS = (
     *RETENTION_KEYS,
 )
 """The settings of commands that publish or recover runs."""
-WORKER_KEYS = (*GROUP_KEYS, *RUNTIME_KEYS, "dump_signal")
+WORKER_KEYS = (*GROUP_KEYS, *RUNTIME_KEYS, "dump_signal", "health.port", "health.host")
 """The settings of commands that start workers."""
 
 group_option = click.option(

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from dexpy.configuration.file import SINGLE_TABLES
 from dexpy.configuration.settings import CONFIGURED, NAMES
-from dexpy.configuration.table import RECURRING, RELAY, RETENTION, SETTINGS, settings_of
+from dexpy.configuration.table import RECURRING, SETTINGS, settings_of
 from dexpy.configuration.values import DEFAULT, Value, WorkerGroup
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def setting_lines(runtime: Runtime, groups: Sequence[WorkerGroup]) -> list[str]:
     """
     configuration = runtime.settings.configuration
     rows = [*_selection(configuration), *_of_runtime(runtime), *_groups(groups)]
-    single = [*settings_of(RELAY).values(), *settings_of(RETENTION).values()]
+    single = [setting for table in SINGLE_TABLES for setting in settings_of(table).values()]
     rows += [_row(setting.key, setting.key, configuration.values) for setting in single]
     for entry in configuration.recurring:
         table = f"{RECURRING}.{entry.key}"

@@ -80,14 +80,17 @@ def worker(modules: tuple[str, ...], only_groups: tuple[str, ...], burst: bool, 
     log_format = processes[0].log_format
     set_up_logging(level, log_format)
     complete_logging(level, log_format)
+    configuration = Configuration.load()
+    port: int | None = configuration.get("health.port")
+    health = None if port is None else (configuration.get("health.host"), port)
     if not reload:
-        sys.exit(Supervisor(processes).run())
-    environment = Configuration.load().environment
+        sys.exit(Supervisor(processes, health).run())
+    environment = configuration.environment
     is_production = environment.lower() in PRODUCTION
     advice = "remove --reload: it is for development" if is_production else None
     severity = logging.WARNING if is_production else logging.INFO
     log_event(LogEvent.RELOAD_ENABLED, severity, environment=environment, advice=advice)
-    sys.exit(ReloadingSupervisor(load).run())
+    sys.exit(ReloadingSupervisor(load, health).run())
 
 
 def _reload_timeout_s(group: WorkerGroup) -> float:

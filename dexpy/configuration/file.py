@@ -18,6 +18,7 @@ import attrs
 
 from dexpy.configuration.kinds import InvalidSetting, described
 from dexpy.configuration.table import (
+    HEALTH,
     NAME,
     PREFIX,
     RECURRING,
@@ -36,9 +37,9 @@ from dexpy.foundation.errors import ConfigurationError, DeclarationError, did_yo
 OWN_FILE = "dexpy.toml"
 PYPROJECT = "pyproject.toml"
 FILES = (OWN_FILE, PYPROJECT)
-TABLES = (WORKERS, RELAY, RETENTION, RECURRING)
-SINGLE_TABLES = (RELAY, RETENTION)
+SINGLE_TABLES = (RELAY, RETENTION, HEALTH)
 """The tables that exist once in each layer."""
+TABLES = (WORKERS, *SINGLE_TABLES, RECURRING)
 SIMILARITY = 0.8
 """How similar the name of a table must be to a key to be a typing error and not an environment."""
 

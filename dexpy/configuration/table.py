@@ -30,13 +30,14 @@ from dexpy.foundation.log_formats import FORMATS as LOG_FORMATS
 from dexpy.policies.keep import FOREVER, LONGEST_KEEP_S, SHORTEST_KEEP_S, STATUSES
 
 PREFIX = "DEXPY_"
-TOP, WORKERS, RELAY, RETENTION, RECURRING = "", "workers", "relay", "retention", "recurring"
+TOP, WORKERS, RELAY, RETENTION, HEALTH, RECURRING = "", "workers", "relay", "retention", "health", "recurring"
 """The tables of the file."""
 SECTIONS = {
     TOP: "settings",
     WORKERS: "worker-groups",
     RELAY: "relay",
     RETENTION: "retention",
+    HEALTH: "health",
     RECURRING: "recurring-tasks",
 }
 """The section of the page on configuration for each table."""
@@ -262,6 +263,18 @@ SETTINGS = {
         ),
         _key("retention.batch_size", Number(1, 10000, "records"), "Records that are deleted in one transaction.", 200),
         _key("retention.prune", Switch(), "Whether workers and relays delete old records.", True),
+        _key(
+            "health.port",
+            Number(0, 65535, "port"),
+            "The port of the health endpoint of `dexpy worker`; 0 for any free port.",
+            default_text="none: there is no endpoint",
+        ),
+        _key(
+            "health.host",
+            Text("a host name or an address, such as 127.0.0.1 or 0.0.0.0", r"[0-9A-Za-z:.%_-]{1,255}"),
+            "The address that it listens on.",
+            "127.0.0.1",
+        ),
         _key(
             "recurring.class",
             Text("the name of an operation, such as 'shop.SyncInventory'", r"[^\0]{1,255}"),

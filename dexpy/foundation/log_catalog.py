@@ -77,6 +77,8 @@ FIELDS = {
     "consumer_timeout_s": "RabbitMQ's `consumer_timeout`, in seconds",
     "operations": "the names of operations, separated by commas",
     "pid": "the process id",
+    "host": "the address that an endpoint listens on",
+    "port": "the port that an endpoint listens on",
     "group": "the worker group of the configuration file",
     "threads": "how many threads the worker has",
     "queues": "the queues that the worker serves",
@@ -350,6 +352,13 @@ class LogEvent(Enum):
         "A worker process stopped.",
         "Nothing.",
     )
+    HEALTH_STARTED = (
+        "health.started",
+        WORKER,
+        INFO,
+        "The health endpoint listens on `host` and `port`.",
+        "Nothing.",
+    )
     WORKER_FAILED = (
         "worker.failed",
         WORKER,
@@ -399,8 +408,8 @@ class LogEvent(Enum):
         WORKER,
         ERROR,
         "Every thread of a worker process runs something that did not stop at its timeout. The process "
-        "ends and is replaced.",
-        "See `run.stuck`.",
+        "ends and is replaced; an embedded worker runs nothing until its process is restarted.",
+        "See `run.stuck`; restart the process of an embedded worker.",
     )
     WORKER_THREAD_DIED = (
         "worker.thread_died",

@@ -35,6 +35,8 @@ from dexpy.recording.store import Store
 
 LATE_AFTER = 0.6
 """A worker whose last heartbeat is older than this share of its lease starts no runs."""
+REGISTER_EVERY_S = 1.0
+"""How often a worker that could not register tries again, in seconds."""
 LATE_BEATS = 2.5
 """A worker is not ready if its last heartbeat is older than this number of intervals."""
 RECOVERS_AFTER_BEATS = 2
@@ -182,8 +184,12 @@ class Heartbeat(dramatiq.Middleware):
         self._current.start()
 
     def after_worker_boot(self, broker: Any, worker: Any) -> None:
-        """Start the heartbeat if the database was unreachable before."""
-        self._current.start()
+        """Start the heartbeat if the database was unreachable before; retry if it still is."""
+        try:
+            self._current.start()
+        except Exception as error:  # noqa: BLE001 - of any driver
+            log_event(LogEvent.DATABASE_UNREACHABLE, error=class_path(error), retry_in_s=REGISTER_EVERY_S)
+            self._current.start_later()
 
     def after_worker_shutdown(self, broker: Any, worker: Any) -> None:
         """Stop the heartbeat after all runs have ended or were released, unless a synchronous call needs it."""
@@ -315,6 +321,17 @@ class _ProcessHeartbeat:
                 self._sessions.start()
             assert self.worker_id is not None  # noqa: S101 - set by _register
             return self.worker_id
+
+    def start_later(self) -> None:
+        """Start as soon as the database is reachable."""
+
+        def start() -> bool:
+            if not self._is_stopped:
+                self.start()
+            thread.stop()
+            return True
+
+        thread = PeriodicTask("register", REGISTER_EVERY_S, start, waits_first=True).start()
 
     def serve(self, threads: int, queues: Collection[str] | None) -> None:
         """See `Heartbeat.serve`; the worker id stays, because records may be claimed by it."""

@@ -14,7 +14,6 @@ from typing import Any, Self
 
 import attrs
 
-from dexpy.brokers.server_check import check_queues, check_reachable
 from dexpy.configuration.kinds import Duration, InvalidSetting
 from dexpy.configuration.loading import Configuration
 from dexpy.configuration.table import SETTINGS
@@ -27,6 +26,7 @@ from dexpy.worker.health import Health, health_of
 from dexpy.worker.host_process import RunningWorker, host_process
 from dexpy.worker.process import WorkerOptions, build_worker, class_queues
 from dexpy.worker.services import WorkerServices, current_worker
+from dexpy.worker.startup import require_broker
 
 CHECK_EVERY_S = 0.5
 """How often an embedded worker checks its threads and its database file, in seconds."""
@@ -122,8 +122,8 @@ class EmbeddedWorker:
             options = self._options()
             services = current_worker.get()
             services.dispatcher.require_tables()
-            check_reachable(services.dispatcher.broker)
-            check_queues(services.dispatcher.broker, options.queues if options.queues is not None else class_queues())
+            queues = options.queues if options.queues is not None else class_queues()
+            require_broker(services.dispatcher.broker, queues)
             worker = build_worker(services, options)
             worker.start()
             monitor = PeriodicTask("embedded", CHECK_EVERY_S, _Monitor(services, options, self).run_once).start()
@@ -282,11 +282,11 @@ def _seconds(name: str, value: timedelta | float | None) -> float | None:
         return None
     kind = SETTINGS[f"workers.{name}"].kind
     assert isinstance(kind, Duration)  # noqa: S101 - by the table of settings
-    seconds: object = value.total_seconds() if isinstance(value, timedelta) else value
+    seconds: Any = value.total_seconds() if isinstance(value, timedelta) else value
     is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
-    if not is_number or not kind.at_least <= seconds <= kind.at_most:
-        raise ConfigurationError(
-            f"EmbeddedWorker({name}=...): expected seconds or a timedelta, from {kind.at_least:g} to {kind.at_most:g} "
-            f"seconds, got {value!r}."
-        )
-    return float(seconds)
+    if is_number and kind.at_least <= seconds <= kind.at_most:
+        return float(seconds)
+    raise ConfigurationError(
+        f"EmbeddedWorker({name}=...): expected seconds or a timedelta, from {kind.at_least:g} to {kind.at_most:g} "
+        f"seconds, got {value!r}."
+    )

@@ -16,8 +16,9 @@ from typing import TypeAlias
 from dexpy.foundation.errors import DexpyError
 from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
+from dexpy.worker.child import Child
 from dexpy.worker.process import WorkerOptions
-from dexpy.worker.supervisor import Child, Supervisor
+from dexpy.worker.supervisor import Supervisor
 
 WATCH_EVERY_S = 0.4
 """How often the files are compared, in seconds."""
@@ -63,16 +64,17 @@ class ReloadingSupervisor(Supervisor):
 
     Args:
         load: Returns the options of each process and the configuration file, as they are now.
+        health: Host and port of the health endpoint; None without one.
 
     Raises:
         ConfigurationError: The configuration is invalid.
     """
 
-    def __init__(self, load: Load) -> None:
+    def __init__(self, load: Load, health: tuple[str, int] | None = None) -> None:
         self._load = load
         self._watcher = FileWatcher()
         self._checked_at = 0.0
-        super().__init__(self._load_options())
+        super().__init__(self._load_options(), health)
 
     def run(self) -> int:
         """Run until a stop signal.
@@ -81,12 +83,13 @@ class ReloadingSupervisor(Supervisor):
             The exit status: 0.
         """
         self._install_handlers()
+        self._open_health()
         while not self._signals:
             failure: Exception | None = None
             children: list[Child] = []
             try:
                 self._processes = self._load_options()
-                children = [self._start(options) for options in self._processes]
+                self._children = children = [self._start(options) for options in self._processes]
                 self._await_ready(children)
                 self._monitor(children)
             except DexpyError as error:
@@ -97,7 +100,8 @@ class ReloadingSupervisor(Supervisor):
                 advice = "correct it; the worker starts again when a file changes"
                 log_event(LogEvent.RELOAD_FAILED, error_message=str(failure), advice=advice)
                 while not self._signals and not self._is_restart_due([]):
-                    time.sleep(SETTLE_S)
+                    self._pause()
+        self._close_health()
         return 0
 
     def _load_options(self) -> Sequence[WorkerOptions]:
@@ -107,7 +111,7 @@ class ReloadingSupervisor(Supervisor):
 
     def _is_restart_due(self, children: Sequence[Child]) -> bool:
         for child in children:
-            self._receive_event(child, wait_s=0)
+            self._receive(child)
         now = time.monotonic()
         if now - self._checked_at < WATCH_EVERY_S:
             return False

@@ -69,10 +69,23 @@ def wait_for_broker(broker: dramatiq.Broker, queues: Collection[str] = ()) -> No
         ConfigurationError: The server refuses the connection, so a retry would not help.
     """
     try:
-        check_reachable(broker)
-        check_queues(broker, queues)
+        require_broker(broker, queues)
     except BrokerNotAnswering as error:
         log_event(LogEvent.BROKER_UNREACHABLE, error_message=str(error), advice="the worker retries")
+
+
+def require_broker(broker: dramatiq.Broker, queues: Collection[str]) -> None:
+    """Check the connection to the broker's server.
+
+    Args:
+        broker: The broker.
+        queues: The queues that the worker serves.
+
+    Raises:
+        ConfigurationError: The server does not answer, or refuses the connection or a queue.
+    """
+    check_reachable(broker)
+    check_queues(broker, queues)
 
 
 SEPARATE_DATABASES_ADVICE = (

@@ -5,6 +5,7 @@ It never imports the application: only the children do, so that processes share 
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -12,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import attrs
@@ -21,7 +22,9 @@ from dexpy.foundation.backoff import Backoff
 from dexpy.foundation.errors import ConfigurationError
 from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
+from dexpy.worker.child import Child, answer
 from dexpy.worker.dumps import ANSWER_WITHIN_S, DUMP_SIGNALS, FALLBACK
+from dexpy.worker.health_server import HealthServer, close_inherited
 from dexpy.worker.importing import StartupError
 from dexpy.worker.process import EXIT_REASON_LOGGED, WorkerOptions, run_process
 from dexpy.worker.recycling import EXIT_RECYCLED
@@ -37,31 +40,23 @@ SHUTDOWN_GRACE_S = 5.0
 
 
 def _child(options: WorkerOptions, parent: int, pipe: Connection) -> None:
+    close_inherited()
     lock = threading.Lock()
 
     def report(event: str, text: str) -> None:
-        # Dumps are reported from a thread of their own.
-        with lock:
-            pipe.send((event, text))
+        is_repeated = event == "health"
+        # Dumps are reported from a thread of their own; the main thread does not wait for it.
+        if not lock.acquire(blocking=not is_repeated):
+            return
+        try:
+            # The pipe of a frozen parent may be full; then a later report replaces this one.
+            os.set_blocking(pipe.fileno(), not is_repeated)
+            with contextlib.suppress(*((OSError,) if is_repeated else ())):
+                pipe.send((event, text))
+        finally:
+            lock.release()
 
     sys.exit(run_process(options, parent, report))
-
-
-@attrs.define(eq=False)
-class Child:
-    """One worker process, or a dead one that is to be replaced."""
-
-    options: WorkerOptions
-    process: Any
-    pipe: Connection
-    started_at: float
-    deaths: int = 0
-    """How many predecessors have died in a row."""
-    is_ready: bool = False
-    restart_at: float | None = None
-    """When the dead process is replaced, by the monotonic clock."""
-    answer_until: float | None = None
-    """Until when it should have answered the signal for a dump, by the monotonic clock."""
 
 
 class Supervisor:
@@ -69,10 +64,15 @@ class Supervisor:
 
     Args:
         processes: The options of each process; those of one worker group are equal.
+        health: Host and port of the health endpoint; None without one.
     """
 
-    def __init__(self, processes: Sequence[WorkerOptions]) -> None:
+    def __init__(self, processes: Sequence[WorkerOptions], health: tuple[str, int] | None = None) -> None:
         self._processes = processes
+        self._health_address = health
+        self._health: HealthServer | None = None
+        self._children: list[Child] = []
+        self._is_stopping = False
         self._is_burst = all(options.burst for options in processes)
         # Forking is safe here: this process has one thread and has opened nothing.
         self._context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
@@ -91,12 +91,37 @@ class Supervisor:
             ConfigurationError: The processes cannot start; the message has the reason.
         """
         self._install_handlers()
-        children = [self._start(options) for options in self._processes]
+        self._open_health()
+        self._children = children = [self._start(options) for options in self._processes]
         try:
             self._await_ready(children)
             return self._monitor(children)
         finally:
+            self._is_stopping = True
             self._stop(children)
+            self._close_health()
+
+    def _open_health(self) -> None:
+        if self._health_address is not None:
+            self._health = HealthServer(*self._health_address, self._answer)
+            log_event(LogEvent.HEALTH_STARTED, host=self._health.host, port=self._health.port)
+
+    def _close_health(self) -> None:
+        if self._health is not None:
+            self._health.close()
+
+    def _answer(self, path: str) -> tuple[int, dict[str, Any]] | None:
+        return answer(path, self._children, is_stopping=self._is_stopping)
+
+    def _pause(self, child: Child | None = None) -> None:
+        """Wait for a moment, at most until a process reports or ends, and answer requests meanwhile."""
+        events = [] if child is None else child.events
+        if self._health is not None:
+            self._health.serve(POLL_S, events)
+        elif events:
+            wait(events, POLL_S)
+        else:
+            time.sleep(POLL_S)
 
     def _install_handlers(self) -> None:
         for number in STOP_SIGNALS:
@@ -121,7 +146,7 @@ class Supervisor:
                     os.kill(child.process.pid, self._dump_signal)
                     child.answer_until = now + ANSWER_WITHIN_S
         for child in [child for child in children if child.answer_until is not None]:
-            self._receive_event(child)
+            self._receive(child)
             if child.answer_until is not None and now > child.answer_until:
                 child.answer_until = None
                 if child.process.is_alive():
@@ -130,6 +155,7 @@ class Supervisor:
 
     def _start(self, options: WorkerOptions, deaths: int = 0) -> Child:
         receiver, sender = self._context.Pipe(duplex=False)
+        options = attrs.evolve(options, reports_health=self._health_address is not None)
         process = self._context.Process(target=_child, args=(options, os.getpid(), sender), name="dexpy-worker")
         # Blocked until the child has its own handlers: a signal before that would be lost.
         numbers = STOP_SIGNALS if self._dump_signal is None else (*STOP_SIGNALS, self._dump_signal, FALLBACK)
@@ -143,38 +169,29 @@ class Supervisor:
 
     def _await_ready(self, children: list[Child]) -> None:
         for child in children:
+            self._receive(child)
             while not child.is_ready and not self._signals:
-                event, text = self._receive_event(child)
+                is_alive = child.process.is_alive()
+                self._receive(child)
                 self._forward_dumps(children)
                 if self._signals:
                     # The child got the signal too, and has ended because of it.
                     return
-                if event == "error":
-                    raise StartupError(text)
-                if event == "away":
-                    raise ConfigurationError(text)
-                if event is None and not child.process.is_alive():
+                if child.failure is not None:
+                    kind, text = child.failure
+                    raise (StartupError if kind == "error" else ConfigurationError)(text)
+                if not is_alive and not child.is_ready:
                     raise ConfigurationError(
                         f"A worker process exited with status {child.process.exitcode} before it was ready. "
                         "See its output above."
                     )
+                self._pause(child)
 
-    def _receive_event(self, child: Child, wait_s: float = POLL_S) -> tuple[str | None, str]:
-        """Return the next event of the start of a process, and handle other events before it."""
-        try:
-            while child.pipe.poll(wait_s):
-                event, text = child.pipe.recv()
-                wait_s = 0
-                if event == "dumped":
-                    child.answer_until = None
-                elif event == "files":
-                    self._add_files(text)
-                else:
-                    child.is_ready = event == "ready"
-                    return event, text
-        except (EOFError, OSError):
-            child.process.join(POLL_S if wait_s else 0)
-        return None, ""
+    def _receive(self, child: Child) -> None:
+        """Read the reports of a process."""
+        child.receive()
+        while child.files:
+            self._add_files(child.files.pop())
 
     def _monitor(self, children: list[Child]) -> int:
         while not self._signals and not self._is_restart_due(children):
@@ -190,7 +207,9 @@ class Supervisor:
                 children[index] = self._replace_when_due(child)
             if self._is_burst and all(child.process.exitcode == 0 for child in children):
                 return 0
-            time.sleep(POLL_S)
+            for child in children:
+                self._receive(child)
+            self._pause()
         return 0
 
     def _is_restart_due(self, children: Sequence[Child]) -> bool:
@@ -209,11 +228,12 @@ class Supervisor:
                 dead.deaths = 0
             pause_s = BACKOFF.pause_s(dead.deaths)
             dead.restart_at = now + pause_s
+            self._receive(dead)
             facts = {
                 "pid": dead.process.pid,
                 "exit_status": dead.process.exitcode,
                 "group": dead.options.group,
-                "reason": self._receive_event(dead)[1] or None,
+                "reason": None if dead.failure is None else dead.failure[1],
             }
             # No second error for one event: a process that ended by itself has logged the reason.
             is_reason_logged = dead.process.exitcode == EXIT_REASON_LOGGED
@@ -231,7 +251,7 @@ class Supervisor:
         for child in sorted(children, key=lambda child: child.options.shutdown_timeout_s):
             deadline = stopped_at + child.options.shutdown_timeout_s + SHUTDOWN_GRACE_S
             while child.process.is_alive() and time.monotonic() < deadline and not self._kills_now:
-                child.process.join(POLL_S)
+                self._pause(child)
                 self._forward_dumps(children)
             if self._kills_now and not is_forced:
                 is_forced = True
