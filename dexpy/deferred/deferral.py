@@ -13,7 +13,7 @@ from dexpy.declaration.deferred_targets import Target
 from dexpy.deferred import DeferredCall
 from dexpy.deferred.registration import operation_of_target
 from dexpy.enqueue.api import Enqueue
-from dexpy.enqueue.batch_target import check_token
+from dexpy.enqueue.batch_target import BatchTarget, check_batch, check_token
 from dexpy.foundation.errors import OptionsError, Problem, PropsError, did_you_mean
 from dexpy.policies.options import AsyncOptions, Delay, QueueChoice
 from dexpy.transactions.sessions import check_session_or_connection
@@ -42,6 +42,7 @@ class DeferOptions:
     queue: QueueChoice | None = None
     priority: int | None = None
     expires_in: Delay | None = None
+    batch: BatchTarget | None = None
 
     def enqueue(self, target: Any, arguments: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Enqueue[Any]:
         """Return the call, ready to be enqueued; nothing is stored yet.
@@ -60,12 +61,14 @@ class DeferOptions:
         session = self.session
         if session is not None:
             session = check_session_or_connection(session, f"{where} session=")
-        return Enqueue(operation, options, session, token)
+        batch = None if self.batch is None else check_batch(self.batch, where)
+        return Enqueue(operation, options, session, token, batch)
 
 
 MAX_COMPARED = 100
 """The number of argument names that are compared with the options."""
-OPTIONS = tuple(field.name for field in attrs.fields(DeferOptions))
+OPTIONS = tuple(field.name for field in attrs.fields(DeferOptions) if field.name != "batch")
+"""The options that are arguments of `defer` itself."""
 
 
 def _check_names(target: Target, kwargs: Mapping[str, Any], where: str) -> None:
@@ -225,6 +228,7 @@ class Defer:
         queue: QueueChoice | None = None,
         priority: int | None = None,
         expires_in: Delay | None = None,
+        batch: BatchTarget | None = None,
     ) -> Deferral:
         """`defer` with options: ``defer.with_options(queue="orders")(OrderClient.fulfill, order_number=7)``.
 
@@ -237,8 +241,9 @@ class Defer:
             queue: A name, or a function of the operation behind the target.
             priority: Higher runs sooner; 0 by default.
             expires_in: Seconds or a timedelta from now; a call that has not started by then is ``expired``.
+            batch: The batch that the call belongs to, or its ticket; see `dexpy.batch`.
         """
-        return Deferral(DeferOptions(idempotence_token, at, in_, session, queue, priority, expires_in))
+        return Deferral(DeferOptions(idempotence_token, at, in_, session, queue, priority, expires_in, batch))
 
     def operation_of(self, target: Callable[..., Any]) -> type[DeferredCall]:
         """Return the operation behind a target: for `explain`, its contract, and queries.

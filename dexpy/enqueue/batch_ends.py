@@ -7,16 +7,15 @@ transaction, under a lock on the row of the batch: its status, and the runs of t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Protocol
 
 import attrs
 from sqlalchemy.engine import Connection, Row
 
-from dexpy.database.column_types import FromNow
 from dexpy.database.errors import is_away
-from dexpy.enqueue.jobs import PreparedJob
-from dexpy.enqueue.transports import seconds_until
+from dexpy.enqueue.jobs import EnqueueOptions, PreparedJob, record_message
 from dexpy.foundation.errors import KeyBusy
 from dexpy.foundation.failpoints import failpoint
 from dexpy.foundation.log_catalog import LogEvent
@@ -26,6 +25,7 @@ from dexpy.recording import batch_rows, keys
 from dexpy.recording.batch_rows import FAILED, Event
 from dexpy.recording.keys import KeyClaim, KeyLocked
 from dexpy.recording.store import Sender, Store, insert_record
+from dexpy.recording.ticket import Ticket
 
 BATCH = 100
 KEY_WAIT_S = 0.5
@@ -184,18 +184,14 @@ def job_of(prepared: PreparedJob) -> dict[str, Any]:
     return job
 
 
-def row_of(job: dict[str, Any], transactional: bool) -> dict[str, Any]:
+def row_of(job: Mapping[str, Any], transactional: bool) -> dict[str, Any]:
     """Return the row of a stored job; its times count from now on."""
+    columns: Mapping[str, Any] = job["columns"]
     at = None if job["at"] is None else datetime.fromisoformat(job["at"])
-    delay_s = seconds_until(at) if job["wait_s"] is None else job["wait_s"]
-    is_sent = transactional or delay_s == 0
-    return {
-        **job["columns"],
-        "scheduled_at": FromNow(delay_s) if job["wait_s"] is not None or not is_sent else at,
-        "expires_at": None if job["expires_in_s"] is None else FromNow(delay_s + job["expires_in_s"]),
-        "enqueued_at": FromNow(0) if is_sent else None,
-        "send_count": int(is_sent),
-    }
+    options = EnqueueOptions(columns["queue"], columns["priority"], job["wait_s"], at, job["expires_in_s"])
+    ticket = Ticket[Any](columns["id"], columns["operation"], None, None)
+    message = record_message(columns["operation"], ticket.id, columns["trace_id"], options.queue, options.priority)
+    return PreparedJob(ticket, options, message, options.delay_s == 0, transactional, columns).row()
 
 
 def _insert_keyed(connection: Connection, values: dict[str, Any], claim: KeyClaim) -> str | None:

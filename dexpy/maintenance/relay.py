@@ -34,7 +34,7 @@ from dexpy.liveness.intervals import RecoveryIntervals
 from dexpy.maintenance.recovery import LOCK_WAIT_S, Recovery
 from dexpy.maintenance.republish import PUBLISHED, BrokerRepublisher
 from dexpy.maintenance.republish_sql import SqlRepublisher
-from dexpy.recording import concurrency_slots, expiry, retention, run_signals
+from dexpy.recording import batch_rows, concurrency_slots, expiry, retention, run_signals
 from dexpy.recording.batches import update_each, write_all_or_each, write_each
 from dexpy.recording.outcome_logging import run_facts
 from dexpy.recording.store import Store
@@ -44,6 +44,8 @@ BATCH = 100
 SET_ASIDE_S = 30.0
 """How long messages that the broker refuses are skipped, in seconds; less than a message's lease."""
 CLEANUP_EVERY_S = 3600.0
+BATCHES_KEPT_S = 30 * 86_400.0
+"""How long an ended batch without records is kept, in seconds."""
 COUNTERS = ("published", "republished", "recovered", "expired")
 """The keys of `Relay.counts` that are shown."""
 
@@ -259,6 +261,7 @@ class Relay:
         with self._store.begin() as connection:
             num_deleted = run_signals.delete_ended_requests(connection)
             num_deleted += concurrency_slots.delete_unused_keys(connection)
+            num_deleted += batch_rows.delete_ended(connection, as_of(-BATCHES_KEPT_S), BATCH)
         warn_of_many(self._store)
         return num_deleted
 

@@ -27,7 +27,7 @@ from dexpy.brokers.sql.statements import claimable, most_urgent
 from dexpy.database.engine import Database
 from dexpy.database.tables import messages, records
 from dexpy.foundation.clock import clock
-from dexpy.recording import durable_steps
+from dexpy.recording import batch_rows, durable_steps
 from dexpy.recording.expiry import expire_if_overdue
 from dexpy.recording.transitions import apply, is_applied
 from dexpy.runtime import install
@@ -349,3 +349,35 @@ def test_concurrent_deliveries_share_urgent_rows_without_waiting(inbox: Inbox) -
         thread.join()
 
     assert claimed == set(urgent)
+
+
+# Batches
+
+ENDED_RUNS: dict[str, dict[str, Any]] = {
+    "all have ended": {"status": "done"},
+    "all wait": {"status": "pending"},
+}
+
+
+@everywhere
+@pytest.mark.parametrize("name", ENDED_RUNS)
+def test_the_check_after_an_end_reads_as_little_in_a_large_batch(inbox: Inbox, name: str) -> None:
+    with dexpy.batch() as batch:
+        batch.add(Count(number=0))
+    effort = Effort(inbox.engine)
+
+    def spend(runs: int) -> list[int]:
+        # One run of it is running, the others are all in one state; and as many runs have no batch.
+        inbox.wait(runs, batch_id=batch.id, **ENDED_RUNS[name])
+        inbox.wait(runs, batch_id=None, **ENDED_RUNS[name])
+        effort.spent()
+        with inbox.runtime.store.begin() as connection:
+            assert not batch_rows.is_complete(connection, batch.id)
+            single = effort.spent()
+            assert batch_rows.find_complete(connection, 100) == []
+        return [single, effort.spent()]
+
+    few, many = spend(FEW), spend(MANY)
+
+    assert all(few)
+    assert all(after <= before * FACTOR for before, after in zip(few, many, strict=True)), (few, many)

@@ -50,6 +50,18 @@ class Later(Operation, name="batches.later"):
         return "later"
 
 
+@dexpy.deferrable(name="batches.double")
+def double(number: int) -> int:
+    return 2 * number
+
+
+ON_SERVERS = [
+    pytest.param("postgresql", marks=pytest.mark.servers),
+    pytest.param("mariadb", marks=pytest.mark.servers),
+]
+"""SQLite has one write lock, so that no batch ends while another transaction writes."""
+
+
 @pytest.fixture
 def shop(isolated_runtime: Isolated, engine: sa.Engine) -> Isolated:
     """The runtime, with the tables of the shop."""
@@ -305,6 +317,55 @@ def test_a_callback_whose_key_another_run_has_is_not_run_again(shop: Isolated) -
     assert callbacks[0] is not None
     assert callbacks[0].id == first.id
     assert records.where(operation=Keyed).count() == 2
+
+
+def test_a_deferred_call_belongs_to_a_batch(shop: Isolated, engine: sa.Engine) -> None:
+    with dexpy.batch(**ALL) as batch:
+        dexpy.defer.with_options(batch=batch)(double, 4)
+    shop.run_pending()
+    assert [ticket.outcome for ticket in batch.ticket.tickets()] == [dexpy.Ok(8)]
+    assert reports(engine) == {"finish done 1 of 1": 1, "success done 1 of 1": 1}
+
+
+@pytest.mark.parametrize("database_url", ON_SERVERS, indirect=True)
+def test_a_batch_does_not_end_while_an_open_transaction_adds_a_run(shop: Isolated, engine: sa.Engine) -> None:
+    with dexpy.batch(**ALL) as batch:
+        batch.add(Statement(customer=1))
+    with Session(engine) as session, Session(engine) as other:
+        Statement(customer=2).async_(batch=batch, session=session).call()
+        # Those who add runs do not wait for each other.
+        Statement(customer=3).async_(batch=batch, session=other).call()
+        shop.run_pending()
+        assert batch.ticket.reload().counts == {"done": 1}
+        assert batch.ticket.status == "running"
+        session.commit()
+        other.rollback()
+    shop.run_pending()
+    assert batch.ticket.reload().counts == {"done": 2}
+    assert reports(engine) == {"finish done 2 of 2": 1, "success done 2 of 2": 1}
+
+
+def test_only_a_run_of_a_batch_executes_a_statement_more(shop: Isolated) -> None:
+    statements: list[str] = []
+    database = shop.runtime.store.database.engine
+    sa.event.listen(database, "before_cursor_execute", lambda *arguments: statements.append(arguments[2]))
+
+    def statements_of_a_run() -> list[str]:
+        statements.clear()
+        shop.run_pending()
+        return [statement for statement in statements if not statement.startswith(("SAVEPOINT", "RELEASE"))]
+
+    for month in (0, 1):
+        # The first run fills caches.
+        Keyed(month=month).async_().call()
+        alone = statements_of_a_run()
+    with dexpy.batch() as batch:
+        batch.add(Keyed(month=2))
+        batch.add(Keyed(month=3), in_=3600)
+    grouped = statements_of_a_run()
+
+    assert len(grouped) == len(alone) + 1
+    assert not any("operation_batches" in statement for statement in alone)
 
 
 def test_pruning_keeps_the_runs_of_a_batch_until_it_has_ended_long_ago(shop: Isolated) -> None:
