@@ -59,6 +59,12 @@ def rabbitmq_broker(url: str) -> dramatiq.Broker:
 def _without_options(url: str) -> tuple[str, dict[str, Any]]:
     """Return a URL for the client, and the options of dexpy; other parameters stay as they are written."""
     address, _, query = url.partition("?")
+    scheme, _, rest = address.partition("://")
+    authority, slash, path = rest.partition("/")
+    user, at, host = authority.rpartition("@")
+    if at and ":" not in user:
+        # The client refuses a user without a password with an error about its own code.
+        address = f"{scheme}://{user}:@{host}{slash}{path}"
     options: dict[str, Any] = {}
     parameters: list[str] = []
     for parameter in filter(None, query.split("&")):

@@ -181,3 +181,10 @@ def test_the_queues_of_a_quorum_url_are_quorum_queues(node: OwnRabbitmq) -> None
 def test_an_invalid_option_of_the_url_is_refused(option: str, reason: str) -> None:
     with pytest.raises(ConfigurationError, match=reason):
         broker_from_url(f"amqp://shop:secret@host/shop?{option}")
+
+
+def test_a_url_without_a_password_has_an_empty_one() -> None:
+    broker: Any = broker_from_url("amqp://shop@host/vhost?heartbeat=7")
+
+    assert (broker.parameters.credentials.username, broker.parameters.credentials.password) == ("shop", "")
+    assert (broker.parameters.host, broker.parameters.virtual_host) == ("host", "vhost")
