@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -38,7 +39,9 @@ class LoadedFiles:
         files = {*_files_of_modules(), *(() if error is None else _files_of(error))}
         if new := {file for file in files if not _is_installed(file)} - self._reported:
             self._reported |= new
-            self._report("files", json.dumps(sorted(new)))
+            # The supervisor may have gone; the process notices that itself.
+            with contextlib.suppress(OSError):
+                self._report("files", json.dumps(sorted(new)))
 
 
 def _files_of_modules() -> Collection[str]:

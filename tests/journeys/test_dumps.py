@@ -115,6 +115,26 @@ def test_a_signal_shows_the_run_and_the_stack_of_each_thread_of_all_processes(de
     assert set(pids) == {line["pid"] for line in dumped(worker, "worker.started")}, "no process was replaced"
 
 
+def test_a_starting_process_shows_where_its_import_waits_and_its_error_is_not_lost(deployment: Deployment) -> None:
+    gate = deployment.folder / "gate"
+    (deployment.folder / "slow_import.py").write_text(
+        "import os, time\n"
+        "print('importing', flush=True)\n"
+        f"while not os.path.exists({str(gate)!r}):\n"
+        "    time.sleep(0.02)\n"
+        "raise RuntimeError('the shelf is empty')\n"
+    )
+    worker = deployment.serve([sys.executable, "-m", "dexpy", "worker", "slow_import", "-p", "2"])
+    eventually(lambda: worker.output().count("importing") == 2, "the import begins", WAIT_S, worker.output)
+
+    worker.signal(signal.SIGUSR1)
+    eventually(lambda: worker.output().count("slow_import.py") >= 2, "the stacks show it", WAIT_S, worker.output)
+    gate.touch()
+
+    assert worker.ended() == 2
+    assert "the shelf is empty" in worker.output()
+
+
 def test_without_a_dump_signal_no_handler_is_installed(deployment: Deployment) -> None:
     worker = deployment.start("--dump-signal", "off", threads=1)
 
