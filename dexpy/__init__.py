@@ -53,6 +53,7 @@ from dexpy.policies.concurrency import Concurrency
 from dexpy.policies.lock import Lock
 from dexpy.policies.once import Once
 from dexpy.policies.options import Recording, Reset
+from dexpy.policies.queue_limit import QueueLimit
 from dexpy.policies.record_column import RecordColumn
 from dexpy.policies.retry import Retry
 from dexpy.policies.unique import Unique
@@ -101,6 +102,7 @@ __all__ = [
     "OptRef",
     "Propagate",
     "PropsError",
+    "QueueLimit",
     "RecordColumn",
     "Recording",
     "Recurring",

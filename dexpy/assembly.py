@@ -24,6 +24,7 @@ from dexpy.declaration.contract import Contract
 from dexpy.enqueue import queues
 from dexpy.enqueue.dispatcher import Dispatcher
 from dexpy.enqueue.keyed_insert import build_call_key_claim
+from dexpy.enqueue.queue_limits import QueueLimits, check_countable
 from dexpy.enqueue.transports import ServerTransport, SqlTransport, Transport
 from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
@@ -42,6 +43,7 @@ from dexpy.maintenance.recurring_ticks import RecurringTicks
 from dexpy.maintenance.relay import Relay
 from dexpy.maintenance.unfinished_claims import UnfinishedClaims
 from dexpy.policies.once import OnceOptions
+from dexpy.policies.queue_limit import QueueLimit
 from dexpy.policies.record_column import RecordColumn
 from dexpy.recording import own_columns
 from dexpy.recording.end_writer import EndWriter
@@ -255,6 +257,7 @@ def build(
     recurring_entries: Sequence[RecurringEntry],
     retention: RetentionSettings,
     hooks: Mapping[str, Hook],
+    queue_limits: Mapping[str, QueueLimit],
 ) -> Services:
     """Create the services of background runs, and add the actors and the middleware to the broker.
 
@@ -274,12 +277,16 @@ def build(
         recurring_entries: The recurring tasks of the configuration file.
         retention: The settings of the deletion of old records.
         hooks: The hooks of the application, by name.
+        queue_limits: The limits of queues, by name.
     """
     broker = transport.broker
     tables = store
     if store is None and transport.sql_queue is not None:
         tables = Store(transport.sql_queue.database, create_tables=create_tables)
-    dispatcher = Dispatcher(transport, store, tables, requires_broker=requires_broker)
+    limits = QueueLimits(queue_limits, store, transport) if queue_limits else None
+    if queue_limits and store is None:
+        check_countable(transport)
+    dispatcher = Dispatcher(transport, store, tables, requires_broker=requires_broker, queue_limits=limits)
 
     def declare_new_queues() -> bool:
         dispatcher.require_tables()

@@ -25,6 +25,8 @@ from dexpy.foundation.safe_text import shortened
 from dexpy.foundation.trace import Frame
 from dexpy.liveness.intervals import RecoveryIntervals
 from dexpy.policies.keep import STATUSES, Keep, keep_by_status
+from dexpy.policies.options import check_queue
+from dexpy.policies.queue_limit import QueueLimit
 from dexpy.policies.record_column import RecordColumn
 from dexpy.recording.current_store import current_store, prune_records, run_record_now
 from dexpy.recording.encryption import check_encryptable
@@ -66,6 +68,7 @@ class Runtime:
         retention: How long records are kept, instead of the settings.
         record_columns: The application's columns of the records.
         hooks: The hooks that are called at the end of runs, by name.
+        queues: The limits of queues, by name, over those of the settings.
 
     Raises:
         ConfigurationError: An encryptor or a key is invalid.
@@ -86,12 +89,14 @@ class Runtime:
         retention: Keep | None = None,
         record_columns: Sequence[RecordColumn] = (),
         hooks: Mapping[str, Hook] | None = None,
+        queues: Mapping[str, QueueLimit] | None = None,
     ) -> None:
         self.settings = settings
         self.record_columns = tuple(record_columns)
         self.run_context = run_context
         self.retention = retention
         self.hooks: Mapping[str, Hook] = hooks or {}
+        self.queues: Mapping[str, QueueLimit] = queues or {}
         self.session_factory = session_factory
         if hasattr(session_factory, "registry"):
             shared_sessions.exist = True
@@ -231,6 +236,7 @@ class Runtime:
             create_tables=self.create_tables,
             retention=self._retention_settings(),
             hooks=self.hooks,
+            queue_limits={**self.settings.configuration.queue_limits, **self.queues},
         )
 
     def _retention_settings(self) -> RetentionSettings:
@@ -388,6 +394,7 @@ def configure(
     record_columns: Sequence[RecordColumn] = (),
     on_failure: Hook | None = None,
     on_finish: Hook | None = None,
+    queues: Mapping[str, QueueLimit] | None = None,
 ) -> Runtime:
     """Configure the database and the broker of this process.
 
@@ -438,6 +445,8 @@ def configure(
         on_failure: A function that workers and relays call with a `RunEnd` once for each background run that has
             ended in another way than ``done``, after the commit; it may be a coroutine function.
         on_finish: The same for each background run that has ended, also for those that are ``done``.
+        queues: Limits of queues by name: ``{"mailers": QueueLimit(10_000)}``. A full queue refuses runs, or lets their
+            enqueue wait. Default: ``[queues.NAME]`` of the configuration file.
 
     Returns:
         The runtime.
@@ -510,6 +519,7 @@ def configure(
         retention=retention,
         record_columns=record_columns,
         hooks=_checked_hooks(on_failure=on_failure, on_finish=on_finish),
+        queues=_checked_queues(queues),
     )
     try:
         if runtime.is_recording:
@@ -523,6 +533,25 @@ def configure(
     dramatiq.set_broker(dispatcher.broker)
     install(runtime)
     return runtime
+
+
+def _checked_queues(queues: Mapping[str, QueueLimit] | None) -> Mapping[str, QueueLimit] | None:
+    """Return limits of queues.
+
+    Raises:
+        ConfigurationError: A name is invalid, or a value is no limit.
+    """
+    for name, limit in (queues or {}).items():
+        try:
+            check_queue(name, "configure(queues=...)")
+        except OptionsError as error:
+            raise ConfigurationError(str(error)) from None
+        if not isinstance(limit, QueueLimit):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(
+                f"configure(queues=...)[{name!r}]: expected a QueueLimit, got {shortened(limit)}. "
+                "Write QueueLimit(10_000)."
+            )
+    return None if queues is None else dict(queues)
 
 
 def _checked_hooks(**hooks: Hook | None) -> dict[str, Hook]:

@@ -19,6 +19,7 @@ from dexpy.configuration.loading import Configuration
 from dexpy.configuration.settings import DEFAULT_FILE
 from dexpy.configuration.table import (
     HEALTH,
+    QUEUES,
     RECURRING,
     RELAY,
     RETENTION,
@@ -92,7 +93,7 @@ def row_of(setting: Setting) -> str:
         setting.kind.unit,
         default if is_plain else f"`{default}`",
     ]
-    if setting.table != RECURRING:
+    if setting.table not in (QUEUES, RECURRING):
         flags = ", ".join(f"`{flag}`" for flag in (setting.short, setting.flag) if flag)
         cells += [f"`{setting.variable}`" if setting.has_variable else "", flags if setting.has_flag else ""]
     return f"| {' | '.join(cells)} |"
@@ -102,14 +103,16 @@ def test_the_file_on_the_page_has_every_key() -> None:
     (shown,) = [block.code for block in test_docs.blocks_of(TEXT) if block.language == "toml"]
     file = tomllib.loads(shown)["tool"]["dexpy"]
 
-    assert set(file) - set(settings_of(TOP)) == {"workers", "relay", "retention", "health", "recurring", "production"}
+    tables = {"workers", "relay", "retention", "health", "queues", "recurring", "production"}
+    assert set(file) - set(settings_of(TOP)) == tables
     assert set(file) >= set(settings_of(TOP))
-    (group,), (task,) = file["workers"], file["recurring"].values()
+    (group,), (task,), (queue,) = file["workers"], file["recurring"].values(), file["queues"].values()
     for table, shown_keys in {
         WORKERS: group,
         RELAY: file["relay"],
         RETENTION: file["retention"],
         HEALTH: file["health"],
+        QUEUES: queue,
         RECURRING: task,
     }.items():
         assert set(shown_keys) == set(settings_of(table))

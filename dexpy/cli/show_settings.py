@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import attrs
 
 from dexpy.configuration.file import SINGLE_TABLES
+from dexpy.configuration.loading import LIMIT_KEYS
 from dexpy.configuration.settings import CONFIGURED, NAMES
-from dexpy.configuration.table import RECURRING, SETTINGS, settings_of
+from dexpy.configuration.table import QUEUES, RECURRING, SETTINGS, settings_of
 from dexpy.configuration.values import DEFAULT, Value, WorkerGroup
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ def setting_lines(runtime: Runtime, groups: Sequence[WorkerGroup]) -> list[str]:
     rows = [*_selection(configuration), *_of_runtime(runtime), *_groups(groups)]
     single = [setting for table in SINGLE_TABLES for setting in settings_of(table).values()]
     rows += [_row(setting.key, setting.key, configuration.values) for setting in single]
+    for name, values in configuration.queues.items():
+        rows += [_row(key, f"{QUEUES}.{name}.{SETTINGS[key].name}", values) for key in LIMIT_KEYS]
     for entry in configuration.recurring:
         table = f"{RECURRING}.{entry.key}"
         rows += [_row(key, f"{table}.{SETTINGS[key].name}", entry.values) for key in entry.values]

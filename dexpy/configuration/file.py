@@ -16,11 +16,12 @@ from typing import Any, cast
 
 import attrs
 
-from dexpy.configuration.kinds import InvalidSetting, described
+from dexpy.configuration.kinds import InvalidSetting, check_queue_name, described
 from dexpy.configuration.table import (
     HEALTH,
     NAME,
     PREFIX,
+    QUEUES,
     RECURRING,
     RELAY,
     RETENTION,
@@ -39,7 +40,7 @@ PYPROJECT = "pyproject.toml"
 FILES = (OWN_FILE, PYPROJECT)
 SINGLE_TABLES = (RELAY, RETENTION, HEALTH)
 """The tables that exist once in each layer."""
-TABLES = (WORKERS, *SINGLE_TABLES, RECURRING)
+TABLES = (WORKERS, *SINGLE_TABLES, QUEUES, RECURRING)
 SIMILARITY = 0.8
 """How similar the name of a table must be to a key to be a typing error and not an environment."""
 
@@ -52,11 +53,13 @@ class Layer:
         values: Values by key of the table of settings, without those of worker groups.
         groups: The values of each worker group; None without groups.
         recurring: The recurring tasks by key.
+        queues: The values of each limited queue, by its name.
     """
 
     values: Mapping[str, Value] = attrs.field(factory=dict[str, Value])
     groups: tuple[Mapping[str, Value], ...] | None = None
     recurring: Mapping[str, RecurringEntry] = attrs.field(factory=dict[str, RecurringEntry])
+    queues: Mapping[str, Mapping[str, Value]] = attrs.field(factory=dict[str, Mapping[str, Value]])
 
 
 @attrs.frozen
@@ -194,7 +197,10 @@ class _Reader:
         recurring: dict[str, RecurringEntry] = {}
         if RECURRING in table and self._is_table(path, RECURRING, table[RECURRING]):
             recurring = self._recurring((*path, RECURRING), table[RECURRING])
-        return Layer(values, groups, recurring)
+        queues: dict[str, Mapping[str, Value]] = {}
+        if QUEUES in table and self._is_table(path, QUEUES, table[QUEUES]):
+            queues = self._queues((*path, QUEUES), table[QUEUES])
+        return Layer(values, groups, recurring, queues)
 
     def _is_table(self, path: tuple[str | int, ...], name: str, value: object) -> bool:
         if isinstance(value, dict):
@@ -257,6 +263,23 @@ class _Reader:
             names.add(name)
             groups.append(group)
         return tuple(groups)
+
+    def _queues(self, path: tuple[str | int, ...], table: Mapping[str, Any]) -> dict[str, Mapping[str, Value]]:
+        queues: dict[str, Mapping[str, Value]] = {}
+        for name, entry in table.items():
+            try:
+                check_queue_name(name)
+            except InvalidSetting as error:
+                self._report(path, name, error.problem)
+                continue
+            if not self._is_table(path, name, entry):
+                continue
+            where = (*path, name)
+            queues[name] = {setting.key: value for setting, value in self._table(where, entry, QUEUES)}
+            for setting in settings_of(QUEUES).values():
+                if setting.is_required and setting.name not in entry:
+                    self._report(where, "", f"{setting.name!r} is missing. Add it.")
+        return queues
 
     def _recurring(self, path: tuple[str | int, ...], table: Mapping[str, Any]) -> dict[str, RecurringEntry]:
         entries: dict[str, RecurringEntry] = {}

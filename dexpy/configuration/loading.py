@@ -15,7 +15,10 @@ from dexpy.configuration.kinds import InvalidSetting
 from dexpy.configuration.table import PREFIX, SETTINGS, WORKERS, Setting, default_of
 from dexpy.configuration.values import DEFAULT, GROUP_KEYS, RecurringEntry, Value, WorkerGroup
 from dexpy.foundation.errors import ConfigurationError, did_you_mean, listed
+from dexpy.policies.queue_limit import QueueLimit
 
+LIMIT_KEYS = ("queues.max_pending", "queues.on_full", "queues.block_timeout")
+"""The settings of a limited queue, in the order of the arguments of `QueueLimit`."""
 OF_ONE_GROUP = ("workers.queues", "workers.threads", "workers.processes")
 """The settings that variables and flags set for one group only."""
 
@@ -50,6 +53,7 @@ class Configuration:
         recurring: The recurring tasks.
         file_groups: The values of each worker group of the file; None without groups.
         group_values: The values that variables and flags set for worker groups, by key.
+        queues: The values of each limited queue, by its name.
     """
 
     file: Path | None = None
@@ -59,6 +63,7 @@ class Configuration:
     recurring: tuple[RecurringEntry, ...] = ()
     file_groups: tuple[Mapping[str, Value], ...] | None = None
     group_values: Mapping[str, Value] = attrs.field(factory=dict[str, Value])
+    queues: Mapping[str, Mapping[str, Value]] = attrs.field(factory=dict[str, Mapping[str, Value]], repr=False)
 
     def get(self, key: str) -> Any:
         """Return the value of a setting, or its default.
@@ -75,6 +80,14 @@ class Configuration:
             key: Its key in the table of settings.
         """
         return self.values[key].origin if key in self.values else DEFAULT
+
+    @property
+    def queue_limits(self) -> dict[str, QueueLimit]:
+        """The limits of the queues of the file, by name."""
+        return {
+            name: QueueLimit(*(values[key].value if key in values else default_of(key) for key in LIMIT_KEYS))
+            for name, values in self.queues.items()
+        }
 
     def is_flag(self, key: str) -> bool:
         """Return whether a flag of the command line sets this setting."""
@@ -104,10 +117,12 @@ class Configuration:
         layers = [] if file is None else [file.top, *_environment_layer(file, environment)]
         values: dict[str, Value] = {}
         recurring: dict[str, RecurringEntry] = {}
+        queues: dict[str, Mapping[str, Value]] = {}
         groups = None
         for layer in layers:
             values |= layer.values
             recurring |= layer.recurring
+            queues |= layer.queues
             groups = groups if layer.groups is None else layer.groups
         values |= {key: value for key, value in passed.items() if key not in GROUP_KEYS}
         return cls(
@@ -118,6 +133,7 @@ class Configuration:
             tuple(recurring.values()),
             groups,
             {key: value for key, value in passed.items() if key in GROUP_KEYS},
+            queues,
         )
 
     def worker_groups(self, only: Collection[str] = ()) -> tuple[WorkerGroup, ...]:

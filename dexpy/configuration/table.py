@@ -28,9 +28,11 @@ from dexpy.configuration.kinds import (
 from dexpy.declaration.recurring import MISSED, OVERLAPS, SHORTEST_GRACE_S
 from dexpy.foundation.log_formats import FORMATS as LOG_FORMATS
 from dexpy.policies.keep import FOREVER, LONGEST_KEEP_S, SHORTEST_KEEP_S, STATUSES
+from dexpy.policies.queue_limit import BLOCK_TIMEOUT_S, LONGEST_BLOCK_S, MOST_PENDING, ON_FULL
 
 PREFIX = "DEXPY_"
-TOP, WORKERS, RELAY, RETENTION, HEALTH, RECURRING = "", "workers", "relay", "retention", "health", "recurring"
+TOP, WORKERS, RELAY, RETENTION, HEALTH = "", "workers", "relay", "retention", "health"
+QUEUES, RECURRING = "queues", "recurring"
 """The tables of the file."""
 SECTIONS = {
     TOP: "settings",
@@ -38,6 +40,7 @@ SECTIONS = {
     RELAY: "relay",
     RETENTION: "retention",
     HEALTH: "health",
+    QUEUES: "queues",
     RECURRING: "recurring-tasks",
 }
 """The section of the page on configuration for each table."""
@@ -274,6 +277,27 @@ SETTINGS = {
             Text("a host name or an address, such as 127.0.0.1 or 0.0.0.0", r"[0-9A-Za-z:.%_-]{1,255}"),
             "The address that it listens on.",
             "127.0.0.1",
+        ),
+        _key(
+            "queues.max_pending",
+            Number(1, MOST_PENDING, "runs"),
+            "The number of pending runs at which the queue is full.",
+            is_required=True,
+            **_FILE_ONLY,
+        ),
+        _key(
+            "queues.on_full",
+            Choice(ON_FULL, "`reject` or `block`"),
+            "Whether an enqueue into a full queue is refused, or waits for room.",
+            "reject",
+            **_FILE_ONLY,
+        ),
+        _key(
+            "queues.block_timeout",
+            Duration(0.0, LONGEST_BLOCK_S),
+            "How long it waits at most, with `block`.",
+            BLOCK_TIMEOUT_S,
+            **_FILE_ONLY,
         ),
         _key(
             "recurring.class",

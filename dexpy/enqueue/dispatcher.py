@@ -28,6 +28,7 @@ from dexpy.enqueue.jobs import (
 )
 from dexpy.enqueue.keyed_insert import RETRY_PAUSE_S
 from dexpy.enqueue.prepare import JobPreparer
+from dexpy.enqueue.queue_limits import QueueLimits
 from dexpy.enqueue.transports import Transport
 from dexpy.foundation.errors import OptionsError
 from dexpy.foundation.failpoints import failpoint
@@ -70,13 +71,21 @@ class Dispatcher:
         store: The store of records; None when nothing is recorded.
         tables: The database of records or messages; None without one.
         requires_broker: Whether an enqueue is refused while the broker is unreachable.
+        queue_limits: Refuses runs for full queues; None without limits.
     """
 
     def __init__(
-        self, transport: Transport, store: Store | None, tables: Store | None, *, requires_broker: bool = False
+        self,
+        transport: Transport,
+        store: Store | None,
+        tables: Store | None,
+        *,
+        requires_broker: bool = False,
+        queue_limits: QueueLimits | None = None,
     ) -> None:
         self.transport = transport
         self._requires_broker = requires_broker
+        self._queue_limits = queue_limits
         # Both are optional: a server carries messages without a database, and rows of messages need no records.
         self.store = store
         self._tables = tables
@@ -117,6 +126,7 @@ class Dispatcher:
             NotSerializable: A prop has no JSON form; nothing was stored or published.
             DeclarationError: Workers cannot import the class.
             BrokerUnavailable: The broker is unreachable, and the settings require it.
+            QueueFull: The queue has a limit and is full.
             SensitiveInTransit: A sensitive prop would be sent to the broker in plain text.
             OptionsError: An option is invalid, or requires a record where none is stored.
         """
@@ -204,6 +214,10 @@ class Dispatcher:
         state = commit_state or CommitState()
         return self._preparer.prepare_stored(operation, params, options, loss_limit, transaction, state)
 
+    def has_room(self, job: PreparedJob) -> bool:
+        """Whether the queue of a job that `store_with` stores is not full."""
+        return self._queue_limits is None or self._queue_limits.has_room(job)
+
     def store_with(self, job: PreparedJob, write: Callable[[Connection, StoreJobs], bool]) -> None:
         """Store a prepared job together with other rows, in a transaction of dexpy's own, and publish it.
 
@@ -285,6 +299,8 @@ class Dispatcher:
         """Write in the session's transaction if it is on the records' database, else after it; at once without it."""
         if self._requires_broker:
             self.transport.require_reachable()
+        if self._queue_limits is not None:
+            self._queue_limits.admit(jobs, waits=transaction is None)
         queues = {job.options.queue for job in jobs}
         for queue in queues:
             self.transport.broker.declare_queue(queue)

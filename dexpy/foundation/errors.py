@@ -489,6 +489,31 @@ class KeyBusy(DexpyError, TimeoutError):
         super().__init__(f"{operation}: {holder} still holds the idempotency key after {waited_s:g} s. Retry later.")
 
 
+class QueueFull(DexpyError):
+    """A queue with a limit is full; nothing was stored or sent.
+
+    Attributes:
+        queue: The name of the queue.
+        max_pending: Its limit.
+        num_pending: The number of pending runs that were counted.
+        number: The number of runs to enqueue.
+        waited_s: How long the enqueue waited for room, in seconds.
+    """
+
+    def __init__(self, queue: str, max_pending: int, num_pending: int, number: int, waited_s: float = 0.0) -> None:
+        self.queue = queue
+        self.max_pending = max_pending
+        self.num_pending = num_pending
+        self.number = number
+        self.waited_s = waited_s
+        runs = "a run" if number == 1 else f"{number} runs"
+        after = f" after {waited_s:.3g} s" if waited_s else ""
+        super().__init__(
+            f"The queue {queue!r} is full{after}: {num_pending} of {max_pending} runs are pending, expected room for "
+            f"{runs}. Nothing was stored. Retry later, start more workers, or raise max_pending."
+        )
+
+
 class OnceConflict(DexpyError):
     """An idempotency key was used with other params before; nothing was run or stored.
 

@@ -192,6 +192,7 @@ class RecurringTicks:
     def _write(self, row: Row[Any], options: TaskOptions, plan: TickPlan, job: PreparedJob | None) -> bool:
         """Move a task to its next tick and store the run of this one; False if the task is not as it was read."""
         values: dict[str, Any] = {"next_at": plan.next_at, **_counted(row, plan.misses)}
+        has_room = job is None or self._dispatcher.has_room(job)
         if row.paused_at is not None:
             values |= recurring_tasks.FREE_PAUSE
         is_moved, skipped = False, None
@@ -211,7 +212,10 @@ class RecurringTicks:
                 # Its row was moved back since, by hand or from a backup.
                 recurring_tasks.update_task(connection, row.key, **values)
                 return False
-            skipped = self._store_job(connection, row, options, job, store_job)
+            if has_room:
+                skipped = self._store_job(connection, row, options, job, store_job)
+            else:
+                skipped = _Skipped("its queue is full")
             recurring_tasks.update_task(connection, row.key, **{**values, **_ended(row, plan, job, skipped)})
             failpoint("recurring_run_stored")
             return skipped is None

@@ -274,6 +274,7 @@ def _isolated_runtime(
         retention=configured.retention,
         record_columns=configured.record_columns,
         hooks=configured.hooks,
+        queues=configured.queues,
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from dexpy.cli.main import main
-from dexpy.configuration.table import RECURRING, SETTINGS, WORKERS
+from dexpy.configuration.table import QUEUES, RECURRING, SETTINGS, WORKERS
 from dexpy.runtime import install
 
 pytestmark = pytest.mark.usefixtures("no_operations_of_other_tests")
@@ -25,6 +25,9 @@ queues = ["critical", "default"]
 
 [[workers]]
 threads = 3
+
+[queues.mailers]
+max_pending = 100
 
 [recurring.sync]
 class = "shop.Sync"
@@ -62,6 +65,7 @@ def test_every_setting_is_printed_once_without_secrets(tmp_path: Path) -> None:
         for name in (
             [f"{group}{setting.name}" for group in groups] if setting.table == WORKERS
             else [f"{RECURRING}.sync.{setting.name}"] if setting.table == RECURRING
+            else [f"{QUEUES}.mailers.{setting.name}"] if setting.table == QUEUES
             else [key]
         )
     ]  # fmt: skip
