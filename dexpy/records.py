@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import timedelta
 
-from dexpy.database.alembic import create_tables, include_object, upgrade_tables
+from dexpy.alembic import create_tables, include_object, upgrade_tables
 from dexpy.database.column_types import metadata
 from dexpy.database.tables import FINAL
 from dexpy.database.tables import attempts as attempts_table

@@ -39,7 +39,19 @@ LAYERS = {
     "top": 8,
     "surfaces": 9,
 }
-TOP = ("__init__", "assembly", "batches", "calls", "deferred", "errors", "operation", "records", "recurring", "runtime")
+TOP = (
+    "__init__",
+    "alembic",
+    "assembly",
+    "batches",
+    "calls",
+    "deferred",
+    "errors",
+    "operation",
+    "records",
+    "recurring",
+    "runtime",
+)
 """Modules and packages above the layers."""
 SURFACES = ("__main__", "cli", "broker", "testing", "web", "contrib")
 """Modules and packages that may import all others, and that no other imports."""

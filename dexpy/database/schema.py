@@ -271,8 +271,12 @@ def upgrade(database: Database) -> tuple[SchemaState, SchemaState]:
         return before, read_state(connection)
 
 
-def upgrade_in(connection: Connection) -> list[int]:
+def upgrade_in(connection: Connection, end: int = NEWEST) -> list[int]:
     """Apply the missing migrations and create missing tables in the caller's transaction.
+
+    Args:
+        connection: A connection in a transaction.
+        end: The last version to apply; an empty database gets the newest one.
 
     Returns:
         The versions that were applied.
@@ -284,14 +288,15 @@ def upgrade_in(connection: Connection) -> list[int]:
     """
     with _lock(connection):
         state = read_state(connection)
-        pending = migrations_between(state.version or NEWEST, NEWEST)
+        pending = migrations_between(state.version or NEWEST, end)
         if pending:
             _complete_stamp(connection, state)
         for migration in pending:
             sqlite_rebuilds.require_no_enforced_references(connection, migration)
             _apply(connection, migration)
         _create_missing(connection)
-        _add_own_columns(connection)
+        if state.version == 0 or end == NEWEST:
+            _add_own_columns(connection)
         return [migration.version for migration in pending]
 
 

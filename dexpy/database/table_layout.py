@@ -48,8 +48,8 @@ def set_layout(prefix: str, columns: Sequence[sa.Column[Any]] = ()) -> None:
 
     Args:
         prefix: The prefix of all tables, indexes and constraints; "" for the standard names.
-        columns: New columns of the table of records, with ``index=True`` for those with an index; or those that it
-            has already.
+        columns: New columns of the table of records, or those that it has already; ``has_index`` in their ``info`` adds
+            an index.
     """
     with _layout.lock:
         if prefix == _layout.prefix and tuple(columns) == _layout.columns:
@@ -61,9 +61,8 @@ def set_layout(prefix: str, columns: Sequence[sa.Column[Any]] = ()) -> None:
                 item.fullname = item.name
         for column in columns:
             records.append_column(column)
-        for index in own_indexes(columns):
-            name = next(iter(index.columns)).name
-            index.name = sa.sql.quoted_name(f"{prefix}ix_operation_own_{name}", None)
+            if column.info.get("has_index"):
+                sa.Index(f"{prefix}ix_operation_own_{column.name}", column)
         _layout.prefix, _layout.columns = prefix, tuple(columns)
         _layout.changes += 1
 

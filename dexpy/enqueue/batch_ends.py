@@ -24,6 +24,7 @@ from dexpy.foundation.redaction import class_path
 from dexpy.recording import batch_rows, keys
 from dexpy.recording.batch_rows import FAILED, Event
 from dexpy.recording.keys import KeyClaim, KeyLocked
+from dexpy.recording.own_columns import as_json, from_json
 from dexpy.recording.store import Sender, Store, insert_record
 from dexpy.recording.ticket import Ticket
 
@@ -177,7 +178,7 @@ class BatchEnds:
 def job_of(prepared: PreparedJob) -> dict[str, Any]:
     """Return the stored form of a prepared job, from which `row_of` builds the row of its run."""
     options = prepared.options
-    job: dict[str, Any] = {"columns": dict(prepared.columns or {}), "expires_in_s": options.expires_in_s}
+    job: dict[str, Any] = {"columns": as_json(prepared.columns or {}), "expires_in_s": options.expires_in_s}
     job |= {"wait_s": options.wait_s, "at": None if options.at is None else options.at.isoformat()}
     if prepared.keyed is not None:
         job["keys"] = attrs.asdict(prepared.keyed.claim)
@@ -186,7 +187,7 @@ def job_of(prepared: PreparedJob) -> dict[str, Any]:
 
 def row_of(job: Mapping[str, Any], transactional: bool) -> dict[str, Any]:
     """Return the row of a stored job; its times count from now on."""
-    columns: Mapping[str, Any] = job["columns"]
+    columns = from_json(job["columns"])
     at = None if job["at"] is None else datetime.fromisoformat(job["at"])
     options = EnqueueOptions(columns["queue"], columns["priority"], job["wait_s"], at, job["expires_in_s"])
     ticket = Ticket[Any](columns["id"], columns["operation"], None, None)

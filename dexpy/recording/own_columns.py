@@ -62,7 +62,7 @@ def check_columns(columns: Sequence[RecordColumn], reserved: Collection[str]) ->
 
 def table_columns(columns: Sequence[RecordColumn]) -> tuple[sa.Column[Any], ...]:
     """Return new columns of SQLAlchemy."""
-    return tuple(sa.Column(column.name, _sql_type(column), index=column.index or None) for column in columns)
+    return tuple(sa.Column(column.name, _sql_type(column), info={"has_index": column.index}) for column in columns)
 
 
 def _sql_type(column: RecordColumn) -> Any:
@@ -175,6 +175,24 @@ def _parsed(kind: type[Any], value: Any) -> Any:
         return date.fromisoformat(value)
     # A subclass of str, such as a member of StrEnum, is text.
     return UUID(value) if kind is UUID else str.__str__(value)
+
+
+def as_json(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the columns of a row in which those of the application are JSON."""
+    own = {column.name: row[column.name] for column in own_columns() if column.name in row}
+    texts = {name: value.isoformat() for name, value in own.items() if isinstance(value, date)}
+    return {**row, **texts, **{name: str(value) for name, value in own.items() if isinstance(value, UUID)}}
+
+
+def from_json(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the columns of a row that `as_json` returned, without those that this process does not declare."""
+    values = {name: value for name, value in row.items() if name in records.c}
+    for column in own_columns():
+        text = values.get(column.name)
+        kind: Any = datetime if isinstance(column.type, UtcDateTime) else column.type.python_type
+        if isinstance(text, str) and kind is not str:
+            values[column.name] = UUID(text) if kind is UUID else kind.fromisoformat(text)
+    return values
 
 
 def column_filters(

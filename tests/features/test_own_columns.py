@@ -175,6 +175,19 @@ def test_a_run_whose_params_are_in_its_message_has_the_columns(tmp_path: Path) -
         assert records.where(tenant="acme", region="south").count() == 1
 
 
+def test_a_callback_of_a_batch_has_the_columns(tmp_path: Path) -> None:
+    configure(f"sqlite:///{tmp_path / 'app.db'}")
+    callback = BillFully(**FULL, customer=CUSTOMER, area=Area.NORTH)
+    with isolated() as test:
+        with dexpy.batch(on_finish=callback):
+            Bill(tenant="inside").async_().call()
+        test.run_pending()
+        test.run_pending()
+
+        (record,) = records.where(operation=BillFully)
+        assert (record.columns["due"], record.columns["customer"], record.columns["order"]) == (MOMENT, CUSTOMER, 2**40)
+
+
 WRONG = {
     "too long": "x" * 11,
     "NUL": "a\0",
