@@ -70,7 +70,7 @@ def check(modules: tuple[str, ...], only_groups: tuple[str, ...], show: bool, ve
             click.echo(line)
         return
     failed = False
-    for finding in _until_exit(findings(modules, only_groups)):
+    for finding in until_exit(findings(modules, only_groups)):
         failed = failed or finding.failed
         click.echo(str(finding))
         if verbose and finding.error is not None:
@@ -78,7 +78,7 @@ def check(modules: tuple[str, ...], only_groups: tuple[str, ...], show: bool, ve
     sys.exit(1 if failed else 0)
 
 
-def _until_exit(results: Iterator[Finding]) -> Iterator[Finding]:
+def until_exit(results: Iterator[Finding]) -> Iterator[Finding]:
     """Yield findings; if the application tries to exit the program, the last one is a failure."""
     from dexpy.worker.importing import ModuleExited, contain_exits
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dexpy.cli.application import application_names, module_arguments
+from dexpy.cli.dry_run import exit_after_dry_run
 from dexpy.cli.setting_options import WORKER_KEYS, group_option, load_groups, setting_options
 from dexpy.configuration.loading import Configuration, command_flags
 from dexpy.configuration.values import DEFAULT
@@ -32,8 +33,11 @@ RELOAD_TIMEOUT_S = 5.0
 @group_option
 @click.option("--burst", is_flag=True, help="Run all due operations, then exit.")
 @click.option("--reload", is_flag=True, help="Restart the processes when a file changes; for development.")
+@click.option("--dry-run", is_flag=True, help="Check everything and print what would run, without starting it.")
 @click.option("-v", "--verbose", is_flag=True, help="Log more and show tracebacks.")
-def worker(modules: tuple[str, ...], only_groups: tuple[str, ...], burst: bool, reload: bool, verbose: bool) -> None:
+def worker(
+    modules: tuple[str, ...], only_groups: tuple[str, ...], burst: bool, reload: bool, dry_run: bool, verbose: bool
+) -> None:
     """Run background operations.
 
     MODULE is the dotted name of a module, as in `import`, that declares operations; it may call dexpy.configure().
@@ -77,6 +81,8 @@ def worker(modules: tuple[str, ...], only_groups: tuple[str, ...], burst: bool, 
         return options, configuration.file
 
     processes, _ = load()
+    if dry_run:
+        exit_after_dry_run(modules, only_groups, verbose=verbose)
     log_format = processes[0].log_format
     set_up_logging(level, log_format)
     complete_logging(level, log_format)

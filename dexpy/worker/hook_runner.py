@@ -134,7 +134,7 @@ class HookRunner:
         return True
 
     def _call(self, name: str, end: RunEnd) -> None:
-        """Call a hook in a thread, and wait until it returns or its time is over."""
+        """Call a hook in a thread, and wait until it returns or times out."""
         arguments = (self._contained, name, end)
         thread = threading.Thread(target=Context().run, args=arguments, name=f"dexpy-{name}", daemon=True)
         thread.start()

@@ -16,7 +16,7 @@ from dexpy.database import server_info
 from dexpy.database.engine import Database, is_only_down
 from dexpy.database.server_info import SKEW_S, clock_ahead_s
 from dexpy.foundation.backoff import Backoff
-from dexpy.foundation.errors import ConfigurationError, DatabaseUnavailable, first_line
+from dexpy.foundation.errors import ConfigurationError, DatabaseUnavailable, DexpyError, first_line
 from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.recording.store import Store
@@ -86,6 +86,11 @@ def require_broker(broker: dramatiq.Broker, queues: Collection[str]) -> None:
     """
     check_reachable(broker)
     check_queues(broker, queues)
+
+
+def is_away(error: Exception) -> bool:
+    """Return whether an error means that the database or the broker does not answer now, so that waiting may help."""
+    return isinstance(error, BrokerNotAnswering) or (isinstance(error, DexpyError) and is_only_down(error))
 
 
 SEPARATE_DATABASES_ADVICE = (

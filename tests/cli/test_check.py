@@ -179,7 +179,7 @@ def test_check_has_the_options_of_the_worker() -> None:
 
     worker = facts("worker")
     check = facts("check")
-    shared = worker.keys() - {"burst", "reload", "verbose"}
+    shared = worker.keys() - {"burst", "reload", "verbose", "dry_run"}
     assert shared >= {"processes", "threads", "queues", "config", "env", "only_groups", "app"}
     assert {name: check[name] for name in shared} == {name: worker[name] for name in shared}
 
