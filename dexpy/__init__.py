@@ -65,7 +65,7 @@ from dexpy.schedules.every import Every
 from dexpy.transactions.sessions import current_session, session
 
 if TYPE_CHECKING:
-    from dexpy import batches, records, recurring
+    from dexpy import batches, queues, records, recurring
     from dexpy.enqueue.batch import Batch, batch
     from dexpy.enqueue.batch_ticket import BatchTicket
     from dexpy.recording.ticket import Ticket
@@ -135,6 +135,7 @@ __all__ = [
     "export",
     "guard",
     "prop",
+    "queues",
     "records",
     "recurring",
     "register_model_loader",
@@ -168,6 +169,10 @@ if not TYPE_CHECKING:
             from importlib import import_module
 
             return import_module("dexpy.records")
+        if name == "queues":
+            from importlib import import_module
+
+            return import_module("dexpy.queues")
         if name == "recurring":
             from importlib import import_module
 

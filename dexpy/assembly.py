@@ -36,6 +36,7 @@ from dexpy.liveness.heartbeat import Heartbeat
 from dexpy.liveness.intervals import RecoveryIntervals
 from dexpy.locks.backends import Locks
 from dexpy.maintenance.once_call_leases import HeartbeatLease
+from dexpy.maintenance.pause_check import PauseCheck
 from dexpy.maintenance.pruning import Pruning
 from dexpy.maintenance.recovery import Recovery
 from dexpy.maintenance.recurring_registration import RecurringRegistration, declared_tasks
@@ -292,7 +293,8 @@ def build(
         dispatcher.require_tables()
         return queues.declare_new_queues(transport)
 
-    tasks = [PeriodicTask("queues", queues.DISCOVERY_INTERVAL_S, declare_new_queues)]
+    discover = declare_new_queues if store is None else PauseCheck(store, dispatcher, declare_new_queues).run_once
+    tasks = [PeriodicTask("queues", queues.DISCOVERY_INTERVAL_S, discover, retry=queues.DISCOVERY_RETRY)]
     recorded: Recorded | None = None
     unknown_operations: UnknownOperations
     if store is None:

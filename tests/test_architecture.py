@@ -48,6 +48,7 @@ TOP = (
     "deferred",
     "errors",
     "operation",
+    "queues",
     "records",
     "recurring",
     "runtime",
@@ -60,7 +61,8 @@ DRIVER = "only the driver that the URL names is needed"
 LAZY = {
     "dexpy": (
         LIGHT,
-        *("dexpy.batches", "dexpy.recording.ticket", "dexpy.records", "dexpy.recurring", "dexpy.worker.embedded"),
+        *("dexpy.batches", "dexpy.queues", "dexpy.recording.ticket", "dexpy.records", "dexpy.recurring"),
+        "dexpy.worker.embedded",
     ),
     "dexpy.runtime": (LIGHT, "dexpy.assembly", "dexpy.recording.recorder", "dexpy.transactions.run_sessions"),
     "dexpy.transactions.sessions": (LIGHT, "dexpy.database.dialects", "dexpy.transactions.session_listeners"),

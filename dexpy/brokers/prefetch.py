@@ -14,6 +14,8 @@ from typing import Any
 import attrs
 import dramatiq
 
+from dexpy.brokers.queue_gate import QueueGate
+
 MAX_POLL_AGE_S = 0.02
 """A queue that was not polled for this long, in seconds, is polled first; otherwise the one that last had a message."""
 
@@ -44,6 +46,7 @@ class PrefetchWaiter:
         polled_at: The time of its last poll, by `time.monotonic`.
         received_at: The time of its last message.
         is_waiting: Whether it waits for a slot.
+        is_empty: Whether a consumer to which the server pushes has no message: then later queues are served.
     """
 
     wake: Callable[[], None]
@@ -51,12 +54,18 @@ class PrefetchWaiter:
     polled_at: float = 0.0
     received_at: float = 0.0
     is_waiting: bool = False
+    is_empty: bool = False
 
 
 class Prefetch:
-    """The slots of one process for the messages of one broker."""
+    """The slots of one process for the messages of one broker.
 
-    def __init__(self) -> None:
+    Args:
+        gate: The paused queues, and the order of the others.
+    """
+
+    def __init__(self, gate: QueueGate | None = None) -> None:
+        self._gate = gate or QueueGate()
         self._lock = threading.Lock()
         self._capacity = 1
         self._is_closed = False
@@ -139,6 +148,22 @@ class Prefetch:
             self._in_progress.pop(id(message), None)
         self._wake_next()
 
+    def waiter_of(self, queue: str) -> PrefetchWaiter | None:
+        """Return the consumer of a queue; None if it has not started yet."""
+        return self._waiters.get(queue)
+
+    def set_empty(self, queue: str, waiter: PrefetchWaiter, is_empty: bool) -> None:
+        """Record whether a consumer has no message; then the consumers of later queues are woken."""
+        if waiter.is_empty == is_empty:
+            return
+        waiter.is_empty = is_empty
+        if is_empty and self._gate.is_ordered:
+            rank = self._gate.rank(queue)
+            with self._lock:
+                later = [other for name, other in self._waiters.items() if self._gate.rank(name) > rank]
+            for other in later:
+                other.wake()
+
     def yield_turn(self, waiter: PrefetchWaiter) -> None:
         """Let other consumers use a free slot while this one waits for messages."""
         waiter.polled_at = time.monotonic()
@@ -154,9 +179,11 @@ class Prefetch:
     def _wake_next(self) -> None:
         """Wake the next waiter in turn, so that a queue that is never empty does not starve another."""
         with self._lock:
-            waiting = [waiter for waiter in self._waiters.values() if waiter.is_waiting]
-            if not waiting or self._free <= 0:
+            waiting_queues = [queue for queue, waiter in self._waiters.items() if waiter.is_waiting]
+            if not waiting_queues or self._free <= 0:
                 return
+            first = min(map(self._gate.rank, waiting_queues))
+            waiting = [self._waiters[queue] for queue in waiting_queues if self._gate.rank(queue) == first]
             chosen = min(waiting, key=lambda waiter: waiter.polled_at)
             if time.monotonic() - chosen.polled_at < MAX_POLL_AGE_S:
                 chosen = max(waiting, key=lambda waiter: waiter.received_at)

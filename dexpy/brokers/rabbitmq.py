@@ -2,7 +2,9 @@
 
 RabbitMQ pushes messages to its consumers. While no thread is free, this process does not consume, and requeues messages
 that were pushed meanwhile for other processes. `rabbitmq_deliveries` tracks what it holds; a server whose alarm is on
-refuses messages at once instead of blocking the caller.
+refuses messages at once instead of blocking the caller. Of a paused queue this process consumes nothing.
+
+In a strict order of queues, a consumer takes a message only while the consumers of earlier queues listen and have none.
 """
 
 # mypy: disable-error-code=no-untyped-call
@@ -31,6 +33,7 @@ from dramatiq.errors import ConnectionClosed
 from dexpy.brokers.diagnostics import BLOCKED, queue_refusal
 from dexpy.brokers.message_validation import InvalidMessage, MessageValidator
 from dexpy.brokers.prefetch import Prefetch, ThreadCount
+from dexpy.brokers.queue_gate import QueueGate
 from dexpy.brokers.rabbitmq_deliveries import CONSUMER_TIMEOUT_S, Deliveries
 from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
@@ -67,6 +70,8 @@ class DexpyRabbitmqBroker(RabbitmqBroker):
         prefetch: The slots for the messages of all queues but those of delayed messages.
         threads: The number of the worker's threads.
         deliveries: The messages that this process runs.
+        gate: The paused queues, and the order of the others.
+        refused_queues: The queues that the server refuses.
     """
 
     def __init__(
@@ -81,7 +86,9 @@ class DexpyRabbitmqBroker(RabbitmqBroker):
             cast("Any", self.parameters).blocked_connection_timeout = BLOCKED_S
         self.validator = MessageValidator(self)
         self._refused = LogThrottle()
-        self.prefetch = Prefetch()
+        self.gate = QueueGate(self.get_declared_queues)
+        self.refused_queues: set[str] = set()
+        self.prefetch = Prefetch(self.gate)
         self.threads = ThreadCount()
         self.add_middleware(self.threads)
 
@@ -99,6 +106,7 @@ class DexpyRabbitmqBroker(RabbitmqBroker):
         """
         try:
             self.declare_queue(queue_name, ensure=True)
+            self.refused_queues.discard(queue_name)
             kind = _CheckedConsumer if queue_name == dq_name(queue_name) else _Consumer
             return kind(self, queue_name, prefetch, timeout)
         except ConnectionClosed as error:
@@ -106,6 +114,7 @@ class DexpyRabbitmqBroker(RabbitmqBroker):
             if reason is None:
                 raise
             # The refusal lasts until the queue is deleted: log it now and then, and declare the queue again later.
+            self.refused_queues.add(queue_name)
             self._refused.log(LogEvent.QUEUE_REFUSED, q_name(queue_name), queue=q_name(queue_name), reason=reason)
             return _RefusedQueueConsumer(timeout / 1000)
 
@@ -260,26 +269,31 @@ class _Consumer(_CheckedConsumer):
         self._tags: set[int] = cast("Any", self).known_tags
         self._timeout_s = timeout / 1000
         self._prefetch = broker.prefetch
+        self._gate = broker.gate
+        self._refused_queues = broker.refused_queues
         self._waiter = self._prefetch.register(queue_name, capacity, self._wake)
         self._pushed: Any = None
         self._full_since: float | None = None
         self._is_listening = True
         self._deliveries = broker.deliveries
         self._expects_until = time.monotonic() + REDELIVERY_S
+        # Whether everything that the server had for this consumer has arrived since it listens.
+        self._is_settled = False
 
     def __next__(self) -> Any:
         if time.monotonic() < self._expects_until and self._deliveries.expects(self._queue):
             self._take_over()
             return None
-        if not self._prefetch.has_free_slot(self._waiter):
+        if self._queue in self._gate.paused:
+            self._wait_paused()
+            return None
+        if not self._prefetch.has_free_slot(self._waiter) or self._gives_way():
             self._await_slot()
             return None
         self._full_since = None
         message, self._pushed = self._pushed, None
         if message is None:
-            if not self._is_listening:
-                self.iterator = self.channel.consume(self._queue, inactivity_timeout=self._timeout_s)
-                self._is_listening = True
+            self._listen()
             self._prefetch.yield_turn(self._waiter)
             message = super().__next__()
             if message is not None and message.redelivered and self._deliveries.take_over(self, message):
@@ -288,7 +302,52 @@ class _Consumer(_CheckedConsumer):
             self._pushed, message = message, None
         if message is not None:
             self._deliveries.add(self, message)
+        if self._gate.is_ordered:
+            if message is None:
+                self._settle()
+            if self._is_settled:
+                is_empty = self._pushed is None and not self.channel.get_waiting_message_count()
+                self._prefetch.set_empty(self._queue, self._waiter, is_empty)
         return message
+
+    def _gives_way(self) -> bool:
+        """Return whether the consumer of an earlier queue may have a message, and wake it."""
+        gives_way = False
+        for queue in self._gate.earlier_queues(self._queue):
+            waiter = self._prefetch.waiter_of(queue)
+            if queue not in self._refused_queues and (waiter is None or not waiter.is_empty):
+                gives_way = True
+                if waiter is not None:
+                    waiter.wake()
+        return gives_way
+
+    def _listen(self) -> None:
+        is_settling = self._gate.is_ordered and not self._is_settled
+        if is_settling or not self._is_listening:
+            timeout_s = 0.0 if is_settling else self._timeout_s
+            self.iterator = self.channel.consume(self._queue, inactivity_timeout=timeout_s)
+            self._is_listening = True
+
+    def _settle(self) -> None:
+        """Wait for all messages that the server has for this consumer since it listens."""
+        if self._is_settled:
+            return
+        try:
+            # The server answers after it has sent the messages.
+            self.channel.queue_declare(self._queue, passive=True)
+            self.iterator = self.channel.consume(self._queue, inactivity_timeout=self._timeout_s)
+        except (AssertionError, _AMQP.AMQPConnectionError, _AMQP.AMQPChannelError) as error:
+            raise ConnectionClosed(error) from None
+        self._is_settled = True
+
+    def _wait_paused(self) -> None:
+        """Return the messages of a paused queue, and process the server's events for a short time."""
+        try:
+            if self._is_listening:
+                self._stop_listening()
+            self._link.process_data_events(time_limit=self._timeout_s)
+        except (AssertionError, _AMQP.AMQPConnectionError, _AMQP.AMQPChannelError) as error:
+            raise ConnectionClosed(error) from None
 
     def _take_over(self) -> None:
         """Receive a message that this process runs already; return others to the queue, for other processes."""
@@ -326,6 +385,8 @@ class _Consumer(_CheckedConsumer):
 
     def _await_slot(self) -> None:
         """Wait for a short time while processing the server's events."""
+        self._is_settled = False
+        self._prefetch.set_empty(self._queue, self._waiter, False)
         now = time.monotonic()
         self._full_since = self._full_since or now
         full_s = now - self._full_since
@@ -344,7 +405,8 @@ class _Consumer(_CheckedConsumer):
     def _stop_listening(self) -> None:
         """Cancel the consumer, and requeue the message that no thread has started."""
         self.channel.cancel()
-        self._is_listening = False
+        self._is_listening = self._is_settled = False
+        self._prefetch.set_empty(self._queue, self._waiter, False)
         message, self._pushed = self._pushed, None
         if message is not None:
             self._requeue(message)

@@ -13,7 +13,6 @@ A message is identified by its id in the list; `validation` checks its content.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, cast
@@ -29,6 +28,7 @@ from redis.sentinel import MasterNotFoundError, Sentinel
 from dexpy.brokers.diagnostics import is_temporary
 from dexpy.brokers.message_validation import DELAY_SUFFIX, InvalidMessage, MessageValidator
 from dexpy.brokers.prefetch import Prefetch, ThreadCount
+from dexpy.brokers.queue_gate import QueueGate
 from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.trace import MAX_NAME_LENGTH, is_name
@@ -41,6 +41,9 @@ redis.call("zadd", KEYS[1] .. ":__heartbeats__", ARGV[2], ARGV[3])
 local queue = KEYS[1] .. ":" .. ARGV[1]
 local acks = KEYS[1] .. ":__acks__." .. ARGV[3] .. "." .. ARGV[1]
 local found = {}
+for index = 5, #ARGV do
+  if redis.call("llen", KEYS[1] .. ":" .. ARGV[index]) > 0 then return index end
+end
 for number = 1, tonumber(ARGV[4]) do
   local id = redis.call("lpop", queue)
   if not id then break end
@@ -50,7 +53,11 @@ for number = 1, tonumber(ARGV[4]) do
 end
 return found
 """
-"""Dramatiq's fetch, changed to return each message's id too; a message without a body was deleted."""
+"""Dramatiq's fetch, changed to return each message's id too; a message without a body was deleted.
+
+Further arguments are the queues that come before this one: if one of them has messages, its index is returned.
+"""
+FIRST_QUEUE_INDEX = 5
 
 
 class NamedSentinel(Sentinel):
@@ -71,6 +78,7 @@ class DexpyRedisBroker(RedisBroker):
         in_progress: The ids of the messages that this process has fetched and not ended, by queue.
         prefetch: The slots for the messages of all queues but those of delayed messages.
         threads: The number of the worker's threads.
+        gate: The paused queues, and the order of the others.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -78,7 +86,8 @@ class DexpyRedisBroker(RedisBroker):
         self.validator = MessageValidator(self)
         self._fetch = cast("Any", self).client.register_script(FETCH)
         self.in_progress: dict[str, set[str]] = {}
-        self.prefetch = Prefetch()
+        self.gate = QueueGate(self.get_declared_queues)
+        self.prefetch = Prefetch(self.gate)
         self.threads = ThreadCount()
         self.add_middleware(self.threads)
         self._maintenance = threading.local()
@@ -90,23 +99,31 @@ class DexpyRedisBroker(RedisBroker):
     def do_fetch(self, queue: str, count: int) -> list[Any]:
         """Fetch at most as many messages of a queue as there are free slots."""
         if queue.endswith(DELAY_SUFFIX):
-            return self._fetch_messages(queue, count)
+            delayed: list[Any] = self._fetch_messages(queue, count)
+            return delayed
+        if queue in self.gate.paused:
+            return []
+        earlier_queues = self.gate.earlier_queues(queue)
         granted = self.prefetch.reserve(queue, count)
         fetched: list[Any] = []
         try:
             if granted:
-                fetched = self._fetch_messages(queue, granted)
+                answer = self._fetch_messages(queue, granted, earlier_queues)
+                if not isinstance(answer, int):
+                    fetched = answer
+                elif (waiter := self.prefetch.waiter_of(earlier_queues[answer - FIRST_QUEUE_INDEX])) is not None:
+                    # Its consumer may be in the pause of an empty queue.
+                    waiter.wake()
         finally:
             self.prefetch.finish_fetch(queue, granted, len(fetched))
         return fetched
 
-    def _fetch_messages(self, queue: str, count: int) -> list[Any]:
+    def _fetch_messages(self, queue: str, count: int, earlier_queues: Sequence[str] = ()) -> Any:
         broker: Any = self
         if broker._should_do_maintenance("fetch"):
             self.recover_messages(queue)
-        arguments = [queue, current_millis(), broker.broker_id, min(count, MAX_FETCHED)]
-        fetched: list[Any] = self._fetch(keys=[broker.namespace], args=arguments)
-        return fetched
+        arguments = [queue, current_millis(), broker.broker_id, min(count, MAX_FETCHED), *earlier_queues]
+        return self._fetch(keys=[broker.namespace], args=arguments)
 
     def enqueue_together(self, messages: Sequence[dramatiq.Message[Any]]) -> None:
         """Enqueue messages that are due now, in one round trip."""
@@ -195,7 +212,7 @@ class _Consumer(_RedisConsumer):
                 consumer.message_cache = fetched = broker.do_fetch(self._queue, count)
             if not fetched:
                 consumer.misses, backoff_ms = compute_backoff(consumer.misses, max_backoff=consumer.timeout)
-                time.sleep(backoff_ms / 1000)
+                self._freed.wait(backoff_ms / 1000)
                 return None
         consumer.misses = 0
         while fetched:

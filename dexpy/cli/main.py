@@ -13,6 +13,7 @@ from dexpy.cli.check import check
 from dexpy.cli.db import db
 from dexpy.cli.demo import demo
 from dexpy.cli.prune import prune
+from dexpy.cli.queues import queues
 from dexpy.cli.recurring import recurring
 from dexpy.cli.relay import relay
 from dexpy.cli.worker import worker
@@ -29,6 +30,7 @@ main.add_command(check)
 main.add_command(db)
 main.add_command(demo)
 main.add_command(prune)
+main.add_command(queues)
 main.add_command(recurring)
 main.add_command(relay)
 main.add_command(worker)

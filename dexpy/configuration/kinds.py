@@ -9,19 +9,18 @@ from typing import Any, cast
 import attrs
 
 from dexpy.foundation.durations import format_duration, parse_duration
-from dexpy.foundation.errors import DeclarationError, did_you_mean, listed
+from dexpy.foundation.errors import DeclarationError, OptionsError, did_you_mean, listed
 from dexpy.foundation.safe_text import shortened
 from dexpy.foundation.sizes import format_size, parse_size
 from dexpy.foundation.urls import displayed_url
 from dexpy.policies.keep import FOREVER
 from dexpy.policies.options import QUEUE_NAME
+from dexpy.policies.queue_selection import ALL, QueueSelection
 from dexpy.schedules.cron import Cron
 from dexpy.schedules.every import Every
 from dexpy.schedules.text import parse_schedule
 from dexpy.schedules.zones import check_zone
 
-ALL = "*"
-"""The name of all queues."""
 REDACTED = "<redacted>"
 APPLICATION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*(:[^\W\d]\w*(\.[^\W\d]\w*)*(\(\))?)?")
 """The name of a module, or after a colon of an object in it."""
@@ -289,35 +288,41 @@ class Size(Kind):
 
 
 class Queues(Kind):
-    """Names of queues; None for all."""
+    """Patterns of queues, the most urgent first; None for all."""
 
-    unit = "names"
+    unit = "names and patterns"
 
     @property
     def expected(self) -> str:
         """A noun phrase for valid values."""
-        return f'an array of queue names, or ["{ALL}"] for all'
+        return f'an array of queue names and patterns, or ["{ALL}"] for all'
 
-    def from_file(self, value: object) -> frozenset[str] | None:
-        """Return the names."""
+    def from_file(self, value: object) -> QueueSelection | None:
+        """Return the selection."""
         if not isinstance(value, list):
             raise InvalidSetting(self.expected, described(value))
         return self._check(list(cast("list[object]", value)))
 
-    def from_text(self, text: str) -> frozenset[str] | None:
-        """Return the names, which commas separate."""
-        return self._check([name.strip() for name in text.split(",")])
+    def from_text(self, text: str) -> QueueSelection | None:
+        """Return the selection of the patterns, which commas separate."""
+        return self._check([pattern.strip() for pattern in text.split(",")])
 
-    def _check(self, names: list[object]) -> frozenset[str] | None:
-        if names == [ALL]:
+    def _check(self, patterns: list[object]) -> QueueSelection | None:
+        if patterns == [ALL]:
             return None
-        if not names:
+        if not patterns:
             raise InvalidSetting(self.expected, "none")
-        return frozenset(check_queue_name(name) for name in names)
+        for pattern in patterns:
+            if pattern != ALL:
+                check_queue_name(pattern.removesuffix(ALL) if isinstance(pattern, str) else pattern)
+        try:
+            return QueueSelection.of(patterns)
+        except OptionsError as error:
+            raise InvalidSetting("patterns that have an effect", "", str(error).partition(": ")[2]) from None
 
     def display(self, value: Any) -> str:
         """Return the names with commas, as a flag has them."""
-        return ALL if value is None else ",".join(sorted(value))
+        return ALL if value is None else str(value)
 
 
 def check_queue_name(name: object) -> str:
@@ -328,7 +333,7 @@ def check_queue_name(name: object) -> str:
     """
     if isinstance(name, str) and QUEUE_NAME.fullmatch(name) and not name.endswith((".DQ", ".XQ")):
         return name
-    hint = f"Write {ALL} alone for all queues." if name == ALL or (isinstance(name, str) and ALL in name) else ""
+    hint = f"{ALL} matches any rest of a name: write it at the end." if isinstance(name, str) and ALL in name else ""
     form = "a queue name of 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or '_'"
     got = described(name)
     if isinstance(name, str) and name.endswith((".DQ", ".XQ")):

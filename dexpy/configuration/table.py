@@ -207,7 +207,13 @@ SETTINGS = {
             default_text="its position, from 1",
             **_FILE_ONLY,
         ),
-        _key("workers.queues", Queues(), "The only queues to serve.", default_text="`*`, all", short="-Q"),
+        _key(
+            "workers.queues",
+            Queues(),
+            "The queues to serve, the most urgent first.",
+            default_text="`*`, all",
+            short="-Q",
+        ),
         _key(
             "workers.threads", Number(1, 1000, "threads"), "Operations that run at once in each process.", 8, short="-t"
         ),

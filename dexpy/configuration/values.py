@@ -9,6 +9,7 @@ import attrs
 
 from dexpy.configuration.table import RECURRING, SETTINGS, WORKERS, default_of, settings_of
 from dexpy.declaration.recurring import Recurring
+from dexpy.policies.queue_selection import QueueSelection
 
 DEFAULT = "default"
 """The origin of a default, and the name of the environment of the top level."""
@@ -33,7 +34,7 @@ class WorkerGroup:
 
     Attributes:
         name: Its name, or else its position in the file, from 1; "" if the file has no groups.
-        queues: The only queues to serve; None for all.
+        queues: The queues to serve, the most urgent first; None for all.
         threads: How many runs at a time in each process.
         processes: The number of processes.
         polling_interval_s: The longest pause between two polls of an idle queue, in seconds.
@@ -44,7 +45,7 @@ class WorkerGroup:
     """
 
     name: str
-    queues: frozenset[str] | None
+    queues: QueueSelection | None
     threads: int
     processes: int
     polling_interval_s: float

@@ -29,6 +29,7 @@ from dexpy.database.tables import (
     gates,
     hook_calls,
     messages,
+    pauses,
     queues,
     rate_starts,
     rates,
@@ -65,6 +66,7 @@ DATA_TABLES = (
     batches,
     batch_callbacks,
     queues,
+    pauses,
     messages,
 )
 """The tables with the application's runs and messages."""

@@ -362,6 +362,18 @@ queues = sa.Table(
 )
 """Every queue with messages, so that workers discover queues that no class names."""
 
+pauses = sa.Table(
+    "operation_pauses",
+    metadata,
+    sa.Column("kind", Key(16), primary_key=True),
+    sa.Column("name", Key(255), primary_key=True),
+    sa.Column("paused_at", UtcDateTime, nullable=False),
+    sa.Column("paused_by", String(255)),
+    sa.Column("reason", Text),
+    sa.Column("paused_until", UtcDateTime),
+)
+"""One row for each paused queue or operation; ``kind`` is ``queue`` or ``operation``."""
+
 messages = sa.Table(
     "dexpy_messages",
     metadata,

@@ -18,6 +18,7 @@ from dexpy.foundation.log_events import log_event
 from dexpy.policies.concurrency import Concurrency
 from dexpy.recording import concurrency_slots
 from dexpy.recording.batches import log_refused_row
+from dexpy.recording.pauses import HELD
 from dexpy.recording.store import Store
 from dexpy.recording.transitions import apply
 
@@ -94,8 +95,10 @@ class ConcurrencyLimiter:
         if concurrency.on_conflict == "discard":
             return delivered_ids
         next_row = concurrency_slots.next_waiting(connection, delivered.concurrency_key)
-        if next_row is not None and not registry.is_known(next_row.operation):
-            next_row = concurrency_slots.next_waiting(connection, delivered.concurrency_key, registry.names())
+        paused = self._store.pauses.current().stored_operations
+        if next_row is not None and (next_row.operation in paused or not registry.is_known(next_row.operation)):
+            names = [name for name in registry.names() if name not in paused]
+            next_row = concurrency_slots.next_waiting(connection, delivered.concurrency_key, names)
         if next_row is None or next_row.id == delivered.id:
             return delivered_ids
         return (
@@ -143,7 +146,7 @@ class ConcurrencyLimiter:
         return sum(
             self._refill_key(key_count.key, key_count.operation)
             for key_count in keys
-            if key_count.running < _limit_of(key_count.operation)
+            if not str(key_count.key).startswith(HELD) and key_count.running < _limit_of(key_count.operation)
         )
 
     def _refill_key(self, key: str, name: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -12,6 +13,7 @@ import dramatiq
 from sqlalchemy.engine import Connection, Row
 
 from dexpy.brokers.bulk_publish import enqueue_together
+from dexpy.brokers.queue_gate import QueueGate
 from dexpy.brokers.sql.broker import SqlBroker
 from dexpy.database.current_transaction import transaction_scope
 from dexpy.enqueue.batch_ends import BatchEnds
@@ -37,6 +39,7 @@ from dexpy.foundation.log_events import log_event
 from dexpy.foundation.redaction import class_path
 from dexpy.liveness import worker_registry
 from dexpy.policies.options import AsyncOptions
+from dexpy.policies.queue_selection import QueueSelection
 from dexpy.recording.keys import RetryTransaction
 from dexpy.recording.store import Store
 from dexpy.recording.ticket import Ticket
@@ -425,8 +428,17 @@ class Dispatcher:
         if self._tables is not None:
             self._tables.prepare()
 
-    def is_idle(self, queues: Collection[str] | None) -> bool:
-        """Whether nothing is due, unpublished or running in these queues, or in any."""
+    def is_idle(self, selection: QueueSelection | None) -> bool:
+        """Whether nothing is due, unpublished or running in the queues of a selection, or in any; paused ones are idle.
+
+        Args:
+            selection: The queues; None for all.
+        """
+        paused = frozenset[str]() if self.store is None else self.store.pauses.current().queues
+        queues: Collection[str] | None = None
+        if selection is not None or paused:
+            known = {*self.transport.known_queues(), *self.broker.get_declared_queues()}
+            queues = [name for name in known - paused if selection is None or name in selection]
         return not (self.store is not None and self.store.has_unpublished(queues)) and self.transport.is_idle(queues)
 
     def close(self) -> None:
@@ -450,10 +462,17 @@ class Dispatcher:
             for row in rows:
                 is_applied(connection, "mark_unpublished", row.id)
 
-    def publish_with(self, connection: Connection, row: Row[Any]) -> None:
-        """Publish a pending row: with the connection's commit where messages are rows; else the relay publishes it."""
+    def publish_with(self, connection: Connection, row: Row[Any], *, due_at: datetime | None = None) -> None:
+        """Publish a pending row: with the connection's commit where messages are rows; else the relay publishes it.
+
+        Args:
+            connection: A connection in a transaction.
+            row: The record.
+            due_at: When its message is due. Default: when the record is due.
+        """
         if self.transactional:
-            self._sql_queue.insert(connection, self.message_of(row), due_at=row.scheduled_at, priority=row.priority)
+            due_at = due_at or row.scheduled_at
+            self._sql_queue.insert(connection, self.message_of(row), due_at=due_at, priority=row.priority)
 
     def republish_direct(self, payload: DirectPayload, queue: str, wait_s: float) -> None:
         """Publish the message of a direct run again, after a delay."""
@@ -490,6 +509,9 @@ class Dispatcher:
         is_passed_over = self.transactional and sql_queue is not None and sql_queue.skip_class(message, class_name)
         if self.transactional or not self.transport.publish([message]):
             self.republish_later(message, 0.0, getattr(message, "priority", 0), record_id)
+        gate: QueueGate | None = getattr(self.broker, "gate", None)
+        if gate is not None:
+            gate.pass_over(message.queue_name)
         return is_passed_over
 
     def wake_workers(self) -> None:

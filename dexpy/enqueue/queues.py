@@ -7,13 +7,16 @@ A Dramatiq worker consumes only queues that its broker has declared, so a period
 from __future__ import annotations
 
 from dexpy.enqueue.transports import Transport
+from dexpy.foundation.backoff import Backoff
 from dexpy.foundation.errors import OptionsError
 from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.throttle import LogThrottle
 from dexpy.policies.options import check_queue
 
 DISCOVERY_INTERVAL_S = 1.0
-"""How often a worker checks for new queues, in seconds."""
+"""How often a worker checks for pauses and new queues, in seconds."""
+DISCOVERY_RETRY = Backoff(first_s=DISCOVERY_INTERVAL_S, longest_s=DISCOVERY_INTERVAL_S)
+"""The pauses after failed checks: a pause takes effect within two seconds also after an outage."""
 
 _invalid_names = LogThrottle(every_s=float("inf"))
 

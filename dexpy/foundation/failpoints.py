@@ -19,6 +19,7 @@ FAILPOINTS = {
     "before_step_commit": "The checkpoint of a durable step is written; not committed.",
     "after_step_commit": "The checkpoint of a durable step is committed.",
     "concurrency_key_locked": "A worker has locked a concurrency key to count its running runs.",
+    "held_runs_marked": "A batch of held runs is marked as published after a pause, and not published yet.",
     "run_blocked": "A run found no free slot and is stored as blocked.",
     "before_slot_release": "A run has ended; its slot is not offered to blocked runs yet.",
     "slots_filled": "Free slots are assigned to blocked runs; on a message broker nothing is published for them yet.",

@@ -225,6 +225,20 @@ class LogEvent(Enum):
         "A run waits for a slot of its `Concurrency` limit.",
         "Raise the limit if runs wait too long.",
     )
+    RUN_HELD = (
+        "run.held",
+        WORKER,
+        INFO,
+        "A message came for a run whose queue or operation is paused. The run waits, without an attempt.",
+        "Resume the queue or the operation: `dexpy queues list` shows what is paused.",
+    )
+    RUNS_RESUMED = (
+        "runs.resumed",
+        ENQUEUE,
+        INFO,
+        "A pause is over, and the runs that it held are published again.",
+        "Nothing.",
+    )
     RUN_STUCK = (
         "run.stuck",
         WORKER,

@@ -162,7 +162,7 @@ class Heartbeat(dramatiq.Middleware):
 
         Args:
             threads: The number of concurrent runs; 0 for a process that only calls operations.
-            queues: The names of its queues; None for all.
+            queues: The names of its queues, or a tuple of patterns, the most urgent first; None for all.
         """
         self._threads, self._queues = threads, queues
         # A call of the application may have started a heartbeat with the old values.
@@ -288,7 +288,8 @@ class _ProcessHeartbeat:
             "host": socket.gethostname()[:255],
             "pid": os.getpid(),
             "threads": threads,
-            "queues": None if queues is None else sorted(queues),
+            # Patterns have an order; plain `dramatiq` passes a set of names.
+            "queues": None if queues is None else list(queues) if isinstance(queues, tuple) else sorted(queues),
         }
         self._reports_left = 0
         self._queues = queues

@@ -24,6 +24,7 @@ from dexpy.database.deletes import by_key, delete_unlocked
 from dexpy.database.engine import Database
 from dexpy.database.tables import records, worker_names, worker_sessions, workers
 from dexpy.locks import file_locks
+from dexpy.policies.queue_selection import is_any_match
 
 _ID = workers.c.id == sa.bindparam("p_id")
 _LEASED = {"beat_at": after(0), "leased_until": after(seconds_parameter("p_lease_s"))}
@@ -117,8 +118,8 @@ def live_workers(connection: Connection, liveness_locks: SqliteLivenessLocks) ->
 
 def serves_queue(worker: Row[Any], queue: str) -> bool:
     """Return whether a worker serves a queue; a worker without a valid list serves all."""
-    queues: object = worker.queues
-    return not isinstance(queues, list) or queue in queues
+    patterns: object = worker.queues
+    return not isinstance(patterns, list) or is_any_match(cast("list[object]", patterns), queue)
 
 
 @attrs.frozen

@@ -23,6 +23,7 @@ from dexpy.database.tables import STANDARD_COLUMNS, records
 from dexpy.database.unreadable_rows import read_rows, report_unreadable
 from dexpy.enqueue.concurrency_limiter import ConcurrencyLimiter
 from dexpy.enqueue.dispatcher import Dispatcher
+from dexpy.enqueue.held_runs import HeldRuns
 from dexpy.enqueue.queues import is_queue_name
 from dexpy.foundation.failpoints import failpoint
 from dexpy.foundation.log_catalog import LogEvent
@@ -34,7 +35,7 @@ from dexpy.liveness.intervals import RecoveryIntervals
 from dexpy.maintenance.recovery import LOCK_WAIT_S, Recovery
 from dexpy.maintenance.republish import PUBLISHED, BrokerRepublisher
 from dexpy.maintenance.republish_sql import SqlRepublisher
-from dexpy.recording import batch_rows, concurrency_slots, expiry, retention, run_signals
+from dexpy.recording import batch_rows, concurrency_slots, expiry, pauses, retention, run_signals
 from dexpy.recording.batches import update_each, write_all_or_each, write_each
 from dexpy.recording.outcome_logging import run_facts
 from dexpy.recording.store import Store
@@ -95,6 +96,7 @@ class Relay:
             ("recovered", Recovery(dispatcher, store, heartbeat).run_once),
             ("expired", self._expire),
             ("unblocked", ConcurrencyLimiter(store, dispatcher).refill_slots),
+            ("resumed", HeldRuns(store, dispatcher).release),
         ]
         if dispatcher.batch_ends is not None:
             self.tasks.append(("batches", dispatcher.batch_ends.run_once))
@@ -262,6 +264,7 @@ class Relay:
             num_deleted = run_signals.delete_ended_requests(connection)
             num_deleted += concurrency_slots.delete_unused_keys(connection)
             num_deleted += batch_rows.delete_ended(connection, as_of(-BATCHES_KEPT_S), BATCH)
+            num_deleted += pauses.delete_ended(connection)
         warn_of_many(self._store)
         return num_deleted
 

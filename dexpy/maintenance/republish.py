@@ -24,6 +24,7 @@ from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.liveness.intervals import RecoveryIntervals
 from dexpy.recording.batches import write_all_or_each, write_each
+from dexpy.recording.pauses import HELD
 from dexpy.recording.store import Store
 
 BATCH = 100
@@ -40,6 +41,8 @@ def waiting_for(seconds: float) -> tuple[sa.ColumnElement[bool], ...]:
     then = as_of(-seconds)
     return (
         _r.status == "pending",
+        # The message of a held run is acknowledged on purpose.
+        sa.or_(_r.blocked_key.is_(None), _r.blocked_key.not_like(f"{HELD}%")),
         _r.enqueued_at <= then,
         sa.or_(_r.scheduled_at.is_(None), _r.scheduled_at <= then),
     )
@@ -51,8 +54,14 @@ def window(after_s: float, send_count: int) -> timedelta:
 
 
 def queues_of_waiting(store: Store, seconds: float) -> Collection[str]:
-    """Return the queues of the records that have waited longest, each for at least this many seconds."""
-    oldest = sa.select(_r.queue).where(*waiting_for(seconds)).order_by(_r.enqueued_at).limit(10 * BATCH).subquery()
+    """Return the queues of the records that have waited longest, each for at least this many seconds.
+
+    Without paused queues: their messages wait too, and their lost ones are republished after the pause.
+    """
+    waiting = sa.select(_r.queue).where(*waiting_for(seconds))
+    if paused := store.pauses.current().queues:
+        waiting = waiting.where(_r.queue.not_in(sorted(paused)))
+    oldest = waiting.order_by(_r.enqueued_at).limit(10 * BATCH).subquery()
     return [row[0] for row in store.rows(sa.select(oldest.c.queue).distinct()) if is_queue_name(row[0])]
 
 

@@ -31,6 +31,7 @@ from dexpy.locks.backends import Locks
 from dexpy.policies.record_column import RecordColumn
 from dexpy.recording import batch_rows, concurrency_slots, durable_steps, keys, run_signals
 from dexpy.recording.keys import KeyClaim, KeyHolder
+from dexpy.recording.pauses import KnownPauses, Paused, read_active
 from dexpy.recording.transitions import TRANSITIONS, apply
 from dexpy.transactions import commit_hooks
 from dexpy.transactions.run_sessions import RunSessions
@@ -157,8 +158,13 @@ class Store:
         self._find_sender = find_sender
         self.sessions = None if session_factory is None else RunSessions(session_factory)
         self._run_context: Callable[[], AbstractContextManager[Any]] = run_context or nullcontext
+        self.pauses = KnownPauses(self._read_pauses)
         self.on_new_session: Callable[[Session], None] | None = None
         """In a worker: called with each session that is created for a run."""
+
+    def _read_pauses(self) -> Paused:
+        with self.begin() as connection:
+            return read_active(connection)
 
     def new_session(self) -> Session:
         """Create the session of one run; its objects stay readable after its commit.

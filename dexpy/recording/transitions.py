@@ -11,7 +11,7 @@
     cancel    pending  > cancelled        release    running > pending    shutdown; the attempt does not count
     park      pending  > failed           revive     failed, expired, cancelled > pending
     block     pending  > pending          cancel_running    running > cancelled
-    mark_unpublished, defer_republish, reschedule    pending > pending
+    hold, mark_unpublished, defer_republish, reschedule    pending > pending
 
 Only these transitions write the column `status`, and the insert of a row: ``pending``, or for a synchronous run its
 final status, or ``running`` with an idempotency key.
@@ -213,6 +213,8 @@ TRANSITIONS: Final[dict[str, Transition]] = {
         {"blocked_key": records.c.concurrency_key, "enqueued_at": None, "scheduled_at": None},
         due=True,
     ),
+    # Of a paused queue or operation: `blocked_key` names the pause, and nothing republishes the row until its end.
+    "hold": Transition(("pending",), "pending", inputs=("blocked_key",), due=True),
     "mark_unpublished": Transition(
         ("pending",),
         "pending",

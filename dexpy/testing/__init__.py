@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dexpy.brokers.message_validation import DEAD_REASON
 from dexpy.configuration.settings import Settings
+from dexpy.enqueue.held_runs import HeldRuns
 from dexpy.foundation.clock import clock
 from dexpy.foundation.encryption import DEFAULT
 from dexpy.foundation.errors import DexpyError, RecordNotFound
@@ -61,6 +62,7 @@ class Isolated:
         broker: Any = self.runtime.broker
         self.runtime.dispatcher.require_tables()
         tickets: list[Ticket[Any]] = []
+        self._release_held()
         while (message := self._take(queues) or self._take_after_hooks(queues)) is not None:
             if len(tickets) == MAX_RUNS:
                 raise RuntimeError(
@@ -82,7 +84,8 @@ class Isolated:
                 _warn(f"the message of {message.kwargs['class_name']} is dead: {reason}.")
             else:
                 message.ack()
-            tickets += self._ticket(message)
+            if not self._is_paused(message):
+                tickets += self._ticket(message)
         return tickets
 
     def run_for(self, duration: timedelta | float, *, recurring: Collection[str] | None = None) -> list[Ticket[Any]]:
@@ -129,6 +132,23 @@ class Isolated:
                 self.advance(seconds_until(end, span.now()))
                 return tickets
             self.advance(seconds_until(due_at, span.now()))
+
+    def _release_held(self) -> None:
+        """Publish the runs of pauses that are over, as a worker does."""
+        recorded = self.runtime.start().recorded
+        if recorded is not None:
+            recorded.store.pauses.refresh()
+            held_runs = HeldRuns(recorded.store, self.runtime.dispatcher)
+            held_runs.release()
+            held_runs.make_direct_due()
+
+    def _is_paused(self, message: Any) -> bool:
+        """Return whether a message came for a run that is held because of a pause."""
+        recorded = self.runtime.start().recorded
+        if recorded is None:
+            return False
+        paused = recorded.store.pauses.current()
+        return bool(paused) and paused.key_for(message.queue_name, message.kwargs["class_name"]) is not None
 
     def _take_after_hooks(self, queues: Collection[str] | None) -> Any:
         """Call the hooks of the application for the runs that have ended, then return the next message."""

@@ -64,7 +64,7 @@ class _Delivery:
         priority: The priority in the message.
         held: The record ids that this delivery has added to the held records.
         unconfirmed_claim: Record id and worker id of a claim whose reply has not arrived; None if there is none.
-        is_settled: Whether the record found no free slot and is blocked or discarded.
+        is_settled: Whether the record found no free slot and is blocked or discarded, or a pause holds it.
     """
 
     class_name: str
@@ -216,12 +216,17 @@ class Claims:
     def _claim(self, delivery: _Delivery) -> Row[Any] | None:
         if delivery.unconfirmed_claim is not None and (row := self._recover_lost_reply(delivery)) is not None:
             return row
+        paused = self._store.pauses.current()
+        if paused and (key := paused.key_for(delivery.queue, delivery.class_name)) is not None:
+            self._hold_back(delivery, key)
+            return None
         if self._overtaking is not None and delivery.queue is not None:
             row = self._overtaking.claim_more_urgent(
                 delivery.queue,
                 delivery.priority,
                 delivery.record_id,
                 partial(self._apply, delivery),
+                paused.stored_operations,
             )
             delivery.unconfirmed_claim = None
             if row is not None:
@@ -234,6 +239,14 @@ class Claims:
             row = self._apply(delivery, connection, delivery.record_id, delivery.class_name)
         delivery.unconfirmed_claim = None
         return row
+
+    def _hold_back(self, delivery: _Delivery, key: str) -> None:
+        """Let a due record wait without a message for the end of a pause."""
+        with self._store.begin() as connection:
+            is_due = is_applied(connection, "hold", delivery.record_id, blocked_key=key)
+        delivery.is_settled = is_due
+        if is_due:
+            log_event(LogEvent.RUN_HELD, **delivery.facts, queue=delivery.queue)
 
     def _claim_slot(self, delivery: _Delivery, concurrency: Concurrency) -> Row[Any] | None:
         """Claim a record whose class has a concurrency limit."""
@@ -303,9 +316,10 @@ class Claims:
             if current_row.status == "pending":
                 self._republish(current_row)
             log_event(LogEvent.RECORD_NOT_CLAIMED, **delivery.facts, status=current_row.status)
-        if self._overtaking is None or queue is None:
+        paused = self._store.pauses.current()
+        if self._overtaking is None or queue is None or queue in paused.queues:
             return None
-        row = self._overtaking.claim_unpublished(queue, partial(self._apply, delivery))
+        row = self._overtaking.claim_unpublished(queue, partial(self._apply, delivery), paused.stored_operations)
         delivery.unconfirmed_claim = None
         return row
 

@@ -9,9 +9,10 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from contextvars import Context
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import attrs
+import dramatiq
 from dramatiq.middleware import CurrentMessage
 from dramatiq.middleware.shutdown import Shutdown
 
@@ -19,6 +20,7 @@ from dexpy.brokers.message_validation import mark_dead
 from dexpy.database.errors import retry_while_away
 from dexpy.declaration.contract import Contract
 from dexpy.enqueue.dispatcher import Dispatcher
+from dexpy.enqueue.held_runs import DIRECT_WAIT_S
 from dexpy.enqueue.jobs import DirectPayload, is_direct
 from dexpy.execution import pipeline
 from dexpy.foundation.errors import DecryptionFailed, EncryptorMissing, PropsError, Undecodable
@@ -140,6 +142,9 @@ class DirectJob:
             self._throttled_log.log(LogEvent.MESSAGE_REFUSED, f"{contract.name} {why}", **facts, dead=True)
             mark_dead(message, why)
             return
+        if message is not None and self._is_paused(queue, contract.name):
+            retry_while_away("hold_message", lambda: self._hold_back(message, payload), run_id=payload.run_id)
+            return
         run = _Run(contract, payload, queue)
         Context().run(self._execute, run)
         if run.state == "deferred":
@@ -163,6 +168,19 @@ class DirectJob:
         if not is_encrypted_for(contract, payload.params):
             return "its class is encrypted, but the params in the message are plain text"
         return None
+
+    def _is_paused(self, queue: str, operation: str) -> bool:
+        if self._store is None:
+            return False
+        paused = self._store.pauses.current()
+        return bool(paused) and paused.key_for(queue, operation) is not None
+
+    def _hold_back(self, message: dramatiq.Message[Any], payload: DirectPayload) -> None:
+        """Store the message in the database until the next check, or until the pause is over."""
+        options = {**message.options, "dexpy": {**message.options.get("dexpy", {}), "paused": True}}
+        message_copy: dramatiq.Message[Any] = cast(Any, message).copy(options=options)
+        self._dispatcher.republish_later(message_copy, DIRECT_WAIT_S, payload.priority)
+        log_event(LogEvent.RUN_HELD, operation=payload.class_name, run_id=payload.run_id, queue=message.queue_name)
 
     def _execute(self, run: _Run) -> None:
         """Run the attempt and finish it, whatever is raised; raises only interrupts of the worker."""

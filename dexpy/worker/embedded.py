@@ -122,7 +122,7 @@ class EmbeddedWorker:
             options = self._options()
             services = current_worker.get()
             services.dispatcher.require_tables()
-            queues = options.queues if options.queues is not None else class_queues()
+            queues = options.queues.names if options.queues is not None else class_queues()
             require_broker(services.dispatcher.broker, queues)
             worker = build_worker(services, options)
             worker.start()
@@ -131,7 +131,7 @@ class EmbeddedWorker:
             self._timeout_s, self._is_stopped = options.shutdown_timeout_s, False
         # An exit without `stop`, for example by an exception; with it, this does nothing.
         atexit.register(self.stop)
-        served = "all" if options.queues is None else ",".join(sorted(options.queues))
+        served = "all" if options.queues is None else str(options.queues)
         log_event(LogEvent.WORKER_STARTED, pid=os.getpid(), threads=options.threads, queues=served, group=options.group)
         return self
 

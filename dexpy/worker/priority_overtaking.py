@@ -12,7 +12,7 @@ it, or a late delivery claims it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import attrs
@@ -81,7 +81,14 @@ class PriorityOvertaking:
         self._store = store
         self._queue_priorities: dict[str, _QueuePriority] = {}
 
-    def claim_more_urgent(self, queue: str, priority: int, delivered_id: str, claim: ClaimRecord) -> Row[Any] | None:
+    def claim_more_urgent(
+        self,
+        queue: str,
+        priority: int,
+        delivered_id: str,
+        claim: ClaimRecord,
+        paused: Sequence[str] = (),
+    ) -> Row[Any] | None:
         """Claim a due record of the queue that is more urgent than a message; None if there is none.
 
         Args:
@@ -89,6 +96,7 @@ class PriorityOvertaking:
             priority: Its priority.
             delivered_id: The id of the delivered record, which is then marked as unpublished.
             claim: Claims the other record.
+            paused: The names of paused operations.
         """
         pending = self._poll(queue)
         if pending.highest is None or pending.highest <= priority:
@@ -96,7 +104,7 @@ class PriorityOvertaking:
         with self._store.begin() as connection:
             # The delivered row first: it waits for that one without another lock; the other row skips locked ones.
             is_applied(connection, "mark_unpublished", delivered_id)
-            level, other = _find_more_urgent(connection, queue, priority, pending.highest)
+            level, other = _find_more_urgent(connection, queue, priority, pending.highest, paused)
             row = None if other is None else claim(connection, other)
             if row is None:
                 connection.rollback()
@@ -115,15 +123,15 @@ class PriorityOvertaking:
                 pending.highest = connection.execute(_HIGHEST, {"p_queue": queue}).scalar()
         return pending
 
-    def claim_unpublished(self, queue: str, claim: ClaimRecord) -> Row[Any] | None:
+    def claim_unpublished(self, queue: str, claim: ClaimRecord, paused: Sequence[str] = ()) -> Row[Any] | None:
         """Claim a record of the queue that has no message, the longest due first; None if there is none."""
         with self._store.begin() as connection:
-            other = _first_known(connection, _UNPUBLISHED, {"p_queue": queue})
+            other = _first_known(connection, _UNPUBLISHED, {"p_queue": queue}, paused)
             return None if other is None else claim(connection, other)
 
 
 def _find_more_urgent(
-    connection: Connection, queue: str, priority: int, level: int | None
+    connection: Connection, queue: str, priority: int, level: int | None, paused: Sequence[str]
 ) -> tuple[int | None, str | None]:
     """Return the priority at which the search ended, and the id of the most urgent due record known here."""
     parameters = {"p_queue": queue}
@@ -132,14 +140,18 @@ def _find_more_urgent(
         if level is None or level <= priority:
             break
         for query in (unscheduled, _SCHEDULED_AND_DUE):
-            if (record_id := _first_known(connection, query, {**parameters, "p_level": level})) is not None:
+            if (record_id := _first_known(connection, query, {**parameters, "p_level": level}, paused)) is not None:
                 return level, record_id
         level = connection.execute(_LOWER, {**parameters, "p_level": level}).scalar()
     return level, None
 
 
-def _first_known(connection: Connection, query: sa.Select[Any, Any], parameters: dict[str, Any]) -> str | None:
-    """Return the id of the first row whose class is declared in this process."""
+def _first_known(
+    connection: Connection, query: sa.Select[Any, Any], parameters: dict[str, Any], paused: Sequence[str]
+) -> str | None:
+    """Return the id of the first row whose class is declared in this process and not paused."""
+    if paused:
+        query = query.where(_r.operation.not_in(paused))
     row = connection.execute(query, parameters).first()
     if row is not None and not registry.is_known(row.operation):
         row = connection.execute(query.where(_r.operation.in_(registry.names())), parameters).first()

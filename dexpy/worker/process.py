@@ -7,7 +7,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import dramatiq
@@ -25,6 +25,7 @@ from dexpy.foundation.errors import DexpyError
 from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.redaction import class_path
+from dexpy.policies.queue_selection import QueueSelection
 from dexpy.worker.application import load_application
 from dexpy.worker.dumps import DUMP_SIGNALS, Dumper
 from dexpy.worker.early_acks import warn_of_long_runs
@@ -53,7 +54,7 @@ class WorkerOptions:
         modules: The modules to import and the applications to load: they declare the operations, and may configure
             dexpy.
         threads: How many runs at a time.
-        queues: The only queues to serve; None for all.
+        queues: The queues to serve, the most urgent first; None for all.
         burst: Whether to stop when nothing is due or running.
         shutdown_timeout_s: How long running operations may take to end after a signal, in seconds.
         log_level: The level of `logging`.
@@ -70,7 +71,7 @@ class WorkerOptions:
 
     modules: tuple[str, ...]
     threads: int = default_of("workers.threads")
-    queues: frozenset[str] | None = None
+    queues: QueueSelection | None = None
     burst: bool = False
     shutdown_timeout_s: float = default_of("workers.shutdown_timeout")
     log_level: int = logging.INFO
@@ -125,7 +126,7 @@ def run_process(options: WorkerOptions, parent: int, report: Callable[[str, str]
     worker.start()
     send = report if options.reports_health else None
     health = HealthReports(services, worker, options.polling_interval_s, send)
-    served = "all" if options.queues is None else ",".join(sorted(options.queues))
+    served = "all" if options.queues is None else str(options.queues)
     log_event(LogEvent.WORKER_STARTED, pid=os.getpid(), threads=options.threads, queues=served, group=options.group)
     exit_status, patience_s = 0, options.shutdown_timeout_s
     try:
@@ -163,7 +164,7 @@ def _prepare(
         dispatcher.require_tables()
     elif not wait_for_database(dispatcher.require_tables, lambda: bool(stop) or os.getppid() != parent):
         return services, None
-    wait_for_broker(dispatcher.broker, options.queues if options.queues is not None else class_queues())
+    wait_for_broker(dispatcher.broker, options.queues.names if options.queues is not None else class_queues())
     worker = build_worker(services, options)
     # Again: code of the application may have changed the handlers meanwhile.
     stop.install()
@@ -243,21 +244,27 @@ def build_worker(services: WorkerServices, options: WorkerOptions) -> dramatiq.W
         compare_clocks(dispatcher.store.database)
         compare_databases(dispatcher.store)
     if services.heartbeat is not None:
-        services.heartbeat.serve(options.threads, options.queues)
+        services.heartbeat.serve(options.threads, None if options.queues is None else options.queues.patterns)
     return make_worker(dispatcher.transport, options)
 
 
 def make_worker(transport: Transport, options: WorkerOptions) -> dramatiq.Worker:
     """Return a Dramatiq worker for the queues known now; it serves others as soon as they are declared."""
-    for name in class_queues() | (options.queues or frozenset()):
+    broker: Any = transport.broker
+    if options.queues is not None and hasattr(broker, "gate"):
+        # Before the first consumer starts.
+        broker.gate.selection = options.queues
+    for name in class_queues().union(() if options.queues is None else options.queues.names):
         transport.broker.declare_queue(name)
     declare_new_queues(transport)
-    queues = None if options.queues is None else set(options.queues)
     # The longest wait of a consumer for a message; on Redis also the longest pause between two polls.
     timeout_ms = round(options.polling_interval_s * 1000)
     if isinstance(transport.broker, SqlBroker):
         transport.broker.set_polling_interval(options.polling_interval_s)
-    worker = PollingWorker(transport.broker, queues=queues, worker_threads=options.threads, worker_timeout=timeout_ms)
+    worker = PollingWorker(transport.broker, worker_threads=options.threads, worker_timeout=timeout_ms)
+    if options.queues is not None:
+        # Not an argument: Dramatiq would make a set of its members.
+        worker.consumer_whitelist = cast("Any", options.queues)
     if is_rabbitmq(transport.broker) and not hasattr(transport.broker, "prefetch"):
         # The application's own broker: prefetch at most one message for each thread and queue.
         worker.queue_prefetch = options.threads

@@ -39,6 +39,7 @@ from dexpy.foundation.log_events import log_event
 from dexpy.foundation.redaction import class_path
 from dexpy.foundation.throttle import LogThrottle
 from dexpy.liveness import worker_registry
+from dexpy.policies.queue_selection import is_any_match
 from dexpy.recording.outcome_logging import run_facts
 from dexpy.recording.store import Store
 from dexpy.recording.transitions import apply
@@ -246,7 +247,7 @@ class UnknownRecords(UnknownOperations):
 
         Args:
             names: The names of the operations that the worker knows.
-            queues: The queues that it serves; None for all.
+            queues: The names or patterns of the queues that it serves; None for all.
         """
         sql_queue = self._dispatcher.transport.sql_queue
         if sql_queue is None:
@@ -254,8 +255,9 @@ class UnknownRecords(UnknownOperations):
         known = frozenset(names)
         # A plain read first: there are rarely any.
         with sql_queue.database.connect() as connection:
-            deferred = connection.execute(statements.select_deferred(queues, self._policy.longest_wait_s)).all()
-        ids = sorted(int(row.id) for row in deferred if _class_name_in(row.payload) in known)
+            deferred = connection.execute(statements.select_deferred(self._policy.longest_wait_s)).all()
+        served = (row for row in deferred if queues is None or is_any_match(queues, str(row.queue)))
+        ids = sorted(int(row.id) for row in served if _class_name_in(row.payload) in known)
         for start in range(0, len(ids), MAKE_DUE_BATCH):
             with sql_queue.database.begin() as connection:
                 connection.execute(statements.MAKE_DUE, {"p_ids": ids[start : start + MAKE_DUE_BATCH]})

@@ -88,7 +88,7 @@ def put_off() -> int:
     store = current_runtime().store
     assert store is not None
     with store.begin() as connection:
-        return len(connection.execute(waiting_for_a_class(None, 600)).all())
+        return len(connection.execute(waiting_for_a_class(600)).all())
 
 
 @contextmanager

@@ -134,12 +134,17 @@ WRONG = {
     "true threads": ("[[workers]]\nthreads = true", "expected a whole number from 1 to 1000, got true."),
     "queues as text": (
         "[[workers]]\nqueues = 'a,b'",
-        "dexpy.toml:2: [[workers]] queues: expected an array of queue names, or [\"*\"] for all, got 'a,b'.",
+        "dexpy.toml:2: [[workers]] queues: expected an array of queue names and patterns, or [\"*\"] for all, "
+        "got 'a,b'.",
     ),
-    "no queues": ("[[workers]]\nqueues = []", 'expected an array of queue names, or ["*"] for all, got none.'),
+    "no queues": (
+        "[[workers]]\nqueues = []",
+        'expected an array of queue names and patterns, or ["*"] for all, got none.',
+    ),
     "an invalid queue": ("[[workers]]\nqueues = ['a', 'no good']", "got 'no good'."),
     "a queue that is a number": ("[[workers]]\nqueues = [3]", "beginning with a letter or '_', got 3."),
-    "a pattern of queues": ("[[workers]]\nqueues = ['mail*']", "got 'mail*'. Write * alone for all queues."),
+    "a * within a queue": ("[[workers]]\nqueues = ['a*b']", "got 'a*b'. * matches any rest of a name"),
+    "a queue without effect": ("[[workers]]\nqueues = ['*', 'a']", "'a' has no effect, because the earlier '*'"),
     "a reserved queue": ("[[workers]]\nqueues = ['mail.DQ']", "and not ending with .DQ or .XQ, got 'mail.DQ'."),
     "workers as a table": (
         "[workers]\nthreads = 3",
@@ -316,7 +321,7 @@ def test_worker_groups_have_the_values_of_the_file_and_defaults(tmp_path: Path) 
 
     fast, rest = load(tmp_path).worker_groups()
 
-    assert (fast.name, fast.queues, fast.threads, fast.processes) == ("fast", {"critical", "default"}, 5, 2)
+    assert (fast.name, str(fast.queues), fast.threads, fast.processes) == ("fast", "critical,default", 5, 2)
     assert (fast.polling_interval_s, fast.shutdown_timeout_s) == (0.5, 120.0)
     (default,) = Configuration().worker_groups()
     assert (rest.name, rest.queues, rest.threads, rest.processes) == ("2", None, 8, default.processes)

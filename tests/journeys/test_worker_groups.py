@@ -77,7 +77,7 @@ def test_each_group_serves_its_queues_is_replaced_and_ends_with_the_others(deplo
     worker = serve(deployment, "--env", "production")
     groups = started(worker, 2)
     assert {name: facts[1:] for name, facts in groups.items()} == {
-        "fast": ("5", "critical,default"),
+        "fast": ("5", "default,critical"),
         "slow": ("3", "low,mailers"),
     }
 

@@ -37,6 +37,7 @@ TABLE = {
     "mark_unpublished": ("pending", "pending", NONE),
     "defer_republish": ("pending", "pending", NONE),
     "block": ("pending", "pending", NONE),
+    "hold": ("pending", "pending", NONE),
     "revive": ("failed expired cancelled", "pending", NONE),
 }
 """Event to the statuses that it leaves, the status that it enters, and the keys of the row that it clears."""
@@ -53,6 +54,7 @@ GIVEN: dict[str, Any] = {
     "error_details": None,
     "retry_counts": {},
     "scheduled_at": None,
+    "blocked_key": "paused:1",
 }
 
 

@@ -27,6 +27,7 @@ from sqlalchemy.engine import Connection
 
 from dexpy.brokers.message_validation import InvalidMessage, MessageValidator
 from dexpy.brokers.prefetch import ThreadCount
+from dexpy.brokers.queue_gate import QueueGate
 from dexpy.brokers.sql import statements as sql
 from dexpy.brokers.sql.consumer import Consumer
 from dexpy.brokers.sql.inbox import Inbox
@@ -93,9 +94,10 @@ class SqlBroker(dramatiq.Broker):
                 raise ConfigurationError(f"SqlBroker({name}=): expected seconds, more than 0; got {value!r}.")
         super().__init__(middleware)
         self.validator = MessageValidator(self)
+        self.queues: set[str] = set()
+        self.gate = QueueGate(self.get_declared_queues)
         self._threads = ThreadCount()
         self.add_middleware(self._threads)
-        self.queues: set[str] = set()
         self.database = database
         self.lease_s = lease_s
         self.poll_s = poll_s
@@ -108,7 +110,7 @@ class SqlBroker(dramatiq.Broker):
         pid = os.getpid()
         leases = self._leases_by_pid.get(pid)
         if leases is None:
-            new_leases = Leases(self.database, self.validator, self.lease_s)
+            new_leases = Leases(self.database, self.validator, self.lease_s, self.gate)
             leases = self._leases_by_pid.setdefault(pid, new_leases)
         return leases
 

@@ -25,6 +25,7 @@ from sqlalchemy import exc
 from sqlalchemy.engine import Connection, Row
 
 from dexpy.brokers.message_validation import InvalidMessage, MessageValidator
+from dexpy.brokers.queue_gate import QueueGate
 from dexpy.brokers.sql import statements as sql
 from dexpy.brokers.sql.inbox import Claim, Inbox
 from dexpy.brokers.sql.listener import NotificationListener, has_notifications
@@ -89,15 +90,17 @@ class Leases:
         database: The database of the table.
         validator: Validates messages that are read from the table.
         lease_s: The length of a lease without a renewal, in seconds.
+        gate: The paused queues, and the order of the others.
     """
 
-    def __init__(self, database: Database, validator: MessageValidator, lease_s: float) -> None:
+    def __init__(self, database: Database, validator: MessageValidator, lease_s: float, gate: QueueGate) -> None:
         self.declare_lock = threading.RLock()
         self.skipped_classes = SkippedClasses()
         self.owner = f"{socket.gethostname()[:32]}:{os.getpid()}:{secrets.token_hex(6)}"
         self._database = database
         self._validator = validator
         self._lease_s = lease_s
+        self._gate = gate
         # One transaction at a time claims or acknowledges; acknowledgements that wait for it are written together.
         self._write_lock = threading.Lock()
         # This lock guards the attributes below; it is never held during a statement.
@@ -179,6 +182,9 @@ class Leases:
 
     def fetch(self, inbox: Inbox) -> bool:
         """Claim as many messages as the consumer has capacity for; return whether there were any."""
+        if inbox.queue in self._gate.paused:
+            inbox.may_have_more = False
+            return False
         # Read without a lock first: polls of an empty queue must not take SQLite's write lock.
         with self._database.connect() as connection:
             skipped = self.skipped_classes.names()
@@ -190,10 +196,44 @@ class Leases:
             if inbox not in self._inboxes or capacity <= 0:
                 return False
             with self._database.begin() as connection:
+                refills = self._claim_in_order(connection, self._with_earlier([inbox]))
+            for refilled, claims in refills:
+                self._add_held(claims)
+                refilled.add(claims)
+        return any(refilled is inbox and claims for refilled, claims in refills)
+
+    def _with_earlier(self, inboxes: Collection[Inbox]) -> list[Inbox]:
+        """Return inboxes in order, after those of earlier queues: they may have a message since their last poll."""
+        if inboxes and self._gate.is_ordered:
+            last = max(self._gate.rank(inbox.queue) for inbox in inboxes)
+            inboxes = {*inboxes, *(inbox for inbox in self._inboxes if self._gate.rank(inbox.queue) < last)}
+        # Round robin in one place, so that a queue that is never empty does not use all capacity.
+        return sorted(inboxes, key=lambda inbox: (self._gate.rank(inbox.queue), inbox.last_claimed_at))
+
+    def _claim_in_order(
+        self, connection: Connection, inboxes: Sequence[Inbox], done: Collection[int] = ()
+    ) -> list[tuple[Inbox, list[Claim]]]:
+        """Claim messages for inboxes, one after another, as long as there is capacity."""
+        refills: list[tuple[Inbox, list[Claim]]] = []
+        for inbox in inboxes:
+            if inbox.queue in self._gate.paused or self._must_wait(connection, inbox):
+                continue
+            while True:
+                capacity = self.free_capacity(inbox, done) - sum(len(claims) for _, claims in refills)
                 claims = self._claim_for(inbox, connection, capacity)
-            self._add_held(claims)
-            inbox.add(claims)
-        return bool(claims)
+                refills.append((inbox, claims))
+                # In a strict order also the less urgent messages of this queue come before the next one.
+                if not claims or not self._gate.is_ordered:
+                    break
+        return refills
+
+    def _must_wait(self, connection: Connection, inbox: Inbox) -> bool:
+        """Return whether an earlier queue, whose consumer has not started yet, has a message."""
+        if not self._gate.is_ordered:
+            return False
+        skipped, consumed = self.skipped_classes.names(), {each.queue for each in self._inboxes}
+        not_consumed = (queue for queue in self._gate.earlier_queues(inbox.queue) if queue not in consumed)
+        return any(sql.most_urgent(connection, queue, skipped) is not None for queue in not_consumed)
 
     def claim(self, queues: Collection[str] | None) -> Claim | None:
         """Claim the next message."""
@@ -314,15 +354,8 @@ class Leases:
                 inbox.add(claims)
 
     def _claim_for_waiting(self, connection: Connection, done: Collection[int]) -> list[tuple[Inbox, list[Claim]]]:
-        # Round robin, so that a queue that is never empty does not use all capacity.
-        waiting_inboxes = sorted(
-            (inbox for inbox in self._inboxes if inbox.may_have_more), key=lambda inbox: inbox.last_claimed_at
-        )
-        refills: list[tuple[Inbox, list[Claim]]] = []
-        for inbox in waiting_inboxes:
-            capacity = self.free_capacity(inbox, done) - sum(len(claims) for _, claims in refills)
-            refills.append((inbox, self._claim_for(inbox, connection, capacity)))
-        return refills
+        waiting_inboxes = self._with_earlier([inbox for inbox in self._inboxes if inbox.may_have_more])
+        return self._claim_in_order(connection, waiting_inboxes, done)
 
     def _end_claims(self, statement: sa.Update, claims: list[Claim]) -> None:
         with self._write_lock:

@@ -297,18 +297,20 @@ def counts(queues: Collection[str] | None, without: Collection[str] = ()) -> sa.
 
 DEFERRED_MARK = '"unknown_since"'
 """The text in the JSON payload of a deferred message, which waits for a worker with its class."""
+PAUSED_MARK = '"paused":true'
+"""The text in the JSON payload of a direct message that waits for the end of a pause."""
 
 
-def select_deferred(queues: Collection[str] | None, longest_wait_s: float) -> sa.Select[*tuple[Any, ...]]:
-    """Return the query for the id and payload of each message that waits for a worker with its class; locks nothing.
+def select_deferred(longest_wait_s: float, mark: str = DEFERRED_MARK) -> sa.Select[*tuple[Any, ...]]:
+    """Return the query for the id, queue and payload of each message with a mark that is due later; locks nothing.
 
     Args:
-        queues: The names of queues; None for all.
         longest_wait_s: The longest delay of such a message in seconds; messages that are due later are not read.
+        mark: The text in its payload.
     """
     soon = (_m.due_at > now(), _m.due_at <= as_of(longest_wait_s), _m.owner.is_(None))
-    return sa.select(_m.id, _m.payload).where(
-        _m.dead == sa.false(), *soon, *_in_queues(queues), position(_m.payload, sa.literal(DEFERRED_MARK)) > 0
+    return sa.select(_m.id, _m.queue, _m.payload).where(
+        _m.dead == sa.false(), *soon, position(_m.payload, sa.literal(mark)) > 0
     )
 
 

@@ -1,4 +1,4 @@
-"""Version 4: rate limits and fairness, retention and hooks, and batches."""
+"""Version 4: rate limits and fairness, retention and hooks, pauses, and batches."""
 
 from __future__ import annotations
 
@@ -7,6 +7,20 @@ from dexpy.database.migrations.migration import Migration, Statement, lacks_colu
 
 # MariaDB ignores comments for MySQL 8, and MySQL those for MariaDB: each database has its own binary collation.
 _BY_BYTES = " /*M! COLLATE utf8mb4_nopad_bin */ /*!80000 COLLATE utf8mb4_0900_bin */"
+_PAUSES = """CREATE TABLE {exists}{schema}operation_pauses (
+    kind VARCHAR(16){by_bytes} NOT NULL,
+    name VARCHAR(255){by_bytes} NOT NULL,
+    paused_at {moment} NOT NULL,
+    paused_by VARCHAR(255),
+    reason TEXT,
+    paused_until {moment},
+    PRIMARY KEY (kind, name)
+)"""
+
+
+def _pauses(moment: str, *, exists: str = "", by_bytes: str = "") -> str:
+    return _PAUSES.replace("{moment}", moment).replace("{exists}", exists).replace("{by_bytes}", by_bytes)
+
 
 _RATES = """CREATE TABLE {exists}{schema}operation_rates (
     {quote}key{quote} VARCHAR(64){by_bytes} NOT NULL,
@@ -69,21 +83,27 @@ _LIMITS_ON_MARIADB = (
 
 MIGRATION = Migration(
     version=4,
-    summary="adds tables and columns for rate limits, fairness, retention, hooks and batches",
+    summary="adds tables and columns for rate limits, fairness, retention, hooks, pauses and batches",
     statements={
         "sqlite": statements(
             *_limits("DATETIME"),
             *version_4_records.tables("DATETIME"),
+            _pauses("DATETIME"),
             *version_4_batches.changes("DATETIME"),
         ),
         "postgresql": statements(
             *_limits("TIMESTAMP WITH TIME ZONE"),
             *version_4_records.tables("TIMESTAMP WITH TIME ZONE"),
+            _pauses("TIMESTAMP WITH TIME ZONE"),
             *version_4_batches.changes("TIMESTAMP WITH TIME ZONE"),
         ),
         "mariadb": statements(
             *_LIMITS_ON_MARIADB,
             *version_4_records.tables("DATETIME(6)", exists="IF NOT EXISTS ", by_bytes=_BY_BYTES),
+            Statement(
+                _pauses("DATETIME(6)", exists="IF NOT EXISTS ", by_bytes=_BY_BYTES),
+                is_needed=lacks_table("operation_pauses"),
+            ),
             # Last: a database without a row of a version is recognised by the column of batches.
             *version_4_batches.changes_on_mariadb(_BY_BYTES),
         ),
