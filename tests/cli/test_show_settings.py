@@ -84,7 +84,8 @@ def test_every_setting_is_printed_once_without_secrets(tmp_path: Path) -> None:
     assert shown["workers.fast.queues"] == ["critical,default", f"{file}:6"]
     assert shown["workers.fast.threads"] == ["8", "default"]
     assert (shown["workers.2.queues"], shown["workers.2.threads"]) == (["*, all", "default"], ["3", f"{file}:9"])
-    assert shown["recurring.sync.args"] == ["{token = ...}", f"{file}:14"]
+    assert shown["recurring.sync.args"] == ["{token = ...}", f"{file}:17"]
+    assert shown["queues.mailers.max_pending"] == ["100", f"{file}:12"]
     assert shown["recurring.sync.zone"] == ["UTC", "default"]
 
 
