@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import signal
 import tempfile
 import time
 from collections import Counter
@@ -56,17 +57,22 @@ def pair_on(folder: Path, broker: str) -> Generator[Pair]:
         install(None)
 
 
-def run_long_and_check(pair: Pair, node: OwnRabbitmq, queue: str, first: int) -> None:
-    """Run a recorded and a direct operation for longer than the timeout; assert that each runs once."""
+def run_long(pair: Pair, queue: str, first: int) -> None:
+    """Run a recorded and a direct operation for longer than the timeout, and wait for both."""
     Count(number=first, seconds=RUN_S).async_(queue=queue).call()
     DirectCount(number=first + 1, seconds=RUN_S).async_(queue=queue).call()
     expected = [f"count {first}", f"count {first + 1}"]
     seen = f"SELECT what FROM effects WHERE what IN ('{expected[0]}', '{expected[1]}')"
     eventually(lambda: len(pair.sql(seen)) >= 2, "both have run", WAIT_S, pair.output)
-    # A second run would have started, and ends as late after the first one as the timeout.
+
+
+def assert_each_ran_once(pair: Pair, node: OwnRabbitmq, queue: str, total: int) -> None:
+    """Assert that each operation has run once, after the worker has ended what it may have started again."""
     eventually(lambda: is_empty(node, queue), "no message is left", WAIT_S, pair.output)
-    time.sleep(CONSUMER_TIMEOUT_S)
-    assert Counter(row.what for row in pair.sql(seen)) == Counter(expected), pair.output()
+    (worker,) = pair.workers
+    worker.signal(signal.SIGTERM)
+    assert worker.ended() == 0, pair.output()
+    assert Counter(pair.effects()) == Counter(f"count {number}" for number in range(total)), pair.output()
     assert pair.sql(sa.select(messages.c.id)) == [], "no copy is left"
     assert set(pair.sql(sa.select(records.c.num_attempts))) == {(1,)}
 
@@ -82,10 +88,11 @@ def test_runs_longer_than_the_consumer_timeout_run_once(node: OwnRabbitmq, tmp_p
     with pair_on(tmp_path, f"{node.url}?consumer_timeout=2s") as pair:
         worker = pair.start("-Q", queue, processes=2, threads=2)
 
-        run_long_and_check(pair, node, queue, 0)
+        run_long(pair, queue, 0)
 
         assert not worker.lines("consumer.timed_out")
         assert "operations=apps.shop" in worker.lines("consumer_timeout.exceeded")[0]
+        assert_each_ran_once(pair, node, queue, 2)
 
 
 def test_one_process_runs_them_once_although_it_does_not_know_the_timeout(node: OwnRabbitmq, tmp_path: Path) -> None:
@@ -93,13 +100,14 @@ def test_one_process_runs_them_once_although_it_does_not_know_the_timeout(node: 
     with pair_on(tmp_path, node.url) as pair:
         worker = pair.start("-Q", queue, threads=2)
 
-        run_long_and_check(pair, node, queue, 0)
+        run_long(pair, queue, 0)
 
         assert "consumer_timeout_s=2" in worker.lines("consumer.timed_out")[0]
         # It has read the timeout from the server's reason, and acknowledges in time from now on.
         num_timed_out = len(worker.lines("consumer.timed_out"))
-        run_long_and_check(pair, node, queue, 2)
+        run_long(pair, queue, 2)
         assert len(worker.lines("consumer.timed_out")) == num_timed_out
+        assert_each_ran_once(pair, node, queue, 4)
 
 
 def test_connections_that_the_server_closes_in_mid_run_lose_and_repeat_nothing(
@@ -107,7 +115,7 @@ def test_connections_that_the_server_closes_in_mid_run_lose_and_repeat_nothing(
 ) -> None:
     queue = "cut"
     with pair_on(tmp_path, node.url) as pair:
-        worker = pair.start("-Q", queue, threads=2)
+        pair.start("-Q", queue, threads=2)
         Count(number=0, seconds=2.0).async_(queue=queue).call()
         DirectCount(number=1, seconds=2.0).async_(queue=queue).call()
         running = sa.select(records.c.id).where(records.c.status == "running")
@@ -118,9 +126,7 @@ def test_connections_that_the_server_closes_in_mid_run_lose_and_repeat_nothing(
             Count(number=number).async_(queue=queue).call()
 
         eventually(lambda: len(pair.effects()) >= 6, "all have run", WAIT_S, pair.output)
-        eventually(lambda: is_empty(node, queue), "no message is left", WAIT_S, pair.output)
-        assert Counter(pair.effects()) == Counter(f"count {number}" for number in range(6)), pair.output()
-        assert worker.process.poll() is None
+        assert_each_ran_once(pair, node, queue, 6)
 
 
 def test_alarms_keep_no_enqueue_waiting_and_lose_nothing(node: OwnRabbitmq, tmp_path: Path) -> None:
