@@ -33,7 +33,7 @@ from dexpy.recording.progress import Progress
 from dexpy.recording.queries import RecordQuery
 from dexpy.recording.store import Store, row_dict
 from dexpy.recording.ticket import Ticket
-from dexpy.recording.transitions import apply
+from dexpy.recording.transitions import is_applied
 from dexpy.transactions.commit_hooks import CommitState
 from dexpy.transactions.sessions import EnqueueTransaction
 
@@ -246,7 +246,7 @@ class BatchTicket(BatchTarget):
 
         def cancel(connection: Connection, row: Row[Any]) -> bool:
             if row.status == "pending":
-                return apply(connection, "cancel", row.id, **CANCELLED) is not None
+                return is_applied(connection, "cancel", row.id, **CANCELLED)
             run_signals.request_cancel(connection, row.id)
             requested.append(row.id)
             return True

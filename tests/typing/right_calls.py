@@ -18,6 +18,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 import dexpy
 from dexpy import (
     Async,
+    BatchTicket,
     Cancelled,
     Err,
     Error,
@@ -36,6 +37,7 @@ from dexpy import (
     WorkerLost,
     after,
     around,
+    batch,
     before,
     configure,
     enqueue_all,
@@ -329,6 +331,14 @@ async def calls_from_asyncio(op: SendWelcome, download: Download) -> None:
 def the_background(op: SendWelcome, session: Session, connection: Connection) -> None:
     op.async_(session=connection)
     assert_type(enqueue_all([op, op], in_=5, session=connection), list[Ticket[int]])
+    with batch(name="welcomes", on_success=op, session=session) as welcomes:
+        assert_type(welcomes.add(op, priority=3), Ticket[int])
+        assert_type(welcomes.add_all([op, op]), list[Ticket[int]])
+        assert_type(op.async_(batch=welcomes).call(), Ticket[int])
+        assert_type(enqueue_all([op], batch=welcomes), list[Ticket[int]])
+    assert_type(welcomes.ticket, BatchTicket)
+    assert_type(welcomes.ticket.add(op), Ticket[int])
+    assert_type(welcomes.ticket.callback("success"), Ticket[Any] | None)
     op.async_(queue="critical", in_=5, priority=3)
     op.async_(queue=lambda op: "a", in_=dt.timedelta(hours=1), session=session)
     op.async_(in_=5, expires_in=60)
