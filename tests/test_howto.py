@@ -31,7 +31,7 @@ from dexpy.database.server_info import SKEW_S
 from dexpy.declaration.recurring import LONGEST_GRACE
 from dexpy.enqueue.transports import SHORT_DELAY_S
 from dexpy.foundation.urls import displayed_url
-from dexpy.maintenance.recurring_registration import UNKNOWN_GRACE
+from dexpy.maintenance.recurring_registration import RESTART_GRACE, UNKNOWN_GRACE
 from dexpy.maintenance.recurring_ticks import LONGEST_PAUSE_S
 from dexpy.worker import signals, startup
 from dexpy.worker.supervisor import SHUTDOWN_GRACE_S, StartupError
@@ -130,7 +130,8 @@ def default_of(option: str) -> Any:
         (MOVE, f"due within {SHORT_DELAY_S:.0f} seconds"),
         (RECURRING, f"at most {LONGEST_GRACE.seconds // 60} minutes, or `grace=`"),
         (RECURRING, f"in all processes within {'two' if LONGEST_PAUSE_S == 2 else LONGEST_PAUSE_S} seconds"),
-        (RECURRING, f"its tasks stay for {UNKNOWN_GRACE // timedelta(hours=1)} hours"),
+        (RECURRING, f"else after {UNKNOWN_GRACE // timedelta(hours=1)} hours"),
+        (RECURRING, f"declared again within {RESTART_GRACE // timedelta(minutes=1)} minutes"),
     ],
 )
 def test_a_figure_on_the_pages_is_that_of_the_code(page: str, figure: str) -> None:
@@ -290,7 +291,10 @@ def test_the_deployment_starts_workers_with_a_grace_period() -> None:
     assert check["command"][1] == "check"
     assert {"app", "modules", "processes", "threads"} <= looked.keys()
     assert looked.pop("show") is False
-    assert looked == {name: run_options[name] for name in looked}
+    ports = {"health_host", "health_port"}
+    assert {name: value for name, value in looked.items() if name not in ports} == {
+        name: run_options[name] for name in looked if name not in ports
+    }
     assert (check["image"], check["envFrom"]) == (container["image"], container["envFrom"])
 
 

@@ -22,7 +22,7 @@ PAGES = sorted((HOME / "docs" / "reference").glob("*.md"))
 HEADING = re.compile(r"^(#{2,4}) (.+)$", re.MULTILINE)
 NAME = re.compile(r"`(?:dexpy\.)?(\w+)`")
 NOT_CALLED = {
-    *("Batch", "BatchTicket", "Call", "Explanation", "Runtime", "Ticket"),  # created by dexpy
+    *("Batch", "BatchTicket", "Call", "Explanation", "RunEnd", "Runtime", "Ticket"),  # created by dexpy
     *("DeferredCall", "Encryptor", "Operation"),  # subclassed
     *("OptRef", "Ref", "Refs"),  # annotations
     "Problem",
