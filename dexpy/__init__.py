@@ -50,10 +50,12 @@ from dexpy.foundation.run_end import RunEnd
 from dexpy.foundation.trace import trace
 from dexpy.operation import Operation
 from dexpy.policies.concurrency import Concurrency
+from dexpy.policies.fair import Fair
 from dexpy.policies.lock import Lock
 from dexpy.policies.once import Once
 from dexpy.policies.options import Recording, Reset
 from dexpy.policies.queue_limit import QueueLimit
+from dexpy.policies.rate import Rate
 from dexpy.policies.record_column import RecordColumn
 from dexpy.policies.retry import Retry
 from dexpy.policies.unique import Unique
@@ -90,6 +92,7 @@ __all__ = [
     "Error",
     "Every",
     "Explanation",
+    "Fair",
     "FernetEncryptor",
     "Insert",
     "Lock",
@@ -103,6 +106,7 @@ __all__ = [
     "Propagate",
     "PropsError",
     "QueueLimit",
+    "Rate",
     "RecordColumn",
     "Recording",
     "Recurring",

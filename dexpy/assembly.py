@@ -25,6 +25,7 @@ from dexpy.enqueue import queues
 from dexpy.enqueue.dispatcher import Dispatcher
 from dexpy.enqueue.keyed_insert import build_call_key_claim
 from dexpy.enqueue.queue_limits import QueueLimits, check_countable
+from dexpy.enqueue.rate_limiter import RateLimiter
 from dexpy.enqueue.transports import ServerTransport, SqlTransport, Transport
 from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
@@ -80,6 +81,7 @@ class Recorded:
         recurring: Enqueues the ticks of recurring tasks.
         pruning: Deletes old records.
         prunes: Whether workers and relays delete old records.
+        rates: Publishes the runs that wait for a rate limit.
     """
 
     store: Store
@@ -91,6 +93,7 @@ class Recorded:
     recurring: RecurringTicks
     pruning: Pruning
     prunes: bool
+    rates: RateLimiter
 
     def once_recorder(
         self,
@@ -314,18 +317,20 @@ def build(
         )
         watchdog = Watchdog(store.cancelled_among, give_up=lambda run: record_job.give_up(run))
         end_writer = EndWriter(store)
-        record_job = RecordJob(dispatcher, store, redactor, heartbeat, end_writer, unknown_records, watchdog)
+        rates = RateLimiter(store, dispatcher)
+        record_job = RecordJob(dispatcher, store, redactor, heartbeat, end_writer, unknown_records, watchdog, rates)
         unfinished_claims = UnfinishedClaims(dispatcher, store, heartbeat, end_writer)
-        relay = Relay(dispatcher, heartbeat, intervals, batch_size=relay_batch_size)
+        relay = Relay(dispatcher, heartbeat, intervals, rates, batch_size=relay_batch_size)
         lease = HeartbeatLease(heartbeat, Recovery(dispatcher, store, heartbeat), end_writer)
         recurring_ticks = RecurringTicks(dispatcher, store)
         pruning = Pruning(store, retention.keep_s, interval_s=retention.interval_s, batch_size=retention.batch_size)
         recorded = Recorded(
-            store, heartbeat, end_writer, lease, record_job, relay, recurring_ticks, pruning, retention.prunes
+            store, heartbeat, end_writer, lease, record_job, relay, recurring_ticks, pruning, retention.prunes, rates
         )
         run_record, release_runs = record_job.run, record_job.release_runs
         # Before the actors' middleware, so that the heartbeat stops after unfinished runs are released.
         broker.add_middleware(heartbeat)
+        broker.add_middleware(rates)
         tasks.append(PeriodicTask("relay", intervals.recovery_interval_s, relay.run_once))
         find_tasks = partial(declared_tasks, default_zone, entries=recurring_entries)
         registration = RecurringRegistration(store, heartbeat, find_tasks)

@@ -49,9 +49,11 @@ from dexpy.foundation.ids import new_id
 from dexpy.foundation.outcome import Err, Ok
 from dexpy.foundation.trace import current_frame
 from dexpy.policies.concurrency import Concurrency
+from dexpy.policies.fair import Fair
 from dexpy.policies.lock import Lock
 from dexpy.policies.once import KEY_ATTRIBUTE, Once
 from dexpy.policies.options import DEFAULT_MAX_LOST, MYPY, Delay, Recording, Reset, policy
+from dexpy.policies.rate import Rate
 from dexpy.policies.retry import Causes, Exceptions, Retry
 from dexpy.policies.unique import Unique
 from dexpy.runtime import current_runtime
@@ -150,6 +152,8 @@ class Operation(metaclass=OperationType):
         unique: The key with at most one background run at a time.
         lock: The lock that allows one run at a time for each key; see `Lock`.
         concurrency: The maximum number of concurrent background runs for each key; see `Concurrency`.
+        rate: The maximum number of starts of background runs for each key and window; see `Rate`.
+        fair: The key by which the background runs of a queue start in turn; see `Fair`.
         schedule: When workers enqueue it again and again: `Every`, `Cron` or `Recurring`, or several `Recurring`;
             subclasses do not inherit it.
         record: Whether runs are recorded, and what their records store.
@@ -199,6 +203,8 @@ class Operation(metaclass=OperationType):
             @policy
             def concurrency(self) -> Concurrency | None: ...  # noqa: D102
             @policy
+            def fair(self) -> Fair | None: ...  # noqa: D102
+            @policy
             def schedule(self) -> Schedule | Recurring | Sequence[Recurring] | None: ...  # noqa: D102
             @policy
             def record(self) -> bool | Recording: ...  # noqa: D102
@@ -218,10 +224,14 @@ class Operation(metaclass=OperationType):
         unique: ClassVar[Unique] = Unique.never()
         lock: ClassVar[Lock | None] = None
         concurrency: ClassVar[Concurrency | None] = None
+        fair: ClassVar[Fair | None] = None
         schedule: ClassVar[Schedule | Recurring | Sequence[Recurring] | None] = None
         record: ClassVar[bool | Recording] = True
         encrypt: ClassVar[bool | str] = False
     transaction: ClassVar[Any] = Transaction(declared=True)
+    if not TYPE_CHECKING:
+        # Type checkers would refuse a prop of this name, such as an exchange rate.
+        rate: ClassVar[Rate | None] = None
 
     if TYPE_CHECKING:
 

@@ -108,7 +108,7 @@ records = sa.Table(
     sa.Column("run_zone", String(64)),
     sa.Column("rate_key", Key(64)),
     sa.Column("fair_key", Key(64)),
-    sa.Column("fair_waiting_key", Key(64)),
+    sa.Column("fair_queue", Key(64)),
     sa.Column("batch_id", Key(40)),
     sa.CheckConstraint(f"status IN ({', '.join(repr(status) for status in STATUSES)})", name="ck_operation_status"),
     sa.UniqueConstraint("operation", "idempotence_token", name="uq_operation_token"),
@@ -121,11 +121,11 @@ records = sa.Table(
     # The next key of a queue, or of the runs that wait for a slot or a rate limit, and its first run.
     sa.Index(
         "ix_operation_fair",
-        "queue",
+        "fair_queue",
         "priority",
-        "fair_waiting_key",
+        "fair_key",
         "scheduled_at",
-        **_where("fair_waiting_key IS NOT NULL"),
+        **_where("fair_queue IS NOT NULL"),
     ),
     sa.Index(
         "ix_operation_fair_blocked",

@@ -17,14 +17,18 @@ from dexpy.declaration.misused_attributes import check_decorators, check_default
 from dexpy.declaration.refs import reference_kind
 from dexpy.foundation.context import forbid_propagation
 from dexpy.foundation.errors import DeclarationError, listed
+from dexpy.policies.rate import Rate
 
 POLICIES = frozenset(
     """
-    async_ concurrency discard_on encrypt errors lock max_lost once record rescue_from retry_on pipeline schedule
+    async_ concurrency discard_on encrypt errors fair lock max_lost once record rescue_from retry_on pipeline schedule
     timeout transaction unique
     """.split()
 )
 """The policies of a class, which are declared by a value; an annotation of one does not declare a prop."""
+
+RATE = "rate"
+"""The policy whose name a prop may have, such as an exchange rate; its class then has no rate limit."""
 
 RESERVED = POLICIES | frozenset(
     """
@@ -169,6 +173,8 @@ def _check_bases(cls: type, prop_names: Collection[str]) -> None:
 
 def _is_policy(cls: type, name: str, annotation: Any) -> bool:
     """Return whether an annotation is for a policy: it has the name of one, and a value."""
+    if name == RATE:
+        return isinstance(vars(cls).get(name), Rate)
     if name not in POLICIES or name not in vars(cls):
         return False
     return not any(is_prop(item) for item in (vars(cls)[name], *split_metadata(annotation)[1]))

@@ -24,9 +24,11 @@ from dexpy.declaration.schema_export import Section, params_dict, section_schema
 from dexpy.foundation.errors import DeclarationError, Error
 from dexpy.policies.concurrency import Concurrency
 from dexpy.policies.error_rules import ErrorRule, choose_rule
+from dexpy.policies.fair import Fair
 from dexpy.policies.lock import Lock
 from dexpy.policies.once import OnceOptions
 from dexpy.policies.options import AsyncOptions, Recording
+from dexpy.policies.rate import Rate
 from dexpy.policies.retry import Retry
 from dexpy.policies.unique import Unique
 
@@ -55,6 +57,8 @@ class Contract:
         unique: The key with at most one background run at a time; None without one.
         lock: The lock that its runs take; None without one.
         concurrency: The limit of concurrent background runs for each key; None without one.
+        rate: The limit of starts of background runs for each key and window; None without one.
+        fair: The key by which its background runs start in turn; None without one.
         encryptor: The name of the encryptor of all its params and results; None without one.
         guards: Its guards, in order.
         callbacks: Its callbacks, in order.
@@ -79,6 +83,8 @@ class Contract:
     unique: Unique | None
     lock: Lock | None
     concurrency: Concurrency | None
+    rate: Rate | None
+    fair: Fair | None
     encryptor: str | None
     guards: tuple[Guard, ...]
     callbacks: tuple[Callback, ...]
@@ -119,7 +125,7 @@ class Contract:
     @cached_property
     def has_background_key_functions(self) -> bool:
         """Whether a function of the class computes a key of background runs."""
-        policies = (self.unique, self.concurrency)
+        policies = (self.unique, self.concurrency, self.rate, self.fair)
         return any(policy is not None and policy.rule and policy.rule.function is not None for policy in policies)
 
     @cached_property

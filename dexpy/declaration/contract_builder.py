@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import attrs
 
-from dexpy.declaration.class_definition import RESERVED, forbid_secret_propagation, reserved_name
+from dexpy.declaration.class_definition import RATE, RESERVED, forbid_secret_propagation, reserved_name
 from dexpy.declaration.class_hooks import check_guards, hooks_of
 from dexpy.declaration.contract import Contract
 from dexpy.declaration.declared_attributes import declared_of
@@ -20,10 +20,13 @@ from dexpy.foundation.encryption import encryptor_name
 from dexpy.foundation.errors import DeclarationError, Error, OptionsError, WorkerLost, listed
 from dexpy.policies.concurrency import Concurrency, why_not_limited
 from dexpy.policies.error_rules import ErrorRule, choose_rule
+from dexpy.policies.fair import Fair
 from dexpy.policies.keep import keep_by_status
+from dexpy.policies.keys import KeyRule
 from dexpy.policies.lock import Lock
 from dexpy.policies.once import Once, OnceOptions, why_not_replayable
 from dexpy.policies.options import AsyncOptions, Recording, Reset, delay_seconds
+from dexpy.policies.rate import Rate
 from dexpy.policies.retry import Retry, causes_in
 from dexpy.policies.unique import Unique, why_not_unique
 
@@ -72,6 +75,8 @@ def compile_contract(cls: type[Any], name: str | None, aliases: Sequence[str]) -
         unique=_unique(cls, where, record),
         lock=_lock(cls, where),
         concurrency=_concurrency(cls, where, record),
+        rate=_rate(cls, where, record),
+        fair=_fair(cls, where, record),
         encryptor=encryptor,
         guards=guards,
         callbacks=tuple(hook for hook in hooks if isinstance(hook, Callback)),
@@ -252,11 +257,44 @@ def _concurrency(cls: Any, where: str, record: Recording | None) -> Concurrency 
             f"{where}.concurrency: expected a Concurrency(...) or None, got {declared!r}. "
             'Write concurrency = Concurrency(2, "account").'
         )
-    if declared.rule is not None:
-        declared.rule.check(f"{where}.concurrency", [field.name for field in attrs.fields(cls)])
-    if (missing := why_not_limited(record)) is not None:
-        raise DeclarationError(f"{where}.concurrency: {missing}. Remove that setting, or write concurrency = None.")
+    _check_limit(cls, f"{where}.concurrency", "a concurrency limit", declared.rule, record)
     return declared
+
+
+def _rate(cls: Any, where: str, record: Recording | None) -> Rate | None:
+    declared = getattr(cls, RATE, None)
+    if declared is None or any(field.name == RATE for field in attrs.fields(cls)):
+        return None
+    if not isinstance(declared, Rate):
+        if callable(declared) or hasattr(declared, "__get__"):
+            # A method or property of the application.
+            return None
+        raise DeclarationError(
+            f"{where}.rate: expected a Rate(...) or None, got {declared!r}. "
+            'Write rate = Rate(100, "account", per=60), or annotate it if it is a prop.'
+        )
+    _check_limit(cls, f"{where}.rate", "a rate limit", declared.rule, record)
+    return declared
+
+
+def _fair(cls: Any, where: str, record: Recording | None) -> Fair | None:
+    declared = cls.fair
+    if declared is None:
+        return None
+    if not isinstance(declared, Fair):
+        raise DeclarationError(
+            f'{where}.fair: expected a Fair(...) or None, got {declared!r}. Write fair = Fair("tenant").'
+        )
+    _check_limit(cls, f"{where}.fair", "fairness", declared.rule, record)
+    return declared
+
+
+def _check_limit(cls: Any, where: str, what: str, rule: KeyRule | None, record: Recording | None) -> None:
+    if rule is not None:
+        rule.check(where, [field.name for field in attrs.fields(cls)])
+    if (missing := why_not_limited(record, what)) is not None:
+        name = where.rpartition(".")[2]
+        raise DeclarationError(f"{where}: {missing}. Remove that setting, or write {name} = None.")
 
 
 ENDLESS = 2**31 - 1

@@ -16,8 +16,8 @@ DECLARED = "__dexpy_declared__"
 """The attribute of a class with its `Declared`; without it, the class statement is not complete."""
 READ_ATTRIBUTES = frozenset(
     """
-    __doc__ async_ concurrency discard_on encrypt errors lock max_lost on_error once perform record rescue_from
-    retry_on pipeline schedule timeout transaction unique
+    __doc__ async_ concurrency discard_on encrypt errors fair lock max_lost on_error once perform rate record
+    rescue_from retry_on pipeline schedule timeout transaction unique
     """.split()
 )
 """The attributes from which a contract is read, besides guards and callbacks."""

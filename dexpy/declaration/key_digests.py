@@ -141,10 +141,28 @@ def concurrency_key(operation: Any, contract: Contract) -> str:
     """
     limit = contract.concurrency
     assert limit is not None  # noqa: S101 - callers have checked
+    return _limit_key("concurrency", operation, contract, limit.rule, limit.group)
+
+
+def rate_key(operation: Any, contract: Contract) -> str:
+    """Return the key whose starts are limited, as 64 hexadecimal digits; see `concurrency_key` for the exceptions."""
+    rate = contract.rate
+    assert rate is not None  # noqa: S101 - callers have checked
+    return _limit_key("rate", operation, contract, rate.rule, rate.group)
+
+
+def fair_key(operation: Any, contract: Contract) -> str:
+    """Return the key by which runs start in turn, as 64 digits; see `concurrency_key` for the exceptions."""
+    fair = contract.fair
+    assert fair is not None  # noqa: S101 - callers have checked
+    return _limit_key("fair", operation, contract, fair.rule, fair.group)
+
+
+def _limit_key(policy: str, operation: Any, contract: Contract, rule: KeyRule | None, group: str | None) -> str:
     key_values = None
-    if limit.rule is not None:
-        key_values = _key_values(limit.rule, operation, contract, f"{contract.cls.__qualname__}.concurrency")
-    return _digests("concurrency", contract, key_values, limit.rule, limit.group)[0]
+    if rule is not None:
+        key_values = _key_values(rule, operation, contract, f"{contract.cls.__qualname__}.{policy}")
+    return _digests(policy, contract, key_values, rule, group)[0]
 
 
 def background_keys(contract: Contract) -> list[Callable[[Any, Contract], str]]:
@@ -152,12 +170,10 @@ def background_keys(contract: Contract) -> list[Callable[[Any, Contract], str]]:
     keys: list[Callable[[Any, Contract], str]] = []
     if contract.unique is not None and contract.unique.rule.function is not None:
         keys.append(lambda operation, own_contract: unique_keys(operation, own_contract)[0])
-    if (
-        contract.concurrency is not None
-        and contract.concurrency.rule
-        and contract.concurrency.rule.function is not None
-    ):
-        keys.append(concurrency_key)
+    limits = ((contract.concurrency, concurrency_key), (contract.rate, rate_key), (contract.fair, fair_key))
+    for policy, key in limits:
+        if policy is not None and policy.rule and policy.rule.function is not None:
+            keys.append(key)
     return keys
 
 

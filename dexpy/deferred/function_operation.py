@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from dexpy.codec.constraints import prop
-from dexpy.declaration.class_definition import RESERVED, reserved_name
+from dexpy.declaration.class_definition import RATE, RESERVED, reserved_name
 from dexpy.declaration.deferred_targets import Target
 from dexpy.declaration.refs import reference_for
 from dexpy.deferred import NO_HANDLER, DeferredCall
@@ -27,7 +27,8 @@ def check_parameters(target: Target, base: type[DeferredCall]) -> None:
                 f"deferrable({target.label}): {parameter} is not supported, because a deferred call stores arguments "
                 "by name. Write a parameter for each argument."
             )
-        if parameter.name in RESERVED or parameter.name.startswith("_") or hasattr(base, parameter.name):
+        is_taken = parameter.name != RATE and hasattr(base, parameter.name)
+        if parameter.name in RESERVED or parameter.name.startswith("_") or is_taken:
             raise DeclarationError(reserved_name(f"deferrable({target.label})", parameter.name, "parameter"))
 
 

@@ -1,44 +1,20 @@
-"""Concurrency limits: claim a slot of a key for a run, and offer free slots to waiting runs."""
+"""Concurrency limits: free slots of a key are offered to waiting runs."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
-
-import attrs
-from sqlalchemy.engine import Connection, Row
 
 from dexpy.database.error_codes import is_locked
 from dexpy.database.errors import is_away
 from dexpy.declaration import registry
 from dexpy.enqueue.dispatcher import Dispatcher
 from dexpy.foundation.failpoints import failpoint
-from dexpy.foundation.log_catalog import LogEvent
-from dexpy.foundation.log_events import log_event
 from dexpy.policies.concurrency import Concurrency
 from dexpy.recording import concurrency_slots
 from dexpy.recording.batches import log_refused_row
 from dexpy.recording.pauses import HELD
 from dexpy.recording.store import Store
-from dexpy.recording.transitions import apply
 
 SLOTS_WITHOUT_LIMIT = 100
 """The limit of a key whose class no longer declares one."""
-
-
-@attrs.frozen
-class SlotClaim:
-    """The result of delivering the message of a limited record.
-
-    Attributes:
-        row: The claimed row to run now; None if there is none.
-        is_settled: Whether the row of the message was blocked or discarded.
-        has_free_slots: Whether there is another slot for a waiting run.
-    """
-
-    row: Row[Any] | None = None
-    is_settled: bool = False
-    has_free_slots: bool = False
 
 
 class ConcurrencyLimiter:
@@ -52,60 +28,6 @@ class ConcurrencyLimiter:
     def __init__(self, store: Store, dispatcher: Dispatcher) -> None:
         self._store = store
         self._dispatcher = dispatcher
-
-    def claim_slot(
-        self,
-        connection: Connection,
-        delivered: Row[Any],
-        concurrency: Concurrency,
-        claim: Callable[[str], Row[Any] | None],
-    ) -> SlotClaim:
-        """Claim the next row of a key for a delivery, if there is a free slot.
-
-        Args:
-            connection: In a transaction that has locked no record yet.
-            delivered: The row of the message, from `concurrency_slots.own`.
-            concurrency: The limit of its class.
-            claim: Claims a row by its id.
-        """
-        key = delivered.concurrency_key
-        if delivered.status == "pending" and not delivered.is_due:
-            # Not due yet, or expired: the message stays.
-            return SlotClaim()
-        concurrency_slots.lock_key(connection, key)
-        failpoint("concurrency_key_locked")
-        row, num_free = None, concurrency.limit - concurrency_slots.count_running(connection, key)
-        if num_free > 0:
-            candidates = self._candidates(connection, delivered, concurrency)
-            row = next((claimed for record_id in candidates if (claimed := claim(record_id)) is not None), None)
-        if not delivered.is_due or (row is not None and row.id == delivered.id):
-            return SlotClaim(row)
-        if concurrency.on_conflict == "discard":
-            updated = apply(connection, "discard", delivered.id, **_discard_columns(concurrency))
-        else:
-            updated = apply(connection, "block", delivered.id)
-        if updated is not None:
-            event = LogEvent.RUN_DISCARDED if concurrency.on_conflict == "discard" else LogEvent.RUN_BLOCKED
-            log_event(event, operation=delivered.operation, run_id=delivered.id, limit=concurrency.limit)
-        return SlotClaim(row, updated is not None, row is not None and num_free > 1)
-
-    def _candidates(self, connection: Connection, delivered: Row[Any], concurrency: Concurrency) -> list[str]:
-        """Return the ids to try in order: the next waiting row and the delivered one."""
-        delivered_ids = [delivered.id] if delivered.is_due else []
-        if concurrency.on_conflict == "discard":
-            return delivered_ids
-        next_row = concurrency_slots.next_waiting(connection, delivered.concurrency_key)
-        paused = self._store.pauses.current().stored_operations
-        if next_row is not None and (next_row.operation in paused or not registry.is_known(next_row.operation)):
-            names = [name for name in registry.names() if name not in paused]
-            next_row = concurrency_slots.next_waiting(connection, delivered.concurrency_key, names)
-        if next_row is None or next_row.id == delivered.id:
-            return delivered_ids
-        return (
-            [*delivered_ids, next_row.id]
-            if delivered_ids and _rank(delivered) < _rank(next_row)
-            else [next_row.id, *delivered_ids]
-        )
 
     def offer_slots(self, key: str, name: str, *, waits: bool = True) -> int:
         """Publish the next waiting runs of a key, after a run of it has ended.
@@ -127,12 +49,7 @@ class ConcurrencyLimiter:
         failpoint("slots_filled")
         if not rows:
             return 0
-        if is_transactional:
-            self._dispatcher.wake_workers()
-        else:
-            refused = [row for row in rows if not self._dispatcher.publish_row(row)]
-            if refused:
-                self._dispatcher.mark_unpublished(refused)
+        self._dispatcher.publish_rows(rows)
         return len(rows)
 
     def refill_slots(self) -> int:
@@ -146,7 +63,8 @@ class ConcurrencyLimiter:
         return sum(
             self._refill_key(key_count.key, key_count.operation)
             for key_count in keys
-            if not str(key_count.key).startswith(HELD) and key_count.running < _limit_of(key_count.operation)
+            if not (key_count.is_rate or str(key_count.key).startswith(HELD))
+            and key_count.running < _limit_of(key_count.operation)
         )
 
     def _refill_key(self, key: str, name: str) -> int:
@@ -174,16 +92,3 @@ def _limit_of(name: str) -> int:
         return 1
     concurrency = limit_of(name)
     return SLOTS_WITHOUT_LIMIT if concurrency is None else concurrency.limit
-
-
-def _rank(row: Row[Any]) -> tuple[int, str]:
-    return -row.priority, row.id
-
-
-def _discard_columns(concurrency: Concurrency) -> dict[str, Any]:
-    return {
-        "error": None,
-        "failure": "discarded",
-        "error_message": f"Discarded: all {concurrency.limit} slots of its concurrency key were in use.",
-        "error_details": None,
-    }

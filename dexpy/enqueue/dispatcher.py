@@ -21,6 +21,7 @@ from dexpy.enqueue.jobs import (
     DirectPayload,
     EnqueueOptions,
     PreparedJob,
+    Turn,
     direct_message,
     note_position,
     publish_jobs,
@@ -449,11 +450,22 @@ class Dispatcher:
 
     def message_of(self, row: Row[Any]) -> dramatiq.Message[Any]:
         """The message of a record."""
-        return record_message(row.operation, row.id, row.trace_id or "", row.queue, row.priority)
+        turn: Turn | None = None
+        # A run that waits for a limit has its turn there.
+        if row.fair_key is not None and row.blocked_key is None:
+            turn = "later" if row.fair_queue is None else "waiting"
+        return record_message(row.operation, row.id, row.trace_id or "", row.queue, row.priority, turn=turn)
 
     def publish_row(self, row: Row[Any]) -> bool:
         """Publish the message of a row now; False if the broker refuses it."""
         return self.transport.publish([self.message_of(row)])
+
+    def publish_rows(self, rows: Iterable[Row[Any]]) -> None:
+        """Publish the messages of rows that are committed as published, unless their messages are rows themselves."""
+        if self.transactional:
+            self.wake_workers()
+        elif refused := [row for row in rows if not self.publish_row(row)]:
+            self.mark_unpublished(refused)
 
     def mark_unpublished(self, rows: Iterable[Row[Any]]) -> None:
         """Record that the messages of these rows were not published: the relay publishes them."""

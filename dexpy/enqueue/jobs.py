@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import attrs
 import dramatiq
@@ -35,6 +35,9 @@ from dexpy.recording.store import insert_record, insert_records
 from dexpy.recording.ticket import Ticket
 
 DEFAULT_QUEUE = "default"
+Turn: TypeAlias = Literal["waiting", "later"]
+"""Of a run with a fair key: it waits for its turn in the queue, or does so from the delivery of its message on."""
+
 VERSION = 1
 """The version of the message format."""
 
@@ -118,11 +121,14 @@ class PreparedJob:
         options, is_sent = self.options, self.is_due or self.has_message_row
         from_now: Callable[[float], Any] = FromNow if now is None else partial(_after, now)
         scheduled_at: Any = options.at if options.wait_s is None else from_now(options.wait_s)
-        if scheduled_at is None and not is_sent:
-            # The relay selects records by the time at which they became due.
+        columns = dict(self.columns or {})
+        if "fair_key" in columns and options.delay_s == 0:
+            columns["fair_queue"] = columns["queue"]
+        if scheduled_at is None and ("fair_key" in columns or not is_sent):
+            # The relay selects records by the time at which they became due, and a key's runs are sorted by it.
             scheduled_at = from_now(0)
         return {
-            **(self.columns or {}),
+            **columns,
             "scheduled_at": scheduled_at,
             "expires_at": None if options.expires_in_s is None else from_now(options.expires_in_s),
             "enqueued_at": from_now(0) if is_sent else None,
@@ -177,7 +183,9 @@ class DirectPayload:
         return {"id": self.run_id, "attempt": self.attempt, "counts": dict(self.counts)}
 
 
-def record_message(class_name: str, record_id: str, trace_id: str, queue: str, priority: int) -> dramatiq.Message[Any]:
+def record_message(
+    class_name: str, record_id: str, trace_id: str, queue: str, priority: int, *, turn: Turn | None = None
+) -> dramatiq.Message[Any]:
     """Build the message of a recorded run: it refers to the record, which stores everything else.
 
     Args:
@@ -186,9 +194,12 @@ def record_message(class_name: str, record_id: str, trace_id: str, queue: str, p
         trace_id: For tools that read the broker.
         queue: Its queue's name.
         priority: Higher runs sooner.
+        turn: Of a run with a fair key: whether it waits for its turn; None for other runs.
     """
     kwargs = {"class_name": class_name, "record_id": record_id, "trace": {"id": trace_id}}
-    fields = {"v": VERSION, "priority": priority} if priority else {"v": VERSION}
+    fields: dict[str, Any] = {"v": VERSION, "priority": priority} if priority else {"v": VERSION}
+    if turn is not None:
+        fields["fair"] = turn
     return dramatiq.Message(queue_name=queue, actor_name=RECORD_JOB, args=(), kwargs=kwargs, options={"dexpy": fields})
 
 

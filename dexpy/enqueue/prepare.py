@@ -12,9 +12,17 @@ from typing import Any
 
 from dexpy.database.engine import Database
 from dexpy.declaration.contract import Contract
-from dexpy.declaration.key_digests import check_lock_key, concurrency_key
+from dexpy.declaration.key_digests import check_lock_key, concurrency_key, fair_key, rate_key
 from dexpy.declaration.props import encode_props
-from dexpy.enqueue.jobs import DirectPayload, EnqueueOptions, PreparedJob, direct_message, is_direct, record_message
+from dexpy.enqueue.jobs import (
+    DirectPayload,
+    EnqueueOptions,
+    PreparedJob,
+    Turn,
+    direct_message,
+    is_direct,
+    record_message,
+)
 from dexpy.enqueue.keyed_insert import KeyedInsert, build_key_claim, with_loaded_rows
 from dexpy.enqueue.transports import SHORT_DELAY_S, Transport, check_delay
 from dexpy.foundation.clock import clock
@@ -113,7 +121,14 @@ class JobPreparer:
         }
         if contract.concurrency is not None:
             columns["concurrency_key"] = with_loaded_rows(concurrency_key, operation, contract, store, transaction)
-        message = record_message(contract.name, run_id, frame.trace_id, resolved.queue, resolved.priority)
+        if contract.rate is not None:
+            columns["rate_key"] = with_loaded_rows(rate_key, operation, contract, store, transaction)
+        if contract.fair is not None:
+            columns["fair_key"] = with_loaded_rows(fair_key, operation, contract, store, transaction)
+        turn: Turn | None = None
+        if contract.fair is not None:
+            turn = "waiting" if resolved.delay_s == 0 else "later"
+        message = record_message(contract.name, run_id, frame.trace_id, resolved.queue, resolved.priority, turn=turn)
         # A connection has no commit event: the relay publishes its messages.
         is_due = resolved.delay_s == 0 and not isinstance(transaction, ExternalConnection)
         return PreparedJob(ticket, resolved, message, is_due, self._transport.transactional, columns, keyed)
@@ -195,9 +210,10 @@ def _check_size(database: Database, owner: str, params: Mapping[str, Any], frame
 def _check_no_record_required(contract: Contract, options: EnqueueOptions, token: str | None) -> None:
     """Refuse options that require a record, for a run that has none before it ends."""
     owner = contract.cls.__qualname__
-    if contract.once is not None or contract.unique is not None or contract.concurrency is not None:
+    policies = (contract.once, contract.unique, contract.concurrency, contract.rate, contract.fair)
+    if any(policy is not None for policy in policies):
         raise ConfigurationError(
-            f"{owner}: Once, Unique and Concurrency require a record, but nothing is recorded in this process. "
+            f"{owner}: Once, Unique, Concurrency, Rate and Fair require a record, but nothing is recorded here. "
             "Configure a database: dexpy.configure(database=...)."
         )
     if plain_text_props := [name for name in contract.sensitive_props if name not in contract.encrypted_props]:

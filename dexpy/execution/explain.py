@@ -9,7 +9,7 @@ import attrs
 
 from dexpy.declaration.contract import Contract
 from dexpy.declaration.contract_builder import ENDLESS
-from dexpy.declaration.key_digests import concurrency_key, unique_keys
+from dexpy.declaration.key_digests import concurrency_key, fair_key, rate_key, unique_keys
 from dexpy.declaration.props import Prop
 from dexpy.execution import pipeline
 from dexpy.execution.call import Call
@@ -47,6 +47,8 @@ class Explanation:
         unique: The unique key, and the run that holds it.
         lock: The advisory lock's key.
         concurrency: The key, its limit, and the numbers of running and blocked runs.
+        rate: The key, its limit and window, and the numbers of starts in the window and of waiting runs.
+        fair: The key by which its runs start in turn.
         record: Which parts of a run are stored.
         encryption: The encrypted props and result, and their encryptors.
         transaction: Whether `perform` is one transaction.
@@ -68,6 +70,8 @@ class Explanation:
     unique: Section | None = None
     lock: Section | None = None
     concurrency: Section | None = None
+    rate: Section | None = None
+    fair: Section | None = None
     record: Section | None = None
     encryption: Section | None = None
     transaction: Section | None = None
@@ -158,6 +162,28 @@ def concurrency(call: Call) -> Section | None:
     }
 
 
+def rate(call: Call) -> Section | None:
+    """Return the key of the rate limit, its limit and window, and the numbers of starts and waiting runs."""
+    limit = call.contract.rate
+    if limit is None:
+        return None
+    key = rate_key(call.operation, call.contract)
+    started, blocked = call.unit_of_work.store.rate_of(key, limit.per_s)
+    return {
+        "key": key,
+        "limit": limit.limit,
+        "per": limit.per_s,
+        "on_conflict": limit.on_conflict,
+        "started": started,
+        "blocked": blocked,
+    }
+
+
+def fair(call: Call) -> Section | None:
+    """Return the key by which the runs of the queue start in turn."""
+    return None if call.contract.fair is None else {"key": fair_key(call.operation, call.contract)}
+
+
 def background(call: Call) -> Section:
     """Return the options, rules and limits of a background run."""
     contract, options = call.contract, call.contract.options
@@ -202,6 +228,8 @@ POLICIES: tuple[tuple[str, Callable[[Call], Section | None]], ...] = (
     ("encryption", lambda call: explain_encryption(call.contract)),
     ("unique", unique),
     ("concurrency", concurrency),
+    ("rate", rate),
+    ("fair", fair),
     ("background", background),
 )
 """Policies without middleware in the pipeline: the section's name, and its function; None leaves the section out."""

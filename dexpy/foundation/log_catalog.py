@@ -66,7 +66,8 @@ FIELDS = {
     "first_at": "the first of several ticks",
     "last_at": "the last of several ticks",
     "late_ms": "how late it was enqueued, in milliseconds",
-    "limit": "the concurrency limit",
+    "limit": "the concurrency limit or rate limit",
+    "rate_key": "the stored key of a rate limit",
     "concurrency_key": "the stored key of a concurrency limit",
     "status": "the status of the record",
     "scheduled_at": "when the run is due",
@@ -215,7 +216,7 @@ class LogEvent(Enum):
         "run.postponed",
         WORKER,
         INFO,
-        "`Ticket.perform()` did not start a run: it is not due, or its concurrency limit is reached (`reason`).",
+        "`Ticket.perform()` did not start a run: it is not due, or a limit is reached (`reason`).",
         "Nothing.",
     )
     RUN_BLOCKED = (
@@ -238,6 +239,13 @@ class LogEvent(Enum):
         INFO,
         "A pause is over, and the runs that it held are published again.",
         "Nothing.",
+    )
+    RUN_THROTTLED = (
+        "run.throttled",
+        ENQUEUE,
+        INFO,
+        "A run waits for the next start that its `Rate` limit allows.",
+        "Raise the limit if runs wait too long.",
     )
     RUN_STUCK = (
         "run.stuck",

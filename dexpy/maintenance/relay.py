@@ -25,6 +25,7 @@ from dexpy.enqueue.concurrency_limiter import ConcurrencyLimiter
 from dexpy.enqueue.dispatcher import Dispatcher
 from dexpy.enqueue.held_runs import HeldRuns
 from dexpy.enqueue.queues import is_queue_name
+from dexpy.enqueue.rate_limiter import RateLimiter
 from dexpy.foundation.failpoints import failpoint
 from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
@@ -35,7 +36,7 @@ from dexpy.liveness.intervals import RecoveryIntervals
 from dexpy.maintenance.recovery import LOCK_WAIT_S, Recovery
 from dexpy.maintenance.republish import PUBLISHED, BrokerRepublisher
 from dexpy.maintenance.republish_sql import SqlRepublisher
-from dexpy.recording import batch_rows, concurrency_slots, expiry, pauses, retention, run_signals
+from dexpy.recording import batch_rows, concurrency_slots, expiry, pauses, rate_limits, retention, run_signals
 from dexpy.recording.batches import update_each, write_all_or_each, write_each
 from dexpy.recording.outcome_logging import run_facts
 from dexpy.recording.store import Store
@@ -75,11 +76,18 @@ class Relay:
         dispatcher: Publishes the messages.
         heartbeat: The heartbeat of this process.
         intervals: The intervals of recovery and republishing.
+        rates: Publishes the runs that wait for a rate limit.
         batch_size: How many records it publishes in one transaction.
     """
 
     def __init__(
-        self, dispatcher: Dispatcher, heartbeat: Heartbeat, intervals: RecoveryIntervals, *, batch_size: int = BATCH
+        self,
+        dispatcher: Dispatcher,
+        heartbeat: Heartbeat,
+        intervals: RecoveryIntervals,
+        rates: RateLimiter | None = None,
+        *,
+        batch_size: int = BATCH,
     ) -> None:
         store = dispatcher.store
         assert store is not None  # noqa: S101 - only a process with records has a relay
@@ -97,6 +105,7 @@ class Relay:
             ("expired", self._expire),
             ("unblocked", ConcurrencyLimiter(store, dispatcher).refill_slots),
             ("resumed", HeldRuns(store, dispatcher).release),
+            ("unthrottled", (rates or RateLimiter(store, dispatcher)).refill),
         ]
         if dispatcher.batch_ends is not None:
             self.tasks.append(("batches", dispatcher.batch_ends.run_once))
@@ -265,8 +274,19 @@ class Relay:
             num_deleted += concurrency_slots.delete_unused_keys(connection)
             num_deleted += batch_rows.delete_ended(connection, as_of(-BATCHES_KEPT_S), BATCH)
             num_deleted += pauses.delete_ended(connection)
+        num_deleted += self._delete_starts()
         warn_of_many(self._store)
         return num_deleted
+
+    def _delete_starts(self) -> int:
+        """Delete the starts of rate keys that are out of every window, in batches."""
+        num_deleted = 0
+        while True:
+            with self._store.begin() as connection:
+                num_expired = rate_limits.delete_expired(connection)
+                num_deleted += num_expired
+                if num_expired < rate_limits.BATCH:
+                    return num_deleted + rate_limits.delete_unused_keys(connection)
 
 
 def _invalid_queue(row: Row[Any]) -> dict[str, Any]:

@@ -32,7 +32,11 @@ LONGEST_S = 3600.0
 """The longest time between two messages of a record if the broker does not count its messages, in seconds."""
 
 _r = records.c
-PUBLISHED: Final = {"enqueued_at": after(0), "send_count": next_count(_r.send_count)}
+PUBLISHED: Final = {
+    "enqueued_at": after(0),
+    "send_count": next_count(_r.send_count),
+    "fair_queue": sa.case((sa.and_(_r.blocked_key.is_(None), _r.fair_key.is_not(None)), _r.queue)),
+}
 """The changes to a record when its message is published."""
 
 

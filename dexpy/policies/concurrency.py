@@ -75,9 +75,9 @@ class Concurrency:
         instance.__attrs_init__(limit, rule, on_conflict, group)
 
 
-def why_not_limited(record: Recording | None) -> str | None:
-    """Return why this record excludes a limit; None if it does not."""
+def why_not_limited(record: Recording | None, what: str = "a concurrency limit") -> str | None:
+    """Return why this record excludes a limit, or *what* else requires a record; None if it does not."""
     if record is not None and record.params:
         return None
     setting = "record = False" if record is None else "record = Recording(params=False)"
-    return f"a concurrency limit requires a record from the start of a run, which {setting} excludes"
+    return f"{what} requires a record from the start of a run, which {setting} excludes"

@@ -36,20 +36,19 @@ _FOR_CLAIM = sa.select(
     _r.priority,
     _r.status,
     _r.concurrency_key,
+    _r.rate_key,
+    _r.fair_key,
+    _r.blocked_key,
     sa.and_(_r.status == "pending", sa.or_(_r.scheduled_at.is_(None), _r.scheduled_at <= as_of(0)), _IN_TIME).label(
         "is_due"
     ),
 ).where(_r.id == sa.bindparam("p_id"))
 _RUNNING = sa.select(sa.func.count()).where(_r.concurrency_key == _KEY, _r.status == "running")
 _PUBLISHED = sa.select(sa.func.count()).where(*_BLOCKED, _r.enqueued_at > as_of(-MESSAGE_S))
+_WAITING_COLUMNS = (_r.id, _r.operation, _r.priority, _r.concurrency_key, _r.rate_key)
 # Two index lookups, however many records wait: the highest priority, then its oldest record.
 _HIGHEST = sa.select(sa.func.max(_r.priority)).where(_r.blocked_key == _KEY).scalar_subquery()
-_FIRST = (
-    sa.select(_r.id, _r.operation, _r.priority)
-    .where(*_BLOCKED, _IN_TIME, _r.priority == _HIGHEST)
-    .order_by(_r.id)
-    .limit(1)
-)
+_FIRST = sa.select(*_WAITING_COLUMNS).where(*_BLOCKED, _IN_TIME, _r.priority == _HIGHEST).order_by(_r.id).limit(1)
 _WAITING = sa.select(_r.id).where(*_BLOCKED, _IN_TIME, _r.enqueued_at.is_(None)).order_by(_r.priority.desc(), _r.id)
 _HAS_ID = _r.id.in_(sa.bindparam("p_ids", expanding=True))
 _MARK_PUBLISHED = (
@@ -99,7 +98,7 @@ def next_waiting(connection: Connection, key: str, names: Collection[str] | None
     if names is not None:
         highest = sa.select(sa.func.max(_r.priority)).where(_r.blocked_key == _KEY, _r.operation.in_(names))
         query = (
-            sa.select(_r.id, _r.operation, _r.priority)
+            sa.select(*_WAITING_COLUMNS)
             .where(*_BLOCKED, _IN_TIME, _r.operation.in_(names), _r.priority == highest.scalar_subquery())
             .order_by(_r.id)
             .limit(1)
@@ -121,10 +120,22 @@ def fill_free_slots(connection: Connection, key: str, limit: int, *, waits: bool
         The rows of the marked records, by priority and age.
     """
     lock_key(connection, key, waits=waits)
-    parameters = {"p_key": key}
     free = limit - count_running(connection, key)
-    if free <= 0:
-        return ()
+    return offer_waiting(connection, key, free) if free > 0 else ()
+
+
+def offer_waiting(connection: Connection, key: str, free: int) -> Sequence[Row[Any]]:
+    """Mark up to *free* waiting records of a locked key as published, less those that were published just before.
+
+    Args:
+        connection: A connection whose transaction holds the lock of the key.
+        key: The concurrency key or the rate key in the records.
+        free: How many runs of the key may start now, at least 1.
+
+    Returns:
+        The rows of the marked records, by priority and age; the caller publishes them.
+    """
+    parameters = {"p_key": key}
     ids = connection.execute(_WAITING.limit(free), parameters).scalars().all()
     free -= int(connection.execute(_PUBLISHED, parameters).scalar_one()) if ids else 0
     if not ids or free <= 0:
@@ -137,6 +148,11 @@ def fill_free_slots(connection: Connection, key: str, limit: int, *, waits: bool
     return sorted(rows, key=lambda row: selected.index(row.id))
 
 
+def has_unpublished(connection: Connection, key: str) -> bool:
+    """Return whether a record waits for a key without a message."""
+    return connection.execute(_WAITING.limit(1), {"p_key": key}).first() is not None
+
+
 def _blocked_keys_query() -> Any:
     """Return the query for the keys that records wait for: one index lookup per key, however many records wait."""
     lowest = sa.select(sa.func.min(_r.blocked_key).label("key")).cte("waited_for", recursive=True)
@@ -145,7 +161,13 @@ def _blocked_keys_query() -> Any:
     key = keys.c.key
     running = sa.select(sa.func.count()).where(_r.concurrency_key == key, _r.status == "running").scalar_subquery()
     operation = sa.select(_r.operation).where(_r.blocked_key == key).limit(1).scalar_subquery()
-    return sa.select(key.label("key"), operation.label("operation"), running.label("running")).where(key.is_not(None))
+    rate_key = sa.select(_r.rate_key).where(_r.blocked_key == key).limit(1).scalar_subquery()
+    return sa.select(
+        key.label("key"),
+        operation.label("operation"),
+        running.label("running"),
+        sa.func.coalesce(rate_key == key, sa.false()).label("is_rate"),
+    ).where(key.is_not(None))
 
 
 _BLOCKED_KEYS: sa.Select[Any] = _blocked_keys_query()
@@ -159,7 +181,7 @@ def slot_counts(key: str) -> Any:
 
 
 def blocked_keys(connection: Connection) -> Sequence[Row[Any]]:
-    """Return each key that records wait for, with the name of one operation and the number of running records."""
+    """Return each key that records wait for: one of its operations, its running records, whether it is a rate key."""
     return connection.execute(_BLOCKED_KEYS).all()
 
 

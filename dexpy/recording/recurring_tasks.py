@@ -81,7 +81,14 @@ class TaskOptions:
             contract: The contract of its operation.
             stores_class_options: Whether to store the queue and the priority of the class.
         """
-        needs_class = (contract.once, contract.unique, contract.concurrency, contract.options.expires_in)
+        needs_class = (
+            contract.once,
+            contract.unique,
+            contract.concurrency,
+            contract.rate,
+            contract.fair,
+            contract.options.expires_in,
+        )
         has_queue_function = task.queue is None and callable(contract.options.queue)
         return cls(
             grace_s=None if task.grace is None else task.grace_s,

@@ -29,7 +29,7 @@ from dexpy.foundation.redaction import Redactor
 from dexpy.foundation.safe_text import is_plain_text, shortened
 from dexpy.locks.backends import Locks
 from dexpy.policies.record_column import RecordColumn
-from dexpy.recording import batch_rows, concurrency_slots, durable_steps, keys, run_signals
+from dexpy.recording import batch_rows, concurrency_slots, durable_steps, keys, rate_limits, run_signals
 from dexpy.recording.keys import KeyClaim, KeyHolder
 from dexpy.recording.pauses import KnownPauses, Paused, read_active
 from dexpy.recording.transitions import TRANSITIONS, apply
@@ -369,6 +369,11 @@ class Store:
         """Return the numbers of records of a concurrency key that run, and that wait for a slot."""
         rows = self.rows(concurrency_slots.slot_counts(key))
         return (rows[0].running, rows[0].blocked) if rows else (0, 0)
+
+    def rate_of(self, key: str, per_s: float) -> tuple[int, int]:
+        """Return the numbers of starts of a rate key in the current window, and of the records that wait."""
+        rows = self.rows(rate_limits.counts(key, per_s))
+        return (rows[0].started, rows[0].blocked) if rows else (0, 0)
 
     def clear_once(self, digest: str, transaction: CurrentTransaction | None) -> bool:
         """Release the idempotency key of an ended run, in *transaction* if it is on the same database."""

@@ -11,7 +11,7 @@
     cancel    pending  > cancelled        release    running > pending    shutdown; the attempt does not count
     park      pending  > failed           revive     failed, expired, cancelled > pending
     block     pending  > pending          cancel_running    running > cancelled
-    hold, mark_unpublished, defer_republish, reschedule    pending > pending
+    hold, throttle, enter_queue, mark_unpublished, defer_republish, reschedule    pending > pending
 
 Only these transitions write the column `status`, and the insert of a row: ``pending``, or for a synchronous run its
 final status, or ``running`` with an idempotency key.
@@ -124,7 +124,10 @@ _ENDED: Final = {
 }
 # Results and business errors are replayed, so they keep the idempotency key; all other ends release it.
 _KEYS_RELEASED: Final = {"once_key": None}
-_ENDED_WAITING: Final = {"completed_at": after(0), "unique_key": None, "blocked_key": None} | _KEYS_RELEASED
+_NOT_WAITING: Final = {"blocked_key": None, "fair_queue": None}
+# Due in its queue, where the runs of a fair key start in turn.
+_IN_QUEUE: Final = {"blocked_key": None, "fair_queue": sa.case((records.c.fair_key.is_not(None), records.c.queue))}
+_ENDED_WAITING: Final = {"completed_at": after(0), "unique_key": None} | _NOT_WAITING | _KEYS_RELEASED
 _STARTED: Final[sa.ColumnClause[str]] = sa.literal_column("'started'")
 _UNTIL_STARTED: Final = sa.case((records.c.unique_until == _STARTED, None), else_=records.c.unique_key)
 # The keys that the row was created with; a row that was created without keys keeps its columns.
@@ -135,6 +138,9 @@ _KEYS_CLAIMED: Final = {
 # Null until a message is published; the relay publishes due rows without this time.
 _PUBLISHED: Final = {"enqueued_at": sa.case((sa.bindparam("p_sent", type_=sa.Boolean()), after(0)), else_=None)}
 _RETRIED: Final = {"scheduled_at": after(seconds_parameter("p_wait_s"))} | _PUBLISHED
+
+# Without a message and a due time, nothing polls the row until a limit allows its start.
+_UNTIL_OFFERED: Final = {"enqueued_at": None, "scheduled_at": None, "fair_queue": None}
 
 _UNDECODED: Final = ("run_at", "previous_run_at", "run_zone")
 """Columns that are returned as the driver reads them: most runs do not use them."""
@@ -174,8 +180,8 @@ TRANSITIONS: Final[dict[str, Transition]] = {
             "started_at": after(0),
             "completed_at": None,
             "unique_key": _UNTIL_STARTED,
-            "blocked_key": None,
-        },
+        }
+        | _NOT_WAITING,
         inputs=("claimed_by",),
         due=True,
         named=True,
@@ -194,7 +200,10 @@ TRANSITIONS: Final[dict[str, Transition]] = {
     "release": Transition(
         ("running",),
         "pending",
-        _CLAIM_ENDED | _PUBLISHED | {"num_attempts": _UNCOUNTED_ATTEMPT, "started_at": None, "scheduled_at": after(0)},
+        _CLAIM_ENDED
+        | _PUBLISHED
+        | _IN_QUEUE
+        | {"num_attempts": _UNCOUNTED_ATTEMPT, "started_at": None, "scheduled_at": after(0)},
         fenced=True,
     ),
     "recover": Transition(("running",), "pending", _RETRIED | _CLAIM_ENDED | _LOST, inputs=_ERROR, fenced=True),
@@ -205,16 +214,23 @@ TRANSITIONS: Final[dict[str, Transition]] = {
     "cancel": Transition(("pending",), "cancelled", _ENDED_WAITING, inputs=_ERROR),
     "discard": Transition(("pending",), "failed", _ENDED_WAITING, inputs=_ERROR),
     "park": Transition(("pending",), "failed", _ENDED_WAITING, inputs=_ERROR),
-    "reschedule": Transition(("pending",), "pending", _PUBLISHED | {"blocked_key": None}, inputs=("scheduled_at",)),
-    # Without a message and a due time, nothing polls the row until a slot is free.
+    "reschedule": Transition(("pending",), "pending", _PUBLISHED | _NOT_WAITING, inputs=("scheduled_at",)),
     "block": Transition(
         ("pending",),
         "pending",
-        {"blocked_key": records.c.concurrency_key, "enqueued_at": None, "scheduled_at": None},
+        {"blocked_key": records.c.concurrency_key} | _UNTIL_OFFERED,
+        due=True,
+    ),
+    # The due time of a run has come.
+    "enter_queue": Transition(("pending",), "pending", _IN_QUEUE, due=True),
+    "throttle": Transition(
+        ("pending",),
+        "pending",
+        {"blocked_key": records.c.rate_key} | _UNTIL_OFFERED,
         due=True,
     ),
     # Of a paused queue or operation: `blocked_key` names the pause, and nothing republishes the row until its end.
-    "hold": Transition(("pending",), "pending", inputs=("blocked_key",), due=True),
+    "hold": Transition(("pending",), "pending", {"fair_queue": None}, inputs=("blocked_key",), due=True),
     "mark_unpublished": Transition(
         ("pending",),
         "pending",
@@ -232,6 +248,7 @@ TRANSITIONS: Final[dict[str, Transition]] = {
         _NO_ERROR
         | _PUBLISHED
         | _KEYS_CLAIMED
+        | _IN_QUEUE
         | {
             "scheduled_at": after(0),
             "started_at": None,

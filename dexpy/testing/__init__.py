@@ -63,7 +63,7 @@ class Isolated:
         self.runtime.dispatcher.require_tables()
         tickets: list[Ticket[Any]] = []
         self._release_held()
-        while (message := self._take(queues) or self._take_after_hooks(queues)) is not None:
+        while (message := self._take_next(queues)) is not None:
             if len(tickets) == MAX_RUNS:
                 raise RuntimeError(
                     f"run_pending(): stopped after {MAX_RUNS} runs; an operation may enqueue itself without end. "
@@ -149,6 +149,14 @@ class Isolated:
             return False
         paused = recorded.store.pauses.current()
         return bool(paused) and paused.key_for(message.queue_name, message.kwargs["class_name"]) is not None
+
+    def _take_next(self, queues: Collection[str] | None) -> Any:
+        """Return the next message, also one that a hook enqueues or that a rate limit allows now."""
+        message = self._take(queues) or self._take_after_hooks(queues)
+        recorded = self.runtime.services.recorded
+        if message is None and recorded is not None and recorded.rates.refill() > 0:
+            message = self._take(queues)
+        return message
 
     def _take_after_hooks(self, queues: Collection[str] | None) -> Any:
         """Call the hooks of the application for the runs that have ended, then return the next message."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from dexpy.database.column_types import as_of
-from dexpy.database.tables import messages, recurring
+from dexpy.database.tables import messages, rate_starts, records, recurring
 from dexpy.foundation.errors import OptionsError, did_you_mean
 from dexpy.maintenance.recurring_registration import declared_tasks
 from dexpy.maintenance.tick_plan import next_tick
@@ -85,6 +85,13 @@ class Span:
                 recurring.c.paused_until > as_of(0), recurring.c.retired_at.is_(None)
             ),
         ]
+        # A run above its rate limit may start when a start of its key is out of the window.
+        waiting = sa.select(records.c.blocked_key).where(records.c.blocked_key.is_not(None))
+        due.append(
+            sa.select(sa.func.min(rate_starts.c.expires_at)).where(
+                rate_starts.c.expires_at > as_of(0), rate_starts.c.key.in_(waiting)
+            )
+        )
         times = [row[0] for query in due for row in self._store.rows(query)]
         return min((time for time in times if time is not None), default=None)
 

@@ -8,7 +8,7 @@ that of another record: see `priority_overtaking`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
@@ -18,26 +18,32 @@ import sqlalchemy as sa
 from dramatiq.middleware import CurrentMessage
 from sqlalchemy.engine import Connection, Row
 
+from dexpy.database.dialects import dialect_of
 from dexpy.database.errors import retry_while_away
 from dexpy.database.tables import records
 from dexpy.declaration import registry
 from dexpy.declaration.contract import Contract
-from dexpy.enqueue.concurrency_limiter import ConcurrencyLimiter, SlotClaim, limit_of
+from dexpy.enqueue.concurrency_limiter import ConcurrencyLimiter
 from dexpy.enqueue.dispatcher import Dispatcher
 from dexpy.enqueue.jobs import VERSION
+from dexpy.enqueue.limited_claims import LimitedClaim, Limits, claim_limited
+from dexpy.enqueue.rate_limiter import RateLimiter
 from dexpy.foundation.errors import InvalidTransition, RecordNotFound
 from dexpy.foundation.failpoints import failpoint
 from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.throttle import LogThrottle
 from dexpy.liveness.heartbeat import HeldRecords
-from dexpy.policies.concurrency import Concurrency
-from dexpy.recording import concurrency_slots
+from dexpy.recording import concurrency_slots, expiry
 from dexpy.recording.expiry import expire_if_overdue
+from dexpy.recording.fair_turns import FairTurns
 from dexpy.recording.outcome_logging import run_facts
 from dexpy.recording.store import Store
 from dexpy.recording.transitions import apply, is_applied
 from dexpy.worker.priority_overtaking import PriorityOvertaking
+
+MOST_SETTLED = 16
+"""How many runs one delivery may make wait for their limits before it ends without a run."""
 
 _r = records.c
 _missing_record_log = LogThrottle(every_s=5.0)
@@ -62,15 +68,17 @@ class _Delivery:
         record_id: The id of the message's record.
         queue: The queue of the message; None if unknown.
         priority: The priority in the message.
+        turn: Whether the run waits for its turn, as the message has it; None without a fair key.
         held: The record ids that this delivery has added to the held records.
         unconfirmed_claim: Record id and worker id of a claim whose reply has not arrived; None if there is none.
-        is_settled: Whether the record found no free slot and is blocked or discarded, or a pause holds it.
+        is_settled: Whether the record waits for a limit now, is discarded, or a pause holds it.
     """
 
     class_name: str
     record_id: str
     queue: str | None
     priority: int
+    turn: object = None
     held: list[str] = attrs.field(factory=list[str])
     unconfirmed_claim: tuple[str, str] | None = None
     is_settled: bool = False
@@ -81,7 +89,8 @@ class _Delivery:
         message: Any = CurrentMessage.get_current_message()
         if message is None:
             return cls(class_name, record_id, None, 0)
-        return cls(class_name, record_id, message.queue_name, message.options.get("dexpy", {}).get("priority", 0))
+        fields = message.options.get("dexpy", {})
+        return cls(class_name, record_id, message.queue_name, fields.get("priority", 0), fields.get("fair"))
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -97,6 +106,7 @@ class Claims:
         dispatcher: Republishes records that cannot run yet.
         worker_id: Returns the worker id of this process.
         held_records: The records that this process holds.
+        rates: Publishes the runs that wait for a rate limit.
     """
 
     def __init__(
@@ -105,6 +115,7 @@ class Claims:
         dispatcher: Dispatcher,
         worker_id: Callable[[], str],
         held_records: HeldRecords | None = None,
+        rates: RateLimiter | None = None,
     ) -> None:
         self._store = store
         self._dispatcher = dispatcher
@@ -112,9 +123,11 @@ class Claims:
         self._held_records = held_records or HeldRecords()
         # The broker in the database delivers by priority itself.
         self._overtaking = None if dispatcher.transactional else PriorityOvertaking(store)
+        self._turns = FairTurns()
         self._held: set[tuple[str, int]] = set()
         self._lock = threading.Lock()
         self.limits = ConcurrencyLimiter(store, dispatcher)
+        self.rates = rates or RateLimiter(store, dispatcher)
 
     @contextmanager
     def claim_for_message(self, class_name: str, record_id: str) -> Generator[Row[Any] | None]:
@@ -154,7 +167,7 @@ class Claims:
     def claim_by_id(self, record_id: str) -> Generator[Row[Any] | None]:
         """Claim a record by its id, and hold it until the end of the block.
 
-        None if it is not due, or if all slots of its key are in use.
+        None if it is not due, or if a limit allows no start.
 
         Raises:
             RecordNotFound: No record has this id.
@@ -174,16 +187,20 @@ class Claims:
         with self._store.begin() as connection:
             expire_if_overdue(connection, record_id)
         with self._store.begin() as connection:
-            has_slot = self._has_slot(connection, record_id)
-            row = apply(connection, "claim", record_id, claimed_by=worker) if has_slot else None
+            delivered = concurrency_slots.read_for_claim(connection, record_id)
+            limits = Limits.of(delivered)
+            locked = None if delivered is None or limits == Limits() else limits.lock(connection, delivered)
+            why_closed = None if locked is None else locked.why_closed
+            row = None if why_closed else apply(connection, "claim", record_id, claimed_by=worker)
+            if row is not None and locked is not None:
+                locked.note_start(connection, record_id)
         if row is None:
             record = self._store.row(record_id)
             if record.status != "pending":
                 why = "Expected a record that is pending. Nothing was changed."
                 raise InvalidTransition(record_id, "perform", record.status, why)
             facts = {"operation": record.operation, "run_id": record_id, "scheduled_at": record.scheduled_at}
-            reason = "not due" if has_slot else "no free slot"
-            log_event(LogEvent.RUN_POSTPONED, **facts, reason=reason)
+            log_event(LogEvent.RUN_POSTPONED, **facts, reason=why_closed or "not due")
             yield None
             return
         self._try_hold(row)
@@ -191,14 +208,6 @@ class Claims:
             yield row
         finally:
             self._release(row)
-
-    def _has_slot(self, connection: Connection, record_id: str) -> bool:
-        """Whether the limit of a record's class has a free slot; locks the key until the end of the transaction."""
-        record = concurrency_slots.read_for_claim(connection, record_id)
-        if record is None or record.concurrency_key is None or (limit := limit_of(record.operation)) is None:
-            return True
-        concurrency_slots.lock_key(connection, record.concurrency_key)
-        return limit.limit > concurrency_slots.count_running(connection, record.concurrency_key)
 
     def _try_hold(self, row: Row[Any]) -> bool:
         """Hold a claim for this thread; False if another thread has it: after lost replies both may find it."""
@@ -232,9 +241,13 @@ class Claims:
             if row is not None:
                 log_event(LogEvent.RECORD_OUTRANKED, **delivery.facts, claimed_run_id=row.id, priority=row.priority)
                 return row
+        if delivery.turn is not None and delivery.queue is not None:
+            row = self._claim_in_turn(delivery, delivery.queue, paused.stored_operations)
+            if row is not None or delivery.is_settled:
+                return row
         contract: Contract | None = registry.contract_of(delivery.class_name)
-        if contract is not None and contract.concurrency is not None:
-            return self._claim_slot(delivery, contract.concurrency)
+        if contract is not None and (contract.concurrency is not None or contract.rate is not None):
+            return self._claim_limited(delivery)
         with self._store.autocommit() as connection:
             row = self._apply(delivery, connection, delivery.record_id, delivery.class_name)
         delivery.unconfirmed_claim = None
@@ -248,25 +261,67 @@ class Claims:
         if is_due:
             log_event(LogEvent.RUN_HELD, **delivery.facts, queue=delivery.queue)
 
-    def _claim_slot(self, delivery: _Delivery, concurrency: Concurrency) -> Row[Any] | None:
-        """Claim a record whose class has a concurrency limit."""
+    def _claim_in_turn(self, delivery: _Delivery, queue: str, paused: Collection[str]) -> Row[Any] | None:
+        """Claim the next run of a queue whose fair key has its turn; None if there is none."""
+        if delivery.turn == "later":
+            with self._store.autocommit() as connection:
+                is_applied(connection, "enter_queue", delivery.record_id)
+        for _ in range(MOST_SETTLED):
+            row = None
+            with self._store.begin() as connection:
+                dialect_of(connection).acquire_write_lock(connection)
+                next_row = self._turns.next_in_queue(connection, queue, paused, partial(expiry.expire, connection))
+                if next_row is None:
+                    return None
+                is_limited = Limits.of(next_row) != Limits()
+                if not is_limited:
+                    row = self._apply(delivery, connection, next_row.id)
+            if is_limited:
+                # In a transaction of its own, which locks the keys of the limits before the record.
+                row = self._claim_limited_by_id(delivery, next_row.id, next_row.operation)
+            delivery.unconfirmed_claim = None
+            if row is not None:
+                self._return_message(delivery, row, next_row)
+                return row
+        return None
+
+    def _return_message(self, delivery: _Delivery, row: Row[Any], next_row: Row[Any]) -> None:
+        """Give the delivered record a message of its own again, unless that of the claimed record stands for it."""
+        is_alike = row.operation == delivery.class_name and next_row.has_message
+        if row.id == delivery.record_id or is_alike:
+            return
+        with self._store.autocommit() as connection:
+            is_applied(connection, "mark_unpublished", delivery.record_id)
+
+    def _claim_limited(self, delivery: _Delivery) -> Row[Any] | None:
+        """Claim a record whose class has a concurrency limit or a rate limit."""
+        return self._claim_limited_by_id(delivery, delivery.record_id, delivery.class_name)
+
+    def _claim_limited_by_id(self, delivery: _Delivery, record_id: str, operation: str) -> Row[Any] | None:
         with self._store.begin() as connection:
-            slot_row = concurrency_slots.read_for_claim(connection, delivery.record_id)
-            if slot_row is None or slot_row.concurrency_key is None or slot_row.operation != delivery.class_name:
-                # Deleted, enqueued before its class had a limit, or of another class than in the message.
-                slot = SlotClaim(self._apply(delivery, connection, delivery.record_id, delivery.class_name))
+            delivered = concurrency_slots.read_for_claim(connection, record_id)
+            limits = Limits.of(delivered)
+            claim, paused = partial(self._apply, delivery, connection), self._store.pauses.current().stored_operations
+            if delivered is None or delivered.operation != operation or limits == Limits():
+                # Deleted, of another class than in the message, or enqueued before its class had a limit.
+                result = LimitedClaim(claim(record_id, operation))
             else:
-                slot = self.limits.claim_slot(
-                    connection, slot_row, concurrency, partial(self._apply, delivery, connection)
-                )
+                result = claim_limited(connection, delivered, limits, self._turns, paused, claim)
         delivery.unconfirmed_claim = None
-        delivery.is_settled = slot.is_settled
-        if slot.is_settled:
+        delivery.is_settled = result.is_settled
+        if result.is_settled:
             failpoint("run_blocked")
-        if slot.has_free_slots and slot_row is not None and slot_row.concurrency_key is not None:
-            key, operation = slot_row.concurrency_key, slot_row.operation
-            retry_while_away("offer_slots", lambda: self.limits.offer_slots(key, operation), **delivery.facts)
-        return slot.row
+        if delivered is not None:
+            self._offer(delivered, result, delivery.facts)
+        return result.row
+
+    def _offer(self, delivered: Row[Any], result: LimitedClaim, facts: Mapping[str, Any]) -> None:
+        """Offer what is left of the limits of a delivered row to the runs that wait."""
+        if result.has_free_slots and delivered.concurrency_key is not None:
+            key, operation = delivered.concurrency_key, delivered.operation
+            retry_while_away("offer_slots", lambda: self.limits.offer_slots(key, operation), **facts)
+        if result.has_waiting_starts and delivered.rate_key is not None:
+            self.rates.schedule(delivered.rate_key, delivered.operation)
 
     def _apply(
         self, delivery: _Delivery, connection: Connection, id: str, operation: str | None = None

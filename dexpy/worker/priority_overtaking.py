@@ -43,8 +43,8 @@ _LEVEL: sa.BindParameter[int] = sa.bindparam("p_level", type_=sa.Integer)
 _HIGHEST = sa.select(_r.priority).where(*_IN_QUEUE).order_by(_r.priority.desc()).limit(1)
 _LOWER = _HIGHEST.where(_r.priority < _LEVEL)
 
-# Records with a concurrency key wait for their own messages: their free slots are checked then.
-_CLAIMABLE = (_NOT_EXPIRED, _r.concurrency_key.is_(None))
+# Records with a limit or a turn wait for messages of such records: their limits are checked then.
+_CLAIMABLE = (_NOT_EXPIRED, _r.concurrency_key.is_(None), _r.rate_key.is_(None), _r.fair_key.is_(None))
 _NEXT_ROW = sa.select(_r.id, _r.operation).where(*_IN_QUEUE, *_CLAIMABLE).limit(1).with_for_update(skip_locked=True)
 _NEXT_OF_LEVEL = _NEXT_ROW.where(_r.priority == _LEVEL)
 

@@ -26,6 +26,7 @@ from dexpy.database.tables import records
 from dexpy.declaration import registry
 from dexpy.declaration.contract import Contract
 from dexpy.enqueue.dispatcher import Dispatcher
+from dexpy.enqueue.rate_limiter import RateLimiter
 from dexpy.execution import pipeline
 from dexpy.foundation.backoff import Backoff
 from dexpy.foundation.errors import (
@@ -84,6 +85,7 @@ class RecordJob:
         end_writer: Writes the ends of attempts.
         unknown_operations: Defers messages of unknown classes.
         watchdog: Tracks the runs of this process.
+        rates: Publishes the runs that wait for a rate limit.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class RecordJob:
         end_writer: EndWriter,
         unknown_operations: UnknownRecords,
         watchdog: Watchdog,
+        rates: RateLimiter | None = None,
     ) -> None:
         self._dispatcher = dispatcher
         self._store = store
@@ -104,7 +107,7 @@ class RecordJob:
         self._end_writer = end_writer
         self._unknown_operations = unknown_operations
         self._watchdog = watchdog
-        self._claims = Claims(store, dispatcher, heartbeat.start, heartbeat.held_records)
+        self._claims = Claims(store, dispatcher, heartbeat.start, heartbeat.held_records, rates)
 
     @in_this_process
     def run(self, class_name: str, record_id: str, trace: Mapping[str, Any], **_later: Any) -> None:
@@ -146,7 +149,7 @@ class RecordJob:
         """Claim and run a record in this thread, as a worker does.
 
         Returns:
-            Whether it ran; False if it is not due yet or its concurrency limit is reached.
+            Whether it ran; False if it is not due yet or a limit is reached.
 
         Raises:
             RecordNotFound: No record has this id.

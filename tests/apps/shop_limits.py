@@ -10,7 +10,7 @@ import time
 
 import sqlalchemy as sa
 
-from dexpy import Concurrency, Lock, Operation, Retry
+from dexpy import Concurrency, Fair, Lock, Operation, Rate, Retry
 from dexpy.database.engine import Database
 from dexpy.foundation.failpoints import failpoint
 
@@ -88,3 +88,31 @@ class LockedForEver(MarkedOperation):
 class Contended(MarkedOperation):
     lock = Lock(template="shop:{key}", timeout=0)
     retry_on = (Retry("lock_timeout", attempts=None, wait=0.1),)
+
+
+class Rated(MarkedOperation):
+    rate = Rate(10, "key", per=2.5)
+
+
+class RatedRetried(MarkedOperation):
+    rate = Rate(5, "key", per=1.0)
+    retry_on = (Retry(RuntimeError, attempts=3, wait=0, jitter=0),)
+
+    def perform(self) -> int:
+        if self.number % 2:
+            raise RuntimeError("broken")
+        return super().perform()
+
+
+class RatedSingle(MarkedOperation):
+    rate = Rate(8, per=1.0)
+    concurrency = Concurrency(1, "key")
+
+
+class Exported(MarkedOperation):
+    fair = Fair("key")
+
+
+class ExportedOnce(MarkedOperation):
+    fair = Fair("key", group="exports")
+    concurrency = Concurrency(2, group="exports")

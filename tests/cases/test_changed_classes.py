@@ -353,7 +353,7 @@ def test_p19_helper_methods_and_other_attributes_can_be_set(
 ) -> None:
     earlier = Charge.contract
     monkeypatch.setattr(Charge, "fee", lambda self: 10)
-    monkeypatch.setattr(Charge, "rate", 4, raising=False)
+    monkeypatch.setattr(Charge, "discount", 4, raising=False)
     assert run(ChargeTwice()) == Ok(22)
     assert Charge.contract is earlier  # the contract has none of these attributes, so it is not read again
 

@@ -441,7 +441,7 @@ def test_a_limit_of_an_unrecorded_class_is_refused(tmp_path: Any) -> None:
     configure(broker="redis://127.0.0.1:1/0")
     try:
         with pytest.raises(
-            ConfigurationError, match="Once, Unique and Concurrency require a record, but nothing is recorded"
+            ConfigurationError, match="Once, Unique, Concurrency, Rate and Fair require a record, but nothing"
         ):
             Limited().async_().call()
     finally:

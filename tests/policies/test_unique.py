@@ -430,7 +430,7 @@ def test_without_records_a_key_is_refused_at_the_call() -> None:
     before = install(Runtime(Settings(), broker=StubBroker()))
     try:
         with pytest.raises(
-            ConfigurationError, match="Once, Unique and Concurrency require a record, but nothing is recorded"
+            ConfigurationError, match="Once, Unique, Concurrency, Rate and Fair require a record, but nothing"
         ):
             Reindex(shop=1).async_().call()
     finally:

@@ -38,6 +38,8 @@ TABLE = {
     "defer_republish": ("pending", "pending", NONE),
     "block": ("pending", "pending", NONE),
     "hold": ("pending", "pending", NONE),
+    "throttle": ("pending", "pending", NONE),
+    "enter_queue": ("pending", "pending", NONE),
     "revive": ("failed expired cancelled", "pending", NONE),
 }
 """Event to the statuses that it leaves, the status that it enters, and the keys of the row that it clears."""

@@ -36,9 +36,9 @@ _RATE_STARTS = """CREATE TABLE {exists}{schema}operation_rate_starts (
     expires_at {moment} NOT NULL,
     PRIMARY KEY ({quote}key{quote}, number)
 )"""
-_KEY_COLUMNS = ("rate_key", "fair_key", "fair_waiting_key")
+_KEY_COLUMNS = ("rate_key", "fair_key", "fair_queue")
 _FAIR_INDEXES = (
-    ("ix_operation_fair", "queue, priority, fair_waiting_key, scheduled_at", "fair_waiting_key IS NOT NULL"),
+    ("ix_operation_fair", "fair_queue, priority, fair_key, scheduled_at", "fair_queue IS NOT NULL"),
     (
         "ix_operation_fair_blocked",
         "blocked_key, priority, fair_key, id",
