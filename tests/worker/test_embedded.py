@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import servers
 import sqlalchemy as sa
+from apps import shop
+from harness.pairs import open_pair
 from harness.workers import Deployment, eventually
 from sqlalchemy.orm import Session
 
@@ -34,6 +37,19 @@ class Greet(Operation):
     name: str
 
     def perform(self) -> str:
+        return f"hello {self.name}"
+
+
+class GreetInSteps(Greet):
+    """Is interrupted between its steps when a worker stops."""
+
+    def perform(self) -> str:
+        self.step(self.prepare)
+        return str(self.step(self.greet))
+
+    def prepare(self) -> None: ...
+
+    def greet(self) -> str:
         return f"hello {self.name}"
 
 
@@ -105,9 +121,11 @@ def test_it_runs_operations_while_the_block_lasts_and_can_start_again(runtime: R
             assert embedded.is_running
             (row,) = registered(runtime)
             assert (row.pid, row.threads, row.queues) == (os.getpid(), 2, None)
-            assert Greet(name=name).async_().call().result(WAIT_S) == f"hello {name}"
+            assert GreetInSteps(name=name).async_().call().result(WAIT_S) == f"hello {name}"
         assert not embedded.is_running
         assert registered(runtime) == []
+        # Nothing of the stopped worker would consume a queue that is declared later.
+        assert "_WorkerMiddleware" not in {type(middleware).__name__ for middleware in runtime.broker.middleware}
     later = Greet(name="Cy").async_().call()
     assert later.reload().status == "pending"
     threads = [thread.name for thread in threading.enumerate() if thread.name.startswith("dexpy-")]
@@ -336,3 +354,46 @@ def test_a_broker_that_does_not_answer_fails_the_start(tmp_path: Path) -> None:
     ):
         EmbeddedWorker(threads=1).start()
     runtime.close()
+
+
+# --------------------------------------------------------------------------------------------------- servers
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("name", ["postgresql+sql", "postgresql+redis", "mariadb+sql", "mariadb+rabbitmq"])
+def test_on_servers_it_runs_releases_and_recovers_runs(name: str, tmp_path: Path) -> None:
+    with open_pair(name, tmp_path, shop) as pair:
+        pair.variables = {"DEXPY_RECOVER_WITHIN": "5s"}
+        runtime = dexpy.configure(database=pair.url, broker=pair.broker, recover_within=5)
+        released.clear()
+        started.clear()
+        embedded = EmbeddedWorker(threads=2, shutdown_timeout=0.2)
+        with embedded:
+            assert Greet(name="Ada").async_().call().result(WAIT_S) == "hello Ada"
+            slow = AwaitRelease().async_().call()
+            assert started.wait(WAIT_S)
+        assert (slow.reload().status, slow.num_attempts) == ("pending", 0)
+        released.set()
+        lost = Greet(name="Ben").async_().call()
+        pair.change(
+            "UPDATE operation_records SET status = 'running', claimed_by = 'gone:1:w', claim_token = 1, "
+            "num_attempts = 1 WHERE id = :id",
+            id=lost.id,
+        )
+        with embedded:
+            assert slow.result(2 * WAIT_S) == "released"
+            assert lost.result(2 * WAIT_S) == "hello Ben"
+            eventually(lambda: embedded.health().is_ready, "it is ready", WAIT_S, lambda: str(embedded.health()))
+        runtime.close()
+    install(None)
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
+def test_missing_tables_on_a_server_fail_the_start(kind: str, tmp_path: Path) -> None:
+    with servers.database(kind, tmp_path) as url:
+        runtime = dexpy.configure(database=url)
+        with pytest.raises(DatabaseUnavailable, match=r"is not ready for dexpy: no table .* Run: dexpy db init"):
+            EmbeddedWorker(threads=1).start()
+        runtime.close()
+    install(None)
