@@ -33,6 +33,7 @@
     ├─ BatchEnded                          a run was added to a batch that has ended or is cancelled
     ├─ InvalidTransition                   the status of the record does not allow the transition
     ├─ KeyBusy (TimeoutError)              another run still holds the idempotency key after the wait
+    ├─ QueueFull                           the queue has a limit and is full
     ├─ OnceConflict                        the idempotency key was used with other params
     ├─ KeyTaken                            retry() of a record whose key another run holds
     ├─ NotUnique                           another run holds the unique key, with on_conflict="raise"
