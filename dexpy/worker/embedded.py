@@ -42,7 +42,7 @@ class EmbeddedWorker:
 
     Args:
         threads: Operations that run at once, 1 to 1000.
-        queues: The only queues to serve; ``["*"]`` for all.
+        queues: The queues to serve, the most urgent first; ``["*"]`` for all.
         shutdown_timeout: Seconds or a timedelta that running operations may take to end when it stops.
         polling_interval: Seconds or a timedelta, the longest pause between two polls of an idle queue.
         group: The worker group of the configuration file that has the options that are left out. It is necessary if the

@@ -51,7 +51,7 @@ def test_a_long_run_of_another_queue_delays_nothing_while_a_process_is_idle(own_
 def test_a_queue_that_is_never_empty_starves_no_other(own_pair: Pair) -> None:
     # Enqueued before the worker starts, so that both threads are always busy.
     crowd = [Count(number=number, seconds=0.05).async_(queue="loud").call() for number in range(CROWD)]
-    own_pair.start("-Q", "default,loud", processes=1, threads=2)
+    own_pair.start(processes=1, threads=2)
 
     num_ahead = 0
     for number in range(5):
