@@ -121,7 +121,7 @@ def test_it_prints_groups_operations_and_recurring_tasks_and_starts_nothing(shop
 def test_options_and_one_group_are_applied(shop: Path) -> None:
     status, lines = dry_run("shop", "-p", "3", "-t", "2", "-Q", "mail,low", "--relay-interval", "2s")
     assert status == 0
-    assert "worker: 3 processes with 2 threads each, queues low, mail" in lines
+    assert "worker: 3 processes with 2 threads each, queues mail, low" in lines
     (shop / "dexpy.toml").write_text(GROUPS)
     status, lines = dry_run("shop", "--group", "slow", "-t", "4")
     assert [line for line in lines if line.startswith("group")] == [
