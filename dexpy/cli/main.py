@@ -12,6 +12,7 @@ import dexpy
 from dexpy.cli.check import check
 from dexpy.cli.db import db
 from dexpy.cli.demo import demo
+from dexpy.cli.new import new
 from dexpy.cli.prune import prune
 from dexpy.cli.queues import queues
 from dexpy.cli.recurring import recurring
@@ -29,6 +30,7 @@ def main() -> None:
 main.add_command(check)
 main.add_command(db)
 main.add_command(demo)
+main.add_command(new)
 main.add_command(prune)
 main.add_command(queues)
 main.add_command(recurring)
