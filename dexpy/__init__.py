@@ -56,7 +56,6 @@ from dexpy.policies.once import Once
 from dexpy.policies.options import Recording, Reset
 from dexpy.policies.queue_limit import QueueLimit
 from dexpy.policies.rate import Rate
-from dexpy.policies.record_column import RecordColumn
 from dexpy.policies.retry import Retry
 from dexpy.policies.unique import Unique
 from dexpy.runtime import Runtime, configure, current_runtime
@@ -70,6 +69,7 @@ if TYPE_CHECKING:
     from dexpy import batches, queues, records, recurring
     from dexpy.enqueue.batch import Batch, batch
     from dexpy.enqueue.batch_ticket import BatchTicket
+    from dexpy.policies.record_column import RecordColumn
     from dexpy.recording.ticket import Ticket
     from dexpy.worker.embedded import EmbeddedWorker
 
@@ -165,6 +165,10 @@ if not TYPE_CHECKING:
             from importlib import import_module
 
             return import_module("dexpy.batches")
+        if name == "RecordColumn":
+            from dexpy.policies.record_column import RecordColumn
+
+            return RecordColumn
         if name == "EmbeddedWorker":
             from dexpy.worker.embedded import EmbeddedWorker
 

@@ -27,7 +27,6 @@ from dexpy.liveness.intervals import RecoveryIntervals
 from dexpy.policies.keep import STATUSES, Keep, keep_by_status
 from dexpy.policies.options import check_queue
 from dexpy.policies.queue_limit import QueueLimit
-from dexpy.policies.record_column import RecordColumn
 from dexpy.recording.current_store import current_store, prune_records, run_record_now
 from dexpy.recording.encryption import check_encryptable
 from dexpy.recording.installed_hooks import installed_hooks
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
 
     from dexpy.assembly import Services
     from dexpy.enqueue.dispatcher import Dispatcher
+    from dexpy.policies.record_column import RecordColumn
     from dexpy.recording.recorder import Recorder, SyncRecorder
     from dexpy.recording.store import Store
 

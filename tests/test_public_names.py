@@ -15,7 +15,18 @@ import dexpy
 from dexpy.foundation import errors as foundation_errors
 
 HEAVY = ("sqlalchemy", "dramatiq", "click", "redis")
-LATE = {"Batch", "BatchTicket", "EmbeddedWorker", "Ticket", "batch", "batches", "queues", "records", "recurring"}
+LATE = {
+    "Batch",
+    "BatchTicket",
+    "EmbeddedWorker",
+    "RecordColumn",
+    "Ticket",
+    "batch",
+    "batches",
+    "queues",
+    "records",
+    "recurring",
+}
 """Names that are imported at their first use, because they import SQLAlchemy."""
 LIMIT = 13
 TRIES = 5
