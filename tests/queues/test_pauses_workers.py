@@ -80,6 +80,8 @@ def test_a_paused_queue_starts_no_run_until_it_is_resumed_although_a_worker_is_k
     republished = [row.id for row in waiting if row.id in sent and row.send_count > sent[row.id]]
     assert republished == [], "a pause is no lost message"
     assert {row.num_attempts for row in waiting if not row.num_lost} == {0}
+    num_held = sum(row.blocked_key is not None for row in waiting)
+    assert num_held <= 4, "consumers leave the messages of a paused queue where they are"
     state = queues.get("mailers")
     assert (state.pause, state.due, state.running) == (pause, len(waiting), 0)
     assert len(state.workers) == 1
