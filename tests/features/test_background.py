@@ -376,7 +376,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a moment as text": ({"at": "2100-01-01"}, "expected an aware datetime"),
     "an unknown option": (
         {"que": "mailers"},
-        r"unknown option 'que'; expected one of 'at', 'expires_in', 'idempotence_token', 'in_', .*mean 'queue'",
+        r"unknown option 'que'; expected one of 'at', 'batch', 'expires_in', .*mean 'queue'",
     ),
     "delay": ({"delay": 5}, "unknown option 'delay'"),
     "a queue with a blank": ({"queue": "no good"}, r"invalid queue name 'no good'; use 1 to 64"),

@@ -315,5 +315,8 @@ def test_only_the_transitions_and_inserts_write_the_status() -> None:
         "execution/middleware/once.py",  # a dry run, writes nothing
         "enqueue/prepare.py",  # inserts background runs as pending
         "recording/queries.py",  # reads only
+        "recording/batch_rows.py",  # writes the status of batches
+        "batches.py",  # reads only
+        "worker/child.py",  # the status of a process
         "database/migrations/version_2.py",  # migrates cancelled runs
     }
