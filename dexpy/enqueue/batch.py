@@ -46,6 +46,7 @@ class _Block:
         jobs: The runs that were added.
         inner: The batches whose blocks have ended in this block, and that are stored with it.
         is_stored: Whether the batch is stored.
+        is_discarded: Whether an exception has ended the block inside of another one, which stores nothing of it.
     """
 
     transaction: EnqueueTransaction
@@ -53,11 +54,12 @@ class _Block:
     jobs: list[PreparedJob] = attrs.field(factory=list[PreparedJob])
     inner: list[Batch] = attrs.field(factory=list["Batch"])
     is_stored: bool = False
+    is_discarded: bool = False
 
     @property
     def is_collecting(self) -> bool:
         """Whether runs are stored at the end of the block."""
-        return not (self.is_stored or self.commit_state.rolled_back)
+        return not (self.is_stored or self.is_discarded or self.commit_state.rolled_back)
 
 
 class Batch(BatchTarget):
@@ -135,11 +137,14 @@ class Batch(BatchTarget):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        def leave(*_: Any) -> None:
+            self._leave(kind is None)
+
         session: Any = self._session
         if session is not None and is_async(session):
-            await session.run_sync(lambda _: self._leave(kind is None))
+            await session.run_sync(leave)
         else:
-            await off_loop(lambda: self._leave(kind is None))
+            await off_loop(leave)
 
     def _enter(self, session: Any) -> None:
         if self._block is not None:
@@ -183,9 +188,13 @@ class Batch(BatchTarget):
     def _leave(self, is_complete: bool) -> None:
         block, around = self._block, self._block_around
         assert block is not None  # noqa: S101 - the block was entered
+        if block.is_discarded:
+            return
         if around is not None:
             if is_complete:
                 around.inner.append(self)
+            else:
+                self._discard()
             return
         if not is_complete:
             block.commit_state.roll_back()
@@ -193,8 +202,18 @@ class Batch(BatchTarget):
         try:
             self._store(block)
         except BaseException:
-            block.commit_state.roll_back()
+            # After the commit the publication has failed, and the relay publishes the runs.
+            if not block.is_stored:
+                block.commit_state.roll_back()
             raise
+
+    def _discard(self) -> None:
+        """Store nothing of this block and of those inside of it, because an exception has ended it."""
+        for each in self._with_inner():
+            assert each._block is not None  # noqa: S101 - the block was entered
+            each._block.is_discarded = True
+            for job in each._block.jobs:
+                job.ticket.become_rolled_back()
 
     def _store(self, block: _Block) -> None:
         batches = self._with_inner()
@@ -209,9 +228,15 @@ class Batch(BatchTarget):
 
         block.commit_state.open = False
         jobs = {each.id: each._jobs for each in batches}
-        current_dispatcher.get().enqueue_in_batches(jobs, write, block.transaction, block.commit_state)
-        for each, (columns, _) in zip(batches, rows, strict=True):
-            each._become_stored(columns)
+
+        def become_stored() -> None:
+            for each, (columns, _) in zip(batches, rows, strict=True):
+                each._become_stored(columns)
+
+        dispatcher = current_dispatcher.get()
+        dispatcher.enqueue_in_batches(jobs, write, block.transaction, block.commit_state, become_stored)
+        # In a transaction of the application, before its commit.
+        become_stored()
 
     @property
     def _jobs(self) -> list[PreparedJob]:
@@ -244,6 +269,8 @@ class Batch(BatchTarget):
         block, store = self._block, current_dispatcher.get().store
         assert block is not None  # noqa: S101 - the block was entered
         assert store is not None  # noqa: S101 - checked when the block was entered
+        if block.is_stored:
+            return
         block.is_stored = True
         num_runs = sum(not job.ticket.duplicate for job in block.jobs)
         now = clock.now()

@@ -255,6 +255,7 @@ class Dispatcher:
         write: StoreJobs,
         transaction: EnqueueTransaction,
         commit_state: CommitState,
+        on_commit: Callable[[], None] | None = None,
     ) -> None:
         """Enqueue prepared jobs of batches, all or none.
 
@@ -263,6 +264,7 @@ class Dispatcher:
             write: Writes or checks the rows of the batches first, in the same transaction.
             transaction: The transaction of the application that stores it all; None for one of dexpy's own.
             commit_state: The state of that transaction.
+            on_commit: Is called after the commit, before anything is published.
         """
         in_savepoint = self._is_joined(transaction)
         jobs = [job for batch_jobs in jobs_by_batch.values() for job in batch_jobs]
@@ -274,6 +276,8 @@ class Dispatcher:
                     store_jobs(jobs, connection, sql_queue=self.transport.sql_queue)
 
         def publish() -> None:
+            if on_commit is not None:
+                on_commit()
             self._publish(jobs, {job.options.queue for job in jobs}, commit_state)
             for batch_id, batch_jobs in jobs_by_batch.items():
                 if all(job.ticket.duplicate for job in batch_jobs):

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, TypeAlias
 import attrs
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
+from sqlalchemy.exc import StatementError
 
 from dexpy.database.column_types import after
 from dexpy.database.dialects import dialect_of
@@ -94,8 +95,14 @@ def insert_batch(connection: Connection, values: Mapping[str, Any]) -> None:
 
 def insert_callbacks(connection: Connection, batch_id: str, callbacks: Sequence[Mapping[str, Any]]) -> None:
     """Insert the callbacks of a batch: the event, the id of the run, and its job as JSON."""
-    if callbacks:
+    if not callbacks:
+        return
+    try:
         connection.execute(sa.insert(batch_callbacks), [{"batch_id": batch_id, **each} for each in callbacks])
+    except StatementError as error:
+        # The job contains props, which errors of an application's engine would show.
+        error.hide_parameters = True
+        raise
 
 
 def read_batch(connection: Connection, batch_id: str) -> Row[Any] | None:
@@ -171,12 +178,15 @@ def write_end(connection: Connection, batch_id: str, counts: Counts) -> str:
 
 
 def take_callback(connection: Connection, batch_id: str, event: Event) -> Row[Any] | None:
-    """Mark a callback as enqueued and return its row; None if the batch has none, or if it is enqueued already."""
+    """Mark a callback as enqueued and return its earlier row; None if there is none, or if it is enqueued already.
+
+    Its props remain in its run alone.
+    """
     is_waiting = (_c.batch_id == batch_id, _c.event == event, _c.enqueued_at.is_(None))
-    if not connection.execute(sa.update(batch_callbacks).where(*is_waiting).values(enqueued_at=after(0))).rowcount:
-        return None
-    query = sa.select(batch_callbacks).where(_c.batch_id == batch_id, _c.event == event)
-    return connection.execute(query).first()
+    callback = connection.execute(sa.select(batch_callbacks).where(*is_waiting).with_for_update()).first()
+    if callback is not None:
+        connection.execute(sa.update(batch_callbacks).where(*is_waiting).values(enqueued_at=after(0), job={}))
+    return callback
 
 
 def write_callback_run(connection: Connection, batch_id: str, event: Event, run_id: str) -> None:

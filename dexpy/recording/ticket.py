@@ -220,6 +220,10 @@ class Ticket(Generic[R]):
         self._original = self._original or (self.id, self._store, self._columns, self._commit_state)
         self.duplicate, self._store, self._columns, self._commit_state = True, None, {}, CommitState()
 
+    def become_rolled_back(self) -> None:
+        """Make this the ticket of a run that is not stored, because an exception has ended the block of its batch."""
+        self._commit_state = CommitState(rolled_back=True)
+
     def restore(self) -> None:
         """Make this the ticket of its own run again, because the transaction that found an earlier run is retried."""
         if self._original is not None:
