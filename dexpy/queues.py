@@ -25,7 +25,7 @@ from __future__ import annotations
 import builtins
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import attrs
 import sqlalchemy as sa
@@ -234,7 +234,8 @@ def _named_queues(connection: Connection, alive: builtins.list[Any]) -> set[str]
     """Return the queues that have had messages, and those that live workers name exactly."""
     stored = connection.execute(sa.select(queue_names.c.name)).scalars()
     names: set[str] = {name for name in stored if isinstance(name, str)}
-    patterns = (pattern for row in alive if isinstance(row.queues, list) for pattern in row.queues)
+    lists = (cast("builtins.list[object]", row.queues) for row in alive if isinstance(row.queues, list))
+    patterns = (pattern for patterns in lists for pattern in patterns)
     return names | {pattern for pattern in patterns if isinstance(pattern, str) and not pattern.endswith("*")}
 
 

@@ -294,7 +294,7 @@ class Runtime:
             return None
         if contract.encrypted_props or contract.encryptor is not None:
             check_encryptable(contract)
-        own_values = self._own_values(operation, contract)
+        own_values = self._own_values(operation, contract) if self.record_columns else _NO_VALUES
         if contract.once is not None:
             recorded = self.start().recorded
             assert recorded is not None  # noqa: S101 - calls are recorded here
@@ -308,8 +308,6 @@ class Runtime:
         Raises:
             OptionsError: A value does not fit.
         """
-        if not self.record_columns:
-            return _NO_VALUES
         from dexpy.assembly import own_values_of
 
         return own_values_of(self.record_columns, operation, contract)

@@ -66,6 +66,10 @@ def held_key(kind: Kind, name: str) -> str:
     return HELD + hashlib.sha256(f"{kind} {name}".encode()).hexdigest()[:48]
 
 
+def _exist(paused: Paused) -> bool:
+    return bool(paused.queues or paused.operations)
+
+
 @attrs.frozen
 class Paused:
     """The names of what is paused.
@@ -73,13 +77,12 @@ class Paused:
     Attributes:
         queues: The names of the paused queues.
         operations: The names of the paused operations.
+        exist: Whether anything is paused.
     """
 
     queues: frozenset[str] = frozenset()
     operations: frozenset[str] = frozenset()
-
-    def __bool__(self) -> bool:
-        return bool(self.queues or self.operations)
+    exist: bool = attrs.field(init=False, default=attrs.Factory(_exist, takes_self=True))
 
     def key_for(self, queue: str | None, operation: str) -> str | None:
         """Return the key that holds a run of an operation in a queue; None if it is not paused."""
@@ -114,28 +117,32 @@ class KnownPauses:
 
     Args:
         read: Returns the active pauses in the database.
+
+    Attributes:
+        latest: The active pauses when they were read last.
+        fresh_until: The time of the monotonic clock until which they may be used for a claim.
     """
 
     def __init__(self, read: Callable[[], Paused]) -> None:
         self._read = read
         self._lock = threading.Lock()
-        self._paused = Paused()
-        self._read_at = -MAX_AGE_S - 1
+        self.latest = Paused()
+        self.fresh_until = float("-inf")
 
     def refresh(self) -> Paused:
         """Read the active pauses."""
         read_at = time.monotonic()
         paused = self._read()
-        self._paused, self._read_at = paused, read_at
+        self.latest, self.fresh_until = paused, read_at + MAX_AGE_S
         return paused
 
     def current(self) -> Paused:
         """Return the active pauses; reads them if they were not read for `MAX_AGE_S`."""
-        if time.monotonic() - self._read_at > MAX_AGE_S:
+        if time.monotonic() > self.fresh_until:
             with self._lock:
-                if time.monotonic() - self._read_at > MAX_AGE_S:
+                if time.monotonic() > self.fresh_until:
                     return self.refresh()
-        return self._paused
+        return self.latest
 
 
 def read_active(connection: Connection) -> Paused:

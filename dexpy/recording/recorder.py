@@ -357,7 +357,8 @@ class ClaimRecorder:
             self._succeed(connection, envelope)
         else:
             # The calls of hooks are written with the end, in one transaction.
-            begin = self.store.begin if installed_hooks.called_for(SUCCESS) else self.store.autocommit
+            has_hooks = bool(installed_hooks.names) and bool(installed_hooks.called_for(SUCCESS))
+            begin = self.store.begin if has_hooks else self.store.autocommit
             with begin() as new_connection:
                 self._succeed(new_connection, envelope)
         self._is_written = True

@@ -314,7 +314,7 @@ class Store:
         rows = self.rows(sa.select(signals_table.c.progress).where(signals_table.c.record_id == id))
         return rows[0].progress if rows else None
 
-    def rows(self, query: sa.Select[Any]) -> Sequence[Row[Any]]:
+    def rows(self, query: sa.Select[Any, *tuple[Any, ...]]) -> Sequence[Row[Any]]:
         """Return the rows of a query."""
         if self._schema.is_empty_file():
             return []

@@ -32,6 +32,7 @@ from dexpy.database.column_types import after, as_of, hide_from_planner, next_co
 from dexpy.database.dialects import DIALECTS
 from dexpy.database.tables import STANDARD_COLUMNS, records
 from dexpy.recording.hook_calls import store_calls
+from dexpy.recording.installed_hooks import installed_hooks
 
 PREFIX = "p_"
 """The prefix of bind parameters, because SQLAlchemy reserves the names of the columns."""
@@ -295,7 +296,7 @@ def apply(connection: Connection, event: str, id: str, **values: Any) -> Row[Any
     """
     if connection.dialect.update_returning:
         row = connection.execute(_RETURNING[event], _parameters(id, values)).first()
-        if row is not None:
+        if row is not None and installed_hooks.names:
             store_calls(connection, event, id)
         return row
     if not is_applied(connection, event, id, **values):
@@ -310,7 +311,7 @@ def is_applied(connection: Connection, event: str, id: str, **values: Any) -> bo
         is_changed = connection.execute(_SUCCEED_WITH_TIMEOUT, parameters).first() is not None
     else:
         is_changed = connection.execute(_STATEMENTS[event], parameters).rowcount > 0
-    if is_changed:
+    if is_changed and installed_hooks.names:
         store_calls(connection, event, id)
     return is_changed
 

@@ -148,7 +148,7 @@ class Isolated:
         if recorded is None:
             return False
         paused = recorded.store.pauses.current()
-        return bool(paused) and paused.key_for(message.queue_name, message.kwargs["class_name"]) is not None
+        return paused.exist and paused.key_for(message.queue_name, message.kwargs["class_name"]) is not None
 
     def _take_next(self, queues: Collection[str] | None) -> Any:
         """Return the next message, also one that a hook enqueues or that a rate limit allows now."""

@@ -8,6 +8,7 @@ that of another record: see `priority_overtaking`.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -225,8 +226,10 @@ class Claims:
     def _claim(self, delivery: _Delivery) -> Row[Any] | None:
         if delivery.unconfirmed_claim is not None and (row := self._recover_lost_reply(delivery)) is not None:
             return row
-        paused = self._store.pauses.current()
-        if paused and (key := paused.key_for(delivery.queue, delivery.class_name)) is not None:
+        # Without a call: this is the way of every claim.
+        pauses = self._store.pauses
+        paused = pauses.latest if time.monotonic() <= pauses.fresh_until else pauses.current()
+        if paused.exist and (key := paused.key_for(delivery.queue, delivery.class_name)) is not None:
             self._hold_back(delivery, key)
             return None
         if self._overtaking is not None and delivery.queue is not None:

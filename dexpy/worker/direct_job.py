@@ -173,7 +173,7 @@ class DirectJob:
         if self._store is None:
             return False
         paused = self._store.pauses.current()
-        return bool(paused) and paused.key_for(queue, operation) is not None
+        return paused.exist and paused.key_for(queue, operation) is not None
 
     def _hold_back(self, message: dramatiq.Message[Any], payload: DirectPayload) -> None:
         """Store the message in the database until the next check, or until the pause is over."""
