@@ -234,9 +234,11 @@ def _named_queues(connection: Connection, alive: builtins.list[Any]) -> set[str]
     """Return the queues that have had messages, and those that live workers name exactly."""
     stored = connection.execute(sa.select(queue_names.c.name)).scalars()
     names: set[str] = {name for name in stored if isinstance(name, str)}
-    lists = (cast("builtins.list[object]", row.queues) for row in alive if isinstance(row.queues, list))
-    patterns = (pattern for patterns in lists for pattern in patterns)
-    return names | {pattern for pattern in patterns if isinstance(pattern, str) and not pattern.endswith("*")}
+    for row in alive:
+        served: object = row.queues
+        patterns = cast("builtins.list[object]", served) if isinstance(served, list) else []
+        names |= {pattern for pattern in patterns if isinstance(pattern, str) and not pattern.endswith("*")}
+    return names
 
 
 def _queue(

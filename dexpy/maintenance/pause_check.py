@@ -34,10 +34,8 @@ class PauseCheck:
             Whether it succeeded.
         """
         self._dispatcher.require_tables()
+        self._store.pauses.on_read = self._set_gate
         paused = self._store.pauses.refresh()
-        gate: QueueGate | None = getattr(self._dispatcher.broker, "gate", None)
-        if gate is not None:
-            gate.paused = paused.queues
         is_successful = self._discover_queues()
         if over := self._known.keys - paused.keys:
             # The relay releases them too, but later.
@@ -46,3 +44,8 @@ class PauseCheck:
             self._dispatcher.wake_workers()
         self._known = paused
         return is_successful
+
+    def _set_gate(self, paused: Paused) -> None:
+        gate: QueueGate | None = getattr(self._dispatcher.broker, "gate", None)
+        if gate is not None:
+            gate.paused = paused.queues

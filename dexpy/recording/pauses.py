@@ -128,12 +128,16 @@ class KnownPauses:
         self._lock = threading.Lock()
         self.latest = Paused()
         self.fresh_until = float("-inf")
+        self.on_read: Callable[[Paused], None] | None = None
+        """In a worker: called with the pauses whenever they are read, also before a claim."""
 
     def refresh(self) -> Paused:
         """Read the active pauses."""
         read_at = time.monotonic()
         paused = self._read()
         self.latest, self.fresh_until = paused, read_at + MAX_AGE_S
+        if self.on_read is not None:
+            self.on_read(paused)
         return paused
 
     def current(self) -> Paused:
