@@ -236,8 +236,6 @@ class BatchTicket(BatchTarget):
         with self._store.begin() as connection:
             batch_rows.cancel(connection, self.id)
             inner_ids = connection.execute(batch_rows.inner_batches(self.id)).scalars().all()
-        for inner_id in inner_ids:
-            BatchTicket(inner_id, self._store, {}).cancel()
         requested: list[str] = []
 
         def find(connection: Connection, limit: int, without: Sequence[str]) -> Sequence[Row[Any]]:
@@ -252,6 +250,9 @@ class BatchTicket(BatchTarget):
             return True
 
         update_each(self._store, "cancellation", find, cancel)
+        # Last: the end of an inner batch enqueues its callback as a run of this batch.
+        for inner_id in inner_ids:
+            BatchTicket(inner_id, self._store, {}).cancel()
         current_dispatcher.get().check_batch(self.id, "cancelled")
         return self.reload()
 

@@ -272,11 +272,20 @@ class Relay:
         with self._store.begin() as connection:
             num_deleted = run_signals.delete_ended_requests(connection)
             num_deleted += concurrency_slots.delete_unused_keys(connection)
-            num_deleted += batch_rows.delete_ended(connection, as_of(-BATCHES_KEPT_S), BATCH)
             num_deleted += pauses.delete_ended(connection)
-        num_deleted += self._delete_starts()
+        num_deleted += self._delete_batches() + self._delete_starts()
         warn_of_many(self._store)
         return num_deleted
+
+    def _delete_batches(self) -> int:
+        """Delete the batches that ended long ago, so many in each transaction that other processes do not wait long."""
+        num_deleted = 0
+        while True:
+            with self._store.begin() as connection:
+                num_ended = batch_rows.delete_ended(connection, as_of(-BATCHES_KEPT_S), BATCH)
+            num_deleted += num_ended
+            if num_ended < BATCH:
+                return num_deleted
 
     def _delete_starts(self) -> int:
         """Delete the starts of rate keys that are out of every window, in batches."""

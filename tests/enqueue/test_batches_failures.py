@@ -13,9 +13,11 @@ from sqlalchemy.orm import Session
 
 import dexpy
 from dexpy import Ticket, records
-from dexpy.database.tables import batch_callbacks
+from dexpy.database.column_types import as_of
+from dexpy.database.tables import batch_callbacks, batches
 from dexpy.errors import NotCommitted, RolledBack
 from dexpy.foundation import failpoints
+from dexpy.maintenance import relay
 from dexpy.testing import Isolated
 
 
@@ -99,3 +101,34 @@ def test_the_props_of_an_enqueued_callback_remain_in_its_run_alone(shop: Isolate
     finish = batch.ticket.callback("finish")
     assert finish is not None
     assert records.get(finish.id).params == {"what": "private note"}
+
+
+def test_a_cancelled_batch_runs_the_callback_of_an_inner_batch_that_it_cancels(shop: Isolated) -> None:
+    with dexpy.batch(on_finish=Report(what="finish")) as outer:
+        outer.add(Statement(customer=1))
+        with dexpy.batch(batch=outer, on_finish=Report(what="finish")) as inner:
+            inner.add(Statement(customer=2))
+    assert outer.ticket.cancel().status == "running"
+    shop.run_pending()
+    for batch, num_ended in ((inner, 1), (outer, 2)):
+        assert batch.ticket.reload().status == "cancelled"
+        finish = batch.ticket.callback("finish")
+        assert finish is not None
+        assert finish.result(1) == num_ended
+
+
+def test_one_cleanup_deletes_all_batches_that_ended_long_ago(
+    shop: Isolated, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with dexpy.batch() as recent:
+        pass
+    times = dict.fromkeys(("created_at", "updated_at", "finished_at"), as_of(-relay.BATCHES_KEPT_S - 60))
+    with engine.begin() as connection:
+        for number in range(2 * relay.BATCH + 1):
+            values = {"id": f"bt_{number}", "status": "done", "trace_id": "tr_1", **times}
+            connection.execute(sa.insert(batches).values(values))
+    monkeypatch.setattr(relay, "CLEANUP_EVERY_S", 0)
+    recorded = shop.runtime.services.recorded
+    assert recorded is not None
+    assert recorded.relay.run_once()
+    assert [batch.id for batch in dexpy.batches.find()] == [recent.ticket.id]
