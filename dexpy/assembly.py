@@ -336,6 +336,7 @@ def build(
         registration = RecurringRegistration(store, heartbeat, find_tasks)
         if not skips_recurring:
             tasks.append(recurring_ticks.periodic_task(registration.run_if_due))
+        tasks.append(pruning.rules_task(is_worker=True))
         if retention.prunes:
             tasks.append(pruning.periodic_task())
         if not transport.transactional:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +13,9 @@ from dexpy.cli.application import load, module_arguments
 from dexpy.cli.setting_options import RUNTIME_KEYS, setting_options
 from dexpy.configuration.loading import Configuration
 from dexpy.foundation.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from dexpy.maintenance.pruning import Pruning
 
 POLL_EVERY_S = 0.1
 """How often it checks whether to stop, in seconds."""
@@ -52,11 +56,12 @@ def relay(modules: tuple[str, ...], once: bool, verbose: bool) -> None:
     relay_service = recorded.relay
     if once:
         steps = (relay_service.run_once, recorded.recurring.run_once, relay_service.publish_unpublished)
-        if recorded.prunes:
-            recorded.pruning.run_round()
         results = [step() for step in steps]
         if services.hook_runner is not None:
             services.hook_runner.run_all()
+        # Last: an error of the deletion, or a long one, delays no run.
+        if recorded.prunes:
+            results.append(prune_once(recorded.pruning))
         all_succeeded = all(results)
         services.close()
         click.echo(", ".join(f"{relay_service.counts[counter]} {counter}" for counter in relays.COUNTERS) + ".")
@@ -71,6 +76,7 @@ def relay(modules: tuple[str, ...], once: bool, verbose: bool) -> None:
         PeriodicTask("send", interval_s, relay_service.publish_unpublished),
         recorded.recurring.periodic_task(),
     ]
+    tasks.append(recorded.pruning.rules_task(is_worker=False))
     if recorded.prunes:
         tasks.append(recorded.pruning.periodic_task())
     if services.hook_runner is not None:
@@ -83,3 +89,17 @@ def relay(modules: tuple[str, ...], once: bool, verbose: bool) -> None:
         signals.install()
     end_all(threads)
     services.close()
+
+
+def prune_once(pruning: Pruning) -> bool:
+    """Delete old records; return whether that succeeded, and log an error."""
+    from dexpy.foundation.log_catalog import LogEvent
+    from dexpy.foundation.log_events import log_event
+    from dexpy.foundation.redaction import class_path
+
+    try:
+        pruning.run_round()
+    except Exception as error:  # noqa: BLE001 - the exit status states it
+        log_event(LogEvent.TASK_FAILED, task="prune", error=class_path(error))
+        return False
+    return True

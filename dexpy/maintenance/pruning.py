@@ -20,16 +20,28 @@ from dexpy.database.column_types import as_of
 from dexpy.database.error_codes import is_locked
 from dexpy.database.errors import is_conflict
 from dexpy.database.tables import FINAL, records
+from dexpy.foundation.backoff import Backoff
 from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.periodic import PeriodicTask
 from dexpy.maintenance.recovery import LOCK_WAIT_S
 from dexpy.recording.retention import MAX_SKIPPED, delete_all
-from dexpy.recording.retention_rules import Selection, declared_rules, read_rules, selections, store_rules
+from dexpy.recording.retention_rules import (
+    STORE_EVERY_S,
+    Selection,
+    declared_rules,
+    read_rules,
+    selections,
+    store_rules,
+)
 from dexpy.recording.store import Store
 
 FULL_ROUND_EVERY_S = 86400.0
 """How often a round reads all old records, in seconds; the others read those that became old since the last round."""
+READ_RULES_EVERY_S = 60.0
+"""How often a round reads the rules again, in seconds: a round of many records may take hours."""
+RULES_RETRY = Backoff(1.0, 60.0)
+"""The pauses before the rules are stored again after an error."""
 SHORTEST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 2.0
 """The pause between two batches is as long as the batch took, within these bounds, in seconds."""
@@ -48,12 +60,16 @@ class _Position:
         ended_at: Records that ended earlier were read already; None for none.
         cutoff: The latest end of the records of the round.
         skipped: The ids of records that were not deleted.
+        refused: The ids of those of them that the database refuses to delete.
+        first_ended_at: Where the round began.
     """
 
     selection: Selection
     ended_at: Any = None
     cutoff: Any = None
     skipped: list[str] = attrs.field(factory=list[str])
+    refused: list[str] = attrs.field(factory=list[str])
+    first_ended_at: Any = attrs.field(default=attrs.Factory(lambda self: self.ended_at, takes_self=True))
 
 
 class Pruning:
@@ -77,12 +93,28 @@ class Pruning:
         self._cutoffs: dict[Selection, Any] = {}
         self._full_round_at = 0.0
         self._started_at = 0.0
+        self._rules_read_at = 0.0
+        self._begun: set[Selection] = set()
         self._deleted: Counter[tuple[str, str]] = Counter()
         self._pause_s = interval_s
 
     def periodic_task(self) -> PeriodicTask:
         """Return the task that deletes one batch after another, and pauses after each round."""
         return PeriodicTask("prune", self._interval_s, self.run_once, pause_s=lambda: self._pause_s)
+
+    def rules_task(self, *, is_worker: bool) -> PeriodicTask:
+        """Return the task that stores the rules of the classes of this process, whether or not it deletes records.
+
+        Args:
+            is_worker: Whether this process is a worker.
+        """
+
+        def store() -> bool:
+            store_rules(self._store, declared_rules(is_worker=is_worker))
+            return True
+
+        # A rule that was stored within `STORE_EVERY_S` is not stored again.
+        return PeriodicTask("retention", STORE_EVERY_S / 2, store, retry=RULES_RETRY)
 
     def run_once(self) -> bool:
         """Delete the next batch of this round, or begin a round.
@@ -93,6 +125,8 @@ class Pruning:
         started = time.monotonic()
         if not self._positions:
             self._begin_round()
+        elif started - self._rules_read_at >= READ_RULES_EVERY_S:
+            self._read_rules_again()
         is_left = bool(self._positions) and self._delete_batch()
         elapsed_s = time.monotonic() - started
         self._pause_s = min(max(elapsed_s, SHORTEST_PAUSE_S), LONGEST_PAUSE_S) if is_left else self._interval_s
@@ -110,9 +144,9 @@ class Pruning:
         """
         store_rules(self._store, declared_rules())
         deleted: Counter[tuple[str, str]] = Counter()
-        for selection in self.selections(statuses):
+        for selection in self._read_selections(statuses):
             position = self._position(selection, None)
-            while self._delete_next(position, deleted):
+            while self._is_selected(selection, statuses) and self._delete_next(position, deleted):
                 pass
             if not_deleted is not None:
                 not_deleted += position.skipped
@@ -145,7 +179,25 @@ class Pruning:
             self._cutoffs.clear()
         self._started_at = time.monotonic()
         self._deleted.clear()
-        self._positions.extend(self._position(each, self._cutoffs.get(each)) for each in self.selections())
+        chosen = self._read_selections()
+        self._begun = set(chosen)
+        self._positions.extend(self._position(each, self._cutoffs.get(each)) for each in chosen)
+
+    def _read_selections(self, statuses: Collection[str] = FINAL) -> list[Selection]:
+        self._rules_read_at = time.monotonic()
+        return self.selections(statuses)
+
+    def _is_selected(self, selection: Selection, statuses: Collection[str]) -> bool:
+        """Return whether the rules still select these records, which is read again from time to time."""
+        is_due = time.monotonic() - self._rules_read_at >= READ_RULES_EVERY_S
+        return not is_due or selection in self._read_selections(statuses)
+
+    def _read_rules_again(self) -> None:
+        """Leave out what the rules no longer select, and add what they select now."""
+        chosen = self._read_selections()
+        self._positions = deque(each for each in self._positions if each.selection in chosen)
+        self._positions.extend(self._position(each, None) for each in chosen if each not in self._begun)
+        self._begun.update(chosen)
 
     def _position(self, selection: Selection, ended_at: Any) -> _Position:
         now = sa.select(sa.type_coerce(as_of(-selection.keep_s), sa.types.NullType()).label("cutoff"))
@@ -155,12 +207,23 @@ class Pruning:
         """Delete a batch; return whether there is more to delete in this round."""
         position = self._positions[0]
         if not self._delete_next(position, self._deleted):
-            self._cutoffs[position.selection] = position.cutoff
+            self._cutoffs[position.selection] = self._next_start(position)
             self._positions.popleft()
         if self._positions:
             return True
         _log(self._deleted, time.monotonic() - self._started_at)
         return False
+
+    def _next_start(self, position: _Position) -> Any:
+        """Return the end of the first record that a lock has kept from this round, or else the end of the round."""
+        query = position.selection.query().with_only_columns(_ended_at.label("ended_at"))
+        query = query.where(_ended_at < _bound(position.cutoff))
+        if position.first_ended_at is not None:
+            query = query.where(_ended_at >= _bound(position.first_ended_at))
+        if position.refused:
+            query = query.where(_r.id.not_in(position.refused[-MAX_SKIPPED:]))
+        left = self._store.rows(query.order_by(_r.completed_at).limit(1))
+        return left[0].ended_at if left else position.cutoff
 
     def _delete_next(self, position: _Position, deleted: Counter[tuple[str, str]]) -> bool:
         """Delete the next batch of a selection; return whether there may be another one."""
@@ -170,7 +233,7 @@ class Pruning:
                 return False
             ids = [row.id for row in rows]
             try:
-                deleted_ids = set(delete_all(self._store, position.selection.query(), ids, position.skipped))
+                deleted_ids = set(delete_all(self._store, position.selection.query(), ids, position.refused))
             except Exception as error:
                 if not is_locked(error) and not is_conflict(error):
                     raise
@@ -184,7 +247,7 @@ class Pruning:
     def _read_batch(self, position: _Position) -> list[Row[Any]]:
         query = position.selection.query().add_columns(_r.operation, _r.status, _ended_at.label("ended_at"))
         if position.ended_at is not None:
-            query = query.where(_ended_at >= sa.bindparam(None, position.ended_at, type_=sa.types.NullType()))
+            query = query.where(_ended_at >= _bound(position.ended_at))
         if position.skipped:
             query = query.where(_r.id.not_in(position.skipped[-MAX_SKIPPED:]))
         ordered = query.order_by(_r.completed_at).limit(self._batch_size)
@@ -192,6 +255,10 @@ class Pruning:
             rows = connection.execute(ordered.with_for_update(skip_locked=True)).all()
         # A row that no statement finds by its id is read again without end.
         return [row for row in rows if row.id not in position.skipped]
+
+
+def _bound(ended_at: Any) -> sa.BindParameter[Any]:
+    return sa.bindparam(None, ended_at, type_=sa.types.NullType())
 
 
 def _log(deleted: Counter[tuple[str, str]], duration_s: float | None = None) -> None:

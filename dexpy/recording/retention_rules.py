@@ -31,17 +31,30 @@ UNKNOWN_CLASS_S = 7 * 86400.0
 """How long the rules of a class that this process does not declare hold after they were stored last, in seconds."""
 FOREVER_S = -1
 """The value of a rule without an end in the table."""
+_ALL_STORED = ("", "")
+"""The operation and status of the rule that marks that a process with the classes of the application stored its rules.
+
+Without it nothing tells which classes declare a rule, and the defaults may delete what a class keeps for ever.
+"""
 
 _c = retention.c
 Rules = Mapping[tuple[str, str], float | None]
 """Operation and status to the time in seconds; None is for ever."""
 
 
-def declared_rules() -> dict[tuple[str, str], float | None]:
-    """Return the rules of the classes of this process, for each of their names."""
+def declared_rules(*, is_worker: bool = False) -> dict[tuple[str, str], float | None]:
+    """Return the rules of the classes of this process, for each of their names.
+
+    Args:
+        is_worker: Whether this process has the classes of the application even if these are none.
+    """
     rules: dict[tuple[str, str], float | None] = {}
+    if is_worker:
+        rules[_ALL_STORED] = 0.0
     for name in registry.names():
         contract: Contract = registry.contract_of(name)
+        if contract.cls.__module__.partition(".")[0] != "dexpy":
+            rules[_ALL_STORED] = 0.0
         if contract.record is not None:
             for status, keep_s in keep_by_status(contract.record.keep, "keep").items():
                 rules[name, status] = keep_s
@@ -76,7 +89,8 @@ def selections(defaults: Mapping[str, float | None], rules: Rules) -> list[Selec
     """Return the records that may be deleted, without those that are kept for ever.
 
     Args:
-        defaults: The time for each status, in seconds; None is for ever.
+        defaults: The time for each status, in seconds; None is for ever. They have no effect before a process with the
+            classes of the application has stored its rules.
         rules: The rules of classes.
     """
     chosen: list[Selection] = []
@@ -88,7 +102,7 @@ def selections(defaults: Mapping[str, float | None], rules: Rules) -> list[Selec
             if keep_s is not None:
                 by_time[keep_s].append(name)
         default_s = defaults.get(status)
-        if default_s is not None:
+        if default_s is not None and _ALL_STORED in rules:
             chosen.append(Selection(status, default_s, other_than=tuple(ruled)))
         chosen += [Selection(status, keep_s, tuple(names)) for keep_s, names in sorted(by_time.items())]
     return chosen

@@ -40,6 +40,23 @@ def test_one_relay_pass_recovers_the_runs_of_a_dead_worker(deployment: Deploymen
         deployment.wait_for_status(id, "done")
 
 
+def test_a_relay_pass_recovers_runs_although_the_deletion_of_old_records_fails(deployment: Deployment) -> None:
+    (lost,) = orphaned(deployment, 1)
+    with sqlite3.connect(deployment.file, timeout=30) as connection:
+        connection.execute(
+            "CREATE TRIGGER broken BEFORE INSERT ON operation_retention BEGIN DELETE FROM missing_table; END"
+        )
+    connection.close()
+
+    ended = deployment.dexpy("relay", "--once", "apps.accounts")
+
+    assert ended.returncode == 1
+    assert ended.stdout == "0 published, 0 republished, 1 recovered, 0 expired.\n"
+    assert "task.failed" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert deployment.status(lost) == "pending"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_relay_runs_until_it_is_stopped(deployment: Deployment, number: int) -> None:
     relay = deployment.serve([sys.executable, "-m", "dexpy", "relay", "apps.accounts"])

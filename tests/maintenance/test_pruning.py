@@ -142,7 +142,7 @@ def test_a_process_without_the_class_keeps_what_another_process_declares(
         store_ended(test, "pruning.kept", 500)
         store_ended(test, "pruning.base", 1.5)
         pruning_of(test).run_once()
-        monkeypatch.setattr(registry, "_by_name", {})
+        monkeypatch.setattr(registry, "_by_name", {"pruning.ruleless": Ruleless})
 
         assert records.prune() == 0
 

@@ -14,7 +14,7 @@ from harness.workers import eventually, is_alive
 
 from dexpy import enqueue_all
 from dexpy.database.column_types import after
-from dexpy.database.tables import records
+from dexpy.database.tables import records, retention
 from dexpy.runtime import install
 
 PAIRS = [
@@ -70,3 +70,21 @@ def test_workers_delete_old_records_while_they_run_others_although_one_was_kille
     assert count(pair, "retention.ship") == 21
     assert "records.pruned" in pair.output()
     assert "task.failed" not in pair.output()
+
+
+@pytest.mark.parametrize("pair", [pytest.param("sqlite+sql")], indirect=True)
+def test_a_worker_that_deletes_nothing_stores_its_retention_for_a_relay_without_its_classes(pair: PolicyPair) -> None:
+    Audit().call()
+    Ship(number=0).call()
+    pair.change(sa.update(records).values(completed_at=after(-90000.0)))
+    pair.variables |= {"DEXPY_RETENTION_DONE": "1h"}
+    assert pair.dexpy("relay", "--once").returncode == 0
+    assert (count(pair, "retention.audit"), count(pair, "retention.ship")) == (1, 1), "no worker has stored its rules"
+
+    pair.variables |= {"DEXPY_RETENTION_PRUNE": "false"}
+    pair.start()
+    eventually(lambda: pair.sql(sa.select(retention)), "the worker stores its retention", 20, pair.output)
+    pair.variables |= {"DEXPY_RETENTION_PRUNE": "true"}
+    assert pair.dexpy("relay", "--once").returncode == 0
+
+    assert (count(pair, "retention.audit"), count(pair, "retention.ship")) == (1, 0)
