@@ -234,7 +234,10 @@ class Batch(BatchTarget):
                 each._become_stored(columns)
 
         dispatcher = current_dispatcher.get()
-        dispatcher.enqueue_in_batches(jobs, write, block.transaction, block.commit_state, become_stored)
+        accepting = None if self._outer is None else self._outer.id
+        dispatcher.enqueue_in_batches(
+            jobs, write, block.transaction, block.commit_state, accepting=accepting, on_commit=become_stored
+        )
         # In a transaction of the application, before its commit.
         become_stored()
 

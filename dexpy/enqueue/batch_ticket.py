@@ -15,6 +15,7 @@ from dexpy.enqueue.batch_target import BatchTarget
 from dexpy.enqueue.current_dispatcher import current_dispatcher
 from dexpy.enqueue.jobs import PreparedJob, note_position
 from dexpy.foundation.errors import (
+    DatabaseBusy,
     DexpyError,
     InvalidTransition,
     KeyTaken,
@@ -25,7 +26,7 @@ from dexpy.foundation.errors import (
     listed,
 )
 from dexpy.policies.options import AsyncOptions
-from dexpy.recording import batch_rows, run_signals
+from dexpy.recording import batch_locks, batch_rows, run_signals
 from dexpy.recording.batch_rows import ENDED, EVENTS, Event
 from dexpy.recording.batches import update_each
 from dexpy.recording.polling import Interval, PollIntervals
@@ -169,13 +170,16 @@ class BatchTicket(BatchTarget):
             RolledBack: The transaction that stored it was rolled back.
         """
         with self._store.begin() as connection:
-            row = batch_rows.read_batch(connection, self.id)
-            if row is None:
-                raise self._missing()
-            counts = row.counts if row.status in ENDED else batch_rows.count_members(connection, self.id).runs
+            self._load(connection)
         self._commit_state = CommitState()
-        self._columns = {**row_dict(row), "counts": counts}
         return self
+
+    def _load(self, connection: Connection) -> None:
+        row = batch_rows.read_batch(connection, self.id)
+        if row is None:
+            raise self._missing()
+        counts = row.counts if row.status in ENDED else batch_rows.count_members(connection, self.id).runs
+        self._columns = {**row_dict(row), "counts": counts}
 
     def _missing(self) -> DexpyError:
         if self._commit_state.rolled_back:
@@ -217,22 +221,30 @@ class BatchTicket(BatchTarget):
         jobs = prepare_runs(self.id, operations, options, token, transaction, commit_state)
         check = partial(batch_rows.require_accepting, batch_id=self.id)
         if jobs:
-            dispatcher.enqueue_in_batches({self.id: jobs}, check, transaction, commit_state)
+            dispatcher.enqueue_in_batches({self.id: jobs}, check, transaction, commit_state, accepting=self.id)
         return [job.ticket for job in jobs]
 
     def close(self) -> BatchTicket:
-        """Close an open batch: it ends with its last run, or now if that has ended already."""
-        with self._store.begin() as connection:
+        """Close an open batch: it ends with its last run, or now if that has ended already.
+
+        A current session that has added runs to the batch closes it with its commit.
+        """
+        with self._store.change() as connection:
             batch_rows.close(connection, self.id)
-        current_dispatcher.get().check_batch(self.id, "done")
-        return self.reload()
+            self._load(connection)
+        is_committed = self._store.after_change(partial(current_dispatcher.get().check_batch, self.id, "done"))
+        return self.reload() if is_committed else self
 
     def cancel(self) -> BatchTicket:
         """Cancel all runs that have not ended, also in inner batches; the batch accepts no further ones.
 
         Pending runs are cancelled at once, running ones get a request; see `Ticket.cancel`. The batch ends with its
         last run, and then enqueues `on_finish`.
+
+        Raises:
+            DatabaseBusy: The transaction of the current session has added runs to it; nothing was changed.
         """
+        self._require_unlocked()
         with self._store.begin() as connection:
             batch_rows.cancel(connection, self.id)
             inner_ids = connection.execute(batch_rows.inner_batches(self.id)).scalars().all()
@@ -255,6 +267,21 @@ class BatchTicket(BatchTarget):
             BatchTicket(inner_id, self._store, {}).cancel()
         current_dispatcher.get().check_batch(self.id, "cancelled")
         return self.reload()
+
+    def _require_unlocked(self) -> None:
+        """Refuse a change that would wait for the transaction of the current session."""
+        locked = batch_locks.locked_batches()
+        if not locked:
+            return
+        with self._store.autocommit() as connection:
+            is_locked = not locked.isdisjoint(batch_rows.with_inner(connection, self.id))
+        if is_locked:
+            raise DatabaseBusy(
+                f"{self.id}: cancel() would wait for the transaction around it, which has added runs to the batch. "
+                "Nothing was changed. Commit first, or cancel after the commit; in an operation, by "
+                "self.after_commit(...).",
+                may_end=False,
+            )
 
     def retry_failed(self) -> int:
         """Retry all failed, expired and cancelled runs; the batch runs again until they have ended.

@@ -41,6 +41,7 @@ from dexpy.foundation.redaction import class_path
 from dexpy.liveness import worker_registry
 from dexpy.policies.options import AsyncOptions
 from dexpy.policies.queue_selection import QueueSelection
+from dexpy.recording import batch_locks
 from dexpy.recording.keys import RetryTransaction
 from dexpy.recording.store import Store
 from dexpy.recording.ticket import Ticket
@@ -255,6 +256,8 @@ class Dispatcher:
         write: StoreJobs,
         transaction: EnqueueTransaction,
         commit_state: CommitState,
+        *,
+        accepting: str | None = None,
         on_commit: Callable[[], None] | None = None,
     ) -> None:
         """Enqueue prepared jobs of batches, all or none.
@@ -264,12 +267,15 @@ class Dispatcher:
             write: Writes or checks the rows of the batches first, in the same transaction.
             transaction: The transaction of the application that stores it all; None for one of dexpy's own.
             commit_state: The state of that transaction.
+            accepting: The id of the stored batch that accepts them, whose row is locked until the commit.
             on_commit: Is called after the commit, before anything is published.
         """
         in_savepoint = self._is_joined(transaction)
         jobs = [job for batch_jobs in jobs_by_batch.values() for job in batch_jobs]
 
         def store(connection: Connection) -> None:
+            if in_savepoint and accepting is not None and not isinstance(transaction, (ExternalConnection, type(None))):
+                batch_locks.note_lock(transaction.session(), accepting)
             with savepoint_block(connection) if in_savepoint else nullcontext():
                 write(connection)
                 if jobs:

@@ -244,6 +244,14 @@ def inner_batches(batch_id: str) -> sa.Select[Any]:
     return sa.select(_b.id).where(_b.batch_id == batch_id).order_by(_b.id)
 
 
+def with_inner(connection: Connection, batch_id: str) -> list[str]:
+    """Return the ids of a batch and of all batches inside of it."""
+    found = [batch_id]
+    for outer_id in found:
+        found += connection.execute(inner_batches(outer_id)).scalars().all()
+    return found
+
+
 def is_needed(cutoff: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
     """Return the condition that a record belongs to a batch that has not ended before a time."""
     has_ended = sa.and_(_b.status.in_(ENDED), _b.finished_at < cutoff)

@@ -29,7 +29,7 @@ from dexpy.foundation.redaction import Redactor
 from dexpy.foundation.safe_text import is_plain_text, shortened
 from dexpy.locks.backends import Locks
 from dexpy.policies.record_column import RecordColumn
-from dexpy.recording import batch_rows, concurrency_slots, durable_steps, keys, rate_limits, run_signals
+from dexpy.recording import batch_locks, batch_rows, concurrency_slots, durable_steps, keys, rate_limits, run_signals
 from dexpy.recording.keys import KeyClaim, KeyHolder
 from dexpy.recording.pauses import KnownPauses, Paused, read_active
 from dexpy.recording.transitions import TRANSITIONS, apply
@@ -398,7 +398,7 @@ class Store:
             InvalidTransition: The run has ended; nothing was changed.
         """
         while True:
-            with self._change() as connection:
+            with self.change() as connection:
                 row = apply(connection, "cancel", id, **values)
                 if row is None:
                     run_signals.request_cancel(connection, id)
@@ -410,20 +410,24 @@ class Store:
             if row.status == "running":
                 return row
             if row.status != "pending":
-                with self._change() as connection:
+                with self.change() as connection:
                     run_signals.withdraw_cancel(connection, id)
                 reason = "Expected a record that is pending or running. Nothing was changed."
                 raise InvalidTransition(id, "cancel", row.status, reason)
 
     def _current_writer(self) -> tuple[Session, Connection] | None:
-        """Return the current session and its connection if it holds the write lock on the database of the records."""
-        return current_writer(self.database.same_as) if self.database.dialect.has_one_write_lock else None
+        """Return the current session and its connection if changes on another connection might wait for it.
+
+        It holds the only write lock on the database of the records, or one on the row of a batch.
+        """
+        has_one_write_lock = self.database.dialect.has_one_write_lock
+        return current_writer(self.database.same_as) if has_one_write_lock else batch_locks.current_holder()
 
     @contextmanager
-    def _change(self) -> Generator[Connection, None, None]:
+    def change(self) -> Generator[Connection, None, None]:
         """Return a transaction for a change that a user has requested.
 
-        On SQLite this is the transaction of the current session if it holds the only write lock.
+        It is that of the current session if this has added runs to a batch; on SQLite also if it has written at all.
         """
         current = self._current_writer()
         if current is None:
@@ -435,7 +439,7 @@ class Store:
             yield connection
 
     def _row_now(self, id: str) -> Row[Any]:
-        """Return a record by the connection of `_change`."""
+        """Return a record by the connection of `change`."""
         current = self._current_writer()
         if current is None:
             return self.row(id)
@@ -443,13 +447,14 @@ class Store:
             row = connection.execute(sa.select(records).where(records.c.id == id)).first()
         return row if row is not None else self.row(id)
 
-    def _after_change(self, action: Callable[[], None]) -> None:
-        """Run an action after the commit of `_change`."""
+    def after_change(self, action: Callable[[], None]) -> bool:
+        """Run an action after the commit of `change`; return whether that was now."""
         current = self._current_writer()
         if current is None:
             action()
         else:
             commit_hooks.after_commit(current[0], action)
+        return current is None
 
     def _check_batch(self, row: Row[Any]) -> None:
         """Write the end of the batch of a run that a user has ended, if it was its last one."""
@@ -457,7 +462,7 @@ class Store:
         if batch_id is None or row.status not in FINAL:
             return
         if (sender := self._find_sender()) is not None:
-            self._after_change(functools.partial(sender.check_batch, batch_id, row.status))
+            self.after_change(functools.partial(sender.check_batch, batch_id, row.status))
 
     def apply_event(self, event: str, id: str, *, from_start: bool = False, **values: Any) -> Row[Any]:
         """Apply an event that a user has requested: expire, cancel, discard, revive, reschedule.
@@ -477,9 +482,9 @@ class Store:
             values["sent"] = sender is not None and sender.transactional
         before = self._row_now(id)
         if event == "revive" and (before.once_digest or before.unique_digest):
-            with self._change() as connection:
+            with self.change() as connection:
                 keys.release_expired_for(connection, before)
-        with self._unless_taken(before), self._change() as connection:
+        with self._unless_taken(before), self.change() as connection:
             row = apply(connection, event, id, **values)
             if row is not None and event == "revive" and row.params is None:
                 reason = "Its params are not stored, so it cannot run again. Nothing was changed."
@@ -497,7 +502,7 @@ class Store:
             reason = f"Expected a record that is {sources}. Nothing was changed."
             raise InvalidTransition(id, PUBLIC_METHODS.get(event, event), self._row_now(id).status, reason)
         if sender is not None:
-            self._after_change(sender.wake_workers)
+            self.after_change(sender.wake_workers)
         self._check_batch(row)
         return row
 
@@ -507,7 +512,7 @@ class Store:
         try:
             yield
         except IntegrityError:
-            with self._change() as connection:
+            with self.change() as connection:
                 conflict = keys.find_conflict(connection, row)
             if conflict is None:
                 raise

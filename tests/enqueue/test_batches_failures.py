@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 import sqlalchemy as sa
 from apps import shop_statements
-from apps.shop_statements import Report, Statement
+from apps.shop_statements import Fail, Report, Statement
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -15,7 +15,7 @@ import dexpy
 from dexpy import Ticket, records
 from dexpy.database.column_types import as_of
 from dexpy.database.tables import batch_callbacks, batches
-from dexpy.errors import NotCommitted, RolledBack
+from dexpy.errors import DatabaseBusy, NotCommitted, RolledBack
 from dexpy.foundation import failpoints
 from dexpy.maintenance import relay
 from dexpy.testing import Isolated
@@ -132,3 +132,48 @@ def test_one_cleanup_deletes_all_batches_that_ended_long_ago(
     assert recorded is not None
     assert recorded.relay.run_once()
     assert [batch.id for batch in dexpy.batches.find()] == [recent.ticket.id]
+
+
+def test_a_session_closes_the_batch_to_which_it_adds_runs_with_its_commit(shop: Isolated, engine: sa.Engine) -> None:
+    with dexpy.batch(keep_open=True) as batch:
+        pass
+    for is_kept in (False, True):
+        with Session(engine) as session, dexpy.session(session):
+            batch.ticket.add(Statement(customer=1))
+            assert batch.ticket.close().status == "running"
+            if is_kept:
+                session.commit()
+        shop.run_pending()
+        assert batch.ticket.reload().status == ("done" if is_kept else "open")
+    assert batch.ticket.counts == {"done": 1}
+
+
+def test_a_session_retries_a_run_of_the_batch_to_which_it_adds_runs(shop: Isolated, engine: sa.Engine) -> None:
+    with dexpy.batch(keep_open=True) as batch:
+        failed = batch.add(Fail(customer=1))
+    shop.run_pending()
+    with Session(engine) as session, dexpy.session(session):
+        batch.ticket.add(Statement(customer=2))
+        assert failed.reload().retry().status == "pending"
+        session.rollback()
+    assert failed.reload().status == "failed"
+    with Session(engine) as session, dexpy.session(session):
+        batch.ticket.add(Statement(customer=2))
+        failed.retry()
+        session.commit()
+    assert batch.ticket.reload().counts == {"pending": 2}
+
+
+def test_a_session_cannot_cancel_the_batch_to_which_it_adds_runs(shop: Isolated, engine: sa.Engine) -> None:
+    with dexpy.batch() as outer:
+        outer.add(Statement(customer=1), in_=60)
+        with dexpy.batch(batch=outer) as inner:
+            inner.add(Statement(customer=2), in_=60)
+    with Session(engine) as session, dexpy.session(session):
+        inner.ticket.add(Statement(customer=3))
+        for batch in (inner, outer):
+            with pytest.raises(DatabaseBusy, match="would wait for the transaction around it"):
+                batch.ticket.cancel()
+        session.commit()
+        assert outer.ticket.cancel().counts == {"cancelled": 1}
+    assert inner.ticket.reload().counts == {"cancelled": 2}
