@@ -61,6 +61,8 @@ def upgrade(modules: tuple[str, ...], verbose: bool) -> None:
     _exit_unless_complete(database, after)
     if before.own_columns:
         click.echo(f"{database.display_url}: added {', '.join(before.own_columns)}.")
+    if before.unindexed_columns:
+        click.echo(f"{database.display_url}: created the index on {', '.join(before.unindexed_columns)}.")
     if before.version == after.version:
         click.echo(f"{database.display_url}: already at schema version {after.version}.")
     elif before.version == 0:
@@ -86,6 +88,9 @@ def check(modules: tuple[str, ...], verbose: bool) -> None:
     with database.connect() as connection:
         state = schema.read_state(connection)
     _exit_unless_complete(database, state)
+    if state.unindexed_columns:
+        click.echo(f"{database.display_url}: no index on {', '.join(state.unindexed_columns)}. Run: dexpy db upgrade")
+        sys.exit(1)
     click.echo(f"{database.display_url}: all tables exist, schema version {state.version}.")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import sqlalchemy as sa
@@ -19,9 +19,9 @@ from dexpy.database.error_codes import is_locked
 from dexpy.database.migrations import sqlite_rebuilds
 from dexpy.database.migrations.history import NEWEST, UNNUMBERED, migrations_between
 from dexpy.database.migrations.migration import Migration
-from dexpy.database.own_columns import column_statements, missing_own_columns
+from dexpy.database.own_columns import column_statements, index_statements, missing_own_columns, unindexed_columns
 from dexpy.database.schema_names import inspector as inspector_of
-from dexpy.database.table_layout import table_prefix
+from dexpy.database.table_layout import own_columns, table_prefix
 from dexpy.database.tables import (
     attempts,
     batch_callbacks,
@@ -93,7 +93,8 @@ class SchemaState:
         missing_tables: The tables that the database lacks for the newest version.
         missing_columns: The columns that it lacks, by table.
         own_columns: Those of them that the application declares.
-        own_column_statements: The SQL that adds these.
+        unindexed_columns: The application's columns that lack only their index; processes run without it.
+        own_column_statements: The SQL that adds these columns and indexes.
     """
 
     version: int
@@ -101,6 +102,7 @@ class SchemaState:
     missing_tables: tuple[str, ...]
     missing_columns: Mapping[str, tuple[str, ...]]
     own_columns: tuple[str, ...] = ()
+    unindexed_columns: tuple[str, ...] = ()
     own_column_statements: tuple[str, ...] = ()
 
     @property
@@ -172,13 +174,22 @@ def read_state(connection: Connection) -> SchemaState:
         version = max(number for number, column in ((UNNUMBERED, ""), *FIRST_COLUMNS) if column not in missing)
     missing_tables = tuple(table.name for table in TABLES if table.name not in present)
     own = missing_own_columns(missing_columns.get(records.name, ()))
+    unindexed: tuple[sa.Column[Any], ...] = ()
+    if records.name in present and any(column.info.get("has_index") for column in own_columns()):
+        found: Any = inspector.get_indexes(records.name, schema=table_schema)
+        unindexed = unindexed_columns(own, found)
+    prefix = schema_prefix(connection, table_schema) if own or unindexed else ""
     return SchemaState(
         version,
         stored is not None,
         missing_tables,
         missing_columns,
         tuple(column.name for column in own),
-        column_statements(own, connection.dialect, schema_prefix(connection, table_schema)) if own else (),
+        tuple(column.name for column in unindexed),
+        (
+            *column_statements(own, connection.dialect, prefix),
+            *index_statements(unindexed, connection.dialect, prefix),
+        ),
     )
 
 

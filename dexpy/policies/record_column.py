@@ -16,7 +16,9 @@ Scalar: TypeAlias = str | int | bool | date | datetime | UUID
 TYPES: Final = (str, int, bool, date, datetime, UUID)
 """The types of columns."""
 MAX_LENGTH: Final = 1024
-"""The maximum length of text that every database can index."""
+"""The maximum length of text."""
+MAX_INDEXED_LENGTH: Final = 768
+"""The maximum length of text that every database can index: InnoDB indexes 3072 bytes, at 4 bytes a character."""
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,40}")
 
 
@@ -29,7 +31,7 @@ class RecordColumn:
     Args:
         name: The name of the column, and of its filter in `records.where`.
         type: The type of its values: str, int, bool, date, datetime or UUID.
-        length: The maximum length of text, in characters.
+        length: The maximum length of text, in characters: up to 1024, or up to 768 with an index.
         index: Whether to create an index on it.
         prop: The name of the prop that fills it; by default the name of the column. Classes without this prop use the
             context.
@@ -70,10 +72,12 @@ class RecordColumn:
                 f"RecordColumn({self.name!r}): unsupported type {shortened(self.type)}; expected one of "
                 f"{listed(kind.__name__ for kind in TYPES)}."
             )
-        if type(self.length) is not int or not 1 <= self.length <= MAX_LENGTH:
+        is_indexed = self.index and self.type is str
+        longest = MAX_INDEXED_LENGTH if is_indexed else MAX_LENGTH
+        if type(self.length) is not int or not 1 <= self.length <= longest:
             raise ConfigurationError(
-                f"RecordColumn({self.name!r}, length=...): expected an int from 1 to {MAX_LENGTH}, "
-                f"got {shortened(self.length)}."
+                f"RecordColumn({self.name!r}, length=...): expected an int from 1 to {longest}"
+                f"{' with an index' if is_indexed else ''}, got {shortened(self.length)}."
             )
         sources: dict[str, Any] = {"prop": self.prop, "context": self.context}
         for source, value in sources.items():

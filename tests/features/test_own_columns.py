@@ -258,6 +258,8 @@ def test_a_name_that_records_have_is_refused(name: str) -> None:
         ("a" * 42,),
         ("price", Decimal),
         ("name", str, {"length": 0}),
+        ("name", str, {"length": 1025}),
+        ("name", str, {"length": 769, "index": True}),
         ("name", str, {"prop": 5}),
     ],
 )
@@ -319,6 +321,28 @@ def test_upgrade_adds_missing_columns_and_sql_prints_them(url: str, monkeypatch:
     assert {"ix_operation_own_tenant", "ix_operation_own_customer"} <= {
         index["name"] for index in inspector.get_indexes("operation_records")
     }
+
+
+def test_upgrade_creates_the_missing_index_of_an_existing_column(url: str) -> None:
+    configure(url, [RecordColumn("tenant", str, length=768), RecordColumn("customer", UUID, index=True)])
+    Bill(tenant="before").async_().call()
+    configure(
+        url,
+        [RecordColumn("tenant", str, length=768, index=True), RecordColumn("customer", UUID, index=True)],
+        create_tables=False,
+    )
+    Bill(tenant="without the index").async_().call()
+    invoke = CliRunner().invoke
+    checked = invoke(main, ["db", "check"])
+    assert checked.exit_code == 1
+    assert "no index on tenant. Run: dexpy db upgrade" in checked.output
+    printed = invoke(main, ["db", "sql"], catch_exceptions=False).stdout
+    assert printed.count("CREATE INDEX") == 1
+
+    assert "created the index on tenant" in invoke(main, ["db", "upgrade"], catch_exceptions=False).output
+
+    assert invoke(main, ["db", "check"], catch_exceptions=False).exit_code == 0
+    assert "CREATE INDEX" not in invoke(main, ["db", "sql"], catch_exceptions=False).stdout
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
