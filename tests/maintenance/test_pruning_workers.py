@@ -55,6 +55,7 @@ def test_workers_delete_old_records_while_they_run_others_although_one_was_kille
     # Killed in the transaction that would have deleted the first batch.
     killed = pair.start_killed_at("records_locked_for_deletion")
     pid = eventually(lambda: pair.reached("records_locked_for_deletion"), "a batch is locked", 20, killed.output)
+    assert pid is not None
     eventually(lambda: not is_alive(pid), "the worker is killed")
     assert count(pair, "retention.scan") == NUMBER + 1
 
