@@ -66,13 +66,13 @@ class Layout:
             name: The name of the class.
         """
         *packages, module_name = self.module.split(".")
-        facts = {"name": name, "module": self.module, "function": snake_case(name), "sentence": sentence(name)}
+        parts = {"name": name, "module": self.module, "function": snake_case(name), "sentence": sentence(name)}
         folders = [self.sources.joinpath(*packages[: depth + 1]) for depth in range(len(packages))]
         files = {folder / "__init__.py": "" for folder in folders if not (folder / "__init__.py").exists()}
-        files[self.sources.joinpath(*packages, f"{module_name}.py")] = OPERATION.format(**facts)
+        files[self.sources.joinpath(*packages, f"{module_name}.py")] = OPERATION.format(**parts)
         tests = self.root / "tests"
         mirrored = tests.joinpath(*packages[1:])
-        files[(mirrored if mirrored.is_dir() else tests) / f"test_{module_name}.py"] = TEST.format(**facts)
+        files[(mirrored if mirrored.is_dir() else tests) / f"test_{module_name}.py"] = TEST.format(**parts)
         return files
 
 

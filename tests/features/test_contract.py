@@ -264,8 +264,8 @@ retry = Retry(ConnectionError)
         ),
         (
             declared(record=Recording(params="no")),  # type: ignore[arg-type]
-            "Wrong.record: expected True, False or a Recording(...) of bools, got Recording(params='no', result=True). "
-            "Write record = Recording(params=True, result=False).",
+            "Wrong.record: expected True, False or a Recording(...) of bools, got Recording(params='no', result=True, "
+            "keep=None). Write record = Recording(params=True, result=False).",
         ),
         (declared(transaction="no"), "Wrong.transaction: expected True or False, got 'no'."),
         (

@@ -34,7 +34,7 @@ COLUMNS = (
     RecordColumn("urgent", bool),
     RecordColumn("day", date),
     RecordColumn("due", datetime),
-    RecordColumn("customer", UUID, index=True),
+    RecordColumn("payer", UUID, index=True),
     RecordColumn("region", str, prop="area", context="current_region"),
 )
 CUSTOMER = UUID("12345678-1234-5678-1234-567812345678")
@@ -73,7 +73,7 @@ class BillFully(Operation):
     urgent: bool
     day: date
     due: datetime
-    customer: UUID
+    payer: UUID
     area: Area
     amount: Decimal = Decimal(1)
 
@@ -127,24 +127,24 @@ FULL = {"tenant": "acme", "order_id": 2**40, "urgent": True, "day": date(2026, 1
 
 def test_values_of_each_type_are_stored_queried_and_selected(url: str) -> None:
     configure(url)
-    BillFully(**FULL, customer=CUSTOMER, area=Area.NORTH).async_().call()
+    BillFully(**FULL, payer=CUSTOMER, area=Area.NORTH).async_().call()
     Bill(tenant="other").async_().call()
 
     (record,) = records.where(tenant="acme")
 
     expected = {
         "tenant": "acme", "order": 2**40, "urgent": True, "day": date(2026, 1, 2), "due": MOMENT,
-        "customer": CUSTOMER, "region": "north",
+        "payer": CUSTOMER, "region": "north",
     }  # fmt: skip
     assert record.columns == expected
     assert record.tenant == "acme"  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
     for name, value in expected.items():
         assert [found.id for found in records.where(**{name: value})] == [record.id], name
     assert records.where(tenant=["acme", "other"], order=[0, 2**40]).count() == 2
-    assert records.where(customer=None).count() == 1
+    assert records.where(payer=None).count() == 1
     assert records.where(due=MOMENT.astimezone(timezone(timedelta(hours=2)))).count() == 1
     with current_runtime().store.database.connect() as connection:
-        query = sa.select(records.table.c.tenant, records.table.c.customer).order_by(records.table.c.tenant)
+        query = sa.select(records.table.c.tenant, records.table.c.payer).order_by(records.table.c.tenant)
         assert connection.execute(query).all() == [("acme", CUSTOMER), ("other", None)]
 
 
@@ -177,7 +177,7 @@ def test_a_run_whose_params_are_in_its_message_has_the_columns(tmp_path: Path) -
 
 def test_a_callback_of_a_batch_has_the_columns(tmp_path: Path) -> None:
     configure(f"sqlite:///{tmp_path / 'app.db'}")
-    callback = BillFully(**FULL, customer=CUSTOMER, area=Area.NORTH)
+    callback = BillFully(**FULL, payer=CUSTOMER, area=Area.NORTH)
     with isolated() as test:
         with dexpy.batch(on_finish=callback):
             Bill(tenant="inside").async_().call()
@@ -185,7 +185,7 @@ def test_a_callback_of_a_batch_has_the_columns(tmp_path: Path) -> None:
         test.run_pending()
 
         (record,) = records.where(operation=BillFully)
-        assert (record.columns["due"], record.columns["customer"], record.columns["order"]) == (MOMENT, CUSTOMER, 2**40)
+        assert (record.columns["due"], record.columns["payer"], record.columns["order"]) == (MOMENT, CUSTOMER, 2**40)
 
 
 WRONG = {
@@ -215,7 +215,7 @@ def test_a_value_that_does_not_fit_is_refused_and_nothing_is_stored(value: Any, 
 
 @pytest.mark.parametrize(
     ("column", "value"),
-    [("order", 2**63), ("order", "5"), ("day", "2026-13-01"), ("due", datetime(2026, 1, 1)), ("customer", "x"), ("urgent", 1)],  # noqa: E501
+    [("order", 2**63), ("order", "5"), ("day", "2026-13-01"), ("due", datetime(2026, 1, 1)), ("payer", "x"), ("urgent", 1)],  # noqa: E501
 )  # fmt: skip
 def test_a_context_value_that_does_not_fit_is_refused(column: str, value: Any, tmp_path: Path) -> None:
     configure(f"sqlite:///{tmp_path / 'app.db'}")
@@ -318,17 +318,17 @@ def test_upgrade_adds_missing_columns_and_sql_prints_them(url: str, monkeypatch:
     Bill(tenant="acme").async_().call()
     assert records.where(tenant="acme").count() == 1
     inspector = sa.inspect(current_runtime().store.database.engine)
-    assert {"ix_operation_own_tenant", "ix_operation_own_customer"} <= {
+    assert {"ix_operation_own_tenant", "ix_operation_own_payer"} <= {
         index["name"] for index in inspector.get_indexes("operation_records")
     }
 
 
 def test_upgrade_creates_the_missing_index_of_an_existing_column(url: str) -> None:
-    configure(url, [RecordColumn("tenant", str, length=768), RecordColumn("customer", UUID, index=True)])
+    configure(url, [RecordColumn("tenant", str, length=768), RecordColumn("payer", UUID, index=True)])
     Bill(tenant="before").async_().call()
     configure(
         url,
-        [RecordColumn("tenant", str, length=768, index=True), RecordColumn("customer", UUID, index=True)],
+        [RecordColumn("tenant", str, length=768, index=True), RecordColumn("payer", UUID, index=True)],
         create_tables=False,
     )
     Bill(tenant="without the index").async_().call()
