@@ -44,7 +44,6 @@ from dexpy.foundation.errors import (
     WorkerLost,
 )
 from dexpy.foundation.outcome import Err, Ok
-from dexpy.foundation.run_end import RunEnd
 
 # Running
 from dexpy.foundation.trace import trace
@@ -69,6 +68,7 @@ if TYPE_CHECKING:
     from dexpy import batches, queues, records, recurring
     from dexpy.enqueue.batch import Batch, batch
     from dexpy.enqueue.batch_ticket import BatchTicket
+    from dexpy.foundation.run_end import RunEnd
     from dexpy.policies.record_column import RecordColumn
     from dexpy.recording.ticket import Ticket
     from dexpy.worker.embedded import EmbeddedWorker
@@ -153,36 +153,24 @@ if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
         # Imported at the first use, because importing SQLAlchemy takes longer than the rest of the package.
-        if name == "Ticket":
-            from dexpy.recording.ticket import Ticket
+        from importlib import import_module
 
-            return Ticket
         if name in ("Batch", "BatchTicket", "batch"):
-            from importlib import import_module
-
             return getattr(import_module("dexpy.batches"), name)
-        if name == "batches":
-            from importlib import import_module
-
-            return import_module("dexpy.batches")
-        if name == "RecordColumn":
-            from dexpy.policies.record_column import RecordColumn
-
-            return RecordColumn
         if name == "EmbeddedWorker":
-            from dexpy.worker.embedded import EmbeddedWorker
-
-            return EmbeddedWorker
-        if name == "records":
-            from importlib import import_module
-
-            return import_module("dexpy.records")
+            return import_module("dexpy.worker.embedded").EmbeddedWorker
+        if name == "RecordColumn":
+            return import_module("dexpy.policies.record_column").RecordColumn
+        if name == "RunEnd":
+            return import_module("dexpy.foundation.run_end").RunEnd
+        if name == "Ticket":
+            return import_module("dexpy.recording.ticket").Ticket
+        if name == "batches":
+            return import_module("dexpy.batches")
         if name == "queues":
-            from importlib import import_module
-
             return import_module("dexpy.queues")
+        if name == "records":
+            return import_module("dexpy.records")
         if name == "recurring":
-            from importlib import import_module
-
             return import_module("dexpy.recurring")
         raise AttributeError(f"module 'dexpy' has no attribute {name!r}")

@@ -20,7 +20,6 @@ from dexpy.foundation.errors import ConfigurationError, DeclarationError, NotRec
 from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.redaction import Redactor
-from dexpy.foundation.run_end import Hook
 from dexpy.foundation.safe_text import shortened
 from dexpy.foundation.trace import Frame
 from dexpy.liveness.intervals import RecoveryIntervals
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
 
     from dexpy.assembly import Services
     from dexpy.enqueue.dispatcher import Dispatcher
+    from dexpy.foundation.run_end import Hook
     from dexpy.policies.record_column import RecordColumn
     from dexpy.recording.recorder import Recorder, SyncRecorder
     from dexpy.recording.store import Store

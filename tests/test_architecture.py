@@ -62,7 +62,7 @@ LAZY = {
     "dexpy": (
         LIGHT,
         *("dexpy.batches", "dexpy.queues", "dexpy.recording.ticket", "dexpy.records", "dexpy.recurring"),
-        *("dexpy.policies.record_column", "dexpy.worker.embedded"),
+        *("dexpy.foundation.run_end", "dexpy.policies.record_column", "dexpy.worker.embedded"),
     ),
     "dexpy.runtime": (LIGHT, "dexpy.assembly", "dexpy.recording.recorder", "dexpy.transactions.run_sessions"),
     "dexpy.transactions.sessions": (LIGHT, "dexpy.database.dialects", "dexpy.transactions.session_listeners"),

@@ -20,6 +20,7 @@ LATE = {
     "BatchTicket",
     "EmbeddedWorker",
     "RecordColumn",
+    "RunEnd",
     "Ticket",
     "batch",
     "batches",
@@ -27,7 +28,7 @@ LATE = {
     "records",
     "recurring",
 }
-"""Names that are imported at their first use, because they import SQLAlchemy."""
+"""Names that are imported at their first use, because they import SQLAlchemy or are rarely used."""
 LIMIT = 13
 TRIES = 5
 

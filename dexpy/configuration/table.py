@@ -26,7 +26,7 @@ from dexpy.configuration.kinds import (
     Zone,
 )
 from dexpy.declaration.recurring import MISSED, OVERLAPS, SHORTEST_GRACE_S
-from dexpy.foundation.log_formats import FORMATS as LOG_FORMATS
+from dexpy.foundation.log_events import LOG_FORMATS
 from dexpy.policies.keep import FOREVER, LONGEST_KEEP_S, SHORTEST_KEEP_S, STATUSES
 from dexpy.policies.queue_limit import BLOCK_TIMEOUT_S, LONGEST_BLOCK_S, MOST_PENDING, ON_FULL
 

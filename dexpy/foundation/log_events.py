@@ -16,6 +16,10 @@ from typing import Any, TypeAlias
 from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.safe_text import storable, text_of
 
+TEXT, JSON = "text", "json"
+LOG_FORMATS = (TEXT, JSON)
+"""The values of the setting `log_format`; see `log_formats`."""
+
 logger = logging.getLogger("dexpy")
 """The parent of all loggers of dexpy."""
 logger.addHandler(logging.NullHandler())

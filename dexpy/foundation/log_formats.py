@@ -13,12 +13,10 @@ from collections.abc import Mapping
 from datetime import date, datetime, time, timezone
 from typing import Any, cast
 
-from dexpy.foundation.log_events import run_redactor
+from dexpy.foundation.log_events import JSON, run_redactor
 from dexpy.foundation.redaction import Redactor, class_path
 from dexpy.foundation.safe_text import storable, text_of
 
-TEXT, JSON = "text", "json"
-FORMATS = (TEXT, JSON)
 TEXT_FORMAT = "%(asctime)s %(levelname)-7s [%(process)d] %(message)s"
 STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 """The attributes of every record; others are fields that the caller has added."""
