@@ -1,4 +1,7 @@
-"""`configure` and `Runtime`: the settings and services of a process."""
+"""`configure` and `Runtime`: the settings and services of a process.
+
+The module is long because the reference of each argument of `configure` is its docstring.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""``dexpy check``: finds what would prevent a worker from starting, without starting one."""
+"""``dexpy check``: finds what would prevent a worker from starting, without starting one.
+
+The module is long because it has one function for each check.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The kinds of values of settings: how a file and a text state a value, and how it is displayed."""
+"""The kinds of values of settings: how a file and a text state a value, and how it is displayed.
+
+The module is long because it has one small class for each kind.
+"""
 
 from __future__ import annotations
 

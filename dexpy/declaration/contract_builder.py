@@ -1,4 +1,7 @@
-"""Build the `Contract` of a class: read every declaration, merge it with those of the bases, and validate it."""
+"""Build the `Contract` of a class: read every declaration, merge it with those of the bases, and validate it.
+
+The module is long because it has one function for each declaration.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Enqueue operations: prepare a job, store it, publish its message."""
+"""Enqueue operations: prepare a job, store it, publish its message.
+
+The module is long because the three steps, for one job or many and with or without a record, are read together.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 The heartbeat has its own thread, so long runs do not delay it.
 Other workers recover the runs of a worker whose lease has expired, so a worker that fails to renew its lease starts no
-runs until it succeeds.
+runs until it succeeds. The module is long because the records that a process holds depend on its lease.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The recorders, which write the outcome of a run to its row.
 
 A success is written in the run's transaction, before its commit; any other outcome after that transaction has ended.
+The module is long because it has one recorder for each kind of run.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The store, which reads and writes records.
 
-A `Recorder` writes the row of a run; `transitions` has the state machine.
+A `Recorder` writes the row of a run; `transitions` has the state machine. This long class has every read and write of
+records that more than one package needs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""`Ticket`: a handle on one background run."""
+"""`Ticket`: a handle on one background run.
+
+The module is long because the reference of each method is its docstring.
+"""
 
 from __future__ import annotations
 
