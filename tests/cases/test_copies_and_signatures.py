@@ -241,7 +241,7 @@ def test_p14_hypothesis_builds_inherited_props_and_factories(wide: Wide) -> None
 
 def test_p14_the_signature_of_async_shows_its_options() -> None:
     parameters = inspect.signature(Add(a=1).async_).parameters
-    assert list(parameters) == ["queue", "in_", "at", "priority", "expires_in", "idempotence_token", "session"]
+    assert list(parameters) == ["queue", "in_", "at", "priority", "expires_in", "idempotence_token", "session", "batch"]
 
 
 def test_p14_functions_that_accept_props_show_them_in_their_signatures() -> None:
@@ -264,4 +264,4 @@ def test_p14_an_override_of_explain_can_call_that_of_the_base() -> None:
 
 def test_p14_the_signature_of_enqueue_all_shows_its_options() -> None:
     parameters = inspect.signature(enqueue_all).parameters
-    assert list(parameters) == ["operations", "queue", "in_", "at", "priority", "expires_in", "session"]
+    assert list(parameters) == ["operations", "queue", "in_", "at", "priority", "expires_in", "session", "batch"]

@@ -61,6 +61,8 @@ MADE: dict[type[BaseException], Callable[[], BaseException]] = {
     errors.InvalidTransition: lambda: errors.InvalidTransition("op_1", "retry", "done", "Why?"),
     errors.KeyBusy: lambda: errors.KeyBusy("shop.Pay", 1.5, "op_1"),
     errors.OnceConflict: lambda: errors.OnceConflict("shop.Pay", "op_1"),
+    errors.BatchEnded: lambda: errors.BatchEnded("bt_1", "done"),
+    errors.QueueFull: lambda: errors.QueueFull("mailers", 10, 10, 2, 1.5),
     errors.KeyTaken: lambda: errors.KeyTaken("op_1", "once", "op_2"),
     errors.NotUnique: lambda: errors.NotUnique("shop.Pay", "op_1"),
     errors.OperationFailed: lambda: errors.OperationFailed("op_1", "shop.Pay", "crash", "ValueError", "no"),

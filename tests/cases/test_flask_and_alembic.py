@@ -19,6 +19,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import MetaData
 
 import dexpy
+import dexpy.alembic
 from dexpy import Operation, records
 from dexpy.database import schema
 
@@ -82,10 +83,10 @@ def test_d1_the_page_shows_how_tables_that_a_first_call_created_are_kept(tmp_pat
     with engine.connect() as connected:
         assert proposed(connected, MetaData())
         assert proposed(connected, [MetaData(), records.table.metadata]) == []
-        assert "target_metadata=[Base.metadata, records.metadata]" in page
-        assert proposed(connected, [MetaData(), records.metadata], compare_type=True) == []
-        assert "include_object=records.include_object" in page
-        assert proposed(connected, MetaData(), include_object=records.include_object) == []
+        assert "target_metadata=[Base.metadata, dexpy.alembic.metadata]" in page
+        assert proposed(connected, [MetaData(), dexpy.alembic.metadata], compare_type=True) == []
+        assert "include_object=dexpy.alembic.include_object" in page
+        assert proposed(connected, MetaData(), include_object=dexpy.alembic.include_object) == []
     engine.dispose()
     runtime.close()
 

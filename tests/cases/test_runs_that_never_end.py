@@ -233,11 +233,8 @@ class Limits(Operation):
         return "z" * 500_000
 
 
-@pytest.mark.parametrize("pragma", ["max_page_count", "query_only"])
-@pytest.mark.parametrize("fails", [True, False])
-def test_n5_a_run_ends_when_a_full_or_read_only_database_accepts_writes_again(
-    fails: bool, pragma: str, isolated_runtime: Isolated
-) -> None:
+def limit_writes(isolated_runtime: Isolated, pragma: str) -> None:
+    """Let the database refuse writes while `limited` has an element."""
     on_off = {"max_page_count": ("1", "1000000"), "query_only": ("ON", "OFF")}[pragma]
     engine = isolated_runtime.runtime.store.database.engine
     limited.clear()
@@ -246,6 +243,12 @@ def test_n5_a_run_ends_when_a_full_or_read_only_database_accepts_writes_again(
     def limit(_connection: Any, cursor: Any, _statement: str, *_rest: Any) -> None:
         cursor.execute(f"PRAGMA {pragma} = {on_off[0] if limited else on_off[1]}")
 
+
+@pytest.mark.parametrize(("fails", "pragma"), [(True, "max_page_count"), (True, "query_only"), (False, "query_only")])
+def test_n5_a_run_ends_when_a_full_or_read_only_database_accepts_writes_again(
+    fails: bool, pragma: str, isolated_runtime: Isolated
+) -> None:
+    limit_writes(isolated_runtime, pragma)
     ticket = Limits(fails=fails).async_().call()
     try:
         isolated_runtime.run_pending()
@@ -258,6 +261,21 @@ def test_n5_a_run_ends_when_a_full_or_read_only_database_accepts_writes_again(
     limited.clear()
     until(lambda: ticket.reload().status == "failed")
     assert len(runs) == 1
+
+
+def test_n5_a_run_whose_result_a_full_database_refuses_is_retried_a_limited_number_of_times(
+    isolated_runtime: Isolated,
+) -> None:
+    limit_writes(isolated_runtime, "max_page_count")
+    ticket = Limits(fails=False).async_().call()
+    for _ in range(20):
+        limited.clear()
+        isolated_runtime.run_pending()
+        if ticket.reload().terminal:
+            break
+        isolated_runtime.advance(3600)
+
+    assert (ticket.status, ticket.failure, len(runs)) == ("failed", "crash", 6)
 
 
 class Simple(Operation):
