@@ -346,7 +346,7 @@ def build(
         tasks.append(hook_runner.periodic_task())
     report_end = None if hook_runner is None else hook_runner.ended_directly
     direct_job = DirectJob(dispatcher, store, redactor, session_store, unknown_operations, watchdog, report_end)
-    tasks.append(PeriodicTask("watch", WATCH_EVERY_S, watchdog.check))
+    tasks.append(PeriodicTask("watch", WATCH_EVERY_S, watchdog.check, while_draining=True))
     early_acks = EarlyAcks.task(broker, None if transport.sql_queue is None else transport.sql_queue.database)
     if early_acks is not None:
         tasks.append(early_acks)

@@ -81,6 +81,7 @@ class DexpyRabbitmqBroker(RabbitmqBroker):
         self.queue_type = queue_type
         self.consumer_timeout_s = consumer_timeout_s
         self.deliveries = Deliveries()
+        self.add_middleware(self.deliveries)
         self._blocked_until = 0.0
         if getattr(self.parameters, "blocked_connection_timeout", 0) is None:
             cast("Any", self.parameters).blocked_connection_timeout = BLOCKED_S

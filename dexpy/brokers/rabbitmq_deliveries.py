@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import attrs
+import dramatiq
 
 CONSUMER_TIMEOUT_S = 1800.0
 """RabbitMQ's default for `consumer_timeout`, in seconds."""
@@ -23,13 +24,14 @@ MAX_UNCONFIRMED = 10_000
 
 @attrs.define(eq=False)
 class Delivery:
-    """One message that a thread runs.
+    """One message that a thread runs, or will run.
 
     Attributes:
         message: The message, with the tag of its delivery.
         consumer: The consumer that received it.
         received_at: When it was received, by `time.monotonic`.
         lock: Held while it is acknowledged.
+        is_started: Whether a thread has started it; a worker that stops returns the others to their queue.
         is_acknowledged: Whether it was acknowledged before its end.
         on_end: Called at its end, if it was acknowledged before.
     """
@@ -38,6 +40,7 @@ class Delivery:
     consumer: Any
     received_at: float = attrs.field(factory=time.monotonic)
     lock: threading.Lock = attrs.field(factory=threading.Lock)
+    is_started: bool = False
     is_acknowledged: bool = False
     on_end: Callable[[], None] | None = None
 
@@ -55,17 +58,27 @@ class Delivery:
 
         Returns:
             Whether the message is acknowledged.
+
+        Raises:
+            AMQPError: The connection was closed meanwhile. The message will be delivered again, so what was prepared
+                is ended.
         """
         with self.lock:
             if self.is_acknowledged or not self.consumer.has(self.message):
                 return self.is_acknowledged
             self.on_end = prepare()
-            self.consumer.confirm(self.message)
+            try:
+                self.consumer.confirm(self.message)
+            except BaseException:
+                on_end, self.on_end = self.on_end, None
+                if on_end is not None:
+                    on_end()
+                raise
             self.is_acknowledged = True
             return True
 
 
-class Deliveries:
+class Deliveries(dramatiq.Middleware):
     """The deliveries of one process."""
 
     def __init__(self) -> None:
@@ -86,6 +99,12 @@ class Deliveries:
         with self._lock:
             self._held[id(message)] = delivery
             self._by_message[_key(message)] = delivery
+
+    def before_process_message(self, broker: Any, message: Any) -> None:
+        """Record that a thread starts a message."""
+        delivery = self._held.get(id(message))
+        if delivery is not None:
+            delivery.is_started = True
 
     def remove(self, message: Any) -> Delivery | None:
         """Remove a message that has ended, and return its delivery."""

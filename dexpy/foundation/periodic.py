@@ -27,6 +27,7 @@ class PeriodicTask:
         retry: The pauses after failed runs; doubling from `every_s` by default.
         waits_first: Whether the thread pauses before the first run.
         pause_s: A function that returns the pause after a successful run, instead of `every_s`.
+        while_draining: Whether a worker that stops runs it until its last run has ended or was released.
     """
 
     name: str
@@ -35,6 +36,7 @@ class PeriodicTask:
     retry: Backoff | None = None
     waits_first: bool = False
     pause_s: Callable[[], float] | None = None
+    while_draining: bool = False
 
     @property
     def backoff(self) -> Backoff:
@@ -53,13 +55,13 @@ class PeriodicThread(threading.Thread):
 
     def __init__(self, task: PeriodicTask) -> None:
         super().__init__(name=f"dexpy-{task.name}", daemon=True)
-        self._task = task
+        self.task = task
         self._over = threading.Event()
 
     def run(self) -> None:
         """Run the task until the thread is stopped."""
-        if self._task.waits_first:
-            self._over.wait(self._task.every_s)
+        if self.task.waits_first:
+            self._over.wait(self.task.every_s)
         failures = 0
         while not self._over.is_set():
             pause_s, failures = self._run_once(failures)
@@ -67,7 +69,7 @@ class PeriodicThread(threading.Thread):
 
     def _run_once(self, failures: int) -> tuple[float, int]:
         """Run the task after a number of consecutive failures; return the next pause and the new number of failures."""
-        task = self._task
+        task = self.task
         retry_s = task.backoff.pause_s(failures)
         try:
             if task.run_once():

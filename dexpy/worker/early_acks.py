@@ -27,6 +27,8 @@ from dexpy.foundation.durations import format_duration
 from dexpy.foundation.log_catalog import LogEvent
 from dexpy.foundation.log_events import log_event
 from dexpy.foundation.periodic import PeriodicTask
+from dexpy.foundation.redaction import class_path
+from dexpy.foundation.throttle import LogThrottle
 
 ACKNOWLEDGED_AFTER = 0.5
 """The share of the timeout after which a message is acknowledged."""
@@ -48,6 +50,7 @@ class EarlyAcks:
     broker: Any
     database: Database | None
     _copies: set[int] = attrs.field(factory=set[int])
+    _failures: LogThrottle = attrs.field(factory=LogThrottle)
 
     @classmethod
     def task(cls, broker: Any, database: Database | None) -> PeriodicTask | None:
@@ -55,7 +58,9 @@ class EarlyAcks:
         if not hasattr(broker, "deliveries"):
             return None
         early_acks = cls(broker, database)
-        return PeriodicTask("acks", SHORTEST_PAUSE_S, early_acks.run_once, pause_s=lambda: early_acks.pause_s)
+        return PeriodicTask(
+            "acks", SHORTEST_PAUSE_S, early_acks.run_once, pause_s=lambda: early_acks.pause_s, while_draining=True
+        )
 
     @property
     def pause_s(self) -> float:
@@ -64,15 +69,27 @@ class EarlyAcks:
         return max(SHORTEST_PAUSE_S, min(timeout_s / 20, LONGEST_PAUSE_S))
 
     def run_once(self) -> bool:
-        """Acknowledge the messages that have been running for long, and keep the copies of others from being due."""
-        after_s = self.broker.consumer_timeout_s * ACKNOWLEDGED_AFTER
-        for delivery in self.broker.deliveries.held():
-            if not delivery.is_acknowledged and delivery.age_s >= after_s:
-                self._acknowledge(delivery)
-        if self.database is not None and (ids := list(self._copies)):
-            with self.database.begin() as connection:
-                postpone_copies(connection, ids, COPY_DUE_S)
+        """Keep the copies from being due, and acknowledge the messages that have been running for long."""
+        try:
+            if self.database is not None and (ids := list(self._copies)):
+                with self.database.begin() as connection:
+                    postpone_copies(connection, ids, COPY_DUE_S)
+        finally:
+            # Also without the database: the messages of recorded runs need no copy.
+            after_s = self.broker.consumer_timeout_s * ACKNOWLEDGED_AFTER
+            for delivery in self.broker.deliveries.held():
+                if delivery.is_started and not delivery.is_acknowledged and delivery.age_s >= after_s:
+                    self._try_acknowledge(delivery)
         return True
+
+    def _try_acknowledge(self, delivery: Delivery) -> None:
+        """Acknowledge a message, or log the error; the others are acknowledged all the same."""
+        try:
+            self._acknowledge(delivery)
+        except Exception as error:  # noqa: BLE001 - of the database or of the broker's client; tried again
+            message_id = delivery.message.message_id
+            facts = {"message_id": message_id, "error": class_path(error), "retry_in_s": self.pause_s}
+            self._failures.log(LogEvent.TASK_FAILED, message_id, task="acks", **facts)
 
     def _acknowledge(self, delivery: Delivery) -> None:
         actor = delivery.message.actor_name

@@ -25,5 +25,9 @@ class PeriodicTasks(dramatiq.Middleware):
         self._threads[id(worker)] = [task.start() for task in self.tasks]
 
     def before_worker_shutdown(self, broker: Any, worker: Any) -> None:
-        """Stop the threads of the tasks."""
+        """Stop the tasks that the runs in progress do not need; Dramatiq waits for those runs after this."""
+        end_all([thread for thread in self._threads.get(id(worker), []) if not thread.task.while_draining])
+
+    def after_worker_shutdown(self, broker: Any, worker: Any) -> None:
+        """Stop the others: the runs have ended or were released."""
         end_all(self._threads.pop(id(worker), []))

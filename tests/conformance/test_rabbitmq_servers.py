@@ -95,6 +95,23 @@ def test_runs_longer_than_the_consumer_timeout_run_once(node: OwnRabbitmq, tmp_p
         assert_each_ran_once(pair, node, queue, 2)
 
 
+def test_runs_of_a_worker_that_stops_run_once(node: OwnRabbitmq, tmp_path: Path) -> None:
+    queue = "stopping"
+    with pair_on(tmp_path, f"{node.url}?consumer_timeout=2s") as pair:
+        first = pair.start("-Q", queue, "-v", threads=2)
+        for operation in (Count, DirectCount):
+            operation(number=int(operation is DirectCount), seconds=RUN_S).async_(queue=queue).call()
+        eventually(lambda: len(first.lines("run.started")) >= 2, "both run", WAIT_S, pair.output)
+
+        first.signal(signal.SIGTERM)
+        pair.start("-Q", queue, threads=2)
+
+        assert first.ended() == 0, pair.output()
+        assert not first.lines("consumer.timed_out")
+        pair.workers.remove(first)
+        assert_each_ran_once(pair, node, queue, 2)
+
+
 def test_one_process_runs_them_once_although_it_does_not_know_the_timeout(node: OwnRabbitmq, tmp_path: Path) -> None:
     queue = "unknown"
     with pair_on(tmp_path, node.url) as pair:

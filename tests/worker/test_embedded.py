@@ -114,6 +114,10 @@ def registered(runtime: Runtime) -> list[Any]:
         return list(session.execute(sa.select(workers)).all())
 
 
+def names_of_threads() -> set[str]:
+    return {thread.name for thread in threading.enumerate()}
+
+
 def test_it_runs_operations_while_the_block_lasts_and_can_start_again(runtime: Runtime) -> None:
     embedded = EmbeddedWorker(threads=2)
     for name in ("Ada", "Ben"):
@@ -165,6 +169,26 @@ def test_a_run_that_ends_within_the_shutdown_timeout_is_awaited(runtime: Runtime
     stopping.join(WAIT_S)
 
     assert ticket.reload().status == "done"
+
+
+def test_timeouts_and_cancellations_are_delivered_while_it_waits_for_its_runs(runtime: Runtime) -> None:
+    embedded = EmbeddedWorker(threads=2, shutdown_timeout=WAIT_S).start()
+    cancelled = Cancellable().async_().call()
+    assert started.wait(WAIT_S)
+    started.clear()
+    late = TooLong().async_().call()
+    assert started.wait(WAIT_S)
+
+    stopping = threading.Thread(target=embedded.stop)
+    stopping.start()
+    eventually(lambda: "dexpy-relay" not in names_of_threads(), "it has begun to stop", WAIT_S)
+    cancelled.cancel()
+
+    eventually(lambda: late.reload().terminal, "the timeout ends the run", WAIT_S / 2)
+    eventually(lambda: cancelled.reload().terminal, "the cancellation ends the run", WAIT_S / 2)
+    assert (late.failure, cancelled.status) == ("timeout", "cancelled")
+    stopping.join(WAIT_S)
+    assert "dexpy-watch" not in names_of_threads()
 
 
 def test_timeouts_cancellations_and_recurring_tasks_work_as_in_a_worker_process(runtime: Runtime) -> None:
