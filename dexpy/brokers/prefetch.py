@@ -179,7 +179,11 @@ class Prefetch:
     def _wake_next(self) -> None:
         """Wake the next waiter in turn, so that a queue that is never empty does not starve another."""
         with self._lock:
-            waiting_queues = [queue for queue, waiter in self._waiters.items() if waiter.is_waiting]
+            # The consumer of a paused queue would not use the slot, and would wake no other one.
+            paused = self._gate.paused
+            waiting_queues = [
+                name for name, waiter in self._waiters.items() if waiter.is_waiting and name not in paused
+            ]
             if not waiting_queues or self._free <= 0:
                 return
             first = min(map(self._gate.rank, waiting_queues))

@@ -145,7 +145,9 @@ def claim_limited(
         if row is not None:
             locked.note_start(connection, row.id)
     if not delivered.is_due or (row is not None and row.id == delivered.id):
-        return LimitedClaim(row, has_waiting_starts=limits.rate is not None and has_others)
+        # One that has waited itself: others may wait that have another concurrency key.
+        is_from_line = delivered.rate_key is not None and delivered.blocked_key == delivered.rate_key
+        return LimitedClaim(row, has_waiting_starts=limits.rate is not None and (has_others or is_from_line))
     num_free = (locked.num_free or 0) - (row is not None)
     is_settled = _settle(connection, delivered, locked, has_slot=locked.num_free is None or num_free > 0)
     return LimitedClaim(row, is_settled, is_settled and num_free > 0, limits.rate is not None)

@@ -20,6 +20,8 @@ MOST_AT_ONCE = 100
 """How many waiting runs of a key are published in one transaction."""
 SHORTEST_PAUSE_S = 0.05
 """The shortest pause between two checks of a key in one process, in seconds."""
+RESERVED_PAUSE_S = 1.0
+"""The pause while published messages reserve all allowed starts, in seconds; a claim of the key ends it."""
 LONGEST_PAUSE_S = 60.0
 """The longest pause, in seconds: the clock of the database may differ from that of this machine, or change."""
 
@@ -96,7 +98,8 @@ class RateLimiter(dramatiq.Middleware):
         failpoint("starts_offered")
         if rows:
             self._dispatcher.publish_rows(rows)
-        return len(rows), (wait_s or SHORTEST_PAUSE_S) if has_waiting else None
+        pause_s = RESERVED_PAUSE_S if free > 0 and not rows else SHORTEST_PAUSE_S
+        return len(rows), (wait_s or pause_s) if has_waiting else None
 
     def _count_allowed(
         self, connection: Connection, key: str, rate: Rate | None, *, waits: bool

@@ -72,7 +72,7 @@ class _Delivery:
         turn: Whether the run waits for its turn, as the message has it; None without a fair key.
         held: The record ids that this delivery has added to the held records.
         unconfirmed_claim: Record id and worker id of a claim whose reply has not arrived; None if there is none.
-        is_settled: Whether the record waits for a limit now, is discarded, or a pause holds it.
+        is_settled: Whether the record of the message waits for a limit now, is discarded, or a pause holds it.
     """
 
     class_name: str
@@ -311,7 +311,8 @@ class Claims:
             else:
                 result = claim_limited(connection, delivered, limits, self._turns, paused, claim)
         delivery.unconfirmed_claim = None
-        delivery.is_settled = result.is_settled
+        if record_id == delivery.record_id:
+            delivery.is_settled = result.is_settled
         if result.is_settled:
             failpoint("run_blocked")
         if delivered is not None:

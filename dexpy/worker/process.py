@@ -107,7 +107,7 @@ def run_process(options: WorkerOptions, parent: int, report: Callable[[str, str]
     loaded = LoadedFiles(report) if options.reports_files else None
     try:
         with contain_exits("Cannot start the worker"):
-            services, worker = _prepare(options, parent, stop)
+            services, worker = _prepare(options, parent, stop, loaded)
             dumper.watchdog = services.watchdog
             recycling = Recycling(options.max_runs, options.max_memory, services.watchdog)
     except DexpyError as error:
@@ -150,7 +150,7 @@ def run_process(options: WorkerOptions, parent: int, report: Callable[[str, str]
 
 
 def _prepare(
-    options: WorkerOptions, parent: int, stop: StopSignals
+    options: WorkerOptions, parent: int, stop: StopSignals, loaded: LoadedFiles | None
 ) -> tuple[WorkerServices, dramatiq.Worker] | tuple[WorkerServices, None]:
     """Import the application and connect to its servers; no worker if the process was stopped meanwhile."""
     try:
@@ -158,6 +158,9 @@ def _prepare(
     finally:
         stop.install()
         complete_logging(options.log_level, options.log_format)
+    if loaded is not None:
+        # Before the servers are awaited: a file that changes meanwhile must restart this process too.
+        loaded.report()
     services = current_worker.get()
     dispatcher = services.dispatcher
     if options.burst:

@@ -252,6 +252,8 @@ class Supervisor:
             deadline = stopped_at + child.options.shutdown_timeout_s + SHUTDOWN_GRACE_S
             while child.process.is_alive() and time.monotonic() < deadline and not self._kills_now:
                 self._pause(child)
+                # An unread report would end each pause at once.
+                self._receive(child)
                 self._forward_dumps(children)
             if self._kills_now and not is_forced:
                 is_forced = True

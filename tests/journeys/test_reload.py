@@ -31,6 +31,14 @@ class Quote(AccountsOperation, name="reloaded.Quote"):
         return prices.PRICE
 """
 
+PROCESS = """
+import os
+from dexpy.worker.process import WorkerOptions, run_process
+
+options = WorkerOptions(modules=("waits",), reports_files=True)
+run_process(options, os.getppid(), lambda *report: print(*report, flush=True))
+"""
+
 
 class Quote(AccountsOperation, name="reloaded.Quote"):
     """The same operation in this process, which only enqueues it."""
@@ -85,6 +93,14 @@ def test_the_processes_restart_when_a_module_or_the_configuration_changes(deploy
     worker.signal(2)
     assert worker.ended() == 0
     eventually(lambda: not any(map(is_alive, family)), "all processes end", WAIT_S, worker.output)
+
+
+def test_the_files_are_watched_while_the_process_waits_for_its_database(deployment: Deployment) -> None:
+    (deployment.folder / "waits.py").write_text("")
+    deployment.url = "postgresql+psycopg://127.0.0.1:1/none"
+    worker = deployment.serve([sys.executable, "-c", PROCESS])
+    eventually(lambda: "database.unreachable" in worker.output(), "the process waits", WAIT_S, worker.output)
+    assert "waits.py" in worker.output().partition("database.unreachable")[0], worker.output()
 
 
 def test_reload_and_burst_exclude_each_other() -> None:

@@ -19,6 +19,7 @@ from dexpy.declaration import registry
 from dexpy.errors import ConfigurationError, DeclarationError
 from dexpy.runtime import install
 from dexpy.testing import Isolated
+from dexpy.worker.claims import MOST_SETTLED
 
 started_runs: list[str] = []
 during_run: list[Callable[[], Any]] = []
@@ -175,6 +176,22 @@ def test_the_starts_of_a_limit_are_used_in_turn(isolated_runtime: Isolated) -> N
         isolated_runtime.run_pending()
     assert "b1" in started_runs[:4]
     assert [run for run in started_runs if run[0] == "a"] == [f"a{number}" for number in range(5)]
+    assert_nothing_left(isolated_runtime)
+
+
+def test_a_delivery_that_makes_many_runs_wait_for_their_limit_starts_its_own(isolated_runtime: Isolated) -> None:
+    enqueue("a", 0, 1, 2, cls=Limited)
+    isolated_runtime.run_pending()
+    throttled = enqueue("b", *range(MOST_SETTLED), cls=Limited, priority=1)
+    with isolated_runtime.runtime.store.begin() as connection:
+        connection.execute(sa.delete(messages))
+    enqueue("c", 9)
+    isolated_runtime.run_pending()
+    assert started_runs[3:] == ["c9"]
+    assert {records.get(ticket.id).status for ticket in throttled} == {"pending"}
+    for _ in range(6):
+        isolated_runtime.advance(61)
+        isolated_runtime.run_pending()
     assert_nothing_left(isolated_runtime)
 
 

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from dexpy import Concurrency, Operation, Rate, Recording, Retry, Ticket, configure, records
 from dexpy.database.tables import rate_starts, rates
+from dexpy.enqueue.rate_limiter import RESERVED_PAUSE_S, SHORTEST_PAUSE_S, RateLimiter
 from dexpy.errors import ConfigurationError, DeclarationError
 from dexpy.runtime import install
 from dexpy.testing import Isolated
@@ -64,6 +65,11 @@ class Writes(Rated):
 class Both(Rated):
     rate = Rate(3, per=PER_S)
     concurrency = Concurrency(1)
+
+
+class Several(Rated):
+    rate = Rate(2, per=PER_S)
+    concurrency = Concurrency(1, "number")
 
 
 class Free(Rated):
@@ -201,6 +207,44 @@ def test_a_rate_and_a_concurrency_limit_hold_together(isolated_runtime: Isolated
     next_window(isolated_runtime)
     assert started_runs == [0, 1, 2, 3, 4]
     assert waiting() == []
+
+
+def rate_limiter(isolated_runtime: Isolated) -> RateLimiter:
+    recorded = isolated_runtime.runtime.services.recorded
+    assert recorded is not None
+    return recorded.rates
+
+
+def test_a_key_whose_starts_are_reserved_by_messages_is_checked_once_a_second(isolated_runtime: Isolated) -> None:
+    *_, last = enqueue(*range(6))
+    isolated_runtime.run_pending()
+    isolated_runtime.advance(PER_S + 1)
+    rate_key = records.get(last.id).blocked_key
+    assert rate_key is not None
+    limiter = rate_limiter(isolated_runtime)
+    num_published, pause_s = limiter.offer_starts(rate_key, last.operation)
+    assert (num_published, pause_s) == (2, SHORTEST_PAUSE_S)
+
+    assert limiter.offer_starts(rate_key, last.operation) == (0, RESERVED_PAUSE_S)
+
+
+def test_the_claim_of_a_run_that_has_waited_schedules_the_next_check(
+    isolated_runtime: Isolated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    *_, last = enqueue(*range(6), cls=Several)
+    isolated_runtime.run_pending()
+    isolated_runtime.advance(PER_S + 1)
+    rate_key = records.get(last.id).blocked_key
+    assert rate_key is not None
+    limiter = rate_limiter(isolated_runtime)
+    limiter.offer_starts(rate_key, last.operation)
+    scheduled_keys: list[str] = []
+    monkeypatch.setattr(limiter, "schedule", lambda key, *_: scheduled_keys.append(key))
+    # The check of all keys, which is that of a relay, would schedule it too.
+    monkeypatch.setattr(limiter, "refill", lambda: 0)
+    isolated_runtime.run_pending()
+    assert started_runs == [0, 1, 2, 3]
+    assert rate_key in scheduled_keys, "the keys of the slots differ, and the runs wait for the same starts"
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from dexpy.worker.health import Health
 from dexpy.worker.health_server import HealthServer
 
 WAIT_S = 40.0
+DRAIN_S = 0.5
 PORT = re.compile(r"health\.started .*\bport=(\d+)")
 
 
@@ -61,6 +62,12 @@ def await_status(worker: Worker, path: str, status: int, reason: str = "") -> di
 
     eventually(observe, f"{path} is {status}", WAIT_S, lambda: f"{latest}\n{worker.output()}")
     return latest[1]
+
+
+def cpu_s(pid: int) -> float:
+    """Return the CPU time of a process, in seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def failing(body: dict[str, Any]) -> list[tuple[int, str | None, str]]:
@@ -104,6 +111,11 @@ def test_the_endpoint_names_the_process_that_is_frozen_dead_or_stopping(tmp_path
         Pack(file=str(tmp_path / "crate")).async_().call()
         eventually((tmp_path / "crate.started").exists, "the run has started", WAIT_S, worker.output)
         worker.signal(signal.SIGTERM)
+        eventually(lambda: len(worker.lines("worker.draining")) == 2, "both drain", WAIT_S, worker.output)
+        # No request meanwhile: the supervisor would read the reports for the response.
+        spent_s = cpu_s(worker.pid)
+        threading.Event().wait(DRAIN_S)
+        assert cpu_s(worker.pid) - spent_s < DRAIN_S / 10, "the supervisor waits for the processes"
         await_status(worker, "/ready", 503, "the worker is stopping")
         assert fetch(port_of(worker), "/live")[0] == 200
         (tmp_path / "crate").touch()
